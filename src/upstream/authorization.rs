@@ -1,45 +1,45 @@
-//! Whose credentials a request to a registry carries, and which registries a client's own are for.
+//! Decides whose credentials a request to a registry carries, and which registries receive a client's own.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// What a client addressed, which says which registries its own credentials are for.
+/// What a client addressed. Determines which registries its own credentials are for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub enum Addressed {
-    /// Coldframe itself: its credentials are for the only registry, or for those that `client-credentials` names.
+    /// Coldframe itself. The credentials are for the only registry, or for those in `client-credentials`.
     #[default]
     Coldframe,
-    /// A host by its own address, without a slash at the end: its credentials are for the registry at that address alone.
+    /// A host by its own URL, without a final slash. The credentials are only for the registry at that URL.
     Host(Arc<str>),
-    /// A host that the operator named as one more name of the registry: as [`Addressed::Host`] where a registry is at that address,
-    /// else as [`Addressed::Coldframe`].
+    /// A host that the operator configured as another name of the registry. Like [`Addressed::Host`] if a registry has that URL,
+    /// else like [`Addressed::Coldframe`].
     Named(Arc<str>),
 }
 
-/// Whose credentials a request upstream carries.
+/// The credentials of an upstream request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Authorization {
     /// No credentials.
     None,
-    /// The ones from Coldframe's own configuration, if there are any for the URL (DESIGN §5: lent to authenticated and loopback clients).
+    /// Those of Coldframe's configuration for the URL, if any. Lent to authenticated and loopback clients (DESIGN §5).
     Lent,
-    /// The client's own, where the registry is one of those that they are for.
+    /// The client's own, sent only to the registries they are for.
     Own(OwnCredentials),
 }
 
 /// A client's own credentials.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct OwnCredentials {
-    /// Its `Authorization` header, as it came.
+    /// The `Authorization` header, verbatim.
     pub header: Arc<str>,
-    /// Which registries they are for.
+    /// Determines the registries they are for.
     pub addressed: Addressed,
-    /// Whether the client may borrow Coldframe's where they are not.
+    /// Whether the client may borrow Coldframe's credentials for other registries.
     pub borrows: bool,
 }
 
 impl From<&str> for OwnCredentials {
-    /// Those of a client of Coldframe's that borrows nothing.
+    /// Creates credentials of a client that addressed Coldframe and may not borrow.
     fn from(header: &str) -> Self {
         Self { header: header.into(), addressed: Addressed::Coldframe, borrows: false }
     }
@@ -51,8 +51,8 @@ impl fmt::Debug for OwnCredentials {
     }
 }
 
-/// Whether a client that wrote `base` before its paths addressed the registry at `address`, which ends in a slash. The same host in
-/// plain HTTP counts for a registry in TLS, both at their usual ports; not the other way around.
+/// Checks whether the base URL `base` of a client's requests addresses the registry at `address`, which ends in a slash. The same
+/// host with `http` also addresses an `https` registry if both use default ports, but not the reverse.
 pub(crate) fn is_address(address: &str, base: &str) -> bool {
     let address = address.trim_end_matches('/');
     let has_port = |rest: &str| {
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_base_addresses_the_registry_that_it_spells_and_its_secure_form() {
+    fn base_url_addresses_the_same_url_and_its_https_form() {
         for (address, base, expected) in [
             ("https://registry.example/", "https://registry.example", true),
             ("https://registry.example/", "http://registry.example", true),

@@ -1,8 +1,8 @@
-//! A circuit breaker per registry and host: failures in a row open it, and while it is open requests fail at once. After a rest
-//! that grows the registry itself is asked, by a request that no client chose, and the first answer closes it. Sends nothing.
+//! A circuit breaker per registry and host. Consecutive failures open a circuit; while it is open, requests fail at once. After a
+//! growing delay the caller probes the host, and the first response closes the circuit. Does no I/O.
 //!
-//! What opens it must not be for a client to choose. A failed connection counts always; an HTTP failure counts only for packages
-//! that the registry answered before, each once; and where connections end over packages that it never answered, it is probed first.
+//! A client must not be able to open a circuit. Failed connections always count. Other failures count once per package, and only
+//! for packages that the registry answered before. Connections that end for other packages lead to a probe first.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,61 +10,61 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::net::dice;
+use crate::net::random_unit;
 use crate::upstream::UpstreamError;
 
-/// Failures in a row that open a circuit: more than one unlucky request and its neighbours, less than an install notices.
+/// Consecutive failures that open a circuit. More than a few unlucky requests, and few enough to barely delay an install.
 const FAILURES: usize = 5;
 
-/// How long a host is left alone at first, and at most; between half and all of it, so that many of us do not return at once.
+/// First and maximum delay of an open circuit. The actual delay is a random value from half to all of it, so that many instances
+/// do not retry at the same time.
 const SHORTEST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(30);
 
-/// How often a host is probed at most because of packages that it never answered: a client can ask for those without end.
+/// Minimum interval between probes caused by packages that the host never answered. A client can request any number of those.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The most hosts that are remembered: redirects may name others than the registry's own.
+/// Maximum number of hosts. Redirects may name hosts other than the registry's own.
 const MAX_HOSTS: usize = 1_000;
 
-/// The circuits of the hosts of one registry.
+/// The circuits of one registry, by host.
 #[derive(Debug, Default)]
 pub struct CircuitBreakers(Mutex<HashMap<Arc<str>, CircuitState>>);
 
-/// What a failure says of a host.
+/// The kind of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Evidence<'a> {
-    /// There was no connection.
+    /// The connection failed.
     Connection,
-    /// There was none or no good answer for this package, which the registry answered before.
+    /// The response for a package was missing or an error. The registry answered for this package before.
     Package(&'a str),
 }
 
-/// How a request may go on.
+/// How a request may proceed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Admission {
-    /// At once.
+    /// It may be sent now.
     Free,
-    /// After the host answered a probe.
+    /// The host must answer a probe first.
     Trial,
 }
 
-/// One host's circuit.
+/// The circuit of one host.
 #[derive(Debug)]
 enum CircuitState {
-    /// Requests go through.
+    /// Requests are sent.
     Closed {
-        /// The connections that failed since the last answer.
+        /// Failed connections since the last response.
         connections: usize,
-        /// The packages that failed since the last answer.
+        /// Packages that failed since the last response.
         packages: BTreeSet<Box<str>>,
-        /// The connections that ended over other packages since the last answer, and when that last led to a probe.
+        /// Connections that ended for other packages since the last response, and the time of the last probe.
         suspicions: usize,
         probed: Option<Instant>,
-        /// How long the host is left alone should it open.
+        /// The delay if the circuit opens.
         rest: Duration,
     },
-    /// Requests fail at once, except that one leads to a probe when `until` has come; should nothing come of that, the next one
-    /// a `rest` later.
+    /// Requests fail at once. After `until`, one request leads to a probe; if that has no result, the next does after `rest`.
     Open { until: Instant, rest: Duration, trying: bool, why: Arc<str> },
 }
 
@@ -74,35 +74,35 @@ impl CircuitState {
     }
 
     fn open(rest: Duration, why: &str, now: Instant) -> Self {
-        let until = now + rest / 2 + rest.mul_f64(0.5 * dice());
+        let until = now + rest / 2 + rest.mul_f64(0.5 * random_unit());
         Self::Open { until, rest, trying: false, why: why.into() }
     }
 }
 
 impl CircuitBreakers {
-    /// The hosts whose circuits are open.
+    /// Returns the hosts with an open circuit.
     pub(crate) fn open_hosts(&self) -> Vec<Arc<str>> {
         let open =
             |(host, circuit): (&Arc<str>, &CircuitState)| matches!(circuit, CircuitState::Open { .. }).then(|| Arc::clone(host));
         self.lock().iter().filter_map(open).collect()
     }
 
-    /// Whether `host` may be asked `now`.
+    /// Checks whether a request to `host` may be sent `now`.
     ///
     /// # Errors
     /// [`UpstreamError::Resting`] while its circuit is open.
-    pub(crate) fn admit(&self, host: &Arc<str>, now: Instant) -> Result<Admission, UpstreamError> {
+    pub(crate) fn check(&self, host: &Arc<str>, now: Instant) -> Result<Admission, UpstreamError> {
         let mut circuits = self.lock();
         let Some(CircuitState::Open { until, rest, trying, why }) = circuits.get_mut(host) else { return Ok(Admission::Free) };
         if now < *until {
-            return Err(UpstreamError::Resting { host: Arc::clone(host), why: Arc::clone(why), wait: *until - now });
+            return Err(UpstreamError::CircuitOpen { host: Arc::clone(host), why: Arc::clone(why), wait: *until - now });
         }
         *until = now + *rest;
         *trying = true;
         Ok(Admission::Trial)
     }
 
-    /// `host` answered a request.
+    /// Records that `host` answered a request.
     pub(crate) fn answered(&self, host: &Arc<str>) {
         let mut circuits = self.lock();
         match circuits.get_mut(host) {
@@ -115,7 +115,7 @@ impl CircuitBreakers {
         }
     }
 
-    /// `host` answered a probe `now`. Should it fail again before it answers a request, it is left alone for longer.
+    /// Records that `host` answered a probe. If it fails again before it answers a request, the next delay is longer.
     pub(crate) fn answered_probe(&self, host: &Arc<str>, now: Instant) {
         let mut circuits = self.lock();
         match circuits.get_mut(host) {
@@ -129,7 +129,7 @@ impl CircuitBreakers {
         }
     }
 
-    /// `host` did not answer, or said that it cannot.
+    /// Records that `host` did not answer or reported an overload.
     pub(crate) fn failed(&self, host: &Arc<str>, evidence: Evidence<'_>, why: &str, now: Instant) {
         let mut circuits = self.lock();
         let circuit = entry(&mut circuits, host);
@@ -146,14 +146,14 @@ impl CircuitBreakers {
                 tracing::warn!(upstream.host = %host, failures, error = why, "circuit opened");
                 CircuitState::open(*rest, why, now)
             }
-            // What was sent before it opened fails later and says nothing new.
+            // Failures of requests sent before the circuit opened do not count.
             CircuitState::Open { trying: false, .. } => return,
             CircuitState::Open { rest, .. } => CircuitState::open((*rest * 2).min(LONGEST_REST), why, now),
         };
         *circuit = next;
     }
 
-    /// A connection ended over a package that the registry never answered: whether to probe `host` now.
+    /// Records that a connection ended for a package that the registry never answered. Returns whether to probe `host` now.
     pub(crate) fn suspects(&self, host: &Arc<str>, now: Instant) -> bool {
         let mut circuits = self.lock();
         let CircuitState::Closed { suspicions, probed, .. } = entry(&mut circuits, host) else { return false };
@@ -165,7 +165,7 @@ impl CircuitBreakers {
         is_due
     }
 
-    /// `host` did not answer a probe.
+    /// Records that `host` did not answer a probe.
     pub(crate) fn failed_probe(&self, host: &Arc<str>, why: &str, now: Instant) {
         let mut circuits = self.lock();
         let circuit = entry(&mut circuits, host);
@@ -185,7 +185,7 @@ impl CircuitBreakers {
     }
 }
 
-/// The circuit of a host. Beyond the limit the closed ones are forgotten.
+/// Returns the circuit of a host. At the limit, closed circuits are dropped first.
 fn entry<'a>(circuits: &'a mut HashMap<Arc<str>, CircuitState>, host: &Arc<str>) -> &'a mut CircuitState {
     if circuits.len() >= MAX_HOSTS && !circuits.contains_key(host) {
         circuits.retain(|_, circuit| matches!(circuit, CircuitState::Open { .. }));
@@ -198,7 +198,7 @@ fn entry<'a>(circuits: &'a mut HashMap<Arc<str>, CircuitState>, host: &Arc<str>)
 pub struct AllCircuits(pub(crate) Vec<Arc<CircuitBreakers>>);
 
 impl AllCircuits {
-    /// How many hosts have an open circuit.
+    /// Returns the number of hosts with an open circuit.
     #[must_use]
     pub fn open(&self) -> u64 {
         let open: BTreeSet<Arc<str>> = self.0.iter().flat_map(|circuits| circuits.open_hosts()).collect();
@@ -225,47 +225,49 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn failures_in_a_row_open_it_and_an_answer_between_does_not() {
+    async fn only_consecutive_failures_open_the_circuit() {
         let (circuits, now) = (CircuitBreakers::default(), Instant::now());
         fail(&circuits, FAILURES - 1, now);
         circuits.answered(&host());
         fail(&circuits, FAILURES - 1, now);
-        assert!(circuits.admit(&host(), now).is_ok());
+        assert!(circuits.check(&host(), now).is_ok());
         assert_eq!(open(&circuits), 0);
         fail(&circuits, 1, now);
         assert_eq!(open(&circuits), 1);
-        let told = circuits.admit(&host(), now).unwrap_err().to_string();
+        let message = circuits.check(&host(), now).unwrap_err().to_string();
         assert!(
-            told.starts_with("upstream `registry.example` is down (TCP: connection refused) and is asked again in "),
-            "{told}"
+            message.starts_with("upstream `registry.example` is down (TCP: connection refused); next attempt in "),
+            "{message}"
         );
-        assert!(circuits.admit(&"other.example".into(), now).is_ok());
+        assert!(circuits.check(&"other.example".into(), now).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_tries_after_the_rest_and_the_rest_grows() {
+    async fn one_trial_after_each_delay_and_delays_grow() {
         let circuits = CircuitBreakers::default();
         let mut now = Instant::now();
         fail(&circuits, FAILURES, now);
         let mut rests = Vec::new();
         for _ in 0..8 {
-            let UpstreamError::Resting { wait, .. } = circuits.admit(&host(), now).unwrap_err() else { panic!("another error") };
+            let UpstreamError::CircuitOpen { wait, .. } = circuits.check(&host(), now).unwrap_err() else {
+                panic!("another error")
+            };
             rests.push(wait);
             now += wait;
-            assert!(circuits.admit(&host(), now).is_ok(), "one may try");
-            assert!(circuits.admit(&host(), now).is_err(), "and only one");
-            // It fails some time later, before the next may try.
+            assert!(circuits.check(&host(), now).is_ok(), "one trial is allowed");
+            assert!(circuits.check(&host(), now).is_err(), "a second trial is not allowed");
+            // The trial fails before the next one is allowed.
             now += Duration::from_millis(1);
             fail(&circuits, 1, now);
         }
         assert!(rests.windows(2).all(|pair| pair[1] * 5 > pair[0] * 2), "{rests:?}");
         assert!(rests[7] >= LONGEST_REST / 2 && rests.iter().all(|rest| *rest <= LONGEST_REST), "{rests:?}");
         circuits.answered(&host());
-        assert!(circuits.admit(&host(), now).is_ok() && open(&circuits) == 0);
+        assert!(circuits.check(&host(), now).is_ok() && open(&circuits) == 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_package_counts_once_however_often_it_fails() {
+    async fn repeated_failures_of_one_package_count_once() {
         let (circuits, now) = (CircuitBreakers::default(), Instant::now());
         for _ in 0..10 * FAILURES {
             circuits.failed(&host(), Evidence::Package("broken"), "503", now);
@@ -278,7 +280,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn connections_that_end_over_unknown_packages_lead_to_a_probe_at_most_once_a_second() {
+    async fn failures_of_unknown_packages_cause_at_most_one_probe_per_second() {
         let (circuits, mut now) = (CircuitBreakers::default(), Instant::now());
         let asked = |now: Instant| (0..100).filter(|_| circuits.suspects(&host(), now)).count();
         assert_eq!(asked(now), 1);
@@ -291,26 +293,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_host_that_answers_probes_and_no_requests_is_left_alone_for_longer_each_time() {
+    async fn delay_grows_if_only_probes_are_answered() {
         let (circuits, mut now, mut rests) = (CircuitBreakers::default(), Instant::now(), Vec::new());
         for _ in 0..8 {
             fail(&circuits, FAILURES, now);
-            let UpstreamError::Resting { wait, .. } = circuits.admit(&host(), now).unwrap_err() else { panic!("another error") };
+            let UpstreamError::CircuitOpen { wait, .. } = circuits.check(&host(), now).unwrap_err() else {
+                panic!("another error")
+            };
             rests.push(wait);
             now += wait;
-            assert_eq!(circuits.admit(&host(), now).unwrap(), Admission::Trial);
+            assert_eq!(circuits.check(&host(), now).unwrap(), Admission::Trial);
             circuits.answered_probe(&host(), now);
-            assert_eq!(circuits.admit(&host(), now).unwrap(), Admission::Free);
+            assert_eq!(circuits.check(&host(), now).unwrap(), Admission::Free);
         }
         assert!(rests[7] >= LONGEST_REST / 2, "{rests:?}");
         circuits.answered(&host());
         fail(&circuits, FAILURES, now);
-        let UpstreamError::Resting { wait, .. } = circuits.admit(&host(), now).unwrap_err() else { panic!("another error") };
+        let UpstreamError::CircuitOpen { wait, .. } = circuits.check(&host(), now).unwrap_err() else { panic!("another error") };
         assert!(wait <= SHORTEST_REST, "{wait:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn hosts_beyond_the_limit_are_forgotten_unless_they_are_left_alone() {
+    async fn hosts_beyond_the_limit_are_dropped_unless_open() {
         let (circuits, now) = (CircuitBreakers::default(), Instant::now());
         fail(&circuits, FAILURES, now);
         for number in 0..3 * MAX_HOSTS {

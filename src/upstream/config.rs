@@ -1,4 +1,4 @@
-//! Which registries there are and what bounds them. Refuses to know files and flags: `config` and `npmrc` fill this in.
+//! The configuration of registries and their limits. `config` and `npmrc` build it from files and flags.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,75 +10,73 @@ use crate::net::HostPattern;
 use crate::net::{Deadlines, ProxySettings};
 use crate::upstream::credentials::{CredentialRules, Credentials, CredentialsError};
 
-/// Everything the registries are made of.
+/// The configuration of all registries.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The registry of packages whose scope has none of its own.
+    /// The registry of packages whose scope has no registry.
     pub default: RegistryConfig,
-    /// The registries of scopes, by the scope with its `@`.
+    /// The registries of scopes. Keys are scopes with their `@`.
     pub scoped: BTreeMap<String, RegistryConfig>,
-    /// What is lent to those who may borrow it, by the places that it was configured for.
+    /// Credentials lent to clients that may borrow them, by the URL they were configured for.
     pub credentials: CredentialRules,
-    /// The registries that clients' own credentials are sent to, where there are several.
+    /// The registries that receive clients' own credentials, if there are several registries.
     pub client_credentials: Vec<Url>,
     /// Outbound proxies.
     pub proxies: ProxySettings,
-    /// Where `dist.tarball` may point besides the registry itself; the registry's credentials do not go there.
+    /// Hosts that `dist.tarball` may name in addition to the registry. The registry's credentials are not sent there.
     pub tarball_hosts: Vec<HostPattern>,
-    /// Where a redirect may point besides the host that sent it; the registry's credentials do not go there.
+    /// Hosts that a redirect may name in addition to its own. The registry's credentials are not sent there.
     pub redirect_hosts: Vec<HostPattern>,
-    /// How long things may take.
     pub deadlines: Deadlines,
-    /// The largest packument that is taken, in bytes as they come over the wire.
+    /// Maximum size of a packument, in bytes on the wire.
     pub packument_limit: u64,
-    /// The largest tarball that is taken, in bytes.
+    /// Maximum size of a tarball, in bytes.
     pub tarball_limit: u64,
-    /// `User-UserAgent` of our own requests.
+    /// The `User-Agent` of Coldframe's own requests.
     pub user_agent: String,
 }
 
 impl Config {
-    /// What is lent to a request for `url` of `registry`.
+    /// Returns the credentials lent to a request for `url` of `registry`.
     #[must_use]
     pub fn lent_for(&self, registry: &RegistryConfig, url: &Url) -> Option<Credentials> {
-        let own = || registry.credentials.clone().or_else(|| Credentials::in_address(&registry.url).ok().flatten());
+        let own = || registry.credentials.clone().or_else(|| Credentials::from_url(&registry.url).ok().flatten());
         own().or_else(|| self.credentials.for_url(url).cloned())
     }
 }
 
-/// How the publish times of a registry count.
+/// How publish times of a registry are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum TimeMode {
-    /// The later of its time and our last look that did not have the version.
+    /// The later of its stated time and the last lookup without the version.
     #[default]
     Checked,
-    /// When this server first saw the version: for a registry whose times say nothing.
+    /// The time when this server first saw the version. For registries whose times are meaningless.
     FirstSeen,
-    /// Its time alone: for a mirror that fetches on demand and answers 404 at first, or a registry that holds releases back already.
+    /// Its stated time only. For mirrors that fetch on demand and answer 404 at first, and for registries that already delay
+    /// releases.
     Trust,
 }
 
-/// One registry.
 #[derive(Clone)]
 pub struct RegistryConfig {
-    /// Its address. Credentials in it are taken out and used as the registry's own unless there are others.
+    /// The registry's URL. Credentials in it are removed and used unless [`RegistryConfig::credentials`] is set.
     pub url: Url,
-    /// Credentials of its own, for everything below its address: they go before those of [`Config::credentials`].
+    /// Credentials for all URLs below the registry's URL. They take precedence over [`Config::credentials`].
     pub credentials: Option<Credentials>,
-    /// Where the choice came from.
+    /// Where the registry was configured.
     pub origin: SettingOrigin,
-    /// How its publish times count.
     pub time_mode: TimeMode,
 }
 
 impl RegistryConfig {
-    /// A registry without credentials.
+    /// Returns a registry without credentials.
     #[must_use]
     pub fn new(url: Url, origin: SettingOrigin) -> Self {
         Self { url, credentials: None, origin, time_mode: TimeMode::default() }
     }
 
-    /// The address as it may be shown: without credentials, query and fragment, ending in `/`.
+    /// Returns the URL without credentials, query and fragment, ending in `/`. Safe to display.
     #[must_use]
     pub fn address(&self) -> Url {
         address(&self.url)
@@ -97,16 +95,16 @@ impl fmt::Debug for RegistryConfig {
     }
 }
 
-/// Where a setting came from, for people.
+/// Where a setting was configured, for display.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SettingOrigin {
-    /// One of Coldframe's own settings: a flag, a variable or a key of its file.
+    /// A setting of Coldframe: a flag, a variable or a key of its file.
     Setting(String),
-    /// A variable of npm's.
+    /// An environment variable of npm.
     Variable(String),
-    /// An `.npmrc`.
+    /// An `.npmrc` file.
     File(PathBuf),
-    /// Nobody said anything, so npm's built-in default holds.
+    /// Not configured; npm's built-in default applies.
     BuiltIn,
 }
 
@@ -120,49 +118,42 @@ impl fmt::Display for SettingOrigin {
     }
 }
 
-/// Why the registries cannot be set up.
+/// An error in the configuration of registries.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamConfigError {
-    /// Not an address that a registry can have. The address is shown without credentials.
-    #[error("{origin} names a registry that is no `http` or `https` address: `{url}`")]
+    /// The URL is not valid for a registry.
+    #[error("registry from {origin} is not an `http` or `https` URL: `{url}`")]
     Address {
-        /// The address.
+        /// The URL without credentials.
         url: String,
-        /// Where it came from.
         origin: SettingOrigin,
     },
-    /// A key of `scoped` is no scope.
-    #[error("a scope is written `@scope`: `{0}`")]
+    /// A key of `scoped` is not a scope.
+    #[error("invalid scope, expected `@scope`: `{0}`")]
     Scope(String),
-    /// Credentials in a registry's address cannot be sent.
-    #[error("the credentials in the address from {origin} cannot be used")]
-    Credentials {
-        /// Where they came from.
-        origin: SettingOrigin,
-        /// Why not.
-        source: CredentialsError,
-    },
-    /// There is an `https` registry and nobody to trust.
-    #[error("this machine trusts no certificate authority, so `{url}` cannot be asked; `--upstream-ca FILE` adds one{}", trouble(found.as_ref()))]
+    /// Credentials in a registry's URL cannot be sent.
+    #[error("cannot use the credentials in the registry URL from {origin}")]
+    Credentials { origin: SettingOrigin, source: CredentialsError },
+    /// There is an `https` registry and no trusted root.
+    #[error("no trusted certificate authority for `{url}`; add one with `--upstream-ca FILE`{}", roots_hint(found.as_ref()))]
     NoRoots {
-        /// The registry.
         url: String,
-        /// What went wrong with the system's roots.
+        /// The error of loading the system's roots.
         found: Option<String>,
     },
-    /// The user agent cannot be a header.
-    #[error("not a user agent: `{0}`")]
+    /// The user agent is not a valid header value.
+    #[error("invalid user agent: `{0}`")]
     UserAgent(String),
 }
 
-fn trouble(found: Option<&String>) -> String {
+fn roots_hint(found: Option<&String>) -> String {
     found.map_or_else(String::new, |found| format!(" ({found})"))
 }
 
-/// `url` as it may be shown and asked.
+/// Removes credentials, query and fragment from `url` and adds a final slash.
 pub(crate) fn address(url: &Url) -> Url {
     let mut address = url.clone();
-    // Neither can fail for an address with a host, and one without is refused when the registry is made.
+    // Neither fails for a URL with a host. One without a host is rejected when the registry is opened.
     let _ = address.set_username("");
     let _ = address.set_password(None);
     address.set_query(None);

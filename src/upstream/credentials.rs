@@ -1,4 +1,4 @@
-//! What proves to a registry who asks. Refuses to be printed, and to know where it was found.
+//! Credentials for registries, and the rules for the URLs that they are sent to. `Debug` output never contains a secret.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,60 +10,60 @@ use http::HeaderValue;
 use percent_encoding::{percent_decode, percent_decode_str};
 use url::Url;
 
-/// The `Authorization` of one registry, ready to be sent.
+/// An `Authorization` header value for a registry.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials(HeaderValue);
 
-/// Why credentials cannot be sent. Never holds them.
+/// Why credentials cannot be sent. Never contains them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialsError {
-    /// A line break, or another byte that a header cannot hold.
-    #[error("a token or password holds a character that cannot be sent")]
+    /// A line break or another byte that is invalid in a header.
+    #[error("a token or password contains a character that is invalid in a header")]
     Characters,
-    /// npm keeps passwords in base64.
+    /// npm stores passwords as base64.
     #[error("`_password` is not base64")]
     Password,
 }
 
 impl Credentials {
-    /// A token: npm's `_authToken`.
+    /// Creates credentials from a token: npm's `_authToken`.
     ///
     /// # Errors
-    /// When it holds what a header cannot.
+    /// Returns an error if it is not valid in a header.
     pub fn bearer(token: &str) -> Result<Self, CredentialsError> {
         Self::header(&format!("Bearer {token}"))
     }
 
-    /// `user:password` in base64: npm's `_auth`.
+    /// Creates credentials from `user:password` as base64: npm's `_auth`.
     ///
     /// # Errors
-    /// When it holds what a header cannot.
+    /// Returns an error if it is not valid in a header.
     pub fn basic_encoded(auth: &str) -> Result<Self, CredentialsError> {
         Self::header(&format!("Basic {auth}"))
     }
 
-    /// A name and a password in clear.
+    /// Creates credentials from a user name and a plain password.
     ///
     /// # Errors
-    /// Never for now: base64 fits every header.
+    /// Currently never fails, because base64 is valid in a header.
     pub fn basic(username: &str, password: &str) -> Result<Self, CredentialsError> {
         Self::basic_encoded(&STANDARD.encode(format!("{username}:{password}")))
     }
 
-    /// npm's `username` and `_password`, the latter in base64.
+    /// Creates credentials from npm's `username` and `_password`, the latter as base64.
     ///
     /// # Errors
-    /// When the password is not base64.
-    pub fn of_npm(username: &str, password: &str) -> Result<Self, CredentialsError> {
+    /// Returns an error if the password is not base64.
+    pub fn from_npm(username: &str, password: &str) -> Result<Self, CredentialsError> {
         let password = STANDARD.decode(password.trim()).map_err(|_| CredentialsError::Password)?;
         Self::basic(username, &String::from_utf8_lossy(&password))
     }
 
-    /// Those in an address (`https://user:password@host/`), if there are any.
+    /// Returns the credentials in a URL (`https://user:password@host/`), if any.
     ///
     /// # Errors
-    /// When they hold what a header cannot.
-    pub fn in_address(url: &Url) -> Result<Option<Self>, CredentialsError> {
+    /// Returns an error if they are not valid in a header.
+    pub fn from_url(url: &Url) -> Result<Option<Self>, CredentialsError> {
         if url.username().is_empty() && url.password().is_none() {
             return Ok(None);
         }
@@ -71,7 +71,7 @@ impl Credentials {
         Self::basic(&clear(url.username()), &clear(url.password().unwrap_or_default())).map(Some)
     }
 
-    /// The header's value, marked as sensitive.
+    /// Returns the header value, marked as sensitive.
     #[must_use]
     pub fn value(&self) -> &HeaderValue {
         &self.0
@@ -84,25 +84,25 @@ impl Credentials {
     }
 }
 
-/// Credentials by the place that they were configured for, as npm keys them: `host[:port]/path/`. The scheme is no part of a key.
+/// Credentials by URL prefix. Keys have npm's form `host[:port]/path/`, without a scheme.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct CredentialRules(Arc<BTreeMap<Box<str>, Credentials>>);
 
 impl CredentialRules {
-    /// Adds credentials for `level`, which is what an `.npmrc` has between `//` and the last colon. Replaces those that are there.
+    /// Adds or replaces the credentials for `level`, the text between `//` and the last colon of a key in `.npmrc`.
     pub fn insert(&mut self, level: &str, credentials: Credentials) {
         Arc::make_mut(&mut self.0).insert(level.into(), credentials);
     }
 
-    /// The rules with another one for everything below `url`.
+    /// Returns the rules with credentials added for all URLs below `url`.
     #[must_use]
     pub fn with(mut self, url: &Url, credentials: Credentials) -> Self {
         self.insert(&level_of(url), credentials);
         self
     }
 
-    /// The credentials of the longest key that `url` is below. A key ends at a slash of the path: one for `host/npm` says nothing of
-    /// `host/npm-other`. A path that a server may read as another one has none.
+    /// Returns the credentials of the longest key that is a prefix of `url`. A key matches whole path segments: `host/npm` does
+    /// not match `host/npm-other`. Ambiguous paths match no key, because a server may resolve them differently.
     #[must_use]
     pub fn for_url(&self, url: &Url) -> Option<&Credentials> {
         if self.0.is_empty() || is_ambiguous(url.path()) {
@@ -116,7 +116,7 @@ impl CredentialRules {
         self.0.iter().filter(|(key, _)| covers(key)).max_by_key(|(key, _)| key.len()).map(|(_, credentials)| credentials)
     }
 
-    /// The addresses that have credentials, in `scheme`.
+    /// Returns the URLs with credentials, with `scheme` as their scheme.
     pub fn addresses(&self, scheme: &str) -> impl Iterator<Item = Url> {
         self.0.keys().filter_map(move |key| Url::parse(&format!("{scheme}://{key}")).ok())
     }
@@ -128,16 +128,16 @@ impl fmt::Debug for CredentialRules {
     }
 }
 
-/// A URL as npm keys it: host, port unless it is the scheme's own, path.
+/// Converts a URL to npm's form of a key: host, port if it is not the scheme's default, path.
 fn level_of(url: &Url) -> String {
     format!("{}{}", &url[url::Position::BeforeHost..url::Position::AfterPort], url.path())
 }
 
-/// How often a server may decode a path before it looks for dot segments.
+/// How many times a server may decode a path before it resolves dot segments.
 const DECODINGS: usize = 3;
 
-/// Whether a server may read `path` as leading elsewhere: an encoded dot segment, one behind an encoded slash or a backslash, or
-/// one with parameters, which some servers drop first.
+/// Checks whether a server may resolve `path` to another one. This is so for encoded dot segments, dot segments after an encoded
+/// slash or a backslash, and dot segments with parameters, which some servers remove first.
 pub(crate) fn is_ambiguous(path: &str) -> bool {
     let is_dots = |segment: &[u8]| {
         let bare = segment.split(|byte| *byte == b';').next().unwrap_or_default();
@@ -157,7 +157,7 @@ pub(crate) fn is_ambiguous(path: &str) -> bool {
         }
         decoded = next;
     }
-    // Encoded more often than any client does it.
+    // Encoded more often than any client does.
     true
 }
 
@@ -172,13 +172,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_of_npms_spellings_becomes_a_header() {
+    fn all_forms_of_npm_credentials_become_a_header() {
         assert_eq!(Credentials::bearer("t0k").unwrap().value(), "Bearer t0k");
         assert_eq!(Credentials::basic_encoded("dTpw").unwrap().value(), "Basic dTpw");
-        assert_eq!(Credentials::of_npm("u", "cA==").unwrap().value(), "Basic dTpw");
+        assert_eq!(Credentials::from_npm("u", "cA==").unwrap().value(), "Basic dTpw");
         let url = Url::parse("https://u:p%40@registry.example/").unwrap();
-        assert_eq!(Credentials::in_address(&url).unwrap().unwrap().value(), "Basic dTpwQA==");
-        assert_eq!(Credentials::in_address(&Url::parse("https://registry.example/").unwrap()).unwrap(), None);
+        assert_eq!(Credentials::from_url(&url).unwrap().unwrap().value(), "Basic dTpwQA==");
+        assert_eq!(Credentials::from_url(&Url::parse("https://registry.example/").unwrap()).unwrap(), None);
     }
 
     fn rules(keys: &[&str]) -> CredentialRules {
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_a_server_may_read_as_another_one_gets_no_credentials() {
+    fn ambiguous_path_gets_no_credentials() {
         let rules = rules(&["h.example/npm/"]);
         for path in [
             "/npm/../evil/x",
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_are_printed_without_their_secrets() {
+    fn debug_output_of_rules_has_no_secrets() {
         let mut rules = CredentialRules::default();
         rules.insert("h.example/npm/", Credentials::bearer("t0k").unwrap());
         let shown = format!("{rules:?}");
@@ -263,9 +263,9 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_sent_is_refused_without_being_shown() {
+    fn invalid_credentials_are_rejected_and_not_shown() {
         assert_eq!(Credentials::bearer("a\r\nb: c").unwrap_err(), CredentialsError::Characters);
-        assert_eq!(Credentials::of_npm("u", "%").unwrap_err(), CredentialsError::Password);
+        assert_eq!(Credentials::from_npm("u", "%").unwrap_err(), CredentialsError::Password);
         let shown = format!("{:?}", Credentials::bearer("t0k").unwrap());
         assert!(!shown.contains("t0k"), "{shown}");
     }

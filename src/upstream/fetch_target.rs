@@ -1,4 +1,4 @@
-//! Where a tarball's URL or a redirect may lead, and whether credentials go along. Pure: it decides and dials nothing.
+//! Decides which tarball URLs and redirects are allowed, and whether credentials are sent there. Does no I/O.
 
 use std::sync::Arc;
 
@@ -9,29 +9,29 @@ use crate::net::HostPattern;
 use crate::net::host_pattern::bare_host;
 use crate::upstream::UpstreamError;
 
-/// Where a request goes, and with what.
+/// The target of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FetchTarget {
     pub(crate) url: Url,
     pub(crate) reach: AddressScope,
-    /// Whether it is the registry's own host, the only one that is sent a client's own credentials.
+    /// Whether it is the registry's own host. Only this host receives a client's own credentials.
     pub(crate) trusted: bool,
-    /// Whether credentials were sent on the way here.
+    /// Whether credentials were sent at an earlier hop.
     pub(crate) with_credentials: bool,
 }
 
 impl FetchTarget {
-    /// To the registry itself.
+    /// Returns the target for a URL of the registry.
     pub(crate) fn to_registry(url: Url) -> Self {
         Self { url, reach: AddressScope::Anywhere, trusted: true, with_credentials: false }
     }
 
-    /// To the tarball that a manifest places at `stated`, absolute or relative to `registry`.
+    /// Returns the target for the tarball URL `stated` in a manifest, absolute or relative to `registry`.
     ///
-    /// A registry behind a TLS-terminating proxy often states `http://` or its inner port: the same host name under another
-    /// scheme is the registry, asked at its own scheme and port. Any other place has to be allowed by `hosts`.
+    /// A registry behind a TLS-terminating proxy often states `http://` or its inner port. The same host name with another scheme
+    /// is therefore the registry, requested at its own scheme and port. `hosts` must allow any other host.
     pub(crate) fn to_tarball(registry: &Url, stated: &str, hosts: &[HostPattern]) -> Result<Self, UpstreamError> {
-        let Ok(url) = place(registry, stated) else {
+        let Ok(url) = resolve_url(registry, stated) else {
             return Err(UpstreamError::TarballHost { to: name_of_text(stated) });
         };
         if is_same(registry, &url) {
@@ -46,57 +46,57 @@ impl FetchTarget {
         Err(UpstreamError::TarballHost { to: host(&url) })
     }
 
-    /// The next hop after this one's server answered with `location`.
+    /// Returns the target of a redirect to `location`.
     pub(crate) fn redirected(&self, location: &str, hosts: &[HostPattern]) -> Result<Self, UpstreamError> {
         let refused = |to: Arc<str>, detail: &str| UpstreamError::Redirected { host: host(&self.url), to, detail: detail.into() };
-        let Ok(url) = place(&self.url, location) else {
-            return Err(refused(name_of_text(location), "that is no `http` or `https` address"));
+        let Ok(url) = resolve_url(&self.url, location) else {
+            return Err(refused(name_of_text(location), "not an `http` or `https` URL"));
         };
         if self.url.scheme() == "https" && url.scheme() == "http" {
-            return Err(refused(host(&url), "from `https` back to `http`, which no setting allows"));
+            return Err(refused(host(&url), "a redirect from `https` to `http` is never allowed"));
         }
         if is_same(&self.url, &url) || is_upgrade(&self.url, &url) {
             return Ok(Self { url, ..self.clone() });
         }
         match HostPattern::reach_of(hosts, &url) {
             Some(reach) => Ok(Self { url, reach, trusted: false, with_credentials: self.with_credentials }),
-            None => Err(refused(host(&url), "another host has to be named by `--redirect-host`")),
+            None => Err(refused(host(&url), "allow the host with `--redirect-host`")),
         }
     }
 
-    /// Host and port, for errors.
+    /// Returns host and port, for errors.
     pub(crate) fn host(&self) -> Arc<str> {
         host(&self.url)
     }
 }
 
-/// Host and port of a URL; the port only where it is not the scheme's own.
+/// Returns host and port of a URL, without the scheme's default port.
 pub(crate) fn host(url: &Url) -> Arc<str> {
     let name = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| name.into(), |port| format!("{name}:{port}").into())
 }
 
-/// What `text` means under `base`: an `http` or `https` address, without credentials and fragment.
-fn place(base: &Url, text: &str) -> Result<Url, ParseError> {
+/// Resolves `text` against `base` to an `http` or `https` URL without credentials and fragment.
+fn resolve_url(base: &Url, text: &str) -> Result<Url, ParseError> {
     let mut url = base.join(text)?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(ParseError::RelativeUrlWithoutBase);
     }
-    // Neither can fail under these two schemes, which have a host by definition.
+    // Neither fails for these schemes, because their URLs have a host.
     let _ = url.set_username("");
     let _ = url.set_password(None);
     url.set_fragment(None);
     Ok(url)
 }
 
-/// Same scheme, host and port.
-fn is_same(one: &Url, other: &Url) -> bool {
-    one.scheme() == other.scheme()
-        && bare_host(one) == bare_host(other)
-        && one.port_or_known_default() == other.port_or_known_default()
+/// Checks for the same scheme, host and port.
+fn is_same(left: &Url, right: &Url) -> bool {
+    left.scheme() == right.scheme()
+        && bare_host(left) == bare_host(right)
+        && left.port_or_known_default() == right.port_or_known_default()
 }
 
-/// The same host from `http` to `https`, both at their usual ports.
+/// Checks for the same host from `http` to `https`, both at default ports.
 fn is_upgrade(from: &Url, to: &Url) -> bool {
     (from.scheme(), to.scheme()) == ("http", "https")
         && bare_host(from) == bare_host(to)
@@ -104,7 +104,7 @@ fn is_upgrade(from: &Url, to: &Url) -> bool {
         && to.port().is_none()
 }
 
-/// `url` with the scheme and port of `registry`, whose host it has.
+/// Returns `url` with the scheme and port of `registry`, which has the same host.
 fn at_origin_of(registry: &Url, url: &Url) -> Url {
     let mut moved = registry.clone();
     moved.set_path(url.path());
@@ -112,10 +112,10 @@ fn at_origin_of(registry: &Url, url: &Url) -> Url {
     moved
 }
 
-/// What stood where an address belonged, fit for one line of a message.
+/// Shortens text that is not a URL for an error message.
 fn name_of_text(text: &str) -> Arc<str> {
     let shown: String = text.chars().filter(char::is_ascii_graphic).take(80).collect();
-    // Whatever precedes an `@` could be a password.
+    // Text before an `@` could be a password.
     shown.rsplit_once('@').map_or(shown.as_str(), |(_, rest)| rest).into()
 }
 
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tarball_lies_on_the_registry_however_the_registry_spells_itself() {
+    fn tarball_url_with_another_scheme_or_port_is_the_registry() {
         let registry = "https://npm.example/api/npm/main/";
         let here = |path: &str| Ok((format!("https://npm.example/{path}"), AddressScope::Anywhere, true));
         assert_eq!(tarball(registry, "https://npm.example/other/prefix/a-1.0.0.tgz", &[]), here("other/prefix/a-1.0.0.tgz"));
@@ -150,10 +150,9 @@ mod tests {
     }
 
     #[test]
-    fn a_tarball_elsewhere_needs_to_be_allowed_and_goes_without_credentials() {
+    fn tarball_on_another_host_must_be_allowed_and_gets_no_credentials() {
         let registry = "http://127.0.0.1:4000/";
-        let refused =
-            Err("the tarball lies on `127.0.0.1:5000`, which is neither upstream nor allowed by `--tarball-host`".to_owned());
+        let refused = Err("tarball host is neither upstream nor allowed by `--tarball-host`: `127.0.0.1:5000`".to_owned());
         assert_eq!(tarball(registry, "http://127.0.0.1:5000/a.tgz", &[]), refused);
         assert_eq!(tarball(registry, "http://127.0.0.1:5000/a.tgz", &["127.0.0.1:5001"]), refused);
         let allowed = |reach| Ok(("http://127.0.0.1:5000/a.tgz".to_owned(), reach, false));
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_on_the_same_host_keeps_its_credentials() {
+    fn redirect_on_the_same_host_keeps_credentials() {
         assert_eq!(
             redirect("https://a.example/x", "/y", &[]),
             Ok(("https://a.example/y".to_owned(), AddressScope::Anywhere, true))
@@ -182,10 +181,10 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_elsewhere_needs_to_be_allowed_and_loses_them() {
+    fn redirect_to_another_host_must_be_allowed_and_loses_credentials() {
         let refused =
             |to: &str, detail: &str| Err(format!("upstream `a.example` redirects to `{to}`, which is not allowed: {detail}"));
-        let named = "another host has to be named by `--redirect-host`";
+        let named = "allow the host with `--redirect-host`";
         assert_eq!(redirect("https://a.example/x", "https://b.example/y", &[]), refused("b.example", named));
         assert_eq!(redirect("https://a.example/x", "https://a.example:8443/y", &[]), refused("a.example:8443", named));
         assert_eq!(
@@ -201,14 +200,14 @@ mod tests {
     }
 
     #[test]
-    fn no_setting_allows_a_way_back_to_plain_http_or_another_scheme() {
+    fn redirect_to_plain_http_or_another_scheme_is_never_allowed() {
         let downgrade = redirect("https://a.example/x", "http://a.example/x", &["*"]).unwrap_err();
-        assert!(downgrade.ends_with("from `https` back to `http`, which no setting allows"), "{downgrade}");
+        assert!(downgrade.ends_with("a redirect from `https` to `http` is never allowed"), "{downgrade}");
         assert!(redirect("https://a.example/x", "ftp://user:secret@b.example/x", &["*"]).unwrap_err().contains("`b.example/x`"));
     }
 
     #[test]
-    fn credentials_that_were_left_behind_stay_behind() {
+    fn credentials_are_not_sent_again_after_another_host() {
         let away = FetchTarget::to_registry(url("https://a.example/x"))
             .redirected("https://b.example/y", &globs(&["b.example"]))
             .unwrap();

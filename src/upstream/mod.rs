@@ -1,4 +1,5 @@
-//! The registry we stand in front of. Asks it for packuments, tarballs and everything else; refuses to judge.
+//! Client for the upstream registries: packuments, tarballs and passed-through requests. Retries and circuit breakers are per
+//! registry.
 
 mod authorization;
 mod circuit_breaker;
@@ -30,130 +31,108 @@ pub use tarball::{Offer, TarballBody};
 
 use crate::net::BudgetTimeout;
 
-/// Who is to blame, which decides what a client is told.
+/// Who caused an error. Determines the response to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The request was wrong.
+    /// The request is invalid or not authorized.
     Client,
-    /// Upstream was.
+    /// Upstream failed.
     Upstream,
-    /// We were.
+    /// Coldframe failed.
     Internal,
 }
 
-/// What upstream did not do. Cheap to clone: every waiter of one flight gets it.
+/// An error of an upstream request. Cheap to clone, because all waiters of a shared fetch receive it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum UpstreamError {
-    /// No connection: refused, DNS, TLS. `detail` names the layer and the cause.
+    /// No connection: refused, DNS or TLS.
     #[error("cannot reach upstream `{host}`: {detail}")]
     Unreachable {
-        /// Host and port.
         host: Arc<str>,
-        /// DNS, TCP or TLS, and its words.
+        /// The layer (DNS, TCP or TLS) and its error.
         detail: Arc<str>,
     },
-    /// It took longer than it may.
+    /// A deadline passed.
     #[error("upstream `{host}` did not answer within {} s", after.as_secs())]
     TimedOut {
-        /// Host and port.
         host: Arc<str>,
-        /// The deadline that passed.
+        /// The deadline.
         after: Duration,
     },
-    /// It failed too often and is left alone for a while: nothing was sent.
-    #[error("upstream `{host}` is down ({why}) and is asked again in {} s", wait.as_secs() + 1)]
-    Resting {
-        /// Host and port.
+    /// The circuit is open after too many failures. Nothing was sent.
+    #[error("upstream `{host}` is down ({why}); next attempt in {} s", wait.as_secs() + 1)]
+    CircuitOpen {
         host: Arc<str>,
-        /// How it failed last.
+        /// The last failure.
         why: Arc<str>,
-        /// Until it is asked again.
+        /// Time until the next attempt.
         wait: Duration,
     },
-    /// The connection ended before the body did, or the body is longer or shorter than was said.
-    #[error("upstream `{host}` sent a broken answer: {detail}")]
-    Broken {
-        /// Host and port.
-        host: Arc<str>,
-        /// What is wrong with it.
-        detail: Arc<str>,
-    },
-    /// More bytes than a limit allows.
+    /// The response is invalid, for example cut off or of another length than stated.
+    #[error("upstream `{host}` sent an invalid response: {detail}")]
+    Broken { host: Arc<str>, detail: Arc<str> },
+    /// The response exceeds a limit.
     #[error("upstream `{host}` sent more than {limit} bytes")]
     TooLarge {
-        /// Host and port.
         host: Arc<str>,
         /// The limit in bytes.
         limit: u64,
     },
-    /// Ours, not upstream's: other documents took the memory there is for them.
-    #[error("no memory came free for another large packument within {} s: `packument-memory` sets how much there is", after.as_secs())]
-    NoRoom {
-        /// How long it was waited for.
+    /// The memory for documents was in use by others until the deadline. Not a fault of upstream.
+    #[error("cannot reserve memory for a large packument within {} s; increase `packument-memory`", after.as_secs())]
+    BudgetTimeout {
+        /// The deadline.
         after: Duration,
     },
-    /// It is not there (404, 410).
+    /// The object does not exist (404, 410).
     #[error("not found upstream")]
     NotFound,
-    /// 404 or 410, but not in the registry's words: a proxy's page, which says nothing of the package.
-    #[error("upstream `{host}` answered {status} without JSON, as proxies do")]
-    MissingPage {
-        /// Host and port.
-        host: Arc<str>,
-        /// 404 or 410.
-        status: u16,
-    },
-    /// 401 or 403: upstream wants other credentials.
+    /// 404 or 410 without JSON. Probably a page of a proxy, which does not prove that the package is missing.
+    #[error("upstream `{host}` answered {status} without JSON, probably from a proxy")]
+    MissingPage { host: Arc<str>, status: u16 },
+    /// 401 or 403: upstream requires other credentials.
     #[error("upstream `{host}` refused with {status}: {message}")]
     Denied {
-        /// Host and port.
         host: Arc<str>,
-        /// 401 or 403.
         status: u16,
-        /// Its message, one line of ASCII, bounded.
+        /// Upstream's message: one line of ASCII, bounded.
         message: Arc<str>,
     },
-    /// Any other status that is no success: 429, 5xx, an unexpected 4xx.
+    /// Any other error status: 429, 5xx, or an unexpected 4xx.
     #[error("upstream `{host}` answered {status}")]
     Status {
-        /// Host and port.
         host: Arc<str>,
-        /// The status.
         status: u16,
-        /// Its `Retry-After`, if it sent one.
+        /// The `Retry-After` header.
         retry_after: Option<Arc<str>>,
     },
     /// A redirect that is not followed.
     #[error("upstream `{host}` redirects to `{to}`, which is not allowed: {detail}")]
     Redirected {
-        /// Host and port.
         host: Arc<str>,
-        /// The host it points to, or what stood in `Location`.
+        /// The target host, or the text of `Location` if it is not a URL.
         to: Arc<str>,
-        /// Why not, and which setting would allow it.
+        /// Why it is not allowed, and the setting that allows it.
         detail: Arc<str>,
     },
-    /// `dist.tarball` names a host that is not the upstream's and is not allowed.
-    #[error("the tarball lies on `{to}`, which is neither upstream nor allowed by `--tarball-host`")]
-    TarballHost {
-        /// That host.
-        to: Arc<str>,
-    },
+    /// `dist.tarball` names a host that is neither upstream nor allowed.
+    #[error("tarball host is neither upstream nor allowed by `--tarball-host`: `{to}`")]
+    TarballHost { to: Arc<str> },
 }
 
 impl From<BudgetTimeout> for UpstreamError {
     fn from(BudgetTimeout { after }: BudgetTimeout) -> Self {
-        Self::NoRoom { after }
+        Self::BudgetTimeout { after }
     }
 }
 
 impl UpstreamError {
-    /// Who is to blame.
+    /// Returns who caused the error.
     #[must_use]
     pub fn source(&self) -> Fault {
         match self {
             Self::NotFound | Self::Denied { .. } => Fault::Client,
-            Self::NoRoom { .. } => Fault::Internal,
+            Self::BudgetTimeout { .. } => Fault::Internal,
             _ => Fault::Upstream,
         }
     }

@@ -1,4 +1,4 @@
-//! Asking a registry for a packument, or whether it changed. Refuses to look inside.
+//! Fetches packuments from a registry, conditionally if validators are known. The body is returned unparsed.
 
 use std::time::Duration;
 
@@ -20,66 +20,63 @@ use crate::upstream::fetch_target::FetchTarget;
 use crate::upstream::registry::Registry;
 use crate::upstream::registry::{ERROR_BODY, failure, header, refusal};
 
-/// How to ask upstream whether its answer changed.
+/// Validators for a conditional request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CacheValidators {
-    /// Its `ETag`, as it came.
+    /// The `ETag`, verbatim.
     pub etag: Option<Box<str>>,
-    /// Its `Last-Modified`, as it came.
+    /// The `Last-Modified`, verbatim.
     pub last_modified: Option<Box<str>>,
 }
 
-/// Upstream's answer to a question for a packument.
+/// Upstream's response to a packument request.
 #[derive(Debug)]
 pub struct PackumentReply {
-    /// Its `Date`: of the server that answered, or of the origin where a cache keeps that.
+    /// The `Date` of the server that answered, or of the origin if a cache keeps it.
     pub date: Option<Timestamp>,
-    /// Its `Age`: how long the answer was stored in caches. `None` where it came from no cache.
+    /// The `Age`: how long the response was in caches. `None` if it did not come from a cache.
     pub age: Option<Duration>,
-    /// Same bytes or new ones.
     pub freshness: PackumentBody,
 }
 
 impl PackumentReply {
-    /// The instant as of which upstream vouches for this answer: the earliest of `now`, its `Date`, and `now` less its `Age`. Some
-    /// caches keep the origin's `Date`, some renew it.
+    /// Returns the time at which upstream confirmed this response: the earliest of `now`, `Date`, and `now` minus `Age`. Some
+    /// caches keep the origin's `Date`, others replace it.
     #[must_use]
     pub fn validated(&self, now: Timestamp) -> Timestamp {
         let stored = self.age.map_or(now, |age| timestamp::before(now, age));
         self.date.map_or(now, |date| date.min(now)).min(stored)
     }
 
-    /// Upstream's clock as this answer shows it. An answer from a cache shows none: its `Date` may be any server's.
+    /// Returns upstream's clock. `None` for a response from a cache, whose `Date` may come from any server.
     #[must_use]
     pub fn clock(&self) -> Option<Timestamp> {
         self.date.filter(|_| self.age.is_none())
     }
 }
 
-/// Same bytes or new ones.
 #[derive(Debug)]
 pub enum PackumentBody {
-    /// 304: what the validators named still holds.
+    /// 304: the content that the validators identify is current.
     NotModified,
-    /// 200: the body as it came over the wire.
+    /// 200: new content, as it came over the wire.
     Changed {
-        /// The body, complete.
+        /// The complete body.
         body: Bytes,
-        /// Its form: the one that was asked for, except where its media type says that it is the abbreviated one.
+        /// The form: abbreviated if the media type says so, else the requested form.
         form: PackumentForm,
-        /// Whether it is gzip.
+        /// Whether the body is compressed with gzip.
         gzip: bool,
-        /// Its validators.
         validators: CacheValidators,
     },
 }
 
 impl Registry {
-    /// Asks for the packument in `form`, which mirrors may not have; with `validators`, only if it changed.
-    /// What comes counts against `share`, and waits for it.
+    /// Fetches the packument in `form`, which mirrors may not provide; with `validators`, only if it changed. The body counts
+    /// against `share` and waits for memory.
     ///
     /// # Errors
-    /// Whatever upstream did not do; [`UpstreamError::NotFound`] when it has no such package.
+    /// Returns [`UpstreamError::NotFound`] if the package does not exist, and other errors of upstream or its limits.
     pub async fn packument(
         &self,
         name: &PackageName,
@@ -95,7 +92,8 @@ impl Registry {
         let conditional = validators.is_some_and(|validators| condition(&mut headers, validators));
         let (mut route, mut response) = self.get(FetchTarget::to_registry(url.clone()), headers.clone(), authorization).await?;
         if form == PackumentForm::Full && response.status == StatusCode::OK && is_abbreviated(&response.headers) {
-            // A cache that ignores `Vary` has the other form, which lacks what rules ask. One that honours this asks the registry.
+            // A cache that ignores `Vary` may return the abbreviated form, which lacks fields that rules need. `no-cache` makes
+            // it ask the registry.
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
             (route, response) = self.get(FetchTarget::to_registry(url), headers, authorization).await?;
         }
@@ -113,7 +111,7 @@ impl Registry {
             "" | "identity" => false,
             "gzip" | "x-gzip" => true,
             other => {
-                let detail = format!("an encoding that was not asked for: `{}`", other.escape_debug());
+                let detail = format!("unexpected content encoding: `{}`", other.escape_debug());
                 return Err(UpstreamError::Broken { host, detail: detail.into() });
             }
         };
@@ -130,7 +128,7 @@ impl Registry {
 /// The media type of abbreviated packuments.
 const ABBREVIATED: &str = "application/vnd.npm.install-v1+json";
 
-/// What npm sends when it wants a packument in `form`.
+/// Returns the `Accept` header that npm sends for a packument in `form`.
 fn accepting(form: PackumentForm) -> &'static str {
     match form {
         PackumentForm::Full => "application/json",
@@ -138,14 +136,14 @@ fn accepting(form: PackumentForm) -> &'static str {
     }
 }
 
-/// Whether an answer says that it is an abbreviated packument, whatever was asked for.
+/// Checks whether the media type of a response is an abbreviated packument.
 fn is_abbreviated(headers: &HeaderMap) -> bool {
     let media_type = header(headers, &CONTENT_TYPE).and_then(|value| value.split(';').next());
     media_type.is_some_and(|media_type| media_type.trim().eq_ignore_ascii_case(ABBREVIATED))
 }
 
-/// What a 404 or 410 means: the registry says so in JSON. A page in HTML or an empty body comes from a proxy, a captive portal or
-/// another host, and says nothing of the package.
+/// Returns the error for a 404 or 410. A registry answers with JSON. An HTML page or an empty body comes from a proxy, a captive
+/// portal or another host and does not prove that the package is missing.
 async fn missing(route: &FetchTarget, response: ClientResponse) -> UpstreamError {
     let (host, status) = (route.host(), response.status.as_u16());
     let body = if route.trusted { response.body.collect(ERROR_BODY).await.ok() } else { None };
@@ -155,7 +153,7 @@ async fn missing(route: &FetchTarget, response: ClientResponse) -> UpstreamError
     UpstreamError::MissingPage { host, status }
 }
 
-/// Adds what makes the question conditional; `false` if there is nothing to ask by.
+/// Adds conditional headers. Returns `false` if there is no valid validator.
 fn condition(headers: &mut HeaderMap, validators: &CacheValidators) -> bool {
     let mut add = |name: HeaderName, text: Option<&str>| {
         let value = text.and_then(|text| HeaderValue::from_str(text).ok());
@@ -166,21 +164,21 @@ fn condition(headers: &mut HeaderMap, validators: &CacheValidators) -> bool {
     by_etag || by_date
 }
 
-/// All `Content-Encoding` lines as one, in lower case.
+/// Joins all `Content-Encoding` lines in lower case.
 fn coding(headers: &HeaderMap) -> String {
     let lines =
         headers.get_all(CONTENT_ENCODING).iter().map(|line| String::from_utf8_lossy(line.as_bytes()).trim().to_ascii_lowercase());
     lines.collect::<Vec<_>>().join(",")
 }
 
-/// The earliest `Date` of an answer: one that passed through a cache may have the origin's and the cache's.
+/// Returns the earliest `Date` of a response. One from a cache may have the origin's and the cache's.
 fn date(headers: &HeaderMap) -> Option<Timestamp> {
     let lines = headers.get_all(DATE).iter().filter_map(|line| line.to_str().ok());
     let instant = |line: &str| Timestamp::try_from(httpdate::parse_http_date(line).ok()?).ok();
     lines.filter_map(instant).min()
 }
 
-/// The largest `Age` of an answer; `None` for zero and for what is no number. One that is too large to count is at its maximum
+/// Returns the largest `Age` of a response; `None` if it is zero or not a number. A value that overflows counts as the maximum
 /// (RFC 9111, section 1.2.2).
 fn age(headers: &HeaderMap) -> Option<Duration> {
     let seconds = |text: &str| {
@@ -224,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_bare_answer_is_enough() {
+    async fn response_without_optional_headers_is_accepted() {
         let server = ScriptedServer::plain(|_, _| ServerAction::Say(answer("200 OK", &[], b"{}"))).await;
         let registry = testing::registry(&format!("{}api/npm", server.url()));
         let fetched =
@@ -243,7 +241,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn validators_go_out_as_they_came_and_a_304_answers_them() {
+    async fn validators_are_sent_verbatim_and_304_is_not_modified() {
         let server = ScriptedServer::plain(|heard, _| match heard.header("if-none-match") {
             None => ServerAction::Say(answer(
                 "200 OK",
@@ -279,9 +277,9 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_as_old_as_its_date_or_its_age_says() {
+    fn validated_time_uses_date_and_age() {
         let now: Timestamp = "2026-04-03T12:00:00Z".parse().unwrap();
-        let told = |lines: &[(HeaderName, &str)]| {
+        let parsed = |lines: &[(HeaderName, &str)]| {
             let mut headers = HeaderMap::new();
             for (name, value) in lines {
                 headers.append(name, HeaderValue::from_str(value).unwrap());
@@ -290,22 +288,22 @@ mod tests {
             (now.duration_since(fetched.validated(now)).as_secs(), fetched.clock().is_some())
         };
         let (old, new) = ("Fri, 03 Apr 2026 11:00:00 GMT", "Fri, 03 Apr 2026 12:00:00 GMT");
-        assert_eq!(told(&[]), (0, false));
-        assert_eq!(told(&[(DATE, old)]), (3600, true));
-        assert_eq!(told(&[(DATE, "Fri, 03 Apr 2026 13:00:00 GMT")]), (0, true));
-        assert_eq!(told(&[(DATE, new), (AGE, "7200")]), (7200, false));
-        assert_eq!(told(&[(DATE, old), (AGE, "60")]), (3600, false));
-        assert_eq!(told(&[(AGE, "0")]), (0, false));
-        assert_eq!(told(&[(DATE, new), (DATE, old)]), (3600, true));
-        assert_eq!(told(&[(DATE, new), (AGE, "-7200, 60")]), (60, false));
-        assert_eq!(told(&[(DATE, "soon"), (AGE, "")]), (0, false));
-        assert_eq!(told(&[(DATE, new), (AGE, "5, 90"), (AGE, "30")]), (90, false));
-        assert_eq!(told(&[(AGE, "99999999999999999999")]).0, i64::from(u32::MAX));
-        assert_eq!(told(&[(AGE, "soon")]), (0, false));
+        assert_eq!(parsed(&[]), (0, false));
+        assert_eq!(parsed(&[(DATE, old)]), (3600, true));
+        assert_eq!(parsed(&[(DATE, "Fri, 03 Apr 2026 13:00:00 GMT")]), (0, true));
+        assert_eq!(parsed(&[(DATE, new), (AGE, "7200")]), (7200, false));
+        assert_eq!(parsed(&[(DATE, old), (AGE, "60")]), (3600, false));
+        assert_eq!(parsed(&[(AGE, "0")]), (0, false));
+        assert_eq!(parsed(&[(DATE, new), (DATE, old)]), (3600, true));
+        assert_eq!(parsed(&[(DATE, new), (AGE, "-7200, 60")]), (60, false));
+        assert_eq!(parsed(&[(DATE, "soon"), (AGE, "")]), (0, false));
+        assert_eq!(parsed(&[(DATE, new), (AGE, "5, 90"), (AGE, "30")]), (90, false));
+        assert_eq!(parsed(&[(AGE, "99999999999999999999")]).0, i64::from(u32::MAX));
+        assert_eq!(parsed(&[(AGE, "soon")]), (0, false));
     }
 
     #[tokio::test]
-    async fn the_abbreviated_form_that_came_unasked_is_known_as_such_after_one_more_question() {
+    async fn unrequested_abbreviated_form_is_retried_once_and_recognised() {
         const UNASKED: &str = "content-type: Application/vnd.npm.install-v1+json; charset=utf-8";
         for (heeds, form) in [(true, PackumentForm::Full), (false, PackumentForm::Abbreviated)] {
             let server = ScriptedServer::plain(move |heard, _| match heard.header("cache-control") {
@@ -330,7 +328,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whose_credentials_go_out_is_the_callers_choice() {
+    async fn caller_chooses_the_credentials() {
         let server = ScriptedServer::plain(|_, _| ServerAction::Say(answer("200 OK", &[], b"{}"))).await;
         let registry = testing::registry(&server.url());
         for who in [Authorization::None, Authorization::Lent, Authorization::Own("Bearer own".into())] {
@@ -341,13 +339,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_status_has_its_meaning() {
+    async fn statuses_map_to_errors() {
         assert_eq!(refused("404 Not Found", &[], "{}").await, "not found upstream");
         assert_eq!(refused("410 Gone", &[], "{}").await, "not found upstream");
         assert_eq!(refused("404 Not Found", &[], "\"version not found\"").await, "not found upstream");
         for page in ["", "<html>", "{\"error\":"] {
-            let said = "upstream `HOST` answered 404 without JSON, as proxies do";
-            assert_eq!(refused("404 Not Found", &[], page).await, said, "{page}");
+            let expected = "upstream `HOST` answered 404 without JSON, probably from a proxy";
+            assert_eq!(refused("404 Not Found", &[], page).await, expected, "{page}");
         }
         assert_eq!(
             refused("401 Unauthorized", &[], "{\"error\":\"who\\n are \\u001b[31myou\u{e9}?\"}").await,
@@ -358,12 +356,9 @@ mod tests {
         assert_eq!(refused("429 Slow down", &["retry-after: 7"], "").await, "upstream `HOST` answered 429");
         assert_eq!(refused("500 Oops", &[], "").await, "upstream `HOST` answered 500");
         assert_eq!(refused("503 Later", &[], "").await, "upstream `HOST` answered 503");
-        assert_eq!(
-            refused("304 Not Modified", &[], "").await,
-            "upstream `HOST` sent a broken answer: status 304, which was not asked for"
-        );
+        assert_eq!(refused("304 Not Modified", &[], "").await, "upstream `HOST` sent an invalid response: unexpected status 304");
         let brotli = refused("200 OK", &["content-encoding: gzip", "content-encoding: br"], "x").await;
-        assert_eq!(brotli, "upstream `HOST` sent a broken answer: an encoding that was not asked for: `gzip,br`");
+        assert_eq!(brotli, "upstream `HOST` sent an invalid response: unexpected content encoding: `gzip,br`");
     }
 
     #[tokio::test]
@@ -373,21 +368,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_packument_over_the_limit_is_not_taken() {
-        let said = ask(|_, _| ServerAction::Hang(b"HTTP/1.1 200 OK\r\ncontent-length: 1001\r\n\r\n{".to_vec())).await;
-        assert!(matches!(said.unwrap_err(), UpstreamError::TooLarge { limit: 1_000, .. }));
+    async fn packument_over_the_limit_is_rejected() {
+        let result = ask(|_, _| ServerAction::Hang(b"HTTP/1.1 200 OK\r\ncontent-length: 1001\r\n\r\n{".to_vec())).await;
+        assert!(matches!(result.unwrap_err(), UpstreamError::TooLarge { limit: 1_000, .. }));
         let endless =
             |_: &ReceivedRequest, _: usize| ServerAction::Hang([b"HTTP/1.1 200 OK\r\n\r\n".as_slice(), &[b'x'; 1_001]].concat());
         assert!(matches!(ask(endless).await.unwrap_err(), UpstreamError::TooLarge { limit: 1_000, .. }));
     }
 
     #[tokio::test]
-    async fn what_breaks_or_hangs_says_so_and_whom_to_blame() {
+    async fn broken_slow_and_missing_servers_have_distinct_errors() {
         let short =
             ask(|_, _| ServerAction::Close(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{".to_vec())).await.unwrap_err();
         assert!(matches!(short, UpstreamError::Broken { .. }), "{short}");
         let server = ScriptedServer::plain(|_, _| ServerAction::Hang(Vec::new())).await;
-        let silent = testing::hasty(&server.url())
+        let silent = testing::impatient_registry(&server.url())
             .packument(&name(), PackumentForm::Full, &Authorization::None, None, &mut testing::share())
             .await
             .unwrap_err();

@@ -1,5 +1,5 @@
-//! Passing a client's request on and upstream's answer back: audits, searches, pings, writes. Refuses to understand them,
-//! and to let through a header that is not on its lists.
+//! Passes requests of clients to upstream unchanged: audits, searches, pings and writes. Only listed headers pass in either
+//! direction, and responses are bounded.
 
 use bytes::Bytes;
 use http::header::{
@@ -17,52 +17,52 @@ use crate::upstream::fetch_target::FetchTarget;
 use crate::upstream::registry::Registry;
 use crate::upstream::registry::{failure, retry_after};
 
-/// The largest answer that is passed back, in bytes.
+/// Maximum size of a response, in bytes.
 const ANSWER_LIMIT: u64 = 64 << 20;
 
-/// What goes upstream, besides npm's own `npm-…`. Credentials travel as an [`Authorization`], never here.
-const GOES_UP: [HeaderName; 8] =
+/// Headers sent upstream, in addition to npm's own `npm-…`. Credentials are sent as an [`Authorization`], never as one of these.
+const REQUEST_HEADERS: [HeaderName; 8] =
     [ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, CONTENT_TYPE, IF_MODIFIED_SINCE, IF_NONE_MATCH, USER_AGENT];
 
-/// What comes back, besides npm's own `npm-…`. No cookie, and no `Location`: the client would go there without us.
-const COMES_BACK: [HeaderName; 8] =
+/// Headers returned to the client, in addition to npm's own `npm-…`. `Location` is excluded, because the client would bypass
+/// Coldframe. Cookies are excluded too.
+const RESPONSE_HEADERS: [HeaderName; 8] =
     [CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, DATE, ETAG, LAST_MODIFIED, RETRY_AFTER, WWW_AUTHENTICATE];
 
-/// What is encoded of a version in a path.
+/// The characters of a version to encode in a path.
 const IN_VERSION: AsciiSet = NON_ALPHANUMERIC.remove(b'.').remove(b'-').remove(b'+').remove(b'_');
 
-/// A request that is passed on as it came: audit, search, ping, writes.
+/// A request that is passed to upstream unchanged: audit, search, ping or write.
 pub struct PassthroughRequest {
-    /// The method.
     pub method: Method,
-    /// Path and query, encoded, below the registry's address; without a leading slash.
+    /// Encoded path and query below the registry's URL, without a leading slash.
     pub path: String,
-    /// The end-to-end headers that may be passed on (content type and encoding, accept, npm's own, `user-agent`).
+    /// The end-to-end headers that may be sent (content type and encoding, accept, npm's own, `user-agent`).
     pub headers: HeaderMap,
-    /// The whole body.
+    /// The complete body.
     pub body: Bytes,
-    /// Whether it is about the client's own account, or changes something: only a registry that the client's credentials are for may
-    /// read it.
+    /// Whether it concerns the client's account or is a write. Only a registry that the client's credentials are for may receive
+    /// it.
     pub for_account: bool,
 }
 
-/// What a search is asked with. Everything else in a query could be a secret.
+/// The known parameters of a search. Any other could be a secret.
 const SEARCH_PARAMETERS: [&str; 6] = ["text", "size", "from", "quality", "popularity", "maintenance"];
 
 impl PassthroughRequest {
-    /// A question of our own, with a client's credentials, for `path` below the registry's address.
+    /// Creates a GET of Coldframe for `path` below the registry's URL, sent with a client's credentials.
     #[must_use]
     pub fn get(path: String) -> Self {
         Self { method: Method::GET, path, headers: HeaderMap::new(), body: Bytes::new(), for_account: true }
     }
 
-    /// Whether it changes nothing.
+    /// Checks whether it is a GET or HEAD.
     #[must_use]
     pub fn is_read(&self) -> bool {
         self.method == Method::GET || self.method == Method::HEAD
     }
 
-    /// The request without what may prove who sends it: for a registry that the client's credentials are not for.
+    /// Removes what may authenticate the client, for a registry that its credentials are not for.
     #[must_use]
     pub fn without_credentials(mut self) -> Self {
         remove_npms_own(&mut self.headers);
@@ -75,19 +75,18 @@ impl PassthroughRequest {
     }
 }
 
-/// What upstream answered to a [`PassthroughRequest`], whatever its status.
+/// Upstream's response to a [`PassthroughRequest`], with any status.
 #[derive(Debug, Clone)]
 pub struct PassthroughResponse {
-    /// The status.
     pub status: StatusCode,
-    /// The end-to-end headers that may be passed back.
+    /// The end-to-end headers that may be returned to the client.
     pub headers: HeaderMap,
-    /// The whole body, bounded.
+    /// The complete body, bounded.
     pub body: Bytes,
 }
 
 impl PassthroughRequest {
-    /// A question for the attestations of a version, made for all clients.
+    /// Creates a request for the attestations of a version, whose response is shared by all clients.
     #[must_use]
     pub fn for_attestations(name: &PackageName, version: &str) -> Self {
         let version = utf8_percent_encode(version, &IN_VERSION);
@@ -97,7 +96,7 @@ impl PassthroughRequest {
         Self { method: Method::GET, path, headers, body: Bytes::new(), for_account: false }
     }
 
-    /// Whether it is a GET without a query.
+    /// Checks whether it is a GET without a query.
     #[must_use]
     pub fn is_plain_get(&self) -> bool {
         self.method == Method::GET && !self.path.contains('?')
@@ -105,27 +104,27 @@ impl PassthroughRequest {
 }
 
 impl PassthroughResponse {
-    /// Whether it is JSON and no error.
+    /// Checks whether it is a successful JSON response.
     #[must_use]
     pub fn is_json(&self) -> bool {
         let content_type = self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         self.status == StatusCode::OK && content_type.contains("json")
     }
 
-    /// Whether upstream says that there is nothing.
+    /// Checks whether the status is 404.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.status == StatusCode::NOT_FOUND
     }
 
-    /// The same for clients that get it later: without the instant at which it was made.
+    /// Removes the `Date`, for clients that receive the response later.
     #[must_use]
     pub fn undated(mut self) -> Self {
         self.headers.remove(DATE);
         self
     }
 
-    /// An answer of ours in upstream's place: JSON.
+    /// Creates a JSON response of Coldframe instead of upstream's.
     #[must_use]
     pub fn of_json(body: Bytes) -> Self {
         let mut headers = HeaderMap::new();
@@ -135,12 +134,12 @@ impl PassthroughResponse {
 }
 
 impl Registry {
-    /// Passes a request on and its answer back, whatever the status. What comes counts against `share`, and waits for it. Only GET and HEAD are tried again when a connection
-    /// fails, and only a GET follows redirects, under the rules for packuments.
+    /// Sends a request and returns the response with any status. The body counts against `share` and waits for memory. Only GET
+    /// and HEAD are retried when a connection fails, and only a GET follows redirects, under the rules for packuments.
     ///
     /// # Errors
-    /// When there is no answer, or one that is broken or over 64 MiB; [`UpstreamError::NotFound`] for a path that leads out
-    /// of the registry.
+    /// Returns an error if the response is missing, invalid or larger than 64 MiB, and [`UpstreamError::NotFound`] if the path
+    /// leads out of the registry.
     pub async fn pass(
         &self,
         passage: PassthroughRequest,
@@ -148,7 +147,7 @@ impl Registry {
         share: &mut Reservation,
     ) -> Result<PassthroughResponse, UpstreamError> {
         let url = self.below(&passage.path).ok_or(UpstreamError::NotFound)?;
-        let headers = only(&passage.headers, &GOES_UP);
+        let headers = only(&passage.headers, &REQUEST_HEADERS);
         let route = FetchTarget::to_registry(url);
         let (route, response) = if passage.method == Method::GET {
             self.get(route, headers, authorization).await?
@@ -156,7 +155,7 @@ impl Registry {
             let response = self.send(passage.method, &route, headers, passage.body, authorization).await?;
             (route, response)
         };
-        let mut headers = only(&response.headers, &COMES_BACK);
+        let mut headers = only(&response.headers, &RESPONSE_HEADERS);
         headers.remove(RETRY_AFTER);
         let wait = retry_after(&response.headers).and_then(|wait| HeaderValue::try_from(wait).ok());
         headers.extend(wait.map(|wait| (RETRY_AFTER, wait)));
@@ -165,12 +164,11 @@ impl Registry {
     }
 }
 
-/// Whether a header is one of npm's own: a one-time password, a session, a scope.
+/// Checks whether a header is one of npm's own: a one-time password, a session or a scope.
 fn is_npms_own(name: &HeaderName) -> bool {
     name.as_str().starts_with("npm-")
 }
 
-/// Removes npm's own headers.
 pub(crate) fn remove_npms_own(headers: &mut HeaderMap) {
     let names: Vec<HeaderName> = headers.keys().filter(|name| is_npms_own(name)).cloned().collect();
     for name in names {
@@ -178,7 +176,7 @@ pub(crate) fn remove_npms_own(headers: &mut HeaderMap) {
     }
 }
 
-/// The headers that are listed, and npm's own.
+/// Returns the listed headers and npm's own.
 fn only(headers: &HeaderMap, listed: &[HeaderName]) -> HeaderMap {
     let passes = |name: &HeaderName| listed.contains(name) || is_npms_own(name);
     let kept = headers.iter().filter(|(name, _)| passes(name));
@@ -198,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_what_is_listed_passes_either_way() {
+    async fn only_listed_headers_pass_in_either_direction() {
         let back = [
             "npm-notice: hello",
             "set-cookie: a=b",
@@ -249,7 +247,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_path_cannot_leave_the_registry() {
+    async fn path_cannot_leave_the_registry() {
         let server = ScriptedServer::plain(|_, _| ServerAction::Say(answer("200 OK", &[], b""))).await;
         let registry = testing::registry(&format!("{}npm/repo/", server.url()));
         for path in ["../other", "a/../../other", "%2e%2e/other", "..\\other", "a/%2E%2e/%2e./x"] {
@@ -262,7 +260,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_write_is_sent_once_and_its_redirect_is_not_followed() {
+    async fn write_is_sent_once_and_its_redirect_is_not_followed() {
         let server = ScriptedServer::plain(|_, _| ServerAction::Reset).await;
         assert!(
             testing::registry(&server.url())

@@ -1,5 +1,5 @@
-//! One registry and which registry a package belongs to: what every question to it has in common. Refuses to know what is
-//! asked; each question has its own file.
+//! Registries and their selection by package, with the parts that all requests share: credentials, redirects, retries and circuit
+//! breakers.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::net::HostPattern;
-use crate::net::{ClientConfig, ClientError, ClientRequest, ClientResponse, ConnectStage, HttpClient, TlsTrust, pause};
+use crate::net::{ClientConfig, ClientError, ClientRequest, ClientResponse, ConnectStage, HttpClient, TlsTrust, backoff};
 use crate::npm::PackageName;
 use crate::text::ascii_line;
 use crate::upstream::authorization::{Addressed, Authorization, is_address};
@@ -28,69 +28,65 @@ use crate::upstream::credentials::{CredentialRules, Credentials};
 use crate::upstream::fetch_target::FetchTarget;
 use crate::upstream::{UpstreamError, passthrough};
 
-/// The most redirects that are followed in a row.
+/// Maximum number of redirects followed in a row.
 const MOST_REDIRECTS: usize = 5;
 
-/// How often an overloaded server is asked again for one client, and the longest that it may ask for patience.
+/// Maximum number of retries per request to an overloaded server, and the longest `Retry-After` to wait for.
 const RETRIES: u32 = 2;
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
-/// How long a registry has to answer a probe: about as long as a client that waits for one stays patient.
+/// Deadline of a probe. A client may wait for one, so it is about the patience of a client.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The most packages that a registry is remembered to have answered: more than an organisation uses.
+/// Maximum number of packages remembered as answered per registry. More than an organisation uses.
 const MAX_ANSWERED: u64 = 50_000;
 
-/// The longest package name that a registry takes.
+/// Maximum length of a package name on a registry.
 const MAX_NAME_BYTES: usize = 214;
 
-/// The most bytes that are read of an error's body, and the most of its message that are passed on.
+/// Maximum bytes read from an error's body, and maximum length of the message passed on.
 pub(crate) const ERROR_BODY: u64 = 64 << 10;
 const ERROR_MESSAGE: usize = 200;
 
-/// One registry.
 pub struct Registry {
     id: Arc<str>,
     origin: SettingOrigin,
     pub(crate) url: Url,
-    /// What is lent, by the places that it was configured for.
+    /// Credentials to lend, by the URL they were configured for.
     credentials: ArcSwap<CredentialRules>,
-    /// Whether some of it may be sent when a package of this registry is asked for.
+    /// Whether some of them may be sent when a package of this registry is fetched.
     has_credentials: bool,
-    /// Whether credentials that clients bring to Coldframe are for this registry.
+    /// Whether credentials that clients send to Coldframe are for this registry.
     takes_clients: bool,
     time_mode: TimeMode,
     health: Arc<Health>,
     shared: Arc<RegistryShared>,
 }
 
-/// Hosts that packuments and redirects may name besides a registry's own.
+/// Hosts that packuments and redirects may name in addition to the registry's own.
 pub(crate) struct Hosts {
-    /// Those of tarballs.
+    /// Hosts of tarballs.
     pub(crate) tarball: Vec<HostPattern>,
-    /// Those that a tarball is redirected to.
+    /// Hosts that redirects may name.
     redirect: Vec<HostPattern>,
 }
 
-/// What of a configuration that was read again is other than before, and active now.
+/// What changed with a reloaded configuration.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Renewed {
-    /// Hosts of tarballs and redirects.
     pub hosts: bool,
-    /// Credentials that are lent.
     pub credentials: bool,
-    /// Whether more changed, which needs a restart: a registry would have credentials that has none, or none any more, so that what
-    /// is remembered of it would be another's view.
+    /// Whether nothing was applied because a restart is needed: a registry would gain its first or lose its last credentials, so
+    /// cached data would belong to another view.
     pub needs_restart: bool,
 }
 
-/// What was learnt of one registry, shared by all scopes that it is the registry of: its failures are its own.
+/// The observed state of one registry, shared by all scopes that use it.
 struct Health {
     circuits: Arc<CircuitBreakers>,
     retries: RetryBudget,
-    /// The packages that it answered before.
+    /// Packages that it answered before.
     answered: Cache<Box<str>, ()>,
-    /// When it last sent the headers of an answer, whatever it was asked for.
     heard: Mutex<Option<std::time::Instant>>,
 }
 
@@ -105,20 +101,19 @@ impl Health {
     }
 }
 
-/// What all registries have in common.
+/// State shared by all registries.
 struct RegistryShared {
     client: HttpClient,
     hosts: ArcSwap<Hosts>,
     packument_limit: u64,
     tarball_limit: u64,
-    /// The addresses of all registries.
     addresses: Vec<Url>,
-    /// What was learnt of each registry, by its id.
+    /// The observed state of each registry, by its id.
     health: Mutex<HashMap<Arc<str>, Arc<Health>>>,
 }
 
 impl RegistryShared {
-    /// What was learnt of a registry, which all scopes of one address share.
+    /// Returns the state of a registry. All scopes with the same URL share it.
     fn health_of(&self, id: &Arc<str>) -> Arc<Health> {
         let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(health.entry(Arc::clone(id)).or_insert_with(Health::new))
@@ -126,31 +121,31 @@ impl RegistryShared {
 }
 
 impl Registry {
-    /// Its address without credentials, ending in `/`: the ledger's key and what people read.
+    /// Returns the registry's URL without credentials, ending in `/`. It is the key in the ledger and safe to display.
     #[must_use]
     pub fn id(&self) -> &Arc<str> {
         &self.id
     }
 
-    /// Where the choice of it came from.
+    /// Returns where the registry was configured.
     #[must_use]
     pub fn origin(&self) -> &SettingOrigin {
         &self.origin
     }
 
-    /// How its publish times count.
+    /// Returns how its publish times are used.
     #[must_use]
     pub fn time_mode(&self) -> TimeMode {
         self.time_mode
     }
 
-    /// Whether it has credentials that could be lent.
+    /// Returns whether it has credentials to lend.
     #[must_use]
     pub fn has_credentials(&self) -> bool {
         self.has_credentials
     }
 
-    /// Whether credentials of a client that addressed this are for this registry.
+    /// Checks whether the credentials of a client are for this registry, depending on what the client addressed.
     #[must_use]
     pub fn takes_clients(&self, addressed: &Addressed) -> bool {
         match addressed {
@@ -163,7 +158,6 @@ impl Registry {
         }
     }
 
-    /// When it last sent the headers of an answer, whatever it was asked for.
     #[must_use]
     pub fn last_heard(&self) -> Option<std::time::Instant> {
         *self.health.heard.lock().unwrap_or_else(PoisonError::into_inner)
@@ -181,13 +175,13 @@ impl Registry {
         self.shared.hosts.load_full()
     }
 
-    /// The address of `path` below the registry's own, `None` if it leads out of there.
+    /// Returns the URL of `path` below the registry's URL; `None` if it leads out of it.
     pub(crate) fn below(&self, path: &str) -> Option<Url> {
         let url = Url::parse(&format!("{}{path}", self.url)).ok()?;
         url.path().starts_with(self.url.path()).then_some(url)
     }
 
-    /// GETs, following the redirects that are allowed; the answer's host comes along, for errors.
+    /// Sends a GET and follows allowed redirects. Returns the final target with the response, for error messages.
     pub(crate) async fn get(
         &self,
         mut route: FetchTarget,
@@ -197,7 +191,7 @@ impl Registry {
         let package = self.package_of(&route.url);
         for _ in 0..=MOST_REDIRECTS {
             route.with_credentials |= self.authorize(authorization, &route).is_some();
-            let response = self.send_patiently(&route, &headers, authorization, package.as_deref()).await?;
+            let response = self.send_with_retry(&route, &headers, authorization, package.as_deref()).await?;
             if !is_redirect(response.status) {
                 if let Some(package) =
                     package.filter(|_| response.status.is_success() || response.status == StatusCode::NOT_MODIFIED)
@@ -208,7 +202,7 @@ impl Registry {
             }
             let location = response.headers.get(LOCATION).and_then(|location| location.to_str().ok());
             let Some(location) = location else {
-                return Err(UpstreamError::Broken { host: route.host(), detail: "a redirect that does not say where to".into() });
+                return Err(UpstreamError::Broken { host: route.host(), detail: "redirect without a valid `Location`".into() });
             };
             route = route.redirected(location, &self.hosts().redirect)?;
         }
@@ -216,11 +210,11 @@ impl Registry {
         Err(UpstreamError::Redirected {
             host: Arc::clone(&to),
             to,
-            detail: format!("more than {MOST_REDIRECTS} in a row").into(),
+            detail: format!("more than {MOST_REDIRECTS} redirects in a row").into(),
         })
     }
 
-    /// Sends one request. Lent credentials go to the places that they were configured for, a client's own to the registry alone.
+    /// Sends one request. Lent credentials are sent to the URLs they were configured for, a client's own only to the registry.
     pub(crate) async fn send(
         &self,
         method: Method,
@@ -232,8 +226,8 @@ impl Registry {
         self.send_about(None, method, route, headers, body, authorization).await
     }
 
-    /// Sends one request about `package`. What its failure says of the registry depends on whether that one was ever answered: a
-    /// client can ask for any number of packages that never will be.
+    /// Sends one request about `package`. A failure counts fully only if the registry ever answered for this package, because a
+    /// client can request any number of packages that always fail.
     async fn send_about(
         &self,
         package: Option<&str>,
@@ -248,13 +242,13 @@ impl Registry {
             headers.insert(AUTHORIZATION, value);
         }
         if !self.is_own_place(route) {
-            // One-time passwords among them.
+            // They include one-time passwords.
             passthrough::remove_npms_own(&mut headers);
         }
         let (host, circuits) = (route.host(), &self.health.circuits);
-        if circuits.admit(&host, Instant::now())? == Admission::Trial {
+        if circuits.check(&host, Instant::now())? == Admission::Trial {
             self.probe(route, &host).await;
-            circuits.admit(&host, Instant::now())?;
+            circuits.check(&host, Instant::now())?;
         }
         let request = ClientRequest { method, url: route.url.clone(), headers, body, reach: route.reach };
         let heard = || *self.health.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::time::Instant::now());
@@ -270,7 +264,7 @@ impl Registry {
                     circuits.failed(&host, known, &response.status.to_string(), Instant::now());
                 }
             }
-            Err(error) if error.is_ours() => {}
+            Err(error) if error.is_local() => {}
             Err(error @ ClientError::Unreachable { .. }) => {
                 circuits.failed(&host, Evidence::Connection, &error.to_string(), Instant::now());
             }
@@ -284,7 +278,7 @@ impl Registry {
         sent.map_err(|error| failure(&host, &error))
     }
 
-    /// Asks the host of `route` for what no client chose, and notes whether it answers.
+    /// Probes the host of `route` with a URL that no client chose, and records the result.
     async fn probe(&self, route: &FetchTarget, host: &Arc<str>) {
         let own = self.below("-/ping").filter(|_| route.trusted);
         let url = own.or_else(|| route.url.join("/").ok()).unwrap_or_else(|| route.url.clone());
@@ -294,15 +288,15 @@ impl Registry {
         let why = match asked {
             Ok(Ok(response)) if is_overloaded(response.status) => response.status.to_string(),
             Ok(Err(error)) if error.is_outage() => error.to_string(),
-            // It says nothing of the host: the next probe is a rest away.
-            Ok(Err(error)) if error.is_ours() => return,
+            // A local error says nothing about the host. The next probe follows after the delay.
+            Ok(Err(error)) if error.is_local() => return,
             Ok(_) => return self.health.circuits.answered_probe(host, Instant::now()),
             Err(_) => ClientError::TimedOut { after: PROBE_TIMEOUT }.to_string(),
         };
         self.health.circuits.failed_probe(host, &why, Instant::now());
     }
 
-    /// The package that an address of this registry is about, by npm's custom.
+    /// Returns the package that a URL of this registry is about, by npm's conventions.
     fn package_of(&self, url: &Url) -> Option<Box<str>> {
         if url.origin() != self.url.origin() {
             return None;
@@ -314,9 +308,9 @@ impl Registry {
         (is_name && (parts == 1 || (parts == 2 && name.starts_with('@')))).then(|| Box::from(&*name))
     }
 
-    /// Asks again for what an overloaded server or a gateway before it may have a moment later, if it does not say that it
-    /// takes longer, and while not too much is asked again as it is.
-    async fn send_patiently(
+    /// Sends a GET and retries it if the server or a gateway is overloaded, within the retry budget and unless `Retry-After` is
+    /// too long.
+    async fn send_with_retry(
         &self,
         route: &FetchTarget,
         headers: &HeaderMap,
@@ -330,8 +324,8 @@ impl Registry {
                 self.health.retries.earn();
                 return Ok(response);
             }
-            let told = header(&response.headers, &RETRY_AFTER);
-            let wait = told.map_or(Some(pause(attempt)), |told| patience(told, header(&response.headers, &DATE)));
+            let value = header(&response.headers, &RETRY_AFTER);
+            let wait = value.map_or(Some(backoff(attempt)), |value| retry_delay(value, header(&response.headers, &DATE)));
             let Some(wait) = wait.filter(|_| attempt < RETRIES && self.health.retries.spend()) else { return Ok(response) };
             tokio::time::sleep(wait).await;
             attempt += 1;
@@ -350,12 +344,12 @@ impl Registry {
         }
     }
 
-    /// What is lent for `url`: never in plain HTTP where the registry speaks TLS.
+    /// Returns the credentials lent for `url`. If the registry uses TLS, they are never sent over plain HTTP.
     fn lent_for(&self, url: &Url) -> Option<Credentials> {
         self.credentials.load().for_url(url).cloned().filter(|_| url.scheme() == "https" || self.url.scheme() == "http")
     }
 
-    /// Whether a route leads to a place of this registry: its own host and port, and below the address of no other registry there.
+    /// Checks whether a target belongs to this registry: same host and port, and not below the URL of another registry there.
     fn is_own_place(&self, route: &FetchTarget) -> bool {
         let url = &route.url;
         let covers = |base: &Url| base.origin() == url.origin() && url.path().starts_with(base.path());
@@ -368,7 +362,7 @@ impl Registry {
 }
 
 impl Authorization {
-    /// What of this a request to `registry` carries: a client's own credentials only where they are for it.
+    /// Returns the credentials for a request to `registry`. A client's own are used only if they are for this registry.
     #[must_use]
     pub fn toward(&self, registry: &Registry) -> &Self {
         match self {
@@ -386,7 +380,7 @@ impl fmt::Debug for Registry {
     }
 }
 
-/// Which registry a package belongs to: the default one, or its scope's.
+/// Selects the registry of a package: its scope's, or the default.
 #[derive(Debug)]
 pub struct Registries {
     default: Arc<Registry>,
@@ -394,10 +388,11 @@ pub struct Registries {
 }
 
 impl Registries {
-    /// The registries of `config`. Sends nothing.
+    /// Creates the registries of `config`. Sends nothing.
     ///
     /// # Errors
-    /// When an address or a scope is wrong, or there is an `https` registry and `trust` is empty.
+    /// Returns an error if a URL, scope, user agent or credential is invalid, or if there is an `https` registry and `trust` is
+    /// empty.
     pub fn open(config: &Config, trust: &TlsTrust) -> Result<Self, UpstreamConfigError> {
         let every = || std::iter::once(&config.default).chain(config.scoped.values());
         if trust.roots == 0
@@ -437,11 +432,11 @@ impl Registries {
         Ok(Self { default, scoped })
     }
 
-    /// Goes by the hosts and lends the credentials of a configuration that was read again. Registries keep their addresses: another
-    /// one is another registry, and needs a restart.
+    /// Applies the hosts and lent credentials of a reloaded configuration. Registries keep their URLs; a changed URL needs a
+    /// restart.
     ///
     /// # Errors
-    /// When credentials cannot be sent; then all of them stay as they were.
+    /// Returns an error and changes nothing if credentials cannot be sent.
     pub fn renew(&self, config: &Config) -> Result<Renewed, UpstreamConfigError> {
         let mut renewed = Renewed::default();
         let (fresh, shared) = (Hosts::of(config), &self.default.shared);
@@ -472,31 +467,31 @@ impl Registries {
         Ok(renewed)
     }
 
-    /// The registry of a package.
+    /// Returns the registry of a package.
     #[must_use]
     pub fn of(&self, name: &PackageName) -> &Arc<Registry> {
         name.scope().and_then(|scope| self.scoped.get(scope)).unwrap_or(&self.default)
     }
 
-    /// The addresses of all registries, without credentials.
+    /// Returns the URLs of all registries, without credentials.
     pub fn ids(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&self.default).chain(self.scoped.values()).map(|registry| &**registry.id())
     }
 
-    /// The circuits of all registries.
+    /// Returns the circuits of all registries.
     #[must_use]
     pub fn circuits(&self) -> AllCircuits {
         let every = std::iter::once(&self.default).chain(self.scoped.values());
         AllCircuits(every.map(|registry| Arc::clone(&registry.health.circuits)).collect())
     }
 
-    /// The registry of packages whose scope has none of its own.
+    /// Returns the registry of packages whose scope has no registry.
     #[must_use]
     pub fn default_registry(&self) -> &Arc<Registry> {
         &self.default
     }
 
-    /// The registry of a request about no package: the one that the client addressed by its own address, else the default one.
+    /// Returns the registry of a request that is not about a package: the one whose URL the client addressed, else the default.
     #[must_use]
     pub fn nameless(&self, addressed: &Addressed) -> &Arc<Registry> {
         let by_address = |base: &Arc<str>| self.all().find(|registry| is_address(&registry.id, base));
@@ -507,8 +502,8 @@ impl Registries {
         .unwrap_or(&self.default)
     }
 
-    /// The registry of a request about no package that carries a client's credentials, be it in its body: as
-    /// [`Registries::nameless`], and where that one takes none, the only one that does.
+    /// Returns the registry of a request that is not about a package and carries a client's credentials in headers or body. It is
+    /// the one of [`Registries::nameless`] if it accepts them, else the only one that does.
     #[must_use]
     pub fn account(&self, addressed: &Addressed) -> Option<&Arc<Registry>> {
         let nameless = self.nameless(addressed);
@@ -545,11 +540,11 @@ fn open(
     Ok(Registry { id, origin, url, credentials, has_credentials, takes_clients, time_mode, health, shared: Arc::clone(shared) })
 }
 
-/// What is lent to requests to a registry: what the whole configuration has, and the registry's own.
+/// Returns the credentials lent to requests to a registry: those of the configuration and the registry's own.
 fn lent_by(config: &RegistryConfig, all: &Config) -> Result<CredentialRules, UpstreamConfigError> {
     let own = match &config.credentials {
         Some(credentials) => Some(credentials.clone()),
-        None => Credentials::in_address(&config.url)
+        None => Credentials::from_url(&config.url)
             .map_err(|source| UpstreamConfigError::Credentials { origin: config.origin.clone(), source })?,
     };
     Ok(match own {
@@ -558,7 +553,7 @@ fn lent_by(config: &RegistryConfig, all: &Config) -> Result<CredentialRules, Ups
     })
 }
 
-/// Whether some of `credentials` may be sent when a package of the registry at `url` is asked for.
+/// Checks whether some of `credentials` may be sent when a package of the registry at `url` is fetched.
 fn reaches(credentials: &CredentialRules, url: &Url, hosts: &Hosts) -> bool {
     credentials.addresses(url.scheme()).any(|place| {
         let is_own = place.host_str() == url.host_str() && place.port_or_known_default() == url.port_or_known_default();
@@ -576,14 +571,14 @@ impl Hosts {
     }
 }
 
-/// Whether a server says that it, or one behind it, cannot answer now: another one of the same kind would hear the same.
+/// Checks whether a status says that the server, or one behind it, cannot answer now.
 fn is_overloaded(status: StatusCode) -> bool {
     matches!(status.as_u16(), 429 | 502..=504)
 }
 
-/// How long a `Retry-After` asks to wait, if that is short enough to be waited for while a client does. One that names an
-/// instant is read by the clock of the server that sent it, which its `Date` tells.
-fn patience(retry_after: &str, date: Option<&str>) -> Option<Duration> {
+/// Returns the delay of a `Retry-After`, if it is short enough to wait for while a client waits. A date is compared with the
+/// server's own clock, taken from `Date`.
+fn retry_delay(retry_after: &str, date: Option<&str>) -> Option<Duration> {
     let until = || {
         let (then, now) = (httpdate::parse_http_date(retry_after).ok()?, httpdate::parse_http_date(date?).ok()?);
         Some(then.duration_since(now).unwrap_or_default())
@@ -591,8 +586,8 @@ fn patience(retry_after: &str, date: Option<&str>) -> Option<Duration> {
     retry_after.parse().ok().map(Duration::from_secs).or_else(until).filter(|wait| *wait <= LONGEST_WAIT)
 }
 
-/// What may be asked again: a tenth of what was answered, and a few to begin with, so that a server that drowns is not asked
-/// three times as much.
+/// Limits retries to a tenth of the answered requests plus an initial 20, so that retries do not triple the load of an overloaded
+/// server.
 struct RetryBudget(AtomicU32);
 
 impl RetryBudget {
@@ -615,19 +610,19 @@ impl Default for RetryBudget {
     }
 }
 
-/// Whether the answer only says where to ask instead.
+/// Checks whether the status is a redirect.
 fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// What `net` could not do, told of the host it could not do it with.
+/// Converts an error of the HTTP client to one that names the host.
 pub(crate) fn failure(host: &Arc<str>, error: &ClientError) -> UpstreamError {
     let host = Arc::clone(host);
     match error {
         ClientError::Unreachable { layer, .. } => {
             let hint = match layer {
-                ConnectStage::Trust => "; `--upstream-ca FILE` adds one",
-                ConnectStage::Reach => "; a host that is named without `*` may have a private one",
+                ConnectStage::Trust => "; add it with `--upstream-ca FILE`",
+                ConnectStage::Reach => "; name the host without `*` to allow a private address",
                 ConnectStage::Dns | ConnectStage::Tcp | ConnectStage::Machine | ConnectStage::Proxy | ConnectStage::Tls => "",
             };
             UpstreamError::Unreachable { host, detail: format!("{error}{hint}").into() }
@@ -639,19 +634,19 @@ pub(crate) fn failure(host: &Arc<str>, error: &ClientError) -> UpstreamError {
     }
 }
 
-/// What an answer that is no success means. Reads a little of its body for the message of a denial.
+/// Converts an unsuccessful response to an error. Reads a bounded part of the body for the message of a denial.
 pub(crate) async fn refusal(route: &FetchTarget, response: ClientResponse) -> UpstreamError {
     let host = route.host();
     let status = response.status.as_u16();
     match status {
         404 | 410 => UpstreamError::NotFound,
         401 | 403 => UpstreamError::Denied { host, status, message: message(response).await },
-        200..=399 => UpstreamError::Broken { host, detail: format!("status {status}, which was not asked for").into() },
+        200..=399 => UpstreamError::Broken { host, detail: format!("unexpected status {status}").into() },
         _ => UpstreamError::Status { host, status, retry_after: retry_after(&response.headers).map(Arc::from) },
     }
 }
 
-/// Returns `Retry-After` as a number of seconds or as a date, and nothing else that a server writes there.
+/// Returns a valid `Retry-After`, normalized to a number of seconds or a date.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<String> {
     let text = header(headers, &RETRY_AFTER)?;
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -660,27 +655,27 @@ pub(crate) fn retry_after(headers: &HeaderMap) -> Option<String> {
     httpdate::parse_http_date(text).ok().map(httpdate::fmt_http_date)
 }
 
-/// A header that is text, bounded.
+/// Returns a text header of at most 512 bytes.
 pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok().map(str::trim).filter(|text| !text.is_empty() && text.len() <= 512)
 }
 
-/// Upstream's own words: `error` or `message` of a JSON body, else the reason phrase.
+/// Returns upstream's message: `error` or `message` of a JSON body, else the reason phrase.
 async fn message(response: ClientResponse) -> Arc<str> {
     #[derive(serde::Deserialize)]
-    struct Words {
+    struct ErrorBody {
         error: Option<String>,
         message: Option<String>,
     }
     let phrase = response.reason.clone().or_else(|| response.status.canonical_reason().map(str::to_owned)).unwrap_or_default();
-    // A body that does not come leaves the phrase, which is still true.
+    // If the body cannot be read, the reason phrase is used.
     let body = response.body.collect(ERROR_BODY).await.unwrap_or_default();
-    let words = serde_json::from_slice::<Words>(&body).ok().and_then(|words| words.error.or(words.message));
-    said(&words.filter(|words| !words.trim().is_empty()).unwrap_or(phrase)).into()
+    let words = serde_json::from_slice::<ErrorBody>(&body).ok().and_then(|words| words.error.or(words.message));
+    message_line(&words.filter(|words| !words.trim().is_empty()).unwrap_or(phrase)).into()
 }
 
-/// Upstream's words as one short line of ASCII, blanks and control characters as one blank.
-fn said(text: &str) -> String {
+/// Converts upstream's message to one short line of ASCII. Runs of whitespace and control characters become one space.
+fn message_line(text: &str) -> String {
     let plain: Vec<&str> =
         text.split(|letter: char| letter.is_whitespace() || letter.is_control()).filter(|word| !word.is_empty()).collect();
     ascii_line(&plain.join(" "), ERROR_MESSAGE)
@@ -698,9 +693,9 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_after_is_read_as_seconds_and_as_an_instant_of_the_other_clock() {
+    fn retry_after_is_parsed_as_seconds_or_as_a_date_of_the_server() {
         let date = Some("Wed, 21 Oct 2015 07:28:00 GMT");
-        for (told, date, wait) in [
+        for (value, date, wait) in [
             ("1", None, Some(1)),
             ("2", date, Some(2)),
             ("3", date, None),
@@ -710,12 +705,12 @@ mod tests {
             ("Wed, 21 Oct 2015 07:28:02 GMT", None, None),
             ("soon", date, None),
         ] {
-            assert_eq!(patience(told, date), wait.map(Duration::from_secs), "{told}");
+            assert_eq!(retry_delay(value, date), wait.map(Duration::from_secs), "{value}");
         }
     }
 
     #[test]
-    fn a_scope_has_its_registry_and_the_rest_shares_one() {
+    fn scopes_have_their_registries_and_others_use_the_default() {
         let mut config = testing::config("http://npm.example/api?x#y");
         config.scoped.insert("@acme".to_owned(), elsewhere("http://acme.example"));
         let registries = Registries::open(&config, &testing::trust(&[])).unwrap();
@@ -728,12 +723,12 @@ mod tests {
         config.scoped.insert("acme".to_owned(), elsewhere("http://acme.example"));
         assert_eq!(
             Registries::open(&config, &testing::trust(&[])).unwrap_err().to_string(),
-            "a scope is written `@scope`: `acme`"
+            "invalid scope, expected `@scope`: `acme`"
         );
     }
 
     #[test]
-    fn a_registry_has_credentials_if_some_may_be_sent_when_its_packages_are_fetched() {
+    fn has_credentials_if_some_may_be_sent_for_its_packages() {
         let open = |key: &str, tarball_hosts: &[&str]| {
             let mut config = testing::config("https://npm.example/a/");
             config.default.credentials = None;
@@ -749,7 +744,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_credentials_are_for_the_only_registry_or_for_the_marked_or_the_addressed_one() {
+    fn client_credentials_are_for_the_only_the_marked_or_the_addressed_registry() {
         let (public, private) = ("http://npm.example/", "http://acme.example/npm/");
         let open = |marked: &[&str], several: bool| {
             let mut config = testing::config(public);
@@ -783,7 +778,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn credentials_in_an_address_are_used_and_never_shown() {
+    async fn credentials_in_a_url_are_sent_and_never_shown() {
         let server = ScriptedServer::plain(|_, _| ServerAction::Say(answer("200 OK", &[], b"{}"))).await;
         let mut config = testing::config(&format!("http://user:hunter2@{}/", server.address));
         config.default.credentials = None;
@@ -799,14 +794,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_http_address_is_no_registry() {
+    fn registry_url_must_be_http() {
         let config = testing::config("ftp://user:hunter2@npm.example/");
         let error = Registries::open(&config, &testing::trust(&[])).unwrap_err().to_string();
-        assert_eq!(error, "`--upstream` names a registry that is no `http` or `https` address: `ftp://npm.example/`");
+        assert_eq!(error, "registry from `--upstream` is not an `http` or `https` URL: `ftp://npm.example/`");
     }
 
     #[tokio::test]
-    async fn an_unknown_authority_is_named_with_its_cure_and_the_cure_works() {
+    async fn untrusted_authority_error_names_a_working_fix() {
         let identity = TestIdentity::of("localhost");
         let server = ScriptedServer::secure(&identity, |_, _| ServerAction::Say(answer("200 OK", &[], b"{}"))).await;
         let name = PackageName::parse("ui").unwrap();
@@ -815,7 +810,7 @@ mod tests {
         std::fs::write(&right, &identity.authority).unwrap();
         std::fs::write(&wrong, TestIdentity::of("localhost").authority).unwrap();
         let config = testing::config(&format!("https://localhost:{}/", server.address.port()));
-        // A wrong one keeps this true on a machine without roots, where opening fails instead.
+        // The other authority keeps the list of roots from being empty, which would fail earlier.
         let trusting = |roots: &[std::path::PathBuf]| {
             Arc::clone(Registries::open(&config, &testing::trust(roots)).unwrap().default_registry())
         };
@@ -824,8 +819,7 @@ mod tests {
             .await
             .unwrap_err()
             .to_string();
-        let expected =
-            "TLS: the certificate was issued by an authority that this machine does not trust; `--upstream-ca FILE` adds one";
+        let expected = "TLS: certificate issued by an untrusted authority; add it with `--upstream-ca FILE`";
         assert!(refused.ends_with(expected), "{refused}");
         trusting(&[wrong, right])
             .packument(&name, PackumentForm::Full, &Authorization::None, None, &mut testing::share())
@@ -834,8 +828,8 @@ mod tests {
     }
 
     #[test]
-    fn an_error_message_is_one_line_of_ascii() {
-        assert_eq!(said("  a\r\nb\u{1b}[0m\tc\u{2028}é "), "a b [0m c ?");
-        assert_eq!(said(&"x".repeat(1_000)).len(), 200);
+    fn error_message_is_one_line_of_ascii() {
+        assert_eq!(message_line("  a\r\nb\u{1b}[0m\tc\u{2028}é "), "a b [0m c ?");
+        assert_eq!(message_line(&"x".repeat(1_000)).len(), 200);
     }
 }

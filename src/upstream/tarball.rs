@@ -1,5 +1,4 @@
-//! Asking a registry for a tarball, wherever it says that it lies. Refuses to look inside and to check its integrity: the
-//! store does.
+//! Fetches tarballs by the URL that their manifest states. The body is bounded; the store checks its integrity.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +16,7 @@ use crate::upstream::fetch_target::FetchTarget;
 use crate::upstream::registry::Registry;
 use crate::upstream::registry::{failure, header, refusal};
 
-/// A tarball on its way.
+/// The body of a tarball response.
 pub struct TarballBody {
     stream: BodyStream,
     host: Arc<str>,
@@ -26,34 +25,34 @@ pub struct TarballBody {
     with_credentials: bool,
 }
 
-/// What an address answers when it is asked whether it gives a tarball.
+/// The result of a check whether a URL serves a tarball.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offer {
-    /// So many bytes.
+    /// A tarball of this many bytes.
     Bytes(u64),
-    /// A page for people: to log in, mostly.
+    /// An HTML page, usually a login form.
     Page,
-    /// Something that only a download can tell.
+    /// Unknown without a download.
     Unclear,
 }
 
 impl TarballBody {
-    /// Whether credentials were sent for it, at any hop.
+    /// Returns whether credentials were sent for it at any hop.
     #[must_use]
     pub fn needed_credentials(&self) -> bool {
         self.with_credentials
     }
 
-    /// How many bytes it has, if upstream said so.
+    /// Returns its length in bytes if upstream stated it.
     #[must_use]
     pub fn length(&self) -> Option<u64> {
         self.stream.length()
     }
 
-    /// The next bytes, `None` at a clean end.
+    /// Returns the next bytes; `None` at the end.
     ///
     /// # Errors
-    /// When the connection breaks, stalls, or the body is not as long as upstream said, or longer than is taken.
+    /// Returns an error if the connection breaks or stalls, or if the body exceeds the limit or does not have the stated length.
     pub async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         let bytes = self.stream.next().await.map_err(|error| failure(&self.host, &error))?;
         self.taken += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
@@ -75,26 +74,26 @@ impl fmt::Debug for TarballBody {
 }
 
 impl Registry {
-    /// Where registries place the tarball of `version` by custom, and mostly do: below the package's own address.
+    /// Returns the conventional tarball URL of `version`, below the package's own URL. Most registries use it.
     #[must_use]
-    pub fn customary_tarball(&self, name: &PackageName, version: &str) -> String {
+    pub fn conventional_tarball_url(&self, name: &PackageName, version: &str) -> String {
         tarball_url(self.url.as_str().trim_end_matches('/'), name, version)
     }
 
-    /// Whether that is the place a manifest states.
+    /// Checks whether `stated` leads to the conventional tarball URL.
     #[must_use]
-    pub fn is_customary(&self, name: &PackageName, version: &str, stated: &str) -> bool {
+    pub fn is_conventional(&self, name: &PackageName, version: &str, stated: &str) -> bool {
         let route = |url: &str| FetchTarget::to_tarball(&self.url, url, &self.hosts().tarball).ok();
-        route(stated).is_some_and(|stated| Some(stated) == route(&self.customary_tarball(name, version)))
+        route(stated).is_some_and(|stated| Some(stated) == route(&self.conventional_tarball_url(name, version)))
     }
 
-    /// Asks for a tarball by the URL its manifest states; another host is refused unless `--tarball-host` allows it.
+    /// Fetches a tarball by the URL in its manifest. Another host must be allowed by `--tarball-host`.
     ///
-    /// Bytes are taken as they come even where upstream declares an encoding: none is asked for, and a registry that serves
-    /// a `.tgz` from a file server often has it labelled `gzip`, which it is, but not for us to undo.
+    /// The body is not decoded even if upstream declares an encoding. None is requested, and file servers often label a `.tgz` as
+    /// `gzip`.
     ///
     /// # Errors
-    /// Whatever upstream did not do; [`UpstreamError::TarballHost`] before anything is asked.
+    /// Returns [`UpstreamError::TarballHost`] without a request if the host is not allowed, and other errors of upstream.
     pub async fn tarball(&self, url: &str, authorization: &Authorization) -> Result<TarballBody, UpstreamError> {
         let route = FetchTarget::to_tarball(&self.url, url, &self.hosts().tarball)?;
         let mut headers = HeaderMap::new();
@@ -111,11 +110,11 @@ impl Registry {
         Ok(TarballBody { stream: response.body, host, limit, taken: 0, with_credentials: route.with_credentials })
     }
 
-    /// Asks whether an address gives a tarball to these credentials: as [`Registry::tarball`] does, and stops after the headers. A
-    /// HEAD would prove nothing: servers answer it by other rules.
+    /// Checks whether a URL serves a tarball to these credentials. Sends the GET of [`Registry::tarball`] for one byte and stops
+    /// after the headers. A HEAD proves nothing, because servers treat it differently.
     ///
     /// # Errors
-    /// As [`Registry::tarball`].
+    /// Returns the errors of [`Registry::tarball`].
     pub async fn offers_tarball(&self, url: &str, authorization: &Authorization) -> Result<Offer, UpstreamError> {
         let route = FetchTarget::to_tarball(&self.url, url, &self.hosts().tarball)?;
         let mut headers = HeaderMap::new();
@@ -150,7 +149,7 @@ mod tests {
         Ok(whole)
     }
 
-    /// A registry that redirects `/registry/…` to `storage`, and what was asked of it.
+    /// A server that redirects `/registry/…` to the URL that `to` returns and serves a tarball otherwise.
     async fn redirecting(to: impl Fn(&str) -> String + Send + Sync + 'static) -> ScriptedServer {
         ScriptedServer::plain(move |heard, _| match heard.line().split(' ').nth(1) {
             Some(path) if path.starts_with("/registry/") => {
@@ -162,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_are_taken_as_they_come_whatever_they_are_labelled() {
+    async fn body_is_not_decoded_despite_content_encoding() {
         let server = redirecting(str::to_owned).await;
         let registry = testing::registry(&server.url());
         let body = registry.tarball(&format!("{}ui/-/ui-1.0.0.tgz", server.url()), &Authorization::Lent).await.unwrap();
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_registry_may_state_another_scheme_for_itself() {
+    async fn registry_may_state_another_scheme_for_itself() {
         let server = redirecting(str::to_owned).await;
         let registry = testing::registry(&server.url());
         let stated = "https://127.0.0.1:8443/@acme/ui/-/ui-1.0.0.tgz";
@@ -183,7 +182,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn artifactory_redirects_to_storage_which_sees_no_credentials() {
+    async fn artifactory_redirect_to_storage_sends_no_credentials() {
         let storage = redirecting(str::to_owned).await;
         let bucket = format!("{}bucket/sha1?X-Amz-Signature=abc", storage.url());
         let server = redirecting(move |_| bucket.clone()).await;
@@ -191,7 +190,7 @@ mod tests {
         let stated = format!("{}registry/api/npm/main/ui/-/ui-1.0.0.tgz", server.url());
         let refused = testing::open(&config).tarball(&stated, &Authorization::Lent).await.unwrap_err();
         let expected = format!(
-            "upstream `{}` redirects to `{}`, which is not allowed: another host has to be named by `--redirect-host`",
+            "upstream `{}` redirects to `{}`, which is not allowed: allow the host with `--redirect-host`",
             server.address, storage.address
         );
         assert_eq!(refused.to_string(), expected);
@@ -208,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pattern_of_redirect_hosts_reaches_public_addresses_only() {
+    async fn host_pattern_permits_public_addresses_only() {
         let storage = redirecting(str::to_owned).await;
         let to = storage.url();
         let server = redirecting(move |_| to.clone()).await;
@@ -223,7 +222,7 @@ mod tests {
             let refused = registry.tarball(stated, &Authorization::Lent).await.unwrap_err().to_string();
             assert!(refused.starts_with(&format!("cannot reach upstream `{host}`: address: ")), "{refused}");
             assert!(
-                refused.ends_with("is not a public address; a host that is named without `*` may have a private one"),
+                refused.ends_with("is not a public address; name the host without `*` to allow a private address"),
                 "{refused}"
             );
         }
@@ -231,7 +230,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn github_redirects_its_downloads_on_the_way_to_storage() {
+    async fn github_download_redirects_to_storage() {
         let storage = redirecting(str::to_owned).await;
         let to = format!("{}npmregistryv2prod/blobs/1.tgz?sig=x", storage.url());
         let server = ScriptedServer::plain(move |heard, _| match heard.line() {
@@ -254,7 +253,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn codeartifact_redirects_on_its_own_host_and_keeps_credentials() {
+    async fn codeartifact_redirect_on_its_own_host_keeps_credentials() {
         let server = redirecting(|path| path.replacen("/registry/", "/npm/repo/", 1)).await;
         let config = testing::config(&format!("{}registry/repo/", server.url()));
         let stated = "@acme/ui/-/@acme/ui-1.0.0.tgz";
@@ -267,11 +266,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn redirects_end() {
+    async fn redirects_are_limited() {
         let server = redirecting(str::to_owned).await;
         let registry = testing::registry(&format!("{}registry/", server.url()));
         let endless = registry.tarball("ui.tgz", &Authorization::None).await.unwrap_err();
-        assert!(endless.to_string().ends_with("which is not allowed: more than 5 in a row"), "{endless}");
+        assert!(endless.to_string().ends_with("which is not allowed: more than 5 redirects in a row"), "{endless}");
         assert_eq!(server.heard().len(), 6);
         let nowhere = ScriptedServer::plain(|_, _| ServerAction::Say(answer("302 Found", &[], b""))).await;
         let lost = testing::registry(&nowhere.url()).tarball("ui.tgz", &Authorization::None).await.unwrap_err();
@@ -279,7 +278,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn another_host_is_not_asked_before_it_is_allowed_and_then_without_credentials() {
+    async fn another_host_must_be_allowed_and_gets_no_credentials() {
         let other = redirecting(str::to_owned).await;
         let server = redirecting(str::to_owned).await;
         let mut config = testing::config(&server.url());
@@ -293,7 +292,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_tarball_that_is_too_long_too_short_or_too_slow_is_an_error() {
+    async fn too_long_too_short_or_too_slow_tarball_is_an_error() {
         let head = |length: &str| format!("HTTP/1.1 200 OK\r\n{length}\r\n").into_bytes();
         let server = ScriptedServer::plain(move |heard, _| match heard.line().split(' ').nth(1) {
             Some("/said") => ServerAction::Hang([head("content-length: 1001\r\n"), b"x".to_vec()].concat()),
@@ -308,7 +307,7 @@ mod tests {
         let fate = async |path: &str| taken(registry.tarball(path, &Authorization::None).await.unwrap()).await.unwrap_err();
         assert!(matches!(fate("unsaid").await, UpstreamError::TooLarge { limit: 1_000, .. }));
         assert!(matches!(fate("short").await, UpstreamError::Broken { .. }));
-        let mut silent = testing::hasty(&server.url()).tarball("silent", &Authorization::None).await.unwrap();
+        let mut silent = testing::impatient_registry(&server.url()).tarball("silent", &Authorization::None).await.unwrap();
         assert_eq!(silent.next().await.unwrap().unwrap(), "x");
         assert!(matches!(silent.next().await.unwrap_err(), UpstreamError::TimedOut { .. }));
     }

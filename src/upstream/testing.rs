@@ -1,4 +1,4 @@
-//! Registries for tests, which ask a scripted server on loopback. Refuses to be used outside tests.
+//! Registries for tests that connect to a scripted server on loopback.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ pub(crate) fn config(url: &str) -> Config {
     }
 }
 
-/// Whom to trust: these and nobody else.
+/// Returns a client configuration that trusts only the certificates in `files`.
 pub(crate) fn trust(files: &[PathBuf]) -> TlsTrust {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in files.iter().flat_map(|file| CertificateDer::pem_file_iter(file).unwrap()) {
@@ -52,12 +52,12 @@ pub(crate) fn registry(url: &str) -> Arc<Registry> {
     open(&config(url))
 }
 
-/// Like [`registry`], but soon out of patience.
-pub(crate) fn hasty(url: &str) -> Arc<Registry> {
+/// Like [`registry`], with short deadlines.
+pub(crate) fn impatient_registry(url: &str) -> Arc<Registry> {
     open(&Config { deadlines: Deadlines::hasty(), ..config(url) })
 }
 
-/// Memory enough for what tests send.
+/// Returns a reservation large enough for the tests.
 pub(crate) fn share() -> Reservation {
     MemoryBudget::of(1_000_000, std::time::Duration::from_secs(1)).share()
 }

@@ -14,22 +14,22 @@ async fn an_upstream_that_is_down() {
         (
             &Tool::NPM[..],
             expect![[r#"
-            npm notice upstream `upstream` sent a broken answer: connection closed before the response was complete
+            npm notice upstream `upstream` sent an invalid response: connection closed before the response was complete
             npm error code E502
-            npm error 502 upstream `upstream` sent a broken answer: connection closed before the response was complete - GET http://coldframe/left-pad - upstream `upstream` sent a broken answer: connection closed before the response was complete
+            npm error 502 upstream `upstream` sent an invalid response: connection closed before the response was complete - GET http://coldframe/left-pad - upstream `upstream` sent an invalid response: connection closed before the response was complete
         "#]],
         ),
         (
             &[Tool::Pnpm9],
             expect![[r#"
-             ERR_PNPM_FETCH_502  GET http://coldframe/left-pad: upstream `upstream` sent a broken answer: connection closed before the response was complete - 502
+             ERR_PNPM_FETCH_502  GET http://coldframe/left-pad: upstream `upstream` sent an invalid response: connection closed before the response was complete - 502
             This error happened while installing a direct dependency of .
         "#]],
         ),
         (
             &[Tool::Pnpm10],
             expect![[r#"
-         ERR_PNPM_FETCH_502  GET http://coldframe/left-pad: upstream `upstream` sent a broken answer: connection closed before the response was complete - 502
+         ERR_PNPM_FETCH_502  GET http://coldframe/left-pad: upstream `upstream` sent an invalid response: connection closed before the response was complete - 502
         This error happened while installing a direct dependency of .
     "#]],
         ),
@@ -69,7 +69,7 @@ async fn an_upstream_that_is_down() {
         ➤ YN0000: · Yarn 4.18.1
         ➤ YN0000: ┌ Resolution step
         ➤ YN0035: │ left-pad@npm:1.0.0: The registry appears to be down (using a local cache might have protected you against such outages)
-        ➤ YN0035: │   Response Code: 502 (upstream `upstream` sent a broken answer: connection closed before the response was complete)
+        ➤ YN0035: │   Response Code: 502 (upstream `upstream` sent an invalid response: connection closed before the response was complete)
         ➤ YN0035: │   Request Method: GET
         ➤ YN0035: │   Request URL: http://coldframe/left-pad
         ➤ YN0035: │   Request Retry Count: 0 (can be increased via httpRetry)
@@ -90,7 +90,7 @@ async fn an_upstream_that_is_down() {
             error: Failed loading http://coldframe/left-pad for package "left-pad"
             Caused by:
                 Bad response: 502
-                {"error":"upstream `upstream` sent a broken answer: connection closed before the response was complete"}
+                {"error":"upstream `upstream` sent an invalid response: connection closed before the response was complete"}
         "#]],
         ),
     ];
@@ -110,7 +110,7 @@ async fn an_upstream_that_has_been_down_for_a_while() {
     fill(&scene);
     scene.registry.goes_down();
     // The second time that it is left alone, that lasts long enough to stop the time before it ends.
-    while !scene.get("/newborn").await.is(502).error().contains("is asked again in 2 s") {}
+    while !scene.get("/newborn").await.is(502).error().contains("next attempt in 2 s") {}
     // Nobody tries again while time stands still.
     let _still = time_stands_still();
     // Without yarn 1, which tries for twelve seconds and shows no more than above.
@@ -118,22 +118,22 @@ async fn an_upstream_that_has_been_down_for_a_while() {
         (
             &Tool::NPM[..],
             expect![[r#"
-            npm notice upstream `upstream` is down (connection closed before the response was complete) and is asked again in 2 s
+            npm notice upstream `upstream` is down (connection closed before the response was complete); next attempt in 2 s
             npm error code E502
-            npm error 502 upstream `upstream` is down (connection closed before the response was complete) and is asked again in 2 s - GET http://coldframe/left-pad - upstream `upstream` is down (connection closed before the response was complete) and is asked again in 2 s
+            npm error 502 upstream `upstream` is down (connection closed before the response was complete); next attempt in 2 s - GET http://coldframe/left-pad - upstream `upstream` is down (connection closed before the response was complete); next attempt in 2 s
         "#]],
         ),
         (
             &[Tool::Pnpm9],
             expect![[r#"
-             ERR_PNPM_FETCH_502  GET http://coldframe/left-pad: upstream `upstream` is down (connection closed before the response was complete) and is asked again in 2 s - 502
+             ERR_PNPM_FETCH_502  GET http://coldframe/left-pad: upstream `upstream` is down (connection closed before the response was complete); next attempt in 2 s - 502
             This error happened while installing a direct dependency of .
         "#]],
         ),
         (
             &[Tool::Pnpm10],
             expect![[r#"
-         ERR_PNPM_FETCH_502  GET http://coldframe/left-pad: upstream `upstream` is down (connection closed before the response was complete) and is asked again in 2 s - 502
+         ERR_PNPM_FETCH_502  GET http://coldframe/left-pad: upstream `upstream` is down (connection closed before the response was complete); next attempt in 2 s - 502
         This error happened while installing a direct dependency of .
     "#]],
         ),
@@ -155,7 +155,7 @@ async fn an_upstream_that_has_been_down_for_a_while() {
         ➤ YN0000: · Yarn 4.18.1
         ➤ YN0000: ┌ Resolution step
         ➤ YN0035: │ left-pad@npm:1.0.0: The registry appears to be down (using a local cache might have protected you against such outages)
-        ➤ YN0035: │   Response Code: 502 (upstream `upstream` is down (connection closed before the response was complete) and is asked again in 2 s)
+        ➤ YN0035: │   Response Code: 502 (upstream `upstream` is down (connection closed before the response was complete); next attempt in 2 s)
         ➤ YN0035: │   Request Method: GET
         ➤ YN0035: │   Request URL: http://coldframe/left-pad
         ➤ YN0035: │   Request Retry Count: 0 (can be increased via httpRetry)
@@ -176,7 +176,7 @@ async fn an_upstream_that_has_been_down_for_a_while() {
             error: Failed loading http://coldframe/left-pad for package "left-pad"
             Caused by:
                 Bad response: 502
-                {"error":"upstream `upstream` is down (connection closed before the response was complete) and is asked again in 2 s"}
+                {"error":"upstream `upstream` is down (connection closed before the response was complete); next attempt in 2 s"}
         "#]],
         ),
     ];

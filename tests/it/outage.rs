@@ -29,7 +29,7 @@ async fn readiness(scene: &Scene) -> String {
 async fn an_upstream_that_fails_again_and_again_is_left_alone_for_a_while() {
     let scene = with_upstream_left_alone().await;
     let refused = scene.get("/one-more").await.is(502);
-    assert!(refused.error().contains("is down") && refused.error().contains("is asked again in"), "{}", refused.error());
+    assert!(refused.error().contains("is down") && refused.error().contains("next attempt in"), "{}", refused.error());
     assert!(readiness(&scene).await.contains("left alone"));
     assert!((scene.metric("coldframe_upstream_circuits_open", "").await - 1.0).abs() < f64::EPSILON);
 
@@ -58,7 +58,7 @@ async fn what_is_cached_goes_on_marked_as_stale_and_opens_nothing() {
 async fn a_silent_upstream_is_not_waited_for_while_the_last_answer_will_do() {
     // With no patience at all nobody waits; that there is some, and how long, is the setting's.
     for restarted in [false, true] {
-        let mut scene = Scene::open().set("upstream-patience", if restarted { "1s" } else { "0s" }).await;
+        let mut scene = Scene::open().set("stale-wait", if restarted { "1s" } else { "0s" }).await;
         scene.publish_old("cached", &["1.0.0"]);
         scene.publish(Package::new("cached", "1.1.0").aged(hours(71)));
         assert_eq!(scene.get("/cached").await.versions(), ["1.0.0"]);
@@ -88,7 +88,7 @@ async fn a_silent_upstream_is_not_waited_for_while_the_last_answer_will_do() {
 #[tokio::test]
 async fn a_silent_upstream_costs_an_install_one_wait_and_not_one_a_package() {
     for restarted in [false, true] {
-        let mut scene = Scene::open().set("upstream-patience", "1s").await;
+        let mut scene = Scene::open().set("stale-wait", "1s").await;
         let paths: Vec<_> = (0..12).map(|number| format!("/package-{number}")).collect();
         for path in &paths {
             scene.publish_old(&path[1..], &["1.0.0"]);
@@ -130,7 +130,7 @@ async fn a_silent_upstream_costs_an_install_one_wait_and_not_one_a_package() {
 
 #[tokio::test]
 async fn an_upstream_that_is_slow_over_one_package_is_asked_for_the_others() {
-    let scene = Scene::open().set("upstream-patience", "1s").await;
+    let scene = Scene::open().set("stale-wait", "1s").await;
     scene.publish_old("slow", &["1.0.0"]);
     scene.publish_old("other", &["1.0.0"]);
     scene.get("/slow").await.is(200);
@@ -147,7 +147,7 @@ async fn an_upstream_that_is_slow_over_one_package_is_asked_for_the_others() {
 
 #[tokio::test]
 async fn whoever_has_nothing_else_or_too_old_a_thing_waits_for_upstream() {
-    let scene = Scene::open().set("upstream-patience", "0s").set("max-stale", "1h").await;
+    let scene = Scene::open().set("stale-wait", "0s").set("max-stale", "1h").await;
     scene.publish_old("cached", &["1.0.0"]);
     scene.publish_old("cold", &["1.0.0"]);
     scene.get("/cached").await.is(200);

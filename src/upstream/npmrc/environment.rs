@@ -1,33 +1,31 @@
-//! What npm's configuration is read from: variables, the home and the working directory, as values, so that a test has its
-//! own. Finds npm's files; refuses to read them.
+//! The environment that npm reads its configuration from, as values so that tests can supply their own. Locates npm's files but
+//! does not read them.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// The surroundings of a process.
+/// Variables and directories of a process.
 #[derive(Clone, Default)]
 pub struct NpmEnvironment {
-    /// The variables.
     pub vars: BTreeMap<String, String>,
-    /// The home directory, if there is one.
+    /// The home directory, if known.
     pub home: Option<PathBuf>,
-    /// The working directory.
     pub cwd: PathBuf,
 }
 
 impl NpmEnvironment {
-    /// Those of this process. Variables that are not UTF-8 are left out.
+    /// Reads the environment of this process. Skips variables that are not UTF-8.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "the one place where npm's variables are read; all else is given them")]
+    #[expect(clippy::disallowed_methods, reason = "the only place that reads npm's variables; other code receives them")]
     pub fn of_process() -> Self {
         let vars =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
         Self { vars, home: std::env::home_dir(), cwd: std::env::current_dir().unwrap_or_default() }
     }
 
-    /// The variables that are npm settings (`npm_config_…`, in any case), as `(variable, key, value)`. Empty ones count as
-    /// missing, as they do for npm.
+    /// Returns the variables that are npm settings (`npm_config_…`, in any case) as `(variable, key, value)`. Skips empty ones,
+    /// as npm does.
     pub(crate) fn npm_settings(&self) -> impl Iterator<Item = (&str, String, &str)> {
         self.vars.iter().filter(|(_, value)| !value.is_empty()).filter_map(|(name, value)| {
             let (prefix, key) = name.split_at_checked("npm_config_".len())?;
@@ -38,7 +36,7 @@ impl NpmEnvironment {
         })
     }
 
-    /// `text` with each `${NAME}` replaced; one that is not set stays as it is, `${NAME?}` becomes nothing.
+    /// Expands each `${NAME}` in `text`. An unset variable stays as written; an unset `${NAME?}` becomes empty.
     pub(crate) fn expand(&self, text: &str) -> String {
         let mut expanded = String::with_capacity(text.len());
         let mut rest = text;
@@ -61,7 +59,7 @@ impl NpmEnvironment {
         expanded
     }
 
-    /// The value of `NAME`, or of `NAME?`, which is empty rather than missing.
+    /// Returns the value of `NAME`, or of `NAME?`, which is empty if unset.
     pub(crate) fn lookup(&self, name: &str) -> Option<String> {
         match name.strip_suffix('?') {
             None => self.vars.get(name).cloned(),
@@ -69,7 +67,7 @@ impl NpmEnvironment {
         }
     }
 
-    /// A path as npm reads one: `~/` is the home, and a relative one starts at the working directory.
+    /// Resolves a path as npm does: `~/` is the home directory, and relative paths start at the working directory.
     pub(crate) fn path(&self, text: &str) -> PathBuf {
         match (text.strip_prefix("~/"), &self.home) {
             (Some(rest), Some(home)) => home.join(rest),
@@ -77,14 +75,14 @@ impl NpmEnvironment {
         }
     }
 
-    /// `.npmrc` of the project the working directory lies in: the nearest directory upwards with a `package.json` or
-    /// `node_modules`, else the working directory itself. That a workspace's root overrides its members is not known here.
+    /// Returns the `.npmrc` of the current project: the nearest directory upwards with a `package.json` or `node_modules`, else
+    /// the working directory. Does not handle workspaces, whose root overrides its members.
     pub(crate) fn project_file(&self) -> PathBuf {
         let is_project = |folder: &&Path| folder.join("package.json").is_file() || folder.join("node_modules").is_dir();
         self.cwd.ancestors().find(is_project).unwrap_or(&self.cwd).join(".npmrc")
     }
 
-    /// The prefix that npm installs below by default: `PREFIX`, else where `node` lies.
+    /// Returns npm's default install prefix: `PREFIX`, else derived from the location of `node`.
     pub(crate) fn prefix(&self) -> Option<PathBuf> {
         if let Some(prefix) = self.vars.get("PREFIX").filter(|prefix| !prefix.is_empty()) {
             return Some(self.path(prefix));
@@ -92,13 +90,13 @@ impl NpmEnvironment {
         Some(self.program("node")?.parent()?.parent()?.to_owned())
     }
 
-    /// The file that npm's packager may have put beside npm.
+    /// Returns the built-in `npmrc` that a packager may have added to npm.
     pub(crate) fn builtin_file(&self) -> Option<PathBuf> {
-        // `npm` on the path is a link to `bin/npm-cli.js` of npm's own package.
+        // `npm` on `PATH` is a link to `bin/npm-cli.js` in npm's own package.
         Some(self.program("npm")?.parent()?.parent()?.join("npmrc"))
     }
 
-    /// Where a program on `PATH` really lies.
+    /// Returns the canonical path of a program on `PATH`.
     fn program(&self, name: &str) -> Option<PathBuf> {
         let found = std::env::split_paths(self.vars.get("PATH")?).map(|folder| folder.join(name)).find(|path| path.is_file())?;
         found.canonicalize().ok()
@@ -106,14 +104,14 @@ impl NpmEnvironment {
 }
 
 impl fmt::Debug for NpmEnvironment {
-    /// Variables hold secrets, so only their names are shown.
+    /// Shows only the names of variables, because values may be secrets.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&String> = self.vars.keys().collect();
         out.debug_struct("Environment").field("vars", &names).field("home", &self.home).field("cwd", &self.cwd).finish()
     }
 }
 
-/// `strict_ssl` → `strict-ssl`, as npm does it; keys of one registry (`//host/:_authToken`) stay as they are.
+/// Normalizes a key as npm does: `strict_ssl` becomes `strict-ssl`. Keys of one registry (`//host/:_authToken`) are unchanged.
 fn normal_key(key: &str) -> String {
     if key.starts_with("//") {
         return key.to_owned();
@@ -132,14 +130,14 @@ mod tests {
     }
 
     #[test]
-    fn variables_in_either_case_are_npm_settings_and_empty_ones_are_not() {
-        let surroundings = environment(&[
+    fn npm_variables_in_any_case_are_settings_unless_empty() {
+        let env = environment(&[
             ("npm_config_strict_ssl", "false"),
             ("NPM_CONFIG_REGISTRY", "x"),
             ("npm_config_cafile", ""),
             ("OTHER", "y"),
         ]);
-        let found: Vec<_> = surroundings.npm_settings().map(|(_, key, value)| (key, value)).collect();
+        let found: Vec<_> = env.npm_settings().map(|(_, key, value)| (key, value)).collect();
         assert_eq!(found, [("registry".to_owned(), "x"), ("strict-ssl".to_owned(), "false")]);
         let token = environment(&[("npm_config_//registry.example/:_authToken", "t")]);
         assert_eq!(token.npm_settings().next().unwrap().1, "//registry.example/:_authToken");
@@ -147,16 +145,16 @@ mod tests {
 
     #[test]
     fn variables_are_expanded_as_npm_expands_them() {
-        let surroundings = environment(&[("A", "1")]);
-        assert_eq!(surroundings.expand("x${A}y${B}z${B?}${"), "x1y${B}z${");
+        let env = environment(&[("A", "1")]);
+        assert_eq!(env.expand("x${A}y${B}z${B?}${"), "x1y${B}z${");
     }
 
     #[test]
     fn paths_start_at_home_or_the_working_directory() {
-        let surroundings = environment(&[]);
-        assert_eq!(surroundings.path("~/ca.pem"), Path::new("/home/a/ca.pem"));
-        assert_eq!(surroundings.path("ca.pem"), Path::new("/project/ca.pem"));
-        assert_eq!(surroundings.path("/ca.pem"), Path::new("/ca.pem"));
+        let env = environment(&[]);
+        assert_eq!(env.path("~/ca.pem"), Path::new("/home/a/ca.pem"));
+        assert_eq!(env.path("ca.pem"), Path::new("/project/ca.pem"));
+        assert_eq!(env.path("/ca.pem"), Path::new("/ca.pem"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! npm's own configuration: which registry this machine's npm uses, for which scope, with which credentials, authorities
-//! and proxies. Refuses to honour `strict-ssl=false`. The only file that knows `deno_npmrc`, which parses one file's text
-//! and carries npm's built-in default.
+//! Reads npm's configuration on this machine: registries, scopes, credentials, certificate authorities and proxies.
+//! `strict-ssl=false` is ignored. This is the only module that uses `deno_npmrc`, which parses one file and provides npm's
+//! built-in default registry.
 
 pub mod environment;
 
@@ -21,46 +21,41 @@ use crate::upstream::config::{RegistryConfig, SettingOrigin};
 use crate::upstream::credentials::{CredentialRules, Credentials, CredentialsError};
 use crate::upstream::npmrc::environment::NpmEnvironment;
 
-/// What npm would do here.
+/// npm's effective configuration.
 pub struct NpmConfig {
-    /// The registry, and where the choice came from.
+    /// The default registry, and where it is configured.
     pub default: (Url, SettingOrigin),
-    /// The registries of scopes: the scope with its `@`, the address, and where that came from.
+    /// The registries of scopes: scope with its `@`, URL, and where it is configured.
     pub scoped: Vec<(String, Url, SettingOrigin)>,
     /// npm's `cafile`.
     pub cafile: Option<(PathBuf, SettingOrigin)>,
-    /// `NODE_EXTRA_CA_CERTS`, if that names a file that exists: npm, being a Node program, trusts it too.
+    /// `NODE_EXTRA_CA_CERTS`, if the file exists. npm trusts it, because it is a Node program.
     pub extra_ca: Option<(PathBuf, SettingOrigin)>,
-    /// What people should know: files that could not be read, settings that are not honoured, entries that were skipped.
+    /// Warnings for the user: unreadable files, ignored settings, skipped entries.
     pub warnings: Vec<String>,
     layers: Vec<NpmrcLayer>,
 }
 
-/// What is wrong with npm's configuration. Never holds a value: that may be a secret.
+/// An error in npm's configuration. Never contains a value, which may be a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum NpmrcError {
-    /// Skipping it could send a private package's name to a public registry.
-    #[error("`{}` is not an ini file", path.display())]
-    Syntax {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A registry that is no URL.
-    #[error("{origin} sets `{key}` to something that is no `http` or `https` address")]
+    /// A file cannot be parsed. Skipping it could send the name of a private package to a public registry.
+    #[error("cannot parse ini file `{}`", path.display())]
+    Syntax { path: PathBuf },
+    /// A registry is not a URL.
+    #[error("`{key}` in {origin} is not an `http` or `https` URL")]
     Address {
         /// The key: `registry` or `@scope:registry`.
         key: String,
-        /// Where it stands.
         origin: SettingOrigin,
     },
-    /// Credentials that cannot be sent.
-    #[error("{origin} holds credentials for `//{registry}` that cannot be used")]
+    /// Credentials cannot be sent.
+    #[error("cannot use the credentials for `//{registry}` in {origin}")]
     Credentials {
-        /// The registry, as the key spells it.
+        /// The registry, as written in the key.
         registry: String,
         /// Where they stand.
         origin: SettingOrigin,
-        /// Why not.
         source: CredentialsError,
     },
 }
@@ -74,13 +69,13 @@ pub enum NpmrcError {
 pub fn discover(environment: &NpmEnvironment, is_self: &dyn Fn(&Url) -> bool) -> Result<NpmConfig, NpmrcError> {
     let mut warnings = Vec::new();
     let layers = layers(environment, &mut warnings)?;
-    settle(layers, warnings, environment, is_self)
+    merge_layers(layers, warnings, environment, is_self)
 }
 
-/// As [`discover`], of the variables and one file alone, whose text is at hand; `path` is what it is called.
+/// Like [`discover`], but reads only variables and the given text of one file. `path` is used in messages.
 ///
 /// # Errors
-/// When the text cannot be parsed, or names a registry that is no address.
+/// Returns an error if the text cannot be parsed or a registry is not a URL.
 pub fn discover_in(
     text: &str,
     path: &Path,
@@ -89,15 +84,15 @@ pub fn discover_in(
 ) -> Result<NpmConfig, NpmrcError> {
     let mut layers = of_variables(environment);
     layers.push(parse(text, path, environment)?);
-    settle(layers, Vec::new(), environment, is_self)
+    merge_layers(layers, Vec::new(), environment, is_self)
 }
 
-/// One line of npm's configuration, or one variable.
+/// A line of npm's configuration, or a variable.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NpmrcLine {
-    /// The key as npm spells it: `registry`, `@scope:registry`, `https-proxy`.
+    /// The key in npm's form: `registry`, `@scope:registry`, `https-proxy`.
     pub key: String,
-    /// The value with its variables replaced. May hold credentials where it is an address, so it is not for show.
+    /// The value with variables expanded. Must not be displayed, because a URL may contain credentials.
     pub value: String,
     /// Where it stands.
     pub origin: SettingOrigin,
@@ -122,24 +117,24 @@ pub fn lines(environment: &NpmEnvironment) -> Result<Vec<NpmrcLine>, NpmrcError>
     Ok(layers.into_iter().flat_map(of_layer).filter(|line| !line.key.starts_with('_')).collect())
 }
 
-/// What is larger, in bytes, is no `.npmrc`.
+/// Maximum size of an `.npmrc`, in bytes.
 const LARGEST: u64 = 4 << 20;
 
-/// The SHA-256 of the host name under which yarn asks for npm's default registry unless it is told otherwise. By digest, since
-/// no registry's name stands here.
+/// SHA-256 of the host name that yarn uses by default for npm's default registry. A digest, because this code contains no
+/// registry's host name.
 const YARNS_ALIAS: [u8; 32] = [
     0x70, 0xbb, 0x40, 0x00, 0xcd, 0x2f, 0xab, 0x03, 0xaf, 0x01, 0xfe, 0xd0, 0x86, 0xc6, 0xbf, 0x3c, 0x2c, 0x97, 0x0f, 0x8b, 0x8b,
     0x80, 0x01, 0xc3, 0x11, 0x02, 0x8e, 0xc3, 0xb8, 0x0e, 0x77, 0x5a,
 ];
 
-/// yarn's own name for npm's default registry. An authority has to name the hosts it may vouch for before anybody asked for
-/// them, and no crate carries this one: it is found among the names that are formed like npm's from the tool's and three letters
-/// more, once a process, in microseconds since those of a "package" come first.
+/// Returns yarn's own host name for npm's default registry. A CA must list its permitted hosts in advance, and no crate provides
+/// this name. It is searched once per process among names of the same form with three varying letters. This takes microseconds,
+/// because names with `p` as the first letter are tried first.
 #[must_use]
-pub fn yarns_alias() -> Option<&'static str> {
+pub fn yarn_registry_host() -> Option<&'static str> {
     static FOUND: OnceLock<Option<String>> = OnceLock::new();
     let find = || {
-        let default = built_in();
+        let default = npm_default_registry();
         let (first, _) = default.host_str()?.split_once('.')?;
         let letters = || 'a'..='z';
         let three = ('p'..='z')
@@ -151,14 +146,14 @@ pub fn yarns_alias() -> Option<&'static str> {
     FOUND.get_or_init(find).as_deref()
 }
 
-/// npm's built-in default registry. Asked with no variables at all, this is the constant that the crate carries.
+/// Returns npm's built-in default registry. With an empty environment `deno_npmrc` returns its constant.
 #[must_use]
-pub fn built_in() -> Url {
+pub fn npm_default_registry() -> Url {
     deno_npmrc::NpmRegistryUrl::for_npm(&EnvLookup(&NpmEnvironment::default())).url
 }
 
-/// Takes each key from the first layer that has it.
-fn settle(
+/// Merges the layers. The first layer with a key applies.
+fn merge_layers(
     layers: Vec<NpmrcLayer>,
     mut warnings: Vec<String>,
     environment: &NpmEnvironment,
@@ -170,7 +165,7 @@ fn settle(
         for (key, text) in &layer.registries {
             let url = parse_registry(key, text, &layer.origin)?;
             if is_self(&url) {
-                warnings.push(format!("{} sets `{key}` to coldframe itself; that is skipped", layer.origin));
+                warnings.push(format!("{} sets `{key}` to Coldframe itself; entry skipped", layer.origin));
                 continue;
             }
             match key.strip_suffix(":registry") {
@@ -183,7 +178,7 @@ fn settle(
             }
         }
     }
-    let (default, default_origin) = default.unwrap_or_else(|| (built_in(), SettingOrigin::BuiltIn));
+    let (default, default_origin) = default.unwrap_or_else(|| (npm_default_registry(), SettingOrigin::BuiltIn));
     let mut found = NpmConfig {
         default: (default, default_origin),
         scoped: scoped.into_iter().map(|(scope, (url, origin))| (scope, url, origin)).collect(),
@@ -194,18 +189,19 @@ fn settle(
     };
     found.cafile = found.setting("cafile").map(|(path, origin)| (environment.path(path), origin.clone()));
     if let Some(("false", origin)) = found.setting("strict-ssl") {
-        let warning = format!("{origin} sets `strict-ssl=false`, which is not honoured; `--upstream-ca FILE` adds an authority");
+        let warning =
+            format!("{origin} sets `strict-ssl=false`, which is ignored; add a certificate authority with `--upstream-ca FILE`");
         found.warnings.push(warning);
     }
     Ok(found)
 }
 
 impl NpmConfig {
-    /// The credentials npm would send to `url`: those of the nearest level of its path, upwards, that has complete ones
-    /// (`_authToken`, `_auth`, or `username` with `_password`). Client certificates are not supported.
+    /// Returns the credentials that npm would send to `url`. It uses the nearest level upwards in the path with complete
+    /// credentials: `_authToken`, `_auth`, or `username` with `_password`. Client certificates are not supported.
     ///
     /// # Errors
-    /// When they cannot be sent.
+    /// Returns an error if they cannot be sent.
     pub fn credentials(&self, url: &Url) -> Result<Option<(Credentials, SettingOrigin)>, NpmrcError> {
         let address = address(url);
         let mut level = format!("{}{}", &address[url::Position::BeforeHost..url::Position::AfterPort], address.path());
@@ -214,15 +210,15 @@ impl NpmConfig {
                 let failed = |source| NpmrcError::Credentials { registry: level.clone(), origin: origin.clone(), source };
                 return Ok(Some((credentials.map_err(failed)?, origin.clone())));
             }
-            // npm walks `host/a/`, `host/a`, `host/`, `host`: a name or a slash at a time.
+            // npm tries `host/a/`, `host/a`, `host/`, `host`: it removes a name or a slash at a time.
             let shorter = level.strip_suffix('/').map_or_else(|| level.rfind('/').map_or(0, |slash| slash + 1), str::len);
             level.truncate(shorter);
         }
         Ok(None)
     }
 
-    /// Everything that npm would send, by the places that it was configured for. What cannot be sent is left out: only where a
-    /// registry needs it is that a mistake.
+    /// Returns all credentials that npm would send, by the URL they are configured for. Skips those that cannot be sent, which
+    /// are an error only for a registry that needs them.
     #[must_use]
     pub fn credential_rules(&self) -> CredentialRules {
         let mut rules = CredentialRules::default();
@@ -234,27 +230,27 @@ impl NpmConfig {
         rules
     }
 
-    /// The default registry, ready to be configured.
+    /// Returns the configuration of the default registry.
     ///
     /// # Errors
-    /// When its credentials cannot be sent.
+    /// Returns an error if its credentials cannot be sent.
     pub fn default_registry(&self) -> Result<RegistryConfig, NpmrcError> {
         self.registry(&self.default.0, &self.default.1)
     }
 
-    /// The registries of scopes, ready to be configured.
+    /// Returns the configurations of the registries of scopes.
     ///
     /// # Errors
-    /// When the credentials of one cannot be sent.
+    /// Returns an error if credentials of one cannot be sent.
     pub fn scoped_registries(&self) -> Result<BTreeMap<String, RegistryConfig>, NpmrcError> {
         self.scoped.iter().map(|(scope, url, origin)| Ok((scope.clone(), self.registry(url, origin)?))).collect()
     }
 
-    /// The outbound proxies npm would use: its `https-proxy`, `server` and `noproxy` before the variables that all programs
-    /// share.
+    /// Returns the outbound proxies that npm would use. Its `https-proxy`, `proxy` and `noproxy` take precedence over the common
+    /// variables.
     ///
     /// # Errors
-    /// When one is no HTTP proxy.
+    /// Returns an error if a setting is not an HTTP proxy.
     pub fn proxies(&self, environment: &NpmEnvironment) -> Result<ProxySettings, ProxySettingError> {
         let own = |key: &str| {
             self.setting(key).map(|(value, _)| value.to_owned()).filter(|value| !matches!(value.as_str(), "" | "null" | "false"))
@@ -275,7 +271,7 @@ impl NpmConfig {
     fn registry(&self, url: &Url, origin: &SettingOrigin) -> Result<RegistryConfig, NpmrcError> {
         let mut url = url.clone();
         if self.credentials(&url)?.is_some() {
-            // npm's own go before those in the address. Neither can fail under `http` and `https`.
+            // npm's credentials take precedence over those in the URL. Neither call fails for `http` and `https`.
             let _ = url.set_username("");
             let _ = url.set_password(None);
         }
@@ -285,7 +281,7 @@ impl NpmConfig {
     fn credentials_at(&self, level: &str) -> Option<(Result<Credentials, CredentialsError>, &SettingOrigin)> {
         let field = |pick: fn(&deno_npmrc::RegistryConfig) -> &Option<String>| {
             let in_layer = |layer: &'_ NpmrcLayer| layer.auths.get(level).and_then(|auth| pick(auth).clone());
-            // A variable that is not set leaves `${NAME}` behind, which is nobody's secret.
+            // An unset variable leaves `${NAME}` in the value, which is not a credential.
             let usable = |value: &String| !value.is_empty() && !value.contains("${");
             self.layers.iter().find_map(|layer| in_layer(layer).filter(usable).map(|value| (value, &layer.origin)))
         };
@@ -297,10 +293,10 @@ impl NpmConfig {
         }
         let (username, _) = field(|auth| &auth.username)?;
         let (password, origin) = field(|auth| &auth.password)?;
-        Some((Credentials::of_npm(&username, &password), origin))
+        Some((Credentials::from_npm(&username, &password), origin))
     }
 
-    /// A plain setting of the first layer that has it.
+    /// Returns a plain setting from the first layer that has it.
     fn setting(&self, key: &str) -> Option<(&str, &SettingOrigin)> {
         setting(&self.layers, key)
     }
@@ -319,14 +315,14 @@ impl fmt::Debug for NpmConfig {
     }
 }
 
-/// One place that npm reads settings from. A variable is a layer of its own, so that each has its name.
+/// A source of npm settings. Each variable is a layer of its own, so that its name is known.
 struct NpmrcLayer {
     origin: SettingOrigin,
     /// `registry` and `@scope:registry`.
     registries: BTreeMap<String, String>,
-    /// By what stands between `//` and the last colon.
+    /// Credentials by the text between `//` and the last colon of the key.
     auths: HashMap<String, Arc<deno_npmrc::RegistryConfig>>,
-    /// The plain settings that `deno_npmrc` does not know.
+    /// The plain settings that `deno_npmrc` does not parse.
     settings: BTreeMap<String, String>,
 }
 
@@ -334,7 +330,7 @@ fn setting<'a>(layers: &'a [NpmrcLayer], key: &str) -> Option<(&'a str, &'a Sett
     layers.iter().find_map(|layer| layer.settings.get(key).map(|value| (value.as_str(), &layer.origin)))
 }
 
-/// All layers, the strongest first.
+/// Reads all layers, highest precedence first.
 fn layers(environment: &NpmEnvironment, warnings: &mut Vec<String>) -> Result<Vec<NpmrcLayer>, NpmrcError> {
     let mut layers = of_variables(environment);
     let user = setting(&layers, "userconfig").map(|(path, _)| environment.path(path));
@@ -357,19 +353,19 @@ fn layers(environment: &NpmEnvironment, warnings: &mut Vec<String>) -> Result<Ve
     Ok(layers)
 }
 
-/// The layers of the variables.
+/// Returns the layers of the variables.
 fn of_variables(environment: &NpmEnvironment) -> Vec<NpmrcLayer> {
     let settings = environment.npm_settings();
     settings.map(|(variable, key, value)| of_variable(variable, key, environment.expand(value))).collect()
 }
 
-/// The layer of a file; none if it is missing, or cannot be read, which npm lets pass too.
+/// Reads the layer of a file; `None` if it is missing or cannot be read, which npm ignores too.
 fn of_file(path: &Path, environment: &NpmEnvironment, warnings: &mut Vec<String>) -> Result<Option<NpmrcLayer>, NpmrcError> {
-    let bytes = match files::read_once(path, LARGEST) {
+    let bytes = match files::read_pipe_bounded(path, LARGEST) {
         Ok(bytes) => bytes,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
         Err(error) => {
-            warnings.push(format!("`{}` cannot be read and is skipped: {}", path.display(), error.kind()));
+            warnings.push(format!("cannot read `{}`, file skipped: {}", path.display(), error.kind()));
             return Ok(None);
         }
     };
@@ -378,7 +374,7 @@ fn of_file(path: &Path, environment: &NpmEnvironment, warnings: &mut Vec<String>
 
 fn parse(text: &str, path: &Path, environment: &NpmEnvironment) -> Result<NpmrcLayer, NpmrcError> {
     let text = text.trim_start_matches('\u{feff}');
-    // The parser's own words quote the text around a mistake, which may be a token.
+    // The parser's error quotes the surrounding text, which may be a token.
     let parsed =
         deno_npmrc::NpmRc::parse(&EnvLookup(environment), text).map_err(|_| NpmrcError::Syntax { path: path.to_owned() })?;
     let mut registries: BTreeMap<String, String> =
@@ -388,7 +384,7 @@ fn parse(text: &str, path: &Path, environment: &NpmEnvironment) -> Result<NpmrcL
     Ok(NpmrcLayer { origin: SettingOrigin::File(path.to_owned()), registries, auths: parsed.registry_configs, settings })
 }
 
-/// The layer of one variable. Its value is no ini text: a `#` in it starts no comment.
+/// Returns the layer of one variable. Its value is not ini text, so a `#` does not start a comment.
 fn of_variable(variable: &str, key: String, value: String) -> NpmrcLayer {
     let origin = SettingOrigin::Variable(variable.to_owned());
     let mut layer = NpmrcLayer { origin, registries: BTreeMap::new(), auths: HashMap::new(), settings: BTreeMap::new() };
@@ -410,16 +406,16 @@ fn of_variable(variable: &str, key: String, value: String) -> NpmrcLayer {
     layer
 }
 
-/// The `key=value` lines before the first section, which is all that npm reads.
+/// Parses the `key=value` lines before the first section. npm reads only these.
 fn plain_settings(text: &str, environment: &NpmEnvironment) -> BTreeMap<String, String> {
     let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with('['));
     let pairs = lines.filter(|line| !line.starts_with([';', '#'])).filter_map(|line| line.split_once('='));
-    // Those with a colon are keys of one registry, which are not plain.
+    // Keys with a colon belong to one registry and are not plain settings.
     let plain = pairs.filter(|(key, _)| !key.contains(':'));
     plain.map(|(key, value)| (key.trim().to_owned(), environment.expand(&bare_value(value.trim())))).collect()
 }
 
-/// A value without its quotes, or without the comment behind it.
+/// Removes the quotes of a value, or the comment after it.
 fn bare_value(value: &str) -> String {
     for quote in ['"', '\''] {
         if let Some(inner) = value.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote)) {
@@ -438,18 +434,18 @@ fn parse_registry(key: &str, text: &str, origin: &SettingOrigin) -> Result<Url, 
     Ok(url)
 }
 
-/// A missing file is a warning to Node, not an error.
+/// Reads `NODE_EXTRA_CA_CERTS`. A missing file is a warning, as in Node.
 fn extra_ca(environment: &NpmEnvironment, warnings: &mut Vec<String>) -> Option<(PathBuf, SettingOrigin)> {
     const NAME: &str = "NODE_EXTRA_CA_CERTS";
     let path = environment.path(environment.vars.get(NAME).filter(|path| !path.is_empty())?);
     if !path.is_file() {
-        warnings.push(format!("`{NAME}` names a file that is missing: `{}`", path.display()));
+        warnings.push(format!("`{NAME}` points to a missing file: `{}`", path.display()));
         return None;
     }
     Some((path, SettingOrigin::Variable(NAME.to_owned())))
 }
 
-/// The variables as `deno_npmrc` asks for them.
+/// Provides the variables to `deno_npmrc`.
 struct EnvLookup<'a>(&'a NpmEnvironment);
 
 impl sys_traits::BaseEnvVar for EnvLookup<'_> {
@@ -462,7 +458,7 @@ impl sys_traits::BaseEnvVar for EnvLookup<'_> {
 mod tests {
     use super::*;
 
-    /// A machine with a home, a project, a global prefix and nothing else.
+    /// A test environment with a home, a project and a global prefix.
     struct Machine {
         folder: tempfile::TempDir,
         environment: NpmEnvironment,
@@ -503,14 +499,14 @@ mod tests {
     }
 
     #[test]
-    fn yarns_name_is_found_and_is_not_npms() {
-        let (alias, default) = (yarns_alias().unwrap(), built_in());
+    fn yarn_registry_host_is_found_and_differs_from_npm() {
+        let (alias, default) = (yarn_registry_host().unwrap(), npm_default_registry());
         assert_ne!(Some(alias), default.host_str());
         assert_eq!(Digest::of(Algorithm::Sha256, alias.as_bytes()).as_bytes(), YARNS_ALIAS);
     }
 
     #[test]
-    fn without_any_configuration_the_built_in_default_holds() {
+    fn built_in_default_applies_without_configuration() {
         let found = Machine::new(&[]).discover();
         assert_eq!(found.default.1, SettingOrigin::BuiltIn);
         assert_eq!(found.default.0.as_str().trim_end_matches('/'), deno_npmrc::NPM_DEFAULT_REGISTRY);
@@ -518,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_source_wins_key_by_key() {
+    fn nearest_source_wins_per_key() {
         let machine = Machine::new(&[])
             .write("project/.npmrc", "\u{feff}registry=https://project.example/npm\r\n; a comment\r\n")
             .write(
@@ -544,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_in_either_case_beats_every_file() {
+    fn variable_in_either_case_takes_precedence_over_files() {
         for name in ["NPM_CONFIG_REGISTRY", "npm_config_registry"] {
             let machine =
                 Machine::new(&[(name, "https://variable.example"), ("npm_config_@acme:registry", "https://acme.example/")]);
@@ -558,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_points_at_us_falls_to_the_next_source() {
+    fn entry_for_coldframe_itself_is_skipped() {
         let machine = Machine::new(&[("npm_config_registry", "http://127.0.0.1:4873/")])
             .write("project/.npmrc", "registry=http://localhost:4873\n@acme:registry=http://localhost:4873/\n")
             .write("home/.npmrc", "registry=https://user.example/\n");
@@ -569,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn files_lie_where_variables_say() {
+    fn variables_set_the_paths_of_files() {
         let machine = Machine::new(&[])
             .write("mine.npmrc", "registry=https://mine.example/\n")
             .write("all.npmrc", "@a:registry=https://all.example/\n");
@@ -582,7 +578,7 @@ mod tests {
     }
 
     #[test]
-    fn the_prefix_is_where_node_really_lies_and_npms_own_file_comes_last() {
+    fn prefix_follows_the_node_link_and_builtin_file_is_last() {
         let machine = Machine::new(&[("PREFIX", "")]);
         let root = machine.folder.path().canonicalize().unwrap();
         for folder in ["node/bin", "node/etc", "node/npm/bin", "links"] {
@@ -609,7 +605,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_come_from_the_nearest_level_that_has_complete_ones() {
+    fn credentials_come_from_the_nearest_complete_level() {
         let machine = Machine::new(&[("TOKEN", "t0k")]).write(
             "home/.npmrc",
             "//npm.example/:_authToken=${TOKEN}\n//npm.example/deep/:username=only-a-name\n//npm.example/basic/:_auth=dTpw\n\
@@ -626,7 +622,7 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_together_may_stand_in_different_files() {
+    fn username_and_password_may_come_from_different_sources() {
         let machine =
             Machine::new(&[("npm_config_//npm.example/:_password", "cA==")]).write("home/.npmrc", "//npm.example/:username=u\n");
         assert_eq!(sent(&machine.discover(), "https://npm.example/").as_deref(), Some("Basic dTpw"));
@@ -643,26 +639,26 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_that_is_no_address_is_a_mistake_not_the_default() {
+    fn invalid_registry_is_an_error_and_not_the_default() {
         for text in ["registry=npm.example\n", "registry=${NOPE}\n", "@acme:registry=ftp://npm.example/\n"] {
             let machine = Machine::new(&[]).write("home/.npmrc", text);
             let error = discover(&machine.environment, &|_| false).unwrap_err();
-            assert!(error.to_string().ends_with("to something that is no `http` or `https` address"), "{error}");
+            assert!(error.to_string().ends_with(" is not an `http` or `https` URL"), "{error}");
         }
     }
 
     #[test]
-    fn switching_tls_off_is_not_honoured_and_said_so() {
+    fn disabling_strict_ssl_is_ignored_with_a_warning() {
         let found = Machine::new(&[("npm_config_strict_ssl", "false")]).discover();
         assert!(
-            found.warnings[0].starts_with("`npm_config_strict_ssl` sets `strict-ssl=false`, which is not honoured"),
+            found.warnings[0].starts_with("`npm_config_strict_ssl` sets `strict-ssl=false`, which is ignored"),
             "{:?}",
             found.warnings
         );
     }
 
     #[test]
-    fn npms_proxy_settings_come_before_the_variables() {
+    fn npm_proxy_settings_take_precedence_over_variables() {
         let machine = Machine::new(&[("HTTPS_PROXY", "http://shared.example:1"), ("NO_PROXY", "npm.example")]);
         let shared = format!("{:?}", machine.discover().proxies(&machine.environment).unwrap());
         assert!(shared.contains("shared.example") && shared.contains("npm.example"), "{shared}");
@@ -672,7 +668,7 @@ mod tests {
     }
 
     #[test]
-    fn node_extra_ca_certs_is_taken_where_it_exists() {
+    fn missing_node_extra_ca_certs_is_a_warning() {
         let machine = Machine::new(&[("NODE_EXTRA_CA_CERTS", "/nowhere/ca.pem")]);
         let found = machine.discover();
         assert!(found.extra_ca.is_none() && found.warnings[0].contains("NODE_EXTRA_CA_CERTS"), "{found:?}");
