@@ -118,8 +118,8 @@ mod tests {
     /// Logs one event with hostile values and returns the output.
     fn logged(format: LogFormat) -> String {
         #[derive(Clone, Default)]
-        struct Kept(Arc<Mutex<Vec<u8>>>);
-        impl Write for Kept {
+        struct Buffer(Arc<Mutex<Vec<u8>>>);
+        impl Write for Buffer {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
                 self.0.lock().unwrap().extend_from_slice(bytes);
                 Ok(bytes.len())
@@ -128,14 +128,14 @@ mod tests {
                 Ok(())
             }
         }
-        let kept = Kept::default();
-        let writer = kept.clone();
+        let buffer = Buffer::default();
+        let writer = buffer.clone();
         let subscriber = subscriber(format, EnvFilter::new("info"), move || writer.clone(), false);
         let hostile = "a\n::error::b\r\u{1b}[2J\u{9b}\u{202e}\u{200b}##[add-mask]c";
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(display = %hostile, debug = ?hostile, plain = hostile, "hostile {hostile}");
         });
-        String::from_utf8(kept.0.lock().unwrap().clone()).unwrap()
+        String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap()
     }
 
     #[test]

@@ -70,7 +70,7 @@ const NAME: &str = "Coldframe authority";
 ///
 /// # Errors
 /// Returns an error if the system's random number generator fails.
-pub fn create(hosts: &[DnsName<'_>], now: Timestamp) -> Result<String, TlsError> {
+pub fn generate(hosts: &[DnsName<'_>], now: Timestamp) -> Result<String, TlsError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(TlsError::Mint)?;
     let serial = serial()?;
     let mut name = DistinguishedName::new();
@@ -159,7 +159,7 @@ impl CertificateAuthority {
     /// Checks whether clients that trust this CA accept its certificates for `host`. Runs a client's verifier on a real leaf,
     /// because the client's reading of the constraints is what counts.
     #[must_use]
-    pub fn covers(&self, host: &DnsName<'_>, key: &LeafKey, now: Timestamp) -> bool {
+    pub fn permits(&self, host: &DnsName<'_>, key: &LeafKey, now: Timestamp) -> bool {
         let mut roots = RootCertStore::empty();
         let (Ok(leaf), Ok(())) = (self.issue(host, key, now), roots.add(self.certificate().clone())) else { return false };
         let Ok(client) = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build() else { return false };
@@ -239,7 +239,7 @@ mod tests {
     }
 
     fn authority(hosts: &[DnsName<'_>]) -> CertificateAuthority {
-        let pem = create(hosts, noon()).unwrap();
+        let pem = generate(hosts, noon()).unwrap();
         CertificateAuthority::read(pem.as_bytes(), pem.as_bytes()).unwrap()
     }
 
@@ -257,7 +257,7 @@ mod tests {
             ("other.example", false),
             ("localhost", false),
         ] {
-            assert_eq!(authority.covers(&name(host), &key, noon()), expected, "{host}");
+            assert_eq!(authority.permits(&name(host), &key, noon()), expected, "{host}");
         }
     }
 
@@ -291,8 +291,8 @@ mod tests {
 
     #[test]
     fn unusable_ca_is_explained_without_its_key() {
-        let pem = create(&[name("registry.example")], noon()).unwrap();
-        let other = create(&[name("registry.example")], noon()).unwrap();
+        let pem = generate(&[name("registry.example")], noon()).unwrap();
+        let other = generate(&[name("registry.example")], noon()).unwrap();
         let read = |certificate: &str, key: &str| CertificateAuthority::read(certificate.as_bytes(), key.as_bytes()).unwrap_err();
         assert_eq!(read("", &pem), "it contains no certificate");
         assert_eq!(read(&pem, ""), "it contains no private key");

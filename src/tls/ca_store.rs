@@ -72,13 +72,13 @@ impl CaStore {
     /// # Errors
     /// Returns the errors of [`CaStore::read`], and an error if the CA cannot be written.
     pub fn load_or_create(&self, hosts: &[DnsName<'_>], now: Timestamp) -> Result<CaSet, TlsError> {
-        if let Some(kept) = self.read(now)? {
-            return Ok(kept);
+        if let Some(ca_set) = self.read(now)? {
+            return Ok(ca_set);
         }
-        match self.write(&ca::create(hosts, now)?)?.persist_noclobber(self.file()) {
+        match self.write(&ca::generate(hosts, now)?)?.persist_noclobber(self.file()) {
             Ok(_) => self.sync()?,
-            Err(lost) if lost.error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(lost) => return Err(TlsError::disk("write", &self.file())(lost.error)),
+            Err(failed) if failed.error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(failed) => return Err(TlsError::disk("write", &self.file())(failed.error)),
         }
         self.read(now)?.ok_or_else(|| TlsError::Missing { folder: self.folder.clone() })
     }
@@ -98,7 +98,7 @@ impl CaStore {
         if retiring.len() >= MOST_RETIRING {
             return Err(TlsError::TooMany(retiring.len()));
         }
-        let fresh = self.write(&ca::create(hosts, now)?)?;
+        let fresh = self.write(&ca::generate(hosts, now)?)?;
         let until = now.as_second().saturating_add(i64::try_from(overlap.as_secs()).unwrap_or(i64::MAX));
         let old = self.folder.join(format!("retiring-{until}.pem"));
         // If the process is killed before the rename below, the CA is both current and retiring, which is harmless.
@@ -106,7 +106,7 @@ impl CaStore {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(TlsError::disk("write", &old)(error)),
             _ => {}
         }
-        fresh.persist(&current).map_err(|lost| TlsError::disk("write", &current)(lost.error))?;
+        fresh.persist(&current).map_err(|failed| TlsError::disk("write", &current)(failed.error))?;
         self.sync()
     }
 
@@ -188,43 +188,43 @@ mod tests {
     #[test]
     fn ca_is_created_once_and_readable_only_by_owner() {
         let data = tempfile::tempdir().unwrap();
-        let keeping = CaStore::new(data.path());
-        assert!(keeping.read(at(12)).unwrap().is_none());
-        let made = keeping.load_or_create(&hosts(&["registry.example"]), at(12)).unwrap();
-        let again = keeping.load_or_create(&hosts(&["other.example"]), at(13)).unwrap();
+        let store = CaStore::new(data.path());
+        assert!(store.read(at(12)).unwrap().is_none());
+        let made = store.load_or_create(&hosts(&["registry.example"]), at(12)).unwrap();
+        let again = store.load_or_create(&hosts(&["other.example"]), at(13)).unwrap();
         assert_eq!(made.current.certificate(), again.current.certificate());
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;
             let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-            assert_eq!((mode(&keeping.file()), mode(&data.path().join("ca"))), (0o600, 0o700));
+            assert_eq!((mode(&store.file()), mode(&data.path().join("ca"))), (0o600, 0o700));
         }
     }
 
     #[test]
     fn previous_ca_signs_until_it_retires() {
         let data = tempfile::tempdir().unwrap();
-        let keeping = CaStore::new(data.path());
+        let store = CaStore::new(data.path());
         let hour = Duration::from_secs(3600);
-        assert!(matches!(keeping.rotate(&hosts(&["a.example"]), hour, at(12)), Err(TlsError::Missing { .. })));
-        let first = keeping.load_or_create(&hosts(&["a.example"]), at(12)).unwrap().current;
-        keeping.rotate(&hosts(&["b.example"]), hour, at(12)).unwrap();
-        let kept = keeping.read(at(12)).unwrap().unwrap();
-        assert_ne!(kept.current.certificate(), first.certificate());
-        assert_eq!((kept.retiring[0].0.certificate(), kept.retiring[0].1), (first.certificate(), at(13)));
-        assert!(keeping.read(at(13)).unwrap().unwrap().retiring.is_empty());
+        assert!(matches!(store.rotate(&hosts(&["a.example"]), hour, at(12)), Err(TlsError::Missing { .. })));
+        let first = store.load_or_create(&hosts(&["a.example"]), at(12)).unwrap().current;
+        store.rotate(&hosts(&["b.example"]), hour, at(12)).unwrap();
+        let ca_set = store.read(at(12)).unwrap().unwrap();
+        assert_ne!(ca_set.current.certificate(), first.certificate());
+        assert_eq!((ca_set.retiring[0].0.certificate(), ca_set.retiring[0].1), (first.certificate(), at(13)));
+        assert!(store.read(at(13)).unwrap().unwrap().retiring.is_empty());
         // The next rotation removes retired CAs.
-        keeping.rotate(&hosts(&["b.example"]), hour, at(14)).unwrap();
+        store.rotate(&hosts(&["b.example"]), hour, at(14)).unwrap();
         assert_eq!(fs::read_dir(data.path().join("ca")).unwrap().count(), 2);
     }
 
     #[test]
     fn broken_file_is_reported() {
         let data = tempfile::tempdir().unwrap();
-        let keeping = CaStore::new(data.path());
-        keeping.load_or_create(&hosts(&["a.example"]), at(12)).unwrap();
-        fs::write(keeping.file(), "nothing").unwrap();
-        let message = keeping.read(at(12)).unwrap_err().to_string();
+        let store = CaStore::new(data.path());
+        store.load_or_create(&hosts(&["a.example"]), at(12)).unwrap();
+        fs::write(store.file(), "nothing").unwrap();
+        let message = store.read(at(12)).unwrap_err().to_string();
         assert!(message.starts_with("cannot use the CA in `") && message.ends_with(": it contains no certificate"), "{message}");
     }
 }

@@ -49,23 +49,23 @@ impl LeafIssuer {
     /// Returns [`TlsError::Uncovered`] for the first expected host that the current CA does not permit, and [`TlsError::Expired`]
     /// if the current CA has expired.
     pub fn new(
-        kept: CaSet,
+        ca_set: CaSet,
         hosts: &[DnsName<'static>],
         expected: &[DnsName<'static>],
         clock: Arc<dyn Clock>,
     ) -> Result<Self, TlsError> {
         let (now, key) = (clock.now(), LeafKey::generate()?);
-        if kept.current.ends() <= now {
+        if ca_set.current.ends() <= now {
             return Err(TlsError::Expired);
         }
         let covered =
-            |authority: &CertificateAuthority| hosts.iter().filter(|host| authority.covers(host, &key, now)).cloned().collect();
-        let mut authorities = Vec::with_capacity(kept.retiring.len() + 1);
-        for (authority, until) in kept.retiring {
+            |authority: &CertificateAuthority| hosts.iter().filter(|host| authority.permits(host, &key, now)).cloned().collect();
+        let mut authorities = Vec::with_capacity(ca_set.retiring.len() + 1);
+        for (authority, until) in ca_set.retiring {
             let until = until.min(authority.ends());
             authorities.push(IssuingCa { hosts: covered(&authority), authority, until: Some(until) });
         }
-        let current = IssuingCa { hosts: covered(&kept.current), authority: kept.current, until: None };
+        let current = IssuingCa { hosts: covered(&ca_set.current), authority: ca_set.current, until: None };
         if let Some(host) = expected.iter().find(|host| !current.hosts.contains(host)) {
             return Err(TlsError::Uncovered { host: host.as_ref().to_owned() });
         }
@@ -130,8 +130,8 @@ mod tests {
     fn leaf_is_cached_for_half_its_life() {
         let data = tempfile::tempdir().unwrap();
         let clock = ManualClock::at("2026-04-03T12:00:00Z".parse().unwrap());
-        let kept = CaStore::new(data.path()).load_or_create(&[name("a.example")], clock.now()).unwrap();
-        let leaves = LeafIssuer::new(kept, &[name("a.example")], &[], Arc::new(clock.clone())).unwrap();
+        let ca_set = CaStore::new(data.path()).load_or_create(&[name("a.example")], clock.now()).unwrap();
+        let leaves = LeafIssuer::new(ca_set, &[name("a.example")], &[], Arc::new(clock.clone())).unwrap();
         let first = leaves.server_config(&name("a.example")).unwrap();
         assert!(Arc::ptr_eq(&first, &leaves.server_config(&name("a.example")).unwrap()));
         clock.advance(LEAF_LIFE / 2);
@@ -144,8 +144,8 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let clock = ManualClock::at("2026-04-03T12:00:00Z".parse().unwrap());
         let (one, both) = ([name("a.example")], [name("a.example"), name("b.example")]);
-        let kept = CaStore::new(data.path()).load_or_create(&one, clock.now()).unwrap();
-        let leaves = LeafIssuer::new(kept, &both, &one, Arc::new(clock.clone())).unwrap();
+        let ca_set = CaStore::new(data.path()).load_or_create(&one, clock.now()).unwrap();
+        let leaves = LeafIssuer::new(ca_set, &both, &one, Arc::new(clock.clone())).unwrap();
         assert!(leaves.server_config(&name("a.example")).is_ok());
         assert!(matches!(leaves.server_config(&name("b.example")), Err(TlsError::Uncovered { .. })));
     }
@@ -154,16 +154,16 @@ mod tests {
     fn host_outside_constraints_requires_rotation() {
         let data = tempfile::tempdir().unwrap();
         let clock = ManualClock::at("2026-04-03T12:00:00Z".parse().unwrap());
-        let keeping = CaStore::new(data.path());
+        let store = CaStore::new(data.path());
         let (one, both) = ([name("a.example")], [name("a.example"), name("b.example")]);
-        let kept = keeping.load_or_create(&one, clock.now()).unwrap();
-        let message = LeafIssuer::new(kept, &both, &both, Arc::new(clock.clone())).unwrap_err().to_string();
+        let ca_set = store.load_or_create(&one, clock.now()).unwrap();
+        let message = LeafIssuer::new(ca_set, &both, &both, Arc::new(clock.clone())).unwrap_err().to_string();
         assert!(message.contains("ca rotate") && message.ends_with("`b.example`"), "{message}");
         let month = Duration::from_secs(30 * 24 * 3600);
-        keeping.rotate(&both, month, clock.now()).unwrap();
-        let kept = keeping.read(clock.now()).unwrap().unwrap();
-        let (old, new) = (kept.retiring[0].0.certificate().clone(), kept.current.certificate().clone());
-        let leaves = LeafIssuer::new(kept, &both, &both, Arc::new(clock.clone())).unwrap();
+        store.rotate(&both, month, clock.now()).unwrap();
+        let ca_set = store.read(clock.now()).unwrap().unwrap();
+        let (old, new) = (ca_set.retiring[0].0.certificate().clone(), ca_set.current.certificate().clone());
+        let leaves = LeafIssuer::new(ca_set, &both, &both, Arc::new(clock.clone())).unwrap();
         let issuer = |host| {
             let signs =
                 |signer: &&IssuingCa| signer.hosts.contains(&host) && signer.until.is_none_or(|until| until > clock.now());

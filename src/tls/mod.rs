@@ -55,7 +55,7 @@ pub enum TlsError {
     /// The current CA has expired.
     #[error("the CA has expired; run `coldframe ca rotate` to create a new one")]
     Expired,
-    /// Too many retired CAs are still in their overlap period.
+    /// Too many earlier CAs are still in their overlap period.
     #[error("cannot rotate the CA, {0} earlier CAs still sign; wait for one to retire or remove its file")]
     TooMany(usize),
     /// No CA has been created yet.

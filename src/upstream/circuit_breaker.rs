@@ -282,14 +282,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn failures_of_unknown_packages_cause_at_most_one_probe_per_second() {
         let (circuits, mut now) = (CircuitBreakers::default(), Instant::now());
-        let asked = |now: Instant| (0..100).filter(|_| circuits.suspects(&host(), now)).count();
-        assert_eq!(asked(now), 1);
+        let probes = |now: Instant| (0..100).filter(|_| circuits.suspects(&host(), now)).count();
+        assert_eq!(probes(now), 1);
         circuits.answered_probe(&host(), now);
-        assert_eq!((asked(now), open(&circuits)), (0, 0));
+        assert_eq!((probes(now), open(&circuits)), (0, 0));
         now += PROBE_INTERVAL;
-        assert_eq!(asked(now), 1);
+        assert_eq!(probes(now), 1);
         circuits.failed_probe(&host(), "no answer", now);
-        assert_eq!((open(&circuits), asked(now)), (1, 0));
+        assert_eq!((open(&circuits), probes(now)), (1, 0));
     }
 
     #[tokio::test(start_paused = true)]

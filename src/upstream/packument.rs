@@ -312,17 +312,17 @@ mod tests {
             })
             .await;
             let registry = testing::registry(&server.url());
-            let asked = registry
+            let fetched = registry
                 .packument(&name(), PackumentForm::Full, &Authorization::None, None, &mut testing::share())
                 .await
                 .unwrap();
-            assert!(matches!(asked.freshness, PackumentBody::Changed { form: came, .. } if came == form), "{heeds}");
+            assert!(matches!(fetched.freshness, PackumentBody::Changed { form: came, .. } if came == form), "{heeds}");
             assert_eq!(server.heard().len(), 2);
-            let asked = registry
+            let fetched = registry
                 .packument(&name(), PackumentForm::Abbreviated, &Authorization::None, None, &mut testing::share())
                 .await
                 .unwrap();
-            assert!(matches!(asked.freshness, PackumentBody::Changed { form: PackumentForm::Abbreviated, .. }));
+            assert!(matches!(fetched.freshness, PackumentBody::Changed { form: PackumentForm::Abbreviated, .. }));
             assert_eq!(server.heard().len(), 3);
         }
     }

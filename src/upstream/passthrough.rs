@@ -142,17 +142,17 @@ impl Registry {
     /// leads out of the registry.
     pub async fn pass(
         &self,
-        passage: PassthroughRequest,
+        request: PassthroughRequest,
         authorization: &Authorization,
         share: &mut Reservation,
     ) -> Result<PassthroughResponse, UpstreamError> {
-        let url = self.below(&passage.path).ok_or(UpstreamError::NotFound)?;
-        let headers = only(&passage.headers, &REQUEST_HEADERS);
+        let url = self.below(&request.path).ok_or(UpstreamError::NotFound)?;
+        let headers = only(&request.headers, &REQUEST_HEADERS);
         let route = FetchTarget::to_registry(url);
-        let (route, response) = if passage.method == Method::GET {
+        let (route, response) = if request.method == Method::GET {
             self.get(route, headers, authorization).await?
         } else {
-            let response = self.send(passage.method, &route, headers, passage.body, authorization).await?;
+            let response = self.send(request.method, &route, headers, request.body, authorization).await?;
             (route, response)
         };
         let mut headers = only(&response.headers, &RESPONSE_HEADERS);
@@ -191,7 +191,7 @@ mod tests {
     use crate::net::testing::{ScriptedServer, ServerAction, answer};
     use crate::upstream::testing;
 
-    fn passage(method: Method, path: &str) -> PassthroughRequest {
+    fn request(method: Method, path: &str) -> PassthroughRequest {
         PassthroughRequest { method, path: path.to_owned(), headers: HeaderMap::new(), body: Bytes::new(), for_account: false }
     }
 
@@ -208,8 +208,8 @@ mod tests {
         ];
         let server =
             ScriptedServer::plain(move |_, _| ServerAction::Say(answer("401 Unauthorized", &back, b"{\"error\":\"otp\"}"))).await;
-        let mut asked = passage(Method::POST, "-/npm/v1/security/advisories/bulk?a=b");
-        asked.body = Bytes::from_static(b"\x1f\x8b");
+        let mut client_request = request(Method::POST, "-/npm/v1/security/advisories/bulk?a=b");
+        client_request.body = Bytes::from_static(b"\x1f\x8b");
         for (name, value) in [
             ("content-encoding", "gzip"),
             ("npm-otp", "123456"),
@@ -221,10 +221,10 @@ mod tests {
             ("transfer-encoding", "chunked"),
             ("x-forwarded-for", "10.0.0.1"),
         ] {
-            asked.headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+            client_request.headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         let passed = testing::registry(&format!("{}npm/", server.url()))
-            .pass(asked, &Authorization::Own("Bearer own".into()), &mut testing::share())
+            .pass(client_request, &Authorization::Own("Bearer own".into()), &mut testing::share())
             .await
             .unwrap();
         let heard = &server.heard()[0];
@@ -251,11 +251,11 @@ mod tests {
         let server = ScriptedServer::plain(|_, _| ServerAction::Say(answer("200 OK", &[], b""))).await;
         let registry = testing::registry(&format!("{}npm/repo/", server.url()));
         for path in ["../other", "a/../../other", "%2e%2e/other", "..\\other", "a/%2E%2e/%2e./x"] {
-            let refused = registry.pass(passage(Method::GET, path), &Authorization::Lent, &mut testing::share()).await;
+            let refused = registry.pass(request(Method::GET, path), &Authorization::Lent, &mut testing::share()).await;
             assert!(matches!(refused, Err(UpstreamError::NotFound)), "{path}");
         }
         assert!(server.heard().is_empty());
-        registry.pass(passage(Method::GET, "//x.example/y"), &Authorization::Lent, &mut testing::share()).await.unwrap();
+        registry.pass(request(Method::GET, "//x.example/y"), &Authorization::Lent, &mut testing::share()).await.unwrap();
         assert_eq!(server.heard()[0].line(), "GET /npm/repo///x.example/y HTTP/1.1");
     }
 
@@ -264,7 +264,7 @@ mod tests {
         let server = ScriptedServer::plain(|_, _| ServerAction::Reset).await;
         assert!(
             testing::registry(&server.url())
-                .pass(passage(Method::PUT, "ui"), &Authorization::Lent, &mut testing::share())
+                .pass(request(Method::PUT, "ui"), &Authorization::Lent, &mut testing::share())
                 .await
                 .is_err()
         );
@@ -272,7 +272,7 @@ mod tests {
         let server =
             ScriptedServer::plain(|_, _| ServerAction::Say(answer("307 Temporary Redirect", &["location: /other"], b""))).await;
         let passed = testing::registry(&server.url())
-            .pass(passage(Method::PUT, "ui"), &Authorization::Lent, &mut testing::share())
+            .pass(request(Method::PUT, "ui"), &Authorization::Lent, &mut testing::share())
             .await
             .unwrap();
         assert_eq!((passed.status.as_u16(), passed.headers.len(), server.heard().len()), (307, 0, 1));

@@ -152,8 +152,8 @@ impl Registry {
             Addressed::Coldframe => self.takes_clients,
             Addressed::Host(base) => is_address(&self.id, base),
             Addressed::Named(base) => {
-                let is_one = self.shared.addresses.iter().any(|other| is_address(other.as_str(), base));
-                if is_one { is_address(&self.id, base) } else { self.takes_clients }
+                let is_registry = self.shared.addresses.iter().any(|other| is_address(other.as_str(), base));
+                if is_registry { is_address(&self.id, base) } else { self.takes_clients }
             }
         }
     }
@@ -284,8 +284,8 @@ impl Registry {
         let url = own.or_else(|| route.url.join("/").ok()).unwrap_or_else(|| route.url.clone());
         let request =
             ClientRequest { method: Method::GET, url, headers: HeaderMap::new(), body: Bytes::new(), reach: route.reach };
-        let asked = tokio::time::timeout(PROBE_TIMEOUT, self.shared.client.send(&request)).await;
-        let why = match asked {
+        let result = tokio::time::timeout(PROBE_TIMEOUT, self.shared.client.send(&request)).await;
+        let why = match result {
             Ok(Ok(response)) if is_overloaded(response.status) => response.status.to_string(),
             Ok(Err(error)) if error.is_outage() => error.to_string(),
             // A local error says nothing about the host. The next probe follows after the delay.

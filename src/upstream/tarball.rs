@@ -21,7 +21,7 @@ pub struct TarballBody {
     stream: BodyStream,
     host: Arc<str>,
     limit: u64,
-    taken: u64,
+    received: u64,
     with_credentials: bool,
 }
 
@@ -55,8 +55,8 @@ impl TarballBody {
     /// Returns an error if the connection breaks or stalls, or if the body exceeds the limit or does not have the stated length.
     pub async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         let bytes = self.stream.next().await.map_err(|error| failure(&self.host, &error))?;
-        self.taken += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
-        if self.taken > self.limit {
+        self.received += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        if self.received > self.limit {
             return Err(UpstreamError::TooLarge { host: Arc::clone(&self.host), limit: self.limit });
         }
         Ok(bytes)
@@ -68,7 +68,7 @@ impl fmt::Debug for TarballBody {
         out.debug_struct("TarballBody")
             .field("host", &self.host)
             .field("length", &self.length())
-            .field("taken", &self.taken)
+            .field("received", &self.received)
             .finish_non_exhaustive()
     }
 }
@@ -107,7 +107,7 @@ impl Registry {
         if response.body.length().is_some_and(|length| length > limit) {
             return Err(UpstreamError::TooLarge { host, limit });
         }
-        Ok(TarballBody { stream: response.body, host, limit, taken: 0, with_credentials: route.with_credentials })
+        Ok(TarballBody { stream: response.body, host, limit, received: 0, with_credentials: route.with_credentials })
     }
 
     /// Checks whether a URL serves a tarball to these credentials. Sends the GET of [`Registry::tarball`] for one byte and stops
@@ -141,7 +141,7 @@ mod tests {
     use crate::net::testing::{ScriptedServer, ServerAction, answer};
     use crate::upstream::testing;
 
-    async fn taken(mut body: TarballBody) -> Result<Vec<u8>, UpstreamError> {
+    async fn read_all(mut body: TarballBody) -> Result<Vec<u8>, UpstreamError> {
         let mut whole = Vec::new();
         while let Some(bytes) = body.next().await? {
             whole.extend_from_slice(&bytes);
@@ -166,7 +166,7 @@ mod tests {
         let registry = testing::registry(&server.url());
         let body = registry.tarball(&format!("{}ui/-/ui-1.0.0.tgz", server.url()), &Authorization::Lent).await.unwrap();
         assert_eq!(body.length(), Some(5));
-        assert_eq!(taken(body).await.unwrap(), b"\x1f\x8btgz");
+        assert_eq!(read_all(body).await.unwrap(), b"\x1f\x8btgz");
         let heard = &server.heard()[0];
         assert_eq!(heard.line(), "GET /ui/-/ui-1.0.0.tgz HTTP/1.1");
         assert_eq!((heard.header("accept-encoding"), heard.header("authorization")), (Some("identity"), Some("Bearer lent")));
@@ -177,7 +177,7 @@ mod tests {
         let server = redirecting(str::to_owned).await;
         let registry = testing::registry(&server.url());
         let stated = "https://127.0.0.1:8443/@acme/ui/-/ui-1.0.0.tgz";
-        assert!(taken(registry.tarball(stated, &Authorization::Lent).await.unwrap()).await.is_ok());
+        assert!(read_all(registry.tarball(stated, &Authorization::Lent).await.unwrap()).await.is_ok());
         assert_eq!(server.heard()[0].header("host"), Some(server.address.to_string().as_str()));
     }
 
@@ -198,7 +198,7 @@ mod tests {
 
         config.redirect_hosts = vec![storage.address.to_string().parse().unwrap()];
         for who in [Authorization::Lent, Authorization::Own("Bearer own".into())] {
-            assert!(taken(testing::open(&config).tarball(&stated, &who).await.unwrap()).await.is_ok());
+            assert!(read_all(testing::open(&config).tarball(&stated, &who).await.unwrap()).await.is_ok());
         }
         assert_eq!(server.heard()[1].header("authorization"), Some("Bearer lent"));
         for heard in storage.heard() {
@@ -243,7 +243,7 @@ mod tests {
         let mut config = testing::config(&server.url());
         config.redirect_hosts = vec!["127.0.0.1".parse().unwrap()];
         let stated = format!("{}download/@acme/ui/1.0.0/0123abcd", server.url());
-        assert!(taken(testing::open(&config).tarball(&stated, &Authorization::Lent).await.unwrap()).await.is_ok());
+        assert!(read_all(testing::open(&config).tarball(&stated, &Authorization::Lent).await.unwrap()).await.is_ok());
         assert_eq!(storage.heard()[0].header("authorization"), None);
         let missing = format!("{}download/@acme/ui/2.0.0/0123abcd", server.url());
         assert!(matches!(
@@ -258,7 +258,9 @@ mod tests {
         let config = testing::config(&format!("{}registry/repo/", server.url()));
         let stated = "@acme/ui/-/@acme/ui-1.0.0.tgz";
         assert!(
-            taken(testing::open(&config).tarball(stated, &Authorization::Own("Bearer own".into())).await.unwrap()).await.is_ok()
+            read_all(testing::open(&config).tarball(stated, &Authorization::Own("Bearer own".into())).await.unwrap())
+                .await
+                .is_ok()
         );
         let heard = server.heard();
         assert_eq!(heard[1].line(), "GET /npm/repo/repo/@acme/ui/-/@acme/ui-1.0.0.tgz HTTP/1.1");
@@ -273,8 +275,8 @@ mod tests {
         assert!(endless.to_string().ends_with("which is not allowed: more than 5 redirects in a row"), "{endless}");
         assert_eq!(server.heard().len(), 6);
         let nowhere = ScriptedServer::plain(|_, _| ServerAction::Say(answer("302 Found", &[], b""))).await;
-        let lost = testing::registry(&nowhere.url()).tarball("ui.tgz", &Authorization::None).await.unwrap_err();
-        assert!(matches!(lost, UpstreamError::Broken { .. }), "{lost}");
+        let no_location = testing::registry(&nowhere.url()).tarball("ui.tgz", &Authorization::None).await.unwrap_err();
+        assert!(matches!(no_location, UpstreamError::Broken { .. }), "{no_location}");
     }
 
     #[tokio::test]
@@ -287,7 +289,7 @@ mod tests {
         assert!(matches!(&refused, UpstreamError::TarballHost { to } if **to == other.address.to_string()), "{refused}");
         assert!(other.heard().is_empty() && server.heard().is_empty());
         config.tarball_hosts = vec![other.address.to_string().parse().unwrap()];
-        assert!(taken(testing::open(&config).tarball(&stated, &Authorization::Lent).await.unwrap()).await.is_ok());
+        assert!(read_all(testing::open(&config).tarball(&stated, &Authorization::Lent).await.unwrap()).await.is_ok());
         assert_eq!(other.heard()[0].header("authorization"), None);
     }
 
@@ -302,11 +304,12 @@ mod tests {
         })
         .await;
         let registry = testing::registry(&server.url());
-        let said = registry.tarball("said", &Authorization::None).await.unwrap_err();
-        assert!(matches!(said, UpstreamError::TooLarge { limit: 1_000, .. }), "{said}");
-        let fate = async |path: &str| taken(registry.tarball(path, &Authorization::None).await.unwrap()).await.unwrap_err();
-        assert!(matches!(fate("unsaid").await, UpstreamError::TooLarge { limit: 1_000, .. }));
-        assert!(matches!(fate("short").await, UpstreamError::Broken { .. }));
+        let too_large = registry.tarball("said", &Authorization::None).await.unwrap_err();
+        assert!(matches!(too_large, UpstreamError::TooLarge { limit: 1_000, .. }), "{too_large}");
+        let error_of =
+            async |path: &str| read_all(registry.tarball(path, &Authorization::None).await.unwrap()).await.unwrap_err();
+        assert!(matches!(error_of("unsaid").await, UpstreamError::TooLarge { limit: 1_000, .. }));
+        assert!(matches!(error_of("short").await, UpstreamError::Broken { .. }));
         let mut silent = testing::impatient_registry(&server.url()).tarball("silent", &Authorization::None).await.unwrap();
         assert_eq!(silent.next().await.unwrap().unwrap(), "x");
         assert!(matches!(silent.next().await.unwrap_err(), UpstreamError::TimedOut { .. }));

@@ -154,18 +154,18 @@ impl BlobIndex {
     /// Removes a blob whose file is missing or damaged.
     pub(crate) fn forget(&self, digest: &Digest) {
         let mut state = self.lock();
-        let gone = state.remove(digest);
+        let removed = state.remove(digest);
         drop(state);
-        drop(gone);
+        drop(removed);
     }
 
     /// Removes a blob that is not in use. Returns `false` if it is in use or unknown.
     pub(crate) fn forget_idle(&self, digest: &Digest) -> bool {
         let mut state = self.lock();
         let idle = state.blobs.get(digest).is_some_and(BlobEntry::is_idle) && !state.opening.contains_key(digest);
-        let gone = if idle { state.remove(digest) } else { None };
+        let removed = if idle { state.remove(digest) } else { None };
         drop(state);
-        gone.is_some()
+        removed.is_some()
     }
 
     /// Returns the idle blobs to evict so that at most `goal` bytes remain, least recently used first. Empty while the total is
@@ -259,17 +259,17 @@ impl State {
 
     /// Keeps a map after its use. Returns the maps to drop because of the limits.
     fn keep(&mut self, digest: &Digest, mapping: &Arc<MappedFile>) -> Vec<Arc<MappedFile>> {
-        let mut gone = Vec::new();
+        let mut removed = Vec::new();
         if mapping.len() > KEPT_BYTES {
-            return gone;
+            return removed;
         }
-        let Some(blob) = self.blobs.get_mut(digest) else { return gone };
+        let Some(blob) = self.blobs.get_mut(digest) else { return removed };
         self.kept_bytes += mapping.len();
         match blob.kept.replace(Arc::clone(mapping)) {
             None => self.kept.push_back(digest.clone()),
             Some(old) => {
                 self.kept_bytes -= old.len();
-                gone.push(old);
+                removed.push(old);
             }
         }
         while self.kept_bytes > KEPT_BYTES || self.kept.len() > KEPT_MAPS {
@@ -281,10 +281,10 @@ impl State {
             }
             if let Some(old) = blob.kept.take() {
                 self.kept_bytes -= old.len();
-                gone.push(old);
+                removed.push(old);
             }
         }
-        gone
+        removed
     }
 
     fn tick(&mut self) -> u64 {

@@ -106,8 +106,8 @@ impl DecisionWriter {
             }
             if Instant::now() >= deadline {
                 // The lock may have been held by a process other than a server, or by a server that has ended.
-                let gone = DataDir::open(&self.root).is_ok();
-                return Ok(if gone { ApplyStatus::AtNextStart } else { ApplyStatus::Pending });
+                let is_unlocked = DataDir::open(&self.root).is_ok();
+                return Ok(if is_unlocked { ApplyStatus::AtNextStart } else { ApplyStatus::Pending });
             }
             #[expect(clippy::disallowed_methods, reason = "a process of its own, which has nothing else to do")]
             std::thread::sleep(LOOK_EVERY);
@@ -149,7 +149,7 @@ mod tests {
         let (id, revision) = writer.decide(&proposal(false)).unwrap();
         assert_eq!(writer.wait_applied(revision, Duration::ZERO).unwrap(), ApplyStatus::Pending);
         let (seen, decisions) = ledger.decisions().unwrap();
-        assert_eq!((seen, ledger.decided().unwrap(), decisions.len()), (revision, revision, 1));
+        assert_eq!((seen, ledger.decision_revision().unwrap(), decisions.len()), (revision, revision, 1));
         assert_eq!((decisions[0].id, &decisions[0].proposal), (id, &proposal(false)));
         ledger.set_applied_revision(seen).unwrap();
         assert_eq!(writer.wait_applied(revision, Duration::ZERO).unwrap(), ApplyStatus::InForce);

@@ -102,7 +102,7 @@ pub(crate) fn asked(connection: &Connection) -> rusqlite::Result<Vec<DownloadSum
 }
 
 /// Returns the events at or after `since`, oldest first.
-pub(crate) fn incidents(connection: &Connection, since: Timestamp) -> rusqlite::Result<Vec<RecordedEvent>> {
+pub(crate) fn events(connection: &Connection, since: Timestamp) -> rusqlite::Result<Vec<RecordedEvent>> {
     let mut query = connection.prepare_cached(
         "SELECT kind, name, version, detail, times, first, last FROM incidents WHERE last >= ?1 ORDER BY first, id",
     )?;
@@ -131,12 +131,12 @@ pub(crate) fn has_event(connection: &Connection, incident: &LedgerEvent) -> rusq
 /// Deletes at most [`PRUNED_AT_ONCE`] rows per table that ended before `before`. Returns their number; zero means there are no
 /// more.
 pub(crate) fn prune_some(connection: &Connection, before: Timestamp) -> rusqlite::Result<u64> {
-    let mut gone = 0;
+    let mut deleted = 0;
     for table in ["downloads", "incidents"] {
         let sql = format!("DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE last < ?1 LIMIT {PRUNED_AT_ONCE})");
-        gone += connection.prepare_cached(&sql)?.execute([to_column(before)])?;
+        deleted += connection.prepare_cached(&sql)?.execute([to_column(before)])?;
     }
-    Ok(gone as u64)
+    Ok(deleted as u64)
 }
 
 /// Deletes subjects and clients that no download refers to.

@@ -62,7 +62,8 @@ struct WriterHandle {
     pending: Arc<PendingChanges>,
     /// Number of packages recorded only as absent.
     absences: AtomicUsize,
-    /// If no absence was old enough to delete: the Unix time in seconds of the next attempt.
+    /// Set if too few absences were old enough to delete: the next attempt needs an `expired` of at least this Unix time in
+    /// seconds.
     full_until: AtomicI64,
     _ownership: DataDirLock,
 }
@@ -156,7 +157,7 @@ impl SqliteLedger {
     /// Returns an error if the ledger cannot be read.
     pub fn incidents(&self, since: Timestamp) -> Result<Vec<RecordedEvent>, StoreError> {
         self.flush();
-        self.read(|connection| events::incidents(connection, since).map_err(StoreError::ledger("read")))
+        self.read(|connection| events::events(connection, since).map_err(StoreError::ledger("read")))
     }
 
     /// Deletes downloads and events that ended before `before` and returns the number of rows. Uses small transactions so that
@@ -166,19 +167,19 @@ impl SqliteLedger {
     /// # Errors
     /// Returns an error if the ledger cannot be written.
     pub fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
-        let mut gone = 0;
+        let mut deleted = 0;
         loop {
             let pruned = self.write(|connection| events::prune_some(connection, before))?;
             if pruned == 0 {
                 break;
             }
-            gone += pruned;
+            deleted += pruned;
         }
-        if gone > 0 {
+        if deleted > 0 {
             self.write(|connection| events::sweep(connection))?;
             while self.write(|connection| events::shrink_some(connection))? {}
         }
-        Ok(gone)
+        Ok(deleted)
     }
 
     /// Writes the pending changes, if any.
@@ -200,7 +201,7 @@ impl SqliteLedger {
     ///
     /// # Errors
     /// Returns an error if the ledger cannot be read.
-    pub fn decided(&self) -> Result<u64, StoreError> {
+    pub fn decision_revision(&self) -> Result<u64, StoreError> {
         self.read(|connection| decisions::revision(connection).map(|(made, _)| made).map_err(StoreError::ledger("read")))
     }
 
@@ -362,7 +363,7 @@ fn settle(pending: &PendingChanges, writer: &mut Connection) -> Result<(), Store
     if pending.is_empty() {
         return Ok(());
     }
-    pending.settle(|key, change| packages::write(writer, key, change)).map_err(StoreError::ledger("write"))?;
+    pending.flush(|key, change| packages::write(writer, key, change)).map_err(StoreError::ledger("write"))?;
     tracing::info!("pending package changes written");
     Ok(())
 }

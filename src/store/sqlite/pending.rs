@@ -42,7 +42,7 @@ impl PendingChanges {
 
     /// Passes all changes to `write` and stops at the first error. Must have one caller at a time; others may add changes
     /// meanwhile.
-    pub(crate) fn settle<E>(&self, mut write: impl FnMut(&PackageKey, &PackageChange) -> Result<(), E>) -> Result<(), E> {
+    pub(crate) fn flush<E>(&self, mut write: impl FnMut(&PackageKey, &PackageChange) -> Result<(), E>) -> Result<(), E> {
         while let Some((key, change)) = self.first() {
             write(&key, &change)?;
             self.lock().drop_oldest(&key);
@@ -93,7 +93,7 @@ mod tests {
             assert!(pending.push(&key("axios"), &change(version)));
         }
         let mut written = Vec::new();
-        let refused = pending.settle(|_, change| {
+        let refused = pending.flush(|_, change| {
             if written.len() == 1 {
                 return Err("full");
             }
@@ -102,7 +102,7 @@ mod tests {
         });
         assert_eq!((refused, pending.of(&key("axios")).len(), pending.of(&key("other")).len()), (Err("full"), 1, 0));
         pending
-            .settle(|_, change| -> Result<(), ()> {
+            .flush(|_, change| -> Result<(), ()> {
                 written.push(change.releases[0].version.clone());
                 Ok(())
             })

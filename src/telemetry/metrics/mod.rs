@@ -117,7 +117,7 @@ impl Metrics {
     }
 
     /// Registers the callback that supplies the value of `gauge`. It must not block.
-    pub fn watch(&self, gauge: CallbackGauge, reading: GaugeCallback) {
+    pub fn register_gauge(&self, gauge: CallbackGauge, reading: GaugeCallback) {
         self.readings.lock().unwrap_or_else(PoisonError::into_inner).push((gauge, reading));
     }
 
@@ -312,7 +312,7 @@ mod tests {
     #[test]
     fn callback_gauge_is_read_at_rendering() {
         let metrics = Metrics::new();
-        metrics.watch(CallbackGauge::MemoryBytes, Box::new(|| 4711));
+        metrics.register_gauge(CallbackGauge::MemoryBytes, Box::new(|| 4711));
         assert!(metrics.render().contains("coldframe_memory_cache_bytes 4711\n"));
     }
 }

@@ -45,7 +45,7 @@ impl<A: Label, B: Label> LabelSet for (A, B) {
 /// All series of one metric.
 #[derive(Debug)]
 pub(crate) struct Series<L, M> {
-    held: Box<[M]>,
+    series: Box<[M]>,
     labels: PhantomData<fn(L)>,
 }
 
@@ -57,13 +57,13 @@ impl<L: LabelSet, M: Clone> Series<L, M> {
         F: MetricConstructor<M> + Clone + Send + Sync + 'static,
     {
         let family = Family::<LabelPairs, M, F>::new_with_constructor(make);
-        let held = L::all().iter().map(|pairs| family.get_or_create_owned(pairs)).collect();
+        let series = L::all().iter().map(|pairs| family.get_or_create_owned(pairs)).collect();
         registry.register(name, about, family);
-        Self { held, labels: PhantomData }
+        Self { series, labels: PhantomData }
     }
 
     /// Returns the series of one combination.
     pub(crate) fn of(&self, labels: L) -> &M {
-        &self.held[labels.index()]
+        &self.series[labels.index()]
     }
 }

@@ -54,18 +54,17 @@ pub enum NpmrcError {
     Credentials {
         /// The registry, as written in the key.
         registry: String,
-        /// Where they stand.
         origin: SettingOrigin,
         source: CredentialsError,
     },
 }
 
-/// Reads npm's configuration: variables, then the project's, the user's, the global and the packager's `.npmrc`, then npm's
-/// built-in default; each key is taken from the first that has it. Registries for which `is_self` holds are Coldframe
-/// itself, at which this machine's clients already point, and are skipped.
+/// Reads npm's configuration. For each key the first source that has it applies: variables, then the project's, the user's, the
+/// global and the packager's `.npmrc`, then npm's built-in default. Registries for which `is_self` returns `true` are Coldframe
+/// itself and are skipped, because clients on this machine may already point to it.
 ///
 /// # Errors
-/// When a file cannot be parsed, or names a registry that is no address.
+/// Returns an error if a file cannot be parsed or a registry is not a URL.
 pub fn discover(environment: &NpmEnvironment, is_self: &dyn Fn(&Url) -> bool) -> Result<NpmConfig, NpmrcError> {
     let mut warnings = Vec::new();
     let layers = layers(environment, &mut warnings)?;
@@ -94,7 +93,6 @@ pub struct NpmrcLine {
     pub key: String,
     /// The value with variables expanded. Must not be displayed, because a URL may contain credentials.
     pub value: String,
-    /// Where it stands.
     pub origin: SettingOrigin,
 }
 
@@ -104,11 +102,11 @@ impl fmt::Debug for NpmrcLine {
     }
 }
 
-/// Every line that npm would read, those of [`discover`]'s sources in their order, the strongest first; credentials of single
-/// registries left out.
+/// Returns all lines that npm would read, in the order of [`discover`]'s sources, highest precedence first. Excludes credentials
+/// of single registries.
 ///
 /// # Errors
-/// When a file cannot be parsed.
+/// Returns an error if a file cannot be parsed.
 pub fn lines(environment: &NpmEnvironment) -> Result<Vec<NpmrcLine>, NpmrcError> {
     let layers = layers(environment, &mut Vec::new())?;
     let of_layer = |NpmrcLayer { origin, registries, settings, .. }: NpmrcLayer| {
