@@ -63,22 +63,22 @@ async fn a_sound_project_passes_through() {
     place.write(".npmrc", "registry=COLDFRAME/\n@acme:registry=COLDFRAME/\nmin-release-age=3\n");
     let told = expect![[r#"
         ok       npm asks Coldframe at http://coldframe (`.npmrc`)
-        note     npm has a minimum release age of its own (`.npmrc`)
-        ok       package-lock.json names nothing that goes around
+        note     npm has its own minimum release age (`.npmrc`)
+        ok       package-lock.json has no entries that bypass Coldframe
         ok       Coldframe answers at http://coldframe/
         ok       the clock agrees with that of the server
         ok       the clock agrees with that of upstream
-        note     a connection to upstream opens from here
-                 why:  whoever names the registry itself goes around; only a network that lets Coldframe alone out prevents that
-                 mend: coldframe run -- the command that installs; or allow egress to Coldframe alone
-        warning  upstream sends no _npmUser, dist.signatures (looked at left-pad)
-                 why:  rules that ask for it cannot decide: without `time` a release waits from when it was first seen
-                 mend: coldframe serve --upstream, with the registry that the mirror copies
-        note     no feed of advisories is followed
-                 why:  known malware is held back by its age alone
-                 mend: coldframe serve --feed PATH-or-URL
+        note     direct connections to upstream are possible
+                 why:  clients can bypass Coldframe unless the network allows egress to Coldframe only
+                 fix:  coldframe run -- INSTALL COMMAND; or allow egress to Coldframe only
+        warning  upstream sends no _npmUser, dist.signatures (checked with left-pad)
+                 why:  rules that need it cannot decide; without `time`, age counts from when a release was first seen
+                 fix:  coldframe serve --upstream URL, with the registry that the mirror copies
+        note     no advisory feed is configured
+                 why:  known malware is held by its age only
+                 fix:  coldframe serve --feed PATH-or-URL
 
-        installs here pass through Coldframe (0 bypass, 1 warning)
+        installs here go through Coldframe (0 bypass, 1 warning)
     "#]];
     place.check(&mut place.command(&[]), 0, &told);
     let (code, text, _) = run(&mut place.command(&["--json"]));
@@ -88,7 +88,7 @@ async fn a_sound_project_passes_through() {
     let mut strayed = place.command(&[]);
     strayed.env("npm_config_registry", &place.registry.url);
     let (code, text, _) = run(&mut strayed);
-    assert!(code == 1 && text.contains("mend: unset npm_config_registry; npm config set registry"), "{text}");
+    assert!(code == 1 && text.contains("fix:  unset npm_config_registry; npm config set registry"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,82 +115,82 @@ async fn a_broken_project_is_told_all_of_it_and_none_of_its_secrets() {
     place.write("pnpm-workspace.yaml", "registries:\n  default: UPSTREAM\nminimumReleaseAge: 0\n");
     let told = expect![[r#"
         bypass   npm asks http://upstream directly (registry from `.npmrc`)
-                 why:  nothing that it installs is judged
-                 mend: npm config set registry http://coldframe/ --location=project
+                 why:  its installs are not checked
+                 fix:  npm config set registry http://coldframe/ --location=project
         bypass   npm asks npm.acme.example for @acme directly (`.npmrc`)
-                 why:  packages of this scope are not judged
-                 mend: npm config set @acme:registry http://coldframe/ --location=project
+                 why:  packages of this scope are not checked
+                 fix:  npm config set @acme:registry http://coldframe/ --location=project
         warning  npm does not check certificates (`.npmrc`)
-                 why:  whoever stands between answers in the registry's name
-                 mend: npm config delete strict-ssl --location=project
+                 why:  a machine in the middle can impersonate the registry
+                 fix:  npm config delete strict-ssl --location=project
         note     npm has no minimum release age of its own
-                 why:  a second net below Coldframe, where an install goes around
-                 mend: npm config set min-release-age 3 --location=project
-        bypass   pnpm up to 10 asks http://upstream directly (registry from `pnpm-workspace.yaml:2`)
-                 why:  nothing that it installs is judged
-                 mend: set registries.default to http://coldframe/ in `pnpm-workspace.yaml:2`
-        bypass   pnpm up to 10 asks npm.acme.example for @acme directly (`.npmrc`)
-                 why:  packages of this scope are not judged
-                 mend: npm config set @acme:registry http://coldframe/ --location=project
-        warning  pnpm up to 10 does not check certificates (`.npmrc`)
-                 why:  whoever stands between answers in the registry's name
-                 mend: npm config delete strict-ssl --location=project
-        note     pnpm up to 10 has its own minimum release age switched off (`pnpm-workspace.yaml:3`)
-                 why:  it is a second net below Coldframe, where an install goes around
-                 mend: remove it from `pnpm-workspace.yaml:3`
-        bypass   pnpm from 11 on asks http://upstream directly (registry from `pnpm-workspace.yaml:2`)
-                 why:  nothing that it installs is judged
-                 mend: set registries.default to http://coldframe/ in `pnpm-workspace.yaml:2`
-        bypass   pnpm from 11 on asks npm.acme.example for @acme directly (`.npmrc`)
-                 why:  packages of this scope are not judged
-                 mend: npm config set @acme:registry http://coldframe/ --location=project
-        warning  pnpm from 11 on does not check certificates (`.npmrc`)
-                 why:  whoever stands between answers in the registry's name
-                 mend: npm config delete strict-ssl --location=project
-        note     pnpm from 11 on has its own minimum release age switched off (`pnpm-workspace.yaml:3`)
-                 why:  it is a second net below Coldframe, where an install goes around
-                 mend: remove it from `pnpm-workspace.yaml:3`
-        bypass   yarn from 2 on asks http://upstream directly (registry from `.yarnrc.yml:1`)
-                 why:  nothing that it installs is judged
-                 mend: yarn config set npmRegistryServer http://coldframe/ && yarn config set unsafeHttpWhitelist --json '["127.0.0.1"]'
-        bypass   yarn from 2 on asks npm.acme.example for @acme directly (`.yarnrc.yml:4`)
-                 why:  packages of this scope are not judged
-                 mend: set the registry of @acme to http://coldframe/ in `.yarnrc.yml:4`
-        note     yarn from 2 on has its own minimum release age switched off (`.yarnrc.yml:6`)
-                 why:  it is a second net below Coldframe, where an install goes around
-                 mend: remove it from `.yarnrc.yml:6`
+                 why:  it protects installs that bypass Coldframe
+                 fix:  npm config set min-release-age 3 --location=project
+        bypass   pnpm 10 and older asks http://upstream directly (registry from `pnpm-workspace.yaml:2`)
+                 why:  its installs are not checked
+                 fix:  set registries.default to http://coldframe/ in `pnpm-workspace.yaml:2`
+        bypass   pnpm 10 and older asks npm.acme.example for @acme directly (`.npmrc`)
+                 why:  packages of this scope are not checked
+                 fix:  npm config set @acme:registry http://coldframe/ --location=project
+        warning  pnpm 10 and older does not check certificates (`.npmrc`)
+                 why:  a machine in the middle can impersonate the registry
+                 fix:  npm config delete strict-ssl --location=project
+        note     pnpm 10 and older has its own minimum release age turned off (`pnpm-workspace.yaml:3`)
+                 why:  it protects installs that bypass Coldframe
+                 fix:  remove it from `pnpm-workspace.yaml:3`
+        bypass   pnpm 11 and later asks http://upstream directly (registry from `pnpm-workspace.yaml:2`)
+                 why:  its installs are not checked
+                 fix:  set registries.default to http://coldframe/ in `pnpm-workspace.yaml:2`
+        bypass   pnpm 11 and later asks npm.acme.example for @acme directly (`.npmrc`)
+                 why:  packages of this scope are not checked
+                 fix:  npm config set @acme:registry http://coldframe/ --location=project
+        warning  pnpm 11 and later does not check certificates (`.npmrc`)
+                 why:  a machine in the middle can impersonate the registry
+                 fix:  npm config delete strict-ssl --location=project
+        note     pnpm 11 and later has its own minimum release age turned off (`pnpm-workspace.yaml:3`)
+                 why:  it protects installs that bypass Coldframe
+                 fix:  remove it from `pnpm-workspace.yaml:3`
+        bypass   yarn 2 and later asks http://upstream directly (registry from `.yarnrc.yml:1`)
+                 why:  its installs are not checked
+                 fix:  yarn config set npmRegistryServer http://coldframe/ && yarn config set unsafeHttpWhitelist --json '["127.0.0.1"]'
+        bypass   yarn 2 and later asks npm.acme.example for @acme directly (`.yarnrc.yml:4`)
+                 why:  packages of this scope are not checked
+                 fix:  set the registry of @acme to http://coldframe/ in `.yarnrc.yml:4`
+        note     yarn 2 and later has its own minimum release age turned off (`.yarnrc.yml:6`)
+                 why:  it protects installs that bypass Coldframe
+                 fix:  remove it from `.yarnrc.yml:6`
         bypass   bun asks http://upstream directly (registry from `.npmrc`)
-                 why:  nothing that it installs is judged
-                 mend: npm config set registry http://coldframe/ --location=project
+                 why:  its installs are not checked
+                 fix:  npm config set registry http://coldframe/ --location=project
         bypass   bun asks npm.acme.example for @acme directly (`.npmrc`)
-                 why:  packages of this scope are not judged
-                 mend: set the registry of @acme to http://coldframe/ in `.npmrc`
+                 why:  packages of this scope are not checked
+                 fix:  set the registry of @acme to http://coldframe/ in `.npmrc`
         note     bun has no minimum release age of its own
-                 why:  a second net below Coldframe, where an install goes around
-                 mend: write minimumReleaseAge = 259200 below [install] into bunfig.toml
-        ok       bun.lock names nothing that goes around
-        bypass   package-lock.json: strange come from cdn.other.example
-                 why:  a client fetches what a lockfile names, whatever its registry is
-                 mend: coldframe run -- the command that installs; or delete the lockfile's addresses and install anew
-        bypass   package-lock.json: left-pad come from http://upstream
-                 why:  a client fetches what a lockfile names, whatever its registry is
-                 mend: coldframe run -- the command that installs; or delete the lockfile's addresses and install anew
-        ok       pnpm-lock.yaml names nothing that goes around
-        ok       yarn.lock names nothing that goes around
+                 why:  it protects installs that bypass Coldframe
+                 fix:  set minimumReleaseAge = 259200 under [install] in bunfig.toml
+        ok       bun.lock has no entries that bypass Coldframe
+        bypass   package-lock.json: strange fetched from cdn.other.example
+                 why:  clients fetch the addresses in a lockfile, regardless of the registry
+                 fix:  coldframe run -- INSTALL COMMAND; or remove the addresses from the lockfile and install again
+        bypass   package-lock.json: left-pad fetched from http://upstream
+                 why:  clients fetch the addresses in a lockfile, regardless of the registry
+                 fix:  coldframe run -- INSTALL COMMAND; or remove the addresses from the lockfile and install again
+        ok       pnpm-lock.yaml has no entries that bypass Coldframe
+        ok       yarn.lock has no entries that bypass Coldframe
         ok       Coldframe answers at http://coldframe/
         ok       the clock agrees with that of the server
         ok       the clock agrees with that of upstream
-        note     a connection to upstream opens from here
-                 why:  whoever names the registry itself goes around; only a network that lets Coldframe alone out prevents that
-                 mend: coldframe run -- the command that installs; or allow egress to Coldframe alone
-        warning  upstream sends no _npmUser, dist.signatures (looked at left-pad)
-                 why:  rules that ask for it cannot decide: without `time` a release waits from when it was first seen
-                 mend: coldframe serve --upstream, with the registry that the mirror copies
-        note     no feed of advisories is followed
-                 why:  known malware is held back by its age alone
-                 mend: coldframe serve --feed PATH-or-URL
+        note     direct connections to upstream are possible
+                 why:  clients can bypass Coldframe unless the network allows egress to Coldframe only
+                 fix:  coldframe run -- INSTALL COMMAND; or allow egress to Coldframe only
+        warning  upstream sends no _npmUser, dist.signatures (checked with left-pad)
+                 why:  rules that need it cannot decide; without `time`, age counts from when a release was first seen
+                 fix:  coldframe serve --upstream URL, with the registry that the mirror copies
+        note     no advisory feed is configured
+                 why:  known malware is held by its age only
+                 fix:  coldframe serve --feed PATH-or-URL
 
-        installs here go around Coldframe (12 bypass, 4 warning)
+        installs here bypass Coldframe (12 bypass, 4 warning)
     "#]];
     place.check(&mut place.command(&[]), 1, &told);
     for flags in [&[][..], &["--json"]] {
@@ -207,7 +207,7 @@ async fn where_no_coldframe_answers_that_is_told() {
     let mut command = place.command(&["--server", "http://127.0.0.1:9/"]);
     let (code, text, _) = run(&mut command);
     assert!(code == 0 && text.contains("warning  no Coldframe answers at http://127.0.0.1:9/"), "{text}");
-    assert!(text.contains("mend: coldframe serve"), "{text}");
+    assert!(text.contains("fix:  coldframe serve"), "{text}");
 }
 
 /// A project whose clients ask a registry by its name.
@@ -256,14 +256,14 @@ async fn who_trusts_the_gateways_authority_is_told_by_the_certificates_themselve
         place.write(".npmrc", &format!("registry=https://registry.example/\nhttps-proxy=http://127.0.0.1:8080/\n{line}"));
         let mut command = place.command(&flags);
         command.env("NODE_EXTRA_CA_CERTS", variable);
-        let (code, told) = lines(&mut command, &["authority"]);
+        let (code, told) = lines(&mut command, &["gateway's CA"]);
         assert_eq!(code, 0);
         place.settled(&told)
     };
-    let right = "ok       npm trusts the gateway's authority\n";
-    let mend = "         why:  unless the system trusts it, installs fail at TLS\n         mend: coldframe ca trust\n";
-    let missing = format!("warning  npm is not told to trust the gateway's authority\n{mend}");
-    let lacking = format!("warning  npm: the `cafile` from `.npmrc` lacks the gateway's authority\n{mend}");
+    let right = "ok       npm trusts the gateway's CA\n";
+    let mend = "         why:  installs fail at TLS unless the system trusts it\n         fix:  coldframe ca trust\n";
+    let missing = format!("warning  npm is not configured to trust the gateway's CA\n{mend}");
+    let lacking = format!("warning  npm: the `cafile` from `.npmrc` does not contain the gateway's CA\n{mend}");
     assert_eq!(told("right.pem", ""), right);
     assert_eq!(told("", "cafile=right.pem\n"), right);
     for wrong in ["", "wrong.pem", "empty.pem", "nowhere.pem"] {
@@ -272,12 +272,12 @@ async fn who_trusts_the_gateways_authority_is_told_by_the_certificates_themselve
     // What holds no certificate is told, and the rest is looked at all the same.
     let mut command = place.command(&flags);
     command.env("NODE_EXTRA_CA_CERTS", "empty.pem");
-    let (code, shown) = lines(&mut command, &["no PEM certificate", "answers at"]);
+    let (code, shown) = lines(&mut command, &["a PEM certificate in", "answers at"]);
     assert_eq!(code, 0);
     expect![[r#"
         warning  cannot find a PEM certificate in `empty.pem`
-                 why:  no Coldframe starts with it, and a client trusts nobody more for it
-                 mend: name a PEM file of certificates instead, as `coldframe ca export --to FILE` writes one
+                 why:  the server does not start with this file, and clients ignore it
+                 fix:  use a PEM file of certificates, such as from `coldframe ca export --to FILE`
         ok       Coldframe answers at http://coldframe/
     "#]]
     .assert_eq(&place.settled(&shown));
@@ -299,18 +299,18 @@ async fn connections_that_end_at_the_gateway_by_themselves_do_not_go_around() {
     };
     let (port, _) = showing(place.data.path()).await;
     by_name(&place, port, "");
-    let (code, told) = lines(&mut place.command(&[]), &["npm asks", "a connection", "authority", "installs"]);
+    let (code, told) = lines(&mut place.command(&[]), &["npm asks", "connections to", "gateway's CA", "installs"]);
     let told = told.replace(&port.to_string(), "PORT");
     expect![[r#"
-        ok       npm asks localhost:PORT, and its connections end at the gateway (`.npmrc`)
-        warning  npm is not told to trust the gateway's authority
-                 why:  unless the system trusts it, installs fail at TLS
-                 mend: coldframe ca trust
-        note     a connection to upstream opens from here
-                 why:  whoever names the registry itself goes around; only a network that lets Coldframe alone out prevents that
-                 mend: coldframe run -- the command that installs; or allow egress to Coldframe alone
-        ok       a connection to localhost:PORT ends at the gateway
-        installs here pass through Coldframe (0 bypass, 1 warning)
+        ok       npm asks localhost:PORT; its connections are redirected to the gateway (`.npmrc`)
+        warning  npm is not configured to trust the gateway's CA
+                 why:  installs fail at TLS unless the system trusts it
+                 fix:  coldframe ca trust
+        note     direct connections to upstream are possible
+                 why:  clients can bypass Coldframe unless the network allows egress to Coldframe only
+                 fix:  coldframe run -- INSTALL COMMAND; or allow egress to Coldframe only
+        ok       connections to localhost:PORT are redirected to the gateway
+        installs here go through Coldframe (0 bypass, 1 warning)
     "#]]
     .assert_eq(&place.settled(&told));
     assert_eq!(code, 0);
@@ -321,8 +321,8 @@ async fn connections_that_end_at_the_gateway_by_themselves_do_not_go_around() {
     place.write("far.pem", &certificate);
     let mut command = place.command(&[]);
     command.env("NODE_EXTRA_CA_CERTS", "far.pem");
-    let (code, told) = lines(&mut command, &["npm asks", "authority"]);
-    assert!(code == 0 && told.contains("end at the gateway") && told.contains("ok       npm trusts"), "{told}");
+    let (code, told) = lines(&mut command, &["npm asks", "gateway's CA"]);
+    assert!(code == 0 && told.contains("redirected to the gateway") && told.contains("ok       npm trusts"), "{told}");
     // Behind another proxy the connection is that proxy's.
     by_name(&place, port, "https-proxy=http://127.0.0.1:9/\n");
     let mut command = place.command(&[]);
@@ -352,7 +352,7 @@ async fn a_clock_that_differs_is_told_with_its_side() {
         ok       the clock agrees with that of the server
         warning  the clock here is 3600 s behind that of upstream
                  why:  a release's age is counted by the clock: too early opens what is young
-                 mend: timedatectl set-ntp true
+                 fix:  timedatectl set-ntp true
     "#]]
     .assert_eq(&told);
     upstream.forgive();
@@ -372,19 +372,19 @@ async fn yarn_1_deno_and_pnpm_are_read_in_their_own_order_and_from_their_own_fil
     place.write(".config/pnpm/config.yaml", "registry: UPSTREAM/\nminimumReleaseAge: 4320\n");
     place.write(".config/pnpm/auth.ini", "@acme:registry=https://auth.acme.example/\n");
     let told = expect![[r#"
-        ok       pnpm up to 10 asks Coldframe at http://coldframe (`.npmrc`)
-        bypass   pnpm up to 10 asks npm.acme.example for @acme directly (`.config/pnpm/rc:2`)
-                 why:  packages of this scope are not judged
-                 mend: npm config set @acme:registry http://coldframe/ --location=project
-        bypass   pnpm from 11 on asks http://upstream directly (registry from `.config/pnpm/config.yaml:1`)
-                 why:  nothing that it installs is judged
-                 mend: set registry to http://coldframe/ in `.config/pnpm/config.yaml:1`
-        bypass   pnpm from 11 on asks auth.acme.example for @acme directly (`.config/pnpm/auth.ini:1`)
-                 why:  packages of this scope are not judged
-                 mend: npm config set @acme:registry http://coldframe/ --location=project
+        ok       pnpm 10 and older asks Coldframe at http://coldframe (`.npmrc`)
+        bypass   pnpm 10 and older asks npm.acme.example for @acme directly (`.config/pnpm/rc:2`)
+                 why:  packages of this scope are not checked
+                 fix:  npm config set @acme:registry http://coldframe/ --location=project
+        bypass   pnpm 11 and later asks http://upstream directly (registry from `.config/pnpm/config.yaml:1`)
+                 why:  its installs are not checked
+                 fix:  set registry to http://coldframe/ in `.config/pnpm/config.yaml:1`
+        bypass   pnpm 11 and later asks auth.acme.example for @acme directly (`.config/pnpm/auth.ini:1`)
+                 why:  packages of this scope are not checked
+                 fix:  npm config set @acme:registry http://coldframe/ --location=project
         bypass   yarn 1 asks http://upstream directly (registry from `.yarnrc:1`)
-                 why:  nothing that it installs is judged
-                 mend: set registry to http://coldframe/ in `.yarnrc:1`
+                 why:  its installs are not checked
+                 fix:  set registry to http://coldframe/ in `.yarnrc:1`
         ok       deno asks Coldframe at http://coldframe (`.npmrc`)
     "#]];
     let mut command = place.command(&[]);
@@ -392,10 +392,10 @@ async fn yarn_1_deno_and_pnpm_are_read_in_their_own_order_and_from_their_own_fil
     let (code, shown) = lines(&mut command, &["asks"]);
     told.assert_eq(&place.settled(&shown));
     assert_eq!(code, 1);
-    // What a variable says beats every file; pnpm from 11 on has its own.
+    // What a variable says beats every file; pnpm 11 and later has its own.
     let mut command = place.command(&[]);
     command.env("NPM_CONFIG_REGISTRY", &coldframe).env("pnpm_config_registry", &coldframe);
-    let (_, shown) = lines(&mut command, &["yarn 1 asks", "deno asks", "pnpm from 11 on asks C"]);
+    let (_, shown) = lines(&mut command, &["yarn 1 asks", "deno asks", "pnpm 11 and later asks C"]);
     assert_eq!(shown.matches("ok       ").count(), 3, "{shown}");
     assert!(shown.contains("deno asks Coldframe at") && shown.contains("(`NPM_CONFIG_REGISTRY`)"), "{shown}");
 }
