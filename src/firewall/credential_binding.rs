@@ -1,4 +1,4 @@
-//! Which registry a client's own credentials may go to, and what a client is told whose credentials were not passed on.
+//! Decides which registry receives a client's own credentials, and explains a failure for which they were not sent.
 
 use std::sync::Arc;
 
@@ -9,7 +9,8 @@ use crate::npm::PackageName;
 use crate::upstream::{Addressed, Authorization, Registry, UpstreamError};
 
 impl Components {
-    /// The registry that a request is passed on to. One that is `for_account` goes only where the client's own credentials do.
+    /// Returns the registry that receives a passthrough request. A request `for_account` needs one that accepts the client's own
+    /// credentials.
     ///
     /// # Errors
     /// Returns [`FirewallError::NotEntitled`] if there is no such registry.
@@ -33,7 +34,7 @@ impl Components {
         Ok(registry)
     }
 
-    /// Adds to what upstream denied that the client's own credentials were not passed on, if they were not.
+    /// Adds to an upstream denial that the client's own credentials were not sent, if so.
     pub(crate) fn explain_unsent(&self, asker: &Client, name: &PackageName, rejection: FirewallError) -> FirewallError {
         let Authorization::Own(own) = &asker.authorization else { return rejection };
         let registry = self.registries.of(name);
@@ -54,16 +55,16 @@ impl Components {
     }
 }
 
-/// Why `registry` was sent no credentials of a client that `addressed` something else, and which setting says otherwise.
+/// Explains why the client's credentials were not sent to `registry`, and which setting changes that.
 fn why(registry: &Registry, addressed: &Addressed) -> String {
     let id = registry.id();
     match addressed {
         Addressed::Host(base) => format!(
-            "your credentials for {base} are not sent to {id}: if that host is one more name of it, `intercept` has to name it"
+            "your credentials for {base} are not sent to {id}; if that host is another name of the registry, add it to `intercept`"
         ),
         Addressed::Coldframe | Addressed::Named(_) => {
             format!(
-                "your credentials are not sent to {id}: `client-credentials` names the registries they go to, and not this one"
+                "your credentials are not sent to {id}; to send them, add the registry to `client-credentials`"
             )
         }
     }

@@ -1,4 +1,4 @@
-//! Why there is no answer, in words a person can act on.
+//! Errors of the firewall, with texts that a client's user can act on.
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
@@ -13,86 +13,82 @@ use crate::text::ascii_line;
 use crate::units::timestamp;
 use crate::upstream::UpstreamError;
 
-/// What stands between a text and the address of its explanation.
-pub const WHY: &str = "; why: ";
+/// Separates a refusal from the link to its explanation.
+pub const EXPLAIN_SEPARATOR: &str = "; why: ";
 
-/// The longest text of a refusal, in bytes: bodies and logs hold it whole, headers its beginning.
+/// The longest refusal text, in bytes. Bodies and logs contain all of it, headers the beginning.
 const LONGEST_TEXT: usize = 2000;
 
-/// The longest reason phrase and header, in bytes: proxies and clients limit a status line.
+/// The longest reason phrase and header value, in bytes. Proxies and clients limit the status line.
 pub const LONGEST_LINE: usize = 200;
 
-/// What is left of the version and its detail, at least, in bytes.
+/// The least number of bytes that truncation keeps of the version and its detail.
 const DETAIL: usize = 40;
 
-/// What a line does without, first to last.
+/// Shorter wording for headers, applied in this order.
 const SHORTER: [(&str, &str); 4] = [
     ("; newest allowed: ", "; use "),
-    ("; no version of it is allowed yet", ""),
+    ("; no version is allowed yet", ""),
     (" by coldframe:", ":"),
     ("minimum release age", "minimum age"),
 ];
 
-/// A refusal by policy. `text` says it all in one line of ASCII; the rest is for those who count.
+/// A refusal by policy. `text` is the complete message as one line of ASCII; the other fields are for logs and metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The package.
     pub name: PackageName,
-    /// The version, unless the whole package is kept back.
+    /// The version; `None` if the whole package is refused.
     pub version: Option<Box<str>>,
-    /// The rule that decided.
     pub rule: RuleId,
-    /// When it opens, if it will.
+    /// When it opens; `None` if it does not open automatically.
     pub opens: Option<Timestamp>,
-    /// package@version, published when, the rule, when it opens, the newest version that is allowed.
+    /// Names package and version, publish time, rule, opening time, and the newest allowed version.
     pub text: Arc<str>,
-    /// The address of its explanation, where there is a page to open.
+    /// The URL of the explanation, if the client can open one.
     pub link: Option<Box<str>>,
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.text)?;
-        self.link.as_ref().map_or(Ok(()), |link| write!(out, "{WHY}{link}"))
+        self.link.as_ref().map_or(Ok(()), |link| write!(out, "{EXPLAIN_SEPARATOR}{link}"))
     }
 }
 
-/// Why there is no answer. Cheap to clone: every waiter of one flight gets it.
+/// An error of a firewall request. Cheap to clone, since every waiter of a shared fetch receives it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum FirewallError {
-    /// The policy says no.
+    /// The policy refused the request.
     #[error("{0}")]
     Refused(Arc<Refusal>),
-    /// There is no such package, version or tag.
     #[error("{0}")]
     NotFound(Arc<str>),
-    /// Upstream did not do its part.
+    /// Upstream failed.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
-    /// It asks about more than is answered at once.
+    /// The request exceeds a limit of this API.
     #[error("{0}")]
     TooMuch(Arc<str>),
-    /// Upstream sent a packument that cannot be believed.
-    #[error("upstream's packument of `{name}` cannot be read: {detail}")]
+    /// Upstream sent a packument that cannot be parsed or is inconsistent.
+    #[error("cannot read upstream's packument of `{name}`: {detail}")]
     Unreadable {
-        /// The package.
         name: PackageName,
-        /// What is wrong, and at which byte.
+        /// The cause, with the byte offset where known.
         detail: Arc<str>,
     },
-    /// The client's own credentials do not go where the answer is, or do not open it: why, and what to do.
+    /// The client's own credentials are missing or insufficient; the text says what to do.
     #[error("{0}")]
     NotEntitled(Arc<str>),
-    /// The client asked for more than may be recorded.
+    /// The client requested more nonexistent names than may be recorded.
     #[error("{0}")]
     TooMany(Arc<str>),
-    /// The store or a task of ours failed.
+    /// The store or an internal task failed.
     #[error("coldframe failed: {0}")]
     Internal(Arc<str>),
 }
 
 impl FirewallError {
-    /// Whether upstream failed to answer, or sent what cannot be believed: the last answer may be served then.
+    /// Checks whether upstream failed or sent an invalid document, so that a stale packument may be served.
     #[must_use]
     pub fn is_upstreams_failure(&self) -> bool {
         match self {
@@ -115,7 +111,7 @@ impl From<BudgetTimeout> for FirewallError {
 }
 
 impl Refusal {
-    /// A version that is kept back. `nearest` is the newest version that is allowed instead.
+    /// Returns the refusal of a version; `None` if it is allowed. `nearest` is the newest allowed version to use instead.
     #[must_use]
     pub fn of_version(name: &PackageName, version: &str, verdict: &Verdict, nearest: Option<&str>) -> Option<Self> {
         let reason = verdict.reason()?;
@@ -125,13 +121,13 @@ impl Refusal {
         let manner = if verdict.opens().is_some() { "held" } else { "refused" };
         let mut text = format!("{name}@{version} is {manner} by coldframe: {} (rule {})", reason.detail, reason.rule);
         if let Some(opens) = verdict.opens() {
-            let _ = write!(text, "; opens {}", timestamp::tell_opening(opens));
+            let _ = write!(text, "; opens {}", timestamp::format_utc_ceil(opens));
         }
         match nearest {
             Some(nearest) => {
                 let _ = write!(text, "; newest allowed: {nearest}");
             }
-            None => text.push_str("; no version of it is allowed yet"),
+            None => text.push_str("; no version is allowed yet"),
         }
         Some(Self {
             name: name.clone(),
@@ -143,7 +139,8 @@ impl Refusal {
         })
     }
 
-    /// A package none of whose versions is shown. `newest` is the highest of them, `first_opens` the first to open.
+    /// Returns the refusal of a package without a visible version. `newest` is its highest version, `first_opens` the earliest
+    /// opening.
     #[must_use]
     pub fn of_package(
         name: &PackageName,
@@ -160,9 +157,9 @@ impl Refusal {
         let mut text = format!("{name} is held by coldframe: {what}; {name}@{version}: {} (rule {})", reason.detail, reason.rule);
         match first_opens {
             Some(opens) => {
-                let _ = write!(text, "; opens {}", timestamp::tell_opening(opens));
+                let _ = write!(text, "; opens {}", timestamp::format_utc_ceil(opens));
             }
-            None => text.push_str("; none will open by itself"),
+            None => text.push_str("; no version opens automatically"),
         }
         Some(Self {
             name: name.clone(),
@@ -174,44 +171,44 @@ impl Refusal {
         })
     }
 
-    /// Everything is refused for want of a feed: it is the feed that is to blame, and no package.
+    /// Returns the refusal of all packages because a feed is missing. The text blames the feed, not the package.
     fn of_missing_feed(name: &PackageName, version: Option<&str>, verdict: &Verdict) -> Option<Self> {
         let reason = verdict.reason()?;
         let what = version.map_or_else(|| name.to_string(), |version| format!("{name}@{version}"));
         let text = format!(
-            "coldframe refuses everything: {} (rule {}); it opens when the feed is read, ask the operator; asked for: {what}",
+            "coldframe refuses all packages: {} (rule {}); opens when the feed is loaded, ask the operator; requested: {what}",
             reason.detail, reason.rule
         );
         let (rule, version) = (reason.rule.clone(), version.map(Into::into));
         Some(Self { name: name.clone(), version, rule, opens: None, text: one_line(&text).into(), link: None })
     }
 
-    /// The same refusal with the address of its explanation, for whoever came by way of `base`.
+    /// Adds the link to the explanation for a client that used `base`.
     #[must_use]
-    pub fn linked(self, base: &BaseUrl) -> Self {
-        let link = link(base, &self.name, self.version.as_deref());
-        Self { link: link.map(Into::into), ..self }
+    pub fn with_link(self, base: &BaseUrl) -> Self {
+        let link = explain_link(base, &self.name, self.version.as_deref());
+        Self { link: explain_link.map(Into::into), ..self }
     }
 
-    /// Text and address in at most `longest` bytes, for a header. What is too long is said in fewer words; then the text is what is
-    /// cut, and an address that leaves it less than half stays away.
+    /// Returns text and link in at most `longest` bytes, for a header. Shorter wording is tried first, then the text is cut. A
+    /// link that takes more than half of the line is left out.
     #[must_use]
-    pub fn within(&self, longest: usize) -> String {
+    pub fn truncated(&self, longest: usize) -> String {
         let mut text = self.text.to_string();
-        let whole = |text: &str| text.len() + self.link.as_ref().map_or(0, |link| WHY.len() + link.len());
+        let whole = |text: &str| text.len() + self.link.as_ref().map_or(0, |link| EXPLAIN_SEPARATOR.len() + explain_link.len());
         for (long, short) in SHORTER {
             if whole(&text) <= longest {
                 break;
             }
             text = text.replace(long, short);
         }
-        let tail = self.link.as_ref().map(|link| format!("{WHY}{link}")).filter(|tail| tail.len() <= longest / 2);
+        let tail = self.link.as_ref().map(|link| format!("{EXPLAIN_SEPARATOR}{link}")).filter(|tail| tail.len() <= longest / 2);
         let tail = tail.unwrap_or_default();
         let room = longest - tail.len();
         if text.len() <= room {
             return format!("{text}{tail}");
         }
-        // What is said of the version in detail goes first: the rule, the opening and what to use instead stay.
+        // The detail is cut first. The rule, the opening and the version to use instead are kept.
         let (detail, rest) =
             text.rfind(" (rule ").filter(|at| text.len() - at + DETAIL <= room).map_or((&*text, ""), |at| text.split_at(at));
         let kept: String = detail.chars().take(room.saturating_sub(rest.len() + 3)).collect();
@@ -219,13 +216,13 @@ impl Refusal {
     }
 }
 
-/// The address of an explanation, for whoever came by way of `base`; `None` where our pages are not below it.
+/// Returns the URL of an explanation for a client that used `base`; `None` if the admin pages are not below it.
 #[must_use]
-pub fn link(base: &BaseUrl, name: &PackageName, version: Option<&str>) -> Option<String> {
-    base.explains.then(|| endpoint::explanation(&base.text, name, version))
+pub fn explain_link(base: &BaseUrl, name: &PackageName, version: Option<&str>) -> Option<String> {
+    base.serves_admin.then(|| endpoint::explain_url(&base.text, name, version))
 }
 
-/// `text` as one line of visible ASCII, as a refusal holds it.
+/// Returns `text` as one line of printable ASCII, cut to the length of a refusal.
 #[must_use]
 pub fn one_line(text: &str) -> String {
     ascii_line(text, LONGEST_TEXT)
@@ -236,25 +233,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_that_is_too_long_for_a_line_keeps_its_address() {
+    fn truncated_refusal_keeps_rule_and_link() {
         let name = PackageName::parse("axios").unwrap();
-        let base = BaseUrl { text: "http://127.0.0.1:4873".into(), remembered: true, explains: true, intercepted: None };
+        let base = BaseUrl { text: "http://127.0.0.1:4873".into(), cacheable: true, serves_admin: true, intercepted: None };
         let verdict = Verdict::deny(RuleId::Denied, "x".repeat(500));
         let refusal = Refusal::of_version(&name, "1.14.1", &verdict, None).unwrap();
         let tail = "; why: http://127.0.0.1:4873/-/coldframe/explain/axios@1.14.1";
-        let linked = refusal.clone().linked(&base);
-        let line = linked.within(400);
+        let linked = refusal.clone().with_link(&base);
+        let line = linked.truncated(400);
         assert!(line.len() == 400 && line.ends_with(&format!("xxx... (rule denied){tail}")), "{line}");
         assert_eq!(linked.to_string(), format!("{}{tail}", refusal.text));
         let held = Refusal { text: "axios@1.14.1 is held by coldframe: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 11:00 UTC; newest allowed: 1.14.0".into(), ..refusal.clone() };
-        let line = held.linked(&base).within(LONGEST_LINE);
+        let line = held.with_link(&base).truncated(LONGEST_LINE);
         assert_eq!(
             line,
             format!(
                 "axios@1.14.1 is held: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 11:00 UTC; use 1.14.0{tail}"
             )
         );
-        assert!(!linked.within(80).contains("why"), "an address is not cut");
-        assert_eq!(refusal.linked(&BaseUrl { explains: false, ..base }).link, None);
+        assert!(!linked.truncated(80).contains("why"), "a link is never cut");
+        assert_eq!(refusal.with_link(&BaseUrl { serves_admin: false, ..base }).link, None);
     }
 }

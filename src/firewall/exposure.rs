@@ -1,5 +1,5 @@
-//! What was already served or cached, judged again by new advisories: what turns bad leaves the store, and who got it is named.
-//! Refuses to decide what is bad: the policy says so.
+//! Re-evaluates served and stored versions against new advisories: removes malicious tarballs and names the clients that received
+//! them. The policy decides what is malicious.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -9,45 +9,43 @@ use jiff::Timestamp;
 use crate::firewall::policy_state::{PolicySnapshot, Profile};
 use crate::npm::{Integrity, PackageName, Version};
 use crate::policy::advisories::AdvisoryKind;
-use crate::policy::{Advisory, ApplicableAdvisories, Facts, FeedTrust, judge};
+use crate::policy::{Advisory, ApplicableAdvisories, Facts, FeedTrust, evaluate};
 use crate::store::{BlobStore, DownloadOutcome, Exposure, Ledger, LedgerEvent, Release, StoreError, TarballSource};
 use crate::telemetry::{ClientExposed, Metrics};
 
-/// A version that was seen here and is bad.
+/// A version that was served or stored and that an advisory affects.
 #[derive(Debug, Clone)]
 pub struct ExposedVersion {
-    /// The package.
     pub name: PackageName,
-    /// The version.
     pub version: Box<str>,
-    /// The advisory that says so.
+    /// The id of the advisory.
     pub advisory: Box<str>,
-    /// The feed it stands in.
+    /// The feed that lists the advisory.
     pub feed: Box<str>,
-    /// Every integrity it was seen with.
+    /// Every integrity that was stated, downloaded or served.
     pub integrities: Vec<Integrity>,
-    /// When it counts as published, by what was seen first.
+    /// The effective publish time of its first known release.
     pub published: Option<Timestamp>,
-    /// Who got it.
+    /// The clients that received it.
     pub clients: Vec<Exposure>,
-    /// Whether it is refused now: denied as malware, and nobody approved it by the record's name.
+    /// Whether it is denied as malware and no decision approves it by the advisory's id.
     pub is_condemned: bool,
 }
 
-/// What became of the findings.
+/// The result of a [`purge`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PurgeResult {
-    /// Tarballs that left the store.
+    /// Tarballs removed from the store.
     pub removed: u64,
-    /// Clients that were named for the first time.
+    /// Clients reported for the first time.
     pub named: u64,
 }
 
-/// Every version in the ledger that an advisory affects which is `wanted`. Blocks; reads the releases of packages with advisories
-/// alone.
+/// Returns every version in the ledger that a `wanted` advisory affects. Blocks. Reads only the releases of packages with
+/// advisories.
 ///
 /// # Errors
-/// When the ledger cannot be read.
+/// Returns an error if the ledger cannot be read.
 pub fn find(
     world: &PolicySnapshot,
     ledger: &dyn Ledger,
@@ -68,10 +66,10 @@ pub fn find(
             let date = dates.entry(&*release.version).or_insert(release.counts_from());
             *date = release.counts_from().max(*date);
         }
-        // One that is not in the ledger is as young as can be.
+        // A version without a recorded release counts from now.
         let dated = |key: &str| dates.get(key).copied().unwrap_or(now);
         let versions: Vec<_> = keys.into_iter().map(|key| (key, Version::parse(key))).collect();
-        let applicable = advisories.among(versions.iter().map(|(key, version)| (*key, version.as_ref(), dated(key))));
+        let applicable = advisories.applicable_to(versions.iter().map(|(key, version)| (*key, version.as_ref(), dated(key))));
         for (key, version) in &versions {
             let Some(advisory) = applicable.matching(key, version.as_ref()).find(|one| wanted(*one)) else { continue };
             let mut finding = finding(&name, key, advisory, (&releases, &served, &downloaded));
@@ -83,10 +81,11 @@ pub fn find(
     Ok(findings)
 }
 
-/// What was seen here of these versions of a package, whatever any advisory says; `reason` stands for the advisory. Blocks.
+/// Returns what was served or stored of these versions of a package, regardless of advisories. `reason` replaces the advisory id.
+/// Blocks.
 ///
 /// # Errors
-/// When the ledger cannot be read.
+/// Returns an error if the ledger cannot be read.
 pub fn find_versions(
     ledger: &dyn Ledger,
     name: &PackageName,
@@ -110,10 +109,11 @@ pub fn find_versions(
     Ok(found.collect())
 }
 
-/// Takes what was found out of the store, and names each client that got it: once, however often this is done. Blocks.
+/// Removes the findings from the store and reports each client that received one. Each client is reported once, even if this is
+/// repeated. Blocks.
 ///
 /// # Errors
-/// When the ledger cannot be read.
+/// Returns an error if the ledger cannot be read.
 pub fn purge(
     findings: &[ExposedVersion],
     ledger: &dyn Ledger,
@@ -130,19 +130,19 @@ pub fn purge(
                     package.name = %finding.name,
                     package.version = &*finding.version,
                     error = &error as &dyn std::error::Error,
-                    "a tarball that turned out to be bad cannot be removed"
+                    "malicious tarball removal failed"
                 ),
             }
         }
         for client in &finding.clients {
             let incident = incident(finding, client);
-            // Two integrities of one version are two rows of one client.
+            // A client that received two integrities of one version has two rows.
             if ledger.has_incident(&incident)? || !told.insert(incident.clone()) {
                 continue;
             }
             purge.named += 1;
             name_client(finding, client, metrics);
-            ledger.record_incident(incident, now);
+            ledger.record_event(incident, now);
         }
     }
     if purge.named > 0 {
@@ -151,11 +151,11 @@ pub fn purge(
     Ok(purge)
 }
 
-/// Judges everything again and purges what is bad. Blocks.
+/// Re-evaluates all versions in the ledger and purges malware. Blocks.
 ///
 /// # Errors
-/// When the ledger cannot be read.
-pub fn judge_again(
+/// Returns an error if the ledger cannot be read.
+pub fn rescan(
     world: &PolicySnapshot,
     ledger: &Arc<dyn Ledger>,
     blobs: &Arc<dyn BlobStore>,
@@ -164,18 +164,18 @@ pub fn judge_again(
 ) -> Result<PurgeResult, StoreError> {
     let denies = |advisory: Advisory<'_>| advisory.kind == AdvisoryKind::Malware && advisory.trust == FeedTrust::Deny;
     let mut findings = find(world, ledger.as_ref(), now, denies)?;
-    // What somebody approved by the record's name stays.
+    // Versions approved by the advisory's id are kept.
     findings.retain(|finding| finding.is_condemned);
     let purge = purge(&findings, ledger.as_ref(), blobs.as_ref(), metrics, now)?;
     if purge != PurgeResult::default() {
-        tracing::warn!(blobs.removed = purge.removed, clients.named = purge.named, "what was served turned out to be bad");
+        tracing::warn!(blobs.removed = purge.removed, clients.named = purge.named, "exposed versions purged");
     }
     Ok(purge)
 }
 
-/// Who got a version, in words: one line.
+/// Returns a one-line description of a client that received a version.
 #[must_use]
-pub fn tell_client(client: &Exposure) -> String {
+pub fn describe_client(client: &Exposure) -> String {
     let tool = match (&*client.tool, &*client.tool_version) {
         ("other", "") => "unknown".to_owned(),
         ("other", product) => product.to_owned(),
@@ -190,7 +190,7 @@ fn incident(finding: &ExposedVersion, client: &Exposure) -> LedgerEvent {
         kind: "exposure",
         name: Some(finding.name.clone()),
         version: Some(finding.version.clone()),
-        detail: format!("{} of the feed `{}`: {}", finding.advisory, finding.feed, tell_client(client)),
+        detail: format!("{} of the feed `{}`: {}", finding.advisory, finding.feed, describe_client(client)),
     }
 }
 
@@ -200,13 +200,13 @@ fn name_client(finding: &ExposedVersion, client: &Exposure, metrics: &Metrics) {
         version: &finding.version,
         advisory: &finding.advisory,
         feed: &finding.feed,
-        client: &tell_client(client),
+        client: &describe_client(client),
         times: client.times,
     }
     .emit(metrics);
 }
 
-/// Whether the version may be served all the same, in any of the bytes it was seen with.
+/// Checks whether decisions allow the version with any of its known integrities.
 fn is_approved(
     world: &PolicySnapshot,
     finding: &ExposedVersion,
@@ -223,7 +223,7 @@ fn is_approved(
             advisories,
             ..Facts::of(&finding.name, &finding.version, now)
         };
-        judge(&rules, &world.standing, &facts, now).allows()
+        evaluate(&rules, &world.active_decisions, &facts, now).is_allowed()
     })
 }
 
@@ -233,7 +233,7 @@ fn served(ledger: &dyn Ledger, name: &PackageName) -> Result<Vec<Exposure>, Stor
     Ok(served)
 }
 
-/// What the ledger has of a package: its releases, who got which of them, and what was downloaded.
+/// The ledger's rows of a package: releases, served downloads, and downloaded tarballs.
 type Noted<'a> = (&'a [Release], &'a [Exposure], &'a [TarballSource]);
 
 fn finding(name: &PackageName, key: &str, advisory: Advisory<'_>, noted: Noted<'_>) -> ExposedVersion {
@@ -250,7 +250,7 @@ fn finding(name: &PackageName, key: &str, advisory: Advisory<'_>, noted: Noted<'
     }
 }
 
-/// Every integrity that a version was seen, downloaded or served with. What was downloaded names the blobs, whatever was stated.
+/// Returns every integrity of a version. Stored blobs are named by the downloaded digests, which may differ from the stated ones.
 fn integrities(version: &str, (releases, served, downloaded): Noted<'_>) -> Vec<Integrity> {
     let of_version = releases.iter().filter(|release| *release.version == *version);
     let mut found: Vec<Integrity> = of_version.filter_map(Release::known_digests).collect();
@@ -264,7 +264,7 @@ fn integrities(version: &str, (releases, served, downloaded): Noted<'_>) -> Vec<
     found
 }
 
-/// When a version counts as published, by what was seen first.
+/// Returns the effective publish time of the first known release.
 fn published(version: &str, releases: &[Release]) -> Option<Timestamp> {
     releases.iter().filter(|release| *release.version == *version).map(Release::counts_from).min()
 }

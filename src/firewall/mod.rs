@@ -1,7 +1,5 @@
-//! The product. A question comes in, upstream and store are asked, policy judges, an answer or a refusal goes
-//! out.
-//!
-//! Refuses to know HTTP: no status, no header, no URL path. `server` turns questions and answers into those.
+//! The firewall core: answers package requests from cache, store and upstream, filtered by policy. It knows no HTTP; `server`
+//! maps requests and results to it.
 
 pub mod audit;
 mod credential_binding;
@@ -22,7 +20,7 @@ mod verdicts;
 mod wall_clock;
 mod wanted_versions;
 
-pub use exposure::{ExposedVersion, PurgeResult, judge_again};
+pub use exposure::{ExposedVersion, PurgeResult, rescan};
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -65,7 +63,7 @@ use crate::firewall::responses::{CachedView, UnsegmentedKey, UnsegmentedResponse
 use crate::firewall::tarballs::addresses::Addresses;
 use crate::firewall::tarballs::early_request::EarlyRequests;
 use crate::firewall::tarballs::entitlement::{Entitled, EntitlementKey, Entitlements};
-use crate::firewall::tarballs::{CARRIED_UNITS, Landed, TarballKey};
+use crate::firewall::tarballs::{MEMORY_UNITS, Landed, TarballKey};
 use crate::firewall::wall_clock::WallClock;
 use crate::firewall::wanted_versions::Wants;
 use crate::net::fair_limit::Sizes;
@@ -77,102 +75,98 @@ use crate::store::{BlobStore, Ledger};
 use crate::telemetry::{Metrics, UpstreamAnswered, UpstreamOutcome, UpstreamWhat};
 use crate::upstream::{self, PassthroughRequest, PassthroughResponse, Registries, Renewed, UpstreamConfigError};
 
-/// Bounds on time and memory.
+/// Time and memory limits.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// How long a packument is used before upstream is asked again.
+    /// How long a packument is fresh.
     pub packument_ttl: Duration,
-    /// How long the last answer is served while upstream cannot be asked.
+    /// How long a stale packument is served while upstream is unavailable.
     pub max_stale: Duration,
-    /// How long upstream's answer is waited for while the last one could be served instead.
+    /// How long to wait for upstream before a stale packument is served (`stale-wait`).
     pub patience: Duration,
-    /// Bytes of memory for facts and deflated packuments.
+    /// Memory for package snapshots and rendered packuments, in bytes.
     pub memory: u64,
-    /// Bytes of memory for packuments that are fetched and read. One that needs more is read all the same, when its turn comes.
+    /// Memory for packuments that are being fetched and parsed, in bytes. A larger packument waits until it can exceed the limit
+    /// alone.
     pub packument_memory: u64,
-    /// How many packuments are fetched ahead at once from each registry, at most [`FETCHES`]; none at 0.
-    pub fetch_ahead: usize,
-    /// Names that one client may ask for in a day and that upstream does not have. Each is recorded, so that a package that appears
-    /// later cannot claim to be old.
+    /// Concurrent prefetches per registry, at most [`FETCHES`]. 0 disables prefetching.
+    pub prefetch: usize,
+    /// Nonexistent names that one client may request per day. Each is recorded, so that a package that appears later cannot claim
+    /// to be old.
     pub absent_names: usize,
-    /// The largest packument taken from upstream, in bytes, decoded.
+    /// The largest packument accepted from upstream, in bytes, decoded.
     pub packument_limit: u64,
-    /// The largest tarball taken from upstream, in bytes.
+    /// The largest tarball accepted from upstream, in bytes.
     pub tarball_limit: u64,
 }
 
-/// What a firewall is made of.
+/// The dependencies of a [`Firewall`].
 pub struct FirewallDeps {
-    /// Where packages come from.
     pub registries: Registries,
-    /// The durable record.
     pub ledger: Arc<dyn Ledger>,
-    /// Tarballs and raw packuments.
+    /// Tarballs and packument documents.
     pub blobs: Arc<dyn BlobStore>,
-    /// The time.
     pub clock: Arc<dyn Clock>,
-    /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// The rules in force.
+    /// The policy of profile 0.
     pub policy: Policy,
-    /// The rules of further listeners: those of profile 1, 2, …
+    /// The policies of further listeners: profiles 1, 2, …
     pub further_policies: Vec<Policy>,
-    /// What people decided so far.
+    /// Every recorded decision.
     pub decisions: Vec<Decision>,
-    /// Bounds.
     pub config: Config,
 }
 
-/// Packages of which it is remembered that they are not there, or could not be asked for.
+/// Entries in each cache of absent and unreachable packages.
 const REMEMBERED_FAILURES: u64 = 10_000;
 
-/// The most names of which it can be remembered that a client asked for them in vain: as many as the ledger records of all clients.
+/// The maximum of [`Config::absent_names`]: the number of absent names that the ledger records for all clients.
 pub const MAX_ABSENT_NAMES: usize = 200_000;
 
-/// How long it is remembered that a client asked for names that do not exist.
+/// How long requests for nonexistent names count against a client.
 const ABSENTEES_FOR: Duration = Duration::from_secs(24 * 3600);
 
-/// Packuments that one registry is asked for at once for one client: as many as the clients that ask for most send at once.
+/// Concurrent packument fetches per registry and client: the most that npm clients send at once.
 pub const FETCHES: usize = 48;
 
-/// What each client may have under way at one registry besides what all share, so that one that asks for what hangs does not keep others
-/// waiting; and what all of them together may, of each kind: each costs a socket.
+/// Slots per registry that are reserved for each client, so that hanging requests of one client do not block others, and the most
+/// slots of all clients together, per kind of request. Each slot costs a socket.
 const OWN_SLOTS: usize = 4;
 const MOST_SLOTS: usize = 256;
 
-/// How long a packument waits for memory: as long as npm waits for an answer.
+/// How long a packument waits for memory: npm's own request timeout.
 const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
 
-/// Memory for packuments that are sent as they are or packed by brotli, which few clients ask for: each is a copy of its own. Beyond
-/// it, the oldest of each client takes up to the second limit. Small ones never wait.
+/// Memory for uncompressed and brotli responses, which few clients request; each is a separate copy. Beyond the first limit, the
+/// oldest response of each client may use up to the second. Responses below `SMALL_PLAIN` never wait.
 const PLAIN_MEMORY: u64 = 64 << 20;
 const MAX_PLAIN_MEMORY: u64 = 512 << 20;
 const SMALL_PLAIN: u64 = 64 << 10;
 
-/// How often it is looked whether the last task is done.
+/// How often [`Firewall::settle`] checks for remaining tasks.
 const SETTLING: Duration = Duration::from_millis(2);
 
-/// Tarballs that one registry is asked for at once for one client.
+/// Concurrent tarball downloads per registry and client.
 const DOWNLOADS: usize = 64;
 
-/// Requests that one registry is passed at once for one client: each holds its answer.
+/// Concurrent passthrough requests per registry and client. Each holds its response in memory.
 const PASSES: usize = 64;
 
-/// The slots of one registry; one client may hold at most this number of them.
+/// Returns the slots of one registry, of which one client may hold at most `of_one_client`.
 const fn slots(of_one_client: usize) -> Sizes {
     Sizes { shared: of_one_client - OWN_SLOTS, own: OWN_SLOTS, most: MOST_SLOTS }
 }
 
-/// How much work on what strangers send is done at once: each core has something to do, and each client is served by turns.
+/// Returns the concurrency of CPU work on untrusted input: all cores are used, and clients take turns.
 #[must_use]
 pub fn heavy(cores: usize) -> Sizes {
     Sizes { shared: cores, own: 1, most: 2 * cores }
 }
 
-/// The firewall. One a process; every door hands its questions here.
+/// The firewall, one per process and shared by all listeners.
 pub struct Firewall(Arc<Components>);
 
-/// What every question shares. Its methods are spread over the files of this room, one file a kind of question.
+/// The state that all requests share. Its methods are in the submodules, one file per kind of request.
 struct Components {
     registries: Registries,
     ledger: Arc<dyn Ledger>,
@@ -181,90 +175,90 @@ struct Components {
     metrics: Arc<Metrics>,
     config: Config,
     world: ArcSwap<PolicySnapshot>,
-    /// What is known of packages, bounded in bytes.
+    /// Package snapshots, bounded in bytes.
     documents: Cache<CacheKey, Arc<PackageSnapshot>>,
-    /// Views of packuments, deflated, bounded in bytes.
+    /// Rendered packuments in compressed segments, bounded in bytes.
     views: Cache<ViewKey, Arc<CachedView>>,
-    /// Plain answers, bounded in bytes.
+    /// Uncompressed and brotli responses, bounded in bytes.
     wholes: Cache<UnsegmentedKey, Arc<UnsegmentedResponse>>,
-    /// Packages that are not there, and since when.
+    /// Packages that upstream does not have, with the time of that answer.
     absent: Cache<CacheKey, Timestamp>,
-    /// Packages that could not be asked for, and since when.
+    /// Packages whose last fetch failed, with the time of the failure.
     unreachable: Cache<CacheKey, Timestamp>,
-    /// Views of packages that were asked again because another one contradicts them, and when.
+    /// Views that were fetched again because another view contradicts them, with the time.
     asked_again: Cache<CacheKey, Timestamp>,
-    /// Names that upstream was found not to have just now, for the first time.
+    /// Names that were just recorded as absent for the first time.
     new_absentees: Cache<CacheKey, ()>,
-    /// How many of those each client asked for.
+    /// New absent names per client.
     absentees: Cache<IpAddr, usize>,
-    /// Packages whose history is being compared with a document.
+    /// Locks that serialize history comparisons per package.
     histories: Turns,
-    /// Our own wall clock, and whether it was set.
+    /// Detects whether the system clock was set.
     wall_clock: WallClock,
-    /// Registries that say nothing.
+    /// Registries that do not respond.
     silence: SlowRegistries,
-    /// Packages that were seen to be parts of others, and of which.
+    /// The parent package of each known subpackage.
     wholes_of_parts: Cache<PackageName, PackageName>,
-    /// Registries of which it was told that last answers are served for theirs, and when.
+    /// Registries for which a stale response was logged, with the time.
     stale_told: Cache<Arc<str>, Timestamp>,
-    /// Packages that were written to through us, and when: upstream is asked again before they are answered.
+    /// Packages that were written through this process, with the time. They are revalidated before the next response.
     written: Cache<PackageName, Timestamp>,
-    /// When the last of them was, in milliseconds since the epoch: a warm request compares this alone.
+    /// The newest time in `written`, in milliseconds since the epoch. Responses from memory compare only this value.
     last_written: AtomicI64,
-    /// Tokens that upstream confirmed for a package, and when; and those that it did not.
+    /// Tokens that upstream confirmed as writers of a package, and those that it did not, with the time.
     writers: Cache<CacheKey, Timestamp>,
     strangers: Cache<CacheKey, Timestamp>,
     once_more: OnceMore,
     packument_fetches: SharedFetches<FetchKey, Result<PackageLookup, FirewallError>>,
     renderings: SharedFetches<ViewKey, Result<Arc<CachedView>, FirewallError>>,
     tarballs: SharedFetches<TarballKey, Result<Landed, FirewallError>>,
-    /// Which credentials may have what is in the store.
+    /// Which credentials may read which stored tarballs.
     entitlements: Entitlements,
     entitlements_asked: SharedFetches<EntitlementKey, Result<Entitled, FirewallError>>,
     attestations: Attestations,
     fetches: Slots,
     passes: Slots,
-    /// Memory for documents that are fetched, read or rendered, so that large ones do so one after the other.
+    /// Memory for documents that are fetched, parsed or rendered. Large ones are handled one after the other.
     allowance: Arc<MemoryBudget>,
-    /// Memory for answers that are made as a whole, until they are sent: each client has a lane.
+    /// Memory for unsegmented responses until they are sent, with one lane per client.
     plain: Arc<MemoryBudget>,
-    /// Documents taken out of the store at once.
+    /// Limits concurrent loads of documents from the store.
     loads: Arc<FairLimit>,
-    /// Documents read or rendered at once: as many as there are cores.
+    /// Limits concurrent parsing and rendering to the number of cores.
     readers: Arc<FairLimit>,
-    /// Held while a document is read that is larger than it says.
+    /// Held while a document larger than its declared length is decoded.
     oversized: Mutex<()>,
-    /// Work on what clients and upstream sent, beyond documents: as much at once as there are cores.
+    /// Limits other CPU work on untrusted input to the number of cores.
     heavy: Arc<FairLimit>,
-    /// Whose turn it is among those.
+    /// Gives client requests priority over prefetches.
     precedence: ParsePriority,
-    /// Packages that will probably be asked for.
+    /// Packages that clients will probably request next.
     leads: Arc<PrefetchQueue>,
-    /// What documents want of other packages.
+    /// Version requirements that known packages state for others.
     wants: Wants,
     workbenches: ScratchPool,
     downloads: Slots,
-    /// Memory for tarballs that the disk does not take.
+    /// Memory for tarballs that cannot be written to disk.
     carried: Arc<Semaphore>,
-    /// Tarballs asked for before anything is known of them.
+    /// Tarballs that are requested before their packument is known.
     asides: EarlyRequests,
-    /// Where packuments place tarballs.
+    /// Tarball addresses that packuments state.
     addresses: Addresses,
     forms: AbbreviatedSupport,
-    /// Registries whose first packument was looked at.
+    /// Registries whose first packument was checked for missing metadata.
     strippers: Mutex<HashSet<Arc<str>>>,
     skew_told: HourlyLimit,
-    /// Advisories that are too broad to be obeyed whole, by feed, id and package: each is told once.
+    /// Overbroad advisories that were reported, by feed, id and package. Each is reported once.
     overbroad_told: Cache<String, ()>,
 }
 
 impl Firewall {
-    /// A firewall of `parts`. Sends nothing upstream.
+    /// Creates a firewall. Sends nothing upstream.
     #[must_use]
     pub fn new(parts: FirewallDeps) -> Self {
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        // An index that has to go costs a read and a pass over its document, and no response is found without it: indexes get most. An
-        // index takes about 900 bytes a version.
+        // Half of the memory is for indexes, about 900 bytes per version: every response needs one, and an evicted one must be
+        // read and parsed again.
         let eighths = |count: u64| parts.config.memory / 8 * count;
         let documents = Cache::builder().max_capacity(eighths(4)).weigher(|_, known: &Arc<PackageSnapshot>| known.weight());
         let views = Cache::builder().max_capacity(eighths(3)).weigher(|_, view: &Arc<CachedView>| view.weight());
@@ -317,7 +311,7 @@ impl Firewall {
             wants: Wants::default(),
             workbenches: ScratchPool::new(cores),
             downloads: Slots::new(slots(DOWNLOADS)),
-            carried: Arc::new(Semaphore::new(CARRIED_UNITS)),
+            carried: Arc::new(Semaphore::new(MEMORY_UNITS)),
             asides: EarlyRequests::default(),
             addresses: Addresses::default(),
             forms: AbbreviatedSupport::default(),
@@ -327,52 +321,51 @@ impl Firewall {
         }))
     }
 
-    /// Judges by these decisions from now on: all that were ever taken.
-    pub fn decide(&self, decisions: Vec<Decision>) {
+    /// Replaces all decisions.
+    pub fn set_decisions(&self, decisions: Vec<Decision>) {
         self.0.decide(&decisions.into());
     }
 
-    /// Judges by these policies from now on, one a profile: swapped whole. No request begun after this returns is
-    /// answered by others.
-    pub fn adopt(&self, policies: &[Policy]) {
+    /// Replaces all policies at once, one per profile. Requests that begin after this returns use them.
+    pub fn set_policies(&self, policies: &[Policy]) {
         self.0.adopt(policies);
     }
 
-    /// Every version of a package, with its verdict.
+    /// Returns every version of a package with its verdict.
     ///
     /// # Errors
-    /// When there is no such package, or upstream cannot be asked.
+    /// Returns an error if the package does not exist or upstream is unavailable.
     pub async fn inspect(&self, asker: &Client, name: &PackageName) -> Result<PackageInspection, FirewallError> {
         self.0.inspect(asker, name).await
     }
 
-    /// What is to be said of versions of a package as of other instants; `None` of one that nobody ever saw.
+    /// Returns the verdict of each version as of its instant; `None` for a version that was never seen.
     ///
     /// # Errors
-    /// When there is no such package, or upstream cannot be asked.
+    /// Returns an error if the package does not exist or upstream is unavailable.
     pub async fn judge_then(
         &self,
         asker: &Client,
         name: &PackageName,
         wanted: &[(&str, Timestamp)],
     ) -> Result<Vec<Option<Verdict>>, FirewallError> {
-        self.0.judge_then(asker, name, wanted).await
+        self.0.evaluate_as_of(asker, name, wanted).await
     }
 
-    /// Puts other advisories in force: from the next request on, for every package.
-    pub fn follow(&self, advisories: &Advisories) {
+    /// Replaces the advisories. They apply to every package from the next request on.
+    pub fn set_advisories(&self, advisories: &Advisories) {
         self.0.follow(advisories);
     }
 
-    /// Goes by the hosts and lends the credentials of a configuration that was read again.
+    /// Applies the hosts and credentials of a reloaded configuration.
     ///
     /// # Errors
-    /// When credentials cannot be sent; then all of them stay as they were.
+    /// Returns an error if credentials cannot be sent as headers. Nothing is changed then.
     pub fn renew_upstream(&self, config: &upstream::Config) -> Result<Renewed, UpstreamConfigError> {
         self.0.registries.renew(config)
     }
 
-    /// Forgets what is remembered of a package: upstream is asked again before the next answer.
+    /// Drops a package from memory, so that upstream is asked before the next response.
     pub fn forget(&self, name: &PackageName) {
         let slots: Vec<_> = self.0.documents.iter().map(|(slot, _)| slot).filter(|slot| slot.name == *name).collect();
         for slot in slots {
@@ -380,17 +373,17 @@ impl Firewall {
         }
     }
 
-    /// What is in force now.
+    /// Returns the current policies, decisions and advisories.
     #[must_use]
     pub fn world(&self) -> Arc<PolicySnapshot> {
         self.0.world()
     }
 
-    /// Explains one version: `wanted` is a version, a dist-tag or a range; `latest` when it is missing. With `at` it is
-    /// judged as of that instant.
+    /// Explains one version. `wanted` is a version, a dist-tag or a range, by default `latest`. `at` evaluates it as of that
+    /// instant.
     ///
     /// # Errors
-    /// When there is no such version, or upstream cannot be asked.
+    /// Returns an error if the version does not exist or upstream is unavailable.
     pub async fn explain(
         &self,
         asker: &Client,
@@ -401,28 +394,28 @@ impl Firewall {
         self.0.explain(asker, name, wanted, at).await
     }
 
-    /// What would become of each of `locked`, in their order. Nothing is served and nobody is noted in the ledger.
+    /// Checks whether each of `locked` would be served, in their order. Serves nothing and records no download.
     pub async fn check(&self, asker: &Client, locked: &[LockedVersion]) -> Vec<CheckedVersion> {
         self.0.check(asker, locked).await
     }
 
-    /// What is hidden of a package from `asker`, of what is known already, and what of it a project wants by `wants`; `None` when
-    /// nothing is, or nothing is known.
+    /// Returns the versions of a package that are hidden from the client, from memory only. Includes those that the project
+    /// requires by `wants`; `None` if nothing is hidden or nothing is known.
     #[must_use]
     pub fn hidden(&self, asker: &Client, name: &PackageName, wants: &[Want]) -> Option<HiddenVersions> {
         self.0.hidden(asker, name, wants)
     }
 
-    /// The addresses that packages come from, without credentials.
+    /// Returns the URLs of all registries, without credentials.
     #[must_use]
     pub fn upstreams(&self) -> Vec<String> {
         self.0.registries.ids().map(str::to_owned).collect()
     }
 
-    /// The packument, without what the policy hides.
+    /// Returns the packument without the hidden versions.
     ///
     /// # Errors
-    /// A refusal when no version is visible; what upstream or the store could not do.
+    /// Returns a refusal if no version is visible, and the failure of upstream or the store.
     pub async fn packument(
         &self,
         asker: &Client,
@@ -433,58 +426,59 @@ impl Firewall {
         self.0.packument(asker, name, form, coding).await
     }
 
-    /// One manifest by version, dist-tag or range: JSON.
+    /// Returns one manifest by version, dist-tag or range, as JSON.
     ///
     /// # Errors
-    /// A refusal when it is hidden, not found, or as [`Firewall::packument`].
+    /// Returns a refusal if the version is hidden, not found, and the errors of [`Firewall::packument`].
     pub async fn manifest(&self, asker: &Client, name: &PackageName, wanted: &str) -> Result<Bytes, FirewallError> {
         self.0.manifest(asker, name, wanted).await
     }
 
-    /// The dist-tags as clients see them: JSON.
+    /// Returns the dist-tags as clients see them, as JSON.
     ///
     /// # Errors
-    /// As [`Firewall::packument`].
+    /// Returns the errors of [`Firewall::packument`].
     pub async fn dist_tags(&self, asker: &Client, name: &PackageName) -> Result<Bytes, FirewallError> {
         self.0.dist_tags(asker, name).await
     }
 
-    /// A tarball, verified against its packument.
+    /// Returns a tarball, verified against its packument.
     ///
     /// # Errors
-    /// A refusal when the version is hidden or its bytes are wrong; what upstream or the store could not do.
+    /// Returns a refusal if the version is hidden or its bytes do not match, and the failure of upstream or the store.
     pub async fn tarball(&self, asker: &Client, name: &PackageName, version: &str) -> Result<TarballResponse, FirewallError> {
         self.0.tarball(asker, name, version).await
     }
 
-    /// The package and the version whose tarball is at an address of the registry's own, as far as this client is shown it.
+    /// Returns the package and version whose tarball is at an address of the registry, as far as this client may see it.
     ///
     /// # Errors
-    /// A refusal when two packages claim the address, or two versions with different digests; when upstream cannot be asked.
+    /// Returns a refusal if two packages claim the address, or two versions with different digests. Returns an error if upstream
+    /// is unavailable.
     pub async fn locate(&self, asker: &Client, address: &Address) -> Result<Option<(PackageName, Box<str>)>, FirewallError> {
         self.0.locate(asker, address).await
     }
 
-    /// Why somebody may not go to a place beside the registry, by what the feeds say of it; that they wanted to is an event.
+    /// Checks an egress destination against the feed indicators and records a hit. Returns the reason if the connection must be
+    /// refused.
     #[must_use]
     pub fn contact(&self, contacting: &EgressRequest<'_>) -> Option<String> {
-        self.0.contact(contacting)
+        self.0.check_egress(contacting)
     }
 
-    /// Search results without what the policy hides; the passage is the client's request, the answer upstream's,
-    /// filtered.
+    /// Passes a search to upstream and filters its results.
     ///
     /// # Errors
-    /// When upstream cannot be asked.
+    /// Returns an error if upstream is unavailable.
     pub async fn search(&self, asker: &Client, passage: PassthroughRequest) -> Result<PassthroughResponse, FirewallError> {
         self.0.search(asker, passage).await
     }
 
-    /// An audit, passed on, with what the feeds add; `body` is the client's, decoded, and `bulk` says which shape it has.
-    /// The text is for `npm-notice`: what was held back of the packages in it.
+    /// Passes an audit to upstream and adds the advisories of the feeds. `body` is the client's, decoded; `bulk` selects its
+    /// format. The text is for `npm-notice` and lists held releases of the audited packages.
     ///
     /// # Errors
-    /// When upstream cannot be asked.
+    /// Returns an error if upstream is unavailable.
     pub async fn audit(
         &self,
         asker: &Client,
@@ -495,10 +489,10 @@ impl Firewall {
         self.0.audit(asker, passage, body, bulk).await
     }
 
-    /// Attestations of one version, unless it is hidden: then they are not found, which pnpm takes well.
+    /// Returns the attestations of one version. Those of a hidden version are not found, which pnpm tolerates.
     ///
     /// # Errors
-    /// Not found when the version is hidden; when upstream cannot be asked.
+    /// Returns an error if the version is hidden or upstream is unavailable.
     pub async fn attestations(
         &self,
         asker: &Client,
@@ -509,10 +503,10 @@ impl Firewall {
         self.0.attestations(asker, name, version, passage).await
     }
 
-    /// Anything else, passed on to the registry of `name`, or to the default one: ping, keys, whoami, accounts.
+    /// Passes any other request (ping, keys, whoami, accounts) to the registry of `name`, or to the default registry.
     ///
     /// # Errors
-    /// When upstream cannot be asked.
+    /// Returns an error if upstream is unavailable.
     pub async fn pass(
         &self,
         asker: &Client,
@@ -522,10 +516,10 @@ impl Firewall {
         self.0.pass(asker, name, passage).await
     }
 
-    /// Like [`Firewall::pass`], for what changes the package: its next reader gets what upstream says then.
+    /// Passes a write to upstream, like [`Firewall::pass`]. The next read of the package is revalidated.
     ///
     /// # Errors
-    /// When upstream cannot be asked.
+    /// Returns an error if upstream is unavailable.
     pub async fn write(
         &self,
         asker: &Client,
@@ -535,39 +529,39 @@ impl Firewall {
         self.0.write_through(asker, name, passage).await
     }
 
-    /// How many leads are followed at once at each registry; none at 0.
+    /// Returns the number of concurrent prefetches per registry; 0 if prefetching is disabled.
     #[must_use]
     pub fn follows_at_once(&self) -> usize {
-        self.0.config.fetch_ahead
+        self.0.config.prefetch
     }
 
-    /// A package that clients will probably ask for, once there is one.
+    /// Waits for a package that clients will probably request next.
     pub async fn next_lead(&self) -> PrefetchTarget {
-        self.0.next_lead().await
+        self.0.next().await
     }
 
-    /// Fetches what a lead leads to, so that whoever asks for it does not wait; whether it was there.
+    /// Fetches a prefetch target. Returns whether upstream had it.
     pub async fn follow_lead(&self, lead: PrefetchTarget) -> bool {
-        self.0.follow_lead(lead).await
+        self.0.fetch_target(lead).await
     }
 
-    /// Checks whether our wall clock can be trusted: whether it moved as time passed, or an upstream agreed with it since.
+    /// Checks whether the system clock can be trusted: it advanced with the monotonic clock, or an upstream agreed with it since.
     ///
     /// # Errors
-    /// By how much it was set, for a person.
+    /// Returns a message with the size of the jump.
     pub fn check_clock(&self) -> Result<(), String> {
         let jump = self.0.wall_clock.jump(self.0.clock.now(), self.0.clock.elapsed());
         jump.map_or(Ok(()), |jump| {
             let side = if jump.is_positive() { "forward" } else { "back" };
             let seconds = jump.as_secs().abs();
             Err(format!(
-                "this machine's clock was set {side} by {seconds} s; nothing is recorded until an upstream agrees with it"
+                "the system clock was set {side} by {seconds} s; nothing is recorded until an upstream's clock agrees"
             ))
         })
     }
 
-    /// Waits until what was begun for requests that are gone is done, so that the store can be closed.
-    pub async fn settle(&self) {
+    /// Waits until all background work is done, so that the store can be closed.
+    pub async fn drain(&self) {
         self.0.fetches.settle().await;
         self.0.downloads.settle().await;
         while Arc::strong_count(&self.0) > 1 {
@@ -575,9 +569,9 @@ impl Firewall {
         }
     }
 
-    /// Bytes of memory that facts and views take, about.
+    /// Returns the approximate memory of the caches, in bytes.
     #[must_use]
-    pub fn weight(&self) -> u64 {
+    pub fn memory_bytes(&self) -> u64 {
         self.0.documents.weighted_size() + self.0.views.weighted_size() + self.0.wholes.weighted_size()
     }
 }
@@ -606,8 +600,8 @@ impl Components {
 }
 
 impl Components {
-    /// Memory for an answer of upstream's that is taken apart: eight times its size holds the smallest parts there are. In a lane of
-    /// its own, for the answer itself holds memory already.
+    /// Reserves memory for parsing an upstream response: eight times its size covers the smallest JSON values. The response holds
+    /// memory already, so this uses a lane of its own.
     async fn share_of_answer(&self, passed: &PassthroughResponse) -> Result<Reservation, FirewallError> {
         let mut share = self.allowance.share_in(&Arc::from("answers"));
         share.grow_to(8 * passed.body.len() as u64).await?;
@@ -615,7 +609,7 @@ impl Components {
     }
 }
 
-/// The body of an answer with its share of memory.
+/// A response body with its memory reservation.
 struct Shared {
     bytes: Bytes,
     _share: Reservation,
@@ -627,7 +621,7 @@ impl AsRef<[u8]> for Shared {
     }
 }
 
-/// Lets something be told at most once an hour.
+/// Allows an event at most once an hour.
 #[derive(Debug)]
 struct HourlyLimit(AtomicI64);
 

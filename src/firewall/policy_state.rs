@@ -1,5 +1,5 @@
-//! What changes while serving: the policies in force, the decisions above them, and their joint revision. Loaded once at
-//! the top of a request together with the time, so that one request sees one world and one instant.
+//! Policies, decisions and advisories, which change at run time. A request loads them once, together with the time, so that all
+//! its verdicts use one snapshot and one instant.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,29 +10,29 @@ use crate::firewall::Components;
 use crate::policy::decisions::Decision;
 use crate::policy::{ActiveDecisions, Advisories, Policy};
 
-/// Which of the policies in force: that of a listener.
+/// The index of a listener's policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Profile(pub usize);
 
-/// Everything a verdict depends on besides a package's own facts.
+/// Everything a verdict depends on besides the facts of a package.
 #[derive(Debug)]
 pub struct PolicySnapshot {
-    /// The policies in force, by profile; never empty.
+    /// The policies by profile; never empty.
     policies: Vec<Policy>,
-    /// Every decision that was ever taken.
+    /// Every recorded decision.
     pub decisions: Arc<[Decision]>,
-    /// Those of them that are in force.
-    pub standing: ActiveDecisions,
-    /// What the feeds say.
+    /// The decisions that apply now.
+    pub active_decisions: ActiveDecisions,
+    /// The advisories of all feeds.
     pub advisories: Advisories,
-    /// The next instant at which something ends by itself: a decision, or a rule.
-    until: Option<Timestamp>,
-    /// Counts worlds: a judgement made in another one is made again.
+    /// The next instant at which a decision or rule expires.
+    next_change: Option<Timestamp>,
+    /// Increments with every change. Verdicts of another revision are evaluated again.
     pub revision: u64,
 }
 
 impl PolicySnapshot {
-    /// The world that a process starts with: the first policy, and those of further profiles.
+    /// Creates the first snapshot of a process from the policy of profile 0 and those of further profiles.
     pub(crate) fn first(policy: Policy, further: Vec<Policy>, decisions: Vec<Decision>, now: Timestamp) -> Self {
         let policies = std::iter::once(policy).chain(further).map(|policy| policy.as_of(now)).collect();
         Self::of(policies, decisions.into(), Advisories::default(), now, 0)
@@ -42,104 +42,102 @@ impl PolicySnapshot {
         let standing = ActiveDecisions::of(&decisions, now);
         let until = policies.iter().filter_map(Policy::next_expiry).chain(standing.until()).min();
         let advisories = advisories.ruled(standing.rulings());
-        Self { policies, decisions, standing, advisories, until, revision }
+        Self { policies, decisions, active_decisions: standing, advisories, next_change: until, revision }
     }
 
-    /// The policy of a profile.
+    /// Returns the policy of a profile.
     #[must_use]
     pub fn policy(&self, profile: Profile) -> &Policy {
-        // A profile that is not there has the first one's.
+        // An unknown profile uses the first policy.
         self.policies.get(profile.0).unwrap_or(&self.policies[0])
     }
 
-    /// The longest age for which a rule holds new packages and spares the parts of established ones; `None` where none
+    /// Returns the longest age for which a rule holds new packages but exempts subpackages of established ones; `None` if no rule
     /// does.
     #[must_use]
-    pub(crate) fn spares_siblings(&self) -> Option<Duration> {
+    pub(crate) fn subpackage_exemption_age(&self) -> Option<Duration> {
         self.policies.iter().filter_map(Policy::spares_siblings).max()
     }
 
-    /// The longest age that a rule of any policy names.
+    /// Returns the longest age that a rule of any policy uses.
     #[must_use]
     pub(crate) fn longest_age(&self) -> Duration {
         self.policies.iter().map(Policy::longest_age).max().unwrap_or_default()
     }
 
-    /// The world after this one, as of `now`, with these decisions.
+    /// Returns the next snapshot, as of `now`, with these decisions.
     fn with_decisions(&self, decisions: Arc<[Decision]>, now: Timestamp) -> Self {
         let policies = self.policies.iter().map(|policy| policy.as_of(now)).collect();
         Self::of(policies, decisions, self.advisories.clone(), now, self.revision + 1)
     }
 
-    /// The world as of another instant: the decisions that were taken by then, and what of them and of the rules was in
-    /// force. Of feeds it is not kept what they said when.
+    /// Returns the snapshot as of another instant, with the decisions and rules that applied then. Advisories stay current,
+    /// because their history is not recorded.
     pub(crate) fn as_of(&self, at: Timestamp) -> Self {
         let policies = self.policies.iter().map(|policy| policy.as_of(at)).collect();
         let decisions = self.decisions.iter().filter_map(|decision| decision.as_of(at)).collect();
         Self::of(policies, decisions, self.advisories.clone(), at, self.revision)
     }
 
-    /// The world after this one, with these policies, as of `now`. Without any nothing would be judged: then it keeps its
-    /// own.
+    /// Returns the next snapshot, as of `now`, with these policies. An empty list keeps the current ones, so that verdicts always
+    /// have a policy.
     fn with_policies(&self, policies: &[Policy], now: Timestamp) -> Self {
         let policies = if policies.is_empty() { self.policies.as_slice() } else { policies };
         let policies = policies.iter().map(|policy| policy.as_of(now)).collect();
         Self::of(policies, Arc::clone(&self.decisions), self.advisories.clone(), now, self.revision + 1)
     }
 
-    /// The world after this one, as of `now`, with other advisories.
+    /// Returns the next snapshot, as of `now`, with other advisories.
     fn with_advisories(&self, advisories: Advisories, now: Timestamp) -> Self {
         let policies = self.policies.iter().map(|policy| policy.as_of(now)).collect();
         Self::of(policies, Arc::clone(&self.decisions), advisories, now, self.revision + 1)
     }
 }
 
-/// One instant and the world as it is then: what one request sees.
+/// The instant and the policy snapshot of one request.
 pub(crate) struct EvalContext {
-    /// The instant.
     pub now: Timestamp,
-    /// The world.
     pub world: Arc<PolicySnapshot>,
 }
 
 impl Components {
-    /// Now.
-    pub(crate) fn moment(&self) -> EvalContext {
+    /// Returns the current instant with its policy snapshot.
+    pub(crate) fn context(&self) -> EvalContext {
         let now = self.clock.now();
         EvalContext { now, world: self.world_at(now) }
     }
 
-    /// The world as it is now.
+    /// Returns the current policy snapshot.
     pub(crate) fn world(&self) -> Arc<PolicySnapshot> {
         self.world_at(self.clock.now())
     }
 
-    /// The world as it is now: what has ended by itself is no part of it from that instant on.
+    /// Returns the current policy snapshot, renewed if a decision or rule has expired.
     fn world_at(&self, now: Timestamp) -> Arc<PolicySnapshot> {
         let world = self.world.load_full();
-        if world.until.is_none_or(|until| now < until) {
+        if world.next_change.is_none_or(|until| now < until) {
             return world;
         }
         self.world.rcu(|world| {
-            let ended = world.until.is_some_and(|until| until <= now);
+            let ended = world.next_change.is_some_and(|until| until <= now);
             if ended { Arc::new(world.with_decisions(Arc::clone(&world.decisions), now)) } else { Arc::clone(world) }
         });
         self.world.load_full()
     }
 
-    /// Follows these advisories from now on.
+    /// Replaces the advisories.
     pub(crate) fn follow(&self, advisories: &Advisories) {
         let now = self.clock.now();
         self.world.rcu(|world| world.with_advisories(advisories.clone(), now));
     }
 
-    /// Judges by these decisions from now on.
+    /// Replaces the decisions.
     pub(crate) fn decide(&self, decisions: &Arc<[Decision]>) {
         let now = self.clock.now();
         self.world.rcu(|world| world.with_decisions(Arc::clone(decisions), now));
     }
 
-    /// Judges by these policies from now on, one a profile.
+    /// Replaces the policies, one per profile.
     pub(crate) fn adopt(&self, policies: &[Policy]) {
         let now = self.clock.now();
         self.world.rcu(|world| world.with_policies(policies, now));

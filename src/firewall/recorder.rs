@@ -1,4 +1,4 @@
-//! What the firewall writes down: into the ledger, the log and the counters. Refuses to decide anything.
+//! Writes to the ledger, the log and the metrics for the firewall.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
@@ -21,8 +21,8 @@ use crate::telemetry::{
 use crate::upstream::{PackumentBody, PackumentReply, Registry, UpstreamError};
 
 impl Components {
-    /// Writes a change down, and that the document it is about is in use: confirmed again and again it is answered from
-    /// memory, and would be the first that the disk gives up.
+    /// Records a change and marks its document as used. A document that is only revalidated is served from memory and would
+    /// otherwise be evicted from disk first.
     pub(crate) async fn record(self: &Arc<Self>, request: &FetchRequest, change: PackageChange) {
         let (inner, key) = (Arc::clone(self), request.key());
         let written = self.blocking(move || {
@@ -34,46 +34,47 @@ impl Components {
         });
         let written = written.await;
         if written.is_err() {
-            tracing::error!("the ledger's task was lost");
+            tracing::error!("ledger task failed");
         }
     }
 
-    /// What the ledger does not take is still known in memory: a full disk stops nobody from installing what is allowed.
+    /// Writes a change to the ledger. A failure is logged only: the change stays in memory, so that a full disk does not block
+    /// installs.
     pub(crate) fn write(&self, key: &PackageKey, change: &PackageChange) {
         if let Err(error) = self.ledger.record_package(key, change) {
-            tracing::error!(package.name = %key.name, error = &error as &dyn std::error::Error, "the ledger cannot be written");
+            tracing::error!(package.name = %key.name, error = &error as &dyn std::error::Error, "ledger write failed");
         }
     }
 
-    /// A task of ours was lost: counts it, and goes on with something `instead`.
+    /// Counts an internal task that failed and returns `instead`.
     pub(crate) fn note_lost<T>(&self, error: &tokio::task::JoinError, instead: T) -> T {
         TaskFailed { task: TaskLabel::Request, detail: &error.to_string(), restart: None }.emit(&self.metrics);
         instead
     }
 
-    /// A fetch that others wait for ended without an answer: its task panicked, or was cut off at the end of the process.
+    /// Counts a shared fetch whose task panicked or was aborted at shutdown, and returns its error.
     pub(crate) fn note_lost_fetch(&self) -> FirewallError {
-        TaskFailed { task: TaskLabel::Request, detail: "a fetch ended without an answer", restart: None }.emit(&self.metrics);
+        TaskFailed { task: TaskLabel::Request, detail: "a shared fetch ended without a result", restart: None }.emit(&self.metrics);
         lost()
     }
 
-    /// Reports what a look found. What one client's own token is not shown is not gone.
-    pub(crate) fn report(&self, name: &PackageName, is_own: bool, findings: &[HistoryEvent]) {
+    /// Reports the events of a comparison. A version that is missing for a client's own token is not reported as removed.
+    pub(crate) fn history_events(&self, name: &PackageName, is_own: bool, findings: &[HistoryEvent]) {
         let mut parted = findings.iter().filter_map(|finding| match finding {
             HistoryEvent::Parted(version) => Some(version),
             _ => None,
         });
         if let Some(version) = parted.next() {
             let more = parted.count();
-            tracing::warn!(package.name = %name, package.version = &**version, more, "views of a package part");
-            let detail = format!("clients with other credentials are shown another history of it; {more} more versions");
-            self.incident("views_part", Some(name), Some(version), detail);
+            tracing::warn!(package.name = %name, package.version = &**version, more, "package views diverged");
+            let detail = format!("clients with other credentials are shown a different history; {more} more versions");
+            self.event("views_part", Some(name), Some(version), detail);
         }
         for finding in findings {
             match finding {
                 HistoryEvent::IntegrityChanged { version, was, now } => {
                     IntegrityChanged { name, version, was, now }.emit(&self.metrics);
-                    self.incident("integrity_changed", Some(name), Some(version), format!("was {was}, is {now}"));
+                    self.event("integrity_changed", Some(name), Some(version), format!("was {was}, is {now}"));
                 }
                 HistoryEvent::Gone(_) if is_own => {}
                 HistoryEvent::Parted(_) => {}
@@ -82,14 +83,15 @@ impl Components {
                     let takedown = is_takedown(release.counts_from(), last_seen, release.replaced, self.world().longest_age());
                     VersionRemoved { name, version: &release.version, takedown }.emit(&self.metrics);
                     let kind = if takedown { "takedown" } else { "version_gone" };
-                    self.incident(kind, Some(name), Some(&release.version), format!("last seen {last_seen}"));
+                    self.event(kind, Some(name), Some(&release.version), format!("last seen {last_seen}"));
                 }
             }
         }
     }
 
-    /// Reports, once, advisories that mark every version of an established package and wait for an operator's decision.
-    pub(crate) fn note_overbroad(&self, name: &PackageName, screen: &VerdictTable) {
+    /// Reports advisories that mark every version of an established package and wait for an operator's decision. Each is reported
+    /// once.
+    pub(crate) fn overbroad_advisories(&self, name: &PackageName, screen: &VerdictTable) {
         for OverbroadAdvisory { feed, id } in &screen.overbroad {
             let key = format!("{feed}\0{id}\0{name}");
             if self.overbroad_told.get(&key).is_some() {
@@ -101,29 +103,29 @@ impl Components {
                 "{id} of the feed `{feed}` marks every version of an established package; old ones are served until an operator runs \
                  `coldframe feed obey {id}` or `coldframe feed set-aside {id}`"
             );
-            self.incident("feed_overbroad", Some(name), None, detail);
+            self.event("feed_overbroad", Some(name), None, detail);
         }
     }
 
-    /// Notes an event in the ledger.
-    pub(crate) fn incident(&self, kind: &'static str, name: Option<&PackageName>, version: Option<&str>, detail: String) {
+    /// Records an event in the ledger.
+    pub(crate) fn event(&self, kind: &'static str, name: Option<&PackageName>, version: Option<&str>, detail: String) {
         let incident = LedgerEvent { kind, name: name.cloned(), version: version.map(Into::into), detail };
-        self.ledger.record_incident(incident, self.clock.now());
+        self.ledger.record_event(incident, self.clock.now());
     }
 
-    /// Reports an upstream whose clock differs from ours.
-    pub(crate) fn note_skew(&self, registry: &Registry, clock: Option<Timestamp>, now: Timestamp) {
+    /// Reports an upstream whose clock differs from the system clock.
+    pub(crate) fn clock_skew(&self, registry: &Registry, clock: Option<Timestamp>, now: Timestamp) {
         let skew = clock.map(|clock| now.duration_since(clock));
         let Some(skew) = skew.filter(|skew| skew.abs() > MAX_SKEW) else { return };
         if !self.skew_told.is_due(now) {
             return;
         }
         ClockSkew { upstream: registry.id(), seconds: skew.as_secs() }.emit(&self.metrics);
-        self.incident("clock_skew", None, None, format!("{} s ahead of {}", skew.as_secs(), registry.id()));
+        self.event("clock_skew", None, None, format!("{} s ahead of {}", skew.as_secs(), registry.id()));
     }
 
-    /// The first packument tells whether this registry strips metadata, as mirrors do.
-    pub(crate) fn note_stripped(&self, registry: &Registry, packument: &Packument) {
+    /// Reports, by its first packument, a registry that strips metadata, as mirrors do.
+    pub(crate) fn missing_metadata(&self, registry: &Registry, packument: &Packument) {
         if packument.entries.is_empty()
             || !self.strippers.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(registry.id()))
         {
@@ -140,7 +142,7 @@ impl Components {
         }
         let missing = missing.join(", ");
         MetadataStripped { upstream: registry.id(), missing: &missing }.emit(&self.metrics);
-        self.incident("metadata_stripped", Some(&packument.name), None, format!("{} sends no {missing}", registry.id()));
+        self.event("metadata_stripped", Some(&packument.name), None, format!("{} sends no {missing}", registry.id()));
     }
 
     pub(crate) fn tell(&self, request: &FetchRequest, asked: Instant, fetched: &Result<PackumentReply, UpstreamError>) {
@@ -156,7 +158,7 @@ impl Components {
     }
 }
 
-/// What an error of upstream's counts as. What it denies to a client is the client's affair, and no failure.
+/// Returns the metric outcome of an upstream error. A denial concerns the client's credentials and is not a failure.
 pub(crate) fn outcome_of(error: &UpstreamError) -> UpstreamOutcome {
     match error {
         UpstreamError::NotFound => UpstreamOutcome::NotFound,

@@ -1,4 +1,4 @@
-//! What is asked of the firewall and what it answers, free of HTTP.
+//! Requests to the firewall and its responses, independent of HTTP.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,59 +14,59 @@ use crate::npm::tarball_address::{Intercepted, Rewriting};
 use crate::npm::{Integrity, UserAgent};
 use crate::upstream::{Addressed, Authorization};
 
-/// The address under which clients reach us: scheme, authority and path prefix, without a trailing slash. Tarball URLs are
-/// written under it.
+/// The URL under which clients reach the registry endpoint: scheme, authority and path prefix, without a trailing slash. Tarball
+/// URLs are written below it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct BaseUrl {
-    /// `http://127.0.0.1:4873`, `https://npm.example/registry`.
+    /// The URL, such as `http://127.0.0.1:4873` or `https://npm.example/registry`.
     pub text: Arc<str>,
-    /// Whether answers made for it are kept. A stranger's `Host` fills no memory.
-    pub remembered: bool,
-    /// Whether our own pages lie below it too: not where a client named a host that we answer for.
-    pub explains: bool,
-    /// Where a client named such a host: the addresses on which tarballs are asked for here, whatever they are.
+    /// Whether responses for it are cached. An arbitrary `Host` header must not fill the memory.
+    pub cacheable: bool,
+    /// Whether the admin pages are below it. They are not if the client addressed an intercepted host.
+    pub serves_admin: bool,
+    /// For an intercepted host, the original tarball addresses that are served here.
     pub intercepted: Option<Arc<Intercepted>>,
 }
 
 impl BaseUrl {
-    /// Returns how addresses are written under it.
+    /// Returns how tarball addresses are rewritten for this base URL.
     #[must_use]
     pub fn rewriting(&self) -> Rewriting<'_> {
         Rewriting { base: &self.text, origins: self.intercepted.as_deref().map(|intercepted| &*intercepted.origins) }
     }
 
-    /// Returns the key of its views: the base URL, and where addresses are kept.
+    /// Returns the cache key of its rendered views: the base URL, and whether original addresses are kept.
     #[must_use]
     pub fn view(&self) -> &Arc<str> {
         self.intercepted.as_ref().map_or(&self.text, |intercepted| &intercepted.view)
     }
 }
 
-/// Who asks, as far as an answer or the ledger depends on it.
+/// The client of a request, as far as the response or the ledger depends on it.
 #[derive(Clone)]
 pub struct Client {
-    /// The client's address: the peer's, or the one a trusted proxy forwards.
+    /// The peer address, or the one that a trusted proxy forwards.
     pub address: IpAddr,
-    /// Its name, if it logged in.
+    /// The user name, if the client authenticated.
     pub user: Option<Arc<str>>,
-    /// Its tool.
     pub agent: UserAgent,
-    /// Whether it resolves what it asks for, and will ask for what that depends on.
-    pub resolves: bool,
-    /// Whose credentials its request carries upstream.
+    /// Whether the client resolves versions and will request their dependencies next.
+    pub is_installing: bool,
+    /// The credentials to send upstream.
     pub authorization: Authorization,
-    /// What it addressed: which registries credentials of its own are for, those in a body too.
+    /// The host or registry that the client addressed. It decides which registries receive the client's own credentials,
+    /// including those in a body.
     pub addressed: Addressed,
-    /// Where it reached us.
+    /// The base URL that the client used.
     pub base: BaseUrl,
-    /// By which of the policies it is answered.
+    /// The policy profile of the listener.
     pub profile: Profile,
 }
 
-/// How the bytes are coded.
+/// The content coding of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ContentCoding {
-    /// As they are.
+    /// Uncompressed.
     Identity,
     /// One gzip member.
     Gzip,
@@ -77,46 +77,47 @@ pub enum ContentCoding {
 }
 
 impl ContentCoding {
-    /// How the view is packed that such an answer is made from: zstd's packs and unpacks quickest.
-    pub(crate) fn packing(self) -> SegmentFormat {
+    /// Returns the compression of the rendered view for this coding. Codings without one use zstd, which compresses and
+    /// decompresses fastest.
+    pub(crate) fn segment_format(self) -> SegmentFormat {
         match self {
             ContentCoding::Gzip => SegmentFormat::Gzip,
             ContentCoding::Identity | ContentCoding::Zstd | ContentCoding::Brotli => SegmentFormat::Zstd,
         }
     }
 
-    /// Whether the answer is the view's segments, joined: in microseconds, and in the view's own memory.
-    pub(crate) fn is_joined(self) -> bool {
+    /// Checks whether the response is the view's compressed segments, joined: this takes microseconds and shares the view's
+    /// memory.
+    pub(crate) fn is_segmented(self) -> bool {
         matches!(self, ContentCoding::Gzip | ContentCoding::Zstd)
     }
 }
 
-/// A packument, ready to send.
+/// A packument response.
 #[derive(Debug, Clone)]
 pub struct PackumentResponse {
-    /// The bytes, in pieces that are shared with the memory.
+    /// The body in chunks that are shared with the cache.
     pub chunks: Arc<[Bytes]>,
-    /// Their length together.
+    /// The total length in bytes.
     pub length: u64,
-    /// Which form this is.
     pub form: PackumentForm,
-    /// How it is coded: what was asked for, or identity.
+    /// The coding: the requested one, or identity.
     pub coding: ContentCoding,
-    /// A strong entity tag, quotes included.
+    /// The strong entity tag, with quotes.
     pub etag: Arc<str>,
-    /// When this view last changed; never upstream's date.
+    /// When this response last changed. Never upstream's date.
     pub last_modified: Timestamp,
-    /// How long ago upstream confirmed it, when upstream could not be asked now.
+    /// The time since upstream confirmed it, if it is stale.
     pub stale: Option<Duration>,
 }
 
-/// A tarball that was admitted.
+/// A tarball that may be served.
 #[derive(Debug, Clone)]
 pub struct TarballResponse {
-    /// All its bytes, mapped.
+    /// The bytes, memory-mapped if they are in the store.
     pub bytes: Bytes,
-    /// What they hash to.
+    /// The digests of the bytes.
     pub integrity: Integrity,
-    /// Whether they lay in the store already.
+    /// Whether the tarball was in the store already.
     pub kept: bool,
 }

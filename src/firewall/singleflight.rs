@@ -1,5 +1,5 @@
-//! One flight a key: whoever asks for what is already under way waits for it, and it goes on when they all leave.
-//! Refuses to know what is fetched, and keeps nothing that has landed.
+//! Shares one running task between all callers that request the same key. The task continues if all callers leave. Results are
+//! not kept.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Mutex as AsyncMutex, watch};
 
-/// Held while something is made for all that wait for it.
+/// Held while a value is computed for all that wait for it.
 pub(crate) type Turn = AsyncMutex<()>;
 
 /// Panics on an async thread.
@@ -16,15 +16,15 @@ pub(crate) fn assert_may_block() {
     drop(Turn::default().blocking_lock());
 }
 
-/// The landing of a flight: empty until it landed.
+/// The result of a task; `None` until it completes.
 type FlightResult<V> = watch::Receiver<Option<V>>;
 
-/// Flights under way, by key.
+/// Running tasks by key.
 pub struct SingleFlight<K, V> {
     under_way: Arc<Mutex<HashMap<K, FlightResult<V>>>>,
 }
 
-/// The flight ended without landing: its task was cut off by a panic or at shutdown.
+/// The task ended without a result because it panicked or was aborted at shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FlightAborted;
 
@@ -33,30 +33,30 @@ where
     K: Hash + Eq + Clone + Send + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// No flights.
+    /// Creates an empty set.
     #[must_use]
-    #[expect(clippy::new_without_default, reason = "a board is made where it is meant to be")]
+    #[expect(clippy::new_without_default, reason = "creating one is always explicit")]
     pub fn new() -> Self {
         Self { under_way: Arc::default() }
     }
 
-    /// How many are under way.
+    /// Returns the number of running tasks.
     #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "a number for the metrics, not a collection")]
+    #[expect(clippy::len_without_is_empty, reason = "a metric, not a collection")]
     pub fn len(&self) -> usize {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Whether one for `key` is under way.
+    /// Checks whether a task for `key` is running.
     #[must_use]
     pub fn is_under_way(&self, key: &K) -> bool {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
     }
 
-    /// Joins the flight of `key`, or starts it. `fly` runs as a task of its own.
+    /// Waits for the task of `key`, and spawns it with `fly` if none is running.
     ///
     /// # Errors
-    /// [`FlightAborted`] when the task did not finish.
+    /// Returns [`FlightAborted`] if the task did not complete.
     pub async fn join<F>(&self, key: K, fly: impl FnOnce() -> F) -> Result<V, FlightAborted>
     where
         F: Future<Output = V> + Send + 'static,
@@ -76,7 +76,7 @@ where
         }
         let (sender, landing) = watch::channel(None);
         under_way.insert(key.clone(), landing.clone());
-        // Taken down however the task ends, so that a panic does not leave a flight that never lands.
+        // Removed on drop, so that a panic does not leave an entry that never completes.
         let ending = RemoveOnDrop { key, under_way: Arc::clone(&self.under_way) };
         let flight = fly();
         tokio::spawn(async move {
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn many_ask_and_one_flies_even_when_the_first_leaves() {
+    async fn callers_share_one_task_after_the_first_caller_is_cancelled() {
         let flights = Arc::new(SingleFlight::<u8, usize>::new());
         let (flown, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
         let ask = || {
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_flight_that_panics_is_lost_and_flies_again() {
+    async fn panicked_task_is_reported_and_can_run_again() {
         let flights = SingleFlight::<u8, u8>::new();
         assert_eq!(flights.join(1, || async { panic!("on purpose") }).await, Err(FlightAborted));
         assert_eq!(flights.join(1, || async { 5 }).await, Ok(5));

@@ -1,19 +1,19 @@
-//! Whether our own wall clock can be trusted: it is compared with a monotonic clock. Where the two move apart, it was set,
-//! and nothing that is dated by it is recorded until an upstream agrees with it.
+//! Detects changes of the system clock by comparing it with a monotonic clock. After a jump, nothing dated by the system clock is
+//! recorded until an upstream's clock agrees.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// How far the wall clock may move against the other one: NTP corrects a fraction of a second, and `clock_skew` begins here too.
+/// The allowed difference from the monotonic clock. NTP corrects a fraction of a second; `clock_skew` uses the same limit.
 pub(crate) const MAX_SKEW: SignedDuration = SignedDuration::from_mins(5);
 
-/// The wall clock, as it was when it was last known to be right.
+/// The system clock at the last instant it was known to be correct.
 #[derive(Debug)]
 pub(crate) struct WallClock(Mutex<Reading>);
 
-/// Both clocks at one instant.
+/// Readings of both clocks at one instant.
 #[derive(Debug, Clone, Copy)]
 struct Reading {
     now: Timestamp,
@@ -21,13 +21,13 @@ struct Reading {
 }
 
 impl WallClock {
-    /// A wall clock that is right at `now`.
+    /// Creates a detector that assumes the clock is correct at `now`.
     #[must_use]
     pub(crate) fn new(now: Timestamp, elapsed: Duration) -> Self {
         Self(Mutex::new(Reading { now, elapsed }))
     }
 
-    /// How far the wall clock was set since it was right, where that is too far.
+    /// Returns the jump since the clock was last correct, if it exceeds [`MAX_SKEW`].
     #[must_use]
     pub(crate) fn jump(&self, now: Timestamp, elapsed: Duration) -> Option<SignedDuration> {
         let right = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -36,7 +36,7 @@ impl WallClock {
         (jump.abs() > MAX_SKEW).then_some(jump)
     }
 
-    /// Whether the wall clock may be believed, by what an upstream's clock says: one that agrees makes it right again.
+    /// Checks whether the clock is correct. An `upstream` clock that agrees makes it correct again.
     #[must_use]
     pub(crate) fn is_right(&self, now: Timestamp, elapsed: Duration, upstream: Option<Timestamp>) -> bool {
         if self.jump(now, elapsed).is_none() {
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_set_is_in_doubt_until_an_upstream_agrees() {
+    fn clock_jump_is_reported_until_an_upstream_clock_agrees() {
         let clock = WallClock::new(at(0), Duration::ZERO);
         assert!(clock.is_right(at(86_400), Duration::from_secs(86_390), None));
         for set in [4_000, -4_000] {
@@ -71,7 +71,7 @@ mod tests {
         let (now, elapsed) = (at(90_400), Duration::from_secs(86_400));
         assert!(clock.is_right(now, elapsed, Some(at(90_399))));
         assert!(clock.jump(now, elapsed).is_none() && clock.is_right(at(90_401), Duration::from_secs(86_401), None));
-        // The other way again.
+        // A jump in the other direction.
         assert!(!clock.is_right(at(86_402), Duration::from_secs(86_402), None));
     }
 }

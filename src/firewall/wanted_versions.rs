@@ -1,5 +1,5 @@
-//! What is wanted of a package, as far as it is known: the ranges that other packages' documents name, and those of a project. Finds
-//! the versions that would be taken and are withheld: where a range leaves nothing else, the client fails without asking for more.
+//! Tracks the version requirements on each package: the ranges of other packages' manifests and of the project. Finds
+//! requirements that only hidden versions satisfy, because a client that finds no match fails without requesting a tarball.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,43 +12,44 @@ use serde::{Deserialize, Serialize};
 use crate::firewall::Components;
 use crate::firewall::error::Refusal;
 use crate::firewall::package::{CacheKey, PackageSnapshot};
-use crate::firewall::queries::packument::{best, resolve};
+use crate::firewall::queries::packument::{best_in_range, resolve};
 use crate::firewall::request::Client;
 use crate::firewall::verdicts::VerdictTable;
 use crate::npm::AbbreviatedFields;
-use crate::npm::packument::dependencies::{Dependency, requirements};
+use crate::npm::packument::dependencies::{Dependency, dependencies};
 use crate::npm::{PackageName, Packument, Range};
 use crate::store::DownloadOutcome;
 use crate::units::timestamp;
 
-/// Packages whose wants are remembered.
+/// The most packages whose requirements are kept.
 const MAX_PACKAGES: u64 = 20_000;
 
-/// Wants that are remembered of one package: each is resolved when a document changes.
+/// The most requirements kept per package. Each is resolved again when the packument changes.
 const MAX_WANTS: usize = 8;
 
-/// How long a version that is withheld from a client is one event: clients retry, and installs ask twice.
+/// How long repeated requests for a withheld version count as one event. Clients retry, and an install requests a packument
+/// twice.
 const EVENT_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// Events that are remembered, so that each is reported once.
+/// The most events kept to detect repetitions.
 const MAX_EVENTS: u64 = 20_000;
 
-/// What a package or a project wants of another package.
+/// A version requirement of a package or a project on another package.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Want {
-    /// Who: a package, or a file of the project.
+    /// The package, or the file of the project, that states it.
     pub by: Box<str>,
-    /// A version, a dist-tag or a range, as it is written.
+    /// A version, a dist-tag or a range, as written.
     pub spec: Box<str>,
-    /// Whether it is the project itself that wants it.
+    /// Whether the project itself states it.
     #[serde(default)]
     pub is_direct: bool,
 }
 
-/// What one event is reported for.
+/// Identifies an event: client, user, package and version.
 type EventKey = (IpAddr, Option<Arc<str>>, PackageName, Box<str>);
 
-/// What documents say that is wanted of other packages.
+/// The requirements that packuments state for other packages.
 pub(crate) struct Wants {
     of_packages: Cache<CacheKey, Arc<[Want]>>,
     reported: Cache<EventKey, Timestamp>,
@@ -61,7 +62,7 @@ impl Default for Wants {
 }
 
 impl Wants {
-    /// What is wanted of a package.
+    /// Returns the requirements on a package.
     pub(crate) fn of(&self, slot: &CacheKey) -> Option<Arc<[Want]>> {
         self.of_packages.get(slot)
     }
@@ -79,32 +80,32 @@ impl Wants {
     }
 }
 
-/// What of the wants of a package is withheld, and the wants that this was found for.
+/// The withheld versions of a package, with the requirements they were computed from.
 #[derive(Debug)]
 pub(crate) struct WithheldVersions {
     wants: Arc<[Want]>,
-    /// The entry that is hidden, by the want that nothing shown satisfies.
+    /// Each hidden entry, with the requirement that no visible version satisfies.
     found: Box<[(usize, Want)]>,
 }
 
-/// The entry that `spec` would lead a client to if nothing were hidden.
+/// Returns the entry that `spec` would resolve to if no version were hidden.
 pub(crate) fn pick_unfiltered(packument: &Packument, spec: &str) -> Option<usize> {
     let tagged = |tag: &str| packument.dist_tags.iter().find(|(name, _)| **name == *tag).map(|(_, version)| &**version);
     let spec = if spec.is_empty() { "latest" } else { spec };
     let exact = packument.find(spec).map(|(at, _)| at);
     let by_tag = || packument.find(tagged(spec)?).map(|(at, _)| at);
-    let by_range = || packument.find(best(packument, &Range::parse(spec)?, tagged("latest"), |_| true)?).map(|(at, _)| at);
+    let by_range = || packument.find(best_in_range(packument, &Range::parse(spec)?, tagged("latest"), |_| true)?).map(|(at, _)| at);
     exact.or_else(by_tag).or_else(by_range)
 }
 
-/// Whether something that is shown satisfies `spec`.
+/// Checks whether a visible version satisfies `spec`.
 pub(crate) fn is_satisfied(packument: &Packument, screen: &VerdictTable, spec: &str) -> bool {
     let key = resolve(packument, screen, if spec.is_empty() { "latest" } else { spec });
     key.and_then(|key| packument.find(key)).is_some_and(|(at, _)| screen.shown[at])
 }
 
 impl Components {
-    /// Notes what the version that `spec` leads to wants of other packages; `fields` are those of `document`.
+    /// Records the dependencies of the version that `spec` resolves to, and returns them. `fields` are those of `document`.
     pub(crate) fn note_wants(
         &self,
         known: &PackageSnapshot,
@@ -116,15 +117,16 @@ impl Components {
         let screen = known.screen(&self.world(), crate::firewall::policy_state::Profile::default());
         let chosen = resolve(packument, &screen, spec).and_then(|key| packument.find(key));
         let Some((at, _)) = chosen.filter(|(at, _)| screen.shown[*at]) else { return Vec::new() };
-        let requirements = requirements(document, fields, at);
-        for Dependency { name, wanted } in &requirements {
+        let wanted = dependencies(document, fields, at);
+        for Dependency { name, wanted: range } in &wanted {
             let slot = CacheKey { name: name.clone(), partition: known.slot.partition.clone() };
-            self.wants.note(slot, &packument.name, wanted);
+            self.wants.note(slot, &packument.name, range);
         }
-        requirements
+        wanted
     }
 
-    /// Notes that an answer withholds all that a known want allows. Of packages with nothing hidden nothing is looked up.
+    /// Reports versions that the response withholds although a known requirement allows nothing else. Does nothing for a package
+    /// without hidden versions.
     pub(crate) fn note_withheld(
         &self,
         asker: &Client,
@@ -133,12 +135,12 @@ impl Components {
         screen: &VerdictTable,
         now: Timestamp,
     ) {
-        if screen.hidden.is_empty() || !asker.resolves {
+        if screen.hidden.is_empty() || !asker.is_installing {
             return;
         }
         let Some(wants) = self.wants.of(&known.slot) else { return };
         for (at, want) in &withheld(packument, screen, wants).found {
-            // Only while the package that wants it is in use: later, a client may want another version.
+            // Only while the requiring packument is fresh: later, a client may resolve another version of it.
             let by = PackageName::parse(&want.by).ok().map(|name| CacheKey { name, partition: known.slot.partition.clone() });
             let asked = by.and_then(|slot| self.documents.get(&slot)).map(|known| known.checked);
             if asked.is_some_and(|asked| now <= timestamp::after(asked, self.config.packument_ttl)) {
@@ -161,7 +163,7 @@ impl Components {
             return;
         }
         self.wants.reported.insert(key, now);
-        let (name, nearest) = (&packument.name, screen.nearest(packument, &entry.key));
+        let (name, nearest) = (&packument.name, screen.nearest_allowed(packument, &entry.key));
         let Some(refusal) = Refusal::of_version(name, &entry.key, screen.verdict(at), nearest) else { return };
         let rule = refusal.rule.clone();
         let _ = self.refused(asker, refusal);

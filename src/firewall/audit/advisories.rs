@@ -1,5 +1,5 @@
-//! What the feeds say of an audit, in the registry's own shape: bulk (`{"name": ["version"]}`), and the older one of a whole tree.
-//! Refuses to fetch, and to answer where no feed knows vulnerabilities: a false "0 vulnerabilities" is worse than an error.
+//! Adds feed advisories to an audit response, in both registry formats: bulk (`{"name": ["version"]}`) and the older tree format.
+//! Adds nothing without a vulnerability feed, because a false "0 vulnerabilities" is worse than an error.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -17,21 +17,22 @@ use crate::policy::advisories::AdvisoryKind;
 use crate::policy::{Advisory, Severity};
 use crate::upstream::PassthroughResponse;
 
-/// Statuses by which a registry says that it answers no audits.
+/// Status codes of registries that do not support audits.
 const NO_ENDPOINT: [u16; 3] = [404, 405, 501];
 
-/// The largest object of upstream's answer that is changed rather than added to, in bytes: its counts take a hundred.
+/// The largest `metadata` of an upstream response that is updated, in bytes. Its counts take about 100 bytes.
 const MAX_COUNTS_BYTES: usize = 64 << 10;
 
-/// Upstream's answer. Only the parts that are added to are parsed further.
+/// Upstream's response. Only the members that change are parsed further.
 type Theirs<'a> = BTreeMap<String, &'a RawValue>;
 
-/// An advisory with the versions of what is installed that it affects.
+/// An advisory with the installed versions that it affects.
 type Found<'w> = (Advisory<'w>, Vec<String>);
 
 impl Components {
-    /// Upstream's answer to an audit with what the feeds add, or theirs alone where upstream answers no audits. Blocks.
-    pub(crate) fn advise(
+    /// Returns upstream's audit response with the advisories of the feeds, or only theirs if upstream does not support audits.
+    /// Blocks.
+    pub(crate) fn merge_advisories(
         &self,
         asker: &Client,
         passed: PassthroughResponse,
@@ -53,12 +54,12 @@ impl Components {
         let answer = if bulk { bulk_answer(&found, theirs) } else { tree_answer(&found, audited, theirs) };
         match answer {
             Ok(answer) => PassthroughResponse::of_json(answer.into()),
-            // Written from what was read: it cannot fail, and upstream's own is better than none.
+            // Serialization of parsed JSON cannot fail; upstream's response is the safe fallback.
             Err(_) => passed,
         }
     }
 
-    /// Each advisory on something installed, with the versions of it that it affects.
+    /// Returns each advisory on an installed package, with the installed versions that it affects.
     fn found<'w>(&self, asker: &Client, world: &'w PolicySnapshot, audited: &Audited) -> Vec<Found<'w>> {
         let mut found = Vec::new();
         for (name, versions) in &audited.versions {
@@ -70,8 +71,8 @@ impl Components {
             let known =
                 known.and_then(|name| self.documents.get(&CacheKey::of(&name, self.registries.of(&name), &asker.authorization)));
             let dated = known.iter().flat_map(|known| known.packument.iter().flat_map(|packument| known.dated(packument)));
-            let applicable = advisories.among(dated);
-            // Where each advisory of this package went, by feed and id: they are compared once, not once per version.
+            let applicable = advisories.applicable_to(dated);
+            // The index of each advisory in `here`, by feed and id, so that advisories are compared once and not per version.
             let (mut places, mut here) = (HashMap::new(), Vec::<Found<'w>>::new());
             for version in versions.keys() {
                 let parsed = Version::parse(version);
@@ -83,7 +84,7 @@ impl Components {
                         })
                     });
                     let affected = &mut here[place].1;
-                    // Two records for one thing affect a version one after the other.
+                    // Duplicate records affect a version consecutively.
                     if affected.last() != Some(version) {
                         affected.push(version.clone());
                     }
@@ -95,12 +96,12 @@ impl Components {
     }
 }
 
-/// Two feeds may hold one record, and one record may be another's alias.
+/// Checks whether two advisories are the same record or aliases. Feeds overlap.
 fn is_same(one: Advisory<'_>, other: Advisory<'_>) -> bool {
     one.package() == other.package() && (one.is_called(other.id) || other.is_called(one.id))
 }
 
-/// The advisories that upstream names already, by the last part of their addresses: an id or an alias.
+/// The advisories in upstream's response, by the last path segment of their URLs: an id or an alias.
 #[derive(Default)]
 struct Named(HashSet<String>);
 
@@ -122,7 +123,7 @@ impl Named {
     }
 }
 
-/// `{"name": [advisory]}`, with what upstream says already.
+/// Builds `{"name": [advisory]}` from upstream's advisories and those of the feeds.
 fn bulk_answer(found: &[Found<'_>], theirs: Theirs<'_>) -> Result<String, serde_json::Error> {
     let mut by_package: BTreeMap<&str, Vec<Advisory<'_>>> = BTreeMap::new();
     for (advisory, _) in found {
@@ -135,7 +136,7 @@ fn bulk_answer(found: &[Found<'_>], theirs: Theirs<'_>) -> Result<String, serde_
             None => Vec::new(),
             Some(listed) => match serde_json::from_str::<Vec<&RawValue>>(listed.get()) {
                 Ok(listed) => listed,
-                // What is no list is passed on as it is.
+                // Anything but a list is passed on unchanged.
                 Err(_) => continue,
             },
         };
@@ -145,14 +146,14 @@ fn bulk_answer(found: &[Found<'_>], theirs: Theirs<'_>) -> Result<String, serde_
         }
         let mut entries: Vec<Box<RawValue>> = listed.into_iter().map(ToOwned::to_owned).collect();
         for advisory in ours.into_iter().filter(|advisory| !named.holds(*advisory)) {
-            entries.push(serde_json::value::to_raw_value(&tell(advisory))?);
+            entries.push(serde_json::value::to_raw_value(&advisory_json(advisory))?);
         }
         answer.insert(name.to_owned(), serde_json::value::to_raw_value(&entries)?);
     }
     serde_json::to_string(&answer)
 }
 
-/// The answer for a whole tree: advisories with where they were found, and how many of each severity.
+/// Builds the response to a tree audit: advisories with their paths, and the count per severity.
 fn tree_answer(found: &[Found<'_>], audited: &Audited, mut theirs: Theirs<'_>) -> Result<String, serde_json::Error> {
     let told = theirs.remove("advisories").and_then(|told| serde_json::from_str::<Theirs<'_>>(told.get()).ok());
     let (mut answer, mut advisories, mut metadata) = if let Some(told) = told {
@@ -180,7 +181,7 @@ fn tree_answer(found: &[Found<'_>], audited: &Audited, mut theirs: Theirs<'_>) -
             let paths = audited.versions.get(advisory.package()).and_then(|versions| versions.get(version));
             json!({ "version": version, "paths": paths.cloned().unwrap_or_default() })
         };
-        let mut entry = tell(*advisory);
+        let mut entry = advisory_json(*advisory);
         entry["findings"] = versions.iter().map(paths).collect();
         entry["module_name"] = advisory.package().into();
         entry["patched_versions"] = patched(*advisory).into();
@@ -188,7 +189,7 @@ fn tree_answer(found: &[Found<'_>], audited: &Audited, mut theirs: Theirs<'_>) -
         entry["overview"] = advisory.summary.into();
         let fix = patched(*advisory);
         let advice =
-            if fix == "<0.0.0" { "Remove it: no version is known to be good".to_owned() } else { format!("Upgrade to {fix}") };
+            if fix == "<0.0.0" { "Remove this package: no fixed version is known".to_owned() } else { format!("Upgrade to {fix}") };
         entry["recommendation"] = advice.into();
         advisories.insert(number(*advisory).to_string(), serde_json::value::to_raw_value(&entry)?);
         if let Some(counts) = metadata.as_object_mut() {
@@ -204,7 +205,7 @@ fn tree_answer(found: &[Found<'_>], audited: &Audited, mut theirs: Theirs<'_>) -
     serde_json::to_string(&answer)
 }
 
-fn tell(advisory: Advisory<'_>) -> Value {
+fn advisory_json(advisory: Advisory<'_>) -> Value {
     let title = if advisory.summary.is_empty() { advisory.id } else { advisory.summary };
     let vector = Some(advisory.cvss()).filter(|vector| !vector.is_empty());
     json!({
@@ -234,13 +235,13 @@ fn url(advisory: Advisory<'_>) -> String {
     }
 }
 
-/// The registry numbers its advisories; ours have names, so the number is made of the name.
+/// Derives the numeric id that the registry format requires from the advisory's id.
 fn number(advisory: Advisory<'_>) -> u32 {
     let digest = Digest::of(Algorithm::Sha256, advisory.id.as_bytes());
     digest.as_bytes().first_chunk::<4>().map_or(0, |bytes| u32::from_be_bytes(*bytes) >> 1)
 }
 
-/// The versions from which on it is fixed, as the registry writes them.
+/// Returns the fixed versions in the registry's range syntax.
 fn patched(advisory: Advisory<'_>) -> String {
     let fixed: BTreeSet<String> = advisory.fixed_versions().map(|version| format!(">={version}")).collect();
     if fixed.is_empty() { "<0.0.0".to_owned() } else { fixed.into_iter().collect::<Vec<_>>().join(" || ") }

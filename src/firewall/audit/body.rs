@@ -1,5 +1,5 @@
-//! Reads what a client says is installed: bulk (`{"name": ["version"]}`), or the older one of a whole tree. One pass, no tree in
-//! memory: only packages that the caller asks for are kept, and everything is bounded. Pure.
+//! Parses audit requests, bulk (`{"name": ["version"]}`) or the older tree format, in one pass without building the tree. Only
+//! packages selected by the caller are kept, and everything is bounded. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,33 +9,33 @@ use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, V
 
 use crate::firewall::error::FirewallError;
 
-/// The most packages of one audit, counted with each place in a tree: five times what the largest public lockfiles hold.
+/// The most packages of one audit, counting every path in a tree: five times the largest public lockfiles.
 const MAX_PACKAGES: usize = 50_000;
 
-/// The most versions of one package: no installation has a hundred.
+/// The most versions of one package. No install has a hundred.
 const MAX_VERSIONS: usize = 1_000;
 
-/// The longest name that a registry takes; aliases and file names of a tree may be longer and are no package.
+/// The longest package name that a registry accepts. Longer names in a tree are aliases or file names.
 const MAX_NAME_BYTES: usize = 214;
 
-/// The most places of one version that an answer names, the longest of them in bytes, and all of them together.
+/// The most paths per version in a response, the longest path in bytes, and the total of all paths in bytes.
 const MAX_PATHS: usize = 100;
 const MAX_PATH_BYTES: usize = 4 << 10;
 const MAX_PATHS_BYTES: usize = 4 << 20;
 
-/// What is installed of the packages that were asked for: versions, and where in the tree each is.
+/// The installed versions of the selected packages, with their paths in the tree.
 #[derive(Debug, Default)]
 pub struct Audited {
-    /// Versions by package, and the paths of each.
+    /// The paths of each version, by package and version.
     pub versions: BTreeMap<String, BTreeMap<String, Vec<String>>>,
-    /// How many packages there are in all.
+    /// The number of all packages in the audit.
     pub count: usize,
 }
 
-/// Reads a bulk audit. Packages that are `listed` are kept, `each` is called for all; `None` when it is no such audit.
+/// Parses a bulk audit. Keeps packages that are `listed` and calls `each` for all; `None` if it is not a bulk audit.
 ///
 /// # Errors
-/// [`FirewallError::TooMuch`] when there are more packages or versions than are answered.
+/// Returns [`FirewallError::TooMuch`] if there are too many packages or versions.
 pub fn read_bulk(
     body: &[u8],
     listed: impl Fn(&str) -> bool,
@@ -60,10 +60,10 @@ pub fn read_bulk(
     finish(read, audited)
 }
 
-/// Reads the audit of a tree (`{"dependencies": {"name": {"version", "dependencies"}}}`), as [`read_bulk`].
+/// Parses a tree audit (`{"dependencies": {"name": {"version", "dependencies"}}}`), like [`read_bulk`].
 ///
 /// # Errors
-/// As [`read_bulk`].
+/// Returns the errors of [`read_bulk`].
 pub fn read_tree(body: &[u8], listed: impl Fn(&str) -> bool) -> Result<Option<Audited>, FirewallError> {
     let mut walk = Walk { audited: Audited::default(), listed: &listed, above: Vec::new(), paths: 0 };
     let mut deserializer = serde_json::Deserializer::from_slice(body);
@@ -71,7 +71,7 @@ pub fn read_tree(body: &[u8], listed: impl Fn(&str) -> bool) -> Result<Option<Au
     finish(read, walk.audited)
 }
 
-/// An audit of more than is answered, marked so that it is told from one that cannot be read.
+/// Prefix of limit errors, which distinguishes them from parse errors.
 const TOO_MUCH: &str = "too much to audit: ";
 
 fn too_many_packages() -> String {
@@ -86,7 +86,7 @@ fn finish(read: Result<(), serde_json::Error>, audited: Audited) -> Result<Optio
     let Err(error) = read else { return Ok(Some(audited)) };
     let text = error.to_string();
     match text.strip_prefix(TOO_MUCH) {
-        // Behind it stands where in the body that was.
+        // serde appends the position in the body.
         Some(what) => {
             let what = what.split(" at line ").next().unwrap_or(what);
             Err(FirewallError::TooMuch(format!("the audit names {what}").into()))
@@ -95,7 +95,7 @@ fn finish(read: Result<(), serde_json::Error>, audited: Audited) -> Result<Optio
     }
 }
 
-/// The whole of a bulk audit; what is found is handed on.
+/// Visits a bulk audit and passes each package to a callback.
 struct Bulk<'a>(&'a mut dyn FnMut(String, Vec<String>) -> Result<(), String>);
 
 impl<'de> Visitor<'de> for Bulk<'_> {
@@ -114,7 +114,6 @@ impl<'de> Visitor<'de> for Bulk<'_> {
     }
 }
 
-/// The versions of one package.
 struct Versions;
 
 impl<'de> DeserializeSeed<'de> for Versions {
@@ -144,18 +143,17 @@ impl<'de> Visitor<'de> for Versions {
     }
 }
 
-/// A tree being walked.
 struct Walk<'a> {
     audited: Audited,
     listed: &'a dyn Fn(&str) -> bool,
-    /// The names that lead here.
+    /// The names on the path to the current node.
     above: Vec<String>,
-    /// Bytes of all paths so far.
+    /// The total length of all paths, in bytes.
     paths: usize,
 }
 
 impl Walk<'_> {
-    /// Adds the package that was walked to.
+    /// Adds the package of the current node.
     fn add(&mut self, version: String) -> Result<(), String> {
         self.audited.count += 1;
         if self.audited.count > MAX_PACKAGES {
@@ -169,7 +167,7 @@ impl Walk<'_> {
             return Err(too_many_versions());
         }
         let paths = versions.entry(version).or_default();
-        // A name may be as long as the body, and stand above all others: it is measured before anything is joined.
+        // A name may be as long as the body and have many descendants, so the length is checked before joining.
         let length = self.above.iter().map(|name| name.len() + 1).sum::<usize>();
         if paths.len() < MAX_PATHS && length <= MAX_PATH_BYTES && self.paths + length <= MAX_PATHS_BYTES {
             self.paths += length;
@@ -179,7 +177,7 @@ impl Walk<'_> {
     }
 }
 
-/// Visits what is not looked for without keeping it.
+/// Skips values of other types.
 macro_rules! passes_over_the_rest {
     ($value:expr) => {
         fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -213,7 +211,7 @@ macro_rules! passes_over_the_rest {
     };
 }
 
-/// The root of a tree, or one package in it: its version and what is below it.
+/// Visits the root of a tree, or one package with its version and dependencies.
 struct Node<'a, 'w>(&'a mut Walk<'w>);
 
 impl<'de> DeserializeSeed<'de> for Node<'_, '_> {
@@ -249,7 +247,7 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
     }
 }
 
-/// The packages below another one.
+/// Visits the dependencies of a node.
 struct Below<'a, 'w>(&'a mut Walk<'w>);
 
 impl<'de> DeserializeSeed<'de> for Below<'_, '_> {
@@ -279,7 +277,7 @@ impl<'de> Visitor<'de> for Below<'_, '_> {
     }
 }
 
-/// A text, if it is one.
+/// Visits a string; other types yield `None`.
 struct Text;
 
 impl<'de> DeserializeSeed<'de> for Text {
@@ -320,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_is_walked_and_only_what_is_asked_for_is_kept() {
+    fn tree_audit_keeps_only_selected_packages() {
         let tree = br#"{"name":"app","version":"9.9.9","requires":{"a":"1"},"dependencies":{
             "a":{"dependencies":{"b":{"version":"2.0.0"},"c":true,"d":{"version":3,"dependencies":[1]}},"version":"1.0.0"},
             "b":{"version":"2.0.0","integrity":{"x":[null]}},"e":{"version":"1.0.0"}}}"#;
@@ -336,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_name_above_many_packages_is_not_copied_for_each() {
+    fn long_ancestor_name_is_not_copied_for_each_descendant() {
         let mut tree = format!(r#"{{"dependencies":{{"{}":{{"version":"1.0.0","dependencies":{{"#, "x".repeat(40_000));
         for number in 0..MAX_PACKAGES - 1 {
             let _ = write!(tree, r#"{}"p{number}":{{"version":"1.0.0"}}"#, if number == 0 { "" } else { "," });
@@ -349,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_bounded_for_each_version_and_in_all() {
+    fn paths_are_bounded_per_version_and_in_total() {
         let mut tree = r#"{"dependencies":{"#.to_owned();
         for number in 0..20_000 {
             let comma = if number == 0 { "" } else { "," };
@@ -366,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bulk_audit_is_read_in_one_pass_and_has_limits() {
+    fn bulk_audit_is_parsed_in_one_pass_within_limits() {
         let mut named = Vec::new();
         let body = br#"{"a":["1.0.0","2.0.0"],"b":[],"a":["3.0.0"]}"#;
         let read = read_bulk(body, |name| name == "a", |name, versions| named.push(format!("{name} {}", versions.len())));

@@ -1,5 +1,5 @@
-//! The audit with which npm ends an install: passed on, and answered with what was held back of the packages in it,
-//! worked out from what is known, without fetching anything. It is read off the async threads, in one pass and within bounds.
+//! Handles the audit at the end of an npm install. It is passed to upstream, and the response reports held releases of the
+//! audited packages from memory. Bodies are parsed off the async threads, in one pass and within bounds.
 
 pub(crate) mod advisories;
 pub mod body;
@@ -20,10 +20,10 @@ use crate::npm::{PackageName, Version};
 use crate::units::timestamp;
 use crate::upstream::{PassthroughRequest, PassthroughResponse};
 
-/// Releases named in one notice: beyond that they are counted.
+/// Releases listed in one notice. Further ones are counted.
 const NAMED: usize = 6;
 
-/// A newer release that an install did not get.
+/// A newer release that is hidden from an install.
 struct HeldUpdate {
     name: PackageName,
     version: Version,
@@ -31,7 +31,7 @@ struct HeldUpdate {
 }
 
 impl Components {
-    /// Passes an audit on. `body` is dropped once it is read: it may hold memory that others wait for.
+    /// Passes an audit to upstream. Drops `body` once parsed, because it may hold a memory reservation.
     pub(crate) async fn audit(
         self: &Arc<Self>,
         asker: &Client,
@@ -46,14 +46,14 @@ impl Components {
         let _share = self.share_of_answer(&passed).await?;
         let _permit = self.heavy.acquire(asker.address).await;
         let (inner, asker) = (Arc::clone(self), asker.clone());
-        let advised = self.blocking(move || inner.advise(&asker, passed, &audited, bulk)).await?;
+        let advised = self.blocking(move || inner.merge_advisories(&asker, passed, &audited, bulk)).await?;
         Ok((advised, notice))
     }
 
-    /// What the feeds may have to say something of, where they hold vulnerabilities at all, and the notice. Blocks.
+    /// Returns the packages with advisories, if any feed lists vulnerabilities, and the notice. Blocks.
     fn read_audit(&self, asker: &Client, body: &[u8], bulk: bool) -> Result<(Option<Audited>, Option<String>), FirewallError> {
         let world = self.world();
-        // Feeds of malware alone know nothing of what an audit asks.
+        // Malware feeds do not cover the vulnerabilities that an audit is about.
         let advises = world.advisories.has_vulnerabilities();
         let is_listed = |name: &str| advises && !world.advisories.of(name).is_empty();
         if !bulk {
@@ -64,7 +64,7 @@ impl Components {
         let audited = body::read_bulk(body, is_listed, |name, versions| {
             let Ok(name) = PackageName::parse(name) else { return };
             let slot = CacheKey::of(&name, self.registries.of(&name), &asker.authorization);
-            // The last of two entries for one name counts, as in any JSON.
+            // The last of duplicate names counts, as usual in JSON.
             if self.documents.contains_key(&slot) {
                 known.insert(name.clone(), versions.to_vec());
             }
@@ -74,19 +74,19 @@ impl Components {
         Ok((audited.filter(|_| advises), notice))
     }
 
-    /// What was held back of the packages of a bulk audit, of those that are known: one line of ASCII.
+    /// Returns the notice about held releases of known packages in a bulk audit: one line of ASCII.
     fn notice(
         &self,
         asker: &Client,
         names: &HashSet<PackageName>,
         installed: &BTreeMap<PackageName, Vec<String>>,
     ) -> Option<String> {
-        let mut held: Vec<_> = installed.iter().filter_map(|(name, versions)| self.held_back(asker, name, versions)).collect();
+        let mut held: Vec<_> = installed.iter().filter_map(|(name, versions)| self.held_updates(asker, name, versions)).collect();
         held.retain(|one| !self.is_variant(&one.name, names));
         if held.is_empty() {
             return None;
         }
-        // What no other package of the install wants is the project's own.
+        // Packages that no other package of the install requires are direct dependencies.
         let is_indirect = |name: &PackageName| {
             let slot = CacheKey::of(name, self.registries.of(name), &asker.authorization);
             let wants = self.wants.of(&slot).unwrap_or_default();
@@ -94,14 +94,14 @@ impl Components {
         };
         held.sort_by_cached_key(|one| (is_indirect(&one.name), one.name.clone()));
         let releases = if held.len() == 1 { "release" } else { "releases" };
-        let link = held.first().and_then(|first| error::link(&asker.base, &first.name, Some(first.version.as_str())));
-        let link = link.map(|link| format!("{}{link}", error::WHY)).unwrap_or_default();
+        let link = held.first().and_then(|first| error::explain_link(&asker.base, &first.name, Some(first.version.as_str())));
+        let link = link.map(|link| format!("{}{link}", error::EXPLAIN_SEPARATOR)).unwrap_or_default();
         let compose = |named: usize| {
             let mut text = format!("coldframe held back {} newer {releases}: ", held.len());
             for (at, HeldUpdate { name, version, opens }) in held.iter().take(named).enumerate() {
                 let lead = if at == 0 { "" } else { ", " };
                 let _ = match opens {
-                    Some(opens) => write!(text, "{lead}{name} {version} opens {}", timestamp::tell_opening(*opens)),
+                    Some(opens) => write!(text, "{lead}{name} {version} opens {}", timestamp::format_utc_ceil(*opens)),
                     None => write!(text, "{lead}{name} {version} is refused"),
                 };
             }
@@ -110,20 +110,19 @@ impl Components {
             }
             text + &link
         };
-        // As many as a header holds.
+        // As many as fit into a header.
         let fitting = (1..=NAMED.min(held.len())).rev().map(compose).find(|text| text.len() <= error::LONGEST_LINE);
         let text = fitting.unwrap_or_else(|| compose(1));
         Some(error::one_line(&text))
     }
 
-    /// Whether a package is another one's build for some platform: it comes and goes with that.
+    /// Checks whether a package is a platform build of another one, which is held and opened together with it.
     fn is_variant(&self, name: &PackageName, installed: &HashSet<PackageName>) -> bool {
         is_for_a_platform(name) || self.wholes_of_parts.get(name).is_some_and(|whole| installed.contains(&whole))
     }
 
-    /// The newest hidden version of a package that is newer than what was installed of it: a stable one, or a prerelease where
-    /// one was installed.
-    fn held_back(&self, asker: &Client, name: &PackageName, versions: &[String]) -> Option<HeldUpdate> {
+    /// Returns the newest hidden version that is newer than the installed one. Prereleases count only if one is installed.
+    fn held_updates(&self, asker: &Client, name: &PackageName, versions: &[String]) -> Option<HeldUpdate> {
         let slot = CacheKey::of(name, self.registries.of(name), &asker.authorization);
         let known = self.documents.get(&slot)?;
         let packument = known.packument.as_ref()?;
@@ -139,7 +138,8 @@ impl Components {
     }
 }
 
-/// Whether a name ends in a system and a processor, as those of native builds do: `@esbuild/linux-x64`, `lightningcss-darwin-arm64`.
+/// Checks whether a name contains an operating system and a CPU, like native builds: `@esbuild/linux-x64`,
+/// `lightningcss-darwin-arm64`.
 fn is_for_a_platform(name: &PackageName) -> bool {
     const SYSTEMS: [&str; 11] =
         ["linux", "linuxmusl", "darwin", "win32", "windows", "freebsd", "openbsd", "netbsd", "android", "sunos", "aix"];
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn native_builds_are_told_by_their_names() {
+    fn native_builds_are_recognized_by_name() {
         let is = |name: &str| is_for_a_platform(&PackageName::parse(name).unwrap());
         assert!(["@esbuild/linux-x64", "lightningcss-darwin-arm64", "@next/swc-win32-x64-msvc"].into_iter().all(is));
         assert!(!["linux-release-info", "arm", "x64-utils", "axios"].into_iter().any(is));

@@ -1,5 +1,5 @@
-//! What is told of one version to whoever asks why: verdict, dates, every rule, the facts that rules saw. Refuses to find
-//! any of it out, and to lay it out: a terminal, a page and a program have it each in their own way.
+//! The explanation of one version: verdict, dates, every rule, and the facts that rules used. Callers render it as text, HTML or
+//! JSON.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,33 +12,31 @@ use crate::npm::{Integrity, PackageName};
 use crate::policy::{Advisory, Facts, Presence, Reason, TraceStep, Verdict};
 use crate::units::timestamp;
 
-/// Maintainers that are named; there may be hundreds.
+/// Maintainers listed by name. There may be hundreds.
 const NAMED: usize = 12;
 
-/// What the policy says of one version, and why: what `coldframe explain` prints.
+/// The verdict of one version and its reasons, as printed by `coldframe explain`.
 #[derive(Debug, Clone)]
 pub struct Explanation {
-    /// The package.
     pub name: PackageName,
-    /// The version that was asked for, after tags and ranges are resolved over everything upstream has.
+    /// The version that the request resolves to over all upstream versions.
     pub version: Box<str>,
-    /// The dist-tag or range that was asked for, where it was no version.
+    /// The requested dist-tag or range, unless an exact version was requested.
     pub asked: Option<RequestedSpec>,
-    /// The verdict.
     pub verdict: Verdict,
-    /// The decision that lets it through, and what would have held it back.
+    /// The decision that allows the version, and the rule it overrides.
     pub waiver: Option<Reason>,
-    /// Everything that is asked about a version in its order, and what it made of this one.
+    /// All rules in order, each with its outcome for this version.
     pub steps: Vec<TraceStep>,
-    /// Where each dist-tag points upstream, and where for clients.
+    /// Where each dist-tag points upstream and for clients.
     pub tags: Vec<DistTagChange>,
-    /// What rules saw.
+    /// The facts that rules used.
     pub seen: ExplainedFacts,
-    /// When upstream says it was published.
+    /// The publish time that upstream states.
     pub published: Option<Timestamp>,
     /// The effective publish time, from which age counts.
     pub effective: Timestamp,
-    /// The nearest version that is allowed: the highest at or below it by the dist-tag rule.
+    /// The nearest allowed version: the highest at or below this one by the dist-tag rule.
     pub nearest: Option<Box<str>>,
     /// The minimum release age that applies to the package.
     pub minimum_release_age: Duration,
@@ -46,95 +44,91 @@ pub struct Explanation {
     pub upstream: Arc<str>,
     /// When upstream was last asked.
     pub validated: Timestamp,
-    /// The instant it is judged as of, where one was asked for.
+    /// The requested evaluation instant.
     pub as_of: Option<Timestamp>,
-    /// What is not known as it was at that instant, in words.
+    /// Caveats about facts whose value at that instant is unknown.
     pub remarks: Vec<&'static str>,
 }
 
-/// A dist-tag or range, and what whoever asks for it is given.
+/// A requested dist-tag or range, and the version that clients get for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestedSpec {
-    /// As it was written.
+    /// The dist-tag or range as written.
     pub text: Box<str>,
-    /// The version that clients get for it here; `None` when they get none.
+    /// The version that clients get; `None` if they get none.
     pub given: Option<Box<str>>,
 }
 
-/// A dist-tag, upstream and here.
+/// A dist-tag with its upstream and visible targets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DistTagChange {
-    /// Its name.
     pub tag: Box<str>,
-    /// Where it points upstream.
+    /// The target upstream.
     pub upstream: Box<str>,
-    /// Where it points for clients; `None` when it is left out.
+    /// The target for clients; `None` if the tag is left out.
     pub shown: Option<Box<str>>,
 }
 
-/// The facts that rules saw, kept for whoever asks why.
+/// The facts that rules used, for display.
 #[derive(Debug, Clone, Default)]
 pub struct ExplainedFacts {
-    /// Why it is not in upstream's packument, in words; `None` when it is.
+    /// Why the version is not in upstream's packument; `None` if it is.
     pub gone: Option<String>,
-    /// When the package's oldest release was published.
+    /// When the oldest release of the package was published.
     pub born: Option<Timestamp>,
-    /// Since when the established package exists that pins exactly it as one of its parts.
+    /// When the established parent package that pins this version was first published.
     pub kin: Option<Timestamp>,
-    /// Why its manifest cannot be believed.
+    /// The inconsistency in its manifest.
     pub flaw: Option<String>,
-    /// What its tarball hashes to, as SRI.
+    /// The integrity of its tarball, as SRI.
     pub integrity: Option<String>,
-    /// Whether it was first seen with another integrity.
+    /// Whether it was first seen with a different integrity.
     pub integrity_changed: bool,
-    /// What its manifest says of itself.
+    /// The traits of its manifest.
     pub traits: ManifestTraits,
-    /// Who published it.
+    /// The publisher.
     pub publisher: Option<String>,
-    /// Who maintains it.
     pub maintainers: Vec<String>,
-    /// The dist-tags that point to it upstream.
+    /// The upstream dist-tags that point to it.
     pub tags: Vec<String>,
-    /// The advisories that name it.
+    /// The advisories that affect it.
     pub advisories: Vec<ExplainedAdvisory>,
-    /// The reviewed advisory that names it as the fix.
+    /// The reviewed advisory that lists it as the fix.
     pub fix: Option<String>,
-    /// What differs from its predecessors.
+    /// Signals: differences from its predecessors.
     pub signals: Vec<&'static str>,
-    /// What opening its tarball showed.
+    /// Findings from the contents of its tarball.
     pub findings: Vec<&'static str>,
 }
 
-/// One advisory on a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExplainedAdvisory {
-    /// Its id.
     pub id: String,
-    /// The feed it stands in.
+    /// The feed that lists it.
     pub feed: String,
     /// `malware` or `vulnerability`.
     pub kind: &'static str,
-    /// How far its feed is followed.
+    /// The trust setting of the feed.
     pub trust: &'static str,
-    /// How bad, if it says so.
+    /// The severity, if stated.
     pub severity: Option<&'static str>,
-    /// Whether it is not obeyed: it marks every version of an established package.
+    /// Whether it is not applied because it marks every version of an established package.
     pub set_aside: bool,
-    /// One line for people; may be empty.
+    /// A one-line summary; may be empty.
     pub summary: String,
 }
 
 impl ExplainedFacts {
-    /// What there is to see of a version.
+    /// Collects the facts of a version.
     #[must_use]
     pub fn of(facts: &Facts<'_>) -> Self {
         let owned = |text: &str| text.to_owned();
-        let obeyed = facts.advised().map(|advisory| ExplainedAdvisory::of(advisory, false));
-        let aside = facts.advisories.set_aside(facts.version, facts.parsed).map(|advisory| ExplainedAdvisory::of(advisory, true));
+        let obeyed = facts.matching_advisories().map(|advisory| ExplainedAdvisory::of(advisory, false));
+        let aside = facts.advisories.suppressed(facts.version, facts.parsed).map(|advisory| ExplainedAdvisory::of(advisory, true));
         Self {
             gone: match facts.presence {
                 Presence::Present => None,
-                Presence::Gone { last_seen: None, .. } => Some("never seen here".to_owned()),
+                Presence::Gone { last_seen: None, .. } => Some("never seen by coldframe".to_owned()),
                 Presence::Gone { last_seen: Some(seen), replaced } => {
                     let how = if replaced { ", replaced by a security placeholder" } else { "" };
                     Some(format!("last seen {}{how}", timestamp::tell(seen)))
@@ -148,7 +142,7 @@ impl ExplainedFacts {
             traits: facts.traits,
             publisher: facts.publisher.map(owned),
             maintainers: facts.maintainers.iter().map(|name| owned(name)).collect(),
-            tags: facts.pointing().map(owned).collect(),
+            tags: facts.dist_tags().map(owned).collect(),
             advisories: obeyed.chain(aside).collect(),
             fix: facts.fix.map(owned),
             signals: facts.signals.iter().map(crate::vetting::Signal::as_str).collect(),
@@ -156,22 +150,22 @@ impl ExplainedFacts {
         }
     }
 
-    /// The facts in words, each with what it is about. What is not there is left out.
+    /// Returns the facts as labelled rows. Missing facts are left out.
     #[must_use]
     pub fn rows(&self) -> Vec<(&'static str, String)> {
         let mut rows = Vec::new();
         let mut row = |about, told: Option<String>| rows.extend(told.map(|told| (about, told)));
         let joined = |names: &[String]| (!names.is_empty()).then(|| names.join(", "));
-        row("upstream", self.gone.as_ref().map(|how| format!("no longer has it, {how}")));
+        row("upstream", self.gone.as_ref().map(|how| format!("no longer has this version, {how}")));
         row("package", self.born.map(|born| format!("first published {}", timestamp::tell(born))));
-        row("part of", self.kin.map(|kin| format!("an established package, which exists since {}", timestamp::tell(kin))));
+        row("part of", self.kin.map(|kin| format!("an established package, first published {}", timestamp::tell(kin))));
         row("publisher", self.publisher.clone());
         let (named, more) = self.maintainers.split_at(self.maintainers.len().min(NAMED));
         let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
         row("maintainers", joined(named).map(|names| names + &more));
         row("dist-tags", joined(&self.tags));
         row("integrity", self.integrity.clone());
-        row("integrity", self.integrity_changed.then(|| "not the one it was first seen with".to_owned()));
+        row("integrity", self.integrity_changed.then(|| "differs from the one first seen".to_owned()));
         row("contradiction", self.flaw.clone());
         row("manifest", joined(&self.of_manifest()));
         for advised in &self.advisories {
@@ -190,8 +184,8 @@ impl ExplainedFacts {
             (deprecated, "deprecated"),
             (install_script, "runs a script at install"),
             (git_dependency, "depends on a git repository"),
-            (url_dependency, "depends on a tarball at an address"),
-            (file_dependency, "depends on a file of the installing machine"),
+            (url_dependency, "depends on a tarball URL"),
+            (file_dependency, "depends on a local file"),
         ];
         told.iter().filter(|(is, _)| *is).map(|(_, words)| (*words).to_owned()).collect()
     }
@@ -212,17 +206,17 @@ impl ExplainedAdvisory {
 
     fn tell(&self) -> String {
         let severity = self.severity.map(|severity| format!(", {severity}")).unwrap_or_default();
-        let aside = if self.set_aside { ", set aside: it marks every version of an established package" } else { "" };
+        let aside = if self.set_aside { ", set aside: marks every version of an established package" } else { "" };
         let summary = if self.summary.is_empty() { String::new() } else { format!(": {}", self.summary) };
         format!(
-            "{} ({}{severity}) of the feed `{}`, followed with `{}`{aside}{summary}",
+            "{} ({}{severity}) of the feed `{}`, trust `{}`{aside}{summary}",
             self.id, self.kind, self.feed, self.trust
         )
     }
 }
 
 impl Explanation {
-    /// `allow`, `hold`, `deny`.
+    /// Returns `allow`, `hold` or `deny`.
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self.verdict {
@@ -232,7 +226,7 @@ impl Explanation {
         }
     }
 
-    /// What comes first: `axios@1.14.1 is held`.
+    /// Returns the first line, such as `axios@1.14.1 is held`.
     #[must_use]
     pub fn headline(&self) -> String {
         let outcome = match self.verdict {
@@ -243,7 +237,7 @@ impl Explanation {
         format!("{}@{} is {outcome}", self.name, self.version)
     }
 
-    /// The verdict and what follows from it in words, each with what it is about.
+    /// Returns the verdict and its consequences as labelled rows.
     #[must_use]
     pub fn rows(&self) -> Vec<(&'static str, String)> {
         let mut rows = Vec::new();
@@ -253,7 +247,7 @@ impl Explanation {
         }
         if let Some(RequestedSpec { text, given }) = &self.asked {
             let given = given.as_ref().map_or_else(|| "nothing".to_owned(), |given| format!("{}@{given}", self.name));
-            row("asked", format!("`{text}` means {} upstream, gives {given} here", self.version));
+            row("asked", format!("`{text}` resolves to {} upstream, to {given} here", self.version));
         }
         row("published", self.published.map_or_else(|| "unknown".to_owned(), timestamp::tell));
         if self.published != Some(self.effective) {
@@ -262,12 +256,12 @@ impl Explanation {
         if let Some(reason) = self.verdict.reason() {
             row("rule", reason.rule.to_string());
             row("reason", reason.detail.clone());
-            row("opens", self.verdict.opens().map_or_else(|| "never by itself".to_owned(), timestamp::tell_opening));
+            row("opens", self.verdict.opens().map_or_else(|| "not automatically".to_owned(), timestamp::format_utc_ceil));
             let nearest = self.nearest.as_ref().map(|nearest| format!("{}@{nearest}", self.name));
             row("use instead", nearest.unwrap_or_else(|| "no version is allowed".to_owned()));
         } else {
-            row("minimum age", timestamp::tell_age(self.minimum_release_age));
-            row("tarball", "checked against its integrity before the first byte leaves".to_owned());
+            row("minimum age", timestamp::format_duration(self.minimum_release_age));
+            row("tarball", "checked against its integrity before it is sent".to_owned());
         }
         if let Some(waiver) = &self.waiver {
             row("waived", waiver.detail.clone());
@@ -279,7 +273,7 @@ impl Explanation {
                 match shown.as_deref() {
                     Some(shown) if shown == &**upstream => format!("{tag} points to {shown}, as upstream"),
                     Some(shown) => format!("{tag} points to {shown} here, to {upstream} upstream"),
-                    None => format!("{tag} points to nowhere here, to {upstream} upstream"),
+                    None => format!("{tag} is left out here, points to {upstream} upstream"),
                 },
             );
         }
@@ -289,7 +283,7 @@ impl Explanation {
         rows
     }
 
-    /// Everything, for programs.
+    /// Returns the explanation as JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         let instant = |at: Option<Timestamp>| at.map(|at| at.to_string());

@@ -1,5 +1,4 @@
-//! Finds out what is to be told of one version: verdict, dates, rules, and what to take instead; now, or as of another instant.
-//! Refuses to serve anything.
+//! Explains one version: verdict, dates, rules, and the version to use instead, now or as of another instant.
 
 pub mod explanation;
 
@@ -14,13 +13,13 @@ use crate::firewall::package::PackageSnapshot;
 use crate::firewall::package::removed::RemovedVersion;
 use crate::firewall::packages::fetch::DocumentNeed;
 use crate::firewall::policy_state::PolicySnapshot;
-use crate::firewall::queries::packument::{self, best, no_version};
+use crate::firewall::queries::packument::{self, best_in_range, no_version};
 use crate::firewall::request::Client;
 use crate::firewall::verdicts::VerdictTable;
 use crate::npm::PackumentForm;
 use crate::npm::packument::dist_tags;
 use crate::npm::{PackageName, Packument, Range};
-use crate::policy::{Facts, judge, waiver};
+use crate::policy::{Facts, evaluate, decision_warning};
 use crate::units::timestamp;
 
 impl Components {
@@ -31,7 +30,7 @@ impl Components {
         wanted: Option<&str>,
         at: Option<Timestamp>,
     ) -> Result<Explanation, FirewallError> {
-        // The full form: rules may ask who published, which the other one does not say.
+        // The full form: rules may depend on the publisher, which the abbreviated form lacks.
         let present = self.reading(asker, name, DocumentNeed::Form(PackumentForm::Full), None).await?.known;
         let validated = present.validated;
         let (known, world) = match at {
@@ -39,7 +38,7 @@ impl Components {
             Some(at) => {
                 let now = Arc::clone(&present);
                 let known = self.over_versions(&present, asker.address, move || Arc::new(now.as_of(at))).await?;
-                self.find_kin(asker, &known).await;
+                self.load_parent(asker, &known).await;
                 (known, Arc::new(self.world().as_of(at)))
             }
         };
@@ -49,7 +48,7 @@ impl Components {
             let told = Explainer { known: &judged, world: &world, asker: &asked, validated, at };
             let screen = judged.screen(&world, asked.profile);
             if at.is_none() {
-                inner.note_overbroad(&name, &screen);
+                inner.overbroad_advisories(&name, &screen);
             }
             told.of(&name, &wanted, &screen)
         };
@@ -57,12 +56,12 @@ impl Components {
     }
 }
 
-/// One question, and what there is to answer it from.
+/// The inputs of one explanation.
 struct Explainer<'a> {
     known: &'a PackageSnapshot,
     world: &'a PolicySnapshot,
     asker: &'a Client,
-    /// When upstream was last asked.
+    /// When upstream last confirmed the package.
     validated: Timestamp,
     at: Option<Timestamp>,
 }
@@ -81,7 +80,7 @@ impl Explainer<'_> {
                 _ => Err(self.nothing(name, wanted)),
             };
         };
-        let advisories = self.world.advisories.of(name.as_str()).among(self.known.dated(packument));
+        let advisories = self.world.advisories.of(name.as_str()).applicable_to(self.known.dated(packument));
         let asked = (*packument.entries[at].key != *wanted).then(|| {
             let given = packument::resolve(packument, screen, wanted).and_then(|key| packument.find(key));
             let given = given.filter(|(at, _)| screen.shown[*at]).map(|(_, entry)| entry.key.clone());
@@ -105,35 +104,35 @@ impl Explainer<'_> {
             name: facts.name.clone(),
             version: facts.version.into(),
             asked,
-            verdict: judge(&rules, &world.standing, facts, known.validated),
-            waiver: waiver(&rules, &world.standing, facts, known.validated).map(|note| note.reason),
-            steps: policy.trace(&world.standing, facts, known.validated),
+            verdict: evaluate(&rules, &world.active_decisions, facts, known.validated),
+            waiver: decision_warning(&rules, &world.active_decisions, facts, known.validated).map(|note| note.reason),
+            steps: policy.evaluate(&world.active_decisions, facts, known.validated),
             tags: tags.collect(),
             seen: ExplainedFacts::of(facts),
             published: facts.published,
             effective: facts.effective,
-            nearest: packument.and_then(|packument| screen.nearest(packument, facts.version)).map(Into::into),
+            nearest: packument.and_then(|packument| screen.nearest_allowed(packument, facts.version)).map(Into::into),
             minimum_release_age: policy.minimum_release_age(facts.name),
             upstream: Arc::clone(known.registry.id()),
             validated: self.validated,
             as_of: self.at,
-            remarks: self.remarks(),
+            remarks: self.caveats(),
         }
     }
 
-    /// What is taken as it is now, because nobody kept what it was.
-    fn remarks(&self) -> Vec<&'static str> {
+    /// Returns caveats about facts that are current because their history is not recorded.
+    fn caveats(&self) -> Vec<&'static str> {
         match self.at {
             Some(at) if at < self.validated => vec![
-                "rules and feeds are those of now; decisions, ages and dist-tags are as of then, as far as the ledger knows",
-                "versions that upstream has lost since are not among those to use instead",
+                "rules and feeds are current; decisions, ages and dist-tags are as of that time, as far as recorded",
+                "versions removed upstream since that time are not suggested",
             ],
-            Some(_) => vec!["it opens if upstream still has it then, and says nothing else of it"],
+            Some(_) => vec!["it opens only if upstream still has it then, with unchanged metadata"],
             None => Vec::new(),
         }
     }
 
-    /// There is nothing to explain.
+    /// Returns the error for a version that does not exist.
     fn nothing(&self, name: &PackageName, wanted: &str) -> FirewallError {
         let Some(at) = self.at else { return no_version(name, wanted) };
         let text = format!("no version of {name} at {} matches: {wanted}", timestamp::tell(at));
@@ -141,7 +140,7 @@ impl Explainer<'_> {
     }
 }
 
-/// What `wanted` means over everything upstream has, hidden or not.
+/// Resolves `wanted` over all upstream versions, hidden or not.
 fn resolve<'a>(packument: &'a Packument, wanted: &str) -> Option<&'a str> {
     if let Some((_, entry)) = packument.find_same(wanted) {
         return Some(&entry.key);
@@ -153,5 +152,5 @@ fn resolve<'a>(packument: &'a Packument, wanted: &str) -> Option<&'a str> {
     if wanted == "latest" {
         return dist_tags::highest(packument.entries.iter());
     }
-    best(packument, &Range::parse(wanted)?, None, |_| true)
+    best_in_range(packument, &Range::parse(wanted)?, None, |_| true)
 }

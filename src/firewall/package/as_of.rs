@@ -1,5 +1,5 @@
-//! What was known of a package at another instant, as far as its record tells: which versions were there, where dist-tags
-//! pointed. Refuses to judge, and to be kept: nothing that is served is made of it.
+//! Reconstructs a package as of another instant from its record: existing versions and dist-tag targets. The result is used only
+//! for explanations and is never cached or served.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -12,7 +12,7 @@ use crate::npm::Packument;
 use crate::store::TagSighting;
 
 impl PackageSnapshot {
-    /// The package as of `at`. Of a later instant it is what upstream says now, confirmed then.
+    /// Returns the package as of `at`. A later instant yields the current state, as if confirmed then.
     #[must_use]
     pub(crate) fn as_of(&self, at: Timestamp) -> Self {
         let mut then = Self {
@@ -38,25 +38,25 @@ impl PackageSnapshot {
             kin: OnceLock::new(),
         };
         if at < self.validated {
-            then.go_back_to(at);
+            then.rewind_to(at);
         }
         then
     }
 
-    fn go_back_to(&mut self, at: Timestamp) {
+    fn rewind_to(&mut self, at: Timestamp) {
         let Some(packument) = &self.packument else { return };
         let was_there = |place: usize| self.provenance[place].effective <= at;
         let kept: Vec<ReleaseHistory> = self.provenance.iter().filter(|seen| seen.effective <= at).cloned().collect();
         let tags = self.tags_at(packument, at);
-        self.packument = Some(Arc::new(packument.narrowed(&was_there, tags)));
+        self.packument = Some(Arc::new(packument.restricted_to(&was_there, tags)));
         self.provenance = kept.into();
         let mut record = (*self.record).clone();
         record.tags.retain(|sighting| sighting.first_seen <= at);
         self.record = Arc::new(record);
     }
 
-    /// Where each dist-tag pointed: what was seen last before then. One that was never seen before is taken to have
-    /// pointed where it does now, if there was such a version yet.
+    /// Returns the dist-tags as last observed before `at`. A tag without an earlier observation keeps its current target, if that
+    /// version existed.
     fn tags_at(&self, packument: &Packument, at: Timestamp) -> Vec<(Box<str>, Box<str>)> {
         let was_there = |version: &str| packument.find(version).is_some_and(|(place, _)| self.provenance[place].effective <= at);
         let mut seen: HashMap<&str, &TagSighting> = HashMap::new();

@@ -1,5 +1,5 @@
-//! What the ledger remembers of a package, compared with the packument that upstream sends now: since when a release counts,
-//! whether its bytes changed, what went, and where views of the package contradict each other. Pure.
+//! Compares a packument with the recorded history of its package: when a release counts from, whether its bytes changed, which
+//! versions were removed, and where views of the package contradict each other. Pure.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,119 +12,118 @@ use crate::store::{LearnedDigests, PackageChange, PackageRecord, Release, Stored
 use crate::units::timestamp;
 use crate::upstream::TimeMode;
 
-/// How long a package may have been missing as a whole (404) without its versions counting as returned: an outage of the registry.
+/// How long a whole package may be missing (404) before its versions count as returned. Shorter gaps are registry outages.
 const LONGEST_OUTAGE: Duration = Duration::from_secs(24 * 3600);
 
-/// How long a version that one client's token is not shown may be missing there before it counts as gone for the others.
+/// How long a version may be missing for one client's token before it counts as removed for other tokens.
 const OTHER_TOKEN: Duration = Duration::from_secs(24 * 3600);
 
-/// The most (version, integrity) pairs that are recorded of a package: what was recorded is never evicted, so beyond it new versions
-/// are refused. No package has half as many; each takes about 300 bytes of memory.
+/// The most (version, integrity) pairs recorded per package. Rows are never evicted, so new versions beyond the limit are
+/// refused. No package has half as many; a row takes about 300 bytes of memory.
 pub const MAX_RELEASES: usize = 100_000;
 
-/// The most places of dist-tags that are recorded of a package. Beyond it the oldest are forgotten: a hidden tag then moves by
+/// The most dist-tag sightings recorded per package. Beyond it the oldest are dropped, and a hidden tag then moves by version
 /// precedence.
 pub const MAX_SIGHTINGS: usize = 60_000;
 
-/// The longest name of a dist-tag, and the longest version it points to, that are recorded.
+/// The longest dist-tag name and target version that are recorded, in bytes.
 const MAX_TAG_LENGTH: usize = 256;
 
-/// What a sighting has in place of a version where the tag was seen to point nowhere.
+/// The version of a sighting in which the tag was missing.
 pub const NOWHERE: &str = "";
 
-/// What the record adds to one entry of a packument.
+/// The recorded history of one packument entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReleaseHistory {
-    /// The effective publish time.
+    /// The effective publish time, from which the age counts.
     pub effective: Timestamp,
-    /// The same, whatever clients resolve by has changed since: a package does not begin with such a change.
+    /// The effective publish time without later manifest changes. The age of the package is derived from it, since a manifest
+    /// change does not make the package new.
     pub began: Timestamp,
-    /// Whether this version was first seen with another integrity.
+    /// Whether this version was first seen with a different integrity.
     pub integrity_changed: bool,
-    /// Every digest that its bytes must match: what is stated now, was ever stated, and was computed of them.
+    /// Every digest that its bytes must match: stated now, stated before, or computed from the bytes.
     pub digests: Option<Integrity>,
-    /// Whether the record is full, so that nothing is known of this version's past.
+    /// Whether the record is full, so that the history of this version is unknown.
     pub unrecorded: bool,
 }
 
-/// What became of a package when its newest packument was compared with its record.
+/// The result of comparing a packument with the record of its package.
 #[derive(Debug, Default)]
 pub struct Reconciliation {
-    /// One for each entry of the packument.
+    /// The history of each entry of the packument.
     pub provenance: Vec<ReleaseHistory>,
-    /// What is to be written.
+    /// The change to write to the ledger.
     pub change: PackageChange,
-    /// What an operator must be able to find again.
+    /// Events to report to the operator.
     pub findings: Vec<HistoryEvent>,
-    /// Versions that contradict another view of the package, which is to be asked again: with the place of that view among the
-    /// others.
+    /// Versions that contradict another view of the package, with the index of the view to fetch again.
     pub contradictions: Vec<(Box<str>, usize)>,
 }
 
-/// Something that should not happen to a package.
+/// An unexpected change of a package.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HistoryEvent {
-    /// A version has another integrity than when it was first seen.
+    /// A version has a different integrity than first seen.
     IntegrityChanged {
-        /// The version.
         version: Box<str>,
-        /// As first seen.
+        /// The integrity as first seen.
         was: String,
-        /// As it is now.
+        /// The current integrity.
         now: String,
     },
-    /// A version that was there is there no longer.
+    /// A version was removed.
     Gone(Box<Release>),
-    /// Two views of the package were asked and contradict each other over a version: each has its own history of it.
+    /// Two views contradict each other over a version after both were fetched again. Each keeps its own history of the version.
     Parted(Box<str>),
 }
 
-/// One look at a package, and what decides how it counts.
+/// One observation of a package (a look), and the settings that decide how it counts.
 #[derive(Debug, Clone, Copy)]
 pub struct Look<'a> {
-    /// The packument that was read.
+    /// The observed packument.
     pub packument: &'a Packument,
-    /// The form it was asked for in.
+    /// The requested form.
     pub form: PackumentForm,
-    /// When it was asked for, by our clock.
+    /// When it was requested, by the system clock.
     pub at: Timestamp,
-    /// How this upstream's publish times count.
+    /// How the publish times of this upstream are used.
     pub mode: TimeMode,
-    /// The longest age that any rule names.
+    /// The longest age that any rule uses.
     pub longest_age: Duration,
-    /// Versions, with their integrity, over which other views were asked since and still disagree.
+    /// Versions, with their integrity, over which other views still disagree after they were fetched again.
     pub parted: &'a Parted,
-    /// Where clients' own tokens are shown it: whether the document before this one was shown to another token.
+    /// In the view of clients' own tokens, set if the previous document was shown to a different token.
     pub other_token: Option<OtherToken<'a>>,
-    /// The place among the other views of that of clients' own tokens; `None` where it is this one.
+    /// The index of the view of clients' own tokens among the other views; `None` if this is that view.
     pub tokens: Option<usize>,
-    /// Whether it was asked for with a token that was never issued: what that is shown, all tokens are.
+    /// Whether it was requested with the probe token, which was never issued: any token is shown the same.
     pub stranger: bool,
 }
 
-/// The document before was shown to another client's token.
+/// The previous document was shown to a different client's token.
 #[derive(Debug, Clone, Copy)]
 pub struct OtherToken<'a> {
-    /// What the token of now was shown last, as far as memory knows.
+    /// The packument that the current token was shown last, if cached.
     pub shown: Option<&'a Packument>,
 }
 
-/// Versions over which views of a package part, with the integrity that they were seen with.
+/// Versions over which views of a package disagree, with the integrity that was seen.
 pub type Parted = HashMap<Box<str>, Option<Integrity>>;
 
-/// Another view of the package: its releases by version.
+/// Another view of the package, with its releases by version.
 struct View<'a> {
     last_look: Option<Timestamp>,
     releases: HashMap<&'a str, Vec<&'a Release>>,
 }
 
-/// A look of some view that did not have a version.
+/// An observation of some view in which a version was missing.
 #[derive(Debug, Clone, Copy)]
 struct Absence {
     look: Timestamp,
-    /// The place of the view among the others; beyond them for this one.
+    /// The index of the view among the others; their number for this view.
     place: usize,
-    /// Whether a document lacked it, as opposed to a package that was not found.
+    /// Whether a document lacked the version, as opposed to a missing package.
     dropped: bool,
 }
 
@@ -146,7 +145,7 @@ fn by_version(record: &PackageRecord) -> HashMap<&str, Vec<&Release>> {
     rows
 }
 
-/// Compares a look with the `record` of its view and with the records of the `others`.
+/// Compares an observation with the `record` of its view and the records of the `others`.
 #[must_use]
 pub fn reconcile(record: &PackageRecord, others: &[&PackageRecord], look: &Look<'_>) -> Reconciliation {
     let mut known = by_version(record);
@@ -166,7 +165,7 @@ pub fn reconcile(record: &PackageRecord, others: &[&PackageRecord], look: &Look<
             others: &others,
             look,
         };
-        let provenance = tracing.trace(&mut recorded, &mut reconciled);
+        let provenance = tracing.reconcile_version(&mut recorded, &mut reconciled);
         reconciled.provenance.push(provenance);
     }
     let replaced = look.packument.is_security_placeholder();
@@ -175,9 +174,9 @@ pub fn reconcile(record: &PackageRecord, others: &[&PackageRecord], look: &Look<
     reconciled
 }
 
-/// Marks every release as gone and every dist-tag as pointing nowhere: upstream has no such package at `now`.
+/// Marks every release as removed and every dist-tag as missing, because upstream has no such package at `now`.
 #[must_use]
-pub fn vanish(record: &PackageRecord, now: Timestamp) -> Reconciliation {
+pub fn mark_all_removed(record: &PackageRecord, now: Timestamp) -> Reconciliation {
     let mut reconciled = Reconciliation::default();
     move_tags(record, &HashMap::new(), now, &mut reconciled.change);
     let gone = Gone { at: now, replaced: false, dropped: false };
@@ -185,37 +184,37 @@ pub fn vanish(record: &PackageRecord, now: Timestamp) -> Reconciliation {
     reconciled
 }
 
-/// What clients resolve by and run, as an entry of a document of this form states it.
+/// Returns the manifest digest of an entry: what clients resolve by and run, as far as this form states it.
 fn manifest_of(entry: &VersionEntry, form: PackumentForm) -> ManifestDigest {
     let manifest = ManifestDigest::new(entry.resolution, form, entry.traits.install_script);
     let carries_scripts = form == PackumentForm::Full || entry.outline.has_scripts;
     if carries_scripts { manifest.with_install_scripts(entry.install_scripts) } else { manifest }
 }
 
-/// The release a version was first seen as: the first row that states an integrity.
+/// Returns the release that a version was first seen as: the first row that states an integrity.
 ///
-/// A version that was seen without any before was never served, so the first statement is the one that counts.
+/// A version without an integrity is never served, so earlier rows do not count.
 #[must_use]
-pub fn first_seen_as<'a>(rows: &[&'a Release]) -> Option<&'a Release> {
+pub fn first_known_release<'a>(rows: &[&'a Release]) -> Option<&'a Release> {
     rows.iter().copied().filter(|row| row.integrity.is_some()).min_by_key(|row| row.first_seen)
 }
 
-/// One entry of the packument, and what is known of its version.
+/// One entry of the packument, with the history of its version.
 struct Tracing<'a> {
     entry: &'a VersionEntry,
-    /// What clients resolve by, as the entry has it.
+    /// The manifest digest of the entry.
     manifest: ManifestDigest,
     rows: &'a [&'a Release],
-    /// The last look of this view.
+    /// The last observation of this view.
     last_look: Option<Timestamp>,
-    /// Whether this view ever saw a version of the package.
+    /// Whether this view ever had a version of the package.
     had_versions: bool,
     others: &'a [View<'a>],
     look: &'a Look<'a>,
 }
 
 impl<'a> Tracing<'a> {
-    fn trace(&self, recorded: &mut usize, into: &mut Reconciliation) -> ReleaseHistory {
+    fn reconcile_version(&self, recorded: &mut usize, into: &mut Reconciliation) -> ReleaseHistory {
         let (entry, at) = (self.entry, self.look.at);
         let unknown = |unrecorded| ReleaseHistory {
             effective: at,
@@ -224,11 +223,11 @@ impl<'a> Tracing<'a> {
             digests: entry.integrity.clone(),
             unrecorded,
         };
-        // What is no version is hidden for its flaw, and a name as long as upstream likes is not recorded.
+        // An invalid version is hidden as inconsistent. It is not recorded, because upstream chooses its length.
         if entry.version.is_none() {
             return unknown(false);
         }
-        let first = first_seen_as(self.rows);
+        let first = first_known_release(self.rows);
         let same = find_same(self.rows, first, entry.integrity.as_ref());
         if same.is_none() && *recorded >= MAX_RELEASES {
             return unknown(true);
@@ -239,7 +238,7 @@ impl<'a> Tracing<'a> {
             None => self.first_sight(into),
         };
         let changed = first.is_some_and(|first| !may_be_same(first, entry.integrity.as_ref()));
-        // Of a statement that is new, what was seen last under the version.
+        // For a new integrity, the manifest last seen under this version.
         let last = || self.rows.iter().copied().filter(|row| row.manifest.is_some()).max_by_key(|row| row.first_seen);
         let others = self.others.iter().filter(|_| !release.parted).filter_map(|other| self.same_in(other));
         let (manifest, manifest_changed) = follow_manifest(self.manifest, same.or_else(last), &others.collect::<Vec<_>>(), at);
@@ -275,7 +274,7 @@ impl<'a> Tracing<'a> {
         ReleaseHistory { effective, began, integrity_changed: changed, digests, unrecorded: false }
     }
 
-    /// From when the release counts, by the way in which this upstream's publish times count.
+    /// Returns the effective publish time by the time mode of this upstream.
     fn effective(&self, release: &Release) -> Timestamp {
         match self.look.mode {
             TimeMode::Checked => release.counts_from(),
@@ -288,7 +287,7 @@ impl<'a> Tracing<'a> {
         }
     }
 
-    /// A version that this view has seen before: what changes of its release.
+    /// Updates the release of a version that this view has seen before.
     fn seen_again(&self, before: &Release, into: &mut Reconciliation) -> Release {
         let mut release = before.clone();
         if let Some(last_seen) = before.gone {
@@ -304,7 +303,8 @@ impl<'a> Tracing<'a> {
             && before.absent.is_none()
             && release.moved.is_none()
         {
-            // There at the first look: it counts by upstream's time, now that there is one. It cannot be younger than our sight of it.
+            // Present at the first observation, so it counts by upstream's time, which is stated only now. It cannot be later
+            // than the first sighting.
             release.moved = Some(published.min(before.first_seen));
         }
         if release.held_since.is_some() {
@@ -313,7 +313,7 @@ impl<'a> Tracing<'a> {
         release
     }
 
-    /// Whether a version that went after `last_seen` and is there again keeps its age.
+    /// Checks whether a version that was removed after `last_seen` and returned keeps its age.
     fn keeps_its_age(&self, release: &Release, last_seen: Timestamp, into: &mut Reconciliation) -> bool {
         let Look { at, longest_age, other_token, stranger, .. } = *self.look;
         let was_old = timestamp::after(release.counts_from(), longest_age) <= last_seen;
@@ -321,7 +321,8 @@ impl<'a> Tracing<'a> {
         if release.replaced || was_old || outage {
             return !release.replaced;
         }
-        // What another token was not shown within a day is missing for that token alone, unless this one had lost it too.
+        // A version hidden from another token within a day is missing for that token only, unless the current token had lost it
+        // too.
         let had_it = other_token.is_some_and(|other| other.shown.is_none_or(|shown| shown.find(&self.entry.key).is_some()));
         if !had_it || stranger {
             return false;
@@ -330,7 +331,8 @@ impl<'a> Tracing<'a> {
         if is_within(release.missing_since.unwrap_or(last_seen)) {
             return true;
         }
-        // Several tokens were not shown it, for longer: a token that was never issued shows whether strangers see it now. Then all do.
+        // Several tokens were not shown it for longer than that. The probe token tells whether any token sees it now; then all
+        // do.
         let is_recent = self.last_look.is_some_and(is_within);
         if is_recent && !self.is_parted() {
             into.contradictions.push((self.entry.key.clone(), self.others.len()));
@@ -338,8 +340,8 @@ impl<'a> Tracing<'a> {
         is_recent
     }
 
-    /// A version that this view had at its last look, and that others may not have had since: it returned then. What one view saw of a
-    /// takedown counts for all, as far as they do not contradict it.
+    /// Checks whether a version that this view always had was missing in other views in the meantime, so that it counts as
+    /// returned. A takedown seen by one view counts for all views that do not contradict it.
     fn follow_absences(&self, release: &mut Release, into: &mut Reconciliation) {
         let Some(own_look) = self.last_look else { return };
         let Look { at, longest_age, .. } = *self.look;
@@ -347,7 +349,7 @@ impl<'a> Tracing<'a> {
         if opened <= own_look {
             return;
         }
-        // Another view saw it return, and this one did not see it while it was away.
+        // Another view saw it return, and this view made no observation while it was missing.
         let others = || self.others.iter().filter_map(|other| self.same_in(other)).filter(|row| row.gone.is_none());
         let returns = others().filter(|row| row.missing_since.is_some_and(|since| own_look < since));
         if let Some(moved) = returns.filter_map(|row| row.moved).max().filter(|moved| *moved > release.counts_from()) {
@@ -371,7 +373,7 @@ impl<'a> Tracing<'a> {
         }
     }
 
-    /// When another view last had the version.
+    /// Returns when another view last had the version.
     fn last_present(&self) -> Option<Timestamp> {
         let present = |other: &View<'a>| {
             let row = self.same_in(other)?;
@@ -380,7 +382,7 @@ impl<'a> Tracing<'a> {
         self.others.iter().filter_map(present).max()
     }
 
-    /// The looks of other views after `present` that did not have the version, the last of each.
+    /// Returns the last observation of each other view after `present` in which the version was missing.
     fn absences_after(&self, present: Timestamp) -> Vec<Absence> {
         let absence = |(place, other): (usize, &View<'a>)| {
             let look = other.last_look.map(|look| look.min(self.look.at)).filter(|look| *look > present)?;
@@ -393,18 +395,18 @@ impl<'a> Tracing<'a> {
         self.others.iter().enumerate().filter_map(absence).collect()
     }
 
-    /// Whether the registry did not find the package for a while, and that is all.
+    /// Checks whether the absences are only a short outage, in which the whole package was missing.
     fn is_outage(&self, absences: &[Absence], present: Timestamp) -> bool {
         absences.iter().all(|absence| !absence.dropped) && self.look.at < timestamp::after(present, LONGEST_OUTAGE)
     }
 
-    /// Whether a version may have been missing for one client's token alone. Where strangers see it, it was not.
+    /// Checks whether a version may have been missing for a single client's token. If the probe token sees it, it was not.
     fn is_of_one_token(&self, absence: Absence) -> bool {
         let is_tokens = self.look.tokens.unwrap_or(self.others.len()) == absence.place;
         is_tokens && !self.look.stranger && self.look.at < timestamp::after(absence.look, OTHER_TOKEN)
     }
 
-    /// A version that this view has never seen.
+    /// Creates the release of a version that this view has never seen.
     fn first_sight(&self, into: &mut Reconciliation) -> Release {
         let (entry, at) = (self.entry, self.look.at);
         let mut release = Release {
@@ -427,7 +429,7 @@ impl<'a> Tracing<'a> {
         };
         let elsewhere = || self.others.iter().filter_map(|other| self.same_in(other));
         if let Some(first) = elsewhere().min_by_key(|row| row.first_seen) {
-            // Fixed when another view saw it first; a look before that counts, in any view.
+            // The time is fixed by the view that saw it first, but not before an earlier observation of any view.
             let looks = self.others.iter().filter_map(|other| other.last_look).chain(self.last_look);
             let earlier = looks.filter(|look| *look < first.first_seen).max();
             let is_known = first.published.is_some() || first.moved.is_some() || first.absent.is_some();
@@ -442,7 +444,7 @@ impl<'a> Tracing<'a> {
         }
         let published = entry.published.unwrap_or(at);
         if let Some(look) = self.last_look.filter(|look| self.look.other_token.is_some() && *look > published) {
-            // Another token was not shown it: asked again with a token that was never issued, the registry shows whether strangers are.
+            // Another token was not shown it. A fetch with the probe token tells whether any token sees it.
             if self.is_parted() {
                 (release.absent, release.parted) = (None, true);
             } else {
@@ -471,7 +473,7 @@ impl<'a> Tracing<'a> {
         release
     }
 
-    /// A version that another view had, and that was missing since: it returned.
+    /// Checks whether a version that another view had was missing since, so that it counts as returned.
     fn follow_return(&self, release: &mut Release, into: &mut Reconciliation) {
         let Some(present) = self.last_present() else { return };
         let own = self.last_look.filter(|look| *look > present);
@@ -484,7 +486,7 @@ impl<'a> Tracing<'a> {
         }
         for absence in absences {
             if self.is_of_one_token(absence) {
-                // Asked again with a token that was never issued, the registry shows whether strangers are shown it.
+                // A fetch with the probe token tells whether any token sees it.
                 if !self.is_parted() {
                     into.contradictions.push((self.entry.key.clone(), absence.place));
                 }
@@ -495,8 +497,8 @@ impl<'a> Tracing<'a> {
         }
     }
 
-    /// A version that counts from another view's last look: whether that view was asked again, and still does not have it. What it says
-    /// at another time does not count: upstream may have taken the version away for that moment.
+    /// Reviews a version that is held since another view's last observation: whether that view was fetched again and still lacks
+    /// it. Observations at other times do not count, because upstream may have removed the version just then.
     fn review_hold(&self, release: &mut Release, into: &mut Reconciliation) {
         let Some(held) = release.held_since else { return };
         if self.others.iter().any(|other| self.same_in(other).is_some_and(|row| row.gone.is_none())) {
@@ -512,13 +514,13 @@ impl<'a> Tracing<'a> {
         }
     }
 
-    /// Whether another view first saw this version with other bytes, or knows digests that these contradict; what it knows besides is
-    /// added to `digests`. A view that was asked since and still states other bytes has another history.
+    /// Checks whether another view first saw this version with different bytes or knows conflicting digests. Its further digests
+    /// are added to `digests`. A view that still states different bytes after a new fetch has a separate history.
     fn conflicts(&self, release: &mut Release, digests: &mut Option<Integrity>, into: &mut Reconciliation) -> bool {
         let mut conflicts = false;
         for (place, other) in self.others.iter().enumerate() {
             let rows = other.rows(&self.entry.key);
-            let Some(first) = first_seen_as(rows).filter(|first| !first.parted && !release.parted) else { continue };
+            let Some(first) = first_known_release(rows).filter(|first| !first.parted && !release.parted) else { continue };
             if may_be_same(first, self.entry.integrity.as_ref()) {
                 let all = match (&*digests, first.known_digests()) {
                     (Some(ours), Some(theirs)) => ours.union(&theirs),
@@ -543,28 +545,28 @@ impl<'a> Tracing<'a> {
         conflicts
     }
 
-    /// Notes that another view did not have the version at `look`, if that may still hold it back.
+    /// Records the contradiction that another view lacked the version at `look`, if that may still hold it.
     fn contradict(&self, look: Timestamp, place: usize, into: &mut Reconciliation) {
         if timestamp::after(look, self.look.longest_age) > self.look.at {
             into.contradictions.push((self.entry.key.clone(), place));
         }
     }
 
-    /// The release of the same bytes in another view, if both have one history of it.
+    /// Returns the release with the same bytes in another view, if their histories are not separate.
     fn same_in(&self, other: &View<'a>) -> Option<&'a Release> {
         let rows = other.rows(&self.entry.key);
-        find_same(rows, first_seen_as(rows), self.entry.integrity.as_ref()).filter(|row| !row.parted)
+        find_same(rows, first_known_release(rows), self.entry.integrity.as_ref()).filter(|row| !row.parted)
     }
 
-    /// Whether other views were asked about this version as it is, and disagree.
+    /// Checks whether other views were fetched again for this version and integrity, and still disagree.
     fn is_parted(&self) -> bool {
         let parted = self.look.parted.get(&*self.entry.key);
         parted.is_some_and(|integrity| is_same(integrity.as_ref(), self.entry.integrity.as_ref()))
     }
 }
 
-/// What is known of a version's manifest now, and since when it is so where it was ever otherwise: the version counts from then. What
-/// another view was shown counts for this one: for a change of it a token is no way around, and no way to a second one.
+/// Returns the known manifest of a version, and when it last changed: the version counts from then. Changes in other views count
+/// too, so that a different token neither hides a change nor causes a second one.
 fn follow_manifest(
     now: ManifestDigest,
     own: Option<&Release>,
@@ -575,7 +577,7 @@ fn follow_manifest(
     let agreeing = others.iter().filter(agrees).copied();
     let since = agreeing.clone().chain(own).filter_map(|row| row.manifest_changed).max();
     let before = match own.and_then(|row| row.manifest) {
-        // A form that only another view has seen.
+        // Adds the form that only another view has seen.
         Some(own) => Some(others.iter().filter_map(|row| row.manifest).fold(own, |known, other| other.followed_by(known).0)),
         None => agreeing.chain(others.iter().copied()).find_map(|row| row.manifest),
     };
@@ -584,43 +586,43 @@ fn follow_manifest(
     (manifest, if changed { Some(seen) } else { since })
 }
 
-/// The row that `stated` is about: one that shares a digest with it, else the first, if they have no algorithm in common. Then the
+/// Returns the row that `stated` refers to: one that shares a digest, else the first if no algorithm is common. In that case the
 /// tarball must match both.
 fn find_same<'a>(rows: &[&'a Release], first: Option<&'a Release>, stated: Option<&Integrity>) -> Option<&'a Release> {
     let agrees = |row: &&&Release| match (row.known_digests(), stated) {
         (None, None) => true,
-        (Some(known), Some(stated)) => known.agreement(stated) == DigestComparison::Same,
+        (Some(known), Some(stated)) => known.compare(stated) == DigestComparison::Same,
         _ => false,
     };
     rows.iter().find(agrees).copied().or_else(|| first.filter(|first| stated.is_some() && may_be_same(first, stated)))
 }
 
-/// Whether `stated` can be about the bytes of `row`: what says nothing cannot.
+/// Checks whether `stated` can refer to the bytes of `row`. A missing integrity matches only a missing one.
 fn may_be_same(row: &Release, stated: Option<&Integrity>) -> bool {
     match (row.known_digests(), stated) {
         (None, None) => true,
-        (Some(known), Some(stated)) => known.agreement(stated) != DigestComparison::Different,
+        (Some(known), Some(stated)) => known.compare(stated) != DigestComparison::Different,
         _ => false,
     }
 }
 
-/// Whether two statements are about the same bytes. Nothing in common says nothing, and what says nothing is not the same.
+/// Checks whether two integrities are known to refer to the same bytes. They must share a digest, or both be missing.
 fn is_same(one: Option<&Integrity>, other: Option<&Integrity>) -> bool {
     match (one, other) {
         (None, None) => true,
-        (Some(one), Some(other)) => one.agreement(other) == DigestComparison::Same,
+        (Some(one), Some(other)) => one.compare(other) == DigestComparison::Same,
         _ => false,
     }
 }
 
-/// How versions went.
+/// How versions were removed.
 #[derive(Clone, Copy)]
 struct Gone {
-    /// The look that does not have them.
+    /// The observation in which they are missing.
     at: Timestamp,
-    /// A security placeholder replaced them.
+    /// Whether a security placeholder replaced them.
     replaced: bool,
-    /// A document that names others does not name them.
+    /// Whether a document lacked them, as opposed to a missing package.
     dropped: bool,
 }
 
@@ -648,8 +650,8 @@ fn mark_gone<'a>(
     }
 }
 
-/// Notes where tags point now, and until when they pointed elsewhere. A tag that points nowhere, or to what is too long to record, is
-/// noted as such, so that the time that follows does not count for where it pointed last.
+/// Records the targets of dist-tags and the end of earlier ones. A tag that is missing or too long to record is recorded as
+/// pointing nowhere, so that the time in between does not count for its last target.
 fn follow_tags(record: &PackageRecord, look: &Look<'_>, change: &mut PackageChange) {
     let is_short = |(tag, version): &&(Box<str>, Box<str>)| tag.len() <= MAX_TAG_LENGTH && version.len() <= MAX_TAG_LENGTH;
     let short = look.packument.dist_tags.iter().filter(is_short);
@@ -657,7 +659,7 @@ fn follow_tags(record: &PackageRecord, look: &Look<'_>, change: &mut PackageChan
     let added = move_tags(record, &points, look.at, change);
     let over = (record.tags.len() + added).saturating_sub(MAX_SIGHTINGS);
     if over > 0 {
-        // A list of `MAX_DIST_TAGS` may be current, so what is forgotten is past.
+        // Up to `MAX_DIST_TAGS` sightings are current, so only past ones are dropped.
         let is_past = |sighting: &&TagSighting| points.get(&*sighting.tag).is_none_or(|version| **version != *sighting.version);
         let mut past: Vec<&TagSighting> = record.tags.iter().filter(is_past).collect();
         past.sort_by_key(|sighting| sighting.last_seen);
@@ -665,7 +667,7 @@ fn follow_tags(record: &PackageRecord, look: &Look<'_>, change: &mut PackageChan
     }
 }
 
-/// Ends the sightings of tags that point elsewhere at `now`, and begins new ones. Returns how many it began.
+/// Ends the sightings of tags that moved at `now` and begins new ones. Returns the number of new ones.
 fn move_tags(record: &PackageRecord, points: &HashMap<&str, &str>, now: Timestamp, change: &mut PackageChange) -> usize {
     let confirmed = record.document.as_ref().map_or(now, |last| last.looked);
     let current = current_tags(record);
@@ -690,7 +692,7 @@ fn move_tags(record: &PackageRecord, points: &HashMap<&str, &str>, now: Timestam
     added
 }
 
-/// The newest sighting of each tag.
+/// Returns the newest sighting of each tag.
 fn current_tags(record: &PackageRecord) -> HashMap<&str, &TagSighting> {
     let mut current: HashMap<&str, &TagSighting> = HashMap::new();
     for sighting in &record.tags {
@@ -714,7 +716,7 @@ mod tests {
         Timestamp::from_second(1_774_915_200 + hour * 3600).unwrap()
     }
 
-    /// (version, tarball content, publish hour); `latest` is the last one.
+    /// Builds a packument of (version, tarball content, publish hour). `latest` is the last version.
     fn packument(versions: &[(&str, &str, Option<i64>)]) -> Packument {
         let manifests: Vec<_> = versions
             .iter()
@@ -731,12 +733,12 @@ mod tests {
             manifests.join(","),
             times.join(",")
         );
-        parse::ingest(&PackageName::parse("demo").unwrap(), document.as_bytes()).unwrap().packument
+        parse::parse(&PackageName::parse("demo").unwrap(), document.as_bytes()).unwrap().packument
     }
 
     static NO_PARTED: std::sync::LazyLock<Parted> = std::sync::LazyLock::new(Parted::new);
 
-    /// Ages of rules in these tests: 72 hours.
+    /// The rule age in these tests.
     const AGE: Duration = Duration::from_secs(72 * 3600);
 
     fn look<'a>(packument: &'a Packument, hour: i64, parted: &'a Parted) -> Look<'a> {
@@ -768,7 +770,7 @@ mod tests {
         }
     }
 
-    /// Sees one packument after the other, at these hours; returns the record and the last reconciliation.
+    /// Observes the packuments at these hours. Returns the record and the last reconciliation.
     fn seen(packuments: &[(i64, Packument)]) -> (PackageRecord, Reconciliation) {
         let mut record = PackageRecord::default();
         let mut last = Reconciliation::default();
@@ -781,7 +783,7 @@ mod tests {
     }
 
     #[test]
-    fn a_release_counts_from_the_later_of_two_clocks() {
+    fn release_counts_from_later_of_publish_time_and_last_observation() {
         let old = packument(&[("1.0.0", "a", Some(-1000))]);
         let backdated = packument(&[("1.0.0", "a", Some(-1000)), ("1.1.0", "b", Some(-500))]);
         let (_, first) = seen(&[(0, backdated.clone())]);
@@ -791,14 +793,14 @@ mod tests {
     }
 
     #[test]
-    fn it_is_set_once_and_moved_by_a_return_alone() {
+    fn effective_time_changes_only_when_a_version_returns() {
         let one = packument(&[("1.0.0", "a", Some(-1000))]);
         let two = packument(&[("1.0.0", "a", Some(-1000)), ("1.1.0", "b", Some(5))]);
         let later = packument(&[("1.0.0", "a", Some(-1000)), ("1.1.0", "b", Some(99))]);
         let (record, lost) = seen(&[(6, two.clone()), (10, one.clone())]);
         assert!(matches!(&lost.findings[..], [HistoryEvent::Gone(release)] if release.gone == Some(at(6))));
         assert_eq!(record.releases[1].gone, Some(at(6)));
-        // Young when it went, it counts from its return; what was past every age when it was last seen does not.
+        // Below the minimum age when removed, it counts from its return. A version past every age when last seen keeps its time.
         let (record, found) = seen(&[(6, two.clone()), (10, one.clone()), (200, later.clone())]);
         assert_eq!(found.provenance[1].effective, at(200));
         assert_eq!(record.releases[1].gone, None);
@@ -807,13 +809,13 @@ mod tests {
     }
 
     #[test]
-    fn without_a_publish_time_it_counts_from_first_seen() {
+    fn release_without_publish_time_counts_from_first_sighting() {
         let (_, reconciled) = seen(&[(7, packument(&[("1.0.0", "a", None)])), (50, packument(&[("1.0.0", "a", None)]))]);
         assert_eq!(reconciled.provenance[0].effective, at(7));
     }
 
     #[test]
-    fn other_bytes_under_the_same_version_are_noticed_until_the_first_return() {
+    fn changed_integrity_is_reported_until_the_first_one_returns() {
         let first = packument(&[("1.0.0", "a", Some(0))]);
         let other = packument(&[("1.0.0", "b", Some(0))]);
         let (record, changed) = seen(&[(1, first.clone()), (2, other.clone())]);
@@ -826,7 +828,7 @@ mod tests {
     }
 
     #[test]
-    fn beyond_what_can_be_recorded_new_versions_are_refused_and_old_ones_known() {
+    fn full_record_refuses_new_versions_and_keeps_old_ones() {
         let one = packument(&[("1.0.0", "a", Some(-1000))]);
         let (mut record, _) = seen(&[(1, one)]);
         let old = record.releases[0].clone();
@@ -839,7 +841,7 @@ mod tests {
     }
 
     #[test]
-    fn the_history_of_tags_is_bounded_and_forgets_the_oldest() {
+    fn dist_tag_history_is_bounded_and_drops_the_oldest() {
         let one = packument(&[("1.0.0", "a", Some(-1000))]);
         let (mut record, _) = seen(&[(1, one.clone())]);
         let past = |number: i64| TagSighting {
@@ -850,13 +852,13 @@ mod tests {
         };
         record.tags.extend((1..=i64::try_from(MAX_SIGHTINGS).unwrap()).map(past));
         let reconciled = reconcile(&record, &[], &look(&one, 9, &Parted::new()));
-        // The tag `old` points nowhere now, which is noted too.
+        // The tag `old` is missing now, which is recorded too.
         let last = i64::try_from(MAX_SIGHTINGS).unwrap();
         assert_eq!(reconciled.change.forgotten_tags, [past(last), past(last - 1)]);
     }
 
     #[test]
-    fn tags_are_followed() {
+    fn dist_tag_moves_are_recorded() {
         let one = packument(&[("1.0.0", "a", Some(0))]);
         let two = packument(&[("1.0.0", "a", Some(0)), ("1.1.0", "b", Some(5))]);
         let (record, _) = seen(&[(1, one.clone()), (4, one), (6, two)]);
@@ -865,7 +867,7 @@ mod tests {
     }
 
     #[test]
-    fn time_in_which_a_tag_points_nowhere_does_not_count_for_where_it_pointed_before() {
+    fn missing_dist_tag_ends_its_last_sighting() {
         let tagged = packument(&[("1.0.0", "a", Some(0))]);
         let mut untagged = tagged.clone();
         untagged.dist_tags.clear();
@@ -875,16 +877,16 @@ mod tests {
             record.tags.iter().map(|tag| (tag.version.to_string(), tag.first_seen, tag.last_seen)).collect()
         };
         assert_eq!(told(&record), [("1.0.0".to_owned(), at(1), at(4)), (NOWHERE.to_owned(), at(6), at(6))]);
-        // Nor does time in which the whole package is missing.
+        // A missing package ends it, too.
         let (mut record, _) = seen(&[(1, tagged.clone()), (4, tagged)]);
         for hour in [6, 50] {
-            let change = vanish(&record, at(hour)).change;
+            let change = mark_all_removed(&record, at(hour)).change;
             record.apply(&PackageChange { document: Some(StoredPackument { content: None, ..document(hour) }), ..change });
         }
         assert_eq!(told(&record), [("1.0.0".to_owned(), at(1), at(4)), (NOWHERE.to_owned(), at(6), at(6))]);
     }
 
-    /// `packument` with what `edit` makes of the digests and dependencies of its last version.
+    /// Returns `packument` with its last version changed by `edit`.
     fn edited(packument: &Packument, edit: impl FnOnce(&mut VersionEntry)) -> Packument {
         let mut packument = packument.clone();
         edit(packument.entries.last_mut().unwrap());
@@ -897,7 +899,7 @@ mod tests {
     }
 
     #[test]
-    fn digests_that_grow_are_all_remembered_and_bind_from_then_on() {
+    fn added_digests_are_all_recorded_and_must_match() {
         let weak = packument(&[("1.0.0", "a", Some(0))]);
         let both = edited(&weak, |entry| entry.integrity = digests("a", &[Algorithm::Sha1, Algorithm::Sha512]));
         let strong = edited(&weak, |entry| entry.integrity = digests("a", &[Algorithm::Sha512]));
@@ -905,7 +907,7 @@ mod tests {
         assert!(!grown.provenance[0].integrity_changed && grown.findings.is_empty());
         assert_eq!(grown.provenance[0].digests, both.entries[0].integrity);
         assert_eq!((record.releases.len(), record.releases[0].known_digests()), (1, both.entries[0].integrity.clone()));
-        // What is no longer stated still binds, also where nothing is stated that could be compared with it.
+        // Digests that are no longer stated must still match, even without a common algorithm.
         for looks in [vec![(1, both.clone()), (2, weak.clone())], vec![(1, weak.clone()), (2, strong.clone())]] {
             let (_, last) = seen(&looks);
             assert!(!last.provenance[0].integrity_changed);
@@ -913,11 +915,11 @@ mod tests {
         }
         let other = edited(&weak, |entry| entry.integrity = digests("b", &[Algorithm::Sha512]));
         let (_, last) = seen(&[(1, both), (2, weak), (3, other)]);
-        assert!(last.provenance[0].integrity_changed, "another SHA-512 than was stated before");
+        assert!(last.provenance[0].integrity_changed, "differs from the SHA-512 stated before");
     }
 
     #[test]
-    fn what_was_computed_of_the_bytes_binds_like_what_was_stated() {
+    fn computed_digests_must_match_like_stated_ones() {
         let weak = packument(&[("1.0.0", "a", Some(0))]);
         let (mut record, _) = seen(&[(1, weak.clone())]);
         record.releases[0].learn(&digests("a", &[Algorithm::Sha512, Algorithm::Sha256, Algorithm::Sha1]).unwrap());
@@ -934,7 +936,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_counts_from_each_change_of_what_clients_resolve_by() {
+    fn version_counts_from_each_manifest_change() {
         let plain = packument(&[("1.0.0", "a", Some(-9000))]);
         let evil = edited(&plain, |entry| entry.resolution = [7; 32]);
         let (_, first) = seen(&[(1, plain.clone()), (2, plain.clone())]);
@@ -945,7 +947,7 @@ mod tests {
         assert_eq!(still.provenance[0].effective, at(2));
         let (_, back) = seen(&[(1, plain.clone()), (2, evil.clone()), (90, plain.clone())]);
         assert_eq!(back.provenance[0].effective, at(90));
-        // Also where the digests change with it, or the version was away meanwhile.
+        // The same holds if the digests change too, or the version was missing in between.
         let rehashed = edited(&evil, |entry| entry.integrity = digests("b", &[Algorithm::Sha512]));
         assert_eq!(seen(&[(1, plain.clone()), (2, rehashed)]).1.provenance[0].effective, at(2));
         let without = packument(&[("0.9.0", "z", Some(-9000))]);
@@ -954,13 +956,13 @@ mod tests {
     }
 
     #[test]
-    fn a_version_counts_from_each_change_of_its_install_scripts() {
+    fn version_counts_from_each_change_of_its_install_scripts() {
         let plain = packument(&[("1.0.0", "a", Some(-9000))]);
         let runs =
             |digest| edited(&plain, |entry| (entry.traits.install_script, entry.install_scripts) = (true, Some([digest; 16])));
         assert_eq!(seen(&[(1, runs(1)), (2, runs(1))]).1.provenance[0].effective, at(-9000));
         assert_eq!(seen(&[(1, runs(1)), (2, runs(2)), (90, runs(2))]).1.provenance[0].effective, at(2));
-        // A form without them neither hides a change nor is one.
+        // A form without install scripts neither hides a change nor counts as one.
         let short = |packument| {
             move |record: &PackageRecord, hour| {
                 let look = Look { form: PackumentForm::Abbreviated, ..look(&packument, hour, &NO_PARTED) };
@@ -976,18 +978,18 @@ mod tests {
         assert_eq!(reconcile(&record, &[], &look(&other, 3, &NO_PARTED)).provenance[0].effective, at(3));
     }
 
-    /// What may happen to a package, and who looks.
+    /// An event of a simulated package.
     #[derive(Debug, Clone, Copy)]
     enum Step {
-        /// Upstream shows the version, and claims that it is so many hours old.
+        /// Upstream shows the version and claims that it is this many hours old.
         Appears(i64),
-        /// Upstream no longer shows it.
+        /// Upstream removes the version.
         Disappears,
-        /// Upstream says that there is no such package, or that there is one again.
+        /// Upstream removes or restores the whole package.
         Package(bool),
-        /// A view looks.
+        /// A view observes the package.
         Looks(usize),
-        /// A view asks and gets no look: an error, a page, a cut body, an older copy, or nothing.
+        /// A fetch without an observation: an error, an HTML page, a truncated body, an older copy, or no response.
         Fails,
     }
 
@@ -1001,38 +1003,38 @@ mod tests {
         ]
     }
 
-    /// What one view saw of the version.
+    /// The last state of the version in one view.
     #[derive(Debug, Clone, Copy, PartialEq)]
     struct Shown {
-        /// When it was last there.
+        /// When it was last present.
         hour: i64,
-        /// From when it counted then.
+        /// Its effective time then.
         effective: Timestamp,
-        /// Whether it was seen to be missing since: in a document, or with the whole package.
+        /// Whether it was missing since, in a document or with the whole package.
         dropped: bool,
         missing: bool,
     }
 
-    /// Two views of one upstream: what each recorded, and what is true.
+    /// Two views of one upstream: their records and the expected state.
     #[derive(Default)]
     struct Views {
         records: [PackageRecord; 2],
         shown: [Option<Shown>; 2],
-        /// What the view saw that was shown it last.
+        /// The last state in any view.
         last_shown: Option<Shown>,
-        /// The last look of any view, and the last before one of them saw the version.
+        /// The last observation of any view, and the last one before any view saw the version.
         last_look: Option<i64>,
         missing: Option<i64>,
-        /// What went wrong.
+        /// Violations of the invariant.
         wrong: Vec<String>,
     }
 
     impl Views {
-        /// One look, as the firewall does it: where it contradicts the other view, that one is asked again first. The second view is that
-        /// of clients' own tokens, which are asked for with a token that was never issued.
+        /// Makes one observation like the firewall: a contradicted view is fetched again first. The second view is that of
+        /// clients' own tokens, which is fetched with the probe token.
         fn look(&mut self, view: usize, hour: i64, packument: Option<&Packument>, asked: bool) {
             let Some(packument) = packument else {
-                let change = vanish(&self.records[view], at(hour)).change;
+                let change = mark_all_removed(&self.records[view], at(hour)).change;
                 let document = Some(StoredPackument { content: None, ..document(hour) });
                 self.records[view].apply(&PackageChange { document, ..change });
                 for shown in [&mut self.shown[view], &mut self.last_shown].into_iter().flatten() {
@@ -1090,11 +1092,11 @@ mod tests {
                     self.wrong.push(format!("at {hour} it counts from {effective}, {last:?}"));
                 }
             }
-            // What one view saw of a takedown counts for the other.
+            // A takedown seen by one view counts for the other.
             if let Some(last) = self.last_shown {
                 let was_young = last.effective + AGE > at(last.hour);
                 let returned = last.dropped || (last.missing && hour - last.hour >= 24);
-                // A view that had it when it was past its age keeps that, whatever another one counts from.
+                // A view that had it past the minimum age keeps that, regardless of the other view.
                 let was_old_here = self.shown[view].is_some_and(|shown| shown.effective + AGE <= at(shown.hour));
                 if was_young && returned && !was_old_here && effective < at(hour) {
                     self.wrong.push(format!("at {hour} it counts from {effective}, and any view saw {last:?}"));
@@ -1112,10 +1114,10 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Whatever upstream claims, and in whatever order who looks: no version counts from before the last look of any view that did not
-        /// have it, nor, once it was taken down young, from before its return. A restart changes nothing: records are all there is.
+        /// No version counts from before the last observation of any view that lacked it. A version removed below the minimum age
+        /// does not count from before its return. A restart changes nothing, because the records are the only state.
         #[test]
-        fn no_version_counts_from_earlier_than_an_honest_one(steps in proptest::collection::vec((1_i64..60, some_step()), 1..40)) {
+        fn version_never_counts_from_before_it_was_missing(steps in proptest::collection::vec((1_i64..60, some_step()), 1..40)) {
             let (mut hour, mut claim, mut there, mut views) = (0, None, true, Views::default());
             for (hours, step) in steps {
                 hour += hours;

@@ -1,5 +1,5 @@
-//! What is known of one package at one moment: its index, its record, and when upstream last confirmed it. Never changed,
-//! only replaced whole. Refuses to fetch.
+//! An immutable snapshot of a package: its index, its record, and when upstream last confirmed it. It is never changed, only
+//! replaced.
 
 pub(crate) mod as_of;
 pub mod history;
@@ -27,37 +27,37 @@ use crate::units::timestamp;
 use crate::upstream::{Authorization, CacheValidators, Registry};
 use crate::vetting::{self, Signals};
 
-/// Why a version is refused that can no longer be recorded.
-const FULL: &str = "the ledger's record of this package is full, so that nothing is known of this version's past";
+/// The reason for refusing a version that cannot be recorded.
+const FULL: &str = "the ledger's record of this package is full, so the history of this version is unknown";
 
-/// How many versions a package may have before work on all of them leaves the async threads: below it takes a millisecond or two.
+/// The number of versions above which work on all of them leaves the async threads. Below it takes one or two milliseconds.
 pub(crate) const MANY: usize = 4_000;
 
-/// A token that no registry gave out.
-const NOBODYS_TOKEN: &str = "Bearer coldframe-is-asking-again";
+/// The probe token, which no registry issued. A registry that accepts any token shows it what all tokens are shown.
+const PROBE_TOKEN: &str = "Bearer coldframe-is-asking-again";
 
-/// Whose answers these are: what one client's credentials could read is never another's.
+/// The credentials that a packument was fetched with. A packument that one client's credentials can read is never shown to
+/// another client.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum CredentialScope {
-    /// Asked without credentials.
+    /// Fetched without credentials.
     Anonymous,
-    /// Asked with the credentials of our own configuration.
+    /// Fetched with the configured credentials.
     Lent,
-    /// Asked with a client's own: SHA-256 of its header.
+    /// Fetched with a client's own credentials: SHA-256 of the header.
     Own([u8; 32]),
 }
 
-/// A package, as one partition sees it.
+/// A package as seen with one set of credentials.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct CacheKey {
-    /// The package.
     pub name: PackageName,
-    /// Whose view.
+    /// The credentials.
     pub partition: CredentialScope,
 }
 
 impl CacheKey {
-    /// The slot that answers a request with `authorization` to `registry`.
+    /// Returns the key for a request to `registry` with `authorization`.
     #[must_use]
     pub(crate) fn of(name: &PackageName, registry: &Registry, authorization: &Authorization) -> Self {
         let partition = match authorization.toward(registry) {
@@ -71,8 +71,8 @@ impl CacheKey {
         Self { name: name.clone(), partition }
     }
 
-    /// What all views share that were made for credentials of the same kind: one history, one stored document, one rendering.
-    /// Whether a token may see it is asked upstream for each; what upstream then confirms is the same for all.
+    /// Returns the key that all clients' own tokens share: one history, one stored document, one rendering. Upstream is asked for
+    /// each token whether it may read the package; what upstream then confirms is the same for all.
     #[must_use]
     pub(crate) fn shared(&self) -> Self {
         let partition = match self.partition {
@@ -82,26 +82,27 @@ impl CacheKey {
         Self { name: self.name.clone(), partition }
     }
 
-    /// Whether this is the view of one client's own credentials: its lacks are not the package's.
+    /// Checks whether this is the view of a client's own credentials. What it lacks may exist for others.
     #[must_use]
-    pub(crate) fn is_own(&self) -> bool {
+    pub(crate) fn is_client_scoped(&self) -> bool {
         matches!(self.partition, CredentialScope::Own(_))
     }
 
-    /// Whether this is the view of a token that no registry gave out.
+    /// Checks whether this is the view of the probe token.
     #[must_use]
     pub(crate) fn is_strangers(&self) -> bool {
-        static DIGEST: LazyLock<Digest> = LazyLock::new(|| Digest::of(Algorithm::Sha256, NOBODYS_TOKEN.as_bytes()));
+        static DIGEST: LazyLock<Digest> = LazyLock::new(|| Digest::of(Algorithm::Sha256, PROBE_TOKEN.as_bytes()));
         matches!(&self.partition, CredentialScope::Own(digest) if digest == DIGEST.as_bytes())
     }
 
-    /// The place of the view of clients' own tokens among the others; `None` where it is this one.
+    /// Returns the index of the view of clients' own tokens among the other views; `None` if this is that view.
     #[must_use]
     pub(crate) fn place_of_tokens(&self, registry: &Registry) -> Option<usize> {
-        self.others(registry).iter().position(Self::is_own)
+        self.others(registry).iter().position(Self::is_client_scoped)
     }
 
-    /// The other views of the package: each has looks of its own, and all have one history as long as none contradicts another.
+    /// Returns the other views of the package. Each has its own observations; all share one history while none contradicts
+    /// another.
     #[must_use]
     pub(crate) fn others(&self, registry: &Registry) -> Vec<Self> {
         let lent = registry.has_credentials().then_some(CredentialScope::Lent);
@@ -110,19 +111,19 @@ impl CacheKey {
         views.map(of_view).filter(|other| *other != self.shared()).collect()
     }
 
-    /// With what this view can be asked when no client asks. Clients' own tokens are asked for with a token that was never issued: where a
-    /// registry takes any, so that strangers can add to what tokens saw, it is answered as theirs are; elsewhere it is refused.
+    /// Returns the authorization to fetch this view without a client. Clients' own tokens are represented by the probe token: a
+    /// registry that accepts any token answers it like theirs, others refuse it.
     #[must_use]
     pub(crate) fn authorization(&self) -> Authorization {
         match self.partition {
             CredentialScope::Anonymous => Authorization::None,
             CredentialScope::Lent => Authorization::Lent,
-            CredentialScope::Own(_) => Authorization::Own(NOBODYS_TOKEN.into()),
+            CredentialScope::Own(_) => Authorization::Own(PROBE_TOKEN.into()),
         }
     }
 
-    /// The ledger's key for this view of the package. Each view has a record of its own, since a registry may show different packages
-    /// under one name; `history` compares them.
+    /// Returns the ledger's key for this view. Each view has its own record, since a registry may show different packages under
+    /// one name; `history` compares them.
     #[must_use]
     pub(crate) fn key(&self, registry: &Registry) -> PackageKey {
         let upstream = match self.partition {
@@ -134,8 +135,8 @@ impl CacheKey {
     }
 }
 
-/// When a package began: the earliest instant from which one of its versions counts, security placeholders aside. `None` where upstream
-/// sends no times at all: then its versions wait as releases do.
+/// Returns when a package began: the earliest effective time of its versions, except security placeholders. `None` if upstream
+/// sends no times, in which case its versions are held like any release.
 #[must_use]
 pub(crate) fn born(packument: &Packument, provenance: &[ReleaseHistory]) -> Option<Timestamp> {
     packument.oldest?;
@@ -143,18 +144,18 @@ pub(crate) fn born(packument: &Packument, provenance: &[ReleaseHistory]) -> Opti
     real.map(|(_, provenance)| provenance.began).min()
 }
 
-/// Verdicts by profile. Most processes have one, whose verdicts are found without a lock.
+/// Verdicts by profile. Those of profile 0, often the only one, are found without a lock.
 #[derive(Default)]
 pub(crate) struct VerdictCache {
     first: ArcSwapOption<VerdictTable>,
     further: Mutex<HashMap<Profile, Arc<VerdictTable>>>,
-    /// Held while a package of many versions is judged, so that it is judged once.
+    /// Held while a package with many versions is evaluated, so that it is evaluated once.
     pub(crate) turn: Turn,
 }
 
 impl VerdictCache {
-    /// The verdicts of a profile, if they were made in the world of `revision` and by what is known of the parent package now: those that
-    /// were made before it was known do not count after it, however late they were stored.
+    /// Returns the verdicts of a profile for this revision and parent state. Verdicts made before the parent package was known
+    /// are not used after it, even if they were stored later.
     fn find(&self, profile: Profile, revision: u64, has_kin: bool) -> Option<Arc<VerdictTable>> {
         let found = if profile == Profile::default() {
             self.first.load_full()
@@ -172,52 +173,53 @@ impl VerdictCache {
     }
 }
 
-/// What is known of one package at one moment.
+/// A snapshot of one package.
 pub(crate) struct PackageSnapshot {
-    /// The package, and whose view of it this is.
+    /// The package and the credentials of the view.
     pub slot: CacheKey,
-    /// Where it comes from.
+    /// The registry it was fetched from.
     pub registry: Arc<Registry>,
-    /// The form of the document: what it lacks is not known.
+    /// The form of the document. Fields that the form lacks are unknown.
     pub form: PackumentForm,
-    /// Whether it is abbreviated though the full form was asked for, as caches send it that ignore `Vary`: what it lacks stays unknown.
+    /// Whether the full form was requested but the abbreviated one arrived, as from caches that ignore `Vary`. The missing fields
+    /// stay unknown.
     pub has_no_more: bool,
-    /// The index; `None` when upstream says there is no such package (any more).
+    /// The index; `None` if upstream no longer has the package.
     pub packument: Option<Arc<Packument>>,
-    /// One for each entry of the index.
+    /// The history of each entry of the index.
     pub provenance: Arc<[ReleaseHistory]>,
-    /// What the ledger holds.
+    /// The ledger's record.
     pub record: Arc<PackageRecord>,
-    /// The places of its releases in the order of their versions, sorted when first needed.
+    /// Indexes of the record's releases, sorted by version on first use.
     pub by_version: OnceLock<Arc<[u32]>>,
-    /// Tarballs of this index that lie in the store, as far as they were looked up.
+    /// Tarballs of this index that are in the store, as far as they were looked up.
     pub tarballs: Arc<StoredTarballs>,
-    /// SHA-256 of the document as it came over the wire: names the raw blob.
+    /// SHA-256 of the document as received, which names the stored blob.
     pub content: [u8; 32],
-    /// The document as the ledger has it: when these bytes came, how to ask upstream whether they changed.
+    /// The ledger's entry of the document: times and validators.
     pub document: StoredPackument,
-    /// When upstream last confirmed it, by the earlier of the two clocks: verdicts are as of this instant.
+    /// When upstream last confirmed it, by the earlier of the two clocks. Verdicts are as of this instant.
     pub validated: Timestamp,
-    /// When that was by our clock: freshness counts from here.
+    /// The same by the system clock. Freshness counts from here.
     pub checked: Timestamp,
-    /// When its package began: the earliest instant from which a version counts that is there now, security placeholders aside.
+    /// When the package began, see [`born`].
     pub born: Option<Timestamp>,
-    /// How far upstream's clock is behind ours, if that is so far that nothing opens.
+    /// How far upstream's clock is behind, if it is so far that no version opens.
     pub behind: Option<SignedDuration>,
-    /// Whether it contradicts another view of the package that could not be asked again: compared again when upstream confirms it.
+    /// Whether it contradicts another view that could not be fetched again. It is compared again when upstream confirms it.
     pub disputed: bool,
-    /// The number of the look that made it: the last that was compared with what all views saw; 0 where it was not.
+    /// The number of the last observation that was compared with all views; 0 if none was.
     pub look: u64,
-    /// The document as it came, until the store has it.
+    /// The document as received, until it is stored.
     pub raw: Arc<Mutex<Option<Bytes>>>,
-    /// Verdicts, computed when first needed in a world.
+    /// Verdicts, computed on first use per policy revision.
     pub screens: VerdictCache,
-    /// Whose parts its versions are, looked up where it matters.
+    /// The parent package of its versions, looked up only if a rule needs it.
     pub kin: OnceLock<ParentFirstSeen>,
 }
 
 impl PackageSnapshot {
-    /// The verdicts of the index in `world`, by the policy of `profile`: none when there is no packument.
+    /// Returns the verdicts of the index under the policy of `profile`; empty without a packument.
     #[must_use]
     pub(crate) fn screen(&self, world: &PolicySnapshot, profile: Profile) -> Arc<VerdictTable> {
         let kin = self.kin.get();
@@ -230,33 +232,33 @@ impl PackageSnapshot {
         screen
     }
 
-    /// Whether work on all versions is done off the async threads.
+    /// Checks whether work on all versions must run off the async threads.
     #[must_use]
     pub(crate) fn has_many_versions(&self) -> bool {
         self.packument.as_ref().is_some_and(|packument| packument.entries.len() > MANY) || self.record.releases.len() > MANY
     }
 
-    /// Whether what needs a pass over all versions was made, or may be made wherever it is needed.
+    /// Checks whether verdicts are computed, or cheap enough to compute on an async thread.
     #[must_use]
     pub(crate) fn is_judged(&self, world: &PolicySnapshot, profile: Profile) -> bool {
         let is_made = || self.screens.find(profile, world.revision, self.kin.get().is_some()).is_some();
         !self.has_many_versions() || (self.by_version.get().is_some() && is_made())
     }
 
-    /// Makes what needs a pass over all versions.
+    /// Computes everything that needs a pass over all versions.
     pub(crate) fn judge(&self, world: &PolicySnapshot, profile: Profile) {
         self.sorted();
         drop(self.screen(world, profile));
     }
 
-    /// Panics in debug builds where work on many versions is about to be done on an async thread.
+    /// Panics in debug builds if work on many versions would run on an async thread.
     pub(crate) fn assert_off_async_threads(&self) {
         if cfg!(debug_assertions) && self.has_many_versions() {
             singleflight::assert_may_block();
         }
     }
 
-    /// What the ledger holds of a version, in the order of `first_seen`.
+    /// Returns the recorded releases of a version, ordered by `first_seen`.
     pub(crate) fn releases_of<'a>(&'a self, version: &'a str) -> impl Iterator<Item = &'a Release> {
         let (sorted, release) = (self.sorted(), |place: &u32| &self.record.releases[*place as usize]);
         let first = sorted.partition_point(|place| *release(place).version < *version);
@@ -273,9 +275,9 @@ impl PackageSnapshot {
         })
     }
 
-    /// The same bytes, confirmed again.
+    /// Returns the snapshot with the same document, confirmed again.
     #[must_use]
-    pub(crate) fn confirmed(
+    pub(crate) fn revalidated(
         &self,
         slot: CacheKey,
         form: PackumentForm,
@@ -307,7 +309,7 @@ impl PackageSnapshot {
         }
     }
 
-    /// Each version, and since when it counts.
+    /// Returns each version with its effective time.
     pub(crate) fn dated<'a>(
         &'a self,
         packument: &'a Packument,
@@ -316,7 +318,7 @@ impl PackageSnapshot {
         entries.map(|(entry, provenance)| (&*entry.key, entry.version.as_ref(), provenance.effective))
     }
 
-    /// What rules ask about the entry at `at`.
+    /// Returns the facts of the entry at `at`.
     #[must_use]
     pub(crate) fn facts<'a>(
         &'a self,
@@ -327,7 +329,7 @@ impl PackageSnapshot {
         self.facts_with(self.kin.get(), packument, at, advisories)
     }
 
-    /// What rules ask about the entry at `at`, by what is known of the parent package.
+    /// Returns the facts of the entry at `at` with this parent state.
     #[must_use]
     pub(crate) fn facts_with<'a>(
         &'a self,
@@ -356,15 +358,15 @@ impl PackageSnapshot {
         facts
     }
 
-    /// Whether the full form can be rendered from the document. Some registries send it whatever is asked for; what rules ask is still
-    /// known only as far as it is there.
+    /// Checks whether the full form can be rendered from the document. Some registries always send it; fields it lacks are still
+    /// unknown to rules.
     #[must_use]
     pub(crate) fn renders_full(&self) -> bool {
         let is_whole = |packument: &Arc<Packument>| packument.has_more && packument.is_timed();
         self.form == PackumentForm::Full || self.packument.as_ref().is_some_and(is_whole)
     }
 
-    /// What the document does not carry of the entry. The full form carries all that upstream has: what is not in it is absent there.
+    /// Returns the facts of the entry that the document does not state. A field missing in the full form is known to be absent.
     fn unknown(&self, entry: &VersionEntry) -> UnknownFacts {
         if self.form == PackumentForm::Full {
             return UnknownFacts::NONE;
@@ -372,21 +374,21 @@ impl PackageSnapshot {
         UnknownFacts {
             publisher: entry.publisher.is_none(),
             maintainers: entry.maintainers.is_none(),
-            // What other versions state says nothing of this one: their publisher may have written it.
+            // Other versions prove nothing: this one may be written by a different publisher.
             install_script: !entry.traits.install_script && !entry.outline.has_scripts,
             fix: false,
         }
     }
 
-    /// The versions that are so much older than the entry at `at` that an attacker cannot have made both.
+    /// Returns the versions so much older than the entry at `at` that an attacker cannot have published both.
     fn baseline<'a>(&'a self, packument: &'a Packument, at: usize) -> impl Iterator<Item = &'a VersionEntry> {
         let until = timestamp::before(self.provenance[at].effective, vetting::BASELINE_AGE);
         let old = packument.entries.iter().zip(&*self.provenance).filter(move |(_, provenance)| provenance.effective <= until);
         old.map(|(entry, _)| entry)
     }
 
-    /// The reviewed advisory that names the entry as the fix of a vulnerability, if its publisher published the package before; and
-    /// whether that hangs on publishers that the document does not carry.
+    /// Returns the reviewed advisory that lists the entry as the fix of a vulnerability, if its publisher published the package
+    /// before. The flag is set if that depends on publishers that the document lacks.
     fn fix<'a>(&self, packument: &Packument, at: usize, advisories: &'a ApplicableAdvisories<'a>) -> (Option<&'a str>, bool) {
         let entry = &packument.entries[at];
         let reviewed = |advisory: &Advisory<'_>| advisory.kind == AdvisoryKind::Vulnerability && advisory.reviewed;
@@ -402,13 +404,13 @@ impl PackageSnapshot {
         (known.then_some(advisory.id), !known && lacks && may_lack)
     }
 
-    /// The document as it came, if the store does not have it yet.
+    /// Returns the document as received, if it is not stored yet.
     #[must_use]
-    pub(crate) fn unstored(&self) -> Option<Bytes> {
+    pub(crate) fn pending_bytes(&self) -> Option<Bytes> {
         self.raw.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How to ask upstream whether it changed.
+    /// Returns the validators for a conditional request.
     #[must_use]
     pub(crate) fn validators(&self) -> CacheValidators {
         if self.packument.is_none() {
@@ -417,16 +419,16 @@ impl PackageSnapshot {
         CacheValidators { etag: self.document.etag.clone(), last_modified: self.document.last_modified.clone() }
     }
 
-    /// The digest the raw document is stored under.
+    /// Returns the digest that names the stored document.
     ///
     /// # Panics
-    /// Never: the length is SHA-256's.
+    /// Never: the length is that of SHA-256.
     #[must_use]
     pub(crate) fn digest(&self) -> Option<Digest> {
         Digest::from_bytes(Algorithm::Sha256, &self.content)
     }
 
-    /// The bytes this takes in memory, about.
+    /// Returns the approximate memory of the snapshot, in bytes.
     #[must_use]
     pub(crate) fn weight(&self) -> u32 {
         let packument = self.packument.as_ref().map_or(0, |packument| packument.weight() + packument.entries.len() * 32);
@@ -440,12 +442,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn verdicts_made_before_the_parent_package_was_known_do_not_count_after_it() {
+    fn verdicts_without_parent_package_are_not_used_once_it_is_known() {
         let screen = |has_kin| Arc::new(VerdictTable::empty(1, has_kin));
         for profile in [Profile::default(), Profile(1)] {
             let screens = VerdictCache::default();
             screens.keep(profile, &screen(true));
-            // A slower thread that began before the parent was found.
+            // Stored late by a thread that began before the parent was known.
             screens.keep(profile, &screen(false));
             assert!(screens.find(profile, 1, true).is_none() && screens.find(profile, 2, false).is_none());
             screens.keep(profile, &screen(true));

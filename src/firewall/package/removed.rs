@@ -1,4 +1,4 @@
-//! A version that the newest packument does not have, as the ledger first saw it. Refuses to judge it.
+//! A version that the newest packument lacks, as the ledger first saw it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use crate::npm::{Integrity, PackageName, Packument, Version};
 use crate::policy::{ApplicableAdvisories, Facts, Presence, UnknownFacts};
 use crate::store::Release;
 
-/// A version that went.
+/// A removed version.
 pub(crate) struct RemovedVersion<'a> {
     name: &'a PackageName,
     version: &'a str,
     parsed: Option<Version>,
-    /// What it was first seen as; `None` when it never was.
+    /// The release as first seen; `None` if it was never seen.
     pub first: Option<&'a Release>,
     /// Every digest that its bytes must match.
     digests: Option<Integrity>,
@@ -29,12 +29,12 @@ pub(crate) struct RemovedVersion<'a> {
 }
 
 impl<'a> RemovedVersion<'a> {
-    /// What is known of `version` of the package; `None` when it never was.
+    /// Returns what is known of a removed version; `None` if it never existed.
     pub(crate) fn find(known: &'a PackageSnapshot, version: &'a str, world: &'a PolicySnapshot) -> Option<Self> {
         let name = &known.slot.name;
         let rows: Vec<&Release> = known.releases_of(version).collect();
         let departed = known.packument.as_ref().and_then(|packument| packument.find_departed(version));
-        let first = history::first_seen_as(&rows);
+        let first = history::first_known_release(&rows);
         if first.is_none() && departed.is_none() {
             return None;
         }
@@ -50,17 +50,17 @@ impl<'a> RemovedVersion<'a> {
             born: known.born,
             effective: first.map_or(known.validated, Release::counts_from),
             longest_age: world.longest_age(),
-            advisories: advisories.among(seen.iter().map(|(key, version, effective)| (*key, version.as_ref(), *effective))),
+            advisories: advisories.applicable_to(seen.iter().map(|(key, version, effective)| (*key, version.as_ref(), *effective))),
         })
     }
 
-    /// Whether anything is known of `version` of the package.
+    /// Checks whether anything is known of a removed version.
     pub(crate) fn is_known(known: &PackageSnapshot, version: &str) -> bool {
         let has_left = |packument: &Arc<Packument>| packument.find_departed(version).is_some();
         known.releases_of(version).any(|row| row.integrity.is_some()) || known.packument.as_ref().is_some_and(has_left)
     }
 
-    /// What rules ask about it. With `at` it is asked what it was at that instant: then it may have been there yet.
+    /// Returns the facts of the version, as of `at` if given: the version may still have existed then.
     pub(crate) fn facts(&self, at: Option<Timestamp>) -> Facts<'_> {
         let last_seen = self.first.and_then(|row| row.gone);
         let was_there = at.is_some_and(|at| last_seen.is_some_and(|gone| at <= gone));
@@ -74,19 +74,20 @@ impl<'a> RemovedVersion<'a> {
             presence: if was_there { Presence::Present } else { gone },
             parsed: self.parsed.as_ref(),
             advisories: &self.advisories,
-            // The ledger keeps none of it.
+            // The ledger does not record them.
             unknown: UnknownFacts::ALL,
             ..Facts::of(self.name, self.version, self.effective)
         }
     }
 
-    /// Whether it was published after `at`.
+    /// Checks whether it was published after `at`.
     pub(crate) fn is_later_than(&self, at: Option<Timestamp>) -> bool {
         at.is_some_and(|at| self.effective > at || self.published.is_some_and(|published| published > at))
     }
 }
 
-/// Every version that was ever seen of a package, and since when it counts: how established it is does not change by what went.
+/// Returns every version ever seen of a package with its effective time. Removed versions count, so that a removal does not make
+/// the package less established.
 fn versions_ever_seen(known: &PackageSnapshot) -> Vec<(&str, Option<Version>, Timestamp)> {
     known.assert_off_async_threads();
     let current = known.packument.iter().flat_map(|packument| known.dated(packument)).map(|(key, _, effective)| (key, effective));
@@ -94,7 +95,7 @@ fn versions_ever_seen(known: &PackageSnapshot) -> Vec<(&str, Option<Version>, Ti
     let mut seen: Vec<(&str, Timestamp)> = current.chain(recorded).collect();
     seen.sort_unstable();
     seen.reverse();
-    // The latest of each: a version counts from there.
+    // Keep the latest time of each version.
     seen.dedup_by_key(|(key, _)| *key);
     seen.into_iter().map(|(key, effective)| (key, Version::parse(key), effective)).collect()
 }

@@ -1,29 +1,30 @@
-//! Which registries send `time` in their abbreviated packuments: there an index costs a fraction of the full document. Learned
-//! from the first that is asked for; meanwhile, and where there is none, the full one is asked for. Refuses to fetch.
+//! Learns which registries send `time` in abbreviated packuments. There the index costs a fraction of the full document;
+//! elsewhere, and until it is known, the full form is requested.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::npm::{Packument, PackumentForm};
 
-/// What is known of each registry, by its id.
+/// The support of each registry, by id.
 #[derive(Default)]
 pub(crate) struct AbbreviatedSupport(Mutex<HashMap<Arc<str>, SupportState>>);
 
-/// What was found out about a registry.
+/// Whether a registry sends `time` in abbreviated packuments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SupportState {
-    /// Somebody is finding out: one, so that a registry without is not asked twice for everything that is under way.
+    /// A first request is running. Others use the full form, so that a registry without `time` is not asked twice for each of
+    /// them.
     Trying,
-    /// It sends `time`.
+    /// It does.
     Timed,
-    /// It sends none.
+    /// It does not.
     Timeless,
 }
 
 impl AbbreviatedSupport {
-    /// The form to ask `registry` for when the index alone is needed.
-    pub(crate) fn for_index(&self, registry: &Arc<str>) -> PackumentForm {
+    /// Returns the form to request from `registry` if only the index is needed.
+    pub(crate) fn form_for_index(&self, registry: &Arc<str>) -> PackumentForm {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match known.get(registry) {
             Some(SupportState::Timed) => PackumentForm::Abbreviated,
@@ -35,11 +36,11 @@ impl AbbreviatedSupport {
         }
     }
 
-    /// Looks at what came when the abbreviated form was asked for; whether it does for an index.
+    /// Learns from an abbreviated packument. Returns whether it is sufficient for an index.
     pub(crate) fn learn(&self, registry: &Arc<str>, packument: &Packument) -> bool {
         let timed = packument.is_timed();
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // A package without versions says nothing of the others.
+        // A package without versions proves nothing.
         if packument.entries.is_empty() {
             known.remove(registry);
         } else {
@@ -48,8 +49,8 @@ impl AbbreviatedSupport {
         timed
     }
 
-    /// Nothing was learned: the next one may try.
-    pub(crate) fn not_learned(&self, registry: &Arc<str>) {
+    /// Resets a first request that failed, so that the next one tries.
+    pub(crate) fn reset(&self, registry: &Arc<str>) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.get(registry) == Some(&SupportState::Trying) {
             known.remove(registry);

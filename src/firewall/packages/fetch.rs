@@ -1,7 +1,6 @@
-//! Where a package's facts come from: memory, then the store, then one upstream request that every waiter shares.
+//! Looks up a package in memory, then in the store, then with one upstream fetch that all waiting clients share.
 //!
-//! Refuses to judge: it returns what is known and since when, and what is known never opens a version by being old,
-//! because verdicts are as of the instant upstream confirmed it.
+//! Verdicts are as of the instant when upstream last confirmed the package, so a stale packument never opens a version.
 
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
@@ -17,8 +16,8 @@ use crate::firewall::error::FirewallError;
 use crate::firewall::package::history::{self, Parted, Reconciliation};
 use crate::firewall::package::{CacheKey, PackageSnapshot, VerdictCache};
 use crate::firewall::packages::fetch_slots::SlotRequest;
-use crate::firewall::packages::ingest::{Contradictions, FetchPermit, FetchedDocument, TakenIn, content_of};
-use crate::firewall::packages::load::{NEVER, PreviousState};
+use crate::firewall::packages::ingest::{Contradictions, FetchPermit, FetchedDocument, TakenIn, sha256};
+use crate::firewall::packages::load::{NEVER_CHECKED, PreviousState};
 use crate::firewall::packages::subpackages;
 use crate::firewall::packages::views::{Asked, too_many};
 use crate::firewall::policy_state::{EvalContext, PolicySnapshot, Profile};
@@ -33,43 +32,43 @@ use crate::telemetry::{CacheLabel, CacheLookup, CacheOutcome, ServedStale};
 use crate::units::timestamp;
 use crate::upstream::{Authorization, CacheValidators, PackumentBody, Registry, UpstreamError};
 
-/// How long a package that is not there is remembered as such.
+/// How long a missing package is cached as missing.
 pub(crate) const ABSENT: Duration = Duration::from_secs(60);
 
-/// How long upstream is left alone for a package after it could not be asked, while there is an answer to serve.
+/// How long upstream is not asked for a package after a failure, while a stale packument can be served.
 const LEAVE_ALONE: Duration = Duration::from_secs(5);
 
-/// How often it is told that a registry's last answers are served.
+/// The least interval between logs of stale responses per registry.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 
-/// How far upstream's clock may be behind ours. Beyond it nothing opens by it, and refusals name it.
+/// How far upstream's clock may be behind. Beyond it, no version opens by that clock, and refusals mention it.
 const MAX_BEHIND: SignedDuration = SignedDuration::from_hours(24);
 
-/// How often a packument is asked for because a flight that was joined brought it in the other form.
+/// How often a fetch is repeated because a shared fetch returned the other form.
 const ATTEMPTS: usize = 4;
 
-/// What is known, and how it may be used.
+/// A snapshot and whether it is stale.
 #[derive(Clone)]
 pub(crate) struct PackageLookup {
-    /// The facts.
+    /// The snapshot.
     pub known: Arc<PackageSnapshot>,
-    /// How long ago upstream confirmed them, when it could not be asked now.
+    /// The time since upstream confirmed it, if it is stale.
     pub stale: Option<Duration>,
 }
 
-/// What a question needs of a document.
+/// What a request needs of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DocumentNeed {
-    /// The index alone, of a document in either form: the smaller one is asked for where it has `time`.
+    /// The index of either form. The smaller form is requested if it has `time`.
     Index,
-    /// A document that can be rendered in this form. Where none is at hand the full one is asked for, which does for both.
+    /// A document that can be rendered in this form. If none is cached, the full form is requested, which serves both.
     Form(PackumentForm),
-    /// A document that carries all that upstream sends: the answer to a request for the full form.
+    /// A document with all fields that upstream sends: the response to a request for the full form.
     Facts,
 }
 
 impl DocumentNeed {
-    /// Whether what is known does.
+    /// Checks whether a snapshot meets the need.
     #[must_use]
     pub(crate) fn is_met_by(self, known: &PackageSnapshot) -> bool {
         match self {
@@ -80,36 +79,36 @@ impl DocumentNeed {
     }
 }
 
-/// Everything a flight needs, owned, since it outlives whoever asked.
+/// The inputs of a fetch. Owned, because a fetch outlives the request that started it.
 #[derive(Clone)]
 pub(crate) struct FetchRequest {
     pub slot: CacheKey,
     pub registry: Arc<Registry>,
-    /// Who asked first, whose slots it uses.
+    /// The client that started the fetch and whose slots it uses.
     pub client: IpAddr,
     pub authorization: Authorization,
     pub need: DocumentNeed,
-    /// By whose policy it is seen whether a version has come of age.
+    /// The policy that decides whether a held version may have opened.
     pub profile: Profile,
     pub wish: Option<RenderRequest>,
-    /// What is looked for in a new document, to be fetched next.
+    /// Which dependencies of a new document to prefetch.
     pub ahead: Option<PrefetchContext>,
-    /// Whether the document itself is needed, so that neither freshness nor a 304 will do.
+    /// Whether the document itself is needed, so that neither a fresh index nor a 304 is sufficient.
     pub whole: bool,
-    /// Since when upstream must have been asked, whatever is fresh.
+    /// The earliest acceptable check of upstream, even if the snapshot is fresh.
     pub not_before: Option<Timestamp>,
-    /// Whether upstream is asked however fresh the last answer is: another view of the package contradicts it.
+    /// Whether to ask upstream even if the snapshot is fresh, because another view contradicts it.
     pub again: bool,
-    /// Versions over which other views were asked and disagree; `None` where none was asked yet.
+    /// Versions over which other views still disagree after new fetches; `None` if none was fetched yet.
     pub asked: Option<Arc<Parted>>,
 }
 
-/// What is shared by questions that ask upstream for the same: not with those from before the package was last written through us.
+/// The key of a shared fetch. A fetch from before the last write through this process is not shared.
 pub(crate) type FetchKey = (CacheKey, bool, Option<Timestamp>);
 
 impl Components {
-    /// What memory has of `name`, if it may be used as it is: nobody waits then.
-    pub(crate) fn at_hand(
+    /// Returns the snapshot of `name` from memory if it can be used without waiting.
+    pub(crate) fn cached(
         &self,
         asker: &Client,
         name: &PackageName,
@@ -118,18 +117,19 @@ impl Components {
     ) -> Option<PackageLookup> {
         let slot = CacheKey::of(name, self.registries.of(name), &asker.authorization);
         let known = self.fresh(&slot, asker.profile, need, moment)?;
-        if subpackages::wants_kin(&known, &moment.world).is_some() || lacks_facts(&known, asker.profile, &moment.world) {
+        if subpackages::needs_parent(&known, &moment.world).is_some() || lacks_facts(&known, asker.profile, &moment.world) {
             return None;
         }
         CacheLookup { cache: CacheLabel::Document, outcome: CacheOutcome::Hit }.emit(&self.metrics);
         Some(PackageLookup { known, stale: None })
     }
 
-    /// What is known of `name` as `asker` may see it, fresh if upstream can be asked. With a `wish`, a document that has to
-    /// be read is rendered at once, while it is at hand.
+    /// Looks up `name` as the client may see it, fresh if upstream is available. With a `wish`, a document that must be parsed is
+    /// rendered in the same pass.
     ///
     /// # Errors
-    /// Not found, upstream's failure when there is nothing to fall back on, an unreadable packument.
+    /// Returns an error if the package is not found, if upstream failed and nothing stale can be served, or if the packument is
+    /// invalid.
     pub(crate) async fn reading(
         self: &Arc<Self>,
         asker: &Client,
@@ -137,20 +137,20 @@ impl Components {
         need: DocumentNeed,
         wish: Option<RenderRequest>,
     ) -> Result<PackageLookup, FirewallError> {
-        let reading = self.look_up(asker, name, need, wish.clone()).await?;
-        let part_lacks = self.find_kin(asker, &reading.known).await;
+        let reading = self.lookup_unlinked(asker, name, need, wish.clone()).await?;
+        let part_lacks = self.load_parent(asker, &reading.known).await;
         self.judge_many(&reading.known, asker.profile, asker.address).await;
         if !part_lacks && !lacks_facts(&reading.known, asker.profile, &self.world()) {
             return Ok(reading);
         }
-        let reading = self.look_up(asker, name, DocumentNeed::Facts, wish).await?;
-        self.find_kin(asker, &reading.known).await;
+        let reading = self.lookup_unlinked(asker, name, DocumentNeed::Facts, wish).await?;
+        self.load_parent(asker, &reading.known).await;
         self.judge_many(&reading.known, asker.profile, asker.address).await;
         Ok(reading)
     }
 
-    /// Judges a package of many versions off the async threads, once for all that wait for it. Others are judged where they are asked
-    /// for.
+    /// Evaluates a package with many versions off the async threads, once for all waiting clients. Other packages are evaluated
+    /// on demand.
     pub(crate) async fn judge_many(&self, known: &Arc<PackageSnapshot>, profile: Profile, client: IpAddr) {
         if !known.has_many_versions() {
             return;
@@ -167,13 +167,14 @@ impl Components {
                 known.judge(&world, profile);
                 drop(permit);
             });
-            // One that is lost was logged.
+            // A failed task was logged.
             let _ = judging.await;
         })
         .await;
     }
 
-    /// Does work that grows with the number of versions of `known`: off the async threads, a few at once, where those are many.
+    /// Runs work that grows with the number of versions of `known`: off the async threads with limited concurrency if there are
+    /// many.
     pub(crate) async fn over_versions<T: Send + 'static>(
         &self,
         known: &PackageSnapshot,
@@ -192,11 +193,11 @@ impl Components {
         working.await
     }
 
-    /// Like [`Components::reading`], without what other packages say of it.
+    /// Looks up a package like [`Components::reading`], without its parent package.
     ///
     /// # Errors
-    /// As [`Components::reading`].
-    pub(crate) async fn look_up(
+    /// Returns the errors of [`Components::reading`].
+    pub(crate) async fn lookup_unlinked(
         self: &Arc<Self>,
         asker: &Client,
         name: &PackageName,
@@ -216,7 +217,7 @@ impl Components {
     ) -> Result<PackageLookup, FirewallError> {
         let registry = Arc::clone(self.registries.of(name));
         let slot = CacheKey::of(name, &registry, &asker.authorization);
-        let moment = self.moment();
+        let moment = self.context();
         let now = moment.now;
         if let Some(known) = self.fresh(&slot, asker.profile, need, &moment) {
             CacheLookup { cache: CacheLabel::Document, outcome: CacheOutcome::Hit }.emit(&self.metrics);
@@ -230,10 +231,10 @@ impl Components {
             self.may_ask_for_more(asker.address)?;
         }
         let ahead =
-            wish.as_ref().filter(|_| asker.resolves && self.config.fetch_ahead > 0).map(|_| PrefetchContext::of_question());
+            wish.as_ref().filter(|_| asker.is_installing && self.config.prefetch > 0).map(|_| PrefetchContext::of_question());
         let request = FetchRequest { wish, ahead, ..FetchRequest::new(asker, slot, registry, need) };
         for _ in 0..ATTEMPTS {
-            // A flight that was under way may have been for less.
+            // A fetch that was already running may have requested less.
             let landed = self.fetch_or_stale(request.clone(), now).await;
             if let Err(FirewallError::NotFound(_)) = &landed {
                 self.note_absentee(&request.slot, asker.address);
@@ -243,13 +244,13 @@ impl Components {
                 return Ok(reading);
             }
         }
-        Err(FirewallError::Internal("the packument was fetched in the other form too often".into()))
+        Err(FirewallError::Internal("too many fetches returned the other packument form".into()))
     }
 
-    /// Like [`Components::reading`], with the document's bytes, decoded: fetched again when the store no longer has them.
+    /// Returns the decoded document with the lookup. Fetches it again if it is not stored any more.
     ///
     /// # Errors
-    /// As [`Components::reading`].
+    /// Returns the errors of [`Components::reading`].
     pub(crate) async fn document(
         self: &Arc<Self>,
         asker: &Client,
@@ -259,10 +260,10 @@ impl Components {
         self.document_with(asker, reading, permit).await
     }
 
-    /// Like [`Components::document`], with a permit that was waited for.
+    /// Returns the document like [`Components::document`], with a permit already acquired.
     ///
     /// # Errors
-    /// As [`Components::reading`].
+    /// Returns the errors of [`Components::reading`].
     pub(crate) async fn document_with(
         self: &Arc<Self>,
         asker: &Client,
@@ -270,7 +271,7 @@ impl Components {
         permit: FairPermit,
     ) -> Result<(PackageLookup, Bytes), FirewallError> {
         let permit = Arc::new(permit);
-        if let Some(document) = self.load(&reading.known, &permit).await? {
+        if let Some(document) = self.load_document(&reading.known, &permit).await? {
             return Ok((reading, document));
         }
         let need =
@@ -278,21 +279,21 @@ impl Components {
         let (slot, registry) = (reading.known.slot.clone(), Arc::clone(&reading.known.registry));
         let request = FetchRequest { whole: true, ..FetchRequest::new(asker, slot, registry, need) };
         let again = self.fetch_shared(request).await?;
-        match self.load(&again.known, &permit).await? {
+        match self.load_document(&again.known, &permit).await? {
             Some(document) => Ok((again, document)),
-            None => Err(FirewallError::Internal("the packument is no longer in the store".into())),
+            None => Err(FirewallError::Internal("the packument is not in the store any more".into())),
         }
     }
 
-    /// What memory has, if it does for the need without asking upstream.
+    /// Returns the snapshot from memory if it is fresh and meets the need.
     fn fresh(&self, slot: &CacheKey, profile: Profile, need: DocumentNeed, moment: &EvalContext) -> Option<Arc<PackageSnapshot>> {
         self.documents.get(slot).filter(|known| need.is_met_by(known) && self.is_fresh(known, profile, moment))
     }
 
-    /// Whether `known` may be used without asking upstream: younger than its time to live, and no version has come of age
-    /// since it was checked, and nobody wrote to the package through us. A clock that was set back makes it due.
+    /// Checks whether `known` may be used without asking upstream: within its TTL, no held version may have opened since the
+    /// check, and no write went through this process. A clock that was set back makes it stale.
     fn is_fresh(&self, known: &PackageSnapshot, profile: Profile, &EvalContext { now, ref world }: &EvalContext) -> bool {
-        // One of many versions is first judged elsewhere.
+        // A package with many versions must be evaluated off the async threads first.
         if !known.is_judged(world, profile) {
             return false;
         }
@@ -303,67 +304,66 @@ impl Components {
             && self.outlives_writes(&known.slot.name, known.checked)
     }
 
-    /// Waits for upstream as long as the wait may last while the last answer will do. The flight goes on, and what it
-    /// brings is for whoever asks next.
+    /// Waits up to `stale-wait` for upstream and then serves the stale snapshot. The fetch continues in the background and
+    /// updates the cache.
     pub(crate) async fn fetch_or_stale(
         self: &Arc<Self>,
         request: FetchRequest,
         now: Timestamp,
     ) -> Result<PackageLookup, FirewallError> {
         let last = || self.documents.get(&request.slot).filter(|known| request.need.is_met_by(known));
-        if let Some(last) = last().filter(|_| self.is_left_alone(&request, now))
+        if let Some(last) = last().filter(|_| self.is_backing_off(&request, now))
             && let Some(reading) = self.stale(&last, now)
         {
             self.try_another(&request, now);
             return Ok(reading);
         }
         let mut flight = pin!(self.fetch_shared(request.clone()));
-        // Joined first: it may have been begun for nobody just now.
-        let hurried = async { tokio::join!(flight.as_mut(), async { self.leads.hurry(&request.slot) }) };
+        // Joined first, because it may be running as a prefetch.
+        let hurried = async { tokio::join!(flight.as_mut(), async { self.leads.promote(&request.slot) }) };
         if let Ok((landed, ())) = timeout(self.config.patience, hurried).await {
             return landed;
         }
-        // What is fresh by now came with the flight, which has landed.
+        // A fresh snapshot was stored by this fetch, which is about to complete.
         let last = last().filter(|last| !self.satisfies(&request, last));
         let Some(reading) = last.and_then(|last| self.stale(&last, now)) else {
             return flight.await;
         };
-        // Of a package that was never answered nothing follows: a client can ask for any number of those.
+        // Not for packages without a snapshot: a client can request any number of those.
         let heard = request.registry.last_heard();
-        self.silence.begin(request.registry.id(), &request.slot, self.config.patience, heard, self.clock.now());
+        self.silence.mark_slow(request.registry.id(), &request.slot, self.config.patience, heard, self.clock.now());
         self.unreachable.insert(request.slot.clone(), now);
         Ok(reading)
     }
 
-    /// Whether upstream could not be asked for the package a moment ago, or said nothing to whoever asked for another: what is
-    /// under way then tells when it speaks again.
-    fn is_left_alone(&self, request: &FetchRequest, now: Timestamp) -> bool {
+    /// Checks whether a fetch of the package failed recently, or the registry is slow. A running fetch then detects its recovery.
+    fn is_backing_off(&self, request: &FetchRequest, now: Timestamp) -> bool {
         let counts = |since| timestamp::is_within(since, LEAVE_ALONE, now) && self.outlives_writes(&request.slot.name, since);
         let unreachable = || self.unreachable.get(&request.slot).is_some_and(counts);
         self.silence.holds(request.registry.id(), request.registry.last_heard(), now) || unreachable()
     }
 
-    /// Asks for a package though its registry is left alone, where it may be silent over one other package alone. No client waits
-    /// for the answer, whose headers end the silence.
+    /// Fetches a package in the background although its registry is slow, if only one other package has hung so far. A response
+    /// ends the slow state.
     fn try_another(self: &Arc<Self>, request: &FetchRequest, now: Timestamp) {
         let (registry, inner) = (Arc::clone(&request.registry), Arc::clone(self));
         if !self.silence.is_to_be_tried(registry.id(), &request.slot, registry.last_heard(), now) {
             return;
         }
         let trial = FetchRequest { again: true, ..request.clone() };
-        // Boxed and named as what it is: it is begun by such a fetch.
+        // Boxed with an explicit type, because such a fetch starts it recursively.
         let asking: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
             let permit = inner.fetches.of(&registry).acquire(trial.client).await;
-            // What comes of it is remembered, or the silence goes on.
+            // A result is cached; otherwise the registry stays slow.
             drop(inner.fetch_packument(trial, permit).await);
         });
         tokio::spawn(asking);
     }
 
-    /// Whether `known` is what `request` is for, without asking upstream.
+    /// Checks whether `known` satisfies `request` without asking upstream.
     fn satisfies(&self, request: &FetchRequest, known: &PackageSnapshot) -> bool {
-        let asked_since = |instant| known.checked != NEVER && known.checked >= instant;
-        request.not_before.is_none_or(asked_since) && self.is_fresh(known, request.profile, &self.moment())
+        let asked_since = |instant| known.checked != NEVER_CHECKED && known.checked >= instant;
+        request.not_before.is_none_or(asked_since) && self.is_fresh(known, request.profile, &self.context())
     }
 
     pub(crate) fn fetch_key(&self, request: &FetchRequest) -> FetchKey {
@@ -395,18 +395,18 @@ impl Components {
                 self.documents.insert(request.slot.clone(), Arc::clone(&known));
                 return Ok(PackageLookup { known, stale: None });
             }
-            // For whoever does not wait for this flight to land.
-            if known.checked != NEVER {
+            // For clients that do not wait for this fetch.
+            if known.checked != NEVER_CHECKED {
                 self.documents.insert(request.slot.clone(), Arc::clone(&known));
             }
-            if self.is_left_alone(&request, now)
+            if self.is_backing_off(&request, now)
                 && let Some(stale) = self.stale(&known, now)
             {
                 self.try_another(&request, now);
                 return Ok(stale);
             }
         }
-        // Where the document itself is needed, knowing what was in it is nothing to fall back on.
+        // If the document itself is needed, its snapshot is no fallback.
         let last = usable.clone().filter(|_| !request.whole);
         let form = self.form_to_ask(&request, before.known.as_deref());
         let same_form = last.as_ref().filter(|known| known.form == form);
@@ -422,22 +422,22 @@ impl Components {
             self.entitlements.end(&request.slot);
         }
         if fetched.is_err() {
-            self.forms.not_learned(request.registry.id());
+            self.forms.reset(request.registry.id());
         }
         let fetched = match fetched {
             Ok(fetched) => fetched,
-            Err(UpstreamError::NotFound) if self.is_clock_right(now, None) => return self.vanished(request, before, now).await,
+            Err(UpstreamError::NotFound) if self.is_clock_right(now, None) => return self.mark_removed(request, before, now).await,
             Err(error @ UpstreamError::Denied { .. }) => return Err(error.into()),
             Err(error @ UpstreamError::MissingPage { .. }) if last.is_none() => {
                 self.absent.insert(request.slot.clone(), now);
                 return Err(error.into());
             }
-            Err(error) => return self.fall_back(&request.slot, last, error.into(), now),
+            Err(error) => return self.stale_or_error(&request.slot, last, error.into(), now),
         };
-        self.note_skew(&request.registry, fetched.clock(), now);
+        self.clock_skew(&request.registry, fetched.clock(), now);
         let recorded = self.is_clock_right(now, fetched.clock());
         if let Some(known) = last.clone().filter(|_| !recorded) {
-            // Our clock was set: an answer dated by it says nothing new.
+            // The system clock was set, so a response dated by it is not used.
             return Ok(PackageLookup { known, stale: None });
         }
         let behind = fetched.clock().map(|clock| now.duration_since(clock)).filter(|behind| *behind > MAX_BEHIND);
@@ -448,18 +448,18 @@ impl Components {
                 let confirmed = Confirmed { form, has_no_more: false, validated, checked: now, behind, validators: None };
                 self.confirm(&request, &known, &before, confirmed).await
             }
-            (PackumentBody::NotModified, None) => Err(FirewallError::Internal("upstream confirmed what was never here".into())),
+            (PackumentBody::NotModified, None) => Err(FirewallError::Internal("upstream sent 304 for a packument that is not cached".into())),
             (PackumentBody::Changed { body, gzip: true, .. }, _) if !gzip::is_gzip(&body) => {
-                let detail = "it is said to be gzip and is not".into();
+                let detail = "declared as gzip, but is not gzip".into();
                 let rejection = FirewallError::Unreadable { name: request.slot.name.clone(), detail };
-                self.fall_back(&request.slot, last, rejection, now)
+                self.stale_or_error(&request.slot, last, rejection, now)
             }
             (PackumentBody::Changed { body, form: came, validators, .. }, known) => {
                 let has_no_more = came != form;
-                let same = known.clone().filter(|known| known.content == content_of(&body));
+                let same = known.clone().filter(|known| known.content == sha256(&body));
                 if let Some(known) = same {
                     if request.whole {
-                        self.keep(&known, body, place);
+                        self.store_document(&known, body, place);
                     }
                     if !recorded {
                         return Ok(PackageLookup { known, stale: None });
@@ -469,7 +469,7 @@ impl Components {
                     let confirmed = Confirmed { form, has_no_more, validated, checked: now, behind, validators };
                     return self.confirm(&request, &known, &before, confirmed).await;
                 }
-                // A clock that far behind opens nothing: what was open before stays so.
+                // A clock that far behind opens no version. Open versions stay open.
                 let until = before.last_validated().filter(|_| behind.is_some());
                 let validated = until.map_or(validated, |until| validated.min(until));
                 let arrival = FetchedDocument {
@@ -483,50 +483,50 @@ impl Components {
                     recorded,
                     place,
                 };
-                match Arc::clone(&self).take_in(request.clone(), arrival, before).await {
+                match Arc::clone(&self).ingest(request.clone(), arrival, before).await {
                     Ok(TakenIn::Read(reading)) => Ok(reading),
                     Ok(TakenIn::Contradicts(contradictions)) => {
                         let asked = self.ask_views_again(&request, contradictions, Asked { at: now, validated }).await;
-                        // Fetched again: what came meanwhile waits for nothing.
+                        // Fetched again instead of kept, so that no document in memory waits for other views.
                         let permit = self.fetches.of(&request.registry).acquire(request.client).await;
                         Box::pin(self.fetch_packument(FetchRequest { asked: Some(Arc::new(asked)), ..request }, permit)).await
                     }
-                    // Abbreviated here means without `time`, which verdicts need.
-                    // Without validators: a registry that has one ETag for both forms would confirm this one.
+                    // An abbreviated document without `time`, which verdicts need. Fetched without validators: a registry with
+                    // one ETag for both forms would confirm this one.
                     Ok(TakenIn::Timeless) => {
                         let slot = request.slot.clone();
                         let permit = self.fetches.of(&request.registry).acquire(request.client).await;
                         let whole = FetchRequest { need: DocumentNeed::Facts, ..request };
                         match Box::pin(Arc::clone(&self).fetch_packument(whole, permit)).await {
-                            Err(rejection) if rejection.is_upstreams_failure() => self.fall_back(&slot, last, rejection, now),
+                            Err(rejection) if rejection.is_upstreams_failure() => self.stale_or_error(&slot, last, rejection, now),
                             other => other,
                         }
                     }
-                    Err(rejection @ FirewallError::Unreadable { .. }) => self.fall_back(&request.slot, last, rejection, now),
+                    Err(rejection @ FirewallError::Unreadable { .. }) => self.stale_or_error(&request.slot, last, rejection, now),
                     Err(other) => Err(other),
                 }
             }
         }
     }
 
-    /// The form to ask upstream for: that of the document at hand, so that it can be confirmed; with none, what is needed.
+    /// Returns the form to request: that of the cached document, so that it can be confirmed, else the form that is needed.
     fn form_to_ask(&self, request: &FetchRequest, known: Option<&PackageSnapshot>) -> PackumentForm {
         match known {
-            // One that came instead of the full form is replaced as soon as upstream sends that.
+            // A document that arrived instead of the full form is replaced once upstream sends that.
             Some(known) if known.form == PackumentForm::Abbreviated && !known.has_no_more && request.need.is_met_by(known) => {
                 PackumentForm::Abbreviated
             }
-            None if request.need == DocumentNeed::Index => self.forms.for_index(request.registry.id()),
+            None if request.need == DocumentNeed::Index => self.forms.form_for_index(request.registry.id()),
             _ => PackumentForm::Full,
         }
     }
 
-    /// Whether our wall clock may be believed, by what an upstream's clock says.
+    /// Checks whether the system clock can be trusted, given an upstream's clock.
     fn is_clock_right(&self, now: Timestamp, upstream: Option<Timestamp>) -> bool {
         self.wall_clock.is_right(now, self.clock.elapsed(), upstream)
     }
 
-    /// Upstream confirmed what is known.
+    /// Handles a document that upstream confirmed.
     async fn confirm(
         self: &Arc<Self>,
         request: &FetchRequest,
@@ -541,9 +541,9 @@ impl Components {
         let form_asked = Some(form);
         let document =
             StoredPackument { validated, looked: checked, etag, last_modified, form: form_asked, ..known.document.clone() };
-        let confirmed = known.confirmed(request.slot.clone(), form, validated, checked, document.clone());
+        let confirmed = known.revalidated(request.slot.clone(), form, validated, checked, document.clone());
         let mut confirmed = PackageSnapshot { has_no_more, behind, ..confirmed };
-        // What another view or another token was shown since may bind this one.
+        // Other views or tokens may have been shown something since that applies here.
         if confirmed.disputed || request.again || !self.histories.is_last_look(&request.slot.name, confirmed.look) {
             let contradictions;
             (confirmed, contradictions) = self.compare_confirmed(request, confirmed, before, None).await?;
@@ -571,25 +571,25 @@ impl Components {
         self.blocking(move || inner.compare_again(&request, &known, &before, parted.as_ref())).await?
     }
 
-    /// Keeps what is known, also for the next token's question.
+    /// Caches a snapshot, also for requests with other tokens.
     pub(crate) fn remember(&self, known: &Arc<PackageSnapshot>) {
-        if known.slot.is_own() {
+        if known.slot.is_client_scoped() {
             self.documents.insert(known.slot.shared(), Arc::clone(known));
         }
         self.documents.insert(known.slot.clone(), Arc::clone(known));
     }
 
-    /// Upstream says there is no such package. One that was there is gone with all its versions, which the ledger keeps,
-    /// so that lockfiles of old ones go on working and takedowns are told as such.
-    async fn vanished(
+    /// Handles a package that upstream does not have. Known versions are marked as removed and stay in the ledger, so that
+    /// lockfiles with old versions keep working and takedowns are reported.
+    async fn mark_removed(
         self: &Arc<Self>,
         request: FetchRequest,
         before: PreviousState,
         now: Timestamp,
     ) -> Result<PackageLookup, FirewallError> {
         let slot = request.slot.clone();
-        let recorded = if slot.is_own() {
-            // A token that may not see a package receives a 404, too: that is no look.
+        let recorded = if slot.is_client_scoped() {
+            // A token that may not read a package also receives a 404, so this is not an observation.
             None
         } else {
             let (inner, gone) = (Arc::clone(self), request.clone());
@@ -626,8 +626,8 @@ impl Components {
         Ok(PackageLookup { known, stale: None })
     }
 
-    /// Records that a package is not there: one that was never seen as such, so that it cannot claim to be old when it appears. `None`
-    /// for such a one; else its record. Blocks.
+    /// Records that a package is missing, so that it cannot claim to be old when it appears. Returns its record, or `None` if it
+    /// was never seen. Blocks.
     fn record_vanished(
         &self,
         request: &FetchRequest,
@@ -662,23 +662,23 @@ impl Components {
                 Ok(false) => Err(too_many()),
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
-                    tracing::error!(package.name = %name, error, "the ledger cannot be written");
+                    tracing::error!(package.name = %name, error, "ledger write failed");
                     Ok(None)
                 }
             };
         }
-        let Reconciliation { mut change, findings, .. } = history::vanish(&record, now);
+        let Reconciliation { mut change, findings, .. } = history::mark_all_removed(&record, now);
         change.document = Some(document.clone());
         let mut record = PackageRecord::clone(&record);
         record.apply(&change);
-        self.report(name, false, &findings);
+        self.history_events(name, false, &findings);
         self.write(&request.key(), &change);
         self.histories.note_look(name);
         Ok(Some((record, document)))
     }
 
-    /// Serves the last answer while upstream cannot be asked, for a bounded time.
-    fn fall_back(
+    /// Returns the stale snapshot for a limited time after an upstream failure, else the error.
+    fn stale_or_error(
         &self,
         slot: &CacheKey,
         known: Option<Arc<PackageSnapshot>>,
@@ -692,8 +692,8 @@ impl Components {
     }
 
     fn stale(&self, known: &Arc<PackageSnapshot>, now: Timestamp) -> Option<PackageLookup> {
-        // Kept for other credentials, and never confirmed for these.
-        if known.checked == NEVER {
+        // Fetched with other credentials and not confirmed for these.
+        if known.checked == NEVER_CHECKED {
             return None;
         }
         let age = Duration::try_from(now.duration_since(known.checked)).unwrap_or_default();
@@ -720,7 +720,7 @@ impl Components {
 }
 
 impl FetchRequest {
-    /// A fetch of what `asker` needs, and of nothing besides.
+    /// Creates a plain fetch for a client.
     pub(crate) fn new(asker: &Client, slot: CacheKey, registry: Arc<Registry>, need: DocumentNeed) -> Self {
         Self {
             slot,
@@ -743,7 +743,7 @@ impl FetchRequest {
     }
 }
 
-/// How upstream confirmed a document.
+/// The properties of a confirmation by upstream.
 struct Confirmed {
     form: PackumentForm,
     has_no_more: bool,
@@ -762,7 +762,7 @@ fn absent(name: &PackageName) -> FirewallError {
     FirewallError::NotFound(format!("{name} is not in the upstream registry").into())
 }
 
-/// A task of ours ended without an answer.
+/// Returns the error for an internal task that failed.
 pub(crate) fn lost() -> FirewallError {
-    FirewallError::Internal("a task was lost".into())
+    FirewallError::Internal("an internal task failed".into())
 }

@@ -1,5 +1,5 @@
-//! Slots for requests to upstream: each registry has its own, and of these each client has some that no other can take. Requests for
-//! one thing share one fetch, and a client that joins a fetch that still waits for a slot lends it one.
+//! Limits concurrent requests per registry and reserves slots for each client. Identical requests share one fetch; a client that
+//! joins a fetch still waiting for a slot lends it one of its own.
 
 use std::collections::HashMap;
 use std::future::{Future, pending};
@@ -14,28 +14,28 @@ use crate::net::fair_limit::Sizes;
 use crate::net::{FairLimit, FairPermit};
 use crate::upstream::Registry;
 
-/// The slots of all registries.
+/// The request slots of all registries.
 pub(crate) struct Slots {
     sizes: Sizes,
-    /// By the registries' ids: there are as many as the configuration names.
+    /// By registry id; bounded by the configuration.
     by_registry: Mutex<HashMap<Arc<str>, Arc<FairLimit>>>,
 }
 
 impl Slots {
-    /// Slots of these sizes for each registry.
+    /// Creates slots of these sizes for each registry.
     #[must_use]
     pub(crate) fn new(sizes: Sizes) -> Self {
         Self { sizes, by_registry: Mutex::default() }
     }
 
-    /// The slots of one registry.
+    /// Returns the slots of one registry.
     #[must_use]
     pub(crate) fn of(&self, registry: &Registry) -> Arc<FairLimit> {
         let mut limits = self.by_registry.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(limits.entry(Arc::clone(registry.id())).or_insert_with(|| FairLimit::new(self.sizes)))
     }
 
-    /// Waits until nothing is under way.
+    /// Waits until all slots are free.
     pub(crate) async fn settle(&self) {
         let limits: Vec<_> = self.by_registry.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         for limit in limits {
@@ -44,16 +44,16 @@ impl Slots {
     }
 }
 
-/// Fetches under way, each shared by all who want the same.
+/// Running fetches, each shared by all clients that request the same.
 pub(crate) struct SharedFetches<K, V> {
     flights: SingleFlight<K, V>,
     waiting: Arc<Waiting<K>>,
 }
 
-/// Fetches that wait for a slot: who began each, and where to lend it one.
+/// Fetches that wait for a slot: the client that started each, and the channel to lend it a slot.
 struct Waiting<K>(Mutex<HashMap<K, (IpAddr, mpsc::Sender<FairPermit>)>>);
 
-/// What a fetch that was just begun waits with. Once it is dropped, no client lends the fetch a slot.
+/// The slot request of a new fetch. After it is dropped, no client lends the fetch a slot.
 pub(crate) struct SlotRequest<K: Hash + Eq> {
     key: K,
     client: IpAddr,
@@ -66,23 +66,23 @@ where
     K: Hash + Eq + Clone + Send + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// No fetches.
+    /// Creates an empty set.
     #[must_use]
     pub(crate) fn new() -> Self {
         Self { flights: SingleFlight::new(), waiting: Arc::new(Waiting(Mutex::default())) }
     }
 
-    /// Whether `key` is being fetched.
+    /// Checks whether `key` is being fetched.
     #[must_use]
     pub(crate) fn is_under_way(&self, key: &K) -> bool {
         self.flights.is_under_way(key)
     }
 
-    /// Joins the fetch of `key` for `client`, or begins it with `fetch`. Joined, it no longer waits behind others of the client that
-    /// began it: a slot of this client's will do.
+    /// Joins the fetch of `key` for `client`, or starts it with `fetch`. A joined fetch can also use a slot of this client, and
+    /// so does not wait behind other requests of the client that started it.
     ///
     /// # Errors
-    /// [`Lost`] when the fetch did not finish.
+    /// Returns [`FlightAborted`] if the fetch did not complete.
     pub(crate) async fn join<F>(
         &self,
         key: K,
@@ -97,13 +97,13 @@ where
         let landed = self.flights.join(key.clone(), begin);
         let lend = async {
             if let Some(sender) = self.waiting.sender(&key, client) {
-                // It may have found one meanwhile: then this one is given back.
+                // If the fetch already has a slot, this one is released.
                 drop(sender.try_send(slots.acquire(client).await));
             }
             pending::<()>().await;
         };
         tokio::select! {
-            // First, so that the fetch is there when it is looked for.
+            // Polled first, so that the fetch is registered before `lend` looks it up.
             biased;
             landed = landed => landed,
             () = lend => Err(FlightAborted),
@@ -118,7 +118,7 @@ impl<K: Hash + Eq + Clone> Waiting<K> {
         SlotRequest { key, client, lent, waiting: Arc::clone(self) }
     }
 
-    /// Where to lend a slot to the fetch of `key`, if it waits for one on behalf of another client.
+    /// Returns the channel to lend a slot to the fetch of `key`, if it waits for one on behalf of another client.
     fn sender(&self, key: &K, client: IpAddr) -> Option<mpsc::Sender<FairPermit>> {
         let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.get(key).filter(|(first, _)| *first != client).map(|(_, sender)| sender.clone())
@@ -126,7 +126,7 @@ impl<K: Hash + Eq + Clone> Waiting<K> {
 }
 
 impl<K: Hash + Eq> SlotRequest<K> {
-    /// Waits for a slot, of the client that began it or of one that joined it.
+    /// Waits for a slot of the client that started the fetch, or of one that joined it.
     pub(crate) async fn permit(mut self, slots: &FairLimit) -> FairPermit {
         tokio::select! {
             biased;
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_fetch_that_waits_behind_one_client_goes_on_with_the_slot_of_another() {
+    async fn fetch_waiting_for_one_client_uses_the_slot_of_another() {
         let slots = FairLimit::new(Sizes { shared: 2, own: 1, most: 8 });
         let fetches = Arc::new(SharedFetches::<&'static str, u8>::new());
         let (greedy, honest) = (client(1), client(2));
@@ -174,11 +174,11 @@ mod tests {
             }
         };
         let begun = tokio::spawn(join(greedy));
-        assert!(timeout(A_WHILE, join(greedy)).await.is_err(), "one more of the same client changes nothing");
+        assert!(timeout(A_WHILE, join(greedy)).await.is_err(), "a second request of the same client lends no slot");
         assert_eq!(timeout(A_WHILE, join(honest)).await.unwrap(), Ok(7));
         assert_eq!(begun.await.unwrap(), Ok(7));
         assert!(fetches.waiting.0.lock().unwrap().is_empty());
-        // What was lent was given back.
+        // The lent slot was released.
         assert!(slots.try_acquire(honest).is_some());
     }
 }

@@ -1,5 +1,4 @@
-//! A new document comes in: decoded, read, held against the record, put into the store; and comes out of it again.
-//! Refuses to ask upstream, and to serve.
+//! Ingests a fetched document: decodes and parses it, compares it with the record, and stores it. Also loads stored documents.
 
 use std::collections::HashSet;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -23,64 +22,64 @@ use crate::npm::{Algorithm, Digest, Hasher, Integrity, PackageName, Packument, P
 use crate::store::{BlobKind, PackageRecord, StoredPackument};
 use crate::upstream::CacheValidators;
 
-/// No other view was asked.
-static NOBODY_ASKED: LazyLock<Parted> = LazyLock::new(Parted::new);
+/// No other view was fetched again.
+static NONE_ASKED: LazyLock<Parted> = LazyLock::new(Parted::new);
 
-/// A document that just came.
+/// A document that was just fetched.
 pub(crate) struct FetchedDocument {
-    /// The form that was asked for, or that it is said to have.
+    /// The form of the document: as requested, or as stated by the response.
     pub form: PackumentForm,
-    /// Whether it is abbreviated though the full form was asked for.
+    /// Whether the full form was requested but the abbreviated one arrived.
     pub has_no_more: bool,
     pub body: Bytes,
     pub validators: CacheValidators,
     pub validated: Timestamp,
     pub checked: Timestamp,
-    /// How far upstream's clock is behind ours, if that is so far that nothing opens.
+    /// How far upstream's clock is behind, if it is so far that no version opens.
     pub behind: Option<SignedDuration>,
-    /// Whether it may be recorded: not while our own clock is in doubt.
+    /// Whether it may be recorded. Not while the system clock is in doubt.
     pub recorded: bool,
     pub place: FetchPermit,
 }
 
-/// What became of a document that came.
+/// The outcome of ingesting a document.
 pub(crate) enum TakenIn {
-    /// It was read.
+    /// The document was accepted.
     Read(PackageLookup),
-    /// It is an abbreviated one without publish times: nothing was kept.
+    /// An abbreviated document without publish times; nothing was stored.
     Timeless,
-    /// It contradicts what another view of the package saw, which is to be asked again: nothing was kept.
+    /// The document contradicts another view of the package, which must be fetched again; nothing was stored.
     Contradicts(Contradictions),
 }
 
-/// Versions that contradict other views, as they were seen, with the view of each.
+/// Versions that contradict other views, with their integrity and the contradicted view.
 pub(crate) type Contradictions = Vec<(Box<str>, Option<Integrity>, CacheKey)>;
 
-/// What is known of a package when a document of it comes: the records of its views.
+/// The records of all views of a package.
 struct Histories {
     own: Arc<PackageRecord>,
     others: Vec<PackageRecord>,
-    /// The views of `others`, and the one that was asked.
+    /// The views of `others`, followed by the fetched view.
     views: Vec<CacheKey>,
 }
 
-/// What a flight has: held until the store has the document, so that a slow disk slows fetching and does not fill the memory.
+/// The resources of a fetch, held until the document is stored, so that a slow disk slows fetching instead of filling memory.
 pub(crate) struct FetchPermit {
-    /// Its memory.
+    /// The reserved memory.
     pub share: Reservation,
-    /// Its place among those that fetch.
+    /// The fetch slot.
     _permit: FairPermit,
 }
 
 impl FetchPermit {
-    /// A place with memory that is still to grow.
+    /// Creates a permit whose memory reservation grows later.
     #[must_use]
     pub(crate) fn of(permit: FairPermit, share: Reservation) -> Self {
         Self { share, _permit: permit }
     }
 }
 
-/// A document with the memory that it takes, and its turn among those that are taken out of the store.
+/// A decoded document with its memory reservation and its load permit.
 struct BudgetedBytes {
     plain: Bytes,
     _share: Reservation,
@@ -94,15 +93,15 @@ impl AsRef<[u8]> for BudgetedBytes {
 }
 
 impl Components {
-    /// Reads a new document, compares it with what was seen before, keeps what that changes.
-    pub(crate) async fn take_in(
+    /// Ingests a document, compares it with the record, and stores what changed.
+    pub(crate) async fn ingest(
         self: Arc<Self>,
         request: FetchRequest,
         mut arrival: FetchedDocument,
         before: PreviousState,
     ) -> Result<TakenIn, FirewallError> {
-        // Before there is a reader: those never wait for memory.
-        arrival.place.share.grow_to(takes(&arrival.body, body::told_length(&arrival.body))).await?;
+        // Reserved before taking a parse permit: holders of one never wait for memory.
+        arrival.place.share.grow_to(memory_cost(&arrival.body, body::gzip_length_hint(&arrival.body))).await?;
         let _turn = self.precedence.turn(request.ahead.as_ref()).await;
         let _permit = self.readers.acquire(request.client).await;
         let inner = Arc::clone(&self);
@@ -119,14 +118,14 @@ impl Components {
         let read = self.workbenches.at(|bench| {
             let ParseScratch { press, plain } = bench;
             let (plain, _alone) = self.decode_into(name, &arrival.body, plain)?;
-            arrival.place.share.overdraw_to(takes(&arrival.body, plain.len()));
+            arrival.place.share.force_grow_to(memory_cost(&arrival.body, plain.len()));
             self.read_plain(request, &arrival, before, plain, press)
         });
         let known = match read? {
             Ok(known) => known,
             Err(unused) => return Ok(unused),
         };
-        self.keep(&known, arrival.body, arrival.place);
+        self.store_document(&known, arrival.body, arrival.place);
         Ok(TakenIn::Read(PackageLookup { known, stale: None }))
     }
 
@@ -139,14 +138,14 @@ impl Components {
         press: &mut SegmentEncoder,
     ) -> Result<Result<Arc<PackageSnapshot>, TakenIn>, FirewallError> {
         let CacheKey { name, .. } = &request.slot;
-        let ParsedPackument { packument, fields } = parse::ingest(name, plain).map_err(|error| unreadable(name, &error))?;
+        let ParsedPackument { packument, fields } = parse::parse(name, plain).map_err(|error| unreadable(name, &error))?;
         let form = arrival.form;
         if form == PackumentForm::Abbreviated && !arrival.has_no_more && !self.forms.learn(request.registry.id(), &packument) {
             return Ok(Err(TakenIn::Timeless));
         }
-        self.note_parts(&packument);
+        self.record_subpackages(&packument);
         self.addresses.note(&request.slot, &packument);
-        // One look at a time: what it changes is seen by the next, also from another view.
+        // Observations of one package are serialized, so that each sees the changes of the previous one, even from another view.
         let _turn = self.histories.lock(name);
         let histories = self.read_histories(request, before)?;
         let record = &histories.own;
@@ -157,7 +156,7 @@ impl Components {
             at: arrival.checked,
             mode: request.registry.time_mode(),
             longest_age: self.world().longest_age(),
-            parted: request.asked.as_deref().unwrap_or(&NOBODY_ASKED),
+            parted: request.asked.as_deref().unwrap_or(&NONE_ASKED),
             other_token: before.other_token(&request.slot),
             tokens: request.slot.place_of_tokens(&request.registry),
             stranger: request.slot.is_strangers(),
@@ -171,7 +170,7 @@ impl Components {
         let Reconciliation { provenance, mut change, findings, .. } = reconciled;
         let last = record.document.as_ref();
         let modified = packument.modified.map(|modified| modified.min(arrival.checked));
-        let content = content_of(&arrival.body);
+        let content = sha256(&arrival.body);
         let document = StoredPackument {
             first_seen: last.map_or(arrival.checked, |last| last.first_seen),
             validated: arrival.validated,
@@ -189,11 +188,11 @@ impl Components {
         if is_recorded {
             record.apply(&change);
             self.write(&request.key(), &change);
-            self.report(name, request.slot.is_own(), &findings);
+            self.history_events(name, request.slot.is_client_scoped(), &findings);
         }
         let look = if is_recorded { self.histories.note_look(name) } else { 0 };
         if form == PackumentForm::Full || packument.has_more {
-            self.note_stripped(&request.registry, &packument);
+            self.missing_metadata(&request.registry, &packument);
         }
         let known = Arc::new(PackageSnapshot {
             form,
@@ -213,24 +212,24 @@ impl Components {
             document,
             validated: arrival.validated,
             checked: arrival.checked,
-            // There before anybody finds this, so that a question for the other form does not fetch it again.
+            // Set before the snapshot is visible, so that a request for the other form does not fetch it again.
             raw: Arc::new(Mutex::new(Some(arrival.body.clone()))),
             screens: VerdictCache::default(),
             kin: OnceLock::new(),
         });
-        self.look_ahead(request, &known, plain, &fields);
+        self.send_dependency_hints(request, &known, plain, &fields);
         self.absent.invalidate(&request.slot);
         self.unreachable.invalidate(&request.slot);
         if let Some(wish) = &request.wish {
             self.render(&known, plain, Some(&fields), wish, press);
         }
-        // Judged here, off the async threads: a package may have thousands of versions.
+        // Evaluated here, off the async threads: a package may have thousands of versions.
         known.judge(&self.world(), request.profile);
         self.remember(&known);
         Ok(Ok(known))
     }
 
-    /// The records of all views of a package as the ledger has them, or memory, where the ledger did not take the last change. Blocks.
+    /// Reads the records of all views from the ledger, or from memory if the ledger missed the last change. Blocks.
     fn read_histories(&self, request: &FetchRequest, before: &PreviousState) -> Result<Histories, FirewallError> {
         let FetchRequest { slot, registry, .. } = request;
         let own = self.read_record(request, before)?;
@@ -238,13 +237,13 @@ impl Components {
         Ok(Histories { own, views, others: self.other_records(slot, registry)? })
     }
 
-    /// The record of a view as the ledger has it, or memory, where the ledger did not take the last change. Blocks.
+    /// Reads the record of a view from the ledger, or from memory if the ledger missed the last change. Blocks.
     pub(crate) fn read_record(
         &self,
         request: &FetchRequest,
         before: &PreviousState,
     ) -> Result<Arc<PackageRecord>, FirewallError> {
-        let record = self.recall(&request.slot, &request.registry)?;
+        let record = self.read_record(&request.slot, &request.registry)?;
         let looked = |record: &PackageRecord| record.document.as_ref().map(|document| document.looked);
         if looked(&before.record) <= looked(&record) {
             return Ok(record);
@@ -254,11 +253,11 @@ impl Components {
         Ok(Arc::new(newer))
     }
 
-    /// Whether a document says what upstream has now, so that it is recorded. One that names no version does not, and an older copy of
-    /// what was seen before does not: what another node of a mirror or a cache kept.
+    /// Checks whether a document is an observation to record. A document without versions is not, and neither is an older copy
+    /// from a cache or another node of a mirror.
     ///
     /// # Errors
-    /// When it does not, and something newer is known.
+    /// Returns an error if it is not, and something newer is known.
     fn is_look(
         &self,
         request: &FetchRequest,
@@ -269,30 +268,30 @@ impl Components {
         let name = &request.slot.name;
         let not_believed = |detail: &str| FirewallError::Unreadable { name: name.clone(), detail: detail.into() };
         let was_seen = !record.releases.is_empty();
-        if !packument.entries.iter().any(|entry| entry.version.is_some() && entry.flaw.is_none()) {
-            return if was_seen { Err(not_believed("it names no version, and there were some")) } else { Ok(false) };
+        if !packument.entries.iter().any(|entry| entry.version.is_some() && entry.inconsistency.is_none()) {
+            return if was_seen { Err(not_believed("no valid version in it, but there were some before")) } else { Ok(false) };
         }
-        // Tokens may be shown different documents: each is compared with its own.
-        let newest = if request.slot.is_own() {
+        // Tokens may be shown different documents, so each is compared with its own.
+        let newest = if request.slot.is_client_scoped() {
             self.documents.get(&request.slot).and_then(|known| known.document.modified)
         } else {
             record.document.as_ref().and_then(|document| document.modified)
         };
         let (Some(newest), Some(modified)) = (newest, packument.modified) else { return Ok(true) };
-        // To the second: the two forms may be written with different precision.
+        // In whole seconds: the two forms may differ in precision.
         if modified.min(now).as_second() >= newest.as_second() {
             return Ok(true);
         }
-        // An older copy has no version that is news.
+        // An older copy has no unknown version.
         let seen: HashSet<&str> = record.releases.iter().map(|release| &*release.version).collect();
         if packument.entries.iter().any(|entry| !seen.contains(&*entry.key)) {
             return Ok(true);
         }
-        Err(not_believed("it is an older copy than the one that was seen before"))
+        Err(not_believed("older than the copy seen before"))
     }
 
-    /// The contradictions for which another view is asked again: where that has not been done just now, and there is something to ask
-    /// with.
+    /// Returns the contradictions for which views are fetched again: only if all views involved can be, and were not fetched
+    /// recently.
     fn to_be_asked(
         &self,
         request: &FetchRequest,
@@ -305,7 +304,7 @@ impl Components {
             return Vec::new();
         }
         let may_ask: Vec<bool> = histories.views.iter().map(|view| self.may_ask_again(view, now)).collect();
-        // Where one of them cannot be asked, asking the others settles nothing.
+        // If one view cannot be fetched, fetching the others is inconclusive.
         let unsettled: HashSet<&str> =
             contradictions.iter().filter(|(_, place)| !may_ask[*place]).map(|(version, _)| &**version).collect();
         let asked = contradictions.iter().filter(|(version, _)| !unsettled.contains(&**version));
@@ -316,8 +315,8 @@ impl Components {
         asked.map(of_entry).collect()
     }
 
-    /// Compares a document that upstream confirmed with what all views saw; returns it with what they are to be asked about, unless
-    /// they were: `parted` is what they said. Nothing is kept where they are to be asked first. Blocks.
+    /// Compares a document that upstream confirmed with the records of all views. Returns it with the contradictions for which
+    /// views must be fetched first; nothing is recorded then. `parted` is the result of those fetches. Blocks.
     pub(crate) fn compare_again(
         &self,
         request: &FetchRequest,
@@ -325,7 +324,7 @@ impl Components {
         before: &PreviousState,
         parted: Option<&Parted>,
     ) -> Result<(PackageSnapshot, Contradictions), FirewallError> {
-        let again = known.confirmed(request.slot.clone(), known.form, known.validated, known.checked, known.document.clone());
+        let again = known.revalidated(request.slot.clone(), known.form, known.validated, known.checked, known.document.clone());
         let Some(packument) = &known.packument else { return Ok((again, Vec::new())) };
         let now = known.checked;
         let _turn = self.histories.lock(&request.slot.name);
@@ -336,7 +335,7 @@ impl Components {
             at: now,
             mode: request.registry.time_mode(),
             longest_age: self.world().longest_age(),
-            parted: parted.or(request.asked.as_deref()).unwrap_or(&NOBODY_ASKED),
+            parted: parted.or(request.asked.as_deref()).unwrap_or(&NONE_ASKED),
             other_token: before.other_token(&request.slot),
             tokens: request.slot.place_of_tokens(&request.registry),
             stranger: request.slot.is_strangers(),
@@ -352,7 +351,7 @@ impl Components {
         let mut record = PackageRecord::clone(&histories.own);
         record.apply(&change);
         self.write(&request.key(), &change);
-        self.report(&request.slot.name, request.slot.is_own(), &findings);
+        self.history_events(&request.slot.name, request.slot.is_client_scoped(), &findings);
         let again = PackageSnapshot {
             look: self.histories.note_look(&request.slot.name),
             born: package::born(packument, &provenance),
@@ -365,14 +364,14 @@ impl Components {
         Ok((again, Vec::new()))
     }
 
-    /// The document of `known`, decoded, from memory or the store.
-    pub(crate) async fn load(
+    /// Loads the decoded document of `known` from memory or the store.
+    pub(crate) async fn load_document(
         self: &Arc<Self>,
         known: &Arc<PackageSnapshot>,
         permit: &Arc<FairPermit>,
     ) -> Result<Option<Bytes>, FirewallError> {
-        let share = self.share_of(&known.document).await?;
-        let raw = match (known.unstored(), known.digest()) {
+        let share = self.reserve_for(&known.document).await?;
+        let raw = match (known.pending_bytes(), known.digest()) {
             (Some(raw), _) => Some(raw),
             (None, Some(digest)) => self.blobs.open(&digest).await.ok().flatten(),
             (None, None) => None,
@@ -386,9 +385,8 @@ impl Components {
         self.blocking(load).await?
     }
 
-    /// Puts a raw document into the store, behind the answer's back: a disk that takes some milliseconds to sync keeps
-    /// nobody waiting, and a full one keeps nobody from installing.
-    pub(crate) fn keep(self: &Arc<Self>, known: &Arc<PackageSnapshot>, body: Bytes, mut place: FetchPermit) {
+    /// Stores a document in the background. A slow disk delays no response and a full disk blocks no install.
+    pub(crate) fn store_document(self: &Arc<Self>, known: &Arc<PackageSnapshot>, body: Bytes, mut place: FetchPermit) {
         place.share.shrink_to(body.len() as u64);
         *known.raw.lock().unwrap_or_else(PoisonError::into_inner) = Some(body.clone());
         let (inner, raw, digest) = (Arc::clone(self), Arc::<Mutex<_>>::clone(&known.raw), known.digest());
@@ -402,24 +400,24 @@ impl Components {
                 },
             );
             if let Err(error) = stored {
-                tracing::error!(package.name = %name, error = &error as &dyn std::error::Error, "a packument could not be kept");
+                tracing::error!(package.name = %name, error = &error as &dyn std::error::Error, "packument write failed");
             }
-            // Without the store it would fill the memory instead; it is fetched again when needed.
+            // Dropped even on failure, because it would fill the memory. It is fetched again when needed.
             *raw.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            // The place last: who waits for it takes the store to be free.
+            // The permit last: its next holder expects the store to be idle.
             drop((body, inner, place));
         });
     }
 
-    /// Memory for a document that is stored, and for what is made of it.
-    pub(crate) async fn share_of(&self, document: &StoredPackument) -> Result<Reservation, FirewallError> {
+    /// Reserves memory for a stored document and what is made of it.
+    pub(crate) async fn reserve_for(&self, document: &StoredPackument) -> Result<Reservation, FirewallError> {
         let mut share = self.allowance.share();
         share.grow_to(document.length + document.length / 2).await?;
         Ok(share)
     }
 
-    /// The document as it is, in `room` if it has to be inflated. One that is larger than it says has no memory of its own: such
-    /// documents are read one at a time, while the guard that comes along is held. Blocks.
+    /// Returns the document, decompressed into `room` if necessary. A document larger than its declared length has no reservation
+    /// for the excess, so such documents are processed one at a time under the returned guard. Blocks.
     fn decode_into<'a>(
         &self,
         name: &PackageName,
@@ -430,12 +428,12 @@ impl Components {
             return Ok((raw, None));
         }
         let limit = self.config.packument_limit;
-        let stated = (body::told_length(raw) as u64).min(limit);
+        let stated = (body::gzip_length_hint(raw) as u64).min(limit);
         let mut alone = None;
         let mut inflated = body::gunzip_into(raw, stated, room);
         if matches!(inflated, Err(BodyError::TooLarge { .. })) && stated < limit {
             alone = Some(self.oversized.lock().unwrap_or_else(PoisonError::into_inner));
-            // Counted first, so that one that is too large takes no memory and another one just its own.
+            // Measured first, so that a document over the limit allocates nothing and others only their size.
             inflated = body::gunzipped_length(raw, limit).and_then(|length| {
                 *room = Vec::with_capacity(usize::try_from(length).unwrap_or(usize::MAX).saturating_add(1));
                 body::gunzip_into(raw, limit, room)
@@ -454,13 +452,13 @@ impl Components {
     }
 }
 
-/// The memory that a document takes while it is read: as it came, inflated, and packed anew.
-fn takes(raw: &[u8], plain: usize) -> u64 {
+/// Returns the memory for processing a document: as received, decompressed, and compressed again.
+fn memory_cost(raw: &[u8], plain: usize) -> u64 {
     let (length, plain) = (raw.len() as u64, plain as u64);
     if gzip::is_gzip(raw) { 2 * length + plain } else { length + length / 2 }
 }
 
-pub(crate) fn content_of(body: &[u8]) -> [u8; 32] {
+pub(crate) fn sha256(body: &[u8]) -> [u8; 32] {
     Digest::of(Algorithm::Sha256, body).as_bytes().try_into().unwrap_or_default()
 }
 

@@ -1,4 +1,4 @@
-//! What there is of a package before upstream is asked: in memory, in the store. Refuses to ask, and to say whether it will do.
+//! Loads what memory or the store has of a package before upstream is asked. Callers decide whether it is sufficient.
 
 use std::sync::{Arc, OnceLock};
 
@@ -15,62 +15,62 @@ use crate::npm::{Algorithm, Digest, Packument, PackumentForm, ParsedPackument};
 use crate::store::PackageRecord;
 use crate::upstream::Registry;
 
-/// When upstream confirmed what was kept for other credentials to these: it is asked before they are answered.
-pub(crate) const NEVER: Timestamp = Timestamp::MIN;
+/// Marks a snapshot that was fetched with other credentials. Upstream must confirm it for these before it is used.
+pub(crate) const NEVER_CHECKED: Timestamp = Timestamp::MIN;
 
-/// What there was before upstream is asked.
+/// The state of a package before a fetch.
 #[derive(Clone, Default)]
 pub(crate) struct PreviousState {
     pub(crate) record: Arc<PackageRecord>,
     pub(crate) known: Option<Arc<PackageSnapshot>>,
-    /// Whom the document before was shown to, where it was a client's own token.
+    /// The key of the client's own token that was shown the previous document.
     pub(crate) token: Option<CacheKey>,
 }
 
 impl PreviousState {
-    /// As of when upstream last vouched for the package.
+    /// Returns the instant as of which upstream last confirmed the package.
     pub(crate) fn last_validated(&self) -> Option<Timestamp> {
         let recorded = self.record.document.as_ref().filter(|document| document.content.is_some());
         self.known.as_ref().map(|known| known.validated).or(recorded.map(|document| document.validated))
     }
 
-    /// Whether the document before this one was shown to another client's token, as far as memory knows; with what this token was shown
-    /// last.
+    /// Returns whether the previous document was shown to a different client's token, with what this token was shown last, as far
+    /// as cached.
     pub(crate) fn other_token(&self, slot: &CacheKey) -> Option<OtherToken<'_>> {
-        let differs = self.token.as_ref().is_some_and(|before| slot.is_own() && before != slot);
-        let shown = self.known.as_ref().filter(|known| known.checked != NEVER).and_then(|known| known.packument.as_deref());
+        let differs = self.token.as_ref().is_some_and(|before| slot.is_client_scoped() && before != slot);
+        let shown = self.known.as_ref().filter(|known| known.checked != NEVER_CHECKED).and_then(|known| known.packument.as_deref());
         differs.then_some(OtherToken { shown })
     }
 }
 
 impl Components {
-    /// What memory or the store has. After a restart this is where a package comes from, without asking upstream.
+    /// Loads the previous state from memory or the store. After a restart this serves packages without asking upstream.
     pub(crate) async fn before(self: &Arc<Self>, request: &FetchRequest) -> Result<PreviousState, FirewallError> {
-        let last = self.documents.get(&request.slot.shared()).filter(|_| request.slot.is_own());
+        let last = self.documents.get(&request.slot.shared()).filter(|_| request.slot.is_client_scoped());
         let token = last.as_ref().map(|known| known.slot.clone());
         if let Some(known) = self.documents.get(&request.slot) {
             let record = last.map_or_else(|| Arc::clone(&known.record), |last| Arc::clone(&last.record));
             return Ok(PreviousState { record, known: Some(known), token });
         }
-        // What other credentials could read, to be confirmed for these.
+        // A snapshot of other credentials, to be confirmed for these.
         if let Some(known) = last {
-            let known = known.confirmed(request.slot.clone(), known.form, known.validated, NEVER, known.document.clone());
+            let known = known.revalidated(request.slot.clone(), known.form, known.validated, NEVER_CHECKED, known.document.clone());
             return Ok(PreviousState { record: Arc::clone(&known.record), known: Some(Arc::new(known)), token });
         }
         let (inner, slot, registry) = (Arc::clone(self), request.slot.clone(), Arc::clone(&request.registry));
-        let recall = move || inner.recall(&slot, &registry).map(|record| (inner, slot, registry, record));
+        let recall = move || inner.read_record(&slot, &registry).map(|record| (inner, slot, registry, record));
         let (inner, slot, registry, record) = self.blocking(recall).await??;
         let Some(document) = record.document.as_ref().filter(|document| document.content.is_some()) else {
             return Ok(PreviousState { record, known: None, token });
         };
-        let share = self.share_of(document).await?;
+        let share = self.reserve_for(document).await?;
         let digest = document.content.and_then(|content| Digest::from_bytes(Algorithm::Sha256, &content));
         let raw = match digest {
             Some(digest) => self.blobs.open(&digest).await.ok().flatten(),
             None => None,
         };
         let recall = move || {
-            let known = raw.and_then(|raw| inner.recall_document(&slot, &registry, &record, raw));
+            let known = raw.and_then(|raw| inner.read_document(&slot, &registry, &record, raw));
             drop(share);
             PreviousState { record, known, token }
         };
@@ -78,21 +78,21 @@ impl Components {
     }
 
     /// Fails if the ledger cannot be read. Treating it as empty could serve a version that must be refused.
-    pub(crate) fn recall(&self, slot: &CacheKey, registry: &Arc<Registry>) -> Result<Arc<PackageRecord>, FirewallError> {
+    pub(crate) fn read_record(&self, slot: &CacheKey, registry: &Arc<Registry>) -> Result<Arc<PackageRecord>, FirewallError> {
         let record = self.ledger.package(&slot.key(registry)).map_err(|error| {
-            tracing::error!(package.name = %slot.name, error = &error as &dyn std::error::Error, "the ledger cannot be read");
-            FirewallError::Internal("the ledger cannot be read".into())
+            tracing::error!(package.name = %slot.name, error = &error as &dyn std::error::Error, "ledger read failed");
+            FirewallError::Internal("cannot read the ledger".into())
         })?;
         Ok(Arc::new(record))
     }
 
-    /// What the ledger has of the package as other views see it. Blocks.
+    /// Reads the ledger's records of the other views. Blocks.
     pub(crate) fn other_records(&self, slot: &CacheKey, registry: &Arc<Registry>) -> Result<Vec<PackageRecord>, FirewallError> {
-        let read = |other: CacheKey| self.recall(&other, registry).map(Arc::unwrap_or_clone);
+        let read = |other: CacheKey| self.read_record(&other, registry).map(Arc::unwrap_or_clone);
         slot.others(registry).into_iter().map(read).collect()
     }
 
-    fn recall_document(
+    fn read_document(
         &self,
         slot: &CacheKey,
         registry: &Arc<Registry>,
@@ -102,9 +102,10 @@ impl Components {
         let document = record.document.as_ref()?;
         let content = document.content?;
         let plain = self.decode(&slot.name, raw).ok()?;
-        let ParsedPackument { packument, fields } = parse::ingest(&slot.name, &plain).ok()?;
+        let ParsedPackument { packument, fields } = parse::parse(&slot.name, &plain).ok()?;
         let form = document.form.unwrap_or_else(|| form_of_unnoted(&packument));
-        // Upstream is asked for the whole without validators: a 304 would confirm a document without publish times.
+        // Treated as unknown, so that the full form is requested without validators: a 304 would confirm a document without
+        // publish times.
         if form == PackumentForm::Abbreviated && !packument.is_timed() {
             return None;
         }
@@ -139,7 +140,7 @@ impl Components {
             content,
             document: document.clone(),
             validated: document.validated,
-            checked: if slot.is_own() { NEVER } else { document.looked },
+            checked: if slot.is_client_scoped() { NEVER_CHECKED } else { document.looked },
             raw: Arc::default(),
             screens: VerdictCache::default(),
             kin: OnceLock::new(),
@@ -149,8 +150,8 @@ impl Components {
     }
 }
 
-/// The form of a document whose ledger did not note what was asked for: full where each version carries what only the full form has.
-/// At worst the full form is fetched again.
+/// Guesses the form of a document whose form was not recorded: full if every version has fields that only the full form has. At
+/// worst the full form is fetched again.
 fn form_of_unnoted(packument: &Packument) -> PackumentForm {
     let carries_people = packument.entries.iter().all(|entry| entry.publisher.is_some() || entry.maintainers.is_some());
     if carries_people && !packument.entries.is_empty() { PackumentForm::Full } else { PackumentForm::Abbreviated }

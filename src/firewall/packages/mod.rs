@@ -1,4 +1,4 @@
-//! Finds what is known of a package: in memory, in the store, or with one shared request to upstream.
+//! Looks up packages in memory, in the store, or with one shared request to upstream.
 
 pub(crate) mod abbreviated;
 pub(crate) mod fetch;

@@ -1,36 +1,36 @@
-//! What reading and rendering a packument needs at hand: made once, used again and again, a few in all. Refuses to know
-//! packuments. Without it every document would have megabytes of memory paged in, cleared and given back.
+//! Reuses buffers and compressors for parsing and rendering packuments. Without the pool, each document would allocate, clear and
+//! free megabytes of memory.
 
 use std::sync::{Mutex, PoisonError};
 
 use crate::npm::compression::SegmentEncoder;
 
-/// The most that a workbench keeps of its room for the plain document, in bytes: the largest few are not kept for.
+/// The largest buffer that is kept for reuse, in bytes. Few documents are larger.
 const LARGEST_KEPT: usize = 16 << 20;
 
-/// One place to work at.
+/// The buffers of one worker.
 #[derive(Default)]
 pub(crate) struct ParseScratch {
-    /// Packs.
+    /// The compressor.
     pub press: SegmentEncoder,
-    /// Room for a document that has to be inflated.
+    /// The buffer for a decompressed document.
     pub plain: Vec<u8>,
 }
 
-/// All places that nobody works at now.
+/// The unused scratch buffers.
 pub(crate) struct ScratchPool {
     free: Mutex<Vec<ParseScratch>>,
     most: usize,
 }
 
 impl ScratchPool {
-    /// Keeps at most `most` for later.
+    /// Creates a pool that keeps at most `most` unused buffers.
     #[must_use]
     pub(crate) fn new(most: usize) -> Self {
         Self { free: Mutex::default(), most }
     }
 
-    /// Works at one: a free one, or a new one.
+    /// Runs `work` with unused buffers, or with new ones.
     pub(crate) fn at<T>(&self, work: impl FnOnce(&mut ParseScratch) -> T) -> T {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut bench = free.unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Asks upstream once more for a package when an exact version is not known: it may be newer than our document. Bounded per
-//! package and per client, so that a flood of made-up versions costs upstream one conditional request per interval.
+//! Revalidates a package if an exact version is unknown, since it may be newer than the cached packument. Limited per package and
+//! per client, so that made-up versions cost upstream one conditional request per interval.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,22 +18,22 @@ use crate::npm::Version;
 use crate::units::timestamp;
 use crate::upstream::CacheValidators;
 
-/// How often a package may be asked for again.
+/// The least interval between two rechecks of a package.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// How many packages one client may have asked for again in a [`WINDOW`]: an install asks for one or two.
+/// The most rechecks per client and [`WINDOW`]. An install needs one or two.
 const PER_CLIENT: u32 = 60;
 const WINDOW: Duration = Duration::from_mins(1);
 
-/// Packages and clients that are remembered; the least recently used are forgotten.
+/// The most packages and clients that are tracked.
 const REMEMBERED: u64 = 10_000;
 
-/// A window's start and how many questions were put in it.
+/// The start of a window and the number of rechecks in it.
 type Window = Arc<Mutex<(Timestamp, u32)>>;
 
-/// What was asked again recently.
+/// Recent rechecks.
 pub(crate) struct OnceMore {
-    /// Packages that were asked for again in vain, by the views that share a history.
+    /// Packages whose recheck found nothing new, by the views that share a history.
     in_vain: Cache<CacheKey, Timestamp>,
     clients: Cache<IpAddr, Window>,
 }
@@ -45,7 +45,7 @@ impl Default for OnceMore {
 }
 
 impl OnceMore {
-    /// Whether `client` may have upstream asked again at `now`; counts it.
+    /// Checks whether `client` may cause a recheck at `now`, and counts it.
     pub(crate) fn admits(&self, client: IpAddr, now: Timestamp) -> bool {
         let window = self.clients.get_with(network_of(client), || Arc::new(Mutex::new((now, 0))));
         let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
@@ -59,8 +59,8 @@ impl OnceMore {
 }
 
 impl Components {
-    /// Asks upstream whether a package changed since `reading`, because `version` of it is not known. `None` if that is no exact
-    /// version, if it is known that it left, if upstream cannot be asked conditionally, or if it was asked too recently.
+    /// Revalidates a package because `version` of it is unknown. Returns `None` if that is not an exact version or is known to be
+    /// removed, if no conditional request is possible, or if the last check is too recent.
     pub(crate) async fn ask_once_more(
         self: &Arc<Self>,
         asker: &Client,
@@ -75,14 +75,14 @@ impl Components {
             || known.validators() == CacheValidators::default()
             || timestamp::is_within(known.checked, INTERVAL, now)
             || self.once_more.in_vain.get(&shared).is_some_and(|since| timestamp::is_within(since, INTERVAL, now));
-        // What one client's token was not shown may have left for that token alone.
-        let has_left = || !known.slot.is_own() && RemovedVersion::is_known(known, version);
+        // It may be missing for one client's token only.
+        let has_left = || !known.slot.is_client_scoped() && RemovedVersion::is_known(known, version);
         if is_answered || Version::parse(version).is_none() || has_left() {
             return None;
         }
         let (slot, registry) = (known.slot.clone(), Arc::clone(&known.registry));
         let request = FetchRequest { not_before: Some(now), ..FetchRequest::new(asker, slot, registry, need) };
-        // Those that come while it is asked wait for the same answer.
+        // Requests during a recheck share its result.
         if !self.packument_fetches.is_under_way(&self.fetch_key(&request)) && !self.once_more.admits(asker.address, now) {
             return None;
         }
@@ -97,7 +97,7 @@ impl Components {
         if newer.stale.is_some() {
             return again;
         }
-        // Its verdicts may hang on what the form lacks, or on the package that it is a part of, like those of the document before.
+        // The new verdicts may depend on missing fields or on the parent package, like those of the previous document.
         let whole = self.reading(asker, &known.slot.name, need, None).await.ok();
         whole.or(again)
     }
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_may_ask_so_often_in_a_minute_and_its_network_counts_as_one() {
+    fn rechecks_are_limited_per_minute_and_client_network() {
         let (once_more, now) = (OnceMore::default(), Timestamp::from_second(1_775_000_000).unwrap());
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         let asked = |client: &str, now| once_more.admits(address(client), now);
@@ -118,7 +118,7 @@ mod tests {
         assert!(!asked("2001:db8::ffff", now) && asked("2001:db8:0:1::1", now));
         let later = now + WINDOW;
         assert!(asked("192.0.2.1", later));
-        // A clock that was set back begins again.
+        // A clock that was set back starts a new window.
         assert!(asked("192.0.2.1", now));
     }
 }

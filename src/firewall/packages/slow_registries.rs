@@ -1,6 +1,6 @@
-//! Registries that say nothing, learnt from a client that waited for one in vain, so that others need not wait as well. Only time
-//! spent waiting for upstream's headers counts: not for slots, memory or our own work. It may be one package alone that hangs: another
-//! one is then to be asked for, which no client waits for. Asks nothing.
+//! Tracks registries that do not respond, so that after one client waited in vain, others are served stale packuments at once.
+//! Only time spent waiting for upstream's headers counts. A single package may hang, so one other package is tried in the
+//! background.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,70 +11,71 @@ use jiff::Timestamp;
 use crate::firewall::package::CacheKey;
 use crate::units::timestamp;
 
-/// How long a silent registry is not waited for: then one client waits again, in case no request is under way that would hear it.
+/// How long a slow registry is not awaited. After that one client waits again, in case no running request would detect a
+/// recovery.
 const LASTS: Duration = Duration::from_secs(10);
 
-/// The part of a client's wait that must have been for headers: the rest was ours, and says nothing of the registry.
+/// The fraction (1/4) of a client's wait that must have been for headers. Waiting for slots or memory does not count.
 const LEAST_PART: u32 = 4;
 
-/// What is known of each registry, by its id, and what each is asked now.
+/// Slow registries by id, and the requests to all of them.
 #[derive(Debug, Default)]
 pub(crate) struct SlowRegistries {
-    /// Since when: there are as many as there are registries.
+    /// Slow registries; bounded by the number of registries.
     silent: Mutex<HashMap<Arc<str>, Since>>,
-    /// The packages that are asked for, and since when. There are as many as there are slots for requests.
+    /// Packages being fetched, with the start; bounded by the number of request slots.
     asked: Mutex<HashMap<CacheKey, Instant>>,
 }
 
-/// An instant by the clock and by a monotonic one, and over which package it began.
+/// When a registry was found slow, by both clocks, and the package that showed it.
 #[derive(Debug, Clone)]
 struct Since {
     clock: Timestamp,
     watch: Instant,
     slot: CacheKey,
-    /// Whether another package was or is asked for.
+    /// Whether another package was tried since.
     is_tried: bool,
 }
 
 impl Since {
-    /// Whether it counts `now`, when the registry was last `heard` then.
+    /// Checks whether the finding still holds at `now`, if the registry last responded at `heard`.
     fn holds(&self, heard: Option<Instant>, now: Timestamp) -> bool {
         timestamp::is_within(self.clock, LASTS, now) && heard.is_none_or(|heard| heard < self.watch)
     }
 }
 
-/// A package that is asked for, until it is dropped.
+/// Marks a package as being fetched until dropped.
 pub(crate) struct Asking<'a> {
     silence: &'a SlowRegistries,
     slot: &'a CacheKey,
 }
 
 impl SlowRegistries {
-    /// Notes that a registry is asked for a package from now on.
+    /// Marks a package as being fetched from now on.
     #[must_use]
     pub(crate) fn ask<'a>(&'a self, slot: &'a CacheKey) -> Asking<'a> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(slot.clone(), Instant::now());
         Asking { silence: self, slot }
     }
 
-    /// A client waited for a package for `patience` and waits no longer. The registry is silent if most of that was spent waiting
-    /// for it, and it sent no headers to any client meanwhile: `heard` says when it last did.
-    pub(crate) fn begin(&self, registry: &Arc<str>, slot: &CacheKey, patience: Duration, heard: Option<Instant>, now: Timestamp) {
+    /// Called if a client stopped waiting for a package after `patience`. The registry is slow if the client waited mostly for
+    /// headers and the registry sent none to any client meanwhile. `heard` is the time of its last response.
+    pub(crate) fn mark_slow(&self, registry: &Arc<str>, slot: &CacheKey, patience: Duration, heard: Option<Instant>, now: Timestamp) {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).get(slot).copied();
         let Some(asked) = asked else { return };
         if asked.elapsed() * LEAST_PART < patience || heard.is_some_and(|heard| heard >= asked) {
             return;
         }
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        // Clients that waited for different packages are enough.
+        // Waits for two different packages need no further trial.
         let is_tried =
             silent.get(registry).is_some_and(|since| since.holds(heard, now) && (since.is_tried || since.slot != *slot));
         let since = Since { clock: now, watch: Instant::now(), slot: slot.clone(), is_tried };
         silent.insert(Arc::clone(registry), since);
     }
 
-    /// Whether to ask for a package that a silent registry would not be asked for: it is silent over one other package so far. `true`
-    /// once, for the caller that asks.
+    /// Checks whether to fetch this package in the background although the registry is slow, because only one other package has
+    /// hung so far. Returns `true` to one caller only.
     #[must_use]
     pub(crate) fn is_to_be_tried(&self, registry: &Arc<str>, slot: &CacheKey, heard: Option<Instant>, now: Timestamp) -> bool {
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -84,12 +85,12 @@ impl SlowRegistries {
         is_due
     }
 
-    /// Whatever was found of a registry no longer counts: something passed through us to it just now.
+    /// Forgets that a registry was slow, because it just answered a passthrough request.
     pub(crate) fn end(&self, registry: &Arc<str>) {
         self.silent.lock().unwrap_or_else(PoisonError::into_inner).remove(registry);
     }
 
-    /// Whether it was found silent shortly before `now`, and was not `heard` since.
+    /// Checks whether a registry was found slow shortly before `now` and has not responded since `heard`.
     pub(crate) fn holds(&self, registry: &Arc<str>, heard: Option<Instant>, now: Timestamp) -> bool {
         self.silent.lock().unwrap_or_else(PoisonError::into_inner).get(registry).is_some_and(|since| since.holds(heard, now))
     }
@@ -120,56 +121,56 @@ mod tests {
     }
 
     #[test]
-    fn silence_over_one_package_is_tried_with_one_other_and_over_two_is_believed() {
+    fn one_hanging_package_triggers_one_trial_and_two_mark_the_registry_slow() {
         let (silence, registry, other) = (SlowRegistries::default(), Arc::from("https://registry.example/"), slot_of("other"));
         let try_with = |slot: &CacheKey, second| silence.is_to_be_tried(&registry, slot, None, at(second));
         assert!(!try_with(&other, 0));
         let slow = slot();
         let asking = [silence.ask(&slow), silence.ask(&other)];
-        silence.begin(&registry, &slow, Duration::ZERO, None, at(0));
+        silence.mark_slow(&registry, &slow, Duration::ZERO, None, at(0));
         assert!(!try_with(&slow, 1) && try_with(&other, 1) && !try_with(&other, 1) && !try_with(&slot_of("third"), 1));
-        silence.begin(&registry, &slow, Duration::ZERO, None, at(20));
+        silence.mark_slow(&registry, &slow, Duration::ZERO, None, at(20));
         assert!(!try_with(&other, 31));
-        silence.begin(&registry, &other, Duration::ZERO, None, at(25));
+        silence.mark_slow(&registry, &other, Duration::ZERO, None, at(25));
         assert!(!try_with(&slot_of("third"), 26) && silence.holds(&registry, None, at(26)));
         drop(asking);
     }
 
     #[test]
-    fn it_lasts_a_while_and_ends_with_the_first_word() {
+    fn slowness_expires_and_ends_with_the_first_response() {
         let (silence, registry, slot) = (SlowRegistries::default(), Arc::from("https://registry.example/"), slot());
         let other = Arc::from("https://other.example/");
         assert!(!silence.holds(&registry, None, at(0)));
         let asking = silence.ask(&slot);
-        silence.begin(&registry, &slot, Duration::ZERO, None, at(3));
+        silence.mark_slow(&registry, &slot, Duration::ZERO, None, at(3));
         assert!(silence.holds(&registry, None, at(3)) && silence.holds(&registry, None, at(12)));
         assert!(!silence.holds(&other, None, at(3)));
-        // Over, and a clock that was set back is not within it.
+        // Expired, and not valid before its start if the clock was set back.
         assert!(!silence.holds(&registry, None, at(13)) && !silence.holds(&registry, None, at(2)));
         drop(asking);
         assert!(!silence.holds(&registry, Some(Instant::now()), at(6)));
     }
 
     #[test]
-    fn a_registry_that_answers_others_meanwhile_is_not_silent() {
+    fn registry_that_responds_to_other_clients_is_not_slow() {
         let (silence, registry, slot) = (SlowRegistries::default(), Arc::from("https://registry.example/"), slot());
         let before = Instant::now();
         let _asking = silence.ask(&slot);
-        silence.begin(&registry, &slot, Duration::ZERO, Some(Instant::now()), at(3));
+        silence.mark_slow(&registry, &slot, Duration::ZERO, Some(Instant::now()), at(3));
         assert!(!silence.holds(&registry, None, at(3)));
-        silence.begin(&registry, &slot, Duration::ZERO, Some(before), at(5));
+        silence.mark_slow(&registry, &slot, Duration::ZERO, Some(before), at(5));
         assert!(silence.holds(&registry, Some(before), at(5)));
     }
 
     #[test]
-    fn our_own_waiting_is_not_a_registrys_silence() {
+    fn waiting_for_a_slot_does_not_count() {
         let (silence, registry, slot) = (SlowRegistries::default(), Arc::from("https://registry.example/"), slot());
-        // It waits for a slot.
-        silence.begin(&registry, &slot, Duration::ZERO, None, at(3));
+        // Not requested yet: the fetch waits for a slot.
+        silence.mark_slow(&registry, &slot, Duration::ZERO, None, at(3));
         assert!(!silence.holds(&registry, None, at(3)));
-        // It was asked just now, after an hour of waiting for a slot.
+        // Requested just now, after an hour of waiting for a slot.
         let asking = silence.ask(&slot);
-        silence.begin(&registry, &slot, Duration::from_secs(3600), None, at(3));
+        silence.mark_slow(&registry, &slot, Duration::from_secs(3600), None, at(3));
         assert!(!silence.holds(&registry, None, at(3)));
         drop(asking);
         assert!(silence.asked.lock().unwrap().is_empty());

@@ -1,5 +1,5 @@
-//! Views of a package: without credentials, with ours, with clients' own tokens. Where a document of one contradicts what another saw,
-//! the other is asked again; and who asks for names that do not exist is counted.
+//! Handles the views of a package: anonymous, with configured credentials, and with clients' own tokens. A view that a document
+//! contradicts is fetched again. Requests for nonexistent names are counted per client.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -23,20 +23,20 @@ use crate::npm::{DigestComparison, Integrity, PackageName};
 use crate::store::PackageRecord;
 use crate::units::timestamp;
 
-/// How long a view is not asked again after it was: a package that contradicts itself each time costs upstream little.
+/// The least interval between two such fetches of a view, so that a package that always contradicts itself costs upstream little.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
 
-/// Packages whose history is compared at once: two of one stripe wait for each other, for milliseconds.
+/// The number of package locks. Packages that share one wait for each other for milliseconds.
 const STRIPES: usize = 64;
 
-/// Counters of looks. Packages that share one are compared with their records more often than they need be.
+/// The number of observation counters. Packages that share one are compared with their records more often than necessary.
 const LOOK_COUNTERS: usize = 4_096;
 
-/// One turn a package: looks at one package are recorded one after the other.
+/// Serializes the recording of observations per package.
 #[derive(Debug)]
 pub(crate) struct Turns {
     stripes: [Mutex<()>; STRIPES],
-    /// How many looks were compared with the records of all views.
+    /// The number of observations that were compared with all views.
     looks: Box<[AtomicU64]>,
 }
 
@@ -48,17 +48,17 @@ impl Default for Turns {
 }
 
 impl Turns {
-    /// Waits for the turn of a package. Blocks.
+    /// Locks a package. Blocks.
     pub(crate) fn lock(&self, name: &PackageName) -> MutexGuard<'_, ()> {
         self.stripes[place(name, STRIPES)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a look at a package that was compared with the records of all its views; returns its number, which is not zero.
+    /// Counts an observation that was compared with the records of all views. Returns its number, which is never zero.
     pub(crate) fn note_look(&self, name: &PackageName) -> u64 {
         self.looks[place(name, LOOK_COUNTERS)].fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Whether no look of any view was compared after this one.
+    /// Checks whether no later observation of any view was compared.
     pub(crate) fn is_last_look(&self, name: &PackageName, look: u64) -> bool {
         look != 0 && self.looks[place(name, LOOK_COUNTERS)].load(Ordering::Relaxed) == look
     }
@@ -73,15 +73,15 @@ fn place(name: &PackageName, count: usize) -> usize {
 }
 
 impl Components {
-    /// Whether a view that a document contradicts can be asked again now.
+    /// Checks whether a contradicted view may be fetched again now.
     pub(crate) fn may_ask_again(&self, view: &CacheKey, now: Timestamp) -> bool {
         !self.asked_again.get(view).is_some_and(|since| timestamp::is_within(since, AGAIN_AFTER, now))
     }
 
-    /// Asks the views again that `contradictions` are about; returns the versions over which all of them still disagree. A view that does
-    /// not answer, or answers from a cache, does not disagree.
+    /// Fetches the views in `contradictions` again. Returns the versions over which all of them still disagree. A view that fails
+    /// or answers from a cache does not disagree.
     ///
-    /// Boxed, since the answer is fetched as the document was that contradicts it.
+    /// Boxed, because these fetches are started by such a fetch.
     pub(crate) fn ask_views_again<'a>(
         self: &'a Arc<Self>,
         request: &'a FetchRequest,
@@ -91,7 +91,7 @@ impl Components {
         Box::pin(async move {
             let mut views: Vec<CacheKey> = Vec::new();
             for (_, _, view) in &contradictions {
-                // There are three at most.
+                // There are at most three.
                 if !views.contains(view) {
                     views.push(view.clone());
                 }
@@ -121,7 +121,7 @@ impl Components {
         })
     }
 
-    /// Asks one view again; its record, if it answered since, and not from a cache.
+    /// Fetches one view again. Returns its record if upstream answered since, and not from a cache.
     async fn ask_view_again(self: &Arc<Self>, request: &FetchRequest, view: &CacheKey, asked: Asked) -> Option<PackageRecord> {
         let authorization = view.authorization();
         let slot = CacheKey::of(&view.name, &request.registry, &authorization);
@@ -139,13 +139,13 @@ impl Components {
         };
         let _ = self.fetch_shared(again).await;
         let (inner, registry, view) = (Arc::clone(self), Arc::clone(&request.registry), view.clone());
-        let record = self.blocking(move || inner.recall(&view, &registry).ok()).await.ok()??;
+        let record = self.blocking(move || inner.read_record(&view, &registry).ok()).await.ok()??;
         let document = record.document.as_ref()?;
         let is_new = document.looked >= asked.at && (document.content.is_none() || document.validated >= asked.validated);
         is_new.then(|| Arc::unwrap_or_clone(record))
     }
 
-    /// Counts that a client was the first to ask for a name that upstream does not have.
+    /// Counts a client's first request for a name that upstream does not have.
     pub(crate) fn note_absentee(&self, slot: &CacheKey, client: IpAddr) {
         if self.new_absentees.remove(slot).is_none() {
             return;
@@ -155,7 +155,7 @@ impl Components {
         self.absentees.insert(client, count.saturating_add(1));
     }
 
-    /// Checks whether a client may ask for names that are not known yet.
+    /// Checks whether a client may request further unknown names.
     pub(crate) fn may_ask_for_more(&self, client: IpAddr) -> Result<(), FirewallError> {
         if self.absentees.get(&network_of(client)).is_some_and(|count| count >= self.config.absent_names) {
             return Err(too_many());
@@ -164,19 +164,19 @@ impl Components {
     }
 }
 
-/// When the document was asked for that contradicts another view, and as of when upstream vouches for it.
+/// When the contradicting document was requested, and as of when upstream vouches for it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked {
     pub at: Timestamp,
     pub validated: Timestamp,
 }
 
-/// More names were asked for that do not exist than can be recorded.
+/// Returns the error for more nonexistent names than can be recorded.
 pub(crate) fn too_many() -> FirewallError {
-    FirewallError::TooMany("too many packages were asked for that do not exist; try again tomorrow".into())
+    FirewallError::TooMany("too many requests for packages that do not exist; try again tomorrow".into())
 }
 
-/// The versions that a record has now, with the integrity of each.
+/// Returns the present versions of a record with their integrities.
 fn present(record: PackageRecord) -> HashMap<Box<str>, Vec<Option<Integrity>>> {
     let mut present: HashMap<Box<str>, Vec<Option<Integrity>>> = HashMap::new();
     for release in record.releases.into_iter().filter(|release| release.gone.is_none()) {
@@ -188,7 +188,7 @@ fn present(record: PackageRecord) -> HashMap<Box<str>, Vec<Option<Integrity>>> {
 
 fn may_be_same(one: Option<&Integrity>, other: Option<&Integrity>) -> bool {
     match (one, other) {
-        (Some(one), Some(other)) => one.agreement(other) != DigestComparison::Different,
+        (Some(one), Some(other)) => one.compare(other) != DigestComparison::Different,
         (None, None) => true,
         _ => false,
     }

@@ -1,5 +1,5 @@
-//! What clients will ask for next: whoever resolves a release resolves what it depends on then, one package after the other. Packages
-//! found this way wait here for somebody who fetches them ahead. Refuses to fetch what is known, and to go on without an end.
+//! Queues the dependencies of resolved versions for prefetching, since clients request them one after the other. Known packages
+//! are skipped, and each client request has a budget of prefetches.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -16,33 +16,33 @@ use crate::npm::PackageName;
 use crate::npm::packument::dependencies::Dependency;
 use crate::upstream::{Authorization, UpstreamError};
 
-/// How many packages one question may have fetched ahead: more than most applications consist of. Some depend on all there are.
+/// The most packages prefetched per client request. Most applications have fewer dependencies; some packages depend on thousands.
 const MOST: u32 = 1_000;
 
-/// How many packages wait at most; what is found then is left for whoever asks for it.
+/// The most packages in the queue. Further ones are fetched when a client requests them.
 const WAITING: usize = 2_000;
 
-/// What is looked for in a document on its arrival.
+/// Selects which dependencies of a fetched packument are prefetched.
 #[derive(Debug, Clone)]
 pub(crate) struct PrefetchContext {
-    /// The version that is wanted: exactly, by a tag, or by a range.
+    /// The requested version, dist-tag or range.
     wanted: Arc<str>,
     question: Arc<PrefetchBudget>,
-    /// Told when somebody asks for this one, while nobody has.
+    /// Notified when a client requests this package; `None` if a client already did.
     guess: Option<Arc<Notify>>,
 }
 
-/// The question that it began with.
+/// The prefetch budget of one client request.
 #[derive(Debug)]
 struct PrefetchBudget {
-    /// How many more may be fetched for its sake.
+    /// The remaining number of prefetches.
     left: AtomicU32,
-    /// Whether upstream failed over one of them.
+    /// Whether one of the prefetches failed upstream.
     is_over: AtomicBool,
 }
 
 impl PrefetchContext {
-    /// Behind a client's own question, which does not say what version it will choose.
+    /// Creates the context of a client request, which does not say which version the client will choose.
     #[must_use]
     pub(crate) fn of_question() -> Self {
         let question = PrefetchBudget { left: AtomicU32::new(MOST), is_over: AtomicBool::new(false) };
@@ -53,15 +53,15 @@ impl PrefetchContext {
         Self { wanted: wanted.into(), question: Arc::clone(&self.question), guess: None }
     }
 
-    fn takes_one(&self) -> bool {
+    fn try_spend(&self) -> bool {
         self.question.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
     }
 }
 
-/// A package that a client will probably ask for, with its slot among those of its registry that are fetched ahead.
+/// A package to prefetch, with its prefetch slot at the registry.
 pub struct PrefetchTarget(FetchRequest, PrefetchSlot);
 
-/// A slot of one registry, given back when dropped.
+/// A prefetch slot of one registry, released on drop.
 struct PrefetchSlot {
     leads: Arc<PrefetchQueue>,
     registry: Arc<str>,
@@ -79,22 +79,21 @@ impl Drop for PrefetchSlot {
 }
 
 impl PrefetchTarget {
-    /// The package.
     #[must_use]
     pub fn name(&self) -> &PackageName {
         &self.0.slot.name
     }
 }
 
-/// Leads that nobody follows yet, the oldest first, and those that are followed.
+/// Packages that wait for a prefetch, oldest first, and those being prefetched.
 #[derive(Default)]
 pub(crate) struct PrefetchQueue {
     waiting: Mutex<(VecDeque<FetchRequest>, HashSet<CacheKey>)>,
-    /// Told when there is another one, or a slot for one.
+    /// Notified when a package is queued or a slot becomes free.
     came: Notify,
-    /// How many are followed at each registry: one that hangs does not keep the others from being asked.
+    /// Running prefetches per registry, so that a hanging registry does not block the others.
     taken: Mutex<HashMap<Arc<str>, usize>>,
-    /// Whom to tell that somebody asks for one after all.
+    /// Notifies a running prefetch that a client requested its package.
     followed: Mutex<HashMap<CacheKey, Arc<Notify>>>,
 }
 
@@ -108,8 +107,8 @@ impl PrefetchQueue {
         }
     }
 
-    /// Somebody waits for this package: if it is on its way as a guess, it is none any more.
-    pub(crate) fn hurry(&self, slot: &CacheKey) {
+    /// Gives a running prefetch of this package the priority of a client request.
+    pub(crate) fn promote(&self, slot: &CacheKey) {
         if let Some(asked) = self.followed.lock().unwrap_or_else(PoisonError::into_inner).get(slot) {
             asked.notify_one();
         }
@@ -125,7 +124,7 @@ impl PrefetchQueue {
         self.followed.lock().unwrap_or_else(PoisonError::into_inner).remove(slot);
     }
 
-    /// The oldest that its registry has a slot for, of so many at once.
+    /// Waits for the oldest package whose registry has a free slot of `at_once`.
     async fn next(self: &Arc<Self>, at_once: usize) -> PrefetchTarget {
         loop {
             let came = self.came.notified();
@@ -149,26 +148,26 @@ impl PrefetchQueue {
     }
 }
 
-/// Who reads now because somebody waits. Whoever reads for nobody begins when there are few of them: on two cores, when there
-/// is none.
+/// Gives parsing for clients priority over parsing for prefetches, which starts only while few clients wait: on two cores, while
+/// none does.
 pub(crate) struct ParsePriority {
     asked: AtomicUsize,
     fewer: Notify,
     few: usize,
-    /// Those that read for nobody: half as many as may read.
+    /// Slots for prefetches: half the number of cores.
     guesses: Semaphore,
 }
 
-/// A turn to read, held while it is done.
+/// A parsing slot, held while a packument is parsed.
 pub(crate) struct ParseSlot<'a> {
-    /// Where it is noted that somebody waits for it, if somebody does.
+    /// Set if a client waits for the packument.
     asked: Option<&'a ParsePriority>,
-    /// Its place among those that read for nobody.
+    /// The slot of a prefetch.
     _guess: Option<SemaphorePermit<'a>>,
 }
 
 impl ParsePriority {
-    /// On so many cores.
+    /// Creates the priorities for `cores` cores.
     #[must_use]
     pub(crate) fn on(cores: usize) -> Self {
         Self {
@@ -179,7 +178,7 @@ impl ParsePriority {
         }
     }
 
-    /// The turn of what is looked at ahead, or is not: a guess waits until few others do, or until somebody asks for it.
+    /// Waits for a parsing slot. A prefetch waits until few clients do, or until a client requests its package.
     pub(crate) async fn turn(&self, ahead: Option<&PrefetchContext>) -> ParseSlot<'_> {
         let Some(asked) = ahead.and_then(|ahead| ahead.guess.as_ref()) else { return self.take() };
         let gives_way = async {
@@ -199,7 +198,7 @@ impl ParsePriority {
         ParseSlot { asked: Some(self), _guess: None }
     }
 
-    /// Waits until few wait.
+    /// Waits until few clients wait.
     async fn give(&self) {
         loop {
             let fewer = self.fewer.notified();
@@ -221,20 +220,20 @@ impl Drop for ParseSlot<'_> {
 }
 
 impl Components {
-    /// The next package that is worth fetching ahead.
-    pub(crate) async fn next_lead(&self) -> PrefetchTarget {
+    /// Waits for the next package worth prefetching.
+    pub(crate) async fn next(&self) -> PrefetchTarget {
         loop {
-            let PrefetchTarget(request, slot) = self.leads.next(self.config.fetch_ahead).await;
+            let PrefetchTarget(request, slot) = self.leads.next(self.config.prefetch).await;
             let is_over = request.ahead.as_ref().is_some_and(|ahead| ahead.question.is_over.load(Ordering::Relaxed));
-            // It may have come meanwhile.
+            // It may have been fetched since it was queued.
             if !is_over && !self.is_known(&request.slot) {
                 return PrefetchTarget(request, slot);
             }
         }
     }
 
-    /// Fetches what a lead leads to, as if somebody asked; whether it was there.
-    pub(crate) async fn follow_lead(self: &Arc<Self>, PrefetchTarget(mut request, _slot): PrefetchTarget) -> bool {
+    /// Fetches a prefetch target like a client request. Returns whether upstream had it.
+    pub(crate) async fn fetch_target(self: &Arc<Self>, PrefetchTarget(mut request, _slot): PrefetchTarget) -> bool {
         let (slot, guess) = (request.slot.clone(), self.leads.follow(&request.slot));
         if let Some(ahead) = &mut request.ahead {
             ahead.guess = Some(guess);
@@ -244,7 +243,7 @@ impl Components {
         self.leads.leave(&slot);
         match landed {
             Ok(_) => true,
-            // Somebody may depend on what was never published, or is not theirs to see.
+            // A dependency may be unpublished or not readable with these credentials. Other prefetches continue.
             Err(
                 FirewallError::NotFound(_)
                 | FirewallError::Upstream(
@@ -252,15 +251,15 @@ impl Components {
                 ),
             ) => false,
             Err(_) => {
-                // Whoever cannot be asked is not asked for more.
+                // Upstream failed, so the request's remaining prefetches are cancelled.
                 ahead.inspect(|ahead| ahead.question.is_over.store(true, Ordering::Relaxed));
                 false
             }
         }
     }
 
-    /// Notes what the version that is wanted of a document depends on; what is not known of it is fetched ahead.
-    pub(crate) fn look_ahead(
+    /// Records the dependencies of the requested version of a document and queues unknown ones for prefetching.
+    pub(crate) fn send_dependency_hints(
         &self,
         request: &FetchRequest,
         known: &PackageSnapshot,
@@ -272,7 +271,7 @@ impl Components {
         let Some(ahead) = request.ahead.as_ref().filter(|ahead| !ahead.question.is_over.load(Ordering::Relaxed)) else { return };
         for Dependency { name, wanted } in wanted {
             let registry = self.registries.of(&name);
-            // A client's own credentials go where the client brought them, until it brings them elsewhere.
+            // A client's own credentials are sent only to the registry for which the client sent them.
             if matches!(request.authorization.toward(&request.registry), Authorization::Own(_))
                 && registry.id() != request.registry.id()
             {
@@ -286,7 +285,7 @@ impl Components {
                 asked: None,
                 ..request.clone()
             };
-            if !self.is_known(&next.slot) && ahead.takes_one() {
+            if !self.is_known(&next.slot) && ahead.try_spend() {
                 self.leads.push(next);
             }
         }
@@ -309,12 +308,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_guess_gives_way_until_somebody_asks_for_it() {
+    async fn prefetch_waits_until_a_client_requests_the_package() {
         let precedence = ParsePriority::on(2);
         let (one, asked) = guess();
         let waited_for = precedence.turn(Some(&PrefetchContext::of_question())).await;
         assert!(timeout(A_WHILE, precedence.turn(Some(&one))).await.is_err());
-        // Others who wait are no hindrance to whoever is waited for.
+        // A promoted prefetch does not wait for other clients.
         asked.notify_one();
         let hurried = timeout(A_WHILE, precedence.turn(Some(&one))).await.unwrap();
         drop(waited_for);
@@ -322,7 +321,7 @@ mod tests {
         assert!(timeout(A_WHILE, precedence.turn(Some(&other))).await.is_err());
         drop(hurried);
         let held = timeout(A_WHILE, precedence.turn(Some(&other))).await.unwrap();
-        // One at a time, and nobody who is waited for waits for it.
+        // One prefetch at a time. Client requests do not wait for it.
         assert!(timeout(A_WHILE, precedence.turn(Some(&one))).await.is_err());
         drop(timeout(A_WHILE, precedence.turn(None)).await.unwrap());
         drop(held);
@@ -330,9 +329,9 @@ mod tests {
     }
 
     #[test]
-    fn a_question_leads_to_so_many_and_no_more() {
+    fn client_request_has_a_limited_prefetch_budget() {
         let first = PrefetchContext::of_question();
         let then = first.next("^1").next("^2");
-        assert_eq!((0..2 * MOST).filter(|at| if at % 2 == 0 { &first } else { &then }.takes_one()).count(), MOST as usize);
+        assert_eq!((0..2 * MOST).filter(|at| if at % 2 == 0 { &first } else { &then }.try_spend()).count(), MOST as usize);
     }
 }

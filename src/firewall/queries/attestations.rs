@@ -1,4 +1,5 @@
-//! Attestations of a version: asked for once, since they do not change for the same bytes, and gated by the verdict each time.
+//! Serves attestations. They are fetched once, since they do not change for the same bytes, and the verdict is checked for every
+//! request.
 
 use std::sync::Arc;
 
@@ -17,32 +18,32 @@ use crate::npm::{Digest, PackageName};
 use crate::units::timestamp;
 use crate::upstream::{PassthroughRequest, PassthroughResponse};
 
-/// Bytes of memory for attestations: about two thousand of them.
+/// Memory for attestations, in bytes: about two thousand of them.
 const MAX_BYTES: u64 = 32 << 20;
 
-/// The largest answer that is remembered. Two attestations of a version take about 15 KB.
+/// The largest cached response, in bytes. Two attestations of a version take about 15 kB.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
-/// What an entry takes besides its body, about.
+/// The approximate memory of an entry besides its body, in bytes.
 const ENTRY_BYTES: usize = 600;
 
-/// The attestations of one version's bytes, as some credentials see them.
+/// The cache key: view, version and digest.
 pub(crate) type AttestationKey = (CacheKey, Box<str>, Digest);
 
-/// Attestations that were asked for.
+/// Cached attestations and running fetches.
 pub(crate) struct Attestations {
     remembered: Cache<AttestationKey, Arc<Remembered>>,
     asked: SingleFlight<AttestationKey, Result<Arc<Remembered>, FirewallError>>,
 }
 
-/// An answer of upstream, and when it came.
+/// A response of upstream and its time.
 struct Remembered {
     passed: PassthroughResponse,
     since: Timestamp,
 }
 
 impl Remembered {
-    /// Whether it may be used at `now`: attestations do not change, and a version without any may get them.
+    /// Checks whether it may be used at `now`. Attestations do not change, but a version without any may get them.
     fn is_valid(&self, now: Timestamp) -> bool {
         self.passed.is_json() || self.passed.is_not_found() && timestamp::is_within(self.since, ABSENT, now)
     }
@@ -58,10 +59,10 @@ impl Default for Attestations {
 }
 
 impl Components {
-    /// Attestations of one version, unless it is hidden.
+    /// Returns the attestations of one visible version.
     ///
     /// # Errors
-    /// Not found when the version is hidden; when upstream cannot be asked.
+    /// Returns an error if the version is hidden or upstream is unavailable.
     pub(crate) async fn attestations(
         self: &Arc<Self>,
         asker: &Client,
@@ -70,9 +71,9 @@ impl Components {
         passage: PassthroughRequest,
     ) -> Result<PassthroughResponse, FirewallError> {
         let need = DocumentNeed::Form(PackumentForm::Abbreviated);
-        let mut spoken = self.spoken(asker, name, need, None).await?;
+        let mut spoken = self.evaluated(asker, name, need, None).await?;
         if spoken.packument.find(version).is_none() && self.ask_once_more(asker, &spoken.reading, version, need).await.is_some() {
-            spoken = self.spoken(asker, name, need, None).await?;
+            spoken = self.evaluated(asker, name, need, None).await?;
         }
         let EvaluatedPackage { reading, packument, screen, .. } = spoken;
         let shown = packument.find(version).filter(|(at, _)| screen.shown[*at]);
@@ -93,7 +94,7 @@ impl Components {
         Ok(answer.passed.clone())
     }
 
-    /// What upstream answered to these credentials before, or to none.
+    /// Returns the cached response for these credentials, or for none.
     fn remembered(&self, key: &AttestationKey) -> Option<Arc<Remembered>> {
         let now = self.clock.now();
         let find = |key: &AttestationKey| self.attestations.remembered.get(key).filter(|answer| answer.is_valid(now));
@@ -111,7 +112,7 @@ impl Components {
         version: &str,
         key: AttestationKey,
     ) -> Result<Arc<Remembered>, FirewallError> {
-        // Asked for all that will want it: nothing of this client's request but its credentials goes along.
+        // Shared by all clients: only the credentials of this client's request are used.
         let passed = self.pass(asker, Some(name), PassthroughRequest::for_attestations(name, version)).await?.undated();
         let answer = Arc::new(Remembered { passed, since: self.clock.now() });
         if answer.is_valid(answer.since) && answer.passed.body.len() <= MAX_ANSWER_BYTES {

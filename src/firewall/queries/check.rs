@@ -1,5 +1,5 @@
-//! Judges what lockfiles lock, many packages at once: would it be served, until when not, and what fits in its place. Refuses
-//! to serve anything, and to know what a lockfile looks like.
+//! Checks the locked versions of a lockfile, many packages at once: whether each would be served, when it opens, and which
+//! version could replace it. The lockfile format does not matter here.
 
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -15,87 +15,81 @@ use crate::firewall::error::FirewallError;
 use crate::firewall::packages::fetch::{DocumentNeed, PackageLookup, lost};
 use crate::firewall::policy_state::Profile;
 use crate::firewall::request::Client;
-use crate::firewall::tarballs::judge_gone;
+use crate::firewall::tarballs::evaluate_removed;
 use crate::firewall::verdicts::VerdictTable;
 use crate::npm::packument::index::without_build;
 use crate::npm::semver::range_matching::highest_in_all;
 use crate::npm::{DigestComparison, Integrity, PackageName, Packument, Range};
 use crate::policy::Verdict;
 
-/// Packages that are judged at once; upstream is asked for fewer.
+/// Packages checked concurrently. Concurrent upstream requests are limited separately.
 const AT_ONCE: usize = 64;
 
-/// One version that a lockfile locks.
+/// One locked version of a lockfile.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LockedVersion {
-    /// The package.
     pub name: String,
-    /// The version.
     pub version: String,
-    /// What the lockfile says its tarball hashes to, as SRI.
+    /// The integrity that the lockfile states, as SRI.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub integrity: Option<String>,
-    /// What those who asked for it would take: what fits in its place satisfies all of them. What is no range is passed over.
+    /// The ranges of all packages that require it; a replacement satisfies all of them. Invalid ranges are ignored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ranges: Vec<String>,
 }
 
-/// What came out for one version.
+/// The result for one version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CheckedVersion {
-    /// The package.
     pub name: String,
-    /// The version.
     pub version: String,
-    /// What would become of a request for it.
+    /// What a request for it would get.
     pub outcome: CheckOutcome,
-    /// The rule that refuses it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
-    /// Why, in words.
+    /// The reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// When it opens by itself.
+    /// When it opens; `None` if it does not open automatically.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opens: Option<Timestamp>,
-    /// The highest version that is allowed and satisfies every range.
+    /// The highest allowed version that satisfies every range.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fits: Option<String>,
-    /// The nearest version that is allowed, whatever the ranges say.
+    /// The nearest allowed version, regardless of the ranges.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nearest: Option<String>,
 }
 
-/// What would become of a request.
+/// What a request for a version would get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CheckOutcome {
-    /// Served.
     Allow,
-    /// Refused until an instant.
+    /// Refused until it opens.
     Hold,
     /// Refused.
     Deny,
-    /// Served, but the lockfile expects other bytes: its install would fail.
+    /// Served, but the lockfile expects different bytes, so the install would fail.
     OtherBytes,
-    /// There is no such package or version.
+    /// The package or version does not exist.
     Missing,
-    /// Nobody could say.
+    /// The verdict could not be determined.
     Undecided,
 }
 
 impl CheckOutcome {
-    /// Whether time alone makes it be served.
+    /// Checks whether waiting is sufficient for it to be served.
     #[must_use]
-    pub fn is_cured_by_waiting(self) -> bool {
+    pub fn opens_by_waiting(self) -> bool {
         self == Self::Hold
     }
 }
 
 impl Components {
-    /// One outcome for each of `locked`, in their order.
+    /// Returns one outcome for each of `locked`, in their order.
     pub(crate) async fn check(self: &Arc<Self>, asker: &Client, locked: &[LockedVersion]) -> Vec<CheckedVersion> {
         let mut by_name: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (at, one) in locked.iter().enumerate() {
@@ -108,13 +102,13 @@ impl Components {
             let these: Vec<_> = places.into_iter().map(|at| (at, locked[at].clone())).collect();
             let (inner, asker, room) = (Arc::clone(self), asker.clone(), Arc::clone(&room));
             tasks.spawn(async move {
-                // A closed semaphore lets everybody through.
+                // The semaphore is never closed; if it were, nothing would wait.
                 let _turn = room.acquire().await;
                 inner.check_package(&asker, these).await
             });
         }
         while let Some(done) = tasks.join_next().await {
-            // What is missing then is told as undecided.
+            // Missing results are reported as undecided.
             for (at, one) in done.unwrap_or_else(|error| self.note_lost(&error, Vec::new())) {
                 judged[at] = Some(one);
             }
@@ -142,7 +136,7 @@ impl Components {
             Ok(reading) => reading,
             Err(rejection) => return locked.iter().map(|(at, one)| (*at, CheckedVersion::failed(one, &rejection))).collect(),
         };
-        // Ranges of a stranger's against versions of another stranger's.
+        // Matches untrusted ranges against untrusted versions, so it counts as heavy work.
         let _permit = self.heavy.acquire(asker.address).await;
         let (inner, profile) = (Arc::clone(self), asker.profile);
         let judging = self.blocking(move || {
@@ -151,7 +145,7 @@ impl Components {
         judging.await.unwrap_or_default()
     }
 
-    /// `reading`, or a newer one where a version is locked that it does not have.
+    /// Returns `reading`, or a newer lookup if a locked version is missing from it.
     async fn with_unknown(
         self: &Arc<Self>,
         asker: &Client,
@@ -174,7 +168,7 @@ impl Components {
         let world = self.world();
         let screen = known.screen(&world, profile);
         let entry = packument.and_then(|packument| packument.find_same(&locked.version));
-        let gone = |version| judge_gone(known, version, &world, profile);
+        let gone = |version| evaluate_removed(known, version, &world, profile);
         let (verdict, stated) = match entry {
             Some((at, entry)) => (screen.verdict(at).clone(), entry.integrity.clone()),
             None => match gone(&locked.version).or_else(|| gone(without_build(&locked.version))) {
@@ -183,32 +177,32 @@ impl Components {
             },
         };
         let mut judged = CheckedVersion::of_verdict(locked, &verdict);
-        if let Some((expected, stated)) = differ(locked, stated.as_ref()) {
+        if let Some((expected, stated)) = integrity_conflict(locked, stated.as_ref()) {
             judged.outcome = CheckOutcome::OtherBytes;
             judged.rule = Some(LOCKFILE_INTEGRITY.to_owned());
             judged.opens = None;
             judged.reason = Some(format!("the lockfile expects {expected}, the registry has {stated}"));
         }
         if let Some(packument) = packument.filter(|_| judged.outcome != CheckOutcome::Allow) {
-            judged.nearest = screen.nearest(packument, &locked.version).map(str::to_owned);
-            judged.fits = fitting(packument, &screen, &locked.ranges).map(str::to_owned);
+            judged.nearest = screen.nearest_allowed(packument, &locked.version).map(str::to_owned);
+            judged.fits = best_replacement(packument, &screen, &locked.ranges).map(str::to_owned);
         }
         judged
     }
 }
 
-/// The word for a lockfile whose integrity is not the registry's: no rule of the policy, and none can waive it.
+/// The rule id for a lockfile integrity that differs from the registry's. It is not a policy rule and cannot be waived.
 pub const LOCKFILE_INTEGRITY: &str = "lockfile-integrity";
 
-/// The word for a package or version that there is not.
+/// The rule id for a missing package or version.
 pub const NOT_FOUND: &str = "not-found";
 
-/// The word for what could not be decided.
+/// The rule id for an undetermined verdict.
 pub const UNDECIDED: &str = "undecided";
 
 impl CheckedVersion {
     fn of_verdict(locked: &LockedVersion, verdict: &Verdict) -> Self {
-        let outcome = match (verdict.allows(), verdict.opens()) {
+        let outcome = match (verdict.is_allowed(), verdict.opens()) {
             (true, _) => CheckOutcome::Allow,
             (false, Some(_)) => CheckOutcome::Hold,
             (false, None) => CheckOutcome::Deny,
@@ -251,18 +245,18 @@ impl CheckedVersion {
     }
 }
 
-/// What lockfile and registry say of the same tarball, when that cannot both be true.
-fn differ(locked: &LockedVersion, stated: Option<&Integrity>) -> Option<(String, String)> {
-    // yarn 1 writes two digests of one algorithm where it found two: then nothing is said that could differ.
+/// Returns the integrities of lockfile and registry if they contradict each other.
+fn integrity_conflict(locked: &LockedVersion, stated: Option<&Integrity>) -> Option<(String, String)> {
+    // yarn 1 writes two digests of one algorithm if it found two. Such an integrity cannot be compared.
     let expected = Integrity::parse(locked.integrity.as_deref(), None)?;
     let stated = stated?;
-    (expected.agreement(stated) == DigestComparison::Different).then(|| (expected.to_sri(), stated.to_sri()))
+    (expected.compare(stated) == DigestComparison::Different).then(|| (expected.to_sri(), stated.to_sri()))
 }
 
-/// The highest version that is shown and satisfies every range, a deprecated one only when there is no other. A dist-tag asks for
-/// where it points here.
-fn fitting<'a>(packument: &'a Packument, screen: &VerdictTable, ranges: &[String]) -> Option<&'a str> {
-    // Made where the first of them is no range: a packument may have as many tags as there may be texts.
+/// Returns the highest visible version that satisfies every range, a deprecated one only if there is no other. A dist-tag means
+/// its visible target.
+fn best_replacement<'a>(packument: &'a Packument, screen: &VerdictTable, ranges: &[String]) -> Option<&'a str> {
+    // Built only if a text is not a range: a packument may have many tags, and a request many texts.
     let tags = LazyCell::new(|| {
         let tags = screen.tags.as_ref().unwrap_or(&packument.dist_tags);
         tags.iter().map(|(tag, version)| (&**tag, &**version)).collect::<HashMap<&str, &str>>()

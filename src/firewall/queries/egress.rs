@@ -1,4 +1,4 @@
-//! Places beside the registry that clients want to go to, by what the feeds say of them. Refuses to connect anybody.
+//! Checks egress destinations against the indicators of the feeds.
 
 use std::net::IpAddr;
 
@@ -8,25 +8,25 @@ use crate::policy::FeedTrust;
 use crate::store::IndicatorHit;
 use crate::telemetry::IndicatorContacted;
 
-/// Somebody who wants to go to a place.
+/// A client's request to connect to a destination.
 #[derive(Debug, Clone, Copy)]
 pub struct EgressRequest<'a> {
-    /// Who.
+    /// The client's address.
     pub client: IpAddr,
-    /// By what name, if they logged in.
+    /// The user name, if the client authenticated.
     pub user: Option<&'a str>,
-    /// Where to: a name in lower case without a dot at its end, or an address.
+    /// The destination: a lower-case host name without a trailing dot, or an IP address.
     pub host: &'a str,
-    /// What they asked for: host and port.
+    /// The requested host and port.
     pub place: &'a str,
 }
 
 impl Components {
-    /// Why somebody may not go there: a feed lists it as what malware talks to. That they wanted to is an event, whether or not the
-    /// feed is followed far enough to refuse them.
-    pub(crate) fn contact(&self, contacting: &EgressRequest<'_>) -> Option<String> {
+    /// Returns the reason if a feed lists the destination as an indicator of malware and the feed's trust refuses it. Every hit
+    /// is recorded as an event, refused or not.
+    pub(crate) fn check_egress(&self, contacting: &EgressRequest<'_>) -> Option<String> {
         let world = self.world();
-        let found = world.advisories.indicated(contacting.host)?;
+        let found = world.advisories.match_indicator(contacting.host)?;
         let client = match contacting.user {
             Some(user) => format!("{user}@{}", contacting.client),
             None => contacting.client.to_string(),
@@ -48,10 +48,10 @@ impl Components {
             place: contacting.place.to_owned(),
             package: PackageName::parse(found.package).ok(),
         };
-        self.ledger.record_incident(contact.incident(), self.clock.now());
+        self.ledger.record_event(contact.incident(), self.clock.now());
         refused.then(|| {
             format!(
-                "{} of the feed `{}` lists `{}` as what malware of `{}` talks to",
+                "{} of the feed `{}` lists `{}` as contacted by malware in `{}`",
                 found.advisory, found.feed, found.listed, found.package
             )
         })

@@ -1,5 +1,4 @@
-//! What a package's readers were not shown, and why: of what is known already, for whoever sums up an install. Refuses to
-//! fetch anything.
+//! Lists the hidden versions of a package for the summary of an install, from memory only.
 
 use jiff::Timestamp;
 
@@ -11,52 +10,49 @@ use crate::firewall::wanted_versions::{is_satisfied, pick_unfiltered};
 use crate::npm::{PackageName, Version};
 use crate::policy::{RuleId, Verdict};
 
-/// Hidden versions that are named one by one.
+/// Hidden versions that are listed one by one.
 const NAMED: usize = 3;
 
 /// The hidden versions of a package.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HiddenVersions {
-    /// Those that are newer than everything that is shown, the newest first, three at most. Prereleases only where nothing but
-    /// prereleases is shown.
+    /// Versions newer than every visible one, newest first, three at most. Prereleases only if nothing but prereleases is
+    /// visible.
     pub newer: Vec<HeldVersion>,
-    /// The highest of the others, and how many they are.
+    /// The highest of the other hidden versions, and their number.
     pub others: Option<(HeldVersion, usize)>,
-    /// Whether it is known what is wanted of the package at all.
+    /// Whether any requirement on the package is known.
     pub is_wanted: bool,
-    /// The hidden versions that would have been taken, by who wants them; those of the project first.
+    /// The hidden versions that requirements would select, those of the project first.
     pub wanted: Vec<WantedVersion>,
 }
 
-/// A hidden version that would have been taken.
+/// A hidden version that a requirement would select.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WantedVersion {
-    /// Who wants it.
+    /// The requirement.
     pub want: Want,
-    /// Whether nothing that is shown will do, so that a client fails.
+    /// Whether no visible version satisfies it, so that the client fails.
     pub fails: bool,
-    /// The version.
     pub kept: HeldVersion,
 }
 
-/// One hidden version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldVersion {
-    /// The version.
     pub version: Box<str>,
-    /// The rule that keeps it back.
+    /// The rule that hides it.
     pub rule: RuleId,
-    /// Why, in words.
+    /// The reason.
     pub detail: String,
-    /// When it opens by itself.
+    /// When it opens; `None` if it does not open automatically.
     pub opens: Option<Timestamp>,
-    /// The nearest version that is allowed.
+    /// The nearest allowed version.
     pub nearest: Option<Box<str>>,
 }
 
 impl Components {
-    /// What is hidden of a package from `asker`, and what of it the project wants; `None` when nothing is, or nothing is known. A
-    /// version that the project wants and nothing shown can stand for counts as refused.
+    /// Returns the hidden versions of a package and those the project requires; `None` if nothing is hidden or known. A version
+    /// that the project requires and no visible version can replace is recorded as refused.
     pub(crate) fn hidden(&self, asker: &Client, name: &PackageName, wants: &[Want]) -> Option<HiddenVersions> {
         let slot = CacheKey::of(name, self.registries.of(name), &asker.authorization);
         let known = self.documents.get(&slot)?;
@@ -64,7 +60,7 @@ impl Components {
         let screen = known.screen(&self.world(), asker.profile);
         let shown = packument.entries.iter().zip(&screen.shown).filter(|(_, shown)| **shown);
         let shown = shown.filter_map(|(entry, _)| entry.version.as_ref());
-        // A stable version stands above all prereleases, as it does for whoever takes `latest`.
+        // Stable versions rank above all prereleases, as for clients that use `latest`.
         let rank = |version: &Version| (!version.is_prerelease(), version.clone());
         let highest = shown.map(rank).max();
         let mut hidden: Vec<(_, usize)> =
@@ -73,7 +69,7 @@ impl Components {
         let newer = hidden.iter().take_while(|(rank, _)| rank.is_some() && *rank > highest).count().min(NAMED);
         let kept = |at: usize| {
             let key = &packument.entries[at].key;
-            HeldVersion::of(key, screen.verdict(at), screen.nearest(packument, key).map(Into::into))
+            HeldVersion::of(key, screen.verdict(at), screen.nearest_allowed(packument, key).map(Into::into))
         };
         let rest = hidden.split_off(newer);
         let others = rest.first().and_then(|(_, at)| Some((kept(*at)?, rest.len())));
@@ -86,8 +82,8 @@ impl Components {
             Some(WantedVersion { want: want.clone(), fails, kept: kept(at)? })
         });
         let wanted: Vec<WantedVersion> = wanted.collect();
-        // The command fails by these, and most clients ask for no tarball of theirs.
-        for one in wanted.iter().filter(|one| one.fails && one.want.is_direct && asker.resolves) {
+        // The command fails because of these, but most clients request no tarball of them.
+        for one in wanted.iter().filter(|one| one.fails && one.want.is_direct && asker.is_installing) {
             if let Some((at, _)) = packument.find(&one.kept.version) {
                 self.report_withheld(asker, packument, &screen, at, self.clock.now());
             }

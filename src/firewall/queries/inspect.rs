@@ -1,5 +1,5 @@
-//! Every version of a package with its verdict and its bytes' digest: what a decision is expanded to when it is taken. And what is said
-//! of some as of other instants. Refuses to decide, and to serve anything.
+//! Lists every version of a package with its verdict and digest, to expand a decision to versions. Also evaluates versions as of
+//! other instants.
 
 use std::sync::Arc;
 
@@ -13,33 +13,32 @@ use crate::firewall::queries::packument::EvaluatedPackage;
 use crate::firewall::request::Client;
 use crate::npm::PackumentForm;
 use crate::npm::{Integrity, PackageName, Version};
-use crate::policy::{Verdict, judge};
+use crate::policy::{Verdict, evaluate};
 
-/// A package as it stands.
+/// The current state of a package.
 #[derive(Debug, Clone)]
 pub struct PackageInspection {
-    /// The package.
     pub name: PackageName,
-    /// Where dist-tags point upstream.
+    /// The upstream dist-tags.
     pub dist_tags: Vec<(Box<str>, Box<str>)>,
-    /// The versions upstream has, hidden or not, in its order.
+    /// All upstream versions, hidden or not, in upstream's order.
     pub versions: Vec<InspectedVersion>,
 }
 
-/// One of its versions.
+/// One version of a package.
 #[derive(Debug, Clone)]
 pub struct InspectedVersion {
     /// The key in `versions`.
     pub key: Box<str>,
-    /// The same as a version, where it is one.
+    /// The key as a version, if valid.
     pub version: Option<Version>,
-    /// What its tarball hashes to.
+    /// The integrity of its tarball.
     pub integrity: Option<Integrity>,
     /// The effective publish time.
     pub effective: Timestamp,
-    /// What is said of it now.
+    /// The current verdict.
     pub verdict: Verdict,
-    /// The records and strong signals that an approval of it has to name.
+    /// The advisory ids and strong signals that an approval must name.
     pub records: Vec<String>,
 }
 
@@ -50,11 +49,11 @@ impl Components {
         name: &PackageName,
     ) -> Result<PackageInspection, FirewallError> {
         let EvaluatedPackage { reading, packument, screen, .. } =
-            self.spoken(asker, name, DocumentNeed::Form(PackumentForm::Abbreviated), None).await?;
+            self.evaluated(asker, name, DocumentNeed::Form(PackumentForm::Abbreviated), None).await?;
         let (world, profile, known) = (self.world(), asker.profile, Arc::clone(&reading.known));
         let inspect = move || {
             let name = &packument.name;
-            let advisories = world.advisories.of(name.as_str()).among(known.dated(&packument));
+            let advisories = world.advisories.of(name.as_str()).applicable_to(known.dated(&packument));
             let rules = world.policy(profile).about(name);
             let inspected = |(at, entry): (usize, &crate::npm::packument::index::VersionEntry)| {
                 let facts = known.facts(&packument, at, &advisories);
@@ -64,7 +63,7 @@ impl Components {
                     integrity: facts.integrity.cloned(),
                     effective: facts.effective,
                     verdict: screen.verdict(at).clone(),
-                    records: rules.overridden(&facts).into_iter().map(str::to_owned).collect(),
+                    records: rules.required_overrides(&facts).into_iter().map(str::to_owned).collect(),
                 }
             };
             let versions = packument.entries.iter().enumerate().map(inspected).collect();
@@ -73,9 +72,9 @@ impl Components {
         self.over_versions(&reading.known, asker.address, inspect).await
     }
 
-    /// What is to be said of each version as of its instant, by the rules and feeds of now and the decisions of then; `None` of one
-    /// that nobody ever saw.
-    pub(crate) async fn judge_then(
+    /// Returns the verdict of each version as of its instant, with current rules and feeds and the decisions of that time; `None`
+    /// for a version that was never seen.
+    pub(crate) async fn evaluate_as_of(
         self: &Arc<Self>,
         asker: &Client,
         name: &PackageName,
@@ -85,16 +84,16 @@ impl Components {
         let present = self.world();
         let packument = known.packument.as_deref();
         let versions = packument.into_iter().flat_map(|packument| known.dated(packument));
-        let advisories = present.advisories.of(name.as_str()).among(versions);
+        let advisories = present.advisories.of(name.as_str()).applicable_to(versions);
         let judge_one = |(version, at): &(&str, Timestamp)| {
             let world = present.as_of(*at);
             let rules = world.policy(asker.profile).about(name);
             if let Some((packument, (place, _))) = packument.and_then(|packument| Some((packument, packument.find(version)?))) {
                 let facts = known.facts(packument, place, &advisories);
-                return Some(judge(&rules, &world.standing, &facts, *at));
+                return Some(evaluate(&rules, &world.active_decisions, &facts, *at));
             }
             let departed = RemovedVersion::find(&known, version, &world)?;
-            Some(judge(&rules, &world.standing, &departed.facts(Some(*at)), *at))
+            Some(evaluate(&rules, &world.active_decisions, &departed.facts(Some(*at)), *at))
         };
         Ok(wanted.iter().map(judge_one).collect())
     }

@@ -1,5 +1,5 @@
-//! Questions about a package's versions: the packument, one manifest, the dist-tags. Each is one straight line from what is
-//! known, over the verdicts, to an answer or a refusal.
+//! Serves packuments, manifests and dist-tags. Each request looks up the package, applies the verdicts, and returns a response or
+//! a refusal.
 
 use std::sync::Arc;
 
@@ -19,18 +19,16 @@ use crate::policy::RuleId;
 use crate::store::{DownloadEvent, DownloadKind, DownloadOutcome};
 use crate::telemetry::{RequestRefused, VersionsHidden};
 
-/// How often a question is put anew because another document came while it was answered.
+/// How often a request is repeated because another document arrived meanwhile.
 const ATTEMPTS: usize = 4;
 
-/// A package that can be spoken of: its index and its verdicts.
+/// A package that upstream has, with its verdicts.
 pub(crate) struct EvaluatedPackage {
-    /// What is known.
+    /// The lookup.
     pub reading: PackageLookup,
-    /// The index.
     pub packument: Arc<Packument>,
-    /// The verdicts.
     pub screen: Arc<VerdictTable>,
-    /// When it was looked at.
+    /// When the verdicts were read.
     pub now: Timestamp,
 }
 
@@ -43,10 +41,10 @@ impl Components {
         coding: ContentCoding,
     ) -> Result<PackumentResponse, FirewallError> {
         for _ in 0..ATTEMPTS {
-            let wish = RenderRequest { form, packing: coding.packing(), base: asker.base.clone(), profile: asker.profile };
+            let wish = RenderRequest { form, packing: coding.segment_format(), base: asker.base.clone(), profile: asker.profile };
             let EvaluatedPackage { reading, packument, screen, now } =
-                self.spoken(asker, name, DocumentNeed::Form(form), Some(wish)).await?;
-            self.require_any(asker, &packument, &screen)?;
+                self.evaluated(asker, name, DocumentNeed::Form(form), Some(wish)).await?;
+            self.require_visible(asker, &packument, &screen)?;
             let Some(answer) = self.answer(asker, &reading, &screen, form, coding).await? else { continue };
             self.note_withheld(asker, &reading.known, &packument, &screen, now);
             let (count, total) = (screen.hidden.len() as u64, screen.shown.len() as u64);
@@ -56,7 +54,7 @@ impl Components {
             self.note_packument((asker, now), name, &screen, DownloadOutcome::Served, None);
             return Ok(PackumentResponse { stale: reading.stale, ..answer });
         }
-        Err(FirewallError::Internal("the packument changed too often while it was answered".into()))
+        Err(FirewallError::Internal("the packument changed too often during the request".into()))
     }
 
     pub(crate) async fn manifest(
@@ -67,7 +65,7 @@ impl Components {
     ) -> Result<Bytes, FirewallError> {
         let mut is_asked_again = false;
         for _ in 0..ATTEMPTS {
-            let spoken = self.spoken(asker, name, DocumentNeed::Form(PackumentForm::Full), None).await?;
+            let spoken = self.evaluated(asker, name, DocumentNeed::Form(PackumentForm::Full), None).await?;
             let EvaluatedPackage { reading, packument, screen, .. } = &spoken;
             let (of, by, text) = (Arc::clone(packument), Arc::clone(screen), Box::<str>::from(wanted));
             let resolve = move || Some(of.find(resolve(&of, &by, &text)?)?.0);
@@ -94,42 +92,42 @@ impl Components {
             self.note_packument((asker, spoken.now), name, screen, DownloadOutcome::Served, None);
             return Ok(render::manifest(&document, packument, &packument.entries[at], asker.base.rewriting()).into());
         }
-        Err(FirewallError::Internal("the packument changed too often while it was answered".into()))
+        Err(FirewallError::Internal("the packument changed too often during the request".into()))
     }
 
     pub(crate) async fn dist_tags(self: &Arc<Self>, asker: &Client, name: &PackageName) -> Result<Bytes, FirewallError> {
         let EvaluatedPackage { packument, screen, .. } =
-            self.spoken(asker, name, DocumentNeed::Form(PackumentForm::Abbreviated), None).await?;
-        self.require_any(asker, &packument, &screen)?;
+            self.evaluated(asker, name, DocumentNeed::Form(PackumentForm::Abbreviated), None).await?;
+        self.require_visible(asker, &packument, &screen)?;
         Ok(render::tags_json(screen.tags.as_ref().unwrap_or(&packument.dist_tags)).into())
     }
 
-    /// What is known of a package that upstream has, and its verdicts.
-    pub(crate) async fn spoken(
+    /// Looks up a package that upstream has, with its verdicts.
+    pub(crate) async fn evaluated(
         self: &Arc<Self>,
         asker: &Client,
         name: &PackageName,
         need: DocumentNeed,
         wish: Option<RenderRequest>,
     ) -> Result<EvaluatedPackage, FirewallError> {
-        let moment = self.moment();
-        let (reading, moment) = match self.at_hand(asker, name, need, &moment) {
+        let moment = self.context();
+        let (reading, moment) = match self.cached(asker, name, need, &moment) {
             Some(reading) => (reading, moment),
-            // What was decided while upstream was asked counts.
-            // Boxed: a future is moved as a whole, and this one is far larger than what answers from memory.
-            None => (Box::pin(self.reading(asker, name, need, wish)).await?, self.moment()),
+            // Changes while upstream was asked apply. Boxed: a future is moved as a whole, and this one is far larger than a
+            // response from memory.
+            None => (Box::pin(self.reading(asker, name, need, wish)).await?, self.context()),
         };
         let Some(packument) = reading.known.packument.clone() else {
             return Err(FirewallError::NotFound(format!("{name} is no longer in the upstream registry").into()));
         };
         let screen = reading.known.screen(&moment.world, asker.profile);
-        self.note_overbroad(name, &screen);
+        self.overbroad_advisories(name, &screen);
         Ok(EvaluatedPackage { reading, packument, screen, now: moment.now })
     }
 
-    /// An empty packument would tell pnpm and yarn that the package was unpublished: it is refused instead, with the reason.
-    fn require_any(&self, asker: &Client, packument: &Packument, screen: &VerdictTable) -> Result<(), FirewallError> {
-        if screen.shows_any() {
+    /// Refuses a package without visible versions. An empty packument would look unpublished to pnpm and yarn.
+    fn require_visible(&self, asker: &Client, packument: &Packument, screen: &VerdictTable) -> Result<(), FirewallError> {
+        if screen.any_visible() {
             return Ok(());
         }
         let newest = screen.restrictions.as_ref().and_then(|told| packument.find(&told.newest));
@@ -143,17 +141,17 @@ impl Components {
         Err(self.refused(asker, refusal))
     }
 
-    /// The refusal of the hidden entry at `at`.
+    /// Returns the refusal of the hidden entry at `at`.
     pub(crate) fn refuse(&self, asker: &Client, packument: &Packument, screen: &VerdictTable, at: usize) -> FirewallError {
         let key = &*packument.entries[at].key;
-        let refusal = Refusal::of_version(&packument.name, key, screen.verdict(at), screen.nearest(packument, key));
+        let refusal = Refusal::of_version(&packument.name, key, screen.verdict(at), screen.nearest_allowed(packument, key));
         refusal.map_or_else(
             || FirewallError::Internal("a hidden version has no reason".into()),
             |refusal| self.refused(asker, refusal),
         )
     }
 
-    /// Tells of a refusal, once, here where it is made.
+    /// Records a refusal and returns it as an error. Called once per refusal.
     pub(crate) fn refused(&self, asker: &Client, refusal: Refusal) -> FirewallError {
         RequestRefused {
             name: &refusal.name,
@@ -165,7 +163,7 @@ impl Components {
             text: &refusal.text,
         }
         .emit(&self.metrics);
-        FirewallError::Refused(Arc::new(refusal.linked(&asker.base)))
+        FirewallError::Refused(Arc::new(refusal.with_link(&asker.base)))
     }
 
     fn note_packument(
@@ -193,8 +191,8 @@ impl Components {
     }
 }
 
-/// The key that `wanted` means for clients: an exact version, a dist-tag as they see it, or the best of a range among what
-/// is shown. A hidden exact version, or a range that only hidden ones satisfy, is found too, so that the refusal can say why.
+/// Resolves `wanted` for clients: an exact version, a visible dist-tag, or the best visible version of a range. A hidden exact
+/// version, or a range that only hidden versions satisfy, is also returned, so that the refusal can explain it.
 pub(crate) fn resolve<'a>(packument: &'a Packument, screen: &'a VerdictTable, wanted: &str) -> Option<&'a str> {
     if let Some((_, entry)) = packument.find_same(wanted) {
         return Some(&entry.key);
@@ -202,17 +200,17 @@ pub(crate) fn resolve<'a>(packument: &'a Packument, screen: &'a VerdictTable, wa
     if let Some(version) = screen.tag(packument, wanted) {
         return Some(version);
     }
-    // A tag whose target is hidden and that could not be moved.
+    // A tag whose hidden target has no replacement.
     if let Some((_, target)) = packument.dist_tags.iter().find(|(tag, _)| **tag == *wanted) {
         return packument.find(target).map(|(_, entry)| &*entry.key);
     }
     let range = Range::parse(wanted)?;
     let latest = screen.tag(packument, "latest");
-    best(packument, &range, latest, |at| screen.shown[at]).or_else(|| best(packument, &range, None, |_| true))
+    best_in_range(packument, &range, latest, |at| screen.shown[at]).or_else(|| best_in_range(packument, &range, None, |_| true))
 }
 
-/// What npm would pick of a range: `latest` if it satisfies it, else the highest that does, a deprecated one last.
-pub(crate) fn best<'a>(
+/// Picks the version of a range like npm: `latest` if it satisfies the range, else the highest, deprecated ones last.
+pub(crate) fn best_in_range<'a>(
     packument: &'a Packument,
     range: &Range,
     latest: Option<&'a str>,

@@ -1,5 +1,5 @@
-//! Filters search results: each result describes a version that the client may see, and has no member that is not listed here. A
-//! search fetches no packuments: a result is judged by the cached document of its package, else by its date.
+//! Filters search results. Each result describes a version that the client may see and contains only the members listed here. A
+//! search fetches no packuments: a result is evaluated by the cached packument, else by its date.
 
 use std::sync::Arc;
 
@@ -12,14 +12,14 @@ use crate::firewall::policy_state::Profile;
 use crate::firewall::request::Client;
 use crate::npm::packument::index::VersionEntry;
 use crate::npm::{PackageName, Version};
-use crate::policy::{Facts, UnknownFacts, judge};
+use crate::policy::{Facts, UnknownFacts, evaluate};
 use crate::units::timestamp;
 use crate::upstream::{PassthroughRequest, PassthroughResponse, UpstreamError};
 
-/// The largest answer that is filtered, in bytes: a page of 250 results has 400 kB.
+/// The largest response that is filtered, in bytes. A page of 250 results has 400 kB.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
 
-/// The longest text of a member, in bytes. npm's own descriptions end at 255 characters.
+/// The longest text of a member, in bytes. npm limits descriptions to 255 characters.
 const MAX_TEXT_BYTES: usize = 4096;
 
 /// The most elements of a list: keywords, maintainers.
@@ -45,16 +45,16 @@ impl Components {
         let _permit = self.heavy.acquire(asker.address).await;
         let (inner, asker, body) = (Arc::clone(self), asker.clone(), std::mem::take(&mut passed.body));
         let filtered = self.blocking(move || inner.filter(&asker, &body)).await?;
-        // An answer that cannot be read cannot be filtered.
+        // A response that cannot be parsed cannot be filtered.
         let Some(filtered) = filtered else {
             let host = Arc::clone(self.registries.default_registry().id());
-            return Err(UpstreamError::Broken { host, detail: "its search results are no search results".into() }.into());
+            return Err(UpstreamError::Broken { host, detail: "invalid search results".into() }.into());
         };
         passed.body = filtered.to_string().into();
         Ok(passed)
     }
 
-    /// Returns the answer with the results that may be shown; `None` if `body` is not a search result. Blocks.
+    /// Returns the response with the visible results; `None` if `body` is not a search response. Blocks.
     fn filter(&self, asker: &Client, body: &[u8]) -> Option<Value> {
         let answer = Some(body).filter(|body| body.len() <= MAX_ANSWER_BYTES)?;
         let answer: Value = serde_json::from_slice(answer).ok()?;
@@ -66,7 +66,7 @@ impl Components {
         Some(filtered)
     }
 
-    /// Returns what a client may see of one result, if it may see any version of the package.
+    /// Returns the visible part of one result, if any version of the package is visible.
     fn result(&self, asker: &Client, object: &Value) -> Option<Value> {
         let package = object.get("package")?;
         let name = PackageName::parse(package.get("name")?.as_str()?).ok()?;
@@ -74,7 +74,7 @@ impl Components {
         let slot = CacheKey::of(&name, self.registries.of(&name), &asker.authorization);
         let described = match self.documents.get(&slot) {
             Some(known) => self.of_known(&known, package, version, asker.profile)?,
-            // What other tokens were shown may hide the version, and tells nothing else.
+            // The view of other tokens may hide the version, but discloses nothing else.
             None if self.is_hidden_from_others(&slot, version, asker.profile) => return None,
             None => self.of_unknown(&name, package, version, asker.profile)?,
         };
@@ -86,19 +86,19 @@ impl Components {
         Some(result)
     }
 
-    /// Whether the document that another client's token was shown last has this version, and it is hidden there.
+    /// Checks whether the document that another client's token was shown last contains this version and hides it.
     fn is_hidden_from_others(&self, slot: &CacheKey, version: &str, profile: Profile) -> bool {
-        let Some(known) = self.documents.get(&slot.shared()).filter(|_| slot.is_own()) else { return false };
+        let Some(known) = self.documents.get(&slot.shared()).filter(|_| slot.is_client_scoped()) else { return false };
         let at = known.packument.as_ref().and_then(|packument| packument.find(version)).map(|(at, _)| at);
         at.is_some_and(|at| !known.screen(&self.world(), profile).shown[at])
     }
 
-    /// Describes the version of the result if it is shown, else the visible `latest`, which the result does not describe.
+    /// Describes the version of the result if it is visible, else the visible `latest` from the packument alone.
     fn of_known(&self, known: &PackageSnapshot, package: &Value, version: &str, profile: Profile) -> Option<Value> {
         let packument = known.packument.as_ref()?;
         let screen = known.screen(&self.world(), profile);
         let shown = packument.find(version).filter(|(at, _)| screen.shown[*at]).map(|(_, entry)| entry);
-        // A registry describes its `latest`. Where that is hidden, the texts may be about it, whatever version stands beside them.
+        // Registries describe `latest`. If that is hidden, the texts may be about it, regardless of the stated version.
         let is_latest = packument.dist_tags.iter().any(|(tag, target)| **tag == *"latest" && **target == *version);
         match shown {
             Some(entry) if is_latest || screen.hidden.is_empty() => {
@@ -121,21 +121,21 @@ impl Components {
         let now = self.clock.now();
         let published = package.get("date").and_then(Value::as_str).and_then(timestamp::parse);
         let (world, parsed) = (self.world(), Version::parse(version));
-        let advisories = world.advisories.of(name.as_str()).among(std::iter::empty());
+        let advisories = world.advisories.of(name.as_str()).applicable_to(std::iter::empty());
         let facts = Facts {
             published,
             parsed: parsed.as_ref(),
             advisories: &advisories,
-            // Names in search results are not those of the packument.
+            // People in search results may differ from those in the packument.
             unknown: UnknownFacts::ALL,
             ..Facts::of(name, version, published.unwrap_or(now))
         };
-        let is_allowed = judge(&world.policy(profile).about(name), &world.standing, &facts, now).allows();
+        let is_allowed = evaluate(&world.policy(profile).about(name), &world.active_decisions, &facts, now).is_allowed();
         (parsed.is_some() && is_allowed).then(|| described(name, version, package))
     }
 }
 
-/// Returns the members that the result has of this version.
+/// Returns the result's members for this version.
 fn described(name: &PackageName, version: &str, package: &Value) -> Value {
     let mut described = bare(name, version);
     for member in ["description", "date", "license"] {
@@ -149,7 +149,7 @@ fn described(name: &PackageName, version: &str, package: &Value) -> Value {
     described
 }
 
-/// Returns the members that the packument has of this version.
+/// Returns the packument's members for this version.
 fn of_entry(name: &PackageName, entry: &VersionEntry) -> Value {
     let mut described = bare(name, &entry.key);
     if let Some(published) = entry.published {
@@ -164,13 +164,13 @@ fn of_entry(name: &PackageName, entry: &VersionEntry) -> Value {
     described
 }
 
-/// Returns a description without anything that a version says of itself. npm fails without `maintainers`.
+/// Returns a description without metadata. npm fails without `maintainers`.
 fn bare(name: &PackageName, version: &str) -> Value {
     let scope = name.scope().map_or("unscoped", |scope| scope.trim_start_matches('@'));
     json!({ "name": name.as_str(), "scope": scope, "version": version, "maintainers": [] })
 }
 
-/// Copies a member as `read` understands it.
+/// Copies a member as parsed by `read`.
 fn copy(from: &Value, member: &str, to: &mut Value, read: impl Fn(&Value) -> Option<Value>) {
     if let Some(value) = from.get(member).and_then(read) {
         to[member] = value;
@@ -185,7 +185,7 @@ fn number(value: &Value) -> Option<Value> {
     value.is_number().then(|| value.clone())
 }
 
-/// Reads `{"final": 1, "detail": {"quality": 1}}`.
+/// Parses `{"final": 1, "detail": {"quality": 1}}`.
 fn score(value: &Value) -> Option<Value> {
     let mut read = numbers(value, &["final"])?;
     copy(value, "detail", &mut read, |detail| numbers(detail, &["quality", "popularity", "maintenance"]));
@@ -209,7 +209,7 @@ fn person(value: &Value) -> Option<Value> {
 }
 
 fn people(value: &Value) -> Option<Value> {
-    // npm fails over a maintainer without a name.
+    // npm fails on a maintainer without a name.
     let named = |person: &Value| person.get("username").is_some();
     Some(value.as_array()?.iter().filter_map(person).filter(named).take(MAX_ELEMENTS).collect())
 }
@@ -223,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_result_has_no_member_that_is_not_listed() {
+    fn result_contains_only_listed_members() {
         let name = PackageName::parse("@acme/ui").unwrap();
         let package = json!({
             "name": "@acme/ui",
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn scores_are_numbers() {
+    fn scores_contain_only_numbers() {
         let told = json!({"final": 0.5, "detail": {"quality": 1, "latest": "9.9.9", "9.9.9": 1}, "9.9.9": 1});
         assert_eq!(score(&told), Some(json!({"final": 0.5, "detail": {"quality": 1}})));
         assert_eq!(text(&"x".repeat(MAX_TEXT_BYTES + 1).into()), None);

@@ -1,5 +1,5 @@
-//! What changes a package goes upstream with the client's own credentials, and what is remembered of the package is forgotten. The
-//! unfiltered packument that a change begins with is shown only to a token that upstream confirmed for the package.
+//! Passes writes to upstream with the client's own credentials and invalidates the package. The unfiltered packument that a write
+//! starts with is served only to tokens that upstream confirmed for the package.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,20 +25,21 @@ use crate::npm::{Endpoint, PackageName, Packument, PackumentForm, ParsedPackumen
 use crate::units::timestamp;
 use crate::upstream::{Authorization, PassthroughRequest, PassthroughResponse, Registry};
 
-/// How long a token counts as confirmed for a package.
+/// How long a token stays confirmed for a package.
 const CONFIRMED: Duration = Duration::from_hours(1);
 
-/// How long it is remembered that upstream did not confirm one.
+/// How long a failed confirmation is cached.
 const UNCONFIRMED: Duration = Duration::from_secs(10);
 
-/// The largest body in which addresses are put back. A larger one is a publish, whose address registries write themselves.
+/// The largest body in which tarball URLs are restored, in bytes. A larger one is a publish, whose URLs registries write
+/// themselves.
 const MAX_RESTORED_BYTES: usize = 32 << 20;
 
-/// What clients append to a packument's address when they will send it back changed.
+/// The query with which clients request a packument that they will send back changed.
 const ASKED_AS: &str = "?write=true";
 
 impl Components {
-    /// Passes a change on, or the packument that one begins with.
+    /// Passes a write to upstream, or returns the packument that a write starts with.
     pub(crate) async fn write_through(
         self: &Arc<Self>,
         asker: &Client,
@@ -64,7 +65,7 @@ impl Components {
         let passed = self.pass(asker, name, passage).await;
         let now = self.clock.now();
         let Ok(answer) = &passed else {
-            // The failure may have come after the change.
+            // The failure may have happened after the change.
             self.forget(name, &registry, now);
             return passed;
         };
@@ -78,7 +79,7 @@ impl Components {
         let staged = path.starts_with("-/stage/").then(|| named_in(&answer.body)).flatten();
         self.forget(name.or(staged.as_ref()), &registry, now);
         if name.is_none() && staged.is_none() && path.starts_with("-/stage/") {
-            // It may have published a package whose name is in no place that is known here.
+            // A package whose name is unknown here may have been published.
             self.absent.invalidate_all();
             self.unreachable.invalidate_all();
         }
@@ -91,7 +92,7 @@ impl Components {
         passed
     }
 
-    /// Forgets what is remembered of a package in all views: upstream is asked again.
+    /// Invalidates a package in all views, so that upstream is asked again.
     fn forget(&self, name: Option<&PackageName>, registry: &Registry, now: Timestamp) {
         let Some(name) = name else { return };
         self.written.insert(name.clone(), now);
@@ -99,13 +100,13 @@ impl Components {
         self.silence.end(registry.id());
     }
 
-    /// Whether what was learnt of a package at `since` was not overtaken by a write through us.
+    /// Checks whether no write went through this process since `since`.
     pub(crate) fn outlives_writes(&self, name: &PackageName, since: Timestamp) -> bool {
         since.as_millisecond() > self.last_written.load(Ordering::Relaxed)
             || self.written.get(name).is_none_or(|written| since > written)
     }
 
-    /// The packument with all its versions, whose tarballs are ours, to be sent back changed.
+    /// Returns the packument with all versions and tarball URLs below the base URL, to be sent back changed.
     async fn writable_packument(
         self: &Arc<Self>,
         asker: &Client,
@@ -113,8 +114,8 @@ impl Components {
         registry: &Arc<Registry>,
     ) -> Result<PassthroughResponse, FirewallError> {
         let EvaluatedPackage { reading, packument: known, screen, .. } =
-            self.spoken(asker, name, DocumentNeed::Form(PackumentForm::Full), None).await?;
-        // Before anything large is fetched for it.
+            self.evaluated(asker, name, DocumentNeed::Form(PackumentForm::Full), None).await?;
+        // Checked before anything large is fetched.
         let held = screen.shown.iter().filter(|shown| !**shown).count();
         if held > 0 && !self.is_confirmed(asker, name, registry).await {
             return Err(FirewallError::NotEntitled(unconfirmed(name, held).into()));
@@ -147,16 +148,16 @@ impl Components {
                 versions.hidden = hidden,
                 "hidden versions shown for a write"
             );
-            self.incident("unfiltered_packument", Some(name), None, format!("{hidden} hidden versions, to {}", asker.address));
+            self.event("unfiltered_packument", Some(name), None, format!("{hidden} hidden versions, to {}", asker.address));
         }
         Ok(PassthroughResponse::of_json(body))
     }
 
-    /// Whether upstream confirmed within the hour that the client's token may write the package: it accepted a change that only those
-    /// may make, or it says of which account the token is and that this account may write.
+    /// Checks whether upstream confirmed within the hour that the client's token may write the package. It did if it accepted a
+    /// write that only owners may make, or if the token's account may write.
     async fn is_confirmed(self: &Arc<Self>, asker: &Client, name: &PackageName, registry: &Arc<Registry>) -> bool {
         let slot = CacheKey::of(name, registry, &asker.authorization);
-        if !slot.is_own() {
+        if !slot.is_client_scoped() {
             return false;
         }
         let now = self.clock.now();
@@ -172,7 +173,8 @@ impl Components {
         may_write
     }
 
-    /// Asks upstream whose the token is and whether that account may write the package. `None` if one of both is not answered.
+    /// Asks upstream for the token's account and whether that account may write the package. `None` if upstream does not answer
+    /// both.
     async fn may_write(&self, asker: &Client, name: &PackageName) -> Option<bool> {
         #[derive(Deserialize)]
         struct Account {
@@ -190,24 +192,24 @@ impl Components {
     }
 }
 
-/// What a client is told that may not see hidden versions.
+/// Returns the text for a client that may not see hidden versions.
 fn unconfirmed(name: &PackageName, hidden: usize) -> String {
     let versions = if hidden == 1 { "a version" } else { "versions" };
     format!(
-        "{name} has {versions} that coldframe hides, and shows for a write only to a token that the registry confirmed for {name} within the \
+        "{name} has {versions} hidden by coldframe, shown for a write only to a token that the registry confirmed for {name} within the last \
          hour: by a publish or a dist-tag through coldframe, or as one of its collaborators; or ask the registry directly"
     )
 }
 
-/// Whether a request for the address of a package means its packument.
+/// Checks whether a request is for the packument of a package.
 fn is_packument(passage: &PassthroughRequest, name: &PackageName) -> bool {
     let path = passage.path.split('?').next().unwrap_or_default();
     matches!(Endpoint::parse("GET", &format!("/{path}"), None), Ok(Endpoint::Packument(asked)) if asked == *name)
 }
 
-/// The packument with every version, its tarballs below `base`.
+/// Renders the packument with every version and tarball URLs below `base`.
 fn render_whole(name: &PackageName, document: &[u8], base: &str) -> Result<(Packument, Bytes), FirewallError> {
-    let ingested = parse::ingest(name, document);
+    let ingested = parse::parse(name, document);
     let ParsedPackument { packument, fields } =
         ingested.map_err(|error| FirewallError::Unreadable { name: name.clone(), detail: error.to_string().into() })?;
     let view = PackumentView::render(
@@ -222,12 +224,12 @@ fn render_whole(name: &PackageName, document: &[u8], base: &str) -> Result<(Pack
     let shown = vec![true; packument.entries.len()];
     let body =
         view.assemble(&VersionFilter { shown: &shown, tags: None, restrictions: None }).map(|assembly| assembly.identity());
-    let body = body.ok_or_else(|| FirewallError::Internal("a packument cannot be rendered whole".into()))?;
+    let body = body.ok_or_else(|| FirewallError::Internal("cannot render the complete packument".into()))?;
     Ok((packument, body))
 }
 
-/// Whether a change that upstream accepted shows that its sender may write the package. Starring shows nothing: every account may do
-/// that, by a PUT to the package's own address without versions.
+/// Checks whether an accepted write proves that its sender may write the package. Starring does not: every account may do it, by
+/// a PUT to the package URL without versions.
 fn confirms(method: &str, path: &str, body: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Published<'a> {
@@ -240,7 +242,7 @@ fn confirms(method: &str, path: &str, body: &[u8]) -> bool {
     let segments: Vec<&str> = path.trim_end_matches('/').split('/').collect();
     match segments.as_slice() {
         ["-", "package", rest @ ..] => {
-            // The name has one segment, or two where the slash of a scope is written as such.
+            // The name has one segment, or two if the slash of a scope is not escaped.
             let unescaped = rest.first().is_some_and(|first| is_scope(first));
             let what = rest.get(if unescaped { 2 } else { 1 });
             what.is_some_and(|what| matches!(*what, "dist-tags" | "access" | "visibility" | "collaborators" | "trust"))
@@ -256,13 +258,13 @@ fn confirms(method: &str, path: &str, body: &[u8]) -> bool {
     }
 }
 
-/// Whether a segment of a path is a scope alone, without the name that follows it.
+/// Checks whether a path segment is a scope without a name.
 fn is_scope(segment: &str) -> bool {
     let name = percent_encoding::percent_decode_str(segment).decode_utf8_lossy();
     name.starts_with('@') && !name.contains('/')
 }
 
-/// The package that an answer to a staged publish names.
+/// Returns the package named in the response to a staged publish.
 fn named_in(body: &[u8]) -> Option<PackageName> {
     #[derive(Deserialize)]
     struct Answer {
@@ -272,10 +274,10 @@ fn named_in(body: &[u8]) -> Option<PackageName> {
     PackageName::parse(&serde_json::from_slice::<Answer>(body).ok()?.name).ok()
 }
 
-/// `body` with the addresses of tarballs that are below our `base` put back below the registry's own; `None` if there are none.
+/// Replaces tarball URLs below `base` by those of the registry; `None` if there are none.
 fn restore_addresses(body: &[u8], base: &str, name: &PackageName, registry: &str) -> Option<Bytes> {
     let bare = base.trim_start_matches("https://").trim_start_matches("http://");
-    // npm publishes with the scheme `http` whatever the registry's is.
+    // npm publishes with the scheme `http` regardless of the registry's.
     let ours = ["http", "https"].map(|scheme| format!("\"{scheme}://{bare}/{name}/-/"));
     let theirs = format!("\"{registry}{name}/-/");
     let text = std::str::from_utf8(body).ok()?;
@@ -295,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_an_owner_may_do_confirms_a_token() {
+    fn only_owner_operations_confirm_a_token() {
         let published = br#"{"name":"ui","versions":{"1.0.0":{}},"_attachments":{"ui-1.0.0.tgz":{"data":"x"}}}"#;
         let attached = br#"{"_id":"ui","users":{"mallory":true},"_attachments":{"x":{}}}"#;
         let starred = br#"{"_id":"ui","_rev":"1","users":{"mallory":true}}"#;
@@ -322,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn tarball_addresses_are_put_back_before_a_packument_is_written() {
+    fn tarball_urls_are_restored_before_a_packument_is_written() {
         let restore = |body: &str| {
             let restored =
                 restore_addresses(body.as_bytes(), "https://npm.example/x", &name("@acme/ui"), "https://registry.example/npm/");
@@ -336,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_for_the_packument_is_told_from_others_however_its_path_is_spelled() {
+    fn packument_request_is_recognized_for_every_path_spelling() {
         let is = |path: &str, text: &str| is_packument(&PassthroughRequest::get(path.to_owned()), &name(text));
         assert!(is("ui?write=true", "ui") && is("@acme%2Fui?write=true", "@acme/ui") && is("-/?write=true", "-"));
         assert!(!is("-/stage/1", "ui") && !is("ui/1.0.0?write=true", "ui"));

@@ -1,5 +1,5 @@
-//! Answers that are kept: each view rendered once, each answer assembled once, replaced when what it was made from changes.
-//! Refuses to fetch, and keeps nothing for a base URL that a stranger made up.
+//! Caches rendered packuments and the responses assembled from them. Each is made once and replaced when its inputs change.
+//! Nothing is cached for an arbitrary base URL that a client made up.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,23 +23,20 @@ use crate::npm::packument::render::VersionFilter;
 use crate::npm::{Algorithm, Digest, PackageName};
 use crate::telemetry::{CacheLabel, CacheLookup, CacheOutcome};
 
-/// From how many bytes on a view makes room for itself at once.
+/// The size in bytes from which a rendered view triggers eviction at once.
 const LARGE: u32 = 1 << 20;
 
-/// The view that whoever starts a flight will want when it lands.
+/// The rendering that the client of a fetch needs when it completes.
 #[derive(Debug, Clone)]
 pub(crate) struct RenderRequest {
-    /// In which form.
     pub form: PackumentForm,
-    /// How packed.
+    /// The compression of the segments.
     pub packing: SegmentFormat,
-    /// Under which base URL.
     pub base: BaseUrl,
-    /// By which policy.
     pub profile: Profile,
 }
 
-/// An answer that is to be made from a view.
+/// The inputs of a response to assemble.
 struct Wanted<'a> {
     key: &'a ViewKey,
     known: &'a PackageSnapshot,
@@ -48,7 +45,7 @@ struct Wanted<'a> {
     restricted: bool,
 }
 
-/// What a view is kept under.
+/// The cache key of a rendered view.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct ViewKey {
     slot: CacheKey,
@@ -58,20 +55,19 @@ pub(crate) struct ViewKey {
     profile: Profile,
 }
 
-/// A rendered view, and the answers assembled from it.
+/// A rendered view with the responses assembled from it.
 pub(crate) struct CachedView {
-    /// The document it was rendered from.
+    /// SHA-256 of the document it was rendered from.
     content: [u8; 32],
     form: PackumentForm,
     name: PackageName,
-    /// Under which base URL.
     base: BaseUrl,
     view: PackumentView,
     answers: Mutex<Vec<CachedResponse>>,
 }
 
-/// An answer that shares no memory with its view: plain, which takes many times a packed one's, or packed as a whole. Few clients
-/// ask for them, so few are kept.
+/// A response that shares no memory with its view: uncompressed, which takes many times the memory, or brotli. Few clients
+/// request them, so few are kept.
 pub(crate) struct UnsegmentedResponse {
     content: [u8; 32],
     screen: Digest,
@@ -79,17 +75,17 @@ pub(crate) struct UnsegmentedResponse {
 }
 
 impl UnsegmentedResponse {
-    /// The bytes this takes in memory, about.
+    /// Returns the approximate memory of the response, in bytes.
     #[must_use]
     pub(crate) fn weight(&self) -> u32 {
         u32::try_from(self.answer.length + 512).unwrap_or(u32::MAX)
     }
 }
 
-/// What such an answer is kept under: the view, the coding, and whether the client reads `policyRestrictions`.
+/// The cache key of such a response: the view, the coding, and whether it includes `policyRestrictions`.
 pub(crate) type UnsegmentedKey = (ViewKey, ContentCoding, bool);
 
-/// An answer and what it was made from.
+/// A response and its inputs.
 struct CachedResponse {
     restricted: bool,
     screen: Digest,
@@ -97,7 +93,7 @@ struct CachedResponse {
 }
 
 impl CachedView {
-    /// The bytes this takes in memory, about.
+    /// Returns the approximate memory of the view, in bytes.
     #[must_use]
     pub(crate) fn weight(&self) -> u32 {
         u32::try_from(self.view.weight() + 2048).unwrap_or(u32::MAX)
@@ -109,7 +105,7 @@ impl CachedView {
         answers.iter().find(fits).map(|kept| kept.answer.clone())
     }
 
-    /// Assembles an answer; `None` when the view must be rendered anew first.
+    /// Assembles a response; `None` if the view must be rendered again first.
     fn assemble(
         &self,
         screen: &VerdictTable,
@@ -132,7 +128,7 @@ impl CachedView {
         Some(PackumentResponse { chunks, length, form: self.form, coding, etag: etag.into(), last_modified: now, stale: None })
     }
 
-    /// Keeps an answer, which shares the view's memory, in place of the one before it.
+    /// Caches a response, which shares the view's memory, and replaces the previous one.
     fn keep(&self, restricted: bool, screen: &VerdictTable, answer: &PackumentResponse) {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         answers.retain(|kept| kept.restricted != restricted);
@@ -141,11 +137,11 @@ impl CachedView {
 }
 
 impl Components {
-    /// The packument of `reading` as `asker` is to see it; `None` when another document came in the meantime and the
-    /// question has to be put anew.
+    /// Returns the packument of `reading` as the client may see it; `None` if another document arrived in the meantime and the
+    /// request must be repeated.
     ///
     /// # Errors
-    /// When the document has to be read again and cannot be.
+    /// Returns an error if the document must be read again and cannot be.
     pub(crate) async fn answer(
         self: &Arc<Self>,
         asker: &Client,
@@ -155,7 +151,7 @@ impl Components {
         coding: ContentCoding,
     ) -> Result<Option<PackumentResponse>, FirewallError> {
         let restricted = screen.restrictions.is_some() && asker.agent.reads_policy_restrictions();
-        let packing = coding.packing();
+        let packing = coding.segment_format();
         let key = ViewKey {
             slot: reading.known.slot.shared(),
             form,
@@ -176,7 +172,7 @@ impl Components {
         }
         if answer.is_none() {
             let wish = RenderRequest { form, packing, base: asker.base.clone(), profile: asker.profile };
-            let rendered = Box::pin(self.render_again(asker, key.clone(), reading.clone(), wish)).await?;
+            let rendered = Box::pin(self.render_shared(asker, key.clone(), reading.clone(), wish)).await?;
             if rendered.content != reading.known.content {
                 return Ok(None);
             }
@@ -185,7 +181,7 @@ impl Components {
         Ok(answer)
     }
 
-    /// The answer that was made before from the same document and verdicts.
+    /// Returns the cached response for the same document and verdicts.
     fn kept(
         &self,
         key: &ViewKey,
@@ -194,7 +190,7 @@ impl Components {
         coding: ContentCoding,
         restricted: bool,
     ) -> Option<PackumentResponse> {
-        if !coding.is_joined() {
+        if !coding.is_segmented() {
             let whole = self.wholes.get(&(key.clone(), coding, restricted))?;
             return (whole.content == known.content && whole.screen == screen.identity).then(|| whole.answer.clone());
         }
@@ -202,8 +198,8 @@ impl Components {
         rendered.kept(restricted, screen)
     }
 
-    /// Assembles an answer from a view. Joining what is packed takes microseconds; what is made as a whole takes milliseconds, and
-    /// memory of its own until it is sent.
+    /// Assembles a response from a view. Joining compressed segments takes microseconds. Other codings take milliseconds, and
+    /// memory of their own until the response is sent.
     async fn assemble(
         self: &Arc<Self>,
         asker: &Client,
@@ -212,17 +208,17 @@ impl Components {
     ) -> Result<Option<PackumentResponse>, FirewallError> {
         let &Wanted { key, known, screen, coding, restricted } = wanted;
         let now = self.clock.now();
-        if coding.is_joined() {
+        if coding.is_segmented() {
             let (of, by) = (Arc::clone(&rendered), Arc::clone(screen));
             let join = move || of.assemble(&by, coding, restricted, now);
             let answer = self.over_versions(known, asker.address, join).await?;
             return Ok(answer.inspect(|answer| rendered.keep(restricted, screen, answer)));
         }
         let mut share = self.plain.share_for(asker.address);
-        // Brotli packs what was unpacked for it.
+        // Brotli needs the uncompressed body as well.
         share.grow_to(if coding == ContentCoding::Brotli { 2 } else { 1 } * known.document.length).await?;
         let permit = self.heavy.acquire(asker.address).await;
-        // Another client may have had it made meanwhile.
+        // Another request may have made it in the meantime.
         if let Some(answer) = self.kept(key, known, screen, coding, restricted) {
             return Ok(Some(answer));
         }
@@ -233,20 +229,20 @@ impl Components {
             answer
         };
         let Some(answer) = self.blocking(work).await? else { return Ok(None) };
-        if asker.base.remembered {
+        if asker.base.cacheable {
             let whole = UnsegmentedResponse { content: known.content, screen: screen.identity.clone(), answer: answer.clone() };
             self.wholes.insert((key.clone(), coding, restricted), Arc::new(whole));
         }
-        share.overdraw_to(answer.length);
+        share.force_grow_to(answer.length);
         share.shrink_to(answer.length);
-        // What is cached is bounded there; what is sent is counted until it is sent.
+        // The cached copy is bounded by the cache; the sent one is counted until it is sent.
         let bytes = answer.chunks.first().cloned().unwrap_or_default();
         let counted = Bytes::from_owner(Shared { bytes, _share: share });
         Ok(Some(PackumentResponse { chunks: Arc::new([counted]), ..answer }))
     }
 
-    /// Renders a view from the stored document; one rendering a view however many ask.
-    async fn render_again(
+    /// Renders a view from the stored document, once for all requests that wait for it.
+    async fn render_shared(
         self: &Arc<Self>,
         asker: &Client,
         key: ViewKey,
@@ -264,12 +260,12 @@ impl Components {
                 renderer.workbenches.at(|bench| renderer.render(&reading.known, &document, None, &wish, &mut bench.press))
             });
             let rendered = rendered.await?;
-            rendered.ok_or_else(|| FirewallError::Internal("the packument could not be rendered".into()))
+            rendered.ok_or_else(|| FirewallError::Internal("cannot render the packument".into()))
         };
         self.renderings.join(key, client, &self.loads, fetch).await.unwrap_or_else(|_| Err(self.note_lost_fetch()))
     }
 
-    /// Renders `document`, which is that of `known`, and keeps the view. Blocking. `fields` spare a second reading of it.
+    /// Renders `document`, which must be that of `known`, and caches the view. Blocks. `fields` save parsing the document again.
     pub(crate) fn render(
         &self,
         known: &PackageSnapshot,
@@ -283,11 +279,11 @@ impl Components {
         let fields = if let Some(fields) = fields {
             fields
         } else {
-            again = parse::ingest(&known.slot.name, document).ok()?.fields;
+            again = parse::parse(&known.slot.name, document).ok()?.fields;
             &again
         };
         let screen = known.screen(&self.world(), wish.profile);
-        press.pack_as(wish.packing);
+        press.set_format(wish.packing);
         let view =
             PackumentView::render(document, packument, fields, wish.form, wish.base.rewriting(), &|at| !screen.shown[at], press);
         let rendered = Arc::new(CachedView {
@@ -298,11 +294,11 @@ impl Components {
             view,
             answers: Mutex::default(),
         });
-        if wish.base.remembered {
+        if wish.base.cacheable {
             let (form, packing, base) = (wish.form, wish.packing, Arc::clone(wish.base.view()));
             let key = ViewKey { slot: known.slot.shared(), form, packing, base, profile: wish.profile };
             self.views.insert(key, Arc::clone(&rendered));
-            // What a large one has no room for would stay until somebody asks for the next.
+            // Otherwise the views that it displaces would stay until the next request.
             if rendered.weight() > LARGE {
                 self.views.run_pending_tasks();
             }

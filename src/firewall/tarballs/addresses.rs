@@ -1,5 +1,5 @@
-//! Finds the version whose tarball is at an address of the registry's own. What a packument states counts in the view that was shown
-//! it; an address that two packages claim, or two versions with different digests, is refused.
+//! Finds the version whose tarball is at a URL of the registry. A packument's URLs count in the view that was shown it. A URL
+//! that two packages claim, or two versions with different digests, is refused.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
@@ -18,31 +18,31 @@ use crate::npm::{Address, PackageName, Packument};
 use crate::policy::{RuleId, Verdict};
 use crate::upstream::{Authorization, UpstreamError};
 
-/// Memory for the claims, in bytes: some 100,000 addresses from which no name of their package can be read. Registries that have such
-/// are few.
+/// Memory for claims, in bytes: about 100,000 URLs that do not contain their package's name. Few registries have such URLs.
 const CLAIMS_BYTES: u64 = 16 << 20;
 
-/// Memory for the indexes of packuments that were asked for by address, in bytes.
+/// Memory for URL indexes of packuments, in bytes.
 const INDEXES_BYTES: u64 = 16 << 20;
 
-/// The most claims of one packument. Those beyond are not found by their addresses.
+/// The most claims per packument. Further ones are not found by URL.
 const MAX_CLAIMS_PER_PACKUMENT: usize = 5_000;
 
-/// The most packages that are remembered for one address. More than one is refused, so this many say enough.
+/// The most packages kept per URL. More than one is refused anyway.
 const MAX_CLAIMANTS: usize = MAX_NAMES;
 
-/// Versions above which an index is built off the async threads.
+/// The number of versions above which an index is built off the async threads.
 const SMALL: usize = 100;
 
-/// A path, and whether views of clients' own credentials were shown it: what one token may read is no hint for clients without one.
+/// A path, and whether it was seen with a client's own credentials. What one token may read must not be disclosed to clients
+/// without one.
 type ClaimKey = (bool, Box<str>);
 
-/// Where packuments place tarballs.
+/// The tarball URLs that packuments state.
 pub(crate) struct Addresses {
-    /// The packages that claim an address from which their name cannot be read. They are hints: each is asked for in the view of the
-    /// client that asks. All claims of an address are evicted together.
+    /// The packages that claim a URL that does not contain their name. These are hints: each package is looked up in the view of
+    /// the requesting client. All claims of a URL are evicted together.
     claims: Cache<ClaimKey, Arc<[PackageName]>>,
-    /// By what a packument hashes to: the entries of each path.
+    /// The URL index of each packument, by the hash of its document.
     indexes: Cache<[u8; 32], Arc<Index>>,
 }
 
@@ -64,13 +64,13 @@ impl Default for Addresses {
 }
 
 impl Addresses {
-    /// Remembers the addresses of a new packument from which its name cannot be read.
+    /// Records the tarball URLs of a new packument that do not contain its name.
     pub(crate) fn note(&self, slot: &CacheKey, packument: &Packument) {
         let name = &packument.name;
         let addresses = packument.entries.iter().filter(|entry| !entry.tarball.ends_with(&tarball_url("", name, &entry.key)));
         let addresses = addresses.filter_map(|entry| Address::of_stated(&entry.tarball));
         for address in addresses.filter(|address| !address.names().contains(name)).take(MAX_CLAIMS_PER_PACKUMENT) {
-            let key = (slot.is_own(), address.path().into());
+            let key = (slot.is_client_scoped(), address.path().into());
             self.claims.entry(key).and_upsert_with(|known| {
                 let known = known.map(moka::Entry::into_value);
                 match known {
@@ -98,7 +98,8 @@ impl Index {
         Self(paths.into())
     }
 
-    /// Returns the places of the entries that `address` selects; those that state its query before those without one.
+    /// Returns the indexes of the entries that `address` selects. Entries that state its query take precedence over those without
+    /// a query.
     fn find(&self, packument: &Packument, address: &Address) -> Vec<usize> {
         let wanted = hash(address.path());
         let start = self.0.partition_point(|(hash, _)| *hash < wanted);
@@ -118,8 +119,8 @@ fn hash(path: &str) -> u64 {
 }
 
 impl Components {
-    /// Returns the package and the version whose tarball is at `address` in the view of `asker`; `None` if no packument of that view
-    /// has it there. At most [`MAX_NAMES`] packages are asked for because their names are in the path.
+    /// Returns the package and version whose tarball is at `address` in the view of the client; `None` if no packument of that
+    /// view has it. At most [`MAX_NAMES`] packages are looked up because their names are in the path.
     pub(crate) async fn locate(
         self: &Arc<Self>,
         asker: &Client,
@@ -138,7 +139,7 @@ impl Components {
         let mut readings = Vec::new();
         let found = self.locate_among(asker, address, &names, &mut readings).await?;
         let Some(version) = address.version().filter(|_| found.is_none()) else { return Ok(found) };
-        // It may have been published since the last look.
+        // It may have been published since the last check.
         let mut is_newer = false;
         for reading in readings {
             let has = |packument: &Arc<Packument>| packument.find_same(version).is_some();
@@ -150,7 +151,7 @@ impl Components {
         if is_newer { self.locate_among(asker, address, &names, &mut Vec::new()).await } else { Ok(None) }
     }
 
-    /// Looks into the packuments of `names`; what was read of them goes to `readings`.
+    /// Searches the packuments of `names` and appends the lookups to `readings`.
     async fn locate_among(
         self: &Arc<Self>,
         asker: &Client,
@@ -161,26 +162,26 @@ impl Components {
         let owner = address.owner();
         let mut found: Option<(PackageName, Box<str>)> = None;
         for name in names {
-            let spoken = match self.spoken(asker, name, DocumentNeed::Index, None).await {
+            let spoken = match self.evaluated(asker, name, DocumentNeed::Index, None).await {
                 Ok(spoken) => spoken,
                 Err(
                     FirewallError::NotFound(_) | FirewallError::Upstream(UpstreamError::NotFound | UpstreamError::Denied { .. }),
                 ) => {
                     continue;
                 }
-                // What cannot be asked may claim it too.
+                // A package that cannot be looked up may claim it too.
                 Err(other) => return Err(other),
             };
             readings.push(spoken.reading.clone());
             let places = self.index(asker, &spoken.reading.known, &spoken.packument).await?.find(&spoken.packument, address);
             let Some(version) = self.choose(asker, &spoken, &places)? else {
-                // One that left upstream is known by its version alone.
+                // A removed version is known by its number only.
                 let gone = owner.as_ref().filter(|(_, version)| spoken.packument.find(version).is_none());
                 found = gone.map(|(name, version)| (name.clone(), version.as_str().into())).or(found);
                 continue;
             };
             if let Some((other, _)) = &found {
-                let detail = format!("its address is claimed by another package too: {other}");
+                let detail = format!("its tarball URL is also claimed by another package: {other}");
                 return Err(self.ambiguous(asker, name, &version, detail));
             }
             found = Some((name.clone(), version));
@@ -188,7 +189,7 @@ impl Components {
         Ok(found)
     }
 
-    /// Returns the version of the entries at `places`: one that is shown, if there is one, for they have the same digests.
+    /// Returns the version of the entries at `places`, preferably a visible one: all have the same digests.
     fn choose(&self, asker: &Client, spoken: &EvaluatedPackage, places: &[usize]) -> Result<Option<Box<str>>, FirewallError> {
         let EvaluatedPackage { packument, screen, .. } = spoken;
         let Some(&first) = places.iter().find(|at| screen.shown[**at]).or(places.first()) else { return Ok(None) };
@@ -199,7 +200,7 @@ impl Components {
         };
         if let Some(other) = places.iter().find(|at| differs(at)) {
             let other = &packument.entries[*other].key;
-            let detail = format!("its address is that of a version with another digest too: {other}");
+            let detail = format!("its tarball URL is shared with a version that has a different digest: {other}");
             return Err(self.ambiguous(asker, &packument.name, &entry.key, detail));
         }
         Ok(Some(entry.key.clone()))
@@ -211,7 +212,7 @@ impl Components {
         refusal.map_or_else(|| FirewallError::Internal("a refusal has no reason".into()), |refusal| self.refused(asker, refusal))
     }
 
-    /// Returns the index of a packument, built when it is first needed.
+    /// Returns the URL index of a packument, built on first use.
     async fn index(
         self: &Arc<Self>,
         asker: &Client,

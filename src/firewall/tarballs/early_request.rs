@@ -1,7 +1,5 @@
-//! Tarballs asked for beside their packument: an install from a lockfile asks for tarballs alone, and would otherwise wait for
-//! upstream twice in a row. What comes early stays in its socket until the verdict; refused, it is never read.
-//!
-//! Refuses to judge, and to read a byte of a body.
+//! Requests a tarball in parallel with its packument: an install from a lockfile requests only tarballs and would wait for
+//! upstream twice. The response stays in its socket until the verdict; if refused, its body is never read.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -18,37 +16,37 @@ use crate::store::StoreError;
 use crate::units::timestamp;
 use crate::upstream::{Registry, TarballBody, UpstreamError};
 
-/// A package as one partition sees it, and a version.
+/// A package view and a version.
 type EarlyKey = (CacheKey, Box<str>);
 
-/// Tarballs that are on their way before anything is known of them.
+/// Early requests for tarballs of unknown packages.
 #[derive(Default)]
 pub(crate) struct EarlyRequests {
     under_way: Mutex<HashMap<EarlyKey, Weak<EarlyRequest>>>,
-    /// Where the tarballs of each registry were found.
+    /// Where each registry places its tarballs.
     places: Mutex<HashMap<Arc<str>, Places>>,
 }
 
-/// How many tarballs of a registry lay at the customary place, and how many elsewhere. One package that states an odd place does
-/// not end the guessing for all others.
+/// How many tarballs of a registry were at the conventional URL, and how many elsewhere. One package with an unusual URL does not
+/// stop early requests for the others.
 #[derive(Debug, Clone, Copy, Default)]
 struct Places {
     customary: u32,
     elsewhere: u32,
 }
 
-/// From this many tarballs on, older ones count less: a registry may change its ways.
+/// The number of tarballs from which older ones count half, since a registry may change its layout.
 const REMEMBERED_PLACES: u32 = 1_000;
 
-/// A body whose head may have come, and its place among the downloads.
+/// The response to an early request, with its download slot.
 pub(crate) struct OpenedDownload {
-    /// What upstream answered at the customary place.
+    /// Upstream's response at the conventional URL.
     pub body: Result<TarballBody, UpstreamError>,
-    /// Given back when the body was read or dropped.
+    /// The download slot, released with the body.
     pub permit: FairPermit,
 }
 
-/// A tarball on its way. Dropped by the last who waits for it, it is asked for no more.
+/// An early request, aborted when its last holder drops it.
 pub(crate) struct EarlyRequest(Mutex<Option<JoinHandle<OpenedDownload>>>);
 
 impl Drop for EarlyRequest {
@@ -60,14 +58,14 @@ impl Drop for EarlyRequest {
 }
 
 impl EarlyRequests {
-    /// Takes over what is on its way for `version`, if something is: for the one flight that fetches it.
+    /// Takes the early request for `version`, if one is running, for the download that will use it.
     pub(crate) fn take(&self, slot: &CacheKey, version: &str) -> Option<JoinHandle<OpenedDownload>> {
         let key = (slot.clone(), version.into());
         let aside = self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&key)?.upgrade()?;
         aside.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Learns whether a tarball of `registry` lies at the customary place.
+    /// Records whether a tarball of `registry` is at the conventional URL.
     pub(crate) fn learn(&self, registry: &Registry, is_customary: bool) {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         let places = places.entry(Arc::clone(registry.id())).or_default();
@@ -78,7 +76,7 @@ impl EarlyRequests {
         }
     }
 
-    /// Whether most tarballs of `registry` lie at the customary place, as far as is known.
+    /// Checks whether most known tarballs of `registry` are at the conventional URL.
     fn is_worth_trying(&self, registry: &Registry) -> bool {
         let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         places.get(registry.id()).is_none_or(|places| places.elsewhere <= places.customary)
@@ -86,9 +84,9 @@ impl EarlyRequests {
 }
 
 impl Components {
-    /// Asks for a tarball whose package is not known yet, where registries place it by custom. `None` when the package is
-    /// known, or there is no room: then the tarball is asked for after its verdict, as ever.
-    pub(crate) async fn set_out(
+    /// Starts an early request for a tarball whose package is unknown, at the conventional URL. `None` if the package is known or
+    /// no slot is free; the tarball is then requested after its verdict.
+    pub(crate) async fn start(
         self: &Arc<Self>,
         asker: &Client,
         name: &PackageName,
@@ -102,7 +100,7 @@ impl Components {
         if !self.asides.is_worth_trying(&registry) {
             return None;
         }
-        // What was seen before this process began may well be in the store, with its tarballs.
+        // A package recorded by an earlier process may be in the store with its tarballs.
         let (inner, key, of) = (Arc::clone(self), slot.key(&registry), Box::<str>::from(version));
         let look_up = move || Ok::<_, StoreError>(inner.ledger.was_seen(&key)? || !inner.ledger.tarballs(&key, &of)?.is_empty());
         if self.blocking(look_up).await.ok()?.ok()? {
@@ -113,15 +111,15 @@ impl Components {
         if let Some(aside) = under_way.get(&key).and_then(Weak::upgrade) {
             return Some(aside);
         }
-        // Looked at again under the lock: an aside is taken over only when the package is known, so whoever finds neither is
-        // the first, and whoever came while another's was taken over sees the package.
+        // Checked again under the lock: an early request is taken only once its package is known. A caller that finds neither is
+        // the first; one that arrives after the taking sees the package.
         if self.is_known(&key.0) {
             return None;
         }
         let permit = self.downloads.of(&registry).try_acquire(asker.address)?;
         let (authorization, name, version) = (asker.authorization.clone(), name.clone(), key.1.clone());
         let task = tokio::spawn(async move {
-            let url = registry.customary_tarball(&name, &version);
+            let url = registry.conventional_tarball_url(&name, &version);
             OpenedDownload { body: registry.tarball(&url, &authorization).await, permit }
         });
         let aside = Arc::new(EarlyRequest(Mutex::new(Some(task))));
@@ -130,7 +128,7 @@ impl Components {
         Some(aside)
     }
 
-    /// Whether something is known of the package, if only that it was not there a minute ago.
+    /// Checks whether the package is known, or was missing within the last minute.
     pub(crate) fn is_known(&self, slot: &CacheKey) -> bool {
         let is_absent = || self.absent.get(slot).is_some_and(|since| timestamp::is_within(since, ABSENT, self.clock.now()));
         self.documents.contains_key(slot) || self.documents.contains_key(&slot.shared()) || is_absent()

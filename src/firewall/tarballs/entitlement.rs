@@ -1,5 +1,5 @@
-//! Who may have a tarball that is in the store: all clients what its address gives without credentials, the others what its address
-//! gives to their own. Having the bytes entitles no client. Answers are kept per credentials and package.
+//! Decides which clients may read a stored tarball: all clients if its URL serves it without credentials, others if it serves it
+//! to their own. A stored copy entitles no client. Results are cached per credentials and package.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,27 +19,27 @@ use crate::telemetry::{UpstreamAnswered, UpstreamOutcome, UpstreamWhat};
 use crate::units::timestamp;
 use crate::upstream::{Authorization, Offer, UpstreamError};
 
-/// Memory for the places that credentials may have tarballs from, in bytes. What is forgotten costs a request.
+/// Memory for entitlements, in bytes. An evicted entry costs one request.
 const SCOPES_BYTES: u64 = 16 << 20;
 
-/// What a place takes, about.
+/// The approximate memory of an entitlement, in bytes.
 const PLACE_BYTES: usize = 150;
 
-/// The most places of one package that are remembered for the same credentials. Most packages have one.
+/// The most entitlements per package and credentials. Most packages need one.
 const MAX_PLACES: usize = 200;
 
-/// Packages that are known not to be for all clients.
+/// The most packages remembered as private.
 const MAX_PRIVATE: u64 = 10_000;
 
-/// Which credentials may have which packages.
+/// The known entitlements by credentials and package.
 pub(crate) struct Entitlements {
     scopes: Cache<CacheKey, Arc<Scope>>,
-    /// When the address of a tarball of the package last gave nothing to a request without credentials.
+    /// When a tarball URL of the package last served nothing without credentials.
     private: Cache<PackageName, Timestamp>,
 }
 
-/// The places of a package that gave a tarball to some credentials, and when each last did, the newest last; none where upstream
-/// refused them since.
+/// The URL folders of a package that served a tarball to some credentials, with the last time, the newest last. Empty if upstream
+/// refused since.
 type Scope = Vec<(Arc<str>, Timestamp)>;
 
 impl Default for Entitlements {
@@ -50,8 +50,8 @@ impl Default for Entitlements {
 }
 
 impl Entitlements {
-    /// Learns that upstream gave these credentials a tarball of the package from `place`. What it gives without credentials it gives
-    /// for one address only, which the tarball itself says.
+    /// Records that upstream served these credentials a tarball from `place`. Anonymous access is per URL and is recorded in the
+    /// tarball itself.
     pub(crate) fn grant(&self, slot: &CacheKey, place: &Place, now: Timestamp) {
         if slot.partition == CredentialScope::Anonymous {
             return;
@@ -68,48 +68,48 @@ impl Entitlements {
         });
     }
 
-    /// Learns that upstream gives these credentials nothing of the package any more.
+    /// Records that upstream refuses the package to these credentials.
     pub(crate) fn end(&self, slot: &CacheKey) {
-        // Others have nothing to lose, and must not fill the memory.
+        // Others have no entitlement to end and must not fill the memory.
         if slot.partition == CredentialScope::Lent || self.scopes.contains_key(slot) {
             self.scopes.insert(slot.clone(), Arc::default());
         }
     }
 
-    /// Whether upstream gave these credentials a tarball from `place` within `span`.
+    /// Checks whether upstream served these credentials a tarball from `place` within `span`.
     fn holds(&self, slot: &CacheKey, place: &Place, span: Duration, now: Timestamp) -> bool {
         let scope = self.scopes.get(slot);
         let since = scope.as_ref().and_then(|scope| scope.iter().find(|(text, _)| text == place.text()));
         since.is_some_and(|(_, since)| timestamp::is_within(*since, span, now))
     }
 
-    /// Whether upstream was never asked for these credentials since the process began.
+    /// Checks whether no result is known for these credentials since the process started.
     fn is_unasked(&self, slot: &CacheKey) -> bool {
         !self.scopes.contains_key(slot)
     }
 }
 
-/// A question whether some credentials may have some bytes, which all wait for that ask it.
+/// The key of a shared entitlement check: credentials, URL and bytes.
 pub(crate) type EntitlementKey = (CacheKey, Box<str>, Digest);
 
-/// What was found out by asking.
+/// The result of an entitlement check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Entitled {
-    /// They may have it.
+    /// The credentials are sufficient.
     Yes,
-    /// Upstream's answer says neither: what it gives to them must be downloaded and checked.
+    /// The response is inconclusive. The tarball must be downloaded with these credentials and verified.
     Unclear,
 }
 
 impl Components {
-    /// Whether the credentials of `known` may have `stored` by what is known already.
+    /// Checks whether the credentials of `known` are known to be entitled to `stored`.
     pub(crate) fn is_entitled(&self, known: &PackageSnapshot, stored: &StoredTarball) -> bool {
         stored.is_public() || self.entitlements.holds(&known.slot, &stored.place, self.config.packument_ttl, self.clock.now())
     }
 
-    /// Whether the credentials of `known` may have a version that upstream no longer has: all may have what was public, and those
-    /// that are shown the package now what others got of it with credentials. What a client's own token is not shown may be there for
-    /// others: of that it has what is public, and what it got itself.
+    /// Checks whether the credentials of `known` may read a version that was removed upstream. Public tarballs are for all.
+    /// Configured credentials that can read the package may read its tarballs. A client's own token may read only those it
+    /// received itself, because others may exist for other tokens.
     pub(crate) fn is_entitled_to_departed(&self, known: &PackageSnapshot, stored: &StoredTarball) -> bool {
         let is_shown = || known.packument.is_some() && stored.place.is_packages_own();
         let got_it = || self.entitlements.holds(&known.slot, &stored.place, self.config.max_stale, self.clock.now());
@@ -121,10 +121,10 @@ impl Components {
             }
     }
 
-    /// Asks upstream whether the credentials of `known` may have `stored`, the tarball of the entry at `at`.
+    /// Asks upstream whether the credentials of `known` may read `stored`, the tarball of the entry at `at`.
     ///
     /// # Errors
-    /// Upstream's refusal, or that it cannot be asked.
+    /// Returns upstream's refusal or failure.
     pub(crate) async fn ask_entitlement(
         self: &Arc<Self>,
         known: &Arc<PackageSnapshot>,
@@ -171,9 +171,9 @@ impl Components {
             Ok(Entitled::Yes) if is_anonymous => self.make_public(known, at, stored).await,
             Ok(Entitled::Yes) => self.entitlements.grant(slot, &stored.place, now),
             Err(error) if !is_no_answer(error) => self.entitlements.end(slot),
-            // Without an answer, the last one counts for as long as what is stale is served.
+            // Without a response, the last entitlement counts up to `max-stale`.
             Err(_) if self.entitlements.holds(slot, &stored.place, self.config.max_stale, now) => return Ok(Entitled::Yes),
-            // After a restart the last answer to our own credentials is the packument that they were shown.
+            // After a restart, the last packument served to the configured credentials counts as their entitlement.
             Err(_)
                 if slot.partition == CredentialScope::Lent
                     && stored.place.is_packages_own()
@@ -191,7 +191,7 @@ impl Components {
         timestamp::is_within(since, self.config.packument_ttl, now)
     }
 
-    /// What the address of the entry at `at` says to these credentials.
+    /// Requests the URL of the entry at `at` with these credentials.
     async fn ask_address(
         &self,
         known: &PackageSnapshot,
@@ -210,12 +210,12 @@ impl Components {
         match offer? {
             Offer::Bytes(length) if length == stored.length => Ok(Entitled::Yes),
             Offer::Bytes(_) | Offer::Unclear => Ok(Entitled::Unclear),
-            // A login page: no error by its status, and not a tarball.
+            // A login page: a success status, but not a tarball.
             Offer::Page => Err(UpstreamError::NotFound),
         }
     }
 
-    /// Remembers that the address of the entry at `at` gives `stored` to requests without credentials.
+    /// Records that the URL of the entry at `at` serves `stored` without credentials.
     async fn make_public(self: &Arc<Self>, known: &Arc<PackageSnapshot>, at: usize, stored: &Arc<StoredTarball>) {
         stored.make_public();
         let Some(entry) = known.packument.as_ref().and_then(|packument| packument.entries.get(at)) else { return };
@@ -229,12 +229,12 @@ impl Components {
         let change = PackageChange { tarballs: vec![source], ..PackageChange::default() };
         let (inner, key) = (Arc::clone(self), known.slot.key(&known.registry));
         if self.blocking(move || inner.write(&key, &change)).await.is_err() {
-            tracing::error!("the ledger's task was lost");
+            tracing::error!("ledger task failed");
         }
     }
 }
 
-/// Whether upstream said nothing about the credentials: it could not be reached, was too slow, or has troubles of its own.
+/// Checks whether the error says nothing about the credentials: upstream was unreachable, too slow, or failed itself.
 fn is_no_answer(error: &UpstreamError) -> bool {
     match error {
         UpstreamError::NotFound
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entitlement_lasts_for_its_span_and_place_and_ends_at_a_no() {
+    fn entitlement_is_limited_to_its_span_and_folder_and_ends_when_refused() {
         let name = || PackageName::parse("@acme/secret").unwrap();
         let slot = |token: u8| CacheKey { name: name(), partition: CredentialScope::Own([token; 32]) };
         let place = |address: &str| Place::of(&name(), &format!("https://registry.example/{address}"));
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_answer_about_the_credentials_ends_an_entitlement() {
+    fn only_a_response_about_the_credentials_ends_an_entitlement() {
         let status = |status| UpstreamError::Status { host: "registry.example".into(), status, retry_after: None };
         for error in [status(500), status(429), UpstreamError::Broken { host: "registry.example".into(), detail: "cut".into() }] {
             assert!(is_no_answer(&error), "{error}");

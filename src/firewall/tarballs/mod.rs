@@ -1,5 +1,5 @@
-//! Questions for a tarball: verdict first, from the index; then the store, for who is entitled to what lies there; then one flight
-//! from upstream, hashed as it lands. No byte is handed out before the whole matches every digest that is known of the version.
+//! Serves tarballs. The verdict comes first, from the index; then the store, for clients entitled to the stored bytes; then one
+//! shared download, hashed while it is written. No byte is served before the whole tarball matches every known digest.
 
 pub(crate) mod addresses;
 pub(crate) mod early_request;
@@ -28,7 +28,7 @@ use crate::firewall::{Components, PackageLookup, recorder};
 use crate::net::FairPermit;
 use crate::npm::integrity::Mismatch;
 use crate::npm::{Algorithm, Digest, DigestComparison, Hasher, Integrity, PackageName, Packument, Version};
-use crate::policy::{Facts, RuleId, Verdict, Warning, judge, waiver};
+use crate::policy::{Facts, RuleId, Verdict, Warning, evaluate, decision_warning};
 use crate::store::{
     BlobKind, Committed, DownloadEvent, DownloadKind, DownloadOutcome, LearnedDigests, PackageChange, PendingBlob, Release,
     StoreError, TarballSource,
@@ -38,48 +38,47 @@ use crate::telemetry::{
 };
 use crate::upstream::{Authorization, Registry, TarballBody, UpstreamError};
 
-/// Chunks of a tarball on their way from the network to the disk.
+/// Chunks buffered between network and disk.
 const IN_FLIGHT: usize = 16;
 
-/// Memory for tarballs that the disk does not take: so many units of so many bytes. Whoever comes later waits.
-pub(crate) const CARRIED_UNITS: usize = 64;
+/// Memory for tarballs that cannot be written to disk: the number of units, and their size in bytes. Further downloads wait.
+pub(crate) const MEMORY_UNITS: usize = 64;
 const CARRIED_UNIT: u64 = 1 << 20;
 
-/// What is fetched under: the same version from the same address for the same credentials, checked by the same digests.
+/// The key of a shared download: the same version from the same URL with the same credentials, checked against the same digests.
 pub(crate) type TarballKey = (CacheKey, Box<str>, Box<str>, Integrity);
 
-/// A tarball that was downloaded.
+/// A downloaded and verified tarball.
 #[derive(Clone)]
 pub(crate) struct Landed {
     bytes: Bytes,
-    /// Every digest that was computed of it.
+    /// Every digest computed from the bytes.
     digests: Integrity,
 }
 
 /// A tarball that may be served.
 struct AdmittedTarball {
-    /// Every digest that its bytes must match: what is stated, was ever stated, was computed, and was approved.
+    /// Every digest that its bytes must match: stated now or before, computed, and approved.
     integrity: Integrity,
-    /// Which entry of the packument it is, whose tarball upstream has; of one that upstream no longer has, it comes from the store
-    /// or not at all.
+    /// The index of the packument entry. `None` for a version that was removed upstream, which can only come from the store.
     entry: Option<usize>,
-    /// What rules say of it without refusing it.
+    /// Warnings that do not refuse it.
     notes: Vec<Warning>,
 }
 
-/// Where a tarball lies upstream, owned, for a flight that outlives whoever asked.
+/// The inputs of a download. Owned, because a download outlives the request that started it.
 struct Source {
     known: Arc<PackageSnapshot>,
-    /// Which entry of the packument it is.
+    /// The index of the packument entry.
     at: usize,
     slot: CacheKey,
     version: Box<str>,
     url: Box<str>,
     registry: Arc<Registry>,
     authorization: Authorization,
-    /// Whether nothing stronger than SHA-1 was known of it before any download: then bytes could be made to collide.
+    /// Whether only SHA-1 was known before the download, so that colliding bytes are possible.
     detect_collisions: bool,
-    /// What was known when it was admitted: it may have waited long for its place among the downloads.
+    /// The policy revision at admission. The download may have waited long for a slot.
     revision: u64,
 }
 
@@ -90,21 +89,21 @@ impl Components {
         name: &PackageName,
         version: &str,
     ) -> Result<TarballResponse, FirewallError> {
-        let moment = self.moment();
-        // Held to the end: who waits for it keeps it on its way.
+        let moment = self.context();
+        // Held to the end, because dropping it aborts the early request.
         let _aside;
-        let (reading, moment) = if let Some(reading) = self.at_hand(asker, name, DocumentNeed::Index, &moment) {
+        let (reading, moment) = if let Some(reading) = self.cached(asker, name, DocumentNeed::Index, &moment) {
             (reading, moment)
         } else {
-            _aside = Box::pin(self.set_out(asker, name, version)).await;
-            (Box::pin(self.reading(asker, name, DocumentNeed::Index, None)).await?, self.moment())
+            _aside = Box::pin(self.start(asker, name, version)).await;
+            (Box::pin(self.reading(asker, name, DocumentNeed::Index, None)).await?, self.context())
         };
         let (mut reading, mut moment) = (reading, moment);
         let mut admitted = self.admit_from(asker, &reading, version, &moment.world).await;
         if let Err(FirewallError::NotFound(_)) = &admitted
             && let Some(again) = Box::pin(self.ask_once_more(asker, &reading, version, DocumentNeed::Index)).await
         {
-            (reading, moment) = (again, self.moment());
+            (reading, moment) = (again, self.context());
             admitted = self.admit_from(asker, &reading, version, &moment.world).await;
         }
         let EvalContext { now, world } = moment;
@@ -114,7 +113,7 @@ impl Components {
         };
         match self.bytes(asker, &reading.known, version, &admitted, world.revision).await {
             Ok((Landed { bytes, digests }, kept)) => {
-                // What was decided while it was on its way counts before its first byte leaves.
+                // Changes during the download apply before the first byte is served.
                 let then = self.world();
                 if then.revision != world.revision {
                     let again = self.admit_from(asker, &reading, version, &then).await;
@@ -132,7 +131,7 @@ impl Components {
         }
     }
 
-    /// As [`Components::admit`]. Of a package of many versions only one that is shown is admitted on the spot.
+    /// Admits a version like [`Components::admit`]. With many versions, only a visible version is admitted on the async thread.
     async fn admit_from(
         self: &Arc<Self>,
         asker: &Client,
@@ -151,7 +150,7 @@ impl Components {
         Box::pin(self.admit_elsewhere(asker, reading, version, world)).await
     }
 
-    /// As [`Components::admit`], off the async threads.
+    /// Admits a version like [`Components::admit`], off the async threads.
     async fn admit_elsewhere(
         self: &Arc<Self>,
         asker: &Client,
@@ -164,7 +163,7 @@ impl Components {
         self.over_versions(&reading.known, asker.address, move || inner.admit(&asked, &read, &version, &world)).await?
     }
 
-    /// The verdict: what may be served, and what it must hash to.
+    /// Returns what may be served and the digests it must match, or the refusal.
     fn admit(
         &self,
         asker: &Client,
@@ -177,22 +176,22 @@ impl Components {
         let Some((packument, (at, entry))) =
             known.packument.as_ref().and_then(|packument| Some((packument, packument.find(version)?)))
         else {
-            return self.admit_gone(asker, known, version, world);
+            return self.admit_removed(asker, known, version, world);
         };
         let screen = known.screen(world, asker.profile);
-        self.note_overbroad(name, &screen);
+        self.overbroad_advisories(name, &screen);
         if !screen.shown[at] {
             return Err(self.refuse(asker, packument, &screen, at));
         }
-        // Without an integrity it would be hidden.
+        // A version without an integrity is hidden.
         let stated = entry.integrity.as_ref().ok_or_else(|| no_version(name, version))?;
         let integrity = known.provenance.get(at).and_then(|provenance| provenance.digests.as_ref()).unwrap_or(stated);
-        let integrity = world.standing.with_approved_digests(name, version, integrity);
+        let integrity = world.active_decisions.with_approved_digests(name, version, integrity);
         Ok(AdmittedTarball { integrity, entry: Some(at), notes: screen.notes(at).to_vec() })
     }
 
-    /// A version the newest packument does not have: an old one goes on being served to whoever's lockfile holds it.
-    fn admit_gone(
+    /// Admits a version that was removed upstream: old versions are still served to clients whose lockfile contains them.
+    fn admit_removed(
         &self,
         asker: &Client,
         known: &PackageSnapshot,
@@ -200,24 +199,24 @@ impl Components {
         world: &PolicySnapshot,
     ) -> Result<AdmittedTarball, FirewallError> {
         let name = &known.slot.name;
-        let gone = judge_gone(known, version, world, asker.profile).ok_or_else(|| no_version(name, version))?;
+        let gone = evaluate_removed(known, version, world, asker.profile).ok_or_else(|| no_version(name, version))?;
         let (verdict, first, notes) = gone;
         let screen = known.screen(world, asker.profile);
-        let nearest = known.packument.as_ref().and_then(|packument| screen.nearest(packument, version));
+        let nearest = known.packument.as_ref().and_then(|packument| screen.nearest_allowed(packument, version));
         if let Some(refusal) = Refusal::of_version(name, version, &verdict, nearest) {
-            // It may be there for other tokens, which is not this one's to know.
+            // It may exist for other tokens, which must not be disclosed.
             let is_told = |packument: &Arc<Packument>| packument.find_departed(version).is_some();
-            if known.slot.is_own() && !known.packument.as_ref().is_some_and(is_told) {
+            if known.slot.is_client_scoped() && !known.packument.as_ref().is_some_and(is_told) {
                 return Err(no_version(name, version));
             }
             return Err(self.refused(asker, refusal));
         }
         let integrity = first.and_then(Release::known_digests).ok_or_else(|| no_version(name, version))?;
-        let integrity = world.standing.with_approved_digests(name, version, &integrity);
+        let integrity = world.active_decisions.with_approved_digests(name, version, &integrity);
         Ok(AdmittedTarball { integrity, entry: None, notes })
     }
 
-    /// The bytes, and whether they lay in the store already.
+    /// Returns the bytes, and whether they were in the store.
     async fn bytes(
         self: &Arc<Self>,
         asker: &Client,
@@ -235,11 +234,11 @@ impl Components {
         let entry =
             known.packument.as_ref().and_then(|packument| Some((admitted.entry?, packument.entries.get(admitted.entry?)?)));
         let Some((at, entry)) = entry else {
-            if slot.is_own() {
+            if slot.is_client_scoped() {
                 return Err(no_version(&slot.name, version));
             }
             return Err(FirewallError::NotFound(
-                format!("{} no longer has this version upstream, and it is not in the cache", slot.name).into(),
+                format!("this version of {} was removed upstream and is not in the cache", slot.name).into(),
             ));
         };
         let source = Source {
@@ -261,8 +260,7 @@ impl Components {
         landed.unwrap_or_else(|_| Err(self.note_lost_fetch())).map(|landed| (landed, false))
     }
 
-    /// The tarball from the store, if it lies there, came from where the packument places it, matches every digest, and `asker` may
-    /// have it.
+    /// Returns the tarball from the store if it came from the stated URL, matches every digest, and the client is entitled to it.
     async fn stored(
         self: &Arc<Self>,
         asker: &Client,
@@ -281,7 +279,7 @@ impl Components {
         Ok((entitled == Entitled::Yes).then(|| Landed { bytes, digests: stored.digests.clone() }))
     }
 
-    /// What the store has of an entry: looked up in memory, then in the ledger, which remembers what came from where.
+    /// Looks up the stored tarball of an entry in memory, then in the ledger, which records the source of each tarball.
     async fn find_stored(
         self: &Arc<Self>,
         known: &Arc<PackageSnapshot>,
@@ -296,7 +294,7 @@ impl Components {
         let (inner, key, of) = (Arc::clone(self), known.slot.key(&known.registry), Box::<str>::from(version));
         let sources = self.blocking(move || inner.ledger.tarballs(&key, &of)).await?;
         let sources = sources.unwrap_or_else(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "the ledger cannot be read");
+            tracing::error!(error = &error as &dyn std::error::Error, "ledger read failed");
             Vec::new()
         });
         let packument = known.packument.as_ref();
@@ -307,7 +305,7 @@ impl Components {
         let mut fitting = sources.into_iter().filter(fits).filter_map(|source| StoredTarball::recall(&known.slot.name, source));
         let first = fitting.next();
         let stored = match fitting.find(StoredTarball::is_public) {
-            // Of a departed version any address will do, best a public one.
+            // For a removed version any URL is valid; a public one is preferred.
             Some(public) if entry.is_none() => Some(public),
             _ => first,
         };
@@ -318,13 +316,13 @@ impl Components {
         Ok(Some(stored))
     }
 
-    /// A blob of the store; one that cannot be read is fetched again.
+    /// Opens a blob. One that cannot be read is fetched again.
     async fn open_blob(&self, name: &Digest) -> Option<Bytes> {
         if let Some(bytes) = self.blobs.mapped(name) {
             return Some(bytes);
         }
         self.blobs.open(name).await.unwrap_or_else(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "a tarball in the store cannot be read");
+            tracing::error!(error = &error as &dyn std::error::Error, "stored tarball read failed");
             None
         })
     }
@@ -336,7 +334,7 @@ impl Components {
         request: SlotRequest<TarballKey>,
     ) -> Result<Landed, FirewallError> {
         let (opened, _permit) = self.open(&source, request).await;
-        // The flight before this one may have landed after its asker had looked.
+        // A previous download may have completed after this request checked the store.
         let before = source.known.tarballs.get(source.at).filter(|stored| integrity.is_covered_by(&stored.digests));
         if let Some(stored) = before.filter(|stored| self.is_entitled(&source.known, stored))
             && let Some(bytes) = self.open_blob(&stored.name).await
@@ -344,13 +342,13 @@ impl Components {
             return Ok(Landed { bytes, digests: stored.digests.clone() });
         }
         let asked = Instant::now();
-        let landed = self.land(&source, opened, integrity.clone()).await;
-        // Committed first, looked at then: whoever condemns it and looks into the store meanwhile finds it there.
+        let landed = self.download(&source, opened, integrity.clone()).await;
+        // Checked after the commit: a purge that runs in between finds the tarball in the store.
         if let Ok(Landed { digests, .. }) = &landed
             && self.world().revision != source.revision
-            && self.is_condemned(&source, digests)
+            && self.is_denied_now(&source, digests)
         {
-            self.discard(&source, digests).await;
+            self.remove_denied(&source, digests).await;
         }
         let (outcome, detail) = match &landed {
             Ok(_) => (UpstreamOutcome::Changed, None),
@@ -363,24 +361,24 @@ impl Components {
         landed
     }
 
-    /// Whether advisories or people refuse it for good, whatever policy is asked: then it is not kept.
-    fn is_condemned(&self, source: &Source, integrity: &Integrity) -> bool {
+    /// Checks whether an advisory or a decision denies the version under any policy. It is not kept then.
+    fn is_denied_now(&self, source: &Source, integrity: &Integrity) -> bool {
         let (world, now, name) = (self.world(), self.clock.now(), &source.slot.name);
         let parsed = Version::parse(&source.version);
-        // Of a record that marks every version this is the worst reading: at worst it is fetched once more.
-        let advisories = world.advisories.of(name.as_str()).among(std::iter::empty());
+        // An advisory that marks every version applies fully here. At worst the tarball is fetched again.
+        let advisories = world.advisories.of(name.as_str()).applicable_to(std::iter::empty());
         let facts = Facts {
             parsed: parsed.as_ref(),
             integrity: Some(integrity),
             advisories: &advisories,
             ..Facts::of(name, &source.version, now)
         };
-        let verdict = judge(&world.policy(Profile::default()).about(name), &world.standing, &facts, now);
+        let verdict = evaluate(&world.policy(Profile::default()).about(name), &world.active_decisions, &facts, now);
         matches!(verdict, Verdict::Deny { reason } if matches!(reason.rule, RuleId::Advisory | RuleId::Denied))
     }
 
-    /// Takes a tarball out of the store again that was condemned while it was on its way.
-    async fn discard(self: &Arc<Self>, source: &Source, integrity: &Integrity) {
+    /// Removes a tarball that was denied during its download.
+    async fn remove_denied(self: &Arc<Self>, source: &Source, integrity: &Integrity) {
         let (inner, digests) = (Arc::clone(self), integrity.clone());
         let removed =
             self.blocking(move || digests.digest(Algorithm::Sha512).map_or(Ok(false), |name| inner.blobs.remove(name))).await;
@@ -388,13 +386,13 @@ impl Components {
             package.name = %source.slot.name,
             package.version = &*source.version,
             blobs.removed = matches!(removed, Ok(Ok(true))),
-            "a tarball turned out to be bad while it was on its way"
+            "tarball denied during download"
         );
     }
 
-    /// What is on its way already, if it comes from the right place, and a place among the downloads.
+    /// Returns an early request's body if its URL is the stated one, and a download slot.
     async fn open(&self, source: &Source, request: SlotRequest<TarballKey>) -> (Option<TarballBody>, FairPermit) {
-        let customary = source.registry.is_customary(&source.slot.name, &source.version, &source.url);
+        let customary = source.registry.is_conventional(&source.slot.name, &source.version, &source.url);
         self.asides.learn(&source.registry, customary);
         if let Some(aside) = self.asides.take(&source.slot, &source.version) {
             if !customary {
@@ -406,8 +404,8 @@ impl Components {
         (None, request.permit(&self.downloads.of(&source.registry)).await)
     }
 
-    /// From upstream to the disk, hashed as it lands, checked before it is anyone's.
-    async fn land(
+    /// Downloads a tarball to disk, hashing it as it is written. It is served only after it matched.
+    async fn download(
         self: &Arc<Self>,
         source: &Source,
         opened: Option<TarballBody>,
@@ -421,7 +419,7 @@ impl Components {
         let blobs = Arc::clone(&self.blobs);
         let hasher = Hasher::for_tarball(integrity.clone(), source.detect_collisions);
         let writer = tokio::task::spawn_blocking(move || write(blobs.begin(BlobKind::Tarball, hasher)?, receiver));
-        let pumped = pump(&mut body, &sender).await;
+        let pumped = forward_chunks(&mut body, &sender).await;
         drop(sender);
         let written = writer.await.map_err(|error| self.note_lost(&error, lost()))?;
         pumped?;
@@ -431,28 +429,28 @@ impl Components {
                 self.note_landed(source, &landed, body.needed_credentials()).await;
                 Ok(landed)
             }
-            Ok(None) => Err(FirewallError::Internal("a tarball was cut short".into())),
-            Err(StoreError::Mismatch(mismatch)) => Err(self.mismatched(source, &mismatch)),
+            Ok(None) => Err(FirewallError::Internal("a tarball download ended early".into())),
+            Err(StoreError::Mismatch(mismatch)) => Err(self.integrity_refusal(source, &mismatch)),
             Err(error) => {
                 tracing::error!(
                     package.name = %source.slot.name,
                     package.version = &*source.version,
                     error = &error as &dyn std::error::Error,
-                    "a tarball cannot be kept, it is passed on"
+                    "tarball write failed, served from memory"
                 );
-                self.carry(source, integrity).await
+                self.download_to_memory(source, integrity).await
             }
         }
     }
 
-    /// From upstream through memory, where the disk does not take it: a full one keeps nobody from installing. Checked whole
-    /// before it is anyone's, like what is kept.
-    async fn carry(self: &Arc<Self>, source: &Source, integrity: Integrity) -> Result<Landed, FirewallError> {
+    /// Downloads a tarball to memory if the disk fails, so that a full disk blocks no install. It is verified whole before it is
+    /// served.
+    async fn download_to_memory(self: &Arc<Self>, source: &Source, integrity: Integrity) -> Result<Landed, FirewallError> {
         let mut body = source.registry.tarball(&source.url, &source.authorization).await?;
         let length = body.length().unwrap_or(self.config.tarball_limit);
         let share = u32::try_from(length.div_ceil(CARRIED_UNIT)).unwrap_or(u32::MAX);
-        if share as usize > CARRIED_UNITS {
-            let text = format!("{} cannot be written to the store, and is too large to pass on without", source.slot.name);
+        if share as usize > MEMORY_UNITS {
+            let text = format!("cannot store the tarball of {}, and it is too large to serve from memory", source.slot.name);
             return Err(FirewallError::Internal(text.into()));
         }
         let permit = Arc::clone(&self.carried).acquire_many_owned(share).await.map_err(|_| lost())?;
@@ -467,12 +465,12 @@ impl Components {
                 self.note_landed(source, &landed, body.needed_credentials()).await;
                 Ok(landed)
             }
-            Err(mismatch) => Err(self.mismatched(source, &mismatch)),
+            Err(mismatch) => Err(self.integrity_refusal(source, &mismatch)),
         }
     }
 
-    /// Writes down what a full download yielded, before its first byte leaves: every digest of the bytes binds the version from now
-    /// on, and the store may serve them for this address.
+    /// Records a completed download before its first byte is served: its digests must match from now on, and the store may serve
+    /// it for this URL.
     async fn note_landed(self: &Arc<Self>, source: &Source, landed: &Landed, with_credentials: bool) {
         let Landed { bytes, digests } = landed;
         let (length, public) = (bytes.len() as u64, !with_credentials);
@@ -480,7 +478,7 @@ impl Components {
             return;
         };
         let stored = Arc::new(stored);
-        let is_about = |known: Integrity| known.agreement(digests) == DigestComparison::Same;
+        let is_about = |known: Integrity| known.compare(digests) == DigestComparison::Same;
         let row = source.known.releases_of(&source.version).find(|row| row.known_digests().is_some_and(is_about));
         let learned = row.map(|row| LearnedDigests {
             version: row.version.clone(),
@@ -498,25 +496,25 @@ impl Components {
             PackageChange { digests: learned.into_iter().collect(), tarballs: vec![tarball], ..PackageChange::default() };
         let (inner, key) = (Arc::clone(self), source.slot.key(&source.registry));
         if self.blocking(move || inner.write(&key, &change)).await.is_err() {
-            tracing::error!("the ledger's task was lost");
+            tracing::error!("ledger task failed");
         }
         let entries = source.known.packument.as_ref().map_or(0, |packument| packument.entries.len());
         source.known.tarballs.set(source.at, entries, &stored);
         self.entitlements.grant(&source.slot, &stored.place, self.clock.now());
     }
 
-    /// The refusal of bytes that are not what the packument says.
-    fn mismatched(&self, source: &Source, mismatch: &Mismatch) -> FirewallError {
+    /// Returns the refusal of bytes that do not match the packument.
+    fn integrity_refusal(&self, source: &Source, mismatch: &Mismatch) -> FirewallError {
         let detail = mismatch.to_string();
         IntegrityMismatch { name: &source.slot.name, version: &source.version, detail: &detail }.emit(&self.metrics);
-        self.incident("integrity_mismatch", Some(&source.slot.name), Some(&source.version), detail.clone());
+        self.event("integrity_mismatch", Some(&source.slot.name), Some(&source.version), detail.clone());
         let verdict =
-            Verdict::deny(RuleId::IntegrityMismatch, format!("the bytes upstream sent are not the packument's: {detail}"));
+            Verdict::deny(RuleId::IntegrityMismatch, format!("the bytes from upstream do not match the packument: {detail}"));
         let refusal = Refusal::of_version(&source.slot.name, &source.version, &verdict, None);
         refusal.map_or_else(|| FirewallError::Internal(detail.into()), |refusal| FirewallError::Refused(Arc::new(refusal)))
     }
 
-    /// What of upstream's failures is a refusal by us.
+    /// Turns upstream failures that are policy decisions into refusals.
     fn explain_failure(&self, asker: &Client, reading: &PackageLookup, version: &str, rejection: FirewallError) -> FirewallError {
         let name = &reading.known.slot.name;
         match rejection {
@@ -527,7 +525,7 @@ impl Components {
                     None => error.into(),
                 }
             }
-            // Made in a flight, where nobody asks: told here, once for everybody who waited.
+            // Created in a shared download. Recorded here for each waiting client.
             FirewallError::Refused(refusal) => self.refused(asker, Refusal::clone(&refusal)),
             other => self.explain_unsent(asker, name, other),
         }
@@ -549,7 +547,7 @@ impl Components {
         rejection
     }
 
-    /// Tells of what was served though rules had something to say.
+    /// Reports warnings about a version that was served.
     fn note_observed(&self, asker: &Client, name: &PackageName, version: &str, notes: &[Warning]) {
         for Warning { reason, would_refuse } in notes {
             ServedWithWarning {
@@ -591,15 +589,14 @@ impl Components {
     }
 }
 
-/// Whether SHA-1 alone was known of a version before any of its bytes were downloaded.
+/// Checks whether only SHA-1 was known of a version before its bytes were downloaded.
 fn is_known_by_sha1_alone(known: &PackageSnapshot, version: &str, integrity: &Integrity) -> bool {
     let is_weak = |integrity: &Integrity| integrity.strongest().algorithm() == Algorithm::Sha1;
     is_weak(integrity) || known.releases_of(version).filter_map(|row| row.integrity.as_ref()).any(is_weak)
 }
 
-/// The verdict of a version the newest packument does not have, as what it was first seen, and what is noted of it; `None` when it
-/// never was.
-pub(crate) fn judge_gone<'a>(
+/// Returns the verdict, first release and warnings of a version that was removed upstream; `None` if it never existed.
+pub(crate) fn evaluate_removed<'a>(
     known: &'a PackageSnapshot,
     version: &'a str,
     world: &'a PolicySnapshot,
@@ -608,13 +605,13 @@ pub(crate) fn judge_gone<'a>(
     let departed = RemovedVersion::find(known, version, world)?;
     let facts = departed.facts(None);
     let rules = world.policy(profile).about(facts.name);
-    let verdict = judge(&rules, &world.standing, &facts, known.validated);
+    let verdict = evaluate(&rules, &world.active_decisions, &facts, known.validated);
     let mut notes = rules.notes(&facts, known.validated);
-    notes.splice(0..0, waiver(&rules, &world.standing, &facts, known.validated));
+    notes.splice(0..0, decision_warning(&rules, &world.active_decisions, &facts, known.validated));
     Some((verdict, departed.first, notes))
 }
 
-/// A tarball that the disk did not take, and its share of the memory for those, held until its last reader is done.
+/// A tarball in memory with its memory permit, held until its last reader is done.
 struct InMemoryTarball {
     bytes: Vec<u8>,
     _permit: OwnedSemaphorePermit,
@@ -626,16 +623,16 @@ impl AsRef<[u8]> for InMemoryTarball {
     }
 }
 
-/// What travels from the network to the disk.
+/// A message from the network task to the disk task.
 enum Chunk {
     Chunk(Bytes),
-    /// The body ended as upstream said it would. Without it the body broke off.
+    /// The body is complete. Without this message it was truncated.
     End,
 }
 
-/// Carries a body from the network to the writer.
-async fn pump(body: &mut TarballBody, sender: &tokio::sync::mpsc::Sender<Chunk>) -> Result<(), UpstreamError> {
-    // A writer that is gone has failed and says why itself.
+/// Forwards a body from the network to the writer.
+async fn forward_chunks(body: &mut TarballBody, sender: &tokio::sync::mpsc::Sender<Chunk>) -> Result<(), UpstreamError> {
+    // A writer that is gone has failed and reports the error itself.
     while let Some(chunk) = body.next().await? {
         if sender.send(Chunk::Chunk(chunk)).await.is_err() {
             return Ok(());
@@ -645,7 +642,7 @@ async fn pump(body: &mut TarballBody, sender: &tokio::sync::mpsc::Sender<Chunk>)
     Ok(())
 }
 
-/// Writes chunks as they come. `None` when the body broke off: nothing is kept then.
+/// Writes chunks as they arrive. Returns `None` if the body was truncated; nothing is stored then.
 fn write(
     mut pending: Box<dyn PendingBlob>,
     mut pieces: tokio::sync::mpsc::Receiver<Chunk>,

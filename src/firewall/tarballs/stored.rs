@@ -1,5 +1,4 @@
-//! Tarballs that a full download once yielded: what their bytes hash to, and whether all clients may have them. Says nothing of
-//! verdicts.
+//! Tarballs that were downloaded completely, with their digests and whether they are public.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -9,21 +8,21 @@ use arc_swap::ArcSwapOption;
 use crate::npm::{Address, Algorithm, Digest, Integrity, PackageName};
 use crate::store::TarballSource;
 
-/// A tarball that lies, or lay, in the store.
+/// A tarball that is or was in the store.
 pub(crate) struct StoredTarball {
-    /// The SHA-512 that names it.
+    /// The SHA-512 that names the blob.
     pub name: Digest,
-    /// Every digest that was computed of its bytes.
+    /// Every digest computed from the bytes.
     pub digests: Integrity,
-    /// Their length.
+    /// The length in bytes.
     pub length: u64,
-    /// Where it came from.
+    /// The URL it came from.
     pub place: Place,
     public: AtomicBool,
 }
 
-/// What an entitlement to a tarball is for: the folder of its package's tarballs, or that tarball alone. The author of a packument can
-/// name any address of the registry, that of another package's tarball too.
+/// What an entitlement covers: the URL folder of a package's tarballs, or a single tarball. The author of a packument can state
+/// any URL of the registry, even that of another package's tarball.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
     text: Arc<str>,
@@ -31,10 +30,10 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// The place of a tarball of `name` at `address`, as its packument states it.
+    /// Returns the scope of a tarball of `name` at the stated `address`.
     #[must_use]
     pub(crate) fn of(name: &PackageName, address: &str) -> Self {
-        // A query may say what is given, whatever the path is.
+        // A query may select the response, regardless of the path.
         let stated = Address::of_stated(address).filter(|stated| !stated.has_query());
         let is_packages_own = stated.and_then(|stated| stated.owner()).is_some_and(|(owner, _)| owner == *name);
         let folder = || ["/-/", "/download/"].iter().find_map(|mark| Some(&address[..address.rfind(mark)? + mark.len()]));
@@ -44,13 +43,13 @@ impl Place {
         }
     }
 
-    /// The folder, or the address of the one tarball.
+    /// Returns the folder, or the URL of the single tarball.
     #[must_use]
     pub(crate) fn text(&self) -> &Arc<str> {
         &self.text
     }
 
-    /// Whether the path names the package, so that nothing else is there.
+    /// Checks whether the path names the package, so that nothing else is below it.
     #[must_use]
     pub(crate) fn is_packages_own(&self) -> bool {
         self.is_packages_own
@@ -58,44 +57,43 @@ impl Place {
 }
 
 impl StoredTarball {
-    /// A tarball with these digests; `None` where its SHA-512 is not among them.
+    /// Creates a tarball with these digests; `None` if SHA-512 is not among them.
     #[must_use]
     pub(crate) fn new(digests: Integrity, length: u64, place: Place, public: bool) -> Option<Self> {
         let name = digests.digest(Algorithm::Sha512)?.clone();
         Some(Self { name, digests, length, place, public: AtomicBool::new(public) })
     }
 
-    /// The tarball of `package` that the ledger knows.
+    /// Creates a tarball of `package` from the ledger.
     #[must_use]
     pub(crate) fn recall(package: &PackageName, source: TarballSource) -> Option<Self> {
         Self::new(source.digests, source.length, Place::of(package, &source.address), source.public)
     }
 
-    /// Whether its address gave it to a request without credentials: then all clients may have it.
+    /// Checks whether its URL served it without credentials, so that all clients may read it.
     #[must_use]
     pub(crate) fn is_public(&self) -> bool {
         self.public.load(Ordering::Relaxed)
     }
 
-    /// Learns that its address gives it to requests without credentials.
+    /// Records that its URL serves it without credentials.
     pub(crate) fn make_public(&self) {
         self.public.store(true, Ordering::Relaxed);
     }
 }
 
-/// The tarballs of one index, by the place of their entry. What stands here came from the address that the entry states, and
-/// matches what the entry states.
+/// The stored tarballs of one index, by entry. Each came from the URL that the entry states and matches its digests.
 #[derive(Default)]
 pub(crate) struct StoredTarballs(OnceLock<Box<[ArcSwapOption<StoredTarball>]>>);
 
 impl StoredTarballs {
-    /// The tarball of the entry at `at`, if it was looked up. A look-up in memory without a lock.
+    /// Returns the tarball of the entry at `at`, if it was looked up. Does not lock.
     #[must_use]
     pub(crate) fn get(&self, at: usize) -> Option<Arc<StoredTarball>> {
         self.0.get()?.get(at)?.load_full()
     }
 
-    /// Keeps the tarball of the entry at `at`, of an index of `entries`.
+    /// Stores the tarball of the entry at `at`, in an index of `entries` entries.
     pub(crate) fn set(&self, at: usize, entries: usize, stored: &Arc<StoredTarball>) {
         let places = self.0.get_or_init(|| (0..entries).map(|_| ArcSwapOption::empty()).collect());
         if let Some(place) = places.get(at) {
@@ -109,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tarball_is_found_by_the_place_of_its_entry() {
+    fn stored_tarball_is_found_by_entry_index() {
         let tarballs = StoredTarballs::default();
         assert!(tarballs.get(0).is_none());
         let digests = Integrity::single(Digest::of(Algorithm::Sha512, b"x"));
@@ -124,7 +122,7 @@ mod tests {
         assert!(StoredTarball::new(Integrity::single(Digest::of(Algorithm::Sha1, b"x")), 1, place(), true).is_none());
     }
     #[test]
-    fn an_address_that_names_the_package_stands_for_all_beside_it_and_another_for_itself() {
+    fn entitlement_covers_the_folder_only_if_the_url_names_the_package() {
         let place = |name: &str, address: &str| Place::of(&PackageName::parse(name).unwrap(), address);
         let digest = "0123456789abcdef0123456789abcdef01234567";
         for (name, address, folder) in [

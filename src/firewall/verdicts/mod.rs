@@ -1,5 +1,5 @@
-//! The verdicts of one packument in one world: what is shown, where dist-tags point then, when that changes. Pure; refuses
-//! to know who asks.
+//! Evaluates a packument against a policy snapshot: which versions are visible, where dist-tags point, and when that changes. The
+//! result does not depend on the client. Pure.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -17,82 +17,81 @@ use crate::firewall::wanted_versions::WithheldVersions;
 use crate::npm::packument::dist_tags;
 use crate::npm::packument::dist_tags::Retargets;
 use crate::npm::{Algorithm, Digest, PackageName, Packument, PackumentForm};
-use crate::policy::{Advisory, Policy, UnknownFacts, Verdict, Warning, judge, waiver};
+use crate::policy::{Advisory, Policy, UnknownFacts, Verdict, Warning, evaluate, decision_warning};
 use crate::store::TagSighting;
 use crate::text::single_line;
 use crate::units::timestamp;
 
-/// Hidden versions named in one text: beyond that they are counted.
+/// Hidden versions listed in one message. Further ones are counted.
 const NAMED: usize = 8;
 
-/// Dist-tags with hidden targets that are moved; the rest goes. Packages have dozens.
+/// The most dist-tags with hidden targets that are moved; further ones are left out. Packages have dozens.
 const MOVED: usize = 1_000;
 
-/// How far back a dist-tag's history may be trusted where no minimum release age says so.
+/// How far back a dist-tag's history is used if no minimum release age applies.
 const WINDOW: std::time::Duration = std::time::Duration::from_secs(72 * 3600);
 
-/// How long a dist-tag must have been seen to point to a version before it goes back there: who moves a tag for a moment does not
-/// choose where it goes back to.
+/// How long a dist-tag must have pointed to a version before it may be moved back to it. An attacker who moves a tag briefly
+/// cannot choose where it falls back to.
 const SHORTEST_SIGHTING: std::time::Duration = std::time::Duration::from_secs(3600);
 
-/// The verdicts of one packument, as of the instant upstream last confirmed it.
+/// The verdicts of one packument, as of the instant when upstream last confirmed it.
 #[derive(Debug)]
 pub(crate) struct VerdictTable {
-    /// The revision of the world it was judged in.
+    /// The revision of the policy snapshot.
     pub world: u64,
-    /// Whether it was known whose parts the versions are.
+    /// Whether the parent package was known.
     pub has_kin: bool,
-    /// For each entry, whether it is shown.
+    /// Whether each entry is visible.
     pub shown: Vec<bool>,
-    /// The verdict of each entry that is not, in the order of the entries.
+    /// The verdict of each hidden entry, ordered by entry.
     pub verdicts: Vec<(usize, Verdict)>,
-    /// What rules say of entries without refusing them, in the order of the entries; not of those that are refused.
+    /// The warnings of each visible entry, ordered by entry.
     pub notes: Vec<(usize, Vec<Warning>)>,
-    /// Dist-tags as clients see them, if they are not upstream's.
+    /// Dist-tags as clients see them, if they differ from upstream's.
     pub tags: Option<Vec<(Box<str>, Box<str>)>>,
-    /// The keys of what is hidden.
+    /// The keys of the hidden versions.
     pub hidden: Arc<[Box<str>]>,
-    /// The earliest instant at which a held version may open, if upstream is asked again then.
+    /// The earliest instant at which a held version may open after a revalidation.
     pub next_opening: Option<Timestamp>,
-    /// What `policyRestrictions` say, when something is hidden.
+    /// The contents of `policyRestrictions`, if a version is hidden.
     pub restrictions: Option<PolicyRestrictions>,
-    /// Advisories whose claim on every version is not obeyed.
+    /// Advisories that mark every version and are not fully applied.
     pub overbroad: Vec<OverbroadAdvisory>,
-    /// What of the known wants is withheld, found when first asked for.
+    /// The withheld versions that known requirements need, computed on first use.
     pub withheld: ArcSwapOption<WithheldVersions>,
-    /// Whether a verdict hangs on a fact that the document does not carry: the full form is needed then.
+    /// Whether a verdict depends on a fact that the document lacks, so that the full form is needed.
     pub lacks: bool,
-    /// Differs when anything that an answer shows differs.
+    /// Changes whenever a response made from these verdicts changes.
     pub identity: Digest,
 }
 
-/// What `policyRestrictions` say.
+/// The contents of `policyRestrictions`.
 #[derive(Debug)]
 pub(crate) struct PolicyRestrictions {
-    /// For people, in lines.
+    /// The message for users, one line per version.
     message: String,
-    /// The newest version that is hidden.
+    /// The newest hidden version.
     pub newest: Box<str>,
-    /// The hidden versions, JSON.
+    /// The hidden versions as JSON.
     versions: String,
 }
 
 impl PolicyRestrictions {
-    /// The value of `policyRestrictions`, JSON, for whoever came by way of `base`: one address for all that is hidden.
+    /// Returns the JSON value of `policyRestrictions` for a client that used `base`, with one link for all hidden versions.
     #[must_use]
     pub(crate) fn told(&self, base: &BaseUrl, name: &PackageName) -> String {
-        let link = error::link(base, name, Some(&self.newest)).map(|link| format!("\nwhy: {link}")).unwrap_or_default();
+        let link = error::explain_link(base, name, Some(&self.newest)).map(|link| format!("\nwhy: {link}")).unwrap_or_default();
         let message = serde_json::Value::from(format!("{}{link}", self.message));
         format!("{{\"message\":{message},\"versions\":{}}}", self.versions)
     }
 }
 
-/// An advisory that marks every version of an established package: obeyed for those it lists.
+/// An advisory that marks every version of an established package. It is applied only to the versions it lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OverbroadAdvisory {
-    /// The feed it stands in.
+    /// The feed that lists it.
     pub feed: Box<str>,
-    /// Its id.
     pub id: Box<str>,
 }
 
@@ -103,7 +102,7 @@ impl OverbroadAdvisory {
 }
 
 impl VerdictTable {
-    /// The verdicts of a package without versions, in the world of this revision.
+    /// Creates the verdicts of a package without versions.
     #[must_use]
     pub(crate) fn empty(world: u64, has_kin: bool) -> Self {
         Self {
@@ -123,19 +122,19 @@ impl VerdictTable {
         }
     }
 
-    /// Judges every entry.
+    /// Evaluates every entry.
     #[must_use]
     pub(crate) fn of(known: &PackageSnapshot, kin: Option<&ParentFirstSeen>, world: &PolicySnapshot, profile: Profile) -> Self {
         let mut screen = Self::empty(world.revision, kin.is_some());
         let Some(packument) = &known.packument else { return screen };
         screen.judge(known, kin, packument, world, profile);
-        screen.tags = retag(known, packument, &screen.shown, world.policy(profile));
-        screen.restrictions = (!screen.verdicts.is_empty()).then(|| screen.restrict(packument));
-        screen.identity = screen.identify();
+        screen.tags = visible_dist_tags(known, packument, &screen.shown, world.policy(profile));
+        screen.restrictions = (!screen.verdicts.is_empty()).then(|| screen.build_restrictions(packument));
+        screen.identity = screen.fingerprint();
         screen
     }
 
-    /// The verdict of the entry at `at`.
+    /// Returns the verdict of the entry at `at`.
     #[must_use]
     pub(crate) fn verdict(&self, at: usize) -> &Verdict {
         match self.verdicts.binary_search_by_key(&at, |(at, _)| *at) {
@@ -144,7 +143,7 @@ impl VerdictTable {
         }
     }
 
-    /// What rules say of the entry at `at` though it is served.
+    /// Returns the warnings for the entry at `at`.
     #[must_use]
     pub(crate) fn notes(&self, at: usize) -> &[Warning] {
         match self.notes.binary_search_by_key(&at, |(at, _)| *at) {
@@ -153,30 +152,30 @@ impl VerdictTable {
         }
     }
 
-    /// Whether any version is shown.
+    /// Checks whether any version is visible.
     #[must_use]
-    pub(crate) fn shows_any(&self) -> bool {
+    pub(crate) fn any_visible(&self) -> bool {
         self.verdicts.len() < self.shown.len()
     }
 
-    /// Where `tag` points for clients.
+    /// Returns the version that `tag` points to for clients.
     #[must_use]
     pub(crate) fn tag<'a>(&'a self, packument: &'a Packument, tag: &str) -> Option<&'a str> {
         let tags = self.tags.as_ref().unwrap_or(&packument.dist_tags);
         tags.iter().find(|(name, _)| **name == *tag).map(|(_, version)| &**version)
     }
 
-    /// Where each dist-tag of upstream points for clients, in upstream's order.
+    /// Returns each upstream dist-tag with its upstream and its visible target, in upstream's order.
     pub(crate) fn each_tag<'a>(&'a self, packument: &'a Packument) -> impl Iterator<Item = (&'a str, &'a str, Option<&'a str>)> {
         let moved = self.tags.as_ref().unwrap_or(&packument.dist_tags);
         let shown: HashMap<&str, &str> = moved.iter().map(|(tag, version)| (&**tag, &**version)).collect();
         packument.dist_tags.iter().map(move |(tag, target)| (&**tag, &**target, shown.get(&**tag).copied()))
     }
 
-    /// Returns what every text calls "newest allowed": the highest version that is allowed at or below `version`, else what `latest`
-    /// would be.
+    /// Returns the "newest allowed" version of all messages: the highest allowed version at or below `version`, else the visible
+    /// `latest`.
     #[must_use]
-    pub(crate) fn nearest<'a>(&self, packument: &'a Packument, version: &str) -> Option<&'a str> {
+    pub(crate) fn nearest_allowed<'a>(&self, packument: &'a Packument, version: &str) -> Option<&'a str> {
         dist_tags::retarget(packument, &self.shown, "latest", version, &[])
     }
 
@@ -189,39 +188,39 @@ impl VerdictTable {
         profile: Profile,
     ) {
         self.shown.reserve(packument.entries.len());
-        let advisories = world.advisories.of(packument.name.as_str()).among(known.dated(packument));
+        let advisories = world.advisories.of(packument.name.as_str()).applicable_to(known.dated(packument));
         self.overbroad = advisories.overbroad().map(OverbroadAdvisory::of).collect();
         let every = (0..packument.entries.len()).map(|at| known.facts_with(kin, packument, at, &advisories));
         let policy = world.policy(profile);
-        let rules = policy.about(&packument.name).narrowed(every);
-        let (takes_notes, waives) = (rules.takes_notes(), world.standing.waives_anything(&packument.name));
+        let rules = policy.about(&packument.name).prefiltered(every);
+        let (takes_notes, waives) = (rules.may_warn(), world.active_decisions.may_waive(&packument.name));
         let may_lack = known.form == PackumentForm::Abbreviated && rules.hangs_on(UnknownFacts::ALL);
         for at in 0..packument.entries.len() {
             let facts = known.facts_with(kin, packument, at, &advisories);
             self.lacks |= may_lack && !self.lacks && rules.is_undecided(&facts, known.validated);
-            let mut verdict = judge(&rules, &world.standing, &facts, known.validated);
+            let mut verdict = evaluate(&rules, &world.active_decisions, &facts, known.validated);
             if let (Some(behind), Verdict::Hold { reason, .. }) = (known.behind, &mut verdict) {
                 let hours = behind.as_hours();
-                let _ = write!(reason.detail, "; nothing opens while the registry's clock is {hours} h behind ours");
+                let _ = write!(reason.detail, "; no version opens while the registry's clock is {hours} h behind");
             }
-            self.shown.push(verdict.allows());
+            self.shown.push(verdict.is_allowed());
             if let Some(opens) = verdict.opens() {
                 self.next_opening = Some(self.next_opening.map_or(opens, |earliest| earliest.min(opens)));
             }
-            if !verdict.allows() {
+            if !verdict.is_allowed() {
                 self.verdicts.push((at, verdict));
             } else if takes_notes || waives {
                 let mut notes = rules.notes(&facts, known.validated);
-                // First, for the ledger has room for one.
-                notes.splice(0..0, waiver(&rules, &world.standing, &facts, known.validated));
+                // First, because the ledger records only one.
+                notes.splice(0..0, decision_warning(&rules, &world.active_decisions, &facts, known.validated));
                 self.notes.extend((!notes.is_empty()).then_some((at, notes)));
             }
         }
         self.hidden = self.verdicts.iter().map(|(at, _)| packument.entries[*at].key.clone()).collect();
     }
 
-    /// The hidden versions, each exactly `{name, version}`, and one message for them all.
-    fn restrict(&self, packument: &Packument) -> PolicyRestrictions {
+    /// Builds the list of hidden versions, each exactly `{name, version}`, and one message for all of them.
+    fn build_restrictions(&self, packument: &Packument) -> PolicyRestrictions {
         let quote = |text: &str| serde_json::Value::from(text).to_string();
         let name = quote(packument.name.as_str());
         let versions: Vec<_> = self
@@ -240,7 +239,7 @@ impl VerdictTable {
         }
     }
 
-    /// What a person reads of what is hidden, newest first.
+    /// Returns the message for users, the newest hidden version first.
     fn message(&self, packument: &Packument) -> String {
         let versions = if self.verdicts.len() == 1 { "version" } else { "versions" };
         let mut message = format!("coldframe holds back {} {versions} of {}:", self.verdicts.len(), packument.name);
@@ -249,9 +248,9 @@ impl VerdictTable {
             let detail = verdict.reason().map(|reason| format!("{} (rule {})", reason.detail, reason.rule)).unwrap_or_default();
             let _ = write!(message, "\n{}@{}: {}", packument.name, single_line(&entry.key), single_line(&detail));
             if let Some(opens) = verdict.opens() {
-                let _ = write!(message, ", opens {}", timestamp::tell_opening(opens));
+                let _ = write!(message, ", opens {}", timestamp::format_utc_ceil(opens));
             }
-            if let Some(nearest) = self.nearest(packument, &entry.key) {
+            if let Some(nearest) = self.nearest_allowed(packument, &entry.key) {
                 let _ = write!(message, ", newest allowed: {}", single_line(nearest));
             }
         }
@@ -261,14 +260,14 @@ impl VerdictTable {
         message.lines().map(error::one_line).collect::<Vec<_>>().join("\n")
     }
 
-    /// The hidden entries and why, the highest version first.
+    /// Returns the hidden entries with their verdicts, the highest version first.
     pub(crate) fn newest_first<'a>(&'a self, packument: &'a Packument) -> impl Iterator<Item = (usize, &'a Verdict)> {
         let mut hidden: Vec<_> = self.verdicts.iter().map(|(at, verdict)| (*at, verdict)).collect();
         hidden.sort_by(|one, other| packument.entries[other.0].version.cmp(&packument.entries[one.0].version));
         hidden.into_iter()
     }
 
-    fn identify(&self) -> Digest {
+    fn fingerprint(&self) -> Digest {
         let mut bytes: Vec<u8> = self.shown.iter().map(|shown| u8::from(*shown)).collect();
         for (tag, version) in self.tags.iter().flatten() {
             bytes.extend_from_slice(format!("\0{tag}\0{version}").as_bytes());
@@ -281,8 +280,8 @@ impl VerdictTable {
     }
 }
 
-/// Dist-tags whose targets are all shown; `None` when upstream's already are.
-fn retag(known: &PackageSnapshot, packument: &Packument, shown: &[bool], policy: &Policy) -> Option<Vec<(Box<str>, Box<str>)>> {
+/// Returns the dist-tags with hidden targets moved or removed; `None` if all upstream targets are visible.
+fn visible_dist_tags(known: &PackageSnapshot, packument: &Packument, shown: &[bool], policy: &Policy) -> Option<Vec<(Box<str>, Box<str>)>> {
     let visible = |version: &str| packument.find(version).is_some_and(|(at, _)| shown[at]);
     if packument.dist_tags.iter().all(|(_, version)| visible(version)) {
         return None;
@@ -301,7 +300,7 @@ fn retag(known: &PackageSnapshot, packument: &Packument, shown: &[bool], policy:
         if moved > MOVED && **tag != *"latest" {
             continue;
         }
-        // What was seen longer ago than the hold lasts may have been passed over many times since.
+        // Older sightings are ignored: the tag may have moved many times since.
         let since = packument.find(target).map_or(known.validated, |(at, _)| known.provenance[at].effective);
         let seen = sightings.get(&**tag).map(Vec::as_slice).unwrap_or_default();
         let previous = previous_targets(seen, target, timestamp::before(since, window));
@@ -312,7 +311,7 @@ fn retag(known: &PackageSnapshot, packument: &Packument, shown: &[bool], policy:
     Some(tags)
 }
 
-/// Where each dist-tag was seen to point.
+/// Returns the sightings of each dist-tag, ordered by `first_seen`.
 fn sightings_by_tag(known: &PackageSnapshot) -> HashMap<&str, Vec<&TagSighting>> {
     let mut sightings: HashMap<&str, Vec<&TagSighting>> = HashMap::new();
     for sighting in &known.record.tags {
@@ -324,8 +323,8 @@ fn sightings_by_tag(known: &PackageSnapshot) -> HashMap<&str, Vec<&TagSighting>>
     sightings
 }
 
-/// Where a dist-tag was seen to point before `target`, newest first, not longer ago than `since`; `sightings` are in the order of
-/// `first_seen`.
+/// Returns the versions that a dist-tag pointed to before `target`, newest first and not before `since`. `sightings` must be
+/// ordered by `first_seen`.
 fn previous_targets<'a>(sightings: &[&'a TagSighting], target: &str, since: Timestamp) -> Vec<&'a str> {
     let lasted = |at: usize| {
         let next = sightings.get(at + 1).map(|next| next.first_seen);
