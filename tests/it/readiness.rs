@@ -50,7 +50,7 @@ async fn a_feed_that_drips_delays_neither_the_start_nor_another_feed() {
     for path in ["/left-pad", "/left-pad/-/left-pad-1.0.0.tgz"] {
         let refused = scene.get(path).await.is(403);
         let error = refused.error();
-        assert!(error.starts_with("coldframe refuses everything: the feed `slow`"), "{error}");
+        assert!(error.starts_with("coldframe refuses all packages: the feed `slow`"), "{error}");
         assert!(error.contains("feed-missing") && !error.contains("none will open"), "{error}");
     }
     // The list is read, and what changes in it is too.
@@ -74,7 +74,7 @@ async fn a_feed_without_records_is_not_ready_and_says_what_to_do() {
     for part in ["there is no record of an npm package in it", "feed-may-be-empty"] {
         assert!(page.text().contains(part), "{part:?} is missing: {}", page.text());
     }
-    assert!(scene.get("/ms").await.is(403).error().starts_with("coldframe refuses everything: the feed `"));
+    assert!(scene.get("/ms").await.is(403).error().starts_with("coldframe refuses all packages: the feed `"));
     // It is ready as soon as there is one.
     std::fs::write(empty.path().join("list.json"), r#"[{"package_name":"other","version":"1.0.0"}]"#).unwrap();
     let record = r#"{"id":"MAL-1","modified":"2026-01-01T00:00:00Z","affected":[{"package":{"ecosystem":"npm","name":"other"},"versions":["1.0.0"]}]}"#;

@@ -137,7 +137,7 @@ mod tests {
     fn held_version_is_explained_in_full() {
         expect![[r#"
             axios@1.14.1 is held
-              asked        `^1` means 1.14.1 upstream, gives axios@1.14.0 here
+              asked        `^1` resolves to 1.14.1 upstream, to axios@1.14.0 here
               published    2026-03-31 00:20 UTC
               rule         minimum-age
               reason       published 2026-03-31 00:20 UTC, minimum release age 72 h
@@ -161,7 +161,7 @@ mod tests {
             axios@1.14.1 is allowed
               published    2026-03-31 00:20 UTC
               minimum age  72 h
-              tarball      checked against its integrity before the first byte leaves
+              tarball      checked against its integrity before it is sent
               upstream     https://registry.example/ (asked 2026-03-31 04:00 UTC)
         "#]]
         .assert_eq(&text(&explanation(Verdict::Allow)));
