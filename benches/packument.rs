@@ -1,6 +1,6 @@
-//! Times the packument engine on captured documents (`just capture`), or on one that is made up when there are none.
-//! Prints the best of several rounds, beside a bare validation of the same bytes, so that machines compare by ratio.
-#![expect(clippy::expect_used, reason = "a benchmark that cannot go on says so by panicking")]
+//! Times the packument engine on captured documents (`just capture`), or on a generated one. Prints the best of several rounds
+//! next to a bare JSON validation of the same bytes, so that machines compare by ratio.
+#![expect(clippy::expect_used, reason = "a benchmark panics on errors")]
 #![expect(clippy::print_stdout, reason = "a benchmark reports to a terminal")]
 
 #[path = "documents/mod.rs"]
@@ -17,7 +17,7 @@ use coldframe::npm::{PackageName, PackumentForm};
 
 use documents::{best, captured, made_up};
 
-/// As in the program.
+/// The same allocator as in the binary.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -36,7 +36,7 @@ fn main() {
 }
 
 fn measure(name: &PackageName, document: &[u8]) {
-    let ingested = parse::ingest(name, document).expect("a packument");
+    let ingested = parse::parse(name, document).expect("a packument");
     let count = ingested.packument.entries.len();
     let young = |at: usize| at + 5 >= count;
     print!(
@@ -45,12 +45,12 @@ fn measure(name: &PackageName, document: &[u8]) {
         mega(document.len()),
         count,
         best(|| serde_json::from_slice::<&serde_json::value::RawValue>(document).map(drop)),
-        best(|| parse::ingest(name, document).map(drop)),
+        best(|| parse::parse(name, document).map(drop)),
     );
     let shown: Vec<_> = (0..count).map(|at| !young(at)).collect();
     let choice = VersionFilter { shown: &shown, tags: None, restrictions: None };
     for (coding, packing) in [("gzip", SegmentFormat::Gzip), ("zstd", SegmentFormat::Zstd)] {
-        let press = RefCell::new(SegmentEncoder::of(packing));
+        let encoder = RefCell::new(SegmentEncoder::of(packing));
         let render = |form| {
             PackumentView::render(
                 document,
@@ -59,7 +59,7 @@ fn measure(name: &PackageName, document: &[u8]) {
                 form,
                 "http://127.0.0.1:4873",
                 &young,
-                &mut press.borrow_mut(),
+                &mut encoder.borrow_mut(),
             )
         };
         let view = render(PackumentForm::Full);
@@ -77,14 +77,14 @@ fn measure(name: &PackageName, document: &[u8]) {
             mega(size)
         );
         if packing == SegmentFormat::Zstd {
-            let plain = plain().expect("young versions stand alone");
+            let plain = plain().expect("young versions have their own runs");
             let (ms, size) = (best(|| brotli::compress(&plain)), mega(brotli::compress(&plain).len()));
             println!("{:indent$} {:<6} {ms:>11.2} {:>11} {:>10} {:>9} {size:>8.2}", "", "br", "-", "-", "-");
         }
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "sizes are told to two digits")]
+#[expect(clippy::cast_precision_loss, reason = "sizes are printed with two digits")]
 fn mega(bytes: usize) -> f64 {
     bytes as f64 / 1e6
 }

@@ -1,6 +1,6 @@
-//! Times judging: every version of a package of 3,000 by `strict`, and by `strict` below 100 more rules of all kinds. Made up, so that
-//! it runs anywhere; with captured packuments (`just capture`) those too.
-#![expect(clippy::expect_used, clippy::panic, reason = "a benchmark that cannot go on says so by panicking")]
+//! Times policy evaluation: all versions of a generated package of 3,000 with `strict`, and with `strict` below 100 more rules of
+//! all kinds. Captured packuments (`just capture`) are measured too.
+#![expect(clippy::expect_used, clippy::panic, reason = "a benchmark panics on errors")]
 #![expect(clippy::print_stdout, reason = "a benchmark reports to a terminal")]
 
 use std::fmt::Write as _;
@@ -14,7 +14,7 @@ use coldframe::npm::{PackageName, Packument};
 use coldframe::policy::{Facts, Policy, compile, presets};
 use jiff::Timestamp;
 
-/// As in the program.
+/// The same allocator as in the binary.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -26,37 +26,43 @@ fn main() {
         compiled(&more_ranges(|number| format!(">=9{number:02}.0.0 <9{number:02}.7.1"))),
         compiled(&more_ranges(|number| format!("<0.{number}.3 || 1.{number}.{number}"))),
     ];
-    println!("{:<28} {:>8} {:>11} {:>16} {:>7}", "package", "versions", "strict ms", "100 rules more", "ratio");
+    println!("{:<28} {:>8} {:>11} {:>16} {:>7}", "package", "versions", "strict ms", "+100 rules", "ratio");
     measure(&made_up(3_000), &strict, &more);
-    println!("the same, the 100 rules of ranges alone, for every package: beside all versions, and among them");
+    println!("the same with 100 version range rules for every package: outside the versions, and among them");
     for more in &ranges {
         measure(&made_up(3_000), &strict, more);
     }
     for name in ["typescript", "next", "react", "drizzle-orm"] {
         if let Ok(document) = std::fs::read(format!("corpus/{name}.json")) {
             let name = PackageName::parse(name).expect("a name");
-            measure(&parse::ingest(&name, &document).expect("a packument").packument, &strict, &more);
+            measure(&parse::parse(&name, &document).expect("a packument").packument, &strict, &more);
         }
     }
 }
 
 fn measure(packument: &Packument, strict: &Policy, more: &Policy) {
     let at: Timestamp = "2026-11-24T12:00:00Z".parse().expect("an instant");
-    let (one, other) = (best(|| judge(packument, strict, at)), best(|| judge(packument, more, at)));
-    println!("{:<28} {:>8} {one:>11.3} {other:>16.3} {:>7.2}", packument.name.as_str(), packument.entries.len(), other / one);
+    let (base, extended) = (best(|| judge(packument, strict, at)), best(|| judge(packument, more, at)));
+    println!(
+        "{:<28} {:>8} {base:>11.3} {extended:>16.3} {:>7.2}",
+        packument.name.as_str(),
+        packument.entries.len(),
+        extended / base
+    );
 }
 
-/// Judges every version as the firewall does: rules chosen once, asked for each. How many are allowed.
+/// Evaluates every version as the firewall does: rules are selected once for the package, then applied to each. Returns the
+/// number of allowed versions.
 fn judge(packument: &Packument, policy: &Policy, at: Timestamp) -> usize {
-    let facts = |place: usize| {
-        let entry = &packument.entries[place];
+    let facts = |position: usize| {
+        let entry = &packument.entries[position];
         Facts::of_entry(packument, entry, entry.published.unwrap_or(at))
     };
-    let rules = policy.about(&packument.name).narrowed((0..packument.entries.len()).map(facts));
-    (0..packument.entries.len()).filter(|place| rules.judge(&facts(*place), at).allows()).count()
+    let rules = policy.about(&packument.name).prefiltered((0..packument.entries.len()).map(facts));
+    (0..packument.entries.len()).filter(|position| rules.judge(&facts(*position), at).is_allowed()).count()
 }
 
-/// The best of the rounds, in milliseconds.
+/// Returns the shortest time over all rounds, in milliseconds.
 fn best<T>(mut work: impl FnMut() -> T) -> f64 {
     let rounds = (0..ROUNDS).map(|_| {
         let start = Instant::now();
@@ -68,11 +74,12 @@ fn best<T>(mut work: impl FnMut() -> T) -> f64 {
 
 fn compiled(text: &str) -> Policy {
     let file = Arc::new(SourceFile { path: "bench.toml".into(), text: text.to_owned() });
-    let find = |_: &SourceFile, name: &str| presets::file(name).ok_or_else(|| "there is none".to_owned());
-    compile(&[file], &find).unwrap_or_else(|mistakes| panic!("{mistakes}")).policy
+    let find = |_: &SourceFile, name: &str| presets::file(name).ok_or_else(|| "unknown policy".to_owned());
+    compile(&[file], &find).unwrap_or_else(|errors| panic!("{errors}")).policy
 }
 
-/// 100 rules as an organisation gathers them: names with ranges, scopes, publishers, scripts, dependencies, tags, ages.
+/// Returns 100 rules as an organisation would collect them: names with ranges, scopes, publishers, scripts, dependencies, tags,
+/// ages.
 fn more_rules() -> String {
     let mut text = "include = \"strict\"\n".to_owned();
     for number in 0..100 {
@@ -94,7 +101,7 @@ fn more_rules() -> String {
     text
 }
 
-/// 100 rules that ask for nothing but a range, of whatever package.
+/// Returns 100 rules that match only a version range, for all packages.
 fn more_ranges(range: impl Fn(usize) -> String) -> String {
     (0..100).fold("include = \"strict\"\n".to_owned(), |mut text, number| {
         let _ =
@@ -120,5 +127,5 @@ fn made_up(versions: usize) -> Packument {
         manifests.join(","),
         times.join(",")
     );
-    parse::ingest(&PackageName::parse("demo").expect("a name"), document.as_bytes()).expect("a packument").packument
+    parse::parse(&PackageName::parse("demo").expect("a name"), document.as_bytes()).expect("a packument").packument
 }

@@ -1,7 +1,7 @@
-//! Times what stands between a request and a remembered answer: reading what it asks for, and, after a version ripened or the
-//! policy changed, judging every version anew and joining the answer from what is packed already. On captured documents
-//! (`just capture`), or on one that is made up. Prints the best of several rounds.
-#![expect(clippy::expect_used, reason = "a benchmark that cannot go on says so by panicking")]
+//! Times the work between a request and a cached response: parsing the endpoint, and, after a version reached its minimum age or
+//! the policy changed, evaluating every version and joining the stored segments. Uses captured documents (`just capture`) or a
+//! generated one. Prints the best of several rounds.
+#![expect(clippy::expect_used, reason = "a benchmark panics on errors")]
 #![expect(clippy::print_stdout, reason = "a benchmark reports to a terminal")]
 
 #[path = "documents/mod.rs"]
@@ -15,18 +15,18 @@ use coldframe::npm::compression::{SegmentEncoder, SegmentFormat};
 use coldframe::npm::packument::render::VersionFilter;
 use coldframe::npm::packument::{dist_tags, parse};
 use coldframe::npm::{Endpoint, PackageName, Packument, PackumentForm};
-use coldframe::policy::{ActiveDecisions, Facts, Policy, judge};
+use coldframe::policy::{ActiveDecisions, Facts, Policy, evaluate};
 use jiff::{SignedDuration, Timestamp};
 
 use documents::{best, captured, made_up};
 
-/// As in the program.
+/// The same allocator as in the binary.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const AGE: Duration = Duration::from_hours(72);
 
-/// What clients ask for, a thousand times a round.
+/// Requested paths, each parsed a thousand times per round.
 const PATHS: [&str; 6] = [
     "/axios",
     "/@babel%2fcore",
@@ -49,7 +49,7 @@ fn main() {
     }
     println!(
         "\n{:<36} {:>8} {:>8} {:>10} {:>13} {:>12}",
-        "package", "versions", "hidden", "judge ms", "gzip join ms", "together ms"
+        "package", "versions", "hidden", "judge ms", "gzip join ms", "total ms"
     );
     for (name, document) in documents {
         measure(&name, &document);
@@ -57,16 +57,16 @@ fn main() {
 }
 
 fn measure(name: &PackageName, document: &[u8]) {
-    let ingested = parse::ingest(name, document).expect("a packument");
+    let ingested = parse::parse(name, document).expect("a packument");
     let packument = &ingested.packument;
     let policy = Policy::new(AGE, &[]).expect("a policy");
-    // An hour after its newest version came, the youngest are hidden; three days later the oldest of these has ripened.
+    // One hour after the newest version was published, the youngest versions are hidden.
     let newest = packument.entries.iter().filter_map(|entry| entry.published).max().unwrap_or(Timestamp::UNIX_EPOCH);
     let now = newest + SignedDuration::from_hours(1);
-    let standing = ActiveDecisions::of(&[], now);
-    let judge_all = || shown(packument, &policy, &standing, now);
+    let decisions = ActiveDecisions::of(&[], now);
+    let judge_all = || shown(packument, &policy, &decisions, now);
     let young = judge_all();
-    let mut press = SegmentEncoder::of(SegmentFormat::Gzip);
+    let mut encoder = SegmentEncoder::of(SegmentFormat::Gzip);
     let alone = |at: usize| !young[at];
     let view = PackumentView::render(
         document,
@@ -75,12 +75,13 @@ fn measure(name: &PackageName, document: &[u8]) {
         PackumentForm::Full,
         "http://127.0.0.1:4873",
         &alone,
-        &mut press,
+        &mut encoder,
     );
     let join = |shown: &[bool]| {
         let tags = retagged(packument, shown);
-        let assembly =
-            view.assemble(&VersionFilter { shown, tags: Some(&tags), restrictions: None }).expect("the young stand alone");
+        let assembly = view
+            .assemble(&VersionFilter { shown, tags: Some(&tags), restrictions: None })
+            .expect("hidden versions have their own runs");
         (assembly.fingerprint(), assembly.packed())
     };
     println!(
@@ -94,14 +95,14 @@ fn measure(name: &PackageName, document: &[u8]) {
     );
 }
 
-/// For each version, whether the policy allows it.
-fn shown(packument: &Packument, policy: &Policy, standing: &ActiveDecisions, now: Timestamp) -> Vec<bool> {
+/// Returns for each version whether the policy allows it.
+fn shown(packument: &Packument, policy: &Policy, decisions: &ActiveDecisions, now: Timestamp) -> Vec<bool> {
     let facts = packument.entries.iter().map(|entry| Facts::of_entry(packument, entry, entry.published.unwrap_or(now)));
     let rules = policy.about(&packument.name);
-    facts.map(|facts| judge(&rules, standing, &facts, now).allows()).collect()
+    facts.map(|facts| evaluate(&rules, decisions, &facts, now).is_allowed()).collect()
 }
 
-/// The dist-tags that are left, where they point now.
+/// Returns the remaining dist-tags with their new targets.
 fn retagged(packument: &Packument, shown: &[bool]) -> Vec<(Box<str>, Box<str>)> {
     let moved = |tag: &str, target: &str| match packument.find(target) {
         Some((at, _)) if shown[at] => Some(target.into()),

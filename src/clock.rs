@@ -1,4 +1,4 @@
-//! The clock everything above asks for the time, so that a test can move it. Refuses to know what the time is used for.
+//! The clock that all other layers read, so that tests can set the time.
 
 use std::fmt;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -6,51 +6,49 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-/// Tells the time of day in UTC. Not monotonic: an operator may set it back.
+/// Returns the time of day in UTC. Not monotonic: an operator may set it back.
 pub trait Clock: Send + Sync + fmt::Debug {
-    /// Now.
     fn now(&self) -> Timestamp;
 
-    /// The time since some instant of the past, by a clock that is never set: where it and `now` move apart, `now` was set. Without such
-    /// a clock they never do.
+    /// Returns the time since a fixed instant in the past, by a clock that is never set. If it and `now` diverge, the time of day
+    /// was set. The default derives it from `now`, so they never diverge.
     fn elapsed(&self) -> Duration {
         Duration::try_from(self.now().duration_since(Timestamp::UNIX_EPOCH)).unwrap_or_default()
     }
 }
 
-/// The machine's clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "this is the clock that everyone else asks")]
+    #[expect(clippy::disallowed_methods, reason = "the only place that reads the system time")]
     fn now(&self) -> Timestamp {
         Timestamp::now()
     }
 
     fn elapsed(&self) -> Duration {
-        static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
-        BEGINNING.elapsed()
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        START.elapsed()
     }
 }
 
-/// A clock that stands still until it is moved: for tests.
+/// A clock for tests: time passes only when it is set or advanced.
 #[derive(Debug, Clone)]
 pub struct ManualClock(Arc<Mutex<(Timestamp, Duration)>>);
 
 impl ManualClock {
-    /// A clock that says `now`.
+    /// Returns a clock whose time of day is `now`.
     #[must_use]
     pub fn at(now: Timestamp) -> Self {
         Self(Arc::new(Mutex::new((now, Duration::ZERO))))
     }
 
-    /// Sets the time of day, forward or back: no time passes.
+    /// Sets the time of day without any time passing.
     pub fn set(&self, now: Timestamp) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).0 = now;
     }
 
-    /// Time passes.
+    /// Advances both the time of day and the elapsed time.
     pub fn advance(&self, by: Duration) {
         let mut clock = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *clock = (crate::units::timestamp::after(clock.0, by), clock.1.saturating_add(by));

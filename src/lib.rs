@@ -1,4 +1,4 @@
-//! Coldframe: an npm firewall that stands between npm clients and the registry.
+//! Coldframe: an npm firewall between npm clients and the registry.
 //!
 //! The layers are listed from the highest to the lowest. A layer imports from lower layers only, and layers on one level do not
 //! import each other. `tests/tidy.rs` checks that; ARCHITECTURE.md describes the flows through them.

@@ -1,4 +1,4 @@
-//! The binary: an allocator and a call. Everything is in the library.
+//! The `coldframe` binary: sets the global allocator and calls the library.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! What the benchmarks of the engine share: captured documents, one that is made up, and a stop-watch.
+//! Shared by the engine benchmarks: captured documents, a generated one, and timing.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use coldframe::npm::PackageName;
 
 const ROUNDS: usize = 9;
 
-/// The best of the rounds, in milliseconds.
+/// Returns the shortest time over all rounds, in milliseconds.
 pub fn best<T>(mut work: impl FnMut() -> T) -> f64 {
     let rounds = (0..ROUNDS).map(|_| {
         let start = Instant::now();
@@ -17,7 +17,7 @@ pub fn best<T>(mut work: impl FnMut() -> T) -> f64 {
     rounds.min().unwrap_or(Duration::ZERO).as_secs_f64() * 1e3
 }
 
-/// What `just capture` fetched, by name.
+/// Returns the documents fetched by `just capture`, by name.
 pub fn captured() -> Vec<(PackageName, Vec<u8>)> {
     let Ok(folder) = std::fs::read_dir("corpus") else { return Vec::new() };
     let mut found: Vec<_> = folder
@@ -27,16 +27,16 @@ pub fn captured() -> Vec<(PackageName, Vec<u8>)> {
             Some((PackageName::parse(&stem).ok()?, std::fs::read(file.path()).ok()?))
         })
         .collect();
-    found.sort_by(|one, other| one.0.cmp(&other.0));
+    found.sort_by(|left, right| left.0.cmp(&right.0));
     found
 }
 
-/// A packument of so many versions.
+/// Returns a generated packument with `versions` versions.
 pub fn made_up(versions: usize) -> Vec<u8> {
     let manifests: Vec<_> = (0..versions)
         .map(|patch| {
             format!(
-                r#""1.0.{patch}":{{"name":"demo","version":"1.0.{patch}","description":"a package that was made up","dependencies":{{"left-pad":"^{patch}.0.0"}},"scripts":{{"test":"x"}},"dist":{{"tarball":"https://registry.example/demo/-/demo-1.0.{patch}.tgz","shasum":"{:040x}"}}}}"#,
+                r#""1.0.{patch}":{{"name":"demo","version":"1.0.{patch}","description":"a generated package","dependencies":{{"left-pad":"^{patch}.0.0"}},"scripts":{{"test":"x"}},"dist":{{"tarball":"https://registry.example/demo/-/demo-1.0.{patch}.tgz","shasum":"{:040x}"}}}}"#,
                 patch * 7919
             )
         })

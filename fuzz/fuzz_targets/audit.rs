@@ -1,4 +1,4 @@
-//! Whatever a client says that it installed: see `tests/properties/audit.rs`.
+//! Fuzzes audit bodies; see `tests/properties/audit.rs`.
 #![no_main]
 
 #[path = "../../tests/properties/audit.rs"]

@@ -1,4 +1,4 @@
-//! Whatever stands in a configuration file: see `tests/properties/config.rs`.
+//! Fuzzes configuration files; see `tests/properties/config.rs`.
 #![no_main]
 
 #[path = "../../tests/properties/config.rs"]

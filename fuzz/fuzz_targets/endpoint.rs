@@ -1,4 +1,4 @@
-//! Whatever a client asks: see `tests/properties/endpoint.rs`.
+//! Fuzzes request paths; see `tests/properties/endpoint.rs`.
 #![no_main]
 
 #[path = "../../tests/properties/endpoint.rs"]

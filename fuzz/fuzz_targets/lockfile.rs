@@ -1,4 +1,4 @@
-//! Whatever stands in a repository as a lockfile: see `tests/properties/lockfile.rs`.
+//! Fuzzes lockfiles; see `tests/properties/lockfile.rs`.
 #![no_main]
 
 #[path = "../../tests/properties/lockfile.rs"]

@@ -1,4 +1,4 @@
-//! Whatever stands in a project's `.npmrc`: see `tests/properties/npmrc.rs`.
+//! Fuzzes `.npmrc` files; see `tests/properties/npmrc.rs`.
 #![no_main]
 
 #[path = "../../tests/properties/npmrc.rs"]

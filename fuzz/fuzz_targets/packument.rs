@@ -1,4 +1,4 @@
-//! Whatever upstream sends: see `tests/properties/packument.rs`.
+//! Fuzzes packuments; see `tests/properties/packument.rs`.
 #![no_main]
 
 #[path = "../../tests/properties/packument.rs"]

@@ -1,4 +1,4 @@
-//! Whatever a client wants of a tarball: see `tests/properties/range.rs`.
+//! Fuzzes range and conditional headers of tarball requests; see `tests/properties/range.rs`.
 #![no_main]
 
 #[path = "../../tests/properties/range.rs"]

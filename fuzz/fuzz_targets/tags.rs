@@ -1,4 +1,4 @@
-//! Dist-tags of an upstream that moves them at will: see `tests/properties/tags.rs`.
+//! Fuzzes the history of dist-tags; see `tests/properties/tags.rs`.
 #![no_main]
 
 #[path = "../../tests/properties/tags.rs"]

@@ -1,39 +1,37 @@
-//! What is wrong with a policy, where, and what is allowed there. Refuses to stop at the first mistake.
+//! Errors in a policy file, with their location and the allowed values. All errors are collected, not only the first.
 
 pub mod source;
 pub mod suggest;
 
-pub use source::{SourceFile, SourceSpan, blot_credentials};
+pub use source::{SourceFile, SourceSpan, redact_credentials};
 
 use std::fmt;
 
 use crate::text::{printable, single_line};
 
-/// Letters of a problem that are told.
-const LONGEST: usize = 240;
+/// Characters of a problem text before it is cut.
+const MAX_PROBLEM_CHARS: usize = 240;
 
-/// One mistake.
+/// One error in a file.
 #[derive(Debug, Clone)]
 pub struct Diagnostic {
-    /// Where.
     pub place: SourceSpan,
-    /// What is wrong: lower case, the value last after a colon.
+    /// The problem in lower case, with the value last after a colon.
     pub problem: String,
-    /// What is allowed there; may be empty.
+    /// The allowed values; may be empty.
     pub allowed: String,
 }
 
 impl Diagnostic {
-    /// A mistake.
     #[must_use]
     pub fn new(place: SourceSpan, problem: impl Into<String>, allowed: impl Into<String>) -> Self {
         Self { place, problem: shortened(problem.into()), allowed: allowed.into() }
     }
 }
 
-/// A problem ends with the value, which may be a page long: the start of it tells which.
+/// Cuts a problem text. It ends with the value, which may be very long; its start identifies it.
 fn shortened(problem: String) -> String {
-    match problem.char_indices().nth(LONGEST) {
+    match problem.char_indices().nth(MAX_PROBLEM_CHARS) {
         Some((end, _)) => format!("{}…", problem.get(..end).unwrap_or_default()),
         None => problem,
     }
@@ -48,12 +46,11 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Every mistake that was found, in the order of the files. Never empty.
+/// All errors found, in the order of the files. Never empty.
 #[derive(Debug, Clone, thiserror::Error)]
 pub struct Diagnostics(pub(crate) Vec<Diagnostic>);
 
 impl Diagnostics {
-    /// Each of them.
     pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
         self.0.iter()
     }

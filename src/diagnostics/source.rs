@@ -1,34 +1,31 @@
-//! A piece of a file that a person wrote, and how it is shown to them when it is wrong. Refuses to know what is wrong with it.
+//! Spans of source files and their excerpts in error messages.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Letters of a line that are shown: a longer one is cut around what is marked.
-const WIDEST: usize = 120;
+/// Characters of a line that are shown. A longer line is cut around the marked span.
+const MAX_CHARS: usize = 120;
 
-/// Letters that are left before what is marked in a line that is cut.
-const BEFORE: usize = 40;
+/// Characters kept before the marked span in a line that is cut.
+const CONTEXT_CHARS: usize = 40;
 
-/// A file as it was read: mistakes show its lines.
+/// The path and text of a file, for excerpts in error messages.
 #[derive(Debug)]
 pub struct SourceFile {
-    /// Where it lies, as it was named.
+    /// The path as given by the user.
     pub path: PathBuf,
-    /// What stands in it.
     pub text: String,
 }
 
-/// A piece of a file.
+/// A byte range in a file.
 #[derive(Debug, Clone)]
 pub struct SourceSpan {
-    /// The file.
     pub file: Arc<SourceFile>,
-    /// Its bytes from, and up to.
     pub span: std::ops::Range<usize>,
 }
 
 impl SourceSpan {
-    /// Line and column, both from one, the column in characters.
+    /// Returns line and column, both counted from one, the column in characters.
     #[must_use]
     pub fn position(&self) -> (usize, usize) {
         let before = self.file.text.get(..self.span.start).unwrap_or(&self.file.text);
@@ -36,8 +33,8 @@ impl SourceSpan {
         (before.matches('\n').count() + 1, before.get(line_start..).unwrap_or_default().chars().count() + 1)
     }
 
-    /// The line it starts on, whole or up to its `=`, with a line of carets below it. Credentials in URLs are blotted out:
-    /// mistakes end up in logs.
+    /// Returns the line of the span, whole or up to its `=`, with a line of carets below it. Credentials in URLs are masked
+    /// because errors end up in logs.
     #[must_use]
     pub fn excerpt(&self, whole: bool) -> String {
         let text = &self.file.text;
@@ -48,36 +45,36 @@ impl SourceSpan {
         let span_end = self.span.end.clamp(self.span.start, line_end);
         let line_text = text.get(line_start..line_end).unwrap_or_default();
         let shown = if whole { line_text } else { line_text.split_inclusive('=').next().unwrap_or_default() };
-        let letters: Vec<char> = blot_credentials(shown.trim_end()).chars().collect();
+        let chars: Vec<char> = redact_credentials(shown.trim_end()).chars().collect();
         let column = text.get(line_start..self.span.start).map_or(0, |before| before.chars().count());
-        let column = column.min(letters.len().max(WIDEST));
+        let column = column.min(chars.len().max(MAX_CHARS));
         let marked = text.get(self.span.start..span_end).map_or(1, |marked| marked.trim_end().chars().count().max(1));
-        let window = window(letters.len(), column);
+        let window = window(chars.len(), column);
         let cut = |is_cut: bool| if is_cut { "…" } else { "" };
-        let seen: String = letters[window.clone()].iter().collect();
-        let shown = format!("{}{seen}{}", cut(window.start > 0), cut(window.end < letters.len()));
-        let blank = |at: usize| if letters.get(at) == Some(&'\t') { '\t' } else { ' ' };
+        let visible: String = chars[window.clone()].iter().collect();
+        let shown = format!("{}{visible}{}", cut(window.start > 0), cut(window.end < chars.len()));
+        let blank = |at: usize| if chars.get(at) == Some(&'\t') { '\t' } else { ' ' };
         let indent: String = (window.start..column).map(blank).chain((window.start > 0).then_some(' ')).collect();
-        let room = if window.end < letters.len() { window.end.saturating_sub(column) } else { marked };
-        let carets = "^".repeat(marked.min(room.max(1)));
+        let space = if window.end < chars.len() { window.end.saturating_sub(column) } else { marked };
+        let carets = "^".repeat(marked.min(space.max(1)));
         let number = line.to_string();
         let margin = " ".repeat(number.len());
         format!(" {number} | {shown}\n {margin} | {indent}{carets}")
     }
 }
 
-/// Which letters of a line are shown: all, or of a long one those around `column`.
-fn window(letters: usize, column: usize) -> std::ops::Range<usize> {
-    if letters <= WIDEST {
-        return 0..letters;
+/// Returns the range of characters to show: all, or those around `column` in a long line.
+fn window(length: usize, column: usize) -> std::ops::Range<usize> {
+    if length <= MAX_CHARS {
+        return 0..length;
     }
-    let start = column.saturating_sub(BEFORE).min(letters - WIDEST);
-    start..start + WIDEST
+    let start = column.saturating_sub(CONTEXT_CHARS).min(length - MAX_CHARS);
+    start..start + MAX_CHARS
 }
 
-/// `text` with what stands between `//` and `@` of an authority overwritten, letter by letter, so that columns stay.
+/// Returns `text` with the credentials of URLs (between `//` and `@`) masked character by character, so that columns stay.
 #[must_use]
-pub fn blot_credentials(text: &str) -> String {
+pub fn redact_credentials(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find("//") {
@@ -92,8 +89,8 @@ pub fn blot_credentials(text: &str) -> String {
     out
 }
 
-/// How many bytes of what follows `//` are credentials. A password with a bare slash in it ends the authority early, which
-/// leaves something behind the colon that is no port: then the last `@` of all counts.
+/// Returns the number of bytes after `//` that are credentials. A password with a bare slash ends the authority early and leaves
+/// something after the colon that is not a port. In that case everything up to the last `@` is masked.
 fn credentials(url: &str) -> usize {
     let authority = url.split(['/', '?', '#']).next().unwrap_or_default();
     let port_like =
@@ -113,29 +110,29 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_is_cut_around_what_is_marked() {
+    fn long_line_is_cut_around_the_marked_span() {
         assert_eq!(marked("a = 1\n\tbé = wrong\n", "wrong"), " 2 | \tbé = wrong\n   | \t     ^^^^^");
         let (before, after) = ("é".repeat(1_500), "x".repeat(1_500));
-        let told = marked(&format!("{before}wrong{after}\n"), "wrong");
+        let excerpt = marked(&format!("{before}wrong{after}\n"), "wrong");
         let expected = format!(" 1 | …{}wrong{}…\n   |  {}^^^^^", "é".repeat(40), "x".repeat(75), " ".repeat(40));
-        assert_eq!(told, expected);
-        let told = marked(&format!("k = \"{after}\"\n"), &format!("\"{after}\""));
-        assert_eq!(told, format!(" 1 | k = \"{}…\n   |     {}", "x".repeat(115), "^".repeat(116)));
-        let told = marked(&format!("{before}end\n"), "end");
-        assert_eq!(told, format!(" 1 | …{}end\n   |  {}^^^", "é".repeat(117), " ".repeat(117)));
+        assert_eq!(excerpt, expected);
+        let excerpt = marked(&format!("k = \"{after}\"\n"), &format!("\"{after}\""));
+        assert_eq!(excerpt, format!(" 1 | k = \"{}…\n   |     {}", "x".repeat(115), "^".repeat(116)));
+        let excerpt = marked(&format!("{before}end\n"), "end");
+        assert_eq!(excerpt, format!(" 1 | …{}end\n   |  {}^^^", "é".repeat(117), " ".repeat(117)));
         assert!(marked(&format!("{before} # wrong"), " # wrong").ends_with("^^^^^^^^"));
     }
 
     #[test]
-    fn credentials_in_urls_are_blotted_out() {
+    fn credentials_in_urls_are_masked() {
         assert_eq!(
-            blot_credentials("upstream = \"https://me:secret@registry.example/\" # x"),
+            redact_credentials("upstream = \"https://me:secret@registry.example/\" # x"),
             "upstream = \"https://*********@registry.example/\" # x"
         );
-        assert_eq!(blot_credentials("https://a@b@c/"), "https://***@c/");
-        assert_eq!(blot_credentials("https://me:se/cret@c/ # a@b"), "https://**********@c/ # a@b");
-        assert_eq!(blot_credentials("http://[::1]:4873/@acme"), "http://[::1]:4873/@acme");
-        assert_eq!(blot_credentials("http://127.0.0.1:4873/@acme"), "http://127.0.0.1:4873/@acme");
-        assert_eq!(blot_credentials("@acme/*"), "@acme/*");
+        assert_eq!(redact_credentials("https://a@b@c/"), "https://***@c/");
+        assert_eq!(redact_credentials("https://me:se/cret@c/ # a@b"), "https://**********@c/ # a@b");
+        assert_eq!(redact_credentials("http://[::1]:4873/@acme"), "http://[::1]:4873/@acme");
+        assert_eq!(redact_credentials("http://127.0.0.1:4873/@acme"), "http://127.0.0.1:4873/@acme");
+        assert_eq!(redact_credentials("@acme/*"), "@acme/*");
     }
 }

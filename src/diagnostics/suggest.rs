@@ -1,45 +1,45 @@
-//! What a misspelt word was meant to be. Refuses to know which words there are.
+//! Suggestions for misspelt words.
 
-/// Of `words`, each as it is compared and as it is told, the one that comes nearest to `wrong`, if one comes near.
-pub fn nearest<'a>(wrong: &str, words: impl Iterator<Item = (String, &'a str)>) -> Option<&'a str> {
-    let allowed = (wrong.len() / 3).clamp(1, 4);
+/// Returns the candidate closest to `word`, if one is near. Each of `words` is a pair: the form to compare and the form to print.
+pub fn closest<'a>(word: &str, words: impl Iterator<Item = (String, &'a str)>) -> Option<&'a str> {
+    let allowed = (word.len() / 3).clamp(1, 4);
     words
-        .map(|(compared, told)| (distance(wrong, &compared), told))
+        .map(|(compared, shown)| (distance(word, &compared), shown))
         .filter(|(distance, _)| *distance <= allowed)
         .min()
-        .map(|(_, told)| told)
+        .map(|(_, shown)| shown)
 }
 
-/// The names that may have been meant, at most three: those that come near to `wrong`, else those that share a word with it.
-pub fn suggestions<'a>(wrong: &str, names: impl Iterator<Item = &'a str> + Clone) -> Vec<&'a str> {
-    if wrong.len() > LONGEST {
+/// Returns at most three names similar to `word`: those at a small edit distance, else those that share a part with it.
+pub fn suggestions<'a>(word: &str, names: impl Iterator<Item = &'a str> + Clone) -> Vec<&'a str> {
+    if word.len() > MAX_WORD_BYTES {
         return Vec::new();
     }
-    let wrong = wrong.to_ascii_lowercase().replace('_', "-");
-    let allowed = (wrong.len() / 3).clamp(1, 4);
-    let compared = names.clone().map(|name| (distance(&wrong, &name.replace('_', "-")), name));
+    let word = word.to_ascii_lowercase().replace('_', "-");
+    let allowed = (word.len() / 3).clamp(1, 4);
+    let compared = names.clone().map(|name| (distance(&word, &name.replace('_', "-")), name));
     let mut near: Vec<_> = compared.filter(|(distance, _)| *distance <= allowed).collect();
     near.sort_unstable();
     if near.is_empty() {
-        let words: Vec<&str> = wrong.split('-').filter(|word| word.len() > 2).collect();
-        let shared = |name: &str| name.split(['-', '_']).filter(|word| words.contains(word)).count();
+        let parts: Vec<&str> = word.split('-').filter(|part| part.len() > 2).collect();
+        let shared = |name: &str| name.split(['-', '_']).filter(|part| parts.contains(part)).count();
         near = names.map(|name| (usize::MAX - shared(name), name)).filter(|(unlike, _)| *unlike < usize::MAX).collect();
         near.sort_unstable();
     }
     near.into_iter().take(3).map(|(_, name)| name).collect()
 }
 
-/// Suggestions as a sentence tells them, or `None` where nothing comes near.
+/// Formats suggestions for an error message. Returns `None` if there are none.
 #[must_use]
 pub fn suggested(suggestions: &[&str]) -> Option<String> {
     let names: Vec<_> = suggestions.iter().map(|name| format!("`{name}`")).collect();
     (!names.is_empty()).then(|| format!("{}, if that was meant", names.join(" or ")))
 }
 
-/// Letters of a name that are compared: longer ones are no slip.
-const LONGEST: usize = 64;
+/// Longest word, in bytes, that is compared: longer ones are not typos.
+const MAX_WORD_BYTES: usize = 64;
 
-/// How many letters must be put in, left out or exchanged to come from one word to the other.
+/// Returns the Levenshtein distance in bytes.
 fn distance(from: &str, to: &str) -> usize {
     let mut row: Vec<usize> = (0..=to.len()).collect();
     for (line, left) in from.bytes().enumerate() {
@@ -59,9 +59,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_names_are_suggested() {
+    fn nearest_names_are_suggested() {
         let names = ["min-release-age", "max-stale", "cache-size", "packument-ttl", "trust"];
-        for (wrong, meant) in [
+        for (word, meant) in [
             ("trus", &["trust"][..]),
             ("release_age", &["min-release-age"]),
             ("cache", &["cache-size"]),
@@ -69,7 +69,7 @@ mod tests {
             ("colour", &[]),
             ("é", &[]),
         ] {
-            assert_eq!(suggestions(wrong, names.into_iter()), meant, "{wrong}");
+            assert_eq!(suggestions(word, names.into_iter()), meant, "{word}");
         }
         assert_eq!(suggested(&["a", "b"]).as_deref(), Some("`a` or `b`, if that was meant"));
         assert!(suggestions(&"x".repeat(1 << 20), names.into_iter()).is_empty());

@@ -1,34 +1,34 @@
-//! Files that others write and that are read while we run: whole, up to a limit, and again once they have changed.
+//! Reads files that other processes write, up to a size limit, and detects changes to them.
 //!
-//! Refuses to wait: a pipe in a file's place would hold whoever reads it for as long as nobody writes, and is empty the next time.
+//! A pipe is rejected where a file is expected: it could block the reader, and would be empty the next time.
 
 mod poll;
 
-pub use poll::{EVERY, FilePoller, FileStamps};
+pub use poll::{FilePoller, FileStamps, POLL_INTERVAL};
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::Path;
 
-/// What is in the file at `path`: at most `most` bytes.
+/// Reads the file at `path`, of at most `most` bytes.
 ///
 /// # Errors
-/// When it cannot be read, is no regular file, or is larger.
+/// Returns an error if it cannot be read, is not a regular file, or is larger.
 pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    // Before it is opened: that is where a pipe waits.
+    // Before opening it, since opening a pipe blocks.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
-    read_once(path, most)
+    read_pipe_bounded(path, most)
 }
 
-/// The same where it is read this once, so that a pipe will do: a shell's `<(…)`, say.
+/// Reads a file that is read only once, so that a pipe is allowed too, such as a shell's `<(…)`.
 ///
 /// # Errors
-/// When it cannot be read, or is larger.
-pub fn read_once(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+/// Returns an error if it cannot be read or is larger.
+pub fn read_pipe_bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    // What it says of its length may be old, and a device has none.
+    // The reported length may be outdated, and a device has none.
     File::open(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {most} bytes")));
@@ -36,13 +36,13 @@ pub fn read_once(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What of a file is text.
+/// Converts the bytes of a file to text.
 ///
 /// # Errors
-/// When some of it is none.
+/// Returns an error if the bytes are not UTF-8.
 pub fn text(bytes: Vec<u8>) -> io::Result<String> {
-    let tell = |wrong: std::string::FromUtf8Error| format!("not UTF-8 at byte {}", wrong.utf8_error().valid_up_to());
-    String::from_utf8(bytes).map_err(|wrong| io::Error::new(io::ErrorKind::InvalidData, tell(wrong)))
+    let message = |error: std::string::FromUtf8Error| format!("not UTF-8 at byte {}", error.utf8_error().valid_up_to());
+    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, message(error)))
 }
 
 #[cfg(test)]
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_read_up_to_its_limit_and_nothing_else_is() {
+    fn only_regular_files_up_to_the_limit_are_read() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         fs::write(&path, "four").unwrap();
@@ -63,9 +63,9 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_device_without_an_end_is_read_no_further() {
+    fn endless_device_is_read_up_to_the_limit() {
         assert_eq!(read(Path::new("/dev/zero"), 4).unwrap_err().to_string(), "not a regular file");
-        assert_eq!(read_once(Path::new("/dev/zero"), 4).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
-        assert_eq!(read_once(Path::new("/dev/null"), 4).unwrap(), b"");
+        assert_eq!(read_pipe_bounded(Path::new("/dev/zero"), 4).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        assert_eq!(read_pipe_bounded(Path::new("/dev/null"), 4).unwrap(), b"");
     }
 }

@@ -1,4 +1,4 @@
-//! What a request to a registry asks for. Refuses to know HTTP types, who asks, and whether it will be answered.
+//! Parses a request's method, path and query into a registry endpoint. Independent of HTTP types, clients and policy.
 
 use std::borrow::Cow;
 
@@ -6,39 +6,37 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::npm::name::PackageName;
 
-/// The longest path that is read, in bytes: npm's longest name twice, with every letter escaped, and room for a version.
-const LONGEST: usize = 4096;
+/// The longest accepted path in bytes: npm's longest name twice with every character escaped, plus a version.
+const MAX_PATH_BYTES: usize = 4096;
 
 const READ: &str = "GET, HEAD";
 const READ_AND_WRITE: &str = "GET, HEAD, PUT, POST, DELETE";
 const WRITE: &str = "PUT, POST, DELETE";
 
-/// One thing a registry can be asked, with every name decoded and checked.
+/// A registry endpoint, with every name decoded and validated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
-    /// `GET /` — the registry's own root document (`npm ping` of old, curl of the curious).
+    /// `GET /`: the registry's root document (used by old versions of `npm ping`).
     Root,
-    /// `GET /{package}` — the packument.
+    /// `GET /{package}`: the packument.
     Packument(PackageName),
-    /// `GET /{package}/{wanted}` — one manifest by version, dist-tag or range.
+    /// `GET /{package}/{wanted}`: one manifest by version, dist-tag or range.
     Manifest {
-        /// The package.
         name: PackageName,
-        /// Decoded version, dist-tag or range.
+        /// The decoded version, dist-tag or range.
         wanted: String,
     },
-    /// `GET /{package}/-/{file}.tgz`, or another shape that names one version's tarball.
+    /// `GET /{package}/-/{file}.tgz`, or another form that names one version's tarball.
     Tarball {
-        /// The package.
         name: PackageName,
-        /// The key in `versions`, taken out of the file name.
+        /// The key in `versions`, from the file name.
         version: String,
     },
     /// `GET /-/package/{package}/dist-tags`.
     DistTags(PackageName),
-    /// `GET /-/v1/search?…`, the query as it came.
+    /// `GET /-/v1/search?…`.
     Search {
-        /// Everything after the `?`.
+        /// The query string as received.
         query: String,
     },
     /// `GET /-/ping`.
@@ -48,71 +46,66 @@ pub enum Endpoint {
     /// `GET /-/npm/v1/keys`.
     Keys,
     /// `GET /-/npm/v1/attestations/{package}@{version}`.
-    Attestations {
-        /// The package.
-        name: PackageName,
-        /// The version.
-        version: String,
-    },
+    Attestations { name: PackageName, version: String },
     /// `POST /-/npm/v1/security/advisories/bulk`, `…/audits`, `…/audits/quick`.
     Audit {
-        /// Whether the body is the bulk form (`{"name": ["version"]}`), the only one whose packages are read.
+        /// Whether the body has the bulk form (`{"name": ["version"]}`), the only one whose packages are read.
         bulk: bool,
     },
-    /// `GET` of an account's own data (`/-/npm/v1/user`, `/-/npm/v1/tokens`, `/-/org/…`, `/-/package/…/access`, `/-/stage`): passed on
-    /// with the client's own credentials, never remembered. The package, if it is about one: it says which registry.
+    /// `GET` of account data (`/-/npm/v1/user`, `/-/npm/v1/tokens`, `/-/org/…`, `/-/package/…/access`, `/-/stage`). Forwarded
+    /// with the client's credentials and never cached. The package, if any, selects the registry.
     Account(Option<PackageName>),
-    /// Anything that changes the registry: publish, unpublish, login, tokens, dist-tag add and rm, owner, deprecate, star;
-    /// also the packument that npm asks for with `?write=true`, to send it back changed, and any other request below `/-/` that is no
-    /// read. The package, if it is about one.
+    /// Any request that changes the registry: publish, unpublish, login, tokens, dist-tag add and rm, owner, deprecate, star.
+    /// Also a packument requested with `?write=true`, which npm sends back changed, and any other non-read request below `/-/`.
+    /// The package is set if the request concerns one.
     Write(Option<PackageName>),
-    /// `/-/coldframe/…`: Coldframe's own, the rest of the path without the leading slash.
-    Own(String),
+    /// `/-/coldframe/…`: Coldframe's own endpoints, with the rest of the path without the leading slash.
+    Admin(String),
 }
 
-/// Why a request asks for nothing a registry knows.
+/// A request that is not a registry endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
     /// The path or a name in it is malformed.
     #[error("{0}")]
     BadRequest(String),
-    /// A well-formed path that no registry has.
+    /// The path is well-formed but unknown.
     #[error("{0}")]
     NotFound(String),
-    /// The path is known, but not with this method.
-    #[error("`{method}` is not allowed here, only {allow}")]
+    /// The path does not support this method.
+    #[error("method `{method}` is not allowed; use {allow}")]
     Method {
-        /// The method.
         method: String,
-        /// What is, as the `Allow` header lists it.
+        /// The allowed methods, in the form of the `Allow` header.
         allow: &'static str,
     },
 }
 
-/// The bytes of a version that stand in an address as they are.
-const AS_THEY_ARE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'+');
+/// Bytes of a version that are not escaped in a URL.
+const UNESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'+');
 
-/// Where one reads why a version is kept back, or `latest` where none is named: one of our own pages ([`Endpoint::Own`]), below `base`.
+/// Returns the address below `base` of the page that explains why a version is withheld, or why `latest` is if `version` is
+/// `None`. The path parses as [`Endpoint::Admin`].
 #[must_use]
-pub fn explanation(base: &str, name: &PackageName, version: Option<&str>) -> String {
-    let version = version.map(|version| format!("@{}", utf8_percent_encode(version, AS_THEY_ARE))).unwrap_or_default();
+pub fn explain_url(base: &str, name: &PackageName, version: Option<&str>) -> String {
+    let version = version.map(|version| format!("@{}", utf8_percent_encode(version, UNESCAPED))).unwrap_or_default();
     format!("{base}/-/coldframe/explain/{name}{version}")
 }
 
 impl Endpoint {
-    /// Reads a request's method, its path (encoded, as it came, below any prefix of ours) and its query.
+    /// Parses a request's method, its path (encoded as received, below any path prefix of Coldframe) and its query.
     ///
-    /// Every spelling of a name is one package: the path is decoded once, and what then still looks encoded is refused.
+    /// All spellings of a name map to one package: the path is decoded once and rejected if it still contains escapes.
     ///
     /// # Errors
-    /// When the path is malformed, unknown, or not to be had with this method.
+    /// Returns an error if the path is malformed or unknown, or does not support the method.
     pub fn parse(method: &str, path: &str, query: Option<&str>) -> Result<Self, EndpointError> {
         let segments = split(path)?;
         let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
         let request = Request { method, path, query };
         match segments.as_slice() {
             [] => request.read(Self::Root),
-            // There is a package called `-`: its packument and tarballs are where those of all others are.
+            // A package named `-` exists; its packument and tarballs use the same paths as those of others.
             ["-"] | ["-", "-", ..] => request.package(take_name(&segments)?.0, &segments[1..]),
             ["-", rest @ ..] => request.registry(rest),
             ["download", rest @ ..] if rest.len() >= 3 => request.download(rest),
@@ -124,7 +117,7 @@ impl Endpoint {
     }
 }
 
-/// The parts of a request that do not change while its path is walked.
+/// The parts of a request that stay constant while its path is parsed.
 #[derive(Clone, Copy)]
 struct Request<'a> {
     method: &'a str,
@@ -133,7 +126,7 @@ struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// What follows `/{package}`.
+    /// Parses the path after `/{package}`.
     fn package(self, name: PackageName, rest: &[&str]) -> Result<Endpoint, EndpointError> {
         match rest {
             [] if self.is_read() && self.announces_write() => Ok(Endpoint::Write(Some(name))),
@@ -151,10 +144,10 @@ impl Request<'_> {
         }
     }
 
-    /// What follows `/-/`.
+    /// Parses the path after `/-/`.
     fn registry(self, rest: &[&str]) -> Result<Endpoint, EndpointError> {
         match rest {
-            ["coldframe", own @ ..] => Ok(Endpoint::Own(own.join("/"))),
+            ["coldframe", own @ ..] => Ok(Endpoint::Admin(own.join("/"))),
             ["ping"] => self.read(Endpoint::Ping),
             ["whoami"] => self.read(Endpoint::Whoami),
             ["v1", "search"] => self.read(Endpoint::Search { query: self.query.unwrap_or_default().to_owned() }),
@@ -167,20 +160,20 @@ impl Request<'_> {
                 self.about_package(name, rest)
             }
             ["stage", rest @ ..] => self.stage(rest),
-            _ => self.other(None),
+            _ => self.unlisted(None),
         }
     }
 
-    /// What follows `/-/stage`: releases that wait for their approval. Their tarballs are no version's, so that no verdict could be
-    /// found for them.
+    /// Parses the path after `/-/stage`: releases that wait for approval. Their tarballs belong to no published version, so no
+    /// verdict exists for them.
     fn stage(self, rest: &[&str]) -> Result<Endpoint, EndpointError> {
         match rest {
             ["package", rest @ ..] if !rest.is_empty() => {
                 let (name, rest) = take_name(rest)?;
-                if rest.is_empty() { self.write(Some(name)) } else { self.other(Some(name)) }
+                if rest.is_empty() { self.write(Some(name)) } else { self.unlisted(Some(name)) }
             }
             [_, "tarball", ..] => Err(EndpointError::NotFound(
-                "coldframe passes on no staged tarball, since it cannot judge one: download it from the registry itself"
+                "coldframe cannot check staged tarballs and does not forward them; download the staged tarball from the registry directly"
                     .to_owned(),
             )),
             [] | [_] | [_, "approve" | "reject"] => {
@@ -188,16 +181,17 @@ impl Request<'_> {
                 let name = package.and_then(|package| PackageName::parse(&unescape(package).ok()?).ok());
                 self.read_or_write(Endpoint::Account(name.clone()), name)
             }
-            _ => self.other(None),
+            _ => self.unlisted(None),
         }
     }
 
-    /// A path that is not known: a write if it is no read, since registries have more of them than are listed here.
-    fn other(self, name: Option<PackageName>) -> Result<Endpoint, EndpointError> {
+    /// Handles an unknown path: a non-read request counts as a write, since registries have more write endpoints than are listed
+    /// here.
+    fn unlisted(self, name: Option<PackageName>) -> Result<Endpoint, EndpointError> {
         if self.is_write() { Ok(Endpoint::Write(name)) } else { Err(self.unknown()) }
     }
 
-    /// What follows `/-/npm/v1/`.
+    /// Parses the path after `/-/npm/v1/`.
     fn npm(self, rest: &[&str]) -> Result<Endpoint, EndpointError> {
         match rest {
             ["keys"] => self.read(Endpoint::Keys),
@@ -210,13 +204,13 @@ impl Request<'_> {
             ["user"] | ["tokens" | "hooks", ..] => self.read_or_write(Endpoint::Account(None), None),
             ["oidc", "token", "exchange", "package", rest @ ..] if !rest.is_empty() => {
                 let (name, rest) = take_name(rest)?;
-                if rest.is_empty() { self.post(Endpoint::Write(Some(name))) } else { self.other(Some(name)) }
+                if rest.is_empty() { self.post(Endpoint::Write(Some(name))) } else { self.unlisted(Some(name)) }
             }
-            _ => self.other(None),
+            _ => self.unlisted(None),
         }
     }
 
-    /// What follows `/-/package/{package}`.
+    /// Parses the path after `/-/package/{package}`.
     fn about_package(self, name: PackageName, rest: &[&str]) -> Result<Endpoint, EndpointError> {
         match rest {
             ["dist-tags"] => self.read_or_write(Endpoint::DistTags(name.clone()), Some(name)),
@@ -224,11 +218,11 @@ impl Request<'_> {
             ["access" | "collaborators" | "visibility" | "trust", ..] => {
                 self.read_or_write(Endpoint::Account(Some(name.clone())), Some(name))
             }
-            _ => self.other(Some(name)),
+            _ => self.unlisted(Some(name)),
         }
     }
 
-    /// `/download/{package}/{version}/{digest}`: where GitHub Packages puts tarballs.
+    /// Parses `/download/{package}/{version}/{digest}`, the tarball path of GitHub Packages.
     fn download(self, rest: &[&str]) -> Result<Endpoint, EndpointError> {
         let (name, rest) = take_name(rest)?;
         match rest {
@@ -267,8 +261,8 @@ impl Request<'_> {
         matches!(self.method, "PUT" | "POST" | "DELETE") || (self.method == "PATCH" && self.path.starts_with("/-/"))
     }
 
-    /// Whether npm asks for a packument in order to send it back changed. One that lacks hidden versions must not be it:
-    /// what came back would unpublish them.
+    /// Checks whether npm requests a packument to send it back changed. It must not be filtered: a document without the hidden
+    /// versions would unpublish them.
     fn announces_write(self) -> bool {
         self.query.unwrap_or_default().split('&').any(|pair| pair == "write=true")
     }
@@ -283,34 +277,34 @@ impl Request<'_> {
     }
 }
 
-/// Splits a path at its slashes and decodes each segment, once.
+/// Splits a path at its slashes and decodes each segment once.
 pub(crate) fn split(path: &str) -> Result<Vec<Cow<'_, str>>, EndpointError> {
-    if path.len() > LONGEST {
-        return Err(EndpointError::BadRequest(format!("a path has at most {LONGEST} bytes")));
+    if path.len() > MAX_PATH_BYTES {
+        return Err(EndpointError::BadRequest(format!("path is longer than {MAX_PATH_BYTES} bytes")));
     }
-    let inner = path.strip_prefix('/').ok_or_else(|| EndpointError::BadRequest("a path starts with `/`".to_owned()))?;
+    let inner = path.strip_prefix('/').ok_or_else(|| EndpointError::BadRequest("path does not start with `/`".to_owned()))?;
     if inner.is_empty() {
         return Ok(Vec::new());
     }
     inner.strip_suffix('/').unwrap_or(inner).split('/').map(decode).collect()
 }
 
-/// Decodes one segment and refuses whatever another reader of the same path might take for something else.
+/// Decodes one segment and rejects anything that another parser could interpret differently.
 fn decode(segment: &str) -> Result<Cow<'_, str>, EndpointError> {
-    let wrong = |what: &str| EndpointError::BadRequest(format!("{what} in the path: `{}`", shorten(segment)));
-    let text = if segment.contains('%') { unescape(segment).map_err(wrong)?.into() } else { Cow::Borrowed(segment) };
+    let error = |what: &str| EndpointError::BadRequest(format!("{what} in the path: `{}`", shorten(segment)));
+    let text = if segment.contains('%') { unescape(segment).map_err(error)?.into() } else { Cow::Borrowed(segment) };
     match text.as_ref() {
-        "" => Err(wrong("an empty segment")),
-        "." | ".." => Err(wrong("a dot segment")),
-        _ if text.contains('%') => Err(wrong("an escape of an escape")),
-        _ if text.contains('\\') => Err(wrong("a backslash")),
-        _ if text.chars().any(char::is_control) => Err(wrong("a control character")),
-        _ if text.split('/').any(|part| matches!(part, "" | "." | "..")) => Err(wrong("a dot or empty segment")),
+        "" => Err(error("empty segment")),
+        "." | ".." => Err(error("dot segment")),
+        _ if text.contains('%') => Err(error("double escape")),
+        _ if text.contains('\\') => Err(error("backslash")),
+        _ if text.chars().any(char::is_control) => Err(error("control character")),
+        _ if text.split('/').any(|part| matches!(part, "" | "." | "..")) => Err(error("dot or empty segment")),
         _ => Ok(text),
     }
 }
 
-/// Undoes the escapes, or says what is wrong.
+/// Decodes percent escapes, or returns what is wrong with them.
 fn unescape(segment: &str) -> Result<String, &'static str> {
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.bytes();
@@ -322,43 +316,43 @@ fn unescape(segment: &str) -> Result<String, &'static str> {
         let digit =
             |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16)).and_then(|digit| u8::try_from(digit).ok());
         let (Some(high), Some(low)) = (digit(rest.next()), digit(rest.next())) else {
-            return Err("a broken escape");
+            return Err("invalid escape");
         };
         bytes.push(high << 4 | low);
     }
-    String::from_utf8(bytes).map_err(|_| "bytes that are not UTF-8")
+    String::from_utf8(bytes).map_err(|_| "invalid UTF-8")
 }
 
 fn shorten(text: &str) -> String {
     text.chars().take(100).collect::<String>().escape_debug().to_string()
 }
 
-/// Takes a package name off the front: one segment, or two for a scope whose slash was not escaped.
+/// Splits a package name off the front: one segment, or two for a scope whose slash was not escaped.
 fn take_name<'a>(segments: &'a [&'a str]) -> Result<(PackageName, &'a [&'a str]), EndpointError> {
-    let wrong = |error: crate::npm::name::NameError| EndpointError::BadRequest(error.to_string());
+    let bad_request = |error: crate::npm::name::NameError| EndpointError::BadRequest(error.to_string());
     let (first, rest) = segments.split_first().unwrap_or((&"", &[]));
     if !first.starts_with('@') || first.contains('/') {
-        return Ok((PackageName::parse(first).map_err(wrong)?, rest));
+        return Ok((PackageName::parse(first).map_err(bad_request)?, rest));
     }
     let (second, rest) = rest.split_first().unwrap_or((&"", &[]));
-    Ok((PackageName::parse(&format!("{first}/{second}")).map_err(wrong)?, rest))
+    Ok((PackageName::parse(&format!("{first}/{second}")).map_err(bad_request)?, rest))
 }
 
-/// The version in a tarball's file name: `{name}-{version}.tgz`, or with the scope before it as Artifactory writes it.
+/// Returns the version in a tarball's file name: `{name}-{version}.tgz`, optionally after the scope as Artifactory writes it.
 pub(crate) fn tarball_version(name: &PackageName, file: &str) -> Option<String> {
     let scoped = name.scope().and_then(|scope| file.strip_prefix(scope)).and_then(|rest| rest.strip_prefix('/'));
     let version = scoped.unwrap_or(file).strip_prefix(name.unscoped())?.strip_prefix('-')?.strip_suffix(".tgz")?;
     is_version_text(version).then(|| version.to_owned())
 }
 
-/// `name@version`, with the version there.
+/// Splits `name@version`.
 fn split_spec(text: &str) -> Option<(PackageName, String)> {
     let (name, version) = text.rsplit_once('@')?;
     let name = PackageName::parse(name).ok()?;
     is_version_text(version).then(|| (name, version.to_owned()))
 }
 
-/// Whether `text` could be a key in `versions`: which it is, only the packument says.
+/// Checks whether `text` could be a key in `versions`. Only the packument knows whether it is one.
 pub(crate) fn is_version_text(text: &str) -> bool {
     let plausible = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'+' | b'_' | b'~' | b'=' | b' ');
     !text.is_empty() && text.len() <= 256 && text.bytes().all(plausible)
@@ -383,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn every_spelling_of_a_scoped_name_is_one_package() {
+    fn all_spellings_of_a_scoped_name_map_to_one_package() {
         for spelled in ["@acme%2fui", "@acme%2Fui", "@acme/ui", "%40acme%2fui", "%40acme/ui", "@%61cme/u%69"] {
             assert_eq!(get(&format!("/{spelled}")), Ok(Endpoint::Packument(name("@acme/ui"))), "{spelled}");
             assert_eq!(get(&format!("/{spelled}/")), Ok(Endpoint::Packument(name("@acme/ui"))), "{spelled}");
@@ -402,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tarball_is_named_by_its_file() {
+    fn tarball_version_comes_from_the_file_name() {
         let tarball = |package, version: &str| Ok(Endpoint::Tarball { name: name(package), version: version.to_owned() });
         assert_eq!(get("/left-pad/-/left-pad-1.3.0.tgz"), tarball("left-pad", "1.3.0"));
         assert_eq!(get("/a/-/a-1.0.0-rc.1.tgz"), tarball("a", "1.0.0-rc.1"));
@@ -418,14 +412,14 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_is_named_by_version_tag_or_range() {
+    fn manifest_is_requested_by_version_tag_or_range() {
         for (path, wanted) in [("/a/1.0.0", "1.0.0"), ("/a/latest", "latest"), ("/a/%5E1.0.0%20%7C%7C%202", "^1.0.0 || 2")] {
             assert_eq!(get(path), Ok(Endpoint::Manifest { name: name("a"), wanted: wanted.to_owned() }));
         }
     }
 
     #[test]
-    fn what_others_might_read_differently_is_a_bad_request() {
+    fn ambiguous_paths_are_bad_requests() {
         for path in [
             "",
             "a",
@@ -461,14 +455,14 @@ mod tests {
     }
 
     #[test]
-    fn a_registrys_own_paths_are_known() {
+    fn registry_endpoints_are_recognised() {
         assert_eq!(get("/"), Ok(Endpoint::Root));
         assert_eq!(get("/-/ping"), Ok(Endpoint::Ping));
         assert_eq!(get("/-/whoami"), Ok(Endpoint::Whoami));
         assert_eq!(get("/-/npm/v1/keys"), Ok(Endpoint::Keys));
         assert_eq!(Endpoint::parse("GET", "/-/v1/search", Some("text=a")), Ok(Endpoint::Search { query: "text=a".to_owned() }));
-        assert_eq!(get("/-/coldframe/healthz"), Ok(Endpoint::Own("healthz".to_owned())));
-        assert_eq!(get("/-/coldframe"), Ok(Endpoint::Own(String::new())));
+        assert_eq!(get("/-/coldframe/healthz"), Ok(Endpoint::Admin("healthz".to_owned())));
+        assert_eq!(get("/-/coldframe"), Ok(Endpoint::Admin(String::new())));
         let post = |path| Endpoint::parse("POST", path, None);
         assert_eq!(post("/-/npm/v1/security/advisories/bulk"), Ok(Endpoint::Audit { bulk: true }));
         assert_eq!(post("/-/npm/v1/security/audits/quick"), Ok(Endpoint::Audit { bulk: false }));
@@ -484,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_the_registry_is_a_write() {
+    fn requests_that_change_the_registry_are_writes() {
         let some = || Some(name("@s/n"));
         for (method, path, about) in [
             ("PUT", "/@s%2fn", some()),
@@ -517,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn staged_releases_are_read_with_credentials_and_their_tarballs_are_not() {
+    fn staged_releases_are_account_data_and_their_tarballs_are_refused() {
         assert_eq!(Endpoint::parse("GET", "/-/stage", Some("page=0&package=@s%2fn")), Ok(Endpoint::Account(Some(name("@s/n")))));
         assert_eq!(get("/-/stage/0b1e"), Ok(Endpoint::Account(None)));
         for method in ["GET", "HEAD", "POST"] {
@@ -527,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_method_is_told_the_right_ones() {
+    fn wrong_method_lists_the_allowed_ones() {
         let allowed = |method, path| match Endpoint::parse(method, path, None) {
             Err(EndpointError::Method { allow, .. }) => allow,
             other => panic!("{method} {path}: {other:?}"),
@@ -543,7 +537,7 @@ mod tests {
     }
 
     #[test]
-    fn the_package_that_is_called_a_dash_is_found_in_every_way() {
+    fn package_named_dash_is_reachable() {
         let tarball = Ok(Endpoint::Tarball { name: name("-"), version: "2.3.0".to_owned() });
         assert_eq!(get("/-"), Ok(Endpoint::Packument(name("-"))));
         assert_eq!(get("/-/-/--2.3.0.tgz"), tarball);
@@ -554,12 +548,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_request_makes_it_panic(method in "[A-Z]{0,8}", path in "(/?[-@%a-z0-9./\\\\\u{0}é]{0,8}){0,8}|.*", query in proptest::option::of(".*")) {
+        fn parsing_never_panics(method in "[A-Z]{0,8}", path in "(/?[-@%a-z0-9./\\\\\u{0}é]{0,8}){0,8}|.*", query in proptest::option::of(".*")) {
             let _ = Endpoint::parse(&method, &path, query.as_deref());
         }
 
         #[test]
-        fn escaping_any_letter_changes_nothing(scope in "[a-z0-9-]{1,8}", unscoped in "[a-z0-9][a-z0-9._-]{0,8}", mask in any::<u64>()) {
+        fn escaping_any_character_changes_nothing(scope in "[a-z0-9-]{1,8}", unscoped in "[a-z0-9][a-z0-9._-]{0,8}", mask in any::<u64>()) {
             let plain = format!("@{scope}/{unscoped}");
             let spell = |(at, byte): (usize, u8)| if mask >> (at % 64) & 1 == 1 { format!("%{byte:02x}") } else { char::from(byte).to_string() };
             let spelled: String = plain.bytes().enumerate().map(spell).collect();
@@ -569,16 +563,16 @@ mod tests {
     }
 
     #[test]
-    fn an_explanation_is_found_where_its_address_leads() {
+    fn explanation_address_parses_as_an_admin_path() {
         for (name, version, page) in [
             ("axios", Some("1.14.1"), "explain/axios@1.14.1"),
             ("@acme/ui", Some("1.0.0-rc.1+build"), "explain/@acme/ui@1.0.0-rc.1+build"),
             ("axios", Some("1 <b>?#&"), "explain/axios@1 <b>?#&"),
             ("axios", None, "explain/axios"),
         ] {
-            let address = explanation("", &PackageName::parse(name).unwrap(), version);
+            let address = explain_url("", &PackageName::parse(name).unwrap(), version);
             assert!(address.is_ascii() && !address.contains([' ', '<', '#', '?']), "{address}");
-            assert_eq!(Endpoint::parse("GET", &address, None), Ok(Endpoint::Own(page.to_owned())));
+            assert_eq!(Endpoint::parse("GET", &address, None), Ok(Endpoint::Admin(page.to_owned())));
         }
     }
 }

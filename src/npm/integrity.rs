@@ -1,4 +1,4 @@
-//! Integrity (SRI) and shasum: what a tarball must hash to. Refuses to know where the bytes come from.
+//! Integrity (SRI) and shasum: the digests a tarball must match.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,21 +7,19 @@ use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// The digests npm's `dist` may carry, weakest first so that the order is the strength.
+/// Digest algorithms in npm's `dist`, ordered from weakest to strongest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Algorithm {
-    /// Forty hex digits in `dist.shasum`; also as SRI in old lockfiles.
+    /// Forty hex digits in `dist.shasum`; as SRI in old lockfiles.
     Sha1,
-    /// Accepted by SRI.
     Sha256,
-    /// Accepted by SRI.
     Sha384,
-    /// What npm writes today.
+    /// npm's current default.
     Sha512,
 }
 
 impl Algorithm {
-    /// The name SRI gives it.
+    /// Returns the SRI name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -32,7 +30,7 @@ impl Algorithm {
         }
     }
 
-    /// The algorithm SRI calls `text`.
+    /// Parses an SRI name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Sha1, Self::Sha256, Self::Sha384, Self::Sha512].into_iter().find(|algorithm| algorithm.as_str() == text)
@@ -52,57 +50,56 @@ impl Algorithm {
             Self::Sha1 => 20,
             Self::Sha256 => 32,
             Self::Sha384 => 48,
-            Self::Sha512 => LONGEST,
+            Self::Sha512 => MAX_DIGEST_BYTES,
         }
     }
 }
 
 /// The longest digest, in bytes.
-const LONGEST: usize = 64;
+const MAX_DIGEST_BYTES: usize = 64;
 
-/// How long that is as SRI writes it.
-pub const LONGEST_SRI: usize = "sha512-".len() + LONGEST.div_ceil(3) * 4;
+/// Length of the longest digest in SRI form.
+pub const LONGEST_SRI: usize = "sha512-".len() + MAX_DIGEST_BYTES.div_ceil(3) * 4;
 
-/// One digest, of the length its algorithm has. Holds no memory of its own: a warm tarball copies it a few times.
+/// A digest of its algorithm's length. Inline, without heap memory: serving a cached tarball clones it a few times.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest {
     algorithm: Algorithm,
-    /// Zero behind the algorithm's length.
-    bytes: [u8; LONGEST],
+    /// Zero after the algorithm's length.
+    bytes: [u8; MAX_DIGEST_BYTES],
 }
 
 impl Digest {
-    /// A digest from its bytes; `None` when the length is not the algorithm's.
+    /// Returns a digest from its bytes, or `None` if the length is not the algorithm's.
     #[must_use]
     pub fn from_bytes(algorithm: Algorithm, bytes: &[u8]) -> Option<Self> {
-        (bytes.len() == algorithm.length()).then(|| Self::holding(algorithm, bytes))
+        (bytes.len() == algorithm.length()).then(|| Self::from_slice(algorithm, bytes))
     }
 
-    fn holding(algorithm: Algorithm, given: &[u8]) -> Self {
-        let mut bytes = [0; LONGEST];
+    fn from_slice(algorithm: Algorithm, given: &[u8]) -> Self {
+        let mut bytes = [0; MAX_DIGEST_BYTES];
         bytes.iter_mut().zip(given).for_each(|(to, from)| *to = *from);
         Self { algorithm, bytes }
     }
 
-    /// Hashes `bytes` whole.
+    /// Hashes `bytes`.
     #[must_use]
     pub fn of(algorithm: Algorithm, bytes: &[u8]) -> Self {
-        Self::holding(algorithm, digest::digest(algorithm.digester(), bytes).as_ref())
+        Self::from_slice(algorithm, digest::digest(algorithm.digester(), bytes).as_ref())
     }
 
-    /// Which algorithm made it.
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
-    /// The raw digest.
+    /// Returns the raw digest.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.algorithm.length()]
     }
 
-    /// Lower-case hex.
+    /// Formats as lower-case hex.
     #[must_use]
     pub fn to_hex(&self) -> String {
         self.as_bytes()
@@ -112,7 +109,7 @@ impl Digest {
             .collect()
     }
 
-    /// `sha512-…` as SRI writes it.
+    /// Formats as SRI (`sha512-…`).
     #[must_use]
     pub fn to_sri(&self) -> String {
         let mut text = String::with_capacity(LONGEST_SRI);
@@ -120,7 +117,7 @@ impl Digest {
         text
     }
 
-    /// The same behind what stands in `text`.
+    /// Appends the SRI form to `text`.
     pub fn write_sri(&self, text: &mut String) {
         text.push_str(self.algorithm.as_str());
         text.push('-');
@@ -134,26 +131,26 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// Everything a packument says a tarball hashes to: at least one digest, at most one an algorithm, strongest first.
+/// All digests a packument states for a tarball, strongest first: at least one, at most one per algorithm.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Integrity(Arc<[Digest]>);
 
-/// How two statements about one version's bytes relate.
+/// How two integrities of one version relate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DigestComparison {
-    /// They share an algorithm, and every shared one says the same.
+    /// They share an algorithm, and all shared digests are equal.
     Same,
-    /// A shared algorithm differs.
+    /// A shared algorithm has different digests.
     Different,
-    /// No algorithm is shared, so nothing can be said.
+    /// They share no algorithm.
     Incomparable,
 }
 
 impl Integrity {
-    /// Reads `dist.integrity` and `dist.shasum`, either of which may be missing.
+    /// Parses `dist.integrity` and `dist.shasum`, either of which may be missing.
     ///
-    /// Unknown algorithms are passed over, as SRI says. Two different digests of one algorithm (which SRI allows and npm
-    /// never writes) or a digest of the wrong length make the whole statement unusable: `None`, as when there is none.
+    /// Unknown algorithms are skipped, as SRI requires. Returns `None` if there is no digest, if one has the wrong length, or if
+    /// one algorithm has two different digests (SRI allows that, npm never writes it).
     #[must_use]
     pub fn parse(sri: Option<&str>, shasum: Option<&str>) -> Option<Self> {
         let mut digests: Vec<Digest> = Vec::with_capacity(2);
@@ -166,69 +163,71 @@ impl Integrity {
         if let Some(hex) = shasum.filter(|hex| !hex.is_empty()) {
             digests.push(Digest::from_bytes(Algorithm::Sha1, &decode_hex(hex)?)?);
         }
-        digests.sort_unstable_by(|one, other| other.cmp(one));
+        digests.sort_unstable_by(|left, right| right.cmp(left));
         digests.dedup();
         let repeated = digests.windows(2).any(|pair| pair[0].algorithm == pair[1].algorithm);
         (!digests.is_empty() && !repeated).then(|| Self(digests.into()))
     }
 
-    /// An integrity of one digest.
+    /// Returns an integrity with one digest.
     #[must_use]
     pub fn single(digest: Digest) -> Self {
         Self(Arc::new([digest]))
     }
 
-    /// The strongest digest: the one that decides, and the one the store files a tarball under.
+    /// Returns the strongest digest. It decides, and the store keys tarballs by it.
     #[must_use]
     pub fn strongest(&self) -> &Digest {
         &self.0[0]
     }
 
-    /// The digest of one algorithm, if there is one.
+    /// Returns the digest of one algorithm, if there is one.
     #[must_use]
     pub fn digest(&self, algorithm: Algorithm) -> Option<&Digest> {
         self.0.iter().find(|digest| digest.algorithm == algorithm)
     }
 
-    /// All digests, strongest first.
+    /// Returns all digests, strongest first.
     #[must_use]
     pub fn digests(&self) -> &[Digest] {
         &self.0
     }
 
-    /// Both together, strongest first; `None` where they contradict each other.
+    /// Returns the digests of both, strongest first, or `None` if they contradict each other.
     #[must_use]
     pub fn union(&self, other: &Self) -> Option<Self> {
-        if self.agreement(other) == DigestComparison::Different {
+        if self.compare(other) == DigestComparison::Different {
             return None;
         }
         if other.0.iter().all(|digest| self.0.contains(digest)) {
             return Some(self.clone());
         }
         let mut digests: Vec<Digest> = self.0.iter().chain(&*other.0).cloned().collect();
-        digests.sort_unstable_by(|one, other| other.cmp(one));
+        digests.sort_unstable_by(|left, right| right.cmp(left));
         digests.dedup();
         Some(Self(digests.into()))
     }
 
-    /// Whether these digests are among `others`: then bytes that match those match these.
+    /// Checks whether all these digests are in `others`. Bytes that match `others` then match these too.
     #[must_use]
     pub fn is_covered_by(&self, others: &Self) -> bool {
         self.0.iter().all(|digest| others.0.contains(digest))
     }
 
-    /// Compares what two packuments said of one version.
+    /// Compares the integrities that two packuments state for one version.
     #[must_use]
-    pub fn agreement(&self, other: &Self) -> DigestComparison {
-        let shared =
-            self.0.iter().filter_map(|one| other.0.iter().find(|two| two.algorithm == one.algorithm).map(|two| one == two));
+    pub fn compare(&self, other: &Self) -> DigestComparison {
+        let shared = self
+            .0
+            .iter()
+            .filter_map(|mine| other.0.iter().find(|their| their.algorithm == mine.algorithm).map(|their| mine == their));
         shared.fold(DigestComparison::Incomparable, |so_far, same| match (so_far, same) {
             (DigestComparison::Different, _) | (_, false) => DigestComparison::Different,
             (_, true) => DigestComparison::Same,
         })
     }
 
-    /// All digests as one SRI string, strongest first; [`Integrity::parse`] reads it back.
+    /// Formats all digests as one SRI string, strongest first; [`Integrity::parse`] reads it back.
     #[must_use]
     pub fn to_sri(&self) -> String {
         self.0.iter().map(Digest::to_sri).collect::<Vec<_>>().join(" ")
@@ -242,16 +241,16 @@ fn decode_hex(hex: &str) -> Option<Vec<u8>> {
     (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).ok()).collect()
 }
 
-/// Hashes bytes as they land, by every algorithm that an [`Integrity`] names, and by others that are to be known of them.
+/// Hashes a byte stream with every algorithm of the expected [`Integrity`], and with further ones where needed.
 pub struct Hasher {
     expected: Integrity,
     contexts: Vec<Context>,
 }
 
-/// One digest on its way.
+/// A digest in progress.
 enum Context {
     Plain(Algorithm, digest::Context),
-    /// SHA-1 that comes out different for bytes that were made to collide.
+    /// SHA-1 that yields a different digest for bytes crafted to collide.
     CollisionChecked(Box<sha1_checked::Sha1>),
 }
 
@@ -262,22 +261,22 @@ impl Context {
 
     fn finish(self) -> Digest {
         match self {
-            Self::Plain(algorithm, context) => Digest::holding(algorithm, context.finish().as_ref()),
-            Self::CollisionChecked(sha1) => Digest::holding(Algorithm::Sha1, sha1.try_finalize().hash()),
+            Self::Plain(algorithm, context) => Digest::from_slice(algorithm, context.finish().as_ref()),
+            Self::CollisionChecked(sha1) => Digest::from_slice(Algorithm::Sha1, sha1.try_finalize().hash()),
         }
     }
 }
 
 impl Hasher {
-    /// A hasher that will compare with `expected`.
+    /// Returns a hasher that compares with `expected`.
     #[must_use]
     pub fn new(expected: Integrity) -> Self {
         let contexts = expected.digests().iter().map(|digest| Context::new(digest.algorithm)).collect();
         Self { expected, contexts }
     }
 
-    /// A hasher of a tarball: compares with `expected`, and computes every digest that a packument may state later. With
-    /// `detect_collisions`, bytes that were made to collide under SHA-1 do not match a SHA-1.
+    /// Returns a hasher that compares with `expected` and computes every digest that a packument may state later. With
+    /// `detect_collisions`, bytes crafted to collide do not match a SHA-1.
     #[must_use]
     pub fn for_tarball(expected: Integrity, detect_collisions: bool) -> Self {
         let context = |algorithm| match algorithm {
@@ -287,11 +286,11 @@ impl Hasher {
         let stated = |algorithm| expected.digests().iter().any(|digest| digest.algorithm == algorithm);
         let always = |algorithm| algorithm != Algorithm::Sha384;
         let algorithms = [Algorithm::Sha512, Algorithm::Sha384, Algorithm::Sha256, Algorithm::Sha1];
-        let contexts = algorithms.into_iter().filter(|one| always(*one) || stated(*one)).map(context).collect();
+        let contexts = algorithms.into_iter().filter(|algorithm| always(*algorithm) || stated(*algorithm)).map(context).collect();
         Self { expected, contexts }
     }
 
-    /// Takes the next bytes.
+    /// Hashes the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         for context in &mut self.contexts {
             match context {
@@ -301,13 +300,13 @@ impl Hasher {
         }
     }
 
-    /// Compares every digest that is expected, and returns all that were computed.
+    /// Compares every expected digest and returns all computed digests.
     ///
     /// # Errors
-    /// The first digest that differs, with what the bytes really hash to.
+    /// Returns the first expected digest that differs, with the actual one.
     pub fn finish(self) -> Result<Integrity, Mismatch> {
         let mut computed: Vec<Digest> = self.contexts.into_iter().map(Context::finish).collect();
-        computed.sort_unstable_by(|one, other| other.cmp(one));
+        computed.sort_unstable_by(|left, right| right.cmp(left));
         for expected in self.expected.digests() {
             if let Some(actual) = computed.iter().find(|actual| actual.algorithm == expected.algorithm && *actual != expected) {
                 return Err(Mismatch { expected: Box::new(expected.clone()), actual: Box::new(actual.clone()) });
@@ -317,13 +316,13 @@ impl Hasher {
     }
 }
 
-/// Bytes that are not what the packument said.
+/// Bytes that do not match the packument.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("expected {}, the bytes hash to {}", expected.to_sri(), actual.to_sri())]
+#[error("expected {}, got {}", expected.to_sri(), actual.to_sri())]
 pub struct Mismatch {
-    /// What the packument says.
+    /// The digest in the packument.
     pub expected: Box<Digest>,
-    /// What came.
+    /// The digest of the received bytes.
     pub actual: Box<Digest>,
 }
 
@@ -336,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_union_has_all_digests_unless_they_contradict_each_other() {
+    fn union_has_all_digests_unless_they_contradict() {
         let single = |algorithm, bytes: &[u8]| Integrity::single(Digest::of(algorithm, bytes));
         let (weak, strong) = (single(Algorithm::Sha1, b"a"), single(Algorithm::Sha512, b"a"));
         let both = weak.union(&strong).unwrap();
@@ -347,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn the_strongest_digest_leads_and_shasum_joins() {
+    fn digests_and_shasum_are_sorted_by_strength() {
         let shasum = Digest::of(Algorithm::Sha1, b"x").to_hex();
         let integrity =
             Integrity::parse(Some(&format!("{} {}", sri(Algorithm::Sha256, "x"), sri(Algorithm::Sha512, "x"))), Some(&shasum))
@@ -358,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_statement_that_contradicts_itself_is_none() {
+    fn contradictory_or_invalid_integrity_is_none() {
         let two = format!("{} {}", sri(Algorithm::Sha512, "x"), sri(Algorithm::Sha512, "y"));
         assert_eq!(Integrity::parse(Some(&two), None), None);
         assert_eq!(Integrity::parse(Some("sha512-AAAA"), None), None);
@@ -367,20 +366,20 @@ mod tests {
     }
 
     #[test]
-    fn agreement_needs_a_shared_algorithm() {
+    fn comparison_needs_a_shared_algorithm() {
         let both =
             Integrity::parse(Some(&sri(Algorithm::Sha512, "x")), Some(&Digest::of(Algorithm::Sha1, b"x").to_hex())).unwrap();
         let weak = Integrity::single(Digest::of(Algorithm::Sha1, b"x"));
         let other =
             Integrity::parse(Some(&sri(Algorithm::Sha512, "y")), Some(&Digest::of(Algorithm::Sha1, b"x").to_hex())).unwrap();
         let strong = Integrity::single(Digest::of(Algorithm::Sha512, b"x"));
-        assert_eq!(both.agreement(&weak), DigestComparison::Same);
-        assert_eq!(both.agreement(&other), DigestComparison::Different);
-        assert_eq!(weak.agreement(&strong), DigestComparison::Incomparable);
+        assert_eq!(both.compare(&weak), DigestComparison::Same);
+        assert_eq!(both.compare(&other), DigestComparison::Different);
+        assert_eq!(weak.compare(&strong), DigestComparison::Incomparable);
     }
 
     #[test]
-    fn a_hasher_names_the_digest_that_differs() {
+    fn hasher_reports_the_digest_that_differs() {
         let integrity = Integrity::single(Digest::of(Algorithm::Sha512, b"tarball"));
         let mut right = Hasher::new(integrity.clone());
         right.update(b"tar");
@@ -404,7 +403,7 @@ mod tests {
     );
 
     #[test]
-    fn bytes_that_were_made_to_collide_do_not_match_their_sha1() {
+    fn colliding_bytes_do_not_match_their_sha1() {
         let colliding = STANDARD.decode(COLLIDING).unwrap();
         let hashed = |bytes: &[u8], detect_collisions| {
             let mut hasher = Hasher::for_tarball(Integrity::single(Digest::of(Algorithm::Sha1, bytes)), detect_collisions);
@@ -417,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn every_digest_of_a_tarball_is_computed() {
+    fn hasher_computes_every_digest_of_a_tarball() {
         let mut hasher = Hasher::for_tarball(Integrity::single(Digest::of(Algorithm::Sha384, b"tarball")), false);
         hasher.update(b"tarball");
         let digests = hasher.finish().unwrap();

@@ -1,4 +1,4 @@
-//! Names things as npm names them. Pure: no clock, no I/O, no async, and no idea of policy.
+//! npm's data formats: names, versions, packuments, tarball addresses, lockfiles. Pure: no clock, no I/O, no async, no policy.
 
 pub mod compression;
 pub mod endpoint;

@@ -1,31 +1,30 @@
-//! Package names and specs (`@acme/ui`, `@acme/ui@^2`). Refuses to know where a name lives or how a URL escapes it.
+//! Package names and specs (`@acme/ui`, `@acme/ui@^2`).
 
 use std::fmt;
 use std::sync::Arc;
 
 /// The longest name npm accepts, in bytes, scope included (`validate-npm-package-name`).
-const LONGEST: usize = 214;
+const MAX_NAME_BYTES: usize = 214;
 
-/// A package name in its one canonical spelling: decoded, with its scope, case kept.
+/// A package name in canonical form: decoded, with its scope, case preserved.
 ///
-/// Legacy names with upper case letters exist and are case sensitive, so nothing is folded.
+/// Legacy names with upper-case letters exist and are case-sensitive, so case is not folded.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PackageName(Arc<str>);
 
-/// What is wrong with a package name.
+/// An invalid package name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Nothing was given.
-    #[error("a package name cannot be empty")]
+    #[error("package name is empty")]
     Empty,
     /// Longer than npm accepts.
-    #[error("a package name has at most {LONGEST} bytes")]
+    #[error("package name is longer than {MAX_NAME_BYTES} bytes")]
     TooLong,
     /// A scope without a name, or a second slash.
-    #[error("a scoped name is written `@scope/name`: `{0}`")]
+    #[error("invalid scoped package name, expected `@scope/name`: `{0}`")]
     Scope(String),
-    /// A character or a first letter that npm never allowed.
-    #[error("not a package name: `{0}`")]
+    /// A character or first character that npm never allowed.
+    #[error("invalid package name: `{0}`")]
     Characters(String),
 }
 
@@ -33,13 +32,13 @@ impl PackageName {
     /// Parses a decoded name.
     ///
     /// # Errors
-    /// Whatever npm refuses even for its oldest packages: empty, too long, a leading `.` or `_`, a character that a URL
-    /// would have to escape.
+    /// Returns an error for names that npm rejects even for its oldest packages: empty, too long, a leading `.` or `_`, or a
+    /// character that a URL must escape.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         if text.is_empty() {
             return Err(NameError::Empty);
         }
-        if text.len() > LONGEST {
+        if text.len() > MAX_NAME_BYTES {
             return Err(NameError::TooLong);
         }
         let unscoped = match text.strip_prefix('@') {
@@ -61,32 +60,31 @@ impl PackageName {
         Ok(Self(text.into()))
     }
 
-    /// The name as npm writes it.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The scope with its `@`, if there is one.
+    /// Returns the scope with its `@`, if there is one.
     #[must_use]
     pub fn scope(&self) -> Option<&str> {
         self.0.starts_with('@').then(|| self.0.split_once('/').map(|(scope, _)| scope)).flatten()
     }
 
-    /// The name without its scope: what a tarball's file name starts with.
+    /// Returns the name without its scope, the start of a tarball's file name.
     #[must_use]
     pub fn unscoped(&self) -> &str {
         self.0.rsplit_once('/').map_or(&self.0, |(_, name)| name)
     }
 
-    /// The name as one path segment, the way npm asks a registry for a packument (`@acme%2fui`).
+    /// Returns the name as one path segment, as npm requests a packument (`@acme%2fui`).
     #[must_use]
     pub fn to_segment(&self) -> String {
         self.0.replace('/', "%2f")
     }
 }
 
-/// Whether npm ever allowed `part` as a scope or a name: URL-safe, not hidden, nothing that walks up a path.
+/// Checks whether npm ever allowed `part` as a scope or name: URL-safe, not hidden, no path traversal.
 fn is_part(part: &str) -> bool {
     let url_safe =
         |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'!' | b'~' | b'*' | b'\'' | b'(' | b')');
@@ -105,12 +103,11 @@ impl fmt::Debug for PackageName {
     }
 }
 
-/// `name`, or `name@what`: what a person types to mean a package, a version, a tag or a range.
+/// `name` or `name@wanted`, as a user names a package, version, tag or range.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackageSpec {
-    /// The package.
     pub name: PackageName,
-    /// What follows the `@`: a version, a dist-tag or a range, not yet told apart.
+    /// The version, dist-tag or range after the `@`, not yet distinguished.
     pub wanted: Option<String>,
 }
 
@@ -118,9 +115,9 @@ impl PackageSpec {
     /// Parses `axios`, `axios@1.14.1`, `@acme/ui@^2`.
     ///
     /// # Errors
-    /// The name's, when it is not a package name.
+    /// Returns an error if the name is invalid.
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        let at = text.char_indices().skip(1).find(|(_, letter)| *letter == '@').map(|(at, _)| at);
+        let at = text.char_indices().skip(1).find(|(_, ch)| *ch == '@').map(|(at, _)| at);
         let (name, wanted) = match at {
             None => (text, None),
             Some(at) => (&text[..at], Some(text[at + 1..].trim().to_owned())),
@@ -134,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_has_a_scope_or_none() {
+    fn scoped_and_unscoped_names_parse() {
         let scoped = PackageName::parse("@acme/ui").unwrap();
         assert_eq!((scoped.scope(), scoped.unscoped(), scoped.to_segment().as_str()), (Some("@acme"), "ui", "@acme%2fui"));
         let plain = PackageName::parse("JSONStream").unwrap();
@@ -142,8 +139,8 @@ mod tests {
     }
 
     #[test]
-    fn what_walks_up_a_path_or_hides_is_no_name() {
-        for wrong in [
+    fn path_traversal_and_hidden_names_are_rejected() {
+        for invalid in [
             "",
             "..",
             ".hidden",
@@ -160,13 +157,13 @@ mod tests {
             "@@a/b",
             "é",
         ] {
-            assert!(PackageName::parse(wrong).is_err(), "{wrong:?}");
+            assert!(PackageName::parse(invalid).is_err(), "{invalid:?}");
         }
         assert!(PackageName::parse(&"a".repeat(215)).is_err());
     }
 
     #[test]
-    fn a_spec_splits_at_the_second_at() {
+    fn spec_splits_at_the_version_separator() {
         let spec = PackageSpec::parse("@acme/ui@^2").unwrap();
         assert_eq!((spec.name.as_str(), spec.wanted.as_deref()), ("@acme/ui", Some("^2")));
         assert_eq!(PackageSpec::parse("axios").unwrap().wanted, None);

@@ -1,19 +1,19 @@
-//! Which client speaks, read off its User-Agent. Refuses to trust it for anything but wording and the ledger.
+//! Parses a client's User-Agent. Untrusted: used for wording and the ledger only.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// The longest version that is kept, in bytes.
-const LONGEST: usize = 48;
+/// The longest version kept, in bytes.
+const MAX_VERSION_BYTES: usize = 48;
 
-/// The tools whose answers differ, or whose name a person wants to read in the ledger.
+/// Clients that get different responses or are named in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Tool {
     /// `npm/11.21.2 node/v24.21.0 linux x64 …`
     Npm,
     /// `pnpm/12.21.0 npm/? node/? linux x64`
     Pnpm,
-    /// `yarn/1.22.22 npm/? node/…`; yarn 4 speaks as `got (…)` and is told from it.
+    /// `yarn/1.22.22 npm/? node/…`; yarn 4 sends `got (…)`.
     Yarn,
     /// `Bun/1.4.5`
     Bun,
@@ -24,7 +24,7 @@ pub enum Tool {
 }
 
 impl Tool {
-    /// The tool's name as its users write it.
+    /// Returns the tool's name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -38,17 +38,16 @@ impl Tool {
     }
 }
 
-/// A tool and the version it says it is, bounded in length and free of control characters.
+/// A tool and its claimed version, bounded in length and free of control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct UserAgent {
-    /// Which tool.
     pub tool: Tool,
-    /// Its version, or for [`Tool::Other`] the first product of the header; empty when nothing was sent.
+    /// The version, or for [`Tool::Other`] the first product of the header. Empty if there is no header.
     pub version: Arc<str>,
 }
 
 impl UserAgent {
-    /// Reads a User-Agent header. Never fails: what is not known is [`Tool::Other`].
+    /// Parses a User-Agent header. Never fails: unknown clients are [`Tool::Other`].
     #[must_use]
     pub fn parse(header: &str) -> Self {
         let first = header.split_ascii_whitespace().next().unwrap_or_default();
@@ -66,17 +65,17 @@ impl UserAgent {
             Tool::Yarn if product == "got" => "berry",
             _ => version,
         };
-        let plain = text.len() <= LONGEST && text.bytes().all(|byte| byte.is_ascii_graphic());
+        let plain = text.len() <= MAX_VERSION_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic());
         let version = if plain {
             text.into()
         } else {
-            text.chars().filter(char::is_ascii_graphic).take(LONGEST).collect::<String>().into()
+            text.chars().filter(char::is_ascii_graphic).take(MAX_VERSION_BYTES).collect::<String>().into()
         };
         Self { tool, version }
     }
 
-    /// Whether this client prints `policyRestrictions` of a packument, and resolves rightly in its presence: npm from
-    /// 10.8.2 on. Older npm is pulled onto the restricted version and fails where it could have fallen back.
+    /// Checks whether this client prints a packument's `policyRestrictions` and resolves correctly with them: npm 10.8.2 or
+    /// later. Older npm selects the restricted version and fails where it could have fallen back.
     #[must_use]
     pub fn reads_policy_restrictions(&self) -> bool {
         let oldest = semver::Version::new(10, 8, 2);
@@ -101,14 +100,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_clients_say_who_they_are() {
-        let told = |header| UserAgent::parse(header).to_string();
-        assert_eq!(told("npm/11.21.2 node/v24.21.0 linux x64 workspaces/false"), "npm/11.21.2");
-        assert_eq!(told("pnpm/12.21.0 npm/? node/? linux x64"), "pnpm/12.21.0");
-        assert_eq!(told("got (https://example.test)"), "yarn/berry");
-        assert_eq!(told("Bun/1.4.5"), "bun/1.4.5");
-        assert_eq!(told("curl/7.88.1"), "curl/7.88.1");
-        assert_eq!(told(""), "unknown");
+    fn known_clients_are_recognised() {
+        let parsed = |header| UserAgent::parse(header).to_string();
+        assert_eq!(parsed("npm/11.21.2 node/v24.21.0 linux x64 workspaces/false"), "npm/11.21.2");
+        assert_eq!(parsed("pnpm/12.21.0 npm/? node/? linux x64"), "pnpm/12.21.0");
+        assert_eq!(parsed("got (https://example.test)"), "yarn/berry");
+        assert_eq!(parsed("Bun/1.4.5"), "bun/1.4.5");
+        assert_eq!(parsed("curl/7.88.1"), "curl/7.88.1");
+        assert_eq!(parsed(""), "unknown");
     }
 
     #[test]

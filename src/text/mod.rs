@@ -1,7 +1,7 @@
-//! Text from outside, made safe for what reads it: a terminal, a CI job's log, a log line, an HTTP header, HTML, Markdown.
+//! Escapes text from outside for its destination: terminal, CI log, log line, HTTP header, HTML or Markdown.
 //!
-//! Every value that Coldframe did not write itself passes one of these functions where it is printed. Escapes have the form
-//! that JSON has (`\n`, `\u001b`), so that a JSON document stays valid and means the same after [`printable`].
+//! Every value that Coldframe did not create itself goes through one of these functions before it is printed. Escapes have JSON's
+//! form (`\n`, `\u001b`), so a JSON document stays valid and keeps its meaning after [`printable`].
 
 pub mod table;
 
@@ -10,7 +10,7 @@ pub use table::TextTable;
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// Appends a line to a `String`, formatted as `format!` does. A value cannot begin another line or act on what reads it.
+/// Appends a formatted line to a `String`. The values in it cannot start another line or control the terminal.
 macro_rules! push_line {
     ($text:expr, $($arguments:tt)*) => {{
         $text.push_str(&$crate::text::single_line(&::std::format!($($arguments)*)));
@@ -19,14 +19,14 @@ macro_rules! push_line {
 }
 pub(crate) use push_line;
 
-/// Returns `text` as one line that shows what it holds: nothing in it moves a cursor, changes the direction of writing, stays
-/// invisible, begins another line, or is a command to a CI runner.
+/// Returns `text` as one inert line: it cannot move a cursor, change the writing direction, hide characters, start another line
+/// or be a CI runner command.
 #[must_use]
 pub fn single_line(text: &str) -> Cow<'_, str> {
     if is_inert(text, false) { Cow::Borrowed(text) } else { Cow::Owned(escaped_line(text, false)) }
 }
 
-/// Returns `text` of several lines with the same guarantee for each of them; only its line feeds and tabs stay.
+/// Returns multi-line `text` with the same guarantee for each line; only line feeds and tabs are kept.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
     if text.split('\n').all(|line| is_inert(line, true)) {
@@ -36,13 +36,13 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(lines.join("\n"))
 }
 
-/// Returns one line of at most `longest` characters of visible ASCII, as a reason phrase or a header holds it. A control or
-/// invisible character and all that is not ASCII becomes `?`, white space a blank.
+/// Returns one line of at most `longest` characters of visible ASCII, for reason phrases and headers. Control, invisible and
+/// non-ASCII characters become `?`; white space becomes a space.
 #[must_use]
 pub fn ascii_line(text: &str, longest: usize) -> String {
-    let visible = |letter: char| match letter {
-        ' '..='~' => letter,
-        _ if letter.is_whitespace() => ' ',
+    let visible = |ch: char| match ch {
+        ' '..='~' => ch,
+        _ if ch.is_whitespace() => ' ',
         _ => '?',
     };
     let line: String = text.trim().chars().take(longest.saturating_add(1)).map(visible).collect();
@@ -55,85 +55,85 @@ pub fn ascii_line(text: &str, longest: usize) -> String {
     line
 }
 
-/// Returns `text` as HTML has it between tags and in attributes.
+/// Returns `text` escaped for HTML text and attributes.
 #[must_use]
 pub fn html(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
-    for letter in single_line(text).chars() {
-        match letter {
+    for ch in single_line(text).chars() {
+        match ch {
             '&' => escaped.push_str("&amp;"),
             '<' => escaped.push_str("&lt;"),
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
-            other => escaped.push(other),
+            _ => escaped.push(ch),
         }
     }
     escaped
 }
 
-/// Returns `text` as words of Markdown, which may be in a table's cell: no markup, no link, no image, no mention, no HTML.
+/// Returns `text` as plain Markdown text, also safe in a table cell: no markup, links, images, mentions or HTML.
 #[must_use]
 pub fn markdown(text: &str) -> String {
     let text = single_line(text).replace("://", "\0").replace("www.", "\u{1}");
     let mut escaped = String::with_capacity(text.len());
     let mut before = ' ';
-    for letter in text.chars() {
-        match letter {
-            // An address alone becomes a link, a name behind an `@` a mention.
+    for ch in text.chars() {
+        match ch {
+            // Renderers turn a bare URL into a link, and a name after `@` into a mention.
             '\0' => escaped.push_str(":&#47;/"),
             '\u{1}' => escaped.push_str("www&#46;"),
             '@' if !before.is_alphanumeric() => escaped.push_str("&#64;"),
             '<' => escaped.push_str("&lt;"),
             '>' => escaped.push_str("&gt;"),
             '&' => escaped.push_str("&amp;"),
-            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '~' | '$' | '#' => escaped.extend(['\\', letter]),
-            other => escaped.push(other),
+            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '~' | '$' | '#' => escaped.extend(['\\', ch]),
+            _ => escaped.push(ch),
         }
-        before = letter;
+        before = ch;
     }
     escaped
 }
 
-/// Returns `text` as a code span of Markdown, which may be in a table's cell: no link, no image, no mention, no HTML.
+/// Returns `text` as a Markdown code span, also safe in a table cell: no links, images, mentions or HTML.
 #[must_use]
 pub fn markdown_code(text: &str) -> String {
     format!("`{}`", single_line(text).replace('`', "'").replace('|', "\\|"))
 }
 
-/// Returns `text` as one word of a shell's command line, for commands that people copy.
+/// Returns `text` as one shell word, for commands that users copy.
 #[must_use]
 pub fn shell_word(text: &str) -> Cow<'_, str> {
-    let plain = |letter: char| letter.is_alphanumeric() || "@%+=:,./_-".contains(letter);
+    let plain = |ch: char| ch.is_alphanumeric() || "@%+=:,./_-".contains(ch);
     if !text.is_empty() && text.chars().all(plain) {
         return Cow::Borrowed(text);
     }
     Cow::Owned(format!("'{}'", single_line(text).replace('\'', r"'\''")))
 }
 
-/// Writes `letter` in JSON's words.
-fn escape(letter: char, into: &mut String) {
-    match letter {
+/// Writes `ch` as a JSON escape.
+fn escape(ch: char, into: &mut String) {
+    match ch {
         '\n' => into.push_str("\\n"),
         '\r' => into.push_str("\\r"),
         '\t' => into.push_str("\\t"),
         _ => {
-            for unit in letter.encode_utf16(&mut [0; 2]) {
-                // Writing to a string does not fail.
+            for unit in ch.encode_utf16(&mut [0; 2]) {
+                // Writing to a string cannot fail.
                 let _ = write!(into, "\\u{unit:04x}");
             }
         }
     }
 }
 
-/// Whether a terminal or a viewer obeys, hides or misplaces `letter`.
-fn is_unsafe(letter: char) -> bool {
-    if matches!(letter, ' '..='~') {
+/// Checks whether a terminal or viewer interprets, hides or reorders `ch`.
+fn is_unsafe(ch: char) -> bool {
+    if matches!(ch, ' '..='~') {
         return false;
     }
-    // Hyphens, joiners, fillers and spaces without width; marks and overrides of direction; separators of lines; tags.
-    letter.is_control()
-        || matches!(letter,
+    // Soft hyphens, joiners, fillers, zero-width spaces, direction marks and overrides, line separators, tag characters.
+    ch.is_control()
+        || matches!(ch,
             '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
             | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}'
             | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
@@ -141,7 +141,7 @@ fn is_unsafe(letter: char) -> bool {
 }
 
 fn is_inert(line: &str, keeps_tabs: bool) -> bool {
-    let plain = |letter: char| !is_unsafe(letter) || (keeps_tabs && letter == '\t');
+    let plain = |ch: char| !is_unsafe(ch) || (keeps_tabs && ch == '\t');
     line.chars().all(plain) && !line.trim_start().starts_with("::") && next_command(line).is_none()
 }
 
@@ -164,21 +164,19 @@ fn escaped_line(line: &str, keeps_tabs: bool) -> String {
 }
 
 fn push(text: &str, keeps_tabs: bool, into: &mut String) {
-    for letter in text.chars() {
-        if is_unsafe(letter) && !(keeps_tabs && letter == '\t') {
-            escape(letter, into);
+    for ch in text.chars() {
+        if is_unsafe(ch) && !(keeps_tabs && ch == '\t') {
+            escape(ch, into);
         } else {
-            into.push(letter);
+            into.push(ch);
         }
     }
 }
 
-/// The first `#` of what a runner takes for a command anywhere in a line: `##[…`, `##vso[…`, `##teamcity[…`.
+/// Returns the position of the first `#` of a CI runner command anywhere in a line: `##[…`, `##vso[…`, `##teamcity[…`.
 fn next_command(line: &str) -> Option<usize> {
     line.match_indices("##").map(|(at, _)| at).find(|at| {
-        let word = line[at + 2..]
-            .trim_start_matches('#')
-            .trim_start_matches(|letter: char| letter.is_ascii_alphanumeric() || letter == '-');
+        let word = line[at + 2..].trim_start_matches('#').trim_start_matches(|ch: char| ch.is_ascii_alphanumeric() || ch == '-');
         word.starts_with('[')
     })
 }
@@ -187,12 +185,12 @@ fn next_command(line: &str) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// All that is to reach no terminal and no log as it is.
+    /// Sequences that must not reach a terminal or log unescaped.
     const HOSTILE: &str =
         "a\n::error::b\r\u{1b}[2J\u{9b}31m\u{7f}\u{0}\u{85}\u{2028}\u{202e}\u{2066}\u{200b}\u{feff}\u{e0041}##[add-mask]c";
 
     #[test]
-    fn a_line_shows_what_it_holds() {
+    fn single_line_escapes_hostile_characters() {
         assert_eq!(
             single_line(HOSTILE),
             "a\\n::error::b\\r\\u001b[2J\\u009b31m\\u007f\\u0000\\u0085\\u2028\\u202e\\u2066\\u200b\\ufeff\\udb40\\udc41\\u0023#[add-mask]c"
@@ -203,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn no_line_is_a_command() {
+    fn ci_runner_commands_are_escaped() {
         assert_eq!(single_line(" \t::error::x"), " \\t\\u003a:error::x");
         assert_eq!(single_line("\u{3000}::error::x"), "\u{3000}\\u003a:error::x");
         assert_eq!(single_line("a ##vso[task.x]y ####[z]"), "a \\u0023#vso[task.x]y \\u0023\\u0023\\u0023#[z]");
@@ -216,17 +214,17 @@ mod tests {
     }
 
     #[test]
-    fn json_stays_valid_and_means_the_same() {
+    fn printable_json_stays_equivalent() {
         let value = serde_json::json!({ HOSTILE: [HOSTILE, "::x", "\u{10fffd}\u{e0100}"] });
         for text in [value.to_string(), format!("{value:#}\n")] {
             let safe = printable(&text);
             assert_eq!(serde_json::from_str::<serde_json::Value>(&safe).unwrap(), value);
-            assert!(safe.chars().all(|letter| letter == '\n' || !is_unsafe(letter)) && !safe.contains("##["), "{safe}");
+            assert!(safe.chars().all(|ch| ch == '\n' || !is_unsafe(ch)) && !safe.contains("##["), "{safe}");
         }
     }
 
     #[test]
-    fn a_header_is_short_ascii() {
+    fn ascii_line_is_short_and_visible() {
         assert_eq!(ascii_line("a\r\nb\u{e9}\0c", 100), "a  b??c");
         assert_eq!(ascii_line(&"x".repeat(20), 10), "xxxxxxx...");
         assert_eq!((ascii_line("", 10).as_str(), ascii_line("abc", 2).as_str()), ("", ".."));
@@ -235,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_of_a_command_stays_one() {
+    fn shell_word_is_quoted_when_needed() {
         assert_eq!(shell_word("@acme/ui@^1.0.0"), "'@acme/ui@^1.0.0'");
         assert_eq!(shell_word("axios@1.14.0"), "axios@1.14.0");
         assert_eq!(shell_word("a; rm -rf $HOME `x` 'y'\nz"), r"'a; rm -rf $HOME `x` '\''y'\''\nz'");
@@ -243,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_pushed_as_one() {
+    fn push_line_appends_exactly_one_line() {
         let mut text = String::new();
         push_line!(text, "{}: {:<3}|", "a\n::error::b", "c");
         push_line!(text, "{}", "::notice::d");
@@ -251,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn markup_is_text() {
+    fn markup_is_escaped() {
         assert_eq!(html("a\"b'c&d<e>\n"), "a&quot;b&#39;c&amp;d&lt;e&gt;\\n");
         assert_eq!(markdown("left-pad@1.1.0 is held (rule minimum-age)"), "left-pad@1.1.0 is held (rule minimum-age)");
         assert_eq!(markdown("![x](http://y) @all |`"), r"!\[x\](http:&#47;/y) &#64;all \|\`");

@@ -1,10 +1,10 @@
-//! Text in columns, for terminals. Refuses to know what stands in them.
+//! Aligned text columns for terminal output.
 
 use std::fmt;
 
 use crate::text::single_line;
 
-/// Rows of cells as columns, two blanks between them, each row behind `indent`. A cell stays one cell of one line, whatever is in it.
+/// A table with two spaces between columns and `indent` before each row. Cells are escaped so that each stays on one line.
 #[derive(Debug)]
 pub struct TextTable<const N: usize> {
     indent: &'static str,
@@ -12,13 +12,12 @@ pub struct TextTable<const N: usize> {
 }
 
 impl<const N: usize> TextTable<N> {
-    /// No rows yet.
+    /// Returns an empty table.
     #[must_use]
     pub fn indented(indent: &'static str) -> Self {
         Self { indent, rows: Vec::new() }
     }
 
-    /// Adds a row.
     pub fn row(&mut self, cells: [impl Into<String>; N]) {
         self.rows.push(cells.map(|cell| single_line(&cell.into()).into_owned()));
     }
@@ -41,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_as_wide_as_their_widest_cell() {
+    fn column_width_is_that_of_the_widest_cell() {
         let mut columns = TextTable::indented("  ");
         columns.row(["upstream", "https://registry.example/"]);
         columns.row(["age", "72 h"]);
@@ -49,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_stays_in_its_row() {
+    fn cell_stays_in_its_row() {
         let mut columns = TextTable::indented("");
         columns.row(["a\n::error::b", "\u{1b}[2J"]);
         columns.row(["c", "d"]);

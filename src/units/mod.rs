@@ -1,4 +1,4 @@
-//! Values with a unit as text: durations and sizes, and instants.
+//! Durations, sizes and timestamps as text.
 
 pub mod quantity;
 pub mod timestamp;

@@ -1,10 +1,10 @@
-//! Durations and sizes as people write them. A bare number is refused: days read as minutes have let releases through.
+//! Parses durations and sizes. Numbers without a unit are rejected: reading days as minutes would let releases through too early.
 
 use std::fmt;
 use std::time::Duration;
 
-/// The longest duration, in seconds: a hundred years, so that an instant can always be moved by one.
-const LONGEST: u64 = 100 * 365 * 86_400;
+/// The longest duration in seconds: a hundred years, so that adding it to a timestamp cannot overflow.
+const MAX_SECONDS: u64 = 100 * 365 * 86_400;
 
 const DURATIONS: &[(&str, u64)] = &[("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400), ("w", 7 * 86_400)];
 
@@ -20,16 +20,14 @@ const SIZES: &[(&str, u64)] = &[
     ("TiB", 1 << 40),
 ];
 
-/// What is wrong with a duration or a size: the end of a sentence that starts with the setting.
+/// An invalid duration or size. The text continues a sentence that starts with the setting's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QuantityError {
-    /// Nothing is written.
     Empty,
-    /// A number stands there without its unit.
+    /// A number without a unit.
     Bare,
-    /// The unit is none of the table's, or there is no number before it.
+    /// An unknown unit, or no number before it.
     Unreadable,
-    /// It does not fit.
     TooLarge,
 }
 
@@ -44,25 +42,25 @@ impl fmt::Display for QuantityError {
     }
 }
 
-/// Reads a duration: `45s`, `90m`, `72h`, `7d`, `2w`, `1d12h`.
+/// Parses a duration: `45s`, `90m`, `72h`, `7d`, `2w`, `1d12h`.
 ///
 /// # Errors
-/// A number without a unit, an unknown unit, and more than a hundred years.
-pub fn duration(text: &str) -> Result<Duration, QuantityError> {
+/// Returns an error for a number without a unit, an unknown unit, or more than a hundred years.
+pub fn parse_duration(text: &str) -> Result<Duration, QuantityError> {
     let parts = parts(text, DURATIONS)?;
-    // `12h1d` and `1h1h` are more likely a slip than a wish.
+    // `12h1d` and `1h1h` are probably typos.
     if parts.windows(2).any(|pair| matches!(pair, [(_, left), (_, right)] if left <= right)) {
         return Err(QuantityError::Unreadable);
     }
     let seconds = total(&parts)?;
-    if seconds > LONGEST { Err(QuantityError::TooLarge) } else { Ok(Duration::from_secs(seconds)) }
+    if seconds > MAX_SECONDS { Err(QuantityError::TooLarge) } else { Ok(Duration::from_secs(seconds)) }
 }
 
-/// Reads a size in bytes: `10GB` is 10⁹ bytes each, `128MiB` is 2²⁰ bytes each. The unit's case does not matter.
+/// Parses a size in bytes: `GB` is 10⁹ bytes, `GiB` is 2³⁰ bytes. Units are case-insensitive.
 ///
 /// # Errors
-/// A number without a unit, an unknown unit, and what does not fit into 63 bits.
-pub fn size(text: &str) -> Result<u64, QuantityError> {
+/// Returns an error for a number without a unit, an unknown unit, or a size above 63 bits.
+pub fn parse_size(text: &str) -> Result<u64, QuantityError> {
     let parts = parts(text, SIZES)?;
     if parts.len() != 1 {
         return Err(QuantityError::Unreadable);
@@ -71,7 +69,7 @@ pub fn size(text: &str) -> Result<u64, QuantityError> {
     if i64::try_from(bytes).is_err() { Err(QuantityError::TooLarge) } else { Ok(bytes) }
 }
 
-/// Each number with the worth of its unit.
+/// Splits `text` into numbers, each with the factor of its unit.
 fn parts(text: &str, units: &[(&str, u64)]) -> Result<Vec<(u64, u64)>, QuantityError> {
     let mut rest = text.trim();
     if rest.is_empty() {
@@ -91,8 +89,8 @@ fn parts(text: &str, units: &[(&str, u64)]) -> Result<Vec<(u64, u64)>, QuantityE
         let letters = after.bytes().take_while(u8::is_ascii_alphabetic).count();
         let (unit, after) = after.split_at(letters);
         let known = units.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit));
-        let worth = known.map(|(_, worth)| *worth).ok_or(QuantityError::Unreadable)?;
-        parts.push((number.parse().map_err(|_| QuantityError::TooLarge)?, worth));
+        let factor = known.map(|(_, factor)| *factor).ok_or(QuantityError::Unreadable)?;
+        parts.push((number.parse().map_err(|_| QuantityError::TooLarge)?, factor));
         rest = after.trim_start();
     }
     Ok(parts)
@@ -101,7 +99,7 @@ fn parts(text: &str, units: &[(&str, u64)]) -> Result<Vec<(u64, u64)>, QuantityE
 fn total(parts: &[(u64, u64)]) -> Result<u64, QuantityError> {
     parts
         .iter()
-        .try_fold(0_u64, |sum, (number, worth)| number.checked_mul(*worth).and_then(|part| sum.checked_add(part)))
+        .try_fold(0_u64, |sum, (number, factor)| number.checked_mul(*factor).and_then(|part| sum.checked_add(part)))
         .ok_or(QuantityError::TooLarge)
 }
 
@@ -110,8 +108,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_carry_their_units() {
-        let read = |text| duration(text).map(|duration| duration.as_secs());
+    fn durations_with_units_parse() {
+        let read = |text| parse_duration(text).map(|duration| parse_duration.as_secs());
         for (text, seconds) in [
             ("72h", 259_200),
             ("7d", 604_800),
@@ -128,8 +126,8 @@ mod tests {
     }
 
     #[test]
-    fn a_number_without_a_unit_is_no_duration() {
-        for (text, flaw) in [
+    fn invalid_durations_are_rejected() {
+        for (text, error) in [
             ("", QuantityError::Empty),
             ("72", QuantityError::Bare),
             ("0", QuantityError::Bare),
@@ -145,25 +143,25 @@ mod tests {
             ("18446744073709551615w", QuantityError::TooLarge),
             ("101w99999d", QuantityError::TooLarge),
         ] {
-            assert_eq!(duration(text), Err(flaw), "{text}");
+            assert_eq!(parse_duration(text), Err(error), "{text}");
         }
     }
 
     #[test]
-    fn sizes_count_in_tens_or_in_twos() {
+    fn decimal_and_binary_sizes_parse() {
         for (text, bytes) in
             [("10GB", 10_000_000_000), ("512MB", 512_000_000), ("128MiB", 134_217_728), ("0B", 0), ("1 gib", 1 << 30)]
         {
-            assert_eq!(size(text), Ok(bytes), "{text}");
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
-        for (text, flaw) in [
+        for (text, error) in [
             ("10", QuantityError::Bare),
             ("10G", QuantityError::Unreadable),
             ("1GB1MB", QuantityError::Unreadable),
             ("9999999TiB", QuantityError::TooLarge),
             ("99999999TiB", QuantityError::TooLarge),
         ] {
-            assert_eq!(size(text), Err(flaw), "{text}");
+            assert_eq!(parse_size(text), Err(error), "{text}");
         }
     }
 }

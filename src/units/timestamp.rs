@@ -1,4 +1,4 @@
-//! Instants as packuments write them and as people read them. Refuses to know what time it is now.
+//! Parses and formats timestamps and ages.
 
 use std::time::Duration;
 
@@ -6,49 +6,49 @@ use jiff::{SignedDuration, Timestamp};
 
 /// Parses an entry of `time`: RFC 3339 in any precision and offset (mirrors write `+00:00` and microseconds).
 ///
-/// A date without a time, or without an offset, is no instant and yields `None`.
+/// Returns `None` for a date without a time or without an offset.
 #[must_use]
 pub fn parse(text: &str) -> Option<Timestamp> {
     text.trim().parse().ok()
 }
 
-/// An instant for people, always UTC and to the minute: `2026-04-03 00:21 UTC`.
+/// Formats a timestamp in UTC to the minute: `2026-04-03 00:21 UTC`.
 ///
-/// Absolute, so that bytes that hold it do not change by themselves. Rounded up when `seconds` are left over, so that
-/// "opens at" is never told too early.
+/// The format is absolute, so that responses containing it do not change over time. Seconds are cut off; use [`format_utc_ceil`]
+/// for the time at which something opens.
 #[must_use]
 pub fn tell(instant: Timestamp) -> String {
     let text = instant.to_string();
     format!("{} {} UTC", text.get(..10).unwrap_or(&text), text.get(11..16).unwrap_or("00:00"))
 }
 
-/// Like [`tell`], rounded up to the next whole minute: for the moment at which something opens.
+/// Formats a timestamp rounded up to the next whole minute, so that an opening time is never stated too early.
 #[must_use]
-pub fn tell_opening(instant: Timestamp) -> String {
+pub fn format_utc_ceil(instant: Timestamp) -> String {
     tell(instant.checked_add(SignedDuration::from_millis(59_999)).unwrap_or(instant))
 }
 
-/// `instant + age`, at the end of time when it would not fit.
+/// Returns `instant + age`, or the latest timestamp on overflow.
 #[must_use]
 pub fn after(instant: Timestamp, age: Duration) -> Timestamp {
     SignedDuration::try_from(age).ok().and_then(|age| instant.checked_add(age).ok()).unwrap_or(Timestamp::MAX)
 }
 
-/// Whether `now` is in the span that begins `since`; a clock that was set back is not.
+/// Checks whether `now` is in the span that starts at `since`. A clock set back before `since` is outside.
 #[must_use]
 pub fn is_within(since: Timestamp, span: Duration, now: Timestamp) -> bool {
     since <= now && now < after(since, span)
 }
 
-/// `instant - age`, at the beginning of time when it would not fit.
+/// Returns `instant - age`, or the earliest timestamp on overflow.
 #[must_use]
 pub fn before(instant: Timestamp, age: Duration) -> Timestamp {
     SignedDuration::try_from(age).ok().and_then(|age| instant.checked_sub(age).ok()).unwrap_or(Timestamp::MIN)
 }
 
-/// A duration for people, in its largest whole units: `72 h`, `7 d`, `90 min`, `45 s`.
+/// Formats a duration in its largest whole unit: `72 h`, `7 d`, `90 min`, `45 s`.
 #[must_use]
-pub fn tell_age(age: Duration) -> String {
+pub fn format_duration(age: Duration) -> String {
     let seconds = age.as_secs();
     match seconds {
         0 => "0 s".to_owned(),
@@ -64,20 +64,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mirrors_and_the_registry_write_instants_differently() {
+    fn mirror_and_registry_timestamps_are_equal() {
         let mirror = parse("2026-04-10T01:50:08.860000+00:00").unwrap();
         let registry = parse("2026-04-10T01:50:08.860Z").unwrap();
         assert_eq!(mirror, registry);
         assert_eq!(tell(registry), "2026-04-10 01:50 UTC");
-        assert_eq!(tell_opening(registry), "2026-04-10 01:51 UTC");
-        for wrong in ["", "yesterday", "2026-04-10", "2026-04-10T01:50:08", "1712713808"] {
-            assert_eq!(parse(wrong), None, "{wrong}");
+        assert_eq!(format_utc_ceil(registry), "2026-04-10 01:51 UTC");
+        for invalid in ["", "yesterday", "2026-04-10", "2026-04-10T01:50:08", "1712713808"] {
+            assert_eq!(parse(invalid), None, "{invalid}");
         }
     }
 
     #[test]
-    fn ages_are_told_in_whole_units() {
-        let told = [72 * 3600, 7 * 86_400, 5400, 45, 0].map(|seconds| tell_age(Duration::from_secs(seconds)));
-        assert_eq!(told, ["72 h", "7 d", "90 min", "45 s", "0 s"]);
+    fn ages_are_formatted_in_whole_units() {
+        let formatted = [72 * 3600, 7 * 86_400, 5400, 45, 0].map(|seconds| format_duration(Duration::from_secs(seconds)));
+        assert_eq!(formatted, ["72 h", "7 d", "90 min", "45 s", "0 s"]);
     }
 }

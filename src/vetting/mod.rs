@@ -1,6 +1,5 @@
-//! States facts about a release: signals, which are what differs from its predecessors, and findings, which are what
-//! opening its tarball showed. Refuses to judge them. So far it holds their names, which rules may ask for, and which of
-//! them a packument excludes.
+//! Facts about a release: signals (differences from its predecessors) and findings (from opening its tarball). So far this layer
+//! holds their names, which rules refer to, and determines which signals a packument excludes.
 
 pub mod names;
 mod undecided;

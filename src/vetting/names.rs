@@ -1,15 +1,15 @@
-//! The names of signals and findings, as policies, logs and people have them. Refuses to know how one is found.
+//! The names of signals and findings, as policies, logs and output spell them.
 
-/// How much a signal says by itself.
+/// How suspicious a signal is on its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SignalStrength {
-    /// Enough to hold a release: rare among honest ones.
+    /// Enough to hold a release: rare among honest releases.
     Strong,
-    /// Enough together with another one.
+    /// Enough only together with another signal.
     Weak,
 }
 
-/// Declares names, and the set of them as bits.
+/// Declares an enum of names and a set of them as a bit mask.
 macro_rules! names {
     ($(#[$about:meta])* $name:ident, $(#[$set_about:meta])* $set:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)* }) => {
         $(#[$about])*
@@ -17,19 +17,18 @@ macro_rules! names {
         pub enum $name { $($(#[$doc])* $variant,)* }
 
         impl $name {
-            /// Every name.
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
 
-            /// The name as it is written.
+            /// Returns the name as text.
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word,)* }
             }
 
-            /// What is written so.
+            /// Parses a name.
             #[must_use]
             pub fn parse(word: &str) -> Option<Self> {
-                Self::ALL.iter().copied().find(|one| one.as_str() == word)
+                Self::ALL.iter().copied().find(|name| name.as_str() == word)
             }
         }
 
@@ -38,99 +37,96 @@ macro_rules! names {
         pub struct $set(u32);
 
         impl $set {
-            /// None of them.
             pub const NONE: Self = Self(0);
 
-            /// Whether there is none.
             #[must_use]
             pub fn is_empty(self) -> bool {
                 self.0 == 0
             }
 
-            /// Those that are in both.
+            /// Returns the intersection.
             #[must_use]
             pub fn and(self, other: Self) -> Self {
                 Self(self.0 & other.0)
             }
 
-            /// Those that are in either.
+            /// Returns the union.
             #[must_use]
             pub fn or(self, other: Self) -> Self {
                 Self(self.0 | other.0)
             }
 
-            /// How many there are.
             #[must_use]
             pub fn count(self) -> u32 {
                 self.0.count_ones()
             }
 
-            /// Each of them, in the order of the names.
+            /// Iterates in declaration order.
             pub fn iter(self) -> impl Iterator<Item = $name> {
-                $name::ALL.iter().copied().filter(move |one| self.0 & (1 << *one as u32) != 0)
+                $name::ALL.iter().copied().filter(move |name| self.0 & (1 << *name as u32) != 0)
             }
         }
 
         impl FromIterator<$name> for $set {
             fn from_iter<I: IntoIterator<Item = $name>>(names: I) -> Self {
-                Self(names.into_iter().fold(0, |bits, one| bits | 1 << one as u32))
+                Self(names.into_iter().fold(0, |bits, name| bits | 1 << name as u32))
             }
         }
     };
 }
 
 names! {
-    /// What differs between a release and its predecessors.
+    /// A difference between a release and its predecessors.
     Signal,
-    /// Signals of one release.
+    /// The signals of one release.
     Signals {
-        /// It runs a script at install, and no release before it did.
+        /// It runs an install script, and no earlier release did.
         FirstInstallScript = "first-install-script",
-        /// It gained a `binding.gyp`, which builds at install without a script.
+        /// It added a `binding.gyp`, which triggers a build at install without a script.
         BindingGypAdded = "binding-gyp-added",
         /// It depends on a git repository or a URL, and its predecessor did not.
         RemoteDependencyAdded = "remote-dependency-added",
-        /// Its predecessors carry provenance, and it does not.
+        /// Its predecessors have provenance, and it does not.
         ProvenanceLost = "provenance-lost",
         /// Its predecessors came from a trusted publisher (CI), and it did not.
         TrustedPublisherLost = "trusted-publisher-lost",
         /// Its publisher never published this package before.
         NewPublisher = "new-publisher",
-        /// It depends on a package that it never depended on before and that is young itself.
+        /// It depends on a new package that is itself recent.
         NewbornDependency = "newborn-dependency",
-        /// Its publisher has another address than before.
+        /// Its publisher's email address changed.
         PublisherEmailChanged = "publisher-email-changed",
         /// The package had no release for more than a year.
         Dormant = "dormant",
         /// Several release lines were published within an hour.
         ReleaseBurst = "release-burst",
-        /// It is a multiple of its predecessor's size.
+        /// Its size is a multiple of its predecessor's.
         SizeJump = "size-jump",
-        /// Its maintainer deprecated it while it is young.
+        /// It was deprecated while it was still new.
         DeprecatedYoung = "deprecated-young",
-        /// Its number leaps ahead of all before it.
+        /// Its version number is far above all earlier ones.
         VersionJump = "version-jump",
-        /// The package's maintainers are others than before.
+        /// The package's maintainers changed.
         MaintainersChanged = "maintainers-changed",
         /// Its predecessors name a commit, and it does not.
         CommitLost = "commit-lost",
-        /// It was published with another tool than its predecessors.
+        /// It was published with a different tool than its predecessors.
         ToolChanged = "tool-changed",
-        /// It pins a tree of its own (`npm-shrinkwrap.json`), and its predecessor did not.
+        /// It ships its own lockfile (`npm-shrinkwrap.json`), and its predecessor did not.
         ShrinkwrapAdded = "shrinkwrap-added",
     }
 }
 
 names! {
-    /// What opening a tarball showed.
+    /// A fact found by opening a tarball.
     Finding,
-    /// Findings of one tarball.
+    /// The findings of one tarball.
     Findings {
-        /// Its `package.json` is not what the packument says.
+        /// Its `package.json` differs from the packument.
         ManifestConfusion = "manifest-confusion",
-        /// It holds a `binding.gyp` and no install script: npm builds it all the same.
+        /// It has a `binding.gyp` but no install script: npm builds it anyway.
         ImplicitBuild = "implicit-build",
-        /// An advisory names the bytes themselves.
+        /// An advisory lists its digest.
         AdvisedIntegrity = "advised-integrity",
         /// It cannot be opened.
         Unreadable = "unreadable",
@@ -138,7 +134,7 @@ names! {
 }
 
 impl Signal {
-    /// How much it says by itself: strong ones are rare among honest releases.
+    /// Returns the strength: strong signals are rare among honest releases.
     #[must_use]
     pub fn strength(self) -> SignalStrength {
         match self {
@@ -164,7 +160,7 @@ impl Signal {
 }
 
 impl Signals {
-    /// Every signal of a strength.
+    /// Returns all signals of a strength.
     #[must_use]
     pub fn of_strength(strength: SignalStrength) -> Self {
         Signal::ALL.iter().copied().filter(|signal| signal.strength() == strength).collect()
@@ -176,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_read_as_they_are_written() {
+    fn names_round_trip() {
         for signal in Signal::ALL {
             assert_eq!(Signal::parse(signal.as_str()), Some(*signal));
         }

@@ -1,15 +1,15 @@
-//! Signals that a release may show, from packuments alone: those that a comparison with its baseline does not exclude. A rule that
-//! asks for their absence lets nothing through that may have them. Pure.
+//! Determines from packuments alone which signals a release may have: those that a comparison with its baseline does not exclude.
+//! A rule that requires a signal's absence does not match while the signal is undecided. Pure.
 
 use std::time::Duration;
 
 use crate::npm::packument::index::VersionEntry;
 use crate::vetting::names::{Signal, Signals};
 
-/// How much older than a release its baseline is: what an attacker cannot have made this month.
+/// Minimum age difference between a release and its baseline: an attack this month cannot have created the baseline.
 pub const BASELINE_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// The signals of `entry` that are not excluded by the versions of its baseline. Without a baseline all are undecided.
+/// Returns the signals of `entry` that the baseline does not exclude: all of them if the baseline is empty.
 #[must_use]
 pub fn undecided<'a>(entry: &VersionEntry, baseline: impl Iterator<Item = &'a VersionEntry>) -> Signals {
     let traits = entry.traits;
@@ -18,7 +18,7 @@ pub fn undecided<'a>(entry: &VersionEntry, baseline: impl Iterator<Item = &'a Ve
     let mut lost = Vec::new();
     let mut known = |signal: Signal, is_excluded: bool| {
         if is_excluded {
-            open.retain(|other| *other != signal);
+            open.retain(|candidate| *candidate != signal);
         }
     };
     let is_remote = |entry: &VersionEntry| entry.traits.git_dependency || entry.traits.url_dependency;
@@ -45,7 +45,7 @@ pub fn undecided<'a>(entry: &VersionEntry, baseline: impl Iterator<Item = &'a Ve
     if !any {
         return Signal::ALL.iter().copied().collect();
     }
-    // What packuments do not show without more work is left to vetting; these are weak.
+    // These weak signals need more than a packument and are left to vetting.
     open.retain(|signal| {
         !matches!(
             signal,
@@ -70,26 +70,26 @@ mod tests {
     use crate::npm::PackageName;
     use crate::npm::packument::parse;
 
-    /// The signals that `new` may show after `old`, as members of their manifests.
+    /// Returns the signals that `new` may have after `old`, both given as extra members of a manifest.
     fn may_show(old: &str, new: &str) -> Vec<&'static str> {
         let manifest = |version: &str, more: &str| {
             format!(r#""{version}":{{"name":"demo","version":"{version}","dist":{{"tarball":"x"}}{more}}}"#)
         };
         let document = format!(r#"{{"name":"demo","versions":{{{},{}}}}}"#, manifest("1.0.0", old), manifest("1.0.1", new));
-        let read = parse::ingest(&PackageName::parse("demo").unwrap(), document.as_bytes()).unwrap().packument;
+        let read = parse::parse(&PackageName::parse("demo").unwrap(), document.as_bytes()).unwrap().packument;
         undecided(&read.entries[1], read.entries[..1].iter()).iter().map(Signal::as_str).collect()
     }
 
     #[test]
-    fn what_did_not_change_is_excluded() {
+    fn unchanged_facts_are_excluded() {
         let same = r#","_npmUser":{"name":"ada"},"scripts":{"install":"x"},"dependencies":{"a":"^1","b":"^1"}"#;
         let bumped = r#","_npmUser":{"name":"ada"},"scripts":{"install":"y"},"dependencies":{"b":"^2","a":"^2"}"#;
         assert_eq!(may_show(same, bumped), [""; 0]);
-        assert_eq!(may_show(same, r#","_npmUser":{"name":"ada"}"#), [""; 0], "less is nothing new");
+        assert_eq!(may_show(same, r#","_npmUser":{"name":"ada"}"#), [""; 0], "removed members are not signals");
     }
 
     #[test]
-    fn what_is_new_or_lost_is_undecided() {
+    fn new_or_lost_facts_are_undecided() {
         let ada = r#","_npmUser":{"name":"ada"}"#;
         let with = |more: &str| format!("{ada}{more}");
         assert_eq!(may_show(ada, &with(r#","scripts":{"postinstall":"x"}"#)), ["first-install-script"]);
@@ -98,7 +98,7 @@ mod tests {
         let remote = may_show(ada, &with(r#","dependencies":{"a":"git+https://x/y"}"#));
         assert_eq!(remote, ["remote-dependency-added", "newborn-dependency"]);
         assert_eq!(may_show(ada, r#","_npmUser":{"name":"mallory"}"#), ["new-publisher"]);
-        assert_eq!(may_show("", ""), ["new-publisher"], "two unknown publishers are not one");
+        assert_eq!(may_show("", ""), ["new-publisher"], "unknown publishers are never equal");
         let trusted = r#","_npmUser":{"name":"ada","trustedPublisher":{"id":"github"}}"#;
         assert_eq!(may_show(trusted, ada), ["trusted-publisher-lost"]);
     }

@@ -1,6 +1,6 @@
-//! Holds our reading of npm's ranges against npm's own `semver`: the one inside the npm that is installed with node. Asked for by
-//! name (`just oracle`), since it needs node. The cases are generated, always the same.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a check that cannot go on says so by panicking")]
+//! Compares Coldframe's version ranges with npm's own `semver`, taken from the installed npm. Needs node, so it runs only with
+//! `just oracle`. The generated cases are always the same.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test panics on errors")]
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -9,58 +9,58 @@ use coldframe::npm::{Range, Version};
 
 const CASES: usize = 60_000;
 
-/// Reads `[[version, range], …]`, writes for each `[strict, inclusive]`, or `null` where the range or the version is invalid.
+/// Reads `[[version, range], …]` and writes `[strict, inclusive]` for each, or `null` if the range or version is invalid.
 const SCRIPT: &str = r"
 const { join } = require('path');
 const semver = require(join(process.argv[1], 'npm', 'node_modules', 'semver'));
 const cases = JSON.parse(require('fs').readFileSync(0, 'utf8'));
-const told = cases.map(([version, range]) => {
+const results = cases.map(([version, range]) => {
   if (semver.validRange(range) === null || semver.valid(version) === null) return null;
   return [semver.satisfies(version, range), semver.satisfies(version, range, { includePrerelease: true })];
 });
-process.stdout.write(JSON.stringify(told));
+process.stdout.write(JSON.stringify(results));
 ";
 
 #[test]
-fn ranges_are_read_as_npm_reads_them() {
+fn ranges_match_as_in_npm() {
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
     let cases: Vec<(String, String)> = (0..CASES).map(|_| (version(&mut dice), range(&mut dice))).collect();
-    let told = ask(&cases);
-    assert_eq!(told.len(), cases.len());
-    let (mut wrong, mut valid, mut matching) = (Vec::new(), 0, 0);
-    for ((version, range), told) in cases.iter().zip(told) {
+    let results = ask(&cases);
+    assert_eq!(results.len(), cases.len());
+    let (mut differing, mut valid, mut matching) = (Vec::new(), 0, 0);
+    for ((version, range), expected) in cases.iter().zip(results) {
         let ours = Version::parse(version).zip(Range::parse(range));
         let ours = ours.map(|(version, range)| (range.matches(&version), range.covers(&version)));
-        valid += usize::from(told.is_some());
-        matching += usize::from(told.is_some_and(|(strict, inclusive)| strict || inclusive));
-        // A denial covers what a range takes, and its prereleases.
-        let told = told.map(|(strict, inclusive)| (strict, inclusive || strict));
-        if ours != told {
-            wrong.push(format!("{version:?} in {range:?}: npm says {told:?}, we {ours:?}"));
+        valid += usize::from(expected.is_some());
+        matching += usize::from(expected.is_some_and(|(strict, inclusive)| strict || inclusive));
+        // A denial covers all versions that match, prereleases included.
+        let expected = expected.map(|(strict, inclusive)| (strict, inclusive || strict));
+        if ours != expected {
+            differing.push(format!("{version:?} in {range:?}: npm returns {expected:?}, coldframe {ours:?}"));
         }
     }
-    assert!(valid > CASES / 3 && matching > CASES / 20, "the cases say little: {valid} valid, {matching} match");
-    assert!(wrong.is_empty(), "{} of {CASES} differ:\n{}", wrong.len(), wrong[..wrong.len().min(40)].join("\n"));
+    assert!(valid > CASES / 3 && matching > CASES / 20, "too few useful cases: {valid} valid, {matching} match");
+    assert!(differing.is_empty(), "{} of {CASES} differ:\n{}", differing.len(), differing[..differing.len().min(40)].join("\n"));
 }
 
 fn ask(cases: &[(String, String)]) -> Vec<Option<(bool, bool)>> {
-    let root = Command::new("npm").args(["root", "-g"]).output().expect("npm is here").stdout;
+    let root = Command::new("npm").args(["root", "-g"]).output().expect("npm must be installed").stdout;
     let root = String::from_utf8(root).unwrap();
     let mut node = Command::new("node")
         .args(["-e", SCRIPT, root.trim()])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .expect("node is here");
+        .expect("node must be installed");
     let mut stdin = node.stdin.take().unwrap();
-    let asked = serde_json::to_vec(cases).unwrap();
-    let writing = std::thread::spawn(move || stdin.write_all(&asked).unwrap());
+    let input = serde_json::to_vec(cases).unwrap();
+    let writing = std::thread::spawn(move || stdin.write_all(&input).unwrap());
     let output = node.wait_with_output().unwrap();
     writing.join().unwrap();
-    serde_json::from_slice(&output.stdout).expect("node answers")
+    serde_json::from_slice(&output.stdout).expect("node must return JSON")
 }
 
-/// A dice that always falls the same way.
+/// A random number generator (xorshift) with a fixed seed.
 struct Dice(u64);
 
 impl Dice {

@@ -1,6 +1,6 @@
-//! What must hold whatever strangers send. Each file states it for one parser; the fuzz targets drive the same functions for
-//! hours, this drives them for a moment: the seeds as they are, and thousands of inputs made of them.
-#![expect(clippy::expect_used, clippy::panic, reason = "what does not hold says so by panicking")]
+//! Properties that hold for any untrusted input, one file per parser. The fuzz targets run the same functions for hours. This
+//! test runs them on the seeds and on thousands of inputs derived from them.
+#![expect(clippy::expect_used, clippy::panic, reason = "a property panics if it is violated")]
 
 mod audit;
 mod config;
@@ -18,46 +18,46 @@ use proptest::sample::Index;
 use proptest::test_runner::{Config, TestRunner};
 
 #[test]
-fn a_packument_is_written_as_it_was_read() {
+fn packument_is_rendered_as_parsed() {
     drive("packument", 4_000, packument::holds);
 }
 
 #[test]
-fn every_path_is_one_question_or_none() {
+fn path_parses_to_one_endpoint_or_none() {
     drive("endpoint", 6_000, endpoint::holds);
 }
 
 #[test]
-fn a_range_is_answered_with_just_its_bytes() {
+fn range_response_has_exactly_the_requested_bytes() {
     drive("range", 6_000, range::holds);
 }
 
 #[test]
-fn npms_configuration_gives_addresses_and_tells_no_secret() {
+fn npmrc_yields_addresses_and_reveals_no_secret() {
     drive("npmrc", 6_000, npmrc::holds);
 }
 
 #[test]
-fn a_configuration_that_is_taken_is_taken_again() {
+fn printed_configuration_parses_to_the_same_values() {
     drive("config", 3_000, config::holds);
 }
 
 #[test]
-fn an_audit_is_read_as_it_is_written_or_not_at_all() {
+fn audit_body_is_parsed_correctly_or_rejected() {
     drive("audit", 4_000, audit::holds);
 }
 
 #[test]
-fn the_history_of_dist_tags_holds_what_upstream_stated() {
+fn dist_tag_history_matches_upstream() {
     drive("tags", 3_000, tags::holds);
 }
 
 #[test]
-fn a_lockfile_is_read_in_one_way_or_refused() {
+fn lockfile_is_parsed_unambiguously_or_rejected() {
     drive("lockfile", 3_000, lockfile::holds);
 }
 
-/// Feeds `holds` the target's seeds, then `cases` inputs made of them and of its dictionary.
+/// Runs `holds` on the target's seeds, then on `cases` inputs derived from them and the target's dictionary.
 fn drive(target: &str, cases: u32, holds: fn(&[u8])) {
     let (seeds, words) = (seeds(target), words(target));
     for seed in &seeds {
@@ -65,31 +65,31 @@ fn drive(target: &str, cases: u32, holds: fn(&[u8])) {
     }
     let word = prop_oneof![3 => proptest::sample::select(words), 1 => proptest::collection::vec(any::<u8>(), 0..4)];
     let edit = (any::<Index>(), prop_oneof![Just(0), 0..12_usize], word);
-    // Mostly few, or next to nothing would get past the first look.
+    // Mostly a few edits, since inputs with many are rejected early.
     let edits = prop_oneof![
         3 => proptest::collection::vec(edit.clone(), 0..3),
         1 => proptest::collection::vec(edit, 3..10),
     ];
     let inputs = (proptest::sample::select(seeds), edits).prop_map(|(seed, edits)| edits.into_iter().fold(seed, edited));
     let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
-    let told = runner.run(&inputs.prop_map(Shown), |input| {
+    let result = runner.run(&inputs.prop_map(Shown), |input| {
         holds(&input.0);
         Ok(())
     });
-    if let Err(wrong) = told {
-        panic!("{wrong}");
+    if let Err(error) = result {
+        panic!("{error}");
     }
 }
 
-/// `input` with some bytes cut out and others put there.
-fn edited(mut input: Vec<u8>, (place, cut, word): (Index, usize, Vec<u8>)) -> Vec<u8> {
-    let start = place.index(input.len() + 1);
+/// Replaces `cut` bytes of `input` by a word.
+fn edited(mut input: Vec<u8>, (position, cut, word): (Index, usize, Vec<u8>)) -> Vec<u8> {
+    let start = position.index(input.len() + 1);
     let end = (start + cut).min(input.len());
-    input.splice(start..end, word);
+    input.connect_original(start..end, word);
     input
 }
 
-/// An input that is shown as text.
+/// An input whose debug form is escaped text.
 #[derive(Clone)]
 struct Shown(Vec<u8>);
 
@@ -99,21 +99,21 @@ impl std::fmt::Debug for Shown {
     }
 }
 
-fn beside_the_targets(path: &str) -> PathBuf {
+fn fuzz_path(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(path)
 }
 
-/// The seeds of a target, in the order of their names.
+/// Returns the seeds of a target, sorted by name.
 fn seeds(target: &str) -> Vec<Vec<u8>> {
-    let folder = beside_the_targets("seeds").join(target);
+    let folder = fuzz_path("seeds").join(target);
     let mut paths: Vec<_> = std::fs::read_dir(folder).expect("a folder of seeds").flatten().map(|entry| entry.path()).collect();
     paths.sort();
     paths.iter().map(|path| std::fs::read(path).expect("a seed")).collect()
 }
 
-/// The words of a target's dictionary, in the form that libFuzzer reads: one in quotes a line.
+/// Returns the words of a target's dictionary in libFuzzer's format: one quoted word per line.
 fn words(target: &str) -> Vec<Vec<u8>> {
-    let text = std::fs::read_to_string(beside_the_targets("dictionaries").join(format!("{target}.dict"))).expect("a dictionary");
+    let text = std::fs::read_to_string(fuzz_path("dictionaries").join(format!("{target}.dict"))).expect("a dictionary");
     let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines
         .map(|line| unescape(line.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).expect("a word in quotes")))
@@ -125,7 +125,7 @@ fn unescape(word: &str) -> Vec<u8> {
     while let [first, after @ ..] = rest {
         (bytes, rest) = match (first, after) {
             (b'\\', [b'x', high, low, after @ ..]) => {
-                let digit = |letter: &u8| char::from(*letter).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+                let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
                 bytes.push(digit(high).expect("a digit") << 4 | digit(low).expect("a digit"));
                 (bytes, after)
             }

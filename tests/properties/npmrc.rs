@@ -1,6 +1,6 @@
-//! The `.npmrc` of a stranger's project: what it names are addresses, and nothing that is told of it holds a secret.
+//! An untrusted project's `.npmrc`: all registries are valid addresses, and no output contains a secret.
 //!
-//! An input is the text of a file. A token is written behind it, which must stay unseen whatever stands before.
+//! An input is the text of a file. A token is appended, which must never be printed.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -12,12 +12,12 @@ use url::Url;
 
 const SECRET: &str = "s3cr3tC4nary";
 
-/// Panics when an address is none, or the token is told or lent to another host.
+/// Panics if an address is invalid, or if the token is printed or sent to another host.
 pub fn holds(input: &[u8]) {
     let text = format!("{}\n//registry.example/:_authToken={SECRET}\n", String::from_utf8_lossy(input));
-    let told = told(&text);
-    assert!(!told.contains(SECRET), "the token is told: {told}");
-    assert_eq!(told, self::told(&text));
+    let output = output(&text);
+    assert!(!output.contains(SECRET), "the output contains the token: {output}");
+    assert_eq!(output, self::output(&text));
     let Ok(found) = read(&text) else { return };
     let registries = found.scoped.iter().map(|(_, url, origin)| (url, origin)).chain([(&found.default.0, &found.default.1)]);
     for (url, origin) in registries {
@@ -26,12 +26,13 @@ pub fn holds(input: &[u8]) {
     }
     assert!(found.scoped.iter().all(|(scope, ..)| scope.starts_with('@')), "{:?}", found.scoped);
     let secret = Credentials::bearer(SECRET).ok();
-    let lent = |to: &str| found.credentials(&Url::parse(to).expect("a URL")).ok().flatten().map(|(credentials, _)| credentials);
+    let credentials_for =
+        |to: &str| found.credentials(&Url::parse(to).expect("a URL")).ok().flatten().map(|(credentials, _)| credentials);
     for other in ["https://other.example/", "https://registry.example:8443/", "https://registry.example.other.example/"] {
-        assert!(lent(other).is_none() || lent(other) != secret, "the token goes to {other}");
+        assert!(credentials_for(other).is_none() || credentials_for(other) != secret, "the token goes to {other}");
     }
     let rules = found.credential_rules();
-    // Below everything that the file has credentials for, what is looked up is what npm's own walk up the path finds.
+    // For URLs below entries with credentials, the rules agree with npm's walk up the path.
     let named = text.lines().filter_map(|line| line.split_once("//")?.1.rsplit_once(':').map(|(level, _)| level));
     for level in named.chain(["registry.example", "registry.example/deep/er"]) {
         let Ok(url) = Url::parse(&format!("https://{level}/x/")) else { continue };
@@ -41,28 +42,28 @@ pub fn holds(input: &[u8]) {
         }
     }
     if !text.contains(['[', '"', '\'']) && text.matches("registry.example").count() == 1 {
-        assert_eq!(lent("https://registry.example/deep/er"), secret);
+        assert_eq!(credentials_for("https://registry.example/deep/er"), secret);
     }
 }
 
-/// Everything that people get to read of it.
-fn told(text: &str) -> String {
-    let mut told = String::new();
+/// Returns everything that is printed about a file.
+fn output(text: &str) -> String {
+    let mut out = String::new();
     let found = match read(text) {
         Ok(found) => found,
-        Err(wrong) => return chain(&wrong),
+        Err(error) => return chain(&error),
     };
     // Writing to a `String` cannot fail.
-    let _ = write!(told, "{found:?}");
-    told.push_str(&found.default_registry().map_or_else(|wrong| chain(&wrong), |registry| format!("{registry:?}")));
-    told.push_str(&found.scoped_registries().map_or_else(|wrong| chain(&wrong), |registries| format!("{registries:?}")));
-    told.push_str(&found.proxies(&environment()).map_or_else(|wrong| chain(&wrong), |proxies| format!("{proxies:?}")));
-    told
+    let _ = write!(out, "{found:?}");
+    out.push_str(&found.default_registry().map_or_else(|error| chain(&error), |registry| format!("{registry:?}")));
+    out.push_str(&found.scoped_registries().map_or_else(|error| chain(&error), |registries| format!("{registries:?}")));
+    out.push_str(&found.proxies(&environment()).map_or_else(|error| chain(&error), |proxies| format!("{proxies:?}")));
+    out
 }
 
-fn chain(wrong: &dyn Error) -> String {
-    let source = wrong.source().map(chain).unwrap_or_default();
-    format!("{wrong} {wrong:?} {source}")
+fn chain(error: &dyn Error) -> String {
+    let source = error.source().map(chain).unwrap_or_default();
+    format!("{error} {error:?} {source}")
 }
 
 fn read(text: &str) -> Result<NpmConfig, NpmrcError> {

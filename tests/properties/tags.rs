@@ -1,12 +1,14 @@
-//! Where dist-tags pointed: each place is one that upstream stated, dated by looks, and a hidden tag moves to a version that is shown.
+//! The history of dist-tags: it records only targets that upstream stated, dated by the fetches, and a hidden tag moves to a
+//! shown version.
 //!
-//! An input is a list of lines, read as words: `v VERSION` and `v VERSION old` publish, `h VERSION` hides or shows, `t TAG VERSION` and
-//! `d TAG` move and delete a dist-tag, `look MINUTES` lets the clock pass and looks, `gone MINUTES` too, at a registry without the package.
+//! An input is a list of lines of words. `v VERSION` and `v VERSION old` publish, `h VERSION` hides or shows, `t TAG VERSION` and
+//! `d TAG` move and delete a dist-tag. `look MINUTES` advances the clock and fetches; `gone MINUTES` does the same while the
+//! registry lacks the package.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use coldframe::firewall::package::history::{Look, NOWHERE, Parted, reconcile, vanish};
+use coldframe::firewall::package::history::{Look, NOWHERE, Parted, mark_all_removed, reconcile};
 use coldframe::npm::packument::dist_tags::{Retargets, retarget};
 use coldframe::npm::packument::parse;
 use coldframe::npm::{PackageName, PackumentForm, Version};
@@ -15,22 +17,22 @@ use coldframe::upstream::TimeMode;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-/// Lines that are read: a fuzzer finds nothing new in longer histories, and takes longer for each.
+/// Maximum number of lines: longer histories take longer and reach nothing new.
 const MAX_LINES: usize = 300;
 
-/// What upstream shows, and what was true at the looks.
+/// The state of upstream, and the facts at each fetch.
 #[derive(Default)]
 struct Upstream {
     versions: BTreeMap<String, bool>,
     hidden: BTreeSet<String>,
     tags: BTreeMap<String, String>,
-    /// The first and the last look that found a tag at a version.
+    /// The first and last fetch in which a tag had a target.
     stated: BTreeMap<(String, String), (Timestamp, Timestamp)>,
     record: PackageRecord,
     now: Timestamp,
 }
 
-/// Panics when a place of a tag is not one that upstream stated, or a tag moves to a version that is hidden.
+/// Panics if the history has a target that upstream never stated, or if a tag moves to a hidden version.
 pub fn holds(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     let mut upstream = Upstream::default();
@@ -68,7 +70,7 @@ impl Upstream {
     }
 
     fn look_in_vain(&mut self) {
-        let change = vanish(&self.record, self.now).change;
+        let change = mark_all_removed(&self.record, self.now).change;
         let document = StoredPackument { content: None, ..self.document() };
         self.record.apply(&PackageChange { document: Some(document), ..change });
         self.check_history();
@@ -100,7 +102,7 @@ impl Upstream {
         };
         let versions: serde_json::Map<String, Value> = self.versions.iter().map(manifest).collect();
         let document = json!({ "name": "demo", "dist-tags": self.tags, "versions": versions }).to_string();
-        let Ok(read) = parse::ingest(&name, document.as_bytes()) else { return };
+        let Ok(read) = parse::parse(&name, document.as_bytes()) else { return };
         let packument = read.packument;
         let parted = Parted::new();
         let look = Look {
@@ -126,8 +128,8 @@ impl Upstream {
 
     fn check_history(&self) {
         for sighting in self.record.tags.iter().filter(|sighting| *sighting.version != *NOWHERE) {
-            let place = (sighting.tag.to_string(), sighting.version.to_string());
-            let (first, last) = self.stated.get(&place).expect("a place that upstream stated");
+            let target = (sighting.tag.to_string(), sighting.version.to_string());
+            let (first, last) = self.stated.get(&target).expect("a target that upstream stated");
             assert!(sighting.first_seen <= sighting.last_seen, "{sighting:?}");
             assert!(*first <= sighting.first_seen && sighting.last_seen <= *last, "{sighting:?} was seen from {first} to {last}");
         }
@@ -153,7 +155,10 @@ impl Upstream {
                 let moved = retarget(packument, &shown, tag, target, previous);
                 assert_eq!(many.find(tag, target, previous), moved, "`{tag}` from {target}");
                 let Some(moved) = moved else {
-                    assert!(**tag != *"latest" || shown.iter().all(|shown| !shown), "`latest` goes while a version is shown");
+                    assert!(
+                        **tag != *"latest" || shown.iter().all(|shown| !shown),
+                        "`latest` is dropped while a version is shown"
+                    );
                     continue;
                 };
                 let (at, entry) = packument.find(moved).expect("a version of the packument");

@@ -1,18 +1,18 @@
-//! Brotli, a document at once: at its quick levels segments cannot be joined. Refuses to know what the bytes mean, and is never
-//! slower than gzip.
+//! Brotli compression of whole documents: at its fast levels, segments cannot be joined. Not slower than gzip.
 
 use ::brotli::enc::BrotliEncoderParams;
 use bytes::Bytes;
 
-/// As quick as gzip's usual level and 8 % smaller on packuments; 2 takes half as much time again for next to nothing.
+/// Takes the time of gzip's default level and makes packuments 8 % smaller; quality 2 takes half as long again and gains almost
+/// nothing.
 const QUALITY: i32 = 1;
 
-/// `plain` as one stream with the usual window of 4 MiB. CPU bound: some milliseconds a megabyte.
+/// Compresses `plain` into one stream with the default window of 4 MiB. CPU bound: a few milliseconds per megabyte.
 #[must_use]
 pub fn compress(plain: &[u8]) -> Bytes {
     let params = BrotliEncoderParams { quality: QUALITY, size_hint: plain.len(), ..BrotliEncoderParams::default() };
     let mut packed = Vec::with_capacity(plain.len() / 8 + 64);
     let done = ::brotli::BrotliCompress(&mut &*plain, &mut packed, &params);
-    debug_assert!(done.is_ok(), "memory is read and written without errors");
+    debug_assert!(done.is_ok(), "reading and writing memory cannot fail");
     packed.into()
 }

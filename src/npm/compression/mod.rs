@@ -1,5 +1,4 @@
-//! A document in packed segments: each packed once, for itself, so that any choice of them joins into one stream without packing
-//! again. Refuses to know what the bytes mean, and who reads which packing.
+//! Compresses a document as independent segments, so that any selection of them joins into one stream without recompression.
 
 pub mod brotli;
 pub mod gzip;
@@ -13,24 +12,24 @@ use flate2::Crc;
 use crate::npm::compression::gzip::GzipEncoder;
 use crate::npm::compression::zstd::ZstdEncoder;
 
-/// Plain bytes up to which packing saves less than a fresh start of the packer costs.
-const TINY: usize = 128;
+/// Segments up to this length are stored: starting a compressor costs more than it saves.
+const MAX_STORED_BYTES: usize = 128;
 
-/// How many bytes of a document show how it is packed best.
+/// Bytes of a document that are sampled to choose the compression level.
 pub(crate) const SAMPLE: usize = 128 << 10;
 
-/// How segments are packed.
+/// The compression format of segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum SegmentFormat {
-    /// Deflated, and joined into one gzip member. Every client reads it.
+    /// Deflated and joined into one gzip member. Supported by every client.
     #[default]
     Gzip,
-    /// A frame each, and frames behind each other are one stream (RFC 8878 §3). Packed in a fifth of gzip's time, and smaller.
+    /// One frame per segment; concatenated frames are one stream (RFC 8878 §3). Takes a fifth of gzip's time and is smaller.
     Zstd,
 }
 
 impl SegmentFormat {
-    /// What a joined stream begins with.
+    /// Returns the header of a joined stream.
     const fn header(self) -> &'static [u8] {
         match self {
             SegmentFormat::Gzip => gzip::HEADER,
@@ -39,18 +38,18 @@ impl SegmentFormat {
     }
 }
 
-/// A piece of a document, packed, that refers to nothing before it.
+/// A compressed piece of a document without references to earlier data.
 #[derive(Debug)]
 pub struct Segment {
     packed: Bytes,
-    /// Of the plain bytes.
+    /// Length of the plain bytes.
     length: u32,
-    /// Of the plain bytes: gzip sums over the whole, a zstd frame has a sum of its own.
+    /// Checksum of the plain bytes. gzip needs it for the whole stream; a zstd frame has its own.
     crc: Crc,
 }
 
 impl Segment {
-    /// `plain`, which must be shorter than 4 GiB, as it is: for pieces too small to gain, and for what is not worth keeping.
+    /// Stores `plain` (below 4 GiB) uncompressed: for small pieces and for data that is not kept.
     #[must_use]
     pub fn store(plain: &[u8], packing: SegmentFormat) -> Self {
         let packed = match packing {
@@ -68,70 +67,70 @@ impl Segment {
         Self { packed, length: u32::try_from(plain.len()).unwrap_or(u32::MAX), crc }
     }
 
-    /// The packed bytes: whoever hashes these has hashed the plain ones.
+    /// Returns the compressed bytes. Hashing them identifies the plain bytes too.
     #[must_use]
-    pub fn packed(&self) -> &Bytes {
+    pub fn bytes(&self) -> &Bytes {
         &self.packed
     }
 
-    /// Length of the plain bytes.
+    /// Returns the length of the plain bytes.
     #[must_use]
     pub fn length(&self) -> u32 {
         self.length
     }
 }
 
-/// What packs: made once and used again, since it holds a quarter of a megabyte that has to be paged in and cleared.
+/// Compresses segments. Reuse it: its quarter of a megabyte of tables must be paged in and cleared.
 #[derive(Default)]
 pub struct SegmentEncoder {
     packing: SegmentFormat,
     deflaters: GzipEncoder,
     framer: ZstdEncoder,
-    /// Room to pack into, so that a segment is allocated once, at its size.
+    /// Output buffer, so that each segment is allocated once at its final size.
     out: Vec<u8>,
-    /// Room for whoever prepares what is to be packed.
+    /// Buffer for callers that assemble the input.
     pub(crate) plain: Vec<u8>,
 }
 
 impl SegmentEncoder {
-    /// A press that packs this way.
+    /// Returns an encoder for this format.
     #[must_use]
     pub fn of(packing: SegmentFormat) -> Self {
         Self { packing, ..Self::default() }
     }
 
-    /// Packs this way from now on.
-    pub fn pack_as(&mut self, packing: SegmentFormat) {
+    /// Changes the format for the following segments.
+    pub fn set_format(&mut self, packing: SegmentFormat) {
         self.packing = packing;
     }
 
-    /// How it packs.
+    /// Returns the format.
     #[must_use]
     pub fn packing(&self) -> SegmentFormat {
         self.packing
     }
 
-    /// Begins a document: nothing is known of it.
+    /// Begins a new document.
     pub fn begin(&mut self) {
         self.deflaters.begin();
     }
 
-    /// Whether a sample of the document at hand is of use.
+    /// Checks whether a sample of the current document is useful.
     #[must_use]
     pub fn wants_sample(&self) -> bool {
         self.packing == SegmentFormat::Gzip
     }
 
-    /// Finds out on a sample how the document at hand is packed best. The same bytes give the same answer, so that an entity
-    /// tag does not change by itself.
+    /// Chooses the compression level for the current document from a sample. The choice is deterministic, so that an entity tag
+    /// does not change on its own.
     pub fn tune(&mut self, sample: &[u8]) {
         self.deflaters.tune(sample, &mut self.out);
     }
 
-    /// Packs `plain`, which must be shorter than 4 GiB.
+    /// Compresses `plain`, which must be shorter than 4 GiB.
     #[must_use]
-    pub fn pack(&mut self, plain: &[u8]) -> Segment {
-        let smaller = plain.len() > TINY
+    pub fn encode(&mut self, plain: &[u8]) -> Segment {
+        let smaller = plain.len() > MAX_STORED_BYTES
             && match self.packing {
                 SegmentFormat::Gzip => self.deflaters.deflate(plain, &mut self.out),
                 SegmentFormat::Zstd => self.framer.frame(plain, &mut self.out),
@@ -144,16 +143,16 @@ impl SegmentEncoder {
     }
 }
 
-/// Moves segments behind each other into one piece of memory, which begins as their stream does.
+/// Moves segments into one contiguous buffer that starts with the stream header.
 #[must_use]
-pub fn settle(packing: SegmentFormat, segments: &mut [&mut Segment]) -> Bytes {
+pub fn consolidate(packing: SegmentFormat, segments: &mut [&mut Segment]) -> Bytes {
     let header = packing.header();
     let length: usize = segments.iter().map(|segment| segment.packed.len()).sum();
     let mut arena = Vec::with_capacity(header.len() + length);
     arena.extend_from_slice(header);
     let mut ends = Vec::with_capacity(segments.len());
     for segment in &mut *segments {
-        // Given up as it is copied, so that a large view is not held twice.
+        // Released as it is copied, so that a large view is not in memory twice.
         arena.extend_from_slice(&std::mem::take(&mut segment.packed));
         ends.push(arena.len());
     }
@@ -166,27 +165,27 @@ pub fn settle(packing: SegmentFormat, segments: &mut [&mut Segment]) -> Bytes {
     arena
 }
 
-/// Joins segments, all of this packing, into one stream. The chunks share the segments' memory, and those that stand behind each
-/// other in the `arena` leave as one: a socket takes few large chunks more quickly than many small ones.
+/// Joins segments of one format into a stream. The chunks share the segments' memory. Segments that are adjacent in `arena`
+/// become one chunk: sockets write a few large chunks faster than many small ones.
 #[must_use]
 pub fn join<'a>(packing: SegmentFormat, arena: &Bytes, segments: impl Iterator<Item = &'a Segment>) -> Vec<Bytes> {
     let mut whole = Crc::new();
     let mut chunks: Vec<Bytes> = Vec::new();
-    // Part of the arena that is still to be pushed.
+    // Part of the arena that is not yet pushed.
     let mut open = 0..packing.header().len();
     for segment in segments.filter(|segment| segment.length > 0) {
         if packing == SegmentFormat::Gzip {
             whole.combine(&segment.crc);
         }
-        let Some(place) = place_in(arena, &segment.packed) else {
+        let Some(position) = position_in(arena, &segment.packed) else {
             chunks.push(arena.slice(std::mem::take(&mut open)));
             chunks.push(segment.packed.clone());
             continue;
         };
-        if place.start == open.end {
-            open.end = place.end;
+        if position.start == open.end {
+            open.end = position.end;
         } else {
-            chunks.push(arena.slice(std::mem::replace(&mut open, place)));
+            chunks.push(arena.slice(std::mem::replace(&mut open, position)));
         }
     }
     chunks.push(arena.slice(open));
@@ -195,29 +194,29 @@ pub fn join<'a>(packing: SegmentFormat, arena: &Bytes, segments: impl Iterator<I
     }
     chunks.retain(|chunk| !chunk.is_empty());
     if chunks.is_empty() {
-        // A stream of no frames is none that decoders take.
+        // Decoders reject a stream without frames.
         chunks.push(zstd::store(&[]).into());
     }
     chunks
 }
 
-/// Where `part` lies in `arena`, if it does.
-fn place_in(arena: &Bytes, part: &Bytes) -> Option<Range<usize>> {
+/// Returns the range of `part` in `arena`, if it is inside.
+fn position_in(arena: &Bytes, part: &Bytes) -> Option<Range<usize>> {
     let start = (part.as_ptr() as usize).checked_sub(arena.as_ptr() as usize)?;
     let end = start.checked_add(part.len())?;
     (end <= arena.len()).then_some(start..end)
 }
 
-/// The plain bytes of segments, all of this packing, again.
+/// Decompresses segments of one format.
 #[must_use]
-pub fn unpack<'a>(packing: SegmentFormat, segments: impl Iterator<Item = &'a Segment> + Clone) -> Bytes {
+pub fn decode<'a>(packing: SegmentFormat, segments: impl Iterator<Item = &'a Segment> + Clone) -> Bytes {
     let length: usize = segments.clone().map(|segment| segment.length as usize).sum();
     let packed = segments.filter(|segment| segment.length > 0).map(|segment| (&segment.packed[..], segment.length as usize));
     let plain = match packing {
         SegmentFormat::Gzip => gzip::inflate(packed, length),
-        SegmentFormat::Zstd => zstd::unframe(packed, length),
+        SegmentFormat::Zstd => zstd::decode_frames(packed, length),
     };
-    debug_assert_eq!(plain.len(), length, "what was packed here unpacks to what it was");
+    debug_assert_eq!(plain.len(), length, "segments compressed here must decompress");
     plain.into()
 }
 
@@ -231,7 +230,7 @@ mod tests {
 
     const BOTH: [SegmentFormat; 2] = [SegmentFormat::Gzip, SegmentFormat::Zstd];
 
-    /// As a client unpacks it: one gzip member with nothing behind it, or frames.
+    /// Decompresses as a client does: one gzip member with nothing after it, or zstd frames.
     fn unpacked(packing: SegmentFormat, chunks: &[Bytes]) -> Vec<u8> {
         let whole = chunks.concat();
         let mut plain = Vec::new();
@@ -254,15 +253,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_choice_of_segments_joins_into_one_stream(pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..5000), 0..8)) {
+        fn any_selection_of_segments_joins_into_one_stream(pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..5000), 0..8)) {
             for packing in BOTH {
-                let mut press = SegmentEncoder::of(packing);
-                let segments: Vec<_> = pieces.iter().enumerate().map(|(at, piece)| if at % 2 == 0 { press.pack(piece) } else { Segment::store(piece, packing) }).collect();
+                let mut encoder = SegmentEncoder::of(packing);
+                let segments: Vec<_> = pieces.iter().enumerate().map(|(at, piece)| if at % 2 == 0 { encoder.encode(piece) } else { Segment::store(piece, packing) }).collect();
                 prop_assert_eq!(unpacked(packing, &join(packing, &alone(packing), segments.iter())), pieces.concat());
-                prop_assert_eq!(&unpack(packing, segments.iter())[..], &pieces.concat()[..]);
-                // Settled, and every other one left out.
+                prop_assert_eq!(&decode(packing, segments.iter())[..], &pieces.concat()[..]);
+                // After consolidation, and with every other segment left out.
                 let mut segments = segments;
-                let arena = settle(packing, &mut segments.iter_mut().collect::<Vec<_>>());
+                let arena = consolidate(packing, &mut segments.iter_mut().collect::<Vec<_>>());
                 let whole = join(packing, &arena, segments.iter());
                 prop_assert!(whole.len() <= 2);
                 prop_assert_eq!(unpacked(packing, &whole), pieces.concat());
@@ -273,21 +272,21 @@ mod tests {
     }
 
     #[test]
-    fn large_and_repetitive_pieces_survive() {
+    fn large_and_repetitive_pieces_round_trip() {
         let piece: Vec<u8> = (0..3_000_000_u32).flat_map(|n| (n / 700).to_le_bytes()).collect();
         for packing in BOTH {
-            let segment = SegmentEncoder::of(packing).pack(&piece);
-            assert!(segment.packed().len() < piece.len() / 10);
-            assert_eq!(unpack(packing, [&segment].into_iter()), piece);
+            let segment = SegmentEncoder::of(packing).encode(&piece);
+            assert!(segment.bytes().len() < piece.len() / 10);
+            assert_eq!(decode(packing, [&segment].into_iter()), piece);
             let stored = Segment::store(&piece, packing);
-            assert_eq!(unpack(packing, [&stored].into_iter()), piece);
+            assert_eq!(decode(packing, [&stored].into_iter()), piece);
             let all = [&segment, &stored, &segment];
             assert_eq!(unpacked(packing, &join(packing, &alone(packing), all.into_iter())).len(), piece.len() * 3);
         }
     }
 
     #[test]
-    fn a_stored_piece_of_any_length_is_read_again() {
+    fn stored_pieces_of_any_length_round_trip() {
         for length in
             [1, 128, 255, 256, 257, 65_535, 65_791, 65_792, 65_793, (128 << 10) - 1, 128 << 10, (128 << 10) + 1, 400_000]
         {

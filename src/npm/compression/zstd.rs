@@ -1,23 +1,23 @@
-//! zstd frames, each whole in itself: frames behind each other are one stream (RFC 8878 §3), which bun 1.4, pnpm 12 and curl
-//! read to its end (tried). Refuses to know what the bytes mean.
+//! zstd frames, each independent: concatenated frames are one stream (RFC 8878 §3), which bun 1.4, pnpm 12 and curl read to its
+//! end (tested).
 
 use ::zstd::bulk::{Compressor, Decompressor};
 
-/// Three to six times quicker than gzip and smaller on packuments. Its window is 512 KiB; clients take up to 8 MiB (RFC 9659).
+/// Three to six times faster than gzip, and smaller on packuments. Its window is 512 KiB; clients accept up to 8 MiB (RFC 9659).
 const LEVEL: i32 = 1;
 
 const MAGIC: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
 
-/// The most that one block holds.
-const LARGEST_BLOCK: usize = 128 << 10;
+/// Maximum length of a block.
+const MAX_BLOCK_BYTES: usize = 128 << 10;
 
-/// Writes frames. Holds its tables from the first one on.
+/// Writes frames. The compressor is created on first use.
 #[derive(Default)]
 pub(crate) struct ZstdEncoder(Option<Compressor<'static>>);
 
 impl ZstdEncoder {
-    /// Packs `plain` into a frame that tells its length and a checksum, in place of what was in `out`. False when memory for it
-    /// is missing or nothing is gained: then it is stored.
+    /// Compresses `plain` into a frame with its length and a checksum, replacing the content of `out`. Returns false if memory is
+    /// short or the frame is not smaller; the caller then stores the segment.
     pub(crate) fn frame(&mut self, plain: &[u8], out: &mut Vec<u8>) -> bool {
         let Some(compressor) = self.compressor() else { return false };
         out.clear();
@@ -35,13 +35,12 @@ impl ZstdEncoder {
     }
 }
 
-/// `plain`, which must be shorter than 4 GiB, as a frame of raw blocks: written in a fraction of the time that a compressor
-/// takes to start.
+/// Encodes `plain` (below 4 GiB) as a frame of raw blocks, in a fraction of the time needed to start a compressor.
 pub(crate) fn store(plain: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(plain.len() + 12 + 3 * (plain.len() / LARGEST_BLOCK));
+    let mut frame = Vec::with_capacity(plain.len() + 12 + 3 * (plain.len() / MAX_BLOCK_BYTES));
     frame.extend_from_slice(&MAGIC);
     push_length(plain.len(), &mut frame);
-    let mut blocks = plain.chunks(LARGEST_BLOCK).peekable();
+    let mut blocks = plain.chunks(MAX_BLOCK_BYTES).peekable();
     if plain.is_empty() {
         push_block(&[], true, &mut frame);
     }
@@ -51,8 +50,8 @@ pub(crate) fn store(plain: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The frame's description: one segment, whose length is told in as few bytes as hold it.
-#[expect(clippy::cast_possible_truncation, reason = "each arm writes what fits")]
+/// Writes the frame header: a single segment whose length takes the fewest bytes possible.
+#[expect(clippy::cast_possible_truncation, reason = "each arm writes a length that fits")]
 fn push_length(length: usize, frame: &mut Vec<u8>) {
     match length {
         0..256 => frame.extend_from_slice(&[0x20, length as u8]),
@@ -67,7 +66,7 @@ fn push_length(length: usize, frame: &mut Vec<u8>) {
     }
 }
 
-/// A raw block: three bytes that hold its length and whether it is the last, then itself.
+/// Writes a raw block: a three-byte header with length and last-block flag, then the data.
 #[expect(clippy::cast_possible_truncation, reason = "a block is no longer than 128 KiB")]
 fn push_block(block: &[u8], last: bool, frame: &mut Vec<u8>) {
     let header = (block.len() as u32) << 3 | u32::from(last);
@@ -75,14 +74,14 @@ fn push_block(block: &[u8], last: bool, frame: &mut Vec<u8>) {
     frame.extend_from_slice(block);
 }
 
-/// The plain bytes of frames, each with its plain length, `length` together. Shorter when a frame is broken.
-pub(crate) fn unframe<'a>(frames: impl Iterator<Item = (&'a [u8], usize)>, length: usize) -> Vec<u8> {
+/// Decompresses frames, each with its plain length, into `length` bytes in total. The result is shorter if a frame is broken.
+pub(crate) fn decode_frames<'a>(frames: impl Iterator<Item = (&'a [u8], usize)>, length: usize) -> Vec<u8> {
     let mut plain = vec![0; length];
     let mut start = 0;
     let Ok(mut decompressor) = Decompressor::new() else { return Vec::new() };
     for (frame, length) in frames {
-        let Some(room) = plain.get_mut(start..start + length) else { break };
-        if decompressor.decompress_to_buffer(frame, room).ok() != Some(length) {
+        let Some(target) = plain.get_mut(start..start + length) else { break };
+        if decompressor.decompress_to_buffer(frame, target).ok() != Some(length) {
             break;
         }
         start += length;

@@ -1,14 +1,14 @@
-//! `bun.lock`: each package under the path of names it is found by, as a list of what bun knows of it.
+//! `bun.lock`: packages keyed by their resolution path, each as a list of fields.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::npm::lockfile::document::{DocMember, DocNode};
-use crate::npm::lockfile::spec::{source, split, unalias};
+use crate::npm::lockfile::spec::{resolve_alias, source, split};
 use crate::npm::lockfile::{EntrySource, LONGEST_PATH, Lockfile, LockfileEntry, LockfileError, LockfileFormat};
 
-/// Steps from a package up to the project.
-const STEPS: usize = 64;
+/// Maximum number of steps from a package up to the project.
+const MAX_STEPS: usize = 64;
 
 const FIELDS: [&str; 4] = ["dependencies", "devDependencies", "optionalDependencies", "peerDependencies"];
 
@@ -20,11 +20,11 @@ pub(crate) fn read(document: &DocNode) -> Result<Lockfile, LockfileError> {
     let mut entries = packages.iter().map(of_package).collect::<Result<Vec<_>, _>>()?;
     let at: HashMap<&str, usize> = packages.iter().zip(0..).map(|(member, at)| (&*member.key, at)).collect();
     for workspace in document.members_of("workspaces") {
-        // The project itself has the path "" and asks from the top, whatever its name.
+        // The project itself has the path "" and resolves from the top level, regardless of its name.
         let from = if workspace.key.is_empty() { "" } else { workspace.value.text_of("name").unwrap_or_default() };
-        for wish in FIELDS.iter().flat_map(|field| workspace.value.members_of(field)) {
-            let (Some(spec), Some(at)) = (wish.value.text(), find(&at, from, &wish.key)) else { continue };
-            entries[at].ask(&Arc::default(), true, &wish.key, Some(spec));
+        for dependency in FIELDS.iter().flat_map(|field| workspace.value.members_of(field)) {
+            let (Some(spec), Some(at)) = (dependency.value.text(), find(&at, from, &dependency.key)) else { continue };
+            entries[at].ask(&Arc::default(), true, &dependency.key, Some(spec));
         }
     }
     for package in packages {
@@ -32,16 +32,16 @@ pub(crate) fn read(document: &DocNode) -> Result<Lockfile, LockfileError> {
             package.value.elements().iter().find(|element| matches!(element, DocNode::Map(_))).unwrap_or(&DocNode::Nothing);
         let Some(number) = at.get(&*package.key) else { continue };
         let by: Arc<str> = (*entries[*number].name).into();
-        for wish in FIELDS.iter().flat_map(|field| facts.members_of(field)) {
-            let (Some(spec), Some(at)) = (wish.value.text(), find(&at, &package.key, &wish.key)) else { continue };
-            entries[at].ask(&by, false, &wish.key, Some(spec));
+        for dependency in FIELDS.iter().flat_map(|field| facts.members_of(field)) {
+            let (Some(spec), Some(at)) = (dependency.value.text(), find(&at, &package.key, &dependency.key)) else { continue };
+            entries[at].ask(&by, false, &dependency.key, Some(spec));
         }
     }
     entries.retain(|entry| entry.source != EntrySource::Workspace);
     Ok(Lockfile { dialect: LockfileFormat::Bun, entries })
 }
 
-/// The package that `name` means below `from`: the nearest one above it.
+/// Resolves `name` from `from`: the nearest package on the way up.
 fn find(at: &HashMap<&str, usize>, from: &str, name: &str) -> Option<usize> {
     let mut from = from;
     if from.len() + name.len() > LONGEST_PATH {
@@ -56,7 +56,7 @@ fn find(at: &HashMap<&str, usize>, from: &str, name: &str) -> Option<usize> {
             return None;
         }
         let (above, last) = from.rsplit_once('/').unwrap_or(("", from));
-        // `…/@scope/name` is one step.
+        // `…/@scope/name` counts as one step.
         from = match above.rsplit_once('/').unwrap_or(("", above)) {
             (higher, scope) if scope.starts_with('@') && !last.starts_with('@') => higher,
             _ => above,
@@ -65,13 +65,13 @@ fn find(at: &HashMap<&str, usize>, from: &str, name: &str) -> Option<usize> {
     None
 }
 
-/// `[what it is, the tarball's address, facts, integrity]`; from elsewhere than a registry some are missing.
+/// Parses `[name@version, tarball address, metadata, integrity]`. Packages from other sources lack some of these.
 fn of_package(member: &DocMember) -> Result<LockfileEntry, LockfileError> {
     let elements = member.value.elements();
     let what = elements.first().and_then(DocNode::text).and_then(split);
     let (name, version) =
-        what.ok_or_else(|| LockfileError::at(member.line, "a package is a list that begins with `name@version`"))?;
-    let (name, version) = unalias(name, version);
+        what.ok_or_else(|| LockfileError::at(member.line, "a package must be a list that starts with `name@version`"))?;
+    let (name, version) = resolve_alias(name, version);
     let source = source(version);
     let texts = || elements.iter().skip(1).filter_map(DocNode::text).filter(|text| !text.is_empty());
     let written = texts().find(|text| text.starts_with("http"));
@@ -92,13 +92,13 @@ fn of_package(member: &DocMember) -> Result<LockfileEntry, LockfileError> {
 mod tests {
     use expect_test::expect;
 
-    use crate::npm::lockfile::tests::told;
+    use crate::npm::lockfile::tests::summary;
 
     #[test]
-    fn a_package_is_found_by_the_nearest_path() {
+    fn dependencies_resolve_to_the_nearest_path() {
         let text = r#"{
   "lockfileVersion": 1,
-  // Written by bun, read by people.
+  // A comment.
   "workspaces": {
     "": { "name": "app", "dependencies": { "axios": "^1.0.0", "lodash4": "npm:lodash@^4", }, },
     "packages/ui": { "name": "@acme/ui", "devDependencies": { "follow": "^2.0.0", }, },
@@ -121,6 +121,6 @@ mod tests {
             14 File local@file:local - - [] at local
             15 Registry lodash@4.18.1 sha512-l - [project:^4=lodash4] at lodash4
         "#]]
-        .assert_eq(&told("bun.lock", text));
+        .assert_eq(&summary("bun.lock", text));
     }
 }

@@ -1,5 +1,5 @@
-//! `deno.lock`, versions 2 to 5: npm's packages, and modules that deno fetches by their address. Packages of JSR come from
-//! a registry that npm clients do not ask, and are left out.
+//! `deno.lock`, versions 2 to 5: npm packages, and modules that deno fetches by URL. JSR packages are skipped, since they come
+//! from a registry that npm clients do not use.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::npm::lockfile::{EntrySource, Lockfile, LockfileEntry, LockfileError, 
 
 pub(crate) fn read(document: &DocNode) -> Result<Lockfile, LockfileError> {
     let (packages, of_npm) = match document.text_of("version") {
-        // Versions 2 and 3 have both maps one level down; version 2 knows no other registry than npm's.
+        // Versions 2 and 3 have both maps one level deeper; version 2 supports only npm's registry.
         Some("2") => (document.member("npm").unwrap_or(&DocNode::Nothing), "packages"),
         Some("3") => (document.member("packages").unwrap_or(&DocNode::Nothing), "npm"),
         Some("4" | "5") => (document, "npm"),
@@ -38,9 +38,9 @@ pub(crate) fn read(document: &DocNode) -> Result<Lockfile, LockfileError> {
     Ok(Lockfile { dialect: LockfileFormat::Deno, entries })
 }
 
-/// `name@version`, and behind an underscore the peers it was resolved with.
+/// Parses `name@version`, followed by `_` and its resolved peers.
 fn of_package(member: &DocMember) -> Result<LockfileEntry, LockfileError> {
-    let split = split(&member.key).ok_or_else(|| LockfileError::at(member.line, "a package is filed under `name@version`"))?;
+    let split = split(&member.key).ok_or_else(|| LockfileError::at(member.line, "a package key must be `name@version`"))?;
     let (name, version) = (split.0, split.1.split('_').next().unwrap_or(split.1));
     Ok(LockfileEntry {
         name: name.into(),
@@ -71,10 +71,10 @@ fn of_remote(member: &DocMember) -> LockfileEntry {
 mod tests {
     use expect_test::expect;
 
-    use crate::npm::lockfile::tests::told;
+    use crate::npm::lockfile::tests::summary;
 
     #[test]
-    fn peers_stand_behind_an_underscore() {
+    fn peers_after_an_underscore_are_ignored() {
         let text = r#"{
   "version": "5",
   "specifiers": { "jsr:@std/fs@1": "1.0.0", "npm:@acme/ui@^1": "1.14.1_react@19.0.0", "npm:lodash_x@4": "4.18.1" },
@@ -90,11 +90,11 @@ mod tests {
             7 Registry lodash_x@4.18.1 sha512-l https://files.example/lodash_x-4.18.1.tgz [project:4] at lodash_x@4.18.1
             9 Http https://files.example/mod.ts@ - https://files.example/mod.ts [] at https://files.example/mod.ts
         "#]]
-        .assert_eq(&told("deno.lock", text));
+        .assert_eq(&summary("deno.lock", text));
     }
 
     #[test]
-    fn version_2_has_npm_alone() {
+    fn version_2_has_only_npm_packages() {
         let text = r#"{
   "version": "2",
   "remote": { "https://files.example/mod.ts": "0123" },
@@ -111,11 +111,11 @@ mod tests {
             8 Registry chalk@5.3.0 sha512-c - [project:5] at chalk@5.3.0
             3 Http https://files.example/mod.ts@ - https://files.example/mod.ts [] at https://files.example/mod.ts
         "#]]
-        .assert_eq(&told("deno.lock", text));
+        .assert_eq(&summary("deno.lock", text));
     }
 
     #[test]
-    fn version_3_has_its_maps_one_level_down() {
+    fn version_3_nests_its_maps() {
         let text = r#"{
   "version": "3",
   "packages": {
@@ -126,6 +126,6 @@ mod tests {
         expect![[r#"
             5 Registry chalk@5.3.0 sha512-c - [project:5] at chalk@5.3.0
         "#]]
-        .assert_eq(&told("deno.lock", text));
+        .assert_eq(&summary("deno.lock", text));
     }
 }

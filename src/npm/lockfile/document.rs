@@ -1,6 +1,6 @@
-//! What JSON and YAML have in common, as far as lockfiles use it: texts, lists and maps that know their line.
+//! A common tree for JSON and YAML lockfiles: strings, lists and maps with line numbers.
 //!
-//! Refuses aliases, anchors and tags of YAML, which no client writes, and what is nested too deeply.
+//! YAML aliases, anchors and tags are rejected, since no client writes them. Nesting is bounded.
 
 use granit_parser::{Event, Parser, ScalarStyle};
 use jsonc_parser::ast::Value;
@@ -9,22 +9,22 @@ use jsonc_parser::{CollectOptions, CommentCollectionStrategy, ParseOptions, pars
 
 use crate::npm::lockfile::LockfileError;
 
-/// Levels of nesting. npm's old format nests two a level of `node_modules`.
-const DEEPEST: usize = 200;
+/// Maximum nesting. npm's old format nests two levels per `node_modules`.
+const MAX_DEPTH: usize = 200;
 
-/// Characters of a YAML key on one line; longer ones clients set off by `?`, as YAML wants it beyond 1,024.
-const LONGEST_KEY: usize = 4096;
+/// Maximum length of a YAML key on one line. Clients write longer keys with `?`, which YAML requires above 1,024 characters.
+const MAX_KEY_CHARS: usize = 4096;
 
-/// A value and the members below it.
+/// A value with its children.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum DocNode {
-    /// A string, a number, a boolean: as it reads.
+    /// A string, number or boolean as text.
     Text(Box<str>),
-    /// Values in their order.
+    /// Values in order.
     List(Vec<DocNode>),
-    /// Members in their order, repeated keys included.
+    /// Members in order, duplicate keys included.
     Map(Vec<DocMember>),
-    /// Nothing: `null`.
+    /// `null`.
     Nothing,
 }
 
@@ -38,43 +38,43 @@ pub(crate) struct DocMember {
 }
 
 impl DocNode {
-    /// The member of this key; the last of several, as every client reads it.
+    /// Returns the value of this key; of duplicates the last, as in every client.
     pub(crate) fn member(&self, key: &str) -> Option<&Self> {
         self.members().iter().rev().find(|member| *member.key == *key).map(|member| &member.value)
     }
 
-    /// The members, of what has none none.
+    /// Returns the members of a map, else nothing.
     pub(crate) fn members(&self) -> &[DocMember] {
         if let Self::Map(members) = self { members } else { &[] }
     }
 
-    /// The members of the map under this key.
+    /// Returns the members of the map at this key.
     pub(crate) fn members_of(&self, key: &str) -> &[DocMember] {
         self.member(key).map_or(&[], Self::members)
     }
 
-    /// The elements, of what is no list none.
+    /// Returns the elements of a list, else nothing.
     pub(crate) fn elements(&self) -> &[Self] {
         if let Self::List(elements) = self { elements } else { &[] }
     }
 
-    /// The text, if it is one.
+    /// Returns the text of a scalar.
     pub(crate) fn text(&self) -> Option<&str> {
         if let Self::Text(text) = self { Some(text) } else { None }
     }
 
-    /// The text under this key, unless it is missing or empty.
+    /// Returns the text at this key, unless missing or empty.
     pub(crate) fn text_of(&self, key: &str) -> Option<&str> {
         self.member(key)?.text().filter(|text| !text.is_empty())
     }
 
-    /// Whether `true` stands under this key.
+    /// Checks whether the value at this key is `true`.
     pub(crate) fn says(&self, key: &str) -> bool {
         self.text_of(key) == Some("true")
     }
 }
 
-/// Reads JSON, with comments and commas before a closing bracket.
+/// Parses JSON with comments and trailing commas.
 pub(crate) fn read_json(text: &str) -> Result<DocNode, LockfileError> {
     let options = ParseOptions {
         allow_comments: true,
@@ -90,14 +90,14 @@ pub(crate) fn read_json(text: &str) -> Result<DocNode, LockfileError> {
     };
     let collect = CollectOptions { comments: CommentCollectionStrategy::Off, tokens: false };
     let parsed = parse_to_ast(text, &collect, &options)
-        .map_err(|wrong| LockfileError::at(narrow(wrong.line_display()), wrong.kind().to_string()))?;
-    let value = parsed.value.ok_or_else(|| LockfileError::at(1, "it is empty"))?;
+        .map_err(|error| LockfileError::at(narrow(error.line_display()), error.kind().to_string()))?;
+    let value = parsed.value.ok_or_else(|| LockfileError::at(1, "the file is empty"))?;
     let mut lines = Lines { text: text.as_bytes(), at: 0, line: 1 };
     of_json(value, &mut lines, 0)
 }
 
 fn of_json(value: Value<'_>, lines: &mut Lines<'_>, depth: usize) -> Result<DocNode, LockfileError> {
-    if depth >= DEEPEST {
+    if depth >= MAX_DEPTH {
         return Err(too_deep(lines.of(value.start())));
     }
     Ok(match value {
@@ -121,7 +121,7 @@ fn of_json(value: Value<'_>, lines: &mut Lines<'_>, depth: usize) -> Result<DocN
     })
 }
 
-/// Counts lines while positions go up.
+/// Counts lines for ascending positions.
 struct Lines<'a> {
     text: &'a [u8],
     at: usize,
@@ -137,18 +137,18 @@ impl Lines<'_> {
     }
 }
 
-/// Reads the documents of a YAML file: pnpm writes what it locks for itself as a document before the project's.
+/// Parses the documents of a YAML file: pnpm writes a document for its own dependencies before the project's.
 pub(crate) fn read_yaml(text: &str) -> Result<Vec<DocNode>, LockfileError> {
     let options = granit_parser::options! {
         disallow_directives: true,
-        flow_nesting_limit: DEEPEST,
-        block_nesting_limit: DEEPEST,
-        simple_key_max_lookahead: LONGEST_KEY
+        flow_nesting_limit: MAX_DEPTH,
+        block_nesting_limit: MAX_DEPTH,
+        simple_key_max_lookahead: MAX_KEY_CHARS
     };
     let mut open: Vec<OpenNode> = Vec::new();
     let mut documents = Vec::new();
     for event in Parser::new_from_str_with_options(text, options) {
-        let (event, span) = event.map_err(|wrong| LockfileError::at(narrow(wrong.marker().line()), wrong.info()))?;
+        let (event, span) = event.map_err(|error| LockfileError::at(narrow(error.marker().line()), error.info()))?;
         let line = narrow(span.start.line());
         let whole = match event {
             Event::Scalar(text, style, 0, None) => {
@@ -165,9 +165,9 @@ pub(crate) fn read_yaml(text: &str) -> Result<Vec<DocNode>, LockfileError> {
             }
             Event::SequenceEnd | Event::MappingEnd => open.pop().map_or(DocNode::Nothing, OpenNode::close),
             Event::StreamStart | Event::StreamEnd | Event::DocumentStart(..) | Event::DocumentEnd => continue,
-            _ => return Err(LockfileError::at(line, "a lockfile has no anchor, alias or tag")),
+            _ => return Err(LockfileError::at(line, "anchors, aliases and tags are not supported")),
         };
-        if open.len() >= DEEPEST {
+        if open.len() >= MAX_DEPTH {
             return Err(too_deep(line));
         }
         match open.last_mut() {
@@ -178,10 +178,10 @@ pub(crate) fn read_yaml(text: &str) -> Result<Vec<DocNode>, LockfileError> {
     Ok(documents)
 }
 
-/// A collection that is not yet closed.
+/// A collection that is still open.
 enum OpenNode {
     List(Vec<DocNode>),
-    /// The members, and a key whose value is still to come.
+    /// The members, and a key that has no value yet.
     Map(Vec<DocMember>, Option<(Box<str>, u32)>),
 }
 
@@ -193,7 +193,7 @@ impl OpenNode {
                 (Some((key, line)), value) => members.push(DocMember { key, line, value }),
                 (None, DocNode::Text(key)) => *waiting = Some((key, line)),
                 (None, DocNode::Nothing) => *waiting = Some(("null".into(), line)),
-                (None, DocNode::List(_) | DocNode::Map(_)) => return Err(LockfileError::at(line, "a key is a text")),
+                (None, DocNode::List(_) | DocNode::Map(_)) => return Err(LockfileError::at(line, "a key must be a string")),
             },
         }
         Ok(())
@@ -208,7 +208,7 @@ impl OpenNode {
 }
 
 fn too_deep(line: u32) -> LockfileError {
-    LockfileError::at(line, format!("nested more than {DEEPEST} levels deep"))
+    LockfileError::at(line, format!("nested more than {MAX_DEPTH} levels deep"))
 }
 
 fn narrow(count: usize) -> u32 {
@@ -220,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_those_of_keys() {
+    fn members_have_the_line_of_their_key() {
         let json = "{\n  \"a\": {\n    // why\n    \"b\": [1, true, null,],\n  },\n  \"c\": \"\\u0064\"\n}\n";
         let yaml = "a:\n\n  b: [1, true, null]\nc: 'd'\n";
         for (read, lines) in [(read_json(json).unwrap(), [2, 4, 6]), (read_yaml(yaml).unwrap().remove(0), [1, 3, 4])] {
@@ -233,21 +233,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_names_its_line() {
-        for (told, line) in [
+    fn errors_name_the_line() {
+        for (error, line) in [
             (read_json("{\n\"a\": 1,\n\"b\" 2\n}").unwrap_err(), "line 3"),
             (read_yaml("a: 1\nb: [\n").unwrap_err(), "line"),
-            (read_yaml("a: &x 1\nb: *x\n").unwrap_err(), "line 1: a lockfile has no anchor"),
-            (read_yaml("a: !!str 1\n").unwrap_err(), "line 1: a lockfile has no anchor"),
-            (read_yaml("a: 1\n? [b]\n: 2\n").unwrap_err(), "line 2: a key is a text"),
+            (read_yaml("a: &x 1\nb: *x\n").unwrap_err(), "line 1: anchors, aliases and tags"),
+            (read_yaml("a: !!str 1\n").unwrap_err(), "line 1: anchors, aliases and tags"),
+            (read_yaml("a: 1\n? [b]\n: 2\n").unwrap_err(), "line 2: a key must be a string"),
         ] {
-            assert!(told.to_string().starts_with(line), "{told}");
+            assert!(error.to_string().starts_with(line), "{error}");
         }
         assert!(read_json("{a: 1}").is_err() && read_json("{'a': 1}").is_err() && read_json("{\"a\" 1}").is_err());
     }
 
     #[test]
-    fn depth_is_bounded_before_the_stack_is() {
+    fn deep_nesting_is_rejected() {
         for deep in ["[".repeat(100_000), "{\"a\":".repeat(100_000), format!("{}{}", "[".repeat(300), "]".repeat(300))] {
             assert!(read_json(&deep).is_err());
             assert!(read_yaml(&deep).is_err());

@@ -1,7 +1,6 @@
-//! Lockfiles of npm, pnpm, yarn, bun and deno: which version of which package is locked, on which line, asked for by whom.
+//! Lockfiles of npm, pnpm, yarn, bun and deno: which version of which package is locked, on which line, and what requires it.
 //!
-//! Refuses to know files, hosts that are ours, and which version is good. One file a client reads its dialect; they come
-//! from strangers' repositories, so all has a limit, and garbage is an error that names its line.
+//! Input is untrusted: sizes and nesting are bounded, and syntax errors name their line. Does no file I/O and judges no version.
 
 pub(crate) mod bun;
 pub(crate) mod deno;
@@ -17,22 +16,22 @@ use crate::npm::lockfile::document::{DocNode, read_json, read_yaml};
 use crate::npm::lockfile::spec::{address, of_tarball, range};
 use crate::npm::name::PackageName;
 
-/// The longest lockfile that is read, in bytes. A monorepo of 10,000 packages has about 8 MB.
+/// The longest accepted lockfile in bytes. A monorepo of 10,000 packages has about 8 MB.
 pub const LONGEST: usize = 64 << 20;
 
-/// The longest path of a package that another one is looked for from, in bytes: longer than disks take.
+/// The longest install path, in bytes, from which dependencies are resolved: longer than file systems allow.
 pub(crate) const LONGEST_PATH: usize = 4096;
 
-/// A lockfile, read.
+/// A parsed lockfile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lockfile {
-    /// Whose it is.
+    /// Its format.
     pub dialect: LockfileFormat,
-    /// What it locks, in its own order, the project itself left out.
+    /// The locked packages in file order, without the project itself.
     pub entries: Vec<LockfileEntry>,
 }
 
-/// Whose lockfile it is: says how its client takes `resolved`, and how an override is written.
+/// The format of a lockfile. It determines how the client uses `resolved` and how an override is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LockfileFormat {
     /// `package-lock.json` and `npm-shrinkwrap.json`, versions 1 to 3.
@@ -41,7 +40,7 @@ pub enum LockfileFormat {
     Pnpm6,
     /// `pnpm-lock.yaml` of pnpm 9 and later: version 9.
     Pnpm9,
-    /// `yarn.lock` of yarn 1, in a format of its own.
+    /// `yarn.lock` of yarn 1, in its own format.
     YarnClassic,
     /// `yarn.lock` of yarn 2 and later, in YAML.
     YarnBerry,
@@ -51,106 +50,106 @@ pub enum LockfileFormat {
     Deno,
 }
 
-/// One package that a lockfile locks. Several entries may be of one name and version: npm installs such in several places.
+/// One locked package. Several entries can have the same name and version, since npm installs a package in several places.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockfileEntry {
-    /// The package's real name: of an alias (`npm:lodash@^4`) what it stands for. Not necessarily a name that npm allows.
+    /// The real name, resolved if aliased (`npm:lodash@^4`). Not necessarily a name that npm allows.
     pub name: Box<str>,
-    /// The version, as written; what stands for it where `source` is no registry.
+    /// The version as written, or its substitute if `source` is not a registry.
     pub version: Box<str>,
-    /// Where the bytes come from.
+    /// The source of the tarball.
     pub source: EntrySource,
-    /// What the tarball must hash to, as SRI; `None` where the lockfile says nothing about the tarball itself.
+    /// The tarball's integrity as SRI; `None` if the lockfile has none for the tarball itself.
     pub integrity: Option<Box<str>>,
-    /// The address it was resolved to, if the lockfile has one.
+    /// The resolved address, if the lockfile has one.
     pub resolved: Option<Box<str>>,
-    /// Who asked for it and how, where the lockfile knows.
+    /// The packages that require it, if the lockfile states them.
     pub asks: Vec<RequestedBy>,
-    /// Where it is installed, or the key it stands under.
+    /// Its install path, or its key in the lockfile.
     pub place: Box<str>,
-    /// The line it begins on, from 1.
+    /// The line of the entry, from 1.
     pub line: u32,
 }
 
-/// That somebody asked for a package.
+/// One requirement of a package.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestedBy {
-    /// The package that asks; empty for a project of one's own.
+    /// The requiring package; empty for the project or a workspace.
     pub by: Arc<str>,
-    /// Whether the project itself (or one of its workspaces) asks.
+    /// Whether the project itself or one of its workspaces requires it.
     pub direct: bool,
-    /// The name it is asked for by, where that is another than its own: of `"ax": "npm:axios@^1"` it is `ax`.
+    /// The name used in the requirement if it is an alias: `ax` for `"ax": "npm:axios@^1"`.
     pub alias: Option<Box<str>>,
-    /// The range, without the protocol before it; `None` where the lockfile has only the outcome.
+    /// The range without its protocol; `None` if the lockfile has only the resolved version.
     pub range: Option<Box<str>>,
 }
 
-/// Where an entry's bytes come from.
+/// The source of an entry's tarball.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EntrySource {
     /// A registry.
     Registry,
-    /// A git repository, or a host's archive of one.
+    /// A git repository, or an archive of one made by its host.
     Git,
-    /// A tarball at an address that somebody wrote down.
+    /// A tarball at an explicit address.
     Http,
-    /// A file or folder beside the project, a patch of another entry included.
+    /// A local file or folder, or a patch of another entry.
     File,
     /// A link to a folder.
     Link,
-    /// A package of the same repository.
+    /// A package of the same workspace.
     Workspace,
-    /// The tarball of the package that depends on it.
+    /// Bundled in the tarball of the package that depends on it.
     Bundled,
-    /// Nowhere: the entry has no version and no address, or names a folder that is linked to. Its client installs nothing for it.
+    /// None: the entry has no version and no address, or is a folder that is linked to. The client installs nothing for it.
     Nothing,
 }
 
-/// Why a lockfile cannot be read.
+/// A lockfile that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LockfileError {
-    /// The name of the file is no lockfile's.
+    /// The file name is not that of a lockfile.
     #[error(
-        "no lockfile by its name; known are package-lock.json, npm-shrinkwrap.json, pnpm-lock.yaml, yarn.lock, bun.lock and deno.lock"
+        "unknown lockfile name; supported are package-lock.json, npm-shrinkwrap.json, pnpm-lock.yaml, yarn.lock, bun.lock and deno.lock"
     )]
     Name,
-    /// bun's old format.
-    #[error("bun's binary lockfile is not read: write it as text with `bun install --save-text-lockfile`")]
+    /// bun's old binary format.
+    #[error("bun's binary lockfile is not supported; run `bun install --save-text-lockfile` to convert it")]
     Binary,
-    /// It is longer than [`LONGEST`].
+    /// Longer than [`LONGEST`].
     #[error("longer than {} MiB", LONGEST >> 20)]
     TooLong,
-    /// It is not text.
+    /// Not UTF-8.
     #[error("not UTF-8 at byte {0}")]
     Encoding(usize),
-    /// It is not what its name promises.
+    /// A syntax error.
     #[error("line {line}: {detail}")]
     Syntax {
-        /// From 1.
+        /// The line, from 1.
         line: u32,
-        /// What is wrong, for a person.
+        /// The error text.
         detail: String,
     },
-    /// A version of the format that is not known.
-    #[error("its `{member}` is {found}; known are {known}")]
+    /// An unsupported version of the format.
+    #[error("unsupported `{member}`: {found}; supported are {known}")]
     Version {
-        /// The member that says it.
+        /// The member with the version.
         member: &'static str,
-        /// What it says, or `missing`.
+        /// Its value, or `missing`.
         found: String,
-        /// What is read.
+        /// The supported versions.
         known: &'static str,
     },
 }
 
-/// The names of lockfiles, in the order in which a folder is searched.
+/// Lockfile names, in the order in which a folder is searched.
 pub const NAMES: [&str; 6] = ["package-lock.json", "npm-shrinkwrap.json", "pnpm-lock.yaml", "yarn.lock", "bun.lock", "deno.lock"];
 
 impl Lockfile {
-    /// Reads a lockfile; `name` is the file's, without its folder, and may have something before it (`old-yarn.lock`).
+    /// Parses a lockfile. `name` is the file name without its folder and may have a prefix (`old-yarn.lock`).
     ///
     /// # Errors
-    /// When the name or the version is of no lockfile that is known, or the content is not what the name promises.
+    /// Returns an error if the name or version is unsupported, or if the content does not match the name.
     pub fn read(name: &str, bytes: &[u8]) -> Result<Self, LockfileError> {
         if name.ends_with("bun.lockb") {
             return Err(LockfileError::Binary);
@@ -159,7 +158,7 @@ impl Lockfile {
         if bytes.len() > LONGEST {
             return Err(LockfileError::TooLong);
         }
-        let text = std::str::from_utf8(bytes).map_err(|wrong| LockfileError::Encoding(wrong.valid_up_to()))?;
+        let text = std::str::from_utf8(bytes).map_err(|error| LockfileError::Encoding(error.valid_up_to()))?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut lockfile = match named {
             "pnpm-lock.yaml" => pnpm::read(&read_yaml(text)?),
@@ -169,7 +168,7 @@ impl Lockfile {
             "deno.lock" => deno::read(&read_json(text)?),
             _ => npm::read(&read_json(text)?),
         }?;
-        // Some dialects have no workspaces, but a file may still claim that an entry is one.
+        // A file can contain workspace entries even in formats without workspaces.
         lockfile.entries.retain(|entry| entry.source != EntrySource::Workspace);
         lockfile.entries.iter_mut().for_each(LockfileEntry::settle);
         Ok(lockfile)
@@ -177,8 +176,8 @@ impl Lockfile {
 }
 
 impl LockfileEntry {
-    /// Gives an entry of a registry that states no version, or no package's name, what its address names: clients fetch the address.
-    /// Without an address and a version it installs nothing.
+    /// Derives name and version of a registry entry from its address if one of them is missing or invalid, because clients fetch
+    /// the address. An entry without address and version installs nothing.
     fn settle(&mut self) {
         let is_named = !self.version.is_empty() && PackageName::parse(&self.name).is_ok();
         if self.source != EntrySource::Registry || is_named {
@@ -196,7 +195,7 @@ impl LockfileEntry {
         }
     }
 
-    /// Notes that `by` (empty for a project) asks for it as `name`, with `spec`, where the lockfile has that.
+    /// Records that `by` (empty for a project) requires the package as `name`, with `spec` if the lockfile states it.
     pub(crate) fn ask(&mut self, by: &Arc<str>, direct: bool, name: &str, spec: Option<&str>) {
         let alias = (*name != *self.name).then(|| name.into());
         self.asks.push(RequestedBy { by: Arc::clone(by), direct, alias, range: spec.and_then(range) });
@@ -204,7 +203,7 @@ impl LockfileEntry {
 }
 
 impl LockfileFormat {
-    /// Whether its client replaces the public registry's host by the configured one when it installs from the lockfile.
+    /// Checks whether the client replaces the public registry's host by the configured one when it installs from the lockfile.
     #[must_use]
     pub fn rewrites_public_host(self) -> bool {
         matches!(self, Self::Npm | Self::Deno)
@@ -216,7 +215,7 @@ impl LockfileError {
         Self::Syntax { line, detail: detail.into() }
     }
 
-    /// A document whose member `member` is none of the `known` versions.
+    /// Returns the error for an unsupported version in `member`.
     pub(crate) fn version(document: &DocNode, member: &'static str, known: &'static str) -> Self {
         let found = document.text_of(member).map_or_else(|| "missing".to_owned(), |text| format!("`{}`", text.escape_debug()));
         Self::Version { member, found, known }
@@ -229,10 +228,10 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// A lockfile's entries, a line each, for the snapshots of every dialect.
-    pub(in crate::npm) fn told(name: &str, text: &str) -> String {
+    /// Formats a lockfile's entries, one per line, for the snapshots of all formats.
+    pub(in crate::npm) fn summary(name: &str, text: &str) -> String {
         let lockfile = Lockfile::read(name, text.as_bytes()).unwrap();
-        let mut told = String::new();
+        let mut out = String::new();
         for entry in &lockfile.entries {
             let asks = entry.asks.iter().map(|ask| {
                 let by = if ask.direct { "project" } else { &*ask.by };
@@ -241,14 +240,14 @@ pub(crate) mod tests {
             });
             let (asks, integrity) = (asks.collect::<Vec<_>>().join(" "), entry.integrity.as_deref().unwrap_or("-"));
             let resolved = entry.resolved.as_deref().unwrap_or("-");
-            let _ = write!(told, "{} {:?} {}@{}", entry.line, entry.source, entry.name, entry.version);
-            let _ = writeln!(told, " {integrity} {resolved} [{asks}] at {}", entry.place);
+            let _ = write!(out, "{} {:?} {}@{}", entry.line, entry.source, entry.name, entry.version);
+            let _ = writeln!(out, " {integrity} {resolved} [{asks}] at {}", entry.place);
         }
-        told
+        out
     }
 
     #[test]
-    fn a_name_says_which_reader() {
+    fn file_name_selects_the_format() {
         let read = |name: &str, text: &str| Lockfile::read(name, text.as_bytes()).map(|lockfile| lockfile.dialect);
         assert_eq!(read("package.json", "{}"), Err(LockfileError::Name));
         assert_eq!(read("bun.lockb", "#!"), Err(LockfileError::Binary));
@@ -259,14 +258,18 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_unknown_version_is_told_with_the_known_ones() {
-        for (name, text, told) in [
-            ("package-lock.json", r#"{"lockfileVersion": 4}"#, "its `lockfileVersion` is `4`; known are 1, 2 and 3"),
-            ("pnpm-lock.yaml", "lockfileVersion: '7.0'\n", "its `lockfileVersion` is `7.0`; known are 5.x, 6.x and 9.x"),
-            ("bun.lock", "{}", "its `lockfileVersion` is missing; known are 0, 1 and 2"),
-            ("deno.lock", r#"{"version": "6"}"#, "its `version` is `6`; known are 2, 3, 4 and 5"),
+    fn unsupported_version_lists_the_supported_ones() {
+        for (name, text, message) in [
+            ("package-lock.json", r#"{"lockfileVersion": 4}"#, "unsupported `lockfileVersion`: `4`; supported are 1, 2 and 3"),
+            (
+                "pnpm-lock.yaml",
+                "lockfileVersion: '7.0'\n",
+                "unsupported `lockfileVersion`: `7.0`; supported are 5.x, 6.x and 9.x",
+            ),
+            ("bun.lock", "{}", "unsupported `lockfileVersion`: missing; supported are 0, 1 and 2"),
+            ("deno.lock", r#"{"version": "6"}"#, "unsupported `version`: `6`; supported are 2, 3, 4 and 5"),
         ] {
-            assert_eq!(Lockfile::read(name, text.as_bytes()).unwrap_err().to_string(), told);
+            assert_eq!(Lockfile::read(name, text.as_bytes()).unwrap_err().to_string(), message);
         }
     }
 }

@@ -1,55 +1,55 @@
-//! `package-lock.json` and `npm-shrinkwrap.json`: version 1 nests what 2 and 3 write as one list of paths.
+//! `package-lock.json` and `npm-shrinkwrap.json`: version 1 nests packages, versions 2 and 3 list them by path.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::npm::lockfile::document::{DocMember, DocNode};
-use crate::npm::lockfile::spec::{address, source_of_entry, unalias};
+use crate::npm::lockfile::spec::{address, resolve_alias, source_of_entry};
 use crate::npm::lockfile::{EntrySource, LONGEST_PATH, Lockfile, LockfileEntry, LockfileError, LockfileFormat};
 use crate::npm::name::PackageName;
 
-/// Steps from a package up to the project: as deep as any tree is.
-const STEPS: usize = 64;
+/// Maximum number of steps from a package up to the project.
+const MAX_STEPS: usize = 64;
 
 const FOLDER: &str = "node_modules/";
 
 pub(crate) fn read(document: &DocNode) -> Result<Lockfile, LockfileError> {
     let version = document.text_of("lockfileVersion").unwrap_or("1");
-    // npm 7 and later read `packages` where it is there, and else `dependencies`, whatever the version says.
+    // npm 7 and later use `packages` if present, else `dependencies`, regardless of the version.
     let has = |key: &str| document.member(key).is_some_and(|member| *member != DocNode::Nothing);
     let tree = match version {
         "1" | "2" | "3" if has("packages") => InstallTree::of_paths(document)?,
-        "2" | "3" if !has("dependencies") => return Err(LockfileError::at(1, "it has no `packages`")),
+        "2" | "3" if !has("dependencies") => return Err(LockfileError::at(1, "missing `packages`")),
         "1" | "2" | "3" => InstallTree::of_nested(document),
         _ => return Err(LockfileError::version(document, "lockfileVersion", "1, 2 and 3")),
     };
-    Ok(Lockfile { dialect: LockfileFormat::Npm, entries: tree.asked() })
+    Ok(Lockfile { dialect: LockfileFormat::Npm, entries: tree.with_requesters() })
 }
 
-/// The installed tree: each package by the path it is installed at.
+/// The installed tree, with packages by install path.
 #[derive(Default)]
 struct InstallTree<'a> {
     entries: Vec<LockfileEntry>,
-    /// What is installed in each folder's `node_modules`, by name.
+    /// The packages in each folder's `node_modules`, by name.
     at: HashMap<Box<str>, HashMap<Box<str>, usize>>,
-    wishes: Vec<NpmDependency<'a>>,
+    requirements: Vec<NpmDependency<'a>>,
 }
 
-/// What a package asks for.
+/// The requirements of a package.
 struct NpmDependency<'a> {
-    /// Where it is installed.
+    /// Its install path.
     path: Box<str>,
-    /// Its name; empty for a project.
+    /// Its name; empty for the project or a workspace.
     by: Arc<str>,
     is_direct: bool,
-    /// Names and specs.
+    /// The required names and specs.
     dependencies: &'a [DocMember],
 }
 
 impl<'a> InstallTree<'a> {
     fn of_paths(document: &'a DocNode) -> Result<Self, LockfileError> {
         let packages = document.member("packages").filter(|packages| matches!(packages, DocNode::Map(_)));
-        let packages = packages.ok_or_else(|| LockfileError::at(1, "it has no `packages`"))?.members();
+        let packages = packages.ok_or_else(|| LockfileError::at(1, "missing `packages`"))?.members();
         let mut tree = Self::default();
         let paths: HashSet<&str> = packages.iter().map(|package| &*package.key).collect();
         let links = packages.iter().filter(|package| package.value.says("link"));
@@ -59,11 +59,11 @@ impl<'a> InstallTree<'a> {
             let name = package.text_of("name").or(installed).unwrap_or_default();
             let by: Arc<str> = if installed.is_some() { name.into() } else { "".into() };
             let fields = ["dependencies", "optionalDependencies", "peerDependencies", "devDependencies"];
-            // What a package needs to be developed is not installed.
+            // Development dependencies of installed packages are not installed.
             let fields = if installed.is_some() { &fields[..3] } else { &fields[..] };
             for field in fields {
                 let dependencies = package.members_of(field);
-                tree.wishes.push(NpmDependency {
+                tree.requirements.push(NpmDependency {
                     path: path.clone(),
                     by: Arc::clone(&by),
                     is_direct: installed.is_none(),
@@ -73,12 +73,12 @@ impl<'a> InstallTree<'a> {
             if let Some(folder) = installed {
                 let above = path[..path.len() - folder.len() - FOLDER.len()].trim_end_matches('/');
                 let mut entry = of_package(name, path, *line, package);
-                // Only an installed package brings others in its tarball; what a project bundles is installed for it.
+                // Only installed packages bring bundled ones in their tarball; those the project bundles are installed for it.
                 if entry.source == EntrySource::Bundled && !above.contains(FOLDER) {
                     entry.source = source_of_package(package);
                 }
-                // npm installs into `node_modules` of the project and of what it installs or links to, and by a package's name. A
-                // folder that only a link leads to is not installed.
+                // npm installs under package names into `node_modules` of the project and of packages it installs or links to. A
+                // folder that is only the target of a link is not installed.
                 let is_linked = targets.contains(&**path) && !above.is_empty() && !paths.contains(above);
                 let is_fetched = entry.resolved.as_deref().is_some_and(|resolved| resolved.starts_with("http"));
                 if entry.source == EntrySource::Registry && !is_fetched && (is_linked || PackageName::parse(folder).is_err()) {
@@ -92,7 +92,7 @@ impl<'a> InstallTree<'a> {
 
     fn of_nested(document: &'a DocNode) -> Self {
         let mut tree = Self::default();
-        // The project's own ranges are in `package.json` alone.
+        // The project's own ranges are only in `package.json`.
         let mut open = vec![(String::new(), document.members_of("dependencies"))];
         while let Some((folder, packages)) = open.pop() {
             for DocMember { key: name, line, value: package } in packages {
@@ -100,15 +100,15 @@ impl<'a> InstallTree<'a> {
                 let entry = of_nested_package(name, &path, *line, package);
                 let by = Arc::from(&*entry.name);
                 let dependencies = package.members_of("requires");
-                tree.wishes.push(NpmDependency { path: path.as_str().into(), by, is_direct: false, dependencies });
+                tree.requirements.push(NpmDependency { path: path.as_str().into(), by, is_direct: false, dependencies });
                 tree.add(&path, entry);
                 open.push((format!("{path}/"), package.members_of("dependencies")));
             }
         }
         tree.entries.sort_by_key(|entry| entry.line);
-        let places: Vec<Box<str>> = tree.entries.iter().map(|entry| entry.place.clone()).collect();
+        let paths: Vec<Box<str>> = tree.entries.iter().map(|entry| entry.place.clone()).collect();
         tree.at.clear();
-        for (at, path) in places.iter().enumerate() {
+        for (at, path) in paths.iter().enumerate() {
             tree.file(path, at);
         }
         tree
@@ -125,9 +125,9 @@ impl<'a> InstallTree<'a> {
         self.at.entry(folder.into()).or_default().insert(path[split + FOLDER.len()..].into(), at);
     }
 
-    /// The entries, each with what asked for it.
-    fn asked(mut self) -> Vec<LockfileEntry> {
-        for NpmDependency { path, by, is_direct, dependencies } in std::mem::take(&mut self.wishes) {
+    /// Returns the entries with their requirements.
+    fn with_requesters(mut self) -> Vec<LockfileEntry> {
+        for NpmDependency { path, by, is_direct, dependencies } in std::mem::take(&mut self.requirements) {
             if dependencies.is_empty() {
                 continue;
             }
@@ -142,7 +142,8 @@ impl<'a> InstallTree<'a> {
     }
 }
 
-/// What node searches from the folder `from`: the nearest `node_modules` first. Worked out once for all that a package asks for.
+/// Returns the `node_modules` folders that node searches from `from`, nearest first. Computed once for all requirements of a
+/// package.
 fn above<'t>(at: &'t HashMap<Box<str>, HashMap<Box<str>, usize>>, mut from: &str) -> Vec<&'t HashMap<Box<str>, usize>> {
     let mut found = Vec::new();
     if from.len() > LONGEST_PATH {
@@ -153,7 +154,7 @@ fn above<'t>(at: &'t HashMap<Box<str>, HashMap<Box<str>, usize>>, mut from: &str
         if from.is_empty() {
             break;
         }
-        // A workspace's folder is below the project's, whatever is between.
+        // A workspace's folder is below the project's; other parts of the path do not count.
         from = from.rfind(FOLDER).map_or("", |at| from[..at].trim_end_matches('/'));
     }
     found
@@ -178,7 +179,7 @@ fn of_package(name: &str, path: &str, line: u32, package: &DocNode) -> LockfileE
     }
 }
 
-/// Where the bytes of a package come from that is no link and comes in no other one's tarball.
+/// Returns the source of a package that is neither a link nor bundled.
 fn source_of_package(package: &DocNode) -> EntrySource {
     match package.text_of("resolved") {
         Some(resolved) if !resolved.starts_with("http") => source_of_entry(resolved),
@@ -187,7 +188,7 @@ fn source_of_package(package: &DocNode) -> EntrySource {
     }
 }
 
-/// A link's target as `packages` names it.
+/// Returns a link's target in the form of keys in `packages`.
 fn folder(path: &str) -> &str {
     let path = path.strip_prefix("file:").unwrap_or(path);
     path.strip_prefix("./").unwrap_or(path).trim_end_matches('/')
@@ -195,13 +196,13 @@ fn folder(path: &str) -> &str {
 
 fn of_nested_package(name: &str, path: &str, line: u32, package: &DocNode) -> LockfileEntry {
     let written = package.text_of("version").unwrap_or_default();
-    let (real, version) = unalias(name, written);
+    let (real, version) = resolve_alias(name, written);
     let resolved = package.text_of("resolved");
     let source = match source_of_entry(version) {
-        // What the project itself bundles is installed for it.
+        // Packages that the project itself bundles are installed for it.
         _ if package.says("bundled") && path.matches(FOLDER).count() > 1 => EntrySource::Bundled,
         EntrySource::Registry if resolved.is_some_and(|resolved| address(resolved) == EntrySource::Git) => EntrySource::Git,
-        // A tarball whose address somebody wrote down; which package it is nobody says, so its name is believed.
+        // For a tarball at an explicit address, the lockfile does not state the real package, so its name is trusted.
         found => found,
     };
     let resolved = resolved.or_else(|| matches!(source, EntrySource::Git | EntrySource::Http).then_some(version));
@@ -221,10 +222,10 @@ fn of_nested_package(name: &str, path: &str, line: u32, package: &DocNode) -> Lo
 mod tests {
     use expect_test::expect;
 
-    use crate::npm::lockfile::tests::told;
+    use crate::npm::lockfile::tests::summary;
 
     #[test]
-    fn paths_tell_who_asked_for_what() {
+    fn requirements_are_resolved_by_path() {
         let text = r#"{
   "lockfileVersion": 3,
   "packages": {
@@ -248,11 +249,11 @@ mod tests {
             11 Git forked@1.0.0 - git+ssh://git@git.example/a/b.git#01 [] at node_modules/forked
             12 Registry lodash@4.18.1 - - [project:^4=lodash4] at node_modules/lodash4
             13 Link ui@ - packages/ui [project:*] at node_modules/ui
-        "#]].assert_eq(&told("package-lock.json", text));
+        "#]].assert_eq(&summary("package-lock.json", text));
     }
 
     #[test]
-    fn an_entry_that_installs_nothing_is_no_release() {
+    fn entries_that_install_nothing_have_no_source() {
         let text = r#"{
   "lockfileVersion": 3,
   "packages": {
@@ -288,15 +289,15 @@ mod tests {
             17 Registry target@1.0.0 - - [] at node_modules/target
             18 Link to-target@ - node_modules/target [] at node_modules/to-target
         "#]]
-        .assert_eq(&told("package-lock.json", text));
+        .assert_eq(&summary("package-lock.json", text));
     }
 
     #[test]
-    fn packages_count_where_they_are_there_and_dependencies_else() {
+    fn packages_take_precedence_over_dependencies() {
         let nested = r#""dependencies": { "axios": { "version": "1.14.1" } }"#;
         let paths = r#""packages": { "node_modules/axios": { "version": "1.14.0" } }"#;
         for version in ["1", "2", "3"] {
-            let of = |members: &str| told("package-lock.json", &format!("{{ \"lockfileVersion\": {version}, {members} }}"));
+            let of = |members: &str| summary("package-lock.json", &format!("{{ \"lockfileVersion\": {version}, {members} }}"));
             assert_eq!(of(nested), "1 Registry axios@1.14.1 - - [] at node_modules/axios\n", "{version}");
             assert_eq!(of(&format!("{nested}, \"packages\": null")), of(nested), "{version}");
             assert_eq!(of(&format!("{nested}, {paths}")), "1 Registry axios@1.14.0 - - [] at node_modules/axios\n", "{version}");
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn the_old_format_nests() {
+    fn version_1_nests_packages() {
         let text = r#"{
   "lockfileVersion": 1,
   "dependencies": {
@@ -329,6 +330,6 @@ mod tests {
             12 File local@file:local - - [] at node_modules/local
             13 Registry lodash@4.18.1 - - [] at node_modules/lodash4
             14 Http tarred@https://files.example/is-number-7.0.0.tgz sha512-b https://files.example/is-number-7.0.0.tgz [] at node_modules/tarred
-        "#]].assert_eq(&told("package-lock.json", text));
+        "#]].assert_eq(&summary("package-lock.json", text));
     }
 }

@@ -1,4 +1,4 @@
-//! `pnpm-lock.yaml`, versions 5, 6 and 9: what is installed under `packages`, who asked for it under `importers`.
+//! `pnpm-lock.yaml`, versions 5, 6 and 9: installed packages are in `packages`, the requirements of projects in `importers`.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,8 +12,8 @@ use crate::npm::semver::version::Version;
 const FIELDS: [&str; 3] = ["dependencies", "devDependencies", "optionalDependencies"];
 
 pub(crate) fn read(documents: &[DocNode]) -> Result<Lockfile, LockfileError> {
-    // pnpm locks itself and what configures it in a document of its own, before the project's.
-    let project = documents.last().ok_or_else(|| LockfileError::at(1, "it is empty"))?;
+    // pnpm writes a document for itself and its configuration dependencies before the project's.
+    let project = documents.last().ok_or_else(|| LockfileError::at(1, "the file is empty"))?;
     let version = project.text_of("lockfileVersion").unwrap_or_default();
     let dialect = match version.split('.').next() {
         Some("5" | "6") => LockfileFormat::Pnpm6,
@@ -34,14 +34,14 @@ pub(crate) fn read(documents: &[DocNode]) -> Result<Lockfile, LockfileError> {
 struct PnpmPackages {
     entries: Vec<LockfileEntry>,
     at: HashMap<Box<str>, usize>,
-    /// Keys are `/name/version_peers`, as version 5 has them.
+    /// Whether keys have the form `/name/version_peers` of version 5.
     has_slashes: bool,
 }
 
 impl PnpmPackages {
     fn add(&mut self, key: &str, line: u32, package: &DocNode) {
         let bare = &*self.bare(key);
-        // Versions 5 and 6 have an entry for each set of peers, of the same tarball.
+        // Versions 5 and 6 have one entry per set of peers, with the same tarball.
         if self.at.contains_key(bare) {
             return;
         }
@@ -50,12 +50,12 @@ impl PnpmPackages {
     }
 
     fn ask(&mut self, document: &DocNode) {
-        // Without workspaces version 6 has the project's own fields at its top.
+        // Without workspaces, version 6 has the project's fields at the top level.
         let importers = document.members_of("importers").iter().map(|importer| &importer.value);
         for importer in importers.chain(std::iter::once(document)) {
-            // Version 5 has the versions where later ones have both, and all specifiers in a map of their own.
+            // Version 5 has only versions here, and all specifiers in a separate map.
             let specifiers =
-                importer.members_of("specifiers").iter().filter_map(|asked| Some((&*asked.key, asked.value.text()?)));
+                importer.members_of("specifiers").iter().filter_map(|member| Some((&*member.key, member.value.text()?)));
             let specifiers: HashMap<&str, &str> = specifiers.collect();
             for DocMember { key: name, value, .. } in FIELDS.iter().flat_map(|field| importer.members_of(field)) {
                 let specifier = value.text_of("specifier").or_else(|| specifiers.get(&**name).copied());
@@ -74,7 +74,7 @@ impl PnpmPackages {
         }
     }
 
-    /// Notes that somebody asked for what `name` means there: `version` is a version, or the whole key of another package.
+    /// Records a requirement of `name`. `version` is a version, or the whole key of another package.
     fn note(&mut self, name: &str, version: &str, by: &Arc<str>, specifier: Option<&str>) {
         let version = &*self.bare(version);
         let at = self.at.get(format!("{name}@{version}").as_str()).or_else(|| self.at.get(version));
@@ -85,7 +85,8 @@ impl PnpmPackages {
 }
 
 impl PnpmPackages {
-    /// A key without its peers, and without the slash that versions before 9 put before it; of version 5 in the words of later ones.
+    /// Returns a key without its peers and without the leading slash of versions before 9. Keys of version 5 are converted to the
+    /// newer form.
     fn bare<'k>(&self, key: &'k str) -> Cow<'k, str> {
         if self.has_slashes {
             return of_slashes(key);
@@ -95,12 +96,12 @@ impl PnpmPackages {
     }
 }
 
-/// `/@acme/ui/1.0.0_peers` as `@acme/ui@1.0.0`, `files.example/ui/1.0.0` as `files.example/ui@1.0.0`; a version alone, and what is no
-/// registry's (`github.com/a/b/01`, `file:local`), stays as it is.
+/// Converts `/@acme/ui/1.0.0_peers` to `@acme/ui@1.0.0` and `files.example/ui/1.0.0` to `files.example/ui@1.0.0`. A bare version,
+/// and keys of other sources (`github.com/a/b/01`, `file:local`), keep their form.
 fn of_slashes(key: &str) -> Cow<'_, str> {
     let parts: Vec<&str> = key.split('/').collect();
     let is_version =
-        |part: &&str| part.starts_with(|letter: char| letter.is_ascii_digit()) && Version::parse(without_peers(part)).is_some();
+        |part: &&str| part.starts_with(|ch: char| ch.is_ascii_digit()) && Version::parse(without_peers(part)).is_some();
     match parts.iter().skip(1).position(is_version) {
         Some(before) if !key.contains(':') => {
             let name = parts[..=before].join("/");
@@ -111,7 +112,7 @@ fn of_slashes(key: &str) -> Cow<'_, str> {
     }
 }
 
-/// A version without the peers it was resolved with.
+/// Returns a version without its peers.
 fn without_peers(version: &str) -> &str {
     version.split(['_', '(']).next().unwrap_or(version)
 }
@@ -119,7 +120,7 @@ fn without_peers(version: &str) -> &str {
 fn of_package(key: &str, line: u32, package: &DocNode) -> LockfileEntry {
     let resolution = package.member("resolution").unwrap_or(&DocNode::Nothing);
     let (host, key) = match split(key) {
-        // Versions before 9 put the host of another registry before the name.
+        // Versions before 9 prefix the name with the host of another registry.
         Some((name, _)) if !name.starts_with('@') && name.contains('/') && !key.contains(':') => {
             key.split_once('/').unwrap_or(("", key))
         }
@@ -153,10 +154,10 @@ fn of_package(key: &str, line: u32, package: &DocNode) -> LockfileEntry {
 mod tests {
     use expect_test::expect;
 
-    use crate::npm::lockfile::tests::told;
+    use crate::npm::lockfile::tests::summary;
 
     #[test]
-    fn importers_ask_and_peers_do_not_count() {
+    fn importers_are_direct_and_peers_are_ignored() {
         let text = "lockfileVersion: '9.0'
 
 importers:
@@ -214,11 +215,11 @@ snapshots:
             35 Git forked@https://codeload.github.com/a/b/tar.gz/01 - https://codeload.github.com/a/b/tar.gz/01 [axios:?] at forked@https://codeload.github.com/a/b/tar.gz/01
             39 File local@file:local - - [project:?] at local@file:local
             42 Registry lodash@4.18.1 sha512-l - [project:^4=lodash4] at lodash@4.18.1
-        "#]].assert_eq(&told("pnpm-lock.yaml", text));
+        "#]].assert_eq(&summary("pnpm-lock.yaml", text));
     }
 
     #[test]
-    fn version_6_has_a_slash_and_an_entry_a_set_of_peers() {
+    fn version_6_has_a_leading_slash_and_one_entry_per_set_of_peers() {
         let text = "lockfileVersion: '6.0'
 
 dependencies:
@@ -253,11 +254,11 @@ packages:
             21 Registry @acme/ui@1.0.0 sha512-u https://files.example/ [] at @acme/ui@1.0.0
             24 Git forked@github.com/a/b/01 - https://codeload.github.com/a/b/tar.gz/01 [] at github.com/a/b/01
         "#]]
-        .assert_eq(&told("pnpm-lock.yaml", text));
+        .assert_eq(&summary("pnpm-lock.yaml", text));
     }
 
     #[test]
-    fn version_5_has_slashes_and_its_specifiers_apart() {
+    fn version_5_has_slashes_and_separate_specifiers() {
         let text = "lockfileVersion: 5.4
 
 importers:
@@ -311,12 +312,12 @@ packages:
             38 Git forked@github.com/a/b/01 - https://codeload.github.com/a/b/tar.gz/01 [] at github.com/a/b/01
             43 Registry react@19.0.0 sha512-r https://registry.node.example/ [@acme/ui:?] at react@19.0.0
         "#]]
-        .assert_eq(&told("pnpm-lock.yaml", text));
+        .assert_eq(&summary("pnpm-lock.yaml", text));
     }
 
     #[test]
-    fn version_5_without_workspaces_has_the_projects_fields_at_its_top() {
+    fn version_5_without_workspaces_has_top_level_fields() {
         let text = "lockfileVersion: 5.3\nspecifiers:\n  axios: ^1.0.0\ndevDependencies:\n  axios: 1.14.1\npackages:\n  /axios/1.14.1/debug@4.4.3:\n    resolution: {integrity: sha512-a}\n";
-        assert_eq!(told("pnpm-lock.yaml", text), "7 Registry axios@1.14.1 sha512-a - [project:^1.0.0] at axios@1.14.1\n");
+        assert_eq!(summary("pnpm-lock.yaml", text), "7 Registry axios@1.14.1 sha512-a - [project:^1.0.0] at axios@1.14.1\n");
     }
 }

@@ -1,4 +1,4 @@
-//! The little languages inside a lockfile: `name@what`, `npm:real@range`, and what a spec says about where bytes come from.
+//! Parses the specs inside lockfiles: `name@spec`, `npm:real@range`, and the source that a spec implies.
 
 use std::borrow::Cow;
 
@@ -8,14 +8,14 @@ use crate::npm::lockfile::EntrySource;
 use crate::npm::name::PackageName;
 use crate::npm::semver::version::Version;
 
-/// Splits `name@what` at the `@` that is no scope's.
+/// Splits `name@spec` at the `@` that does not start a scope.
 pub(crate) fn split(text: &str) -> Option<(&str, &str)> {
-    let at = text.char_indices().skip(1).find(|(_, letter)| *letter == '@').map(|(at, _)| at)?;
+    let at = text.char_indices().skip(1).find(|(_, ch)| *ch == '@').map(|(at, _)| at)?;
     Some((&text[..at], &text[at + 1..]))
 }
 
-/// What `name@spec` really asks for: `npm:lodash@^4` names another package, `npm:^4` only its registry.
-pub(crate) fn unalias<'a>(name: &'a str, spec: &'a str) -> (&'a str, &'a str) {
+/// Resolves an alias: `npm:lodash@^4` names another package, `npm:^4` only a registry.
+pub(crate) fn resolve_alias<'a>(name: &'a str, spec: &'a str) -> (&'a str, &'a str) {
     let Some(rest) = spec.strip_prefix("npm:") else { return (name, spec) };
     match split(rest) {
         Some((real, range)) => (real, range),
@@ -24,14 +24,14 @@ pub(crate) fn unalias<'a>(name: &'a str, spec: &'a str) -> (&'a str, &'a str) {
     }
 }
 
-/// The range of a spec, of what is asked from a registry. pnpm's catalogs have theirs elsewhere.
+/// Returns the range of a registry spec. pnpm's catalogs keep theirs elsewhere.
 pub(crate) fn range(spec: &str) -> Option<Box<str>> {
-    let (_, range) = unalias("", spec);
-    let is_one = source(range) == EntrySource::Registry && !range.is_empty() && !range.starts_with("catalog:");
-    is_one.then(|| range.into())
+    let (_, range) = resolve_alias("", spec);
+    let is_registry_range = source(range) == EntrySource::Registry && !range.is_empty() && !range.starts_with("catalog:");
+    is_registry_range.then(|| range.into())
 }
 
-/// Where what `spec` asks for comes from: the text behind a name's `@`, without `npm:`.
+/// Returns the source of `spec`, the text after a name's `@` without `npm:`.
 pub(crate) fn source(spec: &str) -> EntrySource {
     let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| spec.starts_with(prefix));
     if begins(&["git+", "git:", "git@", "ssh:", "github:", "gitlab:", "bitbucket:", "gist:"]) {
@@ -49,12 +49,12 @@ pub(crate) fn source(spec: &str) -> EntrySource {
     if spec.starts_with("workspace:") {
         return EntrySource::Workspace;
     }
-    // `user/repo`, which npm, yarn 1 and bun read as a repository of the largest host.
+    // `user/repo`: a GitHub repository for npm, yarn 1 and bun.
     let is_short = spec.contains('/') && !spec.starts_with('@') && !spec.contains([' ', ':', '<', '>']);
     if is_short { EntrySource::Git } else { EntrySource::Registry }
 }
 
-/// The same of an entry where members of the workspace have none: one that calls itself so is not hidden.
+/// Like [`source`], for entries of formats that do not list workspace members: an entry marked as one is kept as a link.
 pub(crate) fn source_of_entry(spec: &str) -> EntrySource {
     match source(spec) {
         EntrySource::Workspace => EntrySource::Link,
@@ -62,7 +62,7 @@ pub(crate) fn source_of_entry(spec: &str) -> EntrySource {
     }
 }
 
-/// Whether an address is a repository's, or an archive that a host makes of one.
+/// Returns `Git` for the address of a repository or of an archive that its host makes, else `Http`.
 pub(crate) fn address(url: &str) -> EntrySource {
     let plain = url.split(['#', '?']).next().unwrap_or_default();
     let of_repository = plain.strip_suffix(".git").is_some() || url.contains("#commit=");
@@ -73,7 +73,7 @@ pub(crate) fn address(url: &str) -> EntrySource {
     if of_repository || archive { EntrySource::Git } else { EntrySource::Http }
 }
 
-/// The package and the version that a tarball's customary address names: `…/@acme/ui/-/ui-1.0.0.tgz`.
+/// Returns the package and version of a conventional tarball address: `…/@acme/ui/-/ui-1.0.0.tgz`.
 pub(crate) fn of_tarball(url: &str) -> Option<(String, String)> {
     let plain = url.split(['#', '?']).next().unwrap_or_default();
     let (_, path) = plain.split_once("://")?.1.split_once('/')?;
@@ -91,22 +91,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_alias_names_what_it_stands_for() {
-        for (spec, real, asked) in [
+    fn alias_resolves_to_its_real_package() {
+        for (spec, real, range) in [
             ("^4", "demo", "^4"),
             ("npm:^4", "demo", "^4"),
             ("npm:lodash@^4", "lodash", "^4"),
             ("npm:@acme/ui@1.0.0", "@acme/ui", "1.0.0"),
             ("npm:@acme/ui", "@acme/ui", "*"),
         ] {
-            assert_eq!(unalias("demo", spec), (real, asked), "{spec}");
+            assert_eq!(resolve_alias("demo", spec), (real, range), "{spec}");
         }
         assert_eq!(split("@acme/ui@npm:^1"), Some(("@acme/ui", "npm:^1")));
         assert_eq!((split("@acme/ui"), split("demo")), (None, None));
     }
 
     #[test]
-    fn a_customary_address_names_package_and_version() {
+    fn conventional_address_yields_package_and_version() {
         let found = |url: &str| of_tarball(url).map(|(name, version)| format!("{name}@{version}"));
         for (url, expected) in [
             ("https://registry.example/axios/-/axios-1.14.1.tgz", Some("axios@1.14.1")),
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_spec_says_where_bytes_come_from() {
+    fn spec_determines_the_source() {
         for (spec, expected) in [
             ("^1.0.0", EntrySource::Registry),
             ("1.x || >=2.5.0", EntrySource::Registry),

@@ -1,5 +1,4 @@
-//! `yarn.lock`: yarn 1 writes a format of its own, later ones write YAML. Both file a package under everything that asked
-//! for it.
+//! `yarn.lock`: yarn 1 has its own format, later versions use YAML. Both key a package by all specs that require it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,10 +6,10 @@ use std::sync::Arc;
 use percent_encoding::percent_decode_str;
 
 use crate::npm::lockfile::document::{DocMember, DocNode};
-use crate::npm::lockfile::spec::{address, range, source, split, unalias};
+use crate::npm::lockfile::spec::{address, range, resolve_alias, source, split};
 use crate::npm::lockfile::{EntrySource, Lockfile, LockfileEntry, LockfileError, LockfileFormat};
 
-/// Whether yarn 1 wrote it.
+/// Checks whether yarn 1 wrote the file.
 pub(crate) fn is_classic(text: &str) -> bool {
     !text.lines().any(|line| line.starts_with("__metadata:"))
 }
@@ -25,58 +24,58 @@ pub(crate) fn read_classic(text: &str) -> Result<Lockfile, LockfileError> {
             continue;
         }
         let indent = line.len() - line.trim_start_matches(' ').len();
-        let wrong = |detail: &str| LockfileError::at(number, detail);
+        let error = |detail: &str| LockfileError::at(number, detail);
         if indent == 0 {
-            let keys = trimmed.strip_suffix(':').ok_or_else(|| wrong("a package's line ends with a colon"))?;
-            let patterns = tokens(keys).filter(|patterns| !patterns.is_empty()).ok_or_else(|| wrong("a quote is not closed"))?;
+            let keys = trimmed.strip_suffix(':').ok_or_else(|| error("expected `:` at the end of the line"))?;
+            let patterns = tokens(keys).filter(|patterns| !patterns.is_empty()).ok_or_else(|| error("unterminated quote"))?;
             blocks.push(YarnBlock { patterns, line: number, ..YarnBlock::default() });
             inside = "";
             continue;
         }
-        let block = blocks.last_mut().ok_or_else(|| wrong("nothing stands before it that it belongs to"))?;
+        let block = blocks.last_mut().ok_or_else(|| error("indented line outside of a package"))?;
         if indent == 2 && trimmed.ends_with(':') {
             inside = trimmed.trim_end_matches(':');
             continue;
         }
-        let words = tokens(trimmed).ok_or_else(|| wrong("a quote is not closed"))?;
-        let [key, value] = <[String; 2]>::try_from(words).map_err(|_| wrong("a line holds a key and a value"))?;
+        let words = tokens(trimmed).ok_or_else(|| error("unterminated quote"))?;
+        let [key, value] = <[String; 2]>::try_from(words).map_err(|_| error("expected a key and a value"))?;
         match (indent, key.as_str()) {
             (2, "version") => block.version = value,
             (2, "resolved") => block.resolved = Some(value),
             (2, "integrity") => block.integrity = Some(value),
             (2, _) => {}
-            _ if matches!(inside, "dependencies" | "optionalDependencies") => block.wishes.push((key, value)),
+            _ if matches!(inside, "dependencies" | "optionalDependencies") => block.dependencies.push((key, value)),
             _ => {}
         }
     }
     Ok(Lockfile { dialect: LockfileFormat::YarnClassic, entries: joined(&blocks) })
 }
 
-/// A package as `yarn.lock` has it, in either format.
+/// A package in `yarn.lock`, in either format.
 #[derive(Default)]
 struct YarnBlock {
-    /// `axios@^1.12.0`: everything that asked for it.
+    /// The specs that require it, such as `axios@^1.12.0`.
     patterns: Vec<String>,
     version: String,
     resolved: Option<String>,
     integrity: Option<String>,
-    /// Name and spec of what it asks for itself.
-    wishes: Vec<(String, String)>,
+    /// Names and specs of its own dependencies.
+    dependencies: Vec<(String, String)>,
     line: u32,
-    /// Of later yarns, what it came to: name and locator.
+    /// In the YAML format, the resolved name and locator.
     resolution: Option<(String, String)>,
 }
 
-/// The words of a line: bare ones up to a blank or comma, and those in quotes. `None` when a quote is not closed.
+/// Splits a line into words: bare ones up to a space or comma, and quoted ones. Returns `None` for an unterminated quote.
 fn tokens(line: &str) -> Option<Vec<String>> {
     let mut found = Vec::new();
     let mut rest = line.trim_start_matches([' ', ',']);
     while !rest.is_empty() {
         let end = if rest.starts_with('"') {
             let mut escaped = false;
-            let closing = rest.char_indices().skip(1).find(|(_, letter)| {
-                let closes = *letter == '"' && !escaped;
-                escaped = *letter == '\\' && !escaped;
+            let closing = rest.char_indices().skip(1).find(|(_, ch)| {
+                let closes = *ch == '"' && !escaped;
+                escaped = *ch == '\\' && !escaped;
                 closes
             });
             closing?.0 + 1
@@ -84,31 +83,33 @@ fn tokens(line: &str) -> Option<Vec<String>> {
             rest.find([' ', ',']).unwrap_or(rest.len())
         };
         let word = &rest[..end];
-        // What is in quotes is escaped as JSON is.
+        // Quoted words have JSON escapes.
         found.push(if word.starts_with('"') { serde_json::from_str(word).ok()? } else { word.to_owned() });
         rest = rest[end..].trim_start_matches([' ', ',']);
     }
     Some(found)
 }
 
-/// The documents of a later yarn's file: one.
+/// Reads the YAML format, which has one document.
 pub(crate) fn read_berry(documents: &[DocNode]) -> Result<Lockfile, LockfileError> {
-    let document = documents.first().ok_or_else(|| LockfileError::at(1, "it is empty"))?;
+    let document = documents.first().ok_or_else(|| LockfileError::at(1, "the file is empty"))?;
     let mut blocks = Vec::new();
     for DocMember { key, line, value } in document.members() {
         if &**key == "__metadata" {
             continue;
         }
         let resolution = value.text_of("resolution").and_then(split);
-        let Some((name, locator)) = resolution else { return Err(LockfileError::at(*line, "it has no `resolution`")) };
+        let Some((name, locator)) = resolution else { return Err(LockfileError::at(*line, "missing `resolution`")) };
         let fields = ["dependencies", "optionalDependencies", "peerDependencies"];
-        let wishes = fields.iter().flat_map(|field| value.members_of(field));
+        let dependencies = fields.iter().flat_map(|field| value.members_of(field));
         blocks.push(YarnBlock {
             patterns: key.split(',').map(|pattern| pattern.trim().to_owned()).collect(),
             version: value.text_of("version").unwrap_or_default().to_owned(),
             resolved: archive(locator),
             integrity: None,
-            wishes: wishes.filter_map(|wish| Some((wish.key.to_string(), wish.value.text()?.to_owned()))).collect(),
+            dependencies: dependencies
+                .filter_map(|member| Some((member.key.to_string(), member.value.text()?.to_owned())))
+                .collect(),
             line: *line,
             resolution: Some((name.to_owned(), locator.to_owned())),
         });
@@ -116,7 +117,7 @@ pub(crate) fn read_berry(documents: &[DocNode]) -> Result<Lockfile, LockfileErro
     Ok(Lockfile { dialect: LockfileFormat::YarnBerry, entries: joined(&blocks) })
 }
 
-/// The address in a locator, where it is not the registry's customary one.
+/// Returns the address in a locator, if it is not the registry's conventional one.
 fn archive(locator: &str) -> Option<String> {
     if locator.starts_with("http") {
         return Some(locator.to_owned());
@@ -126,7 +127,7 @@ fn archive(locator: &str) -> Option<String> {
     Some(percent_decode_str(encoded).decode_utf8_lossy().into_owned())
 }
 
-/// The entries of the blocks, each with who asked for it.
+/// Converts blocks to entries with their requirements.
 fn joined(blocks: &[YarnBlock]) -> Vec<LockfileEntry> {
     let mut at: HashMap<&str, usize> = HashMap::new();
     for (number, block) in blocks.iter().enumerate() {
@@ -136,18 +137,18 @@ fn joined(blocks: &[YarnBlock]) -> Vec<LockfileEntry> {
     for (number, block) in blocks.iter().enumerate() {
         let project = entries[number].source == EntrySource::Workspace;
         let by: Arc<str> = if project { Arc::default() } else { (*entries[number].name).into() };
-        for (name, spec) in &block.wishes {
-            let asked = [format!("{name}@{spec}"), format!("{name}@npm:{spec}")];
-            let Some(target) = asked.iter().find_map(|pattern| at.get(&**pattern)) else { continue };
+        for (name, spec) in &block.dependencies {
+            let patterns = [format!("{name}@{spec}"), format!("{name}@npm:{spec}")];
+            let Some(target) = patterns.iter().find_map(|pattern| at.get(&**pattern)) else { continue };
             entries[*target].ask(&by, project, name, Some(spec));
         }
     }
-    // What yarn 1 installs for the project itself nobody in the file asks for: the rest of the patterns.
+    // In yarn 1, specs that no package in the file requires are the project's own.
     for (block, entry) in blocks.iter().zip(&mut entries) {
         for pattern in &block.patterns {
             let (name, spec) = split(pattern).unwrap_or((pattern, ""));
-            let asked = range(spec);
-            if block.resolution.is_none() && !entry.asks.iter().any(|ask| ask.range == asked) {
+            let range = range(spec);
+            if block.resolution.is_none() && !entry.asks.iter().any(|ask| ask.range == range) {
                 entry.ask(&Arc::default(), true, name, Some(spec));
             }
         }
@@ -158,9 +159,9 @@ fn joined(blocks: &[YarnBlock]) -> Vec<LockfileEntry> {
 
 fn of_block(block: &YarnBlock) -> LockfileEntry {
     let pattern = block.patterns.first().map_or("", |pattern| pattern);
-    let (asked, spec) =
+    let (written, spec) =
         block.resolution.as_ref().map_or_else(|| split(pattern).unwrap_or((pattern, "")), |(name, locator)| (name, locator));
-    let (name, spec) = unalias(asked, spec);
+    let (name, spec) = resolve_alias(written, spec);
     let resolved = block.resolved.as_deref();
     let source = match source(spec.split("::").next().unwrap_or(spec)) {
         EntrySource::Registry if resolved.is_some_and(|resolved| address(resolved) == EntrySource::Git) => EntrySource::Git,
@@ -182,10 +183,10 @@ fn of_block(block: &YarnBlock) -> LockfileEntry {
 mod tests {
     use expect_test::expect;
 
-    use crate::npm::lockfile::tests::told;
+    use crate::npm::lockfile::tests::summary;
 
     #[test]
-    fn yarn_1_has_a_format_of_its_own() {
+    fn yarn_1_format_is_parsed() {
         let text = r#"# yarn lockfile v1
 
 
@@ -217,24 +218,24 @@ axios@^1.0.0:
             16 Git forked@1.0.0 - https://codeload.github.com/a/b/tar.gz/01 [project:?] at forked@a/b#01
             20 File local@2.0.0 - - [project:?] at local@file:./local
             23 Registry lodash@4.18.1 - - [project:^4=lodash4] at lodash4@npm:lodash@^4
-        "#]].assert_eq(&told("yarn.lock", text));
+        "#]].assert_eq(&summary("yarn.lock", text));
     }
 
     #[test]
-    fn what_yarn_1_would_not_write_names_its_line() {
+    fn syntax_errors_name_their_line() {
         use crate::npm::lockfile::Lockfile;
-        for (text, told) in [
-            ("<<<<<<< HEAD\n", "line 1: a package's line ends with a colon"),
-            ("a@1:\n  version \"1\n", "line 2: a quote is not closed"),
-            ("\n  version \"1\"\n", "line 2: nothing stands before it that it belongs to"),
-            ("a@1:\n  version\n", "line 2: a line holds a key and a value"),
+        for (text, message) in [
+            ("<<<<<<< HEAD\n", "line 1: expected `:` at the end of the line"),
+            ("a@1:\n  version \"1\n", "line 2: unterminated quote"),
+            ("\n  version \"1\"\n", "line 2: indented line outside of a package"),
+            ("a@1:\n  version\n", "line 2: expected a key and a value"),
         ] {
-            assert_eq!(Lockfile::read("yarn.lock", text.as_bytes()).unwrap_err().to_string(), told);
+            assert_eq!(Lockfile::read("yarn.lock", text.as_bytes()).unwrap_err().to_string(), message);
         }
     }
 
     #[test]
-    fn later_yarns_write_yaml() {
+    fn yaml_format_is_parsed() {
         let text = r#"__metadata:
   version: 8
 
@@ -276,6 +277,6 @@ axios@^1.0.0:
             27 File fsevents@2.3.3 - - [] at fsevents@patch:fsevents@npm%3A~2.3.2#optional!builtin<compat/fsevents>
             31 Registry lodash@4.18.1 - - [project:^4=lodash4] at lodash4@npm:lodash@^4
         "#]]
-        .assert_eq(&told("yarn.lock", text));
+        .assert_eq(&summary("yarn.lock", text));
     }
 }

@@ -1,27 +1,26 @@
-//! What one release wants installed with it from a registry, read off its manifest. Refuses to resolve it, and to follow what is
-//! fetched from elsewhere.
+//! Reads the registry dependencies of one release from its manifest. Does not resolve them, and skips dependencies from other
+//! sources.
 
 use crate::npm::name::PackageName;
 use crate::npm::packument::dependency_source;
 use crate::npm::packument::json::{decode, for_each_member};
 use crate::npm::packument::manifest::AbbreviatedFields;
 
-/// The most that one release is read for: no honest one wants more.
-const MOST: usize = 500;
+/// Maximum number of dependencies read from one release; legitimate releases have fewer.
+const MAX_DEPENDENCIES: usize = 500;
 
-/// One package that is wanted.
+/// A dependency on a registry package.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dependency {
-    /// The package.
     pub name: PackageName,
-    /// A range, a version or a dist-tag, as it is written.
+    /// The range, version or dist-tag as written.
     pub wanted: Box<str>,
 }
 
-/// What the entry at `entry` of `document` wants: its dependencies, its optional ones, and its peers but for those that it can do
-/// without. `fields` must be those of `document`.
+/// Returns the dependencies of the entry at `entry` of `document`: regular, optional and required peer ones. `fields` must come
+/// from the same `document`.
 #[must_use]
-pub fn requirements(document: &[u8], fields: &AbbreviatedFields, entry: usize) -> Vec<Dependency> {
+pub fn dependencies(document: &[u8], fields: &AbbreviatedFields, entry: usize) -> Vec<Dependency> {
     let (mut wanted, mut peers, mut optional) = (Vec::new(), Vec::new(), Vec::new());
     for span in fields.of(entry) {
         let Ok(member) = std::str::from_utf8(span.of(document)) else { continue };
@@ -32,7 +31,7 @@ pub fn requirements(document: &[u8], fields: &AbbreviatedFields, entry: usize) -
             Some("peerDependenciesMeta") => optional = names(value),
             _ => {}
         });
-        debug_assert!(read.is_ok(), "a member that was validated is one");
+        debug_assert!(read.is_ok(), "members were validated when parsed");
     }
     peers.retain(|peer| !optional.iter().any(|name| name == peer.name.as_str()));
     wanted.append(&mut peers);
@@ -45,30 +44,30 @@ fn collect(object: &str, into: &mut Vec<Dependency>) {
     }
     let read = for_each_member(object, |key, value| {
         let (Some(name), Some(spec)) = (decode(key), decode(value)) else { return };
-        if into.len() < MOST {
+        if into.len() < MAX_DEPENDENCIES {
             into.extend(requirement(&name, &spec));
         }
     });
-    debug_assert!(read.is_ok(), "an object that was validated is one");
+    debug_assert!(read.is_ok(), "objects were validated when parsed");
 }
 
 fn names(object: &str) -> Vec<String> {
     let mut found = Vec::new();
     if object.starts_with('{') {
         let read = for_each_member(object, |key, _| found.extend(decode(key).map(std::borrow::Cow::into_owned)));
-        debug_assert!(read.is_ok(), "an object that was validated is one");
+        debug_assert!(read.is_ok(), "objects were validated when parsed");
     }
     found
 }
 
-/// What a dependency leads to, if that is a registry; another name of a package counts as the package.
+/// Returns the dependency if a registry serves it. An alias counts as its real package.
 fn requirement(name: &str, spec: &str) -> Option<Dependency> {
     let (name, wanted) = match spec.trim().strip_prefix("npm:") {
         Some(alias) => {
-            let at = alias.char_indices().skip(1).find(|(_, letter)| *letter == '@').map_or(alias.len(), |(at, _)| at);
+            let at = alias.char_indices().skip(1).find(|(_, ch)| *ch == '@').map_or(alias.len(), |(at, _)| at);
             (alias.get(..at)?, alias.get(at + 1..).unwrap_or("latest"))
         }
-        None if dependency_source::leads_to_registry(spec) => (name, spec.trim()),
+        None if dependency_source::is_registry_spec(spec) => (name, spec.trim()),
         None => return None,
     };
     Some(Dependency { name: PackageName::parse(name).ok()?, wanted: wanted.into() })
@@ -77,18 +76,18 @@ fn requirement(name: &str, spec: &str) -> Option<Dependency> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::npm::packument::parse::ingest;
+    use crate::npm::packument::parse::parse;
 
     fn of(manifest: &str) -> Vec<String> {
         let document =
             format!(r#"{{"name":"demo","versions":{{"0.9.0":{{}},"1.0.0":{{"name":"demo","version":"1.0.0",{manifest}}}}}}}"#);
-        let ingested = ingest(&PackageName::parse("demo").unwrap(), document.as_bytes()).unwrap();
-        let found = requirements(document.as_bytes(), &ingested.fields, 1);
+        let ingested = parse(&PackageName::parse("demo").unwrap(), document.as_bytes()).unwrap();
+        let found = dependencies(document.as_bytes(), &ingested.fields, 1);
         found.into_iter().map(|Dependency { name, wanted }| format!("{name}@{wanted}")).collect()
     }
 
     #[test]
-    fn what_comes_from_a_registry_is_wanted_but_for_what_it_can_do_without() {
+    fn registry_dependencies_are_read_except_optional_peers() {
         let found =
             of(r#""dependencies" : {"a":"^1.0.0", "@s/b":"latest","c":"npm:@s/real@^2","d":"npm:bare","\u0065":" >=1 <2 "},
             "devDependencies":{"no":"1"},"optionalDependencies":{"f":"1.x"},
@@ -97,12 +96,12 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_from_elsewhere_or_is_nonsense_is_not() {
+    fn other_sources_and_invalid_specs_are_skipped() {
         let found =
             of(r#""dependencies":{"a":"git+https://x/y","b":"file:../x","c":"o/r","d":"https://x/y.tgz","e":"workspace:*",
             "f":"catalog:","../g":"1","h":7,"i":null,"j":"npm:","k":"npm:@"},"optionalDependencies":[1],"peerDependencies":"x""#);
         assert_eq!(found, Vec::<String>::new());
-        let many: Vec<_> = (0..2 * MOST).map(|at| format!(r#""p{at}":"1""#)).collect();
-        assert_eq!(of(&format!(r#""dependencies":{{{}}}"#, many.join(","))).len(), MOST);
+        let many: Vec<_> = (0..2 * MAX_DEPENDENCIES).map(|at| format!(r#""p{at}":"1""#)).collect();
+        assert_eq!(of(&format!(r#""dependencies":{{{}}}"#, many.join(","))).len(), MAX_DEPENDENCIES);
     }
 }

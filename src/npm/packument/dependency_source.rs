@@ -1,16 +1,16 @@
-//! Where dependencies come from, by how they are written. Refuses to resolve them.
+//! Classifies dependencies by the source in their spec: registry, git, URL or file.
 
 use crate::npm::name::PackageName;
 use crate::npm::packument::index::ManifestTraits;
 use crate::npm::packument::json::{decode, for_each_member};
 
-/// Dependencies as they were read last: most versions write those of the version before.
+/// Caches the last two dependency objects: most versions repeat those of the version before.
 #[derive(Default)]
 pub(crate) struct DependencySources<'a> {
     last: [Option<(&'a str, ManifestTraits)>; 2],
 }
 
-/// Where one dependency comes from, if not from a registry.
+/// The source of a dependency that does not come from a registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum NonRegistrySource {
     Git,
@@ -19,7 +19,7 @@ enum NonRegistrySource {
 }
 
 impl<'a> DependencySources<'a> {
-    /// Notes in `traits` what the object `raw` of names and specs fetches from elsewhere.
+    /// Sets in `traits` which sources besides registries the dependency object `raw` uses.
     pub(crate) fn note(&mut self, raw: &'a str, traits: &mut ManifestTraits) {
         let known = self.last.iter().flatten().find(|(last, _)| *last == raw).map(|(_, found)| *found);
         let found = known.unwrap_or_else(|| {
@@ -33,15 +33,16 @@ impl<'a> DependencySources<'a> {
     }
 }
 
-/// Whether `part` is named as a part of `name`: in its scope, or in the scope that is called like it (`@esbuild/…` of `esbuild`).
-pub(crate) fn is_part_of(name: &PackageName, part: &str) -> bool {
+/// Checks whether `part` is named like a subpackage of `name`: in its scope, or in a scope with its name (`@esbuild/…` of
+/// `esbuild`).
+pub(crate) fn is_subpackage_name(name: &PackageName, part: &str) -> bool {
     let Some((scope, _)) = part.strip_prefix('@').and_then(|rest| rest.split_once('/')) else { return false };
     let own = name.scope().map_or(name.unscoped(), |own| &own[1..]);
     scope == own && part != name.as_str()
 }
 
-/// Whether a spec, of no other name, is resolved by a registry alone.
-pub(crate) fn leads_to_registry(spec: &str) -> bool {
+/// Checks whether a spec that is not an alias is resolved by a registry alone.
+pub(crate) fn is_registry_spec(spec: &str) -> bool {
     elsewhere(spec).is_none() && !spec.contains(':')
 }
 
@@ -56,11 +57,11 @@ fn read(raw: &str) -> ManifestTraits {
         Some(NonRegistrySource::File) => found.file_dependency = true,
         None => {}
     });
-    debug_assert!(walked.is_ok(), "an object that was validated is one");
+    debug_assert!(walked.is_ok(), "objects were validated when parsed");
     found
 }
 
-/// Whether any string may be more than a name, a range or a tag: but for a scope's, those hold neither a colon nor a slash.
+/// Checks whether any string may be more than a name, range or tag. Those contain no colon, and a slash only in scoped names.
 fn is_suspicious(raw: &str) -> bool {
     if raw.contains('\\') {
         return true;
@@ -69,7 +70,7 @@ fn is_suspicious(raw: &str) -> bool {
     strings.any(|text| text.contains(':') || (text.contains('/') && !text.starts_with('@')))
 }
 
-/// Where npm takes a spec to lead (`npm-package-arg`).
+/// Returns the source of a spec as npm reads it (`npm-package-arg`), or `None` for a registry.
 fn elsewhere(spec: &str) -> Option<NonRegistrySource> {
     let spec = spec.trim();
     let starts = |prefixes: &[&str]| {
@@ -91,7 +92,7 @@ fn elsewhere(spec: &str) -> Option<NonRegistrySource> {
     }
     let repository = spec.split('#').next().unwrap_or_default();
     if repository.contains(':') {
-        // A protocol that nobody knows is fetched by whoever knows it.
+        // An unknown protocol is fetched by the clients that support it.
         return Some(NonRegistrySource::Url);
     }
     let (owner, name) = repository.split_once('/')?;
@@ -104,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_spec_leads_to_a_registry_or_elsewhere() {
+    fn specs_are_classified_by_source() {
         use NonRegistrySource::{File, Git, Url};
         for (spec, leads) in [
             ("^1.2.0", None),
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn dependencies_from_elsewhere_are_found_however_they_are_written() {
+    fn other_sources_are_found_in_any_spelling() {
         let read = |raw: &str| read(raw);
         assert_eq!(read(r#"{"@babel/core":"^7.0.0","b":"1"}"#), ManifestTraits::default());
         assert!(read(r#"{ "@babel/core" : "^7.0.0" , "b" : "http://x/y.tgz" }"#).url_dependency);
@@ -138,12 +139,12 @@ mod tests {
     }
 
     #[test]
-    fn a_part_stands_in_the_scope_of_the_whole() {
+    fn subpackages_are_in_the_scope_of_their_parent() {
         let name = |text| PackageName::parse(text).unwrap();
-        assert!(is_part_of(&name("esbuild"), "@esbuild/linux-x64"));
-        assert!(is_part_of(&name("@swc/core"), "@swc/core-linux-x64-gnu"));
-        assert!(!is_part_of(&name("esbuild"), "@esbuild-evil/linux-x64"));
-        assert!(!is_part_of(&name("esbuild"), "esbuild-linux-64"));
-        assert!(!is_part_of(&name("@swc/core"), "@swc/core"));
+        assert!(is_subpackage_name(&name("esbuild"), "@esbuild/linux-x64"));
+        assert!(is_subpackage_name(&name("@swc/core"), "@swc/core-linux-x64-gnu"));
+        assert!(!is_subpackage_name(&name("esbuild"), "@esbuild-evil/linux-x64"));
+        assert!(!is_subpackage_name(&name("esbuild"), "esbuild-linux-64"));
+        assert!(!is_subpackage_name(&name("@swc/core"), "@swc/core"));
     }
 }

@@ -1,17 +1,17 @@
-//! Where a dist-tag points when its target is hidden. Refuses to know why it is hidden, and never looks at publish dates:
-//! packages publish backports after newer releases, and who sorts by date hands out the backport as `latest`.
+//! Retargets dist-tags whose target is hidden. Publish dates are ignored: packages publish backports after newer releases, and
+//! sorting by date would make the backport `latest`.
 
 use std::collections::HashMap;
 
 use crate::npm::packument::index::{Packument, VersionEntry};
 use crate::npm::semver::version::Version;
 
-/// The version that `tag` points to among those that are shown, when `target` is hidden or missing. `previous` are the
-/// versions it pointed to before, newest first, as far back as may be trusted. `None`: the tag goes.
+/// Returns the shown version that `tag` points to if `target` is hidden or missing. `previous` are the tag's earlier trusted
+/// targets, newest first. `None` means that the tag is dropped.
 ///
-/// A previous version that is shown; else the highest shown one at or below the target by SemVer precedence, stable if the
-/// target is stable, else of the same prerelease channel, never a deprecated one while another will do. `latest` alone
-/// falls back further, because pnpm and yarn 4 cannot live without it.
+/// The result is the first previous target that is shown. Otherwise it is the highest shown version at or below the target by
+/// SemVer precedence: stable if the target is stable, else of the same prerelease channel. Deprecated versions are used only if
+/// there is no other. Only `latest` falls back further, because pnpm and yarn 4 fail without it.
 #[must_use]
 pub fn retarget<'a>(packument: &'a Packument, shown: &[bool], tag: &str, target: &str, previous: &[&str]) -> Option<&'a str> {
     let visible = |key: &&str| packument.find(key).filter(|(at, _)| shown[*at]).map(|(_, entry)| &*entry.key);
@@ -23,8 +23,9 @@ pub fn retarget<'a>(packument: &'a Packument, shown: &[bool], tag: &str, target:
     let below = |entry: &VersionEntry| {
         target.as_ref().is_some_and(|target| entry.version.as_ref().is_some_and(|version| version <= target))
     };
-    let channel = target.as_ref().and_then(Version::channel);
-    let same_channel = |entry: &VersionEntry| entry.version.as_ref().is_some_and(|version| version.channel() == channel);
+    let channel = target.as_ref().and_then(Version::prerelease_channel);
+    let same_channel =
+        |entry: &VersionEntry| entry.version.as_ref().is_some_and(|version| version.prerelease_channel() == channel);
 
     let bounded = highest(candidates().filter(|entry| below(entry) && same_channel(entry)));
     if bounded.is_some() || tag != "latest" {
@@ -37,37 +38,37 @@ pub fn retarget<'a>(packument: &'a Packument, shown: &[bool], tag: &str, target:
         .or_else(|| highest(candidates()))
 }
 
-/// Answers [`retarget`] for many dist-tags of one packument: sorts what is shown once, so that a packument with thousands of tags on
-/// hidden versions costs O(n log n).
+/// Retargets many dist-tags of one packument as [`retarget`] does. Sorts the shown versions once, so that thousands of tags on
+/// hidden versions cost O(n log n).
 pub struct Retargets<'a> {
     packument: &'a Packument,
     shown: &'a [bool],
     versioned: Ladder<'a>,
-    /// The highest of all, also among those whose key is no version.
+    /// The highest of all, including entries whose key is not a version.
     highest: Option<&'a str>,
     channels: HashMap<Option<&'a str>, Ladder<'a>>,
 }
 
 impl<'a> Retargets<'a> {
-    /// Sorts what `packument` shows.
+    /// Sorts the shown versions of `packument`.
     #[must_use]
     pub fn new(packument: &'a Packument, shown: &'a [bool]) -> Self {
         let mut entries: Vec<&VersionEntry> =
             packument.entries.iter().zip(shown).filter(|(_, shown)| **shown).map(|(entry, _)| entry).collect();
-        entries.sort_by(|one, other| one.version.cmp(&other.version));
+        entries.sort_by(|left, right| left.version.cmp(&right.version));
         let highest = highest(entries.iter().copied());
         let mut channels: HashMap<_, Ladder<'_>> = HashMap::new();
         let mut versioned = Ladder::default();
         for entry in entries {
             if let Some(version) = &entry.version {
-                channels.entry(version.channel()).or_default().push(entry);
+                channels.entry(version.prerelease_channel()).or_default().push(entry);
                 versioned.push(entry);
             }
         }
         Self { packument, shown, versioned, highest, channels }
     }
 
-    /// As [`retarget`].
+    /// Returns the same as [`retarget`].
     #[must_use]
     pub fn find(&self, tag: &str, target: &str, previous: &[&str]) -> Option<&'a str> {
         let visible = |key: &&str| self.packument.find(key).filter(|(at, _)| self.shown[*at]).map(|(_, entry)| &*entry.key);
@@ -76,7 +77,7 @@ impl<'a> Retargets<'a> {
         }
         let target = Version::parse(target);
         let (stable, below) = (self.channels.get(&None), target.as_ref());
-        let channel = below.and_then(|target| self.channels.get(&target.channel()));
+        let channel = below.and_then(|target| self.channels.get(&target.prerelease_channel()));
         let bounded = channel.and_then(|ladder| ladder.at_or_below(below?));
         if bounded.is_some() || tag != "latest" {
             return bounded;
@@ -89,7 +90,7 @@ impl<'a> Retargets<'a> {
     }
 }
 
-/// Entries with a version, from the lowest up, each with the best one among itself and those below it.
+/// Entries with a version in ascending order, each with the best entry up to and including itself.
 #[derive(Default)]
 struct Ladder<'a>(Vec<(&'a VersionEntry, &'a VersionEntry)>);
 
@@ -110,11 +111,11 @@ impl<'a> Ladder<'a> {
     }
 }
 
-/// The highest version, a deprecated one only when there is no other.
+/// Returns the highest version. Deprecated ones are used only if there is no other.
 #[must_use]
 pub fn highest<'a>(entries: impl Iterator<Item = &'a VersionEntry>) -> Option<&'a str> {
     entries
-        .max_by(|one, other| (!one.traits.deprecated, &one.version).cmp(&(!other.traits.deprecated, &other.version)))
+        .max_by(|left, right| (!left.traits.deprecated, &left.version).cmp(&(!right.traits.deprecated, &right.version)))
         .map(|entry| &*entry.key)
 }
 
@@ -122,9 +123,9 @@ pub fn highest<'a>(entries: impl Iterator<Item = &'a VersionEntry>) -> Option<&'
 mod tests {
     use super::*;
     use crate::npm::name::PackageName;
-    use crate::npm::packument::parse::ingest;
+    use crate::npm::packument::parse::parse;
 
-    /// A packument of these versions; one with a leading `-` is deprecated.
+    /// Returns a packument with these versions; a leading `-` marks a deprecated one.
     fn packument(versions: &[&str]) -> Packument {
         let manifests: Vec<_> = versions
             .iter()
@@ -135,7 +136,7 @@ mod tests {
             })
             .collect();
         let document = format!(r#"{{"name":"demo","versions":{{{}}}}}"#, manifests.join(","));
-        ingest(&PackageName::parse("demo").unwrap(), document.as_bytes()).unwrap().packument
+        parse(&PackageName::parse("demo").unwrap(), document.as_bytes()).unwrap().packument
     }
 
     fn moved(versions: &[&str], hidden: &[&str], tag: &str, target: &str, previous: &[&str]) -> Option<String> {
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn many_tags_at_once_move_as_each_of_them_does() {
+    fn retargets_agree_with_retarget() {
         let versions = ["1.0.0", "-1.1.0", "1.2.0-beta.1", "1.2.0-rc.1", "-1.2.0", "2.0.0-beta.1", "2.0.0", "-3.0.0", "junk"];
         for hidden in 0..1_u32 << versions.len() {
             let hidden: Vec<_> = (0..versions.len()).filter(|bit| hidden & (1 << bit) != 0).map(|bit| versions[bit]).collect();
@@ -157,21 +158,21 @@ mod tests {
             let many = Retargets::new(&packument, &shown);
             for tag in ["latest", "next"] {
                 for target in ["0.1.0", "1.2.0-beta.9", "1.2.0", "2.0.0-beta.1", "3.0.0", "4.0.0-alpha.1", "no version"] {
-                    let one = retarget(&packument, &shown, tag, target, &[]);
-                    assert_eq!(many.find(tag, target, &[]), one, "{tag} {target} without {hidden:?}");
+                    let expected = retarget(&packument, &shown, tag, target, &[]);
+                    assert_eq!(many.find(tag, target, &[]), expected, "{tag} {target} without {hidden:?}");
                 }
             }
         }
     }
 
     #[test]
-    fn a_key_that_is_no_version_is_below_nothing() {
+    fn invalid_version_keys_are_below_nothing() {
         assert_eq!(moved(&["junk", "-2.0.0-rc.1"], &[], "latest", "2.1.0-beta", &[]).as_deref(), Some("2.0.0-rc.1"));
         assert_eq!(moved(&["junk", "-1.0.0"], &[], "latest", "0.1.0", &[]).as_deref(), Some("1.0.0"));
     }
 
     #[test]
-    fn a_tag_moves_to_where_it_pointed_before() {
+    fn tag_moves_to_its_previous_target() {
         assert_eq!(moved(&["1.0.0", "1.1.0", "1.2.0"], &["1.2.0"], "latest", "1.2.0", &["1.0.0"]).as_deref(), Some("1.0.0"));
         assert_eq!(
             moved(&["1.0.0", "1.1.0", "1.2.0"], &["1.1.0", "1.2.0"], "latest", "1.2.0", &["1.1.0", "1.0.0"]).as_deref(),
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn else_to_the_highest_at_or_below_by_precedence_and_never_by_date() {
+    fn tag_moves_to_the_highest_version_at_or_below_its_target() {
         let versions = ["1.0.0", "1.10.0", "1.9.0", "2.0.0", "0.35.0", "3.0.0"];
         assert_eq!(moved(&versions, &["2.0.0"], "latest", "2.0.0", &[]).as_deref(), Some("1.10.0"));
         assert_eq!(moved(&["1.0.0", "1.1.0-rc.1", "1.1.0"], &["1.1.0"], "latest", "1.1.0", &[]).as_deref(), Some("1.0.0"));
@@ -189,14 +190,14 @@ mod tests {
     }
 
     #[test]
-    fn a_prerelease_tag_stays_in_its_channel_or_goes() {
+    fn prerelease_tag_stays_in_its_channel_or_is_dropped() {
         let versions = ["1.0.0", "2.0.0-alpha.9", "2.0.0-beta.1", "2.0.0-beta.2"];
         assert_eq!(moved(&versions, &["2.0.0-beta.2"], "next", "2.0.0-beta.2", &[]).as_deref(), Some("2.0.0-beta.1"));
         assert_eq!(moved(&versions, &["2.0.0-beta.2", "2.0.0-beta.1"], "next", "2.0.0-beta.2", &[]), None);
     }
 
     #[test]
-    fn latest_goes_last_of_all() {
+    fn latest_is_dropped_only_if_nothing_is_shown() {
         assert_eq!(moved(&["1.0.0-rc.1", "1.0.0"], &["1.0.0"], "latest", "1.0.0", &[]).as_deref(), Some("1.0.0-rc.1"));
         assert_eq!(moved(&["1.0.0", "2.0.0"], &["1.0.0"], "latest", "1.0.0", &[]).as_deref(), Some("2.0.0"));
         assert_eq!(moved(&["1.0.0", "2.0.0"], &["1.0.0"], "stable", "1.0.0", &[]), None);

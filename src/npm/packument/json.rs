@@ -1,4 +1,4 @@
-//! Walks JSON without building it: the members of an object, as they stand in the document. Refuses to know packuments.
+//! Visits the members of JSON objects as slices of the document, without building a tree.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -10,31 +10,31 @@ use serde_json::value::RawValue;
 use crate::npm::packument::index::ByteSpan;
 use crate::npm::packument::parse::PackumentError;
 
-/// The document, and positions in it.
+/// A document, with helpers for positions in it.
 pub(crate) struct JsonSource<'a>(pub(crate) &'a str);
 
 impl JsonSource<'_> {
-    /// Where `part`, which must be a slice of this document, lies in it.
+    /// Returns the span of `part`, which must be a slice of this document.
     pub(crate) fn span(&self, part: &str) -> ByteSpan {
         let start = part.as_ptr() as usize - self.0.as_ptr() as usize;
         debug_assert!(start + part.len() <= self.0.len());
-        // The document is shorter than 4 GiB: `ingest` refuses a longer one.
+        // The document is shorter than 4 GiB: the parser rejects longer ones.
         #[expect(clippy::cast_possible_truncation, reason = "positions were checked to fit")]
         ByteSpan { start: start as u32, end: (start + part.len()) as u32 }
     }
 
-    /// Where the value of a member begins whose key ends at `key_end`.
+    /// Returns the start of the value of a member whose key ends at `key_end`.
     pub(crate) fn value_after(&self, key_end: u32) -> u32 {
         let colon = self.after_blanks(key_end);
         self.after_blanks(colon + 1)
     }
 
-    /// Whether an object begins at `start`, as far as its first byte tells.
+    /// Checks whether an object begins at `start`, judging by its first byte.
     pub(crate) fn is_object(&self, start: u32) -> bool {
         self.0.as_bytes().get(start as usize) == Some(&b'{')
     }
 
-    /// Where an object ends whose last part, a member or its opening brace, ends at `last_end`: behind its closing brace.
+    /// Returns the end of an object, after its closing brace. `last_end` is the end of its last member or opening brace.
     pub(crate) fn closed_after(&self, last_end: u32) -> u32 {
         self.after_blanks(last_end) + 1
     }
@@ -48,50 +48,49 @@ impl JsonSource<'_> {
     }
 }
 
-/// A key or a string as it reads, without its quotes; `None` for what is no string, and for a lone surrogate, which no
-/// Rust string holds.
+/// Decodes a quoted key or string. Returns `None` for other values, and for a lone surrogate, which no Rust string can hold.
 pub(crate) fn decode(raw: &str) -> Option<Cow<'_, str>> {
     let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
     if inner.contains('\\') { serde_json::from_str::<String>(raw).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
 }
 
-/// What stopped a walk.
+/// The error that stopped a visit.
 pub(crate) struct JsonError(serde_json::Error);
 
 impl JsonError {
-    /// The error of the whole document: names the byte.
+    /// Converts to an error with its byte position in the document.
     pub(crate) fn in_document(self, document: &str) -> PackumentError {
         if self.0.is_data() {
             return PackumentError::Shape { member: "the document" };
         }
         let line_start: usize = document.split_inclusive('\n').take(self.0.line().saturating_sub(1)).map(str::len).sum();
-        let told = self.0.to_string();
-        let detail = told.rsplit_once(" at line ").map_or(told.as_str(), |(detail, _)| detail);
-        // The column counts the offending byte, unless the document just ended.
+        let message = self.0.to_string();
+        let detail = message.rsplit_once(" at line ").map_or(message.as_str(), |(detail, _)| detail);
+        // The column includes the offending byte, unless the document ended.
         let column = if self.0.is_eof() { self.0.column() } else { self.0.column().saturating_sub(1) };
         PackumentError::Json { byte: (line_start + column).min(document.len()), detail: detail.to_owned() }
     }
 }
 
-/// Walks the members of the object that `json` is: key and value as they stand in the document.
+/// Calls `take` with the key and value of each member of the object `json`, as written.
 pub(crate) fn for_each_member<'a>(json: &'a str, take: impl FnMut(&'a str, &'a str)) -> Result<(), JsonError> {
     let mut parser = serde_json::Deserializer::from_str(json);
     MemberSeed(take).deserialize(&mut parser).and_then(|()| parser.end()).map_err(JsonError)
 }
 
-/// What takes the members of an object, one after the other, while the document is validated.
+/// Visits the members of an object in order, while the document is validated.
 pub(crate) trait ObjectVisitor<'a> {
-    /// Takes the member of this key, whose value must be taken from `members`.
+    /// Visits a member. The implementation must take its value from `members`.
     fn member<A: MapAccess<'a>>(&mut self, key: &'a str, members: &mut A) -> Result<(), A::Error>;
 }
 
-/// Lets `walk` take the document's members.
+/// Visits the members of the document.
 pub(crate) fn walk<'a>(document: &'a str, walk: &mut impl ObjectVisitor<'a>) -> Result<(), JsonError> {
     let mut parser = serde_json::Deserializer::from_str(document);
     ObjectSeed(walk).deserialize(&mut parser).and_then(|()| parser.end()).map_err(JsonError)
 }
 
-/// An object whose members are walked where it stands, so that no byte is read twice.
+/// Visits an object's members during deserialization, so that no byte is read twice.
 pub(crate) struct ObjectSeed<'w, W>(pub(crate) &'w mut W);
 
 impl<'de, W: ObjectVisitor<'de>> DeserializeSeed<'de> for ObjectSeed<'_, W> {
@@ -143,20 +142,20 @@ impl<'de, F: FnMut(&'de str, &'de str)> Visitor<'de> for MemberSeed<F> {
     }
 }
 
-/// Keys up to which a repeated one is found by comparing them all.
-const FEW: usize = 64;
+/// Number of keys up to which duplicates are found by linear comparison.
+const MAX_LINEAR_KEYS: usize = 64;
 
-/// The keys of one object, to notice a repeated one: a filter first, so that the common case compares nothing.
+/// Detects duplicate keys of an object. A bit filter comes first, so that the common case compares nothing.
 #[derive(Default)]
 pub(crate) struct SeenKeys<'a> {
     filter: u64,
     seen: Vec<Cow<'a, str>>,
-    /// All keys of an object that has many: somebody made it so, to make comparing slow.
+    /// All keys of an object with many: possibly an attempt to make comparison slow.
     many: HashSet<Cow<'a, str>>,
 }
 
 impl<'a> SeenKeys<'a> {
-    /// Forgets them, for the next object.
+    /// Resets for the next object.
     pub(crate) fn clear(&mut self) {
         self.filter = 0;
         self.seen.clear();
@@ -164,7 +163,7 @@ impl<'a> SeenKeys<'a> {
     }
 
     pub(crate) fn repeats(&mut self, key: Cow<'a, str>) -> bool {
-        if self.seen.len() >= FEW {
+        if self.seen.len() >= MAX_LINEAR_KEYS {
             if self.many.is_empty() {
                 self.many.extend(self.seen.iter().cloned());
             }

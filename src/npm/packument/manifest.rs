@@ -1,5 +1,5 @@
-//! Reads one manifest of a packument: the facts rules ask for, what the abbreviated form keeps, and where it contradicts
-//! the packument it stands in. Refuses to judge what it finds.
+//! Reads one manifest of a packument: the facts for rules, the members of the abbreviated form, and inconsistencies with the
+//! packument that contains it.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ use crate::npm::packument::manifest_digest::{Resolution, Resolutions, ScriptsDig
 use crate::npm::packument::people::PeopleInterner;
 use crate::npm::semver::version::Version;
 
-/// For each entry, the members of its manifest that the abbreviated form keeps (`"key":value`), in the document's order.
+/// For each entry, the members of its manifest that the abbreviated form keeps (`"key":value`), in document order.
 #[derive(Default)]
 pub struct AbbreviatedFields {
     members: Vec<ByteSpan>,
@@ -33,36 +33,36 @@ impl AbbreviatedFields {
     }
 }
 
-/// Reads the manifest under `raw_key`, taking it from `members`.
+/// Reads the manifest of `raw_key`, whose value is taken from `members`.
 pub(crate) fn read_entry<'a, A: MapAccess<'a>>(
     source: &JsonSource<'a>,
     name: &PackageName,
     raw_key: &'a str,
     members: &mut A,
     fields: &mut AbbreviatedFields,
-    notebook: &mut RepeatCache<'a>,
+    cache: &mut RepeatCache<'a>,
 ) -> Result<VersionEntry, A::Error> {
     let key = decode(raw_key).unwrap_or(Cow::Borrowed(raw_key));
     let raw_key = source.span(raw_key);
     let start = source.value_after(raw_key.end);
-    notebook.keys.clear();
-    let mut read = ManifestVisitor { source, fields, found: ManifestFacts::default(), notebook, last_end: start + 1 };
+    cache.keys.clear();
+    let mut read = ManifestVisitor { source, fields, found: ManifestFacts::default(), cache, last_end: start + 1 };
     let end = if source.is_object(start) {
         members.next_value_seed(ObjectSeed(&mut read))?;
         source.closed_after(read.last_end)
     } else {
-        read.found.flaw = Some("its manifest is no object".to_owned());
+        read.found.inconsistency = Some("its manifest is not an object".to_owned());
         source.span(members.next_value::<&'a RawValue>()?.get()).end
     };
-    let ManifestVisitor { found, notebook, fields, .. } = read;
+    let ManifestVisitor { found, cache, fields, .. } = read;
     #[expect(clippy::cast_possible_truncation, reason = "there are fewer members than bytes, and those fit")]
     fields.ends.push(fields.members.len() as u32);
 
     let version = Version::parse(&key);
     if let Some(optional) = found.optional {
-        note_parts(name, &key, optional, fields.ends.len() - 1, &mut notebook.parts);
+        record_subpackages(name, &key, optional, fields.ends.len() - 1, &mut cache.parts);
     }
-    let flaw = found.flaw.clone().or_else(|| found.contradiction(name, &key, version.as_ref()));
+    let inconsistency = found.inconsistency.clone().or_else(|| found.contradiction(name, &key, version.as_ref()));
     let manifest = ByteSpan { start, end };
     Ok(VersionEntry {
         key: key.as_ref().into(),
@@ -71,41 +71,41 @@ pub(crate) fn read_entry<'a, A: MapAccess<'a>>(
         integrity: Integrity::parse(found.integrity.as_deref(), found.shasum.as_deref()),
         tarball: found.tarball.as_deref().unwrap_or_default().into(),
         traits: found.traits,
-        resolution: notebook.resolutions.digest(name, found.resolution),
+        resolution: cache.resolutions.digest(name, found.resolution),
         install_scripts: found.install_scripts,
         publisher: found.publisher,
         maintainers: found.maintainers,
-        outline: Outline { dependencies: notebook.dependencies.digest(found.dependencies, found.optional), ..found.outline },
-        flaw: flaw.map(Into::into),
+        outline: Outline { dependencies: cache.dependencies.digest(found.dependencies, found.optional), ..found.outline },
+        inconsistency: inconsistency.map(Into::into),
         span: ByteSpan { start: raw_key.start, end: manifest.end },
         manifest,
         tarball_value: found.tarball_value.unwrap_or(ByteSpan { start: 0, end: 0 }),
     })
 }
 
-/// What is remembered from one manifest to the next: most versions say what the one before said.
+/// Caches values from one manifest to the next: most versions repeat those of the version before.
 #[derive(Default)]
 pub(crate) struct RepeatCache<'a> {
-    /// Room for the keys of one manifest.
+    /// Buffer for the keys of one manifest.
     keys: SeenKeys<'a>,
     people: PeopleInterner<'a>,
     sources: DependencySources<'a>,
     dependencies: Dependencies<'a>,
     resolutions: Resolutions<'a>,
-    /// Packages of the same scope that entries pin to their own version.
+    /// Packages of the same scope that entries pin to their own version, with the positions of the entries.
     pub(crate) parts: HashMap<Box<str>, Vec<u32>>,
 }
 
-/// The names of dependencies as digests. Most versions have those of the version before, in the same bytes.
+/// Digests of dependency names. Most versions repeat the bytes of the version before.
 #[derive(Default)]
 struct Dependencies<'a> {
-    /// Both maps as they were written.
+    /// Both maps as written.
     last_maps: Option<[Option<&'a str>; 2]>,
     last_digest: Option<[u8; 16]>,
 }
 
 impl<'a> Dependencies<'a> {
-    /// The names in both maps, whatever their order; `None` where there are none.
+    /// Returns the digest of the names in both maps, independent of order, or `None` if there are none.
     fn digest(&mut self, dependencies: Option<&'a str>, optional: Option<&'a str>) -> Option<[u8; 16]> {
         let maps = [dependencies, optional];
         if self.last_maps == Some(maps) {
@@ -114,7 +114,7 @@ impl<'a> Dependencies<'a> {
         let mut names = Vec::new();
         for map in maps.into_iter().flatten().filter(|map| map.starts_with('{')) {
             let walked = for_each_member(map, |key, _| names.extend(decode(key)));
-            debug_assert!(walked.is_ok(), "an object that was validated is one");
+            debug_assert!(walked.is_ok(), "objects were validated when parsed");
         }
         names.sort_unstable();
         names.dedup();
@@ -127,13 +127,13 @@ impl<'a> Dependencies<'a> {
     }
 }
 
-/// A walk over a manifest.
+/// Visits a manifest.
 struct ManifestVisitor<'w, 'a> {
     source: &'w JsonSource<'a>,
     fields: &'w mut AbbreviatedFields,
     found: ManifestFacts<'a>,
-    notebook: &'w mut RepeatCache<'a>,
-    /// Where the member before ends.
+    cache: &'w mut RepeatCache<'a>,
+    /// End of the previous member.
     last_end: u32,
 }
 
@@ -141,23 +141,23 @@ impl<'a> ObjectVisitor<'a> for ManifestVisitor<'_, 'a> {
     fn member<A: MapAccess<'a>>(&mut self, raw_key: &'a str, members: &mut A) -> Result<(), A::Error> {
         let key = decode(raw_key).unwrap_or(Cow::Borrowed(raw_key));
         let raw_key = self.source.span(raw_key);
-        let repeated = self.notebook.keys.repeats(key.clone());
+        let repeated = self.cache.keys.repeats(key.clone());
         let start = self.source.value_after(raw_key.end);
         let end = if key == "dist" && !repeated && self.source.is_object(start) {
-            // Read where it stands: a quarter of a small manifest is its `dist`.
+            // Read in place: a quarter of a small manifest is its `dist`.
             let mut dist = DistVisitor::new(self.source, &mut self.found, self.fields, start + 1);
             members.next_value_seed(ObjectSeed(&mut dist))?;
             self.source.closed_after(dist.last_end)
         } else {
             let value = members.next_value::<&'a RawValue>()?.get();
             if !repeated {
-                self.found.take(&key, value, self.fields, self.notebook);
+                self.found.take(&key, value, self.fields, self.cache);
             }
             self.source.span(value).end
         };
         self.last_end = end;
         if repeated {
-            self.found.flaw = Some(format!("its manifest repeats `{}`", key.escape_debug()));
+            self.found.inconsistency = Some(format!("its manifest repeats `{}`", key.escape_debug()));
         } else if is_abbreviated(&key) {
             self.fields.members.push(ByteSpan { start: raw_key.start, end });
         }
@@ -165,14 +165,14 @@ impl<'a> ObjectVisitor<'a> for ManifestVisitor<'_, 'a> {
     }
 }
 
-/// A walk over `dist`.
+/// Visits `dist`.
 struct DistVisitor<'w, 'a> {
     source: &'w JsonSource<'a>,
     found: &'w mut ManifestFacts<'a>,
     fields: &'w mut AbbreviatedFields,
-    /// Of the members that are read, those that were: the others may stand there twice.
+    /// Which of the three members used here were seen. Other members may be repeated.
     seen: [bool; 3],
-    /// Where the member before ends.
+    /// End of the previous member.
     last_end: u32,
 }
 
@@ -207,13 +207,13 @@ impl<'a> ObjectVisitor<'a> for DistVisitor<'_, 'a> {
         };
         *slot = decode(value);
         if std::mem::replace(&mut self.seen[at], true) {
-            self.found.flaw = Some(format!("its `dist` repeats `{key}`"));
+            self.found.inconsistency = Some(format!("its `dist` repeats `{key}`"));
         }
         Ok(())
     }
 }
 
-/// What one walk over a manifest finds.
+/// The facts found in one manifest.
 #[derive(Default)]
 struct ManifestFacts<'a> {
     name: Option<Cow<'a, str>>,
@@ -230,33 +230,33 @@ struct ManifestFacts<'a> {
     outline: Outline,
     resolution: Resolution<'a>,
     install_scripts: Option<ScriptsDigest>,
-    flaw: Option<String>,
+    inconsistency: Option<String>,
 }
 
 impl<'a> ManifestFacts<'a> {
-    fn take(&mut self, key: &str, value: &'a str, fields: &mut AbbreviatedFields, notebook: &mut RepeatCache<'a>) {
+    fn take(&mut self, key: &str, value: &'a str, fields: &mut AbbreviatedFields, cache: &mut RepeatCache<'a>) {
         match key {
             "name" => self.name = decode(value),
             "version" => self.version = decode(value),
-            "dist" => self.flaw = Some("its `dist` is no object".to_owned()),
+            "dist" => self.inconsistency = Some("its `dist` is not an object".to_owned()),
             "_npmUser" => {
                 fields.has_publishers = true;
-                self.publisher = notebook.people.publisher(value);
+                self.publisher = cache.people.publisher(value);
                 self.outline.is_trusted = value.contains("\"trustedPublisher\"");
             }
-            "maintainers" => self.maintainers = notebook.people.maintainers(value),
+            "maintainers" => self.maintainers = cache.people.maintainers(value),
             "dependencies" => {
-                notebook.sources.note(value, &mut self.traits);
+                cache.sources.note(value, &mut self.traits);
                 self.dependencies = Some(value);
                 self.resolution.dependencies = Some(value);
             }
             "peerDependencies" => {
-                notebook.sources.note(value, &mut self.traits);
+                cache.sources.note(value, &mut self.traits);
                 self.resolution.peers = Some(value);
             }
             "gypfile" => self.outline.has_gyp = value == "true",
             "optionalDependencies" => {
-                notebook.sources.note(value, &mut self.traits);
+                cache.sources.note(value, &mut self.traits);
                 self.optional = Some(value);
                 self.resolution.optional = Some(value);
             }
@@ -268,57 +268,63 @@ impl<'a> ManifestFacts<'a> {
                 self.install_scripts = install_scripts(value);
                 self.traits.install_script |= self.install_scripts.is_some();
             }
-            // The abbreviated form states it instead of `scripts`. That there is none is no fact: the publisher may have written it.
+            // The abbreviated form has this instead of `scripts`. `false` is ignored, because the publisher may have written it.
             "hasInstallScript" => self.traits.install_script |= value == "true",
             _ => {}
         }
     }
 
-    /// Where the manifest does not agree with the packument it stands in.
+    /// Returns how the manifest contradicts the packument that contains it, if it does.
     fn contradiction(&self, name: &PackageName, key: &str, version: Option<&Version>) -> Option<String> {
         if version.is_none() {
-            return Some("its key in `versions` is no version".to_owned());
+            return Some("its key in `versions` is not a version".to_owned());
         }
         if self.name.as_deref() != Some(name.as_str()) {
             return Some(match &self.name {
-                Some(found) => format!("its manifest names another package: `{}`", found.escape_debug()),
+                Some(found) => format!("its manifest is for another package: `{}`", found.escape_debug()),
                 None => "its manifest has no name".to_owned(),
             });
         }
-        // Build metadata is no part of a version: npm's registry drops it from the key and keeps it in the manifest.
+        // Build metadata is not part of a version: the registry removes it from the key but keeps it in the manifest.
         let is_same =
             |stated: &str| stated == key || (without_build(stated) == without_build(key) && Version::parse(stated).is_some());
         if !self.version.as_deref().is_some_and(is_same) {
             return Some(match &self.version {
-                Some(found) => format!("its manifest states another version: `{}`", found.escape_debug()),
-                None => "its manifest states no version".to_owned(),
+                Some(found) => format!("its manifest is for another version: `{}`", found.escape_debug()),
+                None => "its manifest has no version".to_owned(),
             });
         }
-        self.tarball.as_deref().is_none_or(str::is_empty).then(|| "its manifest names no tarball".to_owned())
+        self.tarball.as_deref().is_none_or(str::is_empty).then(|| "its manifest has no tarball".to_owned())
     }
 }
 
-/// Notes which packages of `name`'s own scope the entry at `place` pins to its own version.
-fn note_parts(name: &PackageName, version: &str, optional: &str, place: usize, parts: &mut HashMap<Box<str>, Vec<u32>>) {
+/// Records the packages of `name`'s own scope that the entry at `position` pins to its own version.
+fn record_subpackages(
+    name: &PackageName,
+    version: &str,
+    optional: &str,
+    position: usize,
+    parts: &mut HashMap<Box<str>, Vec<u32>>,
+) {
     if !optional.starts_with('{') {
         return;
     }
     let walked = for_each_member(optional, |key, value| {
         let (Some(part), Some(pinned)) = (decode(key), decode(value)) else { return };
-        if *pinned != *version || !dependency_source::is_part_of(name, &part) {
+        if *pinned != *version || !dependency_source::is_subpackage_name(name, &part) {
             return;
         }
         #[expect(clippy::cast_possible_truncation, reason = "there are fewer entries than bytes, and those fit")]
-        let place = place as u32;
+        let position = position as u32;
         match parts.get_mut(&*part) {
-            Some(places) => places.push(place),
-            None => drop(parts.insert(part.as_ref().into(), vec![place])),
+            Some(positions) => positions.push(position),
+            None => drop(parts.insert(part.as_ref().into(), vec![position])),
         }
     });
-    debug_assert!(walked.is_ok(), "an object that was validated is one");
+    debug_assert!(walked.is_ok(), "objects were validated when parsed");
 }
 
-/// Whether npm's abbreviated form has this member of a manifest. `hasInstallScript` is derived, not copied.
+/// Checks whether npm's abbreviated form has this member. `hasInstallScript` is derived, not copied.
 fn is_abbreviated(key: &str) -> bool {
     matches!(
         key,

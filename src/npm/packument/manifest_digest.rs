@@ -1,4 +1,4 @@
-//! What clients resolve by and run: a version's dependency maps, `bin` and install scripts, as one digest. Pure.
+//! A digest of what clients resolve by and run: a version's dependency maps, `bin` and install scripts. Pure.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -9,19 +9,19 @@ use crate::npm::name::PackageName;
 use crate::npm::packument::json::{decode, for_each_member};
 use crate::npm::packument::render::PackumentForm;
 
-/// The install scripts of a manifest as one digest: npm 11 runs them as the full packument states them, whatever the tarball's
-/// `package.json` says.
+/// A digest of a manifest's install scripts: npm 11 runs the scripts of the full packument, regardless of the tarball's
+/// `package.json`.
 pub type ScriptsDigest = [u8; 16];
 
-/// What a manifest makes clients install and link, as one digest, whether it has install scripts, and which.
+/// A digest of what a manifest makes clients install and link, whether it has install scripts, and their digest.
 ///
-/// The two forms of a packument state install scripts differently (`scripts` in the full one, `hasInstallScript` in the
-/// abbreviated one), and registries do not always agree with themselves there: each form is compared with itself.
+/// The two forms of a packument state install scripts differently (`scripts` in the full form, `hasInstallScript` in the
+/// abbreviated one), and registries are not always consistent between them. Each form is therefore compared with itself only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ManifestDigest {
     sha256: [u8; 32],
     scripts: u8,
-    /// The scripts themselves, zeros where there are none; `None` until a document that carries them was seen.
+    /// Digest of the scripts, zeros if there are none; `None` until a document with scripts was seen.
     install_scripts: Option<ScriptsDigest>,
 }
 
@@ -29,19 +29,19 @@ impl ManifestDigest {
     /// The length of [`ManifestDigest::to_bytes`].
     pub const LENGTH: usize = WITHOUT_SCRIPTS + size_of::<ScriptsDigest>();
 
-    /// The digest of a manifest that was seen in `form`.
+    /// Returns the digest of a manifest seen in `form`.
     #[must_use]
     pub fn new(resolution: [u8; 32], form: PackumentForm, has_install_script: bool) -> Self {
         Self { sha256: resolution, scripts: (SEEN | u8::from(has_install_script)) << shift(form), install_scripts: None }
     }
 
-    /// The same of a document that carries the scripts themselves; `None` for a manifest without install scripts.
+    /// Adds the scripts of a document that contains them; `None` for a manifest without install scripts.
     #[must_use]
     pub fn with_install_scripts(self, install_scripts: Option<ScriptsDigest>) -> Self {
         Self { install_scripts: Some(install_scripts.unwrap_or_default()), ..self }
     }
 
-    /// What is known after `newer` was seen, and whether it differs from what was known.
+    /// Merges the digest of a newer document. Returns the result and whether it differs from what was known.
     #[must_use]
     pub fn followed_by(self, newer: Self) -> (Self, bool) {
         let (mut scripts, mut changed) = (self.scripts, self.sha256 != newer.sha256);
@@ -57,7 +57,8 @@ impl ManifestDigest {
         (Self { sha256: newer.sha256, scripts, install_scripts: newer.install_scripts.or(self.install_scripts) }, changed)
     }
 
-    /// Reads what [`ManifestDigest::to_bytes`] wrote, or what it wrote before it knew the scripts themselves; `None` for anything else.
+    /// Reads the result of [`ManifestDigest::to_bytes`], also from versions that did not store the scripts. Returns `None` for
+    /// anything else.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (sha256, rest) = bytes.split_first_chunk()?;
@@ -70,7 +71,7 @@ impl ManifestDigest {
         Some(Self { sha256: *sha256, scripts: scripts & !HAS_SCRIPTS, install_scripts: install_scripts.filter(|_| is_known) })
     }
 
-    /// The digest as the ledger keeps it.
+    /// Returns the digest in the ledger's encoding.
     #[must_use]
     pub fn to_bytes(self) -> [u8; Self::LENGTH] {
         let mut bytes = [0; Self::LENGTH];
@@ -81,14 +82,14 @@ impl ManifestDigest {
     }
 }
 
-/// Per form two bits: whether it was seen, and whether it states an install script.
+/// Two bits per form: whether it was seen, and whether it has an install script.
 const SEEN: u8 = 2;
 const MASK: u8 = 3;
 
-/// In the same byte: whether the scripts themselves are known.
+/// In the same byte: whether the scripts are known.
 const HAS_SCRIPTS: u8 = 1 << 4;
 
-/// The length of a digest that was kept without the scripts themselves.
+/// Length of a digest stored without the scripts.
 const WITHOUT_SCRIPTS: usize = 33;
 
 fn shift(form: PackumentForm) -> u8 {
@@ -98,7 +99,7 @@ fn shift(form: PackumentForm) -> u8 {
     }
 }
 
-/// The members of a manifest that clients resolve by, as they stand in the document.
+/// The members of a manifest that clients resolve by, as written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Resolution<'a> {
     pub(crate) dependencies: Option<&'a str>,
@@ -108,12 +109,12 @@ pub(crate) struct Resolution<'a> {
     pub(crate) bin: Option<&'a str>,
 }
 
-/// Digests of resolutions. Most versions say what the one before said.
+/// Computes resolution digests and caches the last one: most versions repeat those of the version before.
 #[derive(Default)]
 pub(crate) struct Resolutions<'a>(Option<(Resolution<'a>, [u8; 32])>);
 
 impl<'a> Resolutions<'a> {
-    /// The digest of `resolution`, a manifest of `name`: the same however its members are written and ordered.
+    /// Returns the digest of `resolution` of a manifest of `name`, independent of spelling and order.
     pub(crate) fn digest(&mut self, name: &PackageName, resolution: Resolution<'a>) -> [u8; 32] {
         if let Some((_, digest)) = self.0.as_ref().filter(|(last, _)| *last == resolution) {
             return *digest;
@@ -124,13 +125,13 @@ impl<'a> Resolutions<'a> {
     }
 }
 
-/// One statement of a manifest: what kind it is, about which name, and what it says.
+/// One hashed statement of a manifest: its kind, name and value.
 type Statement<'a> = (u8, Cow<'a, str>, Cow<'a, str>);
 
 fn digest(name: &PackageName, resolution: &Resolution<'_>) -> [u8; 32] {
     let mut statements: Vec<Statement<'_>> = Vec::new();
     collect(b'o', resolution.optional, &mut statements);
-    // npm writes optional dependencies under `dependencies` as well, some registries do not.
+    // npm lists optional dependencies under `dependencies` too; some registries do not.
     let optional: HashSet<Cow<'_, str>> = statements.iter().map(|(_, name, _)| name.clone()).collect();
     collect(b'd', resolution.dependencies, &mut statements);
     if !optional.is_empty() {
@@ -142,9 +143,9 @@ fn digest(name: &PackageName, resolution: &Resolution<'_>) -> [u8; 32] {
     hash(&mut statements)
 }
 
-/// The digest of the scripts that npm runs at install; `None` where there are none.
+/// Returns the digest of the scripts npm runs at install, or `None` if there are none.
 pub(crate) fn install_scripts(scripts: &str) -> Option<ScriptsDigest> {
-    // Most have none, and none in disguise.
+    // Fast path: most manifests have neither install scripts nor escapes that could hide one.
     if !scripts.starts_with('{') || !(scripts.contains("install") || scripts.contains('\\')) {
         return None;
     }
@@ -154,11 +155,11 @@ pub(crate) fn install_scripts(scripts: &str) -> Option<ScriptsDigest> {
             statements.push((b's', text(key), text(value)));
         }
     });
-    debug_assert!(walked.is_ok(), "an object that was validated is one");
+    debug_assert!(walked.is_ok(), "objects were validated when parsed");
     if statements.is_empty() { None } else { hash(&mut statements).first_chunk().copied() }
 }
 
-/// The digest of statements, whatever their order.
+/// Hashes statements independent of their order.
 fn hash(statements: &mut [Statement<'_>]) -> [u8; 32] {
     statements.sort_unstable();
     let mut context = Context::new(&SHA256);
@@ -174,7 +175,7 @@ fn hash(statements: &mut [Statement<'_>]) -> [u8; 32] {
     sha256
 }
 
-/// Adds the members of an object; another value is one statement without a name, and `null` is none.
+/// Adds the members of an object. Any other value becomes one statement without a name; `null` adds nothing.
 fn collect<'a>(kind: u8, value: Option<&'a str>, into: &mut Vec<Statement<'a>>) {
     let Some(value) = value.filter(|value| *value != "null") else { return };
     if !value.starts_with('{') {
@@ -182,10 +183,10 @@ fn collect<'a>(kind: u8, value: Option<&'a str>, into: &mut Vec<Statement<'a>>) 
         return;
     }
     let walked = for_each_member(value, |key, value| into.push((kind, text(key), text(value))));
-    debug_assert!(walked.is_ok(), "an object that was validated is one");
+    debug_assert!(walked.is_ok(), "objects were validated when parsed");
 }
 
-/// Adds the peers that are marked as optional: clients do not install those on their own.
+/// Adds peers marked as optional, which clients do not install on their own.
 fn collect_optional_peers<'a>(value: Option<&'a str>, into: &mut Vec<Statement<'a>>) {
     let Some(value) = value.filter(|value| value.starts_with('{')) else { return };
     let walked = for_each_member(value, |key, meta| {
@@ -194,16 +195,16 @@ fn collect_optional_peers<'a>(value: Option<&'a str>, into: &mut Vec<Statement<'
             let walked = for_each_member(meta, |member, value| {
                 optional |= decode(member).as_deref() == Some("optional") && value == "true";
             });
-            debug_assert!(walked.is_ok(), "an object that was validated is one");
+            debug_assert!(walked.is_ok(), "objects were validated when parsed");
         }
         if optional {
             into.push((b'm', text(key), Cow::Borrowed("")));
         }
     });
-    debug_assert!(walked.is_ok(), "an object that was validated is one");
+    debug_assert!(walked.is_ok(), "objects were validated when parsed");
 }
 
-/// Adds the commands that are linked: a path alone is linked under the package's own name.
+/// Adds the linked commands. A path alone is linked under the package's unscoped name.
 fn collect_bin<'a>(name: &'a PackageName, value: Option<&'a str>, into: &mut Vec<Statement<'a>>) {
     match value.filter(|value| value.starts_with('"')) {
         Some(path) => into.push((b'b', Cow::Borrowed(name.unscoped()), text(path))),
@@ -211,7 +212,7 @@ fn collect_bin<'a>(name: &'a PackageName, value: Option<&'a str>, into: &mut Vec
     }
 }
 
-/// A string, decoded; another value as it is written.
+/// Decodes a string; returns other values as written.
 fn text(raw: &str) -> Cow<'_, str> {
     decode(raw).unwrap_or(Cow::Borrowed(raw))
 }
@@ -225,11 +226,11 @@ mod tests {
         let manifest = format!(r#"{{"name":"@acme/demo","version":"1.0.0",{members}"x":1}}"#);
         let document = format!(r#"{{"name":"@acme/demo","versions":{{"1.0.0":{manifest}}}}}"#);
         let name = PackageName::parse("@acme/demo").unwrap();
-        parse::ingest(&name, document.as_bytes()).unwrap().packument.entries[0].resolution
+        parse::parse(&name, document.as_bytes()).unwrap().packument.entries[0].resolution
     }
 
     #[test]
-    fn what_is_only_written_in_another_way_is_the_same() {
+    fn spelling_and_order_do_not_change_the_digest() {
         let plain = of(r#""dependencies":{"a":"1","b":"2"},"optionalDependencies":{"b":"2"},"bin":{"demo":"cli.js"},"#);
         let other =
             of("\"bin\":\"cli.js\", \"optionalDependencies\" : {\"\\u0062\":\"2\"}, \"dependencies\" : { \"a\" : \"1\" } , ");
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_would_install_or_link_in_another_way_is_not() {
+    fn changes_to_resolution_or_bin_change_the_digest() {
         let variants = [
             "",
             r#""dependencies":{"a":"1"},"#,
@@ -251,15 +252,15 @@ mod tests {
             r#""bin":"a","#,
             r#""dependencies":["a"],"#,
         ];
-        for (at, one) in variants.iter().enumerate() {
-            for other in &variants[at + 1..] {
-                assert_ne!(of(one), of(other), "{one} {other}");
+        for (at, left) in variants.iter().enumerate() {
+            for right in &variants[at + 1..] {
+                assert_ne!(of(left), of(right), "{left} {right}");
             }
         }
     }
 
     #[test]
-    fn each_form_is_compared_with_itself() {
+    fn each_form_is_compared_only_with_itself() {
         let full = |runs| ManifestDigest::new([1; 32], PackumentForm::Full, runs);
         let abbreviated = |runs| ManifestDigest::new([1; 32], PackumentForm::Abbreviated, runs);
         assert_eq!(full(false).followed_by(full(false)), (full(false), false));
@@ -274,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn scripts_are_compared_where_both_documents_carry_them() {
+    fn scripts_are_compared_only_if_both_documents_have_them() {
         let scripts = |scripts: &str| install_scripts(scripts);
         assert_eq!(scripts(r#"{"test":"x","prepublish":"y"}"#), None);
         assert_eq!(scripts(r#"{"postinstall":"a","test":"x"}"#), scripts(r#"{ "post\u0069nstall" : "a" }"#));
@@ -282,16 +283,16 @@ mod tests {
         assert_ne!(scripts(r#"{"postinstall":"a"}"#), scripts(r#"{"install":"a"}"#));
         assert_ne!(scripts(r#"{"postinstall":"a"}"#), scripts(r#"{"postinstall":"a","postinstall":"b"}"#));
         let full = |text: &str| ManifestDigest::new([1; 32], PackumentForm::Full, true).with_install_scripts(scripts(text));
-        let (one, other) = (full(r#"{"install":"a"}"#), full(r#"{"install":"b"}"#));
-        assert!(one.followed_by(other).1 && !one.followed_by(one).1);
-        assert!(full("{}").followed_by(one).1 && one.followed_by(full("{}")).1);
-        // A form without them says nothing of them, and neither does a ledger from before they were known.
-        let (after, changed) = one.followed_by(ManifestDigest::new([1; 32], PackumentForm::Abbreviated, true));
-        assert!(!changed && after.followed_by(other).1 && !after.followed_by(one).1);
-        assert_eq!(ManifestDigest::from_bytes(&one.to_bytes()), Some(one));
-        let old = ManifestDigest::from_bytes(&one.to_bytes()[..WITHOUT_SCRIPTS]).unwrap();
+        let (first, second) = (full(r#"{"install":"a"}"#), full(r#"{"install":"b"}"#));
+        assert!(first.followed_by(second).1 && !first.followed_by(first).1);
+        assert!(full("{}").followed_by(first).1 && first.followed_by(full("{}")).1);
+        // The abbreviated form and ledgers from before this field say nothing about the scripts.
+        let (after, changed) = first.followed_by(ManifestDigest::new([1; 32], PackumentForm::Abbreviated, true));
+        assert!(!changed && after.followed_by(second).1 && !after.followed_by(first).1);
+        assert_eq!(ManifestDigest::from_bytes(&first.to_bytes()), Some(first));
+        let old = ManifestDigest::from_bytes(&first.to_bytes()[..WITHOUT_SCRIPTS]).unwrap();
         assert_eq!(old, ManifestDigest::new([1; 32], PackumentForm::Full, true));
-        assert!(!old.followed_by(other).1);
+        assert!(!old.followed_by(second).1);
         assert_eq!(ManifestDigest::from_bytes(&[0; 40]), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Packuments: reads a document into segments, and renders it without the versions that are hidden.
+//! Packuments: parses a document into an index of byte spans, and renders it without hidden versions.
 
 pub mod dependencies;
 pub(crate) mod dependency_source;

@@ -1,5 +1,5 @@
-//! Reads a packument once, in one validated pass, into the index. Refuses to build a JSON tree, and to guess where
-//! parsers differ: a repeated key in `versions`, `time` or `dist-tags` is an error.
+//! Parses a packument into the index in one validating pass, without a JSON tree. A repeated key in `versions`, `time` or
+//! `dist-tags` is an error, because parsers differ on it.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -15,96 +15,86 @@ use crate::npm::packument::manifest::{RepeatCache, read_entry};
 use crate::npm::semver::version::Version;
 use crate::units::timestamp;
 
-/// The most versions a packument may have. The longest on the registry have some thousands.
-const MOST_VERSIONS: usize = 100_000;
+/// Maximum number of versions. The largest packuments on the registry have several thousand.
+const MAX_VERSIONS: usize = 100_000;
 
-/// The most dist-tags a packument may have. Packages that publish a tag for each branch or pull request have some thousands.
+/// Maximum number of dist-tags. Packages with a tag per branch or pull request have several thousand.
 const MAX_DIST_TAGS: usize = 20_000;
 
-/// The most entries in `time`: those of the versions that are there, as many of versions that are gone, `created` and `modified`.
-const MAX_TIMES: usize = 2 * MOST_VERSIONS + 2;
+/// Maximum number of entries in `time`: present versions, as many removed ones, `created` and `modified`.
+const MAX_TIMES: usize = 2 * MAX_VERSIONS + 2;
 
-/// A document that was read, and what only lives as long as the document does.
+/// A parsed document, with data that lives only as long as the document.
 pub struct ParsedPackument {
-    /// The index, to keep.
+    /// The index.
     pub packument: Packument,
-    /// Where the members lie that the abbreviated form keeps.
+    /// Spans of the members that the abbreviated form keeps.
     pub fields: AbbreviatedFields,
 }
 
-/// Why a document is no packument that can be believed.
+/// Why a document is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PackumentError {
     /// Not UTF-8.
     #[error("not UTF-8 at byte {byte}")]
-    Encoding {
-        /// Where.
-        byte: usize,
-    },
+    Encoding { byte: usize },
     /// Not JSON.
     #[error("not JSON at byte {byte}: {detail}")]
     Json {
-        /// Where.
         byte: usize,
         /// What the parser expected.
         detail: String,
     },
-    /// JSON of another shape.
+    /// A member of the wrong type.
     #[error("`{member}` is not an object")]
     Shape {
-        /// Which member; `the document` for the whole.
+        /// The member; `the document` for the whole.
         member: &'static str,
     },
-    /// A key stands twice, so that parsers would read different documents.
-    #[error("`{key}` stands twice in `{member}`")]
+    /// A duplicate key, which parsers resolve differently.
+    #[error("duplicate key in `{member}`: `{key}`")]
     Repeated {
-        /// In which object.
+        /// The object.
         member: &'static str,
-        /// Which key.
+        /// The duplicate key.
         key: String,
     },
-    /// It is about another package.
-    #[error("it is the packument of another package: `{found}`")]
+    /// The document is for another package.
+    #[error("the document is for another package: `{found}`")]
     OtherPackage {
-        /// What its `name` says.
+        /// The `name` in the document.
         found: String,
     },
-    /// More versions than any package has.
-    #[error("more than {MOST_VERSIONS} versions")]
+    /// More than the maximum number of versions.
+    #[error("more than {MAX_VERSIONS} versions")]
     TooManyVersions,
-    /// More members in an object than any package has.
+    /// More than the maximum number of members in an object.
     #[error("more than {limit} members in `{member}`")]
     TooManyMembers {
-        /// In which object.
+        /// The object.
         member: &'static str,
-        /// The most it may have.
+        /// The maximum.
         limit: usize,
     },
-    /// Longer than positions can count (4 GiB).
+    /// Longer than 4 GiB, the limit of positions.
     #[error("longer than 4 GiB")]
     TooLong,
 }
 
-/// Reads the packument of `name`.
+/// Parses the packument of `name`.
 ///
 /// # Errors
-/// When the document is not UTF-8, not JSON, not a packument, repeats a key, or is about another package. A version that
-/// contradicts itself is no error: its entry carries the flaw.
-pub fn ingest(name: &PackageName, document: &[u8]) -> Result<ParsedPackument, PackumentError> {
+/// Returns an error if the document is not UTF-8, not JSON, not a packument, has a duplicate key, or is for another package. A
+/// version that contradicts itself is not an error; its entry has `inconsistency` set.
+pub fn parse(name: &PackageName, document: &[u8]) -> Result<ParsedPackument, PackumentError> {
     if u32::try_from(document.len()).is_err() {
         return Err(PackumentError::TooLong);
     }
-    let text = std::str::from_utf8(document).map_err(|wrong| PackumentError::Encoding { byte: wrong.valid_up_to() })?;
+    let text = std::str::from_utf8(document).map_err(|error| PackumentError::Encoding { byte: error.valid_up_to() })?;
     let source = JsonSource(text);
     let mut fields = AbbreviatedFields::default();
     let RootVisitor {
-        entries: VersionsVisitor { mut entries, notebook, .. },
-        time,
-        dist_tags,
-        modified,
-        mut layout,
-        has_more,
-        ..
+        entries: VersionsVisitor { mut entries, cache, .. }, time, dist_tags, modified, mut layout, has_more, ..
     } = read_top(&source, name, &mut fields)?;
     let mut times = read_times(&source, time)?;
     let stated = modified.and_then(decode).and_then(|text| timestamp::parse(&text));
@@ -112,8 +102,8 @@ pub fn ingest(name: &PackageName, document: &[u8]) -> Result<ParsedPackument, Pa
     let dist_tags = read_tags(dist_tags)?;
 
     let mut by_key: Vec<u32> = (0..).take(entries.len()).collect();
-    by_key.sort_unstable_by(|&one, &other| entries[one as usize].key.cmp(&entries[other as usize].key));
-    let key_at = |place: u32| &entries[place as usize].key;
+    by_key.sort_unstable_by(|&left, &right| entries[left as usize].key.cmp(&entries[right as usize].key));
+    let key_at = |position: u32| &entries[position as usize].key;
     if let Some(pair) = by_key.windows(2).find(|pair| key_at(pair[0]) == key_at(pair[1])) {
         return Err(PackumentError::Repeated { member: "versions", key: key_at(pair[0]).to_string() });
     }
@@ -129,25 +119,25 @@ pub fn ingest(name: &PackageName, document: &[u8]) -> Result<ParsedPackument, Pa
         entries,
         tags_by_target: by_target(&dist_tags),
         dist_tags,
-        departed: Vec::new(),
+        removed: Vec::new(),
         has_time,
         modified: times.changed.max(stated),
         oldest: None,
-        parts: notebook.parts,
+        parts: cache.parts,
         length: document.len() as u64,
         layout,
         by_key,
     };
-    // What no entry took is of versions that are gone, or of none at all (`created`).
-    let left = times.instants.iter().filter(|(key, _)| Version::parse(key).is_some());
-    packument.departed = left.map(|(key, published)| (key.as_ref().into(), *published)).collect();
-    packument.departed.sort_unstable();
-    let departed = packument.departed.iter().filter_map(|(_, published)| *published);
-    packument.oldest = packument.entries.iter().filter_map(|entry| entry.published).chain(departed).min();
+    // The remaining times belong to removed versions, or to no version (`created`).
+    let remaining = times.instants.iter().filter(|(key, _)| Version::parse(key).is_some());
+    packument.removed = remaining.map(|(key, published)| (key.as_ref().into(), *published)).collect();
+    packument.removed.sort_unstable();
+    let removed_times = packument.removed.iter().filter_map(|(_, published)| *published);
+    packument.oldest = packument.entries.iter().filter_map(|entry| entry.published).chain(removed_times).min();
     Ok(ParsedPackument { packument, fields })
 }
 
-/// A walk over the document: takes the members that matter, and reads `versions` where it stands.
+/// Visits the document: collects the relevant members and reads `versions` in place.
 struct RootVisitor<'w, 'a> {
     source: &'w JsonSource<'a>,
     entries: VersionsVisitor<'w, 'a>,
@@ -156,7 +146,7 @@ struct RootVisitor<'w, 'a> {
     name: Option<&'a str>,
     /// `modified` of an abbreviated document.
     modified: Option<&'a str>,
-    /// The member `policyRestrictions`, and where the one before it ends.
+    /// The member `policyRestrictions`, and the end of the member before it.
     restrictions: Option<(ByteSpan, Option<u32>)>,
     layout: DocumentLayout,
     previous_end: Option<u32>,
@@ -206,7 +196,7 @@ impl<'a> RootVisitor<'_, 'a> {
                 self.layout.name = Some(span);
                 self.name.replace(value).is_some()
             }
-            // Repeated, the first counts: it only ever tells an older copy.
+            // If repeated, the first counts: it can only make the copy look older.
             Some("modified") => {
                 self.modified.get_or_insert(value);
                 false
@@ -218,7 +208,7 @@ impl<'a> RootVisitor<'_, 'a> {
                 }
                 return;
             }
-            // Taken before, where it stands first.
+            // The first one was handled in `member`.
             Some("versions") => true,
             Some("readme" | "maintainers" | "description" | "repository" | "homepage" | "license" | "author") => {
                 self.has_more = true;
@@ -236,35 +226,34 @@ impl<'a> RootVisitor<'_, 'a> {
     }
 }
 
-/// A walk over `versions`.
+/// Visits `versions`.
 struct VersionsVisitor<'w, 'a> {
     source: &'w JsonSource<'a>,
     name: &'w PackageName,
     fields: &'w mut AbbreviatedFields,
     entries: Vec<VersionEntry>,
-    /// What is remembered from one manifest to the next.
-    notebook: RepeatCache<'a>,
+    cache: RepeatCache<'a>,
     shape: VersionsShape,
-    /// Where the member before ends.
+    /// End of the previous member.
     last_end: u32,
 }
 
-/// What stands under `versions`.
+/// The type of `versions`.
 #[derive(PartialEq, Eq)]
 enum VersionsShape {
     Missing,
     Object,
-    /// As good as missing: a package without versions.
+    /// Treated as missing: a package without versions.
     Null,
     Other,
 }
 
 impl<'a> ObjectVisitor<'a> for VersionsVisitor<'_, 'a> {
     fn member<A: MapAccess<'a>>(&mut self, key: &'a str, members: &mut A) -> Result<(), A::Error> {
-        if self.entries.len() >= MOST_VERSIONS {
-            return Err(serde::de::Error::custom(format!("more than {MOST_VERSIONS} versions")));
+        if self.entries.len() >= MAX_VERSIONS {
+            return Err(serde::de::Error::custom(format!("more than {MAX_VERSIONS} versions")));
         }
-        let entry = read_entry(self.source, self.name, key, members, self.fields, &mut self.notebook)?;
+        let entry = read_entry(self.source, self.name, key, members, self.fields, &mut self.cache)?;
         self.last_end = entry.manifest.end;
         self.entries.push(entry);
         Ok(())
@@ -282,7 +271,7 @@ fn read_top<'w, 'a>(
         name,
         fields,
         entries: Vec::new(),
-        notebook: RepeatCache::default(),
+        cache: RepeatCache::default(),
         shape: VersionsShape::Missing,
         last_end: 0,
     };
@@ -300,10 +289,10 @@ fn read_top<'w, 'a>(
         repeated: None,
     };
     let walked = walk(document, &mut top);
-    if walked.is_err() && top.entries.entries.len() == MOST_VERSIONS {
+    if walked.is_err() && top.entries.entries.len() == MAX_VERSIONS {
         return Err(PackumentError::TooManyVersions);
     }
-    walked.map_err(|wrong| wrong.in_document(document))?;
+    walked.map_err(|error| error.in_document(document))?;
     if let Some(key) = top.repeated {
         return Err(PackumentError::Repeated { member: "the document", key });
     }
@@ -321,7 +310,7 @@ fn read_top<'w, 'a>(
     Ok(top)
 }
 
-/// Widens a member by the comma that sets it off: the one before it, or, for the first member, the one after it.
+/// Extends a member's span by its separating comma: the one before it, or after it for the first member.
 fn set_off(source: &JsonSource<'_>, member: ByteSpan, previous_end: Option<u32>, opening: u32) -> ByteSpan {
     if let Some(start) = previous_end {
         return ByteSpan { start, end: member.end };
@@ -331,11 +320,11 @@ fn set_off(source: &JsonSource<'_>, member: ByteSpan, previous_end: Option<u32>,
     ByteSpan { start: opening + 1, end: if comma { next } else { member.end } }
 }
 
-/// `time`, read: an instant for every key that is a string that is one.
+/// The parsed `time`: each string key, with its timestamp if valid.
 struct PublishTimes<'a> {
     instants: HashMap<Cow<'a, str>, Option<jiff::Timestamp>>,
     modified: Option<ByteSpan>,
-    /// `time.modified`, read.
+    /// The parsed `time.modified`.
     changed: Option<jiff::Timestamp>,
 }
 
@@ -410,11 +399,11 @@ mod tests {
     }
 
     fn read(document: &str) -> Result<Packument, PackumentError> {
-        ingest(&name(), document.as_bytes()).map(|ingested| ingested.packument)
+        parse(&name(), document.as_bytes()).map(|ingested| ingested.packument)
     }
 
     #[test]
-    fn a_packument_becomes_an_index() {
+    fn packument_is_indexed() {
         let document = format!(
             r#"{{"name":"demo", "dist-tags" : {{"latest":"1.1.0"}},
               "versions":{{"1.0.0":{},"1.1.0":{}}},
@@ -425,16 +414,21 @@ mod tests {
         let packument = read(&document).unwrap();
         assert_eq!(packument.entries.len(), 2);
         let (_, first) = packument.find("1.0.0").unwrap();
-        assert!(first.traits.install_script && first.flaw.is_none() && first.published.is_some() && first.integrity.is_some());
+        assert!(
+            first.traits.install_script
+                && first.inconsistency.is_none()
+                && first.published.is_some()
+                && first.integrity.is_some()
+        );
         let (_, second) = packument.find("1.1.0").unwrap();
         assert!(second.traits.deprecated && second.published.is_none() && !second.traits.install_script);
-        assert_eq!(packument.departed.len(), 1);
-        assert_eq!(&*packument.departed[0].0, "0.9.0");
+        assert_eq!(packument.removed.len(), 1);
+        assert_eq!(&*packument.removed[0].0, "0.9.0");
         assert_eq!(second.tarball_value.of(document.as_bytes()), br#""https://registry.example/demo/-/demo-1.1.0.tgz""#);
     }
 
     #[test]
-    fn when_a_document_was_modified_is_read_in_both_forms() {
+    fn modified_is_read_in_both_forms() {
         let at = |text: &str| timestamp::parse(text);
         let full = r#"{"name":"demo","time":{"modified":"2026-04-03T12:00:00.000Z"}}"#;
         assert_eq!(read(full).unwrap().modified, at("2026-04-03T12:00:00Z"));
@@ -444,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn repeated_keys_are_refused_however_they_are_spelled() {
+    fn duplicate_keys_are_rejected_in_any_spelling() {
         let one = manifest("1.0.0", "");
         let twice = format!(r#"{{"name":"demo","versions":{{"1.0.0":{one},"1.0.\u0030":{one}}}}}"#);
         assert_eq!(read(&twice).unwrap_err(), PackumentError::Repeated { member: "versions", key: "1.0.0".into() });
@@ -457,35 +451,35 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_that_contradicts_its_packument_has_a_flaw() {
-        let flaw = |key: &str, manifest: &str| {
+    fn contradictory_manifest_is_inconsistent() {
+        let inconsistency = |key: &str, manifest: &str| {
             let document = format!(r#"{{"name":"demo","versions":{{"{key}":{manifest}}}}}"#);
-            read(&document).unwrap().entries[0].flaw.as_deref().unwrap_or("none").to_owned()
+            read(&document).unwrap().entries[0].inconsistency.as_deref().unwrap_or("none").to_owned()
         };
-        assert_eq!(flaw("1.0.0", &manifest("1.0.0", "")), "none");
-        assert_eq!(flaw("1.0.1", &manifest("1.0.0", "")), "its manifest states another version: `1.0.0`");
+        assert_eq!(inconsistency("1.0.0", &manifest("1.0.0", "")), "none");
+        assert_eq!(inconsistency("1.0.1", &manifest("1.0.0", "")), "its manifest is for another version: `1.0.0`");
         assert_eq!(
-            flaw("1.0.0-next.72", &manifest("1.0.0-next.72+f41d8efcd", "")),
+            inconsistency("1.0.0-next.72", &manifest("1.0.0-next.72+f41d8efcd", "")),
             "none",
-            "build metadata is no part of a version"
+            "build metadata is not part of a version"
         );
-        assert_eq!(flaw("1.0.0", &manifest("1.0.1+1.0.0", "")), "its manifest states another version: `1.0.1+1.0.0`");
-        assert_eq!(flaw("1.0.0", &manifest("1.0.0+", "")), "its manifest states another version: `1.0.0+`");
+        assert_eq!(inconsistency("1.0.0", &manifest("1.0.1+1.0.0", "")), "its manifest is for another version: `1.0.1+1.0.0`");
+        assert_eq!(inconsistency("1.0.0", &manifest("1.0.0+", "")), "its manifest is for another version: `1.0.0+`");
         assert_eq!(
-            flaw("1.0.0", &manifest("1.0.0", "").replace("demo\",", "evil\",")),
-            "its manifest names another package: `evil`"
+            inconsistency("1.0.0", &manifest("1.0.0", "").replace("demo\",", "evil\",")),
+            "its manifest is for another package: `evil`"
         );
-        assert_eq!(flaw("latest", &manifest("latest", "")), "its key in `versions` is no version");
-        assert_eq!(flaw("1.0.0", &manifest("1.0.0", r#","version":"1.0.0""#)), "its manifest repeats `version`");
-        assert_eq!(flaw("1.0.0", &manifest("1.0.0", r#","x":1,"\u0078":2"#)), "its manifest repeats `x`");
-        assert_eq!(flaw("1.0.0", "7"), "its manifest is no object");
-        assert_eq!(flaw("1.0.0", r#"{"name":"demo","version":"1.0.0"}"#), "its manifest names no tarball");
+        assert_eq!(inconsistency("latest", &manifest("latest", "")), "its key in `versions` is not a version");
+        assert_eq!(inconsistency("1.0.0", &manifest("1.0.0", r#","version":"1.0.0""#)), "its manifest repeats `version`");
+        assert_eq!(inconsistency("1.0.0", &manifest("1.0.0", r#","x":1,"\u0078":2"#)), "its manifest repeats `x`");
+        assert_eq!(inconsistency("1.0.0", "7"), "its manifest is not an object");
+        assert_eq!(inconsistency("1.0.0", r#"{"name":"demo","version":"1.0.0"}"#), "its manifest has no tarball");
         let two = r#"{"name":"demo","version":"1.0.0","dist":{"tarball":"a","tarball":"b"}}"#;
-        assert_eq!(flaw("1.0.0", two), "its `dist` repeats `tarball`");
+        assert_eq!(inconsistency("1.0.0", two), "its `dist` repeats `tarball`");
     }
 
     #[test]
-    fn an_error_names_the_byte() {
+    fn errors_report_the_byte_position() {
         assert_eq!(
             read("{\"name\":\"demo\",\n\"versions\":{,}}").unwrap_err(),
             PackumentError::Json { byte: 28, detail: "key must be a string".into() }
@@ -494,13 +488,13 @@ mod tests {
         assert!(matches!(read("").unwrap_err(), PackumentError::Json { byte: 0, .. }));
         assert!(matches!(read("{} x").unwrap_err(), PackumentError::Json { .. }));
         assert_eq!(read("[]").unwrap_err(), PackumentError::Shape { member: "the document" });
-        assert_eq!(ingest(&name(), b"{\"a\":\"\xff\"}").err(), Some(PackumentError::Encoding { byte: 6 }));
+        assert_eq!(parse(&name(), b"{\"a\":\"\xff\"}").err(), Some(PackumentError::Encoding { byte: 6 }));
         assert_eq!(read(r#"{"name":"other"}"#).unwrap_err(), PackumentError::OtherPackage { found: "other".into() });
         assert_eq!(read(r#"{"versions":[]}"#).unwrap_err(), PackumentError::Shape { member: "versions" });
     }
 
     #[test]
-    fn what_is_made_to_be_slow_is_not() {
+    fn documents_with_many_members_are_bounded() {
         let many = |prefix: &str| (0..200_000).map(|n| format!(r#""{prefix}{n}":"x""#)).collect::<Vec<_>>().join(",");
         let tags = |count: usize| (0..count).map(|n| format!(r#""t{n}":"x""#)).collect::<Vec<_>>().join(",");
         let tagged = |count: usize| read(&format!(r#"{{"name":"demo","dist-tags":{{{}}}}}"#, tags(count)));
@@ -510,31 +504,31 @@ mod tests {
         let times = format!(r#"{{"name":"demo","time":{{{},{}}}}}"#, many("a"), many("b"));
         assert_eq!(read(&times).unwrap_err(), refused("time", MAX_TIMES));
         let members = format!(r#"{{"name":"demo","versions":{{"1.0.0":{}}}}}"#, manifest("1.0.0", &format!(",{}", many("m"))));
-        assert!(read(&members).unwrap().entries[0].flaw.is_none());
+        assert!(read(&members).unwrap().entries[0].inconsistency.is_none());
         let versions = format!(r#"{{"name":"demo","versions":{{{}}}}}"#, many("1.0."));
         assert_eq!(read(&versions).unwrap_err(), PackumentError::TooManyVersions);
     }
 
     #[test]
-    fn versions_may_be_missing_or_null_and_nothing_else() {
+    fn versions_must_be_an_object_null_or_missing() {
         assert!(read(r#"{"name":"demo"}"#).unwrap().entries.is_empty());
         assert!(read(r#"{"name":"demo","versions":null,"policyRestrictions":1}"#).unwrap().entries.is_empty());
         for other in ["7", "-7", "1.5", "true", "\"x\"", "[]", "[1,[2]]"] {
-            let wrong = read(&format!(r#"{{"versions":{other}}}"#)).unwrap_err();
-            assert_eq!(wrong, PackumentError::Shape { member: "versions" }, "{other}");
+            let error = read(&format!(r#"{{"versions":{other}}}"#)).unwrap_err();
+            assert_eq!(error, PackumentError::Shape { member: "versions" }, "{other}");
         }
         let twice = read(r#"{"versions":null,"versions":{}}"#).unwrap_err();
         assert_eq!(twice, PackumentError::Repeated { member: "the document", key: "versions".into() });
     }
 
     #[test]
-    fn what_nobody_understands_survives() {
+    fn unusual_members_do_not_fail_the_parse() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         let odd = format!(
             r#"{{"\ud800":1,"name":"demo","x":{deep},"n":123456789012345678901234567890.000,"versions":{{"1.0.0":{}}}}}"#,
             manifest("1.0.0", r#","\udc00":"\ud800""#)
         );
         let packument = read(&odd).unwrap();
-        assert!(packument.entries[0].flaw.is_none());
+        assert!(packument.entries[0].inconsistency.is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! Who published and who maintains a version, by name, each name once a document. Refuses to keep addresses.
+//! Publisher and maintainer names of versions, each stored once per document. Email addresses are not kept.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -7,23 +7,23 @@ use serde_json::value::RawValue;
 
 use crate::npm::packument::json::{decode, for_each_member};
 
-/// Maintainers of one version beyond which they are not kept.
-const MOST: usize = 200;
+/// Maximum number of maintainers kept per version.
+const MAX_MAINTAINERS: usize = 200;
 
-/// The names in one `maintainers`; `None` where there are none.
+/// The maintainers of a version, or `None` if there are none.
 type Maintainers = Option<Arc<[Arc<str>]>>;
 
-/// The people of one document. Most versions name those that the version before named, in the same bytes.
+/// Interns the names in one document. Most versions repeat the bytes of the version before.
 #[derive(Default)]
 pub(crate) struct PeopleInterner<'a> {
     names: HashSet<Arc<str>>,
-    /// What was read last, and what it was read as.
+    /// The last value and its result.
     publisher: Option<(&'a str, Option<Arc<str>>)>,
     maintainers: Option<(&'a str, Maintainers)>,
 }
 
 impl<'a> PeopleInterner<'a> {
-    /// The name in `_npmUser`.
+    /// Returns the name in `_npmUser`.
     pub(crate) fn publisher(&mut self, raw: &'a str) -> Option<Arc<str>> {
         if let Some((_, name)) = self.publisher.as_ref().filter(|(last, _)| *last == raw) {
             return name.clone();
@@ -33,19 +33,19 @@ impl<'a> PeopleInterner<'a> {
         name
     }
 
-    /// The names in `maintainers`.
+    /// Returns the names in `maintainers`.
     pub(crate) fn maintainers(&mut self, raw: &'a str) -> Maintainers {
         if let Some((_, names)) = self.maintainers.as_ref().filter(|(last, _)| *last == raw) {
             return names.clone();
         }
         let each: Vec<&'a RawValue> = serde_json::from_str(raw).unwrap_or_default();
-        let names: Vec<_> = each.into_iter().take(MOST).filter_map(|one| self.name(one.get())).collect();
+        let names: Vec<_> = each.into_iter().take(MAX_MAINTAINERS).filter_map(|person| self.name(person.get())).collect();
         let names: Maintainers = (!names.is_empty()).then(|| names.into());
         self.maintainers = Some((raw, names.clone()));
         names
     }
 
-    /// The name of one person, written as an object, or as `name <address>`.
+    /// Returns a person's name, written as an object or as `name <address>`.
     fn name(&mut self, raw: &str) -> Option<Arc<str>> {
         let mut name = None;
         if raw.starts_with('{') {
@@ -54,7 +54,7 @@ impl<'a> PeopleInterner<'a> {
                     name = decode(value);
                 }
             });
-            debug_assert!(walked.is_ok(), "an object that was validated is one");
+            debug_assert!(walked.is_ok(), "objects were validated when parsed");
         } else {
             name = decode(raw);
         }

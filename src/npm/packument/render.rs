@@ -1,7 +1,7 @@
-//! Writes a packument again: the segments that do not change, packed once, and an assembly of those that are shown.
+//! Renders a packument: constant segments are compressed once, and an assembly selects those to show.
 //!
-//! Refuses to judge: which versions are shown, and what the dist-tags say, is given. What is not changed leaves byte for
-//! byte as it came; only `versions`, `dist-tags`, `dist.tarball` and `policyRestrictions` are written anew.
+//! The caller decides which versions are shown and what the dist-tags are. Only `versions`, `dist-tags`, `dist.tarball` and
+//! `policyRestrictions` are rewritten; all other bytes are kept unchanged.
 
 use aws_lc_rs::digest;
 use bytes::Bytes;
@@ -12,14 +12,14 @@ use crate::npm::packument::manifest::AbbreviatedFields;
 use crate::npm::tarball_address::Rewriting;
 pub use crate::npm::tarball_address::tarball_url;
 
-/// Plain bytes after which a run of versions is closed: large enough to deflate nearly as well as the whole (128 KiB cost `next`
-/// 70 % more), small enough that few are deflated anew when a document grows.
-const RUN: usize = 512 << 10;
+/// Plain bytes after which a run of versions ends. Large enough to compress nearly as well as the whole (at 128 KiB, `next` was
+/// 70 % larger), small enough that little is recompressed when a document grows.
+const RUN_BYTES: usize = 512 << 10;
 
-/// Plain bytes up to which what is written for one assembly is stored: tags and restrictions are mostly this short.
-const SMALL: usize = 2048;
+/// Plain bytes up to which parts made for one assembly are stored: tags and restrictions are mostly this short.
+const MAX_STORED_BYTES: usize = 2048;
 
-/// Which packument.
+/// The form of a packument, by media type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PackumentForm {
     /// `application/json`
@@ -28,51 +28,51 @@ pub enum PackumentForm {
     Abbreviated,
 }
 
-/// A packument in one form and under one base URL: every part packed, none chosen yet.
+/// A packument in one form and for one base URL, with all parts compressed and none selected.
 #[derive(Debug)]
 pub struct PackumentView {
     packing: SegmentFormat,
     pieces: Vec<ViewPart>,
     runs: Vec<VersionRun>,
-    /// All parts behind each other as they leave when all are shown, so that neighbours leave as one.
+    /// All parts in the order in which they are sent if all are shown, so that adjacent ones are one chunk.
     arena: Bytes,
 }
 
-/// One part of a document, in the order they leave.
+/// One part of a document, in output order.
 #[derive(Debug)]
 enum ViewPart {
-    /// Bytes that are the same in every answer.
+    /// Bytes that are the same in every response.
     Fixed(Segment),
-    /// The value of `dist-tags`: upstream's own bytes while nothing changed.
+    /// The value of `dist-tags`: upstream's bytes, unless the tags change.
     Tags(Segment),
     /// The members of `versions`.
     Versions,
-    /// The member `policyRestrictions`, with its comma. Upstream's own never leaves: what it names may be shown here, and
-    /// clients that do not read it rightly fail over it.
+    /// The member `policyRestrictions`, with its comma. Upstream's is never sent: versions it names may be shown here, and
+    /// clients that misread it would fail.
     Restrictions { lead: &'static str },
 }
 
-/// Versions that stand next to each other in the document and are shown or hidden together.
+/// Adjacent versions of the document that are shown or hidden together.
 #[derive(Debug)]
 struct VersionRun {
     first: usize,
     end: usize,
-    /// Sets it off from the run that is shown before it.
+    /// Separates it from the previous shown run.
     comma: Segment,
     segment: Segment,
 }
 
-/// What an assembly shows.
+/// Selects what an assembly shows.
 pub struct VersionFilter<'a> {
-    /// For each entry, whether it is shown.
+    /// Whether each entry is shown.
     pub shown: &'a [bool],
-    /// The dist-tags, if they are not upstream's.
+    /// The dist-tags, if they differ from upstream's.
     pub tags: Option<&'a [(Box<str>, Box<str>)]>,
-    /// The value of `policyRestrictions`, JSON.
+    /// The value of `policyRestrictions` as JSON.
     pub restrictions: Option<&'a str>,
 }
 
-/// The chosen parts, ready to be joined.
+/// The selected parts, ready to be joined.
 pub struct Assembly<'a> {
     packing: SegmentFormat,
     arena: &'a Bytes,
@@ -84,9 +84,9 @@ enum AssemblyPart<'a> {
     Made(Segment),
 }
 
-/// Written for one assembly. Only what is large is worth a packer of its own.
-fn made(plain: &[u8], packing: SegmentFormat) -> Segment {
-    if plain.len() <= SMALL { Segment::store(plain, packing) } else { SegmentEncoder::of(packing).pack(plain) }
+/// Compresses a part made for one assembly. Only large parts justify starting a compressor.
+fn encode_small(plain: &[u8], packing: SegmentFormat) -> Segment {
+    if plain.len() <= MAX_STORED_BYTES { Segment::store(plain, packing) } else { SegmentEncoder::of(packing).encode(plain) }
 }
 
 impl AssemblyPart<'_> {
@@ -99,8 +99,8 @@ impl AssemblyPart<'_> {
 }
 
 impl PackumentView {
-    /// Renders `document`, which `packument` and `fields` were read from. Entries for which `alone` holds stand in runs of their own:
-    /// those whose verdict may flip. CPU bound: some milliseconds a megabyte.
+    /// Renders `document`, from which `packument` and `fields` were parsed. Entries for which `alone` returns true get their own
+    /// run, because their verdict may change. CPU bound: a few milliseconds per megabyte.
     #[must_use]
     pub fn render<'base>(
         document: &[u8],
@@ -109,26 +109,26 @@ impl PackumentView {
         form: PackumentForm,
         base: impl Into<Rewriting<'base>>,
         alone: &dyn Fn(usize) -> bool,
-        press: &mut SegmentEncoder,
+        encoder: &mut SegmentEncoder,
     ) -> Self {
-        press.begin();
+        encoder.begin();
         let base = base.into();
         let write: &dyn Fn(usize, &mut Vec<u8>) = match form {
             PackumentForm::Full => &|at, out| write_full(document, packument, at, base, out),
             PackumentForm::Abbreviated => &|at, out| write_abbreviated(document, packument, fields, at, base, out),
         };
         let pieces = match form {
-            PackumentForm::Full => full_pieces(document, packument, press),
-            PackumentForm::Abbreviated => abbreviated_pieces(document, packument, press),
+            PackumentForm::Full => full_pieces(document, packument, encoder),
+            PackumentForm::Abbreviated => abbreviated_pieces(document, packument, encoder),
         };
-        let runs = runs(packument.entries.len(), alone, write, press);
-        let mut view = Self { packing: press.packing(), pieces, runs, arena: Bytes::new() };
-        view.settle();
+        let runs = runs(packument.entries.len(), alone, write, encoder);
+        let mut view = Self { packing: encoder.packing(), pieces, runs, arena: Bytes::new() };
+        view.consolidate();
         view
     }
 
-    /// Moves all parts into one piece of memory.
-    fn settle(&mut self) {
+    /// Moves all parts into one contiguous buffer.
+    fn consolidate(&mut self) {
         let mut segments: Vec<&mut Segment> = Vec::with_capacity(self.pieces.len() + 2 * self.runs.len());
         let mut runs = Some(&mut self.runs);
         for piece in &mut self.pieces {
@@ -141,11 +141,11 @@ impl PackumentView {
                 ViewPart::Restrictions { .. } => {}
             }
         }
-        self.arena = compression::settle(self.packing, &mut segments);
+        self.arena = compression::consolidate(self.packing, &mut segments);
     }
 
-    /// Chooses the parts. `None` when a run is shown in part: then the view must be rendered anew, with the entries that
-    /// flip alone.
+    /// Selects the parts. Returns `None` if a run would be shown in part: the view must then be rendered again, with the changed
+    /// entries alone.
     #[must_use]
     pub fn assemble(&self, choice: &VersionFilter<'_>) -> Option<Assembly<'_>> {
         let mut parts = Vec::with_capacity(self.pieces.len() + 2 * self.runs.len());
@@ -153,15 +153,13 @@ impl PackumentView {
             match piece {
                 ViewPart::Fixed(segment) => parts.push(AssemblyPart::Kept(segment)),
                 ViewPart::Tags(theirs) => {
-                    parts.push(
-                        choice
-                            .tags
-                            .map_or(AssemblyPart::Kept(theirs), |tags| AssemblyPart::Made(made(&tags_json(tags), self.packing))),
-                    );
+                    parts.push(choice.tags.map_or(AssemblyPart::Kept(theirs), |tags| {
+                        AssemblyPart::Made(encode_small(&tags_json(tags), self.packing))
+                    }));
                 }
                 ViewPart::Versions => self.push_versions(choice.shown, &mut parts)?,
                 ViewPart::Restrictions { lead } => parts.extend(choice.restrictions.map(|ours| {
-                    AssemblyPart::Made(made(format!("{lead}\"policyRestrictions\":{ours}").as_bytes(), self.packing))
+                    AssemblyPart::Made(encode_small(format!("{lead}\"policyRestrictions\":{ours}").as_bytes(), self.packing))
                 })),
             }
         }
@@ -188,7 +186,7 @@ impl PackumentView {
         Some(())
     }
 
-    /// The bytes the view takes in memory, about.
+    /// Returns the approximate memory of the view in bytes.
     #[must_use]
     pub fn weight(&self) -> usize {
         size_of::<Self>()
@@ -199,30 +197,30 @@ impl PackumentView {
 }
 
 impl Assembly<'_> {
-    /// The document, packed as its view is; the chunks share the view's memory.
+    /// Returns the compressed document; the chunks share the view's memory.
     #[must_use]
     pub fn packed(&self) -> Vec<Bytes> {
         compression::join(self.packing, self.arena, self.parts.iter().map(AssemblyPart::segment))
     }
 
-    /// The document as it is. Unpacks: a millisecond or two for some megabytes.
+    /// Returns the document uncompressed. Decompression takes a millisecond or two for several megabytes.
     #[must_use]
     pub fn identity(&self) -> Bytes {
-        compression::unpack(self.packing, self.parts.iter().map(AssemblyPart::segment))
+        compression::decode(self.packing, self.parts.iter().map(AssemblyPart::segment))
     }
 
-    /// A hash that differs when the document's bytes do, SHA-256 over the packed parts.
+    /// Returns a SHA-256 over the compressed parts, which changes whenever the document does.
     #[must_use]
     pub fn fingerprint(&self) -> [u8; 32] {
         let mut context = digest::Context::new(&digest::SHA256);
         for part in &self.parts {
-            context.update(part.segment().packed());
+            context.update(part.segment().bytes());
         }
         context.finish().as_ref().try_into().unwrap_or_default()
     }
 }
 
-/// One manifest as a document of its own, its tarball under `base`.
+/// Returns one manifest as a document, with its tarball address below `base`.
 #[must_use]
 pub fn manifest<'base>(
     document: &[u8],
@@ -293,19 +291,19 @@ fn runs(
     entries: usize,
     alone: &dyn Fn(usize) -> bool,
     write: &dyn Fn(usize, &mut Vec<u8>),
-    press: &mut SegmentEncoder,
+    encoder: &mut SegmentEncoder,
 ) -> Vec<VersionRun> {
-    let packing = press.packing();
+    let packing = encoder.packing();
     let run = |first, end, segment| VersionRun { first, end, comma: Segment::store(b",", packing), segment };
     let mut runs: Vec<VersionRun> = Vec::new();
-    let mut plain = std::mem::take(&mut press.plain);
-    tune(entries, write, &mut plain, press);
+    let mut plain = std::mem::take(&mut encoder.plain);
+    tune(entries, write, &mut plain, encoder);
     plain.clear();
     let mut first = 0;
     for at in 0..entries {
         let single = alone(at);
-        if !plain.is_empty() && (single || plain.len() >= RUN) {
-            runs.push(run(first, at, press.pack(&plain)));
+        if !plain.is_empty() && (single || plain.len() >= RUN_BYTES) {
+            runs.push(run(first, at, encoder.encode(&plain)));
             plain.clear();
         }
         if plain.is_empty() {
@@ -315,38 +313,38 @@ fn runs(
         }
         write(at, &mut plain);
         if single {
-            runs.push(run(at, at + 1, press.pack(&plain)));
+            runs.push(run(at, at + 1, encoder.encode(&plain)));
             plain.clear();
         }
     }
     if !plain.is_empty() {
-        runs.push(run(first, entries, press.pack(&plain)));
+        runs.push(run(first, entries, encoder.encode(&plain)));
     }
-    press.plain = plain;
+    encoder.plain = plain;
     runs
 }
 
-/// Shows the press what stands in the middle of the document: its first versions are rarely like the rest.
-fn tune(entries: usize, write: &dyn Fn(usize, &mut Vec<u8>), plain: &mut Vec<u8>, press: &mut SegmentEncoder) {
-    if !press.wants_sample() {
+/// Tunes the encoder on a sample from the middle of the document: its first versions are rarely like the rest.
+fn tune(entries: usize, write: &dyn Fn(usize, &mut Vec<u8>), plain: &mut Vec<u8>, encoder: &mut SegmentEncoder) {
+    if !encoder.wants_sample() {
         return;
     }
     plain.clear();
     for at in entries / 2..entries {
         write(at, plain);
         if plain.len() >= compression::SAMPLE {
-            press.tune(plain);
+            encoder.tune(plain);
             return;
         }
     }
 }
 
-/// The full form: the document cut where something is written anew.
-fn full_pieces(document: &[u8], packument: &Packument, press: &mut SegmentEncoder) -> Vec<ViewPart> {
+/// Returns the full form: the document split at the rewritten members.
+fn full_pieces(document: &[u8], packument: &Packument, encoder: &mut SegmentEncoder) -> Vec<ViewPart> {
     let layout = &packument.layout;
     let mut cuts: Vec<(ByteSpan, Option<ViewPart>)> = Vec::with_capacity(4);
     if let Some(span) = layout.dist_tags {
-        cuts.push((span, Some(ViewPart::Tags(press.pack(span.of(document))))));
+        cuts.push((span, Some(ViewPart::Tags(encoder.encode(span.of(document))))));
     }
     if let Some(span) = layout.versions.filter(|span| span.of(document).starts_with(b"{")) {
         cuts.push((ByteSpan { start: span.start + 1, end: span.end - 1 }, Some(ViewPart::Versions)));
@@ -361,16 +359,16 @@ fn full_pieces(document: &[u8], packument: &Packument, press: &mut SegmentEncode
     let mut pieces = Vec::with_capacity(2 * cuts.len() + 1);
     let mut start = 0;
     for (span, piece) in cuts {
-        pieces.push(ViewPart::Fixed(press.pack(ByteSpan { start, end: span.start }.of(document))));
+        pieces.push(ViewPart::Fixed(encoder.encode(ByteSpan { start, end: span.start }.of(document))));
         pieces.extend(piece);
         start = span.end;
     }
-    pieces.push(ViewPart::Fixed(press.pack(document.get(start as usize..).unwrap_or_default())));
+    pieces.push(ViewPart::Fixed(encoder.encode(document.get(start as usize..).unwrap_or_default())));
     pieces
 }
 
-/// The abbreviated form, made from the full one: what npm's has, and `time`.
-fn abbreviated_pieces(document: &[u8], packument: &Packument, press: &mut SegmentEncoder) -> Vec<ViewPart> {
+/// Returns the abbreviated form, built from the full one: the members of npm's form, and `time`.
+fn abbreviated_pieces(document: &[u8], packument: &Packument, encoder: &mut SegmentEncoder) -> Vec<ViewPart> {
     let layout = &packument.layout;
     let mut head = b"{\"name\":".to_vec();
     match layout.name {
@@ -389,17 +387,17 @@ fn abbreviated_pieces(document: &[u8], packument: &Packument, press: &mut Segmen
         tail.extend_from_slice(time.of(document));
     }
     vec![
-        ViewPart::Fixed(press.pack(&head)),
-        ViewPart::Tags(press.pack(tags)),
-        ViewPart::Fixed(Segment::store(b",\"versions\":{", press.packing())),
+        ViewPart::Fixed(encoder.encode(&head)),
+        ViewPart::Tags(encoder.encode(tags)),
+        ViewPart::Fixed(Segment::store(b",\"versions\":{", encoder.packing())),
         ViewPart::Versions,
-        ViewPart::Fixed(press.pack(&tail)),
+        ViewPart::Fixed(encoder.encode(&tail)),
         ViewPart::Restrictions { lead: "," },
-        ViewPart::Fixed(Segment::store(b"}", press.packing())),
+        ViewPart::Fixed(Segment::store(b"}", encoder.packing())),
     ]
 }
 
-/// Dist-tags as JSON.
+/// Formats dist-tags as JSON.
 #[must_use]
 pub fn tags_json(tags: &[(Box<str>, Box<str>)]) -> Vec<u8> {
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
@@ -414,7 +412,7 @@ mod tests {
 
     use super::*;
     use crate::npm::name::PackageName;
-    use crate::npm::packument::parse::ingest;
+    use crate::npm::packument::parse::parse;
 
     const BASE: &str = "http://127.0.0.1:4873";
 
@@ -429,7 +427,7 @@ mod tests {
         tags: Option<&[(Box<str>, Box<str>)]>,
         restrictions: Option<&str>,
     ) -> String {
-        let ingested = ingest(&name(), document.as_bytes()).unwrap();
+        let ingested = parse(&name(), document.as_bytes()).unwrap();
         let shown: Vec<_> = (0..ingested.packument.entries.len()).map(shown).collect();
         let view = PackumentView::render(
             document.as_bytes(),
@@ -450,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn the_full_form_leaves_byte_for_byte_but_for_what_is_hidden() {
+    fn full_form_is_unchanged_except_for_hidden_versions() {
         let entry = |version: &str| {
             format!(
                 r#""{version}" : {{"name":"demo", "version":"{version}","n":1.0e00,"dist":{{"tarball" :"x","s":"\ud800"}} }}"#
@@ -470,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn our_restrictions_stand_at_the_end_and_upstreams_nowhere() {
+    fn own_restrictions_replace_upstreams() {
         for document in [
             r#"{"name":"demo","policyRestrictions":{"message":"theirs"},"versions":{}}"#,
             r#"{"policyRestrictions":{"message":"theirs"} , "name":"demo","versions":{}}"#,
@@ -482,7 +480,7 @@ mod tests {
                     serde_json::from_str(&render(document, form, &|_| true, None, Some(r#"{"message":"ours"}"#))).unwrap();
                 assert_eq!(ours["policyRestrictions"]["message"], "ours", "{document}");
                 let theirs = render(document, form, &|_| true, None, None);
-                let theirs: Value = serde_json::from_str(&theirs).unwrap_or_else(|wrong| panic!("{wrong}: {theirs}"));
+                let theirs: Value = serde_json::from_str(&theirs).unwrap_or_else(|error| panic!("{error}: {theirs}"));
                 assert!(theirs.get("policyRestrictions").is_none(), "{document}");
                 assert_eq!(theirs["name"], "demo");
             }
@@ -494,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_manifest_goes_whole() {
+    fn invalid_manifests_are_removed_completely() {
         for odd in ["5", "-1.5e3", "false", "null", "{}", "{ }", "[1,{\"a\":[]}]", "\"}\"", "\"\\ud800\""] {
             for (first, second) in [("good", "odd"), ("odd", "good"), ("odd", "odd")] {
                 let member = |which: &str, version: &str| match which {
@@ -506,7 +504,7 @@ mod tests {
                 let good = |at: usize| [first, second][at] == "good";
                 for form in [PackumentForm::Full, PackumentForm::Abbreviated] {
                     let text = render(&document, form, &good, None, Some("{}"));
-                    let tree: Value = serde_json::from_str(&text).unwrap_or_else(|wrong| panic!("{odd}: {wrong}: {text}"));
+                    let tree: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{odd}: {error}: {text}"));
                     assert_eq!(tree["versions"].as_object().unwrap().len(), usize::from(good(0)) + usize::from(good(1)));
                     assert_eq!(tree["name"], "demo", "{text}");
                 }
@@ -515,9 +513,9 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_is_shown_in_part_asks_for_a_new_view() {
+    fn partially_shown_run_requires_a_new_view() {
         let document = json!({"name": "demo", "versions": {"1.0.0": {}, "1.1.0": {}}}).to_string();
-        let ingested = ingest(&name(), document.as_bytes()).unwrap();
+        let ingested = parse(&name(), document.as_bytes()).unwrap();
         let view = PackumentView::render(
             document.as_bytes(),
             &ingested.packument,
@@ -532,13 +530,13 @@ mod tests {
     }
 
     #[test]
-    fn a_tarball_has_npms_conventional_address() {
+    fn tarball_has_npms_conventional_address() {
         let scoped = PackageName::parse("@acme/ui").unwrap();
         assert_eq!(tarball_url(BASE, &scoped, "1.0.0+b1"), "http://127.0.0.1:4873/@acme/ui/-/ui-1.0.0+b1.tgz");
         assert_eq!(tarball_url("http://h/npm", &scoped, "1.0.0 x"), "http://h/npm/@acme/ui/-/ui-1.0.0%20x.tgz");
     }
 
-    /// What a naive filter would do: the whole document as a tree.
+    /// The reference implementation: filters the document as a tree.
     fn parse_and_filter(document: &str, form: PackumentForm, shown: &[bool]) -> Value {
         let mut tree: Value = serde_json::from_str(document).unwrap();
         let versions = tree["versions"].as_object().cloned().unwrap_or_default();
@@ -587,7 +585,7 @@ mod tests {
         })
     }
 
-    /// A packument in any order and spacing: (document, shown).
+    /// A packument in any order and spacing, and which versions are shown.
     fn any_packument() -> impl Strategy<Value = (String, Vec<bool>)> {
         let manifest =
             (any_json(), proptest::collection::btree_map("[a-z]{1,4}", any_json(), 0..3), proptest::option::of(any::<bool>()));
@@ -620,7 +618,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_splice_is_a_parse_and_filter((document, shown) in any_packument(), full in any::<bool>()) {
+        fn rendering_agrees_with_parse_and_filter((document, shown) in any_packument(), full in any::<bool>()) {
             let form = if full { PackumentForm::Full } else { PackumentForm::Abbreviated };
             let spliced = render(&document, form, &|at| shown[at], None, None);
             let spliced: Value = serde_json::from_str(&spliced).unwrap();
@@ -628,8 +626,8 @@ mod tests {
         }
 
         #[test]
-        fn nothing_makes_the_reader_panic(document in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = ingest(&name(), &document);
+        fn parsing_never_panics(document in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&name(), &document);
         }
     }
 }

@@ -1,27 +1,26 @@
-//! A range as intervals of versions by precedence, as advisories write them. Refuses to know advisories.
+//! Converts a range into intervals of versions by precedence, the form of advisories.
 
 use crate::npm::semver::range::{Comparator, Operator, Range};
 
-/// Versions between two bounds. A bound that is `None` is none.
+/// Versions between two optional bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VersionInterval {
-    /// The first one.
+    /// The lowest version, inclusive.
     pub from: Option<String>,
-    /// Where it ends.
     pub end: Option<UpperBound>,
 }
 
-/// Where an interval ends.
+/// The upper bound of an interval.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpperBound {
-    /// Before this version.
+    /// Excludes this version.
     Before(String),
-    /// With this version.
+    /// Includes this version.
     Through(String),
 }
 
 impl VersionInterval {
-    /// The intervals that together are what a range covers, its prereleases too; none for a range that nothing lies in.
+    /// Returns the intervals that together cover a range, prereleases included. Empty if the range is impossible.
     #[must_use]
     pub fn of(range: &Range) -> Vec<Self> {
         if range.is_impossible() {
@@ -32,25 +31,25 @@ impl VersionInterval {
 
     fn of_set(set: &[Comparator]) -> Self {
         use Operator::{Equal, Greater, GreaterOrEqual, Less, LessOrEqual};
-        let from = set.iter().filter(|one| matches!(one.relation, Greater | GreaterOrEqual | Equal));
-        // Of two at one version the one that leaves it out is the narrower.
-        let from = from.max_by(|one, other| {
-            one.version.cmp_precedence(&other.version).then((one.relation == Greater).cmp(&(other.relation == Greater)))
+        let from = set.iter().filter(|comparator| matches!(comparator.relation, Greater | GreaterOrEqual | Equal));
+        // With two comparators at one version, the exclusive one is narrower.
+        let from = from.max_by(|left, right| {
+            left.version.cmp_precedence(&right.version).then((left.relation == Greater).cmp(&(right.relation == Greater)))
         });
-        let to = set.iter().filter(|one| matches!(one.relation, Less | LessOrEqual | Equal));
-        let to = to.min_by(|one, other| {
-            one.version.cmp_precedence(&other.version).then((other.relation == Less).cmp(&(one.relation == Less)))
+        let to = set.iter().filter(|comparator| matches!(comparator.relation, Less | LessOrEqual | Equal));
+        let to = to.min_by(|left, right| {
+            left.version.cmp_precedence(&right.version).then((right.relation == Less).cmp(&(left.relation == Less)))
         });
-        let from = from.map(|one| if one.relation == Greater { next(&one.version) } else { one.version.to_string() });
-        let end = to.map(|one| match one.relation {
-            Less => UpperBound::Before(one.version.to_string()),
-            _ => UpperBound::Through(one.version.to_string()),
+        let from = from.map(|lower| if lower.relation == Greater { next(&lower.version) } else { lower.version.to_string() });
+        let end = to.map(|upper| match upper.relation {
+            Less => UpperBound::Before(upper.version.to_string()),
+            _ => UpperBound::Through(upper.version.to_string()),
         });
         Self { from, end }
     }
 }
 
-/// The version right above another.
+/// Returns the lowest version above `version`.
 fn next(version: &semver::Version) -> String {
     let (major, minor, patch) = (version.major, version.minor, version.patch);
     if version.pre.is_empty() {
@@ -65,18 +64,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_range_is_told_by_its_bounds() {
-        let told = |text: &str| {
+    fn ranges_become_intervals() {
+        let formatted = |text: &str| {
             let intervals = VersionInterval::of(&Range::parse(text).unwrap());
-            let tell = |one: &VersionInterval| {
-                let end = match &one.end {
+            let format = |interval: &VersionInterval| {
+                let end = match &interval.end {
                     None => String::new(),
                     Some(UpperBound::Before(end)) => format!("<{end}"),
                     Some(UpperBound::Through(end)) => format!("<={end}"),
                 };
-                format!("{}{end}", one.from.as_deref().map(|from| format!(">={from} ")).unwrap_or_default())
+                format!("{}{end}", interval.from.as_deref().map(|from| format!(">={from} ")).unwrap_or_default())
             };
-            intervals.iter().map(tell).collect::<Vec<_>>().join(", ")
+            intervals.iter().map(format).collect::<Vec<_>>().join(", ")
         };
         for (range, expected) in [
             ("<4.17.21", "<4.17.21"),
@@ -87,7 +86,7 @@ mod tests {
             (">=1.0.0 >1.0.0 <2.0.0 <=2.0.0", ">=1.0.1-0 <2.0.0"),
             ("*", ""),
         ] {
-            assert_eq!(told(range), expected, "{range}");
+            assert_eq!(formatted(range), expected, "{range}");
         }
         assert!(VersionInterval::of(&Range::parse(">2 <1").unwrap()).is_empty());
     }

@@ -1,4 +1,4 @@
-//! Versions and ranges as npm's `semver` reads them.
+//! Versions and ranges with the semantics of npm's `semver`.
 
 pub mod interval;
 pub mod range;

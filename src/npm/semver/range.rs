@@ -1,5 +1,5 @@
-//! Ranges as npm's `semver` reads them, taken apart once so that matching compares and allocates nothing. Held against npm's own
-//! by `just oracle`. Refuses the loose ranges that npm reads only when told to.
+//! Ranges with the semantics of npm's `semver`, parsed once so that matching does not allocate. `just oracle` compares them with
+//! npm's own. npm's `loose` ranges are not supported.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -8,20 +8,20 @@ use std::fmt;
 use crate::npm::semver::version::LARGEST;
 use crate::npm::semver::version::Version;
 
-/// The longest range that is read, in bytes.
-const LONGEST: usize = 1024;
+/// The longest accepted range, in bytes.
+const MAX_RANGE_BYTES: usize = 1024;
 
 /// A range (`^1.2`, `1.x || >=2.5.0`, `1.2 - 2`).
 #[derive(Clone)]
 pub struct Range {
     text: Box<str>,
-    /// As `satisfies` has it: a prerelease only where the set names one of the same version.
+    /// As in `satisfies`: a prerelease matches only if the set names one of the same version.
     strict: Box<[ComparatorSet]>,
-    /// As `satisfies` has it with `includePrerelease`.
+    /// As in `satisfies` with `includePrerelease`.
     inclusive: Box<[ComparatorSet]>,
 }
 
-/// Comparators that must all hold; none holds for everything.
+/// Comparators that must all hold. An empty set matches every version.
 pub(crate) type ComparatorSet = Box<[Comparator]>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,25 +40,25 @@ pub(crate) enum Operator {
 }
 
 impl Range {
-    /// Parses a range; `None` when npm would call it invalid.
+    /// Parses a range. Returns `None` if npm would reject it.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        if text.len() > LONGEST {
+        if text.len() > MAX_RANGE_BYTES {
             return None;
         }
         let plain = text.split(is_blank).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
-        // With prereleases a bound may be beyond the largest number; without them it is not.
+        // With prereleases, a bound may exceed the largest number where the strict form does not.
         let inclusive = sets(&plain, true).unwrap_or_default();
         Some(Self { text: text.trim().into(), strict: sets(&plain, false)?, inclusive })
     }
 
-    /// The range as written.
+    /// Returns the range as written.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Whether npm's `satisfies` holds: a prerelease only where the range names one of the same version.
+    /// Checks whether npm's `satisfies` holds: a prerelease matches only if the range names one of the same version.
     #[must_use]
     pub fn matches(&self, version: &Version) -> bool {
         let version = version.parsed();
@@ -73,24 +73,24 @@ impl Range {
         self.strict.iter().any(|set| holds(set, version) && named(set))
     }
 
-    /// Whether a denial of this range covers the version: as `satisfies` with `includePrerelease`, so that `<2.0.0` covers
+    /// Checks whether a denial of this range covers the version: as `satisfies` with `includePrerelease`, so that `<2.0.0` covers
     /// `1.9.9-beta.1` and `4.x` covers `4.0.0-alpha`.
     #[must_use]
     pub fn covers(&self, version: &Version) -> bool {
         self.inclusive.iter().any(|set| holds(set, version.parsed())) || self.matches(version)
     }
 
-    /// The sets of `satisfies`.
+    /// Returns the sets for `satisfies`.
     pub(crate) fn strict(&self) -> &[ComparatorSet] {
         &self.strict
     }
 
-    /// The sets of `satisfies` with `includePrerelease`.
+    /// Returns the sets for `satisfies` with `includePrerelease`.
     pub(crate) fn inclusive(&self) -> &[ComparatorSet] {
         &self.inclusive
     }
 
-    /// Whether no version can lie in it (`>2 <1`).
+    /// Checks whether no version can match (`>2 <1`).
     #[must_use]
     pub fn is_impossible(&self) -> bool {
         self.strict.iter().chain(&self.inclusive).all(is_contradiction)
@@ -122,11 +122,11 @@ fn holds(set: &ComparatorSet, version: &semver::Version) -> bool {
     })
 }
 
-/// Whether the highest lower bound lies above the lowest upper one. `<0.0.0-0` is how npm writes nothing.
+/// Checks whether the highest lower bound is above the lowest upper bound. npm writes the empty set as `<0.0.0-0`.
 fn is_contradiction(set: &ComparatorSet) -> bool {
     use Operator::{Equal, Greater, GreaterOrEqual, Less, LessOrEqual};
     let lowest = semver::Version { pre: semver::Prerelease::new("0").unwrap_or_default(), ..semver::Version::new(0, 0, 0) };
-    let bounds = |relations: [Operator; 3]| set.iter().filter(move |one| relations.contains(&one.relation));
+    let bounds = |relations: [Operator; 3]| set.iter().filter(move |comparator| relations.contains(&comparator.relation));
     bounds([Less, LessOrEqual, Equal]).any(|upper| {
         if upper.relation == Less && upper.version.cmp_precedence(&lowest) != Ordering::Greater {
             return true;
@@ -139,15 +139,15 @@ fn is_contradiction(set: &ComparatorSet) -> bool {
     })
 }
 
-/// What ECMAScript's `\s` is.
-fn is_blank(letter: char) -> bool {
-    letter.is_whitespace() || letter == '\u{feff}'
+/// Checks for the characters of ECMAScript's `\s`.
+fn is_blank(ch: char) -> bool {
+    ch.is_whitespace() || ch == '\u{feff}'
 }
 
-/// The sets of a range whose blanks are single; `None` when one of them is invalid.
+/// Parses the sets of a range with single spaces. Returns `None` if one is invalid.
 fn sets(plain: &str, inclusive: bool) -> Option<Box<[ComparatorSet]>> {
     let sets = plain.split("||").map(|part| set(part.trim(), inclusive)).collect::<Option<Vec<_>>>()?;
-    // Beside a star npm forgets the other sets, and with them the prereleases that they name.
+    // If one set is `*`, npm drops the others and with them the prereleases they name.
     if let Some(star) = sets.iter().find(|set| set.is_empty()) {
         return Some(Box::new([star.clone()]));
     }
@@ -168,14 +168,15 @@ fn set(part: &str, inclusive: bool) -> Option<ComparatorSet> {
             }
         }
     }
-    let nothing = |one: &Comparator| one.relation == Operator::Less && one.version.to_string() == "0.0.0-0";
-    match comparators.iter().position(nothing) {
-        Some(place) => Some(Box::new([comparators.swap_remove(place)])),
+    let is_empty_set =
+        |comparator: &Comparator| comparator.relation == Operator::Less && comparator.version.to_string() == "0.0.0-0";
+    match comparators.iter().position(is_empty_set) {
+        Some(position) => Some(Box::new([comparators.swap_remove(position)])),
         None => Some(comparators.into()),
     }
 }
 
-/// Drops every `+build`.
+/// Removes build metadata (`+build`).
 fn without_build(part: &str) -> String {
     let mut kept = String::with_capacity(part.len());
     let mut rest = part;
@@ -183,7 +184,7 @@ fn without_build(part: &str) -> String {
         kept.push_str(before);
         let identifiers = after.split_inclusive('.').map_while(|identifier| {
             let bare = identifier.trim_end_matches('.');
-            let length = bare.find(|letter: char| !is_identifier(letter)).unwrap_or(bare.len());
+            let length = bare.find(|ch: char| !is_identifier(ch)).unwrap_or(bare.len());
             (length > 0).then_some((length, length == bare.len() && identifier.ends_with('.')))
         });
         let mut end = 0;
@@ -202,11 +203,11 @@ fn without_build(part: &str) -> String {
     kept
 }
 
-fn is_identifier(letter: char) -> bool {
-    letter.is_ascii_alphanumeric() || letter == '-'
+fn is_identifier(ch: char) -> bool {
+    ch.is_ascii_alphanumeric() || ch == '-'
 }
 
-/// `1.2 - 3.4` as two comparators; `None` when it is no such thing.
+/// Expands a hyphen range (`1.2 - 3.4`) into two comparators. Returns `None` for anything else.
 fn hyphen(part: &str, inclusive: bool) -> Option<String> {
     let lowest = if inclusive { "-0" } else { "" };
     part.match_indices(" - ").find_map(|(at, _)| {
@@ -233,7 +234,7 @@ fn hyphen(part: &str, inclusive: bool) -> Option<String> {
     })
 }
 
-/// Joins an operator with what it stands before: `>= 1.2` → `>=1.2`, `~> 1` → `~1`.
+/// Removes the spaces between an operator and its version: `>= 1.2` → `>=1.2`, `~> 1` → `~1`.
 fn join_operators(part: &str) -> String {
     let mut joined = String::with_capacity(part.len());
     let mut rest = part;
@@ -246,7 +247,7 @@ fn join_operators(part: &str) -> String {
             let prefix = after.len() - after.trim_start_matches(['v', '=', ' ']).len();
             joined.push_str(&rest[..end]);
             rest = &rest[end..];
-            if after[prefix..].starts_with(|letter: char| letter.is_ascii_digit() || matches!(letter, 'x' | 'X' | '*')) {
+            if after[prefix..].starts_with(|ch: char| ch.is_ascii_digit() || matches!(ch, 'x' | 'X' | '*')) {
                 joined.push_str(&after[..prefix]);
                 rest = &after[prefix..];
             }
@@ -258,7 +259,7 @@ fn join_operators(part: &str) -> String {
     joined.replace("~> ", "~").replace("~ ", "~").replace("^ ", "^")
 }
 
-/// What carets, tildes and x-ranges stand for, as comparators between blanks; nothing for everything.
+/// Expands carets, tildes and x-ranges into comparators separated by spaces. The result is empty if every version matches.
 fn desugar(word: &str, inclusive: bool) -> String {
     let lowest = if inclusive { "-0" } else { "" };
     if let Some(partial) = word.strip_prefix('^').and_then(Partial::parse) {
@@ -301,7 +302,7 @@ fn tilde(Partial { major, minor, patch, pre, .. }: &Partial<'_>, lowest: &str) -
 
 fn x_range(word: &str, operator: &str, partial: &Partial<'_>, lowest: &str) -> String {
     let Partial { major, minor, patch, has_patch, .. } = *partial;
-    // `x.1` and `1.x.2` are no ranges.
+    // `x.1` and `1.x.2` are not ranges.
     if (major.is_none() && minor.is_some()) || (minor.is_none() && has_patch && patch.is_some()) {
         return word.to_owned();
     }
@@ -325,7 +326,7 @@ fn x_range(word: &str, operator: &str, partial: &Partial<'_>, lowest: &str) -> S
     }
 }
 
-/// One comparator; `None` when it is invalid.
+/// Parses one comparator. Returns `None` if it is invalid.
 fn comparator(word: &str) -> Option<Comparator> {
     let (relation, rest) = match word.as_bytes() {
         [b'<', b'=', ..] => (Operator::LessOrEqual, &word[2..]),
@@ -340,7 +341,7 @@ fn comparator(word: &str) -> Option<Comparator> {
     (largest <= LARGEST).then_some(Comparator { relation, version })
 }
 
-/// Drops stars, with the operator before them, wherever they are left: npm takes `1.0.0-*.1` for `1.0.0-.1`.
+/// Removes any remaining stars with the operator before them: npm reads `1.0.0-*.1` as `1.0.0-.1`.
 fn without_stars(word: &str) -> Cow<'_, str> {
     if !word.contains('*') {
         return Cow::Borrowed(word);
@@ -354,7 +355,7 @@ fn without_stars(word: &str) -> Cow<'_, str> {
     Cow::Owned(kept)
 }
 
-/// A version of which parts may be missing or `x`.
+/// A version with parts that may be missing or `x`.
 struct Partial<'a> {
     major: Option<u64>,
     minor: Option<u64>,
@@ -364,16 +365,16 @@ struct Partial<'a> {
 }
 
 impl<'a> Partial<'a> {
-    /// Reads all of `text`; `None` when it is something else.
+    /// Parses all of `text`. Returns `None` if it is not a partial version.
     fn parse(text: &'a str) -> Option<Self> {
-        let text = text.trim_start_matches(|letter: char| letter == 'v' || letter == '=' || is_blank(letter));
+        let text = text.trim_start_matches(|ch: char| ch == 'v' || ch == '=' || is_blank(ch));
         let (numbers, pre) = text.split_once('-').map_or((text, None), |(numbers, pre)| (numbers, Some(pre)));
         let parts = numbers.split('.').map(PartialPart::parse).collect::<Option<Vec<_>>>()?;
         let is_whole = parts.len() == 3;
         if parts.len() > 3 || pre.is_some_and(|pre| !is_whole || !is_prerelease(pre)) {
             return None;
         }
-        let part = |place: usize| match parts.get(place) {
+        let part = |position: usize| match parts.get(position) {
             Some(PartialPart::Number(number)) => Some(*number),
             Some(PartialPart::Any) | None => None,
         };
@@ -381,7 +382,6 @@ impl<'a> Partial<'a> {
     }
 }
 
-/// One part of a version.
 enum PartialPart {
     Number(u64),
     /// `x`, `X` or `*`.
@@ -389,7 +389,7 @@ enum PartialPart {
 }
 
 impl PartialPart {
-    /// A number that npm does not take stays one, for whoever uses it to notice.
+    /// Parses one part. A number above npm's limit is kept above the limit, so that the comparator becomes invalid.
     fn parse(text: &str) -> Option<Self> {
         if matches!(text, "x" | "X" | "*") {
             return Some(Self::Any);
@@ -408,7 +408,7 @@ fn is_prerelease(text: &str) -> bool {
 
 #[cfg(test)]
 pub(crate) mod strategies {
-    //! Versions and ranges that are near each other.
+    //! Strategies for similar versions and ranges.
 
     use proptest::prelude::*;
 
@@ -436,14 +436,14 @@ pub(crate) mod strategies {
 mod tests {
     use super::*;
 
-    fn told(range: &str, version: &str) -> Option<(bool, bool)> {
+    fn matched(range: &str, version: &str) -> Option<(bool, bool)> {
         let (range, version) = (Range::parse(range)?, Version::parse(version).unwrap());
         Some((range.matches(&version), range.covers(&version)))
     }
 
-    /// What npm's `semver` 7.8.5 says: whether it satisfies, and whether it does with `includePrerelease`.
+    /// The expected values are those of npm's `semver` 7.8.5: `satisfies`, without and with `includePrerelease`.
     #[test]
-    fn ranges_are_read_as_npm_reads_them() {
+    fn ranges_match_as_in_npm() {
         let (yes, no, covered) = (Some((true, true)), Some((false, false)), Some((false, true)));
         for (range, version, says) in [
             ("^1.2.0", "1.9.0", yes),
@@ -485,12 +485,12 @@ mod tests {
             ("^9007199254740991.0.0", "1.0.0", None),
             ("1.2.3.4", "1.2.3", None),
         ] {
-            assert_eq!(told(range, version), says, "{version} in {range:?}");
+            assert_eq!(matched(range, version), says, "{version} in {range:?}");
         }
     }
 
     #[test]
-    fn a_range_that_holds_nothing_is_known() {
+    fn impossible_ranges_are_detected() {
         for impossible in [">2 <1", "<0.0.0-0", ">x", ">=1.0.0 <1.0.0", "1.2.3 1.2.4", ">2 <1 || >4 <3"] {
             assert!(Range::parse(impossible).unwrap().is_impossible(), "{impossible}");
         }

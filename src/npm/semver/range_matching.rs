@@ -1,26 +1,28 @@
-//! Many ranges and many versions at once: which version satisfies all of them, in one pass over each. Pure.
+//! Finds the version that satisfies many ranges, in one pass over ranges and versions. Pure.
 
 use crate::npm::semver::range::{Comparator, ComparatorSet, Operator, Range};
 use crate::npm::semver::version::Version;
 
-/// The highest of `versions` that satisfies every one of `ranges`, as npm's `satisfies` has it; with the value that came with it.
+/// Returns the value paired with the highest of `versions` that satisfies all `ranges` in the sense of npm's `satisfies`.
 #[must_use]
 pub fn highest_in_all<T: Copy>(ranges: &[Range], mut versions: Vec<(&Version, T)>) -> Option<T> {
-    versions.sort_by(|one, other| one.0.cmp(other.0));
+    versions.sort_by(|left, right| left.0.cmp(right.0));
     let (prereleases, stable): (Vec<_>, Vec<_>) = versions.into_iter().partition(|(version, _)| version.is_prerelease());
     let best = highest(ranges, &stable, |set| vec![span(set, &stable)]);
-    // Of prereleases a set holds only those of a version that it names one of: they stand side by side.
+    // A set matches only prereleases of a version for which it names one. In the sorted list these are adjacent.
     let named = |set: &ComparatorSet| {
         let (from, to) = span(set, &prereleases);
-        let blocks = set.iter().filter(|one| !one.version.pre.is_empty()).map(|one| block(numbers(&one.version), &prereleases));
+        let blocks =
+            set.iter().filter(|bound| !bound.version.pre.is_empty()).map(|bound| block(numbers(&bound.version), &prereleases));
         blocks.map(|(first, last)| (first.max(from), last.min(to))).collect()
     };
     let best_prerelease = highest(ranges, &prereleases, named);
     let both = best.into_iter().chain(best_prerelease);
-    both.max_by(|one, other| one.0.cmp(other.0)).map(|(_, value)| value)
+    both.max_by(|left, right| left.0.cmp(right.0)).map(|(_, value)| value)
 }
 
-/// Of versions in ascending order, the highest that each range holds; `spans` are those that a set of comparators holds.
+/// Returns the highest version that all ranges match. `versions` are ascending; `spans` returns the index ranges that a set of
+/// comparators matches.
 fn highest<'v, T: Copy>(
     ranges: &[Range],
     versions: &[(&'v Version, T)],
@@ -32,7 +34,7 @@ fn highest<'v, T: Copy>(
         spans.sort_unstable();
         let mut end = 0;
         for (from, to) in spans {
-            // Sets of one range overlap: each version counts once.
+            // The sets of one range may overlap; each version counts once.
             let from = from.max(end);
             if from < to {
                 changes[from] += 1;
@@ -53,7 +55,7 @@ fn highest<'v, T: Copy>(
     best
 }
 
-/// From where to where the versions stand that a set holds.
+/// Returns the index range of the versions that a set matches.
 fn span<T>(set: &ComparatorSet, versions: &[(&Version, T)]) -> (usize, usize) {
     let (mut from, mut to) = (0, versions.len());
     for Comparator { relation, version: bound } in set {
@@ -70,7 +72,7 @@ fn span<T>(set: &ComparatorSet, versions: &[(&Version, T)]) -> (usize, usize) {
     (from, to)
 }
 
-/// From where to where the versions with these numbers stand.
+/// Returns the index range of the versions with these numbers.
 fn block<T>(numbers_of_all: (u64, u64, u64), versions: &[(&Version, T)]) -> (usize, usize) {
     let before = versions.partition_point(|(version, _)| numbers(version.parsed()) < numbers_of_all);
     let through = versions.partition_point(|(version, _)| numbers(version.parsed()) <= numbers_of_all);
@@ -90,16 +92,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_what_asking_each_range_of_each_version_finds(
+        fn result_agrees_with_matching_each_range_and_version(
             ranges in prop::collection::vec(range(), 1..5),
             versions in prop::collection::btree_set(version(), 1..40),
         ) {
             let ranges: Vec<_> = ranges.iter().filter_map(|text| Range::parse(text)).collect();
             prop_assume!(!ranges.is_empty());
             let versions: Vec<_> = versions.iter().filter_map(|text| Version::parse(text)).collect();
-            let slowly = versions.iter().filter(|version| ranges.iter().all(|range| range.matches(version))).max();
+            let expected = versions.iter().filter(|version| ranges.iter().all(|range| range.matches(version))).max();
             let fast = highest_in_all(&ranges, versions.iter().map(|version| (version, version.as_str())).collect());
-            prop_assert_eq!(fast, slowly.map(Version::as_str));
+            prop_assert_eq!(fast, expected.map(Version::as_str));
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Many ranges, asked at once: their bounds cut the line of versions into cells, and each cell knows the ranges it lies in. Refuses to
-//! know what the ranges are for.
+//! Matches a version against many ranges at once: their bounds divide all versions into cells, and each cell knows the ranges
+//! that contain it.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -8,32 +8,32 @@ use std::collections::HashSet;
 use crate::npm::semver::range::{Comparator, ComparatorSet, Operator, Range};
 use crate::npm::semver::version::Version;
 
-/// The most bounds that are cut by: beyond, a table takes more memory than it saves time.
-const MOST: usize = 4_096;
+/// The maximum number of bounds. Above it, a table takes more memory than it saves time.
+const MAX_BOUNDS: usize = 4_096;
 
-/// The most a number of a version may be for a table to take it: three of them are compared as one.
-const LARGEST: u64 = (1 << 42) - 1;
+/// The largest major, minor or patch number: the three are packed into one integer for comparison.
+const MAX_NUMBER: u64 = (1 << 42) - 1;
 
-/// How a range takes prereleases.
+/// How a range matches prereleases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PrereleaseMode {
-    /// As [`Range::covers`]: those within it too.
+    /// As [`Range::covers`]: all prereleases within the range.
     Covered,
-    /// As [`Range::matches`]: where it names one of the same version.
+    /// As [`Range::matches`]: only where the range names a prerelease of the same version.
     Named,
 }
 
-/// Ranges with a number each, and for every version the numbers of those it may lie in.
+/// Numbered ranges, and for each cell of versions the numbers of the ranges that may contain it.
 #[derive(Debug, Clone)]
 pub struct RangeTable {
     ranges: Vec<(usize, Range, PrereleaseMode)>,
-    /// In order, each once.
+    /// Sorted, without duplicates.
     bounds: Vec<TableBound>,
-    /// Two rows of bits a cell: for stable versions and for prereleases. Below each bound, at it, and so on.
+    /// Two bit rows per cell, for stable versions and for prereleases. Cells alternate: below each bound, at it, and so on.
     rows: Vec<u64>,
-    /// The numbers of what is no range: always set.
+    /// The numbers that are not ranges: always set.
     others: Vec<u64>,
-    /// What prereleases the ranges name, by their three numbers.
+    /// The packed numbers of versions with a prerelease that some range names.
     named: HashSet<u128>,
 }
 
@@ -44,7 +44,8 @@ struct TableBound {
 }
 
 impl RangeTable {
-    /// A table of `count` numbers, of which these are ranges. `None` where there is none, or they are too many or too large.
+    /// Builds a table of `count` numbers, some of which are ranges. Returns `None` if there are no ranges, or if they are too
+    /// many or have too large numbers.
     #[must_use]
     pub fn of(count: usize, ranges: Vec<(usize, Range, PrereleaseMode)>) -> Option<Self> {
         if ranges.is_empty() {
@@ -52,15 +53,16 @@ impl RangeTable {
         }
         let sets = ranges.iter().flat_map(|(_, range, _)| range.strict().iter().chain(range.inclusive()));
         let comparators = || sets.clone().flat_map(|set| set.iter());
-        if comparators().count() > MOST {
+        if comparators().count() > MAX_BOUNDS {
             return None;
         }
-        let bound = |one: &Comparator| Some(TableBound { key: key(&one.version)?, version: one.version.clone() });
+        let bound =
+            |comparator: &Comparator| Some(TableBound { key: key(&comparator.version)?, version: comparator.version.clone() });
         let mut bounds = comparators().map(bound).collect::<Option<Vec<_>>>()?;
-        bounds.sort_by(|one, other| one.compare(other.key, &other.version));
-        bounds.dedup_by(|one, other| one.compare(other.key, &other.version).is_eq());
-        let is_named = |one: &&Comparator| !one.version.pre.is_empty();
-        let named = comparators().filter(is_named).filter_map(|one| Some(key(&one.version)? >> 1)).collect();
+        bounds.sort_by(|left, right| left.compare(right.key, &right.version));
+        bounds.dedup_by(|left, right| left.compare(right.key, &right.version).is_eq());
+        let is_named = |comparator: &&Comparator| !comparator.version.pre.is_empty();
+        let named = comparators().filter(is_named).filter_map(|comparator| Some(key(&comparator.version)? >> 1)).collect();
         let mut others = vec![u64::MAX; count.div_ceil(64)];
         for (number, ..) in &ranges {
             others[number / 64] &= !(1 << (number % 64));
@@ -71,10 +73,10 @@ impl RangeTable {
         Some(table)
     }
 
-    /// The bits of the numbers that answer for a version: of a range whether the version lies in it, of others always. `None` for a
-    /// version whose numbers are too large.
+    /// Returns a bit row with the ranges that contain `version`, and with all numbers that are not ranges. Returns `None` if the
+    /// version's numbers are too large.
     #[must_use]
-    pub fn answering(&self, version: &Version) -> Option<Cow<'_, [u64]>> {
+    pub fn candidates(&self, version: &Version) -> Option<Cow<'_, [u64]>> {
         let parsed = version.parsed();
         let (key, is_prerelease) = (key(parsed)?, !parsed.pre.is_empty());
         if is_prerelease && self.named.contains(&(key >> 1)) {
@@ -91,32 +93,33 @@ impl RangeTable {
     fn one_by_one(&self, version: &Version) -> Vec<u64> {
         let mut row = self.others.clone();
         for (number, range, prereleases) in &self.ranges {
-            let lies = match prereleases {
+            let matches = match prereleases {
                 PrereleaseMode::Covered => range.covers(version),
                 PrereleaseMode::Named => range.matches(version),
             };
-            row[number / 64] |= u64::from(lies) << (number % 64);
+            row[number / 64] |= u64::from(matches) << (number % 64);
         }
         row
     }
 
-    /// What answers in a cell. Of prereleases, those that no range names.
+    /// Computes the bit row of a cell. The row for prereleases is valid only for prereleases that no range names.
     fn row(&self, cell: usize, is_prerelease: bool) -> Vec<u64> {
         let mut row = self.others.clone();
-        let lies = |sets: &[ComparatorSet]| sets.iter().any(|set| set.iter().all(|one| self.lies(cell, one)));
+        let matches = |sets: &[ComparatorSet]| sets.iter().any(|set| set.iter().all(|comparator| self.matches(cell, comparator)));
         for (number, range, prereleases) in &self.ranges {
-            let strictly = !is_prerelease && lies(range.strict());
-            let lies = strictly || (*prereleases == PrereleaseMode::Covered && lies(range.inclusive()));
-            row[number / 64] |= u64::from(lies) << (number % 64);
+            let strictly = !is_prerelease && matches(range.strict());
+            let matches = strictly || (*prereleases == PrereleaseMode::Covered && matches(range.inclusive()));
+            row[number / 64] |= u64::from(matches) << (number % 64);
         }
         row
     }
 
-    /// Whether what lies in a cell stands to a bound as a comparator asks.
-    fn lies(&self, cell: usize, one: &Comparator) -> bool {
-        let found = key(&one.version).and_then(|key| self.bounds.binary_search_by(|bound| bound.compare(key, &one.version)).ok());
+    /// Checks whether the versions of a cell satisfy a comparator.
+    fn matches(&self, cell: usize, comparator: &Comparator) -> bool {
+        let version = &comparator.version;
+        let found = key(version).and_then(|key| self.bounds.binary_search_by(|bound| bound.compare(key, version)).ok());
         let order = found.map_or(Ordering::Less, |at| cell.cmp(&(at * 2 + 1)));
-        match one.relation {
+        match comparator.relation {
             Operator::Less => order.is_lt(),
             Operator::LessOrEqual => order.is_le(),
             Operator::Equal => order.is_eq(),
@@ -127,7 +130,7 @@ impl RangeTable {
 }
 
 impl TableBound {
-    /// By precedence. The words of prereleases are compared only where all numbers are the same.
+    /// Compares by precedence. Prerelease identifiers are compared only if all numbers are equal.
     fn compare(&self, key: u128, version: &semver::Version) -> Ordering {
         self.key.cmp(&key).then_with(
             || {
@@ -137,9 +140,9 @@ impl TableBound {
     }
 }
 
-/// The three numbers in one, and at its end whether the version is stable: a prerelease stands before it.
+/// Packs the three numbers into one, with the lowest bit set for stable versions, which sort after their prereleases.
 fn key(version: &semver::Version) -> Option<u128> {
-    if version.major.max(version.minor).max(version.patch) > LARGEST {
+    if version.major.max(version.minor).max(version.patch) > MAX_NUMBER {
         return None;
     }
     let numbers =
@@ -156,7 +159,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_table_answers_as_its_ranges_do_one_by_one(
+        fn table_agrees_with_each_range(
             ranges in prop::collection::vec((range(), any::<bool>()), 1..80),
             versions in prop::collection::vec(version(), 1..30),
         ) {
@@ -167,7 +170,7 @@ mod tests {
             let numbered: Vec<_> = ranges.iter().enumerate().filter_map(parse).collect();
             let Some(table) = RangeTable::of(ranges.len() * 2, numbered) else { return Ok(()) };
             for version in versions.iter().map(|text| Version::parse(text).unwrap()) {
-                let row = table.answering(&version).unwrap();
+                let row = table.candidates(&version).unwrap();
                 prop_assert_eq!(&*row, &*table.one_by_one(&version), "{}", version);
             }
         }

@@ -1,90 +1,89 @@
-//! Versions as npm reads them. Refuses to know which version is young, hidden or good.
+//! Versions with npm's parsing rules.
 
 use std::cmp::Ordering;
 use std::fmt;
 
-/// One version: the text npm wrote and what SemVer makes of it.
+/// A version: the text as npm wrote it and its SemVer value.
 ///
-/// Loose versions that npm accepted in its early years (`1.0.0beta`, `v1.2.3`) are read as npm's loose mode reads them;
-/// `as_str` keeps the text as it came, since that is the key in `versions`.
+/// Loose versions that npm accepted in its early years (`1.0.0beta`, `v1.2.3`) are parsed as in npm's loose mode. `as_str`
+/// returns the original text, which is the key in `versions`.
 #[derive(Clone)]
 pub struct Version {
     text: Box<str>,
     parsed: semver::Version,
 }
 
-/// The largest number npm's `semver` takes for a part of a version (`Number.MAX_SAFE_INTEGER`).
+/// The largest number npm's `semver` accepts in a version (`Number.MAX_SAFE_INTEGER`).
 pub(crate) const LARGEST: u64 = 9_007_199_254_740_991;
 
 impl Version {
-    /// Parses a version, strictly and then as npm's loose mode does. `None` when npm would call it invalid too.
+    /// Parses a version strictly, then as in npm's loose mode. Returns `None` if npm would reject it too.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() > 256 {
             return None;
         }
-        let parsed = semver::Version::parse(text).ok().or_else(|| semver::Version::parse(&tighten(text)?).ok())?;
+        let parsed = semver::Version::parse(text).ok().or_else(|| semver::Version::parse(&normalize_loose(text)?).ok())?;
         if parsed.major.max(parsed.minor).max(parsed.patch) > LARGEST {
             return None;
         }
         Some(Self { text: text.into(), parsed })
     }
 
-    /// The text as it came.
+    /// Returns the original text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Whether this is a prerelease.
     #[must_use]
     pub fn is_prerelease(&self) -> bool {
         !self.parsed.pre.is_empty()
     }
 
-    /// The prerelease channel: the letters it begins with (`beta` of `2.0.0-beta.3`), empty when it begins with a number,
-    /// `None` for a stable version.
+    /// Returns the prerelease channel: its leading letters (`beta` of `2.0.0-beta.3`), empty if it begins with a number, `None`
+    /// for a stable version.
     #[must_use]
-    pub fn channel(&self) -> Option<&str> {
+    pub fn prerelease_channel(&self) -> Option<&str> {
         if !self.is_prerelease() {
             return None;
         }
-        // `canary-97bffa77-20260101` and `rc5` are written without a dot, so the word ends where its letters do.
+        // `canary-97bffa77-20260101` and `rc5` have no dot, so the channel ends at the first non-ch.
         let pre = self.parsed.pre.as_str();
-        let end = pre.find(|letter: char| !letter.is_ascii_alphabetic()).unwrap_or(pre.len());
+        let end = pre.find(|ch: char| !ch.is_ascii_alphabetic()).unwrap_or(pre.len());
         Some(&pre[..end])
     }
 
-    /// Where this version stands beside another by SemVer's precedence alone: build metadata and spelling do not count.
+    /// Compares by SemVer precedence alone, ignoring build metadata and spelling.
     #[must_use]
     pub fn precedence(&self, other: &Self) -> Ordering {
         self.parsed.cmp_precedence(&other.parsed)
     }
 
-    /// Whether nobody publishes anything below it: `0.0.0`, and prereleases of it.
+    /// Checks whether this is `0.0.0` or a prerelease of it: in practice nothing is published below.
     #[must_use]
     pub fn is_lowest(&self) -> bool {
         (self.parsed.major, self.parsed.minor, self.parsed.patch) == (0, 0, 0)
     }
 
-    /// What SemVer makes of it.
+    /// Returns the SemVer value.
     pub(crate) fn parsed(&self) -> &semver::Version {
         &self.parsed
     }
 }
 
-/// Spells a loose version strictly: drops a leading `v` or `=` and blanks, leading zeros, and puts the missing hyphen
-/// before a prerelease (`1.0.0beta` → `1.0.0-beta`).
-fn tighten(text: &str) -> Option<String> {
+/// Rewrites a loose version strictly: drops a leading `v` or `=`, spaces and leading zeros, and adds the missing hyphen before a
+/// prerelease (`1.0.0beta` → `1.0.0-beta`).
+fn normalize_loose(text: &str) -> Option<String> {
     let text = text.trim().trim_start_matches(['v', '=', ' ']);
     let (text, build) = text.split_once('+').map_or((text, None), |(text, build)| (text, Some(build)));
     let mut rest = text;
     let mut numbers = Vec::with_capacity(3);
-    for place in 0..3 {
-        let end = rest.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(rest.len());
+    for part in 0..3 {
+        let end = rest.find(|ch: char| !ch.is_ascii_digit()).unwrap_or(rest.len());
         numbers.push(rest[..end].parse::<u64>().ok()?);
         rest = &rest[end..];
-        if place < 2 {
+        if part < 2 {
             rest = rest.strip_prefix('.')?;
         }
     }
@@ -100,7 +99,7 @@ fn tighten(text: &str) -> Option<String> {
     })
 }
 
-/// Drops leading zeros of a numeric identifier, which npm's loose mode accepts and SemVer does not.
+/// Removes leading zeros of a numeric identifier, which npm's loose mode accepts and SemVer does not.
 fn unpad(identifier: &str) -> &str {
     if identifier.len() < 2 || !identifier.bytes().all(|byte| byte.is_ascii_digit()) {
         return identifier;
@@ -124,7 +123,7 @@ impl PartialOrd for Version {
 }
 
 impl Ord for Version {
-    /// SemVer precedence (build metadata does not count), then the text, so that the order is total.
+    /// Compares by SemVer precedence (without build metadata), then by text, so that the order is total.
     fn cmp(&self, other: &Self) -> Ordering {
         self.parsed.cmp_precedence(&other.parsed).then_with(|| self.text.cmp(&other.text))
     }
@@ -155,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn loose_versions_are_read_as_npm_reads_them() {
+    fn loose_versions_parse_as_in_npm() {
         assert_eq!(strict("1.0.0beta"), "1.0.0-beta");
         assert_eq!(strict("3.0.0rc5"), "3.0.0-rc5");
         assert_eq!(strict("v1.2.3"), "1.2.3");
@@ -173,11 +172,11 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_is_the_word_of_a_prerelease() {
-        assert_eq!(version("2.0.0-beta.3").channel(), Some("beta"));
-        assert_eq!(version("3.0.0-rc5").channel(), Some("rc"));
-        assert_eq!(version("3.0.0-0").channel(), Some(""));
-        assert_eq!(version("19.3.0-canary-97bffa77-20260101").channel(), Some("canary"));
-        assert_eq!(version("3.0.0").channel(), None);
+    fn channel_is_the_leading_word_of_a_prerelease() {
+        assert_eq!(version("2.0.0-beta.3").prerelease_channel(), Some("beta"));
+        assert_eq!(version("3.0.0-rc5").prerelease_channel(), Some("rc"));
+        assert_eq!(version("3.0.0-0").prerelease_channel(), Some(""));
+        assert_eq!(version("19.3.0-canary-97bffa77-20260101").prerelease_channel(), Some("canary"));
+        assert_eq!(version("3.0.0").prerelease_channel(), None);
     }
 }
