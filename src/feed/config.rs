@@ -1,4 +1,4 @@
-//! Which feeds there are. Refuses to know files and flags: `config` fills this in.
+//! Configuration of feeds.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,39 +8,36 @@ use url::Url;
 
 use crate::policy::FeedTrust;
 
-/// One feed.
 #[derive(Debug, Clone)]
 pub struct FeedConfig {
-    /// Its name: lower case, safe in a path, no two the same.
+    /// The unique name: lower case and safe in a path.
     pub name: String,
-    /// Where it comes from.
     pub source: FeedSource,
-    /// How far it is followed.
     pub trust: FeedTrust,
-    /// How often its source is looked at.
+    /// How often the source is checked.
     pub interval: Duration,
-    /// How old the last good look may be before the feed counts as stale.
+    /// How long after the last successful sync the feed counts as stale.
     pub expiry: Duration,
-    /// Who must have signed it.
+    /// The key that must have signed the index.
     pub key: Option<PublicKey>,
-    /// Whether a file or directory may hold no record at all, as a block list does that begins empty.
+    /// Whether a file or directory may have no records, such as a new block list.
     pub may_be_empty: bool,
 }
 
-/// Where a feed comes from.
+/// The location of a feed.
 #[derive(Clone, PartialEq, Eq)]
 pub enum FeedSource {
     /// A file or a directory.
     Path(PathBuf),
-    /// An address; one that ends in `/` is a directory.
+    /// A URL. If it ends in `/`, it is a directory.
     Url(Url),
 }
 
 impl FeedSource {
-    /// As people write it; an address is one with a scheme that is spoken.
+    /// Parses a path, or a URL with the scheme `http` or `https`.
     ///
     /// # Errors
-    /// What is wrong with it, for a person.
+    /// Returns a message if the text is empty or an unsupported URL.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         if text.is_empty() {
@@ -49,14 +46,14 @@ impl FeedSource {
         if !text.contains("://") {
             return Ok(Self::Path(text.into()));
         }
-        let url = Url::parse(text).map_err(|_| "is no URL".to_owned())?;
+        let url = Url::parse(text).map_err(|_| "is not a URL".to_owned())?;
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
             return Err("is neither a path nor an `http` or `https` URL".to_owned());
         }
         Ok(Self::Url(url))
     }
 
-    /// What it is called where nobody named it: the last part of it that says something.
+    /// Returns the default name of the feed: the last meaningful part of the path or URL.
     #[must_use]
     pub fn name(&self) -> String {
         let (parts, host): (Vec<String>, _) = match self {
@@ -64,19 +61,19 @@ impl FeedSource {
             Self::Url(url) => (url.path_segments().into_iter().flatten().map(str::to_owned).collect(), url.host_str()),
         };
         let stem = |part: &str| part.trim_end_matches(".zip").trim_end_matches(".json").trim_end_matches(".txt").to_owned();
-        let telling =
+        let meaningful =
             parts.iter().rev().map(|part| plain(&stem(part))).find(|name| !matches!(&**name, "" | "all" | "npm" | "index"));
-        telling.or_else(|| host.map(plain)).filter(|name| !name.is_empty()).unwrap_or_else(|| "feed".to_owned())
+        meaningful.or_else(|| host.map(plain)).filter(|name| !name.is_empty()).unwrap_or_else(|| "feed".to_owned())
     }
 }
 
-/// Lower case, and nothing a path or a label would trip over.
+/// Converts text to lower case and replaces characters that are unsafe in a path or a metric label.
 fn plain(text: &str) -> String {
     let letters = text.to_ascii_lowercase().chars().map(|letter| if is_plain(letter) { letter } else { '-' }).collect::<String>();
     letters.trim_matches(['-', '.', '_']).chars().take(64).collect()
 }
 
-/// Whether a feed may be called so.
+/// Checks whether text is a valid feed name.
 #[must_use]
 pub fn is_name(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.chars().all(is_plain) && !text.starts_with(['-', '.', '_'])
@@ -87,7 +84,7 @@ fn is_plain(letter: char) -> bool {
 }
 
 impl fmt::Display for FeedSource {
-    /// Without the credentials of an address, and without its query, which may hold a token.
+    /// Formats the source without credentials and without the query, which may contain a token.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Path(path) => write!(out, "{}", path.display()),
@@ -102,10 +99,10 @@ impl fmt::Debug for FeedSource {
     }
 }
 
-/// An address as it may be shown.
+/// Removes credentials, query and fragment from a URL, for display.
 pub(crate) fn shown(url: &Url) -> Url {
     let mut url = url.clone();
-    // Neither can fail for an address with a host.
+    // Neither call can fail for a URL with a host.
     let _ = url.set_username("");
     let _ = url.set_password(None);
     url.set_query(None);
@@ -118,24 +115,22 @@ pub(crate) fn shown(url: &Url) -> Url {
 pub struct PublicKey([u8; 32]);
 
 impl PublicKey {
-    /// A key from its bytes.
     #[must_use]
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// Parses `ed25519:` and Base64, as `coldframe feed export` prints it.
+    /// Parses `ed25519:` followed by Base64, as `coldframe feed export` prints it.
     ///
     /// # Errors
-    /// What is wrong with it, for a person.
+    /// Returns a message if the text has another form.
     pub fn parse(text: &str) -> Result<Self, String> {
         use base64::Engine as _;
         let text = text.trim().strip_prefix("ed25519:").ok_or("does not begin with `ed25519:`")?;
-        let bytes = base64::engine::general_purpose::STANDARD.decode(text).map_err(|_| "is no Base64")?;
+        let bytes = base64::engine::general_purpose::STANDARD.decode(text).map_err(|_| "is not Base64")?;
         bytes.try_into().map(Self).map_err(|_| "is not 32 bytes long".to_owned())
     }
 
-    /// Its bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -160,26 +155,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_feed_that_nobody_named_is_called_after_its_source() {
+    fn default_feed_name_comes_from_the_source() {
         let name = |text: &str| FeedSource::parse(text).unwrap().name();
         assert_eq!(name("../shared/data/osv/"), "osv");
         assert_eq!(name("https://feeds.example/npm/all.zip"), "feeds.example");
         assert_eq!(name("https://feeds.example/Leit wacht/all.zip"), "leit-20wacht");
         assert_eq!(name("/srv/block.txt"), "block");
         assert_eq!(name("/"), "feed");
-        for wrong in ["", "ftp://feeds.example/x", "http://"] {
-            assert!(FeedSource::parse(wrong).is_err(), "{wrong}");
+        for invalid in ["", "ftp://feeds.example/x", "http://"] {
+            assert!(FeedSource::parse(invalid).is_err(), "{invalid}");
         }
     }
 
     #[test]
-    fn a_source_is_shown_without_its_secrets() {
+    fn source_is_displayed_without_secrets() {
         let source = FeedSource::parse("https://me:secret@feeds.example/npm/all.zip?token=x").unwrap();
         assert_eq!(source.to_string(), "https://feeds.example/npm/all.zip");
     }
 
     #[test]
-    fn a_key_is_read_as_it_is_printed() {
+    fn printed_key_can_be_parsed() {
         let key = PublicKey([7; 32]);
         assert_eq!(PublicKey::parse(&key.to_string()), Ok(key));
         assert!(PublicKey::parse("ed25519:AAAA").is_err() && PublicKey::parse("AAAA").is_err());

@@ -1,5 +1,4 @@
-//! What this instance denies, as a feed for others: OSV records, an index with serial, expiry and hashes, and a signature over it.
-//! Refuses to know why something is denied.
+//! Exports the denials of this instance as a feed: OSV records and a signed index with serial, expiry and hashes.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -19,36 +18,36 @@ use crate::feed::format::signed_index::{ARCHIVE, INDEX, IndexedFile, SIGNATURE, 
 use crate::feed::osv::OsvRecord;
 use crate::npm::{Algorithm, Digest};
 
-/// Signs exports.
+/// The key that signs exports.
 pub struct FeedSigner(Ed25519KeyPair);
 
 impl FeedSigner {
-    /// The key in the data directory `root`; made, readable by its owner alone, when there is none.
+    /// Opens the key in the data directory `root`. Creates it if it is missing, readable by its owner only.
     ///
     /// # Errors
-    /// When it cannot be made or read, or is no key.
+    /// Returns an error if the key cannot be created or read, or is invalid.
     pub fn open(root: &Path) -> Result<Self, FeedError> {
         let folder = root.join("feeds");
         fs::create_dir_all(&folder).map_err(FeedError::file("create", &folder))?;
         let path = folder.join("signing.key");
-        if let Err(wrong) = make(&path)
-            && wrong.kind() != std::io::ErrorKind::AlreadyExists
+        if let Err(error) = make(&path)
+            && error.kind() != std::io::ErrorKind::AlreadyExists
         {
-            return Err(FeedError::file("create", path)(wrong));
+            return Err(FeedError::file("create", path)(error));
         }
         let bytes = fs::read(&path).map_err(FeedError::file("read", &path))?;
-        let pair = Ed25519KeyPair::from_pkcs8(&bytes).map_err(|wrong| FeedError::broken(path.display().to_string(), wrong))?;
+        let pair = Ed25519KeyPair::from_pkcs8(&bytes).map_err(|error| FeedError::broken(path.display().to_string(), error))?;
         Ok(Self(pair))
     }
 
-    /// What readers of the export pin.
+    /// Returns the key that consumers of the export pin.
     #[must_use]
     pub fn public_key(&self) -> PublicKey {
         PublicKey::new(self.0.public_key().as_ref().try_into().unwrap_or_default())
     }
 }
 
-/// Writes a new key whole or not at all.
+/// Writes a new key, completely or not at all.
 fn make(path: &Path) -> std::io::Result<()> {
     let pair = Ed25519KeyPair::generate().map_err(std::io::Error::other)?;
     let document = pair.to_pkcs8().map_err(std::io::Error::other)?;
@@ -59,28 +58,25 @@ fn make(path: &Path) -> std::io::Result<()> {
     let mut file = options.open(path)?;
     let written = file.write_all(document.as_ref()).and_then(|()| file.sync_all());
     if written.is_err() {
-        // Half a key would stand in the way of a whole one.
+        // A partial key would block the creation of a complete one.
         let _ = fs::remove_file(path);
     }
     written
 }
 
-/// What was exported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportSummary {
-    /// How many records.
     pub records: usize,
-    /// The serial of the index.
     pub serial: u64,
-    /// Until when readers may use it.
+    /// When the export expires for consumers.
     pub expires: Timestamp,
 }
 
-/// Writes `records` to `directory` in the layout of OSV's bucket, with a signed index. What was exported there before is
-/// replaced; the index last, so that a reader in between finds that the hashes do not hold.
+/// Writes `records` to `directory` in the layout of OSV's bucket, with a signed index. Replaces an earlier export. The index is
+/// written last, so that a concurrent reader detects mismatched hashes.
 ///
 /// # Errors
-/// When the directory does not take it.
+/// Returns an error if a file cannot be written.
 pub fn export(
     directory: &Path,
     id_prefix: &str,
@@ -92,12 +88,12 @@ pub fn export(
     let folder = directory.join("npm");
     fs::create_dir_all(&folder).map_err(FeedError::file("create", &folder))?;
     let before = fs::read(directory.join(INDEX)).ok().and_then(|bytes| SignedIndex::read(&bytes));
-    // Grows also where the directory was emptied: readers remember.
+    // The serial must grow even if the directory was emptied: consumers remember the last one.
     let serial = before.map_or(0, |index| index.serial + 1).max(u64::try_from(now.as_second()).unwrap_or_default());
     sweep(&folder, records)?;
     let mut texts = BTreeMap::new();
     for record in records {
-        let text = serde_json::to_vec(record).map_err(|wrong| FeedError::broken(record.id.as_str(), wrong))?;
+        let text = serde_json::to_vec(record).map_err(|error| FeedError::broken(record.id.as_str(), error))?;
         texts.insert(format!("{}.json", record.id), text);
     }
     for (name, text) in &texts {
@@ -105,9 +101,9 @@ pub fn export(
     }
     pack::write(&folder.join("all.zip.new"), texts.iter().map(|(name, text)| (name.as_str(), text.as_slice())))?;
     let archive = directory.join(ARCHIVE);
-    fs::rename(folder.join("all.zip.new"), &archive).map_err(FeedError::file("rename a finished file to", &archive))?;
+    fs::rename(folder.join("all.zip.new"), &archive).map_err(FeedError::file("rename a temporary file to", &archive))?;
     let mut changes: Vec<(&str, &str)> = records.iter().map(|record| (record.modified.as_str(), record.id.as_str())).collect();
-    changes.sort_unstable_by(|one, other| other.cmp(one));
+    changes.sort_unstable_by(|left, right| right.cmp(left));
     let changes: Vec<String> = changes.iter().map(|(at, id)| format!("{at},{id}\n")).collect();
     write(&folder.join("modified_id.csv"), changes.concat().as_bytes())?;
     let mut files = BTreeMap::new();
@@ -126,14 +122,14 @@ pub fn export(
         records: records.len() as u64,
         files,
     };
-    let text = serde_json::to_vec_pretty(&index).map_err(|wrong| FeedError::broken(INDEX, wrong))?;
+    let text = serde_json::to_vec_pretty(&index).map_err(|error| FeedError::broken(INDEX, error))?;
     let signature = STANDARD.encode(signer.0.sign(&text));
     write(&directory.join(SIGNATURE), format!("{signature}\n").as_bytes())?;
     write(&directory.join(INDEX), &text)?;
     Ok(ExportSummary { records: records.len(), serial, expires })
 }
 
-/// Takes away records of an export before that are no longer in this one.
+/// Removes records of an earlier export that are not in this one.
 fn sweep(folder: &Path, records: &[OsvRecord]) -> Result<(), FeedError> {
     for entry in fs::read_dir(folder).map_err(FeedError::file("list", folder))?.flatten() {
         let path: PathBuf = entry.path();
@@ -152,11 +148,11 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), FeedError> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
-        // A web server of another user hands it out.
+        // A web server may serve the files as another user.
         let readable = fs::Permissions::from_mode(0o644);
-        file.as_file().set_permissions(readable).map_err(FeedError::file("open to readers", path))?;
+        file.as_file().set_permissions(readable).map_err(FeedError::file("change the permissions of", path))?;
     }
-    file.persist(path).map(drop).map_err(|refused| FeedError::file("rename a finished file to", path)(refused.error))
+    file.persist(path).map(drop).map_err(|error| FeedError::file("rename a temporary file to", path)(error.error))
 }
 
 #[cfg(test)]
@@ -176,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_made_once_for_its_owner_alone_and_the_serial_grows() {
+    fn key_is_created_once_and_private_and_serial_grows() {
         let home = tempfile::tempdir().unwrap();
         let signer = FeedSigner::open(home.path()).unwrap();
         assert_eq!(FeedSigner::open(home.path()).unwrap().public_key(), signer.public_key());

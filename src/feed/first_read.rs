@@ -1,5 +1,5 @@
-//! When each record was first read that marks every version of a package: kept next to the records, across restarts and downloads. A
-//! record that goes and comes back keeps its instant.
+//! Remembers when each record that covers every version of a package was first read. Stored next to the records and kept across
+//! restarts and downloads. A record that is removed and comes back keeps its instant.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
@@ -10,21 +10,21 @@ use tempfile::NamedTempFile;
 
 use crate::feed::FeedError;
 
-/// The most records that are remembered: as many as a feed may have.
+/// Maximum number of records in the file. A feed can have as many records.
 const MAX_READINGS: usize = 3_000_000;
 
-/// The instants of one feed.
+/// The first-read instants of one feed.
 pub(crate) struct Readings {
-    /// By record; whether it was read in this pass.
+    /// By record id: the instant, and whether the record was read in this pass.
     first: HashMap<Box<str>, (Timestamp, bool)>,
     now: Timestamp,
 }
 
 impl Readings {
-    /// Loads what the file in `directory` remembers; records that it does not name are read first at `now`.
+    /// Loads the file in `directory`. Records that it does not contain count as first read at `now`.
     ///
     /// # Errors
-    /// When there is a file that cannot be read.
+    /// Returns an error if the file exists but cannot be read.
     pub(crate) fn load(directory: &Path, now: Timestamp) -> Result<Self, FeedError> {
         let path = path(directory);
         let text = match std::fs::read(&path) {
@@ -37,7 +37,7 @@ impl Readings {
         Ok(Self { first: read.into_iter().map(|(id, at)| (id, (at, false))).collect(), now })
     }
 
-    /// When the record was first read: now, unless it was before. A clock that was set back makes it earlier.
+    /// Returns when the record was first read, and records `now` if it is new or earlier (the clock was set back).
     pub(crate) fn first(&mut self, id: &str) -> Timestamp {
         let now = self.now;
         if let Some((at, read)) = self.first.get_mut(id) {
@@ -48,10 +48,10 @@ impl Readings {
         now
     }
 
-    /// Writes them down.
+    /// Writes the file.
     ///
     /// # Errors
-    /// When the file system does not take it.
+    /// Returns an error if the file cannot be written.
     pub(crate) fn save(self, directory: &Path) -> Result<(), FeedError> {
         let path = path(directory);
         let full = self.first.len() > MAX_READINGS;
@@ -60,7 +60,7 @@ impl Readings {
         let mut file = NamedTempFile::new_in(directory).map_err(FeedError::file("create a file in", directory))?;
         let text = serde_json::to_vec(&kept).map_err(|error| FeedError::file("write", &path)(error.into()))?;
         file.write_all(&text).and_then(|()| file.as_file().sync_data()).map_err(FeedError::file("write", &path))?;
-        file.persist(&path).map(drop).map_err(|refused| FeedError::file("rename a finished file to", path)(refused.error))
+        file.persist(&path).map(drop).map_err(|error| FeedError::file("rename a temporary file to", path)(error.error))
     }
 }
 
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_reading_stays_whatever_comes_later() {
+    fn first_read_instant_is_kept() {
         let home = tempfile::tempdir().unwrap();
         let at = |second| Timestamp::from_second(second).unwrap();
         let read = |now, ids: &[&str]| {
@@ -83,7 +83,7 @@ mod tests {
             first
         };
         assert_eq!(read(100, &["MAL-1"]), [100]);
-        assert_eq!(read(200, &["MAL-2"]), [200], "MAL-1 is not in the feed meanwhile");
+        assert_eq!(read(200, &["MAL-2"]), [200], "MAL-1 is not in the feed at this point");
         assert_eq!(read(300, &["MAL-1", "MAL-2"]), [100, 200]);
         assert_eq!(read(50, &["MAL-2"]), [50], "the clock was ahead");
         std::fs::write(home.path().join("first-read.json"), "{").unwrap();

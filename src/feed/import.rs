@@ -1,5 +1,4 @@
-//! Records on their way in: each is read, written down in the one form that is kept, and put into the index. Refuses to know
-//! where they come from.
+//! Imports records: parses each one, writes it in the stored format, and adds it to the index.
 
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
@@ -15,45 +14,44 @@ use crate::policy::AffectedRange;
 use crate::policy::advisories::index::FeedIndexBuilder;
 use crate::units::timestamp;
 
-/// The largest document that is read, in bytes. The largest real record has a few hundred thousand.
+/// Maximum size of a document, in bytes. The largest real record has a few hundred thousand.
 pub(crate) const LARGEST: u64 = 16 << 20;
 
-/// The most records that are taken.
+/// Maximum number of records in a feed.
 const MOST: u64 = 3_000_000;
 
-/// What was found in a feed, in numbers.
+/// Record counts of a feed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FeedCounts {
-    /// Records in force.
+    /// Active records.
     pub records: u64,
-    /// Records that were withdrawn.
     pub withdrawn: u64,
     /// Records about other ecosystems.
     pub foreign: u64,
-    /// JSON that is no record.
+    /// JSON documents that are not records.
     pub skipped: u64,
-    /// Documents or lines that cannot be read.
+    /// Unreadable documents and lines.
     pub unreadable: u64,
-    /// Events whose version cannot be read: they count for the worse.
+    /// Events with an unreadable version. They count as the worse case.
     pub unreadable_events: u64,
-    /// The first document that cannot be read, and why.
+    /// The first unreadable document, with the reason.
     pub trouble: Option<String>,
-    /// The latest `modified` of all records, and the records that have it.
+    /// The latest `modified` of all records.
     pub latest: Option<Timestamp>,
-    /// See `latest`; at most a thousand.
+    /// The records with this `modified`, at most 1,000.
     pub latest_ids: Vec<String>,
 }
 
 impl FeedCounts {
-    /// Records that are known, withdrawn or not: what a feed must not lose half of at once.
+    /// Returns the number of records, including withdrawn ones. A feed must not lose half of them at once.
     #[must_use]
     pub fn known(&self) -> u64 {
         self.records + self.withdrawn
     }
 }
 
-/// Records being gathered.
+/// Collects the records of one import.
 pub(crate) struct RecordImporter {
     file: BufWriter<NamedTempFile>,
     builder: FeedIndexBuilder,
@@ -62,22 +60,19 @@ pub(crate) struct RecordImporter {
     may_be_empty: bool,
 }
 
-/// What was gathered.
+/// The result of an import.
 pub(crate) struct ImportedRecords {
-    /// The records, one a line.
+    /// The records, one per line.
     pub(crate) file: NamedTempFile,
-    /// The index, not yet built.
     pub(crate) builder: FeedIndexBuilder,
-    /// The numbers.
     pub(crate) tally: FeedCounts,
-    /// When records were first read.
     pub(crate) readings: Readings,
-    /// Whether it is a list that people write, which may begin with nothing in it.
+    /// Whether the source may have no records, such as a new list.
     pub(crate) may_be_empty: bool,
 }
 
 impl RecordImporter {
-    /// Begins one whose records are written to a temporary file in `directory`.
+    /// Starts an import that writes records to a temporary file in `directory`.
     pub(crate) fn begin(directory: &Path, readings: Readings) -> Result<Self, FeedError> {
         let file = NamedTempFile::new_in(directory).map_err(FeedError::file("create a file in", directory))?;
         Ok(Self {
@@ -89,12 +84,12 @@ impl RecordImporter {
         })
     }
 
-    /// Nothing is something to say, in this format.
-    pub(crate) fn allow_nothing(&mut self) {
+    /// Accepts a source without records.
+    pub(crate) fn allow_empty(&mut self) {
         self.may_be_empty = true;
     }
 
-    /// Takes a document; `name` is for people. `withdrawn` says that the place it lies in says so.
+    /// Adds a document. `name` is used in messages. `withdrawn` marks the record as withdrawn because of its directory.
     pub(crate) fn document(&mut self, name: &str, bytes: &[u8], withdrawn: bool) -> Result<(), FeedError> {
         match OsvRecord::read(bytes) {
             OsvDocument::Record(mut record) => {
@@ -108,19 +103,19 @@ impl RecordImporter {
                 Ok(())
             }
             OsvDocument::Unreadable(why) => {
-                self.unreadable(name, &why);
+                self.note_unreadable(name, &why);
                 Ok(())
             }
         }
     }
 
-    /// Notes something that cannot be read.
-    pub(crate) fn unreadable(&mut self, name: &str, why: &str) {
+    /// Counts an unreadable item and keeps the first reason.
+    pub(crate) fn note_unreadable(&mut self, name: &str, why: &str) {
         self.tally.unreadable += 1;
         self.tally.trouble.get_or_insert_with(|| format!("{name}: {why}"));
     }
 
-    /// Takes a record.
+    /// Adds a record.
     pub(crate) fn record(&mut self, record: &OsvRecord) -> Result<(), FeedError> {
         if !record.is_about_npm() {
             self.tally.foreign += 1;
@@ -135,12 +130,12 @@ impl RecordImporter {
         written.map_err(|error| FeedError::file("write", self.file.get_ref().path())(error))
     }
 
-    /// Takes the kept records at `path` whose id `stays`.
-    pub(crate) fn carry(&mut self, path: &Path, stays: impl Fn(&str) -> bool) -> Result<(), FeedError> {
+    /// Adds the stored records at `path` for whose id `stays` is true.
+    pub(crate) fn keep_unchanged(&mut self, path: &Path, stays: impl Fn(&str) -> bool) -> Result<(), FeedError> {
         each_line(path, |record| if stays(&record.id) { self.record(&record) } else { Ok(()) })
     }
 
-    /// What was gathered, safely on disk.
+    /// Syncs the records to disk and returns the result.
     pub(crate) fn finish(self) -> Result<ImportedRecords, FeedError> {
         let Self { file, builder, tally, readings, may_be_empty } = self;
         let path = file.get_ref().path().to_owned();
@@ -150,14 +145,14 @@ impl RecordImporter {
     }
 }
 
-/// Reads what is kept back into an index.
-pub(crate) fn reload(path: &Path, mut readings: Readings) -> Result<(FeedIndexBuilder, FeedCounts), FeedError> {
+/// Loads stored records into an index.
+pub(crate) fn read_kept(path: &Path, mut readings: Readings) -> Result<(FeedIndexBuilder, FeedCounts), FeedError> {
     let (mut builder, mut tally) = (FeedIndexBuilder::default(), FeedCounts::default());
     each_line(path, |record| enter(&record, &mut builder, &mut tally, &mut readings))?;
     Ok((builder, tally))
 }
 
-/// Puts a record into an index and counts it.
+/// Adds a record to an index and counts it.
 fn enter(
     record: &OsvRecord,
     builder: &mut FeedIndexBuilder,
@@ -166,12 +161,12 @@ fn enter(
 ) -> Result<(), FeedError> {
     let (mut entries, unreadable_events) = record.entries();
     for entry in &mut entries {
-        // Nothing is asked of the others.
-        if let Some(since) = entry.known_since.as_mut().filter(|_| entry.spans.iter().any(AffectedRange::is_everything)) {
+        // Only records that cover every version need the first-read instant.
+        if let Some(since) = entry.known_since.as_mut().filter(|_| entry.spans.iter().any(AffectedRange::is_unbounded)) {
             *since = readings.first(&record.id).min(*since);
         }
         if !builder.add(entry) {
-            return Err(FeedError::broken("the feed", "more text than an index holds"));
+            return Err(FeedError::broken("the feed", "too much text for an index"));
         }
     }
     tally.unreadable_events += unreadable_events as u64;
@@ -203,7 +198,7 @@ fn each_line(path: &Path, mut work: impl FnMut(OsvRecord) -> Result<(), FeedErro
         }
         match OsvRecord::read(&line) {
             OsvDocument::Record(record) => work(*record)?,
-            OsvDocument::NoRecord => return Err(FeedError::broken(path.display().to_string(), "a line that is no record")),
+            OsvDocument::NoRecord => return Err(FeedError::broken(path.display().to_string(), "a line is not a record")),
             OsvDocument::Unreadable(why) => return Err(FeedError::broken(path.display().to_string(), why)),
         }
     }

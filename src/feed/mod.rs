@@ -1,5 +1,5 @@
-//! Threat intelligence from outside. OSV records and plain lists become [`Advisories`](crate::policy::Advisories);
-//! the last good ones are kept. Refuses to judge, and to decide when it is time to look again.
+//! Threat intelligence feeds. Imports OSV records and plain lists as [`Advisories`](crate::policy::Advisories) and keeps the last
+//! good records on disk. The caller schedules syncs.
 
 pub mod config;
 mod export;
@@ -19,70 +19,42 @@ pub use export::{ExportSummary, FeedSigner, export};
 pub use import::FeedCounts;
 pub use osv::{OsvAffected, OsvEvent, OsvPackage, OsvRange, OsvRecord};
 pub use store::{FeedFailure, FeedState, FeedStore};
-pub use sync::{LoadedFeed, SyncOutcome, load, read_path, sync};
+pub use sync::{LoadedFeed, SyncOutcome, load, load_path_once, sync};
 
-/// What could not be done with a feed. The last good records stay in force.
+/// A failed feed operation. The last good records stay active.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum FeedError {
-    /// The file system refused.
     #[error("cannot {action} `{}`: {detail}", path.display())]
     File {
-        /// What was tried: `read`, `write`, `rename`, …
+        /// The attempted action: `read`, `write`, `rename`, …
         action: &'static str,
-        /// On what.
         path: PathBuf,
-        /// Why not.
         detail: Arc<str>,
     },
-    /// A server did not do its part. The address is without credentials.
+    /// A server failed. The URL is without credentials.
     #[error("cannot fetch `{url}`: {detail}")]
-    Fetch {
-        /// What was asked for.
-        url: Arc<str>,
-        /// What went wrong.
-        detail: Arc<str>,
-    },
-    /// What came is no feed.
-    #[error("{what} cannot be read: {detail}")]
-    Broken {
-        /// What was read.
-        what: Arc<str>,
-        /// What is wrong with it.
-        detail: Arc<str>,
-    },
-    /// Far fewer records than before: truncated, or emptied by mistake.
-    #[error("it shrank from {before} records to {now}; `coldframe feed sync --accept-shrunk` takes it all the same")]
-    Shrunk {
-        /// Records in force.
-        before: u64,
-        /// Records now.
-        now: u64,
-    },
-    /// There is nothing in it, which is more often a mistake than meant.
+    Fetch { url: Arc<str>, detail: Arc<str> },
+    /// The content is not a valid feed.
+    #[error("cannot read {what}: {detail}")]
+    Broken { what: Arc<str>, detail: Arc<str> },
+    /// Far fewer records than before: the source may be truncated or emptied by mistake.
+    #[error("the feed shrank from {before} to {now} records; run `coldframe feed sync --accept-shrunk` to accept it")]
+    Shrunk { before: u64, now: u64 },
+    /// The feed is empty, which is usually a mistake.
     #[error(
-        "there is no record of an npm package in it: put OSV records or a list into it, name another path, or set \
-         `feed-may-be-empty` if it begins empty on purpose"
+        "the feed has no record of an npm package; add OSV records or a list, use another path, or set `feed-may-be-empty` \
+                 if it starts empty on purpose"
     )]
     NoRecords,
-    /// It took longer than a look may take in all.
-    #[error("it was not read within {} s", after.as_secs())]
-    TooSlow {
-        /// How long it may take.
-        after: std::time::Duration,
-    },
-    /// More than is taken.
+    /// A sync exceeded its time limit.
+    #[error("the feed was not read within {} s", after.as_secs())]
+    TooSlow { after: std::time::Duration },
     #[error("{what} is larger than {limit} bytes")]
-    TooLarge {
-        /// What was read.
-        what: Arc<str>,
-        /// The limit.
-        limit: u64,
-    },
-    /// Its index does not hold: signature, serial, expiry or hashes.
-    #[error("its index does not hold: {0}")]
+    TooLarge { what: Arc<str>, limit: u64 },
+    /// The signed index is invalid: signature, serial, expiry or hashes.
+    #[error("the index of the feed is invalid: {0}")]
     Index(Arc<str>),
-    /// Another process is at it.
-    #[error("another coldframe is syncing it")]
+    #[error("another coldframe process is syncing the feed")]
     Busy,
 }
 

@@ -1,4 +1,4 @@
-//! One OSV record as JSON, and what it says of npm packages. Tolerates what real records hold; refuses to guess what is no record.
+//! OSV records as JSON, and their conversion to advisories on npm packages. Tolerates the deviations of real records.
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -9,17 +9,17 @@ use crate::policy::advisories::indicators;
 use crate::policy::advisories::{AdvisoryKind, AdvisoryRecord};
 use crate::units::timestamp;
 
-/// The only ecosystem that is read.
+/// The only supported ecosystem.
 const ECOSYSTEM: &str = "npm";
 
-/// An OSV record with what matters here; the same type reads a source, writes what is kept, and writes an export.
+/// The relevant part of an OSV record. The same type reads sources, stores records and writes exports.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct OsvRecord {
-    /// Written into exports; what is read says nothing that matters here.
+    /// Written to exports and ignored on reading.
     #[serde(skip_deserializing, skip_serializing_if = "String::is_empty")]
     pub schema_version: String,
-    /// Always there in a record, and what tells it from other JSON.
+    /// Present in every record; distinguishes it from other JSON.
     pub id: String,
     /// RFC 3339.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
@@ -27,126 +27,113 @@ pub struct OsvRecord {
     /// RFC 3339.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
     pub published: String,
-    /// When it was withdrawn, if it was.
+    /// When the record was withdrawn.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub withdrawn: Option<String>,
-    /// What others call it.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
-    /// One line for people.
+    /// One line for display.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
     pub summary: String,
-    /// What it is about.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub affected: Vec<OsvAffected>,
     /// CVSS vectors.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub severity: Vec<OsvSeverity>,
-    /// What its database adds.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "DatabaseSpecific::is_empty")]
     pub database_specific: DatabaseSpecific,
 }
 
-/// One package of a record.
+/// An affected package of a record.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct OsvAffected {
-    /// Which.
     #[serde(deserialize_with = "nullable")]
     pub package: OsvPackage,
-    /// Versions, as they are written.
+    /// Listed versions, as written.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub versions: Vec<String>,
-    /// Ranges of versions.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub ranges: Vec<OsvRange>,
-    /// CVSS vectors of this package alone.
+    /// CVSS vectors for this package only.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub severity: Vec<OsvSeverity>,
-    /// What its database adds.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "DatabaseSpecific::is_empty")]
     pub database_specific: DatabaseSpecific,
 }
 
-/// A package by ecosystem and name.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct OsvPackage {
-    /// `npm`, or something else.
     #[serde(deserialize_with = "nullable")]
     pub ecosystem: String,
-    /// Its exact name.
+    /// The exact name.
     #[serde(deserialize_with = "nullable")]
     pub name: String,
 }
 
-/// A range.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct OsvRange {
     /// `SEMVER`, `ECOSYSTEM` or `GIT`.
     #[serde(rename = "type", deserialize_with = "nullable")]
     pub kind: String,
-    /// Its events.
     #[serde(deserialize_with = "nullable")]
     pub events: Vec<OsvEvent>,
 }
 
-/// One event: one of the four is there.
+/// A range event. Exactly one field is set.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct OsvEvent {
-    /// Affected from here on; `0` is the beginning.
+    /// Affected from this version on. `0` is before every version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub introduced: Option<String>,
-    /// No longer affected from here on.
+    /// Not affected from this version on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fixed: Option<String>,
-    /// The last one that is affected.
+    /// The last affected version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_affected: Option<String>,
-    /// Nothing is said of what comes from here on.
+    /// The range says nothing about this version and later ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<String>,
 }
 
-/// A score.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct OsvSeverity {
     /// `CVSS_V3`, `CVSS_V4`.
     #[serde(rename = "type", deserialize_with = "nullable")]
     pub kind: String,
-    /// The vector.
     #[serde(deserialize_with = "nullable")]
     pub score: String,
 }
 
-/// What databases add, as far as it matters here.
+/// The relevant fields that databases add.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct DatabaseSpecific {
     /// `LOW`, `MODERATE`, `HIGH`, `CRITICAL`.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub severity: Option<String>,
-    /// Whether a person reviewed it.
+    /// Whether a person reviewed the record.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub github_reviewed: Option<bool>,
-    /// Weaknesses, as GHSA writes them.
+    /// Weaknesses in the format of GHSA.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub cwe_ids: Vec<String>,
-    /// Weaknesses, as records of malware write them.
+    /// Weaknesses in the format of malware records.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub cwes: Vec<Cwe>,
-    /// What the malware talks to.
+    /// Hosts that the malware contacts.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub iocs: Option<Iocs>,
-    /// Where a record of malware was put together from; only whether it is there counts.
+    /// Whether the record states the origins of a malware report. The content is ignored.
     #[serde(rename = "malicious-packages-origins", deserialize_with = "present", skip_serializing_if = "std::ops::Not::not")]
     pub is_malicious_package: bool,
 }
 
-/// A weakness.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Cwe {
@@ -155,14 +142,12 @@ pub struct Cwe {
     pub id: String,
 }
 
-/// Places that malware talks to. URLs are left out: a connection shows no path, and whole code hosts are not meant.
+/// Hosts that malware contacts. URLs are left out: a connection shows no path, and blocking a whole code host is not intended.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Iocs {
-    /// Domains.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub domains: Vec<String>,
-    /// Addresses.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub ips: Vec<String>,
 }
@@ -173,7 +158,10 @@ impl DatabaseSpecific {
     }
 
     fn indicators(&self) -> impl Iterator<Item = String> {
-        self.iocs.iter().flat_map(|iocs| iocs.domains.iter().chain(&iocs.ips)).filter_map(|text| indicators::spelled(text))
+        self.iocs
+            .iter()
+            .flat_map(|iocs| iocs.domains.iter().chain(&iocs.ips))
+            .filter_map(|text| indicators::normalize_indicator(text))
     }
 
     fn weaknesses(&self) -> impl Iterator<Item = &str> {
@@ -181,43 +169,43 @@ impl DatabaseSpecific {
     }
 }
 
-/// What some bytes turned out to be.
+/// Result of parsing a document.
 #[derive(Debug, Clone, PartialEq)]
 pub enum OsvDocument {
-    /// A record.
     Record(Box<OsvRecord>),
-    /// JSON that is no record: an index, a note.
+    /// JSON that is not a record, such as an index.
     NoRecord,
-    /// No JSON, or a record whose fields have other types than OSV's: in words.
+    /// Invalid JSON, or a record with fields of unexpected types. Contains the error text.
     Unreadable(String),
 }
 
 impl OsvRecord {
-    /// Reads one document.
+    /// Parses one document.
     #[must_use]
     pub fn read(bytes: &[u8]) -> OsvDocument {
         let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         match serde_json::from_slice::<Self>(text) {
             Ok(record) if record.is_one() && first(text) == Some(b'{') => OsvDocument::Record(Box::new(record)),
             Ok(_) => OsvDocument::NoRecord,
-            Err(wrong) if wrong.is_data() && !claims_to_be_one(text) => OsvDocument::NoRecord,
-            Err(wrong) => OsvDocument::Unreadable(wrong.to_string()),
+            Err(error) if error.is_data() && !claims_to_be_one(text) => OsvDocument::NoRecord,
+            Err(error) => OsvDocument::Unreadable(error.to_string()),
         }
     }
 
-    /// Whether it holds for nothing any more.
+    /// Checks whether the record is withdrawn.
     #[must_use]
     pub fn is_withdrawn(&self) -> bool {
         self.withdrawn.as_deref().is_some_and(|at| !at.is_empty())
     }
 
-    /// Whether it is about npm at all. A withdrawn one may name no package any more.
+    /// Checks whether the record is about npm. A withdrawn record may name no package.
     #[must_use]
     pub fn is_about_npm(&self) -> bool {
         self.affected.iter().any(OsvAffected::is_npm) || (self.is_withdrawn() && self.affected.is_empty())
     }
 
-    /// What it says, one entry a package, and how many of its events could not be read. Nothing when it is withdrawn.
+    /// Converts the record to advisories, one per package. Also returns the number of unreadable events. A withdrawn record has
+    /// none.
     #[must_use]
     pub fn entries(&self) -> (Vec<AdvisoryRecord>, usize) {
         let (mut entries, mut unreadable): (Vec<AdvisoryRecord>, _) = (Vec::new(), 0);
@@ -228,7 +216,7 @@ impl OsvRecord {
         for affected in self.affected.iter().filter(|affected| affected.is_npm()) {
             let (spans, flawed) = affected.spans();
             unreadable += flawed;
-            // GHSA names a package once for each of its ranges.
+            // GHSA lists a package once per range.
             if let Some(entry) = entries.iter_mut().find(|entry| *entry.package == *affected.package.name) {
                 entry.versions.extend(affected.versions.iter().map(|version| version.as_str().into()));
                 entry.spans.extend(spans);
@@ -258,7 +246,7 @@ impl OsvRecord {
             reviewed: self.database_specific.github_reviewed == Some(true),
             summary: self.summary.as_str().into(),
             modified: timestamp::parse(&self.modified),
-            // A record is published before it is changed; lists have neither date.
+            // Prefer the publication, which is earlier. Lists have neither date.
             known_since: timestamp::parse(&self.published).or_else(|| timestamp::parse(&self.modified)),
             cvss: cvss.map(|score| score.score.as_str()).unwrap_or_default().into(),
             cwes,
@@ -269,8 +257,8 @@ impl OsvRecord {
         }
     }
 
-    /// A record is a vulnerability when it says so: by a score, or by the id of a database of vulnerabilities and none of the
-    /// marks of malware. A blocklist's own record says neither and names what is bad.
+    /// Classifies the record. It is a vulnerability if it has a score or an id of a vulnerability database, and no mark of
+    /// malware. A record of a block list has none of these and counts as malware.
     fn kind(&self) -> AdvisoryKind {
         let details = || self.affected.iter().map(|affected| &affected.database_specific).chain([&self.database_specific]);
         let named = |prefix: &str| self.id.starts_with(prefix) || self.aliases.iter().any(|alias| alias.starts_with(prefix));
@@ -295,7 +283,7 @@ impl OsvAffected {
         let (mut spans, mut unreadable) = (Vec::new(), 0);
         for range in self.ranges.iter().filter(|range| range.kind != "GIT") {
             let events: Vec<RangeEvent> = range.events.iter().flat_map(OsvEvent::events).collect();
-            let (read, flawed) = AffectedRange::of_events(&events);
+            let (read, flawed) = AffectedRange::from_events(&events);
             spans.extend(read);
             unreadable += flawed;
         }
@@ -316,7 +304,7 @@ impl OsvEvent {
     }
 }
 
-/// Whether JSON that does not fit has both of what every record has.
+/// Checks whether JSON that does not parse as a record has the fields `id` and `affected`.
 fn claims_to_be_one(text: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Claim {
@@ -331,12 +319,12 @@ fn first(text: &[u8]) -> Option<u8> {
     text.iter().copied().find(|byte| !byte.is_ascii_whitespace())
 }
 
-/// `null` is as good as missing.
+/// Treats `null` as missing.
 fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// Another type than expected is as good as missing: databases put what they like here.
+/// Treats an unexpected type as missing. The content of these fields differs between databases.
 fn lenient<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -350,7 +338,7 @@ fn lenient<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> R
     })
 }
 
-/// Whether something is there that is not `null`.
+/// Checks whether a value other than `null` is present.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -377,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn what_real_records_hold_is_tolerated() {
+    fn deviations_of_real_records_are_tolerated() {
         let record = read(
             r#"{"id":"MAL-2025-1","modified":"2025-09-17T00:29:08Z","aliases":null,"severity":null,
             "affected":[{"package":{"ecosystem":"npm","name":"@ctrl/tinycolor","purl":"pkg:npm/%40ctrl/tinycolor"},"versions":null,
@@ -393,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn json_that_is_no_record_is_told_from_a_broken_one() {
+    fn other_json_is_distinguished_from_broken_records() {
         assert_eq!(OsvRecord::read(br#"{"note":"index","count":303,"records":[{"id":"MAL-1"}]}"#), OsvDocument::NoRecord);
         assert_eq!(OsvRecord::read(br#"[{"package_name":"a"}]"#), OsvDocument::NoRecord);
         assert_eq!(OsvRecord::read(b"7"), OsvDocument::NoRecord);
@@ -402,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_withdrawn_record_says_nothing_and_is_kept_as_such() {
+    fn withdrawn_record_has_no_advisories_and_is_stored() {
         let record = read(
             r#"{"id":"MAL-1","withdrawn":"2026-01-01T00:00:00Z","affected":[{"package":{"ecosystem":"npm","name":"supabase"},"ranges":[{"type":"SEMVER","events":[{"introduced":"0"}]}]}]}"#,
         );
@@ -411,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vulnerability_says_so_and_a_blocklist_does_not() {
+    fn scored_records_are_vulnerabilities_and_block_lists_are_malware() {
         let kind = |more: &str| {
             let json = format!(r#"{{{more},"affected":[{{"package":{{"ecosystem":"npm","name":"a"}},"versions":["1.0.0"]}}]}}"#);
             read(&json).entries().0[0].kind
@@ -427,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_says_what_the_source_said() {
+    fn stored_record_equals_the_source_record() {
         let json = r#"{"id":"GHSA-1","modified":"2026-01-01T00:00:00Z","aliases":["CVE-1"],"summary":"s","affected":[{"package":{"ecosystem":"npm","name":"a"},
             "ranges":[{"type":"SEMVER","events":[{"introduced":"0"},{"fixed":"1.2.3"}]}]}],"severity":[{"type":"CVSS_V3","score":"CVSS:3.1/AV:N"}],
             "database_specific":{"github_reviewed":true,"severity":"MODERATE","cwe_ids":["CWE-79"],"malicious-packages-origins":[{"source":"x"}]}}"#;

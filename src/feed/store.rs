@@ -1,5 +1,4 @@
-//! What is kept of each feed in the data directory: its last good records, one a line, and how it stands. Refuses to know where
-//! they come from.
+//! Stores each feed in the data directory: its last good records, one per line, and its state.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write as _;
@@ -15,87 +14,85 @@ use crate::feed::config::FeedConfig;
 use crate::feed::import::FeedCounts;
 use crate::units::timestamp;
 
-/// The folder of the feeds in a data directory.
+/// The feeds directory in a data directory.
 #[derive(Debug, Clone)]
 pub struct FeedStore(PathBuf);
 
-/// How a feed stands: what `coldframe feed status` shows and what the next look builds on.
+/// State of a feed, shown by `coldframe feed status` and used by the next sync.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FeedState {
-    /// The source the records came from: those of another are not this feed's.
+    /// The source of the records. A state with another source is ignored.
     pub source: String,
-    /// When the source was last found good.
+    /// When the source was last synced successfully.
     pub synced: Option<Timestamp>,
-    /// When the records in force came.
+    /// When the active records were imported.
     pub changed: Option<Timestamp>,
-    /// What went wrong since then, if something did.
+    /// The failure since then, if any.
     pub failure: Option<FeedFailure>,
-    /// Counts every change of the records.
+    /// Incremented with every change of the records.
     pub generation: u64,
-    /// What the records in force are, in numbers.
+    /// Counts of the active records.
     pub tally: FeedCounts,
-    /// The source's validators, and what tells a directory's content.
+    /// HTTP validators of the source.
     pub etag: Option<String>,
-    /// See `etag`.
     pub last_modified: Option<String>,
-    /// Of a path: what it was when it was read.
+    /// For a path: a fingerprint of its files when they were read.
     pub stamp: Option<String>,
-    /// Of an index: its serial, which never goes back.
+    /// For a signed index: its serial, which must not decrease.
     pub serial: Option<u64>,
-    /// Of an index: until when it may be used.
+    /// For a signed index: when it expires.
     pub expires: Option<Timestamp>,
 }
 
-/// What went wrong.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FeedFailure {
-    /// When.
     pub at: Timestamp,
-    /// In words.
+    /// The error text.
     pub why: String,
 }
 
 impl FeedState {
-    /// Whether there are records in force at all.
+    /// Checks whether the feed has active records.
     #[must_use]
     pub fn is_good(&self) -> bool {
         self.changed.is_some()
     }
 
-    /// Why what is in force is not fresh, if it is not.
+    /// Returns why the feed is stale. Returns `None` if it is fresh.
     #[must_use]
     pub fn staleness(&self, expiry: Duration, now: Timestamp) -> Option<String> {
         let Some(synced) = self.synced else {
-            let why = self.failure.as_ref().map_or("it was not read yet", |failure| &failure.why);
+            let why = self.failure.as_ref().map_or("no sync has finished yet", |failure| &failure.why);
             return Some(format!("it was never read: {why}"));
         };
-        let told = || format!("last good {}", timestamp::tell(synced));
+        let last_good = || format!("last good {}", timestamp::tell(synced));
         if let Some(failure) = &self.failure {
-            return Some(format!("{} ({})", failure.why, told()));
+            return Some(format!("{} ({})", failure.why, last_good()));
         }
         if self.expires.is_some_and(|expires| expires <= now) {
-            return Some(format!("its index has expired ({})", told()));
+            return Some(format!("its index has expired ({})", last_good()));
         }
         (timestamp::after(synced, expiry) <= now)
-            .then(|| format!("not confirmed for {} ({})", timestamp::tell_age(expiry), told()))
+            .then(|| format!("not confirmed for {} ({})", timestamp::format_duration(expiry), last_good()))
     }
 }
 
-/// The place of one feed, this process's own while it is held.
+/// Exclusive access to the directory of one feed.
 pub(crate) struct FeedLock {
     directory: PathBuf,
     _lock: File,
 }
 
 impl FeedStore {
-    /// The feeds of the data directory `root`.
+    /// Returns the store in the data directory `root`.
     #[must_use]
     pub fn of(root: &Path) -> Self {
         Self(root.join("feeds"))
     }
 
-    /// How a feed stands. A state of another source, or none, is that of a feed that was never read.
+    /// Returns the state of a feed. Without a state, or with one of another source, returns the state of a feed that was never
+    /// read.
     #[must_use]
     pub fn state(&self, feed: &FeedConfig) -> FeedState {
         let text = fs::read(self.directory(feed).join(STATE)).unwrap_or_default();
@@ -107,7 +104,7 @@ impl FeedStore {
         }
     }
 
-    /// Takes the place of a feed, for one who changes it.
+    /// Locks a feed for changes. Fails if another process holds the lock.
     pub(crate) fn take(&self, feed: &FeedConfig) -> Result<FeedLock, FeedError> {
         let directory = self.directory(feed);
         make_private(&directory)?;
@@ -121,12 +118,12 @@ impl FeedStore {
         }
     }
 
-    /// Where the records of a feed lie.
+    /// Returns the path of a feed's records.
     pub(crate) fn records(&self, feed: &FeedConfig) -> PathBuf {
         self.directory(feed).join(RECORDS)
     }
 
-    /// The folder of a feed.
+    /// Returns the directory of a feed.
     pub(crate) fn directory(&self, feed: &FeedConfig) -> PathBuf {
         self.0.join(&feed.name)
     }
@@ -136,30 +133,30 @@ const STATE: &str = "state.json";
 const RECORDS: &str = "records.jsonl";
 
 impl FeedLock {
-    /// Where things may lie that are not finished.
+    /// Returns the directory of the feed, also used for temporary files.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Where the records lie.
+    /// Returns the path of the records.
     pub(crate) fn records(&self) -> PathBuf {
         self.directory.join(RECORDS)
     }
 
-    /// Puts new records in the place of the old.
-    pub(crate) fn put(&self, records: NamedTempFile, state: &FeedState) -> Result<(), FeedError> {
+    /// Replaces the records.
+    pub(crate) fn replace_records(&self, records: NamedTempFile, state: &FeedState) -> Result<(), FeedError> {
         let path = self.records();
-        records.persist(&path).map_err(|refused| FeedError::file("rename a finished file to", path)(refused.error))?;
+        records.persist(&path).map_err(|error| FeedError::file("rename a temporary file to", path)(error.error))?;
         self.note(state)
     }
 
-    /// Writes down how the feed stands.
+    /// Writes the state.
     pub(crate) fn note(&self, state: &FeedState) -> Result<(), FeedError> {
         let path = self.directory.join(STATE);
         let mut file = NamedTempFile::new_in(&self.directory).map_err(FeedError::file("create a file in", &self.directory))?;
-        let text = serde_json::to_vec_pretty(state).map_err(|wrong| FeedError::file("write", &path)(wrong.into()))?;
+        let text = serde_json::to_vec_pretty(state).map_err(|error| FeedError::file("write", &path)(error.into()))?;
         file.write_all(&text).and_then(|()| file.as_file().sync_data()).map_err(FeedError::file("write", &path))?;
-        file.persist(&path).map(drop).map_err(|refused| FeedError::file("rename a finished file to", path)(refused.error))
+        file.persist(&path).map(drop).map_err(|error| FeedError::file("rename a temporary file to", path)(error.error))
     }
 }
 

@@ -1,5 +1,5 @@
-//! One look at a feed: fetch, read, check that it is sound, keep, build the index. What is not sound changes nothing but how the
-//! feed stands. Refuses to put anything in force.
+//! Syncs a feed: fetches, parses, validates and stores the records, and builds the index. A failed sync changes only the feed's
+//! state. The caller activates the result.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -20,98 +20,96 @@ use crate::net::HttpClient;
 use crate::npm::{Algorithm, Digest};
 use crate::policy::FeedAdvisories;
 
-/// What a look brought.
+/// Outcome of a sync.
 #[derive(Debug)]
 pub enum SyncOutcome {
-    /// Nothing changed; what is in force stays.
+    /// Nothing changed.
     Unchanged(FeedState),
-    /// Other records than before.
+    /// The records changed.
     Changed(LoadedFeed),
-    /// It went wrong; what is in force stays.
+    /// The sync failed. The active records stay.
     Failed(FeedState, FeedError),
 }
 
-/// Records that can be put in force.
+/// A loaded feed that can be activated.
 #[derive(Debug)]
 pub struct LoadedFeed {
-    /// The index.
     pub advisories: Arc<FeedAdvisories>,
-    /// How the feed stands.
     pub state: FeedState,
 }
 
-/// What is kept of a feed, from the disk alone; `None` when nothing is. Blocks.
+/// Loads the stored records of a feed from disk. Returns `None` if there are none. Blocks.
 ///
 /// # Errors
-/// When what is kept cannot be read.
-pub fn load(feed: &FeedConfig, shelf: &FeedStore) -> Result<Option<LoadedFeed>, FeedError> {
-    let state = shelf.state(feed);
+/// Returns an error if the stored records cannot be read.
+pub fn load(feed: &FeedConfig, store: &FeedStore) -> Result<Option<LoadedFeed>, FeedError> {
+    let state = store.state(feed);
     if !state.is_good() {
         return Ok(None);
     }
-    // What was not noted yet was read no later than the records came.
+    // Records without a first-read instant were read no later than the import.
     let came = state.changed.unwrap_or(Timestamp::UNIX_EPOCH);
-    let (builder, _) = import::reload(&shelf.records(feed), Readings::load(&shelf.directory(feed), came)?)?;
+    let (builder, _) = import::read_kept(&store.records(feed), Readings::load(&store.directory(feed), came)?)?;
     Ok(Some(LoadedFeed { advisories: Arc::new(builder.build(&feed.name, feed.trust)), state }))
 }
 
-/// Reads the file or directory of a feed, for one who looks once and keeps nothing but what `shelf` holds meanwhile; when its records
-/// were first read is `remembered`. `None` for a feed at an address, which is not asked. Blocks.
+/// Loads the file or directory of a feed once, with the temporary store `store`. First-read instants come from `remembered`.
+/// Returns `None` for a feed at a URL, without a request. Blocks.
 ///
 /// # Errors
-/// What is wrong with it.
-pub fn read_path(
+/// Returns an error if the feed cannot be read or is invalid.
+pub fn load_path_once(
     feed: &FeedConfig,
-    shelf: &FeedStore,
+    store: &FeedStore,
     remembered: &FeedStore,
     now: Timestamp,
 ) -> Result<Option<LoadedFeed>, FeedError> {
     let FeedSource::Path(path) = &feed.source else { return Ok(None) };
-    let (place, before) = (shelf.take(feed)?, FeedState::default());
+    let (lock, before) = (store.take(feed)?, FeedState::default());
     match look_at_path(feed, path, &before, now)? {
         Some(fresh) => {
             let readings = Readings::load(&remembered.directory(feed), now)?;
-            take_in(feed, &place, &before, fresh, readings, now, false)
+            import_and_store(feed, &lock, &before, fresh, readings, now, false)
         }
         None => Ok(None),
     }
 }
 
-/// Looks at a feed's source and keeps what it finds. With `accept_shrunk` also when most of the records are gone.
-pub async fn sync(feed: &FeedConfig, shelf: &FeedStore, client: &HttpClient, now: Timestamp, accept_shrunk: bool) -> SyncOutcome {
-    let before = shelf.state(feed);
-    let place = match shelf.take(feed) {
-        Ok(place) => Arc::new(place),
-        Err(wrong) => return SyncOutcome::Failed(before, wrong),
+/// Syncs a feed with its source. `accept_shrunk` accepts a feed that lost most of its records.
+pub async fn sync(feed: &FeedConfig, store: &FeedStore, client: &HttpClient, now: Timestamp, accept_shrunk: bool) -> SyncOutcome {
+    let before = store.state(feed);
+    let lock = match store.take(feed) {
+        Ok(lock) => Arc::new(lock),
+        Err(error) => return SyncOutcome::Failed(before, error),
     };
-    let outcome = match look(feed, &place, client, &before, now).await {
+    let outcome = match look(feed, &lock, client, &before, now).await {
         Ok(Some(fresh)) => {
-            let (feed, place, before) = (feed.clone(), Arc::clone(&place), before.clone());
+            let (feed, lock, before) = (feed.clone(), Arc::clone(&lock), before.clone());
             let kept = tokio::task::spawn_blocking(move || {
-                let readings = Readings::load(place.directory(), now)?;
-                take_in(&feed, &place, &before, fresh, readings, now, accept_shrunk)
+                let readings = Readings::load(lock.directory(), now)?;
+                import_and_store(&feed, &lock, &before, fresh, readings, now, accept_shrunk)
             });
-            kept.await.unwrap_or_else(|lost| Err(FeedError::broken("the feed", lost)))
+            kept.await.unwrap_or_else(|error| Err(FeedError::broken("the feed", error)))
         }
         Ok(None) => Ok(None),
-        Err(wrong) => Err(wrong),
+        Err(error) => Err(error),
     };
     match outcome {
         Ok(Some(loaded)) => SyncOutcome::Changed(loaded),
         Ok(None) => {
             let state = FeedState { synced: Some(now), failure: None, ..before };
-            note(&place, &state);
+            record_state(&lock, &state);
             SyncOutcome::Unchanged(state)
         }
-        Err(wrong) => {
-            let state = FeedState { failure: Some(FeedFailure { at: now, why: wrong.to_string() }), ..before };
-            note(&place, &state);
-            SyncOutcome::Failed(state, wrong)
+        Err(error) => {
+            let state = FeedState { failure: Some(FeedFailure { at: now, why: error.to_string() }), ..before };
+            record_state(&lock, &state);
+            SyncOutcome::Failed(state, error)
         }
     }
 }
 
-/// What a source has, not yet read, and what tells later whether it changed.
+/// The files of a source before parsing, with the data that later detects changes.
 struct SourceSnapshot {
     source: SourceFiles,
     validators: CacheValidators,
@@ -124,10 +122,10 @@ enum SourceFiles {
     Fetched(FetchedFiles),
 }
 
-/// What the source has; `None` when it is what it was.
+/// Fetches or lists the source. Returns `None` if it is unchanged.
 async fn look(
     feed: &FeedConfig,
-    place: &FeedLock,
+    lock: &FeedLock,
     client: &HttpClient,
     before: &FeedState,
     now: Timestamp,
@@ -135,7 +133,7 @@ async fn look(
     match &feed.source {
         FeedSource::Url(url) => {
             let fetcher = FeedDownloader(client.clone());
-            let look = RemoteFeed { feed, fetcher: &fetcher, directory: place.directory(), before, now };
+            let look = RemoteFeed { feed, fetcher: &fetcher, directory: lock.directory(), before, now };
             let found = look.fetch(url).await?;
             let fresh = |material| SourceSnapshot {
                 source: SourceFiles::Fetched(material),
@@ -147,8 +145,8 @@ async fn look(
         }
         FeedSource::Path(path) => {
             let (feed, path, before) = (feed.clone(), path.clone(), before.clone());
-            let looked = tokio::task::spawn_blocking(move || look_at_path(&feed, &path, &before, now));
-            looked.await.unwrap_or_else(|lost| Err(FeedError::broken("the feed", lost)))
+            let snapshot = tokio::task::spawn_blocking(move || look_at_path(&feed, &path, &before, now));
+            snapshot.await.unwrap_or_else(|error| Err(FeedError::broken("the feed", error)))
         }
     }
 }
@@ -159,7 +157,7 @@ fn look_at_path(feed: &FeedConfig, path: &Path, before: &FeedState, now: Timesta
         Some(_) => directory::look(&path.join(signed_index::ARCHIVE))?,
         None => directory::look(path)?,
     };
-    // An index may be written anew for the archive of the one before.
+    // A new index may list the same archive.
     let serial = index.as_ref().map(|index| format!(", serial {}", index.serial)).unwrap_or_default();
     let stamp = Some(format!("{}{serial}", found.stamp));
     if before.is_good() && before.stamp == stamp {
@@ -168,13 +166,13 @@ fn look_at_path(feed: &FeedConfig, path: &Path, before: &FeedState, now: Timesta
     Ok(Some(SourceSnapshot { source: SourceFiles::Found(found), validators: CacheValidators::default(), stamp, index }))
 }
 
-/// The index in a directory, if it has one of ours and it holds.
+/// Reads and checks the signed index in a directory. Returns `None` if there is no Coldframe index.
 fn local_index(feed: &FeedConfig, path: &Path, before: &FeedState, now: Timestamp) -> Result<Option<SignedIndex>, FeedError> {
     let read = |name: &str| Some(path.join(name)).filter(|path| path.is_file()).and_then(|path| read_small(&path).ok());
     let bytes = read(signed_index::INDEX);
     let index = bytes.as_ref().and_then(|bytes| SignedIndex::read(bytes));
     let (Some(bytes), Some(index)) = (bytes, index) else {
-        return if feed.key.is_some() { Err(FeedError::Index("there is none".into())) } else { Ok(None) };
+        return if feed.key.is_some() { Err(FeedError::Index("`index.json` not found".into())) } else { Ok(None) };
     };
     if let Some(key) = &feed.key {
         let signature = read(signed_index::SIGNATURE);
@@ -184,24 +182,24 @@ fn local_index(feed: &FeedConfig, path: &Path, before: &FeedState, now: Timestam
     Ok(Some(index))
 }
 
-/// Reads a file that is small if it is what it is called. A larger one is cut, and is no index then.
+/// Reads an index file. A file above the limit is truncated and then invalid.
 fn read_small(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)?.take(signed_index::LARGEST + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// Reads what is new, makes sure that it is sound, and puts it in the place of the old. Blocks.
-fn take_in(
+/// Imports and validates new records and replaces the stored ones. Blocks.
+fn import_and_store(
     feed: &FeedConfig,
-    place: &FeedLock,
+    lock: &FeedLock,
     before: &FeedState,
     fresh: SourceSnapshot,
     readings: Readings,
     now: Timestamp,
     accept_shrunk: bool,
 ) -> Result<Option<LoadedFeed>, FeedError> {
-    let gathered = gather(feed, place, &fresh, readings)?;
+    let gathered = gather(feed, lock, &fresh, readings)?;
     check(&gathered, before, accept_shrunk)?;
     let SourceSnapshot { validators, stamp, index, .. } = fresh;
     let state = FeedState {
@@ -219,70 +217,70 @@ fn take_in(
     };
     let ImportedRecords { file, builder, readings, .. } = gathered;
     let advisories = Arc::new(builder.build(&feed.name, feed.trust));
-    // Before the records: killed in between, nothing is read for the first time twice.
-    readings.save(place.directory())?;
-    place.put(file, &state)?;
+    // Save before the records, so that a crash in between does not lose a first-read instant.
+    readings.save(lock.directory())?;
+    lock.replace_records(file, &state)?;
     Ok(Some(LoadedFeed { advisories, state }))
 }
 
-fn gather(feed: &FeedConfig, place: &FeedLock, fresh: &SourceSnapshot, readings: Readings) -> Result<ImportedRecords, FeedError> {
-    let mut harvest = RecordImporter::begin(place.directory(), readings)?;
+fn gather(feed: &FeedConfig, lock: &FeedLock, fresh: &SourceSnapshot, readings: Readings) -> Result<ImportedRecords, FeedError> {
+    let mut importer = RecordImporter::begin(lock.directory(), readings)?;
     if fresh.index.is_some() || (feed.may_be_empty && matches!(feed.source, FeedSource::Path(_))) {
-        // An archive that is signed may be empty at first, and an operator may begin with an empty directory.
-        harvest.allow_nothing();
+        // A signed archive may be empty at first, and `feed-may-be-empty` allows an empty directory.
+        importer.allow_empty();
     }
     match &fresh.source {
         SourceFiles::Found(found) => {
             if let Some(index) = &fresh.index {
                 check_archive(index, &found.root)?;
             }
-            directory::take(&mut harvest, &feed.name, found)?;
+            directory::take(&mut importer, &feed.name, found)?;
         }
         SourceFiles::Fetched(FetchedFiles::File(path)) => {
             if let Some(index) = &fresh.index {
                 check_archive(index, path)?;
             }
-            let taken = directory::take_file(&mut harvest, &feed.name, path);
-            // It was read or cannot be; either way it is fetched anew the next time.
+            let imported = directory::import_file(&mut importer, &feed.name, path);
+            // The download is not needed again, even if the import failed.
             let _ = std::fs::remove_file(path);
-            taken?;
+            imported?;
         }
         SourceFiles::Fetched(FetchedFiles::Documents(documents)) => {
             for (name, bytes) in documents {
-                harvest.document(name, bytes, false)?;
+                importer.document(name, bytes, false)?;
             }
         }
         SourceFiles::Fetched(FetchedFiles::Changes { documents, changed, all }) => {
-            harvest.carry(&place.records(), |id| all.contains(id) && !changed.contains(id))?;
+            importer.keep_unchanged(&lock.records(), |id| all.contains(id) && !changed.contains(id))?;
             for (name, bytes) in documents {
-                harvest.document(name, bytes, false)?;
+                importer.document(name, bytes, false)?;
             }
         }
     }
-    harvest.finish()
+    importer.finish()
 }
 
-/// Whether the archive is the one that the index vouches for.
+/// Checks the archive against the hash and size in the index.
 fn check_archive(index: &SignedIndex, path: &Path) -> Result<(), FeedError> {
-    let wrong = |text: &str| FeedError::Index(format!("`{}` {text}", signed_index::ARCHIVE).into());
-    let vouched = index.files.get(signed_index::ARCHIVE).ok_or_else(|| wrong("is not vouched for"))?;
+    let invalid = |text: &str| FeedError::Index(format!("`{}` {text}", signed_index::ARCHIVE).into());
+    let listed = index.files.get(signed_index::ARCHIVE).ok_or_else(|| invalid("is not listed"))?;
     let bytes = std::fs::read(path).map_err(FeedError::file("read", path))?;
-    let same = bytes.len() as u64 == vouched.size && Digest::of(Algorithm::Sha256, &bytes).to_hex() == vouched.sha256;
-    if same { Ok(()) } else { Err(wrong("is not the file that it vouches for")) }
+    let same = bytes.len() as u64 == listed.size && Digest::of(Algorithm::Sha256, &bytes).to_hex() == listed.sha256;
+    if same { Ok(()) } else { Err(invalid("differs from the listed file")) }
 }
 
-/// Whether what was gathered may take the place of what is in force.
+/// Checks whether imported records may replace the active ones.
 fn check(gathered: &ImportedRecords, before: &FeedState, accept_shrunk: bool) -> Result<(), FeedError> {
     let tally = &gathered.tally;
     let (now, had) = (tally.known(), if before.is_good() { before.tally.known() } else { 0 });
     if tally.unreadable > now {
-        let trouble = tally.trouble.as_deref().unwrap_or("nobody knows why");
-        return Err(FeedError::broken(format!("{} of its documents", tally.unreadable), trouble));
+        let trouble = tally.trouble.as_deref().unwrap_or("unknown reason");
+        return Err(FeedError::broken(format!("{} documents of the feed", tally.unreadable), trouble));
     }
     if accept_shrunk && (now > 0 || gathered.may_be_empty) {
         return Ok(());
     }
-    // Of two records one may well go; of many, half do not by themselves.
+    // One of two records may disappear legitimately, but not half of many.
     let shrunk = if had > 2 { now * 2 <= had } else { now == 0 && had > 0 && !gathered.may_be_empty };
     if shrunk {
         return Err(FeedError::Shrunk { before: had, now });
@@ -293,9 +291,9 @@ fn check(gathered: &ImportedRecords, before: &FeedState, accept_shrunk: bool) ->
     Ok(())
 }
 
-fn note(place: &FeedLock, state: &FeedState) {
-    if let Err(wrong) = place.note(state) {
-        tracing::error!(error = &wrong as &dyn std::error::Error, "how a feed stands cannot be written down");
+fn record_state(lock: &FeedLock, state: &FeedState) {
+    if let Err(error) = lock.note(state) {
+        tracing::error!(error = &error as &dyn std::error::Error, "feed state write failed");
     }
 }
 
@@ -335,7 +333,7 @@ mod tests {
             fs::write(path, text).unwrap();
         }
 
-        fn shelf(&self) -> FeedStore {
+        fn store(&self) -> FeedStore {
             FeedStore::of(&self.home.path().join("data"))
         }
 
@@ -348,15 +346,15 @@ mod tests {
                 tls,
                 user_agent,
             });
-            sync(&self.feed, &self.shelf(), &client, self.now, false).await
+            sync(&self.feed, &self.store(), &client, self.now, false).await
         }
 
         async fn fails(&self) -> String {
             match self.sync().await {
-                SyncOutcome::Failed(state, wrong) => {
-                    assert_eq!(state.failure.as_ref().map(|failure| failure.why.clone()), Some(wrong.to_string()));
-                    assert_eq!(self.shelf().state(&self.feed), state);
-                    wrong.to_string()
+                SyncOutcome::Failed(state, error) => {
+                    assert_eq!(state.failure.as_ref().map(|failure| failure.why.clone()), Some(error.to_string()));
+                    assert_eq!(self.store().state(&self.feed), state);
+                    error.to_string()
                 }
                 other => panic!("{other:?}"),
             }
@@ -365,7 +363,7 @@ mod tests {
         async fn changes(&self) -> FeedCounts {
             match self.sync().await {
                 SyncOutcome::Changed(loaded) => {
-                    let kept = load(&self.feed, &self.shelf()).unwrap().unwrap();
+                    let kept = load(&self.feed, &self.store()).unwrap().unwrap();
                     assert_eq!(kept.advisories.count(), loaded.advisories.count());
                     assert_eq!(kept.state, loaded.state);
                     loaded.state.tally
@@ -384,7 +382,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_directory_is_read_whole_and_what_is_no_record_is_counted() {
+    async fn directory_is_imported_and_other_documents_are_counted() {
         let scene = Scene::of("osv");
         scene.write("osv/MAL-1.json", record("MAL-1", ""));
         scene.write("osv/deep/@a/MAL-2.json", record("MAL-2", ""));
@@ -401,7 +399,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_archive_says_what_its_files_say_and_a_truncated_one_changes_nothing() {
+    async fn archive_is_imported_and_a_damaged_one_changes_nothing() {
         let scene = Scene::of("all.zip");
         let records: Vec<_> = (0..50).map(|at| (format!("MAL-{at}.json"), record(&format!("MAL-{at}"), ""))).collect();
         let files = records.iter().map(|(name, text)| (name.as_str(), text.as_bytes()));
@@ -411,7 +409,7 @@ mod tests {
         for length in [0, 10, whole.len() / 2, whole.len() - 1] {
             scene.write("all.zip", &whole[..length]);
             scene.fails().await;
-            assert_eq!(load(&scene.feed, &scene.shelf()).unwrap().unwrap().advisories.count(), 50, "{length}");
+            assert_eq!(load(&scene.feed, &scene.store()).unwrap().unwrap().advisories.count(), 50, "{length}");
         }
         let mut bent = whole.clone();
         bent[60] ^= 0xff;
@@ -422,20 +420,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_feed_that_lost_half_is_not_believed_and_one_of_two_may_go() {
+    async fn feed_that_lost_half_of_its_records_is_rejected() {
         let scene = Scene::of("list.txt");
         scene.write("list.txt", "a@1.0.0\nb@1.0.0\nc@1.0.0 # why\n\n# nothing\nd\nrubbish@^1\n");
         let tally = scene.changes().await;
         assert_eq!((tally.records, tally.unreadable), (4, 1));
         scene.write("list.txt", "a@1.0.0\nb@1.0.0\n");
         let why = scene.fails().await;
-        assert!(why.starts_with("it shrank from 4 records to 2"), "{why}");
+        assert!(why.starts_with("the feed shrank from 4 to 2 records"), "{why}");
         scene.write("list.txt", "a@1.0.0\nb@1.0.0\nc@1.0.0\n");
         assert_eq!(scene.changes().await.records, 3);
     }
 
     #[tokio::test]
-    async fn both_lists_are_told_by_how_they_begin() {
+    async fn list_format_is_detected_from_the_content() {
         let scene = Scene::of("list");
         scene.write(
             "list",
@@ -444,21 +442,22 @@ mod tests {
         let tally = scene.changes().await;
         assert_eq!((tally.records, tally.unreadable), (2, 1));
         let advisories =
-            crate::policy::Advisories::of_feeds(vec![load(&scene.feed, &scene.shelf()).unwrap().unwrap().advisories]);
-        let found: Vec<_> = advisories.iter().map(|advisory| (advisory.id, advisory.summary, advisory.is_wholesale())).collect();
+            crate::policy::Advisories::of_feeds(vec![load(&scene.feed, &scene.store()).unwrap().unwrap().advisories]);
+        let found: Vec<_> =
+            advisories.iter().map(|advisory| (advisory.id, advisory.summary, advisory.affects_every_version())).collect();
         assert_eq!(found, [("osv:a@1.0.0", "malware", false), ("osv:@b/c", "listed", true)]);
     }
 
     #[tokio::test]
-    async fn what_is_no_feed_says_so_and_another_source_starts_anew() {
+    async fn source_without_records_fails_and_another_source_ignores_stored_records() {
         let mut scene = Scene::of("osv");
         scene.fails().await;
         scene.write("osv/README.json", "{}");
         let why = scene.fails().await;
-        assert!(why.contains("there is no record of an npm package in it"), "{why}");
+        assert!(why.contains("the feed has no record of an npm package"), "{why}");
         scene.write("osv/MAL-1.json", record("MAL-1", ""));
         scene.changes().await;
         scene.feed.source = FeedSource::Path(scene.home.path().join("other"));
-        assert!(load(&scene.feed, &scene.shelf()).unwrap().is_none());
+        assert!(load(&scene.feed, &scene.store()).unwrap().is_none());
     }
 }

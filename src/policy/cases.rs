@@ -130,7 +130,7 @@ impl CaseRelease {
         let published = self.published.unwrap_or(self.at);
         let feeds = self.advisories.iter().map(|advisory| Arc::new(advisory.index(&self.name, &self.version))).collect();
         let feeds = Advisories::of_feeds(feeds);
-        let advisories = feeds.of(self.name.as_str()).among(std::iter::empty());
+        let advisories = feeds.of(self.name.as_str()).applicable_to(std::iter::empty());
         let facts = Facts {
             parsed: Some(&self.version),
             born: Some(self.born.unwrap_or(Timestamp::UNIX_EPOCH).min(published)),

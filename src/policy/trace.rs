@@ -62,11 +62,11 @@ impl Policy {
     /// Returns the steps of an evaluation as of `at`, in order: built-in rules, decisions about the package, malware advisories,
     /// and the rules of the policy.
     #[must_use]
-    pub fn evaluate(&self, standing: &ActiveDecisions, facts: &Facts<'_>, at: Timestamp) -> Vec<TraceStep> {
+    pub fn evaluate(&self, active: &ActiveDecisions, facts: &Facts<'_>, at: Timestamp) -> Vec<TraceStep> {
         let about = self.about(facts.name);
-        let mut steps = vec![built_in_step(standing.approval(&about, facts), facts)];
-        steps.extend(standing.steps(&about, facts, at));
-        let broken = standing.break_glass_applies(&about, facts);
+        let mut steps = vec![built_in_step(active.approval(&about, facts), facts)];
+        steps.extend(active.steps(&about, facts, at));
+        let broken = active.break_glass_applies(&about, facts);
         let left = if broken { about.under_break_glass() } else { about };
         steps.extend(malware::steps(facts, &left.by_files(facts, at), at));
         let ages = FactAges::of(facts, at);
@@ -102,8 +102,11 @@ impl Policy {
             }
         }
         let notes = rule.action == RuleAction::Warn || (rule.observe && rule.action != RuleAction::Allow);
-        let detail =
-            if rule.action == RuleAction::Allow { describe::describe_allow(rule, facts) } else { describe::refusal(rule, facts) };
+        let detail = if rule.action == RuleAction::Allow {
+            describe::describe_allow(rule, facts)
+        } else {
+            describe::describe_refusal(rule, facts)
+        };
         (if notes { StepOutcome::Warned } else { StepOutcome::Decided }, detail)
     }
 }
@@ -138,7 +141,7 @@ mod tests {
     use crate::policy::advisories::affected::{AffectedRange, RangeEvent};
     use crate::policy::advisories::index::FeedIndexBuilder;
     use crate::policy::advisories::{AdvisoryKind, AdvisoryRecord, FeedTrust};
-    use crate::policy::decisions::active::judge;
+    use crate::policy::decisions::active::evaluate;
     use crate::policy::decisions::{ApprovedVersion, CHANGED_INTEGRITY, Decision, DecisionAction, DecisionProposal, Signature};
     use crate::policy::presets;
     use crate::policy::rules::compose::compile;
@@ -237,13 +240,13 @@ mod tests {
             hour in 0..500_i64,
         ) {
             let (policy, name, version) = (policy(shipped), PackageName::parse("axios").unwrap(), Version::parse("1.14.1").unwrap());
-            let standing = ActiveDecisions::of(&decisions, at(hour));
+            let active = ActiveDecisions::of(&decisions, at(hour));
             let feeds = advisories(&trusts).lacking(lacking.then_some("acme"));
             let others = (0..if established { 12 } else { 1 }).map(|minor| format!("1.{minor}.9"));
             let others: Vec<_> = others.chain(["1.14.1".to_owned()]).collect();
             let parsed: Vec<_> = others.iter().map(|text| Version::parse(text).unwrap()).collect();
             let dated = parsed.iter().enumerate().map(|(count, version)| (version.as_str(), Some(version), long_ago(count)));
-            let applicable = feeds.of("axios").among(dated);
+            let applicable = feeds.of("axios").applicable_to(dated);
             let integrity = Integrity::parse(Some(BYTES), None).unwrap();
             let facts = Facts {
                 parsed: Some(&version),
@@ -253,8 +256,8 @@ mod tests {
                 born: young.then(|| at(0)),
                 ..Facts::of(&name, "1.14.1", at(0))
             };
-            let verdict = judge(&policy.about(&name), &standing, &facts, at(hour));
-            let steps = policy.evaluate(&standing, &facts, at(hour));
+            let verdict = evaluate(&policy.about(&name), &active, &facts, at(hour));
+            let steps = policy.evaluate(&active, &facts, at(hour));
             let deciding: Vec<_> = steps.iter().filter(|step| step.outcome == StepOutcome::Decided).collect();
             if let Some(reason) = verdict.reason() {
                 prop_assert_eq!(deciding.len(), 1);
@@ -279,14 +282,14 @@ mod tests {
         ];
         let decisions: Vec<_> =
             (1..).zip(acts).map(|(id, (act, needs_second))| decision(id, act, 1, Some(90), needs_second)).collect();
-        let standing = ActiveDecisions::of(&decisions, at(2));
+        let active = ActiveDecisions::of(&decisions, at(2));
         let feeds = advisories(&[(0, false)]);
         let others: Vec<_> = (3..15).map(|minor| Version::parse(&format!("1.{minor}.1")).unwrap()).collect();
         let dated = others.iter().enumerate().map(|(count, version)| (version.as_str(), Some(version), long_ago(count)));
-        let applicable = feeds.of("axios").among(dated);
+        let applicable = feeds.of("axios").applicable_to(dated);
         let facts = Facts { parsed: Some(&version), advisories: &applicable, ..Facts::of(&name, "1.14.1", at(0)) };
-        let steps = policy.evaluate(&standing, &facts, at(2));
-        let told: Vec<_> = steps
+        let steps = policy.evaluate(&active, &facts, at(2));
+        let lines: Vec<_> = steps
             .iter()
             .map(|step| format!("{} | {} | {} | {}", step.rule, step.action, step.outcome.as_str(), step.detail))
             .collect();
@@ -304,7 +307,7 @@ mod tests {
             strong-signal | hold 14 d | not reached | an earlier rule decided
             weak-signals | hold 7 d | not reached | an earlier rule decided
             fix-lane | allow | not reached | an earlier rule decided
-            minimum-age | hold 72 h | not reached | an earlier rule decided"#]].assert_eq(&told.join("\n"));
+            minimum-age | hold 72 h | not reached | an earlier rule decided"#]].assert_eq(&lines.join("\n"));
         assert_eq!(timestamp::tell(at(90)), "2026-04-03 18:00 UTC");
     }
 }

@@ -1,4 +1,4 @@
-//! What changed since the last time, by OSV's `modified_id.csv`: lines of an instant and an id, newest first. Refuses to fetch.
+//! Parses OSV's `modified_id.csv`, a list of changes: one instant and id per line, newest first.
 
 use std::collections::HashSet;
 
@@ -8,26 +8,26 @@ use crate::feed::FeedError;
 use crate::feed::import::FeedCounts;
 use crate::units::timestamp;
 
-/// Beyond so many changes the whole archive is fetched.
+/// Above this number of changes the whole archive is fetched.
 pub(crate) const MOST: usize = 2_000;
 
-/// The most lines of a list: as many as a feed may have records.
+/// Maximum number of lines. A feed can have as many records.
 const MAX_LINES: usize = 3_000_000;
 
-/// What a list of changes says.
+/// A parsed list of changes.
 pub(crate) struct ChangeList {
-    /// The ids of what changed after the latest record that is known; `None` when that is more than is worth fetching one by one,
-    /// or nothing is known.
+    /// The ids that changed after the latest known record. `None` if there are too many to fetch one by one, or if no record is
+    /// known.
     pub(crate) changed: Option<Vec<String>>,
-    /// Every id there is.
+    /// All ids in the feed.
     pub(crate) all: HashSet<String>,
 }
 
-/// Reads a list of changes, for somebody who has what `tally` says.
+/// Parses a list of changes and compares it with the known records in `tally`.
 pub(crate) fn read(csv: &[u8], tally: &FeedCounts) -> Result<ChangeList, FeedError> {
     let (mut changed, mut all) = (Vec::new(), HashSet::new());
     for (at, id) in lines(csv)? {
-        // What has exactly the latest instant may have come behind our back, unless we have it.
+        // A record with exactly the latest instant may be new, unless its id is known.
         let known = |latest: Timestamp| at < latest || (at == latest && tally.latest_ids.iter().any(|known| known == id));
         if tally.latest.is_none_or(|latest| !known(latest)) {
             changed.push(id.to_owned());
@@ -40,12 +40,12 @@ pub(crate) fn read(csv: &[u8], tally: &FeedCounts) -> Result<ChangeList, FeedErr
 
 fn lines(csv: &[u8]) -> Result<Vec<(Timestamp, &str)>, FeedError> {
     let broken = |detail: &str| FeedError::broken("modified_id.csv", detail);
-    let text = std::str::from_utf8(csv).map_err(|_| broken("it is not UTF-8"))?;
+    let text = std::str::from_utf8(csv).map_err(|_| broken("not UTF-8"))?;
     let mut lines = Vec::new();
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         let (at, id) = line.trim().split_once(',').ok_or_else(|| broken("a line without a comma"))?;
         let at = timestamp::parse(at).ok_or_else(|| broken("a line without an instant"))?;
-        // The file for all ecosystems puts the ecosystem before the id.
+        // The list for all ecosystems puts the ecosystem before the id.
         let id = match id.trim().split_once('/') {
             Some(("npm", id)) => id,
             Some(_) => continue,
@@ -56,7 +56,7 @@ fn lines(csv: &[u8]) -> Result<Vec<(Timestamp, &str)>, FeedError> {
             return Err(broken("a line without an id"));
         }
         if lines.len() >= MAX_LINES {
-            return Err(broken("it has more lines than a feed may have records"));
+            return Err(broken("too many lines"));
         }
         lines.push((at, id));
     }
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_newer_changed_and_what_is_as_new_unless_we_have_it() {
+    fn newer_records_and_unknown_records_of_the_latest_instant_changed() {
         let csv = b"2026-04-01T00:00:01.5Z,MAL-3\n2026-04-01T00:00:01Z,MAL-2\n2026-04-01T00:00:01Z,MAL-1\n2026-03-01T00:00:00Z,npm/MAL-0\n";
         let tally = |latest: Option<&str>| FeedCounts {
             latest: latest.and_then(timestamp::parse),
@@ -78,8 +78,8 @@ mod tests {
         let found = read(csv, &tally(Some("2026-04-01T00:00:01Z"))).unwrap();
         assert_eq!((found.changed.unwrap(), found.all.len()), (vec!["MAL-3".to_owned(), "MAL-2".to_owned()], 4));
         assert_eq!(read(csv, &tally(None)).unwrap().changed, None);
-        for wrong in ["2026-04-01T00:00:02Z,..%2f..%2fpasswd\n", "<html>", "yesterday,MAL-1"] {
-            assert!(read(wrong.as_bytes(), &tally(None)).is_err(), "{wrong}");
+        for invalid in ["2026-04-01T00:00:02Z,..%2f..%2fpasswd\n", "<html>", "yesterday,MAL-1"] {
+            assert!(read(invalid.as_bytes(), &tally(None)).is_err(), "{invalid}");
         }
     }
 }

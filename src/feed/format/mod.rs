@@ -1,4 +1,4 @@
-//! The formats of feeds: archives, lists, lists of changes, signed indexes.
+//! Feed formats: archives, plain lists, change lists and signed indexes.
 
 pub(crate) mod changes;
 pub(crate) mod pack;

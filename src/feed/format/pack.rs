@@ -1,4 +1,4 @@
-//! Writes zip archives of records, in the layout of OSV's `npm/all.zip`. Refuses to know what is in a record.
+//! Writes zip archives of records in the layout of OSV's `npm/all.zip`.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -10,9 +10,9 @@ use rawzip::{CompressionMethod, ZipArchiveWriter};
 
 use crate::feed::FeedError;
 
-/// Writes an archive of files in the order they come, without times: the same files make the same bytes.
+/// Writes an archive of files in the given order. Reproducible: no times are stored.
 pub(crate) fn write<'a>(path: &Path, files: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<(), FeedError> {
-    let broken = |wrong: rawzip::Error| FeedError::broken(path.display().to_string(), wrong);
+    let broken = |error: rawzip::Error| FeedError::broken(path.display().to_string(), error);
     let written = FeedError::file("write", path);
     let file = File::create(path).map_err(FeedError::file("create", path))?;
     let mut archive = ZipArchiveWriter::new(BufWriter::new(file));

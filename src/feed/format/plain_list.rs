@@ -1,4 +1,5 @@
-//! Plain lists: `name@version` a line, and the JSON list of safe-chain. Refuses to know ranges: a version, or all of them.
+//! Imports plain lists: one `name@version` per line, or the JSON list of safe-chain. An entry is one version or all versions, not
+//! a range.
 
 use serde::Deserialize;
 
@@ -7,7 +8,7 @@ use crate::feed::import::RecordImporter;
 use crate::feed::osv::{OsvAffected, OsvEvent, OsvPackage, OsvRange, OsvRecord};
 use crate::npm::{PackageSpec, Version};
 
-/// One entry of safe-chain's list.
+/// An entry of safe-chain's list.
 #[derive(Deserialize)]
 struct SafeChainEntry {
     package_name: String,
@@ -17,32 +18,32 @@ struct SafeChainEntry {
     reason: Option<String>,
 }
 
-/// Takes a list of `{package_name, version, reason}`. `feed` is the feed's name, which its ids begin with.
-pub(crate) fn take_json(harvest: &mut RecordImporter, feed: &str, name: &str, bytes: &[u8]) -> Result<(), FeedError> {
-    harvest.allow_nothing();
-    let entries: Vec<serde_json::Value> = serde_json::from_slice(bytes).map_err(|wrong| FeedError::broken(name, wrong))?;
+/// Imports a list of `{package_name, version, reason}`. The ids of the records begin with the name of the feed.
+pub(crate) fn import_safe_chain(importer: &mut RecordImporter, feed: &str, name: &str, bytes: &[u8]) -> Result<(), FeedError> {
+    importer.allow_empty();
+    let entries: Vec<serde_json::Value> = serde_json::from_slice(bytes).map_err(|error| FeedError::broken(name, error))?;
     for (number, value) in entries.into_iter().enumerate() {
         match serde_json::from_value::<SafeChainEntry>(value) {
             Ok(entry) if !entry.package_name.is_empty() => {
                 let reason = entry.reason.unwrap_or_default().to_lowercase();
-                harvest.record(&record(
+                importer.record(&record(
                     feed,
                     &entry.package_name,
                     Some(&*entry.version).filter(|text| !text.is_empty()),
                     &reason,
                 ))?;
             }
-            Ok(_) => harvest.unreadable(&format!("{name}, entry {number}"), "no package name"),
-            Err(wrong) => harvest.unreadable(&format!("{name}, entry {number}"), &wrong.to_string()),
+            Ok(_) => importer.note_unreadable(&format!("{name}, entry {number}"), "no package name"),
+            Err(error) => importer.note_unreadable(&format!("{name}, entry {number}"), &error.to_string()),
         }
     }
     Ok(())
 }
 
-/// Takes a list of `name@version` lines; a name alone, or `name@*`, is every version; `#` begins a comment.
-pub(crate) fn take_lines(harvest: &mut RecordImporter, feed: &str, name: &str, bytes: &[u8]) -> Result<(), FeedError> {
-    let text = std::str::from_utf8(bytes).map_err(|wrong| FeedError::broken(name, wrong))?;
-    harvest.allow_nothing();
+/// Imports `name@version` lines. A name alone or `name@*` means every version; `#` starts a comment.
+pub(crate) fn import_lines(importer: &mut RecordImporter, feed: &str, name: &str, bytes: &[u8]) -> Result<(), FeedError> {
+    let text = std::str::from_utf8(bytes).map_err(|error| FeedError::broken(name, error))?;
+    importer.allow_empty();
     for (number, line) in text.lines().enumerate() {
         let (line, reason) = line.split_once('#').map_or((line, ""), |(line, reason)| (line, reason.trim()));
         let line = line.trim().trim_start_matches('\u{feff}');
@@ -51,10 +52,10 @@ pub(crate) fn take_lines(harvest: &mut RecordImporter, feed: &str, name: &str, b
         }
         match PackageSpec::parse(line) {
             Ok(PackageSpec { name, wanted }) if wanted.as_deref().is_none_or(is_version) => {
-                harvest.record(&record(feed, name.as_str(), wanted.as_deref(), reason))?;
+                importer.record(&record(feed, name.as_str(), wanted.as_deref(), reason))?;
             }
-            Ok(_) => harvest.unreadable(&format!("{name}, line {}", number + 1), "not a version"),
-            Err(wrong) => harvest.unreadable(&format!("{name}, line {}", number + 1), &wrong.to_string()),
+            Ok(_) => importer.note_unreadable(&format!("{name}, line {}", number + 1), "not a version"),
+            Err(error) => importer.note_unreadable(&format!("{name}, line {}", number + 1), &error.to_string()),
         }
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! The index of a feed that another Coldframe exported: serial, expiry, hashes, and the signature over it. Refuses to trust a
-//! key that the feed brings along.
+//! The signed index of a feed that Coldframe exported: serial, expiry and hashes. The signature is checked with the configured
+//! key only.
 
 use std::collections::BTreeMap;
 
@@ -14,36 +14,31 @@ use crate::feed::config::PublicKey;
 use crate::feed::store::FeedState;
 use crate::units::timestamp;
 
-/// The index, and the signature beside it.
+/// File names of the index and its signature.
 pub(crate) const INDEX: &str = "index.json";
 pub(crate) const SIGNATURE: &str = "index.json.sig";
 
-/// The archive that the index vouches for.
+/// The archive that the index lists.
 pub(crate) const ARCHIVE: &str = "npm/all.zip";
 
-/// The largest index that is read, in bytes.
+/// Maximum size of an index, in bytes.
 pub(crate) const LARGEST: u64 = 4 << 20;
 
-/// What the index says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SignedIndex {
-    /// The format, and what tells it from other people's indexes.
+    /// The format version. Distinguishes the index from other files with this name.
     pub(crate) coldframe_feed: u32,
-    /// What the ids begin with.
+    /// Prefix of the record ids.
     pub(crate) id_prefix: String,
     /// Grows with every export.
     pub(crate) serial: u64,
-    /// When it was made.
     pub(crate) generated: Timestamp,
-    /// Until when it may be used.
     pub(crate) expires: Timestamp,
-    /// How many records there are.
     pub(crate) records: u64,
-    /// What each file hashes to, by its path.
+    /// Hash and size of each file, by path.
     pub(crate) files: BTreeMap<String, IndexedFile>,
 }
 
-/// What a file is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct IndexedFile {
     /// SHA-256, hex.
@@ -53,31 +48,31 @@ pub(crate) struct IndexedFile {
 }
 
 impl SignedIndex {
-    /// Reads an index; `None` when the bytes are something else, such as another's index.
+    /// Parses an index. Returns `None` if the bytes are something else, such as an index of another tool.
     pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok().filter(|index: &Self| index.coldframe_feed == 1)
     }
 
-    /// Whether it may be used now, after what was used before.
+    /// Checks serial and expiry against the previous state and the current time.
     pub(crate) fn check(&self, state: &FeedState, now: Timestamp) -> Result<&IndexedFile, FeedError> {
-        let wrong = |text: String| FeedError::Index(text.into());
+        let invalid = |text: String| FeedError::Index(text.into());
         if let Some(last) = state.serial.filter(|last| self.serial < *last) {
-            return Err(wrong(format!("its serial went back from {last} to {}", self.serial)));
+            return Err(invalid(format!("its serial went back from {last} to {}", self.serial)));
         }
         if self.expires <= now {
-            return Err(wrong(format!("it expired {}", timestamp::tell(self.expires))));
+            return Err(invalid(format!("it expired {}", timestamp::tell(self.expires))));
         }
-        self.files.get(ARCHIVE).ok_or_else(|| wrong(format!("it does not vouch for `{ARCHIVE}`")))
+        self.files.get(ARCHIVE).ok_or_else(|| invalid(format!("it does not list `{ARCHIVE}`")))
     }
 }
 
-/// Whether `signature` (Base64) over `index` was made with `key`.
+/// Verifies that `signature` (Base64) over `index` was made with `key`.
 pub(crate) fn verify(key: &PublicKey, index: &[u8], signature: Option<&[u8]>) -> Result<(), FeedError> {
-    let wrong = |text: &str| FeedError::Index(text.into());
-    let signature = signature.ok_or_else(|| wrong("there is no signature"))?;
-    let signature = STANDARD.decode(signature.trim_ascii()).map_err(|_| wrong("the signature is no Base64"))?;
+    let invalid = |text: &str| FeedError::Index(text.into());
+    let signature = signature.ok_or_else(|| invalid("`index.json.sig` not found"))?;
+    let signature = STANDARD.decode(signature.trim_ascii()).map_err(|_| invalid("the signature is not Base64"))?;
     let verified = UnparsedPublicKey::new(&ED25519, key.as_bytes()).verify(index, &signature);
-    verified.map_err(|_| wrong("the signature is not that of the key in the configuration"))
+    verified.map_err(|_| invalid("the signature does not match the configured `key`"))
 }
 
 #[cfg(test)]
@@ -87,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_signature_of_the_pinned_key_holds() {
+    fn only_the_signature_of_the_pinned_key_is_valid() {
         let pair = Ed25519KeyPair::generate().unwrap();
         let key = PublicKey::new(pair.public_key().as_ref().try_into().unwrap());
         let signature = STANDARD.encode(pair.sign(b"index"));

@@ -1,5 +1,4 @@
-//! Zip archives of records, in the layout of OSV's `npm/all.zip`: read entry by entry. Refuses to unpack
-//! anything to disk.
+//! Imports zip archives of records in the layout of OSV's `npm/all.zip`, entry by entry and in memory.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -12,21 +11,21 @@ use crate::feed::FeedError;
 use crate::feed::import::{LARGEST, RecordImporter};
 use crate::feed::source::directory;
 
-/// The most that all entries together may unpack to, in bytes: ten times what OSV's has.
+/// Maximum total size of all unpacked entries, in bytes: ten times the size of OSV's archive.
 const LARGEST_WHOLE: u64 = 8 << 30;
 
-/// What a zip file begins with; the second is an empty one.
+/// Magic bytes of a zip file. The second form is an empty archive.
 const MAGICS: [&[u8]; 2] = [b"PK\x03\x04", b"PK\x05\x06"];
 
-/// Whether a file that begins so is a zip archive.
+/// Checks whether a file with this beginning is a zip archive.
 pub(crate) fn is_zip(beginning: &[u8]) -> bool {
     MAGICS.iter().any(|magic| beginning.starts_with(magic))
 }
 
-/// Takes every `.json` entry.
-pub(crate) fn take(harvest: &mut RecordImporter, path: &Path) -> Result<(), FeedError> {
+/// Imports every `.json` entry.
+pub(crate) fn take(importer: &mut RecordImporter, path: &Path) -> Result<(), FeedError> {
     let name = path.display().to_string();
-    let broken = |wrong: rawzip::Error| FeedError::broken(name.as_str(), wrong);
+    let broken = |error: rawzip::Error| FeedError::broken(name.as_str(), error);
     let file = File::open(path).map_err(FeedError::file("read", path))?;
     let mut buffer = vec![0; RECOMMENDED_BUFFER_SIZE];
     let archive = ZipArchive::from_file(file, &mut buffer).map_err(broken)?;
@@ -46,10 +45,10 @@ pub(crate) fn take(harvest: &mut RecordImporter, path: &Path) -> Result<(), Feed
             CompressionMethod::DEFLATE => {
                 entry.verifying_reader(DeflateDecoder::new(entry.reader())).take(LARGEST + 1).read_to_end(&mut document)
             }
-            _ => return Err(FeedError::broken(name.as_str(), format!("`{inside}` is packed in a way that is not read"))),
+            _ => return Err(FeedError::broken(name.as_str(), format!("unsupported compression of `{inside}`"))),
         };
-        // A broken entry is a broken archive: what is missing from it nobody knows.
-        let length = read.map_err(|wrong| FeedError::broken(format!("{name}, `{inside}`"), wrong))? as u64;
+        // A broken entry makes the whole archive invalid, since its record would be missing.
+        let length = read.map_err(|error| FeedError::broken(format!("{name}, `{inside}`"), error))? as u64;
         whole += length;
         if length > LARGEST {
             return Err(FeedError::TooLarge { what: format!("`{inside}`").into(), limit: LARGEST });
@@ -57,7 +56,7 @@ pub(crate) fn take(harvest: &mut RecordImporter, path: &Path) -> Result<(), Feed
         if whole > LARGEST_WHOLE {
             return Err(FeedError::TooLarge { what: name.into(), limit: LARGEST_WHOLE });
         }
-        harvest.document(&inside, &document, is_withdrawn(&inside))?;
+        importer.document(&inside, &document, is_withdrawn(&inside))?;
     }
     if seen != archive.entries_hint() {
         return Err(FeedError::broken(name.as_str(), format!("{seen} entries instead of {}", archive.entries_hint())));
@@ -65,7 +64,7 @@ pub(crate) fn take(harvest: &mut RecordImporter, path: &Path) -> Result<(), Feed
     Ok(())
 }
 
-/// Whether the place a record lies in says that it is withdrawn.
+/// Checks whether the path of a record is in a `withdrawn` directory.
 pub(crate) fn is_withdrawn(path: &str) -> bool {
     path.split('/').rev().skip(1).any(|folder| folder == "withdrawn")
 }

@@ -1,4 +1,4 @@
-//! Records in a directory, and files of any of the formats. Refuses to leave the directory: links are not followed.
+//! Imports directories of records and files of any supported format. Symbolic links inside a directory are not followed.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -10,31 +10,31 @@ use crate::feed::format::zip;
 use crate::feed::import::{LARGEST, RecordImporter};
 use crate::npm::{Algorithm, Digest};
 
-/// Folders within folders: OSV's source repository has four.
+/// Maximum directory depth. OSV's source repository has four.
 const DEEPEST: usize = 8;
 
-/// The most files of one directory.
+/// Maximum number of files in a directory.
 const MOST: usize = 3_000_000;
 
-/// The largest list, in bytes: it is in memory while it is read.
+/// Maximum size of a list, in bytes. Lists are read into memory.
 const LARGEST_LIST: u64 = 128 << 20;
 
-/// Records whose file begins so are not assigned yet, and OSV does not read them either.
+/// Prefix of records without an assigned id. OSV skips them too.
 const UNASSIGNED: &str = "MAL-0000";
 
-/// Where an archive lies in a directory that holds one: as OSV's bucket and as osv-scanner lay it out.
+/// Paths of an archive in a directory, in the layouts of OSV's bucket and osv-scanner.
 const ARCHIVES: [&str; 2] = ["all.zip", "npm/all.zip"];
 
-/// What `path` names, with what tells whether it changed.
+/// The files at a path, with a fingerprint for change detection.
 pub(crate) struct DirectoryFiles {
     files: Vec<PathBuf>,
-    /// What was asked for.
+    /// The configured path.
     pub(crate) root: PathBuf,
-    /// Differs when a file came, went or changed.
+    /// Fingerprint of names, sizes and modification times.
     pub(crate) stamp: String,
 }
 
-/// Looks at what there is without reading it.
+/// Lists the files at `path` without reading them.
 pub(crate) fn look(path: &Path) -> Result<DirectoryFiles, FeedError> {
     let metadata = fs::metadata(path).map_err(FeedError::file("read", path))?;
     let mut files = Vec::new();
@@ -46,13 +46,13 @@ pub(crate) fn look(path: &Path) -> Result<DirectoryFiles, FeedError> {
     } else if metadata.is_file() {
         files.push(path.to_owned());
     } else {
-        // A pipe would be waited for without an end, and the feed would look fresh meanwhile.
+        // Reading a pipe could block forever, and the feed would look fresh during that time.
         return Err(FeedError::broken(path.display().to_string(), "not a regular file"));
     }
     files.sort();
     let mut known = Vec::new();
     for file in &files {
-        // One that went meanwhile is told when it is read.
+        // A file that disappears here fails later, when it is read.
         let Ok(metadata) = fs::metadata(file) else { continue };
         let modified = metadata.modified().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok()).unwrap_or_default();
         known.extend_from_slice(file.as_os_str().as_encoded_bytes());
@@ -62,17 +62,17 @@ pub(crate) fn look(path: &Path) -> Result<DirectoryFiles, FeedError> {
     Ok(DirectoryFiles { files, root: path.to_owned(), stamp: Digest::of(Algorithm::Sha256, &known).to_hex() })
 }
 
-/// Takes everything that was found.
-pub(crate) fn take(harvest: &mut RecordImporter, feed: &str, found: &DirectoryFiles) -> Result<(), FeedError> {
+/// Imports all listed files.
+pub(crate) fn take(importer: &mut RecordImporter, feed: &str, found: &DirectoryFiles) -> Result<(), FeedError> {
     if let [file] = &*found.files
         && *file == found.root
     {
-        return take_file(harvest, feed, file);
+        return import_file(importer, feed, file);
     }
     let mut document = Vec::new();
     for path in &found.files {
         if path.extension().is_some_and(|extension| extension == "zip") {
-            zip::take(harvest, path)?;
+            zip::take(importer, path)?;
             continue;
         }
         let inside = path.strip_prefix(&found.root).unwrap_or(path).to_string_lossy().replace('\\', "/");
@@ -82,21 +82,21 @@ pub(crate) fn take(harvest: &mut RecordImporter, feed: &str, found: &DirectoryFi
         if document.len() as u64 > LARGEST {
             return Err(FeedError::TooLarge { what: format!("`{inside}`").into(), limit: LARGEST });
         }
-        harvest.document(&inside, &document, zip::is_withdrawn(&inside))?;
+        importer.document(&inside, &document, zip::is_withdrawn(&inside))?;
     }
     Ok(())
 }
 
-/// Takes a file, whatever of the formats it is: told by how it begins, not by its name.
-pub(crate) fn take_file(harvest: &mut RecordImporter, feed: &str, path: &Path) -> Result<(), FeedError> {
+/// Imports one file. The format is detected from the content, not from the name.
+pub(crate) fn import_file(importer: &mut RecordImporter, feed: &str, path: &Path) -> Result<(), FeedError> {
     let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
     let mut file = File::open(path).map_err(FeedError::file("read", path))?;
     let mut beginning = Vec::new();
     (&mut file).take(4).read_to_end(&mut beginning).map_err(FeedError::file("read", path))?;
     if zip::is_zip(&beginning) {
-        return zip::take(harvest, path);
+        return zip::take(importer, path);
     }
-    // One that says that it is too large is not read at all, whatever it has.
+    // Reject by the reported size before reading.
     let length = file.metadata().map_err(FeedError::file("read", path))?.len();
     if length > LARGEST_LIST {
         return Err(FeedError::TooLarge { what: name.into(), limit: LARGEST_LIST });
@@ -109,14 +109,14 @@ pub(crate) fn take_file(harvest: &mut RecordImporter, feed: &str, path: &Path) -
     }
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     match text.iter().find(|byte| !byte.is_ascii_whitespace()) {
-        Some(b'[') => plain_list::take_json(harvest, feed, &name, text),
-        Some(b'{') => harvest.document(&name, text, false),
-        Some(b'<') => Err(FeedError::broken(name, "it is a page, not a feed")),
-        _ => plain_list::take_lines(harvest, feed, &name, text),
+        Some(b'[') => plain_list::import_safe_chain(importer, feed, &name, text),
+        Some(b'{') => importer.document(&name, text, false),
+        Some(b'<') => Err(FeedError::broken(name, "it is an HTML page, not a feed")),
+        _ => plain_list::import_lines(importer, feed, &name, text),
     }
 }
 
-/// Whether a file is called as records are.
+/// Checks whether a file has the extension of records.
 pub(crate) fn is_json(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "json")
 }
@@ -126,7 +126,7 @@ fn walk(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), Fee
         let entry = entry.map_err(FeedError::file("list", folder))?;
         let (path, name) = (entry.path(), entry.file_name());
         let name = name.to_string_lossy();
-        let kind = entry.file_type().map_err(FeedError::file("look at", &path))?;
+        let kind = entry.file_type().map_err(FeedError::file("inspect", &path))?;
         if name.starts_with('.') || name.starts_with(UNASSIGNED) {
             continue;
         }

@@ -1,5 +1,4 @@
-//! Files from a server into the place of a feed: with validators, within limits, resumed where they broke off. Refuses to know
-//! what is in them.
+//! Downloads feed files over HTTP with cache validators, size limits and resumption of interrupted downloads.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -20,60 +19,66 @@ use crate::feed::FeedError;
 use crate::feed::config::shown;
 use crate::net::{AddressScope, BodyStream, ClientRequest, HttpClient};
 
-/// The largest file that is taken, in bytes: five times OSV's archive of npm.
+/// Maximum size of a file, in bytes: five times OSV's npm archive.
 const LARGEST: u64 = 2 << 30;
 
-/// Redirects in a row that are followed.
+/// Maximum number of consecutive redirects.
 const MOST_REDIRECTS: usize = 5;
 
-/// How often a download that broke off is taken up again before it is left for the next time.
+/// How often an interrupted download is resumed before it is left to the next sync.
 const RESUMPTIONS: usize = 5;
 
-/// What is written to disk at once, in bytes.
+/// Size of a single write to disk, in bytes.
 const PIECE: usize = 1 << 20;
 
-/// What tells whether a file changed.
+/// HTTP cache validators of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CacheValidators {
     pub(crate) etag: Option<String>,
     pub(crate) last_modified: Option<String>,
 }
 
-/// What came of asking for a file.
+/// Result of requesting a file.
 pub(crate) enum DownloadResult {
-    /// It is what it was.
     Unchanged,
-    /// There is no such file.
     Missing,
-    /// It lies here now, whole.
-    File { path: PathBuf, validators: CacheValidators },
+    /// The complete file is at `path`.
+    File {
+        path: PathBuf,
+        validators: CacheValidators,
+    },
 }
 
-/// The head of an answer, and its body on its way.
+/// The head of a response and its streaming body.
 pub(crate) struct DownloadReply {
     status: u16,
     headers: HeaderMap,
     body: BodyStream,
 }
 
-/// Asks servers. Redirects are followed, to other hosts with a public address only and without credentials.
+/// HTTP client for feeds. Redirects to other hosts are followed only to public addresses and without credentials.
 #[derive(Clone)]
 pub(crate) struct FeedDownloader(pub(crate) HttpClient);
 
 impl FeedDownloader {
-    /// A small file whole; `None` when it is not there.
-    pub(crate) async fn small(&self, url: &Url, limit: u64) -> Result<Option<Bytes>, FeedError> {
+    /// Fetches a small file into memory. Returns `None` if it does not exist.
+    pub(crate) async fn get_small(&self, url: &Url, limit: u64) -> Result<Option<Bytes>, FeedError> {
         let DownloadReply { status, body, .. } = self.ask(url, HeaderMap::new()).await?;
         match status {
-            200 => body.collect(limit).await.map(Some).map_err(|wrong| failed(url, wrong)),
+            200 => body.collect(limit).await.map(Some).map_err(|error| failed(url, error)),
             404 | 410 => Ok(None),
-            status => Err(failed(url, format!("it answered {status}"))),
+            status => Err(failed(url, format!("unexpected status {status}"))),
         }
     }
 
-    /// A file into `directory`, unless `known` says that it did not change. What broke off is taken up where it broke off, also
-    /// after a restart, if the server says that it is the same file still.
-    pub(crate) async fn large(&self, url: &Url, directory: &Path, known: &CacheValidators) -> Result<DownloadResult, FeedError> {
+    /// Downloads a file into `directory` unless it is unchanged according to `known`. An interrupted download is resumed, also
+    /// after a restart, if the server confirms that the file is still the same.
+    pub(crate) async fn get_large(
+        &self,
+        url: &Url,
+        directory: &Path,
+        known: &CacheValidators,
+    ) -> Result<DownloadResult, FeedError> {
         let mut left = RESUMPTIONS;
         loop {
             let part = PartialDownload::of(directory, url);
@@ -83,20 +88,20 @@ impl FeedDownloader {
                 304 if !resumed => return Ok(DownloadResult::Unchanged),
                 404 | 410 => return Ok(DownloadResult::Missing),
                 200 | 206 => {}
-                // What is here is no beginning of what is there.
+                // The partial file is not a prefix of the current file.
                 416 if resumed => {
                     part.discard();
                     continue;
                 }
-                status => return Err(failed(url, format!("it answered {status}"))),
+                status => return Err(failed(url, format!("unexpected status {status}"))),
             }
             match receive(part, url, answer).await {
                 Ok(done) => return Ok(done),
-                Err(wrong @ FeedError::Fetch { .. }) if left > 0 => {
-                    tracing::debug!(error = %wrong, "a download broke off and is taken up again");
+                Err(error @ FeedError::Fetch { .. }) if left > 0 => {
+                    tracing::debug!(error = %error, "feed download interrupted");
                     left -= 1;
                 }
-                Err(wrong) => return Err(wrong),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -104,27 +109,27 @@ impl FeedDownloader {
     async fn ask(&self, url: &Url, headers: HeaderMap) -> Result<DownloadReply, FeedError> {
         let mut at = url.clone();
         for _ in 0..=MOST_REDIRECTS {
-            let same_place = at.origin() == url.origin();
+            let same_origin = at.origin() == url.origin();
             let mut headers = headers.clone();
-            if let Some(value) = credentials(url).filter(|_| same_place) {
+            if let Some(value) = credentials(url).filter(|_| same_origin) {
                 headers.insert(AUTHORIZATION, value);
             }
             let reach = if at.host() == url.host() { AddressScope::Anywhere } else { AddressScope::Public };
             let request = ClientRequest { method: Method::GET, url: at.clone(), headers, body: Bytes::new(), reach };
-            let response = self.0.send(&request).await.map_err(|wrong| failed(&at, wrong))?;
+            let response = self.0.send(&request).await.map_err(|error| failed(&at, error))?;
             let status = response.status.as_u16();
             if !matches!(status, 301 | 302 | 303 | 307 | 308) {
                 return Ok(DownloadReply { status, headers: response.headers, body: response.body });
             }
             let location = text(&response.headers, &LOCATION).and_then(|location| at.join(&location).ok());
             let next = location.filter(|next| next.scheme() == "https" || (at.scheme() == "http" && next.scheme() == "http"));
-            at = next.ok_or_else(|| failed(&at, "it redirects to nowhere that is followed"))?;
+            at = next.ok_or_else(|| failed(&at, "unsupported redirect"))?;
         }
-        Err(failed(url, format!("more than {MOST_REDIRECTS} redirects in a row")))
+        Err(failed(url, format!("more than {MOST_REDIRECTS} redirects")))
     }
 }
 
-/// A file that is not whole yet, and what it is a part of.
+/// A partial download and its metadata.
 struct PartialDownload {
     path: PathBuf,
     note: PathBuf,
@@ -132,7 +137,7 @@ struct PartialDownload {
     length: u64,
 }
 
-/// What lies beside a part.
+/// The metadata file of a partial download.
 #[derive(Serialize, Deserialize)]
 struct PartialMetadata {
     url: String,
@@ -140,7 +145,7 @@ struct PartialMetadata {
 }
 
 impl PartialDownload {
-    /// What is there already; nothing of another file, and nothing of one that cannot be recognised again.
+    /// Returns the partial download of this URL. Starts empty if the file belongs to another URL or has no strong validator.
     fn of(directory: &Path, url: &Url) -> Self {
         let (path, note) = (directory.join("download.part"), directory.join("download.json"));
         let noted: Option<PartialMetadata> = std::fs::read(&note).ok().and_then(|text| serde_json::from_slice(&text).ok());
@@ -167,7 +172,7 @@ impl PartialDownload {
     }
 
     fn discard(&self) {
-        // What cannot be removed is written over.
+        // A file that cannot be removed is overwritten later.
         let _ = std::fs::remove_file(&self.note);
         let _ = std::fs::remove_file(&self.path);
     }
@@ -178,7 +183,7 @@ impl CacheValidators {
         Self { etag: text(headers, &ETAG), last_modified: text(headers, &LAST_MODIFIED) }
     }
 
-    /// What `If-Range` takes.
+    /// Returns a validator for `If-Range`.
     fn strong(&self) -> Option<&str> {
         self.etag.as_deref().filter(|etag| !etag.starts_with("W/")).or(self.last_modified.as_deref())
     }
@@ -189,7 +194,7 @@ async fn receive(part: PartialDownload, url: &Url, answer: DownloadReply) -> Res
     let begins_at = if status == 206 { part.length } else { 0 };
     if status == 206 && !continues(&headers, begins_at) {
         part.discard();
-        return Err(failed(url, "it sent another part than was asked for"));
+        return Err(failed(url, "unexpected `Content-Range`"));
     }
     let validators = if status == 206 { part.validators.clone() } else { CacheValidators::of(&headers) };
     let note = PartialMetadata { url: shown(url).to_string(), validators: validators.clone() };
@@ -199,8 +204,8 @@ async fn receive(part: PartialDownload, url: &Url, answer: DownloadReply) -> Res
     noted.map_err(FeedError::file("write", &part.note))?;
     let (mut length, mut piece) = (begins_at, Vec::with_capacity(PIECE));
     loop {
-        let next = body.next().await.map_err(|wrong| failed(url, wrong));
-        // What came before a failure is kept: the next attempt goes on behind it.
+        let next = body.next().await.map_err(|error| failed(url, error));
+        // Keep the data received before a failure: the next attempt resumes after it.
         let ended = !matches!(next, Ok(Some(_)));
         if let Ok(Some(bytes)) = &next {
             length += bytes.len() as u64;
@@ -216,7 +221,7 @@ async fn receive(part: PartialDownload, url: &Url, answer: DownloadReply) -> Res
         match next {
             Ok(Some(_)) => {}
             Ok(None) => break,
-            Err(wrong) => return Err(wrong),
+            Err(error) => return Err(error),
         }
     }
     let path = part.path.with_extension("whole");
@@ -225,7 +230,7 @@ async fn receive(part: PartialDownload, url: &Url, answer: DownloadReply) -> Res
     Ok(DownloadResult::File { path, validators })
 }
 
-/// Writes a piece off the async threads.
+/// Writes a chunk on a blocking thread.
 async fn write(mut file: File, mut piece: Vec<u8>, path: &Path) -> Result<(File, Vec<u8>), FeedError> {
     let path = path.to_owned();
     let written = tokio::task::spawn_blocking(move || {
@@ -233,10 +238,10 @@ async fn write(mut file: File, mut piece: Vec<u8>, path: &Path) -> Result<(File,
         piece.clear();
         Ok((file, piece))
     });
-    written.await.map_err(|lost| FeedError::broken("a download", lost))?
+    written.await.map_err(|error| FeedError::broken("a download", error))?
 }
 
-/// Whether a part begins where we are.
+/// Checks whether a partial response starts at offset `at`.
 fn continues(headers: &HeaderMap, at: u64) -> bool {
     text(headers, &CONTENT_RANGE).is_some_and(|range| range.trim_start_matches("bytes ").starts_with(&format!("{at}-")))
 }

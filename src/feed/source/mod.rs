@@ -1,4 +1,4 @@
-//! Where feeds come from: directories and HTTP.
+//! Sources of feeds: directories and HTTP.
 
 pub(crate) mod directory;
 pub(crate) mod download;

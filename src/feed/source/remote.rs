@@ -1,5 +1,4 @@
-//! A feed at an address: which of its files are asked for, in which order, so that little is asked for twice. Refuses to read
-//! records.
+//! Fetches the changed files of a feed at a URL, with as few requests as possible.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -18,40 +17,40 @@ use crate::feed::source::download::{CacheValidators, DownloadResult, FeedDownloa
 use crate::feed::store::FeedState;
 use jiff::Timestamp;
 
-/// Records asked for at once.
+/// Maximum number of concurrent record requests.
 const AT_ONCE: usize = 8;
 
-/// The most records that are fetched one by one from a directory that has no archive.
+/// Maximum number of records that are fetched one by one from a directory without an archive.
 const MOST_SINGLE: usize = 20_000;
 
-/// The largest list of a directory, in bytes.
+/// Maximum size of a directory listing, in bytes.
 const LARGEST_LISTING: u64 = 16 << 20;
 
-/// The largest list of changes, in bytes: ten times what OSV's has.
+/// Maximum size of a change list, in bytes: ten times the size of OSV's.
 const LARGEST_CHANGES: u64 = 128 << 20;
 
-/// The most that records fetched one by one may have together, in bytes: they are in memory until all have come.
+/// Maximum total size of records that are fetched one by one, in bytes. They stay in memory until all have arrived.
 const MAX_RECORDS_BYTES: u64 = 256 << 20;
 
-/// What was fetched, not yet read.
+/// Fetched files before parsing.
 pub(crate) enum FetchedFiles {
     /// A file of any format.
     File(PathBuf),
-    /// Records by name; one that is not there any more is left out.
+    /// Records by file name. Records that no longer exist are left out.
     Documents(Vec<(String, Bytes)>),
-    /// What changed: new documents, and of the old ones those whose id is in `all` and not among the `changed`.
+    /// Incremental changes: new documents, plus the stored records whose id is in `all` but not in `changed`.
     Changes { documents: Vec<(String, Bytes)>, changed: HashSet<String>, all: HashSet<String> },
 }
 
-/// What came of looking.
+/// Result of checking a remote feed.
 pub(crate) struct RemoteChanges {
-    /// `None` when nothing changed.
+    /// `None` if nothing changed.
     pub(crate) material: Option<FetchedFiles>,
     pub(crate) validators: CacheValidators,
     pub(crate) index: Option<SignedIndex>,
 }
 
-/// One look at the feed at `url`.
+/// One sync of a remote feed.
 pub(crate) struct RemoteFeed<'a> {
     pub(crate) feed: &'a FeedConfig,
     pub(crate) fetcher: &'a FeedDownloader,
@@ -61,26 +60,26 @@ pub(crate) struct RemoteFeed<'a> {
 }
 
 impl RemoteFeed<'_> {
-    /// Fetches what changed.
+    /// Fetches the changes of the feed at `url`.
     pub(crate) async fn fetch(&self, url: &Url) -> Result<RemoteChanges, FeedError> {
         if url.path().ends_with('/') {
             return self.directory(url).await;
         }
         if self.feed.key.is_some() {
             return Err(FeedError::Index(
-                "a feed with a `key` is a directory with a signed index; its address ends in `/`".into(),
+                "a feed with a `key` must be a directory with a signed index; use a URL that ends in `/`".into(),
             ));
         }
-        // Beside an archive that was read before lies the list of what changed since.
+        // After the first import, the change list next to the archive is enough.
         if url.path().ends_with("/all.zip") && self.before.is_good() {
             let base = below(url, "")?;
             if let Ok(Some(found)) = self.changes(&base).await {
                 return Ok(found);
             }
         }
-        match self.fetcher.large(url, self.directory, &self.known()).await? {
+        match self.fetcher.get_large(url, self.directory, &self.known()).await? {
             DownloadResult::Unchanged => Ok(self.unchanged()),
-            DownloadResult::Missing => Err(failed(url, "it is not there")),
+            DownloadResult::Missing => Err(failed(url, "not found")),
             DownloadResult::File { path, validators } => {
                 Ok(RemoteChanges { material: Some(FetchedFiles::File(path)), validators, index: None })
             }
@@ -88,19 +87,19 @@ impl RemoteFeed<'_> {
     }
 
     async fn directory(&self, base: &Url) -> Result<RemoteChanges, FeedError> {
-        let index = self.fetcher.small(&below(base, signed_index::INDEX)?, signed_index::LARGEST).await?;
+        let index = self.fetcher.get_small(&below(base, signed_index::INDEX)?, signed_index::LARGEST).await?;
         if let Some((bytes, index)) = index.as_ref().and_then(|bytes| Some((bytes, SignedIndex::read(bytes)?))) {
             return self.signed(base, bytes, index).await;
         }
         if self.feed.key.is_some() {
-            return Err(FeedError::Index("there is none".into()));
+            return Err(FeedError::Index("`index.json` not found".into()));
         }
         if let Some(found) = self.changes(base).await? {
             return Ok(found);
         }
-        // The list of changes lets nothing be told, so what the archive says of itself counts.
+        // There is no change list, so rely on the validators of the archive.
         for name in ["all.zip", "npm/all.zip"] {
-            match self.fetcher.large(&below(base, name)?, self.directory, &self.known()).await? {
+            match self.fetcher.get_large(&below(base, name)?, self.directory, &self.known()).await? {
                 DownloadResult::Unchanged => return Ok(self.unchanged()),
                 DownloadResult::Missing => {}
                 DownloadResult::File { path, validators } => {
@@ -111,9 +110,9 @@ impl RemoteFeed<'_> {
         self.listing(base).await
     }
 
-    /// By the list of what changed; `None` when there is none, or when the whole archive is the shorter way.
+    /// Fetches changes by the change list. Returns `None` if there is no list.
     async fn changes(&self, base: &Url) -> Result<Option<RemoteChanges>, FeedError> {
-        let Some(csv) = self.fetcher.small(&below(base, "modified_id.csv")?, LARGEST_CHANGES).await? else { return Ok(None) };
+        let Some(csv) = self.fetcher.get_small(&below(base, "modified_id.csv")?, LARGEST_CHANGES).await? else { return Ok(None) };
         let tally = self.before.tally.clone();
         let ChangeList { changed, all } = blocking(move || changes::read(&csv, &tally)).await??;
         let Some(changed) = changed.filter(|_| self.before.is_good()) else {
@@ -127,11 +126,11 @@ impl RemoteFeed<'_> {
         Ok(Some(RemoteChanges { material: Some(material), validators: self.known(), index: None }))
     }
 
-    /// The records themselves, where there is a list of them and no archive.
+    /// Fetches the whole archive or, without one, each listed record.
     async fn without_archive(&self, base: &Url, all: HashSet<String>) -> Result<Option<RemoteChanges>, FeedError> {
         for name in ["all.zip", "npm/all.zip"] {
             if let DownloadResult::File { path, validators } =
-                self.fetcher.large(&below(base, name)?, self.directory, &CacheValidators::default()).await?
+                self.fetcher.get_large(&below(base, name)?, self.directory, &CacheValidators::default()).await?
             {
                 return Ok(Some(RemoteChanges { material: Some(FetchedFiles::File(path)), validators, index: None }));
             }
@@ -146,7 +145,7 @@ impl RemoteFeed<'_> {
 
     async fn signed(&self, base: &Url, bytes: &[u8], index: SignedIndex) -> Result<RemoteChanges, FeedError> {
         if let Some(key) = &self.feed.key {
-            let signature = self.fetcher.small(&below(base, signed_index::SIGNATURE)?, 4_096).await?;
+            let signature = self.fetcher.get_small(&below(base, signed_index::SIGNATURE)?, 4_096).await?;
             signed_index::verify(key, bytes, signature.as_deref())?;
         }
         index.check(self.before, self.now)?;
@@ -154,20 +153,20 @@ impl RemoteFeed<'_> {
             return Ok(RemoteChanges { index: Some(index), ..self.unchanged() });
         }
         let url = below(base, signed_index::ARCHIVE)?;
-        match self.fetcher.large(&url, self.directory, &CacheValidators::default()).await? {
+        match self.fetcher.get_large(&url, self.directory, &CacheValidators::default()).await? {
             DownloadResult::File { path, validators } => {
                 Ok(RemoteChanges { material: Some(FetchedFiles::File(path)), validators, index: Some(index) })
             }
-            DownloadResult::Unchanged | DownloadResult::Missing => Err(failed(&url, "it is not there")),
+            DownloadResult::Unchanged | DownloadResult::Missing => Err(failed(&url, "not found")),
         }
     }
 
-    /// What a web server lists of a directory: the records it links to.
+    /// Fetches the records that the directory listing of a web server links to.
     async fn listing(&self, base: &Url) -> Result<RemoteChanges, FeedError> {
-        let page = self.fetcher.small(base, LARGEST_LISTING).await?.ok_or_else(|| failed(base, "it is not there"))?;
+        let page = self.fetcher.get_small(base, LARGEST_LISTING).await?.ok_or_else(|| failed(base, "not found"))?;
         let names = blocking(move || links(&String::from_utf8_lossy(&page))).await?;
         if names.is_empty() {
-            return Err(failed(base, "neither `modified_id.csv` nor `all.zip` is there, nor a list of records"));
+            return Err(failed(base, "no `modified_id.csv`, no `all.zip` and no links to records found"));
         }
         let documents = self.records(base, names).await?;
         Ok(RemoteChanges {
@@ -185,16 +184,17 @@ impl RemoteFeed<'_> {
         for name in names {
             urls.push((below(base, &name)?, name));
         }
-        let (mut waiting, mut asked, mut documents, mut left) = (urls.into_iter(), JoinSet::new(), Vec::new(), MAX_RECORDS_BYTES);
+        let (mut pending, mut requests, mut documents, mut left) =
+            (urls.into_iter(), JoinSet::new(), Vec::new(), MAX_RECORDS_BYTES);
         loop {
-            while asked.len() < AT_ONCE
-                && let Some((url, name)) = waiting.next()
+            while requests.len() < AT_ONCE
+                && let Some((url, name)) = pending.next()
             {
                 let fetcher = self.fetcher.clone();
-                asked.spawn(async move { fetcher.small(&url, LARGEST).await.map(|bytes| (name, bytes)) });
+                requests.spawn(async move { fetcher.get_small(&url, LARGEST).await.map(|bytes| (name, bytes)) });
             }
-            let Some(answer) = asked.join_next().await else { return Ok(documents) };
-            let (name, bytes) = answer.map_err(|lost| failed(base, lost))??;
+            let Some(answer) = requests.join_next().await else { return Ok(documents) };
+            let (name, bytes) = answer.map_err(|error| failed(base, error))??;
             let length = bytes.as_ref().map_or(0, Bytes::len) as u64;
             left = left
                 .checked_sub(length)
@@ -204,7 +204,7 @@ impl RemoteFeed<'_> {
     }
 
     fn known(&self) -> CacheValidators {
-        // Validators of records that are not there any more say nothing.
+        // Without stored records, the validators of an earlier download must not be used.
         let good = self.before.is_good().then_some(self.before);
         CacheValidators {
             etag: good.and_then(|state| state.etag.clone()),
@@ -217,14 +217,14 @@ impl RemoteFeed<'_> {
     }
 }
 
-/// The address of a name below a directory. The query, which may be a token, goes along.
+/// Joins a file name to a directory URL and keeps the query, which may be a token.
 fn below(base: &Url, name: &str) -> Result<Url, FeedError> {
-    let mut url = base.join(name).map_err(|_| failed(base, "an address that cannot be put together"))?;
+    let mut url = base.join(name).map_err(|_| failed(base, "invalid URL"))?;
     url.set_query(base.query());
     Ok(url)
 }
 
-/// The `.json` files that a page links to and that are next to it, each once; one more than are fetched at most.
+/// Returns the unique `.json` files in the same directory that a page links to. Stops one file above the limit.
 fn links(page: &str) -> Vec<String> {
     let (mut names, mut known) = (Vec::new(), HashSet::new());
     for link in page.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next()) {
@@ -239,9 +239,9 @@ fn links(page: &str) -> Vec<String> {
     names
 }
 
-/// Reads what a server sent off the async threads: it may be large.
+/// Parses server data on a blocking thread, since it may be large.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, FeedError> {
-    tokio::task::spawn_blocking(work).await.map_err(|lost| FeedError::broken("the feed", lost))
+    tokio::task::spawn_blocking(work).await.map_err(|error| FeedError::broken("the feed", error))
 }
 
 #[cfg(test)]
@@ -249,13 +249,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_listing_links_to_the_records_beside_it() {
+    fn listing_yields_records_in_the_same_directory() {
         let page = r#"<a href="MAL-1.json">MAL-1.json</a><a href="./MAL-2.json"><a href="sub/MAL-3.json"><a href="../x.json"><a href="INDEX.html">"#;
         assert_eq!(links(page), ["MAL-1.json", "MAL-2.json"]);
     }
 
     #[test]
-    fn a_name_lies_below_its_directory() {
+    fn file_name_is_joined_to_the_directory() {
         let base = Url::parse("https://feeds.example/npm/?token=x").unwrap();
         assert_eq!(below(&base, "all.zip").unwrap().as_str(), "https://feeds.example/npm/all.zip?token=x");
         let archive = Url::parse("https://feeds.example/npm/all.zip").unwrap();

@@ -368,7 +368,7 @@ impl<'a> PackageAdvisories<'a> {
     /// Returns the advisories that apply, given all versions of the packument with their effective publish times. A dated record
     /// that covers every version of an established package applies to listed and young versions only.
     #[must_use]
-    pub fn among<'k>(
+    pub fn applicable_to<'k>(
         self,
         versions: impl Iterator<Item = (&'k str, Option<&'k Version>, Timestamp)>,
     ) -> ApplicableAdvisories<'a> {
@@ -526,7 +526,7 @@ pub(crate) mod tests {
     fn matching_aged(advisories: &Advisories, name: &str, wanted: &str, all: &[(&str, i64)]) -> Vec<String> {
         let parsed: Vec<_> = all.iter().map(|(text, days)| (Version::parse(text).unwrap(), days_before(*days))).collect();
         let among = parsed.iter().map(|(version, effective)| (version.as_str(), Some(version), *effective));
-        let among = advisories.of(name).among(among);
+        let among = advisories.of(name).applicable_to(among);
         let wanted = Version::parse(wanted).unwrap();
         among.matching(wanted.as_str(), Some(&wanted)).map(|advisory| advisory.id.to_owned()).collect()
     }
@@ -612,7 +612,7 @@ pub(crate) mod tests {
             let parsed: Vec<_> =
                 versions.iter().map(|(text, days)| (Version::parse(text).unwrap(), days_before(*days))).collect();
             let dated = parsed.iter().map(|(version, effective)| (version.as_str(), Some(version), *effective));
-            advisories.of("axios").among(dated).overbroad().count()
+            advisories.of("axios").applicable_to(dated).overbroad().count()
         };
         assert_eq!((open(&held), open(&aside), open(&ruled(Ruling::Obeyed))), (1, 0, 0));
     }

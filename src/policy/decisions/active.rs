@@ -34,41 +34,36 @@ pub struct ActiveDecisions {
 /// Evaluates one version: built-in rules first, then decisions, then rules. `at` is the instant up to which the upstream state is
 /// known, never later than now.
 #[must_use]
-pub fn judge(rules: &PackageRules<'_>, standing: &ActiveDecisions, facts: &Facts<'_>, at: Timestamp) -> Verdict {
-    let approval = standing.approval(rules, facts);
+pub fn evaluate(rules: &PackageRules<'_>, active: &ActiveDecisions, facts: &Facts<'_>, at: Timestamp) -> Verdict {
+    let approval = active.approval(rules, facts);
     if let Some(refusal) = invariants::verdict(facts) {
         let named = refusal.reason().is_some_and(|reason| reason.rule == RuleId::IntegrityChanged) && approval.is_some();
         if !named {
             return refusal;
         }
     }
-    if let Some(ground) = standing.denial(facts) {
+    if let Some(ground) = active.denial(facts) {
         return Verdict::deny(RuleId::Denied, format!("denied {}", ground.tell()));
     }
     let verdict = match approval {
         Some(_) => Verdict::Allow,
-        None => standing.ruled(rules, facts, at),
+        None => active.ruled(rules, facts, at),
     };
     // An approval that is newer than the freeze overrides it.
-    let freeze = standing.freeze(facts, at).filter(|freeze| approval.is_none_or(|approval| approval.made < freeze.ground.made));
+    let freeze = active.freeze(facts, at).filter(|freeze| approval.is_none_or(|approval| approval.made < freeze.ground.made));
     freeze.map_or_else(|| verdict.clone(), |freeze| freeze.hold(&verdict))
 }
 
 /// Returns what would refuse an allowed version without the decision that allows it. Returns `None` if the version is refused.
 #[must_use]
-pub fn decision_warning(
-    rules: &PackageRules<'_>,
-    standing: &ActiveDecisions,
-    facts: &Facts<'_>,
-    at: Timestamp,
-) -> Option<Warning> {
-    let approval = standing.approval(rules, facts);
-    let (rule, ground) = match (approval, &standing.observing) {
+pub fn decision_warning(rules: &PackageRules<'_>, active: &ActiveDecisions, facts: &Facts<'_>, at: Timestamp) -> Option<Warning> {
+    let approval = active.approval(rules, facts);
+    let (rule, ground) = match (approval, &active.observing) {
         (Some(ground), _) => (RuleId::Approved, ground),
         (None, Some(ground)) => (RuleId::BreakGlass, ground),
         (None, None) => return None,
     };
-    if !judge(rules, standing, facts, at).is_allowed() {
+    if !evaluate(rules, active, facts, at).is_allowed() {
         return None;
     }
     let refusal = invariants::verdict(facts).unwrap_or_else(|| rules.verdict(facts, at));
@@ -131,7 +126,7 @@ impl ActiveDecisions {
     /// Selects the `decisions` that are active at `now`.
     #[must_use]
     pub fn of(decisions: &[Decision], now: Timestamp) -> Self {
-        let mut standing = Self {
+        let mut active = Self {
             approvals: HashMap::new(),
             denials: Vec::new(),
             freezes: Vec::new(),
@@ -142,14 +137,14 @@ impl ActiveDecisions {
         };
         for decision in decisions {
             match decision.state(now) {
-                DecisionState::Active => standing.add(decision, now),
+                DecisionState::Active => active.add(decision, now),
                 // Versions that the freeze covered open only after upstream has been asked again.
-                DecisionState::Expired => standing.add_freeze(decision),
-                DecisionState::AwaitsSecond => standing.add_unconfirmed(decision),
+                DecisionState::Expired => active.add_freeze(decision),
+                DecisionState::AwaitsSecond => active.add_unconfirmed(decision),
                 DecisionState::Revoked => {}
             }
         }
-        standing
+        active
     }
 
     /// Returns when the set of active decisions next changes.

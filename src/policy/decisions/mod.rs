@@ -45,6 +45,7 @@ pub enum DecisionAction {
         packages: Vec<String>,
     },
     /// Waives rules on ages and signals and records what they would have refused. Rules on malware and integrity still apply.
+    #[serde(rename = "observe")]
     BreakGlass,
     /// Rules on an advisory that covers every version of an established package: apply it to all versions, or only to listed
     /// ones.

@@ -38,11 +38,11 @@ impl CompiledPolicy {
     #[must_use]
     pub fn ended(&self, now: Timestamp) -> Vec<Diagnostic> {
         let ended = self.policy.rules().iter().filter(|rule| rule.expires.is_some_and(|expires| expires <= now));
-        let told = |rule: &Rule| {
+        let diagnostic = |rule: &Rule| {
             let problem = format!("the rule `{}` has expired and has no effect", rule.id);
             Some(Diagnostic::new(rule.place.clone()?, problem, "the rule removed, or a later `expires`"))
         };
-        ended.filter_map(told).collect()
+        ended.filter_map(diagnostic).collect()
     }
 }
 
@@ -122,14 +122,14 @@ impl Composer<'_> {
 
     fn include(&mut self, from: &Arc<SourceFile>, name: &str, span: std::ops::Range<usize>) {
         let place = SourceSpan { file: Arc::clone(from), span };
-        let name_told = name.escape_debug();
+        let escaped_name = name.escape_debug();
         match (self.find)(from, name) {
             Err(problem) => {
-                self.mistakes.push(Diagnostic::new(place, format!("cannot include `{name_told}`: {problem}"), ""));
+                self.mistakes.push(Diagnostic::new(place, format!("cannot include `{escaped_name}`: {problem}"), ""));
             }
             Ok(file) if self.open.contains(&file.path) || self.open.len() >= DEEPEST => {
                 let allowed = "files that do not include each other";
-                self.mistakes.push(Diagnostic::new(place, format!("includes form a cycle: `{name_told}`"), allowed));
+                self.mistakes.push(Diagnostic::new(place, format!("includes form a cycle: `{escaped_name}`"), allowed));
             }
             Ok(file) => self.file(&file),
         }
@@ -211,8 +211,8 @@ mod tests {
     fn compiled(files: &[(&str, &str)]) -> Result<CompiledPolicy, Diagnostics> {
         let sources: Vec<_> = files.iter().map(|(path, text)| source(path, text)).collect();
         let find = |_: &SourceFile, name: &str| {
-            let beside = sources.iter().find(|file| file.path == Path::new(name)).cloned();
-            beside.or_else(|| presets::file(name)).ok_or_else(|| "not found".to_owned())
+            let local = sources.iter().find(|file| file.path == Path::new(name)).cloned();
+            local.or_else(|| presets::file(name)).ok_or_else(|| "not found".to_owned())
         };
         compile(&sources[..1], &find)
     }

@@ -5,7 +5,7 @@ use crate::policy::rules::rule::{AgeSubject, MINIMUM_AGE, Rule, RuleAction, Unme
 use crate::units::timestamp;
 
 /// Describes a refusal or a warning. The text follows the version's name.
-pub(crate) fn refusal(rule: &Rule, facts: &Facts<'_>) -> String {
+pub(crate) fn describe_refusal(rule: &Rule, facts: &Facts<'_>) -> String {
     let published = published(facts);
     if let RuleAction::Hold { age, of: AgeSubject::Release } = rule.action
         && *rule.id == *MINIMUM_AGE

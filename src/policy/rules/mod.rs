@@ -303,7 +303,7 @@ impl PackageRules<'_> {
     /// Returns the verdict of feeds and policy files as of `at`: malware advisories by the trust of their feed, then the rules.
     #[must_use]
     pub fn verdict(&self, facts: &Facts<'_>, at: Timestamp) -> Verdict {
-        match malware::judge(facts, at) {
+        match malware::verdict(facts, at) {
             Some(refusal @ Verdict::Deny { .. }) => refusal,
             Some(hold) => hold.stricter(self.by_files(facts, at)),
             None => self.by_files(facts, at),
@@ -312,7 +312,7 @@ impl PackageRules<'_> {
 
     pub(crate) fn by_files(&self, facts: &Facts<'_>, at: Timestamp) -> Verdict {
         let Some(rule) = self.first_refusal(facts, at) else { return Verdict::Allow };
-        let reason = Reason { rule: RuleId::File(Arc::clone(&rule.id)), detail: describe::refusal(rule, facts) };
+        let reason = Reason { rule: RuleId::File(Arc::clone(&rule.id)), detail: describe::describe_refusal(rule, facts) };
         match self.next_opening(facts, at) {
             Some(until) => Verdict::Hold { until, reason },
             None => Verdict::Deny { reason },
@@ -330,7 +330,7 @@ impl PackageRules<'_> {
             }
             let refuses = self.refuses(rule, ages);
             if rule.action == RuleAction::Warn || (refuses && rule.observe) {
-                let reason = Reason { rule: RuleId::File(Arc::clone(&rule.id)), detail: describe::refusal(rule, facts) };
+                let reason = Reason { rule: RuleId::File(Arc::clone(&rule.id)), detail: describe::describe_refusal(rule, facts) };
                 notes.push(Warning { reason, would_refuse: refuses });
             } else if refuses || rule.action == RuleAction::Allow {
                 let early = rule.asks.fixes.then(|| Reason {
@@ -373,7 +373,8 @@ impl PackageRules<'_> {
 
     /// Returns the first instant after `at` at which no rule refuses the version.
     fn next_opening(&self, facts: &Facts<'_>, at: Timestamp) -> Option<Timestamp> {
-        let mut turns: Vec<_> = self.answering(facts).flat_map(|rule| rule.transition_times(facts)).filter(|turn| *turn > at).collect();
+        let mut turns: Vec<_> =
+            self.answering(facts).flat_map(|rule| rule.transition_times(facts)).filter(|turn| *turn > at).collect();
         turns.sort_unstable();
         turns.into_iter().find(|turn| self.first_refusal(facts, *turn).is_none())
     }
@@ -404,7 +405,7 @@ mod tests {
     use crate::policy::advisories::index::FeedIndexBuilder;
     use crate::policy::advisories::{Advisories, Severity};
     use crate::policy::advisories::{AdvisoryRecord, FeedTrust};
-    use crate::policy::decisions::active::{ActiveDecisions, decision_warning, judge};
+    use crate::policy::decisions::active::{ActiveDecisions, decision_warning, evaluate};
     use crate::policy::decisions::{Decision, DecisionAction, DecisionProposal, Signature};
     use crate::policy::facts::Presence;
     use crate::policy::presets;
@@ -547,8 +548,8 @@ reason = "x"
         let axios = axios();
         assert!(policy.judge(&facts(&axios), at(1)).is_allowed() && policy.about(&axios).may_warn());
         let notes = policy.notes(&facts(&axios), at(1));
-        let told: Vec<_> = notes.iter().map(|note| (note.reason.rule.as_str(), note.would_refuse)).collect();
-        assert_eq!(told, [("look", false), ("minimum-age", true)]);
+        let warnings: Vec<_> = notes.iter().map(|note| (note.reason.rule.as_str(), note.would_refuse)).collect();
+        assert_eq!(warnings, [("look", false), ("minimum-age", true)]);
         assert!(compiled("include = \"strict\"").notes(&facts(&axios), at(1)).is_empty());
     }
 
@@ -568,7 +569,8 @@ reason = "x"
     fn trace_has_a_step_for_every_rule() {
         let (policy, axios) = (compiled("include = \"default\""), axios());
         let steps = policy.evaluate(&ActiveDecisions::default(), &Facts { born: Some(at(0)), ..facts(&axios) }, at(1));
-        let told: Vec<_> = steps.iter().map(|step| format!("{} {}: {}", step.rule, step.outcome.as_str(), step.detail)).collect();
+        let lines: Vec<_> =
+            steps.iter().map(|step| format!("{} {}: {}", step.rule, step.outcome.as_str(), step.detail)).collect();
         expect_test::expect![[r#"
             built-in no match: its manifest and integrity are consistent
             advisory no match: no enforced feed lists it as malware
@@ -577,7 +579,7 @@ reason = "x"
             strong-signal not reached: an earlier rule decided
             weak-signals not reached: an earlier rule decided
             fix-lane not reached: an earlier rule decided
-            minimum-age not reached: an earlier rule decided"#]].assert_eq(&told.join("\n"));
+            minimum-age not reached: an earlier rule decided"#]].assert_eq(&lines.join("\n"));
         assert_eq!(steps.len(), policy.rules().len() + 2);
     }
 
@@ -590,7 +592,7 @@ reason = "x"
             Some(Severity::Critical),
             FeedTrust::Deny,
         ))]);
-        let advisories = critical.of("axios").among(std::iter::empty());
+        let advisories = critical.of("axios").applicable_to(std::iter::empty());
         let (name, version) = (axios(), crate::npm::Version::parse("1.14.1").unwrap());
         let facts = Facts {
             parsed: Some(&version),
@@ -627,7 +629,7 @@ reason = "x"
         ] {
             let policy = compiled(&format!("[[rule]]\nid = \"one\"\nreason = \"x\"\n{rule}\n"));
             assert!(!policy.judge(&facts, at(1)).is_allowed(), "{rule}");
-            assert_eq!(judge(&policy.about(&name), &glass, &facts, at(1)).is_allowed(), waived, "{rule}");
+            assert_eq!(evaluate(&policy.about(&name), &glass, &facts, at(1)).is_allowed(), waived, "{rule}");
         }
     }
 
@@ -637,10 +639,10 @@ reason = "x"
             "include = \"default\"\n[[rule]]\nid = \"old\"\nhold = \"1d\"\nreason = \"x\"\n[[rule]]\nid = \"shut\"\nhold = \"2d\"\nadvisory = { kind = \"vulnerability\" }\nreason = \"x\"\n",
         );
         let feeds = Advisories::of_feeds(vec![Arc::new(advisory("axios", AdvisoryKind::Vulnerability, None, FeedTrust::Warn))]);
-        let advisories = feeds.of("axios").among(std::iter::empty());
+        let advisories = feeds.of("axios").applicable_to(std::iter::empty());
         let (name, glass) = (axios(), break_glass());
         let facts = Facts { advisories: &advisories, ..facts(&name) };
-        let verdict = judge(&policy.about(&name), &glass, &facts, at(1));
+        let verdict = evaluate(&policy.about(&name), &glass, &facts, at(1));
         assert_eq!(
             (rule(&verdict), verdict.opens()),
             (Some("shut"), Some(at(72))),
@@ -648,7 +650,8 @@ reason = "x"
         );
         assert_eq!(decision_warning(&policy.about(&name), &glass, &facts, at(1)), None, "nothing was waived");
         let steps = policy.evaluate(&glass, &facts, at(1));
-        let told: Vec<_> = steps.iter().map(|step| format!("{} {}: {}", step.rule, step.outcome.as_str(), step.detail)).collect();
+        let lines: Vec<_> =
+            steps.iter().map(|step| format!("{} {}: {}", step.rule, step.outcome.as_str(), step.detail)).collect();
         expect_test::expect![[r#"
             built-in no match: its manifest and integrity are consistent
             break-glass no match: it waives rules on ages and signals only, not rule shut
@@ -661,13 +664,13 @@ reason = "x"
             weak-signals not reached: an earlier rule decided
             fix-lane not reached: an earlier rule decided
             minimum-age not reached: an earlier rule decided"#]]
-        .assert_eq(&told.join("\n"));
+        .assert_eq(&lines.join("\n"));
     }
 
     #[test]
     fn approval_must_name_malware_on_which_a_rule_refuses() {
         let feeds = Advisories::of_feeds(vec![Arc::new(malware("axios", FeedTrust::Warn))]);
-        let advisories = feeds.of("axios").among(std::iter::empty());
+        let advisories = feeds.of("axios").applicable_to(std::iter::empty());
         let name = axios();
         let facts = Facts { advisories: &advisories, ..facts(&name) };
         assert_eq!(compiled("include = \"strict\"").about(&name).records(&facts), ["MAL-1"]);
@@ -748,7 +751,7 @@ reason = "x"
             let name = axios();
             let feed = malware("axios", FeedTrust::ALL[trust]);
             let feeds = Advisories::of_feeds(vec![Arc::new(feed)]);
-            let advisories = feeds.of("axios").among(std::iter::empty());
+            let advisories = feeds.of("axios").applicable_to(std::iter::empty());
             let without = varied(&name, born, bits);
             let with = Facts { advisories: &advisories, ..without };
             let now = at(2_000 + age);
@@ -761,11 +764,11 @@ reason = "x"
             let kind = if malicious { AdvisoryKind::Malware } else { AdvisoryKind::Vulnerability };
             let severity = if critical { Severity::Critical } else { Severity::High };
             let feeds = Advisories::of_feeds(vec![Arc::new(advisory("axios", kind, Some(severity), FeedTrust::ALL[trust]))]);
-            let advisories = feeds.of("axios").among(std::iter::empty());
+            let advisories = feeds.of("axios").applicable_to(std::iter::empty());
             let (name, now, whole, glass) = (axios(), at(2_000 + age), ActiveDecisions::default(), break_glass());
             let without = varied(&name, born, bits);
             let with = Facts { advisories: &advisories, ..without };
-            let judged = |policy: &Policy, standing: &ActiveDecisions, facts: &Facts<'_>| judge(&policy.about(&name), standing, facts, now).is_allowed();
+            let judged = |policy: &Policy, decisions: &ActiveDecisions, facts: &Facts<'_>| evaluate(&policy.about(&name), decisions, facts, now).is_allowed();
             let by_advisories = Policy::of(policy.rules().iter().filter(|rule| rule.asks.advisory.is_some()).cloned().collect());
             prop_assert!(judged(&by_advisories, &whole, &with) || !judged(&policy, &glass, &with));
             prop_assert!(judged(&policy, &glass, &without) || !judged(&policy, &glass, &with), "another advisory opened the version");
