@@ -34,7 +34,11 @@ pub fn active_ca(gateway: &GatewaySettings, data_dir: &Path, now: Timestamp) -> 
 ///
 /// # Errors
 /// Returns an error if there are none yet, or if they cannot be read.
-pub fn trusted(gateway: &GatewaySettings, data_dir: &Path, now: Timestamp) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub fn trusted_certificates(
+    gateway: &GatewaySettings,
+    data_dir: &Path,
+    now: Timestamp,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     if let Some((certificate, key)) = &gateway.given {
         return Ok(vec![ca_store::load_external(certificate, key)?.certificate().clone()]);
     }
@@ -57,7 +61,7 @@ pub fn rotate(gateway: &GatewaySettings, data_dir: &Path, overlap: Duration, now
 ///
 /// # Errors
 /// Returns an error if the CA does not cover a configured host, or has expired.
-pub(crate) fn leaves(gateway: &GatewaySettings, kept: CaSet, clock: &Arc<dyn Clock>) -> Result<LeafIssuer, TlsError> {
+pub(crate) fn leaf_issuer(gateway: &GatewaySettings, kept: CaSet, clock: &Arc<dyn Clock>) -> Result<LeafIssuer, TlsError> {
     let targets = &gateway.door.targets;
     LeafIssuer::new(kept, &targets.hosts(), &targets.expected(), Arc::clone(clock)).map_err(|error| with_hint(gateway, error))
 }

@@ -35,7 +35,7 @@ pub(crate) async fn bind(addresses: &[SocketAddr], profiles: &[usize]) -> Result
     for (at, address) in addresses.iter().enumerate() {
         let profile = Profile(profiles.get(at).copied().unwrap_or_default());
         match bind_one(*address, profile).await {
-            Ok(one) => bound.push(one),
+            Ok(listener) => bound.push(listener),
             Err(source) if at == 0 => {
                 let source = explained(*address, "--listen", source).await;
                 return Err(AppError::Listen { address: *address, source });
@@ -57,7 +57,7 @@ pub(crate) async fn bind_all(addresses: &[SocketAddr], flag: &str) -> Result<Vec
     let mut bound = Vec::new();
     for address in addresses {
         match bind_one(*address, Profile::default()).await {
-            Ok(one) => bound.push(one),
+            Ok(listener) => bound.push(listener),
             Err(source) => return Err(AppError::Listen { address: *address, source: explained(*address, flag, source).await }),
         }
     }

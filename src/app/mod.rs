@@ -26,14 +26,14 @@ use tokio::task::JoinSet;
 use url::Url;
 
 pub use operations::{Description, Explained};
-pub use remote::client_policy::terms;
+pub use remote::client_policy::fetch_client_policy;
 pub use remote::health::check_readiness;
 pub use remote::{Owner, RemoteServer};
 pub use run::RunSession;
 pub use run::temp_dir::RunTempDir;
 pub use standalone::check::Checker;
 pub use standalone::policy_diff::diff_policies;
-pub use standalone::{IndicatorHitSummary, contacts, explain, exposure};
+pub use standalone::{IndicatorHitSummary, explain, exposure, indicator_hits};
 pub use tasks::config_reload::ReadConfig;
 
 use crate::app::listeners::BoundListener;
@@ -66,10 +66,7 @@ use crate::upstream::{AllCircuits, Registries, UpstreamConfigError};
 pub enum AppError {
     /// A required address cannot be bound.
     #[error("cannot listen on `{address}`")]
-    Listen {
-        address: SocketAddr,
-        source: std::io::Error,
-    },
+    Listen { address: SocketAddr, source: std::io::Error },
     /// The data directory cannot be opened.
     #[error("cannot use the data directory")]
     DataDir(#[source] StoreError),
@@ -115,21 +112,11 @@ pub enum AppError {
     #[error("cannot export the feed")]
     Feed(#[from] crate::feed::FeedError),
     /// A remote server cannot be queried, or did not answer.
-    #[error("cannot query the coldframe at `{server}`: {detail}")]
-    Server {
-        /// Its address.
-        server: Box<str>,
-        /// Why.
-        detail: String,
-    },
+    #[error("request to the coldframe at `{server}` failed: {detail}")]
+    Server { server: Box<str>, detail: String },
     /// The running server on the data directory cannot be queried, or failed.
-    #[error("cannot query the running coldframe on `{}`: {detail}", data_dir.display())]
-    Control {
-        /// The data directory.
-        data_dir: PathBuf,
-        /// Why not.
-        detail: String,
-    },
+    #[error("request to the running coldframe on `{}` failed: {detail}", data_dir.display())]
+    Control { data_dir: PathBuf, detail: String },
     /// The firewall returned an error.
     #[error(transparent)]
     Rejected(#[from] FirewallError),
@@ -201,14 +188,14 @@ impl App {
         let blobs = DiskBlobs::open(&data_dir, config.store.cache_size).map_err(AppError::DataDir)?;
         let metrics = Arc::new(Metrics::new());
         let counted = Arc::clone(&blobs);
-        metrics.watch(CallbackGauge::BlobBytes, Box::new(move || counted.statistics().bytes));
+        metrics.register_gauge(CallbackGauge::BlobBytes, Box::new(move || counted.statistics().bytes));
         let trust = tls::client_config(&config.tls)?;
         let premises = SessionTemplate::of(&config, &trust);
         let registries = Registries::open(&config.upstream, &trust)?;
         let blobs = blobs as Arc<dyn BlobStore>;
         let circuits = registries.circuits();
         let watched = circuits.clone();
-        metrics.watch(CallbackGauge::CircuitsOpen, Box::new(move || watched.open()));
+        metrics.register_gauge(CallbackGauge::CircuitsOpen, Box::new(move || watched.open()));
         let (decided, decisions) = ledger.decisions().map_err(AppError::DataDir)?;
         ledger.set_applied_revision(decided).map_err(AppError::DataDir)?;
         let decided = (
@@ -229,7 +216,7 @@ impl App {
         // A weak reference, because the firewall holds the metrics. A cycle would keep the data directory locked.
         let weighed = Arc::downgrade(&firewall);
         let weight = move || weighed.upgrade().map_or(0, |firewall| firewall.memory_bytes());
-        metrics.watch(CallbackGauge::MemoryBytes, Box::new(weight));
+        metrics.register_gauge(CallbackGauge::MemoryBytes, Box::new(weight));
         // Bound before the feeds are loaded: clients wait in the backlog meanwhile, and then get an answer that names the unread
         // feeds.
         let bound = crate::app::listeners::bind(&config.listen, &config.listener_policies).await?;
@@ -245,7 +232,7 @@ impl App {
             metrics: Arc::clone(&metrics),
             clock: Arc::clone(&clock),
         });
-        crate::app::outbound::watch(&feeds, &metrics);
+        crate::app::outbound::register_gauges(&feeds, &metrics);
         let names = config.policies.names.clone();
         let mut tasks = Supervisor::new(&metrics);
         for (at, name) in feeds.names().into_iter().enumerate() {
@@ -256,8 +243,10 @@ impl App {
         feeds.first_looks().await;
         let policies = PolicyReloader::new(config.policies);
         let judge = Arc::clone(&firewall) as SharedInspector;
-        let (mut checks, mut remarks) =
-            (health_checks(&ledger, &firewall), vec![("upstream", upstream_warning(circuits)), ("policy", policies.reload_warning())]);
+        let (mut checks, mut remarks) = (
+            health_checks(&ledger, &firewall),
+            vec![("upstream", upstream_warning(circuits)), ("policy", policies.reload_warning())],
+        );
         let reload_trouble = Arc::default();
         remarks.push(("configuration", crate::app::tasks::config_reload::remark(Arc::clone(&reload_trouble))));
         checks.extend([
@@ -266,7 +255,8 @@ impl App {
             ("tasks", feed_tasks.check()),
         ]);
         remarks.extend([("tasks", tasks.remark()), ("tasks", feed_tasks.remark())]);
-        if config.feeds.readiness { &mut checks } else { &mut remarks }.push(("feeds", crate::app::outbound::freshness_check(&feeds)));
+        if config.feeds.readiness { &mut checks } else { &mut remarks }
+            .push(("feeds", crate::app::outbound::freshness_check(&feeds)));
         let admin = Arc::new(Admin::new(Arc::clone(&metrics), checks, remarks, judge));
         let premises = Arc::new(premises.at(&addresses));
         let public_url = config.proxy.public_url.clone();
@@ -281,7 +271,7 @@ impl App {
         let gateway = if config.gateway.listen.is_empty() && config.gateway.transparent.is_empty() {
             None
         } else {
-            let parent = crate::app::outbound::parent(&config.upstream, &trust);
+            let parent = crate::app::outbound::outbound_proxy(&config.upstream, &trust);
             Some(GatewayListeners::open(&config.gateway, &config.store.data_dir, &service, (&addresses, parent), &clock).await?)
         };
         let gateways = gateway.as_ref().map_or(&[][..], |gate| &gate.addresses);
@@ -410,7 +400,7 @@ impl App {
         if let Some(GatewayListeners { bound, transparent, door, followed, .. }) = self.gateway {
             let followed = Arc::new(Mutex::new(followed));
             tasks.spawn(TaskLabel::Gateway, "gateway files", move || {
-                crate::app::tasks::gateway_reload::follow(Arc::clone(&followed))
+                crate::app::tasks::gateway_reload::run(Arc::clone(&followed))
             });
             for (BoundListener { listener, .. }, is_transparent) in
                 bound.into_iter().map(|bound| (bound, false)).chain(transparent.into_iter().map(|bound| (bound, true)))
@@ -431,12 +421,12 @@ impl App {
         }
         let (ledger, clock, retention) = (Arc::clone(&self.ledger), self.clock, self.ledger_retention);
         tasks.spawn(TaskLabel::Retention, "retention", move || {
-            crate::app::tasks::retention::keep(Arc::clone(&ledger), Arc::clone(&clock), retention)
+            crate::app::tasks::retention::run(Arc::clone(&ledger), Arc::clone(&clock), retention)
         });
         let ((decided, log), ledger, firewall) = (self.decided, Arc::clone(&self.ledger), Arc::clone(&self.firewall));
         let log = Arc::new(Mutex::new(log));
         tasks.spawn(TaskLabel::Decisions, "decisions", move || {
-            crate::app::tasks::decision_reload::follow(Arc::clone(&ledger), Arc::clone(&firewall), decided, Arc::clone(&log))
+            crate::app::tasks::decision_reload::run(Arc::clone(&ledger), Arc::clone(&firewall), decided, Arc::clone(&log))
         });
         if let Some(read) = self.read {
             let reloader = Arc::new(Reloader::new(
@@ -460,11 +450,11 @@ impl App {
         }
         let (policies, firewall, metrics) = (self.policies, Arc::clone(&self.firewall), Arc::clone(&self.metrics));
         tasks.spawn(TaskLabel::Policies, "policies", move || {
-            crate::app::tasks::policy_reload::follow(Arc::clone(&policies), Arc::clone(&firewall), Arc::clone(&metrics))
+            crate::app::tasks::policy_reload::run(Arc::clone(&policies), Arc::clone(&firewall), Arc::clone(&metrics))
         });
         let (firewall, metrics) = (Arc::clone(&self.firewall), Arc::clone(&self.metrics));
         tasks.spawn(TaskLabel::Prefetch, "prefetch", move || {
-            crate::app::tasks::prefetch::fetch(Arc::clone(&firewall), Arc::clone(&metrics))
+            crate::app::tasks::prefetch::run(Arc::clone(&firewall), Arc::clone(&metrics))
         });
         let (ledger, metrics, told) = (Arc::clone(&self.ledger), Arc::clone(&self.metrics), Arc::default());
         tasks.spawn(TaskLabel::Ledger, "ledger", move || {
@@ -494,7 +484,7 @@ impl App {
         tasks.shutdown().await;
         summary.tell();
         // Fetches without waiting clients continue for a while and keep the store open.
-        let settled = tokio::time::timeout_at(deadline, self.firewall.settle()).await;
+        let settled = tokio::time::timeout_at(deadline, self.firewall.drain()).await;
         if settled.is_err() {
             tracing::warn!("upstream fetches aborted");
         }
@@ -522,7 +512,7 @@ impl GatewayListeners {
         crate::app::ca::active_ca(config, data_dir, clock.now()).map_err(AppError::Authority)?;
         let looks = (FileStamps::at(&config.door.users), FileStamps::at(&crate::app::ca::files(config, data_dir)));
         let kept = crate::app::ca::active_ca(config, data_dir, clock.now()).map_err(AppError::Authority)?;
-        let leaves = crate::app::ca::leaves(config, kept, clock).map_err(AppError::Authority)?;
+        let leaves = crate::app::ca::leaf_issuer(config, kept, clock).map_err(AppError::Authority)?;
         let (bound, transparent) = (
             crate::app::listeners::bind_all(&config.listen, "--gateway").await?,
             crate::app::listeners::bind_all(&config.transparent, "--transparent").await?,
@@ -532,8 +522,7 @@ impl GatewayListeners {
         let ours = registry.iter().chain(&addresses).chain(&transparent_addresses).copied().collect();
         if !parent.is_none() {
             tracing::warn!(
-                "what the gateway tunnels goes through another proxy: names are checked by their addresses here, and it is that proxy \
-                 which picks the address it connects to"
+                "gateway tunnels through an outbound proxy, which resolves names itself and may connect to unchecked addresses"
             );
         }
         let door = Arc::new(Forward::new(Arc::clone(service), &config.door, leaves, EgressContext { ours, parent })?);
@@ -607,7 +596,7 @@ fn upstream_warning(circuits: AllCircuits) -> HealthCheck {
 async fn flush(ledger: Arc<SqliteLedger>) -> u64 {
     let flushed = tokio::task::spawn_blocking(move || {
         ledger.flush();
-        ledger.lost()
+        ledger.lost_rows()
     });
     flushed.await.unwrap_or_else(|error| {
         tracing::error!(error = %error, "ledger flush failed");

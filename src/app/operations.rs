@@ -169,7 +169,7 @@ impl Operations {
                 Ok(Value::Null)
             }
             Question::Explain { spec, at, profile } => {
-                self.explain(&read_spec(&spec)?, at, profile).await.map(|told| json!(told))
+                self.explain(&read_spec(&spec)?, at, profile).await.map(|explained| json!(explained))
             }
             Question::Check { packages, profile } => {
                 bounded(packages.len())?;
@@ -178,7 +178,7 @@ impl Operations {
             }
             Question::Expand { spec, records, profile } => {
                 let expanded = expand(&self.firewall, &of_profile(profile), &read_spec(&spec)?, &records).await;
-                expanded.map(|expansion| json!(expansion)).map_err(|wrong| told(&wrong))
+                expanded.map(|expansion| json!(expansion)).map_err(|error| error_chain(&error))
             }
             Question::Adopt { wanted, profile } => {
                 bounded(wanted.len())?;
@@ -195,7 +195,7 @@ impl Operations {
                         firewall.forget(name);
                     }
                     let purged = purge(&ledger, &integrities, &packages, |digest| blobs.remove(digest));
-                    let purged = purged.map_err(|wrong| told(&wrong))?;
+                    let purged = purged.map_err(|error| error_chain(&error))?;
                     tracing::warn!(
                         tarballs.removed = purged.tarballs,
                         packuments.removed = purged.packuments,
@@ -241,7 +241,7 @@ impl Operations {
     async fn explain(&self, spec: &PackageSpec, at: Option<Timestamp>, profile: usize) -> Result<Explained, String> {
         let ask = async |profile: usize| {
             let asker = of_profile(profile);
-            self.firewall.explain(&asker, &spec.name, spec.wanted.as_deref(), at).await.map_err(|wrong| wrong.to_string())
+            self.firewall.explain(&asker, &spec.name, spec.wanted.as_deref(), at).await.map_err(|error| error.to_string())
         };
         let explanation = ask(profile).await?;
         let verdict = verdict_line(&explanation.verdict);
@@ -256,7 +256,7 @@ impl Operations {
         Ok(Explained {
             text: explanation::text(&explanation),
             json: explanation.json(),
-            is_allowed: explanation.verdict.allows(),
+            is_allowed: explanation.verdict.is_allowed(),
             verdict,
             others,
         })
@@ -295,11 +295,11 @@ fn bounded(entries: usize) -> Result<(), String> {
 }
 
 fn read_spec(text: &str) -> Result<PackageSpec, String> {
-    PackageSpec::parse(text).map_err(|wrong| wrong.to_string())
+    PackageSpec::parse(text).map_err(|error| error.to_string())
 }
 
 /// Renders an error and its causes in one line.
-pub(crate) fn told(error: &dyn std::error::Error) -> String {
+pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -20,7 +20,7 @@ pub(crate) fn client(upstream: &upstream::Config, trust: &net::TlsTrust) -> Http
 }
 
 /// Returns the outbound proxy of the gateway: the one that upstream is reached through, if any.
-pub(crate) fn parent(upstream: &upstream::Config, trust: &net::TlsTrust) -> OutboundProxy {
+pub(crate) fn outbound_proxy(upstream: &upstream::Config, trust: &net::TlsTrust) -> OutboundProxy {
     OutboundProxy::new(&settings(upstream, trust))
 }
 
@@ -36,14 +36,14 @@ fn settings(upstream: &upstream::Config, trust: &net::TlsTrust) -> ClientConfig 
 
 /// Loads the advisories for a single command: paths are read, URLs are taken from the cache. Blocks; makes no network requests.
 pub(crate) fn load_feeds_once(feeds: &FeedSettings, data_dir: &Path, scratch: &Path, now: Timestamp) -> Advisories {
-    let (shelf, aside) = (FeedStore::of(data_dir), FeedStore::of(scratch));
+    let (store, scratch_store) = (FeedStore::of(data_dir), FeedStore::of(scratch));
     let (mut found, mut lacking) = (Vec::new(), None);
     for feed in &feeds.followed {
-        let read = feed::load_path_once(feed, &aside, &shelf, now).or_else(|wrong| {
-            tracing::warn!(feed.name = feed.name, error = %wrong, "feed not read");
+        let read = feed::load_path_once(feed, &scratch_store, &store, now).or_else(|error| {
+            tracing::warn!(feed.name = feed.name, error = %error, "feed not read");
             Ok(None)
         });
-        let kept = |read: Option<LoadedFeed>| read.map_or_else(|| feed::load(feed, &shelf), |read| Ok(Some(read)));
+        let kept = |read: Option<LoadedFeed>| read.map_or_else(|| feed::load(feed, &store), |read| Ok(Some(read)));
         match read.and_then(kept) {
             Ok(Some(loaded)) => found.push(loaded.advisories),
             Ok(None) | Err(_) if feed.trust == FeedTrust::Warn || feeds.serve_without => {}
@@ -54,13 +54,13 @@ pub(crate) fn load_feeds_once(feeds: &FeedSettings, data_dir: &Path, scratch: &P
 }
 
 /// Registers the gauges of the feeds.
-pub(crate) fn watch(feeds: &Arc<crate::app::tasks::feeds::FeedScheduler>, metrics: &Metrics) {
+pub(crate) fn register_gauges(feeds: &Arc<crate::app::tasks::feeds::FeedScheduler>, metrics: &Metrics) {
     // Weak references, because the feeds hold the metrics.
     let (counted, aged) = (Arc::downgrade(feeds), Arc::downgrade(feeds));
     let advisories = move || counted.upgrade().map_or(0, |feeds| feeds.advisories());
-    metrics.watch(CallbackGauge::Advisories, Box::new(advisories));
+    metrics.register_gauge(CallbackGauge::Advisories, Box::new(advisories));
     let stale = move || aged.upgrade().map_or(0, |feeds| feeds.stale());
-    metrics.watch(CallbackGauge::FeedsStale, Box::new(stale));
+    metrics.register_gauge(CallbackGauge::FeedsStale, Box::new(stale));
 }
 
 /// Checks whether every required feed was read.

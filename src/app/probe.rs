@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::net::{AddressScope, ClientConfig, ClientRequest, Deadlines, HttpClient, dial_permitted};
 use crate::npm::PackageName;
-use crate::npm::packument::parse::ingest;
+use crate::npm::packument::parse::parse;
 use crate::tls;
 use crate::upstream::{self, RegistryConfig};
 
@@ -144,7 +144,7 @@ async fn missing(client: &HttpClient, config: &Config, name: &PackageName) -> Re
     if !is_well {
         return Err(format!("upstream answers {status}"));
     }
-    let packument = ingest(name, &body).map_err(|wrong| wrong.to_string())?.packument;
+    let packument = parse(name, &body).map_err(|error| error.to_string())?.packument;
     let has_integrity = packument.entries.iter().any(|entry| entry.integrity.is_some());
     let parts = [
         (packument.has_time, "time"),
@@ -169,11 +169,11 @@ struct ProbeReply {
 async fn ask(client: &HttpClient, url: Url, headers: HeaderMap, limit: u64) -> Result<ProbeReply, String> {
     let outgoing = ClientRequest { method: Method::GET, url, headers, body: Bytes::new(), reach: AddressScope::Anywhere };
     let asking = async {
-        let answer = client.send(&outgoing).await.map_err(|wrong| wrong.to_string())?;
+        let answer = client.send(&outgoing).await.map_err(|error| error.to_string())?;
         let (status, headers) = (answer.status, answer.headers);
         let body = match limit {
             0 => Bytes::new(),
-            limit => answer.body.collect(limit).await.map_err(|wrong| wrong.to_string())?,
+            limit => answer.body.collect(limit).await.map_err(|error| error.to_string())?,
         };
         Ok(ProbeReply { is_well: status.is_success(), status: status.to_string(), headers, body })
     };

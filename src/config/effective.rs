@@ -200,8 +200,8 @@ impl EffectiveValue {
 
     fn canonical(&self, kind: ValueKind) -> Self {
         let text = match kind {
-            ValueKind::Duration => quantity::duration(&self.text).ok().map(|duration| duration.as_secs().to_string()),
-            ValueKind::Size => quantity::size(&self.text).ok().map(|size| size.to_string()),
+            ValueKind::Duration => quantity::parse_duration(&self.text).ok().map(|duration| duration.as_secs().to_string()),
+            ValueKind::Size => quantity::parse_size(&self.text).ok().map(|size| size.to_string()),
             ValueKind::Url => Url::parse(&self.text).ok().map(bare),
             _ => None,
         };
@@ -248,7 +248,7 @@ mod tests {
         for (key, text) in flags {
             noted.note(*key, (*text).to_owned());
         }
-        let written = RawConfig::gather(None, &[], noted, &mut Vec::new());
+        let written = RawConfig::merge(None, &[], noted, &mut Vec::new());
         let upstream = Url::parse("https://registry.example/npm/").unwrap();
         Settings::of(&written, Path::new("/home/me"), &upstream, Path::new("/data"))
     }

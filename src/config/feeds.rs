@@ -33,8 +33,12 @@ pub(crate) fn read(reader: &mut SettingsReader<'_>) -> Option<FeedSettings> {
     let mut followed: Vec<FeedConfig> = Vec::new();
     let mut whole = true;
     for value in reader.values(SettingKey::Feed) {
-        let feed =
-            one(reader, &value, (interval.unwrap_or_default(), expiry.unwrap_or_default()), may_be_empty.unwrap_or_default());
+        let feed = read_feed(
+            reader,
+            &value,
+            (interval.unwrap_or_default(), expiry.unwrap_or_default()),
+            may_be_empty.unwrap_or_default(),
+        );
         whole &= feed.is_some();
         let Some(mut feed) = feed else { continue };
         if followed.iter().any(|other| other.name == feed.name) {
@@ -54,7 +58,7 @@ pub(crate) fn read(reader: &mut SettingsReader<'_>) -> Option<FeedSettings> {
     whole.then_some(FeedSettings { followed, readiness: readiness?, serve_without: serve_without? })
 }
 
-fn one(
+fn read_feed(
     reader: &mut SettingsReader<'_>,
     value: &RawValue,
     (interval, expiry): (Duration, Duration),
@@ -137,8 +141,8 @@ mod tests {
 
     fn read(toml: &str) -> Result<FeedSettings, String> {
         let toml = format!("upstream = \"http://127.0.0.1:1/\"\ndata-dir = \"/data\"\n{toml}");
-        let written = RawConfig::of_text(Path::new("coldframe.toml"), &toml).map_err(|wrong| wrong.to_string())?;
-        Config::from_raw(&written).map(|config| config.feeds).map_err(|wrong| wrong.to_string())
+        let written = RawConfig::of_text(Path::new("coldframe.toml"), &toml).map_err(|error| error.to_string())?;
+        Config::from_raw(&written).map(|config| config.feeds).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -146,14 +150,14 @@ mod tests {
         let feeds = read(
             "[[feed]]\nsource = \"./osv/\"\n[[feed]]\nname = \"own\"\nsource = \"https://feeds.example/npm/\"\ntrust = \"warn\"\ninterval = \"1h\"\n[[feed]]\nsource = \"osv\"\n",
         );
-        let told: Vec<_> = feeds
+        let lines: Vec<_> = feeds
             .unwrap()
             .followed
             .iter()
             .map(|feed| format!("{} {} {} {:?} {:?}", feed.name, feed.source, feed.trust.as_str(), feed.interval, feed.expiry))
             .collect();
         assert_eq!(
-            told,
+            lines,
             ["osv ./osv/ deny 300s 86400s", "own https://feeds.example/npm/ warn 3600s 86400s", "osv-2 osv deny 300s 86400s"]
         );
         assert_eq!(read("feed = [\"a.txt\", { source = \"b\", trust = \"hold\" }]\n").unwrap().followed.len(), 2);

@@ -156,7 +156,7 @@ impl Config {
     ///
     /// # Errors
     /// Returns all errors in all sources.
-    pub fn gather(sources: ConfigSources<'_>) -> Result<Self, Diagnostics> {
+    pub fn load(sources: ConfigSources<'_>) -> Result<Self, Diagnostics> {
         Self::gather_with(sources, &[])
     }
 
@@ -166,7 +166,7 @@ impl Config {
     /// Returns all errors in all sources.
     pub fn gather_with(sources: ConfigSources<'_>, defaults: &[(SettingKey, &str)]) -> Result<Self, Diagnostics> {
         let mut mistakes = Vec::new();
-        let mut written = RawConfig::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
+        let mut written = RawConfig::merge(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
         for (key, text) in defaults {
             written.default_to(*key, text);
         }
@@ -181,7 +181,7 @@ impl Config {
     /// Returns all errors in all sources.
     pub fn gather_like(sources: ConfigSources<'_>, of_server: &Effective, own_first: bool) -> Result<Self, Diagnostics> {
         let mut mistakes = Vec::new();
-        let mut written = RawConfig::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
+        let mut written = RawConfig::merge(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
         written.take_over(of_server, own_first);
         let config = Self::read(&written, &DefaultsFrom::Here(sources.surroundings), &mut mistakes);
         Diagnostics::or(mistakes, config)
@@ -193,7 +193,7 @@ impl Config {
         let (listen, named): (Vec<_>, Vec<_>) =
             reader.several(SettingKey::Listen, crate::config::parse::listener).into_iter().unzip();
         if written.values(SettingKey::Listen).is_empty() {
-            reader.object(SettingKey::Listen, "no address to listen on", SettingKey::Listen.setting().kind.allowed());
+            reader.reject(SettingKey::Listen, "no address to listen on", SettingKey::Listen.setting().kind.allowed());
         }
         let min_release_age = reader.one(SettingKey::MinReleaseAge, crate::config::parse::duration);
         let fix_lane = reader.one(SettingKey::FixLane, crate::config::parse::duration);
@@ -280,7 +280,7 @@ pub fn check(path: &Path) -> Result<usize, Diagnostics> {
 /// Returns all errors in all sources.
 pub fn show_effective(sources: ConfigSources<'_>) -> Result<String, Diagnostics> {
     let mut mistakes = Vec::new();
-    let written = RawConfig::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
+    let written = RawConfig::merge(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
     let config = Config::read(&written, &DefaultsFrom::Here(sources.surroundings), &mut mistakes);
     let config = Diagnostics::or(mistakes, config)?;
     Ok(crate::config::show::show(&written, &config))
@@ -292,7 +292,7 @@ pub fn show_effective(sources: ConfigSources<'_>) -> Result<String, Diagnostics>
 /// Returns all errors except those in npm's configuration.
 pub fn data_dir(sources: ConfigSources<'_>) -> Result<PathBuf, Diagnostics> {
     let mut mistakes = Vec::new();
-    let written = RawConfig::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
+    let written = RawConfig::merge(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
     let read = SettingsReader::of(&written, &mut mistakes).data_dir(&DefaultsFrom::Here(sources.surroundings));
     Diagnostics::or(mistakes, read)
 }
@@ -303,7 +303,7 @@ pub fn data_dir(sources: ConfigSources<'_>) -> Result<PathBuf, Diagnostics> {
 /// Returns all errors except those in npm's configuration.
 pub fn gateway_users(sources: ConfigSources<'_>) -> Result<Option<PathBuf>, Diagnostics> {
     let mut mistakes = Vec::new();
-    let written = RawConfig::gather(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
+    let written = RawConfig::merge(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
     let named = SettingsReader::of(&written, &mut mistakes).one(SettingKey::GatewayUsers, crate::config::parse::path);
     Diagnostics::or(mistakes, Some(named))
 }
@@ -338,8 +338,8 @@ mod tests {
             working_directory: directory.path().to_owned(),
         };
         let sources = ConfigSources { file: Some(&path), surroundings: &surroundings, flags: noted };
-        let told = Config::gather(sources).unwrap_err().to_string();
-        told.replace(&format!("{}/", directory.path().display()), "")
+        let text = Config::load(sources).unwrap_err().to_string();
+        text.replace(&format!("{}/", directory.path().display()), "")
     }
 
     #[test]
@@ -568,7 +568,7 @@ memory = \"1GB\"
 
     #[test]
     fn errors_in_npm_configuration_are_reported_with_the_others() {
-        let told = shown("registry=nonsense\n", &[(SettingKey::Memory, "5")]).unwrap_err().to_string();
-        assert!(told.starts_with("2 mistakes") && told.contains("sets `registry` to something"), "{told}");
+        let text = shown("registry=nonsense\n", &[(SettingKey::Memory, "5")]).unwrap_err().to_string();
+        assert!(text.starts_with("2 mistakes") && text.contains("sets `registry` to something"), "{text}");
     }
 }

@@ -55,7 +55,7 @@ impl<'a> SettingsReader<'a> {
     }
 
     /// Notes an error about values of `key` that are valid on their own but not together or in this context.
-    pub(crate) fn object(&mut self, key: SettingKey, problem: impl Into<String>, allowed: impl Into<String>) {
+    pub(crate) fn reject(&mut self, key: SettingKey, problem: impl Into<String>, allowed: impl Into<String>) {
         self.mistakes.push(Diagnostic::new(self.origin(key), problem, allowed));
     }
 
@@ -82,7 +82,7 @@ impl<'a> SettingsReader<'a> {
         };
         let known = platform.is_some() || matches!(machine, DefaultsFrom::Unknown);
         if self.is_absent(SettingKey::DataDir) && !known {
-            self.object(SettingKey::DataDir, "no data directory is known", "`data-dir` with a path");
+            self.reject(SettingKey::DataDir, "no data directory is known", "`data-dir` with a path");
         }
         self.one(SettingKey::DataDir, path).or(platform)
     }
@@ -144,11 +144,11 @@ pub(crate) fn public_url(text: &str) -> Result<Url, String> {
 }
 
 pub(crate) fn package_glob(text: &str) -> Result<PackageGlob, String> {
-    PackageGlob::parse(text).map_err(|wrong| format!("is not a glob ({wrong})"))
+    PackageGlob::parse(text).map_err(|error| format!("is not a glob ({error})"))
 }
 
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    quantity::duration(text).map_err(|flaw| flaw.to_string())
+    quantity::parse_duration(text).map_err(|flaw| flaw.to_string())
 }
 
 /// Parses a duration above zero.
@@ -159,7 +159,7 @@ pub(crate) fn nonzero_duration(text: &str) -> Result<Duration, String> {
 /// Parses a size of at least `least` bytes.
 pub(crate) fn size_from(least: u64) -> impl Fn(&str) -> Result<u64, String> {
     move |text| {
-        let bytes = quantity::size(text).map_err(|flaw| flaw.to_string())?;
+        let bytes = quantity::parse_size(text).map_err(|flaw| flaw.to_string())?;
         if bytes < least { Err(format!("must be at least {least} bytes")) } else { Ok(bytes) }
     }
 }
@@ -257,8 +257,8 @@ mod tests {
         assert_eq!(time_mode("checked"), Ok((None, TimeMode::Checked)));
         assert_eq!(time_mode(" @acme = first-seen "), Ok((Some("@acme".to_owned()), TimeMode::FirstSeen)));
         assert_eq!(time_mode("@acme=trust"), Ok((Some("@acme".to_owned()), TimeMode::Trust)));
-        for wrong in ["", "trusted", "acme=trust", "@=trust", "@acme/ui=trust", "@acme="] {
-            assert!(time_mode(wrong).is_err(), "{wrong}");
+        for input in ["", "trusted", "acme=trust", "@=trust", "@acme/ui=trust", "@acme="] {
+            assert!(time_mode(input).is_err(), "{input}");
         }
     }
 
@@ -267,15 +267,15 @@ mod tests {
         assert_eq!(address("localhost:4873"), Ok(SocketAddr::from(([127, 0, 0, 1], 4873))));
         assert!(address("[::1]:0").is_ok() && address("0.0.0.0:80").is_ok());
         assert_eq!(address("127.0.0.1"), Err("lacks a port".to_owned()));
-        for wrong in ["4873", ":4873", "npm.example:80", "127.0.0.1:99999", "http://127.0.0.1:1", ""] {
-            assert_eq!(address(wrong), Err("is not an address".to_owned()), "{wrong}");
+        for input in ["4873", ":4873", "npm.example:80", "127.0.0.1:99999", "http://127.0.0.1:1", ""] {
+            assert_eq!(address(input), Err("is not an address".to_owned()), "{input}");
         }
     }
 
     #[test]
     fn url_is_http_and_gets_a_trailing_slash() {
         assert_eq!(url("https://registry.example/npm").unwrap().as_str(), "https://registry.example/npm/");
-        for wrong in [
+        for input in [
             "registry.example",
             "ftp://registry.example/",
             "https://",
@@ -283,7 +283,7 @@ mod tests {
             "https://registry.example/#a",
             "",
         ] {
-            assert!(url(wrong).is_err(), "{wrong}");
+            assert!(url(input).is_err(), "{input}");
         }
         assert!(public_url("https://me@npm.example/").is_err());
     }

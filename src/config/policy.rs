@@ -24,10 +24,7 @@ pub const MAX_POLICY_BYTES: u64 = 4 << 20;
 pub enum PolicyLoadError {
     /// A file or directory cannot be read, or does not exist.
     #[error("cannot read the policy `{name}`: {detail}")]
-    Unreadable {
-        name: String,
-        detail: String,
-    },
+    Unreadable { name: String, detail: String },
     /// The policy has errors.
     #[error(transparent)]
     Mistaken(#[from] diagnostics::Diagnostics),
@@ -56,12 +53,12 @@ pub fn load(name: &str) -> Result<CompiledPolicy, PolicyLoadError> {
 pub fn cases(name: &str) -> Result<Vec<Arc<SourceFile>>, PolicyLoadError> {
     let unreadable = |detail: String| PolicyLoadError::Unreadable { name: name.to_owned(), detail };
     let path = Path::new(name);
-    match presets::cases(name) {
+    match presets::case_file(name) {
         Some(file) => Ok(vec![file]),
         None if path.is_dir() => directory(path, "cases").map_err(unreadable),
         None => {
-            let beside = path.with_extension("cases");
-            let opened = open(&beside).map_err(|wrong| format!("cannot read its cases `{}`: {wrong}", beside.display()));
+            let cases = path.with_extension("cases");
+            let opened = open(&cases).map_err(|error| format!("cannot read its cases `{}`: {error}", cases.display()));
             Ok(vec![opened.map_err(unreadable)?])
         }
     }
@@ -130,9 +127,9 @@ impl PolicyFiles {
                 Some(age) => policy.with_fix_lane(age),
                 None => policy,
             };
-            let policy = policy.excluding(&self.exclude).map_err(|wrong| PolicyLoadError::Unreadable {
+            let policy = policy.excluding(&self.exclude).map_err(|error| PolicyLoadError::Unreadable {
                 name: name.clone(),
-                detail: format!("cannot compile the exclusions: {wrong}"),
+                detail: format!("cannot compile the exclusions: {error}"),
             })?;
             read.policies.push(policy);
             read.files.extend(files.into_iter().filter(|path| path.exists()));
@@ -145,7 +142,7 @@ impl PolicyFiles {
 
     /// Returns the files to watch for changes: the configured paths, and the policy files in configured directories.
     #[must_use]
-    pub fn paths(&self) -> Vec<PathBuf> {
+    pub fn watched_files(&self) -> Vec<PathBuf> {
         let mut paths = Vec::new();
         for name in self.names.iter().filter(|name| presets::file(name).is_none()) {
             let path = PathBuf::from(name);
@@ -194,17 +191,17 @@ pub(crate) fn choose(
             Some(ListenerPolicies { chosen, read, by_listener })
         }
         Err(PolicyLoadError::Mistaken(mistakes)) => {
-            mistakes.iter().for_each(|mistake| reader.note(told(mistake)));
+            mistakes.iter().for_each(|mistake| reader.note(into_config_diagnostic(mistake)));
             None
         }
-        Err(wrong) => {
-            reader.object(SettingKey::Policy, wrong.to_string(), SettingKey::Policy.setting().kind.allowed());
+        Err(error) => {
+            reader.reject(SettingKey::Policy, error.to_string(), SettingKey::Policy.setting().kind.allowed());
             None
         }
     }
 }
 
-fn told(mistake: &diagnostics::Diagnostic) -> Diagnostic {
+fn into_config_diagnostic(mistake: &diagnostics::Diagnostic) -> Diagnostic {
     Diagnostic::new(Origin::File(mistake.place.clone()), mistake.problem.clone(), mistake.allowed.clone())
 }
 
@@ -220,18 +217,18 @@ fn find(from: &SourceFile, name: &str) -> Result<Arc<SourceFile>, String> {
 }
 
 fn directory(path: &Path, wanted: &str) -> Result<Vec<Arc<SourceFile>>, String> {
-    let entries = std::fs::read_dir(path).map_err(|wrong| wrong.to_string())?;
+    let entries = std::fs::read_dir(path).map_err(|error| error.to_string())?;
     let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == wanted) && path.is_file());
     paths.sort();
     if paths.is_empty() {
         return Err(format!("no `*.{wanted}` file in this directory"));
     }
-    paths.iter().map(|path| open(path).map_err(|wrong| format!("`{}`: {wrong}", path.display()))).collect()
+    paths.iter().map(|path| open(path).map_err(|error| format!("`{}`: {error}", path.display()))).collect()
 }
 
 fn open(path: &Path) -> Result<Arc<SourceFile>, String> {
     // Pipes are rejected: on the next reload, a pipe would be empty and give a policy without rules.
-    let text = files::read(path, MAX_POLICY_BYTES).and_then(files::text).map_err(|wrong| wrong.to_string())?;
+    let text = files::read(path, MAX_POLICY_BYTES).and_then(files::text).map_err(|error| error.to_string())?;
     Ok(Arc::new(SourceFile { path: path.to_owned(), text }))
 }

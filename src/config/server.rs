@@ -35,9 +35,9 @@ pub(crate) fn gateway(reader: &mut SettingsReader<'_>, registries: Option<&upstr
     let key = reader.one(SettingKey::CaKeyFile, parse::path);
     let users = reader.one(SettingKey::GatewayUsers, parse::path);
     match (&certificate, &key) {
-        (Some(_), None) => reader.object(SettingKey::CaCertFile, "`ca-cert` without `ca-key`", "both settings, or neither"),
+        (Some(_), None) => reader.reject(SettingKey::CaCertFile, "`ca-cert` without `ca-key`", "both settings, or neither"),
         (None, Some(_)) => {
-            reader.object(SettingKey::CaKeyFile, "`ca-key` without `ca-cert`", "both settings, or neither");
+            reader.reject(SettingKey::CaKeyFile, "`ca-key` without `ca-cert`", "both settings, or neither");
         }
         _ => {}
     }

@@ -460,13 +460,7 @@ pub static SETTINGS: [Setting; 56] = [
         DefaultValue::Value("10s"),
         "How long running requests may take after a stop signal",
     ),
-    one(
-        SettingKey::LogFormat,
-        "log-format",
-        ValueKind::Word(LOG_FORMATS),
-        DefaultValue::Value("human"),
-        "Format of log lines",
-    ),
+    one(SettingKey::LogFormat, "log-format", ValueKind::Word(LOG_FORMATS), DefaultValue::Value("human"), "Format of log lines"),
     one(
         SettingKey::LogLevel,
         "log-level",

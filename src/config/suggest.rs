@@ -22,14 +22,14 @@ pub fn renamed(name: &str) -> Option<&'static str> {
     RENAMED.iter().find(|(old, _)| plain(old) == name).map(|(_, new)| *new)
 }
 
-/// Returns the setting whose name is closest to `wrong`, if one is close.
+/// Returns the setting that is closest to `name`, if one is close.
 #[must_use]
-pub fn nearest(wrong: &str) -> Option<&'static str> {
-    if let Some(new) = renamed(wrong) {
+pub fn suggest_setting(name: &str) -> Option<&'static str> {
+    if let Some(new) = renamed(name) {
         return Some(new);
     }
-    let wrong = plain(wrong);
-    suggest::nearest(&wrong, SETTINGS.iter().map(|setting| (plain(setting.name), setting.name)))
+    let name = plain(name);
+    suggest::closest(&name, SETTINGS.iter().map(|setting| (plain(setting.name), setting.name)))
 }
 
 /// Normalizes a name: drops case, `-` and `_`, and shortens `minimum`.
@@ -45,7 +45,7 @@ mod tests {
     #[test]
     fn a_renamed_setting_is_found_in_every_spelling() {
         for spelling in ["fetch-ahead", "FETCH_AHEAD", "fetchAhead"] {
-            assert_eq!((renamed(spelling), nearest(spelling)), (Some("prefetch"), Some("prefetch")), "{spelling}");
+            assert_eq!((renamed(spelling), suggest_setting(spelling)), (Some("prefetch"), Some("prefetch")), "{spelling}");
         }
         assert_eq!(renamed("prefetch"), None);
         let is_setting = |name: &str| SETTINGS.iter().any(|setting| setting.name == name);
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn misspelt_names_get_a_suggestion() {
-        for (wrong, meant) in [
+        for (name, meant) in [
             ("min_release_age", Some("min-release-age")),
             ("minimumReleaseAge", Some("min-release-age")),
             ("MIN_RELEASE_AGES", Some("min-release-age")),
@@ -63,7 +63,7 @@ mod tests {
             ("port", None),
             ("colour", None),
         ] {
-            assert_eq!(nearest(wrong), meant, "{wrong}");
+            assert_eq!(suggest_setting(name), meant, "{name}");
         }
     }
 }

@@ -30,7 +30,7 @@ pub(crate) fn resolve(
 ) -> Option<UpstreamSettings> {
     let named = reader.one(SettingKey::Upstream, parse::url);
     if named.as_ref().is_some_and(|url| ourselves.contains(url)) {
-        reader.object(SettingKey::Upstream, "`upstream` is Coldframe itself", "a registry other than this server");
+        reader.reject(SettingKey::Upstream, "`upstream` is Coldframe itself", "a registry other than this server");
     }
     let marked = reader.several(SettingKey::ClientCredentials, parse::public_url);
     let tarball_hosts = reader.several(SettingKey::TarballHost, parse::host_glob);
@@ -41,11 +41,11 @@ pub(crate) fn resolve(
     let npm = npm(reader, machine, ourselves);
     let default = match (named, &npm) {
         (Some(url), npm) => named_registry(reader, url, npm.as_ref()),
-        (None, Some(npm)) => npm.found.default_registry().map_err(|wrong| reader.note(tell(&wrong))).ok(),
+        (None, Some(npm)) => npm.found.default_registry().map_err(|error| reader.note(tell(&error))).ok(),
         (None, None) => {
             let missing = matches!(machine, DefaultsFrom::Apart) && reader.is_absent(SettingKey::Upstream);
             if missing {
-                reader.object(SettingKey::Upstream, "no upstream is configured", SettingKey::Upstream.setting().kind.allowed());
+                reader.reject(SettingKey::Upstream, "no upstream is configured", SettingKey::Upstream.setting().kind.allowed());
             }
             None
         }
@@ -54,8 +54,8 @@ pub(crate) fn resolve(
         None => (std::collections::BTreeMap::default(), CredentialRules::default(), ProxySettings::none(), Vec::new()),
         Some(npm) => {
             extra_roots.extend(npm.extra_roots());
-            let scoped = npm.found.scoped_registries().map_err(|wrong| reader.note(tell(&wrong)));
-            let proxies = npm.found.proxies(&npm.environment).map_err(|wrong| reader.note(tell(&wrong)));
+            let scoped = npm.found.scoped_registries().map_err(|error| reader.note(tell(&error)));
+            let proxies = npm.found.proxies(&npm.environment).map_err(|error| reader.note(tell(&error)));
             (scoped.ok()?, npm.found.credential_rules(), proxies.ok()?, npm.found.warnings)
         }
     };
@@ -71,7 +71,7 @@ pub(crate) fn resolve(
                     registry.time_mode = *mode;
                 } else {
                     let problem = format!("no registry is configured for the scope `{scope}`");
-                    reader.object(SettingKey::UpstreamTime, problem, "a scope with a registry in npm's configuration");
+                    reader.reject(SettingKey::UpstreamTime, problem, "a scope with a registry in npm's configuration");
                 }
             }
         }
@@ -119,8 +119,8 @@ fn npm(reader: &mut SettingsReader<'_>, machine: &DefaultsFrom<'_>, ourselves: &
     let environment = surroundings.npm_environment();
     match npmrc::discover(&environment, &|url| ourselves.contains(url)) {
         Ok(found) => Some(NpmDefaults { found, environment }),
-        Err(wrong) => {
-            reader.note(tell(&wrong));
+        Err(error) => {
+            reader.note(tell(&error));
             None
         }
     }
@@ -131,8 +131,8 @@ fn named_registry(reader: &mut SettingsReader<'_>, url: Url, npm: Option<&NpmDef
     let setting = upstream::SettingOrigin::Setting(reader.origin(SettingKey::Upstream).to_string());
     let brings_own = !url.username().is_empty() || url.password().is_some();
     // npm's credentials are looked up by URL at each fetch. They are read here to report unusable ones as errors.
-    if let Some(Err(wrong)) = npm.filter(|_| !brings_own).map(|npm| npm.found.credentials(&url)) {
-        reader.note(tell(&wrong));
+    if let Some(Err(error)) = npm.filter(|_| !brings_own).map(|npm| npm.found.credentials(&url)) {
+        reader.note(tell(&error));
         return None;
     }
     Some(RegistryConfig::new(url, setting))
@@ -151,7 +151,7 @@ fn check_marked(
     known.dedup();
     for address in marked.iter().filter(|address| !known.contains(address)) {
         let allowed = known.iter().map(|url| format!("`{url}`")).collect::<Vec<_>>().join(", ");
-        reader.object(
+        reader.reject(
             SettingKey::ClientCredentials,
             format!("`client-credentials` is not a configured registry: `{address}`"),
             allowed,
@@ -160,9 +160,9 @@ fn check_marked(
 }
 
 /// Converts an error in npm's configuration, whose text contains its location.
-fn tell(wrong: &dyn Error) -> Diagnostic {
-    let mut problem = wrong.to_string();
-    let mut source = wrong.source();
+fn tell(error: &dyn Error) -> Diagnostic {
+    let mut problem = error.to_string();
+    let mut source = error.source();
     while let Some(cause) = source {
         problem = format!("{problem}: {cause}");
         source = cause.source();

@@ -93,9 +93,7 @@ impl ValueKind {
             Self::Truth => "`true` or `false`".to_owned(),
             Self::Count => "a whole number of at least 1".to_owned(),
             Self::Number => "a whole number, 0 or more".to_owned(),
-            Self::TimeMode => {
-                "`checked`, `first-seen` or `trust`; for one scope's registry, as in `@acme=trust`".to_owned()
-            }
+            Self::TimeMode => "`checked`, `first-seen` or `trust`; for one scope's registry, as in `@acme=trust`".to_owned(),
             Self::Word(words) => {
                 let quoted: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();
                 quoted.join(", ")

@@ -109,11 +109,11 @@ async fn what_is_about_places_names_the_running_server() {
     let named = format!("http://{}/", other.address);
     let (code, told, errors) = place.run(&["client-config", "npm", "--url", &named]);
     assert!(
-        code == 0 && told.contains("min-release-age=2") && told.contains("is not the server that runs on the data directory"),
+        code == 0 && told.contains("min-release-age=2") && told.contains("not the server on the local data directory"),
         "{told}{errors}"
     );
     let (_, told, errors) = place.run(&["doctor", "--server", &named]);
-    assert!(told.contains(&format!("what answers at {named} is not a server of the data directory")), "{told}{errors}");
+    assert!(told.contains(&format!("the server at {named} does not use the data directory")), "{told}{errors}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,7 +176,7 @@ async fn a_server_without_a_socket_is_not_replaced_by_other_settings() {
     let mut command = coldframe(place.home.path());
     command.args(["check", place.lockfile(), "--upstream", &place.registry.url, "--data-dir"]).arg(&deep);
     let (code, told, errors) = run(&mut command);
-    assert!(code == 1 && told.is_empty() && errors.contains("it has no control socket"), "{code}: {told}{errors}");
+    assert!(code == 1 && told.is_empty() && errors.contains("the server has no control socket"), "{code}: {told}{errors}");
     drop(server);
     let (code, told, errors) = run(&mut command);
     assert_eq!(code, 0, "{told}{errors}");
@@ -311,7 +311,7 @@ async fn what_a_run_advises_asks_the_server_that_answered_it() {
     let running = start(&[]);
     running.ask(&url).await.is(403);
     let (code, errors) = running.end();
-    assert!(code == 3 && errors.contains("the running coldframe answers"), "{errors}");
+    assert!(code == 3 && errors.contains("using the running coldframe"), "{errors}");
     let advised = format!("coldframe explain left-pad@1.1.0 --data-dir {data}");
     assert!(errors.lines().any(|line| line.trim() == advised), "{errors}");
     let words: Vec<_> = advised.split(' ').skip(1).collect();

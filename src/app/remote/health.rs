@@ -9,7 +9,7 @@ use http::header::{HeaderMap, HeaderValue};
 use url::Url;
 
 use crate::app::AppError;
-use crate::app::standalone::check::page;
+use crate::app::standalone::check::admin_url;
 use crate::config::Config;
 use crate::net::{AddressScope, ClientConfig, ClientRequest, Deadlines, HttpClient, ProxySettings};
 use crate::tls;
@@ -33,13 +33,13 @@ pub async fn check_readiness(address: SocketAddr, config: &Config) -> Result<(),
     });
     let server = format!("http://{address}/");
     let failed = |detail: String| AppError::Server { server: server.as_str().into(), detail };
-    let url = page(&Url::parse(&server).map_err(|wrong| failed(wrong.to_string()))?, "readyz");
+    let url = admin_url(&Url::parse(&server).map_err(|error| failed(error.to_string()))?, "readyz");
     let outgoing =
         ClientRequest { method: Method::GET, url, headers: HeaderMap::new(), body: Bytes::new(), reach: AddressScope::Anywhere };
     let ask = async {
-        let answer = client.send(&outgoing).await.map_err(|wrong| wrong.to_string())?;
+        let answer = client.send(&outgoing).await.map_err(|error| error.to_string())?;
         let (status, is_well) = (answer.status.to_string(), answer.status.is_success());
-        let body = answer.body.collect(LONGEST).await.map_err(|wrong| wrong.to_string())?;
+        let body = answer.body.collect(LONGEST).await.map_err(|error| error.to_string())?;
         read(&status, is_well, &body)
     };
     let answered = tokio::time::timeout(PATIENCE, ask).await;
@@ -48,10 +48,10 @@ pub async fn check_readiness(address: SocketAddr, config: &Config) -> Result<(),
 
 /// Parses the readiness page. A response of any other server is an error.
 fn read(status: &str, is_well: bool, body: &[u8]) -> Result<(), String> {
-    let told = serde_json::from_slice::<serde_json::Value>(body).unwrap_or_default();
-    match told["ready"].as_bool() {
+    let reply = serde_json::from_slice::<serde_json::Value>(body).unwrap_or_default();
+    match reply["ready"].as_bool() {
         Some(true) if is_well => Ok(()),
-        Some(_) => Err(format!("not ready: {told}")),
+        Some(_) => Err(format!("not ready: {reply}")),
         None => Err(format!("not a Coldframe response: {status}")),
     }
 }
@@ -64,8 +64,8 @@ mod tests {
     fn only_a_ready_coldframe_passes() {
         assert_eq!(read("200 OK", true, br#"{"ready":true,"draining":false,"checks":{"store":"ok"}}"#), Ok(()));
         let not_ready = br#"{"ready":false,"draining":false,"checks":{"store":"the disk is gone"}}"#;
-        let told = read("503 Service Unavailable", false, not_ready).unwrap_err();
-        assert!(told.contains("the disk is gone"), "{told}");
+        let reply = read("503 Service Unavailable", false, not_ready).unwrap_err();
+        assert!(reply.contains("the disk is gone"), "{reply}");
         assert!(read("503 Service Unavailable", false, br#"{"ready":true}"#).is_err());
         assert!(read("200 OK", true, b"<html>it works</html>").is_err());
     }

@@ -258,13 +258,13 @@ where
 
 /// Splits locked versions into parts that fit into one request.
 fn parts(locked: &[LockedVersion]) -> Vec<&[LockedVersion]> {
-    let length = |one: &LockedVersion| {
-        let ranges: usize = one.ranges.iter().map(String::len).sum();
-        one.name.len() + one.version.len() + one.integrity.as_ref().map_or(0, String::len) + ranges
+    let length = |entry: &LockedVersion| {
+        let ranges: usize = entry.ranges.iter().map(String::len).sum();
+        entry.name.len() + entry.version.len() + entry.integrity.as_ref().map_or(0, String::len) + ranges
     };
     let (mut parts, mut start, mut bytes) = (Vec::new(), 0, 0);
-    for (at, one) in locked.iter().enumerate() {
-        let more = length(one);
+    for (at, entry) in locked.iter().enumerate() {
+        let more = length(entry);
         if at > start && (at - start >= MAX_ENTRIES || bytes + more > MAX_PART_BYTES) {
             parts.push(&locked[start..at]);
             (start, bytes) = (at, 0);
@@ -312,7 +312,9 @@ async fn ask<T: DeserializeOwned>(connected: Connected, question: &Question, at_
     };
     let answer = timeout(at_most, asking).await.map_err(|_| format!("no answer within {} s", at_most.as_secs()))?;
     match answer.ok_or("the server closed the connection without an answer")? {
-        Answer::Done(value) => serde_json::from_value(value).map_err(|wrong| format!("cannot parse the server's answer: {wrong}")),
+        Answer::Done(value) => {
+            serde_json::from_value(value).map_err(|error| format!("cannot parse the server's answer: {error}"))
+        }
         Answer::Failed(why) | Answer::Refused(why) => Err(why),
     }
 }

@@ -96,7 +96,7 @@ impl RunSession {
     /// Returns the errors of [`App::build`], or an error if no temporary directory can be created.
     pub async fn open(config: Config, needs: RunOptions, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
         let door = &config.gateway.door;
-        let wish = SessionRequest {
+        let request = SessionRequest {
             user: needs.user,
             hosts: door.targets.named_hosts(),
             itself: itself(&config.listen, config.proxy.public_url.as_ref()),
@@ -106,16 +106,21 @@ impl RunSession {
         };
         let why = match needs.alone {
             Some(why) => why,
-            None => match open(&config.store.data_dir, &wish, &registries(&config)).await {
-                Ok(guest) => return Ok(Self { apart: None, answering: RunBackend::Running(guest) }),
+            None => match open(&config.store.data_dir, &request, &registries(&config)).await {
+                Ok(remote) => return Ok(Self { apart: None, answering: RunBackend::Running(remote) }),
                 Err(OpenRefused(why)) => why,
             },
         };
-        Self::open_here(config, &wish, why, clock).await
+        Self::open_here(config, &request, why, clock).await
     }
 
     /// Opens a session in this process. `why` is the reason why a running server cannot be used, if there is one.
-    async fn open_here(mut config: Config, wish: &SessionRequest, why: String, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
+    async fn open_here(
+        mut config: Config,
+        request: &SessionRequest,
+        why: String,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, AppError> {
         let (apart, scratch) = choose_data_dir(&mut config, why)?;
         let premises = SessionTemplate::of(&config, &tls::client_config(&config.tls)?).at(&config.listen);
         // The registry listener and the configured gateway are not needed here.
@@ -126,7 +131,7 @@ impl RunSession {
         let app = App::build(config, Arc::clone(&clock)).await?;
         // Without feeds, requests are refused, and the command does not retry them.
         app.until_feeds_are_read(FEEDS_TIMEOUT).await;
-        let session = LocalSession::open(app.firewall(), (&premises, &[]), wish, Arc::new(Metrics::new()), &clock).await?;
+        let session = LocalSession::open(app.firewall(), (&premises, &[]), request, Arc::new(Metrics::new()), &clock).await?;
         let stop = watch::Sender::new(false);
         let mut stopped = stop.subscribe();
         let app = tokio::spawn(app.run(async move {
@@ -144,7 +149,7 @@ impl RunSession {
 
     /// Checks whether the gateway intercepts or tunnels requests for a URL.
     #[must_use]
-    pub fn takes(&self, url: &Url) -> bool {
+    pub fn is_proxied(&self, url: &Url) -> bool {
         self.lead().reach.takes(url)
     }
 
@@ -171,7 +176,7 @@ impl RunSession {
     fn lead(&self) -> &SessionInfo {
         match &self.answering {
             RunBackend::Own { session, .. } => &session.lead,
-            RunBackend::Running(guest) => &guest.lead,
+            RunBackend::Running(remote) => &remote.lead,
         }
     }
 
@@ -190,7 +195,7 @@ impl RunSession {
     /// Lets running requests finish, flushes the ledger, and returns the report.
     pub async fn close(self) -> RunReport {
         match self.answering {
-            RunBackend::Running(guest) => guest.leave().await,
+            RunBackend::Running(remote) => remote.close().await,
             RunBackend::Own { session, stop, app, _scratch } => {
                 let sum = session.close().await;
                 stop.send_replace(true);

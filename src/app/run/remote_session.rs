@@ -36,7 +36,7 @@ pub(crate) struct OpenRefused(pub(crate) String);
 /// Opens a session at the server on a data directory. `registries` are those that the command would use without it.
 pub(crate) async fn open(
     data_dir: &Path,
-    wish: &SessionRequest,
+    request: &SessionRequest,
     registries: &BTreeMap<String, String>,
 ) -> Result<RemoteSession, OpenRefused> {
     let silent = || OpenRefused("the server accepts no commands".to_owned());
@@ -47,7 +47,7 @@ pub(crate) async fn open(
     };
     let mut lines: Box<dyn AsyncBufRead + Send + Unpin> = Box::new(BufReader::new(lines));
     let asked = async {
-        protocol::write(&mut asking, &Request::new(What::Session(Box::new(OpenRequest::of(wish, registries))))).await;
+        protocol::write(&mut asking, &Request::new(What::Session(Box::new(OpenRequest::of(request, registries))))).await;
         protocol::read(&mut lines, LONGEST_START).await
     };
     let opened: OpenedMessage = match timeout(PATIENCE, asked).await.ok().flatten().ok_or_else(silent)? {
@@ -80,13 +80,15 @@ pub(crate) enum Connected {
 
 impl RemoteSession {
     /// Closes the session and returns its report.
-    pub(crate) async fn leave(mut self) -> RunReport {
+    pub(crate) async fn close(mut self) -> RunReport {
         // An error means that the server is gone, which the read below reports.
         let _ = self.asking.shutdown().await;
         match timeout(LEAVING, protocol::read::<ReportMessage>(&mut self.lines, LONGEST_END)).await.ok().flatten() {
-            Some(told) => told.read(),
+            Some(report) => report.read(),
             None => RunReport {
-                trouble: Some("the running coldframe exited without a report; served and refused versions are unknown".to_owned()),
+                trouble: Some(
+                    "the running coldframe exited without a report; served and refused versions are unknown".to_owned(),
+                ),
                 ..RunReport::default()
             },
         }

@@ -27,8 +27,8 @@ impl RunTempDir {
     pub fn make() -> io::Result<Self> {
         for _ in 0..TRIES {
             let folder = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
-            if let Some(beside) = folder.path().parent() {
-                remove_stale(beside, folder.path());
+            if let Some(parent) = folder.path().parent() {
+                remove_stale(parent, folder.path());
             }
             if let Some(lock) = lock(folder.path())? {
                 return Ok(Self { folder, _lock: lock });
@@ -63,8 +63,8 @@ fn lock(folder: &Path) -> io::Result<Option<File>> {
 }
 
 /// Deletes the directories of processes that are gone. Directories of other users cannot be deleted and are skipped.
-fn remove_stale(beside: &Path, own: &Path) {
-    let Ok(entries) = fs::read_dir(beside) else { return };
+fn remove_stale(parent: &Path, own: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
         let (name, path) = (entry.file_name(), entry.path());
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
@@ -91,8 +91,8 @@ mod tests {
     use super::*;
 
     /// Creates a directory like `make`. Dropping the file simulates a killed process.
-    fn folder(beside: &Path, name: &str) -> (PathBuf, Option<File>) {
-        let path = beside.join(name);
+    fn folder(parent: &Path, name: &str) -> (PathBuf, Option<File>) {
+        let path = parent.join(name);
         fs::create_dir(&path).unwrap();
         let file = lock(&path).unwrap();
         fs::create_dir(path.join("data")).unwrap();
@@ -114,7 +114,10 @@ mod tests {
         remove_stale(home.path(), &own);
         assert!(!dead.exists() && !home.path().join("coldframe-run-empty").exists());
         assert!(alive.join("data/ledger").exists() && own.exists() && other.exists());
-        assert!(home.path().join("coldframe-run-strange/inside").exists(), "a directory without a lock file is not deleted with contents");
+        assert!(
+            home.path().join("coldframe-run-strange/inside").exists(),
+            "a directory without a lock file is not deleted with contents"
+        );
     }
 
     #[test]

@@ -107,7 +107,7 @@ pub(crate) async fn connect(data_dir: &Path) -> Connected {
             Ok(found) if found.file_type().is_socket() => {}
             Ok(_) => return Connected::Refused("the control socket is not a socket".to_owned()),
             Err(_) if DataDir::is_server(data_dir) => {
-                let why = "it has no control socket, its log says why; ask it by its address: `coldframe check --server URL`, or \
+                let why = "the server has no control socket, see its log; use its address instead: `coldframe check --server URL`, or \
                            `/-/coldframe/explain/PACKAGE@VERSION` there";
                 return Connected::Refused(why.to_owned());
             }
@@ -133,7 +133,9 @@ pub(crate) async fn connect(data_dir: &Path) -> Connected {
             }
             // The socket was left by a killed process.
             Err(_) if !is_owned => return Connected::NoProcess,
-            Err(error) if tries == RETRIES => return Connected::Refused(format!("the server is starting or stopping, or hangs: {error}")),
+            Err(error) if tries == RETRIES => {
+                return Connected::Refused(format!("the server is starting or stopping, or hangs: {error}"));
+            }
             Err(_) => tokio::time::sleep(RETRY_INTERVAL).await,
         }
     }
@@ -267,13 +269,13 @@ async fn lead(opening: OpenRequest, (mut lines, mut replies): (Lines, OwnedWrite
     if let Some(why) = parts.premises.registry_mismatch(&opening.registries) {
         return protocol::write(&mut replies, &OpenReply::Refused(why)).await;
     }
-    let wish = opening.wish();
+    let request = opening.request();
     let premises = (&*parts.premises, parts.ours.as_slice());
-    let session = match LocalSession::open(&parts.firewall, premises, &wish, Arc::clone(&parts.metrics), &parts.clock).await {
+    let session = match LocalSession::open(&parts.firewall, premises, &request, Arc::clone(&parts.metrics), &parts.clock).await {
         Ok(session) => session,
-        Err(wrong) => return protocol::write(&mut replies, &refused(&wrong.to_string())).await,
+        Err(error) => return protocol::write(&mut replies, &refused(&error.to_string())).await,
     };
-    tracing::info!(client.user = wish.user, gateway.address = %session.lead.way.proxy, "session opened");
+    tracing::info!(client.user = request.user, gateway.address = %session.lead.way.proxy, "session opened");
     protocol::write(&mut replies, &OpenReply::Open(Box::new(OpenedMessage::of(&session.lead)))).await;
     let cut = tokio::select! {
         // The client sends nothing more, so any event means that the command has ended.
@@ -292,7 +294,7 @@ async fn lead(opening: OpenRequest, (mut lines, mut replies): (Lines, OwnedWrite
         }
         _ => sum.trouble.clone(),
     };
-    tracing::info!(client.user = wish.user, packages = sum.noted.served.len(), "session closed");
+    tracing::info!(client.user = request.user, packages = sum.noted.served.len(), "session closed");
     protocol::write(&mut replies, &ReportMessage::of(RunReport { trouble, ..sum })).await;
 }
 
@@ -305,8 +307,8 @@ mod tests {
         let (here, _there) = UnixStream::pair().unwrap();
         let own = rustix::process::getuid().as_raw();
         assert_eq!(foreign(&here, &[own]), None);
-        let told = foreign(&here, &[own + 1]).unwrap();
-        assert!(told.ends_with(&format!("belongs to another user: uid {own}")), "{told}");
+        let reason = foreign(&here, &[own + 1]).unwrap();
+        assert!(reason.ends_with(&format!("belongs to another user: uid {own}")), "{reason}");
     }
 
     #[tokio::test]

@@ -38,12 +38,12 @@ impl<A: RegistryService> LoopbackGateway<A> {
     pub(crate) async fn open(
         answers: Arc<A>,
         (service, gateway, parent): (server::Config, &server::GatewayConfig, OutboundProxy),
-        ((guest, pass), ours): ((Arc<str>, SessionPassword), &[SocketAddr]),
+        ((user, pass), ours): ((Arc<str>, SessionPassword), &[SocketAddr]),
         metrics: Arc<Metrics>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, AppError> {
         let hosts = gateway.targets.hosts();
-        let pem = ca::create(&hosts, clock.now()).map_err(AppError::Authority)?;
+        let pem = ca::generate(&hosts, clock.now()).map_err(AppError::Authority)?;
         let current = CertificateAuthority::read(pem.as_bytes(), pem.as_bytes());
         let current = current.map_err(|detail| AppError::Authority(TlsError::Unusable { path: "memory".into(), detail }))?;
         let certificate = current.certificate().clone();
@@ -54,7 +54,7 @@ impl<A: RegistryService> LoopbackGateway<A> {
         let service = Arc::new(RegistryHandler::new(answers, service, &[], pages(), metrics)?);
         let ours = ours.iter().copied().chain([bound.address]).collect();
         let way = EgressContext { ours, parent };
-        let door = Arc::new(Forward::new(service, gateway, leaves, way)?.for_single_user(guest, pass));
+        let door = Arc::new(Forward::new(service, gateway, leaves, way)?.for_single_user(user, pass));
         Ok(Self { bound, door, certificate })
     }
 

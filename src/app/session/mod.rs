@@ -112,7 +112,7 @@ impl SessionTemplate {
             itself: Vec::new(),
             policies: config.policies.names.join(", "),
             service: config.proxy.clone(),
-            parent: outbound::parent(&config.upstream, trust),
+            parent: outbound::outbound_proxy(&config.upstream, trust),
         }
     }
 
@@ -240,18 +240,18 @@ impl LocalSession {
     pub(crate) async fn open(
         firewall: &Arc<Firewall>,
         (premises, ours): (&SessionTemplate, &[SocketAddr]),
-        wish: &SessionRequest,
+        request: &SessionRequest,
         metrics: Arc<Metrics>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, AppError> {
         let mut gateway = premises.gateway();
-        wish.extend(&mut gateway);
-        let witness = Arc::new(RequestRecorder::before(Arc::clone(firewall), &wish.wants));
+        request.extend(&mut gateway);
+        let recorder = Arc::new(RequestRecorder::before(Arc::clone(firewall), &request.wants));
         let (service, parent) = (premises.service.clone(), premises.parent.clone());
         let connections = service.limits.connections;
         let pass = SessionPassword::random()?;
-        let guest = ((Arc::from(wish.user.as_str()), pass.clone()), ours);
-        let front = LoopbackGateway::open(Arc::clone(&witness), (service, &gateway, parent), guest, metrics, clock).await?;
+        let client = ((Arc::from(request.user.as_str()), pass.clone()), ours);
+        let front = LoopbackGateway::open(Arc::clone(&recorder), (service, &gateway, parent), client, metrics, clock).await?;
         let proxy = Url::parse(&format!("http://{}/", front.address())).unwrap_or_else(|_| premises.registry.clone());
         let certificate = front.certificate().clone();
         let stop = watch::Sender::new(false);
@@ -262,7 +262,7 @@ impl LocalSession {
                 let _ = stopped.wait_for(|stop| *stop).await;
             };
             let turned_away = front.serve(connections, stopped).await;
-            (witness.noted(), turned_away)
+            (recorder.noted(), turned_away)
         });
         let (way, reach) = (
             ProxyEndpoint { proxy, pass, registry: premises.registry.clone() },

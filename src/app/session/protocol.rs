@@ -123,11 +123,11 @@ struct HiddenMessage {
     #[serde(default)]
     is_wanted: bool,
     #[serde(default)]
-    wanted: Vec<ToldWanted>,
+    wanted: Vec<WantedMessage>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct ToldWanted {
+struct WantedMessage {
     want: Want,
     fails: bool,
     kept: HeldMessage,
@@ -157,20 +157,20 @@ pub(crate) async fn write(to: &mut (impl AsyncWrite + Unpin), what: &impl Serial
 }
 
 impl OpenRequest {
-    pub(crate) fn of(wish: &SessionRequest, registries: &BTreeMap<String, String>) -> Self {
+    pub(crate) fn of(request: &SessionRequest, registries: &BTreeMap<String, String>) -> Self {
         Self {
             registries: registries.clone(),
-            user: wish.user.clone(),
-            hosts: wish.hosts.iter().map(|host| host.as_ref().to_owned()).collect(),
-            itself: wish.itself.clone(),
-            allowed: wish.allowed.iter().map(ToString::to_string).collect(),
-            tunnels_others: wish.tunnels_others,
-            wants: wish.wants.clone(),
+            user: request.user.clone(),
+            hosts: request.hosts.iter().map(|host| host.as_ref().to_owned()).collect(),
+            itself: request.itself.clone(),
+            allowed: request.allowed.iter().map(ToString::to_string).collect(),
+            tunnels_others: request.tunnels_others,
+            wants: request.wants.clone(),
         }
     }
 
     /// Converts the request. Invalid entries are left out.
-    pub(crate) fn wish(&self) -> SessionRequest {
+    pub(crate) fn request(&self) -> SessionRequest {
         SessionRequest {
             user: self.user.clone(),
             hosts: self.hosts.iter().filter_map(|host| DnsName::try_from(host.clone()).ok()).collect(),
@@ -228,7 +228,7 @@ impl ReportMessage {
             newer: hidden.newer.into_iter().map(HeldMessage::of).collect(),
             others: hidden.others.map(|(kept, count)| (HeldMessage::of(kept), count)),
             is_wanted: hidden.is_wanted,
-            wanted: hidden.wanted.into_iter().map(ToldWanted::of).collect(),
+            wanted: hidden.wanted.into_iter().map(WantedMessage::of).collect(),
         });
         Self {
             served: served.collect(),
@@ -243,18 +243,18 @@ impl ReportMessage {
 
     pub(crate) fn read(self) -> RunReport {
         let name = |text: &str| PackageName::parse(text).ok();
-        let refused = self.refused.into_iter().filter_map(|told| {
-            let refusal = told.read()?;
+        let refused = self.refused.into_iter().filter_map(|message| {
+            let refusal = message.read()?;
             Some(((refusal.name.clone(), refusal.version.clone()), refusal))
         });
-        let hidden = self.hidden.into_iter().filter_map(|told| {
+        let hidden = self.hidden.into_iter().filter_map(|message| {
             let hidden = HiddenVersions {
-                newer: told.newer.into_iter().map(HeldMessage::read).collect(),
-                others: told.others.map(|(kept, count)| (kept.read(), count)),
-                is_wanted: told.is_wanted,
-                wanted: told.wanted.into_iter().map(ToldWanted::read).collect(),
+                newer: message.newer.into_iter().map(HeldMessage::read).collect(),
+                others: message.others.map(|(kept, count)| (kept.read(), count)),
+                is_wanted: message.is_wanted,
+                wanted: message.wanted.into_iter().map(WantedMessage::read).collect(),
             };
-            Some((name(&told.name)?, hidden))
+            Some((name(&message.name)?, hidden))
         });
         let turned_away =
             self.turned_away.into_iter().map(|(place, times, reason)| (place, RefusedDestination { times, reason }));
@@ -283,7 +283,7 @@ impl RefusalMessage {
     }
 }
 
-impl ToldWanted {
+impl WantedMessage {
     fn of(WantedVersion { want, fails, kept }: WantedVersion) -> Self {
         Self { want, fails, kept: HeldMessage::of(kept) }
     }

@@ -63,23 +63,23 @@ pub async fn adopt(config: Config, clock: Arc<dyn Clock>, lockfiles: &[Lockfile]
 /// Plans the adoption of `wanted`.
 pub(crate) async fn adopt_wanted(firewall: &Arc<Firewall>, asker: &Client, wanted: WantedVersions) -> Adoption {
     let mut adoption = Adoption::default();
-    let (places, mut asked) = (Arc::new(Semaphore::new(AT_ONCE)), JoinSet::new());
+    let (slots, mut asked) = (Arc::new(Semaphore::new(AT_ONCE)), JoinSet::new());
     let mut names = HashMap::new();
     for (name, versions) in wanted {
-        let (firewall, asker, places) = (Arc::clone(firewall), asker.clone(), Arc::clone(&places));
+        let (firewall, asker, slots) = (Arc::clone(firewall), asker.clone(), Arc::clone(&slots));
         let listed = name.clone();
         let task = asked.spawn(async move {
-            let _place = places.acquire_owned().await;
+            let _slot = slots.acquire_owned().await;
             let inspected = match PackageName::parse(&name) {
                 Ok(parsed) => firewall.inspect(&asker, &parsed).await,
-                Err(wrong) => Err(FirewallError::NotFound(wrong.to_string().into())),
+                Err(error) => Err(FirewallError::NotFound(error.to_string().into())),
             };
             (name, versions, inspected)
         });
         names.insert(task.id(), listed);
     }
-    while let Some(told) = asked.join_next().await {
-        match told {
+    while let Some(joined) = asked.join_next().await {
+        match joined {
             Ok((name, versions, inspected)) => adoption.take(&name, &versions, &inspected),
             Err(lost) => {
                 tracing::error!(error = %lost, "package not inspected");
@@ -106,7 +106,7 @@ pub(crate) fn wanted(lockfiles: &[Lockfile]) -> (Adoption, WantedVersions) {
                 let versions = wanted.entry(name.as_str().to_owned()).or_default();
                 versions.entry(entry.version.clone()).or_default().insert(entry.integrity.clone());
             }
-            Err(wrong) => adoption.left_out.push((format!("{}@{}", entry.name, entry.version), wrong.to_string())),
+            Err(error) => adoption.left_out.push((format!("{}@{}", entry.name, entry.version), error.to_string())),
         }
     }
     (adoption, wanted)
@@ -120,7 +120,8 @@ impl Adoption {
         self.unchecked.extend(other.unchecked);
         self.allowed += other.allowed;
         self.elsewhere += other.elsewhere;
-        self.versions.sort_by(|one, other| (&one.package, &one.approved.version).cmp(&(&other.package, &other.approved.version)));
+        self.versions
+            .sort_by(|left, right| (&left.package, &left.approved.version).cmp(&(&right.package, &right.approved.version)));
         self.left_out.sort();
         self.unchecked.sort();
     }
@@ -141,7 +142,7 @@ impl Adoption {
                     continue;
                 }
             };
-            match found.and_then(|one| is_adoptable(one, digests)) {
+            match found.and_then(|candidate| is_adoptable(candidate, digests)) {
                 Ok(None) => self.allowed += 1,
                 Ok(Some(approved)) => self.versions.push(AdoptedVersion { package: name.to_owned(), approved }),
                 Err(why) => self.left_out.push((spec, why)),
@@ -152,14 +153,14 @@ impl Adoption {
 
 /// Finds the version of a lockfile entry. Build metadata is ignored if there is no exact match.
 fn same<'i>(versions: &'i [InspectedVersion], wanted: &str) -> Option<&'i InspectedVersion> {
-    let exact = versions.iter().find(|one| *one.key == *wanted);
-    exact.or_else(|| versions.iter().find(|one| without_build(&one.key) == without_build(wanted)))
+    let exact = versions.iter().find(|candidate| *candidate.key == *wanted);
+    exact.or_else(|| versions.iter().find(|candidate| without_build(&candidate.key) == without_build(wanted)))
 }
 
 /// Checks whether a version is adopted. Returns `None` if it is already allowed, and an error if it is refused for another reason
 /// than its age.
-fn is_adoptable(one: &InspectedVersion, digests: &BTreeSet<Option<Box<str>>>) -> Result<Option<ApprovedVersion>, String> {
-    let Some(integrity) = &one.integrity else { return Err("upstream has no integrity for this version".to_owned()) };
+fn is_adoptable(candidate: &InspectedVersion, digests: &BTreeSet<Option<Box<str>>>) -> Result<Option<ApprovedVersion>, String> {
+    let Some(integrity) = &candidate.integrity else { return Err("upstream has no integrity for this version".to_owned()) };
     let other = digests.iter().flatten().find(|text| {
         let stated = Integrity::parse(Some(text), None).or_else(|| Integrity::parse(None, Some(text)));
         stated.is_none_or(|stated| stated.compare(integrity) == DigestComparison::Different)
@@ -167,13 +168,13 @@ fn is_adoptable(one: &InspectedVersion, digests: &BTreeSet<Option<Box<str>>>) ->
     if let Some(other) = other {
         return Err(format!("the lockfile's integrity differs from upstream's: {other}"));
     }
-    if one.verdict.allows() {
+    if candidate.verdict.is_allowed() {
         return Ok(None);
     }
-    let why = one.verdict.reason().map(|reason| format!("{} (rule {})", reason.detail, reason.rule)).unwrap_or_default();
-    match one.verdict.opens() {
-        Some(opens) if one.records.is_empty() && is_approvable(&one.verdict) => {
-            Ok(Some(ApprovedVersion { version: one.key.to_string(), integrity: integrity.to_sri(), until: Some(opens) }))
+    let why = candidate.verdict.reason().map(|reason| format!("{} (rule {})", reason.detail, reason.rule)).unwrap_or_default();
+    match candidate.verdict.opens() {
+        Some(opens) if candidate.records.is_empty() && is_approvable(&candidate.verdict) => {
+            Ok(Some(ApprovedVersion { version: candidate.key.to_string(), integrity: integrity.to_sri(), until: Some(opens) }))
         }
         _ => Err(why),
     }

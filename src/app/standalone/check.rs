@@ -65,7 +65,7 @@ impl Checker {
     pub fn at(server: Url, config: &Config) -> Result<Self, AppError> {
         let deadlines = Deadlines { headers: PATIENCE, whole: PATIENCE, ..config.upstream.deadlines };
         let client = client(config, deadlines)?;
-        Ok(Self(CheckTarget::There(Arc::new(Distant { client, server, token: bearer(config)? }))))
+        Ok(Self(CheckTarget::There(Arc::new(Distant { client, server, token: admin_token(config)? }))))
     }
 
     /// Returns one outcome for each of `locked`, in the same order. A failed lookup is the outcome of its package.
@@ -97,14 +97,14 @@ impl Distant {
     }
 
     async fn ask(&self, packages: Vec<LockedVersion>) -> Result<CheckResponse, String> {
-        let url = page(&self.server, "check");
-        let body = serde_json::to_vec(&CheckRequest { packages }).map_err(|wrong| wrong.to_string())?;
+        let url = admin_url(&self.server, "check");
+        let body = serde_json::to_vec(&CheckRequest { packages }).map_err(|error| error.to_string())?;
         let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
         headers.extend(self.token.clone().map(|token| (AUTHORIZATION, token)));
         let outgoing = ClientRequest { method: Method::POST, url, headers, body: body.into(), reach: AddressScope::Anywhere };
-        let answer = self.client.send(&outgoing).await.map_err(|wrong| wrong.to_string())?;
+        let answer = self.client.send(&outgoing).await.map_err(|error| error.to_string())?;
         let (status, is_well) = (answer.status.to_string(), answer.status.is_success());
-        let body = answer.body.collect(LONGEST).await.map_err(|wrong| wrong.to_string())?;
+        let body = answer.body.collect(LONGEST).await.map_err(|error| error.to_string())?;
         read(&status, is_well, &body)
     }
 }
@@ -120,7 +120,7 @@ pub(crate) fn client(config: &Config, deadlines: Deadlines) -> Result<HttpClient
 }
 
 /// Returns the header value of the first admin token in the configured file.
-pub(crate) fn bearer(config: &Config) -> Result<Option<HeaderValue>, AppError> {
+pub(crate) fn admin_token(config: &Config) -> Result<Option<HeaderValue>, AppError> {
     let token = config.proxy.admin_tokens.as_deref().map(tokens::first).transpose()?;
     let mut value = token.and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());
     if let Some(value) = &mut value {
@@ -130,7 +130,7 @@ pub(crate) fn bearer(config: &Config) -> Result<Option<HeaderValue>, AppError> {
 }
 
 /// Returns the URL of an admin page at `server`.
-pub(crate) fn page(server: &Url, name: &str) -> Url {
+pub(crate) fn admin_url(server: &Url, name: &str) -> Url {
     let mut url = server.clone();
     url.set_path(&format!("{}/-/coldframe/{name}", server.path().trim_end_matches('/')));
     url
@@ -139,9 +139,9 @@ pub(crate) fn page(server: &Url, name: &str) -> Url {
 /// Parses a response, or the error in it.
 pub(crate) fn read<T: DeserializeOwned>(status: &str, is_well: bool, body: &Bytes) -> Result<T, String> {
     if !is_well {
-        let told = serde_json::from_slice::<serde_json::Value>(body).ok();
-        let told = told.as_ref().and_then(|told| told["error"].as_str()).unwrap_or("no reason given");
-        return Err(format!("{status}: {told}"));
+        let reply = serde_json::from_slice::<serde_json::Value>(body).ok();
+        let reply = reply.as_ref().and_then(|reply| reply["error"].as_str()).unwrap_or("no reason given");
+        return Err(format!("{status}: {reply}"));
     }
-    serde_json::from_slice(body).map_err(|wrong| format!("not a Coldframe response: {wrong}"))
+    serde_json::from_slice(body).map_err(|error| format!("not a Coldframe response: {error}"))
 }

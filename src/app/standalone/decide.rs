@@ -79,29 +79,29 @@ impl ApprovalPlan {
             unnamed: Vec::new(),
             needs_second: false,
         };
-        for one in fitting {
-            expansion.add(one, records);
+        for version in fitting {
+            expansion.add(version, records);
         }
         Ok(expansion)
     }
 
-    fn add(&mut self, one: &InspectedVersion, records: &[String]) {
-        if one.verdict.allows() {
+    fn add(&mut self, version: &InspectedVersion, records: &[String]) {
+        if version.verdict.is_allowed() {
             self.allowed += 1;
             return;
         }
-        let Some(integrity) = one.integrity.as_ref().filter(|_| is_approvable(&one.verdict)) else {
-            let why = one.verdict.reason().map(|reason| format!("{} (rule {})", reason.detail, reason.rule));
-            self.left_out.push((one.key.to_string(), why.unwrap_or_default()));
+        let Some(integrity) = version.integrity.as_ref().filter(|_| is_approvable(&version.verdict)) else {
+            let why = version.verdict.reason().map(|reason| format!("{} (rule {})", reason.detail, reason.rule));
+            self.left_out.push((version.key.to_string(), why.unwrap_or_default()));
             return;
         };
-        self.needs_second |= !one.records.is_empty();
-        for record in one.records.iter().filter(|record| !records.contains(record)) {
+        self.needs_second |= !version.records.is_empty();
+        for record in version.records.iter().filter(|record| !records.contains(record)) {
             if !self.unnamed.contains(record) {
                 self.unnamed.push(record.clone());
             }
         }
-        self.approved.push(ApprovedVersion { version: one.key.to_string(), integrity: integrity.to_sri(), until: None });
+        self.approved.push(ApprovedVersion { version: version.key.to_string(), integrity: integrity.to_sri(), until: None });
     }
 
     /// Converts the plan to a decision.
@@ -121,10 +121,10 @@ pub fn is_approvable(verdict: &Verdict) -> bool {
 ///
 /// # Errors
 /// Returns an error if the data directory or its ledger cannot be used.
-pub fn decide(data_dir: &Path, proposal: &DecisionProposal) -> Result<RecordedDecision, AppError> {
-    let mut desk = DecisionWriter::open(data_dir).map_err(AppError::DataDir)?;
-    let (id, revision) = desk.decide(proposal).map_err(AppError::DataDir)?;
-    taken(&desk, id, revision)
+pub fn record_decision(data_dir: &Path, proposal: &DecisionProposal) -> Result<RecordedDecision, AppError> {
+    let mut writer = DecisionWriter::open(data_dir).map_err(AppError::DataDir)?;
+    let (id, revision) = writer.decide(proposal).map_err(AppError::DataDir)?;
+    await_applied(&writer, id, revision)
 }
 
 /// Confirms decision `id` as a second person and waits until it applies. Blocks.
@@ -132,11 +132,11 @@ pub fn decide(data_dir: &Path, proposal: &DecisionProposal) -> Result<RecordedDe
 /// # Errors
 /// Returns an error if the decision awaits no confirmation, if `by` is its author, or if the ledger cannot be used.
 pub fn confirm(data_dir: &Path, id: i64, by: &Signature) -> Result<RecordedDecision, AppError> {
-    let mut desk = DecisionWriter::open(data_dir).map_err(AppError::DataDir)?;
-    let confirmed = desk.confirm(id, by).map_err(AppError::DataDir)?;
+    let mut writer = DecisionWriter::open(data_dir).map_err(AppError::DataDir)?;
+    let confirmed = writer.confirm(id, by).map_err(AppError::DataDir)?;
     match confirmed {
-        Some(revision) => taken(&desk, id, revision),
-        None => Err(conflict_error(&desk, id, "awaits no confirmation")),
+        Some(revision) => await_applied(&writer, id, revision),
+        None => Err(conflict_error(&writer, id, "awaits no confirmation")),
     }
 }
 
@@ -145,11 +145,11 @@ pub fn confirm(data_dir: &Path, id: i64, by: &Signature) -> Result<RecordedDecis
 /// # Errors
 /// Returns an error if there is no such active decision, or if the ledger cannot be used.
 pub fn revoke(data_dir: &Path, id: i64, by: &Signature, why: &str) -> Result<RecordedDecision, AppError> {
-    let mut desk = DecisionWriter::open(data_dir).map_err(AppError::DataDir)?;
-    let revoked = desk.revoke(id, by, why).map_err(AppError::DataDir)?;
+    let mut writer = DecisionWriter::open(data_dir).map_err(AppError::DataDir)?;
+    let revoked = writer.revoke(id, by, why).map_err(AppError::DataDir)?;
     match revoked {
-        Some(revision) => taken(&desk, id, revision),
-        None => Err(conflict_error(&desk, id, "is already revoked")),
+        Some(revision) => await_applied(&writer, id, revision),
+        None => Err(conflict_error(&writer, id, "is already revoked")),
     }
 }
 
@@ -163,38 +163,34 @@ pub fn decisions(data_dir: &Path) -> Result<Vec<Decision>, AppError> {
     Ok(ledger.decisions().map_err(AppError::DataDir)?.1)
 }
 
-fn taken(desk: &DecisionWriter, id: i64, revision: u64) -> Result<RecordedDecision, AppError> {
-    let effect = desk.wait_applied(revision, AT_MOST).map_err(AppError::DataDir)?;
-    let decision = desk.find(id).map_err(AppError::DataDir)?;
-    let decision =
-        decision.ok_or_else(|| AppError::DataDir(StoreError::Damaged("a recorded decision is missing".into())))?;
+fn await_applied(writer: &DecisionWriter, id: i64, revision: u64) -> Result<RecordedDecision, AppError> {
+    let effect = writer.wait_applied(revision, AT_MOST).map_err(AppError::DataDir)?;
+    let decision = writer.find(id).map_err(AppError::DataDir)?;
+    let decision = decision.ok_or_else(|| AppError::DataDir(StoreError::Damaged("a recorded decision is missing".into())))?;
     Ok(RecordedDecision { decision, effect })
 }
 
-fn conflict_error(desk: &DecisionWriter, id: i64, else_: &'static str) -> AppError {
-    match desk.find(id) {
+fn conflict_error(writer: &DecisionWriter, id: i64, reason: &'static str) -> AppError {
+    match writer.find(id) {
         Ok(Some(decision)) if decision.proposal.needs_second && decision.second.is_none() && decision.revoked.is_none() => {
-            AppError::Undecidable {
-                id,
-                why: "must be confirmed by another system user than its author; `SUDO_USER` is ignored",
-            }
+            AppError::Undecidable { id, why: "must be confirmed by another system user than its author; `SUDO_USER` is ignored" }
         }
-        Ok(Some(_)) => AppError::Undecidable { id, why: else_ },
+        Ok(Some(_)) => AppError::Undecidable { id, why: reason },
         Ok(None) => AppError::Undecidable { id, why: "is not in this ledger" },
-        Err(wrong) => AppError::DataDir(wrong),
+        Err(error) => AppError::DataDir(error),
     }
 }
 
 /// Returns the versions that `asked` matches: one version, the target of a dist-tag, or all versions in a range.
 fn matching_versions<'a>(inspection: &'a PackageInspection, asked: &str) -> Vec<&'a InspectedVersion> {
-    let of_key = |key: &str| inspection.versions.iter().find(|one| *one.key == *key);
-    if let Some(one) = of_key(asked) {
-        return vec![one];
+    let of_key = |key: &str| inspection.versions.iter().find(|version| *version.key == *key);
+    if let Some(version) = of_key(asked) {
+        return vec![version];
     }
     if let Some((_, target)) = inspection.dist_tags.iter().find(|(tag, _)| **tag == *asked) {
         return of_key(target).into_iter().collect();
     }
     let Some(range) = Range::parse(asked) else { return Vec::new() };
     let takes = |version: &Version| range.matches(version);
-    inspection.versions.iter().filter(|one| one.version.as_ref().is_some_and(takes)).collect()
+    inspection.versions.iter().filter(|version| version.version.as_ref().is_some_and(takes)).collect()
 }

@@ -50,11 +50,11 @@ pub struct FeedStatus {
 /// Returns an error if no HTTP client can be created.
 pub async fn sync(config: Config, clock: Arc<dyn Clock>, accept_shrunk: bool) -> Result<Vec<FeedStatus>, AppError> {
     let client = outbound::client(&config.upstream, &tls::client_config(&config.tls)?);
-    let shelf = FeedStore::of(&config.store.data_dir);
+    let store = FeedStore::of(&config.store.data_dir);
     for feed in &config.feeds.followed {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            match feed::sync(feed, &shelf, &client, clock.now(), accept_shrunk).await {
+            match feed::sync(feed, &store, &client, clock.now(), accept_shrunk).await {
                 SyncOutcome::Failed(_, FeedError::Busy) if tokio::time::Instant::now() < deadline => {
                     tokio::time::sleep(PATIENCE / 100).await;
                 }
@@ -68,9 +68,9 @@ pub async fn sync(config: Config, clock: Arc<dyn Clock>, accept_shrunk: bool) ->
 /// Returns the status of every feed from the stored state.
 #[must_use]
 pub fn status(config: &Config, now: Timestamp) -> Vec<FeedStatus> {
-    let (shelf, mistakes) = (FeedStore::of(&config.store.data_dir), overbroad(&config.store.data_dir, now));
+    let (store, mistakes) = (FeedStore::of(&config.store.data_dir), overbroad(&config.store.data_dir, now));
     let stand = |feed: &FeedConfig| {
-        let state = shelf.state(feed);
+        let state = store.state(feed);
         let mark = format!("of the feed `{}`", feed.name);
         let staleness = state.staleness(feed.expiry, now);
         let overbroad = mistakes.iter().filter(|mistake| mistake.contains(&mark)).cloned().collect();
@@ -84,7 +84,7 @@ pub fn status(config: &Config, now: Timestamp) -> Vec<FeedStatus> {
 /// # Errors
 /// Returns an error if there is no ledger, or if no configured feed has such an advisory.
 pub fn find_exposed(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<Vec<ExposedVersion>, AppError> {
-    plan(config, clock, id).map(|plan| plan.findings)
+    plan_incident(config, clock, id).map(|plan| plan_incident.findings)
 }
 
 /// The plan for an advisory, or for versions named by an operator.
@@ -159,7 +159,8 @@ pub fn plan_versions(
     versions: &[String],
     named: &str,
 ) -> Result<IncidentPlan, AppError> {
-    let findings = exposure::find_versions(&open_read_only(data_dir)?, name, versions, "no advisory").map_err(AppError::DataDir)?;
+    let findings =
+        exposure::find_versions(&open_read_only(data_dir)?, name, versions, "no advisory").map_err(AppError::DataDir)?;
     let freeze_at = freeze_at(&findings.iter().collect::<Vec<_>>(), now);
     let subject = AffectedPackage { name: name.as_str().to_owned(), versions: versions.to_vec(), freeze_at };
     let summary = "named by a person, in no feed".to_owned();
@@ -170,7 +171,7 @@ pub fn plan_versions(
 ///
 /// # Errors
 /// Returns an error if no configured feed has such an advisory, or if the ledger cannot be read.
-pub fn plan(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<IncidentPlan, AppError> {
+pub fn plan_incident(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<IncidentPlan, AppError> {
     let (data_dir, now) = (config.store.data_dir.clone(), clock.now());
     let world = firewall(config, clock)?.value.world();
     let found: Vec<_> = world.advisories.with_id(id).collect();
@@ -223,12 +224,12 @@ pub fn decide(
     let reason = format!("incident {}", plan.id);
     let mut decide = |act: DecisionAction, expires: Option<Timestamp>| {
         let proposal = DecisionProposal { act, reason: reason.clone(), author: author.clone(), expires, needs_second: false };
-        decide::decide(data_dir, &proposal).map(|taken| {
-            done.decisions.push(taken.decision.id);
-            done.is_pending |= taken.effect == ApplyStatus::Pending;
+        decide::record_decision(data_dir, &proposal).map(|recorded| {
+            done.decisions.push(recorded.decision.id);
+            done.is_pending |= recorded.effect == ApplyStatus::Pending;
         })
     };
-    for AffectedPackage { name, versions, freeze_at } in &plan.subjects {
+    for AffectedPackage { name, versions, freeze_at } in &plan_incident.subjects {
         let range = (!versions.is_empty()).then(|| versions.join(" || "));
         decide(DecisionAction::Deny { packages: name.clone(), range }, None)?;
         let thaws = timestamp::after(author.at, freeze_for);
@@ -243,7 +244,9 @@ pub fn decide(
 /// Returns an error if a file cannot be removed.
 pub fn purge(data_dir: &Path, plan: &IncidentPlan) -> Result<Purged, AppError> {
     let ledger = SqliteLedger::read_only(data_dir).map_err(AppError::DataDir)?;
-    let purged = operations::purge(&ledger, &plan.integrities(), &plan.packages(), |digest| disk::remove_blob(data_dir, digest));
+    let purged = operations::purge(&ledger, &plan_incident.integrities(), &plan_incident.packages(), |digest| {
+        disk::remove_blob(data_dir, digest)
+    });
     purged.map_err(AppError::DataDir)
 }
 
@@ -265,11 +268,7 @@ pub fn export(
         match record(&ledger, decision, id_prefix, now)? {
             Some(record) => records.push(record),
             None if is_denial(decision, now) => {
-                left.push(format!(
-                    "decision {}, {}: matches no known package",
-                    decision.id,
-                    decision.proposal.act.subject()
-                ));
+                left.push(format!("decision {}, {}: matches no known package", decision.id, decision.proposal.act.subject()));
             }
             None => {}
         }
@@ -396,12 +395,12 @@ fn overbroad(data_dir: &Path, now: Timestamp) -> Vec<String> {
         })
         .collect();
     let incidents = ledger.incidents(Timestamp::UNIX_EPOCH).unwrap_or_default();
-    let told = incidents.into_iter().filter(|incident| {
+    let records = incidents.into_iter().filter(|incident| {
         incident.kind == "feed_overbroad" && !decided.iter().any(|decided| incident.detail.starts_with(decided))
     });
-    let mut told: Vec<String> =
-        told.map(|incident| format!("{}: {}", incident.name.unwrap_or_default(), incident.detail)).collect();
-    told.sort();
-    told.dedup();
-    told
+    let mut records: Vec<String> =
+        records.map(|incident| format!("{}: {}", incident.name.unwrap_or_default(), incident.detail)).collect();
+    records.sort();
+    records.dedup();
+    records
 }

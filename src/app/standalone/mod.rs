@@ -74,7 +74,7 @@ pub(crate) fn firewall_with_policies(
         decisions,
         config: config.firewall,
     });
-    firewall.follow(&advisories);
+    firewall.set_advisories(&advisories);
     Ok(StandaloneFirewall { value: Arc::new(firewall), _folder: scratch })
 }
 
@@ -91,22 +91,24 @@ pub fn exposure(data_dir: &Path, spec: &PackageSpec) -> Result<Vec<Exposure>, Ap
 ///
 /// # Errors
 /// Returns an error if there is no ledger, or if it cannot be read.
-pub fn contacts(data_dir: &Path) -> Result<Vec<IndicatorHitSummary>, AppError> {
+pub fn indicator_hits(data_dir: &Path) -> Result<Vec<IndicatorHitSummary>, AppError> {
     let ledger = SqliteLedger::read_only(data_dir).map_err(AppError::DataDir)?;
     let mut contacts: Vec<IndicatorHitSummary> = Vec::new();
     for event in ledger.incidents(Timestamp::UNIX_EPOCH).map_err(AppError::DataDir)? {
         let read =
             (event.kind == indicator_hit::KIND).then(|| IndicatorHit::read(event.name.as_deref(), &event.detail)).flatten();
         let Some(contact) = read else { continue };
-        match contacts.iter_mut().find(|known| known.contact == contact) {
+        match indicator_hits.iter_mut().find(|known| known.contact == contact) {
             Some(known) => {
                 known.times += event.times;
                 known.last = known.last.max(event.last);
             }
-            None => contacts.push(IndicatorHitSummary { contact, times: event.times, first: event.first, last: event.last }),
+            None => {
+                indicator_hits.push(IndicatorHitSummary { contact, times: event.times, first: event.first, last: event.last })
+            }
         }
     }
-    Ok(contacts)
+    Ok(indicator_hits)
 }
 
 /// Repeated hits of one client on one indicator.
@@ -125,7 +127,7 @@ pub(crate) fn open_read_only(data_dir: &Path) -> Result<ReadOnlyLedger, AppError
     match SqliteLedger::read_only(data_dir) {
         Ok(ledger) => Ok(ReadOnlyLedger(Some(ledger))),
         Err(StoreError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(ReadOnlyLedger(None)),
-        Err(wrong) => Err(AppError::DataDir(wrong)),
+        Err(error) => Err(AppError::DataDir(error)),
     }
 }
 

@@ -62,21 +62,21 @@ pub async fn diff_policies(config: Config, clock: Arc<dyn Clock>, candidate: Pol
         config.policy = policy.clone();
     }
     let firewall = firewall_with_policies(config, clock, vec![candidate])?;
-    let mut difference = PolicyDiff::default();
+    let mut diff = PolicyDiff::default();
     for (name, asked) in by_name {
         let Ok(package) = PackageName::parse(&name) else { continue };
         let wanted: Vec<(&str, Timestamp)> = asked.iter().map(|asked| (&*asked.version, asked.first)).collect();
         let (now, then) = (asker(), Client { profile: Profile(1), ..asker() });
-        let looked = match firewall.value.judge_then(&now, &package, &wanted).await {
+        let compared = match firewall.value.judge_then(&now, &package, &wanted).await {
             Ok(now) => firewall.value.judge_then(&then, &package, &wanted).await.map(|then| (now, then)),
-            Err(wrong) => Err(wrong),
+            Err(error) => Err(error),
         };
-        match looked {
-            Ok((now, then)) => diff_policies.take(asked, now, then),
-            Err(wrong) => diff_policies.unknown.push((name, wrong.to_string())),
+        match compared {
+            Ok((now, then)) => diff.take(asked, now, then),
+            Err(error) => diff.unknown.push((name, error.to_string())),
         }
     }
-    Ok(diff_policies)
+    Ok(diff)
 }
 
 impl PolicyDiff {
@@ -89,7 +89,7 @@ impl PolicyDiff {
                 self.asked += 1;
                 last = Some(asked.version.clone());
             }
-            if now.allows() != then.allows() {
+            if now.is_allowed() != then.is_allowed() {
                 self.add(asked, now, then);
             }
         }
@@ -97,9 +97,10 @@ impl PolicyDiff {
 
     fn add(&mut self, asked: DownloadSummary, now: Verdict, then: Verdict) {
         let DownloadSummary { name, version, client, times, first } = asked;
-        let is_same =
-            |one: &&mut ChangedVerdict| one.name == name && one.version == version && one.now == now && one.then == then;
-        match self.changed.iter_mut().rev().take_while(|one| one.name == name && one.version == version).find(is_same) {
+        let is_same = |entry: &&mut ChangedVerdict| {
+            entry.name == name && entry.version == version && entry.now == now && entry.then == then
+        };
+        match self.changed.iter_mut().rev().take_while(|entry| entry.name == name && entry.version == version).find(is_same) {
             Some(known) => {
                 known.clients.push(client);
                 known.times += times;

@@ -179,15 +179,15 @@ impl Reloader {
         if !applied.is_empty() {
             tracing::info!(config.changed = %Names(&applied), "configuration reloaded");
         }
-        let mut told = notes;
+        let mut problems = notes;
         if !waiting.is_empty() {
             tracing::warn!(config.changed = %Names(&waiting), "settings changed that need a restart");
-            told.push(format!("these settings need a restart: {}", Names(&waiting)));
+            problems.push(format!("these settings need a restart: {}", Names(&waiting)));
         }
         if !failed.is_empty() {
-            told.push(format!("cannot apply these settings: {}", Names(&failed)));
+            problems.push(format!("cannot apply these settings: {}", Names(&failed)));
         }
-        (!told.is_empty()).then(|| told.join("; "))
+        (!problems.is_empty()).then(|| problems.join("; "))
     }
 
     fn follow_feeds(&self, config: &Config) {

@@ -80,7 +80,7 @@ fn change(before: Option<(DecisionState, bool)>, decision: &Decision, state: Dec
 }
 
 /// Applies decisions until it is dropped. `known` is the revision that is already applied.
-pub(crate) async fn follow(ledger: Arc<SqliteLedger>, firewall: Arc<Firewall>, mut known: u64, log: Arc<Mutex<Log>>) -> TaskEnd {
+pub(crate) async fn run(ledger: Arc<SqliteLedger>, firewall: Arc<Firewall>, mut known: u64, log: Arc<Mutex<Log>>) -> TaskEnd {
     let mut failing = false;
     loop {
         tokio::time::sleep(POLL_INTERVAL).await;
@@ -101,13 +101,13 @@ pub(crate) async fn follow(ledger: Arc<SqliteLedger>, firewall: Arc<Firewall>, m
 
 /// Applies the decisions after revision `known` and returns the new revision. Blocks.
 fn apply(ledger: &SqliteLedger, firewall: &Firewall, known: u64, log: &mut Log) -> Result<u64, StoreError> {
-    if ledger.decided()? == known {
+    if ledger.decision_revision()? == known {
         log.update(None);
         return Ok(known);
     }
     let (revision, decisions) = ledger.decisions()?;
     let count = decisions.len();
-    firewall.decide(decisions.clone());
+    firewall.set_decisions(decisions.clone());
     log.update(Some(decisions));
     // The command that recorded the decision waits for this. Its next request must see the decision.
     ledger.set_applied_revision(revision)?;

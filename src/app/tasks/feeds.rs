@@ -21,8 +21,8 @@ use crate::units::timestamp;
 /// How often each task checks whether its feed is due or was synced by another process.
 const TICK: Duration = Duration::from_millis(500);
 
-/// The maximum interval for paths, because a check costs little. A slow check is repeated less often: it may take at most 1/20 of
-/// the time.
+/// The interval of path checks, which cost little. A slow check is repeated after 20 times its duration, but within
+/// `feed-interval`.
 const PATH_EVERY: Duration = Duration::from_secs(2);
 const PATH_COST: u32 = 20;
 
@@ -45,7 +45,7 @@ pub struct FeedSchedulerDeps {
     pub firewall: Arc<Firewall>,
     /// The ledger with past downloads.
     pub ledger: Arc<dyn Ledger>,
-    /// The cache, from which malicious tarballs are removed.
+    /// The cache of tarballs.
     pub blobs: Arc<dyn BlobStore>,
     pub metrics: Arc<Metrics>,
     pub clock: Arc<dyn Clock>,
@@ -78,7 +78,7 @@ struct ScheduledFeed {
     state: FeedState,
     advisories: Option<Arc<FeedAdvisories>>,
     /// When its source was last checked, by the wall clock and by a monotonic one.
-    looked: Option<(Timestamp, Instant)>,
+    checked_at: Option<(Timestamp, Instant)>,
     took: Duration,
     /// Whether its first check is complete, with any result.
     has_begun: bool,
@@ -100,7 +100,7 @@ impl FeedScheduler {
             feed: feed.clone(),
             state: parts.shelf.state(feed),
             advisories: None,
-            looked: None,
+            checked_at: None,
             took: Duration::ZERO,
             has_begun: false,
             is_added: false,
@@ -123,7 +123,7 @@ impl FeedScheduler {
     /// Returns the names of the feeds by number.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
-        self.lock().iter().map(|one| one.feed.name.clone()).collect()
+        self.lock().iter().map(|entry| entry.feed.name.clone()).collect()
     }
 
     /// Replaces the feeds. Unchanged feeds keep their records. Returns the numbers of the added feeds, to be passed to
@@ -131,22 +131,22 @@ impl FeedScheduler {
     pub fn replace(&self, feeds: &[FeedConfig], serve_without: bool) -> Vec<usize> {
         let mut followed = self.lock();
         // If requests are refused because of an unread feed, its replacement is required too.
-        let is_added = !followed.iter().any(|one| self.is_lacking(one));
+        let is_added = !followed.iter().any(|entry| self.is_lacking(entry));
         self.serve_without.store(serve_without, Ordering::Relaxed);
-        let is_same = |one: &ScheduledFeed, feed: &FeedConfig| {
-            let known = &one.feed;
-            !one.is_dropped
+        let is_same = |entry: &ScheduledFeed, feed: &FeedConfig| {
+            let known = &entry.feed;
+            !entry.is_dropped
                 && (&known.name, &known.source, known.trust, &known.key) == (&feed.name, &feed.source, feed.trust, &feed.key)
         };
-        for one in followed.iter_mut() {
-            match feeds.iter().find(|feed| is_same(one, feed)) {
-                Some(feed) => one.feed = feed.clone(),
-                None => one.is_dropped = true,
+        for entry in followed.iter_mut() {
+            match feeds.iter().find(|feed| is_same(entry, feed)) {
+                Some(feed) => entry.feed = feed.clone(),
+                None => entry.is_dropped = true,
             }
         }
         let mut added = Vec::new();
         for feed in feeds {
-            if followed.iter().any(|one| is_same(one, feed)) {
+            if followed.iter().any(|entry| is_same(entry, feed)) {
                 continue;
             }
             added.push(followed.len());
@@ -154,7 +154,7 @@ impl FeedScheduler {
                 feed: feed.clone(),
                 state: self.parts.shelf.state(feed),
                 advisories: None,
-                looked: None,
+                checked_at: None,
                 took: Duration::ZERO,
                 has_begun: false,
                 is_added,
@@ -162,10 +162,10 @@ impl FeedScheduler {
                 successors: Vec::new(),
             });
         }
-        let is_dropped: Vec<bool> = followed.iter().map(|one| one.is_dropped).collect();
-        for one in followed.iter_mut().filter(|one| one.is_dropped && one.advisories.is_some()) {
-            one.successors.retain(|at| !is_dropped[*at]);
-            one.successors.extend(&added);
+        let is_dropped: Vec<bool> = followed.iter().map(|entry| entry.is_dropped).collect();
+        for entry in followed.iter_mut().filter(|entry| entry.is_dropped && entry.advisories.is_some()) {
+            entry.successors.retain(|at| !is_dropped[*at]);
+            entry.successors.extend(&added);
         }
         self.apply(&mut followed);
         added
@@ -190,7 +190,7 @@ impl FeedScheduler {
         let every = begun.wait_for(|begun| *begun >= self.parts.followed.len());
         if tokio::time::timeout(patience, every).await.is_err() {
             for FeedStatus { feed, .. } in
-                self.statuses().into_iter().zip(self.unread()).filter_map(|(one, unread)| unread.then_some(one))
+                self.statuses().into_iter().zip(self.unread()).filter_map(|(entry, unread)| unread.then_some(entry))
             {
                 tracing::warn!(feed.name = feed.name, "feed not read yet");
             }
@@ -230,7 +230,7 @@ impl FeedScheduler {
             state: followed.state.clone(),
             staleness: followed.staleness(now),
         };
-        self.lock().iter().filter(|one| !one.is_dropped).map(tell).collect()
+        self.lock().iter().filter(|entry| !entry.is_dropped).map(tell).collect()
     }
 
     /// Checks that all feeds are fresh.
@@ -252,9 +252,9 @@ impl FeedScheduler {
     /// Returns one line with the unread feeds and the reasons.
     pub fn lacking(&self) -> Result<(), String> {
         let followed = self.lock();
-        let lacking = followed.iter().filter(|one| self.is_lacking(one)).map(|one| {
-            let why = one.state.failure.as_ref().map_or("still loading", |failure| failure.why.as_str());
-            format!("`{}` was never read, so everything is refused: {why}", one.feed.name)
+        let lacking = followed.iter().filter(|entry| self.is_lacking(entry)).map(|entry| {
+            let why = entry.state.failure.as_ref().map_or("still loading", |failure| failure.why.as_str());
+            format!("`{}` was never read, so everything is refused: {why}", entry.feed.name)
         });
         let lacking: Vec<String> = lacking.collect();
         if lacking.is_empty() { Ok(()) } else { Err(lacking.join("; ")) }
@@ -311,9 +311,9 @@ impl FeedScheduler {
         let (feed, now, begun) = (self.feed(at), self.parts.clock.now(), Instant::now());
         let syncing = feed::sync(&feed, &self.parts.shelf, &self.parts.client, now, false);
         let synced = tokio::time::timeout(DEADLINE, syncing).await.unwrap_or_else(|_| {
-            let wrong = FeedError::TooSlow { after: DEADLINE };
+            let error = FeedError::TooSlow { after: DEADLINE };
             let state = self.lock()[at].state.clone();
-            SyncOutcome::Failed(FeedState { failure: Some(FeedFailure { at: now, why: wrong.to_string() }), ..state }, wrong)
+            SyncOutcome::Failed(FeedState { failure: Some(FeedFailure { at: now, why: error.to_string() }), ..state }, error)
         });
         let took = begun.elapsed();
         let mut followed = self.lock();
@@ -321,7 +321,7 @@ impl FeedScheduler {
         if followed.is_dropped {
             return false;
         }
-        followed.looked = Some((now, Instant::now()));
+        followed.checked_at = Some((now, Instant::now()));
         followed.took = took;
         match synced {
             SyncOutcome::Changed(loaded) => {
@@ -341,11 +341,11 @@ impl FeedScheduler {
             }
             // Another process is syncing it.
             SyncOutcome::Failed(_, FeedError::Busy) => false,
-            SyncOutcome::Failed(state, wrong) => {
+            SyncOutcome::Failed(state, error) => {
                 let known = followed.state.failure.as_ref().map(|failure| failure.why.clone());
                 followed.state.failure = state.failure;
-                if known.as_deref() != Some(&*wrong.to_string()) {
-                    self.tell_failed(&feed, &wrong.to_string(), followed.advisories.is_some() || followed.state.is_good());
+                if known.as_deref() != Some(&*error.to_string()) {
+                    self.tell_failed(&feed, &error.to_string(), followed.advisories.is_some() || followed.state.is_good());
                 }
                 false
             }
@@ -370,8 +370,8 @@ impl FeedScheduler {
                 Ok(true)
             }
             Ok(None) => Ok(false),
-            Err(wrong) => {
-                self.tell_failed(feed, &wrong.to_string(), false);
+            Err(error) => {
+                self.tell_failed(feed, &error.to_string(), false);
                 Ok(false)
             }
         }
@@ -379,24 +379,24 @@ impl FeedScheduler {
 
     /// Replaces all advisories of the firewall. The lock is held, so that the later of two parallel changes wins.
     fn apply(&self, followed: &mut [ScheduledFeed]) {
-        let is_read: Vec<bool> = followed.iter().map(|one| one.advisories.is_some()).collect();
-        for one in followed.iter_mut().filter(|one| one.is_dropped && one.successors.iter().all(|at| is_read[*at])) {
-            one.advisories = None;
+        let is_read: Vec<bool> = followed.iter().map(|entry| entry.advisories.is_some()).collect();
+        for entry in followed.iter_mut().filter(|entry| entry.is_dropped && entry.successors.iter().all(|at| is_read[*at])) {
+            entry.advisories = None;
         }
-        let lacking = followed.iter().find(|one| self.is_lacking(one)).map(|one| one.feed.name.as_str());
-        let advisories = Advisories::of_feeds(followed.iter().filter_map(|one| one.advisories.clone()).collect());
-        self.parts.firewall.follow(&advisories.lacking(lacking));
+        let lacking = followed.iter().find(|entry| self.is_lacking(entry)).map(|entry| entry.feed.name.as_str());
+        let advisories = Advisories::of_feeds(followed.iter().filter_map(|entry| entry.advisories.clone()).collect());
+        self.parts.firewall.set_advisories(&advisories.lacking(lacking));
     }
 
     /// Checks whether requests are refused because this feed is unread.
-    fn is_lacking(&self, one: &ScheduledFeed) -> bool {
-        let counts = !one.is_dropped && !one.is_added && one.feed.trust != FeedTrust::Warn;
-        one.advisories.is_none() && counts && !self.serve_without.load(Ordering::Relaxed)
+    fn is_lacking(&self, entry: &ScheduledFeed) -> bool {
+        let counts = !entry.is_dropped && !entry.is_added && entry.feed.trust != FeedTrust::Warn;
+        entry.advisories.is_none() && counts && !self.serve_without.load(Ordering::Relaxed)
     }
 
     /// Returns for each feed whether it was never read.
     fn unread(&self) -> Vec<bool> {
-        self.lock().iter().filter(|one| !one.is_dropped).map(|one| one.advisories.is_none()).collect()
+        self.lock().iter().filter(|entry| !entry.is_dropped).map(|entry| entry.advisories.is_none()).collect()
     }
 
     async fn rescan_exposure(&self) -> Result<(), JoinError> {
@@ -406,8 +406,8 @@ impl FeedScheduler {
         let (metrics, now) = (Arc::clone(&self.parts.metrics), self.parts.clock.now());
         let judging =
             tokio::task::spawn_blocking(move || crate::firewall::rescan(&firewall.world(), &ledger, &blobs, &metrics, now));
-        if let Err(wrong) = judging.await? {
-            tracing::error!(error = &wrong as &dyn std::error::Error, "exposure rescan failed");
+        if let Err(error) = judging.await? {
+            tracing::error!(error = &error as &dyn std::error::Error, "exposure rescan failed");
         }
         Ok(())
     }
@@ -415,7 +415,7 @@ impl FeedScheduler {
     fn is_due(&self, at: usize) -> bool {
         let followed = self.lock();
         let followed = &followed[at];
-        let Some((clock, watch)) = followed.looked else { return true };
+        let Some((clock, watch)) = followed.checked_at else { return true };
         let by_clock = timestamp::after(clock, followed.feed.interval) <= self.parts.clock.now();
         let is_path = matches!(followed.feed.source, FeedSource::Path(_));
         by_clock || (is_path && watch.elapsed() >= PATH_EVERY.max(followed.took * PATH_COST).min(followed.feed.interval))

@@ -7,7 +7,7 @@ use crate::app::ca;
 use crate::app::tasks::TaskEnd;
 use crate::clock::Clock;
 use crate::config;
-use crate::files::{POLL_INTERVAL, FilePoller, FileStamps};
+use crate::files::{FilePoller, FileStamps, POLL_INTERVAL};
 use crate::firewall::Firewall;
 use crate::server::Forward;
 use crate::tls::{LeafIssuer, TlsError};
@@ -42,10 +42,7 @@ impl GatewayFileWatcher {
         }
         match login.reread() {
             Ok(count) => tracing::info!(users = count, "gateway users reloaded"),
-            Err(error) => tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "gateway users not reloaded"
-            ),
+            Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "gateway users not reloaded"),
         }
     }
 
@@ -64,21 +61,18 @@ impl GatewayFileWatcher {
                 self.gateway.set_leaf_issuer(leaves);
                 tracing::info!("gateway CA reloaded");
             }
-            Err(error) => tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "gateway CA not reloaded"
-            ),
+            Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "gateway CA not reloaded"),
         }
     }
 
     fn sign(&self) -> Result<LeafIssuer, TlsError> {
         let kept = ca::active_ca(&self.config, &self.data_dir, self.clock.now())?;
-        ca::leaves(&self.config, kept, &self.clock)
+        ca::leaf_issuer(&self.config, kept, &self.clock)
     }
 }
 
 /// Checks the files until it is dropped. Returns an error if a check panicked.
-pub(crate) async fn follow(followed: Arc<Mutex<GatewayFileWatcher>>) -> TaskEnd {
+pub(crate) async fn run(followed: Arc<Mutex<GatewayFileWatcher>>) -> TaskEnd {
     loop {
         tokio::time::sleep(POLL_INTERVAL).await;
         let followed = Arc::clone(&followed);

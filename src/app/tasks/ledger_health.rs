@@ -14,10 +14,10 @@ const EVERY: Duration = Duration::from_secs(10);
 pub(crate) async fn tell(ledger: Arc<SqliteLedger>, metrics: Arc<Metrics>, told: Arc<AtomicU64>) -> TaskEnd {
     loop {
         tokio::time::sleep(EVERY).await;
-        let owing = Arc::clone(&ledger);
+        let pending = Arc::clone(&ledger);
         // A failed write is already logged and is retried in the next round.
-        let _refused = tokio::task::spawn_blocking(move || owing.settle().is_err()).await?;
-        let lost = ledger.lost();
+        let _refused = tokio::task::spawn_blocking(move || pending.settle().is_err()).await?;
+        let lost = ledger.lost_rows();
         let before = told.swap(lost, Ordering::Relaxed);
         if lost > before {
             LedgerRowsLost { rows: lost - before, detail: "not written to disk in time" }.emit(&metrics);

@@ -120,12 +120,12 @@ impl States {
 
     fn tell(&self, which: impl Fn(&State) -> bool, what: &str) -> Result<(), String> {
         let states = self.lock();
-        let told = states.iter().filter(|state| which(state)).map(|state| {
+        let report = states.iter().filter(|state| which(state)).map(|state| {
             let State { name, failures, error, .. } = state;
             format!("task `{name}` {what}: {failures} failures, last error: {error}")
         });
-        let told: Vec<String> = told.collect();
-        if told.is_empty() { Ok(()) } else { Err(told.join("; ")) }
+        let report: Vec<String> = report.collect();
+        if report.is_empty() { Ok(()) } else { Err(report.join("; ")) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<State>> {
@@ -163,8 +163,8 @@ mod tests {
         });
         assert_eq!((check(), remark()), (Ok(()), Ok(())));
         moment(SHORTEST_PAUSE / 2).await;
-        let told = check().unwrap_err();
-        assert!(told.contains("task `feed osv` is down") && told.contains("out of range"), "{told}");
+        let report = check().unwrap_err();
+        assert!(report.contains("task `feed osv` is down") && report.contains("out of range"), "{report}");
         moment(SHORTEST_PAUSE * 10).await;
         assert_eq!((runs.load(Ordering::Relaxed), check()), (3, Ok(())));
         assert!(remark().unwrap_err().contains("2 failures, last error: "), "{:?}", remark());
@@ -186,6 +186,6 @@ mod tests {
         moment(Duration::from_secs(3600)).await;
         let runs = runs.load(Ordering::Relaxed);
         assert!((50..80).contains(&runs), "{runs}");
-        assert!(!supervisor.check()().is_err_and(|told| told.contains("prefetch")));
+        assert!(!supervisor.check()().is_err_and(|report| report.contains("prefetch")));
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use crate::app::tasks::TaskEnd;
 use crate::config::policy::MAX_POLICY_BYTES;
 use crate::config::policy::{LoadedPolicies, PolicyFiles};
-use crate::files::{self, POLL_INTERVAL, FilePoller, FileStamps};
+use crate::files::{self, FilePoller, FileStamps, POLL_INTERVAL};
 use crate::firewall::Firewall;
 use crate::npm::{Algorithm, Digest};
 use crate::server::admin::HealthCheck;
@@ -30,7 +30,7 @@ pub(crate) struct PolicyReloader {
 impl PolicyReloader {
     /// Creates a reloader for the policies of the configuration, which are active.
     pub(crate) fn new(chosen: PolicyFiles) -> Arc<Self> {
-        let first = look(&chosen.paths(), &chosen.files);
+        let first = look(&chosen.watched_files(), &chosen.files);
         let active = Mutex::new(fingerprint(&chosen, &chosen.files));
         Arc::new(Self { chosen: Mutex::new(chosen), asked: Arc::default(), broken: Arc::default(), first, active })
     }
@@ -75,8 +75,8 @@ impl PolicyReloader {
                 PolicyReloaded { rules, is_changed: before != now, mistake: None }.emit(metrics);
                 None
             }
-            Err(wrong) => {
-                let mistake = wrong.to_string();
+            Err(error) => {
+                let mistake = error.to_string();
                 PolicyReloaded { rules: 0, is_changed: false, mistake: Some(&mistake) }.emit(metrics);
                 Some(mistake)
             }
@@ -86,7 +86,7 @@ impl PolicyReloader {
 }
 
 /// Reloads the policies on changes and on request, until it is dropped. Returns an error if a reload panicked.
-pub(crate) async fn follow(policies: Arc<PolicyReloader>, firewall: Arc<Firewall>, metrics: Arc<Metrics>) -> TaskEnd {
+pub(crate) async fn run(policies: Arc<PolicyReloader>, firewall: Arc<Firewall>, metrics: Arc<Metrics>) -> TaskEnd {
     let mut files = policies.chosen().files;
     let mut followed = FilePoller::from(policies.first.clone());
     loop {
@@ -94,7 +94,7 @@ pub(crate) async fn follow(policies: Arc<PolicyReloader>, firewall: Arc<Firewall
         let (here, firewall, metrics) = (Arc::clone(&policies), Arc::clone(&firewall), Arc::clone(&metrics));
         let (mut files_now, mut followed_now) = (files.clone(), followed.clone());
         let turn = tokio::task::spawn_blocking(move || {
-            let named = here.chosen().paths();
+            let named = here.chosen().watched_files();
             // Stamped before reading, so that a change in between is noticed in the next round.
             let seen = look(&named, &files_now);
             if !followed_now.changed(seen.clone()) && !asked {
@@ -102,8 +102,8 @@ pub(crate) async fn follow(policies: Arc<PolicyReloader>, firewall: Arc<Firewall
             }
             let before = files_now.clone();
             here.reload(&firewall, &metrics, &mut files_now);
-            let taken = if files_now == before { seen } else { look(&named, &files_now) };
-            (files_now, FilePoller::from(taken))
+            let stamps = if files_now == before { seen } else { look(&named, &files_now) };
+            (files_now, FilePoller::from(stamps))
         });
         (files, followed) = turn.await?;
     }

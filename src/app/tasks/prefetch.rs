@@ -11,14 +11,14 @@ use crate::telemetry::{Metrics, PackumentPrefetched, TaskFailed, TaskLabel};
 ///
 /// # Errors
 /// Returns no error. A panic is counted and does not stop the task.
-pub async fn fetch(firewall: Arc<Firewall>, metrics: Arc<Metrics>) -> Result<(), JoinError> {
+pub async fn run(firewall: Arc<Firewall>, metrics: Arc<Metrics>) -> Result<(), JoinError> {
     if firewall.follows_at_once() == 0 {
         return Ok(());
     }
-    let mut under_way = JoinSet::<()>::new();
+    let mut running = JoinSet::<()>::new();
     loop {
         let lead = tokio::select! {
-            Some(ended) = under_way.join_next(), if !under_way.is_empty() => {
+            Some(ended) = running.join_next(), if !running.is_empty() => {
                 if let Err(error) = ended {
                     TaskFailed { task: TaskLabel::Prefetch, detail: &error.to_string(), restart: None }.emit(&metrics);
                 }
@@ -28,7 +28,7 @@ pub async fn fetch(firewall: Arc<Firewall>, metrics: Arc<Metrics>) -> Result<(),
             lead = firewall.next_lead() => lead,
         };
         let (firewall, metrics) = (Arc::clone(&firewall), Arc::clone(&metrics));
-        under_way.spawn(async move {
+        running.spawn(async move {
             let name = lead.name().clone();
             if firewall.follow_lead(lead).await {
                 PackumentPrefetched { name: &name }.emit(&metrics);

@@ -14,7 +14,7 @@ const FIRST: Duration = Duration::from_secs(60);
 const DAILY: Duration = Duration::from_secs(24 * 3600);
 
 /// Deletes rows older than `retention` daily, until it is dropped.
-pub(crate) async fn keep(ledger: Arc<SqliteLedger>, clock: Arc<dyn Clock>, retention: Duration) -> TaskEnd {
+pub(crate) async fn run(ledger: Arc<SqliteLedger>, clock: Arc<dyn Clock>, retention: Duration) -> TaskEnd {
     tokio::time::sleep(FIRST).await;
     loop {
         let (ledger, before) = (Arc::clone(&ledger), timestamp::before(clock.now(), retention));

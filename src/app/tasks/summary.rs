@@ -10,13 +10,13 @@ use crate::telemetry::{Metrics, Served};
 pub(crate) struct Summary {
     metrics: Arc<Metrics>,
     interval: Duration,
-    told: Mutex<(Served, Instant)>,
+    last: Mutex<(Served, Instant)>,
 }
 
 impl Summary {
     /// Creates a summary that is logged once per `interval`; zero disables it.
     pub(crate) fn new(metrics: &Arc<Metrics>, interval: Duration) -> Arc<Self> {
-        Arc::new(Self { metrics: Arc::clone(metrics), interval, told: Mutex::new((metrics.served(), Instant::now())) })
+        Arc::new(Self { metrics: Arc::clone(metrics), interval, last: Mutex::new((metrics.served(), Instant::now())) })
     }
 
     /// Logs the summary once per interval, until it is dropped.
@@ -35,8 +35,8 @@ impl Summary {
         if self.interval.is_zero() {
             return;
         }
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let (before, since) = std::mem::replace(&mut *told, (self.metrics.served(), Instant::now()));
-        told.0.since(before).emit(since.elapsed());
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, since) = std::mem::replace(&mut *last, (self.metrics.served(), Instant::now()));
+        last.0.since(before).emit(since.elapsed());
     }
 }

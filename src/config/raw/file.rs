@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::config::mistake::{Diagnostic, Origin};
 use crate::config::raw::feed_table;
-use crate::config::raw::{RawValue, unknown};
+use crate::config::raw::{RawValue, unknown_name};
 use crate::config::settings::{Setting, SettingKey};
 use crate::config::value_kind::ValueKind;
 use crate::diagnostics::{SourceFile, SourceSpan};
@@ -69,7 +69,7 @@ fn note_syntax(file: &Arc<SourceFile>, mut errors: Vec<toml::de::Error>, mistake
 }
 
 fn load(path: &Path) -> Result<String, String> {
-    files::read_pipe_bounded(path, LARGEST).and_then(files::text).map_err(|wrong| wrong.to_string())
+    files::read_pipe_bounded(path, LARGEST).and_then(files::text).map_err(|error| error.to_string())
 }
 
 pub(crate) fn place(file: &Arc<SourceFile>, span: std::ops::Range<usize>) -> Origin {
@@ -113,7 +113,7 @@ fn unknown_key(origin: Origin, name: &str, value: &DeValue<'_>) -> Diagnostic {
         let allowed = "settings at the top level, as in `min-release-age = \"72h\"`, and tables `[[feed]]`";
         return Diagnostic { shows_line: false, ..Diagnostic::new(origin, format!("unknown table: `{name}`"), allowed) };
     }
-    unknown(origin, "key", name)
+    unknown_name(origin, "key", name)
 }
 
 /// Returns the text of a value whose TOML type fits its setting. A bare number for a setting with a unit is passed on, because

@@ -56,7 +56,7 @@ impl RawConfig {
         for (name, text) in pairs {
             let value = RawValue::new(*text, Origin::Given);
             match SettingKey::named(name) {
-                None => mistakes.push(unknown(Origin::Given, "setting", name)),
+                None => mistakes.push(unknown_name(Origin::Given, "setting", name)),
                 Some(key) if written.0.contains_key(&key) && !key.setting().several => {
                     mistakes.push(Diagnostic::new(Origin::Given, format!("given twice: `{name}`"), "one value"));
                 }
@@ -78,7 +78,7 @@ impl RawConfig {
 
     /// Merges flags over the environment over the file. Reads `file`, or else the file that the environment names, or else none.
     /// Adds errors of all three to `mistakes` and keeps the valid settings.
-    pub fn gather(file: Option<&Path>, environment: &EnvPairs, flags: FlagValues, mistakes: &mut Vec<Diagnostic>) -> Self {
+    pub fn merge(file: Option<&Path>, environment: &EnvPairs, flags: FlagValues, mistakes: &mut Vec<Diagnostic>) -> Self {
         let mut written = Self::default();
         let named = environment.iter().find(|(name, value)| name == FILE_VARIABLE && !value.is_empty());
         let named = named.map(|(_, value)| (Path::new(value), Origin::Variable(FILE_VARIABLE.to_owned())));
@@ -135,11 +135,11 @@ impl FlagValues {
     pub fn take(&mut self, key: SettingKey, is_meant: impl Fn(&str) -> bool) -> Option<String> {
         let values = self.0.get_mut(&key)?;
         let at = values.iter().position(|value| is_meant(&value.text))?;
-        let taken = values.remove(at);
+        let removed = values.remove(at);
         if values.is_empty() {
             self.0.remove(&key);
         }
-        Some(taken.text)
+        Some(removed.text)
     }
 
     /// Returns the flags of these settings as command-line arguments, without credentials.
@@ -166,8 +166,8 @@ impl FlagValues {
 }
 
 /// Creates the error for an unknown name, with suggestions.
-pub(crate) fn unknown(origin: Origin, noun: &str, name: &str) -> Diagnostic {
-    let nearest = suggest::nearest(name);
+pub(crate) fn unknown_name(origin: Origin, noun: &str, name: &str) -> Diagnostic {
+    let nearest = suggest::suggest_setting(name);
     let near = nearest.map_or_else(|| suggestions(name, SETTINGS.iter().map(|setting| setting.name)), |nearest| vec![nearest]);
     let allowed = match (suggest::renamed(name), suggested(&near)) {
         (Some(new), _) => format!("`{new}`, its new name"),
@@ -202,7 +202,7 @@ fn read_environment(environment: &EnvPairs, mistakes: &mut Vec<Diagnostic>) -> B
 }
 
 fn unknown_variable(origin: Origin, name: &str) -> Diagnostic {
-    let nearest = suggest::nearest(name.trim_start_matches(PREFIX)).and_then(SettingKey::named);
+    let nearest = suggest::suggest_setting(name.trim_start_matches(PREFIX)).and_then(SettingKey::named);
     let allowed = match nearest {
         Some(key) if suggest::renamed(name.trim_start_matches(PREFIX)).is_some() => {
             format!("`{}`, its new name", key.setting().variable())
@@ -267,7 +267,7 @@ mod tests {
         ]);
         let (mut flags, mut mistakes) = (FlagValues::default(), Vec::new());
         flags.note(SettingKey::MaxStale, "3h".to_owned());
-        let written = RawConfig::gather(None, &variables, flags, &mut mistakes);
+        let written = RawConfig::merge(None, &variables, flags, &mut mistakes);
         assert!(mistakes.is_empty(), "{mistakes:?}");
         assert_eq!(texts(&written, SettingKey::MaxStale), ["3h <- --max-stale"]);
         assert_eq!(texts(&written, SettingKey::Listen), ["127.0.0.1:3 <- COLDFRAME_LISTEN", "127.0.0.1:4 <- COLDFRAME_LISTEN"]);
@@ -286,10 +286,10 @@ mod tests {
             ("COLDFRAME_PORT_4873_TCP_ADDR", "10.0.0.1"),
         ]);
         let mut mistakes = Vec::new();
-        RawConfig::gather(None, &variables, FlagValues::default(), &mut mistakes);
-        let told: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+        RawConfig::merge(None, &variables, FlagValues::default(), &mut mistakes);
+        let messages: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
         assert_eq!(
-            told,
+            messages,
             [
                 "COLDFRAME_MIN_AGE: unknown variable: `COLDFRAME_MIN_AGE`\n   = allowed: `COLDFRAME_CONFIG`, and `COLDFRAME_` before the name of a setting",
                 "COLDFRAME_UPSTREAMS: unknown variable: `COLDFRAME_UPSTREAMS`\n   = allowed: `COLDFRAME_UPSTREAM`, if that was meant",
