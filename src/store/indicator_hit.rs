@@ -28,7 +28,7 @@ pub struct IndicatorHit {
 impl IndicatorHit {
     /// Converts the hit to an event.
     #[must_use]
-    pub fn incident(&self) -> LedgerEvent {
+    pub fn to_event(&self) -> LedgerEvent {
         let Self { advisory, feed, client, place, package } = self;
         let detail = format!("{advisory} of the feed `{feed}`: {client}{ASKED_FOR}{place}");
         LedgerEvent { kind: KIND, name: package.clone(), version: None, detail }
@@ -64,7 +64,7 @@ mod tests {
             place: "evil.example:443".to_owned(),
             package: PackageName::parse("axios").ok(),
         };
-        let incident = hit.incident();
+        let incident = hit.to_event();
         assert_eq!(IndicatorHit::read(Some("axios"), &incident.detail), Some(hit));
         assert_eq!(IndicatorHit::read(None, "MAL-1 of the feed `osv`: 10.0.0.1 (npm/11.21.2)"), None);
     }

@@ -74,7 +74,10 @@ pub enum StoreError {
         known: i64,
     },
     /// The ledger's schema is older, and this handle must not migrate it.
-    #[error("`{}` was written by an older Coldframe (schema {found}, required: {known}); run `coldframe serve` to migrate it", path.display())]
+    #[error(
+        "`{}` was written by an older Coldframe (schema {found}, required: {known}); run `coldframe serve` to migrate it",
+        path.display()
+    )]
     Older {
         path: PathBuf,
         /// The schema of the ledger.

@@ -122,7 +122,7 @@ impl CertificateAuthority {
 
     /// Returns the end of the CA's validity.
     #[must_use]
-    pub fn ends(&self) -> Timestamp {
+    pub fn not_after(&self) -> Timestamp {
         self.ends
     }
 

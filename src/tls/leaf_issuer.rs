@@ -55,14 +55,14 @@ impl LeafIssuer {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, TlsError> {
         let (now, key) = (clock.now(), LeafKey::generate()?);
-        if ca_set.current.ends() <= now {
+        if ca_set.current.not_after() <= now {
             return Err(TlsError::Expired);
         }
         let covered =
             |authority: &CertificateAuthority| hosts.iter().filter(|host| authority.permits(host, &key, now)).cloned().collect();
         let mut authorities = Vec::with_capacity(ca_set.retiring.len() + 1);
         for (authority, until) in ca_set.retiring {
-            let until = until.min(authority.ends());
+            let until = until.min(authority.not_after());
             authorities.push(IssuingCa { hosts: covered(&authority), authority, until: Some(until) });
         }
         let current = IssuingCa { hosts: covered(&ca_set.current), authority: ca_set.current, until: None };
@@ -101,7 +101,7 @@ impl LeafIssuer {
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(leaf)));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let half = later(now, LEAF_LIFE / 2).min(signer.authority.ends());
+        let half = later(now, LEAF_LIFE / 2).min(signer.authority.not_after());
         Ok((Arc::new(config), signer.until.map_or(half, |until| until.min(half))))
     }
 }

@@ -90,7 +90,7 @@ impl CircuitBreakers {
     /// Checks whether a request to `host` may be sent `now`.
     ///
     /// # Errors
-    /// [`UpstreamError::Resting`] while its circuit is open.
+    /// Returns [`UpstreamError::CircuitOpen`] while its circuit is open.
     pub(crate) fn check(&self, host: &Arc<str>, now: Instant) -> Result<Admission, UpstreamError> {
         let mut circuits = self.lock();
         let Some(CircuitState::Open { until, rest, trying, why }) = circuits.get_mut(host) else { return Ok(Admission::Free) };
@@ -103,7 +103,7 @@ impl CircuitBreakers {
     }
 
     /// Records that `host` answered a request.
-    pub(crate) fn answered(&self, host: &Arc<str>) {
+    pub(crate) fn record_success(&self, host: &Arc<str>) {
         let mut circuits = self.lock();
         match circuits.get_mut(host) {
             Some(closed @ CircuitState::Closed { .. }) => *closed = CircuitState::closed(SHORTEST_REST),
@@ -130,7 +130,7 @@ impl CircuitBreakers {
     }
 
     /// Records that `host` did not answer or reported an overload.
-    pub(crate) fn failed(&self, host: &Arc<str>, evidence: Evidence<'_>, why: &str, now: Instant) {
+    pub(crate) fn record_failure(&self, host: &Arc<str>, evidence: Evidence<'_>, why: &str, now: Instant) {
         let mut circuits = self.lock();
         let circuit = entry(&mut circuits, host);
         let next = match circuit {
@@ -216,7 +216,7 @@ mod tests {
 
     fn fail(circuits: &CircuitBreakers, times: usize, now: Instant) {
         for _ in 0..times {
-            circuits.failed(&host(), Evidence::Connection, "TCP: connection refused", now);
+            circuits.record_failure(&host(), Evidence::Connection, "TCP: connection refused", now);
         }
     }
 
@@ -228,7 +228,7 @@ mod tests {
     async fn only_consecutive_failures_open_the_circuit() {
         let (circuits, now) = (CircuitBreakers::default(), Instant::now());
         fail(&circuits, FAILURES - 1, now);
-        circuits.answered(&host());
+        circuits.record_success(&host());
         fail(&circuits, FAILURES - 1, now);
         assert!(circuits.check(&host(), now).is_ok());
         assert_eq!(open(&circuits), 0);
@@ -262,7 +262,7 @@ mod tests {
         }
         assert!(rests.windows(2).all(|pair| pair[1] * 5 > pair[0] * 2), "{rests:?}");
         assert!(rests[7] >= LONGEST_REST / 2 && rests.iter().all(|rest| *rest <= LONGEST_REST), "{rests:?}");
-        circuits.answered(&host());
+        circuits.record_success(&host());
         assert!(circuits.check(&host(), now).is_ok() && open(&circuits) == 0);
     }
 
@@ -270,11 +270,11 @@ mod tests {
     async fn repeated_failures_of_one_package_count_once() {
         let (circuits, now) = (CircuitBreakers::default(), Instant::now());
         for _ in 0..10 * FAILURES {
-            circuits.failed(&host(), Evidence::Package("broken"), "503", now);
+            circuits.record_failure(&host(), Evidence::Package("broken"), "503", now);
         }
         assert_eq!(open(&circuits), 0);
         for name in ["a", "b", "c", "d"] {
-            circuits.failed(&host(), Evidence::Package(name), "503", now);
+            circuits.record_failure(&host(), Evidence::Package(name), "503", now);
         }
         assert_eq!(open(&circuits), 1);
     }
@@ -307,7 +307,7 @@ mod tests {
             assert_eq!(circuits.check(&host(), now).unwrap(), Admission::Free);
         }
         assert!(rests[7] >= LONGEST_REST / 2, "{rests:?}");
-        circuits.answered(&host());
+        circuits.record_success(&host());
         fail(&circuits, FAILURES, now);
         let UpstreamError::CircuitOpen { wait, .. } = circuits.check(&host(), now).unwrap_err() else { panic!("another error") };
         assert!(wait <= SHORTEST_REST, "{wait:?}");
@@ -318,7 +318,7 @@ mod tests {
         let (circuits, now) = (CircuitBreakers::default(), Instant::now());
         fail(&circuits, FAILURES, now);
         for number in 0..3 * MAX_HOSTS {
-            circuits.failed(&format!("{number}.example").into(), Evidence::Connection, "TCP", now);
+            circuits.record_failure(&format!("{number}.example").into(), Evidence::Connection, "TCP", now);
         }
         assert!(circuits.lock().len() <= MAX_HOSTS && open(&circuits) == 1);
     }

@@ -261,19 +261,19 @@ impl Registry {
         match &sent {
             Ok(response) if is_overloaded(response.status) => {
                 if let Some(known) = known {
-                    circuits.failed(&host, known, &response.status.to_string(), Instant::now());
+                    circuits.record_failure(&host, known, &response.status.to_string(), Instant::now());
                 }
             }
             Err(error) if error.is_local() => {}
             Err(error @ ClientError::Unreachable { .. }) => {
-                circuits.failed(&host, Evidence::Connection, &error.to_string(), Instant::now());
+                circuits.record_failure(&host, Evidence::Connection, &error.to_string(), Instant::now());
             }
             Err(error) if error.is_outage() => match known {
-                Some(known) => circuits.failed(&host, known, &error.to_string(), Instant::now()),
+                Some(known) => circuits.record_failure(&host, known, &error.to_string(), Instant::now()),
                 None if circuits.suspects(&host, Instant::now()) => self.probe(route, &host).await,
                 None => {}
             },
-            _ => circuits.answered(&host),
+            _ => circuits.record_success(&host),
         }
         sent.map_err(|error| failure(&host, &error))
     }

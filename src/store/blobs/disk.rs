@@ -214,7 +214,7 @@ impl BlobFiles {
             return Ok(self.index.mapped(digest).map(to_bytes));
         }
         let mapping = Arc::new(MappedFile::of(&file).map_err(StoreError::file("map", &path))?);
-        self.index.put(digest, &mapping, note_use(&file));
+        self.index.insert(digest, &mapping, note_use(&file));
         Ok(Some(to_bytes(mapping)))
     }
 
@@ -229,7 +229,7 @@ impl BlobFiles {
             return Ok(there);
         }
         file.persist(&path).map_err(|refused| StoreError::file("rename a finished file to", path)(refused.error))?;
-        self.index.put(digest, &mapping, machine_time());
+        self.index.insert(digest, &mapping, machine_time());
         Ok(mapping)
     }
 

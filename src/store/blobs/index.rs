@@ -119,7 +119,7 @@ impl BlobIndex {
     }
 
     /// Inserts a verified blob with its map. `stamped` is the recency of its file.
-    pub(crate) fn put(&self, digest: &Digest, mapping: &Arc<MappedFile>, stamped: SystemTime) {
+    pub(crate) fn insert(&self, digest: &Digest, mapping: &Arc<MappedFile>, stamped: SystemTime) {
         let mut state = self.lock();
         let used = state.tick();
         let footprint = footprint(mapping.len());
@@ -332,17 +332,17 @@ mod tests {
     fn kept_maps_are_bounded_in_number_and_used_ones_stay() {
         let index = BlobIndex::new();
         let (shared, hot) = (mapping(10), mapping(10));
-        index.put(&digest(0), &hot, SystemTime::now());
+        index.insert(&digest(0), &hot, SystemTime::now());
         let seen = Arc::downgrade(&hot);
         drop(hot);
         for number in 1..3000 {
-            index.put(&digest(number), &shared, SystemTime::now());
+            index.insert(&digest(number), &shared, SystemTime::now());
             assert!(index.mapped(&digest(0)).is_some());
         }
         assert_eq!(index.lock().kept.len(), KEPT_MAPS);
         assert_eq!(index.lock().kept_bytes, 10 * KEPT_MAPS as u64);
         for number in 3000..9000 {
-            index.put(&digest(number), &shared, SystemTime::now());
+            index.insert(&digest(number), &shared, SystemTime::now());
         }
         assert!(seen.upgrade().is_none(), "an unused map is dropped");
         assert!(index.is_verified(&digest(0)), "the blob stays verified");
@@ -352,12 +352,12 @@ mod tests {
     fn kept_maps_are_bounded_in_bytes() {
         let index = BlobIndex::new();
         for number in 0..10 {
-            index.put(&digest(number), &mapping(KEPT_BYTES / 4), SystemTime::now());
+            index.insert(&digest(number), &mapping(KEPT_BYTES / 4), SystemTime::now());
         }
         assert_eq!(index.lock().kept.len(), 4);
         assert_eq!(index.lock().kept_bytes, KEPT_BYTES);
         let large = mapping(KEPT_BYTES + 1);
-        index.put(&digest(99), &large, SystemTime::now());
+        index.insert(&digest(99), &large, SystemTime::now());
         assert_eq!(Arc::strong_count(&large), 1);
     }
 
@@ -379,9 +379,9 @@ mod tests {
         let index = Arc::new(BlobIndex::new());
         let map = mapping(1);
         let stamps = |index: &Arc<BlobIndex>| matches!(index.take(&digest(1)), OpenState::Mapped { stamp: true, .. });
-        index.put(&digest(1), &map, SystemTime::now());
+        index.insert(&digest(1), &map, SystemTime::now());
         assert!(!stamps(&index));
-        index.put(&digest(1), &map, SystemTime::now() - 2 * STAMP_EVERY);
+        index.insert(&digest(1), &map, SystemTime::now() - 2 * STAMP_EVERY);
         assert!(stamps(&index));
         assert!(!stamps(&index));
     }
@@ -402,7 +402,7 @@ mod tests {
     fn file_time_in_the_future_does_not_keep_a_blob() {
         let index = BlobIndex::new();
         index.count(&digest(1), 1, SystemTime::now() + Duration::from_secs(1 << 33));
-        index.put(&digest(2), &mapping(1), SystemTime::now());
+        index.insert(&digest(2), &mapping(1), SystemTime::now());
         index.counted();
         assert_eq!(index.eviction_candidates(4096, 4096), [digest(1)]);
     }

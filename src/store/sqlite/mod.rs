@@ -193,7 +193,7 @@ impl SqliteLedger {
 
     /// Returns the number of requests and events that were dropped before they were written.
     #[must_use]
-    pub fn lost(&self) -> u64 {
+    pub fn lost_rows(&self) -> u64 {
         self.owner.as_ref().map_or(0, |owner| owner.journal.lost())
     }
 
