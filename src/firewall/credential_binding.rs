@@ -16,27 +16,27 @@ impl Components {
     /// Returns [`FirewallError::NotEntitled`] if there is no such registry.
     pub(crate) fn registry_of(
         &self,
-        asker: &Client,
+        client: &Client,
         name: Option<&PackageName>,
         for_account: bool,
     ) -> Result<&Arc<Registry>, FirewallError> {
         let registry = match name {
             Some(name) => self.registries.of(name),
-            None if for_account => match self.registries.account(&asker.addressed) {
+            None if for_account => match self.registries.account(&client.addressed) {
                 Some(registry) => registry,
-                None => self.registries.nameless(&asker.addressed),
+                None => self.registries.nameless(&client.addressed),
             },
-            None => self.registries.nameless(&asker.addressed),
+            None => self.registries.nameless(&client.addressed),
         };
-        if for_account && !registry.takes_clients(&asker.addressed) {
-            return Err(FirewallError::NotEntitled(why(registry, &asker.addressed).into()));
+        if for_account && !registry.takes_clients(&client.addressed) {
+            return Err(FirewallError::NotEntitled(why(registry, &client.addressed).into()));
         }
         Ok(registry)
     }
 
     /// Adds to an upstream denial that the client's own credentials were not sent, if so.
-    pub(crate) fn explain_unsent(&self, asker: &Client, name: &PackageName, rejection: FirewallError) -> FirewallError {
-        let Authorization::Own(own) = &asker.authorization else { return rejection };
+    pub(crate) fn explain_unsent(&self, client: &Client, name: &PackageName, rejection: FirewallError) -> FirewallError {
+        let Authorization::Own(own) = &client.authorization else { return rejection };
         let registry = self.registries.of(name);
         if registry.takes_clients(&own.addressed) {
             return rejection;

@@ -76,7 +76,7 @@ pub enum FirewallError {
         /// The cause, with the byte offset where known.
         detail: Arc<str>,
     },
-    /// The client's own credentials are missing or insufficient; the text says what to do.
+    /// The client's own credentials are not sent to that registry, or are insufficient. The text says what to do.
     #[error("{0}")]
     NotEntitled(Arc<str>),
     /// The client requested more nonexistent names than may be recorded.
@@ -105,8 +105,8 @@ impl FirewallError {
 }
 
 impl From<BudgetTimeout> for FirewallError {
-    fn from(no_room: BudgetTimeout) -> Self {
-        Self::Upstream(no_room.into())
+    fn from(timeout: BudgetTimeout) -> Self {
+        Self::Upstream(timeout.into())
     }
 }
 
@@ -118,9 +118,9 @@ impl Refusal {
         if reason.rule == RuleId::FeedMissing {
             return Self::of_missing_feed(name, Some(version), verdict);
         }
-        let manner = if verdict.opens().is_some() { "held" } else { "refused" };
+        let manner = if verdict.opens_at().is_some() { "held" } else { "refused" };
         let mut text = format!("{name}@{version} is {manner} by coldframe: {} (rule {})", reason.detail, reason.rule);
-        if let Some(opens) = verdict.opens() {
+        if let Some(opens) = verdict.opens_at() {
             let _ = write!(text, "; opens {}", timestamp::format_utc_ceil(opens));
         }
         match nearest {
@@ -133,7 +133,7 @@ impl Refusal {
             name: name.clone(),
             version: Some(version.into()),
             rule: reason.rule.clone(),
-            opens: verdict.opens(),
+            opens: verdict.opens_at(),
             text: one_line(&text).into(),
             link: None,
         })
@@ -204,14 +204,14 @@ impl Refusal {
         }
         let tail = self.link.as_ref().map(|link| format!("{EXPLAIN_SEPARATOR}{link}")).filter(|tail| tail.len() <= longest / 2);
         let tail = tail.unwrap_or_default();
-        let room = longest - tail.len();
-        if text.len() <= room {
+        let limit = longest - tail.len();
+        if text.len() <= limit {
             return format!("{text}{tail}");
         }
         // The detail is cut first. The rule, the opening and the version to use instead are kept.
         let (detail, rest) =
-            text.rfind(" (rule ").filter(|at| text.len() - at + DETAIL <= room).map_or((&*text, ""), |at| text.split_at(at));
-        let kept: String = detail.chars().take(room.saturating_sub(rest.len() + 3)).collect();
+            text.rfind(" (rule ").filter(|at| text.len() - at + DETAIL <= limit).map_or((&*text, ""), |at| text.split_at(at));
+        let kept: String = detail.chars().take(limit.saturating_sub(rest.len() + 3)).collect();
         format!("{}...{rest}{tail}", kept.trim_end())
     }
 }

@@ -46,7 +46,7 @@ pub struct PurgeResult {
 ///
 /// # Errors
 /// Returns an error if the ledger cannot be read.
-pub fn find(
+pub fn find_exposed(
     world: &PolicySnapshot,
     ledger: &dyn Ledger,
     now: Timestamp,
@@ -59,7 +59,7 @@ pub fn find(
             continue;
         }
         let (releases, served, downloaded) = (ledger.releases(&name)?, served(ledger, &name)?, ledger.downloaded(&name)?);
-        let keys = releases.iter().map(|release| &*release.version).chain(served.iter().map(|one| &*one.version));
+        let keys = releases.iter().map(|release| &*release.version).chain(served.iter().map(|row| &*row.version));
         let keys: BTreeSet<&str> = keys.collect();
         let mut dates: HashMap<&str, Timestamp> = HashMap::new();
         for release in &releases {
@@ -71,7 +71,7 @@ pub fn find(
         let versions: Vec<_> = keys.into_iter().map(|key| (key, Version::parse(key))).collect();
         let applicable = advisories.applicable_to(versions.iter().map(|(key, version)| (*key, version.as_ref(), dated(key))));
         for (key, version) in &versions {
-            let Some(advisory) = applicable.matching(key, version.as_ref()).find(|one| wanted(*one)) else { continue };
+            let Some(advisory) = applicable.matching(key, version.as_ref()).find(|advisory| wanted(*advisory)) else { continue };
             let mut finding = finding(&name, key, advisory, (&releases, &served, &downloaded));
             let denied = advisory.kind == AdvisoryKind::Malware && advisory.trust == FeedTrust::Deny;
             finding.is_condemned = denied && !is_approved(world, &finding, &applicable, version.as_ref(), now);
@@ -94,7 +94,7 @@ pub fn find_versions(
 ) -> Result<Vec<ExposedVersion>, StoreError> {
     let (releases, served, downloaded) = (ledger.releases(name)?, served(ledger, name)?, ledger.downloaded(name)?);
     let is_seen = |version: &&String| {
-        releases.iter().any(|release| *release.version == **version) || served.iter().any(|one| one.version == **version)
+        releases.iter().any(|release| *release.version == **version) || served.iter().any(|row| row.version == **version)
     };
     let found = versions.iter().filter(is_seen).map(|version| ExposedVersion {
         name: name.clone(),
@@ -103,7 +103,7 @@ pub fn find_versions(
         feed: "".into(),
         integrities: integrities(version, (&releases, &served, &downloaded)),
         published: published(version, &releases),
-        clients: served.iter().filter(|one| one.version == *version).cloned().collect(),
+        clients: served.iter().filter(|row| row.version == *version).cloned().collect(),
         is_condemned: false,
     });
     Ok(found.collect())
@@ -121,7 +121,7 @@ pub fn purge(
     metrics: &Metrics,
     now: Timestamp,
 ) -> Result<PurgeResult, StoreError> {
-    let (mut purge, mut told) = (PurgeResult::default(), HashSet::new());
+    let (mut purge, mut reported) = (PurgeResult::default(), HashSet::new());
     for finding in findings {
         for integrity in &finding.integrities {
             match blobs.remove(integrity.strongest()) {
@@ -137,7 +137,7 @@ pub fn purge(
         for client in &finding.clients {
             let incident = incident(finding, client);
             // A client that received two integrities of one version has two rows.
-            if ledger.has_incident(&incident)? || !told.insert(incident.clone()) {
+            if ledger.has_incident(&incident)? || !reported.insert(incident.clone()) {
                 continue;
             }
             purge.named += 1;
@@ -163,7 +163,7 @@ pub fn rescan(
     now: Timestamp,
 ) -> Result<PurgeResult, StoreError> {
     let denies = |advisory: Advisory<'_>| advisory.kind == AdvisoryKind::Malware && advisory.trust == FeedTrust::Deny;
-    let mut findings = find(world, ledger.as_ref(), now, denies)?;
+    let mut findings = find_exposed(world, ledger.as_ref(), now, denies)?;
     // Versions approved by the advisory's id are kept.
     findings.retain(|finding| finding.is_condemned);
     let purge = purge(&findings, ledger.as_ref(), blobs.as_ref(), metrics, now)?;
@@ -214,7 +214,7 @@ fn is_approved(
     version: Option<&Version>,
     now: Timestamp,
 ) -> bool {
-    let rules = world.policy(Profile::default()).about(&finding.name);
+    let rules = world.policy(Profile::default()).for_package(&finding.name);
     finding.integrities.iter().any(|integrity| {
         let facts = Facts {
             published: None,
@@ -229,7 +229,7 @@ fn is_approved(
 
 fn served(ledger: &dyn Ledger, name: &PackageName) -> Result<Vec<Exposure>, StoreError> {
     let mut served = ledger.exposure(name, None)?;
-    served.retain(|one| one.outcome == DownloadOutcome::Served);
+    served.retain(|row| row.outcome == DownloadOutcome::Served);
     Ok(served)
 }
 
@@ -245,7 +245,7 @@ fn finding(name: &PackageName, key: &str, advisory: Advisory<'_>, noted: Noted<'
         feed: advisory.feed.into(),
         integrities: integrities(key, noted),
         published: published(key, releases),
-        clients: served.iter().filter(|one| one.version == key).cloned().collect(),
+        clients: served.iter().filter(|row| row.version == key).cloned().collect(),
         is_condemned: false,
     }
 }
@@ -255,7 +255,7 @@ fn integrities(version: &str, (releases, served, downloaded): Noted<'_>) -> Vec<
     let of_version = releases.iter().filter(|release| *release.version == *version);
     let mut found: Vec<Integrity> = of_version.filter_map(Release::known_digests).collect();
     let kept = downloaded.iter().filter(|tarball| *tarball.version == *version).map(|tarball| tarball.digests.clone());
-    let sent = served.iter().filter(|one| one.version == version).filter_map(|client| client.integrity.as_deref());
+    let sent = served.iter().filter(|row| row.version == version).filter_map(|client| client.integrity.as_deref());
     for integrity in kept.chain(sent.filter_map(|sri| Integrity::parse(Some(sri), None))) {
         if !found.iter().any(|known| known.digests().contains(integrity.strongest())) {
             found.push(integrity);

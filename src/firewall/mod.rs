@@ -143,7 +143,7 @@ const PLAIN_MEMORY: u64 = 64 << 20;
 const MAX_PLAIN_MEMORY: u64 = 512 << 20;
 const SMALL_PLAIN: u64 = 64 << 10;
 
-/// How often [`Firewall::settle`] checks for remaining tasks.
+/// How often shutdown checks for remaining tasks.
 const SETTLING: Duration = Duration::from_millis(2);
 
 /// Concurrent tarball downloads per registry and client.
@@ -335,8 +335,8 @@ impl Firewall {
     ///
     /// # Errors
     /// Returns an error if the package does not exist or upstream is unavailable.
-    pub async fn inspect(&self, asker: &Client, name: &PackageName) -> Result<PackageInspection, FirewallError> {
-        self.0.inspect(asker, name).await
+    pub async fn inspect(&self, client: &Client, name: &PackageName) -> Result<PackageInspection, FirewallError> {
+        self.0.inspect(client, name).await
     }
 
     /// Returns the verdict of each version as of its instant; `None` for a version that was never seen.
@@ -345,11 +345,11 @@ impl Firewall {
     /// Returns an error if the package does not exist or upstream is unavailable.
     pub async fn judge_then(
         &self,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
         wanted: &[(&str, Timestamp)],
     ) -> Result<Vec<Option<Verdict>>, FirewallError> {
-        self.0.evaluate_as_of(asker, name, wanted).await
+        self.0.evaluate_as_of(client, name, wanted).await
     }
 
     /// Replaces the advisories. They apply to every package from the next request on.
@@ -375,7 +375,7 @@ impl Firewall {
 
     /// Returns the current policies, decisions and advisories.
     #[must_use]
-    pub fn world(&self) -> Arc<PolicySnapshot> {
+    pub fn policy(&self) -> Arc<PolicySnapshot> {
         self.0.world()
     }
 
@@ -386,24 +386,24 @@ impl Firewall {
     /// Returns an error if the version does not exist or upstream is unavailable.
     pub async fn explain(
         &self,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
         wanted: Option<&str>,
         at: Option<Timestamp>,
     ) -> Result<Explanation, FirewallError> {
-        self.0.explain(asker, name, wanted, at).await
+        self.0.explain(client, name, wanted, at).await
     }
 
     /// Checks whether each of `locked` would be served, in their order. Serves nothing and records no download.
-    pub async fn check(&self, asker: &Client, locked: &[LockedVersion]) -> Vec<CheckedVersion> {
-        self.0.check(asker, locked).await
+    pub async fn check(&self, client: &Client, locked: &[LockedVersion]) -> Vec<CheckedVersion> {
+        self.0.check(client, locked).await
     }
 
     /// Returns the versions of a package that are hidden from the client, from memory only. Includes those that the project
     /// requires by `wants`; `None` if nothing is hidden or nothing is known.
     #[must_use]
-    pub fn hidden(&self, asker: &Client, name: &PackageName, wants: &[Want]) -> Option<HiddenVersions> {
-        self.0.hidden(asker, name, wants)
+    pub fn hidden(&self, client: &Client, name: &PackageName, wants: &[Want]) -> Option<HiddenVersions> {
+        self.0.hidden(client, name, wants)
     }
 
     /// Returns the URLs of all registries, without credentials.
@@ -418,36 +418,36 @@ impl Firewall {
     /// Returns a refusal if no version is visible, and the failure of upstream or the store.
     pub async fn packument(
         &self,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
         form: PackumentForm,
         coding: ContentCoding,
     ) -> Result<PackumentResponse, FirewallError> {
-        self.0.packument(asker, name, form, coding).await
+        self.0.packument(client, name, form, coding).await
     }
 
     /// Returns one manifest by version, dist-tag or range, as JSON.
     ///
     /// # Errors
-    /// Returns a refusal if the version is hidden, not found, and the errors of [`Firewall::packument`].
-    pub async fn manifest(&self, asker: &Client, name: &PackageName, wanted: &str) -> Result<Bytes, FirewallError> {
-        self.0.manifest(asker, name, wanted).await
+    /// Returns a refusal if the version is hidden, an error if it does not exist, and the errors of [`Firewall::packument`].
+    pub async fn manifest(&self, client: &Client, name: &PackageName, wanted: &str) -> Result<Bytes, FirewallError> {
+        self.0.manifest(client, name, wanted).await
     }
 
     /// Returns the dist-tags as clients see them, as JSON.
     ///
     /// # Errors
     /// Returns the errors of [`Firewall::packument`].
-    pub async fn dist_tags(&self, asker: &Client, name: &PackageName) -> Result<Bytes, FirewallError> {
-        self.0.dist_tags(asker, name).await
+    pub async fn dist_tags(&self, client: &Client, name: &PackageName) -> Result<Bytes, FirewallError> {
+        self.0.dist_tags(client, name).await
     }
 
     /// Returns a tarball, verified against its packument.
     ///
     /// # Errors
     /// Returns a refusal if the version is hidden or its bytes do not match, and the failure of upstream or the store.
-    pub async fn tarball(&self, asker: &Client, name: &PackageName, version: &str) -> Result<TarballResponse, FirewallError> {
-        self.0.tarball(asker, name, version).await
+    pub async fn tarball(&self, client: &Client, name: &PackageName, version: &str) -> Result<TarballResponse, FirewallError> {
+        self.0.tarball(client, name, version).await
     }
 
     /// Returns the package and version whose tarball is at an address of the registry, as far as this client may see it.
@@ -455,8 +455,8 @@ impl Firewall {
     /// # Errors
     /// Returns a refusal if two packages claim the address, or two versions with different digests. Returns an error if upstream
     /// is unavailable.
-    pub async fn locate(&self, asker: &Client, address: &Address) -> Result<Option<(PackageName, Box<str>)>, FirewallError> {
-        self.0.locate(asker, address).await
+    pub async fn locate(&self, client: &Client, address: &Address) -> Result<Option<(PackageName, Box<str>)>, FirewallError> {
+        self.0.locate(client, address).await
     }
 
     /// Checks an egress destination against the feed indicators and records a hit. Returns the reason if the connection must be
@@ -470,8 +470,8 @@ impl Firewall {
     ///
     /// # Errors
     /// Returns an error if upstream is unavailable.
-    pub async fn search(&self, asker: &Client, passage: PassthroughRequest) -> Result<PassthroughResponse, FirewallError> {
-        self.0.search(asker, passage).await
+    pub async fn search(&self, client: &Client, passage: PassthroughRequest) -> Result<PassthroughResponse, FirewallError> {
+        self.0.search(client, passage).await
     }
 
     /// Passes an audit to upstream and adds the advisories of the feeds. `body` is the client's, decoded; `bulk` selects its
@@ -481,12 +481,12 @@ impl Firewall {
     /// Returns an error if upstream is unavailable.
     pub async fn audit(
         &self,
-        asker: &Client,
+        client: &Client,
         passage: PassthroughRequest,
         body: Bytes,
         bulk: bool,
     ) -> Result<(PassthroughResponse, Option<String>), FirewallError> {
-        self.0.audit(asker, passage, body, bulk).await
+        self.0.audit(client, passage, body, bulk).await
     }
 
     /// Returns the attestations of one version. Those of a hidden version are not found, which pnpm tolerates.
@@ -495,12 +495,12 @@ impl Firewall {
     /// Returns an error if the version is hidden or upstream is unavailable.
     pub async fn attestations(
         &self,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
         version: &str,
         passage: PassthroughRequest,
     ) -> Result<PassthroughResponse, FirewallError> {
-        self.0.attestations(asker, name, version, passage).await
+        self.0.attestations(client, name, version, passage).await
     }
 
     /// Passes any other request (ping, keys, whoami, accounts) to the registry of `name`, or to the default registry.
@@ -509,11 +509,11 @@ impl Firewall {
     /// Returns an error if upstream is unavailable.
     pub async fn pass(
         &self,
-        asker: &Client,
+        client: &Client,
         name: Option<&PackageName>,
         passage: PassthroughRequest,
     ) -> Result<PassthroughResponse, FirewallError> {
-        self.0.pass(asker, name, passage).await
+        self.0.pass(client, name, passage).await
     }
 
     /// Passes a write to upstream, like [`Firewall::pass`]. The next read of the package is revalidated.
@@ -522,11 +522,11 @@ impl Firewall {
     /// Returns an error if upstream is unavailable.
     pub async fn write(
         &self,
-        asker: &Client,
+        client: &Client,
         name: Option<&PackageName>,
         passage: PassthroughRequest,
     ) -> Result<PassthroughResponse, FirewallError> {
-        self.0.write_through(asker, name, passage).await
+        self.0.write_through(client, name, passage).await
     }
 
     /// Returns the number of concurrent prefetches per registry; 0 if prefetching is disabled.
@@ -579,16 +579,16 @@ impl Firewall {
 impl Components {
     async fn pass(
         &self,
-        asker: &Client,
+        client: &Client,
         name: Option<&PackageName>,
         passage: PassthroughRequest,
     ) -> Result<PassthroughResponse, FirewallError> {
-        let registry = self.registry_of(asker, name, passage.for_account)?;
-        let passage = if registry.takes_clients(&asker.addressed) { passage } else { passage.without_credentials() };
-        let _slot = self.passes.of(registry).acquire(asker.address).await;
+        let registry = self.registry_of(client, name, passage.for_account)?;
+        let passage = if registry.takes_clients(&client.addressed) { passage } else { passage.without_credentials() };
+        let _slot = self.passes.of(registry).acquire(client.address).await;
         let mut share = self.allowance.share_in(registry.id());
         let asked = Instant::now();
-        let passed = registry.pass(passage, &asker.authorization, &mut share).await;
+        let passed = registry.pass(passage, &client.authorization, &mut share).await;
         let outcome = passed.as_ref().map_or_else(crate::firewall::recorder::outcome_of, |_| UpstreamOutcome::Changed);
         let detail = passed.as_ref().err().map(ToString::to_string);
         UpstreamAnswered { what: UpstreamWhat::Pass, outcome, duration: asked.elapsed(), name, detail: detail.as_deref() }

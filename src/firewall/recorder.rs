@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::firewall::Components;
 use crate::firewall::error::FirewallError;
 use crate::firewall::package::history::HistoryEvent;
-use crate::firewall::packages::fetch::{FetchRequest, lost};
+use crate::firewall::packages::fetch::{FetchRequest, task_failed};
 use crate::firewall::verdicts::{OverbroadAdvisory, VerdictTable};
 use crate::firewall::wall_clock::MAX_SKEW;
 use crate::npm::{Algorithm, Digest, PackageName, Packument};
@@ -55,7 +55,7 @@ impl Components {
     /// Counts a shared fetch whose task panicked or was aborted at shutdown, and returns its error.
     pub(crate) fn note_lost_fetch(&self) -> FirewallError {
         TaskFailed { task: TaskLabel::Request, detail: "a shared fetch ended without a result", restart: None }.emit(&self.metrics);
-        lost()
+        task_failed()
     }
 
     /// Reports the events of a comparison. A version that is missing for a client's own token is not reported as removed.
@@ -145,7 +145,7 @@ impl Components {
         self.event("metadata_stripped", Some(&packument.name), None, format!("{} sends no {missing}", registry.id()));
     }
 
-    pub(crate) fn tell(&self, request: &FetchRequest, asked: Instant, fetched: &Result<PackumentReply, UpstreamError>) {
+    pub(crate) fn upstream_answered(&self, request: &FetchRequest, asked: Instant, fetched: &Result<PackumentReply, UpstreamError>) {
         let outcome = match fetched {
             Ok(fetched) if matches!(fetched.freshness, PackumentBody::NotModified) => UpstreamOutcome::NotModified,
             Ok(_) => UpstreamOutcome::Changed,

@@ -21,7 +21,7 @@ type FlightResult<V> = watch::Receiver<Option<V>>;
 
 /// Running tasks by key.
 pub struct SingleFlight<K, V> {
-    under_way: Arc<Mutex<HashMap<K, FlightResult<V>>>>,
+    running: Arc<Mutex<HashMap<K, FlightResult<V>>>>,
 }
 
 /// The task ended without a result because it panicked or was aborted at shutdown.
@@ -37,65 +37,65 @@ where
     #[must_use]
     #[expect(clippy::new_without_default, reason = "creating one is always explicit")]
     pub fn new() -> Self {
-        Self { under_way: Arc::default() }
+        Self { running: Arc::default() }
     }
 
     /// Returns the number of running tasks.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a metric, not a collection")]
     pub fn len(&self) -> usize {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Checks whether a task for `key` is running.
     #[must_use]
     pub fn is_under_way(&self, key: &K) -> bool {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
     }
 
     /// Waits for the task of `key`, and spawns it with `fly` if none is running.
     ///
     /// # Errors
     /// Returns [`FlightAborted`] if the task did not complete.
-    pub async fn join<F>(&self, key: K, fly: impl FnOnce() -> F) -> Result<V, FlightAborted>
+    pub async fn join<F>(&self, key: K, start: impl FnOnce() -> F) -> Result<V, FlightAborted>
     where
         F: Future<Output = V> + Send + 'static,
     {
-        let mut landing = self.landing(key, fly);
-        let landed = landing.wait_for(Option::is_some).await.map_err(|_| FlightAborted)?;
-        landed.clone().ok_or(FlightAborted)
+        let mut receiver = self.receiver(key, start);
+        let result = receiver.wait_for(Option::is_some).await.map_err(|_| FlightAborted)?;
+        result.clone().ok_or(FlightAborted)
     }
 
-    fn landing<F>(&self, key: K, fly: impl FnOnce() -> F) -> FlightResult<V>
+    fn receiver<F>(&self, key: K, start: impl FnOnce() -> F) -> FlightResult<V>
     where
         F: Future<Output = V> + Send + 'static,
     {
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(landing) = under_way.get(&key) {
-            return landing.clone();
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(receiver) = running.get(&key) {
+            return receiver.clone();
         }
-        let (sender, landing) = watch::channel(None);
-        under_way.insert(key.clone(), landing.clone());
+        let (sender, receiver) = watch::channel(None);
+        running.insert(key.clone(), receiver.clone());
         // Removed on drop, so that a panic does not leave an entry that never completes.
-        let ending = RemoveOnDrop { key, under_way: Arc::clone(&self.under_way) };
-        let flight = fly();
+        let entry = RemoveOnDrop { key, running: Arc::clone(&self.running) };
+        let task = start();
         tokio::spawn(async move {
-            let landed = flight.await;
-            drop(ending);
-            sender.send_replace(Some(landed));
+            let result = task.await;
+            drop(entry);
+            sender.send_replace(Some(result));
         });
-        landing
+        receiver
     }
 }
 
 struct RemoveOnDrop<K: Hash + Eq, V> {
     key: K,
-    under_way: Arc<Mutex<HashMap<K, FlightResult<V>>>>,
+    running: Arc<Mutex<HashMap<K, FlightResult<V>>>>,
 }
 
 impl<K: Hash + Eq, V> Drop for RemoveOnDrop<K, V> {
     fn drop(&mut self) {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
     }
 }
 
@@ -109,15 +109,15 @@ mod tests {
 
     #[tokio::test]
     async fn callers_share_one_task_after_the_first_caller_is_cancelled() {
-        let flights = Arc::new(SingleFlight::<u8, usize>::new());
-        let (flown, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let shared = Arc::new(SingleFlight::<u8, usize>::new());
+        let (runs, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
         let ask = || {
-            let (flights, flown, gate) = (Arc::clone(&flights), Arc::clone(&flown), Arc::clone(&gate));
+            let (shared, runs, gate) = (Arc::clone(&shared), Arc::clone(&runs), Arc::clone(&gate));
             tokio::spawn(async move {
-                flights
+                shared
                     .join(7, || async move {
                         gate.notified().await;
-                        flown.fetch_add(1, Ordering::SeqCst) + 1
+                        runs.fetch_add(1, Ordering::SeqCst) + 1
                     })
                     .await
             })
@@ -131,13 +131,13 @@ mod tests {
         for other in others {
             assert_eq!(other.await.unwrap(), Ok(1));
         }
-        assert_eq!(flights.len(), 0);
+        assert_eq!(shared.len(), 0);
     }
 
     #[tokio::test]
     async fn panicked_task_is_reported_and_can_run_again() {
-        let flights = SingleFlight::<u8, u8>::new();
-        assert_eq!(flights.join(1, || async { panic!("on purpose") }).await, Err(FlightAborted));
-        assert_eq!(flights.join(1, || async { 5 }).await, Ok(5));
+        let shared = SingleFlight::<u8, u8>::new();
+        assert_eq!(shared.join(1, || async { panic!("on purpose") }).await, Err(FlightAborted));
+        assert_eq!(shared.join(1, || async { 5 }).await, Ok(5));
     }
 }

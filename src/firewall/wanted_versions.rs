@@ -114,7 +114,7 @@ impl Components {
         spec: &str,
     ) -> Vec<Dependency> {
         let Some(packument) = &known.packument else { return Vec::new() };
-        let screen = known.screen(&self.world(), crate::firewall::policy_state::Profile::default());
+        let screen = known.verdicts(&self.world(), crate::firewall::policy_state::Profile::default());
         let chosen = resolve(packument, &screen, spec).and_then(|key| packument.find(key));
         let Some((at, _)) = chosen.filter(|(at, _)| screen.shown[*at]) else { return Vec::new() };
         let wanted = dependencies(document, fields, at);
@@ -129,13 +129,13 @@ impl Components {
     /// without hidden versions.
     pub(crate) fn note_withheld(
         &self,
-        asker: &Client,
+        client: &Client,
         known: &PackageSnapshot,
         packument: &Packument,
         screen: &VerdictTable,
         now: Timestamp,
     ) {
-        if screen.hidden.is_empty() || !asker.is_installing {
+        if screen.hidden.is_empty() || !client.is_installing {
             return;
         }
         let Some(wants) = self.wants.of(&known.slot) else { return };
@@ -143,22 +143,22 @@ impl Components {
             // Only while the requiring packument is fresh: later, a client may resolve another version of it.
             let by = PackageName::parse(&want.by).ok().map(|name| CacheKey { name, partition: known.slot.partition.clone() });
             let asked = by.and_then(|slot| self.documents.get(&slot)).map(|known| known.checked);
-            if asked.is_some_and(|asked| now <= timestamp::after(asked, self.config.packument_ttl)) {
-                self.report_withheld(asker, packument, screen, *at, now);
+            if asked.is_some_and(|asked| now <= timestamp::saturating_add(asked, self.config.packument_ttl)) {
+                self.report_withheld(client, packument, screen, *at, now);
             }
         }
     }
 
     pub(crate) fn report_withheld(
         &self,
-        asker: &Client,
+        client: &Client,
         packument: &Packument,
         screen: &VerdictTable,
         at: usize,
         now: Timestamp,
     ) {
         let entry = &packument.entries[at];
-        let key = (asker.address, asker.user.clone(), packument.name.clone(), entry.key.clone());
+        let key = (client.address, client.user.clone(), packument.name.clone(), entry.key.clone());
         if self.wants.reported.get(&key).is_some_and(|at| timestamp::is_within(at, EVENT_INTERVAL, now)) {
             return;
         }
@@ -166,8 +166,8 @@ impl Components {
         let (name, nearest) = (&packument.name, screen.nearest_allowed(packument, &entry.key));
         let Some(refusal) = Refusal::of_version(name, &entry.key, screen.verdict(at), nearest) else { return };
         let rule = refusal.rule.clone();
-        let _ = self.refused(asker, refusal);
-        self.note_tarball((asker, now), name, &entry.key, entry.integrity.as_ref(), DownloadOutcome::Refused, Some(&rule));
+        let _ = self.refused(client, refusal);
+        self.note_tarball((client, now), name, &entry.key, entry.integrity.as_ref(), DownloadOutcome::Refused, Some(&rule));
     }
 }
 

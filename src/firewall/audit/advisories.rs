@@ -34,7 +34,7 @@ impl Components {
     /// Blocks.
     pub(crate) fn merge_advisories(
         &self,
-        asker: &Client,
+        client: &Client,
         passed: PassthroughResponse,
         audited: &Audited,
         bulk: bool,
@@ -46,7 +46,7 @@ impl Components {
         if !alone && theirs.is_none() {
             return passed;
         }
-        let found = self.found(asker, &world, audited);
+        let found = self.found(client, &world, audited);
         if found.is_empty() && !alone {
             return passed;
         }
@@ -60,7 +60,7 @@ impl Components {
     }
 
     /// Returns each advisory on an installed package, with the installed versions that it affects.
-    fn found<'w>(&self, asker: &Client, world: &'w PolicySnapshot, audited: &Audited) -> Vec<Found<'w>> {
+    fn found<'w>(&self, client: &Client, world: &'w PolicySnapshot, audited: &Audited) -> Vec<Found<'w>> {
         let mut found = Vec::new();
         for (name, versions) in &audited.versions {
             let advisories = world.advisories.of(name);
@@ -69,21 +69,21 @@ impl Components {
             }
             let known = PackageName::parse(name).ok();
             let known =
-                known.and_then(|name| self.documents.get(&CacheKey::of(&name, self.registries.of(&name), &asker.authorization)));
+                known.and_then(|name| self.documents.get(&CacheKey::of(&name, self.registries.of(&name), &client.authorization)));
             let dated = known.iter().flat_map(|known| known.packument.iter().flat_map(|packument| known.dated(packument)));
             let applicable = advisories.applicable_to(dated);
             // The index of each advisory in `here`, by feed and id, so that advisories are compared once and not per version.
-            let (mut places, mut here) = (HashMap::new(), Vec::<Found<'w>>::new());
+            let (mut indexes, mut here) = (HashMap::new(), Vec::<Found<'w>>::new());
             for version in versions.keys() {
                 let parsed = Version::parse(version);
                 for advisory in applicable.matching(version, parsed.as_ref()) {
-                    let place = *places.entry((advisory.feed, advisory.id)).or_insert_with(|| {
+                    let index = *indexes.entry((advisory.feed, advisory.id)).or_insert_with(|| {
                         here.iter().position(|(other, _)| is_same(*other, advisory)).unwrap_or_else(|| {
                             here.push((advisory, Vec::new()));
                             here.len() - 1
                         })
                     });
-                    let affected = &mut here[place].1;
+                    let affected = &mut here[index].1;
                     // Duplicate records affect a version consecutively.
                     if affected.last() != Some(version) {
                         affected.push(version.clone());
@@ -97,8 +97,8 @@ impl Components {
 }
 
 /// Checks whether two advisories are the same record or aliases. Feeds overlap.
-fn is_same(one: Advisory<'_>, other: Advisory<'_>) -> bool {
-    one.package() == other.package() && (one.is_called(other.id) || other.is_called(one.id))
+fn is_same(a: Advisory<'_>, b: Advisory<'_>) -> bool {
+    a.package() == b.package() && (a.is_called(b.id) || b.is_called(a.id))
 }
 
 /// The advisories in upstream's response, by the last path segment of their URLs: an id or an alias.
@@ -155,12 +155,12 @@ fn bulk_answer(found: &[Found<'_>], theirs: Theirs<'_>) -> Result<String, serde_
 
 /// Builds the response to a tree audit: advisories with their paths, and the count per severity.
 fn tree_answer(found: &[Found<'_>], audited: &Audited, mut theirs: Theirs<'_>) -> Result<String, serde_json::Error> {
-    let told = theirs.remove("advisories").and_then(|told| serde_json::from_str::<Theirs<'_>>(told.get()).ok());
-    let (mut answer, mut advisories, mut metadata) = if let Some(told) = told {
+    let listed = theirs.remove("advisories").and_then(|listed| serde_json::from_str::<Theirs<'_>>(listed.get()).ok());
+    let (mut answer, mut advisories, mut metadata) = if let Some(listed) = listed {
         let metadata = theirs.remove("metadata").filter(|metadata| metadata.get().len() <= MAX_COUNTS_BYTES);
         let metadata = metadata.and_then(|metadata| serde_json::from_str(metadata.get()).ok()).unwrap_or_else(|| json!({}));
         let own = |(name, value): (String, &RawValue)| (name, value.to_owned());
-        let advisories: BTreeMap<String, Box<RawValue>> = told.into_iter().map(own).collect();
+        let advisories: BTreeMap<String, Box<RawValue>> = listed.into_iter().map(own).collect();
         (theirs.into_iter().map(own).collect(), advisories, metadata)
     } else {
         let mut answer: BTreeMap<String, Box<RawValue>> = BTreeMap::new();

@@ -309,7 +309,7 @@ mod tests {
 
     use super::*;
 
-    fn told(read: Result<Option<Audited>, FirewallError>) -> String {
+    fn describe(read: Result<Option<Audited>, FirewallError>) -> String {
         match read {
             Ok(Some(audited)) => format!("{} {:?}", audited.count, audited.versions),
             Ok(None) => "unreadable".to_owned(),
@@ -322,15 +322,15 @@ mod tests {
         let tree = br#"{"name":"app","version":"9.9.9","requires":{"a":"1"},"dependencies":{
             "a":{"dependencies":{"b":{"version":"2.0.0"},"c":true,"d":{"version":3,"dependencies":[1]}},"version":"1.0.0"},
             "b":{"version":"2.0.0","integrity":{"x":[null]}},"e":{"version":"1.0.0"}}}"#;
-        assert_eq!(told(read_tree(tree, |name| name != "e")), r#"4 {"a": {"1.0.0": ["a"]}, "b": {"2.0.0": ["a>b", "b"]}}"#);
+        assert_eq!(describe(read_tree(tree, |name| name != "e")), r#"4 {"a": {"1.0.0": ["a"]}, "b": {"2.0.0": ["a>b", "b"]}}"#);
         for odd in ["[]", "7", "{}", r#"{"dependencies":"none"}"#] {
-            assert_eq!(told(read_tree(odd.as_bytes(), |_| true)), "0 {}", "{odd}");
+            assert_eq!(describe(read_tree(odd.as_bytes(), |_| true)), "0 {}", "{odd}");
         }
         for broken in ["", "{", r#"{"dependencies":{"a":{"version":"1.0.0"}}"#, "{} {}"] {
-            assert_eq!(told(read_tree(broken.as_bytes(), |_| true)), "unreadable", "{broken}");
+            assert_eq!(describe(read_tree(broken.as_bytes(), |_| true)), "unreadable", "{broken}");
         }
         let deep = format!(r#"{}"1.0.0"{}"#, r#"{"dependencies":{"a":"#.repeat(10_000), "}}".repeat(10_000));
-        assert_eq!(told(read_tree(deep.as_bytes(), |_| true)), "unreadable");
+        assert_eq!(describe(read_tree(deep.as_bytes(), |_| true)), "unreadable");
     }
 
     #[test]
@@ -343,7 +343,7 @@ mod tests {
         assert_eq!((audited.count, audited.versions.len()), (MAX_PACKAGES, MAX_PACKAGES - 1));
         assert!(audited.versions.values().flat_map(BTreeMap::values).all(Vec::is_empty));
         let one_more = format!(r#"{tree},"last":{{"version":"1.0.0"}}}}}}}}}}"#);
-        assert_eq!(told(read_tree(one_more.as_bytes(), |_| true)), "the audit names more than 50000 packages");
+        assert_eq!(describe(read_tree(one_more.as_bytes(), |_| true)), "the audit names more than 50000 packages");
     }
 
     #[test]
@@ -368,22 +368,22 @@ mod tests {
         let mut named = Vec::new();
         let body = br#"{"a":["1.0.0","2.0.0"],"b":[],"a":["3.0.0"]}"#;
         let read = read_bulk(body, |name| name == "a", |name, versions| named.push(format!("{name} {}", versions.len())));
-        assert_eq!(told(read), r#"3 {"a": {"3.0.0": []}}"#);
+        assert_eq!(describe(read), r#"3 {"a": {"3.0.0": []}}"#);
         assert_eq!(named, ["a 2", "b 0", "a 1"]);
         let ignore = |_: &str, _: &[String]| {};
         for odd in ["[]", r#"{"a":"1"}"#, r#"{"a":[1]}"#, r#"{"a":["1"]"#] {
-            assert_eq!(told(read_bulk(odd.as_bytes(), |_| true, ignore)), "unreadable", "{odd}");
+            assert_eq!(describe(read_bulk(odd.as_bytes(), |_| true, ignore)), "unreadable", "{odd}");
         }
         let versions = |count: usize| format!(r#"{{"a":[{}"1.0.0"]}}"#, r#""1.0.0","#.repeat(count - 1));
         assert!(read_bulk(versions(MAX_VERSIONS).as_bytes(), |_| true, ignore).is_ok());
         assert_eq!(
-            told(read_bulk(versions(MAX_VERSIONS + 1).as_bytes(), |_| true, ignore)),
+            describe(read_bulk(versions(MAX_VERSIONS + 1).as_bytes(), |_| true, ignore)),
             "the audit names more than 1000 versions of one package"
         );
         let names = |count: usize| format!(r#"{{{}"a":[]}}"#, r#""a":[],"#.repeat(count - 1));
         assert!(read_bulk(names(MAX_PACKAGES).as_bytes(), |_| true, ignore).is_ok());
         assert_eq!(
-            told(read_bulk(names(MAX_PACKAGES + 1).as_bytes(), |_| true, ignore)),
+            describe(read_bulk(names(MAX_PACKAGES + 1).as_bytes(), |_| true, ignore)),
             "the audit names more than 50000 packages"
         );
     }

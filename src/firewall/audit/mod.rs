@@ -34,24 +34,24 @@ impl Components {
     /// Passes an audit to upstream. Drops `body` once parsed, because it may hold a memory reservation.
     pub(crate) async fn audit(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         passage: PassthroughRequest,
         body: Bytes,
         bulk: bool,
     ) -> Result<(PassthroughResponse, Option<String>), FirewallError> {
-        let (inner, reader) = (Arc::clone(self), asker.clone());
+        let (inner, reader) = (Arc::clone(self), client.clone());
         let (audited, notice) = self.blocking(move || inner.read_audit(&reader, &body, bulk)).await??;
-        let passed = self.pass(asker, None, passage).await?;
+        let passed = self.pass(client, None, passage).await?;
         let Some(audited) = audited else { return Ok((passed, notice)) };
         let _share = self.share_of_answer(&passed).await?;
-        let _permit = self.heavy.acquire(asker.address).await;
-        let (inner, asker) = (Arc::clone(self), asker.clone());
-        let advised = self.blocking(move || inner.merge_advisories(&asker, passed, &audited, bulk)).await?;
+        let _permit = self.heavy.acquire(client.address).await;
+        let (inner, client) = (Arc::clone(self), client.clone());
+        let advised = self.blocking(move || inner.merge_advisories(&client, passed, &audited, bulk)).await?;
         Ok((advised, notice))
     }
 
     /// Returns the packages with advisories, if any feed lists vulnerabilities, and the notice. Blocks.
-    fn read_audit(&self, asker: &Client, body: &[u8], bulk: bool) -> Result<(Option<Audited>, Option<String>), FirewallError> {
+    fn read_audit(&self, client: &Client, body: &[u8], bulk: bool) -> Result<(Option<Audited>, Option<String>), FirewallError> {
         let world = self.world();
         // Malware feeds do not cover the vulnerabilities that an audit is about.
         let advises = world.advisories.has_vulnerabilities();
@@ -63,46 +63,46 @@ impl Components {
         let (mut names, mut known) = (HashSet::new(), BTreeMap::new());
         let audited = body::read_bulk(body, is_listed, |name, versions| {
             let Ok(name) = PackageName::parse(name) else { return };
-            let slot = CacheKey::of(&name, self.registries.of(&name), &asker.authorization);
+            let slot = CacheKey::of(&name, self.registries.of(&name), &client.authorization);
             // The last of duplicate names counts, as usual in JSON.
             if self.documents.contains_key(&slot) {
                 known.insert(name.clone(), versions.to_vec());
             }
             names.insert(name);
         })?;
-        let notice = self.notice(asker, &names, &known);
+        let notice = self.notice(client, &names, &known);
         Ok((audited.filter(|_| advises), notice))
     }
 
     /// Returns the notice about held releases of known packages in a bulk audit: one line of ASCII.
     fn notice(
         &self,
-        asker: &Client,
+        client: &Client,
         names: &HashSet<PackageName>,
         installed: &BTreeMap<PackageName, Vec<String>>,
     ) -> Option<String> {
-        let mut held: Vec<_> = installed.iter().filter_map(|(name, versions)| self.held_updates(asker, name, versions)).collect();
-        held.retain(|one| !self.is_variant(&one.name, names));
+        let mut held: Vec<_> = installed.iter().filter_map(|(name, versions)| self.held_updates(client, name, versions)).collect();
+        held.retain(|update| !self.is_variant(&update.name, names));
         if held.is_empty() {
             return None;
         }
         // Packages that no other package of the install requires are direct dependencies.
         let is_indirect = |name: &PackageName| {
-            let slot = CacheKey::of(name, self.registries.of(name), &asker.authorization);
+            let slot = CacheKey::of(name, self.registries.of(name), &client.authorization);
             let wants = self.wants.of(&slot).unwrap_or_default();
             wants.iter().any(|want| PackageName::parse(&want.by).is_ok_and(|by| by != *name && names.contains(&by)))
         };
-        held.sort_by_cached_key(|one| (is_indirect(&one.name), one.name.clone()));
+        held.sort_by_cached_key(|update| (is_indirect(&update.name), update.name.clone()));
         let releases = if held.len() == 1 { "release" } else { "releases" };
-        let link = held.first().and_then(|first| error::explain_link(&asker.base, &first.name, Some(first.version.as_str())));
+        let link = held.first().and_then(|first| error::explain_link(&client.base, &first.name, Some(first.version.as_str())));
         let link = link.map(|link| format!("{}{link}", error::EXPLAIN_SEPARATOR)).unwrap_or_default();
         let compose = |named: usize| {
             let mut text = format!("coldframe held back {} newer {releases}: ", held.len());
             for (at, HeldUpdate { name, version, opens }) in held.iter().take(named).enumerate() {
-                let lead = if at == 0 { "" } else { ", " };
+                let separator = if at == 0 { "" } else { ", " };
                 let _ = match opens {
-                    Some(opens) => write!(text, "{lead}{name} {version} opens {}", timestamp::format_utc_ceil(*opens)),
-                    None => write!(text, "{lead}{name} {version} is refused"),
+                    Some(opens) => write!(text, "{separator}{name} {version} opens {}", timestamp::format_utc_ceil(*opens)),
+                    None => write!(text, "{separator}{name} {version} is refused"),
                 };
             }
             if held.len() > named {
@@ -122,19 +122,19 @@ impl Components {
     }
 
     /// Returns the newest hidden version that is newer than the installed one. Prereleases count only if one is installed.
-    fn held_updates(&self, asker: &Client, name: &PackageName, versions: &[String]) -> Option<HeldUpdate> {
-        let slot = CacheKey::of(name, self.registries.of(name), &asker.authorization);
+    fn held_updates(&self, client: &Client, name: &PackageName, versions: &[String]) -> Option<HeldUpdate> {
+        let slot = CacheKey::of(name, self.registries.of(name), &client.authorization);
         let known = self.documents.get(&slot)?;
         let packument = known.packument.as_ref()?;
         let installed = versions.iter().filter_map(|version| Version::parse(version)).max()?;
-        let screen = known.screen(&self.world(), asker.profile);
+        let screen = known.verdicts(&self.world(), client.profile);
         let newer = screen.verdicts.iter().filter_map(|(at, verdict)| {
             let version = packument.entries[*at].version.as_ref()?;
             let wanted = *version > installed && (!version.is_prerelease() || installed.is_prerelease());
             wanted.then_some((version, verdict))
         });
-        let (version, verdict) = newer.max_by(|one, other| one.0.cmp(other.0))?;
-        Some(HeldUpdate { name: name.clone(), version: version.clone(), opens: verdict.opens() })
+        let (version, verdict) = newer.max_by(|a, b| a.0.cmp(b.0))?;
+        Some(HeldUpdate { name: name.clone(), version: version.clone(), opens: verdict.opens_at() })
     }
 }
 

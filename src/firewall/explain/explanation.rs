@@ -124,14 +124,14 @@ impl ExplainedFacts {
     pub fn of(facts: &Facts<'_>) -> Self {
         let owned = |text: &str| text.to_owned();
         let obeyed = facts.matching_advisories().map(|advisory| ExplainedAdvisory::of(advisory, false));
-        let aside = facts.advisories.suppressed(facts.version, facts.parsed).map(|advisory| ExplainedAdvisory::of(advisory, true));
+        let suppressed = facts.advisories.suppressed(facts.version, facts.parsed).map(|advisory| ExplainedAdvisory::of(advisory, true));
         Self {
             gone: match facts.presence {
                 Presence::Present => None,
                 Presence::Gone { last_seen: None, .. } => Some("never seen by coldframe".to_owned()),
                 Presence::Gone { last_seen: Some(seen), replaced } => {
                     let how = if replaced { ", replaced by a security placeholder" } else { "" };
-                    Some(format!("last seen {}{how}", timestamp::tell(seen)))
+                    Some(format!("last seen {}{how}", timestamp::format_utc(seen)))
                 }
             },
             born: facts.born,
@@ -143,7 +143,7 @@ impl ExplainedFacts {
             publisher: facts.publisher.map(owned),
             maintainers: facts.maintainers.iter().map(|name| owned(name)).collect(),
             tags: facts.dist_tags().map(owned).collect(),
-            advisories: obeyed.chain(aside).collect(),
+            advisories: obeyed.chain(suppressed).collect(),
             fix: facts.fix.map(owned),
             signals: facts.signals.iter().map(crate::vetting::Signal::as_str).collect(),
             findings: facts.findings.iter().map(crate::vetting::Finding::as_str).collect(),
@@ -154,11 +154,11 @@ impl ExplainedFacts {
     #[must_use]
     pub fn rows(&self) -> Vec<(&'static str, String)> {
         let mut rows = Vec::new();
-        let mut row = |about, told: Option<String>| rows.extend(told.map(|told| (about, told)));
+        let mut row = |about, text: Option<String>| rows.extend(text.map(|text| (about, text)));
         let joined = |names: &[String]| (!names.is_empty()).then(|| names.join(", "));
         row("upstream", self.gone.as_ref().map(|how| format!("no longer has this version, {how}")));
-        row("package", self.born.map(|born| format!("first published {}", timestamp::tell(born))));
-        row("part of", self.kin.map(|kin| format!("an established package, first published {}", timestamp::tell(kin))));
+        row("package", self.born.map(|born| format!("first published {}", timestamp::format_utc(born))));
+        row("part of", self.kin.map(|kin| format!("an established package, first published {}", timestamp::format_utc(kin))));
         row("publisher", self.publisher.clone());
         let (named, more) = self.maintainers.split_at(self.maintainers.len().min(NAMED));
         let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
@@ -180,14 +180,14 @@ impl ExplainedFacts {
 
     fn of_manifest(&self) -> Vec<String> {
         let ManifestTraits { deprecated, install_script, git_dependency, url_dependency, file_dependency } = self.traits;
-        let told = [
+        let traits = [
             (deprecated, "deprecated"),
             (install_script, "runs a script at install"),
             (git_dependency, "depends on a git repository"),
             (url_dependency, "depends on a tarball URL"),
             (file_dependency, "depends on a local file"),
         ];
-        told.iter().filter(|(is, _)| *is).map(|(_, words)| (*words).to_owned()).collect()
+        traits.iter().filter(|(is, _)| *is).map(|(_, words)| (*words).to_owned()).collect()
     }
 }
 
@@ -206,10 +206,10 @@ impl ExplainedAdvisory {
 
     fn tell(&self) -> String {
         let severity = self.severity.map(|severity| format!(", {severity}")).unwrap_or_default();
-        let aside = if self.set_aside { ", set aside: marks every version of an established package" } else { "" };
+        let suppressed = if self.set_aside { ", set aside: marks every version of an established package" } else { "" };
         let summary = if self.summary.is_empty() { String::new() } else { format!(": {}", self.summary) };
         format!(
-            "{} ({}{severity}) of the feed `{}`, trust `{}`{aside}{summary}",
+            "{} ({}{severity}) of the feed `{}`, trust `{}`{suppressed}{summary}",
             self.id, self.kind, self.feed, self.trust
         )
     }
@@ -218,7 +218,7 @@ impl ExplainedAdvisory {
 impl Explanation {
     /// Returns `allow`, `hold` or `deny`.
     #[must_use]
-    pub fn word(&self) -> &'static str {
+    pub fn outcome(&self) -> &'static str {
         match self.verdict {
             Verdict::Allow => "allow",
             Verdict::Hold { .. } => "hold",
@@ -241,22 +241,22 @@ impl Explanation {
     #[must_use]
     pub fn rows(&self) -> Vec<(&'static str, String)> {
         let mut rows = Vec::new();
-        let mut row = |about, told: String| rows.push((about, told));
+        let mut row = |about, text: String| rows.push((about, text));
         if let Some(at) = self.as_of {
-            row("as of", timestamp::tell(at));
+            row("as of", timestamp::format_utc(at));
         }
         if let Some(RequestedSpec { text, given }) = &self.asked {
             let given = given.as_ref().map_or_else(|| "nothing".to_owned(), |given| format!("{}@{given}", self.name));
             row("asked", format!("`{text}` resolves to {} upstream, to {given} here", self.version));
         }
-        row("published", self.published.map_or_else(|| "unknown".to_owned(), timestamp::tell));
+        row("published", self.published.map_or_else(|| "unknown".to_owned(), timestamp::format_utc));
         if self.published != Some(self.effective) {
-            row("counts from", timestamp::tell(self.effective));
+            row("counts from", timestamp::format_utc(self.effective));
         }
         if let Some(reason) = self.verdict.reason() {
             row("rule", reason.rule.to_string());
             row("reason", reason.detail.clone());
-            row("opens", self.verdict.opens().map_or_else(|| "not automatically".to_owned(), timestamp::format_utc_ceil));
+            row("opens", self.verdict.opens_at().map_or_else(|| "not automatically".to_owned(), timestamp::format_utc_ceil));
             let nearest = self.nearest.as_ref().map(|nearest| format!("{}@{nearest}", self.name));
             row("use instead", nearest.unwrap_or_else(|| "no version is allowed".to_owned()));
         } else {
@@ -266,7 +266,7 @@ impl Explanation {
         if let Some(waiver) = &self.waiver {
             row("waived", waiver.detail.clone());
         }
-        row("upstream", format!("{} (asked {})", self.upstream, timestamp::tell(self.validated)));
+        row("upstream", format!("{} (asked {})", self.upstream, timestamp::format_utc(self.validated)));
         for DistTagChange { tag, upstream, shown } in &self.tags {
             row(
                 "dist-tag",
@@ -295,7 +295,7 @@ impl Explanation {
             "version": self.version,
             "asked": self.asked.as_ref().map(|asked| json!({ "text": asked.text, "given": asked.given })),
             "asOf": instant(self.as_of),
-            "verdict": self.word(),
+            "verdict": self.outcome(),
             "rule": reason.map(|reason| reason.rule.as_str()),
             "reason": reason.map(|reason| &reason.detail),
             "waiver": self.waiver.as_ref().map(|reason| json!({ "rule": reason.rule.as_str(), "reason": reason.detail })),
@@ -304,7 +304,7 @@ impl Explanation {
             "distTags": self.tags.iter().map(tag).collect::<Vec<_>>(),
             "published": instant(self.published),
             "effective": self.effective.to_string(),
-            "opens": instant(self.verdict.opens()),
+            "opens": instant(self.verdict.opens_at()),
             "nearest": self.nearest,
             "minimumReleaseAgeSeconds": self.minimum_release_age.as_secs(),
             "upstream": &*self.upstream,

@@ -25,34 +25,34 @@ use crate::units::timestamp;
 impl Components {
     pub(crate) async fn explain(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
         wanted: Option<&str>,
         at: Option<Timestamp>,
     ) -> Result<Explanation, FirewallError> {
         // The full form: rules may depend on the publisher, which the abbreviated form lacks.
-        let present = self.reading(asker, name, DocumentNeed::Form(PackumentForm::Full), None).await?.known;
+        let present = self.lookup(client, name, DocumentNeed::Form(PackumentForm::Full), None).await?.known;
         let validated = present.validated;
         let (known, world) = match at {
             None => (present, self.world()),
             Some(at) => {
                 let now = Arc::clone(&present);
-                let known = self.over_versions(&present, asker.address, move || Arc::new(now.as_of(at))).await?;
-                self.load_parent(asker, &known).await;
+                let known = self.over_versions(&present, client.address, move || Arc::new(now.as_of(at))).await?;
+                self.load_parent(client, &known).await;
                 (known, Arc::new(self.world().as_of(at)))
             }
         };
-        let (inner, asked, name) = (Arc::clone(self), asker.clone(), name.clone());
+        let (inner, asked, name) = (Arc::clone(self), client.clone(), name.clone());
         let (judged, wanted) = (Arc::clone(&known), Box::<str>::from(wanted.unwrap_or("latest")));
         let tell = move || {
-            let told = Explainer { known: &judged, world: &world, asker: &asked, validated, at };
-            let screen = judged.screen(&world, asked.profile);
+            let explainer = Explainer { known: &judged, world: &world, client: &asked, validated, at };
+            let screen = judged.verdicts(&world, asked.profile);
             if at.is_none() {
                 inner.overbroad_advisories(&name, &screen);
             }
-            told.of(&name, &wanted, &screen)
+            explainer.of(&name, &wanted, &screen)
         };
-        self.over_versions(&known, asker.address, tell).await?
+        self.over_versions(&known, client.address, tell).await?
     }
 }
 
@@ -60,7 +60,7 @@ impl Components {
 struct Explainer<'a> {
     known: &'a PackageSnapshot,
     world: &'a PolicySnapshot,
-    asker: &'a Client,
+    client: &'a Client,
     /// When upstream last confirmed the package.
     validated: Timestamp,
     at: Option<Timestamp>,
@@ -74,8 +74,8 @@ impl Explainer<'_> {
         });
         let Some((packument, at)) = found else {
             return match RemovedVersion::find(self.known, wanted, self.world) {
-                Some(departed) if !departed.is_later_than(self.at) => {
-                    Ok(self.explanation(&departed.facts(self.at), None, screen))
+                Some(removed) if !removed.is_later_than(self.at) => {
+                    Ok(self.explanation(&removed.facts(self.at), None, screen))
                 }
                 _ => Err(self.nothing(name, wanted)),
             };
@@ -91,8 +91,8 @@ impl Explainer<'_> {
 
     fn explanation(&self, facts: &Facts<'_>, asked: Option<RequestedSpec>, screen: &VerdictTable) -> Explanation {
         let (known, world) = (self.known, self.world);
-        let policy = world.policy(self.asker.profile);
-        let rules = policy.about(facts.name);
+        let policy = world.policy(self.client.profile);
+        let rules = policy.for_package(facts.name);
         let packument = known.packument.as_deref();
         let tags = packument.iter().flat_map(|packument| screen.each_tag(packument));
         let tags = tags.map(|(tag, target, shown)| DistTagChange {
@@ -135,7 +135,7 @@ impl Explainer<'_> {
     /// Returns the error for a version that does not exist.
     fn nothing(&self, name: &PackageName, wanted: &str) -> FirewallError {
         let Some(at) = self.at else { return no_version(name, wanted) };
-        let text = format!("no version of {name} at {} matches: {wanted}", timestamp::tell(at));
+        let text = format!("no version of {name} at {} matches: {wanted}", timestamp::format_utc(at));
         FirewallError::NotFound(error::one_line(&text).into())
     }
 }

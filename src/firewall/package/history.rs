@@ -97,7 +97,7 @@ pub struct Look<'a> {
     pub other_token: Option<OtherToken<'a>>,
     /// The index of the view of clients' own tokens among the other views; `None` if this is that view.
     pub tokens: Option<usize>,
-    /// Whether it was requested with the probe token, which was never issued: any token is shown the same.
+    /// Whether it was requested with the probe token, which was never issued. What it is shown, every token is shown.
     pub stranger: bool,
 }
 
@@ -223,7 +223,7 @@ impl<'a> Tracing<'a> {
             digests: entry.integrity.clone(),
             unrecorded,
         };
-        // An invalid version is hidden as inconsistent. It is not recorded, because upstream chooses its length.
+        // An invalid version is hidden as inconsistent. It is not recorded, because its length is unbounded.
         if entry.version.is_none() {
             return unknown(false);
         }
@@ -316,8 +316,8 @@ impl<'a> Tracing<'a> {
     /// Checks whether a version that was removed after `last_seen` and returned keeps its age.
     fn keeps_its_age(&self, release: &Release, last_seen: Timestamp, into: &mut Reconciliation) -> bool {
         let Look { at, longest_age, other_token, stranger, .. } = *self.look;
-        let was_old = timestamp::after(release.counts_from(), longest_age) <= last_seen;
-        let outage = !release.dropped && at < timestamp::after(last_seen, LONGEST_OUTAGE);
+        let was_old = timestamp::saturating_add(release.counts_from(), longest_age) <= last_seen;
+        let outage = !release.dropped && at < timestamp::saturating_add(last_seen, LONGEST_OUTAGE);
         if release.replaced || was_old || outage {
             return !release.replaced;
         }
@@ -327,12 +327,11 @@ impl<'a> Tracing<'a> {
         if !had_it || stranger {
             return false;
         }
-        let is_within = |since: Timestamp| at < timestamp::after(since, OTHER_TOKEN);
+        let is_within = |since: Timestamp| at < timestamp::saturating_add(since, OTHER_TOKEN);
         if is_within(release.missing_since.unwrap_or(last_seen)) {
             return true;
         }
-        // Several tokens were not shown it for longer than that. The probe token tells whether any token sees it now; then all
-        // do.
+        // Several tokens were not shown it for longer. A fetch with the probe token tells whether every token sees it now.
         let is_recent = self.last_look.is_some_and(is_within);
         if is_recent && !self.is_parted() {
             into.contradictions.push((self.entry.key.clone(), self.others.len()));
@@ -345,7 +344,7 @@ impl<'a> Tracing<'a> {
     fn follow_absences(&self, release: &mut Release, into: &mut Reconciliation) {
         let Some(own_look) = self.last_look else { return };
         let Look { at, longest_age, .. } = *self.look;
-        let opened = timestamp::after(release.counts_from(), longest_age);
+        let opened = timestamp::saturating_add(release.counts_from(), longest_age);
         if opened <= own_look {
             return;
         }
@@ -397,13 +396,13 @@ impl<'a> Tracing<'a> {
 
     /// Checks whether the absences are only a short outage, in which the whole package was missing.
     fn is_outage(&self, absences: &[Absence], present: Timestamp) -> bool {
-        absences.iter().all(|absence| !absence.dropped) && self.look.at < timestamp::after(present, LONGEST_OUTAGE)
+        absences.iter().all(|absence| !absence.dropped) && self.look.at < timestamp::saturating_add(present, LONGEST_OUTAGE)
     }
 
     /// Checks whether a version may have been missing for a single client's token. If the probe token sees it, it was not.
     fn is_of_one_token(&self, absence: Absence) -> bool {
         let is_tokens = self.look.tokens.unwrap_or(self.others.len()) == absence.place;
-        is_tokens && !self.look.stranger && self.look.at < timestamp::after(absence.look, OTHER_TOKEN)
+        is_tokens && !self.look.stranger && self.look.at < timestamp::saturating_add(absence.look, OTHER_TOKEN)
     }
 
     /// Creates the release of a version that this view has never seen.
@@ -444,7 +443,7 @@ impl<'a> Tracing<'a> {
         }
         let published = entry.published.unwrap_or(at);
         if let Some(look) = self.last_look.filter(|look| self.look.other_token.is_some() && *look > published) {
-            // Another token was not shown it. A fetch with the probe token tells whether any token sees it.
+            // Another token was not shown it. A fetch with the probe token tells whether every token sees it.
             if self.is_parted() {
                 (release.absent, release.parted) = (None, true);
             } else {
@@ -480,13 +479,13 @@ impl<'a> Tracing<'a> {
         let own = own.map(|look| Absence { look, place: self.others.len(), dropped: self.had_versions });
         let mut absences = self.absences_after(present);
         absences.extend(own);
-        let was_old = timestamp::after(release.effective, self.look.longest_age) <= present;
+        let was_old = timestamp::saturating_add(release.effective, self.look.longest_age) <= present;
         if was_old || self.is_outage(&absences, present) {
             return;
         }
         for absence in absences {
             if self.is_of_one_token(absence) {
-                // A fetch with the probe token tells whether any token sees it.
+                // A fetch with the probe token tells whether every token sees it.
                 if !self.is_parted() {
                     into.contradictions.push((self.entry.key.clone(), absence.place));
                 }
@@ -547,7 +546,7 @@ impl<'a> Tracing<'a> {
 
     /// Records the contradiction that another view lacked the version at `look`, if that may still hold it.
     fn contradict(&self, look: Timestamp, place: usize, into: &mut Reconciliation) {
-        if timestamp::after(look, self.look.longest_age) > self.look.at {
+        if timestamp::saturating_add(look, self.look.longest_age) > self.look.at {
             into.contradictions.push((self.entry.key.clone(), place));
         }
     }
@@ -862,8 +861,8 @@ mod tests {
         let one = packument(&[("1.0.0", "a", Some(0))]);
         let two = packument(&[("1.0.0", "a", Some(0)), ("1.1.0", "b", Some(5))]);
         let (record, _) = seen(&[(1, one.clone()), (4, one), (6, two)]);
-        let told: Vec<_> = record.tags.iter().map(|tag| (&*tag.version, tag.first_seen, tag.last_seen)).collect();
-        assert_eq!(told, [("1.0.0", at(1), at(4)), ("1.1.0", at(6), at(6))]);
+        let sightings: Vec<_> = record.tags.iter().map(|tag| (&*tag.version, tag.first_seen, tag.last_seen)).collect();
+        assert_eq!(sightings, [("1.0.0", at(1), at(4)), ("1.1.0", at(6), at(6))]);
     }
 
     #[test]
@@ -873,17 +872,17 @@ mod tests {
         untagged.dist_tags.clear();
         let (record, _) =
             seen(&[(1, tagged.clone()), (4, tagged.clone()), (6, untagged.clone()), (50, untagged.clone()), (90, untagged)]);
-        let told = |record: &PackageRecord| -> Vec<_> {
+        let sightings = |record: &PackageRecord| -> Vec<_> {
             record.tags.iter().map(|tag| (tag.version.to_string(), tag.first_seen, tag.last_seen)).collect()
         };
-        assert_eq!(told(&record), [("1.0.0".to_owned(), at(1), at(4)), (NOWHERE.to_owned(), at(6), at(6))]);
+        assert_eq!(sightings(&record), [("1.0.0".to_owned(), at(1), at(4)), (NOWHERE.to_owned(), at(6), at(6))]);
         // A missing package ends it, too.
         let (mut record, _) = seen(&[(1, tagged.clone()), (4, tagged)]);
         for hour in [6, 50] {
             let change = mark_all_removed(&record, at(hour)).change;
             record.apply(&PackageChange { document: Some(StoredPackument { content: None, ..document(hour) }), ..change });
         }
-        assert_eq!(told(&record), [("1.0.0".to_owned(), at(1), at(4)), (NOWHERE.to_owned(), at(6), at(6))]);
+        assert_eq!(sightings(&record), [("1.0.0".to_owned(), at(1), at(4)), (NOWHERE.to_owned(), at(6), at(6))]);
     }
 
     /// Returns `packument` with its last version changed by `edit`.
@@ -1026,7 +1025,7 @@ mod tests {
         last_look: Option<i64>,
         missing: Option<i64>,
         /// Violations of the invariant.
-        wrong: Vec<String>,
+        violations: Vec<String>,
     }
 
     impl Views {
@@ -1083,13 +1082,13 @@ mod tests {
                 self.missing = self.last_look;
             }
             if let Some(missing) = self.missing.filter(|missing| effective < at(*missing)) {
-                self.wrong.push(format!("at {hour} it counts from {effective}, before the look at {missing}"));
+                self.violations.push(format!("at {hour} it counts from {effective}, before the look at {missing}"));
             }
             if let Some(last) = self.shown[view] {
                 let was_young = last.effective + AGE > at(last.hour);
                 let returned = last.dropped || (last.missing && hour - last.hour >= 24);
                 if effective < last.effective || (was_young && returned && effective < at(hour)) {
-                    self.wrong.push(format!("at {hour} it counts from {effective}, {last:?}"));
+                    self.violations.push(format!("at {hour} it counts from {effective}, {last:?}"));
                 }
             }
             // A takedown seen by one view counts for the other.
@@ -1099,7 +1098,7 @@ mod tests {
                 // A view that had it past the minimum age keeps that, regardless of the other view.
                 let was_old_here = self.shown[view].is_some_and(|shown| shown.effective + AGE <= at(shown.hour));
                 if was_young && returned && !was_old_here && effective < at(hour) {
-                    self.wrong.push(format!("at {hour} it counts from {effective}, and any view saw {last:?}"));
+                    self.violations.push(format!("at {hour} it counts from {effective}, and any view saw {last:?}"));
                 }
             }
             let shown = Some(Shown { hour, effective, dropped: false, missing: false });
@@ -1134,7 +1133,7 @@ mod tests {
                     }
                 }
             }
-            prop_assert!(views.wrong.is_empty(), "{:?}", views.wrong);
+            prop_assert!(views.violations.is_empty(), "{:?}", views.violations);
         }
     }
 }

@@ -208,7 +208,7 @@ pub(crate) struct PackageSnapshot {
     pub behind: Option<SignedDuration>,
     /// Whether it contradicts another view that could not be fetched again. It is compared again when upstream confirms it.
     pub disputed: bool,
-    /// The number of the last observation that was compared with all views; 0 if none was.
+    /// The number of the observation that produced it; 0 if it was not compared with all views.
     pub look: u64,
     /// The document as received, until it is stored.
     pub raw: Arc<Mutex<Option<Bytes>>>,
@@ -221,7 +221,7 @@ pub(crate) struct PackageSnapshot {
 impl PackageSnapshot {
     /// Returns the verdicts of the index under the policy of `profile`; empty without a packument.
     #[must_use]
-    pub(crate) fn screen(&self, world: &PolicySnapshot, profile: Profile) -> Arc<VerdictTable> {
+    pub(crate) fn verdicts(&self, world: &PolicySnapshot, profile: Profile) -> Arc<VerdictTable> {
         let kin = self.kin.get();
         if let Some(screen) = self.screens.find(profile, world.revision, kin.is_some()) {
             return screen;
@@ -248,7 +248,7 @@ impl PackageSnapshot {
     /// Computes everything that needs a pass over all versions.
     pub(crate) fn judge(&self, world: &PolicySnapshot, profile: Profile) {
         self.sorted();
-        drop(self.screen(world, profile));
+        drop(self.verdicts(world, profile));
     }
 
     /// Panics in debug builds if work on many versions would run on an async thread.

@@ -33,9 +33,9 @@ impl<'a> RemovedVersion<'a> {
     pub(crate) fn find(known: &'a PackageSnapshot, version: &'a str, world: &'a PolicySnapshot) -> Option<Self> {
         let name = &known.slot.name;
         let rows: Vec<&Release> = known.releases_of(version).collect();
-        let departed = known.packument.as_ref().and_then(|packument| packument.find_departed(version));
+        let removed = known.packument.as_ref().and_then(|packument| packument.find_departed(version));
         let first = history::first_known_release(&rows);
-        if first.is_none() && departed.is_none() {
+        if first.is_none() && removed.is_none() {
             return None;
         }
         let advisories = world.advisories.of(name.as_str());
@@ -46,7 +46,7 @@ impl<'a> RemovedVersion<'a> {
             parsed: Version::parse(version),
             first,
             digests: first.and_then(Release::known_digests),
-            published: first.and_then(|row| row.published).or_else(|| departed.and_then(|(_, published)| *published)),
+            published: first.and_then(|row| row.published).or_else(|| removed.and_then(|(_, published)| *published)),
             born: known.born,
             effective: first.map_or(known.validated, Release::counts_from),
             longest_age: world.longest_age(),
@@ -64,14 +64,14 @@ impl<'a> RemovedVersion<'a> {
     pub(crate) fn facts(&self, at: Option<Timestamp>) -> Facts<'_> {
         let last_seen = self.first.and_then(|row| row.gone);
         let was_there = at.is_some_and(|at| last_seen.is_some_and(|gone| at <= gone));
-        let gone = Presence::Gone { last_seen, replaced: self.first.is_some_and(|row| row.replaced) };
+        let removed = Presence::Gone { last_seen, replaced: self.first.is_some_and(|row| row.replaced) };
         Facts {
             published: self.published,
             has_integrity: self.first.is_some(),
             integrity: self.digests.as_ref(),
             born: self.born,
             longest_age: self.longest_age,
-            presence: if was_there { Presence::Present } else { gone },
+            presence: if was_there { Presence::Present } else { removed },
             parsed: self.parsed.as_ref(),
             advisories: &self.advisories,
             // The ledger does not record them.

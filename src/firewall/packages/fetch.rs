@@ -110,14 +110,14 @@ impl Components {
     /// Returns the snapshot of `name` from memory if it can be used without waiting.
     pub(crate) fn cached(
         &self,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
         need: DocumentNeed,
         moment: &EvalContext,
     ) -> Option<PackageLookup> {
-        let slot = CacheKey::of(name, self.registries.of(name), &asker.authorization);
-        let known = self.fresh(&slot, asker.profile, need, moment)?;
-        if subpackages::needs_parent(&known, &moment.world).is_some() || lacks_facts(&known, asker.profile, &moment.world) {
+        let slot = CacheKey::of(name, self.registries.of(name), &client.authorization);
+        let known = self.fresh(&slot, client.profile, need, moment)?;
+        if subpackages::needs_parent(&known, &moment.world).is_some() || lacks_facts(&known, client.profile, &moment.world) {
             return None;
         }
         CacheLookup { cache: CacheLabel::Document, outcome: CacheOutcome::Hit }.emit(&self.metrics);
@@ -130,22 +130,22 @@ impl Components {
     /// # Errors
     /// Returns an error if the package is not found, if upstream failed and nothing stale can be served, or if the packument is
     /// invalid.
-    pub(crate) async fn reading(
+    pub(crate) async fn lookup(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
         need: DocumentNeed,
         wish: Option<RenderRequest>,
     ) -> Result<PackageLookup, FirewallError> {
-        let reading = self.lookup_unlinked(asker, name, need, wish.clone()).await?;
-        let part_lacks = self.load_parent(asker, &reading.known).await;
-        self.judge_many(&reading.known, asker.profile, asker.address).await;
-        if !part_lacks && !lacks_facts(&reading.known, asker.profile, &self.world()) {
+        let reading = self.lookup_unlinked(client, name, need, wish.clone()).await?;
+        let part_lacks = self.load_parent(client, &reading.known).await;
+        self.judge_many(&reading.known, client.profile, client.address).await;
+        if !part_lacks && !lacks_facts(&reading.known, client.profile, &self.world()) {
             return Ok(reading);
         }
-        let reading = self.lookup_unlinked(asker, name, DocumentNeed::Facts, wish).await?;
-        self.load_parent(asker, &reading.known).await;
-        self.judge_many(&reading.known, asker.profile, asker.address).await;
+        let reading = self.lookup_unlinked(client, name, DocumentNeed::Facts, wish).await?;
+        self.load_parent(client, &reading.known).await;
+        self.judge_many(&reading.known, client.profile, client.address).await;
         Ok(reading)
     }
 
@@ -199,27 +199,27 @@ impl Components {
     /// Returns the errors of [`Components::reading`].
     pub(crate) async fn lookup_unlinked(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
         need: DocumentNeed,
         wish: Option<RenderRequest>,
     ) -> Result<PackageLookup, FirewallError> {
-        let found = self.look_up_with(asker, name, need, wish).await;
-        found.map_err(|rejection| self.explain_unsent(asker, name, rejection))
+        let found = self.look_up_with(client, name, need, wish).await;
+        found.map_err(|rejection| self.explain_unsent(client, name, rejection))
     }
 
     async fn look_up_with(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
         need: DocumentNeed,
         wish: Option<RenderRequest>,
     ) -> Result<PackageLookup, FirewallError> {
         let registry = Arc::clone(self.registries.of(name));
-        let slot = CacheKey::of(name, &registry, &asker.authorization);
+        let slot = CacheKey::of(name, &registry, &client.authorization);
         let moment = self.context();
         let now = moment.now;
-        if let Some(known) = self.fresh(&slot, asker.profile, need, &moment) {
+        if let Some(known) = self.fresh(&slot, client.profile, need, &moment) {
             CacheLookup { cache: CacheLabel::Document, outcome: CacheOutcome::Hit }.emit(&self.metrics);
             return Ok(PackageLookup { known, stale: None });
         }
@@ -228,18 +228,18 @@ impl Components {
             return Err(absent(name));
         }
         if !self.is_known(&slot) {
-            self.may_ask_for_more(asker.address)?;
+            self.may_ask_for_more(client.address)?;
         }
         let ahead =
-            wish.as_ref().filter(|_| asker.is_installing && self.config.prefetch > 0).map(|_| PrefetchContext::of_question());
-        let request = FetchRequest { wish, ahead, ..FetchRequest::new(asker, slot, registry, need) };
+            wish.as_ref().filter(|_| client.is_installing && self.config.prefetch > 0).map(|_| PrefetchContext::of_question());
+        let request = FetchRequest { wish, ahead, ..FetchRequest::new(client, slot, registry, need) };
         for _ in 0..ATTEMPTS {
             // A fetch that was already running may have requested less.
-            let landed = self.fetch_or_stale(request.clone(), now).await;
-            if let Err(FirewallError::NotFound(_)) = &landed {
-                self.note_absentee(&request.slot, asker.address);
+            let result = self.fetch_or_stale(request.clone(), now).await;
+            if let Err(FirewallError::NotFound(_)) = &result {
+                self.note_absentee(&request.slot, client.address);
             }
-            let reading = landed?;
+            let reading = result?;
             if need.is_met_by(&reading.known) {
                 return Ok(reading);
             }
@@ -253,11 +253,11 @@ impl Components {
     /// Returns the errors of [`Components::reading`].
     pub(crate) async fn document(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         reading: PackageLookup,
     ) -> Result<(PackageLookup, Bytes), FirewallError> {
-        let permit = self.loads.acquire(asker.address).await;
-        self.document_with(asker, reading, permit).await
+        let permit = self.loads.acquire(client.address).await;
+        self.document_with(client, reading, permit).await
     }
 
     /// Returns the document like [`Components::document`], with a permit already acquired.
@@ -266,7 +266,7 @@ impl Components {
     /// Returns the errors of [`Components::reading`].
     pub(crate) async fn document_with(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         reading: PackageLookup,
         permit: FairPermit,
     ) -> Result<(PackageLookup, Bytes), FirewallError> {
@@ -277,7 +277,7 @@ impl Components {
         let need =
             DocumentNeed::Form(if reading.known.renders_full() { PackumentForm::Full } else { PackumentForm::Abbreviated });
         let (slot, registry) = (reading.known.slot.clone(), Arc::clone(&reading.known.registry));
-        let request = FetchRequest { whole: true, ..FetchRequest::new(asker, slot, registry, need) };
+        let request = FetchRequest { whole: true, ..FetchRequest::new(client, slot, registry, need) };
         let again = self.fetch_shared(request).await?;
         match self.load_document(&again.known, &permit).await? {
             Some(document) => Ok((again, document)),
@@ -297,7 +297,7 @@ impl Components {
         if !known.is_judged(world, profile) {
             return false;
         }
-        let opening = known.screen(world, profile).next_opening;
+        let opening = known.verdicts(world, profile).next_opening;
         let opened = opening.is_some_and(|opening| known.checked < opening && opening <= now);
         timestamp::is_within(known.checked, self.config.packument_ttl, now)
             && !opened
@@ -318,16 +318,16 @@ impl Components {
             self.try_another(&request, now);
             return Ok(reading);
         }
-        let mut flight = pin!(self.fetch_shared(request.clone()));
+        let mut fetching = pin!(self.fetch_shared(request.clone()));
         // Joined first, because it may be running as a prefetch.
-        let hurried = async { tokio::join!(flight.as_mut(), async { self.leads.promote(&request.slot) }) };
-        if let Ok((landed, ())) = timeout(self.config.patience, hurried).await {
-            return landed;
+        let promoted = async { tokio::join!(fetching.as_mut(), async { self.leads.promote(&request.slot) }) };
+        if let Ok((result, ())) = timeout(self.config.patience, promoted).await {
+            return result;
         }
         // A fresh snapshot was stored by this fetch, which is about to complete.
         let last = last().filter(|last| !self.satisfies(&request, last));
         let Some(reading) = last.and_then(|last| self.stale(&last, now)) else {
-            return flight.await;
+            return fetching.await;
         };
         // Not for packages without a snapshot: a client can request any number of those.
         let heard = request.registry.last_heard();
@@ -417,7 +417,7 @@ impl Components {
         let asking = self.silence.ask(&request.slot);
         let fetched = question.await;
         drop(asking);
-        self.tell(&request, asked, &fetched);
+        self.upstream_answered(&request, asked, &fetched);
         if let Err(UpstreamError::NotFound | UpstreamError::Denied { .. }) = &fetched {
             self.entitlements.end(&request.slot);
         }
@@ -715,20 +715,20 @@ impl Components {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, FirewallError> {
-        tokio::task::spawn_blocking(work).await.map_err(|error| self.note_lost(&error, lost()))
+        tokio::task::spawn_blocking(work).await.map_err(|error| self.note_lost(&error, task_failed()))
     }
 }
 
 impl FetchRequest {
     /// Creates a plain fetch for a client.
-    pub(crate) fn new(asker: &Client, slot: CacheKey, registry: Arc<Registry>, need: DocumentNeed) -> Self {
+    pub(crate) fn new(client: &Client, slot: CacheKey, registry: Arc<Registry>, need: DocumentNeed) -> Self {
         Self {
             slot,
             registry,
-            client: asker.address,
-            authorization: asker.authorization.clone(),
+            client: client.address,
+            authorization: client.authorization.clone(),
             need,
-            profile: asker.profile,
+            profile: client.profile,
             wish: None,
             ahead: None,
             whole: false,
@@ -755,7 +755,7 @@ struct Confirmed {
 
 /// Checks whether some version's verdict depends on a fact that the abbreviated form lacks.
 fn lacks_facts(known: &PackageSnapshot, profile: Profile, world: &PolicySnapshot) -> bool {
-    known.form == PackumentForm::Abbreviated && !known.has_no_more && known.screen(world, profile).lacks
+    known.form == PackumentForm::Abbreviated && !known.has_no_more && known.verdicts(world, profile).lacks
 }
 
 fn absent(name: &PackageName) -> FirewallError {
@@ -763,6 +763,6 @@ fn absent(name: &PackageName) -> FirewallError {
 }
 
 /// Returns the error for an internal task that failed.
-pub(crate) fn lost() -> FirewallError {
+pub(crate) fn task_failed() -> FirewallError {
     FirewallError::Internal("an internal task failed".into())
 }

@@ -46,7 +46,7 @@ impl Slots {
 
 /// Running fetches, each shared by all clients that request the same.
 pub(crate) struct SharedFetches<K, V> {
-    flights: SingleFlight<K, V>,
+    running: SingleFlight<K, V>,
     waiting: Arc<Waiting<K>>,
 }
 
@@ -69,13 +69,13 @@ where
     /// Creates an empty set.
     #[must_use]
     pub(crate) fn new() -> Self {
-        Self { flights: SingleFlight::new(), waiting: Arc::new(Waiting(Mutex::default())) }
+        Self { running: SingleFlight::new(), waiting: Arc::new(Waiting(Mutex::default())) }
     }
 
     /// Checks whether `key` is being fetched.
     #[must_use]
     pub(crate) fn is_under_way(&self, key: &K) -> bool {
-        self.flights.is_under_way(key)
+        self.running.is_under_way(key)
     }
 
     /// Joins the fetch of `key` for `client`, or starts it with `fetch`. A joined fetch can also use a slot of this client, and
@@ -94,7 +94,7 @@ where
         F: Future<Output = V> + Send + 'static,
     {
         let begin = || fetch(self.waiting.open(key.clone(), client));
-        let landed = self.flights.join(key.clone(), begin);
+        let result = self.running.join(key.clone(), begin);
         let lend = async {
             if let Some(sender) = self.waiting.sender(&key, client) {
                 // If the fetch already has a slot, this one is released.
@@ -105,7 +105,7 @@ where
         tokio::select! {
             // Polled first, so that the fetch is registered before `lend` looks it up.
             biased;
-            landed = landed => landed,
+            result = result => result,
             () = lend => Err(FlightAborted),
         }
     }

@@ -115,9 +115,9 @@ impl Components {
         before: &PreviousState,
     ) -> Result<TakenIn, FirewallError> {
         let CacheKey { name, .. } = &request.slot;
-        let read = self.workbenches.at(|bench| {
-            let ParseScratch { press, plain } = bench;
-            let (plain, _alone) = self.decode_into(name, &arrival.body, plain)?;
+        let read = self.workbenches.at(|scratch| {
+            let ParseScratch { press, plain } = scratch;
+            let (plain, _guard) = self.decode_into(name, &arrival.body, plain)?;
             arrival.place.share.force_grow_to(memory_cost(&arrival.body, plain.len()));
             self.read_plain(request, &arrival, before, plain, press)
         });
@@ -416,31 +416,31 @@ impl Components {
         Ok(share)
     }
 
-    /// Returns the document, decompressed into `room` if necessary. A document larger than its declared length has no reservation
-    /// for the excess, so such documents are processed one at a time under the returned guard. Blocks.
+    /// Returns the document, decompressed into `buffer` if necessary. A document larger than its declared length has no
+    /// reservation for the excess, so such documents are processed one at a time under the returned guard. Blocks.
     fn decode_into<'a>(
         &self,
         name: &PackageName,
         raw: &'a [u8],
-        room: &'a mut Vec<u8>,
+        buffer: &'a mut Vec<u8>,
     ) -> Result<(&'a [u8], Option<MutexGuard<'_, ()>>), FirewallError> {
         if !gzip::is_gzip(raw) {
             return Ok((raw, None));
         }
         let limit = self.config.packument_limit;
         let stated = (body::gzip_length_hint(raw) as u64).min(limit);
-        let mut alone = None;
-        let mut inflated = body::gunzip_into(raw, stated, room);
+        let mut guard = None;
+        let mut inflated = body::gunzip_into(raw, stated, buffer);
         if matches!(inflated, Err(BodyError::TooLarge { .. })) && stated < limit {
-            alone = Some(self.oversized.lock().unwrap_or_else(PoisonError::into_inner));
+            guard = Some(self.oversized.lock().unwrap_or_else(PoisonError::into_inner));
             // Measured first, so that a document over the limit allocates nothing and others only their size.
             inflated = body::gunzipped_length(raw, limit).and_then(|length| {
-                *room = Vec::with_capacity(usize::try_from(length).unwrap_or(usize::MAX).saturating_add(1));
-                body::gunzip_into(raw, limit, room)
+                *buffer = Vec::with_capacity(usize::try_from(length).unwrap_or(usize::MAX).saturating_add(1));
+                body::gunzip_into(raw, limit, buffer)
             });
         }
         inflated.map_err(|error| FirewallError::Unreadable { name: name.clone(), detail: error.to_string().into() })?;
-        Ok((room, alone))
+        Ok((buffer, guard))
     }
 
     pub(crate) fn decode(&self, name: &PackageName, raw: Bytes) -> Result<Bytes, FirewallError> {

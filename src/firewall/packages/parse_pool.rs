@@ -33,14 +33,14 @@ impl ScratchPool {
     /// Runs `work` with unused buffers, or with new ones.
     pub(crate) fn at<T>(&self, work: impl FnOnce(&mut ParseScratch) -> T) -> T {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut bench = free.unwrap_or_default();
-        let done = work(&mut bench);
-        if bench.plain.capacity() > LARGEST_KEPT {
-            bench.plain = Vec::new();
+        let mut scratch = free.unwrap_or_default();
+        let done = work(&mut scratch);
+        if scratch.plain.capacity() > LARGEST_KEPT {
+            scratch.plain = Vec::new();
         }
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         if free.len() < self.most {
-            free.push(bench);
+            free.push(scratch);
         }
         done
     }

@@ -63,7 +63,7 @@ impl Components {
     /// removed, if no conditional request is possible, or if the last check is too recent.
     pub(crate) async fn ask_once_more(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         reading: &PackageLookup,
         version: &str,
         need: DocumentNeed,
@@ -81,14 +81,14 @@ impl Components {
             return None;
         }
         let (slot, registry) = (known.slot.clone(), Arc::clone(&known.registry));
-        let request = FetchRequest { not_before: Some(now), ..FetchRequest::new(asker, slot, registry, need) };
+        let request = FetchRequest { not_before: Some(now), ..FetchRequest::new(client, slot, registry, need) };
         // Requests during a recheck share its result.
-        if !self.packument_fetches.is_under_way(&self.fetch_key(&request)) && !self.once_more.admits(asker.address, now) {
+        if !self.packument_fetches.is_under_way(&self.fetch_key(&request)) && !self.once_more.admits(client.address, now) {
             return None;
         }
         let again = self.fetch_or_stale(request, now).await.ok();
         if let Some(again) = &again {
-            self.judge_many(&again.known, asker.profile, asker.address).await;
+            self.judge_many(&again.known, client.profile, client.address).await;
         }
         let Some(newer) = again.as_ref().filter(|again| again.known.content != known.content) else {
             self.once_more.in_vain.insert(shared, now);
@@ -98,7 +98,7 @@ impl Components {
             return again;
         }
         // The new verdicts may depend on missing fields or on the parent package, like those of the previous document.
-        let whole = self.reading(asker, &known.slot.name, need, None).await.ok();
+        let whole = self.lookup(client, &known.slot.name, need, None).await.ok();
         whole.or(again)
     }
 }

@@ -1,6 +1,5 @@
-//! Tracks registries that do not respond, so that after one client waited in vain, others are served stale packuments at once.
-//! Only time spent waiting for upstream's headers counts. A single package may hang, so one other package is tried in the
-//! background.
+//! Tracks registries that do not respond, so that after one client timed out, others are served stale packuments at once. Only
+//! time spent waiting for upstream's headers counts. A single package may hang, so one other package is tried in the background.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +10,7 @@ use jiff::Timestamp;
 use crate::firewall::package::CacheKey;
 use crate::units::timestamp;
 
-/// How long a slow registry is not awaited. After that one client waits again, in case no running request would detect a
+/// How long clients do not wait for a slow registry. After that one client waits again, in case no running request would detect a
 /// recovery.
 const LASTS: Duration = Duration::from_secs(10);
 
@@ -22,7 +21,7 @@ const LEAST_PART: u32 = 4;
 #[derive(Debug, Default)]
 pub(crate) struct SlowRegistries {
     /// Slow registries; bounded by the number of registries.
-    silent: Mutex<HashMap<Arc<str>, Since>>,
+    slow: Mutex<HashMap<Arc<str>, Since>>,
     /// Packages being fetched, with the start; bounded by the number of request slots.
     asked: Mutex<HashMap<CacheKey, Instant>>,
 }
@@ -46,7 +45,7 @@ impl Since {
 
 /// Marks a package as being fetched until dropped.
 pub(crate) struct Asking<'a> {
-    silence: &'a SlowRegistries,
+    registries: &'a SlowRegistries,
     slot: &'a CacheKey,
 }
 
@@ -55,7 +54,7 @@ impl SlowRegistries {
     #[must_use]
     pub(crate) fn ask<'a>(&'a self, slot: &'a CacheKey) -> Asking<'a> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(slot.clone(), Instant::now());
-        Asking { silence: self, slot }
+        Asking { registries: self, slot }
     }
 
     /// Called if a client stopped waiting for a package after `patience`. The registry is slow if the client waited mostly for
@@ -66,20 +65,20 @@ impl SlowRegistries {
         if asked.elapsed() * LEAST_PART < patience || heard.is_some_and(|heard| heard >= asked) {
             return;
         }
-        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slow = self.slow.lock().unwrap_or_else(PoisonError::into_inner);
         // Waits for two different packages need no further trial.
         let is_tried =
-            silent.get(registry).is_some_and(|since| since.holds(heard, now) && (since.is_tried || since.slot != *slot));
+            slow.get(registry).is_some_and(|since| since.holds(heard, now) && (since.is_tried || since.slot != *slot));
         let since = Since { clock: now, watch: Instant::now(), slot: slot.clone(), is_tried };
-        silent.insert(Arc::clone(registry), since);
+        slow.insert(Arc::clone(registry), since);
     }
 
     /// Checks whether to fetch this package in the background although the registry is slow, because only one other package has
     /// hung so far. Returns `true` to one caller only.
     #[must_use]
     pub(crate) fn is_to_be_tried(&self, registry: &Arc<str>, slot: &CacheKey, heard: Option<Instant>, now: Timestamp) -> bool {
-        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(since) = silent.get_mut(registry) else { return false };
+        let mut slow = self.slow.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(since) = slow.get_mut(registry) else { return false };
         let is_due = !since.is_tried && since.slot != *slot && since.holds(heard, now);
         since.is_tried |= is_due;
         is_due
@@ -87,18 +86,18 @@ impl SlowRegistries {
 
     /// Forgets that a registry was slow, because it just answered a passthrough request.
     pub(crate) fn end(&self, registry: &Arc<str>) {
-        self.silent.lock().unwrap_or_else(PoisonError::into_inner).remove(registry);
+        self.slow.lock().unwrap_or_else(PoisonError::into_inner).remove(registry);
     }
 
     /// Checks whether a registry was found slow shortly before `now` and has not responded since `heard`.
     pub(crate) fn holds(&self, registry: &Arc<str>, heard: Option<Instant>, now: Timestamp) -> bool {
-        self.silent.lock().unwrap_or_else(PoisonError::into_inner).get(registry).is_some_and(|since| since.holds(heard, now))
+        self.slow.lock().unwrap_or_else(PoisonError::into_inner).get(registry).is_some_and(|since| since.holds(heard, now))
     }
 }
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        self.silence.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(self.slot);
+        self.registries.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(self.slot);
     }
 }
 
@@ -122,57 +121,57 @@ mod tests {
 
     #[test]
     fn one_hanging_package_triggers_one_trial_and_two_mark_the_registry_slow() {
-        let (silence, registry, other) = (SlowRegistries::default(), Arc::from("https://registry.example/"), slot_of("other"));
-        let try_with = |slot: &CacheKey, second| silence.is_to_be_tried(&registry, slot, None, at(second));
+        let (registries, registry, other) = (SlowRegistries::default(), Arc::from("https://registry.example/"), slot_of("other"));
+        let try_with = |slot: &CacheKey, second| registries.is_to_be_tried(&registry, slot, None, at(second));
         assert!(!try_with(&other, 0));
         let slow = slot();
-        let asking = [silence.ask(&slow), silence.ask(&other)];
-        silence.mark_slow(&registry, &slow, Duration::ZERO, None, at(0));
+        let asking = [registries.ask(&slow), registries.ask(&other)];
+        registries.mark_slow(&registry, &slow, Duration::ZERO, None, at(0));
         assert!(!try_with(&slow, 1) && try_with(&other, 1) && !try_with(&other, 1) && !try_with(&slot_of("third"), 1));
-        silence.mark_slow(&registry, &slow, Duration::ZERO, None, at(20));
+        registries.mark_slow(&registry, &slow, Duration::ZERO, None, at(20));
         assert!(!try_with(&other, 31));
-        silence.mark_slow(&registry, &other, Duration::ZERO, None, at(25));
-        assert!(!try_with(&slot_of("third"), 26) && silence.holds(&registry, None, at(26)));
+        registries.mark_slow(&registry, &other, Duration::ZERO, None, at(25));
+        assert!(!try_with(&slot_of("third"), 26) && registries.holds(&registry, None, at(26)));
         drop(asking);
     }
 
     #[test]
     fn slowness_expires_and_ends_with_the_first_response() {
-        let (silence, registry, slot) = (SlowRegistries::default(), Arc::from("https://registry.example/"), slot());
+        let (registries, registry, slot) = (SlowRegistries::default(), Arc::from("https://registry.example/"), slot());
         let other = Arc::from("https://other.example/");
-        assert!(!silence.holds(&registry, None, at(0)));
-        let asking = silence.ask(&slot);
-        silence.mark_slow(&registry, &slot, Duration::ZERO, None, at(3));
-        assert!(silence.holds(&registry, None, at(3)) && silence.holds(&registry, None, at(12)));
-        assert!(!silence.holds(&other, None, at(3)));
+        assert!(!registries.holds(&registry, None, at(0)));
+        let asking = registries.ask(&slot);
+        registries.mark_slow(&registry, &slot, Duration::ZERO, None, at(3));
+        assert!(registries.holds(&registry, None, at(3)) && registries.holds(&registry, None, at(12)));
+        assert!(!registries.holds(&other, None, at(3)));
         // Expired, and not valid before its start if the clock was set back.
-        assert!(!silence.holds(&registry, None, at(13)) && !silence.holds(&registry, None, at(2)));
+        assert!(!registries.holds(&registry, None, at(13)) && !registries.holds(&registry, None, at(2)));
         drop(asking);
-        assert!(!silence.holds(&registry, Some(Instant::now()), at(6)));
+        assert!(!registries.holds(&registry, Some(Instant::now()), at(6)));
     }
 
     #[test]
     fn registry_that_responds_to_other_clients_is_not_slow() {
-        let (silence, registry, slot) = (SlowRegistries::default(), Arc::from("https://registry.example/"), slot());
+        let (registries, registry, slot) = (SlowRegistries::default(), Arc::from("https://registry.example/"), slot());
         let before = Instant::now();
-        let _asking = silence.ask(&slot);
-        silence.mark_slow(&registry, &slot, Duration::ZERO, Some(Instant::now()), at(3));
-        assert!(!silence.holds(&registry, None, at(3)));
-        silence.mark_slow(&registry, &slot, Duration::ZERO, Some(before), at(5));
-        assert!(silence.holds(&registry, Some(before), at(5)));
+        let _asking = registries.ask(&slot);
+        registries.mark_slow(&registry, &slot, Duration::ZERO, Some(Instant::now()), at(3));
+        assert!(!registries.holds(&registry, None, at(3)));
+        registries.mark_slow(&registry, &slot, Duration::ZERO, Some(before), at(5));
+        assert!(registries.holds(&registry, Some(before), at(5)));
     }
 
     #[test]
     fn waiting_for_a_slot_does_not_count() {
-        let (silence, registry, slot) = (SlowRegistries::default(), Arc::from("https://registry.example/"), slot());
+        let (registries, registry, slot) = (SlowRegistries::default(), Arc::from("https://registry.example/"), slot());
         // Not requested yet: the fetch waits for a slot.
-        silence.mark_slow(&registry, &slot, Duration::ZERO, None, at(3));
-        assert!(!silence.holds(&registry, None, at(3)));
+        registries.mark_slow(&registry, &slot, Duration::ZERO, None, at(3));
+        assert!(!registries.holds(&registry, None, at(3)));
         // Requested just now, after an hour of waiting for a slot.
-        let asking = silence.ask(&slot);
-        silence.mark_slow(&registry, &slot, Duration::from_secs(3600), None, at(3));
-        assert!(!silence.holds(&registry, None, at(3)));
+        let asking = registries.ask(&slot);
+        registries.mark_slow(&registry, &slot, Duration::from_secs(3600), None, at(3));
+        assert!(!registries.holds(&registry, None, at(3)));
         drop(asking);
-        assert!(silence.asked.lock().unwrap().is_empty());
+        assert!(registries.asked.lock().unwrap().is_empty());
     }
 }

@@ -29,27 +29,27 @@ impl Components {
 
     /// Looks up the parent of a new package, once per document, if a rule may exempt subpackages. Returns whether the result
     /// depends on publishers that the document lacks, so that the full form is needed.
-    pub(crate) async fn load_parent(self: &Arc<Self>, asker: &Client, known: &PackageSnapshot) -> bool {
+    pub(crate) async fn load_parent(self: &Arc<Self>, client: &Client, known: &PackageSnapshot) -> bool {
         let Some(packument) = needs_parent(known, &self.world()) else { return false };
         // The name must not be sent to a different registry, or needlessly if the package's ages are waived.
         let Some(whole) = self.parent_name(&packument.name).filter(|whole| self.registries.of(whole).id() == known.registry.id())
         else {
             return false;
         };
-        if self.world().policy(asker.profile).waives_ages(&packument.name) {
+        if self.world().policy(client.profile).waives_ages(&packument.name) {
             return false;
         }
         // A parent that cannot be fetched pins nothing.
-        let Ok(mut reading) = Box::pin(self.lookup_unlinked(asker, &whole, DocumentNeed::Index, None)).await else { return false };
+        let Ok(mut reading) = Box::pin(self.lookup_unlinked(client, &whole, DocumentNeed::Index, None)).await else { return false };
         if let Some(version) = newer_than(&reading.known, packument)
-            && let Some(newer) = Box::pin(self.ask_once_more(asker, &reading, version, DocumentNeed::Index)).await
+            && let Some(newer) = Box::pin(self.ask_once_more(client, &reading, version, DocumentNeed::Index)).await
         {
             reading = newer;
         }
         if reading.known.form == PackumentForm::Abbreviated {
             let lacks = |(_, pinning): (&VersionEntry, &VersionEntry)| pinning.publisher.is_none();
             if reading.known.packument.as_ref().is_some_and(|whole| pins(packument, whole).any(lacks)) {
-                let full = Box::pin(self.lookup_unlinked(asker, &whole, DocumentNeed::Facts, None)).await;
+                let full = Box::pin(self.lookup_unlinked(client, &whole, DocumentNeed::Facts, None)).await;
                 let Ok(full) = full else { return false };
                 reading = full;
             }
@@ -81,7 +81,7 @@ fn newer_than<'p>(whole: &PackageSnapshot, part: &'p Packument) -> Option<&'p st
 pub(crate) fn needs_parent<'a>(known: &'a PackageSnapshot, world: &PolicySnapshot) -> Option<&'a Arc<Packument>> {
     let packument = known.packument.as_ref().filter(|_| known.kin.get().is_none())?;
     let longest = world.subpackage_exemption_age()?;
-    known.born.is_some_and(|born| timestamp::after(born, longest) > known.validated).then_some(packument)
+    known.born.is_some_and(|born| timestamp::saturating_add(born, longest) > known.validated).then_some(packument)
 }
 
 /// Returns the entries of `part` that the same version of `whole` pins exactly, each with the pinning entry.

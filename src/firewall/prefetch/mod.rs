@@ -16,7 +16,8 @@ use crate::npm::PackageName;
 use crate::npm::packument::dependencies::Dependency;
 use crate::upstream::{Authorization, UpstreamError};
 
-/// The most packages prefetched per client request. Most applications have fewer dependencies; some packages depend on thousands.
+/// The most packages prefetched per client request. Most applications have fewer dependencies, but some packages depend on the
+/// whole registry.
 const MOST: u32 = 1_000;
 
 /// The most packages in the queue. Further ones are fetched when a client requests them.
@@ -27,9 +28,9 @@ const WAITING: usize = 2_000;
 pub(crate) struct PrefetchContext {
     /// The requested version, dist-tag or range.
     wanted: Arc<str>,
-    question: Arc<PrefetchBudget>,
+    budget: Arc<PrefetchBudget>,
     /// Notified when a client requests this package; `None` if a client already did.
-    guess: Option<Arc<Notify>>,
+    promoted: Option<Arc<Notify>>,
 }
 
 /// The prefetch budget of one client request.
@@ -45,16 +46,16 @@ impl PrefetchContext {
     /// Creates the context of a client request, which does not say which version the client will choose.
     #[must_use]
     pub(crate) fn of_question() -> Self {
-        let question = PrefetchBudget { left: AtomicU32::new(MOST), is_over: AtomicBool::new(false) };
-        Self { wanted: "latest".into(), question: Arc::new(question), guess: None }
+        let budget = PrefetchBudget { left: AtomicU32::new(MOST), is_over: AtomicBool::new(false) };
+        Self { wanted: "latest".into(), budget: Arc::new(budget), promoted: None }
     }
 
     fn next(&self, wanted: &str) -> Self {
-        Self { wanted: wanted.into(), question: Arc::clone(&self.question), guess: None }
+        Self { wanted: wanted.into(), budget: Arc::clone(&self.budget), promoted: None }
     }
 
     fn try_spend(&self) -> bool {
-        self.question.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+        self.budget.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
     }
 }
 
@@ -69,12 +70,12 @@ struct PrefetchSlot {
 
 impl Drop for PrefetchSlot {
     fn drop(&mut self) {
-        let mut taken = self.leads.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = taken.get_mut(&self.registry) {
+        let mut running = self.leads.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = running.get_mut(&self.registry) {
             *count = count.saturating_sub(1);
         }
-        drop(taken);
-        self.leads.came.notify_one();
+        drop(running);
+        self.leads.changed.notify_one();
     }
 }
 
@@ -90,11 +91,11 @@ impl PrefetchTarget {
 pub(crate) struct PrefetchQueue {
     waiting: Mutex<(VecDeque<FetchRequest>, HashSet<CacheKey>)>,
     /// Notified when a package is queued or a slot becomes free.
-    came: Notify,
+    changed: Notify,
     /// Running prefetches per registry, so that a hanging registry does not block the others.
-    taken: Mutex<HashMap<Arc<str>, usize>>,
+    running: Mutex<HashMap<Arc<str>, usize>>,
     /// Notifies a running prefetch that a client requested its package.
-    followed: Mutex<HashMap<CacheKey, Arc<Notify>>>,
+    promotions: Mutex<HashMap<CacheKey, Arc<Notify>>>,
 }
 
 impl PrefetchQueue {
@@ -103,47 +104,47 @@ impl PrefetchQueue {
         let (queue, slots) = &mut *waiting;
         if queue.len() < WAITING && slots.insert(request.slot.clone()) {
             queue.push_back(request);
-            self.came.notify_one();
+            self.changed.notify_one();
         }
     }
 
     /// Gives a running prefetch of this package the priority of a client request.
     pub(crate) fn promote(&self, slot: &CacheKey) {
-        if let Some(asked) = self.followed.lock().unwrap_or_else(PoisonError::into_inner).get(slot) {
+        if let Some(asked) = self.promotions.lock().unwrap_or_else(PoisonError::into_inner).get(slot) {
             asked.notify_one();
         }
     }
 
     fn follow(&self, slot: &CacheKey) -> Arc<Notify> {
         let asked = Arc::default();
-        self.followed.lock().unwrap_or_else(PoisonError::into_inner).insert(slot.clone(), Arc::clone(&asked));
+        self.promotions.lock().unwrap_or_else(PoisonError::into_inner).insert(slot.clone(), Arc::clone(&asked));
         asked
     }
 
     fn leave(&self, slot: &CacheKey) {
-        self.followed.lock().unwrap_or_else(PoisonError::into_inner).remove(slot);
+        self.promotions.lock().unwrap_or_else(PoisonError::into_inner).remove(slot);
     }
 
     /// Waits for the oldest package whose registry has a free slot of `at_once`.
     async fn next(self: &Arc<Self>, at_once: usize) -> PrefetchTarget {
         loop {
-            let came = self.came.notified();
-            if let Some(lead) = self.find(at_once) {
-                return lead;
+            let changed = self.changed.notified();
+            if let Some(target) = self.find(at_once) {
+                return target;
             }
-            came.await;
+            changed.await;
         }
     }
 
     fn find(self: &Arc<Self>, at_once: usize) -> Option<PrefetchTarget> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_free = |request: &FetchRequest| taken.get(request.registry.id()).is_none_or(|count| *count < at_once);
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_free = |request: &FetchRequest| running.get(request.registry.id()).is_none_or(|count| *count < at_once);
         let at = waiting.0.iter().position(is_free)?;
         let request = waiting.0.remove(at)?;
         waiting.1.remove(&request.slot);
         let registry = Arc::clone(request.registry.id());
-        *taken.entry(Arc::clone(&registry)).or_default() += 1;
+        *running.entry(Arc::clone(&registry)).or_default() += 1;
         Some(PrefetchTarget(request, PrefetchSlot { leads: Arc::clone(self), registry }))
     }
 }
@@ -155,7 +156,7 @@ pub(crate) struct ParsePriority {
     fewer: Notify,
     few: usize,
     /// Slots for prefetches: half the number of cores.
-    guesses: Semaphore,
+    prefetches: Semaphore,
 }
 
 /// A parsing slot, held while a packument is parsed.
@@ -163,7 +164,7 @@ pub(crate) struct ParseSlot<'a> {
     /// Set if a client waits for the packument.
     asked: Option<&'a ParsePriority>,
     /// The slot of a prefetch.
-    _guess: Option<SemaphorePermit<'a>>,
+    _slot: Option<SemaphorePermit<'a>>,
 }
 
 impl ParsePriority {
@@ -174,28 +175,28 @@ impl ParsePriority {
             asked: AtomicUsize::default(),
             fewer: Notify::new(),
             few: (cores / 2).max(1),
-            guesses: Semaphore::new(cores.div_ceil(2)),
+            prefetches: Semaphore::new(cores.div_ceil(2)),
         }
     }
 
     /// Waits for a parsing slot. A prefetch waits until few clients do, or until a client requests its package.
     pub(crate) async fn turn(&self, ahead: Option<&PrefetchContext>) -> ParseSlot<'_> {
-        let Some(asked) = ahead.and_then(|ahead| ahead.guess.as_ref()) else { return self.take() };
-        let gives_way = async {
-            let permit = self.guesses.acquire().await;
+        let Some(asked) = ahead.and_then(|ahead| ahead.promoted.as_ref()) else { return self.take() };
+        let wait_turn = async {
+            let permit = self.prefetches.acquire().await;
             self.give().await;
             permit
         };
         tokio::select! {
             biased;
             () = asked.notified() => self.take(),
-            permit = gives_way => ParseSlot { asked: None, _guess: permit.ok() },
+            permit = wait_turn => ParseSlot { asked: None, _slot: permit.ok() },
         }
     }
 
     fn take(&self) -> ParseSlot<'_> {
         self.asked.fetch_add(1, Ordering::AcqRel);
-        ParseSlot { asked: Some(self), _guess: None }
+        ParseSlot { asked: Some(self), _slot: None }
     }
 
     /// Waits until few clients wait.
@@ -224,7 +225,7 @@ impl Components {
     pub(crate) async fn next(&self) -> PrefetchTarget {
         loop {
             let PrefetchTarget(request, slot) = self.leads.next(self.config.prefetch).await;
-            let is_over = request.ahead.as_ref().is_some_and(|ahead| ahead.question.is_over.load(Ordering::Relaxed));
+            let is_over = request.ahead.as_ref().is_some_and(|ahead| ahead.budget.is_over.load(Ordering::Relaxed));
             // It may have been fetched since it was queued.
             if !is_over && !self.is_known(&request.slot) {
                 return PrefetchTarget(request, slot);
@@ -234,9 +235,9 @@ impl Components {
 
     /// Fetches a prefetch target like a client request. Returns whether upstream had it.
     pub(crate) async fn fetch_target(self: &Arc<Self>, PrefetchTarget(mut request, _slot): PrefetchTarget) -> bool {
-        let (slot, guess) = (request.slot.clone(), self.leads.follow(&request.slot));
+        let (slot, promoted) = (request.slot.clone(), self.leads.follow(&request.slot));
         if let Some(ahead) = &mut request.ahead {
-            ahead.guess = Some(guess);
+            ahead.promoted = Some(promoted);
         }
         let ahead = request.ahead.clone();
         let landed = self.fetch_shared(request).await;
@@ -252,7 +253,7 @@ impl Components {
             ) => false,
             Err(_) => {
                 // Upstream failed, so the request's remaining prefetches are cancelled.
-                ahead.inspect(|ahead| ahead.question.is_over.store(true, Ordering::Relaxed));
+                ahead.inspect(|ahead| ahead.budget.is_over.store(true, Ordering::Relaxed));
                 false
             }
         }
@@ -268,7 +269,7 @@ impl Components {
     ) {
         let spec = request.ahead.as_ref().map_or("latest", |ahead| &*ahead.wanted);
         let wanted = self.note_wants(known, document, fields, spec);
-        let Some(ahead) = request.ahead.as_ref().filter(|ahead| !ahead.question.is_over.load(Ordering::Relaxed)) else { return };
+        let Some(ahead) = request.ahead.as_ref().filter(|ahead| !ahead.budget.is_over.load(Ordering::Relaxed)) else { return };
         for Dependency { name, wanted } in wanted {
             let registry = self.registries.of(&name);
             // A client's own credentials are sent only to the registry for which the client sent them.
@@ -302,24 +303,24 @@ mod tests {
 
     const A_WHILE: Duration = Duration::from_secs(60);
 
-    fn guess() -> (PrefetchContext, Arc<Notify>) {
+    fn prefetch_context() -> (PrefetchContext, Arc<Notify>) {
         let asked = Arc::new(Notify::new());
-        (PrefetchContext { guess: Some(Arc::clone(&asked)), ..PrefetchContext::of_question().next("1") }, asked)
+        (PrefetchContext { promoted: Some(Arc::clone(&asked)), ..PrefetchContext::of_question().next("1") }, asked)
     }
 
     #[tokio::test(start_paused = true)]
     async fn prefetch_waits_until_a_client_requests_the_package() {
         let precedence = ParsePriority::on(2);
-        let (one, asked) = guess();
-        let waited_for = precedence.turn(Some(&PrefetchContext::of_question())).await;
+        let (one, asked) = prefetch_context();
+        let awaited = precedence.turn(Some(&PrefetchContext::of_question())).await;
         assert!(timeout(A_WHILE, precedence.turn(Some(&one))).await.is_err());
         // A promoted prefetch does not wait for other clients.
         asked.notify_one();
-        let hurried = timeout(A_WHILE, precedence.turn(Some(&one))).await.unwrap();
-        drop(waited_for);
-        let (other, _) = guess();
+        let promoted = timeout(A_WHILE, precedence.turn(Some(&one))).await.unwrap();
+        drop(awaited);
+        let (other, _) = prefetch_context();
         assert!(timeout(A_WHILE, precedence.turn(Some(&other))).await.is_err());
-        drop(hurried);
+        drop(promoted);
         let held = timeout(A_WHILE, precedence.turn(Some(&other))).await.unwrap();
         // One prefetch at a time. Client requests do not wait for it.
         assert!(timeout(A_WHILE, precedence.turn(Some(&one))).await.is_err());

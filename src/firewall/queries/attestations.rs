@@ -9,7 +9,7 @@ use moka::sync::Cache;
 use crate::firewall::Components;
 use crate::firewall::error::FirewallError;
 use crate::firewall::package::{CacheKey, CredentialScope};
-use crate::firewall::packages::fetch::{ABSENT, DocumentNeed, lost};
+use crate::firewall::packages::fetch::{ABSENT, DocumentNeed, task_failed};
 use crate::firewall::queries::packument::{EvaluatedPackage, no_version};
 use crate::firewall::request::Client;
 use crate::firewall::singleflight::SingleFlight;
@@ -65,32 +65,32 @@ impl Components {
     /// Returns an error if the version is hidden or upstream is unavailable.
     pub(crate) async fn attestations(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
         version: &str,
         passage: PassthroughRequest,
     ) -> Result<PassthroughResponse, FirewallError> {
         let need = DocumentNeed::Form(PackumentForm::Abbreviated);
-        let mut spoken = self.evaluated(asker, name, need, None).await?;
-        if spoken.packument.find(version).is_none() && self.ask_once_more(asker, &spoken.reading, version, need).await.is_some() {
-            spoken = self.evaluated(asker, name, need, None).await?;
+        let mut evaluated = self.evaluated(client, name, need, None).await?;
+        if evaluated.packument.find(version).is_none() && self.ask_once_more(client, &evaluated.reading, version, need).await.is_some() {
+            evaluated = self.evaluated(client, name, need, None).await?;
         }
-        let EvaluatedPackage { reading, packument, screen, .. } = spoken;
+        let EvaluatedPackage { reading, packument, screen, .. } = evaluated;
         let shown = packument.find(version).filter(|(at, _)| screen.shown[*at]);
         let Some(digest) = shown.and_then(|(_, entry)| Some(entry.integrity.as_ref()?.strongest().clone())) else {
             return Err(no_version(name, version));
         };
         if !passage.is_plain_get() {
-            return self.pass(asker, Some(name), passage).await;
+            return self.pass(client, Some(name), passage).await;
         }
         let key = (reading.known.slot.clone(), Box::from(version), digest);
         if let Some(answer) = self.remembered(&key) {
             return Ok(answer.passed.clone());
         }
-        let (inner, asker, name, version) = (Arc::clone(self), asker.clone(), name.clone(), Box::<str>::from(version));
-        let flight_key = key.clone();
-        let ask = move || async move { inner.ask_attestations(&asker, &name, &version, key).await };
-        let answer = self.attestations.asked.join(flight_key, ask).await.unwrap_or_else(|_| Err(lost()))?;
+        let (inner, client, name, version) = (Arc::clone(self), client.clone(), name.clone(), Box::<str>::from(version));
+        let shared_key = key.clone();
+        let ask = move || async move { inner.ask_attestations(&client, &name, &version, key).await };
+        let answer = self.attestations.asked.join(shared_key, ask).await.unwrap_or_else(|_| Err(task_failed()))?;
         Ok(answer.passed.clone())
     }
 
@@ -107,13 +107,13 @@ impl Components {
 
     async fn ask_attestations(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
         version: &str,
         key: AttestationKey,
     ) -> Result<Arc<Remembered>, FirewallError> {
         // Shared by all clients: only the credentials of this client's request are used.
-        let passed = self.pass(asker, Some(name), PassthroughRequest::for_attestations(name, version)).await?.undated();
+        let passed = self.pass(client, Some(name), PassthroughRequest::for_attestations(name, version)).await?.undated();
         let answer = Arc::new(Remembered { passed, since: self.clock.now() });
         if answer.is_valid(answer.since) && answer.passed.body.len() <= MAX_ANSWER_BYTES {
             self.attestations.remembered.insert(key, Arc::clone(&answer));

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::firewall::Components;
 use crate::firewall::error::FirewallError;
-use crate::firewall::packages::fetch::{DocumentNeed, PackageLookup, lost};
+use crate::firewall::packages::fetch::{DocumentNeed, PackageLookup, task_failed};
 use crate::firewall::policy_state::Profile;
 use crate::firewall::request::Client;
 use crate::firewall::tarballs::evaluate_removed;
@@ -90,57 +90,57 @@ impl CheckOutcome {
 
 impl Components {
     /// Returns one outcome for each of `locked`, in their order.
-    pub(crate) async fn check(self: &Arc<Self>, asker: &Client, locked: &[LockedVersion]) -> Vec<CheckedVersion> {
+    pub(crate) async fn check(self: &Arc<Self>, client: &Client, locked: &[LockedVersion]) -> Vec<CheckedVersion> {
         let mut by_name: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-        for (at, one) in locked.iter().enumerate() {
-            by_name.entry(&one.name).or_default().push(at);
+        for (at, version) in locked.iter().enumerate() {
+            by_name.entry(&version.name).or_default().push(at);
         }
         let mut judged: Vec<Option<CheckedVersion>> = vec![None; locked.len()];
-        let room = Arc::new(Semaphore::new(AT_ONCE));
+        let permits = Arc::new(Semaphore::new(AT_ONCE));
         let mut tasks = JoinSet::new();
         for (_, places) in by_name {
             let these: Vec<_> = places.into_iter().map(|at| (at, locked[at].clone())).collect();
-            let (inner, asker, room) = (Arc::clone(self), asker.clone(), Arc::clone(&room));
+            let (inner, client, permits) = (Arc::clone(self), client.clone(), Arc::clone(&permits));
             tasks.spawn(async move {
                 // The semaphore is never closed; if it were, nothing would wait.
-                let _turn = room.acquire().await;
-                inner.check_package(&asker, these).await
+                let _turn = permits.acquire().await;
+                inner.check_package(&client, these).await
             });
         }
         while let Some(done) = tasks.join_next().await {
             // Missing results are reported as undecided.
-            for (at, one) in done.unwrap_or_else(|error| self.note_lost(&error, Vec::new())) {
-                judged[at] = Some(one);
+            for (at, result) in done.unwrap_or_else(|error| self.note_lost(&error, Vec::new())) {
+                judged[at] = Some(result);
             }
         }
-        let or_lost = |(one, locked): (Option<CheckedVersion>, &LockedVersion)| {
-            one.unwrap_or_else(|| CheckedVersion::failed(locked, &lost()))
+        let or_lost = |(result, locked): (Option<CheckedVersion>, &LockedVersion)| {
+            result.unwrap_or_else(|| CheckedVersion::failed(locked, &task_failed()))
         };
         judged.into_iter().zip(locked).map(or_lost).collect()
     }
 
     async fn check_package(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         locked: Vec<(usize, LockedVersion)>,
     ) -> Vec<(usize, CheckedVersion)> {
         let Some((_, first)) = locked.first() else { return Vec::new() };
         let reading = match PackageName::parse(&first.name) {
-            Ok(name) => match self.reading(asker, &name, DocumentNeed::Index, None).await {
-                Ok(reading) => Ok(self.with_unknown(asker, reading, &locked).await),
+            Ok(name) => match self.lookup(client, &name, DocumentNeed::Index, None).await {
+                Ok(reading) => Ok(self.with_unknown(client, reading, &locked).await),
                 Err(rejection) => Err(rejection),
             },
-            Err(wrong) => Err(FirewallError::NotFound(wrong.to_string().into())),
+            Err(error) => Err(FirewallError::NotFound(error.to_string().into())),
         };
         let reading = match reading {
             Ok(reading) => reading,
-            Err(rejection) => return locked.iter().map(|(at, one)| (*at, CheckedVersion::failed(one, &rejection))).collect(),
+            Err(rejection) => return locked.iter().map(|(at, version)| (*at, CheckedVersion::failed(version, &rejection))).collect(),
         };
         // Matches untrusted ranges against untrusted versions, so it counts as heavy work.
-        let _permit = self.heavy.acquire(asker.address).await;
-        let (inner, profile) = (Arc::clone(self), asker.profile);
+        let _permit = self.heavy.acquire(client.address).await;
+        let (inner, profile) = (Arc::clone(self), client.profile);
         let judging = self.blocking(move || {
-            locked.iter().map(|(at, one)| (*at, inner.check_version(&reading, profile, one))).collect::<Vec<_>>()
+            locked.iter().map(|(at, version)| (*at, inner.check_version(&reading, profile, version))).collect::<Vec<_>>()
         });
         judging.await.unwrap_or_default()
     }
@@ -148,14 +148,14 @@ impl Components {
     /// Returns `reading`, or a newer lookup if a locked version is missing from it.
     async fn with_unknown(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         reading: PackageLookup,
         locked: &[(usize, LockedVersion)],
     ) -> PackageLookup {
         let is_known =
             |version: &str| reading.known.packument.as_ref().is_some_and(|packument| packument.find(version).is_some());
-        for (_, unknown) in locked.iter().filter(|(_, one)| !is_known(&one.version)) {
-            if let Some(again) = self.ask_once_more(asker, &reading, &unknown.version, DocumentNeed::Index).await {
+        for (_, unknown) in locked.iter().filter(|(_, locked)| !is_known(&locked.version)) {
+            if let Some(again) = self.ask_once_more(client, &reading, &unknown.version, DocumentNeed::Index).await {
                 return again;
             }
         }
@@ -166,12 +166,12 @@ impl Components {
         let known = &reading.known;
         let packument = known.packument.as_ref();
         let world = self.world();
-        let screen = known.screen(&world, profile);
+        let screen = known.verdicts(&world, profile);
         let entry = packument.and_then(|packument| packument.find_same(&locked.version));
-        let gone = |version| evaluate_removed(known, version, &world, profile);
+        let removed = |version| evaluate_removed(known, version, &world, profile);
         let (verdict, stated) = match entry {
             Some((at, entry)) => (screen.verdict(at).clone(), entry.integrity.clone()),
-            None => match gone(&locked.version).or_else(|| gone(without_build(&locked.version))) {
+            None => match removed(&locked.version).or_else(|| removed(without_build(&locked.version))) {
                 Some((verdict, first, _)) => (verdict, first.and_then(|release| release.integrity.clone())),
                 None => return CheckedVersion::missing(locked, format!("{} has no version {}", locked.name, locked.version)),
             },
@@ -202,7 +202,7 @@ pub const UNDECIDED: &str = "undecided";
 
 impl CheckedVersion {
     fn of_verdict(locked: &LockedVersion, verdict: &Verdict) -> Self {
-        let outcome = match (verdict.is_allowed(), verdict.opens()) {
+        let outcome = match (verdict.is_allowed(), verdict.opens_at()) {
             (true, _) => CheckOutcome::Allow,
             (false, Some(_)) => CheckOutcome::Hold,
             (false, None) => CheckOutcome::Deny,
@@ -214,7 +214,7 @@ impl CheckedVersion {
             outcome,
             rule: reason.map(|reason| reason.rule.to_string()),
             reason: reason.map(|reason| reason.detail.clone()),
-            opens: verdict.opens(),
+            opens: verdict.opens_at(),
             fits: None,
             nearest: None,
         }
@@ -226,7 +226,7 @@ impl CheckedVersion {
 
     fn failed(locked: &LockedVersion, rejection: &FirewallError) -> Self {
         match rejection {
-            FirewallError::NotFound(told) => Self::missing(locked, told.to_string()),
+            FirewallError::NotFound(text) => Self::missing(locked, text.to_string()),
             other => Self::without_verdict(locked, UNDECIDED, other.to_string()),
         }
     }

@@ -48,7 +48,7 @@ impl Components {
             place: contacting.place.to_owned(),
             package: PackageName::parse(found.package).ok(),
         };
-        self.ledger.record_event(contact.incident(), self.clock.now());
+        self.ledger.record_event(contact.to_event(), self.clock.now());
         refused.then(|| {
             format!(
                 "{} of the feed `{}` lists `{}` as contacted by malware in `{}`",

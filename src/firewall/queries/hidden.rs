@@ -53,11 +53,11 @@ pub struct HeldVersion {
 impl Components {
     /// Returns the hidden versions of a package and those the project requires; `None` if nothing is hidden or known. A version
     /// that the project requires and no visible version can replace is recorded as refused.
-    pub(crate) fn hidden(&self, asker: &Client, name: &PackageName, wants: &[Want]) -> Option<HiddenVersions> {
-        let slot = CacheKey::of(name, self.registries.of(name), &asker.authorization);
+    pub(crate) fn hidden(&self, client: &Client, name: &PackageName, wants: &[Want]) -> Option<HiddenVersions> {
+        let slot = CacheKey::of(name, self.registries.of(name), &client.authorization);
         let known = self.documents.get(&slot)?;
         let packument = known.packument.as_ref()?;
-        let screen = known.screen(&self.world(), asker.profile);
+        let screen = known.verdicts(&self.world(), client.profile);
         let shown = packument.entries.iter().zip(&screen.shown).filter(|(_, shown)| **shown);
         let shown = shown.filter_map(|(entry, _)| entry.version.as_ref());
         // Stable versions rank above all prereleases, as for clients that use `latest`.
@@ -65,7 +65,7 @@ impl Components {
         let highest = shown.map(rank).max();
         let mut hidden: Vec<(_, usize)> =
             screen.verdicts.iter().map(|(at, _)| (packument.entries[*at].version.as_ref().map(rank), *at)).collect();
-        hidden.sort_by(|(one, _), (other, _)| other.cmp(one));
+        hidden.sort_by(|(a, _), (b, _)| b.cmp(a));
         let newer = hidden.iter().take_while(|(rank, _)| rank.is_some() && *rank > highest).count().min(NAMED);
         let kept = |at: usize| {
             let key = &packument.entries[at].key;
@@ -83,9 +83,9 @@ impl Components {
         });
         let wanted: Vec<WantedVersion> = wanted.collect();
         // The command fails because of these, but most clients request no tarball of them.
-        for one in wanted.iter().filter(|one| one.fails && one.want.is_direct && asker.is_installing) {
-            if let Some((at, _)) = packument.find(&one.kept.version) {
-                self.report_withheld(asker, packument, &screen, at, self.clock.now());
+        for missing in wanted.iter().filter(|wanted| wanted.fails && wanted.want.is_direct && client.is_installing) {
+            if let Some((at, _)) = packument.find(&missing.kept.version) {
+                self.report_withheld(client, packument, &screen, at, self.clock.now());
             }
         }
         let is_wanted = !(wants.is_empty() && of_others.is_empty());
@@ -97,6 +97,6 @@ impl HeldVersion {
     fn of(version: &str, verdict: &Verdict, nearest: Option<Box<str>>) -> Option<Self> {
         let reason = verdict.reason()?;
         let (rule, detail) = (reason.rule.clone(), reason.detail.clone());
-        Some(Self { version: version.into(), rule, detail, opens: verdict.opens(), nearest })
+        Some(Self { version: version.into(), rule, detail, opens: verdict.opens_at(), nearest })
     }
 }

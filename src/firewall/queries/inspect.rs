@@ -45,16 +45,16 @@ pub struct InspectedVersion {
 impl Components {
     pub(crate) async fn inspect(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
     ) -> Result<PackageInspection, FirewallError> {
         let EvaluatedPackage { reading, packument, screen, .. } =
-            self.evaluated(asker, name, DocumentNeed::Form(PackumentForm::Abbreviated), None).await?;
-        let (world, profile, known) = (self.world(), asker.profile, Arc::clone(&reading.known));
+            self.evaluated(client, name, DocumentNeed::Form(PackumentForm::Abbreviated), None).await?;
+        let (world, profile, known) = (self.world(), client.profile, Arc::clone(&reading.known));
         let inspect = move || {
             let name = &packument.name;
             let advisories = world.advisories.of(name.as_str()).applicable_to(known.dated(&packument));
-            let rules = world.policy(profile).about(name);
+            let rules = world.policy(profile).for_package(name);
             let inspected = |(at, entry): (usize, &crate::npm::packument::index::VersionEntry)| {
                 let facts = known.facts(&packument, at, &advisories);
                 InspectedVersion {
@@ -69,31 +69,31 @@ impl Components {
             let versions = packument.entries.iter().enumerate().map(inspected).collect();
             PackageInspection { name: name.clone(), dist_tags: packument.dist_tags.clone(), versions }
         };
-        self.over_versions(&reading.known, asker.address, inspect).await
+        self.over_versions(&reading.known, client.address, inspect).await
     }
 
     /// Returns the verdict of each version as of its instant, with current rules and feeds and the decisions of that time; `None`
     /// for a version that was never seen.
     pub(crate) async fn evaluate_as_of(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
         wanted: &[(&str, Timestamp)],
     ) -> Result<Vec<Option<Verdict>>, FirewallError> {
-        let known = self.reading(asker, name, DocumentNeed::Form(PackumentForm::Abbreviated), None).await?.known;
+        let known = self.lookup(client, name, DocumentNeed::Form(PackumentForm::Abbreviated), None).await?.known;
         let present = self.world();
         let packument = known.packument.as_deref();
         let versions = packument.into_iter().flat_map(|packument| known.dated(packument));
         let advisories = present.advisories.of(name.as_str()).applicable_to(versions);
         let judge_one = |(version, at): &(&str, Timestamp)| {
             let world = present.as_of(*at);
-            let rules = world.policy(asker.profile).about(name);
+            let rules = world.policy(client.profile).for_package(name);
             if let Some((packument, (place, _))) = packument.and_then(|packument| Some((packument, packument.find(version)?))) {
                 let facts = known.facts(packument, place, &advisories);
                 return Some(evaluate(&rules, &world.active_decisions, &facts, *at));
             }
-            let departed = RemovedVersion::find(&known, version, &world)?;
-            Some(evaluate(&rules, &world.active_decisions, &departed.facts(Some(*at)), *at))
+            let removed = RemovedVersion::find(&known, version, &world)?;
+            Some(evaluate(&rules, &world.active_decisions, &removed.facts(Some(*at)), *at))
         };
         Ok(wanted.iter().map(judge_one).collect())
     }

@@ -35,23 +35,23 @@ pub(crate) struct EvaluatedPackage {
 impl Components {
     pub(crate) async fn packument(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
         form: PackumentForm,
         coding: ContentCoding,
     ) -> Result<PackumentResponse, FirewallError> {
         for _ in 0..ATTEMPTS {
-            let wish = RenderRequest { form, packing: coding.segment_format(), base: asker.base.clone(), profile: asker.profile };
+            let wish = RenderRequest { form, packing: coding.segment_format(), base: client.base.clone(), profile: client.profile };
             let EvaluatedPackage { reading, packument, screen, now } =
-                self.evaluated(asker, name, DocumentNeed::Form(form), Some(wish)).await?;
-            self.require_visible(asker, &packument, &screen)?;
-            let Some(answer) = self.answer(asker, &reading, &screen, form, coding).await? else { continue };
-            self.note_withheld(asker, &reading.known, &packument, &screen, now);
+                self.evaluated(client, name, DocumentNeed::Form(form), Some(wish)).await?;
+            self.require_visible(client, &packument, &screen)?;
+            let Some(answer) = self.answer(client, &reading, &screen, form, coding).await? else { continue };
+            self.note_withheld(client, &reading.known, &packument, &screen, now);
             let (count, total) = (screen.hidden.len() as u64, screen.shown.len() as u64);
             if count > 0 {
                 VersionsHidden { name, count, total }.emit(&self.metrics);
             }
-            self.note_packument((asker, now), name, &screen, DownloadOutcome::Served, None);
+            self.note_packument((client, now), name, &screen, DownloadOutcome::Served, None);
             return Ok(PackumentResponse { stale: reading.stale, ..answer });
         }
         Err(FirewallError::Internal("the packument changed too often during the request".into()))
@@ -59,116 +59,116 @@ impl Components {
 
     pub(crate) async fn manifest(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
         wanted: &str,
     ) -> Result<Bytes, FirewallError> {
         let mut is_asked_again = false;
         for _ in 0..ATTEMPTS {
-            let spoken = self.evaluated(asker, name, DocumentNeed::Form(PackumentForm::Full), None).await?;
-            let EvaluatedPackage { reading, packument, screen, .. } = &spoken;
+            let evaluated = self.evaluated(client, name, DocumentNeed::Form(PackumentForm::Full), None).await?;
+            let EvaluatedPackage { reading, packument, screen, .. } = &evaluated;
             let (of, by, text) = (Arc::clone(packument), Arc::clone(screen), Box::<str>::from(wanted));
             let resolve = move || Some(of.find(resolve(&of, &by, &text)?)?.0);
-            let Some(at) = self.over_versions(&reading.known, asker.address, resolve).await? else {
+            let Some(at) = self.over_versions(&reading.known, client.address, resolve).await? else {
                 let need = DocumentNeed::Form(PackumentForm::Full);
-                if !is_asked_again && self.ask_once_more(asker, &spoken.reading, wanted, need).await.is_some() {
+                if !is_asked_again && self.ask_once_more(client, &evaluated.reading, wanted, need).await.is_some() {
                     is_asked_again = true;
                     continue;
                 }
                 return Err(no_version(name, wanted));
             };
             if !screen.shown[at] {
-                let (inner, asked) = (Arc::clone(self), asker.clone());
+                let (inner, asked) = (Arc::clone(self), client.clone());
                 let (of, by) = (Arc::clone(packument), Arc::clone(screen));
                 let refuse = move || inner.refuse(&asked, &of, &by, at);
-                let rejection = self.over_versions(&reading.known, asker.address, refuse).await?;
+                let rejection = self.over_versions(&reading.known, client.address, refuse).await?;
                 let version = &*packument.entries[at].key;
-                return Err(self.note_refusal(asker, &spoken.reading.known, version, rejection));
+                return Err(self.note_refusal(client, &evaluated.reading.known, version, rejection));
             }
-            let (read, document) = self.document(asker, spoken.reading.clone()).await?;
-            if read.known.content != spoken.reading.known.content {
+            let (read, document) = self.document(client, evaluated.reading.clone()).await?;
+            if read.known.content != evaluated.reading.known.content {
                 continue;
             }
-            self.note_packument((asker, spoken.now), name, screen, DownloadOutcome::Served, None);
-            return Ok(render::manifest(&document, packument, &packument.entries[at], asker.base.rewriting()).into());
+            self.note_packument((client, evaluated.now), name, screen, DownloadOutcome::Served, None);
+            return Ok(render::manifest(&document, packument, &packument.entries[at], client.base.rewriting()).into());
         }
         Err(FirewallError::Internal("the packument changed too often during the request".into()))
     }
 
-    pub(crate) async fn dist_tags(self: &Arc<Self>, asker: &Client, name: &PackageName) -> Result<Bytes, FirewallError> {
+    pub(crate) async fn dist_tags(self: &Arc<Self>, client: &Client, name: &PackageName) -> Result<Bytes, FirewallError> {
         let EvaluatedPackage { packument, screen, .. } =
-            self.evaluated(asker, name, DocumentNeed::Form(PackumentForm::Abbreviated), None).await?;
-        self.require_visible(asker, &packument, &screen)?;
+            self.evaluated(client, name, DocumentNeed::Form(PackumentForm::Abbreviated), None).await?;
+        self.require_visible(client, &packument, &screen)?;
         Ok(render::tags_json(screen.tags.as_ref().unwrap_or(&packument.dist_tags)).into())
     }
 
     /// Looks up a package that upstream has, with its verdicts.
     pub(crate) async fn evaluated(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
         need: DocumentNeed,
         wish: Option<RenderRequest>,
     ) -> Result<EvaluatedPackage, FirewallError> {
         let moment = self.context();
-        let (reading, moment) = match self.cached(asker, name, need, &moment) {
+        let (reading, moment) = match self.cached(client, name, need, &moment) {
             Some(reading) => (reading, moment),
             // Changes while upstream was asked apply. Boxed: a future is moved as a whole, and this one is far larger than a
             // response from memory.
-            None => (Box::pin(self.reading(asker, name, need, wish)).await?, self.context()),
+            None => (Box::pin(self.lookup(client, name, need, wish)).await?, self.context()),
         };
         let Some(packument) = reading.known.packument.clone() else {
             return Err(FirewallError::NotFound(format!("{name} is no longer in the upstream registry").into()));
         };
-        let screen = reading.known.screen(&moment.world, asker.profile);
+        let screen = reading.known.verdicts(&moment.world, client.profile);
         self.overbroad_advisories(name, &screen);
         Ok(EvaluatedPackage { reading, packument, screen, now: moment.now })
     }
 
     /// Refuses a package without visible versions. An empty packument would look unpublished to pnpm and yarn.
-    fn require_visible(&self, asker: &Client, packument: &Packument, screen: &VerdictTable) -> Result<(), FirewallError> {
+    fn require_visible(&self, client: &Client, packument: &Packument, screen: &VerdictTable) -> Result<(), FirewallError> {
         if screen.any_visible() {
             return Ok(());
         }
-        let newest = screen.restrictions.as_ref().and_then(|told| packument.find(&told.newest));
+        let newest = screen.restrictions.as_ref().and_then(|restrictions| packument.find(&restrictions.newest));
         let Some((at, newest)) = newest else {
             return Err(FirewallError::NotFound(format!("{} has no versions upstream", packument.name).into()));
         };
         let newest = (&*newest.key, screen.verdict(at));
         let refusal = Refusal::of_package(&packument.name, screen.shown.len(), newest, screen.next_opening);
         let Some(refusal) = refusal else { return Err(FirewallError::Internal("a hidden version has no reason".into())) };
-        self.note_packument((asker, self.clock.now()), &packument.name, screen, DownloadOutcome::Refused, Some(&refusal.rule));
-        Err(self.refused(asker, refusal))
+        self.note_packument((client, self.clock.now()), &packument.name, screen, DownloadOutcome::Refused, Some(&refusal.rule));
+        Err(self.refused(client, refusal))
     }
 
     /// Returns the refusal of the hidden entry at `at`.
-    pub(crate) fn refuse(&self, asker: &Client, packument: &Packument, screen: &VerdictTable, at: usize) -> FirewallError {
+    pub(crate) fn refuse(&self, client: &Client, packument: &Packument, screen: &VerdictTable, at: usize) -> FirewallError {
         let key = &*packument.entries[at].key;
         let refusal = Refusal::of_version(&packument.name, key, screen.verdict(at), screen.nearest_allowed(packument, key));
         refusal.map_or_else(
             || FirewallError::Internal("a hidden version has no reason".into()),
-            |refusal| self.refused(asker, refusal),
+            |refusal| self.refused(client, refusal),
         )
     }
 
     /// Records a refusal and returns it as an error. Called once per refusal.
-    pub(crate) fn refused(&self, asker: &Client, refusal: Refusal) -> FirewallError {
+    pub(crate) fn refused(&self, client: &Client, refusal: Refusal) -> FirewallError {
         RequestRefused {
             name: &refusal.name,
             version: refusal.version.as_deref(),
             rule: &refusal.rule,
-            client: asker.address,
-            user: asker.user.as_deref(),
-            agent: &asker.agent,
+            client: client.address,
+            user: client.user.as_deref(),
+            agent: &client.agent,
             text: &refusal.text,
         }
         .emit(&self.metrics);
-        FirewallError::Refused(Arc::new(refusal.with_link(&asker.base)))
+        FirewallError::Refused(Arc::new(refusal.with_link(&client.base)))
     }
 
     fn note_packument(
         &self,
-        (asker, now): (&Client, Timestamp),
+        (client, now): (&Client, Timestamp),
         name: &PackageName,
         screen: &VerdictTable,
         outcome: DownloadOutcome,
@@ -182,10 +182,10 @@ impl Components {
             outcome,
             rule: rule.map(|rule| rule.as_str().into()),
             hidden: Arc::clone(&screen.hidden),
-            client: asker.address,
-            user: asker.user.clone(),
-            tool: asker.agent.tool.as_str(),
-            tool_version: asker.agent.version.clone(),
+            client: client.address,
+            user: client.user.clone(),
+            tool: client.agent.tool.as_str(),
+            tool_version: client.agent.version.clone(),
         };
         self.ledger.record_download(download, now);
     }

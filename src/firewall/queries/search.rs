@@ -34,17 +34,17 @@ const LINKS: [&str; 4] = ["npm", "homepage", "repository", "bugs"];
 impl Components {
     pub(crate) async fn search(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         passage: PassthroughRequest,
     ) -> Result<PassthroughResponse, FirewallError> {
-        let mut passed = self.pass(asker, None, passage).await?;
+        let mut passed = self.pass(client, None, passage).await?;
         if !passed.status.is_success() {
             return Ok(passed);
         }
         let _share = self.share_of_answer(&passed).await?;
-        let _permit = self.heavy.acquire(asker.address).await;
-        let (inner, asker, body) = (Arc::clone(self), asker.clone(), std::mem::take(&mut passed.body));
-        let filtered = self.blocking(move || inner.filter(&asker, &body)).await?;
+        let _permit = self.heavy.acquire(client.address).await;
+        let (inner, client, body) = (Arc::clone(self), client.clone(), std::mem::take(&mut passed.body));
+        let filtered = self.blocking(move || inner.filter(&client, &body)).await?;
         // A response that cannot be parsed cannot be filtered.
         let Some(filtered) = filtered else {
             let host = Arc::clone(self.registries.default_registry().id());
@@ -55,11 +55,11 @@ impl Components {
     }
 
     /// Returns the response with the visible results; `None` if `body` is not a search response. Blocks.
-    fn filter(&self, asker: &Client, body: &[u8]) -> Option<Value> {
+    fn filter(&self, client: &Client, body: &[u8]) -> Option<Value> {
         let answer = Some(body).filter(|body| body.len() <= MAX_ANSWER_BYTES)?;
         let answer: Value = serde_json::from_slice(answer).ok()?;
         let objects: Vec<Value> =
-            answer.get("objects")?.as_array()?.iter().filter_map(|object| self.result(asker, object)).collect();
+            answer.get("objects")?.as_array()?.iter().filter_map(|object| self.result(client, object)).collect();
         let mut filtered = json!({ "objects": objects });
         copy(&answer, "total", &mut filtered, number);
         copy(&answer, "time", &mut filtered, text);
@@ -67,16 +67,16 @@ impl Components {
     }
 
     /// Returns the visible part of one result, if any version of the package is visible.
-    fn result(&self, asker: &Client, object: &Value) -> Option<Value> {
+    fn result(&self, client: &Client, object: &Value) -> Option<Value> {
         let package = object.get("package")?;
         let name = PackageName::parse(package.get("name")?.as_str()?).ok()?;
         let version = package.get("version")?.as_str()?;
-        let slot = CacheKey::of(&name, self.registries.of(&name), &asker.authorization);
+        let slot = CacheKey::of(&name, self.registries.of(&name), &client.authorization);
         let described = match self.documents.get(&slot) {
-            Some(known) => self.of_known(&known, package, version, asker.profile)?,
+            Some(known) => self.of_known(&known, package, version, client.profile)?,
             // The view of other tokens may hide the version, but discloses nothing else.
-            None if self.is_hidden_from_others(&slot, version, asker.profile) => return None,
-            None => self.of_unknown(&name, package, version, asker.profile)?,
+            None if self.is_hidden_from_others(&slot, version, client.profile) => return None,
+            None => self.of_unknown(&name, package, version, client.profile)?,
         };
         let mut result = json!({ "package": described });
         copy(object, "score", &mut result, score);
@@ -90,13 +90,13 @@ impl Components {
     fn is_hidden_from_others(&self, slot: &CacheKey, version: &str, profile: Profile) -> bool {
         let Some(known) = self.documents.get(&slot.shared()).filter(|_| slot.is_client_scoped()) else { return false };
         let at = known.packument.as_ref().and_then(|packument| packument.find(version)).map(|(at, _)| at);
-        at.is_some_and(|at| !known.screen(&self.world(), profile).shown[at])
+        at.is_some_and(|at| !known.verdicts(&self.world(), profile).shown[at])
     }
 
     /// Describes the version of the result if it is visible, else the visible `latest` from the packument alone.
     fn of_known(&self, known: &PackageSnapshot, package: &Value, version: &str, profile: Profile) -> Option<Value> {
         let packument = known.packument.as_ref()?;
-        let screen = known.screen(&self.world(), profile);
+        let screen = known.verdicts(&self.world(), profile);
         let shown = packument.find(version).filter(|(at, _)| screen.shown[*at]).map(|(_, entry)| entry);
         // Registries describe `latest`. If that is hidden, the texts may be about it, regardless of the stated version.
         let is_latest = packument.dist_tags.iter().any(|(tag, target)| **tag == *"latest" && **target == *version);
@@ -130,7 +130,7 @@ impl Components {
             unknown: UnknownFacts::ALL,
             ..Facts::of(name, version, published.unwrap_or(now))
         };
-        let is_allowed = evaluate(&world.policy(profile).about(name), &world.active_decisions, &facts, now).is_allowed();
+        let is_allowed = evaluate(&world.policy(profile).for_package(name), &world.active_decisions, &facts, now).is_allowed();
         (parsed.is_some() && is_allowed).then(|| described(name, version, package))
     }
 }
@@ -257,8 +257,8 @@ mod tests {
 
     #[test]
     fn scores_contain_only_numbers() {
-        let told = json!({"final": 0.5, "detail": {"quality": 1, "latest": "9.9.9", "9.9.9": 1}, "9.9.9": 1});
-        assert_eq!(score(&told), Some(json!({"final": 0.5, "detail": {"quality": 1}})));
+        let value = json!({"final": 0.5, "detail": {"quality": 1, "latest": "9.9.9", "9.9.9": 1}, "9.9.9": 1});
+        assert_eq!(score(&value), Some(json!({"final": 0.5, "detail": {"quality": 1}})));
         assert_eq!(text(&"x".repeat(MAX_TEXT_BYTES + 1).into()), None);
     }
 }

@@ -42,27 +42,27 @@ impl Components {
     /// Passes a write to upstream, or returns the packument that a write starts with.
     pub(crate) async fn write_through(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         name: Option<&PackageName>,
         mut passage: PassthroughRequest,
     ) -> Result<PassthroughResponse, FirewallError> {
-        let registry = Arc::clone(self.registry_of(asker, name, true)?);
+        let registry = Arc::clone(self.registry_of(client, name, true)?);
         if passage.is_read() {
             return match name.filter(|name| is_packument(&passage, name)) {
-                Some(name) => self.writable_packument(asker, name, &registry).await,
-                None => self.pass(asker, name, passage).await,
+                Some(name) => self.writable_packument(client, name, &registry).await,
+                None => self.pass(client, name, passage).await,
             };
         }
         let (path, method, body) = (passage.path.clone(), passage.method.clone(), passage.body.clone());
         if let Some(name) = name.filter(|_| body.len() <= MAX_RESTORED_BYTES) {
             let mut share = self.allowance.share();
             share.grow_to(2 * body.len() as u64).await?;
-            let (base, name, to) = (Arc::clone(&asker.base.text), name.clone(), registry.id().to_string());
+            let (base, name, to) = (Arc::clone(&client.base.text), name.clone(), registry.id().to_string());
             let restored = self.blocking(move || restore_addresses(&body, &base, &name, &to)).await?;
             passage.body = restored.unwrap_or(passage.body);
         }
         let sent = passage.body.clone();
-        let passed = self.pass(asker, name, passage).await;
+        let passed = self.pass(client, name, passage).await;
         let now = self.clock.now();
         let Ok(answer) = &passed else {
             // The failure may have happened after the change.
@@ -83,10 +83,10 @@ impl Components {
             self.absent.invalidate_all();
             self.unreachable.invalidate_all();
         }
-        if let (Some(name), Authorization::Own(_)) = (name, &asker.authorization) {
+        if let (Some(name), Authorization::Own(_)) = (name, &client.authorization) {
             let confirms = self.blocking(move || confirms(method.as_str(), &path, &sent)).await?;
             if confirms {
-                self.writers.insert(CacheKey::of(name, &registry, &asker.authorization), now);
+                self.writers.insert(CacheKey::of(name, &registry, &client.authorization), now);
             }
         }
         passed
@@ -109,25 +109,25 @@ impl Components {
     /// Returns the packument with all versions and tarball URLs below the base URL, to be sent back changed.
     async fn writable_packument(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
         registry: &Arc<Registry>,
     ) -> Result<PassthroughResponse, FirewallError> {
         let EvaluatedPackage { reading, packument: known, screen, .. } =
-            self.evaluated(asker, name, DocumentNeed::Form(PackumentForm::Full), None).await?;
+            self.evaluated(client, name, DocumentNeed::Form(PackumentForm::Full), None).await?;
         // Checked before anything large is fetched.
         let held = screen.shown.iter().filter(|shown| !**shown).count();
-        if held > 0 && !self.is_confirmed(asker, name, registry).await {
+        if held > 0 && !self.is_confirmed(client, name, registry).await {
             return Err(FirewallError::NotEntitled(unconfirmed(name, held).into()));
         }
         let mut share = self.allowance.share();
         share.grow_to(3 * reading.known.document.length).await?;
         let passage = PassthroughRequest::get(format!("{}{ASKED_AS}", name.to_segment()));
-        let passed = self.pass(asker, Some(name), passage).await?;
+        let passed = self.pass(client, Some(name), passage).await?;
         if !passed.status.is_success() {
             return Ok(passed);
         }
-        let (length, base, this) = (passed.body.len() as u64, Arc::clone(&asker.base.text), name.clone());
+        let (length, base, this) = (passed.body.len() as u64, Arc::clone(&client.base.text), name.clone());
         share.grow_to(3 * length).await?;
         let rendered = self.blocking(move || {
             let rendered = render_whole(&this, &passed.body, &base);
@@ -138,25 +138,25 @@ impl Components {
         let is_shown = |key: &str| known.find(key).is_some_and(|(at, _)| screen.shown[at]);
         let hidden = packument.entries.iter().filter(|entry| !is_shown(&entry.key)).count();
         if hidden > 0 {
-            if !self.is_confirmed(asker, name, registry).await {
+            if !self.is_confirmed(client, name, registry).await {
                 return Err(FirewallError::NotEntitled(unconfirmed(name, hidden).into()));
             }
             tracing::warn!(
                 package.name = %name,
-                client.address = %asker.address,
-                client.user = asker.user.as_deref(),
+                client.address = %client.address,
+                client.user = client.user.as_deref(),
                 versions.hidden = hidden,
                 "hidden versions shown for a write"
             );
-            self.event("unfiltered_packument", Some(name), None, format!("{hidden} hidden versions, to {}", asker.address));
+            self.event("unfiltered_packument", Some(name), None, format!("{hidden} hidden versions, to {}", client.address));
         }
         Ok(PassthroughResponse::of_json(body))
     }
 
     /// Checks whether upstream confirmed within the hour that the client's token may write the package. It did if it accepted a
     /// write that only owners may make, or if the token's account may write.
-    async fn is_confirmed(self: &Arc<Self>, asker: &Client, name: &PackageName, registry: &Arc<Registry>) -> bool {
-        let slot = CacheKey::of(name, registry, &asker.authorization);
+    async fn is_confirmed(self: &Arc<Self>, client: &Client, name: &PackageName, registry: &Arc<Registry>) -> bool {
+        let slot = CacheKey::of(name, registry, &client.authorization);
         if !slot.is_client_scoped() {
             return false;
         }
@@ -165,23 +165,23 @@ impl Components {
             return true;
         }
         let is_stranger = self.strangers.get(&slot).is_some_and(|since| timestamp::is_within(since, UNCONFIRMED, now));
-        if is_stranger || !self.once_more.admits(asker.address, now) {
+        if is_stranger || !self.once_more.admits(client.address, now) {
             return false;
         }
-        let may_write = self.may_write(asker, name).await.unwrap_or(false);
+        let may_write = self.may_write(client, name).await.unwrap_or(false);
         if may_write { &self.writers } else { &self.strangers }.insert(slot, now);
         may_write
     }
 
     /// Asks upstream for the token's account and whether that account may write the package. `None` if upstream does not answer
     /// both.
-    async fn may_write(&self, asker: &Client, name: &PackageName) -> Option<bool> {
+    async fn may_write(&self, client: &Client, name: &PackageName) -> Option<bool> {
         #[derive(Deserialize)]
         struct Account {
             username: String,
         }
         let ask = async |path: String| {
-            let passed = self.pass(asker, Some(name), PassthroughRequest::get(path)).await.ok()?;
+            let passed = self.pass(client, Some(name), PassthroughRequest::get(path)).await.ok()?;
             passed.status.is_success().then_some(passed.body)
         };
         let account: Account = serde_json::from_slice(&ask("-/whoami".to_owned()).await?).ok()?;

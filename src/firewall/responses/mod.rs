@@ -113,7 +113,7 @@ impl CachedView {
         restricted: bool,
         now: Timestamp,
     ) -> Option<PackumentResponse> {
-        let restrictions = screen.restrictions.as_ref().filter(|_| restricted).map(|told| told.told(&self.base, &self.name));
+        let restrictions = screen.restrictions.as_ref().filter(|_| restricted).map(|restrictions| restrictions.told(&self.base, &self.name));
         let restrictions = restrictions.as_deref();
         let assembly = self.view.assemble(&VersionFilter { shown: &screen.shown, tags: screen.tags.as_deref(), restrictions })?;
         let mut entity = assembly.fingerprint().to_vec();
@@ -144,20 +144,20 @@ impl Components {
     /// Returns an error if the document must be read again and cannot be.
     pub(crate) async fn answer(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         reading: &PackageLookup,
         screen: &Arc<VerdictTable>,
         form: PackumentForm,
         coding: ContentCoding,
     ) -> Result<Option<PackumentResponse>, FirewallError> {
-        let restricted = screen.restrictions.is_some() && asker.agent.reads_policy_restrictions();
+        let restricted = screen.restrictions.is_some() && client.agent.reads_policy_restrictions();
         let packing = coding.segment_format();
         let key = ViewKey {
             slot: reading.known.slot.shared(),
             form,
             packing,
-            base: Arc::clone(asker.base.view()),
-            profile: asker.profile,
+            base: Arc::clone(client.base.view()),
+            profile: client.profile,
         };
         if let Some(answer) = self.kept(&key, &reading.known, screen, coding, restricted) {
             CacheLookup { cache: CacheLabel::Answer, outcome: CacheOutcome::Hit }.emit(&self.metrics);
@@ -168,15 +168,15 @@ impl Components {
         let wanted = Wanted { key: &key, known: &reading.known, screen, coding, restricted };
         let mut answer = None;
         if let Some(rendered) = rendered {
-            answer = Box::pin(self.assemble(asker, rendered, &wanted)).await?;
+            answer = Box::pin(self.assemble(client, rendered, &wanted)).await?;
         }
         if answer.is_none() {
-            let wish = RenderRequest { form, packing, base: asker.base.clone(), profile: asker.profile };
-            let rendered = Box::pin(self.render_shared(asker, key.clone(), reading.clone(), wish)).await?;
+            let wish = RenderRequest { form, packing, base: client.base.clone(), profile: client.profile };
+            let rendered = Box::pin(self.render_shared(client, key.clone(), reading.clone(), wish)).await?;
             if rendered.content != reading.known.content {
                 return Ok(None);
             }
-            answer = Box::pin(self.assemble(asker, rendered, &wanted)).await?;
+            answer = Box::pin(self.assemble(client, rendered, &wanted)).await?;
         }
         Ok(answer)
     }
@@ -202,7 +202,7 @@ impl Components {
     /// memory of their own until the response is sent.
     async fn assemble(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         rendered: Arc<CachedView>,
         wanted: &Wanted<'_>,
     ) -> Result<Option<PackumentResponse>, FirewallError> {
@@ -211,13 +211,13 @@ impl Components {
         if coding.is_segmented() {
             let (of, by) = (Arc::clone(&rendered), Arc::clone(screen));
             let join = move || of.assemble(&by, coding, restricted, now);
-            let answer = self.over_versions(known, asker.address, join).await?;
+            let answer = self.over_versions(known, client.address, join).await?;
             return Ok(answer.inspect(|answer| rendered.keep(restricted, screen, answer)));
         }
-        let mut share = self.plain.share_for(asker.address);
+        let mut share = self.plain.share_for(client.address);
         // Brotli needs the uncompressed body as well.
         share.grow_to(if coding == ContentCoding::Brotli { 2 } else { 1 } * known.document.length).await?;
-        let permit = self.heavy.acquire(asker.address).await;
+        let permit = self.heavy.acquire(client.address).await;
         // Another request may have made it in the meantime.
         if let Some(answer) = self.kept(key, known, screen, coding, restricted) {
             return Ok(Some(answer));
@@ -229,7 +229,7 @@ impl Components {
             answer
         };
         let Some(answer) = self.blocking(work).await? else { return Ok(None) };
-        if asker.base.cacheable {
+        if client.base.cacheable {
             let whole = UnsegmentedResponse { content: known.content, screen: screen.identity.clone(), answer: answer.clone() };
             self.wholes.insert((key.clone(), coding, restricted), Arc::new(whole));
         }
@@ -244,25 +244,25 @@ impl Components {
     /// Renders a view from the stored document, once for all requests that wait for it.
     async fn render_shared(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         key: ViewKey,
         reading: PackageLookup,
         wish: RenderRequest,
     ) -> Result<Arc<CachedView>, FirewallError> {
-        let (inner, asker, limit) = (Arc::clone(self), asker.clone(), Arc::clone(&self.loads));
-        let client = asker.address;
+        let (inner, client, limit) = (Arc::clone(self), client.clone(), Arc::clone(&self.loads));
+        let address = client.address;
         let fetch = move |request: SlotRequest<_>| async move {
             let permit = request.permit(&limit).await;
-            let (reading, document) = inner.document_with(&asker, reading, permit).await?;
-            let _permit = inner.readers.acquire(asker.address).await;
+            let (reading, document) = inner.document_with(&client, reading, permit).await?;
+            let _permit = inner.readers.acquire(client.address).await;
             let renderer = Arc::clone(&inner);
             let rendered = inner.blocking(move || {
-                renderer.workbenches.at(|bench| renderer.render(&reading.known, &document, None, &wish, &mut bench.press))
+                renderer.workbenches.at(|scratch| renderer.render(&reading.known, &document, None, &wish, &mut scratch.press))
             });
             let rendered = rendered.await?;
             rendered.ok_or_else(|| FirewallError::Internal("cannot render the packument".into()))
         };
-        self.renderings.join(key, client, &self.loads, fetch).await.unwrap_or_else(|_| Err(self.note_lost_fetch()))
+        self.renderings.join(key, address, &self.loads, fetch).await.unwrap_or_else(|_| Err(self.note_lost_fetch()))
     }
 
     /// Renders `document`, which must be that of `known`, and caches the view. Blocks. `fields` save parsing the document again.
@@ -282,7 +282,7 @@ impl Components {
             again = parse::parse(&known.slot.name, document).ok()?.fields;
             &again
         };
-        let screen = known.screen(&self.world(), wish.profile);
+        let screen = known.verdicts(&self.world(), wish.profile);
         press.set_format(wish.packing);
         let view =
             PackumentView::render(document, packument, fields, wish.form, wish.base.rewriting(), &|at| !screen.shown[at], press);

@@ -123,12 +123,12 @@ impl Components {
     /// view has it. At most [`MAX_NAMES`] packages are looked up because their names are in the path.
     pub(crate) async fn locate(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         address: &Address,
     ) -> Result<Option<(PackageName, Box<str>)>, FirewallError> {
         let (mut names, owner) = (address.names(), address.owner());
         if owner.is_none() {
-            let is_own = matches!(asker.authorization, Authorization::Own(_));
+            let is_own = matches!(client.authorization, Authorization::Own(_));
             let views = if is_own { &[false, true][..] } else { &[false] };
             for name in views.iter().flat_map(|view| self.addresses.claimants(*view, address).to_vec()) {
                 if !names.contains(&name) {
@@ -137,24 +137,24 @@ impl Components {
             }
         }
         let mut readings = Vec::new();
-        let found = self.locate_among(asker, address, &names, &mut readings).await?;
+        let found = self.locate_among(client, address, &names, &mut readings).await?;
         let Some(version) = address.version().filter(|_| found.is_none()) else { return Ok(found) };
         // It may have been published since the last check.
         let mut is_newer = false;
         for reading in readings {
             let has = |packument: &Arc<Packument>| packument.find_same(version).is_some();
             if !reading.known.packument.as_ref().is_some_and(has) {
-                let again = self.ask_once_more(asker, &reading, version, DocumentNeed::Index).await;
+                let again = self.ask_once_more(client, &reading, version, DocumentNeed::Index).await;
                 is_newer |= again.is_some_and(|again| again.known.content != reading.known.content);
             }
         }
-        if is_newer { self.locate_among(asker, address, &names, &mut Vec::new()).await } else { Ok(None) }
+        if is_newer { self.locate_among(client, address, &names, &mut Vec::new()).await } else { Ok(None) }
     }
 
     /// Searches the packuments of `names` and appends the lookups to `readings`.
     async fn locate_among(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         address: &Address,
         names: &[PackageName],
         readings: &mut Vec<PackageLookup>,
@@ -162,8 +162,8 @@ impl Components {
         let owner = address.owner();
         let mut found: Option<(PackageName, Box<str>)> = None;
         for name in names {
-            let spoken = match self.evaluated(asker, name, DocumentNeed::Index, None).await {
-                Ok(spoken) => spoken,
+            let evaluated = match self.evaluated(client, name, DocumentNeed::Index, None).await {
+                Ok(evaluated) => evaluated,
                 Err(
                     FirewallError::NotFound(_) | FirewallError::Upstream(UpstreamError::NotFound | UpstreamError::Denied { .. }),
                 ) => {
@@ -172,17 +172,17 @@ impl Components {
                 // A package that cannot be looked up may claim it too.
                 Err(other) => return Err(other),
             };
-            readings.push(spoken.reading.clone());
-            let places = self.index(asker, &spoken.reading.known, &spoken.packument).await?.find(&spoken.packument, address);
-            let Some(version) = self.choose(asker, &spoken, &places)? else {
+            readings.push(evaluated.reading.clone());
+            let places = self.index(client, &evaluated.reading.known, &evaluated.packument).await?.find(&evaluated.packument, address);
+            let Some(version) = self.choose(client, &evaluated, &places)? else {
                 // A removed version is known by its number only.
-                let gone = owner.as_ref().filter(|(_, version)| spoken.packument.find(version).is_none());
-                found = gone.map(|(name, version)| (name.clone(), version.as_str().into())).or(found);
+                let removed = owner.as_ref().filter(|(_, version)| evaluated.packument.find(version).is_none());
+                found = removed.map(|(name, version)| (name.clone(), version.as_str().into())).or(found);
                 continue;
             };
             if let Some((other, _)) = &found {
                 let detail = format!("its tarball URL is also claimed by another package: {other}");
-                return Err(self.ambiguous(asker, name, &version, detail));
+                return Err(self.ambiguous(client, name, &version, detail));
             }
             found = Some((name.clone(), version));
         }
@@ -190,8 +190,8 @@ impl Components {
     }
 
     /// Returns the version of the entries at `places`, preferably a visible one: all have the same digests.
-    fn choose(&self, asker: &Client, spoken: &EvaluatedPackage, places: &[usize]) -> Result<Option<Box<str>>, FirewallError> {
-        let EvaluatedPackage { packument, screen, .. } = spoken;
+    fn choose(&self, client: &Client, evaluated: &EvaluatedPackage, places: &[usize]) -> Result<Option<Box<str>>, FirewallError> {
+        let EvaluatedPackage { packument, screen, .. } = evaluated;
         let Some(&first) = places.iter().find(|at| screen.shown[**at]).or(places.first()) else { return Ok(None) };
         let entry = &packument.entries[first];
         let differs = |at: &usize| {
@@ -201,21 +201,21 @@ impl Components {
         if let Some(other) = places.iter().find(|at| differs(at)) {
             let other = &packument.entries[*other].key;
             let detail = format!("its tarball URL is shared with a version that has a different digest: {other}");
-            return Err(self.ambiguous(asker, &packument.name, &entry.key, detail));
+            return Err(self.ambiguous(client, &packument.name, &entry.key, detail));
         }
         Ok(Some(entry.key.clone()))
     }
 
-    fn ambiguous(&self, asker: &Client, name: &PackageName, version: &str, detail: String) -> FirewallError {
+    fn ambiguous(&self, client: &Client, name: &PackageName, version: &str, detail: String) -> FirewallError {
         let verdict = Verdict::deny(RuleId::SelfContradiction, detail);
         let refusal = Refusal::of_version(name, version, &verdict, None);
-        refusal.map_or_else(|| FirewallError::Internal("a refusal has no reason".into()), |refusal| self.refused(asker, refusal))
+        refusal.map_or_else(|| FirewallError::Internal("a refusal has no reason".into()), |refusal| self.refused(client, refusal))
     }
 
     /// Returns the URL index of a packument, built on first use.
     async fn index(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         known: &PackageSnapshot,
         packument: &Arc<Packument>,
     ) -> Result<Arc<Index>, FirewallError> {
@@ -226,7 +226,7 @@ impl Components {
         let index = if packument.entries.len() <= SMALL {
             Index::new(packument)
         } else {
-            let _permit = self.readers.acquire(asker.address).await;
+            let _permit = self.readers.acquire(client.address).await;
             let packument = Arc::clone(packument);
             self.blocking(move || Index::new(&packument)).await?
         };

@@ -61,8 +61,8 @@ impl EarlyRequests {
     /// Takes the early request for `version`, if one is running, for the download that will use it.
     pub(crate) fn take(&self, slot: &CacheKey, version: &str) -> Option<JoinHandle<OpenedDownload>> {
         let key = (slot.clone(), version.into());
-        let aside = self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&key)?.upgrade()?;
-        aside.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let early = self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&key)?.upgrade()?;
+        early.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Records whether a tarball of `registry` is at the conventional URL.
@@ -88,12 +88,12 @@ impl Components {
     /// no slot is free; the tarball is then requested after its verdict.
     pub(crate) async fn start(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
         version: &str,
     ) -> Option<Arc<EarlyRequest>> {
         let registry = Arc::clone(self.registries.of(name));
-        let slot = CacheKey::of(name, &registry, &asker.authorization);
+        let slot = CacheKey::of(name, &registry, &client.authorization);
         if self.is_known(&slot) {
             return None;
         }
@@ -108,24 +108,24 @@ impl Components {
         }
         let mut under_way = self.asides.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (slot, Box::from(version));
-        if let Some(aside) = under_way.get(&key).and_then(Weak::upgrade) {
-            return Some(aside);
+        if let Some(early) = under_way.get(&key).and_then(Weak::upgrade) {
+            return Some(early);
         }
         // Checked again under the lock: an early request is taken only once its package is known. A caller that finds neither is
         // the first; one that arrives after the taking sees the package.
         if self.is_known(&key.0) {
             return None;
         }
-        let permit = self.downloads.of(&registry).try_acquire(asker.address)?;
-        let (authorization, name, version) = (asker.authorization.clone(), name.clone(), key.1.clone());
+        let permit = self.downloads.of(&registry).try_acquire(client.address)?;
+        let (authorization, name, version) = (client.authorization.clone(), name.clone(), key.1.clone());
         let task = tokio::spawn(async move {
             let url = registry.conventional_tarball_url(&name, &version);
             OpenedDownload { body: registry.tarball(&url, &authorization).await, permit }
         });
-        let aside = Arc::new(EarlyRequest(Mutex::new(Some(task))));
-        under_way.retain(|_, aside| aside.strong_count() > 0);
-        under_way.insert(key, Arc::downgrade(&aside));
-        Some(aside)
+        let early = Arc::new(EarlyRequest(Mutex::new(Some(task))));
+        under_way.retain(|_, early| early.strong_count() > 0);
+        under_way.insert(key, Arc::downgrade(&early));
+        Some(early)
     }
 
     /// Checks whether the package is known, or was missing within the last minute.

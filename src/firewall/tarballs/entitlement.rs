@@ -130,7 +130,7 @@ impl Components {
         known: &Arc<PackageSnapshot>,
         at: usize,
         stored: &Arc<StoredTarball>,
-        asker: &Client,
+        client: &Client,
     ) -> Result<Entitled, FirewallError> {
         let Some(address) = known.packument.as_ref().and_then(|packument| packument.entries.get(at)).map(|entry| &entry.tarball)
         else {
@@ -139,12 +139,12 @@ impl Components {
         let key = (known.slot.clone(), address.clone(), stored.name.clone());
         let slots = self.downloads.of(&known.registry);
         let (inner, known, stored) = (Arc::clone(self), Arc::clone(known), Arc::clone(stored));
-        let (authorization, limit) = (asker.authorization.clone(), Arc::clone(&slots));
+        let (authorization, limit) = (client.authorization.clone(), Arc::clone(&slots));
         let ask = move |request: SlotRequest<_>| async move {
             let _permit = request.permit(&limit).await;
             inner.find_entitlement(&known, at, &stored, &authorization).await
         };
-        let asked = self.entitlements_asked.join(key, asker.address, &slots, ask).await;
+        let asked = self.entitlements_asked.join(key, client.address, &slots, ask).await;
         asked.unwrap_or_else(|_| Err(self.note_lost_fetch()))
     }
 

@@ -16,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::firewall::error::{FirewallError, Refusal};
 use crate::firewall::package::removed::RemovedVersion;
 use crate::firewall::package::{CacheKey, PackageSnapshot};
-use crate::firewall::packages::fetch::{DocumentNeed, lost};
+use crate::firewall::packages::fetch::{DocumentNeed, task_failed};
 use crate::firewall::packages::fetch_slots::SlotRequest;
 use crate::firewall::policy_state::{EvalContext, PolicySnapshot, Profile};
 use crate::firewall::queries::packument::no_version;
@@ -85,48 +85,48 @@ struct Source {
 impl Components {
     pub(crate) async fn tarball(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
         version: &str,
     ) -> Result<TarballResponse, FirewallError> {
         let moment = self.context();
         // Held to the end, because dropping it aborts the early request.
-        let _aside;
-        let (reading, moment) = if let Some(reading) = self.cached(asker, name, DocumentNeed::Index, &moment) {
+        let _early;
+        let (reading, moment) = if let Some(reading) = self.cached(client, name, DocumentNeed::Index, &moment) {
             (reading, moment)
         } else {
-            _aside = Box::pin(self.start(asker, name, version)).await;
-            (Box::pin(self.reading(asker, name, DocumentNeed::Index, None)).await?, self.context())
+            _early = Box::pin(self.start(client, name, version)).await;
+            (Box::pin(self.lookup(client, name, DocumentNeed::Index, None)).await?, self.context())
         };
         let (mut reading, mut moment) = (reading, moment);
-        let mut admitted = self.admit_from(asker, &reading, version, &moment.world).await;
+        let mut admitted = self.admit_from(client, &reading, version, &moment.world).await;
         if let Err(FirewallError::NotFound(_)) = &admitted
-            && let Some(again) = Box::pin(self.ask_once_more(asker, &reading, version, DocumentNeed::Index)).await
+            && let Some(again) = Box::pin(self.ask_once_more(client, &reading, version, DocumentNeed::Index)).await
         {
             (reading, moment) = (again, self.context());
-            admitted = self.admit_from(asker, &reading, version, &moment.world).await;
+            admitted = self.admit_from(client, &reading, version, &moment.world).await;
         }
         let EvalContext { now, world } = moment;
         let admitted = match admitted {
             Ok(admitted) => admitted,
-            Err(rejection) => return Err(self.note_refusal(asker, &reading.known, version, rejection)),
+            Err(rejection) => return Err(self.note_refusal(client, &reading.known, version, rejection)),
         };
-        match self.bytes(asker, &reading.known, version, &admitted, world.revision).await {
+        match self.bytes(client, &reading.known, version, &admitted, world.revision).await {
             Ok((Landed { bytes, digests }, kept)) => {
                 // Changes during the download apply before the first byte is served.
                 let then = self.world();
                 if then.revision != world.revision {
-                    let again = self.admit_from(asker, &reading, version, &then).await;
-                    again.map_err(|rejection| self.note_refusal(asker, &reading.known, version, rejection))?;
+                    let again = self.admit_from(client, &reading, version, &then).await;
+                    again.map_err(|rejection| self.note_refusal(client, &reading.known, version, rejection))?;
                 }
                 let notes = admitted.notes;
-                self.note_observed(asker, name, version, &notes);
+                self.note_observed(client, name, version, &notes);
                 let rule = notes.first().map(|note| &note.reason.rule);
-                self.note_tarball((asker, now), name, version, Some(&digests), DownloadOutcome::Served, rule);
+                self.note_tarball((client, now), name, version, Some(&digests), DownloadOutcome::Served, rule);
                 Ok(TarballResponse { bytes, integrity: digests, kept })
             }
             Err(rejection) => {
-                Err(self.note_refusal(asker, &reading.known, version, self.explain_failure(asker, &reading, version, rejection)))
+                Err(self.note_refusal(client, &reading.known, version, self.explain_failure(client, &reading, version, rejection)))
             }
         }
     }
@@ -134,7 +134,7 @@ impl Components {
     /// Admits a version like [`Components::admit`]. With many versions, only a visible version is admitted on the async thread.
     async fn admit_from(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         reading: &PackageLookup,
         version: &str,
         world: &Arc<PolicySnapshot>,
@@ -142,31 +142,31 @@ impl Components {
         let known = &reading.known;
         let is_shown = || {
             let (at, _) = known.packument.as_ref()?.find(version)?;
-            Some(known.is_judged(world, asker.profile) && known.screen(world, asker.profile).shown[at])
+            Some(known.is_judged(world, client.profile) && known.verdicts(world, client.profile).shown[at])
         };
         if !known.has_many_versions() || is_shown() == Some(true) {
-            return self.admit(asker, reading, version, world);
+            return self.admit(client, reading, version, world);
         }
-        Box::pin(self.admit_elsewhere(asker, reading, version, world)).await
+        Box::pin(self.admit_elsewhere(client, reading, version, world)).await
     }
 
     /// Admits a version like [`Components::admit`], off the async threads.
     async fn admit_elsewhere(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         reading: &PackageLookup,
         version: &str,
         world: &Arc<PolicySnapshot>,
     ) -> Result<AdmittedTarball, FirewallError> {
         let (inner, world) = (Arc::clone(self), Arc::clone(world));
-        let (asked, read, version) = (asker.clone(), reading.clone(), Box::<str>::from(version));
-        self.over_versions(&reading.known, asker.address, move || inner.admit(&asked, &read, &version, &world)).await?
+        let (asked, read, version) = (client.clone(), reading.clone(), Box::<str>::from(version));
+        self.over_versions(&reading.known, client.address, move || inner.admit(&asked, &read, &version, &world)).await?
     }
 
     /// Returns what may be served and the digests it must match, or the refusal.
     fn admit(
         &self,
-        asker: &Client,
+        client: &Client,
         reading: &PackageLookup,
         version: &str,
         world: &PolicySnapshot,
@@ -176,12 +176,12 @@ impl Components {
         let Some((packument, (at, entry))) =
             known.packument.as_ref().and_then(|packument| Some((packument, packument.find(version)?)))
         else {
-            return self.admit_removed(asker, known, version, world);
+            return self.admit_removed(client, known, version, world);
         };
-        let screen = known.screen(world, asker.profile);
+        let screen = known.verdicts(world, client.profile);
         self.overbroad_advisories(name, &screen);
         if !screen.shown[at] {
-            return Err(self.refuse(asker, packument, &screen, at));
+            return Err(self.refuse(client, packument, &screen, at));
         }
         // A version without an integrity is hidden.
         let stated = entry.integrity.as_ref().ok_or_else(|| no_version(name, version))?;
@@ -193,15 +193,15 @@ impl Components {
     /// Admits a version that was removed upstream: old versions are still served to clients whose lockfile contains them.
     fn admit_removed(
         &self,
-        asker: &Client,
+        client: &Client,
         known: &PackageSnapshot,
         version: &str,
         world: &PolicySnapshot,
     ) -> Result<AdmittedTarball, FirewallError> {
         let name = &known.slot.name;
-        let gone = evaluate_removed(known, version, world, asker.profile).ok_or_else(|| no_version(name, version))?;
-        let (verdict, first, notes) = gone;
-        let screen = known.screen(world, asker.profile);
+        let removed = evaluate_removed(known, version, world, client.profile).ok_or_else(|| no_version(name, version))?;
+        let (verdict, first, notes) = removed;
+        let screen = known.verdicts(world, client.profile);
         let nearest = known.packument.as_ref().and_then(|packument| screen.nearest_allowed(packument, version));
         if let Some(refusal) = Refusal::of_version(name, version, &verdict, nearest) {
             // It may exist for other tokens, which must not be disclosed.
@@ -209,7 +209,7 @@ impl Components {
             if known.slot.is_client_scoped() && !known.packument.as_ref().is_some_and(is_told) {
                 return Err(no_version(name, version));
             }
-            return Err(self.refused(asker, refusal));
+            return Err(self.refused(client, refusal));
         }
         let integrity = first.and_then(Release::known_digests).ok_or_else(|| no_version(name, version))?;
         let integrity = world.active_decisions.with_approved_digests(name, version, &integrity);
@@ -219,14 +219,14 @@ impl Components {
     /// Returns the bytes, and whether they were in the store.
     async fn bytes(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         known: &Arc<PackageSnapshot>,
         version: &str,
         admitted: &AdmittedTarball,
         revision: u64,
     ) -> Result<(Landed, bool), FirewallError> {
         let slot = &known.slot;
-        if let Some(landed) = self.stored(asker, known, version, admitted).await? {
+        if let Some(landed) = self.stored(client, known, version, admitted).await? {
             CacheLookup { cache: CacheLabel::Blob, outcome: CacheOutcome::Hit }.emit(&self.metrics);
             return Ok((landed, true));
         }
@@ -248,7 +248,7 @@ impl Components {
             version: entry.key.clone(),
             url: entry.tarball.clone(),
             registry: Arc::clone(&known.registry),
-            authorization: asker.authorization.clone(),
+            authorization: client.authorization.clone(),
             detect_collisions: is_known_by_sha1_alone(known, version, &admitted.integrity),
             revision,
         };
@@ -256,14 +256,14 @@ impl Components {
         let key = (slot.clone(), entry.key.clone(), entry.tarball.clone(), integrity.clone());
         let slots = self.downloads.of(&known.registry);
         let fetch = move |request| async move { inner.fetch(source, integrity, request).await };
-        let landed = Box::pin(self.tarballs.join(key, asker.address, &slots, fetch)).await;
+        let landed = Box::pin(self.tarballs.join(key, client.address, &slots, fetch)).await;
         landed.unwrap_or_else(|_| Err(self.note_lost_fetch())).map(|landed| (landed, false))
     }
 
     /// Returns the tarball from the store if it came from the stated URL, matches every digest, and the client is entitled to it.
     async fn stored(
         self: &Arc<Self>,
-        asker: &Client,
+        client: &Client,
         known: &Arc<PackageSnapshot>,
         version: &str,
         admitted: &AdmittedTarball,
@@ -274,7 +274,7 @@ impl Components {
             None if self.is_entitled_to_departed(known, &stored) => Entitled::Yes,
             None => Entitled::Unclear,
             Some(_) if self.is_entitled(known, &stored) => Entitled::Yes,
-            Some(at) => Box::pin(self.ask_entitlement(known, at, &stored, asker)).await?,
+            Some(at) => Box::pin(self.ask_entitlement(known, at, &stored, client)).await?,
         };
         Ok((entitled == Entitled::Yes).then(|| Landed { bytes, digests: stored.digests.clone() }))
     }
@@ -373,7 +373,7 @@ impl Components {
             advisories: &advisories,
             ..Facts::of(name, &source.version, now)
         };
-        let verdict = evaluate(&world.policy(Profile::default()).about(name), &world.active_decisions, &facts, now);
+        let verdict = evaluate(&world.policy(Profile::default()).for_package(name), &world.active_decisions, &facts, now);
         matches!(verdict, Verdict::Deny { reason } if matches!(reason.rule, RuleId::Advisory | RuleId::Denied))
     }
 
@@ -394,10 +394,10 @@ impl Components {
     async fn open(&self, source: &Source, request: SlotRequest<TarballKey>) -> (Option<TarballBody>, FairPermit) {
         let customary = source.registry.is_conventional(&source.slot.name, &source.version, &source.url);
         self.asides.learn(&source.registry, customary);
-        if let Some(aside) = self.asides.take(&source.slot, &source.version) {
+        if let Some(early) = self.asides.take(&source.slot, &source.version) {
             if !customary {
-                aside.abort();
-            } else if let Ok(OpenedDownload { body: Ok(body), permit }) = aside.await {
+                early.abort();
+            } else if let Ok(OpenedDownload { body: Ok(body), permit }) = early.await {
                 return (Some(body), permit);
             }
         }
@@ -421,7 +421,7 @@ impl Components {
         let writer = tokio::task::spawn_blocking(move || write(blobs.begin(BlobKind::Tarball, hasher)?, receiver));
         let pumped = forward_chunks(&mut body, &sender).await;
         drop(sender);
-        let written = writer.await.map_err(|error| self.note_lost(&error, lost()))?;
+        let written = writer.await.map_err(|error| self.note_lost(&error, task_failed()))?;
         pumped?;
         match written {
             Ok(Some(Committed { digests, bytes })) => {
@@ -453,7 +453,7 @@ impl Components {
             let text = format!("cannot store the tarball of {}, and it is too large to serve from memory", source.slot.name);
             return Err(FirewallError::Internal(text.into()));
         }
-        let permit = Arc::clone(&self.carried).acquire_many_owned(share).await.map_err(|_| lost())?;
+        let permit = Arc::clone(&self.carried).acquire_many_owned(share).await.map_err(|_| task_failed())?;
         let (mut hasher, mut bytes) = (Hasher::for_tarball(integrity, source.detect_collisions), Vec::new());
         while let Some(chunk) = body.next().await? {
             hasher.update(&chunk);
@@ -515,25 +515,25 @@ impl Components {
     }
 
     /// Turns upstream failures that are policy decisions into refusals.
-    fn explain_failure(&self, asker: &Client, reading: &PackageLookup, version: &str, rejection: FirewallError) -> FirewallError {
+    fn explain_failure(&self, client: &Client, reading: &PackageLookup, version: &str, rejection: FirewallError) -> FirewallError {
         let name = &reading.known.slot.name;
         match rejection {
             FirewallError::Upstream(error @ UpstreamError::TarballHost { .. }) => {
                 let verdict = Verdict::deny(RuleId::TarballHost, error.to_string());
                 match Refusal::of_version(name, version, &verdict, None) {
-                    Some(refusal) => self.refused(asker, refusal),
+                    Some(refusal) => self.refused(client, refusal),
                     None => error.into(),
                 }
             }
             // Created in a shared download. Recorded here for each waiting client.
-            FirewallError::Refused(refusal) => self.refused(asker, Refusal::clone(&refusal)),
-            other => self.explain_unsent(asker, name, other),
+            FirewallError::Refused(refusal) => self.refused(client, Refusal::clone(&refusal)),
+            other => self.explain_unsent(client, name, other),
         }
     }
 
     pub(crate) fn note_refusal(
         &self,
-        asker: &Client,
+        client: &Client,
         known: &PackageSnapshot,
         version: &str,
         rejection: FirewallError,
@@ -541,22 +541,22 @@ impl Components {
         if let FirewallError::Refused(refusal) = &rejection {
             let entry = known.packument.as_ref().and_then(|packument| packument.find(version));
             let integrity = entry.and_then(|(_, entry)| entry.integrity.as_ref());
-            let who = (asker, self.clock.now());
+            let who = (client, self.clock.now());
             self.note_tarball(who, &known.slot.name, version, integrity, DownloadOutcome::Refused, Some(&refusal.rule));
         }
         rejection
     }
 
     /// Reports warnings about a version that was served.
-    fn note_observed(&self, asker: &Client, name: &PackageName, version: &str, notes: &[Warning]) {
+    fn note_observed(&self, client: &Client, name: &PackageName, version: &str, notes: &[Warning]) {
         for Warning { reason, would_refuse } in notes {
             ServedWithWarning {
                 name,
                 version,
                 rule: &reason.rule,
                 would_refuse: *would_refuse,
-                client: asker.address,
-                user: asker.user.as_deref(),
+                client: client.address,
+                user: client.user.as_deref(),
                 detail: &reason.detail,
             }
             .emit(&self.metrics);
@@ -565,7 +565,7 @@ impl Components {
 
     pub(crate) fn note_tarball(
         &self,
-        (asker, now): (&Client, Timestamp),
+        (client, now): (&Client, Timestamp),
         name: &PackageName,
         version: &str,
         integrity: Option<&Integrity>,
@@ -580,10 +580,10 @@ impl Components {
             outcome,
             rule: rule.map(|rule| rule.as_str().into()),
             hidden: Arc::default(),
-            client: asker.address,
-            user: asker.user.clone(),
-            tool: asker.agent.tool.as_str(),
-            tool_version: asker.agent.version.clone(),
+            client: client.address,
+            user: client.user.clone(),
+            tool: client.agent.tool.as_str(),
+            tool_version: client.agent.version.clone(),
         };
         self.ledger.record_download(download, now);
     }
@@ -602,13 +602,13 @@ pub(crate) fn evaluate_removed<'a>(
     world: &'a PolicySnapshot,
     profile: Profile,
 ) -> Option<(Verdict, Option<&'a Release>, Vec<Warning>)> {
-    let departed = RemovedVersion::find(known, version, world)?;
-    let facts = departed.facts(None);
-    let rules = world.policy(profile).about(facts.name);
+    let removed = RemovedVersion::find(known, version, world)?;
+    let facts = removed.facts(None);
+    let rules = world.policy(profile).for_package(facts.name);
     let verdict = evaluate(&rules, &world.active_decisions, &facts, known.validated);
     let mut notes = rules.notes(&facts, known.validated);
     notes.splice(0..0, decision_warning(&rules, &world.active_decisions, &facts, known.validated));
-    Some((verdict, departed.first, notes))
+    Some((verdict, removed.first, notes))
 }
 
 /// A tarball in memory with its memory permit, held until its last reader is done.

@@ -138,7 +138,7 @@ impl VerdictTable {
     #[must_use]
     pub(crate) fn verdict(&self, at: usize) -> &Verdict {
         match self.verdicts.binary_search_by_key(&at, |(at, _)| *at) {
-            Ok(place) => &self.verdicts[place].1,
+            Ok(index) => &self.verdicts[index].1,
             Err(_) => &Verdict::Allow,
         }
     }
@@ -147,7 +147,7 @@ impl VerdictTable {
     #[must_use]
     pub(crate) fn notes(&self, at: usize) -> &[Warning] {
         match self.notes.binary_search_by_key(&at, |(at, _)| *at) {
-            Ok(place) => &self.notes[place].1,
+            Ok(index) => &self.notes[index].1,
             Err(_) => &[],
         }
     }
@@ -192,7 +192,7 @@ impl VerdictTable {
         self.overbroad = advisories.overbroad().map(OverbroadAdvisory::of).collect();
         let every = (0..packument.entries.len()).map(|at| known.facts_with(kin, packument, at, &advisories));
         let policy = world.policy(profile);
-        let rules = policy.about(&packument.name).prefiltered(every);
+        let rules = policy.for_package(&packument.name).prefiltered(every);
         let (takes_notes, waives) = (rules.may_warn(), world.active_decisions.may_waive(&packument.name));
         let may_lack = known.form == PackumentForm::Abbreviated && rules.hangs_on(UnknownFacts::ALL);
         for at in 0..packument.entries.len() {
@@ -204,7 +204,7 @@ impl VerdictTable {
                 let _ = write!(reason.detail, "; no version opens while the registry's clock is {hours} h behind");
             }
             self.shown.push(verdict.is_allowed());
-            if let Some(opens) = verdict.opens() {
+            if let Some(opens) = verdict.opens_at() {
                 self.next_opening = Some(self.next_opening.map_or(opens, |earliest| earliest.min(opens)));
             }
             if !verdict.is_allowed() {
@@ -247,7 +247,7 @@ impl VerdictTable {
             let entry = &packument.entries[at];
             let detail = verdict.reason().map(|reason| format!("{} (rule {})", reason.detail, reason.rule)).unwrap_or_default();
             let _ = write!(message, "\n{}@{}: {}", packument.name, single_line(&entry.key), single_line(&detail));
-            if let Some(opens) = verdict.opens() {
+            if let Some(opens) = verdict.opens_at() {
                 let _ = write!(message, ", opens {}", timestamp::format_utc_ceil(opens));
             }
             if let Some(nearest) = self.nearest_allowed(packument, &entry.key) {
@@ -263,7 +263,7 @@ impl VerdictTable {
     /// Returns the hidden entries with their verdicts, the highest version first.
     pub(crate) fn newest_first<'a>(&'a self, packument: &'a Packument) -> impl Iterator<Item = (usize, &'a Verdict)> {
         let mut hidden: Vec<_> = self.verdicts.iter().map(|(at, verdict)| (*at, verdict)).collect();
-        hidden.sort_by(|one, other| packument.entries[other.0].version.cmp(&packument.entries[one.0].version));
+        hidden.sort_by(|a, b| packument.entries[b.0].version.cmp(&packument.entries[a.0].version));
         hidden.into_iter()
     }
 
@@ -328,7 +328,7 @@ fn sightings_by_tag(known: &PackageSnapshot) -> HashMap<&str, Vec<&TagSighting>>
 fn previous_targets<'a>(sightings: &[&'a TagSighting], target: &str, since: Timestamp) -> Vec<&'a str> {
     let lasted = |at: usize| {
         let next = sightings.get(at + 1).map(|next| next.first_seen);
-        next.is_none_or(|next| timestamp::after(sightings[at].first_seen, SHORTEST_SIGHTING) <= next)
+        next.is_none_or(|next| timestamp::saturating_add(sightings[at].first_seen, SHORTEST_SIGHTING) <= next)
     };
     let counts = |(at, seen): &(usize, &&TagSighting)| *seen.version != *target && seen.last_seen >= since && lasted(*at);
     let mut previous: Vec<_> = sightings.iter().enumerate().filter(counts).map(|(_, seen)| *seen).collect();
