@@ -83,7 +83,7 @@ async fn an_upstream_a_day_behind_opens_nothing_and_refusals_name_its_clock() {
     scene.later(hours(20));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "by its clock it is old enough now");
     let refused = scene.get(TARBALL).await.is(403);
-    assert!(refused.error().contains("the registry's clock is 30 h behind ours"), "{}", refused.error());
+    assert!(refused.error().contains("the registry's clock is 30 h behind"), "{}", refused.error());
     // Its documents are still looks.
     scene.publish(Package::new("left-pad", "1.2.0").aged(days(90)));
     scene.registry.clock_off_by(SignedDuration::ZERO);
@@ -386,14 +386,14 @@ async fn a_clock_that_somebody_set_records_nothing_until_an_upstream_agrees() {
     scene.get("/-/coldframe/readyz").await.is(200);
     let noon = scene.now();
     scene.registry.clock_off_by(SignedDuration::from_hours(-100));
-    scene.clock.set(coldframe::units::timestamp::after(noon, hours(100)));
+    scene.clock.set(coldframe::units::timestamp::saturating_add(noon, hours(100)));
     let told = scene.get("/-/coldframe/readyz").await.is(503);
     assert!(told.text().contains("clock was set forward by 360000 s"), "{}", told.text());
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.get(TARBALL).await.is(403);
     // Set right: nothing was dated by the wrong clock.
     scene.registry.clock_off_by(SignedDuration::ZERO);
-    scene.clock.set(coldframe::units::timestamp::after(noon, hours(1)));
+    scene.clock.set(coldframe::units::timestamp::saturating_add(noon, hours(1)));
     scene.publish(Package::new("left-pad", "1.2.0").aged(days(30)));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.get("/-/coldframe/readyz").await.is(200);

@@ -173,7 +173,7 @@ pub(crate) struct Asked {
 
 /// Returns the error for more nonexistent names than can be recorded.
 pub(crate) fn too_many() -> FirewallError {
-    FirewallError::TooMany("too many requests for packages that do not exist; try again tomorrow".into())
+    FirewallError::TooMany("too many packages requested that do not exist; try again tomorrow".into())
 }
 
 /// Returns the present versions of a record with their integrities.
