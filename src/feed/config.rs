@@ -88,7 +88,7 @@ impl fmt::Display for FeedSource {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Path(path) => write!(out, "{}", path.display()),
-            Self::Url(url) => out.write_str(shown(url).as_str()),
+            Self::Url(url) => out.write_str(redacted(url).as_str()),
         }
     }
 }
@@ -100,7 +100,7 @@ impl fmt::Debug for FeedSource {
 }
 
 /// Removes credentials, query and fragment from a URL, for display.
-pub(crate) fn shown(url: &Url) -> Url {
+pub(crate) fn redacted(url: &Url) -> Url {
     let mut url = url.clone();
     // Neither call can fail for a URL with a host.
     let _ = url.set_username("");

@@ -99,7 +99,7 @@ pub fn export(
     for (name, text) in &texts {
         write(&folder.join(name), text)?;
     }
-    pack::write(&folder.join("all.zip.new"), texts.iter().map(|(name, text)| (name.as_str(), text.as_slice())))?;
+    pack::write_zip(&folder.join("all.zip.new"), texts.iter().map(|(name, text)| (name.as_str(), text.as_slice())))?;
     let archive = directory.join(ARCHIVE);
     fs::rename(folder.join("all.zip.new"), &archive).map_err(FeedError::file("rename a temporary file to", &archive))?;
     let mut changes: Vec<(&str, &str)> = records.iter().map(|record| (record.modified.as_str(), record.id.as_str())).collect();

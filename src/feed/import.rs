@@ -18,7 +18,7 @@ use crate::units::timestamp;
 pub(crate) const LARGEST: u64 = 16 << 20;
 
 /// Maximum number of records in a feed.
-const MOST: u64 = 3_000_000;
+const MAX_RECORDS: u64 = 3_000_000;
 
 /// Record counts of a feed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,7 +90,7 @@ impl RecordImporter {
     }
 
     /// Adds a document. `name` is used in messages. `withdrawn` marks the record as withdrawn because of its directory.
-    pub(crate) fn document(&mut self, name: &str, bytes: &[u8], withdrawn: bool) -> Result<(), FeedError> {
+    pub(crate) fn add_document(&mut self, name: &str, bytes: &[u8], withdrawn: bool) -> Result<(), FeedError> {
         match OsvRecord::read(bytes) {
             OsvDocument::Record(mut record) => {
                 if withdrawn && !record.is_withdrawn() {
@@ -121,8 +121,8 @@ impl RecordImporter {
             self.tally.foreign += 1;
             return Ok(());
         }
-        if self.tally.known() >= MOST {
-            return Err(FeedError::broken("the feed", format!("more than {MOST} records")));
+        if self.tally.known() >= MAX_RECORDS {
+            return Err(FeedError::broken("the feed", format!("more than {MAX_RECORDS} records")));
         }
         enter(record, &mut self.builder, &mut self.tally, &mut self.readings)?;
         let written = serde_json::to_writer(&mut self.file, record).map_err(std::io::Error::from);
@@ -159,7 +159,7 @@ fn enter(
     tally: &mut FeedCounts,
     readings: &mut Readings,
 ) -> Result<(), FeedError> {
-    let (mut entries, unreadable_events) = record.entries();
+    let (mut entries, unreadable_events) = record.advisory_records();
     for entry in &mut entries {
         // Only records that cover every version need the first-read instant.
         if let Some(since) = entry.known_since.as_mut().filter(|_| entry.spans.iter().any(AffectedRange::is_unbounded)) {

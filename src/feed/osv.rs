@@ -207,7 +207,7 @@ impl OsvRecord {
     /// Converts the record to advisories, one per package. Also returns the number of unreadable events. A withdrawn record has
     /// none.
     #[must_use]
-    pub fn entries(&self) -> (Vec<AdvisoryRecord>, usize) {
+    pub fn advisory_records(&self) -> (Vec<AdvisoryRecord>, usize) {
         let (mut entries, mut unreadable): (Vec<AdvisoryRecord>, _) = (Vec::new(), 0);
         if self.is_withdrawn() {
             return (entries, unreadable);
@@ -375,7 +375,7 @@ mod tests {
               {"package":{"ecosystem":"PyPI","name":"other"},"versions":["1"]}],
             "database_specific":{"malicious-packages-origins":null}}"#,
         );
-        let (entries, unreadable) = record.entries();
+        let (entries, unreadable) = record.advisory_records();
         assert_eq!((entries.len(), unreadable, entries[0].spans.len(), entries[0].kind), (1, 0, 2, AdvisoryKind::Malware));
         assert_eq!(entries[0].cwes, ["CWE-506".into()]);
     }
@@ -394,7 +394,7 @@ mod tests {
         let record = read(
             r#"{"id":"MAL-1","withdrawn":"2026-01-01T00:00:00Z","affected":[{"package":{"ecosystem":"npm","name":"supabase"},"ranges":[{"type":"SEMVER","events":[{"introduced":"0"}]}]}]}"#,
         );
-        assert!(record.entries().0.is_empty() && record.is_about_npm());
+        assert!(record.advisory_records().0.is_empty() && record.is_about_npm());
         assert_eq!(read(&serde_json::to_string(&record).unwrap()), record);
     }
 
@@ -402,7 +402,7 @@ mod tests {
     fn scored_records_are_vulnerabilities_and_block_lists_are_malware() {
         let kind = |more: &str| {
             let json = format!(r#"{{{more},"affected":[{{"package":{{"ecosystem":"npm","name":"a"}},"versions":["1.0.0"]}}]}}"#);
-            read(&json).entries().0[0].kind
+            read(&json).advisory_records().0[0].kind
         };
         assert_eq!(kind(r#""id":"GHSA-1","database_specific":{"severity":"HIGH"}"#), AdvisoryKind::Vulnerability);
         assert_eq!(kind(r#""id":"ACME-1","severity":[{"type":"CVSS_V3","score":"CVSS:3.1/AV:N"}]"#), AdvisoryKind::Vulnerability);
@@ -421,7 +421,7 @@ mod tests {
             "database_specific":{"github_reviewed":true,"severity":"MODERATE","cwe_ids":["CWE-79"],"malicious-packages-origins":[{"source":"x"}]}}"#;
         let record = read(json);
         let kept = read(&serde_json::to_string(&record).unwrap());
-        assert_eq!(kept.entries(), record.entries());
+        assert_eq!(kept.advisory_records(), record.advisory_records());
         assert_eq!(kept, record);
     }
 }

@@ -66,14 +66,14 @@ impl FeedState {
             let why = self.failure.as_ref().map_or("no sync has finished yet", |failure| &failure.why);
             return Some(format!("it was never read: {why}"));
         };
-        let last_good = || format!("last good {}", timestamp::tell(synced));
+        let last_good = || format!("last good {}", timestamp::format_utc(synced));
         if let Some(failure) = &self.failure {
             return Some(format!("{} ({})", failure.why, last_good()));
         }
         if self.expires.is_some_and(|expires| expires <= now) {
             return Some(format!("its index has expired ({})", last_good()));
         }
-        (timestamp::after(synced, expiry) <= now)
+        (timestamp::saturating_add(synced, expiry) <= now)
             .then(|| format!("not confirmed for {} ({})", timestamp::format_duration(expiry), last_good()))
     }
 }
@@ -105,7 +105,7 @@ impl FeedStore {
     }
 
     /// Locks a feed for changes. Fails if another process holds the lock.
-    pub(crate) fn take(&self, feed: &FeedConfig) -> Result<FeedLock, FeedError> {
+    pub(crate) fn lock(&self, feed: &FeedConfig) -> Result<FeedLock, FeedError> {
         let directory = self.directory(feed);
         make_private(&directory)?;
         let path = directory.join("lock");
@@ -147,11 +147,11 @@ impl FeedLock {
     pub(crate) fn replace_records(&self, records: NamedTempFile, state: &FeedState) -> Result<(), FeedError> {
         let path = self.records();
         records.persist(&path).map_err(|error| FeedError::file("rename a temporary file to", path)(error.error))?;
-        self.note(state)
+        self.write_state(state)
     }
 
     /// Writes the state.
-    pub(crate) fn note(&self, state: &FeedState) -> Result<(), FeedError> {
+    pub(crate) fn write_state(&self, state: &FeedState) -> Result<(), FeedError> {
         let path = self.directory.join(STATE);
         let mut file = NamedTempFile::new_in(&self.directory).map_err(FeedError::file("create a file in", &self.directory))?;
         let text = serde_json::to_vec_pretty(state).map_err(|error| FeedError::file("write", &path)(error.into()))?;

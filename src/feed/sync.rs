@@ -53,7 +53,7 @@ pub fn load(feed: &FeedConfig, store: &FeedStore) -> Result<Option<LoadedFeed>, 
     Ok(Some(LoadedFeed { advisories: Arc::new(builder.build(&feed.name, feed.trust)), state }))
 }
 
-/// Loads the file or directory of a feed once, with the temporary store `store`. First-read instants come from `remembered`.
+/// Loads the file or directory of a feed once, into the temporary store `store`. First-read instants come from `remembered`.
 /// Returns `None` for a feed at a URL, without a request. Blocks.
 ///
 /// # Errors
@@ -65,7 +65,7 @@ pub fn load_path_once(
     now: Timestamp,
 ) -> Result<Option<LoadedFeed>, FeedError> {
     let FeedSource::Path(path) = &feed.source else { return Ok(None) };
-    let (lock, before) = (store.take(feed)?, FeedState::default());
+    let (lock, before) = (store.lock(feed)?, FeedState::default());
     match look_at_path(feed, path, &before, now)? {
         Some(fresh) => {
             let readings = Readings::load(&remembered.directory(feed), now)?;
@@ -78,11 +78,11 @@ pub fn load_path_once(
 /// Syncs a feed with its source. `accept_shrunk` accepts a feed that lost most of its records.
 pub async fn sync(feed: &FeedConfig, store: &FeedStore, client: &HttpClient, now: Timestamp, accept_shrunk: bool) -> SyncOutcome {
     let before = store.state(feed);
-    let lock = match store.take(feed) {
+    let lock = match store.lock(feed) {
         Ok(lock) => Arc::new(lock),
         Err(error) => return SyncOutcome::Failed(before, error),
     };
-    let outcome = match look(feed, &lock, client, &before, now).await {
+    let outcome = match check_source(feed, &lock, client, &before, now).await {
         Ok(Some(fresh)) => {
             let (feed, lock, before) = (feed.clone(), Arc::clone(&lock), before.clone());
             let kept = tokio::task::spawn_blocking(move || {
@@ -123,7 +123,7 @@ enum SourceFiles {
 }
 
 /// Fetches or lists the source. Returns `None` if it is unchanged.
-async fn look(
+async fn check_source(
     feed: &FeedConfig,
     lock: &FeedLock,
     client: &HttpClient,
@@ -154,8 +154,8 @@ async fn look(
 fn look_at_path(feed: &FeedConfig, path: &Path, before: &FeedState, now: Timestamp) -> Result<Option<SourceSnapshot>, FeedError> {
     let index = local_index(feed, path, before, now)?;
     let found = match &index {
-        Some(_) => directory::look(&path.join(signed_index::ARCHIVE))?,
-        None => directory::look(path)?,
+        Some(_) => directory::scan(&path.join(signed_index::ARCHIVE))?,
+        None => directory::scan(path)?,
     };
     // A new index may list the same archive.
     let serial = index.as_ref().map(|index| format!(", serial {}", index.serial)).unwrap_or_default();
@@ -234,7 +234,7 @@ fn gather(feed: &FeedConfig, lock: &FeedLock, fresh: &SourceSnapshot, readings: 
             if let Some(index) = &fresh.index {
                 check_archive(index, &found.root)?;
             }
-            directory::take(&mut importer, &feed.name, found)?;
+            directory::import_all(&mut importer, &feed.name, found)?;
         }
         SourceFiles::Fetched(FetchedFiles::File(path)) => {
             if let Some(index) = &fresh.index {
@@ -247,13 +247,13 @@ fn gather(feed: &FeedConfig, lock: &FeedLock, fresh: &SourceSnapshot, readings: 
         }
         SourceFiles::Fetched(FetchedFiles::Documents(documents)) => {
             for (name, bytes) in documents {
-                importer.document(name, bytes, false)?;
+                importer.add_document(name, bytes, false)?;
             }
         }
         SourceFiles::Fetched(FetchedFiles::Changes { documents, changed, all }) => {
             importer.keep_unchanged(&lock.records(), |id| all.contains(id) && !changed.contains(id))?;
             for (name, bytes) in documents {
-                importer.document(name, bytes, false)?;
+                importer.add_document(name, bytes, false)?;
             }
         }
     }
@@ -292,7 +292,7 @@ fn check(gathered: &ImportedRecords, before: &FeedState, accept_shrunk: bool) ->
 }
 
 fn record_state(lock: &FeedLock, state: &FeedState) {
-    if let Err(error) = lock.note(state) {
+    if let Err(error) = lock.write_state(state) {
         tracing::error!(error = &error as &dyn std::error::Error, "feed state write failed");
     }
 }
@@ -403,7 +403,7 @@ mod tests {
         let scene = Scene::of("all.zip");
         let records: Vec<_> = (0..50).map(|at| (format!("MAL-{at}.json"), record(&format!("MAL-{at}"), ""))).collect();
         let files = records.iter().map(|(name, text)| (name.as_str(), text.as_bytes()));
-        crate::feed::format::pack::write(&scene.home.path().join("all.zip"), files).unwrap();
+        crate::feed::format::pack::write_zip(&scene.home.path().join("all.zip"), files).unwrap();
         assert_eq!(scene.changes().await.records, 50);
         let whole = fs::read(scene.home.path().join("all.zip")).unwrap();
         for length in [0, 10, whole.len() / 2, whole.len() - 1] {

@@ -14,7 +14,7 @@ pub const TAKEDOWN_AGE: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// Returns the refusal of a built-in rule. Returns `None` if none applies.
 #[must_use]
-pub fn verdict(facts: &Facts<'_>) -> Option<Verdict> {
+pub fn check(facts: &Facts<'_>) -> Option<Verdict> {
     if facts.integrity_changed {
         let detail = "its integrity differs from the one first seen for this version";
         return Some(Verdict::deny(RuleId::IntegrityChanged, detail));
@@ -36,7 +36,7 @@ pub fn verdict(facts: &Facts<'_>) -> Option<Verdict> {
 /// age. That age is [`TAKEDOWN_AGE`] or `longest_age` (the longest age that any rule names), whichever is longer.
 #[must_use]
 pub fn is_takedown(effective: Timestamp, last_seen: Timestamp, replaced: bool, longest_age: Duration) -> bool {
-    replaced || timestamp::after(effective, TAKEDOWN_AGE.max(longest_age)) > last_seen
+    replaced || timestamp::saturating_add(effective, TAKEDOWN_AGE.max(longest_age)) > last_seen
 }
 
 /// Evaluates a removed version. A takedown is refused; any other removed version is still served to clients whose lockfiles have
@@ -45,7 +45,7 @@ fn judge_gone(facts: &Facts<'_>, last_seen: Option<Timestamp>, replaced: bool) -
     let Some(last_seen) = last_seen else {
         return Some(Verdict::deny(RuleId::Unpublished, "it was unpublished upstream before coldframe saw it"));
     };
-    let seen = timestamp::tell(last_seen);
+    let seen = timestamp::format_utc(last_seen);
     if replaced {
         let detail = format!("a security placeholder replaced it upstream, last seen {seen}");
         return Some(Verdict::deny(RuleId::Takedown, detail));

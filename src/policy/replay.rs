@@ -142,7 +142,7 @@ pub fn replay(policy: &Policy, incident: &PastIncident, signals: bool) -> Replay
     let Some((verdict, published)) = published.map(|published| (incident.judge(policy, published, signals), published)) else {
         return ReplayResult { id: incident.id.clone(), fate: ReplayOutcome::Undecidable, rule: None, until: None };
     };
-    let (rule, until) = (verdict.reason().map(|reason| reason.rule.clone()), verdict.opens());
+    let (rule, until) = (verdict.reason().map(|reason| reason.rule.clone()), verdict.opens_at());
     let fate = match (incident.removed(published), &verdict) {
         (None, _) => ReplayOutcome::Undecidable,
         (Some(_), Verdict::Deny { .. }) => ReplayOutcome::StoppedAtPublication,

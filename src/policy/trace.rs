@@ -63,7 +63,7 @@ impl Policy {
     /// and the rules of the policy.
     #[must_use]
     pub fn evaluate(&self, active: &ActiveDecisions, facts: &Facts<'_>, at: Timestamp) -> Vec<TraceStep> {
-        let about = self.about(facts.name);
+        let about = self.for_package(facts.name);
         let mut steps = vec![built_in_step(active.approval(&about, facts), facts)];
         steps.extend(active.steps(&about, facts, at));
         let broken = active.break_glass_applies(&about, facts);
@@ -77,7 +77,7 @@ impl Policy {
                 }
                 step => step,
             };
-            let action = if rule.observe { format!("{}, observed", rule.action.tell()) } else { rule.action.tell() };
+            let action = if rule.observe { format!("{}, observed", rule.action.describe()) } else { rule.action.describe() };
             steps.push(TraceStep { rule: RuleId::File(Arc::clone(&rule.id)), action, outcome, detail });
         }
         let below = steps.iter().position(|step| step.outcome == StepOutcome::Decided).map_or(steps.len(), |at| at + 1);
@@ -97,7 +97,7 @@ impl Policy {
             if self.waives(rule, facts.name) {
                 return (StepOutcome::Waived, "ages are waived for the package".to_owned());
             }
-            if !rule.holds(ages) {
+            if !rule.is_holding(ages) {
                 return (StepOutcome::Passed, "the minimum age has passed".to_owned());
             }
         }
@@ -114,14 +114,14 @@ impl Policy {
 /// Returns one step for all built-in rules.
 fn built_in_step(approval: Option<&DecisionRef>, facts: &Facts<'_>) -> TraceStep {
     let action = "deny".to_owned();
-    let refusal = invariants::verdict(facts);
+    let refusal = invariants::check(facts);
     let Some(Reason { rule, detail }) = refusal.as_ref().and_then(Verdict::reason).cloned() else {
         let detail = "its manifest and integrity are consistent".to_owned();
         return TraceStep { rule: RuleId::File("built-in".into()), action, outcome: StepOutcome::NoMatch, detail };
     };
     match approval.filter(|_| rule == RuleId::IntegrityChanged) {
         Some(ground) => {
-            let detail = format!("{detail}; these bytes are approved {}", ground.tell());
+            let detail = format!("{detail}; these bytes are approved {}", ground.describe());
             TraceStep { rule, action, outcome: StepOutcome::Waived, detail }
         }
         None => TraceStep { rule, action, outcome: StepOutcome::Decided, detail },
@@ -256,7 +256,7 @@ mod tests {
                 born: young.then(|| at(0)),
                 ..Facts::of(&name, "1.14.1", at(0))
             };
-            let verdict = evaluate(&policy.about(&name), &active, &facts, at(hour));
+            let verdict = evaluate(&policy.for_package(&name), &active, &facts, at(hour));
             let steps = policy.evaluate(&active, &facts, at(hour));
             let deciding: Vec<_> = steps.iter().filter(|step| step.outcome == StepOutcome::Decided).collect();
             if let Some(reason) = verdict.reason() {
@@ -308,6 +308,6 @@ mod tests {
             weak-signals | hold 7 d | not reached | an earlier rule decided
             fix-lane | allow | not reached | an earlier rule decided
             minimum-age | hold 72 h | not reached | an earlier rule decided"#]].assert_eq(&lines.join("\n"));
-        assert_eq!(timestamp::tell(at(90)), "2026-04-03 18:00 UTC");
+        assert_eq!(timestamp::format_utc(at(90)), "2026-04-03 18:00 UTC");
     }
 }

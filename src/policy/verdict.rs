@@ -177,7 +177,7 @@ impl Verdict {
 
     /// Returns the instant at which a held version opens.
     #[must_use]
-    pub fn opens(&self) -> Option<Timestamp> {
+    pub fn opens_at(&self) -> Option<Timestamp> {
         match self {
             Self::Hold { until, .. } => Some(*until),
             Self::Allow | Self::Deny { .. } => None,

@@ -9,7 +9,7 @@ use crate::feed::import::FeedCounts;
 use crate::units::timestamp;
 
 /// Above this number of changes the whole archive is fetched.
-pub(crate) const MOST: usize = 2_000;
+pub(crate) const MAX_CHANGES: usize = 2_000;
 
 /// Maximum number of lines. A feed can have as many records.
 const MAX_LINES: usize = 3_000_000;
@@ -34,7 +34,7 @@ pub(crate) fn read(csv: &[u8], tally: &FeedCounts) -> Result<ChangeList, FeedErr
         }
         all.insert(id.to_owned());
     }
-    let few = tally.latest.is_some() && changed.len() <= MOST;
+    let few = tally.latest.is_some() && changed.len() <= MAX_CHANGES;
     Ok(ChangeList { changed: few.then_some(changed), all })
 }
 

@@ -11,7 +11,7 @@ use rawzip::{CompressionMethod, ZipArchiveWriter};
 use crate::feed::FeedError;
 
 /// Writes an archive of files in the given order. Reproducible: no times are stored.
-pub(crate) fn write<'a>(path: &Path, files: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<(), FeedError> {
+pub(crate) fn write_zip<'a>(path: &Path, files: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<(), FeedError> {
     let broken = |error: rawzip::Error| FeedError::broken(path.display().to_string(), error);
     let written = FeedError::file("write", path);
     let file = File::create(path).map_err(FeedError::file("create", path))?;

@@ -60,7 +60,7 @@ impl SignedIndex {
             return Err(invalid(format!("its serial went back from {last} to {}", self.serial)));
         }
         if self.expires <= now {
-            return Err(invalid(format!("it expired {}", timestamp::tell(self.expires))));
+            return Err(invalid(format!("it expired {}", timestamp::format_utc(self.expires))));
         }
         self.files.get(ARCHIVE).ok_or_else(|| invalid(format!("it does not list `{ARCHIVE}`")))
     }

@@ -12,7 +12,7 @@ use crate::feed::import::{LARGEST, RecordImporter};
 use crate::feed::source::directory;
 
 /// Maximum total size of all unpacked entries, in bytes: ten times the size of OSV's archive.
-const LARGEST_WHOLE: u64 = 8 << 30;
+const MAX_TOTAL_BYTES: u64 = 8 << 30;
 
 /// Magic bytes of a zip file. The second form is an empty archive.
 const MAGICS: [&[u8]; 2] = [b"PK\x03\x04", b"PK\x05\x06"];
@@ -23,7 +23,7 @@ pub(crate) fn is_zip(beginning: &[u8]) -> bool {
 }
 
 /// Imports every `.json` entry.
-pub(crate) fn take(importer: &mut RecordImporter, path: &Path) -> Result<(), FeedError> {
+pub(crate) fn import_zip(importer: &mut RecordImporter, path: &Path) -> Result<(), FeedError> {
     let name = path.display().to_string();
     let broken = |error: rawzip::Error| FeedError::broken(name.as_str(), error);
     let file = File::open(path).map_err(FeedError::file("read", path))?;
@@ -53,10 +53,10 @@ pub(crate) fn take(importer: &mut RecordImporter, path: &Path) -> Result<(), Fee
         if length > LARGEST {
             return Err(FeedError::TooLarge { what: format!("`{inside}`").into(), limit: LARGEST });
         }
-        if whole > LARGEST_WHOLE {
-            return Err(FeedError::TooLarge { what: name.into(), limit: LARGEST_WHOLE });
+        if whole > MAX_TOTAL_BYTES {
+            return Err(FeedError::TooLarge { what: name.into(), limit: MAX_TOTAL_BYTES });
         }
-        importer.document(&inside, &document, is_withdrawn(&inside))?;
+        importer.add_document(&inside, &document, is_withdrawn(&inside))?;
     }
     if seen != archive.entries_hint() {
         return Err(FeedError::broken(name.as_str(), format!("{seen} entries instead of {}", archive.entries_hint())));

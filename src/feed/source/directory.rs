@@ -10,14 +10,14 @@ use crate::feed::format::zip;
 use crate::feed::import::{LARGEST, RecordImporter};
 use crate::npm::{Algorithm, Digest};
 
-/// Maximum directory depth. OSV's source repository has four.
-const DEEPEST: usize = 8;
+/// Maximum directory depth. OSV's source repository needs four.
+const MAX_DEPTH: usize = 8;
 
 /// Maximum number of files in a directory.
-const MOST: usize = 3_000_000;
+const MAX_FILES: usize = 3_000_000;
 
 /// Maximum size of a list, in bytes. Lists are read into memory.
-const LARGEST_LIST: u64 = 128 << 20;
+const MAX_LIST_BYTES: u64 = 128 << 20;
 
 /// Prefix of records without an assigned id. OSV skips them too.
 const UNASSIGNED: &str = "MAL-0000";
@@ -35,7 +35,7 @@ pub(crate) struct DirectoryFiles {
 }
 
 /// Lists the files at `path` without reading them.
-pub(crate) fn look(path: &Path) -> Result<DirectoryFiles, FeedError> {
+pub(crate) fn scan(path: &Path) -> Result<DirectoryFiles, FeedError> {
     let metadata = fs::metadata(path).map_err(FeedError::file("read", path))?;
     let mut files = Vec::new();
     if metadata.is_dir() {
@@ -63,7 +63,7 @@ pub(crate) fn look(path: &Path) -> Result<DirectoryFiles, FeedError> {
 }
 
 /// Imports all listed files.
-pub(crate) fn take(importer: &mut RecordImporter, feed: &str, found: &DirectoryFiles) -> Result<(), FeedError> {
+pub(crate) fn import_all(importer: &mut RecordImporter, feed: &str, found: &DirectoryFiles) -> Result<(), FeedError> {
     if let [file] = &*found.files
         && *file == found.root
     {
@@ -72,7 +72,7 @@ pub(crate) fn take(importer: &mut RecordImporter, feed: &str, found: &DirectoryF
     let mut document = Vec::new();
     for path in &found.files {
         if path.extension().is_some_and(|extension| extension == "zip") {
-            zip::take(importer, path)?;
+            zip::import_zip(importer, path)?;
             continue;
         }
         let inside = path.strip_prefix(&found.root).unwrap_or(path).to_string_lossy().replace('\\', "/");
@@ -82,7 +82,7 @@ pub(crate) fn take(importer: &mut RecordImporter, feed: &str, found: &DirectoryF
         if document.len() as u64 > LARGEST {
             return Err(FeedError::TooLarge { what: format!("`{inside}`").into(), limit: LARGEST });
         }
-        importer.document(&inside, &document, zip::is_withdrawn(&inside))?;
+        importer.add_document(&inside, &document, zip::is_withdrawn(&inside))?;
     }
     Ok(())
 }
@@ -94,23 +94,23 @@ pub(crate) fn import_file(importer: &mut RecordImporter, feed: &str, path: &Path
     let mut beginning = Vec::new();
     (&mut file).take(4).read_to_end(&mut beginning).map_err(FeedError::file("read", path))?;
     if zip::is_zip(&beginning) {
-        return zip::take(importer, path);
+        return zip::import_zip(importer, path);
     }
     // Reject by the reported size before reading.
     let length = file.metadata().map_err(FeedError::file("read", path))?.len();
-    if length > LARGEST_LIST {
-        return Err(FeedError::TooLarge { what: name.into(), limit: LARGEST_LIST });
+    if length > MAX_LIST_BYTES {
+        return Err(FeedError::TooLarge { what: name.into(), limit: MAX_LIST_BYTES });
     }
     let mut bytes = beginning;
     bytes.reserve_exact(usize::try_from(length).unwrap_or(0));
-    file.take(LARGEST_LIST + 1).read_to_end(&mut bytes).map_err(FeedError::file("read", path))?;
-    if bytes.len() as u64 > LARGEST_LIST {
-        return Err(FeedError::TooLarge { what: name.into(), limit: LARGEST_LIST });
+    file.take(MAX_LIST_BYTES + 1).read_to_end(&mut bytes).map_err(FeedError::file("read", path))?;
+    if bytes.len() as u64 > MAX_LIST_BYTES {
+        return Err(FeedError::TooLarge { what: name.into(), limit: MAX_LIST_BYTES });
     }
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     match text.iter().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'[') => plain_list::import_safe_chain(importer, feed, &name, text),
-        Some(b'{') => importer.document(&name, text, false),
+        Some(b'{') => importer.add_document(&name, text, false),
         Some(b'<') => Err(FeedError::broken(name, "it is an HTML page, not a feed")),
         _ => plain_list::import_lines(importer, feed, &name, text),
     }
@@ -130,13 +130,13 @@ fn walk(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), Fee
         if name.starts_with('.') || name.starts_with(UNASSIGNED) {
             continue;
         }
-        if kind.is_dir() && depth < DEEPEST {
+        if kind.is_dir() && depth < MAX_DEPTH {
             walk(&path, depth + 1, files)?;
         } else if kind.is_file() && is_json(&path) {
             files.push(path);
         }
-        if files.len() > MOST {
-            return Err(FeedError::broken(folder.display().to_string(), format!("more than {MOST} files")));
+        if files.len() > MAX_FILES {
+            return Err(FeedError::broken(folder.display().to_string(), format!("more than {MAX_FILES} files")));
         }
     }
     Ok(())

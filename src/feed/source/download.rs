@@ -16,20 +16,20 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::feed::FeedError;
-use crate::feed::config::shown;
+use crate::feed::config::redacted;
 use crate::net::{AddressScope, BodyStream, ClientRequest, HttpClient};
 
 /// Maximum size of a file, in bytes: five times OSV's npm archive.
-const LARGEST: u64 = 2 << 30;
+const MAX_FILE_BYTES: u64 = 2 << 30;
 
 /// Maximum number of consecutive redirects.
-const MOST_REDIRECTS: usize = 5;
+const MAX_REDIRECTS: usize = 5;
 
 /// How often an interrupted download is resumed before it is left to the next sync.
-const RESUMPTIONS: usize = 5;
+const MAX_RESUMES: usize = 5;
 
 /// Size of a single write to disk, in bytes.
-const PIECE: usize = 1 << 20;
+const WRITE_BYTES: usize = 1 << 20;
 
 /// HTTP cache validators of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +79,7 @@ impl FeedDownloader {
         directory: &Path,
         known: &CacheValidators,
     ) -> Result<DownloadResult, FeedError> {
-        let mut left = RESUMPTIONS;
+        let mut left = MAX_RESUMES;
         loop {
             let part = PartialDownload::of(directory, url);
             let resumed = part.length > 0;
@@ -108,7 +108,7 @@ impl FeedDownloader {
 
     async fn ask(&self, url: &Url, headers: HeaderMap) -> Result<DownloadReply, FeedError> {
         let mut at = url.clone();
-        for _ in 0..=MOST_REDIRECTS {
+        for _ in 0..=MAX_REDIRECTS {
             let same_origin = at.origin() == url.origin();
             let mut headers = headers.clone();
             if let Some(value) = credentials(url).filter(|_| same_origin) {
@@ -125,7 +125,7 @@ impl FeedDownloader {
             let next = location.filter(|next| next.scheme() == "https" || (at.scheme() == "http" && next.scheme() == "http"));
             at = next.ok_or_else(|| failed(&at, "unsupported redirect"))?;
         }
-        Err(failed(url, format!("more than {MOST_REDIRECTS} redirects")))
+        Err(failed(url, format!("more than {MAX_REDIRECTS} redirects")))
     }
 }
 
@@ -145,11 +145,11 @@ struct PartialMetadata {
 }
 
 impl PartialDownload {
-    /// Returns the partial download of this URL. Starts empty if the file belongs to another URL or has no strong validator.
+    /// Returns the partial download of this URL. Starts empty if the file belongs to another URL or has no usable validator.
     fn of(directory: &Path, url: &Url) -> Self {
         let (path, note) = (directory.join("download.part"), directory.join("download.json"));
         let noted: Option<PartialMetadata> = std::fs::read(&note).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        let noted = noted.filter(|noted| noted.url == shown(url).as_str() && noted.validators.strong().is_some());
+        let noted = noted.filter(|noted| noted.url == redacted(url).as_str() && noted.validators.strong().is_some());
         let length = noted.as_ref().and_then(|_| std::fs::metadata(&path).ok()).map_or(0, |metadata| metadata.len());
         Self { path, note, validators: noted.map(|noted| noted.validators).unwrap_or_default(), length }
     }
@@ -197,26 +197,26 @@ async fn receive(part: PartialDownload, url: &Url, answer: DownloadReply) -> Res
         return Err(failed(url, "unexpected `Content-Range`"));
     }
     let validators = if status == 206 { part.validators.clone() } else { CacheValidators::of(&headers) };
-    let note = PartialMetadata { url: shown(url).to_string(), validators: validators.clone() };
+    let note = PartialMetadata { url: redacted(url).to_string(), validators: validators.clone() };
     let file = OpenOptions::new().create(true).write(true).append(status == 206).truncate(status != 206).open(&part.path);
     let mut file = file.map_err(FeedError::file("open", &part.path))?;
     let noted = serde_json::to_vec(&note).map_err(std::io::Error::from).and_then(|text| std::fs::write(&part.note, text));
     noted.map_err(FeedError::file("write", &part.note))?;
-    let (mut length, mut piece) = (begins_at, Vec::with_capacity(PIECE));
+    let (mut length, mut chunk) = (begins_at, Vec::with_capacity(WRITE_BYTES));
     loop {
         let next = body.next().await.map_err(|error| failed(url, error));
         // Keep the data received before a failure: the next attempt resumes after it.
         let ended = !matches!(next, Ok(Some(_)));
         if let Ok(Some(bytes)) = &next {
             length += bytes.len() as u64;
-            piece.extend_from_slice(bytes);
+            chunk.extend_from_slice(bytes);
         }
-        if length > LARGEST {
+        if length > MAX_FILE_BYTES {
             part.discard();
-            return Err(FeedError::TooLarge { what: shown(url).as_str().into(), limit: LARGEST });
+            return Err(FeedError::TooLarge { what: redacted(url).as_str().into(), limit: MAX_FILE_BYTES });
         }
-        if ended || piece.len() >= PIECE {
-            (file, piece) = write(file, piece, &part.path).await?;
+        if ended || chunk.len() >= WRITE_BYTES {
+            (file, chunk) = write(file, chunk, &part.path).await?;
         }
         match next {
             Ok(Some(_)) => {}
@@ -231,12 +231,12 @@ async fn receive(part: PartialDownload, url: &Url, answer: DownloadReply) -> Res
 }
 
 /// Writes a chunk on a blocking thread.
-async fn write(mut file: File, mut piece: Vec<u8>, path: &Path) -> Result<(File, Vec<u8>), FeedError> {
+async fn write(mut file: File, mut chunk: Vec<u8>, path: &Path) -> Result<(File, Vec<u8>), FeedError> {
     let path = path.to_owned();
     let written = tokio::task::spawn_blocking(move || {
-        file.write_all(&piece).map_err(FeedError::file("write", path))?;
-        piece.clear();
-        Ok((file, piece))
+        file.write_all(&chunk).map_err(FeedError::file("write", path))?;
+        chunk.clear();
+        Ok((file, chunk))
     });
     written.await.map_err(|error| FeedError::broken("a download", error))?
 }
@@ -262,5 +262,5 @@ fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
 }
 
 pub(crate) fn failed(url: &Url, detail: impl std::fmt::Display) -> FeedError {
-    FeedError::Fetch { url: Arc::from(shown(url).as_str()), detail: detail.to_string().into() }
+    FeedError::Fetch { url: Arc::from(redacted(url).as_str()), detail: detail.to_string().into() }
 }

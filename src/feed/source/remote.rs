@@ -18,16 +18,16 @@ use crate::feed::store::FeedState;
 use jiff::Timestamp;
 
 /// Maximum number of concurrent record requests.
-const AT_ONCE: usize = 8;
+const MAX_CONCURRENT: usize = 8;
 
 /// Maximum number of records that are fetched one by one from a directory without an archive.
-const MOST_SINGLE: usize = 20_000;
+const MAX_SINGLE_RECORDS: usize = 20_000;
 
 /// Maximum size of a directory listing, in bytes.
-const LARGEST_LISTING: u64 = 16 << 20;
+const MAX_LISTING_BYTES: u64 = 16 << 20;
 
 /// Maximum size of a change list, in bytes: ten times the size of OSV's.
-const LARGEST_CHANGES: u64 = 128 << 20;
+const MAX_CHANGES_BYTES: u64 = 128 << 20;
 
 /// Maximum total size of records that are fetched one by one, in bytes. They stay in memory until all have arrived.
 const MAX_RECORDS_BYTES: u64 = 256 << 20;
@@ -112,7 +112,9 @@ impl RemoteFeed<'_> {
 
     /// Fetches changes by the change list. Returns `None` if there is no list.
     async fn changes(&self, base: &Url) -> Result<Option<RemoteChanges>, FeedError> {
-        let Some(csv) = self.fetcher.get_small(&below(base, "modified_id.csv")?, LARGEST_CHANGES).await? else { return Ok(None) };
+        let Some(csv) = self.fetcher.get_small(&below(base, "modified_id.csv")?, MAX_CHANGES_BYTES).await? else {
+            return Ok(None);
+        };
         let tally = self.before.tally.clone();
         let ChangeList { changed, all } = blocking(move || changes::read(&csv, &tally)).await??;
         let Some(changed) = changed.filter(|_| self.before.is_good()) else {
@@ -163,7 +165,7 @@ impl RemoteFeed<'_> {
 
     /// Fetches the records that the directory listing of a web server links to.
     async fn listing(&self, base: &Url) -> Result<RemoteChanges, FeedError> {
-        let page = self.fetcher.get_small(base, LARGEST_LISTING).await?.ok_or_else(|| failed(base, "not found"))?;
+        let page = self.fetcher.get_small(base, MAX_LISTING_BYTES).await?.ok_or_else(|| failed(base, "not found"))?;
         let names = blocking(move || links(&String::from_utf8_lossy(&page))).await?;
         if names.is_empty() {
             return Err(failed(base, "no `modified_id.csv`, no `all.zip` and no links to records found"));
@@ -177,7 +179,7 @@ impl RemoteFeed<'_> {
     }
 
     async fn records(&self, base: &Url, names: Vec<String>) -> Result<Vec<(String, Bytes)>, FeedError> {
-        if names.len() > MOST_SINGLE {
+        if names.len() > MAX_SINGLE_RECORDS {
             return Err(failed(base, format!("{} records without an archive", names.len())));
         }
         let mut urls = Vec::with_capacity(names.len());
@@ -187,7 +189,7 @@ impl RemoteFeed<'_> {
         let (mut pending, mut requests, mut documents, mut left) =
             (urls.into_iter(), JoinSet::new(), Vec::new(), MAX_RECORDS_BYTES);
         loop {
-            while requests.len() < AT_ONCE
+            while requests.len() < MAX_CONCURRENT
                 && let Some((url, name)) = pending.next()
             {
                 let fetcher = self.fetcher.clone();
@@ -232,7 +234,7 @@ fn links(page: &str) -> Vec<String> {
         if directory::is_json(Path::new(name)) && !name.contains(['/', '?', ':']) && known.insert(name) {
             names.push(name.to_owned());
         }
-        if names.len() > MOST_SINGLE {
+        if names.len() > MAX_SINGLE_RECORDS {
             break;
         }
     }

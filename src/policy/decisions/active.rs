@@ -1,5 +1,5 @@
-//! Evaluates a version against the decisions that are active at an instant; decisions override rules. Pure. Unreadable decisions
-//! count as the stricter meaning and never approve anything.
+//! Evaluates a version against the decisions that are active at an instant; decisions override rules. Pure. Unreadable parts of a
+//! decision are read in the stricter sense and never approve anything.
 
 use std::collections::HashMap;
 
@@ -36,14 +36,14 @@ pub struct ActiveDecisions {
 #[must_use]
 pub fn evaluate(rules: &PackageRules<'_>, active: &ActiveDecisions, facts: &Facts<'_>, at: Timestamp) -> Verdict {
     let approval = active.approval(rules, facts);
-    if let Some(refusal) = invariants::verdict(facts) {
+    if let Some(refusal) = invariants::check(facts) {
         let named = refusal.reason().is_some_and(|reason| reason.rule == RuleId::IntegrityChanged) && approval.is_some();
         if !named {
             return refusal;
         }
     }
     if let Some(ground) = active.denial(facts) {
-        return Verdict::deny(RuleId::Denied, format!("denied {}", ground.tell()));
+        return Verdict::deny(RuleId::Denied, format!("denied {}", ground.describe()));
     }
     let verdict = match approval {
         Some(_) => Verdict::Allow,
@@ -66,9 +66,9 @@ pub fn decision_warning(rules: &PackageRules<'_>, active: &ActiveDecisions, fact
     if !evaluate(rules, active, facts, at).is_allowed() {
         return None;
     }
-    let refusal = invariants::verdict(facts).unwrap_or_else(|| rules.verdict(facts, at));
+    let refusal = invariants::check(facts).unwrap_or_else(|| rules.verdict(facts, at));
     let Reason { rule: waived, detail } = refusal.reason()?;
-    let detail = format!("allowed {}; otherwise: {detail} (rule {waived})", ground.tell());
+    let detail = format!("allowed {}; otherwise: {detail} (rule {waived})", ground.describe());
     Some(Warning { reason: Reason { rule, detail }, would_refuse: true })
 }
 
@@ -149,7 +149,7 @@ impl ActiveDecisions {
 
     /// Returns when the set of active decisions next changes.
     #[must_use]
-    pub fn until(&self) -> Option<Timestamp> {
+    pub fn next_change(&self) -> Option<Timestamp> {
         self.until
     }
 
@@ -193,7 +193,7 @@ impl ActiveDecisions {
     /// Checks whether rules on ages and signals are waived for this version: break-glass is active, and there are no blocking
     /// records.
     pub(crate) fn break_glass_applies(&self, rules: &PackageRules<'_>, facts: &Facts<'_>) -> bool {
-        self.observing.is_some() && rules.records(facts).is_empty()
+        self.observing.is_some() && rules.blocking_records(facts).is_empty()
     }
 
     /// Returns the approval of exactly these bytes that names all required overrides.
@@ -300,7 +300,7 @@ impl DecisionRef {
 
     /// Formats the decision as the end of "frozen …" or "denied …": `by ada, decision 7: why`.
     #[must_use]
-    pub fn tell(&self) -> String {
+    pub fn describe(&self) -> String {
         format!("by {}, decision {}: {}", self.signed, self.id, self.reason)
     }
 }
@@ -350,7 +350,7 @@ impl Freeze {
             Verdict::Hold { until, .. } => self.ends_at().max(*until),
             Verdict::Allow => self.ends_at(),
         };
-        let detail = format!("versions published after {} are hidden: frozen {}", timestamp::tell(self.at), self.ground.tell());
+        let detail = format!("versions published after {} are hidden: frozen {}", timestamp::format_utc(self.at), self.ground.describe());
         Verdict::Hold { until, reason: Reason { rule: RuleId::Freeze, detail } }
     }
 }

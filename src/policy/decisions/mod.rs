@@ -194,7 +194,7 @@ impl DecisionAction {
             }
             Self::Freeze { at, packages } => {
                 let scope = if packages.is_empty() { "everything".to_owned() } else { packages.join(", ") };
-                format!("{scope} after {}", crate::units::timestamp::tell(*at))
+                format!("{scope} after {}", crate::units::timestamp::format_utc(*at))
             }
             Self::BreakGlass => "age and signals".to_owned(),
             Self::Record { advisory, obey: true } => format!("{advisory}, applied to all versions"),

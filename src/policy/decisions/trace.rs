@@ -12,7 +12,7 @@ use crate::policy::verdict::{RuleId, Verdict};
 use crate::units::timestamp;
 
 /// Maximum number of versions that a step lists for an approval of other versions.
-const NAMED: usize = 4;
+const MAX_LISTED: usize = 4;
 
 impl ActiveDecisions {
     /// Returns the steps for all decisions about the package as of `at`, in order of evaluation. Newer approvals come first.
@@ -26,7 +26,7 @@ impl ActiveDecisions {
         steps.extend(self.approval_steps(&rules.required_overrides(facts), facts));
         let awaiting = self.awaiting.iter().filter(|(_, package)| **package == *facts.name.as_str());
         steps.extend(awaiting.map(|(ground, _)| {
-            let detail = format!("{}; it awaits a second person", ground.tell());
+            let detail = format!("{}; it awaits a second person", ground.describe());
             step(RuleId::Approved, "approve", ground, StepOutcome::NoMatch, detail)
         }));
         steps.extend(self.observing.as_ref().map(|ground| self.observing_step(ground, rules, facts, at)));
@@ -41,24 +41,24 @@ impl ActiveDecisions {
         without: &Verdict,
         at: Timestamp,
     ) -> TraceStep {
-        let frozen = format!("frozen {}", freeze.ground.tell());
+        let frozen = format!("frozen {}", freeze.ground.describe());
         let build = |outcome, detail| step(RuleId::Freeze, "freeze", &freeze.ground, outcome, detail);
         if facts.effective <= freeze.at {
-            return build(StepOutcome::NoMatch, format!("it is not newer than {}", timestamp::tell(freeze.at)));
+            return build(StepOutcome::NoMatch, format!("it is not newer than {}", timestamp::format_utc(freeze.at)));
         }
         if at >= freeze.ends_at() {
-            return build(StepOutcome::Passed, format!("the freeze ended {}", timestamp::tell(freeze.ends_at())));
+            return build(StepOutcome::Passed, format!("the freeze ended {}", timestamp::format_utc(freeze.ends_at())));
         }
         if self.freeze(facts, at).is_some_and(|longest| !std::ptr::eq(longest, freeze)) {
             return build(StepOutcome::Warned, format!("{frozen}; another freeze ends later"));
         }
         if let Some(approval) = approval.filter(|approval| approval.made >= freeze.ground.made) {
-            return build(StepOutcome::Waived, format!("approved after the freeze {}", approval.tell()));
+            return build(StepOutcome::Waived, format!("approved after the freeze {}", approval.describe()));
         }
         if matches!(without, Verdict::Deny { .. }) {
             return build(StepOutcome::Warned, format!("{frozen}; a later step denies it"));
         }
-        build(StepOutcome::Decided, format!("versions published after {} are hidden: {frozen}", timestamp::tell(freeze.at)))
+        build(StepOutcome::Decided, format!("versions published after {} are hidden: {frozen}", timestamp::format_utc(freeze.at)))
     }
 
     fn approval_steps(&self, records: &[&str], facts: &Facts<'_>) -> Vec<TraceStep> {
@@ -75,8 +75,9 @@ impl ActiveDecisions {
             }
         }
         let build = |(ground, versions): (&DecisionRef, Vec<&str>)| {
-            let more = if versions.len() > NAMED { format!(" and {} more", versions.len() - NAMED) } else { String::new() };
-            let named = versions.iter().rev().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+            let more =
+                if versions.len() > MAX_LISTED { format!(" and {} more", versions.len() - MAX_LISTED) } else { String::new() };
+            let named = versions.iter().rev().take(MAX_LISTED).copied().collect::<Vec<_>>().join(", ");
             step(RuleId::Approved, "approve", ground, StepOutcome::NoMatch, format!("it approves {named}{more}"))
         };
         steps.extend(others.into_iter().map(build));
@@ -89,14 +90,14 @@ impl ActiveDecisions {
         let Some(reason) = by_rules.reason() else {
             return build(StepOutcome::NoMatch, "no later step refuses it".to_owned());
         };
-        if let Some(record) = rules.records(facts).first() {
+        if let Some(record) = rules.blocking_records(facts).first() {
             return build(StepOutcome::NoMatch, format!("it does not waive `{record}`"));
         }
         let ruled = self.ruled(rules, facts, at);
         if let Some(left) = ruled.reason() {
             return build(StepOutcome::NoMatch, format!("it waives rules on ages and signals only, not rule {}", left.rule));
         }
-        build(StepOutcome::Decided, format!("allowed {}; otherwise: {} (rule {})", ground.tell(), reason.detail, reason.rule))
+        build(StepOutcome::Decided, format!("allowed {}; otherwise: {} (rule {})", ground.describe(), reason.detail, reason.rule))
     }
 }
 
@@ -106,7 +107,7 @@ fn denial_step(denial: &Denial, facts: &Facts<'_>) -> TraceStep {
         Some(within) if !denial.covers(facts) => {
             build(StepOutcome::NoMatch, format!("{} is not in `{}`", facts.version, within.text))
         }
-        _ => build(StepOutcome::Decided, format!("denied {}", denial.ground.tell())),
+        _ => build(StepOutcome::Decided, format!("denied {}", denial.ground.describe())),
     }
 }
 
@@ -119,7 +120,7 @@ fn approval_step(approval: &Approval, records: &[&str], facts: &Facts<'_>) -> Tr
     if let Some(record) = records.iter().find(|record| !approval.records.iter().any(|named| named == *record)) {
         return build(StepOutcome::NoMatch, format!("it does not name `{record}`"));
     }
-    build(StepOutcome::Decided, format!("approved {}", approval.ground.tell()))
+    build(StepOutcome::Decided, format!("approved {}", approval.ground.describe()))
 }
 
 fn step(rule: RuleId, action: &str, ground: &DecisionRef, outcome: StepOutcome, detail: String) -> TraceStep {

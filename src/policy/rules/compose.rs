@@ -18,10 +18,10 @@ use crate::policy::rules::{parse, shadowing};
 const KEYS: &[&str] = &["include", "observe", "rule"];
 
 /// Maximum number of rules in a policy, which bounds the cost of an evaluation.
-const MOST_RULES: usize = 10_000;
+const MAX_RULES: usize = 10_000;
 
 /// Maximum include depth.
-const DEEPEST: usize = 16;
+const MAX_INCLUDE_DEPTH: usize = 16;
 
 /// A compiled policy and its warnings.
 #[derive(Debug, Clone)]
@@ -36,7 +36,7 @@ pub struct CompiledPolicy {
 impl CompiledPolicy {
     /// Returns a diagnostic for each rule that has expired at `now` and has no effect.
     #[must_use]
-    pub fn ended(&self, now: Timestamp) -> Vec<Diagnostic> {
+    pub fn expired_rules(&self, now: Timestamp) -> Vec<Diagnostic> {
         let ended = self.policy.rules().iter().filter(|rule| rule.expires.is_some_and(|expires| expires <= now));
         let diagnostic = |rule: &Rule| {
             let problem = format!("the rule `{}` has expired and has no effect", rule.id);
@@ -61,9 +61,9 @@ pub fn compile(files: &[Arc<SourceFile>], find: &IncludeResolver<'_>) -> Result<
     }
     let Composer { rules, mut mistakes, files, .. } = reading;
     check_ids(&rules, &mut mistakes);
-    shadowing::check(&rules, &mut mistakes);
-    if let Some(place) = rules.get(MOST_RULES).and_then(|rule| rule.place.clone()) {
-        mistakes.push(Diagnostic::new(place, format!("more than {MOST_RULES} rules"), ""));
+    shadowing::find_shadowed(&rules, &mut mistakes);
+    if let Some(place) = rules.get(MAX_RULES).and_then(|rule| rule.place.clone()) {
+        mistakes.push(Diagnostic::new(place, format!("more than {MAX_RULES} rules"), ""));
     }
     if !mistakes.is_empty() {
         let rank = |mistake: &Diagnostic| files.iter().position(|path| *path == mistake.place.file.path);
@@ -127,7 +127,7 @@ impl Composer<'_> {
             Err(problem) => {
                 self.mistakes.push(Diagnostic::new(place, format!("cannot include `{escaped_name}`: {problem}"), ""));
             }
-            Ok(file) if self.open.contains(&file.path) || self.open.len() >= DEEPEST => {
+            Ok(file) if self.open.contains(&file.path) || self.open.len() >= MAX_INCLUDE_DEPTH => {
                 let allowed = "files that do not include each other";
                 self.mistakes.push(Diagnostic::new(place, format!("includes form a cycle: `{escaped_name}`"), allowed));
             }
@@ -502,8 +502,8 @@ reason = "x"
     fn expired_rule_is_a_warning() {
         let text = "\n[[rule]]\nid = \"for-now\"\nallow = true\npackages = [\"x\"]\nreason = \"x\"\nowner = \"a\"\nexpires = \"2026-04-01\"\n";
         let compiled = compiled(&[("p.toml", text)]).unwrap();
-        assert!(compiled.warnings.is_empty() && compiled.ended("2026-04-01T23:59:59Z".parse().unwrap()).is_empty());
-        let ended = compiled.ended("2026-04-02T00:00:00Z".parse().unwrap());
+        assert!(compiled.warnings.is_empty() && compiled.expired_rules("2026-04-01T23:59:59Z".parse().unwrap()).is_empty());
+        let ended = compiled.expired_rules("2026-04-02T00:00:00Z".parse().unwrap());
         expect![[r#"
             p.toml:2:1: the rule `for-now` has expired and has no effect
              2 | [[rule]]

@@ -27,7 +27,7 @@ pub(crate) fn describe_refusal(rule: &Rule, facts: &Facts<'_>) -> String {
             parts.push(format!("held until it is {} old", timestamp::format_duration(age)));
         }
         RuleAction::Hold { age, of: AgeSubject::Package } => {
-            let born = facts.born.map_or_else(|| "at an unknown time".to_owned(), timestamp::tell);
+            let born = facts.born.map_or_else(|| "at an unknown time".to_owned(), timestamp::format_utc);
             parts.push(format!("its package was first published {born}, new packages wait {}", timestamp::format_duration(age)));
         }
         RuleAction::Allow | RuleAction::Deny | RuleAction::Warn => {}
@@ -53,7 +53,7 @@ pub(crate) fn describe_mismatch(rule: &Rule, facts: &Facts<'_>, differs: UnmetCo
         }
         UnmetCondition::Age => format!("{}, outside the age limits of the rule", published(facts)),
         UnmetCondition::PackageAge => match facts.born {
-            Some(born) => format!("its package was first published {}", timestamp::tell(born)),
+            Some(born) => format!("its package was first published {}", timestamp::format_utc(born)),
             None => "the age of the package is unknown".to_owned(),
         },
         UnmetCondition::Publisher => {
@@ -83,13 +83,13 @@ pub(crate) fn describe_mismatch(rule: &Rule, facts: &Facts<'_>, differs: UnmetCo
 
 /// Describes the publish time, or when the version was first seen if upstream states none or an implausible one.
 fn published(facts: &Facts<'_>) -> String {
-    let effective = timestamp::tell(facts.effective);
+    let effective = timestamp::format_utc(facts.effective);
     match facts.published {
         None => format!("upstream gives no publish time, first seen {effective}"),
         Some(published) if published < facts.effective => {
-            format!("published {}, but was missing upstream at {effective}", timestamp::tell(published))
+            format!("published {}, but was missing upstream at {effective}", timestamp::format_utc(published))
         }
-        Some(published) => format!("published {}", timestamp::tell(published)),
+        Some(published) => format!("published {}", timestamp::format_utc(published)),
     }
 }
 

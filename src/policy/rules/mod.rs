@@ -129,7 +129,7 @@ impl Policy {
         self.rules().iter().filter_map(|rule| rule.expires).filter(|expires| *expires > self.as_of).min()
     }
 
-    /// Returns the minimum release age for a package. Zero if not found or it is waived.
+    /// Returns the minimum release age for a package. Zero if there is none or it is waived.
     #[must_use]
     pub fn minimum_release_age(&self, name: &PackageName) -> Duration {
         if self.exclude.is_match(name.as_str()) {
@@ -142,7 +142,7 @@ impl Policy {
         }
     }
 
-    /// Returns the general minimum release age, for display. Zero if not found.
+    /// Returns the general minimum release age, for display. Zero if there is none.
     #[must_use]
     pub fn minimum_age(&self) -> Duration {
         match self.in_force().find(|rule| *rule.id == *MINIMUM_AGE && !rule.observe).map(|rule| rule.action) {
@@ -169,7 +169,7 @@ impl Policy {
 
     /// Selects the active rules that apply to a package.
     #[must_use]
-    pub fn about(&self, name: &PackageName) -> PackageRules<'_> {
+    pub fn for_package(&self, name: &PackageName) -> PackageRules<'_> {
         let rules = self.rules.select(|rule| self.has_in_force(rule) && rule.match_package(name.as_str()).is_ok());
         PackageRules { policy: self, rules, waived: self.exclude.is_match(name.as_str()) }
     }
@@ -177,13 +177,13 @@ impl Policy {
     /// Evaluates one version as of `at`: the instant up to which the upstream state is known, never later than now.
     #[must_use]
     pub fn judge(&self, facts: &Facts<'_>, at: Timestamp) -> Verdict {
-        self.about(facts.name).judge(facts, at)
+        self.for_package(facts.name).judge(facts, at)
     }
 
     /// Returns the warnings of the rules as of `at`.
     #[must_use]
     pub fn notes(&self, facts: &Facts<'_>, at: Timestamp) -> Vec<Warning> {
-        self.about(facts.name).notes(facts, at)
+        self.for_package(facts.name).notes(facts, at)
     }
 
     pub(crate) fn in_force(&self) -> impl Iterator<Item = &Rule> {
@@ -229,7 +229,7 @@ impl PackageRules<'_> {
     /// Returns what an approval must name to be valid: the blocking records, and the strong signals on which rules refuse.
     #[must_use]
     pub fn required_overrides<'a>(&self, facts: &Facts<'a>) -> Vec<&'a str> {
-        let mut named: Vec<&'a str> = self.records(facts);
+        let mut named: Vec<&'a str> = self.blocking_records(facts);
         let strong = facts.signals.and(Signals::of_strength(SignalStrength::Strong));
         if !strong.is_empty() {
             let asked = self.refusers(facts).filter_map(|rule| rule.asks.signals);
@@ -244,7 +244,7 @@ impl PackageRules<'_> {
     /// Returns the records that only an approval overrides; break-glass does not. These are a changed integrity and the malware
     /// advisories on which feeds or rules refuse.
     #[must_use]
-    pub fn records<'a>(&self, facts: &Facts<'a>) -> Vec<&'a str> {
+    pub fn blocking_records<'a>(&self, facts: &Facts<'a>) -> Vec<&'a str> {
         let mut records = facts.records();
         let asks: Vec<_> = self.refusers(facts).filter_map(|rule| rule.asks.advisory.as_ref()).collect();
         if asks.is_empty() {
@@ -297,7 +297,7 @@ impl PackageRules<'_> {
     /// Evaluates one version of the package as of `at`.
     #[must_use]
     pub fn judge(&self, facts: &Facts<'_>, at: Timestamp) -> Verdict {
-        invariants::verdict(facts).unwrap_or_else(|| self.verdict(facts, at))
+        invariants::check(facts).unwrap_or_else(|| self.verdict(facts, at))
     }
 
     /// Returns the verdict of feeds and policy files as of `at`: malware advisories by the trust of their feed, then the rules.
@@ -366,7 +366,7 @@ impl PackageRules<'_> {
     fn refuses(&self, rule: &Rule, ages: FactAges) -> bool {
         match rule.action {
             RuleAction::Deny => true,
-            RuleAction::Hold { .. } => rule.holds(ages) && !(self.waived && rule.tests_age_only()),
+            RuleAction::Hold { .. } => rule.is_holding(ages) && !(self.waived && rule.tests_age_only()),
             RuleAction::Allow | RuleAction::Warn => false,
         }
     }
@@ -445,7 +445,7 @@ mod tests {
     fn release_opens_at_its_minimum_age() {
         let (policy, axios) = (aged(72, &[]), axios());
         let verdict = policy.judge(&facts(&axios), at(71));
-        assert_eq!(verdict.opens(), Some(at(72)));
+        assert_eq!(verdict.opens_at(), Some(at(72)));
         assert_eq!(verdict.reason().unwrap().detail, "published 2026-03-31 00:00 UTC, minimum release age 72 h");
         assert!(policy.judge(&facts(&axios), at(72)).is_allowed());
     }
@@ -469,7 +469,7 @@ mod tests {
     #[test]
     fn zero_minimum_age_also_removes_the_rule_for_new_packages() {
         let axios = axios();
-        let opens = |policy: &Policy| policy.judge(&facts(&axios), at(1)).opens();
+        let opens = |policy: &Policy| policy.judge(&facts(&axios), at(1)).opens_at();
         let policy = compiled("include = \"default\"");
         assert_eq!(opens(&policy), Some(at(72)));
         assert_eq!(opens(&policy.clone().with_minimum_age(Duration::from_secs(48 * HOUR))), Some(at(48)));
@@ -485,7 +485,7 @@ mod tests {
         let (policy, axios) = (aged(72, &[]), axios());
         let missing = Facts { published: None, effective: at(5), ..facts(&axios) };
         let verdict = policy.judge(&missing, at(6));
-        assert_eq!((verdict.opens(), rule(&verdict)), (Some(at(77)), Some("minimum-age")));
+        assert_eq!((verdict.opens_at(), rule(&verdict)), (Some(at(77)), Some("minimum-age")));
         assert!(verdict.reason().unwrap().detail.starts_with("upstream gives no publish time, first seen"));
     }
 
@@ -528,7 +528,7 @@ reason = "x"
         assert!(policy.judge(&facts(&left), at(1)).is_allowed());
         // It never opens: a denial follows the hold and covers prereleases of its range.
         let verdict = policy.judge(&facts(&axios), at(1));
-        assert_eq!((rule(&verdict), verdict.opens()), (Some("scripts"), None));
+        assert_eq!((rule(&verdict), verdict.opens_at()), (Some("scripts"), None));
         assert_eq!(rule(&policy.judge(&facts(&axios), at(49))), Some("bad"));
     }
 
@@ -546,7 +546,7 @@ reason = "x"
     fn observing_and_warning_rules_refuse_nothing() {
         let policy = compiled("include = \"observe\"\n[[rule]]\nid = \"look\"\nwarn = true\nreason = \"look at it\"\n");
         let axios = axios();
-        assert!(policy.judge(&facts(&axios), at(1)).is_allowed() && policy.about(&axios).may_warn());
+        assert!(policy.judge(&facts(&axios), at(1)).is_allowed() && policy.for_package(&axios).may_warn());
         let notes = policy.notes(&facts(&axios), at(1));
         let warnings: Vec<_> = notes.iter().map(|note| (note.reason.rule.as_str(), note.would_refuse)).collect();
         assert_eq!(warnings, [("look", false), ("minimum-age", true)]);
@@ -629,7 +629,7 @@ reason = "x"
         ] {
             let policy = compiled(&format!("[[rule]]\nid = \"one\"\nreason = \"x\"\n{rule}\n"));
             assert!(!policy.judge(&facts, at(1)).is_allowed(), "{rule}");
-            assert_eq!(evaluate(&policy.about(&name), &glass, &facts, at(1)).is_allowed(), waived, "{rule}");
+            assert_eq!(evaluate(&policy.for_package(&name), &glass, &facts, at(1)).is_allowed(), waived, "{rule}");
         }
     }
 
@@ -642,13 +642,13 @@ reason = "x"
         let advisories = feeds.of("axios").applicable_to(std::iter::empty());
         let (name, glass) = (axios(), break_glass());
         let facts = Facts { advisories: &advisories, ..facts(&name) };
-        let verdict = evaluate(&policy.about(&name), &glass, &facts, at(1));
+        let verdict = evaluate(&policy.for_package(&name), &glass, &facts, at(1));
         assert_eq!(
-            (rule(&verdict), verdict.opens()),
+            (rule(&verdict), verdict.opens_at()),
             (Some("shut"), Some(at(72))),
             "break-glass has ended by then, and ages count again"
         );
-        assert_eq!(decision_warning(&policy.about(&name), &glass, &facts, at(1)), None, "nothing was waived");
+        assert_eq!(decision_warning(&policy.for_package(&name), &glass, &facts, at(1)), None, "nothing was waived");
         let steps = policy.evaluate(&glass, &facts, at(1));
         let lines: Vec<_> =
             steps.iter().map(|step| format!("{} {}: {}", step.rule, step.outcome.as_str(), step.detail)).collect();
@@ -673,8 +673,8 @@ reason = "x"
         let advisories = feeds.of("axios").applicable_to(std::iter::empty());
         let name = axios();
         let facts = Facts { advisories: &advisories, ..facts(&name) };
-        assert_eq!(compiled("include = \"strict\"").about(&name).records(&facts), ["MAL-1"]);
-        assert!(compiled("include = \"default\"").about(&name).records(&facts).is_empty(), "it warns and refuses nothing");
+        assert_eq!(compiled("include = \"strict\"").for_package(&name).blocking_records(&facts), ["MAL-1"]);
+        assert!(compiled("include = \"default\"").for_package(&name).blocking_records(&facts).is_empty(), "it warns and refuses nothing");
     }
 
     /// An approval must name a strong signal that holds a version, although break-glass waives it.
@@ -684,11 +684,11 @@ reason = "x"
         let signals = [Signal::FirstInstallScript, Signal::Dormant].into_iter().collect();
         let facts = Facts { signals, ..facts(&name) };
         let policy = compiled("include = \"default\"");
-        assert_eq!(policy.about(&name).required_overrides(&facts), ["first-install-script"]);
-        assert!(policy.about(&name).records(&facts).is_empty());
+        assert_eq!(policy.for_package(&name).required_overrides(&facts), ["first-install-script"]);
+        assert!(policy.for_package(&name).blocking_records(&facts).is_empty());
         let weak = Facts { signals: [Signal::Dormant].into_iter().collect(), ..facts };
-        assert!(policy.about(&name).required_overrides(&weak).is_empty(), "weak signals are not named");
-        assert!(compiled("").about(&name).required_overrides(&facts).is_empty(), "no rule tests it");
+        assert!(policy.for_package(&name).required_overrides(&weak).is_empty(), "weak signals are not named");
+        assert!(compiled("").for_package(&name).required_overrides(&facts).is_empty(), "no rule tests it");
     }
 
     /// Active break-glass.
@@ -738,7 +738,7 @@ reason = "x"
             let (now, then) = (at(2_000 + age), at(2_000 + age + later));
             let (first, second) = (policy.judge(&facts, now), policy.judge(&facts, then));
             prop_assert!(second.is_allowed() || !first.is_allowed());
-            if let Some(opens) = first.opens() {
+            if let Some(opens) = first.opens_at() {
                 prop_assert!(opens > now && policy.judge(&facts, opens).is_allowed());
                 let before = opens.checked_sub(jiff::SignedDuration::from_nanos(1)).unwrap();
                 prop_assert!(!policy.judge(&facts, before).is_allowed());
@@ -768,7 +768,7 @@ reason = "x"
             let (name, now, whole, glass) = (axios(), at(2_000 + age), ActiveDecisions::default(), break_glass());
             let without = varied(&name, born, bits);
             let with = Facts { advisories: &advisories, ..without };
-            let judged = |policy: &Policy, decisions: &ActiveDecisions, facts: &Facts<'_>| evaluate(&policy.about(&name), decisions, facts, now).is_allowed();
+            let judged = |policy: &Policy, decisions: &ActiveDecisions, facts: &Facts<'_>| evaluate(&policy.for_package(&name), decisions, facts, now).is_allowed();
             let by_advisories = Policy::of(policy.rules().iter().filter(|rule| rule.asks.advisory.is_some()).cloned().collect());
             prop_assert!(judged(&by_advisories, &whole, &with) || !judged(&policy, &glass, &with));
             prop_assert!(judged(&policy, &glass, &without) || !judged(&policy, &glass, &with), "another advisory opened the version");
@@ -781,7 +781,7 @@ reason = "x"
             let name = axios();
             let facts = varied(&name, born, bits);
             let now = at(2_000 + age);
-            let narrowed = policy.about(&name).prefiltered(std::iter::once(facts));
+            let narrowed = policy.for_package(&name).prefiltered(std::iter::once(facts));
             prop_assert_eq!(narrowed.judge(&facts, now), policy.judge(&facts, now));
         }
     }

@@ -328,7 +328,7 @@ impl Rule {
     }
 
     /// Checks whether the rule is a hold that has not ended.
-    pub(crate) fn holds(&self, ages: FactAges) -> bool {
+    pub(crate) fn is_holding(&self, ages: FactAges) -> bool {
         let RuleAction::Hold { age, of } = self.action else { return false };
         let passed = match of {
             AgeSubject::Release => Some(ages.release),
@@ -384,7 +384,7 @@ impl Rule {
             (facts.kin, established),
         ]
         .into_iter()
-        .filter_map(|(since, age)| Some(timestamp::after(since?, age?)))
+        .filter_map(|(since, age)| Some(timestamp::saturating_add(since?, age?)))
     }
 
     /// Refusing and warning rules also match prereleases in their range. Allowing rules match exactly as npm does.
@@ -403,7 +403,7 @@ impl Rule {
 impl RuleAction {
     /// Formats the action: `deny`, `hold 14 d`.
     #[must_use]
-    pub fn tell(self) -> String {
+    pub fn describe(self) -> String {
         match self {
             Self::Allow => "allow".to_owned(),
             Self::Deny => "deny".to_owned(),

@@ -5,7 +5,7 @@ use crate::diagnostics::Diagnostic;
 use crate::policy::rules::rule::{AgeSubject, GlobList, Rule, RuleAction, RuleConditions};
 
 /// Reports every rule that an earlier rule shadows.
-pub(crate) fn check(rules: &[Rule], mistakes: &mut Vec<Diagnostic>) {
+pub(crate) fn find_shadowed(rules: &[Rule], mistakes: &mut Vec<Diagnostic>) {
     for (at, rule) in rules.iter().enumerate() {
         let Some(place) = rule.place.clone() else { continue };
         let Some(above) = rules[..at].iter().find(|above| shadows(above, rule)) else { continue };
