@@ -33,7 +33,7 @@ impl PackageInspector for Firewall {
     }
 
     fn terms(&self, asker: &Client) -> ClientPolicy {
-        ClientPolicy::of(self.world().policy(asker.profile))
+        ClientPolicy::of(self.policy().policy(asker.profile))
     }
 
     fn upstreams(&self) -> Vec<String> {

@@ -12,7 +12,7 @@ use crate::config::GatewaySettings;
 use crate::tls::{CaSet, CaStore, LeafIssuer, TlsError, ca_store};
 
 /// Returns the files to watch for a change of the CA.
-pub(crate) fn files(gateway: &GatewaySettings, data_dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn watched_files(gateway: &GatewaySettings, data_dir: &Path) -> Vec<PathBuf> {
     match &gateway.given {
         Some((certificate, key)) => vec![certificate.clone(), key.clone()],
         None => vec![CaStore::new(data_dir).file()],

@@ -458,7 +458,7 @@ impl App {
         });
         let (ledger, metrics, told) = (Arc::clone(&self.ledger), Arc::clone(&self.metrics), Arc::default());
         tasks.spawn(TaskLabel::Ledger, "ledger", move || {
-            crate::app::tasks::ledger_health::tell(Arc::clone(&ledger), Arc::clone(&metrics), Arc::clone(&told))
+            crate::app::tasks::ledger_health::run(Arc::clone(&ledger), Arc::clone(&metrics), Arc::clone(&told))
         });
         let summary = Summary::new(&self.metrics, self.summary_interval);
         let told = Arc::clone(&summary);
@@ -510,7 +510,7 @@ impl GatewayListeners {
         // Creates the CA if there is none. The files are stamped before they are read, so that a change in between is noticed
         // later.
         crate::app::ca::active_ca(config, data_dir, clock.now()).map_err(AppError::Authority)?;
-        let looks = (FileStamps::at(&config.door.users), FileStamps::at(&crate::app::ca::files(config, data_dir)));
+        let looks = (FileStamps::at(&config.door.users), FileStamps::at(&crate::app::ca::watched_files(config, data_dir)));
         let kept = crate::app::ca::active_ca(config, data_dir, clock.now()).map_err(AppError::Authority)?;
         let leaves = crate::app::ca::leaf_issuer(config, kept, clock).map_err(AppError::Authority)?;
         let (bound, transparent) = (

@@ -12,8 +12,8 @@ use tokio::sync::Semaphore;
 use url::Url;
 
 use crate::app::standalone::adopt::{self, Adoption, WantedVersions};
-use crate::app::standalone::asker;
 use crate::app::standalone::decide::ApprovalPlan;
+use crate::app::standalone::local_client;
 use crate::config::Effective;
 use crate::config::effective::OF_PLACES;
 use crate::firewall::{Client, Firewall, LockedVersion, Profile};
@@ -230,7 +230,7 @@ impl Operations {
 
     fn describe(&self) -> Description {
         let mut description = self.description.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let world = self.firewall.world();
+        let world = self.firewall.policy();
         for (at, policy) in description.policies.iter_mut().enumerate() {
             policy.terms = ClientPolicy::of(world.policy(Profile(at)));
         }
@@ -267,7 +267,7 @@ impl Operations {
 #[must_use]
 pub fn verdict_line(verdict: &Verdict) -> String {
     let reason = verdict.reason().map(|reason| format!(": {} (rule {})", reason.detail, reason.rule)).unwrap_or_default();
-    let opens = verdict.opens().map(|opens| format!("; opens {}", timestamp::format_utc_ceil(opens))).unwrap_or_default();
+    let opens = verdict.opens_at().map(|opens| format!("; opens {}", timestamp::format_utc_ceil(opens))).unwrap_or_default();
     let word = match verdict {
         Verdict::Allow => "allowed",
         Verdict::Hold { .. } => "held",
@@ -287,7 +287,7 @@ pub(crate) async fn expand(
 }
 
 fn of_profile(profile: usize) -> Client {
-    Client { profile: Profile(profile), ..asker() }
+    Client { profile: Profile(profile), ..local_client() }
 }
 
 fn bounded(entries: usize) -> Result<(), String> {

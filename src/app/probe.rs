@@ -58,7 +58,7 @@ pub type RedirectedHosts = BTreeMap<String, Vec<CertificateDer<'static>>>;
 ///
 /// # Errors
 /// Returns an error if a certificate file cannot be read.
-pub async fn look(
+pub async fn probe(
     config: &Config,
     (server, around): (&Url, &[Url]),
     sample: Option<PackageName>,

@@ -211,8 +211,8 @@ impl Config {
         let packument_limit = reader.one(SettingKey::PackumentLimit, crate::config::parse::size_from(1_000));
         let tarball_limit = reader.one(SettingKey::TarballLimit, crate::config::parse::size_from(1_000));
         let proxy = crate::config::server::read(&mut reader, public_url.clone());
-        let log_format = reader.one(SettingKey::LogFormat, crate::config::parse::word(crate::config::settings::LOG_FORMATS));
-        let log_level = reader.one(SettingKey::LogLevel, crate::config::parse::word(crate::config::settings::LOG_LEVELS));
+        let log_format = reader.one(SettingKey::LogFormat, crate::config::parse::one_of(crate::config::settings::LOG_FORMATS));
+        let log_level = reader.one(SettingKey::LogLevel, crate::config::parse::one_of(crate::config::settings::LOG_LEVELS));
         let ledger_retention = reader.one(SettingKey::LedgerRetention, crate::config::parse::nonzero_duration);
         let summary_interval = reader.one(SettingKey::SummaryInterval, crate::config::parse::duration);
         let feeds = crate::config::feeds::read(&mut reader);

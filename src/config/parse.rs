@@ -244,7 +244,7 @@ pub(crate) fn time_mode(text: &str) -> Result<(Option<String>, TimeMode), String
 }
 
 /// Parses one of `words`.
-pub(crate) fn word(words: &'static [&'static str]) -> impl Fn(&str) -> Result<&'static str, String> {
+pub(crate) fn one_of(words: &'static [&'static str]) -> impl Fn(&str) -> Result<&'static str, String> {
     move |text| words.iter().find(|word| **word == text.trim()).copied().ok_or_else(|| "has an unknown value".to_owned())
 }
 

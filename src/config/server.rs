@@ -29,7 +29,7 @@ pub(crate) fn gateway(reader: &mut SettingsReader<'_>, registries: Option<&upstr
     let listen = reader.several(SettingKey::Gateway, parse::address);
     let transparent = reader.several(SettingKey::Transparent, parse::address);
     let named = reader.several(SettingKey::Intercept, parse::host_name);
-    let others = reader.one(SettingKey::DefaultEgress, parse::word(DEFAULT_EGRESS));
+    let others = reader.one(SettingKey::DefaultEgress, parse::one_of(DEFAULT_EGRESS));
     let allowed = reader.several(SettingKey::AllowHost, parse::host_glob);
     let certificate = reader.one(SettingKey::CaCertFile, parse::path);
     let key = reader.one(SettingKey::CaKeyFile, parse::path);
@@ -61,7 +61,7 @@ pub(crate) fn gateway(reader: &mut SettingsReader<'_>, registries: Option<&upstr
 pub(crate) fn read(reader: &mut SettingsReader<'_>, public_url: Option<Url>) -> Option<server::Config> {
     let trusted_proxies = reader.several(SettingKey::TrustedProxy, parse::network);
     let allow_writes = reader.one(SettingKey::AllowWrites, parse::boolean);
-    let explain_access = reader.one(SettingKey::ExplainAccess, parse::word(settings::EXPLAIN_ACCESS));
+    let explain_access = reader.one(SettingKey::ExplainAccess, parse::one_of(settings::EXPLAIN_ACCESS));
     let admin_tokens = reader.one(SettingKey::AdminTokenFile, parse::path);
     let limits = limits(reader);
     let body_timeout = reader.one(SettingKey::BodyTimeout, parse::nonzero_duration);

@@ -18,7 +18,7 @@ use url::Url;
 use crate::app::run::remote_session::{OpenRefused, RemoteSession, open};
 use crate::app::run::temp_dir::RunTempDir;
 use crate::app::session::recorder::RecordedRequests;
-use crate::app::session::{LocalSession, SessionInfo, SessionRequest, SessionTemplate, is_loopback, itself, registries};
+use crate::app::session::{LocalSession, SessionInfo, SessionRequest, SessionTemplate, is_loopback, own_urls, registries};
 use crate::app::{App, AppError};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -99,7 +99,7 @@ impl RunSession {
         let request = SessionRequest {
             user: needs.user,
             hosts: door.targets.named_hosts(),
-            itself: itself(&config.listen, config.proxy.public_url.as_ref()),
+            itself: own_urls(&config.listen, config.proxy.public_url.as_ref()),
             allowed: door.allowed.clone(),
             tunnels_others: door.tunnels_others,
             wants: needs.wants,

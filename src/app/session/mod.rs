@@ -118,7 +118,7 @@ impl SessionTemplate {
 
     /// Adds the URLs of a server with these listeners.
     pub(crate) fn at(mut self, listeners: &[SocketAddr]) -> Self {
-        self.itself = itself(listeners, self.service.public_url.as_ref());
+        self.itself = own_urls(listeners, self.service.public_url.as_ref());
         self.itself.iter().for_each(|url| add(&mut self.gateway.targets, url));
         self
     }
@@ -144,7 +144,7 @@ impl SessionTemplate {
     }
 
     fn words(&self, firewall: &Firewall) -> String {
-        match firewall.world().policy(Profile::default()).minimum_age() {
+        match firewall.policy().policy(Profile::default()).minimum_age() {
             age if age.is_zero() => self.policies.clone(),
             age => format!("{}, minimum release age {}", self.policies, timestamp::format_duration(age)),
         }
@@ -159,7 +159,7 @@ pub(crate) fn registries(config: &Config) -> BTreeMap<String, String> {
 }
 
 /// Returns the URLs under which lockfiles and `.npmrc` files may name a server with these listeners.
-pub(crate) fn itself(listeners: &[SocketAddr], public: Option<&Url>) -> Vec<Url> {
+pub(crate) fn own_urls(listeners: &[SocketAddr], public: Option<&Url>) -> Vec<Url> {
     let mut found = Vec::new();
     for listener in listeners {
         let here = |host: &str| Url::parse(&format!("http://{host}:{}/", listener.port())).ok();

@@ -172,7 +172,7 @@ fn is_adoptable(candidate: &InspectedVersion, digests: &BTreeSet<Option<Box<str>
         return Ok(None);
     }
     let why = candidate.verdict.reason().map(|reason| format!("{} (rule {})", reason.detail, reason.rule)).unwrap_or_default();
-    match candidate.verdict.opens() {
+    match candidate.verdict.opens_at() {
         Some(opens) if candidate.records.is_empty() && is_approvable(&candidate.verdict) => {
             Ok(Some(ApprovedVersion { version: candidate.key.to_string(), integrity: integrity.to_sri(), until: Some(opens) }))
         }

@@ -84,7 +84,7 @@ pub fn status(config: &Config, now: Timestamp) -> Vec<FeedStatus> {
 /// # Errors
 /// Returns an error if there is no ledger, or if no configured feed has such an advisory.
 pub fn find_exposed(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<Vec<ExposedVersion>, AppError> {
-    plan_incident(config, clock, id).map(|plan| plan_incident.findings)
+    plan_incident(config, clock, id).map(|plan| plan.findings)
 }
 
 /// The plan for an advisory, or for versions named by an operator.
@@ -145,7 +145,9 @@ impl IncidentPlan {
 /// [`TAKEDOWN_AGE`] ago, because older versions are not part of an ongoing incident.
 fn freeze_at(findings: &[&ExposedVersion], now: Timestamp) -> Timestamp {
     let first = findings.iter().filter_map(|finding| finding.published).min();
-    first.map_or(now, |first| timestamp::before(first, Duration::from_secs(1))).max(timestamp::before(now, TAKEDOWN_AGE))
+    first
+        .map_or(now, |first| timestamp::saturating_sub(first, Duration::from_secs(1)))
+        .max(timestamp::saturating_sub(now, TAKEDOWN_AGE))
 }
 
 /// Plans the response for exact versions of a package that no feed names. Blocks; changes nothing.
@@ -173,11 +175,11 @@ pub fn plan_versions(
 /// Returns an error if no configured feed has such an advisory, or if the ledger cannot be read.
 pub fn plan_incident(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<IncidentPlan, AppError> {
     let (data_dir, now) = (config.store.data_dir.clone(), clock.now());
-    let world = firewall(config, clock)?.value.world();
+    let world = firewall(config, clock)?.value.policy();
     let found: Vec<_> = world.advisories.with_id(id).collect();
     let Some(first) = found.first() else { return Err(AppError::NoAdvisory(id.to_owned())) };
     let ledger = open_read_only(&data_dir)?;
-    let findings = exposure::find(&world, &ledger, now, |advisory| advisory.is_called(id)).map_err(AppError::DataDir)?;
+    let findings = exposure::find_exposed(&world, &ledger, now, |advisory| advisory.is_called(id)).map_err(AppError::DataDir)?;
     let mut subjects: Vec<AffectedPackage> = Vec::new();
     for advisory in &found {
         let of_package: Vec<_> = findings.iter().filter(|finding| finding.name.as_str() == advisory.package()).collect();
@@ -229,10 +231,10 @@ pub fn decide(
             done.is_pending |= recorded.effect == ApplyStatus::Pending;
         })
     };
-    for AffectedPackage { name, versions, freeze_at } in &plan_incident.subjects {
+    for AffectedPackage { name, versions, freeze_at } in &plan.subjects {
         let range = (!versions.is_empty()).then(|| versions.join(" || "));
         decide(DecisionAction::Deny { packages: name.clone(), range }, None)?;
-        let thaws = timestamp::after(author.at, freeze_for);
+        let thaws = timestamp::saturating_add(author.at, freeze_for);
         decide(DecisionAction::Freeze { at: *freeze_at, packages: vec![name.clone()] }, Some(thaws))?;
     }
     Ok(done)
@@ -244,9 +246,7 @@ pub fn decide(
 /// Returns an error if a file cannot be removed.
 pub fn purge(data_dir: &Path, plan: &IncidentPlan) -> Result<Purged, AppError> {
     let ledger = SqliteLedger::read_only(data_dir).map_err(AppError::DataDir)?;
-    let purged = operations::purge(&ledger, &plan_incident.integrities(), &plan_incident.packages(), |digest| {
-        disk::remove_blob(data_dir, digest)
-    });
+    let purged = operations::purge(&ledger, &plan.integrities(), &plan.packages(), |digest| disk::remove_blob(data_dir, digest));
     purged.map_err(AppError::DataDir)
 }
 
@@ -274,7 +274,7 @@ pub fn export(
         }
     }
     let signer = FeedSigner::open(data_dir)?;
-    let exported = feed::export(directory, id_prefix, &records, &signer, now, timestamp::after(now, expires))?;
+    let exported = feed::export(directory, id_prefix, &records, &signer, now, timestamp::saturating_add(now, expires))?;
     Ok((exported, signer.public_key(), left))
 }
 
@@ -377,7 +377,7 @@ fn versions(ledger: &dyn Ledger, name: &str, range: Option<&str>) -> Result<Vec<
 /// # Errors
 /// Returns an error if no configured feed has such a record.
 pub fn broad_record(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<String, AppError> {
-    let world = firewall(config, clock)?.value.world();
+    let world = firewall(config, clock)?.value.policy();
     let mut found = world.advisories.with_id(id).filter(|advisory| advisory.affects_every_version());
     found.next().map(|advisory| advisory.id.to_owned()).ok_or_else(|| AppError::NoAdvisory(id.to_owned()))
 }

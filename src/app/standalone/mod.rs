@@ -98,17 +98,15 @@ pub fn indicator_hits(data_dir: &Path) -> Result<Vec<IndicatorHitSummary>, AppEr
         let read =
             (event.kind == indicator_hit::KIND).then(|| IndicatorHit::read(event.name.as_deref(), &event.detail)).flatten();
         let Some(contact) = read else { continue };
-        match indicator_hits.iter_mut().find(|known| known.contact == contact) {
+        match contacts.iter_mut().find(|known| known.contact == contact) {
             Some(known) => {
                 known.times += event.times;
                 known.last = known.last.max(event.last);
             }
-            None => {
-                indicator_hits.push(IndicatorHitSummary { contact, times: event.times, first: event.first, last: event.last })
-            }
+            None => contacts.push(IndicatorHitSummary { contact, times: event.times, first: event.first, last: event.last }),
         }
     }
-    Ok(indicator_hits)
+    Ok(contacts)
 }
 
 /// Repeated hits of one client on one indicator.
@@ -133,11 +131,11 @@ pub(crate) fn open_read_only(data_dir: &Path) -> Result<ReadOnlyLedger, AppError
 
 /// Returns the local client with the policy of the first configured address.
 pub(crate) fn asker_of(config: &Config) -> Client {
-    Client { profile: Profile(config.listener_policies.first().copied().unwrap_or_default()), ..asker() }
+    Client { profile: Profile(config.listener_policies.first().copied().unwrap_or_default()), ..local_client() }
 }
 
 /// Returns the local client, which may use the configured credentials.
-pub(crate) fn asker() -> Client {
+pub(crate) fn local_client() -> Client {
     Client {
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         user: None,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::app::AppError;
-use crate::app::standalone::{asker, firewall_with_policies};
+use crate::app::standalone::{firewall_with_policies, local_client};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::firewall::{Client, Profile};
@@ -66,7 +66,7 @@ pub async fn diff_policies(config: Config, clock: Arc<dyn Clock>, candidate: Pol
     for (name, asked) in by_name {
         let Ok(package) = PackageName::parse(&name) else { continue };
         let wanted: Vec<(&str, Timestamp)> = asked.iter().map(|asked| (&*asked.version, asked.first)).collect();
-        let (now, then) = (asker(), Client { profile: Profile(1), ..asker() });
+        let (now, then) = (local_client(), Client { profile: Profile(1), ..local_client() });
         let compared = match firewall.value.judge_then(&now, &package, &wanted).await {
             Ok(now) => firewall.value.judge_then(&then, &package, &wanted).await.map(|then| (now, then)),
             Err(error) => Err(error),

@@ -212,7 +212,7 @@ impl FeedScheduler {
         self.rescan_exposure().await?;
         while !self.is_dropped(at) {
             if self.is_due(at) {
-                self.look(at).await?;
+                self.check_due(at).await?;
             } else if self.was_synced_elsewhere(at) {
                 self.reload(at).await?;
             }
@@ -290,7 +290,7 @@ impl FeedScheduler {
         Ok(())
     }
 
-    async fn look(&self, at: usize) -> Result<(), JoinError> {
+    async fn check_due(&self, at: usize) -> Result<(), JoinError> {
         if self.sync(at).await {
             self.apply(&mut self.lock());
             self.rescan_exposure().await?;
@@ -405,7 +405,7 @@ impl FeedScheduler {
             (Arc::clone(&self.parts.firewall), Arc::clone(&self.parts.ledger), Arc::clone(&self.parts.blobs));
         let (metrics, now) = (Arc::clone(&self.parts.metrics), self.parts.clock.now());
         let judging =
-            tokio::task::spawn_blocking(move || crate::firewall::rescan(&firewall.world(), &ledger, &blobs, &metrics, now));
+            tokio::task::spawn_blocking(move || crate::firewall::rescan(&firewall.policy(), &ledger, &blobs, &metrics, now));
         if let Err(error) = judging.await? {
             tracing::error!(error = &error as &dyn std::error::Error, "exposure rescan failed");
         }
@@ -416,7 +416,7 @@ impl FeedScheduler {
         let followed = self.lock();
         let followed = &followed[at];
         let Some((clock, watch)) = followed.checked_at else { return true };
-        let by_clock = timestamp::after(clock, followed.feed.interval) <= self.parts.clock.now();
+        let by_clock = timestamp::saturating_add(clock, followed.feed.interval) <= self.parts.clock.now();
         let is_path = matches!(followed.feed.source, FeedSource::Path(_));
         by_clock || (is_path && watch.elapsed() >= PATH_EVERY.max(followed.took * PATH_COST).min(followed.feed.interval))
     }

@@ -47,7 +47,7 @@ impl GatewayFileWatcher {
     }
 
     fn authority(&mut self) {
-        let look = FileStamps::at(&ca::files(&self.config, &self.data_dir));
+        let look = FileStamps::at(&ca::watched_files(&self.config, &self.data_dir));
         let is_lacking = look.any_missing();
         if !self.authority.changed(look) {
             return;

@@ -11,7 +11,7 @@ use crate::telemetry::{LedgerRowsLost, Metrics};
 const EVERY: Duration = Duration::from_secs(10);
 
 /// Reports lost rows beyond `told` every few seconds, until it is dropped. Returns an error if a write panicked.
-pub(crate) async fn tell(ledger: Arc<SqliteLedger>, metrics: Arc<Metrics>, told: Arc<AtomicU64>) -> TaskEnd {
+pub(crate) async fn run(ledger: Arc<SqliteLedger>, metrics: Arc<Metrics>, told: Arc<AtomicU64>) -> TaskEnd {
     loop {
         tokio::time::sleep(EVERY).await;
         let pending = Arc::clone(&ledger);

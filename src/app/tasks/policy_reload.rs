@@ -68,7 +68,7 @@ impl PolicyReloader {
         let broken = match self.chosen().read() {
             Ok(LoadedPolicies { policies, files: read, .. }) => {
                 let rules = policies.iter().map(|policy| policy.rules().len()).sum();
-                firewall.reload(&policies);
+                firewall.set_policies(&policies);
                 *files = read;
                 let now = fingerprint(&self.chosen(), files);
                 let before = std::mem::replace(&mut *self.active.lock().unwrap_or_else(PoisonError::into_inner), now.clone());

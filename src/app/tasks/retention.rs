@@ -17,7 +17,7 @@ const DAILY: Duration = Duration::from_secs(24 * 3600);
 pub(crate) async fn run(ledger: Arc<SqliteLedger>, clock: Arc<dyn Clock>, retention: Duration) -> TaskEnd {
     tokio::time::sleep(FIRST).await;
     loop {
-        let (ledger, before) = (Arc::clone(&ledger), timestamp::before(clock.now(), retention));
+        let (ledger, before) = (Arc::clone(&ledger), timestamp::saturating_sub(clock.now(), retention));
         match tokio::task::spawn_blocking(move || ledger.prune(before)).await? {
             Ok(0) => {}
             Ok(rows) => tracing::info!(ledger.rows = rows, "ledger pruned"),
