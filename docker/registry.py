@@ -1,5 +1,5 @@
-"""A registry of one package for docker/image: `left-pad` 1.0.0, ten years old, and 1.1.0, an hour old. Prints its address, and with
-`--log` who asked for what; listens on loopback unless an address is given."""
+"""Test registry for docker/image with one package: `left-pad` 1.0.0, ten years old, and 1.1.0, an hour old. Prints its address,
+and with `--log` each request. Listens on loopback unless an address is given."""
 
 import base64, gzip, hashlib, io, json, sys, tarfile
 from datetime import datetime, timedelta, timezone
@@ -23,9 +23,9 @@ def packument(address):
         dist = {"tarball": f"{address}left-pad/-/left-pad-{version}.tgz", "integrity": integrity}
         versions[version] = {"name": "left-pad", "version": version, "dist": dist}
     old = datetime.now(timezone.utc) - timedelta(days=3650)
-    young = datetime.now(timezone.utc) - timedelta(hours=1)
+    new = datetime.now(timezone.utc) - timedelta(hours=1)
     stamp = lambda instant: instant.strftime("%Y-%m-%dT%H:%M:%S.000Z")
-    times = {"created": stamp(old), "modified": stamp(young), "1.0.0": stamp(old), "1.1.0": stamp(young)}
+    times = {"created": stamp(old), "modified": stamp(new), "1.0.0": stamp(old), "1.1.0": stamp(new)}
     return {"name": "left-pad", "dist-tags": {"latest": "1.1.0"}, "versions": versions, "time": times}
 
 

@@ -119,7 +119,7 @@ pub(crate) fn format_exposed(findings: &[ExposedVersion], grounds: &Grounds) -> 
 
 /// Like [`format_exposed`], as JSON.
 pub(crate) fn findings_json(findings: &[ExposedVersion], grounds: &Grounds) -> Value {
-    let told = findings.iter().map(|finding| {
+    let entries = findings.iter().map(|finding| {
         json!({
             "name": finding.name.as_str(),
             "version": finding.version,
@@ -130,7 +130,7 @@ pub(crate) fn findings_json(findings: &[ExposedVersion], grounds: &Grounds) -> V
             "clients": finding.clients.iter().map(|row| row_json(&finding.name, row, grounds)).collect::<Vec<_>>(),
         })
     });
-    told.collect()
+    entries.collect()
 }
 
 fn tell_json(spec: &PackageSpec, exposures: &[Exposure], contacts: &[IndicatorHitSummary], grounds: &Grounds) -> String {
@@ -173,7 +173,7 @@ fn contact_rows(contacts: &[IndicatorHitSummary]) -> String {
     columns.row(["CLIENT", "PLACE", "ADVISORY", "PACKAGE", "TIMES", "FIRST", "LAST"]);
     for IndicatorHitSummary { contact, times, first, last } in contacts {
         let package = contact.package.as_ref().map_or("-", PackageName::as_str).to_owned();
-        let (times, first, last) = (times.to_string(), timestamp::tell(*first), timestamp::tell(*last));
+        let (times, first, last) = (times.to_string(), timestamp::format_utc(*first), timestamp::format_utc(*last));
         let (client, place, advisory) = (contact.client.clone(), contact.place.clone(), contact.advisory.clone());
         columns.row([client, place, advisory, package, times, first, last]);
     }
@@ -225,7 +225,8 @@ fn rows(indent: &'static str, name: &PackageName, exposures: &[Exposure], ground
             Some(rule) => format!("{} by {rule}", outcome(exposure)),
             None => outcome(exposure).to_owned(),
         };
-        let (times, first, last) = (exposure.times.to_string(), timestamp::tell(exposure.first), timestamp::tell(exposure.last));
+        let (times, first, last) =
+            (exposure.times.to_string(), timestamp::format_utc(exposure.first), timestamp::format_utc(exposure.last));
         columns.row([exposure.client.clone(), tool, exposure.version.clone(), outcome, times, first, last]);
     }
     columns.to_string()

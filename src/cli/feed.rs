@@ -105,7 +105,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
             let mut columns = TextTable::indented("  ");
             columns.row(["records", &exported.records.to_string()]);
             columns.row(["serial", &exported.serial.to_string()]);
-            columns.row(["expires", &timestamp::tell(exported.expires)]);
+            columns.row(["expires", &timestamp::format_utc(exported.expires)]);
             columns.row(["key", &key.to_string()]);
             for left in &left {
                 columns.row(["left out", left]);
@@ -133,7 +133,7 @@ fn rule(Ruling { id, because, settings }: Ruling, obey: bool) -> Result<Exit, Cl
     let config = of_server(&settings)?;
     let data_dir = config.store.data_dir.clone();
     let advisory = incident::broad_record(config, Arc::new(SystemClock), &id)?;
-    decisions::take(&data_dir, DecisionAction::Record { advisory, obey }, because, None, false)
+    decisions::submit(&data_dir, DecisionAction::Record { advisory, obey }, because, None, false)
 }
 
 fn prefix(text: &str) -> Result<String, String> {
@@ -151,7 +151,7 @@ fn say(statuses: &[FeedStatus], as_json: bool) -> Result<(), CliError> {
 }
 
 fn tell_json(statuses: &[FeedStatus]) -> String {
-    let told = statuses.iter().map(|status| {
+    let entries = statuses.iter().map(|status| {
         let (feed, state) = (&status.feed, &status.state);
         json!({
             "name": feed.name,
@@ -173,7 +173,7 @@ fn tell_json(statuses: &[FeedStatus]) -> String {
             "overbroad": status.overbroad,
         })
     });
-    format!("{:#}\n", told.collect::<Value>())
+    format!("{:#}\n", entries.collect::<Value>())
 }
 
 fn tell(statuses: &[FeedStatus]) -> String {
@@ -187,13 +187,13 @@ fn tell(statuses: &[FeedStatus]) -> String {
         columns.row(["source", &feed.source.to_string()]);
         columns.row(["trust", feed.trust.as_str()]);
         columns.row(["records", &records(tally)]);
-        columns.row(["synced", &state.synced.map_or_else(|| "never".to_owned(), timestamp::tell)]);
-        columns.row(["changed", &state.changed.map_or_else(|| "never".to_owned(), timestamp::tell)]);
+        columns.row(["synced", &state.synced.map_or_else(|| "never".to_owned(), timestamp::format_utc)]);
+        columns.row(["changed", &state.changed.map_or_else(|| "never".to_owned(), timestamp::format_utc)]);
         if let Some(serial) = state.serial {
             columns.row(["serial", &serial.to_string()]);
         }
         if let Some(expires) = state.expires {
-            columns.row(["expires", &timestamp::tell(expires)]);
+            columns.row(["expires", &timestamp::format_utc(expires)]);
         }
         if let Some(trouble) = &tally.trouble {
             columns.row(["unreadable", trouble]);

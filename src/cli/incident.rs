@@ -76,7 +76,7 @@ fn tell(plan: &IncidentPlan, done: Option<&incident::IncidentResult>, freeze_for
     for subject in &plan.subjects {
         let versions = if subject.versions.is_empty() { "every version".to_owned() } else { subject.versions.join(", ") };
         push_line!(text, "  {would}deny {}: {versions}", subject.name);
-        let (since, age) = (timestamp::tell(subject.freeze_at), timestamp::format_duration(freeze_for));
+        let (since, age) = (timestamp::format_utc(subject.freeze_at), timestamp::format_duration(freeze_for));
         push_line!(text, "  {would}freeze {} for {age}: releases after {since} are hidden", subject.name);
     }
     let (stored, known) = (plan.stored, plan.integrities().len());
@@ -126,7 +126,7 @@ fn numbers(decisions: &[i64]) -> String {
 
 fn tell_json(plan: &IncidentPlan, done: Option<&incident::IncidentResult>, grounds: &Grounds) -> String {
     let subject = |subject: &incident::AffectedPackage| json!({ "name": subject.name, "versions": subject.versions, "freezeAt": subject.freeze_at.to_string() });
-    let told = json!({
+    let document = json!({
         "id": plan.id,
         "feed": plan.feed,
         "summary": plan.summary,
@@ -140,5 +140,5 @@ fn tell_json(plan: &IncidentPlan, done: Option<&incident::IncidentResult>, groun
         "pending": done.map(|done| done.is_pending),
         "exposure": exposure::findings_json(&plan.findings, grounds),
     });
-    format!("{told:#}\n")
+    format!("{document:#}\n")
 }

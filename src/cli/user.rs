@@ -47,20 +47,17 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
         Command::Add(Arguments { name, settings }) => {
             let file = settings.read(config::gateway_users)?;
             // Check the name before the user types a password.
-            password_file::line(&name, "any")?;
-            let line = password_file::line(&name, &password()?)?;
+            password_file::hash_line(&name, "any")?;
+            let line = password_file::hash_line(&name, &password()?)?;
             let Some(path) = file else { return say(&line) };
-            let there = password_file::put(&path, &name, Some(&line))?;
+            let there = password_file::update(&path, &name, Some(&line))?;
             let verb = if there { "changed" } else { "added" };
             say(&format!("{verb} {name} in {}", path.display()))
         }
         Command::Remove(Arguments { name, settings }) => {
             let path = settings.read(config::gateway_users)?.ok_or_else(no_file)?;
-            if !password_file::put(&path, &name, None)? {
-                return Err(CliError::new(
-                    Exit::Failed,
-                    anyhow::anyhow!("no such user in `{}`: `{name}`", path.display()),
-                ));
+            if !password_file::update(&path, &name, None)? {
+                return Err(CliError::new(Exit::Failed, anyhow::anyhow!("no such user in `{}`: `{name}`", path.display())));
             }
             say(&format!("removed {name} from {}", path.display()))
         }

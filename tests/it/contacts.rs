@@ -80,7 +80,7 @@ async fn a_place_that_a_feed_lists_is_refused_by_every_way_and_is_an_exposure() 
     assert!(exposure(&scene, &["--feed", &path, "--advisory", "MAL-2026-2307"]).contains("cdn.evil.example:443"));
     let told: Value = serde_json::from_str(&exposure(&scene, &["axios", "--json"])).unwrap();
     assert_eq!((&told[0]["client"], &told[0]["advisory"]), (&json!("127.0.0.1"), &json!("MAL-2026-2307")), "{told}");
-    assert!(!exposure(&scene, &["left-pad"]).contains("talks to"));
+    assert!(!exposure(&scene, &["left-pad"]).contains("indicator hits"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

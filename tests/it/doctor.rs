@@ -345,13 +345,13 @@ async fn a_clock_that_differs_is_told_with_its_side() {
     command.env("PATH", place.home.path()).args(["doctor", "--upstream", &upstream.url, "--listen"]);
     command.arg(place.server.address.to_string()).arg("--data-dir").arg(place.data.path());
     let (_, told) = lines(&mut command, &["clock"]);
-    let seconds = told.split("the clock here is ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+    let seconds = told.split("the local clock is ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
     assert!((3_590..=3_601).contains(&seconds.parse::<u32>().unwrap()), "{told}");
     let told = told.replace(seconds, "3600");
     expect![[r#"
         ok       the clock agrees with that of the server
-        warning  the clock here is 3600 s behind that of upstream
-                 why:  a release's age is counted by the clock: too early opens what is young
+        warning  the local clock is 3600 s behind that of upstream
+                 why:  release ages depend on the clock; a fast clock opens releases too early
                  fix:  timedatectl set-ntp true
     "#]]
     .assert_eq(&told);

@@ -159,7 +159,7 @@ async fn another_policy_of_an_address_and_tokens_and_hosts_are_taken_up() {
     until("the host", async || (through().await.status == 200).then_some(())).await;
     let (_, _, errors) =
         run(coldframe(place.home.path()).args(["explain", "left-pad@1.1.0", "--data-dir"]).arg(place.data.path()));
-    assert!(errors.contains("by its policy: strict"), "{errors}");
+    assert!(errors.contains("policy: strict"), "{errors}");
     // A file of tokens that is not there leaves those that are known.
     place.edit(
         &program,

@@ -173,7 +173,7 @@ async fn a_project_of_yarn_2_is_told_that_a_run_cannot_lead_it() {
         std::fs::write(place.home.path().join(file), text).unwrap();
         let (code, _, errors) = run(&mut place.command(&[], &["true"]));
         assert_eq!(code, 0, "{errors}");
-        assert_eq!(errors.contains("yarn 2 shows no password to a proxy"), is_told, "{text}: {errors}");
+        assert_eq!(errors.contains("yarn 2 sends no password to a proxy"), is_told, "{text}: {errors}");
         std::fs::remove_file(place.home.path().join(file)).unwrap();
     }
 }
@@ -219,7 +219,7 @@ async fn the_end_of_a_command_that_failed_names_what_stopped_it_then_what_it_wou
     assert!(errors.lines().any(|line| line.contains("stopped by object-inspect@1.14.0;")), "{errors}");
     let stopped = at("stopped by   object-inspect@1.14.0, wanted by package.json: published");
     let held = at("held back    left-pad@1.1.0, wanted as `^1.0.0` by package.json: published");
-    let rest = at("held back    1 package has a newer release that nothing here asks for");
+    let rest = at("held back    1 package has a newer release that nothing here requests");
     assert!(stopped < held && held < rest, "{errors}");
     assert!(at("coldframe check --fix") < at("coldframe approve object-inspect@1.14.0 --reason"), "{errors}");
     assert!(!errors.contains("approve left-pad") && !errors.contains("dep@2.0.0"), "{errors}");
@@ -406,7 +406,7 @@ async fn the_way_to_anything_else_is_closed_and_what_was_tried_is_told() {
     assert!(refused.error().contains("--allow-host"), "{refused:?}");
     let (_, errors) = running.end();
     let host = elsewhere.address.to_string();
-    assert!(errors.contains(&format!("1 lockfile entries name `{host}`, which this run does not go to")), "{errors}");
+    assert!(errors.contains(&format!("1 lockfile entries use `{host}`, which this run blocks")), "{errors}");
     assert!(errors.contains(&format!("not reached  {host}: coldframe")), "{errors}");
     assert_eq!(elsewhere.total(), 0);
 }
@@ -456,7 +456,7 @@ async fn signals_reach_the_command_and_what_it_started() {
 async fn what_a_killed_command_leaves_running_is_ended() {
     let place = Place::make().await;
     let (code, told, errors) = run(&mut place.command(&[], &["sh", "-c", "sleep 600 >/dev/null 2>&1 & echo $!; kill -9 $$"]));
-    assert!(code == 137 && errors.contains("ended what the command left running"), "{code} {errors}");
+    assert!(code == 137 && errors.contains("terminated processes that the command left running"), "{code} {errors}");
     let left = Path::new("/proc").join(told.trim());
     let state = std::fs::read_to_string(left.join("stat")).unwrap_or_default();
     // Where nobody waits for it, it is gone for all but its number.
@@ -478,7 +478,7 @@ async fn lines_that_lead_a_scope_elsewhere_are_named_before_the_command_runs() {
     assert_eq!((code, told.as_str()), (0, ""), "{errors}");
     let named = errors.find("`@acme:registry` in `").unwrap_or_else(|| panic!("it is not named: {errors}"));
     let line = errors[named..].lines().next().unwrap();
-    for part in [".yarnrc.yml:3`", "leads to acme.example", "this run does not go there, `--intercept HOST`"] {
+    for part in [".yarnrc.yml:3`", "points to acme.example", "this run blocks it, `--intercept HOST`"] {
         assert!(line.contains(part), "{part}: {line}");
     }
     assert!(named < errors.find("here").unwrap(), "the command ran before: {errors}");
@@ -503,7 +503,7 @@ async fn without_a_network_the_summary_says_what_could_not_be_had_and_from_where
     let (code, errors) = running.end();
     assert_eq!(code, 9, "{errors}");
     let why = format!("failed       left-pad: cannot reach upstream `{nobody}`");
-    for part in ["coldframe: no package was served; 1 could not be had", &why, "what to do:\n  coldframe doctor"] {
+    for part in ["coldframe: no package was served; 1 failed", &why, "what to do:\n  coldframe doctor"] {
         assert!(errors.contains(part), "{part}: {errors}");
     }
     assert!(place.is_left_clean());

@@ -47,7 +47,7 @@ async fn a_run_is_led_to_the_server_that_runs_and_sums_up_what_it_alone_asked() 
     running.ask("http://elsewhere.example/x").await.is(403);
     let gateway = running.gateway();
     let (code, errors) = running.end();
-    assert!(errors.contains("the running coldframe answers, by its policy: default, minimum release age 100 h"), "{errors}");
+    assert!(errors.contains("using the running coldframe, policy: default, minimum release age 100 h"), "{errors}");
     let summed: Value = serde_json::from_str(errors.lines().last().unwrap()).unwrap();
     assert_eq!((code, &summed["packages"]["total"], &summed["packages"]["fromCache"]), (0, &1.into(), &1.into()), "{summed}");
     let refused: Vec<_> = summed["refused"].as_array().unwrap().iter().map(|refused| refused["name"].as_str().unwrap()).collect();
@@ -117,7 +117,7 @@ async fn a_run_that_asks_for_another_policy_or_another_upstream_is_not_led_to_it
     let refused = running.ask(&place.at("/left-pad/-/left-pad-1.0.0.tgz")).await.is(403);
     assert!(refused.error().contains("because"), "{refused:?}");
     let (_, errors) = running.end();
-    for part in ["`--min-release-age` asks for a coldframe of its own", "`coldframe exposure` will not know"] {
+    for part in ["`--min-release-age` needs a separate coldframe", "`coldframe exposure` will not list"] {
         assert!(errors.contains(part), "{part}: {errors}");
     }
     let other = Registry::start(&machine_clock()).await;
@@ -148,7 +148,7 @@ async fn the_servers_own_address_as_upstream_is_the_server_itself() {
     assert_eq!(running.ask(&place.at("/left-pad")).await.versions(), ["1.0.0"]);
     running.ask(&format!("http://{}/left-pad/-/left-pad-1.1.0.tgz", server.address)).await.is(403);
     let (_, errors) = running.end();
-    assert!(errors.contains("the running coldframe answers"), "{errors}");
+    assert!(errors.contains("using the running coldframe"), "{errors}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -220,7 +220,7 @@ async fn two_runs_at_once_without_a_server_do_not_need_each_other() {
     assert!(code == 0 && errors.contains("1 package"), "{errors}");
     second.ask(&place.at("/left-pad")).await.is(200);
     let (code, errors) = second.end();
-    assert!(code == 0 && errors.contains("the running coldframe does not answer: the server accepts no commands"), "{errors}");
+    assert!(code == 0 && errors.contains("cannot use the running coldframe: the server accepts no commands"), "{errors}");
     assert!(place.is_left_clean());
 }
 

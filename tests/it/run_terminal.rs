@@ -43,7 +43,7 @@ async fn progress_is_shown_at_a_terminal_and_nowhere_else() {
     assert_eq!(code, 0, "{shown}");
     let (progress, ready) = (shown.find("coldframe: starting"), shown.find("ready"));
     assert!(progress.is_some() && progress < ready, "{shown:?}");
-    assert!(shown.contains("no package was asked for"), "{shown:?}");
+    assert!(shown.contains("no package was requested"), "{shown:?}");
     // What was shown meanwhile is gone when the command speaks.
     assert!(shown[progress.unwrap()..ready.unwrap()].contains("\u{1b}[2K"), "{shown:?}");
     let (_, _, errors) = crate::program::run(&mut place.command(&[], &["true"]));
@@ -57,7 +57,7 @@ async fn an_interrupt_from_the_terminal_reaches_the_command_once() {
         "trap 'echo got; n=$((n+1))' INT; echo ready; while [ -z \"$n\" ]; do sleep 0.05; done; sleep 0.3; exit $((40+n))";
     let (code, shown) = at_a_terminal(&place.command(&[], &["sh", "-c", script]), b"\x03");
     assert_eq!((code, shown.matches("got").count()), (41, 1), "{shown}");
-    assert!(shown.contains("no package was asked for") && place.is_left_clean(), "{shown}");
+    assert!(shown.contains("no package was requested") && place.is_left_clean(), "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -105,7 +105,7 @@ fn what_is_redirected_is_answered_for_or_spliced_and_never_comes_back() {
         assert!(line(&format!("led {name}")).contains("access denied"), "{told}");
     }
     let doctor: Vec<_> = told.lines().filter(|line| line.starts_with("doctor: ")).collect();
-    assert!(doctor[0].contains("ok       npm asks registry.example, and its connections end at the gateway"), "{told}");
+    assert!(doctor[0].contains("ok       npm asks registry.example; its connections are redirected to the gateway"), "{told}");
     assert!(doctor[1].contains("bypass   npm asks registry.example directly"), "{told}");
     // As a user that is not exempted, what it opens is sent back to it: once, and it knows itself.
     assert!(line("loop").contains("curl: ("), "{told}");

@@ -1,4 +1,4 @@
-//! `coldframe ca`: the authority that the gateway's clients trust: made, printed, explained, replaced.
+//! `coldframe ca`: creates, exports, installs and rotates the CA certificate of the gateway.
 
 pub(crate) mod trust;
 
@@ -22,13 +22,13 @@ use crate::units::timestamp;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make the authority, for the hosts that the gateway answers for; `serve --gateway` does it by itself.
+    /// Create the CA for the intercepted hosts; `serve --gateway` does this too.
     Init(Arguments),
-    /// Print the certificates that clients have to trust (PEM); works beside a running server.
+    /// Print the CA certificates that clients must trust, as PEM.
     Export(ExportArguments),
-    /// Say what each client and system needs to trust it; `--apply` does it for this system.
+    /// Print how clients and systems trust the CA; `--apply` installs it here.
     Trust(TrustArguments),
-    /// Put a new authority into force, for the hosts that the gateway answers for now; a running server takes it up.
+    /// Replace the CA; a running server loads the new one.
     Rotate(RotateArguments),
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExportArguments {
-    /// Write them to a file that everybody may read, whole or not at all, and say nothing.
+    /// Write the certificates atomically to a world-readable file.
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
     #[command(flatten)]
@@ -49,7 +49,7 @@ pub(crate) struct ExportArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct TrustArguments {
-    /// Put the certificates into this system's store: Debian's and Fedora's kin, as root.
+    /// Install the certificates on this system (Debian or Fedora based), as root.
     #[arg(long)]
     apply: bool,
     #[command(flatten)]
@@ -58,7 +58,7 @@ pub(crate) struct TrustArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct RotateArguments {
-    /// How long the authority before it signs on for the hosts it covers: clients have to trust the new one by then.
+    /// How long the previous CA still signs, until clients trust the new one.
     #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = overlap)]
     overlap: Duration,
     #[command(flatten)]
@@ -66,7 +66,7 @@ pub(crate) struct RotateArguments {
 }
 
 fn overlap(text: &str) -> Result<Duration, String> {
-    quantity::duration(text).map_err(|flaw| flaw.to_string())
+    quantity::parse_duration(text).map_err(|flaw| flaw.to_string())
 }
 
 impl From<TlsError> for CliError {
@@ -84,7 +84,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
         Command::Init(arguments) => init(&arguments.settings.read(Config::load)?)?,
         Command::Export(arguments) => {
             let config = arguments.settings.read(Config::load)?;
-            let trusted = ca::trusted(&config.gateway, &config.store.data_dir, SystemClock.now())?;
+            let trusted = ca::trusted_certificates(&config.gateway, &config.store.data_dir, SystemClock.now())?;
             let certificates = trusted.iter().map(pem).collect::<String>();
             match arguments.to {
                 Some(file) => write_shared_file(&file, &certificates)
@@ -95,51 +95,51 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
         }
         Command::Trust(arguments) => {
             let config = arguments.settings.read(Config::load)?;
-            let trusted = ca::trusted(&config.gateway, &config.store.data_dir, SystemClock.now())?;
-            let told = if arguments.apply { trust::apply(&trusted)? } else { trust::explain(&config.store.data_dir) };
-            output::print(&told)?;
+            let trusted = ca::trusted_certificates(&config.gateway, &config.store.data_dir, SystemClock.now())?;
+            let instructions = if arguments.apply { trust::apply(&trusted)? } else { trust::explain(&config.store.data_dir) };
+            output::print(&instructions)?;
         }
         Command::Rotate(arguments) => rotate(&arguments.settings.read(Config::load)?, arguments.overlap)?,
     }
     Ok(Exit::Done)
 }
 
-/// A reader beside us, such as a container that shares the folder, sees the file of before or the new one.
+/// Writes a file atomically, so that a reader, such as a container that shares the directory, sees no partial file.
 fn write_shared_file(file: &Path, text: &str) -> anyhow::Result<()> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut made = tempfile::Builder::new();
+    let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
-    made.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
-    let mut made = made.tempfile_in(folder)?;
-    made.write_all(text.as_bytes())?;
-    made.as_file().sync_all()?;
-    made.persist(file)?;
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+    let mut temp_file = builder.tempfile_in(folder)?;
+    temp_file.write_all(text.as_bytes())?;
+    temp_file.as_file().sync_all()?;
+    temp_file.persist(file)?;
     Ok(())
 }
 
 fn init(config: &Config) -> Result<(), CliError> {
     let data_dir = &config.store.data_dir;
     if config.gateway.given.is_some() {
-        let given = anyhow::anyhow!("the authority is given by `ca-cert`: there is none to make");
+        let given = anyhow::anyhow!("cannot create a CA, `ca-cert` provides one");
         return Err(CliError::new(Exit::Usage, given));
     }
-    let (keeping, now) = (CaStore::new(data_dir), SystemClock.now());
-    let made = keeping.read(now)?.is_none();
+    let (store, now) = (CaStore::new(data_dir), SystemClock.now());
+    let is_new = store.read(now)?.is_none();
     ca::active_ca(&config.gateway, data_dir, now)?;
-    let verb = if made { "made" } else { "is there already:" };
-    output::print(&format!("the authority {verb} {}\n{}", keeping.file().display(), describe_constraints(config)))?;
+    let verb = if is_new { "created CA" } else { "CA already exists:" };
+    output::print(&format!("{verb} {}\n{}", store.file().display(), describe_constraints(config)))?;
     Ok(())
 }
 
 fn rotate(config: &Config, overlap: Duration) -> Result<(), CliError> {
     if config.gateway.given.is_some() {
-        let given = anyhow::anyhow!("the authority is given by `ca-cert`: whoever gave it rotates it");
+        let given = anyhow::anyhow!("cannot rotate the CA, `ca-cert` provides it; replace that file");
         return Err(CliError::new(Exit::Usage, given));
     }
     ca::rotate(&config.gateway, &config.store.data_dir, overlap, SystemClock.now())?;
     let text = format!(
-        "a new authority is in force\n{}the one before signs on for {} for the hosts it covers\n\
-         a running gateway takes it up; have clients trust it by then: coldframe ca export, coldframe ca trust\n",
+        "rotated CA\n{}the previous CA signs for another {}\n\
+                 clients must trust the new CA by then: coldframe ca export, coldframe ca trust\n",
         describe_constraints(config),
         timestamp::format_duration(overlap),
     );
@@ -150,5 +150,5 @@ fn rotate(config: &Config, overlap: Duration) -> Result<(), CliError> {
 fn describe_constraints(config: &Config) -> String {
     let hosts = config.gateway.door.targets.hosts();
     let hosts: Vec<_> = hosts.iter().map(AsRef::as_ref).collect();
-    format!("it can vouch for these hosts alone: {}\n", hosts.join(", "))
+    format!("limited to these hosts: {}\n", hosts.join(", "))
 }

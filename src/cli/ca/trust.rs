@@ -1,5 +1,5 @@
-//! What clients and systems need to trust the gateway's authority, and doing it on the systems whose way is known. Refuses
-//! to touch anything unless it is told to.
+//! Instructions for trusting the gateway's CA, and installation into the system store on Debian and Fedora based systems.
+//! Only [`apply`] changes the system.
 
 use std::fs;
 use std::io;
@@ -13,90 +13,89 @@ use crate::npm::{Algorithm, Digest};
 use crate::text::push_line;
 use crate::tls::ca::pem;
 
-/// A system's store: where certificates are put, how their files end, and what takes them in.
+/// A system trust store: directory, file extension, and the program that loads new certificates.
 struct SystemTrustStore {
-    kin: &'static str,
+    family: &'static str,
     folder: &'static str,
-    ending: &'static str,
+    extension: &'static str,
     program: &'static [&'static str],
 }
 
 const STORES: [SystemTrustStore; 2] = [
     SystemTrustStore {
-        kin: "Debian",
+        family: "Debian",
         folder: "/usr/local/share/ca-certificates",
-        ending: "crt",
+        extension: "crt",
         program: &["/usr/sbin/update-ca-certificates"],
     },
     SystemTrustStore {
-        kin: "Fedora",
+        family: "Fedora",
         folder: "/etc/pki/ca-trust/source/anchors",
-        ending: "pem",
+        extension: "pem",
         program: &["/usr/bin/update-ca-trust", "extract"],
     },
 ];
 
-/// The words, as a script with remarks.
+/// Returns the instructions, as a shell script with comments.
 pub(crate) fn explain(data_dir: &Path) -> String {
     let data_dir = data_dir.display();
     format!(
         r#"# The certificate. It changes with `coldframe ca rotate` only.
 coldframe ca export --data-dir '{data_dir}' > coldframe-ca.pem
 
-# npm, pnpm, yarn, bun, deno and everything else that runs on Node: one variable, beside the roots they have.
+# npm, pnpm, yarn, bun, deno and other Node programs: one variable that adds to their own roots.
 export NODE_EXTRA_CA_CERTS="$PWD/coldframe-ca.pem"
 
-# Where a `cafile` is set already, it stands instead of all other roots: put the certificate into that file, or set
+# A `cafile` replaces all other roots. If one is set already, add the certificate to that file, or set
 #   npm            npm_config_cafile, or cafile= in .npmrc
-#   pnpm           npm_config_cafile up to 10, pnpm_config_cafile from 11 on, or cafile= in .npmrc
-#   yarn 1         cafile in .yarnrc, or YARN_CAFILE, with which yarn 4 does not start
+#   pnpm           npm_config_cafile (10 and older), pnpm_config_cafile (11 and later), or cafile= in .npmrc
+#   yarn 1         cafile in .yarnrc, or YARN_CAFILE (yarn 4 does not start with it)
 #   yarn 4         YARN_HTTPS_CA_FILE_PATH, or httpsCaFilePath in .yarnrc.yml
 #   bun            NODE_EXTRA_CA_CERTS, or cafile= in bunfig.toml under [install]
 #   deno           DENO_CERT
 #   git            git config --global http.https://REGISTRY/.sslCAInfo "$PWD/coldframe-ca.pem"
 #   curl           curl --cacert coldframe-ca.pem
 
-# Send them through the gateway: yarn 4 reads its own variables only, and some tools read one case only.
+# Send clients through the gateway. yarn 4 reads only its own variables, and some tools read only one case.
 export HTTPS_PROXY=http://GATEWAY:PORT HTTP_PROXY=http://GATEWAY:PORT
 export https_proxy="$HTTPS_PROXY" http_proxy="$HTTP_PROXY" YARN_HTTPS_PROXY="$HTTPS_PROXY" YARN_HTTP_PROXY="$HTTP_PROXY"
 
-# The whole system, as root (`coldframe ca trust --apply` does the first two):
+# For the whole system, as root (`coldframe ca trust --apply` supports the first two):
 #   Debian, Ubuntu, Alpine   cp coldframe-ca.pem /usr/local/share/ca-certificates/coldframe.crt && update-ca-certificates
 #   Fedora, RHEL             cp coldframe-ca.pem /etc/pki/ca-trust/source/anchors/ && update-ca-trust extract
 #   macOS                    security add-trusted-cert -d -r trustRoot -k /Library/Keychains/System.keychain coldframe-ca.pem
 #   Windows                  certutil -addstore -f Root coldframe-ca.pem
-# Node reads the system's store only with NODE_USE_SYSTEM_CA=1 or --use-openssl-ca, deno with DENO_TLS_CA_STORE=system.
+# Node reads the system store only with NODE_USE_SYSTEM_CA=1 or --use-openssl-ca, deno with DENO_TLS_CA_STORE=system.
 "#
     )
 }
 
-/// Puts the certificates into this system's store and has it take them in; says what was done.
+/// Installs the certificates into the system store. Returns a description of the changes.
 pub(crate) fn apply(certificates: &[CertificateDer<'_>]) -> Result<String, CliError> {
     let found = STORES.iter().find(|store| Path::new(store.program[0]).is_file());
     let Some(store) = found else {
-        let unknown = anyhow::anyhow!("this system has neither Debian's `update-ca-certificates` nor Fedora's `update-ca-trust`");
+        let unknown = anyhow::anyhow!("cannot find `update-ca-certificates` (Debian) or `update-ca-trust` (Fedora)");
         return Err(CliError::new(Exit::Failed, unknown));
     };
-    let mut told = String::new();
+    let mut changes = String::new();
     for certificate in certificates {
         let path = install(store, certificate).map_err(|(path, error)| {
             CliError::new(Exit::Failed, anyhow::Error::new(error).context(format!("cannot write `{}`", path.display())))
         })?;
-        // Writing to a `String` cannot fail.
-        push_line!(told, "wrote {}", path.display());
+        push_line!(changes, "wrote {}", path.display());
     }
     let (program, arguments) = (store.program[0], &store.program[1..]);
     let status = Command::new(program).args(arguments).stdout(std::process::Stdio::null()).status()?;
     if !status.success() {
         return Err(CliError::new(Exit::Failed, anyhow::anyhow!("`{program}` failed: {status}")));
     }
-    Ok(format!("{told}{} trusts it now ({})\n", store.kin, store.program.join(" ")))
+    Ok(format!("{changes}{} trust store updated ({})\n", store.family, store.program.join(" ")))
 }
 
-/// One certificate a file, named after what it is, so that none takes another's place.
+/// Writes one certificate to a file named after its digest, so that none is overwritten.
 fn install(store: &SystemTrustStore, certificate: &CertificateDer<'_>) -> Result<PathBuf, (PathBuf, io::Error)> {
     let mark = Digest::of(Algorithm::Sha256, certificate).to_hex();
-    let path = Path::new(store.folder).join(format!("coldframe-{}.{}", &mark[..8], store.ending));
+    let path = Path::new(store.folder).join(format!("coldframe-{}.{}", &mark[..8], store.extension));
     let written = fs::create_dir_all(store.folder).and_then(|()| fs::write(&path, pem(certificate)));
     written.map_err(|error| (path.clone(), error))?;
     Ok(path)

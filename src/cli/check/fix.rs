@@ -32,11 +32,11 @@ pub(crate) fn tell(report: &Report) -> String {
 }
 
 pub(crate) fn json(report: &Report) -> Value {
-    let mut told = Map::new();
+    let mut fixes = Map::new();
     for file in report.files.iter().filter(|file| !file.findings.is_empty()) {
         let fix = Fix::of(file);
         let entries: Vec<_> = fix.entries.iter().map(|(key, line)| json!({ "entry": key, "line": line })).collect();
-        told.insert(
+        fixes.insert(
             file.path.clone(),
             json!({
                 member(file.dialect): fix.overrides,
@@ -46,7 +46,7 @@ pub(crate) fn json(report: &Report) -> Value {
             }),
         );
     }
-    Value::Object(told)
+    Value::Object(fixes)
 }
 
 fn tell_file(file: &LockfileReport) -> String {
@@ -163,7 +163,7 @@ impl Fix {
 
     fn take(&mut self, dialect: LockfileFormat, finding: &RefusedVersion) {
         let name = finding.judged.name.as_str();
-        let Some(instead) = finding.instead() else {
+        let Some(instead) = finding.replacement() else {
             self.left.insert(format!("no version of {name} is allowed"));
             return;
         };

@@ -72,7 +72,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     }
     let own = arguments.settings.clone().read(Config::load)?;
     let mut read = Vec::new();
-    for path in find(arguments.paths).map_err(usage)? {
+    for path in find_lockfiles(arguments.paths).map_err(usage)? {
         let lockfile = lockfiles::read(&path).map_err(|error| CliError::new(Exit::Usage, error))?;
         read.push((shown(&path), lockfile));
     }
@@ -140,7 +140,7 @@ fn exit(report: &Report) -> Exit {
 }
 
 /// Returns the lockfiles in `paths`, in order.
-fn find(mut paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, CheckError> {
+fn find_lockfiles(mut paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, CheckError> {
     if paths.is_empty() {
         paths.push(PathBuf::from("."));
     }

@@ -164,7 +164,7 @@ impl RefusedVersion {
     }
 
     /// Returns the version to use instead: one in range, else the nearest allowed one.
-    pub(crate) fn instead(&self) -> Option<&str> {
+    pub(crate) fn replacement(&self) -> Option<&str> {
         self.judged.fits.as_deref().or(self.judged.nearest.as_deref())
     }
 }
@@ -190,11 +190,11 @@ impl Report {
     /// Renders the report as JSON.
     pub(crate) fn json(&self, fix: Option<Value>) -> Value {
         let files: Vec<_> = self.files.iter().map(LockfileReport::json).collect();
-        let mut told = json!({ "refused": self.refused().count(), "unchecked": self.unchecked(), "files": files });
+        let mut document = json!({ "refused": self.refused().count(), "unchecked": self.unchecked(), "files": files });
         if let Some(fix) = fix {
-            told["fix"] = fix;
+            document["fix"] = fix;
         }
-        told
+        document
     }
 }
 
@@ -337,11 +337,11 @@ impl LockfileReport {
 
     fn json(&self) -> Value {
         let finding = |finding: &RefusedVersion| {
-            let mut told = serde_json::to_value(&finding.judged).unwrap_or_default();
-            told["line"] = finding.line.into();
-            told["ranges"] = finding.ranges.clone().into();
-            told["direct"] = finding.asks.is_direct().into();
-            told
+            let mut document = serde_json::to_value(&finding.judged).unwrap_or_default();
+            document["line"] = finding.line.into();
+            document["ranges"] = finding.ranges.clone().into();
+            document["direct"] = finding.asks.is_direct().into();
+            document
         };
         let unchecked = |(reason, packages): (&String, &Vec<(String, u32)>)| {
             let packages = packages.iter().map(|(what, line)| json!({ "package": what, "line": line }));

@@ -71,7 +71,7 @@ pub(crate) fn tell(report: &Report) -> Value {
         "version": "2.1.0",
         "runs": [{
             "invocations": [{ "executionSuccessful": unchecked.is_empty(), "toolExecutionNotifications": unchecked }],
-            "tool": { "driver": { "name": "coldframe", "semanticVersion": env!("CARGO_PKG_VERSION"), "rules": rules.told() } },
+            "tool": { "driver": { "name": "coldframe", "semanticVersion": env!("CARGO_PKG_VERSION"), "rules": rules.to_json() } },
             "results": results,
         }],
     })
@@ -89,7 +89,7 @@ impl SarifRules {
         })
     }
 
-    fn told(&self) -> Vec<Value> {
+    fn to_json(&self) -> Vec<Value> {
         self.0.iter().map(|id| json!({ "id": id, "shortDescription": { "text": describe(id) } })).collect()
     }
 }

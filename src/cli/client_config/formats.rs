@@ -1,5 +1,5 @@
-//! The files of clients, each in its own format: which registry, and from which age on. Units, names and versions are
-//! those that were seen with the real clients (`tests/clients`). Refuses to know where the age comes from.
+//! Configuration files of clients: registry and minimum age, in each client's format. Units, names and versions were tested
+//! with the real clients (`tests/clients`).
 
 use std::time::Duration;
 
@@ -13,177 +13,169 @@ use crate::units::timestamp;
 
 const DAY: u64 = 24 * 3600;
 
-/// The most days that dependabot waits.
-const MOST_DAYS: u64 = 90;
+/// The longest cooldown of dependabot, in days.
+const MAX_DEPENDABOT_DAYS: u64 = 90;
 
-/// Columns of a comment.
+/// Width of comments, in columns.
 const WIDTH: usize = 118;
 
-/// What a file is made of.
 pub(crate) struct ClientConfigInput {
     /// Where clients reach Coldframe.
     pub url: Url,
-    /// What clients are to agree with.
+    /// The policy that clients must agree with.
     pub terms: ClientPolicy,
-    /// Whose terms they are, for people.
+    /// Where the policy comes from, for comments.
     pub source: String,
-    /// Which registries clients' own credentials are sent to, where there are several; for people.
+    /// Which registries receive clients' credentials, if there are several; for comments.
     pub credentials: Option<String>,
 }
 
-/// The lines for a client, comments included: as they stand, a valid file.
-pub(crate) fn written(client: ConfigTarget, means: &ClientConfigInput) -> String {
+/// Renders the configuration of a client, with comments. The result is a valid file.
+pub(crate) fn render(client: ConfigTarget, input: &ClientConfigInput) -> String {
     let mut file = ConfigWriter { text: String::new(), mark: if client == ConfigTarget::Renovate { "//" } else { "#" } };
     match client {
-        ConfigTarget::Npm => npm(&mut file, means),
-        ConfigTarget::Pnpm => pnpm(&mut file, means),
-        ConfigTarget::Yarn => yarn(&mut file, means),
-        ConfigTarget::YarnBerry => yarn_berry(&mut file, means),
-        ConfigTarget::Bun => bun(&mut file, means),
-        ConfigTarget::Deno => deno(&mut file, means),
-        ConfigTarget::Renovate => renovate(&mut file, means),
-        ConfigTarget::Dependabot => dependabot(&mut file, means),
+        ConfigTarget::Npm => npm(&mut file, input),
+        ConfigTarget::Pnpm => pnpm(&mut file, input),
+        ConfigTarget::Yarn => yarn(&mut file, input),
+        ConfigTarget::YarnBerry => yarn_berry(&mut file, input),
+        ConfigTarget::Bun => bun(&mut file, input),
+        ConfigTarget::Deno => deno(&mut file, input),
+        ConfigTarget::Renovate => renovate(&mut file, input),
+        ConfigTarget::Dependabot => dependabot(&mut file, input),
     }
     file.text
 }
 
-fn npm(file: &mut ConfigWriter, means: &ClientConfigInput) {
-    file.comment("`.npmrc` of the project, or of your home: npm through coldframe.");
-    file.line(&format!("registry={}", means.url));
+fn npm(file: &mut ConfigWriter, input: &ClientConfigInput) {
+    file.comment("`.npmrc` of the project or of your home directory: npm through coldframe.");
+    file.line(&format!("registry={}", input.url));
     file.age(
-        means,
-        "days. npm knows it from 11.10 on; npm 10 passes over it in silence, and none looks at what \
-        a lockfile holds",
+        input,
+        "days. npm supports it since 11.10. npm 10 ignores it silently, and no version checks what a lockfile contains",
         |file| {
-            file.line(&format!("min-release-age={}", means.rounded_up(DAY)));
-            for glob in means.exclusions() {
+            file.line(&format!("min-release-age={}", input.rounded_up(DAY)));
+            for glob in input.exclusions() {
                 file.line(&format!("min-release-age-exclude[]={glob}"));
             }
         },
     );
     file.scopes("a line `@scope:registry=...` in any .npmrc");
-    file.credentials(means, &format!("`{}:_authToken=${{NPM_TOKEN}}` in the .npmrc of your home", means.in_npmrc()));
-    file.authority(means, "`cafile=/path/to/ca.pem`");
+    file.credentials(input, &format!("`{}:_authToken=${{NPM_TOKEN}}` in the .npmrc of your home", input.in_npmrc()));
+    file.authority(input, "`cafile=/path/to/ca.pem`");
     file.comment(
-        "npm 12 refuses a lockfile that names a third registry (EALLOWREMOTE): `replace-registry-host=always` \
-            has it ask here for those too.",
+        "npm 12 rejects a lockfile that names a third registry (EALLOWREMOTE). With `replace-registry-host=always` it \
+            asks here for those packages too.",
     );
 }
 
-fn pnpm(file: &mut ConfigWriter, means: &ClientConfigInput) {
+fn pnpm(file: &mut ConfigWriter, input: &ClientConfigInput) {
     file.comment(
         "`pnpm-workspace.yaml` at the root of the project: pnpm 10.16 and later through coldframe. \
-        Older ones read `registry=` in .npmrc.",
+        Older versions read `registry=` in .npmrc.",
     );
     file.line("registries:");
-    file.line(&format!("  default: {}", quoted(means.url.as_str())));
-    file.age(means, "minutes. pnpm 11 and later hold lockfiles to it as well", |file| {
-        file.line(&format!("minimumReleaseAge: {}", means.rounded_up(60)));
-        file.list("minimumReleaseAgeExclude", &means.exclusions());
+    file.line(&format!("  default: {}", quoted(input.url.as_str())));
+    file.age(input, "minutes. pnpm 11 and later also apply it to lockfiles", |file| {
+        file.line(&format!("minimumReleaseAge: {}", input.rounded_up(60)));
+        file.list("minimumReleaseAgeExclude", &input.exclusions());
     });
     file.comment(
-        "`pnpm add` of a young version writes `minimumReleaseAgeExclude` into this file: coldframe \
-        holds that version all the same.",
+        "`pnpm add` of a new version adds it to `minimumReleaseAgeExclude` in this file; coldframe still holds that version.",
     );
     file.scopes("`\"@scope\": ...` under `registries`, or a line `@scope:registry=...` in any .npmrc,");
-    file.credentials(means, &format!("`{}:_authToken=${{NPM_TOKEN}}` in the .npmrc of your home", means.in_npmrc()));
-    file.authority(means, "`cafile=/path/to/ca.pem` in .npmrc (pnpm 12: `NODE_EXTRA_CA_CERTS`)");
+    file.credentials(input, &format!("`{}:_authToken=${{NPM_TOKEN}}` in the .npmrc of your home", input.in_npmrc()));
+    file.authority(input, "`cafile=/path/to/ca.pem` in .npmrc (pnpm 12: `NODE_EXTRA_CA_CERTS`)");
 }
 
-fn yarn(file: &mut ConfigWriter, means: &ClientConfigInput) {
-    file.comment("`.yarnrc` of the project, or of your home: yarn 1 through coldframe.");
-    file.line(&format!("registry {}", quoted(means.url.as_str())));
-    file.comment(&format!("yarn 1 knows no age. Coldframe's is {} ({}).", means.age(), means.source));
+fn yarn(file: &mut ConfigWriter, input: &ClientConfigInput) {
+    file.comment("`.yarnrc` of the project or of your home directory: yarn 1 through coldframe.");
+    file.line(&format!("registry {}", quoted(input.url.as_str())));
+    file.comment(&format!("yarn 1 has no minimum age. Coldframe's is {} ({}).", input.age(), input.source));
     file.comment(
-        "A yarn.lock names the host that it was written with, and yarn 1 goes there whatever this line says: \
-            `coldframe check` names such entries. Have it written anew, or send yarn through the gateway.",
+        "yarn 1 downloads from the hosts in yarn.lock, regardless of this line. `coldframe check` lists such entries. \
+            Recreate the lockfile, or send yarn through the gateway.",
     );
     file.scopes("a line `\"@scope:registry\" ...`");
-    file.credentials(means, &format!("`{}:_authToken=...` in the .npmrc of your home", means.in_npmrc()));
-    file.authority(means, "`cafile \"/path/to/ca.pem\"`");
+    file.credentials(input, &format!("`{}:_authToken=...` in the .npmrc of your home", input.in_npmrc()));
+    file.authority(input, "`cafile \"/path/to/ca.pem\"`");
 }
 
-fn yarn_berry(file: &mut ConfigWriter, means: &ClientConfigInput) {
+fn yarn_berry(file: &mut ConfigWriter, input: &ClientConfigInput) {
     file.comment(
-        "`.yarnrc.yml` of the project, or of your home: yarn 4 through coldframe. It reads neither \
-        .npmrc nor HTTPS_PROXY.",
+        "`.yarnrc.yml` of the project or of your home directory: yarn 4 through coldframe. yarn 4 does not read .npmrc or \
+        HTTPS_PROXY.",
     );
-    file.line(&format!("npmRegistryServer: {}", quoted(means.url.as_str())));
-    if means.url.scheme() == "http" {
+    file.line(&format!("npmRegistryServer: {}", quoted(input.url.as_str())));
+    if input.url.scheme() == "http" {
         file.line("unsafeHttpWhitelist:");
-        file.line(&format!("  - {}", quoted(means.url.host_str().unwrap_or_default())));
+        file.line(&format!("  - {}", quoted(input.url.host_str().unwrap_or_default())));
     }
-    file.age(means, "minutes: before 4.12 yarn took \"3d\" for three of them. `--immutable` does not look at it", |file| {
-        file.line(&format!("npmMinimalAgeGate: {}", means.rounded_up(60)));
-        file.list("npmPreapprovedPackages", &means.exclusions());
+    file.age(input, "minutes: yarn before 4.12 reads \"3d\" as 3 minutes. `--immutable` does not check it", |file| {
+        file.line(&format!("npmMinimalAgeGate: {}", input.rounded_up(60)));
+        file.list("npmPreapprovedPackages", &input.exclusions());
     });
     file.scopes("`npmScopes` with an `npmRegistryServer`");
     file.credentials(
-        means,
-        &format!("`npmRegistries: {{ {}: {{ npmAuthToken: \"${{NPM_TOKEN}}\" }} }}`", quoted(&means.in_npmrc())),
+        input,
+        &format!("`npmRegistries: {{ {}: {{ npmAuthToken: \"${{NPM_TOKEN}}\" }} }}`", quoted(&input.in_npmrc())),
     );
-    file.authority(means, "`httpsCaFilePath: \"/path/to/ca.pem\"`");
+    file.authority(input, "`httpsCaFilePath: \"/path/to/ca.pem\"`");
 }
 
-fn bun(file: &mut ConfigWriter, means: &ClientConfigInput) {
-    file.comment("`bunfig.toml` of the project, or `.bunfig.toml` of your home: bun through coldframe.");
+fn bun(file: &mut ConfigWriter, input: &ClientConfigInput) {
+    file.comment("`bunfig.toml` of the project, or `.bunfig.toml` of your home directory: bun through coldframe.");
     file.line("[install]");
-    file.line(&format!("registry = {}", quoted(means.url.as_str())));
-    file.age(means, "seconds. bun knows it from 1.3 on", |file| {
-        file.line(&format!("minimumReleaseAge = {}", means.rounded_up(1)));
+    file.line(&format!("registry = {}", quoted(input.url.as_str())));
+    file.age(input, "seconds. bun supports it since 1.3", |file| {
+        file.line(&format!("minimumReleaseAge = {}", input.rounded_up(1)));
         let (globs, names): (Vec<_>, Vec<_>) =
-            means.exclusions().into_iter().partition(|glob| glob.contains(['*', '?', '[', '{', '!']));
+            input.exclusions().into_iter().partition(|glob| glob.contains(['*', '?', '[', '{', '!']));
         if !names.is_empty() {
             file.line(&format!("minimumReleaseAgeExcludes = {}", Value::from(names)));
         }
         if !globs.is_empty() {
-            file.comment(&format!("Here bun wants names, not globs, so that these wait too: {}", globs.join(", ")));
+            file.comment(&format!("bun accepts only names here, not globs. These packages wait too: {}", globs.join(", ")));
         }
     });
     file.scopes("a scope under `[install.scopes]`, or a line `@scope:registry=...` in any .npmrc,");
-    file.credentials(means, &format!("`registry = {{ url = {}, token = \"$NPM_TOKEN\" }}`", quoted(means.url.as_str())));
-    file.authority(means, "`cafile = \"/path/to/ca.pem\"`");
+    file.credentials(input, &format!("`registry = {{ url = {}, token = \"$NPM_TOKEN\" }}`", quoted(input.url.as_str())));
+    file.authority(input, "`cafile = \"/path/to/ca.pem\"`");
 }
 
-fn deno(file: &mut ConfigWriter, means: &ClientConfigInput) {
-    file.comment("`.npmrc` of the project, or of your home: deno's packages of npm through coldframe.");
-    file.line(&format!("registry={}", means.url));
-    file.age(
-        means,
-        "days; `minimumDependencyAge` in deno.json counts minutes. `install --frozen` does not look \
-        at it",
-        |file| {
-            file.line(&format!("min-release-age={}", means.rounded_up(DAY)));
-            let exclusions = means.exclusions();
-            if !exclusions.is_empty() {
-                let exclude: Vec<_> = exclusions.iter().map(|glob| format!("npm:{glob}")).collect();
-                let told = serde_json::json!({ "age": means.rounded_up(60), "exclude": exclude });
-                file.comment(&format!("Exclusions stand in deno.json, with the age: \"minimumDependencyAge\": {told}"));
-            }
-        },
-    );
+fn deno(file: &mut ConfigWriter, input: &ClientConfigInput) {
+    file.comment("`.npmrc` of the project or of your home directory: npm packages of deno through coldframe.");
+    file.line(&format!("registry={}", input.url));
+    file.age(input, "days; `minimumDependencyAge` in deno.json counts minutes. `install --frozen` does not check it", |file| {
+        file.line(&format!("min-release-age={}", input.rounded_up(DAY)));
+        let exclusions = input.exclusions();
+        if !exclusions.is_empty() {
+            let exclude: Vec<_> = exclusions.iter().map(|glob| format!("npm:{glob}")).collect();
+            let setting = serde_json::json!({ "age": input.rounded_up(60), "exclude": exclude });
+            file.comment(&format!("Set exclusions in deno.json, with the age: \"minimumDependencyAge\": {setting}"));
+        }
+    });
     file.scopes("a line `@scope:registry=...` in any .npmrc");
-    file.credentials(means, &format!("`{}:_authToken=${{NPM_TOKEN}}` in the .npmrc of your home", means.in_npmrc()));
-    file.authority(means, "the environment: `DENO_CERT=/path/to/ca.pem`");
+    file.credentials(input, &format!("`{}:_authToken=${{NPM_TOKEN}}` in the .npmrc of your home", input.in_npmrc()));
+    file.authority(input, "the environment: `DENO_CERT=/path/to/ca.pem`");
 }
 
-fn renovate(file: &mut ConfigWriter, means: &ClientConfigInput) {
+fn renovate(file: &mut ConfigWriter, input: &ClientConfigInput) {
     file.comment(
-        "`renovate.json5`: renovate asks coldframe which versions there are. The lockfile is written \
-        by the client itself, which needs lines of its own (`coldframe client-config npm`).",
+        "`renovate.json5`: renovate asks coldframe for versions. The client itself writes the lockfile and needs its own \
+        configuration (`coldframe client-config npm`).",
     );
-    file.reach(means);
+    file.reach(input);
     file.line("{");
     file.line("  \"packageRules\": [");
     file.line("    {");
     file.line("      \"matchDatasources\": [\"npm\"],");
-    file.line(&format!("      \"registryUrls\": [{}],", quoted(means.url.as_str())));
-    file.age(means, "days. Fixes of vulnerabilities are proposed at once, and wait at coldframe", |file| {
-        file.line(&format!("      \"minimumReleaseAge\": \"{} days\",", means.rounded_up(DAY)));
+    file.line(&format!("      \"registryUrls\": [{}],", quoted(input.url.as_str())));
+    file.age(input, "days. Fixes of vulnerabilities are proposed at once, but coldframe still holds them", |file| {
+        file.line(&format!("      \"minimumReleaseAge\": \"{} days\",", input.rounded_up(DAY)));
     });
     file.line("    },");
-    let exclusions = means.exclusions();
-    if !exclusions.is_empty() && !means.terms.age().is_zero() {
+    let exclusions = input.exclusions();
+    if !exclusions.is_empty() && !input.terms.age().is_zero() {
         file.line("    {");
         file.line("      \"matchDatasources\": [\"npm\"],");
         file.line(&format!("      \"matchPackageNames\": {},", Value::from(exclusions)));
@@ -193,21 +185,21 @@ fn renovate(file: &mut ConfigWriter, means: &ClientConfigInput) {
     file.line("  ],");
     file.line("}");
     file.scopes("a rule for a scope with other `registryUrls`");
-    file.credentials(means, &format!("`hostRules` for {}", means.url.host_str().unwrap_or_default()));
-    file.authority(means, "the environment of a renovate of your own: `NODE_EXTRA_CA_CERTS=/path/to/ca.pem`");
+    file.credentials(input, &format!("`hostRules` for {}", input.url.host_str().unwrap_or_default()));
+    file.authority(input, "the environment of a self-hosted renovate: `NODE_EXTRA_CA_CERTS=/path/to/ca.pem`");
 }
 
-fn dependabot(file: &mut ConfigWriter, means: &ClientConfigInput) {
-    file.comment("`.github/dependabot.yml`: dependabot asks coldframe which versions there are.");
-    file.reach(means);
+fn dependabot(file: &mut ConfigWriter, input: &ClientConfigInput) {
+    file.comment("`.github/dependabot.yml`: dependabot asks coldframe for versions.");
+    file.reach(input);
     file.line("version: 2");
     file.line("registries:");
     file.line("  coldframe:");
     file.line("    type: npm-registry");
-    file.line(&format!("    url: {}", quoted(means.url.as_str())));
+    file.line(&format!("    url: {}", quoted(input.url.as_str())));
     file.line("    replaces-base: true");
-    file.comment("Where coldframe's registry asks who you are: `token: ${{ secrets.NPM_TOKEN }}` beside `url`.");
-    if let Some(credentials) = &means.credentials {
+    file.comment("If the registry needs authentication: `token: ${{ secrets.NPM_TOKEN }}` next to `url`.");
+    if let Some(credentials) = &input.credentials {
         file.comment(credentials);
     }
     file.line("updates:");
@@ -217,17 +209,16 @@ fn dependabot(file: &mut ConfigWriter, means: &ClientConfigInput) {
     file.line("      interval: daily");
     file.line("    registries:");
     file.line("      - coldframe");
-    let days = means.rounded_up(DAY);
-    file.age(means, "days. Security updates are proposed at once, and wait at coldframe", |file| {
-        if days > MOST_DAYS {
+    let days = input.rounded_up(DAY);
+    file.age(input, "days. Security updates are proposed at once, but coldframe still holds them", |file| {
+        if days > MAX_DEPENDABOT_DAYS {
             file.comment(&format!(
-                "Dependabot waits {MOST_DAYS} days at most; the rest of the time coldframe \
-                alone holds releases."
+                "Dependabot waits at most {MAX_DEPENDABOT_DAYS} days. After that only coldframe holds releases."
             ));
         }
         file.line("    cooldown:");
-        file.line(&format!("      default-days: {}", days.min(MOST_DAYS)));
-        let exclusions = means.exclusions();
+        file.line(&format!("      default-days: {}", days.min(MAX_DEPENDABOT_DAYS)));
+        let exclusions = input.exclusions();
         if !exclusions.is_empty() {
             file.line("      exclude:");
         }
@@ -239,7 +230,7 @@ fn dependabot(file: &mut ConfigWriter, means: &ClientConfigInput) {
 }
 
 impl ClientConfigInput {
-    /// The age in so many seconds, never less than it is.
+    /// Returns the minimum age in units of `unit` seconds, rounded up.
     fn rounded_up(&self, unit: u64) -> u64 {
         let age = self.terms.age();
         (age.as_secs() + u64::from(age.subsec_nanos() > 0)).div_ceil(unit)
@@ -249,19 +240,19 @@ impl ClientConfigInput {
         timestamp::format_duration(self.terms.age())
     }
 
-    /// The packages whose ages are waived, as every format can hold them.
+    /// Returns the globs without a minimum age that every format can represent.
     fn exclusions(&self) -> Vec<String> {
         let plain = |letter: char| letter.is_ascii_alphanumeric() || "@/-_.~*?!{},[]".contains(letter);
         self.terms.exclude.iter().filter(|glob| glob.chars().all(plain)).cloned().collect()
     }
 
-    /// The address as credentials name it in an `.npmrc`: `//127.0.0.1:4873/`.
+    /// Returns the address as `.npmrc` writes it for credentials: `//127.0.0.1:4873/`.
     fn in_npmrc(&self) -> String {
         let text = self.url.as_str();
         text.split_once(':').map_or(text, |(_, rest)| rest).to_owned()
     }
 
-    /// Whether only this machine gets there.
+    /// Checks whether only this machine can reach the address.
     fn is_loopback(&self) -> bool {
         match self.url.host() {
             Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
@@ -272,10 +263,10 @@ impl ClientConfigInput {
     }
 }
 
-/// A file that is being written.
+/// Builds the text of a file.
 struct ConfigWriter {
     text: String,
-    /// What begins a comment.
+    /// The start of a comment line.
     mark: &'static str,
 }
 
@@ -294,7 +285,7 @@ impl ConfigWriter {
         }
     }
 
-    /// A comment, broken into lines.
+    /// Appends a comment, wrapped at [`WIDTH`].
     fn comment(&mut self, text: &str) {
         let mut line = self.mark.to_owned();
         for word in text.split_whitespace() {
@@ -308,55 +299,46 @@ impl ConfigWriter {
         self.line(&line);
     }
 
-    /// The age and where it comes from, and the lines that set it; none where there is no age to agree with: then the
-    /// client's own stays.
-    fn age(&mut self, means: &ClientConfigInput, unit: &str, set: impl FnOnce(&mut Self)) {
-        if means.terms.age() == Duration::ZERO {
-            return self.comment(&format!(
-                "Coldframe holds nothing for its age ({}): the client's own setting \
-                stays as it is.",
-                means.source
-            ));
+    /// Appends the age with its source, and the lines that set it. Without a minimum age, the client keeps its own setting.
+    fn age(&mut self, input: &ClientConfigInput, unit: &str, set: impl FnOnce(&mut Self)) {
+        if input.terms.age() == Duration::ZERO {
+            return self.comment(&format!("Coldframe sets no minimum age ({}). The client keeps its own setting.", input.source));
         }
-        self.comment(&format!("{} ({}), in {unit}.", means.age(), means.source));
+        self.comment(&format!("{} ({}), in {unit}.", input.age(), input.source));
         set(self);
     }
 
     fn scopes(&mut self, what: &str) {
         self.comment(&format!(
-            "Scopes: {what} leads that scope around coldframe. Take it out: coldframe asks the scope's registry \
-                itself, by the .npmrc of the machine where it runs."
+            "Scopes: {what} makes that scope bypass coldframe. Remove it: coldframe asks the scope's registry itself, \
+                configured by the .npmrc of its own machine."
         ));
     }
 
-    fn credentials(&mut self, means: &ClientConfigInput, how: &str) {
+    fn credentials(&mut self, input: &ClientConfigInput, how: &str) {
         self.comment(&format!(
-            "Private packages: on its own machine coldframe lends its credentials; from \
-            elsewhere clients bring theirs, {how}."
+            "Private packages: local clients use coldframe's credentials. Other clients send their own: {how}."
         ));
-        if let Some(credentials) = &means.credentials {
+        if let Some(credentials) = &input.credentials {
             self.comment(credentials);
         }
     }
 
-    /// Whom to trust where the address is one of TLS.
-    fn authority(&mut self, means: &ClientConfigInput, how: &str) {
-        if means.url.scheme() == "https" {
-            self.comment(&format!(
-                "If an authority of your own vouches for {}: {how}.",
-                means.url.host_str().unwrap_or_default()
-            ));
+    /// Appends how to trust a private CA, for an HTTPS address.
+    fn authority(&mut self, input: &ClientConfigInput, how: &str) {
+        if input.url.scheme() == "https" {
+            self.comment(&format!("If {} uses a certificate of a private CA: {how}.", input.url.host_str().unwrap_or_default()));
         }
     }
 
-    fn reach(&mut self, means: &ClientConfigInput) {
-        if means.is_loopback() {
-            self.comment(&format!("{} is reached from this machine alone: name another address with `--url`.", means.url));
+    fn reach(&mut self, input: &ClientConfigInput) {
+        if input.is_loopback() {
+            self.comment(&format!("{} is reachable from this machine only; set another address with `--url`.", input.url));
         }
     }
 }
 
-/// Text in double quotes: JSON, TOML and YAML agree on them.
+/// Quotes text. JSON strings are also valid in TOML and YAML.
 fn quoted(text: &str) -> String {
     Value::from(text).to_string()
 }
@@ -369,17 +351,17 @@ mod tests {
 
     use super::*;
 
-    fn means(url: &str, seconds: u64, exclude: &[&str]) -> ClientConfigInput {
+    fn input(url: &str, seconds: u64, exclude: &[&str]) -> ClientConfigInput {
         let exclude = exclude.iter().map(|glob| (*glob).to_owned()).collect();
         ClientConfigInput {
             url: Url::parse(url).unwrap(),
             terms: ClientPolicy { minimum_release_age_seconds: seconds, exclude },
-            source: "the policy in force at http://127.0.0.1:4873/".to_owned(),
+            source: "the policy at http://127.0.0.1:4873/".to_owned(),
             credentials: None,
         }
     }
 
-    /// Every format, read by a parser of it, or held against its grammar where that is a line's.
+    /// Parses the file, or checks its lines if the format is line-based.
     fn check(client: ConfigTarget, text: &str) {
         let plain = || text.lines().filter(|line| !line.starts_with('#'));
         match client {
@@ -411,13 +393,13 @@ mod tests {
     }
 
     #[test]
-    fn every_file_is_valid_whatever_is_asked_for() {
+    fn every_file_is_valid_for_all_inputs() {
         let urls = ["http://127.0.0.1:4873/", "https://npm.example/registry/", "http://[::1]:4873/"];
         for client in ConfigTarget::value_variants() {
             for url in urls {
                 for seconds in [0, 1, 72 * 3600, 72 * 3600 + 1, 400 * DAY] {
                     for exclude in [&[][..], &["@acme/*", "left-pad", "{a,b}-*", "bad\n\"glob"]] {
-                        let text = written(*client, &means(url, seconds, exclude));
+                        let text = render(*client, &input(url, seconds, exclude));
                         check(*client, &text);
                         assert!(text.contains(url.trim_end_matches('/')) && !text.contains("bad"), "{text}");
                         assert!(text.lines().all(|line| line.len() <= 200), "{text}");
@@ -428,21 +410,21 @@ mod tests {
     }
 
     #[test]
-    fn a_client_learns_where_its_token_goes_if_there_are_several_registries() {
+    fn comments_name_registries_that_receive_credentials() {
         for client in ConfigTarget::value_variants() {
-            let told = ClientConfigInput {
+            let input = ClientConfigInput {
                 credentials: Some("They go to https://npm.example/ alone.".to_owned()),
-                ..means("http://a/", 60, &[])
+                ..input("http://a/", 60, &[])
             };
-            let text = written(*client, &told);
+            let text = render(*client, &input);
             assert!(text.contains("They go to https://npm.example/ alone."), "{text}");
             check(*client, &text);
         }
     }
 
     #[test]
-    fn no_client_waits_less_than_coldframe_does() {
-        let ages = |seconds| [DAY, 60, 1].map(|unit| means("http://a/", seconds, &[]).rounded_up(unit) * unit);
+    fn client_ages_are_rounded_up() {
+        let ages = |seconds| [DAY, 60, 1].map(|unit| input("http://a/", seconds, &[]).rounded_up(unit) * unit);
         for seconds in [1, 59, 61, 3599, 72 * 3600, 72 * 3600 + 1] {
             assert!(ages(seconds).iter().all(|age| *age >= seconds), "{seconds}");
         }
@@ -450,96 +432,96 @@ mod tests {
     }
 
     #[test]
-    fn the_lines_of_each_client() {
+    fn files_of_all_clients() {
         let all: Vec<_> = ConfigTarget::value_variants()
             .iter()
-            .map(|client| written(*client, &means("http://127.0.0.1:4873/", 72 * 3600, &["@acme/*"])))
+            .map(|client| render(*client, &input("http://127.0.0.1:4873/", 72 * 3600, &["@acme/*"])))
             .collect();
         expect![[r#"
-            # `.npmrc` of the project, or of your home: npm through coldframe.
+            # `.npmrc` of the project or of your home directory: npm through coldframe.
             registry=http://127.0.0.1:4873/
-            # 72 h (the policy in force at http://127.0.0.1:4873/), in days. npm knows it from 11.10 on; npm 10 passes over it in
-            # silence, and none looks at what a lockfile holds.
+            # 72 h (the policy at http://127.0.0.1:4873/), in days. npm supports it since 11.10. npm 10 ignores it silently, and
+            # no version checks what a lockfile contains.
             min-release-age=3
             min-release-age-exclude[]=@acme/*
-            # Scopes: a line `@scope:registry=...` in any .npmrc leads that scope around coldframe. Take it out: coldframe asks
-            # the scope's registry itself, by the .npmrc of the machine where it runs.
-            # Private packages: on its own machine coldframe lends its credentials; from elsewhere clients bring theirs,
+            # Scopes: a line `@scope:registry=...` in any .npmrc makes that scope bypass coldframe. Remove it: coldframe asks the
+            # scope's registry itself, configured by the .npmrc of its own machine.
+            # Private packages: local clients use coldframe's credentials. Other clients send their own:
             # `//127.0.0.1:4873/:_authToken=${NPM_TOKEN}` in the .npmrc of your home.
-            # npm 12 refuses a lockfile that names a third registry (EALLOWREMOTE): `replace-registry-host=always` has it ask here
-            # for those too.
+            # npm 12 rejects a lockfile that names a third registry (EALLOWREMOTE). With `replace-registry-host=always` it asks
+            # here for those packages too.
 
-            # `pnpm-workspace.yaml` at the root of the project: pnpm 10.16 and later through coldframe. Older ones read
+            # `pnpm-workspace.yaml` at the root of the project: pnpm 10.16 and later through coldframe. Older versions read
             # `registry=` in .npmrc.
             registries:
               default: "http://127.0.0.1:4873/"
-            # 72 h (the policy in force at http://127.0.0.1:4873/), in minutes. pnpm 11 and later hold lockfiles to it as well.
+            # 72 h (the policy at http://127.0.0.1:4873/), in minutes. pnpm 11 and later also apply it to lockfiles.
             minimumReleaseAge: 4320
             minimumReleaseAgeExclude:
               - "@acme/*"
-            # `pnpm add` of a young version writes `minimumReleaseAgeExclude` into this file: coldframe holds that version all the
-            # same.
-            # Scopes: `"@scope": ...` under `registries`, or a line `@scope:registry=...` in any .npmrc, leads that scope around
-            # coldframe. Take it out: coldframe asks the scope's registry itself, by the .npmrc of the machine where it runs.
-            # Private packages: on its own machine coldframe lends its credentials; from elsewhere clients bring theirs,
+            # `pnpm add` of a new version adds it to `minimumReleaseAgeExclude` in this file; coldframe still holds that version.
+            # Scopes: `"@scope": ...` under `registries`, or a line `@scope:registry=...` in any .npmrc, makes that scope bypass
+            # coldframe. Remove it: coldframe asks the scope's registry itself, configured by the .npmrc of its own machine.
+            # Private packages: local clients use coldframe's credentials. Other clients send their own:
             # `//127.0.0.1:4873/:_authToken=${NPM_TOKEN}` in the .npmrc of your home.
 
-            # `.yarnrc` of the project, or of your home: yarn 1 through coldframe.
+            # `.yarnrc` of the project or of your home directory: yarn 1 through coldframe.
             registry "http://127.0.0.1:4873/"
-            # yarn 1 knows no age. Coldframe's is 72 h (the policy in force at http://127.0.0.1:4873/).
-            # A yarn.lock names the host that it was written with, and yarn 1 goes there whatever this line says: `coldframe
-            # check` names such entries. Have it written anew, or send yarn through the gateway.
-            # Scopes: a line `"@scope:registry" ...` leads that scope around coldframe. Take it out: coldframe asks the scope's
-            # registry itself, by the .npmrc of the machine where it runs.
-            # Private packages: on its own machine coldframe lends its credentials; from elsewhere clients bring theirs,
+            # yarn 1 has no minimum age. Coldframe's is 72 h (the policy at http://127.0.0.1:4873/).
+            # yarn 1 downloads from the hosts in yarn.lock, regardless of this line. `coldframe check` lists such entries.
+            # Recreate the lockfile, or send yarn through the gateway.
+            # Scopes: a line `"@scope:registry" ...` makes that scope bypass coldframe. Remove it: coldframe asks the scope's
+            # registry itself, configured by the .npmrc of its own machine.
+            # Private packages: local clients use coldframe's credentials. Other clients send their own:
             # `//127.0.0.1:4873/:_authToken=...` in the .npmrc of your home.
 
-            # `.yarnrc.yml` of the project, or of your home: yarn 4 through coldframe. It reads neither .npmrc nor HTTPS_PROXY.
+            # `.yarnrc.yml` of the project or of your home directory: yarn 4 through coldframe. yarn 4 does not read .npmrc or
+            # HTTPS_PROXY.
             npmRegistryServer: "http://127.0.0.1:4873/"
             unsafeHttpWhitelist:
               - "127.0.0.1"
-            # 72 h (the policy in force at http://127.0.0.1:4873/), in minutes: before 4.12 yarn took "3d" for three of them.
-            # `--immutable` does not look at it.
+            # 72 h (the policy at http://127.0.0.1:4873/), in minutes: yarn before 4.12 reads "3d" as 3 minutes. `--immutable`
+            # does not check it.
             npmMinimalAgeGate: 4320
             npmPreapprovedPackages:
               - "@acme/*"
-            # Scopes: `npmScopes` with an `npmRegistryServer` leads that scope around coldframe. Take it out: coldframe asks the
-            # scope's registry itself, by the .npmrc of the machine where it runs.
-            # Private packages: on its own machine coldframe lends its credentials; from elsewhere clients bring theirs,
-            # `npmRegistries: { "//127.0.0.1:4873/": { npmAuthToken: "${NPM_TOKEN}" } }`.
+            # Scopes: `npmScopes` with an `npmRegistryServer` makes that scope bypass coldframe. Remove it: coldframe asks the
+            # scope's registry itself, configured by the .npmrc of its own machine.
+            # Private packages: local clients use coldframe's credentials. Other clients send their own: `npmRegistries: {
+            # "//127.0.0.1:4873/": { npmAuthToken: "${NPM_TOKEN}" } }`.
 
-            # `bunfig.toml` of the project, or `.bunfig.toml` of your home: bun through coldframe.
+            # `bunfig.toml` of the project, or `.bunfig.toml` of your home directory: bun through coldframe.
             [install]
             registry = "http://127.0.0.1:4873/"
-            # 72 h (the policy in force at http://127.0.0.1:4873/), in seconds. bun knows it from 1.3 on.
+            # 72 h (the policy at http://127.0.0.1:4873/), in seconds. bun supports it since 1.3.
             minimumReleaseAge = 259200
-            # Here bun wants names, not globs, so that these wait too: @acme/*
-            # Scopes: a scope under `[install.scopes]`, or a line `@scope:registry=...` in any .npmrc, leads that scope around
-            # coldframe. Take it out: coldframe asks the scope's registry itself, by the .npmrc of the machine where it runs.
-            # Private packages: on its own machine coldframe lends its credentials; from elsewhere clients bring theirs, `registry
-            # = { url = "http://127.0.0.1:4873/", token = "$NPM_TOKEN" }`.
+            # bun accepts only names here, not globs. These packages wait too: @acme/*
+            # Scopes: a scope under `[install.scopes]`, or a line `@scope:registry=...` in any .npmrc, makes that scope bypass
+            # coldframe. Remove it: coldframe asks the scope's registry itself, configured by the .npmrc of its own machine.
+            # Private packages: local clients use coldframe's credentials. Other clients send their own: `registry = { url =
+            # "http://127.0.0.1:4873/", token = "$NPM_TOKEN" }`.
 
-            # `.npmrc` of the project, or of your home: deno's packages of npm through coldframe.
+            # `.npmrc` of the project or of your home directory: npm packages of deno through coldframe.
             registry=http://127.0.0.1:4873/
-            # 72 h (the policy in force at http://127.0.0.1:4873/), in days; `minimumDependencyAge` in deno.json counts minutes.
-            # `install --frozen` does not look at it.
+            # 72 h (the policy at http://127.0.0.1:4873/), in days; `minimumDependencyAge` in deno.json counts minutes. `install
+            # --frozen` does not check it.
             min-release-age=3
-            # Exclusions stand in deno.json, with the age: "minimumDependencyAge": {"age":4320,"exclude":["npm:@acme/*"]}
-            # Scopes: a line `@scope:registry=...` in any .npmrc leads that scope around coldframe. Take it out: coldframe asks
-            # the scope's registry itself, by the .npmrc of the machine where it runs.
-            # Private packages: on its own machine coldframe lends its credentials; from elsewhere clients bring theirs,
+            # Set exclusions in deno.json, with the age: "minimumDependencyAge": {"age":4320,"exclude":["npm:@acme/*"]}
+            # Scopes: a line `@scope:registry=...` in any .npmrc makes that scope bypass coldframe. Remove it: coldframe asks the
+            # scope's registry itself, configured by the .npmrc of its own machine.
+            # Private packages: local clients use coldframe's credentials. Other clients send their own:
             # `//127.0.0.1:4873/:_authToken=${NPM_TOKEN}` in the .npmrc of your home.
 
-            // `renovate.json5`: renovate asks coldframe which versions there are. The lockfile is written by the client itself,
-            // which needs lines of its own (`coldframe client-config npm`).
-            // http://127.0.0.1:4873/ is reached from this machine alone: name another address with `--url`.
+            // `renovate.json5`: renovate asks coldframe for versions. The client itself writes the lockfile and needs its own
+            // configuration (`coldframe client-config npm`).
+            // http://127.0.0.1:4873/ is reachable from this machine only; set another address with `--url`.
             {
               "packageRules": [
                 {
                   "matchDatasources": ["npm"],
                   "registryUrls": ["http://127.0.0.1:4873/"],
-            // 72 h (the policy in force at http://127.0.0.1:4873/), in days. Fixes of vulnerabilities are proposed at once, and
-            // wait at coldframe.
+            // 72 h (the policy at http://127.0.0.1:4873/), in days. Fixes of vulnerabilities are proposed at once, but coldframe
+            // still holds them.
                   "minimumReleaseAge": "3 days",
                 },
                 {
@@ -549,20 +531,20 @@ mod tests {
                 },
               ],
             }
-            // Scopes: a rule for a scope with other `registryUrls` leads that scope around coldframe. Take it out: coldframe asks
-            // the scope's registry itself, by the .npmrc of the machine where it runs.
-            // Private packages: on its own machine coldframe lends its credentials; from elsewhere clients bring theirs,
-            // `hostRules` for 127.0.0.1.
+            // Scopes: a rule for a scope with other `registryUrls` makes that scope bypass coldframe. Remove it: coldframe asks
+            // the scope's registry itself, configured by the .npmrc of its own machine.
+            // Private packages: local clients use coldframe's credentials. Other clients send their own: `hostRules` for
+            // 127.0.0.1.
 
-            # `.github/dependabot.yml`: dependabot asks coldframe which versions there are.
-            # http://127.0.0.1:4873/ is reached from this machine alone: name another address with `--url`.
+            # `.github/dependabot.yml`: dependabot asks coldframe for versions.
+            # http://127.0.0.1:4873/ is reachable from this machine only; set another address with `--url`.
             version: 2
             registries:
               coldframe:
                 type: npm-registry
                 url: "http://127.0.0.1:4873/"
                 replaces-base: true
-            # Where coldframe's registry asks who you are: `token: ${{ secrets.NPM_TOKEN }}` beside `url`.
+            # If the registry needs authentication: `token: ${{ secrets.NPM_TOKEN }}` next to `url`.
             updates:
               - package-ecosystem: npm
                 directory: "/"
@@ -570,14 +552,14 @@ mod tests {
                   interval: daily
                 registries:
                   - coldframe
-            # 72 h (the policy in force at http://127.0.0.1:4873/), in days. Security updates are proposed at once, and wait at
-            # coldframe.
+            # 72 h (the policy at http://127.0.0.1:4873/), in days. Security updates are proposed at once, but coldframe still
+            # holds them.
                 cooldown:
                   default-days: 3
                   exclude:
                     - "@acme/*"
-            # Scopes: another registry with a `scope` leads that scope around coldframe. Take it out: coldframe asks the scope's
-            # registry itself, by the .npmrc of the machine where it runs.
+            # Scopes: another registry with a `scope` makes that scope bypass coldframe. Remove it: coldframe asks the scope's
+            # registry itself, configured by the .npmrc of its own machine.
         "#]]
         .assert_eq(&all.join("\n"));
     }

@@ -1,5 +1,5 @@
-//! `coldframe client-config`: the lines that send a client through Coldframe, and have it wait for as long as Coldframe
-//! does itself. Refuses to write any file.
+//! `coldframe client-config`: prints configuration that sends a client through Coldframe with the same minimum age. Does not
+//! write files.
 
 pub(crate) mod formats;
 
@@ -23,17 +23,17 @@ use crate::upstream::{self, RegistryConfig};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The client, or the service that opens pull requests.
+    /// Client, or service that opens pull requests.
     #[arg(value_enum)]
     client: ConfigTarget,
-    /// Where clients reach Coldframe [default: where the running server says, else `public-url` or the first of `listen`].
+    /// URL of Coldframe [default: running server, `public-url`, first `listen`].
     #[arg(long, value_name = "URL", value_parser = server)]
     url: Option<Url>,
     #[command(flatten)]
     settings: SettingFlags<false>,
 }
 
-/// Whose lines are printed.
+/// The client to configure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ConfigTarget {
     /// `.npmrc`
@@ -56,14 +56,14 @@ pub(crate) enum ConfigTarget {
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let config = arguments.settings.read(Config::load)?;
-    let means = runtime()?.block_on(means(arguments.url, &config))?;
-    output::print(&formats::written(arguments.client, &means))?;
+    let input = runtime()?.block_on(build_input(arguments.url, &config))?;
+    output::print(&formats::render(arguments.client, &input))?;
     Ok(Exit::Done)
 }
 
-/// Where clients are to go, and what they are to agree with. The server that runs on the data directory says both; only where there is
-/// none, or `given` names another, whatever answers there is asked.
-async fn means(given: Option<Url>, config: &Config) -> Result<ClientConfigInput, CliError> {
+/// Determines the URL and the policy for clients. The server on the data directory provides both. If there is none, or if
+/// `given` is another server, the server at the URL is asked.
+async fn build_input(given: Option<Url>, config: &Config) -> Result<ClientConfigInput, CliError> {
     let running = running_server::find(config).await?;
     if let Some(running) = &running {
         let meant = match &given {
@@ -74,27 +74,27 @@ async fn means(given: Option<Url>, config: &Config) -> Result<ClientConfigInput,
         let terms = meant.as_ref().and_then(|(_, profile)| running.server.terms(*profile));
         if let (Some((url, _)), Some(terms)) = (&meant, terms) {
             running.announce(config, &[OF_VERDICTS, OF_PLACES].concat());
-            let source = format!("the policy in force at {url}");
+            let source = format!("the policy at {url}");
             let credentials = credentials(&config.upstream);
             return Ok(ClientConfigInput { url: url.clone(), terms: terms.clone(), source, credentials });
         }
     }
     let url = given.or_else(|| config.proxy.public_url.clone()).map_or_else(|| own_url(config), Ok)?;
-    // The address is what clients will use: what answers there is what they will meet, whosever it is.
+    // Clients will use this address, so ask whichever server answers on it.
     let whose = if running.is_some() {
-        ", which is not the server that runs on the data directory here".to_owned()
+        ", not the server on the local data directory".to_owned()
     } else {
         format!(" (no server runs on `{}`)", config.store.data_dir.display())
     };
     let credentials = credentials(&config.upstream);
     Ok(match app::fetch_client_policy(&url, config).await {
-        Ok(terms) => ClientConfigInput { terms, source: format!("the policy in force at {url}{whose}"), url, credentials },
+        Ok(terms) => ClientConfigInput { terms, source: format!("the policy at {url}{whose}"), url, credentials },
         Err(error) => {
             let policy = config.listener_policies.first().and_then(|at| config.further_policies.get(at.checked_sub(1)?));
             let terms = ClientPolicy::of(policy.unwrap_or(&config.policy));
             ClientConfigInput {
                 terms,
-                source: format!("the settings here, for nobody could be asked: {error}"),
+                source: format!("the settings of this command, cannot ask {url}: {error}"),
                 url,
                 credentials,
             }
@@ -102,7 +102,7 @@ async fn means(given: Option<Url>, config: &Config) -> Result<ClientConfigInput,
     })
 }
 
-/// Where clients' own credentials go, where that is not the only registry there is.
+/// Describes which registries receive clients' credentials, if there are several registries.
 fn credentials(upstream: &upstream::Config) -> Option<String> {
     let registries: BTreeSet<_> =
         std::iter::once(&upstream.default).chain(upstream.scoped.values()).map(RegistryConfig::address).collect();
@@ -110,17 +110,15 @@ fn credentials(upstream: &upstream::Config) -> Option<String> {
         return None;
     }
     let marked: Vec<_> = upstream.client_credentials.iter().map(|url| format!("`{url}`")).collect();
-    let several = format!("Coldframe asks {} registries here", registries.len());
+    let several = format!("Coldframe uses {} registries", registries.len());
     Some(if marked.is_empty() {
-        format!(
-            "{several} and sends clients' credentials to none of them: its setting `client-credentials` names those that are to get them."
-        )
+        format!("{several} and sends clients' credentials to none of them; list those that need them in `client-credentials`.")
     } else {
-        format!("{several} and sends clients' credentials to {} alone (`client-credentials`).", marked.join(", "))
+        format!("{several} and sends clients' credentials only to {} (`client-credentials`).", marked.join(", "))
     })
 }
 
-/// The first address that a server with this configuration listens on.
+/// Returns the first address that a server with this configuration listens on.
 fn own_url(config: &Config) -> Result<Url, CliError> {
     let address = config.listen.first().map(|address| format!("http://{}/", reachable(*address)));
     Url::parse(&address.unwrap_or_default()).map_err(|error| CliError::new(Exit::Usage, error))

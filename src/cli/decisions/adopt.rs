@@ -121,12 +121,12 @@ fn format_text(adoption: &Adoption) -> String {
 fn format_json(adoption: &Adoption) -> String {
     let left_out: Vec<_> = adoption.left_out.iter().map(|(spec, why)| json!({ "spec": spec, "reason": why })).collect();
     let unchecked: Vec<_> = adoption.unchecked.iter().map(|(spec, why)| json!({ "spec": spec, "reason": why })).collect();
-    let told = json!({
+    let document = json!({
         "versions": adoption.versions,
         "leftOut": left_out,
         "unchecked": unchecked,
         "allowed": adoption.allowed,
         "elsewhere": adoption.elsewhere,
     });
-    format!("{told:#}\n")
+    format!("{document:#}\n")
 }

@@ -19,7 +19,9 @@ use crate::text::single_line;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Package with a version, range or dist-tag. Approves the versions held now, not later releases.
+    /// Package with a version, range or dist-tag; covers versions held now.
+    ///
+    /// Later releases are not approved.
     #[arg(value_name = "PACKAGE@RANGE", value_parser = PackageSpec::parse)]
     spec: PackageSpec,
     /// How long the approval applies.
@@ -27,7 +29,7 @@ pub(crate) struct Arguments {
     expires: Duration,
     /// Finding to override: an advisory id, a strong signal, or `integrity-changed`.
     ///
-    /// A second person must confirm such an approval. Example: `--record MAL-2026-2307`.
+    /// A second person must then confirm the approval. Example: `--record MAL-2026-2307`.
     #[arg(long = "record", value_name = "ID")]
     records: Vec<String>,
     #[command(flatten)]
@@ -60,7 +62,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         return Ok(Exit::Done);
     }
     let needs_second = expansion.needs_second;
-    decisions::take(&data_dir, expansion.into_act(records), because, Some(expires), needs_second)
+    decisions::submit(&data_dir, expansion.into_act(records), because, Some(expires), needs_second)
 }
 
 /// Returns why nothing can be approved.
@@ -77,9 +79,9 @@ fn refusal(expansion: &ApprovalPlan) -> Option<String> {
     }
     let only_left_out = expansion.approved.is_empty() && !expansion.left_out.is_empty() && expansion.allowed == 0;
     only_left_out.then(|| {
-        let told: Vec<_> =
+        let reasons: Vec<_> =
             expansion.left_out.iter().map(|(version, why)| format!("{}@{version}: {why}", expansion.name)).collect();
-        format!("cannot be approved: {}", told.join("; "))
+        format!("cannot be approved: {}", reasons.join("; "))
     })
 }
 

@@ -31,5 +31,5 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let data_dir = arguments.settings.read(config::data_dir)?;
-    decisions::take(&data_dir, DecisionAction::BreakGlass, arguments.because, Some(arguments.lasts), false)
+    decisions::submit(&data_dir, DecisionAction::BreakGlass, arguments.because, Some(arguments.lasts), false)
 }

@@ -28,5 +28,5 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         return Err(CliError::new(Exit::Failed, anyhow::anyhow!("cannot confirm decision {id} here: {why}")));
     }
     let recorded = decide::confirm(&data_dir, arguments.id, &operator::signature(SystemClock.now()))?;
-    decisions::say(&recorded, arguments.json)
+    decisions::print_result(&recorded, arguments.json)
 }

@@ -37,7 +37,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let Arguments { target: DenyTarget { packages, range }, expires, because, settings } = arguments;
     let data_dir = settings.read(config::data_dir)?;
-    decisions::take(&data_dir, DecisionAction::Deny { packages, range }, because, expires, false)
+    decisions::submit(&data_dir, DecisionAction::Deny { packages, range }, because, expires, false)
 }
 
 fn target(text: &str) -> Result<DenyTarget, String> {

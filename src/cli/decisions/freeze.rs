@@ -17,7 +17,7 @@ use crate::units::timestamp;
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Hide what was published after this instant: `2026-03-31T00:00Z`, or `now`.
-    #[arg(value_name = "INSTANT", value_parser = moment)]
+    #[arg(value_name = "INSTANT", value_parser = parse_instant)]
     at: Timestamp,
     /// How long it lasts; it ends automatically.
     #[arg(long = "for", value_name = "DURATION", value_parser = decisions::duration)]
@@ -33,17 +33,17 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let Arguments { at, lasts, scope, because, settings } = arguments;
-    if at >= timestamp::after(SystemClock.now(), lasts) {
-        let at = timestamp::tell(at);
+    if at >= timestamp::saturating_add(SystemClock.now(), lasts) {
+        let at = timestamp::format_utc(at);
         let error = anyhow::anyhow!("the freeze would hide nothing: it ends before {at}");
         return Err(CliError::new(Exit::Usage, error));
     }
     let data_dir = settings.read(config::data_dir)?;
-    decisions::take(&data_dir, DecisionAction::Freeze { at, packages: scope }, because, Some(lasts), false)
+    decisions::submit(&data_dir, DecisionAction::Freeze { at, packages: scope }, because, Some(lasts), false)
 }
 
 /// Parses an instant with an offset, to the minute or finer, or `now`.
-pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {
+pub(crate) fn parse_instant(text: &str) -> Result<Timestamp, String> {
     if text == "now" {
         return Ok(SystemClock.now());
     }
@@ -62,9 +62,13 @@ mod tests {
 
     #[test]
     fn instant_needs_an_offset_but_no_seconds() {
-        assert_eq!(moment("2026-03-31T00:00Z").unwrap(), "2026-03-31T00:00:00Z".parse().unwrap());
-        assert_eq!(moment("2026-03-31T02:00+02:00").unwrap(), "2026-03-31T00:00:00Z".parse().unwrap());
-        assert!(moment("2026-03-31").is_err() && moment("2026-03-31T00:00").is_err() && moment("yesterday").is_err());
+        assert_eq!(parse_instant("2026-03-31T00:00Z").unwrap(), "2026-03-31T00:00:00Z".parse().unwrap());
+        assert_eq!(parse_instant("2026-03-31T02:00+02:00").unwrap(), "2026-03-31T00:00:00Z".parse().unwrap());
+        assert!(
+            parse_instant("2026-03-31").is_err()
+                && parse_instant("2026-03-31T00:00").is_err()
+                && parse_instant("yesterday").is_err()
+        );
     }
 
     #[test]

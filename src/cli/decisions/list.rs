@@ -39,8 +39,8 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
     let mut decisions = decide::decisions(&data_dir)?;
     decisions.retain(|decision| all || matches!(decision.state(now), DecisionState::Active | DecisionState::AwaitsSecond));
     let text = if json {
-        let told = decisions.iter().map(|decision| decisions::decision_json(decision, decision.state(now).as_str())).collect();
-        format!("{:#}\n", Value::Array(told))
+        let entries = decisions.iter().map(|decision| decisions::decision_json(decision, decision.state(now).as_str())).collect();
+        format!("{:#}\n", Value::Array(entries))
     } else {
         tell(&decisions, now)
     };
@@ -56,7 +56,7 @@ fn tell(decisions: &[Decision], now: Timestamp) -> String {
     columns.row(["ID", "WHAT", "ABOUT", "STATE", "BY", "UNTIL", "REASON"]);
     for decision in decisions {
         let proposal = &decision.proposal;
-        let until = proposal.expires.map_or_else(|| "revoked".to_owned(), timestamp::tell);
+        let until = proposal.expires.map_or_else(|| "revoked".to_owned(), timestamp::format_utc);
         columns.row([
             decision.id.to_string(),
             proposal.act.kind().to_owned(),

@@ -52,19 +52,20 @@ pub(crate) fn reason(text: &str) -> Result<String, String> {
 
 /// Parses a non-zero duration.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let duration = quantity::duration(text).map_err(|flaw| format!("it {flaw}; expected a duration such as `90m`, `48h`, `7d`"))?;
+    let duration =
+        quantity::parse_duration(text).map_err(|flaw| format!("it {flaw}; expected a duration such as `90m`, `48h`, `7d`"))?;
     if duration.is_zero() { Err("expected a duration above zero, such as `90m`, `48h`, `7d`".to_owned()) } else { Ok(duration) }
 }
 
 /// Records a decision, signed by the user that runs the command, and prints the result.
-pub(crate) fn take(
+pub(crate) fn submit(
     data_dir: &Path,
     act: DecisionAction,
     because: ReasonArgs,
     lasts: Option<Duration>,
     needs_second: bool,
 ) -> Result<Exit, CliError> {
-    let expires = lasts.map(|lasts| timestamp::after(SystemClock.now(), lasts));
+    let expires = lasts.map(|lasts| timestamp::saturating_add(SystemClock.now(), lasts));
     submit_until(data_dir, act, because, expires, needs_second)
 }
 
@@ -77,13 +78,15 @@ pub(crate) fn submit_until(
     needs_second: bool,
 ) -> Result<Exit, CliError> {
     let author = operator::signature(SystemClock.now());
-    let recorded = decide::decide(data_dir, &DecisionProposal { act, reason: because.reason, author, expires, needs_second })?;
-    say(&recorded, because.json)
+    let recorded =
+        decide::record_decision(data_dir, &DecisionProposal { act, reason: because.reason, author, expires, needs_second })?;
+    print_result(&recorded, because.json)
 }
 
 /// Prints a recorded decision and whether it is applied.
-pub(crate) fn say(recorded: &RecordedDecision, as_json: bool) -> Result<Exit, CliError> {
-    let text = if as_json { format!("{:#}\n", decision_json(&recorded.decision, recorded.decision_state())) } else { tell(recorded) };
+pub(crate) fn print_result(recorded: &RecordedDecision, as_json: bool) -> Result<Exit, CliError> {
+    let text =
+        if as_json { format!("{:#}\n", decision_json(&recorded.decision, recorded.decision_state())) } else { tell(recorded) };
     output::print(&text)?;
     Ok(if recorded.effect == ApplyStatus::Pending { Exit::Failed } else { Exit::Done })
 }
@@ -93,7 +96,7 @@ fn tell(recorded: &RecordedDecision) -> String {
     let proposal = &decision.proposal;
     let end = match (&decision.revoked, proposal.expires) {
         (Some((by, why)), _) => format!("revoked by {}: {why}", by.who),
-        (None, Some(end)) => format!("until {}", timestamp::tell(end)),
+        (None, Some(end)) => format!("until {}", timestamp::format_utc(end)),
         (None, None) => "until revoked".to_owned(),
     };
     let mut text = String::new();
@@ -102,7 +105,7 @@ fn tell(recorded: &RecordedDecision) -> String {
         && decision.revoked.is_none()
     {
         for approved in versions {
-            let until = approved.until.map(|until| format!(" until {}", timestamp::tell(until))).unwrap_or_default();
+            let until = approved.until.map(|until| format!(" until {}", timestamp::format_utc(until))).unwrap_or_default();
             push_line!(text, "  {} {}{until}", approved.version, approved.integrity);
         }
     }

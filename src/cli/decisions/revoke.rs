@@ -25,5 +25,5 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let data_dir = arguments.settings.read(config::data_dir)?;
     let by = operator::signature(SystemClock.now());
     let recorded = decide::revoke(&data_dir, arguments.id, &by, &arguments.because.reason)?;
-    decisions::say(&recorded, arguments.because.json)
+    decisions::print_result(&recorded, arguments.because.json)
 }

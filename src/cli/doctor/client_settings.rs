@@ -1,5 +1,5 @@
-//! What each client is told here: by variables and by the files it reads, in its own order (`clients.md` of the design has
-//! the measurements). Refuses to show a value that may be a secret, and to judge any.
+//! Collects each client's settings from variables and files, in the client's own order of precedence, as measured with the
+//! real clients. Values that may be secrets are never printed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -20,20 +20,20 @@ use crate::npm::lockfile::{EntrySource, LONGEST, LockfileFormat, NAMES};
 use crate::tls::ca::is_coldframe_ca;
 use crate::upstream::{SettingOrigin, npmrc};
 
-/// The largest file of settings that is read, in bytes.
-const LARGEST: u64 = 4 << 20;
+/// The largest settings file, in bytes.
+const MAX_SETTINGS_BYTES: u64 = 4 << 20;
 
-/// A client, apart where it changed what it reads.
+/// A client. Versions that read different settings are separate variants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum SurveyedClient {
     Npm,
-    /// Up to version 10.
+    /// Version 10 and older.
     Pnpm,
-    /// From version 11 on.
+    /// Version 11 and later.
     Pnpm11,
     /// Version 1.
     Yarn,
-    /// From version 2 on.
+    /// Version 2 and later.
     Berry,
     Bun,
     Deno,
@@ -45,10 +45,10 @@ impl SurveyedClient {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Npm => "npm",
-            Self::Pnpm => "pnpm up to 10",
-            Self::Pnpm11 => "pnpm from 11 on",
+            Self::Pnpm => "pnpm 10 and older",
+            Self::Pnpm11 => "pnpm 11 and later",
             Self::Yarn => "yarn 1",
-            Self::Berry => "yarn from 2 on",
+            Self::Berry => "yarn 2 and later",
             Self::Bun => "bun",
             Self::Deno => "deno",
         }
@@ -64,7 +64,7 @@ impl SurveyedClient {
         }
     }
 
-    /// Whether it installs from lockfiles of this dialect.
+    /// Checks whether it installs from lockfiles in this format.
     pub(crate) fn reads(self, dialect: LockfileFormat) -> bool {
         match dialect {
             LockfileFormat::Npm => self == Self::Npm,
@@ -76,22 +76,22 @@ impl SurveyedClient {
         }
     }
 
-    /// Whether it waits a day with new releases by itself.
+    /// Checks whether it holds new releases for a day by default.
     pub(crate) fn has_builtin_age_gate(self) -> bool {
         matches!(self, Self::Pnpm11 | Self::Berry | Self::Deno)
     }
 }
 
-/// Registries that are connected to, to see who answers.
-const MOST_REGISTRIES: usize = 16;
+/// At most this many registries are probed.
+const MAX_REGISTRIES: usize = 16;
 
-/// Something that a client is told. The keys are npm's: `registry`, `@scope:registry`, `https-proxy`, `server`, `noproxy`,
-/// `no-proxy`, `cafile`, `strict-ssl`; `extra-ca` for authorities beside the system's; `age` for a minimum release age.
+/// A setting of a client. The keys are npm's: `registry`, `@scope:registry`, `https-proxy`, `proxy`, `noproxy`, `no-proxy`,
+/// `cafile`, `strict-ssl`. In addition, `extra-ca` is a CA file besides the system's, and `age` a minimum release age.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct ClientSetting {
     pub(crate) key: String,
     pub(crate) value: String,
-    /// Where it stands, for people.
+    /// The variable, or the file with line, for output.
     pub(crate) origin: String,
 }
 
@@ -101,7 +101,7 @@ impl ClientSetting {
     }
 }
 
-/// All of it.
+/// The settings of all clients, the lockfiles, and the clients in use.
 pub(crate) struct SettingsSurvey {
     variables: BTreeMap<String, String>,
     npmrc: Vec<(bool, ClientSetting)>,
@@ -109,23 +109,23 @@ pub(crate) struct SettingsSurvey {
     berry: Vec<ClientSetting>,
     bunfig: Vec<ClientSetting>,
     workspace: Vec<ClientSetting>,
-    /// pnpm's own files of this user: up to version 10; from 11 on, and the one beside it.
+    /// pnpm's files of this user: `rc` up to version 10, then `config.yaml` and `auth.ini`.
     pnpm_rc: Vec<ClientSetting>,
     pnpm_config: Vec<ClientSetting>,
     pnpm_auth: Vec<ClientSetting>,
-    /// Where the user's `.npmrc` stands, for people.
+    /// The path of the user's `.npmrc`, for output.
     user_npmrc: String,
-    /// The lockfiles of the project, by their names.
+    /// The lockfiles of the project, by name.
     pub(crate) lockfiles: BTreeMap<String, Lockfile>,
-    /// Those that are used here: by a lockfile, or by `packageManager`, else whatever is installed; and whether that is known of
-    /// this project.
+    /// The clients in use, by lockfile or `packageManager`, else all installed ones. The flag is set for clients of this
+    /// project.
     pub(crate) clients: Vec<(SurveyedClient, bool)>,
-    /// What could not be read.
+    /// Errors from reading files.
     pub(crate) trouble: Vec<String>,
 }
 
 impl SettingsSurvey {
-    /// Looks around from the working directory.
+    /// Collects settings, starting at the working directory.
     pub(crate) fn of(surroundings: &ProcessEnvironment) -> Self {
         let (folder, home) = (&surroundings.working_directory, surroundings.home.as_deref());
         let environment = surroundings.npm_environment();
@@ -143,21 +143,23 @@ impl SettingsSurvey {
         let npmrc = npmrc.collect();
         let upwards = |name: &str| folder.ancestors().map(|folder| folder.join(name)).collect::<Vec<_>>();
         let with_home = |name: &str| upwards(name).into_iter().chain(home.map(|home| home.join(name))).collect::<Vec<_>>();
-        let all =
-            |paths: Vec<PathBuf>, read: fn(&str) -> Vec<ConfigLine>, key: fn(&str) -> Option<String>| said(paths, read, key);
+        let all = |paths: Vec<PathBuf>, read: fn(&str) -> Vec<ConfigLine>, key: fn(&str) -> Option<String>| {
+            read_settings(paths, read, key)
+        };
         let configured = environment.vars.get("XDG_CONFIG_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
         let configured = configured.or_else(|| home.map(|home| home.join(".config")));
         let of_pnpm = |name: &str| configured.iter().map(|folder| folder.join("pnpm").join(name)).collect::<Vec<_>>();
         let mut lockfiles = BTreeMap::new();
         for path in lockfiles_of(folder) {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let bytes = files::read(&path, LONGEST as u64).map_err(|error| error.to_string());
+            let bytes = files::read_bounded(&path, LONGEST as u64).map_err(|error| error.to_string());
             match bytes.and_then(|bytes| Lockfile::read(&name, &bytes).map_err(|error| error.to_string())) {
                 Ok(lockfile) => drop(lockfiles.insert(name, lockfile)),
-                Err(error) => trouble.push(format!("`{}` cannot be read: {error}", path.display())),
+                Err(error) => trouble.push(format!("cannot read `{}`: {error}", path.display())),
             }
         }
-        let manager = upwards("package.json").iter().find_map(|path| package_manager(&files::read(path, LARGEST).ok()?));
+        let manager =
+            upwards("package.json").iter().find_map(|path| package_manager(&files::read_bounded(path, MAX_SETTINGS_BYTES).ok()?));
         let clients = clients(&lockfiles, manager.as_deref(), &environment.vars);
         Self {
             npmrc,
@@ -179,14 +181,15 @@ impl SettingsSurvey {
         }
     }
 
-    /// Everything that a client is told, what it obeys first.
-    pub(crate) fn told(&self, client: SurveyedClient) -> Vec<ClientSetting> {
+    /// Returns all settings of a client, highest precedence first.
+    pub(crate) fn settings_for(&self, client: SurveyedClient) -> Vec<ClientSetting> {
         let variable = |name: &str, key: &str| {
             let value = self.variables.get(name).filter(|value| !value.is_empty());
             value.map(|value| ClientSetting::new(key, value, format!("`{name}`")))
         };
         let variables = |pairs: &[(&str, &str)]| pairs.iter().filter_map(|(name, key)| variable(name, key)).collect::<Vec<_>>();
-        let npm = |of_variables: bool| self.npmrc.iter().filter(move |(is, _)| *is == of_variables).map(|(_, said)| said.clone());
+        let npm =
+            |of_variables: bool| self.npmrc.iter().filter(move |(is, _)| *is == of_variables).map(|(_, setting)| setting.clone());
         let shared = variables(&[
             ("HTTPS_PROXY", "https-proxy"),
             ("https_proxy", "https-proxy"),
@@ -206,7 +209,7 @@ impl SettingsSurvey {
             SurveyedClient::Pnpm11 => {
                 let own = self.own("pnpm_config_", &["registry", "https-proxy", "proxy", "noproxy", "no-proxy", "cafile"]);
                 let yaml = self.workspace.iter().chain(&self.pnpm_config).cloned();
-                let (user, project): (Vec<_>, Vec<_>) = npm(false).partition(|said| said.origin == self.user_npmrc);
+                let (user, project): (Vec<_>, Vec<_>) = npm(false).partition(|setting| setting.origin == self.user_npmrc);
                 let files = yaml.chain(project).chain(self.pnpm_auth.iter().cloned()).chain(user);
                 own.into_iter().chain(files).chain(shared).collect()
             }
@@ -225,14 +228,15 @@ impl SettingsSurvey {
                     ("YARN_HTTP_PROXY", "proxy"),
                     ("YARN_HTTPS_CA_FILE_PATH", "cafile"),
                 ]);
-                let extra = shared.into_iter().filter(|said| said.key == "extra-ca");
+                let extra = shared.into_iter().filter(|setting| setting.key == "extra-ca");
                 own.into_iter().chain(self.berry.iter().cloned()).chain(extra).collect()
             }
             SurveyedClient::Bun => {
-                let of_bun =
-                    |said: &ClientSetting| said.key == "registry" || said.key.ends_with(":registry") || said.key == "cafile";
+                let of_bun = |setting: &ClientSetting| {
+                    setting.key == "registry" || setting.key.ends_with(":registry") || setting.key == "cafile"
+                };
                 let own = variables(&[("BUN_CONFIG_REGISTRY", "registry")]);
-                let npm = npm(true).filter(|said| said.key == "registry").chain(npm(false).filter(of_bun));
+                let npm = npm(true).filter(|setting| setting.key == "registry").chain(npm(false).filter(of_bun));
                 own.into_iter().chain(npm).chain(self.bunfig.iter().cloned()).chain(shared).chain(everywhere).collect()
             }
             SurveyedClient::Deno => {
@@ -241,60 +245,64 @@ impl SettingsSurvey {
                     ("NPM_CONFIG_MIN_RELEASE_AGE", "age"),
                     ("DENO_CERT", "extra-ca"),
                 ]);
-                let of_deno =
-                    |said: &ClientSetting| said.key == "registry" || said.key.ends_with(":registry") || said.key == "age";
+                let of_deno = |setting: &ClientSetting| {
+                    setting.key == "registry" || setting.key.ends_with(":registry") || setting.key == "age"
+                };
                 own.into_iter().chain(npm(false).filter(of_deno)).chain(shared).chain(everywhere).collect()
             }
         }
     }
 
-    /// The registries that clients of the project go to, and those that its lockfiles name, each host once.
+    /// Returns the registries of the project's clients and lockfiles, once per origin.
     pub(crate) fn registries(&self) -> Vec<Url> {
         let clients = self.clients.iter().filter(|(_, is_of_project)| *is_of_project);
-        let told = clients.flat_map(|(client, _)| self.told(*client)).filter(|said| said.key.ends_with("registry"));
+        let settings =
+            clients.flat_map(|(client, _)| self.settings_for(*client)).filter(|setting| setting.key.ends_with("registry"));
         let entries = self.lockfiles.values().flat_map(|lockfile| &lockfile.entries);
         let locked = entries
             .filter(|entry| entry.source == EntrySource::Registry)
             .filter_map(|entry| entry.resolved.as_deref().map(str::to_owned));
-        let named = told.map(|said| said.value).chain(locked).filter_map(|text| Url::parse(&text).ok());
+        let named = settings.map(|setting| setting.value).chain(locked).filter_map(|text| Url::parse(&text).ok());
         let mut found: Vec<Url> = Vec::new();
         for url in named.chain([npmrc::npm_default_registry()]) {
-            if found.len() < MOST_REGISTRIES && found.iter().all(|known| known.origin() != url.origin()) {
+            if found.len() < MAX_REGISTRIES && found.iter().all(|known| known.origin() != url.origin()) {
                 found.push(url);
             }
         }
         found
     }
 
-    /// The registries of scopes that clients of the project go to.
+    /// Returns the scoped registries of the project's clients.
     pub(crate) fn scoped_registries(&self) -> Vec<Url> {
         let clients = self.clients.iter().filter(|(_, is_of_project)| *is_of_project);
-        let told = clients.flat_map(|(client, _)| self.told(*client));
-        let scoped = told.filter(|said| said.key.starts_with('@') && said.key.ends_with(":registry"));
-        scoped.filter_map(|said| Url::parse(&said.value).ok()).collect()
+        let settings = clients.flat_map(|(client, _)| self.settings_for(*client));
+        let scoped = settings.filter(|setting| setting.key.starts_with('@') && setting.key.ends_with(":registry"));
+        scoped.filter_map(|setting| Url::parse(&setting.value).ok()).collect()
     }
 
-    /// The authorities of Coldframes, perhaps of other machines, that clients here are told to trust.
+    /// Returns Coldframe CA certificates in the clients' CA files, including those of other machines.
     pub(crate) fn authorities(&self, folder: &Path) -> Vec<CertificateDer<'static>> {
-        let told = self.clients.iter().flat_map(|(client, _)| self.told(*client));
-        let files: BTreeSet<_> =
-            told.filter(|said| matches!(said.key.as_str(), "cafile" | "extra-ca")).map(|said| said.value).collect();
+        let settings = self.clients.iter().flat_map(|(client, _)| self.settings_for(*client));
+        let files: BTreeSet<_> = settings
+            .filter(|setting| matches!(setting.key.as_str(), "cafile" | "extra-ca"))
+            .map(|setting| setting.value)
+            .collect();
         let read = files.into_iter().filter_map(|file| CertificateDer::pem_file_iter(folder.join(file)).ok());
         read.flat_map(Iterator::flatten).filter(is_coldframe_ca).collect()
     }
 
-    /// Scopes of clients that install here whose registry is not taken, each once, in words.
-    pub(crate) fn unproxied_scopes(&self, is_taken: impl Fn(&Url) -> bool) -> BTreeSet<String> {
+    /// Describes scopes of the project's clients whose registry does not satisfy `is_proxied`.
+    pub(crate) fn unproxied_scopes(&self, is_proxied: impl Fn(&Url) -> bool) -> BTreeSet<String> {
         let clients = self.clients.iter().filter(|(_, is_of_project)| *is_of_project);
-        let told = clients.flat_map(|(client, _)| self.told(*client)).filter(|said| said.key.starts_with('@'));
-        let strays = told.filter_map(|said| {
-            let url = Url::parse(&said.value).ok().filter(|url| !is_taken(url))?;
-            Some(format!("`{}` in {} leads to {}", said.key, said.origin, host(url.as_str())))
+        let settings = clients.flat_map(|(client, _)| self.settings_for(*client)).filter(|setting| setting.key.starts_with('@'));
+        let unproxied = settings.filter_map(|setting| {
+            let url = Url::parse(&setting.value).ok().filter(|url| !is_proxied(url))?;
+            Some(format!("`{}` in {} points to {}", setting.key, setting.origin, host(url.as_str())))
         });
-        strays.collect()
+        unproxied.collect()
     }
 
-    /// The variables that have a prefix of a client's own, in either case.
+    /// Returns the variables with the prefix of a client, in either case.
     fn own(&self, prefix: &str, keys: &[&str]) -> Vec<ClientSetting> {
         let found = self.variables.iter().filter(|(_, value)| !value.is_empty()).filter_map(|(name, value)| {
             let folded = name.to_ascii_lowercase();
@@ -305,15 +313,15 @@ impl SettingsSurvey {
     }
 }
 
-/// The lines of files that matter, nearest file first.
-fn said(paths: Vec<PathBuf>, read: fn(&str) -> Vec<ConfigLine>, key: fn(&str) -> Option<String>) -> Vec<ClientSetting> {
+/// Reads the relevant settings of files, nearest file first.
+fn read_settings(paths: Vec<PathBuf>, read: fn(&str) -> Vec<ConfigLine>, key: fn(&str) -> Option<String>) -> Vec<ClientSetting> {
     let mut found: Vec<ClientSetting> = Vec::new();
     let mut seen: Vec<PathBuf> = Vec::new();
     for path in paths {
         if seen.contains(&path) {
             continue;
         }
-        let Ok(text) = files::read(&path, LARGEST).and_then(files::text) else { continue };
+        let Ok(text) = files::read_bounded(&path, MAX_SETTINGS_BYTES).and_then(files::into_text) else { continue };
         for (name, value, line) in read(&text) {
             let Some(key) = key(&name).filter(|_| !value.is_empty()) else { continue };
             found.push(ClientSetting::new(key, value, format!("`{}:{line}`", path.display())));
@@ -323,19 +331,19 @@ fn said(paths: Vec<PathBuf>, read: fn(&str) -> Vec<ConfigLine>, key: fn(&str) ->
     found
 }
 
-/// The lockfiles of the nearest folder upwards that has any.
+/// Returns the lockfiles of the nearest directory upwards that contains any.
 fn lockfiles_of(folder: &Path) -> Vec<PathBuf> {
     let inside = |folder: &Path| NAMES.iter().map(|name| folder.join(name)).filter(|path| path.is_file()).collect::<Vec<_>>();
     folder.ancestors().map(inside).find(|found| !found.is_empty()).unwrap_or_default()
 }
 
-/// `packageManager` of a `package.json`: `pnpm@10.34.9`.
+/// Returns `packageManager` of a `package.json`, such as `pnpm@10.34.9`.
 fn package_manager(bytes: &[u8]) -> Option<String> {
     let manifest: serde_json::Value = serde_json::from_slice(bytes).ok()?;
     manifest["packageManager"].as_str().map(str::to_owned)
 }
 
-/// Who installs here.
+/// Determines the clients in use, with a flag for clients of this project.
 fn clients(
     lockfiles: &BTreeMap<String, Lockfile>,
     manager: Option<&str>,
@@ -373,7 +381,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_installs_here_is_said_by_the_project() {
+    fn package_manager_determines_the_client() {
         let (lockfiles, variables) = (BTreeMap::new(), BTreeMap::new());
         let of =
             |manager| clients(&lockfiles, Some(manager), &variables).into_iter().map(|(client, _)| client).collect::<Vec<_>>();

@@ -1,10 +1,9 @@
-//! The formats in which clients are told what to do, as far as `doctor` asks: lines with their keys, and npm's name for each key.
-//! Refuses to know which client reads what.
+//! Parsers for client settings, as far as `doctor` needs them: keys with values and lines, and npm's name for each key.
 
-/// A key with its path, its value and its line.
+/// A key with its path, the value, and the line number.
 pub(crate) type ConfigLine = (String, String, usize);
 
-/// yarn 1's own format: a key, a blank, a value, each perhaps in quotes.
+/// Reads the format of yarn 1: key, space, value, each optionally in quotes.
 pub(crate) fn read_yarnrc(text: &str) -> Vec<ConfigLine> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with('#'));
     let pair = |(at, line): (usize, &str)| {
@@ -18,7 +17,7 @@ pub(crate) fn read_yarnrc(text: &str) -> Vec<ConfigLine> {
     lines.filter_map(pair).collect()
 }
 
-/// YAML as far as settings use it: maps in maps by their indentation, and scalars. A list's elements stand under the list's key.
+/// Reads YAML as far as settings use it: nested maps by indentation, and scalars. List elements get the key of the list.
 pub(crate) fn read_yaml(text: &str) -> Vec<ConfigLine> {
     let mut path: Vec<(usize, String)> = Vec::new();
     let mut found = Vec::new();
@@ -42,7 +41,7 @@ pub(crate) fn read_yaml(text: &str) -> Vec<ConfigLine> {
     found
 }
 
-/// Texts and numbers of TOML, by their path.
+/// Reads the scalar values of TOML, by path.
 pub(crate) fn read_toml(text: &str) -> Vec<ConfigLine> {
     fn walk(path: &str, value: &toml::Value, found: &mut Vec<ConfigLine>) {
         match value {
@@ -62,7 +61,7 @@ pub(crate) fn read_toml(text: &str) -> Vec<ConfigLine> {
     found
 }
 
-/// A value without its quotes, or without the comment behind it.
+/// Removes quotes, or a trailing comment of an unquoted value.
 fn bare(text: &str) -> String {
     let text = text.trim();
     for quote in ['"', '\''] {
@@ -117,7 +116,7 @@ pub(crate) fn key_of_pnpm(key: &str) -> Option<String> {
     }
 }
 
-/// A key of `config.yaml`, where settings have the names of the workspace's and npm's in camel case.
+/// Maps a key of `config.yaml`, which uses the workspace names and npm's names in camel case.
 pub(crate) fn key_of_pnpm_config(key: &str) -> Option<String> {
     let of_npm = match key {
         "registry" | "cafile" | "proxy" => key,
@@ -130,7 +129,7 @@ pub(crate) fn key_of_pnpm_config(key: &str) -> Option<String> {
     Some(of_npm.to_owned())
 }
 
-/// Lines as npm writes them: a key, `=`, a value.
+/// Reads npm's format: key, `=`, value.
 pub(crate) fn read_ini(text: &str) -> Vec<ConfigLine> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with(['#', ';', '[']));
     lines.filter_map(|(at, line)| line.split_once('=').map(|(key, value)| (bare(key), bare(value), at + 1))).collect()
@@ -153,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn each_format_is_read_as_far_as_it_matters() {
+    fn each_format_yields_keys_and_lines() {
         let yarnrc = "# mine\nregistry \"https://a.example/\"\n\"@acme:registry\" https://b.example\nlastUpdateCheck 1\n";
         assert_eq!(
             keys(read_yarnrc(yarnrc), npm_key_from_yarn),

@@ -1,5 +1,5 @@
-//! `coldframe doctor`: whether installs in this folder really pass through Coldframe, and what would mend it where they do
-//! not. Changes nothing; asks the server, upstream and the registries' ports, for seconds at most.
+//! `coldframe doctor`: checks whether installs in this directory go through Coldframe, and suggests fixes. Changes nothing.
+//! Asks the server and upstream, and opens connections to the registries, for a few seconds at most.
 
 pub(crate) mod client_settings;
 pub(crate) mod formats;
@@ -36,7 +36,7 @@ use crate::tls;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The Coldframe that clients are to use [default: the running server, else the first address of `listen`].
+    /// Coldframe URL for clients [default: running server, else first `listen`].
     #[arg(long, value_name = "URL", value_parser = server)]
     server: Option<Url>,
     /// Print JSON.
@@ -46,7 +46,7 @@ pub(crate) struct Arguments {
     settings: SettingFlags<false>,
 }
 
-/// Clocks further apart than this are told of.
+/// Clocks that differ by more than this cause a warning.
 const SKEW: SignedDuration = SignedDuration::from_mins(5);
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
@@ -72,8 +72,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let server_named = arguments.server;
     let server =
         server_named.clone().or(found).or_else(|| registry_of(&config)).unwrap_or_else(|| config.upstream.default.address());
-    let gateways: Vec<_> = config.gateway.listen.iter().flat_map(places).collect();
-    let authority = ca::trusted(&config.gateway, &config.store.data_dir, clock.now()).unwrap_or_default();
+    let gateways: Vec<_> = config.gateway.listen.iter().flat_map(listener_names).collect();
+    let authority = ca::trusted_certificates(&config.gateway, &config.store.data_dir, clock.now()).unwrap_or_default();
     let known = [authority.clone(), survey.authorities(&surroundings.working_directory)].concat();
     let redirected = runtime.block_on(probe::probe_redirects(&survey.registries(), &known));
     let age = match &running {
@@ -83,7 +83,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         }
         _ => None,
     };
-    let judge = RouteAnalyzer {
+    let analyzer = RouteAnalyzer {
         survey: &survey,
         hosts: &hosts,
         server: &server,
@@ -93,18 +93,19 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         folder: &surroundings.working_directory,
         age: age.unwrap_or_else(|| config.policy.minimum_age()),
     };
-    let mut findings = judge.findings();
+    let mut findings = analyzer.findings();
     findings.extend(root_findings(&mut config.tls));
-    let seen = runtime.block_on(probe::look(&config, (&server, &judge.direct_registries(&config)), sample(&survey), &*clock))?;
+    let seen =
+        runtime.block_on(probe::probe(&config, (&server, &analyzer.direct_registries(&config)), sample(&survey), &*clock))?;
     findings.extend(environment_findings(&seen, &server, &redirected));
     if seen.server.is_ok() && !is_ours {
         let data_dir = config.store.data_dir.display();
-        let what = format!("what answers at {server} is not a server of the data directory `{data_dir}`");
-        let why = "its policy, feeds and decisions are its own, whatever is decided or explained here";
+        let what = format!("the server at {server} does not use the data directory `{data_dir}`");
+        let why = "it has its own policy, feeds and decisions";
         findings.push(
             DoctorFinding::new(FindingLevel::Note, "server", what)
-                .because(why)
-                .with_fix("coldframe doctor --data-dir DIR, with the server's"),
+                .with_reason(why)
+                .with_fix("coldframe doctor --data-dir DIR, with the directory of that server"),
         );
     }
     findings.extend(feed_findings(&config, &*clock));
@@ -113,33 +114,33 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     Ok(if bypassed { Exit::Failed } else { Exit::Done })
 }
 
-/// The address that clients name as their registry.
+/// Returns the address that clients use as their registry.
 fn registry_of(config: &Config) -> Option<Url> {
     let listening = config.listen.first().map(|address| format!("http://{}/", reachable(*address)));
     config.proxy.public_url.clone().or_else(|| Url::parse(&listening?).ok())
 }
 
-/// How clients may name a listener: host and port.
-fn places(address: &SocketAddr) -> Vec<String> {
+/// Returns the names of a listener that clients may use, as `host:port`.
+fn listener_names(address: &SocketAddr) -> Vec<String> {
     let reached = reachable(*address);
     vec![reached.to_string(), format!("localhost:{}", reached.port())]
 }
 
-/// A package of the project's to look at: one that a registry has.
+/// Returns a package of the project that comes from a registry.
 fn sample(survey: &SettingsSurvey) -> Option<PackageName> {
     let entries = survey.lockfiles.values().flat_map(|lockfile| &lockfile.entries);
     entries.filter(|entry| entry.source == EntrySource::Registry).find_map(|entry| PackageName::parse(&entry.name).ok())
 }
 
-/// The files of authorities that hold none: they are done without from here on.
+/// Removes CA files without certificates from `trust` and reports them.
 fn root_findings(trust: &mut tls::Config) -> Vec<DoctorFinding> {
     let mut found = Vec::new();
     trust.extra_roots.retain(|path| {
         let alone = tls::Config { extra_roots: vec![path.clone()] };
         let Err(error) = tls::client_config(&alone) else { return true };
-        let why = "no Coldframe starts with it, and a client trusts nobody more for it";
-        let finding = DoctorFinding::new(FindingLevel::Warning, "ca", error.to_string()).because(why);
-        found.push(finding.with_fix("name a PEM file of certificates instead, as `coldframe ca export --to FILE` writes one"));
+        let why = "the server does not start with this file, and clients ignore it";
+        let finding = DoctorFinding::new(FindingLevel::Warning, "ca", error.to_string()).with_reason(why);
+        found.push(finding.with_fix("use a PEM file of certificates, such as from `coldframe ca export --to FILE`"));
         false
     });
     found
@@ -151,37 +152,38 @@ fn environment_findings(seen: &ProbeReport, server: &Url, redirected: &Redirecte
         Ok(_) => found.push(DoctorFinding::new(FindingLevel::Well, "server", format!("Coldframe answers at {server}"))),
         Err(why) => found.push(
             DoctorFinding::new(FindingLevel::Warning, "server", format!("no Coldframe answers at {server}: {why}"))
-                .because("clients that ask there cannot install")
+                .with_reason("clients that use it cannot install")
                 .with_fix("coldframe serve"),
         ),
     }
     if let Err(why) = &seen.upstream {
         let finding = DoctorFinding::new(FindingLevel::Warning, "upstream", format!("upstream does not answer: {why}"));
-        found.push(finding.because("only what is cached is served").with_fix("coldframe config show"));
+        found.push(finding.with_reason("only cached packages are served").with_fix("coldframe config show"));
     }
     for (who, skew) in [("the server", &seen.server), ("upstream", &seen.upstream)] {
         let Ok(Some(skew)) = skew else { continue };
         if skew.abs() > SKEW {
             let (seconds, side) = (skew.as_secs().abs(), if skew.is_positive() { "ahead of" } else { "behind" });
-            let finding =
-                DoctorFinding::new(FindingLevel::Warning, "clock", format!("the clock here is {seconds} s {side} that of {who}"));
-            let why = "a release's age is counted by the clock: too early opens what is young";
-            found.push(finding.because(why).with_fix("timedatectl set-ntp true"));
+            let finding = DoctorFinding::new(
+                FindingLevel::Warning,
+                "clock",
+                format!("the local clock is {seconds} s {side} that of {who}"),
+            );
+            let why = "release ages depend on the clock; a fast clock opens releases too early";
+            found.push(finding.with_reason(why).with_fix("timedatectl set-ntp true"));
         } else {
             found.push(DoctorFinding::new(FindingLevel::Well, "clock", format!("the clock agrees with that of {who}")));
         }
     }
     for (place, opens) in &seen.egress {
         found.push(if redirected.contains_key(place) {
-            DoctorFinding::new(FindingLevel::Well, "egress", format!("a connection to {place} ends at the gateway"))
+            DoctorFinding::new(FindingLevel::Well, "egress", format!("connections to {place} are redirected to the gateway"))
         } else if *opens {
-            DoctorFinding::new(FindingLevel::Note, "egress", format!("a connection to {place} opens from here"))
-                .because(
-                    "whoever names the registry itself goes around; only a network that lets Coldframe alone out prevents that",
-                )
-                .with_fix("coldframe run -- the command that installs; or allow egress to Coldframe alone")
+            DoctorFinding::new(FindingLevel::Note, "egress", format!("direct connections to {place} are possible"))
+                .with_reason("clients can bypass Coldframe unless the network allows egress to Coldframe only")
+                .with_fix("coldframe run -- INSTALL COMMAND; or allow egress to Coldframe only")
         } else {
-            DoctorFinding::new(FindingLevel::Well, "egress", format!("no connection to {place} opens from here"))
+            DoctorFinding::new(FindingLevel::Well, "egress", format!("direct connections to {place} are not possible"))
         });
     }
     if let Some(stripped) = &seen.stripped {
@@ -189,19 +191,19 @@ fn environment_findings(seen: &ProbeReport, server: &Url, redirected: &Redirecte
             Ok(missing) if missing.is_empty() => DoctorFinding::new(
                 FindingLevel::Well,
                 "metadata",
-                format!("upstream sends what rules ask for (looked at {})", stripped.name),
+                format!("upstream sends the metadata that rules need (checked with {})", stripped.name),
             ),
             Ok(missing) => DoctorFinding::new(
                 FindingLevel::Warning,
                 "metadata",
-                format!("upstream sends no {} (looked at {})", missing.join(", "), stripped.name),
+                format!("upstream sends no {} (checked with {})", missing.join(", "), stripped.name),
             )
-            .because("rules that ask for it cannot decide: without `time` a release waits from when it was first seen")
-            .with_fix("coldframe serve --upstream, with the registry that the mirror copies"),
+            .with_reason("rules that need it cannot decide; without `time`, age counts from when a release was first seen")
+            .with_fix("coldframe serve --upstream URL, with the registry that the mirror copies"),
             Err(why) => DoctorFinding::new(
                 FindingLevel::Note,
                 "metadata",
-                format!("what upstream sends of {} could not be read: {why}", stripped.name),
+                format!("cannot read the metadata of {}: {why}", stripped.name),
             ),
         });
     }
@@ -209,22 +211,20 @@ fn environment_findings(seen: &ProbeReport, server: &Url, redirected: &Redirecte
 }
 
 fn feed_findings(config: &Config, clock: &dyn Clock) -> Vec<DoctorFinding> {
-    let standings = incident::status(config, clock.now());
-    if standings.is_empty() {
-        let finding = DoctorFinding::new(FindingLevel::Note, "feeds", "no feed of advisories is followed");
-        return vec![
-            finding.because("known malware is held back by its age alone").with_fix("coldframe serve --feed PATH-or-URL"),
-        ];
+    let statuses = incident::status(config, clock.now());
+    if statuses.is_empty() {
+        let finding = DoctorFinding::new(FindingLevel::Note, "feeds", "no advisory feed is configured");
+        return vec![finding.with_reason("known malware is held by its age only").with_fix("coldframe serve --feed PATH-or-URL")];
     }
-    let tell = |standing: incident::FeedStatus| match standing.staleness {
-        None => DoctorFinding::new(FindingLevel::Well, "feeds", format!("the feed `{}` is fresh", standing.feed.name)),
+    let tell = |status: incident::FeedStatus| match status.staleness {
+        None => DoctorFinding::new(FindingLevel::Well, "feeds", format!("the feed `{}` is fresh", status.feed.name)),
         Some(why) => {
-            DoctorFinding::new(FindingLevel::Warning, "feeds", format!("the feed `{}` is stale: {why}", standing.feed.name))
-                .because("what was published as malware since then is not known here")
+            DoctorFinding::new(FindingLevel::Warning, "feeds", format!("the feed `{}` is stale: {why}", status.feed.name))
+                .with_reason("malware published since then is not known here")
                 .with_fix("coldframe feed sync")
         }
     };
-    standings.into_iter().map(tell).collect()
+    statuses.into_iter().map(tell).collect()
 }
 
 fn tell(findings: &[DoctorFinding], bypassed: bool) -> String {
@@ -235,11 +235,11 @@ fn tell(findings: &[DoctorFinding], bypassed: bool) -> String {
             push_line!(text, "         why:  {why}");
         }
         if let Some(mend) = mend {
-            push_line!(text, "         mend: {mend}");
+            push_line!(text, "         fix:  {mend}");
         }
     }
     let count = |grade: FindingLevel| findings.iter().filter(|finding| finding.grade == grade).count();
-    let end = if bypassed { "installs here go around Coldframe" } else { "installs here pass through Coldframe" };
+    let end = if bypassed { "installs here bypass Coldframe" } else { "installs here go through Coldframe" };
     let (bypasses, warnings) = (count(FindingLevel::Bypass), count(FindingLevel::Warning));
     text.push('\n');
     push_line!(text, "{end} ({bypasses} bypass, {warnings} warning)");

@@ -1,4 +1,4 @@
-//! Where each client goes with what it is told: through Coldframe, or around it. Refuses to ask anybody.
+//! Determines from each client's settings whether its installs go through Coldframe. Makes no network requests.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,16 +16,16 @@ use crate::npm::lockfile::{EntrySource, LockfileFormat};
 use crate::text::shell_word;
 use crate::upstream::npmrc;
 
-/// How bad something is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FindingLevel {
-    /// As it should be.
+    /// No problem.
     Well,
-    /// Worth knowing.
+    /// For information.
     Note,
-    /// Something is missing or will fail; nothing goes around.
+    /// Something is missing or will fail, but installs do not bypass Coldframe.
     Warning,
-    /// Installs go around Coldframe.
+    /// Installs bypass Coldframe.
     Bypass,
 }
 
@@ -40,17 +40,17 @@ impl FindingLevel {
     }
 }
 
-/// One line of what was found.
+/// One finding of `doctor`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DoctorFinding {
     pub(crate) grade: FindingLevel,
-    /// A stable word for what was looked at.
+    /// A stable name of the check.
     pub(crate) check: &'static str,
-    /// What is the case.
+    /// The observation.
     pub(crate) what: String,
-    /// Why it matters; empty where all is well.
+    /// Why it matters. Empty if there is no problem.
     pub(crate) why: &'static str,
-    /// The command that mends it.
+    /// The command or step that fixes it.
     pub(crate) mend: Option<String>,
 }
 
@@ -59,7 +59,7 @@ impl DoctorFinding {
         Self { grade, check, what: what.into(), why: "", mend: None }
     }
 
-    pub(crate) fn because(self, why: &'static str) -> Self {
+    pub(crate) fn with_reason(self, why: &'static str) -> Self {
         Self { why, ..self }
     }
 
@@ -68,45 +68,45 @@ impl DoctorFinding {
     }
 }
 
-/// What there is to judge by.
+/// The inputs of the analysis.
 pub(crate) struct RouteAnalyzer<'a> {
     pub(crate) survey: &'a SettingsSurvey,
     pub(crate) hosts: &'a RegistryHosts,
-    /// Where clients are to go as their registry.
+    /// The registry URL that clients should use.
     pub(crate) server: &'a Url,
-    /// The addresses of our gateways, host and port.
+    /// The addresses of our gateways, as `host:port`.
     pub(crate) gateways: &'a [String],
-    /// Whom the gateway's clients have to trust; empty without an authority.
+    /// The CA certificates that clients of the gateway must trust. Empty without a CA.
     pub(crate) authority: &'a [CertificateDer<'static>],
-    /// The places, host and port, to which a connection ends at a gateway that nobody was told of.
+    /// Addresses (`host:port`) whose connections are redirected to a gateway, with the CA of that gateway.
     pub(crate) redirected: &'a RedirectedHosts,
     pub(crate) folder: &'a Path,
-    /// The age that clients are to wait for themselves, as the policy has it.
+    /// The minimum age of the policy, which clients should also use.
     pub(crate) age: Duration,
 }
 
-/// Where a client goes with the registry that it has.
+/// How a client reaches its registry.
 enum ClientRoute {
     Registry,
     Gateway,
-    /// Through the gateway, by the network's doing.
+    /// Through the gateway, because the network redirects connections.
     Redirected,
-    /// Past the gateway: the line that says so.
+    /// Past the gateway, because of this `noproxy` setting.
     Excepted(ClientSetting),
     Around,
 }
 
 impl RouteAnalyzer<'_> {
-    /// Everything that files and variables tell.
+    /// Analyzes files and variables.
     pub(crate) fn findings(&self) -> Vec<DoctorFinding> {
         let mut found = Vec::new();
         for (client, is_of_project) in &self.survey.clients {
-            let told = self.survey.told(*client);
-            let mut of_client = vec![self.registry(*client, &told)];
-            of_client.extend(self.scopes(*client, &told));
-            of_client.extend(self.trust(*client, &told));
-            of_client.extend(self.age(*client, &told));
-            // Others that are installed do not install this project.
+            let settings = self.survey.settings_for(*client);
+            let mut of_client = vec![self.registry(*client, &settings)];
+            of_client.extend(self.scopes(*client, &settings));
+            of_client.extend(self.trust(*client, &settings));
+            of_client.extend(self.age(*client, &settings));
+            // Clients that the project does not use cause warnings only.
             for finding in &mut of_client {
                 if !is_of_project && finding.grade == FindingLevel::Bypass {
                     finding.grade = FindingLevel::Warning;
@@ -117,33 +117,33 @@ impl RouteAnalyzer<'_> {
         }
         found.extend(self.lockfiles());
         found.extend(self.survey.trouble.iter().map(|error| {
-            DoctorFinding::new(FindingLevel::Warning, "unreadable", error).because("what it says was not looked at")
+            DoctorFinding::new(FindingLevel::Warning, "unreadable", error).with_reason("its contents were not checked")
         }));
         found
     }
 
-    /// The registries that clients here would go to without Coldframe: upstream, and what each of them names.
+    /// Returns the registries that clients would use without Coldframe: upstream, and the configured ones.
     pub(crate) fn direct_registries(&self, config: &Config) -> Vec<Url> {
         let clients = self.survey.clients.iter().filter(|(_, is_of_project)| *is_of_project);
-        let named = clients.map(|(client, _)| registry_of(&self.survey.told(*client)));
+        let named = clients.map(|(client, _)| registry_of(&self.survey.settings_for(*client)));
         let all = std::iter::once(config.upstream.default.address()).chain(named.flatten());
         all.filter(|url| !self.hosts.is_own(url)).collect()
     }
 
-    fn registry(&self, client: SurveyedClient, told: &[ClientSetting]) -> DoctorFinding {
+    fn registry(&self, client: SurveyedClient, settings: &[ClientSetting]) -> DoctorFinding {
         let name = client.as_str();
-        let said = find(told, "registry");
-        let (url, origin) = match said {
-            Some(said) => (Url::parse(&said.value), said.origin.as_str()),
+        let setting = find(settings, "registry");
+        let (url, origin) = match setting {
+            Some(setting) => (Url::parse(&setting.value), setting.origin.as_str()),
             None => (Ok(npmrc::npm_default_registry()), "its built-in default"),
         };
         let Ok(url) = url else {
-            let what = format!("{name}: the registry from {origin} is no address");
+            let what = format!("{name}: the registry from {origin} is not a URL");
             return DoctorFinding::new(FindingLevel::Warning, "registry", what)
-                .because("the client will fail, or take its default");
+                .with_reason("the client will fail or use its default");
         };
         let shown = host(url.as_str());
-        match self.route(client, told, &url) {
+        match self.route(client, settings, &url) {
             ClientRoute::Registry => {
                 DoctorFinding::new(FindingLevel::Well, "registry", format!("{name} asks Coldframe at {shown} ({origin})"))
             }
@@ -151,30 +151,31 @@ impl RouteAnalyzer<'_> {
                 DoctorFinding::new(FindingLevel::Well, "registry", format!("{name} asks {shown} through the gateway"))
             }
             ClientRoute::Redirected => {
-                let what = format!("{name} asks {shown}, and its connections end at the gateway ({origin})");
+                let what = format!("{name} asks {shown}; its connections are redirected to the gateway ({origin})");
                 DoctorFinding::new(FindingLevel::Well, "registry", what)
             }
             ClientRoute::Excepted(by) => {
-                let what = format!("{name} asks {shown} past the gateway: {} excepts it ({})", by.key, by.origin);
-                let mend = format!("take {} out of {} in {}", url.host_str().unwrap_or_default(), by.key, by.origin);
+                let what = format!("{name} asks {shown} past the gateway: {} excludes it ({})", by.key, by.origin);
+                let mend = format!("remove {} from {} in {}", url.host_str().unwrap_or_default(), by.key, by.origin);
                 DoctorFinding::new(FindingLevel::Bypass, "no-proxy", what)
-                    .because("nothing that it installs is judged")
+                    .with_reason("its installs are not checked")
                     .with_fix(mend)
             }
             ClientRoute::Around => {
                 let what = format!("{name} asks {shown} directly (registry from {origin})");
                 let finding =
-                    DoctorFinding::new(FindingLevel::Bypass, "registry", what).because("nothing that it installs is judged");
-                finding.with_fix(self.mend_registry(client, said))
+                    DoctorFinding::new(FindingLevel::Bypass, "registry", what).with_reason("its installs are not checked");
+                finding.with_fix(self.mend_registry(client, setting))
             }
         }
     }
 
-    /// The command that leads a client here. A variable that says otherwise has to go first.
-    fn mend_registry(&self, client: SurveyedClient, said: Option<&ClientSetting>) -> String {
+    /// Returns the command that configures a client for Coldframe. A variable that overrides it must be unset first.
+    fn mend_registry(&self, client: SurveyedClient, setting: Option<&ClientSetting>) -> String {
         let server = self.server;
-        let variable =
-            said.and_then(|said| said.origin.strip_prefix('`')?.strip_suffix('`')).filter(|name| !name.contains(['/', '.']));
+        let variable = setting
+            .and_then(|setting| setting.origin.strip_prefix('`')?.strip_suffix('`'))
+            .filter(|name| !name.contains(['/', '.']));
         let unset = variable.map(|name| format!("unset {name}; ")).unwrap_or_default();
         let plain = if server.scheme() == "http" {
             format!(" && yarn config set unsafeHttpWhitelist --json '[\"{}\"]'", server.host_str().unwrap_or_default())
@@ -184,67 +185,75 @@ impl RouteAnalyzer<'_> {
         match client {
             SurveyedClient::Berry => format!("{unset}yarn config set npmRegistryServer {server}{plain}"),
             SurveyedClient::Bun | SurveyedClient::Yarn
-                if said.is_some_and(|said| said.origin.contains("bunfig") || said.origin.contains(".yarnrc")) =>
+                if setting.is_some_and(|setting| setting.origin.contains("bunfig") || setting.origin.contains(".yarnrc")) =>
             {
-                format!("{unset}set registry to {server} in {}", said.map(|said| said.origin.as_str()).unwrap_or_default())
-            }
-            SurveyedClient::Pnpm | SurveyedClient::Pnpm11 if said.is_some_and(|said| said.origin.contains("pnpm-workspace")) => {
                 format!(
-                    "{unset}set registries.default to {server} in {}",
-                    said.map(|said| said.origin.as_str()).unwrap_or_default()
+                    "{unset}set registry to {server} in {}",
+                    setting.map(|setting| setting.origin.as_str()).unwrap_or_default()
                 )
             }
-            SurveyedClient::Pnpm11 if said.is_some_and(|said| said.origin.contains("pnpm/config.yaml")) => {
-                // `pnpm config set` writes another file, which this one beats.
-                format!("{unset}set registry to {server} in {}", said.map(|said| said.origin.as_str()).unwrap_or_default())
+            SurveyedClient::Pnpm | SurveyedClient::Pnpm11
+                if setting.is_some_and(|setting| setting.origin.contains("pnpm-workspace")) =>
+            {
+                format!(
+                    "{unset}set registries.default to {server} in {}",
+                    setting.map(|setting| setting.origin.as_str()).unwrap_or_default()
+                )
+            }
+            SurveyedClient::Pnpm11 if setting.is_some_and(|setting| setting.origin.contains("pnpm/config.yaml")) => {
+                // `pnpm config set` writes a file with lower priority than this one.
+                format!(
+                    "{unset}set registry to {server} in {}",
+                    setting.map(|setting| setting.origin.as_str()).unwrap_or_default()
+                )
             }
             _ => format!("{unset}npm config set registry {server} --location=project"),
         }
     }
 
-    fn scopes(&self, client: SurveyedClient, told: &[ClientSetting]) -> Vec<DoctorFinding> {
+    fn scopes(&self, client: SurveyedClient, settings: &[ClientSetting]) -> Vec<DoctorFinding> {
         let mut seen: Vec<&str> = Vec::new();
         let mut found = Vec::new();
-        for said in told.iter().filter(|said| said.key.starts_with('@')) {
-            if seen.contains(&said.key.as_str()) {
+        for setting in settings.iter().filter(|setting| setting.key.starts_with('@')) {
+            if seen.contains(&setting.key.as_str()) {
                 continue;
             }
-            seen.push(&said.key);
-            let Ok(url) = Url::parse(&said.value) else { continue };
-            if matches!(self.route(client, told, &url), ClientRoute::Around | ClientRoute::Excepted(_)) {
-                let (scope, _) = said.key.split_once(':').unwrap_or((&said.key, ""));
-                let what = format!("{} asks {} for {scope} directly ({})", client.as_str(), host(url.as_str()), said.origin);
+            seen.push(&setting.key);
+            let Ok(url) = Url::parse(&setting.value) else { continue };
+            if matches!(self.route(client, settings, &url), ClientRoute::Around | ClientRoute::Excepted(_)) {
+                let (scope, _) = setting.key.split_once(':').unwrap_or((&setting.key, ""));
+                let what = format!("{} asks {} for {scope} directly ({})", client.as_str(), host(url.as_str()), setting.origin);
                 let mend = match client {
                     SurveyedClient::Berry | SurveyedClient::Bun => {
-                        format!("set the registry of {scope} to {} in {}", self.server, said.origin)
+                        format!("set the registry of {scope} to {} in {}", self.server, setting.origin)
                     }
-                    _ => format!("npm config set {} {} --location=project", shell_word(&said.key), self.server),
+                    _ => format!("npm config set {} {} --location=project", shell_word(&setting.key), self.server),
                 };
                 let finding =
-                    DoctorFinding::new(FindingLevel::Bypass, "scope", what).because("packages of this scope are not judged");
+                    DoctorFinding::new(FindingLevel::Bypass, "scope", what).with_reason("packages of this scope are not checked");
                 found.push(finding.with_fix(mend));
             }
         }
         found
     }
 
-    /// Whether a client behind the gateway trusts it, and whether any checks whom it talks to.
-    fn trust(&self, client: SurveyedClient, told: &[ClientSetting]) -> Vec<DoctorFinding> {
+    /// Checks whether a client of the gateway trusts its CA, and whether certificate checks are on.
+    fn trust(&self, client: SurveyedClient, settings: &[ClientSetting]) -> Vec<DoctorFinding> {
         let mut found = Vec::new();
-        if let Some(said) = find(told, "strict-ssl").filter(|said| said.value == "false") {
-            let what = format!("{} does not check certificates ({})", client.as_str(), said.origin);
+        if let Some(setting) = find(settings, "strict-ssl").filter(|setting| setting.value == "false") {
+            let what = format!("{} does not check certificates ({})", client.as_str(), setting.origin);
             let mend = if client == SurveyedClient::Berry {
                 "yarn config unset enableStrictSsl"
             } else {
                 "npm config delete strict-ssl --location=project"
             };
             let finding = DoctorFinding::new(FindingLevel::Warning, "tls", what)
-                .because("whoever stands between answers in the registry's name");
+                .with_reason("a machine in the middle can impersonate the registry");
             found.push(finding.with_fix(mend));
         }
-        let Some(url) = registry_of(told) else { return found };
-        // Ours, or whose gateway it is that connections end at.
-        let authority = match self.route(client, told, &url) {
+        let Some(url) = registry_of(settings) else { return found };
+        // The CA of our gateway, or of the gateway that connections are redirected to.
+        let authority = match self.route(client, settings, &url) {
             ClientRoute::Gateway => self.authority,
             ClientRoute::Redirected => self.redirected.get(&place(&url)).map(Vec::as_slice).unwrap_or_default(),
             _ => return found,
@@ -252,66 +261,64 @@ impl RouteAnalyzer<'_> {
         if url.scheme() != "https" {
             return found;
         }
-        let (cafile, extra) = (find(told, "cafile"), find(told, "extra-ca"));
-        if cafile.or(extra).is_some_and(|said| self.holds(authority, &said.value)) {
-            found.push(DoctorFinding::new(
-                FindingLevel::Well,
-                "ca",
-                format!("{} trusts the gateway's authority", client.as_str()),
-            ));
+        let (cafile, extra) = (find(settings, "cafile"), find(settings, "extra-ca"));
+        if cafile.or(extra).is_some_and(|setting| self.holds(authority, &setting.value)) {
+            found.push(DoctorFinding::new(FindingLevel::Well, "ca", format!("{} trusts the gateway's CA", client.as_str())));
             return found;
         }
         let what = match cafile {
-            Some(said) => format!("{}: the `cafile` from {} lacks the gateway's authority", client.as_str(), said.origin),
-            None => format!("{} is not told to trust the gateway's authority", client.as_str()),
+            Some(setting) => {
+                format!("{}: the `cafile` from {} does not contain the gateway's CA", client.as_str(), setting.origin)
+            }
+            None => format!("{} is not configured to trust the gateway's CA", client.as_str()),
         };
         let finding =
-            DoctorFinding::new(FindingLevel::Warning, "ca", what).because("unless the system trusts it, installs fail at TLS");
+            DoctorFinding::new(FindingLevel::Warning, "ca", what).with_reason("installs fail at TLS unless the system trusts it");
         found.push(finding.with_fix("coldframe ca trust"));
         found
     }
 
-    /// Whether a file holds one of these certificates.
+    /// Checks whether a file contains one of these certificates.
     fn holds(&self, authority: &[CertificateDer<'static>], path: &str) -> bool {
         let path: PathBuf = self.folder.join(path);
         let Ok(certificates) = CertificateDer::pem_file_iter(path) else { return false };
         certificates.flatten().any(|certificate| authority.contains(&certificate))
     }
 
-    fn age(&self, client: SurveyedClient, told: &[ClientSetting]) -> Option<DoctorFinding> {
+    fn age(&self, client: SurveyedClient, settings: &[ClientSetting]) -> Option<DoctorFinding> {
         let name = client.as_str();
-        match find(told, "age") {
-            Some(said) if said.value == "0" => {
-                let what = format!("{name} has its own minimum release age switched off ({})", said.origin);
-                let why = "it is a second net below Coldframe, where an install goes around";
+        match find(settings, "age") {
+            Some(setting) if setting.value == "0" => {
+                let what = format!("{name} has its own minimum release age turned off ({})", setting.origin);
+                let why = "it protects installs that bypass Coldframe";
                 Some(
                     DoctorFinding::new(FindingLevel::Note, "age", what)
-                        .because(why)
-                        .with_fix(format!("remove it from {}", said.origin)),
+                        .with_reason(why)
+                        .with_fix(format!("remove it from {}", setting.origin)),
                 )
             }
-            Some(said) => Some(DoctorFinding::new(
+            Some(setting) => Some(DoctorFinding::new(
                 FindingLevel::Note,
                 "age",
-                format!("{name} has a minimum release age of its own ({})", said.origin),
+                format!("{name} has its own minimum release age ({})", setting.origin),
             )),
             None if client.has_builtin_age_gate() || self.age.is_zero() => None,
             None => {
                 let rounded = |unit: u64| (self.age.as_secs() + u64::from(self.age.subsec_nanos() > 0)).div_ceil(unit);
-                let why = "a second net below Coldframe, where an install goes around";
+                let why = "it protects installs that bypass Coldframe";
                 let mend = match client {
-                    SurveyedClient::Pnpm => format!("write minimumReleaseAge: {} into pnpm-workspace.yaml", rounded(60)),
-                    SurveyedClient::Bun => format!("write minimumReleaseAge = {} below [install] into bunfig.toml", rounded(1)),
+                    SurveyedClient::Pnpm => format!("set minimumReleaseAge: {} in pnpm-workspace.yaml", rounded(60)),
+                    SurveyedClient::Bun => format!("set minimumReleaseAge = {} under [install] in bunfig.toml", rounded(1)),
                     SurveyedClient::Yarn => return None,
                     _ => format!("npm config set min-release-age {} --location=project", rounded(86_400)),
                 };
                 let what = format!("{name} has no minimum release age of its own");
-                Some(DoctorFinding::new(FindingLevel::Note, "age", what).because(why).with_fix(mend))
+                Some(DoctorFinding::new(FindingLevel::Note, "age", what).with_reason(why).with_fix(mend))
             }
         }
     }
 
-    /// Entries that their client fetches from elsewhere.
+    /// Finds lockfile entries that a client fetches without Coldframe.
     fn lockfiles(&self) -> Vec<DoctorFinding> {
         let mut found = Vec::new();
         for (name, lockfile) in &self.survey.lockfiles {
@@ -328,76 +335,85 @@ impl RouteAnalyzer<'_> {
                 }
             }
             if places.is_empty() {
-                found.push(DoctorFinding::new(FindingLevel::Well, "lockfile", format!("{name} names nothing that goes around")));
+                found.push(DoctorFinding::new(
+                    FindingLevel::Well,
+                    "lockfile",
+                    format!("{name} has no entries that bypass Coldframe"),
+                ));
             }
             for (place, (count, first, is_registry)) in places {
                 let more = if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
-                let what = format!("{name}: {first}{more} come from {place}");
+                let what = format!("{name}: {first}{more} fetched from {place}");
                 let mend = if is_registry {
-                    "coldframe run -- the command that installs; or delete the lockfile's addresses and install anew"
+                    "coldframe run -- INSTALL COMMAND; or remove the addresses from the lockfile and install again"
                 } else {
-                    "coldframe run -- the command that installs, which refuses such places"
+                    "coldframe run -- INSTALL COMMAND, which refuses such hosts"
                 };
                 let finding = DoctorFinding::new(FindingLevel::Bypass, "lockfile", what);
-                found.push(finding.because("a client fetches what a lockfile names, whatever its registry is").with_fix(mend));
+                found.push(
+                    finding.with_reason("clients fetch the addresses in a lockfile, regardless of the registry").with_fix(mend),
+                );
             }
         }
         found
     }
 
-    /// Whether all clients of a dialect that install here come by the gateway with an address, which answers or refuses.
+    /// Checks whether all clients of a lockfile format reach an address through the gateway.
     fn is_proxied(&self, dialect: LockfileFormat, address: &str) -> bool {
         let Ok(url) = Url::parse(address) else { return false };
         let mut clients = self.survey.clients.iter().filter(|(client, _)| client.reads(dialect)).peekable();
         clients.peek().is_some()
             && clients.all(|(client, _)| {
-                matches!(self.route(*client, &self.survey.told(*client), &url), ClientRoute::Gateway | ClientRoute::Redirected)
+                matches!(
+                    self.route(*client, &self.survey.settings_for(*client), &url),
+                    ClientRoute::Gateway | ClientRoute::Redirected
+                )
             })
     }
 
-    fn route(&self, client: SurveyedClient, told: &[ClientSetting], url: &Url) -> ClientRoute {
+    fn route(&self, client: SurveyedClient, settings: &[ClientSetting], url: &Url) -> ClientRoute {
         if self.hosts.is_own(url) {
             return ClientRoute::Registry;
         }
-        // npm and pnpm take one for the other.
+        // npm and pnpm use either proxy setting for both schemes.
         let falls_back = matches!(client, SurveyedClient::Npm | SurveyedClient::Pnpm | SurveyedClient::Pnpm11);
         let (first, second) = if url.scheme() == "https" { ("https-proxy", "proxy") } else { ("proxy", "https-proxy") };
         let both = falls_back || (client == SurveyedClient::Yarn && first == "https-proxy");
-        let proxy = find(told, first).or_else(|| find(told, second).filter(|_| both));
+        let proxy = find(settings, first).or_else(|| find(settings, second).filter(|_| both));
         let is_ours =
-            proxy.and_then(|said| Url::parse(&said.value).ok()).is_some_and(|proxy| self.gateways.contains(&place(&proxy)));
+            proxy.and_then(|setting| Url::parse(&setting.value).ok()).is_some_and(|proxy| self.gateways.contains(&place(&proxy)));
         let is_redirected = self.redirected.contains_key(&place(url));
         if !is_ours {
-            // Another proxy connects from where it is.
+            // Another proxy opens connections from its own machine.
             return if is_redirected && proxy.is_none() { ClientRoute::Redirected } else { ClientRoute::Around };
         }
-        // yarn from 2 on knows no exceptions; of the others some read one key, some the other.
-        let exceptions = told.iter().filter(|said| matches!(said.key.as_str(), "noproxy" | "no-proxy"));
-        let first = exceptions.filter(|said| client != SurveyedClient::Npm || said.key == "noproxy").take(1);
-        let hole = first.into_iter().find(|said| is_proxy_exempt(&said.value, url));
-        match hole {
+        // yarn 2 and later have no exceptions. The other clients read one of these keys.
+        let exceptions = settings.iter().filter(|setting| matches!(setting.key.as_str(), "noproxy" | "no-proxy"));
+        let first = exceptions.filter(|setting| client != SurveyedClient::Npm || setting.key == "noproxy").take(1);
+        let exemption = first.into_iter().find(|setting| is_proxy_exempt(&setting.value, url));
+        match exemption {
             None => ClientRoute::Gateway,
             Some(_) if is_redirected => ClientRoute::Redirected,
-            Some(said) => ClientRoute::Excepted(said.clone()),
+            Some(setting) => ClientRoute::Excepted(setting.clone()),
         }
     }
 }
 
-/// Host and port.
+/// Returns `host:port`.
 fn place(url: &Url) -> String {
     format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
 }
 
-/// The registry of a client: what it is told, else npm's default; `None` where it is told nonsense.
-fn registry_of(told: &[ClientSetting]) -> Option<Url> {
-    find(told, "registry").map_or_else(|| Some(npmrc::npm_default_registry()), |said| Url::parse(&said.value).ok())
+/// Returns the registry of a client, by default npm's. Returns `None` if the setting is not a URL.
+fn registry_of(settings: &[ClientSetting]) -> Option<Url> {
+    find(settings, "registry").map_or_else(|| Some(npmrc::npm_default_registry()), |setting| Url::parse(&setting.value).ok())
 }
 
-fn find<'a>(told: &'a [ClientSetting], key: &str) -> Option<&'a ClientSetting> {
-    told.iter().find(|said| said.key == key)
+fn find<'a>(settings: &'a [ClientSetting], key: &str) -> Option<&'a ClientSetting> {
+    settings.iter().find(|setting| setting.key == key)
 }
 
-/// Whether a list of exceptions has the host of `url`: by name, by a domain above it, or everything.
+/// Checks whether a list of exceptions contains the host of `url`, a parent domain, or `*`.
 fn is_proxy_exempt(list: &str, url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     list.split([',', ' ']).map(str::trim).filter(|entry| !entry.is_empty()).any(|entry| {
@@ -412,7 +428,7 @@ fn is_proxy_exempt(list: &str, url: &Url) -> bool {
 mod tests {
     use super::*;
 
-    /// What is found of the registry of each client, with these variables and this `.npmrc`.
+    /// Returns the registry findings of each client for these variables and this `.npmrc`.
     fn registries(variables: &[(&str, &str)], npmrc: &str) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(".npmrc"), npmrc).unwrap();
@@ -433,7 +449,7 @@ mod tests {
         let (survey, server) = (SettingsSurvey::of(&surroundings), Url::parse("http://127.0.0.1:4873/").unwrap());
         let (hosts, gateways) = (RegistryHosts::of(&config.unwrap(), None), ["127.0.0.1:8080".to_owned()]);
         let (survey, hosts, server, folder) = (&survey, &hosts, &server, folder.path());
-        let judge = RouteAnalyzer {
+        let analyzer = RouteAnalyzer {
             survey,
             hosts,
             server,
@@ -443,49 +459,50 @@ mod tests {
             folder,
             age: Duration::ZERO,
         };
-        let told = judge.findings().into_iter().filter(|finding| matches!(finding.check, "registry" | "no-proxy"));
-        told.map(|finding| format!("{} {}", finding.grade.as_str(), finding.what.split(" (").next().unwrap_or_default()))
+        let findings = analyzer.findings().into_iter().filter(|finding| matches!(finding.check, "registry" | "no-proxy"));
+        findings
+            .map(|finding| format!("{} {}", finding.grade.as_str(), finding.what.split(" (").next().unwrap_or_default()))
             .collect()
     }
 
     #[test]
-    fn each_client_goes_where_what_it_reads_leads() {
+    fn route_follows_the_settings_each_client_reads() {
         let npmrc = "registry=https://registry.example/\n";
         let proxy = ("HTTPS_PROXY", "http://127.0.0.1:8080");
         let of = |clients: &str, rest: &str| clients.split(", ").map(|client| format!("{client} {rest}")).collect::<Vec<_>>();
-        let all = "npm, pnpm up to 10, pnpm from 11 on, bun";
-        let told = |grade: &str, rest: &str| of(all, rest).into_iter().map(|line| format!("{grade} {line}")).collect::<Vec<_>>();
-        assert_eq!(registries(&[], npmrc), told("bypass", "asks registry.example directly"));
-        assert_eq!(registries(&[proxy], npmrc), told("ok", "asks registry.example through the gateway"));
+        let all = "npm, pnpm 10 and older, pnpm 11 and later, bun";
+        let lines = |grade: &str, rest: &str| of(all, rest).into_iter().map(|line| format!("{grade} {line}")).collect::<Vec<_>>();
+        assert_eq!(registries(&[], npmrc), lines("bypass", "asks registry.example directly"));
+        assert_eq!(registries(&[proxy], npmrc), lines("ok", "asks registry.example through the gateway"));
         let elsewhere = ("HTTPS_PROXY", "http://proxy.example:8080");
-        assert_eq!(registries(&[elsewhere], npmrc), told("bypass", "asks registry.example directly"));
+        assert_eq!(registries(&[elsewhere], npmrc), lines("bypass", "asks registry.example directly"));
         let excepted = registries(&[proxy, ("NO_PROXY", "localhost,.example")], npmrc);
-        assert_eq!(excepted, told("bypass", "asks registry.example past the gateway: noproxy excepts it"));
-        // pnpm from 11 on does not read this one, and deno not this case of it.
+        assert_eq!(excepted, lines("bypass", "asks registry.example past the gateway: noproxy excludes it"));
+        // pnpm 11 and later do not read this variable, and deno reads only its upper-case form.
         assert_eq!(
             registries(&[("npm_config_registry", "http://localhost:4873/")], npmrc),
             [
                 "ok npm asks Coldframe at http://localhost:4873",
-                "ok pnpm up to 10 asks Coldframe at http://localhost:4873",
-                "bypass pnpm from 11 on asks registry.example directly",
+                "ok pnpm 10 and older asks Coldframe at http://localhost:4873",
+                "bypass pnpm 11 and later asks registry.example directly",
                 "ok bun asks Coldframe at http://localhost:4873",
             ]
         );
-        // A file's proxy beats the variable for npm and pnpm, bun does not read it.
+        // npm and pnpm prefer the proxy in the file to the variable. bun does not read the file.
         let npmrc = format!("{npmrc}https-proxy=http://proxy.example/\n");
         assert_eq!(
             registries(&[proxy], &npmrc),
             [
                 "bypass npm asks registry.example directly",
-                "bypass pnpm up to 10 asks registry.example directly",
-                "bypass pnpm from 11 on asks registry.example directly",
+                "bypass pnpm 10 and older asks registry.example directly",
+                "bypass pnpm 11 and later asks registry.example directly",
                 "ok bun asks registry.example through the gateway",
             ]
         );
     }
 
     #[test]
-    fn exceptions_are_names_domains_and_everything() {
+    fn exceptions_match_names_domains_and_wildcards() {
         let url = Url::parse("https://npm.registry.example/").unwrap();
         for (list, expected) in [
             ("npm.registry.example", true),

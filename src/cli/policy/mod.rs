@@ -1,5 +1,5 @@
-//! `coldframe policy`: checks policies, runs the cases beside them, and shows what one would do: to incidents that happened, to
-//! packuments at hand, to what was asked for. Needs no running server.
+//! `coldframe policy`: checks policies, runs their test cases, and evaluates them against past incidents, packument files or
+//! the ledger. Needs no running server.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -30,46 +30,46 @@ use crate::units::timestamp;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Check a policy by itself; tells every mistake at once.
+    /// Check a policy and report all errors.
     Check(PolicyCheckArgs),
-    /// Run the cases beside a policy: `x.cases` beside `x.toml`.
+    /// Run the test cases of a policy: `x.cases` next to `x.toml`.
     Test(TestArguments),
-    /// Show what another policy would change of what was asked for: what would break, and for whom.
+    /// Show which past requests another policy would change, and for which clients.
     Diff(DiffArguments),
-    /// Put incidents that happened before a policy: what it would have stopped.
+    /// Show which past incidents a policy would have stopped.
     Replay(ReplayArguments),
-    /// Judge packuments at hand: how many versions would be held or denied, by which rule.
-    PolicySurvey(SurveyArguments),
-    /// Print a shipped policy, to start one's own from.
+    /// Count held and denied versions in packument files, per rule.
+    Survey(SurveyArguments),
+    /// Print a shipped policy, as a starting point for your own.
     Show(PolicyShowArgs),
 }
 
-/// The largest file of incidents that is read, in bytes: a thousand times the one that ships.
+/// The largest incident file, in bytes: a thousand times the shipped one.
 const MAX_INCIDENT_BYTES: u64 = 32 << 20;
 
-/// The name of a shipped policy, or a path.
+/// The default policy.
 const POLICY: &str = "default";
 
 #[derive(Debug, Args)]
 pub(crate) struct PolicyCheckArgs {
-    /// A file, a directory, or a shipped policy: `default`, `strict`, `ci`, `observe`.
+    /// File, directory, or shipped policy: `default`, `strict`, `ci`, `observe`.
     #[arg(value_name = "POLICY", default_value = POLICY)]
     policy: String,
-    /// Take an exemption without an owner or an end for a mistake.
+    /// Treat an exemption without an owner or expiry as an error.
     #[arg(long)]
     strict: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct TestArguments {
-    /// A file, a directory, or a shipped policy.
+    /// File, directory, or shipped policy.
     #[arg(value_name = "POLICY", default_value = POLICY)]
     policy: String,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct DiffArguments {
-    /// The other policy: a file, a directory, or a shipped policy.
+    /// Policy to compare with: file, directory, or shipped policy.
     #[arg(value_name = "CANDIDATE")]
     candidate: String,
     /// Print JSON.
@@ -81,39 +81,39 @@ pub(crate) struct DiffArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct ReplayArguments {
-    /// A file of incidents as JSON, its format is in policies/README.md [default: the ones that ship with coldframe].
+    /// JSON file of incidents, see policies/README.md [default: shipped ones].
     #[arg(value_name = "INCIDENTS")]
     incidents: Option<PathBuf>,
-    /// A file, a directory, or a shipped policy.
+    /// File, directory, or shipped policy.
     #[arg(long, default_value = POLICY)]
     policy: String,
-    /// Print JSON: one array, an object an incident.
+    /// Print JSON: an array with one object per incident.
     #[arg(long)]
     json: bool,
-    /// Count only ages and what a manifest says of itself, not what differs from earlier releases.
+    /// Ignore signals that compare a release with earlier ones.
     #[arg(long)]
     without_signals: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct SurveyArguments {
-    /// Packuments, full or abbreviated, as JSON: files, or directories of `*.json`.
+    /// Packuments as JSON, full or abbreviated: files or directories of `*.json`.
     #[arg(value_name = "PACKUMENT", required = true)]
     packuments: Vec<PathBuf>,
-    /// A file, a directory, or a shipped policy.
+    /// File, directory, or shipped policy.
     #[arg(long, default_value = POLICY)]
     policy: String,
-    /// Judge as of this instant instead of now.
+    /// Evaluate as of this instant instead of now.
     #[arg(long, value_parser = parse_instant)]
     at: Option<Timestamp>,
-    /// Name every version that would be refused.
+    /// List every version that would be refused.
     #[arg(long)]
     list: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct PolicyShowArgs {
-    /// A shipped policy: `default`, `strict`, `ci`, `observe`.
+    /// Shipped policy: `default`, `strict`, `ci`, `observe`.
     #[arg(value_name = "NAME", default_value = POLICY)]
     policy: String,
 }
@@ -124,7 +124,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
         Command::Test(arguments) => test(&arguments),
         Command::Diff(arguments) => diff(&arguments),
         Command::Replay(arguments) => replay_all(&arguments),
-        Command::PolicySurvey(arguments) => survey(&arguments),
+        Command::Survey(arguments) => survey(&arguments),
         Command::Show(arguments) => show(&arguments),
     }
 }
@@ -135,14 +135,13 @@ impl From<PolicyLoadError> for CliError {
     }
 }
 
-/// What no file switches off, for those who believe that `observe` does.
-const OBSERVED: &str = "what they would refuse is served and written down; a changed integrity, a takedown, a packument that contradicts \
-                        itself, a version without a digest, and malware of a feed that is followed with `deny` or `hold` (not `warn`) are \
-                        refused all the same";
+/// Refusals that observing does not turn off.
+const OBSERVED: &str = "their refusals are recorded and the versions are served; still refused: changed integrity, takedowns, \
+                        inconsistent packuments, versions without a digest, and malware from feeds with trust `deny` or `hold`";
 
 fn check(arguments: &PolicyCheckArgs) -> Result<Exit, CliError> {
     let compiled = policy_files::load(&arguments.policy)?;
-    let ended = compiled.ended(SystemClock.now());
+    let ended = compiled.expired_rules(SystemClock.now());
     let (rules, warnings) = (compiled.policy.rules().len(), compiled.warnings.len() + ended.len());
     // Writing to a `String` cannot fail, here and below.
     let mut text = String::new();
@@ -151,12 +150,12 @@ fn check(arguments: &PolicyCheckArgs) -> Result<Exit, CliError> {
     }
     let noun = if rules == 1 { "rule" } else { "rules" };
     let trouble = match warnings {
-        0 => "no mistake".to_owned(),
+        0 => "no errors".to_owned(),
         1 => "1 warning".to_owned(),
         more => format!("{more} warnings"),
     };
     let observing = compiled.policy.rules().iter().filter(|rule| rule.observe).count();
-    let observed = if observing == 0 { String::new() } else { format!("{observing} of them only observe: {OBSERVED}\n") };
+    let observed = if observing == 0 { String::new() } else { format!("{observing} of them observe only: {OBSERVED}\n") };
     output::print(&format!("{text}{}: {rules} {noun}, {trouble}\n{observed}", arguments.policy))?;
     Ok(if arguments.strict && warnings > 0 { Exit::Usage } else { Exit::Done })
 }
@@ -182,7 +181,7 @@ fn test(arguments: &TestArguments) -> Result<Exit, CliError> {
 
 fn diff(arguments: &DiffArguments) -> Result<Exit, CliError> {
     let config = crate::cli::feed::of_server(&arguments.settings)?;
-    let candidate = config.policies.other(&arguments.candidate)?;
+    let candidate = config.policies.load_candidate(&arguments.candidate)?;
     let found = runtime()?.block_on(app::diff_policies(config, Arc::new(SystemClock), candidate))?;
     output::print(&if arguments.json { tell_diff_json(&found) } else { format_diff(&arguments.candidate, &found) })?;
     Ok(Exit::Done)
@@ -191,9 +190,9 @@ fn diff(arguments: &DiffArguments) -> Result<Exit, CliError> {
 fn tell_diff_json(found: &PolicyDiff) -> String {
     let side = |verdict: &Verdict| {
         json!({
-            "verdict": word(verdict),
+            "verdict": verdict_name(verdict),
             "rule": verdict.reason().map(|reason| reason.rule.as_str()),
-            "until": verdict.opens().map(|opens| opens.to_string()),
+            "until": verdict.opens_at().map(|opens| opens.to_string()),
         })
     };
     let row = |one: &ChangedVerdict| {
@@ -216,25 +215,25 @@ fn format_diff(candidate: &str, found: &PolicyDiff) -> String {
     for ChangedVerdict { name, version, clients, times, first, now, then } in &found.changed {
         let change = if then.is_allowed() { "opens" } else { "breaks" };
         let reason = then.reason().or(now.reason()).map_or("-", |reason| reason.rule.as_str());
-        let until = then.opens().map_or_else(|| "-".to_owned(), timestamp::format_utc_ceil);
+        let until = then.opens_at().map_or_else(|| "-".to_owned(), timestamp::format_utc_ceil);
         let version = format!("{name}@{version}");
-        let (asked, times, clients) = (timestamp::tell(*first), times.to_string(), clients.join(", "));
+        let (asked, times, clients) = (timestamp::format_utc(*first), times.to_string(), clients.join(", "));
         columns.row([change.to_owned(), version, reason.to_owned(), asked, until, times, clients]);
     }
     let breaks = found.changed.iter().filter(|one| !one.then.is_allowed()).count();
     let rows = if found.changed.is_empty() { String::new() } else { format!("{columns}\n") };
     let mut text = format!(
-        "{rows}{candidate}: of {} tarballs that were asked for, {breaks} would break, {} would open\n",
+        "{rows}{candidate}: of {} requested tarballs, {breaks} would break, {} would open\n",
         found.asked,
         found.changed.len() - breaks
     );
     for (name, why) in &found.unknown {
-        push_line!(text, "{name} could not be looked at: {why}");
+        push_line!(text, "cannot evaluate {name}: {why}");
     }
     text
 }
 
-fn word(verdict: &Verdict) -> &'static str {
+fn verdict_name(verdict: &Verdict) -> &'static str {
     match verdict {
         Verdict::Allow => "allow",
         Verdict::Hold { .. } => "hold",
@@ -248,12 +247,12 @@ fn replay_all(arguments: &ReplayArguments) -> Result<Exit, CliError> {
     let (source, text) = match &arguments.incidents {
         None => (presets::INCIDENTS_PATH.to_owned(), presets::INCIDENTS.to_owned()),
         Some(path) => {
-            let read = files::read_pipe_bounded(path, MAX_INCIDENT_BYTES).and_then(files::text);
+            let read = files::read_pipe_bounded(path, MAX_INCIDENT_BYTES).and_then(files::into_text);
             (path.display().to_string(), read.map_err(|error| usage(format!("cannot read `{}`: {error}", path.display())))?)
         }
     };
     let incidents = PastIncident::read_all(&text)
-        .map_err(|error| usage(format!("`{source}` holds no incidents as policies/README.md describes them: {error}")))?;
+        .map_err(|error| usage(format!("cannot parse incidents in `{source}`, see policies/README.md: {error}")))?;
     let signals = !arguments.without_signals;
     let replayed: Vec<_> = incidents.iter().map(|incident| replay(&policy, incident, signals)).collect();
     if arguments.json {
@@ -282,8 +281,8 @@ fn tell_replay(policy: &str, source: &str, replayed: &[ReplayResult]) -> String 
     for one in replayed {
         let rule = one.rule.as_ref().map_or("-", |rule| rule.as_str()).to_owned();
         let until = match (one.until, one.fate) {
-            (Some(until), _) => timestamp::tell(until),
-            (None, ReplayOutcome::StoppedAtPublication) => "for good".to_owned(),
+            (Some(until), _) => timestamp::format_utc(until),
+            (None, ReplayOutcome::StoppedAtPublication) => "no expiry".to_owned(),
             (None, _) => "-".to_owned(),
         };
         columns.row([one.id.clone(), one.fate.outcome().to_owned(), rule, until]);
@@ -316,7 +315,7 @@ fn survey(arguments: &SurveyArguments) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// What a policy says of packuments, counted.
+/// Counts of verdicts of a policy over packuments.
 #[derive(Default)]
 struct PolicySurvey {
     packages: usize,
@@ -336,7 +335,7 @@ impl PolicySurvey {
         let name = PackageName::parse(&named.name).map_err(|error| unreadable(error.to_string()))?;
         let packument = parse::parse(&name, &document).map_err(|error| unreadable(error.to_string()))?.packument;
         self.packages += 1;
-        let rules = policy.about(&name);
+        let rules = policy.for_package(&name);
         for entry in &packument.entries {
             let facts = Facts::of_entry(&packument, entry, entry.published.unwrap_or(at));
             let verdict = rules.judge(&facts, at);
@@ -371,7 +370,7 @@ impl PolicySurvey {
             self.listed,
             self.packages,
             self.versions,
-            timestamp::tell(at)
+            timestamp::format_utc(at)
         )
     }
 }
@@ -382,7 +381,7 @@ struct SurveyedVersion<'a> {
     name: std::borrow::Cow<'a, str>,
 }
 
-/// The files themselves, and those that lie in directories.
+/// Returns the given files and the JSON files in given directories.
 fn packuments(paths: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
     let mut found = Vec::new();
     for path in paths {
@@ -401,11 +400,11 @@ fn packuments(paths: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
 }
 
 fn show(arguments: &PolicyShowArgs) -> Result<Exit, CliError> {
-    let Some(file) = presets::file(&arguments.policy) else {
+    let Some(file) = presets::policy_file(&arguments.policy) else {
         let names = presets::names().join("`, `");
         return Err(CliError::new(
             Exit::Usage,
-            anyhow::anyhow!("no shipped policy: `{}` (there are `{names}`)", arguments.policy),
+            anyhow::anyhow!("unknown shipped policy, expected one of `{names}`: `{}`", arguments.policy),
         ));
     };
     output::print_verbatim(&file.text)?;
@@ -413,5 +412,5 @@ fn show(arguments: &PolicyShowArgs) -> Result<Exit, CliError> {
 }
 
 fn parse_instant(text: &str) -> Result<Timestamp, String> {
-    timestamp::parse(text).ok_or_else(|| "an instant is written like `2026-03-31T01:00:00Z`".to_owned())
+    timestamp::parse(text).ok_or_else(|| "expected an instant such as `2026-03-31T01:00:00Z`".to_owned())
 }

@@ -1,36 +1,36 @@
-//! The command that `coldframe run` runs: its input and output are its own, signals reach it, and nothing that it started
-//! outlives it. Refuses to know what it does.
+//! Runs the child command of `coldframe run`. It inherits standard input and output, signals are forwarded, and processes in
+//! its own group are terminated when it exits.
 
 use std::io;
 use std::process::ExitStatus;
 
 use tokio::process::Command;
 
-/// How it ended.
+/// How the command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ChildExit {
-    /// Its exit code; 128 and the signal's number where a signal ended it.
+    /// The exit code, or 128 plus the signal number.
     pub(crate) code: u8,
-    /// Whether something that it had started was still running, and was ended.
+    /// Whether processes that it started were still running and were terminated.
     pub(crate) left_some: bool,
 }
 
-/// Runs it to its end.
+/// Runs the command to completion.
 ///
 /// # Errors
-/// When it cannot be started.
+/// Returns an error if the command cannot be started.
 pub(crate) async fn run(mut command: Command) -> io::Result<ChildExit> {
     let mut signals = system::Signals::listen()?;
     let group = system::Group::choose(&mut command);
     let mut child = command.spawn()?;
-    let family = group.of(&child);
+    let processes = group.of(&child);
     let status = loop {
         tokio::select! {
             status = child.wait() => break status?,
-            signal = signals.next() => family.send(signal),
+            signal = signals.next() => processes.send(signal),
         }
     };
-    Ok(ChildExit { code: code(status), left_some: family.end().await })
+    Ok(ChildExit { code: code(status), left_some: processes.end().await })
 }
 
 fn code(status: ExitStatus) -> u8 {
@@ -49,13 +49,13 @@ mod system {
     use tokio::process::{Child, Command};
     use tokio::signal::unix::{self, SignalKind};
 
-    /// How long what is left behind may take to end by itself once it was asked to.
-    const PATIENCE: Duration = Duration::from_secs(2);
+    /// How long remaining processes may take to exit after SIGTERM.
+    const TERM_TIMEOUT: Duration = Duration::from_secs(2);
 
-    /// How often it is looked whether it has.
-    const LOOK_EVERY: Duration = Duration::from_millis(20);
+    /// How often to check whether they have exited.
+    const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-    /// What reaches this process and is meant for the command.
+    /// The signals that are forwarded to the command.
     pub(super) struct Signals([(Signal, unix::Signal); 6]);
 
     impl Signals {
@@ -89,13 +89,12 @@ mod system {
         }
     }
 
-    /// Whether the command has a process group of its own.
+    /// The process group of the command.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub(super) enum Group {
-        /// It has: what it starts is reached through that.
+        /// Its own group, which also contains the processes that it starts.
         Own,
-        /// It has ours: it reads from a terminal, which lets one group at a time do so, and which sends that group its own
-        /// interrupts.
+        /// Our group. A terminal lets only one group read from it, and sends its interrupts to the whole group.
         Ours,
     }
 
@@ -108,45 +107,45 @@ mod system {
             Self::Own
         }
 
-        pub(super) fn of(self, child: &Child) -> Family {
+        pub(super) fn of(self, child: &Child) -> ChildProcesses {
             let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-            Family { group: self, pid }
+            ChildProcesses { group: self, pid }
         }
     }
 
-    /// The command and what it started, as far as that is known.
-    pub(super) struct Family {
+    /// The command and the processes in its group.
+    pub(super) struct ChildProcesses {
         group: Group,
         pid: Option<Pid>,
     }
 
-    impl Family {
-        /// Hands a signal on. Whoever has ended in the meantime does not miss it.
+    impl ChildProcesses {
+        /// Forwards a signal. Ignores errors: the command may have exited already.
         pub(super) fn send(&self, signal: Signal) {
             let Some(pid) = self.pid else { return };
             let _ = match self.group {
                 Group::Own => kill_process_group(pid, signal),
-                // The terminal has sent these to everybody in the group.
+                // The terminal sends these to the whole group.
                 Group::Ours if matches!(signal, Signal::INT | Signal::QUIT) => Ok(()),
                 Group::Ours => kill_process(pid, signal),
             };
         }
 
-        /// Ends what the command left running in its group; whether there was any.
+        /// Terminates the remaining processes in the group of the command. Returns whether there were any.
         pub(super) async fn end(&self) -> bool {
             let Some(group) = self.pid.filter(|_| self.group == Group::Own) else { return false };
             if kill_process_group(group, Signal::TERM).is_err() {
                 return false;
             }
-            // Stopped ones take nothing else in.
+            // Stopped processes do not handle SIGTERM until they continue.
             let _ = kill_process_group(group, Signal::CONT);
-            let deadline = tokio::time::Instant::now() + PATIENCE;
+            let deadline = tokio::time::Instant::now() + TERM_TIMEOUT;
             while test_kill_process_group(group).is_ok() {
                 if tokio::time::Instant::now() >= deadline {
                     let _ = kill_process_group(group, Signal::KILL);
                     break;
                 }
-                tokio::time::sleep(LOOK_EVERY).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
             true
         }
@@ -164,17 +163,17 @@ mod system {
 
     use tokio::process::{Child, Command};
 
-    /// Where the console tells everybody of an interrupt by itself, there is nothing to hand on; this process only stays.
+    /// The console sends interrupts to all processes, so none are forwarded. This process only has to keep running.
     pub(super) struct Signals;
 
     impl Signals {
-        #[expect(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
+        #[expect(clippy::unnecessary_wraps, reason = "same signature as on Unix")]
         pub(super) fn listen() -> io::Result<Self> {
             Ok(Self)
         }
 
         pub(super) async fn next(&mut self) {
-            // Where no signal can be awaited, none will be.
+            // If signals cannot be received, wait forever.
             if tokio::signal::ctrl_c().await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -188,14 +187,14 @@ mod system {
             Self
         }
 
-        pub(super) fn of(self, _child: &Child) -> Family {
-            Family
+        pub(super) fn of(self, _child: &Child) -> ChildProcesses {
+            ChildProcesses
         }
     }
 
-    pub(super) struct Family;
+    pub(super) struct ChildProcesses;
 
-    impl Family {
+    impl ChildProcesses {
         pub(super) fn send(&self, _signal: ()) {}
 
         pub(super) async fn end(&self) -> bool {

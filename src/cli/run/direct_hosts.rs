@@ -1,5 +1,5 @@
-//! What a command may reach without the gateway: servers of this machine, and the hosts that its user's own `NO_PROXY` names. An entry
-//! that some client could understand as a registry is left out: it would lead an install past the gateway.
+//! Hosts that a command may reach without the gateway: this machine, and entries of the user's own `NO_PROXY`. Drops entries
+//! that any client could match against a registry, because they would bypass the gateway.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -12,21 +12,21 @@ use url::{Host, Url};
 use crate::upstream::SettingOrigin;
 use crate::upstream::npmrc::NpmrcLine;
 
-/// The names of this machine, each as some client compares it: Node's own and npm's with brackets, Go's without.
+/// Names of this machine, in the forms that clients compare: Node and npm use brackets, Go does not.
 const LOOPBACK: [&str; 5] = ["localhost", ".localhost", "127.0.0.1", "::1", "[::1]"];
 
-/// A host that does not exist. An empty list would let the list of a file apply.
+/// A host that does not exist. With an empty list, clients would use the list of a file.
 const NOWHERE: &str = "none.invalid";
 
-/// The variables that hold such lists, in lower case.
+/// The variables that contain such lists, in lower case.
 const VARIABLES: [&str; 5] =
     ["no_proxy", "npm_config_noproxy", "npm_config_no_proxy", "pnpm_config_noproxy", "pnpm_config_no_proxy"];
 
-/// The most entries of a user's that are kept, and the longest of them in bytes.
+/// Limits for entries of the user: their number, and the length of each in bytes.
 const MAX_ENTRIES: usize = 200;
 const MAX_ENTRY_BYTES: usize = 255;
 
-/// Returns the value of `NO_PROXY`: this machine, unless a registry is on it, and those entries that match none of `registries`.
+/// Returns the value of `NO_PROXY`: this machine, unless it hosts a registry, and entries that match none of `registries`.
 pub(crate) fn no_proxy(registries: &[Url], is_loopback_registry: bool, entries: impl IntoIterator<Item = String>) -> String {
     let registries: Vec<Registry> = registries.iter().filter_map(Registry::new).collect();
     let on_loopback = is_loopback_registry || registries.iter().any(Registry::is_loopback);
@@ -43,8 +43,7 @@ pub(crate) fn no_proxy(registries: &[Url], is_loopback_registry: bool, entries: 
     if kept.is_empty() { NOWHERE.to_owned() } else { kept.join(",") }
 }
 
-/// Returns the entries of the user: of variables, and of `.npmrc` files that are not the project's. What a project says is not what
-/// the user says: it may be anyone's.
+/// Returns the entries from variables and from `.npmrc` files outside the project. Files in the project are not trusted.
 pub(crate) fn entries(
     variables: &[(OsString, OsString)],
     lines: &[NpmrcLine],
@@ -65,7 +64,7 @@ pub(crate) fn entries(
     entries.filter(|entry| !entry.is_empty()).map(str::to_ascii_lowercase).collect()
 }
 
-/// Checks whether an address is this machine's own.
+/// Checks whether an address belongs to this machine.
 pub(crate) fn is_loopback(url: &Url) -> bool {
     Registry::new(url).is_some_and(|registry| registry.is_loopback())
 }
@@ -76,11 +75,11 @@ struct Registry {
     address: Option<IpAddr>,
 }
 
-/// An entry that could be read, in lower case.
+/// A parsed entry, in lower case.
 enum Entry {
     /// Addresses in a network.
     Network(IpNet),
-    /// A host, or the end of one.
+    /// A host, or a suffix of host names.
     Host { suffix: String, address: Option<IpAddr> },
 }
 
@@ -101,7 +100,7 @@ impl Registry {
 }
 
 impl Entry {
-    /// Reads an entry; `None` for one that clients read in ways that cannot be foreseen.
+    /// Parses an entry. Returns `None` for entries that clients interpret in different ways.
     fn parse(entry: &str) -> Option<Self> {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_*:[]/".contains(&byte);
         if entry.len() > MAX_ENTRY_BYTES || !entry.bytes().all(is_plain) {
@@ -109,7 +108,7 @@ impl Entry {
         }
         let entry = entry.to_ascii_lowercase();
         if entry.contains('/') {
-            // One that holds every address is as good as `*` to some client.
+            // Some clients treat a network of all addresses like `*`.
             return entry.parse::<IpNet>().ok().filter(|network| network.prefix_len() > 0).map(Self::Network);
         }
         let host = without_port(&entry);
@@ -124,8 +123,8 @@ impl Entry {
         Some(Self::Host { suffix: suffix.to_owned(), address: address.map(|address: IpAddr| address.to_canonical()) })
     }
 
-    /// Checks whether some client could take it for `registry`. Clients differ: an end of the name is enough for some, with or without
-    /// a dot before it, and some compare addresses as text.
+    /// Checks whether any client could match the entry against `registry`. Some clients match any suffix of the name, with or
+    /// without a leading dot, and some compare addresses as text.
     fn may_match(&self, registry: &Registry) -> bool {
         match self {
             Self::Network(network) => {
@@ -139,7 +138,7 @@ impl Entry {
         }
     }
 
-    /// Checks whether it could let requests to this machine through.
+    /// Checks whether the entry could match this machine.
     fn is_loopback(&self) -> bool {
         match self {
             Self::Network(network) => {
@@ -166,7 +165,7 @@ fn is_localhost(name: &str) -> bool {
     name == "localhost" || name.ends_with(".localhost")
 }
 
-/// Checks whether an address is one at which this machine reaches itself; the unspecified ones are.
+/// Checks whether an address reaches this machine itself, which includes the unspecified addresses.
 fn is_this_machine(address: IpAddr) -> bool {
     let address = address.to_canonical();
     address.is_loopback() || address.is_unspecified()
@@ -184,7 +183,7 @@ mod tests {
     const ALL_LOOPBACK: &str = "localhost,.localhost,127.0.0.1,::1,[::1]";
 
     #[test]
-    fn servers_of_this_machine_are_reached_directly_unless_a_registry_is_on_it() {
+    fn loopback_is_direct_unless_a_registry_is_on_it() {
         assert_eq!(value(&["https://registry.example/"], &[]), ALL_LOOPBACK);
         for registry in [
             "http://127.0.0.1:4000/",
@@ -201,14 +200,14 @@ mod tests {
     }
 
     #[test]
-    fn entries_of_the_user_that_match_no_registry_are_kept() {
+    fn entries_that_match_no_registry_are_kept() {
         let kept =
             ["internal.example", ".svc.example", "*.corp.example", "db.example:5432", "10.0.0.0/8", "192.168.1.7", "fd00::/8"];
         assert_eq!(value(&["https://registry.example/"], &kept), format!("{ALL_LOOPBACK},{}", kept.join(",")));
     }
 
     #[test]
-    fn entries_that_some_client_takes_for_a_registry_are_left_out() {
+    fn entries_that_may_match_a_registry_are_dropped() {
         let registries = ["https://npm.registry.example:8443/npm/", "http://10.1.2.3:8081/", "http://[fd00::5]/"];
         for entry in [
             "*",
@@ -258,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn no_entry_leads_past_a_registry_on_this_machine() {
+    fn loopback_entries_are_dropped_for_a_loopback_registry() {
         for registry in ["http://127.0.0.1:4000/", "http://localhost:4000/", "http://[::1]:4000/"] {
             for entry in [
                 "localhost",
@@ -287,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_project_makes_no_exceptions() {
+    fn entries_of_project_files_are_ignored() {
         let line = |path: &str, value: &str| NpmrcLine {
             key: "noproxy".to_owned(),
             value: value.to_owned(),

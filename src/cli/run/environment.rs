@@ -1,9 +1,8 @@
-//! The environment that leads every client through the gateway, whatever a project's files say: as it was measured of npm 9
-//! to 12, pnpm 9 to 12, yarn 1, 3 and 4, bun and deno. Yarn 2 sends no password to a proxy, so it cannot be led. No file of a client
-//! is changed.
+//! Environment variables that send every client through the gateway, regardless of project files. Tested with npm 9 to 12,
+//! pnpm 9 to 12, yarn 1, 3 and 4, bun and deno. Yarn 2 is not supported: it sends no password to a proxy.
 //!
-//! No single variable reaches all: pnpm from 11 on ignores `npm_config_registry`, yarn 4 reads `YARN_*` alone, deno upper case
-//! alone. `npm_config_*` and `pnpm_config_*` beat the `server`, `noproxy` and `cafile` lines of a project's `.npmrc`.
+//! No variable works for all clients: pnpm 11 and later ignore `npm_config_registry`, yarn 4 reads only `YARN_*`, and deno
+//! reads only upper case. `npm_config_*` and `pnpm_config_*` override proxy, `noproxy` and `cafile` in a project's `.npmrc`.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -12,8 +11,8 @@ use url::Url;
 
 use crate::app::run::ProxyEndpoint;
 
-/// What leads past us or past our authority and is not in the recipe, in lower case. yarn 2 and 3 fail over yarn 4's name of the
-/// setting and yarn 4 over theirs, so these are set where the project's yarn is known to have them.
+/// Variables to remove because they bypass the gateway or its CA, in lower case. yarn 2 and 3 fail on the name of yarn 4's CA
+/// setting and yarn 4 fails on theirs, so each is set only for a project that uses it.
 const REMOVED: [&str; 8] = [
     "all_proxy",
     "npm_config_ca",
@@ -25,30 +24,30 @@ const REMOVED: [&str; 8] = [
     "yarn_ca_file_path",
 ];
 
-/// Variables to set and to remove.
+/// The variables to set and to remove.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ClientEnvironment {
-    /// Set, in this order; what was there under another case is removed.
+    /// Variables to set, in this order. Inherited ones that differ only in case are removed.
     set: Vec<(&'static str, OsString)>,
-    /// What is reached without the proxy.
+    /// The hosts to reach without the proxy.
     no_proxy: String,
     whole: OsString,
     registry: OsString,
 }
 
-/// The files that hold what has to be trusted.
+/// Files with the certificates to trust.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TrustFiles<'a> {
-    /// Our authority, and what this machine trusts beyond the system: for variables that add.
+    /// Our CA and this machine's extra CAs, for variables that add to the system's roots.
     pub(crate) added: &'a Path,
-    /// The same and the system's: for settings that stand instead of all else.
+    /// The same plus the system's roots, for settings that replace them.
     pub(crate) whole: &'a Path,
 }
 
 impl ClientEnvironment {
-    /// The recipe for a way; `no_proxy` is reached without it.
+    /// Builds the environment for a proxy. Hosts in `no_proxy` are reached without it.
     pub(crate) fn of(way: &ProxyEndpoint, trusted: TrustFiles<'_>, no_proxy: String) -> Self {
-        let proxy = way.pass.within(&way.proxy);
+        let proxy = way.pass.in_url(&way.proxy);
         let (proxy, registry) = (OsStr::new(proxy.as_str()), OsStr::new(way.registry.as_str()));
         let (direct, added, whole) = (OsStr::new(&no_proxy), trusted.added.as_os_str(), trusted.whole.as_os_str());
         let mut set = Vec::new();
@@ -65,32 +64,32 @@ impl ClientEnvironment {
         Self { set, no_proxy, whole, registry }
     }
 
-    /// Overrules a `no-proxy` line, where there is one: pnpm 9 and 10 obey it. npm warns of the variable as of the line, so it
-    /// is not set for nothing.
-    pub(crate) fn with_exceptions(mut self, there_are: bool) -> Self {
-        self.set.extend(there_are.then(|| ("npm_config_no_proxy", self.no_proxy.clone().into())));
+    /// Overrides a `no-proxy` line, which pnpm 9 and 10 obey. Set only if there is such a line, because npm warns about the
+    /// variable.
+    pub(crate) fn with_exceptions(mut self, is_set: bool) -> Self {
+        self.set.extend(is_set.then(|| ("npm_config_no_proxy", self.no_proxy.clone().into())));
         self
     }
 
-    /// Overrules a `registry` line of yarn 1, where there is one: its variable alone does that, and yarn 2 fails over it.
+    /// Overrides a `registry` line of yarn 1, if there is one. Not set otherwise, because yarn 2 fails on the variable.
     pub(crate) fn with_yarn_registry(mut self, is_set: bool) -> Self {
         self.set.extend(is_set.then(|| ("YARN_REGISTRY", self.registry.clone())));
         self
     }
 
-    /// Overrules what yarn from 2 on trusts instead of the system, under the names that the project's yarn has for it.
+    /// Overrides the CA file of yarn 2 and later, under the names that the project uses.
     pub(crate) fn with_yarn_authority(mut self, names: &[&'static str]) -> Self {
         self.set.extend(names.iter().map(|name| (*name, self.whole.clone())));
         self
     }
 
-    /// Has npm ask the registry where its lockfile names `host`.
+    /// Makes npm replace `host` in its lockfile with the registry.
     pub(crate) fn with_replaced(mut self, host: Option<String>) -> Self {
         self.set.extend(host.map(|host| ("npm_config_replace_registry_host", host.into())));
         self
     }
 
-    /// Puts it into the environment of a command that would have `inherited`.
+    /// Applies the variables to a command that would inherit `inherited`.
     pub(crate) fn apply(&self, command: &mut tokio::process::Command, inherited: &[(OsString, OsString)]) {
         for name in self.removed(inherited) {
             command.env_remove(name);
@@ -98,18 +97,18 @@ impl ClientEnvironment {
         command.envs(self.set.iter().map(|(name, value)| (name, value)));
     }
 
-    /// The variables of `inherited` that would say something else, in whatever case.
+    /// Returns the variables of `inherited` that conflict, in any case.
     fn removed<'a>(&self, inherited: &'a [(OsString, OsString)]) -> Vec<&'a OsStr> {
-        let is_spoken_for = |name: &str| {
+        let conflicts = |name: &str| {
             let folded = name.to_ascii_lowercase();
             REMOVED.contains(&folded.as_str()) || self.set.iter().any(|(set, _)| set.eq_ignore_ascii_case(&folded))
         };
         let names = inherited.iter().map(|(name, _)| name.as_os_str());
-        names.filter(|name| name.to_str().is_some_and(is_spoken_for)).collect()
+        names.filter(|name| name.to_str().is_some_and(conflicts)).collect()
     }
 }
 
-/// The host of a registry in plain HTTP, which yarn 4 asks for leave to use.
+/// Returns the host of an HTTP registry, which yarn 4 must be allowed to use.
 fn plain_host(registry: &Url) -> Option<OsString> {
     (registry.scheme() == "http").then(|| registry.host_str().map(OsString::from)).flatten()
 }
@@ -132,12 +131,12 @@ mod tests {
     }
 
     #[test]
-    fn every_client_finds_what_it_reads() {
+    fn all_variables_are_set() {
         let recipe_of = recipe("https://registry.example/");
-        let told: Vec<_> = recipe_of.set.iter().map(|(name, value)| format!("{name}={}", value.display())).collect();
-        let (_, pass) = told[0].split_once("//run:").unwrap();
+        let lines: Vec<_> = recipe_of.set.iter().map(|(name, value)| format!("{name}={}", value.display())).collect();
+        let (_, pass) = lines[0].split_once("//run:").unwrap();
         let (pass, _) = pass.split_once('@').unwrap();
-        let told: Vec<_> = told.iter().map(|line| line.replace(pass, "PASS")).collect();
+        let lines: Vec<_> = lines.iter().map(|line| line.replace(pass, "PASS")).collect();
         expect![[r#"
             HTTPS_PROXY=http://run:PASS@127.0.0.1:4711/
             https_proxy=http://run:PASS@127.0.0.1:4711/
@@ -164,7 +163,7 @@ mod tests {
             YARN_NPM_REGISTRY_SERVER=https://registry.example/
             BUN_CONFIG_REGISTRY=https://registry.example/
         "#]]
-        .assert_eq(&(told.join("\n") + "\n"));
+        .assert_eq(&(lines.join("\n") + "\n"));
         let plain = recipe("http://127.0.0.1:4000/");
         assert_eq!(plain.set.last(), Some(&("YARN_UNSAFE_HTTP_WHITELIST", "127.0.0.1".into())));
         let berry = plain.with_yarn_registry(false).with_yarn_authority(&["YARN_CA_FILE_PATH"]).with_exceptions(true);
@@ -175,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_command_would_have_inherited_makes_way() {
+    fn conflicting_inherited_variables_are_removed() {
         let inherited =
             ["PATH", "NPM_CONFIG_CAFILE", "Npm_Config_NoProxy", "ALL_PROXY", "no_proxy", "YARN_CA_FILE_PATH", "npm_config_fund"];
         let inherited: Vec<_> = inherited.map(|name| (OsString::from(name), OsString::from("x"))).into();

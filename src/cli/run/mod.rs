@@ -1,5 +1,5 @@
-//! `coldframe run -- npm ci`: one command behind a Coldframe of its own, led there by its environment alone. Refuses to touch
-//! its input and output, and any file of the project's.
+//! `coldframe run -- npm ci`: runs one command through Coldframe, set up with environment variables only. Input and output of
+//! the command and files of the project are not touched.
 
 pub(crate) mod child;
 pub(crate) mod direct_hosts;
@@ -41,27 +41,27 @@ use crate::upstream::npmrc;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The command and its arguments, as in `coldframe run -- npm ci`.
+    /// Command and arguments, as in `coldframe run -- npm ci`.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     command: Vec<OsString>,
-    /// Sum up as JSON: one line, the last on standard error.
+    /// Print the summary as JSON: one line, the last on standard error.
     #[arg(long)]
     json: bool,
-    /// Append the summary to a file as Markdown, for a job's page.
+    /// Append the summary to a file as Markdown, such as a CI job summary.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     #[command(flatten)]
     settings: SettingFlags<false>,
 }
 
-/// What shells answer when a command is not there, and when it cannot be run.
+/// Exit codes of shells for a command that is not found, and one that cannot be run.
 const NOT_FOUND: u8 = 127;
 const NOT_RUN: u8 = 126;
 
-/// Where nobody says otherwise: what is worth saying is in the summary.
+/// Default settings of `run`. The summary replaces most log messages.
 const DEFAULTS: [(SettingKey, &str); 1] = [(SettingKey::LogLevel, "error")];
 
-/// Flags that a Coldframe which runs already can follow, or that say only where it is. Any other wants one that goes by it.
+/// Flags that work with a running Coldframe, or only locate it. Any other flag needs a separate one.
 const REMOTE_SAFE_FLAGS: &[SettingKey] = &[
     SettingKey::DataDir,
     SettingKey::Upstream,
@@ -75,18 +75,18 @@ const REMOTE_SAFE_FLAGS: &[SettingKey] = &[
 
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
     let Arguments { command, json, report, settings } = arguments;
-    let (user, alone) =
-        (operator::name(), settings.first_flag_outside(REMOTE_SAFE_FLAGS).map(|flag| format!("`{flag}` asks for a coldframe of its own")));
+    let user = operator::name();
+    let alone = settings.first_flag_outside(REMOTE_SAFE_FLAGS).map(|flag| format!("`{flag}` needs a separate coldframe"));
     let given = settings.clone();
     let (config, surroundings) = settings.read(|sources| {
         let surroundings = sources.surroundings.clone();
         Ok((Config::gather_with(sources, &DEFAULTS)?, surroundings))
     })?;
-    telemetry::logging::start(&config.telemetry).map_err(|error| CliError::new(Exit::Usage, error))?;
+    telemetry::logging::init(&config.telemetry).map_err(|error| CliError::new(Exit::Usage, error))?;
     for warning in &config.warnings {
         say(warning);
     }
-    // Before anything runs: whoever asks for a report must not learn at the end that there is none.
+    // Opened before the command runs, so that an unwritable report fails early.
     let report = report.map(|path| open_report(&path)).transpose()?;
     let (trust, project) = (config.tls.clone(), ProjectFiles::of(&surroundings));
     let survey = SettingsSurvey::of(&surroundings);
@@ -96,64 +96,61 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
         let session = Box::pin(RunSession::open(config, needs, Arc::new(SystemClock))).await?;
         waiting.finish_and_clear();
         match session.apart() {
-            None if session.is_remote() => say(&format!("the running coldframe answers, by its policy: {}", session.policy())),
+            None if session.is_remote() => say(&format!("using the running coldframe, policy: {}", session.policy())),
             None => {}
             Some(DataDirFallback::InUse(why)) => say(&format!(
-                "the running coldframe does not answer: {why}. What was decided there holds; the policy is this command's: {}; \
-                 tarballs are fetched anew, and `coldframe exposure` will not know of this run",
+                "cannot use the running coldframe: {why}. Its decisions apply, with the policy of this command: {}; \
+                                 tarballs are downloaded again, and `coldframe exposure` will not list this run",
                 session.policy()
             )),
-            Some(DataDirFallback::Unusable(why)) => say(&format!("{why}: what is learnt in this run is forgotten at its end")),
+            Some(DataDirFallback::Unusable(why)) => say(&format!("{why}; the cache of this run is discarded at its end")),
         }
         if project.has_yarn_2 {
-            say(
-                "yarn 2 shows no password to a proxy, so this run refuses what it asks for: use yarn 3 or later, or `coldframe serve` and the \
-                 lines of `coldframe client-config yarn-berry`",
-            );
+            say("yarn 2 sends no password to a proxy, so this run refuses its requests; use yarn 3 or later, or \
+                                 `coldframe serve` with the output of `coldframe client-config yarn-berry`");
         }
-        for (host, count) in project.elsewhere(|url| session.takes(url)) {
+        for (host, count) in project.unproxied_hosts(|url| session.is_proxied(url)) {
             let host = shell_word(&host);
             say(&format!(
-                "{count} lockfile entries name `{host}`, which this run does not go to: `--allow-host {host}` has it do so unchecked, \
-                 `--intercept {host}` has it answer from upstream"
+                "{count} lockfile entries use `{host}`, which this run blocks; `--allow-host {host}` passes it unchecked, \
+                                 `--intercept {host}` serves it from upstream"
             ));
         }
-        for line in survey.unproxied_scopes(|url| session.takes(url)) {
-            say(&format!("{line}: this run does not go there, `--intercept HOST` has it answer from upstream"));
+        for line in survey.unproxied_scopes(|url| session.is_proxied(url)) {
+            say(&format!("{line}; this run blocks it, `--intercept HOST` serves it from upstream"));
         }
         let folder = RunTempDir::make()?;
         let recipe = build_environment(&session, &trust, &folder, no_proxy(&session, &project, &survey))?;
         let recipe = recipe.with_exceptions(project.names_exceptions).with_yarn_authority(&project.yarn_authority);
         let recipe = recipe.with_yarn_registry(project.names_yarn_registry);
-        let recipe = recipe.with_replaced(project.lockfile_registry_host(&session.way().registry, |url| session.takes(url)));
+        let recipe = recipe.with_replaced(project.lockfile_registry_host(&session.way().registry, |url| session.is_proxied(url)));
         let (policy, is_servers) = (session.policy().to_owned(), session.is_remote());
         let ended = child::run(build_command(&command, &recipe, &surroundings)).await;
-        let waiting = progress("writing down what was served");
+        let waiting = progress("writing the ledger");
         let sum = session.close().await;
         waiting.finish_and_clear();
         Ok::<_, CliError>((policy, is_servers, ended, sum))
     })?;
     let ChildExit { code, left_some } = ended.unwrap_or_else(|error| spawn_failure(&command, &error));
     if left_some {
-        say("ended what the command left running");
+        say("terminated processes that the command left running");
     }
-    // Read again: the command may have written them.
+    // Read again, because the command may have changed the lockfiles.
     let project = ProjectFiles::of(&surroundings);
     let lockfiles = project.lockfiles.keys().cloned().collect();
     let flags = given.repeated(is_servers);
     let summary = RunSummary { command: shown(&command), code, policy, sum: &sum, lockfiles, locked: project.locked(), flags };
-    let told = if json { format!("{}\n", summary.json()) } else { summary.text() };
-    output::note(&told);
+    let text = if json { format!("{}\n", summary.json()) } else { summary.text() };
+    output::note(&text);
     if let Some(mut report) = report
         && let Err(error) = report.write_all(summary.markdown().as_bytes())
     {
-        say(&format!("the report cannot be written: {error}"));
+        say(&format!("cannot write the report: {error}"));
     }
     Ok(ExitCode::from(code))
 }
 
-/// What a person at a terminal sees while there is nothing else to see: before the command and after it, for in between the
-/// terminal is the command's. On anything but a terminal it is hidden.
+/// Shows a spinner before and after the command, not while it uses the terminal. Hidden if standard error is no terminal.
 fn progress(what: &'static str) -> ProgressBar {
     let spinner = ProgressBar::new_spinner().with_message(format!("coldframe: {what}"));
     spinner.enable_steady_tick(Duration::from_millis(100));
@@ -165,7 +162,7 @@ fn open_report(path: &Path) -> Result<File, CliError> {
     opened.with_context(|| format!("cannot write `{}`", path.display())).map_err(|error| CliError::new(Exit::Usage, error))
 }
 
-/// Writes down what has to be trusted, and leads there.
+/// Writes the certificate files and builds the environment.
 fn build_environment(
     session: &RunSession,
     trust: &tls::Config,
@@ -179,10 +176,10 @@ fn build_environment(
     Ok(ClientEnvironment::of(session.way(), TrustFiles { added: &added, whole: &whole }, no_proxy))
 }
 
-/// Returns what the command may reach without the gateway: nothing that the gateway, a client or a lockfile takes for a registry.
+/// Returns the hosts that the command may reach without the gateway. None of them is a registry of a client or lockfile.
 fn no_proxy(session: &RunSession, project: &ProjectFiles, survey: &SettingsSurvey) -> String {
     let (mut registries, on_loopback) = session.registries();
-    // A `registry` line that names this machine, as `client-config` writes it, is overruled; one of a scope is not.
+    // A `registry` line with this machine, as `client-config` prints it, is overridden. A scoped one is not.
     let elsewhere = survey.registries().into_iter().filter(|url| !direct_hosts::is_loopback(url));
     registries.extend(
         project
@@ -197,7 +194,7 @@ fn no_proxy(session: &RunSession, project: &ProjectFiles, survey: &SettingsSurve
     direct_hosts::no_proxy(&registries, on_loopback, project.exceptions.iter().cloned())
 }
 
-/// The command, with its input and output as they are here.
+/// Builds the command, which inherits standard input and output.
 fn build_command(words: &[OsString], recipe: &ClientEnvironment, surroundings: &ProcessEnvironment) -> tokio::process::Command {
     let program = words.first().cloned().unwrap_or_default();
     let mut command = tokio::process::Command::new(program);

@@ -1,5 +1,5 @@
-//! What the project in the working directory says that a run has to know: lines that would lead past it, and what its
-//! lockfiles name. Refuses to change any of it, and to fail over a file that is broken: its client will say so.
+//! Reads project files that matter to a run: settings that would bypass the gateway, and lockfiles. Changes no file. Ignores
+//! invalid files, because their client reports them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -16,48 +16,48 @@ use crate::npm::lockfile::{EntrySource, LONGEST, LockfileFormat, NAMES};
 use crate::npm::{Lockfile, PackageSpec};
 use crate::upstream::npmrc;
 
-/// Who wants what the words of a command name, and what `package.json` does.
+/// Names of the requesters: the command line, and `package.json`.
 const COMMAND: &str = "this command";
 const PACKAGE: &str = "package.json";
 
-/// Bytes of wants that go to a running server: they are one line.
+/// At most this many bytes of wants are sent to a running server, in one line.
 const MAX_WANTS_BYTES: usize = 600_000;
 
-/// What was found.
+/// The project files of a run.
 #[derive(Debug, Default)]
 pub(crate) struct ProjectFiles {
-    /// Lockfiles, by their names.
+    /// Lockfiles, by name.
     pub(crate) lockfiles: BTreeMap<String, Lockfile>,
-    /// What `package.json` wants: name and spec.
+    /// Dependencies in `package.json`: name and spec.
     direct: Vec<(String, String)>,
     /// Whether a `.npmrc` has a `no-proxy` line, which pnpm 9 and 10 obey.
     pub(crate) names_exceptions: bool,
-    /// What the user has reached without a proxy.
+    /// The user's own `NO_PROXY` entries.
     pub(crate) exceptions: Vec<String>,
     /// The registries of scopes in `.npmrc` files.
     pub(crate) scoped_registries: Vec<Url>,
-    /// The variables by which the project's yarn learns what to trust instead of the system, if a file or the user names it.
+    /// The variables for yarn's CA file, if a file or the user sets one.
     pub(crate) yarn_authority: Vec<&'static str>,
-    /// Whether yarn 1 is told of a registry that only a variable of its own overrules.
+    /// Whether yarn 1 has a registry setting that only its own variable overrides.
     pub(crate) names_yarn_registry: bool,
     /// Whether the project's yarn is yarn 2, by `packageManager` or `yarnPath`.
     pub(crate) has_yarn_2: bool,
 }
 
-/// The largest `.yarnrc.yml` that is read, in bytes.
+/// The largest `.yarnrc.yml`, in bytes.
 const MAX_YARNRC_BYTES: u64 = 4 << 20;
 
-/// The setting of yarn 4, that of yarn 2 and 3, and their variables. Either fails over the other's.
+/// The CA settings of yarn 4 and of yarn 2 and 3, with their variables. Each version fails on the other's name.
 const YARN_AUTHORITY: [(&str, &str); 2] = [("httpsCaFilePath", "YARN_HTTPS_CA_FILE_PATH"), ("caFilePath", "YARN_CA_FILE_PATH")];
 
 impl ProjectFiles {
-    /// Looks around: in the working directory, and upwards for lockfiles, as workspaces have theirs at the root.
+    /// Reads the working directory and its parents, because workspaces keep lockfiles at their root.
     pub(crate) fn of(surroundings: &ProcessEnvironment) -> Self {
         let lines = npmrc::lines(&surroundings.npm_environment()).unwrap_or_default();
         let mut lockfiles = BTreeMap::new();
         for path in lockfiles_of(&surroundings.working_directory) {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let read = files::read(&path, LONGEST as u64).ok();
+            let read = files::read_bounded(&path, LONGEST as u64).ok();
             if let Some(lockfile) = read.and_then(|bytes| Lockfile::read(&name, &bytes).ok()) {
                 lockfiles.insert(name, lockfile);
             }
@@ -75,20 +75,20 @@ impl ProjectFiles {
         }
     }
 
-    /// The one host besides the registry's that npm's lockfiles name as a registry, if it is taken: npm 12 goes to no host but
-    /// its registry's, and is told to take the one for the other. Of npm's default it does so by itself.
-    pub(crate) fn lockfile_registry_host(&self, registry: &Url, is_taken: impl Fn(&Url) -> bool) -> Option<String> {
+    /// Returns the only other registry host in npm's lockfiles, if its requests are proxied. npm 12 rejects hosts other than
+    /// its registry's and must be told to replace this one. It replaces npm's default registry on its own.
+    pub(crate) fn lockfile_registry_host(&self, registry: &Url, is_proxied: impl Fn(&Url) -> bool) -> Option<String> {
         let of_npm = self.lockfiles.values().filter(|lockfile| lockfile.dialect == LockfileFormat::Npm);
         let entries = of_npm.flat_map(|lockfile| &lockfile.entries).filter(|entry| entry.source == EntrySource::Registry);
         let addresses = entries.filter_map(|entry| Url::parse(entry.resolved.as_deref()?).ok());
-        let others = addresses.filter(|url| url.origin() != registry.origin() && is_taken(url));
+        let others = addresses.filter(|url| url.origin() != registry.origin() && is_proxied(url));
         let others: BTreeSet<String> = others.filter_map(|url| url.host_str().map(str::to_owned)).collect();
         let default = npmrc::npm_default_registry();
         let only = others.iter().next().filter(|host| others.len() == 1 && default.host_str() != Some(host.as_str()));
         only.cloned()
     }
 
-    /// What a command wants of registries: what its words name, what `package.json` does, and what lockfiles lock.
+    /// Returns the packages that a command wants: from its arguments, `package.json`, and lockfiles.
     pub(crate) fn wants(&self, command: &[OsString]) -> Vec<(String, Want)> {
         let words = command.iter().skip(1).filter_map(|word| word.to_str()).filter(|word| !word.starts_with(['-', '.', '/']));
         let named = words
@@ -109,24 +109,24 @@ impl ProjectFiles {
             .collect()
     }
 
-    /// What is locked of registries: name and version.
+    /// Returns name and version of all locked packages from registries.
     pub(crate) fn locked(&self) -> BTreeSet<(String, String)> {
         let entries = self.lockfiles.values().flat_map(|lockfile| &lockfile.entries);
         let locked = entries.filter(|entry| entry.source == EntrySource::Registry);
         locked.map(|entry| (entry.name.to_string(), entry.version.to_string())).collect()
     }
 
-    /// How many entries name a place that is not taken, by host and port.
-    pub(crate) fn elsewhere(&self, is_taken: impl Fn(&Url) -> bool) -> BTreeMap<String, usize> {
+    /// Counts lockfile entries per host whose requests are not proxied.
+    pub(crate) fn unproxied_hosts(&self, is_proxied: impl Fn(&Url) -> bool) -> BTreeMap<String, usize> {
         let mut found = BTreeMap::new();
-        for url in self.addresses().filter(|url| !is_taken(url)) {
+        for url in self.addresses().filter(|url| !is_proxied(url)) {
             let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
             *found.entry(format!("{}{port}", url.host_str().unwrap_or_default())).or_default() += 1;
         }
         found
     }
 
-    /// The addresses that entries were resolved to.
+    /// Returns the HTTP addresses of lockfile entries.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = Url> {
         let entries = self.lockfiles.values().flat_map(|lockfile| &lockfile.entries);
         let addresses = entries.filter_map(|entry| Url::parse(entry.resolved.as_deref()?).ok());
@@ -139,8 +139,7 @@ fn scoped_registries(lines: &[npmrc::NpmrcLine]) -> Vec<Url> {
     scoped.filter_map(|line| Url::parse(&line.value).ok()).collect()
 }
 
-/// Returns the variables of yarn's setting for what it trusts, of each name under which a file or a variable sets it. Who set it has a
-/// yarn that accepts it.
+/// Returns the variables of the CA settings that a file or a variable already sets. The project's yarn accepts those names.
 fn yarn_authority(surroundings: &ProcessEnvironment) -> Vec<&'static str> {
     let texts = texts_of(surroundings, ".yarnrc.yml");
     let lines: BTreeSet<String> = texts.iter().flat_map(|text| read_yaml(text)).map(|(key, ..)| key).collect();
@@ -148,7 +147,7 @@ fn yarn_authority(surroundings: &ProcessEnvironment) -> Vec<&'static str> {
     named.map(|(_, variable)| variable).collect()
 }
 
-/// Checks whether yarn 1 would read a `registry` line. A project with a `.yarnrc.yml` has a later one.
+/// Checks whether yarn 1 would read a `registry` line. A project with a `.yarnrc.yml` uses a later yarn.
 fn names_yarn_registry(surroundings: &ProcessEnvironment) -> bool {
     let is_later = || surroundings.working_directory.ancestors().any(|folder| folder.join(".yarnrc.yml").is_file());
     let texts = texts_of(surroundings, ".yarnrc");
@@ -166,10 +165,10 @@ fn has_yarn_2(surroundings: &ProcessEnvironment) -> bool {
     manager.is_some_and(|manager| manager.starts_with("yarn@2.")) || paths.map(file).next().unwrap_or_default()
 }
 
-/// Returns the files of this name upwards from the working directory, and in the home.
+/// Returns the contents of files with this name in the working directory, its parents, and the home directory.
 fn texts_of(surroundings: &ProcessEnvironment, name: &str) -> Vec<String> {
     let folders = surroundings.working_directory.ancestors().chain(surroundings.home.as_deref());
-    let texts = folders.filter_map(|folder| files::text(files::read(&folder.join(name), MAX_YARNRC_BYTES).ok()?).ok());
+    let texts = folders.filter_map(|folder| files::into_text(files::read_bounded(&folder.join(name), MAX_YARNRC_BYTES).ok()?).ok());
     texts.collect()
 }
 
@@ -177,13 +176,13 @@ fn is_variable(surroundings: &ProcessEnvironment, wanted: &str) -> bool {
     surroundings.variables.iter().any(|(name, _)| name.to_str().is_some_and(|name| name.eq_ignore_ascii_case(wanted)))
 }
 
-/// The lockfiles of the nearest folder upwards that has any.
+/// Returns the lockfiles of the nearest directory upwards that contains any.
 fn lockfiles_of(folder: &Path) -> Vec<PathBuf> {
     let inside = |folder: &Path| NAMES.iter().map(|name| folder.join(name)).filter(|path| path.is_file()).collect::<Vec<_>>();
     folder.ancestors().map(inside).find(|found| !found.is_empty()).unwrap_or_default()
 }
 
-/// What the nearest `package.json` at or above `folder` wants: name and spec, of what comes from a registry or may.
+/// Returns name and spec of the dependencies in the nearest `package.json` that may come from a registry.
 fn direct(folder: &Path) -> Vec<(String, String)> {
     const KINDS: [&str; 4] = ["dependencies", "devDependencies", "optionalDependencies", "peerDependencies"];
     let manifest = manifest(folder);
@@ -192,9 +191,9 @@ fn direct(folder: &Path) -> Vec<(String, String)> {
     specs.filter(|(_, spec)| !spec.contains(['/', ':'])).collect()
 }
 
-/// The nearest `package.json` at or above `folder`; null where there is none that can be read.
+/// Returns the nearest `package.json` at or above `folder`, or null if none is readable.
 fn manifest(folder: &Path) -> serde_json::Value {
     let file = folder.ancestors().map(|folder| folder.join("package.json")).find(|file| file.is_file());
-    let read = file.and_then(|file| files::read(&file, LONGEST as u64).ok());
+    let read = file.and_then(|file| files::read_bounded(&file, LONGEST as u64).ok());
     read.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }

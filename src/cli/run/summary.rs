@@ -1,5 +1,4 @@
-//! What `coldframe run` says at its end: for the person at the terminal, for programs, and as Markdown for a job's page.
-//! Refuses to ask anybody anything.
+//! The summary of `coldframe run`, as text, JSON, and Markdown for CI job summaries.
 
 use std::collections::BTreeSet;
 
@@ -12,28 +11,28 @@ use crate::policy::RuleId;
 use crate::text::{markdown, markdown_code, push_line, shell_word};
 use crate::units::timestamp;
 
-/// Lines of a kind that a person is shown; the rest is counted.
+/// At most this many lines per kind are printed as text. The rest is counted.
 const SHOWN: usize = 12;
 
-/// A command that has ended.
+/// The summary of a command that has ended.
 pub(crate) struct RunSummary<'a> {
-    /// The command, as it was written.
+    /// The command as given.
     pub(crate) command: String,
-    /// Its exit code.
+    /// The exit code of the command.
     pub(crate) code: u8,
-    /// The policy, in words.
+    /// The description of the policy.
     pub(crate) policy: String,
-    /// What became of its requests.
+    /// The outcomes of its requests.
     pub(crate) sum: &'a RunReport,
-    /// The lockfiles beside it, after it ended, and what they lock of registries: name and version, each once.
+    /// The lockfiles after the command ended, and the locked names and versions from registries.
     pub(crate) lockfiles: Vec<String>,
     pub(crate) locked: BTreeSet<(String, String)>,
-    /// What commands that are advised have to be given to answer as this one did.
+    /// Flags for suggested commands, so that they answer like this one.
     pub(crate) flags: String,
 }
 
 impl RunSummary<'_> {
-    /// The whole in a few lines.
+    /// Renders the summary as a few lines of text.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         push_line!(text, "coldframe: {}", self.headline());
@@ -56,9 +55,9 @@ impl RunSummary<'_> {
         text
     }
 
-    /// The same for a page, everything listed.
+    /// Renders the summary as Markdown, with all entries.
     pub(crate) fn markdown(&self) -> String {
-        let end = if self.code == 0 { "ended well".to_owned() } else { format!("ended with exit code {}", self.code) };
+        let end = if self.code == 0 { "succeeded".to_owned() } else { format!("exited with code {}", self.code) };
         let mut text = String::new();
         push_line!(text, "### Coldframe: {} {end}", markdown_code(&self.command));
         text.push('\n');
@@ -77,7 +76,7 @@ impl RunSummary<'_> {
         if !advice.is_empty() {
             text.push_str("\nWhat to do:\n\n```\n");
             for line in advice {
-                // Nothing in a line ends the block.
+                // A line must not end the code block.
                 push_line!(text, "{}", line.replace('`', "'"));
             }
             text.push_str("```\n");
@@ -86,7 +85,7 @@ impl RunSummary<'_> {
         text
     }
 
-    /// Everything, for programs: one object.
+    /// Renders the summary as a JSON object, with all entries.
     pub(crate) fn json(&self) -> Value {
         let noted = &self.sum.noted;
         let total = noted.served.len();
@@ -119,7 +118,7 @@ impl RunSummary<'_> {
         let (refused, failed) = (noted.refused.len(), noted.failed.len());
         let mut parts = vec![match total {
             0 if refused + failed > 0 => "no package was served".to_owned(),
-            0 => "no package was asked for".to_owned(),
+            0 => "no package was requested".to_owned(),
             1 => format!("1 package, {cached} from the cache"),
             _ => format!("{total} packages, {cached} from the cache"),
         }];
@@ -128,22 +127,22 @@ impl RunSummary<'_> {
             1 => format!("stopped by {name}@{}", wanted.kept.version),
             count => format!("stopped by {name}@{} and {} more", wanted.kept.version, count - 1),
         }));
-        match self.held().count() {
+        match self.held_versions().count() {
             0 => {}
             1 => parts.push("1 with newer releases held back".to_owned()),
             held => parts.push(format!("{held} with newer releases held back")),
         }
         parts.extend((refused > 0).then(|| format!("{refused} refused")));
-        parts.extend((failed > 0).then(|| format!("{failed} could not be had")));
+        parts.extend((failed > 0).then(|| format!("{failed} failed")));
         parts.extend((total > 0 && parts.len() == 1).then(|| "nothing was held back".to_owned()));
         parts.extend(self.not_requested().filter(|_| total == 0).map(|count| {
             let lockfiles = self.lockfiles.join(", ");
-            format!("{count} of {lockfiles} not judged, clients keep copies of their own")
+            format!("{count} of {lockfiles} not checked, clients have cached copies")
         }));
         parts.join("; ")
     }
 
-    /// How many packages of lockfiles nobody asked for. Where the command failed, nobody may have come so far.
+    /// Returns the number of locked packages that were not requested. `None` if the command failed, as it may have stopped early.
     fn not_requested(&self) -> Option<usize> {
         let served = &self.sum.noted.served;
         let asked = |(name, version): &&(String, String)| {
@@ -153,20 +152,22 @@ impl RunSummary<'_> {
         (count > 0 && self.code == 0).then_some(count)
     }
 
-    /// What stands below the headline, by kind.
+    /// Returns the lines below the headline, by kind.
     fn parts(&self) -> [(&'static str, Vec<String>); 7] {
         let noted = &self.sum.noted;
         let refused = noted.refused.values().map(|refusal| refusal.text.to_string()).collect();
         let culprits = self.culprits().into_iter().map(|(name, wanted)| tell_wanted(name, wanted)).collect();
         let mut held: Vec<String> = self.would_take().into_iter().map(|(name, wanted)| tell_wanted(name, wanted)).collect();
         let is_wanted = |name: &PackageName| noted.hidden.get(name).is_some_and(|hidden| hidden.is_wanted);
-        held.extend(self.held().filter(|(name, _)| !is_wanted(name)).map(|(name, kept)| tell(name, &kept[0], kept.len())));
-        let rest = self.held().filter(|(name, _)| is_wanted(name) && noted.hidden[*name].wanted.is_empty()).count();
+        held.extend(
+            self.held_versions().filter(|(name, _)| !is_wanted(name)).map(|(name, kept)| tell(name, &kept[0], kept.len())),
+        );
+        let rest = self.held_versions().filter(|(name, _)| is_wanted(name) && noted.hidden[*name].wanted.is_empty()).count();
         held.extend((rest > 0).then(|| match rest {
-            1 => "1 package has a newer release that nothing here asks for".to_owned(),
-            _ => format!("{rest} packages have newer releases that nothing here asks for"),
+            1 => "1 package has a newer release that nothing here requests".to_owned(),
+            _ => format!("{rest} packages have newer releases that nothing here requests"),
         }));
-        // Only a command that failed may have wanted one of these, and only where it is not known what it wants.
+        // Only listed if the command failed and its wants are unknown: it may have wanted one of these.
         let others =
             noted.hidden.iter().filter(|(_, hidden)| self.code != 0 && !hidden.is_wanted).filter_map(|(name, hidden)| {
                 let (kept, count) = hidden.others.as_ref()?;
@@ -184,13 +185,13 @@ impl RunSummary<'_> {
             ("also hidden", others.collect()),
             ("failed", failed),
             ("not reached", away.collect()),
-            ("trouble", self.sum.trouble.iter().cloned().collect()),
+            ("problems", self.sum.trouble.iter().cloned().collect()),
         ]
     }
 
-    /// What is newer than what is shown, of packages that were installed; of all, where none was or the command failed: then it
-    /// may be what was wanted.
-    fn held(&self) -> impl Iterator<Item = (&PackageName, &[HeldVersion])> {
+    /// Returns hidden newer versions of installed packages. If nothing was installed or the command failed, returns those of all
+    /// packages, because it may have wanted one of them.
+    fn held_versions(&self) -> impl Iterator<Item = (&PackageName, &[HeldVersion])> {
         let noted = &self.sum.noted;
         let all = self.code != 0 || noted.served.is_empty();
         let installed = move |name: &PackageName| all || noted.served.keys().any(|(served, _)| served == name);
@@ -198,12 +199,12 @@ impl RunSummary<'_> {
         newer.filter(move |(name, _)| installed(name)).map(|(name, hidden)| (name, &*hidden.newer))
     }
 
-    /// What made the command fail: the only versions that something wants, each once; what the project wants first.
+    /// Returns the hidden versions that made the command fail, one per package, direct dependencies first.
     fn culprits(&self) -> Vec<(&PackageName, &WantedVersion)> {
         if self.code == 0 { Vec::new() } else { self.wanted(|_, wanted| wanted.fails) }
     }
 
-    /// What else the command would have taken, each package once; what the project wants first.
+    /// Returns the other hidden versions that the command would have used, one per package, direct dependencies first.
     fn would_take(&self) -> Vec<(&PackageName, &WantedVersion)> {
         let noted = &self.sum.noted;
         let all = self.code != 0 || noted.served.is_empty();
@@ -222,7 +223,7 @@ impl RunSummary<'_> {
         each
     }
 
-    /// The commands that help, when something was not to be had.
+    /// Returns suggested commands if something was not served.
     fn advice(&self) -> Vec<String> {
         let noted = &self.sum.noted;
         let culprits = self.culprits();
@@ -241,31 +242,31 @@ impl RunSummary<'_> {
             }
         }
         if withheld.is_empty() && self.code != 0 {
-            // Where a version was hidden rather than refused, its client says that there is none.
-            withheld.extend(self.held().map(|(name, kept)| Withheld::of(name, &kept[0])));
+            // If a version was hidden and not refused, the client reports that it does not exist.
+            withheld.extend(self.held_versions().map(|(name, kept)| Withheld::of(name, &kept[0])));
         }
-        withheld.truncate(ADVISED);
+        withheld.truncate(MAX_SUGGESTED);
         let mut lines = Vec::new();
         if !withheld.is_empty() {
             if !culprits.is_empty() {
-                lines.push("pnpm, yarn and bun say of these only that no version matches".to_owned());
+                lines.push("pnpm, yarn and bun only report that no version matches".to_owned());
             }
             let or_wait = if withheld.iter().any(|one| one.opens) { ", or wait until the release opens" } else { "" };
-            lines.push(format!("take the version that is allowed{or_wait}; else"));
-            lines.push("coldframe check --fix (where there is a lockfile: says what fits instead)".to_owned());
+            lines.push(format!("use the allowed version{or_wait}; otherwise:"));
+            lines.push("coldframe check --fix (with a lockfile: prints allowed replacements)".to_owned());
         }
         lines.extend(withheld.iter().flat_map(|one| one.advice(&self.flags)));
         lines.extend(
-            (!noted.failed.is_empty()).then(|| format!("coldframe doctor{} (says whether upstream answers here)", self.flags)),
+            (!noted.failed.is_empty()).then(|| format!("coldframe doctor{} (checks whether upstream answers)", self.flags)),
         );
         lines
     }
 }
 
-/// Versions that commands are advised for.
-const ADVISED: usize = 3;
+/// At most this many versions get suggested commands.
+const MAX_SUGGESTED: usize = 3;
 
-/// A version that the command was not given.
+/// A version that was not served to the command.
 struct Withheld<'a> {
     name: &'a PackageName,
     version: &'a str,
@@ -278,13 +279,13 @@ impl<'a> Withheld<'a> {
         Self { name, version: &kept.version, rule: &kept.rule, opens: kept.opens.is_some() }
     }
 
-    /// The commands that say more of it, and the one that opens it, if there is one. No command is advised that opens malware.
+    /// Returns commands that explain the version and, if possible, open it. Commands that open malware are never suggested.
     fn advice(&self, flags: &str) -> impl Iterator<Item = String> {
         let spec = format!("{}@{}", self.name, self.version);
         let spec = shell_word(&spec);
         let opens = match self.rule {
             RuleId::Denied => {
-                Some(format!("coldframe decisions list{flags} (says who denied it; `coldframe revoke` takes that back)"))
+                Some(format!("coldframe decisions list{flags} (shows who denied it; undo it with `coldframe revoke`)"))
             }
             RuleId::Advisory | RuleId::IntegrityChanged => None,
             rule if rule.may_be_approved() => Some(format!("coldframe approve {spec} --reason \"why it cannot wait\"{flags}")),
@@ -294,7 +295,7 @@ impl<'a> Withheld<'a> {
     }
 }
 
-/// The first of `count` hidden versions in a line.
+/// Formats the first of `count` hidden versions as a line.
 fn tell(name: &PackageName, kept: &HeldVersion, count: usize) -> String {
     let HeldVersion { version, rule, detail, opens, nearest } = kept;
     let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
@@ -303,12 +304,12 @@ fn tell(name: &PackageName, kept: &HeldVersion, count: usize) -> String {
     format!("{name}@{version}{more}: {detail} (rule {rule}){opens}{nearest}")
 }
 
-/// A version that would have been taken, in a line.
+/// Formats a version that the command would have used as a line.
 fn tell_wanted(name: &PackageName, wanted: &WantedVersion) -> String {
     let (kept, want) = (&wanted.kept, &wanted.want);
     let spec = if *want.spec == *kept.version { String::new() } else { format!(" as `{}`", want.spec) };
-    let told = tell(name, kept, 1);
-    let (version, rest) = told.split_once(": ").unwrap_or((&told, ""));
+    let formatted = tell(name, kept, 1);
+    let (version, rest) = formatted.split_once(": ").unwrap_or((&formatted, ""));
     format!("{version}, wanted{spec} by {}: {rest}", want.by)
 }
 
