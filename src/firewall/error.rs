@@ -17,16 +17,16 @@ use crate::upstream::UpstreamError;
 pub const EXPLAIN_SEPARATOR: &str = "; why: ";
 
 /// The longest refusal text, in bytes. Bodies and logs contain all of it, headers the beginning.
-const LONGEST_TEXT: usize = 2000;
+const MAX_TEXT_BYTES: usize = 2000;
 
 /// The longest reason phrase and header value, in bytes. Proxies and clients limit the status line.
 pub const LONGEST_LINE: usize = 200;
 
 /// The least number of bytes that truncation keeps of the version and its detail.
-const DETAIL: usize = 40;
+const MIN_DETAIL_BYTES: usize = 40;
 
 /// Shorter wording for headers, applied in this order.
-const SHORTER: [(&str, &str); 4] = [
+const SHORTER_WORDING: [(&str, &str); 4] = [
     ("; newest allowed: ", "; use "),
     ("; no version is allowed yet", ""),
     (" by coldframe:", ":"),
@@ -196,7 +196,7 @@ impl Refusal {
     pub fn truncated(&self, longest: usize) -> String {
         let mut text = self.text.to_string();
         let whole = |text: &str| text.len() + self.link.as_ref().map_or(0, |link| EXPLAIN_SEPARATOR.len() + explain_link.len());
-        for (long, short) in SHORTER {
+        for (long, short) in SHORTER_WORDING {
             if whole(&text) <= longest {
                 break;
             }
@@ -210,7 +210,7 @@ impl Refusal {
         }
         // The detail is cut first. The rule, the opening and the version to use instead are kept.
         let (detail, rest) =
-            text.rfind(" (rule ").filter(|at| text.len() - at + DETAIL <= limit).map_or((&*text, ""), |at| text.split_at(at));
+            text.rfind(" (rule ").filter(|at| text.len() - at + MIN_DETAIL_BYTES <= limit).map_or((&*text, ""), |at| text.split_at(at));
         let kept: String = detail.chars().take(limit.saturating_sub(rest.len() + 3)).collect();
         format!("{}...{rest}{tail}", kept.trim_end())
     }
@@ -225,7 +225,7 @@ pub fn explain_link(base: &BaseUrl, name: &PackageName, version: Option<&str>) -
 /// Returns `text` as one line of printable ASCII, cut to the length of a refusal.
 #[must_use]
 pub fn one_line(text: &str) -> String {
-    ascii_line(text, LONGEST_TEXT)
+    ascii_line(text, MAX_TEXT_BYTES)
 }
 
 #[cfg(test)]

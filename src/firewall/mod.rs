@@ -124,7 +124,7 @@ const REMEMBERED_FAILURES: u64 = 10_000;
 pub const MAX_ABSENT_NAMES: usize = 200_000;
 
 /// How long requests for nonexistent names count against a client.
-const ABSENTEES_FOR: Duration = Duration::from_secs(24 * 3600);
+const ABSENT_NAMES_PERIOD: Duration = Duration::from_secs(24 * 3600);
 
 /// Concurrent packument fetches per registry and client: the most that npm clients send at once.
 pub const FETCHES: usize = 48;
@@ -132,10 +132,10 @@ pub const FETCHES: usize = 48;
 /// Slots per registry that are reserved for each client, so that hanging requests of one client do not block others, and the most
 /// slots of all clients together, per kind of request. Each slot costs a socket.
 const OWN_SLOTS: usize = 4;
-const MOST_SLOTS: usize = 256;
+const MAX_SLOTS: usize = 256;
 
 /// How long a packument waits for memory: npm's own request timeout.
-const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
+const MAX_MEMORY_WAIT: Duration = Duration::from_secs(5 * 60);
 
 /// Memory for uncompressed and brotli responses, which few clients request; each is a separate copy. Beyond the first limit, the
 /// oldest response of each client may use up to the second. Responses below `SMALL_PLAIN` never wait.
@@ -144,17 +144,17 @@ const MAX_PLAIN_MEMORY: u64 = 512 << 20;
 const SMALL_PLAIN: u64 = 64 << 10;
 
 /// How often shutdown checks for remaining tasks.
-const SETTLING: Duration = Duration::from_millis(2);
+const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Concurrent tarball downloads per registry and client.
-const DOWNLOADS: usize = 64;
+const MAX_DOWNLOADS: usize = 64;
 
 /// Concurrent passthrough requests per registry and client. Each holds its response in memory.
-const PASSES: usize = 64;
+const MAX_PASSTHROUGHS: usize = 64;
 
 /// Returns the slots of one registry, of which one client may hold at most `of_one_client`.
 const fn slots(of_one_client: usize) -> Sizes {
-    Sizes { shared: of_one_client - OWN_SLOTS, own: OWN_SLOTS, most: MOST_SLOTS }
+    Sizes { shared: of_one_client - OWN_SLOTS, own: OWN_SLOTS, most: MAX_SLOTS }
 }
 
 /// Returns the concurrency of CPU work on untrusted input: all cores are used, and clients take turns.
@@ -263,8 +263,8 @@ impl Firewall {
         let documents = Cache::builder().max_capacity(eighths(4)).weigher(|_, known: &Arc<PackageSnapshot>| known.weight());
         let views = Cache::builder().max_capacity(eighths(3)).weigher(|_, view: &Arc<CachedView>| view.weight());
         let wholes = Cache::builder().max_capacity(eighths(1)).weigher(|_, whole: &Arc<UnsegmentedResponse>| whole.weight());
-        let allowance = MemoryBudget::of(parts.config.packument_memory, LONGEST_WAIT);
-        let world = PolicySnapshot::first(parts.policy, parts.further_policies, parts.decisions, parts.clock.now());
+        let allowance = MemoryBudget::of(parts.config.packument_memory, MAX_MEMORY_WAIT);
+        let world = PolicySnapshot::initial(parts.policy, parts.further_policies, parts.decisions, parts.clock.now());
         let wall_clock = WallClock::new(parts.clock.now(), parts.clock.elapsed());
         Self(Arc::new(Components {
             registries: parts.registries,
@@ -281,7 +281,7 @@ impl Firewall {
             unreachable: Cache::new(REMEMBERED_FAILURES),
             asked_again: Cache::new(REMEMBERED_FAILURES),
             new_absentees: Cache::new(REMEMBERED_FAILURES),
-            absentees: Cache::builder().max_capacity(REMEMBERED_FAILURES).time_to_live(ABSENTEES_FOR).build(),
+            absentees: Cache::builder().max_capacity(REMEMBERED_FAILURES).time_to_live(ABSENT_NAMES_PERIOD).build(),
             histories: Turns::default(),
             wall_clock,
             silence: SlowRegistries::default(),
@@ -299,9 +299,9 @@ impl Firewall {
             entitlements_asked: SharedFetches::new(),
             attestations: Attestations::default(),
             fetches: Slots::new(slots(FETCHES)),
-            passes: Slots::new(slots(PASSES)),
+            passes: Slots::new(slots(MAX_PASSTHROUGHS)),
             allowance,
-            plain: MemoryBudget::for_clients(PLAIN_MEMORY, MAX_PLAIN_MEMORY, SMALL_PLAIN, LONGEST_WAIT),
+            plain: MemoryBudget::for_clients(PLAIN_MEMORY, MAX_PLAIN_MEMORY, SMALL_PLAIN, MAX_MEMORY_WAIT),
             loads: FairLimit::new(Sizes { shared: 2 * cores, own: 2, most: 8 * cores }),
             readers: FairLimit::new(Sizes { shared: (cores - 1).max(1), own: 1, most: cores + 1 }),
             oversized: Mutex::default(),
@@ -310,7 +310,7 @@ impl Firewall {
             leads: Arc::default(),
             wants: Wants::default(),
             workbenches: ScratchPool::new(cores),
-            downloads: Slots::new(slots(DOWNLOADS)),
+            downloads: Slots::new(slots(MAX_DOWNLOADS)),
             carried: Arc::new(Semaphore::new(MEMORY_UNITS)),
             asides: EarlyRequests::default(),
             addresses: Addresses::default(),
@@ -565,7 +565,7 @@ impl Firewall {
         self.0.fetches.settle().await;
         self.0.downloads.settle().await;
         while Arc::strong_count(&self.0) > 1 {
-            tokio::time::sleep(SETTLING).await;
+            tokio::time::sleep(DRAIN_POLL_INTERVAL).await;
         }
     }
 

@@ -33,7 +33,7 @@ pub struct PolicySnapshot {
 
 impl PolicySnapshot {
     /// Creates the first snapshot of a process from the policy of profile 0 and those of further profiles.
-    pub(crate) fn first(policy: Policy, further: Vec<Policy>, decisions: Vec<Decision>, now: Timestamp) -> Self {
+    pub(crate) fn initial(policy: Policy, further: Vec<Policy>, decisions: Vec<Decision>, now: Timestamp) -> Self {
         let policies = std::iter::once(policy).chain(further).map(|policy| policy.as_of(now)).collect();
         Self::of(policies, decisions.into(), Advisories::default(), now, 0)
     }

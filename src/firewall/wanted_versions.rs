@@ -166,7 +166,7 @@ impl Components {
         let (name, nearest) = (&packument.name, screen.nearest_allowed(packument, &entry.key));
         let Some(refusal) = Refusal::of_version(name, &entry.key, screen.verdict(at), nearest) else { return };
         let rule = refusal.rule.clone();
-        let _ = self.refused(client, refusal);
+        let _ = self.record_refusal(client, refusal);
         self.note_tarball((client, now), name, &entry.key, entry.integrity.as_ref(), DownloadOutcome::Refused, Some(&rule));
     }
 }

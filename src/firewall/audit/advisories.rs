@@ -46,7 +46,7 @@ impl Components {
         if !alone && theirs.is_none() {
             return passed;
         }
-        let found = self.found(client, &world, audited);
+        let found = self.matching_advisories(client, &world, audited);
         if found.is_empty() && !alone {
             return passed;
         }
@@ -60,7 +60,7 @@ impl Components {
     }
 
     /// Returns each advisory on an installed package, with the installed versions that it affects.
-    fn found<'w>(&self, client: &Client, world: &'w PolicySnapshot, audited: &Audited) -> Vec<Found<'w>> {
+    fn matching_advisories<'w>(&self, client: &Client, world: &'w PolicySnapshot, audited: &Audited) -> Vec<Found<'w>> {
         let mut found = Vec::new();
         for (name, versions) in &audited.versions {
             let advisories = world.advisories.of(name);

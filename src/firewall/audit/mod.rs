@@ -21,7 +21,7 @@ use crate::units::timestamp;
 use crate::upstream::{PassthroughRequest, PassthroughResponse};
 
 /// Releases listed in one notice. Further ones are counted.
-const NAMED: usize = 6;
+const MAX_LISTED: usize = 6;
 
 /// A newer release that is hidden from an install.
 struct HeldUpdate {
@@ -111,7 +111,7 @@ impl Components {
             text + &link
         };
         // As many as fit into a header.
-        let fitting = (1..=NAMED.min(held.len())).rev().map(compose).find(|text| text.len() <= error::LONGEST_LINE);
+        let fitting = (1..=MAX_LISTED.min(held.len())).rev().map(compose).find(|text| text.len() <= error::LONGEST_LINE);
         let text = fitting.unwrap_or_else(|| compose(1));
         Some(error::one_line(&text))
     }

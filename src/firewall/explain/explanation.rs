@@ -13,7 +13,7 @@ use crate::policy::{Advisory, Facts, Presence, Reason, TraceStep, Verdict};
 use crate::units::timestamp;
 
 /// Maintainers listed by name. There may be hundreds.
-const NAMED: usize = 12;
+const MAX_MAINTAINERS: usize = 12;
 
 /// The verdict of one version and its reasons, as printed by `coldframe explain`.
 #[derive(Debug, Clone)]
@@ -160,7 +160,7 @@ impl ExplainedFacts {
         row("package", self.born.map(|born| format!("first published {}", timestamp::format_utc(born))));
         row("part of", self.kin.map(|kin| format!("an established package, first published {}", timestamp::format_utc(kin))));
         row("publisher", self.publisher.clone());
-        let (named, more) = self.maintainers.split_at(self.maintainers.len().min(NAMED));
+        let (named, more) = self.maintainers.split_at(self.maintainers.len().min(MAX_MAINTAINERS));
         let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
         row("maintainers", joined(named).map(|names| names + &more));
         row("dist-tags", joined(&self.tags));

@@ -13,10 +13,10 @@ use crate::units::timestamp;
 use crate::upstream::TimeMode;
 
 /// How long a whole package may be missing (404) before its versions count as returned. Shorter gaps are registry outages.
-const LONGEST_OUTAGE: Duration = Duration::from_secs(24 * 3600);
+const MAX_OUTAGE: Duration = Duration::from_secs(24 * 3600);
 
 /// How long a version may be missing for one client's token before it counts as removed for other tokens.
-const OTHER_TOKEN: Duration = Duration::from_secs(24 * 3600);
+const OTHER_TOKEN_GRACE: Duration = Duration::from_secs(24 * 3600);
 
 /// The most (version, integrity) pairs recorded per package. Rows are never evicted, so new versions beyond the limit are
 /// refused. No package has half as many; a row takes about 300 bytes of memory.
@@ -317,7 +317,7 @@ impl<'a> Tracing<'a> {
     fn keeps_its_age(&self, release: &Release, last_seen: Timestamp, into: &mut Reconciliation) -> bool {
         let Look { at, longest_age, other_token, stranger, .. } = *self.look;
         let was_old = timestamp::saturating_add(release.counts_from(), longest_age) <= last_seen;
-        let outage = !release.dropped && at < timestamp::saturating_add(last_seen, LONGEST_OUTAGE);
+        let outage = !release.dropped && at < timestamp::saturating_add(last_seen, MAX_OUTAGE);
         if release.replaced || was_old || outage {
             return !release.replaced;
         }
@@ -327,7 +327,7 @@ impl<'a> Tracing<'a> {
         if !had_it || stranger {
             return false;
         }
-        let is_within = |since: Timestamp| at < timestamp::saturating_add(since, OTHER_TOKEN);
+        let is_within = |since: Timestamp| at < timestamp::saturating_add(since, OTHER_TOKEN_GRACE);
         if is_within(release.missing_since.unwrap_or(last_seen)) {
             return true;
         }
@@ -396,13 +396,13 @@ impl<'a> Tracing<'a> {
 
     /// Checks whether the absences are only a short outage, in which the whole package was missing.
     fn is_outage(&self, absences: &[Absence], present: Timestamp) -> bool {
-        absences.iter().all(|absence| !absence.dropped) && self.look.at < timestamp::saturating_add(present, LONGEST_OUTAGE)
+        absences.iter().all(|absence| !absence.dropped) && self.look.at < timestamp::saturating_add(present, MAX_OUTAGE)
     }
 
     /// Checks whether a version may have been missing for a single client's token. If the probe token sees it, it was not.
     fn is_of_one_token(&self, absence: Absence) -> bool {
         let is_tokens = self.look.tokens.unwrap_or(self.others.len()) == absence.place;
-        is_tokens && !self.look.stranger && self.look.at < timestamp::saturating_add(absence.look, OTHER_TOKEN)
+        is_tokens && !self.look.stranger && self.look.at < timestamp::saturating_add(absence.look, OTHER_TOKEN_GRACE)
     }
 
     /// Creates the release of a version that this view has never seen.

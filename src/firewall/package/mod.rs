@@ -28,7 +28,7 @@ use crate::upstream::{Authorization, CacheValidators, Registry};
 use crate::vetting::{self, Signals};
 
 /// The reason for refusing a version that cannot be recorded.
-const FULL: &str = "the ledger's record of this package is full, so the history of this version is unknown";
+const RECORD_FULL: &str = "the ledger's record of this package is full, so the history of this version is unknown";
 
 /// The number of versions above which work on all of them leaves the async threads. Below it takes one or two milliseconds.
 pub(crate) const MANY: usize = 4_000;
@@ -353,7 +353,7 @@ impl PackageSnapshot {
             ..Facts::of_entry(packument, entry, provenance.effective)
         };
         if provenance.unrecorded && facts.flaw.is_none() {
-            facts.flaw = Some(FULL);
+            facts.flaw = Some(RECORD_FULL);
         }
         facts
     }
@@ -382,7 +382,7 @@ impl PackageSnapshot {
 
     /// Returns the versions so much older than the entry at `at` that an attacker cannot have published both.
     fn baseline<'a>(&'a self, packument: &'a Packument, at: usize) -> impl Iterator<Item = &'a VersionEntry> {
-        let until = timestamp::before(self.provenance[at].effective, vetting::BASELINE_AGE);
+        let until = timestamp::saturating_sub(self.provenance[at].effective, vetting::BASELINE_AGE);
         let old = packument.entries.iter().zip(&*self.provenance).filter(move |(_, provenance)| provenance.effective <= until);
         old.map(|(entry, _)| entry)
     }

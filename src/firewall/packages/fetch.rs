@@ -36,16 +36,16 @@ use crate::upstream::{Authorization, CacheValidators, PackumentBody, Registry, U
 pub(crate) const ABSENT: Duration = Duration::from_secs(60);
 
 /// How long upstream is not asked for a package after a failure, while a stale packument can be served.
-const LEAVE_ALONE: Duration = Duration::from_secs(5);
+const BACKOFF: Duration = Duration::from_secs(5);
 
 /// The least interval between logs of stale responses per registry.
-const TOLD_EVERY: Duration = Duration::from_secs(60);
+const STALE_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How far upstream's clock may be behind. Beyond it, no version opens by that clock, and refusals mention it.
 const MAX_BEHIND: SignedDuration = SignedDuration::from_hours(24);
 
 /// How often a fetch is repeated because a shared fetch returned the other form.
-const ATTEMPTS: usize = 4;
+const MAX_ATTEMPTS: usize = 4;
 
 /// A snapshot and whether it is stale.
 #[derive(Clone)]
@@ -193,10 +193,10 @@ impl Components {
         working.await
     }
 
-    /// Looks up a package like [`Components::reading`], without its parent package.
+    /// Looks up a package like [`Components::lookup`], without its parent package.
     ///
     /// # Errors
-    /// Returns the errors of [`Components::reading`].
+    /// Returns the errors of [`Components::lookup`].
     pub(crate) async fn lookup_unlinked(
         self: &Arc<Self>,
         client: &Client,
@@ -233,7 +233,7 @@ impl Components {
         let ahead =
             wish.as_ref().filter(|_| client.is_installing && self.config.prefetch > 0).map(|_| PrefetchContext::of_question());
         let request = FetchRequest { wish, ahead, ..FetchRequest::new(client, slot, registry, need) };
-        for _ in 0..ATTEMPTS {
+        for _ in 0..MAX_ATTEMPTS {
             // A fetch that was already running may have requested less.
             let result = self.fetch_or_stale(request.clone(), now).await;
             if let Err(FirewallError::NotFound(_)) = &result {
@@ -250,8 +250,8 @@ impl Components {
     /// Returns the decoded document with the lookup. Fetches it again if it is not stored any more.
     ///
     /// # Errors
-    /// Returns the errors of [`Components::reading`].
-    pub(crate) async fn document(
+    /// Returns the errors of [`Components::lookup`].
+    pub(crate) async fn with_document(
         self: &Arc<Self>,
         client: &Client,
         reading: PackageLookup,
@@ -260,10 +260,10 @@ impl Components {
         self.document_with(client, reading, permit).await
     }
 
-    /// Returns the document like [`Components::document`], with a permit already acquired.
+    /// Returns the decoded document with the lookup, with a permit that the caller holds.
     ///
     /// # Errors
-    /// Returns the errors of [`Components::reading`].
+    /// Returns the errors of [`Components::lookup`].
     pub(crate) async fn document_with(
         self: &Arc<Self>,
         client: &Client,
@@ -338,7 +338,7 @@ impl Components {
 
     /// Checks whether a fetch of the package failed recently, or the registry is slow. A running fetch then detects its recovery.
     fn is_backing_off(&self, request: &FetchRequest, now: Timestamp) -> bool {
-        let counts = |since| timestamp::is_within(since, LEAVE_ALONE, now) && self.outlives_writes(&request.slot.name, since);
+        let counts = |since| timestamp::is_within(since, BACKOFF, now) && self.outlives_writes(&request.slot.name, since);
         let unreachable = || self.unreachable.get(&request.slot).is_some_and(counts);
         self.silence.holds(request.registry.id(), request.registry.last_heard(), now) || unreachable()
     }
@@ -385,7 +385,7 @@ impl Components {
     async fn fetch_packument(self: Arc<Self>, request: FetchRequest, permit: FairPermit) -> Result<PackageLookup, FirewallError> {
         let mut place = FetchPermit::of(permit, self.allowance.share_in(request.registry.id()));
         let now = self.clock.now();
-        let before = self.before(&request).await?;
+        let before = self.load_previous(&request).await?;
         let usable = before.known.clone().filter(|known| request.need.is_met_by(known));
         if let Some(known) = &usable {
             self.judge_many(known, request.profile, request.client).await;
@@ -651,7 +651,7 @@ impl Components {
         };
         let document = record.document.clone().map_or(first, |last| StoredPackument { content: None, looked: now, ..last });
         if record.releases.is_empty() {
-            let expired = timestamp::before(now, self.world().longest_age());
+            let expired = timestamp::saturating_sub(now, self.world().longest_age());
             return match self.ledger.record_absence(&request.key(), &document, expired) {
                 Ok(true) => {
                     if record.document.is_none() {
@@ -702,7 +702,7 @@ impl Components {
         }
         CacheLookup { cache: CacheLabel::Document, outcome: CacheOutcome::Stale }.emit(&self.metrics);
         let upstream = known.registry.id();
-        let again = self.stale_told.get(upstream).is_some_and(|told| timestamp::is_within(told, TOLD_EVERY, now));
+        let again = self.stale_told.get(upstream).is_some_and(|told| timestamp::is_within(told, STALE_LOG_INTERVAL, now));
         if !again {
             self.stale_told.insert(Arc::clone(upstream), now);
         }

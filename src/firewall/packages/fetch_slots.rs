@@ -150,7 +150,7 @@ mod tests {
 
     use super::*;
 
-    const A_WHILE: Duration = Duration::from_secs(60);
+    const TIMEOUT: Duration = Duration::from_secs(60);
 
     fn client(number: u8) -> IpAddr {
         IpAddr::from([192, 0, 2, number])
@@ -174,8 +174,8 @@ mod tests {
             }
         };
         let begun = tokio::spawn(join(greedy));
-        assert!(timeout(A_WHILE, join(greedy)).await.is_err(), "a second request of the same client lends no slot");
-        assert_eq!(timeout(A_WHILE, join(honest)).await.unwrap(), Ok(7));
+        assert!(timeout(TIMEOUT, join(greedy)).await.is_err(), "a second request of the same client lends no slot");
+        assert_eq!(timeout(TIMEOUT, join(honest)).await.unwrap(), Ok(7));
         assert_eq!(begun.await.unwrap(), Ok(7));
         assert!(fetches.waiting.0.lock().unwrap().is_empty());
         // The lent slot was released.

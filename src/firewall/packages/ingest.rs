@@ -105,17 +105,17 @@ impl Components {
         let _turn = self.precedence.turn(request.ahead.as_ref()).await;
         let _permit = self.readers.acquire(request.client).await;
         let inner = Arc::clone(&self);
-        self.blocking(move || inner.read(&request, arrival, &before)).await?
+        self.blocking(move || inner.parse_document(&request, arrival, &before)).await?
     }
 
-    fn read(
+    fn parse_document(
         self: &Arc<Self>,
         request: &FetchRequest,
         mut arrival: FetchedDocument,
         before: &PreviousState,
     ) -> Result<TakenIn, FirewallError> {
         let CacheKey { name, .. } = &request.slot;
-        let read = self.workbenches.at(|scratch| {
+        let read = self.workbenches.with_scratch(|scratch| {
             let ParseScratch { press, plain } = scratch;
             let (plain, _guard) = self.decode_into(name, &arrival.body, plain)?;
             arrival.place.share.force_grow_to(memory_cost(&arrival.body, plain.len()));

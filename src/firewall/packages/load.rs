@@ -45,7 +45,7 @@ impl PreviousState {
 
 impl Components {
     /// Loads the previous state from memory or the store. After a restart this serves packages without asking upstream.
-    pub(crate) async fn before(self: &Arc<Self>, request: &FetchRequest) -> Result<PreviousState, FirewallError> {
+    pub(crate) async fn load_previous(self: &Arc<Self>, request: &FetchRequest) -> Result<PreviousState, FirewallError> {
         let last = self.documents.get(&request.slot.shared()).filter(|_| request.slot.is_client_scoped());
         let token = last.as_ref().map(|known| known.slot.clone());
         if let Some(known) = self.documents.get(&request.slot) {

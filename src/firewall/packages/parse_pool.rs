@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::npm::compression::SegmentEncoder;
 
 /// The largest buffer that is kept for reuse, in bytes. Few documents are larger.
-const LARGEST_KEPT: usize = 16 << 20;
+const MAX_KEPT_BYTES: usize = 16 << 20;
 
 /// The buffers of one worker.
 #[derive(Default)]
@@ -31,11 +31,11 @@ impl ScratchPool {
     }
 
     /// Runs `work` with unused buffers, or with new ones.
-    pub(crate) fn at<T>(&self, work: impl FnOnce(&mut ParseScratch) -> T) -> T {
+    pub(crate) fn with_scratch<T>(&self, work: impl FnOnce(&mut ParseScratch) -> T) -> T {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut scratch = free.unwrap_or_default();
         let done = work(&mut scratch);
-        if scratch.plain.capacity() > LARGEST_KEPT {
+        if scratch.plain.capacity() > MAX_KEPT_BYTES {
             scratch.plain = Vec::new();
         }
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);

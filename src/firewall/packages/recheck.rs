@@ -19,14 +19,14 @@ use crate::units::timestamp;
 use crate::upstream::CacheValidators;
 
 /// The least interval between two rechecks of a package.
-const INTERVAL: Duration = Duration::from_secs(10);
+const RECHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The most rechecks per client and [`WINDOW`]. An install needs one or two.
-const PER_CLIENT: u32 = 60;
+const MAX_PER_CLIENT: u32 = 60;
 const WINDOW: Duration = Duration::from_mins(1);
 
 /// The most packages and clients that are tracked.
-const REMEMBERED: u64 = 10_000;
+const MAX_TRACKED: u64 = 10_000;
 
 /// The start of a window and the number of rechecks in it.
 type Window = Arc<Mutex<(Timestamp, u32)>>;
@@ -40,7 +40,7 @@ pub(crate) struct OnceMore {
 
 impl Default for OnceMore {
     fn default() -> Self {
-        Self { in_vain: Cache::new(REMEMBERED), clients: Cache::new(REMEMBERED) }
+        Self { in_vain: Cache::new(MAX_TRACKED), clients: Cache::new(MAX_TRACKED) }
     }
 }
 
@@ -54,7 +54,7 @@ impl OnceMore {
             (*since, *count) = (now, 0);
         }
         *count += 1;
-        *count <= PER_CLIENT
+        *count <= MAX_PER_CLIENT
     }
 }
 
@@ -73,8 +73,8 @@ impl Components {
         let is_answered = reading.stale.is_some()
             || known.packument.is_none()
             || known.validators() == CacheValidators::default()
-            || timestamp::is_within(known.checked, INTERVAL, now)
-            || self.once_more.in_vain.get(&shared).is_some_and(|since| timestamp::is_within(since, INTERVAL, now));
+            || timestamp::is_within(known.checked, RECHECK_INTERVAL, now)
+            || self.once_more.in_vain.get(&shared).is_some_and(|since| timestamp::is_within(since, RECHECK_INTERVAL, now));
         // It may be missing for one client's token only.
         let has_left = || !known.slot.is_client_scoped() && RemovedVersion::is_known(known, version);
         if is_answered || Version::parse(version).is_none() || has_left() {
@@ -112,9 +112,9 @@ mod tests {
         let (once_more, now) = (OnceMore::default(), Timestamp::from_second(1_775_000_000).unwrap());
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         let asked = |client: &str, now| once_more.admits(address(client), now);
-        assert!((0..PER_CLIENT).all(|_| asked("192.0.2.1", now)) && !asked("192.0.2.1", now));
+        assert!((0..MAX_PER_CLIENT).all(|_| asked("192.0.2.1", now)) && !asked("192.0.2.1", now));
         assert!(asked("192.0.2.2", now));
-        assert!((0..PER_CLIENT).all(|last| asked(&format!("2001:db8::{last:x}"), now)));
+        assert!((0..MAX_PER_CLIENT).all(|last| asked(&format!("2001:db8::{last:x}"), now)));
         assert!(!asked("2001:db8::ffff", now) && asked("2001:db8:0:1::1", now));
         let later = now + WINDOW;
         assert!(asked("192.0.2.1", later));

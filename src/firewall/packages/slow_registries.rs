@@ -12,10 +12,10 @@ use crate::units::timestamp;
 
 /// How long clients do not wait for a slow registry. After that one client waits again, in case no running request would detect a
 /// recovery.
-const LASTS: Duration = Duration::from_secs(10);
+const SLOW_PERIOD: Duration = Duration::from_secs(10);
 
 /// The fraction (1/4) of a client's wait that must have been for headers. Waiting for slots or memory does not count.
-const LEAST_PART: u32 = 4;
+const HEADER_WAIT_DIVISOR: u32 = 4;
 
 /// Slow registries by id, and the requests to all of them.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ struct Since {
 impl Since {
     /// Checks whether the finding still holds at `now`, if the registry last responded at `heard`.
     fn holds(&self, heard: Option<Instant>, now: Timestamp) -> bool {
-        timestamp::is_within(self.clock, LASTS, now) && heard.is_none_or(|heard| heard < self.watch)
+        timestamp::is_within(self.clock, SLOW_PERIOD, now) && heard.is_none_or(|heard| heard < self.watch)
     }
 }
 
@@ -62,7 +62,7 @@ impl SlowRegistries {
     pub(crate) fn mark_slow(&self, registry: &Arc<str>, slot: &CacheKey, patience: Duration, heard: Option<Instant>, now: Timestamp) {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).get(slot).copied();
         let Some(asked) = asked else { return };
-        if asked.elapsed() * LEAST_PART < patience || heard.is_some_and(|heard| heard >= asked) {
+        if asked.elapsed() * HEADER_WAIT_DIVISOR < patience || heard.is_some_and(|heard| heard >= asked) {
             return;
         }
         let mut slow = self.slow.lock().unwrap_or_else(PoisonError::into_inner);
@@ -85,7 +85,7 @@ impl SlowRegistries {
     }
 
     /// Forgets that a registry was slow, because it just answered a passthrough request.
-    pub(crate) fn end(&self, registry: &Arc<str>) {
+    pub(crate) fn mark_responsive(&self, registry: &Arc<str>) {
         self.slow.lock().unwrap_or_else(PoisonError::into_inner).remove(registry);
     }
 

@@ -24,7 +24,7 @@ use crate::store::PackageRecord;
 use crate::units::timestamp;
 
 /// The least interval between two such fetches of a view, so that a package that always contradicts itself costs upstream little.
-const AGAIN_AFTER: Duration = Duration::from_secs(10);
+const REFETCH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The number of package locks. Packages that share one wait for each other for milliseconds.
 const STRIPES: usize = 64;
@@ -75,7 +75,7 @@ fn place(name: &PackageName, count: usize) -> usize {
 impl Components {
     /// Checks whether a contradicted view may be fetched again now.
     pub(crate) fn may_ask_again(&self, view: &CacheKey, now: Timestamp) -> bool {
-        !self.asked_again.get(view).is_some_and(|since| timestamp::is_within(since, AGAIN_AFTER, now))
+        !self.asked_again.get(view).is_some_and(|since| timestamp::is_within(since, REFETCH_INTERVAL, now))
     }
 
     /// Fetches the views in `contradictions` again. Returns the versions over which all of them still disagree. A view that fails

@@ -18,10 +18,10 @@ use crate::upstream::{Authorization, UpstreamError};
 
 /// The most packages prefetched per client request. Most applications have fewer dependencies, but some packages depend on the
 /// whole registry.
-const MOST: u32 = 1_000;
+const MAX_PREFETCHES: u32 = 1_000;
 
 /// The most packages in the queue. Further ones are fetched when a client requests them.
-const WAITING: usize = 2_000;
+const MAX_QUEUED: usize = 2_000;
 
 /// Selects which dependencies of a fetched packument are prefetched.
 #[derive(Debug, Clone)]
@@ -46,7 +46,7 @@ impl PrefetchContext {
     /// Creates the context of a client request, which does not say which version the client will choose.
     #[must_use]
     pub(crate) fn of_question() -> Self {
-        let budget = PrefetchBudget { left: AtomicU32::new(MOST), is_over: AtomicBool::new(false) };
+        let budget = PrefetchBudget { left: AtomicU32::new(MAX_PREFETCHES), is_over: AtomicBool::new(false) };
         Self { wanted: "latest".into(), budget: Arc::new(budget), promoted: None }
     }
 
@@ -102,7 +102,7 @@ impl PrefetchQueue {
     fn push(&self, request: FetchRequest) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let (queue, slots) = &mut *waiting;
-        if queue.len() < WAITING && slots.insert(request.slot.clone()) {
+        if queue.len() < MAX_QUEUED && slots.insert(request.slot.clone()) {
             queue.push_back(request);
             self.changed.notify_one();
         }
@@ -301,7 +301,7 @@ mod tests {
 
     use super::*;
 
-    const A_WHILE: Duration = Duration::from_secs(60);
+    const TIMEOUT: Duration = Duration::from_secs(60);
 
     fn prefetch_context() -> (PrefetchContext, Arc<Notify>) {
         let asked = Arc::new(Notify::new());
@@ -313,26 +313,26 @@ mod tests {
         let precedence = ParsePriority::on(2);
         let (one, asked) = prefetch_context();
         let awaited = precedence.turn(Some(&PrefetchContext::of_question())).await;
-        assert!(timeout(A_WHILE, precedence.turn(Some(&one))).await.is_err());
+        assert!(timeout(TIMEOUT, precedence.turn(Some(&one))).await.is_err());
         // A promoted prefetch does not wait for other clients.
         asked.notify_one();
-        let promoted = timeout(A_WHILE, precedence.turn(Some(&one))).await.unwrap();
+        let promoted = timeout(TIMEOUT, precedence.turn(Some(&one))).await.unwrap();
         drop(awaited);
         let (other, _) = prefetch_context();
-        assert!(timeout(A_WHILE, precedence.turn(Some(&other))).await.is_err());
+        assert!(timeout(TIMEOUT, precedence.turn(Some(&other))).await.is_err());
         drop(promoted);
-        let held = timeout(A_WHILE, precedence.turn(Some(&other))).await.unwrap();
+        let held = timeout(TIMEOUT, precedence.turn(Some(&other))).await.unwrap();
         // One prefetch at a time. Client requests do not wait for it.
-        assert!(timeout(A_WHILE, precedence.turn(Some(&one))).await.is_err());
-        drop(timeout(A_WHILE, precedence.turn(None)).await.unwrap());
+        assert!(timeout(TIMEOUT, precedence.turn(Some(&one))).await.is_err());
+        drop(timeout(TIMEOUT, precedence.turn(None)).await.unwrap());
         drop(held);
-        drop(timeout(A_WHILE, precedence.turn(Some(&one))).await.unwrap());
+        drop(timeout(TIMEOUT, precedence.turn(Some(&one))).await.unwrap());
     }
 
     #[test]
     fn client_request_has_a_limited_prefetch_budget() {
         let first = PrefetchContext::of_question();
         let then = first.next("^1").next("^2");
-        assert_eq!((0..2 * MOST).filter(|at| if at % 2 == 0 { &first } else { &then }.try_spend()).count(), MOST as usize);
+        assert_eq!((0..2 * MAX_PREFETCHES).filter(|at| if at % 2 == 0 { &first } else { &then }.try_spend()).count(), MAX_PREFETCHES as usize);
     }
 }

@@ -23,7 +23,7 @@ use crate::npm::{DigestComparison, Integrity, PackageName, Packument, Range};
 use crate::policy::Verdict;
 
 /// Packages checked concurrently. Concurrent upstream requests are limited separately.
-const AT_ONCE: usize = 64;
+const MAX_CONCURRENT: usize = 64;
 
 /// One locked version of a lockfile.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,7 +96,7 @@ impl Components {
             by_name.entry(&version.name).or_default().push(at);
         }
         let mut judged: Vec<Option<CheckedVersion>> = vec![None; locked.len()];
-        let permits = Arc::new(Semaphore::new(AT_ONCE));
+        let permits = Arc::new(Semaphore::new(MAX_CONCURRENT));
         let mut tasks = JoinSet::new();
         for (_, places) in by_name {
             let these: Vec<_> = places.into_iter().map(|at| (at, locked[at].clone())).collect();

@@ -11,7 +11,7 @@ use crate::npm::{PackageName, Version};
 use crate::policy::{RuleId, Verdict};
 
 /// Hidden versions that are listed one by one.
-const NAMED: usize = 3;
+const MAX_LISTED: usize = 3;
 
 /// The hidden versions of a package.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl Components {
         let mut hidden: Vec<(_, usize)> =
             screen.verdicts.iter().map(|(at, _)| (packument.entries[*at].version.as_ref().map(rank), *at)).collect();
         hidden.sort_by(|(a, _), (b, _)| b.cmp(a));
-        let newer = hidden.iter().take_while(|(rank, _)| rank.is_some() && *rank > highest).count().min(NAMED);
+        let newer = hidden.iter().take_while(|(rank, _)| rank.is_some() && *rank > highest).count().min(MAX_LISTED);
         let kept = |at: usize| {
             let key = &packument.entries[at].key;
             HeldVersion::of(key, screen.verdict(at), screen.nearest_allowed(packument, key).map(Into::into))

@@ -20,7 +20,7 @@ use crate::store::{DownloadEvent, DownloadKind, DownloadOutcome};
 use crate::telemetry::{RequestRefused, VersionsHidden};
 
 /// How often a request is repeated because another document arrived meanwhile.
-const ATTEMPTS: usize = 4;
+const MAX_ATTEMPTS: usize = 4;
 
 /// A package that upstream has, with its verdicts.
 pub(crate) struct EvaluatedPackage {
@@ -40,7 +40,7 @@ impl Components {
         form: PackumentForm,
         coding: ContentCoding,
     ) -> Result<PackumentResponse, FirewallError> {
-        for _ in 0..ATTEMPTS {
+        for _ in 0..MAX_ATTEMPTS {
             let wish = RenderRequest { form, packing: coding.segment_format(), base: client.base.clone(), profile: client.profile };
             let EvaluatedPackage { reading, packument, screen, now } =
                 self.evaluated(client, name, DocumentNeed::Form(form), Some(wish)).await?;
@@ -64,7 +64,7 @@ impl Components {
         wanted: &str,
     ) -> Result<Bytes, FirewallError> {
         let mut is_asked_again = false;
-        for _ in 0..ATTEMPTS {
+        for _ in 0..MAX_ATTEMPTS {
             let evaluated = self.evaluated(client, name, DocumentNeed::Form(PackumentForm::Full), None).await?;
             let EvaluatedPackage { reading, packument, screen, .. } = &evaluated;
             let (of, by, text) = (Arc::clone(packument), Arc::clone(screen), Box::<str>::from(wanted));
@@ -85,7 +85,7 @@ impl Components {
                 let version = &*packument.entries[at].key;
                 return Err(self.note_refusal(client, &evaluated.reading.known, version, rejection));
             }
-            let (read, document) = self.document(client, evaluated.reading.clone()).await?;
+            let (read, document) = self.with_document(client, evaluated.reading.clone()).await?;
             if read.known.content != evaluated.reading.known.content {
                 continue;
             }
@@ -138,7 +138,7 @@ impl Components {
         let refusal = Refusal::of_package(&packument.name, screen.shown.len(), newest, screen.next_opening);
         let Some(refusal) = refusal else { return Err(FirewallError::Internal("a hidden version has no reason".into())) };
         self.note_packument((client, self.clock.now()), &packument.name, screen, DownloadOutcome::Refused, Some(&refusal.rule));
-        Err(self.refused(client, refusal))
+        Err(self.record_refusal(client, refusal))
     }
 
     /// Returns the refusal of the hidden entry at `at`.
@@ -147,12 +147,12 @@ impl Components {
         let refusal = Refusal::of_version(&packument.name, key, screen.verdict(at), screen.nearest_allowed(packument, key));
         refusal.map_or_else(
             || FirewallError::Internal("a hidden version has no reason".into()),
-            |refusal| self.refused(client, refusal),
+            |refusal| self.record_refusal(client, refusal),
         )
     }
 
     /// Records a refusal and returns it as an error. Called once per refusal.
-    pub(crate) fn refused(&self, client: &Client, refusal: Refusal) -> FirewallError {
+    pub(crate) fn record_refusal(&self, client: &Client, refusal: Refusal) -> FirewallError {
         RequestRefused {
             name: &refusal.name,
             version: refusal.version.as_deref(),

@@ -26,17 +26,17 @@ use crate::units::timestamp;
 use crate::upstream::{Authorization, PassthroughRequest, PassthroughResponse, Registry};
 
 /// How long a token stays confirmed for a package.
-const CONFIRMED: Duration = Duration::from_hours(1);
+const CONFIRMATION_TTL: Duration = Duration::from_hours(1);
 
 /// How long a failed confirmation is cached.
-const UNCONFIRMED: Duration = Duration::from_secs(10);
+const REJECTION_TTL: Duration = Duration::from_secs(10);
 
 /// The largest body in which tarball URLs are restored, in bytes. A larger one is a publish, whose URLs registries write
 /// themselves.
 const MAX_RESTORED_BYTES: usize = 32 << 20;
 
 /// The query with which clients request a packument that they will send back changed.
-const ASKED_AS: &str = "?write=true";
+const WRITE_QUERY: &str = "?write=true";
 
 impl Components {
     /// Passes a write to upstream, or returns the packument that a write starts with.
@@ -97,7 +97,7 @@ impl Components {
         let Some(name) = name else { return };
         self.written.insert(name.clone(), now);
         self.last_written.fetch_max(now.as_millisecond(), Ordering::Relaxed);
-        self.silence.end(registry.id());
+        self.silence.mark_responsive(registry.id());
     }
 
     /// Checks whether no write went through this process since `since`.
@@ -122,7 +122,7 @@ impl Components {
         }
         let mut share = self.allowance.share();
         share.grow_to(3 * reading.known.document.length).await?;
-        let passage = PassthroughRequest::get(format!("{}{ASKED_AS}", name.to_segment()));
+        let passage = PassthroughRequest::get(format!("{}{WRITE_QUERY}", name.to_segment()));
         let passed = self.pass(client, Some(name), passage).await?;
         if !passed.status.is_success() {
             return Ok(passed);
@@ -161,10 +161,10 @@ impl Components {
             return false;
         }
         let now = self.clock.now();
-        if self.writers.get(&slot).is_some_and(|since| timestamp::is_within(since, CONFIRMED, now)) {
+        if self.writers.get(&slot).is_some_and(|since| timestamp::is_within(since, CONFIRMATION_TTL, now)) {
             return true;
         }
-        let is_stranger = self.strangers.get(&slot).is_some_and(|since| timestamp::is_within(since, UNCONFIRMED, now));
+        let is_stranger = self.strangers.get(&slot).is_some_and(|since| timestamp::is_within(since, REJECTION_TTL, now));
         if is_stranger || !self.once_more.admits(client.address, now) {
             return false;
         }

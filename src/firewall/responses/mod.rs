@@ -24,7 +24,7 @@ use crate::npm::{Algorithm, Digest, PackageName};
 use crate::telemetry::{CacheLabel, CacheLookup, CacheOutcome};
 
 /// The size in bytes from which a rendered view triggers eviction at once.
-const LARGE: u32 = 1 << 20;
+const LARGE_VIEW_BYTES: u32 = 1 << 20;
 
 /// The rendering that the client of a fetch needs when it completes.
 #[derive(Debug, Clone)]
@@ -113,7 +113,7 @@ impl CachedView {
         restricted: bool,
         now: Timestamp,
     ) -> Option<PackumentResponse> {
-        let restrictions = screen.restrictions.as_ref().filter(|_| restricted).map(|restrictions| restrictions.told(&self.base, &self.name));
+        let restrictions = screen.restrictions.as_ref().filter(|_| restricted).map(|restrictions| restrictions.to_json(&self.base, &self.name));
         let restrictions = restrictions.as_deref();
         let assembly = self.view.assemble(&VersionFilter { shown: &screen.shown, tags: screen.tags.as_deref(), restrictions })?;
         let mut entity = assembly.fingerprint().to_vec();
@@ -257,7 +257,7 @@ impl Components {
             let _permit = inner.readers.acquire(client.address).await;
             let renderer = Arc::clone(&inner);
             let rendered = inner.blocking(move || {
-                renderer.workbenches.at(|scratch| renderer.render(&reading.known, &document, None, &wish, &mut scratch.press))
+                renderer.workbenches.with_scratch(|scratch| renderer.render(&reading.known, &document, None, &wish, &mut scratch.press))
             });
             let rendered = rendered.await?;
             rendered.ok_or_else(|| FirewallError::Internal("cannot render the packument".into()))
@@ -299,7 +299,7 @@ impl Components {
             let key = ViewKey { slot: known.slot.shared(), form, packing, base, profile: wish.profile };
             self.views.insert(key, Arc::clone(&rendered));
             // Otherwise the views that it displaces would stay until the next request.
-            if rendered.weight() > LARGE {
+            if rendered.weight() > LARGE_VIEW_BYTES {
                 self.views.run_pending_tasks();
             }
         }

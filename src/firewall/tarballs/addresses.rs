@@ -31,7 +31,7 @@ const MAX_CLAIMS_PER_PACKUMENT: usize = 5_000;
 const MAX_CLAIMANTS: usize = MAX_NAMES;
 
 /// The number of versions above which an index is built off the async threads.
-const SMALL: usize = 100;
+const MAX_INLINE_VERSIONS: usize = 100;
 
 /// A path, and whether it was seen with a client's own credentials. What one token may read must not be disclosed to clients
 /// without one.
@@ -209,7 +209,7 @@ impl Components {
     fn ambiguous(&self, client: &Client, name: &PackageName, version: &str, detail: String) -> FirewallError {
         let verdict = Verdict::deny(RuleId::SelfContradiction, detail);
         let refusal = Refusal::of_version(name, version, &verdict, None);
-        refusal.map_or_else(|| FirewallError::Internal("a refusal has no reason".into()), |refusal| self.refused(client, refusal))
+        refusal.map_or_else(|| FirewallError::Internal("a refusal has no reason".into()), |refusal| self.record_refusal(client, refusal))
     }
 
     /// Returns the URL index of a packument, built on first use.
@@ -223,7 +223,7 @@ impl Components {
         if let Some(index) = self.addresses.indexes.get(&content) {
             return Ok(index);
         }
-        let index = if packument.entries.len() <= SMALL {
+        let index = if packument.entries.len() <= MAX_INLINE_VERSIONS {
             Index::new(packument)
         } else {
             let _permit = self.readers.acquire(client.address).await;

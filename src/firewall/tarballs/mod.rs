@@ -39,11 +39,11 @@ use crate::telemetry::{
 use crate::upstream::{Authorization, Registry, TarballBody, UpstreamError};
 
 /// Chunks buffered between network and disk.
-const IN_FLIGHT: usize = 16;
+const MAX_BUFFERED_CHUNKS: usize = 16;
 
 /// Memory for tarballs that cannot be written to disk: the number of units, and their size in bytes. Further downloads wait.
 pub(crate) const MEMORY_UNITS: usize = 64;
-const CARRIED_UNIT: u64 = 1 << 20;
+const MEMORY_UNIT_BYTES: u64 = 1 << 20;
 
 /// The key of a shared download: the same version from the same URL with the same credentials, checked against the same digests.
 pub(crate) type TarballKey = (CacheKey, Box<str>, Box<str>, Integrity);
@@ -111,7 +111,7 @@ impl Components {
             Ok(admitted) => admitted,
             Err(rejection) => return Err(self.note_refusal(client, &reading.known, version, rejection)),
         };
-        match self.bytes(client, &reading.known, version, &admitted, world.revision).await {
+        match self.load_or_download(client, &reading.known, version, &admitted, world.revision).await {
             Ok((Landed { bytes, digests }, kept)) => {
                 // Changes during the download apply before the first byte is served.
                 let then = self.world();
@@ -209,7 +209,7 @@ impl Components {
             if known.slot.is_client_scoped() && !known.packument.as_ref().is_some_and(is_told) {
                 return Err(no_version(name, version));
             }
-            return Err(self.refused(client, refusal));
+            return Err(self.record_refusal(client, refusal));
         }
         let integrity = first.and_then(Release::known_digests).ok_or_else(|| no_version(name, version))?;
         let integrity = world.active_decisions.with_approved_digests(name, version, &integrity);
@@ -217,7 +217,7 @@ impl Components {
     }
 
     /// Returns the bytes, and whether they were in the store.
-    async fn bytes(
+    async fn load_or_download(
         self: &Arc<Self>,
         client: &Client,
         known: &Arc<PackageSnapshot>,
@@ -415,7 +415,7 @@ impl Components {
             Some(body) => body,
             None => source.registry.tarball(&source.url, &source.authorization).await?,
         };
-        let (sender, receiver) = tokio::sync::mpsc::channel::<Chunk>(IN_FLIGHT);
+        let (sender, receiver) = tokio::sync::mpsc::channel::<Chunk>(MAX_BUFFERED_CHUNKS);
         let blobs = Arc::clone(&self.blobs);
         let hasher = Hasher::for_tarball(integrity.clone(), source.detect_collisions);
         let writer = tokio::task::spawn_blocking(move || write(blobs.begin(BlobKind::Tarball, hasher)?, receiver));
@@ -448,7 +448,7 @@ impl Components {
     async fn download_to_memory(self: &Arc<Self>, source: &Source, integrity: Integrity) -> Result<Landed, FirewallError> {
         let mut body = source.registry.tarball(&source.url, &source.authorization).await?;
         let length = body.length().unwrap_or(self.config.tarball_limit);
-        let share = u32::try_from(length.div_ceil(CARRIED_UNIT)).unwrap_or(u32::MAX);
+        let share = u32::try_from(length.div_ceil(MEMORY_UNIT_BYTES)).unwrap_or(u32::MAX);
         if share as usize > MEMORY_UNITS {
             let text = format!("cannot store the tarball of {}, and it is too large to serve from memory", source.slot.name);
             return Err(FirewallError::Internal(text.into()));
@@ -521,12 +521,12 @@ impl Components {
             FirewallError::Upstream(error @ UpstreamError::TarballHost { .. }) => {
                 let verdict = Verdict::deny(RuleId::TarballHost, error.to_string());
                 match Refusal::of_version(name, version, &verdict, None) {
-                    Some(refusal) => self.refused(client, refusal),
+                    Some(refusal) => self.record_refusal(client, refusal),
                     None => error.into(),
                 }
             }
             // Created in a shared download. Recorded here for each waiting client.
-            FirewallError::Refused(refusal) => self.refused(client, Refusal::clone(&refusal)),
+            FirewallError::Refused(refusal) => self.record_refusal(client, Refusal::clone(&refusal)),
             other => self.explain_unsent(client, name, other),
         }
     }

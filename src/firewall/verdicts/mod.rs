@@ -23,17 +23,17 @@ use crate::text::single_line;
 use crate::units::timestamp;
 
 /// Hidden versions listed in one message. Further ones are counted.
-const NAMED: usize = 8;
+const MAX_LISTED: usize = 8;
 
 /// The most dist-tags with hidden targets that are moved; further ones are left out. Packages have dozens.
-const MOVED: usize = 1_000;
+const MAX_MOVED_TAGS: usize = 1_000;
 
 /// How far back a dist-tag's history is used if no minimum release age applies.
-const WINDOW: std::time::Duration = std::time::Duration::from_secs(72 * 3600);
+const DEFAULT_TAG_WINDOW: std::time::Duration = std::time::Duration::from_secs(72 * 3600);
 
 /// How long a dist-tag must have pointed to a version before it may be moved back to it. An attacker who moves a tag briefly
 /// cannot choose where it falls back to.
-const SHORTEST_SIGHTING: std::time::Duration = std::time::Duration::from_secs(3600);
+const MIN_SIGHTING: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// The verdicts of one packument, as of the instant when upstream last confirmed it.
 #[derive(Debug)]
@@ -80,7 +80,7 @@ pub(crate) struct PolicyRestrictions {
 impl PolicyRestrictions {
     /// Returns the JSON value of `policyRestrictions` for a client that used `base`, with one link for all hidden versions.
     #[must_use]
-    pub(crate) fn told(&self, base: &BaseUrl, name: &PackageName) -> String {
+    pub(crate) fn to_json(&self, base: &BaseUrl, name: &PackageName) -> String {
         let link = error::explain_link(base, name, Some(&self.newest)).map(|link| format!("\nwhy: {link}")).unwrap_or_default();
         let message = serde_json::Value::from(format!("{}{link}", self.message));
         format!("{{\"message\":{message},\"versions\":{}}}", self.versions)
@@ -243,7 +243,7 @@ impl VerdictTable {
     fn message(&self, packument: &Packument) -> String {
         let versions = if self.verdicts.len() == 1 { "version" } else { "versions" };
         let mut message = format!("coldframe holds back {} {versions} of {}:", self.verdicts.len(), packument.name);
-        for (at, verdict) in self.newest_first(packument).take(NAMED) {
+        for (at, verdict) in self.newest_first(packument).take(MAX_LISTED) {
             let entry = &packument.entries[at];
             let detail = verdict.reason().map(|reason| format!("{} (rule {})", reason.detail, reason.rule)).unwrap_or_default();
             let _ = write!(message, "\n{}@{}: {}", packument.name, single_line(&entry.key), single_line(&detail));
@@ -254,8 +254,8 @@ impl VerdictTable {
                 let _ = write!(message, ", newest allowed: {}", single_line(nearest));
             }
         }
-        if self.verdicts.len() > NAMED {
-            let _ = write!(message, "\nand {} more", self.verdicts.len() - NAMED);
+        if self.verdicts.len() > MAX_LISTED {
+            let _ = write!(message, "\nand {} more", self.verdicts.len() - MAX_LISTED);
         }
         message.lines().map(error::one_line).collect::<Vec<_>>().join("\n")
     }
@@ -287,7 +287,7 @@ fn visible_dist_tags(known: &PackageSnapshot, packument: &Packument, shown: &[bo
         return None;
     }
     let age = policy.minimum_release_age(&packument.name);
-    let window = if age.is_zero() { WINDOW } else { age };
+    let window = if age.is_zero() { DEFAULT_TAG_WINDOW } else { age };
     let mut tags = Vec::with_capacity(packument.dist_tags.len());
     let mut moved = 0;
     let (retargets, sightings) = (Retargets::new(packument, shown), sightings_by_tag(known));
@@ -297,13 +297,13 @@ fn visible_dist_tags(known: &PackageSnapshot, packument: &Packument, shown: &[bo
             continue;
         }
         moved += 1;
-        if moved > MOVED && **tag != *"latest" {
+        if moved > MAX_MOVED_TAGS && **tag != *"latest" {
             continue;
         }
         // Older sightings are ignored: the tag may have moved many times since.
         let since = packument.find(target).map_or(known.validated, |(at, _)| known.provenance[at].effective);
         let seen = sightings.get(&**tag).map(Vec::as_slice).unwrap_or_default();
-        let previous = previous_targets(seen, target, timestamp::before(since, window));
+        let previous = previous_targets(seen, target, timestamp::saturating_sub(since, window));
         if let Some(version) = retargets.find(tag, target, &previous) {
             tags.push((tag.clone(), version.into()));
         }
@@ -328,7 +328,7 @@ fn sightings_by_tag(known: &PackageSnapshot) -> HashMap<&str, Vec<&TagSighting>>
 fn previous_targets<'a>(sightings: &[&'a TagSighting], target: &str, since: Timestamp) -> Vec<&'a str> {
     let lasted = |at: usize| {
         let next = sightings.get(at + 1).map(|next| next.first_seen);
-        next.is_none_or(|next| timestamp::saturating_add(sightings[at].first_seen, SHORTEST_SIGHTING) <= next)
+        next.is_none_or(|next| timestamp::saturating_add(sightings[at].first_seen, MIN_SIGHTING) <= next)
     };
     let counts = |(at, seen): &(usize, &&TagSighting)| *seen.version != *target && seen.last_seen >= since && lasted(*at);
     let mut previous: Vec<_> = sightings.iter().enumerate().filter(counts).map(|(_, seen)| *seen).collect();
