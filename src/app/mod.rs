@@ -225,7 +225,7 @@ impl App {
             followed: config.feeds.followed,
             serve_without: config.feeds.serve_without,
             shelf: FeedStore::of(&config.store.data_dir),
-            client: crate::app::outbound::client(&config.upstream, &trust),
+            client: crate::app::outbound::feed_client(&config.upstream, &trust),
             firewall: Arc::clone(&firewall),
             ledger: Arc::clone(&ledger) as Arc<dyn Ledger>,
             blobs: Arc::clone(&blobs),
@@ -615,7 +615,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let data_dir = home.path().to_str().unwrap();
         let config =
-            || Config::of(&[("listen", "127.0.0.1:0"), ("upstream", "http://127.0.0.1:1/"), ("data-dir", data_dir)]).unwrap();
+            || Config::from_pairs(&[("listen", "127.0.0.1:0"), ("upstream", "http://127.0.0.1:1/"), ("data-dir", data_dir)]).unwrap();
         let clock = || Arc::new(SystemClock) as Arc<dyn Clock>;
         let first = App::build(config(), clock()).await.unwrap();
         let refused = App::build(config(), clock()).await.err().unwrap();

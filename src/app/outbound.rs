@@ -15,7 +15,7 @@ use crate::telemetry::{CallbackGauge, Metrics};
 use crate::upstream;
 
 /// Creates the HTTP client for feeds, with the proxies, CAs and deadlines of upstream.
-pub(crate) fn client(upstream: &upstream::Config, trust: &net::TlsTrust) -> HttpClient {
+pub(crate) fn feed_client(upstream: &upstream::Config, trust: &net::TlsTrust) -> HttpClient {
     HttpClient::new(&settings(upstream, trust))
 }
 

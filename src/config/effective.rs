@@ -227,7 +227,7 @@ fn bare(mut url: Url) -> String {
 fn absolute(kind: ValueKind, text: &str, folder: &Path) -> String {
     let is_path = match kind {
         ValueKind::Path => true,
-        ValueKind::Policy => presets::file(text).is_none(),
+        ValueKind::Policy => presets::policy_file(text).is_none(),
         ValueKind::Feed => !text.starts_with("http://") && !text.starts_with("https://"),
         _ => false,
     };

@@ -138,7 +138,7 @@ impl Config {
     ///
     /// # Errors
     /// Returns all errors. `data-dir` and `upstream` are required.
-    pub fn of(pairs: &[(&str, &str)]) -> Result<Self, Diagnostics> {
+    pub fn from_pairs(pairs: &[(&str, &str)]) -> Result<Self, Diagnostics> {
         Self::from_raw(&RawConfig::of(pairs)?)
     }
 
@@ -437,7 +437,7 @@ memory = \"1GB\"
 
     #[test]
     fn config_is_built_from_names_and_values() {
-        let config = Config::of(&[
+        let config = Config::from_pairs(&[
             ("listen", "127.0.0.1:0"),
             ("listen", "[::1]:0"),
             ("upstream", "http://127.0.0.1:1"),
@@ -461,7 +461,7 @@ memory = \"1GB\"
 
             no upstream is configured
                = allowed: an `http` or `https` URL without query, such as `https://registry.example/npm/`"#]]
-        .assert_eq(&Config::of(&[]).unwrap_err().to_string());
+        .assert_eq(&Config::from_pairs(&[]).unwrap_err().to_string());
     }
 
     /// Renders the settings of `.npmrc` and `flags`.

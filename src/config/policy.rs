@@ -38,7 +38,7 @@ pub enum PolicyLoadError {
 pub fn load(name: &str) -> Result<CompiledPolicy, PolicyLoadError> {
     let unreadable = |detail: String| PolicyLoadError::Unreadable { name: name.to_owned(), detail };
     let path = Path::new(name);
-    let files = match presets::file(name) {
+    let files = match presets::policy_file(name) {
         Some(file) => vec![file],
         None if path.is_dir() => directory(path, "toml").map_err(unreadable)?,
         None => vec![open(path).map_err(unreadable)?],
@@ -92,7 +92,7 @@ impl PolicyFiles {
     ///
     /// # Errors
     /// Returns an error if the policy cannot be loaded.
-    pub fn other(&self, name: &str) -> Result<Policy, PolicyLoadError> {
+    pub fn load_candidate(&self, name: &str) -> Result<Policy, PolicyLoadError> {
         let other = Self { names: vec![name.to_owned()], ..self.clone() };
         let missing = || PolicyLoadError::Unreadable { name: name.to_owned(), detail: "it does not exist".to_owned() };
         other.read()?.policies.pop().ok_or_else(missing)
@@ -144,7 +144,7 @@ impl PolicyFiles {
     #[must_use]
     pub fn watched_files(&self) -> Vec<PathBuf> {
         let mut paths = Vec::new();
-        for name in self.names.iter().filter(|name| presets::file(name).is_none()) {
+        for name in self.names.iter().filter(|name| presets::policy_file(name).is_none()) {
             let path = PathBuf::from(name);
             let inside = std::fs::read_dir(&path).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
             paths.extend(inside.filter(|path| path.extension().is_some_and(|extension| extension == "toml")));
@@ -207,7 +207,7 @@ fn into_config_diagnostic(mistake: &diagnostics::Diagnostic) -> Diagnostic {
 
 /// Finds an included file: a shipped policy, or a path relative to the including file.
 fn find(from: &SourceFile, name: &str) -> Result<Arc<SourceFile>, String> {
-    if let Some(file) = presets::file(name) {
+    if let Some(file) = presets::policy_file(name) {
         return Ok(file);
     }
     if presets::names().iter().any(|known| from.path == Path::new(&format!("policies/{known}.toml"))) && !from.path.exists() {
@@ -229,6 +229,6 @@ fn directory(path: &Path, wanted: &str) -> Result<Vec<Arc<SourceFile>>, String> 
 
 fn open(path: &Path) -> Result<Arc<SourceFile>, String> {
     // Pipes are rejected: on the next reload, a pipe would be empty and give a policy without rules.
-    let text = files::read(path, MAX_POLICY_BYTES).and_then(files::text).map_err(|error| error.to_string())?;
+    let text = files::read_bounded(path, MAX_POLICY_BYTES).and_then(files::into_text).map_err(|error| error.to_string())?;
     Ok(Arc::new(SourceFile { path: path.to_owned(), text }))
 }

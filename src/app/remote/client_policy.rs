@@ -8,7 +8,7 @@ use http::header::{AUTHORIZATION, HeaderMap};
 use url::Url;
 
 use crate::app::AppError;
-use crate::app::standalone::check::{admin_token, admin_url, client, read};
+use crate::app::standalone::check::{admin_token, admin_url, http_client, parse_reply};
 use crate::config::Config;
 use crate::net::{AddressScope, ClientRequest, Deadlines};
 use crate::server::admin::ClientPolicy;
@@ -25,7 +25,7 @@ const LONGEST: u64 = 1 << 20;
 /// Returns an error if the server cannot be queried, or is not a Coldframe.
 pub async fn fetch_client_policy(server: &Url, config: &Config) -> Result<ClientPolicy, AppError> {
     let deadlines = Deadlines { headers: PATIENCE, whole: PATIENCE, ..config.upstream.deadlines };
-    let client = client(config, deadlines)?;
+    let client = http_client(config, deadlines)?;
     let url = admin_url(server, "client-config");
     let headers: HeaderMap = admin_token(config)?.map(|token| (AUTHORIZATION, token)).into_iter().collect();
     let outgoing = ClientRequest { method: Method::GET, url, headers, body: Bytes::new(), reach: AddressScope::Anywhere };
@@ -33,7 +33,7 @@ pub async fn fetch_client_policy(server: &Url, config: &Config) -> Result<Client
         let answer = client.send(&outgoing).await.map_err(|error| error.to_string())?;
         let (status, is_well) = (answer.status.to_string(), answer.status.is_success());
         let body = answer.body.collect(LONGEST).await.map_err(|error| error.to_string())?;
-        read(&status, is_well, &body)
+        parse_reply(&status, is_well, &body)
     };
     ask.await.map_err(|detail| AppError::Server { server: server.as_str().into(), detail })
 }

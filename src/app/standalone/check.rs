@@ -64,7 +64,7 @@ impl Checker {
     /// Returns an error if the certificates or admin tokens cannot be read.
     pub fn at(server: Url, config: &Config) -> Result<Self, AppError> {
         let deadlines = Deadlines { headers: PATIENCE, whole: PATIENCE, ..config.upstream.deadlines };
-        let client = client(config, deadlines)?;
+        let client = http_client(config, deadlines)?;
         Ok(Self(CheckTarget::There(Arc::new(Distant { client, server, token: admin_token(config)? }))))
     }
 
@@ -105,12 +105,12 @@ impl Distant {
         let answer = self.client.send(&outgoing).await.map_err(|error| error.to_string())?;
         let (status, is_well) = (answer.status.to_string(), answer.status.is_success());
         let body = answer.body.collect(LONGEST).await.map_err(|error| error.to_string())?;
-        read(&status, is_well, &body)
+        parse_reply(&status, is_well, &body)
     }
 }
 
 /// Creates an HTTP client for remote servers.
-pub(crate) fn client(config: &Config, deadlines: Deadlines) -> Result<HttpClient, AppError> {
+pub(crate) fn http_client(config: &Config, deadlines: Deadlines) -> Result<HttpClient, AppError> {
     Ok(HttpClient::new(&ClientConfig {
         deadlines,
         proxies: config.upstream.proxies.clone(),
@@ -137,7 +137,7 @@ pub(crate) fn admin_url(server: &Url, name: &str) -> Url {
 }
 
 /// Parses a response, or the error in it.
-pub(crate) fn read<T: DeserializeOwned>(status: &str, is_well: bool, body: &Bytes) -> Result<T, String> {
+pub(crate) fn parse_reply<T: DeserializeOwned>(status: &str, is_well: bool, body: &Bytes) -> Result<T, String> {
     if !is_well {
         let reply = serde_json::from_slice::<serde_json::Value>(body).ok();
         let reply = reply.as_ref().and_then(|reply| reply["error"].as_str()).unwrap_or("no reason given");

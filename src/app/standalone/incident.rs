@@ -49,7 +49,7 @@ pub struct FeedStatus {
 /// # Errors
 /// Returns an error if no HTTP client can be created.
 pub async fn sync(config: Config, clock: Arc<dyn Clock>, accept_shrunk: bool) -> Result<Vec<FeedStatus>, AppError> {
-    let client = outbound::client(&config.upstream, &tls::client_config(&config.tls)?);
+    let client = outbound::feed_client(&config.upstream, &tls::client_config(&config.tls)?);
     let store = FeedStore::of(&config.store.data_dir);
     for feed in &config.feeds.followed {
         let deadline = tokio::time::Instant::now() + PATIENCE;

@@ -96,7 +96,7 @@ pub fn indicator_hits(data_dir: &Path) -> Result<Vec<IndicatorHitSummary>, AppEr
     let mut contacts: Vec<IndicatorHitSummary> = Vec::new();
     for event in ledger.incidents(Timestamp::UNIX_EPOCH).map_err(AppError::DataDir)? {
         let read =
-            (event.kind == indicator_hit::KIND).then(|| IndicatorHit::read(event.name.as_deref(), &event.detail)).flatten();
+            (event.kind == indicator_hit::KIND).then(|| IndicatorHit::from_event(event.name.as_deref(), &event.detail)).flatten();
         let Some(contact) = read else { continue };
         match contacts.iter_mut().find(|known| known.contact == contact) {
             Some(known) => {

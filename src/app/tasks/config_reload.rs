@@ -96,7 +96,7 @@ impl Reloader {
             }
         };
         // Policy files may have changed even if no setting has.
-        self.parts.policies.asked().notify_one();
+        self.parts.policies.reload_handle().notify_one();
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 

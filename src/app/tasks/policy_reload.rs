@@ -40,7 +40,7 @@ impl PolicyReloader {
         self.chosen().names
     }
 
-    /// Replaces the configured policies. They are loaded at the next notification of [`PolicyReloader::reload_handle`].
+    /// Replaces the configured policies. They are loaded at the next reload request.
     pub(crate) fn choose(&self, chosen: PolicyFiles) {
         *self.chosen.lock().unwrap_or_else(PoisonError::into_inner) = chosen;
     }
@@ -50,7 +50,7 @@ impl PolicyReloader {
     }
 
     /// Returns a handle that triggers a reload when it is notified.
-    pub(crate) fn asked(&self) -> Arc<Notify> {
+    pub(crate) fn reload_handle(&self) -> Arc<Notify> {
         Arc::clone(&self.asked)
     }
 
@@ -112,7 +112,7 @@ pub(crate) async fn run(policies: Arc<PolicyReloader>, firewall: Arc<Firewall>, 
 /// Returns the configuration and the file hashes of policies, to detect changes.
 fn fingerprint(chosen: &PolicyFiles, files: &[PathBuf]) -> Vec<String> {
     let hash = |path: &PathBuf| {
-        let content = files::read(path, MAX_POLICY_BYTES).map(|bytes| Digest::of(Algorithm::Sha256, &bytes).to_hex());
+        let content = files::read_bounded(path, MAX_POLICY_BYTES).map(|bytes| Digest::of(Algorithm::Sha256, &bytes).to_hex());
         format!("{}: {}", path.display(), content.unwrap_or_else(|error| error.to_string()))
     };
     std::iter::once(chosen.choices()).chain(files.iter().map(hash)).collect()

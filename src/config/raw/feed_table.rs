@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::config::mistake::{Diagnostic, Origin};
-use crate::config::raw::file::place;
+use crate::config::raw::file::file_origin;
 use crate::config::raw::{RawField, RawValue};
 use crate::diagnostics::SourceFile;
 use crate::diagnostics::suggest;
@@ -51,11 +51,11 @@ fn field(
         let near = suggest::suggestions(name, FEED.iter().map(|(known, _)| *known));
         let allowed = suggest::suggested(&near).unwrap_or_else(all);
         let problem = format!("unknown key of a feed: `{}`", name.escape_debug());
-        let mistake = Diagnostic::new(place(file, key.span()), problem, allowed);
+        let mistake = Diagnostic::new(file_origin(file, key.span()), problem, allowed);
         mistakes.push(Diagnostic { shows_line: false, ..mistake });
         return None;
     };
-    let origin = place(file, value.span());
+    let origin = file_origin(file, value.span());
     let DeValue::String(text) = value.get_ref() else {
         let problem = format!("`{name}` cannot be of this type: {}", value.get_ref().type_str());
         mistakes.push(Diagnostic::new(origin, problem, format!("a string: {allowed}")));

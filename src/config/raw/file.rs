@@ -69,10 +69,10 @@ fn note_syntax(file: &Arc<SourceFile>, mut errors: Vec<toml::de::Error>, mistake
 }
 
 fn load(path: &Path) -> Result<String, String> {
-    files::read_pipe_bounded(path, LARGEST).and_then(files::text).map_err(|error| error.to_string())
+    files::read_pipe_bounded(path, LARGEST).and_then(files::into_text).map_err(|error| error.to_string())
 }
 
-pub(crate) fn place(file: &Arc<SourceFile>, span: std::ops::Range<usize>) -> Origin {
+pub(crate) fn file_origin(file: &Arc<SourceFile>, span: std::ops::Range<usize>) -> Origin {
     Origin::File(SourceSpan { file: Arc::clone(file), span })
 }
 
@@ -85,7 +85,7 @@ fn read_entry(
 ) {
     let name = key.get_ref().as_ref();
     let Some(known) = SettingKey::named(name) else {
-        mistakes.push(unknown_key(place(file, key.span()), name, value.get_ref()));
+        mistakes.push(unknown_key(file_origin(file, key.span()), name, value.get_ref()));
         return;
     };
     let setting = known.setting();
@@ -95,7 +95,7 @@ fn read_entry(
     };
     let mut texts = Vec::new();
     for item in items {
-        let origin = place(file, item.span());
+        let origin = file_origin(file, item.span());
         if let (SettingKey::Feed, DeValue::Table(table)) = (known, item.get_ref()) {
             texts.extend(feed_table::read(file, origin, table, mistakes));
             continue;
