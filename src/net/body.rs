@@ -79,7 +79,7 @@ impl Body {
 
     /// Returns a body of shared chunks.
     #[must_use]
-    pub fn shared(chunks: Arc<[Bytes]>) -> Self {
+    pub fn from_chunks(chunks: Arc<[Bytes]>) -> Self {
         Self::from(ChunkedBuf::of(chunks))
     }
 
@@ -316,7 +316,7 @@ mod tests {
         let chunks: Arc<[Bytes]> = Arc::new([Bytes::from_static(b"ab"), Bytes::new(), large.clone()]);
         let sent = Arc::new(AtomicU64::new(0));
         let seen = sent.clone();
-        let body = Body::shared(chunks).on_complete(move |bytes| seen.store(bytes, Ordering::SeqCst));
+        let body = Body::from_chunks(chunks).on_complete(move |bytes| seen.store(bytes, Ordering::SeqCst));
         assert_eq!(body.size_hint().exact(), Some(MAX_FRAME as u64 + 3));
         let whole = body.collect().await.unwrap().to_bytes();
         assert_eq!(whole, [&b"ab"[..], &large].concat());

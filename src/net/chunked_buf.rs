@@ -23,7 +23,7 @@ impl ChunkedBuf {
     pub fn of(pieces: Arc<[Bytes]>) -> Self {
         let left = pieces.iter().map(Bytes::len).sum();
         let mut stretch = Self { current: Bytes::new(), pieces: Some(pieces), next: 0, left };
-        stretch.settle();
+        stretch.skip_empty();
         stretch
     }
 
@@ -35,7 +35,7 @@ impl ChunkedBuf {
     }
 
     /// Moves to the next non-empty chunk if the current one is sent.
-    fn settle(&mut self) {
+    fn skip_empty(&mut self) {
         while self.current.is_empty() && self.left > 0 {
             let Some(piece) = self.pieces.as_ref().and_then(|pieces| pieces.get(self.next)) else { return };
             self.current = piece.clone();
@@ -82,7 +82,7 @@ impl Buf for ChunkedBuf {
             let step = count.min(self.current.len());
             self.current.advance(step);
             (self.left, count) = (self.left - step, count - step);
-            self.settle();
+            self.skip_empty();
         }
     }
 }
@@ -113,9 +113,9 @@ mod tests {
                     let seen: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.iter().copied()).collect();
                     prop_assert!(seen.starts_with(stretch.chunk()));
                     prop_assert_eq!(stretch.has_remaining(), !seen.is_empty());
-                    let taken = seen.len().min(*step);
-                    read.extend_from_slice(&seen[..taken]);
-                    stretch.advance(taken);
+                    let length = seen.len().min(*step);
+                    read.extend_from_slice(&seen[..length]);
+                    stretch.advance(length);
                     if !stretch.has_remaining() {
                         break;
                     }

@@ -157,13 +157,13 @@ mod tests {
     async fn one_network_counts_as_one_client_and_idle_clients_are_removed() {
         let limit = FairLimit::new(SIZES);
         let of = |last: u16| IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, last]);
-        let taken = take(&limit, of(1), 6).await;
+        let permits = take(&limit, of(1), 6).await;
         assert!(limit.try_acquire(of(2)).is_none());
         assert!(limit.try_acquire(IpAddr::from([0x2001, 0xdb8, 0, 2, 0, 0, 0, 1])).is_some());
         for number in 0..5_000_u32 {
             drop(limit.try_acquire(IpAddr::from(number.to_be_bytes())));
         }
         assert!(limit.clients.lock().unwrap().len() <= MAX_IDLE_CLIENTS);
-        drop(taken);
+        drop(permits);
     }
 }

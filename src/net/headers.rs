@@ -1,4 +1,4 @@
-//! Header parsing: content negotiation, conditional requests, ranges, and values of at most one line.
+//! Header parsing: content negotiation, conditional requests, ranges, and headers that may occur once.
 
 use std::borrow::Cow;
 use std::time::SystemTime;
@@ -133,7 +133,7 @@ pub enum ByteRange {
 /// Parses `Range` and `If-Range` for a body of `length` bytes with the strong tag `etag`. Returns `Whole` for several ranges,
 /// other units and invalid values, as RFC 9110 allows.
 #[must_use]
-pub fn span(headers: &HeaderMap, length: u64, etag: &str) -> ByteRange {
+pub fn requested_range(headers: &HeaderMap, length: u64, etag: &str) -> ByteRange {
     let Ok(Some(range)) = single(headers, &http::header::RANGE) else { return ByteRange::Whole };
     let condition = headers.get(http::header::IF_RANGE);
     if condition.is_some_and(|condition| condition.as_bytes() != etag.as_bytes()) {
@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn single_range_is_served_and_other_ranges_get_the_whole_body() {
-        let parse = |range| span(&headers(&[(http::header::RANGE, range)]), 10, "\"t\"");
+        let parse = |range| requested_range(&headers(&[(http::header::RANGE, range)]), 10, "\"t\"");
         let part = |first, last| ByteRange::Part { first, last };
         assert_eq!(parse("bytes=0-3"), part(0, 3));
         assert_eq!(parse("bytes=4-"), part(4, 9));
@@ -295,12 +295,13 @@ mod tests {
             assert_eq!(parse(whole), ByteRange::Whole, "{whole}");
         }
         let empty = headers(&[(http::header::RANGE, "bytes=0-")]);
-        assert_eq!(span(&empty, 0, "\"t\""), ByteRange::Unsatisfiable);
+        assert_eq!(requested_range(&empty, 0, "\"t\""), ByteRange::Unsatisfiable);
     }
 
     #[test]
     fn range_with_stale_if_range_gets_the_whole_body() {
-        let parse = |tag| span(&headers(&[(http::header::RANGE, "bytes=0-3"), (http::header::IF_RANGE, tag)]), 10, "\"t\"");
+        let parse =
+            |tag| requested_range(&headers(&[(http::header::RANGE, "bytes=0-3"), (http::header::IF_RANGE, tag)]), 10, "\"t\"");
         assert_eq!(parse("\"t\""), ByteRange::Part { first: 0, last: 3 });
         assert_eq!(
             (parse("\"u\""), parse("W/\"t\""), parse("Thu, 01 Jan 1970 00:00:00 GMT")),
@@ -310,8 +311,8 @@ mod tests {
 
     #[test]
     fn host_is_a_name_or_address_with_an_optional_port() {
-        for right in ["files.example", "localhost:4873", "127.0.0.1:1", "[::1]", "[::1]:4873", "under_score"] {
-            assert!(is_host(right), "{right}");
+        for valid in ["files.example", "localhost:4873", "127.0.0.1:1", "[::1]", "[::1]:4873", "under_score"] {
+            assert!(is_host(valid), "{valid}");
         }
         for invalid in ["", ":80", "a:0", "a:70000", "a:x", "a:", "a/b", "a b", "user@a", "[::1", "[::x]", "::1", "a\"b", "a:+1"]
         {

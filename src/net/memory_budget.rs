@@ -27,7 +27,7 @@ pub struct MemoryBudget {
     /// Reservations up to this size never wait, but count. In bytes.
     small: u64,
     patience: Duration,
-    taken: Mutex<BudgetState>,
+    state: Mutex<BudgetState>,
     given_back: Notify,
 }
 
@@ -73,7 +73,7 @@ impl MemoryBudget {
     /// bytes.
     #[must_use]
     pub fn for_clients(bytes: u64, most: u64, small: u64, patience: Duration) -> Arc<Self> {
-        Arc::new(Self { bytes, most, small, patience, taken: Mutex::default(), given_back: Notify::new() })
+        Arc::new(Self { bytes, most, small, patience, state: Mutex::default(), given_back: Notify::new() })
     }
 
     /// Returns an empty reservation.
@@ -96,12 +96,12 @@ impl MemoryBudget {
 
     /// Returns the number of reserved bytes.
     #[must_use]
-    pub fn taken(&self) -> u64 {
+    pub fn used(&self) -> u64 {
         self.lock().bytes
     }
 
     fn lock(&self) -> MutexGuard<'_, BudgetState> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -137,8 +137,8 @@ impl Reservation {
 
     /// Grows the reservation to `bytes` in total beyond any limit. For data that is larger than declared and cannot wait.
     pub fn force_grow_to(&mut self, bytes: u64) {
-        let mut taken = self.of.lock();
-        taken.bytes += bytes.saturating_sub(self.bytes);
+        let mut state = self.of.lock();
+        state.bytes += bytes.saturating_sub(self.bytes);
         self.bytes = self.bytes.max(bytes);
     }
 
@@ -150,21 +150,21 @@ impl Reservation {
     }
 
     fn try_grow_to(&mut self, bytes: u64) -> bool {
-        let mut taken = self.of.lock();
+        let mut state = self.of.lock();
         let more = bytes.saturating_sub(self.bytes);
         if bytes > self.of.small && self.number.is_none() {
-            let number = taken.next;
-            taken.next += 1;
-            taken.large.entry(Arc::clone(&self.lane)).or_default().insert(number);
+            let number = state.next;
+            state.next += 1;
+            state.large.entry(Arc::clone(&self.lane)).or_default().insert(number);
             self.number = Some(number);
         }
-        let first = taken.large.get(&self.lane).and_then(BTreeSet::first);
+        let first = state.large.get(&self.lane).and_then(BTreeSet::first);
         let is_first = self.number.is_none_or(|number| first == Some(&number));
         let limit = if is_first { self.of.most } else { self.of.bytes };
         let is_granted =
-            more == 0 || self.number.is_none() || taken.bytes.saturating_add(more) <= limit || taken.is_oldest(self.number);
+            more == 0 || self.number.is_none() || state.bytes.saturating_add(more) <= limit || state.is_oldest(self.number);
         if is_granted {
-            taken.bytes += more;
+            state.bytes += more;
             self.bytes += more;
         }
         is_granted
@@ -173,17 +173,17 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let mut taken = self.of.lock();
-        taken.bytes -= self.bytes;
+        let mut state = self.of.lock();
+        state.bytes -= self.bytes;
         if let Some(number) = self.number
-            && let Some(lane) = taken.large.get_mut(&self.lane)
+            && let Some(lane) = state.large.get_mut(&self.lane)
         {
             lane.remove(&number);
             if lane.is_empty() {
-                taken.large.remove(&self.lane);
+                state.large.remove(&self.lane);
             }
         }
-        drop(taken);
+        drop(state);
         self.of.given_back.notify_waiters();
     }
 }
@@ -210,7 +210,7 @@ mod tests {
             (holding(&allowance, 60 * MB).await, holding(&allowance, 40 * MB).await, allowance.share());
         assert_eq!(third.grow_to(2 * MB).await, Err(BudgetTimeout { after: PATIENCE }));
         let small = holding(&allowance, MB).await;
-        assert_eq!(allowance.taken(), 101 * MB);
+        assert_eq!(allowance.used(), 101 * MB);
         let waiting = tokio::spawn(async move {
             third.grow_to(30 * MB).await.unwrap();
             third
@@ -220,9 +220,9 @@ mod tests {
         assert!(!waiting.is_finished());
         drop(small);
         let third = waiting.await.unwrap();
-        assert_eq!(allowance.taken(), 100 * MB);
+        assert_eq!(allowance.used(), 100 * MB);
         drop((first, second, third));
-        assert_eq!(allowance.taken(), 0);
+        assert_eq!(allowance.used(), 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -233,7 +233,7 @@ mod tests {
         drop(first);
         second.grow_to(50 * MB).await.unwrap();
         second.force_grow_to(70 * MB);
-        assert_eq!(allowance.taken(), 70 * MB);
+        assert_eq!(allowance.used(), 70 * MB);
     }
 
     #[tokio::test(start_paused = true)]
@@ -249,7 +249,7 @@ mod tests {
         drop(second);
         third.grow_to(20 * MB).await.unwrap();
         drop((hanging, third));
-        assert!(allowance.taken() == 0 && allowance.lock().large.is_empty());
+        assert!(allowance.used() == 0 && allowance.lock().large.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -268,7 +268,7 @@ mod tests {
         drop(greedy);
         third.grow_to(MB).await.unwrap();
         drop((more, other, third));
-        assert!(allowance.taken() == 0 && allowance.lock().large.is_empty());
+        assert!(allowance.used() == 0 && allowance.lock().large.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -281,13 +281,13 @@ mod tests {
                 let mut share = allowance.share();
                 for step in 1..=10 {
                     share.grow_to(step * 2 * MB).await.unwrap();
-                    assert!(allowance.taken() <= 50 * MB, "{number}: {}", allowance.taken());
+                    assert!(allowance.used() <= 50 * MB, "{number}: {}", allowance.used());
                     tokio::time::sleep(Duration::from_millis(number)).await;
                 }
             });
         }
         assert_eq!(growing.join_all().await.len(), 20);
-        assert_eq!(allowance.taken(), 0);
+        assert_eq!(allowance.used(), 0);
     }
 
     #[tokio::test(start_paused = true)]

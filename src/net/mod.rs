@@ -25,7 +25,7 @@ pub use client::dial::{AddressScope, all_permitted, dial_permitted, is_internal,
 pub use client::error::{ClientError, ConnectStage};
 pub use client::outbound_proxy::{OutboundProxy, ProxyConnection, TunnelStream};
 pub use client::proxy_settings::{ProxySettingError, ProxySettings};
-pub use client::{ClientConfig, ClientRequest, ClientResponse, HttpClient, TlsTrust, backoff, dice, via_pseudonym};
+pub use client::{ClientConfig, ClientRequest, ClientResponse, HttpClient, TlsTrust, backoff, random_unit, via_pseudonym};
 pub use fair_limit::{FairLimit, FairPermit};
 pub use fd_limit::FdLimit;
 pub use listener::activity::RequestBody;

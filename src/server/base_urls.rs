@@ -67,7 +67,7 @@ impl BaseUrls {
             return (text, true);
         }
         let text: Arc<str> = parts.concat().into();
-        named.turn(Instant::now());
+        named.advance(Instant::now());
         if named.entries.len() >= MAX_NAMED {
             let Some(victim) = named.victim(client) else { return (text, false) };
             named.entries.swap_remove(victim);
@@ -95,7 +95,7 @@ impl BaseUrls {
 
 impl Named {
     /// Moves to the current window and drops uses that are older than the previous one.
-    fn turn(&mut self, now: Instant) {
+    fn advance(&mut self, now: Instant) {
         let windows = now.saturating_duration_since(self.window_start).as_secs() / IDLE_WINDOW.as_secs();
         if windows == 0 {
             return;
@@ -223,9 +223,9 @@ mod tests {
         }
         assert!(!resolve(&urls, "box", people), "all are in use");
         let start = urls.named.read().unwrap().window_start;
-        urls.named.write().unwrap().turn(start + IDLE_WINDOW);
+        urls.named.write().unwrap().advance(start + IDLE_WINDOW);
         assert!(!resolve(&urls, "box", people), "all were in use an hour ago");
-        urls.named.write().unwrap().turn(start + 2 * IDLE_WINDOW);
+        urls.named.write().unwrap().advance(start + 2 * IDLE_WINDOW);
         assert!(resolve(&urls, "box", people) && holds(&urls, "box"));
     }
 

@@ -77,16 +77,16 @@ impl ClientResolver {
     /// # Errors
     /// Returns a text for the client if a header is missing, duplicate or invalid.
     pub fn resolve(&self, peer: IpAddr, head: &Parts) -> Result<Client, String> {
-        self.resolve_with_locality(peer, head).map(|(asker, _)| asker)
+        self.resolve_with_locality(peer, head).map(|(client, _)| client)
     }
 
     /// Returns the client of an admin request if it is on this machine or `all` may access. Its `Authorization` may be an admin
     /// token, so it is not kept for upstream.
     #[must_use]
     pub fn admin_client(&self, peer: IpAddr, head: &Parts, all: bool) -> Option<Client> {
-        let (asker, is_here) = self.resolve_with_locality(peer, head).ok()?;
+        let (client, is_here) = self.resolve_with_locality(peer, head).ok()?;
         let authorization = if is_here { Authorization::Lent } else { Authorization::None };
-        (all || is_here).then_some(Client { authorization, ..asker })
+        (all || is_here).then_some(Client { authorization, ..client })
     }
 
     /// Returns the client and whether it is on this machine.
@@ -105,7 +105,7 @@ impl ClientResolver {
             None => Authorization::None,
         };
         let agent = UserAgent::parse(agent);
-        let asker = Client {
+        let client = Client {
             address: origin.address,
             user: None,
             is_installing: resolves(&agent, &head.headers),
@@ -115,7 +115,7 @@ impl ClientResolver {
             base,
             profile: Profile::default(),
         };
-        Ok((asker, is_here))
+        Ok((client, is_here))
     }
 
     /// Returns the client of an intercepted request under `base`. It is always the peer, regardless of forwarding headers, with
@@ -287,7 +287,7 @@ mod tests {
     const LOCAL: [u8; 4] = [127, 0, 0, 1];
     const FAR: [u8; 4] = [10, 1, 2, 3];
 
-    fn askers(public_url: Option<&str>, trusted: &[&str]) -> ClientResolver {
+    fn resolver(public_url: Option<&str>, trusted: &[&str]) -> ClientResolver {
         let config = Config {
             public_url: public_url.map(|url| url.parse().unwrap()),
             trusted_proxies: trusted.iter().map(|net| net.parse().unwrap()).collect(),
@@ -301,22 +301,22 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
-    fn resolve(askers: &ClientResolver, peer: [u8; 4], headers: &[(&str, &str)]) -> Result<Client, String> {
-        askers.resolve(peer.into(), &head("/axios", headers))
+    fn resolve(resolver: &ClientResolver, peer: [u8; 4], headers: &[(&str, &str)]) -> Result<Client, String> {
+        resolver.resolve(peer.into(), &head("/axios", headers))
     }
 
-    fn base(askers: &ClientResolver, peer: [u8; 4], headers: &[(&str, &str)]) -> String {
-        resolve(askers, peer, headers).unwrap().base.text.to_string()
+    fn base(resolver: &ClientResolver, peer: [u8; 4], headers: &[(&str, &str)]) -> String {
+        resolve(resolver, peer, headers).unwrap().base.text.to_string()
     }
 
     #[test]
     fn base_is_the_public_url_or_the_host() {
-        assert_eq!(base(&askers(None, &[]), FAR, &[("host", "Box:4873")]), "http://box:4873");
-        let public = askers(Some("https://npm.example/registry/"), &[]);
+        assert_eq!(base(&resolver(None, &[]), FAR, &[("host", "Box:4873")]), "http://box:4873");
+        let public = resolver(Some("https://npm.example/registry/"), &[]);
         assert_eq!(base(&public, FAR, &[("host", "whatever")]), "https://npm.example/registry");
         assert_eq!(base(&public, FAR, &[]), "https://npm.example/registry");
         let absolute = head("http://other.example:81/axios", &[("host", "x")]);
-        assert_eq!(&*askers(None, &[]).resolve(FAR.into(), &absolute).unwrap().base.text, "http://other.example:81");
+        assert_eq!(&*resolver(None, &[]).resolve(FAR.into(), &absolute).unwrap().base.text, "http://other.example:81");
     }
 
     #[test]
@@ -329,7 +329,7 @@ mod tests {
             &[("host", "user@a")],
             &[("host", "a/b")],
         ] {
-            assert!(resolve(&askers(None, &[]), FAR, header).is_err(), "{header:?}");
+            assert!(resolve(&resolver(None, &[]), FAR, header).is_err(), "{header:?}");
         }
     }
 
@@ -342,11 +342,11 @@ mod tests {
             ("x-forwarded-proto", "https"),
             ("x-forwarded-prefix", "/registry/"),
         ];
-        let trusting = askers(None, &["10.0.0.0/8"]);
-        let asker = resolve(&trusting, FAR, &sent).unwrap();
-        assert_eq!((&*asker.base.text, asker.address), ("https://npm.example/registry", IpAddr::from([192, 0, 2, 7])));
-        let asker = resolve(&askers(None, &[]), FAR, &sent).unwrap();
-        assert_eq!((&*asker.base.text, asker.address), ("http://inner:4873", IpAddr::from(FAR)));
+        let trusting = resolver(None, &["10.0.0.0/8"]);
+        let client = resolve(&trusting, FAR, &sent).unwrap();
+        assert_eq!((&*client.base.text, client.address), ("https://npm.example/registry", IpAddr::from([192, 0, 2, 7])));
+        let client = resolve(&resolver(None, &[]), FAR, &sent).unwrap();
+        assert_eq!((&*client.base.text, client.address), ("http://inner:4873", IpAddr::from(FAR)));
         for header in [
             ("x-forwarded-proto", "gopher"),
             ("x-forwarded-host", "a b"),
@@ -359,7 +359,7 @@ mod tests {
 
     #[test]
     fn client_is_the_nearest_untrusted_hop() {
-        let trusting = askers(None, &["10.0.0.0/8"]);
+        let trusting = resolver(None, &["10.0.0.0/8"]);
         let client = |hops| resolve(&trusting, FAR, &[("host", "a"), ("x-forwarded-for", hops)]).unwrap().address.to_string();
         assert_eq!(client("1.1.1.1, 192.0.2.7, 10.0.0.1"), "192.0.2.7");
         assert_eq!(client("10.0.0.5, 10.0.0.1"), "10.0.0.5");
@@ -371,20 +371,20 @@ mod tests {
 
     #[test]
     fn unknown_hosts_are_limited_and_own_urls_always_cached() {
-        let askers = askers(None, &[]);
-        let remembered = |client: [u8; 4], host: &str| resolve(&askers, client, &[("host", host)]).unwrap().base.cacheable;
+        let resolver = resolver(None, &[]);
+        let remembered = |client: [u8; 4], host: &str| resolve(&resolver, client, &[("host", host)]).unwrap().base.cacheable;
         assert!((0..100).all(|at| remembered(FAR, &format!("strange-{at}"))));
         assert!(remembered([10, 1, 2, 4], "box.example:4873") && remembered(FAR, "localhost:4873"));
-        assert_eq!(askers.known.len(), 8 + 2);
+        assert_eq!(resolver.known.len(), 8 + 2);
     }
 
-    fn lent(askers: &ClientResolver, peer: [u8; 4], headers: &[(&str, &str)]) -> bool {
-        matches!(resolve(askers, peer, headers).unwrap().authorization, Authorization::Lent)
+    fn lent(resolver: &ClientResolver, peer: [u8; 4], headers: &[(&str, &str)]) -> bool {
+        matches!(resolve(resolver, peer, headers).unwrap().authorization, Authorization::Lent)
     }
 
     #[test]
     fn configured_credentials_are_for_this_machine_only() {
-        let plain = askers(None, &[]);
+        let plain = resolver(None, &[]);
         for host in ["127.0.0.1:4873", "localhost:4873", "[::1]:4873", "npm.localhost"] {
             assert!(lent(&plain, LOCAL, &[("host", host)]), "{host}");
         }
@@ -399,36 +399,36 @@ mod tests {
 
     #[test]
     fn trusted_local_proxy_must_report_the_client() {
-        let trusting = askers(Some("https://npm.example"), &["127.0.0.0/8"]);
+        let trusting = resolver(Some("https://npm.example"), &["127.0.0.0/8"]);
         assert!(!lent(&trusting, LOCAL, &[("host", "127.0.0.1:4873")]));
         assert!(!lent(&trusting, LOCAL, &[("host", "npm.example"), ("x-forwarded-for", "192.0.2.7")]));
         assert!(lent(&trusting, LOCAL, &[("host", "npm.example"), ("x-forwarded-for", "127.0.0.1")]));
         assert!(!lent(&trusting, LOCAL, &[("host", "rebound.example"), ("x-forwarded-for", "127.0.0.1")]));
-        let far_proxy = askers(None, &["10.0.0.0/8"]);
+        let far_proxy = resolver(None, &["10.0.0.0/8"]);
         assert!(!lent(&far_proxy, FAR, &[("host", "localhost"), ("x-forwarded-for", "127.0.0.1")]));
     }
 
     #[test]
     fn public_host_is_local_only_if_it_is_a_listener() {
-        assert!(lent(&askers(Some("http://devbox:4873"), &[]), LOCAL, &[("host", "devbox:4873")]));
-        assert!(!lent(&askers(Some("https://npm.example"), &[]), LOCAL, &[("host", "npm.example")]));
+        assert!(lent(&resolver(Some("http://devbox:4873"), &[]), LOCAL, &[("host", "devbox:4873")]));
+        assert!(!lent(&resolver(Some("https://npm.example"), &[]), LOCAL, &[("host", "npm.example")]));
     }
 
     #[test]
     fn client_authorization_takes_precedence() {
-        let asker = resolve(&askers(None, &[]), LOCAL, &[("host", "localhost:4873"), ("authorization", "Bearer t")]).unwrap();
-        assert!(matches!(asker.authorization, Authorization::Own(own) if &*own.header == "Bearer t"));
+        let client = resolve(&resolver(None, &[]), LOCAL, &[("host", "localhost:4873"), ("authorization", "Bearer t")]).unwrap();
+        assert!(matches!(client.authorization, Authorization::Own(own) if &*own.header == "Bearer t"));
         let twice = [("host", "localhost"), ("authorization", "Bearer a"), ("authorization", "Bearer b")];
-        assert!(resolve(&askers(None, &[]), LOCAL, &twice).is_err());
+        assert!(resolve(&resolver(None, &[]), LOCAL, &twice).is_err());
     }
 
     #[test]
     fn public_prefix_is_optional() {
-        let prefixed = askers(Some("https://npm.example/registry/"), &[]);
+        let prefixed = resolver(Some("https://npm.example/registry/"), &[]);
         assert_eq!(prefixed.strip("/registry/axios"), "/axios");
         assert_eq!(prefixed.strip("/axios"), "/axios");
         assert_eq!(prefixed.strip("/registry"), "/");
         assert_eq!(prefixed.strip("/registry-x"), "/registry-x");
-        assert_eq!(askers(None, &[]).strip("/registry/axios"), "/registry/axios");
+        assert_eq!(resolver(None, &[]).strip("/registry/axios"), "/registry/axios");
     }
 }

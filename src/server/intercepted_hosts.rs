@@ -192,7 +192,7 @@ impl InterceptedHost {
 impl InterceptTarget {
     /// Returns the path below the registry and the registry's base URL. Returns `None` if the path is outside all registries.
     #[must_use]
-    pub fn place<'a>(&self, path: &'a str) -> Option<(&'a str, &BaseUrl)> {
+    pub fn registry_path<'a>(&self, path: &'a str) -> Option<(&'a str, &BaseUrl)> {
         let of_prefix = |(prefix, base)| Some((below(std::slice::from_ref(prefix), path)?, base));
         self.target.prefixes.iter().zip(&*self.bases).find_map(of_prefix)
     }
@@ -203,7 +203,7 @@ impl InterceptTarget {
         self.bases.last()
     }
 
-    /// Returns what a client addressed with `base`. Yarn's alias stands for npm's default registry.
+    /// Returns what a client addressed with `base`. Yarn's alias means npm's default registry.
     #[must_use]
     pub fn addressed(&self, base: &Arc<str>) -> Addressed {
         if self.target.is_named {
@@ -270,7 +270,7 @@ mod tests {
             targets.add_plain_http(&Url::parse(url).unwrap());
         }
         let place = |host, port, path| {
-            targets.find(host, port).and_then(|aim| aim.place(path).map(|(rest, base)| format!("{} {rest}", base.text)))
+            targets.find(host, port).and_then(|aim| aim.registry_path(path).map(|(rest, base)| format!("{} {rest}", base.text)))
         };
         assert_eq!(place("127.0.0.1", 4000, "/npm/a").unwrap(), "http://127.0.0.1:4000/npm /a");
         assert_eq!(place("[::1]", 4000, "/a").unwrap(), "http://[::1]:4000 /a");
@@ -291,7 +291,7 @@ mod tests {
             &["corp.example", "alias.example"],
         );
         let place = |host, port, path| {
-            targets.find(host, port).and_then(|aim| aim.place(path).map(|(rest, base)| format!("{} {rest}", base.text)))
+            targets.find(host, port).and_then(|aim| aim.registry_path(path).map(|(rest, base)| format!("{} {rest}", base.text)))
         };
         assert_eq!(place("registry.example", 443, "/a").unwrap(), "https://registry.example /a");
         assert_eq!(place("registry.example", 80, "/a").unwrap(), "http://registry.example /a");
@@ -323,7 +323,7 @@ mod tests {
         let names = |hosts: Vec<DnsName<'static>>| hosts.iter().map(|host| host.as_ref().to_owned()).collect::<Vec<_>>();
         assert_eq!(names(targets.hosts()), ["registry.example", "named.example", "alias.example"]);
         assert_eq!(names(targets.expected()), ["registry.example", "named.example"]);
-        assert!(targets.find("alias.example", 443).unwrap().place("/a").is_some());
+        assert!(targets.find("alias.example", 443).unwrap().registry_path("/a").is_some());
         // A host named by the operator is no longer an alias.
         targets.add_host(&DnsName::try_from("alias.example").unwrap());
         assert_eq!(targets.expected().len(), 3);
@@ -335,7 +335,7 @@ mod tests {
         targets.add_alias(&DnsName::try_from("alias.example").unwrap());
         let addressed = |host: &str, path: &str| {
             let aim = targets.find(host, 443).unwrap();
-            let (_, base) = aim.place(path).unwrap();
+            let (_, base) = aim.registry_path(path).unwrap();
             aim.addressed(&base.text)
         };
         assert_eq!(addressed("registry.example", "/npm/a"), Addressed::Host("https://registry.example/npm".into()));
@@ -347,7 +347,7 @@ mod tests {
         ours.add_plain_http(&url);
         ours.name(&url);
         let aim = ours.find("127.0.0.1", 4873).unwrap();
-        let (_, base) = aim.place("/a").unwrap();
+        let (_, base) = aim.registry_path("/a").unwrap();
         assert_eq!(aim.addressed(&base.text), Addressed::Named("http://127.0.0.1:4873".into()));
         assert!(ours.named_hosts().is_empty(), "an address has no name");
     }

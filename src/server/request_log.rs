@@ -68,7 +68,7 @@ impl RequestLog {
     }
 
     /// Records the response. The record is emitted when the body is sent or dropped.
-    pub(crate) fn answered(mut self, reply: Reply) -> Response<Body> {
+    pub(crate) fn finish(mut self, reply: Reply) -> Response<Body> {
         self.outcome = reply.outcome;
         self.status = reply.response.status().as_u16();
         reply.response.map(|body| {

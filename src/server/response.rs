@@ -10,7 +10,7 @@ use hyper::ext::ReasonPhrase;
 
 use crate::firewall::error::LONGEST_LINE;
 use crate::firewall::{ContentCoding, FirewallError, PackumentResponse, TarballResponse};
-use crate::net::headers::{ByteRange, date, none_match, span};
+use crate::net::headers::{ByteRange, date, none_match, requested_range};
 use crate::net::{Body, BodyError, ClientError, ConnectStage, Upgrade};
 use crate::npm::PackumentForm;
 use crate::npm::endpoint::EndpointError;
@@ -79,7 +79,7 @@ pub fn packument(answer: &PackumentResponse, head: &Parts, by_host: bool) -> Rep
         not_modified()
     } else {
         let reply =
-            served(Body::shared(answer.chunks.clone()), if answer.form == PackumentForm::Full { JSON } else { ABBREVIATED })
+            served(Body::from_chunks(answer.chunks.clone()), if answer.form == PackumentForm::Full { JSON } else { ABBREVIATED })
                 .with(header::LAST_MODIFIED, date(SystemTime::from(answer.last_modified)));
         let coding = CODINGS.iter().find(|(_, coding)| *coding == answer.coding);
         match coding {
@@ -116,7 +116,7 @@ pub fn tarball(tarball: &TarballResponse, head: &Parts) -> Reply {
     tarball.integrity.strongest().write_sri(&mut etag);
     etag.push('"');
     let length = tarball.bytes.len() as u64;
-    let wanted = if head.method == Method::GET { span(&head.headers, length, &etag) } else { ByteRange::Whole };
+    let wanted = if head.method == Method::GET { requested_range(&head.headers, length, &etag) } else { ByteRange::Whole };
     let reply = match wanted {
         _ if none_match(&head.headers, &etag) => not_modified(),
         ByteRange::Whole => served(Body::from(tarball.bytes.clone()), TGZ),
@@ -143,7 +143,7 @@ fn part(bytes: &Bytes, first: u64, last: u64) -> Reply {
 
 /// Returns a forwarded upstream response. A `private` response is not stored by caches. npm prints `notice`.
 #[must_use]
-pub fn passed(passed: PassthroughResponse, notice: Option<&str>, private: bool) -> Reply {
+pub fn passthrough(passed: PassthroughResponse, notice: Option<&str>, private: bool) -> Reply {
     let outcome = match passed.status.as_u16() {
         304 => OutcomeLabel::NotModified,
         ..400 => OutcomeLabel::Served,
@@ -205,7 +205,7 @@ pub fn root(head: &Parts) -> Reply {
 
 /// Returns an admin page.
 #[must_use]
-pub fn own(page: Response<Bytes>) -> Reply {
+pub fn admin(page: Response<Bytes>) -> Reply {
     let outcome = match page.status().as_u16() {
         ..400 => OutcomeLabel::Served,
         404 => OutcomeLabel::NotFound,
@@ -238,13 +238,13 @@ pub fn forwarded(response: Response<Body>) -> Reply {
 
 /// Closes the connection after the reply.
 #[must_use]
-pub fn last(reply: Reply) -> Reply {
+pub fn and_close(reply: Reply) -> Reply {
     reply.with(header::CONNECTION, HeaderValue::from_static("close"))
 }
 
 /// Returns the response for an error.
 #[must_use]
-pub fn failed(error: &RequestError) -> Reply {
+pub fn error(error: &RequestError) -> Reply {
     let text = error.to_string();
     match error {
         RequestError::Endpoint(error) => endpoint_error(error, &text),
@@ -299,7 +299,9 @@ fn body_not_taken(error: &BodyError, text: &str) -> Reply {
 fn rejected(rejection: &FirewallError, text: &str) -> Reply {
     match rejection {
         // 403 only: it is the one status that no client retries.
-        FirewallError::Refused(refusal) => told(StatusCode::FORBIDDEN, text, refusal.within(LONGEST_LINE), OutcomeLabel::Refused),
+        FirewallError::Refused(refusal) => {
+            error_body(StatusCode::FORBIDDEN, text, refusal.truncated(LONGEST_LINE), OutcomeLabel::Refused)
+        }
         FirewallError::NotEntitled(_) => failure(StatusCode::FORBIDDEN, text, OutcomeLabel::Refused),
         FirewallError::NotFound(_) => failure(StatusCode::NOT_FOUND, text, OutcomeLabel::NotFound),
         FirewallError::Upstream(error) => upstream_failed(error, text),
@@ -348,11 +350,11 @@ fn not_modified() -> Reply {
 
 /// Returns an error in every form that some client prints: reason phrase, body and notice.
 fn failure(status: StatusCode, text: &str, outcome: OutcomeLabel) -> Reply {
-    told(status, text, ascii_line(text, LONGEST_LINE), outcome)
+    error_body(status, text, ascii_line(text, LONGEST_LINE), outcome)
 }
 
 /// Returns an error with `text` in the body and `line` in the headers and reason phrase.
-fn told(status: StatusCode, text: &str, line: String, outcome: OutcomeLabel) -> Reply {
+fn error_body(status: StatusCode, text: &str, line: String, outcome: OutcomeLabel) -> Reply {
     // Clients print it, so it must be one line.
     let body = serde_json::json!({ "error": single_line(text) }).to_string();
     let mut reply = Reply::new(status, Body::from(Bytes::from(body)), outcome)
@@ -480,7 +482,7 @@ mod tests {
             text: text.into(),
             link: None,
         };
-        let reply = failed(&FirewallError::Refused(Arc::new(refusal)).into());
+        let reply = error(&FirewallError::Refused(Arc::new(refusal)).into());
         assert_eq!((status(&reply), reply.outcome), (403, OutcomeLabel::Refused));
         assert_eq!((phrase(&reply), header(&reply, "npm-notice")), (text, Some(text)));
         assert_eq!(header(&reply, "cache-control"), Some("no-store"));
@@ -490,7 +492,7 @@ mod tests {
     #[tokio::test]
     async fn upstream_text_is_kept_on_one_line() {
         let text = format!("bad\r\nx-evil: 1 {}", "\u{1f4a5}".repeat(500));
-        let reply = failed(&FirewallError::NotFound(text.as_str().into()).into());
+        let reply = error(&FirewallError::NotFound(text.as_str().into()).into());
         assert!(phrase(&reply).starts_with("bad  x-evil: 1 ?") && phrase(&reply).len() <= 200);
         assert_eq!(Some(phrase(&reply)), header(&reply, "npm-notice"));
         let parsed: serde_json::Value = serde_json::from_str(&body(reply).await).unwrap();
@@ -520,12 +522,12 @@ mod tests {
             (answered(503), 503),
             (answered(418), 502),
         ] {
-            let told = error.to_string();
-            let reply = failed(&FirewallError::Upstream(error).into());
-            assert_eq!((status(&reply), phrase(&reply)), (expected, told.as_str()));
+            let text = error.to_string();
+            let reply = error(&FirewallError::Upstream(error).into());
+            assert_eq!((status(&reply), phrase(&reply)), (expected, text.as_str()));
             // Only an upstream response has a `Retry-After`.
-            let waits = (matches!(expected, 429 | 503) && told.starts_with("upstream")).then_some("7");
-            assert_eq!(header(&reply, "retry-after"), waits, "{told}");
+            let retry_after = (matches!(expected, 429 | 503) && text.starts_with("upstream")).then_some("7");
+            assert_eq!(header(&reply, "retry-after"), retry_after, "{text}");
         }
     }
 
@@ -534,13 +536,16 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(NPM_NOTICE, HeaderValue::from_static("be kind"));
         let from = PassthroughResponse { status: StatusCode::OK, headers, body: Bytes::new() };
-        let reply = passed(from, Some("held back\naxios"), true);
+        let reply = passthrough(from, Some("held back\naxios"), true);
         assert_eq!(header(&reply, "npm-notice"), Some("be kind; held back axios"));
         assert_eq!(header(&reply, "cache-control"), Some("no-store"));
         let mut headers = HeaderMap::new();
         headers.insert(NPM_NOTICE, HeaderValue::try_from("x".repeat(500)).unwrap());
-        let reply =
-            passed(PassthroughResponse { status: StatusCode::OK, headers, body: Bytes::new() }, Some("held back axios"), true);
+        let reply = passthrough(
+            PassthroughResponse { status: StatusCode::OK, headers, body: Bytes::new() },
+            Some("held back axios"),
+            true,
+        );
         let notice = header(&reply, "npm-notice").unwrap();
         assert!(notice.len() <= 200 && notice.ends_with("...; held back axios"), "{notice}");
     }

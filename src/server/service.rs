@@ -11,7 +11,7 @@ use crate::upstream::{PassthroughRequest, PassthroughResponse};
 pub trait RegistryService: Send + Sync + 'static {
     fn packument(
         &self,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
         form: PackumentForm,
         coding: ContentCoding,
@@ -19,16 +19,16 @@ pub trait RegistryService: Send + Sync + 'static {
 
     fn manifest(
         &self,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
         wanted: &str,
     ) -> impl Future<Output = Result<Bytes, FirewallError>> + Send;
 
-    fn dist_tags(&self, asker: &Client, name: &PackageName) -> impl Future<Output = Result<Bytes, FirewallError>> + Send;
+    fn dist_tags(&self, client: &Client, name: &PackageName) -> impl Future<Output = Result<Bytes, FirewallError>> + Send;
 
     fn tarball(
         &self,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
         version: &str,
     ) -> impl Future<Output = Result<TarballResponse, FirewallError>> + Send;
@@ -36,7 +36,7 @@ pub trait RegistryService: Send + Sync + 'static {
     /// Returns the package and version of a tarball address.
     fn locate(
         &self,
-        asker: &Client,
+        client: &Client,
         address: &Address,
     ) -> impl Future<Output = Result<Option<(PackageName, Box<str>)>, FirewallError>> + Send;
 
@@ -45,14 +45,14 @@ pub trait RegistryService: Send + Sync + 'static {
 
     fn search(
         &self,
-        asker: &Client,
+        client: &Client,
         passage: PassthroughRequest,
     ) -> impl Future<Output = Result<PassthroughResponse, FirewallError>> + Send;
 
     /// Forwards an audit. Also returns a notice for the client, if any.
     fn audit(
         &self,
-        asker: &Client,
+        client: &Client,
         passage: PassthroughRequest,
         body: Bytes,
         bulk: bool,
@@ -60,7 +60,7 @@ pub trait RegistryService: Send + Sync + 'static {
 
     fn attestations(
         &self,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
         version: &str,
         passage: PassthroughRequest,
@@ -69,7 +69,7 @@ pub trait RegistryService: Send + Sync + 'static {
     /// Forwards any other read.
     fn pass(
         &self,
-        asker: &Client,
+        client: &Client,
         name: Option<&PackageName>,
         passage: PassthroughRequest,
     ) -> impl Future<Output = Result<PassthroughResponse, FirewallError>> + Send;
@@ -77,7 +77,7 @@ pub trait RegistryService: Send + Sync + 'static {
     /// Forwards a write to a package or the registry.
     fn write(
         &self,
-        asker: &Client,
+        client: &Client,
         name: Option<&PackageName>,
         passage: PassthroughRequest,
     ) -> impl Future<Output = Result<PassthroughResponse, FirewallError>> + Send;
@@ -86,72 +86,72 @@ pub trait RegistryService: Send + Sync + 'static {
 impl RegistryService for Firewall {
     async fn packument(
         &self,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
         form: PackumentForm,
         coding: ContentCoding,
     ) -> Result<PackumentResponse, FirewallError> {
-        self.packument(asker, name, form, coding).await
+        self.packument(client, name, form, coding).await
     }
 
-    async fn manifest(&self, asker: &Client, name: &PackageName, wanted: &str) -> Result<Bytes, FirewallError> {
-        self.manifest(asker, name, wanted).await
+    async fn manifest(&self, client: &Client, name: &PackageName, wanted: &str) -> Result<Bytes, FirewallError> {
+        self.manifest(client, name, wanted).await
     }
 
-    async fn dist_tags(&self, asker: &Client, name: &PackageName) -> Result<Bytes, FirewallError> {
-        self.dist_tags(asker, name).await
+    async fn dist_tags(&self, client: &Client, name: &PackageName) -> Result<Bytes, FirewallError> {
+        self.dist_tags(client, name).await
     }
 
-    async fn tarball(&self, asker: &Client, name: &PackageName, version: &str) -> Result<TarballResponse, FirewallError> {
-        self.tarball(asker, name, version).await
+    async fn tarball(&self, client: &Client, name: &PackageName, version: &str) -> Result<TarballResponse, FirewallError> {
+        self.tarball(client, name, version).await
     }
 
-    async fn locate(&self, asker: &Client, address: &Address) -> Result<Option<(PackageName, Box<str>)>, FirewallError> {
-        self.locate(asker, address).await
+    async fn locate(&self, client: &Client, address: &Address) -> Result<Option<(PackageName, Box<str>)>, FirewallError> {
+        self.locate(client, address).await
     }
 
     fn contact(&self, contacting: &EgressRequest<'_>) -> Option<String> {
         self.contact(contacting)
     }
 
-    async fn search(&self, asker: &Client, passage: PassthroughRequest) -> Result<PassthroughResponse, FirewallError> {
-        self.search(asker, passage).await
+    async fn search(&self, client: &Client, passage: PassthroughRequest) -> Result<PassthroughResponse, FirewallError> {
+        self.search(client, passage).await
     }
 
     async fn audit(
         &self,
-        asker: &Client,
+        client: &Client,
         passage: PassthroughRequest,
         body: Bytes,
         bulk: bool,
     ) -> Result<(PassthroughResponse, Option<String>), FirewallError> {
-        self.audit(asker, passage, body, bulk).await
+        self.audit(client, passage, body, bulk).await
     }
 
     async fn attestations(
         &self,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
         version: &str,
         passage: PassthroughRequest,
     ) -> Result<PassthroughResponse, FirewallError> {
-        self.attestations(asker, name, version, passage).await
+        self.attestations(client, name, version, passage).await
     }
 
     async fn pass(
         &self,
-        asker: &Client,
+        client: &Client,
         name: Option<&PackageName>,
         passage: PassthroughRequest,
     ) -> Result<PassthroughResponse, FirewallError> {
-        self.pass(asker, name, passage).await
+        self.pass(client, name, passage).await
     }
     async fn write(
         &self,
-        asker: &Client,
+        client: &Client,
         name: Option<&PackageName>,
         passage: PassthroughRequest,
     ) -> Result<PassthroughResponse, FirewallError> {
-        self.write(asker, name, passage).await
+        self.write(client, name, passage).await
     }
 }

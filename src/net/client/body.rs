@@ -31,7 +31,7 @@ pub struct BodyStream {
 
 impl BodyStream {
     /// Wraps a body and waits for its first bytes. A connection lost before them can be retried.
-    pub(crate) async fn begin(incoming: Incoming, deadlines: Deadlines) -> Result<Self, ClientError> {
+    pub(crate) async fn start(incoming: Incoming, deadlines: Deadlines) -> Result<Self, ClientError> {
         let length = incoming.size_hint().exact();
         let mut stream =
             Self { incoming, ready: None, length, deadlines, begun: Instant::now(), waited: Duration::ZERO, brought: 0 };

@@ -70,26 +70,26 @@ impl Connector {
         let until = Instant::now() + self.deadline;
         let UriTarget { host, port, secure } = UriTarget::of(target)?;
         let Some(proxy) = self.proxies.of(target) else {
-            let plain = self.by(until, ConnectStage::Tcp, dial::dial(host, port, self.reach)).await?;
+            let plain = self.within_deadline(until, ConnectStage::Tcp, dial::dial(host, port, self.reach)).await?;
             let stream: Box<dyn ByteStream> = if secure {
-                self.by(until, ConnectStage::Tls, self.handshake(host, Box::new(plain))).await?
+                self.within_deadline(until, ConnectStage::Tls, self.handshake(host, Box::new(plain))).await?
             } else {
                 Box::new(plain)
             };
             return Ok(ClientConnection { io: TokioIo::new(stream), proxied: false });
         };
-        self.by(until, ConnectStage::Dns, dial::check_proxied(host, port, self.reach)).await?;
-        let stream = self.by(until, ConnectStage::Proxy, self.connect_proxy(&proxy)).await?;
+        self.within_deadline(until, ConnectStage::Dns, dial::check_proxied(host, port, self.reach)).await?;
+        let stream = self.within_deadline(until, ConnectStage::Proxy, self.connect_proxy(&proxy)).await?;
         if !secure {
             return Ok(ClientConnection { io: TokioIo::new(stream), proxied: true });
         }
-        let tunnel = self.by(until, ConnectStage::Proxy, self.tunnel(stream, target, port, &proxy)).await?;
-        let stream = self.by(until, ConnectStage::Tls, self.handshake(host, tunnel)).await?;
+        let tunnel = self.within_deadline(until, ConnectStage::Proxy, self.tunnel(stream, target, port, &proxy)).await?;
+        let stream = self.within_deadline(until, ConnectStage::Tls, self.handshake(host, tunnel)).await?;
         Ok(ClientConnection { io: TokioIo::new(stream), proxied: false })
     }
 
     /// Limits `step` to the deadline shared by all steps. The error names the stage.
-    async fn by<T>(
+    async fn within_deadline<T>(
         &self,
         until: Instant,
         layer: ConnectStage,

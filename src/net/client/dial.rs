@@ -63,7 +63,6 @@ pub async fn dial_permitted(
 ///
 /// # Errors
 /// Returns [`ConnectStage::Reach`] if an address is not permitted.
-/// As [`ConnectStage::Reach`]: one is not permitted.
 pub async fn all_permitted(
     host: &str,
     port: u16,
@@ -120,9 +119,9 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 /// Tries addresses in the resolver's order, starting one every 250 ms. The first connection wins.
 async fn connect(addresses: Vec<SocketAddr>) -> Result<TcpStream, ClientError> {
     let mut attempts = JoinSet::new();
-    for (turn, address) in (0u32..).zip(addresses) {
+    for (index, address) in (0u32..).zip(addresses) {
         attempts.spawn(async move {
-            tokio::time::sleep(STAGGER * turn).await;
+            tokio::time::sleep(STAGGER * index).await;
             TcpStream::connect(address).await.map_err(|error| (address, error))
         });
     }

@@ -190,7 +190,7 @@ impl HttpClient {
         let (head, incoming) = answer.into_parts();
         let reason = head.extensions.get::<hyper::ext::ReasonPhrase>();
         let reason = reason.and_then(|reason| std::str::from_utf8(reason.as_bytes()).ok()).map(str::to_owned);
-        let body = BodyStream::begin(incoming, self.deadlines).await?;
+        let body = BodyStream::start(incoming, self.deadlines).await?;
         Ok(ClientResponse { status: head.status, reason, headers: head.headers, body })
     }
 
@@ -233,12 +233,12 @@ impl fmt::Debug for HttpClient {
 #[must_use]
 pub fn backoff(attempt: u32) -> Duration {
     let whole = BACKOFF * 2u32.saturating_pow(attempt);
-    whole / 2 + whole.mul_f64(0.5 * dice())
+    whole / 2 + whole.mul_f64(0.5 * random_unit())
 }
 
 /// Returns a random number between 0 and 1 for jitter. Not for secrets.
 #[must_use]
-pub fn dice() -> f64 {
+pub fn random_unit() -> f64 {
     // Each hasher has new random keys, which is random enough for jitter.
     f64::from(RandomState::new().build_hasher().finish().to_le_bytes()[0]) / 255.0
 }
@@ -480,8 +480,8 @@ mod tests {
         let server = ScriptedServer::plain(|_, _| ServerAction::Say(answer("200 OK", &[], b"there"))).await;
         let client = plain();
         assert_eq!(body(&client, &server.url()).await.unwrap(), "there");
-        let stranger = ClientRequest { reach: AddressScope::Public, ..get(&server.url()) };
-        assert_eq!(client.send(&stranger).await.unwrap_err().layer(), Some(ConnectStage::Reach));
+        let untrusted = ClientRequest { reach: AddressScope::Public, ..get(&server.url()) };
+        assert_eq!(client.send(&untrusted).await.unwrap_err().layer(), Some(ConnectStage::Reach));
         assert_eq!(server.heard().len(), 1);
     }
 }

@@ -89,7 +89,7 @@ impl OutboundProxy {
 
     /// Returns the proxy for `host`, a name or an address without brackets. Returns `None` for a direct connection.
     #[must_use]
-    pub fn before(&self, host: &str, port: u16) -> Option<ProxiedTarget<'_>> {
+    pub fn for_target(&self, host: &str, port: u16) -> Option<ProxiedTarget<'_>> {
         let connector = self.0.as_ref()?;
         let scheme = if port == 80 { "http" } else { "https" };
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };

@@ -72,18 +72,18 @@ impl ConnectionActivity {
     /// Counts a request of a multiplexed connection until the guard is dropped.
     pub(crate) fn begin(self: &Arc<Self>) -> StreamGuard {
         self.asking.fetch_add(1, Ordering::Relaxed);
-        StreamGuard { turn: Arc::clone(self), sends: false }
+        StreamGuard { activity: Arc::clone(self), sends: false }
     }
 
     /// Records that a request head was read, and whether a body follows.
     pub(crate) fn ask(self: &Arc<Self>, body: Incoming) -> RequestBody {
         self.asked.store(true, Ordering::Relaxed);
         self.idle_from.store(BUSY, Ordering::Relaxed);
-        let turn = (!http_body::Body::is_end_stream(&body)).then(|| {
+        let activity = (!http_body::Body::is_end_stream(&body)).then(|| {
             self.body.store(true, Ordering::Relaxed);
             Arc::clone(self)
         });
-        RequestBody { body, turn }
+        RequestBody { body, activity }
     }
 
     /// Checks whether a head was read since the last call.
@@ -111,7 +111,7 @@ impl ConnectionActivity {
 /// One of several requests in progress on a connection.
 #[derive(Debug)]
 pub(crate) struct StreamGuard {
-    turn: Arc<ConnectionActivity>,
+    activity: Arc<ConnectionActivity>,
     sends: bool,
 }
 
@@ -119,16 +119,16 @@ impl StreamGuard {
     /// Wraps the response body. From here on the client has to read.
     pub(crate) fn send<B>(mut self, body: B) -> TrackedBody<B> {
         self.sends = true;
-        self.turn.sending.fetch_add(1, Ordering::Relaxed);
+        self.activity.sending.fetch_add(1, Ordering::Relaxed);
         TrackedBody { body, underway: self }
     }
 }
 
 impl Drop for StreamGuard {
     fn drop(&mut self) {
-        self.turn.asking.fetch_sub(1, Ordering::Relaxed);
+        self.activity.asking.fetch_sub(1, Ordering::Relaxed);
         if self.sends {
-            self.turn.sending.fetch_sub(1, Ordering::Relaxed);
+            self.activity.sending.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -145,7 +145,7 @@ impl<B: http_body::Body + Unpin> http_body::Body for TrackedBody<B> {
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.underway.turn.progress.fetch_add(1, Ordering::Relaxed);
+        self.underway.activity.progress.fetch_add(1, Ordering::Relaxed);
         Pin::new(&mut self.body).poll_frame(context)
     }
 
@@ -162,7 +162,7 @@ impl<B: http_body::Body + Unpin> http_body::Body for TrackedBody<B> {
 #[derive(Debug)]
 pub struct RequestBody {
     body: Incoming,
-    turn: Option<Arc<ConnectionActivity>>,
+    activity: Option<Arc<ConnectionActivity>>,
 }
 
 impl http_body::Body for RequestBody {
@@ -184,8 +184,8 @@ impl http_body::Body for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        if let Some(turn) = &self.turn {
-            turn.body.store(false, Ordering::Relaxed);
+        if let Some(activity) = &self.activity {
+            activity.body.store(false, Ordering::Relaxed);
         }
     }
 }

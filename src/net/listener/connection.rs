@@ -63,7 +63,7 @@ impl Upgrade {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        Self(Arc::new(Mutex::new(Some(Box::new(move |taken| Box::pin(next(taken)))))))
+        Self(Arc::new(Mutex::new(Some(Box::new(move |connection| Box::pin(next(connection)))))))
     }
 
     fn take(&self) -> Option<UpgradeHandler> {
@@ -87,7 +87,7 @@ pub struct UpgradedConnection {
 
 impl UpgradedConnection {
     /// Returns a connection from which no bytes were read yet.
-    pub(crate) fn fresh(stream: TcpStream, seat: Connection) -> Self {
+    pub(crate) fn new(stream: TcpStream, seat: Connection) -> Self {
         prepare(&stream);
         Self { stream: PeekedStream { inner: stream, early: Bytes::new(), allowance: None }, seat }
     }
@@ -114,7 +114,7 @@ impl UpgradedConnection {
     /// [`ConnectionLimits::idle_timeout`]. Returns the bytes sent to `other` and the bytes received from it.
     pub async fn relay(self, other: TunnelStream) -> (u64, u64) {
         let Self { stream, mut seat } = self;
-        tunnel::run_tunnel(stream.inner, stream.early, other, &seat.limits, &mut seat.guest).await
+        tunnel::run_tunnel(stream.inner, stream.early, other, &seat.limits, &mut seat.permit).await
     }
 }
 
@@ -154,7 +154,6 @@ impl<S: AsyncRead + Unpin> PeekedStream<S> {
     ///
     /// # Errors
     /// Returns the error of the stream.
-    /// What the stream says.
     pub async fn peek(&mut self, most: usize) -> io::Result<&[u8]> {
         let mut held = self.early.to_vec();
         let before = held.len();
@@ -180,11 +179,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for PeekedStream<S> {
         }
         let before = buffer.filled().len();
         if self.early.is_empty() {
-            let room = self.allowance.unwrap_or(usize::MAX).min(buffer.remaining());
-            if room == buffer.remaining() {
+            let capacity = self.allowance.unwrap_or(usize::MAX).min(buffer.remaining());
+            if capacity == buffer.remaining() {
                 std::task::ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
             } else {
-                let mut bytes = vec![0; room];
+                let mut bytes = vec![0; capacity];
                 let mut part = ReadBuf::new(&mut bytes);
                 std::task::ready!(Pin::new(&mut self.inner).poll_read(context, &mut part))?;
                 buffer.put_slice(part.filled());
@@ -237,12 +236,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for PeekedStream<S> {
 pub struct Connection {
     peer: SocketAddr,
     limits: ConnectionLimits,
-    guest: ConnectionPermit,
+    permit: ConnectionPermit,
 }
 
 impl Connection {
-    pub(crate) fn new(peer: SocketAddr, limits: ConnectionLimits, guest: ConnectionPermit) -> Self {
-        Self { peer, limits, guest }
+    pub(crate) fn new(peer: SocketAddr, limits: ConnectionLimits, permit: ConnectionPermit) -> Self {
+        Self { peer, limits, permit }
     }
 
     /// Returns the address of the client.
@@ -276,9 +275,9 @@ impl Connection {
         H: Fn(SocketAddr, Request<RequestBody>) -> F + Send + Sync,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
-        let turn = Arc::new(ConnectionActivity::multiplexed());
-        let socket = TimedStream::new(stream, self.pace(), Arc::clone(&turn), self.guest.epoch());
-        let (peer, limits, noted) = (self.peer, &self.limits, &turn);
+        let activity = Arc::new(ConnectionActivity::multiplexed());
+        let socket = TimedStream::new(stream, self.pace(), Arc::clone(&activity), self.permit.epoch());
+        let (peer, limits, noted) = (self.peer, &self.limits, &activity);
         let service = service_fn(move |request: Request<Incoming>| {
             let underway = noted.begin();
             let answer = handler(peer, request.map(|body| noted.ask(body)));
@@ -290,12 +289,12 @@ impl Connection {
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
             .max_send_buf_size(STREAM_BUFFER);
         let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service));
-        let mut stalled = pin!(stalled(&turn, limits.send_timeout));
+        let mut stalled = pin!(stalled(&activity, limits.send_timeout));
         let ended = loop {
             tokio::select! {
                 ended = connection.as_mut() => break ended,
                 () = stalled.as_mut() => return,
-                order = self.guest.next_order() => if order == ConnectionSignal::Close || self.guest.should_close(&turn) {
+                order = self.permit.next_order() => if order == ConnectionSignal::Close || self.permit.should_close(&activity) {
                     connection.as_mut().graceful_shutdown();
                     tokio::select! {
                         ended = connection.as_mut() => break ended,
@@ -316,16 +315,16 @@ impl Connection {
         H: Fn(SocketAddr, Request<RequestBody>) -> F + Send + Sync,
         F: Future<Output = Response<Body>> + Send,
     {
-        let turn = Arc::new(ConnectionActivity::default());
-        let socket = TimedStream::new(stream, self.pace(), Arc::clone(&turn), self.guest.epoch());
-        let handed = Arc::new(Mutex::new(None));
+        let activity = Arc::new(ConnectionActivity::default());
+        let socket = TimedStream::new(stream, self.pace(), Arc::clone(&activity), self.permit.epoch());
+        let upgrade = Arc::new(Mutex::new(None));
         let (peer, limits) = (self.peer, &self.limits);
         let service = service_fn(|request: Request<Incoming>| {
-            let (answer, handed) = (handler(peer, request.map(|body| turn.ask(body))), Arc::clone(&handed));
+            let (answer, upgrade) = (handler(peer, request.map(|body| activity.ask(body))), Arc::clone(&upgrade));
             async move {
                 let mut response = answer.await;
                 if let Some(over) = response.extensions_mut().remove::<Upgrade>() {
-                    *handed.lock().unwrap_or_else(PoisonError::into_inner) = over.take();
+                    *upgrade.lock().unwrap_or_else(PoisonError::into_inner) = over.take();
                 }
                 Ok::<_, Infallible>(response)
             }
@@ -341,7 +340,7 @@ impl Connection {
         let ended = loop {
             tokio::select! {
                 ended = &mut connection => break ended,
-                order = self.guest.next_order() => if order == ConnectionSignal::Close || self.guest.should_close(&turn) {
+                order = self.permit.next_order() => if order == ConnectionSignal::Close || self.permit.should_close(&activity) {
                     Pin::new(&mut connection).graceful_shutdown();
                     break (&mut connection).await;
                 },
@@ -351,7 +350,7 @@ impl Connection {
             tracing::debug!(client.address = %peer.ip(), error = %error, "connection failed");
             return None;
         }
-        let next = handed.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let next = upgrade.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         let parts = connection.into_parts();
         Some((next, parts.io.into_inner().into_inner(), parts.read_buf))
     }
@@ -370,8 +369,8 @@ where
 {
     prepare(&stream);
     // Boxed, so that an upgraded connection does not keep the memory of this future.
-    let spoken = Box::pin(seat.serve_http1(stream, handler)).await;
-    if let Some((next, inner, early)) = spoken {
+    let upgraded = Box::pin(seat.serve_http1(stream, handler)).await;
+    if let Some((next, inner, early)) = upgraded {
         next(UpgradedConnection { stream: PeekedStream { inner, early, allowance: None }, seat }).await;
     }
 }
@@ -385,12 +384,12 @@ fn prepare(stream: &TcpStream) {
 }
 
 /// Completes when the client had to read and made no progress for `patience`.
-async fn stalled(turn: &ConnectionActivity, patience: Duration) {
+async fn stalled(activity: &ConnectionActivity, patience: Duration) {
     let mut before = None;
     loop {
         // Never ready: only the timeout ends it.
         let _ = timeout(patience, std::future::pending::<()>()).await;
-        let now = turn.client_progress();
+        let now = activity.client_progress();
         if now.is_some() && now == before {
             return;
         }

@@ -25,14 +25,14 @@ const SELDOM: Duration = Duration::from_secs(10);
 /// The connection limit of a process.
 #[derive(Debug)]
 pub struct ConnectionLimit {
-    places: Arc<FairLimit>,
+    permits: Arc<FairLimit>,
     /// How many idle connections close per signal: a part of them, not all.
     share: usize,
     /// How many of them have not closed yet.
     leaving: Arc<AtomicUsize>,
     orders: watch::Sender<ConnectionSignal>,
     epoch: Instant,
-    told: Mutex<LogThrottle>,
+    throttle: Mutex<LogThrottle>,
 }
 
 /// The signal sent to all connections.
@@ -52,7 +52,7 @@ pub(crate) struct ConnectionPermit {
     orders: watch::Receiver<ConnectionSignal>,
     leaving: Arc<AtomicUsize>,
     epoch: Instant,
-    _place: FairPermit,
+    _permit: FairPermit,
 }
 
 impl ConnectionLimit {
@@ -63,34 +63,39 @@ impl ConnectionLimit {
         // A quarter is reserved for clients that find the rest in use. Each may hold a sixteenth of it.
         let (reserve, own) = if connections < DIVISIBLE { (0, 0) } else { (connections / 4, (connections / 64).max(1)) };
         Arc::new(Self {
-            places: FairLimit::new(Sizes { shared: connections - reserve, own, most: connections }),
+            permits: FairLimit::new(Sizes { shared: connections - reserve, own, most: connections }),
             share: (connections / 16).max(1),
             leaving: Arc::default(),
             orders: watch::Sender::new(ConnectionSignal::Stay),
             epoch: Instant::now(),
-            told: Mutex::default(),
+            throttle: Mutex::default(),
         })
     }
 
     /// Returns a permit for a connection of `client` if one is free.
     pub(crate) fn try_enter(&self, client: IpAddr) -> Option<ConnectionPermit> {
-        self.places.try_acquire(client).map(|place| self.guest(place))
+        self.permits.try_acquire(client).map(|permit| self.connection_permit(permit))
     }
 
     /// Waits for a permit for a connection of `client`. The caller closes idle connections meanwhile.
     pub(crate) async fn acquire(&self, client: IpAddr) -> ConnectionPermit {
-        self.guest(self.places.acquire(client).await)
+        self.connection_permit(self.permits.acquire(client).await)
     }
 
     /// Logs that connections wait, at most once per interval.
     pub(crate) fn tell_full(&self, client: IpAddr) {
-        if self.told.lock().unwrap_or_else(PoisonError::into_inner).is_due() {
+        if self.throttle.lock().unwrap_or_else(PoisonError::into_inner).is_due() {
             tracing::warn!(client.address = %client, "connection waits: `max-connections` reached");
         }
     }
 
-    fn guest(&self, place: FairPermit) -> ConnectionPermit {
-        ConnectionPermit { orders: self.orders.subscribe(), leaving: Arc::clone(&self.leaving), epoch: self.epoch, _place: place }
+    fn connection_permit(&self, permit: FairPermit) -> ConnectionPermit {
+        ConnectionPermit {
+            orders: self.orders.subscribe(),
+            leaving: Arc::clone(&self.leaving),
+            epoch: self.epoch,
+            _permit: permit,
+        }
     }
 
     /// Signals some idle connections to close.
@@ -124,10 +129,10 @@ impl ConnectionPermit {
     }
 
     /// Checks whether the connection must close: it was idle long enough, and not enough others have closed.
-    pub(crate) fn should_close(&self, turn: &ConnectionActivity) -> bool {
+    pub(crate) fn should_close(&self, activity: &ConnectionActivity) -> bool {
         let now = Instant::now().saturating_duration_since(self.epoch).as_millis();
         let one_less = |left: usize| left.checked_sub(1);
-        turn.idles(u64::try_from(now).unwrap_or(u64::MAX - 1), IDLE)
+        activity.idles(u64::try_from(now).unwrap_or(u64::MAX - 1), IDLE)
             && self.leaving.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
     }
 }

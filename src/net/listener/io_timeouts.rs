@@ -31,14 +31,14 @@ pub(crate) struct IoTimeouts {
 pub(crate) struct TimedStream<S> {
     inner: S,
     pace: IoTimeouts,
-    turn: Arc<ConnectionActivity>,
+    activity: Arc<ConnectionActivity>,
     /// The instant from which idle milliseconds are counted.
     epoch: Instant,
     stage: RequestStage,
     reading: LazyTimer,
     writing: LazyTimer,
     /// Bytes written since a write had to wait.
-    taken: u64,
+    written: u64,
     /// Bytes written since the last yield.
     quantum: usize,
 }
@@ -53,10 +53,10 @@ enum RequestStage {
 }
 
 impl<S> TimedStream<S> {
-    /// Wraps `inner`. The service records its requests in `turn`.
-    pub(crate) fn new(inner: S, pace: IoTimeouts, turn: Arc<ConnectionActivity>, epoch: Instant) -> Self {
+    /// Wraps `inner`. The service records its requests in `activity`.
+    pub(crate) fn new(inner: S, pace: IoTimeouts, activity: Arc<ConnectionActivity>, epoch: Instant) -> Self {
         let (reading, writing) = (LazyTimer::default(), LazyTimer::default());
-        Self { inner, pace, turn, epoch, stage: RequestStage::Head, reading, writing, taken: 0, quantum: 0 }
+        Self { inner, pace, activity, epoch, stage: RequestStage::Head, reading, writing, written: 0, quantum: 0 }
     }
 
     /// Returns the wrapped socket.
@@ -67,15 +67,15 @@ impl<S> TimedStream<S> {
     /// Handles received bytes.
     fn came(&mut self) {
         self.settle();
-        if self.turn.is_framed() {
+        if self.activity.is_framed() {
             // Bytes need not start a request here, so only silence counts.
             self.reading.clear();
             return;
         }
-        if self.stage == RequestStage::Between && !self.turn.awaits_body() {
+        if self.stage == RequestStage::Between && !self.activity.awaits_body() {
             self.stage = RequestStage::Head;
             self.reading.clear();
-            self.turn.idle(None);
+            self.activity.idle(None);
         }
     }
 
@@ -83,7 +83,10 @@ impl<S> TimedStream<S> {
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.settle();
         // A client that sends a body or still reads the response is not idle.
-        if self.turn.is_busy() || self.turn.awaits_body() || (self.stage == RequestStage::Between && self.writing.is_set()) {
+        if self.activity.is_busy()
+            || self.activity.awaits_body()
+            || (self.stage == RequestStage::Between && self.writing.is_set())
+        {
             self.reading.clear();
             return Poll::Pending;
         }
@@ -92,14 +95,14 @@ impl<S> TimedStream<S> {
             let between = self.stage == RequestStage::Between;
             self.reading.set(now + if between { self.pace.idle } else { self.pace.head });
             let since = now.saturating_duration_since(self.epoch).as_millis();
-            self.turn.idle(between.then(|| u64::try_from(since).unwrap_or(u64::MAX - 1)));
+            self.activity.idle(between.then(|| u64::try_from(since).unwrap_or(u64::MAX - 1)));
         }
         self.reading.poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// Ends the head stage if a head was read.
     fn settle(&mut self) {
-        if self.turn.was_asked() {
+        if self.activity.was_asked() {
             self.stage = RequestStage::Between;
             self.reading.clear();
         }
@@ -118,9 +121,9 @@ impl<S> TimedStream<S> {
     /// Counts written bytes. While a write waits, enforces the minimum rate.
     fn watch(&mut self, progress: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match &progress {
-            Poll::Ready(Ok(taken)) => {
-                self.taken = self.taken.saturating_add(*taken as u64);
-                self.quantum = self.quantum.saturating_add(*taken);
+            Poll::Ready(Ok(written)) => {
+                self.written = self.written.saturating_add(*written as u64);
+                self.quantum = self.quantum.saturating_add(*written);
             }
             Poll::Ready(Err(_)) => {}
             Poll::Pending => {
@@ -129,7 +132,7 @@ impl<S> TimedStream<S> {
                     self.begin_watch();
                 }
                 ready!(self.writing.poll(context));
-                if self.taken < self.pace.write.as_secs().saturating_mul(Deadlines::SLOWEST).max(1) {
+                if self.written < self.pace.write.as_secs().saturating_mul(Deadlines::SLOWEST).max(1) {
                     return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
                 }
                 self.begin_watch();
@@ -141,7 +144,7 @@ impl<S> TimedStream<S> {
     }
 
     fn begin_watch(&mut self) {
-        self.taken = 0;
+        self.written = 0;
         self.writing.set(Instant::now() + self.pace.write);
     }
 }
@@ -244,10 +247,10 @@ mod tests {
     const PACE: IoTimeouts =
         IoTimeouts { idle: Duration::from_secs(75), head: Duration::from_secs(20), write: Duration::from_secs(30) };
 
-    fn pair(room: usize) -> (TimedStream<DuplexStream>, DuplexStream, Arc<ConnectionActivity>) {
-        let (near, far) = tokio::io::duplex(room);
-        let turn = Arc::new(ConnectionActivity::default());
-        (TimedStream::new(near, PACE, Arc::clone(&turn), Instant::now()), far, turn)
+    fn pair(capacity: usize) -> (TimedStream<DuplexStream>, DuplexStream, Arc<ConnectionActivity>) {
+        let (near, far) = tokio::io::duplex(capacity);
+        let activity = Arc::new(ConnectionActivity::default());
+        (TimedStream::new(near, PACE, Arc::clone(&activity), Instant::now()), far, activity)
     }
 
     #[tokio::test(start_paused = true)]

@@ -92,7 +92,14 @@ where
     H: Fn(SocketAddr, Request<RequestBody>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    accept_until_drained(listener, limits, room, move |stream, seat| serve_connection(stream, seat, handler.clone()), stop).await
+    accept_until_drained(
+        listener,
+        limits,
+        room,
+        move |stream, connection| serve_connection(stream, connection, handler.clone()),
+        stop,
+    )
+    .await
 }
 
 /// Like [`serve`], but `handler` receives each connection before any byte is read.
@@ -107,7 +114,8 @@ where
     H: Fn(UpgradedConnection) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    accept_until_drained(listener, limits, room, |stream, seat| handler(UpgradedConnection::fresh(stream, seat)), stop).await
+    accept_until_drained(listener, limits, room, |stream, connection| handler(UpgradedConnection::new(stream, connection)), stop)
+        .await
 }
 
 async fn accept_until_drained<H, F>(
@@ -123,11 +131,11 @@ where
 {
     let mut connections = JoinSet::new();
     let mut stop = pin!(stop);
-    let (mut waiting, mut told) = (Waiting::default(), LogThrottle::default());
+    let (mut waiting, mut throttle) = (Waiting::default(), LogThrottle::default());
     let mut impatience = tokio::time::interval(PATIENCE);
     impatience.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let (stream, peer, guest) = tokio::select! {
+        let (stream, peer, permit) = tokio::select! {
             biased;
             () = &mut stop => break,
             Some(ended) = connections.join_next(), if !connections.is_empty() => {
@@ -135,21 +143,21 @@ where
                 continue;
             }
             Some(entered) = waiting.next(), if !waiting.is_empty() => entered,
-            (stream, peer) = accept(&listener, room, &mut told), if !waiting.is_full() => {
-                let Some(guest) = room.try_enter(peer.ip()) else {
+            (stream, peer) = accept(&listener, room, &mut throttle), if !waiting.is_full() => {
+                let Some(permit) = room.try_enter(peer.ip()) else {
                     room.tell_full(peer.ip());
                     room.close_idle();
                     waiting.add(room, stream, peer);
                     continue;
                 };
-                (stream, peer, guest)
+                (stream, peer, permit)
             }
             _ = impatience.tick(), if !waiting.is_empty() => {
                 room.close_idle();
                 continue;
             }
         };
-        connections.spawn(handler(stream, Connection::new(peer, limits.clone(), guest)));
+        connections.spawn(handler(stream, Connection::new(peer, limits.clone(), permit)));
     }
     drop((listener, waiting));
     room.close();
@@ -192,8 +200,8 @@ impl Waiting {
         *count += 1;
         let room = Arc::clone(room);
         self.entering.spawn(async move {
-            let guest = room.acquire(peer.ip()).await;
-            (stream, peer, guest)
+            let permit = room.acquire(peer.ip()).await;
+            (stream, peer, permit)
         });
     }
 
@@ -218,13 +226,13 @@ fn tell_lost(ended: Result<(), JoinError>) {
 }
 
 /// Accepts the next connection. Without file descriptors or memory, closes idle connections and retries.
-async fn accept(listener: &TcpListener, room: &ConnectionLimit, told: &mut LogThrottle) -> (TcpStream, SocketAddr) {
+async fn accept(listener: &TcpListener, room: &ConnectionLimit, throttle: &mut LogThrottle) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,
             Err(error) if is_the_peers(&error) => {}
             Err(error) => {
-                if told.is_due() {
+                if throttle.is_due() {
                     tracing::warn!(error = %error, "cannot accept connection");
                 }
                 room.close_idle();
@@ -273,9 +281,9 @@ mod tests {
                     telling.notify_one();
                     waiting.notified().await;
                 }
-                let told = format!("{} {} ", request.method(), request.uri().path());
-                let taken = body::collect(request.into_body(), 1 << 20, Duration::from_secs(5)).await.unwrap_or_default();
-                Response::new(Body::from(Bytes::from([told.as_bytes(), &taken].concat())))
+                let line = format!("{} {} ", request.method(), request.uri().path());
+                let received = body::collect(request.into_body(), 1 << 20, Duration::from_secs(5)).await.unwrap_or_default();
+                Response::new(Body::from(Bytes::from([line.as_bytes(), &received].concat())))
             }
         };
         let drained = tokio::spawn(async move {
@@ -319,15 +327,15 @@ mod tests {
     #[tokio::test]
     async fn ambiguous_framing_is_rejected_or_read_once() {
         let server = serve_with(ConnectionLimits::default()).await;
-        for wrong in [
+        for framing in [
             "content-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
             "content-length: +3\r\n\r\nabc",
             "transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
             "transfer-encoding : chunked\r\n\r\n0\r\n\r\n",
             "x: a\0b\r\n\r\n",
         ] {
-            let answer = exchange(server.address, format!("POST /a HTTP/1.1\r\nhost: x\r\n{wrong}").as_bytes()).await;
-            assert!(answer.starts_with("HTTP/1.1 400 "), "{wrong:?}: {answer}");
+            let answer = exchange(server.address, format!("POST /a HTTP/1.1\r\nhost: x\r\n{framing}").as_bytes()).await;
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{framing:?}: {answer}");
         }
         let both = "content-length: 30\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
         let answer = exchange(server.address, format!("POST /a HTTP/1.1\r\nhost: x\r\n{both}").as_bytes()).await;

@@ -23,7 +23,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The time of the last copied bytes, shared by both directions.
 struct TunnelActivity<'a> {
-    turn: &'a ConnectionActivity,
+    activity: &'a ConnectionActivity,
     epoch: Instant,
     /// Milliseconds since the epoch.
     last: AtomicU64,
@@ -33,7 +33,7 @@ impl TunnelActivity<'_> {
     fn note(&self) {
         let now = u64::try_from(Instant::now().saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX - 1);
         self.last.store(now, Ordering::Relaxed);
-        self.turn.idle(Some(now));
+        self.activity.idle(Some(now));
     }
 
     fn last(&self) -> Instant {
@@ -60,10 +60,10 @@ pub(crate) async fn run_tunnel(
     early: Bytes,
     other: TunnelStream,
     limits: &ConnectionLimits,
-    guest: &mut ConnectionPermit,
+    permit: &mut ConnectionPermit,
 ) -> (u64, u64) {
-    let turn = ConnectionActivity::default();
-    let moved = TunnelActivity { turn: &turn, epoch: guest.epoch(), last: AtomicU64::new(0) };
+    let activity = ConnectionActivity::default();
+    let moved = TunnelActivity { activity: &activity, epoch: permit.epoch(), last: AtomicU64::new(0) };
     moved.note();
     let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
     let (mut upward, mut downward) =
@@ -83,9 +83,9 @@ pub(crate) async fn run_tunnel(
     };
     let orders = async {
         loop {
-            match guest.next_order().await {
+            match permit.next_order().await {
                 ConnectionSignal::Close => return moved.silence(FAREWELL).await,
-                ConnectionSignal::MakeWay if guest.should_close(&turn) => return,
+                ConnectionSignal::MakeWay if permit.should_close(&activity) => return,
                 ConnectionSignal::MakeWay | ConnectionSignal::Stay => {}
             }
         }

@@ -25,7 +25,7 @@ use crate::upstream::Authorization;
 /// Pages for health probes, which send no credentials.
 const PUBLIC_PAGES: [&str; 2] = ["healthz", "readyz"];
 
-/// The pages that `explain-access` may open to everybody.
+/// The pages that `explain-access` may open to all clients.
 const EXPLAIN_PAGES: [&str; 3] = ["check", "explain", "client-config"];
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -70,9 +70,9 @@ impl AdminAccess {
     /// # Errors
     /// Returns [`RequestError::AdminTokenRequired`], [`RequestError::AdminDisabled`], [`RequestError::CrossSite`], or the error
     /// of reading the body.
-    pub(crate) async fn take<B>(
+    pub(crate) async fn authorize<B>(
         &self,
-        askers: &ClientResolver,
+        resolver: &ClientResolver,
         config: &Config,
         unchecked: UncheckedRequest<B>,
         share: &mut Reservation,
@@ -81,17 +81,17 @@ impl AdminAccess {
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Display,
     {
-        let UncheckedRequest { peer, head, page, body, on_loopback: at_home } = unchecked;
+        let UncheckedRequest { peer, head, page, body, on_loopback } = unchecked;
         let query = head.uri.query().map(str::to_owned);
         if PUBLIC_PAGES.contains(&page.as_str()) {
             return Ok(AdminRequest { method: head.method, page, query, ..AdminRequest::default() });
         }
         refuse_other_sites(&head)?;
-        let everybody = config.explains_to_all && page.split('/').next().is_some_and(|first| EXPLAIN_PAGES.contains(&first));
-        let visitor = match self.operator(askers, peer, &head).await {
+        let open_to_all = config.explains_to_all && page.split('/').next().is_some_and(|first| EXPLAIN_PAGES.contains(&first));
+        let visitor = match self.operator(resolver, peer, &head).await {
             Ok(operator) => operator,
             // Under DNS rebinding the `Host` header is not ours, so such a page gets no access.
-            Err(stranger) => askers.admin_client(peer, &head, everybody).filter(|_| at_home || everybody).ok_or(stranger)?,
+            Err(error) => resolver.admin_client(peer, &head, open_to_all).filter(|_| on_loopback || open_to_all).ok_or(error)?,
         };
         let body = if head.method == Method::POST {
             body::collect_into(body, config.body_limit.min(LARGEST_BODY), config.body_timeout, share).await?
@@ -104,14 +104,14 @@ impl AdminAccess {
     }
 
     /// Returns the client if the request has a valid admin token.
-    async fn operator(&self, askers: &ClientResolver, peer: IpAddr, head: &Parts) -> Result<Client, RequestError> {
+    async fn operator(&self, resolver: &ClientResolver, peer: IpAddr, head: &Parts) -> Result<Client, RequestError> {
         let tokens = self.tokens.load_full().ok_or(RequestError::AdminDisabled)?;
-        if !tokens.admit(&head.headers).await {
+        if !tokens.authenticate(&head.headers).await {
             return Err(RequestError::AdminTokenRequired);
         }
-        let asker = askers.resolve(peer, head).map_err(RequestError::Headers)?;
+        let client = resolver.resolve(peer, head).map_err(RequestError::Headers)?;
         // The token must not be sent upstream. An authenticated admin may use the configured credentials.
-        Ok(Client { authorization: Authorization::Lent, ..asker })
+        Ok(Client { authorization: Authorization::Lent, ..client })
     }
 }
 
@@ -143,11 +143,11 @@ fn refuse_other_sites(head: &Parts) -> Result<(), RequestError> {
 /// Checks whether an origin, such as `https://coldframe.example:4873`, is the requested host. The scheme may differ behind a
 /// proxy.
 fn is_same_host(origin: &str, head: &Parts) -> bool {
-    let asked = head.uri.authority().map(http::uri::Authority::as_str).or_else(|| head.headers.get(HOST)?.to_str().ok());
+    let requested = head.uri.authority().map(http::uri::Authority::as_str).or_else(|| head.headers.get(HOST)?.to_str().ok());
     let Some((scheme, host)) = origin.split_once("://") else { return false };
     let usual = if scheme == "https" { ":443" } else { ":80" };
     let plain = |host: &str| host.trim_end_matches(usual).to_ascii_lowercase();
-    asked.is_some_and(|asked| plain(asked) == plain(host))
+    requested.is_some_and(|requested| plain(requested) == plain(host))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -159,7 +159,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 mod tests {
     use super::*;
 
-    fn asked(method: &str, headers: &[(&str, &str)]) -> bool {
+    fn is_accepted(method: &str, headers: &[(&str, &str)]) -> bool {
         let request = http::Request::builder().method(method).uri("/-/coldframe/check").header("host", "127.0.0.1:4873");
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         refuse_other_sites(&request.body(()).unwrap().into_parts().0).is_ok()
@@ -168,9 +168,9 @@ mod tests {
     #[test]
     fn cross_site_request_is_refused() {
         const JSON: (&str, &str) = ("content-type", "application/json; charset=utf-8");
-        assert!(asked("POST", &[JSON]) && asked("POST", &[]) && asked("GET", &[]));
-        assert!(asked("POST", &[JSON, ("sec-fetch-site", "same-origin"), ("origin", "http://127.0.0.1:4873")]));
-        for wrong in [
+        assert!(is_accepted("POST", &[JSON]) && is_accepted("POST", &[]) && is_accepted("GET", &[]));
+        assert!(is_accepted("POST", &[JSON, ("sec-fetch-site", "same-origin"), ("origin", "http://127.0.0.1:4873")]));
+        for headers in [
             &[JSON, ("sec-fetch-site", "cross-site")][..],
             &[JSON, ("sec-fetch-site", "same-site")],
             &[JSON, ("sec-fetch-site", "")],
@@ -182,11 +182,11 @@ mod tests {
             &[("content-type", "application/x-www-form-urlencoded")],
             &[("content-type", "text/plain; application/json")],
         ] {
-            assert!(!asked("POST", wrong), "{wrong:?}");
+            assert!(!is_accepted("POST", headers), "{headers:?}");
         }
         let link = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")];
-        assert!(asked("GET", &[link[0], link[1], ("sec-fetch-dest", "document")]));
-        assert!(!asked("GET", &[link[0], link[1], ("sec-fetch-dest", "iframe")]) && !asked("GET", &link[..1]));
-        assert!(asked("GET", &[("sec-fetch-site", "none")]) && !asked("GET", &[("origin", "https://evil.example")]));
+        assert!(is_accepted("GET", &[link[0], link[1], ("sec-fetch-dest", "document")]));
+        assert!(!is_accepted("GET", &[link[0], link[1], ("sec-fetch-dest", "iframe")]) && !is_accepted("GET", &link[..1]));
+        assert!(is_accepted("GET", &[("sec-fetch-site", "none")]) && !is_accepted("GET", &[("origin", "https://evil.example")]));
     }
 }

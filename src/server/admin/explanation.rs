@@ -18,8 +18,8 @@ th,td{text-align:left;vertical-align:top;padding:.2rem 1rem .2rem 0;overflow-wra
 pub fn text(explanation: &Explanation) -> String {
     let pairs = |rows: Vec<(&'static str, String)>, indent| {
         let mut columns = TextTable::indented(indent);
-        for (about, told) in rows {
-            columns.row([about.to_owned(), told]);
+        for (label, value) in rows {
+            columns.row([label.to_owned(), value]);
         }
         columns.to_string()
     };
@@ -38,8 +38,8 @@ pub fn text(explanation: &Explanation) -> String {
 pub fn html(explanation: &Explanation) -> String {
     let pairs = |rows: Vec<(&'static str, String)>| {
         let mut table = String::new();
-        for (about, told) in rows {
-            let _ = writeln!(table, "<tr><th>{about}</th><td>{}</td></tr>", html_escaped(&told));
+        for (label, value) in rows {
+            let _ = writeln!(table, "<tr><th>{label}</th><td>{}</td></tr>", html_escaped(&value));
         }
         table
     };
@@ -177,9 +177,9 @@ mod tests {
 
     #[test]
     fn json_has_verdict_rule_and_opening_time() {
-        let told = explanation(Verdict::deny(RuleId::Takedown, "gone")).json();
+        let json = explanation(Verdict::deny(RuleId::Takedown, "gone")).json();
         assert_eq!(
-            (&told["verdict"], &told["rule"], &told["opens"]),
+            (&json["verdict"], &json["rule"], &json["opens"]),
             (&"deny".into(), &"takedown".into(), &serde_json::Value::Null)
         );
     }

@@ -34,18 +34,18 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// Evaluates packages for the admin pages.
 pub trait PackageInspector: Send + Sync {
     /// Returns one outcome for each of `locked`, in the same order.
-    fn check<'a>(&'a self, asker: &'a Client, locked: &'a [LockedVersion]) -> BoxFuture<'a, Vec<CheckedVersion>>;
+    fn check<'a>(&'a self, client: &'a Client, locked: &'a [LockedVersion]) -> BoxFuture<'a, Vec<CheckedVersion>>;
 
     /// Explains one version, as of `at` if given.
     fn explain<'a>(
         &'a self,
-        asker: &'a Client,
+        client: &'a Client,
         spec: &'a PackageSpec,
         at: Option<Timestamp>,
     ) -> BoxFuture<'a, Result<Explanation, FirewallError>>;
 
     /// Returns the policy that clients should be configured with.
-    fn terms(&self, asker: &Client) -> ClientPolicy;
+    fn terms(&self, client: &Client) -> ClientPolicy;
 
     /// Returns the upstream URLs without credentials.
     fn upstreams(&self) -> Vec<String>;
@@ -98,42 +98,42 @@ impl ClientPolicy {
 
 pub(crate) fn terms(judge: &SharedInspector, request: &AdminRequest) -> Response<Bytes> {
     match &request.visitor {
-        Some(asker) => json_response(StatusCode::OK, &json!(judge.terms(asker))),
+        Some(client) => json_response(StatusCode::OK, &json!(judge.terms(client))),
         None => refuse_remote(),
     }
 }
 
 pub(crate) async fn check(judge: &SharedInspector, request: AdminRequest) -> Response<Bytes> {
-    let Some(asker) = request.visitor else { return refuse_remote() };
+    let Some(client) = request.visitor else { return refuse_remote() };
     let wanted = match serde_json::from_slice::<CheckRequest>(&request.body) {
         Ok(wanted) if wanted.packages.len() <= MAX_CHECKED => wanted,
         Ok(_) => return refused(StatusCode::PAYLOAD_TOO_LARGE, &format!("too many packages, expected at most {MAX_CHECKED}")),
-        Err(wrong) => return refused(StatusCode::BAD_REQUEST, &format!("invalid request body: {wrong}")),
+        Err(error) => return refused(StatusCode::BAD_REQUEST, &format!("invalid request body: {error}")),
     };
     let is_beyond =
-        |one: &LockedVersion| one.ranges.len() > MOST_RANGES || one.ranges.iter().any(|range| range.len() > LONGEST_RANGE);
-    if let Some(one) = wanted.packages.iter().find(|one| is_beyond(one)) {
-        let name = crate::firewall::error::one_line(&one.name);
-        let told = format!("too many or too long ranges, expected at most {MOST_RANGES} of {LONGEST_RANGE} bytes: `{name}`");
-        return refused(StatusCode::PAYLOAD_TOO_LARGE, &told);
+        |entry: &LockedVersion| entry.ranges.len() > MOST_RANGES || entry.ranges.iter().any(|range| range.len() > LONGEST_RANGE);
+    if let Some(entry) = wanted.packages.iter().find(|entry| is_beyond(entry)) {
+        let name = crate::firewall::error::one_line(&entry.name);
+        let message = format!("too many or too long ranges, expected at most {MOST_RANGES} of {LONGEST_RANGE} bytes: `{name}`");
+        return refused(StatusCode::PAYLOAD_TOO_LARGE, &message);
     }
-    let checked = CheckResponse { packages: judge.check(&asker, &wanted.packages).await, upstreams: judge.upstreams() };
+    let checked = CheckResponse { packages: judge.check(&client, &wanted.packages).await, upstreams: judge.upstreams() };
     json_response(StatusCode::OK, &json!(checked))
 }
 
 /// Explains the version that `wanted` names, in the format that the client accepts.
 pub(crate) async fn explain(judge: &SharedInspector, wanted: &str, request: AdminRequest) -> Response<Bytes> {
     let reader = ResponseFormat::of(&request);
-    let Some(asker) = request.visitor else { return reader.refusal(StatusCode::FORBIDDEN, NOT_HERE) };
+    let Some(client) = request.visitor else { return reader.refusal(StatusCode::FORBIDDEN, NOT_HERE) };
     let spec = match PackageSpec::parse(wanted) {
         Ok(spec) => spec,
-        Err(wrong) => return reader.refusal(StatusCode::BAD_REQUEST, &wrong.to_string()),
+        Err(error) => return reader.refusal(StatusCode::BAD_REQUEST, &error.to_string()),
     };
     let at = match instant(request.query.as_deref()) {
         Ok(at) => at,
-        Err(wrong) => return reader.refusal(StatusCode::BAD_REQUEST, wrong),
+        Err(error) => return reader.refusal(StatusCode::BAD_REQUEST, error),
     };
-    match judge.explain(&asker, &spec, at).await {
+    match judge.explain(&client, &spec, at).await {
         Ok(explained) => match reader {
             ResponseFormat::Program => json_response(StatusCode::OK, &explained.json()),
             ResponseFormat::Terminal => text_response(StatusCode::OK, PLAIN, explanation::text(&explained)),
@@ -275,8 +275,8 @@ pub(crate) mod tests {
         for written in ["at=2026-03-31T12:00Z", "at=2026-03-31T14:00+02:00", "x=1&at=2026-03-31T14%3A00%2B02%3A00"] {
             assert_eq!(instant(Some(written)), noon, "{written}");
         }
-        for wrong in ["at=", "at=yesterday", "at=2026-03-31", "at=2026-03-31T12:00"] {
-            assert!(instant(Some(wrong)).is_err(), "{wrong}");
+        for query in ["at=", "at=yesterday", "at=2026-03-31", "at=2026-03-31T12:00"] {
+            assert!(instant(Some(query)).is_err(), "{query}");
         }
     }
 }

@@ -94,25 +94,25 @@ impl Admin {
     async fn readiness(&self) -> Response<Bytes> {
         let draining = self.draining.load(Ordering::Relaxed);
         let mut ready = !draining;
-        let mut told = Map::new();
+        let mut report = Map::new();
         let every = self.checks.iter().map(|check| (check, true)).chain(self.remarks.iter().map(|remark| (remark, false)));
         for ((name, check), counts) in every {
             let check = check.clone();
-            let looked = timeout(self.patience, tokio::task::spawn_blocking(move || check())).await;
-            let found = match looked {
+            let result = timeout(self.patience, tokio::task::spawn_blocking(move || check())).await;
+            let found = match result {
                 Ok(Ok(Ok(()))) => "ok".to_owned(),
-                Ok(Ok(Err(wrong))) => wrong,
-                Ok(Err(lost)) => format!("check failed: {lost}"),
+                Ok(Ok(Err(problem))) => problem,
+                Ok(Err(error)) => format!("check failed: {error}"),
                 Err(_) => format!("check did not finish within {} ms", self.patience.as_millis()),
             };
             ready &= found == "ok" || !counts;
             // A failed check comes first, and a remark of the same name does not replace it.
-            if told.get(*name).is_none_or(|known| known == "ok") {
-                told.insert((*name).to_owned(), Value::String(found));
+            if report.get(*name).is_none_or(|known| known == "ok") {
+                report.insert((*name).to_owned(), Value::String(found));
             }
         }
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        json_response(status, &json!({ "ready": ready, "draining": draining, "checks": told }))
+        json_response(status, &json!({ "ready": ready, "draining": draining, "checks": report }))
     }
 }
 
@@ -156,8 +156,8 @@ mod tests {
         let well = admin(Ok(()));
         assert_eq!(get(&well, "readyz").await, (200, r#"{"checks":{"ledger":"ok"},"draining":false,"ready":true}"#.to_owned()));
         let broken = admin(Err("the disk is full".to_owned()));
-        let (status, told) = get(&broken, "readyz").await;
-        assert!(status == 503 && told.contains("the disk is full"), "{told}");
+        let (status, body) = get(&broken, "readyz").await;
+        assert!(status == 503 && body.contains("the disk is full"), "{body}");
         assert_eq!(get(&broken, "healthz").await.0, 200);
     }
 
@@ -176,9 +176,9 @@ mod tests {
         let hangs: HealthCheck = Arc::new(move || held.lock().unwrap().recv().map_err(|_| "released".to_owned()));
         let mut admin = Admin::new(Arc::new(Metrics::new()), vec![("ledger", hangs)], Vec::new(), Arc::new(Nobody));
         admin.patience = Duration::from_millis(20);
-        let (status, told) = get(&admin, "readyz").await;
+        let (status, body) = get(&admin, "readyz").await;
         drop(release);
-        assert!(status == 503 && told.contains("check did not finish within 20 ms"), "{told}");
+        assert!(status == 503 && body.contains("check did not finish within 20 ms"), "{body}");
     }
 
     #[tokio::test]

@@ -40,7 +40,7 @@ const MOST: usize = 10_000;
 /// The users in a file, and the cached results.
 pub struct GatewayAuth {
     path: PathBuf,
-    book: ArcSwap<CredentialCache>,
+    cache: ArcSwap<CredentialCache>,
     /// Keys the cache, so that names and passwords are not in memory in plain text.
     key: hmac::Key,
     hashing: Arc<FairLimit>,
@@ -72,7 +72,7 @@ impl GatewayAuth {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
         Ok(Self {
             path: path.to_owned(),
-            book: ArcSwap::from_pointee(CredentialCache::read(path)?),
+            cache: ArcSwap::from_pointee(CredentialCache::read(path)?),
             key,
             hashing: FairLimit::new(AT_ONCE),
         })
@@ -88,46 +88,46 @@ impl GatewayAuth {
     /// # Errors
     /// Returns an error if the file cannot be read. The previous users stay active.
     pub fn reread(&self) -> Result<usize, PasswordFileError> {
-        let book = CredentialCache::read(&self.path)?;
-        let count = book.users.len();
-        self.book.store(Arc::new(book));
+        let cache = CredentialCache::read(&self.path)?;
+        let count = cache.users.len();
+        self.cache.store(Arc::new(cache));
         Ok(count)
     }
 
     /// Returns the user authenticated by `Proxy-Authorization`, or `None` if the name or password is wrong.
-    pub(crate) async fn admit(&self, client: IpAddr, headers: &HeaderMap) -> Option<Arc<str>> {
-        let shown = single(headers, &PROXY_AUTHORIZATION).ok()??;
-        let (name, password) = basic(shown)?;
-        let book = self.book.load_full();
-        let mark = self.mark(&name, &password);
-        if let Some(AuthResult(known)) = book.recall(&mark) {
+    pub(crate) async fn authenticate(&self, client: IpAddr, headers: &HeaderMap) -> Option<Arc<str>> {
+        let header = single(headers, &PROXY_AUTHORIZATION).ok()??;
+        let (name, password) = basic(header)?;
+        let cache = self.cache.load_full();
+        let entry_key = self.cache_key(&name, &password);
+        if let Some(AuthResult(known)) = cache.recall(&entry_key) {
             return known;
         }
-        let turn = self.hashing.acquire(client).await;
+        let permit = self.hashing.acquire(client).await;
         // The client may have sent the same password several times at once.
-        if let Some(AuthResult(known)) = book.recall(&mark) {
+        if let Some(AuthResult(known)) = cache.recall(&entry_key) {
             return known;
         }
-        let user = book.users.get_key_value(name.as_str()).map(|(user, hash)| (Arc::clone(user), hash.clone()));
+        let user = cache.users.get_key_value(name.as_str()).map(|(user, hash)| (Arc::clone(user), hash.clone()));
         // An unknown user takes as long to check as a known one.
-        let hash = user.as_ref().map(|(_, hash)| hash).or_else(|| book.users.values().next())?.clone();
+        let hash = user.as_ref().map(|(_, hash)| hash).or_else(|| cache.users.values().next())?.clone();
         let checking = tokio::task::spawn_blocking(move || is_right(&password, &hash));
-        let right = checking.await.unwrap_or_else(|lost| {
-            tracing::error!(error = %lost, "password check task failed");
+        let is_valid = checking.await.unwrap_or_else(|error| {
+            tracing::error!(error = %error, "password check task failed");
             false
         });
-        drop(turn);
-        let user = user.map(|(user, _)| user).filter(|_| right);
-        book.remember(mark, user.clone());
+        drop(permit);
+        let user = user.map(|(user, _)| user).filter(|_| is_valid);
+        cache.remember(entry_key, user.clone());
         user
     }
 
-    fn mark(&self, name: &str, password: &str) -> [u8; 32] {
+    fn cache_key(&self, name: &str, password: &str) -> [u8; 32] {
         // A name contains no NUL, so the pair is unambiguous.
         let tag = hmac::sign(&self.key, format!("{name}\0{password}").as_bytes());
-        let mut mark = [0; 32];
-        mark.iter_mut().zip(tag.as_ref()).for_each(|(to, from)| *to = *from);
-        mark
+        let mut entry_key = [0; 32];
+        entry_key.iter_mut().zip(tag.as_ref()).for_each(|(to, from)| *to = *from);
+        entry_key
     }
 }
 
@@ -143,12 +143,12 @@ impl CredentialCache {
     }
 
     /// Returns the cached result, if it has not expired.
-    fn recall(&self, mark: &[u8; 32]) -> Option<AuthResult> {
+    fn recall(&self, entry_key: &[u8; 32]) -> Option<AuthResult> {
         let checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
-        checked.get(mark).filter(|checked| Instant::now() < checked.until).map(|checked| AuthResult(checked.user.clone()))
+        checked.get(entry_key).filter(|checked| Instant::now() < checked.until).map(|checked| AuthResult(checked.user.clone()))
     }
 
-    fn remember(&self, mark: [u8; 32], user: Option<Arc<str>>) {
+    fn remember(&self, entry_key: [u8; 32], user: Option<Arc<str>>) {
         let now = Instant::now();
         let until = now + if user.is_some() { REMEMBERED } else { REFUSED };
         let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -158,7 +158,7 @@ impl CredentialCache {
         if checked.len() >= MOST {
             checked.clear();
         }
-        checked.insert(mark, CachedCheck { user, until });
+        checked.insert(entry_key, CachedCheck { user, until });
     }
 }
 
@@ -188,7 +188,7 @@ mod tests {
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     const A_WHILE: Duration = Duration::from_secs(60);
 
-    fn shown(pair: &str) -> HeaderMap {
+    fn credentials(pair: &str) -> HeaderMap {
         let value = format!("Basic {}", STANDARD.encode(pair));
         HeaderMap::from_iter([(PROXY_AUTHORIZATION, HeaderValue::from_str(&value).unwrap())])
     }
@@ -199,17 +199,17 @@ mod tests {
         let path = folder.path().join("users");
         fs::write(&path, cheap("ada", "p@ss:word")).unwrap();
         let login = GatewayAuth::open(&path).unwrap();
-        assert_eq!(login.admit(CLIENT, &shown("ada:p@ss:word")).await.as_deref(), Some("ada"));
-        for wrong in ["ada:p@ss:wor", "ada:", "ada", "eve:p@ss:word", ":p@ss:word"] {
-            assert_eq!(login.admit(CLIENT, &shown(wrong)).await, None, "{wrong}");
+        assert_eq!(login.authenticate(CLIENT, &credentials("ada:p@ss:word")).await.as_deref(), Some("ada"));
+        for pair in ["ada:p@ss:wor", "ada:", "ada", "eve:p@ss:word", ":p@ss:word"] {
+            assert_eq!(login.authenticate(CLIENT, &credentials(pair)).await, None, "{pair}");
         }
-        assert_eq!(login.admit(CLIENT, &HeaderMap::new()).await, None);
+        assert_eq!(login.authenticate(CLIENT, &HeaderMap::new()).await, None);
         // All permits are in use, so nothing can be hashed for this client.
-        let taken = [login.hashing.acquire(CLIENT).await, login.hashing.acquire(CLIENT).await];
-        assert_eq!(login.admit(CLIENT, &shown("ada:p@ss:word")).await.as_deref(), Some("ada"));
+        let permits = [login.hashing.acquire(CLIENT).await, login.hashing.acquire(CLIENT).await];
+        assert_eq!(login.authenticate(CLIENT, &credentials("ada:p@ss:word")).await.as_deref(), Some("ada"));
         tokio::time::advance(REMEMBERED).await;
-        assert!(timeout(A_WHILE, login.admit(CLIENT, &shown("ada:p@ss:word"))).await.is_err());
-        drop(taken);
+        assert!(timeout(A_WHILE, login.authenticate(CLIENT, &credentials("ada:p@ss:word"))).await.is_err());
+        drop(permits);
     }
 
     #[tokio::test(start_paused = true)]
@@ -226,7 +226,7 @@ mod tests {
         let guesses: Vec<_> = (0..2_000).map(|_| tokio::spawn(guess(Arc::clone(&login)))).collect();
         tokio::task::yield_now().await;
         let other = IpAddr::from([192, 0, 2, 1]);
-        let user = timeout(A_WHILE, login.admit(other, &shown("ada:p@ss:word"))).await.unwrap();
+        let user = timeout(A_WHILE, login.authenticate(other, &credentials("ada:p@ss:word"))).await.unwrap();
         assert_eq!(user.as_deref(), Some("ada"));
         guesses.iter().for_each(tokio::task::JoinHandle::abort);
     }
@@ -237,14 +237,17 @@ mod tests {
         let path = folder.path().join("users");
         fs::write(&path, cheap("ada", "one")).unwrap();
         let login = GatewayAuth::open(&path).unwrap();
-        assert!(login.admit(CLIENT, &shown("ada:one")).await.is_some());
+        assert!(login.authenticate(CLIENT, &credentials("ada:one")).await.is_some());
         fs::write(&path, format!("{}\n{}", cheap("ada", "two"), cheap("eve", "x"))).unwrap();
         assert_eq!(login.reread().unwrap(), 2);
-        assert!(login.admit(CLIENT, &shown("ada:one")).await.is_none() && login.admit(CLIENT, &shown("ada:two")).await.is_some());
+        assert!(
+            login.authenticate(CLIENT, &credentials("ada:one")).await.is_none()
+                && login.authenticate(CLIENT, &credentials("ada:two")).await.is_some()
+        );
         fs::write(&path, "nonsense").unwrap();
         assert!(login.reread().is_err());
-        assert!(login.admit(CLIENT, &shown("eve:x")).await.is_some());
+        assert!(login.authenticate(CLIENT, &credentials("eve:x")).await.is_some());
         fs::remove_file(&path).unwrap();
-        assert!(login.reread().is_err() && login.admit(CLIENT, &shown("ada:two")).await.is_some());
+        assert!(login.reread().is_err() && login.authenticate(CLIENT, &credentials("ada:two")).await.is_some());
     }
 }

@@ -78,7 +78,7 @@ pub(crate) fn read(path: &Path) -> Result<PasswordHashes, PasswordFileError> {
 ///
 /// # Errors
 /// Returns an error if either is invalid, or if the system has no randomness.
-pub fn line(name: &str, password: &str) -> Result<String, PasswordFileError> {
+pub fn hash_line(name: &str, password: &str) -> Result<String, PasswordFileError> {
     if !is_name(name) {
         return Err(PasswordFileError::Name(name.escape_debug().to_string()));
     }
@@ -97,19 +97,19 @@ pub fn line(name: &str, password: &str) -> Result<String, PasswordFileError> {
 ///
 /// # Errors
 /// Returns an error if the file cannot be read or written.
-pub fn put(path: &Path, name: &str, line: Option<&str>) -> Result<bool, PasswordFileError> {
+pub fn update(path: &Path, name: &str, line: Option<&str>) -> Result<bool, PasswordFileError> {
     let before = match load(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         before => before.map_err(failed("read", path))?,
     };
     let is_theirs = |text: &&str| text.trim().split_once(':').is_some_and(|(known, _)| known == name);
-    let there = before.lines().any(|text| is_theirs(&text));
+    let existed = before.lines().any(|text| is_theirs(&text));
     let mut lines: Vec<&str> = before.lines().filter(|text| !is_theirs(text)).collect();
     lines.extend(line);
     let mut text = lines.join("\n");
     text.push('\n');
     replace(path, &text).map_err(failed("write", path))?;
-    Ok(there)
+    Ok(existed)
 }
 
 fn replace(path: &Path, text: &str) -> io::Result<()> {
@@ -120,12 +120,12 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
         fs::set_permissions(file.path(), before.permissions())?;
     }
     file.as_file().sync_all()?;
-    file.persist(path).map_err(|lost| lost.error)?;
+    file.persist(path).map_err(|error| error.error)?;
     Ok(())
 }
 
 fn load(path: &Path) -> io::Result<String> {
-    files::read(path, LARGEST).and_then(files::text)
+    files::read_bounded(path, LARGEST).and_then(files::into_text)
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PasswordFileError {
@@ -170,12 +170,12 @@ pub(crate) mod tests {
     fn line_is_replaced_or_removed_and_others_stay() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("users");
-        assert!(!put(&path, "ada", Some(&line("ada", "one").unwrap())).unwrap());
+        assert!(!update(&path, "ada", Some(&hash_line("ada", "one").unwrap())).unwrap());
         fs::write(&path, format!("# ours\n\n{}", fs::read_to_string(&path).unwrap())).unwrap();
-        assert!(!put(&path, "eve@acme.example", Some(&cheap("eve@acme.example", "x"))).unwrap());
-        assert!(put(&path, "ada", Some(&cheap("ada", "two"))).unwrap());
+        assert!(!update(&path, "eve@acme.example", Some(&cheap("eve@acme.example", "x"))).unwrap());
+        assert!(update(&path, "ada", Some(&cheap("ada", "two"))).unwrap());
         assert_eq!(read(&path).unwrap().len(), 2);
-        assert!(put(&path, "ada", None).unwrap() && !put(&path, "ada", None).unwrap());
+        assert!(update(&path, "ada", None).unwrap() && !update(&path, "ada", None).unwrap());
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("# ours\n\neve@acme.example:$argon2id$v=19$m=64,"), "{text}");
         #[cfg(unix)]
@@ -190,7 +190,7 @@ pub(crate) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("users");
         let good = cheap("ada", "one");
-        for (text, told) in [
+        for (text, expected) in [
             ("ada", "line 2 of `users` is not `name:$argon2id$…`"),
             ("a,b:$argon2id$", "line 2 of `users` has an invalid user name"),
             ("eve:plain", "line 2 of `users` has an invalid password hash"),
@@ -199,12 +199,12 @@ pub(crate) mod tests {
             (&good, "line 2 of `users` has a duplicate user name"),
         ] {
             fs::write(&path, format!("{good}\n{text}\n")).unwrap();
-            let wrong = read(&path).unwrap_err().to_string().replace(&path.display().to_string(), "users");
-            assert!(wrong.starts_with(told) && !wrong.contains("salt"), "{wrong}");
+            let error = read(&path).unwrap_err().to_string().replace(&path.display().to_string(), "users");
+            assert!(error.starts_with(expected) && !error.contains("salt"), "{error}");
         }
         assert!(
-            matches!(line("a:b", "x"), Err(PasswordFileError::Name(_)))
-                && matches!(line("ada", ""), Err(PasswordFileError::Empty))
+            matches!(hash_line("a:b", "x"), Err(PasswordFileError::Name(_)))
+                && matches!(hash_line("ada", ""), Err(PasswordFileError::Empty))
         );
     }
 }

@@ -37,7 +37,7 @@ impl SessionPassword {
 
     /// Returns a gateway URL with the password, for client settings.
     #[must_use]
-    pub fn within(&self, gateway: &Url) -> Url {
+    pub fn in_url(&self, gateway: &Url) -> Url {
         let mut url = gateway.clone();
         // A gateway URL has a host, so setting both cannot fail.
         let _ = url.set_username(NAME).and_then(|()| url.set_password(Some(&self.0)));
@@ -72,11 +72,11 @@ mod tests {
             let value = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(pair))).unwrap();
             pass.matches(&HeaderMap::from_iter([(PROXY_AUTHORIZATION, value)]))
         };
-        let url = pass.within(&Url::parse("http://127.0.0.1:4711/").unwrap());
+        let url = pass.in_url(&Url::parse("http://127.0.0.1:4711/").unwrap());
         assert_eq!(url.as_str(), format!("http://run:{}@127.0.0.1:4711/", pass.0));
         assert!(pass.0.len() == 2 * LENGTH && shows(&format!("run:{}", pass.0)));
-        for wrong in [format!("run:{}", other.0), format!("eve:{}", pass.0), format!("run:{}", &pass.0[1..]), "run:".to_owned()] {
-            assert!(!shows(&wrong), "{wrong}");
+        for pair in [format!("run:{}", other.0), format!("eve:{}", pass.0), format!("run:{}", &pass.0[1..]), "run:".to_owned()] {
+            assert!(!shows(&pair), "{pair}");
         }
         assert!(!pass.matches(&HeaderMap::new()));
         assert_eq!(format!("{pass:?}"), "SessionPassword");

@@ -49,7 +49,7 @@ impl AdminTokens {
     }
 
     /// Checks whether a request has a valid bearer token.
-    pub(crate) async fn admit(&self, headers: &HeaderMap) -> bool {
+    pub(crate) async fn authenticate(&self, headers: &HeaderMap) -> bool {
         let Ok(Some(authorization)) = single(headers, &AUTHORIZATION) else { return false };
         let Some((scheme, token)) = authorization.split_once(' ') else { return false };
         if !scheme.eq_ignore_ascii_case("bearer") {
@@ -68,8 +68,8 @@ impl AdminTokens {
                 false
             }
             // The request is refused.
-            Err(lost) => {
-                tracing::error!(error = %lost, "admin token task failed");
+            Err(error) => {
+                tracing::error!(error = %error, "admin token task failed");
                 false
             }
         }
@@ -88,11 +88,11 @@ pub fn first(path: &Path) -> Result<String, AdminTokenError> {
 }
 
 fn read(path: &Path) -> Result<Vec<String>, AdminTokenError> {
-    parse(path, files::read(path, LARGEST))
+    parse(path, files::read_bounded(path, LARGEST))
 }
 
 fn parse(path: &Path, read: std::io::Result<Vec<u8>>) -> Result<Vec<String>, AdminTokenError> {
-    let text = read.and_then(files::text).map_err(|source| AdminTokenError::File { path: path.to_owned(), source })?;
+    let text = read.and_then(files::into_text).map_err(|source| AdminTokenError::File { path: path.to_owned(), source })?;
     let mut tokens = Vec::new();
     for (line, text) in (1..).zip(text.lines()) {
         let token = text.trim();
@@ -119,15 +119,15 @@ mod tests {
         std::fs::write(&path, "# ours\n\n0123456789abcdef\nfedcba9876543210\n").unwrap();
         let tokens = AdminTokens::open(&path).unwrap();
         let asks = async |value: &'static str| {
-            tokens.admit(&HeaderMap::from_iter([(AUTHORIZATION, http::HeaderValue::from_static(value))])).await
+            tokens.authenticate(&HeaderMap::from_iter([(AUTHORIZATION, http::HeaderValue::from_static(value))])).await
         };
         assert!(asks("Bearer 0123456789abcdef").await && asks("bearer fedcba9876543210").await);
-        for wrong in
+        for header in
             ["Bearer 0123456789abcde", "Bearer ", "Bearer", "Bearer # ours", "Basic 0123456789abcdef", "0123456789abcdef"]
         {
-            assert!(!asks(wrong).await, "{wrong}");
+            assert!(!asks(header).await, "{header}");
         }
-        assert!(!tokens.admit(&HeaderMap::new()).await);
+        assert!(!tokens.authenticate(&HeaderMap::new()).await);
         assert_eq!(first(&path).unwrap(), "0123456789abcdef");
         std::fs::write(&path, "fedcba9876543210").unwrap();
         assert!(!asks("Bearer 0123456789abcdef").await && asks("Bearer fedcba9876543210").await);

@@ -25,22 +25,22 @@ impl Destination {
     /// Returns an error if the host is invalid, the target contains credentials, or a required port is missing.
     pub(crate) fn of(authority: &Authority, usual: Option<u16>) -> Result<Self, RequestError> {
         let text = authority.as_str();
-        let wrong = |detail: &str| RequestError::Headers(format!("{detail}: `{}`", text.escape_debug()));
+        let invalid = |detail: &str| RequestError::Headers(format!("{detail}: `{}`", text.escape_debug()));
         if text.contains(['@', '%']) {
-            return Err(wrong("target is not just a host and port"));
+            return Err(invalid("target is not just a host and port"));
         }
         let (name, port) = split_host(text);
         let port = match port {
-            None => usual.ok_or_else(|| wrong("target has no port"))?,
+            None => usual.ok_or_else(|| invalid("target has no port"))?,
             Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-                digits.parse().ok().filter(|port| *port > 0).ok_or_else(|| wrong("invalid target port"))?
+                digits.parse().ok().filter(|port| *port > 0).ok_or_else(|| invalid("invalid target port"))?
             }
-            Some(_) => return Err(wrong("invalid target port")),
+            Some(_) => return Err(invalid("invalid target port")),
         };
-        let host = Host::parse(name.strip_suffix('.').unwrap_or(name)).map_err(|_| wrong("invalid target host"))?;
+        let host = Host::parse(name.strip_suffix('.').unwrap_or(name)).map_err(|_| invalid("invalid target host"))?;
         // A name with two trailing dots would bypass our comparison, but a lenient resolver would accept it.
         match &host {
-            Host::Domain(name) if name.ends_with('.') || name.is_empty() => Err(wrong("invalid target host")),
+            Host::Domain(name) if name.ends_with('.') || name.is_empty() => Err(invalid("invalid target host")),
             _ => Ok(Self { host, port }),
         }
     }
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn invalid_targets_are_refused() {
-        for (text, told) in [
+        for (text, expected) in [
             ("registry.example", "target has no port: `registry.example`"),
             ("registry.example:0", "invalid target port: `registry.example:0`"),
             ("registry.example:99999", "invalid target port: `registry.example:99999`"),
@@ -105,7 +105,7 @@ mod tests {
             ("registry.example..:443", "invalid target host: `registry.example..:443`"),
             ("256.256.256.256:443", "invalid target host: `256.256.256.256:443`"),
         ] {
-            assert_eq!(read(text), Err(told.to_owned()), "{text}");
+            assert_eq!(read(text), Err(expected.to_owned()), "{text}");
         }
     }
 }

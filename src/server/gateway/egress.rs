@@ -81,13 +81,13 @@ impl EgressPolicy {
     ///
     /// # Errors
     /// Returns [`RequestError::EgressDenied`] or [`RequestError::Unreachable`].
-    pub(crate) async fn reach(&self, place: &Destination, warned: &IndicatorCheck<'_>) -> Result<TunnelStream, RequestError> {
-        let leave = self.authorize(place, warned)?;
-        let Some(before) = self.way.parent.before(&place.dial_host(), place.port) else {
-            return self.dial(place, &leave).await.map(TunnelStream::from);
+    pub(crate) async fn connect(&self, place: &Destination, warned: &IndicatorCheck<'_>) -> Result<TunnelStream, RequestError> {
+        let grant = self.authorize(place, warned)?;
+        let Some(before) = self.way.parent.for_target(&place.dial_host(), place.port) else {
+            return self.dial(place, &grant).await.map(TunnelStream::from);
         };
-        self.check_remote_resolution(place, &leave).await?;
-        before.tunnel().await.map_err(|cause| leave.unreached(place, cause))
+        self.check_remote_resolution(place, &grant).await?;
+        before.tunnel().await.map_err(|cause| grant.unreached(place, cause))
     }
 
     /// Connects to `place` for a client whose connection to `original` was redirected here. Dials `original` if the name resolves
@@ -102,25 +102,25 @@ impl EgressPolicy {
         original: Option<SocketAddr>,
         warned: &IndicatorCheck<'_>,
     ) -> Result<TunnelStream, RequestError> {
-        let Some(original) = original else { return self.reach(place, warned).await };
-        if self.way.parent.before(&place.dial_host(), place.port).is_some() {
-            return self.reach(place, warned).await;
+        let Some(original) = original else { return self.connect(place, warned).await };
+        if self.way.parent.for_target(&place.dial_host(), place.port).is_some() {
+            return self.connect(place, warned).await;
         }
-        let leave = self.authorize(place, warned)?;
+        let grant = self.authorize(place, warned)?;
         let known = timeout(Deadlines::default().connect, resolve_all(&place.dial_host(), place.port)).await.unwrap_or_default();
-        let is_its = known.iter().any(|address| address.ip().to_canonical() == original.ip());
-        if !known.is_empty() && !is_its {
-            return self.dial(place, &leave).await.map(TunnelStream::from);
+        let is_resolved = known.iter().any(|address| address.ip().to_canonical() == original.ip());
+        if !known.is_empty() && !is_resolved {
+            return self.dial(place, &grant).await.map(TunnelStream::from);
         }
-        if known.is_empty() && !leave.named {
-            let told = format!(
+        if known.is_empty() && !grant.named {
+            let text = format!(
                 "egress refused by coldframe, name does not resolve here, so its address cannot be checked: `{place}`; \
                  allow it with `--allow-host {}`",
                 place.host
             );
-            return Err(RequestError::EgressDenied(BarLabel::Address, told));
+            return Err(RequestError::EgressDenied(BarLabel::Address, text));
         }
-        self.dial_at(&original.ip().to_string(), place, &leave).await.map(TunnelStream::from)
+        self.dial_at(&original.ip().to_string(), place, &grant).await.map(TunnelStream::from)
     }
 
     /// Connects to `place` for plain HTTP, if allowed.
@@ -132,40 +132,40 @@ impl EgressPolicy {
         place: &Destination,
         warned: &IndicatorCheck<'_>,
     ) -> Result<HttpUpstreamRoute, RequestError> {
-        let leave = self.authorize(place, warned)?;
-        let Some(before) = self.way.parent.before(&place.dial_host(), 80) else {
-            return self.dial(place, &leave).await.map(HttpUpstreamRoute::Direct);
+        let grant = self.authorize(place, warned)?;
+        let Some(before) = self.way.parent.for_target(&place.dial_host(), 80) else {
+            return self.dial(place, &grant).await.map(HttpUpstreamRoute::Direct);
         };
-        self.check_remote_resolution(place, &leave).await?;
-        before.connect_plain().await.map(HttpUpstreamRoute::Relayed).map_err(|cause| leave.unreached(place, cause))
+        self.check_remote_resolution(place, &grant).await?;
+        before.connect_plain().await.map(HttpUpstreamRoute::Relayed).map_err(|cause| grant.unreached(place, cause))
     }
 
-    async fn dial(&self, place: &Destination, leave: &EgressGrant<'_>) -> Result<TcpStream, RequestError> {
-        self.dial_at(&place.dial_host(), place, leave).await
+    async fn dial(&self, place: &Destination, grant: &EgressGrant<'_>) -> Result<TcpStream, RequestError> {
+        self.dial_at(&place.dial_host(), place, grant).await
     }
 
     /// Dials `host`, a name or an address, for a connection to `place`.
-    async fn dial_at(&self, host: &str, place: &Destination, leave: &EgressGrant<'_>) -> Result<TcpStream, RequestError> {
+    async fn dial_at(&self, host: &str, place: &Destination, grant: &EgressGrant<'_>) -> Result<TcpStream, RequestError> {
         let deadline = Deadlines::default().connect;
-        let dialling = timeout(deadline, dial_permitted(host, place.port, |address| leave.permits(address))).await;
-        dialling.unwrap_or(Err(ClientError::TimedOut { after: deadline })).map_err(|cause| leave.unreached(place, cause))
+        let dialling = timeout(deadline, dial_permitted(host, place.port, |address| grant.permits(address))).await;
+        dialling.unwrap_or(Err(ClientError::TimedOut { after: deadline })).map_err(|cause| grant.unreached(place, cause))
     }
 
     /// Checks a destination that another proxy dials. All its local addresses must be permitted. If it does not resolve here, its
     /// name must be allowed.
-    async fn check_remote_resolution(&self, place: &Destination, leave: &EgressGrant<'_>) -> Result<(), RequestError> {
+    async fn check_remote_resolution(&self, place: &Destination, grant: &EgressGrant<'_>) -> Result<(), RequestError> {
         let (deadline, host) = (Deadlines::default().connect, place.dial_host());
-        let looked = timeout(deadline, all_permitted(&host, place.port, |address| leave.permits(address))).await;
-        let is_known = looked.unwrap_or(Ok(false)).map_err(|cause| leave.unreached(place, cause))?;
-        if is_known || leave.listed {
+        let result = timeout(deadline, all_permitted(&host, place.port, |address| grant.permits(address))).await;
+        let is_known = result.unwrap_or(Ok(false)).map_err(|cause| grant.unreached(place, cause))?;
+        if is_known || grant.listed {
             return Ok(());
         }
-        let told = format!(
+        let text = format!(
             "egress refused by coldframe, name does not resolve here, so the outbound proxy's target cannot be checked: \
              `{place}`; allow it with `--allow-host {}`",
             place.host
         );
-        Err(RequestError::EgressDenied(BarLabel::Address, told))
+        Err(RequestError::EgressDenied(BarLabel::Address, text))
     }
 
     /// Authorizes a connection to `place`.
@@ -190,16 +190,16 @@ impl EgressPolicy {
         }
         let host = &place.host;
         if usual {
-            let told = format!(
+            let text = format!(
                 "egress refused by coldframe, host not allowed: `{place}`; allow it with `--allow-host {host}`, or serve it from \
                  upstream with `--intercept {host}`"
             );
-            return Err(RequestError::EgressDenied(BarLabel::Host, told));
+            return Err(RequestError::EgressDenied(BarLabel::Host, text));
         }
-        let told = format!(
+        let text = format!(
             "egress refused by coldframe, only ports 443 and 80 are allowed: `{place}`; allow it with `--allow-host {place}`"
         );
-        Err(RequestError::EgressDenied(BarLabel::Port, told))
+        Err(RequestError::EgressDenied(BarLabel::Port, text))
     }
 
     fn allows(glob: &HostPattern, place: &Destination) -> bool {
@@ -252,8 +252,8 @@ impl EgressGrant<'_> {
         }
         let permitted =
             if self.named { !is_internal(ip) || (self.local && ip.is_loopback()) } else { is_public(ip) && !is_internal(ip) };
-        let whose = if is_internal(ip) { "loopback, link-local or cloud metadata" } else { "private or reserved" };
-        if permitted { Ok(()) } else { Err(format!("`{ip}` is a {whose} address not named by `--allow-host`")) }
+        let kind = if is_internal(ip) { "loopback, link-local or cloud metadata" } else { "private or reserved" };
+        if permitted { Ok(()) } else { Err(format!("`{ip}` is a {kind} address not named by `--allow-host`")) }
     }
 }
 
@@ -271,16 +271,16 @@ mod tests {
 
     fn leads(others: &EgressPolicy, place: &str, address: &str) -> Result<(), String> {
         let place = Destination::of(&place.parse().unwrap(), None).unwrap();
-        let leave = others.authorize(&place, &|_| None).map_err(|error| error.to_string())?;
-        leave.permits(SocketAddr::new(address.parse().unwrap(), place.port))
+        let grant = others.authorize(&place, &|_| None).map_err(|error| error.to_string())?;
+        grant.permits(SocketAddr::new(address.parse().unwrap(), place.port))
     }
 
     #[test]
     fn refusal_names_the_setting_that_allows_the_host() {
-        let told = leads(&others(&["*.example"], false), "other.test:443", "1.1.1.1").unwrap_err();
-        assert!(told.contains("`--allow-host other.test`") && told.contains("`other.test:443`"), "{told}");
-        let told = leads(&others(&["git.example"], true), "git.example:22", "1.1.1.1").unwrap_err();
-        assert!(told.contains("only ports 443 and 80") && told.contains("`--allow-host git.example:22`"), "{told}");
+        let text = leads(&others(&["*.example"], false), "other.test:443", "1.1.1.1").unwrap_err();
+        assert!(text.contains("`--allow-host other.test`") && text.contains("`other.test:443`"), "{text}");
+        let text = leads(&others(&["git.example"], true), "git.example:22", "1.1.1.1").unwrap_err();
+        assert!(text.contains("only ports 443 and 80") && text.contains("`--allow-host git.example:22`"), "{text}");
         assert!(leads(&others(&["git.example:22"], false), "git.example:22", "1.1.1.1").is_ok());
         assert!(leads(&others(&["git.example:22"], false), "git.example:443", "1.1.1.1").is_err());
         assert!(leads(&others(&[], true), "any.test:80", "1.1.1.1").is_ok());
@@ -317,8 +317,8 @@ mod tests {
     fn own_listeners_are_refused() {
         let all = others(&["127.0.0.1:4873", "127.0.0.1:8080", "localhost:4873"], true);
         for place in ["127.0.0.1:4873", "127.0.0.1:8080", "localhost:4873"] {
-            let told = leads(&all, place, "127.0.0.1").unwrap_err();
-            assert!(told.ends_with("is coldframe itself"), "{told}");
+            let text = leads(&all, place, "127.0.0.1").unwrap_err();
+            assert!(text.ends_with("is coldframe itself"), "{text}");
         }
     }
 }

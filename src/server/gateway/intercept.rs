@@ -45,9 +45,9 @@ pub(crate) async fn serve<A: RegistryService>(
     gateway: Arc<Forward<A>>,
     aim: InterceptTarget,
     user: Option<Arc<str>>,
-    taken: UpgradedConnection,
+    connection: UpgradedConnection,
 ) {
-    let UpgradedConnection { mut stream, mut seat } = taken;
+    let UpgradedConnection { mut stream, mut seat } = connection;
     let (peer, patience) = (seat.peer(), seat.limits().header_timeout);
     let Ok(Ok(Some(first))) = timeout(patience, stream.first()).await else { return };
     let aim = Arc::new(aim);
@@ -57,7 +57,7 @@ pub(crate) async fn serve<A: RegistryService>(
         (true, false) => return seat.http1(stream, refuse_all(gateway, aim, "plain HTTP on a TLS port")).await,
         (false, true) => return log_refusal(&gateway, peer, &aim, BarLabel::Tls, "TLS on a plain HTTP port"),
     }
-    let Some(secured) = secure(&gateway, &aim, stream, peer, patience).await else { return };
+    let Some(secured) = tls_handshake(&gateway, &aim, stream, peer, patience).await else { return };
     let speaks_http2 = secured.get_ref().1.alpn_protocol() == Some(b"h2");
     if speaks_http2 {
         seat.http2(secured, handle_intercepted(gateway, aim, user)).await;
@@ -67,7 +67,7 @@ pub(crate) async fn serve<A: RegistryService>(
 }
 
 /// Performs the TLS handshake. Returns `None` if it fails, which is logged.
-async fn secure<A: RegistryService>(
+async fn tls_handshake<A: RegistryService>(
     gateway: &Forward<A>,
     aim: &InterceptTarget,
     mut stream: PeekedStream<TcpStream>,
@@ -134,8 +134,8 @@ fn handle_intercepted<A: RegistryService>(
             if let Err(error) = check(&aim, &head) {
                 return turn_away(&gateway, (peer, user.as_deref()), &head, &error);
             }
-            let door = EntryPoint::Intercepted(InterceptTarget::clone(&aim), user);
-            handle(&gateway.service, &door, peer, Request::from_parts(head, body)).await
+            let entry_point = EntryPoint::Intercepted(InterceptTarget::clone(&aim), user);
+            handle(&gateway.service, &entry_point, peer, Request::from_parts(head, body)).await
         })
     }
 }
@@ -159,13 +159,13 @@ fn turn_away<A: RegistryService>(
     head: &Parts,
     error: &RequestError,
 ) -> Response<Body> {
-    let watch = RequestLog::begin(gateway.service.metrics(), client.0.ip().to_canonical(), &head.method, &head.uri);
+    let log = RequestLog::begin(gateway.service.metrics(), client.0.ip().to_canonical(), &head.method, &head.uri);
     let mut reply = refuse(gateway, client, &head.uri, error);
     if head.version == http::Version::HTTP_2 {
         // HTTP/2 has no `Connection` header.
         reply.response.headers_mut().remove(http::header::CONNECTION);
     }
-    watch.answered(reply)
+    log.finish(reply)
 }
 
 /// Rejects a request whose target or `Host` differs from the host of its connection.

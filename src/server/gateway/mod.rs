@@ -45,7 +45,7 @@ pub struct Forward<A> {
     others: ArcSwap<EgressPolicy>,
     login: Option<Arc<GatewayAuth>>,
     /// The only user and its password, in a gateway for one session.
-    guest: Option<(Arc<str>, SessionPassword)>,
+    single_user: Option<(Arc<str>, SessionPassword)>,
     turned_away: Mutex<BTreeMap<String, RefusedDestination>>,
 }
 
@@ -79,15 +79,15 @@ impl<A: RegistryService> Forward<A> {
             targets: gateway.targets.clone(),
             others: ArcSwap::from_pointee(EgressPolicy::new(gateway, Arc::new(way))),
             login,
-            guest: None,
+            single_user: None,
             turned_away: Mutex::default(),
         })
     }
 
     /// Restricts the gateway to one user with the password `pass`, since other users of the machine can reach its port.
     #[must_use]
-    pub fn for_single_user(mut self, guest: Arc<str>, pass: SessionPassword) -> Self {
-        self.guest = Some((guest, pass));
+    pub fn for_single_user(mut self, single_user: Arc<str>, pass: SessionPassword) -> Self {
+        self.single_user = Some((single_user, pass));
         self
     }
 
@@ -100,8 +100,8 @@ impl<A: RegistryService> Forward<A> {
     fn remember(&self, place: &str, reason: &str) {
         let mut turned_away = self.turned_away.lock().unwrap_or_else(PoisonError::into_inner);
         if turned_away.len() < MOST_TURNED_AWAY || turned_away.contains_key(place) {
-            let fresh = || RefusedDestination { times: 0, reason: reason.to_owned() };
-            turned_away.entry(place.to_owned()).or_insert_with(fresh).times += 1;
+            let new_entry = || RefusedDestination { times: 0, reason: reason.to_owned() };
+            turned_away.entry(place.to_owned()).or_insert_with(new_entry).times += 1;
         }
     }
 
@@ -156,12 +156,12 @@ impl<A: RegistryService> Forward<A> {
     /// Authenticates a request to another host. Returns `None` if no authentication is required.
     async fn admit(&self, peer: SocketAddr, head: &mut Parts) -> Result<Option<Arc<str>>, RequestError> {
         // A request to the gateway itself is for an admin page or a mistake. Only the session user may make it in a session.
-        if !is_for_others(head) && (self.guest.is_none() || admin_page(head).is_ok()) {
+        if !is_for_others(head) && (self.single_user.is_none() || admin_page(head).is_ok()) {
             return Ok(None);
         }
-        let user = match (&self.guest, &self.login) {
-            (Some((guest, pass)), _) => Some(guest).filter(|_| pass.matches(&head.headers)).cloned(),
-            (None, Some(login)) => login.admit(peer.ip(), &head.headers).await,
+        let user = match (&self.single_user, &self.login) {
+            (Some((single_user, pass)), _) => Some(single_user).filter(|_| pass.matches(&head.headers)).cloned(),
+            (None, Some(login)) => login.authenticate(peer.ip(), &head.headers).await,
             (None, None) => return Ok(None),
         };
         let user = user.ok_or(RequestError::ProxyAuthRequired)?;
@@ -171,10 +171,10 @@ impl<A: RegistryService> Forward<A> {
     }
 }
 
-/// Serves a bound listener until `stop` resolves, then drains. All listeners of a process share `room`.
+/// Serves a bound listener until `stop` resolves, then drains. All listeners of a process share `limit`.
 pub async fn serve<A: RegistryService>(
     listener: TcpListener,
-    room: &Arc<ConnectionLimit>,
+    limit: &Arc<ConnectionLimit>,
     gateway: &Arc<Forward<A>>,
     stop: impl Future<Output = ()>,
 ) -> DrainReport {
@@ -184,7 +184,7 @@ pub async fn serve<A: RegistryService>(
         let gateway = Arc::clone(&gateway);
         async move { answer(&gateway, peer, request).await }
     };
-    listener::serve(listener, &limits, room, handler, stop).await
+    listener::serve(listener, &limits, limit, handler, stop).await
 }
 
 /// Handles one proxy request.
@@ -194,24 +194,24 @@ async fn answer<A: RegistryService>(
     request: Request<RequestBody>,
 ) -> Response<Body> {
     let (mut head, body) = request.into_parts();
-    let mut watch = RequestLog::begin(gateway.service.metrics(), peer.ip().to_canonical(), &head.method, &head.uri);
+    let mut log = RequestLog::begin(gateway.service.metrics(), peer.ip().to_canonical(), &head.method, &head.uri);
     let target = head.uri.clone();
     let user = gateway.admit(peer, &mut head).await;
-    watch.user.clone_from(user.as_ref().unwrap_or(&None));
+    log.user.clone_from(user.as_ref().unwrap_or(&None));
     let reply = match user.and_then(|user| route(gateway, &head, user)) {
-        Ok(GatewayRoute::Intercepted(door)) => {
+        Ok(GatewayRoute::Intercepted(entry_point)) => {
             // The registry handler records the request.
-            watch.forget();
-            return handle(&gateway.service, &door, peer, Request::from_parts(head, body)).await;
+            log.forget();
+            return handle(&gateway.service, &entry_point, peer, Request::from_parts(head, body)).await;
         }
         Ok(GatewayRoute::Own(page)) => {
             let unchecked = UncheckedRequest { peer: peer.ip(), head, page, body, on_loopback: false };
             gateway.service.admin_page(Profile::default(), unchecked).await
         }
         Ok(GatewayRoute::Opened(next)) => Ok(response::connected(next)),
-        Ok(GatewayRoute::Tunnel(place)) => tunnel(gateway, place, peer, watch.user.as_deref()).await,
+        Ok(GatewayRoute::Tunnel(place)) => tunnel(gateway, place, peer, log.user.as_deref()).await,
         Ok(GatewayRoute::Onward(place)) => {
-            let way = gateway.others().connect_http(&place, &gateway.indicator_check(peer, watch.user.as_deref(), &place)).await;
+            let way = gateway.others().connect_http(&place, &gateway.indicator_check(peer, log.user.as_deref(), &place)).await;
             match way {
                 Ok(way) => plain_http::forward(way, &place, head, body).await,
                 Err(error) => Err(error),
@@ -219,8 +219,8 @@ async fn answer<A: RegistryService>(
         }
         Err(error) => Err(error),
     };
-    let user = watch.user.clone();
-    watch.answered(reply.unwrap_or_else(|error| refuse(gateway, (peer, user.as_deref()), &target, &error)))
+    let user = log.user.clone();
+    log.finish(reply.unwrap_or_else(|error| refuse(gateway, (peer, user.as_deref()), &target, &error)))
 }
 
 /// The route of a request.
@@ -265,7 +265,7 @@ fn route<A: RegistryService>(
         return Ok(match aim {
             Some(aim) => {
                 let gateway = Arc::clone(gateway);
-                GatewayRoute::Opened(Upgrade::to(move |taken| intercept::serve(gateway, aim, user, taken)))
+                GatewayRoute::Opened(Upgrade::to(move |connection| intercept::serve(gateway, aim, user, connection)))
             }
             None => GatewayRoute::Tunnel(place),
         });
@@ -302,9 +302,9 @@ async fn tunnel<A: RegistryService>(
     peer: SocketAddr,
     user: Option<&str>,
 ) -> Result<Reply, RequestError> {
-    let far = gateway.others().reach(&place, &gateway.indicator_check(peer, user, &place)).await?;
-    Ok(response::connected(Upgrade::to(move |taken| async move {
-        let (sent, received) = taken.relay(far).await;
+    let stream = gateway.others().connect(&place, &gateway.indicator_check(peer, user, &place)).await?;
+    Ok(response::connected(Upgrade::to(move |connection| async move {
+        let (sent, received) = connection.relay(stream).await;
         tracing::debug!(
             client.address = %peer.ip(),
             tunnel.target = %place,
@@ -324,7 +324,7 @@ pub(crate) fn refuse<A: RegistryService>(
 ) -> Reply {
     let target = target.authority().map_or("-", |authority| authority.as_str());
     gateway.note_refusal((peer, user), target, reason(error), &error.to_string());
-    response::last(response::failed(error))
+    response::and_close(response::error(error))
 }
 
 /// Returns the metric label of an error.

@@ -21,22 +21,24 @@ use crate::telemetry::BarLabel;
 /// The TLS alert `access_denied`.
 const ACCESS_DENIED: u8 = 49;
 
-/// Serves a bound listener until `stop` resolves, then drains. All listeners of a process share `room`.
+/// Serves a bound listener until `stop` resolves, then drains. All listeners of a process share `limit`.
 pub async fn serve<A: RegistryService>(
     listener: TcpListener,
-    room: &Arc<ConnectionLimit>,
+    limit: &Arc<ConnectionLimit>,
     gateway: &Arc<Forward<A>>,
     stop: impl Future<Output = ()>,
 ) -> DrainReport {
     let limits = gateway.service.config().limits.clone();
     let gateway = Arc::clone(gateway);
-    listener::serve_raw(listener, &limits, room, move |taken| handle_connection(Arc::clone(&gateway), taken), stop).await
+    listener::serve_raw(listener, &limits, limit, move |connection| handle_connection(Arc::clone(&gateway), connection), stop)
+        .await
 }
 
 /// Serves one connection until it closes.
-async fn handle_connection<A: RegistryService>(gateway: Arc<Forward<A>>, mut taken: UpgradedConnection) {
-    let (peer, patience, original) = (taken.seat.peer(), taken.seat.limits().header_timeout, taken.redirected_from());
-    let named = client_hello::name(&mut taken.stream, patience).await;
+async fn handle_connection<A: RegistryService>(gateway: Arc<Forward<A>>, mut connection: UpgradedConnection) {
+    let (peer, patience, original) =
+        (connection.seat.peer(), connection.seat.limits().header_timeout, connection.redirected_from());
+    let named = client_hello::name(&mut connection.stream, patience).await;
     let name = match named {
         Ok(name) => name,
         Err(error) => {
@@ -44,25 +46,25 @@ async fn handle_connection<A: RegistryService>(gateway: Arc<Forward<A>>, mut tak
             return gateway.note_refusal((peer, None), &target, BarLabel::Tls, &error.to_string());
         }
     };
-    let ports = original.map_or([taken.local_port(), 443], |original| [original.port(); 2]);
+    let ports = original.map_or([connection.local_port(), 443], |original| [original.port(); 2]);
     let find = |port| gateway.targets.find(name.trim_end_matches('.'), port).filter(|aim| aim.secure);
     let aim = ports.into_iter().find_map(find);
     let place = Destination { host: Host::Domain(name), port: aim.as_ref().map_or(ports[1], |aim| aim.port) };
-    let far = match check_loop(peer, original, &place) {
+    let tunnel = match check_loop(peer, original, &place) {
         Err(error) => Err(error),
         Ok(()) => match aim {
-            Some(aim) => return intercept::serve(gateway, aim, None, taken).await,
+            Some(aim) => return intercept::serve(gateway, aim, None, connection).await,
             None => reach(&gateway, &place, original, peer).await,
         },
     };
-    match far {
-        Ok(far) => {
-            taken.relay(far).await;
+    match tunnel {
+        Ok(tunnel) => {
+            connection.relay(tunnel).await;
         }
         Err(error) => {
             gateway.note_refusal((peer, None), &place.to_string(), reason(&error), &error.to_string());
             // A broken client may not read the alert.
-            let _ = timeout(patience, taken.stream.write_all(&intercept::alert(ACCESS_DENIED))).await;
+            let _ = timeout(patience, connection.stream.write_all(&intercept::alert(ACCESS_DENIED))).await;
         }
     }
 }

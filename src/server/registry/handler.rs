@@ -54,7 +54,7 @@ impl AsRef<[u8]> for Permitted {
 /// The shared state of all requests, one per process.
 pub struct RegistryHandler<A> {
     answers: Arc<A>,
-    askers: ClientResolver,
+    clients: ClientResolver,
     config: Config,
     own: Own,
     access: AdminAccess,
@@ -78,11 +78,11 @@ impl<A: RegistryService> RegistryHandler<A> {
         metrics: Arc<Metrics>,
     ) -> Result<Self, AdminTokenError> {
         let tokens = config.admin_tokens.as_deref().map(AdminTokens::open).transpose()?;
-        let (askers, access) = (ClientResolver::new(&config, listeners), AdminAccess::new(tokens));
+        let (clients, access) = (ClientResolver::new(&config, listeners), AdminAccess::new(tokens));
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let bodies = MemoryBudget::for_clients(BODY_MEMORY, MAX_BODY_MEMORY, SMALL_BODY, MEMORY_TIMEOUT);
         let readers = FairLimit::new(firewall::heavy(cores));
-        Ok(Self { answers, askers, config, own, access, metrics, bodies, readers })
+        Ok(Self { answers, clients, config, own, access, metrics, bodies, readers })
     }
 
     /// Replaces the admin tokens with those in another file.
@@ -102,9 +102,9 @@ impl<A: RegistryService> RegistryHandler<A> {
     {
         // Held until the response exists, since parsing may need more memory than the body.
         let mut share = self.bodies.share_for(unchecked.peer);
-        let mut request = self.access.take(&self.askers, &self.config, unchecked, &mut share).await?;
-        request.visitor = request.visitor.map(|asker| Client { profile, ..asker });
-        Ok(response::own((self.own)(request).await))
+        let mut request = self.access.authorize(&self.clients, &self.config, unchecked, &mut share).await?;
+        request.visitor = request.visitor.map(|client| Client { profile, ..client });
+        Ok(response::admin((self.own)(request).await))
     }
 
     /// Returns the firewall.
@@ -144,7 +144,7 @@ impl EntryPoint {
 /// Handles a request from `peer`.
 pub async fn handle<A, B>(
     service: &RegistryHandler<A>,
-    door: &EntryPoint,
+    entry_point: &EntryPoint,
     peer: SocketAddr,
     request: Request<B>,
 ) -> Response<Body>
@@ -154,64 +154,66 @@ where
     B::Error: Display,
 {
     let (head, body) = request.into_parts();
-    let mut watch = RequestLog::begin(&service.metrics, peer.ip().to_canonical(), &head.method, &head.uri);
-    let (whole, base, read) = match door {
+    let mut log = RequestLog::begin(&service.metrics, peer.ip().to_canonical(), &head.method, &head.uri);
+    let (whole, base, read) = match entry_point {
         EntryPoint::Registry(..) => {
-            let path = service.askers.strip(head.uri.path());
+            let path = service.clients.strip(head.uri.path());
             (path, None, read(&head, path, &service.config.upstream_prefixes))
         }
-        EntryPoint::Intercepted(aim, _) => match aim.place(head.uri.path()) {
+        EntryPoint::Intercepted(aim, _) => match aim.registry_path(head.uri.path()) {
             Some((path, base)) => (head.uri.path(), Some(base), read(&head, path, &[])),
             None => (head.uri.path(), aim.outermost(), (head.uri.path(), Err(no_registry()))),
         },
     };
     let (path, endpoint) = read;
-    let asked = match endpoint {
+    let target = match endpoint {
         Ok(endpoint) => Asked::Endpoint(endpoint),
         Err(error) => match address(&head, whole) {
             Some(address) => Asked::Address(address, error),
-            None => return watch.answered(response::failed(&error)),
+            None => return log.finish(response::error(&error)),
         },
     };
-    watch.endpoint = asked.label();
-    watch.is_private = matches!(asked, Asked::Endpoint(Endpoint::Account(None) | Endpoint::Write(None)));
-    if let Asked::Endpoint(Endpoint::Admin(page)) = asked {
+    log.endpoint = target.label();
+    log.is_private = matches!(target, Asked::Endpoint(Endpoint::Account(None) | Endpoint::Write(None)));
+    if let Asked::Endpoint(Endpoint::Admin(page)) = target {
         // Admin pages are not served on intercepted hosts.
-        let &EntryPoint::Registry(profile, at_home) = door else { return watch.answered(response::failed(&no_registry())) };
-        let unchecked = UncheckedRequest { peer: peer.ip(), head, page, body, on_loopback: at_home };
+        let &EntryPoint::Registry(profile, on_loopback) = entry_point else {
+            return log.finish(response::error(&no_registry()));
+        };
+        let unchecked = UncheckedRequest { peer: peer.ip(), head, page, body, on_loopback };
         let reply = Box::pin(service.admin_page(profile, unchecked)).await;
-        return watch.answered(reply.unwrap_or_else(|error| response::failed(&error)));
+        return log.finish(reply.unwrap_or_else(|error| response::error(&error)));
     }
-    let asker = match (base, door) {
+    let client = match (base, entry_point) {
         (Some(base), EntryPoint::Intercepted(aim, user)) => {
             let addressed = aim.addressed(&base.text);
             ClientResolver::resolve_intercepted(peer.ip(), user.clone(), &head, (base.clone(), addressed))
         }
-        _ => service.askers.resolve(peer.ip(), &head),
+        _ => service.clients.resolve(peer.ip(), &head),
     };
-    let asker = match asker {
-        Ok(asker) => Client { profile: door.profile(), ..asker },
-        Err(wrong) => return watch.answered(response::failed(&RequestError::Headers(wrong))),
+    let client = match client {
+        Ok(client) => Client { profile: entry_point.profile(), ..client },
+        Err(text) => return log.finish(response::error(&RequestError::Headers(text))),
     };
-    watch.client = asker.address;
-    watch.user.clone_from(&asker.user);
-    watch.agent = Some(asker.agent.clone());
-    let visit = RequestScope { service, head: &head, whole, path, asker: &asker };
-    let reply = match asked {
-        Asked::Address(address, error) => match Box::pin(visit.answer_at(&address)).await {
+    log.client = client.address;
+    log.user.clone_from(&client.user);
+    log.agent = Some(client.agent.clone());
+    let scope = RequestScope { service, head: &head, whole, path, client: &client };
+    let reply = match target {
+        Asked::Address(address, error) => match Box::pin(scope.answer_at(&address)).await {
             Ok(Some(reply)) => {
-                watch.endpoint = EndpointLabel::Tarball;
+                log.endpoint = EndpointLabel::Tarball;
                 Ok(reply)
             }
             Ok(None) => Err(error),
             Err(error) => Err(error),
         },
         Asked::Endpoint(endpoint @ (Endpoint::Packument(_) | Endpoint::Manifest { .. })) if is_file(whole) => {
-            Box::pin(visit.answer_file(endpoint, body)).await
+            Box::pin(scope.answer_file(endpoint, body)).await
         }
-        Asked::Endpoint(endpoint) => visit.answer(endpoint, body).await,
+        Asked::Endpoint(endpoint) => scope.answer(endpoint, body).await,
     };
-    watch.answered(reply.unwrap_or_else(|error| response::failed(&error)))
+    log.finish(reply.unwrap_or_else(|error| response::error(&error)))
 }
 
 /// What the path of a request names.
@@ -273,15 +275,15 @@ struct RequestScope<'a, A> {
     whole: &'a str,
     /// The path below the registry's base URL.
     path: &'a str,
-    asker: &'a Client,
+    client: &'a Client,
 }
 
 impl<A: RegistryService> RequestScope<'_, A> {
     /// Returns the tarball at a registry-specific address, if there is one.
     async fn answer_at(&self, address: &Address) -> Result<Option<Reply>, RequestError> {
         let answers = &*self.service.answers;
-        let Some((name, version)) = answers.locate(self.asker, address).await? else { return Ok(None) };
-        let tarball = answers.tarball(self.asker, &name, &version).await?;
+        let Some((name, version)) = answers.locate(self.client, address).await? else { return Ok(None) };
+        let tarball = answers.tarball(self.client, &name, &version).await?;
         Ok(Some(response::tarball(&tarball, self.head)))
     }
 
@@ -316,23 +318,23 @@ impl<A: RegistryService> RequestScope<'_, A> {
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Display,
     {
-        let (answers, asker, by_host) = (&*self.service.answers, self.asker, self.service.askers.depends_on_host());
+        let (answers, client, by_host) = (&*self.service.answers, self.client, self.service.clients.depends_on_host());
         match endpoint {
             Endpoint::Root | Endpoint::Admin(_) => Ok(response::root(self.head)),
             Endpoint::Packument(name) => {
                 let (form, coding) = self.wanted();
-                let answer = answers.packument(asker, &name, form, coding).await?;
+                let answer = answers.packument(client, &name, form, coding).await?;
                 Ok(response::packument(&answer, self.head, by_host))
             }
             Endpoint::Manifest { name, wanted } => {
-                let bytes = Box::pin(answers.manifest(asker, &name, &wanted)).await?;
+                let bytes = Box::pin(answers.manifest(client, &name, &wanted)).await?;
                 Ok(response::json(bytes, self.head, by_host))
             }
             Endpoint::DistTags(name) => {
-                let bytes = Box::pin(answers.dist_tags(asker, &name)).await?;
+                let bytes = Box::pin(answers.dist_tags(client, &name)).await?;
                 Ok(response::json(bytes, self.head, false))
             }
-            Endpoint::Tarball { name, version } => match answers.tarball(asker, &name, &version).await {
+            Endpoint::Tarball { name, version } => match answers.tarball(client, &name, &version).await {
                 Err(missing @ FirewallError::NotFound(_)) => Box::pin(self.answer_elsewhere(missing)).await,
                 tarball => Ok(response::tarball(&tarball?, self.head)),
             },
@@ -347,25 +349,25 @@ impl<A: RegistryService> RequestScope<'_, A> {
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Display,
     {
-        let (answers, asker) = (&*self.service.answers, self.asker);
+        let (answers, client) = (&*self.service.answers, self.client);
         match endpoint {
-            Endpoint::Search { .. } => Ok(shared(answers.search(asker, self.passage(Bytes::new())).await?)),
+            Endpoint::Search { .. } => Ok(shared(answers.search(client, self.passage(Bytes::new())).await?)),
             Endpoint::Attestations { name, version } => {
-                Ok(shared(answers.attestations(asker, &name, &version, self.passage(Bytes::new())).await?))
+                Ok(shared(answers.attestations(client, &name, &version, self.passage(Bytes::new())).await?))
             }
             Endpoint::Account(name) => {
-                let own = own_credentials_only(asker);
+                let own = own_credentials_only(client);
                 Ok(private(answers.pass(&own, name.as_ref(), self.account_passage(Bytes::new())).await?))
             }
             Endpoint::Audit { bulk } => self.audit(bulk, body).await,
             Endpoint::Write(name) => self.write(name.as_ref(), body).await,
             Endpoint::Whoami => {
-                let for_account = matches!(asker.authorization, Authorization::Own(_));
+                let for_account = matches!(client.authorization, Authorization::Own(_));
                 let passage = PassthroughRequest { for_account, ..self.passage(Bytes::new()) };
-                Ok(private(answers.pass(asker, None, passage).await?))
+                Ok(private(answers.pass(client, None, passage).await?))
             }
             // Ping and keys. The other endpoints are handled above.
-            _ => Ok(shared(answers.pass(asker, None, self.passage(Bytes::new())).await?)),
+            _ => Ok(shared(answers.pass(client, None, self.passage(Bytes::new())).await?)),
         }
     }
 
@@ -396,11 +398,11 @@ impl<A: RegistryService> RequestScope<'_, A> {
     {
         let config = &self.service.config;
         self.check_transfer()?;
-        let mut share = self.service.bodies.share_for(self.asker.address);
-        let taken = body::collect_into(body, config.body_limit, config.body_timeout, &mut share).await?;
-        let read = self.inflate(taken.clone()).await?;
-        let (passed, notice) = self.service.answers.audit(self.asker, self.passage(taken), read, bulk).await?;
-        Ok(response::passed(passed, notice.as_deref(), true))
+        let mut share = self.service.bodies.share_for(self.client.address);
+        let received = body::collect_into(body, config.body_limit, config.body_timeout, &mut share).await?;
+        let read = self.inflate(received.clone()).await?;
+        let (passed, notice) = self.service.answers.audit(self.client, self.passage(received), read, bulk).await?;
+        Ok(response::passthrough(passed, notice.as_deref(), true))
     }
 
     /// Rejects transfer encodings other than `chunked`, whose payload would be misread.
@@ -420,13 +422,13 @@ impl<A: RegistryService> RequestScope<'_, A> {
             Some("gzip" | "x-gzip") => true,
             Some(_) => return Err(RequestError::Coding),
         };
-        let permit = self.service.readers.acquire(self.asker.address).await;
+        let permit = self.service.readers.acquire(self.client.address).await;
         let reading = tokio::task::spawn_blocking(move || {
             let bytes = if is_packed { body::gunzip(&bytes, limit)? } else { bytes };
             Ok(Bytes::from_owner(Permitted { bytes, _permit: permit }))
         });
-        reading.await.map_err(|lost| {
-            tracing::error!(error = %lost, "decompression task failed");
+        reading.await.map_err(|error| {
+            tracing::error!(error = %error, "decompression task failed");
             RequestError::TaskFailed
         })?
     }
@@ -441,9 +443,9 @@ impl<A: RegistryService> RequestScope<'_, A> {
         if !config.allow_writes {
             return Err(RequestError::WritesDisabled);
         }
-        let own = own_credentials_only(self.asker);
+        let own = own_credentials_only(self.client);
         let reads = matches!(self.head.method, Method::GET | Method::HEAD);
-        // This packument includes hidden versions. Only clients with write credentials may read it.
+        // This packument includes hidden versions. A client that may publish could see them anyway, others must not.
         if reads && own.authorization == Authorization::None {
             return Err(RequestError::NeedsCredentials);
         }
@@ -451,27 +453,27 @@ impl<A: RegistryService> RequestScope<'_, A> {
         // A write without credentials is a login, which needs no body limit of a publish.
         let limit =
             if own.authorization == Authorization::None { config.write_limit.min(config.body_limit) } else { config.write_limit };
-        let mut share = self.service.bodies.share_for(self.asker.address);
-        let taken = body::collect_into(body, limit, config.body_timeout, &mut share).await?;
-        Ok(private(self.service.answers.write(&own, name, self.account_passage(taken)).await?))
+        let mut share = self.service.bodies.share_for(self.client.address);
+        let received = body::collect_into(body, limit, config.body_timeout, &mut share).await?;
+        Ok(private(self.service.answers.write(&own, name, self.account_passage(received)).await?))
     }
 }
 
 fn shared(passed: PassthroughResponse) -> Reply {
-    response::passed(passed, None, false)
+    response::passthrough(passed, None, false)
 }
 
 fn private(passed: PassthroughResponse) -> Reply {
-    response::passed(passed, None, true)
+    response::passthrough(passed, None, true)
 }
 
 /// Returns the client without configured credentials.
-fn own_credentials_only(asker: &Client) -> Client {
-    let authorization = match &asker.authorization {
+fn own_credentials_only(client: &Client) -> Client {
+    let authorization = match &client.authorization {
         Authorization::Own(own) => Authorization::Own(own.clone()),
         Authorization::Lent | Authorization::None => Authorization::None,
     };
-    Client { authorization, ..asker.clone() }
+    Client { authorization, ..client.clone() }
 }
 
 fn label(endpoint: &Endpoint) -> EndpointLabel {
@@ -515,13 +517,13 @@ mod tests {
     struct Stub(Mutex<Vec<String>>);
 
     impl Stub {
-        fn note(&self, asker: &Client, what: impl Display) {
-            let whose = match &asker.authorization {
+        fn note(&self, client: &Client, what: impl Display) {
+            let source = match &client.authorization {
                 Authorization::None => "none",
                 Authorization::Lent => "lent",
                 Authorization::Own(_) => "own",
             };
-            self.0.lock().unwrap().push(format!("{what} for {whose}"));
+            self.0.lock().unwrap().push(format!("{what} for {source}"));
         }
 
         fn take(&self) -> Vec<String> {
@@ -540,12 +542,12 @@ mod tests {
     impl RegistryService for Stub {
         async fn packument(
             &self,
-            asker: &Client,
+            client: &Client,
             name: &PackageName,
             form: PackumentForm,
             coding: ContentCoding,
         ) -> Result<PackumentResponse, FirewallError> {
-            self.note(asker, format!("packument {name} {form:?} {coding:?} {}", asker.base.text));
+            self.note(client, format!("packument {name} {form:?} {coding:?} {}", client.base.text));
             if name.as_str() == "hangs" {
                 std::future::pending::<()>().await;
             }
@@ -566,13 +568,13 @@ mod tests {
             Ok(PackumentResponse { chunks, length: 2, form, coding, etag, last_modified, stale: None })
         }
 
-        async fn manifest(&self, asker: &Client, name: &PackageName, wanted: &str) -> Result<Bytes, FirewallError> {
-            self.note(asker, format!("manifest {name} {wanted}"));
+        async fn manifest(&self, client: &Client, name: &PackageName, wanted: &str) -> Result<Bytes, FirewallError> {
+            self.note(client, format!("manifest {name} {wanted}"));
             Ok(Bytes::from_static(b"{}"))
         }
 
-        async fn dist_tags(&self, asker: &Client, name: &PackageName) -> Result<Bytes, FirewallError> {
-            self.note(asker, format!("dist-tags {name}"));
+        async fn dist_tags(&self, client: &Client, name: &PackageName) -> Result<Bytes, FirewallError> {
+            self.note(client, format!("dist-tags {name}"));
             Ok(Bytes::from_static(b"{}"))
         }
 
@@ -581,8 +583,8 @@ mod tests {
             Ok(place.map(|(name, version)| (PackageName::parse(name).unwrap(), version.into())))
         }
 
-        async fn tarball(&self, asker: &Client, name: &PackageName, version: &str) -> Result<TarballResponse, FirewallError> {
-            self.note(asker, format!("tarball {name} {version}"));
+        async fn tarball(&self, client: &Client, name: &PackageName, version: &str) -> Result<TarballResponse, FirewallError> {
+            self.note(client, format!("tarball {name} {version}"));
             let bytes = Bytes::from_static(b"0123456789");
             Ok(TarballResponse { integrity: Integrity::single(Digest::of(Algorithm::Sha512, &bytes)), bytes, kept: true })
         }
@@ -591,56 +593,56 @@ mod tests {
             None
         }
 
-        async fn search(&self, asker: &Client, passage: PassthroughRequest) -> Result<PassthroughResponse, FirewallError> {
-            self.note(asker, format!("search {}", passage.path));
+        async fn search(&self, client: &Client, passage: PassthroughRequest) -> Result<PassthroughResponse, FirewallError> {
+            self.note(client, format!("search {}", passage.path));
             Ok(upstream_said(&passage))
         }
 
         async fn audit(
             &self,
-            asker: &Client,
+            client: &Client,
             passage: PassthroughRequest,
             read: Bytes,
             bulk: bool,
         ) -> Result<(PassthroughResponse, Option<String>), FirewallError> {
-            self.note(asker, format!("audit {} bytes, read {read:?} {bulk}", passage.body.len()));
+            self.note(client, format!("audit {} bytes, read {read:?} {bulk}", passage.body.len()));
             Ok((upstream_said(&passage), Some("held back axios 1.14.1".to_owned())))
         }
 
         async fn attestations(
             &self,
-            asker: &Client,
+            client: &Client,
             name: &PackageName,
             version: &str,
             passage: PassthroughRequest,
         ) -> Result<PassthroughResponse, FirewallError> {
-            self.note(asker, format!("attestations {name} {version}"));
+            self.note(client, format!("attestations {name} {version}"));
             Ok(upstream_said(&passage))
         }
 
         async fn write(
             &self,
-            asker: &Client,
+            client: &Client,
             name: Option<&PackageName>,
             passage: PassthroughRequest,
         ) -> Result<PassthroughResponse, FirewallError> {
-            self.pass(asker, name, passage).await
+            self.pass(client, name, passage).await
         }
 
         async fn pass(
             &self,
-            asker: &Client,
+            client: &Client,
             name: Option<&PackageName>,
             passage: PassthroughRequest,
         ) -> Result<PassthroughResponse, FirewallError> {
-            self.note(asker, format!("pass {name:?} {} {}", passage.method, passage.path));
+            self.note(client, format!("pass {name:?} {} {}", passage.method, passage.path));
             Ok(upstream_said(&passage))
         }
     }
 
     fn service(config: Config) -> Arc<RegistryHandler<Stub>> {
         let own: Own =
-            Arc::new(|asked| Box::pin(async move { Response::new(Bytes::from(format!("own {} {}", asked.method, asked.page))) }));
+            Arc::new(|call| Box::pin(async move { Response::new(Bytes::from(format!("own {} {}", call.method, call.page))) }));
         let listeners = [SocketAddr::from(([127, 0, 0, 1], 4873))];
         Arc::new(RegistryHandler::new(Arc::default(), config, &listeners, own, Arc::default()).unwrap())
     }
@@ -660,8 +662,8 @@ mod tests {
         let request = Request::builder().method(method).uri(path).header("host", "127.0.0.1:4873");
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let request = request.body(Full::new(Bytes::copy_from_slice(body))).unwrap();
-        let door = EntryPoint::Registry(Profile::default(), true);
-        let response = handle(service, &door, SocketAddr::from(([127, 0, 0, 1], 50_000)), request).await;
+        let entry_point = EntryPoint::Registry(Profile::default(), true);
+        let response = handle(service, &entry_point, SocketAddr::from(([127, 0, 0, 1], 50_000)), request).await;
         let (head, body) = response.into_parts();
         let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
         (head.status.as_u16(), head.headers, body)
@@ -674,7 +676,7 @@ mod tests {
     #[tokio::test]
     async fn paths_map_to_firewall_calls() {
         let service = service(Config::default());
-        for (path, asked) in [
+        for (path, call) in [
             ("/axios", "packument axios Full Identity http://127.0.0.1:4873 for lent"),
             ("/@acme%2fui/^1", "manifest @acme/ui ^1 for lent"),
             ("/-/package/axios/dist-tags", "dist-tags axios for lent"),
@@ -688,7 +690,7 @@ mod tests {
             ("/-/package/@acme%2fui/access", "pass Some(\"@acme/ui\") GET -/package/@acme%2fui/access for none"),
         ] {
             let path = path.replace('^', "%5E");
-            assert_eq!((get(&service, &path).await, service.answers.take()), (200, vec![asked.to_owned()]), "{path}");
+            assert_eq!((get(&service, &path).await, service.answers.take()), (200, vec![call.to_owned()]), "{path}");
         }
         assert_eq!(send(&service, "GET", "/", &[], b"").await.2, format!("{{\"coldframe\":\"{}\"}}", env!("CARGO_PKG_VERSION")));
         assert_eq!(send(&service, "GET", "/-/coldframe/healthz", &[], b"").await.2, "own GET healthz");
@@ -702,8 +704,8 @@ mod tests {
         {
             let (status, headers, body) = send(&service, method, path, &[], b"").await;
             assert_eq!((status, headers["content-type"].to_str().unwrap()), (expected, "application/json"), "{path}");
-            let told: serde_json::Value = serde_json::from_str(&body).unwrap();
-            assert!(told["error"].is_string(), "{body}");
+            let json: serde_json::Value = serde_json::from_str(&body).unwrap();
+            assert!(json["error"].is_string(), "{body}");
             assert_eq!(headers.contains_key("allow"), expected == 405);
         }
         assert!(service.answers.take().is_empty());
@@ -758,8 +760,8 @@ mod tests {
         let packed = encoder.finish().unwrap();
         let (status, headers, _) = send(&service, "POST", path, &[("content-encoding", "gzip")], &packed).await;
         assert_eq!((status, headers["npm-notice"].to_str().unwrap()), (200, "held back axios 1.14.1"));
-        let asked = format!("audit {} bytes, read b\"{{\\\"axios\\\":[\\\"1.0.0\\\"]}}\" true for lent", packed.len());
-        assert_eq!(service.answers.take(), [asked]);
+        let call = format!("audit {} bytes, read b\"{{\\\"axios\\\":[\\\"1.0.0\\\"]}}\" true for lent", packed.len());
+        assert_eq!(service.answers.take(), [call]);
         assert_eq!(send(&service, "POST", path, &[("content-encoding", "gzip")], b"no gzip").await.0, 400);
         assert_eq!(send(&service, "POST", path, &[("content-encoding", "br")], b"x").await.0, 400);
         let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
@@ -787,8 +789,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn disconnected_client_is_counted_as_abandoned() {
         let service = service(Config::default());
-        let asked = tokio::time::timeout(std::time::Duration::from_secs(1), get(&service, "/hangs")).await;
-        assert!(asked.is_err());
+        let call = tokio::time::timeout(std::time::Duration::from_secs(1), get(&service, "/hangs")).await;
+        assert!(call.is_err());
         let numbers = service.metrics.render();
         assert!(numbers.contains("coldframe_requests_total{endpoint=\"packument\",outcome=\"abandoned\"} 1\n"), "{numbers}");
         assert!(numbers.contains("coldframe_requests_in_flight 0\n"), "{numbers}");
@@ -800,10 +802,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let room = crate::net::ConnectionLimit::of(8);
+        let limit = crate::net::ConnectionLimit::of(8);
         let served = service.clone();
         let server = tokio::spawn(async move {
-            registry::serve(listener, &room, &served, Profile::default(), async { stopped.await.unwrap() }).await
+            registry::serve(listener, &limit, &served, Profile::default(), async { stopped.await.unwrap() }).await
         });
         let ask = async |method: &str, path: &str, more: &str| {
             let mut stream = TcpStream::connect(address).await.unwrap();

@@ -12,10 +12,10 @@ use crate::server::registry::handler::{EntryPoint, RegistryHandler, handle};
 use crate::server::service::RegistryService;
 
 /// Serves a bound listener under the policy of `profile` until `stop` resolves, then drains. All listeners of a process share
-/// `room`.
+/// `limit`.
 pub async fn serve<A: RegistryService>(
     listener: TcpListener,
-    room: &Arc<ConnectionLimit>,
+    limit: &Arc<ConnectionLimit>,
     service: &Arc<RegistryHandler<A>>,
     profile: Profile,
     stop: impl Future<Output = ()>,
@@ -23,10 +23,10 @@ pub async fn serve<A: RegistryService>(
     let limits = service.config().limits.clone();
     let service = service.clone();
     // An unknown local address is treated as public.
-    let at_home = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
+    let on_loopback = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
     let handler = move |peer, request| {
         let service = service.clone();
-        async move { handle(&service, &EntryPoint::Registry(profile, at_home), peer, request).await }
+        async move { handle(&service, &EntryPoint::Registry(profile, on_loopback), peer, request).await }
     };
-    listener::serve(listener, &limits, room, handler, stop).await
+    listener::serve(listener, &limits, limit, handler, stop).await
 }
