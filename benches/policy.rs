@@ -58,7 +58,7 @@ fn judge(packument: &Packument, policy: &Policy, at: Timestamp) -> usize {
         let entry = &packument.entries[position];
         Facts::of_entry(packument, entry, entry.published.unwrap_or(at))
     };
-    let rules = policy.about(&packument.name).prefiltered((0..packument.entries.len()).map(facts));
+    let rules = policy.for_package(&packument.name).prefiltered((0..packument.entries.len()).map(facts));
     (0..packument.entries.len()).filter(|position| rules.judge(&facts(*position), at).is_allowed()).count()
 }
 
@@ -74,7 +74,7 @@ fn best<T>(mut work: impl FnMut() -> T) -> f64 {
 
 fn compiled(text: &str) -> Policy {
     let file = Arc::new(SourceFile { path: "bench.toml".into(), text: text.to_owned() });
-    let find = |_: &SourceFile, name: &str| presets::file(name).ok_or_else(|| "unknown policy".to_owned());
+    let find = |_: &SourceFile, name: &str| presets::policy_file(name).ok_or_else(|| "unknown policy".to_owned());
     compile(&[file], &find).unwrap_or_else(|errors| panic!("{errors}")).policy
 }
 

@@ -98,7 +98,7 @@ fn measure(name: &PackageName, document: &[u8]) {
 /// Returns for each version whether the policy allows it.
 fn shown(packument: &Packument, policy: &Policy, decisions: &ActiveDecisions, now: Timestamp) -> Vec<bool> {
     let facts = packument.entries.iter().map(|entry| Facts::of_entry(packument, entry, entry.published.unwrap_or(now)));
-    let rules = policy.about(&packument.name);
+    let rules = policy.for_package(&packument.name);
     facts.map(|facts| evaluate(&rules, decisions, &facts, now).is_allowed()).collect()
 }
 

@@ -51,7 +51,7 @@ impl ManualClock {
     /// Advances both the time of day and the elapsed time.
     pub fn advance(&self, by: Duration) {
         let mut clock = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *clock = (crate::units::timestamp::after(clock.0, by), clock.1.saturating_add(by));
+        *clock = (crate::units::timestamp::saturating_add(clock.0, by), clock.1.saturating_add(by));
     }
 }
 

@@ -14,7 +14,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// Returns an error if it cannot be read, is not a regular file, or is larger.
-pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+pub fn read_bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     // Before opening it, since opening a pipe blocks.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
@@ -40,7 +40,7 @@ pub fn read_pipe_bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// Returns an error if the bytes are not UTF-8.
-pub fn text(bytes: Vec<u8>) -> io::Result<String> {
+pub fn into_text(bytes: Vec<u8>) -> io::Result<String> {
     let message = |error: std::string::FromUtf8Error| format!("not UTF-8 at byte {}", error.utf8_error().valid_up_to());
     String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, message(error)))
 }
@@ -54,17 +54,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         fs::write(&path, "four").unwrap();
-        assert_eq!(text(read(&path, 4).unwrap()).unwrap(), "four");
-        assert_eq!(read(&path, 3).unwrap_err().to_string(), "larger than 3 bytes");
-        assert_eq!(text(vec![b'a', 0xff]).unwrap_err().to_string(), "not UTF-8 at byte 1");
-        assert_eq!(read(folder.path(), 4).unwrap_err().to_string(), "not a regular file");
-        assert_eq!(read(&folder.path().join("none"), 4).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(into_text(read_bounded(&path, 4).unwrap()).unwrap(), "four");
+        assert_eq!(read_bounded(&path, 3).unwrap_err().to_string(), "larger than 3 bytes");
+        assert_eq!(into_text(vec![b'a', 0xff]).unwrap_err().to_string(), "not UTF-8 at byte 1");
+        assert_eq!(read_bounded(folder.path(), 4).unwrap_err().to_string(), "not a regular file");
+        assert_eq!(read_bounded(&folder.path().join("none"), 4).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn endless_device_is_read_up_to_the_limit() {
-        assert_eq!(read(Path::new("/dev/zero"), 4).unwrap_err().to_string(), "not a regular file");
+        assert_eq!(read_bounded(Path::new("/dev/zero"), 4).unwrap_err().to_string(), "not a regular file");
         assert_eq!(read_pipe_bounded(Path::new("/dev/zero"), 4).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
         assert_eq!(read_pipe_bounded(Path::new("/dev/null"), 4).unwrap(), b"");
     }

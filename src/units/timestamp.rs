@@ -17,7 +17,7 @@ pub fn parse(text: &str) -> Option<Timestamp> {
 /// The format is absolute, so that responses containing it do not change over time. Seconds are cut off; use [`format_utc_ceil`]
 /// for the time at which something opens.
 #[must_use]
-pub fn tell(instant: Timestamp) -> String {
+pub fn format_utc(instant: Timestamp) -> String {
     let text = instant.to_string();
     format!("{} {} UTC", text.get(..10).unwrap_or(&text), text.get(11..16).unwrap_or("00:00"))
 }
@@ -25,24 +25,24 @@ pub fn tell(instant: Timestamp) -> String {
 /// Formats a timestamp rounded up to the next whole minute, so that an opening time is never stated too early.
 #[must_use]
 pub fn format_utc_ceil(instant: Timestamp) -> String {
-    tell(instant.checked_add(SignedDuration::from_millis(59_999)).unwrap_or(instant))
+    format_utc(instant.checked_add(SignedDuration::from_millis(59_999)).unwrap_or(instant))
 }
 
 /// Returns `instant + age`, or the latest timestamp on overflow.
 #[must_use]
-pub fn after(instant: Timestamp, age: Duration) -> Timestamp {
+pub fn saturating_add(instant: Timestamp, age: Duration) -> Timestamp {
     SignedDuration::try_from(age).ok().and_then(|age| instant.checked_add(age).ok()).unwrap_or(Timestamp::MAX)
 }
 
 /// Checks whether `now` is in the span that starts at `since`. A clock set back before `since` is outside.
 #[must_use]
 pub fn is_within(since: Timestamp, span: Duration, now: Timestamp) -> bool {
-    since <= now && now < after(since, span)
+    since <= now && now < saturating_add(since, span)
 }
 
 /// Returns `instant - age`, or the earliest timestamp on overflow.
 #[must_use]
-pub fn before(instant: Timestamp, age: Duration) -> Timestamp {
+pub fn saturating_sub(instant: Timestamp, age: Duration) -> Timestamp {
     SignedDuration::try_from(age).ok().and_then(|age| instant.checked_sub(age).ok()).unwrap_or(Timestamp::MIN)
 }
 
@@ -68,7 +68,7 @@ mod tests {
         let mirror = parse("2026-04-10T01:50:08.860000+00:00").unwrap();
         let registry = parse("2026-04-10T01:50:08.860Z").unwrap();
         assert_eq!(mirror, registry);
-        assert_eq!(tell(registry), "2026-04-10 01:50 UTC");
+        assert_eq!(format_utc(registry), "2026-04-10 01:50 UTC");
         assert_eq!(format_utc_ceil(registry), "2026-04-10 01:51 UTC");
         for invalid in ["", "yesterday", "2026-04-10", "2026-04-10T01:50:08", "1712713808"] {
             assert_eq!(parse(invalid), None, "{invalid}");

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::{BufMut as _, Bytes};
 use coldframe::firewall::TarballResponse;
-use coldframe::net::headers::{ByteRange, span};
+use coldframe::net::headers::{ByteRange, requested_range};
 use coldframe::npm::{Algorithm, Digest, Integrity};
 use coldframe::server::response;
 use http::HeaderValue;
@@ -39,7 +39,7 @@ pub fn holds(input: &[u8]) {
             headers.append(name, value);
         }
     }
-    let range = span(&headers, length, &etag);
+    let range = requested_range(&headers, length, &etag);
     span_matches_the_request(&headers, length, &etag, range);
     if length <= MAX_LENGTH {
         response_matches_the_span(headers, length, range);

@@ -23,7 +23,7 @@ const THOROUGH_LEVEL: u32 = 7;
 const MAX_BLOCK_BYTES: usize = u16::MAX as usize;
 
 /// Encodes `plain` as stored blocks.
-pub(crate) fn store(plain: &[u8]) -> Vec<u8> {
+pub(crate) fn store_gzip(plain: &[u8]) -> Vec<u8> {
     let mut deflated = Vec::with_capacity(plain.len() + 5 * (plain.len() / MAX_BLOCK_BYTES + 1));
     for block in plain.chunks(MAX_BLOCK_BYTES) {
         #[expect(clippy::cast_possible_truncation, reason = "a chunk is no longer than a block may be")]

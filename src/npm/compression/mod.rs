@@ -53,8 +53,8 @@ impl Segment {
     #[must_use]
     pub fn store(plain: &[u8], packing: SegmentFormat) -> Self {
         let packed = match packing {
-            SegmentFormat::Gzip => gzip::store(plain),
-            SegmentFormat::Zstd => zstd::store(plain),
+            SegmentFormat::Gzip => gzip::store_gzip(plain),
+            SegmentFormat::Zstd => zstd::store_zstd(plain),
         };
         Self::of(packed.into(), plain, packing)
     }
@@ -195,7 +195,7 @@ pub fn join<'a>(packing: SegmentFormat, arena: &Bytes, segments: impl Iterator<I
     chunks.retain(|chunk| !chunk.is_empty());
     if chunks.is_empty() {
         // Decoders reject a stream without frames.
-        chunks.push(zstd::store(&[]).into());
+        chunks.push(zstd::store_zstd(&[]).into());
     }
     chunks
 }

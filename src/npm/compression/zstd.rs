@@ -36,7 +36,7 @@ impl ZstdEncoder {
 }
 
 /// Encodes `plain` (below 4 GiB) as a frame of raw blocks, in a fraction of the time needed to start a compressor.
-pub(crate) fn store(plain: &[u8]) -> Vec<u8> {
+pub(crate) fn store_zstd(plain: &[u8]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(plain.len() + 12 + 3 * (plain.len() / MAX_BLOCK_BYTES));
     frame.extend_from_slice(&MAGIC);
     push_length(plain.len(), &mut frame);

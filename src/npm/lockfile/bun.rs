@@ -24,7 +24,7 @@ pub(crate) fn read(document: &DocNode) -> Result<Lockfile, LockfileError> {
         let from = if workspace.key.is_empty() { "" } else { workspace.value.text_of("name").unwrap_or_default() };
         for dependency in FIELDS.iter().flat_map(|field| workspace.value.members_of(field)) {
             let (Some(spec), Some(at)) = (dependency.value.text(), find(&at, from, &dependency.key)) else { continue };
-            entries[at].ask(&Arc::default(), true, &dependency.key, Some(spec));
+            entries[at].add_requester(&Arc::default(), true, &dependency.key, Some(spec));
         }
     }
     for package in packages {
@@ -34,7 +34,7 @@ pub(crate) fn read(document: &DocNode) -> Result<Lockfile, LockfileError> {
         let by: Arc<str> = (*entries[*number].name).into();
         for dependency in FIELDS.iter().flat_map(|field| facts.members_of(field)) {
             let (Some(spec), Some(at)) = (dependency.value.text(), find(&at, &package.key, &dependency.key)) else { continue };
-            entries[at].ask(&by, false, &dependency.key, Some(spec));
+            entries[at].add_requester(&by, false, &dependency.key, Some(spec));
         }
     }
     entries.retain(|entry| entry.source != EntrySource::Workspace);
@@ -47,7 +47,7 @@ fn find(at: &HashMap<&str, usize>, from: &str, name: &str) -> Option<usize> {
     if from.len() + name.len() > LONGEST_PATH {
         return None;
     }
-    for _ in 0..STEPS {
+    for _ in 0..MAX_STEPS {
         let path = if from.is_empty() { name.to_owned() } else { format!("{from}/{name}") };
         if let Some(found) = at.get(path.as_str()) {
             return Some(*found);

@@ -31,7 +31,7 @@ pub(crate) fn read(document: &DocNode) -> Result<Lockfile, LockfileError> {
         let target = if of_npm == "packages" { format!("npm:{target}") } else { target.to_owned() };
         let target = target.strip_prefix("npm:").map_or_else(|| format!("{name}@{target}"), str::to_owned);
         if let Some(at) = at.get(target.as_str()) {
-            entries[*at].ask(&Arc::default(), true, name, Some(range));
+            entries[*at].add_requester(&Arc::default(), true, name, Some(range));
         }
     }
     entries.extend(document.members_of("remote").iter().map(of_remote));

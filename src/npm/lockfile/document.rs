@@ -69,7 +69,7 @@ impl DocNode {
     }
 
     /// Checks whether the value at this key is `true`.
-    pub(crate) fn says(&self, key: &str) -> bool {
+    pub(crate) fn is_true(&self, key: &str) -> bool {
         self.text_of(key) == Some("true")
     }
 }

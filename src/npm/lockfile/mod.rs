@@ -196,7 +196,7 @@ impl LockfileEntry {
     }
 
     /// Records that `by` (empty for a project) requires the package as `name`, with `spec` if the lockfile states it.
-    pub(crate) fn ask(&mut self, by: &Arc<str>, direct: bool, name: &str, spec: Option<&str>) {
+    pub(crate) fn add_requester(&mut self, by: &Arc<str>, direct: bool, name: &str, spec: Option<&str>) {
         let alias = (*name != *self.name).then(|| name.into());
         self.asks.push(RequestedBy { by: Arc::clone(by), direct, alias, range: spec.and_then(range) });
     }

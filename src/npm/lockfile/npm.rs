@@ -52,7 +52,7 @@ impl<'a> InstallTree<'a> {
         let packages = packages.ok_or_else(|| LockfileError::at(1, "missing `packages`"))?.members();
         let mut tree = Self::default();
         let paths: HashSet<&str> = packages.iter().map(|package| &*package.key).collect();
-        let links = packages.iter().filter(|package| package.value.says("link"));
+        let links = packages.iter().filter(|package| package.value.is_true("link"));
         let targets: HashSet<&str> = links.filter_map(|link| link.value.text_of("resolved")).map(folder).collect();
         for DocMember { key: path, line, value: package } in packages {
             let installed = path.rfind(FOLDER).map(|at| &path[at + FOLDER.len()..]);
@@ -135,7 +135,7 @@ impl<'a> InstallTree<'a> {
             for DocMember { key: name, value, .. } in dependencies {
                 let at = folders.iter().find_map(|folder| folder.get(name));
                 let (Some(spec), Some(at)) = (value.text(), at) else { continue };
-                self.entries[*at].ask(&by, is_direct, name, Some(spec));
+                self.entries[*at].add_requester(&by, is_direct, name, Some(spec));
             }
         }
         self.entries
@@ -149,7 +149,7 @@ fn above<'t>(at: &'t HashMap<Box<str>, HashMap<Box<str>, usize>>, mut from: &str
     if from.len() > LONGEST_PATH {
         return found;
     }
-    for _ in 0..STEPS {
+    for _ in 0..MAX_STEPS {
         found.extend(at.get(from));
         if from.is_empty() {
             break;
@@ -163,8 +163,8 @@ fn above<'t>(at: &'t HashMap<Box<str>, HashMap<Box<str>, usize>>, mut from: &str
 fn of_package(name: &str, path: &str, line: u32, package: &DocNode) -> LockfileEntry {
     let resolved = package.text_of("resolved");
     let source = match package {
-        _ if package.says("link") => EntrySource::Link,
-        _ if package.says("inBundle") => EntrySource::Bundled,
+        _ if package.is_true("link") => EntrySource::Link,
+        _ if package.is_true("inBundle") => EntrySource::Bundled,
         _ => source_of_package(package),
     };
     LockfileEntry {
@@ -200,7 +200,7 @@ fn of_nested_package(name: &str, path: &str, line: u32, package: &DocNode) -> Lo
     let resolved = package.text_of("resolved");
     let source = match source_of_entry(version) {
         // Packages that the project itself bundles are installed for it.
-        _ if package.says("bundled") && path.matches(FOLDER).count() > 1 => EntrySource::Bundled,
+        _ if package.is_true("bundled") && path.matches(FOLDER).count() > 1 => EntrySource::Bundled,
         EntrySource::Registry if resolved.is_some_and(|resolved| address(resolved) == EntrySource::Git) => EntrySource::Git,
         // For a tarball at an explicit address, the lockfile does not state the real package, so its name is trusted.
         found => found,

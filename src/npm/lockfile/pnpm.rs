@@ -79,7 +79,7 @@ impl PnpmPackages {
         let version = &*self.bare(version);
         let at = self.at.get(format!("{name}@{version}").as_str()).or_else(|| self.at.get(version));
         if let Some(at) = at {
-            self.entries[*at].ask(by, specifier.is_some(), name, specifier);
+            self.entries[*at].add_requester(by, specifier.is_some(), name, specifier);
         }
     }
 }
@@ -131,7 +131,7 @@ fn of_package(key: &str, line: u32, package: &DocNode) -> LockfileEntry {
     let source = match resolution.text_of("type") {
         Some("directory") => EntrySource::File,
         Some("git") => EntrySource::Git,
-        _ if resolution.says("gitHosted") => EntrySource::Git,
+        _ if resolution.is_true("gitHosted") => EntrySource::Git,
         _ => match source_of_entry(version) {
             EntrySource::Registry if tarball.is_some_and(|tarball| address(tarball) == EntrySource::Git) => EntrySource::Git,
             found => found,

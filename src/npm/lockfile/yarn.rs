@@ -140,7 +140,7 @@ fn joined(blocks: &[YarnBlock]) -> Vec<LockfileEntry> {
         for (name, spec) in &block.dependencies {
             let patterns = [format!("{name}@{spec}"), format!("{name}@npm:{spec}")];
             let Some(target) = patterns.iter().find_map(|pattern| at.get(&**pattern)) else { continue };
-            entries[*target].ask(&by, project, name, Some(spec));
+            entries[*target].add_requester(&by, project, name, Some(spec));
         }
     }
     // In yarn 1, specs that no package in the file requires are the project's own.
@@ -149,7 +149,7 @@ fn joined(blocks: &[YarnBlock]) -> Vec<LockfileEntry> {
             let (name, spec) = split(pattern).unwrap_or((pattern, ""));
             let range = range(spec);
             if block.resolution.is_none() && !entry.asks.iter().any(|ask| ask.range == range) {
-                entry.ask(&Arc::default(), true, name, Some(spec));
+                entry.add_requester(&Arc::default(), true, name, Some(spec));
             }
         }
     }
