@@ -107,11 +107,11 @@ mod tests {
 
     #[test]
     fn path_with_a_token_is_withheld_from_the_log() {
-        let watch =
+        let log =
             |path: &'static str| RequestLog::begin(&Arc::default(), [127, 0, 0, 1].into(), &Method::GET, &Uri::from_static(path));
-        assert_eq!(watch("/axios").shown_path(), "/axios");
-        assert_eq!(watch("/-/Token/secret").shown_path(), "(withheld)");
-        let mut revoked = watch("/-/user/token/secret");
+        assert_eq!(log("/axios").shown_path(), "/axios");
+        assert_eq!(log("/-/Token/secret").shown_path(), "(withheld)");
+        let mut revoked = log("/-/user/token/secret");
         (revoked.endpoint, revoked.is_private) = (EndpointLabel::Write, true);
         assert_eq!(revoked.shown_path(), "(withheld)");
     }

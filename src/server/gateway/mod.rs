@@ -155,7 +155,7 @@ impl<A: RegistryService> Forward<A> {
 
     /// Authenticates a request to another host. Returns `None` if no authentication is required.
     async fn admit(&self, peer: SocketAddr, head: &mut Parts) -> Result<Option<Arc<str>>, RequestError> {
-        // A request to the gateway itself is for an admin page or a mistake. Only the session user may make it in a session.
+        // A request to the gateway itself is for an admin page or a mistake. In a session, mistakes need credentials too.
         if !is_for_others(head) && (self.single_user.is_none() || admin_page(head).is_ok()) {
             return Ok(None);
         }
