@@ -159,10 +159,10 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// Adds the new name of a flag or a command that was renamed to the parser's error.
 fn with_new_name(mut error: clap::Error) -> clap::Error {
-    let wrong = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand].into_iter().find_map(|kind| error.get(kind));
-    let Some(ContextValue::String(wrong)) = wrong else { return error };
-    let Some(new) = suggest::renamed(wrong) else { return error };
-    let (dashes, name) = if wrong.starts_with("--") { ("--", wrong.trim_start_matches('-')) } else { ("", wrong.as_str()) };
+    let given = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand].into_iter().find_map(|kind| error.get(kind));
+    let Some(ContextValue::String(given)) = given else { return error };
+    let Some(new) = suggest::renamed(given) else { return error };
+    let (dashes, name) = if given.starts_with("--") { ("--", given.trim_start_matches('-')) } else { ("", given.as_str()) };
     let tip = format!("`{dashes}{name}` is now called `{dashes}{new}`");
     error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
     error

@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn addresses_are_classified_by_host_and_port() {
-        let config = Config::of(&[
+        let config = Config::from_pairs(&[
             ("data-dir", "/data"),
             ("upstream", "https://npm.registry.example/all/"),
             ("listen", "127.0.0.1:4873"),

@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn banner_shows_addresses_upstream_age_and_npmrc_line() {
-        let config = Config::of(&[
+        let config = Config::from_pairs(&[
             ("listen", "0.0.0.0:4873"),
             ("upstream", "https://registry.example/npm"),
             ("data-dir", "/data"),

@@ -258,7 +258,7 @@ impl Fix {
         let what = finding.what();
         let others = if finding.has_siblings { "one of several versions of a package" } else { "an alias" };
         self.left.insert(format!(
-            "{client} cannot override {others}: remove {place} instead of {what}, which is hidden and not chosen again"
+            "{client} cannot override {others}; to replace {what}, remove {place}: hidden versions are not chosen again"
         ));
     }
 }

@@ -445,7 +445,7 @@ mod tests {
             working_directory: folder.path().to_owned(),
         };
         let config =
-            Config::of(&[("data-dir", "/data"), ("upstream", "https://registry.example/"), ("listen", "127.0.0.1:4873")]);
+            Config::from_pairs(&[("data-dir", "/data"), ("upstream", "https://registry.example/"), ("listen", "127.0.0.1:4873")]);
         let (survey, server) = (SettingsSurvey::of(&surroundings), Url::parse("http://127.0.0.1:4873/").unwrap());
         let (hosts, gateways) = (RegistryHosts::of(&config.unwrap(), None), ["127.0.0.1:8080".to_owned()]);
         let (survey, hosts, server, folder) = (&survey, &hosts, &server, folder.path());

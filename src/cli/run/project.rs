@@ -168,7 +168,8 @@ fn has_yarn_2(surroundings: &ProcessEnvironment) -> bool {
 /// Returns the contents of files with this name in the working directory, its parents, and the home directory.
 fn texts_of(surroundings: &ProcessEnvironment, name: &str) -> Vec<String> {
     let folders = surroundings.working_directory.ancestors().chain(surroundings.home.as_deref());
-    let texts = folders.filter_map(|folder| files::into_text(files::read_bounded(&folder.join(name), MAX_YARNRC_BYTES).ok()?).ok());
+    let texts =
+        folders.filter_map(|folder| files::into_text(files::read_bounded(&folder.join(name), MAX_YARNRC_BYTES).ok()?).ok());
     texts.collect()
 }
 
