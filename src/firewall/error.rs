@@ -209,8 +209,10 @@ impl Refusal {
             return format!("{text}{tail}");
         }
         // The detail is cut first. The rule, the opening and the version to use instead are kept.
-        let (detail, rest) =
-            text.rfind(" (rule ").filter(|at| text.len() - at + MIN_DETAIL_BYTES <= limit).map_or((&*text, ""), |at| text.split_at(at));
+        let (detail, rest) = text
+            .rfind(" (rule ")
+            .filter(|at| text.len() - at + MIN_DETAIL_BYTES <= limit)
+            .map_or((&*text, ""), |at| text.split_at(at));
         let kept: String = detail.chars().take(limit.saturating_sub(rest.len() + 3)).collect();
         format!("{}...{rest}{tail}", kept.trim_end())
     }

@@ -63,7 +63,7 @@ use crate::firewall::responses::{CachedView, UnsegmentedKey, UnsegmentedResponse
 use crate::firewall::tarballs::addresses::Addresses;
 use crate::firewall::tarballs::early_request::EarlyRequests;
 use crate::firewall::tarballs::entitlement::{Entitled, EntitlementKey, Entitlements};
-use crate::firewall::tarballs::{MEMORY_UNITS, Landed, TarballKey};
+use crate::firewall::tarballs::{Landed, MEMORY_UNITS, TarballKey};
 use crate::firewall::wall_clock::WallClock;
 use crate::firewall::wanted_versions::Wants;
 use crate::net::fair_limit::Sizes;
@@ -554,9 +554,7 @@ impl Firewall {
         jump.map_or(Ok(()), |jump| {
             let side = if jump.is_positive() { "forward" } else { "back" };
             let seconds = jump.as_secs().abs();
-            Err(format!(
-                "the system clock was set {side} by {seconds} s; nothing is recorded until an upstream's clock agrees"
-            ))
+            Err(format!("the system clock was set {side} by {seconds} s; nothing is recorded until an upstream's clock agrees"))
         })
     }
 

@@ -54,7 +54,8 @@ impl Components {
 
     /// Counts a shared fetch whose task panicked or was aborted at shutdown, and returns its error.
     pub(crate) fn note_lost_fetch(&self) -> FirewallError {
-        TaskFailed { task: TaskLabel::Request, detail: "a shared fetch ended without a result", restart: None }.emit(&self.metrics);
+        TaskFailed { task: TaskLabel::Request, detail: "a shared fetch ended without a result", restart: None }
+            .emit(&self.metrics);
         task_failed()
     }
 
@@ -145,7 +146,12 @@ impl Components {
         self.event("metadata_stripped", Some(&packument.name), None, format!("{} sends no {missing}", registry.id()));
     }
 
-    pub(crate) fn upstream_answered(&self, request: &FetchRequest, asked: Instant, fetched: &Result<PackumentReply, UpstreamError>) {
+    pub(crate) fn upstream_answered(
+        &self,
+        request: &FetchRequest,
+        asked: Instant,
+        fetched: &Result<PackumentReply, UpstreamError>,
+    ) {
         let outcome = match fetched {
             Ok(fetched) if matches!(fetched.freshness, PackumentBody::NotModified) => UpstreamOutcome::NotModified,
             Ok(_) => UpstreamOutcome::Changed,

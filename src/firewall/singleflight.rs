@@ -53,7 +53,7 @@ where
         self.running.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
     }
 
-    /// Waits for the task of `key`, and spawns it with `fly` if none is running.
+    /// Waits for the task of `key`, and spawns it with `start` if none is running.
     ///
     /// # Errors
     /// Returns [`FlightAborted`] if the task did not complete.

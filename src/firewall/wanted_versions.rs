@@ -94,7 +94,8 @@ pub(crate) fn pick_unfiltered(packument: &Packument, spec: &str) -> Option<usize
     let spec = if spec.is_empty() { "latest" } else { spec };
     let exact = packument.find(spec).map(|(at, _)| at);
     let by_tag = || packument.find(tagged(spec)?).map(|(at, _)| at);
-    let by_range = || packument.find(best_in_range(packument, &Range::parse(spec)?, tagged("latest"), |_| true)?).map(|(at, _)| at);
+    let by_range =
+        || packument.find(best_in_range(packument, &Range::parse(spec)?, tagged("latest"), |_| true)?).map(|(at, _)| at);
     exact.or_else(by_tag).or_else(by_range)
 }
 

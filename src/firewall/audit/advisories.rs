@@ -188,8 +188,11 @@ fn tree_answer(found: &[Found<'_>], audited: &Audited, mut theirs: Theirs<'_>) -
         entry["access"] = "public".into();
         entry["overview"] = advisory.summary.into();
         let fix = patched(*advisory);
-        let advice =
-            if fix == "<0.0.0" { "Remove this package: no fixed version is known".to_owned() } else { format!("Upgrade to {fix}") };
+        let advice = if fix == "<0.0.0" {
+            "Remove this package: no fixed version is known".to_owned()
+        } else {
+            format!("Upgrade to {fix}")
+        };
         entry["recommendation"] = advice.into();
         advisories.insert(number(*advisory).to_string(), serde_json::value::to_raw_value(&entry)?);
         if let Some(counts) = metadata.as_object_mut() {

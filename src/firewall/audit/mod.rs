@@ -81,7 +81,8 @@ impl Components {
         names: &HashSet<PackageName>,
         installed: &BTreeMap<PackageName, Vec<String>>,
     ) -> Option<String> {
-        let mut held: Vec<_> = installed.iter().filter_map(|(name, versions)| self.held_updates(client, name, versions)).collect();
+        let mut held: Vec<_> =
+            installed.iter().filter_map(|(name, versions)| self.held_updates(client, name, versions)).collect();
         held.retain(|update| !self.is_variant(&update.name, names));
         if held.is_empty() {
             return None;

@@ -124,7 +124,8 @@ impl ExplainedFacts {
     pub fn of(facts: &Facts<'_>) -> Self {
         let owned = |text: &str| text.to_owned();
         let obeyed = facts.matching_advisories().map(|advisory| ExplainedAdvisory::of(advisory, false));
-        let suppressed = facts.advisories.suppressed(facts.version, facts.parsed).map(|advisory| ExplainedAdvisory::of(advisory, true));
+        let suppressed =
+            facts.advisories.suppressed(facts.version, facts.parsed).map(|advisory| ExplainedAdvisory::of(advisory, true));
         Self {
             gone: match facts.presence {
                 Presence::Present => None,
@@ -208,10 +209,7 @@ impl ExplainedAdvisory {
         let severity = self.severity.map(|severity| format!(", {severity}")).unwrap_or_default();
         let suppressed = if self.set_aside { ", set aside: marks every version of an established package" } else { "" };
         let summary = if self.summary.is_empty() { String::new() } else { format!(": {}", self.summary) };
-        format!(
-            "{} ({}{severity}) of the feed `{}`, trust `{}`{suppressed}{summary}",
-            self.id, self.kind, self.feed, self.trust
-        )
+        format!("{} ({}{severity}) of the feed `{}`, trust `{}`{suppressed}{summary}", self.id, self.kind, self.feed, self.trust)
     }
 }
 

@@ -19,7 +19,7 @@ use crate::firewall::verdicts::VerdictTable;
 use crate::npm::PackumentForm;
 use crate::npm::packument::dist_tags;
 use crate::npm::{PackageName, Packument, Range};
-use crate::policy::{Facts, evaluate, decision_warning};
+use crate::policy::{Facts, decision_warning, evaluate};
 use crate::units::timestamp;
 
 impl Components {
@@ -44,7 +44,7 @@ impl Components {
         };
         let (inner, asked, name) = (Arc::clone(self), client.clone(), name.clone());
         let (judged, wanted) = (Arc::clone(&known), Box::<str>::from(wanted.unwrap_or("latest")));
-        let tell = move || {
+        let explain = move || {
             let explainer = Explainer { known: &judged, world: &world, client: &asked, validated, at };
             let screen = judged.verdicts(&world, asked.profile);
             if at.is_none() {
@@ -52,7 +52,7 @@ impl Components {
             }
             explainer.of(&name, &wanted, &screen)
         };
-        self.over_versions(&known, client.address, tell).await?
+        self.over_versions(&known, client.address, explain).await?
     }
 }
 
@@ -74,9 +74,7 @@ impl Explainer<'_> {
         });
         let Some((packument, at)) = found else {
             return match RemovedVersion::find(self.known, wanted, self.world) {
-                Some(removed) if !removed.is_later_than(self.at) => {
-                    Ok(self.explanation(&removed.facts(self.at), None, screen))
-                }
+                Some(removed) if !removed.is_later_than(self.at) => Ok(self.explanation(&removed.facts(self.at), None, screen)),
                 _ => Err(self.nothing(name, wanted)),
             };
         };

@@ -50,7 +50,8 @@ impl<'a> RemovedVersion<'a> {
             born: known.born,
             effective: first.map_or(known.validated, Release::counts_from),
             longest_age: world.longest_age(),
-            advisories: advisories.applicable_to(seen.iter().map(|(key, version, effective)| (*key, version.as_ref(), *effective))),
+            advisories: advisories
+                .applicable_to(seen.iter().map(|(key, version, effective)| (*key, version.as_ref(), *effective))),
         })
     }
 

@@ -426,7 +426,9 @@ impl Components {
         }
         let fetched = match fetched {
             Ok(fetched) => fetched,
-            Err(UpstreamError::NotFound) if self.is_clock_right(now, None) => return self.mark_removed(request, before, now).await,
+            Err(UpstreamError::NotFound) if self.is_clock_right(now, None) => {
+                return self.mark_removed(request, before, now).await;
+            }
             Err(error @ UpstreamError::Denied { .. }) => return Err(error.into()),
             Err(error @ UpstreamError::MissingPage { .. }) if last.is_none() => {
                 self.absent.insert(request.slot.clone(), now);
@@ -448,7 +450,9 @@ impl Components {
                 let confirmed = Confirmed { form, has_no_more: false, validated, checked: now, behind, validators: None };
                 self.confirm(&request, &known, &before, confirmed).await
             }
-            (PackumentBody::NotModified, None) => Err(FirewallError::Internal("upstream sent 304 for a packument that is not cached".into())),
+            (PackumentBody::NotModified, None) => {
+                Err(FirewallError::Internal("upstream sent 304 for a packument that is not cached".into()))
+            }
             (PackumentBody::Changed { body, gzip: true, .. }, _) if !gzip::is_gzip(&body) => {
                 let detail = "declared as gzip, but is not gzip".into();
                 let rejection = FirewallError::Unreadable { name: request.slot.name.clone(), detail };
@@ -498,7 +502,9 @@ impl Components {
                         let permit = self.fetches.of(&request.registry).acquire(request.client).await;
                         let whole = FetchRequest { need: DocumentNeed::Facts, ..request };
                         match Box::pin(Arc::clone(&self).fetch_packument(whole, permit)).await {
-                            Err(rejection) if rejection.is_upstreams_failure() => self.stale_or_error(&slot, last, rejection, now),
+                            Err(rejection) if rejection.is_upstreams_failure() => {
+                                self.stale_or_error(&slot, last, rejection, now)
+                            }
                             other => other,
                         }
                     }

@@ -38,7 +38,8 @@ impl PreviousState {
     /// as cached.
     pub(crate) fn other_token(&self, slot: &CacheKey) -> Option<OtherToken<'_>> {
         let differs = self.token.as_ref().is_some_and(|before| slot.is_client_scoped() && before != slot);
-        let shown = self.known.as_ref().filter(|known| known.checked != NEVER_CHECKED).and_then(|known| known.packument.as_deref());
+        let shown =
+            self.known.as_ref().filter(|known| known.checked != NEVER_CHECKED).and_then(|known| known.packument.as_deref());
         differs.then_some(OtherToken { shown })
     }
 }
@@ -54,7 +55,8 @@ impl Components {
         }
         // A snapshot of other credentials, to be confirmed for these.
         if let Some(known) = last {
-            let known = known.revalidated(request.slot.clone(), known.form, known.validated, NEVER_CHECKED, known.document.clone());
+            let known =
+                known.revalidated(request.slot.clone(), known.form, known.validated, NEVER_CHECKED, known.document.clone());
             return Ok(PreviousState { record: Arc::clone(&known.record), known: Some(Arc::new(known)), token });
         }
         let (inner, slot, registry) = (Arc::clone(self), request.slot.clone(), Arc::clone(&request.registry));

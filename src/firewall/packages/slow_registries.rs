@@ -59,7 +59,14 @@ impl SlowRegistries {
 
     /// Called if a client stopped waiting for a package after `patience`. The registry is slow if the client waited mostly for
     /// headers and the registry sent none to any client meanwhile. `heard` is the time of its last response.
-    pub(crate) fn mark_slow(&self, registry: &Arc<str>, slot: &CacheKey, patience: Duration, heard: Option<Instant>, now: Timestamp) {
+    pub(crate) fn mark_slow(
+        &self,
+        registry: &Arc<str>,
+        slot: &CacheKey,
+        patience: Duration,
+        heard: Option<Instant>,
+        now: Timestamp,
+    ) {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).get(slot).copied();
         let Some(asked) = asked else { return };
         if asked.elapsed() * HEADER_WAIT_DIVISOR < patience || heard.is_some_and(|heard| heard >= asked) {
@@ -67,8 +74,7 @@ impl SlowRegistries {
         }
         let mut slow = self.slow.lock().unwrap_or_else(PoisonError::into_inner);
         // Waits for two different packages need no further trial.
-        let is_tried =
-            slow.get(registry).is_some_and(|since| since.holds(heard, now) && (since.is_tried || since.slot != *slot));
+        let is_tried = slow.get(registry).is_some_and(|since| since.holds(heard, now) && (since.is_tried || since.slot != *slot));
         let since = Since { clock: now, watch: Instant::now(), slot: slot.clone(), is_tried };
         slow.insert(Arc::clone(registry), since);
     }

@@ -40,7 +40,9 @@ impl Components {
             return false;
         }
         // A parent that cannot be fetched pins nothing.
-        let Ok(mut reading) = Box::pin(self.lookup_unlinked(client, &whole, DocumentNeed::Index, None)).await else { return false };
+        let Ok(mut reading) = Box::pin(self.lookup_unlinked(client, &whole, DocumentNeed::Index, None)).await else {
+            return false;
+        };
         if let Some(version) = newer_than(&reading.known, packument)
             && let Some(newer) = Box::pin(self.ask_once_more(client, &reading, version, DocumentNeed::Index)).await
         {
@@ -123,7 +125,8 @@ mod tests {
     fn subpackage_needs_an_exact_pin_by_same_version_and_publisher() {
         let pins = r#","optionalDependencies":{"@esbuild/linux-x64":"0.25.0"}"#;
         let whole = packument("esbuild", "0.25.0", "evanw", pins);
-        let found = |name, version, publisher| match_parent(&packument(name, version, publisher, ""), &whole, whole.oldest)[0].is_some();
+        let found =
+            |name, version, publisher| match_parent(&packument(name, version, publisher, ""), &whole, whole.oldest)[0].is_some();
         assert!(found("@esbuild/linux-x64", "0.25.0", "evanw"));
         assert!(!found("@esbuild/linux-x64", "0.25.1", "evanw"));
         assert!(!found("@esbuild/linux-x64", "0.25.0", "mallory"));

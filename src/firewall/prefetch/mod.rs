@@ -181,26 +181,26 @@ impl ParsePriority {
 
     /// Waits for a parsing slot. A prefetch waits until few clients do, or until a client requests its package.
     pub(crate) async fn turn(&self, ahead: Option<&PrefetchContext>) -> ParseSlot<'_> {
-        let Some(asked) = ahead.and_then(|ahead| ahead.promoted.as_ref()) else { return self.take() };
+        let Some(asked) = ahead.and_then(|ahead| ahead.promoted.as_ref()) else { return self.client_slot() };
         let wait_turn = async {
             let permit = self.prefetches.acquire().await;
-            self.give().await;
+            self.wait_until_few().await;
             permit
         };
         tokio::select! {
             biased;
-            () = asked.notified() => self.take(),
+            () = asked.notified() => self.client_slot(),
             permit = wait_turn => ParseSlot { asked: None, _slot: permit.ok() },
         }
     }
 
-    fn take(&self) -> ParseSlot<'_> {
+    fn client_slot(&self) -> ParseSlot<'_> {
         self.asked.fetch_add(1, Ordering::AcqRel);
         ParseSlot { asked: Some(self), _slot: None }
     }
 
     /// Waits until few clients wait.
-    async fn give(&self) {
+    async fn wait_until_few(&self) {
         loop {
             let fewer = self.fewer.notified();
             if self.asked.load(Ordering::Acquire) < self.few {
@@ -333,6 +333,9 @@ mod tests {
     fn client_request_has_a_limited_prefetch_budget() {
         let first = PrefetchContext::of_question();
         let then = first.next("^1").next("^2");
-        assert_eq!((0..2 * MAX_PREFETCHES).filter(|at| if at % 2 == 0 { &first } else { &then }.try_spend()).count(), MAX_PREFETCHES as usize);
+        assert_eq!(
+            (0..2 * MAX_PREFETCHES).filter(|at| if at % 2 == 0 { &first } else { &then }.try_spend()).count(),
+            MAX_PREFETCHES as usize
+        );
     }
 }

@@ -72,7 +72,9 @@ impl Components {
     ) -> Result<PassthroughResponse, FirewallError> {
         let need = DocumentNeed::Form(PackumentForm::Abbreviated);
         let mut evaluated = self.evaluated(client, name, need, None).await?;
-        if evaluated.packument.find(version).is_none() && self.ask_once_more(client, &evaluated.reading, version, need).await.is_some() {
+        if evaluated.packument.find(version).is_none()
+            && self.ask_once_more(client, &evaluated.reading, version, need).await.is_some()
+        {
             evaluated = self.evaluated(client, name, need, None).await?;
         }
         let EvaluatedPackage { reading, packument, screen, .. } = evaluated;

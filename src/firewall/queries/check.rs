@@ -134,7 +134,9 @@ impl Components {
         };
         let reading = match reading {
             Ok(reading) => reading,
-            Err(rejection) => return locked.iter().map(|(at, version)| (*at, CheckedVersion::failed(version, &rejection))).collect(),
+            Err(rejection) => {
+                return locked.iter().map(|(at, version)| (*at, CheckedVersion::failed(version, &rejection))).collect();
+            }
         };
         // Matches untrusted ranges against untrusted versions, so it counts as heavy work.
         let _permit = self.heavy.acquire(client.address).await;

@@ -41,7 +41,8 @@ impl Components {
         coding: ContentCoding,
     ) -> Result<PackumentResponse, FirewallError> {
         for _ in 0..MAX_ATTEMPTS {
-            let wish = RenderRequest { form, packing: coding.segment_format(), base: client.base.clone(), profile: client.profile };
+            let wish =
+                RenderRequest { form, packing: coding.segment_format(), base: client.base.clone(), profile: client.profile };
             let EvaluatedPackage { reading, packument, screen, now } =
                 self.evaluated(client, name, DocumentNeed::Form(form), Some(wish)).await?;
             self.require_visible(client, &packument, &screen)?;

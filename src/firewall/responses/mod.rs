@@ -113,7 +113,8 @@ impl CachedView {
         restricted: bool,
         now: Timestamp,
     ) -> Option<PackumentResponse> {
-        let restrictions = screen.restrictions.as_ref().filter(|_| restricted).map(|restrictions| restrictions.to_json(&self.base, &self.name));
+        let restrictions =
+            screen.restrictions.as_ref().filter(|_| restricted).map(|restrictions| restrictions.to_json(&self.base, &self.name));
         let restrictions = restrictions.as_deref();
         let assembly = self.view.assemble(&VersionFilter { shown: &screen.shown, tags: screen.tags.as_deref(), restrictions })?;
         let mut entity = assembly.fingerprint().to_vec();
@@ -257,7 +258,9 @@ impl Components {
             let _permit = inner.readers.acquire(client.address).await;
             let renderer = Arc::clone(&inner);
             let rendered = inner.blocking(move || {
-                renderer.workbenches.with_scratch(|scratch| renderer.render(&reading.known, &document, None, &wish, &mut scratch.press))
+                renderer
+                    .workbenches
+                    .with_scratch(|scratch| renderer.render(&reading.known, &document, None, &wish, &mut scratch.press))
             });
             let rendered = rendered.await?;
             rendered.ok_or_else(|| FirewallError::Internal("cannot render the packument".into()))

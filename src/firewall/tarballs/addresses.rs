@@ -173,7 +173,8 @@ impl Components {
                 Err(other) => return Err(other),
             };
             readings.push(evaluated.reading.clone());
-            let places = self.index(client, &evaluated.reading.known, &evaluated.packument).await?.find(&evaluated.packument, address);
+            let places =
+                self.index(client, &evaluated.reading.known, &evaluated.packument).await?.find(&evaluated.packument, address);
             let Some(version) = self.choose(client, &evaluated, &places)? else {
                 // A removed version is known by its number only.
                 let removed = owner.as_ref().filter(|(_, version)| evaluated.packument.find(version).is_none());
@@ -209,7 +210,10 @@ impl Components {
     fn ambiguous(&self, client: &Client, name: &PackageName, version: &str, detail: String) -> FirewallError {
         let verdict = Verdict::deny(RuleId::SelfContradiction, detail);
         let refusal = Refusal::of_version(name, version, &verdict, None);
-        refusal.map_or_else(|| FirewallError::Internal("a refusal has no reason".into()), |refusal| self.record_refusal(client, refusal))
+        refusal.map_or_else(
+            || FirewallError::Internal("a refusal has no reason".into()),
+            |refusal| self.record_refusal(client, refusal),
+        )
     }
 
     /// Returns the URL index of a packument, built on first use.

@@ -86,12 +86,7 @@ impl EarlyRequests {
 impl Components {
     /// Starts an early request for a tarball whose package is unknown, at the conventional URL. `None` if the package is known or
     /// no slot is free; the tarball is then requested after its verdict.
-    pub(crate) async fn start(
-        self: &Arc<Self>,
-        client: &Client,
-        name: &PackageName,
-        version: &str,
-    ) -> Option<Arc<EarlyRequest>> {
+    pub(crate) async fn start(self: &Arc<Self>, client: &Client, name: &PackageName, version: &str) -> Option<Arc<EarlyRequest>> {
         let registry = Arc::clone(self.registries.of(name));
         let slot = CacheKey::of(name, &registry, &client.authorization);
         if self.is_known(&slot) {

@@ -28,7 +28,7 @@ use crate::firewall::{Components, PackageLookup, recorder};
 use crate::net::FairPermit;
 use crate::npm::integrity::Mismatch;
 use crate::npm::{Algorithm, Digest, DigestComparison, Hasher, Integrity, PackageName, Packument, Version};
-use crate::policy::{Facts, RuleId, Verdict, Warning, evaluate, decision_warning};
+use crate::policy::{Facts, RuleId, Verdict, Warning, decision_warning, evaluate};
 use crate::store::{
     BlobKind, Committed, DownloadEvent, DownloadKind, DownloadOutcome, LearnedDigests, PackageChange, PendingBlob, Release,
     StoreError, TarballSource,
@@ -125,9 +125,12 @@ impl Components {
                 self.note_tarball((client, now), name, version, Some(&digests), DownloadOutcome::Served, rule);
                 Ok(TarballResponse { bytes, integrity: digests, kept })
             }
-            Err(rejection) => {
-                Err(self.note_refusal(client, &reading.known, version, self.explain_failure(client, &reading, version, rejection)))
-            }
+            Err(rejection) => Err(self.note_refusal(
+                client,
+                &reading.known,
+                version,
+                self.explain_failure(client, &reading, version, rejection),
+            )),
         }
     }
 
@@ -515,7 +518,13 @@ impl Components {
     }
 
     /// Turns upstream failures that are policy decisions into refusals.
-    fn explain_failure(&self, client: &Client, reading: &PackageLookup, version: &str, rejection: FirewallError) -> FirewallError {
+    fn explain_failure(
+        &self,
+        client: &Client,
+        reading: &PackageLookup,
+        version: &str,
+        rejection: FirewallError,
+    ) -> FirewallError {
         let name = &reading.known.slot.name;
         match rejection {
             FirewallError::Upstream(error @ UpstreamError::TarballHost { .. }) => {

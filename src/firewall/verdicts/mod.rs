@@ -17,7 +17,7 @@ use crate::firewall::wanted_versions::WithheldVersions;
 use crate::npm::packument::dist_tags;
 use crate::npm::packument::dist_tags::Retargets;
 use crate::npm::{Algorithm, Digest, PackageName, Packument, PackumentForm};
-use crate::policy::{Advisory, Policy, UnknownFacts, Verdict, Warning, evaluate, decision_warning};
+use crate::policy::{Advisory, Policy, UnknownFacts, Verdict, Warning, decision_warning, evaluate};
 use crate::store::TagSighting;
 use crate::text::single_line;
 use crate::units::timestamp;
@@ -281,7 +281,12 @@ impl VerdictTable {
 }
 
 /// Returns the dist-tags with hidden targets moved or removed; `None` if all upstream targets are visible.
-fn visible_dist_tags(known: &PackageSnapshot, packument: &Packument, shown: &[bool], policy: &Policy) -> Option<Vec<(Box<str>, Box<str>)>> {
+fn visible_dist_tags(
+    known: &PackageSnapshot,
+    packument: &Packument,
+    shown: &[bool],
+    policy: &Policy,
+) -> Option<Vec<(Box<str>, Box<str>)>> {
     let visible = |version: &str| packument.find(version).is_some_and(|(at, _)| shown[at]);
     if packument.dist_tags.iter().all(|(_, version)| visible(version)) {
         return None;
