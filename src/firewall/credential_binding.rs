@@ -60,7 +60,7 @@ fn why(registry: &Registry, addressed: &Addressed) -> String {
     let id = registry.id();
     match addressed {
         Addressed::Host(base) => format!(
-            "your credentials for {base} are not sent to {id}; if that host is another name of the registry, add it to `intercept`"
+            "your credentials for {base} are not sent to {id}; if that host also serves this registry, add it to `intercept`"
         ),
         Addressed::Coldframe | Addressed::Named(_) => {
             format!("your credentials are not sent to {id}; to send them, add the registry to `client-credentials`")

@@ -187,7 +187,7 @@ impl Refusal {
     #[must_use]
     pub fn with_link(self, base: &BaseUrl) -> Self {
         let link = explain_link(base, &self.name, self.version.as_deref());
-        Self { link: explain_link.map(Into::into), ..self }
+        Self { link: link.map(Into::into), ..self }
     }
 
     /// Returns text and link in at most `longest` bytes, for a header. Shorter wording is tried first, then the text is cut. A
@@ -195,7 +195,7 @@ impl Refusal {
     #[must_use]
     pub fn truncated(&self, longest: usize) -> String {
         let mut text = self.text.to_string();
-        let whole = |text: &str| text.len() + self.link.as_ref().map_or(0, |link| EXPLAIN_SEPARATOR.len() + explain_link.len());
+        let whole = |text: &str| text.len() + self.link.as_ref().map_or(0, |link| EXPLAIN_SEPARATOR.len() + link.len());
         for (long, short) in SHORTER_WORDING {
             if whole(&text) <= longest {
                 break;

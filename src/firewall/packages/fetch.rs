@@ -642,7 +642,7 @@ impl Components {
     ) -> Result<Option<(PackageRecord, StoredPackument)>, FirewallError> {
         let name = &request.slot.name;
         let _turn = self.histories.lock(name);
-        let record = self.read_record(request, before)?;
+        let record = self.read_newest_record(request, before)?;
         let first = StoredPackument {
             first_seen: now,
             validated: now,

@@ -232,13 +232,13 @@ impl Components {
     /// Reads the records of all views from the ledger, or from memory if the ledger missed the last change. Blocks.
     fn read_histories(&self, request: &FetchRequest, before: &PreviousState) -> Result<Histories, FirewallError> {
         let FetchRequest { slot, registry, .. } = request;
-        let own = self.read_record(request, before)?;
+        let own = self.read_newest_record(request, before)?;
         let views = slot.others(registry).into_iter().chain([slot.shared()]).collect();
         Ok(Histories { own, views, others: self.other_records(slot, registry)? })
     }
 
     /// Reads the record of a view from the ledger, or from memory if the ledger missed the last change. Blocks.
-    pub(crate) fn read_record(
+    pub(crate) fn read_newest_record(
         &self,
         request: &FetchRequest,
         before: &PreviousState,

@@ -196,8 +196,8 @@ impl Components {
 fn unconfirmed(name: &PackageName, hidden: usize) -> String {
     let versions = if hidden == 1 { "a version" } else { "versions" };
     format!(
-        "{name} has {versions} hidden by coldframe, shown for a write only to a token that the registry confirmed for {name} within the last \
-         hour: by a publish or a dist-tag through coldframe, or as one of its collaborators; or ask the registry directly"
+        "{name} has {versions} hidden by coldframe, shown for a write only to a token that the registry confirmed for {name} \
+         within the last hour; publish or set a dist-tag through coldframe, become a collaborator, or use the registry directly"
     )
 }
 
