@@ -38,7 +38,7 @@ pub fn names() -> Vec<&'static str> {
 
 /// Returns the shipped policy with this name.
 #[must_use]
-pub fn file(name: &str) -> Option<Arc<SourceFile>> {
+pub fn policy_file(name: &str) -> Option<Arc<SourceFile>> {
     let shipped = SHIPPED.iter().find(|shipped| shipped.name == name)?;
     Some(Arc::new(SourceFile { path: PathBuf::from(format!("policies/{name}.toml")), text: shipped.text.to_owned() }))
 }
@@ -57,8 +57,8 @@ mod tests {
     use crate::policy::rules::compose::compile;
 
     fn policy(name: &str) -> crate::policy::rules::Policy {
-        let find = |_: &SourceFile, name: &str| file(name).ok_or_else(|| "not found".to_owned());
-        let compiled = compile(&[file(name).unwrap()], &find).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let find = |_: &SourceFile, name: &str| policy_file(name).ok_or_else(|| "not found".to_owned());
+        let compiled = compile(&[policy_file(name).unwrap()], &find).unwrap_or_else(|mistakes| panic!("{mistakes}"));
         assert!(compiled.warnings.is_empty(), "{:?}", compiled.warnings);
         compiled.policy
     }

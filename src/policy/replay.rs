@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     fn fate(incident: &str) -> ReplayOutcome {
-        let policy = Policy::new(Duration::from_secs(72 * 3600), &[]).unwrap();
+        let policy = Policy::with_ages(Duration::from_secs(72 * 3600), &[]).unwrap();
         replay(&policy, &PastIncident::read_all(&format!("[{incident}]")).unwrap()[0], true).fate
     }
 
@@ -255,7 +255,7 @@ mod tests {
     fn missing_and_invalid_fields_count_as_unknown() {
         let text = r#"{"incidents":[{"id":"a"},{"id":"b","published_at":7,"packages":7,"signals":7,"kind":{}},
             {"id":"c","published_at":"2031-01","hours_live":"5","hours_live_bound":"exact","packages":["@a/b@1.2.3",7,{}],"new":1}]}"#;
-        let policy = Policy::new(Duration::from_secs(72 * 3600), &[]).unwrap();
+        let policy = Policy::with_ages(Duration::from_secs(72 * 3600), &[]).unwrap();
         let fates: Vec<_> =
             PastIncident::read_all(text).unwrap().iter().map(|incident| replay(&policy, incident, true).fate).collect();
         assert_eq!(fates, [ReplayOutcome::Undecidable, ReplayOutcome::Undecidable, ReplayOutcome::StoppedUntilDetection]);

@@ -162,7 +162,7 @@ mod tests {
     fn policy(shipped: usize) -> Policy {
         let text = format!("include = \"{}\"", presets::names()[shipped]);
         let file = Arc::new(SourceFile { path: "p.toml".into(), text });
-        let find = |_: &SourceFile, name: &str| presets::file(name).ok_or_else(|| "not found".to_owned());
+        let find = |_: &SourceFile, name: &str| presets::policy_file(name).ok_or_else(|| "not found".to_owned());
         compile(&[file], &find).unwrap_or_else(|mistakes| panic!("{mistakes}")).policy
     }
 

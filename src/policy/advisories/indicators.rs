@@ -37,7 +37,7 @@ pub fn normalize_indicator(text: &str) -> Option<String> {
 
 /// Finds an indicator for a host: an address, or a name in lower case without a trailing dot. An indicator also covers
 /// subdomains. If several feeds match, returns the one with the strictest trust level.
-pub(crate) fn of<'a>(feeds: impl Iterator<Item = &'a FeedAdvisories>, place: &str) -> Option<IndicatorMatch<'a>> {
+pub(crate) fn find_in_feeds<'a>(feeds: impl Iterator<Item = &'a FeedAdvisories>, place: &str) -> Option<IndicatorMatch<'a>> {
     let is_address = place.parse::<IpAddr>().is_ok();
     let spellings = || {
         let parents = std::iter::successors(Some(place), |name| name.split_once('.').map(|(_, rest)| rest));

@@ -316,7 +316,7 @@ impl Advisories {
     /// Finds an indicator for a host: an address, or a name in lower case without a trailing dot.
     #[must_use]
     pub fn match_indicator(&self, place: &str) -> Option<IndicatorMatch<'_>> {
-        indicators::of(self.feeds.iter().map(|feed| &**feed), place)
+        indicators::find_in_feeds(self.feeds.iter().map(|feed| &**feed), place)
     }
 
     /// Returns the advisories with this id or alias, one per package. Scans the whole index.
@@ -389,7 +389,7 @@ impl<'a> PackageAdvisories<'a> {
             (None, Some(since)) => since,
         };
         let unlisted = || versions.iter().filter(|(key, version, _)| !advisory.names(key, *version));
-        let until = |before: Duration| timestamp::before(since, before);
+        let until = |before: Duration| timestamp::saturating_sub(since, before);
         let settled = unlisted().map(|(_, _, effective)| *effective).filter(|effective| *effective <= until(ESTABLISHED_BEFORE));
         let (mut count, mut first, mut last) = (0, Timestamp::MAX, Timestamp::MIN);
         for effective in settled {

@@ -70,7 +70,7 @@ pub fn compile(files: &[Arc<SourceFile>], find: &IncludeResolver<'_>) -> Result<
         mistakes.sort_by_key(|mistake| (rank(mistake), mistake.place.span.start));
         return Err(Diagnostics(mistakes));
     }
-    Ok(CompiledPolicy { warnings: rules.iter().filter_map(warning).collect(), policy: Policy::of(rules), files })
+    Ok(CompiledPolicy { warnings: rules.iter().filter_map(warning).collect(), policy: Policy::new(rules), files })
 }
 
 struct Composer<'r> {
@@ -150,7 +150,7 @@ fn rules(top: &mut TomlTable<'_, '_>, rules: &mut Vec<Rule>) {
         };
         let mut table = TomlTable { file: top.file, inside: table, mistakes: &mut *top.mistakes };
         let place = table.place(heading(&top.file.text, item.span()));
-        rules.extend(parse::rule(&mut table, place));
+        rules.extend(parse::parse_rule(&mut table, place));
     }
 }
 
@@ -212,7 +212,7 @@ mod tests {
         let sources: Vec<_> = files.iter().map(|(path, text)| source(path, text)).collect();
         let find = |_: &SourceFile, name: &str| {
             let local = sources.iter().find(|file| file.path == Path::new(name)).cloned();
-            local.or_else(|| presets::file(name)).ok_or_else(|| "not found".to_owned())
+            local.or_else(|| presets::policy_file(name)).ok_or_else(|| "not found".to_owned())
         };
         compile(&sources[..1], &find)
     }

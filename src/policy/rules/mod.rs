@@ -61,7 +61,7 @@ pub struct PackageRules<'p> {
 
 impl Policy {
     #[must_use]
-    pub fn of(rules: Vec<Rule>) -> Self {
+    pub fn new(rules: Vec<Rule>) -> Self {
         Self { rules: Arc::new(RuleIndex::of(rules)), exclude: GlobSet::empty(), excluded: Arc::default(), as_of: Timestamp::MIN }
     }
 
@@ -69,8 +69,8 @@ impl Policy {
     ///
     /// # Errors
     /// Returns an error if the globs together are too large to compile.
-    pub fn new(minimum_release_age: Duration, exclude: &[PackageGlob]) -> Result<Self, globset::Error> {
-        Self::of(Vec::new()).with_minimum_age(minimum_release_age).excluding(exclude)
+    pub fn with_ages(minimum_release_age: Duration, exclude: &[PackageGlob]) -> Result<Self, globset::Error> {
+        Self::new(Vec::new()).with_minimum_age(minimum_release_age).excluding(exclude)
     }
 
     /// Replaces the minimum release age. Zero removes all rules that test ages only, including the one for new packages.
@@ -420,13 +420,13 @@ mod tests {
 
     fn compiled(text: &str) -> Policy {
         let file = Arc::new(SourceFile { path: "p.toml".into(), text: text.to_owned() });
-        let find = |_: &SourceFile, name: &str| presets::file(name).ok_or_else(|| "not found".to_owned());
+        let find = |_: &SourceFile, name: &str| presets::policy_file(name).ok_or_else(|| "not found".to_owned());
         compile(&[file], &find).unwrap_or_else(|mistakes| panic!("{mistakes}")).policy
     }
 
     fn aged(hours: u64, exclude: &[&str]) -> Policy {
         let globs: Vec<_> = exclude.iter().map(|glob| PackageGlob::parse(glob).unwrap()).collect();
-        Policy::new(Duration::from_secs(hours * HOUR), &globs).unwrap()
+        Policy::with_ages(Duration::from_secs(hours * HOUR), &globs).unwrap()
     }
 
     fn axios() -> PackageName {
@@ -769,7 +769,7 @@ reason = "x"
             let without = varied(&name, born, bits);
             let with = Facts { advisories: &advisories, ..without };
             let judged = |policy: &Policy, decisions: &ActiveDecisions, facts: &Facts<'_>| evaluate(&policy.for_package(&name), decisions, facts, now).is_allowed();
-            let by_advisories = Policy::of(policy.rules().iter().filter(|rule| rule.asks.advisory.is_some()).cloned().collect());
+            let by_advisories = Policy::new(policy.rules().iter().filter(|rule| rule.asks.advisory.is_some()).cloned().collect());
             prop_assert!(judged(&by_advisories, &whole, &with) || !judged(&policy, &glass, &with));
             prop_assert!(judged(&policy, &glass, &without) || !judged(&policy, &glass, &with), "another advisory opened the version");
             prop_assert!(judged(&policy, &glass, &with) || !judged(&policy, &whole, &with), "break-glass closed the version");

@@ -54,7 +54,7 @@ const PEOPLE: &str = "names as npm shows them, or globs, such as `\"jasonsaayman
 const VERSIONS: &str = "an npm range, such as `\"<2.0.0\"`, `\"1.x || >=2.5.0\"` or `\"1.14.1\"`";
 
 /// Parses a rule. Reports mistakes and returns `None` if there are any.
-pub(crate) fn rule(table: &mut TomlTable<'_, '_>, place: SourceSpan) -> Option<Rule> {
+pub(crate) fn parse_rule(table: &mut TomlTable<'_, '_>, place: SourceSpan) -> Option<Rule> {
     let before = table.mistakes.len();
     table.reject_unknown(KEYS);
     let id = id(table, &place);
