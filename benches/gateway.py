@@ -213,7 +213,7 @@ def main():
         started = [subprocess.Popen(["nginx", "-c", work / "nginx.conf"], stderr=subprocess.DEVNULL)]
         started.append(subprocess.Popen(
             [chosen.binary, "serve", "--listen", f"127.0.0.1:{LISTEN}", "--gateway", f"127.0.0.1:{GATEWAY}", "--transparent", f"127.0.0.1:{TRANSPARENT}",
-             "--allow-host", f"localhost:{FAR}", "--max-connections", "12000", "--head-timeout", "5s", "--idle-timeout", "10m", "--log-level", "error", *common],
+             "--allow-host", f"localhost:{FAR}", "--max-connections", "12000", "--header-timeout", "5s", "--idle-timeout", "10m", "--log-level", "error", *common],
             stdout=subprocess.DEVNULL))
         pid = started[1].pid
         try:

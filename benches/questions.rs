@@ -59,7 +59,7 @@ fn main() {
 fn measure(name: &PackageName, document: &[u8]) {
     let ingested = parse::parse(name, document).expect("a packument");
     let packument = &ingested.packument;
-    let policy = Policy::new(AGE, &[]).expect("a policy");
+    let policy = Policy::with_ages(AGE, &[]).expect("a policy");
     // One hour after the newest version was published, the youngest versions are hidden.
     let newest = packument.entries.iter().filter_map(|entry| entry.published).max().unwrap_or(Timestamp::UNIX_EPOCH);
     let now = newest + SignedDuration::from_hours(1);

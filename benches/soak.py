@@ -13,7 +13,7 @@ AGE, TTL, STALE, SILENCE = 20.0, 3.0, 120.0, 3.0
 SLACK = 1.5
 SETTINGS = {
     "min-release-age": f"{AGE:.0f}s", "packument-ttl": f"{TTL:.0f}s", "max-stale": f"{STALE:.0f}s", "upstream-timeout": f"{SILENCE:.0f}s",
-    "memory": "24MB", "cache-size": "600MB", "send-timeout": "5s", "head-timeout": "5s", "idle-timeout": "20s", "log-level": "warn",
+    "memory": "24MB", "cache-size": "600MB", "send-timeout": "5s", "header-timeout": "5s", "idle-timeout": "20s", "log-level": "warn",
 }
 # Each package has as many changing versions from the start as it may have: the registry as a whole does not grow.
 PACKAGES, LARGE, CHANGING = 150, 6, 8

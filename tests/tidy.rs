@@ -10,6 +10,8 @@ use std::process::Command;
 
 use source::{Keep, line_of, strip, tests_begin, words};
 
+#[path = "tidy/prose.rs"]
+mod prose;
 #[path = "tidy/source.rs"]
 mod source;
 
@@ -144,6 +146,7 @@ fn test_modules(path: &str, text: &str) -> Vec<String> {
 /// All rules for one file; `path` is relative to the root, with forward slashes. `for_tests` says that all of it is a test.
 fn check(path: &str, text: &str, for_tests: bool, findings: &mut Vec<String>) {
     check_secrets_of_place(path, text, findings);
+    prose::check(path, text, findings);
     if Path::new(path).extension().is_none_or(|extension| extension != "rs") {
         return;
     }

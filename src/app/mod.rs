@@ -614,8 +614,9 @@ mod tests {
     async fn data_directory_is_locked_until_the_app_is_gone() {
         let home = tempfile::tempdir().unwrap();
         let data_dir = home.path().to_str().unwrap();
-        let config =
-            || Config::from_pairs(&[("listen", "127.0.0.1:0"), ("upstream", "http://127.0.0.1:1/"), ("data-dir", data_dir)]).unwrap();
+        let config = || {
+            Config::from_pairs(&[("listen", "127.0.0.1:0"), ("upstream", "http://127.0.0.1:1/"), ("data-dir", data_dir)]).unwrap()
+        };
         let clock = || Arc::new(SystemClock) as Arc<dyn Clock>;
         let first = App::build(config(), clock()).await.unwrap();
         let refused = App::build(config(), clock()).await.err().unwrap();

@@ -161,7 +161,8 @@ mod tests {
             ["osv ./osv/ deny 300s 86400s", "own https://feeds.example/npm/ warn 3600s 86400s", "osv-2 osv deny 300s 86400s"]
         );
         assert_eq!(read("feed = [\"a.txt\", { source = \"b\", trust = \"hold\" }]\n").unwrap().followed.len(), 2);
-        let flags = Config::from_pairs(&[("upstream", "http://127.0.0.1:1/"), ("data-dir", "/data"), ("feed", "x"), ("feed", "y")]);
+        let flags =
+            Config::from_pairs(&[("upstream", "http://127.0.0.1:1/"), ("data-dir", "/data"), ("feed", "x"), ("feed", "y")]);
         assert_eq!(flags.unwrap().feeds.followed[1].trust, FeedTrust::Deny);
     }
 

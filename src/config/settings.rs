@@ -7,7 +7,6 @@ pub use crate::config::value_kind::ValueKind;
 
 /// A setting. The variants are in the order of [`SETTINGS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the table below describes each of them")]
 pub enum SettingKey {
     Listen,
     Upstream,

@@ -16,7 +16,7 @@ pub use advisories::affected::AffectedRange;
 pub use advisories::index::FeedAdvisories;
 pub use advisories::indicators::IndicatorMatch;
 pub use advisories::{Advisories, Advisory, ApplicableAdvisories, FeedTrust, NO_ADVISORIES, PackageAdvisories, Ruling, Severity};
-pub use decisions::active::{ActiveDecisions, DecisionRef, evaluate, decision_warning};
+pub use decisions::active::{ActiveDecisions, DecisionRef, decision_warning, evaluate};
 pub use facts::{Facts, Presence, UnknownFacts};
 pub use invariants::{TAKEDOWN_AGE, is_takedown};
 pub use rules::compose::{CompiledPolicy, compile};

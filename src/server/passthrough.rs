@@ -31,7 +31,7 @@ const KEPT_BACK: [HeaderName; 14] = [
 /// Builds the forwarded request. `path` is encoded and without our prefix. HEAD is sent as GET: a filtered response must be
 /// complete before its headers are known.
 #[must_use]
-pub fn of(head: &Parts, path: &str, body: Bytes) -> PassthroughRequest {
+pub fn passthrough_request(head: &Parts, path: &str, body: Bytes) -> PassthroughRequest {
     let below = path.trim_start_matches('/');
     let path = head.uri.query().map_or_else(|| below.to_owned(), |query| format!("{below}?{query}"));
     let mut headers = HeaderMap::new();
@@ -80,7 +80,11 @@ mod tests {
             .header("x-forwarded-for", "10.0.0.1")
             .header("content-encoding", "gzip")
             .header("npm-command", "ci");
-        let passage = of(&request.body(()).unwrap().into_parts().0, "/-/npm/v1/security/audits", Bytes::from_static(b"{}"));
+        let passage = passthrough_request(
+            &request.body(()).unwrap().into_parts().0,
+            "/-/npm/v1/security/audits",
+            Bytes::from_static(b"{}"),
+        );
         assert_eq!(passage.path, "-/npm/v1/security/audits?x=1");
         let names: Vec<&str> = passage.headers.keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["content-encoding", "npm-command"]);

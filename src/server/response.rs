@@ -523,7 +523,7 @@ mod tests {
             (answered(418), 502),
         ] {
             let text = error.to_string();
-            let reply = error(&FirewallError::Upstream(error).into());
+            let reply = super::error(&FirewallError::Upstream(error).into());
             assert_eq!((status(&reply), phrase(&reply)), (expected, text.as_str()));
             // Only an upstream response has a `Retry-After`.
             let retry_after = (matches!(expected, 429 | 503) && text.starts_with("upstream")).then_some("7");

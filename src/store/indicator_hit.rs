@@ -36,7 +36,7 @@ impl IndicatorHit {
 
     /// Parses the detail of an event; `None` if the event is not an indicator hit.
     #[must_use]
-    pub fn read(package: Option<&str>, detail: &str) -> Option<Self> {
+    pub fn from_event(package: Option<&str>, detail: &str) -> Option<Self> {
         let (advisory, rest) = detail.split_once(" of the feed `")?;
         // The name of a feed has only letters, digits and dashes.
         let (feed, rest) = rest.split_once("`: ")?;
@@ -65,7 +65,7 @@ mod tests {
             package: PackageName::parse("axios").ok(),
         };
         let incident = hit.to_event();
-        assert_eq!(IndicatorHit::read(Some("axios"), &incident.detail), Some(hit));
-        assert_eq!(IndicatorHit::read(None, "MAL-1 of the feed `osv`: 10.0.0.1 (npm/11.21.2)"), None);
+        assert_eq!(IndicatorHit::from_event(Some("axios"), &incident.detail), Some(hit));
+        assert_eq!(IndicatorHit::from_event(None, "MAL-1 of the feed `osv`: 10.0.0.1 (npm/11.21.2)"), None);
     }
 }

@@ -41,7 +41,7 @@ impl Default for Config {
 ///
 /// # Errors
 /// Returns an error if the filter is invalid.
-pub fn start(config: &Config) -> Result<(), TelemetryError> {
+pub fn init(config: &Config) -> Result<(), TelemetryError> {
     let unreadable = |_| TelemetryError::Filter(config.filter.escape_debug().to_string());
     let filter = EnvFilter::builder().parse(&config.filter).map_err(unreadable)?;
     let subscriber = subscriber(config.format, filter, io::stderr, io::stderr().is_terminal());
@@ -111,8 +111,8 @@ mod tests {
     #[test]
     fn starting_twice_succeeds() {
         let config = Config { filter: "off".to_owned(), ..Config::default() };
-        start(&config).unwrap();
-        start(&config).unwrap();
+        init(&config).unwrap();
+        init(&config).unwrap();
     }
 
     /// Logs one event with hostile values and returns the output.
@@ -155,6 +155,6 @@ mod tests {
     #[test]
     fn invalid_filter_is_an_error() {
         let config = Config { filter: "coldframe=loud".to_owned(), ..Config::default() };
-        assert_eq!(start(&config).unwrap_err().to_string(), "invalid log filter: `coldframe=loud`");
+        assert_eq!(init(&config).unwrap_err().to_string(), "invalid log filter: `coldframe=loud`");
     }
 }

@@ -150,13 +150,13 @@ impl CaStore {
 /// # Errors
 /// Returns an error if a file cannot be read, or if certificate and key do not match.
 pub fn load_external(certificate: &Path, key: &Path) -> Result<CertificateAuthority, TlsError> {
-    let bytes = |path: &Path| files::read(path, LARGEST).map_err(TlsError::disk("read", path));
+    let bytes = |path: &Path| files::read_bounded(path, LARGEST).map_err(TlsError::disk("read", path));
     let unusable = |detail| TlsError::Unusable { path: certificate.to_owned(), detail };
     CertificateAuthority::read(&bytes(certificate)?, &bytes(key)?).map_err(unusable)
 }
 
 fn read_file(path: &Path) -> Result<Option<CertificateAuthority>, TlsError> {
-    let bytes = match files::read(path, LARGEST) {
+    let bytes = match files::read_bounded(path, LARGEST) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(TlsError::disk("read", path)(error)),

@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn durations_with_units_parse() {
-        let read = |text| parse_duration(text).map(|duration| parse_duration.as_secs());
+        let read = |text| parse_duration(text).map(|duration| duration.as_secs());
         for (text, seconds) in [
             ("72h", 259_200),
             ("7d", 604_800),

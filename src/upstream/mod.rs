@@ -129,7 +129,7 @@ impl From<BudgetTimeout> for UpstreamError {
 impl UpstreamError {
     /// Returns who caused the error.
     #[must_use]
-    pub fn source(&self) -> Fault {
+    pub fn fault(&self) -> Fault {
         match self {
             Self::NotFound | Self::Denied { .. } => Fault::Client,
             Self::BudgetTimeout { .. } => Fault::Internal,

@@ -44,7 +44,7 @@ impl PackumentReply {
     /// caches keep the origin's `Date`, others replace it.
     #[must_use]
     pub fn validated(&self, now: Timestamp) -> Timestamp {
-        let stored = self.age.map_or(now, |age| timestamp::before(now, age));
+        let stored = self.age.map_or(now, |age| timestamp::saturating_sub(now, age));
         self.date.map_or(now, |date| date.min(now)).min(stored)
     }
 

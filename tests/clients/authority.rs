@@ -54,13 +54,13 @@ fn go(folder: &Path) -> std::path::PathBuf {
 
 async fn shown(authority: &CertificateAuthority, host: &'static str) -> SocketAddr {
     let key = LeafKey::generate().unwrap();
-    showing(authority.mint(&name(host), &key, machine_clock().now()).unwrap()).await
+    showing(authority.issue(&name(host), &key, machine_clock().now()).unwrap()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn openssl_node_curl_and_go_take_its_word_for_its_hosts_and_for_no_other() {
     let folder = TempDir::new().unwrap();
-    let kept = CaStore::in_data_dir(folder.path()).read_or_make(&[name("registry.example")], machine_clock().now()).unwrap();
+    let kept = CaStore::new(folder.path()).load_or_create(&[name("registry.example")], machine_clock().now()).unwrap();
     let roots = folder.path().join("roots.pem");
     std::fs::write(&roots, pem(kept.current.certificate())).unwrap();
     let go = tokio::task::block_in_place(|| go(folder.path()));

@@ -165,8 +165,8 @@ fn is_enclosed(test: &str) -> bool {
     // Inside there is no network to fetch them over.
     fetched();
     let folder = TempDir::new().unwrap();
-    let default = coldframe::upstream::npmrc::built_in();
-    let names = [default.host_str().unwrap(), coldframe::upstream::npmrc::yarns_alias().unwrap()];
+    let default = coldframe::upstream::npmrc::npm_default_registry();
+    let names = [default.host_str().unwrap(), coldframe::upstream::npmrc::yarn_registry_host().unwrap()];
     let hosts = folder.path().join("hosts");
     std::fs::write(&hosts, format!("127.0.0.1 localhost\n198.51.100.20 {}\n", names.join(" "))).unwrap();
     let enclosed = |words: &[&std::ffi::OsStr]| {

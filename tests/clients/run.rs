@@ -55,7 +55,7 @@ pub const LOCKFILES: [&str; 5] = ["package-lock.json", "pnpm-lock.yaml", "yarn.l
 
 /// The address under which a public lockfile names its tarballs.
 fn public() -> String {
-    coldframe::upstream::npmrc::built_in().as_str().trim_end_matches('/').to_owned()
+    coldframe::upstream::npmrc::npm_default_registry().as_str().trim_end_matches('/').to_owned()
 }
 
 /// Puts another address into every lockfile of a project.

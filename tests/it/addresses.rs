@@ -134,7 +134,7 @@ async fn an_address_of_two_versions_with_different_digests_is_refused() {
 async fn an_address_asked_cold_costs_three_questions_at_most_and_is_never_tunnelled() {
     let place = Place::make().await;
     place.registry.publish(Package::new("left-pad", "3.0.0").at_path("/files/left-pad-3.0.0.tgz"));
-    let running = place.start(&["--others", "tunnel"]);
+    let running = place.start(&["--default-egress", "tunnel"]);
     for name in ["files", "FILES", "stranger", "b", "c", "d", "e", "@a/e", "@a/b", "@c/e"] {
         place.registry.absent(name);
     }

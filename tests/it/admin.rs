@@ -73,7 +73,7 @@ async fn where_others_come_too_only_an_operators_token_opens_more_than_health() 
     let told = Ask::new(open, "GET", "/-/coldframe/metrics").await.is(403);
     assert!(told.error().contains("none is named"), "{told:?}");
     // Who may ask whether a package is allowed is a setting of its own.
-    let explaining = opening().set("explain-to", "everybody").await;
+    let explaining = opening().set("explain-access", "all").await;
     explaining.publish_old("left-pad", &["1.0.0"]);
     let open = std::net::SocketAddr::from(([127, 0, 0, 1], explaining.coldframe.address.port()));
     Ask::new(open, "POST", "/-/coldframe/check").json(&body).await.is(200);

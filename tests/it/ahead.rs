@@ -33,8 +33,8 @@ async fn whoever_installs_finds_there_what_the_chosen_versions_depend_on() {
     assert_eq!(scene.registry.count("/other"), 0);
     // Counted once they have landed.
     let deadline = Instant::now() + Duration::from_secs(20);
-    while scene.metric("coldframe_fetched_ahead_total", "").await < 3.0 {
-        assert!(Instant::now() < deadline, "{}", scene.metric("coldframe_fetched_ahead_total", "").await);
+    while scene.metric("coldframe_prefetched_packuments_total", "").await < 3.0 {
+        assert!(Instant::now() < deadline, "{}", scene.metric("coldframe_prefetched_packuments_total", "").await);
     }
 }
 
@@ -57,7 +57,7 @@ async fn whoever_only_looks_or_comes_while_it_is_off_has_nothing_fetched() {
         ("8", "Mozilla/5.0", ""),
         ("0", "npm/11.19.1 node/v24.0.0 linux x64", "install"),
     ] {
-        let scene = Scene::open().set("fetch-ahead", setting).await;
+        let scene = Scene::open().set("prefetch", setting).await;
         publish(&scene);
         scene.get("/app").header("user-agent", agent).header("npm-command", command).await.is(200);
         // Had it led anywhere, that would have come before this.
@@ -68,7 +68,7 @@ async fn whoever_only_looks_or_comes_while_it_is_off_has_nothing_fetched() {
 
 #[tokio::test]
 async fn an_upstream_that_fails_is_asked_for_no_more() {
-    let scene = Scene::open().set("fetch-ahead", "1").await;
+    let scene = Scene::open().set("prefetch", "1").await;
     let names: Vec<_> = (0..20).map(|number| format!("part-{number:02}")).collect();
     let parts: serde_json::Map<_, _> = names.iter().map(|name| (name.clone(), "1".into())).collect();
     scene.publish(Package::new("app", "1.0.0").field("dependencies", parts));

@@ -276,7 +276,7 @@ async fn the_clock_of_a_restarted_machine_opens_nothing_early() {
     scene.later(hours(10));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     // Set back while it was off, so that the last look lies ahead.
-    scene.clock.set(coldframe::units::timestamp::before(noon, hours(30)));
+    scene.clock.set(coldframe::units::timestamp::saturating_sub(noon, hours(30)));
     scene.restart().await;
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(90)));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
@@ -285,7 +285,7 @@ async fn the_clock_of_a_restarted_machine_opens_nothing_early() {
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     // Set forward while it was off: an upstream whose clock did not follow opens nothing by it.
     let before = scene.now();
-    scene.clock.set(coldframe::units::timestamp::after(before, hours(100)));
+    scene.clock.set(coldframe::units::timestamp::saturating_add(before, hours(100)));
     scene.registry.clock_off_by(jiff::SignedDuration::from_hours(-100));
     scene.restart().await;
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);

@@ -101,7 +101,7 @@ async fn a_rotation_is_taken_up_by_a_running_server() {
     let scene = crate::gate::gateway().await;
     let first = signer(&scene).await.unwrap();
     let name = rustls_pki_types::DnsName::try_from(crate::gate::REGISTRY).unwrap();
-    let default = coldframe::upstream::npmrc::built_in();
+    let default = coldframe::upstream::npmrc::npm_default_registry();
     let default = rustls_pki_types::DnsName::try_from(default.host_str().unwrap().to_owned()).unwrap();
     let keeping = coldframe::tls::CaStore::new(scene.data());
     let now = coldframe::clock::Clock::now(&scene.clock);

@@ -455,7 +455,10 @@ async fn client_config_asks_the_server_that_runs_else_the_settings() {
         }
     }
     let (code, told, _) = lines("npm", "http://127.0.0.1:1/");
-    assert!(code == 0 && told.contains("min-release-age=2") && told.contains("the settings of this command, cannot ask"), "{told}");
+    assert!(
+        code == 0 && told.contains("min-release-age=2") && told.contains("the settings of this command, cannot ask"),
+        "{told}"
+    );
     assert_eq!(lines("cargo", &url).0, 2);
     assert_eq!(place.registry.total(), 0);
 }

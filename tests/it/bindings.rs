@@ -142,7 +142,7 @@ async fn a_private_manifest_cannot_have_the_token_sent_to_another_registry_of_th
 
 #[tokio::test]
 async fn a_mark_that_names_no_registry_is_a_mistake() {
-    let marked = coldframe::config::Config::of(&[
+    let marked = coldframe::config::Config::from_pairs(&[
         ("data-dir", "/data"),
         ("upstream", "https://registry.example/npm/"),
         ("client-credentials", "https://registry.example/npm-other/"),
@@ -183,8 +183,8 @@ async fn a_host_that_the_operator_intercepts_is_no_name_of_several_registries() 
 async fn a_token_for_npms_own_registry_does_not_reach_a_mirror_that_answers_for_it() {
     let scene = Scene::open().set("gateway", "127.0.0.1:0").await;
     scene.publish_old("left-pad", &["1.0.0"]);
-    let default: &'static str = coldframe::upstream::npmrc::built_in().host_str().unwrap().to_owned().leak();
-    for host in [default, coldframe::upstream::npmrc::yarns_alias().unwrap()] {
+    let default: &'static str = coldframe::upstream::npmrc::npm_default_registry().host_str().unwrap().to_owned().leak();
+    for host in [default, coldframe::upstream::npmrc::yarn_registry_host().unwrap()] {
         let (head, stream) = connect(at(&scene), &format!("{host}:443"), "").await;
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
         let stream = secure(trusting(scene.data(), &scene.clock, &[]), host, stream).await.unwrap();

@@ -166,7 +166,7 @@ async fn a_client_that_takes_every_slot_leaves_others_their_own() {
 
 #[tokio::test]
 async fn neither_a_slow_body_nor_our_own_slots_are_upstreams_silence() {
-    let scene = Scene::open().set("upstream-patience", "1s").set("upstream-timeout", "1h").set("drain-timeout", "1s").await;
+    let scene = Scene::open().set("stale-wait", "1s").set("upstream-timeout", "1h").set("drain-timeout", "1s").await;
     for name in ["slow", "waits", "other", "another"] {
         scene.publish_old(name, &["1.0.0"]);
         scene.get(&format!("/{name}")).await.is(200);
@@ -194,7 +194,7 @@ async fn neither_a_slow_body_nor_our_own_slots_are_upstreams_silence() {
 
 #[tokio::test]
 async fn one_known_package_that_hangs_on_a_quiet_registry_leaves_the_others_fresh() {
-    let mut scene = Scene::open().set("upstream-patience", "1s").set("upstream-timeout", "1h").set("drain-timeout", "1s").await;
+    let mut scene = Scene::open().set("stale-wait", "1s").set("upstream-timeout", "1h").set("drain-timeout", "1s").await;
     for restarted in [false, true] {
         for name in ["hangs", "other", "third"] {
             scene.publish_old(name, &["1.0.0"]);
@@ -229,7 +229,7 @@ async fn connect_from(source: &str, address: SocketAddr, receives: Option<u32>) 
 
 #[tokio::test]
 async fn a_client_that_takes_every_connection_leaves_others_their_own() {
-    let scene = Scene::open().set("max-connections", "32").set("head-timeout", "1h").set("drain-timeout", "1s").await;
+    let scene = Scene::open().set("max-connections", "32").set("header-timeout", "1h").set("drain-timeout", "1s").await;
     let address = scene.coldframe.address;
     let mut greedy = Vec::new();
     for _ in 0..100 {

@@ -24,7 +24,7 @@ async fn decide(scene: &Scene, act: DecisionAction, lasts: Option<Duration>, nee
     let expires = lasts.map(|lasts| author.at.checked_add(jiff::SignedDuration::try_from(lasts).unwrap()).unwrap());
     let proposal = DecisionProposal { act, reason: "INC-7".to_owned(), author, expires, needs_second };
     let data = scene.data().to_owned();
-    let taken = tokio::task::spawn_blocking(move || decide::decide(&data, &proposal)).await.unwrap().unwrap();
+    let taken = tokio::task::spawn_blocking(move || decide::record_decision(&data, &proposal)).await.unwrap().unwrap();
     assert_eq!(taken.effect, ApplyStatus::InForce);
     taken
 }
@@ -369,7 +369,7 @@ async fn no_variable_makes_its_author_a_second_person() {
         needs_second: true,
     };
     let data = scene.data().to_owned();
-    let taken = tokio::task::spawn_blocking(move || decide::decide(&data, &proposal)).await.unwrap().unwrap();
+    let taken = tokio::task::spawn_blocking(move || decide::record_decision(&data, &proposal)).await.unwrap().unwrap();
     let id = taken.decision.id.to_string();
     let (code, _, errors) = command(&["confirm", &id]);
     assert_ne!(code, 0);

@@ -118,9 +118,9 @@ async fn only_this_machine_is_answered_unless_a_setting_says_otherwise() {
     let closed = scene().await;
     let away = |scene: &Scene| scene.get(&page("left-pad")).header("via", "1.1 proxy.example");
     let refused = away(&closed).accept(BROWSER).await.is(403);
-    assert!(refused.text().contains("explain-to") && !refused.text().contains("1.1.0"), "{}", refused.text());
+    assert!(refused.text().contains("explain-access") && !refused.text().contains("1.1.0"), "{}", refused.text());
     assert_eq!(closed.registry.total(), 0);
-    let open = Scene::open().set("explain-to", "everybody").await;
+    let open = Scene::open().set("explain-access", "all").await;
     open.publish(Package::new("left-pad", "1.0.0"));
     away(&open).await.is(200);
 }

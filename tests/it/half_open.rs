@@ -39,7 +39,7 @@ async fn settled(server: &Program, before: usize, what: &str) {
 async fn handshakes_that_stop_halfway_or_break_off_leave_no_file_behind() {
     let (home, data, registry) = (TempDir::new().unwrap(), TempDir::new().unwrap(), Registry::start(&machine_clock()).await);
     let doors = ["--gateway", "127.0.0.1:0", "--transparent", "127.0.0.1:0", "--intercept", "registry.example"];
-    let server = Program::serve(home.path(), data.path(), &registry.url, &[&doors[..], &["--head-timeout", "1s"]].concat());
+    let server = Program::serve(home.path(), data.path(), &registry.url, &[&doors[..], &["--header-timeout", "1s"]].concat());
     let (gateway, transparent) = (door(&server, "gateway"), door(&server, "transparent"));
     let hello = hello_for("registry.example");
     // Everything that is made for the first of all stays.

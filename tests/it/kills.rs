@@ -113,7 +113,7 @@ fn kills() -> usize {
 
 /// Some time up to a third of a second, from the middle of a start to the middle of a load.
 async fn until_random() {
-    let moment = Duration::from_millis(30).mul_f64(1.0 + 10.0 * coldframe::net::dice());
+    let moment = Duration::from_millis(30).mul_f64(1.0 + 10.0 * coldframe::net::random_unit());
     let _ = tokio::time::timeout(moment, std::future::pending::<()>()).await;
 }
 

@@ -366,9 +366,11 @@ async fn decisions_feeds_users_and_the_ledger_are_told_harmlessly() {
         printed(place.asking(words).args(["--feed", feed, "--json"]));
     }
     printed(&mut place.on_data(&["exposure", "--advisory", "MAL-1", "--feed", feed]));
-    for words in
-        [&["confirm", "99"][..], &["revoke", "1", "--reason", "\u{202e}"], &["observe", "--for", "1h", "--reason", "\u{202e}"]]
-    {
+    for words in [
+        &["confirm", "99"][..],
+        &["revoke", "1", "--reason", "\u{202e}"],
+        &["break-glass", "--for", "1h", "--reason", "\u{202e}"],
+    ] {
         printed(&mut place.on_data(words));
     }
     printed(&mut place.on_data(&["feed", "export", &format!("{}/out\n::error::PWNED\u{1b}[2J", place.home.path().display())]));

@@ -121,7 +121,7 @@ async fn a_background_task_that_panics_is_started_again_counted_and_shown() {
         ("feed", list.to_str().unwrap()),
     ];
     let clock = Arc::new(Fragile(ManualClock::at(NOON.parse().unwrap()), AtomicBool::new(false)));
-    let app = App::build(Config::of(&settings).unwrap(), Arc::clone(&clock) as Arc<dyn Clock>).await.unwrap();
+    let app = App::build(Config::from_pairs(&settings).unwrap(), Arc::clone(&clock) as Arc<dyn Clock>).await.unwrap();
     let address = app.addresses()[0];
     let (stop, stopped) = oneshot::channel::<()>();
     let running = tokio::spawn(app.run(async move { drop(stopped.await) }));

@@ -407,7 +407,7 @@ fn may_read(readers: &str, request: &Request) -> bool {
 /// The words for `time`, in the registry's own spelling.
 pub fn spell(published: &Published, now: Timestamp) -> Option<Value> {
     match published {
-        Published::Aged(age) => Some(Value::from(format!("{:.3}", coldframe::units::timestamp::before(now, *age)))),
+        Published::Aged(age) => Some(Value::from(format!("{:.3}", coldframe::units::timestamp::saturating_sub(now, *age)))),
         Published::Words(words) => Some(words.clone()),
         Published::Missing => None,
     }

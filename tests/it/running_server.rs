@@ -122,10 +122,9 @@ async fn a_flag_that_means_another_policy_is_named_and_what_it_would_change() {
     let _server = place.serve(&["--min-release-age", "30d"]);
     let (code, told, errors) = place.run(&["explain", "left-pad@1.1.0", "--min-release-age", "1h"]);
     assert!(code == 10 && told.contains("30 d"), "{code}: {told}{errors}");
-    for part in [
-        "--min-release-age: `min-release-age` is 1h here and 30d on the server",
-        "with the settings of this command: allowed",
-    ] {
+    for part in
+        ["--min-release-age: `min-release-age` is 1h here and 30d on the server", "with the settings of this command: allowed"]
+    {
         assert!(errors.contains(part), "{part}: {errors}");
     }
     // The same age in other words is no other policy.

@@ -61,7 +61,7 @@ async fn results_that_cannot_be_read_are_not_passed_on() {
 
 /// A date thirty days ago.
 fn then(scene: &Scene) -> String {
-    coldframe::units::timestamp::before(coldframe::clock::Clock::now(&scene.clock), days(30)).to_string()
+    coldframe::units::timestamp::saturating_sub(coldframe::clock::Clock::now(&scene.clock), days(30)).to_string()
 }
 
 /// A result that names a version wherever a registry may write one.

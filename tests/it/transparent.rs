@@ -43,7 +43,8 @@ async fn a_name_that_points_here_is_answered_for_and_one_host_inside() {
 
 #[tokio::test]
 async fn what_holds_for_a_tunnel_holds_for_it() {
-    let scene = transparent().set("gateway", "127.0.0.1:0").set("others", "tunnel").set("allow-host", "nowhere.example").await;
+    let scene =
+        transparent().set("gateway", "127.0.0.1:0").set("default-egress", "tunnel").set("allow-host", "nowhere.example").await;
     let offer = async |name: &'static str| {
         let offered = secure(trusting(scene.data(), &scene.clock, &[]), name, arrive(&scene).await).await;
         offered.unwrap_err().to_string()
@@ -66,7 +67,7 @@ pub fn hello_for(name: &str) -> Vec<u8> {
 
 #[tokio::test]
 async fn no_spelling_of_this_machine_is_a_name_that_leads_there() {
-    let scene = transparent().set("others", "tunnel").await;
+    let scene = transparent().set("default-egress", "tunnel").await;
     let names = ["localhost", "127.0.0.1", "2130706433", "0x7f000001", "0x7f.1", "017700000001", "127.1", "0", "[::1]", "::1"];
     for name in names.into_iter().chain(["169.254.169.254", "LOCALHOST.", "user@registry.example", "registry.example:443"]) {
         let mut stream = arrive(&scene).await;
@@ -84,7 +85,7 @@ async fn no_spelling_of_this_machine_is_a_name_that_leads_there() {
 
 #[tokio::test]
 async fn what_begins_with_no_name_is_closed() {
-    let scene = transparent().set("head-timeout", "1s").await;
+    let scene = transparent().set("header-timeout", "1s").await;
     let large = hello(&[&[0, 21, 0x75, 0x30][..], &vec![0; 30_000]].concat());
     let grease = [[22, 3, 1, 0x40, 0].to_vec(), vec![1; 16_384], [22, 3, 1, 0x40, 0].to_vec(), vec![1; 16_384]].concat();
     let begun = [

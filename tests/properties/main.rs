@@ -85,7 +85,7 @@ fn drive(target: &str, cases: u32, holds: fn(&[u8])) {
 fn edited(mut input: Vec<u8>, (position, cut, word): (Index, usize, Vec<u8>)) -> Vec<u8> {
     let start = position.index(input.len() + 1);
     let end = (start + cut).min(input.len());
-    input.connect_original(start..end, word);
+    input.splice(start..end, word);
     input
 }
 

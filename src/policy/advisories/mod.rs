@@ -43,7 +43,6 @@ pub enum AdvisoryKind {
 
 /// Severity of a vulnerability, in npm's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the words say it")]
 pub enum Severity {
     Low,
     Moderate,

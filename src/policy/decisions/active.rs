@@ -350,7 +350,8 @@ impl Freeze {
             Verdict::Hold { until, .. } => self.ends_at().max(*until),
             Verdict::Allow => self.ends_at(),
         };
-        let detail = format!("versions published after {} are hidden: frozen {}", timestamp::format_utc(self.at), self.ground.describe());
+        let detail =
+            format!("versions published after {} are hidden: frozen {}", timestamp::format_utc(self.at), self.ground.describe());
         Verdict::Hold { until, reason: Reason { rule: RuleId::Freeze, detail } }
     }
 }

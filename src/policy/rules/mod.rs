@@ -674,7 +674,10 @@ reason = "x"
         let name = axios();
         let facts = Facts { advisories: &advisories, ..facts(&name) };
         assert_eq!(compiled("include = \"strict\"").for_package(&name).blocking_records(&facts), ["MAL-1"]);
-        assert!(compiled("include = \"default\"").for_package(&name).blocking_records(&facts).is_empty(), "it warns and refuses nothing");
+        assert!(
+            compiled("include = \"default\"").for_package(&name).blocking_records(&facts).is_empty(),
+            "it warns and refuses nothing"
+        );
     }
 
     /// An approval must name a strong signal that holds a version, although break-glass waives it.

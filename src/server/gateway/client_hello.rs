@@ -27,7 +27,7 @@ pub(crate) enum ClientHelloError {
 }
 
 /// Returns the server name of a connection in lower case.
-pub(crate) async fn name(stream: &mut PeekedStream<TcpStream>, patience: Duration) -> Result<String, ClientHelloError> {
+pub(crate) async fn read_sni(stream: &mut PeekedStream<TcpStream>, patience: Duration) -> Result<String, ClientHelloError> {
     timeout(patience, read(stream)).await.unwrap_or(Err(ClientHelloError::Slow))
 }
 

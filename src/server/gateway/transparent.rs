@@ -38,7 +38,7 @@ pub async fn serve<A: RegistryService>(
 async fn handle_connection<A: RegistryService>(gateway: Arc<Forward<A>>, mut connection: UpgradedConnection) {
     let (peer, patience, original) =
         (connection.seat.peer(), connection.seat.limits().header_timeout, connection.redirected_from());
-    let named = client_hello::name(&mut connection.stream, patience).await;
+    let named = client_hello::read_sni(&mut connection.stream, patience).await;
     let name = match named {
         Ok(name) => name,
         Err(error) => {

@@ -382,7 +382,7 @@ impl<A: RegistryService> RequestScope<'_, A> {
     }
 
     fn passage(&self, body: Bytes) -> PassthroughRequest {
-        passthrough::of(self.head, self.path, body)
+        passthrough::passthrough_request(self.head, self.path, body)
     }
 
     /// Returns the forwarded request, restricted to a registry that the client's own credentials are for.

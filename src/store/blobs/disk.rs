@@ -179,7 +179,7 @@ impl PendingBlob for PendingFile {
             file.as_file().sync_data().map_err(StoreError::file("sync", file.path()))?;
         }
         let mapping = MappedFile::of(file.as_file()).map_err(StoreError::file("map", file.path()))?;
-        let mapping = blobs.files.place(&digest, file, Arc::new(mapping))?;
+        let mapping = blobs.files.rename_into_place(&digest, file, Arc::new(mapping))?;
         blobs.files.evict();
         Ok(Committed { digests, bytes: to_bytes(mapping) })
     }
@@ -219,7 +219,12 @@ impl BlobFiles {
     }
 
     /// Renames a verified blob into place. If the same blob exists and is mapped, returns that one instead.
-    fn place(&self, digest: &Digest, file: NamedTempFile, mapping: Arc<MappedFile>) -> Result<Arc<MappedFile>, StoreError> {
+    fn rename_into_place(
+        &self,
+        digest: &Digest,
+        file: NamedTempFile,
+        mapping: Arc<MappedFile>,
+    ) -> Result<Arc<MappedFile>, StoreError> {
         let path = self.path(digest);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(StoreError::file("create", parent))?;

@@ -79,7 +79,7 @@ pub struct DownloadSummary {
 }
 
 /// Returns all tarball requests, served or refused, ordered by name, version and client.
-pub(crate) fn asked(connection: &Connection) -> rusqlite::Result<Vec<DownloadSummary>> {
+pub(crate) fn downloads(connection: &Connection) -> rusqlite::Result<Vec<DownloadSummary>> {
     let mut query = connection.prepare_cached(
         "SELECT subjects.name, subjects.version, clients.address, sum(downloads.times), min(downloads.first)
          FROM subjects

@@ -138,7 +138,7 @@ impl SqliteLedger {
     /// Returns an error if the ledger cannot be read.
     pub fn asked(&self) -> Result<Vec<DownloadSummary>, StoreError> {
         self.flush();
-        self.read(|connection| events::asked(connection).map_err(StoreError::ledger("read")))
+        self.read(|connection| events::downloads(connection).map_err(StoreError::ledger("read")))
     }
 
     /// Returns the blob digests of a package's newest documents, of all registries and views.
