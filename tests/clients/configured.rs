@@ -65,7 +65,7 @@ async fn each_client_that_knows_an_age_waits_by_itself() {
         assert_eq!((said.code, project.installed("left-pad").as_deref()), (0, Some("1.1.0")), "{tool:?}:\n{}", said.text);
     }
     // A registry is asked for its terms first, and has none.
-    assert!(scene.registry.forgive().iter().all(|asked| asked == "GET /-/coldframe/client-config"));
+    assert!(scene.registry.take_undeclared().iter().all(|asked| asked == "GET /-/coldframe/client-config"));
 }
 
 #[expect(clippy::disallowed_methods, reason = "a client has the machine's clock")]

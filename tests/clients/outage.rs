@@ -99,7 +99,7 @@ async fn an_upstream_that_is_down() {
         // Each client has an outage of its own: how often one asks is not to change what the next one reads.
         let scene = Scene::open().await;
         fill(&scene);
-        scene.registry.goes_down();
+        scene.registry.go_down();
         fails(&scene, tool, "left-pad", "1.0.0", told).await;
     }
 }
@@ -108,7 +108,7 @@ async fn an_upstream_that_is_down() {
 async fn an_upstream_that_has_been_down_for_a_while() {
     let scene = Scene::open().await;
     fill(&scene);
-    scene.registry.goes_down();
+    scene.registry.go_down();
     // The second time that it is left alone, that lasts long enough to stop the time before it ends.
     while !scene.get("/newborn").await.is(502).error().contains("next attempt in 2 s") {}
     // Nobody tries again while time stands still.

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::package::{Package, hours};
 use crate::reply::Reply;
-use crate::run::Place;
+use crate::run::Fixture;
 use crate::scene::Scene;
 use crate::wire::Response;
 
@@ -28,7 +28,7 @@ fn places(version: &str) -> [String; 4] {
 #[tokio::test(flavor = "multi_thread")]
 async fn under_the_registrys_name_a_tarball_is_asked_for_where_upstream_states_it() {
     for (number, path) in places("1.0.0").into_iter().enumerate() {
-        let place = Place::make().await;
+        let place = Fixture::new().await;
         let young = &places("1.1.0")[number];
         place.registry.publish(Package::new("@acme/ui", "1.0.0").at_path(&path));
         place.registry.publish(Package::new("@acme/ui", "1.1.0").at_path(young).aged(hours(5)));
@@ -37,17 +37,17 @@ async fn under_the_registrys_name_a_tarball_is_asked_for_where_upstream_states_i
         // From a lockfile that was made without us, before anything is known.
         let cold = place.start(&[]);
         if number < 3 {
-            cold.ask(&place.at(&path)).await.is(200);
-            cold.ask(&place.at(young)).await.is(403);
+            cold.ask(&place.url(&path)).await.is(200);
+            cold.ask(&place.url(young)).await.is(403);
         }
-        let packument = cold.ask(&place.at("/@acme%2fui")).await;
+        let packument = cold.ask(&place.url("/@acme%2fui")).await;
         assert_eq!(packument.versions(), ["1.0.0"], "{path}");
-        assert_eq!(stated(&packument, "1.0.0"), place.at(&path));
-        cold.ask(&place.at(&path)).await.is(200);
-        cold.ask(&place.at(young)).await.is(403);
+        assert_eq!(stated(&packument, "1.0.0"), place.url(&path));
+        cold.ask(&place.url(&path)).await.is(200);
+        cold.ask(&place.url(young)).await.is(403);
         // The customary path, of a lockfile that was made with an older coldframe.
-        cold.ask(&place.at("/@acme/ui/-/ui-1.0.0.tgz")).await.is(200);
-        cold.ask(&place.at("/@acme/ui/-/ui-1.1.0.tgz")).await.is(403);
+        cold.ask(&place.url("/@acme/ui/-/ui-1.0.0.tgz")).await.is(200);
+        cold.ask(&place.url("/@acme/ui/-/ui-1.1.0.tgz")).await.is(403);
         let (code, errors) = cold.end();
         assert_eq!(code, 0, "{errors}");
     }
@@ -55,23 +55,23 @@ async fn under_the_registrys_name_a_tarball_is_asked_for_where_upstream_states_i
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_packument_names_the_way_to_another_packages_hidden_tarball() {
-    let place = Place::make().await;
+    let place = Fixture::new().await;
     let hidden = Package::new("left-pad", "1.1.0").aged(hours(5));
     let deep = "/api/v4/projects/7/packages/npm/left-pad/-/left-pad-1.1.0.tgz";
     for (number, path) in
         ["/left-pad/-/left-pad-1.1.0.tgz", deep, &format!("/download/left-pad/1.1.0/{DIGEST}")].iter().enumerate()
     {
         let name = format!("evil-{number}");
-        let mut evil = Package::new(&name, "1.0.0").at_url(&place.at(path));
+        let mut evil = Package::new(&name, "1.0.0").at_url(&place.url(path));
         evil.tarball.clone_from(&hidden.tarball);
         place.registry.publish(evil);
         let running = place.start(&[]);
-        let packument = running.ask(&place.at(&format!("/{name}"))).await;
-        assert_eq!(stated(&packument, "1.0.0"), place.at(&format!("/{name}/-/{name}-1.0.0.tgz")), "{path}");
-        let answer = running.ask(&place.at(path)).await;
+        let packument = running.ask(&place.url(&format!("/{name}"))).await;
+        assert_eq!(stated(&packument, "1.0.0"), place.url(&format!("/{name}/-/{name}-1.0.0.tgz")), "{path}");
+        let answer = running.ask(&place.url(path)).await;
         assert!(matches!(answer.status, 403 | 404), "{path}: {}", answer.status);
         let encoded = path.replacen("left-pad", "left%2dpad", 1);
-        let answer = running.ask(&place.at(&encoded)).await;
+        let answer = running.ask(&place.url(&encoded)).await;
         assert!(matches!(answer.status, 403 | 404), "{encoded}: {}", answer.status);
         running.end();
     }
@@ -79,83 +79,83 @@ async fn no_packument_names_the_way_to_another_packages_hidden_tarball() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_on_a_host_that_is_only_tunnelled_becomes_the_customary_one() {
-    let place = Place::make().await;
+    let place = Fixture::new().await;
     for (version, url) in [
         ("2.0.0", "http://files.example/left-pad/-/left-pad-2.0.0.tgz".to_owned()),
         ("2.1.0", format!("http://files.example@{}/left-pad/-/x.tgz", place.registry.address)),
-        ("2.2.0", place.at("/a/../left-pad/-/x.tgz")),
-        ("2.3.0", format!("{}#x", place.at("/left-pad/-/x.tgz"))),
-        ("2.4.0", place.at("/left-pad/-/left-pad-1.0.0.tgz")),
-        ("2.5.0", place.at("/-/ping")),
+        ("2.2.0", place.url("/a/../left-pad/-/x.tgz")),
+        ("2.3.0", format!("{}#x", place.url("/left-pad/-/x.tgz"))),
+        ("2.4.0", place.url("/left-pad/-/left-pad-1.0.0.tgz")),
+        ("2.5.0", place.url("/-/ping")),
     ] {
         place.registry.publish(Package::new("left-pad", version).at_url(&url));
     }
     let running = place.start(&["--allow-host", "files.example"]);
-    let packument = running.ask(&place.at("/left-pad")).await;
+    let packument = running.ask(&place.url("/left-pad")).await;
     for version in ["2.0.0", "2.1.0", "2.2.0", "2.3.0", "2.4.0", "2.5.0"] {
-        assert_eq!(stated(&packument, version), place.at(&format!("/left-pad/-/left-pad-{version}.tgz")));
+        assert_eq!(stated(&packument, version), place.url(&format!("/left-pad/-/left-pad-{version}.tgz")));
     }
     running.end();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_two_packages_claim_is_refused() {
-    let place = Place::make().await;
+    let place = Fixture::new().await;
     let shared = "/files/blob-1.0.0.tgz";
     place.registry.publish(Package::new("one", "1.0.0").at_path(shared));
-    place.registry.publish(Package::new("two", "1.0.0").at_url(&place.at(shared)));
+    place.registry.publish(Package::new("two", "1.0.0").at_url(&place.url(shared)));
     for name in ["blob", "files"] {
         place.registry.absent(name);
     }
     let running = place.start(&[]);
-    assert_eq!(stated(&running.ask(&place.at("/one")).await, "1.0.0"), place.at(shared));
-    running.ask(&place.at(shared)).await.is(200);
-    running.ask(&place.at("/two")).await.is(200);
-    let refused = running.ask(&place.at(shared)).await.is(403);
+    assert_eq!(stated(&running.ask(&place.url("/one")).await, "1.0.0"), place.url(shared));
+    running.ask(&place.url(shared)).await.is(200);
+    running.ask(&place.url("/two")).await.is(200);
+    let refused = running.ask(&place.url(shared)).await.is(403);
     assert!(refused.error().contains("claimed by another package"), "{}", refused.error());
-    running.ask(&place.at("/one/-/one-1.0.0.tgz")).await.is(200);
+    running.ask(&place.url("/one/-/one-1.0.0.tgz")).await.is(200);
     running.end();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_of_two_versions_with_different_digests_is_refused() {
-    let place = Place::make().await;
+    let place = Fixture::new().await;
     let shared = "/files/pair-1.0.0.tgz";
     place.registry.publish(Package::new("pair", "1.0.0").at_path(shared));
-    place.registry.publish(Package::new("pair", "1.0.1").at_url(&place.at(shared)));
+    place.registry.publish(Package::new("pair", "1.0.1").at_url(&place.url(shared)));
     place.registry.absent("files");
     let running = place.start(&[]);
-    let refused = running.ask(&place.at(shared)).await.is(403);
+    let refused = running.ask(&place.url(shared)).await.is(403);
     assert!(refused.error().contains("another digest"), "{}", refused.error());
     running.end();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_asked_cold_costs_three_questions_at_most_and_is_never_tunnelled() {
-    let place = Place::make().await;
+    let place = Fixture::new().await;
     place.registry.publish(Package::new("left-pad", "3.0.0").at_path("/files/left-pad-3.0.0.tgz"));
     let running = place.start(&["--default-egress", "tunnel"]);
     for name in ["files", "FILES", "stranger", "b", "c", "d", "e", "@a/e", "@a/b", "@c/e"] {
         place.registry.absent(name);
     }
-    running.ask(&place.at("/files/left-pad-3.0.0.tgz")).await.is(200);
+    running.ask(&place.url("/files/left-pad-3.0.0.tgz")).await.is(200);
     for path in ["/files/stranger-1.0.0.tgz", "/@a/b/@c/d/e-1.0.0.tgz", "/files/left-pad-3.0.1.tgz", "/FILES/left-pad-3.0.0.tgz"]
     {
         let before = place.registry.total();
-        running.ask(&place.at(path)).await.is(404);
+        running.ask(&place.url(path)).await.is(404);
         let asked: Vec<String> = place.registry.requests().split_off(before).into_iter().map(|request| request.path).collect();
         assert!(asked.len() <= 3 && !asked.iter().any(|asked| asked == path), "{path}: {asked:?}");
     }
     // Neither is a path that no tarball is at.
     let before = place.registry.total();
-    running.ask(&place.at("/wp-admin/setup/login")).await.is(404);
+    running.ask(&place.url("/wp-admin/setup/login")).await.is(404);
     assert_eq!(place.registry.total(), before);
     running.end();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_spelling_of_an_address_is_decoded_once() {
-    let place = Place::make().await;
+    let place = Fixture::new().await;
     let path = format!("/download/@acme/ui/1.0.0/{DIGEST}");
     place.registry.publish(Package::new("@acme/ui", "1.0.0").at_path(&path));
     place.registry.publish(Package::new("tool", "1.0.0").at_path("/files/tool-1.0.0.tgz"));
@@ -163,7 +163,7 @@ async fn every_spelling_of_an_address_is_decoded_once() {
     place.registry.absent("files");
     let running = place.start(&[]);
     for spelling in [path.replace("@acme/ui", "@acme%2fui"), path.replace('@', "%40"), format!("{path}?cache=no")] {
-        running.ask(&place.at(&spelling)).await.is(200);
+        running.ask(&place.url(&spelling)).await.is(200);
     }
     for (spelling, status) in [
         ("/files/tool-1.0.0.tgz", 200),
@@ -173,11 +173,11 @@ async fn every_spelling_of_an_address_is_decoded_once() {
         ("/files/tool-1.1.0.tgz?x", 403),
         ("/files%2ftool-1.1.0.tgz", 403),
     ] {
-        assert_eq!(running.ask(&place.at(spelling)).await.status, status, "{spelling}");
+        assert_eq!(running.ask(&place.url(spelling)).await.status, status, "{spelling}");
     }
     for wrong in ["/files/%2574ool-1.0.0.tgz", "/files/./tool-1.0.0.tgz", "/x/../files/tool-1.0.0.tgz", "/files//tool-1.0.0.tgz"]
     {
-        let answer = running.ask(&place.at(wrong)).await;
+        let answer = running.ask(&place.url(wrong)).await;
         assert!(matches!(answer.status, 400 | 404), "{wrong}: {}", answer.status);
     }
     running.end();

@@ -80,7 +80,7 @@ async fn without_a_registry_adopt_says_once_that_nothing_could_be_checked() {
         let mut command = coldframe(home.path());
         run(command.args(["decisions", "list", "--json", "--data-dir"]).arg(data.path())).1
     };
-    registry.goes_down();
+    registry.go_down();
     for server in [false, true] {
         let server = server.then(|| Program::serve(home.path(), data.path(), &registry.url, &[]));
         let (code, told, errors) = adopt(&[]);
@@ -91,7 +91,7 @@ async fn without_a_registry_adopt_says_once_that_nothing_could_be_checked() {
         assert_eq!((code, told["unchecked"].as_array().unwrap().len(), &told["leftOut"]), (69, 3, &json!([])), "{told}");
         drop(server);
     }
-    registry.comes_back();
+    registry.come_back();
     registry.publish(Package::new("left-pad", "1.0.0").aged(hours(1)));
     registry.publish(Package::new("old", "1.0.0").aged(days(90)));
     registry.answer("/axios", crate::reply::Reply::status(503).header("retry-after", "60"));

@@ -51,10 +51,10 @@ async fn a_young_release_is_no_dist_tag() {
 #[tokio::test]
 async fn a_release_opens_when_its_age_has_passed_and_not_a_minute_earlier() {
     let scene = young_and_old().await;
-    scene.later(hours(70) + minutes(59));
+    scene.advance(hours(70) + minutes(59));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
-    scene.later(minutes(1));
+    scene.advance(minutes(1));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
     assert_eq!(scene.get("/left-pad").await.tag("latest").unwrap(), "1.1.0");
     scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(200);
@@ -64,15 +64,15 @@ async fn a_release_opens_when_its_age_has_passed_and_not_a_minute_earlier() {
 async fn a_release_does_not_open_on_a_document_older_than_its_opening() {
     let scene = young_and_old().await;
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(hours(70) + minutes(58));
+    scene.advance(hours(70) + minutes(58));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     // Three minutes on it has opened, but the document is younger than its TTL and was asked for before the opening.
-    scene.later(minutes(3));
-    scene.registry.goes_down();
+    scene.advance(minutes(3));
+    scene.registry.go_down();
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
-    scene.registry.comes_back();
-    scene.later(minutes(6));
+    scene.registry.come_back();
+    scene.advance(minutes(6));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
 }
 
@@ -82,7 +82,7 @@ async fn an_opening_is_asked_for_though_the_document_is_still_fresh() {
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(71)));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(hours(2));
+    scene.advance(hours(2));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
 }
 
@@ -135,9 +135,9 @@ async fn without_a_publish_time_the_age_counts_from_first_seen() {
     scene.publish(Package::new("left-pad", "1.2.0").time("last Tuesday"));
     scene.publish(Package::new("left-pad", "1.3.0").time(7));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(hours(71));
+    scene.advance(hours(71));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0", "1.2.0", "1.3.0"]);
 }
 
@@ -147,7 +147,7 @@ async fn a_packument_without_time_is_held_from_first_seen_not_opened() {
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.registry.edit("left-pad", |packument| drop(packument.as_object_mut().unwrap().remove("time")));
     scene.get("/left-pad").await.is(403);
-    scene.later(hours(72));
+    scene.advance(hours(72));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
 }
 
@@ -157,28 +157,28 @@ async fn a_publish_time_in_the_future_is_held_until_it_has_aged() {
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").time("2026-04-04T12:00:00.000Z"));
     scene.get("/left-pad").await.is(200);
-    scene.later(hours(95));
+    scene.advance(hours(95));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
 }
 
 #[tokio::test]
 async fn a_local_clock_ahead_opens_nothing_early() {
     let scene = Scene::open().await;
-    scene.registry.clock_off_by(SignedDuration::from_hours(-23));
+    scene.registry.set_clock_offset(SignedDuration::from_hours(-23));
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(75)));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "by upstream's clock it is 52 hours old");
     scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
-    scene.later(hours(20));
+    scene.advance(hours(20));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
 }
 
 #[tokio::test]
 async fn an_upstream_clock_ahead_opens_nothing_early() {
     let scene = Scene::open().await;
-    scene.registry.clock_off_by(SignedDuration::from_hours(48));
+    scene.registry.set_clock_offset(SignedDuration::from_hours(48));
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(52)));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
@@ -189,12 +189,12 @@ async fn a_release_that_claims_to_be_old_but_was_not_there_is_as_young_as_it_is(
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(hours(10));
+    scene.advance(hours(10));
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(90)));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
     // It counts from the last moment it was seen to be missing.
-    scene.later(hours(62));
+    scene.advance(hours(62));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
 }
 
@@ -203,10 +203,10 @@ async fn a_version_that_upstream_loses_and_finds_is_not_held_anew() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.registry.unpublish("left-pad", "1.1.0");
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.publish(Package::new("left-pad", "1.1.0").time("2025-04-03T12:00:00.000Z"));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
 }
@@ -215,10 +215,10 @@ async fn a_version_that_upstream_loses_and_finds_is_not_held_anew() {
 async fn a_publish_time_that_moves_back_changes_nothing() {
     let scene = young_and_old().await;
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(300)));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(hours(70));
+    scene.advance(hours(70));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
 }
 
@@ -233,7 +233,7 @@ async fn a_mirror_that_strips_everything_is_held_to_the_same_age() {
         assert_eq!(packument.tag("latest").unwrap(), "1.0.0");
         assert!(packument.header("etag").starts_with('"'));
     }
-    scene.later(hours(72));
+    scene.advance(hours(72));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
 }
 

@@ -25,7 +25,7 @@ async fn whoever_installs_finds_there_what_the_chosen_versions_depend_on() {
     let scene = Scene::open().await;
     publish(&scene);
     scene.get("/app").npm("11.19.1").gzip().await.is(200);
-    scene.registry.until_asked("/@real/end", 1).await;
+    scene.registry.wait_for_requests("/@real/end", 1).await;
     for path in ["/left", "/right", "/@real%2fend"] {
         assert!(!scene.get(path).npm("11.19.1").gzip().await.is(200).versions().is_empty());
     }
@@ -46,7 +46,7 @@ async fn a_version_that_is_hidden_leads_nowhere() {
     scene.publish_old("old", &["1.0.0"]);
     scene.publish_old("young", &["1.0.0"]);
     scene.get("/app").npm("11.19.1").await.is(200);
-    scene.registry.until_asked("/old", 1).await;
+    scene.registry.wait_for_requests("/old", 1).await;
     assert_eq!(scene.registry.count("/young"), 0);
 }
 
@@ -80,7 +80,7 @@ async fn an_upstream_that_fails_is_asked_for_no_more() {
     scene.registry.answer("/part-01", Reply::status(404));
     scene.registry.answer("/part-03", Reply::status(400));
     scene.get("/app").npm("11.19.1").await.is(200);
-    scene.registry.until_asked("/part-03", 1).await;
+    scene.registry.wait_for_requests("/part-03", 1).await;
     scene.get("/part-19").npm("11.19.1").await.is(200);
     assert_eq!(scene.registry.count("/part-04") + scene.registry.count("/part-05"), 0);
 }
@@ -97,11 +97,11 @@ async fn a_clients_own_credentials_go_to_no_other_registry_by_themselves() {
     command.args(["serve", "--listen", "127.0.0.1:0", "--client-credentials", &registry.url, "--data-dir"]).arg(data.path());
     let program = Program::start(&mut command);
     program.get("/app").npm("11.19.1").token("mine").await.is(200);
-    registry.until_asked("/left", 1).await;
+    registry.wait_for_requests("/left", 1).await;
     assert_eq!(registry.last("/left").headers.first("authorization"), Some("Bearer mine"));
     assert_eq!(acmes.total(), 0);
     // Whoever brings none has those of the configuration, each for its registry.
     program.get("/app").npm("11.19.1").await.is(200);
-    acmes.until_asked("/@acme/ui", 1).await;
+    acmes.wait_for_requests("/@acme/ui", 1).await;
     assert_eq!(acmes.last("/@acme/ui").headers.first("authorization"), None);
 }

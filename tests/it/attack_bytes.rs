@@ -45,7 +45,7 @@ async fn a_private_tarball_under_anothers_name_does_not_come_free_when_it_goes()
     assert_eq!(scene.get(SLY).token("alice").await.is(200).body, secret);
     scene.get("/sly").await.is(200);
     scene.get("/sly").token("mallory").await.is(200);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.registry.unpublish("sly", "1.0.0");
     for _ in 0..2 {
         scene.get(BAIT).token("mallory").await.is(200);
@@ -107,12 +107,12 @@ async fn lent_credentials_that_upstream_refused_get_nothing_in_an_outage() {
     scene.restart_with("upstream", &url).await;
     scene.get(SECRET).await.is(200);
     scene.registry.answer(SECRET, Reply::error(403, "revoked"));
-    scene.later(minutes(10));
+    scene.advance(minutes(10));
     scene.get(SECRET).await.is(403);
-    scene.registry.goes_down();
+    scene.registry.go_down();
     for _ in 0..2 {
         assert!(scene.get(SECRET).await.status >= 400);
-        scene.later(minutes(1));
+        scene.advance(minutes(1));
     }
 }
 
@@ -125,10 +125,10 @@ async fn a_departed_version_is_served_to_tokens_that_are_shown_the_package() {
     let path = "/left-pad/-/left-pad-1.0.0.tgz";
     let bytes = scene.get(path).await.is(200).body;
     scene.get("/left-pad").token("job-1").await.is(200);
-    scene.later(days(30));
+    scene.advance(days(30));
     scene.get("/left-pad").await.is(200);
     scene.get("/left-pad").token("job-1").await.is(200);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.registry.unpublish("left-pad", "1.0.0");
     assert_eq!(scene.get(path).await.is(200).body, bytes);
     for job in ["job-1", "job-2"] {
@@ -153,7 +153,7 @@ async fn a_redirect_to_another_host_and_back_carries_no_credentials_and_makes_no
     storage.answer("/blob.tgz", Reply::redirect(302, &format!("{}/stolen", scene.registry.url)));
     scene.registry.answer("/stolen", Reply::ok("x"));
     scene.registry.answer(SECRET, Reply::redirect(302, &format!("{}/blob.tgz", storage.url)));
-    scene.later(minutes(10));
+    scene.advance(minutes(10));
     scene.get(SECRET).token("alice").await;
     assert!(storage.requests().iter().all(|request| request.bearer().is_none()));
     let back = scene.registry.requests().into_iter().filter(|request| request.path == "/stolen");
@@ -191,7 +191,7 @@ async fn what_everybody_may_send_confirms_no_writer_whatever_the_package_is_call
         scene.registry.answer(&format!("/{name}"), Reply::json("{}"));
         let body = json!({ "_id": name, "users": { "fan": true }, "_attachments": { "x": {} } });
         scene.ask("PUT", &format!("/{name}")).token("fan").json(&body).await.is(200);
-        scene.registry.answer_truly(&format!("/{name}"));
+        scene.registry.clear_answer(&format!("/{name}"));
         scene.get(&hidden).token("fan").await.is(403);
     }
 }
@@ -219,7 +219,7 @@ async fn bytes_and_statements_of_many_kinds_open_nothing() {
         scene.get("/carrier/-/carrier-1.0.0.tgz").await.is(200);
         scene.get("/victim").await.is(200);
         let said = sri(&sha512(&victim.tarball), &sha512(&carrier.tarball));
-        scene.later(hours(1));
+        scene.advance(hours(1));
         scene.registry.edit("victim", move |packument| {
             packument["versions"]["1.0.0"]["dist"] = json!({
                 "tarball": packument["versions"]["1.0.0"]["dist"]["tarball"], "integrity": said,
@@ -266,7 +266,7 @@ async fn whatever_clients_would_install_otherwise_holds_an_old_version_and_nothi
         scene.publish(Package::new(&name, "1.0.0").aged(days(900)).depends_on("honest", "1.0.0"));
         let path = format!("/{name}/-/{name}-1.0.0.tgz");
         scene.get(&path).await.is(200);
-        scene.later(hours(1));
+        scene.advance(hours(1));
         scene.registry.edit(&name, move |packument| edit(&mut packument["versions"]["1.0.0"]));
         let expected = if holds { 403 } else { 200 };
         for ask in [
@@ -279,7 +279,7 @@ async fn whatever_clients_would_install_otherwise_holds_an_old_version_and_nothi
         }
     }
     scene.restart().await;
-    scene.registry.goes_down();
+    scene.registry.go_down();
     for number in 0..changes.len() {
         scene.get(&format!("/old-{number}/-/old-{number}-1.0.0.tgz")).await.is(403);
     }
@@ -292,7 +292,7 @@ async fn clients_that_ask_at_once_get_what_is_theirs_alone() {
     let gate = scene.registry.hold(SECRET);
     let alice = [scene.get(SLY).token("alice").start(), scene.get(SLY).token("alice").start()];
     let others = [scene.get(SLY).token("mallory").start(), scene.get(SLY).start()];
-    scene.registry.until_asked(SECRET, 3).await;
+    scene.registry.wait_for_requests(SECRET, 3).await;
     gate.open();
     for answer in alice {
         assert_eq!(answer.await.unwrap().is(200).body, secret);
@@ -320,7 +320,7 @@ async fn what_lent_credentials_brought_is_not_for_who_may_not_borrow_them() {
     };
     for is_down in [false, true] {
         if is_down {
-            scene.registry.goes_down();
+            scene.registry.go_down();
         }
         assert_eq!(scene.get(SECRET).await.is(200).body, secret.tarball);
         for path in [SECRET, "/@acme%2fsecret", "/@acme%2fsecret/1.0.0", "/-/package/@acme%2fsecret/dist-tags"] {
@@ -342,7 +342,7 @@ async fn a_token_is_no_way_around_a_change_of_an_old_version() {
         let path = "/left-pad/-/left-pad-1.0.0.tgz";
         let first = if is_token_first { scene.get(path).token("job-1") } else { scene.get(path) };
         first.await.is(200);
-        scene.later(hours(1));
+        scene.advance(hours(1));
         scene.registry.edit("left-pad", |packument| {
             packument["versions"]["1.0.0"]["dependencies"] = json!({ "evil": "1.0.0" });
         });
@@ -359,7 +359,7 @@ async fn a_token_is_no_way_around_a_change_of_an_old_version() {
             scene.get(path).await.is(403);
             scene.restart().await;
         }
-        scene.later(hours(73));
+        scene.advance(hours(73));
         scene.get(path).await.is(200);
         scene.get(path).token("made-up").await.is(200);
     }
@@ -377,7 +377,7 @@ async fn a_token_is_no_way_to_bytes_that_another_view_would_refuse() {
         let with = |is_token: bool, path: &str| if is_token { scene.get(path).token("made-up") } else { scene.get(path) };
         with(is_token_first, if is_downloaded { &path } else { "/victim" }).await.is(200);
         scene.get("/carrier/-/carrier-1.0.0.tgz").await.is(200);
-        scene.later(hours(1));
+        scene.advance(hours(1));
         // What is stated now has nothing in common with what was.
         let other = sha512(&carrier.tarball);
         scene.registry.edit("victim", move |packument| {

@@ -33,7 +33,7 @@ reason = "x"
 "#;
     std::fs::write(&path, rules).unwrap();
     let scene = Scene::open().set("policy", path.to_str().unwrap()).await;
-    scene.registry.abbreviates(Abbreviated::Timed);
+    scene.registry.set_abbreviated(Abbreviated::Timed);
     (scene, folder)
 }
 
@@ -48,11 +48,11 @@ async fn what_was_published_since_the_last_look_is_judged_by_who_published_it() 
         let (scene, _folder) = ruled().await;
         scene.publish(by("1.0.0", "ada"));
         if cold {
-            scene.registry.abbreviates(Abbreviated::Ignored);
+            scene.registry.set_abbreviated(Abbreviated::Ignored);
         }
         scene.get(OLD).await.is(200);
-        scene.registry.abbreviates(Abbreviated::Timed);
-        scene.later(INTERVAL);
+        scene.registry.set_abbreviated(Abbreviated::Timed);
+        scene.advance(INTERVAL);
         scene.publish(by("1.1.0", "ada"));
         scene.publish(by("1.2.0", "mallory"));
         scene.publish(by("1.3.0", "ada").script("postinstall", "node x.js"));
@@ -67,12 +67,12 @@ async fn what_was_published_since_the_last_look_is_judged_by_who_published_it() 
 #[tokio::test]
 async fn a_check_of_what_was_published_since_the_last_look_says_what_a_download_meets() {
     let scene = Scene::open().set("exclude", "left-pad").await;
-    scene.registry.abbreviates(Abbreviated::Timed);
+    scene.registry.set_abbreviated(Abbreviated::Timed);
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get(OLD).await.is(200);
-    scene.later(INTERVAL);
+    scene.advance(INTERVAL);
     // A mirror that leaves `time` out from now on.
-    scene.registry.abbreviates(Abbreviated::Embellished);
+    scene.registry.set_abbreviated(Abbreviated::Embellished);
     scene.publish(Package::new("left-pad", "1.1.0"));
     let body = json!({ "packages": [{ "name": "left-pad", "version": "1.1.0" }] });
     let told = scene.ask("POST", "/-/coldframe/check").json(&body).await.is(200).json();
@@ -110,10 +110,10 @@ async fn a_token_a_restart_and_an_outage_change_nothing_of_who_published_it() {
     scene.get(OLD).await.is(200);
     for down in [false, true] {
         if down {
-            scene.registry.goes_down();
+            scene.registry.go_down();
         }
         scene.restart().await;
-        scene.later(minutes(10));
+        scene.advance(minutes(10));
         scene.get(NEW).await.is(403);
         scene.get("/left-pad/1.1.0").await.is(403);
         scene.get(OLD).await.is(200);
@@ -128,12 +128,12 @@ async fn a_tarball_at_a_place_of_the_registrys_own_is_found_though_it_is_newer_t
     scene.registry.absent("files");
     scene.publish(Package::new("left-pad", "1.0.0").at_path(&path("1.0.0")));
     scene.get(&path("1.0.0")).await.is(200);
-    scene.later(INTERVAL);
+    scene.advance(INTERVAL);
     scene.publish(Package::new("left-pad", "1.1.0").at_path(&path("1.1.0")));
     scene.get(&path("1.1.0")).await.is(200);
     assert_eq!(scene.registry.count("/left-pad"), 2);
     for interval in 1..=2 {
-        scene.later(INTERVAL);
+        scene.advance(INTERVAL);
         for patch in 0..20 {
             scene.get(&path(&format!("7.0.{patch}"))).await.is(404);
         }
@@ -146,7 +146,7 @@ async fn attestations_of_what_was_published_since_the_last_look_are_found() {
     let scene = Scene::open().set("exclude", "left-pad").await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad").await.is(200);
-    scene.later(INTERVAL);
+    scene.advance(INTERVAL);
     scene.publish(Package::new("left-pad", "1.1.0"));
     let path = "/-/npm/v1/attestations/left-pad@1.1.0";
     scene.registry.answer(path, Reply::json(r#"{"attestations":[]}"#));

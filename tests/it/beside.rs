@@ -21,7 +21,7 @@ async fn a_tarball_of_an_unknown_package_is_asked_for_while_its_packument_is_on_
     scene.publish(package);
     let gate = scene.registry.hold("/left-pad");
     let asking: Vec<_> = (0..10).map(|_| scene.get(TARBALL).start()).collect();
-    scene.registry.until_asked(TARBALL, 1).await;
+    scene.registry.wait_for_requests(TARBALL, 1).await;
     gate.open();
     for answer in asking {
         assert_eq!(answer.await.unwrap().is(200).body, bytes);
@@ -35,10 +35,10 @@ async fn what_came_early_goes_to_nobody_when_it_is_refused() {
     scene.publish(Package::new("left-pad", "1.0.0").aged(hours(1)).sized(300_000));
     let gate = scene.registry.hold("/left-pad");
     let asking = scene.get(TARBALL).start();
-    scene.registry.until_asked(TARBALL, 1).await;
+    scene.registry.wait_for_requests(TARBALL, 1).await;
     gate.open();
     asking.await.unwrap().is(403);
-    let kept = scene.kept_files().await;
+    let kept = scene.stored_files().await;
     assert!(!kept.iter().any(|path| path.to_string_lossy().contains("sha512")), "no tarball is kept: {kept:?}");
     scene.get(TARBALL).await.is(403);
     assert_eq!(scene.registry.count(TARBALL), 1, "once its package is known, what is refused is not asked for");
@@ -51,7 +51,7 @@ async fn bytes_that_came_early_are_held_against_the_packument() {
     scene.registry.tamper(TARBALL, *b"something else");
     let gate = scene.registry.hold("/left-pad");
     let asking = scene.get(TARBALL).start();
-    scene.registry.until_asked(TARBALL, 1).await;
+    scene.registry.wait_for_requests(TARBALL, 1).await;
     gate.open();
     asking.await.unwrap().is(403);
 }
@@ -71,7 +71,7 @@ async fn a_registry_that_places_its_tarballs_elsewhere_is_guessed_at_once() {
 #[tokio::test]
 async fn the_abbreviated_form_does_for_tarballs_where_it_has_time() {
     let scene = Scene::open().await;
-    scene.registry.abbreviates(Abbreviated::Timed);
+    scene.registry.set_abbreviated(Abbreviated::Timed);
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)).script("postinstall", "x"));
     scene.get(TARBALL).await.is(200);
@@ -81,7 +81,7 @@ async fn the_abbreviated_form_does_for_tarballs_where_it_has_time() {
     assert_eq!(scene.get("/left-pad").abbreviated().await.versions(), ["1.0.0"]);
     assert_eq!(scene.registry.count("/left-pad"), 1);
     // Asked again later, it is confirmed in the form it is in.
-    scene.later(minutes(10));
+    scene.advance(minutes(10));
     scene.get(TARBALL).await.is(200);
     assert_eq!((scene.registry.count("/left-pad"), form_asked(&scene, "/left-pad")), (2, "abbreviated"));
     // Who wants all of it gets all of it.
@@ -96,7 +96,7 @@ async fn the_abbreviated_form_does_for_tarballs_where_it_has_time() {
 #[tokio::test]
 async fn a_registry_without_time_in_the_abbreviated_form_is_found_out_once() {
     let scene = Scene::open().await;
-    scene.registry.abbreviates(Abbreviated::Timeless);
+    scene.registry.set_abbreviated(Abbreviated::Timeless);
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.publish_old("other", &["1.0.0"]);
     scene.get(TARBALL).await.is(200);
@@ -108,11 +108,11 @@ async fn a_registry_without_time_in_the_abbreviated_form_is_found_out_once() {
 #[tokio::test]
 async fn an_abbreviated_packument_is_known_again_after_a_restart() {
     let mut scene = Scene::open().await;
-    scene.registry.abbreviates(Abbreviated::Timed);
+    scene.registry.set_abbreviated(Abbreviated::Timed);
     scene.publish(Package::new("left-pad", "1.0.0").script("postinstall", "x"));
     scene.get(TARBALL).await.is(200);
     scene.restart().await;
-    scene.later(minutes(10));
+    scene.advance(minutes(10));
     scene.get(TARBALL).await.is(200);
     assert_eq!(scene.registry.count(TARBALL), 1, "the store has it, so it is not asked for early");
     assert!(scene.registry.last("/left-pad").headers.first("if-none-match").is_some());

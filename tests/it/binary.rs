@@ -190,7 +190,7 @@ async fn killed_in_the_middle_of_a_tarball_it_opens_again_with_nothing_half_writ
     let gate = place.registry.hold_body(TARBALL, bytes.len() / 2);
     let asking = program.get(TARBALL);
     let asking = tokio::spawn(asking.attempt());
-    place.registry.until_asked(TARBALL, 1).await;
+    place.registry.wait_for_requests(TARBALL, 1).await;
     until_half_is_on_disk(place.data.path(), bytes.len() as u64 / 8).await;
     program.kill();
     assert!(asking.await.unwrap().is_err(), "no byte was served");
@@ -231,7 +231,7 @@ async fn a_signal_lets_running_requests_finish() {
         let program = place.serve(&[]);
         let gate = place.registry.hold("/left-pad");
         let asking = program.get("/left-pad").start();
-        place.registry.until_asked("/left-pad", 1).await;
+        place.registry.wait_for_requests("/left-pad", 1).await;
         program.signal(signal);
         gate.open();
         asking.await.unwrap().is(200);
@@ -247,7 +247,7 @@ async fn draining_has_a_deadline() {
     let program = place.serve(&["--drain-timeout", "1s"]);
     let gate = place.registry.hold("/left-pad");
     let asking = tokio::spawn(program.get("/left-pad").attempt());
-    place.registry.until_asked("/left-pad", 1).await;
+    place.registry.wait_for_requests("/left-pad", 1).await;
     program.signal("-TERM");
     let (code, errors) = program.ended().await;
     assert_eq!(code, 0, "{errors}");
@@ -481,7 +481,7 @@ async fn it_says_of_itself_whether_it_is_ready_past_every_proxy() {
     let registry = other.url.trim_start_matches("http://").trim_end_matches('/');
     let (code, _, errors) = ask(registry);
     assert!(code == 1 && errors.contains(registry), "a registry is no Coldframe: {code} {errors}");
-    assert_eq!(other.forgive(), ["GET /-/coldframe/readyz"]);
+    assert_eq!(other.take_undeclared(), ["GET /-/coldframe/readyz"]);
     program.signal("-TERM");
     program.ended().await;
     let (code, _, errors) = ask(&address);

@@ -10,7 +10,7 @@ use crate::gate::{REGISTRY, at, connect, inside, secure, trusting};
 use crate::package::Package;
 use crate::registry::Registry;
 use crate::reply::{Reply, Request};
-use crate::run::{Place, Running};
+use crate::run::{Fixture, Running};
 use crate::scene::{NOON, Opening, Scene};
 use crate::wire::Response;
 
@@ -195,7 +195,7 @@ async fn a_token_for_npms_own_registry_does_not_reach_a_mirror_that_answers_for_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_a_run_a_token_goes_to_the_registry_that_the_client_addressed() {
-    let place = Place::make().await;
+    let place = Fixture::new().await;
     let private = Registry::start(&crate::program::machine_clock()).await;
     private.publish(Package::new("@acme/secret", "1.0.0").readable_with("alice"));
     std::fs::write(place.home.path().join(".npmrc"), format!("@acme:registry={}/\n", private.url)).unwrap();
@@ -213,7 +213,7 @@ async fn in_a_run_a_token_goes_to_the_registry_that_the_client_addressed() {
     assert_eq!(place.registry.last("/left-pad").bearer(), None);
     // The client addressed the public registry.
     let asked = private.total();
-    assert_eq!(ask(&running, place.at(SECRET)).await.status, 404);
+    assert_eq!(ask(&running, place.url(SECRET)).await.status, 404);
     assert!(private.requests()[asked..].iter().all(|request| request.bearer().is_none()));
     let (code, errors) = running.end();
     assert_eq!(code, 0, "{errors}");

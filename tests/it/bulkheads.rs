@@ -90,7 +90,7 @@ async fn one_known_package_that_fails_leaves_the_circuit_closed_and_five_open_it
     let fails = Reply::status(503).header("retry-after", "60");
     scene.registry.answer(&paths[0], fails.clone());
     for asked in 1..=4 * ENOUGH {
-        scene.later(minutes(10));
+        scene.advance(minutes(10));
         assert_ne!(scene.get(&paths[0]).await.is(200).header("warning"), "");
         assert_eq!(scene.registry.count(&paths[0]), 1 + asked);
     }
@@ -171,7 +171,7 @@ async fn neither_a_slow_body_nor_our_own_slots_are_upstreams_silence() {
         scene.publish_old(name, &["1.0.0"]);
         scene.get(&format!("/{name}")).await.is(200);
     }
-    scene.later(minutes(10));
+    scene.advance(minutes(10));
     scene.publish_old("slow", &["1.1.0"]);
     let body = scene.registry.hold_body("/slow", 20);
     assert_ne!(scene.get("/slow").await.is(200).header("warning"), "");
@@ -203,7 +203,7 @@ async fn one_known_package_that_hangs_on_a_quiet_registry_leaves_the_others_fres
         if restarted {
             scene.restart().await;
         }
-        scene.later(minutes(10));
+        scene.advance(minutes(10));
         let gate = scene.registry.hold("/hangs");
         assert_ne!(scene.get("/hangs").await.is(200).header("warning"), "");
         // No client waits to find out, and the first answer of the registry says that it is not silent.
@@ -331,11 +331,11 @@ async fn a_ledger_full_of_absent_names_takes_no_other_until_they_are_old() {
     // What is recorded takes nothing more, and what appears after all is served as the young release that it is.
     scene.get("/asked-before").await.is(404);
     scene.publish(Package::new("asked-before", "1.0.0").aged(crate::package::days(900)));
-    scene.later(minutes(2));
+    scene.advance(minutes(2));
     scene.get("/asked-before").await.is(403);
     scene.get("/absent").await.is(429);
     // Beyond every age that a rule names, they hold nothing back.
-    scene.later(crate::package::days(400));
+    scene.advance(crate::package::days(400));
     scene.get("/absent").await.is(404);
     scene.get("/later").await.is(404);
 }
@@ -428,7 +428,7 @@ async fn publish_many(scene: &Scene) {
     });
     scene.get("/vers").await.is(200);
     scene.registry.unpublish("vers", "8.0.0");
-    scene.later(minutes(10));
+    scene.advance(minutes(10));
     scene.get("/vers").await.is(200);
 }
 
@@ -473,7 +473,7 @@ async fn a_package_of_many_versions_is_gone_through_elsewhere_than_where_request
         publish_many(&scene).await;
         scene.restart().await;
         // Confirmed by a 304.
-        scene.later(minutes(10));
+        scene.advance(minutes(10));
         ask_in_every_way(&scene).await;
     }
 }

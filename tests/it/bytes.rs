@@ -38,12 +38,12 @@ async fn other_bytes_of_the_store_are_not_served_for_a_digest_that_was_added() {
         if is_downloaded_before {
             scene.get(VICTIM).await.is(200);
         }
-        scene.later(hours(1));
+        scene.advance(hours(1));
         states(&scene, "victim", "integrity", sha512(&carrier.tarball));
         assert_ne!(scene.get(VICTIM).await.is(403).body, carrier.tarball);
         // Neither where upstream has the other bytes at that address by now.
         scene.registry.tamper(VICTIM, carrier.tarball.clone());
-        scene.later(hours(1));
+        scene.advance(hours(1));
         scene.get(VICTIM).await.is(403);
         if is_downloaded_before {
             scene.get("/victim").await.is(403);
@@ -59,11 +59,11 @@ async fn what_was_computed_of_the_bytes_binds_after_a_restart_and_by_every_algor
     let good = victim().tarball;
     scene.get(VICTIM).await.is(200);
     scene.restart().await;
-    scene.later(hours(1));
+    scene.advance(hours(1));
     states(&scene, "victim", "integrity", Digest::of(Algorithm::Sha256, &good).to_sri());
     assert_eq!(scene.get(VICTIM).await.is(200).body, good);
     assert_eq!(scene.registry.count(VICTIM), 1, "the new statement is about the bytes that are here");
-    scene.later(hours(1));
+    scene.advance(hours(1));
     states(&scene, "victim", "integrity", Digest::of(Algorithm::Sha256, b"others").to_sri());
     scene.get(VICTIM).await.is(403);
     scene.restart().await;
@@ -75,14 +75,14 @@ async fn a_digest_that_cannot_be_compared_must_be_proven_beside_the_old_ones() {
     let scene = Scene::open().await;
     scene.publish(victim());
     scene.get("/victim").await.is(200);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     // Only a SHA-512 is stated now: of the same bytes, and then of others.
     let good = victim().tarball;
     scene.publish(Package::new("victim", "1.0.0").dist("shasum", Value::Null));
     assert_eq!(scene.get("/victim").await.versions(), ["1.0.0"]);
     scene.registry.tamper(VICTIM, *b"other bytes");
     states(&scene, "victim", "integrity", sha512(b"other bytes"));
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.get(VICTIM).await.is(403);
     scene.registry.tamper(VICTIM, good);
     scene.get(VICTIM).await.is(403);
@@ -109,7 +109,7 @@ async fn bytes_that_were_made_to_collide_prove_no_shasum() {
     scene.registry.tamper(VICTIM, colliding);
     let refused = scene.get(VICTIM).await.is(403);
     assert!(refused.error().contains("integrity"), "{}", refused.error());
-    assert!(scene.kept_tarballs().await.is_empty());
+    assert!(scene.stored_tarballs().await.is_empty());
 }
 
 #[tokio::test]
@@ -137,7 +137,7 @@ async fn a_private_packument_is_no_tarball() {
     scene.publish(Package::new("@acme/secret", "1.0.0").readable_with("alice"));
     scene.get("/@acme%2fsecret").token("alice").await.is(200);
     let files = loop {
-        let files = scene.kept_files().await;
+        let files = scene.stored_files().await;
         if !files.is_empty() {
             break files;
         }
@@ -148,7 +148,7 @@ async fn a_private_packument_is_no_tarball() {
         for algorithm in [Algorithm::Sha256, Algorithm::Sha384, Algorithm::Sha512, Algorithm::Sha1] {
             let evil = Package::new("evil", "1.0.0").dist("shasum", Value::Null);
             scene.publish(evil.dist("integrity", Digest::of(algorithm, &bytes).to_sri()));
-            scene.later(minutes(10));
+            scene.advance(minutes(10));
             assert_ne!(scene.get(EVIL).await.is(403).body, bytes);
         }
     }
@@ -193,7 +193,7 @@ async fn a_token_for_each_job_costs_one_request_for_a_package() {
         scene.get(path).await.is(404);
     }
     // It is asked again when the packument is.
-    scene.later(minutes(10));
+    scene.advance(minutes(10));
     for path in &paths {
         scene.get(path).token("job-4").await.is(200);
     }
@@ -238,11 +238,11 @@ async fn a_token_that_upstream_refuses_gets_nothing_from_the_store_any_more() {
     for path in &paths {
         scene.registry.answer(path, Reply::error(403, "your token was revoked"));
     }
-    scene.later(minutes(10));
+    scene.advance(minutes(10));
     for path in &paths {
         scene.get(path).token("bob").await.is(403);
     }
-    scene.registry.goes_down();
+    scene.registry.go_down();
     let refused = scene.get(&paths[0]).token("bob").await;
     assert!(refused.status >= 400, "an outage brings nothing back: {}", refused.status);
 }
@@ -253,15 +253,15 @@ async fn while_upstream_is_away_who_was_entitled_stays_so_for_as_long_as_what_is
     let paths = publish_secrets(&scene, "alice,bob");
     scene.get(&paths[0]).token("alice").await.is(200);
     scene.get(&paths[1]).token("bob").await.is(200);
-    scene.later(minutes(10));
-    scene.registry.goes_down();
+    scene.advance(minutes(10));
+    scene.registry.go_down();
     // Each was given a tarball of the package lately, and has its packument.
     scene.get(&paths[1]).token("alice").await.is(200);
     scene.get(&paths[0]).token("bob").await.is(200);
     for stranger in [scene.get(&paths[0]).token("mallory"), scene.get(&paths[0])] {
         assert!(stranger.await.status >= 400);
     }
-    scene.later(hours(6));
+    scene.advance(hours(6));
     assert!(scene.get(&paths[0]).token("alice").await.status >= 400);
     scene.restart().await;
     assert!(scene.get(&paths[0]).token("alice").await.status >= 400, "a restart entitles no client");
@@ -283,15 +283,15 @@ async fn lent_credentials_are_asked_for_like_any_other() {
     scene.get(&paths[0]).token("mallory").await.is(404);
     // After a restart without upstream, what they were shown lately still counts.
     scene.restart().await;
-    scene.registry.goes_down();
+    scene.registry.go_down();
     scene.get(&paths[0]).await.is(200);
     assert!(scene.get(&paths[0]).token("alice").await.status >= 400);
     // But not after a no, whatever their packument says.
-    scene.registry.comes_back();
+    scene.registry.come_back();
     scene.registry.answer(&paths[0], Reply::error(403, "your token was revoked"));
-    scene.later(minutes(10));
+    scene.advance(minutes(10));
     scene.get(&paths[0]).await.is(403);
-    scene.registry.goes_down();
+    scene.registry.go_down();
     assert!(scene.get(&paths[0]).await.status >= 400);
 }
 
@@ -314,7 +314,7 @@ async fn a_login_page_or_another_host_is_a_no_and_a_signed_address_a_yes() {
     assert!(storage.requests().iter().all(|request| request.bearer().is_none()));
     // Other bytes of another length are no yes: they are looked at, and refused.
     scene.registry.answer(SECRET, Reply::ok("something else"));
-    scene.later(minutes(10));
+    scene.advance(minutes(10));
     scene.get(SECRET).token("dave").await.is(403);
 }
 
@@ -324,14 +324,14 @@ async fn an_old_version_that_gains_a_dependency_is_held_from_then_on() {
     scene.publish(Package::new("left-pad", "1.0.0").aged(days(900)).depends_on("honest", "1.0.0"));
     let path = "/left-pad/-/left-pad-1.0.0.tgz";
     scene.get(path).await.is(200);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.registry.edit("left-pad", |packument| packument["versions"]["1.0.0"]["dependencies"]["evil"] = json!("1.0.0"));
     scene.get("/left-pad").await.is(403);
     scene.get(path).await.is(403);
     scene.restart().await;
-    scene.later(hours(71));
+    scene.advance(hours(71));
     scene.get("/left-pad").await.is(403);
-    scene.later(hours(2));
+    scene.advance(hours(2));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
 }
 
@@ -343,7 +343,7 @@ async fn attestations_are_asked_for_once_and_gated_each_time() {
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
     scene.registry.answer(path, Reply::json(r#"{"attestations":[]}"#));
     for hours_later in [0, 1, 200] {
-        scene.later(hours(hours_later));
+        scene.advance(hours(hours_later));
         assert_eq!(scene.get(path).await.is(200).json(), json!({ "attestations": [] }));
     }
     assert_eq!(scene.registry.count(path), 1);
@@ -351,7 +351,7 @@ async fn attestations_are_asked_for_once_and_gated_each_time() {
     scene.registry.edit("left-pad", |packument| {
         packument["versions"]["1.0.0"]["dist"]["integrity"] = json!(sha512(b"other bytes"));
     });
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.get(path).await.is(404);
     assert_eq!(scene.registry.count(path), 1);
 }
@@ -367,7 +367,7 @@ async fn attestations_are_remembered_for_who_asked_and_their_lack_briefly() {
     }
     assert_eq!(scene.registry.count(path), 1);
     scene.registry.answer(path, Reply::json(r#"{"attestations":[]}"#));
-    scene.later(minutes(2));
+    scene.advance(minutes(2));
     for _ in 0..3 {
         scene.get(path).token("alice").await.is(200);
         scene.get(path).token("bob").await.is(200);
@@ -396,12 +396,12 @@ async fn a_name_that_was_absent_and_an_odd_place_do_not_slow_tarballs_for_good()
     scene.get(paths[1]).await.is(200);
     scene.publish(Package::new("odd", "1.0.0").at_path("/files/odd.tgz"));
     scene.get("/odd/-/odd-1.0.0.tgz").await.is(200);
-    scene.later(minutes(2));
+    scene.advance(minutes(2));
     for (name, path) in [("late", paths[2]), ("last", paths[3])] {
         scene.publish_old(name, &["1.0.0"]);
         let gate = scene.registry.hold(&format!("/{name}"));
         let asking = scene.get(path).start();
-        scene.registry.until_asked(path, 1).await;
+        scene.registry.wait_for_requests(path, 1).await;
         gate.open();
         asking.await.unwrap().is(200);
         assert_eq!(scene.registry.count(path), 1);

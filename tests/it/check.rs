@@ -391,7 +391,7 @@ async fn a_registry_that_cannot_be_asked_is_told_once_with_an_exit_code_of_its_o
     let packages: Vec<_> = (0..60).map(|at| (format!("away-{at}"), locked("1.0.0"))).collect();
     let packages: Vec<_> = packages.iter().map(|(name, entry)| (name.as_str(), entry.clone())).collect();
     project.write("package-lock.json", &package_lock(&packages));
-    project.registry.goes_down();
+    project.registry.go_down();
     let (code, told, errors) = project.check(&[]);
     assert_eq!(code, 69, "{told}{errors}");
     assert!(told.starts_with("nothing could be checked: ") && told.lines().count() < 5, "{told}");

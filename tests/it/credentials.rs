@@ -62,7 +62,7 @@ async fn a_flight_is_not_shared_between_tokens() {
     let gate = scene.registry.hold("/@acme/secret");
     let alice = scene.get("/@acme%2fsecret").token("alice").start();
     let mallory = scene.get("/@acme%2fsecret").token("mallory").start();
-    scene.registry.until_asked("/@acme/secret", 2).await;
+    scene.registry.wait_for_requests("/@acme/secret", 2).await;
     gate.open();
     alice.await.unwrap().is(200);
     mallory.await.unwrap().is(404);
@@ -73,7 +73,7 @@ async fn a_token_that_loses_its_right_loses_the_cached_answer_too() {
     let scene = scene().await;
     scene.get("/@acme%2fsecret").token("alice").await.is(200);
     scene.registry.answer("/@acme/secret", Reply::error(403, "your token was revoked"));
-    scene.later(crate::package::minutes(10));
+    scene.advance(crate::package::minutes(10));
     scene.get("/@acme%2fsecret").token("alice").await.is(403);
     scene.get(TARBALL).token("alice").await.is(403);
 }
@@ -124,7 +124,7 @@ async fn each_token_is_asked_for_upstream_and_all_share_one_history() {
     let asked = scene.registry.count("/left-pad");
     scene.get("/left-pad").token("bob").await.is(200);
     assert_eq!(scene.registry.count("/left-pad"), asked + 1);
-    scene.later(hours(10));
+    scene.advance(hours(10));
     // It says it is ninety days old, and was not there ten hours ago, whoever looked then.
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(90)));
     assert_eq!(scene.get("/left-pad").token("carol").await.versions(), ["1.0.0"]);

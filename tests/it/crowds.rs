@@ -325,7 +325,7 @@ mod of_the_process {
             kept.ask(&path).await.expect("an open connection");
             if at < gates.len() {
                 tokio::select! {
-                    () = registry.until_asked(&path, 1) => {}
+                    () = registry.wait_for_requests(&path, 1) => {}
                     answer = kept.answer() => assert!(answer.expect("an answer").0.starts_with("HTTP/1.1 502")),
                 }
             }

@@ -142,7 +142,7 @@ async fn an_approval_opens_its_version_at_once_and_for_as_long_as_it_says() {
     assert_eq!(scene.get("/axios").await.versions(), ["1.14.0", "1.14.1"]);
     scene.get("/axios/-/axios-1.14.1.tgz").await.is(200);
     assert_eq!(scene.get("/axios").await.json()["dist-tags"]["latest"], "1.14.1");
-    scene.later(hours(5));
+    scene.advance(hours(5));
     assert_eq!(scene.get("/axios").await.versions(), ["1.14.0"]);
     scene.get("/axios/-/axios-1.14.1.tgz").await.is(403);
 }
@@ -157,7 +157,7 @@ async fn an_approval_never_covers_other_bytes_or_what_is_published_later() {
     decide(&scene, approval(&young, &[]), None, false).await;
     scene.get("/axios/-/axios-1.14.1.tgz").await.is(200);
     scene.publish(Package::new("axios", "1.14.2").aged(hours(0)));
-    scene.later(hours(1));
+    scene.advance(hours(1));
     assert_eq!(scene.get("/axios").await.versions(), ["1.14.1"]);
 }
 
@@ -207,14 +207,14 @@ async fn a_freeze_hides_what_came_later_and_thaws_by_itself_on_news_only() {
     scene.publish_old("axios", &["1.14.0"]);
     scene.publish_old("left-pad", &["0.9.0"]);
     decide(&scene, freeze(&scene, &[]), Some(hours(48)), false).await;
-    scene.later(hours(2));
+    scene.advance(hours(2));
     scene.publish(Package::new("axios", "1.14.1").aged(hours(1)));
     scene.publish(Package::new("left-pad", "1.0.0").aged(hours(1)));
-    scene.later(hours(40));
+    scene.advance(hours(40));
     assert_eq!(scene.get("/axios").await.versions(), ["1.14.0"]);
     let refused = scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(403).text();
     assert!(refused.contains("frozen by ada") && refused.contains("opens 2026-04-05 12:00 UTC"), "{refused}");
-    scene.later(hours(6));
+    scene.advance(hours(6));
     let asked = scene.registry.count("/axios");
     assert_eq!(scene.get("/axios").await.versions(), ["1.14.0", "1.14.1"]);
     assert_eq!(scene.registry.count("/axios"), asked + 1, "what thaws is asked for first");
@@ -224,7 +224,7 @@ async fn a_freeze_hides_what_came_later_and_thaws_by_itself_on_news_only() {
 async fn a_freeze_of_a_scope_leaves_the_rest_alone_and_a_later_approval_passes_it() {
     let scene = Scene::open().set("min-release-age", "0s").await;
     decide(&scene, freeze(&scene, &["@acme/*"]), Some(days(2)), false).await;
-    scene.later(hours(2));
+    scene.advance(hours(2));
     let fix = Package::new("@acme/ui", "1.0.0").aged(hours(1));
     scene.publish(fix.clone());
     scene.publish(Package::new("left-pad", "1.0.0").aged(hours(1)));
@@ -245,7 +245,7 @@ async fn an_hour_of_observation_waives_age_and_reverts_itself() {
     scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
     let (rule, times) = served_by(&scene, "left-pad");
     assert_eq!((rule.as_deref(), times), (Some("break-glass"), 1), "what it let through is in the ledger");
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.get("/axios").await.is(403);
     scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(403);
 }
@@ -311,7 +311,7 @@ async fn a_changed_integrity_opens_only_to_an_approval_that_names_it_and_two_peo
     scene.get("/axios").await.is(200);
     let changed = Package::new("axios", "1.14.0").content("other bytes");
     scene.publish(changed.clone());
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.get("/axios/-/axios-1.14.0.tgz").await.is(403);
     decide(&scene, approval(&changed, &[]), None, false).await;
     scene.get("/axios/-/axios-1.14.0.tgz").await.is(403);

@@ -27,7 +27,7 @@ async fn packuments_and_tarballs_go_on_without_the_disk() {
     }
     assert_eq!(scene.get(TARBALL).header("range", "bytes=0-9").await.is(206).body, bytes[..10]);
     scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
-    assert!(scene.kept_tarballs().await.is_empty());
+    assert!(scene.stored_tarballs().await.is_empty());
 }
 
 #[tokio::test]
@@ -80,13 +80,13 @@ async fn what_is_confirmed_again_and_again_is_not_the_first_that_the_disk_gives_
     scene.publish_old("hot", &["1.0.0"]);
     scene.get("/hot").await.is(200);
     fetch_much(&scene, async || {
-        scene.later(minutes(10));
+        scene.advance(minutes(10));
         scene.get("/hot").await.is(200);
     })
     .await;
     scene.restart().await;
-    scene.registry.goes_down();
-    scene.later(minutes(10));
+    scene.registry.go_down();
+    scene.advance(minutes(10));
     assert_eq!(scene.get("/hot").await.versions(), ["1.0.0"]);
 }
 
@@ -96,7 +96,7 @@ async fn what_the_disk_gave_up_and_upstream_does_not_send_again_is_told_as_an_ou
     scene.publish_old("cold", &["1.0.0"]);
     scene.get("/cold").await.is(200);
     fetch_much(&scene, async || ()).await;
-    scene.registry.goes_down();
+    scene.registry.go_down();
     // The view that was made is there; for another one the document is needed.
     scene.get("/cold").await.is(200);
     let refused = scene.get("/cold").abbreviated().await.is(502);

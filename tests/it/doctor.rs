@@ -355,7 +355,7 @@ async fn a_clock_that_differs_is_told_with_its_side() {
                  fix:  timedatectl set-ntp true
     "#]]
     .assert_eq(&told);
-    upstream.forgive();
+    upstream.take_undeclared();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -82,22 +82,22 @@ async fn a_held_release_comes_out_nowhere_in_no_state() {
     scene.registry.tag("@acme/ui", "latest", "1.1.0");
     scene.registry.absent("-/npm/v1/attestations/@acme/ui@1.1.0");
     try_everything(&scene, "cold, then warm").await;
-    scene.later(minutes(10));
+    scene.advance(minutes(10));
     try_everything(&scene, "asked again").await;
     scene.restart().await;
     try_everything(&scene, "restarted").await;
-    scene.registry.goes_down();
-    scene.later(minutes(10));
+    scene.registry.go_down();
+    scene.advance(minutes(10));
     try_everything(&scene, "upstream down").await;
     // The release has aged, but nobody could ask whether it is still there.
-    scene.later(hours(10));
+    scene.advance(hours(10));
     scene.restart().await;
     try_everything(&scene, "restarted while upstream is down").await;
-    scene.later(hours(90));
+    scene.advance(hours(90));
     try_everything(&scene, "aged while upstream is down").await;
-    scene.registry.comes_back();
+    scene.registry.come_back();
     scene.registry.unpublish("@acme/ui", "1.1.0");
-    scene.later(minutes(10));
+    scene.advance(minutes(10));
     try_everything(&scene, "taken down").await;
     scene.restart().await;
     try_everything(&scene, "taken down, restarted").await;
@@ -116,11 +116,11 @@ async fn what_was_served_and_then_taken_down_comes_out_nowhere() {
     }
     let seen = scene.get("/@acme/ui/-/ui-1.1.0.tgz").await.is(200);
     assert_eq!(seen.body, held().tarball, "it was in every cache there is");
-    scene.later(minutes(10));
+    scene.advance(minutes(10));
     scene.registry.unpublish("@acme/ui", "1.1.0");
     try_everything(&scene, "taken down").await;
     scene.restart().await;
-    scene.registry.goes_down();
+    scene.registry.go_down();
     try_everything(&scene, "taken down, restarted, upstream down").await;
 }
 
@@ -130,12 +130,12 @@ async fn many_clients_at_the_moment_of_opening_see_all_or_nothing() {
     scene.publish(Package::new("@acme/ui", "1.0.0").aged(days(30)));
     scene.publish(held());
     scene.get("/@acme%2fui").await.is(200);
-    scene.later(std::time::Duration::from_secs(71 * 3600 - 30));
+    scene.advance(std::time::Duration::from_secs(71 * 3600 - 30));
     let before: Vec<_> = (0..20).map(|_| scene.get("/@acme%2fui").gzip().start()).collect();
     for answer in before {
         assert_eq!(answer.await.unwrap().versions(), ["1.0.0"]);
     }
-    scene.later(minutes(1));
+    scene.advance(minutes(1));
     let after: Vec<_> = (0..20).map(|_| scene.get("/@acme%2fui").gzip().start()).collect();
     for answer in after {
         assert_eq!(answer.await.unwrap().versions(), ["1.0.0", "1.1.0"]);

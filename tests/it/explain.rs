@@ -105,7 +105,7 @@ async fn what_was_taken_down_is_explained_too() {
     scene.publish(Package::new("left-pad", "1.0.0").aged(days(100)));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
     scene.get("/left-pad").await.is(200);
-    scene.later(hours(3));
+    scene.advance(hours(3));
     scene.registry.unpublish("left-pad", "1.1.0");
     let told = explained(&scene, "left-pad@1.1.0").await;
     assert_eq!((&told["verdict"], &told["rule"], &told["nearest"]), (&json!("deny"), &json!("takedown"), &json!("1.0.0")));

@@ -32,7 +32,7 @@ async fn ruled(rules: &str) -> (Scene, tempfile::TempDir) {
     let path = folder.path().join("rules.toml");
     std::fs::write(&path, rules).unwrap();
     let scene = Scene::open().set("policy", path.to_str().unwrap()).await;
-    scene.registry.abbreviates(Abbreviated::Timed);
+    scene.registry.set_abbreviated(Abbreviated::Timed);
     (scene, folder)
 }
 
@@ -123,7 +123,7 @@ reason = "x"
 #[tokio::test]
 async fn a_registry_that_sends_the_full_form_whatever_is_asked_is_asked_once() {
     let (scene, _folder) = ruled(PEOPLE).await;
-    scene.registry.abbreviates(Abbreviated::Ignored);
+    scene.registry.set_abbreviated(Abbreviated::Ignored);
     let dress = |package: Package| package.field("maintainers", json!([{ "name": "ada" }])).script("test", "node test.js");
     scene.publish(dress(by("left-pad", "1.0.0", "ada")));
     scene.publish(dress(by("left-pad", "1.1.0", "mallory")));
@@ -151,7 +151,7 @@ async fn a_rule_that_comes_later_is_answered_from_the_full_form() {
     scene.publish(by("left-pad", "1.0.0", "mallory"));
     scene.get(OLD).await.is(200);
     std::fs::write(folder.path().join("rules.toml"), PEOPLE).unwrap();
-    scene.registry.goes_down();
+    scene.registry.go_down();
     scene.restart().await;
     assert!(scene.get(OLD).await.status >= 500);
 }
@@ -213,7 +213,7 @@ async fn a_version_that_left_upstream_has_no_publisher_that_could_be_trusted() {
     scene.publish(by("left-pad", "1.1.0", "mallory"));
     scene.get(NEW).await.is(200);
     scene.registry.unpublish("left-pad", "1.1.0");
-    scene.later(minutes(10));
+    scene.advance(minutes(10));
     scene.get(NEW).await.is(200);
     std::fs::write(folder.path().join("rules.toml"), PEOPLE).unwrap();
     scene.restart().await;
@@ -223,8 +223,8 @@ async fn a_version_that_left_upstream_has_no_publisher_that_could_be_trusted() {
 /// A mirror without `time` in the abbreviated form, whose entries have members of its own.
 async fn embellishing() -> Scene {
     let scene = Scene::open().await;
-    scene.registry.abbreviates(Abbreviated::Embellished);
-    scene.registry.has_one_etag();
+    scene.registry.set_abbreviated(Abbreviated::Embellished);
+    scene.registry.share_etag();
     scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
     scene
 }
@@ -238,7 +238,7 @@ async fn members_of_a_mirrors_own_make_no_abbreviated_packument_a_full_one() {
     assert_eq!(scene.get("/left-pad").await.is(200).json()["readme"], "# A package");
     assert_eq!(scene.registry.count("/left-pad"), 2);
     scene.restart().await;
-    scene.later(minutes(10));
+    scene.advance(minutes(10));
     scene.get(NEW).await.is(200);
     assert_eq!(asked(&scene, "/left-pad")[2..], ["full, if changed"]);
 }
@@ -246,15 +246,15 @@ async fn members_of_a_mirrors_own_make_no_abbreviated_packument_a_full_one() {
 #[tokio::test]
 async fn times_that_a_cdn_sends_now_and_then_hold_nothing_back() {
     let mut scene = Scene::open().await;
-    scene.registry.abbreviates(Abbreviated::Timed);
-    scene.registry.has_one_etag();
+    scene.registry.set_abbreviated(Abbreviated::Timed);
+    scene.registry.share_etag();
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.publish_old("other", &["1.0.0"]);
     scene.get(OLD).await.is(200);
     for how in [Abbreviated::Embellished, Abbreviated::Timed, Abbreviated::Timeless] {
-        scene.registry.abbreviates(how);
+        scene.registry.set_abbreviated(how);
         scene.publish(Package::new("left-pad", "1.1.0").aged(days(400)).tagged(&format!("{how:?}").to_lowercase()));
-        scene.later(minutes(10));
+        scene.advance(minutes(10));
         scene.get(OLD).await.is(200);
         scene.restart().await;
         scene.get(OLD).await.is(200);
@@ -268,8 +268,8 @@ async fn times_that_a_cdn_sends_now_and_then_hold_nothing_back() {
 #[tokio::test]
 async fn a_full_packument_is_never_confirmed_by_the_validators_of_an_abbreviated_one() {
     let mut scene = Scene::open().await;
-    scene.registry.abbreviates(Abbreviated::Timed);
-    scene.registry.has_one_etag();
+    scene.registry.set_abbreviated(Abbreviated::Timed);
+    scene.registry.share_etag();
     scene.publish(Package::new("left-pad", "1.0.0").field("notes", "kept in the full form alone"));
     for restarts in [false, true] {
         scene.get(OLD).await.is(200);
@@ -284,8 +284,8 @@ async fn a_full_packument_is_never_confirmed_by_the_validators_of_an_abbreviated
 #[tokio::test]
 async fn a_document_whose_form_was_not_noted_is_decided_again_after_a_restart() {
     let mut scene = Scene::open().await;
-    scene.registry.abbreviates(Abbreviated::Timed);
-    scene.registry.has_one_etag();
+    scene.registry.set_abbreviated(Abbreviated::Timed);
+    scene.registry.share_etag();
     scene.publish(Package::new("left-pad", "1.0.0").field("notes", "kept in the full form alone"));
     scene.get(OLD).await.is(200);
     scene.coldframe.stop().await;

@@ -118,7 +118,7 @@ async fn a_served_version_that_turns_bad_leaves_the_store_and_names_who_got_it()
     scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
     scene.get(TARBALL).npm("11.21.2").await.is(200);
     scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
-    let kept = scene.kept_files().await.into_iter().filter(|path| path.to_string_lossy().contains("sha512")).count();
+    let kept = scene.stored_files().await.into_iter().filter(|path| path.to_string_lossy().contains("sha512")).count();
     assert_eq!(kept, 2);
     feed.put(&record("MAL-2026-7", "left-pad", &json!(["1.1.0"])));
     until(&scene, "/left-pad/1.1.0", 403).await;
@@ -126,7 +126,7 @@ async fn a_served_version_that_turns_bad_leaves_the_store_and_names_who_got_it()
     while scene.metric("coldframe_incidents_total", "exposure").await < 1.0 {
         assert!(Instant::now() < deadline, "nobody is named");
     }
-    let kept = scene.kept_files().await.into_iter().filter(|path| path.to_string_lossy().contains("sha512")).count();
+    let kept = scene.stored_files().await.into_iter().filter(|path| path.to_string_lossy().contains("sha512")).count();
     assert_eq!(kept, 1);
     // Named once, however often it is judged again.
     scene.restart().await;
@@ -193,7 +193,7 @@ async fn a_feed_at_an_address_survives_a_restart_offline_and_goes_stale() {
     }
     // And it comes back by itself.
     scene.registry.answer("/feeds/list.txt", Reply::ok("left-pad@1.0.0\n").header("etag", "\"two\""));
-    scene.later(minutes(6));
+    scene.advance(minutes(6));
     until(&scene, TARBALL, 200).await;
     scene.get("/left-pad/1.0.0").await.is(403);
     let asked = scene.registry.last("/feeds/list.txt");
@@ -287,11 +287,11 @@ async fn a_record_is_not_shaken_off_by_publishing_more_versions() {
         for patch in 0..12 {
             scene.publish(Package::new("left-pad", &format!("1.{minor}.{patch}")).aged(age));
         }
-        scene.later(minutes(10));
+        scene.advance(minutes(10));
         scene.get("/left-pad").await.is(403);
         scene.get("/left-pad/-/left-pad-1.0.1.tgz").await.is(403);
     }
-    scene.later(days(40));
+    scene.advance(days(40));
     scene.get("/left-pad").await.is(403);
     assert!(scene.get("/left-pad/-/left-pad-1.0.1.tgz").await.is(403).error().contains("MAL-2026-1"));
 }
@@ -317,7 +317,7 @@ async fn the_first_reading_of_a_record_counts_after_a_restart_and_another_downlo
     scene.get("/left-pad/-/left-pad-1.0.10.tgz").await.is(200);
     scene.get("/left-pad/-/left-pad-1.0.11.tgz").await.is(403);
     for _ in 0..3 {
-        scene.later(days(60));
+        scene.advance(days(60));
         let mut changed = broad();
         changed["modified"] = json!(scene.clock.now().to_string());
         feed.put(&changed);
@@ -350,7 +350,7 @@ async fn a_record_that_marks_everything_stays_open_until_an_operator_decides() {
     scene.publish(Package::new("left-pad", "1.0.11").aged(days(60)));
     let (old, young) = ("/left-pad/-/left-pad-1.0.4.tgz", "/left-pad/-/left-pad-1.0.11.tgz");
     scene.get(old).await.is(200);
-    scene.later(days(30));
+    scene.advance(days(30));
     scene.get(young).await.is(403);
     until_told(&scene, &feed, "MAL-2026-1 of the feed").await;
     feed_command(&scene, &feed, &["set-aside", "MAL-2026-1", "--reason", "the maintainer rotated the token"]).await;
@@ -383,16 +383,16 @@ async fn a_tarball_that_turns_bad_on_its_way_is_refused_and_not_kept() {
     scene.get("/left-pad").await.is(200);
     let gate = scene.registry.hold_body(TARBALL, 1000);
     let (stays, leaves) = (scene.get(TARBALL).start(), scene.get(TARBALL).start());
-    scene.registry.until_asked(TARBALL, 1).await;
+    scene.registry.wait_for_requests(TARBALL, 1).await;
     feed.put(&record("MAL-2026-1", "left-pad", &json!(["1.1.0"])));
     until(&scene, "/left-pad/1.1.0", 403).await;
     leaves.abort();
     gate.open();
     let refused = stays.await.unwrap().is(403);
     assert!(refused.error().contains("MAL-2026-1"), "{}", refused.error());
-    assert_eq!(scene.kept_tarballs().await, [""; 0].map(std::path::PathBuf::from));
+    assert_eq!(scene.stored_tarballs().await, [""; 0].map(std::path::PathBuf::from));
     scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
-    assert_eq!(scene.kept_tarballs().await.len(), 1);
+    assert_eq!(scene.stored_tarballs().await.len(), 1);
 }
 
 /// An export of denials of left-pad, as another instance would write it at this instant, good for an hour.
@@ -453,7 +453,7 @@ async fn an_index_that_went_back_or_has_expired_leaves_the_last_good_one_in_forc
     export(&out, &signer, noon, &["1.1.0", "1.2.0"]);
     until_ready_says(&scene, 200, "").await;
     // And then nobody signs anew.
-    scene.later(hours(2));
+    scene.advance(hours(2));
     until_ready_says(&scene, 503, "expired 2026-04-03 13:00 UTC").await;
     scene.get("/left-pad/1.2.0").await.is(403);
     scene.get("/left-pad/1.0.0").await.is(200);
@@ -497,14 +497,14 @@ async fn what_a_reviewed_advisory_names_as_the_fix_opens_after_a_day() {
     };
     fill(&scene);
     until(&scene, "/lodash/4.17.21", 403).await;
-    scene.later(hours(4));
+    scene.advance(hours(4));
     scene.get("/lodash/-/lodash-4.17.21.tgz").await.is(200);
     assert_eq!(scene.get("/lodash").await.versions(), ["4.17.19", "4.17.20", "4.17.21"], "and nothing beside it");
     scene.get("/unreviewed/1.0.1").await.is(403);
     scene.get("/stranger/1.0.1").await.is(403);
     let off = open(Some("0s")).await;
     fill(&off);
-    off.later(hours(4));
+    off.advance(hours(4));
     off.get("/lodash/4.17.21").await.is(403);
 }
 

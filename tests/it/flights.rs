@@ -15,7 +15,7 @@ async fn many_clients_make_one_request_for_a_packument() {
         let ask = scene.get("/left-pad");
         asking.push(if number % 2 == 0 { ask.gzip().start() } else { ask.abbreviated().start() });
     }
-    scene.registry.until_asked("/left-pad", 1).await;
+    scene.registry.wait_for_requests("/left-pad", 1).await;
     gate.open();
     for answer in asking {
         assert_eq!(answer.await.unwrap().versions(), ["1.0.0"]);
@@ -31,7 +31,7 @@ async fn many_clients_make_one_request_for_a_tarball() {
     scene.publish(package);
     let gate = scene.registry.hold_body(TARBALL, 1000);
     let asking: Vec<_> = (0..20).map(|_| scene.get(TARBALL).start()).collect();
-    scene.registry.until_asked(TARBALL, 1).await;
+    scene.registry.wait_for_requests(TARBALL, 1).await;
     gate.open();
     for answer in asking {
         assert_eq!(answer.await.unwrap().is(200).body, bytes);
@@ -47,7 +47,7 @@ async fn a_client_that_leaves_does_not_cancel_the_flight_for_the_others() {
     for path in ["/left-pad", TARBALL] {
         let gate = scene.registry.hold(path);
         let leaves = scene.get(path).start();
-        scene.registry.until_asked(path, 1).await;
+        scene.registry.wait_for_requests(path, 1).await;
         let stays = scene.get(path).start();
         leaves.abort();
         assert!(leaves.await.unwrap_err().is_cancelled());
@@ -64,7 +64,7 @@ async fn a_flight_lands_though_its_last_client_left() {
     scene.get("/left-pad").await.is(200);
     let gate = scene.registry.hold_body(TARBALL, 10);
     let leaves = scene.get(TARBALL).start();
-    scene.registry.until_asked(TARBALL, 1).await;
+    scene.registry.wait_for_requests(TARBALL, 1).await;
     leaves.abort();
     assert!(leaves.await.unwrap_err().is_cancelled());
     gate.open();
@@ -80,13 +80,13 @@ async fn a_flight_that_fails_fails_for_all_and_the_next_one_starts_anew() {
     let gate = scene.registry.hold("/left-pad");
     scene.registry.answer("/left-pad", crate::reply::Reply::error(404, "not yet"));
     let asking: Vec<_> = (0..5).map(|_| scene.get("/left-pad").start()).collect();
-    scene.registry.until_asked("/left-pad", 1).await;
+    scene.registry.wait_for_requests("/left-pad", 1).await;
     gate.open();
     for answer in asking {
         answer.await.unwrap().is(404);
     }
-    scene.registry.answer_truly("/left-pad");
-    scene.later(minutes(30));
+    scene.registry.clear_answer("/left-pad");
+    scene.advance(minutes(30));
     scene.get("/left-pad").await.is(200);
 }
 
@@ -97,7 +97,7 @@ async fn one_slow_package_holds_up_no_other() {
     scene.publish_old("left-pad", &["1.0.0"]);
     let gate = scene.registry.hold("/slow");
     let slow = scene.get("/slow").start();
-    scene.registry.until_asked("/slow", 1).await;
+    scene.registry.wait_for_requests("/slow", 1).await;
     scene.get("/left-pad").await.is(200);
     assert!(!slow.is_finished());
     gate.open();
@@ -110,7 +110,7 @@ async fn a_release_published_during_a_flight_is_judged_like_any_other() {
     scene.publish_old("left-pad", &["1.0.0"]);
     let gate = scene.registry.hold("/left-pad");
     let asking = scene.get("/left-pad").start();
-    scene.registry.until_asked("/left-pad", 1).await;
+    scene.registry.wait_for_requests("/left-pad", 1).await;
     scene.publish(Package::new("left-pad", "1.1.0").aged(minutes(0)));
     gate.open();
     assert_eq!(asking.await.unwrap().versions(), ["1.0.0"]);

@@ -143,7 +143,7 @@ async fn each_coding_stays_whole_when_a_large_packument_gains_and_loses_versions
             let packed = scene.get("/large").header("accept-encoding", coding).await.is(200);
             assert_eq!((packed.header("content-encoding"), packed.content()), (coding, plain.body.clone()));
         }
-        scene.later(hours(24));
+        scene.advance(hours(24));
     }
     assert_eq!(scene.get("/large").gzip().await.versions().len(), 60);
 }
@@ -173,7 +173,7 @@ async fn a_known_etag_is_answered_304_until_something_changes() {
     scene.get("/left-pad").gzip().if_none_match(&format!("\"other\", W/{etag}")).await.is(304);
     scene.get("/left-pad").gzip().if_none_match("*").await.is(304);
     scene.get("/left-pad").if_none_match(&etag).await.is(200);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.publish(Package::new("left-pad", "1.2.0"));
     assert_ne!(scene.get("/left-pad").gzip().if_none_match(&etag).await.is(200).header("etag"), etag);
 }
@@ -183,7 +183,7 @@ async fn an_etag_changes_when_a_version_opens_though_upstream_did_not() {
     let scene = scene().await;
     scene.publish(Package::new("left-pad", "1.2.0").aged(hours(71)));
     let before = scene.get("/left-pad").await.is(200);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     let after = scene.get("/left-pad").if_none_match(before.header("etag")).await.is(200);
     assert_ne!(before.header("etag"), after.header("etag"));
     let instant = |answer: &crate::wire::Response| httpdate::parse_http_date(answer.header("last-modified")).unwrap();

@@ -230,7 +230,7 @@ async fn plain_requests_to_hosts_that_are_named_are_passed_on_without_what_is_fo
         assert!(seen.headers.first(gone).is_none(), "{gone}: {:?}", seen.headers);
     }
     assert!(seen.headers.first("via").unwrap_or_default().contains("coldframe"), "{:?}", seen.headers);
-    scene.registry.forgive();
+    scene.registry.take_undeclared();
 }
 
 #[tokio::test]

@@ -47,8 +47,8 @@ async fn a_body_that_is_longer_than_its_length_is_no_body() {
     assert!(refused.status >= 500, "{} {}", refused.status, refused.text());
     // What came behind it is no answer to the next question.
     assert_eq!(scene.get("/other").await.versions(), ["1.0.0"]);
-    scene.registry.answer_truly("/left-pad");
-    scene.later(minutes(10));
+    scene.registry.clear_answer("/left-pad");
+    scene.advance(minutes(10));
     let bytes = Package::new("left-pad", "1.0.0").tarball;
     scene.registry.answer(TARBALL, Reply::ok(bytes.clone()).says_length(bytes.len() - 10));
     scene.get(TARBALL).await.is(403);
@@ -74,7 +74,7 @@ async fn silence_ends_in_time_and_the_last_answer_is_served_instead() {
     scene.publish(Package::new("left-pad", "1.0.0").sized(100_000));
     scene.publish_old("other", &["1.0.0"]);
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(minutes(10));
+    scene.advance(minutes(10));
     let gates =
         [scene.registry.hold("/left-pad"), scene.registry.hold_body("/other", 40), scene.registry.hold_body(TARBALL, 50_000)];
     let begun = Instant::now();
@@ -209,7 +209,7 @@ async fn a_packument_that_changes_its_mind_at_each_answer_is_believed_the_first_
         assert!(shown.is_null() || shown == json!(sha512(&bytes)), "round {round}: {shown}");
         let tarball = scene.get(TARBALL).await;
         assert!(tarball.status == 403 || tarball.body == bytes, "round {round}: {}", tarball.status);
-        scene.later(minutes(10));
+        scene.advance(minutes(10));
     }
     assert!(scene.metric("coldframe_incidents", "integrity_changed").await >= 1.0);
 }
@@ -228,13 +228,13 @@ async fn a_version_that_comes_and_goes_with_each_answer_is_not_held_anew() {
     for round in 0..6 {
         let shown = scene.get("/left-pad").await.versions();
         assert!(shown == ["1.0.0", "1.1.0"] || (round > 0 && shown == ["1.0.0"]), "round {round}: {shown:?}");
-        scene.later(minutes(10));
+        scene.advance(minutes(10));
     }
     // A young one that is there now and then is as young as it was when it first came.
     scene.publish(Package::new("left-pad", "1.2.0").aged(hours(1)));
     for _ in 0..6 {
         assert!(!scene.get("/left-pad").await.versions().contains(&"1.2.0".to_owned()));
-        scene.later(hours(10));
+        scene.advance(hours(10));
     }
 }
 
@@ -260,7 +260,7 @@ async fn thousands_of_dist_tags_that_all_move_at_each_look_are_followed() {
     scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
     for (look, version) in ["1.0.0", "1.1.0", "1.0.0"].into_iter().enumerate() {
         scene.registry.edit("left-pad", move |packument| packument["dist-tags"] = tagged(10_000, &format!("t{look}-"), version));
-        scene.later(hours(2));
+        scene.advance(hours(2));
         assert_eq!(scene.get("/left-pad").await.tags().len(), 10_000);
     }
 }

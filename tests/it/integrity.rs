@@ -12,12 +12,12 @@ async fn a_version_that_changes_its_integrity_is_refused_from_then_on() {
     scene.publish(Package::new("left-pad", "1.0.0").aged(days(300)));
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(200)));
     scene.get(TARBALL).await.is(200);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(200)).content("something else"));
     let refused = scene.get(TARBALL).await.is(403);
     assert!(refused.error().contains("integrity"), "{}", refused.error());
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(days(30));
+    scene.advance(days(30));
     scene.get(TARBALL).await.is(403);
 }
 
@@ -26,7 +26,7 @@ async fn a_changed_integrity_is_an_event() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
     scene.get("/left-pad").await.is(200);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.publish(Package::new("left-pad", "1.1.0").content("something else"));
     scene.get("/left-pad").await.is(200);
     assert!(scene.metric("coldframe_incidents", "integrity_changed").await >= 1.0);
@@ -37,7 +37,7 @@ async fn an_integrity_that_only_gains_a_digest_is_the_same() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.1.0").dist("integrity", serde_json::Value::Null));
     scene.get(TARBALL).await.is(200);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.publish(Package::new("left-pad", "1.1.0"));
     scene.get(TARBALL).await.is(200);
 }
@@ -133,7 +133,7 @@ async fn wrong_bytes_are_refused_with_the_reason_and_nothing_is_kept() {
     scene.registry.tamper(TARBALL, Package::new("left-pad", "1.1.0").content("malice").tarball);
     let refused = scene.get(TARBALL).await.is(403);
     assert!(refused.error().contains("left-pad@1.1.0") && refused.error().contains("integrity"), "{}", refused.error());
-    assert_eq!(scene.kept_tarballs().await, Vec::<std::path::PathBuf>::new());
+    assert_eq!(scene.stored_tarballs().await, Vec::<std::path::PathBuf>::new());
     // Once upstream is right again, so are we.
     scene.registry.tamper(TARBALL, Package::new("left-pad", "1.1.0").tarball);
     scene.get(TARBALL).await.is(200);
@@ -159,7 +159,7 @@ async fn a_blob_that_rots_on_disk_is_fetched_again_and_never_served() {
     scene.get(TARBALL).await.is(200);
     scene.coldframe.stop().await;
     let mut rotted = 0;
-    for file in scene.kept_files().await {
+    for file in scene.stored_files().await {
         let mut bytes = std::fs::read(&file).unwrap();
         if bytes == good {
             bytes[100] ^= 1;

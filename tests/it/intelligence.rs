@@ -118,13 +118,13 @@ async fn what_is_on_its_way_during_an_incident_is_not_kept_and_not_served() {
     let (scene, feed) = left_pad_before_an_incident().await;
     let gate = scene.registry.hold_body(TARBALL, 1000);
     let (stays, leaves) = (scene.get(TARBALL).start(), scene.get(TARBALL).start());
-    scene.registry.until_asked(TARBALL, 1).await;
+    scene.registry.wait_for_requests(TARBALL, 1).await;
     let done = incident(&scene, &feed).await;
     assert_eq!(done["removed"], 0, "it is not here yet: {done}");
     leaves.abort();
     gate.open();
     assert!(stays.await.unwrap().is(403).error().contains("incident MAL-7"));
-    assert!(scene.kept_tarballs().await.is_empty());
+    assert!(scene.stored_tarballs().await.is_empty());
     scene.get(TARBALL).await.is(403);
 }
 
@@ -140,7 +140,7 @@ async fn what_waits_for_its_turn_during_an_incident_is_not_kept_and_not_served()
         let path = format!("/{name}/-/{name}-1.0.0.tgz");
         let gate = scene.registry.hold_body(&path, 10);
         held.push((scene.get(&path).start(), gate));
-        scene.registry.until_asked(&path, 1).await;
+        scene.registry.wait_for_requests(&path, 1).await;
     }
     let waits = scene.get(TARBALL).start();
     // Answered on the same path, and after it.
@@ -152,7 +152,7 @@ async fn what_waits_for_its_turn_during_an_incident_is_not_kept_and_not_served()
         asking.await.unwrap().is(200);
     }
     assert!(waits.await.unwrap().is(403).error().contains("incident MAL-7"));
-    assert_eq!(scene.kept_tarballs().await.len(), others.len());
+    assert_eq!(scene.stored_tarballs().await.len(), others.len());
     scene.get(TARBALL).await.is(403);
 }
 
@@ -420,7 +420,7 @@ async fn a_download_that_broke_off_is_taken_up_where_it_broke_off() {
     assert_eq!(ranges.last().unwrap().headers.first("if-range"), Some("\"one\""));
     let rest = Reply::part(&whole, 40_000).header("etag", "\"one\"");
     scene.registry.answer("/feeds/list.txt", rest);
-    scene.later(Duration::from_secs(400));
+    scene.advance(Duration::from_secs(400));
     let deadline = Instant::now() + Duration::from_secs(30);
     while scene.metric("coldframe_advisories", "").await < 4_001.0 {
         assert!(Instant::now() < deadline, "it is not taken up");

@@ -43,10 +43,10 @@ async fn a_copy_from_a_cache_opens_nothing_that_was_held_when_it_was_made() {
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "{headers:?}");
         scene.get(TARBALL).await.is(403);
         // Confirmed by the cache, it is as old as before.
-        scene.later(minutes(6));
+        scene.advance(minutes(6));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "{headers:?}");
-        scene.registry.answer_truly("/left-pad");
-        scene.later(minutes(6));
+        scene.registry.clear_answer("/left-pad");
+        scene.advance(minutes(6));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"], "{headers:?}");
     }
 }
@@ -58,17 +58,17 @@ async fn a_look_is_dated_by_our_clock_whatever_date_upstream_sends() {
         scene.publish(Package::new("left-pad", "1.0.0").aged(days(900)));
         scene.registry.answer("/left-pad", answer(&scene, "left-pad", &headers));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-        scene.registry.answer_truly("/left-pad");
-        scene.later(hours(1));
+        scene.registry.clear_answer("/left-pad");
+        scene.advance(hours(1));
         scene.publish(Package::new("left-pad", "1.1.0").aged(days(300)));
         scene.publish(Package::new("left-pad", "1.2.0").without_time());
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
         scene.restart().await;
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
         scene.get(TARBALL).await.is(403);
-        scene.later(hours(71));
+        scene.advance(hours(71));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
-        scene.later(hours(1));
+        scene.advance(hours(1));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0", "1.2.0"]);
     }
 }
@@ -76,20 +76,20 @@ async fn a_look_is_dated_by_our_clock_whatever_date_upstream_sends() {
 #[tokio::test]
 async fn an_upstream_a_day_behind_opens_nothing_and_refusals_name_its_clock() {
     let scene = Scene::open().await;
-    scene.registry.clock_off_by(SignedDuration::from_hours(-30));
+    scene.registry.set_clock_offset(SignedDuration::from_hours(-30));
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(100)));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(hours(20));
+    scene.advance(hours(20));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "by its clock it is old enough now");
     let refused = scene.get(TARBALL).await.is(403);
     assert!(refused.error().contains("the registry's clock is 30 h behind"), "{}", refused.error());
     // Its documents are still looks.
     scene.publish(Package::new("left-pad", "1.2.0").aged(days(90)));
-    scene.registry.clock_off_by(SignedDuration::ZERO);
-    scene.later(minutes(6));
+    scene.registry.set_clock_offset(SignedDuration::ZERO);
+    scene.advance(minutes(6));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
-    scene.later(hours(72));
+    scene.advance(hours(72));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0", "1.2.0"]);
 }
 
@@ -98,18 +98,18 @@ async fn a_name_that_was_missing_for_a_while_comes_back_as_young_as_our_last_loo
     let mut scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z"));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(hours(2));
+    scene.advance(hours(2));
     scene.registry.remove("left-pad");
     scene.get("/left-pad").await.is(404);
     scene.restart().await;
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.publish(Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(900)));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "what was there before stays served");
     scene.get(TARBALL).await.is(403);
-    scene.later(hours(71).checked_sub(minutes(1)).unwrap());
+    scene.advance(hours(71).checked_sub(minutes(1)).unwrap());
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(minutes(1));
+    scene.advance(minutes(1));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
 }
 
@@ -120,14 +120,14 @@ async fn a_name_that_was_missing_at_our_first_look_counts_from_then() {
         scene.registry.absent("left-pad");
         scene.get(asked).await.is(404);
         scene.restart().await;
-        scene.later(hours(1));
+        scene.advance(hours(1));
         scene.publish(Package::new("left-pad", "1.1.0").aged(hours(20_000)));
         scene.get("/left-pad").await.is(403);
         scene.get(TARBALL).await.is(403);
         // A package that began then is a new one, which waits longer than a release.
-        scene.later(days(14).checked_sub(hours(2)).unwrap());
+        scene.advance(days(14).checked_sub(hours(2)).unwrap());
         scene.get("/left-pad").await.is(403);
-        scene.later(hours(1));
+        scene.advance(hours(1));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.1.0"]);
     }
 }
@@ -141,18 +141,18 @@ async fn only_the_registry_says_that_a_package_is_not_there() {
         let scene = Scene::open().await;
         scene.registry.answer("/left-pad", reply.clone());
         assert!(scene.get("/left-pad").await.status >= 400);
-        scene.registry.answer_truly("/left-pad");
-        scene.later(hours(1));
+        scene.registry.clear_answer("/left-pad");
+        scene.advance(hours(1));
         // It was there all the time: nothing says that it was not.
         scene.publish(Package::new("left-pad", "1.0.0").aged(days(300)));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
         // And what was seen stays, whatever such an answer says.
         scene.registry.answer("/left-pad", reply);
-        scene.later(minutes(6));
+        scene.advance(minutes(6));
         let kept = scene.get("/left-pad").await;
         assert!(matches!(kept.status, 200 | 401 | 403), "{}", kept.status);
-        scene.registry.answer_truly("/left-pad");
-        scene.later(minutes(6));
+        scene.registry.clear_answer("/left-pad");
+        scene.advance(minutes(6));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     }
 }
@@ -166,15 +166,15 @@ async fn an_outage_of_hours_takes_no_version_its_age() {
     };
     publish();
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.registry.remove("left-pad");
     for _ in 0..3 {
         scene.get("/left-pad").await.is(404);
-        scene.later(hours(6));
+        scene.advance(hours(6));
     }
     publish();
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(hours(52));
+    scene.advance(hours(52));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"], "71 hours after it was published");
 }
 
@@ -185,7 +185,7 @@ async fn a_young_version_that_was_taken_down_counts_from_its_return() {
         scene.publish(Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z"));
         scene.publish(Package::new("left-pad", "1.1.0").time(AN_HOUR_AGO));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-        scene.later(hours(2));
+        scene.advance(hours(2));
         if whole {
             scene.registry.remove("left-pad");
             scene.get("/left-pad").await.is(404);
@@ -193,15 +193,15 @@ async fn a_young_version_that_was_taken_down_counts_from_its_return() {
             scene.registry.unpublish("left-pad", "1.1.0");
             assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
         }
-        scene.later(hours(80));
+        scene.advance(hours(80));
         scene.restart().await;
         scene.publish(Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z"));
         scene.publish(Package::new("left-pad", "1.1.0").time(AN_HOUR_AGO));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "whole: {whole}");
         scene.get(TARBALL).await.is(403);
-        scene.later(hours(71));
+        scene.advance(hours(71));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-        scene.later(hours(1));
+        scene.advance(hours(1));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
     }
 }
@@ -218,19 +218,19 @@ async fn times_that_become_known_later_count_for_what_was_there_from_the_start()
         }
     });
     scene.get("/left-pad").await.is(403);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.publish(Package::new("left-pad", "1.1.0").time("2025-05-03T12:00:00.000Z"));
     scene.get("/left-pad").await.is(403);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     timeless.store(false, Ordering::Relaxed);
     scene.publish(Package::new("left-pad", "1.2.0").time("2025-06-03T12:00:00.000Z"));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.restart().await;
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     // Both were missing at the look before, an hour after the first.
-    scene.later(hours(70));
+    scene.advance(hours(70));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0", "1.2.0"]);
 }
 
@@ -239,19 +239,19 @@ async fn an_older_copy_erases_and_confirms_nothing() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     let old = Reply::json(&scene.registry.packument("left-pad").to_string());
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(30)).untagged());
     scene.publish(Package::new("left-pad", "1.2.0").aged(hours(1)));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
     scene.registry.answer("/left-pad", old);
-    scene.later(minutes(6));
+    scene.advance(minutes(6));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
     scene.get(TARBALL).await.is(200);
     // What lags confirms nothing: the version opens when the newer document is seen again.
-    scene.later(hours(20));
+    scene.advance(hours(20));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
-    scene.registry.answer_truly("/left-pad");
-    scene.later(hours(52));
+    scene.registry.clear_answer("/left-pad");
+    scene.advance(hours(52));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0", "1.2.0"]);
 }
 
@@ -261,7 +261,7 @@ async fn a_document_without_versions_erases_nothing() {
     scene.publish(Package::new("left-pad", "1.0.0"));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.registry.answer("/left-pad", Reply::json(r#"{"name":"left-pad","versions":{}}"#));
-    scene.later(minutes(6));
+    scene.advance(minutes(6));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
 }
@@ -272,7 +272,7 @@ async fn a_made_up_token_has_no_fresh_history() {
     scene.publish(Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z"));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
-    scene.later(hours(10));
+    scene.advance(hours(10));
     scene.publish(Package::new("left-pad", "1.0.0").content("other bytes").time("2025-04-03T12:00:00.000Z"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(90)));
     for restarts in [false, true] {
@@ -287,7 +287,7 @@ async fn a_made_up_token_has_no_fresh_history() {
         }
         scene.get("/left-pad").await.is(403);
     }
-    scene.later(hours(72));
+    scene.advance(hours(72));
     assert_eq!(scene.get("/left-pad").token("made-up").await.versions(), ["1.1.0"]);
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.1.0"]);
 }
@@ -297,14 +297,14 @@ async fn what_a_token_saw_counts_for_those_without() {
     let mut scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z"));
     scene.get("/left-pad").token("alice").await.is(200);
-    scene.later(hours(10));
+    scene.advance(hours(10));
     scene.publish(Package::new("left-pad", "1.0.0").content("other bytes").time("2025-04-03T12:00:00.000Z"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(90)));
     scene.get("/left-pad").await.is(403);
     scene.get(TARBALL).await.is(403);
     scene.restart().await;
     scene.get("/left-pad").await.is(403);
-    scene.later(hours(62));
+    scene.advance(hours(62));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.1.0"]);
 }
 
@@ -321,14 +321,14 @@ async fn one_made_up_request_holds_nothing_for_the_others() {
     less["versions"]["1.0.0"]["dist"]["shasum"] = crate::package::sha1(b"other bytes").into();
     scene.registry.answer_tokens("/left-pad", Reply::json(&less.to_string()));
     scene.get("/left-pad").token("made-up").await.is(200);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
     scene.get(TARBALL).await.is(200);
     scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
     scene.restart().await;
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
     scene.get("/left-pad").token("made-up").await.is(200);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
 }
 
@@ -338,7 +338,7 @@ async fn a_private_package_is_not_held_because_strangers_are_told_there_is_none(
     scene.publish(Package::new("@acme/ui", "1.0.0").readable_with("alice"));
     scene.get("/@acme%2fui").await.is(404);
     scene.get("/@acme%2fui").token("mallory").await.is(404);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     assert_eq!(scene.get("/@acme%2fui").token("alice").await.versions(), ["1.0.0"]);
     scene.get("/@acme/ui/-/ui-1.0.0.tgz").token("alice").await.is(200);
     scene.restart().await;
@@ -356,7 +356,7 @@ async fn what_strangers_are_not_shown_is_not_gone_for_a_token_that_is() {
         let reply = if token == "alice" { &all } else { &less };
         scene.registry.answer_tokens("/left-pad", reply.clone());
         assert_eq!(scene.get("/left-pad").token(token).await.versions(), ["1.0.0"]);
-        scene.later(hours(15));
+        scene.advance(hours(15));
     }
     scene.registry.answer_tokens("/left-pad", all.clone());
     assert_eq!(scene.get("/left-pad").token("alice").await.versions(), ["1.0.0", "1.1.0"], "76 hours after it was published");
@@ -367,7 +367,7 @@ async fn a_contradiction_costs_upstream_a_few_requests_and_no_more() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.get("/left-pad").await.is(200);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(90)));
     let before = scene.registry.count("/left-pad");
     for number in 0..20 {
@@ -385,21 +385,21 @@ async fn a_clock_that_somebody_set_records_nothing_until_an_upstream_agrees() {
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.get("/-/coldframe/readyz").await.is(200);
     let noon = scene.now();
-    scene.registry.clock_off_by(SignedDuration::from_hours(-100));
+    scene.registry.set_clock_offset(SignedDuration::from_hours(-100));
     scene.clock.set(coldframe::units::timestamp::saturating_add(noon, hours(100)));
     let told = scene.get("/-/coldframe/readyz").await.is(503);
     assert!(told.text().contains("clock was set forward by 360000 s"), "{}", told.text());
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.get(TARBALL).await.is(403);
     // Set right: nothing was dated by the wrong clock.
-    scene.registry.clock_off_by(SignedDuration::ZERO);
+    scene.registry.set_clock_offset(SignedDuration::ZERO);
     scene.clock.set(coldframe::units::timestamp::saturating_add(noon, hours(1)));
     scene.publish(Package::new("left-pad", "1.2.0").aged(days(30)));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.get("/-/coldframe/readyz").await.is(200);
-    scene.later(hours(70));
+    scene.advance(hours(70));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
-    scene.later(hours(2));
+    scene.advance(hours(2));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0", "1.2.0"]);
 }
 
@@ -530,12 +530,12 @@ async fn how_publish_times_count_is_a_setting() {
             answer.status == 200 && answer.versions().iter().any(|shown| shown == version)
         };
         assert_eq!(shown(&scene.get("/left-pad").await, "1.0.0"), first, "{mode}");
-        scene.later(hours(1));
+        scene.advance(hours(1));
         scene.publish(Package::new("left-pad", "1.1.0").aged(days(90)));
         assert_eq!(shown(&scene.get("/left-pad").await, "1.1.0"), backdated, "{mode}");
         scene.restart().await;
         assert_eq!(shown(&scene.get("/left-pad").await, "1.1.0"), backdated, "{mode}");
-        scene.later(days(15));
+        scene.advance(days(15));
         assert!(shown(&scene.get("/left-pad").await, "1.1.0"), "{mode}");
     }
 }
@@ -548,7 +548,7 @@ async fn a_version_that_went_below_the_longest_age_of_a_rule_was_taken_down() {
         scene.publish(Package::new("left-pad", "1.1.0").aged(days(30)));
         scene.get("/left-pad").await.is(200);
         let before = scene.get(TARBALL).await.status;
-        scene.later(hours(1));
+        scene.advance(hours(1));
         scene.registry.unpublish("left-pad", "1.1.0");
         let after = scene.get(TARBALL).await;
         (before, after.status, String::from_utf8_lossy(&after.body).contains("taken down"))

@@ -52,16 +52,16 @@ async fn what_is_seen_while_another_process_holds_the_ledger_is_remembered() {
     scene.get("/left-pad").await.is(200);
     let shell = hold(&scene);
     // Seen without it ten hours later: it counts from there, whatever it says.
-    scene.later(hours(10));
+    scene.advance(hours(10));
     scene.get("/left-pad").await.is(200);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(90)));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     drop(shell);
     scene.restart().await;
-    scene.later(hours(70));
+    scene.advance(hours(70));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(hours(2));
+    scene.advance(hours(2));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
 }
 
@@ -70,7 +70,7 @@ async fn a_ledger_that_cannot_be_read_is_no_empty_one() {
     let mut scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad").await.is(200);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(90)));
     scene.restart().await;
     let shell = Connection::open(scene.data().join("ledger.sqlite")).expect("the ledger");
@@ -91,15 +91,15 @@ async fn a_clock_that_is_put_forward_opens_nothing() {
         let ripe = |scene: &Scene| (scene.get("/left-pad"), scene.get("/left-pad/-/left-pad-1.1.0.tgz"));
         assert_eq!(ripe(&scene).0.await.versions(), ["1.0.0"]);
         // Ours alone: upstream goes on telling the time.
-        scene.registry.clock_off_by(-jiff::SignedDuration::try_from(ahead).unwrap());
-        scene.later(ahead);
+        scene.registry.set_clock_offset(-jiff::SignedDuration::try_from(ahead).unwrap());
+        scene.advance(ahead);
         assert_eq!(ripe(&scene).0.await.versions(), ["1.0.0"], "{ahead:?} ahead");
         ripe(&scene).1.await.is(403);
         // Put right, a moment later.
-        scene.registry.clock_off_by(jiff::SignedDuration::ZERO);
+        scene.registry.set_clock_offset(jiff::SignedDuration::ZERO);
         scene.clock.set(timestamp::saturating_add(NOON.parse().unwrap(), hours(1)));
         assert_eq!(ripe(&scene).0.await.versions(), ["1.0.0"]);
-        scene.later(hours(2));
+        scene.advance(hours(2));
         assert_eq!(ripe(&scene).0.await.versions(), ["1.0.0", "1.1.0"]);
         ripe(&scene).1.await.is(200);
     }
@@ -112,18 +112,18 @@ async fn a_clock_that_is_set_back_opens_nothing_and_forgets_nothing() {
         scene.publish_old("left-pad", &["1.0.0"]);
         scene.publish(Package::new("left-pad", "1.1.0").aged(hours(70)));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-        scene.registry.clock_off_by(jiff::SignedDuration::try_from(back).unwrap());
+        scene.registry.set_clock_offset(jiff::SignedDuration::try_from(back).unwrap());
         scene.clock.set(timestamp::saturating_sub(NOON.parse().unwrap(), back));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "{back:?} behind");
         scene.publish(Package::new("left-pad", "1.0.1").aged(days(20)).untagged());
-        scene.later(hours(1));
+        scene.advance(hours(1));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "{back:?} behind");
         scene.restart().await;
-        scene.registry.clock_off_by(jiff::SignedDuration::ZERO);
+        scene.registry.set_clock_offset(jiff::SignedDuration::ZERO);
         scene.clock.set(timestamp::saturating_add(NOON.parse().unwrap(), hours(3)));
         // What was backdated meanwhile is young still; what had nearly come of age now has.
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
-        scene.later(days(3));
+        scene.advance(days(3));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.0.1", "1.1.0"]);
     }
 }

@@ -72,7 +72,7 @@ async fn a_package_that_is_not_there_is_404_in_words_and_asked_for_once() {
         assert!(answer.error().contains("not found") || answer.error().contains("nothing"), "{}", answer.error());
     }
     assert_eq!(scene.registry.count("/nothing"), 1);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.publish(Package::new("nothing", "1.0.0"));
     scene.get("/nothing").await.is(200);
 }

@@ -14,7 +14,7 @@ async fn published_since() -> Scene {
     let scene = Scene::open().set("exclude", "left-pad").await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad").await.is(200);
-    scene.later(INTERVAL);
+    scene.advance(INTERVAL);
     scene.publish(Package::new("left-pad", "1.0.1"));
     scene
 }
@@ -32,7 +32,7 @@ async fn a_manifest_published_since_the_last_look_is_served() {
     let scene = published_since().await;
     assert_eq!(scene.get("/left-pad/1.0.1").await.is(200).json()["version"], "1.0.1");
     // What is no exact version asks nothing.
-    scene.later(INTERVAL);
+    scene.advance(INTERVAL);
     scene.get("/left-pad/no-such-tag").await.is(404);
     scene.get("/left-pad/%5E7").await.is(404);
     assert_eq!(scene.registry.count("/left-pad"), 2);
@@ -52,7 +52,7 @@ async fn a_young_version_published_since_the_last_look_is_refused_with_its_reaso
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad").await.is(200);
-    scene.later(INTERVAL);
+    scene.advance(INTERVAL);
     scene.publish(Package::new("left-pad", "1.0.1").aged(Duration::from_secs(5)));
     let refused = scene.get("/left-pad/-/left-pad-1.0.1.tgz").await.is(403);
     assert!(refused.error().contains("left-pad@1.0.1 is held"), "{}", refused.error());
@@ -75,7 +75,7 @@ async fn a_flood_of_made_up_versions_costs_upstream_one_request_per_interval() {
     flood().await;
     assert_eq!(scene.registry.count("/left-pad"), 1, "it was looked up just now");
     for interval in 1..=3 {
-        scene.later(INTERVAL);
+        scene.advance(INTERVAL);
         flood().await;
         assert_eq!(scene.registry.count("/left-pad"), 1 + interval);
     }
@@ -89,7 +89,7 @@ async fn made_up_tokens_do_not_multiply_the_requests() {
         scene.get("/left-pad").token(&format!("made-up-{token}")).await.is(200);
     }
     let asked = scene.registry.count("/left-pad");
-    scene.later(INTERVAL);
+    scene.advance(INTERVAL);
     for token in 0..20 {
         scene.get("/left-pad/-/left-pad-7.0.0.tgz").token(&format!("made-up-{token}")).await.is(404);
     }
@@ -104,7 +104,7 @@ async fn one_client_has_sixty_packages_a_minute_looked_up_again() {
         scene.publish_old(name, &["1.0.0"]);
         scene.get(&format!("/{name}")).await.is(200);
     }
-    scene.later(INTERVAL);
+    scene.advance(INTERVAL);
     for name in &names {
         scene.get(&format!("/{name}/-/{name}-7.0.0.tgz")).await.is(404);
     }
@@ -116,20 +116,20 @@ async fn an_upstream_without_validators_is_asked_when_its_document_expires() {
     let scene = Scene::open().mirror().set("exclude", "left-pad").set("packument-ttl", "5m").await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad").await.is(200);
-    scene.later(minutes(1));
+    scene.advance(minutes(1));
     scene.publish(Package::new("left-pad", "1.0.1"));
     let asked = scene.registry.count("/left-pad");
     scene.get("/left-pad/-/left-pad-1.0.1.tgz").await.is(404);
     assert_eq!(scene.registry.count("/left-pad"), asked);
-    scene.later(minutes(5));
+    scene.advance(minutes(5));
     scene.get("/left-pad/-/left-pad-1.0.1.tgz").await.is(200);
 }
 
 #[tokio::test]
 async fn an_upstream_that_fails_meanwhile_changes_nothing() {
     let scene = published_since().await;
-    scene.registry.goes_down();
+    scene.registry.go_down();
     scene.get("/left-pad/-/left-pad-1.0.1.tgz").await.is(404);
     scene.get("/left-pad").await.is(200);
-    scene.registry.comes_back();
+    scene.registry.come_back();
 }

@@ -13,7 +13,7 @@ async fn with_upstream_left_alone() -> Scene {
     let scene = Scene::open().await;
     scene.publish_old("cached", &["1.0.0"]);
     scene.get("/cached").await.is(200);
-    scene.registry.goes_down();
+    scene.registry.go_down();
     for number in 0..ENOUGH {
         scene.get(&format!("/unknown-{number}")).await.is(502);
     }
@@ -33,7 +33,7 @@ async fn an_upstream_that_fails_again_and_again_is_left_alone_for_a_while() {
     assert!(readiness(&scene).await.contains("left alone"));
     assert!((scene.metric("coldframe_upstream_circuits_open", "").await - 1.0).abs() < f64::EPSILON);
 
-    scene.registry.comes_back();
+    scene.registry.come_back();
     scene.publish_old("one-more", &["1.0.0"]);
     let deadline = Instant::now() + Duration::from_secs(30);
     while scene.get("/one-more").await.status != 200 {
@@ -47,7 +47,7 @@ async fn an_upstream_that_fails_again_and_again_is_left_alone_for_a_while() {
 #[tokio::test]
 async fn what_is_cached_goes_on_marked_as_stale_and_opens_nothing() {
     let scene = with_upstream_left_alone().await;
-    scene.later(minutes(10));
+    scene.advance(minutes(10));
     let stale = scene.get("/cached").await.is(200);
     assert_eq!(stale.header("warning"), "110 - \"Response is Stale\"");
     assert_eq!(stale.header("age"), "600");
@@ -66,7 +66,7 @@ async fn a_silent_upstream_is_not_waited_for_while_the_last_answer_will_do() {
             scene.restart().await;
         }
         let gate = scene.registry.hold("/cached");
-        scene.later(hours(2));
+        scene.advance(hours(2));
         for _ in 0..3 {
             let stale = scene.get("/cached").await.is(200);
             assert_eq!((stale.versions(), stale.header("age")), (vec!["1.0.0".to_owned()], "7200"), "restarted: {restarted}");
@@ -75,7 +75,7 @@ async fn a_silent_upstream_is_not_waited_for_while_the_last_answer_will_do() {
             scene.get("/cached/-/cached-1.0.0.tgz").await.is(200);
         }
         // The flight goes on, and what it brings is for the next.
-        scene.registry.until_asked("/cached", 2).await;
+        scene.registry.wait_for_requests("/cached", 2).await;
         gate.open();
         let deadline = Instant::now() + Duration::from_secs(20);
         while scene.get("/cached").await.versions() != ["1.0.0", "1.1.0"] {
@@ -98,7 +98,7 @@ async fn a_silent_upstream_costs_an_install_one_wait_and_not_one_a_package() {
             scene.restart().await;
         }
         let gates: Vec<_> = paths.iter().map(|path| scene.registry.hold(path)).collect();
-        scene.later(minutes(10));
+        scene.advance(minutes(10));
         let begun = Instant::now();
         for path in &paths {
             let stale = scene.get(path).await.is(200);
@@ -106,16 +106,16 @@ async fn a_silent_upstream_costs_an_install_one_wait_and_not_one_a_package() {
         }
         assert!(begun.elapsed() < Duration::from_secs(6), "restarted: {restarted}, {:?}", begun.elapsed());
         // One other is asked for, for which no client waits: the first alone might hang.
-        scene.registry.until_asked(&paths[1], 2).await;
+        scene.registry.wait_for_requests(&paths[1], 2).await;
         let asked = |scene: &Scene| paths.iter().map(|path| scene.registry.count(path) - 1).collect::<Vec<_>>();
         assert_eq!(asked(&scene)[2..], [0; 10], "restarted: {restarted}");
         // After a while somebody looks again, and waits as long.
-        scene.later(Duration::from_secs(11));
+        scene.advance(Duration::from_secs(11));
         let begun = Instant::now();
         assert_eq!(scene.get(&paths[1]).await.is(200).header("age"), "611");
         assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
         assert_eq!(scene.get(&paths[2]).await.is(200).header("age"), "611");
-        scene.registry.until_asked(&paths[2], 2).await;
+        scene.registry.wait_for_requests(&paths[2], 2).await;
         assert_eq!(asked(&scene), [1, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         // The first word of upstream is enough.
         gates.iter().for_each(crate::registry::Gate::open);
@@ -136,12 +136,12 @@ async fn an_upstream_that_is_slow_over_one_package_is_asked_for_the_others() {
     scene.get("/slow").await.is(200);
     scene.get("/other").await.is(200);
     let _gate = scene.registry.hold("/slow");
-    scene.later(minutes(10));
+    scene.advance(minutes(10));
     let slow = scene.get("/slow").start();
-    scene.registry.until_asked("/slow", 2).await;
+    scene.registry.wait_for_requests("/slow", 2).await;
     assert_eq!(scene.get("/other").await.is(200).headers.first("warning"), None);
     assert_eq!(slow.await.unwrap().is(200).header("age"), "600");
-    scene.later(minutes(10));
+    scene.advance(minutes(10));
     assert_eq!(scene.get("/other").await.is(200).headers.first("warning"), None);
 }
 
@@ -151,11 +151,11 @@ async fn whoever_has_nothing_else_or_too_old_a_thing_waits_for_upstream() {
     scene.publish_old("cached", &["1.0.0"]);
     scene.publish_old("cold", &["1.0.0"]);
     scene.get("/cached").await.is(200);
-    scene.later(hours(2));
+    scene.advance(hours(2));
     for (path, times) in [("/cold", 1), ("/cached", 2)] {
         let gate = scene.registry.hold(path);
         let asking = scene.get(path).start();
-        scene.registry.until_asked(path, times).await;
+        scene.registry.wait_for_requests(path, times).await;
         gate.open();
         let answer = asking.await.unwrap().is(200);
         assert_eq!((answer.versions(), answer.headers.first("warning")), (vec!["1.0.0".to_owned()], None), "{path}");
@@ -168,16 +168,16 @@ async fn a_version_that_ripens_during_an_outage_waits_for_its_end() {
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(71)));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.registry.goes_down();
-    scene.later(hours(2));
+    scene.registry.go_down();
+    scene.advance(hours(2));
     for _ in 0..2 * ENOUGH {
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     }
-    scene.registry.comes_back();
+    scene.registry.come_back();
     let deadline = Instant::now() + Duration::from_secs(30);
     while scene.get("/left-pad").await.versions().len() < 2 {
         assert!(Instant::now() < deadline, "it opens when upstream confirms it");
-        scene.later(Duration::from_secs(6));
+        scene.advance(Duration::from_secs(6));
     }
 }
 
@@ -187,8 +187,8 @@ async fn an_overloaded_upstream_is_asked_again_when_it_says_so() {
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.registry.answer("/left-pad", Reply::status(503).header("retry-after", "1"));
     let asking = scene.get("/left-pad").start();
-    scene.registry.until_asked("/left-pad", 1).await;
-    scene.registry.answer_truly("/left-pad");
+    scene.registry.wait_for_requests("/left-pad", 1).await;
+    scene.registry.clear_answer("/left-pad");
     asking.await.unwrap().is(200);
     assert_eq!(scene.registry.count("/left-pad"), 2);
 }
@@ -214,7 +214,7 @@ async fn one_that_says_nothing_is_asked_three_times_in_all() {
         scene.get("/left-pad/-/left-pad-1.0.0.tgz").await;
         assert_eq!(scene.registry.count("/left-pad/-/left-pad-1.0.0.tgz") - before, 3, "{status}");
         // An answer in between, so that it does not pass for down.
-        scene.registry.answer_truly("/left-pad/-/left-pad-1.0.0.tgz");
+        scene.registry.clear_answer("/left-pad/-/left-pad-1.0.0.tgz");
         scene.publish_old(&format!("other-{status}"), &["1.0.0"]);
         scene.get(&format!("/other-{status}")).await.is(200);
     }

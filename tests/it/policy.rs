@@ -102,7 +102,7 @@ async fn a_new_package_waits_and_the_parts_of_an_old_one_do_not() {
     let refused = scene.get("/@esbuild%2fother").await.is(403).error();
     assert!(refused.contains("rule new-package") && refused.contains("2026-04-13 12:00 UTC"), "{refused}");
     scene.get("/plain-crypto-js/-/plain-crypto-js-4.2.1.tgz").await.is(403);
-    scene.later(days(10));
+    scene.advance(days(10));
     scene.get("/plain-crypto-js/-/plain-crypto-js-4.2.1.tgz").await.is(200);
 }
 
@@ -128,8 +128,8 @@ async fn an_exemption_ends_on_its_day_without_asking_upstream() {
     let (scene, _folder) = ruled(rules).await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad").await.is(200);
-    scene.registry.goes_down();
-    scene.later(hours(1));
+    scene.registry.go_down();
+    scene.advance(hours(1));
     scene.get("/left-pad").await.is(403);
     scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(403);
 }
@@ -145,7 +145,7 @@ async fn each_listener_answers_by_its_own_policy_and_never_by_anothers() {
         assert_eq!(Ask::new(further, "GET", "/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
         scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
         Ask::new(further, "GET", "/left-pad/-/left-pad-1.1.0.tgz").await.is(200);
-        scene.later(hours(1));
+        scene.advance(hours(1));
     }
 }
 

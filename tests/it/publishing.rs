@@ -72,7 +72,7 @@ async fn what_was_not_there_before_a_publish_is_asked_for_again_for_everyone() {
     assert_eq!(asked, 3, "a 404 is remembered");
     scene.registry.answer("/fresh", Reply::json("{}"));
     scene.ask("PUT", "/fresh").token("publisher").json(&json!({})).await.is(200);
-    scene.registry.answer_truly("/fresh");
+    scene.registry.clear_answer("/fresh");
     // As young as it is: one that claims to be older contradicts those who were told that there is none, and they are asked again.
     scene.publish(Package::new("fresh", "1.0.0").aged(hours(0)));
     for answer in
@@ -89,11 +89,11 @@ async fn a_question_after_a_publish_does_not_wait_for_an_answer_from_before_it()
     scene.registry.absent("fresh");
     let gate = scene.registry.hold("/fresh");
     let early = scene.get("/fresh").start();
-    scene.registry.until_asked("/fresh", 1).await;
+    scene.registry.wait_for_requests("/fresh", 1).await;
     scene.registry.answer("/-/package/fresh/dist-tags/next", Reply::json("{}"));
     scene.ask("PUT", "/-/package/fresh/dist-tags/next").token("publisher").body("\"1.0.0\"").await.is(200);
     let late = scene.get("/fresh").start();
-    scene.registry.until_asked("/fresh", 2).await;
+    scene.registry.wait_for_requests("/fresh", 2).await;
     gate.open();
     early.await.unwrap().is(404);
     late.await.unwrap().is(404);
@@ -144,13 +144,13 @@ async fn a_packument_for_a_write_is_not_shown_to_a_token_that_nothing_confirms()
     let collaborators = "/-/package/left-pad/collaborators";
     for told in [r#"{"reader":"read-only","owner":"read-write"}"#, r#"{"reader":"read"}"#, "{}", "[]", r#"{"":"read-write"}"#] {
         scene.registry.answer(collaborators, Reply::json(told));
-        scene.later(minutes(1));
+        scene.advance(minutes(1));
         shows_nothing(&scene.get("/left-pad?write=true").token("reader").await);
     }
     // Upstream accepted something from it that everyone may do, or that is about another package.
     scene.registry.answer("/left-pad", Reply::json("{}"));
     scene.ask("PUT", "/left-pad").token("fan").json(&json!({ "_id": "left-pad", "users": { "fan": true } })).await.is(200);
-    scene.registry.answer_truly("/left-pad");
+    scene.registry.clear_answer("/left-pad");
     shows_nothing(&scene.get("/left-pad?write=true").token("fan").await);
     moves_a_tag(&scene, "other", "owner-of-other").await;
     shows_nothing(&scene.get("/left-pad?write=true").token("owner-of-other").await);
@@ -174,9 +174,9 @@ async fn a_packument_for_a_write_is_whole_for_an_hour_after_upstream_accepted_a_
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     shows_nothing(&scene.get("/left-pad?write=true").token("made-up").await);
     scene.get("/left-pad/-/left-pad-1.1.0.tgz").token("owner").await.is(403);
-    scene.later(minutes(59));
+    scene.advance(minutes(59));
     scene.get("/left-pad?write=true").token("owner").await.is(200);
-    scene.later(minutes(2));
+    scene.advance(minutes(2));
     shows_nothing(&scene.get("/left-pad?write=true").token("owner").await);
     scene.coldframe.stop().await;
     let ledger = SqliteLedger::read_only(scene.data()).unwrap();

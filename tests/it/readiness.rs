@@ -42,7 +42,7 @@ async fn a_feed_that_drips_delays_neither_the_start_nor_another_feed() {
     let gate = feeds.hold_body("/slow.txt", 3);
     let scene = Scene::open().set("feed", &format!("{}/slow.txt", feeds.url)).set("feed", list.to_str().unwrap()).await;
     scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
-    feeds.until_asked("/slow.txt", 1).await;
+    feeds.wait_for_requests("/slow.txt", 1).await;
     scene.get("/-/coldframe/healthz").await.is(200);
     let page = scene.get("/-/coldframe/readyz").await.is(503);
     assert_eq!(page.json()["ready"], false);

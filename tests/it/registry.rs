@@ -151,12 +151,12 @@ impl Registry {
     }
 
     /// What the abbreviated form is like from now on.
-    pub fn abbreviates(&self, how: Abbreviated) {
+    pub fn set_abbreviated(&self, how: Abbreviated) {
         self.state().style.abbreviated = how;
     }
 
     /// Both forms have one `ETag` from now on.
-    pub fn has_one_etag(&self) {
+    pub fn share_etag(&self) {
         self.state().style.one_etag = true;
     }
 
@@ -171,7 +171,7 @@ impl Registry {
     }
 
     /// A path is answered from what the registry holds again.
-    pub fn answer_truly(&self, path: &str) {
+    pub fn clear_answer(&self, path: &str) {
         self.state().replies.remove(path);
     }
 
@@ -197,17 +197,17 @@ impl Registry {
     }
 
     /// From now on every connection is closed without a word.
-    pub fn goes_down(&self) {
+    pub fn go_down(&self) {
         self.state().down = true;
     }
 
     /// And answers again.
-    pub fn comes_back(&self) {
+    pub fn come_back(&self) {
         self.state().down = false;
     }
 
     /// Its clock is so much ahead of the test's (behind, if negative).
-    pub fn clock_off_by(&self, offset: SignedDuration) {
+    pub fn set_clock_offset(&self, offset: SignedDuration) {
         self.state().offset = offset;
     }
 
@@ -234,7 +234,7 @@ impl Registry {
     }
 
     /// Waits until a path was asked for so often.
-    pub async fn until_asked(&self, path: &str, times: usize) {
+    pub async fn wait_for_requests(&self, path: &str, times: usize) {
         let mut asked = self.shared.asked.subscribe();
         let enough = asked.wait_for(|_| self.count(path) >= times);
         let waited = tokio::time::timeout(Duration::from_secs(20), enough).await;
@@ -242,7 +242,7 @@ impl Registry {
     }
 
     /// Forgets what was asked for without being declared: for a test that provokes it.
-    pub fn forgive(&self) -> Vec<String> {
+    pub fn take_undeclared(&self) -> Vec<String> {
         std::mem::take(&mut self.state().undeclared)
     }
 
@@ -258,7 +258,7 @@ impl Registry {
 impl Drop for Registry {
     fn drop(&mut self) {
         self.accepting.abort();
-        let undeclared = self.forgive();
+        let undeclared = self.take_undeclared();
         assert!(std::thread::panicking() || undeclared.is_empty(), "asked for what nobody declared: {undeclared:?}");
     }
 }

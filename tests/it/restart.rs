@@ -9,10 +9,10 @@ async fn first_seen_outlives_a_restart() {
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").without_time());
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(hours(71));
+    scene.advance(hours(71));
     scene.restart().await;
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.restart().await;
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
 }
@@ -23,7 +23,7 @@ async fn a_backdated_release_stays_young_after_a_restart() {
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad").await.is(200);
     scene.restart().await;
-    scene.later(hours(10));
+    scene.advance(hours(10));
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(90)));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.restart().await;
@@ -37,7 +37,7 @@ async fn tag_history_outlives_a_restart() {
     scene.registry.tag("left-pad", "latest", "1.9.0");
     scene.get("/left-pad").await.is(200);
     scene.restart().await;
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.publish(Package::new("left-pad", "2.0.1").aged(hours(0)));
     assert_eq!(scene.get("/left-pad").await.tag("latest").unwrap(), "1.9.0");
     scene.restart().await;
@@ -50,7 +50,7 @@ async fn a_known_integrity_outlives_a_restart() {
     scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
     scene.get("/left-pad").await.is(200);
     scene.restart().await;
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.publish(Package::new("left-pad", "1.1.0").content("other bytes"));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
@@ -65,7 +65,7 @@ async fn what_was_fetched_is_served_after_a_restart_without_upstream() {
     let before = scene.get("/left-pad").gzip().await.is(200);
     scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
     scene.restart().await;
-    scene.registry.goes_down();
+    scene.registry.go_down();
     assert_eq!(scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200).body, bytes);
     let after = scene.get("/left-pad").gzip().await.is(200);
     assert_eq!(before.versions(), after.versions());

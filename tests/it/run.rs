@@ -17,15 +17,15 @@ use crate::registry::Registry;
 use crate::wire::Response;
 
 /// A registry with an old and a young left-pad, a home, a data directory and a place for temporary files.
-pub struct Place {
+pub struct Fixture {
     pub home: TempDir,
     pub data: TempDir,
     pub scratch: TempDir,
     pub registry: Registry,
 }
 
-impl Place {
-    pub async fn make() -> Self {
+impl Fixture {
+    pub async fn new() -> Self {
         let registry = Registry::start(&machine_clock()).await;
         registry.publish(Package::new("left-pad", "1.0.0"));
         registry.publish(Package::new("left-pad", "1.1.0").aged(hours(5)));
@@ -51,12 +51,12 @@ impl Place {
         Running::start(&mut self.command(&[], &["sh", "-c", script]))
     }
 
-    pub fn is_left_clean(&self) -> bool {
+    pub fn is_clean(&self) -> bool {
         std::fs::read_dir(self.scratch.path()).unwrap().next().is_none()
     }
 
     /// Where the registry has something.
-    pub fn at(&self, path: &str) -> String {
+    pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.registry.url)
     }
 }
@@ -124,16 +124,16 @@ impl Running {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_is_led_here_and_its_end_says_what_was_held_back_and_refused() {
-    let place = Place::make().await;
-    let report = place.home.path().join("report.md");
+    let fixture = Fixture::new().await;
+    let report = fixture.home.path().join("report.md");
     std::fs::write(&report, "before\n").unwrap();
-    let running = place.start(&["--report", report.to_str().unwrap()]);
-    let packument = running.ask(&place.at("/left-pad")).await;
+    let running = fixture.start(&["--report", report.to_str().unwrap()]);
+    let packument = running.ask(&fixture.url("/left-pad")).await;
     assert_eq!(packument.versions(), ["1.0.0"]);
     // As the registry wrote it: a lockfile comes out as it does without us.
-    assert_eq!(packument.json()["versions"]["1.0.0"]["dist"]["tarball"], place.at("/left-pad/-/left-pad-1.0.0.tgz"));
-    running.ask(&place.at("/left-pad/-/left-pad-1.0.0.tgz")).await.is(200);
-    running.ask(&place.at("/left-pad/-/left-pad-1.1.0.tgz")).await.is(403);
+    assert_eq!(packument.json()["versions"]["1.0.0"]["dist"]["tarball"], fixture.url("/left-pad/-/left-pad-1.0.0.tgz"));
+    running.ask(&fixture.url("/left-pad/-/left-pad-1.0.0.tgz")).await.is(200);
+    running.ask(&fixture.url("/left-pad/-/left-pad-1.1.0.tgz")).await.is(403);
     let gateway = running.gateway();
     let (code, errors) = running.end();
     assert_eq!(code, 0, "{errors}");
@@ -149,20 +149,20 @@ async fn a_command_is_led_here_and_its_end_says_what_was_held_back_and_refused()
     }
     let page = std::fs::read_to_string(&report).unwrap();
     assert!(page.starts_with("before\n### Coldframe: `sh -c") && page.contains("| left-pad@1.1.0 is held"), "{page}");
-    assert!(place.is_left_clean());
+    assert!(fixture.is_clean());
     assert!(std::net::TcpStream::connect(gateway).is_err(), "the port is open still");
     // The cache is the data directory's.
-    let again = place.start(&["--json"]);
-    again.ask(&place.at("/left-pad/-/left-pad-1.0.0.tgz")).await.is(200);
+    let again = fixture.start(&["--json"]);
+    again.ask(&fixture.url("/left-pad/-/left-pad-1.0.0.tgz")).await.is(200);
     let (_, errors) = again.end();
     let summed: Value = serde_json::from_str(errors.lines().last().unwrap()).unwrap();
     assert_eq!(summed["packages"]["fromCache"], 1, "{summed}");
-    assert_eq!(place.registry.count("/left-pad/-/left-pad-1.0.0.tgz"), 1);
+    assert_eq!(fixture.registry.count("/left-pad/-/left-pad-1.0.0.tgz"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_project_of_yarn_2_is_told_that_a_run_cannot_lead_it() {
-    let place = Place::make().await;
+    let fixture = Fixture::new().await;
     for (file, text, is_told) in [
         ("package.json", "{\"packageManager\": \"yarn@2.4.3+sha224.00\"}", true),
         ("package.json", "{\"packageManager\": \"yarn@3.8.7\"}", false),
@@ -170,24 +170,24 @@ async fn a_project_of_yarn_2_is_told_that_a_run_cannot_lead_it() {
         (".yarnrc.yml", "yarnPath: .yarn/releases/yarn-4.18.1.cjs\n", false),
         (".yarnrc.yml", "yarnPath:\n  - [\n", false),
     ] {
-        std::fs::write(place.home.path().join(file), text).unwrap();
-        let (code, _, errors) = run(&mut place.command(&[], &["true"]));
+        std::fs::write(fixture.home.path().join(file), text).unwrap();
+        let (code, _, errors) = run(&mut fixture.command(&[], &["true"]));
         assert_eq!(code, 0, "{errors}");
         assert_eq!(errors.contains("yarn 2 sends no password to a proxy"), is_told, "{text}: {errors}");
-        std::fs::remove_file(place.home.path().join(file)).unwrap();
+        std::fs::remove_file(fixture.home.path().join(file)).unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_gives_private_bytes_to_the_token_that_may_have_them() {
-    let place = Place::make().await;
+    let fixture = Fixture::new().await;
     let secret = Package::new("@acme/secret", "1.0.0").readable_with("alice");
     let stolen = crate::package::sha512(&secret.tarball);
-    place.registry.publish(secret.clone());
-    place.registry.publish(Package::new("evil", "1.0.0").dist("integrity", stolen).dist("shasum", Value::Null));
-    let running = place.start(&[]);
+    fixture.registry.publish(secret.clone());
+    fixture.registry.publish(Package::new("evil", "1.0.0").dist("integrity", stolen).dist("shasum", Value::Null));
+    let running = fixture.start(&[]);
     let shown = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(running.pass()));
-    let ask = |path: &str| running.ask_unknown(&place.at(path)).header("proxy-authorization", &shown);
+    let ask = |path: &str| running.ask_unknown(&fixture.url(path)).header("proxy-authorization", &shown);
     assert_eq!(ask(&secret.path()).token("alice").await.is(200).body, secret.tarball);
     for denied in [ask(&secret.path()), ask(&secret.path()).token("mallory"), ask("/evil/-/evil-1.0.0.tgz")] {
         let answer = denied.await;
@@ -201,17 +201,17 @@ const FAILS: &str = "env; echo; cat >/dev/null; exit 1";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_a_command_that_failed_names_what_stopped_it_then_what_it_would_have_taken() {
-    let place = Place::make().await;
+    let fixture = Fixture::new().await;
     for (name, old, young) in [("object-inspect", "1.13.4", "1.14.0"), ("dep", "1.0.0", "2.0.0")] {
-        place.registry.publish(Package::new(name, old));
-        place.registry.publish(Package::new(name, young).aged(hours(3)));
+        fixture.registry.publish(Package::new(name, old));
+        fixture.registry.publish(Package::new(name, young).aged(hours(3)));
     }
-    place.registry.publish(Package::new("app", "1.0.0").depends_on("dep", "^1.0.0"));
+    fixture.registry.publish(Package::new("app", "1.0.0").depends_on("dep", "^1.0.0"));
     let manifest = r#"{"dependencies":{"left-pad":"^1.0.0","object-inspect":"1.14.0","app":"1.0.0","x":"file:../x"}}"#;
-    std::fs::write(place.home.path().join("package.json"), manifest).unwrap();
-    let running = place.start_with(FAILS);
+    std::fs::write(fixture.home.path().join("package.json"), manifest).unwrap();
+    let running = fixture.start_with(FAILS);
     for path in ["/app", "/dep", "/left-pad", "/object-inspect"] {
-        running.ask(&place.at(path)).await.is(200);
+        running.ask(&fixture.url(path)).await.is(200);
     }
     let (code, errors) = running.end();
     assert_eq!(code, 1, "{errors}");
@@ -227,13 +227,13 @@ async fn the_end_of_a_command_that_failed_names_what_stopped_it_then_what_it_wou
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_the_command_itself_names_is_what_stopped_it() {
-    let place = Place::make().await;
-    let running = Running::start(&mut place.command(&[], &["sh", "-c", FAILS, "left-pad@1.1.0"]));
-    running.ask(&place.at("/left-pad")).await.is(200);
+    let fixture = Fixture::new().await;
+    let running = Running::start(&mut fixture.command(&[], &["sh", "-c", FAILS, "left-pad@1.1.0"]));
+    running.ask(&fixture.url("/left-pad")).await.is(200);
     let (_, errors) = running.end();
     assert!(errors.contains("stopped by   left-pad@1.1.0, wanted by this command: published"), "{errors}");
-    let running = Running::start(&mut place.command(&["--json"], &["sh", "-c", FAILS, "left-pad@^1.1"]));
-    running.ask(&place.at("/left-pad")).await.is(200);
+    let running = Running::start(&mut fixture.command(&["--json"], &["sh", "-c", FAILS, "left-pad@^1.1"]));
+    running.ask(&fixture.url("/left-pad")).await.is(200);
     let (_, errors) = running.end();
     let summed: Value = serde_json::from_str(errors.lines().last().unwrap()).unwrap();
     assert_eq!(
@@ -262,10 +262,10 @@ fn ports(process: u32) -> Vec<u16> {
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn others_on_this_machine_find_one_port_and_do_not_get_through_it() {
-    let place = Place::make().await;
-    let (running, other) = (place.start(&["--json"]), place.start(&[]));
+    let fixture = Fixture::new().await;
+    let (running, other) = (fixture.start(&["--json"]), fixture.start(&[]));
     assert_eq!(ports(running.child.id()), [running.gateway().port()]);
-    let tarball = place.at("/left-pad/-/left-pad-1.0.0.tgz");
+    let tarball = fixture.url("/left-pad/-/left-pad-1.0.0.tgz");
     let asked = running.ask_unknown(&tarball).await.is(407);
     assert!(asked.headers.first("proxy-authenticate").is_some_and(|scheme| scheme.starts_with("Basic ")), "{asked:?}");
     for wrong in [other.pass(), "run:", "run:0123456789abcdef0123456789abcdef", "eve"] {
@@ -273,9 +273,9 @@ async fn others_on_this_machine_find_one_port_and_do_not_get_through_it() {
     }
     Ask::new(running.gateway(), "CONNECT", "registry.example:443").await.is(407);
     Ask::new(running.gateway(), "GET", "/left-pad").await.is(407);
-    assert_eq!(place.registry.total(), 0);
+    assert_eq!(fixture.registry.total(), 0);
     running.ask(&tarball).await.is(200);
-    assert!(place.registry.last("/left-pad/-/left-pad-1.0.0.tgz").headers.first("proxy-authorization").is_none());
+    assert!(fixture.registry.last("/left-pad/-/left-pad-1.0.0.tgz").headers.first("proxy-authorization").is_none());
     other.end();
     let (_, errors) = running.end();
     let summed: Value = serde_json::from_str(errors.lines().last().unwrap()).unwrap();
@@ -285,8 +285,8 @@ async fn others_on_this_machine_find_one_port_and_do_not_get_through_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_variable_that_a_client_reads_leads_here_and_none_leads_past() {
-    let place = Place::make().await;
-    let mut command = place.command(&[], &["sh", "-c", "env; echo; exec cat >/dev/null"]);
+    let fixture = Fixture::new().await;
+    let mut command = fixture.command(&[], &["sh", "-c", "env; echo; exec cat >/dev/null"]);
     command.env("NO_PROXY", "127.0.0.1").env("ALL_PROXY", "http://127.0.0.1:9").env("NPM_CONFIG_NOPROXY", "127.0.0.1");
     command.env("npm_config_replace_registry_host", "never");
     let running = Running::start(&mut command);
@@ -295,7 +295,7 @@ async fn every_variable_that_a_client_reads_leads_here_and_none_leads_past() {
         assert_eq!(running.variable(name), Some(proxy.as_str()), "{name}");
     }
     for name in ["npm_config_registry", "NPM_CONFIG_REGISTRY", "pnpm_config_registry", "YARN_NPM_REGISTRY_SERVER"] {
-        assert_eq!(running.variable(name).map(|url| url.trim_end_matches('/')), Some(place.registry.url.as_str()));
+        assert_eq!(running.variable(name).map(|url| url.trim_end_matches('/')), Some(fixture.registry.url.as_str()));
     }
     assert_eq!(running.variable("NO_PROXY"), Some("none.invalid"));
     for name in ["ALL_PROXY", "NPM_CONFIG_NOPROXY", "npm_config_replace_registry_host", "npm_config_no_proxy"] {
@@ -306,17 +306,17 @@ async fn every_variable_that_a_client_reads_leads_here_and_none_leads_past() {
         assert!(pem.starts_with("-----BEGIN CERTIFICATE-----") && !pem.contains("PRIVATE"), "{name}");
     }
     running.end();
-    std::fs::write(place.home.path().join(".npmrc"), "no-proxy=127.0.0.1\n").unwrap();
-    let running = place.start(&[]);
+    std::fs::write(fixture.home.path().join(".npmrc"), "no-proxy=127.0.0.1\n").unwrap();
+    let running = fixture.start(&[]);
     assert_eq!(running.variable("npm_config_no_proxy"), Some("none.invalid"));
     running.end();
 }
 
 /// A command behind a registry that is not on this machine.
-fn behind_a_registry_elsewhere(place: &Place) -> Command {
-    let mut command = coldframe(place.home.path());
-    command.env("PATH", "/usr/bin:/bin").env("TMPDIR", place.scratch.path());
-    command.args(["run", "--upstream", "http://npm.registry.example/", "--data-dir"]).arg(place.data.path());
+fn behind_a_registry_elsewhere(fixture: &Fixture) -> Command {
+    let mut command = coldframe(fixture.home.path());
+    command.env("PATH", "/usr/bin:/bin").env("TMPDIR", fixture.scratch.path());
+    command.args(["run", "--upstream", "http://npm.registry.example/", "--data-dir"]).arg(fixture.data.path());
     command.args(["--", "sh", "-c", "env; echo; exec cat >/dev/null"]);
     command
 }
@@ -324,10 +324,10 @@ fn behind_a_registry_elsewhere(place: &Place) -> Command {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_of_the_commands_own_and_what_the_user_excepts_are_reached_directly() {
     const LOOPBACK: &str = "localhost,.localhost,127.0.0.1,::1,[::1]";
-    let place = Place::make().await;
-    let mut command = behind_a_registry_elsewhere(&place);
+    let fixture = Fixture::new().await;
+    let mut command = behind_a_registry_elsewhere(&fixture);
     command.env("NO_PROXY", "internal.example,*,.registry.example,db.example:5432 example");
-    std::fs::write(place.home.path().join(".npmrc"), "noproxy=wiki.example,npm.registry.example\n").unwrap();
+    std::fs::write(fixture.home.path().join(".npmrc"), "noproxy=wiki.example,npm.registry.example\n").unwrap();
     let running = Running::start(&mut command);
     let expected = format!("{LOOPBACK},internal.example,db.example:5432,wiki.example");
     for name in ["NO_PROXY", "no_proxy", "npm_config_noproxy", "pnpm_config_noproxy", "pnpm_config_no_proxy"] {
@@ -335,35 +335,35 @@ async fn a_server_of_the_commands_own_and_what_the_user_excepts_are_reached_dire
     }
     running.end();
     // The line that `client-config` writes is overruled: no reason to keep anything from the command's servers.
-    std::fs::write(place.home.path().join(".npmrc"), "registry=http://127.0.0.1:4873/\n").unwrap();
-    let running = Running::start(&mut behind_a_registry_elsewhere(&place));
+    std::fs::write(fixture.home.path().join(".npmrc"), "registry=http://127.0.0.1:4873/\n").unwrap();
+    let running = Running::start(&mut behind_a_registry_elsewhere(&fixture));
     assert_eq!(running.variable("NO_PROXY"), Some(LOOPBACK));
     running.end();
     for (file, text) in [(".npmrc", "@acme:registry=http://localhost:4873/\n"), (".npmrc", "noproxy=wiki.example\n")] {
-        std::fs::write(place.home.path().join(file), text).unwrap();
-        let running = Running::start(&mut behind_a_registry_elsewhere(&place));
+        std::fs::write(fixture.home.path().join(file), text).unwrap();
+        let running = Running::start(&mut behind_a_registry_elsewhere(&fixture));
         let expected = if text.starts_with('@') { "none.invalid".to_owned() } else { format!("{LOOPBACK},wiki.example") };
         assert_eq!(running.variable("NO_PROXY"), Some(expected.as_str()), "{text}");
         running.end();
     }
     // A lockfile that names a place on this machine takes it for a registry.
     let lockfile = r#"{"lockfileVersion":3,"packages":{"node_modules/left-pad":{"version":"1.0.0","resolved":"http://localhost:4873/left-pad/-/left-pad-1.0.0.tgz"}}}"#;
-    std::fs::write(place.home.path().join("package-lock.json"), lockfile).unwrap();
-    let running = Running::start(&mut behind_a_registry_elsewhere(&place));
+    std::fs::write(fixture.home.path().join("package-lock.json"), lockfile).unwrap();
+    let running = Running::start(&mut behind_a_registry_elsewhere(&fixture));
     assert_eq!(running.variable("NO_PROXY"), Some("wiki.example"));
     running.end();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn yarn_is_told_whom_to_trust_under_the_name_that_its_version_knows() {
-    let place = Place::make().await;
+    let fixture = Fixture::new().await;
     for (file, set, unset) in [
         ("nodeLinker: node-modules\n", None, &["YARN_HTTPS_CA_FILE_PATH", "YARN_CA_FILE_PATH"][..]),
         ("httpsCaFilePath: ./own.pem\n", Some("YARN_HTTPS_CA_FILE_PATH"), &["YARN_CA_FILE_PATH"][..]),
         ("caFilePath: ./own.pem\n", Some("YARN_CA_FILE_PATH"), &["YARN_HTTPS_CA_FILE_PATH"][..]),
     ] {
-        std::fs::write(place.home.path().join(".yarnrc.yml"), file).unwrap();
-        let running = place.start(&[]);
+        std::fs::write(fixture.home.path().join(".yarnrc.yml"), file).unwrap();
+        let running = fixture.start(&[]);
         for name in unset.iter().chain(&["YARN_REGISTRY"]) {
             assert_eq!(running.variable(name), None, "{name} with {file}");
         }
@@ -374,17 +374,17 @@ async fn yarn_is_told_whom_to_trust_under_the_name_that_its_version_knows() {
         running.end();
     }
     // yarn 1 obeys its own file before npm's variables, and yarn 2 fails over yarn 1's variable.
-    std::fs::remove_file(place.home.path().join(".yarnrc.yml")).unwrap();
-    std::fs::write(place.home.path().join(".yarnrc"), "registry \"http://127.0.0.1:9/\"\n").unwrap();
-    let running = place.start(&[]);
-    assert_eq!(running.variable("YARN_REGISTRY").map(|url| url.trim_end_matches('/')), Some(place.registry.url.as_str()));
+    std::fs::remove_file(fixture.home.path().join(".yarnrc.yml")).unwrap();
+    std::fs::write(fixture.home.path().join(".yarnrc"), "registry \"http://127.0.0.1:9/\"\n").unwrap();
+    let running = fixture.start(&[]);
+    assert_eq!(running.variable("YARN_REGISTRY").map(|url| url.trim_end_matches('/')), Some(fixture.registry.url.as_str()));
     running.end();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lockfile_that_names_coldframe_itself_is_answered_though_none_listens_there() {
-    let place = Place::make().await;
-    let running = place.start(&["--listen", "127.0.0.1:14873"]);
+    let fixture = Fixture::new().await;
+    let running = fixture.start(&["--listen", "127.0.0.1:14873"]);
     for host in ["127.0.0.1:14873", "localhost:14873"] {
         running.ask(&format!("http://{host}/left-pad/-/left-pad-1.0.0.tgz")).await.is(200);
         running.ask(&format!("http://{host}/left-pad/-/left-pad-1.1.0.tgz")).await.is(403);
@@ -394,14 +394,14 @@ async fn a_lockfile_that_names_coldframe_itself_is_answered_though_none_listens_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_way_to_anything_else_is_closed_and_what_was_tried_is_told() {
-    let place = Place::make().await;
+    let fixture = Fixture::new().await;
     let elsewhere = Registry::start(&machine_clock()).await;
     let lockfile = format!(
         r#"{{"lockfileVersion":3,"packages":{{"node_modules/left-pad":{{"version":"1.0.0","resolved":"{}/left-pad/-/left-pad-1.0.0.tgz"}}}}}}"#,
         elsewhere.url
     );
-    std::fs::write(place.home.path().join("package-lock.json"), lockfile).unwrap();
-    let running = place.start(&[]);
+    std::fs::write(fixture.home.path().join("package-lock.json"), lockfile).unwrap();
+    let running = fixture.start(&[]);
     let refused = running.ask(&format!("{}/left-pad", elsewhere.url)).await.is(403);
     assert!(refused.error().contains("--allow-host"), "{refused:?}");
     let (_, errors) = running.end();
@@ -413,22 +413,22 @@ async fn the_way_to_anything_else_is_closed_and_what_was_tried_is_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_exit_code_is_the_commands_own_or_the_signals_that_ended_it() {
-    let place = Place::make().await;
-    let code = |words: &[&str]| run(&mut place.command(&[], words)).0;
+    let fixture = Fixture::new().await;
+    let code = |words: &[&str]| run(&mut fixture.command(&[], words)).0;
     assert_eq!(code(&["sh", "-c", "exit 42"]), 42);
     assert_eq!(code(&["sh", "-c", "kill -9 $$"]), 128 + 9);
     assert_eq!(code(&["no-such-program"]), 127);
     assert_eq!(code(&["/"]), 126);
-    assert!(place.is_left_clean());
-    assert_eq!(place.registry.total(), 0);
-    let (code, _, errors) = run(&mut place.command(&["--report", "/nowhere/report.md"], &["sh", "-c", "echo ran >&2"]));
+    assert!(fixture.is_clean());
+    assert_eq!(fixture.registry.total(), 0);
+    let (code, _, errors) = run(&mut fixture.command(&["--report", "/nowhere/report.md"], &["sh", "-c", "echo ran >&2"]));
     assert!(code == 2 && errors.contains("/nowhere/report.md") && !errors.contains("ran"), "{errors}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn input_and_output_are_the_commands_own() {
-    let place = Place::make().await;
-    let mut command = place.command(&[], &["cat"]);
+    let fixture = Fixture::new().await;
+    let mut command = fixture.command(&[], &["cat"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"as it is\n").unwrap();
     let output = child.wait_with_output().unwrap();
@@ -437,9 +437,9 @@ async fn input_and_output_are_the_commands_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn signals_reach_the_command_and_what_it_started() {
-    let place = Place::make().await;
+    let fixture = Fixture::new().await;
     let signalled = |signal: &str, script: &str| {
-        let mut command = place.command(&[], &["sh", "-c", script]);
+        let mut command = fixture.command(&[], &["sh", "-c", script]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut told = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut told).unwrap();
@@ -449,13 +449,13 @@ async fn signals_reach_the_command_and_what_it_started() {
     assert_eq!(signalled("-TERM", "trap 'exit 7' TERM; sleep 600 & echo; wait"), Some(7));
     assert_eq!(signalled("-HUP", "trap 'exit 8' HUP; sleep 600 & echo; wait"), Some(8));
     assert_eq!(signalled("-INT", "echo; exec sleep 600"), Some(128 + 2));
-    assert!(place.is_left_clean());
+    assert!(fixture.is_clean());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_command_leaves_running_is_ended() {
-    let place = Place::make().await;
-    let (code, told, errors) = run(&mut place.command(&[], &["sh", "-c", "sleep 600 >/dev/null 2>&1 & echo $!; kill -9 $$"]));
+    let fixture = Fixture::new().await;
+    let (code, told, errors) = run(&mut fixture.command(&[], &["sh", "-c", "sleep 600 >/dev/null 2>&1 & echo $!; kill -9 $$"]));
     assert!(code == 137 && errors.contains("terminated processes that the command left running"), "{code} {errors}");
     let left = Path::new("/proc").join(told.trim());
     let state = std::fs::read_to_string(left.join("stat")).unwrap_or_default();
@@ -465,16 +465,16 @@ async fn what_a_killed_command_leaves_running_is_ended() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lines_that_lead_a_scope_elsewhere_are_named_before_the_command_runs() {
-    let place = Place::make().await;
-    std::fs::write(place.home.path().join("package-lock.json"), r#"{"lockfileVersion":3,"packages":{}}"#).unwrap();
+    let fixture = Fixture::new().await;
+    std::fs::write(fixture.home.path().join("package-lock.json"), r#"{"lockfileVersion":3,"packages":{}}"#).unwrap();
     // yarn's own file: npm's lines are upstreams of a Coldframe that reads them.
     std::fs::write(
-        place.home.path().join(".yarnrc.yml"),
+        fixture.home.path().join(".yarnrc.yml"),
         "npmScopes:\n  acme:\n    npmRegistryServer: https://acme.example/npm\n",
     )
     .unwrap();
-    std::fs::write(place.home.path().join("yarn.lock"), "__metadata:\n  version: 8\n").unwrap();
-    let (code, told, errors) = run(&mut place.command(&[], &["sh", "-c", "echo here >&2"]));
+    std::fs::write(fixture.home.path().join("yarn.lock"), "__metadata:\n  version: 8\n").unwrap();
+    let (code, told, errors) = run(&mut fixture.command(&[], &["sh", "-c", "echo here >&2"]));
     assert_eq!((code, told.as_str()), (0, ""), "{errors}");
     let named = errors.find("`@acme:registry` in `").unwrap_or_else(|| panic!("it is not named: {errors}"));
     let line = errors[named..].lines().next().unwrap();
@@ -483,21 +483,21 @@ async fn lines_that_lead_a_scope_elsewhere_are_named_before_the_command_runs() {
     }
     assert!(named < errors.find("here").unwrap(), "the command ran before: {errors}");
     // What answers for it is not named.
-    let (_, _, errors) = run(&mut place.command(&["--intercept", "acme.example"], &["true"]));
+    let (_, _, errors) = run(&mut fixture.command(&["--intercept", "acme.example"], &["true"]));
     assert!(!errors.contains("@acme"), "{errors}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_network_the_summary_says_what_could_not_be_had_and_from_where() {
-    let place = Place::make().await;
+    let fixture = Fixture::new().await;
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let mut command = coldframe(place.home.path());
-    command.env("PATH", "/usr/bin:/bin").env("TMPDIR", place.scratch.path()).args([
+    let mut command = coldframe(fixture.home.path());
+    command.env("PATH", "/usr/bin:/bin").env("TMPDIR", fixture.scratch.path()).args([
         "run",
         "--upstream",
         &format!("http://{nobody}/"),
     ]);
-    command.arg("--data-dir").arg(place.data.path()).args(["--", "sh", "-c", "env; echo; cat >/dev/null; exit 9"]);
+    command.arg("--data-dir").arg(fixture.data.path()).args(["--", "sh", "-c", "env; echo; cat >/dev/null; exit 9"]);
     let running = Running::start(&mut command);
     running.ask(&format!("http://{nobody}/left-pad")).await.is(502);
     let (code, errors) = running.end();
@@ -506,5 +506,5 @@ async fn without_a_network_the_summary_says_what_could_not_be_had_and_from_where
     for part in ["coldframe: no package was served; 1 failed", &why, "what to do:\n  coldframe doctor"] {
         assert!(errors.contains(part), "{part}: {errors}");
     }
-    assert!(place.is_left_clean());
+    assert!(fixture.is_clean());
 }

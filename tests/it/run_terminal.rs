@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use crate::run::Place;
+use crate::run::Fixture;
 
 /// What a command at a terminal of its own shows, `typed` once it has said `ready`; and how it ended.
 fn at_a_terminal(command: &Command, typed: &[u8]) -> (i32, String) {
@@ -37,33 +37,33 @@ fn at_a_terminal(command: &Command, typed: &[u8]) -> (i32, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn progress_is_shown_at_a_terminal_and_nowhere_else() {
-    let place = Place::make().await;
+    let fixture = Fixture::new().await;
     let words = ["sh", "-c", "test -t 0 && test -t 1 && test -t 2 && echo ready"];
-    let (code, shown) = at_a_terminal(place.command(&[], &words).env("TERM", "xterm"), b"");
+    let (code, shown) = at_a_terminal(fixture.command(&[], &words).env("TERM", "xterm"), b"");
     assert_eq!(code, 0, "{shown}");
     let (progress, ready) = (shown.find("coldframe: starting"), shown.find("ready"));
     assert!(progress.is_some() && progress < ready, "{shown:?}");
     assert!(shown.contains("no package was requested"), "{shown:?}");
     // What was shown meanwhile is gone when the command speaks.
     assert!(shown[progress.unwrap()..ready.unwrap()].contains("\u{1b}[2K"), "{shown:?}");
-    let (_, _, errors) = crate::program::run(&mut place.command(&[], &["true"]));
+    let (_, _, errors) = crate::program::run(&mut fixture.command(&[], &["true"]));
     assert!(!errors.contains("starting") && !errors.contains('\u{1b}'), "{errors:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupt_from_the_terminal_reaches_the_command_once() {
-    let place = Place::make().await;
+    let fixture = Fixture::new().await;
     let script =
         "trap 'echo got; n=$((n+1))' INT; echo ready; while [ -z \"$n\" ]; do sleep 0.05; done; sleep 0.3; exit $((40+n))";
-    let (code, shown) = at_a_terminal(&place.command(&[], &["sh", "-c", script]), b"\x03");
+    let (code, shown) = at_a_terminal(&fixture.command(&[], &["sh", "-c", script]), b"\x03");
     assert_eq!((code, shown.matches("got").count()), (41, 1), "{shown}");
-    assert!(shown.contains("no package was requested") && place.is_left_clean(), "{shown}");
+    assert!(shown.contains("no package was requested") && fixture.is_clean(), "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_typed_is_the_commands() {
-    let place = Place::make().await;
+    let fixture = Fixture::new().await;
     let script = "echo ready; read -r line; echo \"it was <$line>\"";
-    let (code, shown) = at_a_terminal(&place.command(&[], &["sh", "-c", script]), b"yes\n");
+    let (code, shown) = at_a_terminal(&fixture.command(&[], &["sh", "-c", script]), b"yes\n");
     assert!(code == 0 && shown.contains("it was <yes>"), "{code} {shown}");
 }

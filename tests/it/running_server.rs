@@ -276,7 +276,7 @@ async fn a_server_that_stops_is_not_replaced_by_other_settings() {
     let server = place.serve(&["--min-release-age", "30d", "--drain-timeout", "60s"]);
     let gate = place.registry.hold("/left-pad");
     let asking = server.get("/left-pad").start();
-    place.registry.until_asked("/left-pad", 1).await;
+    place.registry.wait_for_requests("/left-pad", 1).await;
     server.signal("-TERM");
     let mut command = place.command(&["explain", "left-pad@1.1.0"]);
     command.args(["--upstream", &place.registry.url]);

@@ -142,7 +142,7 @@ impl Scene {
     }
 
     /// Time passes.
-    pub fn later(&self, by: Duration) {
+    pub fn advance(&self, by: Duration) {
         self.clock.advance(by);
     }
 
@@ -165,7 +165,7 @@ impl Scene {
     }
 
     /// Every file below the data directory that holds bytes of a tarball or a packument, once nothing is being written.
-    pub async fn kept_files(&self) -> Vec<PathBuf> {
+    pub async fn stored_files(&self) -> Vec<PathBuf> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let mut kept = files(self.data.path());
@@ -181,8 +181,8 @@ impl Scene {
     }
 
     /// Those of them that hold a tarball. Packuments are stored behind the answer's back, so they may come a moment later.
-    pub async fn kept_tarballs(&self) -> Vec<PathBuf> {
-        let mut kept = self.kept_files().await;
+    pub async fn stored_tarballs(&self) -> Vec<PathBuf> {
+        let mut kept = self.stored_files().await;
         kept.retain(|path| path.to_string_lossy().contains("sha512"));
         kept
     }

@@ -116,7 +116,7 @@ async fn what_is_passed_on_to_another_host_is_framed_anew() {
     let sent = far.registry.last("/far");
     assert_eq!((sent.body.as_slice(), sent.headers.first("content-length")), (&b"{}"[..], None));
     assert_eq!((far.registry.count("/far"), far.registry.count("/hidden")), (1, 0));
-    far.registry.forgive();
+    far.registry.take_undeclared();
 }
 
 #[tokio::test]
@@ -183,7 +183,7 @@ async fn a_request_in_a_body_is_a_body_whoever_reads_it() {
         }
     }
     assert_eq!(scene.registry.count("/hidden"), 0);
-    scene.registry.forgive();
+    scene.registry.take_undeclared();
 }
 
 #[tokio::test]
@@ -304,7 +304,7 @@ async fn requests_sent_in_one_go_are_answered_in_their_order() {
     requests.push_str(&format!("POST {AUDIT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n{{}}"));
     requests.push_str("GET /-/coldframe/healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     stream.write_all(requests.as_bytes()).await.expect("an open connection");
-    scene.registry.until_asked("/a", 1).await;
+    scene.registry.wait_for_requests("/a", 1).await;
     gate.open();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.expect("an end");

@@ -37,7 +37,7 @@ async fn a_hidden_tag_goes_back_to_where_it_was_seen_to_point() {
     scene.publish_old("left-pad", &["1.9.0", "2.0.0"]);
     scene.registry.tag("left-pad", "latest", "1.9.0");
     assert_eq!(scene.get("/left-pad").await.tag("latest").unwrap(), "1.9.0");
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.publish(Package::new("left-pad", "2.0.1").aged(hours(0)));
     assert_eq!(scene.get("/left-pad").await.tag("latest").unwrap(), "1.9.0", "2.0.0 is higher, but `latest` was 1.9.0");
 }
@@ -48,7 +48,7 @@ async fn a_sighting_older_than_the_hold_does_not_count() {
     scene.publish_old("left-pad", &["1.9.0", "2.0.0"]);
     scene.registry.tag("left-pad", "latest", "1.9.0");
     assert_eq!(scene.get("/left-pad").await.tag("latest").unwrap(), "1.9.0");
-    scene.later(days(30));
+    scene.advance(days(30));
     scene.publish(Package::new("left-pad", "2.0.1").aged(hours(1)));
     assert_eq!(scene.get("/left-pad").await.tag("latest").unwrap(), "2.0.0");
 }
@@ -124,6 +124,6 @@ async fn a_tag_returns_to_its_target_when_that_opens() {
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(71)));
     assert_eq!(scene.get("/left-pad").await.tag("latest").unwrap(), "1.0.0");
-    scene.later(hours(1));
+    scene.advance(hours(1));
     assert_eq!(scene.get("/left-pad").await.tag("latest").unwrap(), "1.1.0");
 }

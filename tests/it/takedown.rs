@@ -11,13 +11,13 @@ async fn a_release_taken_down_young_is_not_served_from_cache() {
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
     scene.get(TARBALL).await.is(200);
-    scene.later(hours(3));
+    scene.advance(hours(3));
     scene.registry.unpublish("left-pad", "1.1.0");
     let refused = scene.get(TARBALL).await.is(403);
     assert!(refused.error().contains("left-pad@1.1.0") && refused.error().contains("taken down"), "{}", refused.error());
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     // And not a year later either.
-    scene.later(days(400));
+    scene.advance(days(400));
     scene.get(TARBALL).await.is(403);
 }
 
@@ -27,9 +27,9 @@ async fn a_release_taken_down_in_hour_three_does_not_open_in_hour_72() {
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    scene.later(hours(2));
+    scene.advance(hours(2));
     scene.registry.unpublish("left-pad", "1.1.0");
-    scene.later(hours(80));
+    scene.advance(hours(80));
     scene.get(TARBALL).await.is(403);
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
 }
@@ -40,7 +40,7 @@ async fn an_old_release_that_goes_is_still_served_to_those_who_locked_it() {
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(300)));
     let before = scene.get(TARBALL).await.is(200);
-    scene.later(days(1));
+    scene.advance(days(1));
     scene.registry.unpublish("left-pad", "1.1.0");
     let after = scene.get(TARBALL).await.is(200);
     assert_eq!(before.body, after.body);
@@ -52,7 +52,7 @@ async fn a_whole_package_that_goes_leaves_what_was_old_and_cached() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(300)));
     scene.get(TARBALL).await.is(200);
-    scene.later(days(1));
+    scene.advance(days(1));
     scene.registry.remove("left-pad");
     scene.get("/left-pad").await.is(404);
     scene.get(TARBALL).await.is(200);
@@ -63,7 +63,7 @@ async fn what_a_security_placeholder_replaced_is_a_takedown_however_old() {
     let scene = Scene::open().set("min-release-age", "0s").await;
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(40)));
     scene.get(TARBALL).await.is(200);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.publish(Package::new("left-pad", "0.0.1-security").aged(minutes(1)));
     scene.registry.unpublish("left-pad", "1.1.0");
     scene.get(TARBALL).await.is(403);
@@ -84,12 +84,12 @@ async fn a_takedown_outlives_a_restart_and_an_upstream_that_is_down() {
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
     scene.get(TARBALL).await.is(200);
-    scene.later(hours(3));
+    scene.advance(hours(3));
     scene.registry.unpublish("left-pad", "1.1.0");
     scene.get("/left-pad").await.is(200);
     scene.restart().await;
-    scene.registry.goes_down();
+    scene.registry.go_down();
     scene.get(TARBALL).await.is(403);
-    scene.registry.comes_back();
+    scene.registry.come_back();
     scene.get(TARBALL).await.is(403);
 }

@@ -89,7 +89,7 @@ async fn a_known_tarball_is_answered_304_but_only_while_it_is_admitted() {
     let (scene, _) = scene().await;
     let etag = scene.get(TARBALL).await.is(200).header("etag").to_owned();
     scene.get(TARBALL).if_none_match(&etag).await.is(304);
-    scene.later(hours(1));
+    scene.advance(hours(1));
     scene.publish(Package::new("left-pad", "1.1.0").content("other bytes"));
     scene.get(TARBALL).if_none_match(&etag).await.is(403);
 }
@@ -99,7 +99,7 @@ async fn no_byte_leaves_before_the_last_one_was_checked() {
     let (scene, bytes) = scene().await;
     let gate = scene.registry.hold_body(TARBALL, bytes.len() - 1);
     let asking = scene.get(TARBALL).start();
-    scene.registry.until_asked(TARBALL, 1).await;
+    scene.registry.wait_for_requests(TARBALL, 1).await;
     let mut probe = tokio::net::TcpStream::connect(scene.coldframe.address).await.unwrap();
     tokio::io::AsyncWriteExt::write_all(&mut probe, format!("GET {TARBALL} HTTP/1.1\r\nhost: here\r\n\r\n").as_bytes())
         .await
@@ -193,7 +193,8 @@ async fn the_disk_has_a_limit_and_the_least_recently_used_goes_first() {
         scene.publish(Package::new(&name, "1.0.0").sized(300_000));
         scene.get(&format!("/{name}/-/{name}-1.0.0.tgz")).await.is(200);
     }
-    let bytes: u64 = scene.kept_files().await.iter().filter_map(|file| std::fs::metadata(file).ok()).map(|file| file.len()).sum();
+    let bytes: u64 =
+        scene.stored_files().await.iter().filter_map(|file| std::fs::metadata(file).ok()).map(|file| file.len()).sum();
     assert!(bytes <= 1_600_000, "{bytes} bytes are kept");
     scene.get("/pad-9/-/pad-9-1.0.0.tgz").await.is(200);
     assert_eq!(scene.registry.count("/pad-9/-/pad-9-1.0.0.tgz"), 1, "the newest is still here");

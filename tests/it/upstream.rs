@@ -84,10 +84,10 @@ async fn a_broken_body_is_no_packument() {
         let answer = scene.get("/left-pad").await;
         assert!(answer.status >= 400, "{number}: {}", answer.text());
         assert!(!answer.error().is_empty());
-        scene.later(minutes(10));
+        scene.advance(minutes(10));
     }
-    scene.registry.answer_truly("/left-pad");
-    scene.later(minutes(10));
+    scene.registry.clear_answer("/left-pad");
+    scene.advance(minutes(10));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
 }
 
@@ -108,9 +108,9 @@ async fn a_broken_tarball_is_not_served_and_not_kept() {
         scene.registry.answer(&path, reply);
         let answer = scene.get(&path).await;
         assert!(answer.status >= 400, "{}", answer.status);
-        assert_eq!(scene.kept_tarballs().await, Vec::<std::path::PathBuf>::new());
+        assert_eq!(scene.stored_tarballs().await, Vec::<std::path::PathBuf>::new());
     }
-    scene.registry.answer_truly(&path);
+    scene.registry.clear_answer(&path);
     assert_eq!(scene.get(&path).await.is(200).body, bytes);
 }
 
@@ -121,14 +121,14 @@ async fn while_upstream_is_down_the_last_answer_is_served_and_opens_nothing() {
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(71)));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
-    scene.registry.goes_down();
-    scene.later(hours(2));
+    scene.registry.go_down();
+    scene.advance(hours(2));
     let stale = scene.get("/left-pad").await.is(200);
     assert_eq!(stale.versions(), ["1.0.0"]);
     scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
     scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
-    scene.registry.comes_back();
-    scene.later(minutes(10));
+    scene.registry.come_back();
+    scene.advance(minutes(10));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
 }
 
@@ -137,10 +137,10 @@ async fn the_last_answer_is_not_served_for_ever() {
     let scene = Scene::open().set("max-stale", "24h").await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad").await.is(200);
-    scene.registry.goes_down();
-    scene.later(hours(23));
+    scene.registry.go_down();
+    scene.advance(hours(23));
     scene.get("/left-pad").await.is(200);
-    scene.later(hours(2));
+    scene.advance(hours(2));
     let answer = scene.get("/left-pad").await;
     assert!(answer.status >= 500, "{}", answer.status);
     assert!(answer.error().contains("upstream"), "{}", answer.error());
@@ -153,12 +153,12 @@ async fn an_error_of_upstream_loses_nothing_that_was_known() {
     scene.get("/left-pad").await.is(200);
     for reply in [Reply::error(500, "no"), Reply::error(429, "slow down"), Reply::ok("<html>"), Reply::error(401, "who?")] {
         scene.registry.answer("/left-pad", reply);
-        scene.later(hours(1));
+        scene.advance(hours(1));
         let answer = scene.get("/left-pad").await;
         assert!(matches!(answer.status, 200 | 401), "{} {}", answer.status, answer.text());
     }
-    scene.registry.answer_truly("/left-pad");
-    scene.later(hours(1));
+    scene.registry.clear_answer("/left-pad");
+    scene.advance(hours(1));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
 }
 
@@ -247,7 +247,7 @@ async fn upstream_is_asked_for_the_full_form_with_its_validators() {
     let first = scene.registry.last("/left-pad");
     assert!(!first.headers.first("accept").unwrap_or_default().contains("install-v1"), "{:?}", first.headers);
     assert!(first.headers.first("accept-encoding").unwrap_or_default().contains("gzip"));
-    scene.later(minutes(6));
+    scene.advance(minutes(6));
     scene.get("/left-pad").await.is(200);
     let second = scene.registry.last("/left-pad");
     assert!(second.headers.first("if-none-match").is_some(), "{:?}", second.headers);
@@ -261,10 +261,10 @@ async fn upstream_is_not_asked_again_within_the_ttl() {
     for _ in 0..5 {
         scene.get("/left-pad").await.is(200);
         scene.get("/left-pad").abbreviated().gzip().await.is(200);
-        scene.later(std::time::Duration::from_secs(59));
+        scene.advance(std::time::Duration::from_secs(59));
     }
     assert_eq!(scene.registry.count("/left-pad"), 1);
-    scene.later(minutes(1));
+    scene.advance(minutes(1));
     scene.get("/left-pad").await.is(200);
     assert_eq!(scene.registry.count("/left-pad"), 2);
 }
@@ -294,7 +294,7 @@ async fn starting_and_being_ready_send_nothing_upstream() {
 #[tokio::test]
 async fn a_skewed_clock_and_a_stripping_mirror_are_reported() {
     let scene = Scene::open().await;
-    scene.registry.clock_off_by(jiff::SignedDuration::from_mins(-20));
+    scene.registry.set_clock_offset(jiff::SignedDuration::from_mins(-20));
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad").await.is(200);
     assert!(scene.metric("coldframe_incidents", "clock_skew").await >= 1.0);

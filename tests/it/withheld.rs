@@ -59,7 +59,7 @@ async fn who_only_looks_at_a_package_was_refused_nothing() {
     install(&scene, "/app").await.is(200);
     scene.get("/left-pad").npm("11.21.2").header("npm-command", "view").await.is(200);
     // For a while no client asked for the package that wants it.
-    scene.later(hours(2));
+    scene.advance(hours(2));
     install(&scene, "/left-pad").await.is(200);
     assert_eq!(refused(&mut scene).await, []);
 }

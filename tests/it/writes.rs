@@ -64,6 +64,6 @@ async fn what_a_write_changed_is_seen_when_upstream_is_asked_again() {
     scene.registry.answer("/-/package/left-pad/dist-tags/latest", Reply::json("{}"));
     scene.ask("PUT", "/-/package/left-pad/dist-tags/latest").token("mine").body("\"1.0.0\"").await.is(200);
     scene.registry.tag("left-pad", "latest", "1.0.0");
-    scene.later(crate::package::minutes(6));
+    scene.advance(crate::package::minutes(6));
     assert_eq!(scene.get("/left-pad").await.tag("latest").unwrap(), "1.0.0");
 }
