@@ -26,7 +26,7 @@ fn places(version: &str) -> [String; 4] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn under_the_registrys_name_a_tarball_is_asked_for_where_upstream_states_it() {
+async fn tarball_is_fetched_from_the_path_in_upstreams_packument() {
     for (number, path) in places("1.0.0").into_iter().enumerate() {
         let place = Fixture::new().await;
         let young = &places("1.1.0")[number];
@@ -54,7 +54,7 @@ async fn under_the_registrys_name_a_tarball_is_asked_for_where_upstream_states_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_packument_names_the_way_to_another_packages_hidden_tarball() {
+async fn packument_cannot_link_to_another_packages_hidden_tarball() {
     let place = Fixture::new().await;
     let hidden = Package::new("left-pad", "1.1.0").aged(hours(5));
     let deep = "/api/v4/projects/7/packages/npm/left-pad/-/left-pad-1.1.0.tgz";
@@ -78,7 +78,7 @@ async fn no_packument_names_the_way_to_another_packages_hidden_tarball() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_on_a_host_that_is_only_tunnelled_becomes_the_customary_one() {
+async fn unusable_tarball_url_is_replaced_by_the_conventional_one() {
     let place = Fixture::new().await;
     for (version, url) in [
         ("2.0.0", "http://files.example/left-pad/-/left-pad-2.0.0.tgz".to_owned()),
@@ -99,7 +99,7 @@ async fn an_address_on_a_host_that_is_only_tunnelled_becomes_the_customary_one()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_two_packages_claim_is_refused() {
+async fn tarball_url_claimed_by_two_packages_is_refused() {
     let place = Fixture::new().await;
     let shared = "/files/blob-1.0.0.tgz";
     place.registry.publish(Package::new("one", "1.0.0").at_path(shared));
@@ -118,7 +118,7 @@ async fn an_address_that_two_packages_claim_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_of_two_versions_with_different_digests_is_refused() {
+async fn tarball_url_of_two_versions_with_different_digests_is_refused() {
     let place = Fixture::new().await;
     let shared = "/files/pair-1.0.0.tgz";
     place.registry.publish(Package::new("pair", "1.0.0").at_path(shared));
@@ -131,7 +131,7 @@ async fn an_address_of_two_versions_with_different_digests_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_asked_cold_costs_three_questions_at_most_and_is_never_tunnelled() {
+async fn unknown_tarball_url_costs_at_most_three_requests_and_is_never_tunnelled() {
     let place = Fixture::new().await;
     place.registry.publish(Package::new("left-pad", "3.0.0").at_path("/files/left-pad-3.0.0.tgz"));
     let running = place.start(&["--default-egress", "tunnel"]);
@@ -154,7 +154,7 @@ async fn an_address_asked_cold_costs_three_questions_at_most_and_is_never_tunnel
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_spelling_of_an_address_is_decoded_once() {
+async fn tarball_path_is_percent_decoded_once() {
     let place = Fixture::new().await;
     let path = format!("/download/@acme/ui/1.0.0/{DIGEST}");
     place.registry.publish(Package::new("@acme/ui", "1.0.0").at_path(&path));
@@ -184,7 +184,7 @@ async fn every_spelling_of_an_address_is_decoded_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_leads_to_a_private_package_only_with_the_token_that_was_shown_it() {
+async fn private_tarball_url_resolves_only_with_a_token_that_saw_the_packument() {
     let scene = Scene::open().await;
     // No name is in it: what leads there is what packuments said.
     let path = "/blobs/1.0.0/0a1b2c";
@@ -197,7 +197,7 @@ async fn an_address_leads_to_a_private_package_only_with_the_token_that_was_show
 }
 
 #[tokio::test]
-async fn upstreams_own_path_may_stand_before_a_path() {
+async fn request_path_may_start_with_upstreams_path() {
     let mut scene = Scene::open().await;
     let prefix = "/artifactory/api/npm/virtual";
     for (version, age) in [("1.0.0", 1_000), ("1.1.0", 1)] {

@@ -16,7 +16,7 @@ fn tokens(text: &str) -> (tempfile::TempDir, String) {
 }
 
 #[tokio::test]
-async fn health_and_readiness_are_answered_and_kept_by_nobody() {
+async fn health_and_readiness_responses_are_not_cached() {
     let scene = Scene::open().await;
     for path in ["/-/coldframe/healthz", "/-/coldframe/readyz"] {
         let answer = scene.get(path).await.is(200);
@@ -43,7 +43,7 @@ async fn metrics_count_requests_hidden_versions_and_refusals() {
 }
 
 #[tokio::test]
-async fn where_others_come_too_only_an_operators_token_opens_more_than_health() {
+async fn non_loopback_listener_requires_admin_token_beyond_health() {
     let (_folder, path) = tokens(TOKEN);
     let opening = || Scene::open().set("listen", "0.0.0.0:0").set("gateway", "127.0.0.1:0").set("admin-token-file", &path);
     let scene = opening().await;
@@ -81,7 +81,7 @@ async fn where_others_come_too_only_an_operators_token_opens_more_than_health() 
 }
 
 #[tokio::test]
-async fn in_place_of_the_tokens_nobody_waits_for_a_pipe_and_a_device_without_an_end_is_not_read() {
+async fn pipe_or_device_as_token_file_is_not_read() {
     let (_folder, path) = tokens(TOKEN);
     let scene = Scene::open().set("listen", "0.0.0.0:0").set("admin-token-file", &path).await;
     let open = std::net::SocketAddr::from(([127, 0, 0, 1], scene.coldframe.address.port()));
@@ -99,7 +99,7 @@ async fn in_place_of_the_tokens_nobody_waits_for_a_pipe_and_a_device_without_an_
 }
 
 #[tokio::test]
-async fn on_loopback_this_machine_needs_no_token_and_what_comes_through_a_proxy_does() {
+async fn loopback_client_needs_no_token_and_forwarded_request_is_refused() {
     let scene = Scene::open().await;
     scene.get("/-/coldframe/metrics").await.is(200);
     scene.get("/-/coldframe/metrics").header("x-forwarded-for", "192.0.2.7").await.is(403);

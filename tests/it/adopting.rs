@@ -8,7 +8,7 @@ use crate::program::{Program, coldframe, machine_clock, run};
 use crate::registry::Registry;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn young_versions_of_a_lockfile_are_adopted_until_they_would_have_opened() {
+async fn held_versions_in_lockfile_are_adopted_until_they_would_open() {
     let (home, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let registry = Registry::start(&machine_clock()).await;
     registry.absent("acme");
@@ -63,7 +63,7 @@ async fn young_versions_of_a_lockfile_are_adopted_until_they_would_have_opened()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_registry_adopt_says_once_that_nothing_could_be_checked() {
+async fn adopt_reports_unreachable_registry_once() {
     let (home, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let registry = Registry::start(&machine_clock()).await;
     let lockfile = home.path().join("package-lock.json");

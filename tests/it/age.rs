@@ -14,7 +14,7 @@ async fn young_and_old() -> Scene {
 }
 
 #[tokio::test]
-async fn a_young_release_is_in_neither_packument() {
+async fn held_version_is_absent_from_both_packument_forms() {
     let scene = young_and_old().await;
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     assert_eq!(scene.get("/left-pad").abbreviated().await.versions(), ["1.0.0"]);
@@ -22,7 +22,7 @@ async fn a_young_release_is_in_neither_packument() {
 }
 
 #[tokio::test]
-async fn a_young_release_has_no_manifest_by_version_tag_or_range() {
+async fn held_version_has_no_manifest_by_version_tag_or_range() {
     let scene = young_and_old().await;
     scene.get("/left-pad/1.1.0").await.is(403);
     assert_eq!(scene.get("/left-pad/latest").await.is(200).json()["version"], "1.0.0");
@@ -31,7 +31,7 @@ async fn a_young_release_has_no_manifest_by_version_tag_or_range() {
 }
 
 #[tokio::test]
-async fn a_young_release_has_no_tarball_warm_or_cold() {
+async fn held_version_has_no_tarball_with_cold_or_warm_cache() {
     let scene = young_and_old().await;
     scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
     scene.get("/left-pad").await.is(200);
@@ -42,14 +42,14 @@ async fn a_young_release_has_no_tarball_warm_or_cold() {
 }
 
 #[tokio::test]
-async fn a_young_release_is_no_dist_tag() {
+async fn dist_tags_skip_held_version() {
     let scene = young_and_old().await;
     assert_eq!(scene.get("/-/package/left-pad/dist-tags").await.is(200).json(), json!({ "latest": "1.0.0" }));
     assert_eq!(scene.get("/left-pad").await.tag("latest").unwrap(), "1.0.0");
 }
 
 #[tokio::test]
-async fn a_release_opens_when_its_age_has_passed_and_not_a_minute_earlier() {
+async fn held_version_opens_at_minimum_age_and_not_a_minute_earlier() {
     let scene = young_and_old().await;
     scene.advance(hours(70) + minutes(59));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
@@ -61,7 +61,7 @@ async fn a_release_opens_when_its_age_has_passed_and_not_a_minute_earlier() {
 }
 
 #[tokio::test]
-async fn a_release_does_not_open_on_a_document_older_than_its_opening() {
+async fn release_does_not_open_on_a_document_fetched_before_its_opening() {
     let scene = young_and_old().await;
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.advance(hours(70) + minutes(58));
@@ -77,7 +77,7 @@ async fn a_release_does_not_open_on_a_document_older_than_its_opening() {
 }
 
 #[tokio::test]
-async fn an_opening_is_asked_for_though_the_document_is_still_fresh() {
+async fn fresh_document_is_fetched_again_when_a_release_opens() {
     let scene = Scene::open().set("packument-ttl", "12h").await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(71)));
@@ -87,7 +87,7 @@ async fn an_opening_is_asked_for_though_the_document_is_still_fresh() {
 }
 
 #[tokio::test]
-async fn zero_switches_the_age_off() {
+async fn zero_age_disables_the_hold() {
     let scene = Scene::open().set("min-release-age", "0s").await;
     scene.publish(Package::new("left-pad", "1.1.0").aged(minutes(1)));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.1.0"]);
@@ -95,7 +95,7 @@ async fn zero_switches_the_age_off() {
 }
 
 #[tokio::test]
-async fn an_exclusion_waives_the_age_of_its_packages_only() {
+async fn exclusion_waives_age_for_matching_packages_only() {
     let scene = Scene::open().set("exclude", "@acme/*").await;
     scene.publish(Package::new("@acme/ui", "1.0.0").aged(minutes(1)));
     scene.publish(Package::new("@acme-evil/ui", "1.0.0").aged(minutes(1)));
@@ -106,7 +106,7 @@ async fn an_exclusion_waives_the_age_of_its_packages_only() {
 }
 
 #[tokio::test]
-async fn a_package_of_young_releases_only_is_refused_in_words() {
+async fn package_with_only_held_releases_is_refused_with_opening_time() {
     let scene = Scene::open().await;
     scene.publish(Package::new("newborn", "1.0.0").aged(hours(2)));
     for accept in ["application/json", crate::client::ABBREVIATED] {
@@ -118,7 +118,7 @@ async fn a_package_of_young_releases_only_is_refused_in_words() {
 }
 
 #[tokio::test]
-async fn both_forms_tell_the_instants_of_hidden_versions() {
+async fn both_forms_list_publish_times_of_hidden_versions() {
     let scene = young_and_old().await;
     for accept in ["application/json", crate::client::ABBREVIATED] {
         let told = times(&scene.get("/left-pad").accept(accept).await);
@@ -128,7 +128,7 @@ async fn both_forms_tell_the_instants_of_hidden_versions() {
 }
 
 #[tokio::test]
-async fn without_a_publish_time_the_age_counts_from_first_seen() {
+async fn age_counts_from_first_seen_without_publish_time() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").without_time());
@@ -142,7 +142,7 @@ async fn without_a_publish_time_the_age_counts_from_first_seen() {
 }
 
 #[tokio::test]
-async fn a_packument_without_time_is_held_from_first_seen_not_opened() {
+async fn packument_without_time_is_held_from_first_seen() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.registry.edit("left-pad", |packument| drop(packument.as_object_mut().unwrap().remove("time")));
@@ -152,7 +152,7 @@ async fn a_packument_without_time_is_held_from_first_seen_not_opened() {
 }
 
 #[tokio::test]
-async fn a_publish_time_in_the_future_is_held_until_it_has_aged() {
+async fn future_publish_time_is_held_until_minimum_age() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").time("2026-04-04T12:00:00.000Z"));
@@ -164,7 +164,7 @@ async fn a_publish_time_in_the_future_is_held_until_it_has_aged() {
 }
 
 #[tokio::test]
-async fn a_local_clock_ahead_opens_nothing_early() {
+async fn fast_local_clock_opens_nothing_early() {
     let scene = Scene::open().await;
     scene.registry.set_clock_offset(SignedDuration::from_hours(-23));
     scene.publish(Package::new("left-pad", "1.0.0"));
@@ -176,7 +176,7 @@ async fn a_local_clock_ahead_opens_nothing_early() {
 }
 
 #[tokio::test]
-async fn an_upstream_clock_ahead_opens_nothing_early() {
+async fn fast_upstream_clock_opens_nothing_early() {
     let scene = Scene::open().await;
     scene.registry.set_clock_offset(SignedDuration::from_hours(48));
     scene.publish(Package::new("left-pad", "1.0.0"));
@@ -185,7 +185,7 @@ async fn an_upstream_clock_ahead_opens_nothing_early() {
 }
 
 #[tokio::test]
-async fn a_release_that_claims_to_be_old_but_was_not_there_is_as_young_as_it_is() {
+async fn backdated_release_counts_from_when_it_was_last_missing() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
@@ -199,7 +199,7 @@ async fn a_release_that_claims_to_be_old_but_was_not_there_is_as_young_as_it_is(
 }
 
 #[tokio::test]
-async fn a_version_that_upstream_loses_and_finds_is_not_held_anew() {
+async fn old_version_that_disappears_and_returns_is_not_held_again() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
@@ -212,7 +212,7 @@ async fn a_version_that_upstream_loses_and_finds_is_not_held_anew() {
 }
 
 #[tokio::test]
-async fn a_publish_time_that_moves_back_changes_nothing() {
+async fn publish_time_moved_back_does_not_open_early() {
     let scene = young_and_old().await;
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.advance(hours(1));
@@ -223,7 +223,7 @@ async fn a_publish_time_that_moves_back_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_mirror_that_strips_everything_is_held_to_the_same_age() {
+async fn minimum_age_applies_behind_a_mirror_that_strips_metadata() {
     let scene = Scene::open().mirror().await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
@@ -238,7 +238,7 @@ async fn a_mirror_that_strips_everything_is_held_to_the_same_age() {
 }
 
 #[tokio::test]
-async fn a_newer_policy_after_a_restart_judges_what_is_already_cached() {
+async fn changed_policy_applies_to_cached_releases_after_restart() {
     let mut scene = Scene::open().set("min-release-age", "0s").await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));

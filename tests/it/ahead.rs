@@ -21,7 +21,7 @@ fn publish(scene: &Scene) {
 }
 
 #[tokio::test]
-async fn whoever_installs_finds_there_what_the_chosen_versions_depend_on() {
+async fn install_prefetches_dependencies_of_chosen_versions() {
     let scene = Scene::open().await;
     publish(&scene);
     scene.get("/app").npm("11.19.1").gzip().await.is(200);
@@ -39,7 +39,7 @@ async fn whoever_installs_finds_there_what_the_chosen_versions_depend_on() {
 }
 
 #[tokio::test]
-async fn a_version_that_is_hidden_leads_nowhere() {
+async fn hidden_version_triggers_no_prefetch() {
     let scene = Scene::open().await;
     scene.publish(Package::new("app", "1.0.0").depends_on("old", "1"));
     scene.publish(Package::new("app", "1.1.0").aged(hours(1)).depends_on("young", "1"));
@@ -51,7 +51,7 @@ async fn a_version_that_is_hidden_leads_nowhere() {
 }
 
 #[tokio::test]
-async fn whoever_only_looks_or_comes_while_it_is_off_has_nothing_fetched() {
+async fn no_prefetch_for_other_commands_other_clients_or_when_disabled() {
     for (setting, agent, command) in [
         ("8", "npm/11.19.1 node/v24.0.0 linux x64", "view"),
         ("8", "Mozilla/5.0", ""),
@@ -67,7 +67,7 @@ async fn whoever_only_looks_or_comes_while_it_is_off_has_nothing_fetched() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_fails_is_asked_for_no_more() {
+async fn prefetch_stops_when_upstream_fails() {
     let scene = Scene::open().set("prefetch", "1").await;
     let names: Vec<_> = (0..20).map(|number| format!("part-{number:02}")).collect();
     let parts: serde_json::Map<_, _> = names.iter().map(|name| (name.clone(), "1".into())).collect();
@@ -86,7 +86,7 @@ async fn an_upstream_that_fails_is_asked_for_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clients_own_credentials_go_to_no_other_registry_by_themselves() {
+async fn prefetch_sends_client_credentials_to_their_own_registry_only() {
     let (home, data, clock) = (TempDir::new().unwrap(), TempDir::new().unwrap(), machine_clock());
     let (registry, acmes) = (Registry::start(&clock).await, Registry::start(&clock).await);
     registry.publish(Package::new("app", "1.0.0").field("dependencies", serde_json::json!({"@acme/ui": "1", "left": "1"})));

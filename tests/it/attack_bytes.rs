@@ -26,7 +26,7 @@ async fn with_sly() -> (Scene, Vec<u8>) {
 }
 
 #[tokio::test]
-async fn a_public_tarball_of_a_package_entitles_nobody_to_the_private_one_that_it_names() {
+async fn public_package_gives_no_access_to_the_private_tarball_it_links_to() {
     let (scene, secret) = with_sly().await;
     assert_eq!(scene.get(SLY).token("alice").await.is(200).body, secret);
     // Each has a tarball of the same package by right.
@@ -40,7 +40,7 @@ async fn a_public_tarball_of_a_package_entitles_nobody_to_the_private_one_that_i
 }
 
 #[tokio::test]
-async fn a_private_tarball_under_anothers_name_does_not_come_free_when_it_goes() {
+async fn private_tarball_linked_by_another_package_stays_private_after_unpublish() {
     let (mut scene, secret) = with_sly().await;
     assert_eq!(scene.get(SLY).token("alice").await.is(200).body, secret);
     scene.get("/sly").await.is(200);
@@ -57,7 +57,7 @@ async fn a_private_tarball_under_anothers_name_does_not_come_free_when_it_goes()
 }
 
 #[tokio::test]
-async fn an_old_private_version_that_was_public_never_is_not_given_to_who_asks_without_a_token() {
+async fn tarball_downloaded_with_a_token_is_not_served_without_one() {
     let scene = Scene::open().await;
     // The packument is shown to all, of the tarballs only one.
     scene.publish(Package::new("half", "1.0.0"));
@@ -73,7 +73,7 @@ async fn an_old_private_version_that_was_public_never_is_not_given_to_who_asks_w
 }
 
 #[tokio::test]
-async fn odd_places_are_asked_for_each_and_the_packages_own_once() {
+async fn unconventional_tarball_paths_are_authorized_one_by_one() {
     let scene = Scene::open().await;
     let versions = ["1.0.0", "1.1.0"];
     let own = |version: &str| format!("/api/v4/projects/7/packages/npm/@acme/ui/-/@acme/ui-{version}.tgz");
@@ -98,7 +98,7 @@ async fn odd_places_are_asked_for_each_and_the_packages_own_once() {
 }
 
 #[tokio::test]
-async fn lent_credentials_that_upstream_refused_get_nothing_in_an_outage() {
+async fn configured_credentials_refused_by_upstream_get_nothing_in_an_outage() {
     let mut scene = Scene::open().await;
     let basic = format!("Basic {}", STANDARD.encode("me:pass"));
     let secret = Package::new("@acme/secret", "1.0.0").readable_with(&basic);
@@ -117,7 +117,7 @@ async fn lent_credentials_that_upstream_refused_get_nothing_in_an_outage() {
 }
 
 #[tokio::test]
-async fn a_departed_version_is_served_to_tokens_that_are_shown_the_package() {
+async fn removed_version_is_served_to_tokens_that_can_read_the_package() {
     let scene = Scene::open().await;
     for version in ["1.0.0", "2.0.0"] {
         scene.publish(Package::new("left-pad", version).aged(days(900)));
@@ -137,7 +137,7 @@ async fn a_departed_version_is_served_to_tokens_that_are_shown_the_package() {
 }
 
 #[tokio::test]
-async fn a_redirect_to_another_host_and_back_carries_no_credentials_and_makes_nothing_public() {
+async fn redirect_to_another_host_and_back_carries_no_credentials() {
     let scene = Scene::open().set("redirect-host", "127.0.0.2").await;
     let storage = Registry::elsewhere(&scene.clock).await;
     let secret = Package::new("@acme/secret", "1.0.0").readable_with("alice");
@@ -161,7 +161,7 @@ async fn a_redirect_to_another_host_and_back_carries_no_credentials_and_makes_no
 }
 
 #[tokio::test]
-async fn a_search_tells_nothing_of_what_only_another_token_was_shown() {
+async fn search_shows_nothing_that_only_another_token_may_read() {
     let scene = Scene::open().await;
     scene.publish(Package::new("@acme/secret", "1.2.3").readable_with("alice").aged(days(300)));
     scene.get("/@acme%2fsecret").token("alice").await.is(200);
@@ -177,7 +177,7 @@ async fn a_search_tells_nothing_of_what_only_another_token_was_shown() {
 }
 
 #[tokio::test]
-async fn what_everybody_may_send_confirms_no_writer_whatever_the_package_is_called() {
+async fn request_that_anyone_may_send_does_not_confirm_a_writer() {
     let scene = Scene::open().set("allow-writes", "true").await;
     for name in ["trust", "access", "collaborators"] {
         scene.publish_old(name, &["1.0.0"]);
@@ -197,7 +197,7 @@ async fn what_everybody_may_send_confirms_no_writer_whatever_the_package_is_call
 }
 
 #[tokio::test]
-async fn bytes_and_statements_of_many_kinds_open_nothing() {
+async fn substituted_integrity_values_never_serve_other_bytes() {
     for (number, sri) in [
         // Two of one algorithm: npm would take either.
         |good: &str, evil: &str| format!("{good} {evil}"),
@@ -238,7 +238,7 @@ async fn bytes_and_statements_of_many_kinds_open_nothing() {
 }
 
 #[tokio::test]
-async fn whatever_clients_would_install_otherwise_holds_an_old_version_and_nothing_else_does() {
+async fn only_changes_that_affect_installs_hold_an_old_version() {
     type Edit = fn(&mut Value);
     let changes: [(&str, Edit); 9] = [
         ("dependencies", |manifest| manifest["dependencies"]["honest"] = json!("npm:evil@1.0.0")),
@@ -287,7 +287,7 @@ async fn whatever_clients_would_install_otherwise_holds_an_old_version_and_nothi
 }
 
 #[tokio::test]
-async fn clients_that_ask_at_once_get_what_is_theirs_alone() {
+async fn concurrent_clients_get_only_what_their_token_may_read() {
     let (scene, secret) = with_sly().await;
     let gate = scene.registry.hold(SECRET);
     let alice = [scene.get(SLY).token("alice").start(), scene.get(SLY).token("alice").start()];
@@ -304,7 +304,7 @@ async fn clients_that_ask_at_once_get_what_is_theirs_alone() {
 }
 
 #[tokio::test]
-async fn what_lent_credentials_brought_is_not_for_who_may_not_borrow_them() {
+async fn forwarded_client_gets_nothing_fetched_with_configured_credentials() {
     let mut scene = Scene::open().await;
     let basic = format!("Basic {}", STANDARD.encode("me:pass"));
     let secret = Package::new("@acme/secret", "1.0.0").readable_with(&basic);
@@ -334,7 +334,7 @@ async fn what_lent_credentials_brought_is_not_for_who_may_not_borrow_them() {
 }
 
 #[tokio::test]
-async fn a_token_is_no_way_around_a_change_of_an_old_version() {
+async fn token_does_not_bypass_the_hold_on_a_changed_version() {
     for is_token_first in [false, true] {
         let mut scene = Scene::open().await;
         scene.publish(Package::new("left-pad", "1.0.0").aged(days(900)));
@@ -366,7 +366,7 @@ async fn a_token_is_no_way_around_a_change_of_an_old_version() {
 }
 
 #[tokio::test]
-async fn a_token_is_no_way_to_bytes_that_another_view_would_refuse() {
+async fn token_does_not_bypass_integrity_checks_of_another_view() {
     for (is_downloaded, is_token_first) in [(false, false), (false, true), (true, false), (true, true)] {
         let mut scene = Scene::open().await;
         let victim = Package::new("victim", "1.0.0").dist("integrity", Value::Null);

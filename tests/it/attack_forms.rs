@@ -42,7 +42,7 @@ fn by(version: &str, publisher: &str) -> Package {
 }
 
 #[tokio::test]
-async fn what_was_published_since_the_last_look_is_judged_by_who_published_it() {
+async fn rules_apply_to_versions_published_since_the_last_fetch() {
     // What the cached document is: never needed in full before, or known in full.
     for cold in [true, false] {
         let (scene, _folder) = ruled().await;
@@ -65,7 +65,7 @@ async fn what_was_published_since_the_last_look_is_judged_by_who_published_it() 
 }
 
 #[tokio::test]
-async fn a_check_of_what_was_published_since_the_last_look_says_what_a_download_meets() {
+async fn check_of_newly_published_version_agrees_with_download() {
     let scene = Scene::open().set("exclude", "left-pad").await;
     scene.registry.set_abbreviated(Abbreviated::Timed);
     scene.publish_old("left-pad", &["1.0.0"]);
@@ -81,7 +81,7 @@ async fn a_check_of_what_was_published_since_the_last_look_says_what_a_download_
 }
 
 #[tokio::test]
-async fn no_version_states_for_another_that_it_runs_no_script() {
+async fn missing_or_false_has_install_script_is_not_trusted() {
     let (scene, _folder) = ruled().await;
     // The registry passes on what stood in `package.json`, and leaves `scripts` out.
     scene.publish(by("1.0.0", "ada").field("hasInstallScript", true));
@@ -96,7 +96,7 @@ async fn no_version_states_for_another_that_it_runs_no_script() {
 }
 
 #[tokio::test]
-async fn a_token_a_restart_and_an_outage_change_nothing_of_who_published_it() {
+async fn publisher_rule_applies_with_tokens_after_restart_and_in_outage() {
     let (mut scene, _folder) = ruled().await;
     scene.publish(by("1.0.0", "ada"));
     scene.publish(by("1.1.0", "mallory"));
@@ -122,7 +122,7 @@ async fn a_token_a_restart_and_an_outage_change_nothing_of_who_published_it() {
 }
 
 #[tokio::test]
-async fn a_tarball_at_a_place_of_the_registrys_own_is_found_though_it_is_newer_than_the_last_look() {
+async fn tarball_at_unconventional_path_is_found_when_newer_than_last_fetch() {
     let scene = Scene::open().set("exclude", "left-pad").await;
     let path = |version: &str| format!("/files/left-pad-{version}.tgz");
     scene.registry.absent("files");
@@ -142,7 +142,7 @@ async fn a_tarball_at_a_place_of_the_registrys_own_is_found_though_it_is_newer_t
 }
 
 #[tokio::test]
-async fn attestations_of_what_was_published_since_the_last_look_are_found() {
+async fn attestations_of_newly_published_version_are_found() {
     let scene = Scene::open().set("exclude", "left-pad").await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad").await.is(200);

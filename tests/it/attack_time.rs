@@ -47,7 +47,7 @@ fn with_and_without(scene: &Scene) -> (Reply, Reply) {
 }
 
 #[tokio::test]
-async fn what_one_view_saw_of_a_takedown_counts_for_all() {
+async fn takedown_seen_by_one_view_counts_for_all() {
     let views: [(Option<&str>, Option<&str>); 3] = [(None, Some("made-up")), (Some("one"), None), (Some("one"), Some("two"))];
     for (first, second) in views {
         for restarts in [false, true] {
@@ -77,7 +77,7 @@ async fn what_one_view_saw_of_a_takedown_counts_for_all() {
 }
 
 #[tokio::test]
-async fn a_view_that_never_had_a_version_saw_its_takedown_too() {
+async fn takedown_seen_by_a_view_without_the_version_counts() {
     for (first, second) in [(None, Some("made-up")), (Some("one"), None)] {
         let scene = Scene::open().await;
         let (with, without) = with_and_without(&scene);
@@ -100,7 +100,7 @@ async fn a_view_that_never_had_a_version_saw_its_takedown_too() {
 }
 
 #[tokio::test]
-async fn a_304_hides_no_takedown_that_another_view_saw() {
+async fn not_modified_does_not_hide_takedown_seen_by_another_view() {
     for second in ["made-up", "one"] {
         let scene = Scene::open().await;
         let first = (second == "one").then_some("two");
@@ -130,7 +130,7 @@ async fn a_304_hides_no_takedown_that_another_view_saw() {
 }
 
 #[tokio::test]
-async fn a_takedown_that_many_tokens_saw_is_no_lack_of_one_token() {
+async fn takedown_seen_by_many_tokens_is_not_taken_for_missing_access() {
     let scene = Scene::open().await;
     let (with, without) = with_and_without(&scene);
     scene.registry.answer("/left-pad", with.clone());
@@ -149,7 +149,7 @@ async fn a_takedown_that_many_tokens_saw_is_no_lack_of_one_token() {
 }
 
 #[tokio::test]
-async fn an_outage_for_one_view_takes_no_version_its_age() {
+async fn not_found_for_one_view_does_not_reset_ages() {
     let scene = Scene::open().await;
     let (with, _) = with_and_without(&scene);
     scene.registry.answer("/left-pad", with.clone());
@@ -171,7 +171,7 @@ async fn an_outage_for_one_view_takes_no_version_its_age() {
 }
 
 #[tokio::test]
-async fn a_package_that_became_private_is_not_held_for_those_who_see_it() {
+async fn package_that_became_private_keeps_its_ages_for_readers() {
     for is_found in [false, true] {
         let scene = Scene::open().await;
         let (with, without) = with_and_without(&scene);
@@ -193,7 +193,7 @@ async fn a_package_that_became_private_is_not_held_for_those_who_see_it() {
 }
 
 #[tokio::test]
-async fn a_version_that_returns_with_a_time_it_did_not_have_counts_from_its_return() {
+async fn version_returning_with_a_new_publish_time_counts_from_its_return() {
     let scene = Scene::open().await;
     scene.publish(old());
     scene.publish(Package::new("left-pad", "1.1.0").without_time());
@@ -211,7 +211,7 @@ async fn a_version_that_returns_with_a_time_it_did_not_have_counts_from_its_retu
 }
 
 #[tokio::test]
-async fn a_time_under_another_spelling_of_the_version_is_none() {
+async fn publish_time_under_another_spelling_of_the_version_is_ignored() {
     for key in ["v1.1.0", "01.1.0", "1.1.0+build", "=1.1.0", " 1.1.0", "1.1.0-0", "created", "modified", "1.1"] {
         let scene = Scene::open().await;
         scene.publish(old());
@@ -225,7 +225,7 @@ async fn a_time_under_another_spelling_of_the_version_is_none() {
 }
 
 #[tokio::test]
-async fn no_odd_time_opens_what_was_not_there_and_none_breaks_what_was() {
+async fn malformed_publish_time_opens_nothing_and_breaks_nothing() {
     let times = [
         json!("-009999-01-01T00:00:00Z"),
         json!("0001-01-01T00:00:00Z"),
@@ -256,7 +256,7 @@ async fn no_odd_time_opens_what_was_not_there_and_none_breaks_what_was() {
 }
 
 #[tokio::test]
-async fn a_version_with_build_metadata_of_an_old_one_is_a_version_of_its_own() {
+async fn build_metadata_makes_a_separate_version() {
     let scene = Scene::open().await;
     scene.publish(old());
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
@@ -268,7 +268,7 @@ async fn a_version_with_build_metadata_of_an_old_one_is_a_version_of_its_own() {
 }
 
 #[tokio::test]
-async fn the_clock_of_a_restarted_machine_opens_nothing_early() {
+async fn clock_change_across_restart_opens_nothing_early() {
     let mut scene = Scene::open().await;
     scene.publish(old());
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
@@ -293,7 +293,7 @@ async fn the_clock_of_a_restarted_machine_opens_nothing_early() {
 }
 
 #[tokio::test]
-async fn a_stale_document_opens_nothing_when_its_versions_reach_their_age() {
+async fn stale_document_opens_nothing() {
     let mut scene = Scene::open().set("max-stale", "10d").await;
     scene.publish(old());
     scene.publish(young());
@@ -316,7 +316,7 @@ async fn a_stale_document_opens_nothing_when_its_versions_reach_their_age() {
 }
 
 #[tokio::test]
-async fn a_304_from_a_cache_is_as_old_as_its_age_says() {
+async fn not_modified_from_a_cache_is_dated_by_its_age_or_date_header() {
     for headers in [vec![("age", "288000")], vec![("date", "Fri, 03 Apr 2026 13:00:00 GMT")]] {
         let scene = Scene::open().await;
         let (with, _) = with_and_without(&scene);
@@ -334,7 +334,7 @@ async fn a_304_from_a_cache_is_as_old_as_its_age_says() {
 }
 
 #[tokio::test]
-async fn a_takedown_that_only_a_prefetch_or_an_ask_once_more_saw_counts() {
+async fn takedown_seen_only_by_a_recheck_counts() {
     let scene = Scene::open().await;
     let (with, without) = with_and_without(&scene);
     scene.registry.answer("/left-pad", with.clone());
@@ -350,7 +350,7 @@ async fn a_takedown_that_only_a_prefetch_or_an_ask_once_more_saw_counts() {
 }
 
 #[tokio::test]
-async fn install_scripts_that_change_in_the_packument_alone_make_a_version_young() {
+async fn changed_install_script_in_packument_holds_the_version() {
     let runs = |command: &str| Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z").script("postinstall", command);
     let mut scene = Scene::open().await;
     scene.registry.set_abbreviated(Abbreviated::Timeless);
@@ -392,7 +392,7 @@ fn short_whatever_is_asked(scene: &Scene, timed: bool) -> Reply {
 }
 
 #[tokio::test]
-async fn the_abbreviated_form_that_came_unasked_hides_no_fact() {
+async fn unrequested_abbreviated_form_does_not_bypass_rules() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rules.toml");
     std::fs::write(&path, "[[rule]]\nid = \"publisher\"\ndeny = true\npublishers = [\"mallory\"]\nreason = \"x\"\n").unwrap();
@@ -422,7 +422,7 @@ async fn the_abbreviated_form_that_came_unasked_hides_no_fact() {
 }
 
 #[tokio::test]
-async fn a_cache_that_sends_the_abbreviated_form_alone_breaks_no_install() {
+async fn installs_work_behind_a_cache_with_only_the_abbreviated_form() {
     let mut scene = Scene::open().await;
     scene.publish(old());
     scene.registry.answer("/left-pad", short_whatever_is_asked(&scene, true));
@@ -449,7 +449,7 @@ async fn a_cache_that_sends_the_abbreviated_form_alone_breaks_no_install() {
 }
 
 #[tokio::test]
-async fn a_part_that_was_published_with_its_whole_since_the_last_look_is_spared() {
+async fn subpackage_published_with_its_parent_since_last_fetch_is_exempt() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rules.toml");
     let rules = "[[rule]]\nid = \"new-package\"\nhold = \"14d\"\nof = \"package\"\nsiblings = \"exempt\"\nreason = \"x\"\n";

@@ -17,7 +17,7 @@ async fn scene() -> Scene {
 }
 
 #[tokio::test]
-async fn an_audit_is_passed_on_and_its_answer_back() {
+async fn audit_and_its_response_are_forwarded() {
     let scene = scene().await;
     let advisories =
         r#"{"axios":[{"id":1,"title":"bad","severity":"high","url":"https://advisory.example","vulnerable_versions":"<1"}]}"#;
@@ -31,7 +31,7 @@ async fn an_audit_is_passed_on_and_its_answer_back() {
 }
 
 #[tokio::test]
-async fn a_packed_audit_is_read_and_arrives_upstream_as_the_same_audit() {
+async fn gzip_audit_is_parsed_and_forwarded_unchanged() {
     let scene = scene().await;
     scene.get("/axios").npm("11.21.2").await.is(200);
     let body = json!({ "axios": ["1.14.0"], "@acme/ui": ["1.0.0"] });
@@ -49,7 +49,7 @@ async fn a_packed_audit_is_read_and_arrives_upstream_as_the_same_audit() {
 }
 
 #[tokio::test]
-async fn the_notice_counts_and_names_what_is_newer_and_when_it_opens() {
+async fn notice_lists_held_updates_and_when_they_open() {
     let scene = scene().await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.0.1").aged(hours(2)));
@@ -67,7 +67,7 @@ async fn the_notice_counts_and_names_what_is_newer_and_when_it_opens() {
 }
 
 #[tokio::test]
-async fn the_notice_names_direct_dependencies_first_each_package_once_and_no_platform_variants() {
+async fn notice_lists_direct_dependencies_first_and_no_platform_packages() {
     let scene = Scene::open().await;
     scene.publish(Package::new("app", "1.0.0").depends_on("dep", "^1.0.0"));
     for name in ["dep", "zeta", "@esbuild/linux-x64"] {
@@ -86,7 +86,7 @@ async fn the_notice_names_direct_dependencies_first_each_package_once_and_no_pla
 }
 
 #[tokio::test]
-async fn nothing_held_back_is_nothing_said() {
+async fn no_notice_without_held_updates() {
     let scene = scene().await;
     scene.get("/@acme%2fui").await.is(200);
     let answer = scene.ask("POST", BULK).npm("11.21.2").json(&json!({ "@acme/ui": ["1.0.0"] })).await.is(200);
@@ -94,14 +94,14 @@ async fn nothing_held_back_is_nothing_said() {
 }
 
 #[tokio::test]
-async fn an_audit_fetches_no_packuments() {
+async fn audit_fetches_no_packuments() {
     let scene = scene().await;
     scene.ask("POST", BULK).npm("11.21.2").json(&json!({ "axios": ["1.14.0"], "unheard-of": ["1.0.0"] })).await.is(200);
     assert_eq!(scene.registry.total(), 1, "{:?}", scene.registry.requests());
 }
 
 #[tokio::test]
-async fn an_audit_that_fails_upstream_still_carries_the_notice() {
+async fn failed_audit_still_carries_the_notice() {
     let scene = scene().await;
     scene.get("/axios").npm("11.21.2").await.is(200);
     scene.registry.answer(BULK, Reply::error(500, "boom"));
@@ -110,7 +110,7 @@ async fn an_audit_that_fails_upstream_still_carries_the_notice() {
 }
 
 #[tokio::test]
-async fn the_older_audits_are_passed_through() {
+async fn legacy_audit_endpoints_are_passed_through() {
     let scene = scene().await;
     for path in ["/-/npm/v1/security/audits", "/-/npm/v1/security/audits/quick"] {
         scene
@@ -125,7 +125,7 @@ async fn the_older_audits_are_passed_through() {
 }
 
 #[tokio::test]
-async fn a_bomb_in_an_audit_is_refused() {
+async fn decompression_bomb_in_audit_is_refused() {
     let scene = scene().await;
     let bomb = vec![b' '; 300 << 20];
     let answer = scene.ask("POST", BULK).header("content-type", "application/json").body(bomb).packed().await;

@@ -52,7 +52,7 @@ fn keys(folder: &Path) -> Vec<std::path::PathBuf> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_is_made_at_the_first_start_kept_private_and_printed_beside_the_server() {
+async fn ca_is_created_at_first_start_and_exported_while_the_server_runs() {
     let place = Place::make().await;
     let program = place.serve(&["--intercept", "registry.example", "--log-level", "trace"]);
     assert!(program.greeting.contains("gateway") && program.greeting.contains("registry.example"), "{}", program.greeting);
@@ -75,7 +75,7 @@ async fn it_is_made_at_the_first_start_kept_private_and_printed_beside_the_serve
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_is_added_asks_for_a_rotation_which_prints_both_authorities() {
+async fn added_host_requires_rotation_and_export_prints_both_cas() {
     let place = Place::make().await;
     let (code, told, errors) = place.ca(&["init", "--intercept", "registry.example"]);
     assert!(code == 0 && told.contains("registry.example"), "{told}{errors}");
@@ -97,7 +97,7 @@ async fn signer(scene: &crate::scene::Scene) -> Option<Vec<u8>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rotation_is_taken_up_by_a_running_server() {
+async fn running_server_uses_rotated_ca() {
     let scene = crate::gate::gateway().await;
     let first = signer(&scene).await.unwrap();
     let name = rustls_pki_types::DnsName::try_from(crate::gate::REGISTRY).unwrap();
@@ -118,7 +118,7 @@ async fn a_rotation_is_taken_up_by_a_running_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn there_is_none_to_print_before_it_is_made_and_half_of_one_is_no_setting() {
+async fn export_without_ca_fails_and_certificate_without_key_is_rejected() {
     let place = Place::make().await;
     let (code, printed, errors) = place.ca(&["export"]);
     assert!(code == 1 && printed.is_empty() && errors.contains("coldframe ca init"), "{code} {errors}");
@@ -127,7 +127,7 @@ async fn there_is_none_to_print_before_it_is_made_and_half_of_one_is_no_setting(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_companys_intermediate_signs_what_it_may_and_no_more() {
+async fn external_ca_issues_only_within_its_constraints() {
     let place = Place::make().await;
     let (certificate, key) = intermediate("registry.example");
     let files = [place.home.path().join("ca.pem"), place.home.path().join("ca.key")];
@@ -150,7 +150,7 @@ async fn a_companys_intermediate_signs_what_it_may_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_companys_intermediate_that_is_replaced_is_taken_up_by_a_running_server() {
+async fn running_server_uses_replaced_external_ca() {
     let home = TempDir::new().unwrap();
     let (certificate, key) = (home.path().join("ca.pem"), home.path().join("ca.key"));
     let put = |(pem, secret): (String, String)| {
@@ -210,7 +210,7 @@ fn intermediate(host: &str) -> (String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rustls_openssl_node_and_curl_take_its_word_for_its_hosts_and_for_no_other() {
+async fn tls_clients_accept_ca_for_its_hosts_only() {
     use coldframe::clock::Clock as _;
     let (data, clock) = (TempDir::new().unwrap(), machine_clock());
     let name = |host: &'static str| rustls_pki_types::DnsName::try_from(host).unwrap();
@@ -234,7 +234,7 @@ async fn rustls_openssl_node_and_curl_take_its_word_for_its_hosts_and_for_no_oth
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_is_handed_to_a_file_that_everybody_may_read() {
+async fn export_writes_world_readable_file() {
     use std::os::unix::fs::PermissionsExt as _;
 
     let place = Place::make().await;

@@ -14,7 +14,7 @@ fn form_asked(scene: &Scene, path: &str) -> &'static str {
 }
 
 #[tokio::test]
-async fn a_tarball_of_an_unknown_package_is_asked_for_while_its_packument_is_on_its_way() {
+async fn tarball_of_unknown_package_is_requested_in_parallel_with_its_packument() {
     let scene = Scene::open().await;
     let package = Package::new("left-pad", "1.0.0").sized(300_000);
     let bytes = package.tarball.clone();
@@ -30,7 +30,7 @@ async fn a_tarball_of_an_unknown_package_is_asked_for_while_its_packument_is_on_
 }
 
 #[tokio::test]
-async fn what_came_early_goes_to_nobody_when_it_is_refused() {
+async fn early_tarball_is_dropped_when_refused() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0").aged(hours(1)).sized(300_000));
     let gate = scene.registry.hold("/left-pad");
@@ -45,7 +45,7 @@ async fn what_came_early_goes_to_nobody_when_it_is_refused() {
 }
 
 #[tokio::test]
-async fn bytes_that_came_early_are_held_against_the_packument() {
+async fn early_tarball_is_verified_against_the_packument() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.registry.tamper(TARBALL, *b"something else");
@@ -57,7 +57,7 @@ async fn bytes_that_came_early_are_held_against_the_packument() {
 }
 
 #[tokio::test]
-async fn a_registry_that_places_its_tarballs_elsewhere_is_guessed_at_once() {
+async fn conventional_url_is_guessed_at_most_once_when_it_is_wrong() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0").at_path("/files/1.tgz"));
     scene.publish(Package::new("other", "1.0.0").at_path("/files/2.tgz"));
@@ -69,7 +69,7 @@ async fn a_registry_that_places_its_tarballs_elsewhere_is_guessed_at_once() {
 }
 
 #[tokio::test]
-async fn the_abbreviated_form_does_for_tarballs_where_it_has_time() {
+async fn abbreviated_form_suffices_for_tarballs_when_it_has_time() {
     let scene = Scene::open().await;
     scene.registry.set_abbreviated(Abbreviated::Timed);
     scene.publish_old("left-pad", &["1.0.0"]);
@@ -94,7 +94,7 @@ async fn the_abbreviated_form_does_for_tarballs_where_it_has_time() {
 }
 
 #[tokio::test]
-async fn a_registry_without_time_in_the_abbreviated_form_is_found_out_once() {
+async fn registry_without_time_in_abbreviated_form_is_remembered() {
     let scene = Scene::open().await;
     scene.registry.set_abbreviated(Abbreviated::Timeless);
     scene.publish_old("left-pad", &["1.0.0"]);
@@ -106,7 +106,7 @@ async fn a_registry_without_time_in_the_abbreviated_form_is_found_out_once() {
 }
 
 #[tokio::test]
-async fn an_abbreviated_packument_is_known_again_after_a_restart() {
+async fn abbreviated_packument_is_reused_after_restart() {
     let mut scene = Scene::open().await;
     scene.registry.set_abbreviated(Abbreviated::Timed);
     scene.publish(Package::new("left-pad", "1.0.0").script("postinstall", "x"));

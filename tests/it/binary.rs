@@ -28,7 +28,7 @@ impl Place {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_says_where_it_listens_which_upstream_which_age_and_what_to_write() {
+async fn startup_message_shows_address_upstream_age_and_npmrc_line() {
     let place = Place::make().await;
     let program = place.serve(&["--min-release-age", "7d"]);
     for part in
@@ -41,7 +41,7 @@ async fn it_says_where_it_listens_which_upstream_which_age_and_what_to_write() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_taken_port_is_a_clear_line_and_exit_code_3() {
+async fn occupied_port_exits_with_code_3() {
     let place = Place::make().await;
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -53,7 +53,7 @@ async fn a_taken_port_is_a_clear_line_and_exit_code_3() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_that_another_coldframe_has_is_said_to_be_its() {
+async fn port_occupied_by_another_coldframe_is_identified() {
     let place = Place::make().await;
     let first = place.serve(&[]);
     let other = TempDir::new().unwrap();
@@ -88,7 +88,7 @@ fn unknown_keys_suggest_the_nearest_names_in_every_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_taken_secondary_port_is_a_clear_line_and_not_the_end() {
+async fn occupied_secondary_port_is_logged_and_the_server_starts() {
     let place = Place::make().await;
     place.registry.publish(Package::new("left-pad", "1.0.0"));
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -102,7 +102,7 @@ async fn a_taken_secondary_port_is_a_clear_line_and_not_the_end() {
 }
 
 #[test]
-fn a_wrong_flag_is_exit_code_2_and_named() {
+fn invalid_flag_exits_with_code_2() {
     let home = TempDir::new().unwrap();
     let (code, _, errors) = run(coldframe(home.path()).args(["serve", "--min-realease-age", "7d"]));
     assert_eq!(code, 2);
@@ -113,7 +113,7 @@ fn a_wrong_flag_is_exit_code_2_and_named() {
 }
 
 #[test]
-fn wrong_toml_is_told_all_at_once_with_file_line_and_key() {
+fn all_config_errors_are_reported_with_file_line_and_key() {
     let home = TempDir::new().unwrap();
     let file = home.path().join("coldframe.toml");
     std::fs::write(
@@ -144,7 +144,7 @@ fn wrong_toml_is_told_all_at_once_with_file_line_and_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flag_beats_the_environment_and_that_the_file() {
+async fn flag_overrides_environment_and_environment_overrides_file() {
     let place = Place::make().await;
     let file = place.home.path().join("coldframe.toml");
     std::fs::write(&file, "min-release-age = \"1d\"\npackument-ttl = \"1m\"\nmax-stale = \"1h\"\n").unwrap();
@@ -180,7 +180,7 @@ async fn two_processes_do_not_share_a_data_directory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_in_the_middle_of_a_tarball_it_opens_again_with_nothing_half_written() {
+async fn kill_during_download_leaves_no_partial_tarball() {
     let place = Place::make().await;
     let package = Package::new("left-pad", "1.0.0").sized(2_000_000);
     let bytes = package.tarball.clone();
@@ -224,7 +224,7 @@ fn files(folder: &std::path::Path) -> Vec<(std::path::PathBuf, u64)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_signal_lets_running_requests_finish() {
+async fn signal_lets_running_requests_finish() {
     for signal in ["-TERM", "-INT"] {
         let place = Place::make().await;
         place.registry.publish(Package::new("left-pad", "1.0.0"));
@@ -269,7 +269,7 @@ fn version_help_and_completions_are_printed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn explain_says_why_and_when_and_answers_by_its_exit_code() {
+async fn explain_prints_rule_and_opening_and_sets_exit_code() {
     let place = Place::make().await;
     place.registry.publish(Package::new("axios", "1.14.0"));
     place.registry.publish(Package::new("axios", "1.14.1").aged(hours(1)));
@@ -302,7 +302,7 @@ async fn explain_says_why_and_when_and_answers_by_its_exit_code() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn people_decide_beside_a_running_server_and_it_is_in_force_when_the_command_returns() {
+async fn decision_applies_to_running_server_before_the_command_returns() {
     let place = Place::make().await;
     place.registry.publish(Package::new("left-pad", "1.0.0").aged(hours(1)));
     let program = place.serve(&[]);
@@ -344,7 +344,7 @@ async fn people_decide_beside_a_running_server_and_it_is_in_force_when_the_comma
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exposure_is_told_beside_a_running_server_and_after_it() {
+async fn exposure_works_with_and_without_a_running_server() {
     let place = Place::make().await;
     place.registry.publish(Package::new("left-pad", "1.0.0"));
     let program = place.serve(&[]);
@@ -364,7 +364,7 @@ async fn exposure_is_told_beside_a_running_server_and_after_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn upstream_and_its_credentials_come_from_npm_and_the_token_is_shown_nowhere() {
+async fn upstream_and_token_come_from_npmrc_and_the_token_is_never_printed() {
     let place = Place::make().await;
     place.registry.publish(Package::new("@acme/secret", "1.0.0").readable_with("npm_s3cr3t"));
     let port = place.registry.address.port();
@@ -386,7 +386,7 @@ async fn upstream_and_its_credentials_come_from_npm_and_the_token_is_shown_nowhe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_who_has_already_switched_is_not_proxied_to_himself() {
+async fn npmrc_that_names_coldframe_is_not_used_as_upstream() {
     let place = Place::make().await;
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let project = format!("registry=http://localhost:{}/\n", free.port());
@@ -417,7 +417,7 @@ async fn upstream_is_reached_through_the_outbound_proxy_of_the_environment() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_data_directory_that_cannot_be_used_is_exit_code_5() {
+async fn unusable_data_directory_exits_with_code_5() {
     let place = Place::make().await;
     let file = place.home.path().join("file");
     std::fs::write(&file, "").unwrap();
@@ -429,7 +429,7 @@ async fn a_data_directory_that_cannot_be_used_is_exit_code_5() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn client_config_asks_the_server_that_runs_else_the_settings() {
+async fn client_config_uses_running_server_or_local_settings() {
     let place = Place::make().await;
     let program = place.serve(&["--min-release-age", "80h"]);
     let url = format!("http://{}/", program.address);
@@ -464,7 +464,7 @@ async fn client_config_asks_the_server_that_runs_else_the_settings() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_says_of_itself_whether_it_is_ready_past_every_proxy() {
+async fn healthcheck_reports_readiness_and_ignores_proxies() {
     let place = Place::make().await;
     let program = place.serve(&[]);
     let address = program.address.to_string();
@@ -489,7 +489,7 @@ async fn it_says_of_itself_whether_it_is_ready_past_every_proxy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn decisions_are_logged_with_who_what_why_and_until_when() {
+async fn decisions_are_logged_with_author_subject_reason_and_expiry() {
     let place = Place::make().await;
     let decide = |words: &[&str]| {
         let (code, shown, errors) = run(coldframe(place.home.path()).args(words).arg("--data-dir").arg(place.data.path()));

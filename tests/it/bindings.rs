@@ -42,7 +42,7 @@ fn is_without_secrets(request: &Request) {
 }
 
 #[tokio::test]
-async fn a_token_for_the_marked_registry_does_not_reach_the_public_one() {
+async fn token_for_client_credentials_registry_does_not_reach_the_public_one() {
     let (private, scene) = two().await;
     let scene = scene.set("client-credentials", &private.url).set("allow-writes", "true").await;
     scene.publish_old("left-pad", &["1.0.0"]);
@@ -73,7 +73,7 @@ async fn a_token_for_the_marked_registry_does_not_reach_the_public_one() {
 }
 
 #[tokio::test]
-async fn without_a_mark_a_token_goes_to_no_registry_and_the_client_learns_the_setting() {
+async fn without_client_credentials_token_is_not_sent_and_refusal_names_the_setting() {
     let (private, scene) = two().await;
     let scene = scene.set("allow-writes", "true").await;
     scene.publish_old("left-pad", &["1.0.0"]);
@@ -101,7 +101,7 @@ async fn without_a_mark_a_token_goes_to_no_registry_and_the_client_learns_the_se
 }
 
 #[tokio::test]
-async fn a_login_goes_to_the_marked_registry() {
+async fn login_goes_to_client_credentials_registry() {
     let (private, scene) = two().await;
     let scene = scene.set("client-credentials", &private.url).set("allow-writes", "true").await;
     private.answer("/-/user/org.couchdb.user:alice", Reply::json(r#"{"token":"alice"}"#));
@@ -110,7 +110,7 @@ async fn a_login_goes_to_the_marked_registry() {
 }
 
 #[tokio::test]
-async fn a_request_with_a_token_for_another_registry_is_answered_as_one_without() {
+async fn token_for_another_registry_is_ignored() {
     let (private, scene) = two().await;
     let scene = scene.set("client-credentials", &private.url).await;
     scene.publish_old("left-pad", &["1.0.0"]);
@@ -123,7 +123,7 @@ async fn a_request_with_a_token_for_another_registry_is_answered_as_one_without(
 }
 
 #[tokio::test]
-async fn a_private_manifest_cannot_have_the_token_sent_to_another_registry_of_the_same_host() {
+async fn manifest_cannot_send_token_to_another_registry_on_same_host() {
     let clock = ManualClock::at(NOON.parse().unwrap());
     let host = Registry::start(&clock).await;
     let package = Package::new("@acme/ui", "1.0.0");
@@ -141,7 +141,7 @@ async fn a_private_manifest_cannot_have_the_token_sent_to_another_registry_of_th
 }
 
 #[tokio::test]
-async fn a_mark_that_names_no_registry_is_a_mistake() {
+async fn client_credentials_must_name_a_registry() {
     let marked = coldframe::config::Config::from_pairs(&[
         ("data-dir", "/data"),
         ("upstream", "https://registry.example/npm/"),
@@ -162,7 +162,7 @@ async fn ask_with<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(mut s
 }
 
 #[tokio::test]
-async fn a_host_that_the_operator_intercepts_is_a_name_of_the_only_registry() {
+async fn token_through_intercepted_host_reaches_the_only_registry() {
     let scene = crate::gate::gateway().await;
     scene.publish(Package::new("@acme/secret", "1.0.0").readable_with("alice"));
     ask_with(inside(&scene).await, SECRET, REGISTRY).await.is(200);
@@ -170,7 +170,7 @@ async fn a_host_that_the_operator_intercepts_is_a_name_of_the_only_registry() {
 }
 
 #[tokio::test]
-async fn a_host_that_the_operator_intercepts_is_no_name_of_several_registries() {
+async fn token_through_intercepted_host_reaches_none_of_several_registries() {
     let (private, scene) = two().await;
     let scene = scene.set("gateway", "127.0.0.1:0").set("intercept", REGISTRY).await;
     scene.publish_old("left-pad", &["1.0.0"]);
@@ -180,7 +180,7 @@ async fn a_host_that_the_operator_intercepts_is_no_name_of_several_registries() 
 }
 
 #[tokio::test]
-async fn a_token_for_npms_own_registry_does_not_reach_a_mirror_that_answers_for_it() {
+async fn token_for_npms_default_registry_does_not_reach_a_mirror() {
     let scene = Scene::open().set("gateway", "127.0.0.1:0").await;
     scene.publish_old("left-pad", &["1.0.0"]);
     let default: &'static str = coldframe::upstream::npmrc::npm_default_registry().host_str().unwrap().to_owned().leak();
@@ -194,7 +194,7 @@ async fn a_token_for_npms_own_registry_does_not_reach_a_mirror_that_answers_for_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_a_run_a_token_goes_to_the_registry_that_the_client_addressed() {
+async fn run_sends_token_to_the_addressed_registry_only() {
     let place = Fixture::new().await;
     let private = Registry::start(&crate::program::machine_clock()).await;
     private.publish(Package::new("@acme/secret", "1.0.0").readable_with("alice"));

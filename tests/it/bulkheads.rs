@@ -50,7 +50,7 @@ async fn until_total(registry: &Registry, total: usize) {
 }
 
 #[tokio::test]
-async fn names_that_fail_do_not_keep_the_registry_from_packages_that_are_there() {
+async fn failures_of_unknown_packages_do_not_open_the_circuit() {
     let scene = Scene::open().await;
     let failures = [
         Reply::status(503).header("retry-after", "60"),
@@ -80,7 +80,7 @@ async fn names_that_fail_do_not_keep_the_registry_from_packages_that_are_there()
 }
 
 #[tokio::test]
-async fn one_known_package_that_fails_leaves_the_circuit_closed_and_five_open_it() {
+async fn circuit_opens_after_five_known_packages_fail() {
     let scene = Scene::open().await;
     let paths: Vec<_> = (0..ENOUGH).map(|number| format!("/known-{number}")).collect();
     for path in &paths {
@@ -105,7 +105,7 @@ async fn one_known_package_that_fails_leaves_the_circuit_closed_and_five_open_it
 }
 
 #[tokio::test]
-async fn questions_to_a_registry_that_hangs_leave_the_slots_of_the_other_one_free() {
+async fn hanging_registry_does_not_exhaust_slots_of_another() {
     let (home, data) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
     let (registry, acmes) = (Registry::start(&machine_clock()).await, Registry::start(&machine_clock()).await);
     std::fs::write(home.path().join(".npmrc"), format!("@acme:registry={}/\n", acmes.url)).expect("a file");
@@ -141,7 +141,7 @@ async fn questions_to_a_registry_that_hangs_leave_the_slots_of_the_other_one_fre
 }
 
 #[tokio::test]
-async fn a_client_that_takes_every_slot_leaves_others_their_own() {
+async fn one_client_cannot_take_all_upstream_slots() {
     let scene = Scene::open().set("upstream-timeout", "1h").set("drain-timeout", "1s").await;
     let (mut gates, mut asking) = (Vec::new(), Vec::new());
     for number in 0..70 {
@@ -165,7 +165,7 @@ async fn a_client_that_takes_every_slot_leaves_others_their_own() {
 }
 
 #[tokio::test]
-async fn neither_a_slow_body_nor_our_own_slots_are_upstreams_silence() {
+async fn slow_body_or_full_slots_do_not_mark_upstream_slow() {
     let scene = Scene::open().set("stale-wait", "1s").set("upstream-timeout", "1h").set("drain-timeout", "1s").await;
     for name in ["slow", "waits", "other", "another"] {
         scene.publish_old(name, &["1.0.0"]);
@@ -193,7 +193,7 @@ async fn neither_a_slow_body_nor_our_own_slots_are_upstreams_silence() {
 }
 
 #[tokio::test]
-async fn one_known_package_that_hangs_on_a_quiet_registry_leaves_the_others_fresh() {
+async fn one_hanging_package_does_not_make_others_stale() {
     let mut scene = Scene::open().set("stale-wait", "1s").set("upstream-timeout", "1h").set("drain-timeout", "1s").await;
     for restarted in [false, true] {
         for name in ["hangs", "other", "third"] {
@@ -228,7 +228,7 @@ async fn connect_from(source: &str, address: SocketAddr, receives: Option<u32>) 
 }
 
 #[tokio::test]
-async fn a_client_that_takes_every_connection_leaves_others_their_own() {
+async fn one_client_cannot_take_all_connections() {
     let scene = Scene::open().set("max-connections", "32").set("header-timeout", "1h").set("drain-timeout", "1s").await;
     let address = scene.coldframe.address;
     let mut greedy = Vec::new();
@@ -246,7 +246,7 @@ async fn a_client_that_takes_every_connection_leaves_others_their_own() {
 }
 
 #[tokio::test]
-async fn a_client_whose_uploads_never_end_leaves_others_memory_to_publish() {
+async fn endless_uploads_leave_memory_for_other_clients() {
     let scene = Scene::open().set("allow-writes", "true").set("body-timeout", "1h").set("drain-timeout", "1s").await;
     scene.registry.answer("/mine", Reply::json("{}"));
     let address = scene.coldframe.address;
@@ -277,7 +277,7 @@ async fn a_client_whose_uploads_never_end_leaves_others_memory_to_publish() {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_for_what_does_not_exist_is_refused_in_the_end_and_others_are_not() {
+async fn absent_name_limit_applies_per_client() {
     let scene = Scene::open().set("absent-names", "3").await;
     for number in 0..5 {
         scene.registry.absent(&format!("absent-{number}"));
@@ -306,7 +306,7 @@ async fn a_client_that_asks_for_what_does_not_exist_is_refused_in_the_end_and_ot
 }
 
 #[tokio::test]
-async fn a_ledger_full_of_absent_names_takes_no_other_until_they_are_old() {
+async fn full_absent_name_ledger_refuses_new_names_until_entries_age_out() {
     let mut scene = Scene::open().await;
     for name in ["absent", "asked-before", "later"] {
         scene.registry.absent(name);
@@ -354,7 +354,7 @@ fn tree(above: usize, packages: usize) -> String {
 }
 
 #[tokio::test]
-async fn an_audit_of_more_than_is_answered_is_refused_plainly_and_goes_no_further() {
+async fn oversized_audit_is_refused_and_not_forwarded() {
     let scene = Scene::open().set("feed", vulnerabilities(&["left-pad"]).path().to_str().expect("UTF-8")).await;
     let mut names = "{".to_owned();
     for number in 0..60_000 {
@@ -392,7 +392,7 @@ fn vulnerabilities(names: &[&str]) -> TempDir {
 }
 
 #[tokio::test]
-async fn a_check_takes_so_many_ranges_and_no_more() {
+async fn check_limits_number_and_length_of_ranges() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
     scene.publish(Package::new("left-pad", "1.2.0").aged(Duration::from_secs(60)));
@@ -459,7 +459,7 @@ async fn ask_in_every_way(scene: &Scene) {
 }
 
 #[tokio::test]
-async fn a_package_of_many_versions_is_gone_through_elsewhere_than_where_requests_are_answered() {
+async fn large_package_is_evaluated_off_the_request_threads() {
     let feed = TempDir::new().expect("a folder");
     let everything = json!({
         "id": "MAL-2026-1", "modified": "2026-04-03T10:00:00Z", "published": "2026-04-03T10:00:00Z", "summary": "Malicious code",
@@ -492,7 +492,7 @@ mod of_the_process {
     }
 
     #[tokio::test]
-    async fn readers_that_stop_halfway_hold_no_copy_each_of_a_large_packument() {
+    async fn stalled_readers_share_one_copy_of_a_packument() {
         let (home, data) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
         let registry = Registry::start(&machine_clock()).await;
         for minor in 0..40 {
@@ -528,7 +528,7 @@ mod of_the_process {
     }
 
     #[tokio::test]
-    async fn tarballs_of_a_package_with_many_versions_do_not_each_read_its_record() {
+    async fn concurrent_tarball_requests_do_not_each_load_the_package_record() {
         let (home, data) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
         let registry = Registry::start(&machine_clock()).await;
         registry.publish(Package::new("many", "1.0.0"));
@@ -554,7 +554,7 @@ mod of_the_process {
     }
 
     #[tokio::test]
-    async fn packuments_that_are_larger_than_they_say_are_read_one_at_a_time() {
+    async fn packuments_with_false_gzip_length_are_decoded_one_at_a_time() {
         let (home, data) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
         let registry = Registry::start(&machine_clock()).await;
         let program = Program::serve(home.path(), data.path(), &registry.url, &["--packument-limit", "120MB"]);
@@ -579,7 +579,7 @@ mod of_the_process {
     }
 
     #[tokio::test]
-    async fn a_small_audit_that_grows_when_it_is_read_takes_little_memory() {
+    async fn compressed_audit_uses_bounded_memory() {
         let (home, data) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
         let registry = Registry::start(&machine_clock()).await;
         let names: Vec<_> = (0..500).map(|number| format!("left-pad-{number}")).collect();

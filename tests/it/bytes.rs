@@ -27,7 +27,7 @@ fn states(scene: &Scene, name: &str, digest: &'static str, value: String) {
 }
 
 #[tokio::test]
-async fn other_bytes_of_the_store_are_not_served_for_a_digest_that_was_added() {
+async fn added_digest_of_other_stored_bytes_is_refused() {
     for is_downloaded_before in [false, true] {
         let scene = Scene::open().await;
         let carrier = Package::new("carrier", "1.0.0").content("malice");
@@ -53,7 +53,7 @@ async fn other_bytes_of_the_store_are_not_served_for_a_digest_that_was_added() {
 }
 
 #[tokio::test]
-async fn what_was_computed_of_the_bytes_binds_after_a_restart_and_by_every_algorithm() {
+async fn computed_digests_bind_after_restart_for_every_algorithm() {
     let mut scene = Scene::open().await;
     scene.publish(victim());
     let good = victim().tarball;
@@ -71,7 +71,7 @@ async fn what_was_computed_of_the_bytes_binds_after_a_restart_and_by_every_algor
 }
 
 #[tokio::test]
-async fn a_digest_that_cannot_be_compared_must_be_proven_beside_the_old_ones() {
+async fn bytes_must_match_both_new_and_old_digests() {
     let scene = Scene::open().await;
     scene.publish(victim());
     scene.get("/victim").await.is(200);
@@ -102,7 +102,7 @@ const COLLIDING: &str = concat!(
 );
 
 #[tokio::test]
-async fn bytes_that_were_made_to_collide_prove_no_shasum() {
+async fn sha1_collision_does_not_match_shasum() {
     let scene = Scene::open().await;
     let colliding = STANDARD.decode(COLLIDING).unwrap();
     scene.publish(victim().dist("shasum", sha1(&colliding)));
@@ -113,7 +113,7 @@ async fn bytes_that_were_made_to_collide_prove_no_shasum() {
 }
 
 #[tokio::test]
-async fn a_private_tarball_does_not_reach_who_only_states_its_digest() {
+async fn stating_the_digest_of_a_private_tarball_gives_no_access() {
     let scene = Scene::open().await;
     let secret = Package::new("@acme/secret", "1.0.0").readable_with("alice");
     let stolen = sha512(&secret.tarball);
@@ -132,7 +132,7 @@ async fn a_private_tarball_does_not_reach_who_only_states_its_digest() {
 }
 
 #[tokio::test]
-async fn a_private_packument_is_no_tarball() {
+async fn private_packument_is_not_served_as_tarball() {
     let scene = Scene::open().await;
     scene.publish(Package::new("@acme/secret", "1.0.0").readable_with("alice"));
     scene.get("/@acme%2fsecret").token("alice").await.is(200);
@@ -175,7 +175,7 @@ fn asked_with(scene: &Scene, token: Option<&str>) -> usize {
 }
 
 #[tokio::test]
-async fn a_token_for_each_job_costs_one_request_for_a_package() {
+async fn each_token_costs_one_authorization_request_per_package() {
     let scene = Scene::open().await;
     let paths = publish_secrets(&scene, "job-*");
     for job in ["job-1", "job-2", "job-3", "job-4"] {
@@ -201,7 +201,7 @@ async fn a_token_for_each_job_costs_one_request_for_a_package() {
 }
 
 #[tokio::test]
-async fn what_is_public_costs_nothing_more_once_anybody_without_a_token_got_it() {
+async fn public_tarball_is_fetched_once_for_all_tokens() {
     let mut scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     let path = "/left-pad/-/left-pad-1.0.0.tgz";
@@ -227,7 +227,7 @@ async fn what_is_public_costs_nothing_more_once_anybody_without_a_token_got_it()
 }
 
 #[tokio::test]
-async fn a_token_that_upstream_refuses_gets_nothing_from_the_store_any_more() {
+async fn token_refused_by_upstream_gets_nothing_from_the_store() {
     let scene = Scene::open().await;
     let paths = publish_secrets(&scene, "alice,bob");
     for path in &paths {
@@ -248,7 +248,7 @@ async fn a_token_that_upstream_refuses_gets_nothing_from_the_store_any_more() {
 }
 
 #[tokio::test]
-async fn while_upstream_is_away_who_was_entitled_stays_so_for_as_long_as_what_is_stale_is_served() {
+async fn authorization_survives_an_outage_up_to_max_stale() {
     let mut scene = Scene::open().set("max-stale", "5h").await;
     let paths = publish_secrets(&scene, "alice,bob");
     scene.get(&paths[0]).token("alice").await.is(200);
@@ -268,7 +268,7 @@ async fn while_upstream_is_away_who_was_entitled_stays_so_for_as_long_as_what_is
 }
 
 #[tokio::test]
-async fn lent_credentials_are_asked_for_like_any_other() {
+async fn configured_credentials_are_authorized_like_tokens() {
     let mut scene = Scene::open().await;
     let basic = format!("Basic {}", STANDARD.encode("me:pass"));
     let paths = publish_secrets(&scene, &format!("alice,{basic}"));
@@ -296,7 +296,7 @@ async fn lent_credentials_are_asked_for_like_any_other() {
 }
 
 #[tokio::test]
-async fn a_login_page_or_another_host_is_a_no_and_a_signed_address_a_yes() {
+async fn login_page_denies_access_and_signed_redirect_grants_it() {
     let scene = Scene::open().set("redirect-host", "127.0.0.2").await;
     let storage = Registry::elsewhere(&scene.clock).await;
     let secret = Package::new("@acme/secret", "1.0.0").readable_with("alice,bob,carol,dave");
@@ -319,7 +319,7 @@ async fn a_login_page_or_another_host_is_a_no_and_a_signed_address_a_yes() {
 }
 
 #[tokio::test]
-async fn an_old_version_that_gains_a_dependency_is_held_from_then_on() {
+async fn old_version_that_gains_a_dependency_is_held() {
     let mut scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0").aged(days(900)).depends_on("honest", "1.0.0"));
     let path = "/left-pad/-/left-pad-1.0.0.tgz";
@@ -336,7 +336,7 @@ async fn an_old_version_that_gains_a_dependency_is_held_from_then_on() {
 }
 
 #[tokio::test]
-async fn attestations_are_asked_for_once_and_gated_each_time() {
+async fn attestations_are_fetched_once_and_checked_each_time() {
     let scene = Scene::open().await;
     let path = "/-/npm/v1/attestations/left-pad@1.0.0";
     scene.publish_old("left-pad", &["1.0.0"]);
@@ -357,7 +357,7 @@ async fn attestations_are_asked_for_once_and_gated_each_time() {
 }
 
 #[tokio::test]
-async fn attestations_are_remembered_for_who_asked_and_their_lack_briefly() {
+async fn attestations_are_cached_per_token_and_absence_briefly() {
     let scene = Scene::open().await;
     let path = "/-/npm/v1/attestations/@acme/secret@1.0.0";
     scene.publish(Package::new("@acme/secret", "1.0.0").readable_with("alice,bob"));
@@ -384,7 +384,7 @@ async fn attestations_are_remembered_for_who_asked_and_their_lack_briefly() {
 }
 
 #[tokio::test]
-async fn a_name_that_was_absent_and_an_odd_place_do_not_slow_tarballs_for_good() {
+async fn absent_name_or_unconventional_path_does_not_disable_early_requests() {
     // Without ages: a package that was not there at first counts from then.
     let scene = Scene::open().set("min-release-age", "0s").await;
     let paths = ["/one/-/one-1.0.0.tgz", "/two/-/two-1.0.0.tgz", "/late/-/late-1.0.0.tgz", "/last/-/last-1.0.0.tgz"];

@@ -72,7 +72,7 @@ fn locked(version: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_held_version_is_named_with_its_line_its_rule_its_opening_and_what_fits() {
+async fn held_version_is_reported_with_line_rule_opening_and_replacement() {
     let project = Project::with_axios().await;
     project.write("package-lock.json", &package_lock(&[("left-pad", locked("1.3.0")), ("axios", locked("1.14.1"))]));
     let (code, told, errors) = project.check(&[]);
@@ -86,7 +86,7 @@ async fn a_held_version_is_named_with_its_line_its_rule_its_opening_and_what_fit
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_refused_is_exit_code_0_and_a_missing_resolved_is_normal() {
+async fn clean_lockfile_exits_with_code_0_and_resolved_is_optional() {
     let project = Project::with_axios().await;
     project.write("package-lock.json", &package_lock(&[("axios", locked("1.14.0")), ("left-pad", locked("1.3.0"))]));
     let (code, told, errors) = project.check(&[]);
@@ -95,7 +95,7 @@ async fn nothing_refused_is_exit_code_0_and_a_missing_resolved_is_normal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_goes_around_is_told_and_is_no_refusal() {
+async fn bypassing_entries_are_reported_without_failing() {
     let project = Project::with_axios().await;
     project.registry.publish(Package::new("forked", "1.0.0"));
     let through = |version: &str, url: String| json!({ "version": version, "resolved": url });
@@ -116,7 +116,7 @@ async fn what_goes_around_is_told_and_is_no_refusal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn other_bytes_and_missing_versions_are_refusals_that_waiting_does_not_cure() {
+async fn integrity_conflict_and_missing_version_exit_with_code_1() {
     let project = Project::with_axios().await;
     let wrong = json!({ "version": "1.14.0", "integrity": sha512(b"other bytes") });
     for (entry, rule) in [(wrong, "lockfile-integrity"), (locked("1.99.0"), "not-found")] {
@@ -132,7 +132,7 @@ async fn other_bytes_and_missing_versions_are_refusals_that_waiting_does_not_cur
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fits_satisfies_everybody_who_asked() {
+async fn replacement_satisfies_all_requesters() {
     let project = Project::make().await;
     for version in ["1.0.0", "1.1.0", "1.2.0", "2.0.0"] {
         project.registry.publish(Package::new("axios", version));
@@ -150,7 +150,7 @@ async fn what_fits_satisfies_everybody_who_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_asked_for_a_dist_tag_is_told_where_it_points_here() {
+async fn dist_tag_requester_gets_the_visible_dist_tag() {
     let project = Project::with_axios().await;
     project.write("yarn.lock", "# yarn lockfile v1\n\naxios@latest:\n  version \"1.14.1\"\n");
     let (code, told) = project.json(&[]);
@@ -158,7 +158,7 @@ async fn who_asked_for_a_dist_tag_is_told_where_it_points_here() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_running_coldframe_says_the_same_and_knows_what_only_it_saw() {
+async fn running_and_remote_servers_give_the_same_report() {
     let project = Project::with_axios().await;
     project.write("package-lock.json", &package_lock(&[("axios", locked("1.14.1")), ("left-pad", locked("1.3.0"))]));
     let alone = project.json(&[]);
@@ -175,7 +175,7 @@ async fn a_running_coldframe_says_the_same_and_knows_what_only_it_saw() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lockfiles_are_found_in_the_folders_that_are_named() {
+async fn lockfiles_are_found_in_given_folders() {
     let project = Project::with_axios().await;
     std::fs::create_dir(project.home.path().join("app")).unwrap();
     project.write("package-lock.json", &package_lock(&[("left-pad", locked("1.3.0"))]));
@@ -191,7 +191,7 @@ async fn lockfiles_are_found_in_the_folders_that_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_lockfile_is_told_with_its_line_and_upstream_is_not_asked() {
+async fn broken_lockfile_is_reported_with_line_and_upstream_is_not_asked() {
     let project = Project::make().await;
     for (name, text, part) in [
         ("package-lock.json", "{\n\"lockfileVersion\": 3,\n\"packages\": {\n<<<<<<< HEAD\n", "line 4"),
@@ -208,7 +208,7 @@ async fn a_broken_lockfile_is_told_with_its_line_and_upstream_is_not_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sarif_has_one_result_a_name_and_version() {
+async fn sarif_has_one_result_per_name_and_version() {
     let project = Project::with_axios().await;
     project.write("package-lock.json", &package_lock(&[("axios", locked("1.14.1"))]));
     project.write("bun.lock", r#"{ "lockfileVersion": 1, "packages": { "axios": ["axios@1.14.1", "", {}, ""], "a/axios": ["axios@1.14.1", "", {}, ""] } }"#);
@@ -227,7 +227,7 @@ async fn sarif_has_one_result_a_name_and_version() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn github_gets_a_command_a_version_on_its_line() {
+async fn github_format_prints_one_annotation_per_version() {
     let project = Project::with_axios().await;
     project.write("package-lock.json", &package_lock(&[("axios", locked("1.14.1"))]));
     let (code, told, errors) = project.check(&["--format", "github"]);
@@ -240,7 +240,7 @@ async fn github_gets_a_command_a_version_on_its_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fix_tells_each_client_its_own_overrides() {
+async fn fix_prints_overrides_for_each_client() {
     let project = Project::with_axios().await;
     project.registry.publish(Package::new("asks", "1.0.0"));
     for (name, text, parts) in [
@@ -311,7 +311,7 @@ async fn fix_tells_each_client_its_own_overrides() {
 }
 
 #[tokio::test]
-async fn the_page_judges_for_this_machine_and_for_others_only_where_a_setting_says_so() {
+async fn check_endpoint_serves_other_machines_only_with_explain_access() {
     let scene = Scene::open().await;
     scene.publish(Package::new("axios", "1.14.0"));
     scene.publish(Package::new("axios", "1.14.1").aged(hours(1)));
@@ -329,7 +329,7 @@ async fn the_page_judges_for_this_machine_and_for_others_only_where_a_setting_sa
 }
 
 #[tokio::test]
-async fn the_page_is_bounded() {
+async fn check_endpoint_is_bounded() {
     let scene = Scene::open().set("body-limit", "100KB").await;
     let ask = |body: String| scene.ask("POST", "/-/coldframe/check").body(body.into_bytes());
     let many: Vec<_> = (0..501).map(|at| json!({ "name": "axios", "version": format!("1.0.{at}") })).collect();
@@ -343,7 +343,7 @@ async fn the_page_is_bounded() {
 }
 
 #[tokio::test]
-async fn the_page_answers_no_page_of_another_site() {
+async fn check_endpoint_refuses_cross_site_requests() {
     let scene = Scene::open().await;
     let body = json!({ "packages": [{ "name": "axios", "version": "1.14.1" }] }).to_string();
     let ask = || scene.ask("POST", "/-/coldframe/check").body(body.as_bytes().to_vec());
@@ -386,7 +386,7 @@ async fn the_page_answers_no_page_of_another_site() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registry_that_cannot_be_asked_is_told_once_with_an_exit_code_of_its_own() {
+async fn unreachable_registry_is_reported_once_with_exit_code_69() {
     let project = Project::make().await;
     let packages: Vec<_> = (0..60).map(|at| (format!("away-{at}"), locked("1.0.0"))).collect();
     let packages: Vec<_> = packages.iter().map(|(name, entry)| (name.as_str(), entry.clone())).collect();
@@ -414,7 +414,7 @@ async fn a_registry_that_cannot_be_asked_is_told_once_with_an_exit_code_of_its_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_installs_nothing_from_a_registry_is_a_note_and_build_metadata_is_no_other_version() {
+async fn non_registry_entries_are_noted_and_build_metadata_is_ignored() {
     let project = Project::make().await;
     let built = Package::new("engine", "1.59.0-next.72");
     project.registry.publish(built);
@@ -440,7 +440,7 @@ async fn what_installs_nothing_from_a_registry_is_a_note_and_build_metadata_is_n
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn older_lockfiles_are_read_too() {
+async fn older_lockfile_formats_are_read() {
     let project = Project::with_axios().await;
     project
         .write("package-lock.json", "{ \"lockfileVersion\": 2, \"dependencies\": { \"axios\": { \"version\": \"1.14.1\" } } }");
@@ -465,7 +465,7 @@ async fn older_lockfiles_are_read_too() {
 }
 
 #[test]
-fn a_folder_without_a_lockfile_is_exit_code_2() {
+fn folder_without_lockfile_exits_with_code_2() {
     let home = TempDir::new().unwrap();
     let (code, _, errors) = run(coldframe(home.path()).arg("check"));
     assert!(code == 2 && errors.contains("no lockfile"), "{errors}");

@@ -36,7 +36,7 @@ fn exposure(scene: &Scene, words: &[&str]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_place_that_a_feed_lists_is_refused_by_every_way_and_is_an_exposure() {
+async fn listed_destination_is_refused_and_recorded_as_exposure() {
     let (_folder, path) = feed();
     let mut scene = gateway()
         .set("feed", &path)
@@ -84,7 +84,7 @@ async fn a_place_that_a_feed_lists_is_refused_by_every_way_and_is_an_exposure() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn by_the_name_a_connection_begins_with_it_is_refused_and_is_an_exposure_too() {
+async fn listed_sni_name_is_refused_and_recorded_as_exposure() {
     let (_folder, path) = feed();
     let mut scene = gateway()
         .set("transparent", "127.0.0.1:0")
@@ -109,7 +109,7 @@ async fn by_the_name_a_connection_begins_with_it_is_refused_and_is_an_exposure_t
 }
 
 #[tokio::test]
-async fn every_refusal_is_counted_by_its_reason() {
+async fn gateway_refusals_are_counted_by_reason() {
     let scene = gateway().await;
     refused(at(&scene), "other.example:443").await;
     refused(at(&scene), "registry.example:22").await;

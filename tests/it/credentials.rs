@@ -13,7 +13,7 @@ async fn scene() -> Scene {
 }
 
 #[tokio::test]
-async fn what_one_token_reads_another_does_not() {
+async fn packument_of_one_token_is_not_served_to_another() {
     let scene = scene().await;
     assert_eq!(scene.get("/@acme%2fsecret").token("alice").await.versions(), ["1.0.0"]);
     for _ in 0..2 {
@@ -24,7 +24,7 @@ async fn what_one_token_reads_another_does_not() {
 }
 
 #[tokio::test]
-async fn a_cached_tarball_is_not_handed_to_who_may_not_read_it() {
+async fn cached_tarball_is_not_served_without_read_access() {
     let scene = scene().await;
     scene.get(TARBALL).token("alice").await.is(200);
     for ask in [scene.get(TARBALL).token("mallory"), scene.get(TARBALL)] {
@@ -35,7 +35,7 @@ async fn a_cached_tarball_is_not_handed_to_who_may_not_read_it() {
 }
 
 #[tokio::test]
-async fn every_way_in_is_closed_to_the_wrong_token() {
+async fn wrong_token_is_refused_on_every_path() {
     let scene = scene().await;
     scene.get("/@acme%2fsecret").token("alice").await.is(200);
     scene.get(TARBALL).token("alice").await.is(200);
@@ -50,14 +50,14 @@ async fn every_way_in_is_closed_to_the_wrong_token() {
 }
 
 #[tokio::test]
-async fn a_304_tells_nothing_to_the_wrong_token() {
+async fn wrong_token_gets_no_304() {
     let scene = scene().await;
     let etag = scene.get("/@acme%2fsecret").token("alice").await.is(200).header("etag").to_owned();
     scene.get("/@acme%2fsecret").token("mallory").if_none_match(&etag).await.is(404);
 }
 
 #[tokio::test]
-async fn a_flight_is_not_shared_between_tokens() {
+async fn fetch_is_not_shared_between_tokens() {
     let scene = scene().await;
     let gate = scene.registry.hold("/@acme/secret");
     let alice = scene.get("/@acme%2fsecret").token("alice").start();
@@ -69,7 +69,7 @@ async fn a_flight_is_not_shared_between_tokens() {
 }
 
 #[tokio::test]
-async fn a_token_that_loses_its_right_loses_the_cached_answer_too() {
+async fn revoked_token_loses_cached_responses() {
     let scene = scene().await;
     scene.get("/@acme%2fsecret").token("alice").await.is(200);
     scene.registry.answer("/@acme/secret", Reply::error(403, "your token was revoked"));
@@ -79,7 +79,7 @@ async fn a_token_that_loses_its_right_loses_the_cached_answer_too() {
 }
 
 #[tokio::test]
-async fn answers_vary_by_authorization() {
+async fn responses_vary_by_authorization() {
     let scene = scene().await;
     let answer = scene.get("/@acme%2fsecret").token("alice").await.is(200);
     assert!(answer.header("vary").to_ascii_lowercase().contains("authorization"), "{}", answer.header("vary"));
@@ -95,7 +95,7 @@ async fn a_token_is_not_sent_to_another_host() {
 }
 
 #[tokio::test]
-async fn tokens_reach_neither_metrics_nor_the_data_directory() {
+async fn tokens_are_in_neither_metrics_nor_data_directory() {
     let mut scene = scene().await;
     scene.publish(Package::new("@acme/other", "1.0.0").readable_with("npm_s3cr3tT0ken"));
     scene.get("/@acme%2fother").token("npm_s3cr3tT0ken").await.is(200);
@@ -117,7 +117,7 @@ async fn tokens_reach_neither_metrics_nor_the_data_directory() {
 }
 
 #[tokio::test]
-async fn each_token_is_asked_for_upstream_and_all_share_one_history() {
+async fn tokens_are_fetched_separately_and_share_one_history() {
     let mut scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad").token("alice").await.is(200);

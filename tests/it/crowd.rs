@@ -9,7 +9,7 @@ const INSTALLS: usize = 200;
 const PACKAGES: usize = 30;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hundred_installs_cost_upstream_one() {
+async fn concurrent_installs_fetch_each_resource_once() {
     let scene = Arc::new(Scene::open().await);
     for number in 0..PACKAGES {
         scene.publish(Package::new(&format!("package-{number}"), "1.0.0").sized(20_000));

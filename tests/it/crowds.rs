@@ -61,7 +61,7 @@ impl Kept {
 }
 
 #[tokio::test]
-async fn hundreds_of_clients_that_keep_their_connections_are_all_answered() {
+async fn hundreds_of_keep_alive_clients_are_answered() {
     // Both ends are in this process.
     let _ = FdLimit::raise();
     let scene = Scene::open().await;
@@ -86,7 +86,7 @@ async fn hundreds_of_clients_that_keep_their_connections_are_all_answered() {
 }
 
 #[tokio::test]
-async fn whoever_finds_every_place_taken_gets_that_of_one_who_idles() {
+async fn idle_connection_is_closed_for_a_new_client_at_the_limit() {
     let scene = Scene::open().set("max-connections", "2").await;
     let mut idle = [Kept::open(scene.coldframe.address).await, Kept::open(scene.coldframe.address).await];
     for client in &mut idle {
@@ -98,7 +98,7 @@ async fn whoever_finds_every_place_taken_gets_that_of_one_who_idles() {
 }
 
 #[tokio::test]
-async fn many_more_clients_than_places_are_all_answered_in_their_turn() {
+async fn clients_beyond_the_connection_limit_are_answered_in_turn() {
     let scene = Scene::open().set("max-connections", "8").await;
     let mut asking = JoinSet::new();
     for _ in 0..200 {
@@ -110,7 +110,7 @@ async fn many_more_clients_than_places_are_all_answered_in_their_turn() {
 }
 
 #[tokio::test]
-async fn idling_and_a_head_have_limits_of_their_own() {
+async fn idle_and_header_timeouts_are_separate() {
     let scene = Scene::open().set("idle-timeout", "1s").await;
     let mut idle = Kept::open(scene.coldframe.address).await;
     idle.get("/-/coldframe/healthz").await.expect("an answer");
@@ -126,7 +126,7 @@ async fn idling_and_a_head_have_limits_of_their_own() {
 }
 
 #[tokio::test]
-async fn heads_have_a_limit_in_bytes_and_lines_that_is_a_setting() {
+async fn request_headers_are_limited_in_bytes_and_lines() {
     let scene = Scene::open().set("header-limit", "8KiB").set("max-headers", "10").set("header-timeout", "1h").await;
     let status = async |head: String| {
         let mut client = Kept::open(scene.coldframe.address).await;
@@ -148,7 +148,7 @@ async fn heads_have_a_limit_in_bytes_and_lines_that_is_a_setting() {
 }
 
 #[tokio::test]
-async fn bodies_have_a_limit_in_bytes_and_time_that_is_a_setting() {
+async fn request_bodies_are_limited_in_bytes_and_time() {
     let scene =
         Scene::open().set("body-limit", "1KB").set("body-timeout", "1s").set("write-limit", "2KB").set("allow-writes", "true");
     let scene = scene.await;
@@ -167,7 +167,7 @@ async fn bodies_have_a_limit_in_bytes_and_time_that_is_a_setting() {
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_reaches_nobody_and_harms_nobody() {
+async fn truncated_upload_is_not_forwarded() {
     let scene = Scene::open().set("allow-writes", "true").await;
     for head in ["content-length: 1000\r\n", "transfer-encoding: chunked\r\n"] {
         let mut leaving = TcpStream::connect(scene.coldframe.address).await.expect("a connection");
@@ -185,7 +185,7 @@ async fn a_body_that_breaks_off_reaches_nobody_and_harms_nobody() {
 }
 
 #[tokio::test]
-async fn a_reader_that_stops_is_left_and_what_it_held_goes() {
+async fn stalled_reader_is_dropped_after_send_timeout() {
     let scene = Scene::open().set("send-timeout", "1s").await;
     scene.publish(Package::new("large", "1.0.0").field("description", json!(noise(16_000_000))));
     scene.get("/large").await.is(200);
@@ -228,7 +228,7 @@ mod of_the_process {
     }
 
     #[tokio::test]
-    async fn forty_slow_readers_of_one_packument_hold_it_once() {
+    async fn slow_readers_hold_one_copy_of_a_packument() {
         let registry = Registry::start(&machine_clock()).await;
         registry.publish(Package::new("large", "1.0.0").field("description", json!(noise(12_000_000))));
         let (home, data) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
@@ -250,7 +250,7 @@ mod of_the_process {
     }
 
     #[tokio::test]
-    async fn out_of_files_it_waits_and_goes_on_and_says_so() {
+    async fn server_recovers_from_open_file_limit_and_logs_it() {
         use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
         let registry = Registry::start(&machine_clock()).await;
         let (home, data) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
@@ -282,7 +282,7 @@ mod of_the_process {
     }
 
     #[tokio::test]
-    async fn without_a_free_file_what_is_here_is_served_the_rest_is_told_plainly_and_nothing_is_forgotten() {
+    async fn without_free_file_descriptors_cached_content_is_served_and_recorded() {
         use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
         let registry = Registry::start(&machine_clock()).await;
         for name in ["here", "elsewhere", "later"] {
@@ -367,7 +367,7 @@ mod of_the_process {
     }
 
     #[tokio::test]
-    async fn ten_large_packuments_at_once_share_the_memory_there_is() {
+    async fn concurrent_large_packuments_share_the_memory_budget() {
         let registry = Registry::start(&machine_clock()).await;
         let text = json!(noise(5_000_000));
         for number in 0..10 {
@@ -401,7 +401,7 @@ mod of_the_process {
     }
 
     #[tokio::test]
-    async fn few_files_mean_few_connections_and_everybody_is_answered() {
+    async fn low_open_file_limit_lowers_connection_limit_and_all_clients_are_answered() {
         let registry = Registry::start(&machine_clock()).await;
         let (home, data) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
         let mut command = std::process::Command::new("sh");

@@ -69,7 +69,7 @@ fn served_by(scene: &Scene, name: &str) -> (Option<String>, u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exposure_says_which_approval_let_a_version_through() {
+async fn exposure_names_the_approval_that_allowed_a_version() {
     let scene = Scene::open().await;
     let young = Package::new("axios", "1.14.1").aged(hours(1));
     scene.publish(young.clone());
@@ -87,7 +87,7 @@ async fn exposure_says_which_approval_let_a_version_through() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_approval_by_exact_bytes_holds_every_digest_of_them() {
+async fn approval_binds_every_digest_of_its_bytes() {
     let scene = Scene::open().await;
     let victim = Package::new("victim", "1.0.0").aged(hours(1)).dist("integrity", serde_json::Value::Null);
     let carrier = Package::new("carrier", "1.0.0").content("malice");
@@ -132,7 +132,7 @@ async fn an_approval_by_exact_bytes_holds_every_digest_of_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_approval_opens_its_version_at_once_and_for_as_long_as_it_says() {
+async fn approval_opens_its_version_immediately_and_expires() {
     let scene = Scene::open().await;
     let young = Package::new("axios", "1.14.1").aged(hours(1));
     scene.publish_old("axios", &["1.14.0"]);
@@ -148,7 +148,7 @@ async fn an_approval_opens_its_version_at_once_and_for_as_long_as_it_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_approval_never_covers_other_bytes_or_what_is_published_later() {
+async fn approval_does_not_cover_other_bytes_or_later_versions() {
     let scene = Scene::open().await;
     let young = Package::new("axios", "1.14.1").aged(hours(1));
     scene.publish(young.clone());
@@ -162,7 +162,7 @@ async fn an_approval_never_covers_other_bytes_or_what_is_published_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_denial_closes_what_is_cached_at_once_with_its_reason_until_it_is_revoked() {
+async fn denial_closes_cached_versions_with_its_reason_until_revoked() {
     let scene = Scene::open().await;
     scene.publish_old("axios", &["1.14.0", "1.14.1", "1.15.0-rc.1"]);
     scene.get("/axios/-/axios-1.14.1.tgz").await.is(200);
@@ -178,7 +178,7 @@ async fn a_denial_closes_what_is_cached_at_once_with_its_reason_until_it_is_revo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_denial_stands_above_an_approval() {
+async fn denial_overrides_approval() {
     let scene = Scene::open().await;
     let young = Package::new("@acme/ui", "1.0.0").aged(hours(1));
     scene.registry.absent("acme");
@@ -189,7 +189,7 @@ async fn a_denial_stands_above_an_approval() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_decided_holds_after_a_restart_too() {
+async fn decisions_survive_restart() {
     let mut scene = Scene::open().await;
     let young = Package::new("axios", "1.14.1").aged(hours(1));
     scene.publish(young.clone());
@@ -202,7 +202,7 @@ async fn what_was_decided_holds_after_a_restart_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_freeze_hides_what_came_later_and_thaws_by_itself_on_news_only() {
+async fn freeze_hides_later_releases_and_ends_on_a_newer_document() {
     let scene = Scene::open().set("min-release-age", "1h").await;
     scene.publish_old("axios", &["1.14.0"]);
     scene.publish_old("left-pad", &["0.9.0"]);
@@ -221,7 +221,7 @@ async fn a_freeze_hides_what_came_later_and_thaws_by_itself_on_news_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_freeze_of_a_scope_leaves_the_rest_alone_and_a_later_approval_passes_it() {
+async fn scope_freeze_affects_its_scope_only_and_yields_to_later_approval() {
     let scene = Scene::open().set("min-release-age", "0s").await;
     decide(&scene, freeze(&scene, &["@acme/*"]), Some(days(2)), false).await;
     scene.advance(hours(2));
@@ -235,7 +235,7 @@ async fn a_freeze_of_a_scope_leaves_the_rest_alone_and_a_later_approval_passes_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_hour_of_observation_waives_age_and_reverts_itself() {
+async fn break_glass_waives_age_and_expires() {
     let scene = Scene::open().await;
     scene.publish(Package::new("axios", "1.14.1").aged(hours(1)));
     scene.publish(Package::new("left-pad", "1.0.0").aged(hours(1)));
@@ -272,7 +272,7 @@ fn strict_with_feeds(folder: &std::path::Path) -> crate::scene::Opening {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_hour_of_observation_opens_nothing_that_an_advisory_a_rule_or_a_person_closes_for_another_reason() {
+async fn break_glass_does_not_override_advisories_rules_or_decisions() {
     let folder = tempfile::TempDir::new().unwrap();
     let scene = strict_with_feeds(folder.path()).await;
     scene.registry.absent("acme");
@@ -305,7 +305,7 @@ async fn an_hour_of_observation_opens_nothing_that_an_advisory_a_rule_or_a_perso
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_integrity_opens_only_to_an_approval_that_names_it_and_two_people() {
+async fn changed_integrity_needs_an_explicit_approval_by_two_people() {
     let scene = Scene::open().await;
     scene.publish_old("axios", &["1.14.0"]);
     scene.get("/axios").await.is(200);
@@ -345,7 +345,7 @@ async fn active_decisions_are_counted_by_kind_until_they_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_variable_makes_its_author_a_second_person() {
+async fn environment_variables_do_not_make_a_second_person() {
     let scene = Scene::open().await;
     let home = tempfile::TempDir::new().unwrap();
     let command = |words: &[&str]| {

@@ -15,7 +15,7 @@ async fn with_a_store_that_takes_nothing() -> Scene {
 }
 
 #[tokio::test]
-async fn packuments_and_tarballs_go_on_without_the_disk() {
+async fn packuments_and_tarballs_are_served_without_the_disk() {
     let scene = with_a_store_that_takes_nothing().await;
     let package = Package::new("left-pad", "1.0.0").sized(300_000);
     let bytes = package.tarball.clone();
@@ -31,7 +31,7 @@ async fn packuments_and_tarballs_go_on_without_the_disk() {
 }
 
 #[tokio::test]
-async fn what_the_disk_does_not_take_is_checked_all_the_same() {
+async fn unstored_tarball_is_still_verified() {
     let scene = with_a_store_that_takes_nothing().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.registry.tamper(TARBALL, *b"something else");
@@ -40,7 +40,7 @@ async fn what_the_disk_does_not_take_is_checked_all_the_same() {
 }
 
 #[tokio::test]
-async fn many_share_what_is_passed_on() {
+async fn concurrent_clients_share_an_unstored_tarball() {
     let scene = with_a_store_that_takes_nothing().await;
     let package = Package::new("left-pad", "1.0.0").sized(3_000_000);
     let bytes = package.tarball.clone();
@@ -52,7 +52,7 @@ async fn many_share_what_is_passed_on() {
 }
 
 #[tokio::test]
-async fn when_the_disk_takes_files_again_they_are_kept_again() {
+async fn storing_resumes_when_the_disk_accepts_files() {
     let scene = with_a_store_that_takes_nothing().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get(TARBALL).await.is(200);
@@ -75,7 +75,7 @@ async fn fetch_much(scene: &Scene, mut between: impl AsyncFnMut()) {
 }
 
 #[tokio::test]
-async fn what_is_confirmed_again_and_again_is_not_the_first_that_the_disk_gives_up() {
+async fn revalidated_packument_is_not_evicted_first() {
     let mut scene = Scene::open().set("cache-size", "1MB").await;
     scene.publish_old("hot", &["1.0.0"]);
     scene.get("/hot").await.is(200);
@@ -91,7 +91,7 @@ async fn what_is_confirmed_again_and_again_is_not_the_first_that_the_disk_gives_
 }
 
 #[tokio::test]
-async fn what_the_disk_gave_up_and_upstream_does_not_send_again_is_told_as_an_outage() {
+async fn evicted_document_in_an_outage_is_reported_as_upstream_error() {
     let scene = Scene::open().set("cache-size", "1MB").await;
     scene.publish_old("cold", &["1.0.0"]);
     scene.get("/cold").await.is(200);

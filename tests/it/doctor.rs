@@ -57,7 +57,7 @@ const LOCKFILE: &str = r#"{ "lockfileVersion": 3, "packages": {
     "node_modules/left-pad": { "version": "1.0.0", "resolved": "COLDFRAME/left-pad/-/left-pad-1.0.0.tgz" } } }"#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sound_project_passes_through() {
+async fn correct_project_passes() {
     let place = Place::make().await;
     place.write("package-lock.json", LOCKFILE);
     place.write(".npmrc", "registry=COLDFRAME/\n@acme:registry=COLDFRAME/\nmin-release-age=3\n");
@@ -92,7 +92,7 @@ async fn a_sound_project_passes_through() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_project_is_told_all_of_it_and_none_of_its_secrets() {
+async fn broken_project_gets_all_findings_without_secrets() {
     let place = Place::make().await;
     place.write(
         "package-lock.json",
@@ -200,7 +200,7 @@ async fn a_broken_project_is_told_all_of_it_and_none_of_its_secrets() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_no_coldframe_answers_that_is_told() {
+async fn unreachable_server_is_reported() {
     let place = Place::make().await;
     place.write("package-lock.json", LOCKFILE);
     place.write(".npmrc", "registry=COLDFRAME/\n");
@@ -235,7 +235,7 @@ fn lines(command: &mut Command, of: &[&str]) -> (i32, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_trusts_the_gateways_authority_is_told_by_the_certificates_themselves() {
+async fn ca_trust_is_checked_by_certificate_content() {
     let place = Place::make().await;
     place.write("package-lock.json", r#"{ "lockfileVersion": 3, "packages": {} }"#);
     place.write(".npmrc", "registry=https://registry.example/\nhttps-proxy=http://127.0.0.1:8080/\n");
@@ -286,7 +286,7 @@ async fn who_trusts_the_gateways_authority_is_told_by_the_certificates_themselve
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_end_at_the_gateway_by_themselves_do_not_go_around() {
+async fn redirected_connections_are_not_a_bypass() {
     use coldframe::clock::Clock as _;
     let place = Place::make().await;
     let name = rustls_pki_types::DnsName::try_from("localhost").unwrap();
@@ -336,7 +336,7 @@ async fn connections_that_end_at_the_gateway_by_themselves_do_not_go_around() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_differs_is_told_with_its_side() {
+async fn clock_skew_is_reported_with_its_direction() {
     let place = Place::make().await;
     let ahead = machine_clock();
     ahead.advance(std::time::Duration::from_secs(3_600));
@@ -359,7 +359,7 @@ async fn a_clock_that_differs_is_told_with_its_side() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn yarn_1_deno_and_pnpm_are_read_in_their_own_order_and_from_their_own_files() {
+async fn yarn_1_deno_and_pnpm_settings_follow_their_own_precedence() {
     let place = Place::make().await;
     place.write("yarn.lock", "# yarn lockfile v1\n\n\nleft-pad@1.0.0:\n  version \"1.0.0\"\n");
     place.write("deno.lock", r#"{ "version": "5" }"#);
@@ -401,7 +401,7 @@ async fn yarn_1_deno_and_pnpm_are_read_in_their_own_order_and_from_their_own_fil
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_age_that_clients_are_to_have_is_that_of_the_running_server() {
+async fn suggested_client_age_is_that_of_the_running_server() {
     let (home, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let registry = Registry::start(&machine_clock()).await;
     let server = Program::serve(home.path(), data.path(), &registry.url, &["--min-release-age", "25h"]);
