@@ -1,5 +1,4 @@
-//! Tarballs at places of the registry's own: under the registry's name they are asked for where upstream states them, and each address
-//! leads to the version that states it, or to a refusal.
+//! Tarballs at unconventional URLs: each URL leads to the version whose packument states it, or to a refusal.
 
 use serde_json::Value;
 
@@ -11,12 +10,12 @@ use crate::wire::Response;
 
 const DIGEST: &str = "0123456789abcdef0123456789abcdef01234567";
 
-fn stated(packument: &Response, version: &str) -> Value {
+fn tarball_url(packument: &Response, version: &str) -> Value {
     packument.json()["versions"][version]["dist"]["tarball"].clone()
 }
 
-/// A place of a registry's own for `@acme/ui`, and the registries that have such.
-fn places(version: &str) -> [String; 4] {
+/// Tarball paths of `@acme/ui` as different registries lay them out.
+fn tarball_paths(version: &str) -> [String; 4] {
     [
         format!("/download/@acme/ui/{version}/{DIGEST}"),
         format!("/api/v4/projects/7/packages/npm/@acme/ui/-/@acme/ui-{version}.tgz"),
@@ -27,14 +26,14 @@ fn places(version: &str) -> [String; 4] {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tarball_is_fetched_from_the_path_in_upstreams_packument() {
-    for (number, path) in places("1.0.0").into_iter().enumerate() {
+    for (number, path) in tarball_paths("1.0.0").into_iter().enumerate() {
         let place = Fixture::new().await;
-        let young = &places("1.1.0")[number];
+        let young = &tarball_paths("1.1.0")[number];
         place.registry.publish(Package::new("@acme/ui", "1.0.0").at_path(&path));
         place.registry.publish(Package::new("@acme/ui", "1.1.0").at_path(young).aged(hours(5)));
         place.registry.absent("ui");
         place.registry.absent("account");
-        // From a lockfile that was made without us, before anything is known.
+        // The client has a lockfile made without Coldframe; no packument is cached yet.
         let cold = place.start(&[]);
         if number < 3 {
             cold.ask(&place.url(&path)).await.is(200);
@@ -42,10 +41,10 @@ async fn tarball_is_fetched_from_the_path_in_upstreams_packument() {
         }
         let packument = cold.ask(&place.url("/@acme%2fui")).await;
         assert_eq!(packument.versions(), ["1.0.0"], "{path}");
-        assert_eq!(stated(&packument, "1.0.0"), place.url(&path));
+        assert_eq!(tarball_url(&packument, "1.0.0"), place.url(&path));
         cold.ask(&place.url(&path)).await.is(200);
         cold.ask(&place.url(young)).await.is(403);
-        // The customary path, of a lockfile that was made with an older coldframe.
+        // The conventional path, from a lockfile made with an older Coldframe.
         cold.ask(&place.url("/@acme/ui/-/ui-1.0.0.tgz")).await.is(200);
         cold.ask(&place.url("/@acme/ui/-/ui-1.1.0.tgz")).await.is(403);
         let (code, errors) = cold.end();
@@ -67,7 +66,7 @@ async fn packument_cannot_link_to_another_packages_hidden_tarball() {
         place.registry.publish(evil);
         let running = place.start(&[]);
         let packument = running.ask(&place.url(&format!("/{name}"))).await;
-        assert_eq!(stated(&packument, "1.0.0"), place.url(&format!("/{name}/-/{name}-1.0.0.tgz")), "{path}");
+        assert_eq!(tarball_url(&packument, "1.0.0"), place.url(&format!("/{name}/-/{name}-1.0.0.tgz")), "{path}");
         let answer = running.ask(&place.url(path)).await;
         assert!(matches!(answer.status, 403 | 404), "{path}: {}", answer.status);
         let encoded = path.replacen("left-pad", "left%2dpad", 1);
@@ -93,7 +92,7 @@ async fn unusable_tarball_url_is_replaced_by_the_conventional_one() {
     let running = place.start(&["--allow-host", "files.example"]);
     let packument = running.ask(&place.url("/left-pad")).await;
     for version in ["2.0.0", "2.1.0", "2.2.0", "2.3.0", "2.4.0", "2.5.0"] {
-        assert_eq!(stated(&packument, version), place.url(&format!("/left-pad/-/left-pad-{version}.tgz")));
+        assert_eq!(tarball_url(&packument, version), place.url(&format!("/left-pad/-/left-pad-{version}.tgz")));
     }
     running.end();
 }
@@ -108,7 +107,7 @@ async fn tarball_url_claimed_by_two_packages_is_refused() {
         place.registry.absent(name);
     }
     let running = place.start(&[]);
-    assert_eq!(stated(&running.ask(&place.url("/one")).await, "1.0.0"), place.url(shared));
+    assert_eq!(tarball_url(&running.ask(&place.url("/one")).await, "1.0.0"), place.url(shared));
     running.ask(&place.url(shared)).await.is(200);
     running.ask(&place.url("/two")).await.is(200);
     let refused = running.ask(&place.url(shared)).await.is(403);
@@ -143,10 +142,10 @@ async fn unknown_tarball_url_costs_at_most_three_requests_and_is_never_tunnelled
     {
         let before = place.registry.total();
         running.ask(&place.url(path)).await.is(404);
-        let asked: Vec<String> = place.registry.requests().split_off(before).into_iter().map(|request| request.path).collect();
-        assert!(asked.len() <= 3 && !asked.iter().any(|asked| asked == path), "{path}: {asked:?}");
+        let sent: Vec<String> = place.registry.requests().split_off(before).into_iter().map(|request| request.path).collect();
+        assert!(sent.len() <= 3 && !sent.iter().any(|sent| sent == path), "{path}: {sent:?}");
     }
-    // Neither is a path that no tarball is at.
+    // A path that cannot name a tarball costs no request.
     let before = place.registry.total();
     running.ask(&place.url("/wp-admin/setup/login")).await.is(404);
     assert_eq!(place.registry.total(), before);
@@ -175,10 +174,9 @@ async fn tarball_path_is_percent_decoded_once() {
     ] {
         assert_eq!(running.ask(&place.url(spelling)).await.status, status, "{spelling}");
     }
-    for wrong in ["/files/%2574ool-1.0.0.tgz", "/files/./tool-1.0.0.tgz", "/x/../files/tool-1.0.0.tgz", "/files//tool-1.0.0.tgz"]
-    {
-        let answer = running.ask(&place.url(wrong)).await;
-        assert!(matches!(answer.status, 400 | 404), "{wrong}: {}", answer.status);
+    for path in ["/files/%2574ool-1.0.0.tgz", "/files/./tool-1.0.0.tgz", "/x/../files/tool-1.0.0.tgz", "/files//tool-1.0.0.tgz"] {
+        let answer = running.ask(&place.url(path)).await;
+        assert!(matches!(answer.status, 400 | 404), "{path}: {}", answer.status);
     }
     running.end();
 }
@@ -186,7 +184,7 @@ async fn tarball_path_is_percent_decoded_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn private_tarball_url_resolves_only_with_a_token_that_saw_the_packument() {
     let scene = Scene::open().await;
-    // No name is in it: what leads there is what packuments said.
+    // The path contains no package name, so only a packument can map it to a package.
     let path = "/blobs/1.0.0/0a1b2c";
     scene.publish(Package::new("secret", "1.0.0").at_path(path).readable_with("token"));
     scene.registry.absent("blobs");
@@ -208,14 +206,14 @@ async fn request_path_may_start_with_upstreams_path() {
     scene.registry.answer(&format!("{prefix}/left-pad"), Reply::json(&packument));
     let upstream = format!("{}{prefix}/", scene.registry.url);
     scene.restart_with("upstream", &upstream).await;
-    // What npm asks for when it replaces the host of a lockfile's addresses.
+    // npm requests this path when it replaces the host of a lockfile's URLs.
     scene.get(&format!("{prefix}/left-pad/-/left-pad-1.0.0.tgz")).await.is(200);
     scene.get(&format!("{prefix}/left-pad/-/left-pad-1.1.0.tgz")).await.is(403);
     scene.get(&format!("{prefix}/left%2dpad/-/left-pad-1.1.0.tgz")).await.is(403);
     let shown = scene.get("/left-pad").await;
     assert_eq!(shown.versions(), ["1.0.0"]);
-    let ours = format!("http://{}/left-pad/-/left-pad-1.0.0.tgz", scene.coldframe.address);
-    assert_eq!(stated(&shown, "1.0.0"), ours);
+    let expected = format!("http://{}/left-pad/-/left-pad-1.0.0.tgz", scene.coldframe.address);
+    assert_eq!(tarball_url(&shown, "1.0.0"), expected);
     assert_eq!(scene.get(&format!("{prefix}/left-pad")).await.versions(), ["1.0.0"]);
     scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
     scene.ask("PUT", &format!("{prefix}/left-pad")).await.is(404);

@@ -1,4 +1,4 @@
-//! Health and numbers, and who may ask for them.
+//! Health, readiness and metrics, and which clients may read them.
 
 use crate::client::Ask;
 use crate::package::{Package, hours};
@@ -6,7 +6,7 @@ use crate::scene::Scene;
 
 const TOKEN: &str = "0123456789abcdef-operator";
 
-/// A file of tokens, and the folder it lies in.
+/// Returns the temporary folder and path of an admin token file.
 fn tokens(text: &str) -> (tempfile::TempDir, String) {
     let folder = tempfile::TempDir::new().unwrap();
     let path = folder.path().join("tokens");
@@ -39,7 +39,7 @@ async fn metrics_count_requests_hidden_versions_and_refusals() {
         assert!(text.lines().any(|line| line.starts_with("coldframe_") && line.contains(name)), "no {name}:\n{text}");
     }
     assert!(scene.metric("coldframe_refusals", "policy").await >= 1.0, "{text}");
-    assert!(!text.contains("left-pad"), "package names are no label values");
+    assert!(!text.contains("left-pad"), "metrics have no package names as labels");
 }
 
 #[tokio::test]
@@ -50,29 +50,29 @@ async fn non_loopback_listener_requires_admin_token_beyond_health() {
     scene.publish_old("left-pad", &["1.0.0"]);
     let open = std::net::SocketAddr::from(([127, 0, 0, 1], scene.coldframe.address.port()));
     let body = serde_json::json!({ "packages": [{ "name": "left-pad", "version": "1.0.0" }] });
-    for door in [open, scene.coldframe.gateway.unwrap()] {
+    for address in [open, scene.coldframe.gateway.unwrap()] {
         for page in ["healthz", "readyz"] {
-            Ask::new(door, "GET", &format!("/-/coldframe/{page}")).await.is(200);
+            Ask::new(address, "GET", &format!("/-/coldframe/{page}")).await.is(200);
         }
         for (method, page) in [("GET", "metrics"), ("POST", "check"), ("GET", "nothing")] {
-            let ask = || Ask::new(door, method, &format!("/-/coldframe/{page}")).json(&body);
-            let told = ask().await.is(401);
-            assert!(told.error().contains("`admin-token-file`"), "{told:?}");
-            assert_eq!(told.header("www-authenticate"), "Bearer realm=\"coldframe\"");
+            let ask = || Ask::new(address, method, &format!("/-/coldframe/{page}")).json(&body);
+            let refused = ask().await.is(401);
+            assert!(refused.error().contains("`admin-token-file`"), "{refused:?}");
+            assert_eq!(refused.header("www-authenticate"), "Bearer realm=\"coldframe\"");
             ask().token("0123456789abcdef-operatoR").await.is(401);
             ask().token(TOKEN).await.is(if page == "nothing" { 404 } else { 200 });
         }
     }
-    // No token that was brought to us goes upstream.
+    // An admin token is never sent upstream.
     assert!(scene.registry.last("/left-pad").headers.first("authorization").is_none());
-    // One that is taken out of the file opens nothing any more.
+    // A token removed from the file is refused at the next request.
     std::fs::write(&path, "another-token-altogether").unwrap();
     Ask::new(open, "GET", "/-/coldframe/metrics").token(TOKEN).await.is(401);
     let plain = Scene::open().set("listen", "0.0.0.0:0").await;
     let open = std::net::SocketAddr::from(([127, 0, 0, 1], plain.coldframe.address.port()));
-    let told = Ask::new(open, "GET", "/-/coldframe/metrics").await.is(403);
-    assert!(told.error().contains("none is named"), "{told:?}");
-    // Who may ask whether a package is allowed is a setting of its own.
+    let refused = Ask::new(open, "GET", "/-/coldframe/metrics").await.is(403);
+    assert!(refused.error().contains("none is named"), "{refused:?}");
+    // `explain-access` opens the explain and check pages only.
     let explaining = opening().set("explain-access", "all").await;
     explaining.publish_old("left-pad", &["1.0.0"]);
     let open = std::net::SocketAddr::from(([127, 0, 0, 1], explaining.coldframe.address.port()));

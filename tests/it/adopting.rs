@@ -1,4 +1,4 @@
-//! The first morning: lockfiles that hold young versions are adopted, and what is wrong in them is not.
+//! `coldframe adopt`: held versions of a lockfile are approved, invalid entries are left out.
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -41,8 +41,8 @@ async fn held_versions_in_lockfile_are_adopted_until_they_would_open() {
         command.arg("adopt").arg(&lockfile).args(more).args(["--upstream", &registry.url, "--data-dir"]).arg(data.path());
         run(&mut command)
     };
-    let (code, told, errors) = adopt(&["--dry-run"]);
-    assert_eq!(code, 0, "{told}{errors}");
+    let (code, text, errors) = adopt(&["--dry-run"]);
+    assert_eq!(code, 0, "{text}{errors}");
     for part in [
         "adopted: left-pad@1.1.0 until",
         "adopted: @acme/ui@2.0.0 until",
@@ -50,11 +50,11 @@ async fn held_versions_in_lockfile_are_adopted_until_they_would_open() {
         "left out: never@9.9.9:",
         "2 adopted, 2 left out, 1 already allowed, 1 not from a registry",
     ] {
-        assert!(told.contains(part), "{part:?} is missing:\n{told}");
+        assert!(text.contains(part), "{part:?} is missing:\n{text}");
     }
     program.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
-    let (code, told, errors) = adopt(&[]);
-    assert!(code == 0 && told.contains("applied by the running server"), "{told}{errors}");
+    let (code, text, errors) = adopt(&[]);
+    assert!(code == 0 && text.contains("applied by the running server"), "{text}{errors}");
     program.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(200);
     program.get("/@acme%2fui/-/ui-2.0.0.tgz").await.is(200);
     program.get("/axios/-/axios-1.14.1.tgz").await.is(403);
@@ -76,35 +76,35 @@ async fn adopt_reports_unreachable_registry_once() {
         command.arg("adopt").arg(&lockfile).args(more).args(["--upstream", &registry.url, "--data-dir"]).arg(data.path());
         run(&mut command)
     };
-    let decided = || {
+    let decisions = || {
         let mut command = coldframe(home.path());
         run(command.args(["decisions", "list", "--json", "--data-dir"]).arg(data.path())).1
     };
     registry.go_down();
     for server in [false, true] {
         let server = server.then(|| Program::serve(home.path(), data.path(), &registry.url, &[]));
-        let (code, told, errors) = adopt(&[]);
-        assert_eq!((code, told.lines().count()), (69, 1), "{told}{errors}");
-        assert!(told.starts_with("nothing could be checked: ") && told.contains("upstream"), "{told}");
-        let (code, told, _) = adopt(&["--json", "--dry-run"]);
-        let told: serde_json::Value = serde_json::from_str(&told).unwrap();
-        assert_eq!((code, told["unchecked"].as_array().unwrap().len(), &told["leftOut"]), (69, 3, &json!([])), "{told}");
+        let (code, text, errors) = adopt(&[]);
+        assert_eq!((code, text.lines().count()), (69, 1), "{text}{errors}");
+        assert!(text.starts_with("nothing could be checked: ") && text.contains("upstream"), "{text}");
+        let (code, text, _) = adopt(&["--json", "--dry-run"]);
+        let text: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((code, text["unchecked"].as_array().unwrap().len(), &text["leftOut"]), (69, 3, &json!([])), "{text}");
         drop(server);
     }
     registry.come_back();
     registry.publish(Package::new("left-pad", "1.0.0").aged(hours(1)));
     registry.publish(Package::new("old", "1.0.0").aged(days(90)));
     registry.answer("/axios", crate::reply::Reply::status(503).header("retry-after", "60"));
-    assert_eq!(decided().trim(), "[]");
-    // What can be checked is adopted, and the exit code says that it was not all.
-    let (code, told, errors) = adopt(&[]);
-    assert_eq!(code, 69, "{told}{errors}");
+    assert_eq!(decisions().trim(), "[]");
+    // Versions that can be checked are adopted; exit code 69 reports that some could not be.
+    let (code, text, errors) = adopt(&[]);
+    assert_eq!(code, 69, "{text}{errors}");
     for part in [
         "unchecked: 1 version: ",
         "adopted: left-pad@1.0.0 until",
         "1 adopted, 0 left out, 1 already allowed, 1 could not be checked",
     ] {
-        assert!(told.contains(part), "{part:?} is missing:\n{told}");
+        assert!(text.contains(part), "{part:?} is missing:\n{text}");
     }
-    assert!(decided().contains("left-pad"), "{}", decided());
+    assert!(decisions().contains("left-pad"), "{}", decisions());
 }

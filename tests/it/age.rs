@@ -1,4 +1,5 @@
-//! The minimum release age: hidden everywhere, by both clocks, and open only on a document that was asked for afterwards.
+//! The minimum release age: a held version is hidden on every path, by both the local and the upstream clock. It opens only on a
+//! document requested after its opening time.
 
 use jiff::SignedDuration;
 use serde_json::json;
@@ -66,7 +67,7 @@ async fn release_does_not_open_on_a_document_fetched_before_its_opening() {
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.advance(hours(70) + minutes(58));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    // Three minutes on it has opened, but the document is younger than its TTL and was asked for before the opening.
+    // After three more minutes the opening time has passed. The cached document is within its TTL, but was requested earlier.
     scene.advance(minutes(3));
     scene.registry.go_down();
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
@@ -100,7 +101,7 @@ async fn exclusion_waives_age_for_matching_packages_only() {
     scene.publish(Package::new("@acme/ui", "1.0.0").aged(minutes(1)));
     scene.publish(Package::new("@acme-evil/ui", "1.0.0").aged(minutes(1)));
     assert_eq!(scene.get("/@acme%2fui").await.versions(), ["1.0.0"]);
-    // Whether it is a part of an established package is asked.
+    // Coldframe requests the possible parent package of this scope.
     scene.registry.absent("acme-evil");
     scene.get("/@acme-evil%2fui").await.is(403);
 }
@@ -121,9 +122,9 @@ async fn package_with_only_held_releases_is_refused_with_opening_time() {
 async fn both_forms_list_publish_times_of_hidden_versions() {
     let scene = young_and_old().await;
     for accept in ["application/json", crate::client::ABBREVIATED] {
-        let told = times(&scene.get("/left-pad").accept(accept).await);
-        assert_eq!(told["1.1.0"], "2026-04-03T11:00:00.000Z");
-        assert_eq!(told["1.0.0"], "2026-03-04T12:00:00.000Z");
+        let shown = times(&scene.get("/left-pad").accept(accept).await);
+        assert_eq!(shown["1.1.0"], "2026-04-03T11:00:00.000Z");
+        assert_eq!(shown["1.0.0"], "2026-03-04T12:00:00.000Z");
     }
 }
 
@@ -169,7 +170,7 @@ async fn fast_local_clock_opens_nothing_early() {
     scene.registry.set_clock_offset(SignedDuration::from_hours(-23));
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(75)));
-    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "by upstream's clock it is 52 hours old");
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "it is 52 hours old by upstream's clock");
     scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
     scene.advance(hours(20));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
@@ -193,7 +194,7 @@ async fn backdated_release_counts_from_when_it_was_last_missing() {
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(90)));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
-    // It counts from the last moment it was seen to be missing.
+    // Its age counts from the last fetch that did not list it.
     scene.advance(hours(62));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
 }

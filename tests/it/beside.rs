@@ -1,5 +1,5 @@
-//! A lockfile install asks for tarballs alone: the packument behind each is fetched beside it, once, in the smaller form where
-//! that tells when versions were published.
+//! A lockfile install requests tarballs only. Each packument is fetched once in parallel with its tarball, in the abbreviated form
+//! if that contains `time`.
 
 use crate::listing::Abbreviated;
 use crate::package::{Package, hours, minutes};
@@ -8,7 +8,7 @@ use crate::scene::Scene;
 const TARBALL: &str = "/left-pad/-/left-pad-1.0.0.tgz";
 const OTHER: &str = "/other/-/other-1.0.0.tgz";
 
-fn form_asked(scene: &Scene, path: &str) -> &'static str {
+fn requested_form(scene: &Scene, path: &str) -> &'static str {
     let accept = scene.registry.last(path).headers.first("accept").unwrap_or_default().to_owned();
     if accept.contains("install-v1") { "abbreviated" } else { "full" }
 }
@@ -39,9 +39,9 @@ async fn early_tarball_is_dropped_when_refused() {
     gate.open();
     asking.await.unwrap().is(403);
     let kept = scene.stored_files().await;
-    assert!(!kept.iter().any(|path| path.to_string_lossy().contains("sha512")), "no tarball is kept: {kept:?}");
+    assert!(!kept.iter().any(|path| path.to_string_lossy().contains("sha512")), "no tarball is stored: {kept:?}");
     scene.get(TARBALL).await.is(403);
-    assert_eq!(scene.registry.count(TARBALL), 1, "once its package is known, what is refused is not asked for");
+    assert_eq!(scene.registry.count(TARBALL), 1, "a refused tarball of a known package is not requested");
 }
 
 #[tokio::test]
@@ -76,18 +76,18 @@ async fn abbreviated_form_suffices_for_tarballs_when_it_has_time() {
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)).script("postinstall", "x"));
     scene.get(TARBALL).await.is(200);
     scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
-    assert_eq!((scene.registry.count("/left-pad"), form_asked(&scene, "/left-pad")), (1, "abbreviated"));
-    // It does for who wants that form, too.
+    assert_eq!((scene.registry.count("/left-pad"), requested_form(&scene, "/left-pad")), (1, "abbreviated"));
+    // The cached form also serves clients that request it.
     assert_eq!(scene.get("/left-pad").abbreviated().await.versions(), ["1.0.0"]);
     assert_eq!(scene.registry.count("/left-pad"), 1);
-    // Asked again later, it is confirmed in the form it is in.
+    // Revalidation requests the form that is cached.
     scene.advance(minutes(10));
     scene.get(TARBALL).await.is(200);
-    assert_eq!((scene.registry.count("/left-pad"), form_asked(&scene, "/left-pad")), (2, "abbreviated"));
-    // Who wants all of it gets all of it.
+    assert_eq!((scene.registry.count("/left-pad"), requested_form(&scene, "/left-pad")), (2, "abbreviated"));
+    // A request for the full form fetches the full form.
     let full = scene.get("/left-pad").await.is(200);
     assert_eq!(full.json()["readme"], "# A package");
-    assert_eq!((scene.registry.count("/left-pad"), form_asked(&scene, "/left-pad")), (3, "full"));
+    assert_eq!((scene.registry.count("/left-pad"), requested_form(&scene, "/left-pad")), (3, "full"));
     scene.get(TARBALL).await.is(200);
     scene.get("/left-pad").abbreviated().await.is(200);
     assert_eq!(scene.registry.count("/left-pad"), 3);
@@ -100,9 +100,9 @@ async fn registry_without_time_in_abbreviated_form_is_remembered() {
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.publish_old("other", &["1.0.0"]);
     scene.get(TARBALL).await.is(200);
-    assert_eq!((scene.registry.count("/left-pad"), form_asked(&scene, "/left-pad")), (2, "full"));
+    assert_eq!((scene.registry.count("/left-pad"), requested_form(&scene, "/left-pad")), (2, "full"));
     scene.get(OTHER).await.is(200);
-    assert_eq!((scene.registry.count("/other"), form_asked(&scene, "/other")), (1, "full"));
+    assert_eq!((scene.registry.count("/other"), requested_form(&scene, "/other")), (1, "full"));
 }
 
 #[tokio::test]
@@ -114,7 +114,7 @@ async fn abbreviated_packument_is_reused_after_restart() {
     scene.restart().await;
     scene.advance(minutes(10));
     scene.get(TARBALL).await.is(200);
-    assert_eq!(scene.registry.count(TARBALL), 1, "the store has it, so it is not asked for early");
+    assert_eq!(scene.registry.count(TARBALL), 1, "a stored tarball is not requested early");
     assert!(scene.registry.last("/left-pad").headers.first("if-none-match").is_some());
     let full = scene.get("/left-pad").await.is(200);
     assert_eq!(full.json()["versions"]["1.0.0"]["scripts"]["postinstall"], "x");

@@ -1,4 +1,4 @@
-//! A client's own credentials go to the registry that they are for: the only one, the one that is marked, or the one that the
+//! A client's credentials go to one registry only: the only one configured, the one in `client-credentials`, or the one that the
 //! client addressed.
 
 use coldframe::clock::ManualClock;
@@ -16,15 +16,15 @@ use crate::wire::Response;
 
 const SECRET: &str = "/@acme%2fsecret";
 
-/// A registry of the scope `@acme` with a package for alice, and a scene whose public registry has everything else.
-async fn two() -> (Registry, Opening) {
+/// Returns a private registry for the scope `@acme` with a package for alice, and a scene with a public registry.
+async fn two_registries() -> (Registry, Opening) {
     let private = Registry::start(&ManualClock::at(NOON.parse().unwrap())).await;
     private.publish(Package::new("@acme/secret", "1.0.0").readable_with("alice"));
     let scene = Scene::open().npmrc(&format!("@acme:registry={}/\n", private.url));
     (private, scene)
 }
 
-/// Everything that could prove who the client is.
+/// Adds every header that could carry a credential.
 fn with_secrets(ask: Ask) -> Ask {
     ask.token("alice")
         .header("npm-otp", "s3cret")
@@ -35,7 +35,7 @@ fn with_secrets(ask: Ask) -> Ask {
 }
 
 #[track_caller]
-fn is_without_secrets(request: &Request) {
+fn assert_no_secrets(request: &Request) {
     let shown = format!("{} {:?}", request.target, request.headers);
     assert!(request.headers.first("authorization").is_none(), "{shown}");
     assert!(!shown.contains("s3cret") && !shown.contains("alice"), "{shown}");
@@ -43,7 +43,7 @@ fn is_without_secrets(request: &Request) {
 
 #[tokio::test]
 async fn token_for_client_credentials_registry_does_not_reach_the_public_one() {
-    let (private, scene) = two().await;
+    let (private, scene) = two_registries().await;
     let scene = scene.set("client-credentials", &private.url).set("allow-writes", "true").await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.registry.answer("/-/npm/v1/attestations/left-pad@1.0.0", Reply::json("{}"));
@@ -62,7 +62,7 @@ async fn token_for_client_credentials_registry_does_not_reach_the_public_one() {
     let bulk = json!({ "left-pad": ["1.0.0"] });
     with_secrets(scene.ask("POST", "/-/npm/v1/security/advisories/bulk")).json(&bulk).packed().await.is(200);
     assert!(scene.registry.total() >= 6);
-    scene.registry.requests().iter().for_each(is_without_secrets);
+    scene.registry.requests().iter().for_each(assert_no_secrets);
     assert_eq!(scene.registry.last("/-/v1/search").target, "/-/v1/search?text=left&size=1");
 
     with_secrets(scene.get(SECRET)).await.is(200);
@@ -74,7 +74,7 @@ async fn token_for_client_credentials_registry_does_not_reach_the_public_one() {
 
 #[tokio::test]
 async fn without_client_credentials_token_is_not_sent_and_refusal_names_the_setting() {
-    let (private, scene) = two().await;
+    let (private, scene) = two_registries().await;
     let scene = scene.set("allow-writes", "true").await;
     scene.publish_old("left-pad", &["1.0.0"]);
     with_secrets(scene.get("/left-pad")).await.is(200);
@@ -94,15 +94,15 @@ async fn without_client_credentials_token_is_not_sent_and_refusal_names_the_sett
         let refused = with_secrets(ask).await.is(403);
         assert!(refused.error().contains("`client-credentials`"), "{}", refused.error());
     }
-    // A login that brings no header has its secret in the body.
+    // A login without credential headers has its password in the body.
     scene.ask("PUT", "/-/user/org.couchdb.user:alice").json(&login).await.is(403);
     assert_eq!((scene.registry.total(), private.total()), (asked, private_asked));
-    scene.registry.requests().iter().chain(&private.requests()).for_each(is_without_secrets);
+    scene.registry.requests().iter().chain(&private.requests()).for_each(assert_no_secrets);
 }
 
 #[tokio::test]
 async fn login_goes_to_client_credentials_registry() {
-    let (private, scene) = two().await;
+    let (private, scene) = two_registries().await;
     let scene = scene.set("client-credentials", &private.url).set("allow-writes", "true").await;
     private.answer("/-/user/org.couchdb.user:alice", Reply::json(r#"{"token":"alice"}"#));
     scene.ask("PUT", "/-/user/org.couchdb.user:alice").json(&json!({ "password": "s3cret" })).await.is(200);
@@ -111,7 +111,7 @@ async fn login_goes_to_client_credentials_registry() {
 
 #[tokio::test]
 async fn token_for_another_registry_is_ignored() {
-    let (private, scene) = two().await;
+    let (private, scene) = two_registries().await;
     let scene = scene.set("client-credentials", &private.url).await;
     scene.publish_old("left-pad", &["1.0.0"]);
     for _ in 0..3 {
@@ -119,7 +119,7 @@ async fn token_for_another_registry_is_ignored() {
         scene.get("/left-pad").token("bob").await.is(200);
         scene.get("/left-pad").await.is(200);
     }
-    assert_eq!(scene.registry.count("/left-pad"), 1, "tokens that go nowhere make no views of their own");
+    assert_eq!(scene.registry.count("/left-pad"), 1, "tokens that are not sent upstream share one view");
 }
 
 #[tokio::test]
@@ -142,19 +142,19 @@ async fn manifest_cannot_send_token_to_another_registry_on_same_host() {
 
 #[tokio::test]
 async fn client_credentials_must_name_a_registry() {
-    let marked = coldframe::config::Config::from_pairs(&[
+    let config = coldframe::config::Config::from_pairs(&[
         ("data-dir", "/data"),
         ("upstream", "https://registry.example/npm/"),
         ("client-credentials", "https://registry.example/npm-other/"),
     ]);
-    let told = marked.unwrap_err().to_string();
+    let text = config.unwrap_err().to_string();
     assert!(
-        told.contains("`client-credentials` names no registry") && told.contains("`https://registry.example/npm/`"),
-        "{told}"
+        text.contains("`client-credentials` names no registry") && text.contains("`https://registry.example/npm/`"),
+        "{text}"
     );
 }
 
-/// Asks through a connection of the gateway's, with a token.
+/// Sends a request with a token over a gateway connection.
 async fn ask_with<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(mut stream: S, path: &str, host: &str) -> Response {
     let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer alice\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -171,12 +171,12 @@ async fn token_through_intercepted_host_reaches_the_only_registry() {
 
 #[tokio::test]
 async fn token_through_intercepted_host_reaches_none_of_several_registries() {
-    let (private, scene) = two().await;
+    let (private, scene) = two_registries().await;
     let scene = scene.set("gateway", "127.0.0.1:0").set("intercept", REGISTRY).await;
     scene.publish_old("left-pad", &["1.0.0"]);
     ask_with(inside(&scene).await, "/left-pad", REGISTRY).await.is(200);
     ask_with(inside(&scene).await, SECRET, REGISTRY).await.is(404);
-    scene.registry.requests().iter().chain(&private.requests()).for_each(is_without_secrets);
+    scene.registry.requests().iter().chain(&private.requests()).for_each(assert_no_secrets);
 }
 
 #[tokio::test]
@@ -190,7 +190,7 @@ async fn token_for_npms_default_registry_does_not_reach_a_mirror() {
         let stream = secure(trusting(scene.data(), &scene.clock, &[]), host, stream).await.unwrap();
         ask_with(stream, "/left-pad", host).await.is(200);
     }
-    scene.registry.requests().iter().for_each(is_without_secrets);
+    scene.registry.requests().iter().for_each(assert_no_secrets);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -208,7 +208,7 @@ async fn run_sends_token_to_the_addressed_registry_only() {
     ask(&running, format!("{}{SECRET}", private.url)).await.is(200);
     ask(&running, format!("{}/@acme/secret/-/secret-1.0.0.tgz", private.url)).await.is(200);
     assert!(private.requests().iter().all(|request| request.bearer() == Some("alice")));
-    // The client addressed the private registry, and the package is the public one's.
+    // The client addressed the private registry, but the package is from the public one.
     ask(&running, format!("{}/left-pad", private.url)).await.is(200);
     assert_eq!(place.registry.last("/left-pad").bearer(), None);
     // The client addressed the public registry.
