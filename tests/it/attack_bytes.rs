@@ -1,5 +1,5 @@
-//! More ways to bytes and credentials of others: entitlement that spreads from one address to another, versions that went, redirects,
-//! and what confirms a writer.
+//! Attacks on bytes and credentials of other clients: access that spreads between URLs, removed versions, redirects, and requests
+//! that seem to confirm a writer.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -29,7 +29,7 @@ async fn with_sly() -> (Scene, Vec<u8>) {
 async fn public_package_gives_no_access_to_the_private_tarball_it_links_to() {
     let (scene, secret) = with_sly().await;
     assert_eq!(scene.get(SLY).token("alice").await.is(200).body, secret);
-    // Each has a tarball of the same package by right.
+    // Both clients may read another tarball of the same package.
     scene.get(BAIT).await.is(200);
     scene.get(BAIT).token("mallory").await.is(200);
     for ask in [scene.get(SLY), scene.get(SLY).token("mallory"), scene.get(SLY).header("range", "bytes=0-9").token("mallory")] {
@@ -59,14 +59,14 @@ async fn private_tarball_linked_by_another_package_stays_private_after_unpublish
 #[tokio::test]
 async fn tarball_downloaded_with_a_token_is_not_served_without_one() {
     let scene = Scene::open().await;
-    // The packument is shown to all, of the tarballs only one.
+    // All clients may read the packument, but only one of the tarballs.
     scene.publish(Package::new("half", "1.0.0"));
     let paid = Package::new("half", "2.0.0");
     scene.publish(paid.clone());
     let path = paid.path();
     scene.get(&path).token("alice").await.is(200);
     scene.registry.answer(&path, Reply::error(401, "who are you?"));
-    // It was downloaded with a token; whether all clients may have it was never asked.
+    // It was downloaded with a token; Coldframe never requested it without one.
     scene.get("/half/-/half-1.0.0.tgz").await.is(200);
     let refused = scene.get(&path).await;
     assert!(refused.status >= 400 && refused.body != paid.tarball, "{}", refused.status);
@@ -139,13 +139,13 @@ async fn removed_version_is_served_to_tokens_that_can_read_the_package() {
 #[tokio::test]
 async fn redirect_to_another_host_and_back_carries_no_credentials() {
     let scene = Scene::open().set("redirect-host", "127.0.0.2").await;
-    let storage = Registry::elsewhere(&scene.clock).await;
+    let storage = Registry::on_other_host(&scene.clock).await;
     let secret = Package::new("@acme/secret", "1.0.0").readable_with("alice");
     scene.publish(secret.clone());
     storage.tamper("/blob.tgz", secret.tarball.clone());
     scene.registry.answer(SECRET, Reply::redirect(307, &format!("{}/blob.tgz", storage.url)));
     scene.get(SECRET).token("alice").await.is(200);
-    // Signed storage asks no client who it is; the registry does.
+    // The storage host needs no credentials; the registry does.
     scene.registry.answer(SECRET, Reply::error(401, "who are you?"));
     for ask in [scene.get(SECRET), scene.get(SECRET).token("mallory")] {
         assert!(ask.await.status >= 400);
@@ -156,8 +156,8 @@ async fn redirect_to_another_host_and_back_carries_no_credentials() {
     scene.advance(minutes(10));
     scene.get(SECRET).token("alice").await;
     assert!(storage.requests().iter().all(|request| request.bearer().is_none()));
-    let back = scene.registry.requests().into_iter().filter(|request| request.path == "/stolen");
-    assert!(back.into_iter().all(|request| request.headers.first("authorization").is_none()));
+    let returned = scene.registry.requests().into_iter().filter(|request| request.path == "/stolen");
+    assert!(returned.into_iter().all(|request| request.headers.first("authorization").is_none()));
 }
 
 #[tokio::test]
@@ -165,7 +165,7 @@ async fn search_shows_nothing_that_only_another_token_may_read() {
     let scene = Scene::open().await;
     scene.publish(Package::new("@acme/secret", "1.2.3").readable_with("alice").aged(days(300)));
     scene.get("/@acme%2fsecret").token("alice").await.is(200);
-    // The registry lists the name to all clients, as of a version that the private packument does not have.
+    // The registry lists the name to all clients, with a version that the private packument does not contain.
     let listed = json!({ "name": "@acme/secret", "version": "0.0.1", "date": "2020-01-01T00:00:00Z" });
     scene.registry.answer("/-/v1/search", Reply::json(&json!({ "objects": [{ "package": listed }], "total": 1 }).to_string()));
     for ask in [scene.get("/-/v1/search?text=secret").token("mallory"), scene.get("/-/v1/search?text=secret")] {
@@ -187,7 +187,7 @@ async fn request_that_anyone_may_send_does_not_confirm_a_writer() {
         scene.registry.answer(&star, Reply::json("{}"));
         scene.ask("PUT", &star).token("fan").json(&json!({})).await.is(200);
         scene.get(&hidden).token("fan").await.is(403);
-        // A star with an attachment, which registries read as a star.
+        // A star with an attachment; registries treat it as a star.
         scene.registry.answer(&format!("/{name}"), Reply::json("{}"));
         let body = json!({ "_id": name, "users": { "fan": true }, "_attachments": { "x": {} } });
         scene.ask("PUT", &format!("/{name}")).token("fan").json(&body).await.is(200);
@@ -199,7 +199,7 @@ async fn request_that_anyone_may_send_does_not_confirm_a_writer() {
 #[tokio::test]
 async fn substituted_integrity_values_never_serve_other_bytes() {
     for (number, sri) in [
-        // Two of one algorithm: npm would take either.
+        // Two digests of one algorithm: npm accepts either.
         |good: &str, evil: &str| format!("{good} {evil}"),
         |good: &str, evil: &str| format!("{evil} {good}"),
         |good: &str, evil: &str| format!("{evil}?x {good}?y"),
@@ -218,11 +218,11 @@ async fn substituted_integrity_values_never_serve_other_bytes() {
         scene.publish(carrier.clone());
         scene.get("/carrier/-/carrier-1.0.0.tgz").await.is(200);
         scene.get("/victim").await.is(200);
-        let said = sri(&sha512(&victim.tarball), &sha512(&carrier.tarball));
+        let integrity = sri(&sha512(&victim.tarball), &sha512(&carrier.tarball));
         scene.advance(hours(1));
         scene.registry.edit("victim", move |packument| {
             packument["versions"]["1.0.0"]["dist"] = json!({
-                "tarball": packument["versions"]["1.0.0"]["dist"]["tarball"], "integrity": said,
+                "tarball": packument["versions"]["1.0.0"]["dist"]["tarball"], "integrity": integrity,
             });
         });
         for restart in [false, true] {
@@ -378,7 +378,7 @@ async fn token_does_not_bypass_integrity_checks_of_another_view() {
         with(is_token_first, if is_downloaded { &path } else { "/victim" }).await.is(200);
         scene.get("/carrier/-/carrier-1.0.0.tgz").await.is(200);
         scene.advance(hours(1));
-        // What is stated now has nothing in common with what was.
+        // The new statement shares no digest with the old one.
         let other = sha512(&carrier.tarball);
         scene.registry.edit("victim", move |packument| {
             let dist = &mut packument["versions"]["1.0.0"]["dist"];

@@ -403,7 +403,7 @@ async fn npmrc_that_names_coldframe_is_not_used_as_upstream() {
 #[tokio::test(flavor = "multi_thread")]
 async fn upstream_is_reached_through_the_outbound_proxy_of_the_environment() {
     let setup = Setup::new().await;
-    let proxy = Registry::elsewhere(&machine_clock()).await;
+    let proxy = Registry::on_other_host(&machine_clock()).await;
     setup.registry.publish(Package::new("left-pad", "1.0.0"));
     let body = setup.registry.packument("left-pad").to_string();
     proxy.answer("http://registry.example/left-pad", crate::reply::Reply::json(&body));

@@ -1,5 +1,5 @@
-//! Which bytes, and for whom: a version is its bytes and what clients resolve by, whatever upstream states of it later; and having
-//! bytes in the store entitles no client to them.
+//! Integrity and access of tarballs. A version is bound to its bytes and its dependencies, regardless of later statements by
+//! upstream. Bytes in the store are served only to clients that may read them.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -16,13 +16,13 @@ const CARRIER: &str = "/carrier/-/carrier-1.0.0.tgz";
 const SECRET: &str = "/@acme/secret/-/secret-1.0.0.tgz";
 const EVIL: &str = "/evil/-/evil-1.0.0.tgz";
 
-/// `victim@1.0.0`, stated with a shasum alone.
+/// `victim@1.0.0` with a shasum only.
 fn victim() -> Package {
     Package::new("victim", "1.0.0").dist("integrity", Value::Null)
 }
 
-/// What upstream states of the bytes of `name@1.0.0` from now on.
-fn states(scene: &Scene, name: &str, digest: &'static str, value: String) {
+/// Changes one digest of `name@1.0.0` in upstream's packument.
+fn set_digest(scene: &Scene, name: &str, digest: &'static str, value: String) {
     scene.registry.edit(name, move |packument| packument["versions"]["1.0.0"]["dist"][digest] = json!(value));
 }
 
@@ -39,9 +39,9 @@ async fn added_digest_of_other_stored_bytes_is_refused() {
             scene.get(VICTIM).await.is(200);
         }
         scene.advance(hours(1));
-        states(&scene, "victim", "integrity", sha512(&carrier.tarball));
+        set_digest(&scene, "victim", "integrity", sha512(&carrier.tarball));
         assert_ne!(scene.get(VICTIM).await.is(403).body, carrier.tarball);
-        // Neither where upstream has the other bytes at that address by now.
+        // Upstream now serves the other bytes at that URL; they are refused too.
         scene.registry.tamper(VICTIM, carrier.tarball.clone());
         scene.advance(hours(1));
         scene.get(VICTIM).await.is(403);
@@ -60,11 +60,11 @@ async fn computed_digests_bind_after_restart_for_every_algorithm() {
     scene.get(VICTIM).await.is(200);
     scene.restart().await;
     scene.advance(hours(1));
-    states(&scene, "victim", "integrity", Digest::of(Algorithm::Sha256, &good).to_sri());
+    set_digest(&scene, "victim", "integrity", Digest::of(Algorithm::Sha256, &good).to_sri());
     assert_eq!(scene.get(VICTIM).await.is(200).body, good);
-    assert_eq!(scene.registry.count(VICTIM), 1, "the new statement is about the bytes that are here");
+    assert_eq!(scene.registry.count(VICTIM), 1, "the new digest matches the stored bytes");
     scene.advance(hours(1));
-    states(&scene, "victim", "integrity", Digest::of(Algorithm::Sha256, b"others").to_sri());
+    set_digest(&scene, "victim", "integrity", Digest::of(Algorithm::Sha256, b"others").to_sri());
     scene.get(VICTIM).await.is(403);
     scene.restart().await;
     scene.get("/victim").await.is(403);
@@ -76,19 +76,19 @@ async fn bytes_must_match_both_new_and_old_digests() {
     scene.publish(victim());
     scene.get("/victim").await.is(200);
     scene.advance(hours(1));
-    // Only a SHA-512 is stated now: of the same bytes, and then of others.
+    // Now only a SHA-512 is stated, first of the same bytes and then of others.
     let good = victim().tarball;
     scene.publish(Package::new("victim", "1.0.0").dist("shasum", Value::Null));
     assert_eq!(scene.get("/victim").await.versions(), ["1.0.0"]);
     scene.registry.tamper(VICTIM, *b"other bytes");
-    states(&scene, "victim", "integrity", sha512(b"other bytes"));
+    set_digest(&scene, "victim", "integrity", sha512(b"other bytes"));
     scene.advance(hours(1));
     scene.get(VICTIM).await.is(403);
     scene.registry.tamper(VICTIM, good);
     scene.get(VICTIM).await.is(403);
 }
 
-/// The first of two published messages with one SHA-1 ("SHA-1 is a Shambles", 2020), base64.
+/// The first of two published messages with the same SHA-1 ("SHA-1 is a Shambles", 2020), base64.
 const COLLIDING: &str = concat!(
     "mQQNBH/oF4ABIAD/S2V5IGlzIHBhcnQgb2YgYSBjb2xsaXNpb24hIEl0J3MgYSB0cmFwIXnGGvCvzAVFFdknTnMHYksdx/sjmIu4",
     "3otXXbp7nqsxwWdLbZdDeKgncy/1hRx2ouYHcrWkfOHqxAu5k8EtjHDiSk+NX83twbMsnPGeMa8kKXWdQuTf2zFxn1h2I+5VKTm2",
@@ -119,14 +119,14 @@ async fn stating_the_digest_of_a_private_tarball_gives_no_access() {
     let stolen = sha512(&secret.tarball);
     scene.publish(secret.clone());
     scene.get(SECRET).token("alice").await.is(200);
-    // At an address of its own, and at that of the private tarball.
+    // One package uses its own URL, the other the URL of the private tarball.
     scene.publish(Package::new("evil", "1.0.0").dist("integrity", stolen.clone()).dist("shasum", Value::Null));
     scene.publish(Package::new("sly", "1.0.0").dist("integrity", stolen).dist("shasum", Value::Null).at_path(SECRET));
     for ask in [scene.get(EVIL), scene.get(EVIL).token("mallory"), scene.get("/sly/-/sly-1.0.0.tgz"), scene.ask("HEAD", EVIL)] {
         let answer = ask.await;
         assert!(answer.status >= 400 && answer.body != secret.tarball, "{}", answer.status);
     }
-    // Alice may have the private bytes, and gets them for the private package alone.
+    // Alice may read the private bytes, but only as the private package.
     assert_eq!(scene.get(SECRET).token("alice").await.is(200).body, secret.tarball);
     scene.get(EVIL).token("alice").await.is(403);
 }
@@ -154,7 +154,7 @@ async fn private_packument_is_not_served_as_tarball() {
     }
 }
 
-/// A private package of three versions, and their tarballs' paths.
+/// Publishes a private package of three versions and returns their tarball paths.
 fn publish_secrets(scene: &Scene, readers: &str) -> Vec<String> {
     let versions = ["1.0.0", "1.1.0", "1.2.0"];
     let packages = versions.map(|version| Package::new("@acme/secret", version).readable_with(readers));
@@ -168,8 +168,8 @@ fn publish_secrets(scene: &Scene, readers: &str) -> Vec<String> {
         .collect()
 }
 
-/// How often tarballs were asked for with a token.
-fn asked_with(scene: &Scene, token: Option<&str>) -> usize {
+/// Returns the number of tarball requests with `token`.
+fn requests_with(scene: &Scene, token: Option<&str>) -> usize {
     let requests = scene.registry.requests();
     requests.iter().filter(|request| request.path.contains("/-/") && request.bearer() == token).count()
 }
@@ -183,21 +183,21 @@ async fn each_token_costs_one_authorization_request_per_package() {
             scene.get(path).token(job).await.is(200);
         }
     }
-    let asked = ["job-1", "job-2", "job-3", "job-4"].map(|job| asked_with(&scene, Some(job)));
-    assert_eq!(asked, [3, 1, 1, 1]);
-    assert!(asked_with(&scene, None) <= 1, "whether it is public is asked once");
+    let sent = ["job-1", "job-2", "job-3", "job-4"].map(|job| requests_with(&scene, Some(job)));
+    assert_eq!(sent, [3, 1, 1, 1]);
+    assert!(requests_with(&scene, None) <= 1, "anonymous access is tried once");
     assert!(scene.registry.requests().iter().all(|request| request.method == "GET"), "a HEAD proves nothing");
-    // Who has none gets none, in whatever state.
+    // A client without access gets no tarball.
     for path in &paths {
         scene.get(path).token("mallory").await.is(404);
         scene.get(path).await.is(404);
     }
-    // It is asked again when the packument is.
+    // Access is checked again when the packument is fetched again.
     scene.advance(minutes(10));
     for path in &paths {
         scene.get(path).token("job-4").await.is(200);
     }
-    assert_eq!(asked_with(&scene, Some("job-4")), 2);
+    assert_eq!(requests_with(&scene, Some("job-4")), 2);
 }
 
 #[tokio::test]
@@ -213,7 +213,7 @@ async fn public_tarball_is_fetched_once_for_all_tokens() {
         scene.get(path).await.is(200);
     }
     assert_eq!(scene.registry.count(path), 1);
-    // First got with a token, it is asked for once without.
+    // A tarball first downloaded with a token is requested once without.
     scene.publish_old("right-pad", &["1.0.0"]);
     let path = "/right-pad/-/right-pad-1.0.0.tgz";
     for token in ["alice", "bob", "carol"] {
@@ -234,7 +234,7 @@ async fn token_refused_by_upstream_gets_nothing_from_the_store() {
         scene.get(path).token("alice").await.is(200);
         scene.get(path).token("bob").await.is(200);
     }
-    // The packument is still shown to all, the tarballs are not.
+    // All clients may still read the packument, but not the tarballs.
     for path in &paths {
         scene.registry.answer(path, Reply::error(403, "your token was revoked"));
     }
@@ -255,7 +255,7 @@ async fn authorization_survives_an_outage_up_to_max_stale() {
     scene.get(&paths[1]).token("bob").await.is(200);
     scene.advance(minutes(10));
     scene.registry.go_down();
-    // Each was given a tarball of the package lately, and has its packument.
+    // Both tokens recently read a tarball of the package and its packument.
     scene.get(&paths[1]).token("alice").await.is(200);
     scene.get(&paths[0]).token("bob").await.is(200);
     for stranger in [scene.get(&paths[0]).token("mallory"), scene.get(&paths[0])] {
@@ -281,12 +281,12 @@ async fn configured_credentials_are_authorized_like_tokens() {
     }
     assert!(scene.registry.count(&paths[0]) <= before + 2, "once without credentials, once with them");
     scene.get(&paths[0]).token("mallory").await.is(404);
-    // After a restart without upstream, what they were shown lately still counts.
+    // After a restart during an outage, recent access still counts.
     scene.restart().await;
     scene.registry.go_down();
     scene.get(&paths[0]).await.is(200);
     assert!(scene.get(&paths[0]).token("alice").await.status >= 400);
-    // But not after a no, whatever their packument says.
+    // It does not count after a refusal, even if the packument is readable.
     scene.registry.come_back();
     scene.registry.answer(&paths[0], Reply::error(403, "your token was revoked"));
     scene.advance(minutes(10));
@@ -298,7 +298,7 @@ async fn configured_credentials_are_authorized_like_tokens() {
 #[tokio::test]
 async fn login_page_denies_access_and_signed_redirect_grants_it() {
     let scene = Scene::open().set("redirect-host", "127.0.0.2").await;
-    let storage = Registry::elsewhere(&scene.clock).await;
+    let storage = Registry::on_other_host(&scene.clock).await;
     let secret = Package::new("@acme/secret", "1.0.0").readable_with("alice,bob,carol,dave");
     scene.publish(secret.clone());
     storage.tamper("/blobs/1.tgz", secret.tarball.clone());
@@ -312,7 +312,7 @@ async fn login_page_denies_access_and_signed_redirect_grants_it() {
     scene.registry.answer(SECRET, Reply::redirect(302, &format!("{}/blobs/1.tgz?signature=2", storage.url)));
     assert_eq!(scene.get(SECRET).token("dave").await.is(200).body, secret.tarball);
     assert!(storage.requests().iter().all(|request| request.bearer().is_none()));
-    // Other bytes of another length are no yes: they are looked at, and refused.
+    // A response of another length does not grant access: its bytes are checked and refused.
     scene.registry.answer(SECRET, Reply::ok("something else"));
     scene.advance(minutes(10));
     scene.get(SECRET).token("dave").await.is(403);
@@ -347,7 +347,7 @@ async fn attestations_are_fetched_once_and_checked_each_time() {
         assert_eq!(scene.get(path).await.is(200).json(), json!({ "attestations": [] }));
     }
     assert_eq!(scene.registry.count(path), 1);
-    // What is hidden has none, whatever is remembered.
+    // A hidden version has no attestations, even if they are cached.
     scene.registry.edit("left-pad", |packument| {
         packument["versions"]["1.0.0"]["dist"]["integrity"] = json!(sha512(b"other bytes"));
     });
@@ -373,8 +373,8 @@ async fn attestations_are_cached_per_token_and_absence_briefly() {
         scene.get(path).token("bob").await.is(200);
         scene.get(path).await.is(404);
     }
-    assert_eq!(scene.registry.count(path), 3, "once for each that may see the package, and once before");
-    // An answer of a proxy before the registry is passed on and not remembered.
+    assert_eq!(scene.registry.count(path), 3, "once per token with access, and once for the 404");
+    // A response of a proxy in front of the registry is passed on and not cached.
     scene.publish_old("left-pad", &["1.0.0"]);
     let path = "/-/npm/v1/attestations/left-pad@1.0.0";
     scene.registry.answer(path, Reply::ok("<html>").header("content-type", "text/html"));
@@ -385,7 +385,7 @@ async fn attestations_are_cached_per_token_and_absence_briefly() {
 
 #[tokio::test]
 async fn absent_name_or_unconventional_path_does_not_disable_early_requests() {
-    // Without ages: a package that was not there at first counts from then.
+    // No minimum age, because the age of a package that was absent at first counts from its appearance.
     let scene = Scene::open().set("min-release-age", "0s").await;
     let paths = ["/one/-/one-1.0.0.tgz", "/two/-/two-1.0.0.tgz", "/late/-/late-1.0.0.tgz", "/last/-/last-1.0.0.tgz"];
     scene.registry.absent("late");

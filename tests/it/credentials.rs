@@ -88,7 +88,7 @@ async fn responses_vary_by_authorization() {
 #[tokio::test]
 async fn a_token_is_not_sent_to_another_host() {
     let scene = Scene::open().await;
-    let elsewhere = crate::registry::Registry::elsewhere(&scene.clock).await;
+    let elsewhere = crate::registry::Registry::on_other_host(&scene.clock).await;
     scene.registry.answer("/left-pad", Reply::redirect(302, &format!("{}/left-pad", elsewhere.url)));
     assert!(scene.get("/left-pad").token("alice").await.status >= 400);
     assert_eq!(elsewhere.total(), 0);

@@ -181,7 +181,7 @@ async fn a_server_that_picks_http_2_although_it_was_not_offered_is_refused() {
 #[tokio::test]
 async fn a_redirect_of_a_tarball_to_another_host_is_not_followed() {
     let scene = Scene::open().await;
-    let elsewhere = Registry::elsewhere(&scene.clock).await;
+    let elsewhere = Registry::on_other_host(&scene.clock).await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.registry.answer(TARBALL, Reply::redirect(302, &format!("{}{TARBALL}", elsewhere.url)));
     let refused = scene.get(TARBALL).await;

@@ -1,4 +1,4 @@
-//! What a server says of itself: whether it is ready, which of its tasks failed, and how much it served.
+//! Readiness, restarts of background tasks, and the summary that a server logs when it stops.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,14 +18,15 @@ use crate::registry::Registry;
 use crate::reply::Reply;
 use crate::scene::{NOON, Scene};
 
-/// Far longer than anything here should take.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Limit for every wait in this file, far longer than any should take.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-async fn until(ask: impl Fn() -> Ask, what: &str, is_so: impl Fn(&crate::wire::Response) -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+/// Repeats a request until `is_done` accepts the response. Panics with `what` after `TIMEOUT`.
+async fn until(ask: impl Fn() -> Ask, what: &str, is_done: impl Fn(&crate::wire::Response) -> bool) {
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let answer = ask().await;
-        if is_so(&answer) {
+        if is_done(&answer) {
             return;
         }
         assert!(Instant::now() < deadline, "{what}: {} {}", answer.status, answer.text());
@@ -34,7 +35,7 @@ async fn until(ask: impl Fn() -> Ask, what: &str, is_so: impl Fn(&crate::wire::R
 }
 
 #[tokio::test]
-async fn a_feed_that_drips_delays_neither_the_start_nor_another_feed() {
+async fn slow_feed_delays_neither_startup_nor_other_feeds() {
     let (feeds, home) = (Registry::start(&machine_clock()).await, TempDir::new().unwrap());
     let list = home.path().join("list.txt");
     std::fs::write(&list, "other@1.0.0\n").unwrap();
@@ -53,19 +54,19 @@ async fn a_feed_that_drips_delays_neither_the_start_nor_another_feed() {
         assert!(error.starts_with("coldframe refuses all packages: the feed `slow`"), "{error}");
         assert!(error.contains("feed-missing") && !error.contains("none will open"), "{error}");
     }
-    // The list is read, and what changes in it is too.
+    // The other list is loaded, and so are its changes.
     assert!((scene.metric("coldframe_advisories", "").await - 1.0).abs() < f64::EPSILON);
     std::fs::write(&list, "other@1.0.0\nleft-pad@1.0.0\n").unwrap();
     let numbers = || scene.get("/-/coldframe/metrics");
-    until(numbers, "the list is not read again", |page| page.text().contains("\ncoldframe_advisories 2\n")).await;
+    until(numbers, "list not reloaded", |page| page.text().contains("\ncoldframe_advisories 2\n")).await;
     gate.open();
-    until(|| scene.get("/-/coldframe/readyz"), "it is not ready", |page| page.status == 200).await;
+    until(|| scene.get("/-/coldframe/readyz"), "server not ready", |page| page.status == 200).await;
     let refused = scene.get("/left-pad").await.is(403);
     assert!(refused.error().contains("rule advisory"), "{}", refused.error());
 }
 
 #[tokio::test]
-async fn a_feed_without_records_is_not_ready_and_says_what_to_do() {
+async fn feed_without_records_is_not_ready_and_names_the_setting() {
     let (home, empty) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let feed = empty.path().to_str().unwrap();
     let mut scene = Scene::open().set("feed", feed).await;
@@ -75,20 +76,20 @@ async fn a_feed_without_records_is_not_ready_and_says_what_to_do() {
         assert!(page.text().contains(part), "{part:?} is missing: {}", page.text());
     }
     assert!(scene.get("/ms").await.is(403).error().starts_with("coldframe refuses all packages: the feed `"));
-    // It is ready as soon as there is one.
+    // One record makes it ready.
     std::fs::write(empty.path().join("list.json"), r#"[{"package_name":"other","version":"1.0.0"}]"#).unwrap();
     let record = r#"{"id":"MAL-1","modified":"2026-01-01T00:00:00Z","affected":[{"package":{"ecosystem":"npm","name":"other"},"versions":["1.0.0"]}]}"#;
     std::fs::write(empty.path().join("MAL-1.json"), record).unwrap();
-    until(|| scene.get("/-/coldframe/readyz"), "it is not ready", |page| page.status == 200).await;
+    until(|| scene.get("/-/coldframe/readyz"), "server not ready", |page| page.status == 200).await;
     scene.get("/ms").await.is(200);
-    // And one may begin empty on purpose.
+    // `feed-may-be-empty` permits an empty feed.
     let other = TempDir::new().unwrap();
     scene.restart_with("feed", other.path().to_str().unwrap()).await;
     scene.get("/ms").await.is(403);
     scene.restart_with("feed-may-be-empty", "true").await;
     scene.get("/-/coldframe/readyz").await.is(200);
     scene.get("/ms").await.is(200);
-    // A person who starts it reads why.
+    // The startup output gives the reason.
     let (registry, data, nothing) = (Registry::start(&machine_clock()).await, TempDir::new().unwrap(), TempDir::new().unwrap());
     let program = Program::serve(home.path(), data.path(), &registry.url, &["--feed", nothing.path().to_str().unwrap()]);
     let greeting = program.greeting.clone();
@@ -98,11 +99,11 @@ async fn a_feed_without_records_is_not_ready_and_says_what_to_do() {
     assert!(errors.contains("ERROR") && errors.contains("feed has never been read"), "{errors}");
 }
 
-/// A clock that fails once when it is told to.
+/// A clock that panics once after its flag is set.
 #[derive(Debug)]
-struct Fragile(ManualClock, AtomicBool);
+struct PanickingClock(ManualClock, AtomicBool);
 
-impl Clock for Fragile {
+impl Clock for PanickingClock {
     fn now(&self) -> Timestamp {
         assert!(!self.1.swap(false, Ordering::SeqCst), "the clock broke");
         self.0.now()
@@ -110,7 +111,7 @@ impl Clock for Fragile {
 }
 
 #[tokio::test]
-async fn a_background_task_that_panics_is_started_again_counted_and_shown() {
+async fn panicking_background_task_is_restarted_counted_and_reported() {
     let (data, home, registry) = (TempDir::new().unwrap(), TempDir::new().unwrap(), Registry::start(&machine_clock()).await);
     let list = home.path().join("list.txt");
     std::fs::write(&list, "other@1.0.0\n").unwrap();
@@ -120,7 +121,7 @@ async fn a_background_task_that_panics_is_started_again_counted_and_shown() {
         ("data-dir", data.path().to_str().unwrap()),
         ("feed", list.to_str().unwrap()),
     ];
-    let clock = Arc::new(Fragile(ManualClock::at(NOON.parse().unwrap()), AtomicBool::new(false)));
+    let clock = Arc::new(PanickingClock(ManualClock::at(NOON.parse().unwrap()), AtomicBool::new(false)));
     let app = App::build(Config::from_pairs(&settings).unwrap(), Arc::clone(&clock) as Arc<dyn Clock>).await.unwrap();
     let address = app.addresses()[0];
     let (stop, stopped) = oneshot::channel::<()>();
@@ -128,16 +129,16 @@ async fn a_background_task_that_panics_is_started_again_counted_and_shown() {
     registry.publish(Package::new("left-pad", "1.0.0"));
     let get = |path: &str| Ask::new(address, "GET", path);
     get("/-/coldframe/readyz").await.is(200);
-    // Only background tasks ask for the time now.
+    // From here on only background tasks read the clock.
     clock.1.store(true, Ordering::SeqCst);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while clock.1.load(Ordering::SeqCst) {
-        assert!(Instant::now() < deadline, "no task asked for the time");
+        assert!(Instant::now() < deadline, "no task read the clock");
         tokio::task::yield_now().await;
     }
     until(
         || get("/-/coldframe/readyz"),
-        "it is not ready again",
+        "server not ready again",
         |page| page.status == 200 && page.text().contains("was restarted"),
     )
     .await;
@@ -146,15 +147,15 @@ async fn a_background_task_that_panics_is_started_again_counted_and_shown() {
     let numbers = get("/-/coldframe/metrics").await.is(200).text();
     let failures = numbers.lines().filter(|line| line.starts_with("coldframe_task_failures_total{") && line.ends_with(" 1"));
     assert_eq!(failures.count(), 1, "{numbers}");
-    // And it does its work again.
+    // The restarted task works again.
     std::fs::write(&list, "other@1.0.0\nleft-pad@1.0.0\n").unwrap();
-    until(|| get("/left-pad"), "the list is not followed", |page| page.status == 403).await;
+    until(|| get("/left-pad"), "list not reloaded", |page| page.status == 403).await;
     drop(stop);
     running.await.unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn one_line_says_how_much_was_served_and_none_that_nothing_was() {
+async fn summary_is_logged_once_and_only_if_something_was_served() {
     let (home, registry) = (TempDir::new().unwrap(), Registry::start(&machine_clock()).await);
     registry.publish(Package::new("left-pad", "1.0.0"));
     registry.publish(Package::new("young", "1.0.0").aged(Duration::from_secs(60)));
@@ -169,10 +170,10 @@ async fn one_line_says_how_much_was_served_and_none_that_nothing_was() {
         }
         program.signal("-TERM");
         let (code, errors) = program.ended().await;
-        let told: Vec<_> = errors.lines().filter(|line| line.contains("tarballs.served=1")).collect();
-        assert!(code == 0 && told.len() == lines, "{used}: {errors}");
+        let summaries: Vec<_> = errors.lines().filter(|line| line.contains("tarballs.served=1")).collect();
+        assert!(code == 0 && summaries.len() == lines, "{used}: {errors}");
         for part in ["INFO", "requests.total=3", "requests.refused=1", "response.bytes="] {
-            assert!(told.iter().all(|line| line.contains(part)), "{part:?} is missing: {told:?}");
+            assert!(summaries.iter().all(|line| line.contains(part)), "{part:?} is missing: {summaries:?}");
         }
     }
 }

@@ -7,7 +7,7 @@ const README: &str = include_str!("../../README.md");
 const SETTINGS: Page = Page { path: "docs/settings.md", text: include_str!("../../docs/settings.md") };
 const OPERATIONS: Page = Page { path: "docs/operations.md", text: include_str!("../../docs/operations.md") };
 
-/// Ends the comment that stands before a generated table.
+/// End of the comment before a generated table.
 const BEGIN: &str = "written by `UPDATE_EXPECT=1 cargo test --test it readme` -->\n";
 
 struct Page {
@@ -17,14 +17,14 @@ struct Page {
 
 impl Page {
     /// Checks that the page has `table` between its two marks. With `UPDATE_EXPECT=1` an outdated table is replaced.
-    fn holds(&self, table: &str, end: &str) {
+    fn assert_has(&self, table: &str, end: &str) {
         let wanted = format!("{BEGIN}{table}{end}");
         if self.text.contains(&wanted) {
             return;
         }
-        let (before, after) = self.text.split_once(BEGIN).expect("the mark where the table begins");
-        let (_, after) = after.split_once(end).expect("the mark where the table ends");
-        assert!(wants_update(), "{} has an outdated table: `UPDATE_EXPECT=1 cargo test --test it readme`", self.path);
+        let (before, after) = self.text.split_once(BEGIN).expect("the mark before the table");
+        let (_, after) = after.split_once(end).expect("the mark after the table");
+        assert!(wants_update(), "{} has an outdated table; run `UPDATE_EXPECT=1 cargo test --test it readme`", self.path);
         let path = format!("{}/{}", env!("CARGO_MANIFEST_DIR"), self.path);
         std::fs::write(path, [before, &wanted, after].concat()).unwrap();
     }
@@ -32,7 +32,7 @@ impl Page {
 
 #[test]
 fn settings_page_has_the_table_of_settings() {
-    SETTINGS.holds(&coldframe::config::settings::table_markdown(), "<!-- end of settings -->");
+    SETTINGS.assert_has(&coldframe::config::settings::table_markdown(), "<!-- end of settings -->");
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn operations_page_has_the_exit_codes_of_the_help() {
         writeln!(table, "| {code} | {meaning} |").unwrap();
     }
     assert!(table.lines().count() >= 7, "{help}");
-    OPERATIONS.holds(&table, "<!-- end of exit codes -->");
+    OPERATIONS.assert_has(&table, "<!-- end of exit codes -->");
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn readme_names_both_commands() {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the variable that expect-test reads too")]
+#[expect(clippy::disallowed_methods, reason = "expect-test reads the same variable")]
 fn wants_update() -> bool {
     std::env::var_os("UPDATE_EXPECT").is_some()
 }

@@ -1,4 +1,4 @@
-//! A refusal explains itself in every channel some client shows: status, reason phrase, `error`, `npm-notice`, `policyRestrictions`.
+//! Refusals give their reason wherever a client shows text: status, reason phrase, `error`, `npm-notice`, `policyRestrictions`.
 
 use serde_json::json;
 
@@ -13,12 +13,12 @@ async fn scene() -> Scene {
     scene
 }
 
-/// What every refusal of left-pad@1.1.0 tells.
-const TOLD: &[&str] =
+/// Parts of every refusal of left-pad@1.1.0.
+const REASONS: &[&str] =
     &["left-pad@1.1.0", "published 2026-04-03 11:00 UTC", "minimum-age", "72 h", "2026-04-06 11:00 UTC", "1.0.0"];
 
 #[track_caller]
-fn tells(text: &str, parts: &[&str]) {
+fn assert_has(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "{part:?} is missing: {text}");
     }
@@ -26,33 +26,33 @@ fn tells(text: &str, parts: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_refused_tarball_says_why_in_phrase_body_and_notice() {
+async fn tarball_refusal_gives_reason_in_phrase_body_and_notice() {
     let scene = scene().await;
     let refused = scene.get("/left-pad/-/left-pad-1.1.0.tgz").npm("10.9.9").await.is(403);
-    tells(&refused.reason, TOLD);
-    tells(&refused.error(), TOLD);
-    tells(refused.header("npm-notice"), TOLD);
+    assert_has(&refused.reason, REASONS);
+    assert_has(&refused.error(), REASONS);
+    assert_has(refused.header("npm-notice"), REASONS);
     assert!(refused.header("content-type").starts_with("application/json"));
     assert_eq!(refused.header("retry-after"), "");
 }
 
 #[tokio::test]
-async fn a_refused_manifest_says_the_same() {
+async fn manifest_refusal_gives_the_same_reason() {
     let scene = scene().await;
-    tells(&scene.get("/left-pad/1.1.0").await.is(403).error(), TOLD);
+    assert_has(&scene.get("/left-pad/1.1.0").await.is(403).error(), REASONS);
 }
 
 #[tokio::test]
-async fn a_package_without_a_visible_version_is_403_and_says_when_it_opens() {
+async fn package_without_visible_version_is_403_with_opening_time() {
     let scene = scene().await;
     let refused = scene.get("/newborn").await.is(403);
     for text in [refused.reason.clone(), refused.error(), refused.header("npm-notice").to_owned()] {
-        tells(&text, &["newborn", "2026-04-17 10:00 UTC", "new-package"]);
+        assert_has(&text, &["newborn", "2026-04-17 10:00 UTC", "new-package"]);
     }
 }
 
 #[tokio::test]
-async fn refusals_are_kept_by_nobody() {
+async fn refusals_are_not_cacheable() {
     let scene = scene().await;
     let refused = scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
     let control = refused.header("cache-control");
@@ -60,19 +60,19 @@ async fn refusals_are_kept_by_nobody() {
 }
 
 #[tokio::test]
-async fn npm_from_10_8_2_is_told_of_hidden_versions_in_the_packument() {
+async fn npm_from_10_8_2_gets_policy_restrictions_in_the_packument() {
     let scene = scene().await;
     for version in ["10.8.2", "10.9.9", "11.21.2", "12.2.0"] {
         let packument = scene.get("/left-pad").npm(version).await.is(200).json();
-        let told = &packument["policyRestrictions"];
-        tells(&told["message"].as_str().unwrap().replace('\n', " "), &["left-pad@1.1.0", "2026-04-06 11:00 UTC"]);
-        assert_eq!(told["versions"], json!({ "1.1.0": { "name": "left-pad", "version": "1.1.0" } }));
+        let restrictions = &packument["policyRestrictions"];
+        assert_has(&restrictions["message"].as_str().unwrap().replace('\n', " "), &["left-pad@1.1.0", "2026-04-06 11:00 UTC"]);
+        assert_eq!(restrictions["versions"], json!({ "1.1.0": { "name": "left-pad", "version": "1.1.0" } }));
         assert!(packument["versions"].get("1.1.0").is_none());
     }
 }
 
 #[tokio::test]
-async fn nobody_else_is_told_that_way() {
+async fn other_clients_get_no_policy_restrictions() {
     let scene = scene().await;
     let agents = [
         "npm/9.9.4 node/v22",
@@ -87,48 +87,48 @@ async fn nobody_else_is_told_that_way() {
         assert!(packument.get("policyRestrictions").is_none(), "{agent}");
     }
     let plain = scene.get("/left-pad").await.header("etag").to_owned();
-    let told = scene.get("/left-pad").npm("11.21.2").await;
-    assert_ne!(told.header("etag"), plain);
-    assert!(told.header("vary").to_ascii_lowercase().contains("user-agent"), "{}", told.header("vary"));
+    let restricted = scene.get("/left-pad").npm("11.21.2").await;
+    assert_ne!(restricted.header("etag"), plain);
+    assert!(restricted.header("vary").to_ascii_lowercase().contains("user-agent"), "{}", restricted.header("vary"));
 }
 
 #[tokio::test]
-async fn a_packument_that_hides_nothing_carries_no_restrictions() {
+async fn packument_without_hidden_versions_has_no_restrictions() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     assert!(scene.get("/left-pad").npm("11.21.2").await.is(200).json().get("policyRestrictions").is_none());
 }
 
 #[tokio::test]
-async fn upstreams_own_restrictions_give_way_to_ours() {
+async fn policy_restrictions_from_upstream_are_replaced() {
     let scene = scene().await;
     scene.registry.edit("left-pad", |packument| {
         packument["policyRestrictions"] =
             json!({ "message": "theirs", "versions": { "0.9.0": { "name": "left-pad", "version": "0.9.0" } } });
     });
     let answer = scene.get("/left-pad").npm("11.21.2").await.is(200);
-    assert_eq!(answer.text().matches("policyRestrictions").count(), 1, "a repeated key is read differently by different parsers");
+    assert_eq!(answer.text().matches("policyRestrictions").count(), 1, "parsers differ on a repeated key");
     assert!(answer.json()["policyRestrictions"]["versions"].get("1.1.0").is_some(), "{}", answer.text());
 }
 
 #[tokio::test]
-async fn whatever_upstream_wrote_stays_out_of_headers() {
+async fn upstream_text_cannot_inject_headers() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").time("2026\r\nset-cookie: a=b \u{1F4A9}"));
     let refused = scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
     assert_eq!(refused.header("set-cookie"), "");
-    tells(&refused.reason, &["left-pad@1.1.0"]);
-    tells(refused.header("npm-notice"), &["left-pad@1.1.0"]);
+    assert_has(&refused.reason, &["left-pad@1.1.0"]);
+    assert_has(refused.header("npm-notice"), &["left-pad@1.1.0"]);
 }
 
 #[tokio::test]
-async fn a_refusal_names_the_newest_version_that_is_allowed() {
+async fn refusal_names_the_newest_allowed_version() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0", "1.9.0", "1.10.0"]);
     scene.publish(Package::new("left-pad", "2.0.0").aged(hours(1)));
     let error = scene.get("/left-pad/-/left-pad-2.0.0.tgz").await.is(403).error();
-    tells(&error, &["1.10.0"]);
+    assert_has(&error, &["1.10.0"]);
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! A fake registry on a loopback socket. It answers from what it holds at that moment, so a test publishes, unpublishes and
-//! tampers between requests; it notes every request, and a request for something nobody declared fails the test.
+//! A fake registry on a loopback socket. It answers from its current state, so a test can publish, unpublish and tamper between
+//! requests. It records every request. A request for an undeclared path fails the test.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -18,11 +18,10 @@ use crate::package::{Package, Place, Published};
 use crate::reply::{Reply, Request};
 use crate::wire::{read_body, read_head};
 
-/// The registry. Dropping it ends the test badly if something undeclared was asked for.
+/// A fake registry. Its drop panics if a client requested an undeclared path.
 pub struct Registry {
     /// `http://127.0.0.1:PORT`, without a trailing slash.
     pub url: String,
-    /// Where it listens.
     pub address: SocketAddr,
     shared: Arc<Shared>,
     accepting: tokio::task::JoinHandle<()>,
@@ -32,7 +31,7 @@ struct Shared {
     url: String,
     clock: ManualClock,
     state: Mutex<State>,
-    asked: watch::Sender<usize>,
+    request_count: watch::Sender<usize>,
 }
 
 #[derive(Default)]
@@ -51,49 +50,49 @@ struct State {
     undeclared: Vec<String>,
 }
 
-/// Holds requests for one path back until it is opened or dropped.
+/// Holds requests for a path until it is opened or dropped.
 pub struct Gate(watch::Sender<bool>);
 
 impl Gate {
-    /// Lets everything through from now on.
+    /// Releases all held and later requests.
     pub fn open(&self) {
         self.0.send_replace(true);
     }
 }
 
 impl Registry {
-    /// A registry like the public one: `ETag`, `Last-Modified`, gzip, signatures of nobody.
+    /// Starts a registry like the public one: `ETag`, `Last-Modified`, gzip, placeholder signatures.
     pub async fn start(clock: &ManualClock) -> Self {
         Self::listen(clock, "127.0.0.1:0", Style::default(), None).await
     }
 
-    /// A mirror: no validators, no gzip, `latest` alone, microseconds and offsets in `time`.
+    /// Starts a mirror: no validators, no gzip, only the tag `latest`, microseconds and offsets in `time`.
     pub async fn mirror(clock: &ManualClock) -> Self {
         Self::listen(clock, "127.0.0.1:0", Style::mirror(), None).await
     }
 
-    /// Another host: its address is `127.0.0.2`.
-    pub async fn elsewhere(clock: &ManualClock) -> Self {
+    /// Starts a registry on another host, `127.0.0.2`.
+    pub async fn on_other_host(clock: &ManualClock) -> Self {
         Self::listen(clock, "127.0.0.2:0", Style::default(), None).await
     }
 
-    /// Over TLS.
+    /// Starts a registry over TLS.
     pub async fn secure(clock: &ManualClock, config: Arc<rustls::ServerConfig>) -> Self {
         Self::listen(clock, "127.0.0.1:0", Style::default(), Some(config)).await
     }
 
     async fn listen(clock: &ManualClock, at: &str, style: Style, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
         let listener = TcpListener::bind(at).await.expect("a loopback port");
-        let address = listener.local_addr().expect("its address");
+        let address = listener.local_addr().expect("local address");
         let url = if tls.is_some() { format!("https://localhost:{}", address.port()) } else { format!("http://{address}") };
         let state = Mutex::new(State { style, ..State::default() });
-        let shared = Arc::new(Shared { url: url.clone(), clock: clock.clone(), state, asked: watch::channel(0).0 });
+        let shared = Arc::new(Shared { url: url.clone(), clock: clock.clone(), state, request_count: watch::channel(0).0 });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared), tls.map(tokio_rustls::TlsAcceptor::from)));
         Self { url, address, shared, accepting }
     }
 
-    /// Publishes a version now; published again, it takes the old one's place.
-    #[expect(clippy::needless_pass_by_value, reason = "a sentence hands its package over")]
+    /// Publishes a version. A version that exists is replaced.
+    #[expect(clippy::needless_pass_by_value, reason = "callers build the package inline")]
     pub fn publish(&self, package: Package) {
         let now = self.now();
         let mut state = self.state();
@@ -107,7 +106,7 @@ impl Registry {
         state.listings.entry(package.name.clone()).or_default().publish(&package, &url, now);
     }
 
-    /// Takes a version out of `versions`, as npm does; its instant stays in `time`, its tarball goes.
+    /// Removes a version from `versions` and deletes its tarball. Like npm, it keeps the entry in `time`.
     pub fn unpublish(&self, name: &str, version: &str) {
         let now = self.now();
         let mut state = self.state();
@@ -117,75 +116,75 @@ impl Registry {
         state.tarballs.remove(&tarball);
     }
 
-    /// The whole package goes: 404 from now on.
+    /// Removes the whole package: 404 from now on.
     pub fn remove(&self, name: &str) {
         self.state().listings.remove(name);
         self.absent(name);
     }
 
-    /// Points a dist-tag somewhere.
+    /// Points a dist-tag to a version.
     pub fn tag(&self, name: &str, tag: &str, version: &str) {
         let now = self.now();
         self.state().listings.get_mut(name).expect("a published package").tag(tag, version, now);
     }
 
-    /// Changes the packument on its way out, each time.
+    /// Applies a change to the packument in every reply.
     pub fn edit(&self, name: &str, change: impl Fn(&mut Value) + Send + Sync + 'static) {
         self.state().listings.get_mut(name).expect("a published package").edits.push(Box::new(change));
     }
 
-    /// These bytes are the packument, whatever they are.
+    /// Sends these bytes as the packument, unchecked.
     pub fn raw(&self, name: &str, bytes: impl Into<Vec<u8>>) {
         self.state().listings.entry(name.to_owned()).or_default().raw = Some(bytes.into());
     }
 
-    /// What the packument is at this moment.
+    /// The current packument.
     pub fn packument(&self, name: &str) -> Value {
         let state = self.state();
         serde_json::from_slice(&state.listings[name].packument(name, &state.style)).expect("JSON")
     }
 
-    /// Other bytes under a tarball's path, whatever its integrity says.
+    /// Replaces the bytes of a tarball without changing its integrity.
     pub fn tamper(&self, path: &str, bytes: impl Into<Vec<u8>>) {
         self.state().tarballs.insert(path.to_owned(), (bytes.into(), None));
     }
 
-    /// What the abbreviated form is like from now on.
+    /// Sets how abbreviated packuments are built.
     pub fn set_abbreviated(&self, how: Abbreviated) {
         self.state().style.abbreviated = how;
     }
 
-    /// Both forms have one `ETag` from now on.
+    /// Sends one `ETag` for both forms from now on.
     pub fn share_etag(&self) {
         self.state().style.one_etag = true;
     }
 
-    /// A path is answered with this.
+    /// Sends `reply` for a path.
     pub fn answer(&self, path: &str, reply: Reply) {
         self.state().replies.insert(path.to_owned(), reply);
     }
 
-    /// A path is answered with this where a request brings a token, whatever token it is.
+    /// Sends `reply` for a path if the request carries any token.
     pub fn answer_tokens(&self, path: &str, reply: Reply) {
         self.state().token_replies.insert(path.to_owned(), reply);
     }
 
-    /// A path is answered from what the registry holds again.
+    /// Removes the reply set by [`Self::answer`].
     pub fn clear_answer(&self, path: &str) {
         self.state().replies.remove(path);
     }
 
-    /// This package is not there, and that is no surprise.
+    /// Declares that a package does not exist: 404 without a failed test.
     pub fn absent(&self, name: &str) {
         self.state().absent.insert(name.to_owned());
     }
 
-    /// Requests for a path wait at the gate.
+    /// Holds requests for a path at the gate.
     pub fn hold(&self, path: &str) -> Gate {
         self.gate(path, None)
     }
 
-    /// Requests for a path get the head and so many bytes of the body, then wait at the gate.
+    /// Sends the head and `after` bytes of the body, then waits at the gate.
     pub fn hold_body(&self, path: &str, after: usize) -> Gate {
         self.gate(path, Some(after))
     }
@@ -196,32 +195,32 @@ impl Registry {
         Gate(sender)
     }
 
-    /// From now on every connection is closed without a word.
+    /// Closes every connection without a reply from now on.
     pub fn go_down(&self) {
         self.state().down = true;
     }
 
-    /// And answers again.
+    /// Ends the outage.
     pub fn come_back(&self) {
         self.state().down = false;
     }
 
-    /// Its clock is so much ahead of the test's (behind, if negative).
+    /// Sets how far the registry's clock is ahead of the test's. Negative values put it behind.
     pub fn set_clock_offset(&self, offset: SignedDuration) {
         self.state().offset = offset;
     }
 
-    /// Every request so far.
+    /// All requests so far.
     pub fn requests(&self) -> Vec<Request> {
         self.state().requests.clone()
     }
 
-    /// How often a path (decoded, without query) was asked for.
+    /// The number of requests for a path (decoded, without query).
     pub fn count(&self, path: &str) -> usize {
         self.state().requests.iter().filter(|request| request.path == path).count()
     }
 
-    /// How often anything was asked for.
+    /// The number of all requests.
     pub fn total(&self) -> usize {
         self.state().requests.len()
     }
@@ -230,18 +229,18 @@ impl Registry {
     #[track_caller]
     pub fn last(&self, path: &str) -> Request {
         let state = self.state();
-        state.requests.iter().rfind(|request| request.path == path).unwrap_or_else(|| panic!("nobody asked for {path}")).clone()
+        state.requests.iter().rfind(|request| request.path == path).unwrap_or_else(|| panic!("no request for {path}")).clone()
     }
 
-    /// Waits until a path was asked for so often.
+    /// Waits until a path was requested `times` times.
     pub async fn wait_for_requests(&self, path: &str, times: usize) {
-        let mut asked = self.shared.asked.subscribe();
-        let enough = asked.wait_for(|_| self.count(path) >= times);
+        let mut count = self.shared.request_count.subscribe();
+        let enough = count.wait_for(|_| self.count(path) >= times);
         let waited = tokio::time::timeout(Duration::from_secs(20), enough).await;
-        assert!(waited.is_ok(), "{path} was asked for {} times, not {times}", self.count(path));
+        assert!(waited.is_ok(), "{path} was requested {} times, not {times}", self.count(path));
     }
 
-    /// Forgets what was asked for without being declared: for a test that provokes it.
+    /// Returns and clears the undeclared requests, for tests that provoke them.
     pub fn take_undeclared(&self) -> Vec<String> {
         std::mem::take(&mut self.state().undeclared)
     }
@@ -259,7 +258,7 @@ impl Drop for Registry {
     fn drop(&mut self) {
         self.accepting.abort();
         let undeclared = self.take_undeclared();
-        assert!(std::thread::panicking() || undeclared.is_empty(), "asked for what nobody declared: {undeclared:?}");
+        assert!(std::thread::panicking() || undeclared.is_empty(), "undeclared requests: {undeclared:?}");
     }
 }
 
@@ -292,14 +291,14 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, shared: &Shared) ->
             state.requests.push(request.clone());
             state.gates.get(&request.path).cloned()
         };
-        shared.asked.send_modify(|asked| *asked += 1);
+        shared.request_count.send_modify(|count| *count += 1);
         if let Some((mut gate, None)) = gate.clone() {
             let _ = gate.wait_for(|open| *open).await;
         }
         let mut reply = shared.state().reply(shared, &request);
         if reply.headers.first("date").is_none() {
-            let told = shared.clock.now() + shared.state().offset;
-            reply.headers.set("date", httpdate::fmt_http_date(told.into()));
+            let date = shared.clock.now() + shared.state().offset;
+            reply.headers.set("date", httpdate::fmt_http_date(date.into()));
         }
         let bytes = reply.to_bytes(request.method == "HEAD");
         let pause = gate.and_then(|(gate, after)| after.map(|after| (gate, reply.head_length() + after)));
@@ -350,7 +349,7 @@ impl State {
                 Some(token) => Reply::json(&format!(r#"{{"username":"{token}"}}"#)),
                 None => Reply::error(401, "who are you?"),
             },
-            // Most registries do not tell.
+            // Most registries have no such endpoint.
             ("GET", path) if path.starts_with("/-/package/") && path.ends_with("/collaborators") => {
                 Reply::error(404, "no such path")
             }
@@ -363,21 +362,21 @@ impl State {
     fn package(&mut self, shared: &Shared, request: &Request) -> Reply {
         let name = request.path.trim_start_matches('/');
         let tags = name.strip_prefix("-/package/").and_then(|rest| rest.strip_suffix("/dist-tags"));
-        let (asked, only_tags) = (tags.unwrap_or(name), tags.is_some());
-        let may_read = self.tokens.get(asked).is_none_or(|readers| may_read(readers, request));
-        match self.listings.get(asked) {
+        let (name, only_tags) = (tags.unwrap_or(name), tags.is_some());
+        let may_read = self.tokens.get(name).is_none_or(|readers| may_read(readers, request));
+        match self.listings.get(name) {
             Some(_) if !may_read => Reply::error(404, "not found"),
             Some(listing) if only_tags => Reply::json(&listing.tags_json()),
-            Some(listing) => listing.reply(asked, &self.style, request),
-            None if self.absent.contains(asked) => Reply::error(404, "not found"),
-            None if self.is_a_lost_tarball(asked) => Reply::error(404, "no such tarball"),
+            Some(listing) => listing.reply(name, &self.style, request),
+            None if self.absent.contains(name) => Reply::error(404, "not found"),
+            None if self.is_removed_tarball(name) => Reply::error(404, "no such tarball"),
             None => self.undeclared(request),
         }
         .for_host(&shared.url)
     }
 
-    /// A tarball of a known package that is no longer there: a fair question with a plain answer.
-    fn is_a_lost_tarball(&self, path: &str) -> bool {
+    /// Whether the path is a removed tarball of a known package. A request for it is expected.
+    fn is_removed_tarball(&self, path: &str) -> bool {
         path.split_once("/-/").is_some_and(|(name, _)| self.listings.contains_key(name) || self.absent.contains(name))
     }
 
@@ -390,21 +389,21 @@ impl State {
 
     fn undeclared(&mut self, request: &Request) -> Reply {
         self.undeclared.push(format!("{} {}", request.method, request.target));
-        Reply::error(404, "nobody declared this")
+        Reply::error(404, "undeclared path")
     }
 }
 
-/// Whether a request carries one of these tokens, which are set apart by commas; `*` ends one of which only the beginning counts.
+/// Whether a request carries one of the comma-separated tokens. A trailing `*` makes a token a prefix.
 fn may_read(readers: &str, request: &Request) -> bool {
-    let shown = request.headers.first("authorization").unwrap_or_default();
-    let shown = shown.strip_prefix("Bearer ").unwrap_or(shown);
+    let token = request.headers.first("authorization").unwrap_or_default();
+    let token = token.strip_prefix("Bearer ").unwrap_or(token);
     readers.split(',').any(|reader| match reader.strip_suffix('*') {
-        Some(beginning) => shown.starts_with(beginning),
-        None => shown == reader,
+        Some(prefix) => token.starts_with(prefix),
+        None => token == reader,
     })
 }
 
-/// The words for `time`, in the registry's own spelling.
+/// The value for `time`, in the registry's format.
 pub fn spell(published: &Published, now: Timestamp) -> Option<Value> {
     match published {
         Published::Aged(age) => Some(Value::from(format!("{:.3}", coldframe::units::timestamp::saturating_sub(now, *age)))),

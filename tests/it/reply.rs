@@ -1,14 +1,13 @@
-//! One request as the fake registry got it, and one answer, right or wrong, byte for byte.
+//! A request as the fake registry received it, and a reply, valid or broken, byte for byte.
 
 use crate::wire::Headers;
 
-/// A request.
 #[derive(Debug, Clone)]
 pub struct Request {
     pub method: String,
-    /// As it came.
+    /// The raw request target.
     pub target: String,
-    /// Decoded, without the query.
+    /// The decoded path, without the query.
     pub path: String,
     pub headers: Headers,
     pub body: Vec<u8>,
@@ -24,39 +23,38 @@ impl Request {
         Self { method, target, path, headers, body }
     }
 
-    /// The bearer token it carries.
+    /// The bearer token in `Authorization`.
     pub fn bearer(&self) -> Option<&str> {
         self.headers.first("authorization").and_then(|value| value.strip_prefix("Bearer "))
     }
 
-    /// One parameter of the query.
+    /// The value of a query parameter.
     pub fn query(&self, name: &str) -> Option<String> {
         let query = self.target.split_once('?')?.1;
         url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
     }
 }
 
-/// An answer.
 #[derive(Debug, Clone)]
 pub struct Reply {
     status: u16,
     pub headers: Headers,
     body: Vec<u8>,
-    said_length: Option<usize>,
+    stated_length: Option<usize>,
     cut_after: Option<usize>,
     chunked: bool,
 }
 
 impl Reply {
     pub fn status(status: u16) -> Self {
-        Self { status, headers: Headers::default(), body: Vec::new(), said_length: None, cut_after: None, chunked: false }
+        Self { status, headers: Headers::default(), body: Vec::new(), stated_length: None, cut_after: None, chunked: false }
     }
 
     pub fn ok(body: impl Into<Vec<u8>>) -> Self {
         Self { body: body.into(), ..Self::status(200) }
     }
 
-    /// What is left of `whole` from a byte on.
+    /// A 206 reply with the bytes of `whole` from `from` on.
     pub fn part(whole: &[u8], from: usize) -> Self {
         let range = format!("bytes {from}-{}/{}", whole.len() - 1, whole.len());
         Self { body: whole[from..].to_vec(), ..Self::status(206) }.header("content-range", &range)
@@ -79,25 +77,25 @@ impl Reply {
         self
     }
 
-    /// `Content-Length` lies.
+    /// Sends a wrong `Content-Length`.
     pub fn says_length(mut self, length: usize) -> Self {
-        self.said_length = Some(length);
+        self.stated_length = Some(length);
         self
     }
 
-    /// The connection ends in the middle of the body.
+    /// Closes the connection in the middle of the body.
     pub fn cut_after(mut self, bytes: usize) -> Self {
         self.cut_after = Some(bytes);
         self
     }
 
-    /// In chunks, without a length.
+    /// Sends the body in chunks, without a length.
     pub fn chunked(mut self) -> Self {
         self.chunked = true;
         self
     }
 
-    /// Replaces `{registry}` in the headers: for redirects that lead home.
+    /// Replaces `{registry}` in the headers, for redirects to the registry itself.
     pub fn for_host(mut self, url: &str) -> Self {
         for (_, value) in &mut self.headers.0 {
             *value = value.replace("{registry}", url);
@@ -105,9 +103,9 @@ impl Reply {
         self
     }
 
-    /// Whether what was said and what was sent differ, so that nothing can follow.
+    /// Whether the stated and the sent length differ. No further reply can follow on the connection then.
     pub fn ends_connection(&self) -> bool {
-        self.cut_after.is_some() || self.said_length.is_some_and(|length| length != self.body.len())
+        self.cut_after.is_some() || self.stated_length.is_some_and(|length| length != self.body.len())
     }
 
     pub fn head_length(&self) -> usize {
@@ -122,7 +120,7 @@ impl Reply {
         if self.chunked {
             head.push_str("transfer-encoding: chunked\r\n");
         } else if self.status != 304 {
-            head.push_str(&format!("content-length: {}\r\n", self.said_length.unwrap_or(self.body.len())));
+            head.push_str(&format!("content-length: {}\r\n", self.stated_length.unwrap_or(self.body.len())));
         }
         head.push_str("\r\n");
         head

@@ -1,10 +1,10 @@
-//! A restart changes no verdict: first-seen, last-seen, tag history and integrity are in the ledger.
+//! A restart changes no verdict: the ledger stores first-seen, last-seen, tag history and integrity.
 
 use crate::package::{Package, days, hours};
 use crate::scene::Scene;
 
 #[tokio::test]
-async fn first_seen_outlives_a_restart() {
+async fn first_seen_survives_restart() {
     let mut scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").without_time());
@@ -18,7 +18,7 @@ async fn first_seen_outlives_a_restart() {
 }
 
 #[tokio::test]
-async fn a_backdated_release_stays_young_after_a_restart() {
+async fn backdated_release_stays_held_after_restart() {
     let mut scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad").await.is(200);
@@ -31,7 +31,7 @@ async fn a_backdated_release_stays_young_after_a_restart() {
 }
 
 #[tokio::test]
-async fn tag_history_outlives_a_restart() {
+async fn tag_history_survives_restart() {
     let mut scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.9.0", "2.0.0"]);
     scene.registry.tag("left-pad", "latest", "1.9.0");
@@ -45,7 +45,7 @@ async fn tag_history_outlives_a_restart() {
 }
 
 #[tokio::test]
-async fn a_known_integrity_outlives_a_restart() {
+async fn known_integrity_survives_restart() {
     let mut scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
     scene.get("/left-pad").await.is(200);
@@ -57,7 +57,7 @@ async fn a_known_integrity_outlives_a_restart() {
 }
 
 #[tokio::test]
-async fn what_was_fetched_is_served_after_a_restart_without_upstream() {
+async fn cached_documents_are_served_after_restart_without_upstream() {
     let mut scene = Scene::open().await;
     let package = Package::new("left-pad", "1.0.0");
     let bytes = package.tarball.clone();
@@ -72,7 +72,7 @@ async fn what_was_fetched_is_served_after_a_restart_without_upstream() {
 }
 
 #[tokio::test]
-async fn a_restart_within_the_ttl_asks_upstream_for_nothing_it_knows() {
+async fn restart_within_ttl_refetches_nothing() {
     let mut scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad").await.is(200);
@@ -84,11 +84,11 @@ async fn a_restart_within_the_ttl_asks_upstream_for_nothing_it_knows() {
 }
 
 #[tokio::test]
-async fn the_same_document_has_the_same_etag_after_a_restart() {
+async fn etag_survives_restart() {
     let mut scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
     scene.publish(Package::new("left-pad", "1.2.0").aged(hours(2)));
-    // The second Coldframe has another port, and tarball URLs name it: so the client comes by a name.
+    // The restarted server has another port, and tarball URLs contain the host. A fixed `Host` keeps them equal.
     let host = |scene: &Scene| scene.get("/left-pad").header("host", "npm.example");
     let etag = host(&scene).await.is(200).header("etag").to_owned();
     scene.restart().await;
@@ -96,13 +96,13 @@ async fn the_same_document_has_the_same_etag_after_a_restart() {
 }
 
 #[tokio::test]
-async fn two_installs_get_the_same_answer() {
-    let one = Scene::open().await;
-    let other = Scene::open().set("upstream", &one.registry.url).await;
-    one.publish_old("left-pad", &["1.0.0", "2.0.0-beta.1", "1.1.0"]);
-    one.publish(Package::new("left-pad", "1.2.0").aged(hours(2)));
+async fn two_servers_send_the_same_packument() {
+    let first = Scene::open().await;
+    let second = Scene::open().set("upstream", &first.registry.url).await;
+    first.publish_old("left-pad", &["1.0.0", "2.0.0-beta.1", "1.1.0"]);
+    first.publish(Package::new("left-pad", "1.2.0").aged(hours(2)));
     let host = |scene: &Scene| scene.get("/left-pad").header("host", "npm.example").gzip();
-    let (here, there) = (host(&one).await.is(200), host(&other).await.is(200));
-    assert_eq!(here.content(), there.content());
-    assert_eq!(here.header("etag"), there.header("etag"));
+    let (left, right) = (host(&first).await.is(200), host(&second).await.is(200));
+    assert_eq!(left.content(), right.content());
+    assert_eq!(left.header("etag"), right.header("etag"));
 }

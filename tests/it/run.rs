@@ -1,5 +1,5 @@
-//! `coldframe run`: one command behind a Coldframe of its own. Led there by its environment, its end passed on, nothing left
-//! behind.
+//! `coldframe run` with its own Coldframe: the environment directs the command to it, the exit code is passed on, and no file,
+//! process or port remains.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::program::{coldframe, machine_clock, run};
 use crate::registry::Registry;
 use crate::wire::Response;
 
-/// A registry with an old and a young left-pad, a home, a data directory and a place for temporary files.
+/// A registry with an old and a held left-pad, a home, a data directory and a temporary directory.
 pub struct Fixture {
     pub home: TempDir,
     pub data: TempDir,
@@ -41,27 +41,28 @@ impl Fixture {
         command
     }
 
-    /// A command that shows its environment and then waits to be told to end.
+    /// Starts a command that prints its environment and then waits for the end of its input.
     pub fn start(&self, flags: &[&str]) -> Running {
         Running::start(&mut self.command(flags, &["sh", "-c", "env; echo; exec cat >/dev/null"]))
     }
 
-    /// Another command.
+    /// Starts a shell script.
     pub fn start_with(&self, script: &str) -> Running {
         Running::start(&mut self.command(&[], &["sh", "-c", script]))
     }
 
+    /// Whether the temporary directory is empty.
     pub fn is_clean(&self) -> bool {
         std::fs::read_dir(self.scratch.path()).unwrap().next().is_none()
     }
 
-    /// Where the registry has something.
+    /// The URL of a path on the registry.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.registry.url)
     }
 }
 
-/// A command that waits.
+/// A command that waits for the end of its input.
 pub struct Running {
     pub child: Child,
     input: Option<ChildStdin>,
@@ -72,8 +73,9 @@ impl Running {
     pub fn start(command: &mut Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let shown = lines.by_ref().map(Result::unwrap).take_while(|line| !line.is_empty());
-        let environment = shown.filter_map(|line| line.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let printed = lines.by_ref().map(Result::unwrap).take_while(|line| !line.is_empty());
+        let environment =
+            printed.filter_map(|line| line.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())));
         let environment = environment.collect();
         Self { input: child.stdin.take(), child, environment }
     }
@@ -86,7 +88,7 @@ impl Running {
         self.proxy().1.parse().unwrap()
     }
 
-    /// What a client shows there: name and password.
+    /// The proxy credentials, as `name:password`.
     pub fn pass(&self) -> &str {
         self.proxy().0
     }
@@ -96,24 +98,24 @@ impl Running {
         proxy.trim_start_matches("http://").trim_end_matches('/').split_once('@').unwrap()
     }
 
-    /// Asks through the gateway, as a client in the command would.
+    /// Sends a request through the gateway with the run's credentials.
     pub async fn ask(&self, url: &str) -> Response {
         self.ask_as(self.pass(), url).await
     }
 
-    /// Asks there as somebody who shows another name and password.
+    /// Sends a request through the gateway with the given credentials.
     pub async fn ask_as(&self, pass: &str, url: &str) -> Response {
-        let shown = base64::engine::general_purpose::STANDARD.encode(pass);
-        self.ask_unknown(url).header("proxy-authorization", &format!("Basic {shown}")).await
+        let encoded = base64::engine::general_purpose::STANDARD.encode(pass);
+        self.ask_unknown(url).header("proxy-authorization", &format!("Basic {encoded}")).await
     }
 
-    /// Asks there as any process of this machine can.
+    /// Builds a request to the gateway without credentials, as any local process can.
     pub fn ask_unknown(&self, url: &str) -> Ask {
         let host = url.trim_start_matches("http://").split('/').next().unwrap();
         Ask::new(self.gateway(), "GET", url).header("host", host)
     }
 
-    /// Lets it end: the exit code and what stood on standard error.
+    /// Ends the command. Returns the exit code and the standard error.
     pub fn end(mut self) -> (i32, String) {
         drop(self.input.take());
         let mut errors = String::new();
@@ -123,14 +125,14 @@ impl Running {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_is_led_here_and_its_end_says_what_was_held_back_and_refused() {
+async fn command_uses_the_gateway_and_summary_lists_held_and_refused_versions() {
     let fixture = Fixture::new().await;
     let report = fixture.home.path().join("report.md");
     std::fs::write(&report, "before\n").unwrap();
     let running = fixture.start(&["--report", report.to_str().unwrap()]);
     let packument = running.ask(&fixture.url("/left-pad")).await;
     assert_eq!(packument.versions(), ["1.0.0"]);
-    // As the registry wrote it: a lockfile comes out as it does without us.
+    // The tarball URL is the registry's, so the lockfile is the same as without Coldframe.
     assert_eq!(packument.json()["versions"]["1.0.0"]["dist"]["tarball"], fixture.url("/left-pad/-/left-pad-1.0.0.tgz"));
     running.ask(&fixture.url("/left-pad/-/left-pad-1.0.0.tgz")).await.is(200);
     running.ask(&fixture.url("/left-pad/-/left-pad-1.1.0.tgz")).await.is(403);
@@ -150,20 +152,20 @@ async fn a_command_is_led_here_and_its_end_says_what_was_held_back_and_refused()
     let page = std::fs::read_to_string(&report).unwrap();
     assert!(page.starts_with("before\n### Coldframe: `sh -c") && page.contains("| left-pad@1.1.0 is held"), "{page}");
     assert!(fixture.is_clean());
-    assert!(std::net::TcpStream::connect(gateway).is_err(), "the port is open still");
-    // The cache is the data directory's.
+    assert!(std::net::TcpStream::connect(gateway).is_err(), "the port is still open");
+    // A second run uses the cache in the data directory.
     let again = fixture.start(&["--json"]);
     again.ask(&fixture.url("/left-pad/-/left-pad-1.0.0.tgz")).await.is(200);
     let (_, errors) = again.end();
-    let summed: Value = serde_json::from_str(errors.lines().last().unwrap()).unwrap();
-    assert_eq!(summed["packages"]["fromCache"], 1, "{summed}");
+    let summary: Value = serde_json::from_str(errors.lines().last().unwrap()).unwrap();
+    assert_eq!(summary["packages"]["fromCache"], 1, "{summary}");
     assert_eq!(fixture.registry.count("/left-pad/-/left-pad-1.0.0.tgz"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_project_of_yarn_2_is_told_that_a_run_cannot_lead_it() {
+async fn only_yarn_2_projects_get_a_warning() {
     let fixture = Fixture::new().await;
-    for (file, text, is_told) in [
+    for (file, text, has_warning) in [
         ("package.json", "{\"packageManager\": \"yarn@2.4.3+sha224.00\"}", true),
         ("package.json", "{\"packageManager\": \"yarn@3.8.7\"}", false),
         (".yarnrc.yml", "yarnPath: .yarn/releases/yarn-2.4.3.cjs\n", true),
@@ -173,21 +175,21 @@ async fn a_project_of_yarn_2_is_told_that_a_run_cannot_lead_it() {
         std::fs::write(fixture.home.path().join(file), text).unwrap();
         let (code, _, errors) = run(&mut fixture.command(&[], &["true"]));
         assert_eq!(code, 0, "{errors}");
-        assert_eq!(errors.contains("yarn 2 sends no password to a proxy"), is_told, "{text}: {errors}");
+        assert_eq!(errors.contains("yarn 2 sends no password to a proxy"), has_warning, "{text}: {errors}");
         std::fs::remove_file(fixture.home.path().join(file)).unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_gives_private_bytes_to_the_token_that_may_have_them() {
+async fn private_tarball_is_served_only_to_an_authorized_token() {
     let fixture = Fixture::new().await;
     let secret = Package::new("@acme/secret", "1.0.0").readable_with("alice");
     let stolen = crate::package::sha512(&secret.tarball);
     fixture.registry.publish(secret.clone());
     fixture.registry.publish(Package::new("evil", "1.0.0").dist("integrity", stolen).dist("shasum", Value::Null));
     let running = fixture.start(&[]);
-    let shown = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(running.pass()));
-    let ask = |path: &str| running.ask_unknown(&fixture.url(path)).header("proxy-authorization", &shown);
+    let credentials = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(running.pass()));
+    let ask = |path: &str| running.ask_unknown(&fixture.url(path)).header("proxy-authorization", &credentials);
     assert_eq!(ask(&secret.path()).token("alice").await.is(200).body, secret.tarball);
     for denied in [ask(&secret.path()), ask(&secret.path()).token("mallory"), ask("/evil/-/evil-1.0.0.tgz")] {
         let answer = denied.await;
@@ -196,11 +198,11 @@ async fn a_run_gives_private_bytes_to_the_token_that_may_have_them() {
     assert_eq!(running.end().0, 0);
 }
 
-/// A command that shows its environment, waits, and fails.
+/// A script that prints its environment, waits, and fails.
 const FAILS: &str = "env; echo; cat >/dev/null; exit 1";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_end_of_a_command_that_failed_names_what_stopped_it_then_what_it_would_have_taken() {
+async fn summary_of_failed_command_lists_blocking_versions_then_held_updates() {
     let fixture = Fixture::new().await;
     for (name, old, young) in [("object-inspect", "1.13.4", "1.14.0"), ("dep", "1.0.0", "2.0.0")] {
         fixture.registry.publish(Package::new(name, old));
@@ -226,7 +228,7 @@ async fn the_end_of_a_command_that_failed_names_what_stopped_it_then_what_it_wou
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_that_the_command_itself_names_is_what_stopped_it() {
+async fn version_named_on_the_command_line_is_reported_as_blocking() {
     let fixture = Fixture::new().await;
     let running = Running::start(&mut fixture.command(&[], &["sh", "-c", FAILS, "left-pad@1.1.0"]));
     running.ask(&fixture.url("/left-pad")).await.is(200);
@@ -235,15 +237,15 @@ async fn a_version_that_the_command_itself_names_is_what_stopped_it() {
     let running = Running::start(&mut fixture.command(&["--json"], &["sh", "-c", FAILS, "left-pad@^1.1"]));
     running.ask(&fixture.url("/left-pad")).await.is(200);
     let (_, errors) = running.end();
-    let summed: Value = serde_json::from_str(errors.lines().last().unwrap()).unwrap();
+    let summary: Value = serde_json::from_str(errors.lines().last().unwrap()).unwrap();
     assert_eq!(
-        (&summed["stoppedBy"][0]["version"], &summed["stoppedBy"][0]["spec"]),
+        (&summary["stoppedBy"][0]["version"], &summary["stoppedBy"][0]["spec"]),
         (&"1.1.0".into(), &"^1.1".into()),
-        "{summed}"
+        "{summary}"
     );
 }
 
-/// Where a process listens, by the ports.
+/// The TCP ports on which a process listens.
 #[cfg(target_os = "linux")]
 fn ports(process: u32) -> Vec<u16> {
     let files = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
@@ -253,23 +255,23 @@ fn ports(process: u32) -> Vec<u16> {
         let columns: Vec<_> = line.split_whitespace().collect();
         let socket = format!("socket:[{}]", columns.get(9)?);
         let port = columns.get(1)?.rsplit(':').next()?;
-        let is_its = columns.get(3) == Some(&"0A") && files.iter().any(|file| *file == Path::new(&socket));
-        is_its.then(|| u16::from_str_radix(port, 16).ok())?
+        let is_own = columns.get(3) == Some(&"0A") && files.iter().any(|file| *file == Path::new(&socket));
+        is_own.then(|| u16::from_str_radix(port, 16).ok())?
     };
     table.iter().flat_map(|table| table.lines().filter_map(listens)).collect()
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
-async fn others_on_this_machine_find_one_port_and_do_not_get_through_it() {
+async fn other_local_processes_find_one_port_and_get_407() {
     let fixture = Fixture::new().await;
     let (running, other) = (fixture.start(&["--json"]), fixture.start(&[]));
     assert_eq!(ports(running.child.id()), [running.gateway().port()]);
     let tarball = fixture.url("/left-pad/-/left-pad-1.0.0.tgz");
     let asked = running.ask_unknown(&tarball).await.is(407);
     assert!(asked.headers.first("proxy-authenticate").is_some_and(|scheme| scheme.starts_with("Basic ")), "{asked:?}");
-    for wrong in [other.pass(), "run:", "run:0123456789abcdef0123456789abcdef", "eve"] {
-        running.ask_as(wrong, &tarball).await.is(407);
+    for credentials in [other.pass(), "run:", "run:0123456789abcdef0123456789abcdef", "eve"] {
+        running.ask_as(credentials, &tarball).await.is(407);
     }
     Ask::new(running.gateway(), "CONNECT", "registry.example:443").await.is(407);
     Ask::new(running.gateway(), "GET", "/left-pad").await.is(407);
@@ -278,13 +280,17 @@ async fn others_on_this_machine_find_one_port_and_do_not_get_through_it() {
     assert!(fixture.registry.last("/left-pad/-/left-pad-1.0.0.tgz").headers.first("proxy-authorization").is_none());
     other.end();
     let (_, errors) = running.end();
-    let summed: Value = serde_json::from_str(errors.lines().last().unwrap()).unwrap();
-    // Whoever knocked is no part of what the command did.
-    assert_eq!((&summed["packages"]["total"], summed["notReached"].as_array().map(Vec::len)), (&1.into(), Some(0)), "{summed}");
+    let summary: Value = serde_json::from_str(errors.lines().last().unwrap()).unwrap();
+    // Requests without credentials are not part of the summary.
+    assert_eq!(
+        (&summary["packages"]["total"], summary["notReached"].as_array().map(Vec::len)),
+        (&1.into(), Some(0)),
+        "{summary}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_variable_that_a_client_reads_leads_here_and_none_leads_past() {
+async fn every_client_variable_points_to_the_gateway_and_none_bypasses_it() {
     let fixture = Fixture::new().await;
     let mut command = fixture.command(&[], &["sh", "-c", "env; echo; exec cat >/dev/null"]);
     command.env("NO_PROXY", "127.0.0.1").env("ALL_PROXY", "http://127.0.0.1:9").env("NPM_CONFIG_NOPROXY", "127.0.0.1");
@@ -312,8 +318,8 @@ async fn every_variable_that_a_client_reads_leads_here_and_none_leads_past() {
     running.end();
 }
 
-/// A command behind a registry that is not on this machine.
-fn behind_a_registry_elsewhere(fixture: &Fixture) -> Command {
+/// A run whose registry is not on this machine.
+fn run_with_remote_registry(fixture: &Fixture) -> Command {
     let mut command = coldframe(fixture.home.path());
     command.env("PATH", "/usr/bin:/bin").env("TMPDIR", fixture.scratch.path());
     command.args(["run", "--upstream", "http://npm.registry.example/", "--data-dir"]).arg(fixture.data.path());
@@ -322,10 +328,10 @@ fn behind_a_registry_elsewhere(fixture: &Fixture) -> Command {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_of_the_commands_own_and_what_the_user_excepts_are_reached_directly() {
+async fn local_servers_and_the_users_exceptions_are_reached_directly() {
     const LOOPBACK: &str = "localhost,.localhost,127.0.0.1,::1,[::1]";
     let fixture = Fixture::new().await;
-    let mut command = behind_a_registry_elsewhere(&fixture);
+    let mut command = run_with_remote_registry(&fixture);
     command.env("NO_PROXY", "internal.example,*,.registry.example,db.example:5432 example");
     std::fs::write(fixture.home.path().join(".npmrc"), "noproxy=wiki.example,npm.registry.example\n").unwrap();
     let running = Running::start(&mut command);
@@ -334,28 +340,28 @@ async fn a_server_of_the_commands_own_and_what_the_user_excepts_are_reached_dire
         assert_eq!(running.variable(name), Some(expected.as_str()), "{name}");
     }
     running.end();
-    // The line that `client-config` writes is overruled: no reason to keep anything from the command's servers.
+    // The run overrides the line that `client-config` writes, so loopback stays reachable directly.
     std::fs::write(fixture.home.path().join(".npmrc"), "registry=http://127.0.0.1:4873/\n").unwrap();
-    let running = Running::start(&mut behind_a_registry_elsewhere(&fixture));
+    let running = Running::start(&mut run_with_remote_registry(&fixture));
     assert_eq!(running.variable("NO_PROXY"), Some(LOOPBACK));
     running.end();
     for (file, text) in [(".npmrc", "@acme:registry=http://localhost:4873/\n"), (".npmrc", "noproxy=wiki.example\n")] {
         std::fs::write(fixture.home.path().join(file), text).unwrap();
-        let running = Running::start(&mut behind_a_registry_elsewhere(&fixture));
+        let running = Running::start(&mut run_with_remote_registry(&fixture));
         let expected = if text.starts_with('@') { "none.invalid".to_owned() } else { format!("{LOOPBACK},wiki.example") };
         assert_eq!(running.variable("NO_PROXY"), Some(expected.as_str()), "{text}");
         running.end();
     }
-    // A lockfile that names a place on this machine takes it for a registry.
+    // An address on this machine in a lockfile counts as a registry.
     let lockfile = r#"{"lockfileVersion":3,"packages":{"node_modules/left-pad":{"version":"1.0.0","resolved":"http://localhost:4873/left-pad/-/left-pad-1.0.0.tgz"}}}"#;
     std::fs::write(fixture.home.path().join("package-lock.json"), lockfile).unwrap();
-    let running = Running::start(&mut behind_a_registry_elsewhere(&fixture));
+    let running = Running::start(&mut run_with_remote_registry(&fixture));
     assert_eq!(running.variable("NO_PROXY"), Some("wiki.example"));
     running.end();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn yarn_is_told_whom_to_trust_under_the_name_that_its_version_knows() {
+async fn yarn_gets_the_ca_file_under_the_setting_of_its_version() {
     let fixture = Fixture::new().await;
     for (file, set, unset) in [
         ("nodeLinker: node-modules\n", None, &["YARN_HTTPS_CA_FILE_PATH", "YARN_CA_FILE_PATH"][..]),
@@ -373,7 +379,7 @@ async fn yarn_is_told_whom_to_trust_under_the_name_that_its_version_knows() {
         }
         running.end();
     }
-    // yarn 1 obeys its own file before npm's variables, and yarn 2 fails over yarn 1's variable.
+    // yarn 1 prefers its own file to npm's variables. yarn 2 fails on yarn 1's variable.
     std::fs::remove_file(fixture.home.path().join(".yarnrc.yml")).unwrap();
     std::fs::write(fixture.home.path().join(".yarnrc"), "registry \"http://127.0.0.1:9/\"\n").unwrap();
     let running = fixture.start(&[]);
@@ -382,7 +388,7 @@ async fn yarn_is_told_whom_to_trust_under_the_name_that_its_version_knows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lockfile_that_names_coldframe_itself_is_answered_though_none_listens_there() {
+async fn lockfile_with_coldframes_address_works_though_nothing_listens_there() {
     let fixture = Fixture::new().await;
     let running = fixture.start(&["--listen", "127.0.0.1:14873"]);
     for host in ["127.0.0.1:14873", "localhost:14873"] {
@@ -393,26 +399,26 @@ async fn a_lockfile_that_names_coldframe_itself_is_answered_though_none_listens_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_way_to_anything_else_is_closed_and_what_was_tried_is_told() {
+async fn other_hosts_are_blocked_and_listed_in_the_summary() {
     let fixture = Fixture::new().await;
-    let elsewhere = Registry::start(&machine_clock()).await;
+    let other = Registry::start(&machine_clock()).await;
     let lockfile = format!(
         r#"{{"lockfileVersion":3,"packages":{{"node_modules/left-pad":{{"version":"1.0.0","resolved":"{}/left-pad/-/left-pad-1.0.0.tgz"}}}}}}"#,
-        elsewhere.url
+        other.url
     );
     std::fs::write(fixture.home.path().join("package-lock.json"), lockfile).unwrap();
     let running = fixture.start(&[]);
-    let refused = running.ask(&format!("{}/left-pad", elsewhere.url)).await.is(403);
+    let refused = running.ask(&format!("{}/left-pad", other.url)).await.is(403);
     assert!(refused.error().contains("--allow-host"), "{refused:?}");
     let (_, errors) = running.end();
-    let host = elsewhere.address.to_string();
+    let host = other.address.to_string();
     assert!(errors.contains(&format!("1 lockfile entries use `{host}`, which this run blocks")), "{errors}");
     assert!(errors.contains(&format!("not reached  {host}: coldframe")), "{errors}");
-    assert_eq!(elsewhere.total(), 0);
+    assert_eq!(other.total(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_exit_code_is_the_commands_own_or_the_signals_that_ended_it() {
+async fn exit_code_is_the_commands_or_128_plus_signal() {
     let fixture = Fixture::new().await;
     let code = |words: &[&str]| run(&mut fixture.command(&[], words)).0;
     assert_eq!(code(&["sh", "-c", "exit 42"]), 42);
@@ -426,23 +432,23 @@ async fn the_exit_code_is_the_commands_own_or_the_signals_that_ended_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn input_and_output_are_the_commands_own() {
+async fn stdin_and_stdout_are_passed_through() {
     let fixture = Fixture::new().await;
     let mut command = fixture.command(&[], &["cat"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(b"as it is\n").unwrap();
+    child.stdin.take().unwrap().write_all(b"text\n").unwrap();
     let output = child.wait_with_output().unwrap();
-    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b"as it is\n"[..]));
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b"text\n"[..]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn signals_reach_the_command_and_what_it_started() {
+async fn signals_reach_the_command_and_its_children() {
     let fixture = Fixture::new().await;
     let signalled = |signal: &str, script: &str| {
         let mut command = fixture.command(&[], &["sh", "-c", script]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut told = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut told).unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
         child.wait().unwrap().code()
     };
@@ -453,56 +459,56 @@ async fn signals_reach_the_command_and_what_it_started() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_command_leaves_running_is_ended() {
+async fn processes_left_by_a_killed_command_are_terminated() {
     let fixture = Fixture::new().await;
-    let (code, told, errors) = run(&mut fixture.command(&[], &["sh", "-c", "sleep 600 >/dev/null 2>&1 & echo $!; kill -9 $$"]));
+    let (code, output, errors) = run(&mut fixture.command(&[], &["sh", "-c", "sleep 600 >/dev/null 2>&1 & echo $!; kill -9 $$"]));
     assert!(code == 137 && errors.contains("terminated processes that the command left running"), "{code} {errors}");
-    let left = Path::new("/proc").join(told.trim());
-    let state = std::fs::read_to_string(left.join("stat")).unwrap_or_default();
-    // Where nobody waits for it, it is gone for all but its number.
+    let process = Path::new("/proc").join(output.trim());
+    let state = std::fs::read_to_string(process.join("stat")).unwrap_or_default();
+    // Without a parent that reaps it, the process remains as a zombie.
     assert!(state.is_empty() || state.contains(") Z "), "{state}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lines_that_lead_a_scope_elsewhere_are_named_before_the_command_runs() {
+async fn scope_registries_of_other_hosts_are_reported_before_the_command_runs() {
     let fixture = Fixture::new().await;
     std::fs::write(fixture.home.path().join("package-lock.json"), r#"{"lockfileVersion":3,"packages":{}}"#).unwrap();
-    // yarn's own file: npm's lines are upstreams of a Coldframe that reads them.
+    // In yarn's file: Coldframe reads scopes in `.npmrc` itself and uses them as upstreams.
     std::fs::write(
         fixture.home.path().join(".yarnrc.yml"),
         "npmScopes:\n  acme:\n    npmRegistryServer: https://acme.example/npm\n",
     )
     .unwrap();
     std::fs::write(fixture.home.path().join("yarn.lock"), "__metadata:\n  version: 8\n").unwrap();
-    let (code, told, errors) = run(&mut fixture.command(&[], &["sh", "-c", "echo here >&2"]));
-    assert_eq!((code, told.as_str()), (0, ""), "{errors}");
-    let named = errors.find("`@acme:registry` in `").unwrap_or_else(|| panic!("it is not named: {errors}"));
+    let (code, output, errors) = run(&mut fixture.command(&[], &["sh", "-c", "echo here >&2"]));
+    assert_eq!((code, output.as_str()), (0, ""), "{errors}");
+    let named = errors.find("`@acme:registry` in `").unwrap_or_else(|| panic!("scope not reported: {errors}"));
     let line = errors[named..].lines().next().unwrap();
     for part in [".yarnrc.yml:3`", "points to acme.example", "this run blocks it, `--intercept HOST`"] {
         assert!(line.contains(part), "{part}: {line}");
     }
-    assert!(named < errors.find("here").unwrap(), "the command ran before: {errors}");
-    // What answers for it is not named.
+    assert!(named < errors.find("here").unwrap(), "reported after the command ran: {errors}");
+    // An intercepted host is not reported.
     let (_, _, errors) = run(&mut fixture.command(&["--intercept", "acme.example"], &["true"]));
     assert!(!errors.contains("@acme"), "{errors}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_network_the_summary_says_what_could_not_be_had_and_from_where() {
+async fn summary_without_network_lists_failed_packages_and_the_upstream() {
     let fixture = Fixture::new().await;
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut command = coldframe(fixture.home.path());
     command.env("PATH", "/usr/bin:/bin").env("TMPDIR", fixture.scratch.path()).args([
         "run",
         "--upstream",
-        &format!("http://{nobody}/"),
+        &format!("http://{closed}/"),
     ]);
     command.arg("--data-dir").arg(fixture.data.path()).args(["--", "sh", "-c", "env; echo; cat >/dev/null; exit 9"]);
     let running = Running::start(&mut command);
-    running.ask(&format!("http://{nobody}/left-pad")).await.is(502);
+    running.ask(&format!("http://{closed}/left-pad")).await.is(502);
     let (code, errors) = running.end();
     assert_eq!(code, 9, "{errors}");
-    let why = format!("failed       left-pad: cannot reach upstream `{nobody}`");
+    let why = format!("failed       left-pad: cannot reach upstream `{closed}`");
     for part in ["coldframe: no package was served; 1 failed", &why, "what to do:\n  coldframe doctor"] {
         assert!(errors.contains(part), "{part}: {errors}");
     }

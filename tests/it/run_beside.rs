@@ -1,4 +1,4 @@
-//! `coldframe run` beside a Coldframe that runs on the same data directory: led there, judged and noted there, summed up here.
+//! `coldframe run` with a server on the same data directory: the server decides and records, the run prints the summary.
 
 use base64::Engine as _;
 use serde_json::Value;
@@ -9,79 +9,80 @@ use crate::program::{Program, coldframe, machine_clock, run};
 use crate::registry::Registry;
 use crate::run::{Fixture, Running};
 
-/// A server on the place's data directory.
+/// Starts a server on the fixture's data directory.
 fn serve(fixture: &Fixture, more: &[&str]) -> Program {
     Program::serve(fixture.home.path(), fixture.data.path(), &fixture.registry.url, more)
 }
 
-/// Another command of the program on the place's data directory.
-fn beside(fixture: &Fixture, words: &[&str]) -> (i32, String, String) {
+/// Runs another subcommand on the fixture's data directory.
+fn subcommand(fixture: &Fixture, words: &[&str]) -> (i32, String, String) {
     let mut command = coldframe(fixture.home.path());
     command.args(words).args(["--upstream", &fixture.registry.url, "--data-dir"]).arg(fixture.data.path());
     run(&mut command)
 }
 
-/// Whether anybody answers at the gateway that a command was led to.
+/// Whether the run's gateway accepts connections.
 fn is_open(running: &Running) -> bool {
     std::net::TcpStream::connect(running.gateway()).is_ok()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_is_led_to_the_server_that_runs_and_sums_up_what_it_alone_asked() {
+async fn run_uses_the_running_server_and_reports_only_its_own_requests() {
     let fixture = Fixture::new().await;
     fixture.registry.publish(Package::new("axios", "1.0.0"));
     fixture.registry.publish(Package::new("is-odd", "1.0.0").aged(hours(90)));
     let server = serve(&fixture, &["--min-release-age", "100h"]);
     let base = format!("http://{}", server.address);
-    // Somebody else's.
+    // Requests of another client.
     server.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
     server.get("/axios/-/axios-1.0.0.tgz").await.is(200);
     let running = fixture.start(&["--json"]);
     running.ask(&fixture.url("/left-pad")).await.is(200);
     running.ask(&fixture.url("/left-pad/-/left-pad-1.0.0.tgz")).await.is(200);
     running.ask(&fixture.url("/left-pad/-/left-pad-1.1.0.tgz")).await.is(403);
-    // By the server's policy, not by the one that this command would have.
+    // The server's policy applies, not the run's own.
     running.ask(&fixture.url("/is-odd/-/is-odd-1.0.0.tgz")).await.is(403);
-    // A lockfile that was written through the server names it, though this command's own flags do not.
+    // A lockfile written through the server contains the server's address, which the run's own flags do not name.
     running.ask(&format!("{base}/left-pad/-/left-pad-1.0.0.tgz")).await.is(200);
     running.ask("http://elsewhere.example/x").await.is(403);
     let gateway = running.gateway();
     let (code, errors) = running.end();
     assert!(errors.contains("using the running coldframe, policy: default, minimum release age 100 h"), "{errors}");
-    let summed: Value = serde_json::from_str(errors.lines().last().unwrap()).unwrap();
-    assert_eq!((code, &summed["packages"]["total"], &summed["packages"]["fromCache"]), (0, &1.into(), &1.into()), "{summed}");
-    let refused: Vec<_> = summed["refused"].as_array().unwrap().iter().map(|refused| refused["name"].as_str().unwrap()).collect();
+    let summary: Value = serde_json::from_str(errors.lines().last().unwrap()).unwrap();
+    assert_eq!((code, &summary["packages"]["total"], &summary["packages"]["fromCache"]), (0, &1.into(), &1.into()), "{summary}");
+    let refused: Vec<_> =
+        summary["refused"].as_array().unwrap().iter().map(|refused| refused["name"].as_str().unwrap()).collect();
     assert_eq!(refused, ["is-odd", "left-pad"]);
-    assert!(summed["refused"][1]["reason"].as_str().unwrap().contains("newest allowed: 1.0.0"), "{summed}");
+    assert!(summary["refused"][1]["reason"].as_str().unwrap().contains("newest allowed: 1.0.0"), "{summary}");
     assert_eq!(
-        (&summed["hidden"][0]["name"], &summed["hidden"][0]["newer"][0]["version"]),
+        (&summary["hidden"][0]["name"], &summary["hidden"][0]["newer"][0]["version"]),
         (&"left-pad".into(), &"1.1.0".into())
     );
     assert_eq!(
-        (&summed["hidden"][0]["newer"][0]["rule"], &summed["policy"]),
+        (&summary["hidden"][0]["newer"][0]["rule"], &summary["policy"]),
         (&"minimum-age".into(), &"default, minimum release age 100 h".into())
     );
-    assert_eq!(summed["notReached"][0]["place"], "elsewhere.example", "{summed}");
+    assert_eq!(summary["notReached"][0]["place"], "elsewhere.example", "{summary}");
     assert!(fixture.is_clean());
-    assert!(std::net::TcpStream::connect(gateway).is_err(), "the port is open still");
+    assert!(std::net::TcpStream::connect(gateway).is_err(), "the port is still open");
     assert_eq!(fixture.registry.count("/left-pad/-/left-pad-1.0.0.tgz"), 1);
-    // The ledger knows it at once, by the name of whoever ran it.
-    let (code, told, errors) = beside(&fixture, &["exposure", "left-pad"]);
+    // The ledger lists the run immediately, under the name of the user who ran it.
+    let (code, output, errors) = subcommand(&fixture, &["exposure", "left-pad"]);
     assert_eq!(code, 0, "{errors}");
-    let named: Vec<_> = told.lines().filter(|line| line.contains("@127.0.0.1")).collect();
-    assert!(named.iter().any(|line| line.contains("1.1.0")) && named.iter().any(|line| line.contains("1.0.0")), "{told}");
+    let named: Vec<_> = output.lines().filter(|line| line.contains("@127.0.0.1")).collect();
+    assert!(named.iter().any(|line| line.contains("1.1.0")) && named.iter().any(|line| line.contains("1.0.0")), "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_else_asks_the_running_server_in_the_name_of_whoever_runs_a_command() {
+async fn other_processes_cannot_use_the_runs_credentials_on_the_server() {
     let fixture = Fixture::new().await;
     let server = serve(&fixture, &["--log-level", "trace"]);
     let running = fixture.start(&[]);
     let tarball = fixture.url("/left-pad/-/left-pad-1.0.0.tgz");
     running.ask_unknown(&tarball).await.is(407);
     running.ask_as("run:0123456789abcdef0123456789abcdef", &tarball).await.is(407);
-    let (code, told, errors) = beside(&fixture, &["exposure", "left-pad"]);
-    assert!(code == 0 && !told.contains("@127.0.0.1"), "{told}{errors}");
+    let (code, output, errors) = subcommand(&fixture, &["exposure", "left-pad"]);
+    assert!(code == 0 && !output.contains("@127.0.0.1"), "{output}{errors}");
     running.ask(&tarball).await.is(200);
     let password = running.pass().split_once(':').unwrap().1.to_owned();
     assert_eq!(password.len(), 32);
@@ -92,12 +93,12 @@ async fn nobody_else_asks_the_running_server_in_the_name_of_whoever_runs_a_comma
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_decided_at_the_running_server_holds_in_a_run_that_is_under_way() {
+async fn decision_on_the_server_applies_to_an_active_run() {
     let fixture = Fixture::new().await;
     let _server = serve(&fixture, &[]);
     let running = fixture.start(&[]);
     running.ask(&fixture.url("/left-pad/-/left-pad-1.0.0.tgz")).await.is(200);
-    let (code, _, errors) = beside(&fixture, &["deny", "left-pad@1.0.0", "--reason", "because"]);
+    let (code, _, errors) = subcommand(&fixture, &["deny", "left-pad@1.0.0", "--reason", "because"]);
     assert_eq!(code, 0, "{errors}");
     let refused = running.ask(&fixture.url("/left-pad/-/left-pad-1.0.0.tgz")).await.is(403);
     assert!(refused.error().contains("because"), "{refused:?}");
@@ -106,14 +107,14 @@ async fn what_is_decided_at_the_running_server_holds_in_a_run_that_is_under_way(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_asks_for_another_policy_or_another_upstream_is_not_led_to_it_and_is_told() {
+async fn run_with_another_policy_or_upstream_uses_its_own_coldframe_and_says_why() {
     let fixture = Fixture::new().await;
     let server = serve(&fixture, &[]);
-    let (code, _, errors) = beside(&fixture, &["deny", "left-pad@1.0.0", "--reason", "because"]);
+    let (code, _, errors) = subcommand(&fixture, &["deny", "left-pad@1.0.0", "--reason", "because"]);
     assert_eq!(code, 0, "{errors}");
     let running = fixture.start(&["--min-release-age", "1h"]);
     running.ask(&fixture.url("/left-pad/-/left-pad-1.1.0.tgz")).await.is(200);
-    // What was decided there holds here too.
+    // The server's decisions also apply to the run.
     let refused = running.ask(&fixture.url("/left-pad/-/left-pad-1.0.0.tgz")).await.is(403);
     assert!(refused.error().contains("because"), "{refused:?}");
     let (_, errors) = running.end();
@@ -138,7 +139,7 @@ async fn a_run_that_asks_for_another_policy_or_another_upstream_is_not_led_to_it
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_servers_own_address_as_upstream_is_the_server_itself() {
+async fn upstream_that_is_the_servers_address_selects_the_server() {
     let fixture = Fixture::new().await;
     let server = serve(&fixture, &[]);
     std::fs::write(fixture.home.path().join(".npmrc"), format!("registry=http://{}/\n", server.address)).unwrap();
@@ -156,23 +157,23 @@ async fn the_servers_own_address_as_upstream_is_the_server_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hosts_that_a_run_names_are_its_own_and_nobody_elses() {
+async fn allowed_hosts_of_a_run_do_not_apply_to_other_runs() {
     let fixture = Fixture::new().await;
-    let elsewhere = Registry::start(&machine_clock()).await;
-    elsewhere.publish(Package::new("is-odd", "1.0.0"));
+    let other = Registry::start(&machine_clock()).await;
+    other.publish(Package::new("is-odd", "1.0.0"));
     let _server = serve(&fixture, &[]);
-    let host = elsewhere.address.to_string();
-    let (with, without) = (fixture.start(&["--allow-host", &host]), fixture.start(&[]));
-    with.ask(&format!("{}/is-odd", elsewhere.url)).await.is(200);
-    without.ask(&format!("{}/is-odd", elsewhere.url)).await.is(403);
-    assert!(is_open(&with) && is_open(&without) && with.gateway() != without.gateway());
-    with.end();
-    let (_, errors) = without.end();
+    let host = other.address.to_string();
+    let (allowed, blocked) = (fixture.start(&["--allow-host", &host]), fixture.start(&[]));
+    allowed.ask(&format!("{}/is-odd", other.url)).await.is(200);
+    blocked.ask(&format!("{}/is-odd", other.url)).await.is(403);
+    assert!(is_open(&allowed) && is_open(&blocked) && allowed.gateway() != blocked.gateway());
+    allowed.end();
+    let (_, errors) = blocked.end();
     assert!(errors.contains(&format!("not reached  {host}")), "{errors}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_stops_or_dies_during_a_run_does_not_stop_its_summary() {
+async fn summary_is_printed_if_the_server_stops_or_dies_during_a_run() {
     let fixture = Fixture::new().await;
     let server = serve(&fixture, &[]);
     let running = fixture.start(&[]);
@@ -188,7 +189,7 @@ async fn a_server_that_stops_or_dies_during_a_run_does_not_stop_its_summary() {
     server.kill();
     let (code, errors) = running.end();
     assert!(code == 0 && errors.contains("exited without a report"), "{errors}");
-    // The socket that it left misleads nobody.
+    // The dead server's socket is ignored.
     let running = fixture.start(&[]);
     running.ask(&fixture.url("/left-pad")).await.is(200);
     let (code, errors) = running.end();
@@ -196,7 +197,7 @@ async fn a_server_that_stops_or_dies_during_a_run_does_not_stop_its_summary() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_is_killed_leaves_no_gateway_and_its_folder_goes_with_the_next() {
+async fn killed_run_leaves_no_gateway_and_the_next_run_removes_its_folder() {
     let fixture = Fixture::new().await;
     let server = serve(&fixture, &[]);
     let mut running = fixture.start(&[]);
@@ -206,7 +207,7 @@ async fn a_run_that_is_killed_leaves_no_gateway_and_its_folder_goes_with_the_nex
     assert!(!fixture.is_clean());
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     while std::net::TcpStream::connect(gateway).is_ok() {
-        assert!(std::time::Instant::now() < deadline, "the port is open still");
+        assert!(std::time::Instant::now() < deadline, "the port is still open");
     }
     assert_eq!(run(&mut fixture.command(&[], &["true"])).0, 0);
     assert!(fixture.is_clean());
@@ -214,7 +215,7 @@ async fn a_run_that_is_killed_leaves_no_gateway_and_its_folder_goes_with_the_nex
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_runs_at_once_without_a_server_do_not_need_each_other() {
+async fn concurrent_runs_without_a_server_are_independent() {
     let fixture = Fixture::new().await;
     let (first, second) = (fixture.start(&[]), fixture.start(&[]));
     for running in [&first, &second] {
@@ -229,7 +230,7 @@ async fn two_runs_at_once_without_a_server_do_not_need_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_there_can_be_no_socket_a_server_serves_all_the_same() {
+async fn server_runs_without_a_control_socket() {
     let fixture = Fixture::new().await;
     let deep = fixture.data.path().join("d".repeat(120));
     let server = Program::serve(fixture.home.path(), &deep, &fixture.registry.url, &[]);
@@ -240,20 +241,20 @@ async fn where_there_can_be_no_socket_a_server_serves_all_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_whoever_may_write_the_data_directory_may_use_the_socket() {
+async fn control_socket_is_limited_to_the_data_directorys_owner() {
     use std::os::unix::fs::PermissionsExt as _;
     let fixture = Fixture::new().await;
     let server = serve(&fixture, &[]);
     let mode = std::fs::metadata(fixture.data.path().join("control")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    // It is no door of the network's: what does not speak its language ends, and disturbs nobody.
+    // A connection with another protocol is closed and does not affect the server.
     for words in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"{}\n", b"{\"protocol\":2}\n", b""] {
         let mut stream = std::os::unix::net::UnixStream::connect(fixture.data.path().join("control")).unwrap();
         std::io::Write::write_all(&mut stream, words).unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();
-        let mut told = String::new();
-        std::io::Read::read_to_string(&mut stream, &mut told).unwrap();
-        assert!(told.contains("another version"), "{told}");
+        let mut output = String::new();
+        std::io::Read::read_to_string(&mut stream, &mut output).unwrap();
+        assert!(output.contains("another version"), "{output}");
     }
     Ask::new(server.address, "GET", "/left-pad").await.is(200);
     server.signal("-TERM");
@@ -262,24 +263,24 @@ async fn only_whoever_may_write_the_data_directory_may_use_the_socket() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_stops_a_command_is_in_the_servers_ledger_though_its_client_asks_for_no_tarball() {
+async fn blocking_version_is_recorded_though_the_client_requests_no_tarball() {
     let fixture = Fixture::new().await;
     let server = serve(&fixture, &[]);
     std::fs::write(fixture.home.path().join("package.json"), r#"{"dependencies":{"left-pad":"1.1.0"}}"#).unwrap();
     let running = fixture.start(&[]);
-    let shown = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(running.pass()));
+    let credentials = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(running.pass()));
     for _ in 0..2 {
-        let asking = running.ask_unknown(&fixture.url("/left-pad")).header("proxy-authorization", &shown);
-        asking.npm("11.21.2").header("npm-command", "install").await.is(200);
+        let request = running.ask_unknown(&fixture.url("/left-pad")).header("proxy-authorization", &credentials);
+        request.npm("11.21.2").header("npm-command", "install").await.is(200);
     }
     assert_eq!(running.end().0, 0);
-    let (code, told, errors) = beside(&fixture, &["exposure", "left-pad", "--json"]);
+    let (code, output, errors) = subcommand(&fixture, &["exposure", "left-pad", "--json"]);
     assert_eq!(code, 0, "{errors}");
-    let rows: Value = serde_json::from_str(&told).unwrap();
+    let rows: Value = serde_json::from_str(&output).unwrap();
     assert_eq!(
         (rows.as_array().map(Vec::len), &rows[0]["version"], &rows[0]["outcome"]),
         (Some(1), &"1.1.0".into(), &"refused".into()),
-        "{told}"
+        "{output}"
     );
     server.signal("-TERM");
     let (_, log) = server.ended().await;

@@ -1,5 +1,4 @@
-//! `coldframe run` at a terminal: the command has it, its interrupts reach the command once, and what shows progress shows it there
-//! alone.
+//! `coldframe run` at a terminal: the command owns the terminal, an interrupt reaches it once, and progress is shown only there.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -9,7 +8,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use crate::run::Fixture;
 
-/// What a command at a terminal of its own shows, `typed` once it has said `ready`; and how it ended.
+/// Runs a command on its own pseudoterminal and types `typed` after it prints `ready`. Returns the exit code and the output.
 fn at_a_terminal(command: &Command, typed: &[u8]) -> (i32, String) {
     let near = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&near).unwrap();
@@ -25,7 +24,7 @@ fn at_a_terminal(command: &Command, typed: &[u8]) -> (i32, String) {
     drop((session, far));
     let (mut near, mut shown, mut piece) = (File::from(near), Vec::new(), [0; 4096]);
     let mut typed = Some(typed);
-    // Where nobody holds the far end any more, reading fails.
+    // Reading fails after the last holder of the far end has closed it.
     while let Ok(read @ 1..) = near.read(&mut piece) {
         shown.extend_from_slice(&piece[..read]);
         if String::from_utf8_lossy(&shown).contains("ready") {
@@ -36,7 +35,7 @@ fn at_a_terminal(command: &Command, typed: &[u8]) -> (i32, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn progress_is_shown_at_a_terminal_and_nowhere_else() {
+async fn progress_is_shown_only_on_a_terminal() {
     let fixture = Fixture::new().await;
     let words = ["sh", "-c", "test -t 0 && test -t 1 && test -t 2 && echo ready"];
     let (code, shown) = at_a_terminal(fixture.command(&[], &words).env("TERM", "xterm"), b"");
@@ -44,14 +43,14 @@ async fn progress_is_shown_at_a_terminal_and_nowhere_else() {
     let (progress, ready) = (shown.find("coldframe: starting"), shown.find("ready"));
     assert!(progress.is_some() && progress < ready, "{shown:?}");
     assert!(shown.contains("no package was requested"), "{shown:?}");
-    // What was shown meanwhile is gone when the command speaks.
+    // The progress line is erased before the command's own output.
     assert!(shown[progress.unwrap()..ready.unwrap()].contains("\u{1b}[2K"), "{shown:?}");
     let (_, _, errors) = crate::program::run(&mut fixture.command(&[], &["true"]));
     assert!(!errors.contains("starting") && !errors.contains('\u{1b}'), "{errors:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_interrupt_from_the_terminal_reaches_the_command_once() {
+async fn terminal_interrupt_reaches_the_command_once() {
     let fixture = Fixture::new().await;
     let script =
         "trap 'echo got; n=$((n+1))' INT; echo ready; while [ -z \"$n\" ]; do sleep 0.05; done; sleep 0.3; exit $((40+n))";
@@ -61,7 +60,7 @@ async fn an_interrupt_from_the_terminal_reaches_the_command_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_typed_is_the_commands() {
+async fn terminal_input_reaches_the_command() {
     let fixture = Fixture::new().await;
     let script = "echo ready; read -r line; echo \"it was <$line>\"";
     let (code, shown) = at_a_terminal(&fixture.command(&[], &["sh", "-c", script]), b"yes\n");

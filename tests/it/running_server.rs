@@ -1,5 +1,5 @@
-//! The commands on a data directory whose server runs: they answer for that server, by its address, policy, feeds and decisions, and say
-//! where a flag would mean something else.
+//! Commands on a data directory with a running server: they answer by its address, policy, feeds and decisions, and report flags
+//! that differ from its settings.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
@@ -14,16 +14,16 @@ use crate::program::{Program, coldframe, machine_clock, run};
 use crate::registry::Registry;
 use crate::run::Running;
 
-/// A registry whose `left-pad@1.1.0` is ten days old, a data directory, and a lockfile that holds that version.
-struct Place {
+/// A registry whose `left-pad@1.1.0` is ten days old, a data directory, and a lockfile with that version.
+struct Fixture {
     home: TempDir,
     data: TempDir,
     registry: Registry,
     lockfile: std::path::PathBuf,
 }
 
-impl Place {
-    async fn make() -> Self {
+impl Fixture {
+    async fn new() -> Self {
         let registry = Registry::start(&machine_clock()).await;
         registry.publish(Package::new("left-pad", "1.0.0").aged(days(400)));
         let young = Package::new("left-pad", "1.1.0").aged(days(10));
@@ -41,7 +41,7 @@ impl Place {
         Program::serve(self.home.path(), self.data.path(), &self.registry.url, more)
     }
 
-    /// A command that is told the data directory alone: neither the upstream nor an address of the server.
+    /// A command that gets only the data directory, without the upstream or the server's address.
     fn command(&self, words: &[&str]) -> Command {
         let mut command = coldframe(self.home.path());
         command.args(words).arg("--data-dir").arg(self.data.path());
@@ -59,78 +59,81 @@ impl Place {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn verdicts_are_those_of_the_running_server() {
-    let place = Place::make().await;
-    let server = place.serve(&["--min-release-age", "30d"]);
+    let fixture = Fixture::new().await;
+    let server = fixture.serve(&["--min-release-age", "30d"]);
     let url = format!("http://{}/", server.address);
-    let (code, told, errors) = place.run(&["explain", "left-pad@1.1.0"]);
-    assert!(code == 10 && told.contains("minimum release age 30 d"), "{code}: {told}{errors}");
+    let (code, output, errors) = fixture.run(&["explain", "left-pad@1.1.0"]);
+    assert!(code == 10 && output.contains("minimum release age 30 d"), "{code}: {output}{errors}");
     assert!(
         errors.contains(&format!("answered by the running server at {url}, policy: default, minimum release age 30 d")),
         "{errors}"
     );
-    let (code, told, errors) = place.run(&["explain", "left-pad@1.1.0", "--json"]);
-    let explained: Value = serde_json::from_str(&told).unwrap_or_else(|wrong| panic!("{wrong}: {told}"));
-    assert!(code == 10 && explained["upstream"].as_str().unwrap().starts_with(&place.registry.url), "{told}{errors}");
-    let (code, told, errors) = place.run(&["check", place.lockfile()]);
-    assert!(code == 75 && told.contains("left-pad"), "{code}: {told}{errors}");
-    let (code, told, errors) = place.run(&["adopt", "--dry-run", place.lockfile()]);
-    assert!(code == 0 && told.contains("1 adopted, 0 left out, 0 already allowed"), "{code}: {told}{errors}");
+    let (code, output, errors) = fixture.run(&["explain", "left-pad@1.1.0", "--json"]);
+    let explained: Value = serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {output}"));
+    assert!(code == 10 && explained["upstream"].as_str().unwrap().starts_with(&fixture.registry.url), "{output}{errors}");
+    let (code, output, errors) = fixture.run(&["check", fixture.lockfile()]);
+    assert!(code == 75 && output.contains("left-pad"), "{code}: {output}{errors}");
+    let (code, output, errors) = fixture.run(&["adopt", "--dry-run", fixture.lockfile()]);
+    assert!(code == 0 && output.contains("1 adopted, 0 left out, 0 already allowed"), "{code}: {output}{errors}");
     server.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
-    let (code, told, errors) = place.run(&["approve", "left-pad@1.1.0", "--reason", "INC-7"]);
-    assert!(code == 0 && told.contains("decision 1: approve left-pad"), "{code}: {told}{errors}");
+    let (code, output, errors) = fixture.run(&["approve", "left-pad@1.1.0", "--reason", "INC-7"]);
+    assert!(code == 0 && output.contains("decision 1: approve left-pad"), "{code}: {output}{errors}");
     server.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(200);
-    // What was decided counts as well, and its ledger is asked for what it noted just now.
-    let (code, told, errors) = place.run(&["explain", "left-pad@1.1.0"]);
-    assert!(code == 0 && told.contains("INC-7"), "{code}: {told}{errors}");
-    let (code, told, errors) = place.run(&["exposure", "left-pad@1.1.0"]);
-    assert!(code == 0 && told.contains("served") && told.contains("refused by minimum-age"), "{code}: {told}{errors}");
-    // Without it the settings of the command count, as before it ran.
+    // The decision applies, and the command sees the server's latest ledger rows.
+    let (code, output, errors) = fixture.run(&["explain", "left-pad@1.1.0"]);
+    assert!(code == 0 && output.contains("INC-7"), "{code}: {output}{errors}");
+    let (code, output, errors) = fixture.run(&["exposure", "left-pad@1.1.0"]);
+    assert!(code == 0 && output.contains("served") && output.contains("refused by minimum-age"), "{code}: {output}{errors}");
+    // After the server stops, the command's own settings apply.
     server.signal("-TERM");
     assert_eq!(server.ended().await.0, 0);
-    let (code, told, errors) = run(place.command(&["explain", "left-pad@1.0.0"]).args(["--upstream", &place.registry.url]));
-    assert!(code == 0 && told.contains("72 h") && !errors.contains("the running server"), "{code}: {told}{errors}");
+    let (code, output, errors) = run(fixture.command(&["explain", "left-pad@1.0.0"]).args(["--upstream", &fixture.registry.url]));
+    assert!(code == 0 && output.contains("72 h") && !errors.contains("the running server"), "{code}: {output}{errors}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_about_places_names_the_running_server() {
-    let place = Place::make().await;
-    let server = place.serve(&["--min-release-age", "30d"]);
+async fn commands_print_the_running_servers_address() {
+    let fixture = Fixture::new().await;
+    let server = fixture.serve(&["--min-release-age", "30d"]);
     let url = format!("http://{}/", server.address);
-    let (code, told, errors) = place.run(&["client-config", "npm"]);
-    assert!(code == 0 && told.contains(&format!("registry={url}")) && told.contains("min-release-age=30"), "{told}{errors}");
-    std::fs::write(place.home.path().join(".npmrc"), format!("registry={url}\n")).unwrap();
-    let (code, told, errors) = place.run(&["doctor"]);
-    assert!(code == 0 && told.contains(&format!("Coldframe answers at {url}")), "{code}: {told}{errors}");
-    assert!(told.contains("npm asks Coldframe") && !told.contains(":4873"), "{told}");
-    assert_eq!(place.run(&["healthcheck"]), (0, String::new(), String::new()));
-    // Another server is asked where it is named, and said to be another.
-    let (home, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    let other = Program::serve(home.path(), data.path(), &place.registry.url, &["--min-release-age", "2d"]);
-    let named = format!("http://{}/", other.address);
-    let (code, told, errors) = place.run(&["client-config", "npm", "--url", &named]);
+    let (code, output, errors) = fixture.run(&["client-config", "npm"]);
     assert!(
-        code == 0 && told.contains("min-release-age=2") && told.contains("not the server on the local data directory"),
-        "{told}{errors}"
+        code == 0 && output.contains(&format!("registry={url}")) && output.contains("min-release-age=30"),
+        "{output}{errors}"
     );
-    let (_, told, errors) = place.run(&["doctor", "--server", &named]);
-    assert!(told.contains(&format!("the server at {named} does not use the data directory")), "{told}{errors}");
+    std::fs::write(fixture.home.path().join(".npmrc"), format!("registry={url}\n")).unwrap();
+    let (code, output, errors) = fixture.run(&["doctor"]);
+    assert!(code == 0 && output.contains(&format!("Coldframe answers at {url}")), "{code}: {output}{errors}");
+    assert!(output.contains("npm asks Coldframe") && !output.contains(":4873"), "{output}");
+    assert_eq!(fixture.run(&["healthcheck"]), (0, String::new(), String::new()));
+    // A server named by its address is queried, with a note that it is another one.
+    let (home, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let other = Program::serve(home.path(), data.path(), &fixture.registry.url, &["--min-release-age", "2d"]);
+    let named = format!("http://{}/", other.address);
+    let (code, output, errors) = fixture.run(&["client-config", "npm", "--url", &named]);
+    assert!(
+        code == 0 && output.contains("min-release-age=2") && output.contains("not the server on the local data directory"),
+        "{output}{errors}"
+    );
+    let (_, output, errors) = fixture.run(&["doctor", "--server", &named]);
+    assert!(output.contains(&format!("the server at {named} does not use the data directory")), "{output}{errors}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flag_that_means_another_policy_is_named_and_what_it_would_change() {
-    let place = Place::make().await;
-    let _server = place.serve(&["--min-release-age", "30d"]);
-    let (code, told, errors) = place.run(&["explain", "left-pad@1.1.0", "--min-release-age", "1h"]);
-    assert!(code == 10 && told.contains("30 d"), "{code}: {told}{errors}");
+async fn flag_that_differs_from_the_server_is_reported_with_its_effect() {
+    let fixture = Fixture::new().await;
+    let _server = fixture.serve(&["--min-release-age", "30d"]);
+    let (code, output, errors) = fixture.run(&["explain", "left-pad@1.1.0", "--min-release-age", "1h"]);
+    assert!(code == 10 && output.contains("30 d"), "{code}: {output}{errors}");
     for part in
         ["--min-release-age: `min-release-age` is 1h here and 30d on the server", "with the settings of this command: allowed"]
     {
         assert!(errors.contains(part), "{part}: {errors}");
     }
-    // The same age in other words is no other policy.
-    let (_, _, errors) = place.run(&["explain", "left-pad@1.1.0", "--min-release-age", "720h"]);
+    // The same age in another unit is the same policy.
+    let (_, _, errors) = fixture.run(&["explain", "left-pad@1.1.0", "--min-release-age", "720h"]);
     assert!(!errors.contains("on the server"), "{errors}");
-    let mut command = place.command(&["check", place.lockfile()]);
+    let mut command = fixture.command(&["check", fixture.lockfile()]);
     let (code, _, errors) = run(command.env("COLDFRAME_EXCLUDE", "left-pad").env("COLDFRAME_FEED", "/nowhere"));
     assert_eq!(code, 75, "{errors}");
     for part in
@@ -141,73 +144,73 @@ async fn a_flag_that_means_another_policy_is_named_and_what_it_would_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_address_of_the_server_answers_by_its_own_policy() {
-    let place = Place::make().await;
-    let loose = place.home.path().join("loose.toml");
+async fn each_server_address_answers_by_its_own_policy() {
+    let fixture = Fixture::new().await;
+    let loose = fixture.home.path().join("loose.toml");
     std::fs::write(&loose, "[[rule]]\nid = \"minimum-age\"\nhold = \"1h\"\nreason = \"x\"\n").unwrap();
     let listen = format!("127.0.0.1:0={}", loose.display());
-    let server = place.serve(&["--min-release-age", "30d"]);
+    let server = fixture.serve(&["--min-release-age", "30d"]);
     drop(server);
-    let mut command = coldframe(place.home.path());
-    let first = place.home.path().join("strict.toml");
+    let mut command = coldframe(fixture.home.path());
+    let first = fixture.home.path().join("strict.toml");
     std::fs::write(&first, "[[rule]]\nid = \"own-age\"\nhold = \"30d\"\nreason = \"x\"\n").unwrap();
-    command.args(["serve", "--upstream", &place.registry.url, "--listen"]).arg(format!("127.0.0.1:0={}", first.display()));
-    let server = Program::start(command.args(["--listen", &listen, "--data-dir"]).arg(place.data.path()));
-    // The policy of the first address, not the one that no address has.
-    let (code, told, errors) = place.run(&["explain", "left-pad@1.1.0"]);
-    assert!(code == 10 && told.contains("own-age"), "{code}: {told}{errors}");
+    command.args(["serve", "--upstream", &fixture.registry.url, "--listen"]).arg(format!("127.0.0.1:0={}", first.display()));
+    let server = Program::start(command.args(["--listen", &listen, "--data-dir"]).arg(fixture.data.path()));
+    // The policy of the first address applies, not the default one, which no address uses.
+    let (code, output, errors) = fixture.run(&["explain", "left-pad@1.1.0"]);
+    assert!(code == 10 && output.contains("own-age"), "{code}: {output}{errors}");
     assert!(errors.contains("loose.toml") && errors.contains(": allowed"), "{errors}");
     let named = loose.to_str().unwrap();
-    let (code, told, errors) = place.run(&["explain", "left-pad@1.1.0", "--policy", named]);
-    assert!(code == 0 && !errors.contains("on the server"), "{code}: {told}{errors}");
-    let (code, told, _) = place.run(&["check", place.lockfile(), "--policy", named]);
-    assert_eq!(code, 0, "{told}");
-    let (_, told, _) = place.run(&["client-config", "npm", "--policy", named]);
-    assert!(told.contains("registry=http://127.0.0.1:") && !told.contains(&server.address.to_string()), "{told}");
+    let (code, output, errors) = fixture.run(&["explain", "left-pad@1.1.0", "--policy", named]);
+    assert!(code == 0 && !errors.contains("on the server"), "{code}: {output}{errors}");
+    let (code, output, _) = fixture.run(&["check", fixture.lockfile(), "--policy", named]);
+    assert_eq!(code, 0, "{output}");
+    let (_, output, _) = fixture.run(&["client-config", "npm", "--policy", named]);
+    assert!(output.contains("registry=http://127.0.0.1:") && !output.contains(&server.address.to_string()), "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_without_a_socket_is_not_replaced_by_other_settings() {
-    let place = Place::make().await;
-    // Too long a path for a socket.
-    let deep = place.data.path().join("d".repeat(120));
-    let server = Program::serve(place.home.path(), &deep, &place.registry.url, &["--min-release-age", "30d"]);
-    let mut command = coldframe(place.home.path());
-    command.args(["check", place.lockfile(), "--upstream", &place.registry.url, "--data-dir"]).arg(&deep);
-    let (code, told, errors) = run(&mut command);
-    assert!(code == 1 && told.is_empty() && errors.contains("the server has no control socket"), "{code}: {told}{errors}");
+async fn command_fails_if_the_server_has_no_control_socket() {
+    let fixture = Fixture::new().await;
+    // The path is too long for a socket.
+    let deep = fixture.data.path().join("d".repeat(120));
+    let server = Program::serve(fixture.home.path(), &deep, &fixture.registry.url, &["--min-release-age", "30d"]);
+    let mut command = coldframe(fixture.home.path());
+    command.args(["check", fixture.lockfile(), "--upstream", &fixture.registry.url, "--data-dir"]).arg(&deep);
+    let (code, output, errors) = run(&mut command);
+    assert!(code == 1 && output.is_empty() && errors.contains("the server has no control socket"), "{code}: {output}{errors}");
     drop(server);
-    let (code, told, errors) = run(&mut command);
-    assert_eq!(code, 0, "{told}{errors}");
+    let (code, output, errors) = run(&mut command);
+    assert_eq!(code, 0, "{output}{errors}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_server_at_its_address_does_not_make_it_ready() {
-    let place = Place::make().await;
-    let (server, other) = (place.serve(&[]), TempDir::new().unwrap());
+async fn healthcheck_ignores_another_server_at_the_same_address() {
+    let fixture = Fixture::new().await;
+    let (server, other) = (fixture.serve(&[]), TempDir::new().unwrap());
     let ask = |data: &Path| {
-        let mut command = coldframe(place.home.path());
-        command.args(["healthcheck", "--upstream", &place.registry.url, "--listen", &server.address.to_string()]);
+        let mut command = coldframe(fixture.home.path());
+        command.args(["healthcheck", "--upstream", &fixture.registry.url, "--listen", &server.address.to_string()]);
         run(command.arg("--data-dir").arg(data))
     };
-    assert_eq!(ask(place.data.path()), (0, String::new(), String::new()));
-    // One where no server ever was, and one where one was.
+    assert_eq!(ask(fixture.data.path()), (0, String::new(), String::new()));
+    // A data directory that never had a server, then one whose server was killed.
     let (code, _, errors) = ask(&other.path().join("never"));
     assert!(code == 1 && errors.contains("no server runs on the data directory"), "{code}: {errors}");
-    Program::serve(place.home.path(), other.path(), &place.registry.url, &[]).kill();
+    Program::serve(fixture.home.path(), other.path(), &fixture.registry.url, &[]).kill();
     let (code, _, errors) = ask(other.path());
     assert!(code == 1 && errors.contains("no server runs on the data directory"), "{code}: {errors}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_command_is_advised_that_opens_what_an_operator_denied() {
-    let place = Place::make().await;
-    assert_eq!(place.run(&["deny", "left-pad@1.0.0", "--reason", "INC-7"]).0, 0);
-    let tarball = |version: &str| format!("{}/left-pad/-/left-pad-{version}.tgz", place.registry.url);
+async fn denied_version_gets_no_advice_to_approve_it() {
+    let fixture = Fixture::new().await;
+    assert_eq!(fixture.run(&["deny", "left-pad@1.0.0", "--reason", "INC-7"]).0, 0);
+    let tarball = |version: &str| format!("{}/left-pad/-/left-pad-{version}.tgz", fixture.registry.url);
     for server in [true, false] {
-        let server = server.then(|| place.serve(&["--min-release-age", "30d"]));
-        let mut command = place.command(&["run"]);
-        command.env("PATH", "/usr/bin:/bin").args(["--upstream", &place.registry.url]);
+        let server = server.then(|| fixture.serve(&["--min-release-age", "30d"]));
+        let mut command = fixture.command(&["run"]);
+        command.env("PATH", "/usr/bin:/bin").args(["--upstream", &fixture.registry.url]);
         if server.is_none() {
             command.args(["--min-release-age", "30d"]);
         }
@@ -221,14 +224,14 @@ async fn no_command_is_advised_that_opens_what_an_operator_denied() {
     }
 }
 
-/// Another process that has the data directory.
-struct Squatter {
+/// A process that holds the data directory's lock and socket without answering.
+struct UnresponsiveServer {
     _lock: std::fs::File,
     socket: UnixListener,
 }
 
-impl Squatter {
-    fn on(data: &Path) -> Self {
+impl UnresponsiveServer {
+    fn bind(data: &Path) -> Self {
         let lock = std::fs::File::create(data.join("lock")).unwrap();
         lock.try_lock().unwrap();
         Self { _lock: lock, socket: UnixListener::bind(data.join("control")).unwrap() }
@@ -236,75 +239,75 @@ impl Squatter {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_cannot_be_asked_is_not_replaced_by_other_settings() {
-    let place = Place::make().await;
-    let squatter = Squatter::on(place.data.path());
-    // It hangs.
-    let mut command = place.command(&["check", place.lockfile()]);
-    command.args(["--upstream", &place.registry.url]);
-    let (code, told, errors) = run(&mut command);
-    assert!(code == 1 && told.is_empty() && errors.contains("no answer within 5 s"), "{code}: {told}{errors}");
-    let (code, _, errors) = run(place.command(&["healthcheck"]).args(["--upstream", &place.registry.url]));
+async fn command_fails_if_the_server_does_not_answer() {
+    let fixture = Fixture::new().await;
+    let unresponsive = UnresponsiveServer::bind(fixture.data.path());
+    // The server hangs.
+    let mut command = fixture.command(&["check", fixture.lockfile()]);
+    command.args(["--upstream", &fixture.registry.url]);
+    let (code, output, errors) = run(&mut command);
+    assert!(code == 1 && output.is_empty() && errors.contains("no answer within 5 s"), "{code}: {output}{errors}");
+    let (code, _, errors) = run(fixture.command(&["healthcheck"]).args(["--upstream", &fixture.registry.url]));
     assert!(code == 1 && errors.contains("no answer within 5 s"), "{code}: {errors}");
-    // It is of another version.
-    let socket = squatter.socket.try_clone().unwrap();
+    // The server has another version.
+    let socket = unresponsive.socket.try_clone().unwrap();
     let replying = std::thread::spawn(move || {
         use std::io::{BufRead as _, Write as _};
-        // Two that it let hang, and one.
+        // Two pending connections from above, and the new one.
         for stream in socket.incoming().take(3).flatten() {
             let mut line = String::new();
             let _ = std::io::BufReader::new(&stream).read_line(&mut line);
             let _ = (&stream).write_all(b"{\"Refused\":\"the server has another version\"}\n");
         }
     });
-    let (code, told, errors) = run(place.command(&["explain", "left-pad"]).args(["--upstream", &place.registry.url]));
-    assert!(code == 1 && told.is_empty() && errors.contains("the server has another version"), "{code}: {told}{errors}");
+    let (code, output, errors) = run(fixture.command(&["explain", "left-pad"]).args(["--upstream", &fixture.registry.url]));
+    assert!(code == 1 && output.is_empty() && errors.contains("the server has another version"), "{code}: {output}{errors}");
     replying.join().unwrap();
-    // A socket that a process left which was killed misleads no command.
-    drop(squatter);
-    let (code, told, errors) = run(place.command(&["explain", "left-pad@1.0.0"]).args(["--upstream", &place.registry.url]));
-    assert!(code == 0 && told.contains("72 h"), "{code}: {told}{errors}");
-    // A server that starts there clears it away.
-    let server = place.serve(&["--min-release-age", "30d"]);
-    assert_eq!(place.run(&["explain", "left-pad@1.1.0"]).0, 10);
+    // A stale socket of a dead process is ignored.
+    drop(unresponsive);
+    let (code, output, errors) = run(fixture.command(&["explain", "left-pad@1.0.0"]).args(["--upstream", &fixture.registry.url]));
+    assert!(code == 0 && output.contains("72 h"), "{code}: {output}{errors}");
+    // A new server removes the stale socket.
+    let server = fixture.serve(&["--min-release-age", "30d"]);
+    assert_eq!(fixture.run(&["explain", "left-pad@1.1.0"]).0, 10);
     drop(server);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_stops_is_not_replaced_by_other_settings() {
-    let place = Place::make().await;
-    let server = place.serve(&["--min-release-age", "30d", "--drain-timeout", "60s"]);
-    let gate = place.registry.hold("/left-pad");
+async fn command_fails_while_the_server_stops() {
+    let fixture = Fixture::new().await;
+    let server = fixture.serve(&["--min-release-age", "30d", "--drain-timeout", "60s"]);
+    let gate = fixture.registry.hold("/left-pad");
     let asking = server.get("/left-pad").start();
-    place.registry.wait_for_requests("/left-pad", 1).await;
+    fixture.registry.wait_for_requests("/left-pad", 1).await;
     server.signal("-TERM");
-    let mut command = place.command(&["explain", "left-pad@1.1.0"]);
-    command.args(["--upstream", &place.registry.url]);
-    // Until it takes no more questions it answers them.
+    let mut command = fixture.command(&["explain", "left-pad@1.1.0"]);
+    command.args(["--upstream", &fixture.registry.url]);
+    // The server answers until it closes the control socket.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    let (code, told, errors) = loop {
-        let asked = run(place.command(&["healthcheck"]).args(["--upstream", &place.registry.url]));
+    let (code, output, errors) = loop {
+        let asked = run(fixture.command(&["healthcheck"]).args(["--upstream", &fixture.registry.url]));
         if asked.2.contains("starting or stopping") || std::time::Instant::now() > deadline {
             break run(&mut command);
         }
     };
-    assert!(code == 1 && told.is_empty() && errors.contains("is starting or stopping"), "{code}: {told}{errors}");
+    assert!(code == 1 && output.is_empty() && errors.contains("is starting or stopping"), "{code}: {output}{errors}");
     gate.open();
     drop(asking);
     let (code, errors) = server.ended().await;
     assert_eq!(code, 0, "{errors}");
-    assert!(!place.data.path().join("control").exists());
+    assert!(!fixture.data.path().join("control").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_run_advises_asks_the_server_that_answered_it() {
-    let place = Place::make().await;
-    let server = place.serve(&["--min-release-age", "30d"]);
-    let data = place.data.path().to_str().unwrap();
-    let url = format!("{}/left-pad/-/left-pad-1.1.0.tgz", place.registry.url);
+async fn advised_command_uses_the_server_that_answered_the_run() {
+    let fixture = Fixture::new().await;
+    let server = fixture.serve(&["--min-release-age", "30d"]);
+    let data = fixture.data.path().to_str().unwrap();
+    let url = format!("{}/left-pad/-/left-pad-1.1.0.tgz", fixture.registry.url);
     let start = |flags: &[&str]| {
-        let mut command = coldframe(place.home.path());
-        command.env("PATH", "/usr/bin:/bin").args(["run", "--upstream", &place.registry.url, "--data-dir", data]).args(flags);
+        let mut command = coldframe(fixture.home.path());
+        command.env("PATH", "/usr/bin:/bin").args(["run", "--upstream", &fixture.registry.url, "--data-dir", data]).args(flags);
         Running::start(command.args(["--", "sh", "-c", "env; echo; cat >/dev/null; exit 3"]))
     };
     let running = start(&[]);
@@ -314,47 +317,47 @@ async fn what_a_run_advises_asks_the_server_that_answered_it() {
     let advised = format!("coldframe explain left-pad@1.1.0 --data-dir {data}");
     assert!(errors.lines().any(|line| line.trim() == advised), "{errors}");
     let words: Vec<_> = advised.split(' ').skip(1).collect();
-    assert_eq!(run(coldframe(place.home.path()).args(words)).0, 10);
+    assert_eq!(run(coldframe(fixture.home.path()).args(words)).0, 10);
     drop(server);
-    // A run of its own has its own flags: what it advises has them too.
+    // A run with its own Coldframe has its own flags, and so has the advised command.
     let running = start(&["--min-release-age", "20d"]);
     running.ask(&url).await.is(403);
     let (_, errors) = running.end();
     let advised =
-        format!("coldframe explain left-pad@1.1.0 --upstream {} --min-release-age 20d --data-dir {data}", place.registry.url);
+        format!("coldframe explain left-pad@1.1.0 --upstream {} --min-release-age 20d --data-dir {data}", fixture.registry.url);
     assert!(errors.lines().any(|line| line.trim() == advised), "{errors}");
 }
 
-/// Whether this process is root: only then can a socket be another user's.
+/// Whether this process is root. Only root can create another user's socket.
 fn is_root() -> bool {
     rustix::process::getuid().is_root()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_socket_that_another_user_put_there_is_not_believed() {
+async fn control_socket_of_another_user_is_rejected() {
     use std::os::unix::process::CommandExt as _;
     if !is_root() {
-        eprintln!("only root can put another user's socket there: the unit test in `control` holds the rest");
+        eprintln!("SKIPPED: only root can create another user's socket; the unit test in `control` covers the rest");
         return;
     }
-    let place = Place::make().await;
-    for folder in [place.home.path(), place.data.path()] {
+    let fixture = Fixture::new().await;
+    for folder in [fixture.home.path(), fixture.data.path()] {
         std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o777)).unwrap();
     }
-    // A server of another user, which all users may connect to.
-    let mut command = coldframe(place.home.path());
-    command.uid(65533).args(["serve", "--listen", "127.0.0.1:0", "--upstream", &place.registry.url, "--data-dir"]);
-    let server = Program::start(command.arg(place.data.path()).args(["--min-release-age", "0s"]));
-    std::fs::set_permissions(place.data.path().join("control"), std::fs::Permissions::from_mode(0o777)).unwrap();
-    let mut asked = place.command(&["explain", "left-pad@1.1.0"]);
-    let (code, told, errors) = run(asked.uid(65532));
-    assert!(code == 1 && told.is_empty() && errors.contains("belongs to another user: uid 65533"), "{code}: {told}{errors}");
-    // Root neither, where others may write the data directory; where only that user may, the server is what root asks.
-    let (code, told, errors) = place.run(&["explain", "left-pad@1.1.0"]);
-    assert!(code == 1 && told.is_empty() && errors.contains("belongs to another user"), "{code}: {told}{errors}");
-    std::os::unix::fs::chown(place.data.path(), Some(65533), None).unwrap();
-    std::fs::set_permissions(place.data.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
-    let (code, told, errors) = place.run(&["explain", "left-pad@1.1.0"]);
-    assert!(code == 0, "{code}: {told}{errors}");
+    // A server of another user whose socket accepts all users.
+    let mut command = coldframe(fixture.home.path());
+    command.uid(65533).args(["serve", "--listen", "127.0.0.1:0", "--upstream", &fixture.registry.url, "--data-dir"]);
+    let server = Program::start(command.arg(fixture.data.path()).args(["--min-release-age", "0s"]));
+    std::fs::set_permissions(fixture.data.path().join("control"), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let mut asked = fixture.command(&["explain", "left-pad@1.1.0"]);
+    let (code, output, errors) = run(asked.uid(65532));
+    assert!(code == 1 && output.is_empty() && errors.contains("belongs to another user: uid 65533"), "{code}: {output}{errors}");
+    // Root rejects it too while others may write the data directory. If only that user may, root uses the server.
+    let (code, output, errors) = fixture.run(&["explain", "left-pad@1.1.0"]);
+    assert!(code == 1 && output.is_empty() && errors.contains("belongs to another user"), "{code}: {output}{errors}");
+    std::os::unix::fs::chown(fixture.data.path(), Some(65533), None).unwrap();
+    std::fs::set_permissions(fixture.data.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    let (code, output, errors) = fixture.run(&["explain", "left-pad@1.1.0"]);
+    assert!(code == 0, "{code}: {output}{errors}");
     drop(server);
 }

@@ -1,4 +1,4 @@
-//! The scene of a sentence: a fake registry, a real Coldframe on port 0 before it, and a clock that stands still.
+//! The fixture of most tests: a fake registry, a real Coldframe in front of it, and a clock that only the test advances.
 
 use std::collections::BTreeMap;
 use std::future::{Future, IntoFuture};
@@ -22,28 +22,28 @@ use crate::package::Package;
 use crate::registry::Registry;
 use crate::wire::Response;
 
-/// When every scene begins.
+/// The time at which every scene starts.
 pub const NOON: &str = "2026-04-03T12:00:00Z";
 
-/// Stands among the settings for the home of the machine; no setting is called like that.
+/// Pseudo setting for the machine's home directory. No real setting has this name.
 const HOME: &str = "home of the machine";
 
-/// How long something may take that happens by itself.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Limit for waiting on background work.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A registry, Coldframe before it, and the time.
+/// A fake registry, the Coldframe in front of it, and the clock.
 pub struct Scene {
     pub clock: ManualClock,
     pub registry: Registry,
     pub coldframe: Coldframe,
     settings: Vec<(String, String)>,
     data: TempDir,
-    /// The home of a machine whose npm configuration is read.
+    /// The home directory whose npm configuration Coldframe reads.
     _home: Option<TempDir>,
 }
 
-/// A scene being set; awaiting it opens it.
-#[must_use = "a scene opens when it is awaited"]
+/// Builder of a scene. Awaiting it starts the scene.
+#[must_use = "a scene starts when it is awaited"]
 pub struct Opening {
     settings: Vec<(String, String)>,
     npmrc: Option<String>,
@@ -51,20 +51,20 @@ pub struct Opening {
 }
 
 impl Opening {
-    /// A setting as the configuration file would say it; several of one name are several values.
+    /// Adds a setting, spelled as in the configuration file. Repeating a name adds another value.
     pub fn set(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// npm's configuration on the machine, which Coldframe reads as well. `{registry}` is the registry's address, `{place}` its host
-    /// and port.
+    /// Sets the machine's `.npmrc`, which Coldframe also reads. `{registry}` stands for the registry's URL, `{place}` for its
+    /// host and port.
     pub fn npmrc(mut self, text: &str) -> Self {
         self.npmrc = Some(text.to_owned());
         self
     }
 
-    /// The registry is a mirror that strips what it can.
+    /// Makes the registry a mirror that strips metadata.
     pub fn mirror(mut self) -> Self {
         self.mirror = true;
         self
@@ -77,9 +77,9 @@ impl IntoFuture for Opening {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let clock = ManualClock::at(NOON.parse().expect("an instant"));
+            let clock = ManualClock::at(NOON.parse().expect("a timestamp"));
             let registry = if self.mirror { Registry::mirror(&clock).await } else { Registry::start(&clock).await };
-            let data = TempDir::new().expect("a temporary folder");
+            let data = TempDir::new().expect("temporary directory");
             let mut settings = self.settings;
             let defaults =
                 [("listen", "127.0.0.1:0"), ("upstream", &registry.url), ("data-dir", data.path().to_str().expect("UTF-8"))];
@@ -93,8 +93,8 @@ impl IntoFuture for Opening {
                 *value = spell(value);
             }
             let home = self.npmrc.map(|npmrc| {
-                let home = TempDir::new().expect("a temporary folder");
-                std::fs::write(home.path().join(".npmrc"), spell(&npmrc)).expect("room for a file");
+                let home = TempDir::new().expect("temporary directory");
+                std::fs::write(home.path().join(".npmrc"), spell(&npmrc)).expect("write .npmrc");
                 settings.push((HOME.to_owned(), home.path().to_str().expect("UTF-8").to_owned()));
                 home
             });
@@ -105,7 +105,7 @@ impl IntoFuture for Opening {
 }
 
 impl Scene {
-    /// Default settings: 72 hours.
+    /// Starts to build a scene with default settings: a minimum age of 72 hours.
     pub fn open() -> Opening {
         Opening { settings: Vec::new(), npmrc: None, mirror: false }
     }
@@ -114,7 +114,7 @@ impl Scene {
         self.registry.publish(package);
     }
 
-    /// Publishes old versions of one package, the last one tagged `latest`.
+    /// Publishes old versions of a package and tags the last one `latest`.
     pub fn publish_old(&self, name: &str, versions: &[&str]) {
         for version in versions {
             self.publish(Package::new(name, version));
@@ -136,67 +136,66 @@ impl Scene {
         self.ask("GET", path)
     }
 
-    /// The time.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
-    /// Time passes.
+    /// Advances the clock.
     pub fn advance(&self, by: Duration) {
         self.clock.advance(by);
     }
 
-    /// Where Coldframe keeps what it keeps.
+    /// The data directory.
     pub fn data(&self) -> &Path {
         self.data.path()
     }
 
-    /// The program stops and starts again on the same data directory.
+    /// Restarts Coldframe on the same data directory.
     pub async fn restart(&mut self) {
         self.coldframe.stop().await;
         self.coldframe = Coldframe::start(&self.settings, &self.clock).await;
     }
 
-    /// The program stops and starts again with one setting changed.
+    /// Restarts Coldframe with one setting changed.
     pub async fn restart_with(&mut self, name: &str, value: &str) {
         self.settings.retain(|(known, _)| known != name);
         self.settings.push((name.to_owned(), value.to_owned()));
         self.restart().await;
     }
 
-    /// Every file below the data directory that holds bytes of a tarball or a packument, once nothing is being written.
+    /// Waits until no write is in progress and returns the stored tarball and packument files.
     pub async fn stored_files(&self) -> Vec<PathBuf> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
-            let mut kept = files(self.data.path());
-            kept.retain(|path| !path.to_string_lossy().contains("ledger"));
-            kept.sort();
-            let unfinished = kept.iter().any(|path| path.starts_with(self.data.path().join("tmp")));
+            let mut stored = files(self.data.path());
+            stored.retain(|path| !path.to_string_lossy().contains("ledger"));
+            stored.sort();
+            let unfinished = stored.iter().any(|path| path.starts_with(self.data.path().join("tmp")));
             if !unfinished {
-                return kept;
+                return stored;
             }
-            assert!(Instant::now() < deadline, "something unfinished stays behind: {kept:?}");
+            assert!(Instant::now() < deadline, "unfinished files remain: {stored:?}");
             tokio::task::yield_now().await;
         }
     }
 
-    /// Those of them that hold a tarball. Packuments are stored behind the answer's back, so they may come a moment later.
+    /// Returns the stored tarball files. Packuments are stored after the response is sent, so they may still be missing.
     pub async fn stored_tarballs(&self) -> Vec<PathBuf> {
-        let mut kept = self.stored_files().await;
-        kept.retain(|path| path.to_string_lossy().contains("sha512"));
-        kept
+        let mut stored = self.stored_files().await;
+        stored.retain(|path| path.to_string_lossy().contains("sha512"));
+        stored
     }
 
-    /// One number of `/-/coldframe/metrics`, summed over its labels that contain `with`.
-    pub async fn metric(&self, name: &str, with: &str) -> f64 {
+    /// Sums one metric of `/-/coldframe/metrics` over all lines that contain `label`.
+    pub async fn metric(&self, name: &str, label: &str) -> f64 {
         let text = self.get("/-/coldframe/metrics").await.is(200).text();
-        let lines = text.lines().filter(|line| line.starts_with(name) && line.contains(with));
+        let lines = text.lines().filter(|line| line.starts_with(name) && line.contains(label));
         lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 }
 
-/// What the settings say, on a machine with a home or apart from any.
-fn configuration(settings: &[(&str, &str)]) -> Result<Config, Diagnostics> {
+/// Loads the settings, together with the machine's `.npmrc` if a home directory is set.
+fn load_config(settings: &[(&str, &str)]) -> Result<Config, Diagnostics> {
     let Some((_, home)) = settings.iter().find(|(name, _)| *name == HOME) else { return Config::from_pairs(settings) };
     let mut flags = FlagValues::default();
     for (name, value) in settings.iter().filter(|(name, _)| *name != HOME) {
@@ -218,11 +217,11 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 /// A running Coldframe.
 pub struct Coldframe {
     pub address: SocketAddr,
-    /// All its addresses, the first one first.
+    /// All registry addresses; `address` is the first.
     pub addresses: Vec<SocketAddr>,
-    /// Where it is a proxy, if it is.
+    /// The gateway's address, if it has one.
     pub gateway: Option<SocketAddr>,
-    /// Where it takes connections that were to go elsewhere, if it does.
+    /// The transparent listener's address, if it has one.
     pub transparent: Option<SocketAddr>,
     stop: Option<oneshot::Sender<()>>,
     running: Option<JoinHandle<()>>,
@@ -230,30 +229,30 @@ pub struct Coldframe {
 
 impl Coldframe {
     pub async fn start(settings: &[(String, String)], clock: &ManualClock) -> Self {
-        let borrowed: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let app = Self::build(&borrowed, clock).await;
+        let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let app = Self::build(&settings, clock).await;
         let (addresses, gateway) = (app.addresses().to_vec(), app.gateways().first().copied());
         let transparent = app.transparent().first().copied();
         let address = addresses[0];
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(async move {
             let shutdown = async move { drop(stopped.await) };
-            if let Err(wrong) = app.run(shutdown).await {
-                panic!("{wrong:?}");
+            if let Err(error) = app.run(shutdown).await {
+                panic!("{error:?}");
             }
         });
         Self { address, addresses, gateway, transparent, stop: Some(stop), running: Some(running) }
     }
 
-    /// A program's end frees its data directory; here it is free when the last task of the one before has ended.
+    /// Builds the server. Retries while the data directory is locked: tasks of the previous server in this process may still run.
     async fn build(settings: &[(&str, &str)], clock: &ManualClock) -> App {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
-            let config = configuration(settings).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+            let config = load_config(settings).unwrap_or_else(|diagnostics| panic!("{diagnostics}"));
             match App::build(config, Arc::new(clock.clone())).await {
                 Ok(app) => return app,
                 Err(AppError::DataDir(StoreError::Locked { .. })) if Instant::now() < deadline => tokio::task::yield_now().await,
-                Err(wrong) => panic!("{wrong:?}"),
+                Err(error) => panic!("{error:?}"),
             }
         }
     }
@@ -262,16 +261,16 @@ impl Coldframe {
         format!("http://{}", self.address)
     }
 
-    /// Drains and waits until everything is on disk.
+    /// Drains connections and waits until all data is on disk.
     pub async fn stop(&mut self) {
         drop(self.stop.take());
         if let Some(running) = self.running.take() {
-            running.await.expect("a clean end");
+            running.await.expect("clean shutdown");
         }
     }
 }
 
-/// A packument's `time` by version.
+/// The `time` object of a packument, by version.
 #[track_caller]
 pub fn times(packument: &Response) -> BTreeMap<String, String> {
     serde_json::from_value(packument.json()["time"].clone()).expect("`time` of strings")

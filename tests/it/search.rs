@@ -1,16 +1,17 @@
-//! Search: filtered from what is known and from the dates in the results, never by fetching packuments.
+//! Search: results are filtered by cached verdicts and by the dates in the results, without fetching packuments.
 
 use crate::package::{Package, days, hours};
 use crate::scene::Scene;
 
+/// Names and versions in a search result.
 fn found(answer: &crate::wire::Response) -> Vec<(String, String)> {
     let objects = answer.json()["objects"].as_array().unwrap().clone();
-    let told = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-    objects.iter().map(|object| (told(&object["package"]["name"]), told(&object["package"]["version"]))).collect()
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    objects.iter().map(|object| (text(&object["package"]["name"]), text(&object["package"]["version"]))).collect()
 }
 
 #[tokio::test]
-async fn what_is_old_is_found_and_the_query_arrives_upstream() {
+async fn old_package_is_found_and_query_is_passed_upstream() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0").aged(days(30)));
     let answer = scene.get("/-/v1/search?text=left&size=20").await.is(200);
@@ -19,7 +20,7 @@ async fn what_is_old_is_found_and_the_query_arrives_upstream() {
 }
 
 #[tokio::test]
-async fn a_young_version_is_not_named() {
+async fn held_version_is_not_in_the_result() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0").aged(days(30)));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
@@ -27,11 +28,11 @@ async fn a_young_version_is_not_named() {
     let answer = scene.get("/-/v1/search?text=left").await.is(200);
     assert!(!answer.text().contains("1.1.0"), "{}", answer.text());
     assert!(found(&answer).iter().all(|(name, version)| name != "left-newborn" && version != "1.1.0"), "{}", answer.text());
-    assert_eq!(scene.registry.total(), 1, "a search fetches no packuments");
+    assert_eq!(scene.registry.total(), 1, "a search must fetch no packuments");
 }
 
 #[tokio::test]
-async fn a_known_package_is_shown_with_the_version_that_is_visible() {
+async fn known_package_is_listed_with_its_visible_version() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0").aged(days(30)));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
@@ -42,7 +43,7 @@ async fn a_known_package_is_shown_with_the_version_that_is_visible() {
 }
 
 #[tokio::test]
-async fn a_search_that_fails_upstream_says_so() {
+async fn failed_upstream_search_is_reported() {
     let scene = Scene::open().await;
     scene.registry.answer("/-/v1/search", crate::reply::Reply::error(503, "the index is being built"));
     let answer = scene.get("/-/v1/search?text=left").await;
@@ -50,7 +51,7 @@ async fn a_search_that_fails_upstream_says_so() {
 }
 
 #[tokio::test]
-async fn results_that_cannot_be_read_are_not_passed_on() {
+async fn unreadable_results_are_not_passed_on() {
     let scene = Scene::open().await;
     for body in ["<html>left-pad 1.1.0</html>", "[]", r#"{"objects":{"left-pad":"1.1.0"}}"#] {
         scene.registry.answer("/-/v1/search", crate::reply::Reply::json(body));
@@ -59,13 +60,13 @@ async fn results_that_cannot_be_read_are_not_passed_on() {
     }
 }
 
-/// A date thirty days ago.
-fn then(scene: &Scene) -> String {
+/// The date 30 days before the scene's time.
+fn month_ago(scene: &Scene) -> String {
     coldframe::units::timestamp::saturating_sub(coldframe::clock::Clock::now(&scene.clock), days(30)).to_string()
 }
 
-/// A result that names a version wherever a registry may write one.
-fn told(version: &str, date: &str) -> String {
+/// A search result with `version` in every field where a registry may write it.
+fn result_naming(version: &str, date: &str) -> String {
     let words = format!("about {version}");
     let package = serde_json::json!({
         "name": "left-pad",
@@ -89,18 +90,18 @@ fn told(version: &str, date: &str) -> String {
 }
 
 #[tokio::test]
-async fn no_field_of_a_result_says_anything_of_a_hidden_version() {
+async fn no_result_field_reveals_a_hidden_version() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0").aged(days(30)));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
     scene.get("/left-pad").await.is(200);
-    let old = then(&scene);
-    scene.registry.answer("/-/v1/search", crate::reply::Reply::json(&told("1.1.0", &old)));
+    let old = month_ago(&scene);
+    scene.registry.answer("/-/v1/search", crate::reply::Reply::json(&result_naming("1.1.0", &old)));
     let answer = scene.get("/-/v1/search?text=left").await.is(200);
     assert!(!answer.text().contains("1.1.0"), "{}", answer.text());
     assert_eq!(found(&answer), [("left-pad".to_owned(), "1.0.0".to_owned())]);
     // The index may name the visible version and describe the hidden `latest`.
-    let mixed = told("1.1.0", &old).replace(r#""version":"1.1.0""#, r#""version":"1.0.0""#);
+    let mixed = result_naming("1.1.0", &old).replace(r#""version":"1.1.0""#, r#""version":"1.0.0""#);
     scene.registry.answer("/-/v1/search", crate::reply::Reply::json(&mixed));
     let answer = scene.get("/-/v1/search?text=left").await.is(200);
     assert!(!answer.text().contains("1.1.0"), "{}", answer.text());
@@ -108,10 +109,10 @@ async fn no_field_of_a_result_says_anything_of_a_hidden_version() {
 }
 
 #[tokio::test]
-async fn a_result_for_a_visible_version_keeps_what_clients_show_and_nothing_else() {
+async fn result_for_visible_version_keeps_only_fields_that_clients_show() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0").aged(days(30)));
-    scene.registry.answer("/-/v1/search", crate::reply::Reply::json(&told("1.0.0", &then(&scene))));
+    scene.registry.answer("/-/v1/search", crate::reply::Reply::json(&result_naming("1.0.0", &month_ago(&scene))));
     let answer = scene.get("/-/v1/search?text=left").await.is(200).json();
     let object = &answer["objects"][0];
     assert_eq!(object["package"]["description"], "about 1.0.0");
@@ -120,7 +121,9 @@ async fn a_result_for_a_visible_version_keeps_what_clients_show_and_nothing_else
     for member in ["dist-tags", "versions", "readme"] {
         assert!(object["package"].get(member).is_none(), "{member}: {answer}");
     }
-    for (of, member) in [(object, "flags"), (object, "updated"), (&answer, "aggregations"), (&object["score"]["detail"], "of")] {
-        assert!(of.get(member).is_none(), "{member}: {answer}");
+    for (parent, member) in
+        [(object, "flags"), (object, "updated"), (&answer, "aggregations"), (&object["score"]["detail"], "of")]
+    {
+        assert!(parent.get(member).is_none(), "{member}: {answer}");
     }
 }

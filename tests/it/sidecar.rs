@@ -1,5 +1,5 @@
-//! `docker/`: the composition leaves its application no way around, and recipes use words that the program knows. Whether packets
-//! agree is tried in `tests/netns`, whether the image does by `just image`.
+//! Checks of `docker/`: the compose file leaves the application no bypass, and recipes use existing settings, commands and flags.
+//! `tests/netns` tests the same with packets, `just image` with the image.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::program::{coldframe, run};
 
 const COMPOSE: &str = include_str!("../../docker/compose.yaml");
 
-/// What a plain reading of YAML gives; anchors, aliases and tags are not used here, so that what is read is what stands there.
+/// Parses plain YAML. Panics on anchors, aliases and tags, which could hide a value.
 fn yaml(text: &str) -> Value {
     let mut open: Vec<(Value, Option<String>)> = Vec::new();
     let mut whole = Value::Null;
@@ -29,18 +29,18 @@ fn yaml(text: &str) -> Value {
                 open.push((Value::Object(Map::new()), None));
                 continue;
             }
-            Event::SequenceEnd | Event::MappingEnd => open.pop().expect("it was opened").0,
+            Event::SequenceEnd | Event::MappingEnd => open.pop().expect("an open collection").0,
             Event::StreamStart | Event::StreamEnd | Event::DocumentStart(..) | Event::DocumentEnd => continue,
-            other => panic!("written more plainly, please: {other:?}"),
+            other => panic!("unsupported YAML: {other:?}"),
         };
         match open.last_mut() {
             None => whole = value,
             Some((Value::Array(elements), _)) => elements.push(value),
             Some((Value::Object(members), key)) => match key.take() {
-                None => *key = Some(value.as_str().expect("a key is a text").to_owned()),
-                Some(key) => assert!(members.insert(key.clone(), value).is_none(), "`{key}` stands there twice"),
+                None => *key = Some(value.as_str().expect("a scalar key").to_owned()),
+                Some(key) => assert!(members.insert(key.clone(), value).is_none(), "duplicate key `{key}`"),
             },
-            Some(open) => panic!("only collections are open: {open:?}"),
+            Some(open) => panic!("scalar on the stack: {open:?}"),
         }
     }
     whole
@@ -48,28 +48,28 @@ fn yaml(text: &str) -> Value {
 
 fn texts(value: &Value) -> Vec<&str> {
     let list = |value: &Value| matches!(value, Value::Array(_) | Value::Null);
-    assert!(list(value), "a list of names: {value}");
-    value.as_array().into_iter().flatten().map(|text| text.as_str().expect("a text")).collect()
+    assert!(list(value), "not a list: {value}");
+    value.as_array().into_iter().flatten().map(|text| text.as_str().expect("a string")).collect()
 }
 
-/// Every way by which what runs in a service that is not Coldframe could reach more than Coldframe.
-fn ways_around(compose: &Value) -> Vec<String> {
-    let mut ways = Vec::new();
+/// Finds every setting by which a service other than Coldframe could reach more than Coldframe.
+fn bypasses(compose: &Value) -> Vec<String> {
+    let mut bypasses = Vec::new();
     for (name, service) in compose["services"].as_object().expect("services") {
-        let mut way = |wrong: String| ways.push(format!("{name}: {wrong}"));
+        let mut report = |problem: String| bypasses.push(format!("{name}: {problem}"));
         for key in ["privileged", "cap_add", "devices", "pid", "ipc", "userns_mode", "extra_hosts", "links", "external_links"] {
             if !service[key].is_null() {
-                way(format!("it has `{key}`"));
+                report(format!("sets `{key}`"));
             }
         }
         if texts(&service["cap_drop"]) != ["ALL"] || texts(&service["security_opt"]) != ["no-new-privileges:true"] {
-            way("it keeps capabilities, or a way to gain them".to_owned());
+            report("keeps capabilities or may gain them".to_owned());
         }
         for volume in texts(&service["volumes"]) {
             let source = volume.split(':').next().unwrap_or_default();
             let is_known = compose["volumes"].get(source).is_some() || (source.starts_with("./") && !source.contains(".."));
             if !is_known {
-                way(format!("it sees the host's `{volume}`"));
+                report(format!("mounts `{volume}` of the host"));
             }
         }
         if name == "coldframe" {
@@ -78,42 +78,42 @@ fn ways_around(compose: &Value) -> Vec<String> {
         let networks = texts(&service["networks"]);
         let is_apart = service["network_mode"] == "none" && networks.is_empty();
         if !(is_apart || service["network_mode"].is_null() && networks == ["inside"]) {
-            way(format!("it is on more than the internal network: {} {networks:?}", service["network_mode"]));
+            report(format!("is on more than the internal network: {} {networks:?}", service["network_mode"]));
         }
         if !service["ports"].is_null() {
-            way("it is published".to_owned());
+            report("publishes ports".to_owned());
         }
         if !is_apart && texts(&service["dns"]) != ["127.0.0.1"] {
-            way("it can ask for names outside".to_owned());
+            report("can resolve outside names".to_owned());
         }
         if !is_apart && texts(&service["volumes"]).iter().any(|volume| volume.starts_with("data:")) {
-            way("it sees the authority's key".to_owned());
+            report("sees the authority's key".to_owned());
         }
     }
     let inside = &compose["networks"]["inside"];
     if inside["internal"] != "true" {
-        ways.push("inside: it leads outside".to_owned());
+        bypasses.push("inside: is not internal".to_owned());
     }
     if inside["driver_opts"]["com.docker.network.bridge.gateway_mode_ipv4"] != "isolated" || !inside["enable_ipv6"].is_null() {
-        ways.push("inside: the host stands on it".to_owned());
+        bypasses.push("inside: the host has an address on it".to_owned());
     }
     if compose["services"]["coldframe"]["sysctls"]["net.ipv4.ip_forward"] != "0" {
-        ways.push("coldframe: it may forward packets".to_owned());
+        bypasses.push("coldframe: may forward packets".to_owned());
     }
-    ways
+    bypasses
 }
 
 #[test]
-fn beside_coldframe_an_application_has_no_way_around() {
+fn compose_file_gives_the_application_no_bypass() {
     let compose = yaml(COMPOSE);
-    assert_eq!(ways_around(&compose), [""; 0]);
-    let of_coldframe = &compose["services"]["coldframe"];
-    assert_eq!(texts(&of_coldframe["networks"]), ["inside", "outside"]);
+    assert_eq!(bypasses(&compose), [""; 0]);
+    let coldframe_service = &compose["services"]["coldframe"];
+    assert_eq!(texts(&coldframe_service["networks"]), ["inside", "outside"]);
     for service in ["coldframe", "authority"] {
         let service = &compose["services"][service];
         assert_eq!((&service["read_only"], &service["user"]), (&"true".into(), &"65532:65532".into()));
     }
-    let gateway = of_coldframe["environment"]["COLDFRAME_GATEWAY"].as_str().unwrap();
+    let gateway = coldframe_service["environment"]["COLDFRAME_GATEWAY"].as_str().unwrap();
     let (_, port) = gateway.rsplit_once(':').unwrap();
     for (name, value) in compose["services"]["app"]["environment"].as_object().unwrap() {
         let is_proxy = name.to_ascii_uppercase().contains("PROXY");
@@ -124,30 +124,30 @@ fn beside_coldframe_an_application_has_no_way_around() {
 }
 
 #[test]
-fn a_way_around_is_seen() {
+fn every_bypass_is_detected() {
     let holes = [
         ("more than the internal network", "services.app.networks", json!(["inside", "outside"])),
         ("more than the internal network", "services.app.networks", Value::Null),
         ("more than the internal network", "services.app.network_mode", json!("host")),
-        ("leads outside", "networks.inside.internal", json!("false")),
-        ("host stands on it", "networks.inside.driver_opts", Value::Null),
+        ("is not internal", "networks.inside.internal", json!("false")),
+        ("host has an address on it", "networks.inside.driver_opts", Value::Null),
         ("forward packets", "services.coldframe.sysctls", Value::Null),
         ("`cap_add`", "services.app.cap_add", json!(["NET_ADMIN"])),
         ("`privileged`", "services.app.privileged", json!("true")),
         ("keeps capabilities", "services.app.cap_drop", Value::Null),
-        ("names outside", "services.app.dns", Value::Null),
+        ("outside names", "services.app.dns", Value::Null),
         ("authority's key", "services.app.volumes", json!(["data:/data:ro"])),
-        ("sees the host's", "services.app.volumes", json!(["/var/run/docker.sock:/var/run/docker.sock"])),
+        ("of the host", "services.app.volumes", json!(["/var/run/docker.sock:/var/run/docker.sock"])),
     ];
     for (wanted, at, hole) in holes {
         let mut compose = yaml(COMPOSE);
         *at.split('.').fold(&mut compose, |value, key| &mut value[key]) = hole;
-        let ways = ways_around(&compose);
-        assert!(ways.iter().any(|way| way.contains(wanted)), "{wanted}: {ways:?}");
+        let found = bypasses(&compose);
+        assert!(found.iter().any(|report| report.contains(wanted)), "{wanted}: {found:?}");
     }
 }
 
-/// Every file below `docker/`, with its text.
+/// All files below `docker/` with their text.
 fn recipes() -> Vec<(PathBuf, String)> {
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("docker")];
     let mut found = Vec::new();
@@ -165,16 +165,16 @@ fn recipes() -> Vec<(PathBuf, String)> {
 }
 
 #[test]
-fn recipes_set_what_can_be_set() {
+fn recipes_use_only_existing_settings() {
     let is_word = |letter: char| letter.is_ascii_uppercase() || letter == '_';
     let mut known: BTreeSet<String> = SETTINGS.iter().map(coldframe::config::settings::Setting::variable).collect();
-    // The second is written by Kubernetes, for others.
+    // Kubernetes sets the second one for services named `coldframe`.
     known.extend([FILE_VARIABLE.to_owned(), format!("{PREFIX}SERVICE_HOST")]);
     let mut seen = BTreeSet::new();
     for (path, text) in recipes() {
         for (at, _) in text.match_indices(PREFIX) {
             let name = &text[at..at + text[at..].find(|letter| !is_word(letter)).unwrap_or(text.len() - at)];
-            assert!(known.contains(name), "{}: there is no setting `{name}`", path.display());
+            assert!(known.contains(name), "{}: unknown setting `{name}`", path.display());
             seen.insert(name.to_owned());
         }
     }
@@ -182,19 +182,20 @@ fn recipes_set_what_can_be_set() {
 }
 
 #[test]
-fn recipes_say_what_can_be_said() {
+fn recipes_use_only_existing_commands_and_flags() {
     let home = TempDir::new().unwrap();
     let help = |words: &[&str]| run(coldframe(home.path()).args(words).arg("--help"));
-    let (_, told, _) = help(&[]);
-    let table = told.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    // What a command is is told at its side, and goes on below that.
-    let named = |line: &str| line.strip_prefix("  ").filter(|rest| !rest.starts_with(' '))?.split(' ').next().map(str::to_owned);
-    let commands: BTreeSet<String> = table.filter_map(named).collect();
+    let (_, output, _) = help(&[]);
+    let table = output.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    // Descriptions stand to the right of a command and may wrap onto indented lines.
+    let command_name =
+        |line: &str| line.strip_prefix("  ").filter(|rest| !rest.starts_with(' '))?.split(' ').next().map(str::to_owned);
+    let commands: BTreeSet<String> = table.filter_map(command_name).collect();
     let is_command = |word: &str| commands.contains(word);
-    let mut said = BTreeSet::new();
+    let mut used = BTreeSet::new();
     let mut lines: Vec<String> = Vec::new();
     for (_, text) in recipes() {
-        // Lists of words, as YAML and Dockerfiles have commands, are words.
+        // YAML and Dockerfiles write commands as lists.
         lines.extend(text.lines().map(|line| line.replace(['[', ']', ',', '"', '`'], " ")));
     }
     let exported = texts(&yaml(COMPOSE)["services"]["authority"]["command"]).join(" ");
@@ -202,24 +203,24 @@ fn recipes_say_what_can_be_said() {
     for line in &lines {
         let words: Vec<&str> = line.split_whitespace().collect();
         for at in 0..words.len() {
-            let names_it = words[at] == "coldframe" || words[at].ends_with("/coldframe");
-            let behind = words[at + 1..].iter().take_while(|word| !["|", ">", "&&", ";"].contains(*word));
-            let behind: Vec<&str> = behind.copied().collect();
-            if !names_it || !behind.first().is_some_and(|word| is_command(word)) {
+            let is_program = words[at] == "coldframe" || words[at].ends_with("/coldframe");
+            let rest = words[at + 1..].iter().take_while(|word| !["|", ">", "&&", ";"].contains(*word));
+            let rest: Vec<&str> = rest.copied().collect();
+            if !is_program || !rest.first().is_some_and(|word| is_command(word)) {
                 continue;
             }
-            let depth = if ["ca", "feed", "policy", "decisions", "config", "user"].contains(&behind[0]) { 2 } else { 1 };
-            let command = behind.get(..depth).unwrap_or_default();
-            let (code, told, errors) = help(command);
+            let depth = if ["ca", "feed", "policy", "decisions", "config", "user"].contains(&rest[0]) { 2 } else { 1 };
+            let command = rest.get(..depth).unwrap_or_default();
+            let (code, output, errors) = help(command);
             assert_eq!(code, 0, "{line}\n{errors}");
-            for flag in behind[depth..].iter().filter_map(|word| word.strip_prefix("--")) {
-                let listed = told.contains(&format!("--{flag} ")) || told.contains(&format!("--{flag}\n"));
-                assert!(listed || SettingKey::named(flag).is_some(), "`--{flag}` is no flag of `{command:?}`: {line}");
+            for flag in rest[depth..].iter().filter_map(|word| word.strip_prefix("--")) {
+                let listed = output.contains(&format!("--{flag} ")) || output.contains(&format!("--{flag}\n"));
+                assert!(listed || SettingKey::named(flag).is_some(), "unknown flag `--{flag}` of `{command:?}`: {line}");
             }
-            said.insert(command.join(" "));
+            used.insert(command.join(" "));
         }
     }
     for wanted in ["serve", "healthcheck", "ca export"] {
-        assert!(said.contains(wanted), "{said:?}");
+        assert!(used.contains(wanted), "{used:?}");
     }
 }

@@ -1,5 +1,5 @@
-//! Requests that two readers might read differently: each is refused and its connection closed, or is one request for
-//! everybody. What hides behind one is never done.
+//! Requests that two parsers may read differently. Each is refused and its connection closed, or every parser reads the same
+//! single request. A request hidden behind it is never executed.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use crate::client::raw;
 use crate::gate::{REGISTRY, at, connect, gateway, inside, secure, trusting};
 use crate::scene::Scene;
 
-/// A request that no answer may come of, and that upstream must not see.
+/// A smuggled request. It must get no response and must not reach upstream.
 const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nhost: a\r\n\r\n";
 
 const AUDIT: &str = "/-/npm/v1/security/advisories/bulk";
 
-/// Framing that two readers might read differently.
+/// Framing that two parsers may read differently: headers and body.
 const AMBIGUOUS: &[(&str, &str)] = &[
     ("content-length: 3\r\ncontent-length: 40\r\n", "abc"),
     ("content-length: 3, 40\r\n", "abc"),
@@ -40,18 +40,18 @@ const AMBIGUOUS: &[(&str, &str)] = &[
     ("no colon\r\ncontent-length: 3\r\n", "abc"),
 ];
 
-/// The statuses of all answers that came back.
+/// The statuses of all responses in `answer`.
 fn statuses(answer: &str) -> Vec<&str> {
-    // A head begins its line; no body of ours holds such a line.
+    // Only heads contain this text: no body of Coldframe's has it.
     answer.split("HTTP/1.1 ").skip(1).map(|rest| &rest[..3]).collect()
 }
 
-/// Whether the server closes a connection on which `bytes` came and nobody said that no more will.
+/// Sends `bytes` on a new connection and keeps the sending side open. Returns whether the server closed it, and its answer.
 async fn closes_after(scene: &Scene, bytes: &[u8]) -> (bool, String) {
     closes(TcpStream::connect(scene.coldframe.address).await.expect("a connection"), bytes).await
 }
 
-/// The same of a connection that is open.
+/// Like `closes_after`, on an existing connection.
 async fn closes<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, bytes: &[u8]) -> (bool, String) {
     stream.write_all(bytes).await.expect("an open connection");
     let mut answer = Vec::new();
@@ -60,7 +60,7 @@ async fn closes<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, bytes: &[u8]) 
 }
 
 #[tokio::test]
-async fn framing_that_can_be_read_in_two_ways_is_refused_and_the_connection_closed() {
+async fn ambiguous_framing_is_refused_and_the_connection_closed() {
     let scene = Scene::open().await;
     let post = |headers: &str, body: &str| format!("POST {AUDIT} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n{body}{HIDDEN}");
     for (headers, body) in AMBIGUOUS {
@@ -72,24 +72,25 @@ async fn framing_that_can_be_read_in_two_ways_is_refused_and_the_connection_clos
 }
 
 #[tokio::test]
-async fn no_door_of_the_gateways_reads_framing_in_two_ways() {
+async fn ambiguous_framing_is_refused_on_every_gateway_listener() {
     let scene = gateway().set("transparent", "127.0.0.1:0").await;
     let post = |target: &str, headers: &str, body: &str| {
         format!("POST {target}{AUDIT} HTTP/1.1\r\nhost: registry.example\r\n{headers}\r\n{body}{HIDDEN}")
     };
     for (headers, body) in AMBIGUOUS {
         let (origin, absolute) = (post("", headers, body), post("http://registry.example", headers, body));
-        let door = TcpStream::connect(at(&scene)).await.expect("a connection");
+        let proxy = TcpStream::connect(at(&scene)).await.expect("a connection");
         let (_, tunnel) = connect(at(&scene), "registry.example:80", "").await;
-        let redirected = TcpStream::connect(scene.coldframe.transparent.expect("a door")).await.expect("a connection");
+        let redirected =
+            TcpStream::connect(scene.coldframe.transparent.expect("a transparent listener")).await.expect("a connection");
         let redirected = secure(trusting(scene.data(), &scene.clock, &[]), REGISTRY, redirected).await.expect("a handshake");
-        let (door, tunnel, secured, redirected) = tokio::join!(
-            closes(door, absolute.as_bytes()),
+        let (proxy, tunnel, secured, redirected) = tokio::join!(
+            closes(proxy, absolute.as_bytes()),
             closes(tunnel, origin.as_bytes()),
             closes(inside(&scene).await, origin.as_bytes()),
             closes(redirected, origin.as_bytes()),
         );
-        for (which, (closed, answer)) in [("door", door), ("tunnel", tunnel), ("TLS", secured), ("redirected", redirected)] {
+        for (which, (closed, answer)) in [("proxy", proxy), ("tunnel", tunnel), ("TLS", secured), ("redirected", redirected)] {
             assert!(closed, "{which}: {headers:?} is left open: {answer}");
             assert_eq!(statuses(&answer), ["400"], "{which}: {headers:?}: {answer}");
         }
@@ -98,29 +99,29 @@ async fn no_door_of_the_gateways_reads_framing_in_two_ways() {
 }
 
 #[tokio::test]
-async fn what_is_passed_on_to_another_host_is_framed_anew() {
-    let far = Scene::open().await;
-    let place = far.registry.address.to_string();
-    let scene = gateway().set("allow-host", &place).await;
+async fn requests_passed_to_another_host_are_reframed() {
+    let other = Scene::open().await;
+    let host = other.registry.address.to_string();
+    let scene = gateway().set("allow-host", &host).await;
     let post =
-        |headers: &str, body: &str| format!("POST http://{place}/far HTTP/1.1\r\nhost: {place}\r\n{headers}\r\n{body}{HIDDEN}");
+        |headers: &str, body: &str| format!("POST http://{host}/far HTTP/1.1\r\nhost: {host}\r\n{headers}\r\n{body}{HIDDEN}");
     for (headers, body) in AMBIGUOUS {
-        let door = TcpStream::connect(at(&scene)).await.expect("a connection");
-        let (closed, answer) = closes(door, post(headers, body).as_bytes()).await;
+        let proxy = TcpStream::connect(at(&scene)).await.expect("a connection");
+        let (closed, answer) = closes(proxy, post(headers, body).as_bytes()).await;
         assert!(closed, "{headers:?} is left open: {answer}");
         assert_eq!(statuses(&answer), ["400"], "{headers:?}: {answer}");
     }
     let both = "content-length: 99\r\ntransfer-encoding: chunked\r\nconnection: close\r\n";
     let answer = raw(at(&scene), post(both, "2\r\n{}\r\n0\r\n\r\n").as_bytes()).await;
     assert_eq!(statuses(&answer).len(), 1, "{answer}");
-    let sent = far.registry.last("/far");
+    let sent = other.registry.last("/far");
     assert_eq!((sent.body.as_slice(), sent.headers.first("content-length")), (&b"{}"[..], None));
-    assert_eq!((far.registry.count("/far"), far.registry.count("/hidden")), (1, 0));
-    far.registry.take_undeclared();
+    assert_eq!((other.registry.count("/far"), other.registry.count("/hidden")), (1, 0));
+    other.registry.take_undeclared();
 }
 
 #[tokio::test]
-async fn chunks_that_are_none_end_the_connection_and_what_hides_in_them_is_not_done() {
+async fn invalid_chunks_end_the_connection_and_hide_no_request() {
     let scene = Scene::open().await;
     for chunks in [
         format!("zz\r\n{HIDDEN}"),
@@ -143,7 +144,7 @@ async fn chunks_that_are_none_end_the_connection_and_what_hides_in_them_is_not_d
 }
 
 #[tokio::test]
-async fn chunks_beside_a_length_are_one_body_and_other_transfer_codings_none() {
+async fn chunked_overrides_content_length_and_other_codings_are_refused() {
     let scene = Scene::open().await;
     let both = |headers: &str| {
         format!("POST {AUDIT} HTTP/1.1\r\nhost: localhost\r\n{headers}connection: close\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n")
@@ -166,12 +167,12 @@ async fn chunks_beside_a_length_are_one_body_and_other_transfer_codings_none() {
 }
 
 #[tokio::test]
-async fn a_request_in_a_body_is_a_body_whoever_reads_it() {
+async fn request_text_in_a_body_is_never_executed() {
     let scene = Scene::open().set("allow-writes", "true").await;
     scene.publish_old("left-pad", &["1.0.0"]);
     let length = HIDDEN.len();
     for (method, path) in
-        [("GET", "/left-pad"), ("POST", AUDIT), ("PUT", "/nobody"), ("GET", "/-/coldframe/healthz"), ("POST", "/../x")]
+        [("GET", "/left-pad"), ("POST", AUDIT), ("PUT", "/unknown"), ("GET", "/-/coldframe/healthz"), ("POST", "/../x")]
     {
         for framing in [
             format!("content-length: {length}\r\n\r\n{HIDDEN}"),
@@ -187,11 +188,11 @@ async fn a_request_in_a_body_is_a_body_whoever_reads_it() {
 }
 
 #[tokio::test]
-async fn bare_line_feeds_end_lines_and_hide_nothing() {
+async fn bare_line_feeds_end_lines_and_hide_no_request() {
     let scene = Scene::open().await;
     let answer = raw(scene.coldframe.address, b"GET /-/coldframe/healthz HTTP/1.1\nhost: localhost\n\n").await;
     assert_eq!(statuses(&answer), ["200"], "{answer}");
-    // The bare line feed ends the header, so the length behind it counts for us as for whoever reads it so.
+    // The bare line feed ends the header line, so the `content-length` after it applies.
     let request = format!("POST {AUDIT} HTTP/1.1\r\nhost: localhost\r\nx: y\ncontent-length: {}\r\n\r\n{HIDDEN}", HIDDEN.len());
     let answer = raw(scene.coldframe.address, request.as_bytes()).await;
     assert_eq!(statuses(&answer).len(), 1, "{answer}");
@@ -199,7 +200,7 @@ async fn bare_line_feeds_end_lines_and_hide_nothing() {
 }
 
 #[tokio::test]
-async fn a_request_names_one_host() {
+async fn request_without_exactly_one_valid_host_is_refused() {
     let scene = Scene::open().await;
     for headers in [
         "host: a\r\nhost: b\r\n",
@@ -218,30 +219,30 @@ async fn a_request_names_one_host() {
 }
 
 #[tokio::test]
-async fn an_absolute_target_is_asked_of_us_and_of_nobody_else() {
+async fn absolute_target_is_answered_here_and_never_dialled() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     let ask = async |target: &str| {
         let request = format!("GET {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         raw(scene.coldframe.address, request.as_bytes()).await
     };
-    // The target's host counts, as RFC 9112 has it: tarballs are named under it, and nobody connects to it.
+    // The target's host overrides `Host` (RFC 9112). It appears in tarball URLs and is never dialled.
     let answer = ask("http://other.example/left-pad").await;
     assert_eq!(statuses(&answer), ["200"], "{answer}");
     assert!(answer.contains("http://other.example/left-pad/-/left-pad-1.0.0.tgz"), "{answer}");
     assert_eq!(scene.registry.count("/left-pad"), 1);
-    for wrong in
+    for target in
         ["http://other.example:99999/left-pad", "http://user@other.example/left-pad", "*", "other.example:80", "left-pad", "?x"]
     {
-        let answer = ask(wrong).await;
-        assert!(matches!(statuses(&answer).as_slice(), ["400" | "404"]), "{wrong}: {answer}");
+        let answer = ask(target).await;
+        assert!(matches!(statuses(&answer).as_slice(), ["400" | "404"]), "{target}: {answer}");
     }
     let connect = raw(scene.coldframe.address, b"CONNECT other.example:443 HTTP/1.1\r\nhost: other.example:443\r\n\r\n").await;
     assert!(matches!(statuses(&connect).as_slice(), ["400" | "404" | "405"]), "{connect}");
 }
 
 #[tokio::test]
-async fn tricks_in_paths_get_no_further_than_the_door() {
+async fn malicious_paths_never_reach_upstream() {
     let scene = Scene::open().set("allow-writes", "true").await;
     for path in [
         "/../etc/passwd",
@@ -290,13 +291,13 @@ async fn tricks_in_paths_get_no_further_than_the_door() {
 }
 
 #[tokio::test]
-async fn requests_sent_in_one_go_are_answered_in_their_order() {
+async fn pipelined_requests_are_answered_in_order() {
     let scene = Scene::open().await;
     let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
     for name in names {
         scene.publish_old(name, &["1.0.0"]);
     }
-    // The first is held back upstream: the others must not overtake it.
+    // Upstream delays the first. The others must not overtake it.
     let gate = scene.registry.hold("/a");
     let mut stream = TcpStream::connect(scene.coldframe.address).await.expect("a connection");
     let ask = |name: &&str| format!("GET /{name} HTTP/1.1\r\nhost: localhost\r\naccept: application/json\r\n\r\n");
@@ -307,9 +308,9 @@ async fn requests_sent_in_one_go_are_answered_in_their_order() {
     scene.registry.wait_for_requests("/a", 1).await;
     gate.open();
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.expect("an end");
+    stream.read_to_end(&mut answer).await.expect("end of the connection");
     let answer = String::from_utf8_lossy(&answer);
     assert_eq!(statuses(&answer), ["200"; 10], "{answer}");
-    let places: Vec<_> = names.iter().map(|name| answer.find(&format!("\"name\":\"{name}\"")).expect("its packument")).collect();
-    assert!(places.is_sorted(), "{places:?}");
+    let offsets: Vec<_> = names.iter().map(|name| answer.find(&format!("\"name\":\"{name}\"")).expect("its packument")).collect();
+    assert!(offsets.is_sorted(), "{offsets:?}");
 }

@@ -1,10 +1,10 @@
-//! Dist-tags: never moved without need, never dangling, by SemVer and history, never by date.
+//! Dist-tags move only if their target is hidden, never point to a hidden version, and follow SemVer and history, not dates.
 
 use crate::package::{Package, days, hours};
 use crate::scene::Scene;
 
 #[tokio::test]
-async fn a_tag_whose_target_is_visible_is_untouched() {
+async fn tag_with_visible_target_is_unchanged() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0", "2.0.0"]);
     scene.registry.tag("left-pad", "latest", "1.0.0");
@@ -14,7 +14,7 @@ async fn a_tag_whose_target_is_visible_is_untouched() {
 }
 
 #[tokio::test]
-async fn a_hidden_latest_moves_by_precedence_and_not_by_date() {
+async fn hidden_latest_moves_by_precedence_and_not_by_date() {
     let scene = Scene::open().await;
     scene.publish(Package::new("axios", "1.14.0").aged(days(40)));
     scene.publish(Package::new("axios", "0.35.0").aged(days(4)).tagged("legacy"));
@@ -24,7 +24,7 @@ async fn a_hidden_latest_moves_by_precedence_and_not_by_date() {
 }
 
 #[tokio::test]
-async fn a_hidden_tag_never_moves_above_its_target() {
+async fn hidden_tag_never_moves_above_its_target() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["3.0.0", "1.0.0"]);
     scene.publish(Package::new("left-pad", "2.0.0").aged(hours(2)));
@@ -32,7 +32,7 @@ async fn a_hidden_tag_never_moves_above_its_target() {
 }
 
 #[tokio::test]
-async fn a_hidden_tag_goes_back_to_where_it_was_seen_to_point() {
+async fn hidden_tag_returns_to_its_last_seen_target() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.9.0", "2.0.0"]);
     scene.registry.tag("left-pad", "latest", "1.9.0");
@@ -43,7 +43,7 @@ async fn a_hidden_tag_goes_back_to_where_it_was_seen_to_point() {
 }
 
 #[tokio::test]
-async fn a_sighting_older_than_the_hold_does_not_count() {
+async fn last_seen_target_older_than_the_hold_is_ignored() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.9.0", "2.0.0"]);
     scene.registry.tag("left-pad", "latest", "1.9.0");
@@ -54,7 +54,7 @@ async fn a_sighting_older_than_the_hold_does_not_count() {
 }
 
 #[tokio::test]
-async fn a_prerelease_tag_stays_in_its_channel() {
+async fn prerelease_tag_stays_in_its_channel() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "2.0.0-beta.1").untagged());
@@ -66,7 +66,7 @@ async fn a_prerelease_tag_stays_in_its_channel() {
 }
 
 #[tokio::test]
-async fn a_stable_tag_does_not_move_to_a_prerelease() {
+async fn stable_tag_does_not_move_to_a_prerelease() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "2.0.0-rc.1").untagged());
@@ -75,7 +75,7 @@ async fn a_stable_tag_does_not_move_to_a_prerelease() {
 }
 
 #[tokio::test]
-async fn a_deprecated_version_is_taken_only_when_nothing_else_will_do() {
+async fn tag_moves_to_deprecated_version_only_as_last_resort() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").deprecated("broken"));
@@ -88,7 +88,7 @@ async fn a_deprecated_version_is_taken_only_when_nothing_else_will_do() {
 }
 
 #[tokio::test]
-async fn a_tag_without_a_fitting_version_goes_but_latest_stays_as_long_as_it_can() {
+async fn tag_without_fallback_is_removed_but_latest_takes_a_prerelease() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0-rc.1").untagged());
     scene.publish(Package::new("left-pad", "1.0.0").aged(hours(1)));
@@ -99,7 +99,7 @@ async fn a_tag_without_a_fitting_version_goes_but_latest_stays_as_long_as_it_can
 }
 
 #[tokio::test]
-async fn no_tag_ever_dangles_in_either_form_or_the_dist_tags_endpoint() {
+async fn no_tag_dangles_in_either_form_or_the_dist_tags_endpoint() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0", "1.1.0", "2.0.0-beta.1"]);
     for (index, tag) in ["latest", "beta", "next", "old", "nightly"].iter().enumerate() {
@@ -119,7 +119,7 @@ async fn no_tag_ever_dangles_in_either_form_or_the_dist_tags_endpoint() {
 }
 
 #[tokio::test]
-async fn a_tag_returns_to_its_target_when_that_opens() {
+async fn tag_returns_to_its_target_when_it_opens() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(71)));

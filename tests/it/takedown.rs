@@ -1,4 +1,4 @@
-//! What upstream took away: a young release is never served again, an old one goes on being served.
+//! Versions that upstream removed: a young release is never served again, an old one is still served.
 
 use crate::package::{Package, days, hours, minutes};
 use crate::scene::Scene;
@@ -6,7 +6,7 @@ use crate::scene::Scene;
 const TARBALL: &str = "/left-pad/-/left-pad-1.1.0.tgz";
 
 #[tokio::test]
-async fn a_release_taken_down_young_is_not_served_from_cache() {
+async fn young_release_taken_down_is_not_served_from_cache() {
     let scene = Scene::open().set("min-release-age", "0s").await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
@@ -16,13 +16,13 @@ async fn a_release_taken_down_young_is_not_served_from_cache() {
     let refused = scene.get(TARBALL).await.is(403);
     assert!(refused.error().contains("left-pad@1.1.0") && refused.error().contains("taken down"), "{}", refused.error());
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    // And not a year later either.
+    // It stays refused a year later.
     scene.advance(days(400));
     scene.get(TARBALL).await.is(403);
 }
 
 #[tokio::test]
-async fn a_release_taken_down_in_hour_three_does_not_open_in_hour_72() {
+async fn release_taken_down_in_hour_3_does_not_open_in_hour_72() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
@@ -35,7 +35,7 @@ async fn a_release_taken_down_in_hour_three_does_not_open_in_hour_72() {
 }
 
 #[tokio::test]
-async fn an_old_release_that_goes_is_still_served_to_those_who_locked_it() {
+async fn removed_old_release_is_still_served_to_lockfiles() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(300)));
@@ -48,7 +48,7 @@ async fn an_old_release_that_goes_is_still_served_to_those_who_locked_it() {
 }
 
 #[tokio::test]
-async fn a_whole_package_that_goes_leaves_what_was_old_and_cached() {
+async fn removed_package_leaves_old_cached_tarballs() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(300)));
     scene.get(TARBALL).await.is(200);
@@ -59,7 +59,7 @@ async fn a_whole_package_that_goes_leaves_what_was_old_and_cached() {
 }
 
 #[tokio::test]
-async fn what_a_security_placeholder_replaced_is_a_takedown_however_old() {
+async fn version_replaced_by_security_placeholder_is_a_takedown_at_any_age() {
     let scene = Scene::open().set("min-release-age", "0s").await;
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(40)));
     scene.get(TARBALL).await.is(200);
@@ -70,7 +70,7 @@ async fn what_a_security_placeholder_replaced_is_a_takedown_however_old() {
 }
 
 #[tokio::test]
-async fn what_was_unpublished_before_it_was_ever_seen_is_refused() {
+async fn version_unpublished_before_first_seen_is_refused() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(300)));
@@ -79,7 +79,7 @@ async fn what_was_unpublished_before_it_was_ever_seen_is_refused() {
 }
 
 #[tokio::test]
-async fn a_takedown_outlives_a_restart_and_an_upstream_that_is_down() {
+async fn takedown_survives_restart_and_upstream_outage() {
     let mut scene = Scene::open().set("min-release-age", "0s").await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));

@@ -1,4 +1,4 @@
-//! Tarballs: verdict first, checked whole before the first byte leaves, kept, and the same for HEAD, Range and conditions.
+//! Tarballs: verdict first, verified whole before the first byte is sent, cached, and the same for HEAD, ranges and conditions.
 
 use crate::package::{Package, hours};
 use crate::registry::Registry;
@@ -16,7 +16,7 @@ async fn scene() -> (Scene, Vec<u8>) {
 }
 
 #[tokio::test]
-async fn a_tarball_is_fetched_once_and_served_from_then_on() {
+async fn tarball_is_fetched_once_and_then_served_from_cache() {
     let (scene, bytes) = scene().await;
     for _ in 0..3 {
         let answer = scene.get(TARBALL).await.is(200);
@@ -29,21 +29,21 @@ async fn a_tarball_is_fetched_once_and_served_from_then_on() {
 }
 
 #[tokio::test]
-async fn a_cold_tarball_needs_no_packument_request_from_the_client() {
+async fn cold_tarball_needs_no_packument_request_from_the_client() {
     let (scene, bytes) = scene().await;
     assert_eq!(scene.get(TARBALL).await.is(200).body, bytes);
     assert_eq!(scene.registry.count("/left-pad"), 1, "the verdict needs the packument");
 }
 
 #[tokio::test]
-async fn nothing_between_us_and_the_client_may_keep_what_we_later_deny() {
+async fn tarball_response_is_not_cacheable_without_revalidation() {
     let (scene, _) = scene().await;
     let control = scene.get(TARBALL).await.is(200).header("cache-control").to_owned();
     assert!(!control.contains("immutable") && !control.contains("31557600"), "{control}");
 }
 
 #[tokio::test]
-async fn head_asks_for_admission_too_and_sends_no_body() {
+async fn head_is_checked_against_policy_and_has_no_body() {
     let (scene, bytes) = scene().await;
     let head = scene.ask("HEAD", TARBALL).await.is(200);
     assert_eq!(head.header("content-length"), bytes.len().to_string());
@@ -51,11 +51,11 @@ async fn head_asks_for_admission_too_and_sends_no_body() {
     scene.publish(Package::new("young", "1.0.0").aged(hours(1)));
     scene.get("/young").await.is(403);
     scene.ask("HEAD", "/young/-/young-1.0.0.tgz").await.is(403);
-    assert_eq!(scene.registry.count("/young/-/young-1.0.0.tgz"), 0, "what is refused is not fetched");
+    assert_eq!(scene.registry.count("/young/-/young-1.0.0.tgz"), 0, "a refused tarball must not be fetched");
 }
 
 #[tokio::test]
-async fn a_range_is_cut_from_the_admitted_blob() {
+async fn range_is_served_from_the_verified_blob() {
     let (scene, bytes) = scene().await;
     let total = bytes.len();
     for (range, expected) in [
@@ -75,7 +75,7 @@ async fn a_range_is_cut_from_the_admitted_blob() {
 }
 
 #[tokio::test]
-async fn a_range_holds_only_if_the_tarball_is_the_same() {
+async fn if_range_with_another_etag_gets_the_whole_tarball() {
     let (scene, bytes) = scene().await;
     let etag = scene.get(TARBALL).await.is(200).header("etag").to_owned();
     assert!(etag.starts_with('"'), "{etag}");
@@ -85,7 +85,7 @@ async fn a_range_holds_only_if_the_tarball_is_the_same() {
 }
 
 #[tokio::test]
-async fn a_known_tarball_is_answered_304_but_only_while_it_is_admitted() {
+async fn conditional_request_gets_304_only_while_the_version_is_allowed() {
     let (scene, _) = scene().await;
     let etag = scene.get(TARBALL).await.is(200).header("etag").to_owned();
     scene.get(TARBALL).if_none_match(&etag).await.is(304);
@@ -95,7 +95,7 @@ async fn a_known_tarball_is_answered_304_but_only_while_it_is_admitted() {
 }
 
 #[tokio::test]
-async fn no_byte_leaves_before_the_last_one_was_checked() {
+async fn no_byte_is_sent_before_the_whole_tarball_is_verified() {
     let (scene, bytes) = scene().await;
     let gate = scene.registry.hold_body(TARBALL, bytes.len() - 1);
     let asking = scene.get(TARBALL).start();
@@ -104,40 +104,40 @@ async fn no_byte_leaves_before_the_last_one_was_checked() {
     tokio::io::AsyncWriteExt::write_all(&mut probe, format!("GET {TARBALL} HTTP/1.1\r\nhost: here\r\n\r\n").as_bytes())
         .await
         .unwrap();
-    // A request on another connection comes back in the meantime: had bytes been ready, they would be here.
+    // A round trip on another connection gives early bytes time to arrive.
     scene.get("/-/coldframe/healthz").await.is(200);
     let mut early = [0_u8; 1];
-    assert!(probe.try_read(&mut early).is_err(), "a byte came before the verdict");
+    assert!(probe.try_read(&mut early).is_err(), "a byte was sent before verification");
     assert!(!asking.is_finished());
     gate.open();
     assert_eq!(asking.await.unwrap().is(200).body, bytes);
 }
 
 #[tokio::test]
-async fn a_tarball_on_another_host_is_refused_when_it_is_asked_for() {
+async fn tarball_on_another_host_is_refused_on_request() {
     let scene = Scene::open().await;
-    let elsewhere = Registry::elsewhere(&scene.clock).await;
+    let other = Registry::on_other_host(&scene.clock).await;
     scene.publish(Package::new("left-pad", "1.0.0"));
-    scene.publish(Package::new("left-pad", "1.1.0").at_url(&format!("{}{TARBALL}", elsewhere.url)));
+    scene.publish(Package::new("left-pad", "1.1.0").at_url(&format!("{}{TARBALL}", other.url)));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
     let refused = scene.get(TARBALL).await.is(403);
     assert!(refused.error().contains("tarball-host"), "{}", refused.error());
-    assert_eq!(elsewhere.total(), 0);
+    assert_eq!(other.total(), 0);
 }
 
 #[tokio::test]
-async fn a_tarball_on_an_allowed_host_is_fetched_without_credentials() {
+async fn tarball_on_an_allowed_host_is_fetched_without_credentials() {
     let scene = Scene::open().set("tarball-host", "127.0.0.2").await;
-    let elsewhere = Registry::elsewhere(&scene.clock).await;
-    let package = Package::new("left-pad", "1.1.0").at_url(&format!("{}{TARBALL}", elsewhere.url));
-    elsewhere.publish(Package::new("left-pad", "1.1.0"));
+    let other = Registry::on_other_host(&scene.clock).await;
+    let package = Package::new("left-pad", "1.1.0").at_url(&format!("{}{TARBALL}", other.url));
+    other.publish(Package::new("left-pad", "1.1.0"));
     scene.publish(package);
     scene.get(TARBALL).token("secret").await.is(200);
-    assert_eq!(elsewhere.last(TARBALL).headers.first("authorization"), None);
+    assert_eq!(other.last(TARBALL).headers.first("authorization"), None);
 }
 
 #[tokio::test]
-async fn a_tarball_url_that_is_no_http_is_refused() {
+async fn tarball_url_with_another_scheme_is_refused() {
     let scene = Scene::open().await;
     for (number, url) in ["file:///etc/passwd", "ftp://registry.example/a.tgz", "not a url", ""].iter().enumerate() {
         let version = format!("1.{number}.0");
@@ -148,7 +148,7 @@ async fn a_tarball_url_that_is_no_http_is_refused() {
 }
 
 #[tokio::test]
-async fn a_redirect_on_the_same_host_is_followed() {
+async fn redirect_on_the_same_host_is_followed() {
     let (scene, bytes) = scene().await;
     scene.registry.answer(TARBALL, Reply::redirect(302, "/storage/blob"));
     scene.registry.answer("/storage/blob", Reply::ok(bytes.clone()));
@@ -156,19 +156,19 @@ async fn a_redirect_on_the_same_host_is_followed() {
 }
 
 #[tokio::test]
-async fn a_redirect_to_another_host_is_not_followed() {
+async fn redirect_to_another_host_is_not_followed() {
     let (scene, bytes) = scene().await;
-    let elsewhere = Registry::elsewhere(&scene.clock).await;
-    elsewhere.answer("/blob", Reply::ok(bytes));
-    scene.registry.answer(TARBALL, Reply::redirect(302, &format!("{}/blob", elsewhere.url)));
+    let other = Registry::on_other_host(&scene.clock).await;
+    other.answer("/blob", Reply::ok(bytes));
+    scene.registry.answer(TARBALL, Reply::redirect(302, &format!("{}/blob", other.url)));
     let refused = scene.get(TARBALL).await;
     assert!(refused.status >= 400, "{}", refused.status);
     assert!(refused.error().contains("redirect"), "{}", refused.error());
-    assert_eq!(elsewhere.total(), 0);
+    assert_eq!(other.total(), 0);
 }
 
 #[tokio::test]
-async fn a_redirect_that_never_ends_does() {
+async fn redirect_loop_is_cut_off() {
     let (scene, _) = scene().await;
     scene.registry.answer(TARBALL, Reply::redirect(302, TARBALL));
     assert!(scene.get(TARBALL).await.status >= 400);
@@ -176,7 +176,7 @@ async fn a_redirect_that_never_ends_does() {
 }
 
 #[tokio::test]
-async fn a_tarball_over_the_limit_is_not_taken() {
+async fn tarball_over_the_limit_is_refused() {
     let scene = Scene::open().set("tarball-limit", "50KB").await;
     scene.publish(Package::new("left-pad", "1.1.0").sized(100_000));
     let before = scene.get("/left-pad").await.is(200);
@@ -186,7 +186,7 @@ async fn a_tarball_over_the_limit_is_not_taken() {
 }
 
 #[tokio::test]
-async fn the_disk_has_a_limit_and_the_least_recently_used_goes_first() {
+async fn cache_has_a_size_limit_and_evicts_least_recently_used() {
     let scene = Scene::open().set("cache-size", "1MB").await;
     for number in 0..10 {
         let name = format!("pad-{number}");
@@ -195,15 +195,15 @@ async fn the_disk_has_a_limit_and_the_least_recently_used_goes_first() {
     }
     let bytes: u64 =
         scene.stored_files().await.iter().filter_map(|file| std::fs::metadata(file).ok()).map(|file| file.len()).sum();
-    assert!(bytes <= 1_600_000, "{bytes} bytes are kept");
+    assert!(bytes <= 1_600_000, "{bytes} bytes are stored");
     scene.get("/pad-9/-/pad-9-1.0.0.tgz").await.is(200);
-    assert_eq!(scene.registry.count("/pad-9/-/pad-9-1.0.0.tgz"), 1, "the newest is still here");
+    assert_eq!(scene.registry.count("/pad-9/-/pad-9-1.0.0.tgz"), 1, "the newest must be cached");
     scene.get("/pad-0/-/pad-0-1.0.0.tgz").await.is(200);
-    assert_eq!(scene.registry.count("/pad-0/-/pad-0-1.0.0.tgz"), 2, "the oldest went and came again");
+    assert_eq!(scene.registry.count("/pad-0/-/pad-0-1.0.0.tgz"), 2, "the oldest must be evicted and fetched again");
 }
 
 #[tokio::test]
-async fn every_spelling_of_a_scoped_tarball_is_one_tarball() {
+async fn every_spelling_of_a_scoped_tarball_is_the_same_tarball() {
     let scene = Scene::open().await;
     let package = Package::new("@acme/ui", "1.0.0");
     let bytes = package.tarball.clone();
@@ -221,35 +221,35 @@ async fn every_spelling_of_a_scoped_tarball_is_one_tarball() {
 }
 
 #[tokio::test]
-async fn a_redirect_to_a_host_that_was_named_is_followed_without_credentials() {
+async fn redirect_to_a_configured_host_is_followed_without_credentials() {
     let scene = Scene::open().set("redirect-host", "127.0.0.2").await;
-    let elsewhere = Registry::elsewhere(&scene.clock).await;
+    let other = Registry::on_other_host(&scene.clock).await;
     let package = Package::new("left-pad", "1.1.0");
-    elsewhere.answer("/blob", Reply::ok(package.tarball.clone()));
+    other.answer("/blob", Reply::ok(package.tarball.clone()));
     scene.publish(package);
-    scene.registry.answer(TARBALL, Reply::redirect(302, &format!("{}/blob", elsewhere.url)));
+    scene.registry.answer(TARBALL, Reply::redirect(302, &format!("{}/blob", other.url)));
     scene.get(TARBALL).token("secret").await.is(200);
     assert_eq!(scene.registry.last(TARBALL).bearer(), Some("secret"));
-    assert_eq!(elsewhere.last("/blob").headers.first("authorization"), None);
+    assert_eq!(other.last("/blob").headers.first("authorization"), None);
 }
 
 #[tokio::test]
-async fn a_redirect_to_a_host_that_a_pattern_allows_leads_to_public_addresses_only() {
+async fn redirect_to_a_host_allowed_by_pattern_needs_a_public_address() {
     let scene = Scene::open().set("redirect-host", "127.*").await;
-    let elsewhere = Registry::elsewhere(&scene.clock).await;
+    let other = Registry::on_other_host(&scene.clock).await;
     scene.publish(Package::new("left-pad", "1.1.0"));
-    scene.registry.answer(TARBALL, Reply::redirect(302, &format!("{}/blob", elsewhere.url)));
+    scene.registry.answer(TARBALL, Reply::redirect(302, &format!("{}/blob", other.url)));
     let refused = scene.get(TARBALL).await;
     assert!(refused.status >= 400 && refused.error().contains("public"), "{} {}", refused.status, refused.text());
-    assert_eq!(elsewhere.total(), 0);
+    assert_eq!(other.total(), 0);
 }
 
 #[tokio::test]
-async fn redirected_bytes_are_checked_like_any_other() {
+async fn redirected_bytes_are_verified() {
     let scene = Scene::open().set("redirect-host", "127.0.0.2").await;
-    let elsewhere = Registry::elsewhere(&scene.clock).await;
-    elsewhere.answer("/blob", Reply::ok("malice"));
+    let other = Registry::on_other_host(&scene.clock).await;
+    other.answer("/blob", Reply::ok("malice"));
     scene.publish(Package::new("left-pad", "1.1.0"));
-    scene.registry.answer(TARBALL, Reply::redirect(302, &format!("{}/blob", elsewhere.url)));
+    scene.registry.answer(TARBALL, Reply::redirect(302, &format!("{}/blob", other.url)));
     scene.get(TARBALL).await.is(403);
 }

@@ -1,5 +1,5 @@
-//! Connections that were to go elsewhere: answered for by the name they begin with, and whatever begins otherwise is closed.
-//! What the packet filter redirects is in `tests/netns`.
+//! Transparent connections: handled by the server name in their `ClientHello`. All others are closed. `tests/netns` tests them
+//! behind a real packet filter.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ fn transparent() -> Opening {
     Scene::open().set("transparent", "127.0.0.1:0").set("intercept", REGISTRY)
 }
 
-async fn arrive(scene: &Scene) -> TcpStream {
+async fn connect(scene: &Scene) -> TcpStream {
     TcpStream::connect(scene.coldframe.transparent.expect("a transparent listener")).await.unwrap()
 }
 
-/// A `ClientHello` of TLS 1.2 that offers nothing, with these extensions.
+/// A minimal TLS 1.2 `ClientHello` with these extensions.
 fn hello(extensions: &[u8]) -> Vec<u8> {
     let length = |bytes: usize| u16::try_from(bytes).unwrap().to_be_bytes();
     let body = [&[3, 3][..], &[7; 32], &[0], &[0, 2, 0xc0, 0x2b], &[1, 0], &length(extensions.len()), extensions].concat();
@@ -27,11 +27,11 @@ fn hello(extensions: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_name_that_points_here_is_answered_for_and_one_host_inside() {
+async fn intercepted_name_is_served_and_other_hosts_inside_are_refused() {
     let scene = transparent().await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
-    let inside = async || secure(trusting(scene.data(), &scene.clock, &[]), REGISTRY, arrive(&scene).await).await.unwrap();
+    let inside = async || secure(trusting(scene.data(), &scene.clock, &[]), REGISTRY, connect(&scene).await).await.unwrap();
     let packument = ask(inside().await, "/left-pad", REGISTRY).await;
     assert_eq!(packument.versions(), ["1.0.0"]);
     let tarball = "https://registry.example/left-pad/-/left-pad-1.0.0.tgz";
@@ -42,72 +42,72 @@ async fn a_name_that_points_here_is_answered_for_and_one_host_inside() {
 }
 
 #[tokio::test]
-async fn what_holds_for_a_tunnel_holds_for_it() {
+async fn egress_rules_of_tunnels_apply_to_transparent_connections() {
     let scene =
         transparent().set("gateway", "127.0.0.1:0").set("default-egress", "tunnel").set("allow-host", "nowhere.example").await;
-    let offer = async |name: &'static str| {
-        let offered = secure(trusting(scene.data(), &scene.clock, &[]), name, arrive(&scene).await).await;
-        offered.unwrap_err().to_string()
+    let handshake_error = async |name: &'static str| {
+        let handshake = secure(trusting(scene.data(), &scene.clock, &[]), name, connect(&scene).await).await;
+        handshake.unwrap_err().to_string()
     };
-    assert!(offer("localhost").await.contains("AccessDenied"));
-    assert!(offer("nowhere.example").await.contains("AccessDenied"));
+    assert!(handshake_error("localhost").await.contains("AccessDenied"));
+    assert!(handshake_error("nowhere.example").await.contains("AccessDenied"));
     let count = async |reason: &str| scene.metric("coldframe_gateway_refusals_total", &format!("reason=\"{reason}\"")).await;
     assert!(count("address").await >= 1.0 && count("unreached").await >= 1.0);
     let closed = transparent().await;
-    let refused = secure(trusting(closed.data(), &closed.clock, &[]), "other.example", arrive(&closed).await).await;
+    let refused = secure(trusting(closed.data(), &closed.clock, &[]), "other.example", connect(&closed).await).await;
     assert!(refused.unwrap_err().to_string().contains("AccessDenied"));
     assert!(closed.metric("coldframe_gateway_refusals_total", "reason=\"host\"").await >= 1.0);
 }
 
-/// A `ClientHello` for a name, as it is spelled.
+/// A `ClientHello` for a name, spelled exactly like that.
 pub fn hello_for(name: &str) -> Vec<u8> {
     let length = |more: usize| u16::try_from(name.len() + more).unwrap().to_be_bytes();
     hello(&[&[0, 0][..], &length(5), &length(3), &[0], &length(0), name.as_bytes()].concat())
 }
 
 #[tokio::test]
-async fn no_spelling_of_this_machine_is_a_name_that_leads_there() {
+async fn no_spelling_of_a_local_address_is_dialled() {
     let scene = transparent().set("default-egress", "tunnel").await;
     let names = ["localhost", "127.0.0.1", "2130706433", "0x7f000001", "0x7f.1", "017700000001", "127.1", "0", "[::1]", "::1"];
     for name in names.into_iter().chain(["169.254.169.254", "LOCALHOST.", "user@registry.example", "registry.example:443"]) {
-        let mut stream = arrive(&scene).await;
+        let mut stream = connect(&scene).await;
         stream.write_all(&hello_for(name)).await.unwrap();
         let mut answer = Vec::new();
         let ended = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await;
-        // An alert at most.
+        // At most a TLS alert.
         assert!(ended.is_ok() && answer.len() <= 7, "{name}: {answer:?}");
     }
     let count = async |reason: &str| scene.metric("coldframe_gateway_refusals_total", &format!("reason=\"{reason}\"")).await;
-    let (refused, tried) = (count("address").await + count("tls").await + count("malformed").await, count("unreached").await);
-    assert!(refused >= 14.0 && tried.abs() < f64::EPSILON, "{refused} were refused, {tried} were dialled");
+    let (refused, dialled) = (count("address").await + count("tls").await + count("malformed").await, count("unreached").await);
+    assert!(refused >= 14.0 && dialled.abs() < f64::EPSILON, "{refused} were refused, {dialled} were dialled");
     assert_eq!(scene.registry.total(), 0);
 }
 
 #[tokio::test]
-async fn what_begins_with_no_name_is_closed() {
+async fn connection_without_server_name_is_closed() {
     let scene = transparent().set("header-timeout", "1s").await;
     let large = hello(&[&[0, 21, 0x75, 0x30][..], &vec![0; 30_000]].concat());
     let grease = [[22, 3, 1, 0x40, 0].to_vec(), vec![1; 16_384], [22, 3, 1, 0x40, 0].to_vec(), vec![1; 16_384]].concat();
-    let begun = [
+    let openings = [
         ("plaintext", b"GET / HTTP/1.1\r\nhost: registry.example\r\n\r\n".to_vec()),
         ("CONNECT", b"CONNECT registry.example:443 HTTP/1.1\r\n\r\n".to_vec()),
         ("no name", hello(&[])),
-        ("an address for a name", hello(&[&[0, 0, 0, 14, 0, 12, 0, 0, 9][..], b"127.0.0.1"].concat())),
+        ("address as name", hello(&[&[0, 0, 0, 14, 0, 12, 0, 0, 9][..], b"127.0.0.1"].concat())),
         ("too large", large),
         ("nonsense", grease),
-        ("a part", hello(&[])[..20].to_vec()),
+        ("partial hello", hello(&[])[..20].to_vec()),
         ("nothing", Vec::new()),
     ];
-    let each = u32::try_from(begun.len()).unwrap();
-    for (what, bytes) in begun {
-        let mut stream = arrive(&scene).await;
-        // It may be closed before all of it is written.
+    let cases = u32::try_from(openings.len()).unwrap();
+    for (case, bytes) in openings {
+        let mut stream = connect(&scene).await;
+        // The server may close the connection before all bytes are written.
         let _ = stream.write_all(&bytes).await;
         let mut answer = Vec::new();
         let ended = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await;
-        assert!(ended.is_ok() && answer.len() <= 7, "{what}: {answer:?}");
+        assert!(ended.is_ok() && answer.len() <= 7, "{case}: {answer:?}");
     }
     let counted = scene.metric("coldframe_gateway_refusals_total", "reason=\"tls\"").await;
-    assert!((counted - f64::from(each)).abs() < f64::EPSILON, "{counted} of {each}");
+    assert!((counted - f64::from(cases)).abs() < f64::EPSILON, "{counted} of {cases}");
     assert_eq!(scene.registry.total(), 0);
 }

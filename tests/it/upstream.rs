@@ -1,4 +1,4 @@
-//! Upstream in all its moods: each ends in a clear line, nothing wrong is served and nothing is lost.
+//! Upstream failures: each gives a clear error, no invalid document is served and no cached one is lost.
 
 use crate::package::{Package, days, hours, minutes};
 use crate::registry::Registry;
@@ -6,7 +6,7 @@ use crate::reply::Reply;
 use crate::scene::Scene;
 
 #[tokio::test]
-async fn statuses_are_told_apart_and_none_makes_a_client_wait() {
+async fn upstream_statuses_are_mapped_and_named_in_errors() {
     let scene = Scene::open().await;
     for (upstream, ours) in [(404, 404), (410, 404), (401, 401), (403, 403)] {
         let path = format!("/status-{upstream}");
@@ -24,9 +24,9 @@ async fn statuses_are_told_apart_and_none_makes_a_client_wait() {
 }
 
 #[tokio::test]
-async fn a_client_is_asked_to_wait_by_a_number_or_a_date_alone() {
+async fn retry_after_is_passed_only_as_number_or_date() {
     let scene = Scene::open().await;
-    for (told, passed) in [
+    for (received, passed) in [
         ("120", "120"),
         ("0120", "120"),
         ("Wed, 21 Oct 2026 07:28:00 GMT", "Wed, 21 Oct 2026 07:28:00 GMT"),
@@ -37,15 +37,15 @@ async fn a_client_is_asked_to_wait_by_a_number_or_a_date_alone() {
         ("Wed, 21 Oct 2026 07:28:00 GMT; ##[x]", ""),
     ] {
         for path in ["/left-pad", "/-/whoami", "/-/npm/v1/keys"] {
-            scene.registry.answer(path, Reply::error(429, "later").header("retry-after", told));
+            scene.registry.answer(path, Reply::error(429, "later").header("retry-after", received));
             let answer = scene.get(path).await.is(429);
-            assert_eq!(answer.header("retry-after"), passed, "{path}: {told}");
+            assert_eq!(answer.header("retry-after"), passed, "{path}: {received}");
         }
     }
 }
 
 #[tokio::test]
-async fn garbage_is_refused_in_words_that_name_the_byte() {
+async fn invalid_packument_is_refused_with_the_byte_offset() {
     let scene = Scene::open().await;
     for (name, garbage) in [
         ("html", "<html>maintenance</html>".to_owned()),
@@ -63,12 +63,12 @@ async fn garbage_is_refused_in_words_that_name_the_byte() {
         assert!(answer.error().contains(name), "{name}: {}", answer.error());
     }
     scene.registry.raw("cut", r#"{"name":"cut","versions":{"1.0.0":{"na"#);
-    assert!(scene.get("/cut").await.error().contains("38"), "it names the byte");
+    assert!(scene.get("/cut").await.error().contains("38"), "the byte offset is missing");
     scene.get("/-/coldframe/healthz").await.is(200);
 }
 
 #[tokio::test]
-async fn a_broken_body_is_no_packument() {
+async fn packument_with_broken_body_is_refused() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     let body = scene.registry.packument("left-pad").to_string();
@@ -92,7 +92,7 @@ async fn a_broken_body_is_no_packument() {
 }
 
 #[tokio::test]
-async fn a_broken_tarball_is_not_served_and_not_kept() {
+async fn broken_tarball_is_neither_served_nor_stored() {
     let scene = Scene::open().await;
     let package = Package::new("left-pad", "1.0.0").sized(50_000);
     let (path, bytes) = (package.path(), package.tarball.clone());
@@ -115,7 +115,7 @@ async fn a_broken_tarball_is_not_served_and_not_kept() {
 }
 
 #[tokio::test]
-async fn while_upstream_is_down_the_last_answer_is_served_and_opens_nothing() {
+async fn stale_packument_is_served_during_outage_and_opens_nothing() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(71)));
@@ -133,7 +133,7 @@ async fn while_upstream_is_down_the_last_answer_is_served_and_opens_nothing() {
 }
 
 #[tokio::test]
-async fn the_last_answer_is_not_served_for_ever() {
+async fn stale_packument_is_not_served_beyond_max_stale() {
     let scene = Scene::open().set("max-stale", "24h").await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad").await.is(200);
@@ -147,7 +147,7 @@ async fn the_last_answer_is_not_served_for_ever() {
 }
 
 #[tokio::test]
-async fn an_error_of_upstream_loses_nothing_that_was_known() {
+async fn upstream_error_keeps_cached_versions() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad").await.is(200);
@@ -163,7 +163,7 @@ async fn an_error_of_upstream_loses_nothing_that_was_known() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_cannot_be_reached_is_told_with_its_layer() {
+async fn unreachable_upstream_error_names_the_failed_layer() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
@@ -181,7 +181,7 @@ async fn an_upstream_that_cannot_be_reached_is_told_with_its_layer() {
 }
 
 #[tokio::test]
-async fn tls_that_is_no_tls_is_told_as_tls() {
+async fn plaintext_upstream_on_https_is_reported_as_tls_error() {
     let plain = Scene::open().await;
     let scene = Scene::open().set("upstream", &plain.registry.url.replace("http://", "https://")).await;
     let answer = scene.get("/left-pad").await;
@@ -190,7 +190,7 @@ async fn tls_that_is_no_tls_is_told_as_tls() {
 }
 
 #[tokio::test]
-async fn an_authority_nobody_knows_is_refused_until_it_is_named() {
+async fn unknown_authority_is_refused_until_configured() {
     let identity = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = rustls_pki_types::PrivateKeyDer::try_from(identity.signing_key.serialize_der()).unwrap();
     let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -217,22 +217,22 @@ async fn an_authority_nobody_knows_is_refused_until_it_is_named() {
 }
 
 #[tokio::test]
-async fn a_redirect_of_a_packument_is_followed_on_the_same_host_only() {
+async fn packument_redirect_is_followed_only_on_the_same_host() {
     let scene = Scene::open().await;
-    let elsewhere = Registry::elsewhere(&scene.clock).await;
+    let other = Registry::on_other_host(&scene.clock).await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.registry.answer("/alias", Reply::redirect(301, "/moved/left-pad"));
     let body = scene.registry.packument("left-pad").to_string().replace("left-pad", "alias");
     scene.registry.answer("/moved/left-pad", Reply::json(&body));
     assert_eq!(scene.get("/alias").await.versions(), ["1.0.0"]);
-    scene.registry.answer("/away", Reply::redirect(302, &format!("{}/away", elsewhere.url)));
+    scene.registry.answer("/away", Reply::redirect(302, &format!("{}/away", other.url)));
     let answer = scene.get("/away").await;
     assert!(answer.status >= 400 && answer.error().contains("redirect"), "{}", answer.text());
-    assert_eq!(elsewhere.total(), 0);
+    assert_eq!(other.total(), 0);
 }
 
 #[tokio::test]
-async fn a_packument_over_the_limit_is_not_taken() {
+async fn packument_over_the_limit_is_refused() {
     let scene = Scene::open().set("packument-limit", "100KB").await;
     scene.publish(Package::new("large", "1.0.0").field("notes", "a".repeat(200_000)));
     let answer = scene.get("/large").await;
@@ -240,7 +240,7 @@ async fn a_packument_over_the_limit_is_not_taken() {
 }
 
 #[tokio::test]
-async fn upstream_is_asked_for_the_full_form_with_its_validators() {
+async fn upstream_request_is_for_the_full_form_and_conditional() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad").abbreviated().await.is(200);
@@ -255,7 +255,7 @@ async fn upstream_is_asked_for_the_full_form_with_its_validators() {
 }
 
 #[tokio::test]
-async fn upstream_is_not_asked_again_within_the_ttl() {
+async fn upstream_gets_no_request_within_the_ttl() {
     let scene = Scene::open().set("packument-ttl", "5m").await;
     scene.publish_old("left-pad", &["1.0.0"]);
     for _ in 0..5 {
@@ -270,7 +270,7 @@ async fn upstream_is_not_asked_again_within_the_ttl() {
 }
 
 #[tokio::test]
-async fn a_scope_is_asked_of_its_registry_under_a_path_prefix() {
+async fn scoped_package_is_requested_below_the_path_prefix() {
     let scene = Scene::open().await;
     scene.publish_old("@acme/ui", &["1.0.0"]);
     let prefixed = Scene::open().set("upstream", &format!("{}/repository/npm", scene.registry.url)).await;
@@ -283,7 +283,7 @@ async fn a_scope_is_asked_of_its_registry_under_a_path_prefix() {
 }
 
 #[tokio::test]
-async fn starting_and_being_ready_send_nothing_upstream() {
+async fn startup_and_readiness_send_no_upstream_request() {
     let scene = Scene::open().await;
     scene.get("/-/coldframe/readyz").await.is(200);
     scene.get("/-/coldframe/healthz").await.is(200);
@@ -292,7 +292,7 @@ async fn starting_and_being_ready_send_nothing_upstream() {
 }
 
 #[tokio::test]
-async fn a_skewed_clock_and_a_stripping_mirror_are_reported() {
+async fn clock_skew_and_stripped_metadata_are_reported() {
     let scene = Scene::open().await;
     scene.registry.set_clock_offset(jiff::SignedDuration::from_mins(-20));
     scene.publish_old("left-pad", &["1.0.0"]);

@@ -1,5 +1,4 @@
-//! HTTP/1.1 by hand, for both ends of a test: what is on the wire is what the test wrote, right or wrong.
-//! Refuses to know npm.
+//! A minimal HTTP/1.1 reader for both ends of a test. Tests write their bytes themselves, so that they can send invalid messages.
 
 use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind, Read as _, Result};
@@ -7,24 +6,24 @@ use std::io::{Error, ErrorKind, Read as _, Result};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 
-/// Header lines in the order they came; names lower case.
+/// Header lines in the order received, with lower-case names.
 #[derive(Debug, Clone, Default)]
 pub struct Headers(pub Vec<(String, String)>);
 
 impl Headers {
-    /// The first of that name.
+    /// The first value of a header.
     pub fn first(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// Sets one, in place of all of that name.
+    /// Sets a header and removes all others of that name.
     pub fn set(&mut self, name: &str, value: impl Into<String>) {
         self.0.retain(|(known, _)| known != name);
         self.0.push((name.to_owned(), value.into()));
     }
 }
 
-/// The first line and the headers of a message; `None` at a clean end of the connection.
+/// Reads the first line and the headers of a message. Returns `None` if the connection ended cleanly.
 pub async fn read_head<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) -> Result<Option<(String, Headers)>> {
     let mut first = String::new();
     if stream.read_line(&mut first).await? == 0 {
@@ -42,7 +41,7 @@ pub async fn read_head<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) -> Resul
     Ok(Some((first.trim_end().to_owned(), headers)))
 }
 
-/// A body, framed as `headers` say; a response without framing runs to the end of the connection.
+/// Reads a body by the framing in `headers`. With `to_end`, a body without framing runs to the end of the connection.
 pub async fn read_body<S: AsyncRead + Unpin>(stream: &mut BufReader<S>, headers: &Headers, to_end: bool) -> Result<Vec<u8>> {
     let mut body = Vec::new();
     if headers.first("transfer-encoding").is_some() {
@@ -72,21 +71,18 @@ pub async fn read_body<S: AsyncRead + Unpin>(stream: &mut BufReader<S>, headers:
     Ok(body)
 }
 
-/// What came back.
 #[derive(Debug, Clone)]
 pub struct Response {
-    /// The status.
     pub status: u16,
-    /// What stands behind it: the only text that reaches every client.
+    /// The reason phrase.
     pub reason: String,
-    /// The headers.
     pub headers: Headers,
-    /// The body as it came over the wire.
+    /// The raw body, still compressed.
     pub body: Vec<u8>,
 }
 
 impl Response {
-    /// Reads one; `bodiless` for what answers HEAD.
+    /// Reads a response. `bodiless` is set for responses to HEAD.
     pub async fn read<S: AsyncRead + Unpin>(stream: S, bodiless: bool) -> Result<Self> {
         let mut stream = BufReader::new(stream);
         let (first, headers) = read_head(&mut stream).await?.ok_or_else(|| Error::new(ErrorKind::UnexpectedEof, "no answer"))?;
@@ -98,12 +94,12 @@ impl Response {
         Ok(Self { status, reason, headers, body })
     }
 
-    /// A header, or nothing.
+    /// The value of a header, or an empty string.
     pub fn header(&self, name: &str) -> &str {
         self.headers.first(name).unwrap_or_default()
     }
 
-    /// The body, unpacked if the headers say it is packed. Exactly one gzip member: some clients read only the first.
+    /// The decompressed body. Panics on more than one gzip member: some clients read only the first.
     pub fn content(&self) -> Vec<u8> {
         let mut content = Vec::new();
         match self.header("content-encoding") {
@@ -114,23 +110,21 @@ impl Response {
                 return content;
             }
             "" => return self.body.clone(),
-            other => panic!("nobody knows the coding {other}"),
+            other => panic!("unknown content coding: {other}"),
         }
         let mut member = flate2::bufread::GzDecoder::new(self.body.as_slice());
         member.read_to_end(&mut content).expect("a gzip member");
-        assert!(member.into_inner().is_empty(), "something follows the first gzip member");
+        assert!(member.into_inner().is_empty(), "data after the first gzip member");
         content
     }
 
-    /// The content as text.
     pub fn text(&self) -> String {
         String::from_utf8(self.content()).expect("text")
     }
 
-    /// The content as JSON.
     #[track_caller]
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.content()).unwrap_or_else(|wrong| panic!("not JSON ({wrong}): {self:?}"))
+        serde_json::from_slice(&self.content()).unwrap_or_else(|error| panic!("not JSON ({error}): {self:?}"))
     }
 
     /// The versions of a packument.
@@ -147,23 +141,23 @@ impl Response {
         serde_json::from_value(self.json()["dist-tags"].clone()).expect("dist-tags")
     }
 
-    /// Where one dist-tag points.
+    /// The target of a dist-tag.
     #[track_caller]
     pub fn tag(&self, tag: &str) -> Option<String> {
         self.tags().remove(tag)
     }
 
-    /// The `error` of a refusal: a string, or clients print `[object Object]`.
+    /// The `error` of a refusal. It must be a string: clients print objects as `[object Object]`.
     #[track_caller]
     pub fn error(&self) -> String {
         self.json()["error"].as_str().unwrap_or_else(|| panic!("no error string: {}", self.text())).to_owned()
     }
 
-    /// Claims the status, and shows everything when it is another.
+    /// Asserts the status. On a mismatch, shows the whole response.
     #[track_caller]
     pub fn is(self, status: u16) -> Self {
-        let shown = String::from_utf8_lossy(&self.body);
-        assert_eq!(self.status, status, "{} {:?} {}", self.reason, self.headers, shown.get(..600).unwrap_or(&shown));
+        let body = String::from_utf8_lossy(&self.body);
+        assert_eq!(self.status, status, "{} {:?} {}", self.reason, self.headers, body.get(..600).unwrap_or(&body));
         self
     }
 }

@@ -1,4 +1,4 @@
-//! Refusals that clients make for us: where an answer withholds all that is wanted of a package, that is an event like a refusal.
+//! A packument that hides every version which a client needs is recorded like a refusal, though no request was refused.
 
 use coldframe::npm::PackageName;
 use coldframe::store::{DownloadOutcome, Ledger as _, SqliteLedger};
@@ -7,8 +7,8 @@ use crate::client::Ask;
 use crate::package::{Package, days, hours};
 use crate::scene::Scene;
 
-/// left-pad with an old and a young version, wanted by `app` as `spec`.
-async fn wanted(spec: &str) -> Scene {
+/// A scene with an old and a held left-pad, on which `app` depends as `spec`.
+async fn scene_with_dependency(spec: &str) -> Scene {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0").aged(days(40)));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
@@ -16,12 +16,12 @@ async fn wanted(spec: &str) -> Scene {
     scene
 }
 
-/// Asks as npm does while it installs.
+/// Builds a request like npm's during `npm install`.
 fn install(scene: &Scene, path: &str) -> Ask {
     scene.get(path).npm("11.21.2").header("npm-command", "install")
 }
 
-/// The versions of left-pad that the ledger says were refused, and how often.
+/// The refused versions of left-pad in the ledger and their counts. Stops the server.
 async fn refused(scene: &mut Scene) -> Vec<(String, u64)> {
     scene.coldframe.stop().await;
     let ledger = SqliteLedger::read_only(scene.data()).unwrap();
@@ -31,9 +31,9 @@ async fn refused(scene: &mut Scene) -> Vec<(String, u64)> {
 }
 
 #[tokio::test]
-async fn an_exact_version_that_an_answer_withholds_is_counted_and_in_the_ledger_once_per_client() {
+async fn hidden_needed_version_is_counted_and_recorded_once_per_client() {
     for spec in ["1.1.0", "^1.1.0", ">1.0.0"] {
-        let mut scene = wanted(spec).await;
+        let mut scene = scene_with_dependency(spec).await;
         install(&scene, "/app").await.is(200);
         for _ in 0..3 {
             assert_eq!(install(&scene, "/left-pad").await.versions(), ["1.0.0"]);
@@ -45,8 +45,8 @@ async fn an_exact_version_that_an_answer_withholds_is_counted_and_in_the_ledger_
 }
 
 #[tokio::test]
-async fn a_range_that_something_shown_satisfies_is_no_event() {
-    let mut scene = wanted("^1.0.0").await;
+async fn range_satisfied_by_a_visible_version_is_not_recorded() {
+    let mut scene = scene_with_dependency("^1.0.0").await;
     install(&scene, "/app").await.is(200);
     install(&scene, "/left-pad").await.is(200);
     assert!(scene.metric("coldframe_refusals_total", "").await < 0.1);
@@ -54,19 +54,19 @@ async fn a_range_that_something_shown_satisfies_is_no_event() {
 }
 
 #[tokio::test]
-async fn who_only_looks_at_a_package_was_refused_nothing() {
-    let mut scene = wanted("1.1.0").await;
+async fn npm_view_is_not_recorded_as_refused() {
+    let mut scene = scene_with_dependency("1.1.0").await;
     install(&scene, "/app").await.is(200);
     scene.get("/left-pad").npm("11.21.2").header("npm-command", "view").await.is(200);
-    // For a while no client asked for the package that wants it.
+    // Two hours after the last request for the parent package, its needs no longer count.
     scene.advance(hours(2));
     install(&scene, "/left-pad").await.is(200);
     assert_eq!(refused(&mut scene).await, []);
 }
 
 #[tokio::test]
-async fn what_wants_a_version_is_known_again_after_a_restart() {
-    let mut scene = wanted("1.1.0").await;
+async fn parent_package_is_known_again_after_restart() {
+    let mut scene = scene_with_dependency("1.1.0").await;
     install(&scene, "/app").await.is(200);
     scene.restart().await;
     install(&scene, "/app").await.is(200);
@@ -75,8 +75,8 @@ async fn what_wants_a_version_is_known_again_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_manifest_that_is_refused_is_in_the_ledger() {
-    let mut scene = wanted("1.1.0").await;
+async fn refused_manifest_is_in_the_ledger() {
+    let mut scene = scene_with_dependency("1.1.0").await;
     install(&scene, "/left-pad/1.1.0").await.is(403);
     assert_eq!(refused(&mut scene).await, [("1.1.0".to_owned(), 1)]);
 }

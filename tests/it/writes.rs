@@ -1,4 +1,4 @@
-//! Writes: refused by default in words that say how, passed with the client's own credentials when allowed.
+//! Writes: refused by default with the setting that allows them; if allowed, passed with the client's own credentials.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use crate::scene::Scene;
 
 const WRITES: &[(&str, &str)] = &[
     ("PUT", "/@acme%2fui"),
-    ("PUT", "/-/user/org.couchdb.user:somebody"),
+    ("PUT", "/-/user/org.couchdb.user:alice"),
     ("DELETE", "/@acme%2fui/-rev/1-0"),
     ("DELETE", "/left-pad/-/left-pad-1.0.0.tgz/-rev/1-0"),
     ("PUT", "/-/package/left-pad/dist-tags/next"),
@@ -17,7 +17,7 @@ const WRITES: &[(&str, &str)] = &[
 ];
 
 #[tokio::test]
-async fn writes_are_refused_and_told_which_setting_allows_them() {
+async fn writes_are_refused_with_the_name_of_the_setting() {
     let scene = Scene::open().await;
     for (method, path) in WRITES {
         let refused = scene.ask(method, path).token("mine").json(&json!({ "name": "@acme/ui" })).await.is(403);
@@ -28,7 +28,7 @@ async fn writes_are_refused_and_told_which_setting_allows_them() {
 }
 
 #[tokio::test]
-async fn allowed_writes_pass_with_the_clients_own_credentials_and_body() {
+async fn allowed_writes_pass_with_the_clients_credentials_and_body() {
     let scene = Scene::open().set("allow-writes", "true").await;
     let body = json!({ "name": "@acme/ui", "_attachments": {} });
     for (method, path) in WRITES {
@@ -45,7 +45,7 @@ async fn allowed_writes_pass_with_the_clients_own_credentials_and_body() {
 }
 
 #[tokio::test]
-async fn what_upstream_says_to_a_write_is_what_the_client_reads() {
+async fn upstream_response_to_a_write_is_passed_through() {
     let scene = Scene::open().set("allow-writes", "true").await;
     let refusal = Reply::error(401, "one-time password please")
         .header("www-authenticate", "OTP")
@@ -57,7 +57,7 @@ async fn what_upstream_says_to_a_write_is_what_the_client_reads() {
 }
 
 #[tokio::test]
-async fn what_a_write_changed_is_seen_when_upstream_is_asked_again() {
+async fn change_by_a_write_is_visible_after_the_next_fetch() {
     let scene = Scene::open().set("allow-writes", "true").await;
     scene.publish_old("left-pad", &["1.0.0", "2.0.0"]);
     assert_eq!(scene.get("/left-pad").await.tag("latest").unwrap(), "2.0.0");
