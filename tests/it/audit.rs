@@ -35,7 +35,7 @@ async fn gzip_audit_is_parsed_and_forwarded_unchanged() {
     let scene = scene().await;
     scene.get("/axios").npm("11.21.2").await.is(200);
     let body = json!({ "axios": ["1.14.0"], "@acme/ui": ["1.0.0"] });
-    let answer = scene.ask("POST", BULK).npm("11.21.2").json(&body).packed().await.is(200);
+    let answer = scene.ask("POST", BULK).npm("11.21.2").json(&body).gzip_body().await.is(200);
     assert!(answer.header("npm-notice").contains("axios 1.14.1"), "{}", answer.header("npm-notice"));
     let sent = scene.registry.last(BULK);
     let plain = if sent.headers.first("content-encoding") == Some("gzip") {
@@ -117,7 +117,7 @@ async fn legacy_audit_endpoints_are_passed_through() {
             .ask("POST", path)
             .npm("9.9.4")
             .json(&json!({ "name": "app", "requires": {}, "dependencies": {} }))
-            .packed()
+            .gzip_body()
             .await
             .is(200);
         assert_eq!(scene.registry.count(path), 1);
@@ -128,7 +128,7 @@ async fn legacy_audit_endpoints_are_passed_through() {
 async fn decompression_bomb_in_audit_is_refused() {
     let scene = scene().await;
     let bomb = vec![b' '; 300 << 20];
-    let answer = scene.ask("POST", BULK).header("content-type", "application/json").body(bomb).packed().await;
+    let answer = scene.ask("POST", BULK).header("content-type", "application/json").body(bomb).gzip_body().await;
     assert!((400..500).contains(&answer.status), "{}", answer.status);
     assert_eq!(scene.registry.total(), 0);
 }

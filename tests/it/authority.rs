@@ -219,11 +219,11 @@ async fn tls_clients_accept_ca_for_its_hosts_only() {
     std::fs::write(&roots, coldframe::tls::ca::pem(kept.current.certificate())).unwrap();
     let key = coldframe::tls::ca::LeafKey::generate().unwrap();
     for (host, expected) in [("registry.example", true), ("other.example", false), ("localhost", false)] {
-        let address = crate::chain::showing(kept.current.issue(&name(host), &key, clock.now()).unwrap()).await;
+        let address = crate::chain::serve_tls(kept.current.issue(&name(host), &key, clock.now()).unwrap()).await;
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let rustls = crate::gate::secure(crate::gate::trusting(data.path(), &clock, &[]), host, stream).await;
         assert_eq!(rustls.is_ok(), expected, "rustls: {host}");
-        for mut program in crate::chain::programs(&roots, host, address) {
+        for mut program in crate::chain::tls_clients(&roots, host, address) {
             let ended = tokio::task::block_in_place(|| program.output());
             // A program may be missing on this machine; `tests/clients` requires all of them.
             let Ok(ended) = ended else { continue };

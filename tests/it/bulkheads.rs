@@ -1,4 +1,4 @@
-//! One package, registry or client that fails, hangs or asks for much does not slow the others.
+//! Isolation: a package, registry or client that fails, hangs or sends many requests does not slow the others.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -17,18 +17,18 @@ use crate::reply::Reply;
 use crate::scene::Scene;
 use crate::wire::Response;
 
-/// Far longer than anything here should take.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Much longer than any step here should take.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// So many packages fail, and a circuit opens.
-const ENOUGH: usize = 5;
+/// Number of failing packages that opens a circuit.
+const FAILURES_TO_OPEN: usize = 5;
 
 async fn circuit(scene: &Scene) -> String {
     let page = scene.get("/-/coldframe/readyz").await.is(200);
-    page.json()["checks"]["upstream"].as_str().expect("a word on upstream").to_owned()
+    page.json()["checks"]["upstream"].as_str().expect("the upstream check").to_owned()
 }
 
-/// Asks from another address of this machine, which is another client.
+/// Sends a request from another address of this machine, which counts as another client.
 fn from_another_client(address: SocketAddr, path: &str) -> JoinHandle<Response> {
     let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
     tokio::spawn(async move {
@@ -36,13 +36,13 @@ fn from_another_client(address: SocketAddr, path: &str) -> JoinHandle<Response> 
         socket.bind("127.0.0.2:0".parse().expect("an address")).expect("an address of this machine");
         let mut stream = socket.connect(address).await.expect("a connection");
         stream.write_all(request.as_bytes()).await.expect("an open connection");
-        let answer = tokio::time::timeout(PATIENCE, Response::read(&mut stream, false)).await;
+        let answer = tokio::time::timeout(TIMEOUT, Response::read(&mut stream, false)).await;
         answer.expect("an answer in time").expect("an answer")
     })
 }
 
 async fn until_total(registry: &Registry, total: usize) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while registry.total() < total {
         assert!(Instant::now() < deadline, "{} requests, not {total}", registry.total());
         tokio::task::yield_now().await;
@@ -69,7 +69,7 @@ async fn failures_of_unknown_packages_do_not_open_the_circuit() {
             scene.get(&format!("/{good}")).await.is(200);
         }
     }
-    // And without a good one in between, tarballs of unknown packages included.
+    // The same without successful requests in between, and with tarballs of unknown packages.
     for number in 0..40 {
         scene.registry.answer(&format!("/bad-{number}/-/bad-{number}-1.0.0.tgz"), failures[0].clone());
         assert!(scene.get(&format!("/bad-{number}/-/bad-{number}-1.0.0.tgz")).await.status >= 429);
@@ -89,10 +89,10 @@ async fn circuit_opens_after_five_known_packages_fail() {
     }
     let fails = Reply::status(503).header("retry-after", "60");
     scene.registry.answer(&paths[0], fails.clone());
-    for asked in 1..=4 * ENOUGH {
+    for count in 1..=4 * FAILURES_TO_OPEN {
         scene.advance(minutes(10));
         assert_ne!(scene.get(&paths[0]).await.is(200).header("warning"), "");
-        assert_eq!(scene.registry.count(&paths[0]), 1 + asked);
+        assert_eq!(scene.registry.count(&paths[0]), 1 + count);
     }
     assert_eq!(circuit(&scene).await, "ok");
     for path in &paths {
@@ -115,7 +115,7 @@ async fn hanging_registry_does_not_exhaust_slots_of_another() {
     }
     registry.publish(Package::new("cold", "1.0.0"));
     registry.publish(Package::new("other", "1.0.0"));
-    // Tarballs first: their packages have to be known.
+    // The packages must be known before their tarballs are requested.
     let (mut gates, mut asking) = (Vec::<Gate>::new(), Vec::new());
     for number in 0..80 {
         program.get(&format!("/@acme%2fhangs-{number}")).await.is(200);
@@ -153,7 +153,7 @@ async fn one_client_cannot_take_all_upstream_slots() {
     until_total(&scene.registry, 48).await;
     scene.publish_old("cold", &["1.0.0"]);
     scene.publish_old("popular", &["1.0.0"]);
-    // Behind all of them waits what another client wants too.
+    // This fetch waits behind the others, and another client requests the same package.
     asking.push(scene.get("/popular").start());
     let address = scene.coldframe.address;
     from_another_client(address, "/cold").await.expect("no panic").is(200);
@@ -176,7 +176,7 @@ async fn slow_body_or_full_slots_do_not_mark_upstream_slow() {
     let body = scene.registry.hold_body("/slow", 20);
     assert_ne!(scene.get("/slow").await.is(200).header("warning"), "");
     assert_eq!(scene.get("/other").await.is(200).headers.first("warning"), None);
-    // One that was never answered says nothing either.
+    // Requests that wait for an answer do not mark the registry slow either.
     let (mut gates, mut asking) = (vec![body], Vec::new());
     for number in 0..60 {
         let path = format!("/hangs-{number}");
@@ -206,9 +206,9 @@ async fn one_hanging_package_does_not_make_others_stale() {
         scene.advance(minutes(10));
         let gate = scene.registry.hold("/hangs");
         assert_ne!(scene.get("/hangs").await.is(200).header("warning"), "");
-        // No client waits to find out, and the first answer of the registry says that it is not silent.
+        // No client waits to learn this: the first response of the registry shows that it is not silent.
         scene.get("/other").await.is(200);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while scene.get("/third").await.is(200).headers.first("warning").is_some() {
             assert!(Instant::now() < deadline, "restarted: {restarted}");
         }
@@ -217,7 +217,7 @@ async fn one_hanging_package_does_not_make_others_stale() {
     }
 }
 
-/// Connects from an address of this machine, which is a client of its own.
+/// Connects from the address `source` of this machine, which counts as a separate client.
 async fn connect_from(source: &str, address: SocketAddr, receives: Option<u32>) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     if let Some(bytes) = receives {
@@ -240,7 +240,7 @@ async fn one_client_cannot_take_all_connections() {
     for _ in 0..20 {
         from_another_client(address, "/-/coldframe/healthz").await.expect("no panic").is(200);
     }
-    // Those that wait are served when others leave.
+    // Waiting connections are served when others close.
     greedy.truncate(1);
     scene.get("/-/coldframe/healthz").await.is(200);
 }
@@ -260,7 +260,7 @@ async fn endless_uploads_leave_memory_for_other_clients() {
         let mut stream = connect_from("127.0.0.1", address, None).await;
         stream.write_all(head(81_000_000).as_bytes()).await.expect("an open connection");
         dripping.push(tokio::spawn(async move {
-            // The second waits for the first and is told so.
+            // The second upload waits for the first and is refused, so this write may fail.
             let _ = stream.write_all(&vec![b' '; 80_000_000]).await;
             stream
         }));
@@ -270,7 +270,7 @@ async fn endless_uploads_leave_memory_for_other_clients() {
     let body = vec![b' '; 3_000_000];
     honest.write_all(head(body.len()).as_bytes()).await.expect("an open connection");
     honest.write_all(&body).await.expect("an open connection");
-    let answer = tokio::time::timeout(PATIENCE, Response::read(&mut honest, false)).await;
+    let answer = tokio::time::timeout(TIMEOUT, Response::read(&mut honest, false)).await;
     answer.expect("an answer in time").expect("an answer").is(200);
     dripping.iter().for_each(JoinHandle::abort);
     drop(first);
@@ -287,15 +287,15 @@ async fn absent_name_limit_applies_per_client() {
     scene.get("/known").await.is(200);
     for number in 0..3 {
         scene.get(&format!("/absent-{number}")).await.is(404);
-        // Asked for again, it is no other name.
+        // Requesting a name again does not count again.
         scene.get(&format!("/absent-{number}")).await.is(404);
     }
-    let asked = scene.registry.total();
+    let total = scene.registry.total();
     let refused = scene.get("/absent-3").await.is(429);
     assert!(refused.error().contains("too many packages"), "{}", refused.error());
     scene.get("/absent-4/-/absent-4-1.0.0.tgz").await.is(429);
     scene.get("/cold").await.is(429);
-    assert_eq!(scene.registry.total(), asked);
+    assert_eq!(scene.registry.total(), total);
     scene.get("/known").await.is(200);
     scene.get("/known/-/known-1.0.0.tgz").await.is(200);
     scene.get("/absent-0").await.is(404);
@@ -328,13 +328,13 @@ async fn full_absent_name_ledger_refuses_new_names_until_entries_age_out() {
     for _ in 0..3 {
         scene.get("/absent").await.is(429);
     }
-    // What is recorded takes nothing more, and what appears after all is served as the young release that it is.
+    // A recorded name needs no new entry. If it is published later, its age counts from then.
     scene.get("/asked-before").await.is(404);
     scene.publish(Package::new("asked-before", "1.0.0").aged(crate::package::days(900)));
     scene.advance(minutes(2));
     scene.get("/asked-before").await.is(403);
     scene.get("/absent").await.is(429);
-    // Beyond every age that a rule names, they hold nothing back.
+    // Entries older than every age in the policy no longer count.
     scene.advance(crate::package::days(400));
     scene.get("/absent").await.is(404);
     scene.get("/later").await.is(404);
@@ -343,7 +343,7 @@ async fn full_absent_name_ledger_refuses_new_names_until_entries_age_out() {
 const BULK: &str = "/-/npm/v1/security/advisories/bulk";
 const QUICK: &str = "/-/npm/v1/security/audits/quick";
 
-/// The audit of a tree in which a long name stands above many packages.
+/// Returns an audit of a tree with `packages` packages below one whose name has `above` bytes.
 fn tree(above: usize, packages: usize) -> String {
     let mut tree = format!(r#"{{"dependencies":{{"{}":{{"version":"1.0.0","dependencies":{{"#, "x".repeat(above));
     for number in 0..packages {
@@ -366,17 +366,17 @@ async fn oversized_audit_is_refused_and_not_forwarded() {
         (BULK, json!({ "left-pad": versions }).to_string(), "more than 1000 versions of one package"),
         (QUICK, tree(40_000, 110_000), "more than 50000 packages"),
     ] {
-        let refused = scene.ask("POST", path).npm("11.21.2").body(body).packed().await.is(413);
+        let refused = scene.ask("POST", path).npm("11.21.2").body(body).gzip_body().await.is(413);
         assert!(refused.error().contains(what), "{}", refused.error());
     }
     assert_eq!(scene.registry.total(), 0);
-    // What real installs send is answered.
+    // An audit of the size that real installs send is answered.
     let body = json!({ "left-pad": ["1.0.0"], "other": ["2.0.0"] });
     let advised = scene.ask("POST", BULK).npm("11.21.2").json(&body).await.is(200).json();
     assert_eq!((advised["left-pad"][0]["severity"].as_str(), advised.get("other")), (Some("high"), None));
 }
 
-/// A feed that holds a vulnerability of each package; it is read before this returns, so its folder may go with the test.
+/// Creates a feed folder with one vulnerability per package. The server reads it at start, so it may be deleted afterwards.
 fn vulnerabilities(names: &[&str]) -> TempDir {
     let folder = TempDir::new().expect("a folder");
     for name in names {
@@ -409,10 +409,10 @@ async fn check_limits_number_and_length_of_ranges() {
     scene.ask("POST", "/-/coldframe/check").body(large).await.is(413);
 }
 
-/// More versions than are gone through on a thread that serves others. Debug builds panic where that happens, and the request fails.
-const MANY: usize = 4_200;
+/// More versions than a request thread may evaluate. Debug builds panic if one does, and the request fails.
+const MANY_VERSIONS: usize = 4_200;
 
-/// Publishes a package of many versions, of which one is held and one left.
+/// Publishes a package of many versions; one is held and one was removed.
 async fn publish_many(scene: &Scene) {
     for (version, age) in [("8.0.0", days(500)), ("9.0.0", days(400)), ("9.1.0", minutes(60))] {
         scene.publish(Package::new("vers", version).aged(age));
@@ -432,8 +432,8 @@ async fn publish_many(scene: &Scene) {
     scene.get("/vers").await.is(200);
 }
 
-/// Asks for what there is of a package of many versions, in every way, each of them twice at once.
-async fn ask_in_every_way(scene: &Scene) {
+/// Requests every resource of the package, twice in parallel.
+async fn request_everything(scene: &Scene) {
     let check = json!({ "packages": [{ "name": "vers", "version": "9.1.0", "ranges": ["^9.0.0"] }] });
     for (path, status) in [
         ("/vers/-/vers-9.9.9.tgz", 404),
@@ -449,8 +449,8 @@ async fn ask_in_every_way(scene: &Scene) {
         ("/-/coldframe/explain/vers", 200),
         ("/-/coldframe/explain/vers@8.0.0", 200),
     ] {
-        for asked in [scene.get(path).start(), scene.get(path).gzip().start()] {
-            let answer = asked.await.map(|answer| answer.status).unwrap_or_default();
+        for reply in [scene.get(path).start(), scene.get(path).gzip().start()] {
+            let answer = reply.await.map(|answer| answer.status).unwrap_or_default();
             assert_eq!(answer, status, "{path}");
         }
     }
@@ -467,23 +467,23 @@ async fn large_package_is_evaluated_off_the_request_threads() {
                        "ranges": [{ "type": "SEMVER", "events": [{ "introduced": "0" }] }] }],
     });
     std::fs::write(feed.path().join("MAL-2026-1.json"), everything.to_string()).expect("a file");
-    // With so little memory it is read from the store for each request.
+    // With 1 MB of memory the package is read from the store for each request.
     for memory in ["128MB", "1MB"] {
         let mut scene = Scene::open().set("memory", memory).set("feed", feed.path().to_str().expect("UTF-8")).await;
         publish_many(&scene).await;
         scene.restart().await;
-        // Confirmed by a 304.
+        // Revalidated by a 304.
         scene.advance(minutes(10));
-        ask_in_every_way(&scene).await;
+        request_everything(&scene).await;
     }
 }
 
 #[cfg(target_os = "linux")]
-mod of_the_process {
+mod process_memory {
     use super::*;
     use crate::client::Ask;
 
-    /// The most memory that a process ever had, in kB.
+    /// Returns the peak resident memory of the process in kB.
     fn peak(program: &Program) -> u64 {
         let process = std::path::Path::new("/proc").join(program.id().to_string());
         let status = std::fs::read_to_string(process.join("status")).expect("its status");
@@ -509,15 +509,15 @@ mod of_the_process {
         let mut slow = Vec::new();
         for number in 0..40 {
             let mut stream = connect_from("127.0.0.1", program.address, Some(4096)).await;
-            // Some under names that no answer is cached for.
+            // Some use host names for which no response is cached.
             let host = format!("host-{}.example", number % 15);
             stream.write_all(format!("GET /large HTTP/1.1\r\nhost: {host}\r\n\r\n").as_bytes()).await.expect("a connection");
             slow.push(stream);
         }
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let waits = "coldframe_requests_in_flight 41";
         while !program.get("/-/coldframe/metrics").await.is(200).text().contains(waits) {
-            assert!(Instant::now() < deadline, "they are not all under way");
+            assert!(Instant::now() < deadline, "not all requests are in flight");
         }
         for path in ["/large", "/large/1.7.0", "/large"] {
             from_another_client(program.address, path).await.expect("no panic").is(200);
@@ -541,7 +541,7 @@ mod of_the_process {
                 packument["time"][&version] = time.clone();
             }
         });
-        // Too little memory to keep it.
+        // Too little memory to cache the package.
         let program = Program::serve(home.path(), data.path(), &registry.url, &["--memory", "2MB", "--upstream-timeout", "1h"]);
         program.get("/many").gzip().await.is(200);
         let before = peak(&program);
@@ -559,7 +559,7 @@ mod of_the_process {
         let registry = Registry::start(&machine_clock()).await;
         let program = Program::serve(home.path(), data.path(), &registry.url, &["--packument-limit", "120MB"]);
         let mut bomb = crate::package::gzip(&vec![b' '; 128 << 20]);
-        // The last four bytes say how long it is.
+        // The last four bytes of a gzip stream state its decompressed length.
         let length = bomb.len();
         bomb[length - 4..].copy_from_slice(&10_u32.to_le_bytes());
         program.get("/-/coldframe/healthz").await.is(200);
@@ -588,11 +588,11 @@ mod of_the_process {
         let program = Program::serve(home.path(), data.path(), &registry.url, &feed);
         program.get("/-/coldframe/healthz").await.is(200);
         let before = peak(&program);
-        let ask = |path: &str, body: String| Ask::new(program.address, "POST", path).npm("9.9.4").body(body).packed();
-        // Paths of all of these together would be 1.6 GB.
+        let ask = |path: &str, body: String| Ask::new(program.address, "POST", path).npm("9.9.4").body(body).gzip_body();
+        // The paths of all packages would be 1.6 GB in total.
         let answer = ask(QUICK, tree(40_000, 40_000)).await.is(200);
         assert!(answer.body.len() < 10 << 20, "{} bytes", answer.body.len());
-        // Sixteen megabytes of nothing but a shape, twenty at once.
+        // 14 MB of nested JSON without content, twenty in parallel.
         let shape = format!(r#"{{"dependencies":{{"a":{{"version":"1.0.0","x":[{}0]}}}}}}"#, "0,".repeat(7_000_000));
         let asking: Vec<_> = (0..20).map(|_| ask(QUICK, shape.clone()).start()).collect();
         for answer in asking {

@@ -1,4 +1,4 @@
-//! A server that shows a certificate, and clients with a TLS of their own that look at it.
+//! A TLS server with a given certificate, and clients with other TLS implementations that verify it.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -9,8 +9,8 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-/// A TLS server that shows `key` to everybody and answers every request with nothing; its address.
-pub async fn showing(key: rustls::sign::CertifiedKey) -> SocketAddr {
+/// Starts a TLS server that sends the certificate of `key` and answers every request with an empty body. Returns its address.
+pub async fn serve_tls(key: rustls::sign::CertifiedKey) -> SocketAddr {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let resolver = Arc::new(rustls::sign::SingleCertAndKey::from(key));
     let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("TLS");
@@ -23,7 +23,7 @@ pub async fn showing(key: rustls::sign::CertifiedKey) -> SocketAddr {
             tokio::spawn(async move {
                 let Ok(mut stream) = acceptor.accept(stream).await else { return };
                 let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-                // Until the client has seen enough.
+                // Keeps the connection open until the client closes it.
                 if stream.write_all(answer).await.is_ok() {
                     drop(tokio::io::copy(&mut stream, &mut tokio::io::sink()).await);
                 }
@@ -33,15 +33,15 @@ pub async fn showing(key: rustls::sign::CertifiedKey) -> SocketAddr {
     address
 }
 
-/// What connects to `host` at `address`, trusting `roots` alone, with the TLS of OpenSSL, Node or curl; it ends well if that does.
-pub fn programs(roots: &Path, host: &str, address: SocketAddr) -> [Command; 3] {
+/// Returns commands that connect to `host` at `address` and trust only `roots`. Each exits with 0 if its TLS handshake succeeds.
+pub fn tls_clients(roots: &Path, host: &str, address: SocketAddr) -> [Command; 3] {
     let mut openssl = Command::new("openssl");
     openssl.args(["s_client", "-connect", &address.to_string(), "-servername", host, "-verify_hostname", host]);
     openssl.args(["-verify_return_error", "-brief", "-CAfile"]).arg(roots);
     let mut node = Command::new("node");
     let script = "const [port, servername, roots] = process.argv.slice(1);
         const socket = require('tls').connect({ port, host: '127.0.0.1', servername, ca: require('fs').readFileSync(roots) });
-        socket.on('secureConnect', () => process.exit(0)).on('error', (wrong) => { console.error(wrong); process.exit(7) });";
+        socket.on('secureConnect', () => process.exit(0)).on('error', (error) => { console.error(error); process.exit(7) });";
     node.args(["-e", script, &address.port().to_string(), host]).arg(roots);
     let mut curl = Command::new("curl");
     let port = address.port();
@@ -50,7 +50,7 @@ pub fn programs(roots: &Path, host: &str, address: SocketAddr) -> [Command; 3] {
     let mut all = [openssl, node, curl];
     for program in &mut all {
         program.stdin(Stdio::null());
-        // These would add to what it trusts.
+        // These variables would add trusted certificates.
         for name in ["NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
             program.env_remove(name);
         }

@@ -1,4 +1,4 @@
-//! Lockfiles before the install: what would be refused, why, until when, and what to take in its place.
+//! `coldframe check`: which lockfile entries would be refused, why, until when, and which version to use instead.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +11,7 @@ use crate::program::{Program, coldframe, machine_clock, run};
 use crate::registry::Registry;
 use crate::scene::Scene;
 
-/// A project with a lockfile, before a registry.
+/// A project with lockfiles, and a registry.
 struct Project {
     home: TempDir,
     data: TempDir,
@@ -24,7 +24,7 @@ impl Project {
         Self { home: TempDir::new().unwrap(), data: TempDir::new().unwrap(), registry: Registry::start(&clock).await }
     }
 
-    /// Two versions of axios, the second an hour old, and an old left-pad.
+    /// Publishes two versions of axios, the second one hour old, and an old left-pad.
     async fn with_axios() -> Self {
         let project = Self::make().await;
         project.registry.publish(Package::new("axios", "1.14.0"));
@@ -37,7 +37,7 @@ impl Project {
         std::fs::write(self.home.path().join(name), text).unwrap();
     }
 
-    /// `check` of the project, alone.
+    /// Runs `coldframe check` in the project against the registry, without `--server`.
     fn check(&self, words: &[&str]) -> (i32, String, String) {
         let mut command = self.command(words);
         command.args(["--upstream", &self.registry.url]);
@@ -51,18 +51,18 @@ impl Project {
     }
 
     fn json(&self, words: &[&str]) -> (i32, Value) {
-        let (code, told, errors) = self.check(&[&["--format", "json"], words].concat());
-        (code, serde_json::from_str(&told).unwrap_or_else(|_| panic!("{told}{errors}")))
+        let (code, text, errors) = self.check(&[&["--format", "json"], words].concat());
+        (code, serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}{errors}")))
     }
 }
 
-/// A `package-lock.json` of these packages, a line each from line 4 on; the project asks for each with `^1`.
+/// Returns a `package-lock.json` with one package per line from line 4 on. The project requires each with `^1.0.0`.
 fn package_lock(packages: &[(&str, Value)]) -> String {
-    let asked: Vec<_> = packages.iter().map(|(name, _)| format!("{}: \"^1.0.0\"", json!(name))).collect();
+    let required: Vec<_> = packages.iter().map(|(name, _)| format!("{}: \"^1.0.0\"", json!(name))).collect();
     let entries: Vec<_> = packages.iter().map(|(name, entry)| format!("\"node_modules/{name}\": {entry}")).collect();
     format!(
         "{{ \"lockfileVersion\": 3,\n\"packages\": {{\n\"\": {{ \"dependencies\": {{ {} }} }},\n{}\n}} }}\n",
-        asked.join(", "),
+        required.join(", "),
         entries.join(",\n")
     )
 }
@@ -75,23 +75,23 @@ fn locked(version: &str) -> Value {
 async fn held_version_is_reported_with_line_rule_opening_and_replacement() {
     let project = Project::with_axios().await;
     project.write("package-lock.json", &package_lock(&[("left-pad", locked("1.3.0")), ("axios", locked("1.14.1"))]));
-    let (code, told, errors) = project.check(&[]);
-    assert_eq!(code, 75, "waiting alone cures it: {told}{errors}");
+    let (code, text, errors) = project.check(&[]);
+    assert_eq!(code, 75, "every refusal ends with time: {text}{errors}");
     for part in
         ["package-lock.json: 2 versions, 1 would be refused", "axios@1.14.1", "line 5", "minimum-age", "UTC", "use 1.14.0"]
     {
-        assert!(told.contains(part), "{part:?} is missing:\n{told}");
+        assert!(text.contains(part), "{part:?} is missing:\n{text}");
     }
-    assert!(!told.contains("left-pad"), "{told}");
+    assert!(!text.contains("left-pad"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clean_lockfile_exits_with_code_0_and_resolved_is_optional() {
     let project = Project::with_axios().await;
     project.write("package-lock.json", &package_lock(&[("axios", locked("1.14.0")), ("left-pad", locked("1.3.0"))]));
-    let (code, told, errors) = project.check(&[]);
-    assert_eq!(code, 0, "{told}{errors}");
-    assert!(told.contains("none would be refused") && !told.contains("bypass"), "{told}");
+    let (code, text, errors) = project.check(&[]);
+    assert_eq!(code, 0, "{text}{errors}");
+    assert!(text.contains("none would be refused") && !text.contains("bypass"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,10 +107,11 @@ async fn bypassing_entries_are_reported_without_failing() {
             ("left-pad", through("1.3.0", "https://files.example/left-pad-1.3.0.tgz".to_owned())),
         ]),
     );
-    let (code, told) = project.json(&[]);
-    assert_eq!(code, 0, "{told}");
-    let bypasses = told["files"][0]["bypasses"].as_array().unwrap();
-    let found: Vec<_> = bypasses.iter().map(|one| (one["kind"].as_str().unwrap(), one["place"].as_str().unwrap())).collect();
+    let (code, text) = project.json(&[]);
+    assert_eq!(code, 0, "{text}");
+    let bypasses = text["files"][0]["bypasses"].as_array().unwrap();
+    let found: Vec<_> =
+        bypasses.iter().map(|entry| (entry["kind"].as_str().unwrap(), entry["place"].as_str().unwrap())).collect();
     assert_eq!(found, [("git", "git.example"), ("other-host", "files.example")]);
     assert_eq!(bypasses[1]["packages"], json!([{ "package": "left-pad@1.3.0", "line": 6 }]));
 }
@@ -118,14 +119,14 @@ async fn bypassing_entries_are_reported_without_failing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn integrity_conflict_and_missing_version_exit_with_code_1() {
     let project = Project::with_axios().await;
-    let wrong = json!({ "version": "1.14.0", "integrity": sha512(b"other bytes") });
-    for (entry, rule) in [(wrong, "lockfile-integrity"), (locked("1.99.0"), "not-found")] {
+    let changed = json!({ "version": "1.14.0", "integrity": sha512(b"other bytes") });
+    for (entry, rule) in [(changed, "lockfile-integrity"), (locked("1.99.0"), "not-found")] {
         project.write("package-lock.json", &package_lock(&[("axios", entry)]));
-        let (code, told) = project.json(&[]);
-        assert_eq!((code, &told["files"][0]["refused"][0]["rule"]), (1, &json!(rule)), "{told}");
+        let (code, text) = project.json(&[]);
+        assert_eq!((code, &text["files"][0]["refused"][0]["rule"]), (1, &json!(rule)), "{text}");
     }
-    let right = json!({ "version": "1.14.0", "integrity": sha512(&Package::new("axios", "1.14.0").tarball) });
-    project.write("package-lock.json", &package_lock(&[("axios", right)]));
+    let matching = json!({ "version": "1.14.0", "integrity": sha512(&Package::new("axios", "1.14.0").tarball) });
+    project.write("package-lock.json", &package_lock(&[("axios", matching)]));
     assert_eq!(project.json(&[]).0, 0);
     project.write("package-lock.json", &package_lock(&[("axios", locked("1.99.0")), ("left-pad", locked("1.3.0"))]));
     assert_eq!(project.json(&["--min-release-age", "0s"]).0, 1);
@@ -144,17 +145,17 @@ async fn replacement_satisfies_all_requesters() {
         "# yarn lockfile v1\n\nasks@^1.0.0:\n  version \"1.0.0\"\n  dependencies:\n    axios \">=1.0.0 <1.2.0 || 1.3.0\"\n\n\
          axios@^1.0.0, \"axios@>=1.0.0 <1.2.0 || 1.3.0\":\n  version \"1.3.0\"\n",
     );
-    let (code, told) = project.json(&[]);
-    let refused = &told["files"][0]["refused"][0];
-    assert_eq!((code, &refused["fits"], &refused["nearest"]), (75, &json!("1.1.0"), &json!("1.2.0")), "{told}");
+    let (code, text) = project.json(&[]);
+    let refused = &text["files"][0]["refused"][0];
+    assert_eq!((code, &refused["fits"], &refused["nearest"]), (75, &json!("1.1.0"), &json!("1.2.0")), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dist_tag_requester_gets_the_visible_dist_tag() {
     let project = Project::with_axios().await;
     project.write("yarn.lock", "# yarn lockfile v1\n\naxios@latest:\n  version \"1.14.1\"\n");
-    let (code, told) = project.json(&[]);
-    assert_eq!((code, &told["files"][0]["refused"][0]["fits"]), (75, &json!("1.14.0")), "{told}");
+    let (code, text) = project.json(&[]);
+    assert_eq!((code, &text["files"][0]["refused"][0]["fits"]), (75, &json!("1.14.0")), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,12 +164,12 @@ async fn running_and_remote_servers_give_the_same_report() {
     project.write("package-lock.json", &package_lock(&[("axios", locked("1.14.1")), ("left-pad", locked("1.3.0"))]));
     let alone = project.json(&[]);
     let program = Program::serve(project.home.path(), project.data.path(), &project.registry.url, &[]);
-    assert_eq!(project.json(&[]), alone, "beside a running server");
+    assert_eq!(project.json(&[]), alone, "next to a running server");
     let server = format!("http://{}/", program.address);
-    let mut asking = project.command(&["--server", &server, "--format", "json"]);
-    let (code, told, errors) = run(&mut asking);
-    let told: Value = serde_json::from_str(&told).unwrap_or_else(|_| panic!("{told}{errors}"));
-    assert_eq!((code, told), alone);
+    let mut command = project.command(&["--server", &server, "--format", "json"]);
+    let (code, text, errors) = run(&mut command);
+    let text: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}{errors}"));
+    assert_eq!((code, text), alone);
     program.kill();
     let (code, _, errors) = run(&mut project.command(&["--server", &server]));
     assert!(code == 1 && errors.contains(&server), "{errors}");
@@ -212,16 +213,16 @@ async fn sarif_has_one_result_per_name_and_version() {
     let project = Project::with_axios().await;
     project.write("package-lock.json", &package_lock(&[("axios", locked("1.14.1"))]));
     project.write("bun.lock", r#"{ "lockfileVersion": 1, "packages": { "axios": ["axios@1.14.1", "", {}, ""], "a/axios": ["axios@1.14.1", "", {}, ""] } }"#);
-    let (code, told, errors) = project.check(&["--format", "sarif"]);
+    let (code, text, errors) = project.check(&["--format", "sarif"]);
     assert_eq!(code, 75, "{errors}");
-    let told: Value = serde_json::from_str(&told).unwrap();
-    assert_eq!((&told["version"], &told["runs"][0]["tool"]["driver"]["name"]), (&json!("2.1.0"), &json!("coldframe")));
-    let results = told["runs"][0]["results"].as_array().unwrap();
-    assert_eq!(results.len(), 1, "{told}");
-    let places: Vec<_> = results[0]["locations"].as_array().unwrap().iter().map(|one| &one["physicalLocation"]).collect();
-    let (first, second) = (&places[0]["artifactLocation"]["uri"], &places[1]["artifactLocation"]["uri"]);
-    assert_eq!((first, second, &places[0]["region"]["startLine"]), (&json!("package-lock.json"), &json!("bun.lock"), &json!(4)));
-    let rules = told["runs"][0]["tool"]["driver"]["rules"].as_array().unwrap();
+    let text: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&text["version"], &text["runs"][0]["tool"]["driver"]["name"]), (&json!("2.1.0"), &json!("coldframe")));
+    let results = text["runs"][0]["results"].as_array().unwrap();
+    assert_eq!(results.len(), 1, "{text}");
+    let found: Vec<_> = results[0]["locations"].as_array().unwrap().iter().map(|entry| &entry["physicalLocation"]).collect();
+    let (first, second) = (&found[0]["artifactLocation"]["uri"], &found[1]["artifactLocation"]["uri"]);
+    assert_eq!((first, second, &found[0]["region"]["startLine"]), (&json!("package-lock.json"), &json!("bun.lock"), &json!(4)));
+    let rules = text["runs"][0]["tool"]["driver"]["rules"].as_array().unwrap();
     let index = usize::try_from(results[0]["ruleIndex"].as_u64().unwrap()).unwrap();
     assert_eq!(rules[index]["id"], results[0]["ruleId"]);
 }
@@ -230,13 +231,13 @@ async fn sarif_has_one_result_per_name_and_version() {
 async fn github_format_prints_one_annotation_per_version() {
     let project = Project::with_axios().await;
     project.write("package-lock.json", &package_lock(&[("axios", locked("1.14.1"))]));
-    let (code, told, errors) = project.check(&["--format", "github"]);
+    let (code, text, errors) = project.check(&["--format", "github"]);
     assert_eq!(code, 75, "{errors}");
     assert!(
-        told.starts_with("::error file=package-lock.json,line=4,title=axios@1.14.1 would be refused::axios@1.14.1: "),
-        "{told}"
+        text.starts_with("::error file=package-lock.json,line=4,title=axios@1.14.1 would be refused::axios@1.14.1: "),
+        "{text}"
     );
-    assert_eq!(told.lines().count(), 1, "{told}");
+    assert_eq!(text.lines().count(), 1, "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -266,7 +267,7 @@ async fn fix_prints_overrides_for_each_client() {
             &["\"resolutions\": {", "\"axios\": \"1.14.0\""],
         ),
         (
-            // yarn 4 overrides by what was asked for, each range and alias of it.
+            // yarn 4 overrides by the requested range or alias, one entry for each.
             "yarn.lock",
             "__metadata:\n  version: 8\n\n\"app@workspace:.\":\n  version: 0.0.0-use.local\n  resolution: \"app@workspace:.\"\n  \
              dependencies:\n    asks: \"npm:^1\"\n    axios: \"npm:~1.14.0\"\n    ax: \"npm:axios@^1\"\n\n\"asks@npm:^1\":\n  version: \
@@ -294,19 +295,19 @@ async fn fix_prints_overrides_for_each_client() {
         ),
     ] {
         project.write(name, text);
-        let (code, told, errors) = project.check(&[name, "--fix"]);
+        let (code, text, errors) = project.check(&[name, "--fix"]);
         assert_eq!(code, 75, "{errors}");
         for part in parts {
-            assert!(told.contains(part), "{name}: {part:?} is missing:\n{told}");
+            assert!(text.contains(part), "{name}: {part:?} is missing:\n{text}");
         }
     }
     project.write("package-lock.json", &package_lock(&[("axios", locked("1.14.1"))]));
-    let (_, told, _) = project.check(&["package-lock.json", "--fix"]);
+    let (_, text, _) = project.check(&["package-lock.json", "--fix"]);
     let aliased = json!({ "name": "axios", "version": "1.14.1" });
     project.write("alias-package-lock.json", &package_lock(&[("ax", aliased)]).replace("^1.0.0", "npm:axios@^1.0.0"));
     let (_, alias, errors) = project.check(&["alias-package-lock.json", "--fix"]);
     assert!(alias.contains("npm install --save-exact ax@npm:axios@1.14.0"), "{alias}{errors}");
-    assert!(told.contains("npm install --save-exact axios@1.14.0") && !told.contains("overrides"), "{told}");
+    assert!(text.contains("npm install --save-exact axios@1.14.0") && !text.contains("overrides"), "{text}");
     assert_eq!(project.check(&["--fix", "--format", "sarif"]).0, 2);
 }
 
@@ -317,9 +318,9 @@ async fn check_endpoint_serves_other_machines_only_with_explain_access() {
     scene.publish(Package::new("axios", "1.14.1").aged(hours(1)));
     let body = json!({ "packages": [{ "name": "axios", "version": "1.14.1", "ranges": ["^1"] }] }).to_string();
     let ask = |scene: &Scene| scene.ask("POST", "/-/coldframe/check").body(body.as_bytes().to_vec());
-    let told = ask(&scene).await.is(200).json();
-    let judged = &told["packages"][0];
-    assert_eq!((&judged["outcome"], &judged["fits"]), (&json!("hold"), &json!("1.14.0")), "{told}");
+    let text = ask(&scene).await.is(200).json();
+    let verdict = &text["packages"][0];
+    assert_eq!((&verdict["outcome"], &verdict["fits"]), (&json!("hold"), &json!("1.14.0")), "{text}");
     let refused = ask(&scene).header("via", "1.1 proxy.example").await.is(403).text();
     assert!(refused.contains("explain-access"), "{refused}");
     assert_eq!(scene.registry.count("/axios"), 1);
@@ -337,8 +338,8 @@ async fn check_endpoint_is_bounded() {
     ask("{".to_owned()).await.is(400);
     ask(json!({ "packages": [] }).to_string() + &" ".repeat(100_000)).await.is(413);
     scene.get("/-/coldframe/check").await.is(405);
-    let told = ask(json!({ "packages": [{ "name": "../etc", "version": "1.0.0" }] }).to_string()).await.is(200).json();
-    assert_eq!(told["packages"][0]["outcome"], json!("missing"), "{told}");
+    let text = ask(json!({ "packages": [{ "name": "../etc", "version": "1.0.0" }] }).to_string()).await.is(200).json();
+    assert_eq!(text["packages"][0]["outcome"], json!("missing"), "{text}");
     assert_eq!(scene.registry.total(), 0);
 }
 
@@ -355,7 +356,7 @@ async fn check_endpoint_refuses_cross_site_requests() {
         ("content-type", "text/plain;charset=UTF-8"),
         ("content-type", "application/x-www-form-urlencoded"),
         ("content-type", "multipart/form-data; boundary=x"),
-        // A name of a stranger's that was made to lead here.
+        // DNS rebinding: a foreign name that resolves to this server.
         ("host", "evil.example"),
     ] {
         let refused = ask().header(name, value).await.is(403);
@@ -373,7 +374,7 @@ async fn check_endpoint_refuses_cross_site_requests() {
             .is(403);
         scene.get(&format!("/-/coldframe/{page}")).header("host", "evil.example").await.is(403);
     }
-    assert_eq!(scene.registry.total(), 0, "nothing was fetched for it");
+    assert_eq!(scene.registry.total(), 0, "cross-site requests cause no fetch");
     scene.publish(Package::new("axios", "1.14.1"));
     let link =
         scene.get("/-/coldframe/explain/axios").header("sec-fetch-site", "cross-site").header("sec-fetch-mode", "navigate");
@@ -392,25 +393,25 @@ async fn unreachable_registry_is_reported_once_with_exit_code_69() {
     let packages: Vec<_> = packages.iter().map(|(name, entry)| (name.as_str(), entry.clone())).collect();
     project.write("package-lock.json", &package_lock(&packages));
     project.registry.go_down();
-    let (code, told, errors) = project.check(&[]);
-    assert_eq!(code, 69, "{told}{errors}");
-    assert!(told.starts_with("nothing could be checked: ") && told.lines().count() < 5, "{told}");
-    assert!(!told.contains("refused by") && !told.contains("would be refused"), "{told}");
-    let (code, told) = project.json(&[]);
-    assert_eq!((code, &told["refused"], &told["unchecked"]), (69, &json!(0), &json!(60)), "{told}");
+    let (code, text, errors) = project.check(&[]);
+    assert_eq!(code, 69, "{text}{errors}");
+    assert!(text.starts_with("nothing could be checked: ") && text.lines().count() < 5, "{text}");
+    assert!(!text.contains("refused by") && !text.contains("would be refused"), "{text}");
+    let (code, text) = project.json(&[]);
+    assert_eq!((code, &text["refused"], &text["unchecked"]), (69, &json!(0), &json!(60)), "{text}");
     let listed =
-        told["files"][0]["unchecked"].as_array().unwrap().iter().map(|reason| reason["packages"].as_array().unwrap().len());
-    assert_eq!(listed.sum::<usize>(), 60, "{told}");
-    let (code, told, _) = project.check(&["--format", "sarif"]);
-    let sarif: Value = serde_json::from_str(&told).unwrap();
-    assert_eq!((code, sarif["runs"][0]["results"].as_array().unwrap().len()), (69, 0), "{told}");
+        text["files"][0]["unchecked"].as_array().unwrap().iter().map(|reason| reason["packages"].as_array().unwrap().len());
+    assert_eq!(listed.sum::<usize>(), 60, "{text}");
+    let (code, text, _) = project.check(&["--format", "sarif"]);
+    let sarif: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, sarif["runs"][0]["results"].as_array().unwrap().len()), (69, 0), "{text}");
     let invocation = &sarif["runs"][0]["invocations"][0];
     assert_eq!(invocation["executionSuccessful"], false);
-    assert_eq!(invocation["toolExecutionNotifications"].as_array().unwrap().len(), 1, "{told}");
+    assert_eq!(invocation["toolExecutionNotifications"].as_array().unwrap().len(), 1, "{text}");
     let notification = invocation["toolExecutionNotifications"][0]["message"]["text"].as_str().unwrap();
     assert!(notification.starts_with("nothing could be checked: "), "{notification}");
-    let (code, told, _) = project.check(&["--format", "github"]);
-    assert_eq!((code, told.lines().count()), (69, 1), "{told}");
+    let (code, text, _) = project.check(&["--format", "github"]);
+    assert_eq!((code, text.lines().count()), (69, 1), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -433,10 +434,10 @@ async fn non_registry_entries_are_noted_and_build_metadata_is_ignored() {
         } })
         .to_string(),
     );
-    let (code, told, errors) = project.check(&[]);
-    assert_eq!(code, 0, "{told}{errors}");
-    assert!(told.contains("1 version, none would be refused"), "{told}");
-    assert!(told.contains("note: 3 entries install nothing from a registry"), "{told}");
+    let (code, text, errors) = project.check(&[]);
+    assert_eq!(code, 0, "{text}{errors}");
+    assert!(text.contains("1 version, none would be refused"), "{text}");
+    assert!(text.contains("note: 3 entries install nothing from a registry"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -452,9 +453,9 @@ async fn older_lockfile_formats_are_read() {
         "deno.lock",
         "{ \"version\": \"2\", \"remote\": {}, \"npm\": { \"specifiers\": { \"axios@^1\": \"axios@1.14.1\" }, \"packages\": { \"axios@1.14.1\": {} } } }",
     );
-    let (_, told) = project.json(&[]);
-    let files = told["files"].as_array().unwrap();
-    assert_eq!(files.len(), 3, "{told}");
+    let (_, text) = project.json(&[]);
+    let files = text["files"].as_array().unwrap();
+    assert_eq!(files.len(), 3, "{text}");
     for file in files {
         assert_eq!(
             (&file["packages"], &file["refused"][0]["name"], &file["refused"][0]["fits"]),
@@ -469,5 +470,5 @@ fn folder_without_lockfile_exits_with_code_2() {
     let home = TempDir::new().unwrap();
     let (code, _, errors) = run(coldframe(home.path()).arg("check"));
     assert!(code == 2 && errors.contains("no lockfile"), "{errors}");
-    assert!(!Path::new(home.path()).join(".local").exists(), "nothing is written");
+    assert!(!Path::new(home.path()).join(".local").exists(), "`check` creates no data directory");
 }

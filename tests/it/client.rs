@@ -1,4 +1,4 @@
-//! A client that sends exactly what the test says and shows exactly what came back.
+//! A client that sends exact bytes and returns the exact response.
 
 use std::future::{Future, IntoFuture};
 use std::net::SocketAddr;
@@ -11,10 +11,10 @@ use tokio::task::JoinHandle;
 use crate::package::gzip;
 use crate::wire::{Headers, Response};
 
-/// What pnpm, bun, yarn 1 and npm up to 9 send.
+/// The `accept` header of pnpm, bun, yarn 1 and npm up to 9.
 pub const ABBREVIATED: &str = "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8, */*";
 
-/// A request being put together; awaiting it sends it.
+/// A request builder; awaiting it sends the request.
 #[derive(Clone)]
 #[must_use = "a request is sent when it is awaited"]
 pub struct Ask {
@@ -41,7 +41,7 @@ impl Ask {
         self.header("accept", accept)
     }
 
-    /// Asks for the abbreviated form as most clients do.
+    /// Requests the abbreviated form with the `accept` header of most clients.
     pub fn abbreviated(self) -> Self {
         self.accept(ABBREVIATED)
     }
@@ -50,7 +50,7 @@ impl Ask {
         self.header("accept-encoding", "gzip, deflate, br")
     }
 
-    /// Speaks as npm of some version.
+    /// Sends the headers of `npm install` of this version.
     pub fn npm(self, version: &str) -> Self {
         self.header("user-agent", &format!("npm/{version} node/v22.23.3 linux x64 workspaces/false"))
             .header("npm-command", "install")
@@ -69,8 +69,8 @@ impl Ask {
         self.header("content-type", "application/json")
     }
 
-    /// Packs the body, as npm does for audits.
-    pub fn packed(mut self) -> Self {
+    /// Compresses the body with gzip, as npm does for audits.
+    pub fn gzip_body(mut self) -> Self {
         self.body = gzip(&self.body);
         self.header("content-encoding", "gzip")
     }
@@ -80,12 +80,12 @@ impl Ask {
         self
     }
 
-    /// Sends it and leaves it running: aborting the handle is a client that leaves.
+    /// Sends the request in a task. Aborting the handle closes the connection.
     pub fn start(self) -> JoinHandle<Response> {
         tokio::spawn(self.into_future())
     }
 
-    /// Sends it; an answer that breaks off is an error, not a failed test.
+    /// Sends the request. A truncated response is an error, not a failed test.
     pub async fn attempt(self) -> std::io::Result<Response> {
         let mut stream = TcpStream::connect(self.address).await?;
         let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.path);
@@ -108,23 +108,23 @@ impl IntoFuture for Ask {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let asked = format!("{} {}", self.method, self.path);
+            let request = format!("{} {}", self.method, self.path);
             match tokio::time::timeout(std::time::Duration::from_secs(60), self.attempt()).await {
                 Ok(Ok(response)) => response,
-                Ok(Err(wrong)) => panic!("{asked}: {wrong}"),
-                Err(_elapsed @ tokio::time::error::Elapsed { .. }) => panic!("{asked}: no answer within a minute"),
+                Ok(Err(error)) => panic!("{request}: {error}"),
+                Err(_elapsed @ tokio::time::error::Elapsed { .. }) => panic!("{request}: no answer within a minute"),
             }
         })
     }
 }
 
-/// Bytes out, bytes back until the other side closes: for what no client would send.
+/// Sends raw bytes and returns everything the server sends until it closes. Used for requests that no client would send.
 pub async fn raw(address: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.expect("a connection");
-    stream.write_all(bytes).await.expect("room for a request");
+    stream.write_all(bytes).await.expect("an open connection");
     stream.shutdown().await.expect("an open connection");
     let mut answer = Vec::new();
-    // A server that refuses early may reset the connection: what came before counts.
+    // A server that refuses early may reset the connection; the bytes received before still count.
     let _ = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut answer).await;
     String::from_utf8_lossy(&answer).into_owned()
 }

@@ -1,5 +1,5 @@
-//! Where malware calls home: what a feed lists is refused at the gateway, whoever else was allowed, and who asked for it is told by
-//! name.
+//! Network indicators: the gateway refuses hosts and addresses that a feed lists, even if they are otherwise allowed. `exposure`
+//! names the clients that tried to connect.
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -29,10 +29,10 @@ fn feed() -> (TempDir, String) {
 
 fn exposure(scene: &Scene, words: &[&str]) -> String {
     let mut command = coldframe(scene.data());
-    let (code, told, errors) =
+    let (code, text, errors) =
         run(command.arg("exposure").args(words).args(["--upstream", &scene.registry.url, "--data-dir"]).arg(scene.data()));
     assert_eq!(code, 0, "{errors}");
-    told
+    text
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,13 +62,13 @@ async fn listed_destination_is_refused_and_recorded_as_exposure() {
     }
     let answer = raw(at(&scene), b"GET http://evil.example/beacon HTTP/1.1\r\nhost: evil.example\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("MAL-2026-2307"), "{answer}");
-    // A name that leads to a listed address is as bad.
+    // A name that resolves to a listed address is refused too.
     let (line, _) = refused(at(&scene), "localhost:443").await;
     assert!(line.contains("MAL-2026-2307") && line.contains("`127.0.0.1`"), "{line}");
-    // Neither a name that ends alike, nor one of a record that cannot be read, nor the registry itself.
-    for (target, told) in [("notevil.example:443", "50"), ("fine.example:443", "50"), ("registry.example:443", "200")] {
+    // Not refused: a name with a listed suffix but no dot, a name from an unreadable record, and the registry itself.
+    for (target, code) in [("notevil.example:443", "50"), ("fine.example:443", "50"), ("registry.example:443", "200")] {
         let (head, _) = connect(at(&scene), target, "").await;
-        assert!(head.starts_with(&format!("HTTP/1.1 {told}")), "{target}: {head}");
+        assert!(head.starts_with(&format!("HTTP/1.1 {code}")), "{target}: {head}");
     }
     assert!(scene.metric("coldframe_gateway_refusals_total", "reason=\"indicator\"").await >= 8.0);
     scene.coldframe.stop().await;
@@ -78,8 +78,8 @@ async fn listed_destination_is_refused_and_recorded_as_exposure() {
     }
     assert!(exposure(&scene, &["axios"]).contains("indicator hits:"));
     assert!(exposure(&scene, &["--feed", &path, "--advisory", "MAL-2026-2307"]).contains("cdn.evil.example:443"));
-    let told: Value = serde_json::from_str(&exposure(&scene, &["axios", "--json"])).unwrap();
-    assert_eq!((&told[0]["client"], &told[0]["advisory"]), (&json!("127.0.0.1"), &json!("MAL-2026-2307")), "{told}");
+    let text: Value = serde_json::from_str(&exposure(&scene, &["axios", "--json"])).unwrap();
+    assert_eq!((&text[0]["client"], &text[0]["advisory"]), (&json!("127.0.0.1"), &json!("MAL-2026-2307")), "{text}");
     assert!(!exposure(&scene, &["left-pad"]).contains("indicator hits"));
 }
 
@@ -93,9 +93,9 @@ async fn listed_sni_name_is_refused_and_recorded_as_exposure() {
         .set("allow-host", "evil.example")
         .set("allow-host", "localhost")
         .await;
-    let door = scene.coldframe.transparent.unwrap();
+    let address = scene.coldframe.transparent.unwrap();
     for name in ["evil.example", "cdn.evil.example", "localhost"] {
-        let stream = TcpStream::connect(door).await.unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
         let refused = secure(trusting(scene.data(), &scene.clock, &[]), name, stream).await.unwrap_err();
         assert!(refused.to_string().contains("AccessDenied"), "{name}: {refused}");
     }
@@ -103,7 +103,7 @@ async fn listed_sni_name_is_refused_and_recorded_as_exposure() {
     scene.coldframe.stop().await;
     let all = exposure(&scene, &["--contacts"]);
     for name in ["evil.example", "cdn.evil.example", "localhost"] {
-        // The port that such connections have where no packet filter says otherwise.
+        // 443 is the assumed port if the packet filter gives no original destination.
         assert!(all.contains(&format!(" {name}:443 ")), "{name}:\n{all}");
     }
 }
@@ -116,14 +116,14 @@ async fn gateway_refusals_are_counted_by_reason() {
     refused(at(&scene), "user@other.example:443").await;
     let through = Scene::open().set("gateway", "127.0.0.1:0").set("default-egress", "tunnel").await;
     refused(at(&through), "10.0.0.1:443").await;
-    let been = format!("via: 1.1 {}\r\n", coldframe::net::via_pseudonym());
-    connect(at(&scene), "registry.example:443", &been).await;
+    let via = format!("via: 1.1 {}\r\n", coldframe::net::via_pseudonym());
+    connect(at(&scene), "registry.example:443", &via).await;
     for reason in ["host", "port", "malformed", "loop"] {
         let count = scene.metric("coldframe_gateway_refusals_total", &format!("reason=\"{reason}\"")).await;
         assert!((count - 1.0).abs() < f64::EPSILON, "{reason}: {count}");
     }
     assert!(through.metric("coldframe_gateway_refusals_total", "reason=\"address\"").await >= 1.0);
-    // Each reason is there from the start, and there are no others.
+    // The other reasons are exported from the start with the value 0.
     for reason in ["indicator", "mismatch", "tls", "login", "unreached"] {
         assert!(
             scene.metric("coldframe_gateway_refusals_total", &format!("reason=\"{reason}\"")).await.abs() < f64::EPSILON,

@@ -155,7 +155,7 @@ async fn request_bodies_are_limited_in_bytes_and_time() {
     let audit = "/-/npm/v1/security/advisories/bulk";
     scene.ask("POST", audit).body("x".repeat(1_001)).await.is(413);
     scene.ask("PUT", "/left-pad").token("t").body("x".repeat(2_001)).await.is(413);
-    let packed = scene.ask("POST", audit).json(&json!({ "demo": ["1.0.0".repeat(500)] })).packed().await.is(413);
+    let packed = scene.ask("POST", audit).json(&json!({ "demo": ["1.0.0".repeat(500)] })).gzip_body().await.is(413);
     assert!(packed.error().contains("1000 bytes"), "{}", packed.error());
     let mut slow = Kept::open(scene.coldframe.address).await;
     let head = format!("POST {audit} HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n{{");

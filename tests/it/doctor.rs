@@ -294,7 +294,7 @@ async fn redirected_connections_are_not_a_bypass() {
     let showing = async |data: &Path| {
         let kept = coldframe::tls::CaStore::new(data).load_or_create(std::slice::from_ref(&name), now).unwrap();
         let key = coldframe::tls::ca::LeafKey::generate().unwrap();
-        let address = crate::chain::showing(kept.current.issue(&name, &key, now).unwrap()).await;
+        let address = crate::chain::serve_tls(kept.current.issue(&name, &key, now).unwrap()).await;
         (address.port(), coldframe::tls::ca::pem(kept.current.certificate()))
     };
     let (port, _) = showing(place.data.path()).await;

@@ -53,7 +53,7 @@ async fn an_audit_is_answered_from_feeds_where_upstream_answers_none() {
     let installed = json!({ "left-pad": ["1.1.0", "1.3.0"], "right-pad": ["1.0.0"], "other": ["1.0.0"] });
     for status in [404, 405, 501] {
         scene.registry.answer(BULK, Reply::error(status, "no audits here"));
-        let answer = scene.ask("POST", BULK).npm("11.21.2").json(&installed).packed().await.is(200).json();
+        let answer = scene.ask("POST", BULK).npm("11.21.2").json(&installed).gzip_body().await.is(200).json();
         assert_eq!(answer.as_object().unwrap().len(), 2, "{answer}");
         let found = &answer["left-pad"][0];
         assert_eq!((&found["severity"], &found["vulnerable_versions"]), (&json!("critical"), &json!("<1.2.0")));
