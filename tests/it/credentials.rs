@@ -1,4 +1,4 @@
-//! A response made for one set of credentials is never served to another.
+//! A response fetched with one set of credentials is never served to another.
 
 use crate::package::{Package, days, hours};
 use crate::reply::Reply;
@@ -125,7 +125,7 @@ async fn tokens_are_fetched_separately_and_share_one_history() {
     scene.get("/left-pad").token("bob").await.is(200);
     assert_eq!(scene.registry.count("/left-pad"), asked + 1);
     scene.advance(hours(10));
-    // It says it is ninety days old, and was not there ten hours ago, whoever looked then.
+    // The release claims to be 90 days old, but ten hours ago no client's packument contained it.
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(90)));
     assert_eq!(scene.get("/left-pad").token("carol").await.versions(), ["1.0.0"]);
     scene.restart().await;

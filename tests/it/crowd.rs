@@ -1,4 +1,4 @@
-//! Two hundred installs of one tree begin at once, before anything is known: upstream is asked once for each thing.
+//! Two hundred concurrent installs of one tree with a cold cache: each packument and tarball is fetched once.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ async fn concurrent_installs_fetch_each_resource_once() {
         .map(|install| {
             let scene = Arc::clone(&scene);
             tokio::spawn(async move {
-                // Each in an order of its own; a third of them from a lockfile.
+                // Each install has its own order; one third of them use a lockfile.
                 for step in 0..PACKAGES {
                     let number = (step * 7 + install) % PACKAGES;
                     let packument = format!("/package-{number}");

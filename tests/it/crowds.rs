@@ -1,4 +1,4 @@
-//! Clients in number, and clients that are slow: places, files, memory and time are bounded, and nobody else waits for them.
+//! Many clients and slow clients: connections, file descriptors, memory and time are bounded, and other clients do not wait.
 
 use std::future::IntoFuture as _;
 use std::net::SocketAddr;
@@ -18,16 +18,16 @@ use crate::reply::Reply;
 use crate::scene::Scene;
 use crate::wire::{Response, read_body, read_head};
 
-/// One connection that is kept.
-struct Kept(BufReader<TcpStream>, SocketAddr);
+/// A keep-alive connection.
+struct KeepAlive(BufReader<TcpStream>, SocketAddr);
 
-impl Kept {
+impl KeepAlive {
     async fn open(address: SocketAddr) -> Self {
         Self(BufReader::new(TcpStream::connect(address).await.expect("a connection")), address)
     }
 
-    /// One whose own system takes few bytes that it does not read.
-    async fn narrow(address: SocketAddr) -> Self {
+    /// Opens a connection with a small receive buffer.
+    async fn with_small_buffer(address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(4096).expect("an option");
         Self(BufReader::with_capacity(512, socket.connect(address).await.expect("a connection")), address)
@@ -38,13 +38,13 @@ impl Kept {
         self.0.write_all(format!("GET {path} HTTP/1.1\r\nhost: {}\r\n\r\n", self.1).as_bytes()).await
     }
 
-    /// Asks and reads the whole answer: its first line and its body.
+    /// Sends a request and returns the status line and body of the response.
     async fn get(&mut self, path: &str) -> std::io::Result<(String, Vec<u8>)> {
         self.ask(path).await?;
         self.answer().await
     }
 
-    /// The next answer: its first line and its body.
+    /// Reads the next response and returns its status line and body.
     async fn answer(&mut self) -> std::io::Result<(String, Vec<u8>)> {
         let Some((first, headers)) = read_head(&mut self.0).await? else {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
@@ -52,7 +52,7 @@ impl Kept {
         Ok((first, read_body(&mut self.0, &headers, false).await?))
     }
 
-    /// Whether the server closes it within a time that is far longer than it should take.
+    /// Checks whether the server closes the connection within 20 s.
     async fn is_closed(&mut self) -> bool {
         let mut byte = [0];
         let read = tokio::time::timeout(Duration::from_secs(20), self.0.read(&mut byte)).await;
@@ -62,7 +62,7 @@ impl Kept {
 
 #[tokio::test]
 async fn hundreds_of_keep_alive_clients_are_answered() {
-    // Both ends are in this process.
+    // Both ends of each connection use a file descriptor of this process.
     let _ = FdLimit::raise();
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
@@ -71,7 +71,7 @@ async fn hundreds_of_keep_alive_clients_are_answered() {
     for _ in 0..400 {
         let (address, expected) = (scene.coldframe.address, expected.clone());
         clients.spawn(async move {
-            let mut client = Kept::open(address).await;
+            let mut client = KeepAlive::open(address).await;
             for _ in 0..5 {
                 let (first, body) = client.get("/left-pad").await.expect("an answer on the same connection");
                 assert!(first.starts_with("HTTP/1.1 200") && body == expected, "{first}");
@@ -79,7 +79,7 @@ async fn hundreds_of_keep_alive_clients_are_answered() {
             client
         });
     }
-    // None is closed before all have been answered.
+    // The connections stay open until all clients have been answered.
     let open = clients.join_all().await;
     assert_eq!(open.len(), 400);
     assert_eq!(scene.registry.count("/left-pad"), 1);
@@ -88,7 +88,7 @@ async fn hundreds_of_keep_alive_clients_are_answered() {
 #[tokio::test]
 async fn idle_connection_is_closed_for_a_new_client_at_the_limit() {
     let scene = Scene::open().set("max-connections", "2").await;
-    let mut idle = [Kept::open(scene.coldframe.address).await, Kept::open(scene.coldframe.address).await];
+    let mut idle = [KeepAlive::open(scene.coldframe.address).await, KeepAlive::open(scene.coldframe.address).await];
     for client in &mut idle {
         client.get("/-/coldframe/healthz").await.expect("an answer");
     }
@@ -112,28 +112,28 @@ async fn clients_beyond_the_connection_limit_are_answered_in_turn() {
 #[tokio::test]
 async fn idle_and_header_timeouts_are_separate() {
     let scene = Scene::open().set("idle-timeout", "1s").await;
-    let mut idle = Kept::open(scene.coldframe.address).await;
+    let mut idle = KeepAlive::open(scene.coldframe.address).await;
     idle.get("/-/coldframe/healthz").await.expect("an answer");
     assert!(idle.is_closed().await);
     let scene = Scene::open().set("header-timeout", "1s").await;
-    let mut silent = Kept::open(scene.coldframe.address).await;
-    let mut slow = Kept::open(scene.coldframe.address).await;
+    let mut silent = KeepAlive::open(scene.coldframe.address).await;
+    let mut slow = KeepAlive::open(scene.coldframe.address).await;
     slow.0.write_all(b"GET /-/coldframe/healthz HTTP/1.1\r\nhost:").await.expect("an open connection");
-    let mut patient = Kept::open(scene.coldframe.address).await;
+    let mut patient = KeepAlive::open(scene.coldframe.address).await;
     patient.get("/-/coldframe/healthz").await.expect("an answer");
     assert!(slow.is_closed().await && silent.is_closed().await);
-    patient.get("/-/coldframe/healthz").await.expect("an idle connection outlives the time a head has");
+    patient.get("/-/coldframe/healthz").await.expect("an idle connection outlives the header timeout");
 }
 
 #[tokio::test]
 async fn request_headers_are_limited_in_bytes_and_lines() {
     let scene = Scene::open().set("header-limit", "8KiB").set("max-headers", "10").set("header-timeout", "1h").await;
     let status = async |head: String| {
-        let mut client = Kept::open(scene.coldframe.address).await;
-        // What is refused early may be reset while it is still being sent.
+        let mut client = KeepAlive::open(scene.coldframe.address).await;
+        // The server may refuse early and reset the connection during the write.
         let _ = client.0.write_all(head.as_bytes()).await;
         let head = tokio::time::timeout(Duration::from_secs(20), read_head(&mut client.0)).await;
-        head.map_or("it waits".to_owned(), |head| head.ok().flatten().map_or(String::new(), |(first, _)| first))
+        head.map_or("no response".to_owned(), |head| head.ok().flatten().map_or(String::new(), |(first, _)| first))
     };
     let large = |bytes| format!("GET /-/coldframe/healthz HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "y".repeat(bytes));
     assert!(status(large(7_000)).await.starts_with("HTTP/1.1 200"));
@@ -141,7 +141,7 @@ async fn request_headers_are_limited_in_bytes_and_lines() {
     let lines = |count| format!("GET /-/coldframe/healthz HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(count));
     assert!(status(lines(9)).await.starts_with("HTTP/1.1 200"));
     assert!(status(lines(10)).await.starts_with("HTTP/1.1 431"));
-    // A head that never ends is refused once it is larger than the buffer.
+    // A header section without an end is refused when it exceeds the buffer.
     let endless = format!("GET /-/coldframe/healthz HTTP/1.1\r\nhost: a\r\nx: {}", "y".repeat(66_000));
     let answer = status(endless).await;
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
@@ -157,12 +157,12 @@ async fn request_bodies_are_limited_in_bytes_and_time() {
     scene.ask("PUT", "/left-pad").token("t").body("x".repeat(2_001)).await.is(413);
     let packed = scene.ask("POST", audit).json(&json!({ "demo": ["1.0.0".repeat(500)] })).gzip_body().await.is(413);
     assert!(packed.error().contains("1000 bytes"), "{}", packed.error());
-    let mut slow = Kept::open(scene.coldframe.address).await;
+    let mut slow = KeepAlive::open(scene.coldframe.address).await;
     let head = format!("POST {audit} HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n{{");
     slow.0.write_all(head.as_bytes()).await.expect("an open connection");
     let (first, _) = slow.answer().await.expect("an answer");
     assert!(first.starts_with("HTTP/1.1 408"), "{first}");
-    assert!(slow.is_closed().await, "what is left of the body is not waited for");
+    assert!(slow.is_closed().await, "the server does not wait for the rest of the body");
     assert_eq!(scene.registry.total(), 0);
 }
 
@@ -170,10 +170,10 @@ async fn request_bodies_are_limited_in_bytes_and_time() {
 async fn truncated_upload_is_not_forwarded() {
     let scene = Scene::open().set("allow-writes", "true").await;
     for head in ["content-length: 1000\r\n", "transfer-encoding: chunked\r\n"] {
-        let mut leaving = TcpStream::connect(scene.coldframe.address).await.expect("a connection");
+        let mut aborted = TcpStream::connect(scene.coldframe.address).await.expect("a connection");
         let sent = format!("PUT /left-pad HTTP/1.1\r\nhost: a\r\nauthorization: Bearer t\r\n{head}\r\n3\r\nabc\r\n");
-        leaving.write_all(sent.as_bytes()).await.expect("an open connection");
-        drop(leaving);
+        aborted.write_all(sent.as_bytes()).await.expect("an open connection");
+        drop(aborted);
     }
     let mut ending = TcpStream::connect(scene.coldframe.address).await.expect("a connection");
     ending.write_all(b"PUT /left-pad HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nabc").await.expect("an open connection");
@@ -189,20 +189,20 @@ async fn stalled_reader_is_dropped_after_send_timeout() {
     let scene = Scene::open().set("send-timeout", "1s").await;
     scene.publish(Package::new("large", "1.0.0").field("description", json!(noise(16_000_000))));
     scene.get("/large").await.is(200);
-    let mut stopped = Kept::narrow(scene.coldframe.address).await;
+    let mut stopped = KeepAlive::with_small_buffer(scene.coldframe.address).await;
     stopped.ask("/large").await.expect("an open connection");
-    let left = || async { scene.metric("coldframe_requests_in_flight", "").await };
-    // It and the request that asks.
+    let in_flight = || async { scene.metric("coldframe_requests_in_flight", "").await };
+    // The stalled request and the metrics request.
     let deadline = Instant::now() + Duration::from_secs(20);
-    while left().await < 2.0 {
-        assert!(Instant::now() < deadline, "it was never in flight");
+    while in_flight().await < 2.0 {
+        assert!(Instant::now() < deadline, "the request never started");
     }
-    while left().await > 1.0 {
-        assert!(Instant::now() < deadline, "it is still waited for");
+    while in_flight().await > 1.0 {
+        assert!(Instant::now() < deadline, "the request is still in flight");
     }
 }
 
-/// Text that does not deflate well, always the same.
+/// Returns deterministic text that compresses badly.
 fn noise(length: usize) -> String {
     let mut state = 1_u32;
     let mut letter = || {
@@ -213,10 +213,10 @@ fn noise(length: usize) -> String {
 }
 
 #[cfg(target_os = "linux")]
-mod of_the_process {
+mod process_limits {
     use super::*;
 
-    /// A number of `/proc/…/status`, or how many files are open.
+    /// Returns a value from `/proc/…/status`, or the number of open files for `files`.
     fn measure(program: &Program, what: &str) -> u64 {
         let process = std::path::Path::new("/proc").join(program.id().to_string());
         if what == "files" {
@@ -238,14 +238,14 @@ mod of_the_process {
         let before = measure(&program, "VmRSS");
         let mut readers = Vec::new();
         for _ in 0..40 {
-            let mut reader = Kept::narrow(program.address).await;
+            let mut reader = KeepAlive::with_small_buffer(program.address).await;
             reader.ask("/large").await.expect("an open connection");
             let (first, _) = read_head(&mut reader.0).await.expect("an answer").expect("an answer");
             assert!(first.starts_with("HTTP/1.1 200"), "{first}");
             readers.push(reader);
         }
         let grown = measure(&program, "VmRSS").saturating_sub(before);
-        // Copied for each it would be 480 MB.
+        // One copy per reader would be 480 MB.
         assert!(grown < 120_000, "{grown} kB more");
     }
 
@@ -262,9 +262,9 @@ mod of_the_process {
         let before = prlimit(process, Resource::Nofile, limit).expect("its limit");
         let mut crowd = Vec::new();
         for _ in 0..100 {
-            crowd.push(Kept::open(program.address).await);
+            crowd.push(KeepAlive::open(program.address).await);
         }
-        // Some of the hundred were accepted, the others wait in the backlog; when some leave, the next are answered.
+        // Some of the 100 connections are accepted, the others wait in the backlog until some close.
         while measure(&program, "files") < spare {
             tokio::task::yield_now().await;
         }
@@ -293,10 +293,10 @@ mod of_the_process {
         }
         let (home, data) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
         let program = Program::serve(home.path(), data.path(), &registry.url, &[]);
-        let mut client = Kept::open(program.address).await;
+        let mut client = KeepAlive::open(program.address).await;
         let mut crowd = Vec::new();
         for _ in 0..12 {
-            let mut kept = Kept::open(program.address).await;
+            let mut kept = KeepAlive::open(program.address).await;
             assert!(kept.get("/-/ping").await.expect("an answer").0.starts_with("HTTP/1.1 200"));
             crowd.push(kept);
         }
@@ -310,15 +310,15 @@ mod of_the_process {
         for path in paths {
             assert!(client.get(path).await.expect("an answer").0.starts_with("HTTP/1.1 200"), "{path}");
         }
-        // The one connection to upstream that is kept may serve the first of these, but no other.
+        // The idle upstream connection may serve the first of these requests, but not the second.
         let mut others = JoinSet::new();
         for path in ["/elsewhere", "/elsewhere/-/elsewhere-1.0.0.tgz"] {
             let (first, body) = client.get(path).await.expect("an answer");
-            let told = String::from_utf8_lossy(&body).into_owned();
-            let is_plain = first.starts_with("HTTP/1.1 50") && told.contains("too many open files");
-            assert!(is_plain || first.starts_with("HTTP/1.1 200"), "{path}: {first} {told}");
+            let text = String::from_utf8_lossy(&body).into_owned();
+            let is_plain = first.starts_with("HTTP/1.1 50") && text.contains("too many open files");
+            assert!(is_plain || first.starts_with("HTTP/1.1 200"), "{path}: {first} {text}");
         }
-        // However many fail when the kept connections are taken, it is not upstream that is down: its circuit stays closed.
+        // Requests that fail for lack of file descriptors do not open the circuit of upstream.
         let gates = [0, 1, 2].map(|at| registry.hold(&format!("/other-{at}")));
         for (at, kept) in crowd.iter_mut().enumerate() {
             let path = format!("/other-{at}");
@@ -331,9 +331,9 @@ mod of_the_process {
             }
         }
         for kept in &mut crowd[gates.len()..] {
-            let (first, told) = kept.answer().await.expect("an answer");
-            let told = String::from_utf8_lossy(&told).into_owned();
-            assert!(first.starts_with("HTTP/1.1 502") && told.contains("too many open files"), "{first} {told}");
+            let (first, text) = kept.answer().await.expect("an answer");
+            let text = String::from_utf8_lossy(&text).into_owned();
+            assert!(first.starts_with("HTTP/1.1 502") && text.contains("too many open files"), "{first} {text}");
         }
         let (_, metrics) = client.get("/-/coldframe/metrics").await.expect("an answer");
         let metrics = String::from_utf8_lossy(&metrics).into_owned();
@@ -341,15 +341,15 @@ mod of_the_process {
         let body = r#"{"packages":[{"name":"here","version":"1.0.0"}]}"#;
         let head = format!("POST /-/coldframe/check HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n\r\n", client.1, body.len());
         client.0.write_all(format!("{head}{body}").as_bytes()).await.expect("an open connection");
-        let (first, told) = client.answer().await.expect("an answer");
-        assert!(first.starts_with("HTTP/1.1 200"), "{first} {}", String::from_utf8_lossy(&told));
+        let (first, text) = client.answer().await.expect("an answer");
+        assert!(first.starts_with("HTTP/1.1 200"), "{first} {}", String::from_utf8_lossy(&text));
         assert!(client.get("/-/coldframe/readyz").await.expect("an answer").0.starts_with("HTTP/1.1 200"));
         prlimit(process, Resource::Nofile, before).expect("its limit");
         drop(gates);
         let deadline = Instant::now() + Duration::from_secs(20);
         for path in ["/elsewhere", "/elsewhere/-/elsewhere-1.0.0.tgz", "/later", "/later/-/later-1.0.0.tgz"] {
             while !client.get(path).await.expect("an answer").0.starts_with("HTTP/1.1 200") {
-                assert!(Instant::now() < deadline, "{path} is not there again");
+                assert!(Instant::now() < deadline, "{path} is not available again");
             }
             others.spawn(program.get(path).into_future());
         }
@@ -360,9 +360,9 @@ mod of_the_process {
         let (code, errors) = program.ended().await;
         assert_eq!(code, 0, "{errors}");
         let exposure = ["exposure", "here@1.0.0", "--json", "--data-dir"];
-        let (code, told, errors) = run(coldframe(home.path()).args(exposure).arg(data.path()));
+        let (code, text, errors) = run(coldframe(home.path()).args(exposure).arg(data.path()));
         assert_eq!(code, 0, "{errors}");
-        let rows: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+        let rows: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(rows[0]["times"], 2, "{rows:#}");
     }
 
@@ -373,7 +373,7 @@ mod of_the_process {
         for number in 0..10 {
             let name = format!("large-{number}");
             registry.publish(Package::new(&name, "1.0.0").field("description", text.clone()));
-            // As it is, not as gzip.
+            // Sent without compression.
             registry.answer(&format!("/{name}"), Reply::json(&registry.packument(&name).to_string()));
         }
         registry.publish(Package::new("small", "1.0.0"));
@@ -383,15 +383,15 @@ mod of_the_process {
         program.get("/small").await.is(200);
         let before = measure(&program, "VmRSS");
         let abbreviated = |number: u32| program.get(&format!("/large-{number}")).abbreviated().start();
-        // The abbreviated form has no description, so that what is measured is what was read, not what is sent.
+        // The abbreviated form has no description, so the measurement covers reading and not sending.
         let asking: Vec<_> = (0..10).map(abbreviated).collect();
         for answer in asking {
             assert_eq!(answer.await.expect("an answer").versions(), ["1.0.0"]);
         }
         let peak = measure(&program, "VmHWM") - before;
-        // One takes 8 MB. Held all at once they would be 50 MB as they come, and more while they are read.
+        // One packument needs 8 MB. All ten at once would be 50 MB as received, and more while they are parsed.
         assert!(peak < 36_000, "{peak} kB more");
-        // And so do those that come from the disk.
+        // The same from the disk after a restart.
         drop(program);
         let program = Program::serve(home.path(), data.path(), &registry.url, &limits);
         let asking: Vec<_> = (0..10).map(|number| program.get(&format!("/large-{number}/1.0.0")).start()).collect();

@@ -1,4 +1,4 @@
-//! What people decide while it runs: in force at once, for exactly what was meant, and no longer than was said.
+//! Decisions of people while the server runs: they apply immediately, to exactly their subject, and until they expire.
 
 use std::time::{Duration, Instant};
 
@@ -18,24 +18,24 @@ fn signature(scene: &Scene, who: &str) -> Signature {
     Signature { who: who.to_owned(), at: scene.clock.now() }
 }
 
-/// Somebody decides something, in a process of their own.
+/// Records a decision as `ada` and waits until the server applies it.
 async fn decide(scene: &Scene, act: DecisionAction, lasts: Option<Duration>, needs_second: bool) -> RecordedDecision {
     let author = signature(scene, "ada");
     let expires = lasts.map(|lasts| author.at.checked_add(jiff::SignedDuration::try_from(lasts).unwrap()).unwrap());
     let proposal = DecisionProposal { act, reason: "INC-7".to_owned(), author, expires, needs_second };
     let data = scene.data().to_owned();
-    let taken = tokio::task::spawn_blocking(move || decide::record_decision(&data, &proposal)).await.unwrap().unwrap();
-    assert_eq!(taken.effect, ApplyStatus::InForce);
-    taken
+    let recorded = tokio::task::spawn_blocking(move || decide::record_decision(&data, &proposal)).await.unwrap().unwrap();
+    assert_eq!(recorded.effect, ApplyStatus::InForce);
+    recorded
 }
 
 async fn revoke(scene: &Scene, id: i64) {
     let (data, by) = (scene.data().to_owned(), signature(scene, "ada"));
-    let taken = tokio::task::spawn_blocking(move || decide::revoke(&data, id, &by, "a mistake")).await.unwrap().unwrap();
-    assert_eq!(taken.effect, ApplyStatus::InForce);
+    let recorded = tokio::task::spawn_blocking(move || decide::revoke(&data, id, &by, "a mistake")).await.unwrap().unwrap();
+    assert_eq!(recorded.effect, ApplyStatus::InForce);
 }
 
-/// An approval of the version that `package` is, by its bytes.
+/// Returns an approval of the version and bytes of `package`.
 fn approval(package: &Package, records: &[&str]) -> DecisionAction {
     let approved = ApprovedVersion { version: package.version.clone(), integrity: sha512(&package.tarball), until: None };
     DecisionAction::Approve {
@@ -54,7 +54,7 @@ fn freeze(scene: &Scene, packages: &[&str]) -> DecisionAction {
     DecisionAction::Freeze { at: scene.clock.now(), packages: packages.iter().map(|glob| (*glob).to_owned()).collect() }
 }
 
-/// By which rule a tarball was served, and how often, as the ledger has it.
+/// Returns the rule by which the ledger says a tarball was served, and the number of downloads.
 fn served_by(scene: &Scene, name: &str) -> (Option<String>, u64) {
     let ledger = SqliteLedger::read_only(scene.data()).unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -63,7 +63,7 @@ fn served_by(scene: &Scene, name: &str) -> (Option<String>, u64) {
         if let Some(served) = exposures.into_iter().find(|exposure| exposure.outcome == DownloadOutcome::Served) {
             return (served.rule, served.times);
         }
-        assert!(Instant::now() < deadline, "nothing of {name} was served");
+        assert!(Instant::now() < deadline, "no tarball of {name} was served");
         std::thread::yield_now();
     }
 }
@@ -73,17 +73,17 @@ async fn exposure_names_the_approval_that_allowed_a_version() {
     let scene = Scene::open().await;
     let young = Package::new("axios", "1.14.1").aged(hours(1));
     scene.publish(young.clone());
-    let taken = decide(&scene, approval(&young, &[]), Some(hours(5)), false).await;
+    let recorded = decide(&scene, approval(&young, &[]), Some(hours(5)), false).await;
     scene.get("/axios/-/axios-1.14.1.tgz").await.is(200);
     served_by(&scene, "axios");
     let home = tempfile::TempDir::new().unwrap();
     let data = scene.data().to_str().unwrap();
-    let (code, told, errors) = run(coldframe(home.path()).args(["exposure", "axios", "--data-dir", data]));
+    let (code, text, errors) = run(coldframe(home.path()).args(["exposure", "axios", "--data-dir", data]));
     assert_eq!(code, 0, "{errors}");
-    assert!(told.contains(&format!("served (approval {})", taken.decision.id)), "{told}");
-    let (_, told, _) = run(coldframe(home.path()).args(["exposure", "axios", "--json", "--data-dir", data]));
-    let rows: serde_json::Value = serde_json::from_str(&told).unwrap();
-    assert_eq!(rows[0]["decisions"], json!([taken.decision.id]), "{told}");
+    assert!(text.contains(&format!("served (approval {})", recorded.decision.id)), "{text}");
+    let (_, text, _) = run(coldframe(home.path()).args(["exposure", "axios", "--json", "--data-dir", data]));
+    let rows: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(rows[0]["decisions"], json!([recorded.decision.id]), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,14 +103,14 @@ async fn approval_binds_every_digest_of_its_bytes() {
         records: Vec::new(),
     };
     decide(&scene, act, None, false).await;
-    // Before any client looked, upstream adds the digest of other bytes, which the store has.
+    // Before any client requests the package, upstream adds the digest of other bytes that are in the store.
     let stated = sha512(&carrier.tarball);
     scene.registry.edit("victim", move |packument| packument["versions"]["1.0.0"]["dist"]["integrity"] = json!(stated));
     let path = "/victim/-/victim-1.0.0.tgz";
     scene.get(path).await.is(403);
     scene.registry.tamper(path, carrier.tarball.clone());
     scene.get(path).await.is(403);
-    // And an approval of the SHA-512 binds where a shasum alone is stated.
+    // An approval of a SHA-512 binds even if upstream states only a shasum.
     let bound = Package::new("bound", "1.0.0").aged(hours(1));
     scene.publish(bound.clone().dist("integrity", serde_json::Value::Null));
     let act = DecisionAction::Approve {
@@ -166,13 +166,13 @@ async fn denial_closes_cached_versions_with_its_reason_until_revoked() {
     let scene = Scene::open().await;
     scene.publish_old("axios", &["1.14.0", "1.14.1", "1.15.0-rc.1"]);
     scene.get("/axios/-/axios-1.14.1.tgz").await.is(200);
-    let taken = decide(&scene, deny("axios", Some(">=1.14.1")), None, false).await;
+    let recorded = decide(&scene, deny("axios", Some(">=1.14.1")), None, false).await;
     let refused = scene.get("/axios/-/axios-1.14.1.tgz").await.is(403).text();
     for part in ["denied by ada", "INC-7", "(rule denied)", "newest allowed: 1.14.0"] {
         assert!(refused.contains(part), "{part:?} is missing: {refused}");
     }
-    assert_eq!(scene.get("/axios").await.versions(), ["1.14.0"], "a denied range takes its prereleases along");
-    revoke(&scene, taken.decision.id).await;
+    assert_eq!(scene.get("/axios").await.versions(), ["1.14.0"], "a denied range includes its prereleases");
+    revoke(&scene, recorded.decision.id).await;
     scene.get("/axios/-/axios-1.14.1.tgz").await.is(200);
     assert_eq!(scene.get("/axios").await.versions().len(), 3);
 }
@@ -217,7 +217,7 @@ async fn freeze_hides_later_releases_and_ends_on_a_newer_document() {
     scene.advance(hours(6));
     let asked = scene.registry.count("/axios");
     assert_eq!(scene.get("/axios").await.versions(), ["1.14.0", "1.14.1"]);
-    assert_eq!(scene.registry.count("/axios"), asked + 1, "what thaws is asked for first");
+    assert_eq!(scene.registry.count("/axios"), asked + 1, "the packument is fetched again when the freeze ends");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -244,13 +244,13 @@ async fn break_glass_waives_age_and_expires() {
     assert_eq!(scene.get("/axios").await.versions(), ["1.14.1"]);
     scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
     let (rule, times) = served_by(&scene, "left-pad");
-    assert_eq!((rule.as_deref(), times), (Some("break-glass"), 1), "what it let through is in the ledger");
+    assert_eq!((rule.as_deref(), times), (Some("break-glass"), 1), "downloads allowed by break-glass are in the ledger");
     scene.advance(hours(1));
     scene.get("/axios").await.is(403);
     scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(403);
 }
 
-/// `strict` and a rule of our own, with a feed of one critical vulnerability and one of malware.
+/// Opens a scene with `strict`, one custom rule, a feed with a critical vulnerability and a feed with malware.
 fn strict_with_feeds(folder: &std::path::Path) -> crate::scene::Opening {
     let affected = |name: &str| json!([{ "package": { "ecosystem": "npm", "name": name }, "versions": ["1.0.0"] }]);
     let put = |feed: &str, record: &serde_json::Value| {
@@ -294,14 +294,14 @@ async fn break_glass_does_not_override_advisories_rules_or_decisions() {
         let refused = scene.get(path).await.is(403).error();
         assert!(refused.contains(&format!("(rule {rule})")), "{rule}: {refused}");
     }
-    let told = scene.get("/-/coldframe/explain/holed@1.0.0").accept("application/json").await.is(200).json();
-    assert_eq!((&told["rule"], &told["waiver"]), (&json!("critical-vulnerability"), &json!(null)));
+    let text = scene.get("/-/coldframe/explain/holed@1.0.0").accept("application/json").await.is(200).json();
+    assert_eq!((&text["rule"], &text["waiver"]), (&json!("critical-vulnerability"), &json!(null)));
     let outcome = |rule: &str| {
-        let steps = told["rules"].as_array().unwrap();
+        let steps = text["rules"].as_array().unwrap();
         steps.iter().find(|step| step["rule"] == rule).map(|step| step["outcome"].clone())
     };
-    assert_eq!((outcome("break-glass"), outcome("no-ui")), (Some(json!("no match")), Some(json!("no match"))), "{told}");
-    assert_eq!(outcome("critical-vulnerability"), Some(json!("decides")), "{told}");
+    assert_eq!((outcome("break-glass"), outcome("no-ui")), (Some(json!("no match")), Some(json!("no match"))), "{text}");
+    assert_eq!(outcome("critical-vulnerability"), Some(json!("decides")), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -315,10 +315,10 @@ async fn changed_integrity_needs_an_explicit_approval_by_two_people() {
     scene.get("/axios/-/axios-1.14.0.tgz").await.is(403);
     decide(&scene, approval(&changed, &[]), None, false).await;
     scene.get("/axios/-/axios-1.14.0.tgz").await.is(403);
-    let taken = decide(&scene, approval(&changed, &[CHANGED_INTEGRITY]), None, true).await;
+    let recorded = decide(&scene, approval(&changed, &[CHANGED_INTEGRITY]), None, true).await;
     scene.get("/axios/-/axios-1.14.0.tgz").await.is(403);
     let confirm = |who: &str| {
-        let (data, by, id) = (scene.data().to_owned(), signature(&scene, who), taken.decision.id);
+        let (data, by, id) = (scene.data().to_owned(), signature(&scene, who), recorded.decision.id);
         tokio::task::spawn_blocking(move || decide::confirm(&data, id, &by))
     };
     let alone = confirm("ada").await.unwrap().unwrap_err().to_string();
@@ -339,7 +339,7 @@ async fn active_decisions_are_counted_by_kind_until_they_end() {
         assert!((active(&scene, kind).await - count).abs() < 0.1, "{kind}");
     }
     scene.restart().await;
-    assert!((active(&scene, "deny").await - 1.0).abs() < 0.1, "counted from the start on");
+    assert!((active(&scene, "deny").await - 1.0).abs() < 0.1, "active decisions are counted from the start");
     revoke(&scene, denied.decision.id).await;
     assert!(active(&scene, "deny").await.abs() < 0.1);
 }
@@ -369,11 +369,11 @@ async fn environment_variables_do_not_make_a_second_person() {
         needs_second: true,
     };
     let data = scene.data().to_owned();
-    let taken = tokio::task::spawn_blocking(move || decide::record_decision(&data, &proposal)).await.unwrap().unwrap();
-    let id = taken.decision.id.to_string();
+    let recorded = tokio::task::spawn_blocking(move || decide::record_decision(&data, &proposal)).await.unwrap().unwrap();
+    let id = recorded.decision.id.to_string();
     let (code, _, errors) = command(&["confirm", &id]);
     assert_ne!(code, 0);
-    // In a container no user is a second person, and the command says that.
+    // In a container no second user exists, and the error says so.
     assert!(errors.contains("another user of this system") || errors.contains("in a container"), "{errors}");
     let left = decide::decisions(scene.data()).unwrap();
     assert!(left.iter().all(|decision| decision.second.is_none()), "{left:?}");

@@ -1,4 +1,4 @@
-//! The disk does not take what it should keep: everybody goes on installing, nothing half-written stays.
+//! A store that cannot write: clients can still install, and no partial files remain.
 
 use std::fs;
 
@@ -7,16 +7,16 @@ use crate::scene::Scene;
 
 const TARBALL: &str = "/left-pad/-/left-pad-1.0.0.tgz";
 
-/// A scene whose store takes no more files, as a full disk takes none.
-async fn with_a_store_that_takes_nothing() -> Scene {
+/// Opens a scene whose store cannot write files, as on a full disk.
+async fn scene_with_full_disk() -> Scene {
     let scene = Scene::open().await;
-    fs::remove_dir_all(scene.data().join("tmp")).expect("a folder for what is being written");
+    fs::remove_dir_all(scene.data().join("tmp")).expect("a folder for temporary files");
     scene
 }
 
 #[tokio::test]
 async fn packuments_and_tarballs_are_served_without_the_disk() {
-    let scene = with_a_store_that_takes_nothing().await;
+    let scene = scene_with_full_disk().await;
     let package = Package::new("left-pad", "1.0.0").sized(300_000);
     let bytes = package.tarball.clone();
     scene.publish(package);
@@ -32,7 +32,7 @@ async fn packuments_and_tarballs_are_served_without_the_disk() {
 
 #[tokio::test]
 async fn unstored_tarball_is_still_verified() {
-    let scene = with_a_store_that_takes_nothing().await;
+    let scene = scene_with_full_disk().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.registry.tamper(TARBALL, *b"something else");
     let refused = scene.get(TARBALL).await.is(403);
@@ -41,7 +41,7 @@ async fn unstored_tarball_is_still_verified() {
 
 #[tokio::test]
 async fn concurrent_clients_share_an_unstored_tarball() {
-    let scene = with_a_store_that_takes_nothing().await;
+    let scene = scene_with_full_disk().await;
     let package = Package::new("left-pad", "1.0.0").sized(3_000_000);
     let bytes = package.tarball.clone();
     scene.publish(package);
@@ -53,7 +53,7 @@ async fn concurrent_clients_share_an_unstored_tarball() {
 
 #[tokio::test]
 async fn storing_resumes_when_the_disk_accepts_files() {
-    let scene = with_a_store_that_takes_nothing().await;
+    let scene = scene_with_full_disk().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get(TARBALL).await.is(200);
     fs::create_dir(scene.data().join("tmp")).expect("a folder");
@@ -63,8 +63,8 @@ async fn storing_resumes_when_the_disk_accepts_files() {
     assert_eq!(scene.registry.count(TARBALL), asked);
 }
 
-/// Tarballs that together are twice what the disk may hold.
-async fn fetch_much(scene: &Scene, mut between: impl AsyncFnMut()) {
+/// Downloads tarballs of twice the cache size in total and runs `between` after each.
+async fn fill_cache(scene: &Scene, mut between: impl AsyncFnMut()) {
     for number in 0..12 {
         let bulk = Package::new(&format!("bulk-{number}"), "1.0.0").sized(200_000);
         let path = bulk.path();
@@ -79,7 +79,7 @@ async fn revalidated_packument_is_not_evicted_first() {
     let mut scene = Scene::open().set("cache-size", "1MB").await;
     scene.publish_old("hot", &["1.0.0"]);
     scene.get("/hot").await.is(200);
-    fetch_much(&scene, async || {
+    fill_cache(&scene, async || {
         scene.advance(minutes(10));
         scene.get("/hot").await.is(200);
     })
@@ -95,9 +95,9 @@ async fn evicted_document_in_an_outage_is_reported_as_upstream_error() {
     let scene = Scene::open().set("cache-size", "1MB").await;
     scene.publish_old("cold", &["1.0.0"]);
     scene.get("/cold").await.is(200);
-    fetch_much(&scene, async || ()).await;
+    fill_cache(&scene, async || ()).await;
     scene.registry.go_down();
-    // The view that was made is there; for another one the document is needed.
+    // The full form is in memory; the abbreviated form needs the document.
     scene.get("/cold").await.is(200);
     let refused = scene.get("/cold").abbreviated().await.is(502);
     assert!(refused.error().contains("upstream"), "{}", refused.error());

@@ -1,4 +1,4 @@
-//! `coldframe doctor`: whether installs pass through, for a project that is sound and one that is not.
+//! `coldframe doctor`: findings for a correctly configured project and for broken ones.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,16 +11,16 @@ use crate::package::Package;
 use crate::program::{Program, coldframe, machine_clock, run};
 use crate::registry::Registry;
 
-/// A project before a running Coldframe.
-struct Place {
+/// A project and a running Coldframe.
+struct Setup {
     home: TempDir,
     data: TempDir,
     registry: Registry,
     server: Program,
 }
 
-impl Place {
-    async fn make() -> Self {
+impl Setup {
+    async fn new() -> Self {
         let registry = Registry::start(&machine_clock()).await;
         registry.publish(Package::new("left-pad", "1.0.0"));
         let (home, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
@@ -40,13 +40,13 @@ impl Place {
         command
     }
 
-    fn check(&self, command: &mut Command, code: i32, told: &Expect) {
+    fn check(&self, command: &mut Command, code: i32, expected: &Expect) {
         let (ended, text, errors) = run(command);
-        told.assert_eq(&self.settled(&text));
+        expected.assert_eq(&self.normalize(&text));
         assert_eq!(ended, code, "{errors}");
     }
 
-    fn settled(&self, text: &str) -> String {
+    fn normalize(&self, text: &str) -> String {
         let folder = |folder: &Path| format!("{}/", folder.display());
         let text = text.replace(&folder(self.home.path()), "").replace(&self.server.address.to_string(), "coldframe");
         text.replace(&self.registry.address.to_string(), "upstream")
@@ -58,10 +58,10 @@ const LOCKFILE: &str = r#"{ "lockfileVersion": 3, "packages": {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn correct_project_passes() {
-    let place = Place::make().await;
-    place.write("package-lock.json", LOCKFILE);
-    place.write(".npmrc", "registry=COLDFRAME/\n@acme:registry=COLDFRAME/\nmin-release-age=3\n");
-    let told = expect![[r#"
+    let setup = Setup::new().await;
+    setup.write("package-lock.json", LOCKFILE);
+    setup.write(".npmrc", "registry=COLDFRAME/\n@acme:registry=COLDFRAME/\nmin-release-age=3\n");
+    let expected = expect![[r#"
         ok       npm asks Coldframe at http://coldframe (`.npmrc`)
         note     npm has its own minimum release age (`.npmrc`)
         ok       package-lock.json has no entries that bypass Coldframe
@@ -80,40 +80,40 @@ async fn correct_project_passes() {
 
         installs here go through Coldframe (0 bypass, 1 warning)
     "#]];
-    place.check(&mut place.command(&[]), 0, &told);
-    let (code, text, _) = run(&mut place.command(&["--json"]));
-    let told: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!((code, &told["passesThrough"]), (0, &Value::Bool(true)));
-    // A variable beats the file.
-    let mut strayed = place.command(&[]);
-    strayed.env("npm_config_registry", &place.registry.url);
-    let (code, text, _) = run(&mut strayed);
+    setup.check(&mut setup.command(&[]), 0, &expected);
+    let (code, text, _) = run(&mut setup.command(&["--json"]));
+    let text: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &text["passesThrough"]), (0, &Value::Bool(true)));
+    // An environment variable overrides the file.
+    let mut command = setup.command(&[]);
+    command.env("npm_config_registry", &setup.registry.url);
+    let (code, text, _) = run(&mut command);
     assert!(code == 1 && text.contains("fix:  unset npm_config_registry; npm config set registry"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn broken_project_gets_all_findings_without_secrets() {
-    let place = Place::make().await;
-    place.write(
+    let setup = Setup::new().await;
+    setup.write(
         "package-lock.json",
         r#"{ "lockfileVersion": 3, "packages": {
     "node_modules/left-pad": { "version": "1.0.0", "resolved": "UPSTREAM/left-pad/-/left-pad-1.0.0.tgz" },
     "node_modules/strange": { "version": "1.0.0", "resolved": "https://user:s3cret@cdn.other.example/strange-1.0.0.tgz" } } }"#,
     );
-    place.write("pnpm-lock.yaml", "lockfileVersion: '9.0'\n\nimporters:\n\n  .: {}\n");
-    place.write(
+    setup.write("pnpm-lock.yaml", "lockfileVersion: '9.0'\n\nimporters:\n\n  .: {}\n");
+    setup.write(
         "yarn.lock",
         "__metadata:\n  version: 8\n\n\"left-pad@npm:1.0.0\":\n  version: 1.0.0\n  resolution: \"left-pad@npm:1.0.0\"\n",
     );
-    place.write("bun.lock", "{ \"lockfileVersion\": 1, \"packages\": {} }");
-    place.write(
+    setup.write("bun.lock", "{ \"lockfileVersion\": 1, \"packages\": {} }");
+    setup.write(
         ".npmrc",
         "registry=UPSTREAM/\n@acme:registry=https://me:s3cret@npm.acme.example/\n//npm.acme.example/:_authToken=s3cret\nstrict-ssl=false\n",
     );
-    place.write(".yarnrc.yml", "npmRegistryServer: UPSTREAM\nnpmScopes:\n  acme:\n    npmRegistryServer: https://npm.acme.example\n    npmAuthToken: s3cret\nnpmMinimalAgeGate: 0\n");
-    place.write("bunfig.toml", "[install]\nregistry = { url = \"UPSTREAM\", token = \"s3cret\" }\n");
-    place.write("pnpm-workspace.yaml", "registries:\n  default: UPSTREAM\nminimumReleaseAge: 0\n");
-    let told = expect![[r#"
+    setup.write(".yarnrc.yml", "npmRegistryServer: UPSTREAM\nnpmScopes:\n  acme:\n    npmRegistryServer: https://npm.acme.example\n    npmAuthToken: s3cret\nnpmMinimalAgeGate: 0\n");
+    setup.write("bunfig.toml", "[install]\nregistry = { url = \"UPSTREAM\", token = \"s3cret\" }\n");
+    setup.write("pnpm-workspace.yaml", "registries:\n  default: UPSTREAM\nminimumReleaseAge: 0\n");
+    let expected = expect![[r#"
         bypass   npm asks http://upstream directly (registry from `.npmrc`)
                  why:  its installs are not checked
                  fix:  npm config set registry http://coldframe/ --location=project
@@ -192,38 +192,38 @@ async fn broken_project_gets_all_findings_without_secrets() {
 
         installs here bypass Coldframe (12 bypass, 4 warning)
     "#]];
-    place.check(&mut place.command(&[]), 1, &told);
+    setup.check(&mut setup.command(&[]), 1, &expected);
     for flags in [&[][..], &["--json"]] {
-        let (_, text, errors) = run(&mut place.command(flags));
+        let (_, text, errors) = run(&mut setup.command(flags));
         assert!(!text.contains("s3cret") && !errors.contains("s3cret"), "{text}{errors}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unreachable_server_is_reported() {
-    let place = Place::make().await;
-    place.write("package-lock.json", LOCKFILE);
-    place.write(".npmrc", "registry=COLDFRAME/\n");
-    let mut command = place.command(&["--server", "http://127.0.0.1:9/"]);
+    let setup = Setup::new().await;
+    setup.write("package-lock.json", LOCKFILE);
+    setup.write(".npmrc", "registry=COLDFRAME/\n");
+    let mut command = setup.command(&["--server", "http://127.0.0.1:9/"]);
     let (code, text, _) = run(&mut command);
     assert!(code == 0 && text.contains("warning  no Coldframe answers at http://127.0.0.1:9/"), "{text}");
     assert!(text.contains("fix:  coldframe serve"), "{text}");
 }
 
-/// A project whose clients ask a registry by its name.
-fn by_name(place: &Place, port: u16, more: &str) {
-    place.write("package-lock.json", r#"{ "lockfileVersion": 3, "packages": {} }"#);
-    place.write(".npmrc", &format!("registry=https://localhost:{port}/\nmin-release-age=3\n{more}"));
+/// Writes a project whose clients use a registry at `localhost`.
+fn write_localhost_project(setup: &Setup, port: u16, more: &str) {
+    setup.write("package-lock.json", r#"{ "lockfileVersion": 3, "packages": {} }"#);
+    setup.write(".npmrc", &format!("registry=https://localhost:{port}/\nmin-release-age=3\n{more}"));
 }
 
-/// The lines of what a command says that begin with one of these.
-fn lines(command: &mut Command, of: &[&str]) -> (i32, String) {
+/// Runs a command and returns the exit code and the findings whose first line contains one of `parts`.
+fn findings(command: &mut Command, parts: &[&str]) -> (i32, String) {
     let (code, text, errors) = run(command);
     let mut kept = String::new();
     let mut keeps = false;
     for line in text.lines() {
         if !line.starts_with(' ') {
-            keeps = of.iter().any(|part| line.contains(part));
+            keeps = parts.iter().any(|part| line.contains(part));
         }
         if keeps {
             kept.push_str(line);
@@ -236,43 +236,43 @@ fn lines(command: &mut Command, of: &[&str]) -> (i32, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ca_trust_is_checked_by_certificate_content() {
-    let place = Place::make().await;
-    place.write("package-lock.json", r#"{ "lockfileVersion": 3, "packages": {} }"#);
-    place.write(".npmrc", "registry=https://registry.example/\nhttps-proxy=http://127.0.0.1:8080/\n");
+    let setup = Setup::new().await;
+    setup.write("package-lock.json", r#"{ "lockfileVersion": 3, "packages": {} }"#);
+    setup.write(".npmrc", "registry=https://registry.example/\nhttps-proxy=http://127.0.0.1:8080/\n");
     let flags = ["--gateway", "127.0.0.1:8080", "--intercept", "registry.example"];
     let other = TempDir::new().unwrap();
     let export = |data: &Path, name: &str| {
         for words in [&["ca", "init"][..], &["ca", "export", "--to", name]] {
-            let mut command = coldframe(place.home.path());
-            command.args(words).args(["--upstream", &place.registry.url]).args(flags).arg("--data-dir").arg(data);
+            let mut command = coldframe(setup.home.path());
+            command.args(words).args(["--upstream", &setup.registry.url]).args(flags).arg("--data-dir").arg(data);
             let (code, _, errors) = run(&mut command);
             assert_eq!(code, 0, "{errors}");
         }
     };
-    export(place.data.path(), "right.pem");
+    export(setup.data.path(), "right.pem");
     export(other.path(), "wrong.pem");
-    std::fs::write(place.home.path().join("empty.pem"), "").unwrap();
-    let told = |variable: &str, line: &str| {
-        place.write(".npmrc", &format!("registry=https://registry.example/\nhttps-proxy=http://127.0.0.1:8080/\n{line}"));
-        let mut command = place.command(&flags);
+    std::fs::write(setup.home.path().join("empty.pem"), "").unwrap();
+    let finding = |variable: &str, line: &str| {
+        setup.write(".npmrc", &format!("registry=https://registry.example/\nhttps-proxy=http://127.0.0.1:8080/\n{line}"));
+        let mut command = setup.command(&flags);
         command.env("NODE_EXTRA_CA_CERTS", variable);
-        let (code, told) = lines(&mut command, &["gateway's CA"]);
+        let (code, text) = findings(&mut command, &["gateway's CA"]);
         assert_eq!(code, 0);
-        place.settled(&told)
+        setup.normalize(&text)
     };
     let right = "ok       npm trusts the gateway's CA\n";
-    let mend = "         why:  installs fail at TLS unless the system trusts it\n         fix:  coldframe ca trust\n";
-    let missing = format!("warning  npm is not configured to trust the gateway's CA\n{mend}");
-    let lacking = format!("warning  npm: the `cafile` from `.npmrc` does not contain the gateway's CA\n{mend}");
-    assert_eq!(told("right.pem", ""), right);
-    assert_eq!(told("", "cafile=right.pem\n"), right);
-    for wrong in ["", "wrong.pem", "empty.pem", "nowhere.pem"] {
-        assert_eq!(told(wrong, ""), missing, "{wrong}");
+    let fix = "         why:  installs fail at TLS unless the system trusts it\n         fix:  coldframe ca trust\n";
+    let missing = format!("warning  npm is not configured to trust the gateway's CA\n{fix}");
+    let lacking = format!("warning  npm: the `cafile` from `.npmrc` does not contain the gateway's CA\n{fix}");
+    assert_eq!(finding("right.pem", ""), right);
+    assert_eq!(finding("", "cafile=right.pem\n"), right);
+    for file in ["", "wrong.pem", "empty.pem", "nowhere.pem"] {
+        assert_eq!(finding(file, ""), missing, "{file}");
     }
-    // What holds no certificate is told, and the rest is looked at all the same.
-    let mut command = place.command(&flags);
+    // A file without a certificate is reported, and the other checks still run.
+    let mut command = setup.command(&flags);
     command.env("NODE_EXTRA_CA_CERTS", "empty.pem");
-    let (code, shown) = lines(&mut command, &["a PEM certificate in", "answers at"]);
+    let (code, shown) = findings(&mut command, &["a PEM certificate in", "answers at"]);
     assert_eq!(code, 0);
     expect![[r#"
         warning  cannot find a PEM certificate in `empty.pem`
@@ -280,27 +280,27 @@ async fn ca_trust_is_checked_by_certificate_content() {
                  fix:  use a PEM file of certificates, such as from `coldframe ca export --to FILE`
         ok       Coldframe answers at http://coldframe/
     "#]]
-    .assert_eq(&place.settled(&shown));
-    // It stands instead of the variable.
-    assert_eq!(told("right.pem", "cafile=wrong.pem\n"), lacking);
+    .assert_eq(&setup.normalize(&shown));
+    // `cafile` replaces the variable.
+    assert_eq!(finding("right.pem", "cafile=wrong.pem\n"), lacking);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redirected_connections_are_not_a_bypass() {
     use coldframe::clock::Clock as _;
-    let place = Place::make().await;
+    let setup = Setup::new().await;
     let name = rustls_pki_types::DnsName::try_from("localhost").unwrap();
     let now = machine_clock().now();
-    let showing = async |data: &Path| {
+    let serve_tls = async |data: &Path| {
         let kept = coldframe::tls::CaStore::new(data).load_or_create(std::slice::from_ref(&name), now).unwrap();
         let key = coldframe::tls::ca::LeafKey::generate().unwrap();
         let address = crate::chain::serve_tls(kept.current.issue(&name, &key, now).unwrap()).await;
         (address.port(), coldframe::tls::ca::pem(kept.current.certificate()))
     };
-    let (port, _) = showing(place.data.path()).await;
-    by_name(&place, port, "");
-    let (code, told) = lines(&mut place.command(&[]), &["npm asks", "connections to", "gateway's CA", "installs"]);
-    let told = told.replace(&port.to_string(), "PORT");
+    let (port, _) = serve_tls(setup.data.path()).await;
+    write_localhost_project(&setup, port, "");
+    let (code, text) = findings(&mut setup.command(&[]), &["npm asks", "connections to", "gateway's CA", "installs"]);
+    let text = text.replace(&port.to_string(), "PORT");
     expect![[r#"
         ok       npm asks localhost:PORT; its connections are redirected to the gateway (`.npmrc`)
         warning  npm is not configured to trust the gateway's CA
@@ -312,66 +312,66 @@ async fn redirected_connections_are_not_a_bypass() {
         ok       connections to localhost:PORT are redirected to the gateway
         installs here go through Coldframe (0 bypass, 1 warning)
     "#]]
-    .assert_eq(&place.settled(&told));
+    .assert_eq(&setup.normalize(&text));
     assert_eq!(code, 0);
-    // Another machine's: known by what clients here are told to trust.
+    // The gateway of another machine is recognized by the CA that clients here are configured to trust.
     let far = TempDir::new().unwrap();
-    let (port, certificate) = showing(far.path()).await;
-    by_name(&place, port, "");
-    place.write("far.pem", &certificate);
-    let mut command = place.command(&[]);
+    let (port, certificate) = serve_tls(far.path()).await;
+    write_localhost_project(&setup, port, "");
+    setup.write("far.pem", &certificate);
+    let mut command = setup.command(&[]);
     command.env("NODE_EXTRA_CA_CERTS", "far.pem");
-    let (code, told) = lines(&mut command, &["npm asks", "gateway's CA"]);
-    assert!(code == 0 && told.contains("redirected to the gateway") && told.contains("ok       npm trusts"), "{told}");
-    // Behind another proxy the connection is that proxy's.
-    by_name(&place, port, "https-proxy=http://127.0.0.1:9/\n");
-    let mut command = place.command(&[]);
+    let (code, text) = findings(&mut command, &["npm asks", "gateway's CA"]);
+    assert!(code == 0 && text.contains("redirected to the gateway") && text.contains("ok       npm trusts"), "{text}");
+    // With another proxy configured, the client does not connect to the gateway.
+    write_localhost_project(&setup, port, "https-proxy=http://127.0.0.1:9/\n");
+    let mut command = setup.command(&[]);
     command.env("NODE_EXTRA_CA_CERTS", "far.pem");
-    let (code, told) = lines(&mut command, &["npm asks"]);
-    assert!(code == 1 && told.starts_with("bypass   npm asks localhost"), "{told}");
-    // A registry that shows somebody else's certificate is no gateway.
-    by_name(&place, port, "");
-    let (code, told) = lines(&mut place.command(&[]), &["npm asks"]);
-    assert!(code == 1 && told.contains("directly"), "{told}");
+    let (code, text) = findings(&mut command, &["npm asks"]);
+    assert!(code == 1 && text.starts_with("bypass   npm asks localhost"), "{text}");
+    // A registry with a certificate from an unknown CA is not a gateway.
+    write_localhost_project(&setup, port, "");
+    let (code, text) = findings(&mut setup.command(&[]), &["npm asks"]);
+    assert!(code == 1 && text.contains("directly"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clock_skew_is_reported_with_its_direction() {
-    let place = Place::make().await;
+    let setup = Setup::new().await;
     let ahead = machine_clock();
     ahead.advance(std::time::Duration::from_secs(3_600));
     let upstream = Registry::start(&ahead).await;
-    let mut command = coldframe(place.home.path());
-    command.env("PATH", place.home.path()).args(["doctor", "--upstream", &upstream.url, "--listen"]);
-    command.arg(place.server.address.to_string()).arg("--data-dir").arg(place.data.path());
-    let (_, told) = lines(&mut command, &["clock"]);
-    let seconds = told.split("the local clock is ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
-    assert!((3_590..=3_601).contains(&seconds.parse::<u32>().unwrap()), "{told}");
-    let told = told.replace(seconds, "3600");
+    let mut command = coldframe(setup.home.path());
+    command.env("PATH", setup.home.path()).args(["doctor", "--upstream", &upstream.url, "--listen"]);
+    command.arg(setup.server.address.to_string()).arg("--data-dir").arg(setup.data.path());
+    let (_, text) = findings(&mut command, &["clock"]);
+    let seconds = text.split("the local clock is ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+    assert!((3_590..=3_601).contains(&seconds.parse::<u32>().unwrap()), "{text}");
+    let text = text.replace(seconds, "3600");
     expect![[r#"
         ok       the clock agrees with that of the server
         warning  the local clock is 3600 s behind that of upstream
                  why:  release ages depend on the clock; a fast clock opens releases too early
                  fix:  timedatectl set-ntp true
     "#]]
-    .assert_eq(&told);
+    .assert_eq(&text);
     upstream.take_undeclared();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn yarn_1_deno_and_pnpm_settings_follow_their_own_precedence() {
-    let place = Place::make().await;
-    place.write("yarn.lock", "# yarn lockfile v1\n\n\nleft-pad@1.0.0:\n  version \"1.0.0\"\n");
-    place.write("deno.lock", r#"{ "version": "5" }"#);
-    place.write("pnpm-lock.yaml", "lockfileVersion: '9.0'\n\nimporters:\n\n  .: {}\n");
-    place.write(".npmrc", "registry=COLDFRAME/\n");
-    place.write(".yarnrc", "registry \"UPSTREAM/\"\n");
-    let settings = place.home.path().join(".config/pnpm");
+    let setup = Setup::new().await;
+    setup.write("yarn.lock", "# yarn lockfile v1\n\n\nleft-pad@1.0.0:\n  version \"1.0.0\"\n");
+    setup.write("deno.lock", r#"{ "version": "5" }"#);
+    setup.write("pnpm-lock.yaml", "lockfileVersion: '9.0'\n\nimporters:\n\n  .: {}\n");
+    setup.write(".npmrc", "registry=COLDFRAME/\n");
+    setup.write(".yarnrc", "registry \"UPSTREAM/\"\n");
+    let settings = setup.home.path().join(".config/pnpm");
     std::fs::create_dir_all(&settings).unwrap();
-    place.write(".config/pnpm/rc", "registry=COLDFRAME/\n@acme:registry=https://npm.acme.example/\n");
-    place.write(".config/pnpm/config.yaml", "registry: UPSTREAM/\nminimumReleaseAge: 4320\n");
-    place.write(".config/pnpm/auth.ini", "@acme:registry=https://auth.acme.example/\n");
-    let told = expect![[r#"
+    setup.write(".config/pnpm/rc", "registry=COLDFRAME/\n@acme:registry=https://npm.acme.example/\n");
+    setup.write(".config/pnpm/config.yaml", "registry: UPSTREAM/\nminimumReleaseAge: 4320\n");
+    setup.write(".config/pnpm/auth.ini", "@acme:registry=https://auth.acme.example/\n");
+    let expected = expect![[r#"
         ok       pnpm 10 and older asks Coldframe at http://coldframe (`.npmrc`)
         bypass   pnpm 10 and older asks npm.acme.example for @acme directly (`.config/pnpm/rc:2`)
                  why:  packages of this scope are not checked
@@ -387,15 +387,15 @@ async fn yarn_1_deno_and_pnpm_settings_follow_their_own_precedence() {
                  fix:  set registry to http://coldframe/ in `.yarnrc:1`
         ok       deno asks Coldframe at http://coldframe (`.npmrc`)
     "#]];
-    let mut command = place.command(&[]);
-    let coldframe = format!("http://{}/", place.server.address);
-    let (code, shown) = lines(&mut command, &["asks"]);
-    told.assert_eq(&place.settled(&shown));
+    let mut command = setup.command(&[]);
+    let coldframe = format!("http://{}/", setup.server.address);
+    let (code, shown) = findings(&mut command, &["asks"]);
+    expected.assert_eq(&setup.normalize(&shown));
     assert_eq!(code, 1);
-    // What a variable says beats every file; pnpm 11 and later has its own.
-    let mut command = place.command(&[]);
+    // Environment variables override every file; pnpm 11 and later has its own variable.
+    let mut command = setup.command(&[]);
     command.env("NPM_CONFIG_REGISTRY", &coldframe).env("pnpm_config_registry", &coldframe);
-    let (_, shown) = lines(&mut command, &["yarn 1 asks", "deno asks", "pnpm 11 and later asks C"]);
+    let (_, shown) = findings(&mut command, &["yarn 1 asks", "deno asks", "pnpm 11 and later asks C"]);
     assert_eq!(shown.matches("ok       ").count(), 3, "{shown}");
     assert!(shown.contains("deno asks Coldframe at") && shown.contains("(`NPM_CONFIG_REGISTRY`)"), "{shown}");
 }
@@ -415,10 +415,10 @@ async fn suggested_client_age_is_that_of_the_running_server() {
         command.arg("doctor").args(flags).arg("--data-dir").arg(data.path());
         run(command.current_dir(home.path())).1
     };
-    // Rounded up, and whatever this command's own setting is.
-    for told in [doctor(&[]), doctor(&["--min-release-age", "9d"])] {
-        assert!(told.contains("npm config set min-release-age 2 --location=project"), "{told}");
-        assert!(told.contains("minimumReleaseAge = 90000 below"), "{told}");
+    // Rounded up to whole days for npm, and independent of this command's own setting.
+    for text in [doctor(&[]), doctor(&["--min-release-age", "9d"])] {
+        assert!(text.contains("npm config set min-release-age 2 --location=project"), "{text}");
+        assert!(text.contains("minimumReleaseAge = 90000 below"), "{text}");
     }
     server.signal("-TERM");
     assert_eq!(server.ended().await.0, 0);
