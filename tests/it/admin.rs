@@ -85,17 +85,17 @@ async fn pipe_or_device_as_token_file_is_not_read() {
     let (_folder, path) = tokens(TOKEN);
     let scene = Scene::open().set("listen", "0.0.0.0:0").set("admin-token-file", &path).await;
     let open = std::net::SocketAddr::from(([127, 0, 0, 1], scene.coldframe.address.port()));
-    let asks = || Ask::new(open, "GET", "/-/coldframe/metrics").token(TOKEN);
-    asks().await.is(200);
+    let ask = || Ask::new(open, "GET", "/-/coldframe/metrics").token(TOKEN);
+    ask().await.is(200);
     std::fs::remove_file(&path).unwrap();
     assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
-    asks().await.is(401);
+    ask().await.is(401);
     std::fs::remove_file(&path).unwrap();
     std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
-    asks().await.is(401);
+    ask().await.is(401);
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, TOKEN).unwrap();
-    asks().await.is(200);
+    ask().await.is(200);
 }
 
 #[tokio::test]

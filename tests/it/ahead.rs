@@ -88,20 +88,20 @@ async fn prefetch_stops_when_upstream_fails() {
 #[tokio::test(flavor = "multi_thread")]
 async fn prefetch_sends_client_credentials_to_their_own_registry_only() {
     let (home, data, clock) = (TempDir::new().unwrap(), TempDir::new().unwrap(), machine_clock());
-    let (registry, acmes) = (Registry::start(&clock).await, Registry::start(&clock).await);
+    let (registry, acme) = (Registry::start(&clock).await, Registry::start(&clock).await);
     registry.publish(Package::new("app", "1.0.0").field("dependencies", serde_json::json!({"@acme/ui": "1", "left": "1"})));
     registry.publish(Package::new("left", "1.0.0"));
-    acmes.publish(Package::new("@acme/ui", "1.0.0"));
-    std::fs::write(home.path().join(".npmrc"), format!("registry={}/\n@acme:registry={}/\n", registry.url, acmes.url)).unwrap();
+    acme.publish(Package::new("@acme/ui", "1.0.0"));
+    std::fs::write(home.path().join(".npmrc"), format!("registry={}/\n@acme:registry={}/\n", registry.url, acme.url)).unwrap();
     let mut command = coldframe(home.path());
     command.args(["serve", "--listen", "127.0.0.1:0", "--client-credentials", &registry.url, "--data-dir"]).arg(data.path());
     let program = Program::start(&mut command);
     program.get("/app").npm("11.19.1").token("mine").await.is(200);
     registry.wait_for_requests("/left", 1).await;
     assert_eq!(registry.last("/left").headers.first("authorization"), Some("Bearer mine"));
-    assert_eq!(acmes.total(), 0);
+    assert_eq!(acme.total(), 0);
     // A client without credentials uses the configured ones, each for its registry.
     program.get("/app").npm("11.19.1").await.is(200);
-    acmes.wait_for_requests("/@acme/ui", 1).await;
-    assert_eq!(acmes.last("/@acme/ui").headers.first("authorization"), None);
+    acme.wait_for_requests("/@acme/ui", 1).await;
+    assert_eq!(acme.last("/@acme/ui").headers.first("authorization"), None);
 }

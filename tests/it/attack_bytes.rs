@@ -14,7 +14,7 @@ const SECRET: &str = "/@acme/secret/-/secret-1.0.0.tgz";
 const SLY: &str = "/sly/-/sly-1.0.0.tgz";
 const BAIT: &str = "/sly/-/sly-2.0.0.tgz";
 
-/// A private package, and a public one whose `sly@1.0.0` states the address and the integrity of the private tarball.
+/// A private package, and a public one whose `sly@1.0.0` states the URL and integrity of the private tarball.
 async fn with_sly() -> (Scene, Vec<u8>) {
     let scene = Scene::open().await;
     let secret = Package::new("@acme/secret", "1.0.0").readable_with("alice");
@@ -89,12 +89,12 @@ async fn unconventional_tarball_paths_are_authorized_one_by_one() {
             scene.get(&format!("/@acme/odd/-/odd-{version}.tgz")).token(job).await.is(200);
         }
     }
-    let asked = |job: &str, beginning: &str| {
+    let count = |job: &str, prefix: &str| {
         let requests = scene.registry.requests();
-        requests.iter().filter(|request| request.path.starts_with(beginning) && request.bearer() == Some(job)).count()
+        requests.iter().filter(|request| request.path.starts_with(prefix) && request.bearer() == Some(job)).count()
     };
-    assert_eq!(["job-1", "job-2", "job-3"].map(|job| asked(job, "/api/")), [2, 1, 1]);
-    assert_eq!(["job-1", "job-2", "job-3"].map(|job| asked(job, "/files/")), [2, 2, 2]);
+    assert_eq!(["job-1", "job-2", "job-3"].map(|job| count(job, "/api/")), [2, 1, 1]);
+    assert_eq!(["job-1", "job-2", "job-3"].map(|job| count(job, "/files/")), [2, 2, 2]);
 }
 
 #[tokio::test]

@@ -108,10 +108,10 @@ async fn not_modified_does_not_hide_takedown_seen_by_another_view() {
         scene.publish(young());
         // Whenever the version is listed, the bytes and the `ETag` are the same.
         let listed = Arc::new(AtomicBool::new(true));
-        let shows = Arc::clone(&listed);
+        let is_listed = Arc::clone(&listed);
         scene.registry.edit("left-pad", move |packument| {
             packument["time"].as_object_mut().unwrap().remove("modified");
-            if !shows.load(Ordering::Relaxed) {
+            if !is_listed.load(Ordering::Relaxed) {
                 packument["versions"].as_object_mut().unwrap().remove("1.1.0");
                 packument["dist-tags"]["latest"] = "1.0.0".into();
             }
@@ -355,10 +355,10 @@ async fn changed_install_script_in_packument_holds_the_version() {
     let mut scene = Scene::open().await;
     scene.registry.set_abbreviated(Abbreviated::Timeless);
     let command = Arc::new(std::sync::Mutex::new("node build.js"));
-    let states = Arc::clone(&command);
+    let current = Arc::clone(&command);
     scene.publish(runs("node build.js"));
     scene.registry.edit("left-pad", move |packument| {
-        let command = *states.lock().unwrap();
+        let command = *current.lock().unwrap();
         packument["versions"]["1.0.0"]["scripts"] = json!({ "postinstall": command, "test": "node test.js" });
     });
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);

@@ -56,17 +56,17 @@ async fn ca_is_created_at_first_start_and_exported_while_the_server_runs() {
     let setup = Setup::new().await;
     let program = setup.serve(&["--intercept", "registry.example", "--log-level", "trace"]);
     assert!(program.greeting.contains("gateway") && program.greeting.contains("registry.example"), "{}", program.greeting);
-    let kept = keys(setup.data.path());
-    assert_eq!(kept.len(), 1, "{kept:?}");
+    let key_files = keys(setup.data.path());
+    assert_eq!(key_files.len(), 1, "{key_files:?}");
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
-        assert_eq!(std::fs::metadata(&kept[0]).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::metadata(&key_files[0]).unwrap().permissions().mode() & 0o777, 0o600);
     }
     let (code, printed, errors) = setup.ca(&["export", "--intercept", "registry.example"]);
     assert_eq!(code, 0, "{errors}");
     assert!(printed.starts_with("-----BEGIN CERTIFICATE-----\n") && printed.matches("BEGIN").count() == 1, "{printed}");
-    assert!(std::fs::read_to_string(&kept[0]).unwrap().replace('\r', "").contains(printed.trim_end()));
+    assert!(std::fs::read_to_string(&key_files[0]).unwrap().replace('\r', "").contains(printed.trim_end()));
     let (code, text, _) = setup.ca(&["trust"]);
     assert!(code == 0 && text.contains("NODE_EXTRA_CA_CERTS") && text.contains("update-ca-certificates"), "{text}");
     program.signal("-TERM");
@@ -214,21 +214,21 @@ async fn tls_clients_accept_ca_for_its_hosts_only() {
     use coldframe::clock::Clock as _;
     let (data, clock) = (TempDir::new().unwrap(), machine_clock());
     let name = |host: &'static str| rustls_pki_types::DnsName::try_from(host).unwrap();
-    let kept = coldframe::tls::CaStore::new(data.path()).load_or_create(&[name("registry.example")], clock.now()).unwrap();
+    let ca = coldframe::tls::CaStore::new(data.path()).load_or_create(&[name("registry.example")], clock.now()).unwrap();
     let roots = data.path().join("roots.pem");
-    std::fs::write(&roots, coldframe::tls::ca::pem(kept.current.certificate())).unwrap();
+    std::fs::write(&roots, coldframe::tls::ca::pem(ca.current.certificate())).unwrap();
     let key = coldframe::tls::ca::LeafKey::generate().unwrap();
     for (host, expected) in [("registry.example", true), ("other.example", false), ("localhost", false)] {
-        let address = crate::chain::serve_tls(kept.current.issue(&name(host), &key, clock.now()).unwrap()).await;
+        let address = crate::chain::serve_tls(ca.current.issue(&name(host), &key, clock.now()).unwrap()).await;
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let rustls = crate::gate::secure(crate::gate::trusting(data.path(), &clock, &[]), host, stream).await;
         assert_eq!(rustls.is_ok(), expected, "rustls: {host}");
         for mut program in crate::chain::tls_clients(&roots, host, address) {
-            let ended = tokio::task::block_in_place(|| program.output());
+            let output = tokio::task::block_in_place(|| program.output());
             // A program may be missing on this machine; `tests/clients` requires all of them.
-            let Ok(ended) = ended else { continue };
-            let said = String::from_utf8_lossy(&ended.stderr);
-            assert_eq!(ended.status.success(), expected, "{:?}: {host}: {said}", program.get_program());
+            let Ok(output) = output else { continue };
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.success(), expected, "{:?}: {host}: {stderr}", program.get_program());
         }
     }
 }

@@ -1,5 +1,5 @@
-//! A lockfile install requests tarballs only. Each packument is fetched once in parallel with its tarball, in the abbreviated form
-//! if that contains `time`.
+//! A lockfile install requests tarballs only. Each packument is fetched once, in parallel with its tarball. The abbreviated form
+//! is used if it contains `time`.
 
 use crate::listing::Abbreviated;
 use crate::package::{Package, hours, minutes};
@@ -20,10 +20,10 @@ async fn tarball_of_unknown_package_is_requested_in_parallel_with_its_packument(
     let bytes = package.tarball.clone();
     scene.publish(package);
     let gate = scene.registry.hold("/left-pad");
-    let asking: Vec<_> = (0..10).map(|_| scene.get(TARBALL).start()).collect();
+    let pending: Vec<_> = (0..10).map(|_| scene.get(TARBALL).start()).collect();
     scene.registry.wait_for_requests(TARBALL, 1).await;
     gate.open();
-    for answer in asking {
+    for answer in pending {
         assert_eq!(answer.await.unwrap().is(200).body, bytes);
     }
     assert_eq!((scene.registry.count("/left-pad"), scene.registry.count(TARBALL)), (1, 1));
@@ -34,12 +34,12 @@ async fn early_tarball_is_dropped_when_refused() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0").aged(hours(1)).sized(300_000));
     let gate = scene.registry.hold("/left-pad");
-    let asking = scene.get(TARBALL).start();
+    let pending = scene.get(TARBALL).start();
     scene.registry.wait_for_requests(TARBALL, 1).await;
     gate.open();
-    asking.await.unwrap().is(403);
-    let kept = scene.stored_files().await;
-    assert!(!kept.iter().any(|path| path.to_string_lossy().contains("sha512")), "no tarball is stored: {kept:?}");
+    pending.await.unwrap().is(403);
+    let stored = scene.stored_files().await;
+    assert!(!stored.iter().any(|path| path.to_string_lossy().contains("sha512")), "no tarball is stored: {stored:?}");
     scene.get(TARBALL).await.is(403);
     assert_eq!(scene.registry.count(TARBALL), 1, "a refused tarball of a known package is not requested");
 }
@@ -50,10 +50,10 @@ async fn early_tarball_is_verified_against_the_packument() {
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.registry.tamper(TARBALL, *b"something else");
     let gate = scene.registry.hold("/left-pad");
-    let asking = scene.get(TARBALL).start();
+    let pending = scene.get(TARBALL).start();
     scene.registry.wait_for_requests(TARBALL, 1).await;
     gate.open();
-    asking.await.unwrap().is(403);
+    pending.await.unwrap().is(403);
 }
 
 #[tokio::test]

@@ -188,12 +188,12 @@ async fn kill_during_download_leaves_no_partial_tarball() {
     let program = setup.serve(&[]);
     program.get("/left-pad").await.is(200);
     let gate = setup.registry.hold_body(TARBALL, bytes.len() / 2);
-    let asking = program.get(TARBALL);
-    let asking = tokio::spawn(asking.attempt());
+    let pending = program.get(TARBALL);
+    let pending = tokio::spawn(pending.attempt());
     setup.registry.wait_for_requests(TARBALL, 1).await;
     until_half_is_on_disk(setup.data.path(), bytes.len() as u64 / 8).await;
     program.kill();
-    assert!(asking.await.unwrap().is_err(), "no byte was served");
+    assert!(pending.await.unwrap().is_err(), "no byte was served");
     gate.open();
     let program = setup.serve(&[]);
     assert_eq!(program.get(TARBALL).await.is(200).body, bytes);
@@ -230,11 +230,11 @@ async fn signal_lets_running_requests_finish() {
         setup.registry.publish(Package::new("left-pad", "1.0.0"));
         let program = setup.serve(&[]);
         let gate = setup.registry.hold("/left-pad");
-        let asking = program.get("/left-pad").start();
+        let pending = program.get("/left-pad").start();
         setup.registry.wait_for_requests("/left-pad", 1).await;
         program.signal(signal);
         gate.open();
-        asking.await.unwrap().is(200);
+        pending.await.unwrap().is(200);
         let (code, errors) = program.ended().await;
         assert_eq!(code, 0, "{signal}: {errors}");
     }
@@ -246,12 +246,12 @@ async fn draining_has_a_deadline() {
     setup.registry.publish(Package::new("left-pad", "1.0.0"));
     let program = setup.serve(&["--drain-timeout", "1s"]);
     let gate = setup.registry.hold("/left-pad");
-    let asking = tokio::spawn(program.get("/left-pad").attempt());
+    let pending = tokio::spawn(program.get("/left-pad").attempt());
     setup.registry.wait_for_requests("/left-pad", 1).await;
     program.signal("-TERM");
     let (code, errors) = program.ended().await;
     assert_eq!(code, 0, "{errors}");
-    drop(asking.await);
+    drop(pending.await);
     drop(gate);
 }
 

@@ -80,7 +80,7 @@ async fn without_client_credentials_token_is_not_sent_and_refusal_names_the_sett
     with_secrets(scene.get("/left-pad")).await.is(200);
     let refused = with_secrets(scene.get(SECRET)).await.is(404);
     assert!(refused.error().contains("`client-credentials`") && refused.error().contains(&private.url), "{}", refused.error());
-    let (asked, private_asked) = (scene.registry.total(), private.total());
+    let (public_sent, private_sent) = (scene.registry.total(), private.total());
     let login = json!({ "name": "alice", "password": "s3cret" });
     for ask in [
         scene.get("/-/whoami"),
@@ -96,7 +96,7 @@ async fn without_client_credentials_token_is_not_sent_and_refusal_names_the_sett
     }
     // A login without credential headers has its password in the body.
     scene.ask("PUT", "/-/user/org.couchdb.user:alice").json(&login).await.is(403);
-    assert_eq!((scene.registry.total(), private.total()), (asked, private_asked));
+    assert_eq!((scene.registry.total(), private.total()), (public_sent, private_sent));
     scene.registry.requests().iter().chain(&private.requests()).for_each(assert_no_secrets);
 }
 
@@ -212,9 +212,9 @@ async fn run_sends_token_to_the_addressed_registry_only() {
     ask(&running, format!("{}/left-pad", private.url)).await.is(200);
     assert_eq!(place.registry.last("/left-pad").bearer(), None);
     // The client addressed the public registry.
-    let asked = private.total();
+    let sent = private.total();
     assert_eq!(ask(&running, place.url(SECRET)).await.status, 404);
-    assert!(private.requests()[asked..].iter().all(|request| request.bearer().is_none()));
+    assert!(private.requests()[sent..].iter().all(|request| request.bearer().is_none()));
     let (code, errors) = running.end();
     assert_eq!(code, 0, "{errors}");
 }

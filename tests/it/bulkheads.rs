@@ -107,60 +107,60 @@ async fn circuit_opens_after_five_known_packages_fail() {
 #[tokio::test]
 async fn hanging_registry_does_not_exhaust_slots_of_another() {
     let (home, data) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
-    let (registry, acmes) = (Registry::start(&machine_clock()).await, Registry::start(&machine_clock()).await);
-    std::fs::write(home.path().join(".npmrc"), format!("@acme:registry={}/\n", acmes.url)).expect("a file");
+    let (registry, acme) = (Registry::start(&machine_clock()).await, Registry::start(&machine_clock()).await);
+    std::fs::write(home.path().join(".npmrc"), format!("@acme:registry={}/\n", acme.url)).expect("a file");
     let program = Program::serve(home.path(), data.path(), &registry.url, &["--upstream-timeout", "1h", "--drain-timeout", "1s"]);
     for number in 0..80 {
-        acmes.publish(Package::new(&format!("@acme/hangs-{number}"), "1.0.0"));
+        acme.publish(Package::new(&format!("@acme/hangs-{number}"), "1.0.0"));
     }
     registry.publish(Package::new("cold", "1.0.0"));
     registry.publish(Package::new("other", "1.0.0"));
     // The packages must be known before their tarballs are requested.
-    let (mut gates, mut asking) = (Vec::<Gate>::new(), Vec::new());
+    let (mut gates, mut pending) = (Vec::<Gate>::new(), Vec::new());
     for number in 0..80 {
         program.get(&format!("/@acme%2fhangs-{number}")).await.is(200);
     }
-    let before = acmes.total();
+    let before = acme.total();
     for number in 0..80 {
         let tarball = format!("/@acme/hangs-{number}/-/hangs-{number}-1.0.0.tgz");
-        gates.push(acmes.hold(&tarball));
-        asking.push(program.get(&tarball).start());
+        gates.push(acme.hold(&tarball));
+        pending.push(program.get(&tarball).start());
     }
-    until_total(&acmes, before + 64).await;
+    until_total(&acme, before + 64).await;
     program.get("/cold/-/cold-1.0.0.tgz").await.is(200);
-    let before = acmes.total();
+    let before = acme.total();
     for number in 0..60 {
-        gates.push(acmes.hold(&format!("/@acme/cold-{number}")));
-        acmes.absent(&format!("@acme/cold-{number}"));
-        asking.push(program.get(&format!("/@acme%2fcold-{number}")).start());
+        gates.push(acme.hold(&format!("/@acme/cold-{number}")));
+        acme.absent(&format!("@acme/cold-{number}"));
+        pending.push(program.get(&format!("/@acme%2fcold-{number}")).start());
     }
-    until_total(&acmes, before + 48).await;
+    until_total(&acme, before + 48).await;
     program.get("/other").await.is(200);
-    asking.iter().for_each(JoinHandle::abort);
+    pending.iter().for_each(JoinHandle::abort);
     drop(gates);
 }
 
 #[tokio::test]
 async fn one_client_cannot_take_all_upstream_slots() {
     let scene = Scene::open().set("upstream-timeout", "1h").set("drain-timeout", "1s").await;
-    let (mut gates, mut asking) = (Vec::new(), Vec::new());
+    let (mut gates, mut pending) = (Vec::new(), Vec::new());
     for number in 0..70 {
         let path = format!("/hangs-{number}");
         scene.registry.absent(&path[1..]);
         gates.push(scene.registry.hold(&path));
-        asking.push(scene.get(&path).start());
+        pending.push(scene.get(&path).start());
     }
     until_total(&scene.registry, 48).await;
     scene.publish_old("cold", &["1.0.0"]);
     scene.publish_old("popular", &["1.0.0"]);
     // This fetch waits behind the others, and another client requests the same package.
-    asking.push(scene.get("/popular").start());
+    pending.push(scene.get("/popular").start());
     let address = scene.coldframe.address;
     from_another_client(address, "/cold").await.expect("no panic").is(200);
     from_another_client(address, "/popular").await.expect("no panic").is(200);
     from_another_client(address, "/cold/-/cold-1.0.0.tgz").await.expect("no panic").is(200);
     from_another_client(address, "/-/ping").await.expect("no panic").is(200);
-    asking.iter().for_each(JoinHandle::abort);
+    pending.iter().for_each(JoinHandle::abort);
     drop(gates);
 }
 
@@ -177,18 +177,18 @@ async fn slow_body_or_full_slots_do_not_mark_upstream_slow() {
     assert_ne!(scene.get("/slow").await.is(200).header("warning"), "");
     assert_eq!(scene.get("/other").await.is(200).headers.first("warning"), None);
     // Requests that wait for an answer do not mark the registry slow either.
-    let (mut gates, mut asking) = (vec![body], Vec::new());
+    let (mut gates, mut pending) = (vec![body], Vec::new());
     for number in 0..60 {
         let path = format!("/hangs-{number}");
         scene.registry.absent(&path[1..]);
         gates.push(scene.registry.hold(&path));
-        asking.push(scene.get(&path).start());
+        pending.push(scene.get(&path).start());
     }
     until_total(&scene.registry, 50).await;
     assert_ne!(scene.get("/waits").await.is(200).header("warning"), "");
     let another = from_another_client(scene.coldframe.address, "/another").await.expect("no panic").is(200);
     assert_eq!(another.headers.first("warning"), None);
-    asking.iter().for_each(JoinHandle::abort);
+    pending.iter().for_each(JoinHandle::abort);
     drop(gates);
 }
 
@@ -545,8 +545,8 @@ mod process_memory {
         let program = Program::serve(home.path(), data.path(), &registry.url, &["--memory", "2MB", "--upstream-timeout", "1h"]);
         program.get("/many").gzip().await.is(200);
         let before = peak(&program);
-        let asking: Vec<_> = (0..80).map(|number| program.get(&format!("/many/-/many-9.9.{number}.tgz")).start()).collect();
-        for answer in asking {
+        let pending: Vec<_> = (0..80).map(|number| program.get(&format!("/many/-/many-9.9.{number}.tgz")).start()).collect();
+        for answer in pending {
             answer.await.expect("an answer").is(404);
         }
         let grown = peak(&program).saturating_sub(before);
@@ -564,13 +564,13 @@ mod process_memory {
         bomb[length - 4..].copy_from_slice(&10_u32.to_le_bytes());
         program.get("/-/coldframe/healthz").await.is(200);
         let before = peak(&program);
-        let mut asking = Vec::new();
+        let mut pending = Vec::new();
         for number in 0..8 {
             let path = format!("/bomb-{number}");
             registry.answer(&path, Reply::ok(bomb.clone()).header("content-encoding", "gzip"));
-            asking.push(program.get(&path).start());
+            pending.push(program.get(&path).start());
         }
-        for answer in asking {
+        for answer in pending {
             let refused = answer.await.expect("an answer").is(502);
             assert!(refused.error().contains("larger than 120000000 bytes"), "{}", refused.error());
         }
@@ -594,8 +594,8 @@ mod process_memory {
         assert!(answer.body.len() < 10 << 20, "{} bytes", answer.body.len());
         // 14 MB of nested JSON without content, twenty in parallel.
         let shape = format!(r#"{{"dependencies":{{"a":{{"version":"1.0.0","x":[{}0]}}}}}}"#, "0,".repeat(7_000_000));
-        let asking: Vec<_> = (0..20).map(|_| ask(QUICK, shape.clone()).start()).collect();
-        for answer in asking {
+        let pending: Vec<_> = (0..20).map(|_| ask(QUICK, shape.clone()).start()).collect();
+        for answer in pending {
             answer.await.expect("an answer").is(200);
         }
         let grown = peak(&program).saturating_sub(before);

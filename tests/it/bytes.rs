@@ -400,10 +400,10 @@ async fn absent_name_or_unconventional_path_does_not_disable_early_requests() {
     for (name, path) in [("late", paths[2]), ("last", paths[3])] {
         scene.publish_old(name, &["1.0.0"]);
         let gate = scene.registry.hold(&format!("/{name}"));
-        let asking = scene.get(path).start();
+        let pending = scene.get(path).start();
         scene.registry.wait_for_requests(path, 1).await;
         gate.open();
-        asking.await.unwrap().is(200);
+        pending.await.unwrap().is(200);
         assert_eq!(scene.registry.count(path), 1);
     }
 }

@@ -121,9 +121,9 @@ async fn tokens_are_fetched_separately_and_share_one_history() {
     let mut scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad").token("alice").await.is(200);
-    let asked = scene.registry.count("/left-pad");
+    let sent = scene.registry.count("/left-pad");
     scene.get("/left-pad").token("bob").await.is(200);
-    assert_eq!(scene.registry.count("/left-pad"), asked + 1);
+    assert_eq!(scene.registry.count("/left-pad"), sent + 1);
     scene.advance(hours(10));
     // The release claims to be 90 days old, but ten hours ago no client's packument contained it.
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(90)));

@@ -100,11 +100,11 @@ async fn idle_connection_is_closed_for_a_new_client_at_the_limit() {
 #[tokio::test]
 async fn clients_beyond_the_connection_limit_are_answered_in_turn() {
     let scene = Scene::open().set("max-connections", "8").await;
-    let mut asking = JoinSet::new();
+    let mut pending = JoinSet::new();
     for _ in 0..200 {
-        asking.spawn(scene.get("/-/coldframe/healthz").into_future());
+        pending.spawn(scene.get("/-/coldframe/healthz").into_future());
     }
-    for answer in asking.join_all().await {
+    for answer in pending.join_all().await {
         answer.is(200);
     }
 }
@@ -384,8 +384,8 @@ mod process_limits {
         let before = measure(&program, "VmRSS");
         let abbreviated = |number: u32| program.get(&format!("/large-{number}")).abbreviated().start();
         // The abbreviated form has no description, so the measurement covers reading and not sending.
-        let asking: Vec<_> = (0..10).map(abbreviated).collect();
-        for answer in asking {
+        let pending: Vec<_> = (0..10).map(abbreviated).collect();
+        for answer in pending {
             assert_eq!(answer.await.expect("an answer").versions(), ["1.0.0"]);
         }
         let peak = measure(&program, "VmHWM") - before;
@@ -394,8 +394,8 @@ mod process_limits {
         // The same from the disk after a restart.
         drop(program);
         let program = Program::serve(home.path(), data.path(), &registry.url, &limits);
-        let asking: Vec<_> = (0..10).map(|number| program.get(&format!("/large-{number}/1.0.0")).start()).collect();
-        for answer in asking {
+        let pending: Vec<_> = (0..10).map(|number| program.get(&format!("/large-{number}/1.0.0")).start()).collect();
+        for answer in pending {
             answer.await.expect("an answer").is(200);
         }
     }
@@ -410,11 +410,11 @@ mod process_limits {
             "ulimit -Sn 100 && ulimit -Hn 158 && exec \"$0\" serve --listen 127.0.0.1:0 --upstream \"$1\" --data-dir \"$2\"";
         command.args(["-c", serve, env!("CARGO_BIN_EXE_coldframe"), &registry.url]).arg(data.path());
         let program = Program::start(&mut command);
-        let mut asking = JoinSet::new();
+        let mut pending = JoinSet::new();
         for _ in 0..100 {
-            asking.spawn(program.get("/-/coldframe/healthz").into_future());
+            pending.spawn(program.get("/-/coldframe/healthz").into_future());
         }
-        for answer in asking.join_all().await {
+        for answer in pending.join_all().await {
             answer.is(200);
         }
         assert!(measure(&program, "files") < 158);

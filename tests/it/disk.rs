@@ -45,8 +45,8 @@ async fn concurrent_clients_share_an_unstored_tarball() {
     let package = Package::new("left-pad", "1.0.0").sized(3_000_000);
     let bytes = package.tarball.clone();
     scene.publish(package);
-    let asking: Vec<_> = (0..60).map(|_| scene.get(TARBALL).start()).collect();
-    for answer in asking {
+    let pending: Vec<_> = (0..60).map(|_| scene.get(TARBALL).start()).collect();
+    for answer in pending {
         assert_eq!(answer.await.unwrap().is(200).body, bytes);
     }
 }
@@ -58,9 +58,9 @@ async fn storing_resumes_when_the_disk_accepts_files() {
     scene.get(TARBALL).await.is(200);
     fs::create_dir(scene.data().join("tmp")).expect("a folder");
     scene.get(TARBALL).await.is(200);
-    let asked = scene.registry.count(TARBALL);
+    let sent = scene.registry.count(TARBALL);
     scene.get(TARBALL).await.is(200);
-    assert_eq!(scene.registry.count(TARBALL), asked);
+    assert_eq!(scene.registry.count(TARBALL), sent);
 }
 
 /// Downloads tarballs of twice the cache size in total and runs `between` after each.
