@@ -82,7 +82,7 @@ async fn failures_of_unknown_packages_do_not_open_the_circuit() {
 #[tokio::test]
 async fn circuit_opens_after_five_known_packages_fail() {
     let scene = Scene::open().await;
-    let paths: Vec<_> = (0..ENOUGH).map(|number| format!("/known-{number}")).collect();
+    let paths: Vec<_> = (0..FAILURES_TO_OPEN).map(|number| format!("/known-{number}")).collect();
     for path in &paths {
         scene.publish_old(&path[1..], &["1.0.0"]);
         scene.get(path).await.is(200);
@@ -419,7 +419,7 @@ async fn publish_many(scene: &Scene) {
     }
     scene.registry.edit("vers", |packument| {
         let manifest = packument["versions"]["9.0.0"].to_string();
-        for patch in 0..MANY {
+        for patch in 0..MANY_VERSIONS {
             let version = format!("1.0.{patch}");
             let manifest = manifest.replace("9.0.0", &version);
             packument["versions"][&version] = serde_json::from_str(&manifest).expect("JSON");

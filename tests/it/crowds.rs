@@ -296,9 +296,9 @@ mod process_limits {
         let mut client = KeepAlive::open(program.address).await;
         let mut crowd = Vec::new();
         for _ in 0..12 {
-            let mut kept = KeepAlive::open(program.address).await;
-            assert!(kept.get("/-/ping").await.expect("an answer").0.starts_with("HTTP/1.1 200"));
-            crowd.push(kept);
+            let mut idle = KeepAlive::open(program.address).await;
+            assert!(idle.get("/-/ping").await.expect("an answer").0.starts_with("HTTP/1.1 200"));
+            crowd.push(idle);
         }
         let paths = ["/here", "/here/-/here-1.0.0.tgz"];
         for path in paths {
@@ -320,18 +320,18 @@ mod process_limits {
         }
         // Requests that fail for lack of file descriptors do not open the circuit of upstream.
         let gates = [0, 1, 2].map(|at| registry.hold(&format!("/other-{at}")));
-        for (at, kept) in crowd.iter_mut().enumerate() {
+        for (at, idle) in crowd.iter_mut().enumerate() {
             let path = format!("/other-{at}");
-            kept.ask(&path).await.expect("an open connection");
+            idle.ask(&path).await.expect("an open connection");
             if at < gates.len() {
                 tokio::select! {
                     () = registry.wait_for_requests(&path, 1) => {}
-                    answer = kept.answer() => assert!(answer.expect("an answer").0.starts_with("HTTP/1.1 502")),
+                    answer = idle.answer() => assert!(answer.expect("an answer").0.starts_with("HTTP/1.1 502")),
                 }
             }
         }
-        for kept in &mut crowd[gates.len()..] {
-            let (first, text) = kept.answer().await.expect("an answer");
+        for idle in &mut crowd[gates.len()..] {
+            let (first, text) = idle.answer().await.expect("an answer");
             let text = String::from_utf8_lossy(&text).into_owned();
             assert!(first.starts_with("HTTP/1.1 502") && text.contains("too many open files"), "{first} {text}");
         }
@@ -421,6 +421,6 @@ mod process_limits {
         program.signal("-TERM");
         let (code, errors) = program.ended().await;
         assert!(code == 0 && errors.contains("open file limit raised"), "{code}: {errors}");
-        assert!(errors.contains("`max-connections` is 10, not 4096"), "{errors}");
+        assert!(errors.contains("`max-connections` reduced from 4096 to 10"), "{errors}");
     }
 }

@@ -104,8 +104,8 @@ async fn approval_binds_every_digest_of_its_bytes() {
     };
     decide(&scene, act, None, false).await;
     // Before any client requests the package, upstream adds the digest of other bytes that are in the store.
-    let stated = sha512(&carrier.tarball);
-    scene.registry.edit("victim", move |packument| packument["versions"]["1.0.0"]["dist"]["integrity"] = json!(stated));
+    let digest = sha512(&carrier.tarball);
+    scene.registry.edit("victim", move |packument| packument["versions"]["1.0.0"]["dist"]["integrity"] = json!(digest));
     let path = "/victim/-/victim-1.0.0.tgz";
     scene.get(path).await.is(403);
     scene.registry.tamper(path, carrier.tarball.clone());
@@ -375,6 +375,6 @@ async fn environment_variables_do_not_make_a_second_person() {
     assert_ne!(code, 0);
     // In a container no second user exists, and the error says so.
     assert!(errors.contains("another user of this system") || errors.contains("in a container"), "{errors}");
-    let left = decide::decisions(scene.data()).unwrap();
-    assert!(left.iter().all(|decision| decision.second.is_none()), "{left:?}");
+    let decisions = decide::decisions(scene.data()).unwrap();
+    assert!(decisions.iter().all(|decision| decision.second.is_none()), "{decisions:?}");
 }

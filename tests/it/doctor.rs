@@ -219,19 +219,19 @@ fn write_localhost_project(setup: &Setup, port: u16, more: &str) {
 /// Runs a command and returns the exit code and the findings whose first line contains one of `parts`.
 fn findings(command: &mut Command, parts: &[&str]) -> (i32, String) {
     let (code, text, errors) = run(command);
-    let mut kept = String::new();
+    let mut found = String::new();
     let mut keeps = false;
     for line in text.lines() {
         if !line.starts_with(' ') {
             keeps = parts.iter().any(|part| line.contains(part));
         }
         if keeps {
-            kept.push_str(line);
-            kept.push('\n');
+            found.push_str(line);
+            found.push('\n');
         }
     }
-    assert!(!kept.is_empty(), "{text}{errors}");
-    (code, kept)
+    assert!(!found.is_empty(), "{text}{errors}");
+    (code, found)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -292,10 +292,10 @@ async fn redirected_connections_are_not_a_bypass() {
     let name = rustls_pki_types::DnsName::try_from("localhost").unwrap();
     let now = machine_clock().now();
     let serve_tls = async |data: &Path| {
-        let kept = coldframe::tls::CaStore::new(data).load_or_create(std::slice::from_ref(&name), now).unwrap();
+        let ca = coldframe::tls::CaStore::new(data).load_or_create(std::slice::from_ref(&name), now).unwrap();
         let key = coldframe::tls::ca::LeafKey::generate().unwrap();
-        let address = crate::chain::serve_tls(kept.current.issue(&name, &key, now).unwrap()).await;
-        (address.port(), coldframe::tls::ca::pem(kept.current.certificate()))
+        let address = crate::chain::serve_tls(ca.current.issue(&name, &key, now).unwrap()).await;
+        (address.port(), coldframe::tls::ca::pem(ca.current.certificate()))
     };
     let (port, _) = serve_tls(setup.data.path()).await;
     write_localhost_project(&setup, port, "");
