@@ -45,7 +45,7 @@ Exit codes:
   10  `explain`: the version is held or denied
   69  `check`, `adopt`: some or all versions could not be checked
   75  `check`: versions would be refused, but all of them open in time
- any  `run`: exit code of the command; 126: cannot run it; 127: not found; 128 + n: killed by signal n
+ any  `run`: the command's exit code; 126: cannot run it; 127: not found; 128 + n: signal n
 
 Settings:
   Set each one with a flag (`--min-release-age 7d`), an environment variable (`COLDFRAME_MIN_RELEASE_AGE=7d`), or in the

@@ -171,7 +171,7 @@ mod tests {
         let toml = "[[feed]]\nsource = \"ftp://me:secret@feeds.example/\"\ntrust = \"block\"\nkey = \"abc\"\n[[feed]]\nname = \"Own\"\nsource = 7\ncolour = \"red\"\n[[feed]]\ntrust = \"warn\"\n";
         let in_file = read(toml).unwrap_err();
         expect![[r#"
-            3 mistakes in the configuration
+            3 errors in the configuration
 
             coldframe.toml:9:10: `source` cannot be of this type: integer
              9 | source = 7
@@ -191,7 +191,7 @@ mod tests {
         let values =
             read("[[feed]]\nsource = \"ftp://me:secret@feeds.example/\"\ntrust = \"block\"\nkey = \"abc\"\nname = \"A\"\n");
         expect![[r#"
-            2 mistakes in the configuration
+            2 errors in the configuration
 
             coldframe.toml:4:10: `feed` is neither a path nor an `http` or `https` URL: `ftp://*********@feeds.example/`
              4 | source = "ftp://*********@feeds.example/"

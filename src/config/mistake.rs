@@ -106,7 +106,7 @@ impl From<Diagnostic> for Diagnostics {
 
 impl fmt::Display for Diagnostics {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (count, noun) = (self.0.len(), if self.0.len() == 1 { "mistake" } else { "mistakes" });
+        let (count, noun) = (self.0.len(), if self.0.len() == 1 { "error" } else { "errors" });
         write!(out, "{count} {noun} in the configuration")?;
         for mistake in &self.0 {
             write!(out, "\n\n{mistake}")?;

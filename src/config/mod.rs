@@ -360,7 +360,7 @@ memory = \"1GB\"
         let variables = [("COLDFRAME_LOG_LEVEL", "loud"), ("COLDFRAME_LISTENS", "x")];
         let flags = [(SettingKey::MaxConnections, "0"), (SettingKey::PackumentTtl, "5")];
         expect![[r#"
-            12 mistakes in the configuration
+            12 errors in the configuration
 
             coldframe.toml:2:19: `min-release-age` lacks a unit: `72`
              2 | min-release-age = 72
@@ -419,7 +419,7 @@ memory = \"1GB\"
     #[test]
     fn toml_syntax_errors_are_located() {
         expect![[r#"
-            3 mistakes in the configuration
+            3 errors in the configuration
 
             coldframe.toml:1:14: not TOML: invalid basic string, expected `"`
              1 | memory = "1GB
@@ -454,7 +454,7 @@ memory = \"1GB\"
     #[test]
     fn embedded_config_requires_data_dir_and_upstream() {
         expect![[r#"
-            2 mistakes in the configuration
+            2 errors in the configuration
 
             no data directory is known
                = allowed: `data-dir` with a path
@@ -559,7 +559,7 @@ memory = \"1GB\"
         assert!(shown_npm.contains("# npm's built-in default"), "{shown_npm}");
         let named = shown("", &[(SettingKey::Upstream, "http://localhost:4873")]).unwrap_err().to_string();
         expect![[r#"
-            1 mistake in the configuration
+            1 error in the configuration
 
             --upstream: `upstream` is Coldframe itself
                = allowed: a registry other than this server"#]]
@@ -569,6 +569,6 @@ memory = \"1GB\"
     #[test]
     fn errors_in_npm_configuration_are_reported_with_the_others() {
         let text = shown("registry=nonsense\n", &[(SettingKey::Memory, "5")]).unwrap_err().to_string();
-        assert!(text.starts_with("2 mistakes") && text.contains("sets `registry` to something"), "{text}");
+        assert!(text.starts_with("2 errors") && text.contains("`registry` in "), "{text}");
     }
 }

@@ -58,7 +58,7 @@ impl Diagnostics {
 
 impl fmt::Display for Diagnostics {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (count, noun) = (self.0.len(), if self.0.len() == 1 { "mistake" } else { "mistakes" });
+        let (count, noun) = (self.0.len(), if self.0.len() == 1 { "error" } else { "errors" });
         write!(out, "{count} {noun} in the policy")?;
         for mistake in &self.0 {
             write!(out, "\n\n{mistake}")?;

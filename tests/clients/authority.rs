@@ -1,5 +1,5 @@
-//! The gateway's authority before every TLS that the issue names: taken at its word for its hosts, and for no other. Whoever is
-//! not installed fails the test, by name.
+//! Every common TLS library accepts the gateway's certificate authority for its hosts and for no others. The test fails if one of
+//! the programs is not installed.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::chain::{programs, showing};
 use crate::program::machine_clock;
 
-/// A client of Go's `crypto/tls`.
+/// A client with Go's `crypto/tls`.
 const GO: &str = r#"package main
 
 import (
@@ -28,9 +28,9 @@ func main() {
 	roots := x509.NewCertPool()
 	text, _ := os.ReadFile(os.Args[3])
 	roots.AppendCertsFromPEM(text)
-	connection, wrong := tls.Dial("tcp", os.Args[1], &tls.Config{ServerName: os.Args[2], RootCAs: roots})
-	if wrong != nil {
-		fmt.Fprintln(os.Stderr, wrong)
+	connection, err := tls.Dial("tcp", os.Args[1], &tls.Config{ServerName: os.Args[2], RootCAs: roots})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		os.Exit(7)
 	}
 	connection.Close()
@@ -41,8 +41,8 @@ fn name(host: &'static str) -> DnsName<'static> {
     DnsName::try_from(host).unwrap()
 }
 
-/// Builds the client; where there is no Go, that fails.
-fn go(folder: &Path) -> std::path::PathBuf {
+/// Builds the Go client. Panics if Go is not installed.
+fn build_go_client(folder: &Path) -> std::path::PathBuf {
     let (source, built) = (folder.join("main.go"), folder.join("client"));
     std::fs::write(&source, GO).unwrap();
     let mut build = Command::new("go");
@@ -52,29 +52,30 @@ fn go(folder: &Path) -> std::path::PathBuf {
     built
 }
 
-async fn shown(authority: &CertificateAuthority, host: &'static str) -> SocketAddr {
+/// Starts a TLS server with a certificate for `host`.
+async fn serve_certificate(authority: &CertificateAuthority, host: &'static str) -> SocketAddr {
     let key = LeafKey::generate().unwrap();
     showing(authority.issue(&name(host), &key, machine_clock().now()).unwrap()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn openssl_node_curl_and_go_take_its_word_for_its_hosts_and_for_no_other() {
+async fn openssl_node_curl_and_go_accept_the_authority_only_for_its_hosts() {
     let folder = TempDir::new().unwrap();
-    let kept = CaStore::new(folder.path()).load_or_create(&[name("registry.example")], machine_clock().now()).unwrap();
+    let authorities = CaStore::new(folder.path()).load_or_create(&[name("registry.example")], machine_clock().now()).unwrap();
     let roots = folder.path().join("roots.pem");
-    std::fs::write(&roots, pem(kept.current.certificate())).unwrap();
-    let go = tokio::task::block_in_place(|| go(folder.path()));
+    std::fs::write(&roots, pem(authorities.current.certificate())).unwrap();
+    let go_client = tokio::task::block_in_place(|| build_go_client(folder.path()));
     for (host, expected) in
         [("registry.example", true), ("below.registry.example", true), ("other.example", false), ("localhost", false)]
     {
-        let address = shown(&kept.current, host).await;
-        let mut gos = Command::new(&go);
-        gos.args([&address.to_string(), host]).arg(&roots).stdin(Stdio::null());
-        for mut program in programs(&roots, host, address).into_iter().chain([gos]) {
+        let address = serve_certificate(&authorities.current, host).await;
+        let mut go = Command::new(&go_client);
+        go.args([&address.to_string(), host]).arg(&roots).stdin(Stdio::null());
+        for mut program in programs(&roots, host, address).into_iter().chain([go]) {
             let ended = tokio::task::block_in_place(|| program.output());
-            let ended = ended.unwrap_or_else(|wrong| panic!("{:?} is needed: {wrong}", program.get_program()));
-            let said = String::from_utf8_lossy(&ended.stderr);
-            assert_eq!(ended.status.success(), expected, "{:?}: {host}: {said}", program.get_program());
+            let ended = ended.unwrap_or_else(|error| panic!("cannot run {:?}: {error}", program.get_program()));
+            let errors = String::from_utf8_lossy(&ended.stderr);
+            assert_eq!(ended.status.success(), expected, "{:?}: {host}: {errors}", program.get_program());
         }
     }
 }

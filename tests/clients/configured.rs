@@ -1,5 +1,5 @@
-//! What `coldframe client-config` prints, in the file it names, with nothing else to go by: each client comes to
-//! Coldframe and waits as long as it does, without a word of complaint.
+//! The output of `coldframe client-config`, used as the client's only configuration: each client uses Coldframe and the same
+//! minimum age, without warnings.
 
 use std::process::Command;
 
@@ -10,10 +10,10 @@ use crate::package::{Package, days};
 use crate::scene::Scene;
 use crate::tool::{Project, Tool};
 
-/// The word by which a client is asked for, and its file.
-fn words(tool: Tool) -> (&'static str, &'static str) {
+/// The client's name for `client-config`, and its configuration file.
+fn client_and_file(tool: Tool) -> (&'static str, &'static str) {
     match tool {
-        // pnpm has settings in a file of its own from 10 on.
+        // pnpm reads its own settings file from version 10 on.
         Tool::Npm10 | Tool::Npm11 | Tool::Npm12 | Tool::Pnpm9 => ("npm", ".npmrc"),
         Tool::Pnpm10 | Tool::Pnpm12 => ("pnpm", "pnpm-workspace.yaml"),
         Tool::Yarn1 => ("yarn", ".yarnrc"),
@@ -23,9 +23,9 @@ fn words(tool: Tool) -> (&'static str, &'static str) {
     }
 }
 
-/// A project with the file that `coldframe client-config` prints for `url`; its own settings say 72 hours.
+/// Creates a project with the file that `coldframe client-config` prints for `url`, for a minimum age of 72 hours.
 fn project(tool: Tool, scene: &Scene, url: &str, range: &str) -> Project {
-    let (client, file) = words(tool);
+    let (client, file) = client_and_file(tool);
     let mut command = Command::new(env!("CARGO_BIN_EXE_coldframe"));
     command.env_clear().env("HOME", scene.data()).args(["client-config", client, "--url", url]);
     let output = command.args(["--upstream", &scene.registry.url]).output().unwrap();
@@ -37,38 +37,38 @@ fn project(tool: Tool, scene: &Scene, url: &str, range: &str) -> Project {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_client_comes_to_coldframe_by_its_file_alone() {
+async fn each_client_uses_coldframe_by_its_file_alone() {
     let scene = Scene::open().await;
-    fill(&scene);
+    publish_packages(&scene);
     for tool in Tool::ALL {
         let project = project(tool, &scene, &scene.coldframe.url(), "^1.0.0");
-        let said = project.run_by_files(&scene, &["install"]).await;
-        assert_eq!((said.code, project.installed("left-pad").as_deref()), (0, Some("1.0.0")), "{tool:?}:\n{}", said.text);
-        assert!(!said.text.contains("npm warn") && !said.text.contains("WARN"), "{tool:?}:\n{}", said.text);
+        let output = project.run_with_project_files(&scene, &["install"]).await;
+        assert_eq!((output.code, project.installed("left-pad").as_deref()), (0, Some("1.0.0")), "{tool:?}:\n{}", output.text);
+        assert!(!output.text.contains("npm warn") && !output.text.contains("WARN"), "{tool:?}:\n{}", output.text);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_client_that_knows_an_age_waits_by_itself() {
+async fn clients_with_a_minimum_age_setting_apply_it_themselves() {
     let scene = Scene::open().await;
     let now = machine_time();
     let ago = |hours| (now - SignedDuration::from_hours(hours)).to_string();
     scene.publish(Package::new("left-pad", "1.0.0").aged(days(100)));
-    // By the machine's clock, which is the clients'.
+    // The clients use the machine's clock.
     scene.publish(Package::new("left-pad", "1.1.0").time(ago(74)));
     scene.publish(Package::new("left-pad", "1.2.0").time(ago(70)));
     scene.registry.absent("pnpm");
     for tool in Tool::ALL.into_iter().filter(|tool| !matches!(tool, Tool::Npm10 | Tool::Pnpm9 | Tool::Yarn1)) {
-        // Straight to the registry: nobody else holds anything back.
+        // Directly from the registry: only the client holds versions.
         let project = project(tool, &scene, &scene.registry.url, "^1.0.0");
-        let said = project.run_by_files(&scene, &["install"]).await;
-        assert_eq!((said.code, project.installed("left-pad").as_deref()), (0, Some("1.1.0")), "{tool:?}:\n{}", said.text);
+        let output = project.run_with_project_files(&scene, &["install"]).await;
+        assert_eq!((output.code, project.installed("left-pad").as_deref()), (0, Some("1.1.0")), "{tool:?}:\n{}", output.text);
     }
-    // A registry is asked for its terms first, and has none.
+    // The command first asks the registry for Coldframe's settings, which it does not have.
     assert!(scene.registry.take_undeclared().iter().all(|asked| asked == "GET /-/coldframe/client-config"));
 }
 
-#[expect(clippy::disallowed_methods, reason = "a client has the machine's clock")]
+#[expect(clippy::disallowed_methods, reason = "clients use the machine's clock")]
 fn machine_time() -> Timestamp {
     Timestamp::now()
 }

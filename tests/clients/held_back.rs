@@ -1,4 +1,4 @@
-//! What each client prints when Coldframe holds back what it asked for.
+//! The output of each client if Coldframe holds the requested version.
 
 use expect_test::{Expect, expect};
 
@@ -6,45 +6,45 @@ use crate::package::{Package, days, hours};
 use crate::scene::Scene;
 use crate::tool::{Project, Tool};
 
-/// left-pad with an old 1.0.0 and a young 1.1.0 and 2.0.0, and a newborn package.
-pub fn fill(scene: &Scene) {
+/// Publishes left-pad with an old 1.0.0 and a held 1.1.0 and 2.0.0, and a new package.
+pub fn publish_packages(scene: &Scene) {
     scene.publish(Package::new("left-pad", "1.0.0").aged(days(100)));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(5)));
     scene.publish(Package::new("left-pad", "2.0.0").aged(hours(1)));
     scene.publish(Package::new("newborn", "1.0.0").aged(hours(2)));
-    // pnpm looks for a newer self.
+    // pnpm checks for updates of itself.
     scene.registry.absent("pnpm");
 }
 
-/// A client cannot install a package, and this is what its user reads.
-pub async fn fails(scene: &Scene, tool: Tool, name: &str, range: &str, told: &Expect) {
+/// Asserts that a client cannot install a package, and its output.
+pub async fn assert_fails(scene: &Scene, tool: Tool, name: &str, range: &str, expected: &Expect) {
     let project = Project::new(tool, &[(name, range)]);
-    let said = project.run(scene, &["install"]).await;
-    assert_ne!(said.code, 0, "{tool:?} should fail:\n{}", said.text);
+    let output = project.run(scene, &["install"]).await;
+    assert_ne!(output.code, 0, "{tool:?} should fail:\n{}", output.text);
     assert_eq!(project.installed(name), None);
-    told.assert_eq(&said.text);
+    expected.assert_eq(&output.text);
 }
 
-/// No client can, one after the other before the same Coldframe.
-async fn all_fail(scene: &Scene, name: &str, range: &str, told: &[(&[Tool], Expect)]) {
-    assert_eq!(every(told), Tool::ALL);
-    for (tools, told) in told {
+/// Runs [`assert_fails`] for all clients in turn, with the same server.
+async fn assert_all_fail(scene: &Scene, name: &str, range: &str, expected: &[(&[Tool], Expect)]) {
+    assert_eq!(tools_of(expected), Tool::ALL);
+    for (tools, expected) in expected {
         for tool in *tools {
-            fails(scene, *tool, name, range, told).await;
+            assert_fails(scene, *tool, name, range, expected).await;
         }
     }
 }
 
-/// The clients that something is told of.
-pub fn every(told: &[(&[Tool], Expect)]) -> Vec<Tool> {
-    told.iter().flat_map(|(tools, _)| *tools).copied().collect()
+/// The clients in a table of expected outputs.
+pub fn tools_of(expected: &[(&[Tool], Expect)]) -> Vec<Tool> {
+    expected.iter().flat_map(|(tools, _)| *tools).copied().collect()
 }
 
 #[tokio::test]
-async fn an_exact_pin_that_is_hidden() {
+async fn clients_fail_on_a_held_exact_version() {
     let scene = Scene::open().await;
-    fill(&scene);
-    let told: [(&[Tool], Expect); 8] = [
+    publish_packages(&scene);
+    let expected: [(&[Tool], Expect); 8] = [
         (
             &Tool::NPM[..],
             expect![[r#"
@@ -123,14 +123,14 @@ async fn an_exact_pin_that_is_hidden() {
         "#]],
         ),
     ];
-    all_fail(&scene, "left-pad", "1.1.0", &told).await;
+    assert_all_fail(&scene, "left-pad", "1.1.0", &expected).await;
 }
 
 #[tokio::test]
-async fn a_range_with_nothing_visible() {
+async fn clients_fail_on_a_range_without_visible_versions() {
     let scene = Scene::open().await;
-    fill(&scene);
-    let told: [(&[Tool], Expect); 8] = [
+    publish_packages(&scene);
+    let expected: [(&[Tool], Expect); 8] = [
         (
             &Tool::NPM[..],
             expect![[r#"
@@ -209,14 +209,14 @@ async fn a_range_with_nothing_visible() {
         "#]],
         ),
     ];
-    all_fail(&scene, "left-pad", "^2.0.0", &told).await;
+    assert_all_fail(&scene, "left-pad", "^2.0.0", &expected).await;
 }
 
 #[tokio::test]
-async fn a_whole_package_that_is_young() {
+async fn clients_fail_on_a_new_package() {
     let scene = Scene::open().await;
-    fill(&scene);
-    let told: [(&[Tool], Expect); 8] = [
+    publish_packages(&scene);
+    let expected: [(&[Tool], Expect); 8] = [
         (
             &Tool::NPM[..],
             expect![[r#"
@@ -296,5 +296,5 @@ async fn a_whole_package_that_is_young() {
         "#]],
         ),
     ];
-    all_fail(&scene, "newborn", "*", &told).await;
+    assert_all_fail(&scene, "newborn", "*", &expected).await;
 }

@@ -1,28 +1,28 @@
-//! What each client prints when its lockfile names a release that Coldframe holds back.
+//! The output of each client if its lockfile pins a held release.
 
 use std::net::TcpListener;
 
 use expect_test::{Expect, expect};
 
-use crate::held_back::{every, fill};
+use crate::held_back::{publish_packages, tools_of};
 use crate::scene::Scene;
 use crate::tool::{Project, Tool};
 
 #[tokio::test]
-async fn a_young_tarball_from_a_lockfile() {
-    // A lockfile names the address it was written before, so the second Coldframe stands where the first one stood.
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let mut scene = Scene::open().set("listen", &free).set("min-release-age", "0s").await;
-    fill(&scene);
+async fn clients_fail_on_a_held_version_in_the_lockfile() {
+    // Lockfiles contain the server's address, so the restarted server needs the same port.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut scene = Scene::open().set("listen", &address).set("min-release-age", "0s").await;
+    publish_packages(&scene);
     let mut projects = Vec::new();
     for tool in Tool::ALL {
         let project = Project::new(tool, &[("left-pad", "1.1.0")]);
-        let said = project.run(&scene, &["install"]).await;
-        assert_eq!((said.code, project.installed("left-pad").as_deref()), (0, Some("1.1.0")), "{tool:?}: {}", said.text);
-        projects.push(project.elsewhere());
+        let output = project.run(&scene, &["install"]).await;
+        assert_eq!((output.code, project.installed("left-pad").as_deref()), (0, Some("1.1.0")), "{tool:?}: {}", output.text);
+        projects.push(project.fresh_checkout());
     }
     scene.restart_with("min-release-age", "72h").await;
-    let told: [(&[Tool], Expect); 8] = [
+    let expected: [(&[Tool], Expect); 8] = [
         (
             &Tool::NPM[..],
             expect![[r#"
@@ -105,12 +105,12 @@ async fn a_young_tarball_from_a_lockfile() {
         "#]],
         ),
     ];
-    assert_eq!(every(&told), Tool::ALL);
-    let told = told.iter().flat_map(|(tools, told)| tools.iter().map(move |tool| (*tool, told)));
-    for (project, (tool, told)) in projects.into_iter().zip(told) {
-        let said = project.run(&scene, tool.frozen()).await;
-        assert_ne!(said.code, 0, "{tool:?} should fail:\n{}", said.text);
+    assert_eq!(tools_of(&expected), Tool::ALL);
+    let expected = expected.iter().flat_map(|(tools, expected)| tools.iter().map(move |tool| (*tool, expected)));
+    for (project, (tool, expected)) in projects.into_iter().zip(expected) {
+        let output = project.run(&scene, tool.frozen()).await;
+        assert_ne!(output.code, 0, "{tool:?} should fail:\n{}", output.text);
         assert_eq!(project.installed("left-pad"), None, "{tool:?}");
-        told.assert_eq(&said.text);
+        expected.assert_eq(&output.text);
     }
 }

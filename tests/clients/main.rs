@@ -1,11 +1,11 @@
-//! Real clients before a real Coldframe and a fake registry: what a person reads when something is held back.
+//! Real clients against a real Coldframe and a fake registry: what they install and print when a version is held.
 //!
-//! `cargo test --test clients` (or `just clients`) fetches the clients once, by name and version, into `target/clients`;
-//! plain `cargo test` does not run this. While a test runs nothing but loopback is reachable. After a deliberate change of
-//! words: `just clients-bless`, and read the diff.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says so by panicking")]
-#![expect(clippy::format_push_string, reason = "a head of a message is short")]
-#![expect(dead_code, reason = "the harness is shared with tests/it, which uses all of it")]
+//! `cargo test --test clients` (or `just clients`) fetches fixed versions of the clients once into `target/clients`. Plain
+//! `cargo test` does not run these tests. Tests reach only loopback. After a deliberate change of texts, run
+//! `just clients-bless` and review the diff.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::format_push_string, reason = "message heads are short")]
+#![expect(dead_code, reason = "the fixtures are shared with tests/it, which uses all of them")]
 
 #[path = "../it/chain.rs"]
 mod chain;

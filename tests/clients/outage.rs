@@ -1,16 +1,16 @@
-//! What each client prints while upstream is down.
+//! The output of each client during an upstream outage.
 
 use std::sync::mpsc;
 
 use expect_test::{Expect, expect};
 
-use crate::held_back::{every, fails, fill};
+use crate::held_back::{assert_fails, publish_packages, tools_of};
 use crate::scene::Scene;
 use crate::tool::Tool;
 
 #[tokio::test]
-async fn an_upstream_that_is_down() {
-    let told: [(&[Tool], Expect); 8] = [
+async fn clients_print_the_upstream_error() {
+    let expected: [(&[Tool], Expect); 8] = [
         (
             &Tool::NPM[..],
             expect![[r#"
@@ -94,27 +94,27 @@ async fn an_upstream_that_is_down() {
         "#]],
         ),
     ];
-    assert_eq!(every(&told), Tool::ALL);
-    for (tool, told) in told.iter().flat_map(|(tools, told)| tools.iter().map(move |tool| (*tool, told))) {
-        // Each client has an outage of its own: how often one asks is not to change what the next one reads.
+    assert_eq!(tools_of(&expected), Tool::ALL);
+    for (tool, expected) in expected.iter().flat_map(|(tools, expected)| tools.iter().map(move |tool| (*tool, expected))) {
+        // Each client gets its own server: the number of its retries would change the next client's output.
         let scene = Scene::open().await;
-        fill(&scene);
+        publish_packages(&scene);
         scene.registry.go_down();
-        fails(&scene, tool, "left-pad", "1.0.0", told).await;
+        assert_fails(&scene, tool, "left-pad", "1.0.0", expected).await;
     }
 }
 
 #[tokio::test]
-async fn an_upstream_that_has_been_down_for_a_while() {
+async fn clients_print_the_next_attempt_while_the_circuit_is_open() {
     let scene = Scene::open().await;
-    fill(&scene);
+    publish_packages(&scene);
     scene.registry.go_down();
-    // The second time that it is left alone, that lasts long enough to stop the time before it ends.
+    // The second pause of the circuit breaker lasts long enough to stop time before it ends.
     while !scene.get("/newborn").await.is(502).error().contains("next attempt in 2 s") {}
-    // Nobody tries again while time stands still.
-    let _still = time_stands_still();
-    // Without yarn 1, which tries for twelve seconds and shows no more than above.
-    let told: [(&[Tool], Expect); 7] = [
+    // No retry starts while time is stopped.
+    let _stopped = stop_time();
+    // Without yarn 1, which retries for 12 s and prints the same as above.
+    let expected: [(&[Tool], Expect); 7] = [
         (
             &Tool::NPM[..],
             expect![[r#"
@@ -180,14 +180,14 @@ async fn an_upstream_that_has_been_down_for_a_while() {
         "#]],
         ),
     ];
-    for (tool, told) in told.iter().flat_map(|(tools, told)| tools.iter().map(move |tool| (*tool, told))) {
-        fails(&scene, tool, "left-pad", "1.0.0", told).await;
+    for (tool, expected) in expected.iter().flat_map(|(tools, expected)| tools.iter().map(move |tool| (*tool, expected))) {
+        assert_fails(&scene, tool, "left-pad", "1.0.0", expected).await;
     }
 }
 
-/// Timers stand still until what is returned goes. Time that is only paused jumps to the next timer whenever nothing is to be
-/// done, but not while something blocks.
-fn time_stands_still() -> mpsc::SyncSender<()> {
+/// Stops all timers until the returned guard is dropped. A paused tokio clock skips to the next timer when the runtime is idle,
+/// unless a blocking task runs.
+fn stop_time() -> mpsc::SyncSender<()> {
     tokio::time::pause();
     let (end, ended) = mpsc::sync_channel(1);
     tokio::task::spawn_blocking(move || ended.recv());

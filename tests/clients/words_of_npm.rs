@@ -1,8 +1,8 @@
-//! The rest of npm's words: view, outdated, audit, dist-tags, search, ping; and the notice that ends an install.
+//! Other npm commands: view, outdated, audit, dist-tag, search and ping, and the notice at the end of an install.
 
 use crate::package::{Package, days, hours};
 use crate::scene::Scene;
-use crate::tool::{Project, Said, Tool};
+use crate::tool::{Output, Project, Tool};
 
 async fn scene() -> Scene {
     let scene = Scene::open().await;
@@ -13,17 +13,18 @@ async fn scene() -> Scene {
 }
 
 #[track_caller]
-fn succeeds(said: Said) -> String {
-    assert_eq!(said.code, 0, "{}", said.text);
-    said.text
+/// Asserts that the client succeeded and returns its output.
+fn success_output(output: Output) -> String {
+    assert_eq!(output.code, 0, "{}", output.text);
+    output.text
 }
 
 #[tokio::test]
-async fn an_install_ends_with_what_was_held_back() {
+async fn install_ends_with_a_notice_of_held_versions() {
     let scene = scene().await;
     for tool in Tool::NPM {
         let project = Project::new(tool, &[("left-pad", "^1.0.0")]);
-        let text = succeeds(project.run(&scene, &["install"]).await);
+        let text = success_output(project.run(&scene, &["install"]).await);
         let notice = text
             .lines()
             .find(|line| line.starts_with("npm notice"))
@@ -35,28 +36,28 @@ async fn an_install_ends_with_what_was_held_back() {
 }
 
 #[tokio::test]
-async fn view_outdated_and_dist_tags_show_what_is_visible() {
+async fn view_outdated_and_dist_tag_show_visible_versions() {
     let scene = scene().await;
     for tool in Tool::NPM {
         let project = Project::new(tool, &[("left-pad", "1.0.0")]);
-        succeeds(project.run(&scene, &["install"]).await);
-        assert_eq!(succeeds(project.run(&scene, &["view", "left-pad", "version"]).await).trim(), "1.0.1");
-        assert_eq!(succeeds(project.run(&scene, &["dist-tag", "ls", "left-pad"]).await).trim(), "latest: 1.0.1");
+        success_output(project.run(&scene, &["install"]).await);
+        assert_eq!(success_output(project.run(&scene, &["view", "left-pad", "version"]).await).trim(), "1.0.1");
+        assert_eq!(success_output(project.run(&scene, &["dist-tag", "ls", "left-pad"]).await).trim(), "latest: 1.0.1");
         let outdated = project.run(&scene, &["outdated"]).await;
         assert!(outdated.text.contains("1.0.1") && !outdated.text.contains("1.1.0"), "{}", outdated.text);
-        succeeds(project.run(&scene, &["ping"]).await);
+        success_output(project.run(&scene, &["ping"]).await);
     }
 }
 
 #[tokio::test]
-async fn audit_and_search_pass_through() {
+async fn audit_and_search_work() {
     let scene = scene().await;
     scene.publish(Package::new("left-newborn", "1.0.0").aged(hours(1)));
     for tool in Tool::NPM {
         let project = Project::new(tool, &[("left-pad", "1.0.0")]);
-        succeeds(project.run(&scene, &["install"]).await);
-        assert!(succeeds(project.run(&scene, &["audit"]).await).contains("found 0 vulnerabilities"));
-        let found = succeeds(project.run(&scene, &["search", "left"]).await);
+        success_output(project.run(&scene, &["install"]).await);
+        assert!(success_output(project.run(&scene, &["audit"]).await).contains("found 0 vulnerabilities"));
+        let found = success_output(project.run(&scene, &["search", "left"]).await);
         assert!(found.contains("left-pad") && !found.contains("1.1.0") && !found.contains("left-newborn"), "{found}");
     }
 }

@@ -125,7 +125,7 @@ async fn tarball_url_of_two_versions_with_different_digests_is_refused() {
     place.registry.absent("files");
     let running = place.start(&[]);
     let refused = running.ask(&place.url(shared)).await.is(403);
-    assert!(refused.error().contains("another digest"), "{}", refused.error());
+    assert!(refused.error().contains("a different digest"), "{}", refused.error());
     running.end();
 }
 

@@ -71,7 +71,7 @@ async fn non_loopback_listener_requires_admin_token_beyond_health() {
     let plain = Scene::open().set("listen", "0.0.0.0:0").await;
     let open = std::net::SocketAddr::from(([127, 0, 0, 1], plain.coldframe.address.port()));
     let refused = Ask::new(open, "GET", "/-/coldframe/metrics").await.is(403);
-    assert!(refused.error().contains("none is named"), "{refused:?}");
+    assert!(refused.error().contains("`admin-token-file` is not set"), "{refused:?}");
     // `explain-access` opens the explain and check pages only.
     let explaining = opening().set("explain-access", "all").await;
     explaining.publish_old("left-pad", &["1.0.0"]);

@@ -149,7 +149,7 @@ async fn client_credentials_must_name_a_registry() {
     ]);
     let text = config.unwrap_err().to_string();
     assert!(
-        text.contains("`client-credentials` names no registry") && text.contains("`https://registry.example/npm/`"),
+        text.contains("`client-credentials` is not a configured registry") && text.contains("`https://registry.example/npm/`"),
         "{text}"
     );
 }

@@ -99,7 +99,7 @@ async fn circuit_opens_after_five_known_packages_fail() {
         scene.registry.answer(path, fails.clone());
         scene.get(path).await.is(200);
     }
-    assert!(circuit(&scene).await.contains("left alone"));
+    assert!(circuit(&scene).await.contains("circuit open"));
     let refused = scene.get("/another").await.is(502);
     assert!(refused.error().contains("is down"), "{}", refused.error());
 }

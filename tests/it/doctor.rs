@@ -418,7 +418,7 @@ async fn suggested_client_age_is_that_of_the_running_server() {
     // Rounded up to whole days for npm, and independent of this command's own setting.
     for text in [doctor(&[]), doctor(&["--min-release-age", "9d"])] {
         assert!(text.contains("npm config set min-release-age 2 --location=project"), "{text}");
-        assert!(text.contains("minimumReleaseAge = 90000 below"), "{text}");
+        assert!(text.contains("minimumReleaseAge = 90000 under"), "{text}");
     }
     server.signal("-TERM");
     assert_eq!(server.ended().await.0, 0);

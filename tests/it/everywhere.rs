@@ -1,5 +1,5 @@
-//! Hidden is hidden everywhere: every endpoint, spelling, form, encoding and client, in every state of the cache.
-//! A held release carries a mark in its manifest and its tarball; the mark must not come out anywhere.
+//! A held release is hidden on every endpoint, in every spelling, form and encoding, and in every state of the cache.
+//! Its manifest and its tarball contain a mark that no answer may contain.
 
 use crate::client::{ABBREVIATED, Ask};
 use crate::package::{Package, days, hours, minutes};
@@ -32,8 +32,8 @@ const PATHS: &[&str] = &[
     "/-/npm/v1/attestations/@acme%2fui@1.1.0",
 ];
 
-/// Each path as different clients ask for it.
-fn ways(scene: &Scene, path: &str) -> Vec<Ask> {
+/// Returns requests for a path in the variants of different clients.
+fn variants(scene: &Scene, path: &str) -> Vec<Ask> {
     let plain = || scene.get(path);
     vec![
         plain(),
@@ -45,17 +45,17 @@ fn ways(scene: &Scene, path: &str) -> Vec<Ask> {
         plain().header("range", "bytes=0-100000"),
         plain().header("if-none-match", "\"something\""),
         plain().header("if-modified-since", "Fri, 01 Jan 2038 00:00:00 GMT"),
-        plain().token("somebody"),
+        plain().token("alice"),
         plain().header("host", "elsewhere.example"),
         scene.ask("HEAD", path),
     ]
 }
 
-fn shows_nothing(state: &str, path: &str, answer: &Response) {
+fn assert_hidden(state: &str, path: &str, answer: &Response) {
     let content = answer.content();
     let marked =
         [MARK.as_bytes(), &held().tarball[20..60]].iter().any(|mark| content.windows(mark.len()).any(|window| window == *mark));
-    assert!(!marked, "{state}: {path} gave the held release away: {} {:?}", answer.status, answer.headers);
+    assert!(!marked, "{state}: {path} exposes the held release: {} {:?}", answer.status, answer.headers);
     if path.contains("1.1.0.tgz") || path.contains("1%2e1%2e0.tgz") {
         assert!(answer.status >= 400, "{state}: {path}: {}", answer.status);
     }
@@ -65,17 +65,17 @@ fn held() -> Package {
     Package::new("@acme/ui", "1.1.0").aged(hours(1)).depends_on(MARK, "*").content(MARK).tagged("next")
 }
 
-/// Asks for everything in every way at once, so that the answers also race.
+/// Sends all requests concurrently, so that they also race with each other.
 async fn try_everything(scene: &Scene, state: &str) {
     let asking: Vec<_> =
-        PATHS.iter().flat_map(|path| ways(scene, path).into_iter().map(move |ask| (path, ask.start()))).collect();
+        PATHS.iter().flat_map(|path| variants(scene, path).into_iter().map(move |ask| (path, ask.start()))).collect();
     for (path, answer) in asking {
-        shows_nothing(state, path, &answer.await.unwrap());
+        assert_hidden(state, path, &answer.await.unwrap());
     }
 }
 
 #[tokio::test]
-async fn a_held_release_comes_out_nowhere_in_no_state() {
+async fn a_held_release_is_hidden_in_every_cache_state() {
     let mut scene = Scene::open().await;
     scene.publish(Package::new("@acme/ui", "1.0.0").aged(days(30)));
     scene.publish(held());
@@ -89,7 +89,7 @@ async fn a_held_release_comes_out_nowhere_in_no_state() {
     scene.registry.go_down();
     scene.advance(minutes(10));
     try_everything(&scene, "upstream down").await;
-    // The release has aged, but nobody could ask whether it is still there.
+    // Upstream cannot confirm the release, so it stays hidden even past its minimum age.
     scene.advance(hours(10));
     scene.restart().await;
     try_everything(&scene, "restarted while upstream is down").await;
@@ -104,18 +104,18 @@ async fn a_held_release_comes_out_nowhere_in_no_state() {
 }
 
 #[tokio::test]
-async fn what_was_served_and_then_taken_down_comes_out_nowhere() {
+async fn a_release_taken_down_after_it_was_served_is_hidden_everywhere() {
     let mut scene = Scene::open().set("min-release-age", "0s").await;
     scene.publish(Package::new("@acme/ui", "1.0.0").aged(days(30)));
     scene.publish(held());
     scene.registry.absent("-/npm/v1/attestations/@acme/ui@1.1.0");
     for path in PATHS {
-        for ask in ways(&scene, path) {
+        for ask in variants(&scene, path) {
             drop(ask.await);
         }
     }
     let seen = scene.get("/@acme/ui/-/ui-1.1.0.tgz").await.is(200);
-    assert_eq!(seen.body, held().tarball, "it was in every cache there is");
+    assert_eq!(seen.body, held().tarball, "the release was not cached");
     scene.advance(minutes(10));
     scene.registry.unpublish("@acme/ui", "1.1.0");
     try_everything(&scene, "taken down").await;
@@ -125,7 +125,7 @@ async fn what_was_served_and_then_taken_down_comes_out_nowhere() {
 }
 
 #[tokio::test]
-async fn many_clients_at_the_moment_of_opening_see_all_or_nothing() {
+async fn many_clients_at_the_opening_time_get_consistent_answers() {
     let scene = Scene::open().await;
     scene.publish(Package::new("@acme/ui", "1.0.0").aged(days(30)));
     scene.publish(held());

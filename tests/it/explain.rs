@@ -1,4 +1,4 @@
-//! Why a version is held back, on a page for programs, terminals and browsers; refusals lead there.
+//! The explain page: why a version is held, as JSON, text or HTML. Refusals link to it.
 
 use serde_json::{Value, json};
 
@@ -25,15 +25,15 @@ async fn explained(scene: &Scene, spec: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_held_version_is_explained_to_programs() {
+async fn a_held_version_is_explained_as_json() {
     let scene = scene().await;
-    let told = explained(&scene, "left-pad@1.1.0").await;
-    assert_eq!((&told["verdict"], &told["rule"], &told["nearest"]), (&json!("hold"), &json!("minimum-age"), &json!("1.0.0")));
-    assert_eq!(told["opens"], json!("2026-04-06T11:00:00Z"));
-    assert_eq!(told["distTags"], json!([{ "tag": "latest", "upstream": "1.1.0", "here": "1.0.0" }]));
-    let outcomes: Vec<_> = told["rules"].as_array().unwrap().iter().map(|step| step["outcome"].as_str().unwrap()).collect();
-    assert_eq!(outcomes.iter().filter(|outcome| **outcome == "decides").count(), 1, "{told}");
-    assert!(told["facts"]["integrity"].as_str().unwrap().starts_with("sha512-"), "{told}");
+    let explanation = explained(&scene, "left-pad@1.1.0").await;
+    assert_eq!((&explanation["verdict"], &explanation["rule"], &explanation["nearest"]), (&json!("hold"), &json!("minimum-age"), &json!("1.0.0")));
+    assert_eq!(explanation["opens"], json!("2026-04-06T11:00:00Z"));
+    assert_eq!(explanation["distTags"], json!([{ "tag": "latest", "upstream": "1.1.0", "here": "1.0.0" }]));
+    let outcomes: Vec<_> = explanation["rules"].as_array().unwrap().iter().map(|step| step["outcome"].as_str().unwrap()).collect();
+    assert_eq!(outcomes.iter().filter(|outcome| **outcome == "decides").count(), 1, "{explanation}");
+    assert!(explanation["facts"]["integrity"].as_str().unwrap().starts_with("sha512-"), "{explanation}");
     let range = explained(&scene, "left-pad@%5E1").await;
     assert_eq!((&range["version"], &range["asked"]), (&json!("1.1.0"), &json!({ "text": "^1", "given": "1.0.0" })));
     assert_eq!(explained(&scene, "left-pad").await["version"], json!("1.1.0"));
@@ -41,12 +41,12 @@ async fn a_held_version_is_explained_to_programs() {
 }
 
 #[tokio::test]
-async fn terminals_and_browsers_are_told_in_words() {
+async fn terminals_get_text_and_browsers_get_html() {
     let scene = scene().await;
-    let words = scene.get(&page("left-pad@1.1.0")).header("user-agent", "curl/8.5.0").accept("*/*").await.is(200);
-    assert!(words.header("content-type").starts_with("text/plain"), "{}", words.header("content-type"));
+    let text = scene.get(&page("left-pad@1.1.0")).header("user-agent", "curl/8.5.0").accept("*/*").await.is(200);
+    assert!(text.header("content-type").starts_with("text/plain"), "{}", text.header("content-type"));
     for part in ["left-pad@1.1.0 is held", "minimum-age", "2026-04-06 11:00 UTC", "left-pad@1.0.0"] {
-        assert!(words.text().contains(part), "{part:?} is missing:\n{}", words.text());
+        assert!(text.text().contains(part), "{part:?} is missing:\n{}", text.text());
     }
     let shown = scene.get(&page("left-pad@1.1.0")).accept(BROWSER).await.is(200);
     assert!(shown.header("content-type").starts_with("text/html"));
@@ -57,7 +57,7 @@ async fn terminals_and_browsers_are_told_in_words() {
 }
 
 #[tokio::test]
-async fn a_scope_is_written_with_a_slash_of_either_kind() {
+async fn a_scoped_name_may_have_a_plain_or_an_encoded_slash() {
     let scene = scene().await;
     for spec in ["@acme/ui@1.1.0", "@acme%2fui@1.1.0", "@acme%2Fui@1.1.0", "%40acme%2fui%401.1.0"] {
         assert_eq!(explained(&scene, spec).await["name"], json!("@acme/ui"), "{spec}");
@@ -65,17 +65,17 @@ async fn a_scope_is_written_with_a_slash_of_either_kind() {
 }
 
 #[tokio::test]
-async fn hostile_words_stay_words() {
+async fn hostile_text_is_escaped() {
     let scene = Scene::open().await;
-    scene.registry.absent("nobody");
+    scene.registry.absent("missing");
     scene.publish(Package::new("left-pad", "1.0.0").aged(hours(1)).tagged("<img src=x onerror=alert(1)>\u{1b}[2J"));
     let shown = scene.get(&page("left-pad")).accept(BROWSER).await.is(200).text();
     assert!(shown.contains("&lt;img src=x onerror=alert(1)&gt;") && !shown.contains("<img"), "{shown}");
     assert!(!shown.contains('\u{1b}'), "{shown}");
-    let words = scene.get(&page("left-pad")).header("user-agent", "curl/8.5.0").await.is(200).text();
-    assert!(!words.contains('\u{1b}'), "{words}");
+    let text = scene.get(&page("left-pad")).header("user-agent", "curl/8.5.0").await.is(200).text();
+    assert!(!text.contains('\u{1b}'), "{text}");
     for (spec, status) in
-        [("%3Cscript%3E", 400), ("%22%3E", 400), ("..%2f..", 400), ("", 404), ("left-pad@9.9.9", 404), ("nobody@1", 404)]
+        [("%3Cscript%3E", 400), ("%22%3E", 400), ("..%2f..", 400), ("", 404), ("left-pad@9.9.9", 404), ("missing@1", 404)]
     {
         let refused = scene.get(&page(spec)).accept(BROWSER).await;
         assert_eq!(refused.status, status, "{spec}: {}", refused.text());
@@ -85,7 +85,7 @@ async fn hostile_words_stay_words() {
 }
 
 #[tokio::test]
-async fn an_instant_before_and_after_is_judged_as_of_then() {
+async fn a_version_is_explained_as_of_another_time() {
     let scene = scene().await;
     scene.get("/left-pad").await.is(200);
     let at = |spec: &str, at: &str| scene.get(&format!("{}?at={at}", page(spec))).accept("application/json");
@@ -96,25 +96,25 @@ async fn an_instant_before_and_after_is_judged_as_of_then() {
     assert!(before["error"].as_str().unwrap().contains("2026-04-01 00:00 UTC"), "{before}");
     assert_eq!(at("left-pad", "2026-04-01T00:00Z").await.is(200).json()["version"], json!("1.0.0"));
     at("left-pad", "yesterday").await.is(400);
-    assert_eq!(explained(&scene, "left-pad@1.1.0").await["verdict"], json!("hold"), "nothing of it was kept");
+    assert_eq!(explained(&scene, "left-pad@1.1.0").await["verdict"], json!("hold"), "explaining another time changed the verdict");
 }
 
 #[tokio::test]
-async fn what_was_taken_down_is_explained_too() {
+async fn a_taken_down_version_is_explained() {
     let scene = Scene::open().set("min-release-age", "0s").await;
     scene.publish(Package::new("left-pad", "1.0.0").aged(days(100)));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
     scene.get("/left-pad").await.is(200);
     scene.advance(hours(3));
     scene.registry.unpublish("left-pad", "1.1.0");
-    let told = explained(&scene, "left-pad@1.1.0").await;
-    assert_eq!((&told["verdict"], &told["rule"], &told["nearest"]), (&json!("deny"), &json!("takedown"), &json!("1.0.0")));
+    let explanation = explained(&scene, "left-pad@1.1.0").await;
+    assert_eq!((&explanation["verdict"], &explanation["rule"], &explanation["nearest"]), (&json!("deny"), &json!("takedown"), &json!("1.0.0")));
     let then = format!("{}?at=2026-04-03T12:00Z", page("left-pad@1.1.0"));
     assert_eq!(scene.get(&then).accept("application/json").await.is(200).json()["verdict"], json!("allow"));
 }
 
 #[tokio::test]
-async fn only_this_machine_is_answered_unless_a_setting_says_otherwise() {
+async fn only_local_clients_get_explanations_unless_a_setting_allows_all() {
     let closed = scene().await;
     let away = |scene: &Scene| scene.get(&page("left-pad")).header("via", "1.1 proxy.example");
     let refused = away(&closed).accept(BROWSER).await.is(403);
@@ -126,7 +126,7 @@ async fn only_this_machine_is_answered_unless_a_setting_says_otherwise() {
 }
 
 #[tokio::test]
-async fn every_refusal_ends_with_the_address_of_its_explanation() {
+async fn every_refusal_ends_with_the_url_of_its_explanation() {
     let scene = scene().await;
     scene.publish(Package::new("newborn", "1.0.0").aged(hours(1)));
     let base = scene.coldframe.url();
@@ -137,21 +137,21 @@ async fn every_refusal_ends_with_the_address_of_its_explanation() {
             assert!(text.ends_with(&version) && text.matches("http").count() == 1, "{path}: {text}");
         }
     }
-    let whole = scene.get("/newborn").await.is(403).error();
-    assert!(whole.ends_with(&format!("why: {base}/-/coldframe/explain/newborn")), "{whole}");
-    let told = scene.get("/left-pad").npm("11.21.2").await.is(200).json();
-    let message = told["policyRestrictions"]["message"].as_str().unwrap();
+    let error = scene.get("/newborn").await.is(403).error();
+    assert!(error.ends_with(&format!("why: {base}/-/coldframe/explain/newborn")), "{error}");
+    let packument = scene.get("/left-pad").npm("11.21.2").await.is(200).json();
+    let message = packument["policyRestrictions"]["message"].as_str().unwrap();
     assert!(message.ends_with(&format!("\n{version}")) && message.matches("http").count() == 1, "{message}");
     let audit = scene.ask("POST", "/-/npm/v1/security/advisories/bulk").npm("11.21.2").json(&json!({ "left-pad": ["1.0.0"] }));
     let notice = audit.await.header("npm-notice").to_owned();
     assert!(notice.ends_with(&version), "{notice}");
-    // What stands there opens.
+    // The link works.
     let link = version.strip_prefix(&format!("why: {base}")).unwrap();
     scene.get(link).accept(BROWSER).await.is(200);
 }
 
 #[tokio::test]
-async fn the_address_is_the_one_by_which_the_client_came() {
+async fn the_explanation_url_has_the_host_that_the_client_used() {
     let scene = scene().await;
     let refused = scene.get("/@acme%2fui/-/ui-1.1.0.tgz").header("host", "box.example:4873").await.is(403).error();
     assert!(refused.ends_with("why: http://box.example:4873/-/coldframe/explain/@acme/ui@1.1.0"), "{refused}");
@@ -162,7 +162,7 @@ async fn the_address_is_the_one_by_which_the_client_came() {
 }
 
 #[tokio::test]
-async fn clients_are_told_what_to_agree_with() {
+async fn client_config_returns_age_and_exclusions_to_local_clients() {
     let scene = Scene::open().set("min-release-age", "100h").set("exclude", "@acme/*").await;
     let terms = scene.get("/-/coldframe/client-config").await.is(200).json();
     assert_eq!(terms, json!({ "minimumReleaseAgeSeconds": 360_000, "exclude": ["@acme/*"] }));

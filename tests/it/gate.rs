@@ -1,5 +1,4 @@
-//! A client of the gateway: asks it for a connection, trusts its authority, speaks TLS inside. What goes out is what the test
-//! says.
+//! A client of the gateway: sends CONNECT, trusts the gateway's CA and speaks TLS in the tunnel.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -17,18 +16,18 @@ use tokio_rustls::client::TlsStream;
 use crate::scene::Scene;
 use crate::wire::Response;
 
-/// The host that scenes intercept.
+/// The intercepted host.
 pub const REGISTRY: &str = "registry.example";
 
-/// A scene with a gateway that answers for [`REGISTRY`]; more settings may follow.
+/// Opens a scene with a gateway that intercepts [`REGISTRY`].
 pub fn gateway() -> crate::scene::Opening {
     Scene::open().set("gateway", "127.0.0.1:0").set("intercept", REGISTRY)
 }
 
-/// Asks a gateway to connect to `target`; returns the head of its answer, and the connection behind that.
+/// Sends CONNECT for `target`; returns the response head and the connection.
 pub async fn connect(gateway: SocketAddr, target: &str, headers: &str) -> (String, TcpStream) {
     let mut stream = TcpStream::connect(gateway).await.expect("a connection");
-    stream.write_all(format!("CONNECT {target} HTTP/1.1\r\n{headers}\r\n").as_bytes()).await.expect("room for a request");
+    stream.write_all(format!("CONNECT {target} HTTP/1.1\r\n{headers}\r\n").as_bytes()).await.expect("an open connection");
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
@@ -39,38 +38,38 @@ pub async fn connect(gateway: SocketAddr, target: &str, headers: &str) -> (Strin
     (String::from_utf8(head).expect("text"), stream)
 }
 
-/// The whole answer to a request for a connection that is refused: its first line and its body.
+/// Sends CONNECT for `target`; returns the status line and the body of the refusal.
 pub async fn refused(gateway: SocketAddr, target: &str) -> (String, String) {
     let (head, mut stream) = connect(gateway, target, &format!("host: {target}\r\n")).await;
     let mut body = String::new();
-    stream.read_to_string(&mut body).await.expect("a body and an end");
+    stream.read_to_string(&mut body).await.expect("a body");
     (head.lines().next().unwrap_or_default().to_owned(), body)
 }
 
 #[derive(Debug)]
-struct At(ManualClock);
+struct TestTime(ManualClock);
 
-impl TimeProvider for At {
+impl TimeProvider for TestTime {
     fn current_time(&self) -> Option<UnixTime> {
         let seconds = u64::try_from(self.0.now().as_second()).ok()?;
         Some(UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds)))
     }
 }
 
-/// A client that trusts the authority in `data` and nobody else, at the time of `clock`.
+/// Returns a TLS configuration that trusts only the CA in `data`, at the time of `clock`.
 pub fn trusting(data: &Path, clock: &ManualClock, protocols: &[&str]) -> Arc<rustls::ClientConfig> {
     trusting_file(&data.join("ca/authority.pem"), clock, protocols)
 }
 
-/// The same with the certificates of a file.
+/// Returns a TLS configuration that trusts only the certificates of a file.
 pub fn trusting_file(file: &Path, clock: &ManualClock, protocols: &[&str]) -> Arc<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
-    let kept = std::fs::read(file).expect("the authority");
-    for certificate in CertificateDer::pem_slice_iter(&kept) {
+    let pem = std::fs::read(file).expect("the CA file");
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
         roots.add(certificate.expect("a certificate")).expect("a root");
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_details(provider, Arc::new(At(clock.clone())))
+    let mut config = rustls::ClientConfig::builder_with_details(provider, Arc::new(TestTime(clock.clone())))
         .with_safe_default_protocol_versions()
         .expect("TLS")
         .with_root_certificates(roots)
@@ -79,7 +78,7 @@ pub fn trusting_file(file: &Path, clock: &ManualClock, protocols: &[&str]) -> Ar
     Arc::new(config)
 }
 
-/// Speaks TLS to `name` over `stream`.
+/// Completes a TLS handshake with `name` over `stream`.
 pub async fn secure(
     config: Arc<rustls::ClientConfig>,
     name: &'static str,
@@ -88,24 +87,24 @@ pub async fn secure(
     TlsConnector::from(config).connect(ServerName::try_from(name).expect("a name"), stream).await
 }
 
-/// A connection to the scene's registry through its gateway, TLS and all.
+/// Opens a TLS connection to [`REGISTRY`] through the scene's gateway.
 pub async fn inside(scene: &Scene) -> TlsStream<TcpStream> {
     let (head, stream) = connect(at(scene), "registry.example:443", "host: registry.example:443\r\n").await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     secure(trusting(scene.data(), &scene.clock, &[]), REGISTRY, stream).await.expect("a handshake")
 }
 
-/// Where the scene's gateway listens.
+/// Returns the address of the scene's gateway.
 pub fn at(scene: &Scene) -> SocketAddr {
     scene.coldframe.gateway.expect("a gateway")
 }
 
-/// Asks over a connection, which is then at its end.
+/// Sends one GET request with `connection: close` and reads the response.
 pub async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: S, target: &str, host: &str) -> Response {
     ask_with(stream, target, host, "").await
 }
 
-/// The same with further headers, each ended as headers are.
+/// Sends one GET request with more header lines, each ending in CRLF.
 pub async fn ask_with<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, target: &str, host: &str, headers: &str) -> Response {
     let request =
         format!("GET {target} HTTP/1.1\r\nhost: {host}\r\naccept: application/json\r\n{headers}connection: close\r\n\r\n");

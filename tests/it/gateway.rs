@@ -111,7 +111,7 @@ async fn http_2_is_spoken_to_those_who_offer_it() {
     );
     assert!(shown.0 == 200 && shown.1.contains("\"1.0.0\"") && !shown.1.contains("\"1.1.0\":{"), "{shown:?}");
     assert!(young.0 == 403 && young.1.contains("left-pad@1.1.0"), "{young:?}");
-    assert!(astray.0 == 421 && astray.1.contains("another host"), "{astray:?}");
+    assert!(astray.0 == 421 && astray.1.contains("differs from the host of the connection"), "{astray:?}");
     drop(sender);
     driving.await.unwrap().unwrap();
 }
@@ -312,7 +312,7 @@ async fn an_app_behind_the_gateway_is_no_operator() {
     let told = ask_door("/-/coldframe/metrics").await.is(403);
     assert!(told.error().contains("`admin-token-file`"), "{told:?}");
     let astray = ask_door("/left-pad").await.is(400);
-    assert!(astray.error().contains("name it as a proxy, not as a registry"), "{astray:?}");
+    assert!(astray.error().contains("configure it as a proxy, not as a registry"), "{astray:?}");
     for path in ["/-/coldframe/metrics", "/-/coldframe/healthz"] {
         ask(inside(&scene).await, path, REGISTRY).await.is(404);
     }

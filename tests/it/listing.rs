@@ -1,4 +1,4 @@
-//! One package of the fake registry: what it holds, and the packument made of it.
+//! One package of the fake registry and the packument rendered from it.
 
 use std::collections::BTreeMap;
 
@@ -6,36 +6,36 @@ use jiff::Timestamp;
 use serde::Serialize as _;
 use serde_json::{Value, json};
 
-use crate::package::{Package, Place, gzip, sha1};
+use crate::package::{Package, TarballUrl, gzip, sha1};
 use crate::registry::spell;
 use crate::reply::{Reply, Request};
 
-/// How a registry's packuments look.
+/// How a registry renders packuments.
 #[derive(Debug, Clone)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a habit of its own")]
+#[expect(clippy::struct_excessive_bools, reason = "independent options")]
 pub struct Style {
-    /// `ETag`, `Last-Modified`, and 304 for who sends them back.
+    /// Sends `ETag` and `Last-Modified`, and 304 if the `ETag` matches.
     pub validators: bool,
-    /// Packs for who accepts gzip.
+    /// Compresses for clients that accept gzip.
     pub gzip: bool,
-    /// Tells of no tag but `latest`, no `created`, no `modified`; writes instants and blanks as mirrors do.
+    /// Omits `created`, `modified` and tags other than `latest`; formats times and white space as mirrors do.
     pub stripped: bool,
-    /// What it answers to who wants the abbreviated form.
+    /// The answer to a request for the abbreviated form.
     pub abbreviated: Abbreviated,
-    /// One `ETag` for both forms.
+    /// Sends the same `ETag` for both forms.
     pub one_etag: bool,
 }
 
-/// Registries differ in what they make of the abbreviated form.
+/// What a registry sends as the abbreviated form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Abbreviated {
-    /// They send the full one.
+    /// The full form.
     Ignored,
-    /// As the public registry has it: without `time`.
+    /// Without `time`, as the public registry sends it.
     Timeless,
     /// With `time`.
     Timed,
-    /// Without `time`, and with members of the mirror's own in each entry.
+    /// Without `time` and with extra members in each version, as some mirrors send it.
     Embellished,
 }
 
@@ -46,29 +46,29 @@ impl Default for Style {
 }
 
 impl Style {
-    /// What a mirror sends.
+    /// Returns the style of a typical mirror.
     pub fn mirror() -> Self {
         Self { validators: false, gzip: false, stripped: true, abbreviated: Abbreviated::Ignored, one_etag: false }
     }
 }
 
-/// What the abbreviated form keeps of a manifest.
-const KEPT: [&str; 8] =
+/// The manifest fields of the abbreviated form.
+const ABBREVIATED_FIELDS: [&str; 8] =
     ["name", "version", "dist", "dependencies", "optionalDependencies", "bin", "deprecated", "hasInstallScript"];
 
-/// A change made to each packument on its way out.
+/// A change to each packument before it is sent.
 type Edit = Box<dyn Fn(&mut Value) + Send + Sync>;
 
-/// One package.
+/// A package with its versions, times and tags.
 #[derive(Default)]
 pub struct Listing {
     versions: BTreeMap<String, Value>,
     time: BTreeMap<String, Value>,
     tags: BTreeMap<String, String>,
     modified: Timestamp,
-    /// Changes made on the way out.
+    /// Changes made before sending.
     pub edits: Vec<Edit>,
-    /// Bytes in place of everything.
+    /// Bytes to send instead of the rendered packument.
     pub raw: Option<Vec<u8>>,
 }
 
@@ -76,13 +76,13 @@ impl Listing {
     pub fn publish(&mut self, package: &Package, registry: &str, now: Timestamp) {
         let mut manifest = package.manifest.clone();
         let url = match &package.place {
-            Place::Url(url) => url.clone(),
-            Place::Conventional | Place::Path(_) => format!("{registry}{}", package.path()),
+            TarballUrl::Url(url) => url.clone(),
+            TarballUrl::Conventional | TarballUrl::Path(_) => format!("{registry}{}", package.path()),
         };
         manifest["dist"]["tarball"] = json!(url);
         self.versions.insert(package.version.clone(), manifest);
         match spell(&package.published, now) {
-            Some(words) => drop(self.time.insert(package.version.clone(), words)),
+            Some(value) => drop(self.time.insert(package.version.clone(), value)),
             None => drop(self.time.remove(&package.version)),
         }
         if let Some(tag) = &package.tag {
@@ -109,7 +109,7 @@ impl Listing {
         json!(self.tags).to_string()
     }
 
-    /// The packument's bytes.
+    /// Renders the full packument.
     pub fn packument(&self, name: &str, style: &Style) -> Vec<u8> {
         if let Some(raw) = &self.raw {
             return raw.clone();
@@ -118,9 +118,9 @@ impl Listing {
         let mut time = self.time.clone();
         if style.stripped {
             tags.retain(|tag, _| tag == "latest");
-            for words in time.values_mut() {
-                let micros = words.as_str().and_then(|text| text.strip_suffix('Z')).map(|text| format!("{text}000+00:00"));
-                *words = micros.map_or(Value::Null, Value::from);
+            for value in time.values_mut() {
+                let micros = value.as_str().and_then(|text| text.strip_suffix('Z')).map(|text| format!("{text}000+00:00"));
+                *value = micros.map_or(Value::Null, Value::from);
             }
         } else {
             time.insert("created".to_owned(), json!("2012-01-01T00:00:00.000Z"));
@@ -137,12 +137,12 @@ impl Listing {
         if style.stripped { spaced(&packument) } else { packument.to_string().into_bytes() }
     }
 
-    /// The packument as the abbreviated form has it.
+    /// Renders the abbreviated packument.
     fn abbreviated(&self, name: &str, style: &Style) -> Vec<u8> {
         let mut packument: Value = serde_json::from_slice(&self.packument(name, style)).expect("JSON");
         for manifest in packument["versions"].as_object_mut().expect("versions").values_mut() {
             let manifest = manifest.as_object_mut().expect("a manifest");
-            manifest.retain(|key, _| KEPT.contains(&key.as_str()));
+            manifest.retain(|key, _| ABBREVIATED_FIELDS.contains(&key.as_str()));
             if style.abbreviated == Abbreviated::Embellished {
                 manifest.insert("_id".to_owned(), json!("mirror@1"));
                 manifest.insert("publish_time".to_owned(), json!(1_500_000_000_000_i64));
@@ -155,14 +155,14 @@ impl Listing {
         packument.to_string().into_bytes()
     }
 
-    /// The answer to one request for it.
+    /// Answers one packument request.
     pub fn reply(&self, name: &str, style: &Style, request: &Request) -> Reply {
         let wants = request.headers.first("accept").is_some_and(|accept| accept.contains("install-v1"));
         let short = wants && style.abbreviated != Abbreviated::Ignored;
         let body = if short { self.abbreviated(name, style) } else { self.packument(name, style) };
         let etag = format!("\"{}\"", sha1(&if style.one_etag { self.packument(name, style) } else { body.clone() }));
         let modified = httpdate::fmt_http_date(self.modified.into());
-        let dress = |reply: Reply| {
+        let with_validators = |reply: Reply| {
             if style.validators {
                 reply.header("etag", &etag).header("last-modified", &modified).header("cache-control", "public, max-age=300")
             } else {
@@ -170,22 +170,22 @@ impl Listing {
             }
         };
         if style.validators && request.headers.first("if-none-match") == Some(&etag) {
-            return dress(Reply::status(304));
+            return with_validators(Reply::status(304));
         }
-        let packs = style.gzip && request.headers.first("accept-encoding").is_some_and(|accepted| accepted.contains("gzip"));
-        let reply = Reply::ok(if packs { gzip(&body) } else { body }).header("content-type", "application/json");
-        dress(if packs { reply.header("content-encoding", "gzip") } else { reply })
+        let use_gzip = style.gzip && request.headers.first("accept-encoding").is_some_and(|accepted| accepted.contains("gzip"));
+        let reply = Reply::ok(if use_gzip { gzip(&body) } else { body }).header("content-type", "application/json");
+        with_validators(if use_gzip { reply.header("content-encoding", "gzip") } else { reply })
     }
 
-    /// The package as search shows it.
-    pub fn found(&self, name: &str) -> Value {
+    /// Renders the package as a search result.
+    pub fn search_result(&self, name: &str) -> Value {
         let latest = self.tags.get("latest").cloned().unwrap_or_default();
         let date = self.time.get(&latest).cloned().unwrap_or_default();
         json!({ "package": { "name": name, "version": latest, "date": date, "description": "a package", "keywords": [], "maintainers": [] }, "score": { "final": 1.0 }, "searchScore": 1.0 })
     }
 }
 
-/// JSON with blanks after `,` and `:`, as some mirrors write it.
+/// Renders JSON with a space after `,` and `:`, as some mirrors do.
 fn spaced(value: &Value) -> Vec<u8> {
     struct Spaced;
     impl serde_json::ser::Formatter for Spaced {
@@ -200,6 +200,6 @@ fn spaced(value: &Value) -> Vec<u8> {
         }
     }
     let mut out = Vec::new();
-    value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, Spaced)).expect("memory takes bytes");
+    value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, Spaced)).expect("writing to memory");
     out
 }

@@ -551,7 +551,7 @@ async fn a_version_that_went_below_the_longest_age_of_a_rule_was_taken_down() {
         scene.advance(hours(1));
         scene.registry.unpublish("left-pad", "1.1.0");
         let after = scene.get(TARBALL).await;
-        (before, after.status, String::from_utf8_lossy(&after.body).contains("taken down"))
+        (before, after.status, String::from_utf8_lossy(&after.body).contains("rule takedown"))
     };
     assert_eq!(went("72h").await, (200, 200, false));
     assert_eq!(went("60d").await, (403, 403, true));

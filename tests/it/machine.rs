@@ -301,7 +301,7 @@ async fn a_data_directory_of_a_newer_version_is_left_alone() {
     let mut command = coldframe(home.path());
     command.args(["serve", "--listen", "127.0.0.1:0", "--upstream", &registry.url, "--data-dir"]).arg(data.path());
     let (code, _, errors) = run(&mut command);
-    assert!(code == 5 && errors.contains("newer coldframe") && errors.contains("schema 99"), "{code}: {errors}");
+    assert!(code == 5 && errors.contains("newer Coldframe") && errors.contains("schema 99"), "{code}: {errors}");
     assert!(std::fs::read(&file).unwrap() == before, "it was written to");
 }
 

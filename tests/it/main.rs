@@ -1,8 +1,8 @@
-//! Sentences over real sockets: a fake registry, a real Coldframe before it, and what a client sees.
+//! End-to-end tests over real sockets: a fake registry, a real Coldframe in front of it, and a client.
 //!
-//! One binary, loopback only. A request to the registry that no test declared fails the test.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says so by panicking")]
-#![expect(clippy::format_push_string, reason = "a head of a message is short")]
+//! One binary, loopback only. A request that the fake registry does not expect fails the test.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed step panics")]
+#![expect(clippy::format_push_string, reason = "message heads are short")]
 
 mod client;
 mod gate;

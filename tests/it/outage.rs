@@ -30,7 +30,7 @@ async fn an_upstream_that_fails_again_and_again_is_left_alone_for_a_while() {
     let scene = with_upstream_left_alone().await;
     let refused = scene.get("/one-more").await.is(502);
     assert!(refused.error().contains("is down") && refused.error().contains("next attempt in"), "{}", refused.error());
-    assert!(readiness(&scene).await.contains("left alone"));
+    assert!(readiness(&scene).await.contains("circuit open"));
     assert!((scene.metric("coldframe_upstream_circuits_open", "").await - 1.0).abs() < f64::EPSILON);
 
     scene.registry.come_back();

@@ -1,4 +1,4 @@
-//! Packages built in code: a manifest, a publish time and a tarball, honest unless the test says otherwise.
+//! Builds packages for the fake registry: manifest, publish time and tarball. They are consistent unless a test changes them.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -7,40 +7,37 @@ use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA512, digest};
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-/// `hours(1)`.
 pub fn hours(count: u64) -> Duration {
     Duration::from_secs(count * 3600)
 }
 
-/// `days(30)`.
 pub fn days(count: u64) -> Duration {
     hours(count * 24)
 }
 
-/// `minutes(5)`.
 pub fn minutes(count: u64) -> Duration {
     Duration::from_secs(count * 60)
 }
 
-/// What stands in `time`.
+/// The version's entry in `time`.
 #[derive(Debug, Clone)]
 pub enum Published {
-    /// So long before the registry's now.
+    /// This long before the registry's current time.
     Aged(Duration),
-    /// These words, whatever they are.
-    Words(Value),
-    /// Nothing.
+    /// This value, valid or not.
+    Raw(Value),
+    /// No entry.
     Missing,
 }
 
-/// Where `dist.tarball` points.
+/// The URL in `dist.tarball`.
 #[derive(Debug, Clone)]
-pub enum Place {
+pub enum TarballUrl {
     /// `{registry}/{name}/-/{file}-{version}.tgz`
     Conventional,
     /// Another path of the registry.
     Path(String),
-    /// Anywhere, in these words.
+    /// Any URL, as given.
     Url(String),
 }
 
@@ -51,7 +48,7 @@ pub struct Package {
     pub version: String,
     pub published: Published,
     pub tag: Option<String>,
-    pub place: Place,
+    pub place: TarballUrl,
     pub tarball: Vec<u8>,
     pub readers: Option<String>,
     /// The manifest without `dist.tarball`.
@@ -69,7 +66,7 @@ impl Package {
             version: version.to_owned(),
             published: Published::Aged(days(365)),
             tag: Some("latest".to_owned()),
-            place: Place::Conventional,
+            place: TarballUrl::Conventional,
             tarball: Vec::new(),
             readers: None,
             manifest: Value::Null,
@@ -81,44 +78,44 @@ impl Package {
         package
     }
 
-    /// Published so long ago.
+    /// Sets the age at the registry's current time.
     pub fn aged(mut self, age: Duration) -> Self {
         self.published = Published::Aged(age);
         self
     }
 
-    /// With these words in `time`.
-    pub fn time(mut self, words: impl Into<Value>) -> Self {
-        self.published = Published::Words(words.into());
+    /// Sets the value in `time`.
+    pub fn time(mut self, value: impl Into<Value>) -> Self {
+        self.published = Published::Raw(value.into());
         self
     }
 
-    /// With nothing in `time`.
+    /// Leaves the version out of `time`.
     pub fn without_time(mut self) -> Self {
         self.published = Published::Missing;
         self
     }
 
-    /// Under another dist-tag.
+    /// Sets the dist-tag.
     pub fn tagged(mut self, tag: &str) -> Self {
         self.tag = Some(tag.to_owned());
         self
     }
 
-    /// Under no dist-tag.
+    /// Sets no dist-tag.
     pub fn untagged(mut self) -> Self {
         self.tag = None;
         self
     }
 
-    /// A field of the manifest, and of the `package.json` in the tarball.
+    /// Sets a field of the manifest and of the `package.json` in the tarball.
     pub fn field(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.fields.push((name.to_owned(), value.into()));
         self.pack();
         self
     }
 
-    /// A field of `dist`; `null` takes it out.
+    /// Sets a field of `dist`; `null` removes it.
     pub fn dist(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.dist.push((name.to_owned(), value.into()));
         self.pack();
@@ -137,14 +134,14 @@ impl Package {
         self.field("dependencies", json!({ name: range }))
     }
 
-    /// Other bytes, with the integrity that belongs to them.
+    /// Replaces the content of the tarball and updates its digests.
     pub fn content(mut self, content: &str) -> Self {
         content.clone_into(&mut self.content);
         self.pack();
         self
     }
 
-    /// A tarball of about so many bytes that does not compress.
+    /// Fills the tarball with about this many incompressible bytes.
     pub fn sized(self, bytes: usize) -> Self {
         let mut state = 0x2545_f491_4f6c_dd1d_u64;
         let mut text = String::with_capacity(bytes + 16);
@@ -157,34 +154,34 @@ impl Package {
         self.content(&text)
     }
 
-    /// The tarball lies elsewhere on the registry.
+    /// Serves the tarball at another path of the registry.
     pub fn at_path(mut self, path: &str) -> Self {
-        self.place = Place::Path(path.to_owned());
+        self.place = TarballUrl::Path(path.to_owned());
         self
     }
 
-    /// `dist.tarball` says this.
+    /// Sets `dist.tarball`.
     pub fn at_url(mut self, url: &str) -> Self {
-        self.place = Place::Url(url.to_owned());
+        self.place = TarballUrl::Url(url.to_owned());
         self
     }
 
-    /// Only requests with this bearer token see the package; several are set apart by commas.
+    /// Makes the package visible only with one of these bearer tokens, separated by commas.
     pub fn readable_with(mut self, token: &str) -> Self {
         self.readers = Some(token.to_owned());
         self
     }
 
-    /// The file name npm would give it.
+    /// Returns the file name by npm's convention.
     pub fn file(&self) -> String {
         let unscoped = self.name.rsplit('/').next().unwrap_or(&self.name);
         format!("{unscoped}-{}.tgz", self.version)
     }
 
-    /// The path under which the registry and Coldframe serve its tarball.
+    /// Returns the path of the tarball on the registry.
     pub fn path(&self) -> String {
         match &self.place {
-            Place::Path(path) => path.clone(),
+            TarballUrl::Path(path) => path.clone(),
             _ => format!("/{}/-/{}", self.name, self.file()),
         }
     }
@@ -211,17 +208,17 @@ impl Package {
     }
 }
 
-/// The SRI of some bytes.
+/// Returns the SHA-512 SRI of some bytes.
 pub fn sha512(bytes: &[u8]) -> String {
     format!("sha512-{}", base64::engine::general_purpose::STANDARD.encode(digest(&SHA512, bytes)))
 }
 
-/// The hex SHA-1 of some bytes.
+/// Returns the hex SHA-1 of some bytes.
 pub fn sha1(bytes: &[u8]) -> String {
     digest(&SHA1_FOR_LEGACY_USE_ONLY, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
-/// A `.tgz` of these files, always the same bytes for the same files.
+/// Builds a `.tgz` of these files; the same files give the same bytes.
 pub fn tarball(files: &[(&str, &str)]) -> Vec<u8> {
     let mut tar = Vec::new();
     for (path, content) in files {
@@ -245,9 +242,9 @@ pub fn tarball(files: &[(&str, &str)]) -> Vec<u8> {
     gzip(&tar)
 }
 
-/// One gzip member.
+/// Compresses to one gzip member.
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
-    out.write_all(bytes).expect("memory takes bytes");
-    out.finish().expect("memory takes bytes")
+    out.write_all(bytes).expect("writing to memory");
+    out.finish().expect("writing to memory")
 }

@@ -155,7 +155,7 @@ async fn what_cannot_be_checked_here_is_refused_unless_it_is_allowed_by_name() {
     let gate = behind(&parent, &["--default-egress", "tunnel", "--allow-host", "near.example", "--log-level", "info"]).await;
     // No resolver knows the name.
     let (line, _) = refused(gate.gateway, "nowhere.invalid:443").await;
-    assert!(line.starts_with("HTTP/1.1 403 ") && line.contains("another proxy would connect to it"), "{line}");
+    assert!(line.starts_with("HTTP/1.1 403 ") && line.contains("name does not resolve here"), "{line}");
     for target in ["10.0.0.1:443", "169.254.169.254:80", "[fd00::1]:443", "127.0.0.1:443", "localhost:443"] {
         let (line, _) = refused(gate.gateway, target).await;
         assert!(line.starts_with("HTTP/1.1 403 ") && line.contains("not named by `--allow-host`"), "{target}: {line}");

@@ -174,7 +174,7 @@ async fn a_file_that_changes_is_in_force_soon_and_a_broken_one_is_not() {
         let told = scene.get("/-/coldframe/readyz").await.is(200).text();
         told.contains("rules.toml:1:1").then_some(told)
     });
-    assert!(told.await.contains("the one before it is in force"));
+    assert!(told.await.contains("the previous one is active"));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     assert!(scene.metric("coldframe_policy_reloads", "broken").await >= 1.0);
     std::fs::write(&path, LOOSE).unwrap();
@@ -314,7 +314,7 @@ async fn a_difference_says_what_another_policy_would_break_and_for_whom() {
         command.args(["policy", "diff"]).arg(&candidate).args(["--upstream", &registry.url, "--data-dir"]).arg(&data);
         let (code, told, wrong) = tokio::task::spawn_blocking(move || run(&mut command)).await.unwrap();
         assert_eq!(code, 0, "{wrong}");
-        told.contains("of 2 tarballs").then_some(told)
+        told.contains("of 2 requested tarballs").then_some(told)
     });
     let told = told.await;
     assert!(told.contains("breaks  left-pad@1.1.0  nothing") && told.contains("127.0.0.1"), "{told}");

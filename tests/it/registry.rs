@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::listing::{Abbreviated, Listing, Style};
-use crate::package::{Package, Place, Published};
+use crate::package::{Package, TarballUrl, Published};
 use crate::reply::{Reply, Request};
 use crate::wire::{read_body, read_head};
 
@@ -99,7 +99,7 @@ impl Registry {
         if let Some(token) = &package.readers {
             state.tokens.insert(package.name.clone(), token.clone());
         }
-        if !matches!(package.place, Place::Url(_)) {
+        if !matches!(package.place, TarballUrl::Url(_)) {
             state.tarballs.insert(package.path(), (package.tarball.clone(), package.readers.clone()));
         }
         let url = self.shared.url.clone();
@@ -383,7 +383,7 @@ impl State {
     fn search(&self, request: &Request) -> Reply {
         let text = request.query("text").unwrap_or_default();
         let found: Vec<Value> =
-            self.listings.iter().filter(|(name, _)| name.contains(&text)).map(|(name, listing)| listing.found(name)).collect();
+            self.listings.iter().filter(|(name, _)| name.contains(&text)).map(|(name, listing)| listing.search_result(name)).collect();
         Reply::json(&serde_json::json!({ "total": found.len(), "objects": found, "time": "now" }).to_string())
     }
 
@@ -407,7 +407,7 @@ fn may_read(readers: &str, request: &Request) -> bool {
 pub fn spell(published: &Published, now: Timestamp) -> Option<Value> {
     match published {
         Published::Aged(age) => Some(Value::from(format!("{:.3}", coldframe::units::timestamp::saturating_sub(now, *age)))),
-        Published::Words(words) => Some(words.clone()),
+        Published::Raw(value) => Some(value.clone()),
         Published::Missing => None,
     }
 }

@@ -85,7 +85,7 @@ async fn configuration_with_mistakes_changes_nothing_and_lists_all_of_them() {
     fixture.edit(&program, "min-release-age = \"30\"\nexclude = [\"[\"]\nupsteam = \"x\"\n");
     let page = until("the mistakes", async || {
         let page = program.get("/-/coldframe/readyz").await.is(200).text();
-        page.contains("3 mistakes").then_some(page)
+        page.contains("3 errors").then_some(page)
     });
     assert!(page.await.contains("the previous configuration is active"));
     assert_eq!(program.get("/left-pad").await.versions().len(), 2);
@@ -199,7 +199,7 @@ async fn replaced_upstream_token_is_used_after_sighup() {
     std::fs::write(fixture.home.path().join(".npmrc"), "").unwrap();
     program.signal("-HUP");
     until("the note", async || {
-        program.get("/-/coldframe/readyz").await.text().contains("whether upstream has credentials changed").then_some(())
+        program.get("/-/coldframe/readyz").await.text().contains("upstream credentials added or removed").then_some(())
     })
     .await;
     program.get("/left-pad").await.is(200);

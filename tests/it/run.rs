@@ -413,7 +413,7 @@ async fn other_hosts_are_blocked_and_listed_in_the_summary() {
     let (_, errors) = running.end();
     let host = other.address.to_string();
     assert!(errors.contains(&format!("1 lockfile entries use `{host}`, which this run blocks")), "{errors}");
-    assert!(errors.contains(&format!("not reached  {host}: coldframe")), "{errors}");
+    assert!(errors.contains(&format!("not reached  {host}: egress refused")), "{errors}");
     assert_eq!(other.total(), 0);
 }
 

@@ -137,7 +137,7 @@ async fn flag_that_differs_from_the_server_is_reported_with_its_effect() {
     let (code, _, errors) = run(command.env("COLDFRAME_EXCLUDE", "left-pad").env("COLDFRAME_FEED", "/nowhere"));
     assert_eq!(code, 75, "{errors}");
     for part in
-        ["COLDFRAME_EXCLUDE: `exclude` is left-pad here and none for the server", "COLDFRAME_FEED: `feed` is /nowhere here"]
+        ["COLDFRAME_EXCLUDE: `exclude` is left-pad here and none on the server", "COLDFRAME_FEED: `feed` is /nowhere here"]
     {
         assert!(errors.contains(part), "{part}: {errors}");
     }

@@ -1,5 +1,4 @@
-//! What `docker/compose.yaml` and `docker/recipes/kubernetes-sidecar.yaml` promise, tried with packets: an application beside Coldframe
-//! reaches Coldframe and nothing else.
+//! Packet tests of `docker/compose.yaml` and `docker/recipes/kubernetes-sidecar.yaml`: the application reaches only Coldframe.
 
 use std::process::Command;
 
@@ -7,9 +6,9 @@ use tempfile::TempDir;
 
 use super::open_to_all;
 
-/// Three machines: `app`, `coldframe`, and the world with a registry and another server. `app` shares a network with `coldframe`,
-/// `coldframe` another one with the world, as the two networks of the composition are.
-const COMPOSED: &str = r#"
+/// Three namespaces: `app`, `coldframe`, and `world` with a registry. As in the compose file, one network connects `app` and
+/// `coldframe`, another one `coldframe` and `world`.
+const COMPOSE_SCRIPT: &str = r#"
 set -eu
 mount -t tmpfs tmpfs /run
 mkdir /run/netns
@@ -21,7 +20,7 @@ ip -n coldframe address add 192.0.2.3/24 dev inside1; ip -n coldframe link set i
 ip -n coldframe address add 198.51.100.2/24 dev outside0; ip -n coldframe link set outside0 up
 ip -n world address add 198.51.100.1/24 dev outside1; ip -n world link set outside1 up
 ip -n coldframe route add default via 198.51.100.1
-# The world knows the way back, as whoever is attacked from there would hope that it does not.
+# A route back from the world, so that only Coldframe's settings can stop packets.
 ip -n world route add 192.0.2.0/24 via 198.51.100.2
 ip netns exec coldframe sysctl -qw net.ipv4.ip_forward=$FORWARD
 on() { ip netns exec "$@"; }
@@ -52,53 +51,53 @@ wait $coldframe || true
 sed -n '2,$p' heard | sed 's/^/heard: /'
 "#;
 
-fn composed(forward: &str) -> String {
+fn run_compose_script(forward: &str) -> String {
     let folder = TempDir::new().unwrap();
     open_to_all(folder.path());
-    let ran = Command::new("unshare")
-        .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", COMPOSED])
+    let result = Command::new("unshare")
+        .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", COMPOSE_SCRIPT])
         .env("PLACE", folder.path())
         .env("FORWARD", forward)
         .env("REGISTRY", concat!(env!("CARGO_MANIFEST_DIR"), "/docker/registry.py"))
         .env("COLDFRAME", env!("CARGO_BIN_EXE_coldframe"))
         .env("HOME", folder.path())
         .output()
-        .expect("`unshare` is there");
-    let (told, errors) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
-    assert!(ran.status.success(), "as root, and with every tool it needs?\n{told}\n{errors}");
-    told.into_owned()
+        .expect("`unshare` is installed");
+    let (output, errors) = (String::from_utf8_lossy(&result.stdout), String::from_utf8_lossy(&result.stderr));
+    assert!(result.status.success(), "the script failed; it needs root and all tools\n{output}\n{errors}");
+    output.into_owned()
 }
 
 #[test]
-fn an_application_beside_coldframe_reaches_nothing_but_coldframe() {
-    let told = composed("0");
-    let line = |name: &str| told.lines().find(|line| line.starts_with(&format!("{name}: "))).unwrap_or_default();
-    assert!(line("control").ends_with("[200]"), "the world is there: {told}");
-    assert!(line("packument").contains("\"1.0.0\"") && line("packument").ends_with("[200]"), "{told}");
-    assert!(line("old").ends_with("[200]"), "{told}");
-    assert!(line("young").ends_with("[403]") && line("gateway").ends_with("[403]"), "{told}");
-    assert!(line("proxied").ends_with("[403]"), "{told}");
-    assert!(line("tunnelled").ends_with("[000]") && line("tunnelled").contains("403"), "{told}");
-    assert!(line("direct").ends_with("[000]") && line("routed").ends_with("[000]"), "{told}");
-    assert!(!line("other").ends_with("[200]"), "{told}");
-    assert!(line("names").contains("unreachable"), "{told}");
-    let heard: Vec<&str> = told.lines().filter_map(|line| line.strip_prefix("heard: ")).collect();
-    assert!(heard.iter().all(|line| line.starts_with("198.51.100.2 /")), "only Coldframe was heard: {told}");
-    assert!(heard.contains(&"198.51.100.2 /left-pad"), "{told}");
-    // What was asked for with another's name is asked of the registry, where it is not.
-    assert!(!heard.iter().any(|line| line.contains("1.1.0") || line.contains("straight") || line.contains("routed")), "{told}");
+fn application_in_compose_reaches_only_coldframe() {
+    let output = run_compose_script("0");
+    let line = |name: &str| output.lines().find(|line| line.starts_with(&format!("{name}: "))).unwrap_or_default();
+    assert!(line("control").ends_with("[200]"), "the world is unreachable: {output}");
+    assert!(line("packument").contains("\"1.0.0\"") && line("packument").ends_with("[200]"), "{output}");
+    assert!(line("old").ends_with("[200]"), "{output}");
+    assert!(line("young").ends_with("[403]") && line("gateway").ends_with("[403]"), "{output}");
+    assert!(line("proxied").ends_with("[403]"), "{output}");
+    assert!(line("tunnelled").ends_with("[000]") && line("tunnelled").contains("403"), "{output}");
+    assert!(line("direct").ends_with("[000]") && line("routed").ends_with("[000]"), "{output}");
+    assert!(!line("other").ends_with("[200]"), "{output}");
+    assert!(line("names").contains("unreachable"), "{output}");
+    let heard: Vec<&str> = output.lines().filter_map(|line| line.strip_prefix("heard: ")).collect();
+    assert!(heard.iter().all(|line| line.starts_with("198.51.100.2 /")), "another sender reached the world: {output}");
+    assert!(heard.contains(&"198.51.100.2 /left-pad"), "{output}");
+    // A request with another host's name goes to the registry, which does not have it.
+    assert!(!heard.iter().any(|line| line.contains("1.1.0") || line.contains("straight") || line.contains("routed")), "{output}");
 }
 
-/// The trial above can fail: a Coldframe that forwards packets is a router for whoever may set routes.
+/// Shows that the test above can fail: with IP forwarding, Coldframe routes packets of an application that sets a route.
 #[test]
-fn a_coldframe_that_forwards_would_be_a_way_around() {
-    let told = composed("1");
-    assert!(told.lines().any(|line| line.starts_with("routed: ") && line.ends_with("[404]")), "{told}");
-    assert!(told.lines().any(|line| line == "heard: 192.0.2.2 /routed"), "{told}");
+fn ip_forwarding_would_be_a_bypass() {
+    let output = run_compose_script("1");
+    assert!(output.lines().any(|line| line.starts_with("routed: ") && line.ends_with("[404]")), "{output}");
+    assert!(output.lines().any(|line| line == "heard: 192.0.2.2 /routed"), "{output}");
 }
 
-/// The rules of the recipe for one pod, in a network of which the world is a part.
-const OWNED: &str = r#"
+/// The nftables rules of the sidecar recipe, in a pod with a link to the world.
+const POD_SCRIPT: &str = r#"
 set -eu
 mount -t tmpfs tmpfs /run
 mkdir /run/netns
@@ -110,11 +109,11 @@ cd "$PLACE"
 ip netns exec world python3 "$REGISTRY" 198.51.100.1 --log > heard 2>&1 & registry=$!
 for _ in $(seq 200); do grep -q http heard && break; sleep 0.1; done
 upstream=$(head -1 heard)
-# Coming in, for the control, is a server of the pod that the world asks.
+# Control for incoming connections: the world requests a server in the pod.
 ip netns exec pod python3 "$REGISTRY" 0.0.0.0 > served 2>&1 & server=$!
 for _ in $(seq 200); do grep -q http served && break; sleep 0.1; done
 port=$(sed 's#.*:##; s#/.*##' served)
-get() { # what to call it, as whom, what
+get() { # label, user, URL
     echo "$1: $(ip netns exec pod setpriv --reuid "$2" --clear-groups curl -sS --max-time 5 -o /dev/null -w '[%{http_code}]' "$3" 2>&1 | tail -1)"
 }
 get before 1000 "${upstream}left-pad"
@@ -129,26 +128,30 @@ kill $registry $server
 "#;
 
 #[test]
-fn in_one_pod_only_coldframes_user_goes_out() {
+fn in_a_pod_only_coldframes_user_can_connect_out() {
     let recipe = include_str!("../../docker/recipes/kubernetes-sidecar.yaml");
     let (_, rules) = recipe.split_once("egress.nft: |\n").expect("the rules");
     let folder = TempDir::new().unwrap();
     open_to_all(folder.path());
     let file = folder.path().join("egress.nft");
     std::fs::write(&file, rules).unwrap();
-    let ran = Command::new("unshare")
-        .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", OWNED])
+    let result = Command::new("unshare")
+        .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", POD_SCRIPT])
         .env("PLACE", folder.path())
         .env("RULES", &file)
         .env("REGISTRY", concat!(env!("CARGO_MANIFEST_DIR"), "/docker/registry.py"))
         .output()
-        .expect("`unshare` is there");
-    let (told, errors) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
-    assert!(ran.status.success(), "as root, and with every tool it needs?\n{told}\n{errors}");
-    let is = |name: &str, end: &str| told.lines().any(|line| line.starts_with(&format!("{name}: ")) && line.ends_with(end));
+        .expect("`unshare` is installed");
+    let (output, errors) = (String::from_utf8_lossy(&result.stdout), String::from_utf8_lossy(&result.stderr));
+    assert!(result.status.success(), "the script failed; it needs root and all tools\n{output}\n{errors}");
+    let ends_with =
+        |name: &str, end: &str| output.lines().any(|line| line.starts_with(&format!("{name}: ")) && line.ends_with(end));
     assert!(
-        is("before", "[200]") && is("coldframe", "[200]") && is("loopback", "[200]") && is("probe", "[200]"),
-        "{told}\n{errors}"
+        ends_with("before", "[200]")
+            && ends_with("coldframe", "[200]")
+            && ends_with("loopback", "[200]")
+            && ends_with("probe", "[200]"),
+        "{output}\n{errors}"
     );
-    assert!(is("app", "[000]") && is("root", "[000]"), "{told}\n{errors}");
+    assert!(ends_with("app", "[000]") && ends_with("root", "[000]"), "{output}\n{errors}");
 }

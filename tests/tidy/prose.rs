@@ -10,8 +10,6 @@ const BANNED: &[(&str, &str)] = &[
     ("somebody", "a client, a user, another process"),
     ("anybody", "a client, a user, any process"),
     ("everybody", "all clients, everyone"),
-    ("of which", "split the sentence"),
-    ("of whom", "split the sentence"),
     ("the house", "the project, this module"),
     ("sails", "fetches"),
     ("voyage", "request, fetch"),

@@ -62,7 +62,7 @@ pub(crate) struct FeedDownloader(pub(crate) HttpClient);
 
 impl FeedDownloader {
     /// Fetches a small file into memory. Returns `None` if it does not exist.
-    pub(crate) async fn get_small(&self, url: &Url, limit: u64) -> Result<Option<Bytes>, FeedError> {
+    pub(crate) async fn fetch_small(&self, url: &Url, limit: u64) -> Result<Option<Bytes>, FeedError> {
         let DownloadReply { status, body, .. } = self.ask(url, HeaderMap::new()).await?;
         match status {
             200 => body.collect(limit).await.map(Some).map_err(|error| failed(url, error)),
@@ -73,7 +73,7 @@ impl FeedDownloader {
 
     /// Downloads a file into `directory` unless it is unchanged according to `known`. An interrupted download is resumed, also
     /// after a restart, if the server confirms that the file is still the same.
-    pub(crate) async fn get_large(
+    pub(crate) async fn fetch_large(
         &self,
         url: &Url,
         directory: &Path,

@@ -77,7 +77,7 @@ impl RemoteFeed<'_> {
                 return Ok(found);
             }
         }
-        match self.fetcher.get_large(url, self.directory, &self.known()).await? {
+        match self.fetcher.fetch_large(url, self.directory, &self.known()).await? {
             DownloadResult::Unchanged => Ok(self.unchanged()),
             DownloadResult::Missing => Err(failed(url, "not found")),
             DownloadResult::File { path, validators } => {
@@ -87,7 +87,7 @@ impl RemoteFeed<'_> {
     }
 
     async fn directory(&self, base: &Url) -> Result<RemoteChanges, FeedError> {
-        let index = self.fetcher.get_small(&below(base, signed_index::INDEX)?, signed_index::LARGEST).await?;
+        let index = self.fetcher.fetch_small(&below(base, signed_index::INDEX)?, signed_index::LARGEST).await?;
         if let Some((bytes, index)) = index.as_ref().and_then(|bytes| Some((bytes, SignedIndex::read(bytes)?))) {
             return self.signed(base, bytes, index).await;
         }
@@ -99,7 +99,7 @@ impl RemoteFeed<'_> {
         }
         // There is no change list, so rely on the validators of the archive.
         for name in ["all.zip", "npm/all.zip"] {
-            match self.fetcher.get_large(&below(base, name)?, self.directory, &self.known()).await? {
+            match self.fetcher.fetch_large(&below(base, name)?, self.directory, &self.known()).await? {
                 DownloadResult::Unchanged => return Ok(self.unchanged()),
                 DownloadResult::Missing => {}
                 DownloadResult::File { path, validators } => {
@@ -112,7 +112,7 @@ impl RemoteFeed<'_> {
 
     /// Fetches changes by the change list. Returns `None` if there is no list.
     async fn changes(&self, base: &Url) -> Result<Option<RemoteChanges>, FeedError> {
-        let Some(csv) = self.fetcher.get_small(&below(base, "modified_id.csv")?, MAX_CHANGES_BYTES).await? else {
+        let Some(csv) = self.fetcher.fetch_small(&below(base, "modified_id.csv")?, MAX_CHANGES_BYTES).await? else {
             return Ok(None);
         };
         let tally = self.before.tally.clone();
@@ -132,7 +132,7 @@ impl RemoteFeed<'_> {
     async fn without_archive(&self, base: &Url, all: HashSet<String>) -> Result<Option<RemoteChanges>, FeedError> {
         for name in ["all.zip", "npm/all.zip"] {
             if let DownloadResult::File { path, validators } =
-                self.fetcher.get_large(&below(base, name)?, self.directory, &CacheValidators::default()).await?
+                self.fetcher.fetch_large(&below(base, name)?, self.directory, &CacheValidators::default()).await?
             {
                 return Ok(Some(RemoteChanges { material: Some(FetchedFiles::File(path)), validators, index: None }));
             }
@@ -147,7 +147,7 @@ impl RemoteFeed<'_> {
 
     async fn signed(&self, base: &Url, bytes: &[u8], index: SignedIndex) -> Result<RemoteChanges, FeedError> {
         if let Some(key) = &self.feed.key {
-            let signature = self.fetcher.get_small(&below(base, signed_index::SIGNATURE)?, 4_096).await?;
+            let signature = self.fetcher.fetch_small(&below(base, signed_index::SIGNATURE)?, 4_096).await?;
             signed_index::verify(key, bytes, signature.as_deref())?;
         }
         index.check(self.before, self.now)?;
@@ -155,7 +155,7 @@ impl RemoteFeed<'_> {
             return Ok(RemoteChanges { index: Some(index), ..self.unchanged() });
         }
         let url = below(base, signed_index::ARCHIVE)?;
-        match self.fetcher.get_large(&url, self.directory, &CacheValidators::default()).await? {
+        match self.fetcher.fetch_large(&url, self.directory, &CacheValidators::default()).await? {
             DownloadResult::File { path, validators } => {
                 Ok(RemoteChanges { material: Some(FetchedFiles::File(path)), validators, index: Some(index) })
             }
@@ -165,7 +165,7 @@ impl RemoteFeed<'_> {
 
     /// Fetches the records that the directory listing of a web server links to.
     async fn listing(&self, base: &Url) -> Result<RemoteChanges, FeedError> {
-        let page = self.fetcher.get_small(base, MAX_LISTING_BYTES).await?.ok_or_else(|| failed(base, "not found"))?;
+        let page = self.fetcher.fetch_small(base, MAX_LISTING_BYTES).await?.ok_or_else(|| failed(base, "not found"))?;
         let names = blocking(move || links(&String::from_utf8_lossy(&page))).await?;
         if names.is_empty() {
             return Err(failed(base, "no `modified_id.csv`, no `all.zip` and no links to records found"));
@@ -193,7 +193,7 @@ impl RemoteFeed<'_> {
                 && let Some((url, name)) = pending.next()
             {
                 let fetcher = self.fetcher.clone();
-                requests.spawn(async move { fetcher.get_small(&url, LARGEST).await.map(|bytes| (name, bytes)) });
+                requests.spawn(async move { fetcher.fetch_small(&url, LARGEST).await.map(|bytes| (name, bytes)) });
             }
             let Some(answer) = requests.join_next().await else { return Ok(documents) };
             let (name, bytes) = answer.map_err(|error| failed(base, error))??;

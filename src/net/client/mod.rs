@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn get_is_retried_after_a_reset_and_put_is_not() {
+    async fn a_get_is_retried_after_a_reset_and_a_put_is_not() {
         let server = ScriptedServer::plain(|_, before| {
             if before < 2 { ServerAction::Reset } else { ServerAction::Say(answer("200 OK", &[], b"there")) }
         })

@@ -257,7 +257,7 @@ younger-than = "1d"
 dist-tags = []
 "#;
         expect![[r#"
-            21 mistakes in the policy
+            21 errors in the policy
 
             p.toml:2:1: unknown key: `observ`
              2 | observ = true
@@ -368,7 +368,7 @@ dist-tags = []
     #[test]
     fn syntax_error_is_reported_at_its_position() {
         expect![[r#"
-            1 mistake in the policy
+            1 error in the policy
 
             p.toml:2:8: not TOML: invalid basic string, expected `"`
              2 | id = "a
@@ -413,7 +413,7 @@ signals = "strong"
 reason = "behind a catch-all"
 "#;
         expect![[r#"
-            4 mistakes in the policy
+            4 errors in the policy
 
             p.toml:8:1: `one-of-ours` is never reached: `ours` on line 2 decides everything it matches
              8 | [[rule]]
@@ -527,7 +527,7 @@ reason = "x"
     fn include_cycles_and_missing_includes_are_mistakes() {
         let circle = compiled(&[("a.toml", "include = \"b.toml\""), ("b.toml", "include = [\"a.toml\", \"c.toml\"]")]);
         expect![[r#"
-            2 mistakes in the policy
+            2 errors in the policy
 
             b.toml:1:12: includes form a cycle: `a.toml`
              1 | include = ["a.toml", "c.toml"]
