@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::listing::{Abbreviated, Listing, Style};
-use crate::package::{Package, TarballUrl, Published};
+use crate::package::{Package, Published, TarballUrl};
 use crate::reply::{Reply, Request};
 use crate::wire::{read_body, read_head};
 
@@ -382,8 +382,12 @@ impl State {
 
     fn search(&self, request: &Request) -> Reply {
         let text = request.query("text").unwrap_or_default();
-        let found: Vec<Value> =
-            self.listings.iter().filter(|(name, _)| name.contains(&text)).map(|(name, listing)| listing.search_result(name)).collect();
+        let found: Vec<Value> = self
+            .listings
+            .iter()
+            .filter(|(name, _)| name.contains(&text))
+            .map(|(name, listing)| listing.search_result(name))
+            .collect();
         Reply::json(&serde_json::json!({ "total": found.len(), "objects": found, "time": "now" }).to_string())
     }
 

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Every client through every door, with a real application from the registry that this machine's npm names: it installs; what is young
-is not installed; a lockfile made directly, which pins it, is refused; its user is told why. Lockfiles made through the door and those made
-directly install where they pin nothing young. The minimum release age is chosen so that `latest` of a direct dependency is hidden.
+"""Installs a real application with every client through every mode of Coldframe, from the registry of this machine's npm configuration.
+Checks that the install succeeds without held versions, and that a lockfile made directly, which pins a held version, is refused with
+the reason. Lockfiles without held versions must install. The minimum release age is chosen so that it hides `latest` of a direct
+dependency.
 
-A script beside the tests, not one of them: it asks a real registry, whose releases differ from day to day. The clients are those of
-tests/clients. Coldframe listens on loopback; one data directory serves all cells, so that the registry is asked once. The transparent
-door is reached by names that point to it (a mount namespace with a hosts file of its own), which takes root; without, its cells say so.
+This script is not part of the tests, because it uses a real registry, whose releases change daily. The clients are those of
+tests/clients. Coldframe listens on loopback. All cells share a data directory, so each document is fetched once. The transparent mode
+needs root: it runs the client in a mount namespace whose hosts file points to Coldframe. Without root, its cells are skipped.
 
 Usage: matrix.py BINARY [--only WORD,WORD] [--doors WORD,WORD] [--application package.json] [--markdown]
 """
@@ -19,9 +20,9 @@ CLIENTS = TARGET / "clients"
 LISTEN, GATEWAY, TRANSPARENT = "127.0.0.1:4930", "127.0.0.1:4931", "127.0.0.83:443"
 DOORS = ["registry", "gateway", "transparent", "run"]
 LOCKFILES = ["package-lock.json", "pnpm-lock.yaml", "yarn.lock", "bun.lock", "deno.lock"]
-PATIENCE = 300
-# Its lockfile names a public host, and it asks that whatever its registry is.
-KNOWN = {("yarn 1", "registry"): {"public lockfile goes past us"}}
+TIMEOUT = 300  # seconds
+# yarn 1 requests the public host in its lockfile, regardless of the configured registry.
+KNOWN = {("yarn 1", "registry"): {"public lockfile bypasses Coldframe"}}
 CLOSED_HOST = "127.0.0.1:9"
 CLOSED = f"http://{CLOSED_HOST}/"
 
@@ -43,7 +44,7 @@ TOOLS = {
 
 
 def fetched():
-    """The clients of tests/clients, fetched as it fetches them."""
+    """Fetches the clients of tests/clients in the same way."""
     wanted = (HERE.parent / "clients" / "package.json").read_text()
     stamp = CLIENTS / "fetched.json"
     if stamp.exists() and stamp.read_text() == wanted:
@@ -60,7 +61,7 @@ def program(tool):
     modules = CLIENTS / "node_modules"
     found = sorted(modules.glob(TOOLS[tool][0]))
     if not found:
-        sys.exit(f"{tool} has no program for this machine in {modules}")
+        sys.exit(f"no program of {tool} for this platform in {modules}")
     if found[0].suffix not in (".js", ".cjs"):
         return [str(found[0])]
     node = [path for path in modules.glob("node-*/bin/node")]
@@ -68,21 +69,21 @@ def program(tool):
 
 
 def ended(words, folder, environment):
-    """Runs a command to its end, with a limit: its exit code, what it said, how long it took."""
-    begun = time.monotonic()
+    """Runs a command with a time limit. Returns its exit code, output and duration."""
+    start = time.monotonic()
     child = subprocess.Popen(words, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT, start_new_session=True)
     try:
-        text, _ = child.communicate(timeout=PATIENCE)
+        text, _ = child.communicate(timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
         os.killpg(child.pid, signal.SIGKILL)
         text, _ = child.communicate()
-        text += f"\nended after {PATIENCE} s\n".encode()
-    return child.returncode, text.decode(errors="replace"), time.monotonic() - begun
+        text += f"\nkilled after {TIMEOUT} s\n".encode()
+    return child.returncode, text.decode(errors="replace"), time.monotonic() - start
 
 
 class Project:
-    """A project of one client; `lock` is the folder whose lockfiles it begins with."""
+    """A project for one client, with copies of the lockfiles in the folder `lock`."""
 
     def __init__(self, tool, name, manifest, lock=None):
         self.tool, self.folder = tool, WORK / "cells" / name.replace(" ", "")
@@ -107,11 +108,11 @@ class Project:
         }
         words = [*prefix, *program(self.tool), *TOOLS[self.tool][2 if frozen else 1]]
         code, text, seconds = ended(words, self.app, environment)
-        (self.folder / "said.txt").write_text(text)
+        (self.folder / "output.txt").write_text(text)
         return code, text, round(seconds, 1)
 
     def installed(self):
-        """What lies in `node_modules`, links left aside: names and versions."""
+        """Returns names and versions in `node_modules`, without following links."""
         found = set()
         for folder, folders, files in os.walk(self.app / "node_modules"):
             path = pathlib.PurePath(folder)
@@ -140,7 +141,7 @@ class Project:
 
 
 class Coldframe:
-    """A server with all doors open, or none: `run` has its own."""
+    """A server with all listeners. It is stopped for the mode `run`, which starts its own."""
 
     def __init__(self, binary, age, transparent):
         self.binary, self.age = binary, age
@@ -168,7 +169,7 @@ class Coldframe:
             self.server = None
 
     def way(self, door, hosts):
-        """What stands before the client's own words, and its variables."""
+        """Returns the prefix of the client's command, its variables, and whether it inherits the environment."""
         if door == "run":
             self.stop()
             return [self.binary, "run", *self.settings, "--"], {}, True
@@ -181,12 +182,12 @@ class Coldframe:
             return ["unshare", "--mount", "sh", "-c", f'mount --bind "{hosts}" /etc/hosts && exec "$@"', "sh"], trusted, False
         names = ["npm_config_registry", "NPM_CONFIG_REGISTRY", "pnpm_config_registry", "YARN_REGISTRY", "YARN_NPM_REGISTRY_SERVER", "BUN_CONFIG_REGISTRY"]
         led = dict.fromkeys(names, f"http://{LISTEN}/") | {"YARN_UNSAFE_HTTP_WHITELIST": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
-        # As where egress is closed: whoever turns to a public host itself gets nowhere.
+        # As on a network with closed egress: direct requests to a public host fail.
         return [], led | dict.fromkeys(proxies[:4], CLOSED), False
 
 
 class Times:
-    """When releases were published, by the registry itself."""
+    """Publication times, from the registry itself."""
 
     def __init__(self, registry):
         self.registry, self.known = registry, {}
@@ -201,7 +202,7 @@ class Times:
                 except urllib.error.HTTPError as error:
                     if error.code != 404:
                         raise
-                    # A package that lies in another one's tests.
+                    # An unpublished package that another one bundles for its tests.
                     document = {"dist-tags": {"latest": None}}
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 kept.write_text(json.dumps({"time": document.get("time", {}), "latest": document["dist-tags"]["latest"]}))
@@ -209,35 +210,35 @@ class Times:
         return self.known[name]
 
     def age(self, name, version):
-        told = datetime.datetime.fromisoformat(self.of(name)["time"][version].replace("Z", "+00:00"))
-        return datetime.datetime.now(datetime.timezone.utc) - told
+        published = datetime.datetime.fromisoformat(self.of(name)["time"][version].replace("Z", "+00:00"))
+        return datetime.datetime.now(datetime.timezone.utc) - published
 
     def young(self, packages, age):
-        """Those of them that are younger."""
+        """Returns the packages below the minimum age."""
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             list(pool.map(self.of, {name for name, _ in packages}))
         return sorted(f"{name}@{version}" for name, version in packages if version in self.of(name)["time"] and self.age(name, version) < age)
 
 
 def direct(tool, manifest):
-    """A lockfile made against the registry itself, with nobody between."""
+    """Makes a lockfile directly against the registry, without Coldframe."""
     kept = WORK / "direct" / tool.replace(" ", "")
-    told = kept / "told.json"
-    if told.exists():
-        return kept, json.loads(told.read_text())
+    stored = kept / "told.json"
+    if stored.exists():
+        return kept, json.loads(stored.read_text())
     project = Project(tool, f"{tool}-direct", manifest)
     code, text, seconds = project.run([], False, {}, inherited=True)
     if code != 0:
-        sys.exit(f"{tool} does not install without us:\n{text[-3000:]}")
+        sys.exit(f"{tool} cannot install without Coldframe:\n{text[-3000:]}")
     project.keep_lockfiles(kept)
     about = {"packages": len(project.installed()), "seconds": seconds}
-    told.write_text(json.dumps(about))
+    stored.write_text(json.dumps(about))
     project.tidy()
     return kept, about
 
 
 def cell(tool, door, coldframe, open_coldframe, context):
-    """One client at one door."""
+    """Runs one client in one mode."""
     manifest, times, age, hosts, lock = context
     name = f"{tool}-{door}"
     result = {}
@@ -262,9 +263,9 @@ def cell(tool, door, coldframe, open_coldframe, context):
         result["again"]["said"] = text[-1500:] if code else ""
         project.tidy()
     project, code, text, installed = attempt("pinned", coldframe, True, lock)
-    told = "reason" if "held by coldframe" in text else "status" if "403" in text else "past" if CLOSED_HOST in text else "nothing"
+    reported = "reason" if "held by coldframe" in text else "status" if "403" in text else "past" if CLOSED_HOST in text else "nothing"
     flat = re.sub(r"\s+", " ", text)
-    result["pinned"] |= {"told": told, "young": times.young(installed, age), "said": flat[-1500:]}
+    result["pinned"] |= {"told": reported, "young": times.young(installed, age), "said": flat[-1500:]}
     project.tidy()
     project, code, text, installed = attempt("public", open_coldframe, True, lock)
     result["public"]["said"] = text[-1500:] if code else ""
@@ -272,32 +273,32 @@ def cell(tool, door, coldframe, open_coldframe, context):
     return result
 
 
-def flaws(door, result):
-    """What is not as it should be."""
+def failed_checks(door, result):
+    """Returns the failed checks of a cell."""
     fresh, pinned, public = result["fresh"], result["pinned"], result["public"]
     checks = {
-        "does not install": fresh["code"] != 0 or not fresh["packages"],
+        "install fails": fresh["code"] != 0 or not fresh["packages"],
         f"{len(fresh['young'])} young": fresh["young"],
-        "lockfile names us": fresh["names_us"] and door != "registry",
+        "lockfile has Coldframe's address": fresh["names_us"] and door != "registry",
         "own lockfile fails": result.get("again", {"code": 1})["code"] != 0,
         "not refused": pinned["code"] == 0 or pinned["young"],
-        "fails for no reason told": pinned["told"] == "nothing",
+        "fails without a reason": pinned["told"] == "nothing",
         "public lockfile fails": public["code"] != 0 and pinned["told"] != "past",
-        "public lockfile goes past us": pinned["told"] == "past",
+        "public lockfile bypasses Coldframe": pinned["told"] == "past",
     }
-    return [flaw for flaw, is_so in checks.items() if is_so]
+    return [name for name, failed in checks.items() if failed]
 
 
 def words(door, result):
-    """A cell as a person reads it."""
+    """Renders a cell of the table."""
     if "skipped" in result:
         return result["skipped"]
-    told = {"reason": ["refused, why"], "status": ["refused, 403"]}.get(result["pinned"]["told"], [])
-    return ", ".join([str(result["fresh"]["packages"]), *flaws(door, result), *told])
+    refusal = {"reason": ["refused, why"], "status": ["refused, 403"]}.get(result["pinned"]["told"], [])
+    return ", ".join([str(result["fresh"]["packages"]), *failed_checks(door, result), *refusal])
 
 
-def table(told):
-    cells = told["cells"]
+def table(run):
+    cells = run["cells"]
     tools = [tool for tool in TOOLS if any(key.startswith(f"{tool} × ") for key in cells)]
     lines = ["| | " + " | ".join(DOORS) + " |", "|---|" + "---|" * len(DOORS)]
     for tool in tools:
@@ -306,17 +307,17 @@ def table(told):
     return "\n".join(lines)
 
 
-def yarns_alias(binary, default):
-    """yarn's name for npm's registry: the host besides npm's that the gateway answers for by itself."""
+def yarn_registry_hosts(binary, default):
+    """Returns yarn's host name for npm's registry, which the gateway intercepts by default besides npm's own."""
     words = [binary, "ca", "init", "--data-dir", str(WORK / "names"), "--upstream", "http://127.0.0.1:1/"]
-    told = subprocess.run(words, check=True, capture_output=True, text=True, env={"PATH": os.environ["PATH"], "HOME": str(WORK)}).stdout
-    hosts = told.strip().rsplit(": ", 1)[1].split(", ")
+    output = subprocess.run(words, check=True, capture_output=True, text=True, env={"PATH": os.environ["PATH"], "HOME": str(WORK)}).stdout
+    hosts = output.strip().rsplit(": ", 1)[1].split(", ")
     return [host for host in hosts if host != default]
 
 
 def main():
-    # Ended, it ends its servers too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
+    # Exit through `finally`, which stops the servers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("binary")
     parser.add_argument("--only", default="")
@@ -332,7 +333,7 @@ def main():
     fetched()
     registry = subprocess.run(["npm", "config", "get", "registry"], check=True, capture_output=True, text=True).stdout.strip().rstrip("/")
     manifest, times = json.loads(pathlib.Path(asked.application).read_text()), Times(registry)
-    # The youngest `latest` that no client would hold back by itself.
+    # The youngest `latest` that is old enough for the clients' own minimum age.
     ages = {name: times.age(name, times.of(name)["latest"]) for name in manifest["dependencies"]}
     name, youngest = min(((name, age) for name, age in ages.items() if age > datetime.timedelta(hours=36)), key=lambda pair: pair[1])
     hidden, age = f"{name}@{times.of(name)['latest']}", youngest + datetime.timedelta(days=1)
@@ -342,52 +343,52 @@ def main():
     transparent = os.geteuid() == 0 and subprocess.run(["unshare", "--mount", "true"]).returncode == 0
     hosts = WORK / "hosts"
     here = TRANSPARENT.split(":")[0]
-    hosts.write_text(f"127.0.0.1 localhost\n{here} {default}\n" + "".join(f"{here} {name}\n" for name in yarns_alias(binary, default)))
-    told = json.loads(results.read_text()) if results.exists() else {}
-    if told.get("hidden") != hidden:
-        told = {"begun": datetime.datetime.now().isoformat(timespec="minutes"), "hidden": hidden, "age_hours": hours, "direct": {}, "cells": {}}
-    hours = told["age_hours"]
+    hosts.write_text(f"127.0.0.1 localhost\n{here} {default}\n" + "".join(f"{here} {name}\n" for name in yarn_registry_hosts(binary, default)))
+    run = json.loads(results.read_text()) if results.exists() else {}
+    if run.get("hidden") != hidden:
+        run = {"started": datetime.datetime.now().isoformat(timespec="minutes"), "hidden": hidden, "age_hours": hours, "direct": {}, "cells": {}}
+    hours = run["age_hours"]
     age = datetime.timedelta(hours=hours)
     print(f"minimum release age {hours} h, which hides {hidden}", flush=True)
     coldframe, open_coldframe = Coldframe(binary, f"{hours}h", transparent), Coldframe(binary, "0s", transparent)
     spelled = {tool.replace(" ", ""): tool for tool in TOOLS}
     tools = [spelled[word.replace(" ", "")] for word in asked.only.split(",") if word] or list(TOOLS)
-    flawed = False
+    has_failures = False
     try:
         for tool in tools:
             lock, about = direct(tool, manifest)
-            told["direct"][tool] = about
+            run["direct"][tool] = about
             pins = hidden.rsplit("@", 1)[1] in "".join((lock / file).read_text() for file in LOCKFILES if (lock / file).exists())
             if not pins:
                 sys.exit(f"the lockfile that {tool} made directly does not pin {hidden}")
             print(f"{tool:8} direct       {about['packages']} packages, {about['seconds']} s", flush=True)
             for door in asked.doors.split(","):
                 if door == "transparent" and not transparent:
-                    result = {"skipped": "skipped: no namespaces here"}
+                    result = {"skipped": "skipped: needs root and mount namespaces"}
                 else:
-                    both = [Together(coldframe, open_coldframe), Together(open_coldframe, coldframe)]
+                    both = [Exclusive(coldframe, open_coldframe), Exclusive(open_coldframe, coldframe)]
                     result = cell(tool, door, *both, (manifest, times, age, hosts, lock))
-                    flawed |= bool(set(flaws(door, result)) - KNOWN.get((tool, door), set()))
-                told["cells"][f"{tool} × {door}"] = result
-                results.write_text(json.dumps(told, indent=1))
+                    has_failures |= bool(set(failed_checks(door, result)) - KNOWN.get((tool, door), set()))
+                run["cells"][f"{tool} × {door}"] = result
+                results.write_text(json.dumps(run, indent=1))
                 seconds = " ".join(f"{label} {part['seconds']}" for label, part in result.items() if isinstance(part, dict))
                 print(f"{tool:8} {door:12} {words(door, result)}   [{seconds}]", flush=True)
     finally:
         coldframe.stop()
         open_coldframe.stop()
-    print(f"\n{table(told)}")
-    sys.exit(flawed)
+    print(f"\n{table(run)}")
+    sys.exit(has_failures)
 
 
-class Together:
-    """Of two that share a data directory, the one that is asked for runs."""
+class Exclusive:
+    """Serves with `current` and stops `other` first: both use the same data directory."""
 
-    def __init__(self, one, other):
-        self.one, self.other = one, other
+    def __init__(self, current, other):
+        self.current, self.other = current, other
 
     def way(self, door, hosts):
         self.other.stop()
-        return self.one.way(door, hosts)
+        return self.current.way(door, hosts)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ use tempfile::TempDir;
 
 mod enclosed;
 
-/// The script inside the namespace. The registry's name and two others resolve to documentation addresses on its loopback interface.
-/// Their port 443 is redirected, except for connections of Coldframe's own user.
+/// The script inside the namespace. The names resolve to documentation addresses on its loopback interface, whose port 443 is
+/// redirected, except for connections of Coldframe's own user.
 const SCRIPT: &str = r#"
 set -eu
 ip link set lo up
