@@ -153,7 +153,7 @@ impl Response {
         self.json()["error"].as_str().unwrap_or_else(|| panic!("no error string: {}", self.text())).to_owned()
     }
 
-    /// Asserts the status. On a mismatch, shows the whole response.
+    /// Asserts the status. A failure shows the headers and the start of the body.
     #[track_caller]
     pub fn is(self, status: u16) -> Self {
         let body = String::from_utf8_lossy(&self.body);
