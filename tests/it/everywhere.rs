@@ -32,7 +32,7 @@ const PATHS: &[&str] = &[
     "/-/npm/v1/attestations/@acme%2fui@1.1.0",
 ];
 
-/// Returns requests for a path in the variants of different clients.
+/// Returns requests for a path in the ways of different clients.
 fn variants(scene: &Scene, path: &str) -> Vec<Ask> {
     let plain = || scene.get(path);
     vec![

@@ -28,10 +28,14 @@ async fn explained(scene: &Scene, spec: &str) -> Value {
 async fn a_held_version_is_explained_as_json() {
     let scene = scene().await;
     let explanation = explained(&scene, "left-pad@1.1.0").await;
-    assert_eq!((&explanation["verdict"], &explanation["rule"], &explanation["nearest"]), (&json!("hold"), &json!("minimum-age"), &json!("1.0.0")));
+    assert_eq!(
+        (&explanation["verdict"], &explanation["rule"], &explanation["nearest"]),
+        (&json!("hold"), &json!("minimum-age"), &json!("1.0.0"))
+    );
     assert_eq!(explanation["opens"], json!("2026-04-06T11:00:00Z"));
     assert_eq!(explanation["distTags"], json!([{ "tag": "latest", "upstream": "1.1.0", "here": "1.0.0" }]));
-    let outcomes: Vec<_> = explanation["rules"].as_array().unwrap().iter().map(|step| step["outcome"].as_str().unwrap()).collect();
+    let outcomes: Vec<_> =
+        explanation["rules"].as_array().unwrap().iter().map(|step| step["outcome"].as_str().unwrap()).collect();
     assert_eq!(outcomes.iter().filter(|outcome| **outcome == "decides").count(), 1, "{explanation}");
     assert!(explanation["facts"]["integrity"].as_str().unwrap().starts_with("sha512-"), "{explanation}");
     let range = explained(&scene, "left-pad@%5E1").await;
@@ -96,7 +100,11 @@ async fn a_version_is_explained_as_of_another_time() {
     assert!(before["error"].as_str().unwrap().contains("2026-04-01 00:00 UTC"), "{before}");
     assert_eq!(at("left-pad", "2026-04-01T00:00Z").await.is(200).json()["version"], json!("1.0.0"));
     at("left-pad", "yesterday").await.is(400);
-    assert_eq!(explained(&scene, "left-pad@1.1.0").await["verdict"], json!("hold"), "explaining another time changed the verdict");
+    assert_eq!(
+        explained(&scene, "left-pad@1.1.0").await["verdict"],
+        json!("hold"),
+        "explaining another time changed the verdict"
+    );
 }
 
 #[tokio::test]
@@ -108,7 +116,10 @@ async fn a_taken_down_version_is_explained() {
     scene.advance(hours(3));
     scene.registry.unpublish("left-pad", "1.1.0");
     let explanation = explained(&scene, "left-pad@1.1.0").await;
-    assert_eq!((&explanation["verdict"], &explanation["rule"], &explanation["nearest"]), (&json!("deny"), &json!("takedown"), &json!("1.0.0")));
+    assert_eq!(
+        (&explanation["verdict"], &explanation["rule"], &explanation["nearest"]),
+        (&json!("deny"), &json!("takedown"), &json!("1.0.0"))
+    );
     let then = format!("{}?at=2026-04-03T12:00Z", page("left-pad@1.1.0"));
     assert_eq!(scene.get(&then).accept("application/json").await.is(200).json()["verdict"], json!("allow"));
 }

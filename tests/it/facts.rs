@@ -198,7 +198,9 @@ async fn a_subpackage_needs_the_publisher_of_its_parent_package() {
         };
         scene.publish(with_publisher(Package::new("acme-tool", "1.0.0"), parent));
         let pins = json!({ "@acme-tool/linux": "1.1.0" });
-        scene.publish(with_publisher(Package::new("acme-tool", "1.1.0").field("optionalDependencies", pins), parent).aged(days(5)));
+        scene.publish(
+            with_publisher(Package::new("acme-tool", "1.1.0").field("optionalDependencies", pins), parent).aged(days(5)),
+        );
         scene.publish(with_publisher(Package::new("@acme-tool/linux", "1.1.0"), subpackage).aged(days(5)));
         scene.get(PART).await.is(status);
         let shown = scene.get("/@acme-tool%2flinux").abbreviated().await;
@@ -233,7 +235,11 @@ async fn mirror_with_extra_members() -> Scene {
 async fn extra_members_do_not_make_an_abbreviated_packument_full() {
     let mut scene = mirror_with_extra_members().await;
     scene.get(OLD).await.is(200);
-    assert_eq!(requested_forms(&scene, "/left-pad"), ["abbreviated", "full"], "the full form is fetched once, without validators");
+    assert_eq!(
+        requested_forms(&scene, "/left-pad"),
+        ["abbreviated", "full"],
+        "the full form is fetched once, without validators"
+    );
     assert_eq!(scene.get("/left-pad").abbreviated().await.versions(), ["1.0.0", "1.1.0"]);
     assert_eq!(scene.get("/left-pad").await.is(200).json()["readme"], "# A package");
     assert_eq!(scene.registry.count("/left-pad"), 2);

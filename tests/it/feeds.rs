@@ -1,5 +1,5 @@
-//! Feeds: what an advisory names is hidden everywhere, from one look to the next and over restarts, and what was served before
-//! it was known to be bad is not forgotten.
+//! Feeds: versions that an advisory names are hidden everywhere, across reloads and restarts. Clients that got a version before
+//! its advisory are recorded.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use crate::scene::Scene;
 
 const TARBALL: &str = "/left-pad/-/left-pad-1.1.0.tgz";
 
-/// A directory of records.
+/// A feed directory of OSV records.
 struct Feed(TempDir);
 
 impl Feed {
@@ -34,16 +34,16 @@ impl Feed {
 
     fn put(&self, record: &Value) {
         let name = format!("{}.json", record["id"].as_str().unwrap());
-        // As whole as what a sync of somebody else puts there.
+        // Renamed into place, so that the server never reads a partial file.
         std::fs::write(self.0.path().join("unfinished"), record.to_string()).unwrap();
         std::fs::rename(self.0.path().join("unfinished"), self.0.path().join(name)).unwrap();
     }
 }
 
-/// A record of malware that lists versions; `null` versions mark every version.
+/// Returns a malware record that lists versions; `null` marks every version.
 fn record(id: &str, name: &str, versions: &Value) -> Value {
-    let everything = versions.is_null();
-    let events = if everything { json!([{ "introduced": "0" }]) } else { json!([]) };
+    let marks_all = versions.is_null();
+    let events = if marks_all { json!([{ "introduced": "0" }]) } else { json!([]) };
     json!({
         "id": id, "modified": "2026-04-03T10:00:00Z", "summary": format!("Malicious code in {name} (npm)"),
         "affected": [{ "package": { "ecosystem": "npm", "name": name }, "versions": versions,
@@ -51,7 +51,7 @@ fn record(id: &str, name: &str, versions: &Value) -> Value {
     })
 }
 
-/// Asks until the answer has this status, as a client would meet it a moment later.
+/// Repeats the request until the response has this status.
 async fn until(scene: &Scene, path: &str, status: u16) {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
@@ -71,7 +71,7 @@ fn incidents(data: &Path, kind: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_fed_version_is_hidden_everywhere() {
+async fn a_version_named_in_a_feed_is_hidden_everywhere() {
     let feed = Feed::new();
     feed.put(&record("MAL-2026-1", "left-pad", &json!(["1.1.0"])));
     feed.put(&record("MAL-2026-2", "Left-Pad", &json!(["1.0.0"])));
@@ -94,7 +94,7 @@ async fn a_fed_version_is_hidden_everywhere() {
 }
 
 #[tokio::test]
-async fn a_withdrawn_record_opens_without_a_restart_and_a_narrowed_one_too() {
+async fn withdrawn_and_narrowed_records_open_versions_without_a_restart() {
     let feed = Feed::new();
     feed.put(&record("MAL-2026-1", "left-pad", &json!(["1.0.0", "1.1.0"])));
     let scene = Scene::open().set("feed", feed.path()).await;
@@ -111,7 +111,7 @@ async fn a_withdrawn_record_opens_without_a_restart_and_a_narrowed_one_too() {
 }
 
 #[tokio::test]
-async fn a_served_version_that_turns_bad_leaves_the_store_and_names_who_got_it() {
+async fn a_served_version_that_a_feed_names_later_is_purged_and_its_clients_are_recorded() {
     let feed = Feed::new();
     feed.put(&record("MAL-2026-1", "other", &json!(["1.0.0"])));
     let mut scene = Scene::open().set("feed", feed.path()).await;
@@ -124,11 +124,11 @@ async fn a_served_version_that_turns_bad_leaves_the_store_and_names_who_got_it()
     until(&scene, "/left-pad/1.1.0", 403).await;
     let deadline = Instant::now() + Duration::from_secs(30);
     while scene.metric("coldframe_incidents_total", "exposure").await < 1.0 {
-        assert!(Instant::now() < deadline, "nobody is named");
+        assert!(Instant::now() < deadline, "no client is recorded");
     }
     let kept = scene.stored_files().await.into_iter().filter(|path| path.to_string_lossy().contains("sha512")).count();
     assert_eq!(kept, 1);
-    // Named once, however often it is judged again.
+    // Recorded once, even if the version is checked again.
     scene.restart().await;
     scene.get(TARBALL).await.is(403);
     scene.coldframe.stop().await;
@@ -141,7 +141,7 @@ fn feed_name(feed: &Feed) -> String {
 }
 
 #[tokio::test]
-async fn a_broken_feed_leaves_the_last_good_one_in_force_and_shows_it() {
+async fn a_broken_feed_keeps_the_last_good_records_and_is_reported() {
     let home = TempDir::new().unwrap();
     let list = home.path().join("list.txt");
     std::fs::write(&list, "left-pad@1.1.0\na@1.0.0\nb@1.0.0\nc@1.0.0\n").unwrap();
@@ -152,21 +152,21 @@ async fn a_broken_feed_leaves_the_last_good_one_in_force_and_shows_it() {
     std::fs::write(&list, "a@1.0.0\n").unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
     while !stale(scene.get("/-/coldframe/readyz").await.is(200).text()) {
-        assert!(Instant::now() < deadline, "it does not say that the feed is stale");
+        assert!(Instant::now() < deadline, "readyz does not report the stale feed");
     }
     scene.get(TARBALL).await.is(403);
     assert!(scene.metric("coldframe_feeds_stale", "").await >= 1.0);
     assert!(scene.metric("coldframe_incidents_total", "feed_failed").await >= 1.0);
-    // Broken and over a restart, and where readiness depends on it.
+    // A broken file across a restart, with readiness depending on the feed.
     std::fs::write(&list, [0xff, 0xfe, 0x00]).unwrap();
     scene.restart_with("feed-readiness", "true").await;
     scene.get(TARBALL).await.is(403);
     scene.get("/-/coldframe/readyz").await.is(503);
-    // A pipe is no file, and nobody waits for it.
+    // A FIFO is rejected without waiting for a writer.
     std::fs::remove_file(&list).unwrap();
     assert!(std::process::Command::new("mkfifo").arg(&list).status().unwrap().success());
     while !scene.get("/-/coldframe/readyz").await.is(503).text().contains("not a regular file") {
-        assert!(Instant::now() < deadline, "it does not say that the feed is no file");
+        assert!(Instant::now() < deadline, "readyz does not report the FIFO");
     }
     scene.get(TARBALL).await.is(403);
     std::fs::remove_file(&list).unwrap();
@@ -176,7 +176,7 @@ async fn a_broken_feed_leaves_the_last_good_one_in_force_and_shows_it() {
 }
 
 #[tokio::test]
-async fn a_feed_at_an_address_survives_a_restart_offline_and_goes_stale() {
+async fn a_remote_feed_survives_an_offline_restart_and_is_reported_as_stale() {
     let home = TempDir::new().unwrap();
     let mut scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
@@ -189,9 +189,9 @@ async fn a_feed_at_an_address_survives_a_restart_offline_and_goes_stale() {
     scene.get(TARBALL).await.is(403);
     let deadline = Instant::now() + Duration::from_secs(30);
     while !scene.get("/-/coldframe/readyz").await.is(200).text().contains("unexpected status 500") {
-        assert!(Instant::now() < deadline, "it does not say that the feed is stale");
+        assert!(Instant::now() < deadline, "readyz does not report the stale feed");
     }
-    // And it comes back by itself.
+    // The feed recovers automatically.
     scene.registry.answer("/feeds/list.txt", Reply::ok("left-pad@1.0.0\n").header("etag", "\"two\""));
     scene.advance(minutes(6));
     until(&scene, TARBALL, 200).await;
@@ -202,7 +202,7 @@ async fn a_feed_at_an_address_survives_a_restart_offline_and_goes_stale() {
 }
 
 #[tokio::test]
-async fn without_a_feed_that_was_never_read_everything_is_refused_unless_a_setting_says_otherwise() {
+async fn a_feed_that_was_never_read_refuses_everything_unless_a_setting_allows_it() {
     let home = TempDir::new().unwrap();
     let nowhere = home.path().join("nowhere");
     let mut scene = Scene::open().set("feed", nowhere.to_str().unwrap()).await;
@@ -212,13 +212,13 @@ async fn without_a_feed_that_was_never_read_everything_is_refused_unless_a_setti
     scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(403);
     scene.restart_with("unsafe-serve-without-feed", "true").await;
     scene.get("/left-pad").await.is(200);
-    // What comes later is followed.
+    // The file is loaded when it appears.
     std::fs::write(&nowhere, "left-pad@1.0.0\n").unwrap();
     until(&scene, "/left-pad", 403).await;
 }
 
 #[tokio::test]
-async fn feeds_that_are_far_too_large_are_not_read_and_slow_nothing() {
+async fn oversized_feeds_are_rejected_quickly() {
     let homes = [TempDir::new().unwrap(), TempDir::new().unwrap()];
     let sparse = |path: &Path| std::fs::File::create(path).unwrap().set_len(1 << 40).unwrap();
     sparse(&homes[0].path().join("index.json"));
@@ -227,7 +227,7 @@ async fn feeds_that_are_far_too_large_are_not_read_and_slow_nothing() {
     for absent in ["index.json", "coldframe-feed.json", "modified_id.csv", "all.zip", "npm/all.zip"] {
         server.answer(&format!("/feeds/{absent}"), Reply::status(404));
     }
-    // Links that would be compared with one another.
+    // Links for which a quadratic comparison would be slow.
     let mut page = String::new();
     for number in 0..600_000 {
         page.push_str(&format!("href=\"{number}.json\""));
@@ -236,13 +236,13 @@ async fn feeds_that_are_far_too_large_are_not_read_and_slow_nothing() {
     let list = homes[1].path().join("list.txt");
     let feeds = [homes[0].path().to_str().unwrap(), list.to_str().unwrap(), &format!("{}/feeds/", server.url)];
     let scene = feeds.iter().fold(Scene::open(), |scene, feed| scene.set("feed", feed)).await;
-    for told in ["index.json` is larger than", "list.txt is larger than", "records without an archive"] {
-        until_ready_says(&scene, 503, told).await;
+    for expected in ["index.json` is larger than", "list.txt is larger than", "records without an archive"] {
+        until_ready_contains(&scene, 503, expected).await;
     }
 }
 
 #[tokio::test]
-async fn a_record_that_marks_all_of_an_established_package_is_obeyed_for_what_it_lists() {
+async fn a_record_for_all_of_an_established_package_blocks_listed_and_young_versions() {
     let feed = Feed::new();
     let mut broad = record("MAL-2026-1", "left-pad", &Value::Null);
     broad["affected"][0]["versions"] = json!(["1.0.3"]);
@@ -254,13 +254,13 @@ async fn a_record_that_marks_all_of_an_established_package_is_obeyed_for_what_it
     assert!(versions.len() == 10 && !versions.contains(&"1.0.3".to_owned()), "{versions:?}");
     scene.get("/left-pad/-/left-pad-1.0.3.tgz").await.is(403);
     scene.get("/left-pad/-/left-pad-1.0.4.tgz").await.is(200);
-    // What a takeover brought is younger than 90 days when it is found.
+    // Versions of a takeover are younger than 90 days when it is found.
     assert!(scene.get("/left-pad/1.0.11").await.is(403).error().contains("MAL-2026-1"));
     assert!(scene.metric("coldframe_incidents_total", "feed_overbroad").await >= 1.0);
     scene.coldframe.stop().await;
-    let told = incidents(scene.data(), "feed_overbroad");
-    assert!(told.len() == 1 && told[0].contains("MAL-2026-1"), "{told:?}");
-    // Of a package with few versions it holds for all of them.
+    let details = incidents(scene.data(), "feed_overbroad");
+    assert!(details.len() == 1 && details[0].contains("MAL-2026-1"), "{details:?}");
+    // A package with few versions is blocked completely.
     broad["affected"][0]["package"]["name"] = json!("right-pad");
     feed.put(&broad);
     scene.restart().await;
@@ -268,13 +268,13 @@ async fn a_record_that_marks_all_of_an_established_package_is_obeyed_for_what_it
     scene.get("/right-pad").await.is(403);
 }
 
-/// A record of malware that marks every version and lists none.
+/// Returns a malware record that marks every version and lists none.
 fn broad() -> Value {
     record("MAL-2026-1", "left-pad", &Value::Null)
 }
 
 #[tokio::test]
-async fn a_record_is_not_shaken_off_by_publishing_more_versions() {
+async fn publishing_more_versions_does_not_escape_a_record() {
     let feed = Feed::new();
     feed.put(&broad());
     let scene = Scene::open().set("feed", feed.path()).await;
@@ -282,7 +282,7 @@ async fn a_record_is_not_shaken_off_by_publishing_more_versions() {
         scene.publish(Package::new("left-pad", &format!("1.0.{patch}")).aged(days(300 - 30 * patch)));
     }
     scene.get("/left-pad").await.is(403);
-    // Bought in advance, all at once; and published now.
+    // Published in bulk 45 days earlier, and now.
     for (minor, age) in [(1, days(45)), (2, hours(0))] {
         for patch in 0..12 {
             scene.publish(Package::new("left-pad", &format!("1.{minor}.{patch}")).aged(age));
@@ -297,7 +297,7 @@ async fn a_record_is_not_shaken_off_by_publishing_more_versions() {
 }
 
 #[tokio::test]
-async fn a_line_without_a_date_is_obeyed_whole() {
+async fn a_list_entry_without_a_date_blocks_the_whole_package() {
     let home = TempDir::new().unwrap();
     let list = home.path().join("blocked.txt");
     std::fs::write(&list, "left-pad\n").unwrap();
@@ -308,7 +308,7 @@ async fn a_line_without_a_date_is_obeyed_whole() {
 }
 
 #[tokio::test]
-async fn the_first_reading_of_a_record_counts_after_a_restart_and_another_download() {
+async fn the_first_read_time_of_a_record_survives_restarts_and_changes() {
     let feed = Feed::new();
     feed.put(&broad());
     let mut scene = Scene::open().set("feed", feed.path()).await;
@@ -327,22 +327,22 @@ async fn the_first_reading_of_a_record_counts_after_a_restart_and_another_downlo
     }
 }
 
-/// Runs `coldframe feed …` beside the server.
-async fn feed_command(scene: &Scene, feed: &Feed, words: &[&str]) -> String {
+/// Runs `coldframe feed …` while the server runs.
+async fn feed_command(scene: &Scene, feed: &Feed, args: &[&str]) -> String {
     let home = TempDir::new().unwrap();
     let mut command = coldframe(home.path());
     command
         .arg("feed")
-        .args(words)
+        .args(args)
         .args(["--upstream", &scene.registry.url, "--feed", feed.path(), "--data-dir"])
         .arg(scene.data());
-    let (code, told, errors) = tokio::task::spawn_blocking(move || run(&mut command)).await.unwrap();
-    assert_eq!(code, 0, "{told}{errors}");
-    told
+    let (code, stdout, errors) = tokio::task::spawn_blocking(move || run(&mut command)).await.unwrap();
+    assert_eq!(code, 0, "{stdout}{errors}");
+    stdout
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_marks_everything_stays_open_until_an_operator_decides() {
+async fn an_overbroad_record_is_reported_until_an_operator_decides() {
     let feed = Feed::new();
     feed.put(&broad());
     let scene = Scene::open().set("feed", feed.path()).await;
@@ -352,7 +352,7 @@ async fn a_record_that_marks_everything_stays_open_until_an_operator_decides() {
     scene.get(old).await.is(200);
     scene.advance(days(30));
     scene.get(young).await.is(403);
-    until_told(&scene, &feed, "MAL-2026-1 of the feed").await;
+    until_status_contains(&scene, &feed, "MAL-2026-1 of the feed").await;
     feed_command(&scene, &feed, &["set-aside", "MAL-2026-1", "--reason", "the maintainer rotated the token"]).await;
     until(&scene, young, 200).await;
     assert!(!feed_command(&scene, &feed, &["status"]).await.contains("MAL-2026-1"));
@@ -361,20 +361,20 @@ async fn a_record_that_marks_everything_stays_open_until_an_operator_decides() {
     scene.get(young).await.is(403);
 }
 
-/// Asks until `feed status` says it.
-async fn until_told(scene: &Scene, feed: &Feed, part: &str) {
+/// Repeats `feed status` until its output contains `part`.
+async fn until_status_contains(scene: &Scene, feed: &Feed, part: &str) {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
-        let told = feed_command(scene, feed, &["status"]).await;
-        if told.contains(part) {
+        let stdout = feed_command(scene, feed, &["status"]).await;
+        if stdout.contains(part) {
             return;
         }
-        assert!(Instant::now() < deadline, "{part} is not told: {told}");
+        assert!(Instant::now() < deadline, "`feed status` lacks {part}: {stdout}");
     }
 }
 
 #[tokio::test]
-async fn a_tarball_that_turns_bad_on_its_way_is_refused_and_not_kept() {
+async fn a_tarball_that_a_feed_names_during_its_download_is_refused_and_not_stored() {
     let feed = Feed::new();
     feed.put(&record("MAL-2026-9", "other", &json!(["1.0.0"])));
     let scene = Scene::open().set("feed", feed.path()).await;
@@ -395,7 +395,7 @@ async fn a_tarball_that_turns_bad_on_its_way_is_refused_and_not_kept() {
     assert_eq!(scene.stored_tarballs().await.len(), 1);
 }
 
-/// An export of denials of left-pad, as another instance would write it at this instant, good for an hour.
+/// Exports denials of left-pad like another instance, signed at `now` and valid for an hour.
 fn export(out: &Feed, signer: &FeedSigner, now: Timestamp, versions: &[&str]) -> u64 {
     let denied = |version: &&str| OsvRecord {
         id: format!("ACME-2026-{}", version.replace('.', "")),
@@ -412,8 +412,8 @@ fn export(out: &Feed, signer: &FeedSigner, now: Timestamp, versions: &[&str]) ->
     coldframe::feed::export(out.0.path(), "ACME", &records, signer, now, expires).unwrap().serial
 }
 
-/// Asks until `readyz` says this.
-async fn until_ready_says(scene: &Scene, status: u16, part: &str) {
+/// Repeats `readyz` until it has this status and contains `part`.
+async fn until_ready_contains(scene: &Scene, status: u16, part: &str) {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let answer = scene.get("/-/coldframe/readyz").await;
@@ -426,7 +426,7 @@ async fn until_ready_says(scene: &Scene, status: u16, part: &str) {
 }
 
 #[tokio::test]
-async fn an_index_that_went_back_or_has_expired_leaves_the_last_good_one_in_force() {
+async fn a_rolled_back_or_expired_index_keeps_the_last_good_one() {
     let (out, keys) = (Feed::new(), TempDir::new().unwrap());
     let signer = FeedSigner::open(keys.path()).unwrap();
     let noon: Timestamp = crate::scene::NOON.parse().unwrap();
@@ -434,35 +434,35 @@ async fn an_index_that_went_back_or_has_expired_leaves_the_last_good_one_in_forc
     let mut scene = Scene::open().set("feed", out.path()).set("feed-readiness", "true").await;
     scene.publish_old("left-pad", &["1.0.0", "1.1.0", "1.2.0"]);
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.2.0"]);
-    until_ready_says(&scene, 200, "").await;
+    until_ready_contains(&scene, 200, "").await;
     let files = ["index.json", "index.json.sig", "npm/all.zip"];
     let old = files.map(|name| std::fs::read(out.0.path().join(name)).unwrap());
     let second = export(&out, &signer, noon, &["1.1.0", "1.2.0"]);
     assert_eq!(second, first + 1);
     until(&scene, "/left-pad/1.2.0", 403).await;
-    // Somebody puts the index of before back, to have 1.2.0 served again.
+    // An attacker restores the previous index, so that 1.2.0 would be served again.
     for (name, bytes) in files.iter().zip(&old) {
         std::fs::write(out.0.path().join(name), bytes).unwrap();
     }
-    until_ready_says(&scene, 503, &format!("its serial went back from {second} to {first}")).await;
+    until_ready_contains(&scene, 503, &format!("its serial went back from {second} to {first}")).await;
     assert!((scene.metric("coldframe_feeds_stale", "").await - 1.0).abs() < 0.1);
     scene.get("/left-pad/1.2.0").await.is(403);
     scene.restart().await;
-    until_ready_says(&scene, 503, "its serial went back").await;
+    until_ready_contains(&scene, 503, "its serial went back").await;
     scene.get("/left-pad/1.2.0").await.is(403);
     export(&out, &signer, noon, &["1.1.0", "1.2.0"]);
-    until_ready_says(&scene, 200, "").await;
-    // And then nobody signs anew.
+    until_ready_contains(&scene, 200, "").await;
+    // The index expires because it is not signed again.
     scene.advance(hours(2));
-    until_ready_says(&scene, 503, "expired 2026-04-03 13:00 UTC").await;
+    until_ready_contains(&scene, 503, "expired 2026-04-03 13:00 UTC").await;
     scene.get("/left-pad/1.2.0").await.is(403);
     scene.get("/left-pad/1.0.0").await.is(200);
     export(&out, &signer, noon + jiff::SignedDuration::from_hours(2), &["1.1.0"]);
-    until_ready_says(&scene, 200, "").await;
+    until_ready_contains(&scene, 200, "").await;
     until(&scene, "/left-pad/1.2.0", 200).await;
 }
 
-/// A record of a vulnerability that `fixed` ends.
+/// Returns a vulnerability record with `fixed` as the first fixed version.
 fn vulnerability(id: &str, name: &str, fixed: &str, reviewed: bool) -> Value {
     json!({
         "id": id, "modified": "2026-04-03T10:00:00Z", "summary": "Prototype pollution",
@@ -473,7 +473,7 @@ fn vulnerability(id: &str, name: &str, fixed: &str, reviewed: bool) -> Value {
 }
 
 #[tokio::test]
-async fn what_a_reviewed_advisory_names_as_the_fix_opens_after_a_day() {
+async fn a_fix_named_by_a_reviewed_advisory_opens_after_a_day() {
     let feed = Feed::new();
     feed.put(&vulnerability("GHSA-35jh-r3h4-6jhm", "lodash", "4.17.21", true));
     feed.put(&vulnerability("GHSA-1111-1111-1111", "unreviewed", "1.0.1", false));
@@ -499,7 +499,7 @@ async fn what_a_reviewed_advisory_names_as_the_fix_opens_after_a_day() {
     until(&scene, "/lodash/4.17.21", 403).await;
     scene.advance(hours(4));
     scene.get("/lodash/-/lodash-4.17.21.tgz").await.is(200);
-    assert_eq!(scene.get("/lodash").await.versions(), ["4.17.19", "4.17.20", "4.17.21"], "and nothing beside it");
+    assert_eq!(scene.get("/lodash").await.versions(), ["4.17.19", "4.17.20", "4.17.21"], "only the fix opens");
     scene.get("/unreviewed/1.0.1").await.is(403);
     scene.get("/stranger/1.0.1").await.is(403);
     let off = open(Some("0s")).await;
@@ -509,7 +509,7 @@ async fn what_a_reviewed_advisory_names_as_the_fix_opens_after_a_day() {
 }
 
 #[tokio::test]
-async fn a_fix_that_may_show_a_signal_waits_as_releases_do() {
+async fn a_fix_with_a_signal_waits_for_the_usual_age() {
     let feed = Feed::new();
     feed.put(&vulnerability("GHSA-35jh-r3h4-6jhm", "lodash", "4.17.21", true));
     let ada = || json!({ "name": "ada" });
@@ -523,7 +523,7 @@ async fn a_fix_that_may_show_a_signal_waits_as_releases_do() {
         ("it gained a dependency", old(), fix().depends_on("plain-crypto-js", "^4"), 403),
         ("its dependency has another range", old().depends_on("a", "^1"), fix().depends_on("a", "^2"), 200),
         ("it lost its provenance", old().dist("attestations", attested), fix(), 403),
-        ("all before it is young too", old().aged(days(3)), fix(), 403),
+        ("all earlier versions are young too", old().aged(days(3)), fix(), 403),
     ] {
         let scene = Scene::open().set("feed", feed.path()).await;
         scene.publish(old);

@@ -1,4 +1,4 @@
-//! One flight per package and per tarball, however many clients ask and whichever of them leave.
+//! One shared upstream fetch per package and per tarball, for any number of clients, even if some of them leave.
 
 use crate::package::{Package, minutes};
 use crate::scene::Scene;
@@ -10,14 +10,14 @@ async fn many_clients_make_one_request_for_a_packument() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     let gate = scene.registry.hold("/left-pad");
-    let mut asking = Vec::new();
+    let mut requests = Vec::new();
     for number in 0..40 {
         let ask = scene.get("/left-pad");
-        asking.push(if number % 2 == 0 { ask.gzip().start() } else { ask.abbreviated().start() });
+        requests.push(if number % 2 == 0 { ask.gzip().start() } else { ask.abbreviated().start() });
     }
     scene.registry.wait_for_requests("/left-pad", 1).await;
     gate.open();
-    for answer in asking {
+    for answer in requests {
         assert_eq!(answer.await.unwrap().versions(), ["1.0.0"]);
     }
     assert_eq!(scene.registry.count("/left-pad"), 1);
@@ -30,10 +30,10 @@ async fn many_clients_make_one_request_for_a_tarball() {
     let bytes = package.tarball.clone();
     scene.publish(package);
     let gate = scene.registry.hold_body(TARBALL, 1000);
-    let asking: Vec<_> = (0..20).map(|_| scene.get(TARBALL).start()).collect();
+    let requests: Vec<_> = (0..20).map(|_| scene.get(TARBALL).start()).collect();
     scene.registry.wait_for_requests(TARBALL, 1).await;
     gate.open();
-    for answer in asking {
+    for answer in requests {
         assert_eq!(answer.await.unwrap().is(200).body, bytes);
     }
     assert_eq!(scene.registry.count(TARBALL), 1);
@@ -41,7 +41,7 @@ async fn many_clients_make_one_request_for_a_tarball() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_does_not_cancel_the_flight_for_the_others() {
+async fn a_client_that_leaves_does_not_cancel_the_shared_fetch() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     for path in ["/left-pad", TARBALL] {
@@ -58,7 +58,7 @@ async fn a_client_that_leaves_does_not_cancel_the_flight_for_the_others() {
 }
 
 #[tokio::test]
-async fn a_flight_lands_though_its_last_client_left() {
+async fn a_fetch_completes_after_its_last_client_left() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad").await.is(200);
@@ -73,16 +73,16 @@ async fn a_flight_lands_though_its_last_client_left() {
 }
 
 #[tokio::test]
-async fn a_flight_that_fails_fails_for_all_and_the_next_one_starts_anew() {
-    // Without ages: a package that was not there at first counts from then.
+async fn a_failed_fetch_fails_for_all_waiting_clients_and_the_next_one_starts_again() {
+    // No minimum age, because a package that was missing at first counts as new.
     let scene = Scene::open().set("min-release-age", "0s").await;
     scene.publish_old("left-pad", &["1.0.0"]);
     let gate = scene.registry.hold("/left-pad");
     scene.registry.answer("/left-pad", crate::reply::Reply::error(404, "not yet"));
-    let asking: Vec<_> = (0..5).map(|_| scene.get("/left-pad").start()).collect();
+    let requests: Vec<_> = (0..5).map(|_| scene.get("/left-pad").start()).collect();
     scene.registry.wait_for_requests("/left-pad", 1).await;
     gate.open();
-    for answer in asking {
+    for answer in requests {
         answer.await.unwrap().is(404);
     }
     scene.registry.clear_answer("/left-pad");
@@ -91,7 +91,7 @@ async fn a_flight_that_fails_fails_for_all_and_the_next_one_starts_anew() {
 }
 
 #[tokio::test]
-async fn one_slow_package_holds_up_no_other() {
+async fn a_slow_package_does_not_delay_another() {
     let scene = Scene::open().await;
     scene.publish_old("slow", &["1.0.0"]);
     scene.publish_old("left-pad", &["1.0.0"]);
@@ -105,13 +105,13 @@ async fn one_slow_package_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn a_release_published_during_a_flight_is_judged_like_any_other() {
+async fn a_release_published_during_a_fetch_is_held() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     let gate = scene.registry.hold("/left-pad");
-    let asking = scene.get("/left-pad").start();
+    let requests = scene.get("/left-pad").start();
     scene.registry.wait_for_requests("/left-pad", 1).await;
     scene.publish(Package::new("left-pad", "1.1.0").aged(minutes(0)));
     gate.open();
-    assert_eq!(asking.await.unwrap().versions(), ["1.0.0"]);
+    assert_eq!(requests.await.unwrap().versions(), ["1.0.0"]);
 }

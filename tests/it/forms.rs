@@ -1,4 +1,4 @@
-//! The two forms of a packument and everything HTTP says about them.
+//! The two forms of a packument and their HTTP headers.
 
 use std::collections::BTreeSet;
 
@@ -38,10 +38,7 @@ async fn accept_decides_the_form_with_its_quality_values() {
         assert!(answer.header("content-type").starts_with(expected), "{accept}: {}", answer.header("content-type"));
         assert_eq!(answer.json().get("readme").is_none(), abbreviated, "{accept}");
     }
-    assert!(
-        scene.get("/left-pad").await.header("content-type").starts_with("application/json"),
-        "no Accept asks for the full one"
-    );
+    assert!(scene.get("/left-pad").await.header("content-type").starts_with("application/json"), "the full form is the default");
 }
 
 #[tokio::test]
@@ -54,11 +51,11 @@ async fn the_abbreviated_form_holds_what_installers_read() {
     assert_eq!(manifest["hasInstallScript"], json!(true));
     assert_eq!(manifest["dependencies"], json!({ "right-pad": "^1.0.0" }));
     assert!(manifest.get("gitHead").is_none() && manifest.get("scripts").is_none(), "{manifest}");
-    assert!(packument["versions"]["1.1.0"].get("hasInstallScript").is_none(), "a test script runs on no install");
+    assert!(packument["versions"]["1.1.0"].get("hasInstallScript").is_none(), "a test script is not an install script");
 }
 
 #[tokio::test]
-async fn what_is_not_changed_leaves_byte_for_byte_as_it_came() {
+async fn unchanged_members_are_sent_byte_for_byte() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     let odd = r#" "odd" : { "number":123456789012345678901234567890.000, "half":"\ud800", "é\/":[ 1 , 2e0 ] }"#;
@@ -72,7 +69,7 @@ async fn what_is_not_changed_leaves_byte_for_byte_as_it_came() {
 }
 
 #[tokio::test]
-async fn gzip_is_one_member_and_the_same_document() {
+async fn gzip_has_one_member_with_the_same_document() {
     let scene = scene().await;
     for accept in ["application/json", ABBREVIATED] {
         let plain = scene.get("/left-pad").accept(accept).await.is(200);
@@ -85,7 +82,7 @@ async fn gzip_is_one_member_and_the_same_document() {
     assert_eq!(refused.header("content-encoding"), "");
 }
 
-/// What real clients say they read (measured), and what they get.
+/// `Accept-Encoding` of real clients (measured), and the coding that they get.
 const CODINGS: [(&str, &str, &str); 7] = [
     ("npm", "gzip", "gzip"),
     ("pnpm 10", "gzip,deflate,br", "gzip"),
@@ -93,11 +90,11 @@ const CODINGS: [(&str, &str, &str); 7] = [
     ("deno", "gzip,br", "gzip"),
     ("bun", "gzip, deflate, br, zstd", "zstd"),
     ("pnpm 12", "zstd,gzip,deflate", "zstd"),
-    ("somebody who reads nothing else", "br", "br"),
+    ("a client that accepts only br", "br", "br"),
 ];
 
 #[tokio::test]
-async fn each_client_gets_the_same_document_in_a_coding_that_it_named() {
+async fn each_client_gets_the_same_document_in_a_coding_that_it_accepts() {
     let scene = scene().await;
     for form in ["application/json", ABBREVIATED] {
         let plain = scene.get("/left-pad").accept(form).await.is(200);
@@ -117,7 +114,7 @@ async fn each_client_gets_the_same_document_in_a_coding_that_it_named() {
 }
 
 #[tokio::test]
-async fn the_first_answer_of_all_is_in_the_coding_that_was_asked_for() {
+async fn the_first_answer_has_the_requested_coding() {
     for (client, accepted, coding) in CODINGS {
         let scene = scene().await;
         let packed = scene.get("/left-pad").header("accept-encoding", accepted).await.is(200);
@@ -127,7 +124,7 @@ async fn the_first_answer_of_all_is_in_the_coding_that_was_asked_for() {
 }
 
 #[tokio::test]
-async fn each_coding_stays_whole_when_a_large_packument_gains_and_loses_versions() {
+async fn each_coding_stays_valid_while_a_large_packument_changes() {
     let scene = Scene::open().await;
     let filler = (0..4000).map(|number| format!("{number:04}")).collect::<Vec<_>>().concat();
     for number in 0..60 {
@@ -179,7 +176,7 @@ async fn a_known_etag_is_answered_304_until_something_changes() {
 }
 
 #[tokio::test]
-async fn an_etag_changes_when_a_version_opens_though_upstream_did_not() {
+async fn an_etag_changes_when_a_version_opens_without_an_upstream_change() {
     let scene = scene().await;
     scene.publish(Package::new("left-pad", "1.2.0").aged(hours(71)));
     let before = scene.get("/left-pad").await.is(200);
@@ -187,11 +184,11 @@ async fn an_etag_changes_when_a_version_opens_though_upstream_did_not() {
     let after = scene.get("/left-pad").if_none_match(before.header("etag")).await.is(200);
     assert_ne!(before.header("etag"), after.header("etag"));
     let instant = |answer: &crate::wire::Response| httpdate::parse_http_date(answer.header("last-modified")).unwrap();
-    assert!(instant(&after) > instant(&before), "Last-Modified moves when the view changes");
+    assert!(instant(&after) > instant(&before), "Last-Modified increases when a version opens");
 }
 
 #[tokio::test]
-async fn a_date_alone_is_never_answered_304() {
+async fn if_modified_since_alone_is_never_answered_304() {
     let scene = scene().await;
     let answer = scene.get("/left-pad").await.is(200);
     let date = answer.header("last-modified").to_owned();
@@ -201,7 +198,7 @@ async fn a_date_alone_is_never_answered_304() {
 }
 
 #[tokio::test]
-async fn packuments_are_revalidated_and_say_what_they_depended_on() {
+async fn packuments_have_no_cache_and_vary() {
     let scene = scene().await;
     let answer = scene.get("/left-pad").gzip().await.is(200);
     assert!(answer.header("cache-control").contains("no-cache"), "{}", answer.header("cache-control"));
@@ -213,7 +210,7 @@ async fn packuments_are_revalidated_and_say_what_they_depended_on() {
 }
 
 #[tokio::test]
-async fn head_says_what_get_would_and_sends_nothing() {
+async fn head_has_the_headers_of_get_and_no_body() {
     let scene = scene().await;
     let get = scene.get("/left-pad").gzip().await.is(200);
     let head = scene.ask("HEAD", "/left-pad").gzip().await.is(200);
@@ -224,19 +221,22 @@ async fn head_says_what_get_would_and_sends_nothing() {
 }
 
 #[tokio::test]
-async fn tarball_urls_lead_back_here_under_the_name_the_client_used() {
+async fn tarball_urls_have_the_host_that_the_client_used() {
     let scene = scene().await;
-    let told =
+    let tarball_url =
         |answer: &crate::wire::Response| answer.json()["versions"]["1.0.0"]["dist"]["tarball"].as_str().unwrap().to_owned();
     let path = "/left-pad/-/left-pad-1.0.0.tgz";
-    assert_eq!(told(&scene.get("/left-pad").await), format!("{}{path}", scene.coldframe.url()));
-    assert_eq!(told(&scene.get("/left-pad").header("host", "npm.example:8080").await), format!("http://npm.example:8080{path}"));
+    assert_eq!(tarball_url(&scene.get("/left-pad").await), format!("{}{path}", scene.coldframe.url()));
+    assert_eq!(
+        tarball_url(&scene.get("/left-pad").header("host", "npm.example:8080").await),
+        format!("http://npm.example:8080{path}")
+    );
     let forwarded = scene.get("/left-pad").header("x-forwarded-host", "evil.example").header("x-forwarded-proto", "https").await;
-    assert_eq!(told(&forwarded), format!("{}{path}", scene.coldframe.url()), "nobody trusts this peer");
+    assert_eq!(tarball_url(&forwarded), format!("{}{path}", scene.coldframe.url()), "the peer is not a trusted proxy");
 }
 
 #[tokio::test]
-async fn a_trusted_proxy_says_where_the_client_was() {
+async fn forwarded_headers_of_a_trusted_proxy_set_the_host() {
     let scene = Scene::open().set("trusted-proxy", "127.0.0.0/8").await;
     scene.publish_old("left-pad", &["1.0.0"]);
     let answer = scene.get("/left-pad").header("x-forwarded-host", "npm.example").header("x-forwarded-proto", "https").await;
@@ -244,7 +244,7 @@ async fn a_trusted_proxy_says_where_the_client_was() {
 }
 
 #[tokio::test]
-async fn a_public_url_stands_in_every_tarball_url_with_its_prefix() {
+async fn public_url_and_its_prefix_are_in_every_tarball_url() {
     let scene = Scene::open().set("public-url", "https://npm.example/registry/").await;
     scene.publish_old("@acme/ui", &["1.0.0"]);
     let url = "https://npm.example/registry/@acme/ui/-/ui-1.0.0.tgz";
@@ -254,14 +254,14 @@ async fn a_public_url_stands_in_every_tarball_url_with_its_prefix() {
     }
     let manifest = scene.get("/@acme%2fui/1.0.0").await.is(200).json();
     assert_eq!(manifest["dist"]["tarball"], url);
-    // The proxy in front may strip the prefix or leave it.
+    // A reverse proxy may strip the prefix or keep it.
     scene.get("/@acme/ui/-/ui-1.0.0.tgz").await.is(200);
     scene.get("/registry/@acme/ui/-/ui-1.0.0.tgz").await.is(200);
     assert_eq!(scene.get("/registry/@acme%2fui").await.versions(), ["1.0.0"]);
 }
 
 #[tokio::test]
-async fn every_form_works_before_a_mirror_that_knows_none_of_them() {
+async fn every_form_works_with_a_mirror_that_has_none_of_them() {
     let scene = Scene::open().mirror().await;
     scene.publish(Package::new("left-pad", "1.0.0").script("install", "node-gyp rebuild"));
     let full = scene.get("/left-pad").gzip().await.is(200);
@@ -272,7 +272,7 @@ async fn every_form_works_before_a_mirror_that_knows_none_of_them() {
 }
 
 #[tokio::test]
-async fn strangers_hosts_fill_no_memory_and_still_get_their_answer() {
+async fn unknown_hosts_are_answered_with_one_upstream_request() {
     let scene = scene().await;
     for number in 0..200 {
         let host = format!("host-{number}.example");
@@ -283,16 +283,16 @@ async fn strangers_hosts_fill_no_memory_and_still_get_their_answer() {
 }
 
 #[tokio::test]
-async fn junk_hosts_take_no_cache_from_the_address_that_people_use() {
+async fn junk_hosts_do_not_keep_a_real_host_out_of_the_cache() {
     let scene = scene().await;
     let hits = async || scene.metric("coldframe_cache_uses", "cache=\"answer\",outcome=\"hit\"").await;
     for number in 0..20 {
         scene.get("/left-pad").header("host", &format!("junk-{number}.example")).await.is(200);
     }
-    // Named after the junk, and again.
+    // The real host comes after the junk.
     let before = hits().await;
     for _ in 0..3 {
         scene.get("/left-pad").header("host", "box.example:4873").await.is(200);
     }
-    assert!((hits().await - before - 2.0).abs() < 0.1, "the first is made, the others are there");
+    assert!((hits().await - before - 2.0).abs() < 0.1, "the first answer is rendered, the others are cached");
 }

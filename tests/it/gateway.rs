@@ -1,5 +1,5 @@
-//! The gateway: clients that do not know us go through it to the registry by its own name, and nowhere else unless that is
-//! allowed. Each way around is refused, with its reason.
+//! The gateway: unmodified clients reach the registry under its own name, and other hosts only if they are allowed.
+//! Attempts to bypass it are refused with a reason.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::gate::{REGISTRY, ask, ask_with, at, connect, gateway, inside, refused
 use crate::package::{Package, hours};
 use crate::scene::Scene;
 
-/// A server that sends back what it gets.
+/// Starts an echo server.
 async fn echo() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("its address");
@@ -31,7 +31,7 @@ async fn echo() -> SocketAddr {
     address
 }
 
-/// Whether the other end closes within a time far longer than it should take.
+/// Checks whether the peer closes within 20 s, far longer than it should take.
 async fn is_closed(stream: &mut TcpStream) -> bool {
     let mut bytes = Vec::new();
     tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut bytes)).await.is_ok()
@@ -43,7 +43,7 @@ fn publish(scene: &Scene) {
 }
 
 #[tokio::test]
-async fn a_client_that_knows_nothing_of_us_gets_what_the_policy_shows_under_the_registrys_name() {
+async fn an_unmodified_client_gets_filtered_answers_under_the_registrys_name() {
     let scene = gateway().await;
     publish(&scene);
     let packument = ask(inside(&scene).await, "/left-pad", REGISTRY).await;
@@ -56,7 +56,7 @@ async fn a_client_that_knows_nothing_of_us_gets_what_the_policy_shows_under_the_
 }
 
 #[tokio::test]
-async fn private_bytes_of_the_store_go_to_who_may_have_them_by_the_gateway_too() {
+async fn stored_private_tarballs_need_a_valid_token_through_the_gateway_too() {
     let scene = gateway().await;
     let secret = Package::new("@acme/secret", "1.0.0").readable_with("alice,bob");
     let stolen = crate::package::sha512(&secret.tarball);
@@ -79,7 +79,7 @@ async fn private_bytes_of_the_store_go_to_who_may_have_them_by_the_gateway_too()
 }
 
 #[tokio::test]
-async fn yarns_name_for_npms_registry_is_answered_for_though_nobody_named_it() {
+async fn yarns_alias_of_the_npm_registry_is_intercepted_by_default() {
     let scene = Scene::open().set("gateway", "127.0.0.1:0").await;
     publish(&scene);
     let alias = coldframe::upstream::npmrc::yarn_registry_host().unwrap();
@@ -90,7 +90,7 @@ async fn yarns_name_for_npms_registry_is_answered_for_though_nobody_named_it() {
 }
 
 #[tokio::test]
-async fn http_2_is_spoken_to_those_who_offer_it() {
+async fn http_2_is_used_if_the_client_offers_it() {
     let scene = gateway().await;
     publish(&scene);
     let (_, stream) = connect(at(&scene), "registry.example:443", "").await;
@@ -117,12 +117,12 @@ async fn http_2_is_spoken_to_those_who_offer_it() {
 }
 
 #[tokio::test]
-async fn plain_http_registries_are_answered_for_in_absolute_form_and_in_a_tunnel() {
+async fn plain_http_is_intercepted_in_absolute_form_and_in_a_tunnel() {
     let scene = gateway().await;
     publish(&scene);
     let stream = TcpStream::connect(at(&scene)).await.unwrap();
     let absolute = ask(stream, "http://registry.example/left-pad", REGISTRY).await;
-    // Node's own client names the proxy there.
+    // Node's built-in client puts the proxy's address in `host`.
     let (head, stream) = connect(at(&scene), "registry.example:80", &format!("host: {}\r\n", at(&scene))).await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     let tunnelled = ask(stream, "/left-pad", REGISTRY).await;
@@ -134,13 +134,13 @@ async fn plain_http_registries_are_answered_for_in_absolute_form_and_in_a_tunnel
 }
 
 #[tokio::test]
-async fn whoever_is_not_named_is_refused_with_the_reason_and_what_would_allow_it() {
+async fn other_hosts_are_refused_with_the_reason_and_the_flag_to_allow_them() {
     let scene = gateway().await;
     let (line, body) = refused(at(&scene), "other.example:443").await;
     assert!(line.starts_with("HTTP/1.1 403 egress refused by coldframe, host not allowed"), "{line}");
-    let told: serde_json::Value = serde_json::from_str(&body).unwrap();
-    let told = told["error"].as_str().unwrap();
-    assert!(told.contains("`--allow-host other.example`") && told.contains("`--intercept other.example`"), "{told}");
+    let answer: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let error = answer["error"].as_str().unwrap();
+    assert!(error.contains("`--allow-host other.example`") && error.contains("`--intercept other.example`"), "{error}");
     let (line, _) = refused(at(&scene), "registry.example:22").await;
     assert!(line.starts_with("HTTP/1.1 403 ") && line.contains("ports 443 and 80"), "{line}");
     let answer = raw(at(&scene), b"GET http://other.example/ HTTP/1.1\r\nhost: other.example\r\n\r\n").await;
@@ -148,7 +148,7 @@ async fn whoever_is_not_named_is_refused_with_the_reason_and_what_would_allow_it
 }
 
 #[tokio::test]
-async fn no_spelling_of_this_machine_or_this_network_is_a_way_in() {
+async fn no_spelling_of_a_local_address_is_allowed() {
     let scene = gateway().set("default-egress", "tunnel").await;
     for target in [
         "127.0.0.1:443",
@@ -186,7 +186,7 @@ async fn no_spelling_of_this_machine_or_this_network_is_a_way_in() {
 }
 
 #[tokio::test]
-async fn whoever_is_named_is_tunnelled_to_both_ways_until_both_ends_are_done() {
+async fn an_allowed_host_is_tunnelled_until_both_sides_are_done() {
     let server = echo().await;
     let scene = gateway().set("allow-host", &server.to_string()).await;
     let (head, mut stream) = connect(at(&scene), &server.to_string(), "").await;
@@ -197,12 +197,12 @@ async fn whoever_is_named_is_tunnelled_to_both_ways_until_both_ends_are_done() {
     let (written, read) = tokio::join!(written, from.read_to_end(&mut back));
     written.unwrap();
     read.unwrap();
-    // The other end said that it is done after we did, and all of it came.
+    // The server closed after the client, and all bytes arrived.
     assert!(back == sent, "{} bytes of {}", back.len(), sent.len());
 }
 
 #[tokio::test]
-async fn bytes_sent_together_with_the_request_are_the_tunnels_first() {
+async fn bytes_sent_with_the_connect_request_enter_the_tunnel_first() {
     let server = echo().await;
     let scene = gateway().set("allow-host", &server.to_string()).await;
     let mut stream = TcpStream::connect(at(&scene)).await.unwrap();
@@ -214,7 +214,7 @@ async fn bytes_sent_together_with_the_request_are_the_tunnels_first() {
 }
 
 #[tokio::test]
-async fn plain_requests_to_hosts_that_are_named_are_passed_on_without_what_is_for_us() {
+async fn plain_requests_to_allowed_hosts_are_forwarded_without_hop_by_hop_headers() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     let place = scene.registry.address.to_string();
@@ -234,20 +234,20 @@ async fn plain_requests_to_hosts_that_are_named_are_passed_on_without_what_is_fo
 }
 
 #[tokio::test]
-async fn nothing_leads_through_us_back_to_us() {
-    // A port that it can be told to allow before it listens there.
+async fn requests_that_loop_back_to_coldframe_are_refused() {
+    // A free port, so that the settings can allow it before Coldframe listens on it.
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let free = free.to_string();
     let scene = Scene::open().set("gateway", &free).set("allow-host", &free).set("allow-host", "127.0.0.1").await;
     let (line, _) = refused(at(&scene), &free).await;
     assert!(line.contains("is coldframe itself"), "{line}");
-    let been = format!("via: 1.1 elsewhere, 1.1 {}\r\n", coldframe::net::via_pseudonym());
-    let (head, _) = connect(at(&scene), "registry.example:443", &been).await;
+    let via = format!("via: 1.1 elsewhere, 1.1 {}\r\n", coldframe::net::via_pseudonym());
+    let (head, _) = connect(at(&scene), "registry.example:443", &via).await;
     assert!(head.starts_with("HTTP/1.1 403 request loop: coldframe already handled this request"), "{head}");
 }
 
 #[tokio::test]
-async fn one_host_outside_and_another_inside_is_refused() {
+async fn a_host_that_differs_from_the_connect_target_is_refused() {
     let scene = gateway().await;
     publish(&scene);
     // In the ClientHello.
@@ -263,7 +263,7 @@ async fn one_host_outside_and_another_inside_is_refused() {
     ask(inside(&scene).await, "http://registry.example/left-pad", REGISTRY).await.is(421);
     ask(inside(&scene).await, "https://registry.example/left-pad", REGISTRY).await.is(200);
     ask(inside(&scene).await, "/left-pad", "registry.example:443").await.is(200);
-    // Outside already.
+    // In the request to the gateway itself.
     for request in [
         "GET http://registry.example/left-pad HTTP/1.1\r\nhost: other.example\r\n\r\n",
         "CONNECT registry.example:443 HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
@@ -280,7 +280,7 @@ async fn one_host_outside_and_another_inside_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_no_tls_is_refused_where_tls_is_spoken() {
+async fn wrong_protocols_are_refused_on_tls_and_plain_ports() {
     let scene = gateway().await;
     let (_, stream) = connect(at(&scene), "registry.example:443", "").await;
     let plain = ask(stream, "/left-pad", REGISTRY).await.is(400);
@@ -304,14 +304,14 @@ async fn what_is_no_tls_is_refused_where_tls_is_spoken() {
 }
 
 #[tokio::test]
-async fn an_app_behind_the_gateway_is_no_operator() {
+async fn a_gateway_client_has_no_admin_access() {
     let scene = gateway().await;
-    let ask_door = async |path: &str| ask(TcpStream::connect(at(&scene)).await.unwrap(), path, "gateway").await;
-    ask_door("/-/coldframe/healthz").await.is(200);
-    ask_door("/-/coldframe/readyz").await.is(200);
-    let told = ask_door("/-/coldframe/metrics").await.is(403);
-    assert!(told.error().contains("`admin-token-file`"), "{told:?}");
-    let astray = ask_door("/left-pad").await.is(400);
+    let ask_gateway = async |path: &str| ask(TcpStream::connect(at(&scene)).await.unwrap(), path, "gateway").await;
+    ask_gateway("/-/coldframe/healthz").await.is(200);
+    ask_gateway("/-/coldframe/readyz").await.is(200);
+    let metrics = ask_gateway("/-/coldframe/metrics").await.is(403);
+    assert!(metrics.error().contains("`admin-token-file`"), "{metrics:?}");
+    let astray = ask_gateway("/left-pad").await.is(400);
     assert!(astray.error().contains("configure it as a proxy, not as a registry"), "{astray:?}");
     for path in ["/-/coldframe/metrics", "/-/coldframe/healthz"] {
         ask(inside(&scene).await, path, REGISTRY).await.is(404);
@@ -319,7 +319,7 @@ async fn an_app_behind_the_gateway_is_no_operator() {
 }
 
 #[tokio::test]
-async fn handshakes_and_tunnels_that_do_not_go_on_leave_nothing_behind() {
+async fn stalled_handshakes_and_tunnels_are_closed() {
     let server = echo().await;
     let scene = gateway()
         .set("allow-host", &server.to_string())
@@ -334,7 +334,7 @@ async fn handshakes_and_tunnels_that_do_not_go_on_leave_nothing_behind() {
     }
     let (_, mut stream) = connect(at(&scene), &server.to_string(), "").await;
     assert!(is_closed(&mut stream).await);
-    // Aborted at every stage, more often than there are places; then there is room for everybody.
+    // Abort at every stage, more often than the connection limit; then a new connection still works.
     for _ in 0..8 {
         drop(connect(at(&scene), &server.to_string(), "").await);
         drop(connect(at(&scene), "registry.example:443", "").await);
@@ -346,7 +346,7 @@ async fn handshakes_and_tunnels_that_do_not_go_on_leave_nothing_behind() {
 }
 
 #[tokio::test]
-async fn tunnels_that_idle_make_way_and_draining_ends_them() {
+async fn idle_tunnels_are_closed_at_the_limit_and_on_shutdown() {
     let server = echo().await;
     let mut scene = gateway().set("allow-host", &server.to_string()).set("max-connections", "2").await;
     let (_, mut first) = connect(at(&scene), &server.to_string(), "").await;

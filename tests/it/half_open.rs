@@ -1,5 +1,4 @@
-//! Connections to the gateway's doors that begin and do not go on, by the hundred: the server parts with each, and their files are
-//! given back.
+//! Hundreds of gateway connections that start and stall: the server closes each one and its file descriptor.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -15,19 +14,19 @@ use crate::transparent::hello_for;
 
 const MANY: usize = 200;
 
-/// Where the server said that it listens.
-fn door(server: &Program, name: &str) -> SocketAddr {
-    let line = server.greeting.lines().find_map(|line| line.trim_start().strip_prefix(name)).expect("a line that says where");
-    let place = line.trim().trim_start_matches("http://").split(['/', ',']).next().expect("an address");
-    place.parse().expect("an address")
+/// Returns the address that the server printed for a listener.
+fn listener_address(server: &Program, name: &str) -> SocketAddr {
+    let line = server.greeting.lines().find_map(|line| line.trim_start().strip_prefix(name)).expect("a line for the listener");
+    let address = line.trim().trim_start_matches("http://").split(['/', ',']).next().expect("an address");
+    address.parse().expect("an address")
 }
 
-fn files(server: &Program) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", server.id())).expect("its files").count()
+fn open_files(server: &Program) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", server.id())).expect("the file descriptors").count()
 }
 
-/// Waits until the server has no more files than before.
-async fn settled(server: &Program, before: usize, what: &str) {
+/// Waits until the server has closed the additional file descriptors.
+async fn until_closed(server: &Program, before: usize, what: &str) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while files(server) > before {
         assert!(Instant::now() < deadline, "{what}: {} files, {before} before", files(server));
@@ -36,18 +35,18 @@ async fn settled(server: &Program, before: usize, what: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn handshakes_that_stop_halfway_or_break_off_leave_no_file_behind() {
+async fn stalled_and_aborted_handshakes_leak_no_file_descriptor() {
     let (home, data, registry) = (TempDir::new().unwrap(), TempDir::new().unwrap(), Registry::start(&machine_clock()).await);
-    let doors = ["--gateway", "127.0.0.1:0", "--transparent", "127.0.0.1:0", "--intercept", "registry.example"];
-    let server = Program::serve(home.path(), data.path(), &registry.url, &[&doors[..], &["--header-timeout", "1s"]].concat());
-    let (gateway, transparent) = (door(&server, "gateway"), door(&server, "transparent"));
+    let flags = ["--gateway", "127.0.0.1:0", "--transparent", "127.0.0.1:0", "--intercept", "registry.example"];
+    let server = Program::serve(home.path(), data.path(), &registry.url, &[&flags[..], &["--header-timeout", "1s"]].concat());
+    let (gateway, transparent) = (listener_address(&server, "gateway"), listener_address(&server, "transparent"));
     let hello = hello_for("registry.example");
-    // Everything that is made for the first of all stays.
+    // Warm up: files that the first requests open stay open.
     drop(connect(gateway, "registry.example:443", "").await);
     server.get("/-/coldframe/healthz").await.is(200);
-    let before = files(&server);
+    let before = open_files(&server);
     for sent in [&hello[..], &hello[..20], b""] {
-        for breaks_off in [false, true] {
+        for aborts in [false, true] {
             let mut open = Vec::new();
             for at in 0..MANY {
                 let mut stream = match at % 2 {
@@ -57,13 +56,13 @@ async fn handshakes_that_stop_halfway_or_break_off_leave_no_file_behind() {
                 stream.write_all(sent).await.unwrap();
                 open.push(stream);
             }
-            let what = format!("{} bytes, {breaks_off}", sent.len());
+            let what = format!("{} bytes, {aborts}", sent.len());
             for mut stream in open {
-                let mut told = Vec::new();
-                let closed = async { if breaks_off { Ok(0) } else { stream.read_to_end(&mut told).await } };
-                assert!(tokio::time::timeout(Duration::from_secs(20), closed).await.is_ok(), "{what}: it is open still");
+                let mut received = Vec::new();
+                let closed = async { if aborts { Ok(0) } else { stream.read_to_end(&mut received).await } };
+                assert!(tokio::time::timeout(Duration::from_secs(20), closed).await.is_ok(), "{what}: still open");
             }
-            settled(&server, before, &what).await;
+            until_closed(&server, before, &what).await;
         }
     }
     assert_eq!(registry.total(), 0);

@@ -1,4 +1,4 @@
-//! An upstream that is broken, or means harm: every request ends soon, in words that say what was wrong, and holds little memory.
+//! Broken and malicious upstreams: every request ends soon, with an error that names the problem, and uses little memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,7 +27,7 @@ async fn a_small_packument_that_unpacks_to_a_large_one_is_refused() {
 }
 
 #[tokio::test]
-async fn a_tarball_that_unpacks_to_a_large_one_is_passed_on_as_it_is() {
+async fn a_tarball_that_unpacks_to_a_large_one_is_served_unchanged() {
     let scene = Scene::open().set("tarball-limit", "100KB").await;
     let bomb = Package::new("bomb", "1.0.0").content(&"0".repeat(20 << 20));
     let bytes = bomb.tarball.clone();
@@ -37,7 +37,7 @@ async fn a_tarball_that_unpacks_to_a_large_one_is_passed_on_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_longer_than_its_length_is_no_body() {
+async fn a_body_longer_than_its_content_length_is_rejected() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.publish_old("other", &["1.0.0"]);
@@ -45,7 +45,7 @@ async fn a_body_that_is_longer_than_its_length_is_no_body() {
     scene.registry.answer("/left-pad", Reply::json(&body).says_length(body.len() - 10));
     let refused = scene.get("/left-pad").await;
     assert!(refused.status >= 500, "{} {}", refused.status, refused.text());
-    // What came behind it is no answer to the next question.
+    // The extra bytes are not used as the answer to the next request.
     assert_eq!(scene.get("/other").await.versions(), ["1.0.0"]);
     scene.registry.clear_answer("/left-pad");
     scene.advance(minutes(10));
@@ -56,7 +56,7 @@ async fn a_body_that_is_longer_than_its_length_is_no_body() {
 }
 
 #[tokio::test]
-async fn headers_without_end_are_not_read_to_their_end() {
+async fn oversized_headers_are_rejected() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.registry.answer("/left-pad", Reply::json("{}").header("x-filler", &"f".repeat(300_000)));
@@ -69,7 +69,7 @@ async fn headers_without_end_are_not_read_to_their_end() {
 }
 
 #[tokio::test]
-async fn silence_ends_in_time_and_the_last_answer_is_served_instead() {
+async fn a_silent_upstream_times_out_and_the_stale_answer_is_served() {
     let scene = Scene::open().set("upstream-timeout", "1s").await;
     scene.publish(Package::new("left-pad", "1.0.0").sized(100_000));
     scene.publish_old("other", &["1.0.0"]);
@@ -88,8 +88,8 @@ async fn silence_ends_in_time_and_the_last_answer_is_served_instead() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_speaks_http_2_is_told_from_one_that_speaks_http_1() {
-    // An empty SETTINGS, then a GOAWAY, whatever was asked.
+async fn an_upstream_that_answers_http_2_is_reported_as_not_http() {
+    // An empty SETTINGS frame, then a GOAWAY.
     const FRAMES: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x01";
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -109,15 +109,15 @@ async fn an_upstream_that_speaks_http_2_is_told_from_one_that_speaks_http_1() {
     }
 }
 
-/// A registry behind a certificate that is its own authority, and the file that makes it one.
+/// Starts a registry with a self-signed certificate; returns it and the certificate file.
 async fn with_certificate(
     clock: &coldframe::clock::ManualClock,
-    of: &str,
+    name: &str,
     change: impl FnOnce(&mut rcgen::CertificateParams, &mut rustls::ServerConfig),
     folder: &TempDir,
 ) -> (Registry, String) {
     let key = rcgen::KeyPair::generate().unwrap();
-    let mut params = rcgen::CertificateParams::new([of.to_owned()]).unwrap();
+    let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let mut protocols =
@@ -134,7 +134,7 @@ async fn with_certificate(
 }
 
 #[tokio::test]
-async fn a_certificate_that_has_expired_is_of_another_name_or_for_http_2_alone_is_refused() {
+async fn expired_and_foreign_certificates_and_http_2_only_servers_are_refused() {
     type Change = fn(&mut rcgen::CertificateParams, &mut rustls::ServerConfig);
     let cases: [(&str, &str, Change); 3] = [
         ("localhost", "expired", |params, _| params.not_after = rcgen::date_time_ymd(2001, 1, 1)),
@@ -156,7 +156,7 @@ async fn a_certificate_that_has_expired_is_of_another_name_or_for_http_2_alone_i
 }
 
 #[tokio::test]
-async fn a_server_that_picks_http_2_although_it_was_not_offered_is_refused() {
+async fn a_server_that_selects_http_2_without_an_offer_is_refused() {
     // A ServerHello of TLS 1.2: random, no session, a suite, no compression, and ALPN with `h2`.
     let mut hello = vec![0x03, 0x03];
     hello.extend([7; 32]);
@@ -193,7 +193,7 @@ async fn a_redirect_of_a_tarball_to_another_host_is_not_followed() {
 }
 
 #[tokio::test]
-async fn a_packument_that_changes_its_mind_at_each_answer_is_believed_the_first_time() {
+async fn an_integrity_that_changes_with_each_answer_keeps_its_first_value() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["0.9.0", "1.0.0"]);
     let bytes = Package::new("left-pad", "1.0.0").tarball;
@@ -215,7 +215,7 @@ async fn a_packument_that_changes_its_mind_at_each_answer_is_believed_the_first_
 }
 
 #[tokio::test]
-async fn a_version_that_comes_and_goes_with_each_answer_is_not_held_anew() {
+async fn a_version_that_comes_and_goes_is_not_held_again() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
     let answers = AtomicUsize::new(0);
@@ -230,7 +230,7 @@ async fn a_version_that_comes_and_goes_with_each_answer_is_not_held_anew() {
         assert!(shown == ["1.0.0", "1.1.0"] || (round > 0 && shown == ["1.0.0"]), "round {round}: {shown:?}");
         scene.advance(minutes(10));
     }
-    // A young one that is there now and then is as young as it was when it first came.
+    // A young version that comes and goes keeps its first-seen time.
     scene.publish(Package::new("left-pad", "1.2.0").aged(hours(1)));
     for _ in 0..6 {
         assert!(!scene.get("/left-pad").await.versions().contains(&"1.2.0".to_owned()));
@@ -238,13 +238,13 @@ async fn a_version_that_comes_and_goes_with_each_answer_is_not_held_anew() {
     }
 }
 
-/// `count` dist-tags, all of them on one version.
+/// Returns `count` dist-tags on one version.
 fn tagged(count: usize, prefix: &str, version: &str) -> Value {
     (0..count).map(|number| (format!("{prefix}{number}"), json!(version))).collect::<serde_json::Map<_, _>>().into()
 }
 
 #[tokio::test]
-async fn a_packument_with_more_dist_tags_than_any_package_has_is_not_read() {
+async fn a_packument_with_too_many_dist_tags_is_rejected() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.publish_old("right-pad", &["1.0.0"]);
@@ -255,11 +255,11 @@ async fn a_packument_with_more_dist_tags_than_any_package_has_is_not_read() {
 }
 
 #[tokio::test]
-async fn thousands_of_dist_tags_that_all_move_at_each_look_are_followed() {
+async fn thousands_of_dist_tags_may_move_with_each_fetch() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
-    for (look, version) in ["1.0.0", "1.1.0", "1.0.0"].into_iter().enumerate() {
-        scene.registry.edit("left-pad", move |packument| packument["dist-tags"] = tagged(10_000, &format!("t{look}-"), version));
+    for (round, version) in ["1.0.0", "1.1.0", "1.0.0"].into_iter().enumerate() {
+        scene.registry.edit("left-pad", move |packument| packument["dist-tags"] = tagged(10_000, &format!("t{round}-"), version));
         scene.advance(hours(2));
         assert_eq!(scene.get("/left-pad").await.tags().len(), 10_000);
     }

@@ -1,4 +1,4 @@
-//! A packument is believed only where it agrees with itself and with what was seen before.
+//! Packuments must be consistent with themselves and with earlier ones.
 
 use crate::package::{Package, days, hours};
 use crate::reply::Reply;
@@ -22,7 +22,7 @@ async fn a_version_that_changes_its_integrity_is_refused_from_then_on() {
 }
 
 #[tokio::test]
-async fn a_changed_integrity_is_an_event() {
+async fn a_changed_integrity_is_recorded() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
     scene.get("/left-pad").await.is(200);
@@ -33,7 +33,7 @@ async fn a_changed_integrity_is_an_event() {
 }
 
 #[tokio::test]
-async fn an_integrity_that_only_gains_a_digest_is_the_same() {
+async fn an_integrity_that_gains_a_digest_counts_as_unchanged() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.1.0").dist("integrity", serde_json::Value::Null));
     scene.get(TARBALL).await.is(200);
@@ -60,7 +60,7 @@ async fn a_manifest_with_another_version_or_name_is_hidden() {
 }
 
 #[tokio::test]
-async fn a_packument_of_another_package_is_not_believed() {
+async fn a_packument_of_another_package_is_rejected() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.registry.edit("left-pad", |packument| {
@@ -105,7 +105,7 @@ async fn a_manifest_that_repeats_a_field_is_hidden() {
 }
 
 #[tokio::test]
-async fn what_states_no_digest_cannot_be_checked_and_is_refused() {
+async fn a_version_without_a_digest_is_refused() {
     let scene = Scene::open().await;
     let bare =
         Package::new("left-pad", "1.1.0").dist("integrity", serde_json::Value::Null).dist("shasum", serde_json::Value::Null);
@@ -116,17 +116,17 @@ async fn what_states_no_digest_cannot_be_checked_and_is_refused() {
 }
 
 #[tokio::test]
-async fn an_old_release_with_a_shasum_alone_is_checked_by_it() {
+async fn a_release_with_only_a_shasum_is_checked_with_it() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.1.0").dist("integrity", serde_json::Value::Null));
     scene.get(TARBALL).await.is(200);
     scene.publish(Package::new("right-pad", "1.0.0").dist("integrity", serde_json::Value::Null));
-    scene.registry.tamper("/right-pad/-/right-pad-1.0.0.tgz", "not what it was");
+    scene.registry.tamper("/right-pad/-/right-pad-1.0.0.tgz", "other bytes");
     scene.get("/right-pad/-/right-pad-1.0.0.tgz").await.is(403);
 }
 
 #[tokio::test]
-async fn wrong_bytes_are_refused_with_the_reason_and_nothing_is_kept() {
+async fn wrong_bytes_are_refused_with_the_reason_and_not_stored() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.1.0"));
     scene.get("/left-pad").await.is(200);
@@ -134,7 +134,7 @@ async fn wrong_bytes_are_refused_with_the_reason_and_nothing_is_kept() {
     let refused = scene.get(TARBALL).await.is(403);
     assert!(refused.error().contains("left-pad@1.1.0") && refused.error().contains("integrity"), "{}", refused.error());
     assert_eq!(scene.stored_tarballs().await, Vec::<std::path::PathBuf>::new());
-    // Once upstream is right again, so are we.
+    // With correct bytes upstream, the request succeeds.
     scene.registry.tamper(TARBALL, Package::new("left-pad", "1.1.0").tarball);
     scene.get(TARBALL).await.is(200);
 }
@@ -151,32 +151,32 @@ async fn wrong_bytes_of_the_right_length_are_refused_too() {
 }
 
 #[tokio::test]
-async fn a_blob_that_rots_on_disk_is_fetched_again_and_never_served() {
+async fn a_corrupt_blob_is_fetched_again_and_never_served() {
     let mut scene = Scene::open().await;
     let package = Package::new("left-pad", "1.1.0").sized(4000);
     let good = package.tarball.clone();
     scene.publish(package);
     scene.get(TARBALL).await.is(200);
     scene.coldframe.stop().await;
-    let mut rotted = 0;
+    let mut corrupted = 0;
     for file in scene.stored_files().await {
         let mut bytes = std::fs::read(&file).unwrap();
         if bytes == good {
             bytes[100] ^= 1;
-            let replacement = file.with_extension("rotten");
+            let replacement = file.with_extension("corrupt");
             std::fs::write(&replacement, bytes).unwrap();
             std::fs::rename(&replacement, &file).unwrap();
-            rotted += 1;
+            corrupted += 1;
         }
     }
-    assert_eq!(rotted, 1, "the tarball lies in one file, as it came");
+    assert_eq!(corrupted, 1, "the tarball is stored unchanged in one file");
     scene.restart().await;
     assert_eq!(scene.get(TARBALL).await.is(200).body, good);
     assert_eq!(scene.registry.count(TARBALL), 2);
 }
 
 #[tokio::test]
-async fn a_tarball_is_what_the_index_says_whatever_the_path_says() {
+async fn a_version_that_points_to_the_tarball_of_another_is_refused() {
     let scene = Scene::open().await;
     // 1.0.0 is old; its manifest points to the tarball of 1.1.0, which is young.
     let young = Package::new("left-pad", "1.1.0").aged(hours(1)).content("young");
@@ -192,8 +192,8 @@ async fn an_odd_tarball_path_is_served_under_the_conventional_one() {
     let package = Package::new("left-pad", "1.1.0").at_path("/download/left-pad/1.1.0/0123456789abcdef0123456789abcdef01234567");
     let bytes = package.tarball.clone();
     scene.publish(package);
-    let told = scene.get("/left-pad").await.json()["versions"]["1.1.0"]["dist"]["tarball"].as_str().unwrap().to_owned();
-    assert_eq!(told, format!("{}{TARBALL}", scene.coldframe.url()));
+    let url = scene.get("/left-pad").await.json()["versions"]["1.1.0"]["dist"]["tarball"].as_str().unwrap().to_owned();
+    assert_eq!(url, format!("{}{TARBALL}", scene.coldframe.url()));
     assert_eq!(scene.get(TARBALL).await.is(200).body, bytes);
 }
 

@@ -1,5 +1,5 @@
-//! Killed at random under load, again and again: it opens again, nothing half-written is served, and no verdict changes.
-//! A handful of times by default, as often as the variable `KILLS` says (`just kills`).
+//! Kills the server at random moments under load: it starts again, serves no partial data and changes no verdict.
+//! Six kills by default; the variable `KILLS` sets the number (`just kills`).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use crate::registry::Registry;
 const PACKAGES: usize = 24;
 const CLIENTS: usize = 8;
 
-/// What every answer is held against: nothing of it changes, whatever is killed.
-struct Truth {
+/// The expected answers, which stay the same across all kills.
+struct Expected {
     registry: Registry,
     tarballs: Vec<Vec<u8>>,
 }
 
-impl Truth {
-    /// Of each package an old version, and a young one that nobody may see.
+impl Expected {
+    /// Publishes an allowed and a held version of each package.
     async fn publish() -> Arc<Self> {
         let registry = Registry::start(&machine_clock()).await;
         let mut tarballs = Vec::new();
@@ -36,23 +36,23 @@ impl Truth {
         Arc::new(Self { registry, tarballs })
     }
 
-    /// Asks for one thing after the other until the program is gone. How many answers came whole: each was right.
-    async fn ask_until_it_is_gone(self: Arc<Self>, program: Arc<Program>, first: usize) -> usize {
+    /// Sends requests and checks each answer until the server is gone. Returns the number of answers.
+    async fn request_until_gone(self: Arc<Self>, program: Arc<Program>, first: usize) -> usize {
         for step in first.. {
             let number = (step * 7) % PACKAGES;
             let path = |version: &str| format!("/{0}/-/{0}-{version}.tgz", name(number));
-            let asked = match step % 5 {
+            let request = match step % 5 {
                 0 => program.get(&format!("/{}", name(number))).abbreviated().gzip(),
                 1 => program.get(&format!("/{}", name(number))),
                 2 => program.get(&path("1.1.0")),
                 _ => program.get(&path("1.0.0")),
             };
-            let Ok(answer) = asked.attempt().await else { return step - first };
+            let Ok(answer) = request.attempt().await else { return step - first };
             match step % 5 {
-                // A backdated one, published after the first kill, is as hidden as the young one.
+                // A backdated version, published after the first kill, is hidden like the young one.
                 0 | 1 => assert_eq!(answer.versions(), ["1.0.0"], "{}", name(number)),
                 2 => drop(answer.is(403)),
-                _ => assert!(answer.is(200).body == self.tarballs[number], "{} has other bytes", name(number)),
+                _ => assert!(answer.is(200).body == self.tarballs[number], "{}: wrong bytes", name(number)),
             }
         }
         0
@@ -60,44 +60,44 @@ impl Truth {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_again_and_again_under_load_it_serves_nothing_half_written_and_changes_no_verdict() {
-    let truth = Truth::publish().await;
+async fn kills_under_load_leave_no_partial_data_and_change_no_verdict() {
+    let expected = Expected::publish().await;
     let (home, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    // Seen once, so that what is backdated afterwards is known for it.
-    let program = Program::serve(home.path(), data.path(), &truth.registry.url, &[]);
+    // Fetch each package once, so that versions backdated later are recognized.
+    let program = Program::serve(home.path(), data.path(), &expected.registry.url, &[]);
     for number in 0..PACKAGES {
         assert_eq!(program.get(&format!("/{}", name(number))).await.versions(), ["1.0.0"]);
     }
     program.kill();
     let mut answers = 0;
     for kill in 0..kills() {
-        // Short times to live, so that the ledger and the store are written all the time.
+        // Short lifetimes and a small cache, so that the ledger and the store are written constantly.
         let program =
-            Program::serve(home.path(), data.path(), &truth.registry.url, &["--packument-ttl", "1s", "--cache-size", "3MB"]);
+            Program::serve(home.path(), data.path(), &expected.registry.url, &["--packument-ttl", "1s", "--cache-size", "3MB"]);
         let program = Arc::new(program);
         let mut clients = JoinSet::new();
         for client in 0..CLIENTS {
-            clients.spawn(Arc::clone(&truth).ask_until_it_is_gone(Arc::clone(&program), client * 11 + kill));
+            clients.spawn(Arc::clone(&expected).request_until_gone(Arc::clone(&program), client * 11 + kill));
         }
-        until_random().await;
+        wait_random().await;
         program.signal("-KILL");
         for answered in clients.join_all().await {
             answers += answered;
         }
         drop(program);
         assert_eq!(damaged(&data.path().join("blobs")), [""; 0], "after kill {kill}");
-        truth.registry.publish(Package::new(&name(kill % PACKAGES), &format!("1.2.{kill}")).aged(days(200)).untagged());
+        expected.registry.publish(Package::new(&name(kill % PACKAGES), &format!("1.2.{kill}")).aged(days(200)).untagged());
     }
-    assert!(answers > kills() * CLIENTS, "{answers} answers are no load");
-    let program = Program::serve(home.path(), data.path(), &truth.registry.url, &[]);
+    assert!(answers > kills() * CLIENTS, "only {answers} answers");
+    let program = Program::serve(home.path(), data.path(), &expected.registry.url, &[]);
     for number in 0..PACKAGES {
         assert_eq!(program.get(&format!("/{}", name(number))).await.versions(), ["1.0.0"]);
         program.get(&format!("/{0}/-/{0}-1.1.0.tgz", name(number))).await.is(403);
     }
-    // Packuments are written behind their answers; what the kills left behind stays there for ever.
+    // Packuments are written after their answers; temporary files left by a kill would stay permanently.
     let deadline = Instant::now() + Duration::from_secs(20);
     while std::fs::read_dir(data.path().join("tmp")).unwrap().count() > 0 {
-        assert!(Instant::now() < deadline, "something unfinished stays behind");
+        assert!(Instant::now() < deadline, "temporary files are left");
         tokio::task::yield_now().await;
     }
 }
@@ -106,18 +106,18 @@ fn name(number: usize) -> String {
     format!("package-{number}")
 }
 
-#[expect(clippy::disallowed_methods, reason = "how long this may take is said from outside")]
+#[expect(clippy::disallowed_methods, reason = "the number of kills is set from outside")]
 fn kills() -> usize {
     std::env::var("KILLS").map_or(6, |kills| kills.parse().expect("`KILLS` is a number"))
 }
 
-/// Some time up to a third of a second, from the middle of a start to the middle of a load.
-async fn until_random() {
+/// Waits 30 to 330 ms, from the middle of a start to the middle of a load.
+async fn wait_random() {
     let moment = Duration::from_millis(30).mul_f64(1.0 + 10.0 * coldframe::net::random_unit());
     let _ = tokio::time::timeout(moment, std::future::pending::<()>()).await;
 }
 
-/// The blobs whose bytes are not what their names say.
+/// Returns the blobs whose bytes do not match the digest in their name.
 fn damaged(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {

@@ -1,11 +1,11 @@
-//! Who got what: every tarball served or refused, every packument with what was hidden, found again by name.
+//! Exposure: every served or refused tarball and every packument with its hidden versions, found by package name.
 
 use std::process::Command;
 
 use crate::package::{Package, hours};
 use crate::scene::Scene;
 
-/// What `coldframe exposure` prints for a spec.
+/// Runs `coldframe exposure` for a spec and returns its output.
 fn exposure(scene: &Scene, spec: &str, more: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_coldframe"))
         .args(["exposure", spec, "--data-dir", scene.data().to_str().unwrap()])
@@ -29,7 +29,7 @@ async fn traffic() -> Scene {
 }
 
 #[tokio::test]
-async fn served_and_refused_are_told_by_client_and_tool() {
+async fn exposure_lists_served_and_refused_by_client_and_tool() {
     let mut scene = traffic().await;
     scene.coldframe.stop().await;
     let served = exposure(&scene, "axios@1.14.0", &[]);
@@ -45,7 +45,7 @@ async fn served_and_refused_are_told_by_client_and_tool() {
 }
 
 #[tokio::test]
-async fn json_carries_the_integrity_of_the_bytes_that_went_out() {
+async fn json_has_the_integrity_of_the_served_bytes() {
     let mut scene = traffic().await;
     scene.coldframe.stop().await;
     let rows: serde_json::Value = serde_json::from_str(&exposure(&scene, "axios@1.14.0", &["--json"])).unwrap();
@@ -54,22 +54,22 @@ async fn json_carries_the_integrity_of_the_bytes_that_went_out() {
 }
 
 #[tokio::test]
-async fn the_ledger_is_read_beside_a_running_server() {
+async fn exposure_works_while_the_server_runs() {
     let scene = traffic().await;
-    let mut told = String::new();
-    // Rows are written in batches; a request is there at the latest when the next batch is.
+    let mut output = String::new();
+    // Rows are written in batches; a request appears with the next batch at the latest.
     for _ in 0..200 {
-        told = exposure(&scene, "axios@1.14.0", &[]);
-        if told.contains("bun/1.4.5") {
+        output = exposure(&scene, "axios@1.14.0", &[]);
+        if output.contains("bun/1.4.5") {
             break;
         }
         scene.get("/-/coldframe/healthz").await.is(200);
     }
-    assert!(told.contains("bun/1.4.5") && told.contains("npm/11.21.2"), "{told}");
+    assert!(output.contains("bun/1.4.5") && output.contains("npm/11.21.2"), "{output}");
 }
 
 #[tokio::test]
-async fn a_packument_is_a_row_with_what_it_hid() {
+async fn a_packument_is_recorded_with_its_hidden_versions() {
     let mut scene = Scene::open().await;
     scene.publish(Package::new("axios", "1.14.0"));
     scene.publish(Package::new("axios", "1.14.1").aged(hours(1)));
@@ -82,5 +82,5 @@ async fn a_packument_is_a_row_with_what_it_hid() {
     let row: (String, String, String) = ledger.query_row(query, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
     assert!(row.0.contains("1.14.1") && !row.0.contains("1.14.0"), "{row:?}");
     assert_eq!((row.1.as_str(), row.2.as_str()), ("npm", "served"));
-    assert!(exposure(&scene, "axios@1.14.1", &[]).contains("no requests for"), "who was shown nothing was not exposed");
+    assert!(exposure(&scene, "axios@1.14.1", &[]).contains("no requests for"), "a hidden version was not exposed");
 }

@@ -1,31 +1,31 @@
-//! Credentials of npm's configuration go to the addresses below the one that they were written for, whatever a manifest or a
-//! redirect names.
+//! Credentials from `.npmrc` are sent only to URLs below the one they are configured for, even if a manifest or a redirect
+//! names another URL.
 
 use crate::package::Package;
 use crate::reply::Reply;
 use crate::scene::Scene;
 
-/// A registry below `/npm/`, with a token for it, and one for the tarballs of project 7.
+/// Opens a scene on a registry below `/npm/` with a token, and another token for the tarballs of project 7.
 async fn scene() -> Scene {
     let npmrc = "//{place}/npm/:_authToken=for-npm\n//{place}/projects/7/:_authToken=for-project\n";
     Scene::open().set("upstream", "{registry}/npm").npmrc(npmrc).await
 }
 
-/// Publishes a package whose tarball is at `place`; `answered` is that path as the registry reads it.
-fn publish(scene: &Scene, name: &str, place: &str, answered: &str) {
+/// Publishes a package whose tarball is at `path`; `decoded` is the path that the registry receives.
+fn publish(scene: &Scene, name: &str, path: &str, decoded: &str) {
     let package = Package::new(name, "1.0.0");
     scene.publish(package.clone());
-    let customary = format!("{}{}", scene.registry.url, package.path());
+    let conventional = format!("{}{}", scene.registry.url, package.path());
     let packument = scene.registry.packument(name).to_string();
-    let body = packument.replace(&customary, &format!("{}{place}", scene.registry.url));
+    let body = packument.replace(&conventional, &format!("{}{path}", scene.registry.url));
     scene.registry.answer(&format!("/npm/{name}"), Reply::json(&body));
-    scene.registry.answer(answered, Reply::ok(package.tarball));
+    scene.registry.answer(decoded, Reply::ok(package.tarball));
 }
 
 #[tokio::test]
 async fn a_manifest_that_names_another_path_of_the_host_does_not_get_the_token() {
     let scene = scene().await;
-    for (number, (place, answered)) in [
+    for (number, (path, decoded)) in [
         ("/other/a.tgz", "/other/a.tgz"),
         ("/npm-evil/a.tgz", "/npm-evil/a.tgz"),
         ("/NPM/a.tgz", "/NPM/a.tgz"),
@@ -42,17 +42,17 @@ async fn a_manifest_that_names_another_path_of_the_host_does_not_get_the_token()
     .enumerate()
     {
         let name = format!("ui-{number}");
-        publish(&scene, &name, place, answered);
+        publish(&scene, &name, path, decoded);
         scene.get(&format!("/{name}")).await.is(200);
         scene.get(&format!("/{name}/-/{name}-1.0.0.tgz")).await;
         assert_eq!(scene.registry.last(&format!("/npm/{name}")).bearer(), Some("for-npm"));
-        let sent = scene.registry.requests().into_iter().filter(|request| request.path == answered);
-        assert!(sent.into_iter().all(|request| request.headers.first("authorization").is_none()), "{place}");
+        let sent = scene.registry.requests().into_iter().filter(|request| request.path == decoded);
+        assert!(sent.into_iter().all(|request| request.headers.first("authorization").is_none()), "{path}");
     }
 }
 
 #[tokio::test]
-async fn a_tarball_at_a_path_with_a_token_of_its_own_gets_that_one() {
+async fn a_tarball_path_with_its_own_token_gets_that_token() {
     let scene = scene().await;
     publish(&scene, "ui", "/projects/7/ui.tgz", "/projects/7/ui.tgz");
     scene.get("/ui").await.is(200);

@@ -1,4 +1,4 @@
-//! A gateway that knows its clients by name: nobody else gets through, downloads have names, and what a client shows goes no further.
+//! Gateway users: unknown clients get 407, downloads are recorded with the user's name, and proxy credentials are not forwarded.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -27,16 +27,16 @@ impl Users {
         self.folder.path().join("users")
     }
 
-    /// Gives a user a password as an operator does.
+    /// Runs `user add` with the password on standard input.
     fn add(&self, name: &str, password: &str) -> (i32, String, String) {
         let mut command = coldframe(self.folder.path());
         command.args(["user", "add", name, "--gateway-users"]).arg(self.file());
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        // One that refuses the name does not read it.
+        // The command does not read the password if the name is invalid.
         let _ = child.stdin.take().unwrap().write_all(format!("{password}\n").as_bytes());
-        let ended = child.wait_with_output().unwrap();
+        let output = child.wait_with_output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
-        (ended.status.code().unwrap(), text(ended.stdout), text(ended.stderr))
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
     }
 
     fn opening(&self) -> Opening {
@@ -53,10 +53,10 @@ async fn line(scene: &Scene, target: &str, headers: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_is_not_known_gets_a_407_and_who_is_has_a_name_in_the_ledger() {
+async fn unknown_users_get_407_and_known_users_are_named_in_the_ledger() {
     let users = Users::none();
-    let (code, told, errors) = users.add("ada", "correct horse: battery");
-    assert!(code == 0 && told.starts_with("added ada") && !told.contains("horse"), "{told}{errors}");
+    let (code, stdout, errors) = users.add("ada", "correct horse: battery");
+    assert!(code == 0 && stdout.starts_with("added ada") && !stdout.contains("horse"), "{stdout}{errors}");
     let mut scene = users.opening().set("log-level", "trace").await;
     scene.publish_old("left-pad", &["1.0.0"]);
     for headers in
@@ -67,31 +67,31 @@ async fn whoever_is_not_known_gets_a_407_and_who_is_has_a_name_in_the_ledger() {
             head.starts_with("HTTP/1.1 407 ") && head.contains("proxy-authenticate: Basic realm=\"coldframe\""),
             "{headers}: {head}"
         );
-        // Not even whether a host would be allowed is told.
+        // The answer does not reveal whether the host is allowed.
         assert!(line(&scene, "other.example:443", &headers).await.starts_with("HTTP/1.1 407 "));
     }
     let request = "GET http://registry.example/left-pad HTTP/1.1\r\nhost: registry.example\r\nconnection: close\r\n";
     assert!(raw(at(&scene), format!("{request}\r\n").as_bytes()).await.starts_with("HTTP/1.1 407 "));
     assert_eq!(scene.registry.total(), 0);
-    let shown = header("ada:correct horse: battery");
-    assert!(line(&scene, "other.example:443", &shown).await.starts_with("HTTP/1.1 403 "));
-    assert!(raw(at(&scene), format!("{request}{shown}\r\n").as_bytes()).await.starts_with("HTTP/1.1 200 "));
-    let (_, stream) = connect(at(&scene), "registry.example:443", &shown).await;
+    let credentials = header("ada:correct horse: battery");
+    assert!(line(&scene, "other.example:443", &credentials).await.starts_with("HTTP/1.1 403 "));
+    assert!(raw(at(&scene), format!("{request}{credentials}\r\n").as_bytes()).await.starts_with("HTTP/1.1 200 "));
+    let (_, stream) = connect(at(&scene), "registry.example:443", &credentials).await;
     let stream = secure(trusting(scene.data(), &scene.clock, &[]), REGISTRY, stream).await.unwrap();
     ask(stream, "/left-pad/-/left-pad-1.0.0.tgz", REGISTRY).await.is(200);
     for path in ["/left-pad", "/left-pad/-/left-pad-1.0.0.tgz"] {
         assert!(scene.registry.last(path).headers.first("proxy-authorization").is_none(), "{path}");
     }
-    // Probes bring no name.
+    // Health probes need no credentials.
     ask(TcpStream::connect(at(&scene)).await.unwrap(), "/-/coldframe/healthz", "gateway").await.is(200);
     scene.coldframe.stop().await;
     let spec = coldframe::npm::PackageSpec::parse("left-pad").unwrap();
     let exposed = coldframe::app::exposure(scene.data(), &spec).unwrap();
-    assert_eq!(exposed.iter().map(|one| one.client.as_str()).collect::<Vec<_>>(), ["ada@127.0.0.1"]);
+    assert_eq!(exposed.iter().map(|row| row.client.as_str()).collect::<Vec<_>>(), ["ada@127.0.0.1"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_file_is_followed_while_it_serves() {
+async fn the_users_file_is_reloaded_while_serving() {
     let users = Users::none();
     users.add("ada", "one");
     let scene = users.opening().await;
@@ -99,48 +99,48 @@ async fn the_file_is_followed_while_it_serves() {
     let until = async |pair: &str, expected: bool| {
         let deadline = Instant::now() + Duration::from_secs(20);
         while opens(pair).await != expected {
-            assert!(Instant::now() < deadline, "{pair} is never {expected}");
+            assert!(Instant::now() < deadline, "{pair} never becomes {expected}");
         }
     };
     assert!(opens("ada:one").await);
     users.add("eve", "two");
     until("eve:two", true).await;
-    let (code, told, errors) =
+    let (code, stdout, errors) =
         run(coldframe(users.folder.path()).args(["user", "remove", "ada", "--gateway-users"]).arg(users.file()));
-    assert!(code == 0, "{told}{errors}");
+    assert!(code == 0, "{stdout}{errors}");
     until("ada:one", false).await;
-    // A broken file locks nobody out.
+    // A broken file changes nothing.
     std::fs::write(users.file(), "nonsense").unwrap();
     assert!(opens("eve:two").await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_being_overwritten_locks_nobody_out() {
+async fn overwriting_the_users_file_locks_no_user_out() {
     let users = Users::none();
     users.add("ada", "one");
     let (scene, whole) = (users.opening().await, std::fs::read(users.file()).unwrap());
     let opens = async || line(&scene, "registry.example:443", &header("ada:one")).await.starts_with("HTTP/1.1 200 ");
     // The password is hashed once, which takes a while.
     assert!(opens().await);
-    // Longer than it takes to look at the file, several times.
+    // Longer than several poll intervals.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(1) {
-        // Nobody in it, as far as can be read.
+        // The file is empty for a moment.
         std::fs::write(users.file(), "").unwrap();
         assert!(opens().await);
         std::fs::write(users.file(), &whole).unwrap();
         assert!(opens().await);
     }
-    // Once it stands still it is believed.
+    // A file that stays empty is loaded.
     std::fs::write(users.file(), "").unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     while opens().await {
-        assert!(Instant::now() < deadline, "an empty file is never believed");
+        assert!(Instant::now() < deadline, "the empty file is not loaded");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pipe_in_the_users_place_locks_nobody_out_and_the_next_file_is_in_force() {
+async fn a_fifo_instead_of_the_users_file_keeps_the_users_until_the_next_file() {
     let users = Users::none();
     users.add("ada", "one");
     let (scene, elsewhere) = (users.opening().await, Users::none());
@@ -148,7 +148,7 @@ async fn a_pipe_in_the_users_place_locks_nobody_out_and_the_next_file_is_in_forc
     std::fs::remove_file(users.file()).unwrap();
     assert!(std::process::Command::new("mkfifo").arg(users.file()).status().unwrap().success());
     let opens = async |pair: &str| line(&scene, "registry.example:443", &header(pair)).await.starts_with("HTTP/1.1 200 ");
-    // Longer than it takes to look at the file, twice.
+    // Longer than two poll intervals.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(700) {
         assert!(opens("ada:one").await);
@@ -157,12 +157,12 @@ async fn a_pipe_in_the_users_place_locks_nobody_out_and_the_next_file_is_in_forc
     std::fs::copy(elsewhere.file(), users.file()).unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     while !opens("eve:two").await {
-        assert!(Instant::now() < deadline, "the file after the pipe is not followed");
+        assert!(Instant::now() < deadline, "the file after the FIFO is not loaded");
     }
 }
 
 #[test]
-fn what_is_no_name_or_no_password_is_refused_and_without_a_file_the_line_is_printed() {
+fn invalid_names_and_passwords_are_refused_and_without_a_file_the_line_is_printed() {
     let users = Users::none();
     for (name, password) in [("a:b", "x"), ("", "x"), ("ada", ""), ("a,b", "x")] {
         let (code, _, errors) = users.add(name, password);
@@ -175,6 +175,6 @@ fn what_is_no_name_or_no_password_is_refused_and_without_a_file_the_line_is_prin
     let mut command = coldframe(users.folder.path());
     let mut child = command.args(["user", "add", "ada"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"secret\r\n").unwrap();
-    let told = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
-    assert!(told.starts_with("ada:$argon2id$v=19$m=19456,t=2,p=1$") && told.lines().count() == 1, "{told}");
+    let stdout = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    assert!(stdout.starts_with("ada:$argon2id$v=19$m=19456,t=2,p=1$") && stdout.lines().count() == 1, "{stdout}");
 }

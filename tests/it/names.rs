@@ -1,4 +1,4 @@
-//! Names, paths, methods and encodings: one package for every spelling, a plain answer for what is wrong.
+//! Names, paths, methods and encodings: every spelling means one package, and invalid requests get a plain error.
 
 use crate::client::raw;
 use crate::package::{Package, hours};
@@ -22,7 +22,7 @@ async fn every_spelling_of_a_scoped_name_is_one_package() {
 }
 
 #[tokio::test]
-async fn wrong_names_get_400_and_never_reach_upstream() {
+async fn invalid_names_get_400_and_never_reach_upstream() {
     let scene = Scene::open().await;
     let long = format!("/{}", "a".repeat(300));
     for path in [
@@ -63,8 +63,8 @@ async fn unknown_paths_get_404_and_wrong_methods_405_with_json() {
 }
 
 #[tokio::test]
-async fn a_package_that_is_not_there_is_404_in_words_and_asked_for_once() {
-    // Without ages: a package that was not there at first counts from then.
+async fn a_missing_package_gets_404_with_a_text_and_is_fetched_once() {
+    // No minimum age, because a package that was missing at first counts as new.
     let scene = Scene::open().set("min-release-age", "0s").await;
     scene.registry.absent("nothing");
     for _ in 0..3 {
@@ -78,7 +78,7 @@ async fn a_package_that_is_not_there_is_404_in_words_and_asked_for_once() {
 }
 
 #[tokio::test]
-async fn a_version_that_never_was_is_404() {
+async fn an_unknown_version_is_404() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad/9.9.9").await.is(404);
@@ -97,7 +97,7 @@ async fn names_that_differ_in_case_are_different_packages() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_not_what_it_says_is_refused_in_words() {
+async fn a_body_with_a_wrong_encoding_is_refused_with_a_text() {
     let scene = Scene::open().await;
     let bulk = "/-/npm/v1/security/advisories/bulk";
     let answer = scene.ask("POST", bulk).header("content-encoding", "gzip").body("not gzip").await.is(400);
@@ -108,7 +108,7 @@ async fn a_body_that_is_not_what_it_says_is_refused_in_words() {
 }
 
 #[tokio::test]
-async fn what_is_no_http_is_hung_up_on() {
+async fn invalid_http_gets_400_or_a_closed_connection() {
     let scene = Scene::open().await;
     let answer = raw(scene.coldframe.address, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 hello").await;
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{answer}");
@@ -130,6 +130,6 @@ async fn the_root_and_ping_are_answered() {
     scene.get("/").await.is(200).json();
     scene.get("/-/ping").await.is(200).json();
     scene.get("/-/npm/v1/keys").await.is(200).json();
-    assert_eq!(scene.get("/-/whoami").token("somebody").await.is(200).json()["username"], "somebody");
+    assert_eq!(scene.get("/-/whoami").token("alice").await.is(200).json()["username"], "alice");
     scene.get("/-/whoami").await.is(401);
 }

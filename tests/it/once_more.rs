@@ -1,4 +1,4 @@
-//! An exact version that is newer than our document is found, and a flood of made-up ones costs upstream next to nothing.
+//! An exact version newer than the cached document is found by a new fetch; a flood of invented versions causes few fetches.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::scene::Scene;
 
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// left-pad 1.0.0 is known, and 1.0.1 is published after it was looked up.
+/// Opens a scene that fetches left-pad 1.0.0 and then publishes 1.0.1.
 async fn published_since() -> Scene {
     let scene = Scene::open().set("exclude", "left-pad").await;
     scene.publish_old("left-pad", &["1.0.0"]);
@@ -20,18 +20,18 @@ async fn published_since() -> Scene {
 }
 
 #[tokio::test]
-async fn a_tarball_published_since_the_last_look_is_served() {
+async fn a_tarball_published_since_the_last_fetch_is_served() {
     let scene = published_since().await;
     scene.get("/left-pad/-/left-pad-1.0.1.tgz").await.is(200);
     assert_eq!(scene.registry.count("/left-pad"), 2);
-    assert!(scene.registry.last("/left-pad").headers.first("if-none-match").is_some(), "it is asked conditionally");
+    assert!(scene.registry.last("/left-pad").headers.first("if-none-match").is_some(), "the fetch is conditional");
 }
 
 #[tokio::test]
-async fn a_manifest_published_since_the_last_look_is_served() {
+async fn a_manifest_published_since_the_last_fetch_is_served() {
     let scene = published_since().await;
     assert_eq!(scene.get("/left-pad/1.0.1").await.is(200).json()["version"], "1.0.1");
-    // What is no exact version asks nothing.
+    // A tag or a range causes no fetch.
     scene.advance(INTERVAL);
     scene.get("/left-pad/no-such-tag").await.is(404);
     scene.get("/left-pad/%5E7").await.is(404);
@@ -39,16 +39,16 @@ async fn a_manifest_published_since_the_last_look_is_served() {
 }
 
 #[tokio::test]
-async fn check_knows_a_version_published_since_the_last_look() {
+async fn check_finds_a_version_published_since_the_last_fetch() {
     let scene = published_since().await;
     let body = json!({ "packages": [{ "name": "left-pad", "version": "1.0.1" }, { "name": "left-pad", "version": "9.9.9" }] });
-    let told = scene.ask("POST", "/-/coldframe/check").json(&body).await.is(200).text();
-    assert!(told.contains("allow") && told.contains("no version 9.9.9"), "{told}");
+    let answer = scene.ask("POST", "/-/coldframe/check").json(&body).await.is(200).text();
+    assert!(answer.contains("allow") && answer.contains("no version 9.9.9"), "{answer}");
     assert_eq!(scene.registry.count("/left-pad"), 2);
 }
 
 #[tokio::test]
-async fn a_young_version_published_since_the_last_look_is_refused_with_its_reason() {
+async fn a_young_version_published_since_the_last_fetch_is_refused_with_the_reason() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad").await.is(200);
@@ -59,21 +59,21 @@ async fn a_young_version_published_since_the_last_look_is_refused_with_its_reaso
 }
 
 #[tokio::test]
-async fn a_flood_of_made_up_versions_costs_upstream_one_request_per_interval() {
+async fn a_flood_of_invented_versions_causes_one_fetch_per_interval() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad").await.is(200);
     let flood = async || {
-        let asks: Vec<_> = (0..30).map(|patch| scene.get(&format!("/left-pad/-/left-pad-7.0.{patch}.tgz")).start()).collect();
-        for ask in asks {
-            ask.await.unwrap().is(404);
+        let requests: Vec<_> = (0..30).map(|patch| scene.get(&format!("/left-pad/-/left-pad-7.0.{patch}.tgz")).start()).collect();
+        for request in requests {
+            request.await.unwrap().is(404);
         }
         for patch in 0..30 {
             scene.get(&format!("/left-pad/8.0.{patch}")).await.is(404);
         }
     };
     flood().await;
-    assert_eq!(scene.registry.count("/left-pad"), 1, "it was looked up just now");
+    assert_eq!(scene.registry.count("/left-pad"), 1, "the last fetch is recent");
     for interval in 1..=3 {
         scene.advance(INTERVAL);
         flood().await;
@@ -82,22 +82,22 @@ async fn a_flood_of_made_up_versions_costs_upstream_one_request_per_interval() {
 }
 
 #[tokio::test]
-async fn made_up_tokens_do_not_multiply_the_requests() {
+async fn invented_tokens_do_not_multiply_the_fetches() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     for token in 0..20 {
         scene.get("/left-pad").token(&format!("made-up-{token}")).await.is(200);
     }
-    let asked = scene.registry.count("/left-pad");
+    let before = scene.registry.count("/left-pad");
     scene.advance(INTERVAL);
     for token in 0..20 {
         scene.get("/left-pad/-/left-pad-7.0.0.tgz").token(&format!("made-up-{token}")).await.is(404);
     }
-    assert_eq!(scene.registry.count("/left-pad"), asked + 1);
+    assert_eq!(scene.registry.count("/left-pad"), before + 1);
 }
 
 #[tokio::test]
-async fn one_client_has_sixty_packages_a_minute_looked_up_again() {
+async fn one_client_causes_at_most_sixty_extra_fetches_a_minute() {
     let scene = Scene::open().await;
     let names: Vec<_> = (0..70).map(|number| format!("part-{number}")).collect();
     for name in &names {
@@ -112,21 +112,21 @@ async fn one_client_has_sixty_packages_a_minute_looked_up_again() {
 }
 
 #[tokio::test]
-async fn an_upstream_without_validators_is_asked_when_its_document_expires() {
+async fn an_upstream_without_validators_is_fetched_when_its_document_expires() {
     let scene = Scene::open().mirror().set("exclude", "left-pad").set("packument-ttl", "5m").await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad").await.is(200);
     scene.advance(minutes(1));
     scene.publish(Package::new("left-pad", "1.0.1"));
-    let asked = scene.registry.count("/left-pad");
+    let before = scene.registry.count("/left-pad");
     scene.get("/left-pad/-/left-pad-1.0.1.tgz").await.is(404);
-    assert_eq!(scene.registry.count("/left-pad"), asked);
+    assert_eq!(scene.registry.count("/left-pad"), before);
     scene.advance(minutes(5));
     scene.get("/left-pad/-/left-pad-1.0.1.tgz").await.is(200);
 }
 
 #[tokio::test]
-async fn an_upstream_that_fails_meanwhile_changes_nothing() {
+async fn a_failing_upstream_does_not_change_the_answers() {
     let scene = published_since().await;
     scene.registry.go_down();
     scene.get("/left-pad/-/left-pad-1.0.1.tgz").await.is(404);

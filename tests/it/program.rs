@@ -96,7 +96,10 @@ impl Program {
             let code = self.child.wait().expect("an exit status").code().unwrap_or(-1);
             (code, errors.map(|errors| errors.join().unwrap_or_default()).unwrap_or_default())
         });
-        tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("the process exits within a minute").expect("no panic")
+        tokio::time::timeout(Duration::from_secs(60), waiting)
+            .await
+            .expect("the process exits within a minute")
+            .expect("no panic")
     }
 }
 
