@@ -1,4 +1,4 @@
-//! What was seen, and when: no version opens earlier than an honest one would, whatever upstream shows to whom.
+//! First-seen times: no version opens earlier than an honest one would, regardless of what upstream shows to which client.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,13 +15,13 @@ const TARBALL: &str = "/left-pad/-/left-pad-1.1.0.tgz";
 /// An hour before the scene begins.
 const AN_HOUR_AGO: &str = "2026-04-03T11:00:00.000Z";
 
-/// What the registry answers at this moment, with these headers.
+/// Returns the registry's current packument with these headers.
 fn answer(scene: &Scene, name: &str, headers: &[(&str, &str)]) -> Reply {
     let reply = Reply::json(&scene.registry.packument(name).to_string());
     headers.iter().fold(reply, |reply, (name, value)| reply.header(name, value))
 }
 
-/// The packument of a name without some versions.
+/// Returns the current packument of a package without some versions.
 fn without(scene: &Scene, name: &str, versions: &[&str]) -> Reply {
     let mut packument = scene.registry.packument(name);
     for version in versions {
@@ -32,7 +32,7 @@ fn without(scene: &Scene, name: &str, versions: &[&str]) -> Reply {
 }
 
 #[tokio::test]
-async fn a_copy_from_a_cache_opens_nothing_that_was_held_when_it_was_made() {
+async fn a_copy_from_an_upstream_cache_opens_no_version_held_at_its_date() {
     let eighty_hours_ago = "Tue, 31 Mar 2026 04:00:00 GMT";
     let now = "Fri, 03 Apr 2026 12:00:00 GMT";
     for headers in [vec![("date", eighty_hours_ago), ("age", "288000")], vec![("date", now), ("age", "288000")]] {
@@ -42,7 +42,7 @@ async fn a_copy_from_a_cache_opens_nothing_that_was_held_when_it_was_made() {
         scene.registry.answer("/left-pad", answer(&scene, "left-pad", &headers));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "{headers:?}");
         scene.get(TARBALL).await.is(403);
-        // Confirmed by the cache, it is as old as before.
+        // A confirmation from the upstream cache does not make the copy newer.
         scene.advance(minutes(6));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "{headers:?}");
         scene.registry.clear_answer("/left-pad");
@@ -52,7 +52,7 @@ async fn a_copy_from_a_cache_opens_nothing_that_was_held_when_it_was_made() {
 }
 
 #[tokio::test]
-async fn a_look_is_dated_by_our_clock_whatever_date_upstream_sends() {
+async fn a_fetch_is_dated_by_the_local_clock_regardless_of_upstream_headers() {
     for headers in [vec![("date", "Thu, 27 Feb 2025 12:00:00 GMT")], vec![("age", "34560000")]] {
         let mut scene = Scene::open().await;
         scene.publish(Package::new("left-pad", "1.0.0").aged(days(900)));
@@ -74,17 +74,17 @@ async fn a_look_is_dated_by_our_clock_whatever_date_upstream_sends() {
 }
 
 #[tokio::test]
-async fn an_upstream_a_day_behind_opens_nothing_and_refusals_name_its_clock() {
+async fn a_slow_upstream_clock_opens_nothing_and_is_named_in_refusals() {
     let scene = Scene::open().await;
     scene.registry.set_clock_offset(SignedDuration::from_hours(-30));
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(100)));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.advance(hours(20));
-    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "by its clock it is old enough now");
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "1.1.0 is old enough only by the upstream clock");
     let refused = scene.get(TARBALL).await.is(403);
     assert!(refused.error().contains("the registry's clock is 30 h behind"), "{}", refused.error());
-    // Its documents are still looks.
+    // Its documents still count as fetches.
     scene.publish(Package::new("left-pad", "1.2.0").aged(days(90)));
     scene.registry.set_clock_offset(SignedDuration::ZERO);
     scene.advance(minutes(6));
@@ -94,7 +94,7 @@ async fn an_upstream_a_day_behind_opens_nothing_and_refusals_name_its_clock() {
 }
 
 #[tokio::test]
-async fn a_name_that_was_missing_for_a_while_comes_back_as_young_as_our_last_look() {
+async fn new_versions_of_a_package_that_was_missing_count_from_the_last_fetch() {
     let mut scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z"));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
@@ -105,7 +105,7 @@ async fn a_name_that_was_missing_for_a_while_comes_back_as_young_as_our_last_loo
     scene.advance(hours(1));
     scene.publish(Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(900)));
-    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "what was there before stays served");
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"], "known versions stay served");
     scene.get(TARBALL).await.is(403);
     scene.advance(hours(71).checked_sub(minutes(1)).unwrap());
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
@@ -114,7 +114,7 @@ async fn a_name_that_was_missing_for_a_while_comes_back_as_young_as_our_last_loo
 }
 
 #[tokio::test]
-async fn a_name_that_was_missing_at_our_first_look_counts_from_then() {
+async fn a_package_missing_at_the_first_fetch_counts_from_then() {
     for asked in ["/left-pad", TARBALL, "/left-pad/latest"] {
         let mut scene = Scene::open().await;
         scene.registry.absent("left-pad");
@@ -124,7 +124,7 @@ async fn a_name_that_was_missing_at_our_first_look_counts_from_then() {
         scene.publish(Package::new("left-pad", "1.1.0").aged(hours(20_000)));
         scene.get("/left-pad").await.is(403);
         scene.get(TARBALL).await.is(403);
-        // A package that began then is a new one, which waits longer than a release.
+        // The package counts as new, and new packages wait longer than releases.
         scene.advance(days(14).checked_sub(hours(2)).unwrap());
         scene.get("/left-pad").await.is(403);
         scene.advance(hours(1));
@@ -133,7 +133,7 @@ async fn a_name_that_was_missing_at_our_first_look_counts_from_then() {
 }
 
 #[tokio::test]
-async fn only_the_registry_says_that_a_package_is_not_there() {
+async fn only_a_404_of_the_registry_itself_means_a_missing_package() {
     let page = |status| Reply::status(status).header("content-type", "text/html");
     for reply in
         [page(404), page(410), Reply::error(401, "who?"), Reply::error(403, "no"), Reply::error(429, "later"), Reply::status(500)]
@@ -143,10 +143,10 @@ async fn only_the_registry_says_that_a_package_is_not_there() {
         assert!(scene.get("/left-pad").await.status >= 400);
         scene.registry.clear_answer("/left-pad");
         scene.advance(hours(1));
-        // It was there all the time: nothing says that it was not.
+        // Such an answer does not mean that the package was missing.
         scene.publish(Package::new("left-pad", "1.0.0").aged(days(300)));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-        // And what was seen stays, whatever such an answer says.
+        // Known versions stay after such an answer.
         scene.registry.answer("/left-pad", reply);
         scene.advance(minutes(6));
         let kept = scene.get("/left-pad").await;
@@ -158,7 +158,7 @@ async fn only_the_registry_says_that_a_package_is_not_there() {
 }
 
 #[tokio::test]
-async fn an_outage_of_hours_takes_no_version_its_age() {
+async fn hours_of_404_do_not_reset_the_age_of_versions() {
     let scene = Scene::open().await;
     let publish = || {
         scene.publish(Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z"));
@@ -207,7 +207,7 @@ async fn a_young_version_that_was_taken_down_counts_from_its_return() {
 }
 
 #[tokio::test]
-async fn times_that_become_known_later_count_for_what_was_there_from_the_start() {
+async fn publish_times_that_appear_later_count_for_versions_of_the_first_fetch() {
     let mut scene = Scene::open().await;
     let timeless = Arc::new(AtomicBool::new(true));
     let strips = Arc::clone(&timeless);
@@ -227,7 +227,7 @@ async fn times_that_become_known_later_count_for_what_was_there_from_the_start()
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.restart().await;
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    // Both were missing at the look before, an hour after the first.
+    // Both were missing at the previous fetch, an hour after the first.
     scene.advance(hours(70));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.advance(hours(1));
@@ -235,7 +235,7 @@ async fn times_that_become_known_later_count_for_what_was_there_from_the_start()
 }
 
 #[tokio::test]
-async fn an_older_copy_erases_and_confirms_nothing() {
+async fn an_older_document_removes_and_confirms_no_version() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     let old = Reply::json(&scene.registry.packument("left-pad").to_string());
@@ -247,7 +247,7 @@ async fn an_older_copy_erases_and_confirms_nothing() {
     scene.advance(minutes(6));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
     scene.get(TARBALL).await.is(200);
-    // What lags confirms nothing: the version opens when the newer document is seen again.
+    // An older document confirms nothing: the version opens when the newer one is seen again.
     scene.advance(hours(20));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
     scene.registry.clear_answer("/left-pad");
@@ -256,7 +256,7 @@ async fn an_older_copy_erases_and_confirms_nothing() {
 }
 
 #[tokio::test]
-async fn a_document_without_versions_erases_nothing() {
+async fn a_document_without_versions_removes_no_version() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
@@ -267,7 +267,7 @@ async fn a_document_without_versions_erases_nothing() {
 }
 
 #[tokio::test]
-async fn a_made_up_token_has_no_fresh_history() {
+async fn an_invented_token_starts_no_new_history() {
     let mut scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z"));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
@@ -293,7 +293,7 @@ async fn a_made_up_token_has_no_fresh_history() {
 }
 
 #[tokio::test]
-async fn what_a_token_saw_counts_for_those_without() {
+async fn history_seen_with_a_token_counts_for_clients_without_one() {
     let mut scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z"));
     scene.get("/left-pad").token("alice").await.is(200);
@@ -309,17 +309,17 @@ async fn what_a_token_saw_counts_for_those_without() {
 }
 
 #[tokio::test]
-async fn one_made_up_request_holds_nothing_for_the_others() {
-    // This registry shows any token less, and other bytes.
+async fn a_request_with_an_invented_token_holds_nothing_for_other_clients() {
+    // With any token, this registry shows fewer versions and other bytes.
     let mut scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z"));
     scene.publish(Package::new("left-pad", "1.1.0").time("2025-05-03T12:00:00.000Z"));
-    let mut less: Value = scene.registry.packument("left-pad");
-    less["versions"].as_object_mut().unwrap().remove("1.1.0");
-    less["dist-tags"]["latest"] = "1.0.0".into();
-    less["versions"]["1.0.0"]["dist"]["integrity"] = crate::package::sha512(b"other bytes").into();
-    less["versions"]["1.0.0"]["dist"]["shasum"] = crate::package::sha1(b"other bytes").into();
-    scene.registry.answer_tokens("/left-pad", Reply::json(&less.to_string()));
+    let mut fewer: Value = scene.registry.packument("left-pad");
+    fewer["versions"].as_object_mut().unwrap().remove("1.1.0");
+    fewer["dist-tags"]["latest"] = "1.0.0".into();
+    fewer["versions"]["1.0.0"]["dist"]["integrity"] = crate::package::sha512(b"other bytes").into();
+    fewer["versions"]["1.0.0"]["dist"]["shasum"] = crate::package::sha1(b"other bytes").into();
+    scene.registry.answer_tokens("/left-pad", Reply::json(&fewer.to_string()));
     scene.get("/left-pad").token("made-up").await.is(200);
     scene.advance(hours(1));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
@@ -333,7 +333,7 @@ async fn one_made_up_request_holds_nothing_for_the_others() {
 }
 
 #[tokio::test]
-async fn a_private_package_is_not_held_because_strangers_are_told_there_is_none() {
+async fn a_private_package_is_not_held_because_other_clients_get_404() {
     let mut scene = Scene::open().await;
     scene.publish(Package::new("@acme/ui", "1.0.0").readable_with("alice"));
     scene.get("/@acme%2fui").await.is(404);
@@ -347,13 +347,13 @@ async fn a_private_package_is_not_held_because_strangers_are_told_there_is_none(
 }
 
 #[tokio::test]
-async fn what_strangers_are_not_shown_is_not_gone_for_a_token_that_is() {
+async fn a_version_hidden_from_one_token_is_not_removed_for_another() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z"));
     scene.publish(Package::new("left-pad", "1.1.0").time(AN_HOUR_AGO));
-    let (all, less) = (answer(&scene, "left-pad", &[]), without(&scene, "left-pad", &["1.1.0"]));
+    let (all, fewer) = (answer(&scene, "left-pad", &[]), without(&scene, "left-pad", &["1.1.0"]));
     for token in ["alice", "mallory", "alice", "mallory", "alice"] {
-        let reply = if token == "alice" { &all } else { &less };
+        let reply = if token == "alice" { &all } else { &fewer };
         scene.registry.answer_tokens("/left-pad", reply.clone());
         assert_eq!(scene.get("/left-pad").token(token).await.versions(), ["1.0.0"]);
         scene.advance(hours(15));
@@ -363,7 +363,7 @@ async fn what_strangers_are_not_shown_is_not_gone_for_a_token_that_is() {
 }
 
 #[tokio::test]
-async fn a_contradiction_costs_upstream_a_few_requests_and_no_more() {
+async fn a_contradiction_causes_few_upstream_requests() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.get("/left-pad").await.is(200);
@@ -378,7 +378,7 @@ async fn a_contradiction_costs_upstream_a_few_requests_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_clock_that_somebody_set_records_nothing_until_an_upstream_agrees() {
+async fn a_changed_clock_records_nothing_until_an_upstream_agrees() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
@@ -387,11 +387,11 @@ async fn a_clock_that_somebody_set_records_nothing_until_an_upstream_agrees() {
     let noon = scene.now();
     scene.registry.set_clock_offset(SignedDuration::from_hours(-100));
     scene.clock.set(coldframe::units::timestamp::saturating_add(noon, hours(100)));
-    let told = scene.get("/-/coldframe/readyz").await.is(503);
-    assert!(told.text().contains("clock was set forward by 360000 s"), "{}", told.text());
+    let readiness = scene.get("/-/coldframe/readyz").await.is(503);
+    assert!(readiness.text().contains("clock was set forward by 360000 s"), "{}", readiness.text());
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.get(TARBALL).await.is(403);
-    // Set right: nothing was dated by the wrong clock.
+    // After the correction, nothing is dated by the wrong clock.
     scene.registry.set_clock_offset(SignedDuration::ZERO);
     scene.clock.set(coldframe::units::timestamp::saturating_add(noon, hours(1)));
     scene.publish(Package::new("left-pad", "1.2.0").aged(days(30)));
@@ -403,7 +403,7 @@ async fn a_clock_that_somebody_set_records_nothing_until_an_upstream_agrees() {
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0", "1.2.0"]);
 }
 
-/// The ledger's tables of the schema before views were compared, as far as packages go.
+/// Schema 2 of the ledger, from before views were compared.
 const SCHEMA_2: &str = "
     CREATE TABLE packages (id INTEGER PRIMARY KEY, upstream TEXT NOT NULL, name TEXT NOT NULL, first_seen INTEGER, validated INTEGER,
         changed INTEGER, content BLOB, length INTEGER NOT NULL DEFAULT 0, etag TEXT, last_modified TEXT, UNIQUE (upstream, name)) STRICT;
@@ -433,7 +433,7 @@ const SCHEMA_2: &str = "
     PRAGMA user_version = 2;
 ";
 
-/// Replaces the ledger of a scene by one of that schema; returns it, to be filled before the program starts again.
+/// Replaces the ledger of a scene with an empty one of schema 2; returns it, to be filled before the restart.
 async fn old_ledger(scene: &mut Scene) -> Connection {
     scene.coldframe.stop().await;
     let path = scene.data().join("ledger.sqlite");
@@ -447,13 +447,14 @@ async fn old_ledger(scene: &mut Scene) -> Connection {
     ledger
 }
 
-/// Notes a package that a view saw so many hours before the scene began, with these versions: (version, bytes, effective hours ago).
-fn note(ledger: &Connection, scene: &Scene, view: &str, name: &str, looked: i64, versions: &[(&str, &[u8], i64)]) {
+/// Inserts a package that a view fetched this many hours before the scene began. Each version has its bytes and its effective
+/// age in hours.
+fn insert_package(ledger: &Connection, scene: &Scene, view: &str, name: &str, fetched: i64, versions: &[(&str, &[u8], i64)]) {
     let at = |hours_ago: i64| i64::try_from(scene.now().as_nanosecond()).unwrap() - hours_ago * 3_600_000_000_000;
     let upstream = format!("{}/{view}", scene.registry.url);
     let columns =
         "INSERT INTO packages (upstream, name, first_seen, validated, changed, content) VALUES (?1, ?2, ?3, ?4, ?3, ?5)";
-    ledger.execute(columns, (&upstream, name, at(1000), at(looked), [1_u8; 32])).unwrap();
+    ledger.execute(columns, (&upstream, name, at(1000), at(fetched), [1_u8; 32])).unwrap();
     let id = ledger.last_insert_rowid();
     for (version, bytes, effective) in versions {
         let columns = "INSERT INTO releases VALUES (?1, ?2, ?3, ?4, ?4, ?5, NULL, 0)";
@@ -462,22 +463,22 @@ fn note(ledger: &Connection, scene: &Scene, view: &str, name: &str, looked: i64,
 }
 
 #[tokio::test]
-async fn a_ledger_of_two_histories_becomes_one_and_a_copy_of_it_stays() {
+async fn migration_merges_two_histories_and_keeps_a_copy() {
     let mut scene = Scene::open().await;
     let ledger = old_ledger(&mut scene).await;
     let (one, two) = (Package::new("left-pad", "1.0.0"), Package::new("left-pad", "1.1.0"));
     // Each view saw a version that the other did not.
-    note(&ledger, &scene, "", "left-pad", 200, &[("1.0.0", &one.tarball, 900)]);
-    note(&ledger, &scene, "#own", "left-pad", 300, &[("1.1.0", &two.tarball, 800)]);
-    // A hundred packages that both saw with the same bytes, and one with other bytes in each.
+    insert_package(&ledger, &scene, "", "left-pad", 200, &[("1.0.0", &one.tarball, 900)]);
+    insert_package(&ledger, &scene, "#own", "left-pad", 300, &[("1.1.0", &two.tarball, 800)]);
+    // A hundred packages with the same bytes in both views, and one with different bytes.
     let packages: Vec<_> = (0..100).map(|number| Package::new(&format!("package-{number}"), "1.0.0")).collect();
     for package in &packages {
-        note(&ledger, &scene, "", &package.name, 200, &[("1.0.0", &package.tarball, 900)]);
-        note(&ledger, &scene, "#own", &package.name, 150, &[("1.0.0", &package.tarball, 900)]);
+        insert_package(&ledger, &scene, "", &package.name, 200, &[("1.0.0", &package.tarball, 900)]);
+        insert_package(&ledger, &scene, "#own", &package.name, 150, &[("1.0.0", &package.tarball, 900)]);
     }
     let shown = Package::new("right-pad", "1.0.0");
-    note(&ledger, &scene, "", "right-pad", 200, &[("1.0.0", &shown.tarball, 900)]);
-    note(&ledger, &scene, "#own", "right-pad", 150, &[("1.0.0", b"shown to tokens", 900)]);
+    insert_package(&ledger, &scene, "", "right-pad", 200, &[("1.0.0", &shown.tarball, 900)]);
+    insert_package(&ledger, &scene, "#own", "right-pad", 150, &[("1.0.0", b"shown to tokens", 900)]);
     drop(ledger);
     scene.restart().await;
     for package in [one, two, shown].into_iter().chain(packages) {
@@ -500,7 +501,7 @@ async fn a_ledger_of_two_histories_becomes_one_and_a_copy_of_it_stays() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn the_files_of_the_ledger_are_their_owners_alone_whatever_the_directory_allows() {
+async fn ledger_files_are_accessible_only_to_their_owner() {
     use std::os::unix::fs::PermissionsExt as _;
     let mut scene = Scene::open().await;
     drop(old_ledger(&mut scene).await);
@@ -518,11 +519,11 @@ async fn the_files_of_the_ledger_are_their_owners_alone_whatever_the_directory_a
             seen += 1;
         }
     }
-    assert!(seen >= 4, "{seen} files: the ledger, its log, its index and the copy");
+    assert!(seen >= 4, "{seen} files, expected the ledger, its log, its index and the copy");
 }
 
 #[tokio::test]
-async fn how_publish_times_count_is_a_setting() {
+async fn upstream_time_sets_how_publish_times_count() {
     for (mode, first, backdated) in [("checked", true, false), ("first-seen", false, false), ("trust", true, true)] {
         let mut scene = Scene::open().set("upstream-time", mode).await;
         scene.publish(Package::new("left-pad", "1.0.0").time("2025-04-03T12:00:00.000Z"));
@@ -541,7 +542,7 @@ async fn how_publish_times_count_is_a_setting() {
 }
 
 #[tokio::test]
-async fn a_version_that_went_below_the_longest_age_of_a_rule_was_taken_down() {
+async fn a_version_removed_below_the_longest_rule_age_is_taken_down() {
     let went = async |age: &str| {
         let scene = Scene::open().set("min-release-age", age).await;
         scene.publish(Package::new("left-pad", "1.0.0"));

@@ -1,5 +1,5 @@
-//! The machine has a bad day: its disk is full or cannot be written, another process holds the ledger, its clock is wrong.
-//! Everybody goes on installing what is allowed, nothing is forgotten and nothing opens.
+//! Machine faults: a full or read-only disk, a ledger locked by another process, a wrong clock.
+//! Allowed versions are still served, no history is lost and no version opens early.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,20 +13,20 @@ use crate::program::{Program, coldframe, machine_clock, run};
 use crate::registry::Registry;
 use crate::scene::{NOON, Scene};
 
-/// Another process that holds the ledger, as a shell in the middle of a transaction does.
-fn hold(scene: &Scene) -> Connection {
-    let shell = Connection::open(scene.data().join("ledger.sqlite")).expect("the ledger");
-    shell.execute_batch("BEGIN IMMEDIATE").expect("its lock");
-    shell
+/// Locks the ledger from another connection with an open transaction.
+fn lock_ledger(scene: &Scene) -> Connection {
+    let lock = Connection::open(scene.data().join("ledger.sqlite")).expect("the ledger");
+    lock.execute_batch("BEGIN IMMEDIATE").expect("its lock");
+    lock
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_holds_the_ledger_holds_nobody_up_for_long() {
+async fn a_locked_ledger_does_not_delay_requests_for_long() {
     let mut scene = Scene::open().await;
     for number in 0..12 {
         scene.publish_old(&format!("package-{number}"), &["1.0.0"]);
     }
-    let shell = hold(&scene);
+    let lock = lock_ledger(&scene);
     let begun = Instant::now();
     let asking: Vec<_> = (0..12)
         .flat_map(|number| [format!("/package-{number}"), format!("/package-{number}/-/package-{number}-1.0.0.tgz")])
@@ -35,29 +35,29 @@ async fn whoever_holds_the_ledger_holds_nobody_up_for_long() {
     for answer in asking {
         answer.await.expect("an answer").is(200);
     }
-    // One waits for the lock, and the others learn from it.
+    // The first request waits for the lock; the others skip the wait.
     assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
     let written =
-        |shell: &Connection| shell.query_row("SELECT count(*) FROM packages", [], |row| row.get::<_, i64>(0)).expect("the table");
-    assert_eq!(written(&shell), 0, "the lock held nobody");
-    shell.execute_batch("ROLLBACK").expect("the end of a transaction");
+        |lock: &Connection| lock.query_row("SELECT count(*) FROM packages", [], |row| row.get::<_, i64>(0)).expect("the table");
+    assert_eq!(written(&lock), 0, "the ledger was not locked");
+    lock.execute_batch("ROLLBACK").expect("the end of a transaction");
     scene.coldframe.stop().await;
-    assert_eq!(written(&shell), 12);
+    assert_eq!(written(&lock), 12);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_seen_while_another_process_holds_the_ledger_is_remembered() {
+async fn first_seen_times_are_recorded_while_the_ledger_is_locked() {
     let mut scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad").await.is(200);
-    let shell = hold(&scene);
-    // Seen without it ten hours later: it counts from there, whatever it says.
+    let lock = lock_ledger(&scene);
+    // Fetched without 1.1.0 ten hours later, so 1.1.0 counts from then despite its publish time.
     scene.advance(hours(10));
     scene.get("/left-pad").await.is(200);
     scene.advance(hours(1));
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(90)));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    drop(shell);
+    drop(lock);
     scene.restart().await;
     scene.advance(hours(70));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
@@ -66,47 +66,47 @@ async fn what_is_seen_while_another_process_holds_the_ledger_is_remembered() {
 }
 
 #[tokio::test]
-async fn a_ledger_that_cannot_be_read_is_no_empty_one() {
+async fn an_unreadable_ledger_is_not_treated_as_empty() {
     let mut scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad").await.is(200);
     scene.advance(hours(1));
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(90)));
     scene.restart().await;
-    let shell = Connection::open(scene.data().join("ledger.sqlite")).expect("the ledger");
-    shell.execute_batch("ALTER TABLE releases RENAME TO hidden").expect("another schema");
+    let lock = Connection::open(scene.data().join("ledger.sqlite")).expect("the ledger");
+    lock.execute_batch("ALTER TABLE releases RENAME TO hidden").expect("another schema");
     let answer = scene.get("/left-pad").await.is(500);
     assert!(answer.error().contains("cannot read the ledger"), "{}", answer.error());
     scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(500);
-    shell.execute_batch("ALTER TABLE hidden RENAME TO releases").expect("its own schema");
+    lock.execute_batch("ALTER TABLE hidden RENAME TO releases").expect("its own schema");
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
 }
 
 #[tokio::test]
-async fn a_clock_that_is_put_forward_opens_nothing() {
+async fn a_clock_set_forward_opens_nothing() {
     for ahead in [hours(5), days(3650)] {
         let scene = Scene::open().await;
         scene.publish_old("left-pad", &["1.0.0"]);
         scene.publish(Package::new("left-pad", "1.1.0").aged(hours(70)));
-        let ripe = |scene: &Scene| (scene.get("/left-pad"), scene.get("/left-pad/-/left-pad-1.1.0.tgz"));
-        assert_eq!(ripe(&scene).0.await.versions(), ["1.0.0"]);
-        // Ours alone: upstream goes on telling the time.
+        let requests = |scene: &Scene| (scene.get("/left-pad"), scene.get("/left-pad/-/left-pad-1.1.0.tgz"));
+        assert_eq!(requests(&scene).0.await.versions(), ["1.0.0"]);
+        // Only the local clock is ahead; the upstream clock stays correct.
         scene.registry.set_clock_offset(-jiff::SignedDuration::try_from(ahead).unwrap());
         scene.advance(ahead);
-        assert_eq!(ripe(&scene).0.await.versions(), ["1.0.0"], "{ahead:?} ahead");
-        ripe(&scene).1.await.is(403);
-        // Put right, a moment later.
+        assert_eq!(requests(&scene).0.await.versions(), ["1.0.0"], "{ahead:?} ahead");
+        requests(&scene).1.await.is(403);
+        // Corrected, an hour after the start.
         scene.registry.set_clock_offset(jiff::SignedDuration::ZERO);
         scene.clock.set(timestamp::saturating_add(NOON.parse().unwrap(), hours(1)));
-        assert_eq!(ripe(&scene).0.await.versions(), ["1.0.0"]);
+        assert_eq!(requests(&scene).0.await.versions(), ["1.0.0"]);
         scene.advance(hours(2));
-        assert_eq!(ripe(&scene).0.await.versions(), ["1.0.0", "1.1.0"]);
-        ripe(&scene).1.await.is(200);
+        assert_eq!(requests(&scene).0.await.versions(), ["1.0.0", "1.1.0"]);
+        requests(&scene).1.await.is(200);
     }
 }
 
 #[tokio::test]
-async fn a_clock_that_is_set_back_opens_nothing_and_forgets_nothing() {
+async fn a_clock_set_back_opens_nothing_and_loses_nothing() {
     for back in [hours(5), days(300)] {
         let mut scene = Scene::open().await;
         scene.publish_old("left-pad", &["1.0.0"]);
@@ -121,19 +121,18 @@ async fn a_clock_that_is_set_back_opens_nothing_and_forgets_nothing() {
         scene.restart().await;
         scene.registry.set_clock_offset(jiff::SignedDuration::ZERO);
         scene.clock.set(timestamp::saturating_add(NOON.parse().unwrap(), hours(3)));
-        // What was backdated meanwhile is young still; what had nearly come of age now has.
+        // The version backdated meanwhile is still held; the version close to its minimum age has opened.
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
         scene.advance(days(3));
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.0.1", "1.1.0"]);
     }
 }
 
-/// A server whose disk takes 6 MB in all: a small file system of its own where a process may have that, else a limit on the
-/// size of each file.
-fn cramped(home: &TempDir, upstream: &str) -> Program {
+/// Starts a server on a 6 MB file system if the process may mount one, otherwise with a limit on the size of each file.
+fn serve_on_small_disk(home: &TempDir, upstream: &str) -> Program {
     let data = home.path().join("data");
     std::fs::create_dir(&data).unwrap();
-    let small = |more: &[&str]| {
+    let command_in_home = |more: &[&str]| {
         let mut command = Command::new(more[0]);
         command.env_clear().env("HOME", home.path()).env("PATH", "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin");
         command.args(&more[1..]).stdin(Stdio::null()).current_dir(home.path());
@@ -142,19 +141,19 @@ fn cramped(home: &TempDir, upstream: &str) -> Program {
     let serve = r#"exec "$0" serve --listen 127.0.0.1:0 --upstream "$1" --data-dir "$2""#;
     let mounted = format!(r#"mount -t tmpfs -o size=6m coldframe "$2" && {serve}"#);
     let limited = format!(r#"trap "" XFSZ; ulimit -f 2000; {serve}"#);
-    let may_mount = small(&["unshare", "-rm", "mount", "-t", "tmpfs", "coldframe", "data"]).output();
+    let may_mount = command_in_home(&["unshare", "-rm", "mount", "-t", "tmpfs", "coldframe", "data"]).output();
     let mut command = match may_mount {
-        Ok(tried) if tried.status.success() => small(&["unshare", "-rm", "sh", "-c", &mounted]),
-        _ => small(&["sh", "-c", &limited]),
+        Ok(tried) if tried.status.success() => command_in_home(&["unshare", "-rm", "sh", "-c", &mounted]),
+        _ => command_in_home(&["sh", "-c", &limited]),
     };
     Program::start(command.arg(env!("CARGO_BIN_EXE_coldframe")).arg(upstream).arg(&data))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_a_disk_that_is_full_everything_that_is_allowed_is_served_and_the_log_says_so() {
+async fn a_full_disk_is_logged_and_allowed_versions_are_still_served() {
     let registry = Registry::start(&machine_clock()).await;
     let home = TempDir::new().unwrap();
-    let program = cramped(&home, &registry.url);
+    let program = serve_on_small_disk(&home, &registry.url);
     let mut tarballs = Vec::new();
     for number in 0..8 {
         let package = Package::new(&format!("package-{number}"), "1.0.0").sized(1_500_000);
@@ -165,7 +164,7 @@ async fn on_a_disk_that_is_full_everything_that_is_allowed_is_served_and_the_log
     for _ in 0..3 {
         for (number, (path, bytes)) in tarballs.iter().enumerate() {
             assert_eq!(program.get(&format!("/package-{number}")).await.versions(), ["1.0.0"]);
-            assert!(program.get(path).await.is(200).body == *bytes, "{path} has other bytes");
+            assert!(program.get(path).await.is(200).body == *bytes, "{path}: wrong bytes");
             assert_eq!(program.get(path).header("range", "bytes=5-9").await.is(206).body, bytes[5..10]);
             program.get(&path.replace("1.0.0", "1.1.0")).await.is(403);
         }
@@ -176,8 +175,8 @@ async fn on_a_disk_that_is_full_everything_that_is_allowed_is_served_and_the_log
     assert!(errors.contains("packument write failed") || errors.contains("cannot write"), "{errors}");
 }
 
-/// A disk that turns read-only under a running server: its files may not grow, and where a process may mount, nothing in its data
-/// directory may be created, changed or removed either. Writable again when dropped.
+/// A data directory that is read-only under a running server until dropped: files cannot grow. If the process may mount, files
+/// cannot be created, changed or removed either.
 #[cfg(target_os = "linux")]
 struct ReadOnly<'a> {
     program: &'a Program,
@@ -187,7 +186,7 @@ struct ReadOnly<'a> {
 
 #[cfg(target_os = "linux")]
 impl<'a> ReadOnly<'a> {
-    /// A server that may be turned so: in a mount name space of its own, and without the signal that ends who writes too much.
+    /// Starts a server in its own mount namespace if possible, and with SIGXFSZ ignored.
     fn server(home: &TempDir, upstream: &str) -> Program {
         let inside = Command::new("unshare").args(["-rm", "true"]).stderr(Stdio::null()).status();
         let apart = inside.is_ok_and(|status| status.success());
@@ -199,16 +198,16 @@ impl<'a> ReadOnly<'a> {
         Program::start(command.stdin(Stdio::null()).current_dir(home.path()))
     }
 
-    #[expect(clippy::print_stderr, reason = "a machine that cannot do it is to say so")]
+    #[expect(clippy::print_stderr, reason = "a machine that cannot mount must be reported")]
     fn turn(program: &'a Program, home: &TempDir) -> Self {
         use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
         let none = Rlimit { current: Some(0), maximum: getrlimit(Resource::Fsize).maximum };
         let limit = prlimit(Self::process(program), Resource::Fsize, none).expect("its limit");
         let data = home.path().join("data");
-        // Over what is there, since a file system that is being written to does not let itself be turned.
+        // A bind mount, because a file system with open writers cannot be remounted read-only.
         let mounted = Self::inside(program, r#"mount --bind "$0" "$0" && mount -o remount,bind,ro "$0""#, &data).then_some(data);
         if mounted.is_none() {
-            eprintln!("this machine lets no process mount anything: files may not grow, but they may be created");
+            eprintln!("cannot mount on this machine: files cannot grow but can be created");
         }
         Self { program, limit, mounted }
     }
@@ -234,7 +233,7 @@ impl Drop for ReadOnly<'_> {
 
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_data_directory_is_read_only_everything_is_served_and_afterwards_kept_again() {
+async fn a_read_only_data_directory_stops_only_writes_until_it_is_writable() {
     let registry = Registry::start(&machine_clock()).await;
     let home = TempDir::new().unwrap();
     let program = ReadOnly::server(&home, &registry.url);
@@ -247,11 +246,11 @@ async fn while_the_data_directory_is_read_only_everything_is_served_and_afterwar
     }
     let files = || {
         let found = Command::new("find").arg(home.path().join("data")).args(["-type", "f", "-not", "-name", "ledger*"]).output();
-        String::from_utf8(found.expect("`find` is there").stdout).unwrap().lines().count()
+        String::from_utf8(found.expect("`find` runs").stdout).unwrap().lines().count()
     };
     let install = async |(packument, path, bytes): &(String, String, Vec<u8>)| {
         assert_eq!(program.get(packument).await.versions(), ["1.0.0"]);
-        assert!(program.get(path).await.is(200).body == *bytes, "{path} has other bytes");
+        assert!(program.get(path).await.is(200).body == *bytes, "{path}: wrong bytes");
         assert_eq!(program.get(path).header("range", "bytes=5-9").await.is(206).body, bytes[5..10]);
         program.get(&path.replace("1.0.0", "1.1.0")).await.is(403);
     };
@@ -276,22 +275,22 @@ async fn while_the_data_directory_is_read_only_everything_is_served_and_afterwar
     install(&packages[2]).await;
     let asked = registry.count(&packages[1].1);
     install(&packages[1]).await;
-    assert_eq!(registry.count(&packages[1].1), asked, "its tarball was not kept");
+    assert_eq!(registry.count(&packages[1].1), asked, "the tarball was not stored");
     assert_eq!((registry.count(&packages[0].1), registry.count(&packages[1].0)), (1, 1));
     program.signal("-TERM");
     let (code, errors) = program.ended().await;
     assert!(code == 0 && errors.contains("tarball write failed, served from memory"), "{code}: {errors}");
     assert!(errors.contains("ledger write failed"), "{errors}");
-    // What was seen and served meanwhile was owed to the ledger, and came into it.
+    // Pending ledger rows are written when the disk is writable again.
     let exposure = ["exposure", "meanwhile@1.0.0", "--json", "--data-dir"];
-    let (code, told, errors) = run(coldframe(home.path()).args(exposure).arg(home.path().join("data")));
+    let (code, stdout, errors) = run(coldframe(home.path()).args(exposure).arg(home.path().join("data")));
     assert_eq!(code, 0, "{errors}");
-    let rows: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let rows: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(rows[0]["times"], 8, "{rows:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_data_directory_of_a_newer_version_is_left_alone() {
+async fn a_data_directory_of_a_newer_version_is_not_modified() {
     let registry = Registry::start(&machine_clock()).await;
     let (home, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     Program::serve(home.path(), data.path(), &registry.url, &[]).kill();
@@ -302,17 +301,17 @@ async fn a_data_directory_of_a_newer_version_is_left_alone() {
     command.args(["serve", "--listen", "127.0.0.1:0", "--upstream", &registry.url, "--data-dir"]).arg(data.path());
     let (code, _, errors) = run(&mut command);
     assert!(code == 5 && errors.contains("newer Coldframe") && errors.contains("schema 99"), "{code}: {errors}");
-    assert!(std::fs::read(&file).unwrap() == before, "it was written to");
+    assert!(std::fs::read(&file).unwrap() == before, "the ledger was modified");
 }
 
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_data_directory_that_cannot_be_written_is_exit_code_5() {
+async fn an_unwritable_data_directory_exits_with_code_5() {
     use std::os::unix::fs::PermissionsExt as _;
     let registry = Registry::start(&machine_clock()).await;
     let (home, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     std::fs::set_permissions(data.path(), std::fs::Permissions::from_mode(0o500)).unwrap();
-    // Permissions bind nobody who is root, so root gives that up first where the system has the means.
+    // Permissions do not bind root, so root drops its capabilities first if `setpriv` exists.
     let is_root = std::fs::write(data.path().join("probe"), "").is_ok();
     let mut command = coldframe(home.path());
     if is_root {

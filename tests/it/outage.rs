@@ -1,4 +1,4 @@
-//! Upstream is down, or drowns: it is left alone, what is cached goes on, and everybody can read why.
+//! Upstream is down or overloaded: its circuit opens, cached answers are served as stale, and readyz reports the reason.
 
 use std::time::{Duration, Instant};
 
@@ -6,15 +6,15 @@ use crate::package::{Package, hours, minutes};
 use crate::reply::Reply;
 use crate::scene::Scene;
 
-/// So many failures in a row, and upstream is left alone.
-const ENOUGH: usize = 5;
+/// Consecutive failures that open the circuit.
+const FAILURES_TO_OPEN: usize = 5;
 
-async fn with_upstream_left_alone() -> Scene {
+async fn with_open_circuit() -> Scene {
     let scene = Scene::open().await;
     scene.publish_old("cached", &["1.0.0"]);
     scene.get("/cached").await.is(200);
     scene.registry.go_down();
-    for number in 0..ENOUGH {
+    for number in 0..FAILURES_TO_OPEN {
         scene.get(&format!("/unknown-{number}")).await.is(502);
     }
     scene
@@ -22,12 +22,12 @@ async fn with_upstream_left_alone() -> Scene {
 
 async fn readiness(scene: &Scene) -> String {
     let page = scene.get("/-/coldframe/readyz").await.is(200);
-    page.json()["checks"]["upstream"].as_str().expect("a word on upstream").to_owned()
+    page.json()["checks"]["upstream"].as_str().expect("an upstream check").to_owned()
 }
 
 #[tokio::test]
-async fn an_upstream_that_fails_again_and_again_is_left_alone_for_a_while() {
-    let scene = with_upstream_left_alone().await;
+async fn repeated_failures_open_the_circuit_for_a_while() {
+    let scene = with_open_circuit().await;
     let refused = scene.get("/one-more").await.is(502);
     assert!(refused.error().contains("is down") && refused.error().contains("next attempt in"), "{}", refused.error());
     assert!(readiness(&scene).await.contains("circuit open"));
@@ -37,7 +37,7 @@ async fn an_upstream_that_fails_again_and_again_is_left_alone_for_a_while() {
     scene.publish_old("one-more", &["1.0.0"]);
     let deadline = Instant::now() + Duration::from_secs(30);
     while scene.get("/one-more").await.status != 200 {
-        assert!(Instant::now() < deadline, "it is tried again");
+        assert!(Instant::now() < deadline, "upstream is not tried again");
         tokio::task::yield_now().await;
     }
     assert_eq!(readiness(&scene).await, "ok");
@@ -45,8 +45,8 @@ async fn an_upstream_that_fails_again_and_again_is_left_alone_for_a_while() {
 }
 
 #[tokio::test]
-async fn what_is_cached_goes_on_marked_as_stale_and_opens_nothing() {
-    let scene = with_upstream_left_alone().await;
+async fn cached_answers_are_marked_as_stale_while_the_circuit_is_open() {
+    let scene = with_open_circuit().await;
     scene.advance(minutes(10));
     let stale = scene.get("/cached").await.is(200);
     assert_eq!(stale.header("warning"), "110 - \"Response is Stale\"");
@@ -55,8 +55,8 @@ async fn what_is_cached_goes_on_marked_as_stale_and_opens_nothing() {
 }
 
 #[tokio::test]
-async fn a_silent_upstream_is_not_waited_for_while_the_last_answer_will_do() {
-    // With no patience at all nobody waits; that there is some, and how long, is the setting's.
+async fn a_silent_upstream_is_awaited_up_to_stale_wait() {
+    // `stale-wait` sets the wait; at 0 s there is none.
     for restarted in [false, true] {
         let mut scene = Scene::open().set("stale-wait", if restarted { "1s" } else { "0s" }).await;
         scene.publish_old("cached", &["1.0.0"]);
@@ -74,19 +74,19 @@ async fn a_silent_upstream_is_not_waited_for_while_the_last_answer_will_do() {
             scene.get("/cached/-/cached-1.1.0.tgz").await.is(403);
             scene.get("/cached/-/cached-1.0.0.tgz").await.is(200);
         }
-        // The flight goes on, and what it brings is for the next.
+        // The fetch continues, and its result serves later requests.
         scene.registry.wait_for_requests("/cached", 2).await;
         gate.open();
         let deadline = Instant::now() + Duration::from_secs(20);
         while scene.get("/cached").await.versions() != ["1.0.0", "1.1.0"] {
-            assert!(Instant::now() < deadline, "what upstream said at last was not taken in");
+            assert!(Instant::now() < deadline, "the late upstream answer was not used");
         }
         assert_eq!(scene.registry.count("/cached"), 2, "restarted: {restarted}");
     }
 }
 
 #[tokio::test]
-async fn a_silent_upstream_costs_an_install_one_wait_and_not_one_a_package() {
+async fn a_silent_upstream_costs_an_install_one_wait_in_all() {
     for restarted in [false, true] {
         let mut scene = Scene::open().set("stale-wait", "1s").await;
         let paths: Vec<_> = (0..12).map(|number| format!("/package-{number}")).collect();
@@ -105,11 +105,11 @@ async fn a_silent_upstream_costs_an_install_one_wait_and_not_one_a_package() {
             assert_eq!((stale.versions(), stale.header("age")), (vec!["1.0.0".to_owned()], "600"), "restarted: {restarted}");
         }
         assert!(begun.elapsed() < Duration::from_secs(6), "restarted: {restarted}, {:?}", begun.elapsed());
-        // One other is asked for, for which no client waits: the first alone might hang.
+        // One more package is fetched in the background, because only the first one might hang.
         scene.registry.wait_for_requests(&paths[1], 2).await;
         let asked = |scene: &Scene| paths.iter().map(|path| scene.registry.count(path) - 1).collect::<Vec<_>>();
         assert_eq!(asked(&scene)[2..], [0; 10], "restarted: {restarted}");
-        // After a while somebody looks again, and waits as long.
+        // Later one request tries upstream again and waits once more.
         scene.advance(Duration::from_secs(11));
         let begun = Instant::now();
         assert_eq!(scene.get(&paths[1]).await.is(200).header("age"), "611");
@@ -117,19 +117,19 @@ async fn a_silent_upstream_costs_an_install_one_wait_and_not_one_a_package() {
         assert_eq!(scene.get(&paths[2]).await.is(200).header("age"), "611");
         scene.registry.wait_for_requests(&paths[2], 2).await;
         assert_eq!(asked(&scene), [1, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        // The first word of upstream is enough.
+        // The first upstream answer ends this.
         gates.iter().for_each(crate::registry::Gate::open);
         let deadline = Instant::now() + Duration::from_secs(20);
         for path in &paths[2..] {
             while scene.get(path).await.is(200).headers.first("warning").is_some() {
-                assert!(Instant::now() < deadline, "it is not asked again");
+                assert!(Instant::now() < deadline, "upstream is not asked again");
             }
         }
     }
 }
 
 #[tokio::test]
-async fn an_upstream_that_is_slow_over_one_package_is_asked_for_the_others() {
+async fn one_slow_package_does_not_stop_fetches_of_others() {
     let scene = Scene::open().set("stale-wait", "1s").await;
     scene.publish_old("slow", &["1.0.0"]);
     scene.publish_old("other", &["1.0.0"]);
@@ -146,7 +146,7 @@ async fn an_upstream_that_is_slow_over_one_package_is_asked_for_the_others() {
 }
 
 #[tokio::test]
-async fn whoever_has_nothing_else_or_too_old_a_thing_waits_for_upstream() {
+async fn without_a_usable_stale_answer_clients_wait_for_upstream() {
     let scene = Scene::open().set("stale-wait", "0s").set("max-stale", "1h").await;
     scene.publish_old("cached", &["1.0.0"]);
     scene.publish_old("cold", &["1.0.0"]);
@@ -154,47 +154,47 @@ async fn whoever_has_nothing_else_or_too_old_a_thing_waits_for_upstream() {
     scene.advance(hours(2));
     for (path, times) in [("/cold", 1), ("/cached", 2)] {
         let gate = scene.registry.hold(path);
-        let asking = scene.get(path).start();
+        let request = scene.get(path).start();
         scene.registry.wait_for_requests(path, times).await;
         gate.open();
-        let answer = asking.await.unwrap().is(200);
+        let answer = request.await.unwrap().is(200);
         assert_eq!((answer.versions(), answer.headers.first("warning")), (vec!["1.0.0".to_owned()], None), "{path}");
     }
 }
 
 #[tokio::test]
-async fn a_version_that_ripens_during_an_outage_waits_for_its_end() {
+async fn a_version_that_reaches_its_age_during_an_outage_opens_after_it() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(71)));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     scene.registry.go_down();
     scene.advance(hours(2));
-    for _ in 0..2 * ENOUGH {
+    for _ in 0..2 * FAILURES_TO_OPEN {
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     }
     scene.registry.come_back();
     let deadline = Instant::now() + Duration::from_secs(30);
     while scene.get("/left-pad").await.versions().len() < 2 {
-        assert!(Instant::now() < deadline, "it opens when upstream confirms it");
+        assert!(Instant::now() < deadline, "the version does not open after the outage");
         scene.advance(Duration::from_secs(6));
     }
 }
 
 #[tokio::test]
-async fn an_overloaded_upstream_is_asked_again_when_it_says_so() {
+async fn an_overloaded_upstream_is_retried_after_retry_after() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.registry.answer("/left-pad", Reply::status(503).header("retry-after", "1"));
-    let asking = scene.get("/left-pad").start();
+    let request = scene.get("/left-pad").start();
     scene.registry.wait_for_requests("/left-pad", 1).await;
     scene.registry.clear_answer("/left-pad");
-    asking.await.unwrap().is(200);
+    request.await.unwrap().is(200);
     assert_eq!(scene.registry.count("/left-pad"), 2);
 }
 
 #[tokio::test]
-async fn an_upstream_that_needs_longer_is_not_waited_for() {
+async fn a_long_retry_after_is_passed_on_to_the_client() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.registry.answer("/left-pad", Reply::status(503).header("retry-after", "60"));
@@ -204,7 +204,7 @@ async fn an_upstream_that_needs_longer_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn one_that_says_nothing_is_asked_three_times_in_all() {
+async fn without_retry_after_a_request_is_tried_three_times() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad").await.is(200);
@@ -213,7 +213,7 @@ async fn one_that_says_nothing_is_asked_three_times_in_all() {
         let before = scene.registry.count("/left-pad/-/left-pad-1.0.0.tgz");
         scene.get("/left-pad/-/left-pad-1.0.0.tgz").await;
         assert_eq!(scene.registry.count("/left-pad/-/left-pad-1.0.0.tgz") - before, 3, "{status}");
-        // An answer in between, so that it does not pass for down.
+        // A success in between keeps the circuit closed.
         scene.registry.clear_answer("/left-pad/-/left-pad-1.0.0.tgz");
         scene.publish_old(&format!("other-{status}"), &["1.0.0"]);
         scene.get(&format!("/other-{status}")).await.is(200);
@@ -221,11 +221,11 @@ async fn one_that_says_nothing_is_asked_three_times_in_all() {
 }
 
 #[tokio::test]
-async fn a_package_that_upstream_cannot_answer_does_not_cost_the_others() {
+async fn a_failing_package_does_not_open_the_circuit() {
     let scene = Scene::open().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.registry.answer("/broken", Reply::status(500));
-    for _ in 0..3 * ENOUGH {
+    for _ in 0..3 * FAILURES_TO_OPEN {
         scene.get("/broken").await.is(502);
     }
     scene.get("/left-pad").await.is(200);

@@ -1,4 +1,4 @@
-//! Policies over real sockets: the shipped ones, files that change while serving, one for each listener, and parts of packages.
+//! Policies over real sockets: the shipped ones, reloads while serving, one per listener, and subpackages.
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,8 @@ const LOOSE: &str = "[[rule]]\nid = \"minimum-age\"\nhold = \"1h\"\nreason = \"y
 const TIGHT: &str =
     "[[rule]]\nid = \"nothing\"\ndeny = true\npackages = [\"left-pad\"]\nversions = \">=1.1.0\"\nreason = \"we do not use it\"\n";
 
-/// A scene whose policy is a file of this text.
-async fn ruled(text: &str) -> (Scene, tempfile::TempDir) {
+/// Opens a scene whose policy is a file with this text.
+async fn scene_with_policy(text: &str) -> (Scene, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rules.toml");
     std::fs::write(&path, text).unwrap();
@@ -24,8 +24,8 @@ async fn ruled(text: &str) -> (Scene, tempfile::TempDir) {
 }
 
 #[tokio::test]
-async fn a_rule_of_a_file_refuses_and_says_its_id_and_its_reason() {
-    let (scene, _folder) = ruled(TIGHT).await;
+async fn a_refusal_names_the_rule_and_its_reason() {
+    let (scene, _folder) = scene_with_policy(TIGHT).await;
     scene.publish_old("left-pad", &["1.0.0", "1.1.0-beta.1", "1.1.0"]);
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0-beta.1"]);
     let refused = scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403).error();
@@ -34,7 +34,7 @@ async fn a_rule_of_a_file_refuses_and_says_its_id_and_its_reason() {
 }
 
 #[tokio::test]
-async fn what_a_manifest_says_of_itself_is_asked() {
+async fn rules_match_manifest_fields() {
     let rules = r#"
 [[rule]]
 id = "scripts"
@@ -67,7 +67,7 @@ deny = true
 maintainers = ["trent*"]
 reason = "x"
 "#;
-    let (scene, _folder) = ruled(rules).await;
+    let (scene, _folder) = scene_with_policy(rules).await;
     let package = |version: &str| Package::new("demo", version).untagged();
     scene.publish(package("1.0.0").field("_npmUser", json!({"name": "alice", "email": "a@example"})).tagged("latest"));
     scene.publish(package("1.0.1").script("postinstall", "node x.js"));
@@ -88,7 +88,7 @@ reason = "x"
 }
 
 #[tokio::test]
-async fn a_new_package_waits_and_the_parts_of_an_old_one_do_not() {
+async fn a_new_package_is_held_and_subpackages_of_an_old_one_are_not() {
     let scene = Scene::open().await;
     let pins = json!({"@esbuild/linux-x64": "0.25.0", "@esbuild/other": "^0.25.0"});
     scene.publish(Package::new("esbuild", "0.24.0"));
@@ -96,7 +96,7 @@ async fn a_new_package_waits_and_the_parts_of_an_old_one_do_not() {
     scene.publish(Package::new("@esbuild/linux-x64", "0.25.0").aged(days(4)));
     scene.publish(Package::new("@esbuild/other", "0.25.0").aged(days(4)));
     scene.publish(Package::new("plain-crypto-js", "4.2.1").aged(days(4)));
-    // From a lockfile: the part is asked for first.
+    // With a lockfile, the subpackage is requested first.
     scene.get("/@esbuild/linux-x64/-/linux-x64-0.25.0.tgz").await.is(200);
     assert_eq!(scene.get("/@esbuild%2flinux-x64").await.versions(), ["0.25.0"]);
     let refused = scene.get("/@esbuild%2fother").await.is(403).error();
@@ -107,7 +107,7 @@ async fn a_new_package_waits_and_the_parts_of_an_old_one_do_not() {
 }
 
 #[tokio::test]
-async fn what_is_observed_is_served_and_noted_with_its_rule() {
+async fn the_observe_policy_serves_and_records_the_rule() {
     let mut scene = Scene::open().set("policy", "observe").await;
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.1.0"]);
@@ -122,10 +122,10 @@ async fn what_is_observed_is_served_and_noted_with_its_rule() {
 }
 
 #[tokio::test]
-async fn an_exemption_ends_on_its_day_without_asking_upstream() {
+async fn an_exemption_expires_without_an_upstream_fetch() {
     let rules = "[[rule]]\nid = \"for-now\"\nallow = true\nexpires = \"2026-04-03T13:00:00Z\"\nowner = \"a\"\nreason = \"x\"\n\
                  [[rule]]\nid = \"rest\"\ndeny = true\nreason = \"x\"\n";
-    let (scene, _folder) = ruled(rules).await;
+    let (scene, _folder) = scene_with_policy(rules).await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad").await.is(200);
     scene.registry.go_down();
@@ -135,34 +135,34 @@ async fn an_exemption_ends_on_its_day_without_asking_upstream() {
 }
 
 #[tokio::test]
-async fn each_listener_answers_by_its_own_policy_and_never_by_anothers() {
+async fn each_listener_applies_only_its_own_policy() {
     let scene = Scene::open().set("listen", "127.0.0.1:0").set("listen", "127.0.0.1:0=observe").await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
-    let further = scene.coldframe.addresses[1];
+    let second = scene.coldframe.addresses[1];
     for _ in 0..3 {
         assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-        assert_eq!(Ask::new(further, "GET", "/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+        assert_eq!(Ask::new(second, "GET", "/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
         scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(403);
-        Ask::new(further, "GET", "/left-pad/-/left-pad-1.1.0.tgz").await.is(200);
+        Ask::new(second, "GET", "/left-pad/-/left-pad-1.1.0.tgz").await.is(200);
         scene.advance(hours(1));
     }
 }
 
-/// Asks until the answer is as wanted, for twenty seconds.
-async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+/// Repeats `probe` for up to 20 s until it returns a value.
+async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        if let Some(found) = look().await {
+        if let Some(found) = probe().await {
             return found;
         }
-        assert!(Instant::now() < deadline, "{what} did not come");
+        assert!(Instant::now() < deadline, "timed out waiting for {what}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_changes_is_in_force_soon_and_a_broken_one_is_not() {
-    let (scene, folder) = ruled(LOOSE).await;
+async fn a_changed_policy_file_is_applied_and_a_broken_one_is_not() {
+    let (scene, folder) = scene_with_policy(LOOSE).await;
     scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
     assert_eq!(scene.get("/left-pad").await.versions().len(), 2);
     let path = folder.path().join("rules.toml");
@@ -170,11 +170,11 @@ async fn a_file_that_changes_is_in_force_soon_and_a_broken_one_is_not() {
     until("the new policy", async || (scene.get("/left-pad").await.versions().len() == 1).then_some(())).await;
     assert!(scene.metric("coldframe_policy_reloads", "adopted").await >= 1.0);
     std::fs::write(&path, "[[rule]]\nid = \"broken\"\n").unwrap();
-    let told = until("the remark", async || {
-        let told = scene.get("/-/coldframe/readyz").await.is(200).text();
-        told.contains("rules.toml:1:1").then_some(told)
+    let readiness = until("the warning in readyz", async || {
+        let text = scene.get("/-/coldframe/readyz").await.is(200).text();
+        text.contains("rules.toml:1:1").then_some(text)
     });
-    assert!(told.await.contains("the previous one is active"));
+    assert!(readiness.await.contains("the previous one is active"));
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
     assert!(scene.metric("coldframe_policy_reloads", "broken").await >= 1.0);
     std::fs::write(&path, LOOSE).unwrap();
@@ -184,23 +184,23 @@ async fn a_file_that_changes_is_in_force_soon_and_a_broken_one_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_request_fails_while_policies_change_and_none_gets_an_old_answer_after() {
-    let (scene, folder) = ruled(LOOSE).await;
+async fn no_request_fails_during_a_reload_or_gets_an_old_answer_after_it() {
+    let (scene, folder) = scene_with_policy(LOOSE).await;
     scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
     let path = folder.path().join("rules.toml");
     let address = scene.coldframe.address;
     let (stop, stopped) = tokio::sync::watch::channel(false);
-    let crowd: Vec<_> = (0..8)
+    let clients: Vec<_> = (0..8)
         .map(|_| {
             let stopped = stopped.clone();
             tokio::spawn(async move {
-                let mut asked = 0;
+                let mut answers = 0;
                 while !*stopped.borrow() {
                     let versions = Ask::new(address, "GET", "/left-pad").await.is(200).versions();
                     assert!(versions.len() == 1 || versions.len() == 2, "{versions:?}");
-                    asked += 1;
+                    answers += 1;
                 }
-                asked
+                answers
             })
         })
         .collect();
@@ -208,21 +208,21 @@ async fn no_request_fails_while_policies_change_and_none_gets_an_old_answer_afte
         let (text, count) = if round % 2 == 0 { (TIGHT, 1) } else { (LOOSE, 2) };
         std::fs::write(&path, format!("{text}# {round}\n")).unwrap();
         let reloads = f64::from(round + 1);
-        until("the swap", async || (scene.metric("coldframe_policy_reloads", "adopted").await >= reloads).then_some(())).await;
-        // The counter moves after the swap: whoever asks from here on is answered by the new policy.
+        until("the reload", async || (scene.metric("coldframe_policy_reloads", "adopted").await >= reloads).then_some(())).await;
+        // The counter increases after the swap, so later requests get the new policy.
         for _ in 0..20 {
             assert_eq!(scene.get("/left-pad").await.versions().len(), count);
         }
     }
     stop.send_replace(true);
-    for one in crowd {
-        assert!(one.await.unwrap() > 0);
+    for client in clients {
+        assert!(client.await.unwrap() > 0);
     }
 }
 
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hangup_has_the_policy_read_again() {
+async fn sighup_reloads_the_policy() {
     let home = tempfile::tempdir().unwrap();
     let registry = Registry::start(&machine_clock()).await;
     let folder = home.path().join("rules");
@@ -233,32 +233,32 @@ async fn a_hangup_has_the_policy_read_again() {
     assert!(program.greeting.contains("policy") && program.greeting.contains("1 h minimum release age"), "{}", program.greeting);
     program.signal("-HUP");
     until("the reload", async || {
-        let numbers = program.get("/-/coldframe/metrics").await.is(200).text();
-        numbers.contains("coldframe_policy_reloads_total{outcome=\"adopted\"} 1\n").then_some(())
+        let metrics = program.get("/-/coldframe/metrics").await.is(200).text();
+        metrics.contains("coldframe_policy_reloads_total{outcome=\"adopted\"} 1\n").then_some(())
     })
     .await;
 }
 
 #[test]
-fn a_policy_is_checked_tested_and_replayed_on_the_command_line() {
+fn policy_check_test_and_replay_report_results_and_errors() {
     let home = tempfile::tempdir().unwrap();
-    let (code, told, _) = run(coldframe(home.path()).args(["policy", "check"]));
-    assert!(code == 0 && told.contains("default: 6 rules, no errors"), "{told}");
+    let (code, stdout, _) = run(coldframe(home.path()).args(["policy", "check"]));
+    assert!(code == 0 && stdout.contains("default: 6 rules, no errors"), "{stdout}");
     let own = home.path().join("own.toml");
     std::fs::write(&own, "include = \"default\"\n[[rule]]\nid = \"ours\"\nallow = true\nscopes = [\"@acme\"]\nreason = \"x\"\n")
         .unwrap();
-    let (code, told, _) = run(coldframe(home.path()).args(["policy", "check"]).arg(&own));
-    assert!(code == 0 && told.contains("warning:") && told.contains("has no `owner`, `expires`"), "{told}");
+    let (code, stdout, _) = run(coldframe(home.path()).args(["policy", "check"]).arg(&own));
+    assert!(code == 0 && stdout.contains("warning:") && stdout.contains("has no `owner`, `expires`"), "{stdout}");
     assert_eq!(run(coldframe(home.path()).args(["policy", "check", "--strict"]).arg(&own)).0, 2);
     std::fs::write(&own, "[[rule]]\nid = \"x\"\nhold = \"14\"\n").unwrap();
-    let (code, _, wrong) = run(coldframe(home.path()).args(["policy", "check"]).arg(&own));
-    assert!(code == 2 && wrong.contains("own.toml:3:8: `hold` lacks a unit: `14`") && wrong.contains("= allowed:"), "{wrong}");
-    let (code, told, _) = run(coldframe(home.path()).args(["policy", "test", "strict"]));
-    assert!(code == 0 && told.contains("passed, 0 failed"), "{told}");
+    let (code, _, stderr) = run(coldframe(home.path()).args(["policy", "check"]).arg(&own));
+    assert!(code == 2 && stderr.contains("own.toml:3:8: `hold` lacks a unit: `14`") && stderr.contains("= allowed:"), "{stderr}");
+    let (code, stdout, _) = run(coldframe(home.path()).args(["policy", "test", "strict"]));
+    assert!(code == 0 && stdout.contains("passed, 0 failed"), "{stdout}");
     std::fs::write(&own, LOOSE).unwrap();
     std::fs::write(home.path().join("own.cases"), "axios@1.14.1 at 2026-03-31T01:00Z => deny by minimum-age\n").unwrap();
-    let (code, told, _) = run(coldframe(home.path()).args(["policy", "test"]).arg(&own));
-    assert!(code == 1 && told.contains("= found: hold by minimum-age until 2026-03-31T02:00:00Z"), "{told}");
+    let (code, stdout, _) = run(coldframe(home.path()).args(["policy", "test"]).arg(&own));
+    assert!(code == 1 && stdout.contains("= found: hold by minimum-age until 2026-03-31T02:00:00Z"), "{stdout}");
     let incidents = home.path().join("incidents.json");
     let incident = |id: &str, hours: serde_json::Value, bound: &str| {
         json!({"id": id, "published_at": "2026-03-31T00:21:00Z", "hours_live": hours, "hours_live_bound": bound,
@@ -271,34 +271,34 @@ fn a_policy_is_checked_tested_and_replayed_on_the_command_line() {
         incident("unknown", json!(null), "unknown"),
     ];
     std::fs::write(&incidents, json!({ "incidents": held }).to_string()).unwrap();
-    let (code, told, wrong) = run(coldframe(home.path()).args(["policy", "replay", "--json"]).arg(&incidents));
-    assert_eq!(code, 0, "{wrong}");
-    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
-    let outcomes: Vec<_> = told.as_array().unwrap().iter().map(|one| one["outcome"].as_str().unwrap()).collect();
+    let (code, stdout, stderr) = run(coldframe(home.path()).args(["policy", "replay", "--json"]).arg(&incidents));
+    assert_eq!(code, 0, "{stderr}");
+    let rows: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let outcomes: Vec<_> = rows.as_array().unwrap().iter().map(|row| row["outcome"].as_str().unwrap()).collect();
     assert_eq!(outcomes, ["stopped", "missed", "undecidable"]);
-    assert_eq!((&told[0]["rule"], &told[0]["until"]), (&json!("minimum-age"), &json!("2026-04-03T00:21:00Z")));
-    assert!(wrong.contains(&format!("3 incidents in {}", incidents.display())), "{wrong}");
+    assert_eq!((&rows[0]["rule"], &rows[0]["until"]), (&json!("minimum-age"), &json!("2026-04-03T00:21:00Z")));
+    assert!(stderr.contains(&format!("3 incidents in {}", incidents.display())), "{stderr}");
     std::fs::write(&incidents, "{\"cases\":[]}").unwrap();
-    let (code, _, wrong) = run(coldframe(home.path()).args(["policy", "replay"]).arg(&incidents));
-    assert!(code == 2 && wrong.contains("cannot parse incidents in") && wrong.contains("policies/README.md"), "{wrong}");
+    let (code, _, stderr) = run(coldframe(home.path()).args(["policy", "replay"]).arg(&incidents));
+    assert!(code == 2 && stderr.contains("cannot parse incidents in") && stderr.contains("policies/README.md"), "{stderr}");
 }
 
 #[test]
-fn without_a_file_the_shipped_incidents_are_replayed_and_named() {
+fn replay_without_a_file_uses_and_names_the_shipped_incidents() {
     let home = tempfile::tempdir().unwrap();
     for (policy, counts) in [
         ("default", "0 stopped at publication, 23 stopped until detection, 5 missed, 8 undecidable"),
         ("strict", "1 stopped at publication, 23 stopped until detection, 4 missed, 8 undecidable"),
     ] {
-        let (code, told, errors) = run(coldframe(home.path()).args(["policy", "replay", "--policy", policy]));
+        let (code, stdout, errors) = run(coldframe(home.path()).args(["policy", "replay", "--policy", policy]));
         assert_eq!(code, 0, "{errors}");
         let line = format!("{policy}: of 36 incidents in policies/incidents.json (shipped) {counts}");
-        assert!(told.contains(&line), "{told}");
+        assert!(stdout.contains(&line), "{stdout}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_difference_says_what_another_policy_would_break_and_for_whom() {
+async fn policy_diff_lists_broken_versions_and_their_clients() {
     let home = tempfile::tempdir().unwrap();
     let registry = Registry::start(&machine_clock()).await;
     registry.publish(Package::new("left-pad", "1.0.0"));
@@ -309,28 +309,30 @@ async fn a_difference_says_what_another_policy_would_break_and_for_whom() {
     program.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(200);
     let candidate = home.path().join("tight.toml");
     std::fs::write(&candidate, TIGHT).unwrap();
-    let told = until("the ledger", async || {
+    let stdout = until("the ledger", async || {
         let mut command = coldframe(home.path());
         command.args(["policy", "diff"]).arg(&candidate).args(["--upstream", &registry.url, "--data-dir"]).arg(&data);
-        let (code, told, wrong) = tokio::task::spawn_blocking(move || run(&mut command)).await.unwrap();
-        assert_eq!(code, 0, "{wrong}");
-        told.contains("of 2 requested tarballs").then_some(told)
+        let (code, stdout, stderr) = tokio::task::spawn_blocking(move || run(&mut command)).await.unwrap();
+        assert_eq!(code, 0, "{stderr}");
+        stdout.contains("of 2 requested tarballs").then_some(stdout)
     });
-    let told = told.await;
-    assert!(told.contains("breaks  left-pad@1.1.0  nothing") && told.contains("127.0.0.1"), "{told}");
-    assert!(told.contains("1 would break, 0 would open"), "{told}");
+    let stdout = stdout.await;
+    assert!(stdout.contains("breaks  left-pad@1.1.0  nothing") && stdout.contains("127.0.0.1"), "{stdout}");
+    assert!(stdout.contains("1 would break, 0 would open"), "{stdout}");
     drop(program);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pipe_in_a_policys_place_changes_nothing_and_the_next_file_is_in_force() {
-    let (scene, folder) = ruled(LOOSE).await;
+async fn a_fifo_instead_of_a_policy_file_changes_nothing_and_the_next_file_is_applied() {
+    let (scene, folder) = scene_with_policy(LOOSE).await;
     scene.publish_old("left-pad", &["1.0.0", "1.1.0"]);
     let path = folder.path().join("rules.toml");
     std::fs::remove_file(&path).unwrap();
     assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
-    until("the mistake", async || scene.get("/-/coldframe/readyz").await.text().contains("not a regular file").then_some(()))
-        .await;
+    until("the error in readyz", async || {
+        scene.get("/-/coldframe/readyz").await.text().contains("not a regular file").then_some(())
+    })
+    .await;
     assert_eq!(scene.get("/left-pad").await.versions().len(), 2);
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, TIGHT).unwrap();
@@ -338,27 +340,27 @@ async fn a_pipe_in_a_policys_place_changes_nothing_and_the_next_file_is_in_force
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_difference_tells_what_was_young_when_it_was_asked_for_however_old_it_is_by_now() {
+async fn policy_diff_judges_versions_at_the_time_of_their_download() {
     let scene = Scene::open().set("policy", "observe").await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
     scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
     scene.get("/left-pad/-/left-pad-1.1.0.tgz").await.is(200);
-    // The command has the machine's clock: by that all of it is old.
+    // The command uses the machine's clock, by which both versions are old.
     let home = tempfile::tempdir().unwrap();
-    let told = until("the ledger", async || {
+    let rows = until("the ledger", async || {
         let mut command = coldframe(home.path());
         command.args(["policy", "diff", "default", "--json", "--policy", "observe"]);
         command.args(["--upstream", &scene.registry.url, "--data-dir"]).arg(scene.data());
-        let (code, told, wrong) = tokio::task::spawn_blocking(move || run(&mut command)).await.unwrap();
-        assert_eq!(code, 0, "{wrong}");
-        let told: serde_json::Value = serde_json::from_str(&told).unwrap();
-        (!told.as_array().unwrap().is_empty()).then_some(told)
+        let (code, stdout, stderr) = tokio::task::spawn_blocking(move || run(&mut command)).await.unwrap();
+        assert_eq!(code, 0, "{stderr}");
+        let rows: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        (!rows.as_array().unwrap().is_empty()).then_some(rows)
     });
     let expected = json!([{
         "name": "left-pad", "version": "1.1.0", "clients": ["127.0.0.1"], "times": 1, "first": "2026-04-03T12:00:00Z",
         "now": { "verdict": "allow", "rule": null, "until": null },
         "then": { "verdict": "hold", "rule": "minimum-age", "until": "2026-04-06T11:00:00Z" },
     }]);
-    assert_eq!(told.await, expected);
+    assert_eq!(rows.await, expected);
 }

@@ -1,5 +1,5 @@
-//! What Coldframe prints, with a stranger's words in every place that it prints from: nothing of them acts on a terminal, a CI runner,
-//! a browser or the reader of a log. Each command is run with hostile input, and all bytes that come out are looked through.
+//! Output with hostile input from every source: no printed text may act on a terminal, a CI runner, a browser or a log reader.
+//! Every command is run with hostile input, and all of its output is checked.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -15,24 +15,24 @@ use crate::registry::Registry;
 use crate::reply::Reply;
 use crate::scene::Scene;
 
-/// A value that begins a line of its own, speaks to three CI runners, moves a cursor, sets a title, turns the direction of
-/// writing around, and holds what cannot be seen.
+/// A value that starts new lines, contains commands for three CI runners, moves the cursor, sets a title, reverses the text
+/// direction and has invisible characters.
 const HOSTILE: &str = "x\n::error::PWNED\r\n::add-mask::PWNED\u{85}PWNED\u{2028}PWNED##[set-env]##vso[task.x]##teamcity[y]\u{1b}]0;t\u{7}\u{9b}2J\u{202e}\
                        \u{2066}\u{200b}\u{feff}\u{ad}\u{e0041}\u{7f}|`$(x)`<img src=x>";
 
-/// The same as far as a line of HTTP can hold it.
+/// A hostile value of characters that an HTTP header can contain.
 const HOSTILE_LINE: &str = "::error::PWNED ##[add-mask]PWNED ##vso[task.x] x";
 
-/// What a command may print as workflow commands: nothing, or those of `check --format github`.
+/// The workflow commands that a text may contain: none, or those of `check --format github`.
 #[derive(Clone, Copy, PartialEq)]
 enum Commands {
     None,
     Ours,
 }
 
-/// Looks through all that was printed.
+/// Asserts that a text is harmless.
 #[track_caller]
-fn harmless(what: &str, text: &str, commands: Commands) {
+fn assert_harmless(what: &str, text: &str, commands: Commands) {
     for line in text.split('\n') {
         for letter in line.chars() {
             let invisible = matches!(letter, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
@@ -41,37 +41,37 @@ fn harmless(what: &str, text: &str, commands: Commands) {
         }
         let is_ours = commands == Commands::Ours
             && ["::error file=", "::warning file=", "::notice file="].iter().any(|own| line.starts_with(own));
-        assert!(is_ours || !line.trim_start().starts_with("::"), "{what} begins a workflow command: {line:?}");
-        assert!(!line.starts_with("PWNED"), "{what} lets a value begin a line: {line:?}");
+        assert!(is_ours || !line.trim_start().starts_with("::"), "{what} starts a workflow command: {line:?}");
+        assert!(!line.starts_with("PWNED"), "{what} starts a line with a value: {line:?}");
         for command in ["##[", "##vso[", "##teamcity["] {
             assert!(!line.contains(command), "{what} prints {command}: {line:?}");
         }
     }
 }
 
-/// Runs a command and looks through all that it printed.
+/// Runs a command and checks all of its output.
 #[track_caller]
 fn printed(command: &mut Command) -> (i32, String, String) {
     let what = format!("{:?}", command.get_args().collect::<Vec<_>>());
     let (code, out, errors) = run(command);
     let commands = if what.contains("\"github\"") { Commands::Ours } else { Commands::None };
-    harmless(&what, &out, commands);
-    harmless(&what, &errors, Commands::None);
+    assert_harmless(&what, &out, commands);
+    assert_harmless(&what, &errors, Commands::None);
     if what.contains("\"json\"") || what.contains("\"--json\"") || what.contains("\"sarif\"") {
-        assert!(out.is_empty() || serde_json::from_str::<Value>(&out).is_ok(), "{what} prints no JSON: {out}");
+        assert!(out.is_empty() || serde_json::from_str::<Value>(&out).is_ok(), "{what} prints invalid JSON: {out}");
     }
     (code, out, errors)
 }
 
-struct Place {
+struct Fixture {
     home: TempDir,
     data: TempDir,
     registry: Registry,
 }
 
-impl Place {
-    /// A registry whose one package says hostile things wherever a packument has room for words.
-    async fn make() -> Self {
+impl Fixture {
+    /// Starts a registry with hostile text in every text field of a packument.
+    async fn new() -> Self {
         let registry = Registry::start(&machine_clock()).await;
         registry.publish(Package::new("axios", "1.14.0"));
         let hostile = Package::new("axios", "1.14.1").aged(hours(1)).field("deprecated", HOSTILE);
@@ -85,7 +85,7 @@ impl Place {
             let other = packument["versions"]["1.14.1"].clone();
             packument["versions"][HOSTILE] = other;
         });
-        // A packument that cannot be believed, and what its registry says of another one.
+        // An invalid packument, and hostile error texts.
         registry.raw(
             "broken",
             json!({ "name": HOSTILE, "versions": { HOSTILE: { "name": HOSTILE, "version": HOSTILE } } }).to_string(),
@@ -105,28 +105,28 @@ impl Place {
         path
     }
 
-    fn command(&self, words: &[&str]) -> Command {
+    fn command(&self, args: &[&str]) -> Command {
         let mut command = coldframe(self.home.path());
-        command.env("PATH", "/usr/bin:/bin").args(words);
+        command.env("PATH", "/usr/bin:/bin").args(args);
         command
     }
 
-    /// A command on the data directory.
-    fn on_data(&self, words: &[&str]) -> Command {
-        let mut command = self.command(words);
+    /// Returns a command with the data directory.
+    fn with_data(&self, args: &[&str]) -> Command {
+        let mut command = self.command(args);
         command.arg("--data-dir").arg(self.data.path());
         command
     }
 
-    /// A command that may ask the registry.
-    fn asking(&self, words: &[&str]) -> Command {
-        let mut command = self.on_data(words);
+    /// Returns a command with the data directory and the registry.
+    fn with_upstream(&self, args: &[&str]) -> Command {
+        let mut command = self.with_data(args);
         command.args(["--upstream", &self.registry.url]);
         command
     }
 }
 
-/// Text as a quoted string of YAML and of yarn 1: that of JSON, in ASCII.
+/// Quotes text for YAML and yarn 1, as JSON in ASCII.
 fn quoted(text: &str) -> String {
     let mut quoted = String::new();
     for letter in Value::from(text).to_string().chars() {
@@ -141,7 +141,7 @@ fn quoted(text: &str) -> String {
     quoted
 }
 
-/// Lockfiles of every client with hostile words in each of their places, beside entries that are refused.
+/// Returns lockfiles of every client with hostile text in each field, next to entries that are refused.
 fn lockfiles() -> Vec<(&'static str, String)> {
     let entry = json!({ "version": HOSTILE, "resolved": HOSTILE, "integrity": HOSTILE, "dependencies": { HOSTILE: HOSTILE, "axios": HOSTILE } });
     let young = json!({ "version": "1.14.1", "dependencies": { "axios": HOSTILE } });
@@ -205,31 +205,31 @@ fn lockfiles() -> Vec<(&'static str, String)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lockfile_of_a_stranger_prints_no_command_and_moves_no_cursor() {
-    let place = Place::make().await;
+async fn a_hostile_lockfile_is_printed_harmlessly() {
+    let fixture = Fixture::new().await;
     for (name, text) in lockfiles() {
-        // The folder's name is a stranger's too: a repository may hold any.
-        let path = place.write(&format!("f\n::error::PWNED\u{1b}[2J##[x]/{name}"), &text);
+        // The folder name is hostile too, because a repository may have any.
+        let path = fixture.write(&format!("f\n::error::PWNED\u{1b}[2J##[x]/{name}"), &text);
         let path = path.to_str().unwrap();
         let is_broken = name.starts_with("broken") || name.starts_with("unknown");
         for format in ["table", "json", "sarif", "github"] {
-            let (code, out, errors) = printed(&mut place.asking(&["check", path, "--format", format]));
+            let (code, out, errors) = printed(&mut fixture.with_upstream(&["check", path, "--format", format]));
             assert_eq!(code == 2, is_broken, "{name}: {out}{errors}");
             assert_eq!(!out.is_empty(), !is_broken, "{name}: {errors}");
         }
-        printed(&mut place.asking(&["check", path, "--fix"]));
-        printed(&mut place.asking(&["check", path, "--fix", "--format", "json"]));
-        printed(&mut place.asking(&["adopt", path, "--dry-run"]));
-        printed(&mut place.asking(&["adopt", path, "--dry-run", "--json"]));
+        printed(&mut fixture.with_upstream(&["check", path, "--fix"]));
+        printed(&mut fixture.with_upstream(&["check", path, "--fix", "--format", "json"]));
+        printed(&mut fixture.with_upstream(&["adopt", path, "--dry-run"]));
+        printed(&mut fixture.with_upstream(&["adopt", path, "--dry-run", "--json"]));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_to_copy_holds_no_other_command() {
-    let place = Place::make().await;
+async fn suggested_commands_are_quoted_for_the_shell() {
+    let fixture = Fixture::new().await;
     let lockfile = "# yarn lockfile v1\n\n\"x; rm -rf $(y) 'z'@npm:axios@^1.0.0\":\n  version \"1.14.1\"\n";
-    place.write("yarn.lock", lockfile);
-    let (_, out, _) = printed(&mut place.asking(&["check", "--fix"]));
+    fixture.write("yarn.lock", lockfile);
+    let (_, out, _) = printed(&mut fixture.with_upstream(&["check", "--fix"]));
     let line = out.lines().find(|line| line.contains("yarn add --exact")).unwrap_or_else(|| panic!("{out}"));
     assert!(
         line.ends_with(r"yarn add --exact 'x; rm -rf $(y) '\''z'\''@npm:axios@1.14.0'"),
@@ -238,56 +238,56 @@ async fn a_command_to_copy_holds_no_other_command() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_packument_of_a_stranger_is_explained_harmlessly() {
-    let place = Place::make().await;
+async fn a_hostile_packument_is_explained_harmlessly() {
+    let fixture = Fixture::new().await;
     for spec in ["axios@1.14.1", "axios", "axios@^1", "broken", "denied", "away"] {
-        printed(&mut place.asking(&["explain", spec]));
-        printed(&mut place.asking(&["explain", spec, "--json"]));
-        printed(&mut place.asking(&["approve", spec, "--reason", "because\u{202e}"]));
+        printed(&mut fixture.with_upstream(&["explain", spec]));
+        printed(&mut fixture.with_upstream(&["explain", spec, "--json"]));
+        printed(&mut fixture.with_upstream(&["approve", spec, "--reason", "because\u{202e}"]));
     }
-    printed(&mut place.asking(&["explain", &format!("axios@{HOSTILE}")]));
+    printed(&mut fixture.with_upstream(&["explain", &format!("axios@{HOSTILE}")]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_others_write_are_quoted_harmlessly() {
-    let place = Place::make().await;
+async fn hostile_configuration_files_are_quoted_harmlessly() {
+    let fixture = Fixture::new().await;
     let q = quoted(HOSTILE);
     let name = "f\n::error::PWNED\u{1b}[2J";
     let rules = format!(
         "{q} = {q}\n[[rule]]\nid = {q}\n{q} = {q}\nreason = {q}\ndeny = {q}\n# \u{202e} \u{1b}[2J ##[x]\nhold = \"\u{202e}\"\n"
     );
-    let policy = place.write(&format!("{name}/p.toml"), &rules);
+    let policy = fixture.write(&format!("{name}/p.toml"), &rules);
     let policy = policy.to_str().unwrap();
     let good = "[[rule]]\nid = \"a\"\nreason = \"\\u001b[2J\\n::error::PWNED\"\npackages = [\"axios\"]\ndeny = true\n";
-    let sound = place.write(&format!("{name}/q.toml"), good);
-    place.write(&format!("{name}/q.cases"), &format!("axios@1.14.1 => allow\n{HOSTILE}\naxios@\u{202e} => \u{1b}[2J\n"));
+    let sound = fixture.write(&format!("{name}/q.toml"), good);
+    fixture.write(&format!("{name}/q.cases"), &format!("axios@1.14.1 => allow\n{HOSTILE}\naxios@\u{202e} => \u{1b}[2J\n"));
     let sound = sound.to_str().unwrap();
     let incidents =
-        place.write(&format!("{name}/i.json"), &json!([{ "id": HOSTILE, "name": HOSTILE, "version": HOSTILE }]).to_string());
-    let packument = place.write(
+        fixture.write(&format!("{name}/i.json"), &json!([{ "id": HOSTILE, "name": HOSTILE, "version": HOSTILE }]).to_string());
+    let packument = fixture.write(
         &format!("{name}/axios.json"),
         &json!({ "name": "axios", "versions": { HOSTILE: { "name": HOSTILE } } }).to_string(),
     );
     for policy in [policy, sound] {
-        printed(&mut place.command(&["policy", "check", policy]));
-        printed(&mut place.command(&["policy", "test", policy]));
-        printed(&mut place.command(&["policy", "replay", incidents.to_str().unwrap(), "--policy", policy]));
-        printed(&mut place.command(&["policy", "survey", packument.to_str().unwrap(), "--list", "--policy", policy]));
-        printed(&mut place.asking(&["policy", "diff", policy]));
-        printed(&mut place.asking(&["policy", "diff", policy, "--json"]));
+        printed(&mut fixture.command(&["policy", "check", policy]));
+        printed(&mut fixture.command(&["policy", "test", policy]));
+        printed(&mut fixture.command(&["policy", "replay", incidents.to_str().unwrap(), "--policy", policy]));
+        printed(&mut fixture.command(&["policy", "survey", packument.to_str().unwrap(), "--list", "--policy", policy]));
+        printed(&mut fixture.with_upstream(&["policy", "diff", policy]));
+        printed(&mut fixture.with_upstream(&["policy", "diff", policy, "--json"]));
     }
-    printed(&mut place.command(&["policy", "show", HOSTILE_LINE]));
+    printed(&mut fixture.command(&["policy", "show", HOSTILE_LINE]));
     let settings = format!(
         "{q} = {q}\nlisten = {q}\nupstream = {q}\nmin-release-age = {q}\n# \u{202e}\u{1b}[2J\n[[feed]]\n{q} = {q}\nsource = {q}\n"
     );
-    let config = place.write(&format!("{name}/coldframe.toml"), &settings);
+    let config = fixture.write(&format!("{name}/coldframe.toml"), &settings);
     let config = config.to_str().unwrap();
-    printed(&mut place.command(&["config", "check", config]));
-    for words in
+    printed(&mut fixture.command(&["config", "check", config]));
+    for args in
         [&["config", "show"][..], &["serve"], &["check"], &["doctor"], &["healthcheck"], &["feed", "status"], &["ca", "init"]]
     {
-        printed(place.command(words).args(["--config", config]));
-        printed(place.command(words).args([
+        printed(fixture.command(args).args(["--config", config]));
+        printed(fixture.command(args).args([
             "--upstream",
             "http://127.0.0.1:9/\u{202e}\u{1b}[2J",
             "--min-release-age",
@@ -295,26 +295,30 @@ async fn files_that_others_write_are_quoted_harmlessly() {
         ]));
     }
     printed(
-        place
+        fixture
             .command(&["config", "show", "--data-dir", "/nowhere/\u{202e}\u{1b}[2J"])
             .env("COLDFRAME_LOG_LEVEL", "\u{202e}\u{9b}"),
     );
-    printed(&mut place.command(&["config", "check", "missing\n::error::PWNED\u{1b}[2J"]));
+    printed(&mut fixture.command(&["config", "check", "missing\n::error::PWNED\u{1b}[2J"]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn decisions_feeds_users_and_the_ledger_are_told_harmlessly() {
-    let place = Place::make().await;
-    let feed = place.home.path().join("feed");
+async fn decisions_feeds_users_and_the_ledger_are_printed_harmlessly() {
+    let fixture = Fixture::new().await;
+    let feed = fixture.home.path().join("feed");
     let record = json!({ "id": "MAL-1", "modified": "2026-04-01T00:00:00Z", "aliases": [HOSTILE], "summary": HOSTILE, "details": HOSTILE,
         "affected": [{ "package": { "ecosystem": "npm", "name": "axios" }, "versions": ["1.14.1", HOSTILE] }] });
     let strange = json!({ "id": HOSTILE, "modified": HOSTILE, "affected": [{ "package": { "ecosystem": "npm", "name": HOSTILE }, "versions": [HOSTILE] }] });
-    place.write("feed/MAL-1.json", &record.to_string());
-    place.write("feed/strange.json", &strange.to_string());
-    place.write("feed/broken.json", HOSTILE);
+    fixture.write("feed/MAL-1.json", &record.to_string());
+    fixture.write("feed/strange.json", &strange.to_string());
+    fixture.write("feed/broken.json", HOSTILE);
     let feed = feed.to_str().unwrap();
-    let server =
-        Program::serve(place.home.path(), place.data.path(), &place.registry.url, &["--feed", feed, "--log-level", "debug"]);
+    let server = Program::serve(
+        fixture.home.path(),
+        fixture.data.path(),
+        &fixture.registry.url,
+        &["--feed", feed, "--log-level", "debug"],
+    );
     for agent in ["npm/\u{a0}\u{202e}11.0.0", &format!("evil/{HOSTILE_LINE}"), "npm/11.21.2 node/v22"] {
         for path in [
             "/axios",
@@ -327,69 +331,73 @@ async fn decisions_feeds_users_and_the_ledger_are_told_harmlessly() {
             "/axios/%1b%5b2J",
         ] {
             let response = Ask::new(server.address, "GET", path).header("user-agent", agent).await;
-            harmless(path, &response.reason, Commands::None);
+            assert_harmless(path, &response.reason, Commands::None);
             for (name, value) in &response.headers.0 {
-                harmless(&format!("{path} {name}"), value, Commands::None);
+                assert_harmless(&format!("{path} {name}"), value, Commands::None);
                 assert!(value.len() <= 200 || !["npm-notice", "warning"].contains(&name.as_str()), "{name}: {value}");
             }
             assert!(response.reason.len() <= 200 && response.reason.is_ascii(), "{}", response.reason);
             if response.status >= 400 {
-                harmless(path, response.json()["error"].as_str().unwrap(), Commands::None);
+                assert_harmless(path, response.json()["error"].as_str().unwrap(), Commands::None);
             }
         }
     }
     for accept in ["text/html", "text/plain", "application/json"] {
         for spec in ["axios@1.14.1", "broken", "denied", "axios@%1b%5b2J%0a::error::PWNED"] {
             let response = server.get(&format!("/-/coldframe/explain/{spec}")).accept(accept).await;
-            harmless(&format!("explain {spec} as {accept}"), &response.text(), Commands::None);
+            assert_harmless(&format!("explain {spec} as {accept}"), &response.text(), Commands::None);
         }
     }
-    harmless("metrics", &server.get("/-/coldframe/metrics").await.text(), Commands::None);
-    printed(&mut place.on_data(&["deny", "axios@1.14.1", "--reason", "because \u{202e}\u{200b}##[x] of this"]));
-    printed(&mut place.on_data(&["deny", "axios@1.14.1", "--reason", HOSTILE]));
-    for words in [
+    assert_harmless("metrics", &server.get("/-/coldframe/metrics").await.text(), Commands::None);
+    printed(&mut fixture.with_data(&["deny", "axios@1.14.1", "--reason", "because \u{202e}\u{200b}##[x] of this"]));
+    printed(&mut fixture.with_data(&["deny", "axios@1.14.1", "--reason", HOSTILE]));
+    for args in [
         &["decisions", "list", "--all"][..],
         &["exposure", "axios"],
         &["exposure", "--contacts"],
         &["freeze", HOSTILE_LINE, "--reason", "x", "--for", "1h"],
     ] {
-        printed(&mut place.on_data(words));
-        printed(place.on_data(words).arg("--json"));
+        printed(&mut fixture.with_data(args));
+        printed(fixture.with_data(args).arg("--json"));
     }
-    for words in [
+    for args in [
         &["feed", "status"][..],
         &["feed", "sync"],
         &["incident", "MAL-1", "--dry-run"],
         &["incident", HOSTILE_LINE, "--dry-run"],
     ] {
-        printed(place.asking(words).args(["--feed", feed]));
-        printed(place.asking(words).args(["--feed", feed, "--json"]));
+        printed(fixture.with_upstream(args).args(["--feed", feed]));
+        printed(fixture.with_upstream(args).args(["--feed", feed, "--json"]));
     }
-    printed(&mut place.on_data(&["exposure", "--advisory", "MAL-1", "--feed", feed]));
-    for words in [
+    printed(&mut fixture.with_data(&["exposure", "--advisory", "MAL-1", "--feed", feed]));
+    for args in [
         &["confirm", "99"][..],
         &["revoke", "1", "--reason", "\u{202e}"],
         &["break-glass", "--for", "1h", "--reason", "\u{202e}"],
     ] {
-        printed(&mut place.on_data(words));
+        printed(&mut fixture.with_data(args));
     }
-    printed(&mut place.on_data(&["feed", "export", &format!("{}/out\n::error::PWNED\u{1b}[2J", place.home.path().display())]));
-    printed(&mut place.command(&["user", "add", HOSTILE_LINE]));
-    printed(&mut place.command(&["user", "remove", "a\u{202e}", "--gateway-users", "missing\n::error::PWNED"]));
-    harmless("the greeting", &server.greeting, Commands::None);
+    printed(&mut fixture.with_data(&[
+        "feed",
+        "export",
+        &format!("{}/out\n::error::PWNED\u{1b}[2J", fixture.home.path().display()),
+    ]));
+    printed(&mut fixture.command(&["user", "add", HOSTILE_LINE]));
+    printed(&mut fixture.command(&["user", "remove", "a\u{202e}", "--gateway-users", "missing\n::error::PWNED"]));
+    assert_harmless("the greeting", &server.greeting, Commands::None);
     server.signal("-TERM");
     let (_, log) = server.ended().await;
-    assert!(log.contains("PWNED"), "the log holds what was asked for:\n{log}");
-    harmless("the log", &log, Commands::None);
+    assert!(log.contains("PWNED"), "the log has the requested names:\n{log}");
+    assert_harmless("the log", &log, Commands::None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_in_json_holds_no_control_characters_either() {
-    let place = Place::make().await;
+    let fixture = Fixture::new().await;
     let server = Program::serve(
-        place.home.path(),
-        place.data.path(),
-        &place.registry.url,
+        fixture.home.path(),
+        fixture.data.path(),
+        &fixture.registry.url,
         &["--log-level", "debug", "--log-format", "json"],
     );
     for path in ["/broken", "/denied", "/axios/-/axios-1.14.1.tgz"] {
@@ -397,21 +405,21 @@ async fn a_log_in_json_holds_no_control_characters_either() {
     }
     server.signal("-TERM");
     let (_, log) = server.ended().await;
-    harmless("the log", &log, Commands::None);
+    assert_harmless("the log", &log, Commands::None);
     for line in log.lines() {
         assert!(serde_json::from_str::<Value>(line).is_ok(), "{line}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_summary_of_a_run_is_told_harmlessly() {
-    let place = Place::make().await;
+async fn the_summary_of_a_run_is_printed_harmlessly() {
+    let fixture = Fixture::new().await;
     let (name, text) = lockfiles().remove(0);
-    place.write(name, &text);
+    fixture.write(name, &text);
     for file in [".npmrc", ".yarnrc"] {
-        place.write(file, "registry=http://x/\u{1b}[2J\u{202e}\n@\u{202e}s:registry=http://y/##[x]\n");
+        fixture.write(file, "registry=http://x/\u{1b}[2J\u{202e}\n@\u{202e}s:registry=http://y/##[x]\n");
     }
-    place.write(
+    fixture.write(
         ".yarnrc.yml",
         &format!(
             "npmRegistryServer: {}\nnpmScopes:\n  {}:\n    npmRegistryServer: {}\n",
@@ -420,36 +428,36 @@ async fn the_summary_of_a_run_is_told_harmlessly() {
             quoted(HOSTILE)
         ),
     );
-    place.write("bunfig.toml", &format!("[install]\nregistry = {}\n", quoted(HOSTILE)));
-    place.write("pnpm-workspace.yaml", &format!("registries:\n  default: {}\n", quoted(HOSTILE)));
-    let report = place.home.path().join("report.md");
+    fixture.write("bunfig.toml", &format!("[install]\nregistry = {}\n", quoted(HOSTILE)));
+    fixture.write("pnpm-workspace.yaml", &format!("registries:\n  default: {}\n", quoted(HOSTILE)));
+    let report = fixture.home.path().join("report.md");
     let script = format!(
         "curl -s -o /dev/null {0}/axios; curl -s -o /dev/null {0}/axios/-/axios-1.14.1.tgz; curl -s -o /dev/null {0}/broken; exit 1",
-        place.registry.url
+        fixture.registry.url
     );
     for more in [&[][..], &["--json"]] {
-        let mut command = place.asking(&["run"]);
+        let mut command = fixture.with_upstream(&["run"]);
         command.arg("--report").arg(&report).args(more).args(["--", "sh", "-c", &script, "x\n::error::PWNED\u{1b}[2J"]);
         let (_, out, errors) = run(&mut command);
-        harmless("run", &out, Commands::None);
-        harmless("run", &errors, Commands::None);
+        assert_harmless("run", &out, Commands::None);
+        assert_harmless("run", &errors, Commands::None);
     }
     let report = std::fs::read_to_string(&report).unwrap();
     assert!(
         !report.contains("<img") || report.lines().filter(|line| line.contains("<img")).all(|line| line.contains('`')),
         "{report}"
     );
-    harmless("the report", &report, Commands::None);
-    printed(&mut place.asking(&["run", "--", "missing\n::error::PWNED\u{1b}[2J"]));
-    printed(&mut place.asking(&["doctor"]));
-    printed(&mut place.asking(&["doctor", "--json"]));
+    assert_harmless("the report", &report, Commands::None);
+    printed(&mut fixture.with_upstream(&["run", "--", "missing\n::error::PWNED\u{1b}[2J"]));
+    printed(&mut fixture.with_upstream(&["doctor"]));
+    printed(&mut fixture.with_upstream(&["doctor", "--json"]));
     for client in ["npm", "pnpm", "yarn", "bun", "deno"] {
-        printed(&mut place.asking(&["client-config", client]));
+        printed(&mut fixture.with_upstream(&["client-config", client]));
     }
 }
 
 #[test]
-fn every_command_is_walked_with_hostile_input() {
+fn every_command_is_run_with_hostile_input() {
     let home = TempDir::new().unwrap();
     let (_, help, _) = run(coldframe(home.path()).arg("--help"));
     let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
@@ -460,14 +468,14 @@ fn every_command_is_walked_with_hostile_input() {
     assert!(commands.len() > 15, "{help}");
     let source = include_str!("printed.rs");
     for command in commands {
-        // Neither prints a value from outside: one writes a script of its own, the other the help.
+        // One prints a fixed script and the other the help; neither prints untrusted values.
         let own = ["completions", "help"].contains(&command);
-        assert!(own || source.contains(&format!("[\"{command}\"")), "`{command}` prints, and is not run with hostile input here");
+        assert!(own || source.contains(&format!("[\"{command}\"")), "`{command}` is not run with hostile input");
     }
 }
 
 #[tokio::test]
-async fn a_refusal_of_an_operators_page_is_one_short_line() {
+async fn a_refusal_of_an_admin_page_is_one_short_line() {
     let folder = TempDir::new().unwrap();
     let scene = Scene::open().set("admin-token-file", tokens(folder.path()).to_str().unwrap()).await;
     let open = Scene::open().await;
@@ -482,7 +490,7 @@ async fn a_refusal_of_an_operators_page_is_one_short_line() {
     }
 }
 
-/// A file with one operator's token.
+/// Writes a file with one admin token.
 fn tokens(folder: &Path) -> std::path::PathBuf {
     let path = folder.join("printed-tokens");
     std::fs::write(&path, "0123456789abcdef0123456789abcdef\n").unwrap();

@@ -1,5 +1,5 @@
-//! Publishing through Coldframe: everything that a publisher's tool sends passes where that is enabled, what is published is there
-//! at once, and hidden versions are shown only to those who may write them.
+//! Publishing through Coldframe: if writes are allowed, all requests of publishing tools pass and new versions are visible at
+//! once. Hidden versions are shown only to clients that may write them.
 
 use coldframe::store::SqliteLedger;
 use jiff::Timestamp;
@@ -11,7 +11,7 @@ use crate::registry::Registry;
 use crate::reply::Reply;
 use crate::scene::{Opening, Scene};
 
-/// What npm 11 and 12 send, and what no tool is known to.
+/// Writes that npm 11 and 12 send, and some that no known tool sends.
 const WRITES: &[(&str, &str)] = &[
     ("POST", "/-/npm/v1/oidc/token/exchange/package/@acme%2fui"),
     ("POST", "/-/npm/v1/oidc/token/exchange/package/ui"),
@@ -29,7 +29,7 @@ fn writing() -> Opening {
 }
 
 #[tokio::test]
-async fn every_request_that_is_no_read_is_refused_in_words_that_name_the_setting() {
+async fn writes_are_refused_with_the_name_of_the_setting() {
     let scene = Scene::open().await;
     for (method, path) in WRITES {
         let refused = scene.ask(method, path).token("mine").json(&json!({})).await.is(403);
@@ -48,19 +48,19 @@ async fn trusted_and_staged_publishing_pass_with_the_clients_own_credentials() {
         assert_eq!(answer.header("cache-control"), "no-store");
         let sent = scene.registry.last(&decoded);
         assert_eq!((sent.method.as_str(), sent.bearer(), sent.body.as_slice()), (*method, Some("identity"), &b"{\"a\":1}"[..]));
-        // What the machine could lend does not go with it.
+        // The machine's own credentials are not added.
         scene.ask(method, path).json(&json!({})).await;
         assert_eq!(scene.registry.last(&decoded).bearer(), None);
     }
     scene.registry.answer("/-/stage", Reply::json(r#"{"items":[]}"#));
     scene.get("/-/stage?package=ui&page=0").token("mine").await.is(200);
     assert_eq!(scene.registry.last("/-/stage").bearer(), Some("mine"));
-    // Bytes that no verdict can be found for.
+    // A staged tarball has no verdict, so it is not served.
     scene.get("/-/stage/0b1e/tarball").token("mine").await.is(404);
 }
 
 #[tokio::test]
-async fn what_was_not_there_before_a_publish_is_asked_for_again_for_everyone() {
+async fn a_publish_clears_cached_404s_for_all_clients() {
     let scene = writing().await;
     scene.registry.absent("fresh");
     for _ in 0..2 {
@@ -68,23 +68,23 @@ async fn what_was_not_there_before_a_publish_is_asked_for_again_for_everyone() {
         scene.get("/fresh").token("publisher").await.is(404);
         scene.get("/fresh").token("other").await.is(404);
     }
-    let asked = scene.registry.count("/fresh");
-    assert_eq!(asked, 3, "a 404 is remembered");
+    let fetches = scene.registry.count("/fresh");
+    assert_eq!(fetches, 3, "a 404 is cached");
     scene.registry.answer("/fresh", Reply::json("{}"));
     scene.ask("PUT", "/fresh").token("publisher").json(&json!({})).await.is(200);
     scene.registry.clear_answer("/fresh");
-    // As young as it is: one that claims to be older contradicts those who were told that there is none, and they are asked again.
+    // Age zero, because an older publish time would contradict the cached 404s and cause more fetches.
     scene.publish(Package::new("fresh", "1.0.0").aged(hours(0)));
     for answer in
         [scene.get("/fresh").token("publisher").await, scene.get("/fresh").await, scene.get("/fresh").token("other").await]
     {
         assert_ne!(answer.status, 404, "{}", answer.text());
     }
-    assert_eq!(scene.registry.count("/fresh"), asked + 1 + 3);
+    assert_eq!(scene.registry.count("/fresh"), fetches + 1 + 3);
 }
 
 #[tokio::test]
-async fn a_question_after_a_publish_does_not_wait_for_an_answer_from_before_it() {
+async fn a_request_after_a_publish_does_not_join_an_earlier_fetch() {
     let scene = writing().await;
     scene.registry.absent("fresh");
     let gate = scene.registry.hold("/fresh");
@@ -100,7 +100,7 @@ async fn a_question_after_a_publish_does_not_wait_for_an_answer_from_before_it()
 }
 
 #[tokio::test]
-async fn a_write_that_upstream_refused_makes_upstream_be_asked_for_nothing() {
+async fn a_refused_write_causes_no_fetch() {
     let scene = writing().await;
     scene.publish_old("left-pad", &["1.0.0"]);
     scene.get("/left-pad").await.is(200);
@@ -112,7 +112,7 @@ async fn a_write_that_upstream_refused_makes_upstream_be_asked_for_nothing() {
     assert_eq!(scene.registry.count("/left-pad"), 1);
 }
 
-/// left-pad with an old version and a hidden one.
+/// Opens a scene with an old and a hidden version of left-pad.
 async fn with_hidden() -> Scene {
     let scene = writing().await;
     scene.publish_old("left-pad", &["1.0.0"]);
@@ -120,64 +120,66 @@ async fn with_hidden() -> Scene {
     scene
 }
 
-/// Moves a dist-tag through Coldframe, which upstream accepts.
-async fn moves_a_tag(scene: &Scene, name: &str, token: &str) {
+/// Moves a dist-tag through Coldframe; upstream accepts it.
+async fn move_tag(scene: &Scene, name: &str, token: &str) {
     let path = format!("/-/package/{name}/dist-tags/next");
     scene.registry.answer(&path, Reply::json("{}"));
     scene.ask("PUT", &path).token(token).body("\"1.0.0\"").await.is(200);
 }
 
 #[track_caller]
-fn shows_nothing(answer: &crate::wire::Response) {
+fn assert_hidden(answer: &crate::wire::Response) {
     assert_eq!(answer.status, 403, "{}", answer.text());
     assert!(!answer.text().contains("1.1.0") && !answer.text().contains("tarball"), "{}", answer.text());
 }
 
 #[tokio::test]
-async fn a_packument_for_a_write_is_not_shown_to_a_token_that_nothing_confirms() {
+async fn an_unconfirmed_token_does_not_get_the_unfiltered_packument() {
     let scene = with_hidden().await;
     for path in ["/left-pad?write=true", "/left-pad/?write=true", "/left%2dpad?a=b&write=true"] {
-        shows_nothing(&scene.get(path).token("made-up").await);
+        assert_hidden(&scene.get(path).token("made-up").await);
     }
     scene.get("/left-pad?write=true").await.is(401);
     // The token belongs to an account that may only read the package.
     let collaborators = "/-/package/left-pad/collaborators";
-    for told in [r#"{"reader":"read-only","owner":"read-write"}"#, r#"{"reader":"read"}"#, "{}", "[]", r#"{"":"read-write"}"#] {
-        scene.registry.answer(collaborators, Reply::json(told));
+    for collaborators_json in
+        [r#"{"reader":"read-only","owner":"read-write"}"#, r#"{"reader":"read"}"#, "{}", "[]", r#"{"":"read-write"}"#]
+    {
+        scene.registry.answer(collaborators, Reply::json(collaborators_json));
         scene.advance(minutes(1));
-        shows_nothing(&scene.get("/left-pad?write=true").token("reader").await);
+        assert_hidden(&scene.get("/left-pad?write=true").token("reader").await);
     }
-    // Upstream accepted something from it that everyone may do, or that is about another package.
+    // Upstream accepted a write that needs no permission, and a write to another package.
     scene.registry.answer("/left-pad", Reply::json("{}"));
     scene.ask("PUT", "/left-pad").token("fan").json(&json!({ "_id": "left-pad", "users": { "fan": true } })).await.is(200);
     scene.registry.clear_answer("/left-pad");
-    shows_nothing(&scene.get("/left-pad?write=true").token("fan").await);
-    moves_a_tag(&scene, "other", "owner-of-other").await;
-    shows_nothing(&scene.get("/left-pad?write=true").token("owner-of-other").await);
-    // Upstream refused it.
+    assert_hidden(&scene.get("/left-pad?write=true").token("fan").await);
+    move_tag(&scene, "other", "owner-of-other").await;
+    assert_hidden(&scene.get("/left-pad?write=true").token("owner-of-other").await);
+    // Upstream refused the write.
     scene.registry.answer("/-/package/left-pad/dist-tags/next", Reply::error(403, "no"));
     scene.ask("PUT", "/-/package/left-pad/dist-tags/next").token("refused").body("\"1.0.0\"").await.is(403);
-    shows_nothing(&scene.get("/left-pad?write=true").token("refused").await);
+    assert_hidden(&scene.get("/left-pad?write=true").token("refused").await);
 }
 
 #[tokio::test]
-async fn a_packument_for_a_write_is_whole_for_an_hour_after_upstream_accepted_a_change() {
+async fn an_accepted_write_unlocks_the_unfiltered_packument_for_an_hour() {
     let mut scene = with_hidden().await;
-    moves_a_tag(&scene, "left-pad", "owner").await;
+    move_tag(&scene, "left-pad", "owner").await;
     let whole = scene.get("/left-pad?write=true").token("owner").await.is(200);
     assert_eq!(whole.versions(), ["1.0.0", "1.1.0"]);
     assert_eq!(whole.header("cache-control"), "no-store");
-    assert!(!whole.text().contains(&scene.registry.url), "upstream's addresses: {}", whole.text());
+    assert!(!whole.text().contains(&scene.registry.url), "upstream URLs: {}", whole.text());
     assert!(whole.text().contains(&format!("{}/left-pad/-/left-pad-1.1.0.tgz", scene.coldframe.url())));
-    // It is for that client alone, and no ordinary answer.
+    // Other clients and ordinary requests get the filtered packument.
     assert_eq!(scene.get("/left-pad").token("owner").await.versions(), ["1.0.0"]);
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
-    shows_nothing(&scene.get("/left-pad?write=true").token("made-up").await);
+    assert_hidden(&scene.get("/left-pad?write=true").token("made-up").await);
     scene.get("/left-pad/-/left-pad-1.1.0.tgz").token("owner").await.is(403);
     scene.advance(minutes(59));
     scene.get("/left-pad?write=true").token("owner").await.is(200);
     scene.advance(minutes(2));
-    shows_nothing(&scene.get("/left-pad?write=true").token("owner").await);
+    assert_hidden(&scene.get("/left-pad?write=true").token("owner").await);
     scene.coldframe.stop().await;
     let ledger = SqliteLedger::read_only(scene.data()).unwrap();
     let events = ledger.incidents(Timestamp::UNIX_EPOCH).unwrap();
@@ -186,7 +188,7 @@ async fn a_packument_for_a_write_is_whole_for_an_hour_after_upstream_accepted_a_
 }
 
 #[tokio::test]
-async fn a_collaborator_sees_the_whole_packument_and_sends_it_back_with_upstreams_addresses() {
+async fn a_collaborator_gets_the_unfiltered_packument_and_writes_it_back_with_upstream_urls() {
     let scene = with_hidden().await;
     scene.registry.answer("/-/package/left-pad/collaborators", Reply::json(r#"{"owner":"read-write"}"#));
     let mut packument = scene.get("/left-pad?write=true").token("owner").await.is(200).json();
@@ -194,8 +196,8 @@ async fn a_collaborator_sees_the_whole_packument_and_sends_it_back_with_upstream
     scene.registry.answer("/left-pad", Reply::json("{}"));
     scene.ask("PUT", "/left-pad").token("owner").json(&packument).await.is(200);
     let sent: serde_json::Value = serde_json::from_slice(&scene.registry.last("/left-pad").body).unwrap();
-    let place = &sent["versions"]["1.1.0"]["dist"]["tarball"];
-    assert_eq!(*place, format!("{}/left-pad/-/left-pad-1.1.0.tgz", scene.registry.url));
+    let url = &sent["versions"]["1.1.0"]["dist"]["tarball"];
+    assert_eq!(*url, format!("{}/left-pad/-/left-pad-1.1.0.tgz", scene.registry.url));
     assert_eq!(sent["versions"]["1.1.0"]["deprecated"], "broken");
 }
 
@@ -209,7 +211,7 @@ async fn a_packument_that_hides_nothing_needs_no_confirmation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_upstream_denies_to_a_client_is_no_failure() {
+async fn an_upstream_401_or_403_is_not_counted_as_a_failure() {
     let (home, data, registry) =
         (tempfile::TempDir::new().unwrap(), tempfile::TempDir::new().unwrap(), Registry::start(&machine_clock()).await);
     registry.publish(Package::new("@acme/secret", "1.0.0").readable_with("alice"));
