@@ -1,7 +1,7 @@
-//! Rules that the compiler does not check: layers, cycles, names, and what must not be in this repository.
+//! Checks rules that the compiler does not check: layers, cycles, names, wording and forbidden text.
 //!
-//! Every finding says where it is and what to do. The samples at the end show that each rule can fail.
-#![expect(clippy::expect_used, reason = "a check that cannot go on says so by panicking")]
+//! Every finding has a location and a fix. The samples at the end show that each rule can fail.
+#![expect(clippy::expect_used, reason = "a failed step panics")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -15,8 +15,7 @@ mod prose;
 #[path = "tidy/source.rs"]
 mod source;
 
-/// The layers of `src/` and their levels. A layer imports from lower levels only. Level 0 has two steps: what needs nothing, and what
-/// needs that.
+/// The layers of `src/` and their levels. A layer imports only from lower levels.
 const LAYERS: &[(&str, u8)] = &[
     ("cli", 11),
     ("app", 10),
@@ -39,7 +38,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("units", 0),
 ];
 
-/// Files that import each other in a circle, by layer: there must be no more. The number falls as types move to files of their own.
+/// The number of files in import cycles, per layer. It must not grow.
 const FILES_IN_CYCLES: &[(&str, usize)] = &[
     ("app", 13),
     ("cli", 4),
@@ -56,10 +55,10 @@ const FILES_IN_CYCLES: &[(&str, usize)] = &[
 /// A file with more lines before its tests gets a warning.
 const LONG_FILE: usize = 600;
 
-/// Names that say nothing about what is inside.
+/// Names that do not describe their content.
 const EMPTY_NAMES: &[&str] = &["util", "utils", "common", "types", "helpers", "helper", "misc", "shared", "prelude", "manager"];
 
-/// Layers that may name an HTTP status. The others return a verdict or an error.
+/// Layers that may use HTTP status codes. Other layers return a verdict or an error.
 const STATUS_LAYERS: &[&str] = &["server", "net", "upstream"];
 
 /// Modules without a clock, I/O and async.
@@ -82,17 +81,17 @@ fn the_tree_is_tidy() {
     for wanted in ["Cargo.lock", "CHANGELOG.md", "README.md", "ARCHITECTURE.md", "SECURITY.md", "LICENSE", "rust-toolchain.toml"]
     {
         if !paths.iter().any(|path| path == wanted) {
-            findings.push(format!("{wanted}:1: it is missing, or git ignores it: add it"));
+            findings.push(format!("{wanted}:1: missing, or ignored by git: add it"));
         }
     }
     let list = findings.iter().fold(String::new(), |mut list, finding| {
         let _ = writeln!(list, "  {finding}");
         list
     });
-    assert!(findings.is_empty(), "untidy, in {} places:\n{list}", findings.len());
+    assert!(findings.is_empty(), "{} findings:\n{list}", findings.len());
 }
 
-/// Every file git tracks or would track, relative to the root; without git, every file outside the ignored folders.
+/// Returns the files that git tracks or would track, relative to the root. Without git, all files outside ignored folders.
 fn tracked(root: &Path) -> Vec<String> {
     let listed = Command::new("git")
         .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
@@ -132,7 +131,7 @@ fn walk(root: &Path) -> Vec<String> {
     found
 }
 
-/// The files that a `mod.rs` declares for tests only.
+/// Returns the files that a `mod.rs` declares for tests only.
 fn test_modules(path: &str, text: &str) -> Vec<String> {
     let Some(folder) = path.strip_suffix("mod.rs") else { return Vec::new() };
     let code = strip(text, Keep::Code);
@@ -143,9 +142,9 @@ fn test_modules(path: &str, text: &str) -> Vec<String> {
     declared.filter(|file| !file.contains(['{', ' '])).collect()
 }
 
-/// All rules for one file; `path` is relative to the root, with forward slashes. `for_tests` says that all of it is a test.
+/// Applies all rules to one file. `path` is relative to the root, with forward slashes. `for_tests` marks a file of tests.
 fn check(path: &str, text: &str, for_tests: bool, findings: &mut Vec<String>) {
-    check_secrets_of_place(path, text, findings);
+    check_hosts_and_paths(path, text, findings);
     prose::check(path, text, findings);
     if Path::new(path).extension().is_none_or(|extension| extension != "rs") {
         return;
@@ -158,7 +157,7 @@ fn check(path: &str, text: &str, for_tests: bool, findings: &mut Vec<String>) {
         check_sleep(path, &code, findings);
     }
     if let Some(inside) = path.strip_prefix("src/") {
-        check_place(path, inside, findings);
+        check_depth(path, inside, findings);
         let layer = inside.split_once('/').map_or(inside.trim_end_matches(".rs"), |(layer, _)| layer);
         check_panics(path, &code[..before_tests], findings);
         check_output(path, &code[..before_tests], findings);
@@ -167,8 +166,8 @@ fn check(path: &str, text: &str, for_tests: bool, findings: &mut Vec<String>) {
     }
 }
 
-/// Host names of public registries and paths of a machine stand nowhere. Spelled here in pieces, so that this file passes.
-fn check_secrets_of_place(path: &str, text: &str, findings: &mut Vec<String>) {
+/// Finds host names of public registries and paths of one machine. They are split here, so that this file passes.
+fn check_hosts_and_paths(path: &str, text: &str, findings: &mut Vec<String>) {
     let hosts = [
         ["npm", "js."].concat(),
         ["yarn", "pkg.com"].concat(),
@@ -179,9 +178,9 @@ fn check_secrets_of_place(path: &str, text: &str, findings: &mut Vec<String>) {
         ["debian", ".org"].concat(),
         ["npm.pkg.", "github"].concat(),
     ];
-    let places = [["/wo", "rk/main"], ["/wo", "rk/shared"], ["/tmp", "/wt"], ["/ro", "ot/"], ["/.lib", "rary/"]]
+    let local_paths = [["/wo", "rk/main"], ["/wo", "rk/shared"], ["/tmp", "/wt"], ["/ro", "ot/"], ["/.lib", "rary/"]]
         .map(|pieces| pieces.concat());
-    // Cargo writes where a crate came from into the lock file, and takes no other word for it.
+    // Cargo writes the source of each crate into the lock file; it cannot be changed.
     let unavoidable = ["github.com/rust-lang/", &hosts[3], "-index"].concat();
     for (number, line) in text.lines().enumerate() {
         let line = if path == "Cargo.lock" { line.replace(&unavoidable, "") } else { line.to_owned() };
@@ -189,13 +188,13 @@ fn check_secrets_of_place(path: &str, text: &str, findings: &mut Vec<String>) {
         if hosts.iter().any(|host| folded.contains(host.as_str())) {
             findings.push(format!("{path}:{}: names a public registry's host: write `registry.example`", number + 1));
         }
-        if places.iter().any(|place| line.match_indices(place.as_str()).any(|(at, _)| !continues_a_path(&line[..at]))) {
+        if local_paths.iter().any(|local| line.match_indices(local.as_str()).any(|(at, _)| !continues_a_path(&line[..at]))) {
             findings.push(format!("{path}:{}: names a path of one machine: write it relative, or make it a setting", number + 1));
         }
     }
 }
 
-/// Whether what stands before a slash makes it the middle of a longer path (`target/…`), not its beginning.
+/// Checks whether the text before a slash makes it part of a longer path (`target/…`).
 fn continues_a_path(before: &str) -> bool {
     before.chars().next_back().is_some_and(|letter| letter.is_alphanumeric() || matches!(letter, '_' | '.' | '}'))
 }
@@ -213,30 +212,30 @@ fn check_form(path: &str, text: &str, code: &str, findings: &mut Vec<String>) {
 fn check_names(path: &str, code: &str, findings: &mut Vec<String>) {
     let inside = path.strip_suffix(".rs").unwrap_or(path);
     if inside.split('/').any(|part| EMPTY_NAMES.contains(&part)) {
-        findings.push(format!("{path}:1: a name that says nothing: name it after what it knows"));
+        findings.push(format!("{path}:1: a name that says nothing: name it after its content"));
     }
     for (at, word) in words(code) {
         let after = |keyword: &str| code[..at].trim_end().ends_with(keyword);
         if word.starts_with("get_") && after("fn") {
-            findings.push(format!("{path}:{}: `{word}`: a getter has the name of what it gives", line_of(code, at)));
+            findings.push(format!("{path}:{}: `{word}`: a getter has the name of its field", line_of(code, at)));
         }
         let empty = ["Manager", "Helper", "Util", "Utils"].iter().any(|end| word.ends_with(end));
         if empty && (after("struct") || after("enum") || after("trait") || after("type")) {
             findings.push(format!("{path}:{}: `{word}`: name it after what it is", line_of(code, at)));
         }
         if EMPTY_NAMES.contains(&word) && after("mod") {
-            findings.push(format!("{path}:{}: `mod {word}`: name it after what it knows", line_of(code, at)));
+            findings.push(format!("{path}:{}: `mod {word}`: name it after its content", line_of(code, at)));
         }
     }
 }
 
-/// A test waits for an event or moves a clock.
+/// Finds tests that sleep instead of waiting for an event or moving a clock.
 fn check_sleep(path: &str, code: &str, findings: &mut Vec<String>) {
     each(path, code, "sleep(", findings, "a test that sleeps is slow and flaky: wait for the event, or move the `ManualClock`");
 }
 
-/// A layer is a file or a folder of `src/`; it holds files and folders of files.
-fn check_place(path: &str, inside: &str, findings: &mut Vec<String>) {
+/// Checks that a file is in a layer, and at most two folders deep.
+fn check_depth(path: &str, inside: &str, findings: &mut Vec<String>) {
     let parts: Vec<&str> = inside.split('/').collect();
     let is_layer = |name: &str| LAYERS.iter().any(|(layer, _)| *layer == name);
     match parts.as_slice() {
@@ -251,13 +250,13 @@ fn check_place(path: &str, inside: &str, findings: &mut Vec<String>) {
 }
 
 fn check_panics(path: &str, code: &str, findings: &mut Vec<String>) {
-    each(path, code, ".unwrap()", findings, "return an error, or make the type so that it cannot be");
-    each(path, code, ".expect(", findings, "return an error, or make the type so that it cannot be");
+    each(path, code, ".unwrap()", findings, "return an error, or rule the case out by type");
+    each(path, code, ".expect(", findings, "return an error, or rule the case out by type");
     each(path, code, "todo!", findings, "finish it");
     each(path, code, "unimplemented!", findings, "finish it");
 }
 
-/// Imports go to lower levels, and leave a layer only as `crate::layer`. Tests may import a layer of their own level.
+/// Checks that imports go to lower levels and leave a layer only as `crate::layer`. Tests may import layers of the same level.
 fn check_imports(path: &str, layer: &str, code: &str, before_tests: usize, findings: &mut Vec<String>) {
     let level = |name: &str| LAYERS.iter().find(|(known, _)| *known == name).map(|(_, level)| *level);
     let Some(own) = level(layer) else { return };
@@ -277,7 +276,7 @@ fn check_imports(path: &str, layer: &str, code: &str, before_tests: usize, findi
             }
         }
     }
-    // `super` once is the folder that a file is in; its tests are one step deeper.
+    // One `super` is the folder of the file; its tests are one level deeper.
     let depth = path.matches('/').count() - usize::from(path.ends_with("/mod.rs"));
     let (file, tests) = code.split_at(before_tests);
     for (text, depth) in [(file, depth), (tests, depth + 1)] {
@@ -285,20 +284,20 @@ fn check_imports(path: &str, layer: &str, code: &str, before_tests: usize, findi
     }
 }
 
-/// All output passes one place, which escapes it: what is printed elsewhere may hold what strangers wrote.
+/// Checks that output goes through `cli::output`, which escapes untrusted text.
 fn check_output(path: &str, code: &str, findings: &mut Vec<String>) {
-    let advice = "write through `cli::output`, which escapes what strangers wrote; log with `tracing`";
+    let advice = "write through `cli::output`, which escapes untrusted text; log with `tracing`";
     if !["src/cli/output.rs", "src/telemetry/logging.rs"].contains(&path) {
         for way in ["println!", "eprintln!", "print!", "eprint!", "io::stdout", "io::stderr"] {
             each(path, code, way, findings, advice);
         }
     }
     if path.starts_with("src/cli/") {
-        each(path, code, "writeln!", findings, "a value may begin another line: write `push_line!`, or a row of `Columns`");
+        each(path, code, "writeln!", findings, "a value may start another line: write `push_line!`, or a row of `Columns`");
     }
 }
 
-/// The first names behind `crate::`: one, or all of a group `{a::b, c}`.
+/// Returns the first names after `crate::`: one, or all of a group `{a::b, c}`.
 fn roots(rest: &str) -> Vec<&str> {
     let Some(group) = rest.strip_prefix('{') else { return first_word(rest).into_iter().collect() };
     let mut found = Vec::new();
@@ -327,7 +326,7 @@ fn first_word(text: &str) -> Option<&str> {
     (end > 0).then(|| &text[..end])
 }
 
-/// Which layers may know HTTP, and which may know npm.
+/// Checks which layers use HTTP, npm words, I/O and `anyhow`.
 fn check_vocabulary(path: &str, layer: &str, text: &str, code: &str, findings: &mut Vec<String>) {
     if !STATUS_LAYERS.contains(&layer) {
         each(path, code, "StatusCode", findings, "return a verdict or an error, `server::response` maps it");
@@ -345,22 +344,22 @@ fn check_vocabulary(path: &str, layer: &str, text: &str, code: &str, findings: &
         each(path, code, "anyhow::", findings, "`anyhow` only in `main` and `cli`: a layer has its own error");
     }
     if ["net", "tls"].contains(&layer) {
-        let spoken = strip(text, Keep::Strings);
-        let end = spoken.len().min(code.len());
+        let strings = strip(text, Keep::Strings);
+        let end = strings.len().min(code.len());
         for word in ["npm", "packument", "tarball", "dist-tag", "dist_tag"] {
             each(
                 path,
-                &spoken[..end].to_ascii_lowercase(),
+                &strings[..end].to_ascii_lowercase(),
                 word,
                 findings,
-                "no npm word in this layer: it knows sockets, or certificates, only",
+                "no npm word in this layer: it handles only sockets or certificates",
             );
         }
     }
     each(path, code, "tokio::fs", findings, "3.5 times slower than a mapped file: block in `spawn_blocking`");
 }
 
-/// Finds files that import each other in a circle, and folders of one layer that do.
+/// Finds files of a layer that are in import cycles.
 fn check_cycles(texts: &[(&String, String)], findings: &mut Vec<String>) {
     let imports = imports(texts);
     let mut by_layer: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -371,24 +370,19 @@ fn check_cycles(texts: &[(&String, String)], findings: &mut Vec<String>) {
     for (layer, files) in &by_layer {
         if files.len() > known(layer) {
             let list = files.join(", ");
-            findings.push(format!(
-                "src/{layer}:1: {} files import each other in circles, at most {}: {list}",
-                files.len(),
-                known(layer)
-            ));
+            findings.push(format!("src/{layer}:1: {} files in import cycles, at most {}: {list}", files.len(), known(layer)));
         }
     }
     for (layer, count) in FILES_IN_CYCLES {
         let now = by_layer.get(layer).map_or(0, Vec::len);
         if now < *count {
-            findings.push(format!(
-                "tests/tidy.rs:1: {now} files of `{layer}` import each other in circles: lower the number in FILES_IN_CYCLES"
-            ));
+            findings
+                .push(format!("tests/tidy.rs:1: {now} files of `{layer}` in import cycles: lower the number in FILES_IN_CYCLES"));
         }
     }
 }
 
-/// The files of `src/` that each file imports from its own layer, without those for tests.
+/// Returns the files that each file of `src/` imports from its own layer, without imports for tests.
 fn imports(texts: &[(&String, String)]) -> BTreeMap<String, BTreeSet<String>> {
     let files: BTreeSet<&str> = texts.iter().map(|(path, _)| path.as_str()).filter(|path| path.starts_with("src/")).collect();
     let mut found = BTreeMap::new();
@@ -408,7 +402,7 @@ fn imports(texts: &[(&String, String)]) -> BTreeMap<String, BTreeSet<String>> {
     found
 }
 
-/// The paths that begin here: one, or all of a group `{a::b, c}`.
+/// Returns the paths that start here: one, or all of a group `{a::b, c}`.
 fn paths(rest: &str) -> Vec<Vec<&str>> {
     let mut found = Vec::new();
     let mut prefix: Vec<&str> = Vec::new();
@@ -432,7 +426,7 @@ fn paths(rest: &str) -> Vec<Vec<&str>> {
             found.push(prefix.clone());
             rest = after;
         }
-        // After a name: the next of its group, or the end of groups.
+        // After a name: the next name of its group, or the end of the group.
         loop {
             let Some(depth) = groups.last() else { return found };
             prefix.truncate(*depth);
@@ -454,7 +448,7 @@ fn paths(rest: &str) -> Vec<Vec<&str>> {
     }
 }
 
-/// The file that a path names or that has what it names: the longest beginning of the path that is one.
+/// Returns the file that defines a path: the longest prefix of the path that is a file.
 fn file_of(segments: &[&str], files: &BTreeSet<&str>) -> Option<String> {
     (1..=segments.len().min(3)).rev().find_map(|count| {
         let module = segments[..count].join("/");
@@ -462,7 +456,7 @@ fn file_of(segments: &[&str], files: &BTreeSet<&str>) -> Option<String> {
     })
 }
 
-/// The files from which a way leads back to them.
+/// Returns the files that import themselves through other files.
 fn circular(imports: &BTreeMap<String, BTreeSet<String>>) -> Vec<&str> {
     let returns = |start: &String| {
         let mut seen: BTreeSet<&String> = BTreeSet::new();
@@ -477,8 +471,8 @@ fn circular(imports: &BTreeMap<String, BTreeSet<String>>) -> Vec<&str> {
     imports.keys().filter(|file| returns(file)).map(String::as_str).collect()
 }
 
-/// A long file is no finding: length alone does not say that it should be split.
-#[expect(clippy::print_stderr, reason = "a warning is for people who read the output of the test")]
+/// Warns about long files. They are no findings, because length alone is no reason to split a file.
+#[expect(clippy::print_stderr, reason = "the warning is for readers of the test output")]
 fn warn_of_long_files(texts: &[(&String, String)]) {
     for (path, text) in texts.iter().filter(|(path, _)| path.starts_with("src/")) {
         let code = strip(text, Keep::Code);
@@ -489,7 +483,7 @@ fn warn_of_long_files(texts: &[(&String, String)]) {
     }
 }
 
-/// One finding for each place where `needle` stands.
+/// Adds a finding for each occurrence of `needle`.
 fn each(path: &str, code: &str, needle: &str, findings: &mut Vec<String>, advice: &str) {
     for (at, _) in code.match_indices(needle) {
         let begins_inside_a_word = needle.starts_with(char::is_alphanumeric)
@@ -501,7 +495,7 @@ fn each(path: &str, code: &str, needle: &str, findings: &mut Vec<String>, advice
     }
 }
 
-/// Bad samples: a rule that finds nothing in them is no rule.
+/// Bad samples, in which the rules must find something.
 mod samples {
     use std::collections::{BTreeMap, BTreeSet};
 
@@ -520,7 +514,7 @@ mod samples {
     }
 
     #[test]
-    fn imports_that_climb_are_found_in_every_spelling() {
+    fn imports_from_higher_levels_are_found_in_every_spelling() {
         finds("src/npm/a.rs", "use crate::store::Blobs;", "`npm` (level 2) imports `store`");
         finds("src/npm/a.rs", "use crate::{npm::Version, store::{Blobs, ledger}};", "imports `store`");
         finds("src/store/a.rs", "fn a() { crate::upstream::ask() }", "`store` (level 6) imports `upstream` (level 6)");
@@ -558,7 +552,7 @@ mod samples {
     }
 
     #[test]
-    fn files_that_import_each_other_are_found_in_every_spelling() {
+    fn import_cycles_are_found_in_every_spelling() {
         assert_eq!(
             paths("a::{b::{C, d}, e as f, g::*}, h;"),
             [vec!["a", "b", "C"], vec!["a", "b", "d"], vec!["a", "e"], vec!["a", "g"]]
@@ -573,7 +567,7 @@ mod samples {
     }
 
     #[test]
-    fn names_that_say_nothing_are_found() {
+    fn names_without_meaning_are_found() {
         finds("src/npm/util.rs", "", "says nothing");
         finds("src/npm/a.rs", "mod helpers;", "mod helpers");
         finds("src/npm/a.rs", "pub struct TaskManager;", "TaskManager");
@@ -599,7 +593,7 @@ mod samples {
     }
 
     #[test]
-    fn output_that_nothing_escapes_is_found() {
+    fn unescaped_output_is_found() {
         finds("src/cli/a.rs", "fn a() { println!(\"{}\", b()); }", "println!");
         finds("src/app/a.rs", "use std::io;\nfn a() { io::stderr().lock(); }", "io::stderr");
         finds("src/cli/a.rs", "fn a(b: &mut String) { let _ = writeln!(b, \"{}\", c()); }", "push_line!");
@@ -608,9 +602,9 @@ mod samples {
     }
 
     #[test]
-    fn a_file_that_only_tests_see_may_panic_and_no_other() {
-        let room = "mod a;\n#[cfg(test)]\nmod trial;\nfn b() {}\n#[cfg(test)]\nmod tests { mod inner; }\n";
-        assert_eq!(test_modules("src/net/mod.rs", room), ["src/net/trial.rs"]);
+    fn only_files_for_tests_may_panic() {
+        let text = "mod a;\n#[cfg(test)]\nmod trial;\nfn b() {}\n#[cfg(test)]\nmod tests { mod inner; }\n";
+        assert_eq!(test_modules("src/net/mod.rs", text), ["src/net/trial.rs"]);
         let mut found = Vec::new();
         check("src/net/trial.rs", "//! A sample.\nfn a() { b().unwrap(); }\n", true, &mut found);
         assert_eq!(found, [""; 0]);
@@ -618,7 +612,7 @@ mod samples {
     }
 
     #[test]
-    fn layers_that_know_what_they_must_not_are_found() {
+    fn forbidden_words_of_a_layer_are_found() {
         finds("src/firewall/a.rs", "fn a(b: http::Method) {}", "no HTTP type");
         finds("src/store/a.rs", "fn a(b: StatusCode) {}", "StatusCode");
         finds("src/net/a.rs", "const A: &str = \"npm-notice\";", "no npm word");

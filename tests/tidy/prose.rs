@@ -1,9 +1,9 @@
-//! Words that comments, strings and Markdown do not use, each with what to write. They come from an older, private language of this code.
+//! Finds banned words in comments, strings and Markdown, and names the replacement.
 
 use super::line_of;
 use super::source::{Keep, strip};
 
-/// A phrase in lower case, and what to write.
+/// Phrases in lower case, each with its replacement.
 const BANNED: &[(&str, &str)] = &[
     ("whoever", "the client, the caller, any client that"),
     ("nobody", "no client, no one"),
@@ -71,12 +71,12 @@ pub fn check(path: &str, text: &str, findings: &mut Vec<String>) {
     }
 }
 
-/// The comments and strings of a source file; the rest becomes spaces. Bytes and lines keep their places.
+/// Replaces everything except comments and strings with spaces. Byte offsets and lines stay the same.
 fn blank_code(text: &str) -> String {
     let code = strip(text, Keep::Code);
     let keep = |(byte, code): (u8, u8)| if byte == b'\n' || byte != code { byte } else { b' ' };
     let bytes = text.bytes().zip(code.bytes()).map(keep).collect();
-    String::from_utf8(bytes).expect("only whole tokens differ, so UTF-8 stays whole")
+    String::from_utf8(bytes).expect("only whole tokens differ, so UTF-8 stays valid")
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! Rust source as far as the rules need it: words, lines, and text without comments or quotes. No rule is known here.
+//! Splits Rust source for the rules: words, lines, and text without comments or strings.
 
-/// Each word and where it stands.
+/// Returns each word and its offset.
 pub fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
     let is_part = |letter: char| letter.is_alphanumeric() || letter == '_';
     code.split(move |letter: char| !is_part(letter))
@@ -8,26 +8,26 @@ pub fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
         .map(move |word| (word.as_ptr() as usize - code.as_ptr() as usize, word))
 }
 
-/// The line of a place, from one.
+/// Returns the line number of an offset, starting at one.
 pub fn line_of(text: &str, at: usize) -> usize {
     text[..at].matches('\n').count() + 1
 }
 
-/// Where its line begins.
+/// Returns the offset of the start of the line.
 pub fn line_start(text: &str, at: usize) -> usize {
     text[..at].rfind('\n').map_or(0, |end| end + 1)
 }
 
-/// What of a source file is looked at.
+/// The parts of a source file that are kept.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
-    /// Neither comments nor what stands in quotes.
+    /// Code without comments and without the contents of strings.
     Code,
-    /// Code and quotes, no comments.
+    /// Code and strings, no comments.
     Strings,
 }
 
-/// Blanks comments, and quotes unless they are kept. Bytes and lines stay where they were.
+/// Blanks comments, and strings unless they are kept. Byte offsets and lines stay the same.
 pub fn strip(text: &str, keep: Keep) -> String {
     let mut out: Vec<u8> = text.as_bytes().to_vec();
     let mut at = 0;
@@ -39,10 +39,10 @@ pub fn strip(text: &str, keep: Keep) -> String {
         }
         at += length;
     }
-    String::from_utf8(out).expect("blanking whole tokens keeps UTF-8 whole")
+    String::from_utf8(out).expect("blanking whole tokens keeps UTF-8 valid")
 }
 
-/// The length of the token at the start of `rest`, and whether it is a comment or a quote.
+/// Returns the length of the token at the start of `rest`, and whether it is a comment or a string.
 fn token(rest: &str) -> (usize, bool) {
     let bytes = rest.as_bytes();
     if rest.starts_with("//") {
@@ -62,7 +62,7 @@ fn token(rest: &str) -> (usize, bool) {
     }
     match bytes[0] {
         b'"' => (quote_end(rest, b'"'), true),
-        // A lifetime has no closing quote within one letter.
+        // A lifetime has no closing quote after one letter.
         b'\'' if rest[1..].starts_with('\\') || rest[1..].chars().nth(1) == Some('\'') => (quote_end(rest, b'\''), true),
         _ => (rest.chars().next().map_or(1, char::len_utf8), false),
     }
@@ -86,7 +86,7 @@ fn quote_end(rest: &str, quote: u8) -> usize {
     rest.len()
 }
 
-/// Where the tests of a file begin: at the first `mod` that is compiled for them alone and has a body here.
+/// Returns the offset of the first `#[cfg(test)]` item with a body, or the end of the file. A file for tests starts at zero.
 pub fn tests_begin(code: &str, for_tests: bool) -> usize {
     if for_tests {
         return 0;
