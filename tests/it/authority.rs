@@ -70,7 +70,7 @@ async fn ca_is_created_at_first_start_and_exported_while_the_server_runs() {
     let (code, text, _) = setup.ca(&["trust"]);
     assert!(code == 0 && text.contains("NODE_EXTRA_CA_CERTS") && text.contains("update-ca-certificates"), "{text}");
     program.signal("-TERM");
-    let (code, log) = program.ended().await;
+    let (code, log) = program.wait_for_exit().await;
     assert!(code == 0 && !log.contains("PRIVATE KEY"), "{log}");
 }
 
@@ -90,9 +90,9 @@ async fn added_host_requires_rotation_and_export_prints_both_cas() {
 
 /// Returns the issuer certificate that the gateway sends, or `None` if a client that trusts the active CA rejects it.
 async fn issuer(scene: &crate::scene::Scene) -> Option<Vec<u8>> {
-    let (_, stream) = crate::gate::connect(crate::gate::at(scene), "registry.example:443", "").await;
-    let trusting = crate::gate::trusting(scene.data(), &scene.clock, &[]);
-    let stream = crate::gate::secure(trusting, crate::gate::REGISTRY, stream).await.ok()?;
+    let (_, stream) = crate::gate::connect(crate::gate::gateway_address(scene), "registry.example:443", "").await;
+    let config = crate::gate::tls_config(scene.data(), &scene.clock, &[]);
+    let stream = crate::gate::handshake(config, crate::gate::REGISTRY, stream).await.ok()?;
     Some(stream.get_ref().1.peer_certificates()?.last()?.to_vec())
 }
 
@@ -161,9 +161,9 @@ async fn running_server_uses_replaced_external_ca() {
     let opening = crate::gate::gateway().set("ca-cert", certificate.to_str().unwrap());
     let scene = opening.set("ca-key", key.to_str().unwrap()).await;
     let is_signed = async |by: &Path| {
-        let (_, stream) = crate::gate::connect(crate::gate::at(&scene), "registry.example:443", "").await;
-        let trusting = crate::gate::trusting_file(by, &scene.clock, &[]);
-        crate::gate::secure(trusting, crate::gate::REGISTRY, stream).await.is_ok()
+        let (_, stream) = crate::gate::connect(crate::gate::gateway_address(&scene), "registry.example:443", "").await;
+        let config = crate::gate::tls_config_for(by, &scene.clock, &[]);
+        crate::gate::handshake(config, crate::gate::REGISTRY, stream).await.is_ok()
     };
     assert!(is_signed(&certificate).await);
     let first = home.path().join("first.pem");
@@ -221,7 +221,7 @@ async fn tls_clients_accept_ca_for_its_hosts_only() {
     for (host, expected) in [("registry.example", true), ("other.example", false), ("localhost", false)] {
         let address = crate::chain::serve_tls(ca.current.issue(&name(host), &key, clock.now()).unwrap()).await;
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        let rustls = crate::gate::secure(crate::gate::trusting(data.path(), &clock, &[]), host, stream).await;
+        let rustls = crate::gate::handshake(crate::gate::tls_config(data.path(), &clock, &[]), host, stream).await;
         assert_eq!(rustls.is_ok(), expected, "rustls: {host}");
         for mut program in crate::chain::tls_clients(&roots, host, address) {
             let output = tokio::task::block_in_place(|| program.output());

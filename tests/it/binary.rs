@@ -96,7 +96,7 @@ async fn occupied_secondary_port_is_logged_and_the_server_starts() {
     let program = setup.serve(&["--listen", &address]);
     program.get("/left-pad").await.is(200);
     program.signal("-TERM");
-    let (code, errors) = program.ended().await;
+    let (code, errors) = program.wait_for_exit().await;
     assert_eq!(code, 0, "{errors}");
     assert!(errors.contains(&address), "{errors}");
 }
@@ -235,7 +235,7 @@ async fn signal_lets_running_requests_finish() {
         program.signal(signal);
         gate.open();
         pending.await.unwrap().is(200);
-        let (code, errors) = program.ended().await;
+        let (code, errors) = program.wait_for_exit().await;
         assert_eq!(code, 0, "{signal}: {errors}");
     }
 }
@@ -249,7 +249,7 @@ async fn draining_has_a_deadline() {
     let pending = tokio::spawn(program.get("/left-pad").attempt());
     setup.registry.wait_for_requests("/left-pad", 1).await;
     program.signal("-TERM");
-    let (code, errors) = program.ended().await;
+    let (code, errors) = program.wait_for_exit().await;
     assert_eq!(code, 0, "{errors}");
     drop(pending.await);
     drop(gate);
@@ -338,7 +338,7 @@ async fn decision_applies_to_running_server_before_the_command_returns() {
     let (code, _, errors) = decide(&["break-glass", "--for", "8d", "--reason", "x"]);
     assert!(code == 2 && errors.contains("at most `7d`"), "{errors}");
     program.signal("-TERM");
-    assert_eq!(program.ended().await.0, 0);
+    assert_eq!(program.wait_for_exit().await.0, 0);
     let (code, text, errors) = decide(&["freeze", "2026-03-31T00:00Z", "--for", "48h", "--scope", "@acme", "--reason", "x"]);
     assert!(code == 0 && text.contains("applies when one starts"), "{text}{errors}");
 }
@@ -357,7 +357,7 @@ async fn exposure_works_with_and_without_a_running_server() {
     let (code, _, errors) = exposure();
     assert_eq!(code, 0, "{errors}");
     program.signal("-TERM");
-    program.ended().await;
+    program.wait_for_exit().await;
     let (code, text, errors) = exposure();
     assert_eq!(code, 0, "{errors}");
     assert!(text.contains("127.0.0.1") && text.contains("npm/11.21.2") && text.contains("served"), "{text}");
@@ -378,7 +378,7 @@ async fn upstream_and_token_come_from_npmrc_and_the_token_is_never_printed() {
     program.get("/@acme%2fsecret").token("mallory").await.is(404);
     let greeting = program.greeting.clone();
     program.signal("-TERM");
-    let (_, errors) = program.ended().await;
+    let (_, errors) = program.wait_for_exit().await;
     let (_, shown, _) = run(coldframe(setup.home.path()).args(["config", "show"]));
     for text in [greeting, errors, shown] {
         assert!(!text.contains("s3cr3t"), "{text}");
@@ -483,7 +483,7 @@ async fn healthcheck_reports_readiness_and_ignores_proxies() {
     assert!(code == 1 && errors.contains(registry), "a registry is not a Coldframe: {code} {errors}");
     assert_eq!(other.take_undeclared(), ["GET /-/coldframe/readyz"]);
     program.signal("-TERM");
-    program.ended().await;
+    program.wait_for_exit().await;
     let (code, _, errors) = ask(&address);
     assert!(code == 1 && errors.contains(&address), "{code} {errors}");
 }
@@ -503,7 +503,7 @@ async fn decisions_are_logged_with_author_subject_reason_and_expiry() {
     decide(&["break-glass", "--for", "1h", "--reason", "an outage"]);
     decide(&["revoke", "2", "--reason", "a mistake"]);
     program.signal("-TERM");
-    let (code, errors) = program.ended().await;
+    let (code, errors) = program.wait_for_exit().await;
     assert_eq!(code, 0, "{errors}");
     let lines: Vec<serde_json::Value> = errors.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let find = |message: &str, id: i64| {

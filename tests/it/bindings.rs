@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::client::Ask;
-use crate::gate::{REGISTRY, at, connect, inside, secure, trusting};
+use crate::gate::{REGISTRY, connect, connect_tls, gateway_address, handshake, tls_config};
 use crate::package::Package;
 use crate::registry::Registry;
 use crate::reply::{Reply, Request};
@@ -165,7 +165,7 @@ async fn ask_with<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(mut s
 async fn token_through_intercepted_host_reaches_the_only_registry() {
     let scene = crate::gate::gateway().await;
     scene.publish(Package::new("@acme/secret", "1.0.0").readable_with("alice"));
-    ask_with(inside(&scene).await, SECRET, REGISTRY).await.is(200);
+    ask_with(connect_tls(&scene).await, SECRET, REGISTRY).await.is(200);
     assert_eq!(scene.registry.last("/@acme/secret").bearer(), Some("alice"));
 }
 
@@ -174,8 +174,8 @@ async fn token_through_intercepted_host_reaches_none_of_several_registries() {
     let (private, scene) = two_registries().await;
     let scene = scene.set("gateway", "127.0.0.1:0").set("intercept", REGISTRY).await;
     scene.publish_old("left-pad", &["1.0.0"]);
-    ask_with(inside(&scene).await, "/left-pad", REGISTRY).await.is(200);
-    ask_with(inside(&scene).await, SECRET, REGISTRY).await.is(404);
+    ask_with(connect_tls(&scene).await, "/left-pad", REGISTRY).await.is(200);
+    ask_with(connect_tls(&scene).await, SECRET, REGISTRY).await.is(404);
     scene.registry.requests().iter().chain(&private.requests()).for_each(assert_no_secrets);
 }
 
@@ -185,9 +185,9 @@ async fn token_for_npms_default_registry_does_not_reach_a_mirror() {
     scene.publish_old("left-pad", &["1.0.0"]);
     let default: &'static str = coldframe::upstream::npmrc::npm_default_registry().host_str().unwrap().to_owned().leak();
     for host in [default, coldframe::upstream::npmrc::yarn_registry_host().unwrap()] {
-        let (head, stream) = connect(at(&scene), &format!("{host}:443"), "").await;
+        let (head, stream) = connect(gateway_address(&scene), &format!("{host}:443"), "").await;
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-        let stream = secure(trusting(scene.data(), &scene.clock, &[]), host, stream).await.unwrap();
+        let stream = handshake(tls_config(scene.data(), &scene.clock, &[]), host, stream).await.unwrap();
         ask_with(stream, "/left-pad", host).await.is(200);
     }
     scene.registry.requests().iter().for_each(assert_no_secrets);

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 use crate::client::raw;
-use crate::gate::{at, connect, gateway, refused, secure, trusting};
+use crate::gate::{connect, connect_refused, gateway, gateway_address, handshake, tls_config};
 use crate::program::{coldframe, run};
 use crate::scene::Scene;
 
@@ -52,7 +52,7 @@ async fn listed_destination_is_refused_and_recorded_as_exposure() {
         "[::ffff:198.51.100.7]:443",
         "evil.example:8443",
     ] {
-        let (line, body) = refused(at(&scene), target).await;
+        let (line, body) = connect_refused(gateway_address(&scene), target).await;
         assert!(
             line.starts_with("HTTP/1.1 403 ")
                 && line.contains("MAL-2026-2307")
@@ -60,14 +60,14 @@ async fn listed_destination_is_refused_and_recorded_as_exposure() {
             "{target}: {line}"
         );
     }
-    let answer = raw(at(&scene), b"GET http://evil.example/beacon HTTP/1.1\r\nhost: evil.example\r\n\r\n").await;
+    let answer = raw(gateway_address(&scene), b"GET http://evil.example/beacon HTTP/1.1\r\nhost: evil.example\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("MAL-2026-2307"), "{answer}");
     // A name that resolves to a listed address is refused too.
-    let (line, _) = refused(at(&scene), "localhost:443").await;
+    let (line, _) = connect_refused(gateway_address(&scene), "localhost:443").await;
     assert!(line.contains("MAL-2026-2307") && line.contains("`127.0.0.1`"), "{line}");
     // Not refused: a name with a listed suffix but no dot, a name from an unreadable record, and the registry itself.
     for (target, code) in [("notevil.example:443", "50"), ("fine.example:443", "50"), ("registry.example:443", "200")] {
-        let (head, _) = connect(at(&scene), target, "").await;
+        let (head, _) = connect(gateway_address(&scene), target, "").await;
         assert!(head.starts_with(&format!("HTTP/1.1 {code}")), "{target}: {head}");
     }
     assert!(scene.metric("coldframe_gateway_refusals_total", "reason=\"indicator\"").await >= 8.0);
@@ -96,7 +96,7 @@ async fn listed_sni_name_is_refused_and_recorded_as_exposure() {
     let address = scene.coldframe.transparent.unwrap();
     for name in ["evil.example", "cdn.evil.example", "localhost"] {
         let stream = TcpStream::connect(address).await.unwrap();
-        let refused = secure(trusting(scene.data(), &scene.clock, &[]), name, stream).await.unwrap_err();
+        let refused = handshake(tls_config(scene.data(), &scene.clock, &[]), name, stream).await.unwrap_err();
         assert!(refused.to_string().contains("AccessDenied"), "{name}: {refused}");
     }
     assert!(scene.metric("coldframe_gateway_refusals_total", "reason=\"indicator\"").await >= 3.0);
@@ -111,13 +111,13 @@ async fn listed_sni_name_is_refused_and_recorded_as_exposure() {
 #[tokio::test]
 async fn gateway_refusals_are_counted_by_reason() {
     let scene = gateway().await;
-    refused(at(&scene), "other.example:443").await;
-    refused(at(&scene), "registry.example:22").await;
-    refused(at(&scene), "user@other.example:443").await;
+    connect_refused(gateway_address(&scene), "other.example:443").await;
+    connect_refused(gateway_address(&scene), "registry.example:22").await;
+    connect_refused(gateway_address(&scene), "user@other.example:443").await;
     let through = Scene::open().set("gateway", "127.0.0.1:0").set("default-egress", "tunnel").await;
-    refused(at(&through), "10.0.0.1:443").await;
+    connect_refused(gateway_address(&through), "10.0.0.1:443").await;
     let via = format!("via: 1.1 {}\r\n", coldframe::net::via_pseudonym());
-    connect(at(&scene), "registry.example:443", &via).await;
+    connect(gateway_address(&scene), "registry.example:443", &via).await;
     for reason in ["host", "port", "malformed", "loop"] {
         let count = scene.metric("coldframe_gateway_refusals_total", &format!("reason=\"{reason}\"")).await;
         assert!((count - 1.0).abs() < f64::EPSILON, "{reason}: {count}");

@@ -277,7 +277,7 @@ mod process_limits {
         prlimit(process, Resource::Nofile, before).expect("its limit");
         program.get("/-/coldframe/healthz").await.is(200);
         program.signal("-TERM");
-        let (code, errors) = program.ended().await;
+        let (code, errors) = program.wait_for_exit().await;
         assert!(code == 0 && errors.contains("cannot accept connection"), "{code}: {errors}");
     }
 
@@ -357,7 +357,7 @@ mod process_limits {
             answer.is(200);
         }
         program.signal("-TERM");
-        let (code, errors) = program.ended().await;
+        let (code, errors) = program.wait_for_exit().await;
         assert_eq!(code, 0, "{errors}");
         let exposure = ["exposure", "here@1.0.0", "--json", "--data-dir"];
         let (code, text, errors) = run(coldframe(home.path()).args(exposure).arg(data.path()));
@@ -419,7 +419,7 @@ mod process_limits {
         }
         assert!(measure(&program, "files") < 158);
         program.signal("-TERM");
-        let (code, errors) = program.ended().await;
+        let (code, errors) = program.wait_for_exit().await;
         assert!(code == 0 && errors.contains("open file limit raised"), "{code}: {errors}");
         assert!(errors.contains("`max-connections` reduced from 4096 to 10"), "{errors}");
     }

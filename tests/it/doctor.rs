@@ -421,5 +421,5 @@ async fn suggested_client_age_is_that_of_the_running_server() {
         assert!(text.contains("minimumReleaseAge = 90000 under"), "{text}");
     }
     server.signal("-TERM");
-    assert_eq!(server.ended().await.0, 0);
+    assert_eq!(server.wait_for_exit().await.0, 0);
 }

@@ -127,13 +127,13 @@ async fn a_taken_down_version_is_explained() {
 #[tokio::test]
 async fn only_local_clients_get_explanations_unless_a_setting_allows_all() {
     let closed = scene().await;
-    let away = |scene: &Scene| scene.get(&page("left-pad")).header("via", "1.1 proxy.example");
-    let refused = away(&closed).accept(BROWSER).await.is(403);
+    let through_proxy = |scene: &Scene| scene.get(&page("left-pad")).header("via", "1.1 proxy.example");
+    let refused = through_proxy(&closed).accept(BROWSER).await.is(403);
     assert!(refused.text().contains("explain-access") && !refused.text().contains("1.1.0"), "{}", refused.text());
     assert_eq!(closed.registry.total(), 0);
     let open = Scene::open().set("explain-access", "all").await;
     open.publish(Package::new("left-pad", "1.0.0"));
-    away(&open).await.is(200);
+    through_proxy(&open).await.is(200);
 }
 
 #[tokio::test]

@@ -196,8 +196,8 @@ async fn a_remote_feed_survives_an_offline_restart_and_is_reported_as_stale() {
     scene.advance(minutes(6));
     until(&scene, TARBALL, 200).await;
     scene.get("/left-pad/1.0.0").await.is(403);
-    let asked = scene.registry.last("/feeds/list.txt");
-    assert_eq!(asked.headers.first("if-none-match"), Some("\"one\""));
+    let request = scene.registry.last("/feeds/list.txt");
+    assert_eq!(request.headers.first("if-none-match"), Some("\"one\""));
     drop(home);
 }
 

@@ -39,7 +39,7 @@ pub async fn connect(gateway: SocketAddr, target: &str, headers: &str) -> (Strin
 }
 
 /// Sends CONNECT for `target`; returns the status line and the body of the refusal.
-pub async fn refused(gateway: SocketAddr, target: &str) -> (String, String) {
+pub async fn connect_refused(gateway: SocketAddr, target: &str) -> (String, String) {
     let (head, mut stream) = connect(gateway, target, &format!("host: {target}\r\n")).await;
     let mut body = String::new();
     stream.read_to_string(&mut body).await.expect("a body");
@@ -57,12 +57,12 @@ impl TimeProvider for TestTime {
 }
 
 /// Returns a TLS configuration that trusts only the CA in `data`, at the time of `clock`.
-pub fn trusting(data: &Path, clock: &ManualClock, protocols: &[&str]) -> Arc<rustls::ClientConfig> {
-    trusting_file(&data.join("ca/authority.pem"), clock, protocols)
+pub fn tls_config(data: &Path, clock: &ManualClock, protocols: &[&str]) -> Arc<rustls::ClientConfig> {
+    tls_config_for(&data.join("ca/authority.pem"), clock, protocols)
 }
 
 /// Returns a TLS configuration that trusts only the certificates of a file.
-pub fn trusting_file(file: &Path, clock: &ManualClock, protocols: &[&str]) -> Arc<rustls::ClientConfig> {
+pub fn tls_config_for(file: &Path, clock: &ManualClock, protocols: &[&str]) -> Arc<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     let pem = std::fs::read(file).expect("the CA file");
     for certificate in CertificateDer::pem_slice_iter(&pem) {
@@ -79,7 +79,7 @@ pub fn trusting_file(file: &Path, clock: &ManualClock, protocols: &[&str]) -> Ar
 }
 
 /// Completes a TLS handshake with `name` over `stream`.
-pub async fn secure(
+pub async fn handshake(
     config: Arc<rustls::ClientConfig>,
     name: &'static str,
     stream: TcpStream,
@@ -88,14 +88,14 @@ pub async fn secure(
 }
 
 /// Opens a TLS connection to [`REGISTRY`] through the scene's gateway.
-pub async fn inside(scene: &Scene) -> TlsStream<TcpStream> {
-    let (head, stream) = connect(at(scene), "registry.example:443", "host: registry.example:443\r\n").await;
+pub async fn connect_tls(scene: &Scene) -> TlsStream<TcpStream> {
+    let (head, stream) = connect(gateway_address(scene), "registry.example:443", "host: registry.example:443\r\n").await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-    secure(trusting(scene.data(), &scene.clock, &[]), REGISTRY, stream).await.expect("a handshake")
+    handshake(tls_config(scene.data(), &scene.clock, &[]), REGISTRY, stream).await.expect("a handshake")
 }
 
 /// Returns the address of the scene's gateway.
-pub fn at(scene: &Scene) -> SocketAddr {
+pub fn gateway_address(scene: &Scene) -> SocketAddr {
     scene.coldframe.gateway.expect("a gateway")
 }
 

@@ -230,7 +230,7 @@ async fn incident_accepts_a_version_that_no_feed_names() {
         assert!(out.contains(part), "{part}: {out}");
     }
     program.get(TARBALL).await.is(200);
-    let asked = registry.count("/left-pad");
+    let fetches = registry.count("/left-pad");
     let done = run_json(&mut incident(&["left-pad@1.1.0", "--json"]));
     assert_eq!(
         (&done["feed"], &done["stored"], &done["removed"], &done["packuments"]),
@@ -241,7 +241,7 @@ async fn incident_accepts_a_version_that_no_feed_names() {
     assert!(program.get(TARBALL).await.is(403).error().contains("incident left-pad@1.1.0"));
     // The other version stays, and the packument is fetched again.
     program.get(good).await.is(200);
-    assert_eq!((registry.count(good), registry.count("/left-pad")), (1, asked + 1));
+    assert_eq!((registry.count(good), registry.count("/left-pad")), (1, fetches + 1));
     // A second run finds nothing to remove, and an unknown version has nothing either.
     let again = run_json(&mut incident(&["left-pad@1.1.0", "--json"]));
     assert_eq!((&again["stored"], &again["removed"]), (&json!(0), &json!(0)), "{again}");
@@ -257,7 +257,7 @@ async fn incident_accepts_a_version_that_no_feed_names() {
     // Without a running server, the command does the work.
     program.get(good).await.is(200);
     program.signal("-TERM");
-    assert_eq!(program.ended().await.0, 0);
+    assert_eq!(program.wait_for_exit().await.0, 0);
     let mut alone = incident(&["left-pad@1.0.0", "--json"]);
     let done = run_json(alone.args(["--upstream", &registry.url]));
     assert_eq!((&done["stored"], &done["removed"], &done["packuments"]), (&json!(1), &json!(1), &json!(1)), "{done}");
@@ -274,23 +274,23 @@ async fn incident_purges_a_version_with_only_a_shasum() {
         command.args(["incident", spec, "--json", "--upstream", &registry.url, "--data-dir"]).arg(data.path());
         run_json(&mut command)
     };
-    let kept = || {
+    let stored_tarballs = || {
         let folder = std::fs::read_dir(data.path().join("blobs/sha512")).into_iter().flatten().flatten();
         folder.map(|shard| std::fs::read_dir(shard.path()).into_iter().flatten().count()).sum::<usize>()
     };
     for tarball in [TARBALL, "/left-pad/-/left-pad-1.0.0.tgz"] {
         program.get(tarball).await.is(200);
     }
-    assert_eq!(kept(), 2);
+    assert_eq!(stored_tarballs(), 2);
     let done = incident("left-pad@1.1.0");
     assert_eq!((&done["tarballs"], &done["stored"], &done["removed"]), (&json!(1), &json!(1), &json!(1)), "{done}");
-    assert_eq!(kept(), 1);
+    assert_eq!(stored_tarballs(), 1);
     // Without a running server, the command does the work.
     program.signal("-TERM");
-    assert_eq!(program.ended().await.0, 0);
+    assert_eq!(program.wait_for_exit().await.0, 0);
     let done = incident("left-pad@1.0.0");
     assert_eq!((&done["tarballs"], &done["stored"], &done["removed"]), (&json!(1), &json!(1), &json!(1)), "{done}");
-    assert_eq!(kept(), 0);
+    assert_eq!(stored_tarballs(), 0);
 }
 
 /// Asserts that a record has the fields that the OSV schema requires and no unknown ones.

@@ -148,18 +148,18 @@ impl Listing {
                 manifest.insert("publish_time".to_owned(), json!(1_500_000_000_000_i64));
             }
         }
-        let kept = |key: &str| {
+        let is_kept = |key: &str| {
             ["name", "dist-tags", "versions"].contains(&key) || (key == "time" && style.abbreviated == Abbreviated::Timed)
         };
-        packument.as_object_mut().expect("an object").retain(|key, _| kept(key));
+        packument.as_object_mut().expect("an object").retain(|key, _| is_kept(key));
         packument.to_string().into_bytes()
     }
 
     /// Answers one packument request.
     pub fn reply(&self, name: &str, style: &Style, request: &Request) -> Reply {
-        let wants = request.headers.first("accept").is_some_and(|accept| accept.contains("install-v1"));
-        let short = wants && style.abbreviated != Abbreviated::Ignored;
-        let body = if short { self.abbreviated(name, style) } else { self.packument(name, style) };
+        let wants_abbreviated = request.headers.first("accept").is_some_and(|accept| accept.contains("install-v1"));
+        let sends_abbreviated = wants_abbreviated && style.abbreviated != Abbreviated::Ignored;
+        let body = if sends_abbreviated { self.abbreviated(name, style) } else { self.packument(name, style) };
         let etag = format!("\"{}\"", sha1(&if style.one_etag { self.packument(name, style) } else { body.clone() }));
         let modified = httpdate::fmt_http_date(self.modified.into());
         let with_validators = |reply: Reply| {

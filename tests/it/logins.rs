@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 use crate::client::raw;
-use crate::gate::{REGISTRY, ask, at, connect, gateway, secure, trusting};
+use crate::gate::{REGISTRY, ask, connect, gateway, gateway_address, handshake, tls_config};
 use crate::program::{coldframe, run};
 use crate::scene::{Opening, Scene};
 
@@ -49,7 +49,7 @@ fn header(pair: &str) -> String {
 }
 
 async fn line(scene: &Scene, target: &str, headers: &str) -> String {
-    connect(at(scene), target, headers).await.0.lines().next().unwrap_or_default().to_owned()
+    connect(gateway_address(scene), target, headers).await.0.lines().next().unwrap_or_default().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,7 +62,7 @@ async fn unknown_users_get_407_and_known_users_are_named_in_the_ledger() {
     for headers in
         [String::new(), header("ada:wrong"), header("eve:correct horse: battery"), "proxy-authorization: Bearer x\r\n".to_owned()]
     {
-        let (head, _) = connect(at(&scene), "registry.example:443", &headers).await;
+        let (head, _) = connect(gateway_address(&scene), "registry.example:443", &headers).await;
         assert!(
             head.starts_with("HTTP/1.1 407 ") && head.contains("proxy-authenticate: Basic realm=\"coldframe\""),
             "{headers}: {head}"
@@ -71,19 +71,19 @@ async fn unknown_users_get_407_and_known_users_are_named_in_the_ledger() {
         assert!(line(&scene, "other.example:443", &headers).await.starts_with("HTTP/1.1 407 "));
     }
     let request = "GET http://registry.example/left-pad HTTP/1.1\r\nhost: registry.example\r\nconnection: close\r\n";
-    assert!(raw(at(&scene), format!("{request}\r\n").as_bytes()).await.starts_with("HTTP/1.1 407 "));
+    assert!(raw(gateway_address(&scene), format!("{request}\r\n").as_bytes()).await.starts_with("HTTP/1.1 407 "));
     assert_eq!(scene.registry.total(), 0);
     let credentials = header("ada:correct horse: battery");
     assert!(line(&scene, "other.example:443", &credentials).await.starts_with("HTTP/1.1 403 "));
-    assert!(raw(at(&scene), format!("{request}{credentials}\r\n").as_bytes()).await.starts_with("HTTP/1.1 200 "));
-    let (_, stream) = connect(at(&scene), "registry.example:443", &credentials).await;
-    let stream = secure(trusting(scene.data(), &scene.clock, &[]), REGISTRY, stream).await.unwrap();
+    assert!(raw(gateway_address(&scene), format!("{request}{credentials}\r\n").as_bytes()).await.starts_with("HTTP/1.1 200 "));
+    let (_, stream) = connect(gateway_address(&scene), "registry.example:443", &credentials).await;
+    let stream = handshake(tls_config(scene.data(), &scene.clock, &[]), REGISTRY, stream).await.unwrap();
     ask(stream, "/left-pad/-/left-pad-1.0.0.tgz", REGISTRY).await.is(200);
     for path in ["/left-pad", "/left-pad/-/left-pad-1.0.0.tgz"] {
         assert!(scene.registry.last(path).headers.first("proxy-authorization").is_none(), "{path}");
     }
     // Health probes need no credentials.
-    ask(TcpStream::connect(at(&scene)).await.unwrap(), "/-/coldframe/healthz", "gateway").await.is(200);
+    ask(TcpStream::connect(gateway_address(&scene)).await.unwrap(), "/-/coldframe/healthz", "gateway").await.is(200);
     scene.coldframe.stop().await;
     let spec = coldframe::npm::PackageSpec::parse("left-pad").unwrap();
     let exposed = coldframe::app::exposure(scene.data(), &spec).unwrap();

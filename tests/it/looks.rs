@@ -115,10 +115,10 @@ async fn new_versions_of_a_package_that_was_missing_count_from_the_last_fetch() 
 
 #[tokio::test]
 async fn a_package_missing_at_the_first_fetch_counts_from_then() {
-    for asked in ["/left-pad", TARBALL, "/left-pad/latest"] {
+    for path in ["/left-pad", TARBALL, "/left-pad/latest"] {
         let mut scene = Scene::open().await;
         scene.registry.absent("left-pad");
-        scene.get(asked).await.is(404);
+        scene.get(path).await.is(404);
         scene.restart().await;
         scene.advance(hours(1));
         scene.publish(Package::new("left-pad", "1.1.0").aged(hours(20_000)));
@@ -373,8 +373,8 @@ async fn a_contradiction_causes_few_upstream_requests() {
     for number in 0..20 {
         scene.get("/left-pad").token(&format!("made-up-{number}")).await.is(200);
     }
-    let asked = scene.registry.count("/left-pad") - before;
-    assert!(asked <= 20 + 6, "{asked} requests for 20 tokens");
+    let fetches = scene.registry.count("/left-pad") - before;
+    assert!(fetches <= 20 + 6, "{fetches} requests for 20 tokens");
 }
 
 #[tokio::test]

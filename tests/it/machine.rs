@@ -171,7 +171,7 @@ async fn a_full_disk_is_logged_and_allowed_versions_are_still_served() {
     }
     program.get("/-/coldframe/readyz").await.is(200);
     program.signal("-TERM");
-    let (_, errors) = program.ended().await;
+    let (_, errors) = program.wait_for_exit().await;
     assert!(errors.contains("packument write failed") || errors.contains("cannot write"), "{errors}");
 }
 
@@ -273,12 +273,12 @@ async fn a_read_only_data_directory_stops_only_writes_until_it_is_writable() {
     drop(read_only);
     install(&packages[1]).await;
     install(&packages[2]).await;
-    let asked = registry.count(&packages[1].1);
+    let fetches = registry.count(&packages[1].1);
     install(&packages[1]).await;
-    assert_eq!(registry.count(&packages[1].1), asked, "the tarball was not stored");
+    assert_eq!(registry.count(&packages[1].1), fetches, "the tarball was not stored");
     assert_eq!((registry.count(&packages[0].1), registry.count(&packages[1].0)), (1, 1));
     program.signal("-TERM");
-    let (code, errors) = program.ended().await;
+    let (code, errors) = program.wait_for_exit().await;
     assert!(code == 0 && errors.contains("tarball write failed, served from memory"), "{code}: {errors}");
     assert!(errors.contains("ledger write failed"), "{errors}");
     // Pending ledger rows are written when the disk is writable again.

@@ -107,8 +107,8 @@ async fn a_silent_upstream_costs_an_install_one_wait_in_all() {
         assert!(begun.elapsed() < Duration::from_secs(6), "restarted: {restarted}, {:?}", begun.elapsed());
         // One more package is fetched in the background, because only the first one might hang.
         scene.registry.wait_for_requests(&paths[1], 2).await;
-        let asked = |scene: &Scene| paths.iter().map(|path| scene.registry.count(path) - 1).collect::<Vec<_>>();
-        assert_eq!(asked(&scene)[2..], [0; 10], "restarted: {restarted}");
+        let extra_fetches = |scene: &Scene| paths.iter().map(|path| scene.registry.count(path) - 1).collect::<Vec<_>>();
+        assert_eq!(extra_fetches(&scene)[2..], [0; 10], "restarted: {restarted}");
         // Later one request tries upstream again and waits once more.
         scene.advance(Duration::from_secs(11));
         let begun = Instant::now();
@@ -116,7 +116,7 @@ async fn a_silent_upstream_costs_an_install_one_wait_in_all() {
         assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
         assert_eq!(scene.get(&paths[2]).await.is(200).header("age"), "611");
         scene.registry.wait_for_requests(&paths[2], 2).await;
-        assert_eq!(asked(&scene), [1, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(extra_fetches(&scene), [1, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         // The first upstream answer ends this.
         gates.iter().for_each(crate::registry::Gate::open);
         let deadline = Instant::now() + Duration::from_secs(20);

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::client::raw;
-use crate::gate::{connect, refused};
+use crate::gate::{connect, connect_refused};
 use crate::program::{Program, coldframe, machine_clock};
 use crate::registry::Registry;
 
@@ -138,7 +138,7 @@ async fn an_outbound_proxy_over_tls_needs_a_trusted_certificate() {
     let file = folder.path().join("proxy.pem");
     std::fs::write(&file, certificate).unwrap();
     let untrusting = behind_scheme("https", &proxy, &["--allow-host", "far.example"]).await;
-    let (line, body) = refused(untrusting.gateway, "far.example:443").await;
+    let (line, body) = connect_refused(untrusting.gateway, "far.example:443").await;
     assert!(line.starts_with("HTTP/1.1 502 ") && body.contains("certificate"), "{line} {body}");
     assert_eq!(proxy.requests(), [""; 0], "credentials were sent to an untrusted proxy");
     let trusting = ["--allow-host", "far.example", "--upstream-ca", file.to_str().unwrap()];
@@ -157,18 +157,18 @@ async fn unresolvable_hosts_are_refused_unless_allowed_by_name() {
     let proxy = OutboundProxy::start("HTTP/1.1 200 OK\r\n\r\n").await;
     let gate = behind(&proxy, &["--default-egress", "tunnel", "--allow-host", "near.example", "--log-level", "info"]).await;
     // The name does not resolve.
-    let (line, _) = refused(gate.gateway, "nowhere.invalid:443").await;
+    let (line, _) = connect_refused(gate.gateway, "nowhere.invalid:443").await;
     assert!(line.starts_with("HTTP/1.1 403 ") && line.contains("name does not resolve here"), "{line}");
     for target in ["10.0.0.1:443", "169.254.169.254:80", "[fd00::1]:443", "127.0.0.1:443", "localhost:443"] {
-        let (line, _) = refused(gate.gateway, target).await;
+        let (line, _) = connect_refused(gate.gateway, target).await;
         assert!(line.starts_with("HTTP/1.1 403 ") && line.contains("not named by `--allow-host`"), "{target}: {line}");
     }
     // `NO_PROXY` has this host, so the gateway connects directly, and the host does not exist.
-    let (line, _) = refused(gate.gateway, "near.example:443").await;
+    let (line, _) = connect_refused(gate.gateway, "near.example:443").await;
     assert!(line.starts_with("HTTP/1.1 502 ") || line.starts_with("HTTP/1.1 504 "), "{line}");
     assert_eq!(proxy.requests(), [""; 0]);
     gate.program.signal("-TERM");
-    let (_, log) = gate.program.ended().await;
+    let (_, log) = gate.program.wait_for_exit().await;
     assert!(log.contains("goes through another proxy") && !log.contains("p@ss") && !log.contains("p%40ss"), "{log}");
 }
 
@@ -176,6 +176,6 @@ async fn unresolvable_hosts_are_refused_unless_allowed_by_name() {
 async fn a_refusal_by_the_outbound_proxy_is_reported_as_such() {
     let proxy = OutboundProxy::start("HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n").await;
     let gate = behind(&proxy, &["--allow-host", "far.example"]).await;
-    let (line, body) = refused(gate.gateway, "far.example:443").await;
+    let (line, body) = connect_refused(gate.gateway, "far.example:443").await;
     assert!(line.starts_with("HTTP/1.1 502 ") && body.contains("407"), "{line} {body}");
 }

@@ -386,7 +386,7 @@ async fn decisions_feeds_users_and_the_ledger_are_printed_harmlessly() {
     printed(&mut fixture.command(&["user", "remove", "a\u{202e}", "--gateway-users", "missing\n::error::PWNED"]));
     assert_harmless("the greeting", &server.greeting, Commands::None);
     server.signal("-TERM");
-    let (_, log) = server.ended().await;
+    let (_, log) = server.wait_for_exit().await;
     assert!(log.contains("PWNED"), "the log has the requested names:\n{log}");
     assert_harmless("the log", &log, Commands::None);
 }
@@ -404,7 +404,7 @@ async fn a_log_in_json_holds_no_control_characters_either() {
         server.get(path).header("user-agent", &format!("evil/{HOSTILE_LINE}")).await;
     }
     server.signal("-TERM");
-    let (_, log) = server.ended().await;
+    let (_, log) = server.wait_for_exit().await;
     assert_harmless("the log", &log, Commands::None);
     for line in log.lines() {
         assert!(serde_json::from_str::<Value>(line).is_ok(), "{line}");

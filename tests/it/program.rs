@@ -90,7 +90,7 @@ impl Program {
     }
 
     /// Waits up to a minute for the process to exit; returns the exit code and standard error.
-    pub async fn ended(mut self) -> (i32, String) {
+    pub async fn wait_for_exit(mut self) -> (i32, String) {
         let errors = self.errors.take();
         let waiting = tokio::task::spawn_blocking(move || {
             let code = self.child.wait().expect("an exit status").code().unwrap_or(-1);

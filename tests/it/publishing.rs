@@ -232,6 +232,6 @@ async fn an_upstream_401_or_403_is_not_counted_as_a_failure() {
         metrics.lines().filter(|line| line.starts_with("coldframe_upstream_requests_total") && line.contains("\"failed\""));
     assert!(failed.into_iter().all(|line| line.ends_with(" 0")), "{metrics}");
     program.signal("-TERM");
-    let (_, errors) = program.ended().await;
+    let (_, errors) = program.wait_for_exit().await;
     assert!(!errors.contains("upstream failed"), "{errors}");
 }

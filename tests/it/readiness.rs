@@ -95,7 +95,7 @@ async fn feed_without_records_is_not_ready_and_names_the_setting() {
     let greeting = program.greeting.clone();
     assert!(greeting.contains("not ready") && greeting.contains("feed-may-be-empty"), "{greeting}");
     program.signal("-TERM");
-    let (_, errors) = program.ended().await;
+    let (_, errors) = program.wait_for_exit().await;
     assert!(errors.contains("ERROR") && errors.contains("feed has never been read"), "{errors}");
 }
 
@@ -169,7 +169,7 @@ async fn summary_is_logged_once_and_only_if_something_was_served() {
             program.get("/young").await.is(403);
         }
         program.signal("-TERM");
-        let (code, errors) = program.ended().await;
+        let (code, errors) = program.wait_for_exit().await;
         let summaries: Vec<_> = errors.lines().filter(|line| line.contains("tarballs.served=1")).collect();
         assert!(code == 0 && summaries.len() == lines, "{used}: {errors}");
         for part in ["INFO", "requests.total=3", "requests.refused=1", "response.bytes="] {

@@ -70,7 +70,7 @@ async fn edited_age_and_exclusion_apply_after_sighup() {
     fixture.edit(&program, "min-release-age = \"30d\"\nexclude = [\"left-pad\"]\n");
     until("the exclusion", async || (program.get("/left-pad").await.versions().len() == 2).then_some(())).await;
     program.signal("-TERM");
-    let (code, log) = program.ended().await;
+    let (code, log) = program.wait_for_exit().await;
     assert_eq!(code, 0, "{log}");
     for part in ["configuration reloaded config.changed=min-release-age", "configuration reloaded config.changed=exclude"] {
         assert!(log.contains(part), "{part}: {log}");
@@ -95,7 +95,7 @@ async fn configuration_with_mistakes_changes_nothing_and_lists_all_of_them() {
     })
     .await;
     program.signal("-TERM");
-    let (_, log) = program.ended().await;
+    let (_, log) = program.wait_for_exit().await;
     for part in [
         "`min-release-age` lacks a unit",
         "`exclude`",
@@ -125,7 +125,7 @@ async fn settings_that_need_a_restart_are_reported_and_others_applied() {
     program.signal("-HUP");
     until("the address", async || program.get("/-/coldframe/readyz").await.text().contains("listen").then_some(())).await;
     program.signal("-TERM");
-    let (_, log) = program.ended().await;
+    let (_, log) = program.wait_for_exit().await;
     assert!(log.contains("settings changed that need a restart config.changed=packument-ttl, cache-size"), "{log}");
 }
 
@@ -205,7 +205,7 @@ async fn replaced_upstream_token_is_used_after_sighup() {
     program.get("/left-pad").await.is(200);
     assert_eq!(sent_token(), "Bearer new");
     program.signal("-TERM");
-    let (_, log) = program.ended().await;
+    let (_, log) = program.wait_for_exit().await;
     assert!(log.contains("upstream credentials reloaded") && !log.contains("Bearer"), "{log}");
 }
 
@@ -226,7 +226,7 @@ async fn added_feed_applies_after_its_first_read_and_removed_feed_stops() {
     fixture.edit(&program, &lines(""));
     until("the removal", async || (program.get("/left-pad").await.versions().len() == 2).then_some(())).await;
     program.signal("-TERM");
-    let (_, log) = program.ended().await;
+    let (_, log) = program.wait_for_exit().await;
     assert!(log.contains("configuration reloaded config.changed=feed"), "{log}");
 }
 
@@ -255,7 +255,7 @@ async fn feed_with_new_address_or_key_opens_nothing_before_first_read() {
     std::fs::write(&elsewhere, "left-pad@1.0.0\n").unwrap();
     until("the changed list", async || (visible(&program).await == 1).then_some(())).await;
     program.signal("-TERM");
-    assert_eq!(program.ended().await.0, 0);
+    assert_eq!(program.wait_for_exit().await.0, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -280,5 +280,5 @@ async fn server_without_feed_opens_when_the_replacement_feed_is_read() {
     fixture.edit(&program, &config("mistyped.txt").replace("feed = ", "# "));
     until("the removed feed", async || (program.get("/left-pad").await.is(200).versions().len() == 2).then_some(())).await;
     program.signal("-TERM");
-    assert_eq!(program.ended().await.0, 0);
+    assert_eq!(program.wait_for_exit().await.0, 0);
 }

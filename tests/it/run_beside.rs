@@ -88,7 +88,7 @@ async fn other_processes_cannot_use_the_runs_credentials_on_the_server() {
     assert_eq!(password.len(), 32);
     running.end();
     server.signal("-TERM");
-    let (_, log) = server.ended().await;
+    let (_, log) = server.wait_for_exit().await;
     assert!(log.contains("session opened") && !log.contains(&password), "{log}");
 }
 
@@ -179,7 +179,7 @@ async fn summary_is_printed_if_the_server_stops_or_dies_during_a_run() {
     let running = fixture.start(&[]);
     running.ask(&fixture.url("/left-pad/-/left-pad-1.0.0.tgz")).await.is(200);
     server.signal("-TERM");
-    let (code, errors) = server.ended().await;
+    let (code, errors) = server.wait_for_exit().await;
     assert_eq!(code, 0, "{errors}");
     assert!(!is_open(&running));
     let (code, errors) = running.end();
@@ -236,7 +236,7 @@ async fn server_runs_without_a_control_socket() {
     let server = Program::serve(fixture.home.path(), &deep, &fixture.registry.url, &[]);
     server.get("/left-pad").await.is(200);
     server.signal("-TERM");
-    let (code, errors) = server.ended().await;
+    let (code, errors) = server.wait_for_exit().await;
     assert!(code == 0 && errors.contains("control socket unavailable"), "{errors}");
 }
 
@@ -258,7 +258,7 @@ async fn control_socket_is_limited_to_the_data_directorys_owner() {
     }
     Ask::new(server.address, "GET", "/left-pad").await.is(200);
     server.signal("-TERM");
-    let (code, _) = server.ended().await;
+    let (code, _) = server.wait_for_exit().await;
     assert!(code == 0 && !fixture.data.path().join("control").exists());
 }
 
@@ -283,6 +283,6 @@ async fn blocking_version_is_recorded_though_the_client_requests_no_tarball() {
         "{output}"
     );
     server.signal("-TERM");
-    let (_, log) = server.ended().await;
+    let (_, log) = server.wait_for_exit().await;
     assert!(log.contains("package.version=\"1.1.0\""), "{log}");
 }

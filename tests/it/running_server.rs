@@ -86,7 +86,7 @@ async fn verdicts_are_those_of_the_running_server() {
     assert!(code == 0 && output.contains("served") && output.contains("refused by minimum-age"), "{code}: {output}{errors}");
     // After the server stops, the command's own settings apply.
     server.signal("-TERM");
-    assert_eq!(server.ended().await.0, 0);
+    assert_eq!(server.wait_for_exit().await.0, 0);
     let (code, output, errors) = run(fixture.command(&["explain", "left-pad@1.0.0"]).args(["--upstream", &fixture.registry.url]));
     assert!(code == 0 && output.contains("72 h") && !errors.contains("the running server"), "{code}: {output}{errors}");
 }
@@ -294,7 +294,7 @@ async fn command_fails_while_the_server_stops() {
     assert!(code == 1 && output.is_empty() && errors.contains("is starting or stopping"), "{code}: {output}{errors}");
     gate.open();
     drop(asking);
-    let (code, errors) = server.ended().await;
+    let (code, errors) = server.wait_for_exit().await;
     assert_eq!(code, 0, "{errors}");
     assert!(!fixture.data.path().join("control").exists());
 }

@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::client::raw;
-use crate::gate::{REGISTRY, at, connect, gateway, inside, secure, trusting};
+use crate::gate::{REGISTRY, connect, connect_tls, gateway, gateway_address, handshake, tls_config};
 use crate::scene::Scene;
 
 /// A smuggled request. It must get no response and must not reach upstream.
@@ -79,15 +79,15 @@ async fn ambiguous_framing_is_refused_on_every_gateway_listener() {
     };
     for (headers, body) in AMBIGUOUS {
         let (origin, absolute) = (post("", headers, body), post("http://registry.example", headers, body));
-        let proxy = TcpStream::connect(at(&scene)).await.expect("a connection");
-        let (_, tunnel) = connect(at(&scene), "registry.example:80", "").await;
+        let proxy = TcpStream::connect(gateway_address(&scene)).await.expect("a connection");
+        let (_, tunnel) = connect(gateway_address(&scene), "registry.example:80", "").await;
         let redirected =
             TcpStream::connect(scene.coldframe.transparent.expect("a transparent listener")).await.expect("a connection");
-        let redirected = secure(trusting(scene.data(), &scene.clock, &[]), REGISTRY, redirected).await.expect("a handshake");
+        let redirected = handshake(tls_config(scene.data(), &scene.clock, &[]), REGISTRY, redirected).await.expect("a handshake");
         let (proxy, tunnel, secured, redirected) = tokio::join!(
             closes(proxy, absolute.as_bytes()),
             closes(tunnel, origin.as_bytes()),
-            closes(inside(&scene).await, origin.as_bytes()),
+            closes(connect_tls(&scene).await, origin.as_bytes()),
             closes(redirected, origin.as_bytes()),
         );
         for (which, (closed, answer)) in [("proxy", proxy), ("tunnel", tunnel), ("TLS", secured), ("redirected", redirected)] {
@@ -106,13 +106,13 @@ async fn requests_passed_to_another_host_are_reframed() {
     let post =
         |headers: &str, body: &str| format!("POST http://{host}/far HTTP/1.1\r\nhost: {host}\r\n{headers}\r\n{body}{HIDDEN}");
     for (headers, body) in AMBIGUOUS {
-        let proxy = TcpStream::connect(at(&scene)).await.expect("a connection");
+        let proxy = TcpStream::connect(gateway_address(&scene)).await.expect("a connection");
         let (closed, answer) = closes(proxy, post(headers, body).as_bytes()).await;
         assert!(closed, "{headers:?} is left open: {answer}");
         assert_eq!(statuses(&answer), ["400"], "{headers:?}: {answer}");
     }
     let both = "content-length: 99\r\ntransfer-encoding: chunked\r\nconnection: close\r\n";
-    let answer = raw(at(&scene), post(both, "2\r\n{}\r\n0\r\n\r\n").as_bytes()).await;
+    let answer = raw(gateway_address(&scene), post(both, "2\r\n{}\r\n0\r\n\r\n").as_bytes()).await;
     assert_eq!(statuses(&answer).len(), 1, "{answer}");
     let sent = other.registry.last("/far");
     assert_eq!((sent.body.as_slice(), sent.headers.first("content-length")), (&b"{}"[..], None));

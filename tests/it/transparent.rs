@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::gate::{REGISTRY, ask, secure, trusting};
+use crate::gate::{REGISTRY, ask, handshake, tls_config};
 use crate::package::{Package, hours};
 use crate::scene::{Opening, Scene};
 
@@ -31,7 +31,7 @@ async fn intercepted_name_is_served_and_other_hosts_inside_are_refused() {
     let scene = transparent().await;
     scene.publish(Package::new("left-pad", "1.0.0"));
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
-    let inside = async || secure(trusting(scene.data(), &scene.clock, &[]), REGISTRY, connect(&scene).await).await.unwrap();
+    let inside = async || handshake(tls_config(scene.data(), &scene.clock, &[]), REGISTRY, connect(&scene).await).await.unwrap();
     let packument = ask(inside().await, "/left-pad", REGISTRY).await;
     assert_eq!(packument.versions(), ["1.0.0"]);
     let tarball = "https://registry.example/left-pad/-/left-pad-1.0.0.tgz";
@@ -46,15 +46,15 @@ async fn egress_rules_of_tunnels_apply_to_transparent_connections() {
     let scene =
         transparent().set("gateway", "127.0.0.1:0").set("default-egress", "tunnel").set("allow-host", "nowhere.example").await;
     let handshake_error = async |name: &'static str| {
-        let handshake = secure(trusting(scene.data(), &scene.clock, &[]), name, connect(&scene).await).await;
-        handshake.unwrap_err().to_string()
+        let result = handshake(tls_config(scene.data(), &scene.clock, &[]), name, connect(&scene).await).await;
+        result.unwrap_err().to_string()
     };
     assert!(handshake_error("localhost").await.contains("AccessDenied"));
     assert!(handshake_error("nowhere.example").await.contains("AccessDenied"));
     let count = async |reason: &str| scene.metric("coldframe_gateway_refusals_total", &format!("reason=\"{reason}\"")).await;
     assert!(count("address").await >= 1.0 && count("unreached").await >= 1.0);
     let closed = transparent().await;
-    let refused = secure(trusting(closed.data(), &closed.clock, &[]), "other.example", connect(&closed).await).await;
+    let refused = handshake(tls_config(closed.data(), &closed.clock, &[]), "other.example", connect(&closed).await).await;
     assert!(refused.unwrap_err().to_string().contains("AccessDenied"));
     assert!(closed.metric("coldframe_gateway_refusals_total", "reason=\"host\"").await >= 1.0);
 }
