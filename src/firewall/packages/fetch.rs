@@ -16,7 +16,7 @@ use crate::firewall::error::FirewallError;
 use crate::firewall::package::history::{self, Parted, Reconciliation};
 use crate::firewall::package::{CacheKey, PackageSnapshot, VerdictCache};
 use crate::firewall::packages::fetch_slots::SlotRequest;
-use crate::firewall::packages::ingest::{Contradictions, FetchPermit, FetchedDocument, TakenIn, sha256};
+use crate::firewall::packages::ingest::{Contradictions, FetchPermit, FetchedDocument, Ingested, sha256};
 use crate::firewall::packages::load::{NEVER_CHECKED, PreviousState};
 use crate::firewall::packages::subpackages;
 use crate::firewall::packages::views::{Asked, too_many};
@@ -30,7 +30,7 @@ use crate::npm::{PackageName, PackumentForm};
 use crate::store::{PackageChange, PackageKey, PackageRecord, StoredPackument};
 use crate::telemetry::{CacheLabel, CacheLookup, CacheOutcome, ServedStale};
 use crate::units::timestamp;
-use crate::upstream::{Authorization, CacheValidators, PackumentBody, Registry, UpstreamError};
+use crate::upstream::{Authorization, CacheValidators, PackumentBody, PackumentReply, Registry, UpstreamError};
 
 /// How long a missing package is cached as missing.
 pub(crate) const ABSENT: Duration = Duration::from_secs(60);
@@ -382,136 +382,198 @@ impl Components {
         self.packument_fetches.join(key, client, &slots, fetch).await.unwrap_or_else(|_| Err(self.note_lost_fetch()))
     }
 
+    /// Loads what is stored and asks upstream if that is not enough.
     async fn fetch_packument(self: Arc<Self>, request: FetchRequest, permit: FairPermit) -> Result<PackageLookup, FirewallError> {
-        let mut place = FetchPermit::of(permit, self.allowance.share_in(request.registry.id()));
+        let permit = FetchPermit::of(permit, self.allowance.share_in(request.registry.id()));
         let now = self.clock.now();
-        let before = self.load_previous(&request).await?;
-        let usable = before.known.clone().filter(|known| request.need.is_met_by(known));
+        let previous = self.load_previous(&request).await?;
+        let usable = previous.known.clone().filter(|known| request.need.is_met_by(known));
         if let Some(known) = &usable {
             self.judge_many(known, request.profile, request.client).await;
-        }
-        if let Some(known) = usable.clone().filter(|_| !request.whole && !request.again) {
-            if self.satisfies(&request, &known) {
-                self.documents.insert(request.slot.clone(), Arc::clone(&known));
-                return Ok(PackageLookup { known, stale: None });
-            }
-            // For clients that do not wait for this fetch.
-            if known.checked != NEVER_CHECKED {
-                self.documents.insert(request.slot.clone(), Arc::clone(&known));
-            }
-            if self.is_backing_off(&request, now)
-                && let Some(stale) = self.stale(&known, now)
-            {
-                self.try_another(&request, now);
-                return Ok(stale);
+            if let Some(lookup) = self.answer_without_upstream(&request, known, now) {
+                return Ok(lookup);
             }
         }
         // If the document itself is needed, its snapshot is no fallback.
-        let last = usable.clone().filter(|_| !request.whole);
-        let form = self.form_to_ask(&request, before.known.as_deref());
-        let same_form = last.as_ref().filter(|known| known.form == form);
-        let validators = same_form.map(|known| known.validators());
-        let asked = Instant::now();
-        let FetchRequest { registry, authorization, .. } = &request;
-        let question = registry.packument(&request.slot.name, form, authorization, validators.as_ref(), &mut place.share);
-        let asking = self.silence.ask(&request.slot);
-        let fetched = question.await;
-        drop(asking);
-        self.upstream_answered(&request, asked, &fetched);
-        if let Err(UpstreamError::NotFound | UpstreamError::Denied { .. }) = &fetched {
+        let fallback = usable.filter(|_| !request.whole);
+        match self.ask_upstream(&request, &previous, fallback.as_ref(), permit, now).await {
+            FetchOutcome::Undated(known) => Ok(PackageLookup { known, stale: None }),
+            FetchOutcome::NotModified { known, confirmed, permit: _permit } => {
+                self.confirm(&request, &known, &previous, confirmed).await
+            }
+            FetchOutcome::Changed(document) => self.ingest_or_stale(request, previous, *document, fallback).await,
+            FetchOutcome::NotFound { permit: _permit } => self.mark_removed(request, previous, now).await,
+            FetchOutcome::Denied(error) => Err(error.into()),
+            FetchOutcome::Failed(error) => self.stale_or_error(&request.slot, fallback, error, now),
+        }
+    }
+
+    /// Answers from what is stored: if it is fresh, or stale while upstream is not asked after a failure.
+    fn answer_without_upstream(
+        self: &Arc<Self>,
+        request: &FetchRequest,
+        known: &Arc<PackageSnapshot>,
+        now: Timestamp,
+    ) -> Option<PackageLookup> {
+        if request.whole || request.again {
+            return None;
+        }
+        if self.satisfies(request, known) {
+            self.documents.insert(request.slot.clone(), Arc::clone(known));
+            return Some(PackageLookup { known: Arc::clone(known), stale: None });
+        }
+        // For clients that do not wait for this fetch.
+        if known.checked != NEVER_CHECKED {
+            self.documents.insert(request.slot.clone(), Arc::clone(known));
+        }
+        if !self.is_backing_off(request, now) {
+            return None;
+        }
+        let stale = self.stale(known, now)?;
+        self.try_another(request, now);
+        Some(stale)
+    }
+
+    /// Sends one request to upstream. `fallback` is the snapshot to confirm.
+    async fn ask_upstream(
+        &self,
+        request: &FetchRequest,
+        previous: &PreviousState,
+        fallback: Option<&Arc<PackageSnapshot>>,
+        mut permit: FetchPermit,
+        now: Timestamp,
+    ) -> FetchOutcome {
+        let FetchRequest { registry, authorization, slot, .. } = request;
+        let form = self.form_to_ask(request, previous.known.as_deref());
+        let validators = fallback.filter(|known| known.form == form).map(|known| known.validators());
+        let started = Instant::now();
+        let waiting = self.silence.ask(slot);
+        let reply = registry.packument(&slot.name, form, authorization, validators.as_ref(), &mut permit.share).await;
+        drop(waiting);
+        self.upstream_answered(request, started, &reply);
+        match reply {
+            Ok(reply) => self.classify_reply(request, previous, fallback, (reply, form), permit, now),
+            Err(error) => self.classify_error(request, fallback, error, permit, now),
+        }
+    }
+
+    fn classify_error(
+        &self,
+        request: &FetchRequest,
+        fallback: Option<&Arc<PackageSnapshot>>,
+        error: UpstreamError,
+        permit: FetchPermit,
+        now: Timestamp,
+    ) -> FetchOutcome {
+        self.forms.reset(request.registry.id());
+        if matches!(error, UpstreamError::NotFound | UpstreamError::Denied { .. }) {
             self.entitlements.end(&request.slot);
         }
-        if fetched.is_err() {
-            self.forms.reset(request.registry.id());
-        }
-        let fetched = match fetched {
-            Ok(fetched) => fetched,
-            Err(UpstreamError::NotFound) if self.is_clock_right(now, None) => {
-                return self.mark_removed(request, before, now).await;
-            }
-            Err(error @ UpstreamError::Denied { .. }) => return Err(error.into()),
-            Err(error @ UpstreamError::MissingPage { .. }) if last.is_none() => {
+        match error {
+            UpstreamError::NotFound if self.is_clock_right(now, None) => FetchOutcome::NotFound { permit },
+            UpstreamError::Denied { .. } => FetchOutcome::Denied(error),
+            UpstreamError::MissingPage { .. } if fallback.is_none() => {
                 self.absent.insert(request.slot.clone(), now);
-                return Err(error.into());
+                FetchOutcome::Denied(error)
             }
-            Err(error) => return self.stale_or_error(&request.slot, last, error.into(), now),
-        };
-        self.clock_skew(&request.registry, fetched.clock(), now);
-        let recorded = self.is_clock_right(now, fetched.clock());
-        if let Some(known) = last.clone().filter(|_| !recorded) {
-            // The system clock was set, so a response dated by it is not used.
-            return Ok(PackageLookup { known, stale: None });
+            _ => FetchOutcome::Failed(error.into()),
         }
-        let behind = fetched.clock().map(|clock| now.duration_since(clock)).filter(|behind| *behind > MAX_BEHIND);
-        let validated = fetched.validated(now);
-        match (fetched.freshness, before.known.clone()) {
+    }
+
+    /// `asked` is the form that was requested.
+    fn classify_reply(
+        &self,
+        request: &FetchRequest,
+        previous: &PreviousState,
+        fallback: Option<&Arc<PackageSnapshot>>,
+        (reply, asked): (PackumentReply, PackumentForm),
+        permit: FetchPermit,
+        now: Timestamp,
+    ) -> FetchOutcome {
+        self.clock_skew(&request.registry, reply.clock(), now);
+        let recorded = self.is_clock_right(now, reply.clock());
+        if let Some(known) = fallback.filter(|_| !recorded) {
+            return FetchOutcome::Undated(Arc::clone(known));
+        }
+        let behind = reply.clock().map(|clock| now.duration_since(clock)).filter(|behind| *behind > MAX_BEHIND);
+        let validated = reply.validated(now);
+        let (body, is_gzip, form, validators) = match (reply.freshness, &previous.known) {
+            (PackumentBody::Changed { body, gzip, form, validators }, _) => (body, gzip, form, validators),
             (PackumentBody::NotModified, Some(known)) => {
                 let form = known.form;
                 let confirmed = Confirmed { form, has_no_more: false, validated, checked: now, behind, validators: None };
-                self.confirm(&request, &known, &before, confirmed).await
+                return FetchOutcome::NotModified { known: Arc::clone(known), confirmed, permit: Some(permit) };
             }
             (PackumentBody::NotModified, None) => {
-                Err(FirewallError::Internal("upstream sent 304 for a packument that is not cached".into()))
+                let error = FirewallError::Internal("upstream sent 304 for a packument that is not cached".into());
+                return FetchOutcome::Failed(error);
             }
-            (PackumentBody::Changed { body, gzip: true, .. }, _) if !gzip::is_gzip(&body) => {
-                let detail = "declared as gzip, but is not gzip".into();
-                let rejection = FirewallError::Unreadable { name: request.slot.name.clone(), detail };
-                self.stale_or_error(&request.slot, last, rejection, now)
+        };
+        if is_gzip && !gzip::is_gzip(&body) {
+            let detail = "declared as gzip, but is not gzip".into();
+            return FetchOutcome::Failed(FirewallError::Unreadable { name: request.slot.name.clone(), detail });
+        }
+        let has_no_more = form != asked;
+        if let Some(known) = previous.known.clone().filter(|known| known.content == sha256(&body)) {
+            let permit = if request.whole {
+                self.store_document(&known, body, permit);
+                None
+            } else {
+                Some(permit)
+            };
+            if !recorded {
+                return FetchOutcome::Undated(known);
             }
-            (PackumentBody::Changed { body, form: came, validators, .. }, known) => {
-                let has_no_more = came != form;
-                let same = known.clone().filter(|known| known.content == sha256(&body));
-                if let Some(known) = same {
-                    if request.whole {
-                        self.store_document(&known, body, place);
-                    }
-                    if !recorded {
-                        return Ok(PackageLookup { known, stale: None });
-                    }
-                    let form = if came == PackumentForm::Full { came } else { known.form };
-                    let validators = Some(validators);
-                    let confirmed = Confirmed { form, has_no_more, validated, checked: now, behind, validators };
-                    return self.confirm(&request, &known, &before, confirmed).await;
+            let form = if form == PackumentForm::Full { form } else { known.form };
+            let validators = Some(validators);
+            let confirmed = Confirmed { form, has_no_more, validated, checked: now, behind, validators };
+            return FetchOutcome::NotModified { known, confirmed, permit };
+        }
+        // A clock that far behind opens no version. Open versions stay open.
+        let until = previous.last_validated().filter(|_| behind.is_some());
+        let validated = until.map_or(validated, |until| validated.min(until));
+        FetchOutcome::Changed(Box::new(FetchedDocument {
+            form,
+            has_no_more,
+            body,
+            validators,
+            validated,
+            checked: now,
+            behind,
+            recorded,
+            place: permit,
+        }))
+    }
+
+    /// Reads a new document. Fetches again if it cannot be used as it is, and falls back on the last snapshot if it is unreadable.
+    async fn ingest_or_stale(
+        self: Arc<Self>,
+        request: FetchRequest,
+        previous: PreviousState,
+        document: FetchedDocument,
+        fallback: Option<Arc<PackageSnapshot>>,
+    ) -> Result<PackageLookup, FirewallError> {
+        let (now, validated) = (document.checked, document.validated);
+        match Arc::clone(&self).ingest(request.clone(), document, previous).await {
+            Ok(Ingested::Done(lookup)) => Ok(lookup),
+            Ok(Ingested::Contradicts(contradictions)) => {
+                let asked = self.ask_views_again(&request, contradictions, Asked { at: now, validated }).await;
+                // Fetched again instead of kept, so that no document in memory waits for other views.
+                let permit = self.fetches.of(&request.registry).acquire(request.client).await;
+                Box::pin(self.fetch_packument(FetchRequest { asked: Some(Arc::new(asked)), ..request }, permit)).await
+            }
+            // Fetched without validators: a registry with one ETag for both forms would confirm this document.
+            Ok(Ingested::NeedsFullForm) => {
+                let slot = request.slot.clone();
+                let permit = self.fetches.of(&request.registry).acquire(request.client).await;
+                let full = FetchRequest { need: DocumentNeed::Facts, ..request };
+                match Box::pin(Arc::clone(&self).fetch_packument(full, permit)).await {
+                    Err(error) if error.is_upstreams_failure() => self.stale_or_error(&slot, fallback, error, now),
+                    other => other,
                 }
-                // A clock that far behind opens no version. Open versions stay open.
-                let until = before.last_validated().filter(|_| behind.is_some());
-                let validated = until.map_or(validated, |until| validated.min(until));
-                let arrival = FetchedDocument {
-                    form: came,
-                    has_no_more,
-                    body,
-                    validators,
-                    validated,
-                    checked: now,
-                    behind,
-                    recorded,
-                    place,
-                };
-                match Arc::clone(&self).ingest(request.clone(), arrival, before).await {
-                    Ok(TakenIn::Read(reading)) => Ok(reading),
-                    Ok(TakenIn::Contradicts(contradictions)) => {
-                        let asked = self.ask_views_again(&request, contradictions, Asked { at: now, validated }).await;
-                        // Fetched again instead of kept, so that no document in memory waits for other views.
-                        let permit = self.fetches.of(&request.registry).acquire(request.client).await;
-                        Box::pin(self.fetch_packument(FetchRequest { asked: Some(Arc::new(asked)), ..request }, permit)).await
-                    }
-                    // An abbreviated document without `time`, which verdicts need. Fetched without validators: a registry with
-                    // one ETag for both forms would confirm this one.
-                    Ok(TakenIn::Timeless) => {
-                        let slot = request.slot.clone();
-                        let permit = self.fetches.of(&request.registry).acquire(request.client).await;
-                        let whole = FetchRequest { need: DocumentNeed::Facts, ..request };
-                        match Box::pin(Arc::clone(&self).fetch_packument(whole, permit)).await {
-                            Err(rejection) if rejection.is_upstreams_failure() => {
-                                self.stale_or_error(&slot, last, rejection, now)
-                            }
-                            other => other,
-                        }
-                    }
-                    Err(rejection @ FirewallError::Unreadable { .. }) => self.stale_or_error(&request.slot, last, rejection, now),
-                    Err(other) => Err(other),
-                }
             }
+            Err(error @ FirewallError::Unreadable { .. }) => self.stale_or_error(&request.slot, fallback, error, now),
+            Err(error) => Err(error),
         }
     }
 

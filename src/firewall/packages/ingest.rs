@@ -43,11 +43,11 @@ pub(crate) struct FetchedDocument {
 }
 
 /// The outcome of ingesting a document.
-pub(crate) enum TakenIn {
+pub(crate) enum Ingested {
     /// The document was accepted.
-    Read(PackageLookup),
+    Done(PackageLookup),
     /// An abbreviated document without publish times; nothing was stored.
-    Timeless,
+    NeedsFullForm,
     /// The document contradicts another view of the package, which must be fetched again; nothing was stored.
     Contradicts(Contradictions),
 }
@@ -99,7 +99,7 @@ impl Components {
         request: FetchRequest,
         mut arrival: FetchedDocument,
         before: PreviousState,
-    ) -> Result<TakenIn, FirewallError> {
+    ) -> Result<Ingested, FirewallError> {
         // Reserved before taking a parse permit: holders of one never wait for memory.
         arrival.place.share.grow_to(memory_cost(&arrival.body, body::gzip_length_hint(&arrival.body))).await?;
         let _turn = self.precedence.turn(request.ahead.as_ref()).await;
@@ -113,7 +113,7 @@ impl Components {
         request: &FetchRequest,
         mut arrival: FetchedDocument,
         before: &PreviousState,
-    ) -> Result<TakenIn, FirewallError> {
+    ) -> Result<Ingested, FirewallError> {
         let CacheKey { name, .. } = &request.slot;
         let read = self.workbenches.with_scratch(|scratch| {
             let ParseScratch { press, plain } = scratch;
@@ -126,7 +126,7 @@ impl Components {
             Err(unused) => return Ok(unused),
         };
         self.store_document(&known, arrival.body, arrival.place);
-        Ok(TakenIn::Read(PackageLookup { known, stale: None }))
+        Ok(Ingested::Done(PackageLookup { known, stale: None }))
     }
 
     fn read_plain(
@@ -136,12 +136,12 @@ impl Components {
         before: &PreviousState,
         plain: &[u8],
         press: &mut SegmentEncoder,
-    ) -> Result<Result<Arc<PackageSnapshot>, TakenIn>, FirewallError> {
+    ) -> Result<Result<Arc<PackageSnapshot>, Ingested>, FirewallError> {
         let CacheKey { name, .. } = &request.slot;
         let ParsedPackument { packument, fields } = parse::parse(name, plain).map_err(|error| unreadable(name, &error))?;
         let form = arrival.form;
         if form == PackumentForm::Abbreviated && !arrival.has_no_more && !self.forms.learn(request.registry.id(), &packument) {
-            return Ok(Err(TakenIn::Timeless));
+            return Ok(Err(Ingested::NeedsFullForm));
         }
         self.record_subpackages(&packument);
         self.addresses.note(&request.slot, &packument);
@@ -164,7 +164,7 @@ impl Components {
         let reconciled = history::reconcile(record, &histories.others.iter().collect::<Vec<_>>(), &look);
         let contradictions = self.to_be_asked(request, &histories, &packument, &reconciled.contradictions, arrival.checked);
         if is_recorded && !contradictions.is_empty() {
-            return Ok(Err(TakenIn::Contradicts(contradictions)));
+            return Ok(Err(Ingested::Contradicts(contradictions)));
         }
         let disputed = !reconciled.contradictions.is_empty();
         let Reconciliation { provenance, mut change, findings, .. } = reconciled;
