@@ -15,7 +15,7 @@ use coldframe::npm::compression::{SegmentEncoder, SegmentFormat};
 use coldframe::npm::packument::render::VersionFilter;
 use coldframe::npm::packument::{dist_tags, parse};
 use coldframe::npm::{Endpoint, PackageName, Packument, PackumentForm};
-use coldframe::policy::{ActiveDecisions, Facts, Policy, evaluate};
+use coldframe::policy::{ActiveDecisions, Evaluation, Facts, Policy, evaluate};
 use jiff::{SignedDuration, Timestamp};
 
 use documents::{best, captured, made_up};
@@ -99,7 +99,8 @@ fn measure(name: &PackageName, document: &[u8]) {
 fn shown(packument: &Packument, policy: &Policy, decisions: &ActiveDecisions, now: Timestamp) -> Vec<bool> {
     let facts = packument.entries.iter().map(|entry| Facts::of_entry(packument, entry, entry.published.unwrap_or(now)));
     let rules = policy.for_package(&packument.name);
-    facts.map(|facts| evaluate(&rules, decisions, &facts, now).is_allowed()).collect()
+    let evaluate = |facts: Facts<'_>| evaluate(&Evaluation { rules: &rules, decisions, facts: &facts, as_of: now }, &mut ());
+    facts.map(|facts| evaluate(facts).is_allowed()).collect()
 }
 
 /// Returns the remaining dist-tags with their new targets.

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use crate::firewall::policy_state::{PolicySnapshot, Profile};
 use crate::npm::{Integrity, PackageName, Version};
 use crate::policy::advisories::AdvisoryKind;
-use crate::policy::{Advisory, ApplicableAdvisories, Facts, FeedTrust, evaluate};
+use crate::policy::{Advisory, ApplicableAdvisories, Facts, FeedTrust};
 use crate::store::{BlobStore, DownloadOutcome, Exposure, Ledger, LedgerEvent, Release, StoreError, TarballSource};
 use crate::telemetry::{ClientExposed, Metrics};
 
@@ -223,7 +223,7 @@ fn is_approved(
             advisories,
             ..Facts::of(&finding.name, &finding.version, now)
         };
-        evaluate(&rules, &world.active_decisions, &facts, now).is_allowed()
+        world.evaluate(&rules, &facts, now, &mut ()).is_allowed()
     })
 }
 

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use crate::firewall::Components;
 use crate::policy::decisions::Decision;
-use crate::policy::{ActiveDecisions, Advisories, Policy};
+use crate::policy::{ActiveDecisions, Advisories, Evaluation, Facts, PackageRules, Policy, Sink, Verdict, evaluate};
 
 /// The index of a listener's policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -32,6 +32,17 @@ pub struct PolicySnapshot {
 }
 
 impl PolicySnapshot {
+    /// Evaluates one version by these rules, which are of this snapshot.
+    pub(crate) fn evaluate<S: Sink>(
+        &self,
+        rules: &PackageRules<'_>,
+        facts: &Facts<'_>,
+        as_of: Timestamp,
+        sink: &mut S,
+    ) -> Verdict {
+        evaluate(&Evaluation { rules, decisions: &self.active_decisions, facts, as_of }, sink)
+    }
+
     /// Creates the first snapshot of a process from the policy of profile 0 and those of further profiles.
     pub(crate) fn initial(policy: Policy, further: Vec<Policy>, decisions: Vec<Decision>, now: Timestamp) -> Self {
         let policies = std::iter::once(policy).chain(further).map(|policy| policy.as_of(now)).collect();

@@ -13,6 +13,7 @@ use crate::npm::packument::index::ManifestTraits;
 use crate::npm::{PackageName, Version};
 use crate::policy::advisories::index::FeedIndexBuilder;
 use crate::policy::advisories::{Advisories, AdvisoryKind, AdvisoryRecord, FeedTrust, Severity};
+use crate::policy::evaluate::evaluate_without_decisions;
 use crate::policy::facts::Facts;
 use crate::policy::rules::Policy;
 use crate::policy::verdict::Verdict;
@@ -145,7 +146,8 @@ impl CaseRelease {
             findings: self.findings.iter().copied().collect(),
             ..Facts::of(&self.name, self.version.as_str(), published)
         };
-        policy.as_of(self.at).judge(&facts, self.at)
+        let policy = policy.as_of(self.at);
+        evaluate_without_decisions(&policy.for_package(&self.name), &facts, self.at)
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::npm::packument::index::ManifestTraits;
 use crate::npm::{PackageName, Version};
+use crate::policy::evaluate::evaluate_without_decisions;
 use crate::policy::facts::Facts;
 use crate::policy::rules::Policy;
 use crate::policy::verdict::{RuleId, Verdict};
@@ -174,7 +175,8 @@ impl PastIncident {
             findings: (signals && seen.manifest_confusion).then_some(Finding::ManifestConfusion).into_iter().collect(),
             ..Facts::of(&name, version.as_ref().map_or("1.0.1", Version::as_str), published)
         };
-        policy.as_of(published).judge(&facts, published)
+        let policy = policy.as_of(published);
+        evaluate_without_decisions(&policy.for_package(&name), &facts, published)
     }
 
     /// Returns the publish time. If only the day or month is known, returns its beginning.

@@ -23,7 +23,7 @@ use crate::files;
 use crate::npm::PackageName;
 use crate::npm::packument::parse;
 use crate::policy::replay::{PastIncident, ReplayOutcome, ReplayResult, replay};
-use crate::policy::{Facts, Policy, RuleId, Verdict, cases, presets};
+use crate::policy::{Facts, Policy, RuleId, Verdict, cases, evaluate_without_decisions, presets};
 use crate::text::TextTable;
 use crate::text::push_line;
 use crate::units::timestamp;
@@ -338,7 +338,7 @@ impl PolicySurvey {
         let rules = policy.for_package(&name);
         for entry in &packument.entries {
             let facts = Facts::of_entry(&packument, entry, entry.published.unwrap_or(at));
-            let verdict = rules.judge(&facts, at);
+            let verdict = evaluate_without_decisions(&rules, &facts, at);
             self.count(&verdict);
             if let (true, Some(reason)) = (list, verdict.reason()) {
                 push_line!(self.listed, "{name}@{}: {} (rule {})", entry.key, reason.detail, reason.rule);

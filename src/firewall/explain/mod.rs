@@ -19,7 +19,7 @@ use crate::firewall::verdicts::VerdictTable;
 use crate::npm::PackumentForm;
 use crate::npm::packument::dist_tags;
 use crate::npm::{PackageName, Packument, Range};
-use crate::policy::{Facts, decision_warning, evaluate};
+use crate::policy::{Facts, RuleId, Warning, explain};
 use crate::units::timestamp;
 
 impl Components {
@@ -90,7 +90,9 @@ impl Explainer<'_> {
     fn explanation(&self, facts: &Facts<'_>, asked: Option<RequestedSpec>, screen: &VerdictTable) -> Explanation {
         let (known, world) = (self.known, self.world);
         let policy = world.policy(self.client.profile);
-        let rules = policy.for_package(facts.name);
+        let (verdict, trace) = explain(&policy, &world.active_decisions, facts, known.validated);
+        let by_decision = |warning: &&Warning| matches!(warning.reason.rule, RuleId::Approved | RuleId::BreakGlass);
+        let waiver = trace.warnings.iter().find(by_decision).map(|warning| warning.reason.clone());
         let packument = known.packument.as_deref();
         let tags = packument.iter().flat_map(|packument| screen.each_tag(packument));
         let tags = tags.map(|(tag, target, shown)| DistTagChange {
@@ -102,9 +104,9 @@ impl Explainer<'_> {
             name: facts.name.clone(),
             version: facts.version.into(),
             asked,
-            verdict: evaluate(&rules, &world.active_decisions, facts, known.validated),
-            waiver: decision_warning(&rules, &world.active_decisions, facts, known.validated).map(|note| note.reason),
-            steps: policy.evaluate(&world.active_decisions, facts, known.validated),
+            verdict,
+            waiver,
+            steps: trace.into_steps(),
             tags: tags.collect(),
             seen: ExplainedFacts::of(facts),
             published: facts.published,

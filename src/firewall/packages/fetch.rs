@@ -436,7 +436,7 @@ impl Components {
 
     /// Sends one request to upstream. `fallback` is the snapshot to confirm.
     async fn ask_upstream(
-        &self,
+        self: &Arc<Self>,
         request: &FetchRequest,
         previous: &PreviousState,
         fallback: Option<&Arc<PackageSnapshot>>,
@@ -482,7 +482,7 @@ impl Components {
 
     /// `asked` is the form that was requested.
     fn classify_reply(
-        &self,
+        self: &Arc<Self>,
         request: &FetchRequest,
         previous: &PreviousState,
         fallback: Option<&Arc<PackageSnapshot>>,
@@ -809,6 +809,22 @@ impl FetchRequest {
     pub(crate) fn key(&self) -> PackageKey {
         self.slot.key(&self.registry)
     }
+}
+
+/// What one request to upstream brought. Permits are held until the outcome is recorded.
+enum FetchOutcome {
+    /// The stored document is still current.
+    NotModified { known: Arc<PackageSnapshot>, confirmed: Confirmed, permit: Option<FetchPermit> },
+    /// A new document, not read yet.
+    Changed(Box<FetchedDocument>),
+    /// Upstream has no such package.
+    NotFound { permit: FetchPermit },
+    /// The client receives the error, also if a snapshot is stored.
+    Denied(UpstreamError),
+    /// Upstream cannot be used now: a stored snapshot is served stale.
+    Failed(FirewallError),
+    /// The system clock was set, so the response is not recorded. The stored snapshot is served as before.
+    Undated(Arc<PackageSnapshot>),
 }
 
 /// The properties of a confirmation by upstream.

@@ -13,7 +13,7 @@ use crate::firewall::queries::packument::EvaluatedPackage;
 use crate::firewall::request::Client;
 use crate::npm::PackumentForm;
 use crate::npm::{Integrity, PackageName, Version};
-use crate::policy::{Verdict, evaluate};
+use crate::policy::Verdict;
 
 /// The current state of a package.
 #[derive(Debug, Clone)]
@@ -90,10 +90,10 @@ impl Components {
             let rules = world.policy(client.profile).for_package(name);
             if let Some((packument, (place, _))) = packument.and_then(|packument| Some((packument, packument.find(version)?))) {
                 let facts = known.facts(packument, place, &advisories);
-                return Some(evaluate(&rules, &world.active_decisions, &facts, *at));
+                return Some(world.evaluate(&rules, &facts, *at, &mut ()));
             }
             let removed = RemovedVersion::find(&known, version, &world)?;
-            Some(evaluate(&rules, &world.active_decisions, &removed.facts(Some(*at)), *at))
+            Some(world.evaluate(&rules, &removed.facts(Some(*at)), *at, &mut ()))
         };
         Ok(wanted.iter().map(judge_one).collect())
     }

@@ -12,7 +12,7 @@ use crate::firewall::policy_state::Profile;
 use crate::firewall::request::Client;
 use crate::npm::packument::index::VersionEntry;
 use crate::npm::{PackageName, Version};
-use crate::policy::{Facts, UnknownFacts, evaluate};
+use crate::policy::{Facts, UnknownFacts};
 use crate::units::timestamp;
 use crate::upstream::{PassthroughRequest, PassthroughResponse, UpstreamError};
 
@@ -130,7 +130,7 @@ impl Components {
             unknown: UnknownFacts::ALL,
             ..Facts::of(name, version, published.unwrap_or(now))
         };
-        let is_allowed = evaluate(&world.policy(profile).for_package(name), &world.active_decisions, &facts, now).is_allowed();
+        let is_allowed = world.evaluate(&world.policy(profile).for_package(name), &facts, now, &mut ()).is_allowed();
         (parsed.is_some() && is_allowed).then(|| described(name, version, package))
     }
 }

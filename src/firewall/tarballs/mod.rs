@@ -28,7 +28,7 @@ use crate::firewall::{Components, PackageLookup, recorder};
 use crate::net::FairPermit;
 use crate::npm::integrity::Mismatch;
 use crate::npm::{Algorithm, Digest, DigestComparison, Hasher, Integrity, PackageName, Packument, Version};
-use crate::policy::{Facts, RuleId, Verdict, Warning, decision_warning, evaluate};
+use crate::policy::{Facts, RuleId, Verdict, Warning};
 use crate::store::{
     BlobKind, Committed, DownloadEvent, DownloadKind, DownloadOutcome, LearnedDigests, PackageChange, PendingBlob, Release,
     StoreError, TarballSource,
@@ -376,7 +376,7 @@ impl Components {
             advisories: &advisories,
             ..Facts::of(name, &source.version, now)
         };
-        let verdict = evaluate(&world.policy(Profile::default()).for_package(name), &world.active_decisions, &facts, now);
+        let verdict = world.evaluate(&world.policy(Profile::default()).for_package(name), &facts, now, &mut ());
         matches!(verdict, Verdict::Deny { reason } if matches!(reason.rule, RuleId::Advisory | RuleId::Denied))
     }
 
@@ -614,9 +614,8 @@ pub(crate) fn evaluate_removed<'a>(
     let removed = RemovedVersion::find(known, version, world)?;
     let facts = removed.facts(None);
     let rules = world.policy(profile).for_package(facts.name);
-    let verdict = evaluate(&rules, &world.active_decisions, &facts, known.validated);
-    let mut notes = rules.notes(&facts, known.validated);
-    notes.splice(0..0, decision_warning(&rules, &world.active_decisions, &facts, known.validated));
+    let mut notes = Vec::new();
+    let verdict = world.evaluate(&rules, &facts, known.validated, &mut notes);
     Some((verdict, removed.first, notes))
 }
 

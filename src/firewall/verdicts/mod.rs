@@ -17,7 +17,7 @@ use crate::firewall::wanted_versions::WithheldVersions;
 use crate::npm::packument::dist_tags;
 use crate::npm::packument::dist_tags::Retargets;
 use crate::npm::{Algorithm, Digest, PackageName, Packument, PackumentForm};
-use crate::policy::{Advisory, Policy, UnknownFacts, Verdict, Warning, decision_warning, evaluate};
+use crate::policy::{Advisory, Policy, UnknownFacts, Verdict, Warning};
 use crate::store::TagSighting;
 use crate::text::single_line;
 use crate::units::timestamp;
@@ -193,12 +193,17 @@ impl VerdictTable {
         let every = (0..packument.entries.len()).map(|at| known.facts_with(kin, packument, at, &advisories));
         let policy = world.policy(profile);
         let rules = policy.for_package(&packument.name).prefiltered(every);
-        let (takes_notes, waives) = (rules.may_warn(), world.active_decisions.may_waive(&packument.name));
+        let takes_notes = rules.may_warn() || world.active_decisions.may_waive(&packument.name);
         let may_lack = known.form == PackumentForm::Abbreviated && rules.hangs_on(UnknownFacts::ALL);
         for at in 0..packument.entries.len() {
             let facts = known.facts_with(kin, packument, at, &advisories);
             self.lacks |= may_lack && !self.lacks && rules.is_undecided(&facts, known.validated);
-            let mut verdict = evaluate(&rules, &world.active_decisions, &facts, known.validated);
+            let mut notes = Vec::new();
+            let mut verdict = if takes_notes {
+                world.evaluate(&rules, &facts, known.validated, &mut notes)
+            } else {
+                world.evaluate(&rules, &facts, known.validated, &mut ())
+            };
             if let (Some(behind), Verdict::Hold { reason, .. }) = (known.behind, &mut verdict) {
                 let hours = behind.as_hours();
                 let _ = write!(reason.detail, "; no version opens while the registry's clock is {hours} h behind");
@@ -209,11 +214,8 @@ impl VerdictTable {
             }
             if !verdict.is_allowed() {
                 self.verdicts.push((at, verdict));
-            } else if takes_notes || waives {
-                let mut notes = rules.notes(&facts, known.validated);
-                // First, because the ledger records only one.
-                notes.splice(0..0, decision_warning(&rules, &world.active_decisions, &facts, known.validated));
-                self.notes.extend((!notes.is_empty()).then_some((at, notes)));
+            } else if !notes.is_empty() {
+                self.notes.push((at, notes));
             }
         }
         self.hidden = self.verdicts.iter().map(|(at, _)| packument.entries[*at].key.clone()).collect();

@@ -10,9 +10,8 @@ use crate::npm::{DigestComparison, Integrity, PackageName, Range, Version};
 use crate::policy::advisories::Ruling;
 use crate::policy::decisions::{ApprovedVersion, Decision, DecisionAction, DecisionState};
 use crate::policy::facts::Facts;
-use crate::policy::invariants;
+use crate::policy::rules::PackageRules;
 use crate::policy::rules::rule::PackageGlob;
-use crate::policy::rules::{PackageRules, Warning};
 use crate::policy::verdict::{Reason, RuleId, Verdict};
 use crate::units::timestamp;
 
@@ -29,47 +28,6 @@ pub struct ActiveDecisions {
     pub(crate) awaiting: Vec<(DecisionRef, Box<str>)>,
     /// When the set of active decisions next changes.
     until: Option<Timestamp>,
-}
-
-/// Evaluates one version: built-in rules first, then decisions, then rules. `at` is the instant up to which the upstream state is
-/// known, never later than now.
-#[must_use]
-pub fn evaluate(rules: &PackageRules<'_>, active: &ActiveDecisions, facts: &Facts<'_>, at: Timestamp) -> Verdict {
-    let approval = active.approval(rules, facts);
-    if let Some(refusal) = invariants::check(facts) {
-        let named = refusal.reason().is_some_and(|reason| reason.rule == RuleId::IntegrityChanged) && approval.is_some();
-        if !named {
-            return refusal;
-        }
-    }
-    if let Some(ground) = active.denial(facts) {
-        return Verdict::deny(RuleId::Denied, format!("denied {}", ground.describe()));
-    }
-    let verdict = match approval {
-        Some(_) => Verdict::Allow,
-        None => active.ruled(rules, facts, at),
-    };
-    // An approval that is newer than the freeze overrides it.
-    let freeze = active.freeze(facts, at).filter(|freeze| approval.is_none_or(|approval| approval.made < freeze.ground.made));
-    freeze.map_or_else(|| verdict.clone(), |freeze| freeze.hold(&verdict))
-}
-
-/// Returns what would refuse an allowed version without the decision that allows it. Returns `None` if the version is refused.
-#[must_use]
-pub fn decision_warning(rules: &PackageRules<'_>, active: &ActiveDecisions, facts: &Facts<'_>, at: Timestamp) -> Option<Warning> {
-    let approval = active.approval(rules, facts);
-    let (rule, ground) = match (approval, &active.observing) {
-        (Some(ground), _) => (RuleId::Approved, ground),
-        (None, Some(ground)) => (RuleId::BreakGlass, ground),
-        (None, None) => return None,
-    };
-    if !evaluate(rules, active, facts, at).is_allowed() {
-        return None;
-    }
-    let refusal = invariants::check(facts).unwrap_or_else(|| rules.verdict(facts, at));
-    let Reason { rule: waived, detail } = refusal.reason()?;
-    let detail = format!("allowed {}; otherwise: {detail} (rule {waived})", ground.describe());
-    Some(Warning { reason: Reason { rule, detail }, would_refuse: true })
 }
 
 /// A reference to a decision, for reasons and traces.
@@ -160,7 +118,7 @@ impl ActiveDecisions {
     }
 
     /// Returns the denial that covers the version.
-    fn denial(&self, facts: &Facts<'_>) -> Option<&DecisionRef> {
+    pub(crate) fn denial(&self, facts: &Facts<'_>) -> Option<&DecisionRef> {
         self.denials.iter().find(|denial| denial.covers(facts)).map(|denial| &denial.ground)
     }
 
@@ -177,26 +135,7 @@ impl ActiveDecisions {
         self.observing.is_some() || self.approvals.contains_key(name.as_str())
     }
 
-    /// Returns the verdict of the rules. Under break-glass, rules on ages or signals are waived.
-    pub(crate) fn ruled(&self, rules: &PackageRules<'_>, facts: &Facts<'_>, at: Timestamp) -> Verdict {
-        let verdict = rules.verdict(facts, at);
-        if verdict.is_allowed() || !self.break_glass_applies(rules, facts) {
-            return verdict;
-        }
-        // The remaining refusal is the reason. The waived rules apply again after break-glass, so the version opens no earlier.
-        match rules.under_break_glass().verdict(facts, at).reason() {
-            Some(reason) => verdict.with_reason(reason.clone()),
-            None => Verdict::Allow,
-        }
-    }
-
-    /// Checks whether rules on ages and signals are waived for this version: break-glass is active, and there are no blocking
-    /// records.
-    pub(crate) fn break_glass_applies(&self, rules: &PackageRules<'_>, facts: &Facts<'_>) -> bool {
-        self.observing.is_some() && rules.blocking_records(facts).is_empty()
-    }
-
-    /// Returns the approval of exactly these bytes that names all required overrides.
+    /// Returns the approval of exactly these bytes that names all required overrides, see [`PackageRules::required_overrides`].
     pub(crate) fn approval(&self, rules: &PackageRules<'_>, facts: &Facts<'_>) -> Option<&DecisionRef> {
         let (approvals, integrity) = (self.approvals.get(facts.name.as_str())?, facts.integrity?);
         let records = rules.required_overrides(facts);
@@ -344,10 +283,10 @@ impl Freeze {
     }
 
     /// Extends `verdict` until the freeze ends. A denial is kept.
-    fn hold(&self, verdict: &Verdict) -> Verdict {
+    pub(crate) fn hold(&self, verdict: Verdict) -> Verdict {
         let until = match verdict {
-            Verdict::Deny { .. } => return verdict.clone(),
-            Verdict::Hold { until, .. } => self.ends_at().max(*until),
+            Verdict::Deny { .. } => return verdict,
+            Verdict::Hold { until, .. } => self.ends_at().max(until),
             Verdict::Allow => self.ends_at(),
         };
         let detail =

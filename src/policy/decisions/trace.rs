@@ -1,46 +1,52 @@
-//! Trace steps for the decisions about a package. They follow the evaluation in [`super::active`]; decisions about other packages
-//! are left out.
+//! Trace steps for the decisions about a package; decisions about other packages are left out.
 
 use jiff::Timestamp;
 
 use crate::npm::DigestComparison;
 use crate::policy::decisions::active::{ActiveDecisions, Approval, DecisionRef, Denial, Freeze};
 use crate::policy::facts::Facts;
-use crate::policy::rules::PackageRules;
-use crate::policy::trace::{StepOutcome, TraceStep};
+use crate::policy::trace::{Sink, StepOutcome, TraceStep};
 use crate::policy::verdict::{RuleId, Verdict};
 use crate::units::timestamp;
 
 /// Maximum number of versions that a step lists for an approval of other versions.
 const MAX_LISTED: usize = 4;
 
+/// What the rest of the evaluation found, as far as the steps of decisions depend on it.
+pub(crate) struct DecisionContext<'a> {
+    pub approval: Option<&'a DecisionRef>,
+    /// What an approval must name.
+    pub overrides: &'a [&'a str],
+    /// The first record that break-glass does not waive.
+    pub blocking_record: Option<&'a str>,
+    /// The verdict of the rules.
+    pub by_rules: &'a Verdict,
+    /// The verdict of the rules without break-glass.
+    pub without_break_glass: &'a Verdict,
+}
+
 impl ActiveDecisions {
-    /// Returns the steps for all decisions about the package as of `at`, in order of evaluation. Newer approvals come first.
-    pub(crate) fn steps(&self, rules: &PackageRules<'_>, facts: &Facts<'_>, at: Timestamp) -> Vec<TraceStep> {
-        let denials = self.denials.iter().filter(|denial| denial.names(facts));
-        let mut steps: Vec<TraceStep> = denials.map(|denial| denial_step(denial, facts)).collect();
-        let approval = self.approval(rules, facts);
-        let without_freeze = approval.map_or_else(|| self.ruled(rules, facts, at), |_| Verdict::Allow);
-        let freezes = self.freezes.iter().filter(|freeze| freeze.names(facts));
-        steps.extend(freezes.map(|freeze| self.freeze_step(freeze, approval, facts, &without_freeze, at)));
-        steps.extend(self.approval_steps(&rules.required_overrides(facts), facts));
-        let awaiting = self.awaiting.iter().filter(|(_, package)| **package == *facts.name.as_str());
-        steps.extend(awaiting.map(|(ground, _)| {
+    /// Sends a step for each decision about the package as of `at`, in order of evaluation. Newer approvals come first.
+    pub(crate) fn trace<S: Sink>(&self, context: &DecisionContext<'_>, facts: &Facts<'_>, at: Timestamp, sink: &mut S) {
+        for denial in self.denials.iter().filter(|denial| denial.names(facts)) {
+            sink.step(|| denial_step(denial, facts));
+        }
+        for freeze in self.freezes.iter().filter(|freeze| freeze.names(facts)) {
+            sink.step(|| self.freeze_step(freeze, context, facts, at));
+        }
+        for step in self.approval_steps(context.overrides, facts) {
+            sink.step(|| step);
+        }
+        for (ground, _) in self.awaiting.iter().filter(|(_, package)| **package == *facts.name.as_str()) {
             let detail = format!("{}; it awaits a second person", ground.describe());
-            step(RuleId::Approved, "approve", ground, StepOutcome::NoMatch, detail)
-        }));
-        steps.extend(self.observing.as_ref().map(|ground| self.observing_step(ground, rules, facts, at)));
-        steps
+            sink.step(|| step(RuleId::Approved, "approve", ground, StepOutcome::NoMatch, detail));
+        }
+        if let Some(ground) = &self.observing {
+            sink.step(|| break_glass_step(ground, context));
+        }
     }
 
-    fn freeze_step(
-        &self,
-        freeze: &Freeze,
-        approval: Option<&DecisionRef>,
-        facts: &Facts<'_>,
-        without: &Verdict,
-        at: Timestamp,
-    ) -> TraceStep {
+    fn freeze_step(&self, freeze: &Freeze, context: &DecisionContext<'_>, facts: &Facts<'_>, at: Timestamp) -> TraceStep {
         let frozen = format!("frozen {}", freeze.ground.describe());
         let build = |outcome, detail| step(RuleId::Freeze, "freeze", &freeze.ground, outcome, detail);
         if facts.effective <= freeze.at {
@@ -52,10 +58,10 @@ impl ActiveDecisions {
         if self.freeze(facts, at).is_some_and(|longest| !std::ptr::eq(longest, freeze)) {
             return build(StepOutcome::Warned, format!("{frozen}; another freeze ends later"));
         }
-        if let Some(approval) = approval.filter(|approval| approval.made >= freeze.ground.made) {
+        if let Some(approval) = context.approval.filter(|approval| approval.made >= freeze.ground.made) {
             return build(StepOutcome::Waived, format!("approved after the freeze {}", approval.describe()));
         }
-        if matches!(without, Verdict::Deny { .. }) {
+        if context.approval.is_none() && matches!(context.by_rules, Verdict::Deny { .. }) {
             return build(StepOutcome::Warned, format!("{frozen}; a later step denies it"));
         }
         build(StepOutcome::Decided, format!("versions published after {} are hidden: {frozen}", timestamp::format_utc(freeze.at)))
@@ -83,22 +89,20 @@ impl ActiveDecisions {
         steps.extend(others.into_iter().map(build));
         steps
     }
+}
 
-    fn observing_step(&self, ground: &DecisionRef, rules: &PackageRules<'_>, facts: &Facts<'_>, at: Timestamp) -> TraceStep {
-        let build = |outcome, detail| step(RuleId::BreakGlass, "break-glass", ground, outcome, detail);
-        let by_rules = rules.verdict(facts, at);
-        let Some(reason) = by_rules.reason() else {
-            return build(StepOutcome::NoMatch, "no later step refuses it".to_owned());
-        };
-        if let Some(record) = rules.blocking_records(facts).first() {
-            return build(StepOutcome::NoMatch, format!("it does not waive `{record}`"));
-        }
-        let ruled = self.ruled(rules, facts, at);
-        if let Some(left) = ruled.reason() {
-            return build(StepOutcome::NoMatch, format!("it waives rules on ages and signals only, not rule {}", left.rule));
-        }
-        build(StepOutcome::Decided, format!("allowed {}; otherwise: {} (rule {})", ground.describe(), reason.detail, reason.rule))
+fn break_glass_step(ground: &DecisionRef, context: &DecisionContext<'_>) -> TraceStep {
+    let build = |outcome, detail| step(RuleId::BreakGlass, "break-glass", ground, outcome, detail);
+    let Some(reason) = context.without_break_glass.reason() else {
+        return build(StepOutcome::NoMatch, "no later step refuses it".to_owned());
+    };
+    if let Some(record) = context.blocking_record {
+        return build(StepOutcome::NoMatch, format!("it does not waive `{record}`"));
     }
+    if let Some(left) = context.by_rules.reason() {
+        return build(StepOutcome::NoMatch, format!("it waives rules on ages and signals only, not rule {}", left.rule));
+    }
+    build(StepOutcome::Decided, format!("allowed {}; otherwise: {} (rule {})", ground.describe(), reason.detail, reason.rule))
 }
 
 fn denial_step(denial: &Denial, facts: &Facts<'_>) -> TraceStep {

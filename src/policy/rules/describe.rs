@@ -1,8 +1,31 @@
 //! Texts that explain why a rule refuses a version, allows it, or does not match it.
 
+use std::sync::Arc;
+
 use crate::policy::facts::Facts;
+use crate::policy::rules::RuleOutcome;
 use crate::policy::rules::rule::{AgeSubject, MINIMUM_AGE, Rule, RuleAction, UnmetCondition};
+use crate::policy::trace::{StepOutcome, TraceStep};
+use crate::policy::verdict::RuleId;
 use crate::units::timestamp;
+
+/// Returns the trace step of a rule.
+pub(crate) fn rule_step(rule: &Rule, facts: &Facts<'_>, outcome: RuleOutcome) -> TraceStep {
+    let matched = || match rule.action {
+        RuleAction::Allow => describe_allow(rule, facts),
+        RuleAction::Deny | RuleAction::Hold { .. } | RuleAction::Warn => describe_refusal(rule, facts),
+    };
+    let (outcome, detail) = match outcome {
+        RuleOutcome::NoMatch(unmet) => (StepOutcome::NoMatch, describe_mismatch(rule, facts, unmet)),
+        RuleOutcome::Excluded => (StepOutcome::Waived, "ages are waived for the package".to_owned()),
+        RuleOutcome::Passed => (StepOutcome::Passed, "the minimum age has passed".to_owned()),
+        RuleOutcome::BrokenGlass => (StepOutcome::Waived, "break-glass waives rules on ages and signals".to_owned()),
+        RuleOutcome::Warned => (StepOutcome::Warned, matched()),
+        RuleOutcome::Decided => (StepOutcome::Decided, matched()),
+    };
+    let action = if rule.observe { format!("{}, observed", rule.action.describe()) } else { rule.action.describe() };
+    TraceStep { rule: RuleId::File(Arc::clone(&rule.id)), action, outcome, detail }
+}
 
 /// Describes a refusal or a warning. The text follows the version's name.
 pub(crate) fn describe_refusal(rule: &Rule, facts: &Facts<'_>) -> String {

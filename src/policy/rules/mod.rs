@@ -20,11 +20,13 @@ use jiff::Timestamp;
 
 use crate::policy::advisories::AdvisoryKind;
 use crate::policy::facts::{Facts, UnknownFacts};
-use crate::policy::invariants;
 use crate::policy::malware;
 use crate::policy::rules::index::{RuleIndex, RuleIter, RuleSet};
 use crate::policy::rules::prefilter::FactsUnion;
-use crate::policy::rules::rule::{AgeSubject, Answer, FactAges, MINIMUM_AGE, PackageGlob, Rule, RuleAction, RuleConditions};
+use crate::policy::rules::rule::{
+    AgeSubject, Answer, FactAges, MINIMUM_AGE, PackageGlob, Rule, RuleAction, RuleConditions, UnmetCondition,
+};
+use crate::policy::trace::{Sink, Warning};
 use crate::policy::verdict::{Reason, RuleId, Verdict};
 
 use crate::npm::PackageName;
@@ -42,14 +44,6 @@ pub struct Policy {
     as_of: Timestamp,
 }
 
-/// A warning of a rule, or the refusal of a rule that only observes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Warning {
-    pub reason: Reason,
-    /// Whether the rule would refuse if it did not only observe.
-    pub would_refuse: bool,
-}
-
 /// The rules of a policy that apply to one package. Selected once and evaluated for each version.
 #[derive(Debug, Clone)]
 pub struct PackageRules<'p> {
@@ -57,6 +51,34 @@ pub struct PackageRules<'p> {
     rules: RuleSet,
     /// Whether age rules are waived for the package.
     waived: bool,
+}
+
+/// Whether break-glass waives the rules that depend on ages or signals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BreakGlass {
+    Inactive,
+    Active,
+}
+
+impl BreakGlass {
+    fn waives(self, rule: &Rule) -> bool {
+        self == Self::Active && rule.depends_on_age_or_signals()
+    }
+}
+
+/// What a rule means for a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RuleOutcome {
+    NoMatch(UnmetCondition),
+    /// The package is excluded from rules on ages.
+    Excluded,
+    /// The hold is over.
+    Passed,
+    /// The rule warns or only observes.
+    Warned,
+    /// Break-glass waives the rule.
+    BrokenGlass,
+    Decided,
 }
 
 impl Policy {
@@ -174,18 +196,6 @@ impl Policy {
         PackageRules { policy: self, rules, waived: self.exclude.is_match(name.as_str()) }
     }
 
-    /// Evaluates one version as of `at`: the instant up to which the upstream state is known, never later than now.
-    #[must_use]
-    pub fn judge(&self, facts: &Facts<'_>, at: Timestamp) -> Verdict {
-        self.for_package(facts.name).judge(facts, at)
-    }
-
-    /// Returns the warnings of the rules as of `at`.
-    #[must_use]
-    pub fn notes(&self, facts: &Facts<'_>, at: Timestamp) -> Vec<Warning> {
-        self.for_package(facts.name).notes(facts, at)
-    }
-
     pub(crate) fn in_force(&self) -> impl Iterator<Item = &Rule> {
         self.rules().iter().filter(|rule| self.has_in_force(rule))
     }
@@ -205,10 +215,6 @@ impl Policy {
     pub fn waives_ages(&self, name: &PackageName) -> bool {
         self.exclude.is_match(name.as_str())
     }
-
-    pub(crate) fn waives(&self, rule: &Rule, name: &PackageName) -> bool {
-        rule.tests_age_only() && self.exclude.is_match(name.as_str())
-    }
 }
 
 impl PackageRules<'_> {
@@ -218,12 +224,6 @@ impl PackageRules<'_> {
         let among = FactsUnion::of(versions);
         let rules = self.rules.narrowed(&self.policy.rules, |rule| among.may_match(rule));
         Self { rules, ..self }
-    }
-
-    /// Returns the rules that remain under break-glass: rules on ages or signals are waived.
-    pub(crate) fn under_break_glass(&self) -> Self {
-        let rules = self.rules.clone().narrowed(&self.policy.rules, |rule| !rule.depends_on_age_or_signals());
-        Self { policy: self.policy, rules, waived: self.waived }
     }
 
     /// Returns what an approval must name to be valid: the blocking records, and the strong signals on which rules refuse.
@@ -294,54 +294,53 @@ impl PackageRules<'_> {
         undecided_at(at) || turns().any(undecided_at)
     }
 
-    /// Evaluates one version of the package as of `at`.
-    #[must_use]
-    pub fn judge(&self, facts: &Facts<'_>, at: Timestamp) -> Verdict {
-        invariants::check(facts).unwrap_or_else(|| self.verdict(facts, at))
-    }
-
     /// Returns the verdict of feeds and policy files as of `at`: malware advisories by the trust of their feed, then the rules.
-    #[must_use]
-    pub fn verdict(&self, facts: &Facts<'_>, at: Timestamp) -> Verdict {
-        match malware::verdict(facts, at) {
+    pub(crate) fn verdict<S: Sink>(&self, facts: &Facts<'_>, at: Timestamp, glass: BreakGlass, sink: &mut S) -> Verdict {
+        let by_feeds = malware::verdict(facts, at);
+        if let (Some(Verdict::Deny { .. }), false) = (&by_feeds, S::TRACE) {
+            return by_feeds.unwrap_or(Verdict::Allow);
+        }
+        let mut steps = S::default();
+        let by_files = match self.first_refusal(facts, at, glass, &mut steps) {
+            None => Verdict::Allow,
+            Some(rule) => {
+                let reason = Reason { rule: RuleId::File(Arc::clone(&rule.id)), detail: describe::describe_refusal(rule, facts) };
+                match self.next_opening(facts, at, glass) {
+                    Some(until) => Verdict::Hold { until, reason },
+                    None => Verdict::Deny { reason },
+                }
+            }
+        };
+        if S::TRACE {
+            malware::trace(facts, &by_files, at, sink);
+            sink.append(steps);
+        }
+        match by_feeds {
             Some(refusal @ Verdict::Deny { .. }) => refusal,
-            Some(hold) => hold.stricter(self.by_files(facts, at)),
-            None => self.by_files(facts, at),
+            Some(hold) => hold.stricter(by_files),
+            None => by_files,
         }
     }
 
-    pub(crate) fn by_files(&self, facts: &Facts<'_>, at: Timestamp) -> Verdict {
-        let Some(rule) = self.first_refusal(facts, at) else { return Verdict::Allow };
-        let reason = Reason { rule: RuleId::File(Arc::clone(&rule.id)), detail: describe::describe_refusal(rule, facts) };
-        match self.next_opening(facts, at) {
-            Some(until) => Verdict::Hold { until, reason },
-            None => Verdict::Deny { reason },
-        }
-    }
-
-    /// Returns the warnings of the rules as of `at`.
-    #[must_use]
-    pub fn notes(&self, facts: &Facts<'_>, at: Timestamp) -> Vec<Warning> {
+    /// Sends the warnings of the rules as of `at` to the sink.
+    pub(crate) fn warn<S: Sink>(&self, facts: &Facts<'_>, at: Timestamp, sink: &mut S) {
         let ages = FactAges::of(facts, at);
-        let mut notes = Vec::new();
+        let reason = |rule: &Rule, detail| Reason { rule: RuleId::File(Arc::clone(&rule.id)), detail };
         for rule in self.answering(facts) {
             if rule.unmet_condition(facts, ages).is_some() {
                 continue;
             }
-            let refuses = self.refuses(rule, ages);
-            if rule.action == RuleAction::Warn || (refuses && rule.observe) {
-                let reason = Reason { rule: RuleId::File(Arc::clone(&rule.id)), detail: describe::describe_refusal(rule, facts) };
-                notes.push(Warning { reason, would_refuse: refuses });
-            } else if refuses || rule.action == RuleAction::Allow {
-                let early = rule.asks.fixes.then(|| Reason {
-                    rule: RuleId::File(Arc::clone(&rule.id)),
-                    detail: format!("opened early: {}", describe::describe_allow(rule, facts)),
-                });
-                notes.extend(early.map(|reason| Warning { reason, would_refuse: false }));
-                break;
+            let would_refuse = self.refuses(rule, ages);
+            if rule.action == RuleAction::Warn || (would_refuse && rule.observe) {
+                sink.warning(Warning { reason: reason(rule, describe::describe_refusal(rule, facts)), would_refuse });
+            } else if would_refuse || rule.action == RuleAction::Allow {
+                if rule.asks.fixes {
+                    let detail = format!("opened early: {}", describe::describe_allow(rule, facts));
+                    sink.warning(Warning { reason: reason(rule, detail), would_refuse: false });
+                }
+                return;
             }
         }
-        notes
     }
 
     /// Returns the rules that may match a version, in order.
@@ -354,12 +353,45 @@ impl PackageRules<'_> {
         self.answering(facts).filter(|rule| rule.action.refuses() && !rule.observe)
     }
 
-    /// Returns the rule that refuses a version at an instant.
-    fn first_refusal(&self, facts: &Facts<'_>, at: Timestamp) -> Option<&Rule> {
+    /// Returns the rule that refuses a version at an instant, if the first rule that decides is one. A trace has all active rules
+    /// of the policy as steps.
+    fn first_refusal<S: Sink>(&self, facts: &Facts<'_>, at: Timestamp, glass: BreakGlass, sink: &mut S) -> Option<&Rule> {
         let ages = FactAges::of(facts, at);
-        let decides = |rule: &&Rule| !rule.observe && (rule.action == RuleAction::Allow || self.refuses(rule, ages));
-        let first = self.answering(facts).filter(decides).find(|rule| rule.unmet_condition(facts, ages).is_none());
+        if S::TRACE {
+            let mut first = None;
+            for rule in self.policy.in_force() {
+                let outcome = self.outcome(rule, facts, ages, glass);
+                sink.step(|| describe::rule_step(rule, facts, outcome));
+                first = first.or((outcome == RuleOutcome::Decided).then_some(rule));
+            }
+            return first.filter(|rule| rule.action != RuleAction::Allow);
+        }
+        // Cheaper than `outcome`, and first: most rules cannot decide at most instants.
+        let may_decide =
+            |rule: &&Rule| !rule.observe && !glass.waives(rule) && (rule.action == RuleAction::Allow || self.refuses(rule, ages));
+        let first = self.answering(facts).filter(may_decide).find(|rule| rule.unmet_condition(facts, ages).is_none());
         first.filter(|rule| rule.action != RuleAction::Allow)
+    }
+
+    fn outcome(&self, rule: &Rule, facts: &Facts<'_>, ages: FactAges, glass: BreakGlass) -> RuleOutcome {
+        let unmet = rule.match_package(facts.name.as_str()).err().or_else(|| rule.unmet_condition(facts, ages));
+        if let Some(unmet) = unmet {
+            return RuleOutcome::NoMatch(unmet);
+        }
+        if let RuleAction::Hold { .. } = rule.action {
+            if self.waived && rule.tests_age_only() {
+                return RuleOutcome::Excluded;
+            }
+            if !rule.is_holding(ages) {
+                return RuleOutcome::Passed;
+            }
+        }
+        match rule.action {
+            _ if rule.observe => RuleOutcome::Warned,
+            RuleAction::Warn => RuleOutcome::Warned,
+            _ if glass.waives(rule) => RuleOutcome::BrokenGlass,
+            RuleAction::Allow | RuleAction::Deny | RuleAction::Hold { .. } => RuleOutcome::Decided,
+        }
     }
 
     /// Checks whether a rule refuses a version that it matches.
@@ -372,11 +404,11 @@ impl PackageRules<'_> {
     }
 
     /// Returns the first instant after `at` at which no rule refuses the version.
-    fn next_opening(&self, facts: &Facts<'_>, at: Timestamp) -> Option<Timestamp> {
+    fn next_opening(&self, facts: &Facts<'_>, at: Timestamp, glass: BreakGlass) -> Option<Timestamp> {
         let mut turns: Vec<_> =
             self.answering(facts).flat_map(|rule| rule.transition_times(facts)).filter(|turn| *turn > at).collect();
         turns.sort_unstable();
-        turns.into_iter().find(|turn| self.first_refusal(facts, *turn).is_none())
+        turns.into_iter().find(|turn| self.first_refusal(facts, *turn, glass, &mut ()).is_none())
     }
 }
 
@@ -405,8 +437,9 @@ mod tests {
     use crate::policy::advisories::index::FeedIndexBuilder;
     use crate::policy::advisories::{Advisories, Severity};
     use crate::policy::advisories::{AdvisoryRecord, FeedTrust};
-    use crate::policy::decisions::active::{ActiveDecisions, decision_warning, evaluate};
+    use crate::policy::decisions::active::ActiveDecisions;
     use crate::policy::decisions::{Decision, DecisionAction, DecisionProposal, Signature};
+    use crate::policy::evaluate::{evaluate_without_decisions, explain};
     use crate::policy::facts::Presence;
     use crate::policy::presets;
     use crate::policy::rules::compose::compile;
@@ -416,6 +449,14 @@ mod tests {
 
     fn at(hours: u64) -> Timestamp {
         Timestamp::from_second(1_774_915_200 + i64::try_from(hours * HOUR).unwrap()).unwrap()
+    }
+
+    fn judge(policy: &Policy, facts: &Facts<'_>, at: Timestamp) -> Verdict {
+        evaluate_without_decisions(&policy.for_package(facts.name), facts, at)
+    }
+
+    fn warnings(policy: &Policy, facts: &Facts<'_>, at: Timestamp) -> Vec<Warning> {
+        explain(policy, &ActiveDecisions::default(), facts, at).1.warnings
     }
 
     fn compiled(text: &str) -> Policy {
@@ -444,10 +485,10 @@ mod tests {
     #[test]
     fn release_opens_at_its_minimum_age() {
         let (policy, axios) = (aged(72, &[]), axios());
-        let verdict = policy.judge(&facts(&axios), at(71));
+        let verdict = judge(&policy, &facts(&axios), at(71));
         assert_eq!(verdict.opens_at(), Some(at(72)));
         assert_eq!(verdict.reason().unwrap().detail, "published 2026-03-31 00:00 UTC, minimum release age 72 h");
-        assert!(policy.judge(&facts(&axios), at(72)).is_allowed());
+        assert!(judge(&policy, &facts(&axios), at(72)).is_allowed());
     }
 
     #[test]
@@ -456,26 +497,26 @@ mod tests {
         let exclude = [PackageGlob::parse("@acme/*").unwrap()];
         let policy = compiled("include = \"default\"").excluding(&exclude).unwrap();
         let newborn = Facts { born: Some(at(0)), ..facts(&name) };
-        assert!(policy.judge(&newborn, at(1)).is_allowed());
+        assert!(judge(&policy, &newborn, at(1)).is_allowed());
         let changed = Facts { integrity_changed: true, ..newborn };
-        assert_eq!(rule(&policy.judge(&changed, at(1))), Some("integrity-changed"));
+        assert_eq!(rule(&judge(&policy, &changed, at(1))), Some("integrity-changed"));
         let suspicious =
             Facts { signals: crate::vetting::Signals::of_strength(crate::vetting::SignalStrength::Strong), ..newborn };
-        assert_eq!(rule(&policy.judge(&suspicious, at(1))), Some("strong-signal"));
+        assert_eq!(rule(&judge(&policy, &suspicious, at(1))), Some("strong-signal"));
         let other = PackageName::parse("@acme-evil/ui").unwrap();
-        assert!(!policy.judge(&facts(&other), at(1)).is_allowed());
+        assert!(!judge(&policy, &facts(&other), at(1)).is_allowed());
     }
 
     #[test]
     fn zero_minimum_age_also_removes_the_rule_for_new_packages() {
         let axios = axios();
-        let opens = |policy: &Policy| policy.judge(&facts(&axios), at(1)).opens_at();
+        let opens = |policy: &Policy| judge(policy, &facts(&axios), at(1)).opens_at();
         let policy = compiled("include = \"default\"");
         assert_eq!(opens(&policy), Some(at(72)));
         assert_eq!(opens(&policy.clone().with_minimum_age(Duration::from_secs(48 * HOUR))), Some(at(48)));
         assert_eq!(opens(&policy.clone().with_minimum_age(Duration::from_secs(240 * HOUR))), Some(at(240)));
         let none = policy.with_minimum_age(Duration::ZERO);
-        assert!(none.judge(&Facts { born: Some(at(0)), ..facts(&axios) }, at(1)).is_allowed());
+        assert!(judge(&none, &Facts { born: Some(at(0)), ..facts(&axios) }, at(1)).is_allowed());
         assert_eq!(none.minimum_age(), Duration::ZERO);
         assert_eq!(opens(&compiled("").with_minimum_age(Duration::from_secs(HOUR * 5))), Some(at(5)));
     }
@@ -484,7 +525,7 @@ mod tests {
     fn without_a_publish_time_the_age_counts_from_first_seen() {
         let (policy, axios) = (aged(72, &[]), axios());
         let missing = Facts { published: None, effective: at(5), ..facts(&axios) };
-        let verdict = policy.judge(&missing, at(6));
+        let verdict = judge(&policy, &missing, at(6));
         assert_eq!((verdict.opens_at(), rule(&verdict)), (Some(at(77)), Some("minimum-age")));
         assert!(verdict.reason().unwrap().detail.starts_with("upstream gives no publish time, first seen"));
     }
@@ -493,7 +534,7 @@ mod tests {
     fn young_removed_version_is_a_takedown_and_old_one_is_kept() {
         let (policy, axios) = (aged(72, &[]), axios());
         let gone = |last_seen, replaced| Facts { presence: Presence::Gone { last_seen, replaced }, ..facts(&axios) };
-        let judged = |facts: Facts<'_>| rule(&policy.judge(&facts, at(24 * 400))).map(str::to_owned);
+        let judged = |facts: Facts<'_>| rule(&judge(&policy, &facts, at(24 * 400))).map(str::to_owned);
         assert_eq!(judged(gone(Some(at(3)), false)).as_deref(), Some("takedown"));
         assert_eq!(judged(gone(Some(at(24 * 300)), false)), None);
         assert_eq!(judged(gone(Some(at(24 * 300)), true)).as_deref(), Some("takedown"));
@@ -525,11 +566,11 @@ reason = "x"
         let version = crate::npm::Version::parse("1.9.9-beta.1").unwrap();
         let scripted = ManifestTraits { install_script: true, ..ManifestTraits::default() };
         let facts = |name| Facts { parsed: Some(&version), traits: scripted, ..Facts::of(name, "1.9.9-beta.1", at(0)) };
-        assert!(policy.judge(&facts(&left), at(1)).is_allowed());
+        assert!(judge(&policy, &facts(&left), at(1)).is_allowed());
         // It never opens: a denial follows the hold and covers prereleases of its range.
-        let verdict = policy.judge(&facts(&axios), at(1));
+        let verdict = judge(&policy, &facts(&axios), at(1));
         assert_eq!((rule(&verdict), verdict.opens_at()), (Some("scripts"), None));
-        assert_eq!(rule(&policy.judge(&facts(&axios), at(49))), Some("bad"));
+        assert_eq!(rule(&judge(&policy, &facts(&axios), at(49))), Some("bad"));
     }
 
     #[test]
@@ -538,19 +579,19 @@ reason = "x"
             "[[rule]]\nid = \"fine\"\nallow = true\nversions = \"<2.0.0\"\nreason = \"x\"\n[[rule]]\nid = \"rest\"\ndeny = true\nreason = \"x\"\n",
         );
         let (axios, stable, pre) = (axios(), crate::npm::Version::parse("1.9.9"), crate::npm::Version::parse("1.9.9-beta.1"));
-        assert!(policy.judge(&Facts { parsed: stable.as_ref(), ..facts(&axios) }, at(0)).is_allowed());
-        assert!(!policy.judge(&Facts { parsed: pre.as_ref(), ..facts(&axios) }, at(0)).is_allowed());
+        assert!(judge(&policy, &Facts { parsed: stable.as_ref(), ..facts(&axios) }, at(0)).is_allowed());
+        assert!(!judge(&policy, &Facts { parsed: pre.as_ref(), ..facts(&axios) }, at(0)).is_allowed());
     }
 
     #[test]
     fn observing_and_warning_rules_refuse_nothing() {
         let policy = compiled("include = \"observe\"\n[[rule]]\nid = \"look\"\nwarn = true\nreason = \"look at it\"\n");
         let axios = axios();
-        assert!(policy.judge(&facts(&axios), at(1)).is_allowed() && policy.for_package(&axios).may_warn());
-        let notes = policy.notes(&facts(&axios), at(1));
-        let warnings: Vec<_> = notes.iter().map(|note| (note.reason.rule.as_str(), note.would_refuse)).collect();
-        assert_eq!(warnings, [("look", false), ("minimum-age", true)]);
-        assert!(compiled("include = \"strict\"").notes(&facts(&axios), at(1)).is_empty());
+        assert!(judge(&policy, &facts(&axios), at(1)).is_allowed() && policy.for_package(&axios).may_warn());
+        let found = warnings(&policy, &facts(&axios), at(1));
+        let found: Vec<_> = found.iter().map(|note| (note.reason.rule.as_str(), note.would_refuse)).collect();
+        assert_eq!(found, [("look", false), ("minimum-age", true)]);
+        assert!(warnings(&compiled("include = \"strict\""), &facts(&axios), at(1)).is_empty());
     }
 
     #[test]
@@ -560,15 +601,16 @@ reason = "x"
         );
         let (axios, ends) = (axios(), at(48));
         assert_eq!(policy.next_expiry(), Some(ends));
-        assert!(policy.as_of(at(47)).judge(&facts(&axios), at(47)).is_allowed());
+        assert!(judge(&policy.as_of(at(47)), &facts(&axios), at(47)).is_allowed());
         let ended = policy.as_of(ends);
-        assert!(!ended.judge(&facts(&axios), ends).is_allowed() && ended.next_expiry().is_none());
+        assert!(!judge(&ended, &facts(&axios), ends).is_allowed() && ended.next_expiry().is_none());
     }
 
     #[test]
     fn trace_has_a_step_for_every_rule() {
         let (policy, axios) = (compiled("include = \"default\""), axios());
-        let steps = policy.evaluate(&ActiveDecisions::default(), &Facts { born: Some(at(0)), ..facts(&axios) }, at(1));
+        let steps =
+            explain(&policy, &ActiveDecisions::default(), &Facts { born: Some(at(0)), ..facts(&axios) }, at(1)).1.into_steps();
         let lines: Vec<_> =
             steps.iter().map(|step| format!("{} {}: {}", step.rule, step.outcome.as_str(), step.detail)).collect();
         expect_test::expect![[r#"
@@ -628,8 +670,8 @@ reason = "x"
             ("deny = true\ndeprecated = true", false),
         ] {
             let policy = compiled(&format!("[[rule]]\nid = \"one\"\nreason = \"x\"\n{rule}\n"));
-            assert!(!policy.judge(&facts, at(1)).is_allowed(), "{rule}");
-            assert_eq!(evaluate(&policy.for_package(&name), &glass, &facts, at(1)).is_allowed(), waived, "{rule}");
+            assert!(!judge(&policy, &facts, at(1)).is_allowed(), "{rule}");
+            assert_eq!(explain(&policy, &glass, &facts, at(1)).0.is_allowed(), waived, "{rule}");
         }
     }
 
@@ -642,14 +684,14 @@ reason = "x"
         let advisories = feeds.of("axios").applicable_to(std::iter::empty());
         let (name, glass) = (axios(), break_glass());
         let facts = Facts { advisories: &advisories, ..facts(&name) };
-        let verdict = evaluate(&policy.for_package(&name), &glass, &facts, at(1));
+        let verdict = explain(&policy, &glass, &facts, at(1)).0;
         assert_eq!(
             (rule(&verdict), verdict.opens_at()),
             (Some("shut"), Some(at(72))),
             "break-glass has ended by then, and ages count again"
         );
-        assert_eq!(decision_warning(&policy.for_package(&name), &glass, &facts, at(1)), None, "nothing was waived");
-        let steps = policy.evaluate(&glass, &facts, at(1));
+        assert!(explain(&policy, &glass, &facts, at(1)).1.warnings.is_empty(), "nothing was waived");
+        let steps = explain(&policy, &glass, &facts, at(1)).1.into_steps();
         let lines: Vec<_> =
             steps.iter().map(|step| format!("{} {}: {}", step.rule, step.outcome.as_str(), step.detail)).collect();
         expect_test::expect![[r#"
@@ -739,12 +781,12 @@ reason = "x"
             let name = axios();
             let facts = varied(&name, born, bits);
             let (now, then) = (at(2_000 + age), at(2_000 + age + later));
-            let (first, second) = (policy.judge(&facts, now), policy.judge(&facts, then));
+            let (first, second) = (judge(&policy, &facts, now), judge(&policy, &facts, then));
             prop_assert!(second.is_allowed() || !first.is_allowed());
             if let Some(opens) = first.opens_at() {
-                prop_assert!(opens > now && policy.judge(&facts, opens).is_allowed());
+                prop_assert!(opens > now && judge(&policy, &facts, opens).is_allowed());
                 let before = opens.checked_sub(jiff::SignedDuration::from_nanos(1)).unwrap();
-                prop_assert!(!policy.judge(&facts, before).is_allowed());
+                prop_assert!(!judge(&policy, &facts, before).is_allowed());
             }
         }
 
@@ -758,7 +800,7 @@ reason = "x"
             let without = varied(&name, born, bits);
             let with = Facts { advisories: &advisories, ..without };
             let now = at(2_000 + age);
-            prop_assert!(policy.judge(&without, now).is_allowed() || !policy.judge(&with, now).is_allowed());
+            prop_assert!(judge(&policy, &without, now).is_allowed() || !judge(&policy, &with, now).is_allowed());
         }
 
         #[test]
@@ -771,7 +813,7 @@ reason = "x"
             let (name, now, whole, glass) = (axios(), at(2_000 + age), ActiveDecisions::default(), break_glass());
             let without = varied(&name, born, bits);
             let with = Facts { advisories: &advisories, ..without };
-            let judged = |policy: &Policy, decisions: &ActiveDecisions, facts: &Facts<'_>| evaluate(&policy.for_package(&name), decisions, facts, now).is_allowed();
+            let judged = |policy: &Policy, decisions: &ActiveDecisions, facts: &Facts<'_>| explain(policy, decisions, facts, now).0.is_allowed();
             let by_advisories = Policy::new(policy.rules().iter().filter(|rule| rule.asks.advisory.is_some()).cloned().collect());
             prop_assert!(judged(&by_advisories, &whole, &with) || !judged(&policy, &glass, &with));
             prop_assert!(judged(&policy, &glass, &without) || !judged(&policy, &glass, &with), "another advisory opened the version");
@@ -785,7 +827,7 @@ reason = "x"
             let facts = varied(&name, born, bits);
             let now = at(2_000 + age);
             let narrowed = policy.for_package(&name).prefiltered(std::iter::once(facts));
-            prop_assert_eq!(narrowed.judge(&facts, now), policy.judge(&facts, now));
+            prop_assert_eq!(evaluate_without_decisions(&narrowed, &facts, now), judge(&policy, &facts, now));
         }
     }
 
