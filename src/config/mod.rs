@@ -501,19 +501,19 @@ memory = \"1GB\"
             # gateway                                   # default: no gateway
             # transparent                               # default: none
             # intercept                                 # default: upstream's hosts, npm's default registry, yarn's alias of it
-            others = "refuse"                           # default
+            default-egress = "refuse"                   # default
             # allow-host                                # default: none
             # ca-cert                                   # default: a CA that Coldframe creates
             # ca-key                                    # default: the key of the created CA
             # gateway-users                             # default: all clients
-            explain-access = "loopback"                     # default
+            explain-access = "loopback"                 # default
             # admin-token-file                          # default: none
             packument-ttl = "5m"                        # default
             max-stale = "24h"                           # default
             cache-size = "10GB"                         # default
             memory = "128MB"                            # default
             packument-memory = "128MB"                  # default
-            prefetch = "8"                           # default
+            prefetch = "8"                              # default
             absent-names = "20000"                      # default
             packument-limit = "200MB"                   # default
             tarball-limit = "500MB"                     # default
@@ -522,11 +522,11 @@ memory = \"1GB\"
             # upstream-time                             # default: checked
             # upstream-ca                               # default: the system's CAs
             upstream-timeout = "30s"                    # default
-            stale-wait = "3s"                    # default
+            stale-wait = "3s"                           # default
             max-connections = 7                         # --max-connections
-            header-timeout = "20s"                        # default
-            header-limit = "32KiB"                        # default
-            max-headers = 100                            # default
+            header-timeout = "20s"                      # default
+            header-limit = "32KiB"                      # default
+            max-headers = 100                           # default
             idle-timeout = "75s"                        # default
             body-timeout = "2m"                         # default
             body-limit = "16MB"                         # default

@@ -28,8 +28,8 @@ fn open_files(server: &Program) -> usize {
 /// Waits until the server has closed the additional file descriptors.
 async fn until_closed(server: &Program, before: usize, what: &str) {
     let deadline = Instant::now() + Duration::from_secs(20);
-    while files(server) > before {
-        assert!(Instant::now() < deadline, "{what}: {} files, {before} before", files(server));
+    while open_files(server) > before {
+        assert!(Instant::now() < deadline, "{what}: {} files, {before} before", open_files(server));
         tokio::task::yield_now().await;
     }
 }
