@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures Coldframe beside its peers, in one run on one machine: the static nginx that is its upstream (the limit), and Verdaccio
 with its package filter. Needs nginx, wrk, node, npm, and what `just capture` fetched. Everything listens on loopback; every load is
-bounded. Prints tables and, for the README, the same in Markdown (`--markdown FILE`).
+bounded. Prints tables and, for docs/performance.md, the same in Markdown (`--markdown FILE`).
 
 Usage: side_by_side.py BINARY [--only sweep,warm,tarballs,many,growth,herd,install,ci] [--packages axios,react] [--seconds 5] [--without-verdaccio] [--markdown FILE]
 """

@@ -161,7 +161,7 @@ pub struct App {
     feed_tasks: Supervisor,
     summary_interval: Duration,
     policies: Arc<PolicyReloader>,
-    premises: Arc<SessionTemplate>,
+    session_template: Arc<SessionTemplate>,
     data_dir: PathBuf,
     settings: Effective,
     read: Option<ReadConfig>,
@@ -190,7 +190,7 @@ impl App {
         let counted = Arc::clone(&blobs);
         metrics.register_gauge(CallbackGauge::BlobBytes, Box::new(move || counted.statistics().bytes));
         let trust = tls::client_config(&config.tls)?;
-        let premises = SessionTemplate::of(&config, &trust);
+        let session_template = SessionTemplate::of(&config, &trust);
         let registries = Registries::open(&config.upstream, &trust)?;
         let blobs = blobs as Arc<dyn BlobStore>;
         let circuits = registries.circuits();
@@ -224,7 +224,7 @@ impl App {
         let feeds = FeedScheduler::open(crate::app::tasks::feeds::FeedSchedulerDeps {
             followed: config.feeds.followed,
             serve_without: config.feeds.serve_without,
-            shelf: FeedStore::of(&config.store.data_dir),
+            feed_store: FeedStore::of(&config.store.data_dir),
             client: crate::app::outbound::feed_client(&config.upstream, &trust),
             firewall: Arc::clone(&firewall),
             ledger: Arc::clone(&ledger) as Arc<dyn Ledger>,
@@ -258,7 +258,7 @@ impl App {
         if config.feeds.readiness { &mut checks } else { &mut remarks }
             .push(("feeds", crate::app::outbound::freshness_check(&feeds)));
         let admin = Arc::new(Admin::new(Arc::clone(&metrics), checks, remarks, judge));
-        let premises = Arc::new(premises.at(&addresses));
+        let session_template = Arc::new(session_template.at(&addresses));
         let public_url = config.proxy.public_url.clone();
         let service = RegistryHandler::new(
             Arc::clone(&firewall),
@@ -295,7 +295,7 @@ impl App {
             feed_tasks,
             summary_interval: config.summary_interval,
             policies,
-            premises,
+            session_template,
             data_dir: config.store.data_dir,
             settings: config.settings.effective().clone(),
             read: None,
@@ -360,7 +360,7 @@ impl App {
             ledger: Arc::clone(&self.ledger),
             metrics: Arc::clone(&self.metrics),
             clock: Arc::clone(&self.clock),
-            premises: Arc::clone(&self.premises),
+            session_template: Arc::clone(&self.session_template),
             ours,
             operations: Arc::clone(&self.operations),
             sessions: crate::app::session::control_socket::ControlContext::sessions(),
@@ -438,7 +438,7 @@ impl App {
                     firewall: Arc::clone(&self.firewall),
                     service: Arc::clone(&self.service),
                     gateway: door,
-                    premises: self.premises,
+                    session_template: self.session_template,
                     operations: self.operations,
                     feeds: Arc::clone(&self.feeds),
                     feed_tasks: Mutex::new(self.feed_tasks),

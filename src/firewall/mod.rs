@@ -180,7 +180,7 @@ struct Components {
     /// Rendered packuments in compressed segments, bounded in bytes.
     views: Cache<ViewKey, Arc<CachedView>>,
     /// Uncompressed and brotli responses, bounded in bytes.
-    wholes: Cache<UnsegmentedKey, Arc<UnsegmentedResponse>>,
+    unsegmented: Cache<UnsegmentedKey, Arc<UnsegmentedResponse>>,
     /// Packages that upstream does not have, with the time of that answer.
     absent: Cache<CacheKey, Timestamp>,
     /// Packages whose last fetch failed, with the time of the failure.
@@ -200,7 +200,7 @@ struct Components {
     /// The parent package of each known subpackage.
     wholes_of_parts: Cache<PackageName, PackageName>,
     /// Registries for which a stale response was logged, with the time.
-    stale_told: Cache<Arc<str>, Timestamp>,
+    stale_logged: Cache<Arc<str>, Timestamp>,
     /// Packages that were written through this process, with the time. They are revalidated before the next response.
     written: Cache<PackageName, Timestamp>,
     /// The newest time in `written`, in milliseconds since the epoch. Responses from memory compare only this value.
@@ -233,23 +233,23 @@ struct Components {
     /// Gives client requests priority over prefetches.
     precedence: ParsePriority,
     /// Packages that clients will probably request next.
-    leads: Arc<PrefetchQueue>,
+    prefetch_queue: Arc<PrefetchQueue>,
     /// Version requirements that known packages state for others.
     wants: Wants,
-    workbenches: ScratchPool,
+    scratch_pool: ScratchPool,
     downloads: Slots,
     /// Memory for tarballs that cannot be written to disk.
     carried: Arc<Semaphore>,
     /// Tarballs that are requested before their packument is known.
-    asides: EarlyRequests,
+    early_requests: EarlyRequests,
     /// Tarball addresses that packuments state.
     addresses: Addresses,
     forms: AbbreviatedSupport,
     /// Registries whose first packument was checked for missing metadata.
-    strippers: Mutex<HashSet<Arc<str>>>,
-    skew_told: HourlyLimit,
+    stripping_registries: Mutex<HashSet<Arc<str>>>,
+    skew_logged: HourlyLimit,
     /// Overbroad advisories that were reported, by feed, id and package. Each is reported once.
-    overbroad_told: Cache<String, ()>,
+    overbroad_logged: Cache<String, ()>,
 }
 
 impl Firewall {
@@ -262,7 +262,7 @@ impl Firewall {
         let eighths = |count: u64| parts.config.memory / 8 * count;
         let documents = Cache::builder().max_capacity(eighths(4)).weigher(|_, known: &Arc<PackageSnapshot>| known.weight());
         let views = Cache::builder().max_capacity(eighths(3)).weigher(|_, view: &Arc<CachedView>| view.weight());
-        let wholes = Cache::builder().max_capacity(eighths(1)).weigher(|_, whole: &Arc<UnsegmentedResponse>| whole.weight());
+        let unsegmented = Cache::builder().max_capacity(eighths(1)).weigher(|_, whole: &Arc<UnsegmentedResponse>| whole.weight());
         let allowance = MemoryBudget::of(parts.config.packument_memory, MAX_MEMORY_WAIT);
         let world = PolicySnapshot::initial(parts.policy, parts.further_policies, parts.decisions, parts.clock.now());
         let wall_clock = WallClock::new(parts.clock.now(), parts.clock.elapsed());
@@ -276,7 +276,7 @@ impl Firewall {
             world: ArcSwap::from_pointee(world),
             documents: documents.build(),
             views: views.build(),
-            wholes: wholes.build(),
+            unsegmented: unsegmented.build(),
             absent: Cache::new(REMEMBERED_FAILURES),
             unreachable: Cache::new(REMEMBERED_FAILURES),
             asked_again: Cache::new(REMEMBERED_FAILURES),
@@ -286,7 +286,7 @@ impl Firewall {
             wall_clock,
             silence: SlowRegistries::default(),
             wholes_of_parts: Cache::new(REMEMBERED_FAILURES),
-            stale_told: Cache::new(REMEMBERED_FAILURES),
+            stale_logged: Cache::new(REMEMBERED_FAILURES),
             written: Cache::new(REMEMBERED_FAILURES),
             last_written: AtomicI64::new(i64::MIN),
             writers: Cache::new(REMEMBERED_FAILURES),
@@ -307,17 +307,17 @@ impl Firewall {
             oversized: Mutex::default(),
             heavy: FairLimit::new(heavy(cores)),
             precedence: ParsePriority::on(cores),
-            leads: Arc::default(),
+            prefetch_queue: Arc::default(),
             wants: Wants::default(),
-            workbenches: ScratchPool::new(cores),
+            scratch_pool: ScratchPool::new(cores),
             downloads: Slots::new(slots(MAX_DOWNLOADS)),
             carried: Arc::new(Semaphore::new(MEMORY_UNITS)),
-            asides: EarlyRequests::default(),
+            early_requests: EarlyRequests::default(),
             addresses: Addresses::default(),
             forms: AbbreviatedSupport::default(),
-            strippers: Mutex::default(),
-            skew_told: HourlyLimit::default(),
-            overbroad_told: Cache::new(REMEMBERED_FAILURES),
+            stripping_registries: Mutex::default(),
+            skew_logged: HourlyLimit::default(),
+            overbroad_logged: Cache::new(REMEMBERED_FAILURES),
         }))
     }
 
@@ -570,7 +570,7 @@ impl Firewall {
     /// Returns the approximate memory of the caches, in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        self.0.documents.weighted_size() + self.0.views.weighted_size() + self.0.wholes.weighted_size()
+        self.0.documents.weighted_size() + self.0.views.weighted_size() + self.0.unsegmented.weighted_size()
     }
 }
 

@@ -61,12 +61,12 @@ impl Components {
 
     /// Reports the events of a comparison. A version that is missing for a client's own token is not reported as removed.
     pub(crate) fn history_events(&self, name: &PackageName, is_own: bool, findings: &[HistoryEvent]) {
-        let mut parted = findings.iter().filter_map(|finding| match finding {
+        let mut diverged = findings.iter().filter_map(|finding| match finding {
             HistoryEvent::Parted(version) => Some(version),
             _ => None,
         });
-        if let Some(version) = parted.next() {
-            let more = parted.count();
+        if let Some(version) = diverged.next() {
+            let more = diverged.count();
             tracing::warn!(package.name = %name, package.version = &**version, more, "package views diverged");
             let detail = format!("clients with other credentials are shown a different history; {more} more versions");
             self.event("views_part", Some(name), Some(version), detail);
@@ -95,10 +95,10 @@ impl Components {
     pub(crate) fn overbroad_advisories(&self, name: &PackageName, screen: &VerdictTable) {
         for OverbroadAdvisory { feed, id } in &screen.overbroad {
             let key = format!("{feed}\0{id}\0{name}");
-            if self.overbroad_told.get(&key).is_some() {
+            if self.overbroad_logged.get(&key).is_some() {
                 continue;
             }
-            self.overbroad_told.insert(key, ());
+            self.overbroad_logged.insert(key, ());
             FeedOverbroad { feed, advisory: id, name }.emit(&self.metrics);
             let detail = format!(
                 "{id} of the feed `{feed}` marks every version of an established package; old ones are served until an operator runs \
@@ -118,7 +118,7 @@ impl Components {
     pub(crate) fn clock_skew(&self, registry: &Registry, clock: Option<Timestamp>, now: Timestamp) {
         let skew = clock.map(|clock| now.duration_since(clock));
         let Some(skew) = skew.filter(|skew| skew.abs() > MAX_SKEW) else { return };
-        if !self.skew_told.is_due(now) {
+        if !self.skew_logged.is_due(now) {
             return;
         }
         ClockSkew { upstream: registry.id(), seconds: skew.as_secs() }.emit(&self.metrics);
@@ -128,7 +128,7 @@ impl Components {
     /// Reports, by its first packument, a registry that strips metadata, as mirrors do.
     pub(crate) fn missing_metadata(&self, registry: &Registry, packument: &Packument) {
         if packument.entries.is_empty()
-            || !self.strippers.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(registry.id()))
+            || !self.stripping_registries.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(registry.id()))
         {
             return;
         }

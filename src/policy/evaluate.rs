@@ -39,7 +39,8 @@ pub fn evaluate<S: Sink>(input: &Evaluation<'_>, sink: &mut S) -> Verdict {
     sink.step(|| invariants_step(broken_invariant.as_ref(), approval));
     let is_overridden =
         approval.is_some() && broken_invariant.as_ref().and_then(Verdict::reason).is_some_and(is_changed_integrity);
-    let denial = decisions.denial(facts).map(|ground| Verdict::deny(RuleId::Denied, format!("denied {}", ground.describe())));
+    let denial =
+        decisions.denial(facts).map(|decision_ref| Verdict::deny(RuleId::Denied, format!("denied {}", decision_ref.describe())));
     let refusal = if is_overridden { denial } else { broken_invariant.clone().or(denial) };
     if let (Some(_), false) = (&refusal, S::TRACE) {
         return refusal.unwrap_or(Verdict::Allow);
@@ -65,7 +66,7 @@ pub fn evaluate<S: Sink>(input: &Evaluation<'_>, sink: &mut S) -> Verdict {
         _ => Verdict::Allow,
     };
     // An approval that is newer than the freeze overrides it.
-    let is_newer = |freeze: &&Freeze| approval.is_none_or(|approval| approval.made < freeze.ground.made);
+    let is_newer = |freeze: &&Freeze| approval.is_none_or(|approval| approval.made < freeze.decision_ref.made);
     let verdict = match decisions.freeze(facts, as_of).filter(is_newer) {
         Some(freeze) => freeze.hold(verdict),
         None => verdict,
@@ -111,13 +112,13 @@ fn evaluate_rules<S: Sink>(input: &Evaluation<'_>, sink: &mut S) -> RulesVerdict
 
 /// Warns that a decision allows a version that `waived` would refuse.
 fn warn_of_decision<S: Sink>(input: &Evaluation<'_>, approval: Option<&DecisionRef>, waived: Option<Reason>, sink: &mut S) {
-    let (rule, ground) = match (approval, input.decisions.break_glass()) {
-        (Some(ground), _) => (RuleId::Approved, ground),
-        (None, Some(ground)) => (RuleId::BreakGlass, ground),
+    let (rule, decision_ref) = match (approval, input.decisions.break_glass()) {
+        (Some(decision_ref), _) => (RuleId::Approved, decision_ref),
+        (None, Some(decision_ref)) => (RuleId::BreakGlass, decision_ref),
         (None, None) => return,
     };
     if let Some(Reason { rule: waived, detail }) = waived {
-        let detail = format!("allowed {}; otherwise: {detail} (rule {waived})", ground.describe());
+        let detail = format!("allowed {}; otherwise: {detail} (rule {waived})", decision_ref.describe());
         sink.warning(Warning { reason: Reason { rule, detail }, would_refuse: true });
     }
 }
@@ -131,8 +132,8 @@ fn invariants_step(refusal: Option<&Verdict>, approval: Option<&DecisionRef>) ->
     };
     let Reason { rule, detail } = reason.clone();
     match approval.filter(|_| is_changed_integrity(reason)) {
-        Some(ground) => {
-            let detail = format!("{detail}; these bytes are approved {}", ground.describe());
+        Some(decision_ref) => {
+            let detail = format!("{detail}; these bytes are approved {}", decision_ref.describe());
             TraceStep { rule, action, outcome: StepOutcome::Waived, detail }
         }
         None => TraceStep { rule, action, outcome: StepOutcome::Decided, detail },
@@ -267,7 +268,7 @@ mod tests {
                 integrity: Some(&integrity),
                 integrity_changed: changed,
                 advisories: &applicable,
-                born: young.then(|| at(0)),
+                first_published: young.then(|| at(0)),
                 ..Facts::of(&name, "1.14.1", at(0))
             };
             let rules = policy.for_package(&name);

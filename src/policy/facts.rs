@@ -65,13 +65,13 @@ pub struct Facts<'a> {
     pub parsed: Option<&'a Version>,
     /// The publish time from upstream, if it is usable.
     pub published: Option<Timestamp>,
-    /// The effective publish time (DESIGN §4).
+    /// The effective publish time (ARCHITECTURE.md, Semantics 4).
     pub effective: Timestamp,
     /// When the package's oldest release was published. If it is unknown (`None`), no rule treats the package as new.
-    pub born: Option<Timestamp>,
+    pub first_published: Option<Timestamp>,
     /// When the oldest release of the parent package was published. The parent pins exactly this version as its subpackage, with
     /// the same scope, version and publisher (`esbuild` and `@esbuild/linux-x64`). `None` if no parent is known.
-    pub kin: Option<Timestamp>,
+    pub parent: Option<Timestamp>,
     /// How the manifest contradicts its packument.
     pub flaw: Option<&'a str>,
     /// Whether the packument states a digest that can be checked.
@@ -119,8 +119,8 @@ impl<'a> Facts<'a> {
             parsed: None,
             published: Some(effective),
             effective,
-            born: None,
-            kin: None,
+            first_published: None,
+            parent: None,
             flaw: None,
             has_integrity: true,
             integrity: None,
@@ -149,7 +149,7 @@ impl<'a> Facts<'a> {
             published: entry.published,
             // Without any publish time in the packument the package age is unknown. Its releases still wait, from when they were
             // first seen.
-            born: packument.oldest.map(|oldest| oldest.min(effective)),
+            first_published: packument.oldest.map(|oldest| oldest.min(effective)),
             flaw: entry.inconsistency.as_deref(),
             has_integrity: entry.integrity.is_some(),
             integrity: entry.integrity.as_ref(),

@@ -165,7 +165,7 @@ impl PastIncident {
         let seen = &self.signals;
         let facts = Facts {
             parsed: version.as_ref(),
-            born: Some(if is_new { published } else { established }),
+            first_published: Some(if is_new { published } else { established }),
             traits: ManifestTraits {
                 install_script: seen.new_install_script,
                 url_dependency: seen.git_or_url_dep,

@@ -208,7 +208,7 @@ pub(crate) fn release(version: &str, bytes: &[u8]) -> Release {
         held_since: None,
         moved: None,
         dropped: false,
-        parted: false,
+        diverged: false,
         missing_since: None,
     }
 }
@@ -513,7 +513,7 @@ impl LedgerModel {
                     *old = Release { gone: new.gone, replaced: new.replaced, ..once };
                     (old.manifest, old.manifest_changed) = (new.manifest, new.manifest_changed);
                     (old.held_since, old.moved) = (new.held_since, new.moved);
-                    (old.dropped, old.parted, old.missing_since) = (new.dropped, new.parted, new.missing_since);
+                    (old.dropped, old.diverged, old.missing_since) = (new.dropped, new.diverged, new.missing_since);
                 }
                 None => self.0.releases.push(new.clone()),
             }
@@ -556,7 +556,7 @@ fn some_change() -> impl Strategy<Value = PackageChange> {
         held_since: gone,
         moved: gone,
         dropped: replaced,
-        parted: replaced,
+        diverged: replaced,
         missing_since: gone,
     });
     let tag = ("(latest|next)", 0_u8..3, instant(), instant());

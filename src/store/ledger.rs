@@ -35,7 +35,7 @@ pub struct Release {
     pub integrity: Option<Integrity>,
     /// The publish time that upstream stated when it was first seen; `None` if missing or invalid.
     pub published: Option<Timestamp>,
-    /// The effective publish time, set once (DESIGN §4).
+    /// The effective publish time, set once (ARCHITECTURE.md, Semantics 4).
     pub effective: Timestamp,
     pub first_seen: Timestamp,
     /// When it was last seen, if the newest packument no longer contains it.
@@ -59,7 +59,7 @@ pub struct Release {
     /// Whether a document without it was seen since it disappeared, as opposed to a package that was not found.
     pub dropped: bool,
     /// Whether another view was asked about it and disagrees. This view then keeps its own history of it.
-    pub parted: bool,
+    pub diverged: bool,
     /// The first lookup without it at its last disappearance. Kept when it returns; `None` if it never disappeared.
     pub missing_since: Option<Timestamp>,
 }
@@ -190,7 +190,7 @@ impl Release {
         (self.gone, self.replaced) = (newer.gone, newer.replaced);
         (self.manifest, self.manifest_changed) = (newer.manifest, newer.manifest_changed);
         (self.held_since, self.moved) = (newer.held_since, newer.moved);
-        (self.dropped, self.parted, self.missing_since) = (newer.dropped, newer.parted, newer.missing_since);
+        (self.dropped, self.diverged, self.missing_since) = (newer.dropped, newer.diverged, newer.missing_since);
     }
 
     /// Returns the time from which its age counts: `moved` or `effective`, but not before `held_since`.
@@ -236,7 +236,7 @@ pub struct PackageChange {
     /// The current document, if it changed or was revalidated.
     pub document: Option<StoredPackument>,
     /// New or changed releases, identified by (version, integrity). In an existing row only `gone`, `replaced`, `manifest`,
-    /// `manifest_changed`, `held_since`, `moved`, `dropped`, `parted` and `missing_since` are updated; the other fields are set
+    /// `manifest_changed`, `held_since`, `moved`, `dropped`, `diverged` and `missing_since` are updated; the other fields are set
     /// once.
     pub releases: Vec<Release>,
     /// New digests of releases. Applied after `releases`; entries without a row are skipped.

@@ -21,7 +21,7 @@ pub enum Addressed {
 pub enum Authorization {
     /// No credentials.
     None,
-    /// Those of Coldframe's configuration for the URL, if any. Lent to authenticated and loopback clients (DESIGN §5).
+    /// Those of Coldframe's configuration for the URL, if any. Lent to authenticated and loopback clients (ARCHITECTURE.md, Semantics 15).
     Lent,
     /// The client's own, sent only to the registries they are for.
     Own(OwnCredentials),

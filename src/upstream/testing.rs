@@ -54,7 +54,7 @@ pub(crate) fn registry(url: &str) -> Arc<Registry> {
 
 /// Like [`registry`], with short deadlines.
 pub(crate) fn impatient_registry(url: &str) -> Arc<Registry> {
-    open(&Config { deadlines: Deadlines::hasty(), ..config(url) })
+    open(&Config { deadlines: Deadlines::impatient(), ..config(url) })
 }
 
 /// Returns a reservation large enough for the tests.

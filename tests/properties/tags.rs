@@ -104,14 +104,14 @@ impl Upstream {
         let document = json!({ "name": "demo", "dist-tags": self.tags, "versions": versions }).to_string();
         let Ok(read) = parse::parse(&name, document.as_bytes()) else { return };
         let packument = read.packument;
-        let parted = Parted::new();
+        let diverged = Parted::new();
         let look = Look {
             packument: &packument,
             form: PackumentForm::Full,
             at: self.now,
             mode: TimeMode::Checked,
             longest_age: Duration::from_hours(72),
-            parted: &parted,
+            diverged: &diverged,
             other_token: None,
             tokens: None,
             stranger: false,

@@ -122,7 +122,7 @@ impl RunSession {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, AppError> {
         let (apart, scratch) = choose_data_dir(&mut config, why)?;
-        let premises = SessionTemplate::of(&config, &tls::client_config(&config.tls)?).at(&config.listen);
+        let session_template = SessionTemplate::of(&config, &tls::client_config(&config.tls)?).at(&config.listen);
         // The registry listener and the configured gateway are not needed here.
         config.listen.clear();
         config.listener_policies.clear();
@@ -131,7 +131,8 @@ impl RunSession {
         let app = App::build(config, Arc::clone(&clock)).await?;
         // Without feeds, requests are refused, and the command does not retry them.
         app.until_feeds_are_read(FEEDS_TIMEOUT).await;
-        let session = LocalSession::open(app.firewall(), (&premises, &[]), request, Arc::new(Metrics::new()), &clock).await?;
+        let session =
+            LocalSession::open(app.firewall(), (&session_template, &[]), request, Arc::new(Metrics::new()), &clock).await?;
         let stop = watch::Sender::new(false);
         let mut stopped = stop.subscribe();
         let app = tokio::spawn(app.run(async move {

@@ -67,7 +67,7 @@ pub(crate) struct ControlContext {
     pub(crate) ledger: Arc<SqliteLedger>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) premises: Arc<SessionTemplate>,
+    pub(crate) session_template: Arc<SessionTemplate>,
     /// The addresses of this server.
     pub(crate) ours: Vec<SocketAddr>,
     /// Executes the operations.
@@ -266,15 +266,16 @@ async fn reply(question: Question, (lines, replies): (&mut Lines, &mut OwnedWrit
 
 /// Opens a session for one command, and closes it with the command.
 async fn lead(opening: OpenRequest, (mut lines, mut replies): (Lines, OwnedWriteHalf), parts: &ControlContext, mut stop: Stop) {
-    if let Some(why) = parts.premises.registry_mismatch(&opening.registries) {
+    if let Some(why) = parts.session_template.registry_mismatch(&opening.registries) {
         return protocol::write(&mut replies, &OpenReply::Refused(why)).await;
     }
     let request = opening.request();
-    let premises = (&*parts.premises, parts.ours.as_slice());
-    let session = match LocalSession::open(&parts.firewall, premises, &request, Arc::clone(&parts.metrics), &parts.clock).await {
-        Ok(session) => session,
-        Err(error) => return protocol::write(&mut replies, &refused(&error.to_string())).await,
-    };
+    let session_template = (&*parts.session_template, parts.ours.as_slice());
+    let session =
+        match LocalSession::open(&parts.firewall, session_template, &request, Arc::clone(&parts.metrics), &parts.clock).await {
+            Ok(session) => session,
+            Err(error) => return protocol::write(&mut replies, &refused(&error.to_string())).await,
+        };
     tracing::info!(client.user = request.user, gateway.address = %session.lead.way.proxy, "session opened");
     protocol::write(&mut replies, &OpenReply::Open(Box::new(OpenedMessage::of(&session.lead)))).await;
     let cut = tokio::select! {

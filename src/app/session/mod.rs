@@ -239,20 +239,20 @@ impl LocalSession {
     /// Returns an error if no port can be bound, or if no CA can be created.
     pub(crate) async fn open(
         firewall: &Arc<Firewall>,
-        (premises, ours): (&SessionTemplate, &[SocketAddr]),
+        (session_template, ours): (&SessionTemplate, &[SocketAddr]),
         request: &SessionRequest,
         metrics: Arc<Metrics>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, AppError> {
-        let mut gateway = premises.gateway();
+        let mut gateway = session_template.gateway();
         request.extend(&mut gateway);
         let recorder = Arc::new(RequestRecorder::before(Arc::clone(firewall), &request.wants));
-        let (service, parent) = (premises.service.clone(), premises.parent.clone());
+        let (service, parent) = (session_template.service.clone(), session_template.parent.clone());
         let connections = service.limits.connections;
         let pass = SessionPassword::random()?;
         let client = ((Arc::from(request.user.as_str()), pass.clone()), ours);
         let front = LoopbackGateway::open(Arc::clone(&recorder), (service, &gateway, parent), client, metrics, clock).await?;
-        let proxy = Url::parse(&format!("http://{}/", front.address())).unwrap_or_else(|_| premises.registry.clone());
+        let proxy = Url::parse(&format!("http://{}/", front.address())).unwrap_or_else(|_| session_template.registry.clone());
         let certificate = front.certificate().clone();
         let stop = watch::Sender::new(false);
         let mut stopped = stop.subscribe();
@@ -265,10 +265,10 @@ impl LocalSession {
             (recorder.noted(), turned_away)
         });
         let (way, reach) = (
-            ProxyEndpoint { proxy, pass, registry: premises.registry.clone() },
-            ProxiedHosts::of(&gateway, premises.on_loopback),
+            ProxyEndpoint { proxy, pass, registry: session_template.registry.clone() },
+            ProxiedHosts::of(&gateway, session_template.on_loopback),
         );
-        let lead = SessionInfo { way, reach, certificate, policy: premises.words(firewall) };
+        let lead = SessionInfo { way, reach, certificate, policy: session_template.words(firewall) };
         Ok(Self { lead, stop, front })
     }
 

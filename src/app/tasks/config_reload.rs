@@ -55,7 +55,7 @@ pub(crate) struct Parts {
     pub(crate) firewall: Arc<Firewall>,
     pub(crate) service: Arc<RegistryHandler<Firewall>>,
     pub(crate) gateway: Option<Arc<Forward<Firewall>>>,
-    pub(crate) premises: Arc<SessionTemplate>,
+    pub(crate) session_template: Arc<SessionTemplate>,
     pub(crate) operations: Arc<Operations>,
     pub(crate) feeds: Arc<FeedScheduler>,
     /// Tasks of feeds that were added at runtime.
@@ -168,7 +168,7 @@ impl Reloader {
             if let Some(gateway) = &self.parts.gateway {
                 gateway.renew_others(door);
             }
-            self.parts.premises.renew_others(&door.allowed, door.tunnels_others);
+            self.parts.session_template.renew_others(&door.allowed, door.tunnels_others);
         }
         let names: Vec<_> = self.parts.policies.names().iter().map(|name| config.settings.policy_path(name)).collect();
         self.parts.operations.reloaded(&names, fresh.clone());

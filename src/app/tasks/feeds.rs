@@ -38,7 +38,7 @@ pub struct FeedSchedulerDeps {
     /// Whether the server serves before every feed has been read once.
     pub serve_without: bool,
     /// The store of the feeds.
-    pub shelf: FeedStore,
+    pub feed_store: FeedStore,
     /// The HTTP client.
     pub client: HttpClient,
     /// The firewall that applies the advisories.
@@ -98,7 +98,7 @@ impl FeedScheduler {
     pub fn open(parts: FeedSchedulerDeps) -> Arc<Self> {
         let followed = parts.followed.iter().map(|feed| ScheduledFeed {
             feed: feed.clone(),
-            state: parts.shelf.state(feed),
+            state: parts.feed_store.state(feed),
             advisories: None,
             checked_at: None,
             took: Duration::ZERO,
@@ -152,7 +152,7 @@ impl FeedScheduler {
             added.push(followed.len());
             followed.push(ScheduledFeed {
                 feed: feed.clone(),
-                state: self.parts.shelf.state(feed),
+                state: self.parts.feed_store.state(feed),
                 advisories: None,
                 checked_at: None,
                 took: Duration::ZERO,
@@ -309,7 +309,7 @@ impl FeedScheduler {
     /// Syncs a feed with its source. Returns whether there are changes to apply.
     async fn sync(&self, at: usize) -> bool {
         let (feed, now, begun) = (self.feed(at), self.parts.clock.now(), Instant::now());
-        let syncing = feed::sync(&feed, &self.parts.shelf, &self.parts.client, now, false);
+        let syncing = feed::sync(&feed, &self.parts.feed_store, &self.parts.client, now, false);
         let synced = tokio::time::timeout(DEADLINE, syncing).await.unwrap_or_else(|_| {
             let error = FeedError::TooSlow { after: DEADLINE };
             let state = self.lock()[at].state.clone();
@@ -354,9 +354,9 @@ impl FeedScheduler {
 
     /// Loads the stored records. Returns whether there are changes to apply.
     async fn load(&self, at: usize) -> Result<bool, JoinError> {
-        let (feed, shelf) = (self.feed(at), self.parts.shelf.clone());
+        let (feed, feed_store) = (self.feed(at), self.parts.feed_store.clone());
         let loading = feed.clone();
-        let loaded = tokio::task::spawn_blocking(move || feed::load(&loading, &shelf)).await?;
+        let loaded = tokio::task::spawn_blocking(move || feed::load(&loading, &feed_store)).await?;
         let feed = &feed;
         match loaded {
             Ok(Some(LoadedFeed { advisories, state })) => {
@@ -422,7 +422,7 @@ impl FeedScheduler {
     }
 
     fn was_synced_elsewhere(&self, at: usize) -> bool {
-        let kept = self.parts.shelf.state(&self.feed(at));
+        let kept = self.parts.feed_store.state(&self.feed(at));
         kept.generation != self.lock()[at].state.generation && kept.is_good()
     }
 

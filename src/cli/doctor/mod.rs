@@ -229,13 +229,13 @@ fn feed_findings(config: &Config, clock: &dyn Clock) -> Vec<DoctorFinding> {
 
 fn tell(findings: &[DoctorFinding], bypassed: bool) -> String {
     let mut text = String::new();
-    for DoctorFinding { grade, what, why, mend, .. } in findings {
+    for DoctorFinding { grade, what, why, fix, .. } in findings {
         push_line!(text, "{:<8} {what}", grade.as_str());
         if !why.is_empty() {
             push_line!(text, "         why:  {why}");
         }
-        if let Some(mend) = mend {
-            push_line!(text, "         fix:  {mend}");
+        if let Some(fix) = fix {
+            push_line!(text, "         fix:  {fix}");
         }
     }
     let count = |grade: FindingLevel| findings.iter().filter(|finding| finding.grade == grade).count();
@@ -247,8 +247,8 @@ fn tell(findings: &[DoctorFinding], bypassed: bool) -> String {
 }
 
 fn tell_json(findings: &[DoctorFinding], bypassed: bool) -> String {
-    let found = findings.iter().map(|DoctorFinding { grade, check, what, why, mend }| {
-        json!({ "grade": grade.as_str(), "check": check, "what": what, "why": (!why.is_empty()).then_some(why), "mend": mend })
+    let found = findings.iter().map(|DoctorFinding { grade, check, what, why, fix }| {
+        json!({ "grade": grade.as_str(), "check": check, "what": what, "why": (!why.is_empty()).then_some(why), "mend": fix })
     });
     format!("{:#}\n", json!({ "passesThrough": !bypassed, "findings": found.collect::<Vec<_>>() }))
 }

@@ -51,20 +51,20 @@ pub(crate) struct DoctorFinding {
     /// Why it matters. Empty if there is no problem.
     pub(crate) why: &'static str,
     /// The command or step that fixes it.
-    pub(crate) mend: Option<String>,
+    pub(crate) fix: Option<String>,
 }
 
 impl DoctorFinding {
     pub(crate) fn new(grade: FindingLevel, check: &'static str, what: impl Into<String>) -> Self {
-        Self { grade, check, what: what.into(), why: "", mend: None }
+        Self { grade, check, what: what.into(), why: "", fix: None }
     }
 
     pub(crate) fn with_reason(self, why: &'static str) -> Self {
         Self { why, ..self }
     }
 
-    pub(crate) fn with_fix(self, mend: impl Into<String>) -> Self {
-        Self { mend: Some(mend.into()), ..self }
+    pub(crate) fn with_fix(self, fix: impl Into<String>) -> Self {
+        Self { fix: Some(fix.into()), ..self }
     }
 }
 
@@ -156,10 +156,10 @@ impl RouteAnalyzer<'_> {
             }
             ClientRoute::Excepted(by) => {
                 let what = format!("{name} asks {shown} past the gateway: {} excludes it ({})", by.key, by.origin);
-                let mend = format!("remove {} from {} in {}", url.host_str().unwrap_or_default(), by.key, by.origin);
+                let fix = format!("remove {} from {} in {}", url.host_str().unwrap_or_default(), by.key, by.origin);
                 DoctorFinding::new(FindingLevel::Bypass, "no-proxy", what)
                     .with_reason("its installs are not checked")
-                    .with_fix(mend)
+                    .with_fix(fix)
             }
             ClientRoute::Around => {
                 let what = format!("{name} asks {shown} directly (registry from {origin})");
@@ -223,7 +223,7 @@ impl RouteAnalyzer<'_> {
             if matches!(self.route(client, settings, &url), ClientRoute::Around | ClientRoute::Excepted(_)) {
                 let (scope, _) = setting.key.split_once(':').unwrap_or((&setting.key, ""));
                 let what = format!("{} asks {} for {scope} directly ({})", client.as_str(), host(url.as_str()), setting.origin);
-                let mend = match client {
+                let fix = match client {
                     SurveyedClient::Berry | SurveyedClient::Bun => {
                         format!("set the registry of {scope} to {} in {}", self.server, setting.origin)
                     }
@@ -231,7 +231,7 @@ impl RouteAnalyzer<'_> {
                 };
                 let finding =
                     DoctorFinding::new(FindingLevel::Bypass, "scope", what).with_reason("packages of this scope are not checked");
-                found.push(finding.with_fix(mend));
+                found.push(finding.with_fix(fix));
             }
         }
         found
@@ -242,14 +242,14 @@ impl RouteAnalyzer<'_> {
         let mut found = Vec::new();
         if let Some(setting) = find(settings, "strict-ssl").filter(|setting| setting.value == "false") {
             let what = format!("{} does not check certificates ({})", client.as_str(), setting.origin);
-            let mend = if client == SurveyedClient::Berry {
+            let fix = if client == SurveyedClient::Berry {
                 "yarn config unset enableStrictSsl"
             } else {
                 "npm config delete strict-ssl --location=project"
             };
             let finding = DoctorFinding::new(FindingLevel::Warning, "tls", what)
                 .with_reason("a machine in the middle can impersonate the registry");
-            found.push(finding.with_fix(mend));
+            found.push(finding.with_fix(fix));
         }
         let Some(url) = registry_of(settings) else { return found };
         // The CA of our gateway, or of the gateway that connections are redirected to.
@@ -306,14 +306,14 @@ impl RouteAnalyzer<'_> {
             None => {
                 let rounded = |unit: u64| (self.age.as_secs() + u64::from(self.age.subsec_nanos() > 0)).div_ceil(unit);
                 let why = "it protects installs that bypass Coldframe";
-                let mend = match client {
+                let fix = match client {
                     SurveyedClient::Pnpm => format!("set minimumReleaseAge: {} in pnpm-workspace.yaml", rounded(60)),
                     SurveyedClient::Bun => format!("set minimumReleaseAge = {} under [install] in bunfig.toml", rounded(1)),
                     SurveyedClient::Yarn => return None,
                     _ => format!("npm config set min-release-age {} --location=project", rounded(86_400)),
                 };
                 let what = format!("{name} has no minimum release age of its own");
-                Some(DoctorFinding::new(FindingLevel::Note, "age", what).with_reason(why).with_fix(mend))
+                Some(DoctorFinding::new(FindingLevel::Note, "age", what).with_reason(why).with_fix(fix))
             }
         }
     }
@@ -344,14 +344,14 @@ impl RouteAnalyzer<'_> {
             for (place, (count, first, is_registry)) in places {
                 let more = if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
                 let what = format!("{name}: {first}{more} fetched from {place}");
-                let mend = if is_registry {
+                let fix = if is_registry {
                     "coldframe run -- INSTALL COMMAND; or remove the addresses from the lockfile and install again"
                 } else {
                     "coldframe run -- INSTALL COMMAND, which refuses such hosts"
                 };
                 let finding = DoctorFinding::new(FindingLevel::Bypass, "lockfile", what);
                 found.push(
-                    finding.with_reason("clients fetch the addresses in a lockfile, regardless of the registry").with_fix(mend),
+                    finding.with_reason("clients fetch the addresses in a lockfile, regardless of the registry").with_fix(fix),
                 );
             }
         }

@@ -154,8 +154,9 @@ fn check(arguments: &PolicyCheckArgs) -> Result<Exit, CliError> {
         1 => "1 warning".to_owned(),
         more => format!("{more} warnings"),
     };
-    let observing = compiled.policy.rules().iter().filter(|rule| rule.observe).count();
-    let observed = if observing == 0 { String::new() } else { format!("{observing} of them observe only: {OBSERVED}\n") };
+    let observing_rules = compiled.policy.rules().iter().filter(|rule| rule.observe).count();
+    let observed =
+        if observing_rules == 0 { String::new() } else { format!("{observing_rules} of them observe only: {OBSERVED}\n") };
     output::print(&format!("{text}{}: {rules} {noun}, {trouble}\n{observed}", arguments.policy))?;
     Ok(if arguments.strict && warnings > 0 { Exit::Usage } else { Exit::Done })
 }

@@ -232,11 +232,11 @@ impl RunSummary<'_> {
             let (name, version) = (&refusal.name, refusal.version.as_deref()?);
             Some(Withheld { name, version, rule: &refusal.rule, opens: refusal.opens.is_some() })
         });
-        let wholes = noted.refused.values().filter(|refusal| refusal.version.is_none());
-        let wholes =
-            wholes.filter_map(|refusal| Some(Withheld::of(&refusal.name, noted.hidden.get(&refusal.name)?.newer.first()?)));
+        let unsegmented = noted.refused.values().filter(|refusal| refusal.version.is_none());
+        let unsegmented =
+            unsegmented.filter_map(|refusal| Some(Withheld::of(&refusal.name, noted.hidden.get(&refusal.name)?.newer.first()?)));
         let mut withheld: Vec<Withheld<'_>> = Vec::new();
-        for one in stopped.chain(refused).chain(wholes) {
+        for one in stopped.chain(refused).chain(unsegmented) {
             if !withheld.iter().any(|known| (known.name, known.version) == (one.name, one.version)) {
                 withheld.push(one);
             }

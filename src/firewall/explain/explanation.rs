@@ -75,9 +75,9 @@ pub struct ExplainedFacts {
     /// Why the version is not in upstream's packument; `None` if it is.
     pub gone: Option<String>,
     /// When the oldest release of the package was published.
-    pub born: Option<Timestamp>,
+    pub first_published: Option<Timestamp>,
     /// When the established parent package that pins this version was first published.
-    pub kin: Option<Timestamp>,
+    pub parent: Option<Timestamp>,
     /// The inconsistency in its manifest.
     pub flaw: Option<String>,
     /// The integrity of its tarball, as SRI.
@@ -135,8 +135,8 @@ impl ExplainedFacts {
                     Some(format!("last seen {}{how}", timestamp::format_utc(seen)))
                 }
             },
-            born: facts.born,
-            kin: facts.kin,
+            first_published: facts.first_published,
+            parent: facts.parent,
             flaw: facts.flaw.map(owned),
             integrity: facts.integrity.map(Integrity::to_sri),
             integrity_changed: facts.integrity_changed,
@@ -158,8 +158,14 @@ impl ExplainedFacts {
         let mut row = |about, text: Option<String>| rows.extend(text.map(|text| (about, text)));
         let joined = |names: &[String]| (!names.is_empty()).then(|| names.join(", "));
         row("upstream", self.gone.as_ref().map(|how| format!("no longer has this version, {how}")));
-        row("package", self.born.map(|born| format!("first published {}", timestamp::format_utc(born))));
-        row("part of", self.kin.map(|kin| format!("an established package, first published {}", timestamp::format_utc(kin))));
+        row(
+            "package",
+            self.first_published.map(|first_published| format!("first published {}", timestamp::format_utc(first_published))),
+        );
+        row(
+            "part of",
+            self.parent.map(|parent| format!("an established package, first published {}", timestamp::format_utc(parent))),
+        );
         row("publisher", self.publisher.clone());
         let (named, more) = self.maintainers.split_at(self.maintainers.len().min(MAX_MAINTAINERS));
         let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
@@ -332,8 +338,8 @@ impl ExplainedFacts {
         };
         json!({
             "gone": self.gone,
-            "packagePublished": instant(self.born),
-            "partOfEstablishedSince": instant(self.kin),
+            "packagePublished": instant(self.first_published),
+            "partOfEstablishedSince": instant(self.parent),
             "contradiction": self.flaw,
             "integrity": self.integrity,
             "integrityChanged": self.integrity_changed,

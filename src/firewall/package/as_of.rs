@@ -16,7 +16,7 @@ impl PackageSnapshot {
     #[must_use]
     pub(crate) fn as_of(&self, at: Timestamp) -> Self {
         let mut then = Self {
-            born: self.born,
+            first_published: self.first_published,
             behind: None,
             disputed: self.disputed,
             look: self.look,
@@ -35,7 +35,7 @@ impl PackageSnapshot {
             checked: self.checked,
             raw: Arc::clone(&self.raw),
             screens: VerdictCache::default(),
-            kin: OnceLock::new(),
+            parent: OnceLock::new(),
         };
         if at < self.validated {
             then.rewind_to(at);

@@ -92,7 +92,7 @@ pub struct Look<'a> {
     /// The longest age that any rule uses.
     pub longest_age: Duration,
     /// Versions, with their integrity, over which other views still disagree after they were fetched again.
-    pub parted: &'a Parted,
+    pub diverged: &'a Parted,
     /// In the view of clients' own tokens, set if the previous document was shown to a different token.
     pub other_token: Option<OtherToken<'a>>,
     /// The index of the view of clients' own tokens among the other views; `None` if this is that view.
@@ -240,7 +240,7 @@ impl<'a> Tracing<'a> {
         let changed = first.is_some_and(|first| !may_be_same(first, entry.integrity.as_ref()));
         // For a new integrity, the manifest last seen under this version.
         let last = || self.rows.iter().copied().filter(|row| row.manifest.is_some()).max_by_key(|row| row.first_seen);
-        let others = self.others.iter().filter(|_| !release.parted).filter_map(|other| self.same_in(other));
+        let others = self.others.iter().filter(|_| !release.diverged).filter_map(|other| self.same_in(other));
         let (manifest, manifest_changed) = follow_manifest(self.manifest, same.or_else(last), &others.collect::<Vec<_>>(), at);
         (release.manifest, release.manifest_changed) = (Some(manifest), manifest_changed);
         let mut digests = match (same.and_then(Release::known_digests), &entry.integrity) {
@@ -295,7 +295,7 @@ impl<'a> Tracing<'a> {
                 release.moved = Some(before.counts_from().max(self.look.at));
             }
             (release.gone, release.dropped, release.replaced) = (None, false, false);
-        } else if !before.parted {
+        } else if !before.diverged {
             self.follow_absences(&mut release, into);
         }
         if let Some(published) = self.entry.published
@@ -360,7 +360,7 @@ impl<'a> Tracing<'a> {
             return;
         }
         if self.is_parted() {
-            (release.held_since, release.parted) = (None, true);
+            (release.held_since, release.diverged) = (None, true);
             into.findings.push(HistoryEvent::Parted(release.version.clone()));
             return;
         }
@@ -423,7 +423,7 @@ impl<'a> Tracing<'a> {
             held_since: None,
             moved: None,
             dropped: false,
-            parted: false,
+            diverged: false,
             missing_since: None,
         };
         let elsewhere = || self.others.iter().filter_map(|other| self.same_in(other));
@@ -445,7 +445,7 @@ impl<'a> Tracing<'a> {
         if let Some(look) = self.last_look.filter(|look| self.look.other_token.is_some() && *look > published) {
             // Another token was not shown it. A fetch with the probe token tells whether every token sees it.
             if self.is_parted() {
-                (release.absent, release.parted) = (None, true);
+                (release.absent, release.diverged) = (None, true);
             } else {
                 self.contradict(look, self.others.len(), into);
             }
@@ -457,7 +457,7 @@ impl<'a> Tracing<'a> {
                 continue;
             };
             if self.is_parted() {
-                release.parted |= look > alone;
+                release.diverged |= look > alone;
                 continue;
             }
             release.absent = release.absent.max(Some(look));
@@ -466,7 +466,7 @@ impl<'a> Tracing<'a> {
                 self.contradict(look, place, into);
             }
         }
-        if release.parted {
+        if release.diverged {
             into.findings.push(HistoryEvent::Parted(entry.key.clone()));
         }
         release
@@ -504,7 +504,7 @@ impl<'a> Tracing<'a> {
             return;
         }
         if self.is_parted() {
-            (release.held_since, release.parted) = (None, true);
+            (release.held_since, release.diverged) = (None, true);
             into.findings.push(HistoryEvent::Parted(release.version.clone()));
             return;
         }
@@ -519,7 +519,7 @@ impl<'a> Tracing<'a> {
         let mut conflicts = false;
         for (place, other) in self.others.iter().enumerate() {
             let rows = other.rows(&self.entry.key);
-            let Some(first) = first_known_release(rows).filter(|first| !first.parted && !release.parted) else { continue };
+            let Some(first) = first_known_release(rows).filter(|first| !first.diverged && !release.diverged) else { continue };
             if may_be_same(first, self.entry.integrity.as_ref()) {
                 let all = match (&*digests, first.known_digests()) {
                     (Some(ours), Some(theirs)) => ours.union(&theirs),
@@ -532,7 +532,7 @@ impl<'a> Tracing<'a> {
             }
             let agrees = self.same_in(other).is_some();
             if !agrees && self.is_parted() {
-                release.parted = true;
+                release.diverged = true;
                 into.findings.push(HistoryEvent::Parted(release.version.clone()));
                 continue;
             }
@@ -554,13 +554,13 @@ impl<'a> Tracing<'a> {
     /// Returns the release with the same bytes in another view, if their histories are not separate.
     fn same_in(&self, other: &View<'a>) -> Option<&'a Release> {
         let rows = other.rows(&self.entry.key);
-        find_same(rows, first_known_release(rows), self.entry.integrity.as_ref()).filter(|row| !row.parted)
+        find_same(rows, first_known_release(rows), self.entry.integrity.as_ref()).filter(|row| !row.diverged)
     }
 
     /// Checks whether other views were fetched again for this version and integrity, and still disagree.
     fn is_parted(&self) -> bool {
-        let parted = self.look.parted.get(&*self.entry.key);
-        parted.is_some_and(|integrity| is_same(integrity.as_ref(), self.entry.integrity.as_ref()))
+        let diverged = self.look.diverged.get(&*self.entry.key);
+        diverged.is_some_and(|integrity| is_same(integrity.as_ref(), self.entry.integrity.as_ref()))
     }
 }
 
@@ -740,14 +740,14 @@ mod tests {
     /// The rule age in these tests.
     const AGE: Duration = Duration::from_secs(72 * 3600);
 
-    fn look<'a>(packument: &'a Packument, hour: i64, parted: &'a Parted) -> Look<'a> {
+    fn look<'a>(packument: &'a Packument, hour: i64, diverged: &'a Parted) -> Look<'a> {
         Look {
             packument,
             form: PackumentForm::Full,
             at: at(hour),
             mode: TimeMode::Checked,
             longest_age: AGE,
-            parted,
+            diverged,
             other_token: None,
             tokens: Some(0),
             stranger: false,
@@ -1041,13 +1041,13 @@ mod tests {
                 }
                 return self.looked(hour);
             };
-            let mut parted = Parted::new();
+            let mut diverged = Parted::new();
             let (tokens, stranger) = ((view == 0).then_some(0), view == 1 && asked);
-            let compare = |views: &Self, parted: &Parted| {
-                let look = Look { tokens, stranger, ..look(packument, hour, parted) };
+            let compare = |views: &Self, diverged: &Parted| {
+                let look = Look { tokens, stranger, ..look(packument, hour, diverged) };
                 reconcile(&views.records[view], &[&views.records[1 - view]], &look)
             };
-            let mut reconciled = compare(self, &parted);
+            let mut reconciled = compare(self, &diverged);
             if !asked && !reconciled.contradictions.is_empty() {
                 for place in [0, 1] {
                     let contradicted = reconciled.contradictions.iter().filter(|(_, other)| *other == place);
@@ -1060,10 +1060,10 @@ mod tests {
                     let rows = &self.records[other].releases;
                     for key in keys.into_iter().filter(|key| !rows.iter().any(|row| row.version == *key && row.gone.is_none())) {
                         let integrity = packument.find(&key).and_then(|(_, entry)| entry.integrity.clone());
-                        parted.insert(key, integrity);
+                        diverged.insert(key, integrity);
                     }
                 }
-                reconciled = compare(self, &parted);
+                reconciled = compare(self, &diverged);
             }
             let effective = packument.find("1.1.0").map(|(at, _)| reconciled.provenance[at].effective);
             self.records[view].apply(&PackageChange { document: Some(document(hour)), ..reconciled.change });

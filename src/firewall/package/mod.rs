@@ -138,7 +138,7 @@ impl CacheKey {
 /// Returns when a package began: the earliest effective time of its versions, except security placeholders. `None` if upstream
 /// sends no times, in which case its versions are held like any release.
 #[must_use]
-pub(crate) fn born(packument: &Packument, provenance: &[ReleaseHistory]) -> Option<Timestamp> {
+pub(crate) fn first_published(packument: &Packument, provenance: &[ReleaseHistory]) -> Option<Timestamp> {
     packument.oldest?;
     let real = packument.entries.iter().zip(provenance).filter(|(entry, _)| !entry.key.ends_with("-security"));
     real.map(|(_, provenance)| provenance.began).min()
@@ -156,13 +156,13 @@ pub(crate) struct VerdictCache {
 impl VerdictCache {
     /// Returns the verdicts of a profile for this revision and parent state. Verdicts made before the parent package was known
     /// are not used after it, even if they were stored later.
-    fn find(&self, profile: Profile, revision: u64, has_kin: bool) -> Option<Arc<VerdictTable>> {
+    fn find(&self, profile: Profile, revision: u64, has_parent: bool) -> Option<Arc<VerdictTable>> {
         let found = if profile == Profile::default() {
             self.first.load_full()
         } else {
             self.further.lock().unwrap_or_else(PoisonError::into_inner).get(&profile).cloned()
         };
-        found.filter(|screen| screen.world == revision && screen.has_kin == has_kin)
+        found.filter(|screen| screen.world == revision && screen.has_parent == has_parent)
     }
 
     fn keep(&self, profile: Profile, screen: &Arc<VerdictTable>) {
@@ -202,8 +202,8 @@ pub(crate) struct PackageSnapshot {
     pub validated: Timestamp,
     /// The same by the system clock. Freshness counts from here.
     pub checked: Timestamp,
-    /// When the package began, see [`born`].
-    pub born: Option<Timestamp>,
+    /// When the package began, see [`first_published`].
+    pub first_published: Option<Timestamp>,
     /// How far upstream's clock is behind, if it is so far that no version opens.
     pub behind: Option<SignedDuration>,
     /// Whether it contradicts another view that could not be fetched again. It is compared again when upstream confirms it.
@@ -215,19 +215,19 @@ pub(crate) struct PackageSnapshot {
     /// Verdicts, computed on first use per policy revision.
     pub screens: VerdictCache,
     /// The parent package of its versions, looked up only if a rule needs it.
-    pub kin: OnceLock<ParentFirstSeen>,
+    pub parent: OnceLock<ParentFirstSeen>,
 }
 
 impl PackageSnapshot {
     /// Returns the verdicts of the index under the policy of `profile`; empty without a packument.
     #[must_use]
     pub(crate) fn verdicts(&self, world: &PolicySnapshot, profile: Profile) -> Arc<VerdictTable> {
-        let kin = self.kin.get();
-        if let Some(screen) = self.screens.find(profile, world.revision, kin.is_some()) {
+        let parent = self.parent.get();
+        if let Some(screen) = self.screens.find(profile, world.revision, parent.is_some()) {
             return screen;
         }
         self.assert_off_async_threads();
-        let screen = Arc::new(VerdictTable::of(self, kin, world, profile));
+        let screen = Arc::new(VerdictTable::of(self, parent, world, profile));
         self.screens.keep(profile, &screen);
         screen
     }
@@ -241,7 +241,7 @@ impl PackageSnapshot {
     /// Checks whether verdicts are computed, or cheap enough to compute on an async thread.
     #[must_use]
     pub(crate) fn is_judged(&self, world: &PolicySnapshot, profile: Profile) -> bool {
-        let is_made = || self.screens.find(profile, world.revision, self.kin.get().is_some()).is_some();
+        let is_made = || self.screens.find(profile, world.revision, self.parent.get().is_some()).is_some();
         !self.has_many_versions() || (self.by_version.get().is_some() && is_made())
     }
 
@@ -286,7 +286,7 @@ impl PackageSnapshot {
         document: StoredPackument,
     ) -> Self {
         Self {
-            born: self.born,
+            first_published: self.first_published,
             behind: self.behind,
             disputed: self.disputed,
             look: self.look,
@@ -305,7 +305,7 @@ impl PackageSnapshot {
             checked,
             raw: Arc::clone(&self.raw),
             screens: VerdictCache::default(),
-            kin: OnceLock::new(),
+            parent: OnceLock::new(),
         }
     }
 
@@ -326,14 +326,14 @@ impl PackageSnapshot {
         at: usize,
         advisories: &'a ApplicableAdvisories<'a>,
     ) -> Facts<'a> {
-        self.facts_with(self.kin.get(), packument, at, advisories)
+        self.facts_with(self.parent.get(), packument, at, advisories)
     }
 
     /// Returns the facts of the entry at `at` with this parent state.
     #[must_use]
     pub(crate) fn facts_with<'a>(
         &'a self,
-        kin: Option<&ParentFirstSeen>,
+        parent: Option<&ParentFirstSeen>,
         packument: &'a Packument,
         at: usize,
         advisories: &'a ApplicableAdvisories<'a>,
@@ -342,10 +342,10 @@ impl PackageSnapshot {
         let provenance = &self.provenance[at];
         let (fix, hangs_on_publishers) = self.fix(packument, at, advisories);
         let mut facts = Facts {
-            kin: kin.and_then(|kin| kin.get(at).copied().flatten()),
+            parent: parent.and_then(|parent| parent.get(at).copied().flatten()),
             integrity: provenance.digests.as_ref().or(entry.integrity.as_ref()),
             integrity_changed: provenance.integrity_changed,
-            born: self.born,
+            first_published: self.first_published,
             advisories,
             fix,
             undecided: fix.map_or(Signals::NONE, |_| vetting::undecided(entry, self.baseline(packument, at))),
@@ -443,7 +443,7 @@ mod tests {
 
     #[test]
     fn verdicts_without_parent_package_are_not_used_once_it_is_known() {
-        let screen = |has_kin| Arc::new(VerdictTable::empty(1, has_kin));
+        let screen = |has_parent| Arc::new(VerdictTable::empty(1, has_parent));
         for profile in [Profile::default(), Profile(1)] {
             let screens = VerdictCache::default();
             screens.keep(profile, &screen(true));

@@ -22,7 +22,7 @@ pub(crate) struct RemovedVersion<'a> {
     /// Every digest that its bytes must match.
     digests: Option<Integrity>,
     published: Option<Timestamp>,
-    born: Option<Timestamp>,
+    first_published: Option<Timestamp>,
     effective: Timestamp,
     longest_age: Duration,
     advisories: ApplicableAdvisories<'a>,
@@ -47,7 +47,7 @@ impl<'a> RemovedVersion<'a> {
             first,
             digests: first.and_then(Release::known_digests),
             published: first.and_then(|row| row.published).or_else(|| removed.and_then(|(_, published)| *published)),
-            born: known.born,
+            first_published: known.first_published,
             effective: first.map_or(known.validated, Release::counts_from),
             longest_age: world.longest_age(),
             advisories: advisories
@@ -70,7 +70,7 @@ impl<'a> RemovedVersion<'a> {
             published: self.published,
             has_integrity: self.first.is_some(),
             integrity: self.digests.as_ref(),
-            born: self.born,
+            first_published: self.first_published,
             longest_age: self.longest_age,
             presence: if was_there { Presence::Present } else { removed },
             parsed: self.parsed.as_ref(),

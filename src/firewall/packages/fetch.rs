@@ -90,7 +90,7 @@ pub(crate) struct FetchRequest {
     pub need: DocumentNeed,
     /// The policy that decides whether a held version may have opened.
     pub profile: Profile,
-    pub wish: Option<RenderRequest>,
+    pub render_request: Option<RenderRequest>,
     /// Which dependencies of a new document to prefetch.
     pub ahead: Option<PrefetchContext>,
     /// Whether the document itself is needed, so that neither a fresh index nor a 304 is sufficient.
@@ -124,7 +124,7 @@ impl Components {
         Some(PackageLookup { known, stale: None })
     }
 
-    /// Looks up `name` as the client may see it, fresh if upstream is available. With a `wish`, a document that must be parsed is
+    /// Looks up `name` as the client may see it, fresh if upstream is available. With a `render_request`, a document that must be parsed is
     /// rendered in the same pass.
     ///
     /// # Errors
@@ -135,15 +135,15 @@ impl Components {
         client: &Client,
         name: &PackageName,
         need: DocumentNeed,
-        wish: Option<RenderRequest>,
+        render_request: Option<RenderRequest>,
     ) -> Result<PackageLookup, FirewallError> {
-        let reading = self.lookup_unlinked(client, name, need, wish.clone()).await?;
+        let reading = self.lookup_unlinked(client, name, need, render_request.clone()).await?;
         let part_lacks = self.load_parent(client, &reading.known).await;
         self.judge_many(&reading.known, client.profile, client.address).await;
         if !part_lacks && !lacks_facts(&reading.known, client.profile, &self.world()) {
             return Ok(reading);
         }
-        let reading = self.lookup_unlinked(client, name, DocumentNeed::Facts, wish).await?;
+        let reading = self.lookup_unlinked(client, name, DocumentNeed::Facts, render_request).await?;
         self.load_parent(client, &reading.known).await;
         self.judge_many(&reading.known, client.profile, client.address).await;
         Ok(reading)
@@ -202,9 +202,9 @@ impl Components {
         client: &Client,
         name: &PackageName,
         need: DocumentNeed,
-        wish: Option<RenderRequest>,
+        render_request: Option<RenderRequest>,
     ) -> Result<PackageLookup, FirewallError> {
-        let found = self.look_up_with(client, name, need, wish).await;
+        let found = self.look_up_with(client, name, need, render_request).await;
         found.map_err(|rejection| self.explain_unsent(client, name, rejection))
     }
 
@@ -213,7 +213,7 @@ impl Components {
         client: &Client,
         name: &PackageName,
         need: DocumentNeed,
-        wish: Option<RenderRequest>,
+        render_request: Option<RenderRequest>,
     ) -> Result<PackageLookup, FirewallError> {
         let registry = Arc::clone(self.registries.of(name));
         let slot = CacheKey::of(name, &registry, &client.authorization);
@@ -230,9 +230,11 @@ impl Components {
         if !self.is_known(&slot) {
             self.may_ask_for_more(client.address)?;
         }
-        let ahead =
-            wish.as_ref().filter(|_| client.is_installing && self.config.prefetch > 0).map(|_| PrefetchContext::of_question());
-        let request = FetchRequest { wish, ahead, ..FetchRequest::new(client, slot, registry, need) };
+        let ahead = render_request
+            .as_ref()
+            .filter(|_| client.is_installing && self.config.prefetch > 0)
+            .map(|_| PrefetchContext::of_question());
+        let request = FetchRequest { render_request, ahead, ..FetchRequest::new(client, slot, registry, need) };
         for _ in 0..MAX_ATTEMPTS {
             // A fetch that was already running may have requested less.
             let result = self.fetch_or_stale(request.clone(), now).await;
@@ -320,7 +322,7 @@ impl Components {
         }
         let mut fetching = pin!(self.fetch_shared(request.clone()));
         // Joined first, because it may be running as a prefetch.
-        let promoted = async { tokio::join!(fetching.as_mut(), async { self.leads.promote(&request.slot) }) };
+        let promoted = async { tokio::join!(fetching.as_mut(), async { self.prefetch_queue.promote(&request.slot) }) };
         if let Ok((result, ())) = timeout(self.config.patience, promoted).await {
             return result;
         }
@@ -617,8 +619,8 @@ impl Components {
             (confirmed, contradictions) = self.compare_confirmed(request, confirmed, before, None).await?;
             if !contradictions.is_empty() {
                 let asked = Asked { at: checked, validated };
-                let parted = self.ask_views_again(request, contradictions, asked).await;
-                (confirmed, _) = self.compare_confirmed(request, confirmed, before, Some(parted)).await?;
+                let diverged = self.ask_views_again(request, contradictions, asked).await;
+                (confirmed, _) = self.compare_confirmed(request, confirmed, before, Some(diverged)).await?;
             }
         }
         self.record(request, PackageChange { document: Some(document), ..PackageChange::default() }).await;
@@ -633,10 +635,10 @@ impl Components {
         request: &FetchRequest,
         known: PackageSnapshot,
         before: &PreviousState,
-        parted: Option<Parted>,
+        diverged: Option<Parted>,
     ) -> Result<(PackageSnapshot, Contradictions), FirewallError> {
         let (inner, request, before) = (Arc::clone(self), request.clone(), before.clone());
-        self.blocking(move || inner.compare_again(&request, &known, &before, parted.as_ref())).await?
+        self.blocking(move || inner.compare_again(&request, &known, &before, diverged.as_ref())).await?
     }
 
     /// Caches a snapshot, also for requests with other tokens.
@@ -673,7 +675,7 @@ impl Components {
             has_no_more: false,
             slot,
             registry: Arc::clone(&request.registry),
-            born: None,
+            first_published: None,
             behind: None,
             disputed: false,
             look: 0,
@@ -688,7 +690,7 @@ impl Components {
             checked: now,
             raw: Arc::default(),
             screens: VerdictCache::default(),
-            kin: OnceLock::new(),
+            parent: OnceLock::new(),
         });
         self.remember(&known);
         Ok(PackageLookup { known, stale: None })
@@ -770,9 +772,9 @@ impl Components {
         }
         CacheLookup { cache: CacheLabel::Document, outcome: CacheOutcome::Stale }.emit(&self.metrics);
         let upstream = known.registry.id();
-        let again = self.stale_told.get(upstream).is_some_and(|told| timestamp::is_within(told, STALE_LOG_INTERVAL, now));
+        let again = self.stale_logged.get(upstream).is_some_and(|told| timestamp::is_within(told, STALE_LOG_INTERVAL, now));
         if !again {
-            self.stale_told.insert(Arc::clone(upstream), now);
+            self.stale_logged.insert(Arc::clone(upstream), now);
         }
         ServedStale { name: &known.slot.name, upstream, age, again }.emit(&self.metrics);
         Some(PackageLookup { known: Arc::clone(known), stale: Some(age) })
@@ -797,7 +799,7 @@ impl FetchRequest {
             authorization: client.authorization.clone(),
             need,
             profile: client.profile,
-            wish: None,
+            render_request: None,
             ahead: None,
             whole: false,
             not_before: None,

@@ -115,7 +115,7 @@ impl Components {
         before: &PreviousState,
     ) -> Result<Ingested, FirewallError> {
         let CacheKey { name, .. } = &request.slot;
-        let read = self.workbenches.with_scratch(|scratch| {
+        let read = self.scratch_pool.with_scratch(|scratch| {
             let ParseScratch { press, plain } = scratch;
             let (plain, _guard) = self.decode_into(name, &arrival.body, plain)?;
             arrival.place.share.force_grow_to(memory_cost(&arrival.body, plain.len()));
@@ -156,7 +156,7 @@ impl Components {
             at: arrival.checked,
             mode: request.registry.time_mode(),
             longest_age: self.world().longest_age(),
-            parted: request.asked.as_deref().unwrap_or(&NONE_ASKED),
+            diverged: request.asked.as_deref().unwrap_or(&NONE_ASKED),
             other_token: before.other_token(&request.slot),
             tokens: request.slot.place_of_tokens(&request.registry),
             stranger: request.slot.is_strangers(),
@@ -199,7 +199,7 @@ impl Components {
             has_no_more: arrival.has_no_more,
             slot: request.slot.clone(),
             registry: Arc::clone(&request.registry),
-            born: package::born(&packument, &provenance),
+            first_published: package::first_published(&packument, &provenance),
             behind: arrival.behind,
             disputed,
             look,
@@ -215,13 +215,13 @@ impl Components {
             // Set before the snapshot is visible, so that a request for the other form does not fetch it again.
             raw: Arc::new(Mutex::new(Some(arrival.body.clone()))),
             screens: VerdictCache::default(),
-            kin: OnceLock::new(),
+            parent: OnceLock::new(),
         });
         self.send_dependency_hints(request, &known, plain, &fields);
         self.absent.invalidate(&request.slot);
         self.unreachable.invalidate(&request.slot);
-        if let Some(wish) = &request.wish {
-            self.render(&known, plain, Some(&fields), wish, press);
+        if let Some(render_request) = &request.render_request {
+            self.render(&known, plain, Some(&fields), render_request, press);
         }
         // Evaluated here, off the async threads: a package may have thousands of versions.
         known.judge(&self.world(), request.profile);
@@ -316,13 +316,13 @@ impl Components {
     }
 
     /// Compares a document that upstream confirmed with the records of all views. Returns it with the contradictions for which
-    /// views must be fetched first; nothing is recorded then. `parted` is the result of those fetches. Blocks.
+    /// views must be fetched first; nothing is recorded then. `diverged` is the result of those fetches. Blocks.
     pub(crate) fn compare_again(
         &self,
         request: &FetchRequest,
         known: &PackageSnapshot,
         before: &PreviousState,
-        parted: Option<&Parted>,
+        diverged: Option<&Parted>,
     ) -> Result<(PackageSnapshot, Contradictions), FirewallError> {
         let again = known.revalidated(request.slot.clone(), known.form, known.validated, known.checked, known.document.clone());
         let Some(packument) = &known.packument else { return Ok((again, Vec::new())) };
@@ -335,14 +335,14 @@ impl Components {
             at: now,
             mode: request.registry.time_mode(),
             longest_age: self.world().longest_age(),
-            parted: parted.or(request.asked.as_deref()).unwrap_or(&NONE_ASKED),
+            diverged: diverged.or(request.asked.as_deref()).unwrap_or(&NONE_ASKED),
             other_token: before.other_token(&request.slot),
             tokens: request.slot.place_of_tokens(&request.registry),
             stranger: request.slot.is_strangers(),
         };
         let others: Vec<_> = histories.others.iter().collect();
         let Reconciliation { provenance, change, findings, contradictions } = history::reconcile(&histories.own, &others, &look);
-        if parted.is_none() {
+        if diverged.is_none() {
             let contradictions = self.to_be_asked(request, &histories, packument, &contradictions, now);
             if !contradictions.is_empty() {
                 return Ok((again, contradictions));
@@ -354,7 +354,7 @@ impl Components {
         self.history_events(&request.slot.name, request.slot.is_client_scoped(), &findings);
         let again = PackageSnapshot {
             look: self.histories.note_look(&request.slot.name),
-            born: package::born(packument, &provenance),
+            first_published: package::first_published(packument, &provenance),
             disputed: !contradictions.is_empty(),
             provenance: provenance.into(),
             record: Arc::new(record),

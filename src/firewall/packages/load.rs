@@ -118,7 +118,7 @@ impl Components {
             at: document.looked,
             mode: registry.time_mode(),
             longest_age: self.world().longest_age(),
-            parted: &Parted::default(),
+            diverged: &Parted::default(),
             other_token: None,
             tokens: slot.place_of_tokens(registry),
             stranger: slot.is_strangers(),
@@ -130,7 +130,7 @@ impl Components {
             has_no_more: false,
             slot: slot.clone(),
             registry: Arc::clone(registry),
-            born: package::born(&packument, &provenance),
+            first_published: package::first_published(&packument, &provenance),
             behind: None,
             disputed: !contradictions.is_empty(),
             look: 0,
@@ -145,7 +145,7 @@ impl Components {
             checked: if slot.is_client_scoped() { NEVER_CHECKED } else { document.looked },
             raw: Arc::default(),
             screens: VerdictCache::default(),
-            kin: OnceLock::new(),
+            parent: OnceLock::new(),
         });
         self.note_wants(&known, &plain, &fields, "latest");
         Some(known)

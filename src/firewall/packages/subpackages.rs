@@ -61,7 +61,7 @@ impl Components {
         if known.form == PackumentForm::Abbreviated && pins(packument, whole).any(lacks) {
             return true;
         }
-        let _ = known.kin.set(match_parent(packument, whole, reading.known.born));
+        let _ = known.parent.set(match_parent(packument, whole, reading.known.first_published));
         false
     }
 
@@ -81,9 +81,12 @@ fn newer_than<'p>(whole: &PackageSnapshot, part: &'p Packument) -> Option<&'p st
 
 /// Returns the packument if its parent matters to a rule and is not known yet.
 pub(crate) fn needs_parent<'a>(known: &'a PackageSnapshot, world: &PolicySnapshot) -> Option<&'a Arc<Packument>> {
-    let packument = known.packument.as_ref().filter(|_| known.kin.get().is_none())?;
+    let packument = known.packument.as_ref().filter(|_| known.parent.get().is_none())?;
     let longest = world.subpackage_exemption_age()?;
-    known.born.is_some_and(|born| timestamp::saturating_add(born, longest) > known.validated).then_some(packument)
+    known
+        .first_published
+        .is_some_and(|first_published| timestamp::saturating_add(first_published, longest) > known.validated)
+        .then_some(packument)
 }
 
 /// Returns the entries of `part` that the same version of `whole` pins exactly, each with the pinning entry.
@@ -95,16 +98,16 @@ fn pins<'a>(part: &'a Packument, whole: &'a Packument) -> impl Iterator<Item = (
 
 /// Returns for each entry of `part` when `whole` began, if the same version of `whole` by the same publisher pins it. An unknown
 /// publisher equals no other. If neither document names publishers, upstream hides them and the pin is sufficient.
-fn match_parent(part: &Packument, whole: &Packument, born: Option<Timestamp>) -> ParentFirstSeen {
-    let mut kin: ParentFirstSeen = vec![None; part.entries.len()].into();
+fn match_parent(part: &Packument, whole: &Packument, first_published: Option<Timestamp>) -> ParentFirstSeen {
+    let mut parent: ParentFirstSeen = vec![None; part.entries.len()].into();
     let is_observable = part.has_publishers || whole.has_publishers;
     for (entry, pinning) in pins(part, whole) {
         let same = !is_observable || (entry.publisher.is_some() && entry.publisher == pinning.publisher);
         if let Some((at, _)) = part.find(&entry.key).filter(|_| same) {
-            kin[at] = born;
+            parent[at] = first_published;
         }
     }
-    kin
+    parent
 }
 
 #[cfg(test)]

@@ -101,7 +101,7 @@ impl Components {
                 let record = self.ask_view_again(request, &view, asked).await;
                 answers.push((view, record.map(present)));
             }
-            let mut parted = Parted::new();
+            let mut diverged = Parted::new();
             let mut agreed: Vec<Box<str>> = Vec::new();
             for (version, integrity, view) in contradictions {
                 let answer = answers.iter().find(|(asked, _)| *asked == view).and_then(|(_, answer)| answer.as_ref());
@@ -110,14 +110,14 @@ impl Components {
                         .get(&version)
                         .is_some_and(|rows| rows.iter().any(|row| may_be_same(row.as_ref(), integrity.as_ref())))
                 }) {
-                    Some(_) => drop(parted.insert(version, integrity)),
+                    Some(_) => drop(diverged.insert(version, integrity)),
                     None => agreed.push(version),
                 }
             }
             for version in agreed {
-                parted.remove(&version);
+                diverged.remove(&version);
             }
-            parted
+            diverged
         })
     }
 
@@ -130,7 +130,7 @@ impl Components {
             slot,
             authorization,
             need: DocumentNeed::Index,
-            wish: None,
+            render_request: None,
             ahead: None,
             whole: false,
             again: true,

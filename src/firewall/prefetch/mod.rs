@@ -64,18 +64,18 @@ pub struct PrefetchTarget(FetchRequest, PrefetchSlot);
 
 /// A prefetch slot of one registry, released on drop.
 struct PrefetchSlot {
-    leads: Arc<PrefetchQueue>,
+    prefetch_queue: Arc<PrefetchQueue>,
     registry: Arc<str>,
 }
 
 impl Drop for PrefetchSlot {
     fn drop(&mut self) {
-        let mut running = self.leads.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.prefetch_queue.running.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = running.get_mut(&self.registry) {
             *count = count.saturating_sub(1);
         }
         drop(running);
-        self.leads.changed.notify_one();
+        self.prefetch_queue.changed.notify_one();
     }
 }
 
@@ -145,7 +145,7 @@ impl PrefetchQueue {
         waiting.1.remove(&request.slot);
         let registry = Arc::clone(request.registry.id());
         *running.entry(Arc::clone(&registry)).or_default() += 1;
-        Some(PrefetchTarget(request, PrefetchSlot { leads: Arc::clone(self), registry }))
+        Some(PrefetchTarget(request, PrefetchSlot { prefetch_queue: Arc::clone(self), registry }))
     }
 }
 
@@ -224,7 +224,7 @@ impl Components {
     /// Waits for the next package worth prefetching.
     pub(crate) async fn next(&self) -> PrefetchTarget {
         loop {
-            let PrefetchTarget(request, slot) = self.leads.next(self.config.prefetch).await;
+            let PrefetchTarget(request, slot) = self.prefetch_queue.next(self.config.prefetch).await;
             let is_over = request.ahead.as_ref().is_some_and(|ahead| ahead.budget.is_over.load(Ordering::Relaxed));
             // It may have been fetched since it was queued.
             if !is_over && !self.is_known(&request.slot) {
@@ -235,13 +235,13 @@ impl Components {
 
     /// Fetches a prefetch target like a client request. Returns whether upstream had it.
     pub(crate) async fn fetch_target(self: &Arc<Self>, PrefetchTarget(mut request, _slot): PrefetchTarget) -> bool {
-        let (slot, promoted) = (request.slot.clone(), self.leads.follow(&request.slot));
+        let (slot, promoted) = (request.slot.clone(), self.prefetch_queue.follow(&request.slot));
         if let Some(ahead) = &mut request.ahead {
             ahead.promoted = Some(promoted);
         }
         let ahead = request.ahead.clone();
         let landed = self.fetch_shared(request).await;
-        self.leads.leave(&slot);
+        self.prefetch_queue.leave(&slot);
         match landed {
             Ok(_) => true,
             // A dependency may be unpublished or not readable with these credentials. Other prefetches continue.
@@ -287,7 +287,7 @@ impl Components {
                 ..request.clone()
             };
             if !self.is_known(&next.slot) && ahead.try_spend() {
-                self.leads.push(next);
+                self.prefetch_queue.push(next);
             }
         }
     }
@@ -303,7 +303,7 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(60);
 
-    fn prefetch_context() -> (PrefetchContext, Arc<Notify>) {
+    fn render_request() -> (PrefetchContext, Arc<Notify>) {
         let asked = Arc::new(Notify::new());
         (PrefetchContext { promoted: Some(Arc::clone(&asked)), ..PrefetchContext::of_question().next("1") }, asked)
     }
@@ -311,14 +311,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn prefetch_waits_until_a_client_requests_the_package() {
         let precedence = ParsePriority::on(2);
-        let (one, asked) = prefetch_context();
+        let (one, asked) = render_request();
         let awaited = precedence.turn(Some(&PrefetchContext::of_question())).await;
         assert!(timeout(TIMEOUT, precedence.turn(Some(&one))).await.is_err());
         // A promoted prefetch does not wait for other clients.
         asked.notify_one();
         let promoted = timeout(TIMEOUT, precedence.turn(Some(&one))).await.unwrap();
         drop(awaited);
-        let (other, _) = prefetch_context();
+        let (other, _) = render_request();
         assert!(timeout(TIMEOUT, precedence.turn(Some(&other))).await.is_err());
         drop(promoted);
         let held = timeout(TIMEOUT, precedence.turn(Some(&other))).await.unwrap();

@@ -41,10 +41,10 @@ impl Components {
         coding: ContentCoding,
     ) -> Result<PackumentResponse, FirewallError> {
         for _ in 0..MAX_ATTEMPTS {
-            let wish =
+            let render_request =
                 RenderRequest { form, packing: coding.segment_format(), base: client.base.clone(), profile: client.profile };
             let EvaluatedPackage { reading, packument, screen, now } =
-                self.evaluated(client, name, DocumentNeed::Form(form), Some(wish)).await?;
+                self.evaluated(client, name, DocumentNeed::Form(form), Some(render_request)).await?;
             self.require_visible(client, &packument, &screen)?;
             let Some(answer) = self.answer(client, &reading, &screen, form, coding).await? else { continue };
             self.note_withheld(client, &reading.known, &packument, &screen, now);
@@ -109,14 +109,14 @@ impl Components {
         client: &Client,
         name: &PackageName,
         need: DocumentNeed,
-        wish: Option<RenderRequest>,
+        render_request: Option<RenderRequest>,
     ) -> Result<EvaluatedPackage, FirewallError> {
         let moment = self.context();
         let (reading, moment) = match self.cached(client, name, need, &moment) {
             Some(reading) => (reading, moment),
             // Changes while upstream was asked apply. Boxed: a future is moved as a whole, and this one is far larger than a
             // response from memory.
-            None => (Box::pin(self.lookup(client, name, need, wish)).await?, self.context()),
+            None => (Box::pin(self.lookup(client, name, need, render_request)).await?, self.context()),
         };
         let Some(packument) = reading.known.packument.clone() else {
             return Err(FirewallError::NotFound(format!("{name} is no longer in the upstream registry").into()));

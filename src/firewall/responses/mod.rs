@@ -172,8 +172,8 @@ impl Components {
             answer = Box::pin(self.assemble(client, rendered, &wanted)).await?;
         }
         if answer.is_none() {
-            let wish = RenderRequest { form, packing, base: client.base.clone(), profile: client.profile };
-            let rendered = Box::pin(self.render_shared(client, key.clone(), reading.clone(), wish)).await?;
+            let render_request = RenderRequest { form, packing, base: client.base.clone(), profile: client.profile };
+            let rendered = Box::pin(self.render_shared(client, key.clone(), reading.clone(), render_request)).await?;
             if rendered.content != reading.known.content {
                 return Ok(None);
             }
@@ -192,7 +192,7 @@ impl Components {
         restricted: bool,
     ) -> Option<PackumentResponse> {
         if !coding.is_segmented() {
-            let whole = self.wholes.get(&(key.clone(), coding, restricted))?;
+            let whole = self.unsegmented.get(&(key.clone(), coding, restricted))?;
             return (whole.content == known.content && whole.screen == screen.identity).then(|| whole.answer.clone());
         }
         let rendered = self.views.get(key).filter(|rendered| rendered.content == known.content)?;
@@ -232,7 +232,7 @@ impl Components {
         let Some(answer) = self.blocking(work).await? else { return Ok(None) };
         if client.base.cacheable {
             let whole = UnsegmentedResponse { content: known.content, screen: screen.identity.clone(), answer: answer.clone() };
-            self.wholes.insert((key.clone(), coding, restricted), Arc::new(whole));
+            self.unsegmented.insert((key.clone(), coding, restricted), Arc::new(whole));
         }
         share.force_grow_to(answer.length);
         share.shrink_to(answer.length);
@@ -248,7 +248,7 @@ impl Components {
         client: &Client,
         key: ViewKey,
         reading: PackageLookup,
-        wish: RenderRequest,
+        render_request: RenderRequest,
     ) -> Result<Arc<CachedView>, FirewallError> {
         let (inner, client, limit) = (Arc::clone(self), client.clone(), Arc::clone(&self.loads));
         let address = client.address;
@@ -259,8 +259,8 @@ impl Components {
             let renderer = Arc::clone(&inner);
             let rendered = inner.blocking(move || {
                 renderer
-                    .workbenches
-                    .with_scratch(|scratch| renderer.render(&reading.known, &document, None, &wish, &mut scratch.press))
+                    .scratch_pool
+                    .with_scratch(|scratch| renderer.render(&reading.known, &document, None, &render_request, &mut scratch.press))
             });
             let rendered = rendered.await?;
             rendered.ok_or_else(|| FirewallError::Internal("cannot render the packument".into()))
@@ -274,7 +274,7 @@ impl Components {
         known: &PackageSnapshot,
         document: &[u8],
         fields: Option<&AbbreviatedFields>,
-        wish: &RenderRequest,
+        render_request: &RenderRequest,
         press: &mut SegmentEncoder,
     ) -> Option<Arc<CachedView>> {
         let packument = known.packument.as_ref()?;
@@ -285,21 +285,28 @@ impl Components {
             again = parse::parse(&known.slot.name, document).ok()?.fields;
             &again
         };
-        let screen = known.verdicts(&self.world(), wish.profile);
-        press.set_format(wish.packing);
-        let view =
-            PackumentView::render(document, packument, fields, wish.form, wish.base.rewriting(), &|at| !screen.shown[at], press);
+        let screen = known.verdicts(&self.world(), render_request.profile);
+        press.set_format(render_request.packing);
+        let view = PackumentView::render(
+            document,
+            packument,
+            fields,
+            render_request.form,
+            render_request.base.rewriting(),
+            &|at| !screen.shown[at],
+            press,
+        );
         let rendered = Arc::new(CachedView {
             content: known.content,
-            form: wish.form,
+            form: render_request.form,
             name: known.slot.name.clone(),
-            base: wish.base.clone(),
+            base: render_request.base.clone(),
             view,
             answers: Mutex::default(),
         });
-        if wish.base.cacheable {
-            let (form, packing, base) = (wish.form, wish.packing, Arc::clone(wish.base.view()));
-            let key = ViewKey { slot: known.slot.shared(), form, packing, base, profile: wish.profile };
+        if render_request.base.cacheable {
+            let (form, packing, base) = (render_request.form, render_request.packing, Arc::clone(render_request.base.view()));
+            let key = ViewKey { slot: known.slot.shared(), form, packing, base, profile: render_request.profile };
             self.views.insert(key, Arc::clone(&rendered));
             // Otherwise the views that it displaces would stay until the next request.
             if rendered.weight() > LARGE_VIEW_BYTES {

@@ -92,7 +92,7 @@ impl Components {
         if self.is_known(&slot) {
             return None;
         }
-        if !self.asides.is_worth_trying(&registry) {
+        if !self.early_requests.is_worth_trying(&registry) {
             return None;
         }
         // A package recorded by an earlier process may be in the store with its tarballs.
@@ -101,7 +101,7 @@ impl Components {
         if self.blocking(look_up).await.ok()?.ok()? {
             return None;
         }
-        let mut under_way = self.asides.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut under_way = self.early_requests.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (slot, Box::from(version));
         if let Some(early) = under_way.get(&key).and_then(Weak::upgrade) {
             return Some(early);

@@ -396,8 +396,8 @@ impl Components {
     /// Returns an early request's body if its URL is the stated one, and a download slot.
     async fn open(&self, source: &Source, request: SlotRequest<TarballKey>) -> (Option<TarballBody>, FairPermit) {
         let customary = source.registry.is_conventional(&source.slot.name, &source.version, &source.url);
-        self.asides.learn(&source.registry, customary);
-        if let Some(early) = self.asides.take(&source.slot, &source.version) {
+        self.early_requests.learn(&source.registry, customary);
+        if let Some(early) = self.early_requests.take(&source.slot, &source.version) {
             if !customary {
                 early.abort();
             } else if let Ok(OpenedDownload { body: Ok(body), permit }) = early.await {

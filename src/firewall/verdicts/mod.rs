@@ -41,7 +41,7 @@ pub(crate) struct VerdictTable {
     /// The revision of the policy snapshot.
     pub world: u64,
     /// Whether the parent package was known.
-    pub has_kin: bool,
+    pub has_parent: bool,
     /// Whether each entry is visible.
     pub shown: Vec<bool>,
     /// The verdict of each hidden entry, ordered by entry.
@@ -104,10 +104,10 @@ impl OverbroadAdvisory {
 impl VerdictTable {
     /// Creates the verdicts of a package without versions.
     #[must_use]
-    pub(crate) fn empty(world: u64, has_kin: bool) -> Self {
+    pub(crate) fn empty(world: u64, has_parent: bool) -> Self {
         Self {
             world,
-            has_kin,
+            has_parent,
             shown: Vec::new(),
             verdicts: Vec::new(),
             notes: Vec::new(),
@@ -124,10 +124,15 @@ impl VerdictTable {
 
     /// Evaluates every entry.
     #[must_use]
-    pub(crate) fn of(known: &PackageSnapshot, kin: Option<&ParentFirstSeen>, world: &PolicySnapshot, profile: Profile) -> Self {
-        let mut screen = Self::empty(world.revision, kin.is_some());
+    pub(crate) fn of(
+        known: &PackageSnapshot,
+        parent: Option<&ParentFirstSeen>,
+        world: &PolicySnapshot,
+        profile: Profile,
+    ) -> Self {
+        let mut screen = Self::empty(world.revision, parent.is_some());
         let Some(packument) = &known.packument else { return screen };
-        screen.judge(known, kin, packument, world, profile);
+        screen.judge(known, parent, packument, world, profile);
         screen.tags = visible_dist_tags(known, packument, &screen.shown, world.policy(profile));
         screen.restrictions = (!screen.verdicts.is_empty()).then(|| screen.build_restrictions(packument));
         screen.identity = screen.fingerprint();
@@ -182,7 +187,7 @@ impl VerdictTable {
     fn judge(
         &mut self,
         known: &PackageSnapshot,
-        kin: Option<&ParentFirstSeen>,
+        parent: Option<&ParentFirstSeen>,
         packument: &Packument,
         world: &PolicySnapshot,
         profile: Profile,
@@ -190,13 +195,13 @@ impl VerdictTable {
         self.shown.reserve(packument.entries.len());
         let advisories = world.advisories.of(packument.name.as_str()).applicable_to(known.dated(packument));
         self.overbroad = advisories.overbroad().map(OverbroadAdvisory::of).collect();
-        let every = (0..packument.entries.len()).map(|at| known.facts_with(kin, packument, at, &advisories));
+        let every = (0..packument.entries.len()).map(|at| known.facts_with(parent, packument, at, &advisories));
         let policy = world.policy(profile);
         let rules = policy.for_package(&packument.name).prefiltered(every);
         let takes_notes = rules.may_warn() || world.active_decisions.may_waive(&packument.name);
         let may_lack = known.form == PackumentForm::Abbreviated && rules.hangs_on(UnknownFacts::ALL);
         for at in 0..packument.entries.len() {
-            let facts = known.facts_with(kin, packument, at, &advisories);
+            let facts = known.facts_with(parent, packument, at, &advisories);
             self.lacks |= may_lack && !self.lacks && rules.is_undecided(&facts, known.validated);
             let mut notes = Vec::new();
             let mut verdict = if takes_notes {

@@ -29,7 +29,7 @@ impl Deadlines {
 #[cfg(test)]
 impl Deadlines {
     /// Returns short deadlines for tests of timeouts. Other tests use the defaults, so that a busy machine does not fail them.
-    pub(crate) fn hasty() -> Self {
+    pub(crate) fn impatient() -> Self {
         let moment = Duration::from_millis(150);
         Self { connect: moment, headers: moment, idle: moment, whole: moment * 4 }
     }

@@ -260,8 +260,8 @@ mod tests {
         client(TestIdentity::nobody(), ProxySettings::none())
     }
 
-    fn hasty() -> HttpClient {
-        within(Deadlines::hasty(), TestIdentity::nobody(), ProxySettings::none())
+    fn impatient() -> HttpClient {
+        within(Deadlines::impatient(), TestIdentity::nobody(), ProxySettings::none())
     }
 
     fn get(url: &str) -> ClientRequest {
@@ -345,10 +345,10 @@ mod tests {
 
     #[tokio::test]
     async fn silence_in_headers_and_body_times_out() {
-        let (error, asked) = failure(&hasty(), |_, _| ServerAction::Hang(Vec::new())).await;
+        let (error, asked) = failure(&impatient(), |_, _| ServerAction::Hang(Vec::new())).await;
         assert_eq!((error.as_str(), asked), ("no response within 0.15 s", 1));
         let part = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nth";
-        let (error, asked) = failure(&hasty(), |_, _| ServerAction::Hang(part.to_vec())).await;
+        let (error, asked) = failure(&impatient(), |_, _| ServerAction::Hang(part.to_vec())).await;
         assert_eq!((error.as_str(), asked), ("no response within 0.15 s", 1));
     }
 
@@ -356,7 +356,7 @@ mod tests {
     async fn body_below_minimum_rate_times_out() {
         let head = b"HTTP/1.1 200 OK\r\ncontent-length: 5000\r\n\r\n";
         let (error, asked) =
-            failure(&hasty(), |_, _| ServerAction::Drip(head.to_vec(), vec![b'x'; 5_000], Duration::from_millis(5))).await;
+            failure(&impatient(), |_, _| ServerAction::Drip(head.to_vec(), vec![b'x'; 5_000], Duration::from_millis(5))).await;
         assert_eq!((error.as_str(), asked), ("no response within 0.15 s", 1));
     }
 
@@ -365,7 +365,7 @@ mod tests {
         let head = b"HTTP/1.1 200 OK\r\n\r\n";
         let lively =
             |_: &ReceivedRequest, _: usize| ServerAction::Flood(head.to_vec(), vec![b'x'; 1_000], Duration::from_millis(20));
-        assert_eq!(failure(&hasty(), lively).await, ("no response within 0.6 s".to_owned(), 1));
+        assert_eq!(failure(&impatient(), lively).await, ("no response within 0.6 s".to_owned(), 1));
     }
 
     #[tokio::test]
@@ -409,7 +409,7 @@ mod tests {
     async fn server_without_tls_fails_at_the_tls_stage() {
         let server = ScriptedServer::plain(|_, _| ServerAction::Close(Vec::new())).await;
         // A plain server waits for the end of a head, so this ends at the deadline.
-        let error = body(&hasty(), &format!("https://{}/", server.address)).await.unwrap_err();
+        let error = body(&impatient(), &format!("https://{}/", server.address)).await.unwrap_err();
         assert_eq!(error.layer(), Some(ConnectStage::Tls), "{error}");
     }
 

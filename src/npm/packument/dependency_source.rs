@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn specs_are_classified_by_source() {
         use NonRegistrySource::{File, Git, Url};
-        for (spec, leads) in [
+        for (spec, prefetch_queue) in [
             ("^1.2.0", None),
             ("latest", None),
             ("npm:@acme/ui@^2", None),
@@ -123,7 +123,7 @@ mod tests {
             ("../sibling", Some(File)),
             ("link:./here", Some(File)),
         ] {
-            assert_eq!(elsewhere(spec), leads, "{spec}");
+            assert_eq!(elsewhere(spec), prefetch_queue, "{spec}");
         }
     }
 

@@ -21,7 +21,7 @@ pub struct ActiveDecisions {
     pub(crate) approvals: HashMap<Box<str>, Vec<Approval>>,
     pub(crate) denials: Vec<Denial>,
     pub(crate) freezes: Vec<Freeze>,
-    pub(crate) observing: Option<DecisionRef>,
+    pub(crate) break_glass_decision: Option<DecisionRef>,
     /// Rulings on advisories that cover every version, oldest first.
     rulings: Vec<(Box<str>, Ruling)>,
     /// Approvals that await a second person, with their packages.
@@ -45,7 +45,7 @@ pub struct DecisionRef {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Approval {
-    pub ground: DecisionRef,
+    pub decision_ref: DecisionRef,
     pub version: Box<str>,
     pub integrity: Integrity,
     pub records: Vec<String>,
@@ -53,7 +53,7 @@ pub(crate) struct Approval {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Denial {
-    pub ground: DecisionRef,
+    pub decision_ref: DecisionRef,
     /// `None` for an unreadable glob, which then denies every package.
     packages: Option<GlobMatcher>,
     /// `None` denies every version.
@@ -69,7 +69,7 @@ pub(crate) struct DeniedVersions {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Freeze {
-    pub ground: DecisionRef,
+    pub decision_ref: DecisionRef,
     pub at: Timestamp,
     packages: Vec<GlobMatcher>,
 }
@@ -88,7 +88,7 @@ impl ActiveDecisions {
             approvals: HashMap::new(),
             denials: Vec::new(),
             freezes: Vec::new(),
-            observing: None,
+            break_glass_decision: None,
             rulings: Vec::new(),
             awaiting: Vec::new(),
             until: None,
@@ -119,7 +119,7 @@ impl ActiveDecisions {
 
     /// Returns the denial that covers the version.
     pub(crate) fn denial(&self, facts: &Facts<'_>) -> Option<&DecisionRef> {
-        self.denials.iter().find(|denial| denial.covers(facts)).map(|denial| &denial.ground)
+        self.denials.iter().find(|denial| denial.covers(facts)).map(|denial| &denial.decision_ref)
     }
 
     /// Returns the freeze that covers the version as of `at` and ends last. A freeze that has ended since `at` still covers it:
@@ -132,7 +132,7 @@ impl ActiveDecisions {
     /// Checks whether decisions may allow versions of the package that rules refuse.
     #[must_use]
     pub fn may_waive(&self, name: &PackageName) -> bool {
-        self.observing.is_some() || self.approvals.contains_key(name.as_str())
+        self.break_glass_decision.is_some() || self.approvals.contains_key(name.as_str())
     }
 
     /// Returns the approval of exactly these bytes that names all required overrides, see [`PackageRules::required_overrides`].
@@ -145,34 +145,34 @@ impl ActiveDecisions {
                 && records.iter().all(|record| approval.records.iter().any(|named| named == record))
         };
         // Newest first: a newer approval may name more overrides.
-        approvals.iter().rev().find(fits).map(|approval| &approval.ground)
+        approvals.iter().rev().find(fits).map(|approval| &approval.decision_ref)
     }
 
     /// Returns the active break-glass decision.
     #[must_use]
     pub fn break_glass(&self) -> Option<&DecisionRef> {
-        self.observing.as_ref()
+        self.break_glass_decision.as_ref()
     }
 
     fn add(&mut self, decision: &Decision, now: Timestamp) {
-        let ground = DecisionRef::of(decision);
+        let decision_ref = DecisionRef::of(decision);
         match &decision.proposal.act {
             DecisionAction::Freeze { .. } => return self.add_freeze(decision),
             DecisionAction::Approve { package, versions, records, .. } => {
                 for approved in versions {
-                    self.approve(package, approved, records, &ground, now);
+                    self.approve(package, approved, records, &decision_ref, now);
                 }
             }
             DecisionAction::Adopt { versions, .. } => {
                 for adopted in versions {
-                    self.approve(&adopted.package, &adopted.approved, &[], &ground, now);
+                    self.approve(&adopted.package, &adopted.approved, &[], &decision_ref, now);
                 }
             }
             DecisionAction::Deny { packages, range } => {
                 let within = range.as_deref().map(|text| DeniedVersions { text: text.into(), range: Range::parse(text) });
-                self.denials.push(Denial { ground, packages: compiled(packages), within });
+                self.denials.push(Denial { decision_ref, packages: compiled(packages), within });
             }
-            DecisionAction::BreakGlass => self.observing = Some(ground),
+            DecisionAction::BreakGlass => self.break_glass_decision = Some(decision_ref),
             DecisionAction::Record { advisory, obey } => {
                 let ruling = if *obey { Ruling::Obeyed } else { Ruling::SetAside };
                 self.rulings.push((advisory.as_str().into(), ruling));
@@ -185,7 +185,7 @@ impl ActiveDecisions {
         let DecisionAction::Freeze { at, packages } = &decision.proposal.act else { return };
         // If no glob is readable, all packages are frozen.
         let packages = packages.iter().filter_map(|glob| compiled(glob)).collect();
-        self.freezes.push(Freeze { ground: DecisionRef::of(decision), at: *at, packages });
+        self.freezes.push(Freeze { decision_ref: DecisionRef::of(decision), at: *at, packages });
     }
 
     /// Returns all digests that the bytes of this version must match: those in `known` and those of approvals for the same bytes.
@@ -203,7 +203,14 @@ impl ActiveDecisions {
         digests
     }
 
-    fn approve(&mut self, package: &str, approved: &ApprovedVersion, records: &[String], ground: &DecisionRef, now: Timestamp) {
+    fn approve(
+        &mut self,
+        package: &str,
+        approved: &ApprovedVersion,
+        records: &[String],
+        decision_ref: &DecisionRef,
+        now: Timestamp,
+    ) {
         if approved.until.is_some_and(|until| until <= now) {
             return;
         }
@@ -211,7 +218,7 @@ impl ActiveDecisions {
         // An unreadable integrity approves nothing.
         let Some(integrity) = Integrity::parse(Some(&approved.integrity), None) else { return };
         let (version, records) = (approved.version.as_str().into(), records.to_vec());
-        let approval = Approval { ground: ground.clone(), version, integrity, records };
+        let approval = Approval { decision_ref: decision_ref.clone(), version, integrity, records };
         self.approvals.entry(package.into()).or_default().push(approval);
     }
 
@@ -279,7 +286,7 @@ impl Freeze {
     }
 
     pub(crate) fn ends_at(&self) -> Timestamp {
-        self.ground.expires.unwrap_or(Timestamp::MAX)
+        self.decision_ref.expires.unwrap_or(Timestamp::MAX)
     }
 
     /// Extends `verdict` until the freeze ends. A denial is kept.
@@ -289,8 +296,11 @@ impl Freeze {
             Verdict::Hold { until, .. } => self.ends_at().max(until),
             Verdict::Allow => self.ends_at(),
         };
-        let detail =
-            format!("versions published after {} are hidden: frozen {}", timestamp::format_utc(self.at), self.ground.describe());
+        let detail = format!(
+            "versions published after {} are hidden: frozen {}",
+            timestamp::format_utc(self.at),
+            self.decision_ref.describe()
+        );
         Verdict::Hold { until, reason: Reason { rule: RuleId::Freeze, detail } }
     }
 }

@@ -37,18 +37,18 @@ impl ActiveDecisions {
         for step in self.approval_steps(context.overrides, facts) {
             sink.step(|| step);
         }
-        for (ground, _) in self.awaiting.iter().filter(|(_, package)| **package == *facts.name.as_str()) {
-            let detail = format!("{}; it awaits a second person", ground.describe());
-            sink.step(|| step(RuleId::Approved, "approve", ground, StepOutcome::NoMatch, detail));
+        for (decision_ref, _) in self.awaiting.iter().filter(|(_, package)| **package == *facts.name.as_str()) {
+            let detail = format!("{}; it awaits a second person", decision_ref.describe());
+            sink.step(|| step(RuleId::Approved, "approve", decision_ref, StepOutcome::NoMatch, detail));
         }
-        if let Some(ground) = &self.observing {
-            sink.step(|| break_glass_step(ground, context));
+        if let Some(decision_ref) = &self.break_glass_decision {
+            sink.step(|| break_glass_step(decision_ref, context));
         }
     }
 
     fn freeze_step(&self, freeze: &Freeze, context: &DecisionContext<'_>, facts: &Facts<'_>, at: Timestamp) -> TraceStep {
-        let frozen = format!("frozen {}", freeze.ground.describe());
-        let build = |outcome, detail| step(RuleId::Freeze, "freeze", &freeze.ground, outcome, detail);
+        let frozen = format!("frozen {}", freeze.decision_ref.describe());
+        let build = |outcome, detail| step(RuleId::Freeze, "freeze", &freeze.decision_ref, outcome, detail);
         if facts.effective <= freeze.at {
             return build(StepOutcome::NoMatch, format!("it is not newer than {}", timestamp::format_utc(freeze.at)));
         }
@@ -58,7 +58,7 @@ impl ActiveDecisions {
         if self.freeze(facts, at).is_some_and(|longest| !std::ptr::eq(longest, freeze)) {
             return build(StepOutcome::Warned, format!("{frozen}; another freeze ends later"));
         }
-        if let Some(approval) = context.approval.filter(|approval| approval.made >= freeze.ground.made) {
+        if let Some(approval) = context.approval.filter(|approval| approval.made >= freeze.decision_ref.made) {
             return build(StepOutcome::Waived, format!("approved after the freeze {}", approval.describe()));
         }
         if context.approval.is_none() && matches!(context.by_rules, Verdict::Deny { .. }) {
@@ -74,25 +74,27 @@ impl ActiveDecisions {
         for approval in approvals.iter().rev() {
             if *approval.version == *facts.version {
                 steps.push(approval_step(approval, records, facts));
-            } else if let Some((_, versions)) = others.iter_mut().find(|(ground, _)| ground.id == approval.ground.id) {
+            } else if let Some((_, versions)) =
+                others.iter_mut().find(|(decision_ref, _)| decision_ref.id == approval.decision_ref.id)
+            {
                 versions.push(&approval.version);
             } else {
-                others.push((&approval.ground, vec![&approval.version]));
+                others.push((&approval.decision_ref, vec![&approval.version]));
             }
         }
-        let build = |(ground, versions): (&DecisionRef, Vec<&str>)| {
+        let build = |(decision_ref, versions): (&DecisionRef, Vec<&str>)| {
             let more =
                 if versions.len() > MAX_LISTED { format!(" and {} more", versions.len() - MAX_LISTED) } else { String::new() };
             let named = versions.iter().rev().take(MAX_LISTED).copied().collect::<Vec<_>>().join(", ");
-            step(RuleId::Approved, "approve", ground, StepOutcome::NoMatch, format!("it approves {named}{more}"))
+            step(RuleId::Approved, "approve", decision_ref, StepOutcome::NoMatch, format!("it approves {named}{more}"))
         };
         steps.extend(others.into_iter().map(build));
         steps
     }
 }
 
-fn break_glass_step(ground: &DecisionRef, context: &DecisionContext<'_>) -> TraceStep {
-    let build = |outcome, detail| step(RuleId::BreakGlass, "break-glass", ground, outcome, detail);
+fn break_glass_step(decision_ref: &DecisionRef, context: &DecisionContext<'_>) -> TraceStep {
+    let build = |outcome, detail| step(RuleId::BreakGlass, "break-glass", decision_ref, outcome, detail);
     let Some(reason) = context.without_break_glass.reason() else {
         return build(StepOutcome::NoMatch, "no later step refuses it".to_owned());
     };
@@ -102,21 +104,24 @@ fn break_glass_step(ground: &DecisionRef, context: &DecisionContext<'_>) -> Trac
     if let Some(left) = context.by_rules.reason() {
         return build(StepOutcome::NoMatch, format!("it waives rules on ages and signals only, not rule {}", left.rule));
     }
-    build(StepOutcome::Decided, format!("allowed {}; otherwise: {} (rule {})", ground.describe(), reason.detail, reason.rule))
+    build(
+        StepOutcome::Decided,
+        format!("allowed {}; otherwise: {} (rule {})", decision_ref.describe(), reason.detail, reason.rule),
+    )
 }
 
 fn denial_step(denial: &Denial, facts: &Facts<'_>) -> TraceStep {
-    let build = |outcome, detail| step(RuleId::Denied, "deny", &denial.ground, outcome, detail);
+    let build = |outcome, detail| step(RuleId::Denied, "deny", &denial.decision_ref, outcome, detail);
     match &denial.within {
         Some(within) if !denial.covers(facts) => {
             build(StepOutcome::NoMatch, format!("{} is not in `{}`", facts.version, within.text))
         }
-        _ => build(StepOutcome::Decided, format!("denied {}", denial.ground.describe())),
+        _ => build(StepOutcome::Decided, format!("denied {}", denial.decision_ref.describe())),
     }
 }
 
 fn approval_step(approval: &Approval, records: &[&str], facts: &Facts<'_>) -> TraceStep {
-    let build = |outcome, detail| step(RuleId::Approved, "approve", &approval.ground, outcome, detail);
+    let build = |outcome, detail| step(RuleId::Approved, "approve", &approval.decision_ref, outcome, detail);
     let same = facts.integrity.is_some_and(|integrity| approval.integrity.compare(integrity) == DigestComparison::Same);
     if !same {
         return build(StepOutcome::NoMatch, "it approves other bytes of this version".to_owned());
@@ -124,9 +129,9 @@ fn approval_step(approval: &Approval, records: &[&str], facts: &Facts<'_>) -> Tr
     if let Some(record) = records.iter().find(|record| !approval.records.iter().any(|named| named == *record)) {
         return build(StepOutcome::NoMatch, format!("it does not name `{record}`"));
     }
-    build(StepOutcome::Decided, format!("approved {}", approval.ground.describe()))
+    build(StepOutcome::Decided, format!("approved {}", approval.decision_ref.describe()))
 }
 
-fn step(rule: RuleId, action: &str, ground: &DecisionRef, outcome: StepOutcome, detail: String) -> TraceStep {
-    TraceStep { rule, action: format!("{action}, decision {}", ground.id), outcome, detail }
+fn step(rule: RuleId, action: &str, decision_ref: &DecisionRef, outcome: StepOutcome, detail: String) -> TraceStep {
+    TraceStep { rule, action: format!("{action}, decision {}", decision_ref.id), outcome, detail }
 }

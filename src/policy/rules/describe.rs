@@ -50,8 +50,11 @@ pub(crate) fn describe_refusal(rule: &Rule, facts: &Facts<'_>) -> String {
             parts.push(format!("held until it is {} old", timestamp::format_duration(age)));
         }
         RuleAction::Hold { age, of: AgeSubject::Package } => {
-            let born = facts.born.map_or_else(|| "at an unknown time".to_owned(), timestamp::format_utc);
-            parts.push(format!("its package was first published {born}, new packages wait {}", timestamp::format_duration(age)));
+            let first_published = facts.first_published.map_or_else(|| "at an unknown time".to_owned(), timestamp::format_utc);
+            parts.push(format!(
+                "its package was first published {first_published}, new packages wait {}",
+                timestamp::format_duration(age)
+            ));
         }
         RuleAction::Allow | RuleAction::Deny | RuleAction::Warn => {}
     }
@@ -75,8 +78,8 @@ pub(crate) fn describe_mismatch(rule: &Rule, facts: &Facts<'_>, differs: UnmetCo
             format!("{} is not in `{range}`", facts.version)
         }
         UnmetCondition::Age => format!("{}, outside the age limits of the rule", published(facts)),
-        UnmetCondition::PackageAge => match facts.born {
-            Some(born) => format!("its package was first published {}", timestamp::format_utc(born)),
+        UnmetCondition::PackageAge => match facts.first_published {
+            Some(first_published) => format!("its package was first published {}", timestamp::format_utc(first_published)),
             None => "the age of the package is unknown".to_owned(),
         },
         UnmetCondition::Publisher => {

@@ -496,7 +496,7 @@ mod tests {
         let name = PackageName::parse("@acme/ui").unwrap();
         let exclude = [PackageGlob::parse("@acme/*").unwrap()];
         let policy = compiled("include = \"default\"").excluding(&exclude).unwrap();
-        let newborn = Facts { born: Some(at(0)), ..facts(&name) };
+        let newborn = Facts { first_published: Some(at(0)), ..facts(&name) };
         assert!(judge(&policy, &newborn, at(1)).is_allowed());
         let changed = Facts { integrity_changed: true, ..newborn };
         assert_eq!(rule(&judge(&policy, &changed, at(1))), Some("integrity-changed"));
@@ -516,7 +516,7 @@ mod tests {
         assert_eq!(opens(&policy.clone().with_minimum_age(Duration::from_secs(48 * HOUR))), Some(at(48)));
         assert_eq!(opens(&policy.clone().with_minimum_age(Duration::from_secs(240 * HOUR))), Some(at(240)));
         let none = policy.with_minimum_age(Duration::ZERO);
-        assert!(judge(&none, &Facts { born: Some(at(0)), ..facts(&axios) }, at(1)).is_allowed());
+        assert!(judge(&none, &Facts { first_published: Some(at(0)), ..facts(&axios) }, at(1)).is_allowed());
         assert_eq!(none.minimum_age(), Duration::ZERO);
         assert_eq!(opens(&compiled("").with_minimum_age(Duration::from_secs(HOUR * 5))), Some(at(5)));
     }
@@ -610,7 +610,9 @@ reason = "x"
     fn trace_has_a_step_for_every_rule() {
         let (policy, axios) = (compiled("include = \"default\""), axios());
         let steps =
-            explain(&policy, &ActiveDecisions::default(), &Facts { born: Some(at(0)), ..facts(&axios) }, at(1)).1.into_steps();
+            explain(&policy, &ActiveDecisions::default(), &Facts { first_published: Some(at(0)), ..facts(&axios) }, at(1))
+                .1
+                .into_steps();
         let lines: Vec<_> =
             steps.iter().map(|step| format!("{} {}: {}", step.rule, step.outcome.as_str(), step.detail)).collect();
         expect_test::expect![[r#"
@@ -638,7 +640,7 @@ reason = "x"
         let (name, version) = (axios(), crate::npm::Version::parse("1.14.1").unwrap());
         let facts = Facts {
             parsed: Some(&version),
-            born: Some(at(0)),
+            first_published: Some(at(0)),
             publisher: Some("ada"),
             traits: ManifestTraits { deprecated: true, install_script: true, git_dependency: true, ..ManifestTraits::default() },
             signals: crate::vetting::Signals::of_strength(crate::vetting::SignalStrength::Strong),
@@ -776,10 +778,10 @@ reason = "x"
 
     proptest! {
         #[test]
-        fn verdict_never_closes_as_time_passes(shipped in 0..4_usize, born in 0..2_000_u64, age in 0..2_000_u64, later in 0..2_000_u64, bits in 0..1024_u32) {
+        fn verdict_never_closes_as_time_passes(shipped in 0..4_usize, first_published in 0..2_000_u64, age in 0..2_000_u64, later in 0..2_000_u64, bits in 0..1024_u32) {
             let policy = compiled(&format!("include = \"{}\"", presets::names()[shipped]));
             let name = axios();
-            let facts = varied(&name, born, bits);
+            let facts = varied(&name, first_published, bits);
             let (now, then) = (at(2_000 + age), at(2_000 + age + later));
             let (first, second) = (judge(&policy, &facts, now), judge(&policy, &facts, then));
             prop_assert!(second.is_allowed() || !first.is_allowed());
@@ -791,27 +793,27 @@ reason = "x"
         }
 
         #[test]
-        fn adding_an_advisory_never_allows_more(shipped in 0..4_usize, trust in 0..3_usize, born in 0..2_000_u64, age in 0..2_000_u64, bits in 0..1024_u32) {
+        fn adding_an_advisory_never_allows_more(shipped in 0..4_usize, trust in 0..3_usize, first_published in 0..2_000_u64, age in 0..2_000_u64, bits in 0..1024_u32) {
             let policy = compiled(&format!("include = \"{}\"", presets::names()[shipped]));
             let name = axios();
             let feed = malware("axios", FeedTrust::ALL[trust]);
             let feeds = Advisories::of_feeds(vec![Arc::new(feed)]);
             let advisories = feeds.of("axios").applicable_to(std::iter::empty());
-            let without = varied(&name, born, bits);
+            let without = varied(&name, first_published, bits);
             let with = Facts { advisories: &advisories, ..without };
             let now = at(2_000 + age);
             prop_assert!(judge(&policy, &without, now).is_allowed() || !judge(&policy, &with, now).is_allowed());
         }
 
         #[test]
-        fn break_glass_never_opens_what_an_advisory_refuses(shipped in 0..4_usize, trust in 0..3_usize, malicious in any::<bool>(), critical in any::<bool>(), born in 0..2_000_u64, age in 0..2_000_u64, bits in 0..1024_u32) {
+        fn break_glass_never_opens_what_an_advisory_refuses(shipped in 0..4_usize, trust in 0..3_usize, malicious in any::<bool>(), critical in any::<bool>(), first_published in 0..2_000_u64, age in 0..2_000_u64, bits in 0..1024_u32) {
             let policy = compiled(&format!("include = \"{}\"", presets::names()[shipped]));
             let kind = if malicious { AdvisoryKind::Malware } else { AdvisoryKind::Vulnerability };
             let severity = if critical { Severity::Critical } else { Severity::High };
             let feeds = Advisories::of_feeds(vec![Arc::new(advisory("axios", kind, Some(severity), FeedTrust::ALL[trust]))]);
             let advisories = feeds.of("axios").applicable_to(std::iter::empty());
             let (name, now, whole, glass) = (axios(), at(2_000 + age), ActiveDecisions::default(), break_glass());
-            let without = varied(&name, born, bits);
+            let without = varied(&name, first_published, bits);
             let with = Facts { advisories: &advisories, ..without };
             let judged = |policy: &Policy, decisions: &ActiveDecisions, facts: &Facts<'_>| explain(policy, decisions, facts, now).0.is_allowed();
             let by_advisories = Policy::new(policy.rules().iter().filter(|rule| rule.asks.advisory.is_some()).cloned().collect());
@@ -821,10 +823,10 @@ reason = "x"
         }
 
         #[test]
-        fn prefiltered_rules_give_the_same_verdict(shipped in 0..4_usize, born in 0..2_000_u64, age in 0..2_000_u64, bits in 0..1024_u32) {
+        fn prefiltered_rules_give_the_same_verdict(shipped in 0..4_usize, first_published in 0..2_000_u64, age in 0..2_000_u64, bits in 0..1024_u32) {
             let policy = compiled(&format!("include = \"{}\"", presets::names()[shipped]));
             let name = axios();
-            let facts = varied(&name, born, bits);
+            let facts = varied(&name, first_published, bits);
             let now = at(2_000 + age);
             let narrowed = policy.for_package(&name).prefiltered(std::iter::once(facts));
             prop_assert_eq!(evaluate_without_decisions(&narrowed, &facts, now), judge(&policy, &facts, now));
@@ -832,12 +834,12 @@ reason = "x"
     }
 
     /// Returns a release at hour 2,000 with facts chosen by the bits.
-    fn varied(name: &PackageName, born: u64, bits: u32) -> Facts<'_> {
+    fn varied(name: &PackageName, first_published: u64, bits: u32) -> Facts<'_> {
         let bit = |at: u32| bits & (1 << at) != 0;
         let signals = (0_u32..).zip(crate::vetting::Signal::ALL.iter().copied());
         Facts {
-            born: Some(at(born)),
-            kin: bit(0).then(|| at(0)),
+            first_published: Some(at(first_published)),
+            parent: bit(0).then(|| at(0)),
             traits: ManifestTraits {
                 deprecated: bit(1),
                 install_script: bit(2),

@@ -202,13 +202,13 @@ pub(crate) enum Answer {
 pub(crate) struct FactAges {
     pub release: SignedDuration,
     pub package: Option<SignedDuration>,
-    pub kin: Option<SignedDuration>,
+    pub parent: Option<SignedDuration>,
 }
 
 impl FactAges {
     pub(crate) fn of(facts: &Facts<'_>, at: Timestamp) -> Self {
         let since = |instant: Timestamp| at.duration_since(instant);
-        Self { release: since(facts.effective), package: facts.born.map(since), kin: facts.kin.map(since) }
+        Self { release: since(facts.effective), package: facts.first_published.map(since), parent: facts.parent.map(since) }
     }
 }
 
@@ -373,15 +373,15 @@ impl Rule {
             RuleAction::Hold { age, of } => (Some(age), of),
             _ => (None, AgeSubject::Release),
         };
-        let held_since = if of == AgeSubject::Release { Some(facts.effective) } else { facts.born };
+        let held_since = if of == AgeSubject::Release { Some(facts.effective) } else { facts.first_published };
         let established = hold.filter(|_| asks.spares_siblings);
         [
             (held_since, hold),
             (Some(facts.effective), asks.younger_than),
             (Some(facts.effective), asks.older_than),
-            (facts.born, asks.package_younger_than),
-            (facts.born, asks.package_older_than),
-            (facts.kin, established),
+            (facts.first_published, asks.package_younger_than),
+            (facts.first_published, asks.package_older_than),
+            (facts.parent, established),
         ]
         .into_iter()
         .filter_map(|(since, age)| Some(timestamp::saturating_add(since?, age?)))
@@ -396,7 +396,7 @@ impl Rule {
     /// Checks whether the version is exempt as a subpackage of a package that is older than the hold.
     fn exempts_subpackage(&self, ages: FactAges) -> bool {
         let RuleAction::Hold { age, .. } = self.action else { return false };
-        self.asks.spares_siblings && ages.kin.is_some_and(|kin| kin >= signed(age))
+        self.asks.spares_siblings && ages.parent.is_some_and(|parent| parent >= signed(age))
     }
 }
 

@@ -269,7 +269,7 @@ mod tests {
         EgressPolicy::new(&gateway, Arc::new(EgressContext { ours, parent: OutboundProxy::none() }))
     }
 
-    fn leads(others: &EgressPolicy, place: &str, address: &str) -> Result<(), String> {
+    fn prefetch_queue(others: &EgressPolicy, place: &str, address: &str) -> Result<(), String> {
         let place = Destination::of(&place.parse().unwrap(), None).unwrap();
         let grant = others.authorize(&place, &|_| None).map_err(|error| error.to_string())?;
         grant.permits(SocketAddr::new(address.parse().unwrap(), place.port))
@@ -277,13 +277,13 @@ mod tests {
 
     #[test]
     fn refusal_names_the_setting_that_allows_the_host() {
-        let text = leads(&others(&["*.example"], false), "other.test:443", "1.1.1.1").unwrap_err();
+        let text = prefetch_queue(&others(&["*.example"], false), "other.test:443", "1.1.1.1").unwrap_err();
         assert!(text.contains("`--allow-host other.test`") && text.contains("`other.test:443`"), "{text}");
-        let text = leads(&others(&["git.example"], true), "git.example:22", "1.1.1.1").unwrap_err();
+        let text = prefetch_queue(&others(&["git.example"], true), "git.example:22", "1.1.1.1").unwrap_err();
         assert!(text.contains("only ports 443 and 80") && text.contains("`--allow-host git.example:22`"), "{text}");
-        assert!(leads(&others(&["git.example:22"], false), "git.example:22", "1.1.1.1").is_ok());
-        assert!(leads(&others(&["git.example:22"], false), "git.example:443", "1.1.1.1").is_err());
-        assert!(leads(&others(&[], true), "any.test:80", "1.1.1.1").is_ok());
+        assert!(prefetch_queue(&others(&["git.example:22"], false), "git.example:22", "1.1.1.1").is_ok());
+        assert!(prefetch_queue(&others(&["git.example:22"], false), "git.example:443", "1.1.1.1").is_err());
+        assert!(prefetch_queue(&others(&[], true), "any.test:80", "1.1.1.1").is_ok());
     }
 
     #[test]
@@ -303,13 +303,13 @@ mod tests {
             ("localhost:443", "127.0.0.1", false),
             ("127.0.0.1:443", "127.0.0.1", false),
         ] {
-            assert_eq!(leads(&open, place, address).is_ok(), expected, "{place} at {address}");
+            assert_eq!(prefetch_queue(&open, place, address).is_ok(), expected, "{place} at {address}");
         }
         let named = others(&["localhost", "127.0.0.2", "10.0.0.1", "[::1]"], false);
         for (place, address) in
             [("localhost:443", "127.0.0.1"), ("127.0.0.2:443", "127.0.0.2"), ("10.0.0.1:80", "10.0.0.1"), ("[::1]:443", "::1")]
         {
-            assert_eq!(leads(&named, place, address), Ok(()), "{place}");
+            assert_eq!(prefetch_queue(&named, place, address), Ok(()), "{place}");
         }
     }
 
@@ -317,7 +317,7 @@ mod tests {
     fn own_listeners_are_refused() {
         let all = others(&["127.0.0.1:4873", "127.0.0.1:8080", "localhost:4873"], true);
         for place in ["127.0.0.1:4873", "127.0.0.1:8080", "localhost:4873"] {
-            let text = leads(&all, place, "127.0.0.1").unwrap_err();
+            let text = prefetch_queue(&all, place, "127.0.0.1").unwrap_err();
             assert!(text.ends_with("is coldframe itself"), "{text}");
         }
     }

@@ -161,7 +161,7 @@ fn read_releases(connection: &Connection, package: i64) -> rusqlite::Result<Vec<
             held_since: instant(row, 11)?,
             moved: instant(row, 12)?,
             dropped: row.get(13)?,
-            parted: row.get(14)?,
+            diverged: row.get(14)?,
             missing_since: instant(row, 15)?,
         })
     })?;
@@ -241,7 +241,7 @@ fn write_releases(connection: &Connection, package: i64, releases: &[Release]) -
             release.held_since.map(to_column),
             release.moved.map(to_column),
             release.dropped,
-            release.parted,
+            release.diverged,
             release.missing_since.map(to_column),
         ])?;
     }

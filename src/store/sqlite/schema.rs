@@ -241,7 +241,7 @@ pub(crate) fn make_private(path: &Path) -> io::Result<()> {
     options.open(path).map(drop)
 }
 
-/// Merges the histories of a package's views. Versions whose bytes never matched between views are marked as `parted`.
+/// Merges the histories of a package's views. Versions whose bytes never matched between views are marked as `diverged`.
 fn part_views(connection: &Connection) -> rusqlite::Result<()> {
     let mut names =
         connection.prepare("SELECT upstream, name FROM packages WHERE upstream LIKE '%#own' OR upstream LIKE '%#anonymous'")?;
