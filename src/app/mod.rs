@@ -482,7 +482,7 @@ impl App {
             }
         }
         tasks.shutdown().await;
-        summary.tell();
+        summary.log();
         // Fetches without waiting clients continue for a while and keep the store open.
         let settled = tokio::time::timeout_at(deadline, self.firewall.drain()).await;
         if settled.is_err() {

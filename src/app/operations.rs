@@ -230,9 +230,9 @@ impl Operations {
 
     fn describe(&self) -> Description {
         let mut description = self.description.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let world = self.firewall.policy();
+        let policy_snapshot = self.firewall.policy();
         for (at, policy) in description.policies.iter_mut().enumerate() {
-            policy.terms = ClientPolicy::of(world.policy(Profile(at)));
+            policy.terms = ClientPolicy::of(policy_snapshot.policy(Profile(at)));
         }
         description.upstreams = self.firewall.upstreams();
         description

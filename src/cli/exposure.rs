@@ -45,7 +45,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(mut arguments: Arguments) -> Result<Exit, CliError> {
     if arguments.contacts {
         let contacts = app::indicator_hits(&flushed(&arguments.settings)?)?;
-        let text = if arguments.json { format!("{:#}\n", contacts_json(&contacts)) } else { tell_contacts(&contacts) };
+        let text = if arguments.json { format!("{:#}\n", contacts_json(&contacts)) } else { format_indicator_hits(&contacts) };
         output::print(&text)?;
         return Ok(Exit::Done);
     }
@@ -62,9 +62,9 @@ pub(crate) fn run(mut arguments: Arguments) -> Result<Exit, CliError> {
     contacts.retain(|known| known.contact.package.as_ref() == Some(&spec.name));
     let grounds = Grounds::read(&data_dir);
     let text = if arguments.json {
-        tell_json(&spec, &exposures, &contacts, &grounds)
+        format_json(&spec, &exposures, &contacts, &grounds)
     } else {
-        tell(&spec, &exposures, &grounds) + &format_hits_section(&contacts)
+        format_text(&spec, &exposures, &grounds) + &format_hits_section(&contacts)
     };
     output::print(&text)?;
     Ok(Exit::Done)
@@ -133,7 +133,7 @@ pub(crate) fn findings_json(findings: &[ExposedVersion], grounds: &Grounds) -> V
     entries.collect()
 }
 
-fn tell_json(spec: &PackageSpec, exposures: &[Exposure], contacts: &[IndicatorHitSummary], grounds: &Grounds) -> String {
+fn format_json(spec: &PackageSpec, exposures: &[Exposure], contacts: &[IndicatorHitSummary], grounds: &Grounds) -> String {
     let rows: Vec<_> =
         exposures.iter().map(|row| row_json(&spec.name, row, grounds)).chain(contacts.iter().map(contact_json)).collect();
     format!("{:#}\n", Value::Array(rows))
@@ -161,7 +161,7 @@ fn format_hits_section(contacts: &[IndicatorHitSummary]) -> String {
     if contacts.is_empty() { String::new() } else { format!("\nindicator hits:\n{}", contact_rows(contacts)) }
 }
 
-fn tell_contacts(contacts: &[IndicatorHitSummary]) -> String {
+fn format_indicator_hits(contacts: &[IndicatorHitSummary]) -> String {
     if contacts.is_empty() {
         return "no indicator hits in the ledger\n".to_owned();
     }
@@ -197,7 +197,7 @@ fn row_json(name: &PackageName, exposure: &Exposure, grounds: &Grounds) -> Value
     })
 }
 
-fn tell(spec: &PackageSpec, exposures: &[Exposure], grounds: &Grounds) -> String {
+fn format_text(spec: &PackageSpec, exposures: &[Exposure], grounds: &Grounds) -> String {
     if exposures.is_empty() {
         let version = spec.wanted.as_deref().map(|wanted| format!("@{wanted}")).unwrap_or_default();
         return format!("no requests for {}{version} in the ledger\n", spec.name);

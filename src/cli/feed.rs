@@ -146,11 +146,11 @@ fn prefix(text: &str) -> Result<String, String> {
 }
 
 fn say(statuses: &[FeedStatus], as_json: bool) -> Result<(), CliError> {
-    let text = if as_json { tell_json(statuses) } else { tell(statuses) };
+    let text = if as_json { format_json(statuses) } else { format_text(statuses) };
     Ok(output::print(&text)?)
 }
 
-fn tell_json(statuses: &[FeedStatus]) -> String {
+fn format_json(statuses: &[FeedStatus]) -> String {
     let entries = statuses.iter().map(|status| {
         let (feed, state) = (&status.feed, &status.state);
         json!({
@@ -176,7 +176,7 @@ fn tell_json(statuses: &[FeedStatus]) -> String {
     format!("{:#}\n", entries.collect::<Value>())
 }
 
-fn tell(statuses: &[FeedStatus]) -> String {
+fn format_text(statuses: &[FeedStatus]) -> String {
     if statuses.is_empty() {
         return "no feed is configured; set `--feed PATH-or-URL` or `[[feed]]` in the configuration file\n".to_owned();
     }

@@ -63,12 +63,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         Some(done)
     };
     let grounds = Grounds::read(&data_dir);
-    let text = if json { tell_json(&plan, done.as_ref(), &grounds) } else { tell(&plan, done.as_ref(), freeze_for, &grounds) };
+    let text =
+        if json { format_json(&plan, done.as_ref(), &grounds) } else { format_text(&plan, done.as_ref(), freeze_for, &grounds) };
     output::print(&text)?;
     Ok(if done.is_some_and(|done| done.is_pending) { Exit::Failed } else { Exit::Done })
 }
 
-fn tell(plan: &IncidentPlan, done: Option<&incident::IncidentResult>, freeze_for: Duration, grounds: &Grounds) -> String {
+fn format_text(plan: &IncidentPlan, done: Option<&incident::IncidentResult>, freeze_for: Duration, grounds: &Grounds) -> String {
     let would = if done.is_some() { "" } else { "would " };
     let feed = plan.feed.as_ref().map(|feed| format!(" of the feed `{feed}`")).unwrap_or_default();
     let mut text = String::new();
@@ -124,7 +125,7 @@ fn numbers(decisions: &[i64]) -> String {
     decisions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn tell_json(plan: &IncidentPlan, done: Option<&incident::IncidentResult>, grounds: &Grounds) -> String {
+fn format_json(plan: &IncidentPlan, done: Option<&incident::IncidentResult>, grounds: &Grounds) -> String {
     let subject = |subject: &incident::AffectedPackage| json!({ "name": subject.name, "versions": subject.versions, "freezeAt": subject.freeze_at.to_string() });
     let document = json!({
         "id": plan.id,

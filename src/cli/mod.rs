@@ -121,7 +121,7 @@ enum Command {
 
 /// Runs one command line, program name first. Failures are printed on standard error before it returns.
 pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
-    std::panic::set_hook(Box::new(crate::cli::output::tell_panic));
+    std::panic::set_hook(Box::new(crate::cli::output::print_panic));
     let arguments = match Arguments::try_parse_from(words) {
         Ok(arguments) => arguments,
         Err(error) => return crate::cli::output::print_usage(&with_new_name(error)).into(),

@@ -124,7 +124,7 @@ pub(crate) fn say(text: &str) {
 }
 
 /// Prints or logs a panic. Replaces the hook of the standard library, which does not escape values in the message.
-pub(crate) fn tell_panic(panic: &PanicHookInfo<'_>) {
+pub(crate) fn print_panic(panic: &PanicHookInfo<'_>) {
     let detail = panic.payload_as_str().unwrap_or("no message");
     let location = panic.location().map(ToString::to_string).unwrap_or_default();
     let backtrace = Backtrace::capture();

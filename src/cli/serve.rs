@@ -42,9 +42,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         if let Err(error) = app.open_control_socket() {
             tracing::warn!(error = %error, "control socket unavailable, other coldframe commands cannot reach this server");
         }
-        tell_of_hangups(app.reload_with(Arc::new(move || settings.clone().read(Config::load))))?;
+        notify_on_hangup(app.reload_with(Arc::new(move || settings.clone().read(Config::load))))?;
         let notices: Vec<String> = app.notices().iter().map(|notice| format!("\n{notice}\n")).collect();
-        output::print(&banner.tell(app.addresses(), app.gateways(), app.transparent(), &notices.concat()))?;
+        output::print(&banner.text(app.addresses(), app.gateways(), app.transparent(), &notices.concat()))?;
         app.run(stop).await?;
         Ok(Exit::Done)
     })
@@ -117,7 +117,7 @@ impl StartupBanner {
         Self { rows, intercepted, public_url: config.proxy.public_url.as_ref().map(ToString::to_string) }
     }
 
-    fn tell(self, addresses: &[SocketAddr], gateways: &[SocketAddr], transparent: &[SocketAddr], notices: &str) -> String {
+    fn text(self, addresses: &[SocketAddr], gateways: &[SocketAddr], transparent: &[SocketAddr], notices: &str) -> String {
         let mut columns = TextTable::indented("  ");
         for address in addresses {
             columns.row(["listening", &format!("http://{address}/")]);
@@ -147,7 +147,7 @@ impl StartupBanner {
 
 /// Reloads the configuration on SIGHUP, like other daemons.
 #[cfg(unix)]
-fn tell_of_hangups(reread: Arc<Notify>) -> std::io::Result<()> {
+fn notify_on_hangup(reread: Arc<Notify>) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut hangups = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
@@ -161,7 +161,7 @@ fn tell_of_hangups(reread: Arc<Notify>) -> std::io::Result<()> {
 /// Does nothing: without SIGHUP, a changed file triggers the reload.
 #[cfg(not(unix))]
 #[expect(clippy::unnecessary_wraps, clippy::needless_pass_by_value, reason = "same signature as on Unix")]
-fn tell_of_hangups(_reread: Arc<Notify>) -> std::io::Result<()> {
+fn notify_on_hangup(_reread: Arc<Notify>) -> std::io::Result<()> {
     Ok(())
 }
 
@@ -258,6 +258,6 @@ mod tests {
 
             registry=http://127.0.0.1:4873/
         "#]]
-        .assert_eq(&StartupBanner::of(&config).tell(&addresses, &[], &[], ""));
+        .assert_eq(&StartupBanner::of(&config).text(&addresses, &[], &[], ""));
     }
 }

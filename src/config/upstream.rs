@@ -41,7 +41,7 @@ pub(crate) fn resolve(
     let npm = npm(reader, machine, ourselves);
     let default = match (named, &npm) {
         (Some(url), npm) => named_registry(reader, url, npm.as_ref()),
-        (None, Some(npm)) => npm.found.default_registry().map_err(|error| reader.note(tell(&error))).ok(),
+        (None, Some(npm)) => npm.found.default_registry().map_err(|error| reader.note(describe_error(&error))).ok(),
         (None, None) => {
             let missing = matches!(machine, DefaultsFrom::Apart) && reader.is_absent(SettingKey::Upstream);
             if missing {
@@ -54,8 +54,8 @@ pub(crate) fn resolve(
         None => (std::collections::BTreeMap::default(), CredentialRules::default(), ProxySettings::none(), Vec::new()),
         Some(npm) => {
             extra_roots.extend(npm.extra_roots());
-            let scoped = npm.found.scoped_registries().map_err(|error| reader.note(tell(&error)));
-            let proxies = npm.found.proxies(&npm.environment).map_err(|error| reader.note(tell(&error)));
+            let scoped = npm.found.scoped_registries().map_err(|error| reader.note(describe_error(&error)));
+            let proxies = npm.found.proxies(&npm.environment).map_err(|error| reader.note(describe_error(&error)));
             (scoped.ok()?, npm.found.credential_rules(), proxies.ok()?, npm.found.warnings)
         }
     };
@@ -120,7 +120,7 @@ fn npm(reader: &mut SettingsReader<'_>, machine: &DefaultsFrom<'_>, ourselves: &
     match npmrc::discover(&environment, &|url| ourselves.contains(url)) {
         Ok(found) => Some(NpmDefaults { found, environment }),
         Err(error) => {
-            reader.note(tell(&error));
+            reader.note(describe_error(&error));
             None
         }
     }
@@ -132,7 +132,7 @@ fn named_registry(reader: &mut SettingsReader<'_>, url: Url, npm: Option<&NpmDef
     let brings_own = !url.username().is_empty() || url.password().is_some();
     // npm's credentials are looked up by URL at each fetch. They are read here to report unusable ones as errors.
     if let Some(Err(error)) = npm.filter(|_| !brings_own).map(|npm| npm.found.credentials(&url)) {
-        reader.note(tell(&error));
+        reader.note(describe_error(&error));
         return None;
     }
     Some(RegistryConfig::new(url, setting))
@@ -160,7 +160,7 @@ fn check_marked(
 }
 
 /// Converts an error in npm's configuration, whose text contains its location.
-fn tell(error: &dyn Error) -> Diagnostic {
+fn describe_error(error: &dyn Error) -> Diagnostic {
     let mut problem = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -47,14 +47,14 @@ pub struct PurgeResult {
 /// # Errors
 /// Returns an error if the ledger cannot be read.
 pub fn find_exposed(
-    world: &PolicySnapshot,
+    policy_snapshot: &PolicySnapshot,
     ledger: &dyn Ledger,
     now: Timestamp,
     wanted: impl Fn(Advisory<'_>) -> bool,
 ) -> Result<Vec<ExposedVersion>, StoreError> {
     let mut findings = Vec::new();
     for name in ledger.names()? {
-        let advisories = world.advisories.of(name.as_str());
+        let advisories = policy_snapshot.advisories.of(name.as_str());
         if !advisories.iter().any(&wanted) {
             continue;
         }
@@ -74,7 +74,7 @@ pub fn find_exposed(
             let Some(advisory) = applicable.matching(key, version.as_ref()).find(|advisory| wanted(*advisory)) else { continue };
             let mut finding = finding(&name, key, advisory, (&releases, &served, &downloaded));
             let denied = advisory.kind == AdvisoryKind::Malware && advisory.trust == FeedTrust::Deny;
-            finding.is_condemned = denied && !is_approved(world, &finding, &applicable, version.as_ref(), now);
+            finding.is_condemned = denied && !is_approved(policy_snapshot, &finding, &applicable, version.as_ref(), now);
             findings.push(finding);
         }
     }
@@ -156,14 +156,14 @@ pub fn purge(
 /// # Errors
 /// Returns an error if the ledger cannot be read.
 pub fn rescan(
-    world: &PolicySnapshot,
+    policy_snapshot: &PolicySnapshot,
     ledger: &Arc<dyn Ledger>,
     blobs: &Arc<dyn BlobStore>,
     metrics: &Metrics,
     now: Timestamp,
 ) -> Result<PurgeResult, StoreError> {
     let denies = |advisory: Advisory<'_>| advisory.kind == AdvisoryKind::Malware && advisory.trust == FeedTrust::Deny;
-    let mut findings = find_exposed(world, ledger.as_ref(), now, denies)?;
+    let mut findings = find_exposed(policy_snapshot, ledger.as_ref(), now, denies)?;
     // Versions approved by the advisory's id are kept.
     findings.retain(|finding| finding.is_condemned);
     let purge = purge(&findings, ledger.as_ref(), blobs.as_ref(), metrics, now)?;
@@ -208,13 +208,13 @@ fn name_client(finding: &ExposedVersion, client: &Exposure, metrics: &Metrics) {
 
 /// Checks whether decisions allow the version with any of its known integrities.
 fn is_approved(
-    world: &PolicySnapshot,
+    policy_snapshot: &PolicySnapshot,
     finding: &ExposedVersion,
     advisories: &ApplicableAdvisories<'_>,
     version: Option<&Version>,
     now: Timestamp,
 ) -> bool {
-    let rules = world.policy(Profile::default()).for_package(&finding.name);
+    let rules = policy_snapshot.policy(Profile::default()).for_package(&finding.name);
     finding.integrities.iter().any(|integrity| {
         let facts = Facts {
             published: None,
@@ -223,7 +223,7 @@ fn is_approved(
             advisories,
             ..Facts::of(&finding.name, &finding.version, now)
         };
-        world.evaluate(&rules, &facts, now, &mut ()).is_allowed()
+        policy_snapshot.evaluate(&rules, &facts, now, &mut ()).is_allowed()
     })
 }
 

@@ -174,7 +174,7 @@ struct Components {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     config: Config,
-    world: ArcSwap<PolicySnapshot>,
+    policy_snapshot: ArcSwap<PolicySnapshot>,
     /// Package snapshots, bounded in bytes.
     documents: Cache<CacheKey, Arc<PackageSnapshot>>,
     /// Rendered packuments in compressed segments, bounded in bytes.
@@ -264,7 +264,7 @@ impl Firewall {
         let views = Cache::builder().max_capacity(eighths(3)).weigher(|_, view: &Arc<CachedView>| view.weight());
         let unsegmented = Cache::builder().max_capacity(eighths(1)).weigher(|_, whole: &Arc<UnsegmentedResponse>| whole.weight());
         let allowance = MemoryBudget::of(parts.config.packument_memory, MAX_MEMORY_WAIT);
-        let world = PolicySnapshot::initial(parts.policy, parts.further_policies, parts.decisions, parts.clock.now());
+        let policy_snapshot = PolicySnapshot::initial(parts.policy, parts.further_policies, parts.decisions, parts.clock.now());
         let wall_clock = WallClock::new(parts.clock.now(), parts.clock.elapsed());
         Self(Arc::new(Components {
             registries: parts.registries,
@@ -273,7 +273,7 @@ impl Firewall {
             clock: parts.clock,
             metrics: parts.metrics,
             config: parts.config,
-            world: ArcSwap::from_pointee(world),
+            policy_snapshot: ArcSwap::from_pointee(policy_snapshot),
             documents: documents.build(),
             views: views.build(),
             unsegmented: unsegmented.build(),
@@ -376,7 +376,7 @@ impl Firewall {
     /// Returns the current policies, decisions and advisories.
     #[must_use]
     pub fn policy(&self) -> Arc<PolicySnapshot> {
-        self.0.world()
+        self.0.policy_snapshot()
     }
 
     /// Explains one version. `wanted` is a version, a dist-tag or a range, by default `latest`. `at` evaluates it as of that

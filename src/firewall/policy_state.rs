@@ -108,49 +108,53 @@ impl PolicySnapshot {
 /// The instant and the policy snapshot of one request.
 pub(crate) struct EvalContext {
     pub now: Timestamp,
-    pub world: Arc<PolicySnapshot>,
+    pub policy_snapshot: Arc<PolicySnapshot>,
 }
 
 impl Components {
     /// Returns the current instant with its policy snapshot.
     pub(crate) fn context(&self) -> EvalContext {
         let now = self.clock.now();
-        EvalContext { now, world: self.world_at(now) }
+        EvalContext { now, policy_snapshot: self.world_at(now) }
     }
 
     /// Returns the current policy snapshot.
-    pub(crate) fn world(&self) -> Arc<PolicySnapshot> {
+    pub(crate) fn policy_snapshot(&self) -> Arc<PolicySnapshot> {
         self.world_at(self.clock.now())
     }
 
     /// Returns the current policy snapshot, renewed if a decision or rule has expired.
     fn world_at(&self, now: Timestamp) -> Arc<PolicySnapshot> {
-        let world = self.world.load_full();
-        if world.next_change.is_none_or(|until| now < until) {
-            return world;
+        let policy_snapshot = self.policy_snapshot.load_full();
+        if policy_snapshot.next_change.is_none_or(|until| now < until) {
+            return policy_snapshot;
         }
-        self.world.rcu(|world| {
-            let ended = world.next_change.is_some_and(|until| until <= now);
-            if ended { Arc::new(world.with_decisions(Arc::clone(&world.decisions), now)) } else { Arc::clone(world) }
+        self.policy_snapshot.rcu(|policy_snapshot| {
+            let ended = policy_snapshot.next_change.is_some_and(|until| until <= now);
+            if ended {
+                Arc::new(policy_snapshot.with_decisions(Arc::clone(&policy_snapshot.decisions), now))
+            } else {
+                Arc::clone(policy_snapshot)
+            }
         });
-        self.world.load_full()
+        self.policy_snapshot.load_full()
     }
 
     /// Replaces the advisories.
     pub(crate) fn follow(&self, advisories: &Advisories) {
         let now = self.clock.now();
-        self.world.rcu(|world| world.with_advisories(advisories.clone(), now));
+        self.policy_snapshot.rcu(|policy_snapshot| policy_snapshot.with_advisories(advisories.clone(), now));
     }
 
     /// Replaces the decisions.
     pub(crate) fn decide(&self, decisions: &Arc<[Decision]>) {
         let now = self.clock.now();
-        self.world.rcu(|world| world.with_decisions(Arc::clone(decisions), now));
+        self.policy_snapshot.rcu(|policy_snapshot| policy_snapshot.with_decisions(Arc::clone(decisions), now));
     }
 
     /// Replaces the policies, one per profile.
     pub(crate) fn adopt(&self, policies: &[Policy]) {
         let now = self.clock.now();
-        self.world.rcu(|world| world.with_policies(policies, now));
+        self.policy_snapshot.rcu(|policy_snapshot| policy_snapshot.with_policies(policies, now));
     }
 }

@@ -81,7 +81,8 @@ impl Components {
                 HistoryEvent::Parted(_) => {}
                 HistoryEvent::Gone(release) => {
                     let last_seen = release.gone.unwrap_or(release.first_seen);
-                    let takedown = is_takedown(release.counts_from(), last_seen, release.replaced, self.world().longest_age());
+                    let takedown =
+                        is_takedown(release.counts_from(), last_seen, release.replaced, self.policy_snapshot().longest_age());
                     VersionRemoved { name, version: &release.version, takedown }.emit(&self.metrics);
                     let kind = if takedown { "takedown" } else { "version_gone" };
                     self.event(kind, Some(name), Some(&release.version), format!("last seen {last_seen}"));
@@ -92,8 +93,8 @@ impl Components {
 
     /// Reports advisories that mark every version of an established package and wait for an operator's decision. Each is reported
     /// once.
-    pub(crate) fn overbroad_advisories(&self, name: &PackageName, screen: &VerdictTable) {
-        for OverbroadAdvisory { feed, id } in &screen.overbroad {
+    pub(crate) fn overbroad_advisories(&self, name: &PackageName, table: &VerdictTable) {
+        for OverbroadAdvisory { feed, id } in &table.overbroad {
             let key = format!("{feed}\0{id}\0{name}");
             if self.overbroad_logged.get(&key).is_some() {
                 continue;

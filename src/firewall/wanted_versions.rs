@@ -100,9 +100,9 @@ pub(crate) fn pick_unfiltered(packument: &Packument, spec: &str) -> Option<usize
 }
 
 /// Checks whether a visible version satisfies `spec`.
-pub(crate) fn is_satisfied(packument: &Packument, screen: &VerdictTable, spec: &str) -> bool {
-    let key = resolve(packument, screen, if spec.is_empty() { "latest" } else { spec });
-    key.and_then(|key| packument.find(key)).is_some_and(|(at, _)| screen.shown[at])
+pub(crate) fn is_satisfied(packument: &Packument, table: &VerdictTable, spec: &str) -> bool {
+    let key = resolve(packument, table, if spec.is_empty() { "latest" } else { spec });
+    key.and_then(|key| packument.find(key)).is_some_and(|(at, _)| table.shown[at])
 }
 
 impl Components {
@@ -115,9 +115,9 @@ impl Components {
         spec: &str,
     ) -> Vec<Dependency> {
         let Some(packument) = &known.packument else { return Vec::new() };
-        let screen = known.verdicts(&self.world(), crate::firewall::policy_state::Profile::default());
-        let chosen = resolve(packument, &screen, spec).and_then(|key| packument.find(key));
-        let Some((at, _)) = chosen.filter(|(at, _)| screen.shown[*at]) else { return Vec::new() };
+        let table = known.verdicts(&self.policy_snapshot(), crate::firewall::policy_state::Profile::default());
+        let chosen = resolve(packument, &table, spec).and_then(|key| packument.find(key));
+        let Some((at, _)) = chosen.filter(|(at, _)| table.shown[*at]) else { return Vec::new() };
         let wanted = dependencies(document, fields, at);
         for Dependency { name, wanted: range } in &wanted {
             let slot = CacheKey { name: name.clone(), partition: known.slot.partition.clone() };
@@ -133,19 +133,19 @@ impl Components {
         client: &Client,
         known: &PackageSnapshot,
         packument: &Packument,
-        screen: &VerdictTable,
+        table: &VerdictTable,
         now: Timestamp,
     ) {
-        if screen.hidden.is_empty() || !client.is_installing {
+        if table.hidden.is_empty() || !client.is_installing {
             return;
         }
         let Some(wants) = self.wants.of(&known.slot) else { return };
-        for (at, want) in &withheld(packument, screen, wants).found {
+        for (at, want) in &withheld(packument, table, wants).found {
             // Only while the requiring packument is fresh: later, a client may resolve another version of it.
             let by = PackageName::parse(&want.by).ok().map(|name| CacheKey { name, partition: known.slot.partition.clone() });
             let asked = by.and_then(|slot| self.documents.get(&slot)).map(|known| known.checked);
             if asked.is_some_and(|asked| now <= timestamp::saturating_add(asked, self.config.packument_ttl)) {
-                self.report_withheld(client, packument, screen, *at, now);
+                self.report_withheld(client, packument, table, *at, now);
             }
         }
     }
@@ -154,7 +154,7 @@ impl Components {
         &self,
         client: &Client,
         packument: &Packument,
-        screen: &VerdictTable,
+        table: &VerdictTable,
         at: usize,
         now: Timestamp,
     ) {
@@ -164,24 +164,24 @@ impl Components {
             return;
         }
         self.wants.reported.insert(key, now);
-        let (name, nearest) = (&packument.name, screen.nearest_allowed(packument, &entry.key));
-        let Some(refusal) = Refusal::of_version(name, &entry.key, screen.verdict(at), nearest) else { return };
+        let (name, nearest) = (&packument.name, table.nearest_allowed(packument, &entry.key));
+        let Some(refusal) = Refusal::of_version(name, &entry.key, table.verdict(at), nearest) else { return };
         let rule = refusal.rule.clone();
         let _ = self.record_refusal(client, refusal);
         self.note_tarball((client, now), name, &entry.key, entry.integrity.as_ref(), DownloadOutcome::Refused, Some(&rule));
     }
 }
 
-fn withheld(packument: &Packument, screen: &VerdictTable, wants: Arc<[Want]>) -> Arc<WithheldVersions> {
-    if let Some(withheld) = screen.withheld.load_full().filter(|withheld| Arc::ptr_eq(&withheld.wants, &wants)) {
+fn withheld(packument: &Packument, table: &VerdictTable, wants: Arc<[Want]>) -> Arc<WithheldVersions> {
+    if let Some(withheld) = table.withheld.load_full().filter(|withheld| Arc::ptr_eq(&withheld.wants, &wants)) {
         return withheld;
     }
     let find = |want: &Want| {
-        let at = pick_unfiltered(packument, &want.spec).filter(|at| !screen.shown[*at])?;
-        (!is_satisfied(packument, screen, &want.spec)).then(|| (at, want.clone()))
+        let at = pick_unfiltered(packument, &want.spec).filter(|at| !table.shown[*at])?;
+        (!is_satisfied(packument, table, &want.spec)).then(|| (at, want.clone()))
     };
     let found = wants.iter().filter_map(find).collect();
     let withheld = Arc::new(WithheldVersions { wants, found });
-    screen.withheld.store(Some(Arc::clone(&withheld)));
+    table.withheld.store(Some(Arc::clone(&withheld)));
     withheld
 }

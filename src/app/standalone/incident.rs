@@ -175,11 +175,12 @@ pub fn plan_versions(
 /// Returns an error if no configured feed has such an advisory, or if the ledger cannot be read.
 pub fn plan_incident(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<IncidentPlan, AppError> {
     let (data_dir, now) = (config.store.data_dir.clone(), clock.now());
-    let world = firewall(config, clock)?.value.policy();
-    let found: Vec<_> = world.advisories.with_id(id).collect();
+    let policy_snapshot = firewall(config, clock)?.value.policy();
+    let found: Vec<_> = policy_snapshot.advisories.with_id(id).collect();
     let Some(first) = found.first() else { return Err(AppError::NoAdvisory(id.to_owned())) };
     let ledger = open_read_only(&data_dir)?;
-    let findings = exposure::find_exposed(&world, &ledger, now, |advisory| advisory.is_called(id)).map_err(AppError::DataDir)?;
+    let findings =
+        exposure::find_exposed(&policy_snapshot, &ledger, now, |advisory| advisory.is_called(id)).map_err(AppError::DataDir)?;
     let mut subjects: Vec<AffectedPackage> = Vec::new();
     for advisory in &found {
         let of_package: Vec<_> = findings.iter().filter(|finding| finding.name.as_str() == advisory.package()).collect();
@@ -377,8 +378,8 @@ fn versions(ledger: &dyn Ledger, name: &str, range: Option<&str>) -> Result<Vec<
 /// # Errors
 /// Returns an error if no configured feed has such a record.
 pub fn broad_record(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<String, AppError> {
-    let world = firewall(config, clock)?.value.policy();
-    let mut found = world.advisories.with_id(id).filter(|advisory| advisory.affects_every_version());
+    let policy_snapshot = firewall(config, clock)?.value.policy();
+    let mut found = policy_snapshot.advisories.with_id(id).filter(|advisory| advisory.affects_every_version());
     found.next().map(|advisory| advisory.id.to_owned()).ok_or_else(|| AppError::NoAdvisory(id.to_owned()))
 }
 

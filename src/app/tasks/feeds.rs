@@ -225,12 +225,12 @@ impl FeedScheduler {
     #[must_use]
     pub fn statuses(&self) -> Vec<FeedStatus> {
         let now = self.parts.clock.now();
-        let tell = |followed: &ScheduledFeed| FeedStatus {
+        let check_all = |followed: &ScheduledFeed| FeedStatus {
             feed: followed.feed.clone(),
             state: followed.state.clone(),
             staleness: followed.staleness(now),
         };
-        self.lock().iter().filter(|entry| !entry.is_dropped).map(tell).collect()
+        self.lock().iter().filter(|entry| !entry.is_dropped).map(check_all).collect()
     }
 
     /// Checks that all feeds are fresh.
@@ -325,7 +325,7 @@ impl FeedScheduler {
         followed.took = took;
         match synced {
             SyncOutcome::Changed(loaded) => {
-                Self::tell_changed(&feed, &loaded.state);
+                Self::log_changed(&feed, &loaded.state);
                 followed.state = loaded.state;
                 followed.advisories = Some(loaded.advisories);
                 true
@@ -345,7 +345,7 @@ impl FeedScheduler {
                 let known = followed.state.failure.as_ref().map(|failure| failure.why.clone());
                 followed.state.failure = state.failure;
                 if known.as_deref() != Some(&*error.to_string()) {
-                    self.tell_failed(&feed, &error.to_string(), followed.advisories.is_some() || followed.state.is_good());
+                    self.log_failed(&feed, &error.to_string(), followed.advisories.is_some() || followed.state.is_good());
                 }
                 false
             }
@@ -364,14 +364,14 @@ impl FeedScheduler {
                 if followed[at].is_dropped {
                     return Ok(false);
                 }
-                Self::tell_changed(feed, &state);
+                Self::log_changed(feed, &state);
                 followed[at].state = state;
                 followed[at].advisories = Some(advisories);
                 Ok(true)
             }
             Ok(None) => Ok(false),
             Err(error) => {
-                self.tell_failed(feed, &error.to_string(), false);
+                self.log_failed(feed, &error.to_string(), false);
                 Ok(false)
             }
         }
@@ -426,12 +426,12 @@ impl FeedScheduler {
         kept.generation != self.lock()[at].state.generation && kept.is_good()
     }
 
-    fn tell_changed(feed: &FeedConfig, state: &FeedState) {
+    fn log_changed(feed: &FeedConfig, state: &FeedState) {
         let tally = &state.tally;
         FeedChanged { feed: &feed.name, records: tally.records, unreadable: tally.unreadable, skipped: tally.skipped }.emit();
     }
 
-    fn tell_failed(&self, feed: &FeedConfig, why: &str, has_records: bool) {
+    fn log_failed(&self, feed: &FeedConfig, why: &str, has_records: bool) {
         FeedFailed { feed: &feed.name, detail: why, has_records }.emit(&self.parts.metrics);
         let incident = LedgerEvent { kind: "feed_failed", name: None, version: None, detail: format!("`{}`: {why}", feed.name) };
         self.parts.ledger.record_event(incident, self.parts.clock.now());

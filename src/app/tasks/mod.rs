@@ -91,13 +91,13 @@ impl Supervisor {
     /// Returns a check that fails while a task is down.
     pub(crate) fn check(&self) -> HealthCheck {
         let states = self.states.clone();
-        Arc::new(move || states.tell(|state| !state.is_running, "is down and will be restarted"))
+        Arc::new(move || states.check_all(|state| !state.is_running, "is down and will be restarted"))
     }
 
     /// Returns a warning that lists the restarted tasks.
     pub(crate) fn remark(&self) -> HealthCheck {
         let states = self.states.clone();
-        Arc::new(move || states.tell(|state| state.failures > 0 && state.is_running, "was restarted"))
+        Arc::new(move || states.check_all(|state| state.failures > 0 && state.is_running, "was restarted"))
     }
 
     pub(crate) async fn shutdown(mut self) {
@@ -118,7 +118,7 @@ impl States {
         (state.error, state.is_running) = (error, false);
     }
 
-    fn tell(&self, which: impl Fn(&State) -> bool, what: &str) -> Result<(), String> {
+    fn check_all(&self, which: impl Fn(&State) -> bool, what: &str) -> Result<(), String> {
         let states = self.lock();
         let report = states.iter().filter(|state| which(state)).map(|state| {
             let State { name, failures, error, .. } = state;

@@ -26,12 +26,12 @@ impl Summary {
         }
         loop {
             tokio::time::sleep(self.interval).await;
-            self.tell();
+            self.log();
         }
     }
 
     /// Logs what was served since the last summary.
-    pub(crate) fn tell(&self) {
+    pub(crate) fn log(&self) {
         if self.interval.is_zero() {
             return;
         }

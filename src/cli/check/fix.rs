@@ -23,10 +23,10 @@ struct Fix {
     left: BTreeSet<String>,
 }
 
-pub(crate) fn tell(report: &Report) -> String {
+pub(crate) fn format_text(report: &Report) -> String {
     let mut text = String::new();
     for file in report.files.iter().filter(|file| !file.findings.is_empty()) {
-        let _ = write!(text, "\n{}", tell_file(file));
+        let _ = write!(text, "\n{}", format_file(file));
     }
     text
 }
@@ -49,7 +49,7 @@ pub(crate) fn json(report: &Report) -> Value {
     Value::Object(fixes)
 }
 
-fn tell_file(file: &LockfileReport) -> String {
+fn format_file(file: &LockfileReport) -> String {
     let (fix, dialect) = (Fix::of(file), file.dialect);
     let mut steps: Vec<(String, Vec<String>)> = Vec::new();
     if must_delete_lockfile(dialect) && fix.is_any() {

@@ -9,7 +9,7 @@ use crate::units::timestamp;
 /// At most this many annotations per lockfile for versions that could not be checked, one per reason.
 const REASONS: usize = 10;
 
-pub(crate) fn tell(report: &Report) -> String {
+pub(crate) fn format_text(report: &Report) -> String {
     let mut text = String::new();
     if let (Some(reason), Some(file)) = (report.why_nothing(), report.files.first()) {
         command(&mut text, "error", &file.path, 1, "nothing could be checked", reason);
@@ -26,7 +26,7 @@ pub(crate) fn tell(report: &Report) -> String {
         }
         for bypass in &file.bypasses {
             let title = format!("bypasses Coldframe: {}", bypass.place);
-            command(&mut text, "warning", &file.path, bypass.line, &title, &bypass.tell());
+            command(&mut text, "warning", &file.path, bypass.line, &title, &bypass.format_text());
         }
         for note in &file.notes {
             command(&mut text, "notice", &file.path, 1, "bypasses Coldframe", note);

@@ -109,13 +109,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         Ok::<_, AppError>(Report { files })
     })?;
     let text = match arguments.format {
-        CheckFormat::Table if arguments.fix => table::tell(&report) + &fix::tell(&report),
-        CheckFormat::Table => table::tell(&report),
+        CheckFormat::Table if arguments.fix => table::format_text(&report) + &fix::format_text(&report),
+        CheckFormat::Table => table::format_text(&report),
         CheckFormat::Json => format!("{:#}\n", report.json(arguments.fix.then(|| fix::json(&report)))),
-        CheckFormat::Sarif => format!("{:#}\n", sarif::tell(&report)),
+        CheckFormat::Sarif => format!("{:#}\n", sarif::format_text(&report)),
         CheckFormat::Github => {
             // The runner must interpret these commands. Each value in them is already escaped.
-            output::print_verbatim(&github::tell(&report))?;
+            output::print_verbatim(&github::format_text(&report))?;
             return Ok(exit(&report));
         }
     };

@@ -144,7 +144,7 @@ impl BypassKind {
 
 impl Bypass {
     /// Describes the packages and their source.
-    pub(crate) fn tell(&self) -> String {
+    pub(crate) fn format_text(&self) -> String {
         let names: Vec<_> = self.packages.iter().take(3).map(|(name, _)| name.as_str()).collect();
         let more = self.packages.len() - names.len();
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };

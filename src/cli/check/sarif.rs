@@ -31,7 +31,7 @@ const PATH: &AsciiSet = &CONTROLS
 /// At most this many locations per bypass, and notifications per run.
 const PLACES: usize = 10;
 
-pub(crate) fn tell(report: &Report) -> Value {
+pub(crate) fn format_text(report: &Report) -> Value {
     let mut rules = SarifRules::default();
     let mut results = Vec::new();
     let mut found: BTreeMap<_, Vec<(&str, &RefusedVersion)>> = BTreeMap::new();
@@ -52,7 +52,7 @@ pub(crate) fn tell(report: &Report) -> Value {
             let id = format!("bypass-{}", bypass.kind.as_str());
             let locations = bypass.packages.iter().take(PLACES).map(|(_, line)| location(&file.path, *line)).collect::<Vec<_>>();
             let print = format!("{}/{id}/{}", file.path, bypass.place);
-            results.push(result(&mut rules, &id, "warning", &bypass.tell(), &locations, &print));
+            results.push(result(&mut rules, &id, "warning", &bypass.format_text(), &locations, &print));
         }
     }
     let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();

@@ -11,16 +11,16 @@ use crate::units::timestamp;
 /// At most this many reasons are printed per lockfile.
 const REASONS: usize = 10;
 
-pub(crate) fn tell(report: &Report) -> String {
+pub(crate) fn format_text(report: &Report) -> String {
     let mut text = String::new();
     if let Some(reason) = report.why_nothing() {
         push_line!(text, "nothing could be checked: {reason}");
         text.push('\n');
     }
-    text + &report.files.iter().map(|file| tell_file(file, report.why_nothing().is_some())).collect::<Vec<_>>().join("\n")
+    text + &report.files.iter().map(|file| format_file(file, report.why_nothing().is_some())).collect::<Vec<_>>().join("\n")
 }
 
-fn tell_file(file: &LockfileReport, is_told: bool) -> String {
+fn format_file(file: &LockfileReport, is_told: bool) -> String {
     let mut text = String::new();
     push_line!(text, "{}: {}", file.path, summary(file));
     let mut columns = TextTable::indented("  ");
@@ -32,7 +32,7 @@ fn tell_file(file: &LockfileReport, is_told: bool) -> String {
         push_line!(text, "  unchecked: {}: {reason}", counted(packages.len()));
     }
     for bypass in &file.bypasses {
-        push_line!(text, "  bypass: {} (line {})", bypass.tell(), bypass.line);
+        push_line!(text, "  bypass: {} (line {})", bypass.format_text(), bypass.line);
     }
     for note in &file.notes {
         push_line!(text, "  note: {note}");

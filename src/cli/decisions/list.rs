@@ -42,13 +42,13 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
         let entries = decisions.iter().map(|decision| decisions::decision_json(decision, decision.state(now).as_str())).collect();
         format!("{:#}\n", Value::Array(entries))
     } else {
-        tell(&decisions, now)
+        format_text(&decisions, now)
     };
     output::print(&text)?;
     Ok(Exit::Done)
 }
 
-fn tell(decisions: &[Decision], now: Timestamp) -> String {
+fn format_text(decisions: &[Decision], now: Timestamp) -> String {
     if decisions.is_empty() {
         return "no active decisions\n".to_owned();
     }
@@ -100,6 +100,6 @@ mod tests {
             1   deny    axios@1.14.1                           active   ada  revoked               INC-7
             2   freeze  everything after 2026-03-31 00:00 UTC  expired  ada  2026-04-02 01:00 UTC  INC-7
         "#]]
-        .assert_eq(&tell(&decisions, at("2026-04-05T00:00:00Z")));
+        .assert_eq(&format_text(&decisions, at("2026-04-05T00:00:00Z")));
     }
 }

@@ -85,13 +85,16 @@ pub(crate) fn submit_until(
 
 /// Prints a recorded decision and whether it is applied.
 pub(crate) fn print_result(recorded: &RecordedDecision, as_json: bool) -> Result<Exit, CliError> {
-    let text =
-        if as_json { format!("{:#}\n", decision_json(&recorded.decision, recorded.decision_state())) } else { tell(recorded) };
+    let text = if as_json {
+        format!("{:#}\n", decision_json(&recorded.decision, recorded.decision_state()))
+    } else {
+        format_text(recorded)
+    };
     output::print(&text)?;
     Ok(if recorded.effect == ApplyStatus::Pending { Exit::Failed } else { Exit::Done })
 }
 
-fn tell(recorded: &RecordedDecision) -> String {
+fn format_text(recorded: &RecordedDecision) -> String {
     let decision = &recorded.decision;
     let proposal = &decision.proposal;
     let end = match (&decision.revoked, proposal.expires) {

@@ -110,7 +110,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     }
     findings.extend(feed_findings(&config, &*clock));
     let bypassed = findings.iter().any(|finding| finding.grade == FindingLevel::Bypass);
-    output::print(&if arguments.json { tell_json(&findings, bypassed) } else { tell(&findings, bypassed) })?;
+    output::print(&if arguments.json { format_json(&findings, bypassed) } else { format_text(&findings, bypassed) })?;
     Ok(if bypassed { Exit::Failed } else { Exit::Done })
 }
 
@@ -216,7 +216,7 @@ fn feed_findings(config: &Config, clock: &dyn Clock) -> Vec<DoctorFinding> {
         let finding = DoctorFinding::new(FindingLevel::Note, "feeds", "no advisory feed is configured");
         return vec![finding.with_reason("known malware is held by its age only").with_fix("coldframe serve --feed PATH-or-URL")];
     }
-    let tell = |status: incident::FeedStatus| match status.staleness {
+    let format_text = |status: incident::FeedStatus| match status.staleness {
         None => DoctorFinding::new(FindingLevel::Well, "feeds", format!("the feed `{}` is fresh", status.feed.name)),
         Some(why) => {
             DoctorFinding::new(FindingLevel::Warning, "feeds", format!("the feed `{}` is stale: {why}", status.feed.name))
@@ -224,10 +224,10 @@ fn feed_findings(config: &Config, clock: &dyn Clock) -> Vec<DoctorFinding> {
                 .with_fix("coldframe feed sync")
         }
     };
-    statuses.into_iter().map(tell).collect()
+    statuses.into_iter().map(format_text).collect()
 }
 
-fn tell(findings: &[DoctorFinding], bypassed: bool) -> String {
+fn format_text(findings: &[DoctorFinding], bypassed: bool) -> String {
     let mut text = String::new();
     for DoctorFinding { grade, what, why, fix, .. } in findings {
         push_line!(text, "{:<8} {what}", grade.as_str());
@@ -246,7 +246,7 @@ fn tell(findings: &[DoctorFinding], bypassed: bool) -> String {
     text
 }
 
-fn tell_json(findings: &[DoctorFinding], bypassed: bool) -> String {
+fn format_json(findings: &[DoctorFinding], bypassed: bool) -> String {
     let found = findings.iter().map(|DoctorFinding { grade, check, what, why, fix }| {
         json!({ "grade": grade.as_str(), "check": check, "what": what, "why": (!why.is_empty()).then_some(why), "mend": fix })
     });

@@ -184,11 +184,11 @@ fn diff(arguments: &DiffArguments) -> Result<Exit, CliError> {
     let config = crate::cli::feed::of_server(&arguments.settings)?;
     let candidate = config.policies.load_candidate(&arguments.candidate)?;
     let found = runtime()?.block_on(app::diff_policies(config, Arc::new(SystemClock), candidate))?;
-    output::print(&if arguments.json { tell_diff_json(&found) } else { format_diff(&arguments.candidate, &found) })?;
+    output::print(&if arguments.json { format_diff_json(&found) } else { format_diff(&arguments.candidate, &found) })?;
     Ok(Exit::Done)
 }
 
-fn tell_diff_json(found: &PolicyDiff) -> String {
+fn format_diff_json(found: &PolicyDiff) -> String {
     let side = |verdict: &Verdict| {
         json!({
             "verdict": verdict_name(verdict),
@@ -259,12 +259,12 @@ fn replay_all(arguments: &ReplayArguments) -> Result<Exit, CliError> {
     if arguments.json {
         say(&format!("{} incidents in {source}", incidents.len()));
     }
-    let text = if arguments.json { tell_replay_json(&replayed) } else { tell_replay(&arguments.policy, &source, &replayed) };
+    let text = if arguments.json { format_replay_json(&replayed) } else { format_replay(&arguments.policy, &source, &replayed) };
     output::print(&text)?;
     Ok(Exit::Done)
 }
 
-fn tell_replay_json(replayed: &[ReplayResult]) -> String {
+fn format_replay_json(replayed: &[ReplayResult]) -> String {
     let row = |one: &ReplayResult| {
         json!({
             "id": one.id,
@@ -276,7 +276,7 @@ fn tell_replay_json(replayed: &[ReplayResult]) -> String {
     format!("{:#}\n", replayed.iter().map(row).collect::<Value>())
 }
 
-fn tell_replay(policy: &str, source: &str, replayed: &[ReplayResult]) -> String {
+fn format_replay(policy: &str, source: &str, replayed: &[ReplayResult]) -> String {
     let mut columns = TextTable::indented("");
     columns.row(["INCIDENT", "OUTCOME", "RULE", "UNTIL"]);
     for one in replayed {
@@ -312,7 +312,7 @@ fn survey(arguments: &SurveyArguments) -> Result<Exit, CliError> {
     for path in packuments(&arguments.packuments)? {
         survey.take(&policy, &path, at, arguments.list)?;
     }
-    output::print(&survey.tell(&arguments.policy, at))?;
+    output::print(&survey.format_text(&arguments.policy, at))?;
     Ok(Exit::Done)
 }
 
@@ -357,7 +357,7 @@ impl PolicySurvey {
         }
     }
 
-    fn tell(&self, policy: &str, at: Timestamp) -> String {
+    fn format_text(&self, policy: &str, at: Timestamp) -> String {
         let mut columns = TextTable::indented("  ");
         columns.row(["allowed", "", &self.allowed.to_string()]);
         for (word, counts) in [("held", &self.held), ("denied", &self.denied)] {

@@ -156,11 +156,11 @@ impl RunSummary<'_> {
     fn parts(&self) -> [(&'static str, Vec<String>); 7] {
         let noted = &self.sum.noted;
         let refused = noted.refused.values().map(|refusal| refusal.text.to_string()).collect();
-        let culprits = self.culprits().into_iter().map(|(name, wanted)| tell_wanted(name, wanted)).collect();
-        let mut held: Vec<String> = self.would_take().into_iter().map(|(name, wanted)| tell_wanted(name, wanted)).collect();
+        let culprits = self.culprits().into_iter().map(|(name, wanted)| format_wanted(name, wanted)).collect();
+        let mut held: Vec<String> = self.would_take().into_iter().map(|(name, wanted)| format_wanted(name, wanted)).collect();
         let is_wanted = |name: &PackageName| noted.hidden.get(name).is_some_and(|hidden| hidden.is_wanted);
         held.extend(
-            self.held_versions().filter(|(name, _)| !is_wanted(name)).map(|(name, kept)| tell(name, &kept[0], kept.len())),
+            self.held_versions().filter(|(name, _)| !is_wanted(name)).map(|(name, kept)| format_text(name, &kept[0], kept.len())),
         );
         let rest = self.held_versions().filter(|(name, _)| is_wanted(name) && noted.hidden[*name].wanted.is_empty()).count();
         held.extend((rest > 0).then(|| match rest {
@@ -171,7 +171,7 @@ impl RunSummary<'_> {
         let others =
             noted.hidden.iter().filter(|(_, hidden)| self.code != 0 && !hidden.is_wanted).filter_map(|(name, hidden)| {
                 let (kept, count) = hidden.others.as_ref()?;
-                Some(tell(name, kept, *count))
+                Some(format_text(name, kept, *count))
             });
         let failed = noted.failed.iter().map(|(name, why)| format!("{name}: {why}")).collect();
         let away = self.sum.turned_away.iter().map(|(place, turned)| {
@@ -296,7 +296,7 @@ impl<'a> Withheld<'a> {
 }
 
 /// Formats the first of `count` hidden versions as a line.
-fn tell(name: &PackageName, kept: &HeldVersion, count: usize) -> String {
+fn format_text(name: &PackageName, kept: &HeldVersion, count: usize) -> String {
     let HeldVersion { version, rule, detail, opens, nearest } = kept;
     let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
     let opens = opens.map(|opens| format!("; opens {}", timestamp::format_utc_ceil(opens))).unwrap_or_default();
@@ -305,10 +305,10 @@ fn tell(name: &PackageName, kept: &HeldVersion, count: usize) -> String {
 }
 
 /// Formats a version that the command would have used as a line.
-fn tell_wanted(name: &PackageName, wanted: &WantedVersion) -> String {
+fn format_wanted(name: &PackageName, wanted: &WantedVersion) -> String {
     let (kept, want) = (&wanted.kept, &wanted.want);
     let spec = if *want.spec == *kept.version { String::new() } else { format!(" as `{}`", want.spec) };
-    let formatted = tell(name, kept, 1);
+    let formatted = format_text(name, kept, 1);
     let (version, rest) = formatted.split_once(": ").unwrap_or((&formatted, ""));
     format!("{version}, wanted{spec} by {}: {rest}", want.by)
 }

@@ -39,14 +39,14 @@ impl Components {
         audited: &Audited,
         bulk: bool,
     ) -> PassthroughResponse {
-        let world = self.world();
+        let policy_snapshot = self.policy_snapshot();
         let status = passed.status.as_u16();
         let alone = NO_ENDPOINT.contains(&status);
         let theirs = serde_json::from_slice::<Theirs<'_>>(&passed.body).ok().filter(|_| status == 200);
         if !alone && theirs.is_none() {
             return passed;
         }
-        let found = self.matching_advisories(client, &world, audited);
+        let found = self.matching_advisories(client, &policy_snapshot, audited);
         if found.is_empty() && !alone {
             return passed;
         }
@@ -60,10 +60,10 @@ impl Components {
     }
 
     /// Returns each advisory on an installed package, with the installed versions that it affects.
-    fn matching_advisories<'w>(&self, client: &Client, world: &'w PolicySnapshot, audited: &Audited) -> Vec<Found<'w>> {
+    fn matching_advisories<'w>(&self, client: &Client, policy_snapshot: &'w PolicySnapshot, audited: &Audited) -> Vec<Found<'w>> {
         let mut found = Vec::new();
         for (name, versions) in &audited.versions {
-            let advisories = world.advisories.of(name);
+            let advisories = policy_snapshot.advisories.of(name);
             if advisories.is_empty() {
                 continue;
             }

@@ -52,10 +52,10 @@ impl Components {
 
     /// Returns the packages with advisories, if any feed lists vulnerabilities, and the notice. Blocks.
     fn read_audit(&self, client: &Client, body: &[u8], bulk: bool) -> Result<(Option<Audited>, Option<String>), FirewallError> {
-        let world = self.world();
+        let policy_snapshot = self.policy_snapshot();
         // Malware feeds do not cover the vulnerabilities that an audit is about.
-        let advises = world.advisories.has_vulnerabilities();
-        let is_listed = |name: &str| advises && !world.advisories.of(name).is_empty();
+        let advises = policy_snapshot.advisories.has_vulnerabilities();
+        let is_listed = |name: &str| advises && !policy_snapshot.advisories.of(name).is_empty();
         if !bulk {
             let audited = if advises { body::read_tree(body, is_listed)? } else { None };
             return Ok((audited, None));
@@ -128,8 +128,8 @@ impl Components {
         let known = self.documents.get(&slot)?;
         let packument = known.packument.as_ref()?;
         let installed = versions.iter().filter_map(|version| Version::parse(version)).max()?;
-        let screen = known.verdicts(&self.world(), client.profile);
-        let newer = screen.verdicts.iter().filter_map(|(at, verdict)| {
+        let table = known.verdicts(&self.policy_snapshot(), client.profile);
+        let newer = table.verdicts.iter().filter_map(|(at, verdict)| {
             let version = packument.entries[*at].version.as_ref()?;
             let wanted = *version > installed && (!version.is_prerelease() || installed.is_prerelease());
             wanted.then_some((version, verdict))

@@ -176,7 +176,7 @@ impl ExplainedFacts {
         row("contradiction", self.flaw.clone());
         row("manifest", joined(&self.of_manifest()));
         for advised in &self.advisories {
-            row("advisory", Some(advised.tell()));
+            row("advisory", Some(advised.describe()));
         }
         row("fix of", self.fix.clone());
         let words = |words: &[&str]| (!words.is_empty()).then(|| words.join(", "));
@@ -211,7 +211,7 @@ impl ExplainedAdvisory {
         }
     }
 
-    fn tell(&self) -> String {
+    fn describe(&self) -> String {
         let severity = self.severity.map(|severity| format!(", {severity}")).unwrap_or_default();
         let suppressed = if self.set_aside { ", set aside: marks every version of an established package" } else { "" };
         let summary = if self.summary.is_empty() { String::new() } else { format!(": {}", self.summary) };

@@ -33,24 +33,24 @@ impl Components {
         // The full form: rules may depend on the publisher, which the abbreviated form lacks.
         let present = self.lookup(client, name, DocumentNeed::Form(PackumentForm::Full), None).await?.known;
         let validated = present.validated;
-        let (known, world) = match at {
-            None => (present, self.world()),
+        let (known, policy_snapshot) = match at {
+            None => (present, self.policy_snapshot()),
             Some(at) => {
                 let now = Arc::clone(&present);
                 let known = self.over_versions(&present, client.address, move || Arc::new(now.as_of(at))).await?;
                 self.load_parent(client, &known).await;
-                (known, Arc::new(self.world().as_of(at)))
+                (known, Arc::new(self.policy_snapshot().as_of(at)))
             }
         };
         let (inner, asked, name) = (Arc::clone(self), client.clone(), name.clone());
         let (judged, wanted) = (Arc::clone(&known), Box::<str>::from(wanted.unwrap_or("latest")));
         let explain = move || {
-            let explainer = Explainer { known: &judged, world: &world, client: &asked, validated, at };
-            let screen = judged.verdicts(&world, asked.profile);
+            let explainer = Explainer { known: &judged, policy_snapshot: &policy_snapshot, client: &asked, validated, at };
+            let table = judged.verdicts(&policy_snapshot, asked.profile);
             if at.is_none() {
-                inner.overbroad_advisories(&name, &screen);
+                inner.overbroad_advisories(&name, &table);
             }
-            explainer.of(&name, &wanted, &screen)
+            explainer.of(&name, &wanted, &table)
         };
         self.over_versions(&known, client.address, explain).await?
     }
@@ -59,7 +59,7 @@ impl Components {
 /// The inputs of one explanation.
 struct Explainer<'a> {
     known: &'a PackageSnapshot,
-    world: &'a PolicySnapshot,
+    policy_snapshot: &'a PolicySnapshot,
     client: &'a Client,
     /// When upstream last confirmed the package.
     validated: Timestamp,
@@ -67,34 +67,34 @@ struct Explainer<'a> {
 }
 
 impl Explainer<'_> {
-    fn of(&self, name: &PackageName, wanted: &str, screen: &VerdictTable) -> Result<Explanation, FirewallError> {
+    fn of(&self, name: &PackageName, wanted: &str, table: &VerdictTable) -> Result<Explanation, FirewallError> {
         let found = self.known.packument.as_deref().and_then(|packument| {
             let (at, _) = packument.find(resolve(packument, wanted)?)?;
             Some((packument, at))
         });
         let Some((packument, at)) = found else {
-            return match RemovedVersion::find(self.known, wanted, self.world) {
-                Some(removed) if !removed.is_later_than(self.at) => Ok(self.explanation(&removed.facts(self.at), None, screen)),
+            return match RemovedVersion::find(self.known, wanted, self.policy_snapshot) {
+                Some(removed) if !removed.is_later_than(self.at) => Ok(self.explanation(&removed.facts(self.at), None, table)),
                 _ => Err(self.nothing(name, wanted)),
             };
         };
-        let advisories = self.world.advisories.of(name.as_str()).applicable_to(self.known.dated(packument));
+        let advisories = self.policy_snapshot.advisories.of(name.as_str()).applicable_to(self.known.dated(packument));
         let asked = (*packument.entries[at].key != *wanted).then(|| {
-            let given = packument::resolve(packument, screen, wanted).and_then(|key| packument.find(key));
-            let given = given.filter(|(at, _)| screen.shown[*at]).map(|(_, entry)| entry.key.clone());
+            let given = packument::resolve(packument, table, wanted).and_then(|key| packument.find(key));
+            let given = given.filter(|(at, _)| table.shown[*at]).map(|(_, entry)| entry.key.clone());
             RequestedSpec { text: wanted.into(), given }
         });
-        Ok(self.explanation(&self.known.facts(packument, at, &advisories), asked, screen))
+        Ok(self.explanation(&self.known.facts(packument, at, &advisories), asked, table))
     }
 
-    fn explanation(&self, facts: &Facts<'_>, asked: Option<RequestedSpec>, screen: &VerdictTable) -> Explanation {
-        let (known, world) = (self.known, self.world);
-        let policy = world.policy(self.client.profile);
-        let (verdict, trace) = explain(&policy, &world.active_decisions, facts, known.validated);
+    fn explanation(&self, facts: &Facts<'_>, asked: Option<RequestedSpec>, table: &VerdictTable) -> Explanation {
+        let (known, policy_snapshot) = (self.known, self.policy_snapshot);
+        let policy = policy_snapshot.policy(self.client.profile);
+        let (verdict, trace) = explain(&policy, &policy_snapshot.active_decisions, facts, known.validated);
         let by_decision = |warning: &&Warning| matches!(warning.reason.rule, RuleId::Approved | RuleId::BreakGlass);
         let waiver = trace.warnings.iter().find(by_decision).map(|warning| warning.reason.clone());
         let packument = known.packument.as_deref();
-        let tags = packument.iter().flat_map(|packument| screen.each_tag(packument));
+        let tags = packument.iter().flat_map(|packument| table.each_tag(packument));
         let tags = tags.map(|(tag, target, shown)| DistTagChange {
             tag: tag.into(),
             upstream: target.into(),
@@ -111,7 +111,7 @@ impl Explainer<'_> {
             seen: ExplainedFacts::of(facts),
             published: facts.published,
             effective: facts.effective,
-            nearest: packument.and_then(|packument| screen.nearest_allowed(packument, facts.version)).map(Into::into),
+            nearest: packument.and_then(|packument| table.nearest_allowed(packument, facts.version)).map(Into::into),
             minimum_release_age: policy.minimum_release_age(facts.name),
             upstream: Arc::clone(known.registry.id()),
             validated: self.validated,

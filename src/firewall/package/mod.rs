@@ -162,14 +162,14 @@ impl VerdictCache {
         } else {
             self.further.lock().unwrap_or_else(PoisonError::into_inner).get(&profile).cloned()
         };
-        found.filter(|screen| screen.world == revision && screen.has_parent == has_parent)
+        found.filter(|table| table.policy_snapshot == revision && table.has_parent == has_parent)
     }
 
-    fn keep(&self, profile: Profile, screen: &Arc<VerdictTable>) {
+    fn keep(&self, profile: Profile, table: &Arc<VerdictTable>) {
         if profile == Profile::default() {
-            return self.first.store(Some(Arc::clone(screen)));
+            return self.first.store(Some(Arc::clone(table)));
         }
-        self.further.lock().unwrap_or_else(PoisonError::into_inner).insert(profile, Arc::clone(screen));
+        self.further.lock().unwrap_or_else(PoisonError::into_inner).insert(profile, Arc::clone(table));
     }
 }
 
@@ -221,15 +221,15 @@ pub(crate) struct PackageSnapshot {
 impl PackageSnapshot {
     /// Returns the verdicts of the index under the policy of `profile`; empty without a packument.
     #[must_use]
-    pub(crate) fn verdicts(&self, world: &PolicySnapshot, profile: Profile) -> Arc<VerdictTable> {
+    pub(crate) fn verdicts(&self, policy_snapshot: &PolicySnapshot, profile: Profile) -> Arc<VerdictTable> {
         let parent = self.parent.get();
-        if let Some(screen) = self.screens.find(profile, world.revision, parent.is_some()) {
-            return screen;
+        if let Some(table) = self.screens.find(profile, policy_snapshot.revision, parent.is_some()) {
+            return table;
         }
         self.assert_off_async_threads();
-        let screen = Arc::new(VerdictTable::of(self, parent, world, profile));
-        self.screens.keep(profile, &screen);
-        screen
+        let table = Arc::new(VerdictTable::of(self, parent, policy_snapshot, profile));
+        self.screens.keep(profile, &table);
+        table
     }
 
     /// Checks whether work on all versions must run off the async threads.
@@ -240,15 +240,15 @@ impl PackageSnapshot {
 
     /// Checks whether verdicts are computed, or cheap enough to compute on an async thread.
     #[must_use]
-    pub(crate) fn is_judged(&self, world: &PolicySnapshot, profile: Profile) -> bool {
-        let is_made = || self.screens.find(profile, world.revision, self.parent.get().is_some()).is_some();
+    pub(crate) fn is_judged(&self, policy_snapshot: &PolicySnapshot, profile: Profile) -> bool {
+        let is_made = || self.screens.find(profile, policy_snapshot.revision, self.parent.get().is_some()).is_some();
         !self.has_many_versions() || (self.by_version.get().is_some() && is_made())
     }
 
     /// Computes everything that needs a pass over all versions.
-    pub(crate) fn judge(&self, world: &PolicySnapshot, profile: Profile) {
+    pub(crate) fn judge(&self, policy_snapshot: &PolicySnapshot, profile: Profile) {
         self.sorted();
-        drop(self.verdicts(world, profile));
+        drop(self.verdicts(policy_snapshot, profile));
     }
 
     /// Panics in debug builds if work on many versions would run on an async thread.
@@ -443,14 +443,14 @@ mod tests {
 
     #[test]
     fn verdicts_without_parent_package_are_not_used_once_it_is_known() {
-        let screen = |has_parent| Arc::new(VerdictTable::empty(1, has_parent));
+        let table = |has_parent| Arc::new(VerdictTable::empty(1, has_parent));
         for profile in [Profile::default(), Profile(1)] {
             let screens = VerdictCache::default();
-            screens.keep(profile, &screen(true));
+            screens.keep(profile, &table(true));
             // Stored late by a thread that began before the parent was known.
-            screens.keep(profile, &screen(false));
+            screens.keep(profile, &table(false));
             assert!(screens.find(profile, 1, true).is_none() && screens.find(profile, 2, false).is_none());
-            screens.keep(profile, &screen(true));
+            screens.keep(profile, &table(true));
             assert!(screens.find(profile, 1, true).is_some());
         }
     }

@@ -30,7 +30,7 @@ pub(crate) struct RemovedVersion<'a> {
 
 impl<'a> RemovedVersion<'a> {
     /// Returns what is known of a removed version; `None` if it never existed.
-    pub(crate) fn find(known: &'a PackageSnapshot, version: &'a str, world: &'a PolicySnapshot) -> Option<Self> {
+    pub(crate) fn find(known: &'a PackageSnapshot, version: &'a str, policy_snapshot: &'a PolicySnapshot) -> Option<Self> {
         let name = &known.slot.name;
         let rows: Vec<&Release> = known.releases_of(version).collect();
         let removed = known.packument.as_ref().and_then(|packument| packument.find_departed(version));
@@ -38,7 +38,7 @@ impl<'a> RemovedVersion<'a> {
         if first.is_none() && removed.is_none() {
             return None;
         }
-        let advisories = world.advisories.of(name.as_str());
+        let advisories = policy_snapshot.advisories.of(name.as_str());
         let seen = if advisories.has_wholesale() { versions_ever_seen(known) } else { Vec::new() };
         Some(Self {
             name,
@@ -49,7 +49,7 @@ impl<'a> RemovedVersion<'a> {
             published: first.and_then(|row| row.published).or_else(|| removed.and_then(|(_, published)| *published)),
             first_published: known.first_published,
             effective: first.map_or(known.validated, Release::counts_from),
-            longest_age: world.longest_age(),
+            longest_age: policy_snapshot.longest_age(),
             advisories: advisories
                 .applicable_to(seen.iter().map(|(key, version, effective)| (*key, version.as_ref(), *effective))),
         })

@@ -117,7 +117,9 @@ impl Components {
     ) -> Option<PackageLookup> {
         let slot = CacheKey::of(name, self.registries.of(name), &client.authorization);
         let known = self.fresh(&slot, client.profile, need, moment)?;
-        if subpackages::needs_parent(&known, &moment.world).is_some() || lacks_facts(&known, client.profile, &moment.world) {
+        if subpackages::needs_parent(&known, &moment.policy_snapshot).is_some()
+            || lacks_facts(&known, client.profile, &moment.policy_snapshot)
+        {
             return None;
         }
         CacheLookup { cache: CacheLabel::Document, outcome: CacheOutcome::Hit }.emit(&self.metrics);
@@ -140,7 +142,7 @@ impl Components {
         let reading = self.lookup_unlinked(client, name, need, render_request.clone()).await?;
         let part_lacks = self.load_parent(client, &reading.known).await;
         self.judge_many(&reading.known, client.profile, client.address).await;
-        if !part_lacks && !lacks_facts(&reading.known, client.profile, &self.world()) {
+        if !part_lacks && !lacks_facts(&reading.known, client.profile, &self.policy_snapshot()) {
             return Ok(reading);
         }
         let reading = self.lookup_unlinked(client, name, DocumentNeed::Facts, render_request).await?;
@@ -157,14 +159,14 @@ impl Components {
         }
         Box::pin(async {
             let _turn = known.screens.turn.lock().await;
-            let world = self.world();
-            if known.is_judged(&world, profile) {
+            let policy_snapshot = self.policy_snapshot();
+            if known.is_judged(&policy_snapshot, profile) {
                 return;
             }
             let permit = self.heavy.acquire(client).await;
             let known = Arc::clone(known);
             let judging = self.blocking(move || {
-                known.judge(&world, profile);
+                known.judge(&policy_snapshot, profile);
                 drop(permit);
             });
             // A failed task was logged.
@@ -294,12 +296,17 @@ impl Components {
 
     /// Checks whether `known` may be used without asking upstream: within its TTL, no held version may have opened since the
     /// check, and no write went through this process. A clock that was set back makes it stale.
-    fn is_fresh(&self, known: &PackageSnapshot, profile: Profile, &EvalContext { now, ref world }: &EvalContext) -> bool {
+    fn is_fresh(
+        &self,
+        known: &PackageSnapshot,
+        profile: Profile,
+        &EvalContext { now, ref policy_snapshot }: &EvalContext,
+    ) -> bool {
         // A package with many versions must be evaluated off the async threads first.
-        if !known.is_judged(world, profile) {
+        if !known.is_judged(policy_snapshot, profile) {
             return false;
         }
-        let opening = known.verdicts(world, profile).next_opening;
+        let opening = known.verdicts(policy_snapshot, profile).next_opening;
         let opened = opening.is_some_and(|opening| known.checked < opening && opening <= now);
         timestamp::is_within(known.checked, self.config.packument_ttl, now)
             && !opened
@@ -721,7 +728,7 @@ impl Components {
         };
         let document = record.document.clone().map_or(first, |last| StoredPackument { content: None, looked: now, ..last });
         if record.releases.is_empty() {
-            let expired = timestamp::saturating_sub(now, self.world().longest_age());
+            let expired = timestamp::saturating_sub(now, self.policy_snapshot().longest_age());
             return match self.ledger.record_absence(&request.key(), &document, expired) {
                 Ok(true) => {
                     if record.document.is_none() {
@@ -840,8 +847,8 @@ struct Confirmed {
 }
 
 /// Checks whether some version's verdict depends on a fact that the abbreviated form lacks.
-fn lacks_facts(known: &PackageSnapshot, profile: Profile, world: &PolicySnapshot) -> bool {
-    known.form == PackumentForm::Abbreviated && !known.has_no_more && known.verdicts(world, profile).lacks
+fn lacks_facts(known: &PackageSnapshot, profile: Profile, policy_snapshot: &PolicySnapshot) -> bool {
+    known.form == PackumentForm::Abbreviated && !known.has_no_more && known.verdicts(policy_snapshot, profile).lacks
 }
 
 fn absent(name: &PackageName) -> FirewallError {

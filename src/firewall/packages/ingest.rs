@@ -155,7 +155,7 @@ impl Components {
             form,
             at: arrival.checked,
             mode: request.registry.time_mode(),
-            longest_age: self.world().longest_age(),
+            longest_age: self.policy_snapshot().longest_age(),
             diverged: request.asked.as_deref().unwrap_or(&NONE_ASKED),
             other_token: before.other_token(&request.slot),
             tokens: request.slot.place_of_tokens(&request.registry),
@@ -224,7 +224,7 @@ impl Components {
             self.render(&known, plain, Some(&fields), render_request, press);
         }
         // Evaluated here, off the async threads: a package may have thousands of versions.
-        known.judge(&self.world(), request.profile);
+        known.judge(&self.policy_snapshot(), request.profile);
         self.remember(&known);
         Ok(Ok(known))
     }
@@ -334,7 +334,7 @@ impl Components {
             form: known.form,
             at: now,
             mode: request.registry.time_mode(),
-            longest_age: self.world().longest_age(),
+            longest_age: self.policy_snapshot().longest_age(),
             diverged: diverged.or(request.asked.as_deref()).unwrap_or(&NONE_ASKED),
             other_token: before.other_token(&request.slot),
             tokens: request.slot.place_of_tokens(&request.registry),

@@ -117,7 +117,7 @@ impl Components {
             form,
             at: document.looked,
             mode: registry.time_mode(),
-            longest_age: self.world().longest_age(),
+            longest_age: self.policy_snapshot().longest_age(),
             diverged: &Parted::default(),
             other_token: None,
             tokens: slot.place_of_tokens(registry),

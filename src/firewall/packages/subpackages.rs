@@ -30,13 +30,13 @@ impl Components {
     /// Looks up the parent of a new package, once per document, if a rule may exempt subpackages. Returns whether the result
     /// depends on publishers that the document lacks, so that the full form is needed.
     pub(crate) async fn load_parent(self: &Arc<Self>, client: &Client, known: &PackageSnapshot) -> bool {
-        let Some(packument) = needs_parent(known, &self.world()) else { return false };
+        let Some(packument) = needs_parent(known, &self.policy_snapshot()) else { return false };
         // The name must not be sent to a different registry, or needlessly if the package's ages are waived.
         let Some(whole) = self.parent_name(&packument.name).filter(|whole| self.registries.of(whole).id() == known.registry.id())
         else {
             return false;
         };
-        if self.world().policy(client.profile).waives_ages(&packument.name) {
+        if self.policy_snapshot().policy(client.profile).waives_ages(&packument.name) {
             return false;
         }
         // A parent that cannot be fetched pins nothing.
@@ -80,9 +80,9 @@ fn newer_than<'p>(whole: &PackageSnapshot, part: &'p Packument) -> Option<&'p st
 }
 
 /// Returns the packument if its parent matters to a rule and is not known yet.
-pub(crate) fn needs_parent<'a>(known: &'a PackageSnapshot, world: &PolicySnapshot) -> Option<&'a Arc<Packument>> {
+pub(crate) fn needs_parent<'a>(known: &'a PackageSnapshot, policy_snapshot: &PolicySnapshot) -> Option<&'a Arc<Packument>> {
     let packument = known.packument.as_ref().filter(|_| known.parent.get().is_none())?;
-    let longest = world.subpackage_exemption_age()?;
+    let longest = policy_snapshot.subpackage_exemption_age()?;
     known
         .first_published
         .is_some_and(|first_published| timestamp::saturating_add(first_published, longest) > known.validated)

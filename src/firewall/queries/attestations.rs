@@ -77,8 +77,8 @@ impl Components {
         {
             evaluated = self.evaluated(client, name, need, None).await?;
         }
-        let EvaluatedPackage { reading, packument, screen, .. } = evaluated;
-        let shown = packument.find(version).filter(|(at, _)| screen.shown[*at]);
+        let EvaluatedPackage { reading, packument, table, .. } = evaluated;
+        let shown = packument.find(version).filter(|(at, _)| table.shown[*at]);
         let Some(digest) = shown.and_then(|(_, entry)| Some(entry.integrity.as_ref()?.strongest().clone())) else {
             return Err(no_version(name, version));
         };

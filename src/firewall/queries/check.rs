@@ -167,12 +167,12 @@ impl Components {
     fn check_version(&self, reading: &PackageLookup, profile: Profile, locked: &LockedVersion) -> CheckedVersion {
         let known = &reading.known;
         let packument = known.packument.as_ref();
-        let world = self.world();
-        let screen = known.verdicts(&world, profile);
+        let policy_snapshot = self.policy_snapshot();
+        let table = known.verdicts(&policy_snapshot, profile);
         let entry = packument.and_then(|packument| packument.find_same(&locked.version));
-        let removed = |version| evaluate_removed(known, version, &world, profile);
+        let removed = |version| evaluate_removed(known, version, &policy_snapshot, profile);
         let (verdict, stated) = match entry {
-            Some((at, entry)) => (screen.verdict(at).clone(), entry.integrity.clone()),
+            Some((at, entry)) => (table.verdict(at).clone(), entry.integrity.clone()),
             None => match removed(&locked.version).or_else(|| removed(without_build(&locked.version))) {
                 Some((verdict, first, _)) => (verdict, first.and_then(|release| release.integrity.clone())),
                 None => return CheckedVersion::missing(locked, format!("{} has no version {}", locked.name, locked.version)),
@@ -186,8 +186,8 @@ impl Components {
             judged.reason = Some(format!("the lockfile expects {expected}, the registry has {stated}"));
         }
         if let Some(packument) = packument.filter(|_| judged.outcome != CheckOutcome::Allow) {
-            judged.nearest = screen.nearest_allowed(packument, &locked.version).map(str::to_owned);
-            judged.fits = best_replacement(packument, &screen, &locked.ranges).map(str::to_owned);
+            judged.nearest = table.nearest_allowed(packument, &locked.version).map(str::to_owned);
+            judged.fits = best_replacement(packument, &table, &locked.ranges).map(str::to_owned);
         }
         judged
     }
@@ -257,10 +257,10 @@ fn integrity_conflict(locked: &LockedVersion, stated: Option<&Integrity>) -> Opt
 
 /// Returns the highest visible version that satisfies every range, a deprecated one only if there is no other. A dist-tag means
 /// its visible target.
-fn best_replacement<'a>(packument: &'a Packument, screen: &VerdictTable, ranges: &[String]) -> Option<&'a str> {
+fn best_replacement<'a>(packument: &'a Packument, table: &VerdictTable, ranges: &[String]) -> Option<&'a str> {
     // Built only if a text is not a range: a packument may have many tags, and a request many texts.
     let tags = LazyCell::new(|| {
-        let tags = screen.tags.as_ref().unwrap_or(&packument.dist_tags);
+        let tags = table.tags.as_ref().unwrap_or(&packument.dist_tags);
         tags.iter().map(|(tag, version)| (&**tag, &**version)).collect::<HashMap<&str, &str>>()
     });
     let read = |text: &String| Range::parse(text).or_else(|| Range::parse(tags.get(text.as_str())?));
@@ -270,7 +270,7 @@ fn best_replacement<'a>(packument: &'a Packument, screen: &VerdictTable, ranges:
         return None;
     }
     let shown = |deprecated: bool| {
-        let entries = packument.entries.iter().zip(&screen.shown).filter(|(_, shown)| **shown).map(|(entry, _)| entry);
+        let entries = packument.entries.iter().zip(&table.shown).filter(|(_, shown)| **shown).map(|(entry, _)| entry);
         entries.filter(move |entry| entry.traits.deprecated == deprecated)
     };
     let highest = |deprecated: bool| {

@@ -25,8 +25,8 @@ impl Components {
     /// Returns the reason if a feed lists the destination as an indicator of malware and the feed's trust refuses it. Every hit
     /// is recorded as an event, refused or not.
     pub(crate) fn check_egress(&self, contacting: &EgressRequest<'_>) -> Option<String> {
-        let world = self.world();
-        let found = world.advisories.match_indicator(contacting.host)?;
+        let policy_snapshot = self.policy_snapshot();
+        let found = policy_snapshot.advisories.match_indicator(contacting.host)?;
         let client = match contacting.user {
             Some(user) => format!("{user}@{}", contacting.client),
             None => contacting.client.to_string(),

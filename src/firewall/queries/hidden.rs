@@ -57,19 +57,19 @@ impl Components {
         let slot = CacheKey::of(name, self.registries.of(name), &client.authorization);
         let known = self.documents.get(&slot)?;
         let packument = known.packument.as_ref()?;
-        let screen = known.verdicts(&self.world(), client.profile);
-        let shown = packument.entries.iter().zip(&screen.shown).filter(|(_, shown)| **shown);
+        let table = known.verdicts(&self.policy_snapshot(), client.profile);
+        let shown = packument.entries.iter().zip(&table.shown).filter(|(_, shown)| **shown);
         let shown = shown.filter_map(|(entry, _)| entry.version.as_ref());
         // Stable versions rank above all prereleases, as for clients that use `latest`.
         let rank = |version: &Version| (!version.is_prerelease(), version.clone());
         let highest = shown.map(rank).max();
         let mut hidden: Vec<(_, usize)> =
-            screen.verdicts.iter().map(|(at, _)| (packument.entries[*at].version.as_ref().map(rank), *at)).collect();
+            table.verdicts.iter().map(|(at, _)| (packument.entries[*at].version.as_ref().map(rank), *at)).collect();
         hidden.sort_by(|(a, _), (b, _)| b.cmp(a));
         let newer = hidden.iter().take_while(|(rank, _)| rank.is_some() && *rank > highest).count().min(MAX_LISTED);
         let kept = |at: usize| {
             let key = &packument.entries[at].key;
-            HeldVersion::of(key, screen.verdict(at), screen.nearest_allowed(packument, key).map(Into::into))
+            HeldVersion::of(key, table.verdict(at), table.nearest_allowed(packument, key).map(Into::into))
         };
         let rest = hidden.split_off(newer);
         let others = rest.first().and_then(|(_, at)| Some((kept(*at)?, rest.len())));
@@ -77,15 +77,15 @@ impl Components {
         let of_others = self.wants.of(&slot);
         let of_others = of_others.as_deref().unwrap_or_default();
         let wanted = wants.iter().chain(of_others).filter_map(|want| {
-            let at = pick_unfiltered(packument, &want.spec).filter(|at| !screen.shown[*at])?;
-            let fails = !is_satisfied(packument, &screen, &want.spec);
+            let at = pick_unfiltered(packument, &want.spec).filter(|at| !table.shown[*at])?;
+            let fails = !is_satisfied(packument, &table, &want.spec);
             Some(WantedVersion { want: want.clone(), fails, kept: kept(at)? })
         });
         let wanted: Vec<WantedVersion> = wanted.collect();
         // The command fails because of these, but most clients request no tarball of them.
         for missing in wanted.iter().filter(|wanted| wanted.fails && wanted.want.is_direct && client.is_installing) {
             if let Some((at, _)) = packument.find(&missing.kept.version) {
-                self.report_withheld(client, packument, &screen, at, self.clock.now());
+                self.report_withheld(client, packument, &table, at, self.clock.now());
             }
         }
         let is_wanted = !(wants.is_empty() && of_others.is_empty());

@@ -48,13 +48,13 @@ impl Components {
         client: &Client,
         name: &PackageName,
     ) -> Result<PackageInspection, FirewallError> {
-        let EvaluatedPackage { reading, packument, screen, .. } =
+        let EvaluatedPackage { reading, packument, table, .. } =
             self.evaluated(client, name, DocumentNeed::Form(PackumentForm::Abbreviated), None).await?;
-        let (world, profile, known) = (self.world(), client.profile, Arc::clone(&reading.known));
+        let (policy_snapshot, profile, known) = (self.policy_snapshot(), client.profile, Arc::clone(&reading.known));
         let inspect = move || {
             let name = &packument.name;
-            let advisories = world.advisories.of(name.as_str()).applicable_to(known.dated(&packument));
-            let rules = world.policy(profile).for_package(name);
+            let advisories = policy_snapshot.advisories.of(name.as_str()).applicable_to(known.dated(&packument));
+            let rules = policy_snapshot.policy(profile).for_package(name);
             let inspected = |(at, entry): (usize, &crate::npm::packument::index::VersionEntry)| {
                 let facts = known.facts(&packument, at, &advisories);
                 InspectedVersion {
@@ -62,7 +62,7 @@ impl Components {
                     version: entry.version.clone(),
                     integrity: facts.integrity.cloned(),
                     effective: facts.effective,
-                    verdict: screen.verdict(at).clone(),
+                    verdict: table.verdict(at).clone(),
                     records: rules.required_overrides(&facts).into_iter().map(str::to_owned).collect(),
                 }
             };
@@ -81,19 +81,19 @@ impl Components {
         wanted: &[(&str, Timestamp)],
     ) -> Result<Vec<Option<Verdict>>, FirewallError> {
         let known = self.lookup(client, name, DocumentNeed::Form(PackumentForm::Abbreviated), None).await?.known;
-        let present = self.world();
+        let present = self.policy_snapshot();
         let packument = known.packument.as_deref();
         let versions = packument.into_iter().flat_map(|packument| known.dated(packument));
         let advisories = present.advisories.of(name.as_str()).applicable_to(versions);
         let judge_one = |(version, at): &(&str, Timestamp)| {
-            let world = present.as_of(*at);
-            let rules = world.policy(client.profile).for_package(name);
+            let policy_snapshot = present.as_of(*at);
+            let rules = policy_snapshot.policy(client.profile).for_package(name);
             if let Some((packument, (place, _))) = packument.and_then(|packument| Some((packument, packument.find(version)?))) {
                 let facts = known.facts(packument, place, &advisories);
-                return Some(world.evaluate(&rules, &facts, *at, &mut ()));
+                return Some(policy_snapshot.evaluate(&rules, &facts, *at, &mut ()));
             }
-            let removed = RemovedVersion::find(&known, version, &world)?;
-            Some(world.evaluate(&rules, &removed.facts(Some(*at)), *at, &mut ()))
+            let removed = RemovedVersion::find(&known, version, &policy_snapshot)?;
+            Some(policy_snapshot.evaluate(&rules, &removed.facts(Some(*at)), *at, &mut ()))
         };
         Ok(wanted.iter().map(judge_one).collect())
     }

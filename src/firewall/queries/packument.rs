@@ -27,7 +27,7 @@ pub(crate) struct EvaluatedPackage {
     /// The lookup.
     pub reading: PackageLookup,
     pub packument: Arc<Packument>,
-    pub screen: Arc<VerdictTable>,
+    pub table: Arc<VerdictTable>,
     /// When the verdicts were read.
     pub now: Timestamp,
 }
@@ -43,16 +43,16 @@ impl Components {
         for _ in 0..MAX_ATTEMPTS {
             let render_request =
                 RenderRequest { form, packing: coding.segment_format(), base: client.base.clone(), profile: client.profile };
-            let EvaluatedPackage { reading, packument, screen, now } =
+            let EvaluatedPackage { reading, packument, table, now } =
                 self.evaluated(client, name, DocumentNeed::Form(form), Some(render_request)).await?;
-            self.require_visible(client, &packument, &screen)?;
-            let Some(answer) = self.answer(client, &reading, &screen, form, coding).await? else { continue };
-            self.note_withheld(client, &reading.known, &packument, &screen, now);
-            let (count, total) = (screen.hidden.len() as u64, screen.shown.len() as u64);
+            self.require_visible(client, &packument, &table)?;
+            let Some(answer) = self.answer(client, &reading, &table, form, coding).await? else { continue };
+            self.note_withheld(client, &reading.known, &packument, &table, now);
+            let (count, total) = (table.hidden.len() as u64, table.shown.len() as u64);
             if count > 0 {
                 VersionsHidden { name, count, total }.emit(&self.metrics);
             }
-            self.note_packument((client, now), name, &screen, DownloadOutcome::Served, None);
+            self.note_packument((client, now), name, &table, DownloadOutcome::Served, None);
             return Ok(PackumentResponse { stale: reading.stale, ..answer });
         }
         Err(FirewallError::Internal("the packument changed too often during the request".into()))
@@ -67,8 +67,8 @@ impl Components {
         let mut is_asked_again = false;
         for _ in 0..MAX_ATTEMPTS {
             let evaluated = self.evaluated(client, name, DocumentNeed::Form(PackumentForm::Full), None).await?;
-            let EvaluatedPackage { reading, packument, screen, .. } = &evaluated;
-            let (of, by, text) = (Arc::clone(packument), Arc::clone(screen), Box::<str>::from(wanted));
+            let EvaluatedPackage { reading, packument, table, .. } = &evaluated;
+            let (of, by, text) = (Arc::clone(packument), Arc::clone(table), Box::<str>::from(wanted));
             let resolve = move || Some(of.find(resolve(&of, &by, &text)?)?.0);
             let Some(at) = self.over_versions(&reading.known, client.address, resolve).await? else {
                 let need = DocumentNeed::Form(PackumentForm::Full);
@@ -78,9 +78,9 @@ impl Components {
                 }
                 return Err(no_version(name, wanted));
             };
-            if !screen.shown[at] {
+            if !table.shown[at] {
                 let (inner, asked) = (Arc::clone(self), client.clone());
-                let (of, by) = (Arc::clone(packument), Arc::clone(screen));
+                let (of, by) = (Arc::clone(packument), Arc::clone(table));
                 let refuse = move || inner.refuse(&asked, &of, &by, at);
                 let rejection = self.over_versions(&reading.known, client.address, refuse).await?;
                 let version = &*packument.entries[at].key;
@@ -90,17 +90,17 @@ impl Components {
             if read.known.content != evaluated.reading.known.content {
                 continue;
             }
-            self.note_packument((client, evaluated.now), name, screen, DownloadOutcome::Served, None);
+            self.note_packument((client, evaluated.now), name, table, DownloadOutcome::Served, None);
             return Ok(render::manifest(&document, packument, &packument.entries[at], client.base.rewriting()).into());
         }
         Err(FirewallError::Internal("the packument changed too often during the request".into()))
     }
 
     pub(crate) async fn dist_tags(self: &Arc<Self>, client: &Client, name: &PackageName) -> Result<Bytes, FirewallError> {
-        let EvaluatedPackage { packument, screen, .. } =
+        let EvaluatedPackage { packument, table, .. } =
             self.evaluated(client, name, DocumentNeed::Form(PackumentForm::Abbreviated), None).await?;
-        self.require_visible(client, &packument, &screen)?;
-        Ok(render::tags_json(screen.tags.as_ref().unwrap_or(&packument.dist_tags)).into())
+        self.require_visible(client, &packument, &table)?;
+        Ok(render::tags_json(table.tags.as_ref().unwrap_or(&packument.dist_tags)).into())
     }
 
     /// Looks up a package that upstream has, with its verdicts.
@@ -121,31 +121,31 @@ impl Components {
         let Some(packument) = reading.known.packument.clone() else {
             return Err(FirewallError::NotFound(format!("{name} is no longer in the upstream registry").into()));
         };
-        let screen = reading.known.verdicts(&moment.world, client.profile);
-        self.overbroad_advisories(name, &screen);
-        Ok(EvaluatedPackage { reading, packument, screen, now: moment.now })
+        let table = reading.known.verdicts(&moment.policy_snapshot, client.profile);
+        self.overbroad_advisories(name, &table);
+        Ok(EvaluatedPackage { reading, packument, table, now: moment.now })
     }
 
     /// Refuses a package without visible versions. An empty packument would look unpublished to pnpm and yarn.
-    fn require_visible(&self, client: &Client, packument: &Packument, screen: &VerdictTable) -> Result<(), FirewallError> {
-        if screen.any_visible() {
+    fn require_visible(&self, client: &Client, packument: &Packument, table: &VerdictTable) -> Result<(), FirewallError> {
+        if table.any_visible() {
             return Ok(());
         }
-        let newest = screen.restrictions.as_ref().and_then(|restrictions| packument.find(&restrictions.newest));
+        let newest = table.restrictions.as_ref().and_then(|restrictions| packument.find(&restrictions.newest));
         let Some((at, newest)) = newest else {
             return Err(FirewallError::NotFound(format!("{} has no versions upstream", packument.name).into()));
         };
-        let newest = (&*newest.key, screen.verdict(at));
-        let refusal = Refusal::of_package(&packument.name, screen.shown.len(), newest, screen.next_opening);
+        let newest = (&*newest.key, table.verdict(at));
+        let refusal = Refusal::of_package(&packument.name, table.shown.len(), newest, table.next_opening);
         let Some(refusal) = refusal else { return Err(FirewallError::Internal("a hidden version has no reason".into())) };
-        self.note_packument((client, self.clock.now()), &packument.name, screen, DownloadOutcome::Refused, Some(&refusal.rule));
+        self.note_packument((client, self.clock.now()), &packument.name, table, DownloadOutcome::Refused, Some(&refusal.rule));
         Err(self.record_refusal(client, refusal))
     }
 
     /// Returns the refusal of the hidden entry at `at`.
-    pub(crate) fn refuse(&self, client: &Client, packument: &Packument, screen: &VerdictTable, at: usize) -> FirewallError {
+    pub(crate) fn refuse(&self, client: &Client, packument: &Packument, table: &VerdictTable, at: usize) -> FirewallError {
         let key = &*packument.entries[at].key;
-        let refusal = Refusal::of_version(&packument.name, key, screen.verdict(at), screen.nearest_allowed(packument, key));
+        let refusal = Refusal::of_version(&packument.name, key, table.verdict(at), table.nearest_allowed(packument, key));
         refusal.map_or_else(
             || FirewallError::Internal("a hidden version has no reason".into()),
             |refusal| self.record_refusal(client, refusal),
@@ -171,7 +171,7 @@ impl Components {
         &self,
         (client, now): (&Client, Timestamp),
         name: &PackageName,
-        screen: &VerdictTable,
+        table: &VerdictTable,
         outcome: DownloadOutcome,
         rule: Option<&RuleId>,
     ) {
@@ -182,7 +182,7 @@ impl Components {
             integrity: None,
             outcome,
             rule: rule.map(|rule| rule.as_str().into()),
-            hidden: Arc::clone(&screen.hidden),
+            hidden: Arc::clone(&table.hidden),
             client: client.address,
             user: client.user.clone(),
             tool: client.agent.tool.as_str(),
@@ -194,11 +194,11 @@ impl Components {
 
 /// Resolves `wanted` for clients: an exact version, a visible dist-tag, or the best visible version of a range. A hidden exact
 /// version, or a range that only hidden versions satisfy, is also returned, so that the refusal can explain it.
-pub(crate) fn resolve<'a>(packument: &'a Packument, screen: &'a VerdictTable, wanted: &str) -> Option<&'a str> {
+pub(crate) fn resolve<'a>(packument: &'a Packument, table: &'a VerdictTable, wanted: &str) -> Option<&'a str> {
     if let Some((_, entry)) = packument.find_same(wanted) {
         return Some(&entry.key);
     }
-    if let Some(version) = screen.tag(packument, wanted) {
+    if let Some(version) = table.tag(packument, wanted) {
         return Some(version);
     }
     // A tag whose hidden target has no replacement.
@@ -206,8 +206,8 @@ pub(crate) fn resolve<'a>(packument: &'a Packument, screen: &'a VerdictTable, wa
         return packument.find(target).map(|(_, entry)| &*entry.key);
     }
     let range = Range::parse(wanted)?;
-    let latest = screen.tag(packument, "latest");
-    best_in_range(packument, &range, latest, |at| screen.shown[at]).or_else(|| best_in_range(packument, &range, None, |_| true))
+    let latest = table.tag(packument, "latest");
+    best_in_range(packument, &range, latest, |at| table.shown[at]).or_else(|| best_in_range(packument, &range, None, |_| true))
 }
 
 /// Picks the version of a range like npm: `latest` if it satisfies the range, else the highest, deprecated ones last.

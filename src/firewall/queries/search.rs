@@ -90,18 +90,18 @@ impl Components {
     fn is_hidden_from_others(&self, slot: &CacheKey, version: &str, profile: Profile) -> bool {
         let Some(known) = self.documents.get(&slot.shared()).filter(|_| slot.is_client_scoped()) else { return false };
         let at = known.packument.as_ref().and_then(|packument| packument.find(version)).map(|(at, _)| at);
-        at.is_some_and(|at| !known.verdicts(&self.world(), profile).shown[at])
+        at.is_some_and(|at| !known.verdicts(&self.policy_snapshot(), profile).shown[at])
     }
 
     /// Describes the version of the result if it is visible, else the visible `latest` from the packument alone.
     fn of_known(&self, known: &PackageSnapshot, package: &Value, version: &str, profile: Profile) -> Option<Value> {
         let packument = known.packument.as_ref()?;
-        let screen = known.verdicts(&self.world(), profile);
-        let shown = packument.find(version).filter(|(at, _)| screen.shown[*at]).map(|(_, entry)| entry);
+        let table = known.verdicts(&self.policy_snapshot(), profile);
+        let shown = packument.find(version).filter(|(at, _)| table.shown[*at]).map(|(_, entry)| entry);
         // Registries describe `latest`. If that is hidden, the texts may be about it, regardless of the stated version.
         let is_latest = packument.dist_tags.iter().any(|(tag, target)| **tag == *"latest" && **target == *version);
         match shown {
-            Some(entry) if is_latest || screen.hidden.is_empty() => {
+            Some(entry) if is_latest || table.hidden.is_empty() => {
                 let mut described = described(&packument.name, version, package);
                 if let Some(published) = entry.published {
                     described["date"] = published.to_string().into();
@@ -110,7 +110,7 @@ impl Components {
             }
             Some(entry) => Some(of_entry(&packument.name, entry)),
             None => {
-                let (_, latest) = packument.find(screen.tag(packument, "latest")?)?;
+                let (_, latest) = packument.find(table.tag(packument, "latest")?)?;
                 Some(of_entry(&packument.name, latest))
             }
         }
@@ -120,8 +120,8 @@ impl Components {
     fn of_unknown(&self, name: &PackageName, package: &Value, version: &str, profile: Profile) -> Option<Value> {
         let now = self.clock.now();
         let published = package.get("date").and_then(Value::as_str).and_then(timestamp::parse);
-        let (world, parsed) = (self.world(), Version::parse(version));
-        let advisories = world.advisories.of(name.as_str()).applicable_to(std::iter::empty());
+        let (policy_snapshot, parsed) = (self.policy_snapshot(), Version::parse(version));
+        let advisories = policy_snapshot.advisories.of(name.as_str()).applicable_to(std::iter::empty());
         let facts = Facts {
             published,
             parsed: parsed.as_ref(),
@@ -130,7 +130,8 @@ impl Components {
             unknown: UnknownFacts::ALL,
             ..Facts::of(name, version, published.unwrap_or(now))
         };
-        let is_allowed = world.evaluate(&world.policy(profile).for_package(name), &facts, now, &mut ()).is_allowed();
+        let is_allowed =
+            policy_snapshot.evaluate(&policy_snapshot.policy(profile).for_package(name), &facts, now, &mut ()).is_allowed();
         (parsed.is_some() && is_allowed).then(|| described(name, version, package))
     }
 }

@@ -113,10 +113,10 @@ impl Components {
         name: &PackageName,
         registry: &Arc<Registry>,
     ) -> Result<PassthroughResponse, FirewallError> {
-        let EvaluatedPackage { reading, packument: known, screen, .. } =
+        let EvaluatedPackage { reading, packument: known, table, .. } =
             self.evaluated(client, name, DocumentNeed::Form(PackumentForm::Full), None).await?;
         // Checked before anything large is fetched.
-        let held = screen.shown.iter().filter(|shown| !**shown).count();
+        let held = table.shown.iter().filter(|shown| !**shown).count();
         if held > 0 && !self.is_confirmed(client, name, registry).await {
             return Err(FirewallError::NotEntitled(unconfirmed(name, held).into()));
         }
@@ -135,7 +135,7 @@ impl Components {
             rendered
         });
         let (packument, body) = rendered.await??;
-        let is_shown = |key: &str| known.find(key).is_some_and(|(at, _)| screen.shown[at]);
+        let is_shown = |key: &str| known.find(key).is_some_and(|(at, _)| table.shown[at]);
         let hidden = packument.entries.iter().filter(|entry| !is_shown(&entry.key)).count();
         if hidden > 0 {
             if !self.is_confirmed(client, name, registry).await {

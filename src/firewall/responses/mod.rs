@@ -40,7 +40,7 @@ pub(crate) struct RenderRequest {
 struct Wanted<'a> {
     key: &'a ViewKey,
     known: &'a PackageSnapshot,
-    screen: &'a Arc<VerdictTable>,
+    table: &'a Arc<VerdictTable>,
     coding: ContentCoding,
     restricted: bool,
 }
@@ -70,7 +70,7 @@ pub(crate) struct CachedView {
 /// request them, so few are kept.
 pub(crate) struct UnsegmentedResponse {
     content: [u8; 32],
-    screen: Digest,
+    table: Digest,
     answer: PackumentResponse,
 }
 
@@ -88,7 +88,7 @@ pub(crate) type UnsegmentedKey = (ViewKey, ContentCoding, bool);
 /// A response and its inputs.
 struct CachedResponse {
     restricted: bool,
-    screen: Digest,
+    table: Digest,
     answer: PackumentResponse,
 }
 
@@ -99,24 +99,24 @@ impl CachedView {
         u32::try_from(self.view.weight() + 2048).unwrap_or(u32::MAX)
     }
 
-    fn kept(&self, restricted: bool, screen: &VerdictTable) -> Option<PackumentResponse> {
+    fn kept(&self, restricted: bool, table: &VerdictTable) -> Option<PackumentResponse> {
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |kept: &&CachedResponse| kept.restricted == restricted && kept.screen == screen.identity;
+        let fits = |kept: &&CachedResponse| kept.restricted == restricted && kept.table == table.identity;
         answers.iter().find(fits).map(|kept| kept.answer.clone())
     }
 
     /// Assembles a response; `None` if the view must be rendered again first.
     fn assemble(
         &self,
-        screen: &VerdictTable,
+        table: &VerdictTable,
         coding: ContentCoding,
         restricted: bool,
         now: Timestamp,
     ) -> Option<PackumentResponse> {
         let restrictions =
-            screen.restrictions.as_ref().filter(|_| restricted).map(|restrictions| restrictions.to_json(&self.base, &self.name));
+            table.restrictions.as_ref().filter(|_| restricted).map(|restrictions| restrictions.to_json(&self.base, &self.name));
         let restrictions = restrictions.as_deref();
-        let assembly = self.view.assemble(&VersionFilter { shown: &screen.shown, tags: screen.tags.as_deref(), restrictions })?;
+        let assembly = self.view.assemble(&VersionFilter { shown: &table.shown, tags: table.tags.as_deref(), restrictions })?;
         let mut entity = assembly.fingerprint().to_vec();
         entity.push(coding as u8);
         let etag = format!("\"{}\"", &Digest::of(Algorithm::Sha256, &entity).to_hex()[..32]);
@@ -130,10 +130,10 @@ impl CachedView {
     }
 
     /// Caches a response, which shares the view's memory, and replaces the previous one.
-    fn keep(&self, restricted: bool, screen: &VerdictTable, answer: &PackumentResponse) {
+    fn keep(&self, restricted: bool, table: &VerdictTable, answer: &PackumentResponse) {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         answers.retain(|kept| kept.restricted != restricted);
-        answers.push(CachedResponse { restricted, screen: screen.identity.clone(), answer: answer.clone() });
+        answers.push(CachedResponse { restricted, table: table.identity.clone(), answer: answer.clone() });
     }
 }
 
@@ -147,11 +147,11 @@ impl Components {
         self: &Arc<Self>,
         client: &Client,
         reading: &PackageLookup,
-        screen: &Arc<VerdictTable>,
+        table: &Arc<VerdictTable>,
         form: PackumentForm,
         coding: ContentCoding,
     ) -> Result<Option<PackumentResponse>, FirewallError> {
-        let restricted = screen.restrictions.is_some() && client.agent.reads_policy_restrictions();
+        let restricted = table.restrictions.is_some() && client.agent.reads_policy_restrictions();
         let packing = coding.segment_format();
         let key = ViewKey {
             slot: reading.known.slot.shared(),
@@ -160,13 +160,13 @@ impl Components {
             base: Arc::clone(client.base.view()),
             profile: client.profile,
         };
-        if let Some(answer) = self.kept(&key, &reading.known, screen, coding, restricted) {
+        if let Some(answer) = self.kept(&key, &reading.known, table, coding, restricted) {
             CacheLookup { cache: CacheLabel::Answer, outcome: CacheOutcome::Hit }.emit(&self.metrics);
             return Ok(Some(answer));
         }
         CacheLookup { cache: CacheLabel::Answer, outcome: CacheOutcome::Miss }.emit(&self.metrics);
         let rendered = self.views.get(&key).filter(|rendered| rendered.content == reading.known.content);
-        let wanted = Wanted { key: &key, known: &reading.known, screen, coding, restricted };
+        let wanted = Wanted { key: &key, known: &reading.known, table, coding, restricted };
         let mut answer = None;
         if let Some(rendered) = rendered {
             answer = Box::pin(self.assemble(client, rendered, &wanted)).await?;
@@ -187,16 +187,16 @@ impl Components {
         &self,
         key: &ViewKey,
         known: &PackageSnapshot,
-        screen: &VerdictTable,
+        table: &VerdictTable,
         coding: ContentCoding,
         restricted: bool,
     ) -> Option<PackumentResponse> {
         if !coding.is_segmented() {
             let whole = self.unsegmented.get(&(key.clone(), coding, restricted))?;
-            return (whole.content == known.content && whole.screen == screen.identity).then(|| whole.answer.clone());
+            return (whole.content == known.content && whole.table == table.identity).then(|| whole.answer.clone());
         }
         let rendered = self.views.get(key).filter(|rendered| rendered.content == known.content)?;
-        rendered.kept(restricted, screen)
+        rendered.kept(restricted, table)
     }
 
     /// Assembles a response from a view. Joining compressed segments takes microseconds. Other codings take milliseconds, and
@@ -207,23 +207,23 @@ impl Components {
         rendered: Arc<CachedView>,
         wanted: &Wanted<'_>,
     ) -> Result<Option<PackumentResponse>, FirewallError> {
-        let &Wanted { key, known, screen, coding, restricted } = wanted;
+        let &Wanted { key, known, table, coding, restricted } = wanted;
         let now = self.clock.now();
         if coding.is_segmented() {
-            let (of, by) = (Arc::clone(&rendered), Arc::clone(screen));
+            let (of, by) = (Arc::clone(&rendered), Arc::clone(table));
             let join = move || of.assemble(&by, coding, restricted, now);
             let answer = self.over_versions(known, client.address, join).await?;
-            return Ok(answer.inspect(|answer| rendered.keep(restricted, screen, answer)));
+            return Ok(answer.inspect(|answer| rendered.keep(restricted, table, answer)));
         }
         let mut share = self.plain.share_for(client.address);
         // Brotli needs the uncompressed body as well.
         share.grow_to(if coding == ContentCoding::Brotli { 2 } else { 1 } * known.document.length).await?;
         let permit = self.heavy.acquire(client.address).await;
         // Another request may have made it in the meantime.
-        if let Some(answer) = self.kept(key, known, screen, coding, restricted) {
+        if let Some(answer) = self.kept(key, known, table, coding, restricted) {
             return Ok(Some(answer));
         }
-        let assembled = Arc::clone(screen);
+        let assembled = Arc::clone(table);
         let work = move || {
             let answer = rendered.assemble(&assembled, coding, restricted, now);
             drop(permit);
@@ -231,7 +231,7 @@ impl Components {
         };
         let Some(answer) = self.blocking(work).await? else { return Ok(None) };
         if client.base.cacheable {
-            let whole = UnsegmentedResponse { content: known.content, screen: screen.identity.clone(), answer: answer.clone() };
+            let whole = UnsegmentedResponse { content: known.content, table: table.identity.clone(), answer: answer.clone() };
             self.unsegmented.insert((key.clone(), coding, restricted), Arc::new(whole));
         }
         share.force_grow_to(answer.length);
@@ -285,7 +285,7 @@ impl Components {
             again = parse::parse(&known.slot.name, document).ok()?.fields;
             &again
         };
-        let screen = known.verdicts(&self.world(), render_request.profile);
+        let table = known.verdicts(&self.policy_snapshot(), render_request.profile);
         press.set_format(render_request.packing);
         let view = PackumentView::render(
             document,
@@ -293,7 +293,7 @@ impl Components {
             fields,
             render_request.form,
             render_request.base.rewriting(),
-            &|at| !screen.shown[at],
+            &|at| !table.shown[at],
             press,
         );
         let rendered = Arc::new(CachedView {

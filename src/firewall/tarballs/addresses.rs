@@ -192,8 +192,8 @@ impl Components {
 
     /// Returns the version of the entries at `places`, preferably a visible one: all have the same digests.
     fn choose(&self, client: &Client, evaluated: &EvaluatedPackage, places: &[usize]) -> Result<Option<Box<str>>, FirewallError> {
-        let EvaluatedPackage { packument, screen, .. } = evaluated;
-        let Some(&first) = places.iter().find(|at| screen.shown[**at]).or(places.first()) else { return Ok(None) };
+        let EvaluatedPackage { packument, table, .. } = evaluated;
+        let Some(&first) = places.iter().find(|at| table.shown[**at]).or(places.first()) else { return Ok(None) };
         let entry = &packument.entries[first];
         let differs = |at: &usize| {
             let integrity = &packument.entries[*at].integrity;

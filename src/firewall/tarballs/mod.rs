@@ -99,23 +99,23 @@ impl Components {
             (Box::pin(self.lookup(client, name, DocumentNeed::Index, None)).await?, self.context())
         };
         let (mut reading, mut moment) = (reading, moment);
-        let mut admitted = self.admit_from(client, &reading, version, &moment.world).await;
+        let mut admitted = self.admit_from(client, &reading, version, &moment.policy_snapshot).await;
         if let Err(FirewallError::NotFound(_)) = &admitted
             && let Some(again) = Box::pin(self.ask_once_more(client, &reading, version, DocumentNeed::Index)).await
         {
             (reading, moment) = (again, self.context());
-            admitted = self.admit_from(client, &reading, version, &moment.world).await;
+            admitted = self.admit_from(client, &reading, version, &moment.policy_snapshot).await;
         }
-        let EvalContext { now, world } = moment;
+        let EvalContext { now, policy_snapshot } = moment;
         let admitted = match admitted {
             Ok(admitted) => admitted,
             Err(rejection) => return Err(self.note_refusal(client, &reading.known, version, rejection)),
         };
-        match self.load_or_download(client, &reading.known, version, &admitted, world.revision).await {
+        match self.load_or_download(client, &reading.known, version, &admitted, policy_snapshot.revision).await {
             Ok((Landed { bytes, digests }, kept)) => {
                 // Changes during the download apply before the first byte is served.
-                let then = self.world();
-                if then.revision != world.revision {
+                let then = self.policy_snapshot();
+                if then.revision != policy_snapshot.revision {
                     let again = self.admit_from(client, &reading, version, &then).await;
                     again.map_err(|rejection| self.note_refusal(client, &reading.known, version, rejection))?;
                 }
@@ -140,17 +140,17 @@ impl Components {
         client: &Client,
         reading: &PackageLookup,
         version: &str,
-        world: &Arc<PolicySnapshot>,
+        policy_snapshot: &Arc<PolicySnapshot>,
     ) -> Result<AdmittedTarball, FirewallError> {
         let known = &reading.known;
         let is_shown = || {
             let (at, _) = known.packument.as_ref()?.find(version)?;
-            Some(known.is_judged(world, client.profile) && known.verdicts(world, client.profile).shown[at])
+            Some(known.is_judged(policy_snapshot, client.profile) && known.verdicts(policy_snapshot, client.profile).shown[at])
         };
         if !known.has_many_versions() || is_shown() == Some(true) {
-            return self.admit(client, reading, version, world);
+            return self.admit(client, reading, version, policy_snapshot);
         }
-        Box::pin(self.admit_elsewhere(client, reading, version, world)).await
+        Box::pin(self.admit_elsewhere(client, reading, version, policy_snapshot)).await
     }
 
     /// Admits a version like [`Components::admit`], off the async threads.
@@ -159,11 +159,11 @@ impl Components {
         client: &Client,
         reading: &PackageLookup,
         version: &str,
-        world: &Arc<PolicySnapshot>,
+        policy_snapshot: &Arc<PolicySnapshot>,
     ) -> Result<AdmittedTarball, FirewallError> {
-        let (inner, world) = (Arc::clone(self), Arc::clone(world));
+        let (inner, policy_snapshot) = (Arc::clone(self), Arc::clone(policy_snapshot));
         let (asked, read, version) = (client.clone(), reading.clone(), Box::<str>::from(version));
-        self.over_versions(&reading.known, client.address, move || inner.admit(&asked, &read, &version, &world)).await?
+        self.over_versions(&reading.known, client.address, move || inner.admit(&asked, &read, &version, &policy_snapshot)).await?
     }
 
     /// Returns what may be served and the digests it must match, or the refusal.
@@ -172,25 +172,25 @@ impl Components {
         client: &Client,
         reading: &PackageLookup,
         version: &str,
-        world: &PolicySnapshot,
+        policy_snapshot: &PolicySnapshot,
     ) -> Result<AdmittedTarball, FirewallError> {
         let known = &reading.known;
         let name = &known.slot.name;
         let Some((packument, (at, entry))) =
             known.packument.as_ref().and_then(|packument| Some((packument, packument.find(version)?)))
         else {
-            return self.admit_removed(client, known, version, world);
+            return self.admit_removed(client, known, version, policy_snapshot);
         };
-        let screen = known.verdicts(world, client.profile);
-        self.overbroad_advisories(name, &screen);
-        if !screen.shown[at] {
-            return Err(self.refuse(client, packument, &screen, at));
+        let table = known.verdicts(policy_snapshot, client.profile);
+        self.overbroad_advisories(name, &table);
+        if !table.shown[at] {
+            return Err(self.refuse(client, packument, &table, at));
         }
         // A version without an integrity is hidden.
         let stated = entry.integrity.as_ref().ok_or_else(|| no_version(name, version))?;
         let integrity = known.provenance.get(at).and_then(|provenance| provenance.digests.as_ref()).unwrap_or(stated);
-        let integrity = world.active_decisions.with_approved_digests(name, version, integrity);
-        Ok(AdmittedTarball { integrity, entry: Some(at), notes: screen.notes(at).to_vec() })
+        let integrity = policy_snapshot.active_decisions.with_approved_digests(name, version, integrity);
+        Ok(AdmittedTarball { integrity, entry: Some(at), notes: table.notes(at).to_vec() })
     }
 
     /// Admits a version that was removed upstream: old versions are still served to clients whose lockfile contains them.
@@ -199,13 +199,14 @@ impl Components {
         client: &Client,
         known: &PackageSnapshot,
         version: &str,
-        world: &PolicySnapshot,
+        policy_snapshot: &PolicySnapshot,
     ) -> Result<AdmittedTarball, FirewallError> {
         let name = &known.slot.name;
-        let removed = evaluate_removed(known, version, world, client.profile).ok_or_else(|| no_version(name, version))?;
+        let removed =
+            evaluate_removed(known, version, policy_snapshot, client.profile).ok_or_else(|| no_version(name, version))?;
         let (verdict, first, notes) = removed;
-        let screen = known.verdicts(world, client.profile);
-        let nearest = known.packument.as_ref().and_then(|packument| screen.nearest_allowed(packument, version));
+        let table = known.verdicts(policy_snapshot, client.profile);
+        let nearest = known.packument.as_ref().and_then(|packument| table.nearest_allowed(packument, version));
         if let Some(refusal) = Refusal::of_version(name, version, &verdict, nearest) {
             // It may exist for other tokens, which must not be disclosed.
             let is_told = |packument: &Arc<Packument>| packument.find_departed(version).is_some();
@@ -215,7 +216,7 @@ impl Components {
             return Err(self.record_refusal(client, refusal));
         }
         let integrity = first.and_then(Release::known_digests).ok_or_else(|| no_version(name, version))?;
-        let integrity = world.active_decisions.with_approved_digests(name, version, &integrity);
+        let integrity = policy_snapshot.active_decisions.with_approved_digests(name, version, &integrity);
         Ok(AdmittedTarball { integrity, entry: None, notes })
     }
 
@@ -348,7 +349,7 @@ impl Components {
         let landed = self.download(&source, opened, integrity.clone()).await;
         // Checked after the commit: a purge that runs in between finds the tarball in the store.
         if let Ok(Landed { digests, .. }) = &landed
-            && self.world().revision != source.revision
+            && self.policy_snapshot().revision != source.revision
             && self.is_denied_now(&source, digests)
         {
             self.remove_denied(&source, digests).await;
@@ -366,17 +367,18 @@ impl Components {
 
     /// Checks whether an advisory or a decision denies the version under any policy. It is not kept then.
     fn is_denied_now(&self, source: &Source, integrity: &Integrity) -> bool {
-        let (world, now, name) = (self.world(), self.clock.now(), &source.slot.name);
+        let (policy_snapshot, now, name) = (self.policy_snapshot(), self.clock.now(), &source.slot.name);
         let parsed = Version::parse(&source.version);
         // An advisory that marks every version applies fully here. At worst the tarball is fetched again.
-        let advisories = world.advisories.of(name.as_str()).applicable_to(std::iter::empty());
+        let advisories = policy_snapshot.advisories.of(name.as_str()).applicable_to(std::iter::empty());
         let facts = Facts {
             parsed: parsed.as_ref(),
             integrity: Some(integrity),
             advisories: &advisories,
             ..Facts::of(name, &source.version, now)
         };
-        let verdict = world.evaluate(&world.policy(Profile::default()).for_package(name), &facts, now, &mut ());
+        let verdict =
+            policy_snapshot.evaluate(&policy_snapshot.policy(Profile::default()).for_package(name), &facts, now, &mut ());
         matches!(verdict, Verdict::Deny { reason } if matches!(reason.rule, RuleId::Advisory | RuleId::Denied))
     }
 
@@ -608,14 +610,14 @@ fn is_known_by_sha1_alone(known: &PackageSnapshot, version: &str, integrity: &In
 pub(crate) fn evaluate_removed<'a>(
     known: &'a PackageSnapshot,
     version: &'a str,
-    world: &'a PolicySnapshot,
+    policy_snapshot: &'a PolicySnapshot,
     profile: Profile,
 ) -> Option<(Verdict, Option<&'a Release>, Vec<Warning>)> {
-    let removed = RemovedVersion::find(known, version, world)?;
+    let removed = RemovedVersion::find(known, version, policy_snapshot)?;
     let facts = removed.facts(None);
-    let rules = world.policy(profile).for_package(facts.name);
+    let rules = policy_snapshot.policy(profile).for_package(facts.name);
     let mut notes = Vec::new();
-    let verdict = world.evaluate(&rules, &facts, known.validated, &mut notes);
+    let verdict = policy_snapshot.evaluate(&rules, &facts, known.validated, &mut notes);
     Some((verdict, removed.first, notes))
 }
 

@@ -39,7 +39,7 @@ const MIN_SIGHTING: std::time::Duration = std::time::Duration::from_secs(3600);
 #[derive(Debug)]
 pub(crate) struct VerdictTable {
     /// The revision of the policy snapshot.
-    pub world: u64,
+    pub policy_snapshot: u64,
     /// Whether the parent package was known.
     pub has_parent: bool,
     /// Whether each entry is visible.
@@ -104,9 +104,9 @@ impl OverbroadAdvisory {
 impl VerdictTable {
     /// Creates the verdicts of a package without versions.
     #[must_use]
-    pub(crate) fn empty(world: u64, has_parent: bool) -> Self {
+    pub(crate) fn empty(policy_snapshot: u64, has_parent: bool) -> Self {
         Self {
-            world,
+            policy_snapshot,
             has_parent,
             shown: Vec::new(),
             verdicts: Vec::new(),
@@ -127,16 +127,16 @@ impl VerdictTable {
     pub(crate) fn of(
         known: &PackageSnapshot,
         parent: Option<&ParentFirstSeen>,
-        world: &PolicySnapshot,
+        policy_snapshot: &PolicySnapshot,
         profile: Profile,
     ) -> Self {
-        let mut screen = Self::empty(world.revision, parent.is_some());
-        let Some(packument) = &known.packument else { return screen };
-        screen.judge(known, parent, packument, world, profile);
-        screen.tags = visible_dist_tags(known, packument, &screen.shown, world.policy(profile));
-        screen.restrictions = (!screen.verdicts.is_empty()).then(|| screen.build_restrictions(packument));
-        screen.identity = screen.fingerprint();
-        screen
+        let mut table = Self::empty(policy_snapshot.revision, parent.is_some());
+        let Some(packument) = &known.packument else { return table };
+        table.judge(known, parent, packument, policy_snapshot, profile);
+        table.tags = visible_dist_tags(known, packument, &table.shown, policy_snapshot.policy(profile));
+        table.restrictions = (!table.verdicts.is_empty()).then(|| table.build_restrictions(packument));
+        table.identity = table.fingerprint();
+        table
     }
 
     /// Returns the verdict of the entry at `at`.
@@ -189,25 +189,25 @@ impl VerdictTable {
         known: &PackageSnapshot,
         parent: Option<&ParentFirstSeen>,
         packument: &Packument,
-        world: &PolicySnapshot,
+        policy_snapshot: &PolicySnapshot,
         profile: Profile,
     ) {
         self.shown.reserve(packument.entries.len());
-        let advisories = world.advisories.of(packument.name.as_str()).applicable_to(known.dated(packument));
+        let advisories = policy_snapshot.advisories.of(packument.name.as_str()).applicable_to(known.dated(packument));
         self.overbroad = advisories.overbroad().map(OverbroadAdvisory::of).collect();
         let every = (0..packument.entries.len()).map(|at| known.facts_with(parent, packument, at, &advisories));
-        let policy = world.policy(profile);
+        let policy = policy_snapshot.policy(profile);
         let rules = policy.for_package(&packument.name).prefiltered(every);
-        let takes_notes = rules.may_warn() || world.active_decisions.may_waive(&packument.name);
+        let takes_notes = rules.may_warn() || policy_snapshot.active_decisions.may_waive(&packument.name);
         let may_lack = known.form == PackumentForm::Abbreviated && rules.hangs_on(UnknownFacts::ALL);
         for at in 0..packument.entries.len() {
             let facts = known.facts_with(parent, packument, at, &advisories);
             self.lacks |= may_lack && !self.lacks && rules.is_undecided(&facts, known.validated);
             let mut notes = Vec::new();
             let mut verdict = if takes_notes {
-                world.evaluate(&rules, &facts, known.validated, &mut notes)
+                policy_snapshot.evaluate(&rules, &facts, known.validated, &mut notes)
             } else {
-                world.evaluate(&rules, &facts, known.validated, &mut ())
+                policy_snapshot.evaluate(&rules, &facts, known.validated, &mut ())
             };
             if let (Some(behind), Verdict::Hold { reason, .. }) = (known.behind, &mut verdict) {
                 let hours = behind.as_hours();

@@ -83,7 +83,7 @@ impl ConnectionLimit {
     }
 
     /// Logs that connections wait, at most once per interval.
-    pub(crate) fn tell_full(&self, client: IpAddr) {
+    pub(crate) fn log_full(&self, client: IpAddr) {
         if self.throttle.lock().unwrap_or_else(PoisonError::into_inner).is_due() {
             tracing::warn!(client.address = %client, "connection waits: `max-connections` reached");
         }

@@ -139,13 +139,13 @@ where
             biased;
             () = &mut stop => break,
             Some(ended) = connections.join_next(), if !connections.is_empty() => {
-                tell_lost(ended);
+                log_lost(ended);
                 continue;
             }
             Some(entered) = waiting.next(), if !waiting.is_empty() => entered,
             (stream, peer) = accept(&listener, room, &mut throttle), if !waiting.is_full() => {
                 let Some(permit) = room.try_enter(peer.ip()) else {
-                    room.tell_full(peer.ip());
+                    room.log_full(peer.ip());
                     room.close_idle();
                     waiting.add(room, stream, peer);
                     continue;
@@ -163,7 +163,7 @@ where
     room.close();
     let finished = timeout(limits.drain, async {
         while let Some(ended) = connections.join_next().await {
-            tell_lost(ended);
+            log_lost(ended);
         }
     })
     .await;
@@ -219,7 +219,7 @@ impl Waiting {
 }
 
 /// Logs a panic of a connection task.
-fn tell_lost(ended: Result<(), JoinError>) {
+fn log_lost(ended: Result<(), JoinError>) {
     if let Err(error) = ended {
         tracing::error!(error = %error, "connection task failed");
     }
