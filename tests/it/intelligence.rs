@@ -250,7 +250,7 @@ async fn incident_accepts_a_version_that_no_feed_names() {
         (&never["tarballs"], &never["exposure"], &never["decisions"].as_array().unwrap().len()),
         (&json!(0), &json!([]), &2)
     );
-    for (args, part) in [("left-pad@^1", "exact versions"), ("MAL-404", "PACKAGE@VERSION")] {
+    for (args, part) in [("left-pad@^1", "an exact version"), ("MAL-404", "PACKAGE@VERSION")] {
         let (code, _, errors) = run(&mut incident(&[args]));
         assert!(code != 0 && errors.contains(part), "{args}: {code} {errors}");
     }

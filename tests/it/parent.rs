@@ -169,7 +169,7 @@ async fn unresolvable_hosts_are_refused_unless_allowed_by_name() {
     assert_eq!(proxy.requests(), [""; 0]);
     gate.program.signal("-TERM");
     let (_, log) = gate.program.wait_for_exit().await;
-    assert!(log.contains("goes through another proxy") && !log.contains("p@ss") && !log.contains("p%40ss"), "{log}");
+    assert!(log.contains("tunnels through an outbound proxy") && !log.contains("p@ss") && !log.contains("p%40ss"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
