@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::config::mistake::Origin;
 use crate::config::raw::{RawConfig, RawField, RawValue};
 use crate::config::settings::{DefaultValue, SETTINGS, SettingKey};
 use crate::config::value_kind::ValueKind;
+use crate::diagnostics::Origin;
 use crate::diagnostics::redact_credentials;
 use crate::policy::presets;
 use crate::units::quantity;

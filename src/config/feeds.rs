@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::config::mistake::Diagnostic;
 use crate::config::parse::{self, SettingsReader};
 use crate::config::raw::feed_table;
 use crate::config::raw::{RawField, RawValue};
 use crate::config::settings::SettingKey;
+use crate::diagnostics::Diagnostic;
 use crate::diagnostics::redact_credentials;
 use crate::feed::config::is_name;
 use crate::feed::{FeedConfig, FeedSource, PublicKey};

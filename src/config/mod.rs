@@ -5,7 +5,6 @@
 
 pub mod effective;
 mod feeds;
-pub mod mistake;
 mod parse;
 pub mod platform_dirs;
 pub mod policy;
@@ -25,9 +24,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use crate::diagnostics::{Diagnostic, Diagnostics, Origin};
 pub use effective::{Effective, Settings};
 pub use feeds::FeedSettings;
-pub use mistake::{Diagnostic, Diagnostics, Origin};
 pub use raw::{EnvPairs, FlagValues, RawConfig};
 pub use server::GatewaySettings;
 pub use settings::SettingKey;

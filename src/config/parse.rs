@@ -8,11 +8,11 @@ use ipnet::IpNet;
 use rustls_pki_types::DnsName;
 use url::Url;
 
-use crate::config::mistake::{Diagnostic, Origin};
 use crate::config::raw::{RawConfig, RawValue};
 use crate::config::settings::SettingKey;
 use crate::config::{DefaultsFrom, platform_dirs};
 use crate::diagnostics::redact_credentials;
+use crate::diagnostics::{Diagnostic, Origin};
 use crate::net::HostPattern;
 use crate::policy::PackageGlob;
 use crate::units::quantity;

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::mistake::{Diagnostic, Origin};
 use crate::config::parse::SettingsReader;
 use crate::config::settings::SettingKey;
 use crate::diagnostics;
@@ -133,9 +132,7 @@ impl PolicyFiles {
             })?;
             read.policies.push(policy);
             read.files.extend(files.into_iter().filter(|path| path.exists()));
-            read.warnings.extend(
-                warnings.iter().map(|warning| format!("{}", Origin::File(warning.place.clone())) + ": " + &warning.problem),
-            );
+            read.warnings.extend(warnings.iter().map(|warning| format!("{}: {}", warning.origin, warning.problem)));
         }
         Ok(read)
     }
@@ -191,7 +188,7 @@ pub(crate) fn choose(
             Some(ListenerPolicies { chosen, read, by_listener })
         }
         Err(PolicyLoadError::Mistaken(mistakes)) => {
-            mistakes.iter().for_each(|mistake| reader.note(into_config_diagnostic(mistake)));
+            mistakes.iter().for_each(|mistake| reader.note(mistake.clone()));
             None
         }
         Err(error) => {
@@ -199,10 +196,6 @@ pub(crate) fn choose(
             None
         }
     }
-}
-
-fn into_config_diagnostic(mistake: &diagnostics::Diagnostic) -> Diagnostic {
-    Diagnostic::new(Origin::File(mistake.place.clone()), mistake.problem.clone(), mistake.allowed.clone())
 }
 
 /// Finds an included file: a shipped policy, or a path relative to the including file.

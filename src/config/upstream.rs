@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use url::{Host, Url};
 
 use crate::config::DefaultsFrom;
-use crate::config::mistake::{Diagnostic, Origin};
 use crate::config::parse::{self, SettingsReader};
 use crate::config::settings::SettingKey;
+use crate::diagnostics::{Diagnostic, Origin};
 use crate::net::{Deadlines, ProxySettings};
 use crate::upstream::{self, CredentialRules, NpmConfig, NpmEnvironment, RegistryConfig, npmrc};
 use crate::{net, tls};

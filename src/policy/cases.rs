@@ -97,7 +97,7 @@ pub fn parse(file: &Arc<SourceFile>) -> Result<Vec<PolicyCase>, Diagnostics> {
             Err((problem, allowed)) => mistakes.push(Diagnostic::new(place, problem, allowed)),
         }
     }
-    if mistakes.is_empty() { Ok(cases) } else { Err(Diagnostics(mistakes)) }
+    if mistakes.is_empty() { Ok(cases) } else { Err(Diagnostics::in_policy(mistakes)) }
 }
 
 impl PolicyCase {

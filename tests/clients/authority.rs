@@ -11,7 +11,7 @@ use coldframe::tls::{CaStore, CertificateAuthority};
 use rustls_pki_types::DnsName;
 use tempfile::TempDir;
 
-use crate::chain::{programs, showing};
+use crate::chain::{serve_tls, tls_clients};
 use crate::program::machine_clock;
 
 /// A client with Go's `crypto/tls`.
@@ -55,7 +55,7 @@ fn build_go_client(folder: &Path) -> std::path::PathBuf {
 /// Starts a TLS server with a certificate for `host`.
 async fn serve_certificate(authority: &CertificateAuthority, host: &'static str) -> SocketAddr {
     let key = LeafKey::generate().unwrap();
-    showing(authority.issue(&name(host), &key, machine_clock().now()).unwrap()).await
+    serve_tls(authority.issue(&name(host), &key, machine_clock().now()).unwrap()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,7 +71,7 @@ async fn openssl_node_curl_and_go_accept_the_authority_only_for_its_hosts() {
         let address = serve_certificate(&authorities.current, host).await;
         let mut go = Command::new(&go_client);
         go.args([&address.to_string(), host]).arg(&roots).stdin(Stdio::null());
-        for mut program in programs(&roots, host, address).into_iter().chain([go]) {
+        for mut program in tls_clients(&roots, host, address).into_iter().chain([go]) {
             let ended = tokio::task::block_in_place(|| program.output());
             let ended = ended.unwrap_or_else(|error| panic!("cannot run {:?}: {error}", program.get_program()));
             let errors = String::from_utf8_lossy(&ended.stderr);

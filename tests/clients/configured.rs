@@ -5,7 +5,7 @@ use std::process::Command;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::held_back::fill;
+use crate::held_back::publish_packages;
 use crate::package::{Package, days};
 use crate::scene::Scene;
 use crate::tool::{Project, Tool};

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::mistake::{Diagnostic, Origin};
 use crate::config::raw::file::file_origin;
 use crate::config::raw::{RawField, RawValue};
 use crate::diagnostics::SourceFile;
 use crate::diagnostics::suggest;
+use crate::diagnostics::{Diagnostic, Origin};
 
 /// The keys of a feed's table and their allowed values.
 pub(crate) const FEED: [(&str, &str); 6] = [

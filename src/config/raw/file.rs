@@ -7,11 +7,11 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::mistake::{Diagnostic, Origin};
 use crate::config::raw::feed_table;
 use crate::config::raw::{RawValue, unknown_name};
 use crate::config::settings::{Setting, SettingKey};
 use crate::config::value_kind::ValueKind;
+use crate::diagnostics::{Diagnostic, Origin};
 use crate::diagnostics::{SourceFile, SourceSpan};
 use crate::files;
 

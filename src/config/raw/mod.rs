@@ -8,12 +8,12 @@ use std::path::Path;
 
 use crate::config::effective::Effective;
 
-use crate::config::mistake::{Diagnostic, Diagnostics, Origin};
 use crate::config::settings::{DefaultValue, FILE_VARIABLE, PREFIX, SETTINGS, SettingKey};
 use crate::config::suggest;
 use crate::config::value_kind::ValueKind;
 use crate::diagnostics::redact_credentials;
 use crate::diagnostics::suggest::{suggested, suggestions};
+use crate::diagnostics::{Diagnostic, Diagnostics, Origin};
 
 /// One unparsed value.
 #[derive(Debug, Clone)]

@@ -66,9 +66,9 @@ pub fn compile(files: &[Arc<SourceFile>], find: &IncludeResolver<'_>) -> Result<
         mistakes.push(Diagnostic::new(place, format!("more than {MAX_RULES} rules"), ""));
     }
     if !mistakes.is_empty() {
-        let rank = |mistake: &Diagnostic| files.iter().position(|path| *path == mistake.place.file.path);
-        mistakes.sort_by_key(|mistake| (rank(mistake), mistake.place.span.start));
-        return Err(Diagnostics(mistakes));
+        let rank = |place: &SourceSpan| files.iter().position(|path| *path == place.file.path);
+        mistakes.sort_by_key(|mistake| mistake.place().map(|place| (rank(place), place.span.start)));
+        return Err(Diagnostics::in_policy(mistakes));
     }
     Ok(CompiledPolicy { warnings: rules.iter().filter_map(warning).collect(), policy: Policy::new(rules), files })
 }
