@@ -48,9 +48,10 @@ Exit codes:
  any  `run`: the command's exit code; 126: cannot run it; 127: not found; 128 + n: signal n
 
 Settings:
-  Set each one with a flag (`--min-release-age 7d`), an environment variable (`COLDFRAME_MIN_RELEASE_AGE=7d`), or in the
-  TOML file named by `--config` or COLDFRAME_CONFIG (`min-release-age = \"7d\"`). Flags override the environment, and the
-  environment overrides the file.";
+  Set each one with a flag (`--min-release-age 7d`), an environment variable
+  (`COLDFRAME_MIN_RELEASE_AGE=7d`), or in the TOML file that `--config` or COLDFRAME_CONFIG names
+  (`min-release-age = \"7d\"`). Flags override the environment, and the environment overrides
+  the file.";
 
 /// An npm firewall: holds back new releases, verifies and caches tarballs, explains every refusal.
 #[derive(Debug, Parser)]

@@ -146,9 +146,9 @@ impl Config {
     /// # Errors
     /// Returns all errors. `data-dir` and `upstream` are required.
     pub fn from_raw(written: &RawConfig) -> Result<Self, Diagnostics> {
-        let mut mistakes = Vec::new();
-        let config = Self::read(written, &DefaultsFrom::Apart, &mut mistakes);
-        Diagnostics::or(mistakes, config)
+        let mut errors = Vec::new();
+        let config = Self::read(written, &DefaultsFrom::Apart, &mut errors);
+        Diagnostics::or(errors, config)
     }
 
     /// Loads the configuration from flags, environment and file. npm's configuration fills in what they leave open.
@@ -164,13 +164,13 @@ impl Config {
     /// # Errors
     /// Returns all errors in all sources.
     pub fn gather_with(sources: ConfigSources<'_>, defaults: &[(SettingKey, &str)]) -> Result<Self, Diagnostics> {
-        let mut mistakes = Vec::new();
-        let mut written = RawConfig::merge(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
+        let mut errors = Vec::new();
+        let mut written = RawConfig::merge(sources.file, &sources.surroundings.variables, sources.flags, &mut errors);
         for (key, text) in defaults {
             written.default_to(*key, text);
         }
-        let config = Self::read(&written, &DefaultsFrom::Here(sources.surroundings), &mut mistakes);
-        Diagnostics::or(mistakes, config)
+        let config = Self::read(&written, &DefaultsFrom::Here(sources.surroundings), &mut errors);
+        Diagnostics::or(errors, config)
     }
 
     /// Loads the configuration with the settings `of_server` of a running server. With `own_first`, settings that are set here
@@ -179,16 +179,16 @@ impl Config {
     /// # Errors
     /// Returns all errors in all sources.
     pub fn gather_like(sources: ConfigSources<'_>, of_server: &Effective, own_first: bool) -> Result<Self, Diagnostics> {
-        let mut mistakes = Vec::new();
-        let mut written = RawConfig::merge(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
+        let mut errors = Vec::new();
+        let mut written = RawConfig::merge(sources.file, &sources.surroundings.variables, sources.flags, &mut errors);
         written.take_over(of_server, own_first);
-        let config = Self::read(&written, &DefaultsFrom::Here(sources.surroundings), &mut mistakes);
-        Diagnostics::or(mistakes, config)
+        let config = Self::read(&written, &DefaultsFrom::Here(sources.surroundings), &mut errors);
+        Diagnostics::or(errors, config)
     }
 
-    /// Parses raw settings. Returns `None` after it has added an error to `mistakes`.
-    fn read(written: &RawConfig, machine: &DefaultsFrom<'_>, mistakes: &mut Vec<Diagnostic>) -> Option<Self> {
-        let mut reader = SettingsReader::of(written, mistakes);
+    /// Parses raw settings. Returns `None` after it has added an error to `errors`.
+    fn read(written: &RawConfig, machine: &DefaultsFrom<'_>, errors: &mut Vec<Diagnostic>) -> Option<Self> {
+        let mut reader = SettingsReader::of(written, errors);
         let (listen, named): (Vec<_>, Vec<_>) =
             reader.several(SettingKey::Listen, crate::config::parse::listener).into_iter().unzip();
         if written.values(SettingKey::Listen).is_empty() {
@@ -267,10 +267,10 @@ impl Config {
 /// # Errors
 /// Returns all errors in it.
 pub fn check(path: &Path) -> Result<usize, Diagnostics> {
-    let mut mistakes = Vec::new();
-    let written = RawConfig::from_file(path, &mut mistakes);
-    Config::read(&written, &DefaultsFrom::Unknown, &mut mistakes);
-    Diagnostics::or(mistakes, Some(written.count()))
+    let mut errors = Vec::new();
+    let written = RawConfig::from_file(path, &mut errors);
+    Config::read(&written, &DefaultsFrom::Unknown, &mut errors);
+    Diagnostics::or(errors, Some(written.count()))
 }
 
 /// Renders the active settings with their origins as TOML.
@@ -278,10 +278,10 @@ pub fn check(path: &Path) -> Result<usize, Diagnostics> {
 /// # Errors
 /// Returns all errors in all sources.
 pub fn show_effective(sources: ConfigSources<'_>) -> Result<String, Diagnostics> {
-    let mut mistakes = Vec::new();
-    let written = RawConfig::merge(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
-    let config = Config::read(&written, &DefaultsFrom::Here(sources.surroundings), &mut mistakes);
-    let config = Diagnostics::or(mistakes, config)?;
+    let mut errors = Vec::new();
+    let written = RawConfig::merge(sources.file, &sources.surroundings.variables, sources.flags, &mut errors);
+    let config = Config::read(&written, &DefaultsFrom::Here(sources.surroundings), &mut errors);
+    let config = Diagnostics::or(errors, config)?;
     Ok(crate::config::show::show(&written, &config))
 }
 
@@ -290,10 +290,10 @@ pub fn show_effective(sources: ConfigSources<'_>) -> Result<String, Diagnostics>
 /// # Errors
 /// Returns all errors except those in npm's configuration.
 pub fn data_dir(sources: ConfigSources<'_>) -> Result<PathBuf, Diagnostics> {
-    let mut mistakes = Vec::new();
-    let written = RawConfig::merge(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
-    let read = SettingsReader::of(&written, &mut mistakes).data_dir(&DefaultsFrom::Here(sources.surroundings));
-    Diagnostics::or(mistakes, read)
+    let mut errors = Vec::new();
+    let written = RawConfig::merge(sources.file, &sources.surroundings.variables, sources.flags, &mut errors);
+    let read = SettingsReader::of(&written, &mut errors).data_dir(&DefaultsFrom::Here(sources.surroundings));
+    Diagnostics::or(errors, read)
 }
 
 /// Returns the file of gateway users, if one is configured.
@@ -301,10 +301,10 @@ pub fn data_dir(sources: ConfigSources<'_>) -> Result<PathBuf, Diagnostics> {
 /// # Errors
 /// Returns all errors except those in npm's configuration.
 pub fn gateway_users(sources: ConfigSources<'_>) -> Result<Option<PathBuf>, Diagnostics> {
-    let mut mistakes = Vec::new();
-    let written = RawConfig::merge(sources.file, &sources.surroundings.variables, sources.flags, &mut mistakes);
-    let named = SettingsReader::of(&written, &mut mistakes).one(SettingKey::GatewayUsers, crate::config::parse::path);
-    Diagnostics::or(mistakes, Some(named))
+    let mut errors = Vec::new();
+    let written = RawConfig::merge(sources.file, &sources.surroundings.variables, sources.flags, &mut errors);
+    let named = SettingsReader::of(&written, &mut errors).one(SettingKey::GatewayUsers, crate::config::parse::path);
+    Diagnostics::or(errors, Some(named))
 }
 
 /// Returns the log configuration. `debug` and `trace` apply only to Coldframe's own lines, because those of its dependencies
@@ -323,7 +323,7 @@ mod tests {
     use crate::npm::PackageName;
 
     /// Returns the errors that `toml`, the environment and the flags have together, without the directory of the file.
-    fn mistakes(toml: &str, variables: &[(&str, &str)], flags: &[(SettingKey, &str)]) -> String {
+    fn errors(toml: &str, variables: &[(&str, &str)], flags: &[(SettingKey, &str)]) -> String {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("coldframe.toml");
         std::fs::write(&path, toml).unwrap();
@@ -412,7 +412,7 @@ memory = \"1GB\"
 
             --max-connections: `max-connections` cannot be zero: `0`
                = allowed: a whole number of at least 1"#]]
-        .assert_eq(&mistakes(toml, &variables, &flags));
+        .assert_eq(&errors(toml, &variables, &flags));
     }
 
     #[test]
@@ -431,7 +431,7 @@ memory = \"1GB\"
             coldframe.toml:4:14: not TOML: string values must be quoted, expected literal string
              4 | _authToken =
                |              ^^^^^^"#]]
-        .assert_eq(&mistakes("memory = \"1GB\nport = 1\nlisten = \n_authToken = secret\nmax-stale = 5", &[], &[]));
+        .assert_eq(&errors("memory = \"1GB\nport = 1\nlisten = \n_authToken = secret\nmax-stale = 5", &[], &[]));
     }
 
     #[test]

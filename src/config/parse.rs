@@ -21,20 +21,20 @@ use crate::upstream::TimeMode;
 /// Reads settings and collects their errors.
 pub(crate) struct SettingsReader<'a> {
     written: &'a RawConfig,
-    mistakes: &'a mut Vec<Diagnostic>,
+    errors: &'a mut Vec<Diagnostic>,
 }
 
 impl<'a> SettingsReader<'a> {
-    /// Creates a reader of `written` that adds errors to `mistakes`.
-    pub(crate) fn of(written: &'a RawConfig, mistakes: &'a mut Vec<Diagnostic>) -> Self {
-        Self { written, mistakes }
+    /// Creates a reader of `written` that adds errors to `errors`.
+    pub(crate) fn of(written: &'a RawConfig, errors: &'a mut Vec<Diagnostic>) -> Self {
+        Self { written, errors }
     }
 
     /// Parses the value of a setting. Returns `None` if there is none, or after it has noted an error.
     pub(crate) fn one<T>(&mut self, key: SettingKey, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         let values = self.written.values(key);
         if let [_, again, ..] = &*values {
-            self.mistakes.push(Diagnostic::new(
+            self.errors.push(Diagnostic::new(
                 again.origin.clone(),
                 format!("given twice: `{}`", key.setting().name),
                 "one value",
@@ -56,12 +56,12 @@ impl<'a> SettingsReader<'a> {
 
     /// Notes an error about values of `key` that are valid on their own but not together or in this context.
     pub(crate) fn reject(&mut self, key: SettingKey, problem: impl Into<String>, allowed: impl Into<String>) {
-        self.mistakes.push(Diagnostic::new(self.origin(key), problem, allowed));
+        self.errors.push(Diagnostic::new(self.origin(key), problem, allowed));
     }
 
     /// Notes an error that was found elsewhere.
     pub(crate) fn note(&mut self, mistake: Diagnostic) {
-        self.mistakes.push(mistake);
+        self.errors.push(mistake);
     }
 
     /// Returns the origin of a setting's value.
@@ -92,7 +92,7 @@ impl<'a> SettingsReader<'a> {
         let parsed = parse(&value.text).map_err(|flaw| {
             let text = redact_credentials(&value.text).escape_debug().to_string();
             let problem = format!("`{}` {flaw}: `{text}`", setting.name);
-            self.mistakes.push(Diagnostic::new(value.origin.clone(), problem, setting.kind.allowed()));
+            self.errors.push(Diagnostic::new(value.origin.clone(), problem, setting.kind.allowed()));
         });
         parsed.ok()
     }

@@ -187,8 +187,8 @@ pub(crate) fn choose(
             chosen.files.clone_from(&read.files);
             Some(ListenerPolicies { chosen, read, by_listener })
         }
-        Err(PolicyLoadError::Mistaken(mistakes)) => {
-            mistakes.iter().for_each(|mistake| reader.note(mistake.clone()));
+        Err(PolicyLoadError::Mistaken(errors)) => {
+            errors.iter().for_each(|mistake| reader.note(mistake.clone()));
             None
         }
         Err(error) => {

@@ -82,7 +82,7 @@ enum ExpectedVerdict {
 /// # Errors
 /// Returns an error for each line that is not a valid case.
 pub fn parse(file: &Arc<SourceFile>) -> Result<Vec<PolicyCase>, Diagnostics> {
-    let (mut cases, mut mistakes) = (Vec::new(), Vec::new());
+    let (mut cases, mut errors) = (Vec::new(), Vec::new());
     let mut start = 0;
     for line in file.text.split_inclusive('\n') {
         let span = start..start + line.trim_end().len();
@@ -94,10 +94,10 @@ pub fn parse(file: &Arc<SourceFile>) -> Result<Vec<PolicyCase>, Diagnostics> {
         let place = SourceSpan { file: Arc::clone(file), span };
         match parse_case(text) {
             Ok((release, expected)) => cases.push(PolicyCase { place, text: text.to_owned(), release, expected }),
-            Err((problem, allowed)) => mistakes.push(Diagnostic::new(place, problem, allowed)),
+            Err((problem, allowed)) => errors.push(Diagnostic::new(place, problem, allowed)),
         }
     }
-    if mistakes.is_empty() { Ok(cases) } else { Err(Diagnostics::in_policy(mistakes)) }
+    if errors.is_empty() { Ok(cases) } else { Err(Diagnostics::in_policy(errors)) }
 }
 
 impl PolicyCase {

@@ -178,7 +178,7 @@ mod tests {
         let text = format!("include = \"{}\"", presets::names()[shipped]);
         let file = Arc::new(SourceFile { path: "p.toml".into(), text });
         let find = |_: &SourceFile, name: &str| presets::policy_file(name).ok_or_else(|| "not found".to_owned());
-        compile(&[file], &find).unwrap_or_else(|mistakes| panic!("{mistakes}")).policy
+        compile(&[file], &find).unwrap_or_else(|errors| panic!("{errors}")).policy
     }
 
     fn decision(id: i64, act: DecisionAction, made: i64, expires: Option<i64>, needs_second: bool) -> Decision {

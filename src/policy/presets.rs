@@ -58,7 +58,7 @@ mod tests {
 
     fn policy(name: &str) -> crate::policy::rules::Policy {
         let find = |_: &SourceFile, name: &str| policy_file(name).ok_or_else(|| "not found".to_owned());
-        let compiled = compile(&[policy_file(name).unwrap()], &find).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let compiled = compile(&[policy_file(name).unwrap()], &find).unwrap_or_else(|errors| panic!("{errors}"));
         assert!(compiled.warnings.is_empty(), "{:?}", compiled.warnings);
         compiled.policy
     }
@@ -67,7 +67,7 @@ mod tests {
     fn every_shipped_policy_passes_its_cases() {
         for name in names() {
             let (policy, cases) =
-                (policy(name), cases::parse(&case_file(name).unwrap()).unwrap_or_else(|mistakes| panic!("{mistakes}")));
+                (policy(name), cases::parse(&case_file(name).unwrap()).unwrap_or_else(|errors| panic!("{errors}")));
             assert!(cases.len() > 1, "{name}");
             for case in cases {
                 case.run(&policy).unwrap_or_else(|failed| panic!("{failed}"));

@@ -68,12 +68,12 @@ pub async fn sync(config: Config, clock: Arc<dyn Clock>, accept_shrunk: bool) ->
 /// Returns the status of every feed from the stored state.
 #[must_use]
 pub fn status(config: &Config, now: Timestamp) -> Vec<FeedStatus> {
-    let (store, mistakes) = (FeedStore::of(&config.store.data_dir), overbroad(&config.store.data_dir, now));
+    let (store, errors) = (FeedStore::of(&config.store.data_dir), overbroad(&config.store.data_dir, now));
     let stand = |feed: &FeedConfig| {
         let state = store.state(feed);
         let mark = format!("of the feed `{}`", feed.name);
         let staleness = state.staleness(feed.expiry, now);
-        let overbroad = mistakes.iter().filter(|mistake| mistake.contains(&mark)).cloned().collect();
+        let overbroad = errors.iter().filter(|error| error.contains(&mark)).cloned().collect();
         FeedStatus { feed: feed.clone(), state, staleness, overbroad }
     };
     config.feeds.followed.iter().map(stand).collect()

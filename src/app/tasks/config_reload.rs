@@ -80,9 +80,9 @@ impl Reloader {
     fn reload(&self, read: &ReadConfig) {
         let trouble = match read() {
             Ok(config) => self.apply(&config),
-            Err(mistakes) => {
+            Err(errors) => {
                 let mut count = 0_usize;
-                for mistake in mistakes.iter() {
+                for mistake in errors.iter() {
                     count += 1;
                     tracing::error!(
                         config.origin = %mistake.origin,
@@ -91,7 +91,7 @@ impl Reloader {
                         "configuration error"
                     );
                 }
-                tracing::error!(config.mistakes = count, "configuration not reloaded");
+                tracing::error!(config.errors = count, "configuration not reloaded");
                 Some(format!("{count} errors, the previous configuration is active"))
             }
         };

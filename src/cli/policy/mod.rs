@@ -165,7 +165,7 @@ fn test(arguments: &TestArguments) -> Result<Exit, CliError> {
     let policy = policy_files::load(&arguments.policy)?.policy;
     let (mut text, mut passed, mut failed) = (String::new(), 0, 0);
     for file in policy_files::cases(&arguments.policy)? {
-        let cases = cases::parse(&file).map_err(|mistakes| CliError::new(Exit::Usage, mistakes))?;
+        let cases = cases::parse(&file).map_err(|errors| CliError::new(Exit::Usage, errors))?;
         for case in cases {
             match case.run(&policy) {
                 Ok(()) => passed += 1,

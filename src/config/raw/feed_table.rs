@@ -22,17 +22,17 @@ pub(crate) const FEED: [(&str, &str); 6] = [
     ("key", "`ed25519:` and Base64, as `coldframe feed export` prints it"),
 ];
 
-/// Reads the table of one feed. Adds errors to `mistakes` and returns the valid fields.
+/// Reads the table of one feed. Adds errors to `errors` and returns the valid fields.
 pub(crate) fn read(
     file: &Arc<SourceFile>,
     origin: Origin,
     table: &DeTable<'_>,
-    mistakes: &mut Vec<Diagnostic>,
+    errors: &mut Vec<Diagnostic>,
 ) -> Option<RawValue> {
-    let fields: Vec<RawField> = table.iter().filter_map(|(key, value)| field(file, key, value, mistakes)).collect();
+    let fields: Vec<RawField> = table.iter().filter_map(|(key, value)| field(file, key, value, errors)).collect();
     let Some(source) = fields.iter().find(|field| field.name == "source").map(|field| field.value.text.clone()) else {
         if !table.keys().any(|key| key.get_ref() == "source") {
-            mistakes.push(Diagnostic::new(origin, "a feed without `source`", format!("`source` with {}", FEED[0].1)));
+            errors.push(Diagnostic::new(origin, "a feed without `source`", format!("`source` with {}", FEED[0].1)));
         }
         return None;
     };
@@ -43,7 +43,7 @@ fn field(
     file: &Arc<SourceFile>,
     key: &Spanned<Cow<'_, str>>,
     value: &Spanned<DeValue<'_>>,
-    mistakes: &mut Vec<Diagnostic>,
+    errors: &mut Vec<Diagnostic>,
 ) -> Option<RawField> {
     let name = key.get_ref().as_ref();
     let Some((_, allowed)) = FEED.iter().find(|(known, _)| *known == name) else {
@@ -51,14 +51,14 @@ fn field(
         let near = suggest::suggestions(name, FEED.iter().map(|(known, _)| *known));
         let allowed = suggest::suggested(&near).unwrap_or_else(all);
         let problem = format!("unknown key of a feed: `{}`", name.escape_debug());
-        let mistake = Diagnostic::new(file_origin(file, key.span()), problem, allowed);
-        mistakes.push(Diagnostic { shows_line: false, ..mistake });
+        let error = Diagnostic::new(file_origin(file, key.span()), problem, allowed);
+        errors.push(Diagnostic { shows_line: false, ..error });
         return None;
     };
     let origin = file_origin(file, value.span());
     let DeValue::String(text) = value.get_ref() else {
         let problem = format!("`{name}` cannot be of this type: {}", value.get_ref().type_str());
-        mistakes.push(Diagnostic::new(origin, problem, format!("a string: {allowed}")));
+        errors.push(Diagnostic::new(origin, problem, format!("a string: {allowed}")));
         return None;
     };
     Some(RawField { name: name.to_owned(), value: RawValue::new(text.to_string(), origin) })

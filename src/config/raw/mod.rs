@@ -52,18 +52,18 @@ impl RawConfig {
     /// # Errors
     /// Returns an error for each unknown name and for each repeated name of a setting with one value.
     pub fn of(pairs: &[(&str, &str)]) -> Result<Self, Diagnostics> {
-        let (mut written, mut mistakes) = (Self::default(), Vec::new());
+        let (mut written, mut errors) = (Self::default(), Vec::new());
         for (name, text) in pairs {
             let value = RawValue::new(*text, Origin::Given);
             match SettingKey::named(name) {
-                None => mistakes.push(unknown_name(Origin::Given, "setting", name)),
+                None => errors.push(unknown_name(Origin::Given, "setting", name)),
                 Some(key) if written.0.contains_key(&key) && !key.setting().several => {
-                    mistakes.push(Diagnostic::new(Origin::Given, format!("given twice: `{name}`"), "one value"));
+                    errors.push(Diagnostic::new(Origin::Given, format!("given twice: `{name}`"), "one value"));
                 }
                 Some(key) => written.0.entry(key).or_default().push(value),
             }
         }
-        Diagnostics::or(mistakes, Some(written))
+        Diagnostics::or(errors, Some(written))
     }
 
     /// Parses the text of a configuration file. `path` is used in errors and need not exist.
@@ -71,28 +71,28 @@ impl RawConfig {
     /// # Errors
     /// Returns all errors of TOML syntax, keys and types. Values are not parsed.
     pub fn of_text(path: &Path, text: &str) -> Result<Self, Diagnostics> {
-        let mut mistakes = Vec::new();
-        let written = Self(file::parse(path, text.to_owned(), &mut mistakes));
-        Diagnostics::or(mistakes, Some(written))
+        let mut errors = Vec::new();
+        let written = Self(file::parse(path, text.to_owned(), &mut errors));
+        Diagnostics::or(errors, Some(written))
     }
 
     /// Merges flags over the environment over the file. Reads `file`, or else the file that the environment names, or else none.
-    /// Adds errors of all three to `mistakes` and keeps the valid settings.
-    pub fn merge(file: Option<&Path>, environment: &EnvPairs, flags: FlagValues, mistakes: &mut Vec<Diagnostic>) -> Self {
+    /// Adds errors of all three to `errors` and keeps the valid settings.
+    pub fn merge(file: Option<&Path>, environment: &EnvPairs, flags: FlagValues, errors: &mut Vec<Diagnostic>) -> Self {
         let mut written = Self::default();
         let named = environment.iter().find(|(name, value)| name == FILE_VARIABLE && !value.is_empty());
         let named = named.map(|(_, value)| (Path::new(value), Origin::Variable(FILE_VARIABLE.to_owned())));
         if let Some((path, origin)) = file.map(|path| (path, Origin::Flag("--config".to_owned()))).or(named) {
-            written.0.extend(file::read(path, origin, mistakes));
+            written.0.extend(file::read(path, origin, errors));
         }
-        written.0.extend(read_environment(environment, mistakes));
+        written.0.extend(read_environment(environment, errors));
         written.0.extend(flags.0);
         written
     }
 
     /// Reads a file without flags and environment.
-    pub fn from_file(path: &Path, mistakes: &mut Vec<Diagnostic>) -> Self {
-        Self(file::read(path, Origin::Flag("config check".to_owned()), mistakes))
+    pub fn from_file(path: &Path, errors: &mut Vec<Diagnostic>) -> Self {
+        Self(file::read(path, Origin::Flag("config check".to_owned()), errors))
     }
 
     /// Returns the values of a setting, or else its default, or else nothing.
@@ -178,7 +178,7 @@ pub(crate) fn unknown_name(origin: Origin, noun: &str, name: &str) -> Diagnostic
 }
 
 /// Reads the settings in environment variables. An empty variable counts as not set, because compose files and CI pass those.
-fn read_environment(environment: &EnvPairs, mistakes: &mut Vec<Diagnostic>) -> BTreeMap<SettingKey, Vec<RawValue>> {
+fn read_environment(environment: &EnvPairs, errors: &mut Vec<Diagnostic>) -> BTreeMap<SettingKey, Vec<RawValue>> {
     let mut values = BTreeMap::new();
     for (name, value) in environment {
         let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
@@ -187,11 +187,11 @@ fn read_environment(environment: &EnvPairs, mistakes: &mut Vec<Diagnostic>) -> B
             continue;
         }
         let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == name) else {
-            mistakes.push(unknown_variable(origin, name));
+            errors.push(unknown_variable(origin, name));
             continue;
         };
         let Some(text) = value.to_str() else {
-            mistakes.push(Diagnostic::new(origin, "is not UTF-8", setting.kind.allowed()));
+            errors.push(Diagnostic::new(origin, "is not UTF-8", setting.kind.allowed()));
             continue;
         };
         let texts = if setting.several { split(text) } else { vec![text] };
@@ -265,10 +265,10 @@ mod tests {
             ("COLDFRAME_UPSTREAM", ""),
             ("PATH", "/bin"),
         ]);
-        let (mut flags, mut mistakes) = (FlagValues::default(), Vec::new());
+        let (mut flags, mut errors) = (FlagValues::default(), Vec::new());
         flags.note(SettingKey::MaxStale, "3h".to_owned());
-        let written = RawConfig::merge(None, &variables, flags, &mut mistakes);
-        assert!(mistakes.is_empty(), "{mistakes:?}");
+        let written = RawConfig::merge(None, &variables, flags, &mut errors);
+        assert!(errors.is_empty(), "{errors:?}");
         assert_eq!(texts(&written, SettingKey::MaxStale), ["3h <- --max-stale"]);
         assert_eq!(texts(&written, SettingKey::Listen), ["127.0.0.1:3 <- COLDFRAME_LISTEN", "127.0.0.1:4 <- COLDFRAME_LISTEN"]);
         assert_eq!(texts(&written, SettingKey::Memory), [format!("1GB <- {}:1:10", path.display())]);
@@ -285,9 +285,9 @@ mod tests {
             ("COLDFRAME_SERVICE_HOST", "10.0.0.1"),
             ("COLDFRAME_PORT_4873_TCP_ADDR", "10.0.0.1"),
         ]);
-        let mut mistakes = Vec::new();
-        RawConfig::merge(None, &variables, FlagValues::default(), &mut mistakes);
-        let messages: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+        let mut errors = Vec::new();
+        RawConfig::merge(None, &variables, FlagValues::default(), &mut errors);
+        let messages: Vec<_> = errors.iter().map(ToString::to_string).collect();
         assert_eq!(
             messages,
             [

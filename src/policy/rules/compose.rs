@@ -104,7 +104,7 @@ impl Composer<'_> {
     }
 
     fn table<'t>(&mut self, file: &'t Arc<SourceFile>, table: &'t DeTable<'t>) {
-        let mut top = TomlTable { file, inside: table, mistakes: &mut self.mistakes };
+        let mut top = TomlTable { file, inside: table, errors: &mut self.mistakes };
         top.reject_unknown(KEYS);
         let observe = top.boolean("observe").unwrap_or(false);
         let allowed = "paths of policy files, relative to this one, or names of shipped policies";
@@ -148,7 +148,7 @@ fn rules(top: &mut TomlTable<'_, '_>, rules: &mut Vec<Rule>) {
             top.note(item.span(), format!("`rule` cannot be of this type: {}", item.get_ref().type_str()), ALLOWED);
             continue;
         };
-        let mut table = TomlTable { file: top.file, inside: table, mistakes: &mut *top.mistakes };
+        let mut table = TomlTable { file: top.file, inside: table, errors: &mut *top.errors };
         let place = table.place(heading(&top.file.text, item.span()));
         rules.extend(parse::parse_rule(&mut table, place));
     }

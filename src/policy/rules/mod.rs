@@ -462,7 +462,7 @@ mod tests {
     fn compiled(text: &str) -> Policy {
         let file = Arc::new(SourceFile { path: "p.toml".into(), text: text.to_owned() });
         let find = |_: &SourceFile, name: &str| presets::policy_file(name).ok_or_else(|| "not found".to_owned());
-        compile(&[file], &find).unwrap_or_else(|mistakes| panic!("{mistakes}")).policy
+        compile(&[file], &find).unwrap_or_else(|errors| panic!("{errors}")).policy
     }
 
     fn aged(hours: u64, exclude: &[&str]) -> Policy {

@@ -55,7 +55,7 @@ const VERSIONS: &str = "an npm range, such as `\"<2.0.0\"`, `\"1.x || >=2.5.0\"`
 
 /// Parses a rule. Reports mistakes and returns `None` if there are any.
 pub(crate) fn parse_rule(table: &mut TomlTable<'_, '_>, place: SourceSpan) -> Option<Rule> {
-    let before = table.mistakes.len();
+    let before = table.errors.len();
     table.reject_unknown(KEYS);
     let id = id(table, &place);
     let reason = table.text("reason", "a sentence for affected users").map(|(text, _)| text.trim());
@@ -70,7 +70,7 @@ pub(crate) fn parse_rule(table: &mut TomlTable<'_, '_>, place: SourceSpan) -> Op
     if let Some(action) = action {
         check(table, action, observe, &asks);
     }
-    if table.mistakes.len() > before {
+    if table.errors.len() > before {
         return None;
     }
     let (id, reason) = (id?.into(), reason?.into());
@@ -239,7 +239,7 @@ fn advisory(table: &mut TomlTable<'_, '_>) -> Option<AdvisoryCondition> {
         table.note(value.span(), format!("`advisory` cannot be of this type: {}", value.get_ref().type_str()), ALLOWED);
         return None;
     };
-    let mut inner = TomlTable { file: table.file, inside: inner, mistakes: &mut *table.mistakes };
+    let mut inner = TomlTable { file: table.file, inside: inner, errors: &mut *table.errors };
     inner.reject_unknown(&["kind", "severity", "feed", "trust"]);
     let unknown = || "has an unknown value".to_owned();
     let kind = inner.one("kind", &quoted(AdvisoryKind::ALL.iter().map(|kind| kind.as_str())), |text| {

@@ -5,13 +5,13 @@ use crate::diagnostics::Diagnostic;
 use crate::policy::rules::rule::{AgeSubject, GlobList, Rule, RuleAction, RuleConditions};
 
 /// Reports every rule that an earlier rule shadows.
-pub(crate) fn find_shadowed(rules: &[Rule], mistakes: &mut Vec<Diagnostic>) {
+pub(crate) fn find_shadowed(rules: &[Rule], errors: &mut Vec<Diagnostic>) {
     for (at, rule) in rules.iter().enumerate() {
         let Some(place) = rule.place.clone() else { continue };
         let Some(above) = rules[..at].iter().find(|above| shadows(above, rule)) else { continue };
         let line = above.place.as_ref().map(|place| place.position().0).unwrap_or_default();
         let problem = format!("`{}` is never reached: `{}` on line {line} decides everything it matches", rule.id, above.id);
-        mistakes.push(Diagnostic::new(place, problem, "the rule moved above the other one, or removed"));
+        errors.push(Diagnostic::new(place, problem, "the rule moved above the other one, or removed"));
     }
 }
 

@@ -19,7 +19,7 @@ use crate::units::timestamp;
 pub(crate) struct TomlTable<'t, 'm> {
     pub file: &'t Arc<SourceFile>,
     pub inside: &'t DeTable<'t>,
-    pub mistakes: &'m mut Vec<Diagnostic>,
+    pub errors: &'m mut Vec<Diagnostic>,
 }
 
 /// A string and its position in the file.
@@ -45,7 +45,7 @@ impl<'t> TomlTable<'t, '_> {
     /// Reports a mistake at a byte range of the file.
     pub(crate) fn note(&mut self, span: Bytes<usize>, problem: impl Into<String>, allowed: impl Into<String>) {
         let place = self.place(span);
-        self.mistakes.push(Diagnostic::new(place, problem, allowed));
+        self.errors.push(Diagnostic::new(place, problem, allowed));
     }
 
     pub(crate) fn place(&self, span: Bytes<usize>) -> SourceSpan {
