@@ -77,6 +77,7 @@ fn the_tree_is_tidy() {
         check(path, text, for_tests.contains(path), &mut findings);
     }
     check_cycles(&texts, &mut findings);
+    check_type_names(&texts, &mut findings);
     warn_of_long_files(&texts);
     for wanted in ["Cargo.lock", "CHANGELOG.md", "README.md", "ARCHITECTURE.md", "SECURITY.md", "LICENSE", "rust-toolchain.toml"]
     {
@@ -382,6 +383,31 @@ fn check_cycles(texts: &[(&String, String)], findings: &mut Vec<String>) {
     }
 }
 
+/// Type names that several files may define: a module's configuration, its private state, and the arguments of a command. `Connected`
+/// has one definition for each family of systems.
+const SHARED_TYPE_NAMES: &[&str] = &["Config", "State", "Arguments", "Command", "Connected"];
+
+/// Finds names of types that two files define. One name means one thing in the tree.
+fn check_type_names(texts: &[(&String, String)], findings: &mut Vec<String>) {
+    let mut definitions: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for (path, text) in texts.iter().filter(|(path, _)| path.starts_with("src/")) {
+        let code = strip(text, Keep::Code);
+        let code = &code[..tests_begin(&code, false)];
+        for line in code.lines() {
+            let line = ["pub(crate) ", "pub(super) ", "pub "].iter().find_map(|prefix| line.strip_prefix(prefix)).unwrap_or(line);
+            let kinds = ["struct ", "enum ", "trait ", "type ", "union "];
+            let name = kinds.iter().find_map(|kind| first_word(line.strip_prefix(kind)?));
+            if let Some(name) = name.filter(|name| !SHARED_TYPE_NAMES.contains(name)) {
+                definitions.entry(name.to_owned()).or_default().insert(path.as_str());
+            }
+        }
+    }
+    for (name, paths) in definitions.iter().filter(|(_, paths)| paths.len() > 1) {
+        let list = paths.iter().copied().collect::<Vec<_>>().join(", ");
+        findings.push(format!("{list}:1: `{name}` is defined {} times: give each type a name of its own", paths.len()));
+    }
+}
+
 /// Returns the files that each file of `src/` imports from its own layer, without imports for tests.
 fn imports(texts: &[(&String, String)]) -> BTreeMap<String, BTreeSet<String>> {
     let files: BTreeSet<&str> = texts.iter().map(|(path, _)| path.as_str()).filter(|path| path.starts_with("src/")).collect();
@@ -499,7 +525,7 @@ fn each(path: &str, code: &str, needle: &str, findings: &mut Vec<String>, advice
 mod samples {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use super::{LAYERS, check, circular, file_of, paths, roots, test_modules};
+    use super::{LAYERS, check, check_type_names, circular, file_of, paths, roots, test_modules};
 
     fn findings(path: &str, body: &str) -> Vec<String> {
         let mut found = Vec::new();
@@ -564,6 +590,17 @@ mod samples {
         let imports = |from: &str, to: &[&str]| (from.to_owned(), to.iter().map(|file| (*file).to_owned()).collect());
         let graph = BTreeMap::from([imports("a", &["b"]), imports("b", &["c"]), imports("c", &["b"]), imports("d", &["a"])]);
         assert_eq!(circular(&graph), ["b", "c"]);
+    }
+
+    #[test]
+    fn types_with_the_name_of_another_type_are_found() {
+        let texts =
+            [("src/a/b.rs", "pub struct Entry;\npub struct Config;\n"), ("src/c/d.rs", "enum Entry {}\nstruct Config;\n")]
+                .map(|(path, text)| (path.to_owned(), text.to_owned()));
+        let texts: Vec<_> = texts.iter().map(|(path, text)| (path, text.clone())).collect();
+        let mut found = Vec::new();
+        check_type_names(&texts, &mut found);
+        assert_eq!(found, ["src/a/b.rs, src/c/d.rs:1: `Entry` is defined 2 times: give each type a name of its own"]);
     }
 
     #[test]

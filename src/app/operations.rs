@@ -50,7 +50,7 @@ pub(crate) enum Question {
 
 /// The answer to a request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) enum Answer {
+pub(crate) enum OperationReply {
     /// The result.
     Done(Value),
     /// The operation failed, for this reason.
@@ -126,7 +126,7 @@ pub(crate) struct Operations {
     slots: Semaphore,
 }
 
-impl Answer {
+impl OperationReply {
     pub(crate) fn failed(why: String) -> Self {
         Self::Failed(why)
     }
@@ -149,10 +149,10 @@ impl Operations {
     }
 
     /// Executes one operation.
-    pub(crate) async fn answer(&self, question: Question) -> Answer {
+    pub(crate) async fn answer(&self, question: Question) -> OperationReply {
         match self.work(question).await {
-            Ok(answer) => Answer::Done(answer),
-            Err(why) => Answer::Failed(why),
+            Ok(answer) => OperationReply::Done(answer),
+            Err(why) => OperationReply::Failed(why),
         }
     }
 

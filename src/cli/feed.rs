@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::app::standalone::incident::{self, FeedStatus};
+use crate::app::standalone::incident::{self, StoredFeedStatus};
 use crate::cli::decisions::{self, ReasonArgs};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{self, CliError, Exit};
@@ -29,9 +29,9 @@ pub(crate) enum Command {
     /// Show records, freshness, and records that need a decision.
     Status(FeedStatusArgs),
     /// Apply a record that marks every version of an established package.
-    Obey(Ruling),
+    Obey(RulingArgs),
     /// Refuse only the versions that such a record lists.
-    SetAside(Ruling),
+    SetAside(RulingArgs),
     /// Export denials of operators as a signed feed of OSV records.
     Export(FeedExportArgs),
 }
@@ -58,7 +58,7 @@ pub(crate) struct FeedStatusArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Ruling {
+pub(crate) struct RulingArgs {
     /// Id or alias of the record.
     #[arg(value_name = "ID")]
     id: String,
@@ -129,7 +129,7 @@ pub(crate) fn of_server(settings: &SettingFlags<false>) -> Result<Config, CliErr
     })
 }
 
-fn rule(Ruling { id, because, settings }: Ruling, obey: bool) -> Result<Exit, CliError> {
+fn rule(RulingArgs { id, because, settings }: RulingArgs, obey: bool) -> Result<Exit, CliError> {
     let config = of_server(&settings)?;
     let data_dir = config.store.data_dir.clone();
     let advisory = incident::broad_record(config, Arc::new(SystemClock), &id)?;
@@ -145,12 +145,12 @@ fn prefix(text: &str) -> Result<String, String> {
     }
 }
 
-fn say(statuses: &[FeedStatus], as_json: bool) -> Result<(), CliError> {
+fn say(statuses: &[StoredFeedStatus], as_json: bool) -> Result<(), CliError> {
     let text = if as_json { format_json(statuses) } else { format_text(statuses) };
     Ok(output::print(&text)?)
 }
 
-fn format_json(statuses: &[FeedStatus]) -> String {
+fn format_json(statuses: &[StoredFeedStatus]) -> String {
     let entries = statuses.iter().map(|status| {
         let (feed, state) = (&status.feed, &status.state);
         json!({
@@ -176,7 +176,7 @@ fn format_json(statuses: &[FeedStatus]) -> String {
     format!("{:#}\n", entries.collect::<Value>())
 }
 
-fn format_text(statuses: &[FeedStatus]) -> String {
+fn format_text(statuses: &[StoredFeedStatus]) -> String {
     if statuses.is_empty() {
         return "no feed is configured; set `--feed PATH-or-URL` or `[[feed]]` in the configuration file\n".to_owned();
     }

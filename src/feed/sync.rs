@@ -13,7 +13,7 @@ use crate::feed::first_read::Readings;
 use crate::feed::format::signed_index::{self, SignedIndex};
 use crate::feed::import::{self, ImportedRecords, RecordImporter};
 use crate::feed::source::directory;
-use crate::feed::source::download::{CacheValidators, FeedDownloader};
+use crate::feed::source::download::{DownloadValidators, FeedDownloader};
 use crate::feed::source::remote::{FetchedFiles, RemoteFeed};
 use crate::feed::store::{FeedFailure, FeedLock, FeedState, FeedStore};
 use crate::net::HttpClient;
@@ -112,7 +112,7 @@ pub async fn sync(feed: &FeedConfig, store: &FeedStore, client: &HttpClient, now
 /// The files of a source before parsing, with the data that later detects changes.
 struct SourceSnapshot {
     source: SourceFiles,
-    validators: CacheValidators,
+    validators: DownloadValidators,
     stamp: Option<String>,
     index: Option<SignedIndex>,
 }
@@ -163,7 +163,7 @@ fn look_at_path(feed: &FeedConfig, path: &Path, before: &FeedState, now: Timesta
     if before.is_good() && before.stamp == stamp {
         return Ok(None);
     }
-    Ok(Some(SourceSnapshot { source: SourceFiles::Found(found), validators: CacheValidators::default(), stamp, index }))
+    Ok(Some(SourceSnapshot { source: SourceFiles::Found(found), validators: DownloadValidators::default(), stamp, index }))
 }
 
 /// Reads and checks the signed index in a directory. Returns `None` if there is no Coldframe index.

@@ -592,7 +592,7 @@ impl Components {
         UpstreamAnswered { what: UpstreamWhat::Pass, outcome, duration: asked.elapsed(), name, detail: detail.as_deref() }
             .emit(&self.metrics);
         let mut passed = passed?;
-        passed.body = Bytes::from_owner(Shared { bytes: passed.body, _share: share });
+        passed.body = Bytes::from_owner(ReservedBytes { bytes: passed.body, _share: share });
         Ok(passed)
     }
 }
@@ -608,12 +608,12 @@ impl Components {
 }
 
 /// A response body with its memory reservation.
-struct Shared {
+struct ReservedBytes {
     bytes: Bytes,
     _share: Reservation,
 }
 
-impl AsRef<[u8]> for Shared {
+impl AsRef<[u8]> for ReservedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }

@@ -17,7 +17,7 @@ const IDLE_WINDOW: Duration = Duration::from_hours(1);
 #[derive(Debug)]
 pub(crate) struct BaseUrls {
     own: Box<[Arc<str>]>,
-    named: RwLock<Named>,
+    named: RwLock<BaseUrlWindow>,
     /// Counts insertions. It dates the last use of each entry.
     generation: AtomicU64,
     /// Randomly keyed, so that a client cannot choose an address that collides with another client.
@@ -25,13 +25,13 @@ pub(crate) struct BaseUrls {
 }
 
 #[derive(Debug)]
-struct Named {
-    entries: Vec<Entry>,
+struct BaseUrlWindow {
+    entries: Vec<BaseUrlUse>,
     window_start: Instant,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct BaseUrlUse {
     text: Arc<str>,
     /// The clients that used it in this window, as a bit set of 64 hash values. Only their number matters.
     clients: AtomicU64,
@@ -43,7 +43,7 @@ struct Entry {
 impl BaseUrls {
     /// Creates a set in which `own` are permanent.
     pub(crate) fn new(own: Vec<Arc<str>>) -> Self {
-        let named = Named { entries: Vec::with_capacity(MAX_NAMED), window_start: Instant::now() };
+        let named = BaseUrlWindow { entries: Vec::with_capacity(MAX_NAMED), window_start: Instant::now() };
         Self { own: own.into(), named: RwLock::new(named), generation: AtomicU64::new(0), hashing: RandomState::new() }
     }
 
@@ -53,7 +53,7 @@ impl BaseUrls {
             return (Arc::clone(text), true);
         }
         let client = self.client_bit(client);
-        let find = |named: &Named| {
+        let find = |named: &BaseUrlWindow| {
             let entry = named.entries.iter().find(|entry| is_joined(&entry.text, parts))?;
             entry.note_use(client, self.generation.load(Ordering::Relaxed));
             Some(Arc::clone(&entry.text))
@@ -73,7 +73,12 @@ impl BaseUrls {
             named.entries.swap_remove(victim);
         }
         let last_used = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
-        named.entries.push(Entry { text: Arc::clone(&text), clients: client.into(), earlier: 0, last_used: last_used.into() });
+        named.entries.push(BaseUrlUse {
+            text: Arc::clone(&text),
+            clients: client.into(),
+            earlier: 0,
+            last_used: last_used.into(),
+        });
         (text, true)
     }
 
@@ -93,7 +98,7 @@ impl BaseUrls {
     }
 }
 
-impl Named {
+impl BaseUrlWindow {
     /// Moves to the current window and drops uses that are older than the previous one.
     fn advance(&mut self, now: Instant) {
         let windows = now.saturating_duration_since(self.window_start).as_secs() / IDLE_WINDOW.as_secs();
@@ -110,7 +115,7 @@ impl Named {
     /// Returns the entry to evict for `client`: an unused one, else the least recently used entry of the client with the most
     /// entries of its own. An entry that several clients use is never evicted.
     fn victim(&self, client: u64) -> Option<usize> {
-        let users: Vec<u64> = self.entries.iter().map(Entry::users).collect();
+        let users: Vec<u64> = self.entries.iter().map(BaseUrlUse::users).collect();
         let share = |user: u64| users.iter().filter(|other| **other == user).count();
         let held = share(client);
         let rank = |at: &usize| {
@@ -126,7 +131,7 @@ impl Named {
     }
 }
 
-impl Entry {
+impl BaseUrlUse {
     fn note_use(&self, client: u64, generation: u64) {
         if self.clients.load(Ordering::Relaxed) & client == 0 {
             self.clients.fetch_or(client, Ordering::Relaxed);

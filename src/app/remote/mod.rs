@@ -19,12 +19,12 @@ use tokio::time::timeout;
 use url::Url;
 
 use crate::app::AppError;
-use crate::app::operations::{Answer, Description, Explained, MAX_ENTRIES, Purged, Question, parts_of};
+use crate::app::operations::{Description, Explained, MAX_ENTRIES, OperationReply, Purged, Question, parts_of};
 #[cfg(not(unix))]
 use crate::app::run::remote_session::{Connected, connect};
 #[cfg(unix)]
 use crate::app::session::control_socket::{Connected, connect};
-use crate::app::session::protocol::{self, LONGEST_END, Request, What};
+use crate::app::session::protocol::{self, ControlRequest, LONGEST_END, What};
 use crate::app::standalone::adopt::{self, Adoption};
 use crate::app::standalone::decide::ApprovalPlan;
 use crate::firewall::LockedVersion;
@@ -307,15 +307,15 @@ async fn ask<T: DeserializeOwned>(connected: Connected, question: &Question, at_
         Connected::NoProcess | Connected::Without => return Err("the server exited".to_owned()),
     };
     let asking = async {
-        protocol::write(&mut asking, &Request::new(What::Ask(Box::new(question.clone())))).await;
-        protocol::read::<Answer>(&mut BufReader::new(lines), LONGEST_END).await
+        protocol::write(&mut asking, &ControlRequest::new(What::Ask(Box::new(question.clone())))).await;
+        protocol::read::<OperationReply>(&mut BufReader::new(lines), LONGEST_END).await
     };
     let answer = timeout(at_most, asking).await.map_err(|_| format!("no answer within {} s", at_most.as_secs()))?;
     match answer.ok_or("the server closed the connection without an answer")? {
-        Answer::Done(value) => {
+        OperationReply::Done(value) => {
             serde_json::from_value(value).map_err(|error| format!("cannot parse the server's answer: {error}"))
         }
-        Answer::Failed(why) | Answer::Refused(why) => Err(why),
+        OperationReply::Failed(why) | OperationReply::Refused(why) => Err(why),
     }
 }
 

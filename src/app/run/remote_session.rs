@@ -12,7 +12,7 @@ use crate::app::run::RunReport;
 #[cfg(unix)]
 use crate::app::session::control_socket::{Connected, connect};
 use crate::app::session::protocol::{
-    self, LONGEST_END, LONGEST_START, OpenReply, OpenRequest, OpenedMessage, ReportMessage, Request, What,
+    self, ControlRequest, LONGEST_END, LONGEST_START, OpenReply, OpenRequest, OpenedMessage, ReportMessage, What,
 };
 use crate::app::session::{SessionInfo, SessionRequest};
 
@@ -47,7 +47,7 @@ pub(crate) async fn open(
     };
     let mut lines: Box<dyn AsyncBufRead + Send + Unpin> = Box::new(BufReader::new(lines));
     let asked = async {
-        protocol::write(&mut asking, &Request::new(What::Session(Box::new(OpenRequest::of(request, registries))))).await;
+        protocol::write(&mut asking, &ControlRequest::new(What::Session(Box::new(OpenRequest::of(request, registries))))).await;
         protocol::read(&mut lines, LONGEST_START).await
     };
     let opened: OpenedMessage = match timeout(PATIENCE, asked).await.ok().flatten().ok_or_else(silent)? {

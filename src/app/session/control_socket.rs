@@ -16,10 +16,10 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
-use crate::app::operations::{Answer, Operations, Question};
+use crate::app::operations::{OperationReply, Operations, Question};
 use crate::app::run::RunReport;
 use crate::app::session::protocol::{
-    self, MAX_REQUEST_BYTES, OpenReply, OpenRequest, OpenedMessage, PROTOCOL, ReportMessage, Request, What,
+    self, ControlRequest, MAX_REQUEST_BYTES, OpenReply, OpenRequest, OpenedMessage, PROTOCOL, ReportMessage, What,
 };
 use crate::app::session::{LocalSession, SessionTemplate};
 use crate::clock::Clock;
@@ -53,7 +53,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 type Stop = watch::Receiver<bool>;
 
 /// The lines from the client.
-type Lines = BufReader<OwnedReadHalf>;
+type LineReader = BufReader<OwnedReadHalf>;
 
 /// The bound socket.
 pub(crate) struct ControlSocket {
@@ -237,7 +237,7 @@ async fn answer(stream: UnixStream, parts: Arc<ControlContext>, stop: Stop) {
     }
     let (lines, mut replies) = stream.into_split();
     let mut lines = BufReader::new(lines);
-    let asked = timeout(PATIENCE, protocol::read::<Request>(&mut lines, MAX_REQUEST_BYTES)).await;
+    let asked = timeout(PATIENCE, protocol::read::<ControlRequest>(&mut lines, MAX_REQUEST_BYTES)).await;
     match asked.ok().flatten().filter(|request| request.protocol == PROTOCOL).map(|request| request.what) {
         None => protocol::write(&mut replies, &refused("the server has another version")).await,
         Some(What::Ask(question)) => reply(*question, (&mut lines, &mut replies), &parts, stop).await,
@@ -253,19 +253,29 @@ fn refused(why: &str) -> OpenReply {
 }
 
 /// Executes one operation, unless the client disconnects or the server stops first.
-async fn reply(question: Question, (lines, replies): (&mut Lines, &mut OwnedWriteHalf), parts: &ControlContext, mut stop: Stop) {
+async fn reply(
+    question: Question,
+    (lines, replies): (&mut LineReader, &mut OwnedWriteHalf),
+    parts: &ControlContext,
+    mut stop: Stop,
+) {
     let answered = tokio::select! {
         answered = timeout(ANSWER_TIMEOUT, parts.operations.answer(question)) => {
-            answered.unwrap_or_else(|_| Answer::failed(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())))
+            answered.unwrap_or_else(|_| OperationReply::failed(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())))
         }
         _ = lines.fill_buf() => return,
-        _ = stop.wait_for(|stop| *stop) => Answer::failed("the server is stopping".to_owned()),
+        _ = stop.wait_for(|stop| *stop) => OperationReply::failed("the server is stopping".to_owned()),
     };
     protocol::write(replies, &answered).await;
 }
 
 /// Opens a session for one command, and closes it with the command.
-async fn lead(opening: OpenRequest, (mut lines, mut replies): (Lines, OwnedWriteHalf), parts: &ControlContext, mut stop: Stop) {
+async fn lead(
+    opening: OpenRequest,
+    (mut lines, mut replies): (LineReader, OwnedWriteHalf),
+    parts: &ControlContext,
+    mut stop: Stop,
+) {
     if let Some(why) = parts.session_template.registry_mismatch(&opening.registries) {
         return protocol::write(&mut replies, &OpenReply::Refused(why)).await;
     }

@@ -34,7 +34,7 @@ pub(crate) const LONGEST_END: u64 = 256 << 20;
 
 /// The first line of a connection.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Request {
+pub(crate) struct ControlRequest {
     pub(crate) protocol: u32,
     pub(crate) what: What,
 }
@@ -48,7 +48,7 @@ pub(crate) enum What {
     Ask(Box<Question>),
 }
 
-impl Request {
+impl ControlRequest {
     /// Creates a request with this protocol version.
     pub(crate) fn new(what: What) -> Self {
         Self { protocol: PROTOCOL, what }

@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The status of one feed.
 #[derive(Debug, Clone)]
-pub struct FeedStatus {
+pub struct StoredFeedStatus {
     pub feed: FeedConfig,
     /// The state of the last sync.
     pub state: FeedState,
@@ -48,7 +48,7 @@ pub struct FeedStatus {
 ///
 /// # Errors
 /// Returns an error if no HTTP client can be created.
-pub async fn sync(config: Config, clock: Arc<dyn Clock>, accept_shrunk: bool) -> Result<Vec<FeedStatus>, AppError> {
+pub async fn sync(config: Config, clock: Arc<dyn Clock>, accept_shrunk: bool) -> Result<Vec<StoredFeedStatus>, AppError> {
     let client = outbound::feed_client(&config.upstream, &tls::client_config(&config.tls)?);
     let store = FeedStore::of(&config.store.data_dir);
     for feed in &config.feeds.followed {
@@ -67,14 +67,14 @@ pub async fn sync(config: Config, clock: Arc<dyn Clock>, accept_shrunk: bool) ->
 
 /// Returns the status of every feed from the stored state.
 #[must_use]
-pub fn status(config: &Config, now: Timestamp) -> Vec<FeedStatus> {
+pub fn status(config: &Config, now: Timestamp) -> Vec<StoredFeedStatus> {
     let (store, errors) = (FeedStore::of(&config.store.data_dir), overbroad(&config.store.data_dir, now));
     let stand = |feed: &FeedConfig| {
         let state = store.state(feed);
         let mark = format!("of the feed `{}`", feed.name);
         let staleness = state.staleness(feed.expiry, now);
         let overbroad = errors.iter().filter(|error| error.contains(&mark)).cloned().collect();
-        FeedStatus { feed: feed.clone(), state, staleness, overbroad }
+        StoredFeedStatus { feed: feed.clone(), state, staleness, overbroad }
     };
     config.feeds.followed.iter().map(stand).collect()
 }

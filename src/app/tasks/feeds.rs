@@ -225,12 +225,12 @@ impl FeedScheduler {
     #[must_use]
     pub fn statuses(&self) -> Vec<FeedStatus> {
         let now = self.parts.clock.now();
-        let check_all = |followed: &ScheduledFeed| FeedStatus {
+        let status_of = |followed: &ScheduledFeed| FeedStatus {
             feed: followed.feed.clone(),
             state: followed.state.clone(),
             staleness: followed.staleness(now),
         };
-        self.lock().iter().filter(|entry| !entry.is_dropped).map(check_all).collect()
+        self.lock().iter().filter(|entry| !entry.is_dropped).map(status_of).collect()
     }
 
     /// Checks that all feeds are fresh.

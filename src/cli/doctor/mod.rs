@@ -216,7 +216,7 @@ fn feed_findings(config: &Config, clock: &dyn Clock) -> Vec<DoctorFinding> {
         let finding = DoctorFinding::new(FindingLevel::Note, "feeds", "no advisory feed is configured");
         return vec![finding.with_reason("known malware is held by its age only").with_fix("coldframe serve --feed PATH-or-URL")];
     }
-    let format_text = |status: incident::FeedStatus| match status.staleness {
+    let format_text = |status: incident::StoredFeedStatus| match status.staleness {
         None => DoctorFinding::new(FindingLevel::Well, "feeds", format!("the feed `{}` is fresh", status.feed.name)),
         Some(why) => {
             DoctorFinding::new(FindingLevel::Warning, "feeds", format!("the feed `{}` is stale: {why}", status.feed.name))

@@ -28,12 +28,12 @@ const MAX_ENTRY_BYTES: usize = 255;
 
 /// Returns the value of `NO_PROXY`: this machine, unless it hosts a registry, and entries that match none of `registries`.
 pub(crate) fn no_proxy(registries: &[Url], is_loopback_registry: bool, entries: impl IntoIterator<Item = String>) -> String {
-    let registries: Vec<Registry> = registries.iter().filter_map(Registry::new).collect();
-    let on_loopback = is_loopback_registry || registries.iter().any(Registry::is_loopback);
+    let registries: Vec<RegistryHost> = registries.iter().filter_map(RegistryHost::new).collect();
+    let on_loopback = is_loopback_registry || registries.iter().any(RegistryHost::is_loopback);
     let mut kept: Vec<String> = if on_loopback { Vec::new() } else { LOOPBACK.map(str::to_owned).into() };
     let mut seen: BTreeSet<String> = kept.iter().cloned().collect();
     let own = entries.into_iter().filter(|entry| {
-        let is_safe = Entry::parse(entry).is_some_and(|entry| {
+        let is_safe = NoProxyEntry::parse(entry).is_some_and(|entry| {
             let leads_past = registries.iter().any(|registry| entry.may_match(registry));
             !(leads_past || on_loopback && entry.is_loopback())
         });
@@ -66,24 +66,24 @@ pub(crate) fn entries(
 
 /// Checks whether an address belongs to this machine.
 pub(crate) fn is_loopback(url: &Url) -> bool {
-    Registry::new(url).is_some_and(|registry| registry.is_loopback())
+    RegistryHost::new(url).is_some_and(|registry| registry.is_loopback())
 }
 
 /// The host of a registry: its name, and its address if it is one.
-struct Registry {
+struct RegistryHost {
     name: String,
     address: Option<IpAddr>,
 }
 
 /// A parsed entry, in lower case.
-enum Entry {
+enum NoProxyEntry {
     /// Addresses in a network.
     Network(IpNet),
     /// A host, or a suffix of host names.
     Host { suffix: String, address: Option<IpAddr> },
 }
 
-impl Registry {
+impl RegistryHost {
     fn new(url: &Url) -> Option<Self> {
         let address = match url.host()? {
             Host::Ipv4(address) => Some(IpAddr::V4(address)),
@@ -99,7 +99,7 @@ impl Registry {
     }
 }
 
-impl Entry {
+impl NoProxyEntry {
     /// Parses an entry. Returns `None` for entries that clients interpret in different ways.
     fn parse(entry: &str) -> Option<Self> {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_*:[]/".contains(&byte);
@@ -125,7 +125,7 @@ impl Entry {
 
     /// Checks whether any client could match the entry against `registry`. Some clients match any suffix of the name, with or
     /// without a leading dot, and some compare addresses as text.
-    fn may_match(&self, registry: &Registry) -> bool {
+    fn may_match(&self, registry: &RegistryHost) -> bool {
         match self {
             Self::Network(network) => {
                 let is_inside = registry.address.is_some_and(|address| network.contains(&address));

@@ -33,7 +33,7 @@ const WRITE_BYTES: usize = 1 << 20;
 
 /// HTTP cache validators of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct CacheValidators {
+pub(crate) struct DownloadValidators {
     pub(crate) etag: Option<String>,
     pub(crate) last_modified: Option<String>,
 }
@@ -45,7 +45,7 @@ pub(crate) enum DownloadResult {
     /// The complete file is at `path`.
     File {
         path: PathBuf,
-        validators: CacheValidators,
+        validators: DownloadValidators,
     },
 }
 
@@ -77,7 +77,7 @@ impl FeedDownloader {
         &self,
         url: &Url,
         directory: &Path,
-        known: &CacheValidators,
+        known: &DownloadValidators,
     ) -> Result<DownloadResult, FeedError> {
         let mut left = MAX_RESUMES;
         loop {
@@ -133,7 +133,7 @@ impl FeedDownloader {
 struct PartialDownload {
     path: PathBuf,
     note: PathBuf,
-    validators: CacheValidators,
+    validators: DownloadValidators,
     length: u64,
 }
 
@@ -141,7 +141,7 @@ struct PartialDownload {
 #[derive(Serialize, Deserialize)]
 struct PartialMetadata {
     url: String,
-    validators: CacheValidators,
+    validators: DownloadValidators,
 }
 
 impl PartialDownload {
@@ -154,7 +154,7 @@ impl PartialDownload {
         Self { path, note, validators: noted.map(|noted| noted.validators).unwrap_or_default(), length }
     }
 
-    fn headers(&self, known: &CacheValidators) -> HeaderMap {
+    fn headers(&self, known: &DownloadValidators) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let mut set = |name: HeaderName, value: Option<&str>| {
             if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
@@ -178,7 +178,7 @@ impl PartialDownload {
     }
 }
 
-impl CacheValidators {
+impl DownloadValidators {
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         Self { etag: text(headers, &ETAG), last_modified: text(headers, &LAST_MODIFIED) }
     }
@@ -196,7 +196,7 @@ async fn receive(part: PartialDownload, url: &Url, answer: DownloadReply) -> Res
         part.discard();
         return Err(failed(url, "unexpected `Content-Range`"));
     }
-    let validators = if status == 206 { part.validators.clone() } else { CacheValidators::of(&headers) };
+    let validators = if status == 206 { part.validators.clone() } else { DownloadValidators::of(&headers) };
     let note = PartialMetadata { url: redacted(url).to_string(), validators: validators.clone() };
     let file = OpenOptions::new().create(true).write(true).append(status == 206).truncate(status != 206).open(&part.path);
     let mut file = file.map_err(FeedError::file("open", &part.path))?;

@@ -13,7 +13,7 @@ use crate::feed::format::changes::{self, ChangeList};
 use crate::feed::format::signed_index::{self, SignedIndex};
 use crate::feed::import::LARGEST;
 use crate::feed::source::directory;
-use crate::feed::source::download::{CacheValidators, DownloadResult, FeedDownloader, failed};
+use crate::feed::source::download::{DownloadResult, DownloadValidators, FeedDownloader, failed};
 use crate::feed::store::FeedState;
 use jiff::Timestamp;
 
@@ -46,7 +46,7 @@ pub(crate) enum FetchedFiles {
 pub(crate) struct RemoteChanges {
     /// `None` if nothing changed.
     pub(crate) material: Option<FetchedFiles>,
-    pub(crate) validators: CacheValidators,
+    pub(crate) validators: DownloadValidators,
     pub(crate) index: Option<SignedIndex>,
 }
 
@@ -132,7 +132,7 @@ impl RemoteFeed<'_> {
     async fn without_archive(&self, base: &Url, all: HashSet<String>) -> Result<Option<RemoteChanges>, FeedError> {
         for name in ["all.zip", "npm/all.zip"] {
             if let DownloadResult::File { path, validators } =
-                self.fetcher.fetch_large(&below(base, name)?, self.directory, &CacheValidators::default()).await?
+                self.fetcher.fetch_large(&below(base, name)?, self.directory, &DownloadValidators::default()).await?
             {
                 return Ok(Some(RemoteChanges { material: Some(FetchedFiles::File(path)), validators, index: None }));
             }
@@ -140,7 +140,7 @@ impl RemoteFeed<'_> {
         let documents = self.records(base, all.into_iter().map(|id| format!("{id}.json")).collect()).await?;
         Ok(Some(RemoteChanges {
             material: Some(FetchedFiles::Documents(documents)),
-            validators: CacheValidators::default(),
+            validators: DownloadValidators::default(),
             index: None,
         }))
     }
@@ -155,7 +155,7 @@ impl RemoteFeed<'_> {
             return Ok(RemoteChanges { index: Some(index), ..self.unchanged() });
         }
         let url = below(base, signed_index::ARCHIVE)?;
-        match self.fetcher.fetch_large(&url, self.directory, &CacheValidators::default()).await? {
+        match self.fetcher.fetch_large(&url, self.directory, &DownloadValidators::default()).await? {
             DownloadResult::File { path, validators } => {
                 Ok(RemoteChanges { material: Some(FetchedFiles::File(path)), validators, index: Some(index) })
             }
@@ -173,7 +173,7 @@ impl RemoteFeed<'_> {
         let documents = self.records(base, names).await?;
         Ok(RemoteChanges {
             material: Some(FetchedFiles::Documents(documents)),
-            validators: CacheValidators::default(),
+            validators: DownloadValidators::default(),
             index: None,
         })
     }
@@ -205,10 +205,10 @@ impl RemoteFeed<'_> {
         }
     }
 
-    fn known(&self) -> CacheValidators {
+    fn known(&self) -> DownloadValidators {
         // Without stored records, the validators of an earlier download must not be used.
         let good = self.before.is_good().then_some(self.before);
-        CacheValidators {
+        DownloadValidators {
             etag: good.and_then(|state| state.etag.clone()),
             last_modified: good.and_then(|state| state.last_modified.clone()),
         }

@@ -103,15 +103,15 @@ fn is_same(a: Advisory<'_>, b: Advisory<'_>) -> bool {
 
 /// The advisories in upstream's response, by the last path segment of their URLs: an id or an alias.
 #[derive(Default)]
-struct Named(HashSet<String>);
+struct UpstreamAdvisoryIds(HashSet<String>);
 
-impl Named {
+impl UpstreamAdvisoryIds {
     fn add(&mut self, entry: &RawValue) {
         #[derive(Deserialize)]
-        struct Entry {
+        struct AuditEntry {
             url: String,
         }
-        let url = serde_json::from_str::<Entry>(entry.get()).map(|entry| entry.url).unwrap_or_default();
+        let url = serde_json::from_str::<AuditEntry>(entry.get()).map(|entry| entry.url).unwrap_or_default();
         let last = url.rsplit('/').next().unwrap_or_default();
         if !last.is_empty() {
             self.0.insert(last.to_owned());
@@ -140,7 +140,7 @@ fn bulk_answer(found: &[Found<'_>], theirs: Theirs<'_>) -> Result<String, serde_
                 Err(_) => continue,
             },
         };
-        let mut named = Named::default();
+        let mut named = UpstreamAdvisoryIds::default();
         for entry in &listed {
             named.add(entry);
         }
@@ -172,7 +172,7 @@ fn tree_answer(found: &[Found<'_>], audited: &Audited, mut theirs: Theirs<'_>) -
                 "totalDependencies": audited.count });
         (answer, BTreeMap::new(), metadata)
     };
-    let mut named = Named::default();
+    let mut named = UpstreamAdvisoryIds::default();
     for entry in advisories.values() {
         named.add(entry);
     }

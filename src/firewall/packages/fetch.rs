@@ -19,7 +19,7 @@ use crate::firewall::packages::fetch_slots::SlotRequest;
 use crate::firewall::packages::ingest::{Contradictions, FetchPermit, FetchedDocument, Ingested, sha256};
 use crate::firewall::packages::load::{NEVER_CHECKED, PreviousState};
 use crate::firewall::packages::subpackages;
-use crate::firewall::packages::views::{Asked, too_many};
+use crate::firewall::packages::views::{ViewQuestion, too_many};
 use crate::firewall::policy_state::{EvalContext, PolicySnapshot, Profile};
 use crate::firewall::prefetch::PrefetchContext;
 use crate::firewall::request::Client;
@@ -566,7 +566,7 @@ impl Components {
         match Arc::clone(&self).ingest(request.clone(), document, previous).await {
             Ok(Ingested::Done(lookup)) => Ok(lookup),
             Ok(Ingested::Contradicts(contradictions)) => {
-                let asked = self.ask_views_again(&request, contradictions, Asked { at: now, validated }).await;
+                let asked = self.ask_views_again(&request, contradictions, ViewQuestion { at: now, validated }).await;
                 // Fetched again instead of kept, so that no document in memory waits for other views.
                 let permit = self.fetches.of(&request.registry).acquire(request.client).await;
                 Box::pin(self.fetch_packument(FetchRequest { asked: Some(Arc::new(asked)), ..request }, permit)).await
@@ -625,7 +625,7 @@ impl Components {
             let contradictions;
             (confirmed, contradictions) = self.compare_confirmed(request, confirmed, before, None).await?;
             if !contradictions.is_empty() {
-                let asked = Asked { at: checked, validated };
+                let asked = ViewQuestion { at: checked, validated };
                 let diverged = self.ask_views_again(request, contradictions, asked).await;
                 (confirmed, _) = self.compare_confirmed(request, confirmed, before, Some(diverged)).await?;
             }

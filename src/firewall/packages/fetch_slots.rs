@@ -47,18 +47,18 @@ impl Slots {
 /// Running fetches, each shared by all clients that request the same.
 pub(crate) struct SharedFetches<K, V> {
     running: SingleFlight<K, V>,
-    waiting: Arc<Waiting<K>>,
+    waiting: Arc<WaitingFetches<K>>,
 }
 
 /// Fetches that wait for a slot: the client that started each, and the channel to lend it a slot.
-struct Waiting<K>(Mutex<HashMap<K, (IpAddr, mpsc::Sender<FairPermit>)>>);
+struct WaitingFetches<K>(Mutex<HashMap<K, (IpAddr, mpsc::Sender<FairPermit>)>>);
 
 /// The slot request of a new fetch. After it is dropped, no client lends the fetch a slot.
 pub(crate) struct SlotRequest<K: Hash + Eq> {
     key: K,
     client: IpAddr,
     lent: mpsc::Receiver<FairPermit>,
-    waiting: Arc<Waiting<K>>,
+    waiting: Arc<WaitingFetches<K>>,
 }
 
 impl<K, V> SharedFetches<K, V>
@@ -69,7 +69,7 @@ where
     /// Creates an empty set.
     #[must_use]
     pub(crate) fn new() -> Self {
-        Self { running: SingleFlight::new(), waiting: Arc::new(Waiting(Mutex::default())) }
+        Self { running: SingleFlight::new(), waiting: Arc::new(WaitingFetches(Mutex::default())) }
     }
 
     /// Checks whether `key` is being fetched.
@@ -111,7 +111,7 @@ where
     }
 }
 
-impl<K: Hash + Eq + Clone> Waiting<K> {
+impl<K: Hash + Eq + Clone> WaitingFetches<K> {
     fn open(self: &Arc<Self>, key: K, client: IpAddr) -> SlotRequest<K> {
         let (sender, lent) = mpsc::channel(1);
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), (client, sender));

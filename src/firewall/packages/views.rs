@@ -86,7 +86,7 @@ impl Components {
         self: &'a Arc<Self>,
         request: &'a FetchRequest,
         contradictions: Contradictions,
-        asked: Asked,
+        asked: ViewQuestion,
     ) -> Pin<Box<dyn Future<Output = Parted> + Send + 'a>> {
         Box::pin(async move {
             let mut views: Vec<CacheKey> = Vec::new();
@@ -122,7 +122,12 @@ impl Components {
     }
 
     /// Fetches one view again. Returns its record if upstream answered since, and not from a cache.
-    async fn ask_view_again(self: &Arc<Self>, request: &FetchRequest, view: &CacheKey, asked: Asked) -> Option<PackageRecord> {
+    async fn ask_view_again(
+        self: &Arc<Self>,
+        request: &FetchRequest,
+        view: &CacheKey,
+        asked: ViewQuestion,
+    ) -> Option<PackageRecord> {
         let authorization = view.authorization();
         let slot = CacheKey::of(&view.name, &request.registry, &authorization);
         self.asked_again.insert(view.clone(), self.clock.now());
@@ -166,7 +171,7 @@ impl Components {
 
 /// When the contradicting document was requested, and as of when upstream vouches for it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Asked {
+pub(crate) struct ViewQuestion {
     pub at: Timestamp,
     pub validated: Timestamp,
 }

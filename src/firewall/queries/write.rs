@@ -267,11 +267,11 @@ fn is_scope(segment: &str) -> bool {
 /// Returns the package named in the response to a staged publish.
 fn named_in(body: &[u8]) -> Option<PackageName> {
     #[derive(Deserialize)]
-    struct Answer {
+    struct StagedPublish {
         #[serde(alias = "packageName", alias = "package")]
         name: String,
     }
-    PackageName::parse(&serde_json::from_slice::<Answer>(body).ok()?.name).ok()
+    PackageName::parse(&serde_json::from_slice::<StagedPublish>(body).ok()?.name).ok()
 }
 
 /// Replaces tarball URLs below `base` by those of the registry; `None` if there are none.

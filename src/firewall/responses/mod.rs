@@ -12,7 +12,7 @@ use crate::firewall::packages::fetch_slots::SlotRequest;
 use crate::firewall::policy_state::Profile;
 use crate::firewall::request::{BaseUrl, Client, ContentCoding, PackumentResponse};
 use crate::firewall::verdicts::VerdictTable;
-use crate::firewall::{Components, PackageLookup, Shared};
+use crate::firewall::{Components, PackageLookup, ReservedBytes};
 use crate::npm::AbbreviatedFields;
 use crate::npm::PackumentForm;
 use crate::npm::PackumentView;
@@ -238,7 +238,7 @@ impl Components {
         share.shrink_to(answer.length);
         // The cached copy is bounded by the cache; the sent one is counted until it is sent.
         let bytes = answer.chunks.first().cloned().unwrap_or_default();
-        let counted = Bytes::from_owner(Shared { bytes, _share: share });
+        let counted = Bytes::from_owner(ReservedBytes { bytes, _share: share });
         Ok(Some(PackumentResponse { chunks: Arc::new([counted]), ..answer }))
     }
 

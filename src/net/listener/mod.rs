@@ -131,7 +131,7 @@ where
 {
     let mut connections = JoinSet::new();
     let mut stop = pin!(stop);
-    let (mut waiting, mut throttle) = (Waiting::default(), LogThrottle::default());
+    let (mut waiting, mut throttle) = (WaitingConnections::default(), LogThrottle::default());
     let mut impatience = tokio::time::interval(PATIENCE);
     impatience.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -177,12 +177,12 @@ where
 
 /// Accepted connections that wait for a permit.
 #[derive(Default)]
-struct Waiting {
+struct WaitingConnections {
     entering: JoinSet<(TcpStream, SocketAddr, ConnectionPermit)>,
     of_clients: HashMap<IpAddr, usize>,
 }
 
-impl Waiting {
+impl WaitingConnections {
     fn is_empty(&self) -> bool {
         self.entering.is_empty()
     }

@@ -92,11 +92,11 @@ pub(crate) fn read_json(text: &str) -> Result<DocNode, LockfileError> {
     let parsed = parse_to_ast(text, &collect, &options)
         .map_err(|error| LockfileError::at(narrow(error.line_display()), error.kind().to_string()))?;
     let value = parsed.value.ok_or_else(|| LockfileError::at(1, "the file is empty"))?;
-    let mut lines = Lines { text: text.as_bytes(), at: 0, line: 1 };
+    let mut lines = LineCounter { text: text.as_bytes(), at: 0, line: 1 };
     of_json(value, &mut lines, 0)
 }
 
-fn of_json(value: Value<'_>, lines: &mut Lines<'_>, depth: usize) -> Result<DocNode, LockfileError> {
+fn of_json(value: Value<'_>, lines: &mut LineCounter<'_>, depth: usize) -> Result<DocNode, LockfileError> {
     if depth >= MAX_DEPTH {
         return Err(too_deep(lines.of(value.start())));
     }
@@ -122,13 +122,13 @@ fn of_json(value: Value<'_>, lines: &mut Lines<'_>, depth: usize) -> Result<DocN
 }
 
 /// Counts lines for ascending positions.
-struct Lines<'a> {
+struct LineCounter<'a> {
     text: &'a [u8],
     at: usize,
     line: u32,
 }
 
-impl Lines<'_> {
+impl LineCounter<'_> {
     fn of(&mut self, position: usize) -> u32 {
         let passed = self.text.get(self.at..position).unwrap_or_default();
         self.line = self.line.saturating_add(narrow(passed.split(|byte| *byte == b'\n').count() - 1));

@@ -24,7 +24,7 @@ use crate::policy::malware;
 use crate::policy::rules::index::{RuleIndex, RuleIter, RuleSet};
 use crate::policy::rules::prefilter::FactsUnion;
 use crate::policy::rules::rule::{
-    AgeSubject, Answer, FactAges, MINIMUM_AGE, PackageGlob, Rule, RuleAction, RuleConditions, UnmetCondition,
+    AgeSubject, ConditionResult, FactAges, MINIMUM_AGE, PackageGlob, Rule, RuleAction, RuleConditions, UnmetCondition,
 };
 use crate::policy::trace::{Sink, Warning};
 use crate::policy::verdict::{Reason, RuleId, Verdict};
@@ -280,12 +280,14 @@ impl PackageRules<'_> {
             let ages = FactAges::of(facts, at);
             for rule in self.answering(facts) {
                 match rule.answer(facts, ages) {
-                    Answer::Undecided => return true,
+                    ConditionResult::Undecided => return true,
                     // Later rules are not evaluated.
-                    Answer::Matches if !rule.observe && (rule.action == RuleAction::Allow || self.refuses(rule, ages)) => {
+                    ConditionResult::Matches
+                        if !rule.observe && (rule.action == RuleAction::Allow || self.refuses(rule, ages)) =>
+                    {
                         return false;
                     }
-                    Answer::Matches | Answer::Differs(_) => {}
+                    ConditionResult::Matches | ConditionResult::Differs(_) => {}
                 }
             }
             false

@@ -188,7 +188,7 @@ pub(crate) enum UnmetCondition {
 
 /// Result of testing a version against the conditions of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum ConditionResult {
     /// The version meets all conditions.
     Matches,
     /// The version does not meet this condition.
@@ -229,18 +229,18 @@ impl Rule {
     /// If a condition depends on an unknown fact, refusing rules match; allowing and warning rules do not.
     pub(crate) fn unmet_condition(&self, facts: &Facts<'_>, ages: FactAges) -> Option<UnmetCondition> {
         match self.answer(facts, ages) {
-            Answer::Matches => None,
-            Answer::Differs(differs) => Some(differs),
-            Answer::Undecided => (!self.action.refuses()).then_some(UnmetCondition::Unknown),
+            ConditionResult::Matches => None,
+            ConditionResult::Differs(differs) => Some(differs),
+            ConditionResult::Undecided => (!self.action.refuses()).then_some(UnmetCondition::Unknown),
         }
     }
 
     /// Tests a version against all conditions except those on the package name.
-    pub(crate) fn answer(&self, facts: &Facts<'_>, ages: FactAges) -> Answer {
+    pub(crate) fn answer(&self, facts: &Facts<'_>, ages: FactAges) -> ConditionResult {
         match self.known_difference(facts, ages) {
-            Some(differs) => Answer::Differs(differs),
-            None if self.hangs_on(facts.unknown) => Answer::Undecided,
-            None => Answer::Matches,
+            Some(differs) => ConditionResult::Differs(differs),
+            None if self.hangs_on(facts.unknown) => ConditionResult::Undecided,
+            None => ConditionResult::Matches,
         }
     }
 

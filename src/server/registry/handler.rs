@@ -167,15 +167,15 @@ where
     };
     let (path, endpoint) = read;
     let target = match endpoint {
-        Ok(endpoint) => Asked::Endpoint(endpoint),
+        Ok(endpoint) => RequestTarget::Endpoint(endpoint),
         Err(error) => match address(&head, whole) {
-            Some(address) => Asked::Address(address, error),
+            Some(address) => RequestTarget::Address(address, error),
             None => return log.finish(response::error(&error)),
         },
     };
     log.endpoint = target.label();
-    log.is_private = matches!(target, Asked::Endpoint(Endpoint::Account(None) | Endpoint::Write(None)));
-    if let Asked::Endpoint(Endpoint::Admin(page)) = target {
+    log.is_private = matches!(target, RequestTarget::Endpoint(Endpoint::Account(None) | Endpoint::Write(None)));
+    if let RequestTarget::Endpoint(Endpoint::Admin(page)) = target {
         // Admin pages are not served on intercepted hosts.
         let &EntryPoint::Registry(profile, on_loopback) = entry_point else {
             return log.finish(response::error(&no_registry()));
@@ -200,7 +200,7 @@ where
     log.agent = Some(client.agent.clone());
     let scope = RequestScope { service, head: &head, whole, path, client: &client };
     let reply = match target {
-        Asked::Address(address, error) => match Box::pin(scope.answer_at(&address)).await {
+        RequestTarget::Address(address, error) => match Box::pin(scope.answer_at(&address)).await {
             Ok(Some(reply)) => {
                 log.endpoint = EndpointLabel::Tarball;
                 Ok(reply)
@@ -208,22 +208,22 @@ where
             Ok(None) => Err(error),
             Err(error) => Err(error),
         },
-        Asked::Endpoint(endpoint @ (Endpoint::Packument(_) | Endpoint::Manifest { .. })) if is_file(whole) => {
+        RequestTarget::Endpoint(endpoint @ (Endpoint::Packument(_) | Endpoint::Manifest { .. })) if is_file(whole) => {
             Box::pin(scope.answer_file(endpoint, body)).await
         }
-        Asked::Endpoint(endpoint) => scope.answer(endpoint, body).await,
+        RequestTarget::Endpoint(endpoint) => scope.answer(endpoint, body).await,
     };
     log.finish(reply.unwrap_or_else(|error| response::error(&error)))
 }
 
 /// What the path of a request names.
-enum Asked {
+enum RequestTarget {
     Endpoint(Endpoint),
     /// A possible tarball address, and why the path is no known endpoint.
     Address(Address, RequestError),
 }
 
-impl Asked {
+impl RequestTarget {
     fn label(&self) -> EndpointLabel {
         match self {
             Self::Endpoint(endpoint) => label(endpoint),

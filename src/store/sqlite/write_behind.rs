@@ -27,7 +27,7 @@ const MOST_INCIDENTS: usize = 10_000;
 
 /// The queued rows and the thread that writes them.
 pub(crate) struct WriteBehindLog {
-    shared: Arc<Shared>,
+    shared: Arc<WriterState>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -53,8 +53,12 @@ impl WriteBehindLog {
     /// # Errors
     /// Returns an error if the thread cannot be started.
     pub(crate) fn start(write: impl FnMut(&Batch) -> Result<(), StoreError> + Send + 'static) -> std::io::Result<Self> {
-        let shared =
-            Arc::new(Shared { state: Mutex::default(), wake: Condvar::new(), done: Condvar::new(), lost: AtomicU64::new(0) });
+        let shared = Arc::new(WriterState {
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            done: Condvar::new(),
+            lost: AtomicU64::new(0),
+        });
         let writing = Arc::clone(&shared);
         let writer = std::thread::Builder::new().name("coldframe-ledger".to_owned()).spawn(move || writing.run(write))?;
         Ok(Self { shared, writer: Some(writer) })
@@ -97,7 +101,7 @@ impl Drop for WriteBehindLog {
     }
 }
 
-struct Shared {
+struct WriterState {
     state: Mutex<State>,
     wake: Condvar,
     done: Condvar,
@@ -117,7 +121,7 @@ struct State {
     finished: u64,
 }
 
-impl Shared {
+impl WriterState {
     fn note(&self, add: impl FnOnce(&mut Batch) -> u64) {
         let mut state = self.lock();
         let was_empty = state.pending.is_empty();
@@ -219,7 +223,7 @@ impl State {
 }
 
 /// Wakes all threads that wait for the writer when it ends, even by a panic.
-struct WriterStopped<'a>(&'a Shared);
+struct WriterStopped<'a>(&'a WriterState);
 
 impl Drop for WriterStopped<'_> {
     fn drop(&mut self) {
