@@ -123,7 +123,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     Ok(exit(&report))
 }
 
-/// Chooses the exit code. 75 and 69 are EX_TEMPFAIL and EX_UNAVAILABLE of sysexits. A version that never opens fails the
+/// Chooses the exit code. 75 and 69 are `EX_TEMPFAIL` and `EX_UNAVAILABLE` of sysexits. A version that never opens fails the
 /// check even if others could not be checked.
 fn exit(report: &Report) -> Exit {
     let opens = |finding: &RefusedVersion| finding.judged.outcome.opens_by_waiting();

@@ -90,7 +90,7 @@ impl Explainer<'_> {
     fn explanation(&self, facts: &Facts<'_>, asked: Option<RequestedSpec>, table: &VerdictTable) -> Explanation {
         let (known, policy_snapshot) = (self.known, self.policy_snapshot);
         let policy = policy_snapshot.policy(self.client.profile);
-        let (verdict, trace) = explain(&policy, &policy_snapshot.active_decisions, facts, known.validated);
+        let (verdict, trace) = explain(policy, &policy_snapshot.active_decisions, facts, known.validated);
         let by_decision = |warning: &&Warning| matches!(warning.reason.rule, RuleId::Approved | RuleId::BreakGlass);
         let waiver = trace.warnings.iter().find(by_decision).map(|warning| warning.reason.clone());
         let packument = known.packument.as_deref();
