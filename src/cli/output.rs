@@ -92,7 +92,7 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
 /// them: shell scripts, shipped policies, workflow commands of a CI runner.
 ///
 /// # Errors
-/// Like [`print`].
+/// Like [`print()`].
 pub(crate) fn print_verbatim(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
