@@ -78,6 +78,7 @@ fn the_tree_is_tidy() {
     }
     check_cycles(&texts, &mut findings);
     check_type_names(&texts, &mut findings);
+    check_named_tests(&texts, &mut findings);
     warn_of_long_files(&texts);
     for wanted in ["Cargo.lock", "CHANGELOG.md", "README.md", "ARCHITECTURE.md", "SECURITY.md", "LICENSE", "rust-toolchain.toml"]
     {
@@ -408,6 +409,18 @@ fn check_type_names(texts: &[(&String, String)], findings: &mut Vec<String>) {
     }
 }
 
+/// Finds tests that SECURITY.md names as `file::test` and that `tests/it` does not have.
+fn check_named_tests(texts: &[(&String, String)], findings: &mut Vec<String>) {
+    let text = |wanted: &str| texts.iter().find(|(path, _)| *path == wanted).map(|(_, text)| text.as_str());
+    let named = text("SECURITY.md").unwrap_or_default().split('`').skip(1).step_by(2);
+    for (file, test) in named.filter_map(|span| span.split_once("::")).filter(|(_, test)| !test.contains("::")) {
+        let Some(tests) = text(&format!("tests/it/{file}.rs")) else { continue };
+        if !tests.contains(&format!("fn {test}(")) {
+            findings.push(format!("SECURITY.md:1: `{file}::{test}` is no test: name the test that shows the promise"));
+        }
+    }
+}
+
 /// Returns the files that each file of `src/` imports from its own layer, without imports for tests.
 fn imports(texts: &[(&String, String)]) -> BTreeMap<String, BTreeSet<String>> {
     let files: BTreeSet<&str> = texts.iter().map(|(path, _)| path.as_str()).filter(|path| path.starts_with("src/")).collect();
@@ -525,7 +538,7 @@ fn each(path: &str, code: &str, needle: &str, findings: &mut Vec<String>, advice
 mod samples {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use super::{LAYERS, check, check_type_names, circular, file_of, paths, roots, test_modules};
+    use super::{LAYERS, check, check_named_tests, check_type_names, circular, file_of, paths, roots, test_modules};
 
     fn findings(path: &str, body: &str) -> Vec<String> {
         let mut found = Vec::new();
@@ -590,6 +603,17 @@ mod samples {
         let imports = |from: &str, to: &[&str]| (from.to_owned(), to.iter().map(|file| (*file).to_owned()).collect());
         let graph = BTreeMap::from([imports("a", &["b"]), imports("b", &["c"]), imports("c", &["b"]), imports("d", &["a"])]);
         assert_eq!(circular(&graph), ["b", "c"]);
+    }
+
+    #[test]
+    fn tests_that_the_promises_name_and_that_are_missing_are_found() {
+        let texts =
+            [("SECURITY.md", "`age::opens`, `age::closes`, `age`, `net::tests::x`"), ("tests/it/age.rs", "fn opens() {}")]
+                .map(|(path, text)| (path.to_owned(), text.to_owned()));
+        let texts: Vec<_> = texts.iter().map(|(path, text)| (path, text.clone())).collect();
+        let mut found = Vec::new();
+        check_named_tests(&texts, &mut found);
+        assert_eq!(found, ["SECURITY.md:1: `age::closes` is no test: name the test that shows the promise"]);
     }
 
     #[test]
