@@ -19,21 +19,21 @@ pub(crate) fn own(admin: &Arc<Admin>) -> Own {
 }
 
 impl PackageInspector for Firewall {
-    fn check<'a>(&'a self, asker: &'a Client, locked: &'a [LockedVersion]) -> BoxFuture<'a, Vec<CheckedVersion>> {
-        Box::pin(Firewall::check(self, asker, locked))
+    fn check<'a>(&'a self, client: &'a Client, locked: &'a [LockedVersion]) -> BoxFuture<'a, Vec<CheckedVersion>> {
+        Box::pin(Firewall::check(self, client, locked))
     }
 
     fn explain<'a>(
         &'a self,
-        asker: &'a Client,
+        client: &'a Client,
         spec: &'a PackageSpec,
         at: Option<Timestamp>,
     ) -> BoxFuture<'a, Result<Explanation, FirewallError>> {
-        Box::pin(Firewall::explain(self, asker, &spec.name, spec.wanted.as_deref(), at))
+        Box::pin(Firewall::explain(self, client, &spec.name, spec.wanted.as_deref(), at))
     }
 
-    fn terms(&self, asker: &Client) -> ClientPolicy {
-        ClientPolicy::of(self.policy().policy(asker.profile))
+    fn terms(&self, client: &Client) -> ClientPolicy {
+        ClientPolicy::of(self.policy().policy(client.profile))
     }
 
     fn upstreams(&self) -> Vec<String> {

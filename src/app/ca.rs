@@ -26,7 +26,7 @@ pub(crate) fn watched_files(gateway: &GatewaySettings, data_dir: &Path) -> Vec<P
 pub fn active_ca(gateway: &GatewaySettings, data_dir: &Path, now: Timestamp) -> Result<CaSet, TlsError> {
     match &gateway.given {
         Some((certificate, key)) => Ok(CaSet { current: ca_store::load_external(certificate, key)?, retiring: Vec::new() }),
-        None => CaStore::new(data_dir).load_or_create(&gateway.door.targets.hosts(), now),
+        None => CaStore::new(data_dir).load_or_create(&gateway.proxy.targets.hosts(), now),
     }
 }
 
@@ -54,7 +54,7 @@ pub fn trusted_certificates(
 /// # Errors
 /// Returns an error if there is no CA yet, or if the new one cannot be written.
 pub fn rotate(gateway: &GatewaySettings, data_dir: &Path, overlap: Duration, now: Timestamp) -> Result<(), TlsError> {
-    CaStore::new(data_dir).rotate(&gateway.door.targets.hosts(), overlap, now)
+    CaStore::new(data_dir).rotate(&gateway.proxy.targets.hosts(), overlap, now)
 }
 
 /// Creates the issuer of leaf certificates. A configured or older CA may lack hosts that only some clients use.
@@ -62,7 +62,7 @@ pub fn rotate(gateway: &GatewaySettings, data_dir: &Path, overlap: Duration, now
 /// # Errors
 /// Returns an error if the CA does not cover a configured host, or has expired.
 pub(crate) fn leaf_issuer(gateway: &GatewaySettings, kept: CaSet, clock: &Arc<dyn Clock>) -> Result<LeafIssuer, TlsError> {
-    let targets = &gateway.door.targets;
+    let targets = &gateway.proxy.targets;
     LeafIssuer::new(kept, &targets.hosts(), &targets.expected(), Arc::clone(clock)).map_err(|error| with_hint(gateway, error))
 }
 

@@ -135,7 +135,7 @@ struct GatewayListeners {
     /// Listeners for transparently redirected connections.
     transparent: Vec<BoundListener>,
     transparent_addresses: Vec<SocketAddr>,
-    door: Arc<Forward<Firewall>>,
+    proxy: Arc<Forward<Firewall>>,
     followed: GatewayFileWatcher,
 }
 
@@ -379,7 +379,7 @@ impl App {
         let room = ConnectionLimit::of(self.service.config().limits.connections);
         let mut doors = JoinSet::<()>::new();
         let by_listener: Vec<_> = self.bound.iter().map(|bound| bound.profile.0).collect();
-        let door = self.gateway.as_ref().map(|gate| Arc::clone(&gate.door));
+        let proxy = self.gateway.as_ref().map(|gate| Arc::clone(&gate.proxy));
         for BoundListener { listener, profile, .. } in self.bound {
             let (service, room, mut stopped) = (Arc::clone(&self.service), Arc::clone(&room), stop.subscribe());
             doors.spawn(async move {
@@ -397,7 +397,7 @@ impl App {
         if let Some(control) = self.control {
             doors.spawn(control.serve(stop.subscribe()));
         }
-        if let Some(GatewayListeners { bound, transparent, door, followed, .. }) = self.gateway {
+        if let Some(GatewayListeners { bound, transparent, proxy, followed, .. }) = self.gateway {
             let followed = Arc::new(Mutex::new(followed));
             tasks.spawn(TaskLabel::Gateway, "gateway files", move || {
                 crate::app::tasks::gateway_reload::run(Arc::clone(&followed))
@@ -405,16 +405,16 @@ impl App {
             for (BoundListener { listener, .. }, is_transparent) in
                 bound.into_iter().map(|bound| (bound, false)).chain(transparent.into_iter().map(|bound| (bound, true)))
             {
-                let (door, room, mut stopped) = (Arc::clone(&door), Arc::clone(&room), stop.subscribe());
+                let (proxy, room, mut stopped) = (Arc::clone(&proxy), Arc::clone(&room), stop.subscribe());
                 doors.spawn(async move {
                     let stopped = async move {
                         // An error means that the sender is gone.
                         let _ = stopped.wait_for(|stop| *stop).await;
                     };
                     let _ended = if is_transparent {
-                        transparent::serve(listener, &room, &door, stopped).await
+                        transparent::serve(listener, &room, &proxy, stopped).await
                     } else {
-                        gateway::serve(listener, &room, &door, stopped).await
+                        gateway::serve(listener, &room, &proxy, stopped).await
                     };
                 });
             }
@@ -437,7 +437,7 @@ impl App {
                     policies: Arc::clone(&self.policies),
                     firewall: Arc::clone(&self.firewall),
                     service: Arc::clone(&self.service),
-                    gateway: door,
+                    gateway: proxy,
                     session_template: self.session_template,
                     operations: self.operations,
                     feeds: Arc::clone(&self.feeds),
@@ -456,13 +456,13 @@ impl App {
         tasks.spawn(TaskLabel::Prefetch, "prefetch", move || {
             crate::app::tasks::prefetch::run(Arc::clone(&firewall), Arc::clone(&metrics))
         });
-        let (ledger, metrics, told) = (Arc::clone(&self.ledger), Arc::clone(&self.metrics), Arc::default());
+        let (ledger, metrics, reported) = (Arc::clone(&self.ledger), Arc::clone(&self.metrics), Arc::default());
         tasks.spawn(TaskLabel::Ledger, "ledger", move || {
-            crate::app::tasks::ledger_health::run(Arc::clone(&ledger), Arc::clone(&metrics), Arc::clone(&told))
+            crate::app::tasks::ledger_health::run(Arc::clone(&ledger), Arc::clone(&metrics), Arc::clone(&reported))
         });
         let summary = Summary::new(&self.metrics, self.summary_interval);
-        let told = Arc::clone(&summary);
-        tasks.spawn(TaskLabel::Summary, "summary", move || Arc::clone(&told).follow());
+        let reported = Arc::clone(&summary);
+        tasks.spawn(TaskLabel::Summary, "summary", move || Arc::clone(&reported).follow());
         let mut shutdown = pin!(shutdown);
         loop {
             tokio::select! {
@@ -510,7 +510,7 @@ impl GatewayListeners {
         // Creates the CA if there is none. The files are stamped before they are read, so that a change in between is noticed
         // later.
         crate::app::ca::active_ca(config, data_dir, clock.now()).map_err(AppError::Authority)?;
-        let looks = (FileStamps::at(&config.door.users), FileStamps::at(&crate::app::ca::watched_files(config, data_dir)));
+        let stamps = (FileStamps::at(&config.proxy.users), FileStamps::at(&crate::app::ca::watched_files(config, data_dir)));
         let kept = crate::app::ca::active_ca(config, data_dir, clock.now()).map_err(AppError::Authority)?;
         let leaves = crate::app::ca::leaf_issuer(config, kept, clock).map_err(AppError::Authority)?;
         let (bound, transparent) = (
@@ -525,9 +525,9 @@ impl GatewayListeners {
                 "gateway tunnels through an outbound proxy, which resolves names itself and may connect to unchecked addresses"
             );
         }
-        let door = Arc::new(Forward::new(Arc::clone(service), &config.door, leaves, EgressContext { ours, parent })?);
-        let followed = GatewayFileWatcher::new(&door, config, data_dir.to_owned(), clock, looks);
-        Ok(Self { bound, addresses, transparent, transparent_addresses, door, followed })
+        let proxy = Arc::new(Forward::new(Arc::clone(service), &config.proxy, leaves, EgressContext { ours, parent })?);
+        let followed = GatewayFileWatcher::new(&proxy, config, data_dir.to_owned(), clock, stamps);
+        Ok(Self { bound, addresses, transparent, transparent_addresses, proxy, followed })
     }
 }
 
@@ -578,8 +578,8 @@ async fn open_data_dir(path: &Path) -> Result<DataDir, StoreError> {
 fn health_checks(ledger: &Arc<SqliteLedger>, firewall: &Arc<Firewall>) -> Vec<(&'static str, HealthCheck)> {
     let (ledger, firewall) = (Arc::clone(ledger), Arc::clone(firewall));
     let reads = move || {
-        let name = PackageName::parse("coldframe").map_err(|wrong| wrong.to_string())?;
-        ledger.package(&PackageKey { upstream: "".into(), name }).map(drop).map_err(|wrong| wrong.to_string())
+        let name = PackageName::parse("coldframe").map_err(|error| error.to_string())?;
+        ledger.package(&PackageKey { upstream: "".into(), name }).map(drop).map_err(|error| error.to_string())
     };
     vec![("ledger", Arc::new(reads)), ("clock", Arc::new(move || firewall.check_clock()))]
 }

@@ -240,8 +240,8 @@ impl Operations {
 
     async fn explain(&self, spec: &PackageSpec, at: Option<Timestamp>, profile: usize) -> Result<Explained, String> {
         let ask = async |profile: usize| {
-            let asker = of_profile(profile);
-            self.firewall.explain(&asker, &spec.name, spec.wanted.as_deref(), at).await.map_err(|error| error.to_string())
+            let client = of_profile(profile);
+            self.firewall.explain(&client, &spec.name, spec.wanted.as_deref(), at).await.map_err(|error| error.to_string())
         };
         let explanation = ask(profile).await?;
         let verdict = verdict_line(&explanation.verdict);
@@ -279,11 +279,11 @@ pub fn verdict_line(verdict: &Verdict) -> String {
 /// Plans an approval of `spec` that names `records`.
 pub(crate) async fn expand(
     firewall: &Firewall,
-    asker: &Client,
+    client: &Client,
     spec: &PackageSpec,
     records: &[String],
 ) -> Result<ApprovalPlan, crate::app::AppError> {
-    ApprovalPlan::of(&firewall.inspect(asker, &spec.name).await?, spec, records)
+    ApprovalPlan::of(&firewall.inspect(client, &spec.name).await?, spec, records)
 }
 
 fn of_profile(profile: usize) -> Client {

@@ -112,7 +112,7 @@ impl StartupBanner {
         rows.push(("policy".to_owned(), config.policies.names.join(", ")));
         rows.push(("age".to_owned(), age));
         rows.push(("data".to_owned(), config.store.data_dir.display().to_string()));
-        let hosts = config.gateway.door.targets.hosts();
+        let hosts = config.gateway.proxy.targets.hosts();
         let intercepted = hosts.iter().map(|host| host.as_ref().to_owned()).collect();
         Self { rows, intercepted, public_url: config.proxy.public_url.as_ref().map(ToString::to_string) }
     }

@@ -19,7 +19,7 @@ pub struct GatewaySettings {
     pub listen: Vec<SocketAddr>,
     /// The addresses for transparently redirected connections.
     pub transparent: Vec<SocketAddr>,
-    pub door: server::GatewayConfig,
+    pub proxy: server::GatewayConfig,
     /// The certificate and key files of a configured CA; `None` if Coldframe creates one.
     pub given: Option<(PathBuf, PathBuf)>,
 }
@@ -53,8 +53,8 @@ pub(crate) fn gateway(reader: &mut SettingsReader<'_>, registries: Option<&upstr
     for host in named {
         targets.add_host(&host);
     }
-    let door = server::GatewayConfig { targets, allowed, tunnels_others: others? == "tunnel", users };
-    Some(GatewaySettings { listen, transparent, door, given: certificate.zip(key) })
+    let proxy = server::GatewayConfig { targets, allowed, tunnels_others: others? == "tunnel", users };
+    Some(GatewaySettings { listen, transparent, proxy, given: certificate.zip(key) })
 }
 
 /// Reads the server settings. Returns `None` after it has noted an error.

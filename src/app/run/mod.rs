@@ -95,13 +95,13 @@ impl RunSession {
     /// # Errors
     /// Returns the errors of [`App::build`], or an error if no temporary directory can be created.
     pub async fn open(config: Config, needs: RunOptions, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
-        let door = &config.gateway.door;
+        let proxy = &config.gateway.proxy;
         let request = SessionRequest {
             user: needs.user,
-            hosts: door.targets.named_hosts(),
+            hosts: proxy.targets.named_hosts(),
             itself: own_urls(&config.listen, config.proxy.public_url.as_ref()),
-            allowed: door.allowed.clone(),
-            tunnels_others: door.tunnels_others,
+            allowed: proxy.allowed.clone(),
+            tunnels_others: proxy.tunnels_others,
             wants: needs.wants,
         };
         let why = match needs.alone {

@@ -25,7 +25,7 @@ const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCA
 /// The bound gateway.
 pub(crate) struct LoopbackGateway<A> {
     bound: BoundListener,
-    door: Arc<Forward<A>>,
+    proxy: Arc<Forward<A>>,
     certificate: CertificateDer<'static>,
 }
 
@@ -54,8 +54,8 @@ impl<A: RegistryService> LoopbackGateway<A> {
         let service = Arc::new(RegistryHandler::new(answers, service, &[], pages(), metrics)?);
         let ours = ours.iter().copied().chain([bound.address]).collect();
         let way = EgressContext { ours, parent };
-        let door = Arc::new(Forward::new(service, gateway, leaves, way)?.for_single_user(user, pass));
-        Ok(Self { bound, door, certificate })
+        let proxy = Arc::new(Forward::new(service, gateway, leaves, way)?.for_single_user(user, pass));
+        Ok(Self { bound, proxy, certificate })
     }
 
     /// Returns the address of the gateway.
@@ -70,8 +70,8 @@ impl<A: RegistryService> LoopbackGateway<A> {
 
     /// Serves until `stop` resolves. Returns the refused destinations.
     pub(crate) async fn serve(self, connections: usize, stop: impl Future<Output = ()>) -> BTreeMap<String, RefusedDestination> {
-        gateway::serve(self.bound.listener, &ConnectionLimit::of(connections), &self.door, stop).await;
-        self.door.refused_destinations()
+        gateway::serve(self.bound.listener, &ConnectionLimit::of(connections), &self.proxy, stop).await;
+        self.proxy.refused_destinations()
     }
 }
 

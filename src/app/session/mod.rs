@@ -93,7 +93,7 @@ pub(crate) struct LocalSession {
 impl SessionTemplate {
     /// Creates the template from the configuration.
     pub(crate) fn of(config: &Config, trust: &TlsTrust) -> Self {
-        let mut gateway = config.gateway.door.clone();
+        let mut gateway = config.gateway.proxy.clone();
         for registry in std::iter::once(&config.upstream.default).chain(config.upstream.scoped.values()) {
             if has_no_dns_name(&registry.url) {
                 gateway.targets.add_plain_http(&registry.address());

@@ -42,13 +42,13 @@ pub(crate) struct RequestRecorder<A> {
 
 /// A service that knows the hidden versions of packages.
 pub(crate) trait Hides {
-    /// Returns the versions of a package that are hidden from `asker`, and which of them are wanted.
-    fn hidden(&self, asker: &Client, name: &PackageName, wants: &[Want]) -> Option<HiddenVersions>;
+    /// Returns the versions of a package that are hidden from `client`, and which of them are wanted.
+    fn hidden(&self, client: &Client, name: &PackageName, wants: &[Want]) -> Option<HiddenVersions>;
 }
 
 impl Hides for Firewall {
-    fn hidden(&self, asker: &Client, name: &PackageName, wants: &[Want]) -> Option<HiddenVersions> {
-        Firewall::hidden(self, asker, name, wants)
+    fn hidden(&self, client: &Client, name: &PackageName, wants: &[Want]) -> Option<HiddenVersions> {
+        Firewall::hidden(self, client, name, wants)
     }
 }
 
@@ -86,9 +86,9 @@ impl<A: RegistryService + Hides> RequestRecorder<A> {
         }
     }
 
-    fn note_hidden(&self, asker: &Client, name: &PackageName) {
+    fn note_hidden(&self, client: &Client, name: &PackageName) {
         let wants = self.wants.get(name).map(Vec::as_slice).unwrap_or_default();
-        let hidden = self.inner.hidden(asker, name, wants);
+        let hidden = self.inner.hidden(client, name, wants);
         self.note(|noted| {
             noted.failed.remove(name);
             if let Some(hidden) = hidden {
@@ -115,28 +115,28 @@ fn keep<K: Ord, V>(kept: &mut BTreeMap<K, V>, key: K, value: impl FnOnce() -> V)
 impl<A: RegistryService + Hides> RegistryService for RequestRecorder<A> {
     async fn packument(
         &self,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
         form: PackumentForm,
         coding: ContentCoding,
     ) -> Result<PackumentResponse, FirewallError> {
-        let answered = self.noting(name, self.inner.packument(asker, name, form, coding).await);
+        let answered = self.noting(name, self.inner.packument(client, name, form, coding).await);
         if matches!(answered, Ok(_) | Err(FirewallError::Refused(_))) {
-            self.note_hidden(asker, name);
+            self.note_hidden(client, name);
         }
         answered
     }
 
-    async fn manifest(&self, asker: &Client, name: &PackageName, wanted: &str) -> Result<Bytes, FirewallError> {
-        self.noting(name, self.inner.manifest(asker, name, wanted).await)
+    async fn manifest(&self, client: &Client, name: &PackageName, wanted: &str) -> Result<Bytes, FirewallError> {
+        self.noting(name, self.inner.manifest(client, name, wanted).await)
     }
 
-    async fn dist_tags(&self, asker: &Client, name: &PackageName) -> Result<Bytes, FirewallError> {
-        self.noting(name, self.inner.dist_tags(asker, name).await)
+    async fn dist_tags(&self, client: &Client, name: &PackageName) -> Result<Bytes, FirewallError> {
+        self.noting(name, self.inner.dist_tags(client, name).await)
     }
 
-    async fn tarball(&self, asker: &Client, name: &PackageName, version: &str) -> Result<TarballResponse, FirewallError> {
-        let answered = self.noting(name, self.inner.tarball(asker, name, version).await);
+    async fn tarball(&self, client: &Client, name: &PackageName, version: &str) -> Result<TarballResponse, FirewallError> {
+        let answered = self.noting(name, self.inner.tarball(client, name, version).await);
         if let Ok(tarball) = &answered {
             self.note(|noted| {
                 noted.bytes += tarball.bytes.len() as u64;
@@ -151,8 +151,8 @@ impl<A: RegistryService + Hides> RegistryService for RequestRecorder<A> {
         answered
     }
 
-    async fn locate(&self, asker: &Client, address: &Address) -> Result<Option<(PackageName, Box<str>)>, FirewallError> {
-        let located = self.inner.locate(asker, address).await;
+    async fn locate(&self, client: &Client, address: &Address) -> Result<Option<(PackageName, Box<str>)>, FirewallError> {
+        let located = self.inner.locate(client, address).await;
         if let Err(rejection @ FirewallError::Refused(refusal)) = &located {
             self.note_rejection(&refusal.name, rejection);
         }
@@ -163,45 +163,45 @@ impl<A: RegistryService + Hides> RegistryService for RequestRecorder<A> {
         self.inner.contact(contacting)
     }
 
-    async fn search(&self, asker: &Client, passage: PassthroughRequest) -> Result<PassthroughResponse, FirewallError> {
-        self.inner.search(asker, passage).await
+    async fn search(&self, client: &Client, passage: PassthroughRequest) -> Result<PassthroughResponse, FirewallError> {
+        self.inner.search(client, passage).await
     }
 
     async fn audit(
         &self,
-        asker: &Client,
+        client: &Client,
         passage: PassthroughRequest,
         body: Bytes,
         bulk: bool,
     ) -> Result<(PassthroughResponse, Option<String>), FirewallError> {
-        self.inner.audit(asker, passage, body, bulk).await
+        self.inner.audit(client, passage, body, bulk).await
     }
 
     async fn attestations(
         &self,
-        asker: &Client,
+        client: &Client,
         name: &PackageName,
         version: &str,
         passage: PassthroughRequest,
     ) -> Result<PassthroughResponse, FirewallError> {
-        self.inner.attestations(asker, name, version, passage).await
+        self.inner.attestations(client, name, version, passage).await
     }
 
     async fn pass(
         &self,
-        asker: &Client,
+        client: &Client,
         name: Option<&PackageName>,
         passage: PassthroughRequest,
     ) -> Result<PassthroughResponse, FirewallError> {
-        self.inner.pass(asker, name, passage).await
+        self.inner.pass(client, name, passage).await
     }
 
     async fn write(
         &self,
-        asker: &Client,
+        client: &Client,
         name: Option<&PackageName>,
         passage: PassthroughRequest,
     ) -> Result<PassthroughResponse, FirewallError> {
-        self.inner.write(asker, name, passage).await
+        self.inner.write(client, name, passage).await
     }
 }

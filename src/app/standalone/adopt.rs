@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::app::AppError;
 use crate::app::standalone::decide::is_approvable;
-use crate::app::standalone::{asker_of, firewall};
+use crate::app::standalone::{configured_client, firewall};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::firewall::{Client, Firewall, FirewallError, InspectedVersion, PackageInspection};
@@ -54,24 +54,24 @@ impl Adoption {
 /// Returns an error if upstream cannot be set up, or if the data directory cannot be read.
 pub async fn adopt(config: Config, clock: Arc<dyn Clock>, lockfiles: &[Lockfile]) -> Result<Adoption, AppError> {
     let (mut adoption, wanted) = wanted(lockfiles);
-    let asker = asker_of(&config);
+    let local_client = configured_client(&config);
     let scratch = firewall(config, clock)?;
-    adoption.add(adopt_wanted(&scratch.value, &asker, wanted).await);
+    adoption.add(adopt_wanted(&scratch.value, &local_client, wanted).await);
     Ok(adoption)
 }
 
 /// Plans the adoption of `wanted`.
-pub(crate) async fn adopt_wanted(firewall: &Arc<Firewall>, asker: &Client, wanted: WantedVersions) -> Adoption {
+pub(crate) async fn adopt_wanted(firewall: &Arc<Firewall>, local_client: &Client, wanted: WantedVersions) -> Adoption {
     let mut adoption = Adoption::default();
     let (slots, mut asked) = (Arc::new(Semaphore::new(AT_ONCE)), JoinSet::new());
     let mut names = HashMap::new();
     for (name, versions) in wanted {
-        let (firewall, asker, slots) = (Arc::clone(firewall), asker.clone(), Arc::clone(&slots));
+        let (firewall, local_client, slots) = (Arc::clone(firewall), local_client.clone(), Arc::clone(&slots));
         let listed = name.clone();
         let task = asked.spawn(async move {
             let _slot = slots.acquire_owned().await;
             let inspected = match PackageName::parse(&name) {
-                Ok(parsed) => firewall.inspect(&asker, &parsed).await,
+                Ok(parsed) => firewall.inspect(&local_client, &parsed).await,
                 Err(error) => Err(FirewallError::NotFound(error.to_string().into())),
             };
             (name, versions, inspected)

@@ -48,8 +48,8 @@ impl Checker {
     /// # Errors
     /// Returns an error if upstream cannot be set up, or if an existing ledger cannot be read.
     pub fn here(config: Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
-        let asker = Box::new(standalone::asker_of(&config));
-        Ok(Self(CheckTarget::Here(standalone::firewall(config, clock)?, asker)))
+        let local_client = Box::new(standalone::configured_client(&config));
+        Ok(Self(CheckTarget::Here(standalone::firewall(config, clock)?, local_client)))
     }
 
     /// Creates a checker that uses the server on the data directory, with one of its policies.
@@ -75,8 +75,8 @@ impl Checker {
     pub async fn check(&self, locked: &[LockedVersion]) -> Result<CheckResponse, AppError> {
         match &self.0 {
             CheckTarget::Running(server, profile) => server.check(locked, *profile).await,
-            CheckTarget::Here(firewall, asker) => {
-                let packages = firewall.value.check(asker, locked).await;
+            CheckTarget::Here(firewall, local_client) => {
+                let packages = firewall.value.check(local_client, locked).await;
                 Ok(CheckResponse { packages, upstreams: firewall.value.upstreams() })
             }
             CheckTarget::There(distant) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::app::standalone::{asker_of, firewall};
+use crate::app::standalone::{configured_client, firewall};
 use crate::app::{AppError, operations};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -58,8 +58,8 @@ pub async fn plan_approval(
     spec: &PackageSpec,
     records: &[String],
 ) -> Result<ApprovalPlan, AppError> {
-    let asker = asker_of(&config);
-    operations::expand(&firewall(config, clock)?.value, &asker, spec, records).await
+    let local_client = configured_client(&config);
+    operations::expand(&firewall(config, clock)?.value, &local_client, spec, records).await
 }
 
 impl ApprovalPlan {

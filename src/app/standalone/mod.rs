@@ -34,9 +34,9 @@ pub async fn explain(
     spec: &PackageSpec,
     at: Option<Timestamp>,
 ) -> Result<Explanation, AppError> {
-    let asker = asker_of(&config);
+    let local_client = configured_client(&config);
     let firewall = firewall(config, clock)?;
-    Ok(firewall.value.explain(&asker, &spec.name, spec.wanted.as_deref(), at).await?)
+    Ok(firewall.value.explain(&local_client, &spec.name, spec.wanted.as_deref(), at).await?)
 }
 
 /// A firewall for a single operation, and the temporary directory for its cache.
@@ -130,7 +130,7 @@ pub(crate) fn open_read_only(data_dir: &Path) -> Result<ReadOnlyLedger, AppError
 }
 
 /// Returns the local client with the policy of the first configured address.
-pub(crate) fn asker_of(config: &Config) -> Client {
+pub(crate) fn configured_client(config: &Config) -> Client {
     Client { profile: Profile(config.listener_policies.first().copied().unwrap_or_default()), ..local_client() }
 }
 

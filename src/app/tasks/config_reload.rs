@@ -164,11 +164,11 @@ impl Reloader {
             self.follow_feeds(config);
         }
         if applied.iter().any(|key| OF_HOSTS.contains(key)) {
-            let door = &config.gateway.door;
+            let proxy = &config.gateway.proxy;
             if let Some(gateway) = &self.parts.gateway {
-                gateway.renew_others(door);
+                gateway.renew_others(proxy);
             }
-            self.parts.session_template.renew_others(&door.allowed, door.tunnels_others);
+            self.parts.session_template.renew_others(&proxy.allowed, proxy.tunnels_others);
         }
         let names: Vec<_> = self.parts.policies.names().iter().map(|name| config.settings.policy_path(name)).collect();
         self.parts.operations.reloaded(&names, fresh.clone());

@@ -10,15 +10,15 @@ use crate::telemetry::{LedgerRowsLost, Metrics};
 
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Reports lost rows beyond `told` every few seconds, until it is dropped. Returns an error if a write panicked.
-pub(crate) async fn run(ledger: Arc<SqliteLedger>, metrics: Arc<Metrics>, told: Arc<AtomicU64>) -> TaskEnd {
+/// Reports lost rows beyond `reported` every few seconds, until it is dropped. Returns an error if a write panicked.
+pub(crate) async fn run(ledger: Arc<SqliteLedger>, metrics: Arc<Metrics>, reported: Arc<AtomicU64>) -> TaskEnd {
     loop {
         tokio::time::sleep(EVERY).await;
         let pending = Arc::clone(&ledger);
         // A failed write is already logged and is retried in the next round.
         let _refused = tokio::task::spawn_blocking(move || pending.settle().is_err()).await?;
         let lost = ledger.lost_rows();
-        let before = told.swap(lost, Ordering::Relaxed);
+        let before = reported.swap(lost, Ordering::Relaxed);
         if lost > before {
             LedgerRowsLost { rows: lost - before, detail: "not written to disk in time" }.emit(&metrics);
         }

@@ -148,7 +148,7 @@ fn rotate(config: &Config, overlap: Duration) -> Result<(), CliError> {
 }
 
 fn describe_constraints(config: &Config) -> String {
-    let hosts = config.gateway.door.targets.hosts();
+    let hosts = config.gateway.proxy.targets.hosts();
     let hosts: Vec<_> = hosts.iter().map(AsRef::as_ref).collect();
     format!("limited to these hosts: {}\n", hosts.join(", "))
 }

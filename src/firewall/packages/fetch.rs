@@ -779,7 +779,7 @@ impl Components {
         }
         CacheLookup { cache: CacheLabel::Document, outcome: CacheOutcome::Stale }.emit(&self.metrics);
         let upstream = known.registry.id();
-        let again = self.stale_logged.get(upstream).is_some_and(|told| timestamp::is_within(told, STALE_LOG_INTERVAL, now));
+        let again = self.stale_logged.get(upstream).is_some_and(|logged| timestamp::is_within(logged, STALE_LOG_INTERVAL, now));
         if !again {
             self.stale_logged.insert(Arc::clone(upstream), now);
         }
