@@ -123,7 +123,7 @@ pub enum AppError {
 }
 
 /// How long to retry opening a data directory that is in use.
-const PATIENCE: Duration = Duration::from_secs(2);
+const DATA_DIR_WAIT: Duration = Duration::from_secs(2);
 
 /// How long background fetches may take after the drain deadline, which clients may have used up.
 const SETTLING: Duration = Duration::from_secs(1);
@@ -564,10 +564,12 @@ fn describe(
 
 /// Opens the data directory. Retries for a while if it is locked, because a killed process keeps its lock until it is fully gone.
 async fn open_data_dir(path: &Path) -> Result<DataDir, StoreError> {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let deadline = tokio::time::Instant::now() + DATA_DIR_WAIT;
     loop {
         match DataDir::open(path) {
-            Err(StoreError::Locked { .. }) if tokio::time::Instant::now() < deadline => tokio::time::sleep(PATIENCE / 20).await,
+            Err(StoreError::Locked { .. }) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(DATA_DIR_WAIT / 20).await
+            }
             opened => return opened,
         }
     }

@@ -24,7 +24,7 @@ use crate::tls;
 use crate::upstream::{self, RegistryConfig};
 
 /// The time limit of each request.
-const PATIENCE: Duration = Duration::from_secs(8);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// The time limit of a connection attempt.
 const CONNECTING: Duration = Duration::from_secs(3);
@@ -65,7 +65,7 @@ pub async fn probe(
     clock: &dyn Clock,
 ) -> Result<ProbeReport, AppError> {
     let client = HttpClient::new(&ClientConfig {
-        deadlines: Deadlines { connect: CONNECTING, headers: PATIENCE, idle: PATIENCE, whole: PATIENCE },
+        deadlines: Deadlines { connect: CONNECTING, headers: PROBE_TIMEOUT, idle: PROBE_TIMEOUT, whole: PROBE_TIMEOUT },
         proxies: config.upstream.proxies.clone(),
         tls: tls::client_config(&config.tls)?.client,
         user_agent: HeaderValue::from_static(concat!("coldframe/", env!("CARGO_PKG_VERSION"))),
@@ -177,7 +177,7 @@ async fn ask(client: &HttpClient, url: Url, headers: HeaderMap, limit: u64) -> R
         };
         Ok(ProbeReply { is_well: status.is_success(), status: status.to_string(), headers, body })
     };
-    timeout(PATIENCE, asking).await.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())))
+    timeout(PROBE_TIMEOUT, asking).await.unwrap_or_else(|_| Err(format!("no answer within {} s", PROBE_TIMEOUT.as_secs())))
 }
 
 fn credentials(config: &upstream::Config, registry: &RegistryConfig, url: &Url) -> HeaderMap {

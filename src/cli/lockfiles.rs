@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use crate::npm::Lockfile;
-use crate::npm::lockfile::{LONGEST, LockfileError};
+use crate::npm::lockfile::{LockfileError, MAX_LOCKFILE_BYTES};
 
 /// Reads the lockfile at `path`. The file name determines its format; the size is limited.
 pub(crate) fn read(path: &Path) -> anyhow::Result<Lockfile> {
@@ -16,12 +16,12 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Lockfile> {
 
 fn read_bytes(path: &Path) -> anyhow::Result<Lockfile> {
     let file = File::open(path)?;
-    if file.metadata()?.len() > LONGEST as u64 {
+    if file.metadata()?.len() > MAX_LOCKFILE_BYTES as u64 {
         return Err(LockfileError::TooLong.into());
     }
     // A pipe has no length, so read one byte past the limit.
     let mut bytes = Vec::new();
-    file.take(LONGEST as u64 + 1).read_to_end(&mut bytes)?;
+    file.take(MAX_LOCKFILE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     Ok(Lockfile::read(&name, &bytes)?)
 }

@@ -13,7 +13,7 @@ use crate::server::auth::password_file;
 use crate::text::single_line;
 
 /// The longest password, in bytes.
-const LONGEST: u64 = 4096;
+const MAX_PASSWORD_BYTES: u64 = 4096;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -78,7 +78,7 @@ fn password() -> Result<String, CliError> {
     let input = io::stdin();
     let hidden = input.is_terminal().then(EchoOff::ask).transpose()?;
     let mut line = String::new();
-    io::Read::take(input.lock(), LONGEST).read_line(&mut line)?;
+    io::Read::take(input.lock(), MAX_PASSWORD_BYTES).read_line(&mut line)?;
     drop(hidden);
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }

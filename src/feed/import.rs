@@ -15,7 +15,7 @@ use crate::policy::advisories::index::FeedIndexBuilder;
 use crate::units::timestamp;
 
 /// Maximum size of a document, in bytes. The largest real record has a few hundred thousand.
-pub(crate) const LARGEST: u64 = 16 << 20;
+pub(crate) const MAX_DOCUMENT_BYTES: u64 = 16 << 20;
 
 /// Maximum number of records in a feed.
 const MAX_RECORDS: u64 = 3_000_000;

@@ -185,7 +185,7 @@ fn local_index(feed: &FeedConfig, path: &Path, before: &FeedState, now: Timestam
 /// Reads an index file. A file above the limit is truncated and then invalid.
 fn read_small(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(signed_index::LARGEST + 1).read_to_end(&mut bytes)?;
+    std::fs::File::open(path)?.take(signed_index::MAX_INDEX_BYTES + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

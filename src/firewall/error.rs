@@ -20,7 +20,7 @@ pub const EXPLAIN_SEPARATOR: &str = "; why: ";
 const MAX_TEXT_BYTES: usize = 2000;
 
 /// The longest reason phrase and header value, in bytes. Proxies and clients limit the status line.
-pub const LONGEST_LINE: usize = 200;
+pub const MAX_LINE_BYTES: usize = 200;
 
 /// The least number of bytes that truncation keeps of the version and its detail.
 const MIN_DETAIL_BYTES: usize = 40;
@@ -246,7 +246,7 @@ mod tests {
         assert!(line.len() == 400 && line.ends_with(&format!("xxx... (rule denied){tail}")), "{line}");
         assert_eq!(linked.to_string(), format!("{}{tail}", refusal.text));
         let held = Refusal { text: "axios@1.14.1 is held by coldframe: published 2026-04-03 11:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 11:00 UTC; newest allowed: 1.14.0".into(), ..refusal.clone() };
-        let line = held.with_link(&base).truncated(LONGEST_LINE);
+        let line = held.with_link(&base).truncated(MAX_LINE_BYTES);
         assert_eq!(
             line,
             format!(

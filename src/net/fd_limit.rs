@@ -2,7 +2,7 @@
 
 /// The highest limit requested. More would have no use.
 #[cfg(unix)]
-const MOST: u64 = 1 << 20;
+const MAX_FILES: u64 = 1 << 20;
 
 /// The limit on open files. `None` means no limit, or unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +20,7 @@ impl FdLimit {
     pub fn raise() -> Self {
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
         let found = getrlimit(Resource::Nofile);
-        let wanted = found.maximum.unwrap_or(MOST).min(MOST);
+        let wanted = found.maximum.unwrap_or(MAX_FILES).min(MAX_FILES);
         let before = found.current;
         if before.is_none_or(|current| current >= wanted) {
             return Self { before, now: before };

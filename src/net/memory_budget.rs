@@ -194,7 +194,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const TIMEOUT: Duration = Duration::from_secs(60);
     const MB: u64 = 1_000_000;
 
     async fn holding(of: &Arc<MemoryBudget>, bytes: u64) -> Reservation {
@@ -205,10 +205,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn large_reservation_waits_for_memory_and_small_one_does_not() {
-        let allowance = MemoryBudget::of(100 * MB, PATIENCE);
+        let allowance = MemoryBudget::of(100 * MB, TIMEOUT);
         let (first, mut second, mut third) =
             (holding(&allowance, 60 * MB).await, holding(&allowance, 40 * MB).await, allowance.share());
-        assert_eq!(third.grow_to(2 * MB).await, Err(BudgetTimeout { after: PATIENCE }));
+        assert_eq!(third.grow_to(2 * MB).await, Err(BudgetTimeout { after: TIMEOUT }));
         let small = holding(&allowance, MB).await;
         assert_eq!(allowance.used(), 101 * MB);
         let waiting = tokio::spawn(async move {
@@ -227,7 +227,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn oldest_reservation_may_exceed_the_budget() {
-        let allowance = MemoryBudget::of(10 * MB, PATIENCE);
+        let allowance = MemoryBudget::of(10 * MB, TIMEOUT);
         let (first, mut second) = (holding(&allowance, 50 * MB).await, allowance.share());
         assert!(second.grow_to(50 * MB).await.is_err());
         drop(first);
@@ -238,7 +238,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn oldest_reservation_of_each_lane_never_waits() {
-        let allowance = MemoryBudget::of(10 * MB, PATIENCE);
+        let allowance = MemoryBudget::of(10 * MB, TIMEOUT);
         let (one, other): (Arc<str>, Arc<str>) = ("https://one.example/".into(), "https://other.example/".into());
         let mut hanging = allowance.share_in(&one);
         hanging.grow_to(50 * MB).await.unwrap();
@@ -254,7 +254,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn clients_do_not_block_each_other_below_the_total_limit() {
-        let allowance = MemoryBudget::for_clients(10 * MB, 30 * MB, 1_000, PATIENCE);
+        let allowance = MemoryBudget::for_clients(10 * MB, 30 * MB, 1_000, TIMEOUT);
         let client = |number: u8| allowance.share_for(IpAddr::from([192, 0, 2, number]));
         let (mut greedy, mut more) = (client(1), client(1));
         greedy.grow_to(20 * MB).await.unwrap();
@@ -273,7 +273,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn growing_reservations_all_finish_and_exceed_the_budget_by_one_at_most() {
-        let allowance = MemoryBudget::of(30 * MB, PATIENCE);
+        let allowance = MemoryBudget::of(30 * MB, TIMEOUT);
         let mut growing = JoinSet::new();
         for number in 0..20 {
             let allowance = Arc::clone(&allowance);
@@ -292,7 +292,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn cancelled_wait_unblocks_the_next_reservation() {
-        let allowance = MemoryBudget::of(10 * MB, PATIENCE);
+        let allowance = MemoryBudget::of(10 * MB, TIMEOUT);
         let (first, mut third) = (holding(&allowance, 10 * MB).await, allowance.share());
         let waiting = {
             let mut second = allowance.share();

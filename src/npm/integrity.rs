@@ -59,7 +59,7 @@ impl Algorithm {
 const MAX_DIGEST_BYTES: usize = 64;
 
 /// Length of the longest digest in SRI form.
-pub const LONGEST_SRI: usize = "sha512-".len() + MAX_DIGEST_BYTES.div_ceil(3) * 4;
+pub const MAX_SRI_BYTES: usize = "sha512-".len() + MAX_DIGEST_BYTES.div_ceil(3) * 4;
 
 /// A digest of its algorithm's length. Inline, without heap memory: serving a cached tarball clones it a few times.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -112,7 +112,7 @@ impl Digest {
     /// Formats as SRI (`sha512-…`).
     #[must_use]
     pub fn to_sri(&self) -> String {
-        let mut text = String::with_capacity(LONGEST_SRI);
+        let mut text = String::with_capacity(MAX_SRI_BYTES);
         self.write_sri(&mut text);
         text
     }

@@ -8,13 +8,13 @@ use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 
-use crate::firewall::error::LONGEST_LINE;
+use crate::firewall::error::MAX_LINE_BYTES;
 use crate::firewall::{ContentCoding, FirewallError, PackumentResponse, TarballResponse};
 use crate::net::headers::{ByteRange, date, none_match, requested_range};
 use crate::net::{Body, BodyError, ClientError, ConnectStage, Upgrade};
 use crate::npm::PackumentForm;
 use crate::npm::endpoint::EndpointError;
-use crate::npm::integrity::LONGEST_SRI;
+use crate::npm::integrity::MAX_SRI_BYTES;
 use crate::npm::{Algorithm, Digest};
 use crate::server::{RequestError, passthrough};
 use crate::telemetry::OutcomeLabel;
@@ -111,7 +111,7 @@ pub fn json(bytes: Bytes, head: &Parts, by_host: bool) -> Reply {
 /// with a content encoding, which clients would decode before the integrity check.
 #[must_use]
 pub fn tarball(tarball: &TarballResponse, head: &Parts) -> Reply {
-    let mut etag = String::with_capacity(LONGEST_SRI + 2);
+    let mut etag = String::with_capacity(MAX_SRI_BYTES + 2);
     etag.push('"');
     tarball.integrity.strongest().write_sri(&mut etag);
     etag.push('"');
@@ -169,7 +169,7 @@ pub fn passthrough(passed: PassthroughResponse, notice: Option<&str>, private: b
             .response
             .headers()
             .get(&NPM_NOTICE)
-            .map(|value| ascii_line(&String::from_utf8_lossy(value.as_bytes()), LONGEST_LINE))
+            .map(|value| ascii_line(&String::from_utf8_lossy(value.as_bytes()), MAX_LINE_BYTES))
         {
             reply = reply.with_text(NPM_NOTICE, &notice);
         }
@@ -190,8 +190,8 @@ fn is_json(body: &[u8]) -> bool {
 /// Appends to the notice that npm prints, after that of upstream.
 fn with_notice(reply: Reply, notice: &str) -> Reply {
     let before = reply.response.headers().get(&NPM_NOTICE).and_then(|value| value.to_str().ok());
-    let notice = ascii_line(notice, LONGEST_LINE);
-    let room = LONGEST_LINE.saturating_sub(notice.len() + "; ".len());
+    let notice = ascii_line(notice, MAX_LINE_BYTES);
+    let room = MAX_LINE_BYTES.saturating_sub(notice.len() + "; ".len());
     let before = before.map(|text| ascii_line(text, room)).filter(|text| text.len() > "...".len());
     let notice = before.map_or_else(|| notice.clone(), |before| format!("{before}; {notice}"));
     reply.with_text(NPM_NOTICE, &notice)
@@ -300,7 +300,7 @@ fn rejected(rejection: &FirewallError, text: &str) -> Reply {
     match rejection {
         // 403 only: it is the one status that no client retries.
         FirewallError::Refused(refusal) => {
-            error_body(StatusCode::FORBIDDEN, text, refusal.truncated(LONGEST_LINE), OutcomeLabel::Refused)
+            error_body(StatusCode::FORBIDDEN, text, refusal.truncated(MAX_LINE_BYTES), OutcomeLabel::Refused)
         }
         FirewallError::NotEntitled(_) => failure(StatusCode::FORBIDDEN, text, OutcomeLabel::Refused),
         FirewallError::NotFound(_) => failure(StatusCode::NOT_FOUND, text, OutcomeLabel::NotFound),
@@ -350,7 +350,7 @@ fn not_modified() -> Reply {
 
 /// Returns an error in every form that some client prints: reason phrase, body and notice.
 fn failure(status: StatusCode, text: &str, outcome: OutcomeLabel) -> Reply {
-    error_body(status, text, ascii_line(text, LONGEST_LINE), outcome)
+    error_body(status, text, ascii_line(text, MAX_LINE_BYTES), outcome)
 }
 
 /// Returns an error with `text` in the body and `line` in the headers and reason phrase.

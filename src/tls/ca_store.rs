@@ -13,13 +13,13 @@ use crate::tls::TlsError;
 use crate::tls::ca::{self, CertificateAuthority};
 
 /// Maximum number of earlier CAs that may still sign.
-const MOST_RETIRING: usize = 8;
+const MAX_RETIRING: usize = 8;
 
 /// File name of the current CA: certificate and key.
 const CURRENT: &str = "authority.pem";
 
 /// Maximum size of a CA file, in bytes.
-const LARGEST: u64 = 1 << 20;
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// The folder of the CA.
 #[derive(Debug, Clone)]
@@ -95,7 +95,7 @@ impl CaStore {
         }
         let mut retiring = self.retiring()?;
         retiring.retain(|(path, until)| *until > now || fs::remove_file(path).is_err());
-        if retiring.len() >= MOST_RETIRING {
+        if retiring.len() >= MAX_RETIRING {
             return Err(TlsError::TooMany(retiring.len()));
         }
         let fresh = self.write(&ca::generate(hosts, now)?)?;
@@ -150,13 +150,13 @@ impl CaStore {
 /// # Errors
 /// Returns an error if a file cannot be read, or if certificate and key do not match.
 pub fn load_external(certificate: &Path, key: &Path) -> Result<CertificateAuthority, TlsError> {
-    let bytes = |path: &Path| files::read_bounded(path, LARGEST).map_err(TlsError::disk("read", path));
+    let bytes = |path: &Path| files::read_bounded(path, MAX_FILE_BYTES).map_err(TlsError::disk("read", path));
     let unusable = |detail| TlsError::Unusable { path: certificate.to_owned(), detail };
     CertificateAuthority::read(&bytes(certificate)?, &bytes(key)?).map_err(unusable)
 }
 
 fn read_file(path: &Path) -> Result<Option<CertificateAuthority>, TlsError> {
-    let bytes = match files::read_bounded(path, LARGEST) {
+    let bytes = match files::read_bounded(path, MAX_FILE_BYTES) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(TlsError::disk("read", path)(error)),

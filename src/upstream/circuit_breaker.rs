@@ -18,8 +18,8 @@ const FAILURES: usize = 5;
 
 /// First and maximum delay of an open circuit. The actual delay is a random value from half to all of it, so that many instances
 /// do not retry at the same time.
-const SHORTEST_REST: Duration = Duration::from_secs(1);
-const LONGEST_REST: Duration = Duration::from_secs(30);
+const MIN_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Minimum interval between probes caused by packages that the host never answered. A client can request any number of those.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
@@ -106,7 +106,7 @@ impl CircuitBreakers {
     pub(crate) fn record_success(&self, host: &Arc<str>) {
         let mut circuits = self.lock();
         match circuits.get_mut(host) {
-            Some(closed @ CircuitState::Closed { .. }) => *closed = CircuitState::closed(SHORTEST_REST),
+            Some(closed @ CircuitState::Closed { .. }) => *closed = CircuitState::closed(MIN_RETRY_INTERVAL),
             None => {}
             Some(CircuitState::Open { .. }) => {
                 circuits.remove(host);
@@ -122,7 +122,7 @@ impl CircuitBreakers {
             Some(CircuitState::Closed { suspicions, probed, .. }) => (*suspicions, *probed) = (0, Some(now)),
             Some(open @ CircuitState::Open { .. }) => {
                 let CircuitState::Open { rest, .. } = &*open else { return };
-                *open = CircuitState::closed((*rest * 2).min(LONGEST_REST));
+                *open = CircuitState::closed((*rest * 2).min(MAX_RETRY_INTERVAL));
                 tracing::info!(upstream.host = %host, "circuit closed");
             }
             None => {}
@@ -148,7 +148,7 @@ impl CircuitBreakers {
             }
             // Failures of requests sent before the circuit opened do not count.
             CircuitState::Open { trying: false, .. } => return,
-            CircuitState::Open { rest, .. } => CircuitState::open((*rest * 2).min(LONGEST_REST), why, now),
+            CircuitState::Open { rest, .. } => CircuitState::open((*rest * 2).min(MAX_RETRY_INTERVAL), why, now),
         };
         *circuit = next;
     }
@@ -175,7 +175,7 @@ impl CircuitBreakers {
                 *rest
             }
             CircuitState::Open { trying: false, .. } => return,
-            CircuitState::Open { rest, .. } => (*rest * 2).min(LONGEST_REST),
+            CircuitState::Open { rest, .. } => (*rest * 2).min(MAX_RETRY_INTERVAL),
         };
         *circuit = CircuitState::open(rest, why, now);
     }
@@ -190,7 +190,7 @@ fn entry<'a>(circuits: &'a mut HashMap<Arc<str>, CircuitState>, host: &Arc<str>)
     if circuits.len() >= MAX_HOSTS && !circuits.contains_key(host) {
         circuits.retain(|_, circuit| matches!(circuit, CircuitState::Open { .. }));
     }
-    circuits.entry(Arc::clone(host)).or_insert_with(|| CircuitState::closed(SHORTEST_REST))
+    circuits.entry(Arc::clone(host)).or_insert_with(|| CircuitState::closed(MIN_RETRY_INTERVAL))
 }
 
 /// The circuits of all registries.
@@ -261,7 +261,7 @@ mod tests {
             fail(&circuits, 1, now);
         }
         assert!(rests.windows(2).all(|pair| pair[1] * 5 > pair[0] * 2), "{rests:?}");
-        assert!(rests[7] >= LONGEST_REST / 2 && rests.iter().all(|rest| *rest <= LONGEST_REST), "{rests:?}");
+        assert!(rests[7] >= MAX_RETRY_INTERVAL / 2 && rests.iter().all(|rest| *rest <= MAX_RETRY_INTERVAL), "{rests:?}");
         circuits.record_success(&host());
         assert!(circuits.check(&host(), now).is_ok() && open(&circuits) == 0);
     }
@@ -306,11 +306,11 @@ mod tests {
             circuits.answered_probe(&host(), now);
             assert_eq!(circuits.check(&host(), now).unwrap(), Admission::Free);
         }
-        assert!(rests[7] >= LONGEST_REST / 2, "{rests:?}");
+        assert!(rests[7] >= MAX_RETRY_INTERVAL / 2, "{rests:?}");
         circuits.record_success(&host());
         fail(&circuits, FAILURES, now);
         let UpstreamError::CircuitOpen { wait, .. } = circuits.check(&host(), now).unwrap_err() else { panic!("another error") };
-        assert!(wait <= SHORTEST_REST, "{wait:?}");
+        assert!(wait <= MIN_RETRY_INTERVAL, "{wait:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -29,11 +29,11 @@ use crate::upstream::fetch_target::FetchTarget;
 use crate::upstream::{UpstreamError, passthrough};
 
 /// Maximum number of redirects followed in a row.
-const MOST_REDIRECTS: usize = 5;
+const MAX_REDIRECTS: usize = 5;
 
 /// Maximum number of retries per request to an overloaded server, and the longest `Retry-After` to wait for.
 const RETRIES: u32 = 2;
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(2);
 
 /// Deadline of a probe. A client may wait for one, so it is about the patience of a client.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -189,7 +189,7 @@ impl Registry {
         authorization: &Authorization,
     ) -> Result<(FetchTarget, ClientResponse), UpstreamError> {
         let package = self.package_of(&route.url);
-        for _ in 0..=MOST_REDIRECTS {
+        for _ in 0..=MAX_REDIRECTS {
             route.with_credentials |= self.authorize(authorization, &route).is_some();
             let response = self.send_with_retry(&route, &headers, authorization, package.as_deref()).await?;
             if !is_redirect(response.status) {
@@ -210,7 +210,7 @@ impl Registry {
         Err(UpstreamError::Redirected {
             host: Arc::clone(&to),
             to,
-            detail: format!("more than {MOST_REDIRECTS} redirects in a row").into(),
+            detail: format!("more than {MAX_REDIRECTS} redirects in a row").into(),
         })
     }
 
@@ -583,7 +583,7 @@ fn retry_delay(retry_after: &str, date: Option<&str>) -> Option<Duration> {
         let (then, now) = (httpdate::parse_http_date(retry_after).ok()?, httpdate::parse_http_date(date?).ok()?);
         Some(then.duration_since(now).unwrap_or_default())
     };
-    retry_after.parse().ok().map(Duration::from_secs).or_else(until).filter(|wait| *wait <= LONGEST_WAIT)
+    retry_after.parse().ok().map(Duration::from_secs).or_else(until).filter(|wait| *wait <= MAX_RETRY_DELAY)
 }
 
 /// Limits retries to a tenth of the answered requests plus an initial 20, so that retries do not triple the load of an overloaded
@@ -592,10 +592,10 @@ struct RetryBudget(AtomicU32);
 
 impl RetryBudget {
     const WHOLE: u32 = 10;
-    const MOST: u32 = 20 * Self::WHOLE;
+    const MAX_TOKENS: u32 = 20 * Self::WHOLE;
 
     fn earn(&self) {
-        let more = |tenths: u32| (tenths < Self::MOST).then_some(tenths + 1);
+        let more = |tenths: u32| (tenths < Self::MAX_TOKENS).then_some(tenths + 1);
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
     }
 
@@ -606,7 +606,7 @@ impl RetryBudget {
 
 impl Default for RetryBudget {
     fn default() -> Self {
-        Self(AtomicU32::new(Self::MOST))
+        Self(AtomicU32::new(Self::MAX_TOKENS))
     }
 }
 

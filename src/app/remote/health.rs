@@ -15,10 +15,10 @@ use crate::net::{AddressScope, ClientConfig, ClientRequest, Deadlines, HttpClien
 use crate::tls;
 
 /// The total time limit. It is shorter than the timeouts of container runtimes.
-const PATIENCE: Duration = Duration::from_secs(4);
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The maximum size of a response, in bytes.
-const LONGEST: u64 = 1 << 16;
+const MAX_RESPONSE_BYTES: u64 = 1 << 16;
 
 /// Queries the readiness of the server at `address`, without a proxy.
 ///
@@ -26,7 +26,7 @@ const LONGEST: u64 = 1 << 16;
 /// Returns an error if the server cannot be queried or is not ready. The text names the failed check.
 pub async fn check_readiness(address: SocketAddr, config: &Config) -> Result<(), AppError> {
     let client = HttpClient::new(&ClientConfig {
-        deadlines: Deadlines { headers: PATIENCE, whole: PATIENCE, ..config.upstream.deadlines },
+        deadlines: Deadlines { headers: HEALTH_TIMEOUT, whole: HEALTH_TIMEOUT, ..config.upstream.deadlines },
         proxies: ProxySettings::none(),
         tls: tls::client_config(&config.tls)?.client,
         user_agent: HeaderValue::from_static(concat!("coldframe/", env!("CARGO_PKG_VERSION"))),
@@ -39,11 +39,11 @@ pub async fn check_readiness(address: SocketAddr, config: &Config) -> Result<(),
     let ask = async {
         let answer = client.send(&outgoing).await.map_err(|error| error.to_string())?;
         let (status, is_well) = (answer.status.to_string(), answer.status.is_success());
-        let body = answer.body.collect(LONGEST).await.map_err(|error| error.to_string())?;
+        let body = answer.body.collect(MAX_RESPONSE_BYTES).await.map_err(|error| error.to_string())?;
         read(&status, is_well, &body)
     };
-    let answered = tokio::time::timeout(PATIENCE, ask).await;
-    answered.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs()))).map_err(failed)
+    let answered = tokio::time::timeout(HEALTH_TIMEOUT, ask).await;
+    answered.unwrap_or_else(|_| Err(format!("no answer within {} s", HEALTH_TIMEOUT.as_secs()))).map_err(failed)
 }
 
 /// Parses the readiness page. A response of any other server is an error.

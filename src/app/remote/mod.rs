@@ -24,7 +24,7 @@ use crate::app::operations::{Description, Explained, MAX_ENTRIES, OperationReply
 use crate::app::run::remote_session::{Connected, connect};
 #[cfg(unix)]
 use crate::app::session::control_socket::{Connected, connect};
-use crate::app::session::protocol::{self, ControlRequest, LONGEST_END, What};
+use crate::app::session::protocol::{self, ControlRequest, MAX_END_BYTES, What};
 use crate::app::standalone::adopt::{self, Adoption};
 use crate::app::standalone::decide::ApprovalPlan;
 use crate::firewall::LockedVersion;
@@ -308,7 +308,7 @@ async fn ask<T: DeserializeOwned>(connected: Connected, question: &Question, at_
     };
     let asking = async {
         protocol::write(&mut asking, &ControlRequest::new(What::Ask(Box::new(question.clone())))).await;
-        protocol::read::<OperationReply>(&mut BufReader::new(lines), LONGEST_END).await
+        protocol::read::<OperationReply>(&mut BufReader::new(lines), MAX_END_BYTES).await
     };
     let answer = timeout(at_most, asking).await.map_err(|_| format!("no answer within {} s", at_most.as_secs()))?;
     match answer.ok_or("the server closed the connection without an answer")? {

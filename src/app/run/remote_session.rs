@@ -12,12 +12,12 @@ use crate::app::run::RunReport;
 #[cfg(unix)]
 use crate::app::session::control_socket::{Connected, connect};
 use crate::app::session::protocol::{
-    self, ControlRequest, LONGEST_END, LONGEST_START, OpenReply, OpenRequest, OpenedMessage, ReportMessage, What,
+    self, ControlRequest, MAX_END_BYTES, MAX_START_BYTES, OpenReply, OpenRequest, OpenedMessage, ReportMessage, What,
 };
 use crate::app::session::{SessionInfo, SessionRequest};
 
 /// The time limit for opening a session.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The time limit for closing a session. Requests that the command no longer waits for may run until the server's drain deadline.
 const LEAVING: Duration = Duration::from_mins(2);
@@ -40,7 +40,7 @@ pub(crate) async fn open(
     registries: &BTreeMap<String, String>,
 ) -> Result<RemoteSession, OpenRefused> {
     let silent = || OpenRefused("the server accepts no commands".to_owned());
-    let (lines, mut asking) = match timeout(PATIENCE, connect(data_dir)).await {
+    let (lines, mut asking) = match timeout(REPLY_TIMEOUT, connect(data_dir)).await {
         Ok(Connected::To(lines, asking)) => (lines, asking),
         Ok(Connected::Refused(why)) => return Err(OpenRefused(why)),
         Ok(Connected::NoProcess | Connected::Without) | Err(_) => return Err(silent()),
@@ -48,16 +48,16 @@ pub(crate) async fn open(
     let mut lines: Box<dyn AsyncBufRead + Send + Unpin> = Box::new(BufReader::new(lines));
     let asked = async {
         protocol::write(&mut asking, &ControlRequest::new(What::Session(Box::new(OpenRequest::of(request, registries))))).await;
-        protocol::read(&mut lines, LONGEST_START).await
+        protocol::read(&mut lines, MAX_START_BYTES).await
     };
-    let opened: OpenedMessage = match timeout(PATIENCE, asked).await.ok().flatten().ok_or_else(silent)? {
+    let opened: OpenedMessage = match timeout(REPLY_TIMEOUT, asked).await.ok().flatten().ok_or_else(silent)? {
         OpenReply::Open(opened) => *opened,
         OpenReply::Refused(why) => return Err(OpenRefused(why)),
     };
     let lead = opened.read().ok_or_else(silent)?;
     let port = lead.way.proxy.socket_addrs(|| None).unwrap_or_default();
     // A container may share the data directory but has a loopback interface of its own.
-    match timeout(PATIENCE, TcpStream::connect(port.as_slice())).await {
+    match timeout(REPLY_TIMEOUT, TcpStream::connect(port.as_slice())).await {
         Ok(Ok(_)) => Ok(RemoteSession { lead, lines, asking: Box::new(asking) }),
         _ => Err(OpenRefused(format!("cannot reach the server's gateway: `{}`", lead.way.proxy))),
     }
@@ -83,7 +83,7 @@ impl RemoteSession {
     pub(crate) async fn close(mut self) -> RunReport {
         // An error means that the server is gone, which the read below reports.
         let _ = self.asking.shutdown().await;
-        match timeout(LEAVING, protocol::read::<ReportMessage>(&mut self.lines, LONGEST_END)).await.ok().flatten() {
+        match timeout(LEAVING, protocol::read::<ReportMessage>(&mut self.lines, MAX_END_BYTES)).await.ok().flatten() {
             Some(report) => report.read(),
             None => RunReport {
                 trouble: Some(

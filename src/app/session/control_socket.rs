@@ -47,7 +47,7 @@ const RETRIES: u32 = 20;
 const RETRIES_WITHOUT: u32 = 10;
 
 /// How long a client may take to send its request.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Signals that the server stops.
 type Stop = watch::Receiver<bool>;
@@ -195,7 +195,7 @@ impl ControlSocket {
                     Ok((stream, _)) => drop(open.spawn(answer(stream, Arc::clone(&self.parts), stop.clone()))),
                     Err(error) => {
                         tracing::warn!(error = %error, "control connection not accepted");
-                        tokio::time::sleep(PATIENCE / 5).await;
+                        tokio::time::sleep(REQUEST_TIMEOUT / 5).await;
                     }
                 },
             }
@@ -237,7 +237,7 @@ async fn answer(stream: UnixStream, parts: Arc<ControlContext>, stop: Stop) {
     }
     let (lines, mut replies) = stream.into_split();
     let mut lines = BufReader::new(lines);
-    let asked = timeout(PATIENCE, protocol::read::<ControlRequest>(&mut lines, MAX_REQUEST_BYTES)).await;
+    let asked = timeout(REQUEST_TIMEOUT, protocol::read::<ControlRequest>(&mut lines, MAX_REQUEST_BYTES)).await;
     match asked.ok().flatten().filter(|request| request.protocol == PROTOCOL).map(|request| request.what) {
         None => protocol::write(&mut replies, &refused("the server has another version")).await,
         Some(What::Ask(question)) => reply(*question, (&mut lines, &mut replies), &parts, stop).await,

@@ -27,10 +27,10 @@ pub(crate) const PROTOCOL: u32 = 3;
 pub(crate) const MAX_REQUEST_BYTES: u64 = 16 << 20;
 
 /// The maximum size of the reply that opens a session, in bytes.
-pub(crate) const LONGEST_START: u64 = 1 << 20;
+pub(crate) const MAX_START_BYTES: u64 = 1 << 20;
 
 /// The maximum size of a report or an answer, in bytes. A report has at most 100,000 packages per kind.
-pub(crate) const LONGEST_END: u64 = 256 << 20;
+pub(crate) const MAX_END_BYTES: u64 = 256 << 20;
 
 /// The first line of a connection.
 #[derive(Debug, Serialize, Deserialize)]
@@ -361,7 +361,7 @@ mod tests {
         };
         let mut line = Vec::new();
         write(&mut line, &ReportMessage::of(sum.clone())).await;
-        let back = read::<ReportMessage>(&mut line.as_slice(), LONGEST_END).await.unwrap().read();
+        let back = read::<ReportMessage>(&mut line.as_slice(), MAX_END_BYTES).await.unwrap().read();
         assert_eq!(format!("{back:?}"), format!("{sum:?}"));
     }
 

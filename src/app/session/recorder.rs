@@ -30,7 +30,7 @@ pub struct RecordedRequests {
 }
 
 /// The maximum number of entries per kind. A command may request any number of packages.
-const MOST: usize = 100_000;
+const MAX_ENTRIES: usize = 100_000;
 
 /// A registry service that records requests and passes them on.
 pub(crate) struct RequestRecorder<A> {
@@ -107,7 +107,7 @@ impl<A: RegistryService + Hides> RequestRecorder<A> {
 
 /// Records the latest value of a key, up to the limit of entries.
 fn keep<K: Ord, V>(kept: &mut BTreeMap<K, V>, key: K, value: impl FnOnce() -> V) {
-    if kept.len() < MOST || kept.contains_key(&key) {
+    if kept.len() < MAX_ENTRIES || kept.contains_key(&key) {
         kept.insert(key, value());
     }
 }

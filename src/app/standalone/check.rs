@@ -20,10 +20,10 @@ use crate::server::auth::tokens;
 use crate::tls;
 
 /// The time limit of one request, which may fetch hundreds of packuments.
-const PATIENCE: Duration = Duration::from_mins(5);
+const CHECK_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// The maximum size of a response, in bytes.
-const LONGEST: u64 = 16 << 20;
+const MAX_RESPONSE_BYTES: u64 = 16 << 20;
 
 /// Checks locked versions at one of several targets.
 pub struct Checker(CheckTarget);
@@ -63,7 +63,7 @@ impl Checker {
     /// # Errors
     /// Returns an error if the certificates or admin tokens cannot be read.
     pub fn at(server: Url, config: &Config) -> Result<Self, AppError> {
-        let deadlines = Deadlines { headers: PATIENCE, whole: PATIENCE, ..config.upstream.deadlines };
+        let deadlines = Deadlines { headers: CHECK_TIMEOUT, whole: CHECK_TIMEOUT, ..config.upstream.deadlines };
         let client = http_client(config, deadlines)?;
         Ok(Self(CheckTarget::There(Arc::new(Distant { client, server, token: admin_token(config)? }))))
     }
@@ -104,7 +104,7 @@ impl Distant {
         let outgoing = ClientRequest { method: Method::POST, url, headers, body: body.into(), reach: AddressScope::Anywhere };
         let answer = self.client.send(&outgoing).await.map_err(|error| error.to_string())?;
         let (status, is_well) = (answer.status.to_string(), answer.status.is_success());
-        let body = answer.body.collect(LONGEST).await.map_err(|error| error.to_string())?;
+        let body = answer.body.collect(MAX_RESPONSE_BYTES).await.map_err(|error| error.to_string())?;
         parse_reply(&status, is_well, &body)
     }
 }

@@ -30,7 +30,7 @@ use crate::tls;
 use crate::units::timestamp;
 
 /// How long to wait for a feed that another process is syncing.
-const PATIENCE: Duration = Duration::from_secs(30);
+const FEED_LOCK_WAIT: Duration = Duration::from_secs(30);
 
 /// The status of one feed.
 #[derive(Debug, Clone)]
@@ -52,11 +52,11 @@ pub async fn sync(config: Config, clock: Arc<dyn Clock>, accept_shrunk: bool) ->
     let client = outbound::feed_client(&config.upstream, &tls::client_config(&config.tls)?);
     let store = FeedStore::of(&config.store.data_dir);
     for feed in &config.feeds.followed {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + FEED_LOCK_WAIT;
         loop {
             match feed::sync(feed, &store, &client, clock.now(), accept_shrunk).await {
                 SyncOutcome::Failed(_, FeedError::Busy) if tokio::time::Instant::now() < deadline => {
-                    tokio::time::sleep(PATIENCE / 100).await;
+                    tokio::time::sleep(FEED_LOCK_WAIT / 100).await;
                 }
                 _ => break,
             }

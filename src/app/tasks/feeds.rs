@@ -30,7 +30,7 @@ const PATH_COST: u32 = 20;
 const DEADLINE: Duration = Duration::from_secs(10 * 60);
 
 /// How long startup waits for the feeds, so that feeds that load fast apply to the first request.
-const PATIENCE: Duration = Duration::from_secs(2);
+const STARTUP_WAIT: Duration = Duration::from_secs(2);
 
 /// The dependencies of a [`FeedScheduler`].
 pub struct FeedSchedulerDeps {
@@ -181,7 +181,7 @@ impl FeedScheduler {
 
     /// Waits for a short time until each feed was checked once.
     pub async fn first_looks(&self) {
-        self.until_looked_at(PATIENCE).await;
+        self.until_looked_at(STARTUP_WAIT).await;
     }
 
     /// Waits until each feed was checked once, at most for `patience`.

@@ -8,12 +8,12 @@ use crate::app::tasks::TaskEnd;
 use crate::store::SqliteLedger;
 use crate::telemetry::{LedgerRowsLost, Metrics};
 
-const EVERY: Duration = Duration::from_secs(10);
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Reports lost rows beyond `reported` every few seconds, until it is dropped. Returns an error if a write panicked.
 pub(crate) async fn run(ledger: Arc<SqliteLedger>, metrics: Arc<Metrics>, reported: Arc<AtomicU64>) -> TaskEnd {
     loop {
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
         let pending = Arc::clone(&ledger);
         // A failed write is already logged and is retried in the next round.
         let _refused = tokio::task::spawn_blocking(move || pending.settle().is_err()).await?;

@@ -22,8 +22,8 @@ use crate::server::admin::HealthCheck;
 use crate::telemetry::{Metrics, TaskFailed, TaskLabel};
 
 /// The first and the maximum delay before a restart. A task that ran for the maximum delay starts with the first one again.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const MIN_RESTART_DELAY: Duration = Duration::from_millis(500);
+const MAX_RESTART_DELAY: Duration = Duration::from_secs(60);
 
 /// The end of a background task: it is done, or a task that it awaited panicked.
 pub(crate) type TaskEnd = Result<(), JoinError>;
@@ -59,7 +59,7 @@ impl Supervisor {
     {
         let (number, states, metrics) = (self.states.add(name.into()), self.states.clone(), Arc::clone(&self.metrics));
         self.tasks.spawn(async move {
-            let mut pause = SHORTEST_PAUSE;
+            let mut pause = MIN_RESTART_DELAY;
             loop {
                 let begun = Instant::now();
                 // A set of its own ends the task with this one, and isolates this one from its panics.
@@ -69,14 +69,14 @@ impl Supervisor {
                     Some(Ok(Ok(()))) | None => return,
                     Some(Ok(Err(error)) | Err(error)) => error.to_string(),
                 };
-                if begun.elapsed() >= LONGEST_PAUSE {
-                    pause = SHORTEST_PAUSE;
+                if begun.elapsed() >= MAX_RESTART_DELAY {
+                    pause = MIN_RESTART_DELAY;
                 }
                 TaskFailed { task: label, detail: &error, restart: Some(pause) }.emit(&metrics);
                 states.fail(number, error);
                 tokio::time::sleep(pause).await;
                 states.lock()[number].is_running = true;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                pause = (pause * 2).min(MAX_RESTART_DELAY);
             }
         });
     }
@@ -162,10 +162,10 @@ mod tests {
             }
         });
         assert_eq!((check(), remark()), (Ok(()), Ok(())));
-        moment(SHORTEST_PAUSE / 2).await;
+        moment(MIN_RESTART_DELAY / 2).await;
         let report = check().unwrap_err();
         assert!(report.contains("task `feed osv` is down") && report.contains("out of range"), "{report}");
-        moment(SHORTEST_PAUSE * 10).await;
+        moment(MIN_RESTART_DELAY * 10).await;
         assert_eq!((runs.load(Ordering::Relaxed), check()), (3, Ok(())));
         assert!(remark().unwrap_err().contains("2 failures, last error: "), "{:?}", remark());
         let numbers = metrics.render();

@@ -22,11 +22,11 @@ pub(crate) struct Arguments {
 }
 
 /// The longest duration. The policy `observe` is for longer periods.
-const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+const MAX_DURATION: Duration = Duration::from_secs(7 * 24 * 3600);
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let lasts = decisions::duration(text)?;
-    if lasts > LONGEST { Err("at most `7d`; for longer periods use the policy `observe`".to_owned()) } else { Ok(lasts) }
+    if lasts > MAX_DURATION { Err("at most `7d`; for longer periods use the policy `observe`".to_owned()) } else { Ok(lasts) }
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {

@@ -37,15 +37,15 @@ pub(crate) struct ReasonArgs {
 }
 
 /// The longest reason, in bytes. Reasons are sent in HTTP headers of refusals.
-const LONGEST: usize = 300;
+const MAX_REASON_BYTES: usize = 300;
 
 pub(crate) fn reason(text: &str) -> Result<String, String> {
     let text = text.trim();
     if text.is_empty() {
         return Err("the reason is empty".to_owned());
     }
-    if text.len() > LONGEST || text.chars().any(char::is_control) {
-        return Err(format!("expected one line of at most {LONGEST} bytes"));
+    if text.len() > MAX_REASON_BYTES || text.chars().any(char::is_control) {
+        return Err(format!("expected one line of at most {MAX_REASON_BYTES} bytes"));
     }
     Ok(text.to_owned())
 }

@@ -12,7 +12,7 @@ use crate::cli::run::direct_hosts;
 use crate::config::ProcessEnvironment;
 use crate::files;
 use crate::firewall::Want;
-use crate::npm::lockfile::{EntrySource, LONGEST, LockfileFormat, NAMES};
+use crate::npm::lockfile::{EntrySource, LockfileFormat, MAX_LOCKFILE_BYTES, NAMES};
 use crate::npm::{Lockfile, PackageSpec};
 use crate::upstream::npmrc;
 
@@ -57,7 +57,7 @@ impl ProjectFiles {
         let mut lockfiles = BTreeMap::new();
         for path in lockfiles_of(&surroundings.working_directory) {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let read = files::read_bounded(&path, LONGEST as u64).ok();
+            let read = files::read_bounded(&path, MAX_LOCKFILE_BYTES as u64).ok();
             if let Some(lockfile) = read.and_then(|bytes| Lockfile::read(&name, &bytes).ok()) {
                 lockfiles.insert(name, lockfile);
             }
@@ -195,6 +195,6 @@ fn direct(folder: &Path) -> Vec<(String, String)> {
 /// Returns the nearest `package.json` at or above `folder`, or null if none is readable.
 fn manifest(folder: &Path) -> serde_json::Value {
     let file = folder.ancestors().map(|folder| folder.join("package.json")).find(|file| file.is_file());
-    let read = file.and_then(|file| files::read_bounded(&file, LONGEST as u64).ok());
+    let read = file.and_then(|file| files::read_bounded(&file, MAX_LOCKFILE_BYTES as u64).ok());
     read.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }

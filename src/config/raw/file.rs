@@ -16,7 +16,7 @@ use crate::diagnostics::{SourceFile, SourceSpan};
 use crate::files;
 
 /// The maximum size of a configuration file, in bytes.
-const LARGEST: u64 = 1 << 20;
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Reads a file. Adds errors to `mistakes` and returns the valid settings. `origin` is the flag or variable that names the file.
 pub(crate) fn read(path: &Path, origin: Origin, mistakes: &mut Vec<Diagnostic>) -> BTreeMap<SettingKey, Vec<RawValue>> {
@@ -69,7 +69,7 @@ fn note_syntax(file: &Arc<SourceFile>, mut errors: Vec<toml::de::Error>, mistake
 }
 
 fn load(path: &Path) -> Result<String, String> {
-    files::read_pipe_bounded(path, LARGEST).and_then(files::into_text).map_err(|error| error.to_string())
+    files::read_pipe_bounded(path, MAX_FILE_BYTES).and_then(files::into_text).map_err(|error| error.to_string())
 }
 
 pub(crate) fn file_origin(file: &Arc<SourceFile>, span: std::ops::Range<usize>) -> Origin {

@@ -22,7 +22,7 @@ pub(crate) const SIGNATURE: &str = "index.json.sig";
 pub(crate) const ARCHIVE: &str = "npm/all.zip";
 
 /// Maximum size of an index, in bytes.
-pub(crate) const LARGEST: u64 = 4 << 20;
+pub(crate) const MAX_INDEX_BYTES: u64 = 4 << 20;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SignedIndex {

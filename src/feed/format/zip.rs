@@ -8,7 +8,7 @@ use flate2::read::DeflateDecoder;
 use rawzip::{CompressionMethod, RECOMMENDED_BUFFER_SIZE, ZipArchive};
 
 use crate::feed::FeedError;
-use crate::feed::import::{LARGEST, RecordImporter};
+use crate::feed::import::{MAX_DOCUMENT_BYTES, RecordImporter};
 use crate::feed::source::directory;
 
 /// Maximum total size of all unpacked entries, in bytes: ten times the size of OSV's archive.
@@ -41,17 +41,20 @@ pub(crate) fn import_zip(importer: &mut RecordImporter, path: &Path) -> Result<(
         let entry = archive.get_entry(entry.wayfinder()).map_err(broken)?;
         document.clear();
         let read = match method {
-            CompressionMethod::STORE => entry.verifying_reader(entry.reader()).take(LARGEST + 1).read_to_end(&mut document),
-            CompressionMethod::DEFLATE => {
-                entry.verifying_reader(DeflateDecoder::new(entry.reader())).take(LARGEST + 1).read_to_end(&mut document)
+            CompressionMethod::STORE => {
+                entry.verifying_reader(entry.reader()).take(MAX_DOCUMENT_BYTES + 1).read_to_end(&mut document)
             }
+            CompressionMethod::DEFLATE => entry
+                .verifying_reader(DeflateDecoder::new(entry.reader()))
+                .take(MAX_DOCUMENT_BYTES + 1)
+                .read_to_end(&mut document),
             _ => return Err(FeedError::broken(name.as_str(), format!("unsupported compression of `{inside}`"))),
         };
         // A broken entry makes the whole archive invalid, since its record would be missing.
         let length = read.map_err(|error| FeedError::broken(format!("{name}, `{inside}`"), error))? as u64;
         whole += length;
-        if length > LARGEST {
-            return Err(FeedError::TooLarge { what: format!("`{inside}`").into(), limit: LARGEST });
+        if length > MAX_DOCUMENT_BYTES {
+            return Err(FeedError::TooLarge { what: format!("`{inside}`").into(), limit: MAX_DOCUMENT_BYTES });
         }
         if whole > MAX_TOTAL_BYTES {
             return Err(FeedError::TooLarge { what: name.into(), limit: MAX_TOTAL_BYTES });

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::feed::FeedError;
 use crate::feed::format::plain_list;
 use crate::feed::format::zip;
-use crate::feed::import::{LARGEST, RecordImporter};
+use crate::feed::import::{MAX_DOCUMENT_BYTES, RecordImporter};
 use crate::npm::{Algorithm, Digest};
 
 /// Maximum directory depth. OSV's source repository needs four.
@@ -78,9 +78,9 @@ pub(crate) fn import_all(importer: &mut RecordImporter, feed: &str, found: &Dire
         let inside = path.strip_prefix(&found.root).unwrap_or(path).to_string_lossy().replace('\\', "/");
         document.clear();
         let file = File::open(path).map_err(FeedError::file("read", path))?;
-        file.take(LARGEST + 1).read_to_end(&mut document).map_err(FeedError::file("read", path))?;
-        if document.len() as u64 > LARGEST {
-            return Err(FeedError::TooLarge { what: format!("`{inside}`").into(), limit: LARGEST });
+        file.take(MAX_DOCUMENT_BYTES + 1).read_to_end(&mut document).map_err(FeedError::file("read", path))?;
+        if document.len() as u64 > MAX_DOCUMENT_BYTES {
+            return Err(FeedError::TooLarge { what: format!("`{inside}`").into(), limit: MAX_DOCUMENT_BYTES });
         }
         importer.add_document(&inside, &document, zip::is_withdrawn(&inside))?;
     }

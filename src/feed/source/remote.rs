@@ -11,7 +11,7 @@ use crate::feed::FeedError;
 use crate::feed::config::FeedConfig;
 use crate::feed::format::changes::{self, ChangeList};
 use crate::feed::format::signed_index::{self, SignedIndex};
-use crate::feed::import::LARGEST;
+use crate::feed::import::MAX_DOCUMENT_BYTES;
 use crate::feed::source::directory;
 use crate::feed::source::download::{DownloadResult, DownloadValidators, FeedDownloader, failed};
 use crate::feed::store::FeedState;
@@ -87,7 +87,7 @@ impl RemoteFeed<'_> {
     }
 
     async fn directory(&self, base: &Url) -> Result<RemoteChanges, FeedError> {
-        let index = self.fetcher.fetch_small(&below(base, signed_index::INDEX)?, signed_index::LARGEST).await?;
+        let index = self.fetcher.fetch_small(&below(base, signed_index::INDEX)?, signed_index::MAX_INDEX_BYTES).await?;
         if let Some((bytes, index)) = index.as_ref().and_then(|bytes| Some((bytes, SignedIndex::read(bytes)?))) {
             return self.signed(base, bytes, index).await;
         }
@@ -193,7 +193,7 @@ impl RemoteFeed<'_> {
                 && let Some((url, name)) = pending.next()
             {
                 let fetcher = self.fetcher.clone();
-                requests.spawn(async move { fetcher.fetch_small(&url, LARGEST).await.map(|bytes| (name, bytes)) });
+                requests.spawn(async move { fetcher.fetch_small(&url, MAX_DOCUMENT_BYTES).await.map(|bytes| (name, bytes)) });
             }
             let Some(answer) = requests.join_next().await else { return Ok(documents) };
             let (name, bytes) = answer.map_err(|error| failed(base, error))??;

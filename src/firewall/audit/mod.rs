@@ -112,7 +112,7 @@ impl Components {
             text + &link
         };
         // As many as fit into a header.
-        let fitting = (1..=MAX_LISTED.min(held.len())).rev().map(compose).find(|text| text.len() <= error::LONGEST_LINE);
+        let fitting = (1..=MAX_LISTED.min(held.len())).rev().map(compose).find(|text| text.len() <= error::MAX_LINE_BYTES);
         let text = fitting.unwrap_or_else(|| compose(1));
         Some(error::one_line(&text))
     }

@@ -31,7 +31,7 @@ use crate::vetting::{self, Signals};
 const RECORD_FULL: &str = "the ledger's record of this package is full, so the history of this version is unknown";
 
 /// The number of versions above which work on all of them leaves the async threads. Below it takes one or two milliseconds.
-pub(crate) const MANY: usize = 4_000;
+pub(crate) const MANY_VERSIONS: usize = 4_000;
 
 /// The probe token, which no registry issued. A registry that accepts any token shows it what all tokens are shown.
 const PROBE_TOKEN: &str = "Bearer coldframe-is-asking-again";
@@ -235,7 +235,8 @@ impl PackageSnapshot {
     /// Checks whether work on all versions must run off the async threads.
     #[must_use]
     pub(crate) fn has_many_versions(&self) -> bool {
-        self.packument.as_ref().is_some_and(|packument| packument.entries.len() > MANY) || self.record.releases.len() > MANY
+        self.packument.as_ref().is_some_and(|packument| packument.entries.len() > MANY_VERSIONS)
+            || self.record.releases.len() > MANY_VERSIONS
     }
 
     /// Checks whether verdicts are computed, or cheap enough to compute on an async thread.

@@ -13,7 +13,7 @@ use crate::net::client::error::ClientError;
 use crate::net::memory_budget::Reservation;
 
 /// The largest buffer reserved from a declared length before any bytes arrive.
-const LARGEST_RESERVE: u64 = 1 << 20;
+const MAX_RESERVED_BYTES: u64 = 1 << 20;
 
 /// A response body that is being received. Dropping it early closes the connection.
 #[derive(Debug)]
@@ -96,7 +96,7 @@ impl BodyStream {
         if self.length.is_some_and(|length| length > limit) {
             return Err(ClientError::TooLarge { limit });
         }
-        let reserve = self.length.unwrap_or(0).min(LARGEST_RESERVE);
+        let reserve = self.length.unwrap_or(0).min(MAX_RESERVED_BYTES);
         let mut whole = BytesMut::with_capacity(usize::try_from(reserve).unwrap_or(0));
         while let Some(bytes) = self.next().await? {
             let come = (whole.len() + bytes.len()) as u64;

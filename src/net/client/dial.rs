@@ -16,7 +16,7 @@ use crate::net::client::error::{ClientError, ConnectStage};
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// Maximum number of addresses tried per name.
-const MOST_ADDRESSES: usize = 8;
+const MAX_ADDRESSES: usize = 8;
 
 /// The addresses that a request may reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +97,7 @@ static OPENED: Mutex<VecDeque<((SocketAddr, SocketAddr), Instant)>> = Mutex::new
 const MOMENT: Duration = Duration::from_secs(5);
 
 /// More connections than are opened within that time.
-const MOST_OPENED: usize = 4096;
+const MAX_OWN_CONNECTIONS: usize = 4096;
 
 fn note(stream: &TcpStream) {
     let (Ok(ours), Ok(others)) = (stream.local_addr(), stream.peer_addr()) else { return };
@@ -107,7 +107,7 @@ fn note(stream: &TcpStream) {
 }
 
 fn forget(opened: &mut VecDeque<((SocketAddr, SocketAddr), Instant)>) {
-    while opened.front().is_some_and(|(_, at)| at.elapsed() >= MOMENT) || opened.len() >= MOST_OPENED {
+    while opened.front().is_some_and(|(_, at)| at.elapsed() >= MOMENT) || opened.len() >= MAX_OWN_CONNECTIONS {
         opened.pop_front();
     }
 }
@@ -209,7 +209,7 @@ async fn look_up(host: &str, asking: impl Future<Output = Result<Vec<IpAddr>, Cl
 async fn ask_resolver(host: &str) -> Result<Vec<IpAddr>, ClientError> {
     let answer = tokio::net::lookup_host((host, 0)).await;
     let answer = answer.map_err(|error| ClientError::unreachable(layer(&error, ConnectStage::Dns), cause(&error)))?;
-    let found: Vec<IpAddr> = answer.map(|address| address.ip()).take(MOST_ADDRESSES).collect();
+    let found: Vec<IpAddr> = answer.map(|address| address.ip()).take(MAX_ADDRESSES).collect();
     if found.is_empty() {
         return Err(ClientError::unreachable(ConnectStage::Dns, "name has no address"));
     }

@@ -20,7 +20,7 @@ const DIVISIBLE: usize = 16;
 const IDLE: u64 = 1_000;
 
 /// Minimum interval between identical log messages.
-const SELDOM: Duration = Duration::from_secs(10);
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The connection limit of a process.
 #[derive(Debug)]
@@ -145,7 +145,7 @@ impl LogThrottle {
     /// Checks whether the message is due. If it is, starts the next interval.
     pub(crate) fn is_due(&mut self) -> bool {
         let now = Instant::now();
-        let due = self.0.is_none_or(|last| now.saturating_duration_since(last) >= SELDOM);
+        let due = self.0.is_none_or(|last| now.saturating_duration_since(last) >= LOG_INTERVAL);
         if due {
             self.0 = Some(now);
         }

@@ -30,7 +30,7 @@ use crate::net::listener::connection_limit::{ConnectionLimit, ConnectionPermit, 
 const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// Interval at which idle connections are closed while others wait.
-const PATIENCE: Duration = Duration::from_millis(100);
+const CLOSE_IDLE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Accepted connections that wait for a permit, in total and per client. Beyond the total, connections stay in the kernel's
 /// backlog. Beyond the limit per client they are closed, so that they do not block other clients in the backlog.
@@ -132,7 +132,7 @@ where
     let mut connections = JoinSet::new();
     let mut stop = pin!(stop);
     let (mut waiting, mut throttle) = (WaitingConnections::default(), LogThrottle::default());
-    let mut impatience = tokio::time::interval(PATIENCE);
+    let mut impatience = tokio::time::interval(CLOSE_IDLE_INTERVAL);
     impatience.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let (stream, peer, permit) = tokio::select! {

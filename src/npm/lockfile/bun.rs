@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::npm::lockfile::document::{DocMember, DocNode};
 use crate::npm::lockfile::spec::{resolve_alias, source, split};
-use crate::npm::lockfile::{EntrySource, LONGEST_PATH, Lockfile, LockfileEntry, LockfileError, LockfileFormat};
+use crate::npm::lockfile::{EntrySource, Lockfile, LockfileEntry, LockfileError, LockfileFormat, MAX_PATH_BYTES};
 
 /// Maximum number of steps from a package up to the project.
 const MAX_STEPS: usize = 64;
@@ -44,7 +44,7 @@ pub(crate) fn read(document: &DocNode) -> Result<Lockfile, LockfileError> {
 /// Resolves `name` from `from`: the nearest package on the way up.
 fn find(at: &HashMap<&str, usize>, from: &str, name: &str) -> Option<usize> {
     let mut from = from;
-    if from.len() + name.len() > LONGEST_PATH {
+    if from.len() + name.len() > MAX_PATH_BYTES {
         return None;
     }
     for _ in 0..MAX_STEPS {

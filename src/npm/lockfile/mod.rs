@@ -17,10 +17,10 @@ use crate::npm::lockfile::spec::{address, of_tarball, range};
 use crate::npm::name::PackageName;
 
 /// The longest accepted lockfile in bytes. A monorepo of 10,000 packages has about 8 MB.
-pub const LONGEST: usize = 64 << 20;
+pub const MAX_LOCKFILE_BYTES: usize = 64 << 20;
 
 /// The longest install path, in bytes, from which dependencies are resolved: longer than file systems allow.
-pub(crate) const LONGEST_PATH: usize = 4096;
+pub(crate) const MAX_PATH_BYTES: usize = 4096;
 
 /// A parsed lockfile.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,8 +116,8 @@ pub enum LockfileError {
     /// bun's old binary format.
     #[error("bun's binary lockfile is not supported; run `bun install --save-text-lockfile` to convert it")]
     Binary,
-    /// Longer than [`LONGEST`].
-    #[error("longer than {} MiB", LONGEST >> 20)]
+    /// Longer than [`MAX_LOCKFILE_BYTES`].
+    #[error("longer than {} MiB", MAX_LOCKFILE_BYTES >> 20)]
     TooLong,
     /// Not UTF-8.
     #[error("not UTF-8 at byte {0}")]
@@ -155,7 +155,7 @@ impl Lockfile {
             return Err(LockfileError::Binary);
         }
         let named = NAMES.into_iter().find(|known| name.ends_with(known)).ok_or(LockfileError::Name)?;
-        if bytes.len() > LONGEST {
+        if bytes.len() > MAX_LOCKFILE_BYTES {
             return Err(LockfileError::TooLong);
         }
         let text = std::str::from_utf8(bytes).map_err(|error| LockfileError::Encoding(error.valid_up_to()))?;

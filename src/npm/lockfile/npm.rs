@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::npm::lockfile::document::{DocMember, DocNode};
 use crate::npm::lockfile::spec::{address, resolve_alias, source_of_entry};
-use crate::npm::lockfile::{EntrySource, LONGEST_PATH, Lockfile, LockfileEntry, LockfileError, LockfileFormat};
+use crate::npm::lockfile::{EntrySource, Lockfile, LockfileEntry, LockfileError, LockfileFormat, MAX_PATH_BYTES};
 use crate::npm::name::PackageName;
 
 /// Maximum number of steps from a package up to the project.
@@ -146,7 +146,7 @@ impl<'a> InstallTree<'a> {
 /// package.
 fn above<'t>(at: &'t HashMap<Box<str>, HashMap<Box<str>, usize>>, mut from: &str) -> Vec<&'t HashMap<Box<str>, usize>> {
     let mut found = Vec::new();
-    if from.len() > LONGEST_PATH {
+    if from.len() > MAX_PATH_BYTES {
         return found;
     }
     for _ in 0..MAX_STEPS {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 
-use crate::npm::semver::version::LARGEST;
+use crate::npm::semver::version::MAX_NUMBER;
 use crate::npm::semver::version::Version;
 
 /// The longest accepted range, in bytes.
@@ -338,7 +338,7 @@ fn comparator(word: &str) -> Option<Comparator> {
     };
     let version = semver::Version::parse(rest.strip_prefix('v').unwrap_or(rest)).ok()?;
     let largest = version.major.max(version.minor).max(version.patch);
-    (largest <= LARGEST).then_some(Comparator { relation, version })
+    (largest <= MAX_NUMBER).then_some(Comparator { relation, version })
 }
 
 /// Removes any remaining stars with the operator before them: npm reads `1.0.0-*.1` as `1.0.0-.1`.
@@ -398,7 +398,7 @@ impl PartialPart {
         if text.is_empty() || padded || !text.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;
         }
-        Some(Self::Number(text.parse::<u64>().unwrap_or(u64::MAX).min(LARGEST + 1)))
+        Some(Self::Number(text.parse::<u64>().unwrap_or(u64::MAX).min(MAX_NUMBER + 1)))
     }
 }
 

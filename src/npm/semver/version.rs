@@ -14,7 +14,7 @@ pub struct Version {
 }
 
 /// The largest number npm's `semver` accepts in a version (`Number.MAX_SAFE_INTEGER`).
-pub(crate) const LARGEST: u64 = 9_007_199_254_740_991;
+pub(crate) const MAX_NUMBER: u64 = 9_007_199_254_740_991;
 
 impl Version {
     /// Parses a version strictly, then as in npm's loose mode. Returns `None` if npm would reject it too.
@@ -24,7 +24,7 @@ impl Version {
             return None;
         }
         let parsed = semver::Version::parse(text).ok().or_else(|| semver::Version::parse(&normalize_loose(text)?).ok())?;
-        if parsed.major.max(parsed.minor).max(parsed.patch) > LARGEST {
+        if parsed.major.max(parsed.minor).max(parsed.patch) > MAX_NUMBER {
             return None;
         }
         Some(Self { text: text.into(), parsed })

@@ -33,7 +33,7 @@ const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// The largest request body. A request for 500 versions with all lockfile data uses a tenth of it.
-const LARGEST_BODY: u64 = 2 << 20;
+const MAX_BODY_BYTES: u64 = 2 << 20;
 
 /// Handles `/-/coldframe/…`.
 pub type Own = Arc<dyn Fn(AdminRequest) -> Pin<Box<dyn Future<Output = Response<Bytes>> + Send>> + Send + Sync>;
@@ -94,7 +94,7 @@ impl AdminAccess {
             Err(error) => resolver.admin_client(peer, &head, open_to_all).filter(|_| on_loopback || open_to_all).ok_or(error)?,
         };
         let body = if head.method == Method::POST {
-            body::collect_into(body, config.body_limit.min(LARGEST_BODY), config.body_timeout, share).await?
+            body::collect_into(body, config.body_limit.min(MAX_BODY_BYTES), config.body_timeout, share).await?
         } else {
             Bytes::new()
         };

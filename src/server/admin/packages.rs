@@ -25,8 +25,8 @@ use crate::upstream::UpstreamError;
 pub const MAX_CHECKED: usize = 500;
 
 /// Maximum number of ranges per version, and their maximum length in bytes. No lockfile needs more.
-pub const MOST_RANGES: usize = 1_000;
-const LONGEST_RANGE: usize = 1_024;
+pub const MAX_RANGES: usize = 1_000;
+const MAX_RANGE_BYTES: usize = 1_024;
 
 /// A boxed future.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -111,10 +111,10 @@ pub(crate) async fn check(judge: &SharedInspector, request: AdminRequest) -> Res
         Err(error) => return refused(StatusCode::BAD_REQUEST, &format!("invalid request body: {error}")),
     };
     let is_beyond =
-        |entry: &LockedVersion| entry.ranges.len() > MOST_RANGES || entry.ranges.iter().any(|range| range.len() > LONGEST_RANGE);
+        |entry: &LockedVersion| entry.ranges.len() > MAX_RANGES || entry.ranges.iter().any(|range| range.len() > MAX_RANGE_BYTES);
     if let Some(entry) = wanted.packages.iter().find(|entry| is_beyond(entry)) {
         let name = crate::firewall::error::one_line(&entry.name);
-        let message = format!("too many or too long ranges, expected at most {MOST_RANGES} of {LONGEST_RANGE} bytes: `{name}`");
+        let message = format!("too many or too long ranges, expected at most {MAX_RANGES} of {MAX_RANGE_BYTES} bytes: `{name}`");
         return refused(StatusCode::PAYLOAD_TOO_LARGE, &message);
     }
     let checked = CheckResponse { packages: judge.check(&client, &wanted.packages).await, upstreams: judge.upstreams() };

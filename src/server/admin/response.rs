@@ -17,7 +17,7 @@ use crate::telemetry::Metrics;
 use crate::text::printable;
 
 /// Time limit of a health check. A check that exceeds it counts as failed.
-const PATIENCE: Duration = Duration::from_secs(2);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The path before the version to explain.
 const EXPLAIN: &str = "explain/";
@@ -63,7 +63,7 @@ impl Admin {
         remarks: Vec<(&'static str, HealthCheck)>,
         judge: SharedInspector,
     ) -> Self {
-        Self { metrics, checks, remarks, judge, draining: AtomicBool::new(false), patience: PATIENCE }
+        Self { metrics, checks, remarks, judge, draining: AtomicBool::new(false), patience: CHECK_TIMEOUT }
     }
 
     /// Reports not ready from now on, so that load balancers use other instances.

@@ -35,7 +35,7 @@ const REMEMBERED: Duration = Duration::from_mins(10);
 const REFUSED: Duration = Duration::from_secs(10);
 
 /// Maximum number of cached results.
-const MOST: usize = 10_000;
+const MAX_CACHED_LOGINS: usize = 10_000;
 
 /// The users in a file, and the cached results.
 pub struct GatewayAuth {
@@ -152,10 +152,10 @@ impl CredentialCache {
         let now = Instant::now();
         let until = now + if user.is_some() { REMEMBERED } else { REFUSED };
         let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
-        if checked.len() >= MOST {
+        if checked.len() >= MAX_CACHED_LOGINS {
             checked.retain(|_, checked| now < checked.until && checked.user.is_some());
         }
-        if checked.len() >= MOST {
+        if checked.len() >= MAX_CACHED_LOGINS {
             checked.clear();
         }
         checked.insert(entry_key, CachedCheck { user, until });

@@ -13,10 +13,10 @@ use argon2::{Argon2, Params};
 use crate::files;
 
 /// The longest name, in bytes.
-const LONGEST_NAME: usize = 64;
+const MAX_NAME_BYTES: usize = 64;
 
 /// The largest file, in bytes.
-const LARGEST: u64 = 4 << 20;
+const MAX_FILE_BYTES: u64 = 4 << 20;
 
 /// Maximum cost of a hash: KiB of memory, passes and lanes. A costlier hash would let any client exhaust the server.
 const MAX_HASH_COST: (u32, u32, u32) = (128 << 10, 16, 8);
@@ -45,7 +45,7 @@ pub enum PasswordFileError {
         why: &'static str,
     },
     /// A name is invalid.
-    #[error("invalid user name, expected 1 to {LONGEST_NAME} letters, digits or `.`, `_`, `-`, `+`, `@`: `{0}`")]
+    #[error("invalid user name, expected 1 to {MAX_NAME_BYTES} letters, digits or `.`, `_`, `-`, `+`, `@`: `{0}`")]
     Name(String),
     /// A password is empty.
     #[error("password is empty")]
@@ -125,7 +125,7 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 }
 
 fn load(path: &Path) -> io::Result<String> {
-    files::read_bounded(path, LARGEST).and_then(files::into_text)
+    files::read_bounded(path, MAX_FILE_BYTES).and_then(files::into_text)
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PasswordFileError {
@@ -152,7 +152,7 @@ fn entry(text: &str) -> Result<(&str, PasswordHash), &'static str> {
 /// Checks a user name. Names appear in the ledger before an address, and in lists.
 fn is_name(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-+@".contains(&byte);
-    (1..=LONGEST_NAME).contains(&text.len()) && text.bytes().all(plain)
+    (1..=MAX_NAME_BYTES).contains(&text.len()) && text.bytes().all(plain)
 }
 
 #[cfg(test)]

@@ -11,10 +11,10 @@ use crate::files;
 use crate::net::headers::single;
 
 /// Minimum length of a token, to prevent guessing.
-const SHORTEST: usize = 16;
+const MIN_TOKEN_BYTES: usize = 16;
 
 /// The largest file of tokens, in bytes.
-const LARGEST: u64 = 64 << 10;
+const MAX_FILE_BYTES: u64 = 64 << 10;
 
 /// A file of admin tokens.
 #[derive(Debug, Clone)]
@@ -27,7 +27,7 @@ pub enum AdminTokenError {
     #[error("cannot read admin tokens: `{}`", path.display())]
     File { path: PathBuf, source: std::io::Error },
     /// A line is not a token.
-    #[error("line {line} of `{}` is not a token; a token has at least {SHORTEST} visible ASCII characters", path.display())]
+    #[error("line {line} of `{}` is not a token; a token has at least {MIN_TOKEN_BYTES} visible ASCII characters", path.display())]
     Line {
         path: PathBuf,
         /// The line number, from 1.
@@ -81,14 +81,14 @@ impl AdminTokens {
 /// # Errors
 /// Returns the errors of [`AdminTokens::open`].
 pub fn first(path: &Path) -> Result<String, AdminTokenError> {
-    parse(path, files::read_pipe_bounded(path, LARGEST))?
+    parse(path, files::read_pipe_bounded(path, MAX_FILE_BYTES))?
         .into_iter()
         .next()
         .ok_or_else(|| AdminTokenError::Empty { path: path.to_owned() })
 }
 
 fn read(path: &Path) -> Result<Vec<String>, AdminTokenError> {
-    parse(path, files::read_bounded(path, LARGEST))
+    parse(path, files::read_bounded(path, MAX_FILE_BYTES))
 }
 
 fn parse(path: &Path, read: std::io::Result<Vec<u8>>) -> Result<Vec<String>, AdminTokenError> {
@@ -99,7 +99,7 @@ fn parse(path: &Path, read: std::io::Result<Vec<u8>>) -> Result<Vec<String>, Adm
         if token.is_empty() || token.starts_with('#') {
             continue;
         }
-        if token.len() < SHORTEST || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if token.len() < MIN_TOKEN_BYTES || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(AdminTokenError::Line { path: path.to_owned(), line });
         }
         tokens.push(token.to_owned());

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::net::PeekedStream;
-use crate::server::gateway::intercept::{HANDSHAKE, LARGEST_HELLO};
+use crate::server::gateway::intercept::{HANDSHAKE, MAX_HELLO_BYTES};
 
 /// Why no server name was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -34,9 +34,9 @@ pub(crate) async fn read_sni(stream: &mut PeekedStream<TcpStream>, patience: Dur
 async fn read(stream: &mut PeekedStream<TcpStream>) -> Result<String, ClientHelloError> {
     let (mut acceptor, mut seen) = (Acceptor::default(), 0);
     loop {
-        let held = stream.peek(LARGEST_HELLO).await.map_err(|_| ClientHelloError::Slow)?;
+        let held = stream.peek(MAX_HELLO_BYTES).await.map_err(|_| ClientHelloError::Slow)?;
         if held.len() == seen {
-            return Err(if seen < LARGEST_HELLO { ClientHelloError::Slow } else { ClientHelloError::Unreadable });
+            return Err(if seen < MAX_HELLO_BYTES { ClientHelloError::Slow } else { ClientHelloError::Unreadable });
         }
         if held.first() != Some(&HANDSHAKE) {
             return Err(ClientHelloError::Plaintext);

@@ -29,7 +29,7 @@ use crate::telemetry::BarLabel;
 pub(crate) const HANDSHAKE: u8 = 22;
 
 /// Maximum size of a `ClientHello` in bytes, with record headers. The largest of real clients are under 3 KiB.
-pub(crate) const LARGEST_HELLO: usize = 16 << 10;
+pub(crate) const MAX_HELLO_BYTES: usize = 16 << 10;
 
 /// A fatal TLS alert, as a complete record.
 pub(crate) const fn alert(description: u8) -> [u8; 7] {
@@ -74,7 +74,7 @@ async fn tls_handshake<A: RegistryService>(
     peer: SocketAddr,
     patience: Duration,
 ) -> Option<TlsStream<PeekedStream<TcpStream>>> {
-    stream.allow(Some(LARGEST_HELLO));
+    stream.allow(Some(MAX_HELLO_BYTES));
     let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
     let mut start = match timeout(patience, &mut acceptor).await {
         Ok(Ok(start)) => start,

@@ -59,7 +59,7 @@ pub struct RefusedDestination {
 }
 
 /// Maximum number of recorded destinations, since clients choose them.
-const MOST_TURNED_AWAY: usize = 100;
+const MAX_REFUSED_DESTINATIONS: usize = 100;
 
 impl<A: RegistryService> Forward<A> {
     /// Creates a gateway that passes intercepted requests to `service` and connects to other hosts with `way`.
@@ -99,7 +99,7 @@ impl<A: RegistryService> Forward<A> {
 
     fn remember(&self, place: &str, reason: &str) {
         let mut turned_away = self.turned_away.lock().unwrap_or_else(PoisonError::into_inner);
-        if turned_away.len() < MOST_TURNED_AWAY || turned_away.contains_key(place) {
+        if turned_away.len() < MAX_REFUSED_DESTINATIONS || turned_away.contains_key(place) {
             let new_entry = || RefusedDestination { times: 0, reason: reason.to_owned() };
             turned_away.entry(place.to_owned()).or_insert_with(new_entry).times += 1;
         }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::store::ledger::{PackageChange, PackageKey};
 
 /// Maximum number of rows in memory, about 250 bytes each. Further changes are rejected.
-const MOST_ROWS: usize = 100_000;
+const MAX_PENDING_ROWS: usize = 100_000;
 
 /// The pending changes, in order per package.
 #[derive(Default)]
@@ -27,7 +27,7 @@ impl PendingChanges {
     /// Adds a change. Returns `false` if the limit is reached.
     pub(crate) fn push(&self, key: &PackageKey, change: &PackageChange) -> bool {
         let mut state = self.lock();
-        if state.rows + rows(change) > MOST_ROWS {
+        if state.rows + rows(change) > MAX_PENDING_ROWS {
             return false;
         }
         state.rows += rows(change);
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn pending_rows_are_bounded() {
         let pending = PendingChanges::default();
-        let many = PackageChange { releases: vec![release("1.0.0", b""); MOST_ROWS / 2], ..PackageChange::default() };
+        let many = PackageChange { releases: vec![release("1.0.0", b""); MAX_PENDING_ROWS / 2], ..PackageChange::default() };
         assert!(pending.push(&key("axios"), &many));
         assert!(!pending.push(&key("other"), &many));
         assert!(pending.push(&key("other"), &change("1.0.0")));

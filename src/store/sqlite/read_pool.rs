@@ -10,7 +10,7 @@ use rusqlite::Connection;
 const KEPT: usize = 4;
 
 /// How long to wait for a connection when none can be opened. A read takes less than a millisecond.
-const PATIENCE: Duration = Duration::from_secs(5);
+const CONNECTION_WAIT: Duration = Duration::from_secs(5);
 
 /// The connections of one ledger.
 #[derive(Default)]
@@ -44,7 +44,7 @@ impl ReadPool {
     }
 
     fn take<E>(&self, open: impl Fn() -> Result<Connection, E>) -> Result<Connection, E> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + CONNECTION_WAIT;
         let mut state = self.lock();
         loop {
             if let Some(connection) = state.free.pop() {

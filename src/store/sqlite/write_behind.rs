@@ -21,9 +21,9 @@ const BATCH_SIZE: usize = 5_000;
 /// Delay between a failed attempt and the next.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Maximum number of distinct downloads in memory, about 300 bytes each. Further rows are lost.
-const MOST_DOWNLOADS: usize = 100_000;
+const MAX_PENDING_DOWNLOADS: usize = 100_000;
 /// Maximum number of distinct events in memory.
-const MOST_INCIDENTS: usize = 10_000;
+const MAX_PENDING_EVENTS: usize = 10_000;
 
 /// The queued rows and the thread that writes them.
 pub(crate) struct WriteBehindLog {
@@ -270,7 +270,7 @@ impl Batch {
 
     /// Adds a row. Returns the number of requests lost because of the limit.
     fn add_download(&mut self, row: DownloadKey, tally: RowTally) -> u64 {
-        let full = self.tarballs.len() + self.packuments.len() >= MOST_DOWNLOADS;
+        let full = self.tarballs.len() + self.packuments.len() >= MAX_PENDING_DOWNLOADS;
         let of_tarball = row.0.kind == DownloadKind::Tarball;
         let rows = if of_tarball { &mut self.tarballs } else { &mut self.packuments };
         if let Some(known) = rows.get_mut(&row) {
@@ -291,7 +291,7 @@ impl Batch {
     }
 
     fn add_incident(&mut self, incident: LedgerEvent, tally: RowTally) -> u64 {
-        let full = self.incidents.len() >= MOST_INCIDENTS;
+        let full = self.incidents.len() >= MAX_PENDING_EVENTS;
         match self.incidents.entry(incident) {
             Entry::Occupied(mut known) => known.get_mut().join(tally),
             Entry::Vacant(_) if full => return tally.times,
@@ -340,7 +340,7 @@ impl Eq for DownloadKey {}
 
 /// Drops many rows at once, so that the next ones need no search each. Returns the number of requests lost.
 fn drop_some(rows: &mut HashMap<DownloadKey, RowTally>) -> u64 {
-    let (mut left, mut lost) = (rows.len().min(MOST_DOWNLOADS / 10), 0);
+    let (mut left, mut lost) = (rows.len().min(MAX_PENDING_DOWNLOADS / 10), 0);
     rows.retain(|_, tally| {
         if left == 0 {
             return true;
@@ -461,14 +461,14 @@ mod tests {
         for client in 0..100_000 {
             lost += batch.add_download(DownloadKey(packument(client, &none)), RowTally::once(at(0)));
         }
-        assert_eq!((batch.len(), lost), (MOST_DOWNLOADS, 0));
+        assert_eq!((batch.len(), lost), (MAX_PENDING_DOWNLOADS, 0));
         assert_eq!(batch.add_download(DownloadKey(packument(200_000, &none)), RowTally::once(at(0))), 1);
         assert_eq!(batch.add_download(DownloadKey(packument(1, &none)), RowTally::once(at(0))), 0, "an equal row is merged");
         for client in 0..100_000 {
             let tarball = DownloadEvent { client: client_of(client), ..download("1.0.0", [0; 4]) };
             lost += batch.add_download(DownloadKey(tarball), RowTally::once(at(0)));
         }
-        assert_eq!((batch.len(), batch.tarballs.len(), lost), (MOST_DOWNLOADS, MOST_DOWNLOADS, 100_001));
+        assert_eq!((batch.len(), batch.tarballs.len(), lost), (MAX_PENDING_DOWNLOADS, MAX_PENDING_DOWNLOADS, 100_001));
         assert_eq!(batch.add_download(DownloadKey(download("2.0.0", [0; 4])), RowTally::once(at(0))), 1);
     }
 

@@ -116,7 +116,7 @@ pub fn lines(environment: &NpmEnvironment) -> Result<Vec<NpmrcLine>, NpmrcError>
 }
 
 /// Maximum size of an `.npmrc`, in bytes.
-const LARGEST: u64 = 4 << 20;
+const MAX_FILE_BYTES: u64 = 4 << 20;
 
 /// SHA-256 of the host name that yarn uses by default for npm's default registry. A digest, because this code contains no
 /// registry's host name.
@@ -359,7 +359,7 @@ fn of_variables(environment: &NpmEnvironment) -> Vec<NpmrcLayer> {
 
 /// Reads the layer of a file; `None` if it is missing or cannot be read, which npm ignores too.
 fn of_file(path: &Path, environment: &NpmEnvironment, warnings: &mut Vec<String>) -> Result<Option<NpmrcLayer>, NpmrcError> {
-    let bytes = match files::read_pipe_bounded(path, LARGEST) {
+    let bytes = match files::read_pipe_bounded(path, MAX_FILE_BYTES) {
         Ok(bytes) => bytes,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
         Err(error) => {
