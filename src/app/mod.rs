@@ -568,7 +568,7 @@ async fn open_data_dir(path: &Path) -> Result<DataDir, StoreError> {
     loop {
         match DataDir::open(path) {
             Err(StoreError::Locked { .. }) if tokio::time::Instant::now() < deadline => {
-                tokio::time::sleep(DATA_DIR_WAIT / 20).await
+                tokio::time::sleep(DATA_DIR_WAIT / 20).await;
             }
             opened => return opened,
         }
