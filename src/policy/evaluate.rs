@@ -26,7 +26,13 @@ pub struct Evaluation<'a> {
 struct RulesVerdict {
     verdict: Verdict,
     /// The verdict without break-glass, if it is active for the version.
-    without_break_glass: Option<Verdict>,
+    unwaived: Option<Verdict>,
+}
+
+impl RulesVerdict {
+    fn without_break_glass(&self) -> &Verdict {
+        self.unwaived.as_ref().unwrap_or(&self.verdict)
+    }
 }
 
 /// Evaluates one version. In order: the built-in rules, denials, then approvals or else malware advisories, break-glass and rules,
@@ -42,9 +48,10 @@ pub fn evaluate<S: Sink>(input: &Evaluation<'_>, sink: &mut S) -> Verdict {
     let denial =
         decisions.denial(facts).map(|decision_ref| Verdict::deny(RuleId::Denied, format!("denied {}", decision_ref.describe())));
     let refusal = if is_overridden { denial } else { broken_invariant.clone().or(denial) };
-    if let (Some(_), false) = (&refusal, S::TRACE) {
-        return refusal.unwrap_or(Verdict::Allow);
-    }
+    let refusal = match refusal {
+        Some(refusal) if !S::TRACE => return refusal,
+        refusal => refusal,
+    };
     let needs_rules = approval.is_none() || S::TRACE || S::WARN;
     let mut steps = S::default();
     let by_rules = needs_rules.then(|| evaluate_rules(input, &mut steps));
@@ -54,13 +61,13 @@ pub fn evaluate<S: Sink>(input: &Evaluation<'_>, sink: &mut S) -> Verdict {
             overrides: &rules.required_overrides(facts),
             blocking_record: rules.blocking_records(facts).first().copied(),
             by_rules: &by_rules.verdict,
-            without_break_glass: by_rules.without_break_glass.as_ref().unwrap_or(&by_rules.verdict),
+            without_break_glass: by_rules.without_break_glass(),
         };
         decisions.trace(&context, facts, as_of, sink);
         sink.append(steps);
     }
-    let waived = by_rules.as_ref().map(|by_rules| by_rules.without_break_glass.as_ref().unwrap_or(&by_rules.verdict));
-    let waived = if S::WARN { broken_invariant.as_ref().or(waived).and_then(Verdict::reason).cloned() } else { None };
+    let waived = broken_invariant.as_ref().or(by_rules.as_ref().map(RulesVerdict::without_break_glass));
+    let waived = waived.filter(|_| S::WARN).and_then(Verdict::reason).cloned();
     let verdict = match by_rules {
         Some(by_rules) if approval.is_none() => by_rules.verdict,
         _ => Verdict::Allow,
@@ -98,16 +105,16 @@ fn evaluate_rules<S: Sink>(input: &Evaluation<'_>, sink: &mut S) -> RulesVerdict
     let Evaluation { rules, decisions, facts, as_of } = *input;
     if decisions.break_glass().is_none() || !rules.blocking_records(facts).is_empty() {
         let verdict = rules.verdict(facts, as_of, BreakGlass::Inactive, sink);
-        return RulesVerdict { verdict, without_break_glass: None };
+        return RulesVerdict { verdict, unwaived: None };
     }
     let remaining = rules.verdict(facts, as_of, BreakGlass::Active, sink);
-    let without = rules.verdict(facts, as_of, BreakGlass::Inactive, &mut ());
+    let unwaived = rules.verdict(facts, as_of, BreakGlass::Inactive, &mut ());
     // The remaining refusal is the reason. The waived rules apply again after break-glass, so the version opens no earlier.
-    let verdict = match remaining.reason().filter(|_| !without.is_allowed()) {
-        Some(reason) => without.clone().with_reason(reason.clone()),
+    let verdict = match remaining.reason().filter(|_| !unwaived.is_allowed()) {
+        Some(reason) => unwaived.clone().with_reason(reason.clone()),
         None => Verdict::Allow,
     };
-    RulesVerdict { verdict, without_break_glass: Some(without) }
+    RulesVerdict { verdict, unwaived: Some(unwaived) }
 }
 
 /// Warns that a decision allows a version that `waived` would refuse.
@@ -156,7 +163,8 @@ mod tests {
     use crate::policy::advisories::Advisories;
     use crate::policy::advisories::affected::{AffectedRange, RangeEvent};
     use crate::policy::advisories::index::FeedIndexBuilder;
-    use crate::policy::advisories::{AdvisoryKind, AdvisoryRecord, FeedTrust};
+    use crate::policy::advisories::tests::empty_record;
+    use crate::policy::advisories::{AdvisoryRecord, FeedTrust};
     use crate::policy::decisions::{ApprovedVersion, CHANGED_INTEGRITY, Decision, DecisionAction, DecisionProposal, Signature};
     use crate::policy::presets;
     use crate::policy::rules::compose::compile;
@@ -224,19 +232,11 @@ mod tests {
             let mut builder = FeedIndexBuilder::default();
             builder.add(&AdvisoryRecord {
                 id: format!("MAL-{number}").into(),
-                aliases: Vec::new(),
-                kind: AdvisoryKind::Malware,
-                severity: None,
-                reviewed: false,
-                summary: "".into(),
-                modified: None,
                 known_since: Some(at(0)),
-                cvss: "".into(),
-                cwes: Vec::new(),
                 package: "axios".into(),
                 versions: if *lists { vec!["1.14.1".into()] } else { Vec::new() },
                 spans: AffectedRange::from_events(&[RangeEvent::Introduced("0".into())]).0,
-                indicators: Vec::new(),
+                ..empty_record()
             });
             Arc::new(builder.build("osv", FeedTrust::ALL[*trust]))
         });

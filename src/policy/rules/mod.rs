@@ -282,9 +282,7 @@ impl PackageRules<'_> {
                 match rule.answer(facts, ages) {
                     ConditionResult::Undecided => return true,
                     // Later rules are not evaluated.
-                    ConditionResult::Matches
-                        if !rule.observe && (rule.action == RuleAction::Allow || self.refuses(rule, ages)) =>
-                    {
+                    ConditionResult::Matches if self.if_matched(rule, ages, BreakGlass::Inactive) == RuleOutcome::Decided => {
                         return false;
                     }
                     ConditionResult::Matches | ConditionResult::Differs(_) => {}
@@ -298,10 +296,10 @@ impl PackageRules<'_> {
 
     /// Returns the verdict of feeds and policy files as of `at`: malware advisories by the trust of their feed, then the rules.
     pub(crate) fn verdict<S: Sink>(&self, facts: &Facts<'_>, at: Timestamp, glass: BreakGlass, sink: &mut S) -> Verdict {
-        let by_feeds = malware::verdict(facts, at);
-        if let (Some(Verdict::Deny { .. }), false) = (&by_feeds, S::TRACE) {
-            return by_feeds.unwrap_or(Verdict::Allow);
-        }
+        let by_feeds = match malware::verdict(facts, at) {
+            Some(refusal @ Verdict::Deny { .. }) if !S::TRACE => return refusal,
+            by_feeds => by_feeds,
+        };
         let mut steps = S::default();
         let by_files = match self.first_refusal(facts, at, glass, &mut steps) {
             None => Verdict::Allow,
@@ -359,27 +357,28 @@ impl PackageRules<'_> {
     /// of the policy as steps.
     fn first_refusal<S: Sink>(&self, facts: &Facts<'_>, at: Timestamp, glass: BreakGlass, sink: &mut S) -> Option<&Rule> {
         let ages = FactAges::of(facts, at);
-        if S::TRACE {
+        let unmet = |rule: &Rule| rule.unmet_condition(facts, ages);
+        let first = if S::TRACE {
             let mut first = None;
             for rule in self.policy.in_force() {
-                let outcome = self.outcome(rule, facts, ages, glass);
+                let outcome = match rule.match_package(facts.name.as_str()).err().or_else(|| unmet(rule)) {
+                    Some(unmet) => RuleOutcome::NoMatch(unmet),
+                    None => self.if_matched(rule, ages, glass),
+                };
                 sink.step(|| describe::rule_step(rule, facts, outcome));
                 first = first.or((outcome == RuleOutcome::Decided).then_some(rule));
             }
-            return first.filter(|rule| rule.action != RuleAction::Allow);
-        }
-        // Cheaper than `outcome`, and first: most rules cannot decide at most instants.
-        let may_decide =
-            |rule: &&Rule| !rule.observe && !glass.waives(rule) && (rule.action == RuleAction::Allow || self.refuses(rule, ages));
-        let first = self.answering(facts).filter(may_decide).find(|rule| rule.unmet_condition(facts, ages).is_none());
+            first
+        } else {
+            // Its conditions last: most rules cannot decide at most instants, and that is cheaper to see.
+            let may_decide = |rule: &&Rule| self.if_matched(rule, ages, glass) == RuleOutcome::Decided;
+            self.answering(facts).filter(may_decide).find(|rule| unmet(rule).is_none())
+        };
         first.filter(|rule| rule.action != RuleAction::Allow)
     }
 
-    fn outcome(&self, rule: &Rule, facts: &Facts<'_>, ages: FactAges, glass: BreakGlass) -> RuleOutcome {
-        let unmet = rule.match_package(facts.name.as_str()).err().or_else(|| rule.unmet_condition(facts, ages));
-        if let Some(unmet) = unmet {
-            return RuleOutcome::NoMatch(unmet);
-        }
+    /// Returns what a rule means for a version that it matches.
+    fn if_matched(&self, rule: &Rule, ages: FactAges, glass: BreakGlass) -> RuleOutcome {
         if let RuleAction::Hold { .. } = rule.action {
             if self.waived && rule.tests_age_only() {
                 return RuleOutcome::Excluded;
@@ -388,21 +387,16 @@ impl PackageRules<'_> {
                 return RuleOutcome::Passed;
             }
         }
-        match rule.action {
-            _ if rule.observe => RuleOutcome::Warned,
-            RuleAction::Warn => RuleOutcome::Warned,
-            _ if glass.waives(rule) => RuleOutcome::BrokenGlass,
-            RuleAction::Allow | RuleAction::Deny | RuleAction::Hold { .. } => RuleOutcome::Decided,
+        if rule.observe || rule.action == RuleAction::Warn {
+            return RuleOutcome::Warned;
         }
+        if glass.waives(rule) { RuleOutcome::BrokenGlass } else { RuleOutcome::Decided }
     }
 
-    /// Checks whether a rule refuses a version that it matches.
+    /// Checks whether a rule refuses a version that it matches, or would if it did not only observe.
     fn refuses(&self, rule: &Rule, ages: FactAges) -> bool {
-        match rule.action {
-            RuleAction::Deny => true,
-            RuleAction::Hold { .. } => rule.is_holding(ages) && !(self.waived && rule.tests_age_only()),
-            RuleAction::Allow | RuleAction::Warn => false,
-        }
+        let outcome = self.if_matched(rule, ages, BreakGlass::Inactive);
+        rule.action.refuses() && !matches!(outcome, RuleOutcome::Excluded | RuleOutcome::Passed)
     }
 
     /// Returns the first instant after `at` at which no rule refuses the version.
@@ -437,6 +431,7 @@ mod tests {
     use crate::npm::packument::index::ManifestTraits;
     use crate::policy::advisories::index::FeedAdvisories;
     use crate::policy::advisories::index::FeedIndexBuilder;
+    use crate::policy::advisories::tests::empty_record;
     use crate::policy::advisories::{Advisories, Severity};
     use crate::policy::advisories::{AdvisoryRecord, FeedTrust};
     use crate::policy::decisions::active::ActiveDecisions;
@@ -761,19 +756,11 @@ reason = "x"
         let mut builder = FeedIndexBuilder::default();
         builder.add(&AdvisoryRecord {
             id: "MAL-1".into(),
-            aliases: Vec::new(),
             kind,
             severity,
-            reviewed: false,
-            summary: "".into(),
-            modified: None,
-            known_since: None,
-            cvss: "".into(),
-            cwes: Vec::new(),
             package: name.into(),
             versions: vec!["1.14.1".into()],
-            spans: Vec::new(),
-            indicators: Vec::new(),
+            ..empty_record()
         });
         builder.build("osv", trust)
     }
