@@ -160,11 +160,14 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// Adds the new name of a flag or a command that was renamed to the parser's error.
 fn with_new_name(mut error: clap::Error) -> clap::Error {
-    let given = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand].into_iter().find_map(|kind| error.get(kind));
-    let Some(ContextValue::String(given)) = given else { return error };
-    let Some(new) = suggest::renamed(given) else { return error };
-    let (dashes, name) = if given.starts_with("--") { ("--", given.trim_start_matches('-')) } else { ("", given.as_str()) };
-    let tip = format!("`{dashes}{name}` is now called `{dashes}{new}`");
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let flag = text(ContextKind::InvalidArg).and_then(|given| Some((given, format!("--{}", suggest::renamed(given)?))));
+    let command = text(ContextKind::InvalidSubcommand).filter(|given| *given == "observe");
+    let renamed = flag.or_else(|| Some((command?, "break-glass".to_owned())));
+    let Some(tip) = renamed.map(|(old, new)| format!("`{old}` is now called `{new}`")) else { return error };
     error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
     error
 }

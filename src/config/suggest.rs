@@ -3,7 +3,7 @@
 use crate::config::settings::SETTINGS;
 use crate::diagnostics::suggest;
 
-/// Settings and commands that had another name before the first release: old and new name.
+/// Settings that had another name before the first release: old and new name.
 const RENAMED: &[(&str, &str)] = &[
     ("fetch-ahead", "prefetch"),
     ("others", "default-egress"),
@@ -12,10 +12,9 @@ const RENAMED: &[(&str, &str)] = &[
     ("head-timeout", "header-timeout"),
     ("head-limit", "header-limit"),
     ("head-lines", "max-headers"),
-    ("observe", "break-glass"),
 ];
 
-/// Returns the present name of a setting or a command that was renamed, however it is spelled.
+/// Returns the present name of a setting that was renamed, however it is spelled.
 #[must_use]
 pub fn renamed(name: &str) -> Option<&'static str> {
     let name = plain(name);
@@ -47,9 +46,9 @@ mod tests {
         for spelling in ["fetch-ahead", "FETCH_AHEAD", "fetchAhead"] {
             assert_eq!((renamed(spelling), suggest_setting(spelling)), (Some("prefetch"), Some("prefetch")), "{spelling}");
         }
-        assert_eq!(renamed("prefetch"), None);
+        assert_eq!((renamed("prefetch"), renamed("observe")), (None, None));
         let is_setting = |name: &str| SETTINGS.iter().any(|setting| setting.name == name);
-        assert!(RENAMED.iter().all(|(old, new)| !is_setting(old) && (is_setting(new) || *new == "break-glass")));
+        assert!(RENAMED.iter().all(|(old, new)| !is_setting(old) && is_setting(new)));
     }
 
     #[test]
