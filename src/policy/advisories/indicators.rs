@@ -69,7 +69,13 @@ mod tests {
 
     fn record(id: &str, kind: AdvisoryKind, indicators: &[&str]) -> AdvisoryRecord {
         let indicators = indicators.iter().filter_map(|text| normalize_indicator(text)).map(Into::into).collect();
-        AdvisoryRecord { id: id.into(), kind, package: "axios".into(), indicators, ..crate::policy::advisories::tests::nothing() }
+        AdvisoryRecord {
+            id: id.into(),
+            kind,
+            package: "axios".into(),
+            indicators,
+            ..crate::policy::advisories::tests::empty_record()
+        }
     }
 
     fn feed(name: &str, trust: FeedTrust, records: &[AdvisoryRecord]) -> Arc<FeedAdvisories> {

@@ -479,7 +479,7 @@ pub(crate) mod tests {
     use crate::policy::advisories::index::FeedIndexBuilder;
 
     /// Returns an empty record.
-    pub(in crate::policy) fn nothing() -> AdvisoryRecord {
+    pub(in crate::policy) fn empty_record() -> AdvisoryRecord {
         AdvisoryRecord {
             id: "".into(),
             aliases: Vec::new(),
@@ -506,7 +506,7 @@ pub(crate) mod tests {
             package: package.into(),
             versions: versions.iter().map(|version| (*version).into()).collect(),
             spans: introduced.iter().flat_map(events).collect(),
-            ..nothing()
+            ..empty_record()
         }
     }
 
