@@ -15,7 +15,7 @@ const corpus = join(here, '..', 'corpus')
 const site = join(corpus, 'site')
 // Where `side_by_side.py` lets the upstream listen: tarball URLs in packuments have to name it.
 const upstream = 'http://127.0.0.1:4874'
-// Documents that hurt, beside those of the application.
+// Documents that are costly, in addition to those of the application.
 const large = ['drizzle-orm', 'next', 'npm']
 // What the registry's abbreviated form keeps, and `time`, which Coldframe reads there too.
 const kept = new Set(['name', 'version', 'deprecated', 'dependencies', 'optionalDependencies', 'devDependencies', 'bundleDependencies',

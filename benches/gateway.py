@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures the gateway's TLS on one machine: tarballs beside nginx's TLS on the same bytes, what a handshake and a leaf take of the
+"""Measures the gateway's TLS on one machine: tarballs compared with nginx's TLS on the same bytes, what a handshake and a leaf take of the
 CPU, what idle tunnels take of memory, and what connections that break off leave behind. Needs root (a mount namespace gives wrk a name for
 loopback), nginx, wrk and openssl. Everything listens on loopback; every load is bounded.
 
@@ -83,7 +83,7 @@ def wait_for(port):
             return socket.create_connection(("127.0.0.1", port), 1).close()
         except OSError:
             time.sleep(0.05)
-    raise SystemExit(f"nobody listens on {port}")
+    raise SystemExit(f"no process listens on {port}")
 
 
 def tunnel(target):

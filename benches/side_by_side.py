@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures Coldframe beside its peers, in one run on one machine: the static nginx that is its upstream (the limit), and Verdaccio
+"""Measures Coldframe and its peers in one run on one machine: the static nginx that is its upstream (the limit), and Verdaccio
 with its package filter. Needs nginx, wrk, node, npm, and what `just capture` fetched. Everything listens on loopback; every load is
 bounded. Prints tables and, for docs/performance.md, the same in Markdown (`--markdown FILE`).
 
@@ -12,7 +12,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 CORPUS = HERE.parent / "corpus"
 SITE = CORPUS / "site"
 PEERS = HERE.parent / "target" / "peers"
-# The port that `capture.mjs` wrote into the packuments' tarball URLs; the others stand beside it.
+# The port that `capture.mjs` wrote into the packuments' tarball URLs; the others use the ports after it.
 NGINX, COLDFRAME, VERDACCIO = 4874, 4875, 4876
 ABBREVIATED = "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8, */*"
 FULL = "application/json"
@@ -180,7 +180,7 @@ class Bench:
                 "errors": int(errors[0]) if errors else 0, "lost": sum(map(int, socket)) if socket else 0}
 
     def sweep(self, port, accept):
-        """Asks for every packument once, eight at a time, and reads it. Seconds."""
+        """Requests every packument once, eight at a time. Returns the seconds that it took."""
         config = self.work / "sweep.curl"
         lines = [f'url = "http://127.0.0.1:{port}{self.path(name)}"\noutput = "/dev/null"' for name in self.names]
         config.write_text("\n".join(lines))

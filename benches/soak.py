@@ -81,7 +81,7 @@ class Package:
         return next(reversed(self.versions))
 
     def document(self, url):
-        """Plain and packed, made anew when something changed."""
+        """Returns the document, plain and compressed. It is rendered again when something changed."""
         if self.bytes is None:
             self.revision += 1
             time_of = {number: instant(version.claims) for number, version in (self.lost | self.versions).items()}
@@ -139,7 +139,7 @@ class Registry:
                 package.bytes = None
 
     def is_well(self):
-        """Whether nobody can be suffering from an outage any more: it has ended, and an answer after it was taken."""
+        """Returns whether no request can still see an outage: it has ended, and a later answer was received."""
         return self.mood is None and self.well_since is not None and now() > self.well_since + 2 * TTL + 31
 
     async def serve(self, reader, writer):
@@ -408,7 +408,7 @@ class Soak:
         if status in (403, 404):
             return self.claim(refusal or not self.registry.is_well(), f"{what}: {status} {content[:300]!r}")
         self.claim(not self.registry.is_well(), f"{what}: {status} while upstream is well: {content[:300]!r}")
-        self.claim(not known, f"{what}: {status} though the last answer is at hand: {content[:300]!r}")
+        self.claim(not known, f"{what}: {status} though the last answer is cached: {content[:300]!r}")
 
     def sample(self, process):
         status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
@@ -450,7 +450,7 @@ class Soak:
             await asyncio.gather(*(client.fill(UNKNOWN // clients) for client in callers))
             until = now() + 60 * minutes
             await asyncio.gather(self.registry.live(until), self.watch(process, until), *(client.run(until) for client in callers))
-            self.claim(process.poll() is None, "it ended by itself")
+            self.claim(process.poll() is None, "it exited")
         finally:
             process.send_signal(signal.SIGTERM)
             ended = await asyncio.to_thread(process.wait, 30)

@@ -338,7 +338,7 @@ mod tests {
         }
 
         async fn sync(&self) -> SyncOutcome {
-            let tls = crate::net::testing::TestIdentity::nobody();
+            let tls = crate::net::testing::TestIdentity::no_roots();
             let user_agent = http::HeaderValue::from_static("trial/1");
             let client = HttpClient::new(&ClientConfig {
                 deadlines: Deadlines::default(),

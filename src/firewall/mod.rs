@@ -152,7 +152,7 @@ const MAX_DOWNLOADS: usize = 64;
 /// Concurrent passthrough requests per registry and client. Each holds its response in memory.
 const MAX_PASSTHROUGHS: usize = 64;
 
-/// Returns the slots of one registry, of which one client may hold at most `of_one_client`.
+/// Returns the slots of one registry. One client may hold at most `of_one_client` of them.
 const fn slots(of_one_client: usize) -> Sizes {
     Sizes { shared: of_one_client - OWN_SLOTS, own: OWN_SLOTS, most: MAX_SLOTS }
 }

@@ -271,7 +271,7 @@ impl TestIdentity {
     }
 
     /// Returns a client config that trusts no authority.
-    pub(crate) fn nobody() -> Arc<rustls::ClientConfig> {
+    pub(crate) fn no_roots() -> Arc<rustls::ClientConfig> {
         trusting(rustls::RootCertStore::empty())
     }
 }

@@ -147,7 +147,7 @@ pub enum DigestComparison {
 }
 
 impl Integrity {
-    /// Parses `dist.integrity` and `dist.shasum`, either of which may be missing.
+    /// Parses `dist.integrity` and `dist.shasum`. Either may be missing.
     ///
     /// Unknown algorithms are skipped, as SRI requires. Returns `None` if there is no digest, if one has the wrong length, or if
     /// one algorithm has two different digests (SRI allows that, npm never writes it).

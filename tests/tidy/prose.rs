@@ -51,12 +51,12 @@ const BANNED: &[(&str, &str)] = &[
     ("refuses to judge", "delete it, or state the guarantee"),
 ];
 
-/// Finds banned phrases in the comments and strings of a Rust file, or in all of a Markdown file.
+/// Finds banned phrases in the comments and strings of a Rust file, or in all of a Markdown file, a script or a recipe.
 pub fn check(path: &str, text: &str, findings: &mut Vec<String>) {
     let prose = match path.rsplit_once('.').map(|(_, extension)| extension) {
         _ if path == "tests/tidy/prose.rs" => return,
         Some("rs") => blank_code(text),
-        Some("md") => text.to_owned(),
+        Some("md" | "py" | "mjs" | "toml" | "cases" | "yml" | "yaml" | "service") => text.to_owned(),
         _ => return,
     };
     let prose = prose.to_ascii_lowercase();
@@ -90,5 +90,6 @@ fn banned_words_are_found_in_comments_strings_and_markdown() {
     assert_eq!(findings("src/a.rs", "const A: &str = \"ä told anew\";\n"), ["src/a.rs:1: `anew`: write again"]);
     assert_eq!(findings("docs/a.md", "One.\nIt goes on.\n"), ["docs/a.md:2: `goes on`: write continues"]);
     assert_eq!(findings("src/a.rs", "fn whoever(kin: u8) {} // skin, kinds\n"), [""; 0]);
-    assert_eq!(findings("Cargo.toml", "# whoever\n"), [""; 0]);
+    assert_eq!(findings("docker/a.yaml", "# whoever\n").len(), 1);
+    assert_eq!(findings("LICENSE", "shall mean\n"), [""; 0]);
 }

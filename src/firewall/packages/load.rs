@@ -28,7 +28,7 @@ pub(crate) struct PreviousState {
 }
 
 impl PreviousState {
-    /// Returns the instant as of which upstream last confirmed the package.
+    /// Returns the latest instant at which the package is known to be current upstream.
     pub(crate) fn last_validated(&self) -> Option<Timestamp> {
         let recorded = self.record.document.as_ref().filter(|document| document.content.is_some());
         self.known.as_ref().map(|known| known.validated).or(recorded.map(|document| document.validated))

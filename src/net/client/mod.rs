@@ -257,11 +257,11 @@ mod tests {
     }
 
     fn plain() -> HttpClient {
-        client(TestIdentity::nobody(), ProxySettings::none())
+        client(TestIdentity::no_roots(), ProxySettings::none())
     }
 
     fn impatient() -> HttpClient {
-        within(Deadlines::impatient(), TestIdentity::nobody(), ProxySettings::none())
+        within(Deadlines::impatient(), TestIdentity::no_roots(), ProxySettings::none())
     }
 
     fn get(url: &str) -> ClientRequest {
@@ -442,7 +442,7 @@ mod tests {
         {
             let address = format!("http://{user}{}", proxy.address);
             let proxies = ProxySettings::new(None, Some(("HTTP_PROXY", &address)), Some("direct.example")).unwrap();
-            let got = body(&client(TestIdentity::nobody(), proxies), "http://registry.example:8080/x").await;
+            let got = body(&client(TestIdentity::no_roots(), proxies), "http://registry.example:8080/x").await;
             assert_eq!(got.map_err(|error| error.to_string()), expected);
         }
         assert_eq!(proxy.heard()[0].line(), "GET http://registry.example:8080/x HTTP/1.1");
@@ -458,7 +458,7 @@ mod tests {
             let proxy = ScriptedServer::plain(move |_, _| ServerAction::Say(answer(status, &[], b""))).await;
             let address = format!("http://{}", proxy.address);
             let proxies = ProxySettings::new(Some(("HTTPS_PROXY", &address)), None, None).unwrap();
-            let error = body(&client(TestIdentity::nobody(), proxies), "https://registry.example/").await.unwrap_err();
+            let error = body(&client(TestIdentity::no_roots(), proxies), "https://registry.example/").await.unwrap_err();
             assert_eq!(error.to_string(), expected);
             assert_eq!(proxy.heard().len(), 1);
         }
@@ -470,7 +470,7 @@ mod tests {
         let address = format!("http://{}", proxy.address);
         let proxies = ProxySettings::new(None, Some(("HTTP_PROXY", &address)), None).unwrap();
         let inside = ClientRequest { reach: AddressScope::Public, ..get("http://169.254.169.254/latest") };
-        let error = client(TestIdentity::nobody(), proxies).send(&inside).await.unwrap_err();
+        let error = client(TestIdentity::no_roots(), proxies).send(&inside).await.unwrap_err();
         assert_eq!(error.to_string(), "address: `169.254.169.254` is not a public address");
         assert!(proxy.heard().is_empty());
     }

@@ -1,4 +1,4 @@
-//! Lockfiles of npm, pnpm, yarn, bun and deno: which version of which package is locked, on which line, and what requires it.
+//! Lockfiles of npm, pnpm, yarn, bun and deno: the locked packages and versions, their lines, and what requires them.
 //!
 //! Input is untrusted: sizes and nesting are bounded, and syntax errors name their line. Does no file I/O and judges no version.
 

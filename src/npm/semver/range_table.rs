@@ -44,7 +44,7 @@ struct TableBound {
 }
 
 impl RangeTable {
-    /// Builds a table of `count` numbers, some of which are ranges. Returns `None` if there are no ranges, or if they are too
+    /// Builds a table of `count` numbers. Some of them have a range. Returns `None` if there are no ranges, or if they are too
     /// many or have too large numbers.
     #[must_use]
     pub fn of(count: usize, ranges: Vec<(usize, Range, PrereleaseMode)>) -> Option<Self> {
