@@ -385,7 +385,7 @@ class Bench:
 
     def install(self, command, port):
         """One `npm install` or `npm ci` in a fresh project with an empty cache. Seconds, and npm's seconds of processor time."""
-        # None is removed before all is measured: a file system may search long for what was not deleted a moment ago (ext4 without
+        # None is removed before all is measured: a file system may search long for data that was just deleted (ext4 without
         # a journal leaves inodes alone for seconds: a third of a cold server's processor time).
         home = pathlib.Path(tempfile.mkdtemp(prefix="install-", dir=self.work))
         project = home / "project"

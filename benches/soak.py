@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Lets Coldframe run under mixed load for a while before a registry of its own that never stands still: versions are published, ripen,
-are backdated and taken down, and the registry goes down now and then, each time in another way. Every answer is held against what may
+are backdated and taken down, and the registry goes down now and then, each time in another way. Every answer is compared with what may
 be seen at that moment; memory and open files are sampled and must not grow. Needs nothing but Python; loopback only.
 
 Usage: soak.py BINARY [--minutes 30] [--clients 12] [--seed 1] [--pause 0.02]
