@@ -42,7 +42,6 @@ const LAYERS: &[(&str, u8)] = &[
 const FILES_IN_CYCLES: &[(&str, usize)] = &[
     ("app", 13),
     ("cli", 4),
-    ("config", 11),
     ("feed", 2),
     ("firewall", 24),
     ("net", 5),

@@ -13,7 +13,7 @@ use crate::tls::{CaSet, CaStore, LeafIssuer, TlsError, ca_store};
 
 /// Returns the files to watch for a change of the CA.
 pub(crate) fn watched_files(gateway: &GatewaySettings, data_dir: &Path) -> Vec<PathBuf> {
-    match &gateway.given {
+    match &gateway.ca_files {
         Some((certificate, key)) => vec![certificate.clone(), key.clone()],
         None => vec![CaStore::new(data_dir).file()],
     }
@@ -24,7 +24,7 @@ pub(crate) fn watched_files(gateway: &GatewaySettings, data_dir: &Path) -> Vec<P
 /// # Errors
 /// Returns an error if the CA cannot be read or created.
 pub fn active_ca(gateway: &GatewaySettings, data_dir: &Path, now: Timestamp) -> Result<CaSet, TlsError> {
-    match &gateway.given {
+    match &gateway.ca_files {
         Some((certificate, key)) => Ok(CaSet { current: ca_store::load_external(certificate, key)?, retiring: Vec::new() }),
         None => CaStore::new(data_dir).load_or_create(&gateway.proxy.targets.hosts(), now),
     }
@@ -39,7 +39,7 @@ pub fn trusted_certificates(
     data_dir: &Path,
     now: Timestamp,
 ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    if let Some((certificate, key)) = &gateway.given {
+    if let Some((certificate, key)) = &gateway.ca_files {
         return Ok(vec![ca_store::load_external(certificate, key)?.certificate().clone()]);
     }
     let keeping = CaStore::new(data_dir);
@@ -68,7 +68,7 @@ pub(crate) fn leaf_issuer(gateway: &GatewaySettings, kept: CaSet, clock: &Arc<dy
 
 /// Replaces the hint to rotate the CA if the CA is configured, because Coldframe cannot rotate that one.
 fn with_hint(gateway: &GatewaySettings, error: TlsError) -> TlsError {
-    match (error, &gateway.given) {
+    match (error, &gateway.ca_files) {
         (TlsError::Uncovered { host }, Some((path, _))) => TlsError::NotVouched { host, path: path.clone() },
         (error, _) => error,
     }

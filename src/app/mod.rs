@@ -208,8 +208,8 @@ impl App {
             blobs: Arc::clone(&blobs),
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
-            policy: config.policy,
-            further_policies: config.further_policies,
+            policy: config.policies.default,
+            further_policies: config.policies.further,
             decisions,
             config: config.firewall,
         }));
@@ -219,7 +219,7 @@ impl App {
         metrics.register_gauge(CallbackGauge::MemoryBytes, Box::new(weight));
         // Bound before the feeds are loaded: clients wait in the backlog meanwhile, and then get an answer that names the unread
         // feeds.
-        let bound = crate::app::listeners::bind(&config.listen, &config.listener_policies).await?;
+        let bound = crate::app::listeners::bind(&config.listen, &config.policies.profiles).await?;
         let addresses: Vec<_> = bound.iter().map(|bound| bound.address).collect();
         let feeds = FeedScheduler::open(crate::app::tasks::feeds::FeedSchedulerDeps {
             followed: config.feeds.followed,
@@ -233,7 +233,7 @@ impl App {
             clock: Arc::clone(&clock),
         });
         crate::app::outbound::register_gauges(&feeds, &metrics);
-        let names = config.policies.names.clone();
+        let names = config.policies.files.names.clone();
         let mut tasks = Supervisor::new(&metrics);
         for (at, name) in feeds.names().into_iter().enumerate() {
             let feeds = Arc::clone(&feeds);
@@ -241,7 +241,7 @@ impl App {
         }
         let feed_tasks = Supervisor::new(&metrics);
         feeds.first_looks().await;
-        let policies = PolicyReloader::new(config.policies);
+        let policies = PolicyReloader::new(config.policies.files);
         let judge = Arc::clone(&firewall) as SharedInspector;
         let (mut checks, mut remarks) = (
             health_checks(&ledger, &firewall),
@@ -259,15 +259,15 @@ impl App {
             .push(("feeds", crate::app::outbound::freshness_check(&feeds)));
         let admin = Arc::new(Admin::new(Arc::clone(&metrics), checks, remarks, judge));
         let session_template = Arc::new(session_template.at(&addresses));
-        let public_url = config.proxy.public_url.clone();
+        let public_url = config.server.public_url.clone();
         let service = RegistryHandler::new(
             Arc::clone(&firewall),
-            config.proxy,
+            config.server,
             &addresses,
             crate::app::admin_pages::own(&admin),
             Arc::clone(&metrics),
         )?;
-        let (service, ledger_retention) = (Arc::new(service), config.ledger_retention);
+        let (service, ledger_retention) = (Arc::new(service), config.store.ledger_retention);
         let gateway = if config.gateway.listen.is_empty() && config.gateway.transparent.is_empty() {
             None
         } else {
@@ -293,7 +293,7 @@ impl App {
             feeds,
             tasks,
             feed_tasks,
-            summary_interval: config.summary_interval,
+            summary_interval: config.telemetry.summary_interval,
             policies,
             session_template,
             data_dir: config.store.data_dir,
@@ -546,9 +546,9 @@ fn describe(
         (0, _) | (_, None) => listener.address.to_string(),
         (_, Some(policy)) => format!("{}={policy}", listener.address),
     });
-    effective.set(SettingKey::Listen, listen.collect(), true);
+    effective.set(SettingKey::Listen, listen.collect());
     if !gateways.is_empty() {
-        effective.set(SettingKey::Gateway, gateways.iter().map(ToString::to_string).collect(), true);
+        effective.set(SettingKey::Gateway, gateways.iter().map(ToString::to_string).collect());
     }
     let unknown = ClientPolicy { minimum_release_age_seconds: 0, exclude: Vec::new() };
     Description {

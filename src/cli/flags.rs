@@ -6,7 +6,7 @@ use clap::{Arg, ArgAction, ArgMatches, FromArgMatches};
 
 use crate::config::ValueKind;
 use crate::config::effective::OF_VERDICTS;
-use crate::config::settings::{DefaultValue, SETTINGS, Setting};
+use crate::config::settings::{SETTINGS, Setting};
 use crate::config::{ConfigSources, Diagnostics, FlagValues, ProcessEnvironment, SettingKey};
 
 /// The settings listed in the help of commands that answer a question. Those commands accept all others too.
@@ -53,7 +53,7 @@ impl<const LISTED: bool> SettingFlags<LISTED> {
             home: std::env::home_dir(),
             working_directory: std::env::current_dir().unwrap_or_default(),
         };
-        read(ConfigSources { file: self.file.as_deref(), surroundings: &surroundings, flags: self.flags })
+        read(ConfigSources { file: self.file.as_deref(), environment: &surroundings, flags: self.flags })
     }
 }
 
@@ -62,7 +62,7 @@ impl<const LISTED: bool> FromArgMatches for SettingFlags<LISTED> {
         let mut flags = FlagValues::default();
         for setting in &SETTINGS {
             for text in matches.get_many::<String>(setting.name).into_iter().flatten() {
-                flags.note(setting.key, text.clone());
+                flags.push(setting.key, text.clone());
             }
         }
         Ok(Self { file: matches.get_one::<PathBuf>("config").cloned(), flags })
@@ -99,15 +99,12 @@ fn quoted(word: &str) -> String {
 }
 
 fn flag(setting: &Setting) -> Arg {
-    let default = match setting.default {
-        DefaultValue::Value(value) => value.to_owned(),
-        DefaultValue::Absent(words) => words.to_owned(),
-    };
     let several = if setting.several { "; may be repeated" } else { "" };
-    let flag = Arg::new(setting.name)
-        .long(setting.name)
-        .value_name(setting.kind.placeholder())
-        .help(format!("{}{several} [default: {default}]", setting.help));
+    let flag = Arg::new(setting.name).long(setting.name).value_name(setting.kind.placeholder()).help(format!(
+        "{}{several} [default: {}]",
+        setting.help,
+        setting.default.text()
+    ));
     match setting.kind {
         ValueKind::Truth => flag.action(ArgAction::Set).num_args(0..=1).require_equals(true).default_missing_value("true"),
         _ if setting.several => flag.action(ArgAction::Append),
@@ -122,10 +119,10 @@ mod tests {
     #[test]
     fn repeated_flags_are_quoted_for_a_shell() {
         let mut flags = FlagValues::default();
-        flags.note(SettingKey::DataDir, "/data of ours".to_owned());
-        flags.note(SettingKey::MinReleaseAge, "30d".to_owned());
-        flags.note(SettingKey::Exclude, "@acme/*".to_owned());
-        flags.note(SettingKey::LogLevel, "debug".to_owned());
+        flags.push(SettingKey::DataDir, "/data of ours".to_owned());
+        flags.push(SettingKey::MinReleaseAge, "30d".to_owned());
+        flags.push(SettingKey::Exclude, "@acme/*".to_owned());
+        flags.push(SettingKey::LogLevel, "debug".to_owned());
         let given = SettingFlags::<false> { file: Some("it's.toml".into()), flags };
         assert_eq!(given.repeated(true), r" --data-dir '/data of ours' --config 'it'\''s.toml'");
         let all = r" --min-release-age 30d --exclude '@acme/*' --data-dir '/data of ours' --config 'it'\''s.toml'";

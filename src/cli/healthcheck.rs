@@ -27,7 +27,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
             Owner::Server(server) => server.description().listeners.first().map(|listener| listener.address),
             // Another server would answer on the address. If the directory is unreadable, only the address can be asked.
             Owner::NoProcess | Owner::Silent
-                if cfg!(unix) && config.settings.is_written(SettingKey::DataDir) && DataDir::is_readable(data_dir) =>
+                if cfg!(unix) && config.settings.is_set(SettingKey::DataDir) && DataDir::is_readable(data_dir) =>
             {
                 let error = anyhow::anyhow!("no server runs on the data directory `{}`", data_dir.display());
                 return Err(CliError::new(Exit::Failed, error));

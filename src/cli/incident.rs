@@ -99,7 +99,7 @@ fn format_text(plan: &IncidentPlan, done: Option<&incident::IncidentResult>, fre
 
 /// Plans for an advisory in the feeds of the running server, else in the feeds given to this command.
 fn planned(config: Config, id: &str, own: Config) -> Result<IncidentPlan, CliError> {
-    let has_own_feeds = own.settings.is_written(SettingKey::Feed);
+    let has_own_feeds = own.settings.is_set(SettingKey::Feed);
     match incident::plan_incident(config, Arc::new(SystemClock), id) {
         Err(AppError::NoAdvisory(_)) if has_own_feeds => Ok(incident::plan_incident(own, Arc::new(SystemClock), id)?),
         planned => Ok(planned?),

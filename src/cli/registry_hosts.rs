@@ -34,7 +34,7 @@ impl RegistryHosts {
             let port = address.port();
             [format!("{address}"), format!("127.0.0.1:{port}"), format!("localhost:{port}")]
         });
-        let named = config.proxy.public_url.iter().chain(server).filter_map(place);
+        let named = config.server.public_url.iter().chain(server).filter_map(place);
         let registries = std::iter::once(&config.upstream.default).chain(config.upstream.scoped.values());
         Self {
             own: listening.chain(named).collect(),

@@ -6,7 +6,7 @@ use crate::cli::flags::SettingFlags;
 use crate::cli::output::CliError;
 pub(crate) use crate::cli::output::say;
 use crate::config::effective::{Deviation, OF_VERDICTS};
-use crate::config::{Config, SettingKey};
+use crate::config::{Config, Diagnostics, SettingKey};
 
 /// A running server and the index of the policy to ask.
 pub(crate) struct Running {
@@ -22,7 +22,7 @@ pub(crate) async fn find(config: &Config) -> Result<Option<Running>, CliError> {
     match RemoteServer::find(&config.store.data_dir).await? {
         Owner::Server(server) => {
             let named = config.settings.effective().texts(SettingKey::Policy);
-            let named = named.first().filter(|_| config.settings.is_written(SettingKey::Policy));
+            let named = named.first().filter(|_| config.settings.is_set(SettingKey::Policy));
             let profile = named.and_then(|name| server.profile_named(name)).unwrap_or_else(|| server.first_profile());
             Ok(Some(Running { server: *server, profile }))
         }
@@ -77,15 +77,16 @@ impl Running {
 
     /// Returns the server's configuration with the credentials and CAs of this process, or `config` if it cannot be read here.
     pub(crate) fn config(&self, settings: &SettingFlags<false>, config: Config) -> Config {
-        self.config_with(settings, false).unwrap_or_else(|error| {
-            say(&format!("cannot use the settings of the server, using those of this command: {:#}", error.cause));
+        let server = &self.server.description().settings;
+        settings.clone().read(|sources| Config::load_from_server(sources, server)).unwrap_or_else(|error| {
+            say(&format!("cannot use the settings of the server, using those of this command: {error}"));
             config
         })
     }
 
     /// Returns the server's configuration with overrides from this command, or `config` if it cannot be read here.
     pub(crate) fn config_beside(&self, settings: &SettingFlags<false>, config: Config) -> Config {
-        self.config_with(settings, true).unwrap_or(config)
+        self.overridden_config(settings).unwrap_or(config)
     }
 
     /// Returns the server's configuration with overrides from this command, or `None` if they cannot change a verdict.
@@ -93,11 +94,10 @@ impl Running {
         if self.deviations(config, OF_VERDICTS).is_empty() {
             return None;
         }
-        self.config_with(settings, true).ok()
+        self.overridden_config(settings).ok()
     }
 
-    fn config_with(&self, settings: &SettingFlags<false>, own_first: bool) -> Result<Config, CliError> {
-        let of_server = &self.server.description().settings;
-        Ok(settings.clone().read(|sources| Config::gather_like(sources, of_server, own_first))?)
+    fn overridden_config(&self, settings: &SettingFlags<false>) -> Result<Config, Diagnostics> {
+        settings.clone().read(|sources| Config::load_over_server(sources, &self.server.description().settings))
     }
 }

@@ -31,7 +31,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let connections = &mut config.proxy.limits.connections;
+    let connections = &mut config.server.limits.connections;
     *connections = connections_for_fd_limit(FdLimit::raise(), *connections);
     let banner = StartupBanner::of(&config);
     runtime()?.block_on(async {
@@ -105,16 +105,16 @@ impl StartupBanner {
         for (scope, registry) in std::iter::once(("upstream", &config.upstream.default)).chain(scoped) {
             rows.push((scope.to_owned(), format!("{} (from {})", registry.address(), registry.origin)));
         }
-        let age = match config.policy.minimum_age() {
+        let age = match config.policies.default.minimum_age() {
             age if age.is_zero() => "none, new releases are served at once".to_owned(),
             age => format!("{} minimum release age", timestamp::format_duration(age)),
         };
-        rows.push(("policy".to_owned(), config.policies.names.join(", ")));
+        rows.push(("policy".to_owned(), config.policies.files.names.join(", ")));
         rows.push(("age".to_owned(), age));
         rows.push(("data".to_owned(), config.store.data_dir.display().to_string()));
         let hosts = config.gateway.proxy.targets.hosts();
         let intercepted = hosts.iter().map(|host| host.as_ref().to_owned()).collect();
-        Self { rows, intercepted, public_url: config.proxy.public_url.as_ref().map(ToString::to_string) }
+        Self { rows, intercepted, public_url: config.server.public_url.as_ref().map(ToString::to_string) }
     }
 
     fn text(self, addresses: &[SocketAddr], gateways: &[SocketAddr], transparent: &[SocketAddr], notices: &str) -> String {

@@ -8,10 +8,9 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::config::raw::{RawConfig, RawField, RawValue};
-use crate::config::settings::{DefaultValue, SETTINGS, SettingKey};
+use crate::config::settings::{SETTINGS, SettingKey};
 use crate::config::value_kind::ValueKind;
-use crate::diagnostics::Origin;
-use crate::diagnostics::redact_credentials;
+use crate::diagnostics::{Origin, redact_credentials};
 use crate::policy::presets;
 use crate::units::quantity;
 
@@ -32,7 +31,7 @@ pub const OF_VERDICTS: &[SettingKey] = &[
 pub const OF_PLACES: &[SettingKey] = &[SettingKey::Listen, SettingKey::PublicUrl, SettingKey::Gateway];
 
 /// Settings that a process never takes over from a server.
-const OWN: &[SettingKey] = &[SettingKey::DataDir, SettingKey::LogFormat, SettingKey::LogLevel];
+const LOCAL_SETTINGS: &[SettingKey] = &[SettingKey::DataDir, SettingKey::LogFormat, SettingKey::LogLevel];
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct EffectiveValue {
@@ -42,11 +41,11 @@ pub struct EffectiveValue {
 }
 
 /// The values of settings by name. Settings without a value are left out.
-#[derive(Debug, Clone, std::default::Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Effective(BTreeMap<String, Vec<EffectiveValue>>);
 
 /// The settings of a configuration and the origins of those that are set.
-#[derive(Debug, Clone, std::default::Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Settings {
     effective: Effective,
     origins: BTreeMap<SettingKey, String>,
@@ -67,21 +66,22 @@ pub struct Deviation {
 }
 
 impl Settings {
-    /// Collects the settings of `written`. Relative paths are resolved against `folder`. `upstream` and `data_dir` are the
+    /// Collects the settings of `raw`. Relative paths are resolved against `folder`. `upstream` and `data_dir` are the
     /// discovered values for these two settings if they are not set.
-    pub(crate) fn of(written: &RawConfig, folder: &Path, upstream: &Url, data_dir: &Path) -> Self {
+    pub(crate) fn new(raw: &RawConfig, folder: &Path, upstream: &Url, data_dir: &Path) -> Self {
         let mut settings = Self { folder: folder.to_owned(), ..Self::default() };
         for setting in &SETTINGS {
-            let values = written.values(setting.key);
+            let values = raw.values(setting.key);
             let Some(first) = values.first() else { continue };
             if !matches!(first.origin, Origin::Default) {
                 settings.origins.insert(setting.key, first.origin.to_string());
             }
-            let values = values.iter().map(|value| EffectiveValue::of(setting.kind, value, folder)).collect();
+            let values = values.iter().map(|value| EffectiveValue::from_raw(setting.kind, value, folder)).collect();
             settings.effective.0.insert(setting.name.to_owned(), values);
         }
         for (key, text) in [(SettingKey::Upstream, upstream.to_string()), (SettingKey::DataDir, data_dir.display().to_string())] {
-            settings.effective.set(key, vec![text], false);
+            let value = || vec![EffectiveValue { text, fields: Vec::new() }];
+            settings.effective.0.entry(key.setting().name.to_owned()).or_insert_with(value);
         }
         settings
     }
@@ -97,36 +97,27 @@ impl Settings {
         absolute(ValueKind::Policy, name, &self.folder)
     }
 
-    /// Checks whether a setting is set.
     #[must_use]
-    pub fn is_written(&self, key: SettingKey) -> bool {
+    pub fn is_set(&self, key: SettingKey) -> bool {
         self.origins.contains_key(&key)
     }
 
     /// Returns those of `keys` that are set here and have another value in `there`.
     #[must_use]
     pub fn deviations(&self, there: &Effective, keys: &[SettingKey]) -> Vec<Deviation> {
-        let written = keys.iter().filter_map(|key| Some((*key, self.origins.get(key)?)));
-        let other = written.filter(|(key, _)| !self.effective.agrees(there, *key));
-        other
-            .map(|(key, origin)| Deviation {
-                key,
-                origin: origin.clone(),
-                here: self.effective.shown(key),
-                there: there.shown(key),
-            })
+        let set = keys.iter().filter_map(|key| Some((*key, self.origins.get(key)?.clone())));
+        let deviating = set.filter(|(key, _)| !self.effective.agrees(there, *key));
+        deviating
+            .map(|(key, origin)| Deviation { key, origin, here: self.effective.shown(key), there: there.shown(key) })
             .collect()
     }
 }
 
 impl Effective {
-    /// Sets the value of a setting. An existing value is kept unless `replaces` is set.
-    pub fn set(&mut self, key: SettingKey, texts: Vec<String>, replaces: bool) {
-        let name = key.setting().name;
-        if replaces || !self.0.contains_key(name) {
-            let values = texts.into_iter().map(|text| EffectiveValue { text, fields: Vec::new() });
-            self.0.insert(name.to_owned(), values.collect());
-        }
+    /// Sets the values of a setting.
+    pub fn set(&mut self, key: SettingKey, texts: Vec<String>) {
+        let values = texts.into_iter().map(|text| EffectiveValue { text, fields: Vec::new() });
+        self.0.insert(key.setting().name.to_owned(), values.collect());
     }
 
     /// Resets a setting to its value in `other`.
@@ -149,10 +140,7 @@ impl Effective {
     pub fn shown(&self, key: SettingKey) -> String {
         let values = self.values(key);
         if values.is_empty() {
-            return match key.setting().default {
-                DefaultValue::Value(text) => text.to_owned(),
-                DefaultValue::Absent(words) => words.to_owned(),
-            };
+            return key.setting().default.text().to_owned();
         }
         values.iter().map(|value| redact_credentials(&value.text)).collect::<Vec<_>>().join(", ")
     }
@@ -177,14 +165,16 @@ impl Effective {
     }
 
     /// Returns the values that another process takes over, by setting.
-    pub(crate) fn written(&self) -> impl Iterator<Item = (SettingKey, Vec<RawValue>)> {
+    pub(crate) fn to_raw(&self) -> impl Iterator<Item = (SettingKey, Vec<RawValue>)> {
         let known = self.0.iter().filter_map(|(name, values)| Some((SettingKey::named(name)?, values)));
-        known.filter(|(key, _)| !OWN.contains(key)).map(|(key, values)| (key, values.iter().map(EffectiveValue::value).collect()))
+        known
+            .filter(|(key, _)| !LOCAL_SETTINGS.contains(key))
+            .map(|(key, values)| (key, values.iter().map(EffectiveValue::to_raw).collect()))
     }
 }
 
 impl EffectiveValue {
-    fn of(kind: ValueKind, value: &RawValue, folder: &Path) -> Self {
+    fn from_raw(kind: ValueKind, value: &RawValue, folder: &Path) -> Self {
         let fields = value.fields.iter().map(|RawField { name, value }| {
             let text = if name == "source" { absolute(kind, &value.text, folder) } else { value.text.clone() };
             (name.clone(), text)
@@ -192,10 +182,10 @@ impl EffectiveValue {
         Self { text: absolute(kind, &value.text, folder), fields: fields.collect() }
     }
 
-    fn value(&self) -> RawValue {
-        let origin = || Origin::Given;
-        let fields = self.fields.iter().map(|(name, text)| RawField { name: name.clone(), value: RawValue::new(text, origin()) });
-        RawValue { fields: fields.collect(), ..RawValue::new(&self.text, origin()) }
+    fn to_raw(&self) -> RawValue {
+        let fields =
+            self.fields.iter().map(|(name, text)| RawField { name: name.clone(), value: RawValue::new(text, Origin::Given) });
+        RawValue { fields: fields.collect(), ..RawValue::new(&self.text, Origin::Given) }
     }
 
     fn canonical(&self, kind: ValueKind) -> Self {
@@ -244,13 +234,9 @@ mod tests {
     use crate::config::raw::FlagValues;
 
     fn settings(flags: &[(SettingKey, &str)]) -> Settings {
-        let mut noted = FlagValues::default();
-        for (key, text) in flags {
-            noted.note(*key, (*text).to_owned());
-        }
-        let written = RawConfig::merge(None, &[], noted, &mut Vec::new());
+        let raw = RawConfig::merge(None, &[], FlagValues::from_pairs(flags), &mut Vec::new());
         let upstream = Url::parse("https://registry.example/npm/").unwrap();
-        Settings::of(&written, Path::new("/home/me"), &upstream, Path::new("/data"))
+        Settings::new(&raw, Path::new("/home/me"), &upstream, Path::new("/data"))
     }
 
     fn deviations(here: &[(SettingKey, &str)], there: &[(SettingKey, &str)]) -> Vec<String> {

@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use crate::config::parse::{self, SettingsReader};
-use crate::config::raw::feed_table;
-use crate::config::raw::{RawField, RawValue};
+use crate::config::raw::{RawValue, feed_table};
 use crate::config::settings::SettingKey;
-use crate::diagnostics::Diagnostic;
-use crate::diagnostics::redact_credentials;
+use crate::diagnostics::{Diagnostic, redact_credentials};
 use crate::feed::config::is_name;
 use crate::feed::{FeedConfig, FeedSource, PublicKey};
 use crate::policy::FeedTrust;
@@ -42,8 +40,8 @@ pub(crate) fn read(reader: &mut SettingsReader<'_>) -> Option<FeedSettings> {
         whole &= feed.is_some();
         let Some(mut feed) = feed else { continue };
         if followed.iter().any(|other| other.name == feed.name) {
-            if let Some(name) = field(&value, "name") {
-                reader.note(Diagnostic::new(
+            if let Some(name) = value.field("name") {
+                reader.add(Diagnostic::new(
                     name.origin.clone(),
                     format!("two feeds have the same name: `{}`", feed.name),
                     "another name",
@@ -64,7 +62,7 @@ fn read_feed(
     (interval, expiry): (Duration, Duration),
     may_be_empty: bool,
 ) -> Option<FeedConfig> {
-    let source = parse_field(reader, field(value, "source").unwrap_or(value), "source", FeedSource::parse);
+    let source = parse_field(reader, value.field("source").unwrap_or(value), "source", FeedSource::parse);
     let name =
         named(
             reader,
@@ -98,7 +96,7 @@ fn named<T>(
     name: &str,
     parse: impl Fn(&str) -> Result<T, String>,
 ) -> Option<Option<T>> {
-    match field(value, name) {
+    match value.field(name) {
         None => Some(None),
         Some(value) => parse_field(reader, value, name, parse).map(Some),
     }
@@ -110,17 +108,13 @@ fn parse_field<T>(
     name: &str,
     parse: impl Fn(&str) -> Result<T, String>,
 ) -> Option<T> {
-    let allowed = feed_table::FEED.iter().find(|(known, _)| *known == name).map_or("", |(_, allowed)| allowed);
+    let allowed = feed_table::KEYS.iter().find(|(known, _)| *known == name).map_or("", |(_, allowed)| allowed);
     let said = if value.fields.is_empty() && name == "source" { "feed" } else { name };
     let parsed = parse(&value.text).map_err(|flaw| {
         let text = redact_credentials(&value.text).escape_debug().to_string();
-        reader.note(Diagnostic::new(value.origin.clone(), format!("`{said}` {flaw}: `{text}`"), allowed));
+        reader.add(Diagnostic::new(value.origin.clone(), format!("`{said}` {flaw}: `{text}`"), allowed));
     });
     parsed.ok()
-}
-
-fn field<'a>(value: &'a RawValue, name: &str) -> Option<&'a RawValue> {
-    value.fields.iter().find(|field| field.name == name).map(|RawField { value, .. }| value)
 }
 
 /// Returns a name that no other feed has.
@@ -141,8 +135,8 @@ mod tests {
 
     fn read(toml: &str) -> Result<FeedSettings, String> {
         let toml = format!("upstream = \"http://127.0.0.1:1/\"\ndata-dir = \"/data\"\n{toml}");
-        let written = RawConfig::of_text(Path::new("coldframe.toml"), &toml).map_err(|error| error.to_string())?;
-        Config::from_raw(&written).map(|config| config.feeds).map_err(|error| error.to_string())
+        let raw = RawConfig::from_text(Path::new("coldframe.toml"), &toml).map_err(|error| error.to_string())?;
+        Config::from_raw(&raw).map(|config| config.feeds).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -8,11 +8,11 @@ use ipnet::IpNet;
 use rustls_pki_types::DnsName;
 use url::Url;
 
+use crate::config::environment::DefaultsFrom;
+use crate::config::platform_dirs;
 use crate::config::raw::{RawConfig, RawValue};
 use crate::config::settings::SettingKey;
-use crate::config::{DefaultsFrom, platform_dirs};
-use crate::diagnostics::redact_credentials;
-use crate::diagnostics::{Diagnostic, Origin};
+use crate::diagnostics::{Diagnostic, Origin, redact_credentials};
 use crate::net::HostPattern;
 use crate::policy::PackageGlob;
 use crate::units::quantity;
@@ -20,19 +20,19 @@ use crate::upstream::TimeMode;
 
 /// Reads settings and collects their errors.
 pub(crate) struct SettingsReader<'a> {
-    written: &'a RawConfig,
+    raw: &'a RawConfig,
     errors: &'a mut Vec<Diagnostic>,
 }
 
 impl<'a> SettingsReader<'a> {
-    /// Creates a reader of `written` that adds errors to `errors`.
-    pub(crate) fn of(written: &'a RawConfig, errors: &'a mut Vec<Diagnostic>) -> Self {
-        Self { written, errors }
+    /// Creates a reader of `raw` that adds errors to `errors`.
+    pub(crate) fn new(raw: &'a RawConfig, errors: &'a mut Vec<Diagnostic>) -> Self {
+        Self { raw, errors }
     }
 
-    /// Parses the value of a setting. Returns `None` if there is none, or after it has noted an error.
+    /// Parses the value of a setting. Returns `None` if there is none, or after it has added an error.
     pub(crate) fn one<T>(&mut self, key: SettingKey, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-        let values = self.written.values(key);
+        let values = self.raw.values(key);
         if let [_, again, ..] = &*values {
             self.errors.push(Diagnostic::new(
                 again.origin.clone(),
@@ -43,45 +43,45 @@ impl<'a> SettingsReader<'a> {
         values.first().and_then(|value| self.parse(key, value, &parse))
     }
 
-    /// Parses the values of a setting that accepts several. Invalid values are noted and left out.
+    /// Parses the values of a setting that accepts several. Invalid values are added to the errors and left out.
     pub(crate) fn several<T>(&mut self, key: SettingKey, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
-        let values = self.written.values(key);
+        let values = self.raw.values(key);
         values.iter().filter_map(|value| self.parse(key, value, &parse)).collect()
     }
 
     /// Returns the values of a setting unparsed.
     pub(crate) fn values(&self, key: SettingKey) -> Vec<RawValue> {
-        self.written.values(key)
+        self.raw.values(key)
     }
 
-    /// Notes an error about values of `key` that are valid on their own but not together or in this context.
+    /// Adds an error about values of `key` that are valid on their own but not together or in this context.
     pub(crate) fn reject(&mut self, key: SettingKey, problem: impl Into<String>, allowed: impl Into<String>) {
         self.errors.push(Diagnostic::new(self.origin(key), problem, allowed));
     }
 
-    /// Notes an error that was found elsewhere.
-    pub(crate) fn note(&mut self, mistake: Diagnostic) {
-        self.errors.push(mistake);
+    /// Adds an error that was found elsewhere.
+    pub(crate) fn add(&mut self, error: Diagnostic) {
+        self.errors.push(error);
     }
 
     /// Returns the origin of a setting's value.
     pub(crate) fn origin(&self, key: SettingKey) -> Origin {
-        self.written.values(key).pop().map_or(Origin::Default, |value| value.origin)
+        self.raw.values(key).pop().map_or(Origin::Default, |value| value.origin)
     }
 
     /// Checks whether a setting has no value and no default.
     pub(crate) fn is_absent(&self, key: SettingKey) -> bool {
-        self.written.values(key).is_empty()
+        self.raw.values(key).is_empty()
     }
 
     /// Returns the configured data directory, or else the platform's.
-    pub(super) fn data_dir(&mut self, machine: &DefaultsFrom<'_>) -> Option<PathBuf> {
+    pub(crate) fn data_dir(&mut self, machine: &DefaultsFrom<'_>) -> Option<PathBuf> {
         let platform = match machine {
-            DefaultsFrom::Here(surroundings) => platform_dirs::data_directory(|name| surroundings.variable(name)),
-            DefaultsFrom::Apart | DefaultsFrom::Unknown => None,
+            DefaultsFrom::ThisMachine(environment) => platform_dirs::data_directory(|name| environment.variable(name)),
+            DefaultsFrom::Nothing | DefaultsFrom::AnotherMachine => None,
         };
-        let known = platform.is_some() || matches!(machine, DefaultsFrom::Unknown);
-        if self.is_absent(SettingKey::DataDir) && !known {
+        let is_known = platform.is_some() || matches!(machine, DefaultsFrom::AnotherMachine);
+        if self.is_absent(SettingKey::DataDir) && !is_known {
             self.reject(SettingKey::DataDir, "no data directory is known", "`data-dir` with a path");
         }
         self.one(SettingKey::DataDir, path).or(platform)

@@ -6,14 +6,9 @@ use std::time::Duration;
 
 use crate::config::parse::SettingsReader;
 use crate::config::settings::SettingKey;
-use crate::diagnostics;
-use crate::diagnostics::SourceFile;
+use crate::diagnostics::{Diagnostics, SourceFile};
 use crate::files;
-use crate::policy::{CompiledPolicy, compile};
-use crate::policy::{PackageGlob, Policy, presets};
-
-/// The policy that applies if no other is configured.
-pub const DEFAULT: &str = "default";
+use crate::policy::{CompiledPolicy, PackageGlob, Policy, compile, presets};
 
 /// The maximum size of a policy file, in bytes.
 pub const MAX_POLICY_BYTES: u64 = 4 << 20;
@@ -26,7 +21,7 @@ pub enum PolicyLoadError {
     Unreadable { name: String, detail: String },
     /// The policy has errors.
     #[error(transparent)]
-    Mistaken(#[from] diagnostics::Diagnostics),
+    Invalid(#[from] Diagnostics),
 }
 
 /// Loads and compiles a policy: a shipped one by its name, a file, or the `*.toml` files of a directory in the order of their
@@ -92,9 +87,23 @@ impl PolicyFiles {
     /// # Errors
     /// Returns an error if the policy cannot be loaded.
     pub fn load_candidate(&self, name: &str) -> Result<Policy, PolicyLoadError> {
-        let other = Self { names: vec![name.to_owned()], ..self.clone() };
-        let missing = || PolicyLoadError::Unreadable { name: name.to_owned(), detail: "it does not exist".to_owned() };
-        other.read()?.policies.pop().ok_or_else(missing)
+        Ok(self.load(name)?.policy)
+    }
+
+    /// Loads one policy and applies the configured ages and exclusions.
+    fn load(&self, name: &str) -> Result<CompiledPolicy, PolicyLoadError> {
+        let mut compiled = load(name)?;
+        if let Some(age) = self.age {
+            compiled.policy = compiled.policy.with_minimum_age(age);
+        }
+        if let Some(age) = self.fix_lane {
+            compiled.policy = compiled.policy.with_fix_lane(age);
+        }
+        compiled.policy = compiled.policy.excluding(&self.exclude).map_err(|error| PolicyLoadError::Unreadable {
+            name: name.to_owned(),
+            detail: format!("cannot compile the exclusions: {error}"),
+        })?;
+        Ok(compiled)
     }
 
     /// Renders the configuration in one line, which is equal for equal configurations.
@@ -117,19 +126,7 @@ impl PolicyFiles {
     pub fn read(&self) -> Result<LoadedPolicies, PolicyLoadError> {
         let mut read = LoadedPolicies { policies: Vec::new(), files: Vec::new(), warnings: Vec::new() };
         for name in &self.names {
-            let CompiledPolicy { policy, warnings, files } = load(name)?;
-            let policy = match self.age {
-                Some(age) => policy.with_minimum_age(age),
-                None => policy,
-            };
-            let policy = match self.fix_lane {
-                Some(age) => policy.with_fix_lane(age),
-                None => policy,
-            };
-            let policy = policy.excluding(&self.exclude).map_err(|error| PolicyLoadError::Unreadable {
-                name: name.clone(),
-                detail: format!("cannot compile the exclusions: {error}"),
-            })?;
+            let CompiledPolicy { policy, warnings, files } = self.load(name)?;
             read.policies.push(policy);
             read.files.extend(files.into_iter().filter(|path| path.exists()));
             read.warnings.extend(warnings.iter().map(|warning| format!("{}: {}", warning.origin, warning.problem)));
@@ -152,43 +149,61 @@ impl PolicyFiles {
     }
 }
 
-/// The policies of the listeners without duplicates, and the policy index of each listener.
-pub(crate) struct ListenerPolicies {
-    pub chosen: PolicyFiles,
-    pub read: LoadedPolicies,
-    pub by_listener: Vec<usize>,
+/// The policies of the listeners, without duplicates.
+#[derive(Debug)]
+pub struct ListenerPolicies {
+    /// The policy of listeners without one of their own, which is profile 0.
+    pub default: Policy,
+    /// The policies of other listeners: profile 1, 2, …
+    pub further: Vec<Policy>,
+    /// The profile of each address in `listen`.
+    pub profiles: Vec<usize>,
+    /// The sources of the policies, for reloads.
+    pub files: PolicyFiles,
 }
 
-/// Reads the policies. `named` has the policy of each listener, if it names one. Returns `None` after it has noted an error.
-pub(crate) fn choose(
+impl ListenerPolicies {
+    /// Returns the profile of the first listener.
+    #[must_use]
+    pub fn first_profile(&self) -> usize {
+        self.profiles.first().copied().unwrap_or_default()
+    }
+
+    /// Returns the policy of the first listener.
+    #[must_use]
+    pub fn first_policy(&self) -> &Policy {
+        self.first_profile().checked_sub(1).and_then(|at| self.further.get(at)).unwrap_or(&self.default)
+    }
+}
+
+/// Reads the policies and returns them with warnings about valid but questionable rules. `listeners` has the policy of each
+/// listener, if it names one. Returns `None` after it has added an error.
+pub(crate) fn read(
     reader: &mut SettingsReader<'_>,
-    named: Vec<Option<String>>,
+    listeners: Vec<Option<String>>,
     (age, fix_lane): (Option<Duration>, Option<Duration>),
     exclude: Vec<PackageGlob>,
-) -> Option<ListenerPolicies> {
-    let general =
+) -> Option<(ListenerPolicies, Vec<String>)> {
+    let default =
         reader.one(SettingKey::Policy, |text| if text.is_empty() { Err("is empty".to_owned()) } else { Ok(text.to_owned()) })?;
-    let mut names = vec![general];
-    let mut by_listener = Vec::new();
-    for name in named {
-        let Some(name) = name else {
-            by_listener.push(0);
-            continue;
-        };
-        let place = names.iter().position(|known| *known == name).unwrap_or_else(|| {
+    let mut names = vec![default];
+    let mut profile_of = |name: Option<String>| {
+        let Some(name) = name else { return 0 };
+        names.iter().position(|known| *known == name).unwrap_or_else(|| {
             names.push(name);
             names.len() - 1
-        });
-        by_listener.push(place);
-    }
-    let mut chosen = PolicyFiles { names, age, fix_lane, exclude, files: Vec::new() };
-    match chosen.read() {
+        })
+    };
+    let profiles = listeners.into_iter().map(&mut profile_of).collect();
+    let mut files = PolicyFiles { names, age, fix_lane, exclude, files: Vec::new() };
+    match files.read() {
         Ok(read) => {
-            chosen.files.clone_from(&read.files);
-            Some(ListenerPolicies { chosen, read, by_listener })
+            files.files = read.files;
+            let mut policies = read.policies.into_iter();
+            Some((ListenerPolicies { default: policies.next()?, further: policies.collect(), profiles, files }, read.warnings))
         }
-        Err(PolicyLoadError::Mistaken(errors)) => {
-            errors.iter().for_each(|mistake| reader.note(mistake.clone()));
+        Err(PolicyLoadError::Invalid(errors)) => {
+            errors.iter().for_each(|error| reader.add(error.clone()));
             None
         }
         Err(error) => {

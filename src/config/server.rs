@@ -21,15 +21,15 @@ pub struct GatewaySettings {
     pub transparent: Vec<SocketAddr>,
     pub proxy: server::GatewayConfig,
     /// The certificate and key files of a configured CA; `None` if Coldframe creates one.
-    pub given: Option<(PathBuf, PathBuf)>,
+    pub ca_files: Option<(PathBuf, PathBuf)>,
 }
 
 /// Reads the gateway settings. Returns `None` after it has noted an error.
 pub(crate) fn gateway(reader: &mut SettingsReader<'_>, registries: Option<&upstream::Config>) -> Option<GatewaySettings> {
     let listen = reader.several(SettingKey::Gateway, parse::address);
     let transparent = reader.several(SettingKey::Transparent, parse::address);
-    let named = reader.several(SettingKey::Intercept, parse::host_name);
-    let others = reader.one(SettingKey::DefaultEgress, parse::one_of(DEFAULT_EGRESS));
+    let intercepted = reader.several(SettingKey::Intercept, parse::host_name);
+    let default_egress = reader.one(SettingKey::DefaultEgress, parse::one_of(DEFAULT_EGRESS));
     let allowed = reader.several(SettingKey::AllowHost, parse::host_glob);
     let certificate = reader.one(SettingKey::CaCertFile, parse::path);
     let key = reader.one(SettingKey::CaKeyFile, parse::path);
@@ -50,11 +50,11 @@ pub(crate) fn gateway(reader: &mut SettingsReader<'_>, registries: Option<&upstr
     if let Some(alias) = npmrc::yarn_registry_host().and_then(|name| DnsName::try_from(name).ok()) {
         targets.add_alias(&alias);
     }
-    for host in named {
+    for host in intercepted {
         targets.add_host(&host);
     }
-    let proxy = server::GatewayConfig { targets, allowed, tunnels_others: others? == "tunnel", users };
-    Some(GatewaySettings { listen, transparent, proxy, given: certificate.zip(key) })
+    let proxy = server::GatewayConfig { targets, allowed, tunnels_others: default_egress? == "tunnel", users };
+    Some(GatewaySettings { listen, transparent, proxy, ca_files: certificate.zip(key) })
 }
 
 /// Reads the server settings. Returns `None` after it has noted an error.

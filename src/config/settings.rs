@@ -3,68 +3,7 @@
 
 use std::fmt::Write as _;
 
-pub use crate::config::value_kind::ValueKind;
-
-/// A setting. The variants are in the order of [`SETTINGS`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum SettingKey {
-    Listen,
-    Upstream,
-    ClientCredentials,
-    Policy,
-    MinReleaseAge,
-    FixLane,
-    Exclude,
-    DataDir,
-    PublicUrl,
-    TrustedProxy,
-    AllowWrites,
-    Gateway,
-    Transparent,
-    Intercept,
-    DefaultEgress,
-    AllowHost,
-    CaCertFile,
-    CaKeyFile,
-    GatewayUsers,
-    ExplainAccess,
-    AdminTokenFile,
-    PackumentTtl,
-    MaxStale,
-    CacheSize,
-    Memory,
-    PackumentMemory,
-    Prefetch,
-    AbsentNames,
-    PackumentLimit,
-    TarballLimit,
-    TarballHost,
-    RedirectHost,
-    UpstreamTime,
-    UpstreamCa,
-    UpstreamTimeout,
-    Patience,
-    MaxConnections,
-    HeaderTimeout,
-    HeaderLimit,
-    MaxHeaders,
-    IdleTimeout,
-    BodyTimeout,
-    BodyLimit,
-    WriteLimit,
-    SendTimeout,
-    DrainTimeout,
-    LogFormat,
-    LogLevel,
-    SummaryInterval,
-    LedgerRetention,
-    Feed,
-    FeedInterval,
-    FeedExpiry,
-    FeedReadiness,
-    FeedMayBeEmpty,
-    UnsafeServeWithoutFeed,
-}
+use crate::config::value_kind::ValueKind;
 
 /// The default of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +12,15 @@ pub enum DefaultValue {
     Value(&'static str),
     /// No value; the text describes what applies instead.
     Absent(&'static str),
+}
+
+impl DefaultValue {
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Value(text) | Self::Absent(text) => text,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -92,7 +40,6 @@ impl SettingKey {
     /// Returns the setting's row of [`SETTINGS`].
     #[must_use]
     pub fn setting(self) -> &'static Setting {
-        // The table is in the order of the keys; a test checks it.
         &SETTINGS[self as usize]
     }
 
@@ -135,402 +82,140 @@ pub const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 /// The values of `default-egress`.
 pub const DEFAULT_EGRESS: &[&str] = &["refuse", "tunnel"];
 
-/// All settings, in the order of [`SettingKey`].
-pub static SETTINGS: [Setting; 56] = [
-    several(
-        SettingKey::Listen,
-        "listen",
-        ValueKind::Listener,
-        DefaultValue::Value("127.0.0.1:4873"),
-        "Addresses to listen on; `127.0.0.1:4874=strict` selects a policy for one",
-    ),
-    one(
-        SettingKey::Upstream,
-        "upstream",
-        ValueKind::Url,
-        DefaultValue::Absent("the registry that npm uses on this machine"),
-        "Registry to fetch packages from; its credentials come from npm's settings",
-    ),
-    several(
-        SettingKey::ClientCredentials,
-        "client-credentials",
-        ValueKind::Url,
-        DefaultValue::Absent("the registry, if there is only one"),
-        "Registries that receive clients' own credentials, if there are several",
-    ),
-    one(
-        SettingKey::Policy,
-        "policy",
-        ValueKind::Policy,
-        DefaultValue::Value("default"),
-        "Shipped policy (`default`, `strict`, `ci`, `observe`), file or directory",
-    ),
-    one(
-        SettingKey::MinReleaseAge,
-        "min-release-age",
-        ValueKind::Duration,
-        DefaultValue::Absent("the policy's, `72h`"),
-        "Minimum release age, instead of the policy's; `0s` removes all age limits",
-    ),
-    one(
-        SettingKey::FixLane,
-        "fix-lane",
-        ValueKind::Duration,
-        DefaultValue::Absent("the policy's, `24h`"),
-        "Minimum age for fixes of reviewed advisories; `0s` treats them like others",
-    ),
-    several(
-        SettingKey::Exclude,
-        "exclude",
-        ValueKind::PackageGlob,
-        DefaultValue::Absent("none"),
-        "Packages without a minimum age, such as `@acme/*`; other rules still apply",
-    ),
-    one(
-        SettingKey::DataDir,
-        "data-dir",
-        ValueKind::Path,
-        DefaultValue::Absent("the platform's data directory"),
-        "Directory for tarballs, packuments and the ledger; one process owns it",
-    ),
-    one(
-        SettingKey::PublicUrl,
-        "public-url",
-        ValueKind::Url,
-        DefaultValue::Absent("the request's `Host` header"),
-        "URL under which clients reach Coldframe; tarball URLs start with it",
-    ),
-    several(
-        SettingKey::TrustedProxy,
-        "trusted-proxy",
-        ValueKind::Network,
-        DefaultValue::Absent("none"),
-        "Reverse proxies whose `X-Forwarded-*` headers are trusted",
-    ),
-    one(
-        SettingKey::AllowWrites,
-        "allow-writes",
-        ValueKind::Truth,
-        DefaultValue::Value("false"),
-        "Forward publish, login and dist-tag changes with the client's credentials",
-    ),
-    several(
-        SettingKey::Gateway,
-        "gateway",
-        ValueKind::Address,
-        DefaultValue::Absent("no gateway"),
-        "Addresses of the HTTP proxy that answers for registry hosts itself",
-    ),
-    several(
-        SettingKey::Transparent,
-        "transparent",
-        ValueKind::Address,
-        DefaultValue::Absent("none"),
-        "Addresses for TLS redirected by packet filter or DNS, treated like `gateway`",
-    ),
-    several(
-        SettingKey::Intercept,
-        "intercept",
-        ValueKind::HostName,
-        DefaultValue::Absent("upstream's hosts, npm's default registry, yarn's alias of it"),
-        "Further hosts that the gateway answers for from upstream",
-    ),
-    one(
-        SettingKey::DefaultEgress,
-        "default-egress",
-        ValueKind::Word(DEFAULT_EGRESS),
-        DefaultValue::Value("refuse"),
-        "Whether the gateway tunnels to other public hosts, on ports 443 and 80",
-    ),
-    several(
-        SettingKey::AllowHost,
-        "allow-host",
-        ValueKind::HostGlob,
-        DefaultValue::Absent("none"),
-        "Hosts that the gateway tunnels to, on ports 443 and 80 or the given port",
-    ),
-    one(
-        SettingKey::CaCertFile,
-        "ca-cert",
-        ValueKind::Path,
-        DefaultValue::Absent("a CA that Coldframe creates"),
-        "PEM file of the gateway's CA certificate and its chain to the root",
-    ),
-    one(
-        SettingKey::CaKeyFile,
-        "ca-key",
-        ValueKind::Path,
-        DefaultValue::Absent("the key of the created CA"),
-        "PEM file of the private key for `ca-cert`",
-    ),
-    one(
-        SettingKey::GatewayUsers,
-        "gateway-users",
-        ValueKind::Path,
-        DefaultValue::Absent("all clients"),
-        "File of gateway users, `name:$argon2id$…` per line; see `coldframe user add`",
-    ),
-    one(
-        SettingKey::ExplainAccess,
-        "explain-access",
-        ValueKind::Word(EXPLAIN_ACCESS),
-        DefaultValue::Value("loopback"),
-        "Who may use `/-/coldframe/explain` and `check`: this machine or all clients",
-    ),
-    one(
-        SettingKey::AdminTokenFile,
-        "admin-token-file",
-        ValueKind::Path,
-        DefaultValue::Absent("none"),
-        "Admin tokens for `/-/coldframe/`, one per line; `check --server` sends one",
-    ),
-    one(
-        SettingKey::PackumentTtl,
-        "packument-ttl",
-        ValueKind::Duration,
-        DefaultValue::Value("5m"),
-        "How long a packument is served before upstream is asked for changes",
-    ),
-    one(
-        SettingKey::MaxStale,
-        "max-stale",
-        ValueKind::Duration,
-        DefaultValue::Value("24h"),
-        "How long a stale packument is served while upstream is unavailable",
-    ),
-    one(
-        SettingKey::CacheSize,
-        "cache-size",
-        ValueKind::Size,
-        DefaultValue::Value("10GB"),
-        "Disk space for tarballs and packuments; least recently used are evicted",
-    ),
-    one(
-        SettingKey::Memory,
-        "memory",
-        ValueKind::Size,
-        DefaultValue::Value("128MB"),
-        "Memory for packuments that are ready to send",
-    ),
-    one(
-        SettingKey::PackumentMemory,
-        "packument-memory",
-        ValueKind::Size,
-        DefaultValue::Value("128MB"),
-        "Memory for fetching and parsing packuments; large ones wait until it is free",
-    ),
-    one(
-        SettingKey::Prefetch,
-        "prefetch",
-        ValueKind::Number,
-        DefaultValue::Value("8"),
-        "Parallel prefetches of dependencies' packuments per registry; 0 disables",
-    ),
-    one(
-        SettingKey::AbsentNames,
-        "absent-names",
-        ValueKind::Number,
-        DefaultValue::Value("20000"),
-        "Unknown package names that one client may request per day; all are recorded",
-    ),
-    one(
-        SettingKey::PackumentLimit,
-        "packument-limit",
-        ValueKind::Size,
-        DefaultValue::Value("200MB"),
-        "Maximum size of a packument from upstream, uncompressed",
-    ),
-    one(
-        SettingKey::TarballLimit,
-        "tarball-limit",
-        ValueKind::Size,
-        DefaultValue::Value("500MB"),
-        "Maximum size of a tarball from upstream",
-    ),
-    several(
-        SettingKey::TarballHost,
-        "tarball-host",
-        ValueKind::HostGlob,
-        DefaultValue::Absent("upstream's host"),
-        "Further hosts that packuments may use in tarball URLs",
-    ),
-    several(
-        SettingKey::RedirectHost,
-        "redirect-host",
-        ValueKind::HostGlob,
-        DefaultValue::Absent("upstream's host"),
-        "Further hosts upstream may redirect tarballs to; they get no credentials",
-    ),
-    several(
-        SettingKey::UpstreamTime,
-        "upstream-time",
-        ValueKind::TimeMode,
-        DefaultValue::Absent("checked"),
-        "Publish times: checked against first sight, taken from it, or trusted",
-    ),
-    several(
-        SettingKey::UpstreamCa,
-        "upstream-ca",
-        ValueKind::Path,
-        DefaultValue::Absent("the system's CAs"),
-        "PEM files of further CAs to trust for upstream connections",
-    ),
-    one(
-        SettingKey::UpstreamTimeout,
-        "upstream-timeout",
-        ValueKind::Duration,
-        DefaultValue::Value("30s"),
-        "How long upstream may be silent before a request fails",
-    ),
-    one(
-        SettingKey::Patience,
-        "stale-wait",
-        ValueKind::Duration,
-        DefaultValue::Value("3s"),
-        "How long to wait for upstream before a stale packument is served",
-    ),
-    one(
-        SettingKey::MaxConnections,
-        "max-connections",
-        ValueKind::Count,
-        DefaultValue::Value("4096"),
-        "Maximum open connections; at the limit, new ones wait and idle ones close",
-    ),
-    one(
-        SettingKey::HeaderTimeout,
-        "header-timeout",
-        ValueKind::Duration,
-        DefaultValue::Value("20s"),
-        "Time limit for a request's first line and headers",
-    ),
-    one(
-        SettingKey::HeaderLimit,
-        "header-limit",
-        ValueKind::Size,
-        DefaultValue::Value("32KiB"),
-        "Maximum size of the first line and headers, from `8KiB` to `1MiB`",
-    ),
-    one(
-        SettingKey::MaxHeaders,
-        "max-headers",
-        ValueKind::Count,
-        DefaultValue::Value("100"),
-        "Maximum number of headers in a request, up to 1000",
-    ),
-    one(
-        SettingKey::IdleTimeout,
-        "idle-timeout",
-        ValueKind::Duration,
-        DefaultValue::Value("75s"),
-        "How long a connection may wait for its next request",
-    ),
-    one(
-        SettingKey::BodyTimeout,
-        "body-timeout",
-        ValueKind::Duration,
-        DefaultValue::Value("2m"),
-        "Time limit for a request's body",
-    ),
-    one(
-        SettingKey::BodyLimit,
-        "body-limit",
-        ValueKind::Size,
-        DefaultValue::Value("16MB"),
-        "Maximum size of an audit request's body, compressed or not",
-    ),
-    one(
-        SettingKey::WriteLimit,
-        "write-limit",
-        ValueKind::Size,
-        DefaultValue::Value("250MB"),
-        "Maximum body size of a publish or another write",
-    ),
-    one(
-        SettingKey::SendTimeout,
-        "send-timeout",
-        ValueKind::Duration,
-        DefaultValue::Value("60s"),
-        "How long a client may read its response below 512 bytes per second",
-    ),
-    one(
-        SettingKey::DrainTimeout,
-        "drain-timeout",
-        ValueKind::Duration,
-        DefaultValue::Value("10s"),
-        "How long running requests may take after a stop signal",
-    ),
-    one(SettingKey::LogFormat, "log-format", ValueKind::Word(LOG_FORMATS), DefaultValue::Value("human"), "Format of log lines"),
-    one(
-        SettingKey::LogLevel,
-        "log-level",
-        ValueKind::Word(LOG_LEVELS),
-        DefaultValue::Value("info"),
-        "Minimum level of logged lines",
-    ),
-    one(
-        SettingKey::SummaryInterval,
-        "summary-interval",
-        ValueKind::Duration,
-        DefaultValue::Value("1h"),
-        "Interval of the log line that sums up what was served; `0s` disables it",
-    ),
-    one(
-        SettingKey::LedgerRetention,
-        "ledger-retention",
-        ValueKind::Duration,
-        DefaultValue::Value("400d"),
-        "How long the ledger records who downloaded what",
-    ),
-    several(
-        SettingKey::Feed,
-        "feed",
-        ValueKind::Feed,
-        DefaultValue::Absent("none"),
-        "Malware advisories: OSV directory or zip, URL of either, or a plain list",
-    ),
-    one(
-        SettingKey::FeedInterval,
-        "feed-interval",
-        ValueKind::Duration,
-        DefaultValue::Value("5m"),
-        "How often a feed is checked for changes, unless its table sets `interval`",
-    ),
-    one(
-        SettingKey::FeedExpiry,
-        "feed-expiry",
-        ValueKind::Duration,
-        DefaultValue::Value("24h"),
-        "When an unconfirmed feed becomes stale, unless its table sets `expiry`",
-    ),
-    one(
-        SettingKey::FeedReadiness,
-        "feed-readiness",
-        ValueKind::Truth,
-        DefaultValue::Value("false"),
-        "Report not ready while a feed is stale",
-    ),
-    one(
-        SettingKey::FeedMayBeEmpty,
-        "feed-may-be-empty",
-        ValueKind::Truth,
-        DefaultValue::Value("false"),
-        "Accept a local feed without records, such as a new directory of your own",
-    ),
-    one(
-        SettingKey::UnsafeServeWithoutFeed,
-        "unsafe-serve-without-feed",
-        ValueKind::Truth,
-        DefaultValue::Value("false"),
-        "Serve before every feed has been read, instead of refusing everything",
-    ),
-];
+/// Declares the keys and the table of settings. The comment of a setting is its help.
+macro_rules! settings {
+    ($(#[doc = $help:literal] $key:ident = $name:literal, $count:ident $kind:ident$(($words:ident))?, $default:ident($text:literal);)*) => {
+        /// A setting.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum SettingKey { $(#[doc = $help] $key,)* }
 
-const fn one(key: SettingKey, name: &'static str, kind: ValueKind, default: DefaultValue, help: &'static str) -> Setting {
-    Setting { key, name, kind, several: false, default, help }
+        /// All settings, in the order of [`SettingKey`].
+        pub static SETTINGS: [Setting; [$(SettingKey::$key),*].len()] = [$(Setting {
+            key: SettingKey::$key,
+            name: $name,
+            kind: ValueKind::$kind$(($words))?,
+            several: settings!(@several $count),
+            default: DefaultValue::$default($text),
+            help: $help.trim_ascii_start(),
+        }),*];
+    };
+    (@several one) => { false };
+    (@several several) => { true };
 }
 
-const fn several(key: SettingKey, name: &'static str, kind: ValueKind, default: DefaultValue, help: &'static str) -> Setting {
-    Setting { key, name, kind, several: true, default, help }
+settings! {
+    /// Addresses to listen on; `127.0.0.1:4874=strict` selects a policy for one
+    Listen = "listen", several Listener, Value("127.0.0.1:4873");
+    /// Registry to fetch packages from; its credentials come from npm's settings
+    Upstream = "upstream", one Url, Absent("the registry that npm uses on this machine");
+    /// Registries that receive clients' own credentials, if there are several
+    ClientCredentials = "client-credentials", several Url, Absent("the registry, if there is only one");
+    /// Shipped policy (`default`, `strict`, `ci`, `observe`), file or directory
+    Policy = "policy", one Policy, Value("default");
+    /// Minimum release age, instead of the policy's; `0s` removes all age limits
+    MinReleaseAge = "min-release-age", one Duration, Absent("the policy's, `72h`");
+    /// Minimum age for fixes of reviewed advisories; `0s` treats them like others
+    FixLane = "fix-lane", one Duration, Absent("the policy's, `24h`");
+    /// Packages without a minimum age, such as `@acme/*`; other rules still apply
+    Exclude = "exclude", several PackageGlob, Absent("none");
+    /// Directory for tarballs, packuments and the ledger; one process owns it
+    DataDir = "data-dir", one Path, Absent("the platform's data directory");
+    /// URL under which clients reach Coldframe; tarball URLs start with it
+    PublicUrl = "public-url", one Url, Absent("the request's `Host` header");
+    /// Reverse proxies whose `X-Forwarded-*` headers are trusted
+    TrustedProxy = "trusted-proxy", several Network, Absent("none");
+    /// Forward publish, login and dist-tag changes with the client's credentials
+    AllowWrites = "allow-writes", one Truth, Value("false");
+    /// Addresses of the HTTP proxy that answers for registry hosts itself
+    Gateway = "gateway", several Address, Absent("no gateway");
+    /// Addresses for TLS redirected by packet filter or DNS, treated like `gateway`
+    Transparent = "transparent", several Address, Absent("none");
+    /// Further hosts that the gateway answers for from upstream
+    Intercept = "intercept", several HostName, Absent("upstream's hosts, npm's default registry, yarn's alias of it");
+    /// Whether the gateway tunnels to other public hosts, on ports 443 and 80
+    DefaultEgress = "default-egress", one Word(DEFAULT_EGRESS), Value("refuse");
+    /// Hosts that the gateway tunnels to, on ports 443 and 80 or the given port
+    AllowHost = "allow-host", several HostGlob, Absent("none");
+    /// PEM file of the gateway's CA certificate and its chain to the root
+    CaCertFile = "ca-cert", one Path, Absent("a CA that Coldframe creates");
+    /// PEM file of the private key for `ca-cert`
+    CaKeyFile = "ca-key", one Path, Absent("the key of the created CA");
+    /// File of gateway users, `name:$argon2id$…` per line; see `coldframe user add`
+    GatewayUsers = "gateway-users", one Path, Absent("all clients");
+    /// Who may use `/-/coldframe/explain` and `check`: this machine or all clients
+    ExplainAccess = "explain-access", one Word(EXPLAIN_ACCESS), Value("loopback");
+    /// Admin tokens for `/-/coldframe/`, one per line; `check --server` sends one
+    AdminTokenFile = "admin-token-file", one Path, Absent("none");
+    /// How long a packument is served before upstream is asked for changes
+    PackumentTtl = "packument-ttl", one Duration, Value("5m");
+    /// How long a stale packument is served while upstream is unavailable
+    MaxStale = "max-stale", one Duration, Value("24h");
+    /// Disk space for tarballs and packuments; least recently used are evicted
+    CacheSize = "cache-size", one Size, Value("10GB");
+    /// Memory for packuments that are ready to send
+    Memory = "memory", one Size, Value("128MB");
+    /// Memory for fetching and parsing packuments; large ones wait until it is free
+    PackumentMemory = "packument-memory", one Size, Value("128MB");
+    /// Parallel prefetches of dependencies' packuments per registry; 0 disables
+    Prefetch = "prefetch", one Number, Value("8");
+    /// Unknown package names that one client may request per day; all are recorded
+    AbsentNames = "absent-names", one Number, Value("20000");
+    /// Maximum size of a packument from upstream, uncompressed
+    PackumentLimit = "packument-limit", one Size, Value("200MB");
+    /// Maximum size of a tarball from upstream
+    TarballLimit = "tarball-limit", one Size, Value("500MB");
+    /// Further hosts that packuments may use in tarball URLs
+    TarballHost = "tarball-host", several HostGlob, Absent("upstream's host");
+    /// Further hosts upstream may redirect tarballs to; they get no credentials
+    RedirectHost = "redirect-host", several HostGlob, Absent("upstream's host");
+    /// Publish times: checked against first sight, taken from it, or trusted
+    UpstreamTime = "upstream-time", several TimeMode, Absent("checked");
+    /// PEM files of further CAs to trust for upstream connections
+    UpstreamCa = "upstream-ca", several Path, Absent("the system's CAs");
+    /// How long upstream may be silent before a request fails
+    UpstreamTimeout = "upstream-timeout", one Duration, Value("30s");
+    /// How long to wait for upstream before a stale packument is served
+    StaleWait = "stale-wait", one Duration, Value("3s");
+    /// Maximum open connections; at the limit, new ones wait and idle ones close
+    MaxConnections = "max-connections", one Count, Value("4096");
+    /// Time limit for a request's first line and headers
+    HeaderTimeout = "header-timeout", one Duration, Value("20s");
+    /// Maximum size of the first line and headers, from `8KiB` to `1MiB`
+    HeaderLimit = "header-limit", one Size, Value("32KiB");
+    /// Maximum number of headers in a request, up to 1000
+    MaxHeaders = "max-headers", one Count, Value("100");
+    /// How long a connection may wait for its next request
+    IdleTimeout = "idle-timeout", one Duration, Value("75s");
+    /// Time limit for a request's body
+    BodyTimeout = "body-timeout", one Duration, Value("2m");
+    /// Maximum size of an audit request's body, compressed or not
+    BodyLimit = "body-limit", one Size, Value("16MB");
+    /// Maximum body size of a publish or another write
+    WriteLimit = "write-limit", one Size, Value("250MB");
+    /// How long a client may read its response below 512 bytes per second
+    SendTimeout = "send-timeout", one Duration, Value("60s");
+    /// How long running requests may take after a stop signal
+    DrainTimeout = "drain-timeout", one Duration, Value("10s");
+    /// Format of log lines
+    LogFormat = "log-format", one Word(LOG_FORMATS), Value("human");
+    /// Minimum level of logged lines
+    LogLevel = "log-level", one Word(LOG_LEVELS), Value("info");
+    /// Interval of the log line that sums up what was served; `0s` disables it
+    SummaryInterval = "summary-interval", one Duration, Value("1h");
+    /// How long the ledger records who downloaded what
+    LedgerRetention = "ledger-retention", one Duration, Value("400d");
+    /// Malware advisories: OSV directory or zip, URL of either, or a plain list
+    Feed = "feed", several Feed, Absent("none");
+    /// How often a feed is checked for changes, unless its table sets `interval`
+    FeedInterval = "feed-interval", one Duration, Value("5m");
+    /// When an unconfirmed feed becomes stale, unless its table sets `expiry`
+    FeedExpiry = "feed-expiry", one Duration, Value("24h");
+    /// Report not ready while a feed is stale
+    FeedReadiness = "feed-readiness", one Truth, Value("false");
+    /// Accept a local feed without records, such as a new directory of your own
+    FeedMayBeEmpty = "feed-may-be-empty", one Truth, Value("false");
+    /// Serve before every feed has been read, instead of refusing everything
+    UnsafeServeWithoutFeed = "unsafe-serve-without-feed", one Truth, Value("false");
 }
 
 /// Renders the table as Markdown for the documentation.
@@ -541,7 +226,7 @@ pub fn table_markdown() -> String {
         let several = if setting.several { " (several)" } else { "" };
         let default = match setting.default {
             DefaultValue::Value(value) => format!("`{value}`"),
-            DefaultValue::Absent(words) => words.to_owned(),
+            DefaultValue::Absent(text) => text.to_owned(),
         };
         let placeholder = setting.kind.placeholder();
         // The value of a boolean flag follows `=` and may be omitted.
@@ -564,13 +249,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_are_in_key_order_with_unique_names() {
+    fn settings_have_unique_names_and_short_help() {
         let mut names = std::collections::HashSet::new();
-        for (row, setting) in SETTINGS.iter().enumerate() {
-            assert_eq!(setting.key as usize, row, "{}", setting.name);
+        for setting in &SETTINGS {
+            assert_eq!(setting.key.setting().name, setting.name);
             assert!(names.insert(setting.name), "{}", setting.name);
             assert!(setting.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{}", setting.name);
-            assert!(!setting.help.ends_with('.'), "{}", setting.name);
+            assert!(!setting.help.starts_with(' ') && !setting.help.ends_with('.'), "{}", setting.name);
         }
     }
 

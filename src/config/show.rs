@@ -2,16 +2,24 @@
 
 use std::fmt::Write as _;
 
-use crate::config::Config;
+use crate::config::load::{Config, ConfigSources};
 use crate::config::raw::{RawConfig, RawField, RawValue};
 use crate::config::settings::{DefaultValue, SETTINGS, Setting, SettingKey};
 use crate::config::value_kind::ValueKind;
-use crate::diagnostics::redact_credentials;
+use crate::diagnostics::{Diagnostics, redact_credentials};
+
+/// Renders the active settings with their origins as TOML.
+///
+/// # Errors
+/// Returns all errors in all sources.
+pub fn show_effective(sources: ConfigSources<'_>) -> Result<String, Diagnostics> {
+    sources.read(|raw, machine, errors| Config::parse(raw, machine, errors).map(|config| show(raw, &config)))
+}
 
 /// Renders one setting per line. Discovered values are taken from `config`.
 #[must_use]
-pub fn show(written: &RawConfig, config: &Config) -> String {
-    let lines: Vec<_> = SETTINGS.iter().map(|setting| line(setting, &written.values(setting.key), config)).collect();
+pub fn show(raw: &RawConfig, config: &Config) -> String {
+    let lines: Vec<_> = SETTINGS.iter().map(|setting| line(setting, &raw.values(setting.key), config)).collect();
     let width = lines.iter().map(|(left, _)| left.chars().count()).filter(|width| *width <= 60).max().unwrap_or(0);
     let mut out = String::new();
     for (left, origin) in lines {

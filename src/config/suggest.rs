@@ -1,7 +1,7 @@
 //! Suggests the setting that a misspelt name may stand for.
 
 use crate::config::settings::SETTINGS;
-use crate::diagnostics::suggest;
+use crate::diagnostics::{Diagnostic, Origin, suggest};
 
 /// Settings that had another name before the first release: old and new name.
 const RENAMED: &[(&str, &str)] = &[
@@ -29,6 +29,19 @@ pub fn suggest_setting(name: &str) -> Option<&'static str> {
     }
     let name = plain(name);
     suggest::closest(&name, SETTINGS.iter().map(|setting| (plain(setting.name), setting.name)))
+}
+
+/// Creates the error for an unknown name, with suggestions.
+pub(crate) fn unknown_name(origin: Origin, noun: &str, name: &str) -> Diagnostic {
+    let nearest = suggest_setting(name);
+    let near =
+        nearest.map_or_else(|| suggest::suggestions(name, SETTINGS.iter().map(|setting| setting.name)), |nearest| vec![nearest]);
+    let allowed = match (renamed(name), suggest::suggested(&near)) {
+        (Some(new), _) => format!("`{new}`, its new name"),
+        (None, Some(suggested)) => suggested,
+        (None, None) => SETTINGS.iter().map(|setting| format!("`{}`", setting.name)).collect::<Vec<_>>().join(", "),
+    };
+    Diagnostic { shows_line: false, ..Diagnostic::new(origin, format!("unknown {noun}: `{}`", name.escape_debug()), allowed) }
 }
 
 /// Normalizes a name: drops case, `-` and `_`, and shortens `minimum`.

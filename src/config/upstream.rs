@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use url::{Host, Url};
 
-use crate::config::DefaultsFrom;
+use crate::config::environment::DefaultsFrom;
 use crate::config::parse::{self, SettingsReader};
 use crate::config::settings::SettingKey;
 use crate::diagnostics::{Diagnostic, Origin};
@@ -21,15 +21,15 @@ pub(crate) struct OwnAddresses<'a> {
     pub(crate) public_url: Option<&'a Url>,
 }
 
-/// Resolves the registries. Returns `None` after it has noted an error.
+/// Resolves the registries. Returns `None` after it has added an error.
 pub(crate) fn resolve(
     reader: &mut SettingsReader<'_>,
     machine: &DefaultsFrom<'_>,
-    ourselves: &OwnAddresses<'_>,
+    own_addresses: &OwnAddresses<'_>,
     limits: (Option<u64>, Option<u64>),
 ) -> Option<UpstreamSettings> {
     let named = reader.one(SettingKey::Upstream, parse::url);
-    if named.as_ref().is_some_and(|url| ourselves.contains(url)) {
+    if named.as_ref().is_some_and(|url| own_addresses.contains(url)) {
         reader.reject(SettingKey::Upstream, "`upstream` is Coldframe itself", "a registry other than this server");
     }
     let marked = reader.several(SettingKey::ClientCredentials, parse::public_url);
@@ -38,12 +38,12 @@ pub(crate) fn resolve(
     let time_modes = reader.several(SettingKey::UpstreamTime, parse::time_mode);
     let mut extra_roots = reader.several(SettingKey::UpstreamCa, parse::path);
     let timeout = reader.one(SettingKey::UpstreamTimeout, parse::nonzero_duration);
-    let npm = npm(reader, machine, ourselves);
+    let npm = npm(reader, machine, own_addresses);
     let default = match (named, &npm) {
         (Some(url), npm) => named_registry(reader, url, npm.as_ref()),
-        (None, Some(npm)) => npm.found.default_registry().map_err(|error| reader.note(describe_error(&error))).ok(),
+        (None, Some(npm)) => npm.found.default_registry().map_err(|error| reader.add(describe_error(&error))).ok(),
         (None, None) => {
-            let missing = matches!(machine, DefaultsFrom::Apart) && reader.is_absent(SettingKey::Upstream);
+            let missing = matches!(machine, DefaultsFrom::Nothing) && reader.is_absent(SettingKey::Upstream);
             if missing {
                 reader.reject(SettingKey::Upstream, "no upstream is configured", SettingKey::Upstream.setting().kind.allowed());
             }
@@ -54,12 +54,12 @@ pub(crate) fn resolve(
         None => (std::collections::BTreeMap::default(), CredentialRules::default(), ProxySettings::none(), Vec::new()),
         Some(npm) => {
             extra_roots.extend(npm.extra_roots());
-            let scoped = npm.found.scoped_registries().map_err(|error| reader.note(describe_error(&error)));
-            let proxies = npm.found.proxies(&npm.environment).map_err(|error| reader.note(describe_error(&error)));
+            let scoped = npm.found.scoped_registries().map_err(|error| reader.add(describe_error(&error)));
+            let proxies = npm.found.proxies(&npm.environment).map_err(|error| reader.add(describe_error(&error)));
             (scoped.ok()?, npm.found.credential_rules(), proxies.ok()?, npm.found.warnings)
         }
     };
-    if !matches!(machine, DefaultsFrom::Unknown) {
+    if !matches!(machine, DefaultsFrom::AnotherMachine) {
         check_marked(reader, &marked, default.as_ref(), &scoped);
     }
     let (mut default, mut scoped) = (default?, scoped);
@@ -114,13 +114,13 @@ impl NpmDefaults {
     }
 }
 
-fn npm(reader: &mut SettingsReader<'_>, machine: &DefaultsFrom<'_>, ourselves: &OwnAddresses<'_>) -> Option<NpmDefaults> {
-    let DefaultsFrom::Here(surroundings) = machine else { return None };
-    let environment = surroundings.npm_environment();
-    match npmrc::discover(&environment, &|url| ourselves.contains(url)) {
+fn npm(reader: &mut SettingsReader<'_>, machine: &DefaultsFrom<'_>, own_addresses: &OwnAddresses<'_>) -> Option<NpmDefaults> {
+    let DefaultsFrom::ThisMachine(environment) = machine else { return None };
+    let environment = environment.npm_environment();
+    match npmrc::discover(&environment, &|url| own_addresses.contains(url)) {
         Ok(found) => Some(NpmDefaults { found, environment }),
         Err(error) => {
-            reader.note(describe_error(&error));
+            reader.add(describe_error(&error));
             None
         }
     }
@@ -132,7 +132,7 @@ fn named_registry(reader: &mut SettingsReader<'_>, url: Url, npm: Option<&NpmDef
     let brings_own = !url.username().is_empty() || url.password().is_some();
     // npm's credentials are looked up by URL at each fetch. They are read here to report unusable ones as errors.
     if let Some(Err(error)) = npm.filter(|_| !brings_own).map(|npm| npm.found.credentials(&url)) {
-        reader.note(describe_error(&error));
+        reader.add(describe_error(&error));
         return None;
     }
     Some(RegistryConfig::new(url, setting))
@@ -224,8 +224,8 @@ mod tests {
     fn own_addresses_are_recognised_by_listener_and_public_url() {
         let public = Url::parse("https://npm.example/registry/").unwrap();
         let listen = ["127.0.0.1:4873".parse().unwrap(), "0.0.0.0:80".parse().unwrap()];
-        let ourselves = OwnAddresses { listen: &listen, public_url: Some(&public) };
-        let answers = |url| ourselves.contains(&Url::parse(url).unwrap());
+        let own_addresses = OwnAddresses { listen: &listen, public_url: Some(&public) };
+        let answers = |url| own_addresses.contains(&Url::parse(url).unwrap());
         for ours in [
             "http://127.0.0.1:4873/",
             "http://localhost:4873/deep/",

@@ -25,6 +25,11 @@ pub struct SourceSpan {
 }
 
 impl SourceSpan {
+    #[must_use]
+    pub fn new(file: &Arc<SourceFile>, span: std::ops::Range<usize>) -> Self {
+        Self { file: Arc::clone(file), span }
+    }
+
     /// Returns line and column, both counted from one, the column in characters.
     #[must_use]
     pub fn position(&self) -> (usize, usize) {

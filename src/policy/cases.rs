@@ -91,7 +91,7 @@ pub fn parse(file: &Arc<SourceFile>) -> Result<Vec<PolicyCase>, Diagnostics> {
         if text.is_empty() || text.starts_with('#') {
             continue;
         }
-        let place = SourceSpan { file: Arc::clone(file), span };
+        let place = SourceSpan::new(file, span);
         match parse_case(text) {
             Ok((release, expected)) => cases.push(PolicyCase { place, text: text.to_owned(), release, expected }),
             Err((problem, allowed)) => errors.push(Diagnostic::new(place, problem, allowed)),

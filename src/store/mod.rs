@@ -13,6 +13,7 @@ pub(crate) mod read_only;
 pub mod sqlite;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use blobs::disk::{BlobStatistics, DiskBlobs};
 pub use blobs::{BlobKind, BlobStore, Committed, OpenBlob, PendingBlob};
@@ -33,6 +34,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Maximum bytes on disk for tarballs and raw packuments. Excludes the ledger, which its retention bounds.
     pub cache_size: u64,
+    /// How long the ledger keeps its rows.
+    pub ledger_retention: Duration,
 }
 
 /// An error of the store.

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::io::{self, IsTerminal as _, Write};
+use std::time::Duration;
 
 use tracing::Subscriber;
 use tracing::field::Field;
@@ -14,27 +15,21 @@ use crate::telemetry::TelemetryError;
 use crate::text::{printable, single_line};
 
 /// The format of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// Text, coloured on a terminal.
-    #[default]
     Human,
     /// One JSON object per line, with the event's fields at the top level.
     Json,
 }
 
-/// Settings of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     pub format: LogFormat,
     /// A level or directives such as `info,coldframe::upstream=debug`.
     pub filter: String,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self { format: LogFormat::default(), filter: "info".to_owned() }
-    }
+    /// The interval of the summary of requests served; zero disables it.
+    pub summary_interval: Duration,
 }
 
 /// Starts logging to standard error. Has no effect if the process already logs.
@@ -110,7 +105,7 @@ mod tests {
 
     #[test]
     fn starting_twice_succeeds() {
-        let config = Config { filter: "off".to_owned(), ..Config::default() };
+        let config = Config { filter: "off".to_owned(), format: LogFormat::Human, summary_interval: Duration::ZERO };
         init(&config).unwrap();
         init(&config).unwrap();
     }
@@ -154,7 +149,7 @@ mod tests {
 
     #[test]
     fn invalid_filter_is_an_error() {
-        let config = Config { filter: "coldframe=loud".to_owned(), ..Config::default() };
+        let config = Config { filter: "coldframe=loud".to_owned(), format: LogFormat::Human, summary_interval: Duration::ZERO };
         assert_eq!(init(&config).unwrap_err().to_string(), "invalid log filter: `coldframe=loud`");
     }
 }

@@ -199,10 +199,10 @@ fn load_config(settings: &[(&str, &str)]) -> Result<Config, Diagnostics> {
     let Some((_, home)) = settings.iter().find(|(name, _)| *name == HOME) else { return Config::from_pairs(settings) };
     let mut flags = FlagValues::default();
     for (name, value) in settings.iter().filter(|(name, _)| *name != HOME) {
-        flags.note(SettingKey::named(name).expect("a setting"), (*value).to_owned());
+        flags.push(SettingKey::named(name).expect("a setting"), (*value).to_owned());
     }
     let surroundings = ProcessEnvironment { variables: Vec::new(), home: Some(home.into()), working_directory: home.into() };
-    Config::load(ConfigSources { file: None, surroundings: &surroundings, flags })
+    Config::load(ConfigSources { file: None, environment: &surroundings, flags })
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

@@ -30,7 +30,7 @@ pub fn holds(input: &[u8]) {
 }
 
 fn read(text: &str) -> Result<(RawConfig, Config), Diagnostics> {
-    let written = RawConfig::of_text(Path::new("coldframe.toml"), text)?;
+    let written = RawConfig::from_text(Path::new("coldframe.toml"), text)?;
     let config = Config::from_raw(&written)?;
     Ok((written, config))
 }
@@ -52,9 +52,9 @@ fn printed_form_is_equivalent(written: &RawConfig, config: &Config) {
 
 /// Checks the bounds that other modules rely on.
 fn bounds_hold(config: &Config) {
-    assert!(!config.listen.is_empty() && config.proxy.limits.connections > 0);
+    assert!(!config.listen.is_empty() && config.server.limits.connections > 0);
     assert!(config.store.cache_size >= 1_000_000 && config.firewall.memory >= 1_000_000);
-    assert!(!config.ledger_retention.is_zero() && !config.upstream.deadlines.headers.is_zero());
+    assert!(!config.store.ledger_retention.is_zero() && !config.upstream.deadlines.headers.is_zero());
     assert!(config.upstream.default.address().path().ends_with('/'));
-    assert!(config.proxy.public_url.as_ref().is_none_or(|url| url.username().is_empty() && url.password().is_none()));
+    assert!(config.server.public_url.as_ref().is_none_or(|url| url.username().is_empty() && url.password().is_none()));
 }

@@ -99,7 +99,7 @@ impl RunSession {
         let request = SessionRequest {
             user: needs.user,
             hosts: proxy.targets.named_hosts(),
-            itself: own_urls(&config.listen, config.proxy.public_url.as_ref()),
+            itself: own_urls(&config.listen, config.server.public_url.as_ref()),
             allowed: proxy.allowed.clone(),
             tunnels_others: proxy.tunnels_others,
             wants: needs.wants,
@@ -125,7 +125,7 @@ impl RunSession {
         let session_template = SessionTemplate::of(&config, &tls::client_config(&config.tls)?).at(&config.listen);
         // The registry listener and the configured gateway are not needed here.
         config.listen.clear();
-        config.listener_policies.clear();
+        config.policies.profiles.clear();
         config.gateway.listen.clear();
         config.gateway.transparent.clear();
         let app = App::build(config, Arc::clone(&clock)).await?;

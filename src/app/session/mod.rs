@@ -110,8 +110,8 @@ impl SessionTemplate {
             registry: registry_for(config),
             registries: registries(config),
             itself: Vec::new(),
-            policies: config.policies.names.join(", "),
-            service: config.proxy.clone(),
+            policies: config.policies.files.names.join(", "),
+            service: config.server.clone(),
             parent: outbound::outbound_proxy(&config.upstream, trust),
         }
     }

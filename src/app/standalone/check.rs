@@ -121,7 +121,7 @@ pub(crate) fn http_client(config: &Config, deadlines: Deadlines) -> Result<HttpC
 
 /// Returns the header value of the first admin token in the configured file.
 pub(crate) fn admin_token(config: &Config) -> Result<Option<HeaderValue>, AppError> {
-    let token = config.proxy.admin_tokens.as_deref().map(tokens::first).transpose()?;
+    let token = config.server.admin_tokens.as_deref().map(tokens::first).transpose()?;
     let mut value = token.and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());
     if let Some(value) = &mut value {
         value.set_sensitive(true);

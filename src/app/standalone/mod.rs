@@ -47,7 +47,7 @@ pub(crate) struct StandaloneFirewall {
 
 /// Creates a firewall from `config` and the data directory. It writes nothing there.
 pub(crate) fn firewall(config: Config, clock: Arc<dyn Clock>) -> Result<StandaloneFirewall, AppError> {
-    let further = config.further_policies.clone();
+    let further = config.policies.further.clone();
     firewall_with_policies(config, clock, further)
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn firewall_with_policies(
         blobs: blobs as Arc<dyn BlobStore>,
         clock,
         metrics: Arc::new(Metrics::new()),
-        policy: config.policy,
+        policy: config.policies.default,
         further_policies,
         decisions,
         config: config.firewall,
@@ -131,7 +131,7 @@ pub(crate) fn open_read_only(data_dir: &Path) -> Result<ReadOnlyLedger, AppError
 
 /// Returns the local client with the policy of the first configured address.
 pub(crate) fn configured_client(config: &Config) -> Client {
-    Client { profile: Profile(config.listener_policies.first().copied().unwrap_or_default()), ..local_client() }
+    Client { profile: Profile(config.policies.first_profile()), ..local_client() }
 }
 
 /// Returns the local client, which may use the configured credentials.

@@ -57,10 +57,7 @@ pub async fn diff_policies(config: Config, clock: Arc<dyn Clock>, candidate: Pol
     drop(ledger);
     let mut config = config;
     // The policy of the first address is the active one.
-    let first = config.listener_policies.first().and_then(|at| at.checked_sub(1));
-    if let Some(policy) = first.and_then(|at| config.further_policies.get(at)) {
-        config.policy = policy.clone();
-    }
+    config.policies.default = config.policies.first_policy().clone();
     let firewall = firewall_with_policies(config, clock, vec![candidate])?;
     let mut diff = PolicyDiff::default();
     for (name, asked) in by_name {

@@ -127,7 +127,7 @@ impl Reloader {
                 key if OF_POLICIES.contains(&key) => true,
                 key if OF_HOSTS.contains(&key) || OF_FEEDS.contains(&key) => true,
                 key if OF_TARBALLS.contains(&key) && renewed.hosts => true,
-                SettingKey::AdminTokenFile => match self.parts.service.renew_tokens(config.proxy.admin_tokens.as_deref()) {
+                SettingKey::AdminTokenFile => match self.parts.service.renew_tokens(config.server.admin_tokens.as_deref()) {
                     Ok(()) => true,
                     Err(error) => {
                         tracing::error!(error = &error as &dyn std::error::Error, "admin tokens not reloaded");
@@ -148,7 +148,7 @@ impl Reloader {
         }
         if applied.iter().any(|key| OF_POLICIES.contains(key) || *key == SettingKey::Listen) {
             let names = self.parts.policies.names();
-            let renamed = renamed(&names, &self.by_listener, &config.policies.names, &config.listener_policies);
+            let renamed = renamed(&names, &self.by_listener, &config.policies.files.names, &config.policies.profiles);
             if renamed.is_none() {
                 for key in [SettingKey::Policy, SettingKey::Listen] {
                     if applied.contains(&key) {
@@ -158,7 +158,7 @@ impl Reloader {
                     }
                 }
             }
-            self.parts.policies.choose(config.policies.with_names(renamed.unwrap_or(names)));
+            self.parts.policies.choose(config.policies.files.with_names(renamed.unwrap_or(names)));
         }
         if applied.iter().any(|key| OF_FEEDS.contains(key)) {
             self.follow_feeds(config);

@@ -119,7 +119,7 @@ fn write_shared_file(file: &Path, text: &str) -> anyhow::Result<()> {
 
 fn init(config: &Config) -> Result<(), CliError> {
     let data_dir = &config.store.data_dir;
-    if config.gateway.given.is_some() {
+    if config.gateway.ca_files.is_some() {
         let given = anyhow::anyhow!("cannot create a CA, `ca-cert` provides one");
         return Err(CliError::new(Exit::Usage, given));
     }
@@ -132,7 +132,7 @@ fn init(config: &Config) -> Result<(), CliError> {
 }
 
 fn rotate(config: &Config, overlap: Duration) -> Result<(), CliError> {
-    if config.gateway.given.is_some() {
+    if config.gateway.ca_files.is_some() {
         let given = anyhow::anyhow!("cannot rotate the CA, `ca-cert` provides it; replace that file");
         return Err(CliError::new(Exit::Usage, given));
     }

@@ -79,7 +79,7 @@ async fn build_input(given: Option<Url>, config: &Config) -> Result<ClientConfig
             return Ok(ClientConfigInput { url: url.clone(), terms: terms.clone(), source, credentials });
         }
     }
-    let url = given.or_else(|| config.proxy.public_url.clone()).map_or_else(|| own_url(config), Ok)?;
+    let url = given.or_else(|| config.server.public_url.clone()).map_or_else(|| own_url(config), Ok)?;
     // Clients will use this address, so ask whichever server answers on it.
     let whose = if running.is_some() {
         ", not the server on the local data directory".to_owned()
@@ -90,8 +90,7 @@ async fn build_input(given: Option<Url>, config: &Config) -> Result<ClientConfig
     Ok(match app::fetch_client_policy(&url, config).await {
         Ok(terms) => ClientConfigInput { terms, source: format!("the policy at {url}{whose}"), url, credentials },
         Err(error) => {
-            let policy = config.listener_policies.first().and_then(|at| config.further_policies.get(at.checked_sub(1)?));
-            let terms = ClientPolicy::of(policy.unwrap_or(&config.policy));
+            let terms = ClientPolicy::of(config.policies.first_policy());
             ClientConfigInput {
                 terms,
                 source: format!("the settings of this command, cannot ask {url}: {error}"),

@@ -51,7 +51,7 @@ const SKEW: SignedDuration = SignedDuration::from_mins(5);
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let (mut config, surroundings) = arguments.settings.clone().read(|sources| {
-        let surroundings = sources.surroundings.clone();
+        let surroundings = sources.environment.clone();
         Ok((Config::load(sources)?, surroundings))
     })?;
     let clock = Arc::new(SystemClock);
@@ -91,7 +91,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         authority: &authority,
         redirected: &redirected,
         folder: &surroundings.working_directory,
-        age: age.unwrap_or_else(|| config.policy.minimum_age()),
+        age: age.unwrap_or_else(|| config.policies.default.minimum_age()),
     };
     let mut findings = analyzer.findings();
     findings.extend(root_findings(&mut config.tls));
@@ -117,7 +117,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
 /// Returns the address that clients use as their registry.
 fn registry_of(config: &Config) -> Option<Url> {
     let listening = config.listen.first().map(|address| format!("http://{}/", reachable(*address)));
-    config.proxy.public_url.clone().or_else(|| Url::parse(&listening?).ok())
+    config.server.public_url.clone().or_else(|| Url::parse(&listening?).ok())
 }
 
 /// Returns the names of a listener that clients may use, as `host:port`.

@@ -182,7 +182,7 @@ fn test(arguments: &TestArguments) -> Result<Exit, CliError> {
 
 fn diff(arguments: &DiffArguments) -> Result<Exit, CliError> {
     let config = crate::cli::feed::of_server(&arguments.settings)?;
-    let candidate = config.policies.load_candidate(&arguments.candidate)?;
+    let candidate = config.policies.files.load_candidate(&arguments.candidate)?;
     let found = runtime()?.block_on(app::diff_policies(config, Arc::new(SystemClock), candidate))?;
     output::print(&if arguments.json { format_diff_json(&found) } else { format_diff(&arguments.candidate, &found) })?;
     Ok(Exit::Done)

@@ -79,8 +79,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
     let alone = settings.first_flag_outside(REMOTE_SAFE_FLAGS).map(|flag| format!("`{flag}` needs a separate coldframe"));
     let given = settings.clone();
     let (config, surroundings) = settings.read(|sources| {
-        let surroundings = sources.surroundings.clone();
-        Ok((Config::gather_with(sources, &DEFAULTS)?, surroundings))
+        let surroundings = sources.environment.clone();
+        Ok((Config::load_with_defaults(sources, &DEFAULTS)?, surroundings))
     })?;
     telemetry::logging::init(&config.telemetry).map_err(|error| CliError::new(Exit::Usage, error))?;
     for warning in &config.warnings {

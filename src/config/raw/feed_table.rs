@@ -6,14 +6,11 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::raw::file::file_origin;
-use crate::config::raw::{RawField, RawValue};
-use crate::diagnostics::SourceFile;
-use crate::diagnostics::suggest;
-use crate::diagnostics::{Diagnostic, Origin};
+use crate::config::raw::value::{RawField, RawValue};
+use crate::diagnostics::{Diagnostic, SourceFile, SourceSpan, suggest};
 
 /// The keys of a feed's table and their allowed values.
-pub(crate) const FEED: [(&str, &str); 6] = [
+pub(crate) const KEYS: [(&str, &str); 6] = [
     ("source", "a path, or an `http` or `https` URL, such as `./osv/` or `https://feeds.example/npm/all.zip`"),
     ("name", "lower case letters, digits, `-`, `_` and `.`, at most 64, such as `osv`"),
     ("trust", "`deny`, `hold`, `warn`"),
@@ -25,18 +22,18 @@ pub(crate) const FEED: [(&str, &str); 6] = [
 /// Reads the table of one feed. Adds errors to `errors` and returns the valid fields.
 pub(crate) fn read(
     file: &Arc<SourceFile>,
-    origin: Origin,
+    origin: SourceSpan,
     table: &DeTable<'_>,
     errors: &mut Vec<Diagnostic>,
 ) -> Option<RawValue> {
     let fields: Vec<RawField> = table.iter().filter_map(|(key, value)| field(file, key, value, errors)).collect();
     let Some(source) = fields.iter().find(|field| field.name == "source").map(|field| field.value.text.clone()) else {
         if !table.keys().any(|key| key.get_ref() == "source") {
-            errors.push(Diagnostic::new(origin, "a feed without `source`", format!("`source` with {}", FEED[0].1)));
+            errors.push(Diagnostic::new(origin, "a feed without `source`", format!("`source` with {}", KEYS[0].1)));
         }
         return None;
     };
-    Some(RawValue { text: source, origin, fields })
+    Some(RawValue { fields, ..RawValue::new(source, origin) })
 }
 
 fn field(
@@ -46,16 +43,16 @@ fn field(
     errors: &mut Vec<Diagnostic>,
 ) -> Option<RawField> {
     let name = key.get_ref().as_ref();
-    let Some((_, allowed)) = FEED.iter().find(|(known, _)| *known == name) else {
-        let all = || FEED.map(|(known, _)| format!("`{known}`")).join(", ");
-        let near = suggest::suggestions(name, FEED.iter().map(|(known, _)| *known));
+    let Some((_, allowed)) = KEYS.iter().find(|(known, _)| *known == name) else {
+        let all = || KEYS.map(|(known, _)| format!("`{known}`")).join(", ");
+        let near = suggest::suggestions(name, KEYS.iter().map(|(known, _)| *known));
         let allowed = suggest::suggested(&near).unwrap_or_else(all);
         let problem = format!("unknown key of a feed: `{}`", name.escape_debug());
-        let error = Diagnostic::new(file_origin(file, key.span()), problem, allowed);
+        let error = Diagnostic::new(SourceSpan::new(file, key.span()), problem, allowed);
         errors.push(Diagnostic { shows_line: false, ..error });
         return None;
     };
-    let origin = file_origin(file, value.span());
+    let origin = SourceSpan::new(file, value.span());
     let DeValue::String(text) = value.get_ref() else {
         let problem = format!("`{name}` cannot be of this type: {}", value.get_ref().type_str());
         errors.push(Diagnostic::new(origin, problem, format!("a string: {allowed}")));

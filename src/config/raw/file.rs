@@ -8,72 +8,57 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::config::raw::feed_table;
-use crate::config::raw::{RawValue, unknown_name};
+use crate::config::raw::value::RawValue;
 use crate::config::settings::{Setting, SettingKey};
+use crate::config::suggest;
 use crate::config::value_kind::ValueKind;
-use crate::diagnostics::{Diagnostic, Origin};
-use crate::diagnostics::{SourceFile, SourceSpan};
+use crate::diagnostics::{Diagnostic, Origin, SourceFile, SourceSpan};
 use crate::files;
 
 /// The maximum size of a configuration file, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// Reads a file. Adds errors to `mistakes` and returns the valid settings. `origin` is the flag or variable that names the file.
-pub(crate) fn read(path: &Path, origin: Origin, mistakes: &mut Vec<Diagnostic>) -> BTreeMap<SettingKey, Vec<RawValue>> {
-    let text = match load(path) {
-        Ok(text) => text,
-        Err(problem) => {
-            mistakes.push(Diagnostic::new(
-                origin,
-                format!("cannot read the configuration file `{}`: {problem}", path.display()),
-                "",
-            ));
-            return BTreeMap::new();
+/// Reads a file. Adds errors to `errors` and returns the valid settings. `origin` is the flag or variable that names the file.
+pub(crate) fn read(path: &Path, origin: Origin, errors: &mut Vec<Diagnostic>) -> BTreeMap<SettingKey, Vec<RawValue>> {
+    match files::read_pipe_bounded(path, MAX_FILE_BYTES).and_then(files::into_text) {
+        Ok(text) => parse(path, text, errors),
+        Err(error) => {
+            let problem = format!("cannot read the configuration file `{}`: {error}", path.display());
+            errors.push(Diagnostic::new(origin, problem, ""));
+            BTreeMap::new()
         }
-    };
-    parse(path, text, mistakes)
+    }
 }
 
-/// Parses `text` as a file with the path `path`. Adds errors to `mistakes` and returns the valid settings.
-pub(crate) fn parse(path: &Path, text: String, mistakes: &mut Vec<Diagnostic>) -> BTreeMap<SettingKey, Vec<RawValue>> {
+/// Parses `text` as a file with the path `path`. Adds errors to `errors` and returns the valid settings.
+pub(crate) fn parse(path: &Path, text: String, errors: &mut Vec<Diagnostic>) -> BTreeMap<SettingKey, Vec<RawValue>> {
     let file = Arc::new(SourceFile { path: path.to_owned(), text });
-    let (table, errors) = DeTable::parse_recoverable(&file.text);
-    let readable = errors.iter().filter_map(toml::de::Error::span).map(|span| span.start).min().unwrap_or(usize::MAX);
-    note_syntax(&file, errors, mistakes);
+    let (table, syntax_errors) = DeTable::parse_recoverable(&file.text);
+    let readable = syntax_errors.iter().filter_map(toml::de::Error::span).map(|span| span.start).min().unwrap_or(usize::MAX);
+    add_syntax_errors(&file, syntax_errors, errors);
     let mut values = BTreeMap::new();
     // After the first error the parser guesses, and its entries may not exist in the file.
     for (key, value) in table.get_ref().iter().filter(|(key, value)| key.span().end.max(value.span().end) <= readable) {
-        read_entry(&file, key, value, &mut values, mistakes);
+        read_entry(&file, key, value, &mut values, errors);
     }
     values
 }
 
-/// Notes the first syntax error of each line. Further errors on the same line follow from it.
-fn note_syntax(file: &Arc<SourceFile>, mut errors: Vec<toml::de::Error>, mistakes: &mut Vec<Diagnostic>) {
-    errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
+/// Adds the first syntax error of each line. Further errors on the same line follow from it.
+fn add_syntax_errors(file: &Arc<SourceFile>, mut found: Vec<toml::de::Error>, errors: &mut Vec<Diagnostic>) {
+    found.sort_by_key(|error| error.span().map_or(0, |span| span.start));
     let mut last = 0;
-    for error in errors {
-        let place = SourceSpan { file: Arc::clone(file), span: error.span().unwrap_or(0..0) };
-        let (line, _) = place.position();
+    for error in found {
+        let span = SourceSpan::new(file, error.span().unwrap_or(0..0));
+        let (line, _) = span.position();
         if line == last {
             continue;
         }
         last = line;
         let text = file.text.lines().nth(line - 1).unwrap_or_default();
         let shows_line = text.split('=').next().is_some_and(|key| SettingKey::named(key.trim()).is_some());
-        mistakes.push(Diagnostic {
-            shows_line,
-            ..Diagnostic::new(Origin::File(place), format!("not TOML: {}", error.message()), "")
-        });
+        errors.push(Diagnostic { shows_line, ..Diagnostic::new(span, format!("not TOML: {}", error.message()), "") });
     }
-}
-
-fn load(path: &Path) -> Result<String, String> {
-    files::read_pipe_bounded(path, MAX_FILE_BYTES).and_then(files::into_text).map_err(|error| error.to_string())
-}
-
-pub(crate) fn file_origin(file: &Arc<SourceFile>, span: std::ops::Range<usize>) -> Origin {
-    Origin::File(SourceSpan { file: Arc::clone(file), span })
 }
 
 fn read_entry(
@@ -81,11 +66,11 @@ fn read_entry(
     key: &Spanned<std::borrow::Cow<'_, str>>,
     value: &Spanned<DeValue<'_>>,
     values: &mut BTreeMap<SettingKey, Vec<RawValue>>,
-    mistakes: &mut Vec<Diagnostic>,
+    errors: &mut Vec<Diagnostic>,
 ) {
     let name = key.get_ref().as_ref();
     let Some(known) = SettingKey::named(name) else {
-        mistakes.push(unknown_key(file_origin(file, key.span()), name, value.get_ref()));
+        errors.push(unknown_key(SourceSpan::new(file, key.span()), name, value.get_ref()));
         return;
     };
     let setting = known.setting();
@@ -95,25 +80,25 @@ fn read_entry(
     };
     let mut texts = Vec::new();
     for item in items {
-        let origin = file_origin(file, item.span());
+        let origin = SourceSpan::new(file, item.span());
         if let (SettingKey::Feed, DeValue::Table(table)) = (known, item.get_ref()) {
-            texts.extend(feed_table::read(file, origin, table, mistakes));
+            texts.extend(feed_table::read(file, origin, table, errors));
             continue;
         }
         match text_of(setting, item.get_ref()) {
             Ok(text) => texts.push(RawValue::new(text, origin)),
-            Err(problem) => mistakes.push(Diagnostic::new(origin, problem, shape(setting))),
+            Err(problem) => errors.push(Diagnostic::new(origin, problem, shape(setting))),
         }
     }
     values.insert(known, texts);
 }
 
-fn unknown_key(origin: Origin, name: &str, value: &DeValue<'_>) -> Diagnostic {
+fn unknown_key(origin: SourceSpan, name: &str, value: &DeValue<'_>) -> Diagnostic {
     if value.is_table() {
         let allowed = "settings at the top level, as in `min-release-age = \"72h\"`, and tables `[[feed]]`";
         return Diagnostic { shows_line: false, ..Diagnostic::new(origin, format!("unknown table: `{name}`"), allowed) };
     }
-    unknown_name(origin, "key", name)
+    suggest::unknown_name(origin.into(), "key", name)
 }
 
 /// Returns the text of a value whose TOML type fits its setting. A bare number for a setting with a unit is passed on, because

@@ -1,46 +1,21 @@
 //! Merges flags, environment and file into raw settings: text values with their origins.
 
 pub(crate) mod feed_table;
-pub(crate) mod file;
+mod file;
+mod value;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::config::effective::Effective;
+pub use value::{RawField, RawValue};
 
-use crate::config::settings::{DefaultValue, FILE_VARIABLE, PREFIX, SETTINGS, SettingKey};
+use crate::config::settings::{DefaultValue, FILE_VARIABLE, PREFIX, SETTINGS, Setting, SettingKey};
 use crate::config::suggest;
 use crate::config::value_kind::ValueKind;
-use crate::diagnostics::redact_credentials;
-use crate::diagnostics::suggest::{suggested, suggestions};
-use crate::diagnostics::{Diagnostic, Diagnostics, Origin};
-
-/// One unparsed value.
-#[derive(Debug, Clone)]
-pub struct RawValue {
-    pub text: String,
-    pub origin: Origin,
-    /// The keys of its table, if it was written as one.
-    pub fields: Vec<RawField>,
-}
-
-/// One key of a table and its value.
-#[derive(Debug, Clone)]
-pub struct RawField {
-    pub name: String,
-    pub value: RawValue,
-}
-
-impl RawValue {
-    /// Creates a value without table keys.
-    #[must_use]
-    pub fn new(text: impl Into<String>, origin: Origin) -> Self {
-        Self { text: text.into(), origin, fields: Vec::new() }
-    }
-}
+use crate::diagnostics::{Diagnostic, Diagnostics, Origin, redact_credentials};
 
 /// All settings that are set. A source of higher precedence replaces the whole value of a setting, including lists.
-#[derive(Debug, Clone, std::default::Default)]
+#[derive(Debug, Clone, Default)]
 pub struct RawConfig(BTreeMap<SettingKey, Vec<RawValue>>);
 
 /// Environment variables of the process or of a test.
@@ -51,43 +26,43 @@ impl RawConfig {
     ///
     /// # Errors
     /// Returns an error for each unknown name and for each repeated name of a setting with one value.
-    pub fn of(pairs: &[(&str, &str)]) -> Result<Self, Diagnostics> {
-        let (mut written, mut errors) = (Self::default(), Vec::new());
+    pub fn from_pairs(pairs: &[(&str, &str)]) -> Result<Self, Diagnostics> {
+        let (mut raw, mut errors) = (Self::default(), Vec::new());
         for (name, text) in pairs {
             let value = RawValue::new(*text, Origin::Given);
             match SettingKey::named(name) {
-                None => errors.push(unknown_name(Origin::Given, "setting", name)),
-                Some(key) if written.0.contains_key(&key) && !key.setting().several => {
+                None => errors.push(suggest::unknown_name(Origin::Given, "setting", name)),
+                Some(key) if raw.0.contains_key(&key) && !key.setting().several => {
                     errors.push(Diagnostic::new(Origin::Given, format!("given twice: `{name}`"), "one value"));
                 }
-                Some(key) => written.0.entry(key).or_default().push(value),
+                Some(key) => raw.0.entry(key).or_default().push(value),
             }
         }
-        Diagnostics::or(errors, Some(written))
+        Diagnostics::or(errors, Some(raw))
     }
 
     /// Parses the text of a configuration file. `path` is used in errors and need not exist.
     ///
     /// # Errors
     /// Returns all errors of TOML syntax, keys and types. Values are not parsed.
-    pub fn of_text(path: &Path, text: &str) -> Result<Self, Diagnostics> {
+    pub fn from_text(path: &Path, text: &str) -> Result<Self, Diagnostics> {
         let mut errors = Vec::new();
-        let written = Self(file::parse(path, text.to_owned(), &mut errors));
-        Diagnostics::or(errors, Some(written))
+        let raw = Self(file::parse(path, text.to_owned(), &mut errors));
+        Diagnostics::or(errors, Some(raw))
     }
 
     /// Merges flags over the environment over the file. Reads `file`, or else the file that the environment names, or else none.
     /// Adds errors of all three to `errors` and keeps the valid settings.
     pub fn merge(file: Option<&Path>, environment: &EnvPairs, flags: FlagValues, errors: &mut Vec<Diagnostic>) -> Self {
-        let mut written = Self::default();
+        let mut raw = Self::default();
         let named = environment.iter().find(|(name, value)| name == FILE_VARIABLE && !value.is_empty());
         let named = named.map(|(_, value)| (Path::new(value), Origin::Variable(FILE_VARIABLE.to_owned())));
         if let Some((path, origin)) = file.map(|path| (path, Origin::Flag("--config".to_owned()))).or(named) {
-            written.0.extend(file::read(path, origin, errors));
+            raw.0.extend(file::read(path, origin, errors));
         }
-        written.0.extend(read_environment(environment, errors));
-        written.0.extend(flags.0);
-        written
+        raw.0.extend(read_environment(environment, errors));
+        raw.0.extend(flags.0);
+        raw
     }
 
     /// Reads a file without flags and environment.
@@ -106,16 +81,19 @@ impl RawConfig {
     }
 
     /// Sets a default other than the table's for a setting that is not set.
-    pub(crate) fn default_to(&mut self, key: SettingKey, text: &str) {
+    pub(crate) fn set_default(&mut self, key: SettingKey, text: &str) {
         self.0.entry(key).or_insert_with(|| vec![RawValue::new(text, Origin::Default)]);
     }
 
-    /// Takes over the settings of another process. With `own_first`, settings that are set here take precedence.
-    pub(crate) fn take_over(&mut self, effective: &Effective, own_first: bool) {
-        for (key, values) in effective.written() {
-            if !own_first || !self.0.contains_key(&key) {
-                self.0.insert(key, values);
-            }
+    /// Sets all settings in `values`.
+    pub(crate) fn replace(&mut self, values: impl Iterator<Item = (SettingKey, Vec<RawValue>)>) {
+        self.0.extend(values);
+    }
+
+    /// Sets those settings in `values` that are not set.
+    pub(crate) fn fill(&mut self, values: impl Iterator<Item = (SettingKey, Vec<RawValue>)>) {
+        for (key, values) in values {
+            self.0.entry(key).or_insert(values);
         }
     }
 
@@ -127,7 +105,7 @@ impl RawConfig {
 }
 
 /// The settings given as flags.
-#[derive(Debug, Clone, std::default::Default)]
+#[derive(Debug, Clone, Default)]
 pub struct FlagValues(BTreeMap<SettingKey, Vec<RawValue>>);
 
 impl FlagValues {
@@ -147,34 +125,29 @@ impl FlagValues {
     pub fn words(&self, keys: &[SettingKey]) -> Vec<String> {
         let given = self.0.iter().filter(|(key, _)| keys.contains(key));
         let words = given.flat_map(|(key, values)| values.iter().map(|value| (key.setting(), redact_credentials(&value.text))));
-        let spelled = |(setting, text): (&crate::config::settings::Setting, String)| match setting.kind {
+        let spelled = |(setting, text): (&Setting, String)| match setting.kind {
             ValueKind::Truth => vec![format!("{}={text}", setting.flag())],
             _ => vec![setting.flag(), text],
         };
         words.flat_map(spelled).collect()
     }
 
-    /// Returns the settings given as flags.
     pub fn keys(&self) -> impl Iterator<Item = SettingKey> {
         self.0.keys().copied()
     }
 
+    /// Creates the flags that these settings and values spell.
+    #[must_use]
+    pub fn from_pairs(pairs: &[(SettingKey, &str)]) -> Self {
+        let mut flags = Self::default();
+        pairs.iter().for_each(|(key, text)| flags.push(*key, (*text).to_owned()));
+        flags
+    }
+
     /// Adds one value of a flag.
-    pub fn note(&mut self, key: SettingKey, text: String) {
+    pub fn push(&mut self, key: SettingKey, text: String) {
         self.0.entry(key).or_default().push(RawValue::new(text, Origin::Flag(key.setting().flag())));
     }
-}
-
-/// Creates the error for an unknown name, with suggestions.
-pub(crate) fn unknown_name(origin: Origin, noun: &str, name: &str) -> Diagnostic {
-    let nearest = suggest::suggest_setting(name);
-    let near = nearest.map_or_else(|| suggestions(name, SETTINGS.iter().map(|setting| setting.name)), |nearest| vec![nearest]);
-    let allowed = match (suggest::renamed(name), suggested(&near)) {
-        (Some(new), _) => format!("`{new}`, its new name"),
-        (None, Some(suggested)) => suggested,
-        (None, None) => SETTINGS.iter().map(|setting| format!("`{}`", setting.name)).collect::<Vec<_>>().join(", "),
-    };
-    Diagnostic { shows_line: false, ..Diagnostic::new(origin, format!("unknown {noun}: `{}`", name.escape_debug()), allowed) }
 }
 
 /// Reads the settings in environment variables. An empty variable counts as not set, because compose files and CI pass those.
@@ -249,8 +222,8 @@ mod tests {
         pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
     }
 
-    fn texts(written: &RawConfig, key: SettingKey) -> Vec<String> {
-        written.values(key).into_iter().map(|value| format!("{} <- {}", value.text, value.origin)).collect()
+    fn texts(raw: &RawConfig, key: SettingKey) -> Vec<String> {
+        raw.values(key).into_iter().map(|value| format!("{} <- {}", value.text, value.origin)).collect()
     }
 
     #[test]
@@ -266,14 +239,14 @@ mod tests {
             ("PATH", "/bin"),
         ]);
         let (mut flags, mut errors) = (FlagValues::default(), Vec::new());
-        flags.note(SettingKey::MaxStale, "3h".to_owned());
-        let written = RawConfig::merge(None, &variables, flags, &mut errors);
+        flags.push(SettingKey::MaxStale, "3h".to_owned());
+        let raw = RawConfig::merge(None, &variables, flags, &mut errors);
         assert!(errors.is_empty(), "{errors:?}");
-        assert_eq!(texts(&written, SettingKey::MaxStale), ["3h <- --max-stale"]);
-        assert_eq!(texts(&written, SettingKey::Listen), ["127.0.0.1:3 <- COLDFRAME_LISTEN", "127.0.0.1:4 <- COLDFRAME_LISTEN"]);
-        assert_eq!(texts(&written, SettingKey::Memory), [format!("1GB <- {}:1:10", path.display())]);
-        assert_eq!(texts(&written, SettingKey::LogLevel), ["info <- default"]);
-        assert!(written.values(SettingKey::Upstream).is_empty());
+        assert_eq!(texts(&raw, SettingKey::MaxStale), ["3h <- --max-stale"]);
+        assert_eq!(texts(&raw, SettingKey::Listen), ["127.0.0.1:3 <- COLDFRAME_LISTEN", "127.0.0.1:4 <- COLDFRAME_LISTEN"]);
+        assert_eq!(texts(&raw, SettingKey::Memory), [format!("1GB <- {}:1:10", path.display())]);
+        assert_eq!(texts(&raw, SettingKey::LogLevel), ["info <- default"]);
+        assert!(raw.values(SettingKey::Upstream).is_empty());
     }
 
     #[test]
@@ -304,8 +277,8 @@ mod tests {
 
     #[test]
     fn single_valued_setting_must_not_repeat() {
-        assert!(RawConfig::of(&[("listen", "127.0.0.1:1"), ("listen", "127.0.0.1:2")]).is_ok());
-        assert!(RawConfig::of(&[("memory", "1GB"), ("memory", "2GB")]).is_err());
-        assert!(RawConfig::of(&[("ports", "1")]).is_err());
+        assert!(RawConfig::from_pairs(&[("listen", "127.0.0.1:1"), ("listen", "127.0.0.1:2")]).is_ok());
+        assert!(RawConfig::from_pairs(&[("memory", "1GB"), ("memory", "2GB")]).is_err());
+        assert!(RawConfig::from_pairs(&[("ports", "1")]).is_err());
     }
 }

@@ -93,7 +93,7 @@ impl Composer<'_> {
         let (table, errors) = DeTable::parse_recoverable(&file.text);
         let broken = errors.iter().filter_map(toml::de::Error::span).map(|span| span.start).min();
         for error in errors.iter().take(1) {
-            let place = SourceSpan { file: Arc::clone(file), span: error.span().unwrap_or(0..0) };
+            let place = SourceSpan::new(file, error.span().unwrap_or(0..0));
             self.mistakes.push(Diagnostic::new(place, format!("not TOML: {}", error.message()), ""));
         }
         // After a syntax error the parser guesses, so its results are ignored.
@@ -121,7 +121,7 @@ impl Composer<'_> {
     }
 
     fn include(&mut self, from: &Arc<SourceFile>, name: &str, span: std::ops::Range<usize>) {
-        let place = SourceSpan { file: Arc::clone(from), span };
+        let place = SourceSpan::new(from, span);
         let escaped_name = name.escape_debug();
         match (self.find)(from, name) {
             Err(problem) => {

@@ -49,7 +49,7 @@ impl<'t> TomlTable<'t, '_> {
     }
 
     pub(crate) fn place(&self, span: Bytes<usize>) -> SourceSpan {
-        SourceSpan { file: Arc::clone(self.file), span }
+        SourceSpan::new(self.file, span)
     }
 
     /// Returns the position of a key, or `None` if it is missing.
