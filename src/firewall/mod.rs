@@ -33,7 +33,6 @@ use bytes::Bytes;
 use moka::sync::Cache;
 use tokio::sync::Semaphore;
 
-use crate::npm::PackumentForm;
 pub use error::{FirewallError, Refusal};
 pub use explain::explanation::Explanation;
 pub use policy_state::Profile;
@@ -42,7 +41,7 @@ pub use queries::check::{CheckOutcome, CheckedVersion, LockedVersion};
 pub use queries::egress::EgressRequest;
 pub use queries::hidden::{HeldVersion, HiddenVersions, WantedVersion};
 pub use queries::inspect::{InspectedVersion, PackageInspection};
-pub use request::{BaseUrl, Client, ContentCoding, PackumentResponse, TarballResponse};
+pub use request::{BaseUrl, Client, ContentCoding, PackumentResponse, RegistryRequest, RegistryResponse, TarballResponse};
 pub use wanted_versions::Want;
 
 use jiff::Timestamp;
@@ -402,7 +401,7 @@ impl Firewall {
     /// Returns the versions of a package that are hidden from the client, from memory only. Includes those that the project
     /// requires by `wants`; `None` if nothing is hidden or nothing is known.
     #[must_use]
-    pub fn hidden(&self, client: &Client, name: &PackageName, wants: &[Want]) -> Option<HiddenVersions> {
+    pub fn hidden_versions(&self, client: &Client, name: &PackageName, wants: &[Want]) -> Option<HiddenVersions> {
         self.0.hidden(client, name, wants)
     }
 
@@ -412,42 +411,43 @@ impl Firewall {
         self.0.registries.ids().map(str::to_owned).collect()
     }
 
-    /// Returns the packument without the hidden versions.
+    /// Answers a registry request of a client.
     ///
     /// # Errors
-    /// Returns a refusal if no version is visible, and the failure of upstream or the store.
-    pub async fn packument(
-        &self,
-        client: &Client,
-        name: &PackageName,
-        form: PackumentForm,
-        coding: ContentCoding,
-    ) -> Result<PackumentResponse, FirewallError> {
-        self.0.packument(client, name, form, coding).await
-    }
-
-    /// Returns one manifest by version, dist-tag or range, as JSON.
-    ///
-    /// # Errors
-    /// Returns a refusal if the version is hidden, an error if it does not exist, and the errors of [`Firewall::packument`].
-    pub async fn manifest(&self, client: &Client, name: &PackageName, wanted: &str) -> Result<Bytes, FirewallError> {
-        self.0.manifest(client, name, wanted).await
-    }
-
-    /// Returns the dist-tags as clients see them, as JSON.
-    ///
-    /// # Errors
-    /// Returns the errors of [`Firewall::packument`].
-    pub async fn dist_tags(&self, client: &Client, name: &PackageName) -> Result<Bytes, FirewallError> {
-        self.0.dist_tags(client, name).await
-    }
-
-    /// Returns a tarball, verified against its packument.
-    ///
-    /// # Errors
-    /// Returns a refusal if the version is hidden or its bytes do not match, and the failure of upstream or the store.
-    pub async fn tarball(&self, client: &Client, name: &PackageName, version: &str) -> Result<TarballResponse, FirewallError> {
-        self.0.tarball(client, name, version).await
+    /// Returns a refusal if the version is hidden, no version is visible, or the bytes do not match. Returns an error if the
+    /// package or version does not exist, and the failure of upstream or the store.
+    pub async fn call(&self, client: &Client, request: RegistryRequest) -> Result<RegistryResponse, FirewallError> {
+        let components = &self.0;
+        // Names are borrowed from the request, and only the futures of packuments and tarballs are not boxed, because this future
+        // is part of the future of every request.
+        Ok(match request {
+            RegistryRequest::Packument { ref name, form, coding } => {
+                RegistryResponse::Packument(components.packument(client, name, form, coding).await?)
+            }
+            RegistryRequest::Tarball { ref name, ref version } => {
+                RegistryResponse::Tarball(components.tarball(client, name, version).await?)
+            }
+            RegistryRequest::Manifest { ref name, ref spec } => {
+                RegistryResponse::Manifest(Box::pin(components.manifest(client, name, spec)).await?)
+            }
+            RegistryRequest::DistTags { ref name } => {
+                RegistryResponse::DistTags(Box::pin(components.dist_tags(client, name)).await?)
+            }
+            RegistryRequest::Search(request) => Box::pin(components.search(client, *request)).await?.into(),
+            RegistryRequest::Audit { request, body, format } => {
+                let (response, notice) = Box::pin(components.audit(client, *request, body, format)).await?;
+                RegistryResponse::Passthrough { response, notice }
+            }
+            RegistryRequest::Attestations { ref name, ref version, request } => {
+                Box::pin(components.attestations(client, name, version, *request)).await?.into()
+            }
+            RegistryRequest::PassThrough { ref name, request } => {
+                Box::pin(components.pass(client, name.as_ref(), *request)).await?.into()
+            }
+            RegistryRequest::Write { ref name, request } => {
+                Box::pin(components.write_through(client, name.as_ref(), *request)).await?.into()
+            }
+        })
     }
 
     /// Returns the package and version whose tarball is at an address of the registry, as far as this client may see it.
@@ -462,71 +462,8 @@ impl Firewall {
     /// Checks an egress destination against the feed indicators and records a hit. Returns the reason if the connection must be
     /// refused.
     #[must_use]
-    pub fn contact(&self, contacting: &EgressRequest<'_>) -> Option<String> {
-        self.0.check_egress(contacting)
-    }
-
-    /// Passes a search to upstream and filters its results.
-    ///
-    /// # Errors
-    /// Returns an error if upstream is unavailable.
-    pub async fn search(&self, client: &Client, passage: PassthroughRequest) -> Result<PassthroughResponse, FirewallError> {
-        self.0.search(client, passage).await
-    }
-
-    /// Passes an audit to upstream and adds the advisories of the feeds. `body` is the client's, decoded; `bulk` selects its
-    /// format. The text is for `npm-notice` and lists held releases of the audited packages.
-    ///
-    /// # Errors
-    /// Returns an error if upstream is unavailable.
-    pub async fn audit(
-        &self,
-        client: &Client,
-        passage: PassthroughRequest,
-        body: Bytes,
-        bulk: bool,
-    ) -> Result<(PassthroughResponse, Option<String>), FirewallError> {
-        self.0.audit(client, passage, body, bulk).await
-    }
-
-    /// Returns the attestations of one version. Those of a hidden version are not found, which pnpm tolerates.
-    ///
-    /// # Errors
-    /// Returns an error if the version is hidden or upstream is unavailable.
-    pub async fn attestations(
-        &self,
-        client: &Client,
-        name: &PackageName,
-        version: &str,
-        passage: PassthroughRequest,
-    ) -> Result<PassthroughResponse, FirewallError> {
-        self.0.attestations(client, name, version, passage).await
-    }
-
-    /// Passes any other request (ping, keys, whoami, accounts) to the registry of `name`, or to the default registry.
-    ///
-    /// # Errors
-    /// Returns an error if upstream is unavailable.
-    pub async fn pass(
-        &self,
-        client: &Client,
-        name: Option<&PackageName>,
-        passage: PassthroughRequest,
-    ) -> Result<PassthroughResponse, FirewallError> {
-        self.0.pass(client, name, passage).await
-    }
-
-    /// Passes a write to upstream, like [`Firewall::pass`]. The next read of the package is revalidated.
-    ///
-    /// # Errors
-    /// Returns an error if upstream is unavailable.
-    pub async fn write(
-        &self,
-        client: &Client,
-        name: Option<&PackageName>,
-        passage: PassthroughRequest,
-    ) -> Result<PassthroughResponse, FirewallError> {
-        self.0.write_through(client, name, passage).await
+    pub fn check_egress(&self, request: &EgressRequest<'_>) -> Option<String> {
+        self.0.check_egress(request)
     }
 
     /// Returns the number of concurrent prefetches per registry; 0 if prefetching is disabled.

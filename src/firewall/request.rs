@@ -11,8 +11,8 @@ use crate::firewall::policy_state::Profile;
 pub use crate::npm::PackumentForm;
 use crate::npm::compression::SegmentFormat;
 use crate::npm::tarball_address::{Intercepted, Rewriting};
-use crate::npm::{Integrity, UserAgent};
-use crate::upstream::{Addressed, Authorization};
+use crate::npm::{AuditFormat, Integrity, PackageName, UserAgent};
+use crate::upstream::{Addressed, Authorization, PassthroughRequest, PassthroughResponse};
 
 /// The URL under which clients reach the registry endpoint: scheme, authority and path prefix, without a trailing slash. Tarball
 /// URLs are written below it.
@@ -120,4 +120,48 @@ pub struct TarballResponse {
     pub integrity: Integrity,
     /// Whether the tarball was in the store already.
     pub kept: bool,
+}
+
+/// A request of a client to the registry.
+pub enum RegistryRequest {
+    /// The packument without the hidden versions.
+    Packument { name: PackageName, form: PackumentForm, coding: ContentCoding },
+    /// One manifest. `spec` is a version, a dist-tag or a range.
+    Manifest { name: PackageName, spec: String },
+    /// The dist-tags as clients see them.
+    DistTags { name: PackageName },
+    /// A tarball, verified against its packument.
+    Tarball { name: PackageName, version: String },
+    /// A search, whose results are filtered.
+    Search(Box<PassthroughRequest>),
+    /// An audit, whose response gets the advisories of the feeds too. `body` is the body of `request`, decoded.
+    Audit { request: Box<PassthroughRequest>, body: Bytes, format: AuditFormat },
+    /// The attestations of a version. Those of a hidden version are not found, which pnpm tolerates.
+    Attestations { name: PackageName, version: String, request: Box<PassthroughRequest> },
+    /// Any other read: ping, keys, whoami, accounts. `name` selects the registry, else it is the default one.
+    PassThrough { name: Option<PackageName>, request: Box<PassthroughRequest> },
+    /// A write, after which the package is revalidated before its next response.
+    Write { name: Option<PackageName>, request: Box<PassthroughRequest> },
+}
+
+/// The response to a [`RegistryRequest`].
+#[derive(Debug)]
+pub enum RegistryResponse {
+    Packument(PackumentResponse),
+    /// A manifest, as JSON.
+    Manifest(Bytes),
+    /// Dist-tags, as JSON.
+    DistTags(Bytes),
+    Tarball(TarballResponse),
+    Passthrough {
+        response: PassthroughResponse,
+        /// A text for `npm-notice`. It lists held releases of the audited packages.
+        notice: Option<String>,
+    },
+}
+
+impl From<PassthroughResponse> for RegistryResponse {
+    fn from(response: PassthroughResponse) -> Self {
+        Self::Passthrough { response, notice: None }
+    }
 }

@@ -48,10 +48,7 @@ pub enum Endpoint {
     /// `GET /-/npm/v1/attestations/{package}@{version}`.
     Attestations { name: PackageName, version: String },
     /// `POST /-/npm/v1/security/advisories/bulk`, `…/audits`, `…/audits/quick`.
-    Audit {
-        /// Whether the body has the bulk form (`{"name": ["version"]}`), the only one whose packages are read.
-        bulk: bool,
-    },
+    Audit(AuditFormat),
     /// `GET` of account data (`/-/npm/v1/user`, `/-/npm/v1/tokens`, `/-/org/…`, `/-/package/…/access`, `/-/stage`). Forwarded
     /// with the client's credentials and never cached. The package, if any, selects the registry.
     Account(Option<PackageName>),
@@ -61,6 +58,15 @@ pub enum Endpoint {
     Write(Option<PackageName>),
     /// `/-/coldframe/…`: Coldframe's own endpoints, with the rest of the path without the leading slash.
     Admin(String),
+}
+
+/// The format of an audit's body and response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditFormat {
+    /// `{"name": ["version"]}`, the only one whose packages are read.
+    Bulk,
+    /// The dependency tree that older clients send.
+    Tree,
 }
 
 /// A request that is not a registry endpoint.
@@ -199,8 +205,8 @@ impl Request<'_> {
                 let (name, version) = split_spec(&specs.join("/")).ok_or_else(|| self.unknown())?;
                 self.read(Endpoint::Attestations { name, version })
             }
-            ["security", "advisories", "bulk"] => self.post(Endpoint::Audit { bulk: true }),
-            ["security", "audits"] | ["security", "audits", "quick"] => self.post(Endpoint::Audit { bulk: false }),
+            ["security", "advisories", "bulk"] => self.post(Endpoint::Audit(AuditFormat::Bulk)),
+            ["security", "audits"] | ["security", "audits", "quick"] => self.post(Endpoint::Audit(AuditFormat::Tree)),
             ["user"] | ["tokens" | "hooks", ..] => self.read_or_write(Endpoint::Account(None), None),
             ["oidc", "token", "exchange", "package", rest @ ..] if !rest.is_empty() => {
                 let (name, rest) = take_name(rest)?;
@@ -464,8 +470,8 @@ mod tests {
         assert_eq!(get("/-/coldframe/healthz"), Ok(Endpoint::Admin("healthz".to_owned())));
         assert_eq!(get("/-/coldframe"), Ok(Endpoint::Admin(String::new())));
         let post = |path| Endpoint::parse("POST", path, None);
-        assert_eq!(post("/-/npm/v1/security/advisories/bulk"), Ok(Endpoint::Audit { bulk: true }));
-        assert_eq!(post("/-/npm/v1/security/audits/quick"), Ok(Endpoint::Audit { bulk: false }));
+        assert_eq!(post("/-/npm/v1/security/advisories/bulk"), Ok(Endpoint::Audit(AuditFormat::Bulk)));
+        assert_eq!(post("/-/npm/v1/security/audits/quick"), Ok(Endpoint::Audit(AuditFormat::Tree)));
         for path in
             ["/-/npm/v1/user", "/-/npm/v1/tokens", "/-/org/acme/user", "/-/team/acme/x/user", "/-/user/org.couchdb.user:me"]
         {

@@ -13,7 +13,7 @@ pub mod user_agent;
 pub use packument::manifest::AbbreviatedFields;
 pub use tarball_address::tarball_url;
 
-pub use endpoint::Endpoint;
+pub use endpoint::{AuditFormat, Endpoint};
 pub use integrity::{Algorithm, Digest, DigestComparison, Hasher, Integrity};
 pub use lockfile::Lockfile;
 pub use name::{PackageName, PackageSpec};

@@ -30,6 +30,15 @@ pub struct ClientResolver {
     known: BaseUrls,
 }
 
+/// Where the base URL in responses comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BaseUrlSource {
+    /// The setting `public-url`.
+    PublicUrl,
+    /// The `Host` header, so that responses depend on it.
+    Host,
+}
+
 /// The public URL and its parts.
 #[derive(Debug)]
 struct PublicUrl {
@@ -153,10 +162,9 @@ impl ClientResolver {
         }
     }
 
-    /// Checks whether responses depend on the `Host` header.
     #[must_use]
-    pub fn depends_on_host(&self) -> bool {
-        self.public.is_none()
+    pub fn base_url_source(&self) -> BaseUrlSource {
+        if self.public.is_some() { BaseUrlSource::PublicUrl } else { BaseUrlSource::Host }
     }
 
     fn origin<'a>(&self, peer: IpAddr, trusted: bool, head: &'a Parts) -> Result<RequestOrigin<'a>, String> {

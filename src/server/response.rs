@@ -9,13 +9,14 @@ use http::{Method, Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 
 use crate::firewall::error::MAX_LINE_BYTES;
-use crate::firewall::{ContentCoding, FirewallError, PackumentResponse, TarballResponse};
+use crate::firewall::{ContentCoding, FirewallError, PackumentResponse, RegistryResponse, TarballResponse};
 use crate::net::headers::{ByteRange, date, none_match, requested_range};
 use crate::net::{Body, BodyError, ClientError, ConnectStage, Upgrade};
 use crate::npm::PackumentForm;
 use crate::npm::endpoint::EndpointError;
 use crate::npm::integrity::MAX_SRI_BYTES;
 use crate::npm::{Algorithm, Digest};
+use crate::server::client::BaseUrlSource;
 use crate::server::{RequestError, passthrough};
 use crate::telemetry::OutcomeLabel;
 use crate::text::{ascii_line, single_line};
@@ -71,10 +72,26 @@ impl Reply {
     }
 }
 
+/// Returns the response to a registry request.
+#[must_use]
+pub fn registry(answer: RegistryResponse, head: &Parts, base_url: BaseUrlSource) -> Reply {
+    let vary = match base_url {
+        BaseUrlSource::PublicUrl => VARY,
+        BaseUrlSource::Host => VARY_BY_HOST,
+    };
+    match answer {
+        RegistryResponse::Packument(answer) => packument(&answer, head, vary),
+        RegistryResponse::Tarball(answer) => tarball(&answer, head),
+        RegistryResponse::Manifest(bytes) => json(bytes, head, vary),
+        // Dist-tags contain no URLs.
+        RegistryResponse::DistTags(bytes) => json(bytes, head, VARY),
+        RegistryResponse::Passthrough { response, notice } => passthrough(response, notice.as_deref()),
+    }
+}
+
 /// Returns a packument, or 304 if `If-None-Match` matches. `If-Modified-Since` is ignored, since a date cannot distinguish two
 /// views.
-#[must_use]
-pub fn packument(answer: &PackumentResponse, head: &Parts, by_host: bool) -> Reply {
+fn packument(answer: &PackumentResponse, head: &Parts, vary: HeaderValue) -> Reply {
     let mut reply = if none_match(&head.headers, &answer.etag) {
         not_modified()
     } else {
@@ -91,19 +108,14 @@ pub fn packument(answer: &PackumentResponse, head: &Parts, by_host: bool) -> Rep
         reply = reply.with(header::AGE, age.as_secs().into());
         reply = reply.with(WARNING, HeaderValue::from_static("110 - \"Response is Stale\""));
     }
-    reply
-        .with_text(header::ETAG, &answer.etag)
-        .with(header::CACHE_CONTROL, NO_CACHE)
-        .with(header::VARY, if by_host { VARY_BY_HOST } else { VARY })
+    reply.with_text(header::ETAG, &answer.etag).with(header::CACHE_CONTROL, NO_CACHE).with(header::VARY, vary)
 }
 
 /// Returns a manifest or dist-tags: JSON with its hash as entity tag.
-#[must_use]
-pub fn json(bytes: Bytes, head: &Parts, by_host: bool) -> Reply {
+fn json(bytes: Bytes, head: &Parts, vary: HeaderValue) -> Reply {
     let hash = Digest::of(Algorithm::Sha256, &bytes).to_hex();
     let etag = format!("\"{}\"", &hash[..32]);
     let reply = if none_match(&head.headers, &etag) { not_modified() } else { served(Body::from(bytes), JSON) };
-    let vary = if by_host { VARY_BY_HOST } else { VARY };
     reply.with_text(header::ETAG, &etag).with(header::CACHE_CONTROL, NO_CACHE).with(header::VARY, vary)
 }
 
@@ -141,9 +153,8 @@ fn part(bytes: &Bytes, first: u64, last: u64) -> Reply {
     Reply::new(StatusCode::PARTIAL_CONTENT, body, OutcomeLabel::Served).with_text(header::CONTENT_RANGE, &range)
 }
 
-/// Returns a forwarded upstream response. A `private` response is not stored by caches. npm prints `notice`.
-#[must_use]
-pub fn passthrough(passed: PassthroughResponse, notice: Option<&str>, private: bool) -> Reply {
+/// Returns a forwarded upstream response. npm prints `notice`.
+fn passthrough(passed: PassthroughResponse, notice: Option<&str>) -> Reply {
     let outcome = match passed.status.as_u16() {
         304 => OutcomeLabel::NotModified,
         ..400 => OutcomeLabel::Served,
@@ -179,7 +190,13 @@ pub fn passthrough(passed: PassthroughResponse, notice: Option<&str>, private: b
         reply = with_notice(reply, notice);
     }
     reply.response.headers_mut().append(header::VARY, BY_CREDENTIALS);
-    reply.with(header::CACHE_CONTROL, if private { NO_STORE } else { NO_CACHE })
+    reply.with(header::CACHE_CONTROL, NO_CACHE)
+}
+
+/// Forbids caches to store the reply.
+#[must_use]
+pub fn private(reply: Reply) -> Reply {
+    reply.with(header::CACHE_CONTROL, NO_STORE)
 }
 
 /// Checks whether a body is a JSON object, by its first byte. A compressed body counts as one.
@@ -200,7 +217,7 @@ fn with_notice(reply: Reply, notice: &str) -> Reply {
 /// Returns the root document with the version.
 #[must_use]
 pub fn root(head: &Parts) -> Reply {
-    json(Bytes::from_static(concat!(r#"{"coldframe":""#, env!("CARGO_PKG_VERSION"), r#""}"#).as_bytes()), head, false)
+    json(Bytes::from_static(concat!(r#"{"coldframe":""#, env!("CARGO_PKG_VERSION"), r#""}"#).as_bytes()), head, VARY)
 }
 
 /// Returns an admin page.
@@ -417,7 +434,7 @@ mod tests {
 
     #[tokio::test]
     async fn packument_has_validators_and_vary() {
-        let reply = packument(&answer(), &head("GET", &[]), true);
+        let reply = packument(&answer(), &head("GET", &[]), VARY_BY_HOST);
         assert_eq!((status(&reply), header(&reply, "etag")), (200, Some("\"e\"")));
         assert_eq!(header(&reply, "content-type"), Some("application/vnd.npm.install-v1+json"));
         assert_eq!(header(&reply, "content-encoding"), Some("gzip"));
@@ -427,13 +444,13 @@ mod tests {
         assert_eq!((header(&reply, "age"), header(&reply, "warning")), (None, None));
         assert_eq!(body(reply).await, "{\"a\":1}");
         let plain = PackumentResponse { coding: ContentCoding::Identity, form: PackumentForm::Full, ..answer() };
-        let reply = packument(&plain, &head("GET", &[]), false);
+        let reply = packument(&plain, &head("GET", &[]), VARY);
         assert_eq!((header(&reply, "content-encoding"), header(&reply, "content-type")), (None, Some("application/json")));
     }
 
     #[test]
     fn not_modified_requires_an_etag() {
-        let conditional = |headers: &[(&str, &str)]| packument(&answer(), &head("GET", headers), false);
+        let conditional = |headers: &[(&str, &str)]| packument(&answer(), &head("GET", headers), VARY);
         let reply = conditional(&[("if-none-match", "W/\"e\""), ("if-modified-since", "Sun, 06 Nov 1994 08:49:37 GMT")]);
         assert_eq!((status(&reply), reply.outcome, header(&reply, "etag")), (304, OutcomeLabel::NotModified, Some("\"e\"")));
         assert!(reply.response.body().is_empty());
@@ -443,8 +460,7 @@ mod tests {
 
     #[test]
     fn stale_packument_has_age_and_warning() {
-        let reply =
-            packument(&PackumentResponse { stale: Some(Duration::from_secs(3601)), ..answer() }, &head("GET", &[]), false);
+        let reply = packument(&PackumentResponse { stale: Some(Duration::from_secs(3601)), ..answer() }, &head("GET", &[]), VARY);
         assert_eq!((header(&reply, "age"), header(&reply, "warning")), (Some("3601"), Some("110 - \"Response is Stale\"")));
     }
 
@@ -536,16 +552,13 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(NPM_NOTICE, HeaderValue::from_static("be kind"));
         let from = PassthroughResponse { status: StatusCode::OK, headers, body: Bytes::new() };
-        let reply = passthrough(from, Some("held back\naxios"), true);
+        let reply = private(passthrough(from, Some("held back\naxios")));
         assert_eq!(header(&reply, "npm-notice"), Some("be kind; held back axios"));
         assert_eq!(header(&reply, "cache-control"), Some("no-store"));
         let mut headers = HeaderMap::new();
         headers.insert(NPM_NOTICE, HeaderValue::try_from("x".repeat(500)).unwrap());
-        let reply = passthrough(
-            PassthroughResponse { status: StatusCode::OK, headers, body: Bytes::new() },
-            Some("held back axios"),
-            true,
-        );
+        let reply =
+            passthrough(PassthroughResponse { status: StatusCode::OK, headers, body: Bytes::new() }, Some("held back axios"));
         let notice = header(&reply, "npm-notice").unwrap();
         assert!(notice.len() <= 200 && notice.ends_with("...; held back axios"), "{notice}");
     }

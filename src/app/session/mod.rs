@@ -262,7 +262,7 @@ impl LocalSession {
                 let _ = stopped.wait_for(|stop| *stop).await;
             };
             let turned_away = front.serve(connections, stopped).await;
-            (recorder.noted(), turned_away)
+            (recorder.recorded(), turned_away)
         });
         let (way, reach) = (
             ProxyEndpoint { proxy, pass, registry: session_template.registry.clone() },

@@ -3,16 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
-
 use crate::firewall::{
-    Client, ContentCoding, EgressRequest, Firewall, FirewallError, HiddenVersions, PackumentResponse, Refusal, TarballResponse,
-    Want,
+    Client, EgressRequest, FirewallError, HiddenVersions, Refusal, RegistryRequest, RegistryResponse, TarballResponse, Want,
 };
-use crate::npm::PackumentForm;
 use crate::npm::{Address, PackageName};
 use crate::server::RegistryService;
-use crate::upstream::{PassthroughRequest, PassthroughResponse};
 
 /// The recorded requests of a command.
 #[derive(Debug, Clone, Default)]
@@ -37,22 +32,10 @@ pub(crate) struct RequestRecorder<A> {
     inner: Arc<A>,
     /// The project's dependencies by package.
     wants: HashMap<PackageName, Vec<Want>>,
-    noted: Arc<Mutex<RecordedRequests>>,
+    recorded: Arc<Mutex<RecordedRequests>>,
 }
 
-/// A service that knows the hidden versions of packages.
-pub(crate) trait Hides {
-    /// Returns the versions of a package that are hidden from `client`, and which of them are wanted.
-    fn hidden(&self, client: &Client, name: &PackageName, wants: &[Want]) -> Option<HiddenVersions>;
-}
-
-impl Hides for Firewall {
-    fn hidden(&self, client: &Client, name: &PackageName, wants: &[Want]) -> Option<HiddenVersions> {
-        Firewall::hidden(self, client, name, wants)
-    }
-}
-
-impl<A: RegistryService + Hides> RequestRecorder<A> {
+impl<A: RegistryService> RequestRecorder<A> {
     /// Creates a recorder before `inner` for a project with these dependencies.
     pub(crate) fn before(inner: Arc<A>, wants: &[(String, Want)]) -> Self {
         let mut by_package: HashMap<PackageName, Vec<Want>> = HashMap::new();
@@ -62,146 +45,97 @@ impl<A: RegistryService + Hides> RequestRecorder<A> {
                 by_package.entry(name).or_default().push(want.clone());
             }
         }
-        Self { inner, wants: by_package, noted: Arc::default() }
+        Self { inner, wants: by_package, recorded: Arc::default() }
     }
 
     /// Returns what was recorded so far.
-    pub(crate) fn noted(&self) -> RecordedRequests {
-        self.noted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn recorded(&self) -> RecordedRequests {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn note(&self, change: impl FnOnce(&mut RecordedRequests)) {
-        change(&mut self.noted.lock().unwrap_or_else(PoisonError::into_inner));
+    fn update(&self, change: impl FnOnce(&mut RecordedRequests)) {
+        change(&mut self.recorded.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Records an error. A missing package is a valid answer and not recorded.
-    fn note_rejection(&self, name: &PackageName, rejection: &FirewallError) {
-        match rejection {
+    fn record_error(&self, name: &PackageName, error: &FirewallError) {
+        match error {
             FirewallError::Refused(refusal) => {
                 let key = (refusal.name.clone(), refusal.version.clone());
-                self.note(|noted| keep(&mut noted.refused, key, || Refusal::clone(refusal)));
+                self.update(|recorded| insert(&mut recorded.refused, key, || Refusal::clone(refusal)));
             }
             FirewallError::NotFound(_) => {}
-            other => self.note(|noted| keep(&mut noted.failed, name.clone(), || other.to_string())),
+            other => self.update(|recorded| insert(&mut recorded.failed, name.clone(), || other.to_string())),
         }
     }
 
-    fn note_hidden(&self, client: &Client, name: &PackageName) {
-        let wants = self.wants.get(name).map(Vec::as_slice).unwrap_or_default();
-        let hidden = self.inner.hidden(client, name, wants);
-        self.note(|noted| {
-            noted.failed.remove(name);
-            if let Some(hidden) = hidden {
-                keep(&mut noted.hidden, name.clone(), || hidden);
+    fn record_tarball(&self, name: PackageName, version: Box<str>, tarball: &TarballResponse) {
+        self.update(|recorded| {
+            recorded.bytes += tarball.bytes.len() as u64;
+            recorded.failed.remove(&name);
+            // A repeated download is always cached, so the first one counts.
+            let key = (name, version);
+            if !recorded.served.contains_key(&key) {
+                insert(&mut recorded.served, key, || tarball.kept);
             }
         });
     }
 
-    fn noting<T>(&self, name: &PackageName, answered: Result<T, FirewallError>) -> Result<T, FirewallError> {
-        if let Err(rejection) = &answered {
-            self.note_rejection(name, rejection);
-        }
-        answered
+    fn record_hidden(&self, client: &Client, name: PackageName) {
+        let wants = self.wants.get(&name).map(Vec::as_slice).unwrap_or_default();
+        let hidden = self.inner.hidden_versions(client, &name, wants);
+        self.update(|recorded| {
+            recorded.failed.remove(&name);
+            if let Some(hidden) = hidden {
+                insert(&mut recorded.hidden, name, || hidden);
+            }
+        });
     }
 }
 
 /// Records the latest value of a key, up to the limit of entries.
-fn keep<K: Ord, V>(kept: &mut BTreeMap<K, V>, key: K, value: impl FnOnce() -> V) {
-    if kept.len() < MAX_ENTRIES || kept.contains_key(&key) {
-        kept.insert(key, value());
+fn insert<K: Ord, V>(entries: &mut BTreeMap<K, V>, key: K, value: impl FnOnce() -> V) {
+    if entries.len() < MAX_ENTRIES || entries.contains_key(&key) {
+        entries.insert(key, value());
     }
 }
 
-impl<A: RegistryService + Hides> RegistryService for RequestRecorder<A> {
-    async fn packument(
-        &self,
-        client: &Client,
-        name: &PackageName,
-        form: PackumentForm,
-        coding: ContentCoding,
-    ) -> Result<PackumentResponse, FirewallError> {
-        let answered = self.noting(name, self.inner.packument(client, name, form, coding).await);
-        if matches!(answered, Ok(_) | Err(FirewallError::Refused(_))) {
-            self.note_hidden(client, name);
+impl<A: RegistryService> RegistryService for RequestRecorder<A> {
+    async fn call(&self, client: &Client, request: RegistryRequest) -> Result<RegistryResponse, FirewallError> {
+        let is_packument = matches!(request, RegistryRequest::Packument { .. });
+        let (name, version) = match &request {
+            RegistryRequest::Packument { name, .. }
+            | RegistryRequest::Manifest { name, .. }
+            | RegistryRequest::DistTags { name } => (Some(name.clone()), None),
+            RegistryRequest::Tarball { name, version } => (Some(name.clone()), Some(Box::from(version.as_str()))),
+            _ => (None, None),
+        };
+        let response = self.inner.call(client, request).await;
+        let Some(name) = name else { return response };
+        if let Err(error) = &response {
+            self.record_error(&name, error);
         }
-        answered
-    }
-
-    async fn manifest(&self, client: &Client, name: &PackageName, wanted: &str) -> Result<Bytes, FirewallError> {
-        self.noting(name, self.inner.manifest(client, name, wanted).await)
-    }
-
-    async fn dist_tags(&self, client: &Client, name: &PackageName) -> Result<Bytes, FirewallError> {
-        self.noting(name, self.inner.dist_tags(client, name).await)
-    }
-
-    async fn tarball(&self, client: &Client, name: &PackageName, version: &str) -> Result<TarballResponse, FirewallError> {
-        let answered = self.noting(name, self.inner.tarball(client, name, version).await);
-        if let Ok(tarball) = &answered {
-            self.note(|noted| {
-                noted.bytes += tarball.bytes.len() as u64;
-                noted.failed.remove(name);
-                // A repeated download is always cached, so the first one counts.
-                let key = (name.clone(), version.into());
-                if !noted.served.contains_key(&key) {
-                    keep(&mut noted.served, key, || tarball.kept);
-                }
-            });
+        match (&response, version) {
+            (Ok(RegistryResponse::Tarball(tarball)), Some(version)) => self.record_tarball(name, version, tarball),
+            (Ok(_) | Err(FirewallError::Refused(_)), _) if is_packument => self.record_hidden(client, name),
+            _ => {}
         }
-        answered
+        response
     }
 
     async fn locate(&self, client: &Client, address: &Address) -> Result<Option<(PackageName, Box<str>)>, FirewallError> {
         let located = self.inner.locate(client, address).await;
-        if let Err(rejection @ FirewallError::Refused(refusal)) = &located {
-            self.note_rejection(&refusal.name, rejection);
+        if let Err(error @ FirewallError::Refused(refusal)) = &located {
+            self.record_error(&refusal.name, error);
         }
         located
     }
 
-    fn contact(&self, contacting: &EgressRequest<'_>) -> Option<String> {
-        self.inner.contact(contacting)
+    fn check_egress(&self, request: &EgressRequest<'_>) -> Option<String> {
+        self.inner.check_egress(request)
     }
 
-    async fn search(&self, client: &Client, passage: PassthroughRequest) -> Result<PassthroughResponse, FirewallError> {
-        self.inner.search(client, passage).await
-    }
-
-    async fn audit(
-        &self,
-        client: &Client,
-        passage: PassthroughRequest,
-        body: Bytes,
-        bulk: bool,
-    ) -> Result<(PassthroughResponse, Option<String>), FirewallError> {
-        self.inner.audit(client, passage, body, bulk).await
-    }
-
-    async fn attestations(
-        &self,
-        client: &Client,
-        name: &PackageName,
-        version: &str,
-        passage: PassthroughRequest,
-    ) -> Result<PassthroughResponse, FirewallError> {
-        self.inner.attestations(client, name, version, passage).await
-    }
-
-    async fn pass(
-        &self,
-        client: &Client,
-        name: Option<&PackageName>,
-        passage: PassthroughRequest,
-    ) -> Result<PassthroughResponse, FirewallError> {
-        self.inner.pass(client, name, passage).await
-    }
-
-    async fn write(
-        &self,
-        client: &Client,
-        name: Option<&PackageName>,
-        passage: PassthroughRequest,
-    ) -> Result<PassthroughResponse, FirewallError> {
-        self.inner.write(client, name, passage).await
+    fn hidden_versions(&self, client: &Client, name: &PackageName, wants: &[Want]) -> Option<HiddenVersions> {
+        self.inner.hidden_versions(client, name, wants)
     }
 }

@@ -12,7 +12,7 @@ use crate::firewall::audit::body::Audited;
 use crate::firewall::package::CacheKey;
 use crate::firewall::policy_state::PolicySnapshot;
 use crate::firewall::request::Client;
-use crate::npm::{Algorithm, Digest, PackageName, Version};
+use crate::npm::{Algorithm, AuditFormat, Digest, PackageName, Version};
 use crate::policy::advisories::AdvisoryKind;
 use crate::policy::{Advisory, Severity};
 use crate::upstream::PassthroughResponse;
@@ -37,7 +37,7 @@ impl Components {
         client: &Client,
         passed: PassthroughResponse,
         audited: &Audited,
-        bulk: bool,
+        format: AuditFormat,
     ) -> PassthroughResponse {
         let policy_snapshot = self.policy_snapshot();
         let status = passed.status.as_u16();
@@ -51,7 +51,10 @@ impl Components {
             return passed;
         }
         let theirs = theirs.unwrap_or_default();
-        let answer = if bulk { bulk_answer(&found, theirs) } else { tree_answer(&found, audited, theirs) };
+        let answer = match format {
+            AuditFormat::Bulk => bulk_answer(&found, theirs),
+            AuditFormat::Tree => tree_answer(&found, audited, theirs),
+        };
         match answer {
             Ok(answer) => PassthroughResponse::of_json(answer.into()),
             // Serialization of parsed JSON cannot fail; upstream's response is the safe fallback.

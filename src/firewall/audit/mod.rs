@@ -16,7 +16,7 @@ use crate::firewall::audit::body::Audited;
 use crate::firewall::error::{self, FirewallError};
 use crate::firewall::package::CacheKey;
 use crate::firewall::request::Client;
-use crate::npm::{PackageName, Version};
+use crate::npm::{AuditFormat, PackageName, Version};
 use crate::units::timestamp;
 use crate::upstream::{PassthroughRequest, PassthroughResponse};
 
@@ -37,26 +37,31 @@ impl Components {
         client: &Client,
         passage: PassthroughRequest,
         body: Bytes,
-        bulk: bool,
+        format: AuditFormat,
     ) -> Result<(PassthroughResponse, Option<String>), FirewallError> {
         let (inner, reader) = (Arc::clone(self), client.clone());
-        let (audited, notice) = self.blocking(move || inner.read_audit(&reader, &body, bulk)).await??;
+        let (audited, notice) = self.blocking(move || inner.read_audit(&reader, &body, format)).await??;
         let passed = self.pass(client, None, passage).await?;
         let Some(audited) = audited else { return Ok((passed, notice)) };
         let _share = self.share_of_answer(&passed).await?;
         let _permit = self.heavy.acquire(client.address).await;
         let (inner, client) = (Arc::clone(self), client.clone());
-        let advised = self.blocking(move || inner.merge_advisories(&client, passed, &audited, bulk)).await?;
+        let advised = self.blocking(move || inner.merge_advisories(&client, passed, &audited, format)).await?;
         Ok((advised, notice))
     }
 
     /// Returns the packages with advisories, if any feed lists vulnerabilities, and the notice. Blocks.
-    fn read_audit(&self, client: &Client, body: &[u8], bulk: bool) -> Result<(Option<Audited>, Option<String>), FirewallError> {
+    fn read_audit(
+        &self,
+        client: &Client,
+        body: &[u8],
+        format: AuditFormat,
+    ) -> Result<(Option<Audited>, Option<String>), FirewallError> {
         let policy_snapshot = self.policy_snapshot();
         // Malware feeds do not cover the vulnerabilities that an audit is about.
         let advises = policy_snapshot.advisories.has_vulnerabilities();
         let is_listed = |name: &str| advises && !policy_snapshot.advisories.of(name).is_empty();
-        if !bulk {
+        if format == AuditFormat::Tree {
             let audited = if advises { body::read_tree(body, is_listed)? } else { None };
             return Ok((audited, None));
         }

@@ -139,7 +139,7 @@ impl<A: RegistryService> Forward<A> {
     ) -> impl Fn(&str) -> Option<String> + Send + Sync + 'a {
         move |host| {
             let (client, place) = (peer.ip().to_canonical(), place.to_string());
-            self.service.answers().contact(&EgressRequest { client, user, host, place: &place })
+            self.service.answers().check_egress(&EgressRequest { client, user, host, place: &place })
         }
     }
 

@@ -11,12 +11,12 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, TRANSFER_ENCODING}
 use http::request::Parts;
 use http::{Method, Request, Response};
 
-use crate::firewall::{self, Client, ContentCoding, FirewallError, Profile};
+use crate::firewall::{self, Client, ContentCoding, FirewallError, Profile, RegistryRequest, RegistryResponse};
 use crate::net::headers::{best_coding, best_media_type, list};
 use crate::net::{Body, FairLimit, FairPermit, MemoryBudget, body};
 use crate::npm::PackumentForm;
 use crate::npm::tarball_address::{below, is_file};
-use crate::npm::{Address, Endpoint, PackageName};
+use crate::npm::{Address, AuditFormat, Endpoint, PackageName};
 use crate::server::admin::access::{AdminAccess, Own, UncheckedRequest};
 use crate::server::auth::tokens::{AdminTokenError, AdminTokens};
 use crate::server::client::ClientResolver;
@@ -26,7 +26,7 @@ use crate::server::response::{self, CODINGS, Reply};
 use crate::server::service::RegistryService;
 use crate::server::{Config, RequestError, passthrough};
 use crate::telemetry::{EndpointLabel, Metrics};
-use crate::upstream::{Authorization, PassthroughRequest, PassthroughResponse};
+use crate::upstream::{Authorization, PassthroughRequest};
 
 /// Memory for request bodies until they are forwarded. Above it, bodies wait, except that the oldest body of each client may grow
 /// up to the second limit. Thus a client with slow bodies does not prevent others from publishing.
@@ -283,8 +283,12 @@ impl<A: RegistryService> RequestScope<'_, A> {
     async fn answer_at(&self, address: &Address) -> Result<Option<Reply>, RequestError> {
         let answers = &*self.service.answers;
         let Some((name, version)) = answers.locate(self.client, address).await? else { return Ok(None) };
-        let tarball = answers.tarball(self.client, &name, &version).await?;
-        Ok(Some(response::tarball(&tarball, self.head)))
+        let answer = answers.call(self.client, RegistryRequest::Tarball { name, version: version.into() }).await?;
+        Ok(Some(self.respond(answer)))
+    }
+
+    fn respond(&self, answer: RegistryResponse) -> Reply {
+        response::registry(answer, self.head, self.service.clients.base_url_source())
     }
 
     /// Handles a path that looks like a package or version but has the extension of a tarball.
@@ -318,57 +322,58 @@ impl<A: RegistryService> RequestScope<'_, A> {
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Display,
     {
-        let (answers, client, by_host) = (&*self.service.answers, self.client, self.service.clients.depends_on_host());
-        match endpoint {
-            Endpoint::Root | Endpoint::Admin(_) => Ok(response::root(self.head)),
+        let request = match endpoint {
             Endpoint::Packument(name) => {
                 let (form, coding) = self.wanted();
-                let answer = answers.packument(client, &name, form, coding).await?;
-                Ok(response::packument(&answer, self.head, by_host))
+                RegistryRequest::Packument { name, form, coding }
             }
-            Endpoint::Manifest { name, wanted } => {
-                let bytes = Box::pin(answers.manifest(client, &name, &wanted)).await?;
-                Ok(response::json(bytes, self.head, by_host))
-            }
-            Endpoint::DistTags(name) => {
-                let bytes = Box::pin(answers.dist_tags(client, &name)).await?;
-                Ok(response::json(bytes, self.head, false))
-            }
-            Endpoint::Tarball { name, version } => match answers.tarball(client, &name, &version).await {
-                Err(missing @ FirewallError::NotFound(_)) => Box::pin(self.answer_elsewhere(missing)).await,
-                tarball => Ok(response::tarball(&tarball?, self.head)),
-            },
+            Endpoint::Tarball { name, version } => RegistryRequest::Tarball { name, version },
+            Endpoint::Manifest { name, wanted } => RegistryRequest::Manifest { name, spec: wanted },
+            Endpoint::DistTags(name) => RegistryRequest::DistTags { name },
+            Endpoint::Root | Endpoint::Admin(_) => return Ok(response::root(self.head)),
             // Boxed: these futures are large and rare, and would enlarge the future of every request.
-            passed_on => Box::pin(self.pass_through(passed_on, body)).await,
+            forwarded => return Box::pin(self.forward(forwarded, body)).await,
+        };
+        let is_tarball = matches!(request, RegistryRequest::Tarball { .. });
+        match self.service.answers.call(self.client, request).await {
+            Err(missing @ FirewallError::NotFound(_)) if is_tarball => Box::pin(self.answer_elsewhere(missing)).await,
+            answer => Ok(self.respond(answer?)),
         }
     }
 
     /// Handles endpoints that are forwarded to upstream.
-    async fn pass_through<B>(&self, endpoint: Endpoint, body: B) -> Result<Reply, RequestError>
+    async fn forward<B>(&self, endpoint: Endpoint, body: B) -> Result<Reply, RequestError>
     where
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Display,
     {
+        let is_shared =
+            matches!(endpoint, Endpoint::Search { .. } | Endpoint::Attestations { .. } | Endpoint::Ping | Endpoint::Keys);
         let (answers, client) = (&*self.service.answers, self.client);
-        match endpoint {
-            Endpoint::Search { .. } => Ok(shared(answers.search(client, self.passage(Bytes::new())).await?)),
+        let answer = match endpoint {
+            Endpoint::Audit(format) => self.audit(format, body).await?,
+            Endpoint::Write(name) => self.write(name, body).await?,
+            Endpoint::Search { .. } => answers.call(client, RegistryRequest::Search(self.passage(Bytes::new()))).await?,
             Endpoint::Attestations { name, version } => {
-                Ok(shared(answers.attestations(client, &name, &version, self.passage(Bytes::new())).await?))
+                let request = self.passage(Bytes::new());
+                answers.call(client, RegistryRequest::Attestations { name, version, request }).await?
             }
             Endpoint::Account(name) => {
-                let own = own_credentials_only(client);
-                Ok(private(answers.pass(&own, name.as_ref(), self.account_passage(Bytes::new())).await?))
+                let request = RegistryRequest::PassThrough { name, request: self.account_passage(Bytes::new()) };
+                answers.call(&own_credentials_only(client), request).await?
             }
-            Endpoint::Audit { bulk } => self.audit(bulk, body).await,
-            Endpoint::Write(name) => self.write(name.as_ref(), body).await,
-            Endpoint::Whoami => {
-                let for_account = matches!(client.authorization, Authorization::Own(_));
-                let passage = PassthroughRequest { for_account, ..self.passage(Bytes::new()) };
-                Ok(private(answers.pass(client, None, passage).await?))
+            Endpoint::Whoami if matches!(client.authorization, Authorization::Own(_)) => {
+                let request = RegistryRequest::PassThrough { name: None, request: self.account_passage(Bytes::new()) };
+                answers.call(client, request).await?
             }
-            // Ping and keys. The other endpoints are handled above.
-            _ => Ok(shared(answers.pass(client, None, self.passage(Bytes::new())).await?)),
-        }
+            // Whoami, ping and keys. The other endpoints are handled above.
+            _ => {
+                let request = RegistryRequest::PassThrough { name: None, request: self.passage(Bytes::new()) };
+                answers.call(client, request).await?
+            }
+        };
+        let reply = self.respond(answer);
+        Ok(if is_shared { reply } else { response::private(reply) })
     }
 
     /// Returns the preferred packument form and coding.
@@ -381,17 +386,19 @@ impl<A: RegistryService> RequestScope<'_, A> {
         (form, coding.unwrap_or(ContentCoding::Identity))
     }
 
-    fn passage(&self, body: Bytes) -> PassthroughRequest {
-        passthrough::passthrough_request(self.head, self.path, body)
+    fn passage(&self, body: Bytes) -> Box<PassthroughRequest> {
+        Box::new(passthrough::passthrough_request(self.head, self.path, body))
     }
 
     /// Returns the forwarded request, restricted to a registry that the client's own credentials are for.
-    fn account_passage(&self, body: Bytes) -> PassthroughRequest {
-        PassthroughRequest { for_account: true, ..self.passage(body) }
+    fn account_passage(&self, body: Bytes) -> Box<PassthroughRequest> {
+        let mut request = self.passage(body);
+        request.for_account = true;
+        request
     }
 
     /// Forwards an audit unchanged, and adds a notice about its held packages.
-    async fn audit<B>(&self, bulk: bool, body: B) -> Result<Reply, RequestError>
+    async fn audit<B>(&self, format: AuditFormat, body: B) -> Result<RegistryResponse, RequestError>
     where
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Display,
@@ -400,9 +407,9 @@ impl<A: RegistryService> RequestScope<'_, A> {
         self.check_transfer()?;
         let mut share = self.service.bodies.share_for(self.client.address);
         let received = body::collect_into(body, config.body_limit, config.body_timeout, &mut share).await?;
-        let read = self.inflate(received.clone()).await?;
-        let (passed, notice) = self.service.answers.audit(self.client, self.passage(received), read, bulk).await?;
-        Ok(response::passthrough(passed, notice.as_deref(), true))
+        let decoded = self.inflate(received.clone()).await?;
+        let request = RegistryRequest::Audit { request: self.passage(received), body: decoded, format };
+        Ok(self.service.answers.call(self.client, request).await?)
     }
 
     /// Rejects transfer encodings other than `chunked`, whose payload would be misread.
@@ -434,7 +441,7 @@ impl<A: RegistryService> RequestScope<'_, A> {
     }
 
     /// Forwards a write if enabled, with the client's own credentials only.
-    async fn write<B>(&self, name: Option<&PackageName>, body: B) -> Result<Reply, RequestError>
+    async fn write<B>(&self, name: Option<PackageName>, body: B) -> Result<RegistryResponse, RequestError>
     where
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Display,
@@ -455,16 +462,9 @@ impl<A: RegistryService> RequestScope<'_, A> {
             if own.authorization == Authorization::None { config.write_limit.min(config.body_limit) } else { config.write_limit };
         let mut share = self.service.bodies.share_for(self.client.address);
         let received = body::collect_into(body, limit, config.body_timeout, &mut share).await?;
-        Ok(private(self.service.answers.write(&own, name, self.account_passage(received)).await?))
+        let request = RegistryRequest::Write { name, request: self.account_passage(received) };
+        Ok(self.service.answers.call(&own, request).await?)
     }
-}
-
-fn shared(passed: PassthroughResponse) -> Reply {
-    response::passthrough(passed, None, false)
-}
-
-fn private(passed: PassthroughResponse) -> Reply {
-    response::passthrough(passed, None, true)
 }
 
 /// Returns the client without configured credentials.
@@ -488,7 +488,7 @@ fn label(endpoint: &Endpoint) -> EndpointLabel {
         Endpoint::Whoami => EndpointLabel::Whoami,
         Endpoint::Keys => EndpointLabel::Keys,
         Endpoint::Attestations { .. } => EndpointLabel::Attestations,
-        Endpoint::Audit { .. } => EndpointLabel::Audit,
+        Endpoint::Audit(_) => EndpointLabel::Audit,
         Endpoint::Account(_) => EndpointLabel::Account,
         Endpoint::Write(_) => EndpointLabel::Write,
         Endpoint::Admin(_) => EndpointLabel::Own,
@@ -507,10 +507,11 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::firewall::{PackumentResponse, Refusal, TarballResponse};
+    use crate::firewall::{EgressRequest, HiddenVersions, PackumentResponse, Refusal, TarballResponse, Want};
     use crate::npm::{Algorithm, Digest, Integrity};
     use crate::policy::RuleId;
     use crate::server::registry;
+    use crate::upstream::PassthroughResponse;
 
     /// A firewall stub: serves every request, refuses `young`, and records the calls.
     #[derive(Default)]
@@ -540,42 +541,56 @@ mod tests {
     }
 
     impl RegistryService for Stub {
-        async fn packument(
-            &self,
-            client: &Client,
-            name: &PackageName,
-            form: PackumentForm,
-            coding: ContentCoding,
-        ) -> Result<PackumentResponse, FirewallError> {
-            self.note(client, format!("packument {name} {form:?} {coding:?} {}", client.base.text));
-            if name.as_str() == "hangs" {
-                std::future::pending::<()>().await;
+        async fn call(&self, client: &Client, request: RegistryRequest) -> Result<RegistryResponse, FirewallError> {
+            match request {
+                RegistryRequest::Packument { name, form, coding } => {
+                    self.note(client, format!("packument {name} {form:?} {coding:?} {}", client.base.text));
+                    if name.as_str() == "hangs" {
+                        std::future::pending::<()>().await;
+                    }
+                    if name.as_str() == "young" {
+                        let text = "young has no version older than 72 h".into();
+                        let rule = RuleId::File("minimum-age".into());
+                        let refusal = Refusal { name, version: None, rule, opens: None, text, link: None };
+                        return Err(FirewallError::Refused(Arc::new(refusal)));
+                    }
+                    let chunks: Arc<[Bytes]> = Arc::new([Bytes::from_static(b"{}")]);
+                    let (etag, last_modified) = ("\"e\"".into(), Timestamp::UNIX_EPOCH);
+                    let answer = PackumentResponse { chunks, length: 2, form, coding, etag, last_modified, stale: None };
+                    Ok(RegistryResponse::Packument(answer))
+                }
+                RegistryRequest::Manifest { name, spec } => {
+                    self.note(client, format!("manifest {name} {spec}"));
+                    Ok(RegistryResponse::Manifest(Bytes::from_static(b"{}")))
+                }
+                RegistryRequest::DistTags { name } => {
+                    self.note(client, format!("dist-tags {name}"));
+                    Ok(RegistryResponse::DistTags(Bytes::from_static(b"{}")))
+                }
+                RegistryRequest::Tarball { name, version } => {
+                    self.note(client, format!("tarball {name} {version}"));
+                    let bytes = Bytes::from_static(b"0123456789");
+                    let integrity = Integrity::single(Digest::of(Algorithm::Sha512, &bytes));
+                    Ok(RegistryResponse::Tarball(TarballResponse { integrity, bytes, kept: true }))
+                }
+                RegistryRequest::Search(request) => {
+                    self.note(client, format!("search {}", request.path));
+                    Ok(upstream_said(&request).into())
+                }
+                RegistryRequest::Audit { request, body, format } => {
+                    self.note(client, format!("audit {} bytes, read {body:?} {format:?}", request.body.len()));
+                    let notice = Some("held back axios 1.14.1".to_owned());
+                    Ok(RegistryResponse::Passthrough { response: upstream_said(&request), notice })
+                }
+                RegistryRequest::Attestations { name, version, request } => {
+                    self.note(client, format!("attestations {name} {version}"));
+                    Ok(upstream_said(&request).into())
+                }
+                RegistryRequest::PassThrough { name, request } | RegistryRequest::Write { name, request } => {
+                    self.note(client, format!("pass {name:?} {} {}", request.method, request.path));
+                    Ok(upstream_said(&request).into())
+                }
             }
-            if name.as_str() == "young" {
-                let text = "young has no version older than 72 h".into();
-                let refusal = Refusal {
-                    name: name.clone(),
-                    version: None,
-                    rule: RuleId::File("minimum-age".into()),
-                    opens: None,
-                    text,
-                    link: None,
-                };
-                return Err(FirewallError::Refused(Arc::new(refusal)));
-            }
-            let chunks: Arc<[Bytes]> = Arc::new([Bytes::from_static(b"{}")]);
-            let (etag, last_modified) = ("\"e\"".into(), Timestamp::UNIX_EPOCH);
-            Ok(PackumentResponse { chunks, length: 2, form, coding, etag, last_modified, stale: None })
-        }
-
-        async fn manifest(&self, client: &Client, name: &PackageName, wanted: &str) -> Result<Bytes, FirewallError> {
-            self.note(client, format!("manifest {name} {wanted}"));
-            Ok(Bytes::from_static(b"{}"))
-        }
-
-        async fn dist_tags(&self, client: &Client, name: &PackageName) -> Result<Bytes, FirewallError> {
-            self.note(client, format!("dist-tags {name}"));
-            Ok(Bytes::from_static(b"{}"))
         }
 
         async fn locate(&self, _: &Client, address: &Address) -> Result<Option<(PackageName, Box<str>)>, FirewallError> {
@@ -583,60 +598,12 @@ mod tests {
             Ok(place.map(|(name, version)| (PackageName::parse(name).unwrap(), version.into())))
         }
 
-        async fn tarball(&self, client: &Client, name: &PackageName, version: &str) -> Result<TarballResponse, FirewallError> {
-            self.note(client, format!("tarball {name} {version}"));
-            let bytes = Bytes::from_static(b"0123456789");
-            Ok(TarballResponse { integrity: Integrity::single(Digest::of(Algorithm::Sha512, &bytes)), bytes, kept: true })
-        }
-
-        fn contact(&self, _contacting: &crate::firewall::EgressRequest<'_>) -> Option<String> {
+        fn check_egress(&self, _request: &EgressRequest<'_>) -> Option<String> {
             None
         }
 
-        async fn search(&self, client: &Client, passage: PassthroughRequest) -> Result<PassthroughResponse, FirewallError> {
-            self.note(client, format!("search {}", passage.path));
-            Ok(upstream_said(&passage))
-        }
-
-        async fn audit(
-            &self,
-            client: &Client,
-            passage: PassthroughRequest,
-            read: Bytes,
-            bulk: bool,
-        ) -> Result<(PassthroughResponse, Option<String>), FirewallError> {
-            self.note(client, format!("audit {} bytes, read {read:?} {bulk}", passage.body.len()));
-            Ok((upstream_said(&passage), Some("held back axios 1.14.1".to_owned())))
-        }
-
-        async fn attestations(
-            &self,
-            client: &Client,
-            name: &PackageName,
-            version: &str,
-            passage: PassthroughRequest,
-        ) -> Result<PassthroughResponse, FirewallError> {
-            self.note(client, format!("attestations {name} {version}"));
-            Ok(upstream_said(&passage))
-        }
-
-        async fn write(
-            &self,
-            client: &Client,
-            name: Option<&PackageName>,
-            passage: PassthroughRequest,
-        ) -> Result<PassthroughResponse, FirewallError> {
-            self.pass(client, name, passage).await
-        }
-
-        async fn pass(
-            &self,
-            client: &Client,
-            name: Option<&PackageName>,
-            passage: PassthroughRequest,
-        ) -> Result<PassthroughResponse, FirewallError> {
-            self.note(client, format!("pass {name:?} {} {}", passage.method, passage.path));
-            Ok(upstream_said(&passage))
+        fn hidden_versions(&self, _client: &Client, _name: &PackageName, _wants: &[Want]) -> Option<HiddenVersions> {
+            None
         }
     }
 
@@ -760,7 +727,7 @@ mod tests {
         let packed = encoder.finish().unwrap();
         let (status, headers, _) = send(&service, "POST", path, &[("content-encoding", "gzip")], &packed).await;
         assert_eq!((status, headers["npm-notice"].to_str().unwrap()), (200, "held back axios 1.14.1"));
-        let call = format!("audit {} bytes, read b\"{{\\\"axios\\\":[\\\"1.0.0\\\"]}}\" true for lent", packed.len());
+        let call = format!("audit {} bytes, read b\"{{\\\"axios\\\":[\\\"1.0.0\\\"]}}\" Bulk for lent", packed.len());
         assert_eq!(service.answers.take(), [call]);
         assert_eq!(send(&service, "POST", path, &[("content-encoding", "gzip")], b"no gzip").await.0, 400);
         assert_eq!(send(&service, "POST", path, &[("content-encoding", "br")], b"x").await.0, 400);
