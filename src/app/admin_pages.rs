@@ -4,10 +4,18 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use crate::app::core::Core;
+use crate::app::health::HealthChecks;
 use crate::firewall::{CheckedVersion, Client, Explanation, Firewall, FirewallError, LockedVersion};
 use crate::npm::PackageSpec;
 use crate::server::Own;
-use crate::server::admin::{Admin, BoxFuture, ClientPolicy, PackageInspector};
+use crate::server::admin::{Admin, BoxFuture, ClientPolicy, PackageInspector, SharedInspector};
+
+/// Creates the pages, which report these health checks.
+pub(crate) fn open(core: &Core, checks: HealthChecks) -> Admin {
+    let inspector = Arc::clone(&core.firewall) as SharedInspector;
+    Admin::new(Arc::clone(&core.metrics), checks.required, checks.warnings, inspector)
+}
 
 /// Returns a handler that passes requests below `/-/coldframe/` to `admin`.
 pub(crate) fn own(admin: &Arc<Admin>) -> Own {

@@ -1,15 +1,22 @@
-//! Binds the addresses of a server. Only the first one is required; failures of the others are logged.
+//! Binds the addresses of a server, and runs the listeners on them until they are stopped.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
-use crate::app::AppError;
+use crate::app::error::AppError;
+use crate::app::tasks::supervisor::Supervisor;
 use crate::firewall::Profile;
+use crate::net::ConnectionLimit;
+use crate::telemetry::TaskLabel;
 
 /// How long the process on an occupied address may take to identify itself.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -26,64 +33,129 @@ pub(crate) struct BoundListener {
     pub(crate) profile: Profile,
 }
 
+/// The tasks that serve listeners. They share a limit of connections, and stop together.
+pub(crate) struct RunningListeners {
+    tasks: JoinSet<()>,
+    limit: Arc<ConnectionLimit>,
+    stop: watch::Sender<bool>,
+}
+
+impl RunningListeners {
+    pub(crate) fn new(connections: usize) -> Self {
+        Self { tasks: JoinSet::new(), limit: ConnectionLimit::of(connections), stop: watch::Sender::new(false) }
+    }
+
+    pub(crate) fn limit(&self) -> Arc<ConnectionLimit> {
+        Arc::clone(&self.limit)
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<bool> {
+        self.stop.subscribe()
+    }
+
+    /// Returns a future that resolves when the listeners must stop.
+    pub(crate) fn stopped(&self) -> impl Future<Output = ()> + use<> {
+        stopped(self.subscribe())
+    }
+
+    pub(crate) fn spawn(&mut self, serving: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(serving);
+    }
+
+    /// Waits for `shutdown`. Records the listeners that panic meanwhile in `tasks`.
+    pub(crate) async fn run_until(&mut self, shutdown: impl Future<Output = ()>, tasks: &Supervisor) {
+        let mut shutdown = pin!(shutdown);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => return,
+                Some(ended) = self.tasks.join_next() => note_end(ended, tasks),
+            }
+        }
+    }
+
+    /// Stops accepting requests, and waits until the running ones are finished or were cut at the drain deadline.
+    pub(crate) async fn stop(mut self, tasks: &Supervisor) {
+        self.stop.send_replace(true);
+        while let Some(ended) = self.tasks.join_next().await {
+            note_end(ended, tasks);
+        }
+    }
+}
+
+fn note_end(ended: Result<(), JoinError>, tasks: &Supervisor) {
+    if let Err(error) = ended {
+        tasks.note_lost(TaskLabel::Listener, "listener", &error);
+    }
+}
+
+/// Resolves when `stop` has the value `true`, or when its sender is gone.
+pub(crate) async fn stopped(mut stop: watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
 /// Binds the addresses in order. `profiles` has the policy of each address; the default is the first policy.
 ///
 /// # Errors
-/// Returns an error if the first address cannot be bound.
+/// Returns an error if the first address cannot be bound. Failures of the others are logged.
 pub(crate) async fn bind(addresses: &[SocketAddr], profiles: &[usize]) -> Result<Vec<BoundListener>, AppError> {
     let mut bound = Vec::new();
     for (at, address) in addresses.iter().enumerate() {
         let profile = Profile(profiles.get(at).copied().unwrap_or_default());
-        match bind_one(*address, profile).await {
+        match bind_or_explain(*address, profile, "--listen").await {
             Ok(listener) => bound.push(listener),
-            Err(source) if at == 0 => {
-                let source = explained(*address, "--listen", source).await;
-                return Err(AppError::Listen { address: *address, source });
-            }
-            Err(error) => {
-                let error = explained(*address, "--listen", error).await;
-                tracing::error!(server.address = %address, error = %error, "listener not opened");
-            }
+            Err(source) if at == 0 => return Err(AppError::Listen { address: *address, source }),
+            Err(error) => tracing::error!(server.address = %address, error = %error, "listener not opened"),
         }
     }
     Ok(bound)
 }
 
 /// Binds addresses that are all required, with the first policy. `flag` is the flag to name in errors.
-///
-/// # Errors
-/// Returns an error for the first address that cannot be bound.
 pub(crate) async fn bind_all(addresses: &[SocketAddr], flag: &str) -> Result<Vec<BoundListener>, AppError> {
     let mut bound = Vec::new();
     for address in addresses {
-        match bind_one(*address, Profile::default()).await {
-            Ok(listener) => bound.push(listener),
-            Err(source) => return Err(AppError::Listen { address: *address, source: explained(*address, flag, source).await }),
-        }
+        let listener = bind_or_explain(*address, Profile::default(), flag).await;
+        bound.push(listener.map_err(|source| AppError::Listen { address: *address, source })?);
     }
     Ok(bound)
 }
 
-/// Adds to an error for an occupied address whether another Coldframe has it, and the flag to choose another one.
-async fn explained(address: SocketAddr, flag: &str, error: io::Error) -> io::Error {
-    if error.kind() != io::ErrorKind::AddrInUse {
-        return error;
-    }
+pub(crate) async fn bind_one(address: SocketAddr, profile: Profile) -> io::Result<BoundListener> {
+    let listener = TcpListener::bind(address).await?;
+    let address = listener.local_addr()?;
+    Ok(BoundListener { listener, address, profile })
+}
+
+/// Binds one address. The error for an occupied address says whether another Coldframe has it, and which flag changes it.
+async fn bind_or_explain(address: SocketAddr, profile: Profile, flag: &str) -> io::Result<BoundListener> {
+    let error = match bind_one(address, profile).await {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => error,
+        bound => return bound,
+    };
     let holder = match timeout(PROBE_TIMEOUT, version_at(address)).await {
         Ok(Some(version)) => format!("another Coldframe (version {version})"),
         Ok(None) | Err(_) => "another program".to_owned(),
     };
-    io::Error::new(error.kind(), format!("address in use by {holder}; stop it or choose another address with `{flag}`"))
+    Err(io::Error::new(error.kind(), format!("address in use by {holder}; stop it or choose another address with `{flag}`")))
 }
 
-/// Asks the server at `address` for its Coldframe version. Returns `None` if it is not a Coldframe.
-async fn version_at(address: SocketAddr) -> Option<String> {
+pub(crate) fn addresses(bound: &[BoundListener]) -> Vec<SocketAddr> {
+    bound.iter().map(|bound| bound.address).collect()
+}
+
+/// Returns an address that local clients can connect to: loopback instead of an unspecified address.
+pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         ip => ip,
     };
-    let address = SocketAddr::new(ip, address.port());
+    SocketAddr::new(ip, address.port())
+}
+
+/// Asks the server at `address` for its Coldframe version. Returns `None` if it is not a Coldframe.
+async fn version_at(address: SocketAddr) -> Option<String> {
+    let address = reachable(address);
     let mut stream = TcpStream::connect(address).await.ok()?;
     stream.write_all(format!("GET / HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").as_bytes()).await.ok()?;
     let mut answer = Vec::new();
@@ -96,13 +168,6 @@ fn version_in(answer: &str) -> Option<&str> {
     let (version, _) = answer.split_once("{\"coldframe\":\"")?.1.split_once('"')?;
     let plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | '+');
     (version.len() <= 32 && version.chars().all(plain)).then_some(version)
-}
-
-/// Binds one address.
-pub(crate) async fn bind_one(address: SocketAddr, profile: Profile) -> std::io::Result<BoundListener> {
-    let listener = TcpListener::bind(address).await?;
-    let address = listener.local_addr()?;
-    Ok(BoundListener { listener, address, profile })
 }
 
 #[cfg(test)]

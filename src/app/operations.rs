@@ -11,16 +11,18 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use url::Url;
 
+use crate::app::core::Core;
+use crate::app::listeners::BoundListener;
 use crate::app::standalone::adopt::{self, Adoption, WantedVersions};
 use crate::app::standalone::decide::ApprovalPlan;
 use crate::app::standalone::local_client;
-use crate::config::Effective;
 use crate::config::effective::OF_PLACES;
+use crate::config::{Config, Effective, SettingKey};
 use crate::firewall::{Client, Firewall, LockedVersion, Profile};
 use crate::npm::{Digest, Integrity, PackageName, PackageSpec};
 use crate::policy::Verdict;
 use crate::server::admin::{CheckResponse, ClientPolicy, explanation};
-use crate::store::{BlobStore, Ledger, SqliteLedger, StoreError};
+use crate::store::{Ledger, SqliteLedger, StoreError};
 use crate::units::timestamp;
 
 /// The maximum number of operations in parallel. Each may fetch hundreds of packuments from upstream.
@@ -119,11 +121,38 @@ pub struct Purged {
 
 /// Executes operations on a running server.
 pub(crate) struct Operations {
-    firewall: Arc<Firewall>,
-    ledger: Arc<SqliteLedger>,
-    blobs: Arc<dyn BlobStore>,
+    core: Core,
     description: Mutex<Description>,
     slots: Semaphore,
+}
+
+impl Description {
+    /// Describes a server with these registry listeners and gateway addresses.
+    pub(crate) fn new(config: &Config, bound: &[BoundListener], gateways: Vec<SocketAddr>) -> Self {
+        let listeners: Vec<_> =
+            bound.iter().map(|bound| ListenerDescription { address: bound.address, profile: bound.profile.0 }).collect();
+        let names: Vec<_> = config.policies.files.names.iter().map(|name| config.settings.policy_path(name)).collect();
+        let mut settings = config.settings.effective().clone();
+        let listen = listeners.iter().map(|listener| match (listener.profile, names.get(listener.profile)) {
+            (0, _) | (_, None) => listener.address.to_string(),
+            (_, Some(policy)) => format!("{}={policy}", listener.address),
+        });
+        settings.set(SettingKey::Listen, listen.collect());
+        if !gateways.is_empty() {
+            settings.set(SettingKey::Gateway, gateways.iter().map(ToString::to_string).collect());
+        }
+        // The answer to a request has the current ones.
+        let unknown = ClientPolicy { minimum_release_age_seconds: 0, exclude: Vec::new() };
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            listeners,
+            gateways,
+            public_url: config.server.public_url.clone(),
+            policies: names.into_iter().map(|name| PolicyDescription { name, terms: unknown.clone() }).collect(),
+            upstreams: Vec::new(),
+            settings,
+        }
+    }
 }
 
 impl OperationReply {
@@ -133,19 +162,8 @@ impl OperationReply {
 }
 
 impl Operations {
-    pub(crate) fn new(
-        firewall: &Arc<Firewall>,
-        ledger: &Arc<SqliteLedger>,
-        blobs: Arc<dyn BlobStore>,
-        description: Description,
-    ) -> Self {
-        Self {
-            firewall: Arc::clone(firewall),
-            ledger: Arc::clone(ledger),
-            blobs,
-            description: Mutex::new(description),
-            slots: Semaphore::new(MAX_QUESTIONS),
-        }
+    pub(crate) fn new(core: &Core, description: Description) -> Self {
+        Self { core: core.clone(), description: Mutex::new(description), slots: Semaphore::new(MAX_QUESTIONS) }
     }
 
     /// Executes one operation.
@@ -164,7 +182,7 @@ impl Operations {
         match question {
             Question::Describe => Ok(json!(self.describe())),
             Question::Flush => {
-                let ledger = Arc::clone(&self.ledger);
+                let ledger = Arc::clone(&self.core.ledger);
                 tokio::task::spawn_blocking(move || ledger.flush()).await.map_err(|lost| lost.to_string())?;
                 Ok(Value::Null)
             }
@@ -173,28 +191,28 @@ impl Operations {
             }
             Question::Check { packages, profile } => {
                 bounded(packages.len())?;
-                let packages = self.firewall.check(&of_profile(profile), &packages).await;
-                Ok(json!(CheckResponse { packages, upstreams: self.firewall.upstreams() }))
+                let packages = self.core.firewall.check(&of_profile(profile), &packages).await;
+                Ok(json!(CheckResponse { packages, upstreams: self.core.firewall.upstreams() }))
             }
             Question::Expand { spec, records, profile } => {
-                let expanded = expand(&self.firewall, &of_profile(profile), &read_spec(&spec)?, &records).await;
+                let expanded = expand(&self.core.firewall, &of_profile(profile), &read_spec(&spec)?, &records).await;
                 expanded.map(|expansion| json!(expansion)).map_err(|error| error_chain(&error))
             }
             Question::Adopt { wanted, profile } => {
                 bounded(wanted.len())?;
-                let adoption: Adoption = adopt::adopt_wanted(&self.firewall, &of_profile(profile), wanted).await;
+                let adoption: Adoption = adopt::adopt_wanted(&self.core.firewall, &of_profile(profile), wanted).await;
                 Ok(json!(adoption))
             }
             Question::Purge { integrities, packages } => {
                 bounded(integrities.len().max(packages.len()))?;
-                let (blobs, ledger, firewall) = (Arc::clone(&self.blobs), Arc::clone(&self.ledger), Arc::clone(&self.firewall));
+                let core = self.core.clone();
                 let purging = tokio::task::spawn_blocking(move || {
                     let packages: Vec<_> = packages.iter().filter_map(|name| PackageName::parse(name).ok()).collect();
                     let integrities: Vec<_> = integrities.iter().filter_map(|text| Integrity::parse(Some(text), None)).collect();
                     for name in &packages {
-                        firewall.forget(name);
+                        core.firewall.forget(name);
                     }
-                    let purged = purge(&ledger, &integrities, &packages, |digest| blobs.remove(digest));
+                    let purged = purge(&core.ledger, &integrities, &packages, |digest| core.blobs.remove(digest));
                     let purged = purged.map_err(|error| error_chain(&error))?;
                     tracing::warn!(
                         tarballs.removed = purged.tarballs,
@@ -230,18 +248,18 @@ impl Operations {
 
     fn describe(&self) -> Description {
         let mut description = self.description.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let policy_snapshot = self.firewall.policy();
+        let policy_snapshot = self.core.firewall.policy();
         for (at, policy) in description.policies.iter_mut().enumerate() {
             policy.terms = ClientPolicy::of(policy_snapshot.policy(Profile(at)));
         }
-        description.upstreams = self.firewall.upstreams();
+        description.upstreams = self.core.firewall.upstreams();
         description
     }
 
     async fn explain(&self, spec: &PackageSpec, at: Option<Timestamp>, profile: usize) -> Result<Explained, String> {
         let ask = async |profile: usize| {
             let client = of_profile(profile);
-            self.firewall.explain(&client, &spec.name, spec.wanted.as_deref(), at).await.map_err(|error| error.to_string())
+            self.core.firewall.explain(&client, &spec.name, spec.wanted.as_deref(), at).await.map_err(|error| error.to_string())
         };
         let explanation = ask(profile).await?;
         let verdict = verdict_line(&explanation.verdict);
@@ -282,7 +300,7 @@ pub(crate) async fn expand(
     client: &Client,
     spec: &PackageSpec,
     records: &[String],
-) -> Result<ApprovalPlan, crate::app::AppError> {
+) -> Result<ApprovalPlan, crate::app::error::AppError> {
     ApprovalPlan::of(&firewall.inspect(client, &spec.name).await?, spec, records)
 }
 

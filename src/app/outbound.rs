@@ -1,4 +1,4 @@
-//! Connects the feeds to the HTTP client, the metrics and the health checks.
+//! Connections to other hosts than the registry: downloads of feeds, and the tunnels of the gateway.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,8 +10,6 @@ use crate::config::FeedSettings;
 use crate::feed::{self, FeedStore, LoadedFeed};
 use crate::net::{self, ClientConfig, HttpClient, OutboundProxy};
 use crate::policy::{Advisories, FeedTrust};
-use crate::server::admin::HealthCheck;
-use crate::telemetry::{CallbackGauge, Metrics};
 use crate::upstream;
 
 /// Creates the HTTP client for feeds, with the proxies, CAs and deadlines of upstream.
@@ -51,26 +49,4 @@ pub(crate) fn load_feeds_once(feeds: &FeedSettings, data_dir: &Path, scratch: &P
         }
     }
     Advisories::of_feeds(found).lacking(lacking)
-}
-
-/// Registers the gauges of the feeds.
-pub(crate) fn register_gauges(feeds: &Arc<crate::app::tasks::feeds::FeedScheduler>, metrics: &Metrics) {
-    // Weak references, because the feeds hold the metrics.
-    let (counted, aged) = (Arc::downgrade(feeds), Arc::downgrade(feeds));
-    let advisories = move || counted.upgrade().map_or(0, |feeds| feeds.advisories());
-    metrics.register_gauge(CallbackGauge::Advisories, Box::new(advisories));
-    let stale = move || aged.upgrade().map_or(0, |feeds| feeds.stale());
-    metrics.register_gauge(CallbackGauge::FeedsStale, Box::new(stale));
-}
-
-/// Checks whether every required feed was read.
-pub(crate) fn lacking(feeds: &Arc<crate::app::tasks::feeds::FeedScheduler>) -> HealthCheck {
-    let feeds = Arc::clone(feeds);
-    Arc::new(move || feeds.lacking())
-}
-
-/// Checks whether every feed is fresh.
-pub(crate) fn freshness_check(feeds: &Arc<crate::app::tasks::feeds::FeedScheduler>) -> HealthCheck {
-    let feeds = Arc::clone(feeds);
-    Arc::new(move || feeds.freshness())
 }

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
-use crate::app::AppError;
+use crate::app::error::AppError;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::net::{AddressScope, ClientConfig, ClientRequest, Deadlines, HttpClient, dial_permitted};

@@ -3,7 +3,7 @@
 
 use clap::Args;
 
-use crate::app::remote::reachable;
+use crate::app::listeners::reachable;
 use crate::app::{self, Owner, RemoteServer};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{CliError, Exit};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use tokio::sync::Notify;
 
-use crate::app::remote::reachable;
+use crate::app::listeners::reachable;
 use crate::app::{App, AppError};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{self, CliError, Exit};
@@ -44,7 +44,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         }
         notify_on_hangup(app.reload_with(Arc::new(move || settings.clone().read(Config::load))))?;
         let notices: Vec<String> = app.notices().iter().map(|notice| format!("\n{notice}\n")).collect();
-        output::print(&banner.text(app.addresses(), app.gateways(), app.transparent(), &notices.concat()))?;
+        output::print(&banner.text(&app.addresses(), &app.gateways(), &app.transparent(), &notices.concat()))?;
         app.run(stop).await?;
         Ok(Exit::Done)
     })

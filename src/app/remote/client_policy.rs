@@ -7,7 +7,7 @@ use http::Method;
 use http::header::{AUTHORIZATION, HeaderMap};
 use url::Url;
 
-use crate::app::AppError;
+use crate::app::error::AppError;
 use crate::app::standalone::check::{admin_token, admin_url, http_client, parse_reply};
 use crate::config::Config;
 use crate::net::{AddressScope, ClientRequest, Deadlines};

@@ -8,7 +8,7 @@ use http::Method;
 use http::header::{HeaderMap, HeaderValue};
 use url::Url;
 
-use crate::app::AppError;
+use crate::app::error::AppError;
 use crate::app::standalone::check::admin_url;
 use crate::config::Config;
 use crate::net::{AddressScope, ClientConfig, ClientRequest, Deadlines, HttpClient, ProxySettings};

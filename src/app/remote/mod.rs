@@ -5,7 +5,7 @@ pub mod client_policy;
 pub(crate) mod health;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use url::Url;
 
-use crate::app::AppError;
+use crate::app::error::AppError;
+use crate::app::listeners::reachable;
 use crate::app::operations::{Description, Explained, MAX_ENTRIES, OperationReply, Purged, Question, parts_of};
 #[cfg(not(unix))]
 use crate::app::run::remote_session::{Connected, connect};
@@ -275,17 +276,6 @@ fn parts(locked: &[LockedVersion]) -> Vec<&[LockedVersion]> {
         parts.push(&locked[start..]);
     }
     parts
-}
-
-/// Returns an address that local clients can connect to: loopback instead of an unspecified address.
-#[must_use]
-pub fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }
 
 fn failed(data_dir: &Path, detail: String) -> AppError {

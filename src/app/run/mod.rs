@@ -15,11 +15,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use url::Url;
 
+use crate::app::error::AppError;
+use crate::app::listeners::stopped;
 use crate::app::run::remote_session::{OpenRefused, RemoteSession, open};
 use crate::app::run::temp_dir::RunTempDir;
+use crate::app::server::App;
 use crate::app::session::recorder::RecordedRequests;
 use crate::app::session::{LocalSession, SessionInfo, SessionRequest, SessionTemplate, is_loopback, own_urls, registries};
-use crate::app::{App, AppError};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::firewall::Want;
@@ -134,11 +136,7 @@ impl RunSession {
         let session =
             LocalSession::open(app.firewall(), (&session_template, &[]), request, Arc::new(Metrics::new()), &clock).await?;
         let stop = watch::Sender::new(false);
-        let mut stopped = stop.subscribe();
-        let app = tokio::spawn(app.run(async move {
-            // An error means that the sender is gone.
-            let _ = stopped.wait_for(|stop| *stop).await;
-        }));
+        let app = tokio::spawn(app.run(stopped(stop.subscribe())));
         Ok(Self { apart, answering: RunBackend::Own { session, stop, app, _scratch: scratch } })
     }
 
@@ -218,14 +216,14 @@ fn choose_data_dir(config: &mut Config, why: String) -> Result<(Option<DataDirFa
         Ok(_) => return Ok((None, None)),
         Err(StoreError::Locked { .. }) => DataDirFallback::InUse(why),
         Err(error @ StoreError::File { .. }) => DataDirFallback::Unusable(error.to_string()),
-        Err(error) => return Err(AppError::DataDir(error)),
+        Err(error) => return Err(error.into()),
     };
     let scratch = RunTempDir::make().map_err(AppError::Scratch)?;
     let here = scratch.path().join("data");
     if matches!(apart, DataDirFallback::InUse(_)) {
         // Copies the decisions, the first-seen times and the last state of the feeds, which apply here too.
         fs::create_dir_all(&here).map_err(AppError::Scratch)?;
-        SqliteLedger::copy(&configured, &here).map_err(AppError::DataDir)?;
+        SqliteLedger::copy(&configured, &here)?;
         copy_folder(&configured.join("feeds"), &here.join("feeds")).map_err(AppError::Scratch)?;
     }
     config.store.data_dir = here;

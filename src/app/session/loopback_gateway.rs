@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::Response;
 use rustls_pki_types::CertificateDer;
 
-use crate::app::AppError;
+use crate::app::error::AppError;
 use crate::app::listeners::{BoundListener, bind_one};
 use crate::clock::Clock;
 use crate::firewall::Profile;

@@ -15,10 +15,11 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use url::{Host, Url};
 
+use crate::app::error::AppError;
+use crate::app::outbound;
 use crate::app::run::{ProxyEndpoint, RunReport};
 use crate::app::session::loopback_gateway::LoopbackGateway;
 use crate::app::session::recorder::{RecordedRequests, RequestRecorder};
-use crate::app::{AppError, outbound};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::firewall::{Firewall, Profile, Want};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::app::AppError;
+use crate::app::error::AppError;
 use crate::app::standalone::decide::is_approvable;
 use crate::app::standalone::{configured_client, firewall};
 use crate::clock::Clock;

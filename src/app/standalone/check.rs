@@ -9,8 +9,9 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde::de::DeserializeOwned;
 use url::Url;
 
+use crate::app::error::AppError;
 use crate::app::remote::{RemoteServer, ask_in_parts};
-use crate::app::{AppError, standalone};
+use crate::app::standalone;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::firewall::{Client, LockedVersion};

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::app::error::AppError;
+use crate::app::operations;
 use crate::app::standalone::{configured_client, firewall};
-use crate::app::{AppError, operations};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::firewall::{InspectedVersion, PackageInspection};
@@ -122,8 +123,8 @@ pub fn is_approvable(verdict: &Verdict) -> bool {
 /// # Errors
 /// Returns an error if the data directory or its ledger cannot be used.
 pub fn record_decision(data_dir: &Path, proposal: &DecisionProposal) -> Result<RecordedDecision, AppError> {
-    let mut writer = DecisionWriter::open(data_dir).map_err(AppError::DataDir)?;
-    let (id, revision) = writer.decide(proposal).map_err(AppError::DataDir)?;
+    let mut writer = DecisionWriter::open(data_dir)?;
+    let (id, revision) = writer.decide(proposal)?;
     await_applied(&writer, id, revision)
 }
 
@@ -132,8 +133,8 @@ pub fn record_decision(data_dir: &Path, proposal: &DecisionProposal) -> Result<R
 /// # Errors
 /// Returns an error if the decision awaits no confirmation, if `by` is its author, or if the ledger cannot be used.
 pub fn confirm(data_dir: &Path, id: i64, by: &Signature) -> Result<RecordedDecision, AppError> {
-    let mut writer = DecisionWriter::open(data_dir).map_err(AppError::DataDir)?;
-    let confirmed = writer.confirm(id, by).map_err(AppError::DataDir)?;
+    let mut writer = DecisionWriter::open(data_dir)?;
+    let confirmed = writer.confirm(id, by)?;
     match confirmed {
         Some(revision) => await_applied(&writer, id, revision),
         None => Err(conflict_error(&writer, id, "awaits no confirmation")),
@@ -145,8 +146,8 @@ pub fn confirm(data_dir: &Path, id: i64, by: &Signature) -> Result<RecordedDecis
 /// # Errors
 /// Returns an error if there is no such active decision, or if the ledger cannot be used.
 pub fn revoke(data_dir: &Path, id: i64, by: &Signature, why: &str) -> Result<RecordedDecision, AppError> {
-    let mut writer = DecisionWriter::open(data_dir).map_err(AppError::DataDir)?;
-    let revoked = writer.revoke(id, by, why).map_err(AppError::DataDir)?;
+    let mut writer = DecisionWriter::open(data_dir)?;
+    let revoked = writer.revoke(id, by, why)?;
     match revoked {
         Some(revision) => await_applied(&writer, id, revision),
         None => Err(conflict_error(&writer, id, "is already revoked")),
@@ -160,13 +161,13 @@ pub fn revoke(data_dir: &Path, id: i64, by: &Signature, why: &str) -> Result<Rec
 pub fn decisions(data_dir: &Path) -> Result<Vec<Decision>, AppError> {
     use crate::store::Ledger as _;
     let ledger = crate::app::standalone::open_read_only(data_dir)?;
-    Ok(ledger.decisions().map_err(AppError::DataDir)?.1)
+    Ok(ledger.decisions()?.1)
 }
 
 fn await_applied(writer: &DecisionWriter, id: i64, revision: u64) -> Result<RecordedDecision, AppError> {
-    let effect = writer.wait_applied(revision, AT_MOST).map_err(AppError::DataDir)?;
-    let decision = writer.find(id).map_err(AppError::DataDir)?;
-    let decision = decision.ok_or_else(|| AppError::DataDir(StoreError::Damaged("a recorded decision is missing".into())))?;
+    let effect = writer.wait_applied(revision, AT_MOST)?;
+    let decision = writer.find(id)?;
+    let decision = decision.ok_or_else(|| StoreError::Damaged("a recorded decision is missing".into()))?;
     Ok(RecordedDecision { decision, effect })
 }
 
@@ -177,7 +178,7 @@ fn conflict_error(writer: &DecisionWriter, id: i64, reason: &'static str) -> App
         }
         Ok(Some(_)) => AppError::Undecidable { id, why: reason },
         Ok(None) => AppError::Undecidable { id, why: "is not in this ledger" },
-        Err(error) => AppError::DataDir(error),
+        Err(error) => error.into(),
     }
 }
 

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::app::error::AppError;
 use crate::app::operations::{self, Purged};
+use crate::app::outbound;
 use crate::app::standalone::decide;
 use crate::app::standalone::{firewall, open_read_only};
-use crate::app::{AppError, outbound};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::feed::{
@@ -161,8 +162,7 @@ pub fn plan_versions(
     versions: &[String],
     named: &str,
 ) -> Result<IncidentPlan, AppError> {
-    let findings =
-        exposure::find_versions(&open_read_only(data_dir)?, name, versions, "no advisory").map_err(AppError::DataDir)?;
+    let findings = exposure::find_versions(&open_read_only(data_dir)?, name, versions, "no advisory")?;
     let freeze_at = freeze_at(&findings.iter().collect::<Vec<_>>(), now);
     let subject = AffectedPackage { name: name.as_str().to_owned(), versions: versions.to_vec(), freeze_at };
     let summary = "named by a person, in no feed".to_owned();
@@ -179,8 +179,7 @@ pub fn plan_incident(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<
     let found: Vec<_> = policy_snapshot.advisories.with_id(id).collect();
     let Some(first) = found.first() else { return Err(AppError::NoAdvisory(id.to_owned())) };
     let ledger = open_read_only(&data_dir)?;
-    let findings =
-        exposure::find_exposed(&policy_snapshot, &ledger, now, |advisory| advisory.is_called(id)).map_err(AppError::DataDir)?;
+    let findings = exposure::find_exposed(&policy_snapshot, &ledger, now, |advisory| advisory.is_called(id))?;
     let mut subjects: Vec<AffectedPackage> = Vec::new();
     for advisory in &found {
         let of_package: Vec<_> = findings.iter().filter(|finding| finding.name.as_str() == advisory.package()).collect();
@@ -246,9 +245,9 @@ pub fn decide(
 /// # Errors
 /// Returns an error if a file cannot be removed.
 pub fn purge(data_dir: &Path, plan: &IncidentPlan) -> Result<Purged, AppError> {
-    let ledger = SqliteLedger::read_only(data_dir).map_err(AppError::DataDir)?;
+    let ledger = SqliteLedger::read_only(data_dir)?;
     let purged = operations::purge(&ledger, &plan.integrities(), &plan.packages(), |digest| disk::remove_blob(data_dir, digest));
-    purged.map_err(AppError::DataDir)
+    Ok(purged?)
 }
 
 /// Exports the denials of operators as a signed feed. Also returns the decisions that cannot be expressed as records. Blocks.
@@ -263,7 +262,7 @@ pub fn export(
     expires: Duration,
 ) -> Result<(ExportSummary, PublicKey, Vec<String>), AppError> {
     let ledger = open_read_only(data_dir)?;
-    let (_, decisions) = ledger.decisions().map_err(AppError::DataDir)?;
+    let (_, decisions) = ledger.decisions()?;
     let (mut records, mut left) = (Vec::new(), Vec::new());
     for decision in &decisions {
         match record(&ledger, decision, id_prefix, now)? {
@@ -351,7 +350,7 @@ fn names(ledger: &dyn Ledger, packages: &str) -> Result<Vec<String>, AppError> {
     }
     let Ok(glob) = PackageGlob::parse(packages) else { return Ok(Vec::new()) };
     let matcher = glob.matcher();
-    let names = ledger.names().map_err(AppError::DataDir)?;
+    let names = ledger.names()?;
     Ok(names.iter().map(|name| name.as_str().to_owned()).filter(|name| matcher.is_match(name)).collect())
 }
 
@@ -365,7 +364,7 @@ fn versions(ledger: &dyn Ledger, name: &str, range: Option<&str>) -> Result<Vec<
         Some(range) => range.as_ref().zip(Version::parse(version)).is_some_and(|(range, version)| range.covers(&version)),
     };
     if let Ok(name) = crate::npm::PackageName::parse(name) {
-        let releases = ledger.releases(&name).map_err(AppError::DataDir)?;
+        let releases = ledger.releases(&name)?;
         versions.extend(releases.iter().filter(|release| means(&release.version)).map(|release| release.version.to_string()));
     }
     versions.sort();

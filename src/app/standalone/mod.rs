@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::app::{AppError, outbound};
+use crate::app::error::AppError;
+use crate::app::outbound;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::firewall::{BaseUrl, Client, Explanation, Firewall, FirewallDeps, Profile};
@@ -59,9 +60,9 @@ pub(crate) fn firewall_with_policies(
 ) -> Result<StandaloneFirewall, AppError> {
     let ledger = open_read_only(&config.store.data_dir)?;
     let scratch = tempfile::tempdir().map_err(AppError::Scratch)?;
-    let data_dir = DataDir::open(scratch.path()).map_err(AppError::DataDir)?;
-    let blobs = DiskBlobs::open_temporary(&data_dir, config.store.cache_size).map_err(AppError::DataDir)?;
-    let (_, decisions) = ledger.decisions().map_err(AppError::DataDir)?;
+    let data_dir = DataDir::open(scratch.path())?;
+    let blobs = DiskBlobs::open_temporary(&data_dir, config.store.cache_size)?;
+    let (_, decisions) = ledger.decisions()?;
     let advisories = outbound::load_feeds_once(&config.feeds, &config.store.data_dir, scratch.path(), clock.now());
     let firewall = Firewall::new(FirewallDeps {
         registries: Registries::open(&config.upstream, &tls::client_config(&config.tls)?)?,
@@ -83,8 +84,8 @@ pub(crate) fn firewall_with_policies(
 /// # Errors
 /// Returns an error if there is no ledger, or if it cannot be read.
 pub fn exposure(data_dir: &Path, spec: &PackageSpec) -> Result<Vec<Exposure>, AppError> {
-    let ledger = SqliteLedger::read_only(data_dir).map_err(AppError::DataDir)?;
-    ledger.exposure(&spec.name, spec.wanted.as_deref()).map_err(AppError::DataDir)
+    let ledger = SqliteLedger::read_only(data_dir)?;
+    Ok(ledger.exposure(&spec.name, spec.wanted.as_deref())?)
 }
 
 /// Returns the clients that contacted indicators of feeds, by the ledger in `data_dir`: oldest first, repeated hits counted.
@@ -92,9 +93,9 @@ pub fn exposure(data_dir: &Path, spec: &PackageSpec) -> Result<Vec<Exposure>, Ap
 /// # Errors
 /// Returns an error if there is no ledger, or if it cannot be read.
 pub fn indicator_hits(data_dir: &Path) -> Result<Vec<IndicatorHitSummary>, AppError> {
-    let ledger = SqliteLedger::read_only(data_dir).map_err(AppError::DataDir)?;
+    let ledger = SqliteLedger::read_only(data_dir)?;
     let mut contacts: Vec<IndicatorHitSummary> = Vec::new();
-    for event in ledger.incidents(Timestamp::UNIX_EPOCH).map_err(AppError::DataDir)? {
+    for event in ledger.incidents(Timestamp::UNIX_EPOCH)? {
         let read =
             (event.kind == indicator_hit::KIND).then(|| IndicatorHit::from_event(event.name.as_deref(), &event.detail)).flatten();
         let Some(contact) = read else { continue };
@@ -125,7 +126,7 @@ pub(crate) fn open_read_only(data_dir: &Path) -> Result<ReadOnlyLedger, AppError
     match SqliteLedger::read_only(data_dir) {
         Ok(ledger) => Ok(ReadOnlyLedger(Some(ledger))),
         Err(StoreError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(ReadOnlyLedger(None)),
-        Err(error) => Err(AppError::DataDir(error)),
+        Err(error) => Err(error.into()),
     }
 }
 

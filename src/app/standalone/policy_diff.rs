@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::app::AppError;
+use crate::app::error::AppError;
 use crate::app::standalone::{firewall_with_policies, local_client};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -49,9 +49,9 @@ pub struct PolicyDiff {
 /// # Errors
 /// Returns an error if the ledger cannot be read, or if upstream cannot be set up.
 pub async fn diff_policies(config: Config, clock: Arc<dyn Clock>, candidate: Policy) -> Result<PolicyDiff, AppError> {
-    let ledger = SqliteLedger::read_only(&config.store.data_dir).map_err(AppError::DataDir)?;
+    let ledger = SqliteLedger::read_only(&config.store.data_dir)?;
     let mut by_name: BTreeMap<String, Vec<DownloadSummary>> = BTreeMap::new();
-    for asked in ledger.asked().map_err(AppError::DataDir)? {
+    for asked in ledger.asked()? {
         by_name.entry(asked.name.clone()).or_default().push(asked);
     }
     drop(ledger);

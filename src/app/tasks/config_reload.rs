@@ -1,21 +1,22 @@
 //! Reloads the configuration on request. Settings that can change at runtime are applied, others are reported. An invalid
 //! configuration changes nothing.
 
-use std::fmt;
+use std::error::Error;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::app::core::Core;
+use crate::app::health::HealthChecks;
 use crate::app::operations::Operations;
 use crate::app::session::SessionTemplate;
 use crate::app::tasks::feeds::FeedScheduler;
 use crate::app::tasks::policy_reload::PolicyReloader;
-use crate::app::tasks::{Supervisor, TaskEnd};
+use crate::app::tasks::supervisor::{Supervisor, TaskEnd};
 use crate::config::{Config, Diagnostics, Effective, SettingKey};
 use crate::firewall::Firewall;
-use crate::server::admin::HealthCheck;
 use crate::server::{Forward, RegistryHandler};
-use crate::telemetry::TaskLabel;
 use crate::upstream::Renewed;
 
 /// Reads the configuration from the same sources as at startup.
@@ -38,180 +39,225 @@ const OF_FEEDS: &[SettingKey] = &[
 /// Settings of the hosts that tarballs come from.
 const OF_TARBALLS: &[SettingKey] = &[SettingKey::TarballHost, SettingKey::RedirectHost];
 
-/// Reloads the configuration of a running server.
-pub(crate) struct Reloader {
-    asked: Arc<Notify>,
-    trouble: Arc<Mutex<Option<String>>>,
-    /// The active settings.
+/// The state of reloads: the active settings, the request for a reload, and why the last one is not fully active.
+pub(crate) struct ReloadState {
     running: Mutex<Effective>,
-    /// The policy of each address.
-    by_listener: Vec<usize>,
-    parts: Parts,
+    request: Arc<Notify>,
+    problem: Arc<Mutex<Option<String>>>,
+    /// Tasks of feeds that were added at runtime.
+    feed_tasks: Mutex<Supervisor>,
 }
 
 /// The components that accept new settings.
-pub(crate) struct Parts {
+pub(crate) struct ReloadTargets {
+    pub(crate) core: Core,
     pub(crate) policies: Arc<PolicyReloader>,
-    pub(crate) firewall: Arc<Firewall>,
     pub(crate) service: Arc<RegistryHandler<Firewall>>,
     pub(crate) gateway: Option<Arc<Forward<Firewall>>>,
     pub(crate) session_template: Arc<SessionTemplate>,
     pub(crate) operations: Arc<Operations>,
     pub(crate) feeds: Arc<FeedScheduler>,
-    /// Tasks of feeds that were added at runtime.
-    pub(crate) feed_tasks: Mutex<Supervisor>,
+    /// The policy of each registry address.
+    pub(crate) by_listener: Vec<usize>,
 }
 
-/// Formats the names of settings for logs.
-struct Names<'a>(&'a [SettingKey]);
+/// Reloads the configuration of a running server.
+pub(crate) struct Reloader {
+    pub(crate) read: ReadConfig,
+    pub(crate) state: ReloadState,
+    pub(crate) targets: ReloadTargets,
+}
+
+/// What a reload did with each changed setting.
+#[derive(Debug, Default)]
+struct ReloadOutcome {
+    applied: Vec<SettingKey>,
+    needs_restart: Vec<SettingKey>,
+    failed: Vec<SettingKey>,
+    has_new_credentials: bool,
+    /// Problems that belong to no setting.
+    notes: Vec<String>,
+}
+
+impl ReloadState {
+    pub(crate) fn new(running: Effective, core: &Core) -> Self {
+        let feed_tasks = Mutex::new(Supervisor::new(&core.metrics));
+        Self { running: Mutex::new(running), request: Arc::default(), problem: Arc::default(), feed_tasks }
+    }
+
+    /// Returns a handle that triggers a reload when it is notified.
+    pub(crate) fn request(&self) -> Arc<Notify> {
+        Arc::clone(&self.request)
+    }
+
+    /// Warns if the last configuration that was read is not fully active.
+    pub(crate) fn add_checks(&self, checks: &mut HealthChecks) {
+        let problem = Arc::clone(&self.problem);
+        let check = move || problem.lock().unwrap_or_else(PoisonError::into_inner).clone().map_or(Ok(()), Err);
+        checks.warn("configuration", check);
+        self.feed_tasks.lock().unwrap_or_else(PoisonError::into_inner).add_checks(checks);
+    }
+}
 
 impl Reloader {
-    /// Creates a reloader for a server with these settings.
-    pub(crate) fn new(
-        asked: Arc<Notify>,
-        trouble: Arc<Mutex<Option<String>>>,
-        config: (Effective, Vec<usize>),
-        parts: Parts,
-    ) -> Self {
-        Self { asked, trouble, running: Mutex::new(config.0), by_listener: config.1, parts }
-    }
-
-    /// Reads the configuration with `read` and applies it. Blocks.
-    fn reload(&self, read: &ReadConfig) {
-        let trouble = match read() {
-            Ok(config) => self.apply(&config),
-            Err(errors) => {
-                let mut count = 0_usize;
-                for mistake in errors.iter() {
-                    count += 1;
-                    tracing::error!(
-                        config.origin = %mistake.origin,
-                        config.mistake = mistake.problem,
-                        config.allowed = mistake.allowed,
-                        "configuration error"
-                    );
-                }
-                tracing::error!(config.errors = count, "configuration not reloaded");
-                Some(format!("{count} errors, the previous configuration is active"))
-            }
+    /// Reads the configuration and applies it. Blocks.
+    fn reload(&self) {
+        let problem = match (self.read)() {
+            Ok(config) => self.apply(&config).report(),
+            Err(errors) => Some(report_errors(&errors)),
         };
         // Policy files may have changed even if no setting has.
-        self.parts.policies.reload_handle().notify_one();
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+        self.targets.policies.reload_handle().notify_one();
+        *self.state.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
     }
 
-    /// Applies what can change at runtime. Returns the problems, if there are any.
-    fn apply(&self, config: &Config) -> Option<String> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Applies what can change at runtime.
+    fn apply(&self, config: &Config) -> ReloadOutcome {
+        let targets = &self.targets;
+        let mut running = self.state.running.lock().unwrap_or_else(PoisonError::into_inner);
         let mut fresh = config.settings.effective().clone();
-        let changed = running.changed(&fresh);
-        let (mut applied, mut waiting, mut failed) = (Vec::new(), Vec::new(), Vec::new());
-        let listens = self.listens_elsewhere(config);
-        let mut notes = Vec::new();
-        let renewed = self.parts.firewall.renew_upstream(&config.upstream).unwrap_or_else(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "upstream credentials not reloaded");
-            notes.push("cannot use upstream's credentials".to_owned());
+        let mut outcome = ReloadOutcome::default();
+        let renewed = self.renew_upstream(config, &mut outcome);
+        for key in running.changed(&fresh) {
+            self.list_for(key, config, renewed, &mut outcome).push(key);
+        }
+        if outcome.changes(OF_POLICIES) || outcome.changes(&[SettingKey::Listen]) {
+            self.choose_policies(config, &mut outcome);
+        }
+        if outcome.changes(OF_FEEDS) {
+            targets.feeds.replace(&config.feeds, &mut self.state.feed_tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        if outcome.changes(OF_HOSTS) {
+            let proxy = &config.gateway.proxy;
+            if let Some(gateway) = &targets.gateway {
+                gateway.renew_others(proxy);
+            }
+            targets.session_template.renew_others(&proxy.allowed, proxy.tunnels_others);
+        }
+        for key in outcome.needs_restart.iter().chain(&outcome.failed) {
+            fresh.keep(&running, *key);
+        }
+        let names: Vec<_> = targets.policies.names().iter().map(|name| config.settings.policy_path(name)).collect();
+        targets.operations.reloaded(&names, fresh.clone());
+        *running = fresh;
+        outcome
+    }
+
+    /// Applies the credentials and hosts of upstream.
+    fn renew_upstream(&self, config: &Config, outcome: &mut ReloadOutcome) -> Renewed {
+        let renewed = self.targets.core.firewall.renew_upstream(&config.upstream).unwrap_or_else(|error| {
+            tracing::error!(error = &error as &dyn Error, "upstream credentials not reloaded");
+            outcome.notes.push("cannot use upstream's credentials".to_owned());
             Renewed::default()
         });
         if renewed.credentials {
             tracing::info!("upstream credentials reloaded");
+            outcome.has_new_credentials = true;
         }
         if renewed.needs_restart {
             tracing::warn!("upstream credentials added or removed, restart needed");
-            notes.push("upstream credentials added or removed, restart needed".to_owned());
+            outcome.notes.push("upstream credentials added or removed, restart needed".to_owned());
         }
-        for key in changed {
-            let is_applied = match key {
-                // The addresses are the same and only their policies differ.
-                SettingKey::Listen if !listens => true,
-                key if OF_POLICIES.contains(&key) => true,
-                key if OF_HOSTS.contains(&key) || OF_FEEDS.contains(&key) => true,
-                key if OF_TARBALLS.contains(&key) && renewed.hosts => true,
-                SettingKey::AdminTokenFile => match self.parts.service.renew_tokens(config.server.admin_tokens.as_deref()) {
-                    Ok(()) => true,
-                    Err(error) => {
-                        tracing::error!(error = &error as &dyn std::error::Error, "admin tokens not reloaded");
-                        failed.push(key);
-                        false
-                    }
-                },
-                key => {
-                    waiting.push(key);
-                    false
-                }
-            };
-            if is_applied {
-                applied.push(key);
-            } else {
-                fresh.keep(&running, key);
-            }
-        }
-        if applied.iter().any(|key| OF_POLICIES.contains(key) || *key == SettingKey::Listen) {
-            let names = self.parts.policies.names();
-            let renamed = renamed(&names, &self.by_listener, &config.policies.files.names, &config.policies.profiles);
-            if renamed.is_none() {
-                for key in [SettingKey::Policy, SettingKey::Listen] {
-                    if applied.contains(&key) {
-                        applied.retain(|known| *known != key);
-                        waiting.push(key);
-                        fresh.keep(&running, key);
-                    }
-                }
-            }
-            self.parts.policies.choose(config.policies.files.with_names(renamed.unwrap_or(names)));
-        }
-        if applied.iter().any(|key| OF_FEEDS.contains(key)) {
-            self.follow_feeds(config);
-        }
-        if applied.iter().any(|key| OF_HOSTS.contains(key)) {
-            let proxy = &config.gateway.proxy;
-            if let Some(gateway) = &self.parts.gateway {
-                gateway.renew_others(proxy);
-            }
-            self.parts.session_template.renew_others(&proxy.allowed, proxy.tunnels_others);
-        }
-        let names: Vec<_> = self.parts.policies.names().iter().map(|name| config.settings.policy_path(name)).collect();
-        self.parts.operations.reloaded(&names, fresh.clone());
-        *running = fresh;
-        if applied.is_empty() && waiting.is_empty() && failed.is_empty() && notes.is_empty() && !renewed.credentials {
-            tracing::info!("configuration unchanged");
-        }
-        if !applied.is_empty() {
-            tracing::info!(config.changed = %Names(&applied), "configuration reloaded");
-        }
-        let mut problems = notes;
-        if !waiting.is_empty() {
-            tracing::warn!(config.changed = %Names(&waiting), "settings changed that need a restart");
-            problems.push(format!("these settings need a restart: {}", Names(&waiting)));
-        }
-        if !failed.is_empty() {
-            problems.push(format!("cannot apply these settings: {}", Names(&failed)));
-        }
-        (!problems.is_empty()).then(|| problems.join("; "))
+        renewed
     }
 
-    fn follow_feeds(&self, config: &Config) {
-        let added = self.parts.feeds.replace(&config.feeds.followed, config.feeds.serve_without);
-        let names = self.parts.feeds.names();
-        let mut tasks = self.parts.feed_tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        for at in added {
-            let (feeds, name) = (Arc::clone(&self.parts.feeds), names.get(at).cloned().unwrap_or_default());
-            tasks.spawn(TaskLabel::Feed, format!("feed {name}"), move || Arc::clone(&feeds).follow(at));
+    /// Returns the list that a changed setting belongs to. Applies new admin tokens.
+    fn list_for<'o>(
+        &self,
+        key: SettingKey,
+        config: &Config,
+        renewed: Renewed,
+        outcome: &'o mut ReloadOutcome,
+    ) -> &'o mut Vec<SettingKey> {
+        let can_change = match key {
+            // If the addresses are the same, only their policies differ.
+            SettingKey::Listen => !self.listens_elsewhere(config),
+            SettingKey::AdminTokenFile => {
+                let Err(error) = self.targets.service.renew_tokens(config.server.admin_tokens.as_deref()) else {
+                    return &mut outcome.applied;
+                };
+                tracing::error!(error = &error as &dyn Error, "admin tokens not reloaded");
+                return &mut outcome.failed;
+            }
+            key if OF_TARBALLS.contains(&key) => renewed.hosts,
+            key => [OF_POLICIES, OF_HOSTS, OF_FEEDS].iter().any(|keys| keys.contains(&key)),
+        };
+        if can_change { &mut outcome.applied } else { &mut outcome.needs_restart }
+    }
+
+    /// Chooses the policies of the configuration, which the policy reload then loads.
+    fn choose_policies(&self, config: &Config, outcome: &mut ReloadOutcome) {
+        let names = self.targets.policies.names();
+        let renamed = renamed(&names, &self.targets.by_listener, &config.policies.files.names, &config.policies.profiles);
+        if renamed.is_none() {
+            outcome.postpone(SettingKey::Policy);
+            outcome.postpone(SettingKey::Listen);
         }
+        self.targets.policies.choose(config.policies.files.with_names(renamed.unwrap_or(names)));
     }
 
     /// Checks whether the configuration has other addresses than the open ones. Port 0 matches any port.
     fn listens_elsewhere(&self, config: &Config) -> bool {
-        let running = self.running_addresses();
-        let is_same = |(wanted, bound): (&std::net::SocketAddr, &std::net::SocketAddr)| {
+        let running = self.targets.operations.addresses();
+        let is_same = |(wanted, bound): (&SocketAddr, &SocketAddr)| {
             wanted.ip() == bound.ip() && (wanted.port() == bound.port() || wanted.port() == 0)
         };
         running.len() != config.listen.len() || !config.listen.iter().zip(&running).all(is_same)
     }
+}
 
-    fn running_addresses(&self) -> Vec<std::net::SocketAddr> {
-        self.parts.operations.addresses()
+impl ReloadOutcome {
+    /// Checks whether a setting in `keys` was applied.
+    fn changes(&self, keys: &[SettingKey]) -> bool {
+        self.applied.iter().any(|key| keys.contains(key))
     }
+
+    /// Marks an applied setting as one that needs a restart.
+    fn postpone(&mut self, key: SettingKey) {
+        if self.changes(&[key]) {
+            self.applied.retain(|applied| *applied != key);
+            self.needs_restart.push(key);
+        }
+    }
+
+    /// Logs the outcome, and returns the problems, if there are any.
+    fn report(self) -> Option<String> {
+        let Self { applied, needs_restart, failed, has_new_credentials, notes: mut problems } = self;
+        if applied.is_empty() && needs_restart.is_empty() && failed.is_empty() && problems.is_empty() && !has_new_credentials {
+            tracing::info!("configuration unchanged");
+        }
+        if !applied.is_empty() {
+            tracing::info!(config.changed = names(&applied), "configuration reloaded");
+        }
+        if !needs_restart.is_empty() {
+            let names = names(&needs_restart);
+            tracing::warn!(config.changed = names, "settings changed that need a restart");
+            problems.push(format!("these settings need a restart: {names}"));
+        }
+        if !failed.is_empty() {
+            problems.push(format!("cannot apply these settings: {}", names(&failed)));
+        }
+        (!problems.is_empty()).then(|| problems.join("; "))
+    }
+}
+
+fn names(keys: &[SettingKey]) -> String {
+    keys.iter().map(|key| key.setting().name).collect::<Vec<_>>().join(", ")
+}
+
+/// Logs the errors of an invalid configuration, and returns their number as a problem.
+fn report_errors(errors: &Diagnostics) -> String {
+    for mistake in errors.iter() {
+        tracing::error!(
+            config.origin = %mistake.origin,
+            config.mistake = mistake.problem,
+            config.allowed = mistake.allowed,
+            "configuration error"
+        );
+    }
+    let count = errors.iter().count();
+    tracing::error!(config.errors = count, "configuration not reloaded");
+    format!("{count} errors, the previous configuration is active")
 }
 
 /// Returns the policy names by profile after a reload. Each address keeps its profile. Returns `None` if two addresses of one
@@ -236,24 +282,12 @@ fn renamed(running: &[String], by_listener: &[usize], fresh: &[String], fresh_by
     Some(names)
 }
 
-impl fmt::Display for Names<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.0.iter().map(|key| key.setting().name).collect();
-        out.write_str(&names.join(", "))
-    }
-}
-
-/// Returns a warning if the last configuration that was read is not fully active.
-pub(crate) fn remark(trouble: Arc<Mutex<Option<String>>>) -> HealthCheck {
-    Arc::new(move || trouble.lock().unwrap_or_else(PoisonError::into_inner).clone().map_or(Ok(()), Err))
-}
-
 /// Reloads the configuration on request until it is dropped.
-pub(crate) async fn follow(reloader: Arc<Reloader>, read: ReadConfig) -> TaskEnd {
+pub(crate) async fn run(reloader: Arc<Reloader>) -> TaskEnd {
     loop {
-        reloader.asked.notified().await;
-        let (here, read) = (Arc::clone(&reloader), Arc::clone(&read));
-        tokio::task::spawn_blocking(move || here.reload(&read)).await?;
+        reloader.state.request.notified().await;
+        let reloader = Arc::clone(&reloader);
+        tokio::task::spawn_blocking(move || reloader.reload()).await?;
     }
 }
 
@@ -263,6 +297,16 @@ mod tests {
 
     fn names(names: &[&str]) -> Vec<String> {
         names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn postponed_setting_is_reported_instead_of_applied() {
+        let mut outcome = ReloadOutcome { applied: vec![SettingKey::Policy, SettingKey::Feed], ..ReloadOutcome::default() };
+        outcome.postpone(SettingKey::Policy);
+        outcome.postpone(SettingKey::Listen);
+        assert!(outcome.changes(OF_FEEDS) && !outcome.changes(OF_POLICIES));
+        assert_eq!(outcome.report().as_deref(), Some("these settings need a restart: policy"));
+        assert_eq!(ReloadOutcome::default().report(), None);
     }
 
     #[test]

@@ -6,27 +6,34 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::app::tasks::TaskEnd;
+use crate::app::core::{Core, RevisedDecisions};
+use crate::app::tasks::supervisor::TaskEnd;
 use crate::clock::Clock;
-use crate::firewall::Firewall;
 use crate::policy::decisions::{Decision, DecisionState};
-use crate::store::{Ledger as _, SqliteLedger, StoreError};
+use crate::store::{Ledger as _, StoreError};
 use crate::telemetry::{DecisionChange, DecisionChanged, Metrics};
 
 /// The interval of ledger reads. The command that records a decision waits for the next one.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
+/// The revision of the decisions that were applied at startup, and the log of changes since then. Clones share the log.
+#[derive(Clone)]
+pub(crate) struct DecisionReloader {
+    revision: u64,
+    log: Arc<Mutex<DecisionLog>>,
+}
+
 /// The decisions and their last logged states.
-pub(crate) struct Log {
+struct DecisionLog {
     decisions: Vec<Decision>,
     states: BTreeMap<i64, (DecisionState, bool)>,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
 }
 
-impl Log {
+impl DecisionLog {
     /// Logs the decisions that are active or await a second person at startup.
-    pub(crate) fn begin(decisions: Vec<Decision>, metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
+    fn begin(decisions: Vec<Decision>, metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
         let mut log = Self { decisions, states: BTreeMap::new(), metrics, clock };
         let now = log.clock.now();
         for decision in &log.decisions {
@@ -79,17 +86,24 @@ fn change(before: Option<(DecisionState, bool)>, decision: &Decision, state: Dec
     }
 }
 
-/// Applies decisions until it is dropped. `known` is the revision that is already applied.
-pub(crate) async fn run(ledger: Arc<SqliteLedger>, firewall: Arc<Firewall>, mut known: u64, log: Arc<Mutex<Log>>) -> TaskEnd {
+impl DecisionReloader {
+    /// Logs the decisions that were applied at startup.
+    pub(crate) fn new((revision, decisions): RevisedDecisions, core: &Core) -> Self {
+        let log = DecisionLog::begin(decisions, Arc::clone(&core.metrics), Arc::clone(&core.clock));
+        Self { revision, log: Arc::new(Mutex::new(log)) }
+    }
+}
+
+/// Applies decisions until it is dropped.
+pub(crate) async fn run(core: Core, DecisionReloader { mut revision, log }: DecisionReloader) -> TaskEnd {
     let mut failing = false;
     loop {
         tokio::time::sleep(POLL_INTERVAL).await;
-        let (reading, firewall, log) = (Arc::clone(&ledger), Arc::clone(&firewall), Arc::clone(&log));
-        let followed = tokio::task::spawn_blocking(move || {
-            apply(&reading, &firewall, known, &mut log.lock().unwrap_or_else(PoisonError::into_inner))
-        });
-        match followed.await? {
-            Ok(revision) => (known, failing) = (revision, false),
+        let (core, log) = (core.clone(), Arc::clone(&log));
+        let applied =
+            tokio::task::spawn_blocking(move || apply(&core, revision, &mut log.lock().unwrap_or_else(PoisonError::into_inner)));
+        match applied.await? {
+            Ok(applied) => (revision, failing) = (applied, false),
             Err(error) if !failing => {
                 tracing::error!(error = &error as &dyn std::error::Error, "decisions cannot be read");
                 failing = true;
@@ -99,18 +113,18 @@ pub(crate) async fn run(ledger: Arc<SqliteLedger>, firewall: Arc<Firewall>, mut 
     }
 }
 
-/// Applies the decisions after revision `known` and returns the new revision. Blocks.
-fn apply(ledger: &SqliteLedger, firewall: &Firewall, known: u64, log: &mut Log) -> Result<u64, StoreError> {
-    if ledger.decision_revision()? == known {
+/// Applies the decisions after revision `applied` and returns the new revision. Blocks.
+fn apply(core: &Core, applied: u64, log: &mut DecisionLog) -> Result<u64, StoreError> {
+    if core.ledger.decision_revision()? == applied {
         log.update(None);
-        return Ok(known);
+        return Ok(applied);
     }
-    let (revision, decisions) = ledger.decisions()?;
+    let (revision, decisions) = core.ledger.decisions()?;
     let count = decisions.len();
-    firewall.set_decisions(decisions.clone());
+    core.firewall.set_decisions(decisions.clone());
     log.update(Some(decisions));
     // The command that recorded the decision waits for this. Its next request must see the decision.
-    ledger.set_applied_revision(revision)?;
+    core.ledger.set_applied_revision(revision)?;
     tracing::info!(decisions = count, revision, "decisions reloaded");
     Ok(revision)
 }
@@ -149,7 +163,7 @@ mod tests {
     fn active_decisions_are_counted_by_the_clock() {
         let (metrics, clock) = (Arc::new(Metrics::new()), ManualClock::at(Timestamp::UNIX_EPOCH));
         let ends = Timestamp::UNIX_EPOCH + Duration::from_secs(60);
-        let mut log = Log::begin(vec![decision(false, Some(ends))], Arc::clone(&metrics), Arc::new(clock.clone()));
+        let mut log = DecisionLog::begin(vec![decision(false, Some(ends))], Arc::clone(&metrics), Arc::new(clock.clone()));
         let active = || metrics.render().contains("coldframe_decisions_active{kind=\"observe\"} 1\n");
         assert!(active());
         clock.advance(Duration::from_secs(60));

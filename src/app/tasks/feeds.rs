@@ -9,13 +9,17 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::JoinError;
 
-use crate::clock::Clock;
+use crate::app::core::Core;
+use crate::app::health::HealthChecks;
+use crate::app::outbound;
+use crate::app::tasks::supervisor::{Supervisor, TaskEnd};
+use crate::config::{Config, FeedSettings};
 use crate::feed::{self, FeedConfig, FeedError, FeedFailure, FeedSource, FeedState, FeedStore, LoadedFeed, SyncOutcome};
-use crate::firewall::Firewall;
+use crate::firewall;
 use crate::net::HttpClient;
 use crate::policy::{Advisories, FeedAdvisories, FeedTrust};
-use crate::store::{BlobStore, Ledger, LedgerEvent};
-use crate::telemetry::{FeedChanged, FeedFailed, Metrics};
+use crate::store::{Ledger, LedgerEvent};
+use crate::telemetry::{CallbackGauge, FeedChanged, FeedFailed, TaskLabel};
 use crate::units::timestamp;
 
 /// How often each task checks whether its feed is due or was synced by another process.
@@ -30,47 +34,22 @@ const PATH_COST: u32 = 20;
 const DEADLINE: Duration = Duration::from_secs(10 * 60);
 
 /// How long startup waits for the feeds, so that feeds that load fast apply to the first request.
-const STARTUP_WAIT: Duration = Duration::from_secs(2);
-
-/// The dependencies of a [`FeedScheduler`].
-pub struct FeedSchedulerDeps {
-    pub followed: Vec<FeedConfig>,
-    /// Whether the server serves before every feed has been read once.
-    pub serve_without: bool,
-    /// The store of the feeds.
-    pub feed_store: FeedStore,
-    /// The HTTP client.
-    pub client: HttpClient,
-    /// The firewall that applies the advisories.
-    pub firewall: Arc<Firewall>,
-    /// The ledger with past downloads.
-    pub ledger: Arc<dyn Ledger>,
-    /// The cache of tarballs.
-    pub blobs: Arc<dyn BlobStore>,
-    pub metrics: Arc<Metrics>,
-    pub clock: Arc<dyn Clock>,
-}
+pub(crate) const STARTUP_WAIT: Duration = Duration::from_secs(2);
 
 /// Schedules the syncs of all feeds. One per process.
-pub struct FeedScheduler {
-    parts: FeedSchedulerDeps,
+pub(crate) struct FeedScheduler {
+    core: Core,
+    feed_store: FeedStore,
+    client: HttpClient,
     /// All feeds since the start. A removed feed keeps its number.
     followed: Mutex<Vec<ScheduledFeed>>,
+    /// Whether the server serves before every feed has been read once.
     serve_without: AtomicBool,
-    /// The number of feeds that were checked for the first time.
+    /// The number of feeds at the start, and of those that were checked for the first time.
+    at_start: usize,
     begun: watch::Sender<usize>,
     /// Held during a rescan of past downloads, so that only one runs.
-    judging: tokio::sync::Mutex<()>,
-}
-
-/// The status of one feed.
-#[derive(Debug, Clone)]
-pub struct FeedStatus {
-    pub feed: FeedConfig,
-    /// The state of the last sync.
-    pub state: FeedState,
-    /// Why it is stale, if it is.
-    pub staleness: Option<String>,
+    rescanning: tokio::sync::Mutex<()>,
 }
 
 struct ScheduledFeed {
@@ -92,51 +71,53 @@ struct ScheduledFeed {
 }
 
 impl FeedScheduler {
-    /// Creates a scheduler. All feeds are unread, and no version is known to be good until they are read.
-    /// [`FeedScheduler::follow`] reads them.
-    #[must_use]
-    pub fn open(parts: FeedSchedulerDeps) -> Arc<Self> {
-        let followed = parts.followed.iter().map(|feed| ScheduledFeed {
-            feed: feed.clone(),
-            state: parts.feed_store.state(feed),
-            advisories: None,
-            checked_at: None,
-            took: Duration::ZERO,
-            has_begun: false,
-            is_added: false,
-            is_dropped: false,
-            successors: Vec::new(),
-        });
-        let followed = Mutex::new(followed.collect());
-        let serve_without = AtomicBool::new(parts.serve_without);
+    /// Creates a scheduler. All feeds are unread, and no version is known to be good until the tasks that
+    /// [`FeedScheduler::spawn`] starts have read them.
+    pub(crate) fn open(core: &Core, config: &Config) -> Arc<Self> {
+        let (settings, feed_store) = (&config.feeds, FeedStore::of(&config.store.data_dir));
+        let followed: Vec<_> = settings.followed.iter().map(|feed| ScheduledFeed::new(feed, &feed_store, false)).collect();
         let feeds = Arc::new(Self {
-            followed,
-            serve_without,
+            core: core.clone(),
+            feed_store,
+            client: outbound::feed_client(&config.upstream, &core.trust),
+            serve_without: AtomicBool::new(settings.serve_without),
+            at_start: followed.len(),
+            followed: Mutex::new(followed),
             begun: watch::Sender::new(0),
-            judging: tokio::sync::Mutex::default(),
-            parts,
+            rescanning: tokio::sync::Mutex::default(),
         });
         feeds.apply(&mut feeds.lock());
+        // Weak references, because the feeds hold the metrics.
+        let (counted, aged) = (Arc::downgrade(&feeds), Arc::downgrade(&feeds));
+        let advisories = move || counted.upgrade().map_or(0, |feeds| feeds.advisories());
+        core.metrics.register_gauge(CallbackGauge::Advisories, Box::new(advisories));
+        let stale = move || aged.upgrade().map_or(0, |feeds| feeds.stale().len() as u64);
+        core.metrics.register_gauge(CallbackGauge::FeedsStale, Box::new(stale));
         feeds
     }
 
-    /// Returns the names of the feeds by number.
-    #[must_use]
-    pub fn names(&self) -> Vec<String> {
-        self.lock().iter().map(|entry| entry.feed.name.clone()).collect()
+    /// Starts the tasks of all feeds.
+    pub(crate) fn spawn(self: &Arc<Self>, tasks: &mut Supervisor) {
+        self.spawn_some(0..self.at_start, tasks);
     }
 
-    /// Replaces the feeds. Unchanged feeds keep their records. Returns the numbers of the added feeds, to be passed to
-    /// [`FeedScheduler::follow`].
-    pub fn replace(&self, feeds: &[FeedConfig], serve_without: bool) -> Vec<usize> {
+    fn spawn_some(self: &Arc<Self>, numbers: impl IntoIterator<Item = usize>, tasks: &mut Supervisor) {
+        for number in numbers {
+            let name = format!("feed {}", self.feed(number).name);
+            tasks.spawn(TaskLabel::Feed, name, Arc::clone(self), move |feeds| feeds.follow(number));
+        }
+    }
+
+    /// Replaces the feeds, and starts tasks for the new ones. Unchanged feeds keep their records.
+    pub(crate) fn replace(self: &Arc<Self>, settings: &FeedSettings, tasks: &mut Supervisor) {
+        let feeds = &settings.followed;
         let mut followed = self.lock();
         // If requests are refused because of an unread feed, its replacement is required too.
         let is_added = !followed.iter().any(|entry| self.is_lacking(entry));
-        self.serve_without.store(serve_without, Ordering::Relaxed);
+        self.serve_without.store(settings.serve_without, Ordering::Relaxed);
         let is_same = |entry: &ScheduledFeed, feed: &FeedConfig| {
-            let known = &entry.feed;
-            !entry.is_dropped
-                && (&known.name, &known.source, known.trust, &known.key) == (&feed.name, &feed.source, feed.trust, &feed.key)
+            let FeedConfig { name, source, trust, key, .. } = &entry.feed;
+            !entry.is_dropped && (name, source, *trust, key) == (&feed.name, &feed.source, feed.trust, &feed.key)
         };
         for entry in followed.iter_mut() {
             match feeds.iter().find(|feed| is_same(entry, feed)) {
@@ -150,17 +131,7 @@ impl FeedScheduler {
                 continue;
             }
             added.push(followed.len());
-            followed.push(ScheduledFeed {
-                feed: feed.clone(),
-                state: self.parts.feed_store.state(feed),
-                advisories: None,
-                checked_at: None,
-                took: Duration::ZERO,
-                has_begun: false,
-                is_added,
-                is_dropped: false,
-                successors: Vec::new(),
-            });
+            followed.push(ScheduledFeed::new(feed, &self.feed_store, is_added));
         }
         let is_dropped: Vec<bool> = followed.iter().map(|entry| entry.is_dropped).collect();
         for entry in followed.iter_mut().filter(|entry| entry.is_dropped && entry.advisories.is_some()) {
@@ -168,7 +139,8 @@ impl FeedScheduler {
             entry.successors.extend(&added);
         }
         self.apply(&mut followed);
-        added
+        drop(followed);
+        self.spawn_some(added, tasks);
     }
 
     fn feed(&self, at: usize) -> FeedConfig {
@@ -179,29 +151,19 @@ impl FeedScheduler {
         self.lock()[at].is_dropped
     }
 
-    /// Waits for a short time until each feed was checked once.
-    pub async fn first_looks(&self) {
-        self.until_looked_at(STARTUP_WAIT).await;
-    }
-
     /// Waits until each feed was checked once, at most for `patience`.
-    pub async fn until_looked_at(&self, patience: Duration) {
+    pub(crate) async fn until_checked(&self, patience: Duration) {
         let mut begun = self.begun.subscribe();
-        let every = begun.wait_for(|begun| *begun >= self.parts.followed.len());
+        let every = begun.wait_for(|begun| *begun >= self.at_start);
         if tokio::time::timeout(patience, every).await.is_err() {
-            for FeedStatus { feed, .. } in
-                self.statuses().into_iter().zip(self.unread()).filter_map(|(entry, unread)| unread.then_some(entry))
-            {
-                tracing::warn!(feed.name = feed.name, "feed not read yet");
+            for entry in self.lock().iter().filter(|entry| !entry.is_dropped && entry.advisories.is_none()) {
+                tracing::warn!(feed.name = entry.feed.name, "feed not read yet");
             }
         }
     }
 
     /// Checks one feed whenever it is due, until it is removed.
-    ///
-    /// # Errors
-    /// Returns an error if a sync or a rescan panicked.
-    pub async fn follow(self: Arc<Self>, at: usize) -> Result<(), JoinError> {
+    async fn follow(self: Arc<Self>, at: usize) -> TaskEnd {
         if !self.lock()[at].has_begun {
             let begun = self.begin(at).await;
             self.lock()[at].has_begun = true;
@@ -211,46 +173,30 @@ impl FeedScheduler {
         // The feed may have changed while the server was down.
         self.rescan_exposure().await?;
         while !self.is_dropped(at) {
-            if self.is_due(at) {
-                self.check_due(at).await?;
-            } else if self.was_synced_elsewhere(at) {
-                self.reload(at).await?;
+            let changed =
+                if self.is_due(at) { self.sync(at).await } else { self.was_synced_elsewhere(at) && self.load(at).await? };
+            if changed {
+                self.apply(&mut self.lock());
+                self.rescan_exposure().await?;
             }
             tokio::time::sleep(TICK).await;
         }
         Ok(())
     }
 
-    /// Returns the status of every feed.
-    #[must_use]
-    pub fn statuses(&self) -> Vec<FeedStatus> {
-        let now = self.parts.clock.now();
-        let status_of = |followed: &ScheduledFeed| FeedStatus {
-            feed: followed.feed.clone(),
-            state: followed.state.clone(),
-            staleness: followed.staleness(now),
+    /// Required feeds must have been read once. Stale feeds are a warning, unless `feed-readiness` is set.
+    pub(crate) fn add_checks(self: &Arc<Self>, checks: &mut HealthChecks, settings: &FeedSettings) {
+        let (unread, stale) = (Arc::clone(self), Arc::clone(self));
+        checks.require("feeds", move || unread.check_read());
+        let freshness = move || match stale.stale() {
+            stale if stale.is_empty() => Ok(()),
+            stale => Err(stale.join("; ")),
         };
-        self.lock().iter().filter(|entry| !entry.is_dropped).map(status_of).collect()
+        if settings.readiness { checks.require("feeds", freshness) } else { checks.warn("feeds", freshness) }
     }
 
-    /// Checks that all feeds are fresh.
-    ///
-    /// # Errors
-    /// Returns one line with the stale feeds and the reasons.
-    pub fn freshness(&self) -> Result<(), String> {
-        let stale: Vec<_> = self
-            .statuses()
-            .into_iter()
-            .filter_map(|standing| Some(format!("`{}` is stale: {}", standing.feed.name, standing.staleness?)))
-            .collect();
-        if stale.is_empty() { Ok(()) } else { Err(stale.join("; ")) }
-    }
-
-    /// Checks that all required feeds have been read.
-    ///
-    /// # Errors
-    /// Returns one line with the unread feeds and the reasons.
-    pub fn lacking(&self) -> Result<(), String> {
+    /// Returns an error with the required feeds that were never read, and the reasons.
+    pub(crate) fn check_read(&self) -> Result<(), String> {
         let followed = self.lock();
         let lacking = followed.iter().filter(|entry| self.is_lacking(entry)).map(|entry| {
             let why = entry.state.failure.as_ref().map_or("still loading", |failure| failure.why.as_str());
@@ -261,20 +207,23 @@ impl FeedScheduler {
     }
 
     /// Returns the number of active advisories.
-    #[must_use]
-    pub fn advisories(&self) -> u64 {
-        self.lock().iter().filter_map(|followed| followed.advisories.as_ref()).map(|index| index.count() as u64).sum()
+    fn advisories(&self) -> u64 {
+        self.lock().iter().filter_map(|entry| entry.advisories.as_ref()).map(|index| index.count() as u64).sum()
     }
 
-    /// Returns the number of stale feeds.
-    #[must_use]
-    pub fn stale(&self) -> u64 {
-        self.statuses().iter().filter(|standing| standing.staleness.is_some()).count() as u64
+    /// Describes the stale feeds.
+    fn stale(&self) -> Vec<String> {
+        let now = self.core.clock.now();
+        let followed = self.lock();
+        let stale = followed.iter().filter(|entry| !entry.is_dropped).filter_map(|ScheduledFeed { feed, state, .. }| {
+            Some(format!("`{}` is stale: {}", feed.name, state.staleness(feed.expiry, now)?))
+        });
+        stale.collect()
     }
 
     /// Checks a feed for the first time. A path is read; for a URL the stored records are loaded, and it is fetched only if there
     /// are none.
-    async fn begin(&self, at: usize) -> Result<(), JoinError> {
+    async fn begin(&self, at: usize) -> TaskEnd {
         let is_path = matches!(self.feed(at).source, FeedSource::Path(_));
         let mut changed = is_path && self.sync(at).await;
         if !changed {
@@ -290,26 +239,10 @@ impl FeedScheduler {
         Ok(())
     }
 
-    async fn check_due(&self, at: usize) -> Result<(), JoinError> {
-        if self.sync(at).await {
-            self.apply(&mut self.lock());
-            self.rescan_exposure().await?;
-        }
-        Ok(())
-    }
-
-    async fn reload(&self, at: usize) -> Result<(), JoinError> {
-        if self.load(at).await? {
-            self.apply(&mut self.lock());
-            self.rescan_exposure().await?;
-        }
-        Ok(())
-    }
-
     /// Syncs a feed with its source. Returns whether there are changes to apply.
     async fn sync(&self, at: usize) -> bool {
-        let (feed, now, begun) = (self.feed(at), self.parts.clock.now(), Instant::now());
-        let syncing = feed::sync(&feed, &self.parts.feed_store, &self.parts.client, now, false);
+        let (feed, now, begun) = (self.feed(at), self.core.clock.now(), Instant::now());
+        let syncing = feed::sync(&feed, &self.feed_store, &self.client, now, false);
         let synced = tokio::time::timeout(DEADLINE, syncing).await.unwrap_or_else(|_| {
             let error = FeedError::TooSlow { after: DEADLINE };
             let state = self.lock()[at].state.clone();
@@ -354,7 +287,7 @@ impl FeedScheduler {
 
     /// Loads the stored records. Returns whether there are changes to apply.
     async fn load(&self, at: usize) -> Result<bool, JoinError> {
-        let (feed, feed_store) = (self.feed(at), self.parts.feed_store.clone());
+        let (feed, feed_store) = (self.feed(at), self.feed_store.clone());
         let loading = feed.clone();
         let loaded = tokio::task::spawn_blocking(move || feed::load(&loading, &feed_store)).await?;
         let feed = &feed;
@@ -385,7 +318,7 @@ impl FeedScheduler {
         }
         let lacking = followed.iter().find(|entry| self.is_lacking(entry)).map(|entry| entry.feed.name.as_str());
         let advisories = Advisories::of_feeds(followed.iter().filter_map(|entry| entry.advisories.clone()).collect());
-        self.parts.firewall.set_advisories(&advisories.lacking(lacking));
+        self.core.firewall.set_advisories(&advisories.lacking(lacking));
     }
 
     /// Checks whether requests are refused because this feed is unread.
@@ -394,19 +327,14 @@ impl FeedScheduler {
         entry.advisories.is_none() && counts && !self.serve_without.load(Ordering::Relaxed)
     }
 
-    /// Returns for each feed whether it was never read.
-    fn unread(&self) -> Vec<bool> {
-        self.lock().iter().filter(|entry| !entry.is_dropped).map(|entry| entry.advisories.is_none()).collect()
-    }
-
-    async fn rescan_exposure(&self) -> Result<(), JoinError> {
-        let _once = self.judging.lock().await;
-        let (firewall, ledger, blobs) =
-            (Arc::clone(&self.parts.firewall), Arc::clone(&self.parts.ledger), Arc::clone(&self.parts.blobs));
-        let (metrics, now) = (Arc::clone(&self.parts.metrics), self.parts.clock.now());
-        let judging =
-            tokio::task::spawn_blocking(move || crate::firewall::rescan(&firewall.policy(), &ledger, &blobs, &metrics, now));
-        if let Err(error) = judging.await? {
+    async fn rescan_exposure(&self) -> TaskEnd {
+        let _once = self.rescanning.lock().await;
+        let (core, now) = (self.core.clone(), self.core.clock.now());
+        let rescan = tokio::task::spawn_blocking(move || {
+            let ledger = core.ledger as Arc<dyn Ledger>;
+            firewall::rescan(&core.firewall.policy(), &ledger, &core.blobs, &core.metrics, now)
+        });
+        if let Err(error) = rescan.await? {
             tracing::error!(error = &error as &dyn std::error::Error, "exposure rescan failed");
         }
         Ok(())
@@ -416,13 +344,13 @@ impl FeedScheduler {
         let followed = self.lock();
         let followed = &followed[at];
         let Some((clock, watch)) = followed.checked_at else { return true };
-        let by_clock = timestamp::saturating_add(clock, followed.feed.interval) <= self.parts.clock.now();
+        let by_clock = timestamp::saturating_add(clock, followed.feed.interval) <= self.core.clock.now();
         let is_path = matches!(followed.feed.source, FeedSource::Path(_));
         by_clock || (is_path && watch.elapsed() >= PATH_EVERY.max(followed.took * PATH_COST).min(followed.feed.interval))
     }
 
     fn was_synced_elsewhere(&self, at: usize) -> bool {
-        let kept = self.parts.feed_store.state(&self.feed(at));
+        let kept = self.feed_store.state(&self.feed(at));
         kept.generation != self.lock()[at].state.generation && kept.is_good()
     }
 
@@ -432,9 +360,9 @@ impl FeedScheduler {
     }
 
     fn log_failed(&self, feed: &FeedConfig, why: &str, has_records: bool) {
-        FeedFailed { feed: &feed.name, detail: why, has_records }.emit(&self.parts.metrics);
+        FeedFailed { feed: &feed.name, detail: why, has_records }.emit(&self.core.metrics);
         let incident = LedgerEvent { kind: "feed_failed", name: None, version: None, detail: format!("`{}`: {why}", feed.name) };
-        self.parts.ledger.record_event(incident, self.parts.clock.now());
+        self.core.ledger.record_event(incident, self.core.clock.now());
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<ScheduledFeed>> {
@@ -443,7 +371,18 @@ impl FeedScheduler {
 }
 
 impl ScheduledFeed {
-    fn staleness(&self, now: Timestamp) -> Option<String> {
-        self.state.staleness(self.feed.expiry, now)
+    /// Creates an unread feed with its stored state.
+    fn new(feed: &FeedConfig, store: &FeedStore, is_added: bool) -> Self {
+        Self {
+            feed: feed.clone(),
+            state: store.state(feed),
+            advisories: None,
+            checked_at: None,
+            took: Duration::ZERO,
+            has_begun: false,
+            is_added,
+            is_dropped: false,
+            successors: Vec::new(),
+        }
     }
 }

@@ -4,23 +4,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::app::tasks::TaskEnd;
-use crate::store::SqliteLedger;
-use crate::telemetry::{LedgerRowsLost, Metrics};
+use crate::app::core::Core;
+use crate::app::tasks::supervisor::TaskEnd;
+use crate::telemetry::LedgerRowsLost;
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Reports lost rows beyond `reported` every few seconds, until it is dropped. Returns an error if a write panicked.
-pub(crate) async fn run(ledger: Arc<SqliteLedger>, metrics: Arc<Metrics>, reported: Arc<AtomicU64>) -> TaskEnd {
+pub(crate) async fn run(core: Core, reported: Arc<AtomicU64>) -> TaskEnd {
     loop {
         tokio::time::sleep(CHECK_INTERVAL).await;
-        let pending = Arc::clone(&ledger);
+        let ledger = Arc::clone(&core.ledger);
         // A failed write is already logged and is retried in the next round.
-        let _refused = tokio::task::spawn_blocking(move || pending.settle().is_err()).await?;
-        let lost = ledger.lost_rows();
+        let _refused = tokio::task::spawn_blocking(move || ledger.settle().is_err()).await?;
+        let lost = core.ledger.lost_rows();
         let before = reported.swap(lost, Ordering::Relaxed);
         if lost > before {
-            LedgerRowsLost { rows: lost - before, detail: "not written to disk in time" }.emit(&metrics);
+            LedgerRowsLost { rows: lost - before, detail: "not written to disk in time" }.emit(&core.metrics);
         }
     }
 }

@@ -6,14 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::app::tasks::TaskEnd;
-use crate::config::policy::MAX_POLICY_BYTES;
-use crate::config::policy::{LoadedPolicies, PolicyFiles};
+use crate::app::core::Core;
+use crate::app::health::HealthChecks;
+use crate::app::tasks::supervisor::TaskEnd;
+use crate::config::policy::{LoadedPolicies, MAX_POLICY_BYTES, PolicyFiles};
 use crate::files::{self, FilePoller, FileStamps, POLL_INTERVAL};
-use crate::firewall::Firewall;
 use crate::npm::{Algorithm, Digest};
-use crate::server::admin::HealthCheck;
-use crate::telemetry::{Metrics, PolicyReloaded};
+use crate::telemetry::PolicyReloaded;
 
 /// The configured policies and the result of the last reload.
 pub(crate) struct PolicyReloader {
@@ -54,30 +53,30 @@ impl PolicyReloader {
         Arc::clone(&self.asked)
     }
 
-    /// Returns a warning while the policies on disk are not active.
-    pub(crate) fn reload_warning(&self) -> HealthCheck {
+    /// Warns while the policies on disk are not active.
+    pub(crate) fn add_checks(&self, checks: &mut HealthChecks) {
         let broken = Arc::clone(&self.broken);
-        Arc::new(move || match &*broken.lock().unwrap_or_else(PoisonError::into_inner) {
+        checks.warn("policy", move || match &*broken.lock().unwrap_or_else(PoisonError::into_inner) {
             None => Ok(()),
             Some(why) => Err(format!("the policy on disk is invalid, the previous one is active: {why}")),
-        })
+        });
     }
 
     /// Reads all policies and activates them if they are valid.
-    fn reload(&self, firewall: &Firewall, metrics: &Metrics, files: &mut Vec<PathBuf>) {
+    fn reload(&self, core: &Core, files: &mut Vec<PathBuf>) {
         let broken = match self.chosen().read() {
             Ok(LoadedPolicies { policies, files: read, .. }) => {
                 let rules = policies.iter().map(|policy| policy.rules().len()).sum();
-                firewall.set_policies(&policies);
+                core.firewall.set_policies(&policies);
                 *files = read;
                 let now = fingerprint(&self.chosen(), files);
                 let before = std::mem::replace(&mut *self.active.lock().unwrap_or_else(PoisonError::into_inner), now.clone());
-                PolicyReloaded { rules, is_changed: before != now, mistake: None }.emit(metrics);
+                PolicyReloaded { rules, is_changed: before != now, mistake: None }.emit(&core.metrics);
                 None
             }
             Err(error) => {
                 let mistake = error.to_string();
-                PolicyReloaded { rules: 0, is_changed: false, mistake: Some(&mistake) }.emit(metrics);
+                PolicyReloaded { rules: 0, is_changed: false, mistake: Some(&mistake) }.emit(&core.metrics);
                 Some(mistake)
             }
         };
@@ -86,12 +85,12 @@ impl PolicyReloader {
 }
 
 /// Reloads the policies on changes and on request, until it is dropped. Returns an error if a reload panicked.
-pub(crate) async fn run(policies: Arc<PolicyReloader>, firewall: Arc<Firewall>, metrics: Arc<Metrics>) -> TaskEnd {
+pub(crate) async fn run(policies: Arc<PolicyReloader>, core: Core) -> TaskEnd {
     let mut files = policies.chosen().files;
     let mut followed = FilePoller::from(policies.first.clone());
     loop {
         let asked = tokio::time::timeout(POLL_INTERVAL, policies.asked.notified()).await.is_ok();
-        let (here, firewall, metrics) = (Arc::clone(&policies), Arc::clone(&firewall), Arc::clone(&metrics));
+        let (here, core) = (Arc::clone(&policies), core.clone());
         let (mut files_now, mut followed_now) = (files.clone(), followed.clone());
         let turn = tokio::task::spawn_blocking(move || {
             let named = here.chosen().watched_files();
@@ -101,7 +100,7 @@ pub(crate) async fn run(policies: Arc<PolicyReloader>, firewall: Arc<Firewall>, 
                 return (files_now, followed_now);
             }
             let before = files_now.clone();
-            here.reload(&firewall, &metrics, &mut files_now);
+            here.reload(&core, &mut files_now);
             let stamps = if files_now == before { seen } else { look(&named, &files_now) };
             (files_now, FilePoller::from(stamps))
         });

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use url::Url;
 
 use crate::app;
-use crate::app::remote::reachable;
+use crate::app::listeners::reachable;
 use crate::cli::check::server;
 use crate::cli::client_config::formats::ClientConfigInput;
 use crate::cli::flags::SettingFlags;

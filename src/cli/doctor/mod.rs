@@ -14,8 +14,8 @@ use serde_json::json;
 use url::Url;
 
 use crate::app::ca;
+use crate::app::listeners::reachable;
 use crate::app::probe::{self, ProbeReport, RedirectedHosts};
-use crate::app::remote::reachable;
 use crate::app::standalone::incident;
 use crate::cli::check::server;
 use crate::cli::doctor::client_settings::SettingsSurvey;

@@ -1,0 +1,333 @@
+//! A server: builds all components, binds the listeners, runs the background tasks, and shuts down in order.
+
+use std::net::SocketAddr;
+#[cfg(unix)]
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::app::admin_pages;
+use crate::app::core::{self, Core, RevisedDecisions};
+use crate::app::error::AppError;
+use crate::app::gateway::GatewayListeners;
+use crate::app::health::HealthChecks;
+use crate::app::listeners::{self, BoundListener, RunningListeners};
+use crate::app::operations::{Description, Operations};
+use crate::app::session::SessionTemplate;
+#[cfg(unix)]
+use crate::app::session::control_socket::{self, ControlContext, ControlSocket};
+use crate::app::tasks::config_reload::{self, ReadConfig, ReloadState, ReloadTargets, Reloader};
+use crate::app::tasks::decision_reload::{self, DecisionReloader};
+use crate::app::tasks::feeds::{self, FeedScheduler};
+use crate::app::tasks::policy_reload::{self, PolicyReloader};
+use crate::app::tasks::summary::Summary;
+use crate::app::tasks::supervisor::Supervisor;
+use crate::app::tasks::{gateway_reload, ledger_health, prefetch, retention};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::firewall::Firewall;
+use crate::server::admin::Admin;
+use crate::server::{RegistryHandler, registry};
+#[cfg(unix)]
+use crate::store::DataDir;
+use crate::telemetry::TaskLabel;
+
+/// How long background fetches may take after the drain deadline, which clients may have used up.
+const FETCH_GRACE: Duration = Duration::from_secs(1);
+
+/// A server that is bound but not running. No request was sent to upstream.
+pub struct App {
+    core: Core,
+    registry: RegistryListeners,
+    gateway: Option<GatewayListeners>,
+    operations: Arc<Operations>,
+    session_template: Arc<SessionTemplate>,
+    /// The background tasks. Those of the feeds are already running.
+    tasks: Supervisor,
+    state: TaskStates,
+    read: Option<ReadConfig>,
+    #[cfg(unix)]
+    data_dir: PathBuf,
+    #[cfg(unix)]
+    control: Option<ControlSocket>,
+}
+
+/// The listeners of the registry, and what answers there.
+struct RegistryListeners {
+    bound: Vec<BoundListener>,
+    service: Arc<RegistryHandler<Firewall>>,
+    admin: Arc<Admin>,
+}
+
+/// The state of the background tasks.
+struct TaskStates {
+    feeds: Arc<FeedScheduler>,
+    decisions: DecisionReloader,
+    policies: Arc<PolicyReloader>,
+    reload: ReloadState,
+    summary: Arc<Summary>,
+    ledger_retention: Duration,
+}
+
+/// A server that serves.
+struct RunningApp {
+    core: Core,
+    listeners: RunningListeners,
+    tasks: Supervisor,
+    service: Arc<RegistryHandler<Firewall>>,
+    admin: Arc<Admin>,
+    summary: Arc<Summary>,
+    #[cfg(unix)]
+    data_dir: PathBuf,
+}
+
+impl App {
+    /// Opens and locks the data directory, builds all components and binds the addresses. Blocks on disk I/O.
+    ///
+    /// # Errors
+    /// Returns an error if the data directory is in use or unusable, if upstream cannot be set up, or if a required address
+    /// cannot be bound.
+    pub async fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
+        let data_dir = core::open_data_dir(&config.store.data_dir).await?;
+        #[cfg(unix)]
+        if let Err(error) = control_socket::clear(&config.store.data_dir) {
+            tracing::warn!(error = %error, "old control socket not removed");
+        }
+        let (core, decisions) = Core::open(&data_dir, &config, clock)?;
+        // Bound before the feeds are loaded: clients wait in the backlog meanwhile, and then get an answer that names the unread
+        // feeds.
+        let bound = listeners::bind(&config.listen, &config.policies.profiles).await?;
+        let addresses = listeners::addresses(&bound);
+        let mut tasks = Supervisor::new(&core.metrics);
+        let state = TaskStates::start(&core, &config, decisions, &mut tasks).await;
+        let admin = Arc::new(admin_pages::open(&core, state.checks(&core, &config, &tasks)));
+        let own = admin_pages::own(&admin);
+        let service =
+            RegistryHandler::new(Arc::clone(&core.firewall), config.server.clone(), &addresses, own, Arc::clone(&core.metrics))?;
+        let service = Arc::new(service);
+        let gateway = GatewayListeners::open(&config, &service, &addresses, &core).await?;
+        let gateways = gateway.as_ref().map(|gateway| listeners::addresses(&gateway.bound)).unwrap_or_default();
+        let operations = Operations::new(&core, Description::new(&config, &bound, gateways));
+        Ok(Self {
+            session_template: Arc::new(SessionTemplate::of(&config, &core.trust).at(&addresses)),
+            registry: RegistryListeners { bound, service, admin },
+            gateway,
+            operations: Arc::new(operations),
+            tasks,
+            state,
+            read: None,
+            core,
+            #[cfg(unix)]
+            data_dir: config.store.data_dir,
+            #[cfg(unix)]
+            control: None,
+        })
+    }
+
+    /// Returns the gateway's addresses, with their real ports.
+    #[must_use]
+    pub fn gateways(&self) -> Vec<SocketAddr> {
+        self.gateway.as_ref().map(|gateway| listeners::addresses(&gateway.bound)).unwrap_or_default()
+    }
+
+    /// Returns the addresses for transparently redirected connections, with their real ports.
+    #[must_use]
+    pub fn transparent(&self) -> Vec<SocketAddr> {
+        self.gateway.as_ref().map(|gateway| listeners::addresses(&gateway.transparent)).unwrap_or_default()
+    }
+
+    /// Returns the registry addresses with their real ports, in the order of the configuration.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        listeners::addresses(&self.registry.bound)
+    }
+
+    #[must_use]
+    pub fn firewall(&self) -> &Arc<Firewall> {
+        &self.core.firewall
+    }
+
+    /// Registers `read` for reloads. Returns a handle that triggers a reload when it is notified.
+    pub fn reload_with(&mut self, read: ReadConfig) -> Arc<Notify> {
+        self.read = Some(read);
+        self.state.reload.request()
+    }
+
+    /// Returns notices for the operator at startup, one per line.
+    #[must_use]
+    pub fn notices(&self) -> Vec<String> {
+        self.state.feeds.check_read().err().into_iter().map(|unread| format!("not ready: {unread}")).collect()
+    }
+
+    /// Waits until each feed was checked once, at most for `patience`. For commands, which do not retry refused requests.
+    pub async fn until_feeds_are_read(&self, patience: Duration) {
+        self.state.feeds.until_checked(patience).await;
+    }
+
+    /// Opens the control socket in the data directory, through which `coldframe run` and other commands use this server.
+    ///
+    /// # Errors
+    /// Returns an error if the socket cannot be created.
+    #[cfg(unix)]
+    pub fn open_control_socket(&mut self) -> std::io::Result<()> {
+        DataDir::mark_server(&self.data_dir)?;
+        let context = ControlContext {
+            firewall: Arc::clone(&self.core.firewall),
+            ledger: Arc::clone(&self.core.ledger),
+            metrics: Arc::clone(&self.core.metrics),
+            clock: Arc::clone(&self.core.clock),
+            session_template: Arc::clone(&self.session_template),
+            ours: [self.addresses(), self.gateways(), self.transparent()].concat(),
+            operations: Arc::clone(&self.operations),
+            sessions: ControlContext::sessions(),
+        };
+        self.control = Some(ControlSocket::open(&self.data_dir, context)?);
+        Ok(())
+    }
+
+    /// Serves until `shutdown` resolves. Then accepts no more requests, lets running ones finish until the drain deadline, and
+    /// writes the ledger.
+    ///
+    /// # Errors
+    /// Returns an error if some requests could not be written to the ledger.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
+        let mut running = self.start();
+        running.listeners.run_until(shutdown, &running.tasks).await;
+        running.shut_down().await
+    }
+
+    /// Starts all listeners and background tasks.
+    fn start(self) -> RunningApp {
+        let Self { core, registry: RegistryListeners { bound, service, admin }, gateway, state, mut tasks, .. } = self;
+        let mut running = RunningListeners::new(service.config().limits.connections);
+        let targets = ReloadTargets {
+            core: core.clone(),
+            policies: Arc::clone(&state.policies),
+            service: Arc::clone(&service),
+            gateway: gateway.as_ref().map(|gateway| Arc::clone(&gateway.proxy)),
+            session_template: self.session_template,
+            operations: self.operations,
+            feeds: state.feeds,
+            by_listener: bound.iter().map(|bound| bound.profile.0).collect(),
+        };
+        for BoundListener { listener, profile, .. } in bound {
+            let (service, limit, stopped) = (Arc::clone(&service), running.limit(), running.stopped());
+            running.spawn(async move {
+                let _drained = registry::serve(listener, &limit, &service, profile, stopped).await;
+            });
+        }
+        #[cfg(unix)]
+        if let Some(control) = self.control {
+            running.spawn(control.serve(running.subscribe()));
+        }
+        if let Some(gateway) = gateway {
+            tasks.spawn(TaskLabel::Gateway, "gateway files", Arc::clone(&gateway.files), gateway_reload::run);
+            gateway.serve(&mut running);
+        }
+        let retention = state.ledger_retention;
+        tasks.spawn(TaskLabel::Retention, "retention", core.clone(), move |core| retention::run(core, retention));
+        tasks.spawn(TaskLabel::Decisions, "decisions", (core.clone(), state.decisions), |(core, decisions)| {
+            decision_reload::run(core, decisions)
+        });
+        if let Some(read) = self.read {
+            let reloader = Arc::new(Reloader { read, state: state.reload, targets });
+            tasks.spawn(TaskLabel::Policies, "configuration", reloader, config_reload::run);
+        }
+        tasks.spawn(TaskLabel::Policies, "policies", (state.policies, core.clone()), |(policies, core)| {
+            policy_reload::run(policies, core)
+        });
+        tasks.spawn(TaskLabel::Prefetch, "prefetch", core.clone(), prefetch::run);
+        tasks.spawn(TaskLabel::Ledger, "ledger", (core.clone(), Arc::<AtomicU64>::default()), |(core, reported)| {
+            ledger_health::run(core, reported)
+        });
+        tasks.spawn(TaskLabel::Summary, "summary", Arc::clone(&state.summary), Summary::follow);
+        RunningApp {
+            core,
+            listeners: running,
+            tasks,
+            service,
+            admin,
+            summary: state.summary,
+            #[cfg(unix)]
+            data_dir: self.data_dir,
+        }
+    }
+}
+
+impl TaskStates {
+    /// Starts the tasks of the feeds, and waits for a short time until the feeds are read.
+    async fn start(core: &Core, config: &Config, decisions: RevisedDecisions, tasks: &mut Supervisor) -> Self {
+        let decisions = DecisionReloader::new(decisions, core);
+        let feeds = FeedScheduler::open(core, config);
+        feeds.spawn(tasks);
+        feeds.until_checked(feeds::STARTUP_WAIT).await;
+        Self {
+            feeds,
+            decisions,
+            policies: PolicyReloader::new(config.policies.files.clone()),
+            reload: ReloadState::new(config.settings.effective().clone(), core),
+            summary: Summary::new(&core.metrics, config.telemetry.summary_interval),
+            ledger_retention: config.store.ledger_retention,
+        }
+    }
+
+    fn checks(&self, core: &Core, config: &Config, tasks: &Supervisor) -> HealthChecks {
+        let mut checks = HealthChecks::default();
+        core.add_checks(&mut checks);
+        self.feeds.add_checks(&mut checks, &config.feeds);
+        self.policies.add_checks(&mut checks);
+        tasks.add_checks(&mut checks);
+        self.reload.add_checks(&mut checks);
+        checks
+    }
+}
+
+impl RunningApp {
+    /// Stops the listeners and tasks, and writes the ledger.
+    async fn shut_down(self) -> Result<(), AppError> {
+        tracing::info!("stopping");
+        let deadline = Instant::now() + self.service.config().limits.drain + FETCH_GRACE;
+        self.admin.begin_drain();
+        self.listeners.stop(&self.tasks).await;
+        self.tasks.shutdown().await;
+        self.summary.log();
+        // Fetches without waiting clients continue for a while and keep the store open.
+        if tokio::time::timeout_at(deadline, self.core.firewall.drain()).await.is_err() {
+            tracing::warn!("upstream fetches aborted");
+        }
+        let lost = self.core.flush().await;
+        // The data directory is still locked, so this is not the socket of another server.
+        #[cfg(unix)]
+        if let Err(error) = control_socket::clear(&self.data_dir) {
+            tracing::warn!(error = %error, "control socket not removed");
+        }
+        tracing::info!("stopped");
+        if lost == 0 { Ok(()) } else { Err(AppError::LedgerLost(lost)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::store::StoreError;
+
+    #[tokio::test]
+    async fn data_directory_is_locked_until_the_app_is_gone() {
+        let home = tempfile::tempdir().unwrap();
+        let data_dir = home.path().to_str().unwrap();
+        let config = || {
+            Config::from_pairs(&[("listen", "127.0.0.1:0"), ("upstream", "http://127.0.0.1:1/"), ("data-dir", data_dir)]).unwrap()
+        };
+        let clock = || Arc::new(SystemClock) as Arc<dyn Clock>;
+        let first = App::build(config(), clock()).await.unwrap();
+        let refused = App::build(config(), clock()).await.err().unwrap();
+        assert!(matches!(refused, AppError::DataDir(StoreError::Locked { .. })), "{refused}");
+        first.run(std::future::ready(())).await.unwrap();
+        App::build(config(), clock()).await.unwrap();
+    }
+}
