@@ -1,9 +1,24 @@
 //! Header parsing: content negotiation, conditional requests, ranges, and headers that may occur once.
 
 use std::borrow::Cow;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+/// Returns the name of this process in `Via`. It is random per process, so a request that already contains it is a loop.
+#[must_use]
+pub fn via_pseudonym() -> &'static str {
+    static PSEUDONYM: OnceLock<String> = OnceLock::new();
+    PSEUDONYM.get_or_init(|| format!("coldframe-{:016x}", RandomState::new().build_hasher().finish()))
+}
+
+/// Returns a `Via` header for requests to another proxy, which may be this process.
+#[must_use]
+pub fn via() -> HeaderValue {
+    HeaderValue::from_str(&format!("1.1 {}", via_pseudonym())).unwrap_or(HeaderValue::from_static("1.1 coldframe"))
+}
 
 /// Joins all lines of a list header. Returns `None` if there is none, and skips lines that are not ASCII.
 #[must_use]

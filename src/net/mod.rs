@@ -25,11 +25,13 @@ pub use client::dial::{AddressScope, all_permitted, dial_permitted, is_internal,
 pub use client::error::{ClientError, ConnectStage};
 pub use client::outbound_proxy::{OutboundProxy, ProxyConnection, TunnelStream};
 pub use client::proxy_settings::{ProxySettingError, ProxySettings};
-pub use client::{ClientConfig, ClientRequest, ClientResponse, HttpClient, TlsTrust, backoff, random_unit, via_pseudonym};
+pub use client::{ClientConfig, ClientRequest, ClientResponse, HttpClient, TlsTrust, backoff, random_unit};
 pub use fair_limit::{FairLimit, FairPermit};
 pub use fd_limit::FdLimit;
+pub use headers::{via, via_pseudonym};
+pub use listener::DrainReport;
 pub use listener::activity::RequestBody;
 pub use listener::connection::{Connection, PeekedStream, Upgrade, UpgradedConnection};
 pub use listener::connection_limit::ConnectionLimit;
-pub use listener::{ConnectionLimits, DrainReport};
+pub use listener::limits::ConnectionLimits;
 pub use memory_budget::{BudgetTimeout, MemoryBudget, Reservation};

@@ -23,7 +23,7 @@ use tokio_rustls::TlsConnector;
 use crate::net::client::dial::{self, AddressScope};
 use crate::net::client::error::{ClientError, ConnectStage};
 use crate::net::client::proxy_settings::{ProxyAddress, ProxySettings};
-use crate::net::client::via;
+use crate::net::headers::via;
 
 /// Maximum size of a proxy's response head to `CONNECT`, in bytes.
 const TUNNEL_HEADERS: usize = 16 << 10;

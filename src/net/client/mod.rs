@@ -11,7 +11,7 @@ pub mod proxy_settings;
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,6 +28,7 @@ use crate::net::client::deadlines::Deadlines;
 use crate::net::client::dial::AddressScope;
 use crate::net::client::error::{ClientError, ConnectStage};
 use crate::net::client::proxy_settings::ProxySettings;
+use crate::net::headers::via;
 
 /// Limits of a response head: bytes and header lines.
 const HEAD_BYTES: usize = 128 << 10;
@@ -40,18 +41,6 @@ const BACKOFF: Duration = Duration::from_millis(100);
 /// How long an idle connection is kept, and how many per host.
 const KEPT_FOR: Duration = Duration::from_secs(30);
 const KEPT_PER_HOST: usize = 64;
-
-/// Returns the name of this process in `Via`. It is random per process, so a request that already contains it is a loop.
-#[must_use]
-pub fn via_pseudonym() -> &'static str {
-    static PSEUDONYM: OnceLock<String> = OnceLock::new();
-    PSEUDONYM.get_or_init(|| format!("coldframe-{:016x}", RandomState::new().build_hasher().finish()))
-}
-
-/// Returns a `Via` header for requests to another proxy, which may be this process.
-pub(crate) fn via() -> HeaderValue {
-    HeaderValue::from_str(&format!("1.1 {}", via_pseudonym())).unwrap_or(HeaderValue::from_static("1.1 coldframe"))
-}
 
 /// The certificates a client trusts.
 #[derive(Debug, Clone)]

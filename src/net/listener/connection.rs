@@ -22,10 +22,10 @@ use tokio::time::timeout;
 
 use crate::net::body::Body;
 use crate::net::client::outbound_proxy::TunnelStream;
-use crate::net::listener::ConnectionLimits;
 use crate::net::listener::activity::{ConnectionActivity, RequestBody};
 use crate::net::listener::connection_limit::{ConnectionPermit, ConnectionSignal};
 use crate::net::listener::io_timeouts::{IoTimeouts, TimedStream};
+use crate::net::listener::limits::ConnectionLimits;
 use crate::net::listener::tunnel;
 
 /// hyper's default limit on header lines, which it keeps on the stack. Any other limit costs an allocation per request.

@@ -4,6 +4,7 @@ pub(crate) mod activity;
 pub(crate) mod connection;
 pub(crate) mod connection_limit;
 pub(crate) mod io_timeouts;
+pub(crate) mod limits;
 pub(crate) mod original_dst;
 pub(crate) mod tunnel;
 
@@ -25,6 +26,7 @@ use crate::net::fair_limit::network_of;
 use crate::net::listener::activity::RequestBody;
 use crate::net::listener::connection::{Connection, UpgradedConnection, serve_connection};
 use crate::net::listener::connection_limit::{ConnectionLimit, ConnectionPermit, LogThrottle};
+use crate::net::listener::limits::ConnectionLimits;
 
 /// Wait after `accept` fails for lack of file descriptors or memory.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -36,40 +38,6 @@ const CLOSE_IDLE_INTERVAL: Duration = Duration::from_millis(100);
 /// backlog. Beyond the limit per client they are closed, so that they do not block other clients in the backlog.
 const MAX_WAITING: usize = 1_024;
 const MAX_WAITING_PER_CLIENT: usize = 256;
-
-/// Limits and timeouts of connections.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConnectionLimits {
-    /// Open connections over all listeners that share a [`ConnectionLimit`]. Beyond it, connections wait and idle ones are
-    /// closed.
-    pub connections: usize,
-    /// Time for a request head, from its first byte. On a new connection, from the start.
-    pub header_timeout: Duration,
-    /// Time between requests.
-    pub idle_timeout: Duration,
-    /// The largest request head in bytes, at least 8192.
-    pub head_bytes: usize,
-    /// The maximum number of header lines.
-    pub max_headers: usize,
-    /// How long a client may read slower than [`crate::net::client::deadlines::Deadlines::SLOWEST`].
-    pub send_timeout: Duration,
-    /// Time for requests in progress to finish at shutdown.
-    pub drain: Duration,
-}
-
-impl Default for ConnectionLimits {
-    fn default() -> Self {
-        Self {
-            connections: 4096,
-            header_timeout: Duration::from_secs(20),
-            idle_timeout: Duration::from_secs(75),
-            head_bytes: 32 * 1024,
-            max_headers: 100,
-            send_timeout: Duration::from_mins(1),
-            drain: Duration::from_secs(20),
-        }
-    }
-}
 
 /// The result of draining.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,9 +11,9 @@ use tokio::net::tcp::ReadHalf;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::net::client::outbound_proxy::{TunnelIo, TunnelStream};
-use crate::net::listener::ConnectionLimits;
 use crate::net::listener::activity::ConnectionActivity;
 use crate::net::listener::connection_limit::{ConnectionPermit, ConnectionSignal};
+use crate::net::listener::limits::ConnectionLimits;
 
 /// Bytes read at once.
 const PIECE: usize = 16 << 10;

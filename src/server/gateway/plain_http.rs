@@ -9,7 +9,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
-use crate::net::{Body, ClientError, Deadlines, RequestBody, via_pseudonym};
+use crate::net::{Body, ClientError, Deadlines, RequestBody, via};
 use crate::server::RequestError;
 use crate::server::gateway::destination::Destination;
 use crate::server::gateway::egress::HttpUpstreamRoute;
@@ -93,8 +93,4 @@ fn request(place: &Destination, head: Parts, body: RequestBody, form: TargetForm
     *request.uri_mut() = uri;
     *request.headers_mut() = headers;
     Ok(request)
-}
-
-fn via() -> HeaderValue {
-    HeaderValue::from_str(&format!("1.1 {}", via_pseudonym())).unwrap_or(HeaderValue::from_static("1.1 coldframe"))
 }
