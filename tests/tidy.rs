@@ -44,8 +44,6 @@ const FILES_IN_CYCLES: &[(&str, usize)] = &[
     ("cli", 4),
     ("feed", 2),
     ("firewall", 24),
-    ("net", 5),
-    ("npm", 11),
     ("policy", 5),
     ("server", 2),
     ("upstream", 2),

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use crate::npm::Lockfile;
-use crate::npm::lockfile::{LockfileError, MAX_LOCKFILE_BYTES};
+use crate::npm::lockfile::{self, LockfileError, MAX_LOCKFILE_BYTES};
 
 /// Reads the lockfile at `path`. The file name determines its format; the size is limited.
 pub(crate) fn read(path: &Path) -> anyhow::Result<Lockfile> {
@@ -23,5 +23,5 @@ fn read_bytes(path: &Path) -> anyhow::Result<Lockfile> {
     let mut bytes = Vec::new();
     file.take(MAX_LOCKFILE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    Ok(Lockfile::read(&name, &bytes)?)
+    Ok(lockfile::parse(&name, &bytes)?)
 }

@@ -1,14 +1,14 @@
 //! Untrusted lockfiles, parsed under each supported name: the result is deterministic, and each entry is on an existing line.
 
 use coldframe::npm::Lockfile;
-use coldframe::npm::lockfile::{EntrySource, LockfileError, NAMES};
+use coldframe::npm::lockfile::{self, EntrySource, LockfileError, NAMES};
 
 /// Panics if two parses differ, or if an entry or error is not backed by the input.
 pub fn holds(input: &[u8]) {
     let lines = lines(input);
     for name in NAMES {
-        let read = Lockfile::read(name, input);
-        assert_eq!(read, Lockfile::read(name, input));
+        let read = lockfile::parse(name, input);
+        assert_eq!(read, lockfile::parse(name, input));
         match read {
             Ok(lockfile) => entries_are_in_the_input(&lockfile, input, lines),
             Err(LockfileError::Syntax { line, detail }) => {

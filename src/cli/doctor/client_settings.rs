@@ -16,7 +16,7 @@ use crate::cli::registry_hosts::host;
 use crate::config::ProcessEnvironment;
 use crate::files;
 use crate::npm::Lockfile;
-use crate::npm::lockfile::{EntrySource, LockfileFormat, MAX_LOCKFILE_BYTES, NAMES};
+use crate::npm::lockfile::{self, EntrySource, LockfileFormat, MAX_LOCKFILE_BYTES, NAMES};
 use crate::tls::ca::is_coldframe_ca;
 use crate::upstream::{SettingOrigin, npmrc};
 
@@ -153,7 +153,7 @@ impl SettingsSurvey {
         for path in lockfiles_of(folder) {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             let bytes = files::read_bounded(&path, MAX_LOCKFILE_BYTES as u64).map_err(|error| error.to_string());
-            match bytes.and_then(|bytes| Lockfile::read(&name, &bytes).map_err(|error| error.to_string())) {
+            match bytes.and_then(|bytes| lockfile::parse(&name, &bytes).map_err(|error| error.to_string())) {
                 Ok(lockfile) => drop(lockfiles.insert(name, lockfile)),
                 Err(error) => trouble.push(format!("cannot read `{}`: {error}", path.display())),
             }

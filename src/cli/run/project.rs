@@ -12,7 +12,7 @@ use crate::cli::run::direct_hosts;
 use crate::config::ProcessEnvironment;
 use crate::files;
 use crate::firewall::Want;
-use crate::npm::lockfile::{EntrySource, LockfileFormat, MAX_LOCKFILE_BYTES, NAMES};
+use crate::npm::lockfile::{self, EntrySource, LockfileFormat, MAX_LOCKFILE_BYTES, NAMES};
 use crate::npm::{Lockfile, PackageSpec};
 use crate::upstream::npmrc;
 
@@ -58,7 +58,7 @@ impl ProjectFiles {
         for path in lockfiles_of(&surroundings.working_directory) {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             let read = files::read_bounded(&path, MAX_LOCKFILE_BYTES as u64).ok();
-            if let Some(lockfile) = read.and_then(|bytes| Lockfile::read(&name, &bytes).ok()) {
+            if let Some(lockfile) = read.and_then(|bytes| lockfile::parse(&name, &bytes).ok()) {
                 lockfiles.insert(name, lockfile);
             }
         }

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::npm::lockfile::document::{DocMember, DocNode};
-use crate::npm::lockfile::spec::{resolve_alias, source, split};
-use crate::npm::lockfile::{EntrySource, Lockfile, LockfileEntry, LockfileError, LockfileFormat, MAX_PATH_BYTES};
+use crate::npm::lockfile::error::LockfileError;
+use crate::npm::lockfile::model::{Lockfile, LockfileEntry, LockfileFormat, MAX_PATH_BYTES};
+use crate::npm::lockfile::spec::{EntrySource, resolve_alias, source, split};
 
 /// Maximum number of steps from a package up to the project.
 const MAX_STEPS: usize = 64;
@@ -14,7 +15,7 @@ const FIELDS: [&str; 4] = ["dependencies", "devDependencies", "optionalDependenc
 
 pub(crate) fn read(document: &DocNode) -> Result<Lockfile, LockfileError> {
     if !matches!(document.text_of("lockfileVersion"), Some("0" | "1" | "2")) {
-        return Err(LockfileError::version(document, "lockfileVersion", "0, 1 and 2"));
+        return Err(document.unsupported("lockfileVersion", "0, 1 and 2"));
     }
     let packages = document.members_of("packages");
     let mut entries = packages.iter().map(of_package).collect::<Result<Vec<_>, _>>()?;

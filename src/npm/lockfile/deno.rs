@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::npm::lockfile::document::{DocMember, DocNode};
-use crate::npm::lockfile::spec::split;
-use crate::npm::lockfile::{EntrySource, Lockfile, LockfileEntry, LockfileError, LockfileFormat};
+use crate::npm::lockfile::error::LockfileError;
+use crate::npm::lockfile::model::{Lockfile, LockfileEntry, LockfileFormat};
+use crate::npm::lockfile::spec::{EntrySource, split};
 
 pub(crate) fn read(document: &DocNode) -> Result<Lockfile, LockfileError> {
     let (packages, of_npm) = match document.text_of("version") {
@@ -14,7 +15,7 @@ pub(crate) fn read(document: &DocNode) -> Result<Lockfile, LockfileError> {
         Some("2") => (document.member("npm").unwrap_or(&DocNode::Nothing), "packages"),
         Some("3") => (document.member("packages").unwrap_or(&DocNode::Nothing), "npm"),
         Some("4" | "5") => (document, "npm"),
-        _ => return Err(LockfileError::version(document, "version", "2, 3, 4 and 5")),
+        _ => return Err(document.unsupported("version", "2, 3, 4 and 5")),
     };
     let mut entries = Vec::new();
     let mut at: HashMap<&str, usize> = HashMap::new();

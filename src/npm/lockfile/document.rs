@@ -7,7 +7,7 @@ use jsonc_parser::ast::Value;
 use jsonc_parser::common::Ranged as _;
 use jsonc_parser::{CollectOptions, CommentCollectionStrategy, ParseOptions, parse_to_ast};
 
-use crate::npm::lockfile::LockfileError;
+use crate::npm::lockfile::error::LockfileError;
 
 /// Maximum nesting. npm's old format nests two levels per `node_modules`.
 const MAX_DEPTH: usize = 200;
@@ -71,6 +71,12 @@ impl DocNode {
     /// Checks whether the value at this key is `true`.
     pub(crate) fn is_true(&self, key: &str) -> bool {
         self.text_of(key) == Some("true")
+    }
+
+    /// Returns the error for an unsupported version in `member`.
+    pub(crate) fn unsupported(&self, member: &'static str, supported: &'static str) -> LockfileError {
+        let found = self.text_of(member).map_or_else(|| "missing".to_owned(), |text| format!("`{}`", text.escape_debug()));
+        LockfileError::Version { member, found, supported }
     }
 }
 

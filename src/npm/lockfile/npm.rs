@@ -4,8 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::npm::lockfile::document::{DocMember, DocNode};
-use crate::npm::lockfile::spec::{address, resolve_alias, source_of_entry};
-use crate::npm::lockfile::{EntrySource, Lockfile, LockfileEntry, LockfileError, LockfileFormat, MAX_PATH_BYTES};
+use crate::npm::lockfile::error::LockfileError;
+use crate::npm::lockfile::model::{Lockfile, LockfileEntry, LockfileFormat, MAX_PATH_BYTES};
+use crate::npm::lockfile::spec::{EntrySource, address, resolve_alias, source_of_entry};
 use crate::npm::name::PackageName;
 
 /// Maximum number of steps from a package up to the project.
@@ -21,7 +22,7 @@ pub(crate) fn read(document: &DocNode) -> Result<Lockfile, LockfileError> {
         "1" | "2" | "3" if has("packages") => InstallTree::of_paths(document)?,
         "2" | "3" if !has("dependencies") => return Err(LockfileError::at(1, "missing `packages`")),
         "1" | "2" | "3" => InstallTree::of_nested(document),
-        _ => return Err(LockfileError::version(document, "lockfileVersion", "1, 2 and 3")),
+        _ => return Err(document.unsupported("lockfileVersion", "1, 2 and 3")),
     };
     Ok(Lockfile { dialect: LockfileFormat::Npm, entries: tree.with_requesters() })
 }

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::npm::lockfile::document::{DocMember, DocNode};
-use crate::npm::lockfile::spec::{address, source_of_entry, split};
-use crate::npm::lockfile::{EntrySource, Lockfile, LockfileEntry, LockfileError, LockfileFormat};
+use crate::npm::lockfile::error::LockfileError;
+use crate::npm::lockfile::model::{Lockfile, LockfileEntry, LockfileFormat};
+use crate::npm::lockfile::spec::{EntrySource, address, source_of_entry, split};
 use crate::npm::semver::version::Version;
 
 const FIELDS: [&str; 3] = ["dependencies", "devDependencies", "optionalDependencies"];
@@ -18,7 +19,7 @@ pub(crate) fn read(documents: &[DocNode]) -> Result<Lockfile, LockfileError> {
     let dialect = match version.split('.').next() {
         Some("5" | "6") => LockfileFormat::Pnpm6,
         Some("9") => LockfileFormat::Pnpm9,
-        _ => return Err(LockfileError::version(project, "lockfileVersion", "5.x, 6.x and 9.x")),
+        _ => return Err(project.unsupported("lockfileVersion", "5.x, 6.x and 9.x")),
     };
     let mut locked = PnpmPackages { has_slashes: version.starts_with('5'), ..PnpmPackages::default() };
     for document in documents {

@@ -4,9 +4,29 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-use crate::npm::lockfile::EntrySource;
 use crate::npm::name::PackageName;
 use crate::npm::semver::version::Version;
+
+/// The source of an entry's tarball.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EntrySource {
+    /// A registry.
+    Registry,
+    /// A git repository, or an archive of one made by its host.
+    Git,
+    /// A tarball at an explicit address.
+    Http,
+    /// A local file or folder, or a patch of another entry.
+    File,
+    /// A link to a folder.
+    Link,
+    /// A package of the same workspace.
+    Workspace,
+    /// Bundled in the tarball of the package that depends on it.
+    Bundled,
+    /// None: the entry has no version and no address, or is a folder that is linked to. The client installs nothing for it.
+    Nothing,
+}
 
 /// Splits `name@spec` at the `@` that does not start a scope.
 pub(crate) fn split(text: &str) -> Option<(&str, &str)> {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use percent_encoding::percent_decode_str;
 
 use crate::npm::lockfile::document::{DocMember, DocNode};
-use crate::npm::lockfile::spec::{address, range, resolve_alias, source, split};
-use crate::npm::lockfile::{EntrySource, Lockfile, LockfileEntry, LockfileError, LockfileFormat};
+use crate::npm::lockfile::error::LockfileError;
+use crate::npm::lockfile::model::{Lockfile, LockfileEntry, LockfileFormat};
+use crate::npm::lockfile::spec::{EntrySource, address, range, resolve_alias, source, split};
 
 /// Checks whether yarn 1 wrote the file.
 pub(crate) fn is_classic(text: &str) -> bool {
@@ -223,14 +224,14 @@ axios@^1.0.0:
 
     #[test]
     fn syntax_errors_name_their_line() {
-        use crate::npm::lockfile::Lockfile;
+        use crate::npm::lockfile;
         for (text, message) in [
             ("<<<<<<< HEAD\n", "line 1: expected `:` at the end of the line"),
             ("a@1:\n  version \"1\n", "line 2: unterminated quote"),
             ("\n  version \"1\"\n", "line 2: indented line outside of a package"),
             ("a@1:\n  version\n", "line 2: expected a key and a value"),
         ] {
-            assert_eq!(Lockfile::read("yarn.lock", text.as_bytes()).unwrap_err().to_string(), message);
+            assert_eq!(lockfile::parse("yarn.lock", text.as_bytes()).unwrap_err().to_string(), message);
         }
     }
 

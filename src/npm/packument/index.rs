@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use crate::npm::integrity::Integrity;
 use crate::npm::name::PackageName;
+use crate::npm::packument::json::ByteSpan;
 use crate::npm::packument::manifest_digest::ScriptsDigest;
 use crate::npm::semver::version::Version;
 
@@ -20,25 +21,6 @@ const MAX_BUILD_KEYS: usize = 8;
 #[must_use]
 pub fn without_build(version: &str) -> &str {
     version.split('+').next().unwrap_or(version)
-}
-
-/// A byte range of the document; `end` is exclusive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ByteSpan {
-    pub(crate) start: u32,
-    pub(crate) end: u32,
-}
-
-impl ByteSpan {
-    /// Returns the bytes of the span.
-    #[must_use]
-    pub fn of(self, document: &[u8]) -> &[u8] {
-        document.get(self.start as usize..self.end as usize).unwrap_or_default()
-    }
-
-    pub(crate) fn is_empty(self) -> bool {
-        self.start == self.end
-    }
 }
 
 /// Boolean facts from a manifest.

@@ -7,8 +7,24 @@ use std::fmt;
 use serde::de::{DeserializeSeed, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::npm::packument::index::ByteSpan;
-use crate::npm::packument::parse::PackumentError;
+/// A byte range of the document; `end` is exclusive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ByteSpan {
+    pub(crate) start: u32,
+    pub(crate) end: u32,
+}
+
+impl ByteSpan {
+    /// Returns the bytes of the span.
+    #[must_use]
+    pub fn of(self, document: &[u8]) -> &[u8] {
+        document.get(self.start as usize..self.end as usize).unwrap_or_default()
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+}
 
 /// A document, with helpers for positions in it.
 pub(crate) struct JsonSource<'a>(pub(crate) &'a str);
@@ -54,28 +70,10 @@ pub(crate) fn decode(raw: &str) -> Option<Cow<'_, str>> {
     if inner.contains('\\') { serde_json::from_str::<String>(raw).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
 }
 
-/// The error that stopped a visit.
-pub(crate) struct JsonError(serde_json::Error);
-
-impl JsonError {
-    /// Converts to an error with its byte position in the document.
-    pub(crate) fn in_document(self, document: &str) -> PackumentError {
-        if self.0.is_data() {
-            return PackumentError::Shape { member: "the document" };
-        }
-        let line_start: usize = document.split_inclusive('\n').take(self.0.line().saturating_sub(1)).map(str::len).sum();
-        let message = self.0.to_string();
-        let detail = message.rsplit_once(" at line ").map_or(message.as_str(), |(detail, _)| detail);
-        // The column includes the offending byte, unless the document ended.
-        let column = if self.0.is_eof() { self.0.column() } else { self.0.column().saturating_sub(1) };
-        PackumentError::Json { byte: (line_start + column).min(document.len()), detail: detail.to_owned() }
-    }
-}
-
 /// Calls `take` with the key and value of each member of the object `json`, as written.
-pub(crate) fn for_each_member<'a>(json: &'a str, take: impl FnMut(&'a str, &'a str)) -> Result<(), JsonError> {
+pub(crate) fn for_each_member<'a>(json: &'a str, take: impl FnMut(&'a str, &'a str)) -> Result<(), serde_json::Error> {
     let mut parser = serde_json::Deserializer::from_str(json);
-    MemberSeed(take).deserialize(&mut parser).and_then(|()| parser.end()).map_err(JsonError)
+    MemberSeed(take).deserialize(&mut parser).and_then(|()| parser.end())
 }
 
 /// Visits the members of an object in order, while the document is validated.
@@ -85,9 +83,9 @@ pub(crate) trait ObjectVisitor<'a> {
 }
 
 /// Visits the members of the document.
-pub(crate) fn walk<'a>(document: &'a str, walk: &mut impl ObjectVisitor<'a>) -> Result<(), JsonError> {
+pub(crate) fn walk<'a>(document: &'a str, walk: &mut impl ObjectVisitor<'a>) -> Result<(), serde_json::Error> {
     let mut parser = serde_json::Deserializer::from_str(document);
-    ObjectSeed(walk).deserialize(&mut parser).and_then(|()| parser.end()).map_err(JsonError)
+    ObjectSeed(walk).deserialize(&mut parser).and_then(|()| parser.end())
 }
 
 /// Visits an object's members during deserialization, so that no byte is read twice.

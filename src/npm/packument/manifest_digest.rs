@@ -6,8 +6,8 @@ use std::collections::HashSet;
 use aws_lc_rs::digest::{Context, SHA256};
 
 use crate::npm::name::PackageName;
+use crate::npm::packument::form::PackumentForm;
 use crate::npm::packument::json::{decode, for_each_member};
-use crate::npm::packument::render::PackumentForm;
 
 /// A digest of a manifest's install scripts: npm 11 runs the scripts of the full packument, regardless of the tarball's
 /// `package.json`.

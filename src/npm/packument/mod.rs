@@ -3,6 +3,7 @@
 pub mod dependencies;
 pub(crate) mod dependency_source;
 pub mod dist_tags;
+pub mod form;
 pub mod index;
 pub(crate) mod json;
 pub(crate) mod manifest;

@@ -8,10 +8,9 @@ use serde::de::MapAccess;
 use serde_json::value::RawValue;
 
 use crate::npm::name::PackageName;
-use crate::npm::packument::index::{ByteSpan, DocumentLayout, Packument, VersionEntry, by_target};
-use crate::npm::packument::json::{JsonSource, ObjectSeed, ObjectVisitor, SeenKeys, decode, for_each_member, walk};
-pub use crate::npm::packument::manifest::AbbreviatedFields;
-use crate::npm::packument::manifest::{RepeatCache, read_entry};
+use crate::npm::packument::index::{DocumentLayout, Packument, VersionEntry, by_target};
+use crate::npm::packument::json::{ByteSpan, JsonSource, ObjectSeed, ObjectVisitor, SeenKeys, decode, for_each_member, walk};
+use crate::npm::packument::manifest::{AbbreviatedFields, RepeatCache, read_entry};
 use crate::npm::semver::version::Version;
 use crate::units::timestamp;
 
@@ -292,7 +291,7 @@ fn read_top<'w, 'a>(
     if walked.is_err() && top.entries.entries.len() == MAX_VERSIONS {
         return Err(PackumentError::TooManyVersions);
     }
-    walked.map_err(|error| error.in_document(document))?;
+    walked.map_err(|error| document_error(&error, document))?;
     if let Some(key) = top.repeated {
         return Err(PackumentError::Repeated { member: "the document", key });
     }
@@ -308,6 +307,19 @@ fn read_top<'w, 'a>(
     top.layout.closing = closing;
     top.layout.restrictions = top.restrictions.map(|(member, previous_end)| set_off(source, member, previous_end, opening));
     Ok(top)
+}
+
+/// Converts the error of a visit, with its byte position in the document.
+fn document_error(error: &serde_json::Error, document: &str) -> PackumentError {
+    if error.is_data() {
+        return PackumentError::Shape { member: "the document" };
+    }
+    let line_start: usize = document.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
+    let message = error.to_string();
+    let detail = message.rsplit_once(" at line ").map_or(message.as_str(), |(detail, _)| detail);
+    // The column includes the offending byte, unless the document ended.
+    let column = if error.is_eof() { error.column() } else { error.column().saturating_sub(1) };
+    PackumentError::Json { byte: (line_start + column).min(document.len()), detail: detail.to_owned() }
 }
 
 /// Extends a member's span by its separating comma: the one before it, or after it for the first member.

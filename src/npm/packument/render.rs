@@ -7,7 +7,9 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 
 use crate::npm::compression::{self, Segment, SegmentEncoder, SegmentFormat};
-use crate::npm::packument::index::{ByteSpan, Packument, VersionEntry};
+use crate::npm::packument::form::PackumentForm;
+use crate::npm::packument::index::{Packument, VersionEntry};
+use crate::npm::packument::json::ByteSpan;
 use crate::npm::packument::manifest::AbbreviatedFields;
 use crate::npm::tarball_address::Rewriting;
 pub use crate::npm::tarball_address::tarball_url;
@@ -18,15 +20,6 @@ const RUN_BYTES: usize = 512 << 10;
 
 /// Plain bytes up to which parts made for one assembly are stored: tags and restrictions are mostly this short.
 const MAX_STORED_BYTES: usize = 2048;
-
-/// The form of a packument, by media type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum PackumentForm {
-    /// `application/json`
-    Full,
-    /// `application/vnd.npm.install-v1+json`
-    Abbreviated,
-}
 
 /// A packument in one form and for one base URL, with all parts compressed and none selected.
 #[derive(Debug)]

@@ -1,0 +1,109 @@
+//! A parsed lockfile: its entries and what requires them.
+
+use std::sync::Arc;
+
+use crate::npm::lockfile::spec::{EntrySource, address, of_tarball, range};
+use crate::npm::name::PackageName;
+
+/// The longest install path, in bytes, from which dependencies are resolved: longer than file systems allow.
+pub(crate) const MAX_PATH_BYTES: usize = 4096;
+
+/// Lockfile names, in the order in which a folder is searched.
+pub const NAMES: [&str; 6] = ["package-lock.json", "npm-shrinkwrap.json", "pnpm-lock.yaml", "yarn.lock", "bun.lock", "deno.lock"];
+
+/// A parsed lockfile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lockfile {
+    /// Its format.
+    pub dialect: LockfileFormat,
+    /// The locked packages in file order, without the project itself.
+    pub entries: Vec<LockfileEntry>,
+}
+
+/// The format of a lockfile. It determines how the client uses `resolved` and how an override is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LockfileFormat {
+    /// `package-lock.json` and `npm-shrinkwrap.json`, versions 1 to 3.
+    Npm,
+    /// `pnpm-lock.yaml` of pnpm 3 to 8: versions 5 and 6.
+    Pnpm6,
+    /// `pnpm-lock.yaml` of pnpm 9 and later: version 9.
+    Pnpm9,
+    /// `yarn.lock` of yarn 1, in its own format.
+    YarnClassic,
+    /// `yarn.lock` of yarn 2 and later, in YAML.
+    YarnBerry,
+    /// `bun.lock`.
+    Bun,
+    /// `deno.lock`, versions 2 to 5.
+    Deno,
+}
+
+/// One locked package. Several entries can have the same name and version, since npm installs a package in several places.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockfileEntry {
+    /// The real name, resolved if aliased (`npm:lodash@^4`). Not necessarily a name that npm allows.
+    pub name: Box<str>,
+    /// The version as written, or its substitute if `source` is not a registry.
+    pub version: Box<str>,
+    /// The source of the tarball.
+    pub source: EntrySource,
+    /// The tarball's integrity as SRI; `None` if the lockfile has none for the tarball itself.
+    pub integrity: Option<Box<str>>,
+    /// The resolved address, if the lockfile has one.
+    pub resolved: Option<Box<str>>,
+    /// The packages that require it, if the lockfile states them.
+    pub asks: Vec<RequestedBy>,
+    /// Its install path, or its key in the lockfile.
+    pub place: Box<str>,
+    /// The line of the entry, from 1.
+    pub line: u32,
+}
+
+/// One requirement of a package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestedBy {
+    /// The requiring package; empty for the project or a workspace.
+    pub by: Arc<str>,
+    /// Whether the project itself or one of its workspaces requires it.
+    pub direct: bool,
+    /// The name used in the requirement if it is an alias: `ax` for `"ax": "npm:axios@^1"`.
+    pub alias: Option<Box<str>>,
+    /// The range without its protocol; `None` if the lockfile has only the resolved version.
+    pub range: Option<Box<str>>,
+}
+
+impl LockfileEntry {
+    /// Derives name and version of a registry entry from its address if one of them is missing or invalid, because clients fetch
+    /// the address. An entry without address and version installs nothing.
+    pub(crate) fn complete(&mut self) {
+        let is_named = !self.version.is_empty() && PackageName::parse(&self.name).is_ok();
+        if self.source != EntrySource::Registry || is_named {
+            return;
+        }
+        let Some(resolved) = self.resolved.as_deref() else {
+            if self.version.is_empty() {
+                self.source = EntrySource::Nothing;
+            }
+            return;
+        };
+        match of_tarball(resolved) {
+            Some((name, version)) => (self.name, self.version) = (name.into(), version.into()),
+            None => self.source = address(resolved),
+        }
+    }
+
+    /// Records that `by` (empty for a project) requires the package as `name`, with `spec` if the lockfile states it.
+    pub(crate) fn add_requester(&mut self, by: &Arc<str>, direct: bool, name: &str, spec: Option<&str>) {
+        let alias = (*name != *self.name).then(|| name.into());
+        self.asks.push(RequestedBy { by: Arc::clone(by), direct, alias, range: spec.and_then(range) });
+    }
+}
+
+impl LockfileFormat {
+    /// Checks whether the client replaces the public registry's host by the configured one when it installs from the lockfile.
+    #[must_use]
+    pub fn rewrites_public_host(self) -> bool {
+        matches!(self, Self::Npm | Self::Deno)
+    }
+}
