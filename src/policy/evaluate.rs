@@ -165,9 +165,10 @@ mod tests {
     use crate::policy::advisories::index::FeedIndexBuilder;
     use crate::policy::advisories::tests::empty_record;
     use crate::policy::advisories::{AdvisoryRecord, FeedTrust};
-    use crate::policy::decisions::{ApprovedVersion, CHANGED_INTEGRITY, Decision, DecisionAction, DecisionProposal, Signature};
+    use crate::policy::decisions::{ApprovedVersion, Decision, DecisionAction, DecisionProposal, Signature};
     use crate::policy::presets;
     use crate::policy::rules::compose::compile;
+    use crate::policy::verdict::CHANGED_INTEGRITY;
     use crate::units::timestamp;
 
     const BYTES: &str = "sha512-z4PhNX7vuL3xVChQ1m2AB9Yg5AULVxXcg/SpIdNs6c5H0NE8XYXysP+DGNKHfuwvY7kxvUdBeoGlODJ6+SfaPg==";

@@ -9,8 +9,6 @@ use jiff::Timestamp;
 use crate::npm::packument::index::{ManifestTraits, VersionEntry};
 use crate::npm::{Integrity, PackageName, Packument, Version};
 use crate::policy::advisories::{Advisory, ApplicableAdvisories, NO_ADVISORIES};
-use crate::policy::decisions::CHANGED_INTEGRITY;
-use crate::policy::malware;
 use crate::vetting::{Findings, Signals};
 
 /// Whether the newest packument has the version. If not, what the ledger knows of its removal.
@@ -160,14 +158,6 @@ impl<'a> Facts<'a> {
             tags_by_target: &packument.tags_by_target,
             ..Self::of(&packument.name, &entry.key, effective)
         }
-    }
-
-    /// Returns the records that refuse the version above all rules unless an approval names them: malware advisories and a
-    /// changed integrity.
-    #[must_use]
-    pub(crate) fn records(&self) -> Vec<&'a str> {
-        let advisories = malware::blocking_advisories(self.advisories, self.version, self.parsed).map(|advisory| advisory.id);
-        self.integrity_changed.then_some(CHANGED_INTEGRITY).into_iter().chain(advisories).collect()
     }
 
     /// Returns the advisories that affect this version, in the order of the feeds.

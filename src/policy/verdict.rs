@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+/// The id of a changed integrity. An approval names it among its records, where advisories are named by id.
+pub const CHANGED_INTEGRITY: &str = "integrity-changed";
+
 /// A rule that can refuse a version or let it through. The ids are stable: users grep for them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RuleId {
@@ -60,7 +63,7 @@ impl RuleId {
     pub fn as_str(&self) -> &str {
         match self {
             Self::File(id) => id,
-            Self::IntegrityChanged => "integrity-changed",
+            Self::IntegrityChanged => CHANGED_INTEGRITY,
             Self::IntegrityMismatch => "integrity-mismatch",
             Self::IntegrityMissing => "integrity-missing",
             Self::SelfContradiction => "self-contradiction",

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use crate::policy::advisories::affected::AffectedRange;
 use crate::policy::advisories::indicators::IndicatorMatch;
-use crate::policy::advisories::{Advisory, AdvisoryKind, AdvisoryRecord, AdvisoryRow, FeedTrust, Severity};
+use crate::policy::advisories::record::{AdvisoryKind, AdvisoryRecord, FeedTrust, Severity};
 
 /// A slice of the text of an index.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,9 +35,9 @@ pub(crate) struct IndexRow {
     versions_count: u32,
     spans_start: u32,
     spans_count: u32,
-    kind: AdvisoryKind,
-    severity: Option<Severity>,
-    reviewed: bool,
+    pub(crate) kind: AdvisoryKind,
+    pub(crate) severity: Option<Severity>,
+    pub(crate) reviewed: bool,
     /// Whether the record covers every version. That span is not stored in `spans`.
     pub(crate) everything: bool,
 }
@@ -49,6 +49,14 @@ impl IndexRow {
 
     pub(crate) fn spans(&self) -> Range<usize> {
         span(self.spans_start, self.spans_count)
+    }
+
+    pub(crate) fn modified(&self) -> Option<Timestamp> {
+        instant(self.modified)
+    }
+
+    pub(crate) fn known_since(&self) -> Option<Timestamp> {
+        instant(self.known_since)
     }
 }
 
@@ -146,21 +154,6 @@ impl FeedAdvisories {
 
     pub(crate) fn text(&self, text: TextRef) -> &str {
         self.text.get(span(text.start, text.length)).unwrap_or_default()
-    }
-
-    pub(crate) fn advisory<'a>(&'a self, row: &'a IndexRow) -> Advisory<'a> {
-        Advisory {
-            id: self.text(row.id),
-            feed: &self.feed,
-            kind: row.kind,
-            severity: row.severity,
-            trust: self.trust,
-            summary: self.text(row.summary),
-            modified: instant(row.modified),
-            known_since: instant(row.known_since),
-            reviewed: row.reviewed,
-            row: AdvisoryRow { index: self, row },
-        }
     }
 }
 

@@ -2,8 +2,7 @@
 
 use core::net::IpAddr;
 
-use crate::policy::advisories::FeedTrust;
-use crate::policy::advisories::index::FeedAdvisories;
+use crate::policy::advisories::record::FeedTrust;
 
 /// A match of a domain or address with an indicator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,36 +34,13 @@ pub fn normalize_indicator(text: &str) -> Option<String> {
     (is_name && !last.bytes().all(|byte| byte.is_ascii_digit())).then(|| name.to_owned())
 }
 
-/// Finds an indicator for a host: an address, or a name in lower case without a trailing dot. An indicator also covers
-/// subdomains. If several feeds match, returns the one with the strictest trust level.
-pub(crate) fn find_in_feeds<'a>(feeds: impl Iterator<Item = &'a FeedAdvisories>, place: &str) -> Option<IndicatorMatch<'a>> {
-    let is_address = place.parse::<IpAddr>().is_ok();
-    let spellings = || {
-        let parents = std::iter::successors(Some(place), |name| name.split_once('.').map(|(_, rest)| rest));
-        // A suffix of a name is never an address.
-        let is_meant = move |name: &&str| if is_address { true } else { name.contains('.') && name.parse::<IpAddr>().is_err() };
-        parents.take(if is_address { 1 } else { usize::MAX }).filter(is_meant)
-    };
-    let found = feeds.filter_map(|feed| spellings().find_map(|spelling| feed.find_indicator(spelling)));
-    // On a tie the first feed wins.
-    found.reduce(|best, next| if rank(next.trust) > rank(best.trust) { next } else { best })
-}
-
-fn rank(trust: FeedTrust) -> u8 {
-    match trust {
-        FeedTrust::Warn => 0,
-        FeedTrust::Hold => 1,
-        FeedTrust::Deny => 2,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
     use crate::policy::advisories::Advisories;
-    use crate::policy::advisories::index::FeedIndexBuilder;
+    use crate::policy::advisories::index::{FeedAdvisories, FeedIndexBuilder};
     use crate::policy::advisories::{AdvisoryKind, AdvisoryRecord};
 
     fn record(id: &str, kind: AdvisoryKind, indicators: &[&str]) -> AdvisoryRecord {

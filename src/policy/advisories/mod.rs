@@ -3,11 +3,17 @@
 //! Look up the package once per packument, restrict the result with the package's versions (the guard against records that are
 //! too broad), then call [`ApplicableAdvisories::matching`] for each version.
 
+mod advisory;
 pub mod affected;
 pub mod cvss;
 pub mod index;
 pub mod indicators;
+mod record;
 
+pub use advisory::Advisory;
+pub use record::{AdvisoryKind, AdvisoryRecord, FeedTrust, Severity};
+
+use core::net::IpAddr;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +21,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::npm::Version;
-use crate::policy::advisories::affected::{AffectedRange, RangeEnd};
-use crate::policy::advisories::index::{FeedAdvisories, IndexRow};
+use crate::policy::advisories::index::FeedAdvisories;
 use crate::policy::advisories::indicators::IndicatorMatch;
 use crate::units::timestamp;
 
@@ -32,233 +37,6 @@ pub const ESTABLISHED_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// How long before the record a version must have existed to be spared. Versions from a takeover are younger.
 pub const SPARED_BEFORE: Duration = Duration::from_secs(90 * 24 * 3600);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum AdvisoryKind {
-    /// The package is malicious.
-    Malware,
-    /// The package has a security flaw.
-    Vulnerability,
-}
-
-/// Severity of a vulnerability, in npm's terms.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Severity {
-    Low,
-    Moderate,
-    High,
-    Critical,
-}
-
-/// Trust level of a feed: what a malware record in it does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum FeedTrust {
-    /// Listed versions are denied.
-    Deny,
-    /// Listed versions are held until they reach an age.
-    Hold,
-    /// Listed versions cause a warning only.
-    Warn,
-}
-
-macro_rules! words {
-    ($name:ident { $($variant:ident = $word:literal,)* }) => {
-        impl $name {
-            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
-
-            /// Returns the name used in files, logs and responses.
-            #[must_use]
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word,)* }
-            }
-
-            /// Parses a name.
-            #[must_use]
-            pub fn parse(word: &str) -> Option<Self> {
-                Self::ALL.iter().copied().find(|value| value.as_str() == word)
-            }
-        }
-    };
-}
-
-impl Severity {
-    /// Returns the severity for a CVSS score.
-    #[must_use]
-    pub fn of_score(score: f64) -> Self {
-        match score {
-            score if score >= 9.0 => Self::Critical,
-            score if score >= 7.0 => Self::High,
-            score if score >= 4.0 => Self::Moderate,
-            _ => Self::Low,
-        }
-    }
-}
-
-words! { AdvisoryKind { Malware = "malware", Vulnerability = "vulnerability", } }
-words! { Severity { Low = "low", Moderate = "moderate", High = "high", Critical = "critical", } }
-words! { FeedTrust { Deny = "deny", Hold = "hold", Warn = "warn", } }
-
-/// One record on one package, the input of an index. Withdrawn records must be left out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AdvisoryRecord {
-    /// `MAL-2026-2307`, `GHSA-…`.
-    pub id: Box<str>,
-    /// Other ids of the same advisory.
-    pub aliases: Vec<Box<str>>,
-    pub kind: AdvisoryKind,
-    /// The severity, if stated.
-    pub severity: Option<Severity>,
-    /// Whether a person at the advisory database reviewed it (`github_reviewed`).
-    pub reviewed: bool,
-    /// One line for display. May be empty.
-    pub summary: Box<str>,
-    /// The time of the last change, if stated.
-    pub modified: Option<Timestamp>,
-    /// Since when the record is known: the earlier of its publication and its first import. `None` for an entry of a plain list.
-    pub known_since: Option<Timestamp>,
-    /// The CVSS vector. May be empty.
-    pub cvss: Box<str>,
-    /// Weaknesses: `CWE-79`.
-    pub cwes: Vec<Box<str>>,
-    /// The package's exact name.
-    pub package: Box<str>,
-    /// The listed versions, as written.
-    pub versions: Vec<Box<str>>,
-    /// The affected ranges.
-    pub spans: Vec<AffectedRange>,
-    /// Domains and addresses that the malware contacts, normalized by [`indicators`].
-    pub indicators: Vec<Box<str>>,
-}
-
-/// One advisory on one package, borrowed from the index.
-#[derive(Debug, Clone, Copy)]
-pub struct Advisory<'a> {
-    /// `MAL-2026-2307`, `GHSA-…`.
-    pub id: &'a str,
-    /// The name of the feed in the configuration.
-    pub feed: &'a str,
-    pub kind: AdvisoryKind,
-    /// The severity of a vulnerability, if stated.
-    pub severity: Option<Severity>,
-    /// The trust level of the feed.
-    pub trust: FeedTrust,
-    /// One line for display. May be empty.
-    pub summary: &'a str,
-    /// The time of the last change, if stated.
-    pub modified: Option<Timestamp>,
-    /// Since when the record is known. `None` for an entry of a plain list.
-    pub known_since: Option<Timestamp>,
-    /// Whether a person at the advisory database reviewed it.
-    pub reviewed: bool,
-    pub(crate) row: AdvisoryRow<'a>,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct AdvisoryRow<'a> {
-    pub(crate) index: &'a FeedAdvisories,
-    pub(crate) row: &'a IndexRow,
-}
-
-impl<'a> Advisory<'a> {
-    /// Returns the other ids of the same advisory.
-    pub fn aliases(self) -> impl Iterator<Item = &'a str> {
-        self.row.index.text(self.row.row.aliases).split('\n').filter(|alias| !alias.is_empty())
-    }
-
-    /// Checks whether the advisory has this id or alias.
-    #[must_use]
-    pub fn is_called(self, id: &str) -> bool {
-        self.id == id || self.aliases().any(|alias| alias == id)
-    }
-
-    /// Returns the CVSS vector. May be empty.
-    #[must_use]
-    pub fn cvss(self) -> &'a str {
-        self.row.index.text(self.row.row.cvss)
-    }
-
-    /// Returns the weaknesses: `CWE-79`.
-    pub fn cwes(self) -> impl Iterator<Item = &'a str> {
-        self.row.index.text(self.row.row.cwes).split('\n').filter(|cwe| !cwe.is_empty())
-    }
-
-    /// Returns the exact name of the package.
-    #[must_use]
-    pub fn package(self) -> &'a str {
-        self.row.index.text(self.row.row.package)
-    }
-
-    /// Checks whether the advisory affects a version by OSV's rule: the version is listed or in a range. `version` is the parsed
-    /// `key`.
-    #[must_use]
-    pub fn affects(self, key: &str, version: Option<&Version>) -> bool {
-        self.names(key, version) || self.wholesale().any(|span| version.is_none_or(|version| span.contains(version)))
-    }
-
-    /// Checks whether the advisory covers every version (`introduced: 0` without an end).
-    #[must_use]
-    pub fn affects_every_version(self) -> bool {
-        self.wholesale().next().is_some()
-    }
-
-    /// Checks whether a `fixed` event names exactly this version.
-    #[must_use]
-    pub fn is_fixed_in(self, version: &Version) -> bool {
-        self.fixed_versions().any(|end| end.as_str() == version.as_str())
-    }
-
-    /// Returns the listed versions, as written.
-    pub fn listed_versions(self) -> impl Iterator<Item = &'a str> {
-        self.versions()
-    }
-
-    /// Returns the versions that `fixed` events name.
-    pub fn fixed_versions(self) -> impl Iterator<Item = &'a Version> {
-        self.spans().iter().filter_map(|span| match &span.end {
-            RangeEnd::Before(end) => Some(end),
-            RangeEnd::Open | RangeEnd::Through(_) => None,
-        })
-    }
-
-    /// Returns the affected versions as an npm range.
-    #[must_use]
-    pub fn vulnerable_versions(self) -> String {
-        let spans = self.spans().iter().map(AffectedRange::to_range);
-        let mut parts: Vec<String> = spans.collect();
-        if !parts.iter().any(|part| part == "*") {
-            parts.extend(self.versions().map(|version| format!("={version}")));
-        }
-        parts.join(" || ")
-    }
-
-    /// Checks whether the version is listed or in a range that does not cover everything.
-    fn names(self, key: &str, version: Option<&Version>) -> bool {
-        let AdvisoryRow { index, row } = self.row;
-        let listed = index.versions[row.versions()].binary_search_by(|text| index.text(*text).cmp(key)).is_ok();
-        listed || version.is_some_and(|version| self.narrow().any(|span| span.contains(version)))
-    }
-
-    fn versions(self) -> impl Iterator<Item = &'a str> {
-        let AdvisoryRow { index, row } = self.row;
-        index.versions[row.versions()].iter().map(|text| index.text(*text))
-    }
-
-    fn spans(self) -> &'a [AffectedRange] {
-        let AdvisoryRow { index, row } = self.row;
-        if row.everything { std::slice::from_ref(&AffectedRange::EVERYTHING) } else { &index.spans[row.spans()] }
-    }
-
-    fn wholesale(self) -> impl Iterator<Item = &'a AffectedRange> {
-        let AdvisoryRow { index, row } = self.row;
-        let everything = row.everything.then_some(&AffectedRange::EVERYTHING);
-        everything.into_iter().chain(index.spans[row.spans()].iter().filter(|span| span.is_unbounded()))
-    }
-
-    fn narrow(self) -> impl Iterator<Item = &'a AffectedRange> {
-        let AdvisoryRow { index, row } = self.row;
-        index.spans[row.spans()].iter().filter(|span| !span.is_unbounded())
-    }
-}
 
 /// All advisories of all feeds. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -307,15 +85,26 @@ impl Advisories {
     pub fn of(&self, name: &str) -> PackageAdvisories<'_> {
         let mut found = Vec::new();
         for index in self.feeds.iter() {
-            found.extend(index.of(name).iter().map(|row| index.advisory(row)));
+            found.extend(index.of(name).iter().map(|row| Advisory::new(index, row)));
         }
         PackageAdvisories { found, lacking: self.lacking.as_deref(), rulings: &self.rulings }
     }
 
-    /// Finds an indicator for a host: an address, or a name in lower case without a trailing dot.
+    /// Finds an indicator for a host: an address, or a name in lower case without a trailing dot. An indicator also covers
+    /// subdomains. If several feeds match, returns the one with the strictest trust level.
     #[must_use]
-    pub fn match_indicator(&self, place: &str) -> Option<IndicatorMatch<'_>> {
-        indicators::find_in_feeds(self.feeds.iter().map(|feed| &**feed), place)
+    pub fn match_indicator(&self, host: &str) -> Option<IndicatorMatch<'_>> {
+        let is_address = host.parse::<IpAddr>().is_ok();
+        let spellings = || {
+            let parents = std::iter::successors(Some(host), |name| name.split_once('.').map(|(_, rest)| rest));
+            // A suffix of a name is never an address.
+            let is_meant =
+                move |name: &&str| if is_address { true } else { name.contains('.') && name.parse::<IpAddr>().is_err() };
+            parents.take(if is_address { 1 } else { usize::MAX }).filter(is_meant)
+        };
+        let found = self.feeds.iter().filter_map(|feed| spellings().find_map(|spelling| feed.find_indicator(spelling)));
+        // On a tie the first feed wins.
+        found.reduce(|best, next| if rank(next.trust) > rank(best.trust) { next } else { best })
     }
 
     /// Returns the advisories with this id or alias, one per package. Scans the whole index.
@@ -324,7 +113,7 @@ impl Advisories {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = Advisory<'_>> {
-        self.feeds.iter().flat_map(|index| index.rows.iter().map(|row| index.advisory(row)))
+        self.feeds.iter().flat_map(|index| index.rows.iter().map(|row| Advisory::new(index, row)))
     }
 
     /// Checks whether any advisory is about a vulnerability. Malware feeds alone cannot answer an audit.
@@ -337,6 +126,14 @@ impl Advisories {
     #[must_use]
     pub fn count(&self) -> usize {
         self.feeds.iter().map(|index| index.rows.len()).sum()
+    }
+}
+
+fn rank(trust: FeedTrust) -> u8 {
+    match trust {
+        FeedTrust::Warn => 0,
+        FeedTrust::Hold => 1,
+        FeedTrust::Deny => 2,
     }
 }
 
@@ -475,7 +272,7 @@ impl<'a> ApplicableAdvisories<'a> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::policy::advisories::affected::RangeEvent;
+    use crate::policy::advisories::affected::{AffectedRange, RangeEvent};
     use crate::policy::advisories::index::FeedIndexBuilder;
 
     /// Returns an empty record.

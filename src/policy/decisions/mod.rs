@@ -7,9 +7,6 @@ pub(crate) mod trace;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// The name of a changed integrity in the records of an approval, where advisories are named by id.
-pub const CHANGED_INTEGRITY: &str = "integrity-changed";
-
 /// The content of a decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
@@ -21,7 +18,7 @@ pub enum DecisionAction {
         asked: String,
         /// The approved versions. They existed when the approval was given; later versions are never included.
         versions: Vec<ApprovedVersion>,
-        /// The records that the approval names and overrides: advisory ids, strong signals, or [`CHANGED_INTEGRITY`].
+        /// The records that the approval names and overrides: advisory ids, strong signals, or [`CHANGED_INTEGRITY`](crate::policy::verdict::CHANGED_INTEGRITY).
         records: Vec<String>,
     },
     /// Allows versions that lockfiles already contain, until they would open anyway.

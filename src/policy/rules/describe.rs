@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use crate::policy::facts::Facts;
-use crate::policy::rules::RuleOutcome;
-use crate::policy::rules::rule::{AgeSubject, MINIMUM_AGE, Rule, RuleAction, UnmetCondition};
+use crate::policy::rules::rule::{AgeSubject, MINIMUM_AGE, Rule, RuleAction, RuleOutcome, UnmetCondition};
 use crate::policy::trace::{StepOutcome, TraceStep};
 use crate::policy::verdict::RuleId;
 use crate::units::timestamp;

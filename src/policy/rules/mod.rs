@@ -24,10 +24,10 @@ use crate::policy::malware;
 use crate::policy::rules::index::{RuleIndex, RuleIter, RuleSet};
 use crate::policy::rules::prefilter::FactsUnion;
 use crate::policy::rules::rule::{
-    AgeSubject, ConditionResult, FactAges, MINIMUM_AGE, PackageGlob, Rule, RuleAction, RuleConditions, UnmetCondition,
+    AgeSubject, ConditionResult, FactAges, MINIMUM_AGE, PackageGlob, Rule, RuleAction, RuleConditions, RuleOutcome,
 };
 use crate::policy::trace::{Sink, Warning};
-use crate::policy::verdict::{Reason, RuleId, Verdict};
+use crate::policy::verdict::{CHANGED_INTEGRITY, Reason, RuleId, Verdict};
 
 use crate::npm::PackageName;
 use crate::vetting::{SignalStrength, Signals};
@@ -64,21 +64,6 @@ impl BreakGlass {
     fn waives(self, rule: &Rule) -> bool {
         self == Self::Active && rule.depends_on_age_or_signals()
     }
-}
-
-/// What a rule means for a version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RuleOutcome {
-    NoMatch(UnmetCondition),
-    /// The package is excluded from rules on ages.
-    Excluded,
-    /// The hold is over.
-    Passed,
-    /// The rule warns or only observes.
-    Warned,
-    /// Break-glass waives the rule.
-    BrokenGlass,
-    Decided,
 }
 
 impl Policy {
@@ -245,7 +230,9 @@ impl PackageRules<'_> {
     /// advisories on which feeds or rules refuse.
     #[must_use]
     pub fn blocking_records<'a>(&self, facts: &Facts<'a>) -> Vec<&'a str> {
-        let mut records = facts.records();
+        let malware = malware::blocking_advisories(facts).map(|advisory| advisory.id);
+        let changed = facts.integrity_changed.then_some(CHANGED_INTEGRITY);
+        let mut records: Vec<_> = changed.into_iter().chain(malware).collect();
         let asks: Vec<_> = self.refusers(facts).filter_map(|rule| rule.asks.advisory.as_ref()).collect();
         if asks.is_empty() {
             return records;

@@ -197,6 +197,21 @@ pub(crate) enum ConditionResult {
     Undecided,
 }
 
+/// What a rule means for a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RuleOutcome {
+    NoMatch(UnmetCondition),
+    /// The package is excluded from rules on ages.
+    Excluded,
+    /// The hold is over.
+    Passed,
+    /// The rule warns or only observes.
+    Warned,
+    /// Break-glass waives the rule.
+    BrokenGlass,
+    Decided,
+}
+
 /// Ages of a version, its package and its parent package at an instant. Computed once and used for all rules.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FactAges {
