@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::net::random_unit;
-use crate::upstream::UpstreamError;
+use crate::upstream::error::UpstreamError;
 
 /// Consecutive failures that open a circuit. More than a few unlucky requests, and few enough to barely delay an install.
 const FAILURES: usize = 5;

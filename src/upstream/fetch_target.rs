@@ -7,7 +7,7 @@ use url::{ParseError, Url};
 use crate::net::AddressScope;
 use crate::net::HostPattern;
 use crate::net::host_pattern::bare_host;
-use crate::upstream::UpstreamError;
+use crate::upstream::error::UpstreamError;
 
 /// The target of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]

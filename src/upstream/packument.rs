@@ -14,11 +14,12 @@ use serde::de::IgnoredAny;
 use crate::net::{ClientResponse, Reservation};
 use crate::npm::{PackageName, PackumentForm};
 use crate::units::timestamp;
-use crate::upstream::UpstreamError;
 use crate::upstream::authorization::Authorization;
+use crate::upstream::error::UpstreamError;
 use crate::upstream::fetch_target::FetchTarget;
+use crate::upstream::headers::header;
 use crate::upstream::registry::Registry;
-use crate::upstream::registry::{ERROR_BODY, failure, header, refusal};
+use crate::upstream::response::{ERROR_BODY, refusal};
 
 /// Validators for a conditional request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -90,22 +91,22 @@ impl Registry {
         headers.insert(ACCEPT, HeaderValue::from_static(accepting(form)));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
         let conditional = validators.is_some_and(|validators| condition(&mut headers, validators));
-        let (mut route, mut response) = self.get(FetchTarget::to_registry(url.clone()), headers.clone(), authorization).await?;
+        let (mut target, mut response) = self.get(FetchTarget::to_registry(url.clone()), headers.clone(), authorization).await?;
         if form == PackumentForm::Full && response.status == StatusCode::OK && is_abbreviated(&response.headers) {
             // A cache that ignores `Vary` may return the abbreviated form, which lacks fields that rules need. `no-cache` makes
             // it ask the registry.
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-            (route, response) = self.get(FetchTarget::to_registry(url), headers, authorization).await?;
+            (target, response) = self.get(FetchTarget::to_registry(url), headers, authorization).await?;
         }
-        let host = route.host();
+        let host = target.host();
         let (date, age) = (date(&response.headers), age(&response.headers));
         match response.status {
             StatusCode::OK => {}
             StatusCode::NOT_MODIFIED if conditional => {
                 return Ok(PackumentReply { date, age, freshness: PackumentBody::NotModified });
             }
-            StatusCode::NOT_FOUND | StatusCode::GONE => return Err(missing(&route, response).await),
-            _ => return Err(refusal(&route, response).await),
+            StatusCode::NOT_FOUND | StatusCode::GONE => return Err(missing(&target, response).await),
+            _ => return Err(refusal(&target, response).await),
         }
         let gzip = match coding(&response.headers).as_str() {
             "" | "identity" => false,
@@ -120,7 +121,11 @@ impl Registry {
             last_modified: header(&response.headers, &LAST_MODIFIED).map(Box::from),
         };
         let form = if is_abbreviated(&response.headers) { PackumentForm::Abbreviated } else { form };
-        let body = response.body.collect_into(self.packument_limit(), share).await.map_err(|error| failure(&host, &error))?;
+        let body = response
+            .body
+            .collect_into(self.packument_limit(), share)
+            .await
+            .map_err(|error| UpstreamError::from_client(&host, &error))?;
         Ok(PackumentReply { date, age, freshness: PackumentBody::Changed { body, form, gzip, validators } })
     }
 }
@@ -144,9 +149,9 @@ fn is_abbreviated(headers: &HeaderMap) -> bool {
 
 /// Returns the error for a 404 or 410. A registry answers with JSON. An HTML page or an empty body comes from a proxy, a captive
 /// portal or another host and does not prove that the package is missing.
-async fn missing(route: &FetchTarget, response: ClientResponse) -> UpstreamError {
-    let (host, status) = (route.host(), response.status.as_u16());
-    let body = if route.trusted { response.body.collect(ERROR_BODY).await.ok() } else { None };
+async fn missing(target: &FetchTarget, response: ClientResponse) -> UpstreamError {
+    let (host, status) = (target.host(), response.status.as_u16());
+    let body = if target.trusted { response.body.collect(ERROR_BODY).await.ok() } else { None };
     if body.is_some_and(|body| serde_json::from_slice::<IgnoredAny>(&body).is_ok()) {
         return UpstreamError::NotFound;
     }

@@ -11,11 +11,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::net::Reservation;
 use crate::npm::PackageName;
-use crate::upstream::UpstreamError;
 use crate::upstream::authorization::Authorization;
+use crate::upstream::error::UpstreamError;
 use crate::upstream::fetch_target::FetchTarget;
-use crate::upstream::registry::Registry;
-use crate::upstream::registry::{failure, retry_after};
+use crate::upstream::headers::{is_npm_header, remove_npm_headers, retry_after};
+use crate::upstream::registry::{Registry, UpstreamRequest};
 
 /// Maximum size of a response, in bytes.
 const ANSWER_LIMIT: u64 = 64 << 20;
@@ -65,7 +65,7 @@ impl PassthroughRequest {
     /// Removes what may authenticate the client, for a registry that its credentials are not for.
     #[must_use]
     pub fn without_credentials(mut self) -> Self {
-        remove_npms_own(&mut self.headers);
+        remove_npm_headers(&mut self.headers);
         if let Some((path, query)) = self.path.split_once('?') {
             let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
             let kept: Vec<_> = query.split('&').filter(|pair| SEARCH_PARAMETERS.contains(&name(pair).as_str())).collect();
@@ -148,37 +148,31 @@ impl Registry {
     ) -> Result<PassthroughResponse, UpstreamError> {
         let url = self.below(&request.path).ok_or(UpstreamError::NotFound)?;
         let headers = only(&request.headers, &REQUEST_HEADERS);
-        let route = FetchTarget::to_registry(url);
-        let (route, response) = if request.method == Method::GET {
-            self.get(route, headers, authorization).await?
+        let target = FetchTarget::to_registry(url);
+        let (target, response) = if request.method == Method::GET {
+            self.get(target, headers, authorization).await?
         } else {
-            let response = self.send(request.method, &route, headers, request.body, authorization).await?;
-            (route, response)
+            let PassthroughRequest { method, body, .. } = request;
+            let request = UpstreamRequest { method, target: &target, headers, body, package: None };
+            let response = self.send(request, authorization).await?;
+            (target, response)
         };
         let mut headers = only(&response.headers, &RESPONSE_HEADERS);
         headers.remove(RETRY_AFTER);
         let wait = retry_after(&response.headers).and_then(|wait| HeaderValue::try_from(wait).ok());
         headers.extend(wait.map(|wait| (RETRY_AFTER, wait)));
-        let body = response.body.collect_into(ANSWER_LIMIT, share).await.map_err(|error| failure(&route.host(), &error))?;
+        let body = response
+            .body
+            .collect_into(ANSWER_LIMIT, share)
+            .await
+            .map_err(|error| UpstreamError::from_client(&target.host(), &error))?;
         Ok(PassthroughResponse { status: response.status, headers, body })
-    }
-}
-
-/// Checks whether a header is one of npm's own: a one-time password, a session or a scope.
-fn is_npms_own(name: &HeaderName) -> bool {
-    name.as_str().starts_with("npm-")
-}
-
-pub(crate) fn remove_npms_own(headers: &mut HeaderMap) {
-    let names: Vec<HeaderName> = headers.keys().filter(|name| is_npms_own(name)).cloned().collect();
-    for name in names {
-        headers.remove(name);
     }
 }
 
 /// Returns the listed headers and npm's own.
 fn only(headers: &HeaderMap, listed: &[HeaderName]) -> HeaderMap {
-    let passes = |name: &HeaderName| listed.contains(name) || is_npms_own(name);
+    let passes = |name: &HeaderName| listed.contains(name) || is_npm_header(name);
     let kept = headers.iter().filter(|(name, _)| passes(name));
     kept.map(|(name, value)| (name.clone(), value.clone())).collect()
 }

@@ -10,11 +10,12 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use crate::net::BodyStream;
 use crate::npm::PackageName;
 use crate::npm::tarball_url;
-use crate::upstream::UpstreamError;
 use crate::upstream::authorization::Authorization;
+use crate::upstream::error::UpstreamError;
 use crate::upstream::fetch_target::FetchTarget;
+use crate::upstream::headers::header;
 use crate::upstream::registry::Registry;
-use crate::upstream::registry::{failure, header, refusal};
+use crate::upstream::response::refusal;
 
 /// The body of a tarball response.
 pub struct TarballBody {
@@ -54,7 +55,7 @@ impl TarballBody {
     /// # Errors
     /// Returns an error if the connection breaks or stalls, or if the body exceeds the limit or does not have the stated length.
     pub async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
-        let bytes = self.stream.next().await.map_err(|error| failure(&self.host, &error))?;
+        let bytes = self.stream.next().await.map_err(|error| UpstreamError::from_client(&self.host, &error))?;
         self.received += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
         if self.received > self.limit {
             return Err(UpstreamError::TooLarge { host: Arc::clone(&self.host), limit: self.limit });
@@ -83,8 +84,8 @@ impl Registry {
     /// Checks whether `stated` leads to the conventional tarball URL.
     #[must_use]
     pub fn is_conventional(&self, name: &PackageName, version: &str, stated: &str) -> bool {
-        let route = |url: &str| FetchTarget::to_tarball(&self.url, url, &self.hosts().tarball).ok();
-        route(stated).is_some_and(|stated| Some(stated) == route(&self.conventional_tarball_url(name, version)))
+        let target = |url: &str| FetchTarget::to_tarball(&self.url, url, &self.hosts().tarball).ok();
+        target(stated).is_some_and(|stated| Some(stated) == target(&self.conventional_tarball_url(name, version)))
     }
 
     /// Fetches a tarball by the URL in its manifest. Another host must be allowed by `--tarball-host`.
@@ -95,19 +96,19 @@ impl Registry {
     /// # Errors
     /// Returns [`UpstreamError::TarballHost`] without a request if the host is not allowed, and other errors of upstream.
     pub async fn tarball(&self, url: &str, authorization: &Authorization) -> Result<TarballBody, UpstreamError> {
-        let route = FetchTarget::to_tarball(&self.url, url, &self.hosts().tarball)?;
+        let target = FetchTarget::to_tarball(&self.url, url, &self.hosts().tarball)?;
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let (route, response) = self.get(route, headers, authorization).await?;
+        let (target, response) = self.get(target, headers, authorization).await?;
         if response.status != StatusCode::OK {
-            return Err(refusal(&route, response).await);
+            return Err(refusal(&target, response).await);
         }
-        let (host, limit) = (route.host(), self.tarball_limit());
+        let (host, limit) = (target.host(), self.tarball_limit());
         if response.body.length().is_some_and(|length| length > limit) {
             return Err(UpstreamError::TooLarge { host, limit });
         }
-        Ok(TarballBody { stream: response.body, host, limit, received: 0, with_credentials: route.with_credentials })
+        Ok(TarballBody { stream: response.body, host, limit, received: 0, with_credentials: target.with_credentials })
     }
 
     /// Checks whether a URL serves a tarball to these credentials. Sends the GET of [`Registry::tarball`] for one byte and stops
@@ -116,12 +117,12 @@ impl Registry {
     /// # Errors
     /// Returns the errors of [`Registry::tarball`].
     pub async fn offers_tarball(&self, url: &str, authorization: &Authorization) -> Result<Offer, UpstreamError> {
-        let route = FetchTarget::to_tarball(&self.url, url, &self.hosts().tarball)?;
+        let target = FetchTarget::to_tarball(&self.url, url, &self.hosts().tarball)?;
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.insert(RANGE, HeaderValue::from_static("bytes=0-0"));
-        let (route, response) = self.get(route, headers, authorization).await?;
+        let (target, response) = self.get(target, headers, authorization).await?;
         let is_page =
             header(&response.headers, &CONTENT_TYPE).is_some_and(|value| value.to_ascii_lowercase().starts_with("text/html"));
         let whole = || header(&response.headers, &CONTENT_RANGE).and_then(|range| range.rsplit_once('/')?.1.parse().ok());
@@ -130,7 +131,7 @@ impl Registry {
             StatusCode::OK => Ok(response.body.length().map_or(Offer::Unclear, Offer::Bytes)),
             StatusCode::PARTIAL_CONTENT => Ok(whole().map_or(Offer::Unclear, Offer::Bytes)),
             StatusCode::NOT_MODIFIED | StatusCode::RANGE_NOT_SATISFIABLE => Ok(Offer::Unclear),
-            _ => Err(refusal(&route, response).await),
+            _ => Err(refusal(&target, response).await),
         }
     }
 }

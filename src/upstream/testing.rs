@@ -11,7 +11,8 @@ use url::Url;
 use crate::net::{Deadlines, MemoryBudget, ProxySettings, Reservation, TlsTrust};
 use crate::upstream::config::{Config, RegistryConfig, SettingOrigin};
 use crate::upstream::credentials::{CredentialRules, Credentials};
-use crate::upstream::registry::{Registries, Registry};
+use crate::upstream::registries::Registries;
+use crate::upstream::registry::Registry;
 
 pub(crate) fn config(url: &str) -> Config {
     let mut default = RegistryConfig::new(Url::parse(url).unwrap(), SettingOrigin::Setting("--upstream".to_owned()));

@@ -60,7 +60,7 @@ impl CacheKey {
     /// Returns the key for a request to `registry` with `authorization`.
     #[must_use]
     pub(crate) fn of(name: &PackageName, registry: &Registry, authorization: &Authorization) -> Self {
-        let partition = match authorization.toward(registry) {
+        let partition = match registry.select_authorization(authorization) {
             Authorization::Lent if registry.has_credentials() => CredentialScope::Lent,
             Authorization::None | Authorization::Lent => CredentialScope::Anonymous,
             Authorization::Own(own) => {

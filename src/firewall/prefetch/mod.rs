@@ -273,7 +273,7 @@ impl Components {
         for Dependency { name, wanted } in wanted {
             let registry = self.registries.of(&name);
             // A client's own credentials are sent only to the registry for which the client sent them.
-            if matches!(request.authorization.toward(&request.registry), Authorization::Own(_))
+            if matches!(request.registry.select_authorization(&request.authorization), Authorization::Own(_))
                 && registry.id() != request.registry.id()
             {
                 continue;

@@ -1,0 +1,132 @@
+//! Errors of upstream requests.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::net::{BudgetTimeout, ClientError, ConnectStage};
+
+/// Who caused an error. Determines the response to the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The request is invalid or not authorized.
+    Client,
+    /// Upstream failed.
+    Upstream,
+    /// Coldframe failed.
+    Internal,
+}
+
+/// An error of an upstream request. Cheap to clone, because all waiters of a shared fetch receive it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum UpstreamError {
+    /// No connection: refused, DNS or TLS.
+    #[error("cannot reach upstream `{host}`: {detail}")]
+    Unreachable {
+        host: Arc<str>,
+        /// The layer (DNS, TCP or TLS) and its error.
+        detail: Arc<str>,
+    },
+    /// A deadline passed.
+    #[error("upstream `{host}` did not answer within {} s", after.as_secs())]
+    TimedOut {
+        host: Arc<str>,
+        /// The deadline.
+        after: Duration,
+    },
+    /// The circuit is open after too many failures. Nothing was sent.
+    #[error("upstream `{host}` is down ({why}); next attempt in {} s", wait.as_secs() + 1)]
+    CircuitOpen {
+        host: Arc<str>,
+        /// The last failure.
+        why: Arc<str>,
+        /// Time until the next attempt.
+        wait: Duration,
+    },
+    /// The response is invalid, for example cut off or of another length than stated.
+    #[error("upstream `{host}` sent an invalid response: {detail}")]
+    Broken { host: Arc<str>, detail: Arc<str> },
+    /// The response exceeds a limit.
+    #[error("upstream `{host}` sent more than {limit} bytes")]
+    TooLarge {
+        host: Arc<str>,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The memory for documents was in use by others until the deadline. Not a fault of upstream.
+    #[error("cannot reserve memory for a large packument within {} s; increase `packument-memory`", after.as_secs())]
+    BudgetTimeout {
+        /// The deadline.
+        after: Duration,
+    },
+    /// The object does not exist (404, 410).
+    #[error("not found upstream")]
+    NotFound,
+    /// 404 or 410 without JSON. Probably a page of a proxy, which does not prove that the package is missing.
+    #[error("upstream `{host}` answered {status} without JSON, probably from a proxy")]
+    MissingPage { host: Arc<str>, status: u16 },
+    /// 401 or 403: upstream requires other credentials.
+    #[error("upstream `{host}` refused with {status}: {message}")]
+    Denied {
+        host: Arc<str>,
+        status: u16,
+        /// Upstream's message: one line of ASCII, bounded.
+        message: Arc<str>,
+    },
+    /// Any other error status: 429, 5xx, or an unexpected 4xx.
+    #[error("upstream `{host}` answered {status}")]
+    Status {
+        host: Arc<str>,
+        status: u16,
+        /// The `Retry-After` header.
+        retry_after: Option<Arc<str>>,
+    },
+    /// A redirect that is not followed.
+    #[error("upstream `{host}` redirects to `{to}`, which is not allowed: {detail}")]
+    Redirected {
+        host: Arc<str>,
+        /// The target host, or the text of `Location` if it is not a URL.
+        to: Arc<str>,
+        /// Why it is not allowed, and the setting that allows it.
+        detail: Arc<str>,
+    },
+    /// `dist.tarball` names a host that is neither upstream nor allowed.
+    #[error("tarball host is neither upstream nor allowed by `--tarball-host`: `{to}`")]
+    TarballHost { to: Arc<str> },
+}
+
+impl From<BudgetTimeout> for UpstreamError {
+    fn from(BudgetTimeout { after }: BudgetTimeout) -> Self {
+        Self::BudgetTimeout { after }
+    }
+}
+
+impl UpstreamError {
+    /// Converts an error of the HTTP client to one that names the host.
+    pub(crate) fn from_client(host: &Arc<str>, error: &ClientError) -> Self {
+        let host = Arc::clone(host);
+        match error {
+            ClientError::Unreachable { layer, .. } => {
+                let hint = match layer {
+                    ConnectStage::Trust => "; add it with `--upstream-ca FILE`",
+                    ConnectStage::Reach => "; name the host without `*` to allow a private address",
+                    ConnectStage::Dns | ConnectStage::Tcp | ConnectStage::Machine | ConnectStage::Proxy | ConnectStage::Tls => "",
+                };
+                Self::Unreachable { host, detail: format!("{error}{hint}").into() }
+            }
+            ClientError::TimedOut { after } => Self::TimedOut { host, after: *after },
+            ClientError::Broken { detail, .. } => Self::Broken { host, detail: Arc::clone(detail) },
+            ClientError::TooLarge { limit } => Self::TooLarge { host, limit: *limit },
+            ClientError::NoRoom(no_room) => (*no_room).into(),
+        }
+    }
+
+    /// Returns who caused the error.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::NotFound | Self::Denied { .. } => Fault::Client,
+            Self::BudgetTimeout { .. } => Fault::Internal,
+            _ => Fault::Upstream,
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! Selects the registry of a package, and applies reloaded settings.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use url::Url;
+
+use crate::net::{ClientConfig, HttpClient, TlsTrust};
+use crate::npm::PackageName;
+use crate::upstream::authorization::{Addressed, is_address};
+use crate::upstream::circuit_breaker::AllCircuits;
+use crate::upstream::config::{Config, RegistryConfig, UpstreamConfigError, address};
+use crate::upstream::credentials::CredentialRules;
+use crate::upstream::registry::{Hosts, Registry, RegistryShared, lent_by, reaches};
+
+/// What changed with a reloaded configuration.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Renewed {
+    pub hosts: bool,
+    pub credentials: bool,
+    /// Whether nothing was applied because a restart is needed: a registry would gain its first or lose its last credentials, so
+    /// cached data would belong to another view.
+    pub needs_restart: bool,
+}
+
+/// Selects the registry of a package: its scope's, or the default.
+#[derive(Debug)]
+pub struct Registries {
+    default: Arc<Registry>,
+    scoped: HashMap<Box<str>, Arc<Registry>>,
+}
+
+impl Registries {
+    /// Creates the registries of `config`. Sends nothing.
+    ///
+    /// # Errors
+    /// Returns an error if a URL, scope, user agent or credential is invalid, or if there is an `https` registry and `trust` is
+    /// empty.
+    pub fn open(config: &Config, trust: &TlsTrust) -> Result<Self, UpstreamConfigError> {
+        let every = || std::iter::once(&config.default).chain(config.scoped.values());
+        if trust.roots == 0
+            && let Some(secure) = every().find(|registry| registry.url.scheme() == "https")
+        {
+            return Err(UpstreamConfigError::NoRoots { url: secure.address().into(), found: trust.trouble.clone() });
+        }
+        let user_agent = HeaderValue::from_str(&config.user_agent);
+        let user_agent = user_agent.map_err(|_| UpstreamConfigError::UserAgent(config.user_agent.escape_debug().to_string()))?;
+        let settings = ClientConfig {
+            deadlines: config.deadlines,
+            proxies: config.proxies.clone(),
+            tls: Arc::clone(&trust.client),
+            user_agent,
+        };
+        let mut addresses: Vec<Url> = every().map(RegistryConfig::address).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        let shared = Arc::new(RegistryShared {
+            client: HttpClient::new(&settings),
+            hosts: ArcSwap::from_pointee(Hosts::of(config)),
+            packument_limit: config.packument_limit,
+            tarball_limit: config.tarball_limit,
+            addresses: addresses.clone(),
+            health: Mutex::default(),
+        });
+        let bound = if addresses.len() == 1 { addresses } else { config.client_credentials.iter().map(address).collect() };
+        let open = |registry: &RegistryConfig| Registry::open(registry, config, &bound, &shared).map(Arc::new);
+        let default = open(&config.default)?;
+        let mut scoped = HashMap::with_capacity(config.scoped.len());
+        for (scope, registry) in &config.scoped {
+            if !scope.starts_with('@') || scope.len() == 1 || scope.contains('/') {
+                return Err(UpstreamConfigError::Scope(scope.escape_debug().to_string()));
+            }
+            scoped.insert(scope.as_str().into(), open(registry)?);
+        }
+        Ok(Self { default, scoped })
+    }
+
+    /// Applies the hosts and lent credentials of a reloaded configuration. Registries keep their URLs; a changed URL needs a
+    /// restart.
+    ///
+    /// # Errors
+    /// Returns an error and changes nothing if credentials cannot be sent.
+    pub fn renew(&self, config: &Config) -> Result<Renewed, UpstreamConfigError> {
+        let mut renewed = Renewed::default();
+        let (fresh, shared) = (Hosts::of(config), &self.default.shared);
+        let mut lent = Vec::new();
+        for (registry, configured) in std::iter::once((&self.default, Some(&config.default)))
+            .chain(self.scoped.iter().map(|(scope, registry)| (registry, config.scoped.get(&**scope))))
+        {
+            let Some(configured) = configured.filter(|configured| configured.address() == registry.url) else { continue };
+            lent.push((registry, lent_by(configured, config)?));
+        }
+        let keeps_views = |(registry, rules): &(&Arc<Registry>, CredentialRules)| {
+            reaches(rules, &registry.url, &fresh) == registry.has_credentials()
+        };
+        if !lent.iter().all(keeps_views) {
+            renewed.needs_restart = true;
+            return Ok(renewed);
+        }
+        if shared.hosts.load().texts() != fresh.texts() {
+            shared.hosts.store(Arc::new(fresh));
+            renewed.hosts = true;
+        }
+        for (registry, rules) in lent {
+            renewed.credentials |= registry.set_credentials(rules);
+        }
+        Ok(renewed)
+    }
+
+    /// Returns the registry of a package.
+    #[must_use]
+    pub fn of(&self, name: &PackageName) -> &Arc<Registry> {
+        name.scope().and_then(|scope| self.scoped.get(scope)).unwrap_or(&self.default)
+    }
+
+    /// Returns the URLs of all registries, without credentials.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.all().map(|registry| &**registry.id())
+    }
+
+    /// Returns the circuits of all registries.
+    #[must_use]
+    pub fn circuits(&self) -> AllCircuits {
+        AllCircuits(self.all().map(|registry| Arc::clone(registry.circuits())).collect())
+    }
+
+    /// Returns the registry of packages whose scope has no registry.
+    #[must_use]
+    pub fn default_registry(&self) -> &Arc<Registry> {
+        &self.default
+    }
+
+    /// Returns the registry of a request that is not about a package: the one whose URL the client addressed, else the default.
+    #[must_use]
+    pub fn nameless(&self, addressed: &Addressed) -> &Arc<Registry> {
+        let by_address = |base: &Arc<str>| self.all().find(|registry| is_address(registry.id(), base));
+        match addressed {
+            Addressed::Coldframe => None,
+            Addressed::Host(base) | Addressed::Named(base) => by_address(base),
+        }
+        .unwrap_or(&self.default)
+    }
+
+    /// Returns the registry of a request that is not about a package and carries a client's credentials in headers or body. It is
+    /// the one of [`Registries::nameless`] if it accepts them, else the only one that does.
+    #[must_use]
+    pub fn account(&self, addressed: &Addressed) -> Option<&Arc<Registry>> {
+        let nameless = self.nameless(addressed);
+        if nameless.takes_clients(addressed) {
+            return Some(nameless);
+        }
+        let mut taking = self.all().filter(|registry| registry.takes_clients(addressed));
+        let first = taking.next()?;
+        taking.all(|other| other.id() == first.id()).then_some(first)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<Registry>> {
+        std::iter::once(&self.default).chain(self.scoped.values())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::testing::{ScriptedServer, ServerAction, TestIdentity, answer};
+    use crate::npm::PackumentForm;
+    use crate::upstream::authorization::Authorization;
+    use crate::upstream::config::SettingOrigin;
+    use crate::upstream::credentials::Credentials;
+    use crate::upstream::testing;
+
+    fn elsewhere(url: &str) -> RegistryConfig {
+        RegistryConfig::new(Url::parse(url).unwrap(), SettingOrigin::BuiltIn)
+    }
+
+    #[test]
+    fn scopes_have_their_registries_and_others_use_the_default() {
+        let mut config = testing::config("http://npm.example/api?x#y");
+        config.scoped.insert("@acme".to_owned(), elsewhere("http://acme.example"));
+        let registries = Registries::open(&config, &testing::trust(&[])).unwrap();
+        let id = |name: &str| registries.of(&PackageName::parse(name).unwrap()).id().to_string();
+        assert_eq!(
+            (id("@acme/ui"), id("ui"), id("@acmes/ui")),
+            ("http://acme.example/".into(), "http://npm.example/api/".into(), "http://npm.example/api/".into())
+        );
+        assert!(registries.default_registry().has_credentials());
+        config.scoped.insert("acme".to_owned(), elsewhere("http://acme.example"));
+        assert_eq!(
+            Registries::open(&config, &testing::trust(&[])).unwrap_err().to_string(),
+            "invalid scope, expected `@scope`: `acme`"
+        );
+    }
+
+    #[test]
+    fn has_credentials_if_some_may_be_sent_for_its_packages() {
+        let open = |key: &str, tarball_hosts: &[&str]| {
+            let mut config = testing::config("https://npm.example/a/");
+            config.default.credentials = None;
+            config.credentials.insert(key, Credentials::bearer("t").unwrap());
+            config.tarball_hosts = tarball_hosts.iter().map(|host| host.parse().unwrap()).collect();
+            let mut trust = testing::trust(&[]);
+            trust.roots = 1;
+            Registries::open(&config, &trust).unwrap().default_registry().has_credentials()
+        };
+        assert!(open("npm.example/a/", &[]) && open("npm.example/", &[]) && open("npm.example/b/", &[]));
+        assert!(!open("npm.example:8443/a/", &[]) && !open("files.example/", &[]));
+        assert!(open("files.example/", &["files.example"]));
+    }
+
+    #[test]
+    fn client_credentials_are_for_the_only_the_marked_or_the_addressed_registry() {
+        let (public, private) = ("http://npm.example/", "http://acme.example/npm/");
+        let open = |marked: &[&str], several: bool| {
+            let mut config = testing::config(public);
+            if several {
+                config.scoped.insert("@acme".to_owned(), elsewhere(private));
+                config.scoped.insert("@also".to_owned(), elsewhere("http://acme.example/npm"));
+            }
+            config.client_credentials = marked.iter().map(|url| Url::parse(url).unwrap()).collect();
+            Registries::open(&config, &testing::trust(&[])).unwrap()
+        };
+        let takes = |registries: &Registries, addressed: &Addressed| {
+            ["ui", "@acme/ui"].map(|name| registries.of(&PackageName::parse(name).unwrap()).takes_clients(addressed))
+        };
+        let at = |base: &str| base.trim_end_matches('/').into();
+        for (registries, addressed, expected) in [
+            (open(&[], false), Addressed::Coldframe, [true, true]),
+            (open(&[], false), Addressed::Named(at("https://alias.example/")), [true, true]),
+            (open(&[], false), Addressed::Host(at("https://alias.example/")), [false, false]),
+            (open(&[], true), Addressed::Coldframe, [false, false]),
+            (open(&[private], true), Addressed::Coldframe, [false, true]),
+            (open(&["http://acme.example/npm"], true), Addressed::Coldframe, [false, true]),
+            (open(&[private], true), Addressed::Host(at(public)), [true, false]),
+            (open(&[public], true), Addressed::Host(at(private)), [false, true]),
+            (open(&[public], true), Addressed::Named(at(private)), [false, true]),
+            (open(&[public], true), Addressed::Named(at("http://alias.example/")), [true, false]),
+            (open(&[public], true), Addressed::Host(at("http://acme.example/")), [false, false]),
+            (open(&[public], true), Addressed::Host(at("http://acme.example/npm-other")), [false, false]),
+        ] {
+            assert_eq!(takes(&registries, &addressed), expected, "{addressed:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn credentials_in_a_url_are_sent_and_never_shown() {
+        let server = ScriptedServer::plain(|_, _| ServerAction::Say(answer("200 OK", &[], b"{}"))).await;
+        let mut config = testing::config(&format!("http://user:hunter2@{}/", server.address));
+        config.default.credentials = None;
+        let registry = testing::open(&config);
+        assert_eq!(**registry.id(), *server.url());
+        registry
+            .packument(&PackageName::parse("ui").unwrap(), PackumentForm::Full, &Authorization::Lent, None, &mut testing::share())
+            .await
+            .unwrap();
+        assert_eq!(server.heard()[0].header("authorization"), Some("Basic dXNlcjpodW50ZXIy"));
+        let shown = format!("{config:?} {registry:?} {:?}", Authorization::Own("Bearer hunter2".into()));
+        assert!(!shown.contains("hunter2") && !shown.contains("dXNlcjpodW50ZXIy"), "{shown}");
+    }
+
+    #[test]
+    fn registry_url_must_be_http() {
+        let config = testing::config("ftp://user:hunter2@npm.example/");
+        let error = Registries::open(&config, &testing::trust(&[])).unwrap_err().to_string();
+        assert_eq!(error, "registry from `--upstream` is not an `http` or `https` URL: `ftp://npm.example/`");
+    }
+
+    #[tokio::test]
+    async fn untrusted_authority_error_names_a_working_fix() {
+        let identity = TestIdentity::of("localhost");
+        let server = ScriptedServer::secure(&identity, |_, _| ServerAction::Say(answer("200 OK", &[], b"{}"))).await;
+        let name = PackageName::parse("ui").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let (right, wrong) = (folder.path().join("right.pem"), folder.path().join("wrong.pem"));
+        std::fs::write(&right, &identity.authority).unwrap();
+        std::fs::write(&wrong, TestIdentity::of("localhost").authority).unwrap();
+        let config = testing::config(&format!("https://localhost:{}/", server.address.port()));
+        // The other authority keeps the list of roots from being empty, which would fail earlier.
+        let trusting = |roots: &[std::path::PathBuf]| {
+            Arc::clone(Registries::open(&config, &testing::trust(roots)).unwrap().default_registry())
+        };
+        let refused = trusting(std::slice::from_ref(&wrong))
+            .packument(&name, PackumentForm::Full, &Authorization::None, None, &mut testing::share())
+            .await
+            .unwrap_err()
+            .to_string();
+        let expected = "TLS: certificate issued by an untrusted authority; add it with `--upstream-ca FILE`";
+        assert!(refused.ends_with(expected), "{refused}");
+        trusting(&[wrong, right])
+            .packument(&name, PackumentForm::Full, &Authorization::None, None, &mut testing::share())
+            .await
+            .unwrap();
+    }
+}
