@@ -1,7 +1,6 @@
 //! The composition root: builds all components from a configuration and a clock, connects them, and runs the server.
 //! Reads no flags, configuration files or environment variables.
 
-mod admin_pages;
 pub(crate) mod ca;
 mod core;
 mod error;

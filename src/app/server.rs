@@ -10,7 +10,6 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::app::admin_pages;
 use crate::app::core::{self, Core, RevisedDecisions};
 use crate::app::error::AppError;
 use crate::app::gateway::GatewayListeners;
@@ -30,7 +29,7 @@ use crate::app::tasks::{gateway_reload, ledger_health, prefetch, retention};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::firewall::Firewall;
-use crate::server::admin::Admin;
+use crate::server::admin::{Admin, SharedInspector};
 use crate::server::{RegistryHandler, registry};
 #[cfg(unix)]
 use crate::store::DataDir;
@@ -104,10 +103,11 @@ impl App {
         let addresses = listeners::addresses(&bound);
         let mut tasks = Supervisor::new(&core.metrics);
         let state = TaskStates::start(&core, &config, decisions, &mut tasks).await;
-        let admin = Arc::new(admin_pages::open(&core, state.checks(&core, &config, &tasks)));
-        let own = admin_pages::own(&admin);
-        let service =
-            RegistryHandler::new(Arc::clone(&core.firewall), config.server.clone(), &addresses, own, Arc::clone(&core.metrics))?;
+        let checks = state.checks(&core, &config, &tasks);
+        let inspector = Arc::clone(&core.firewall) as SharedInspector;
+        let admin = Arc::new(Admin::new(Arc::clone(&core.metrics), checks.required, checks.warnings, inspector));
+        let (firewall, metrics) = (Arc::clone(&core.firewall), Arc::clone(&core.metrics));
+        let service = RegistryHandler::new(firewall, config.server.clone(), &addresses, Some(Arc::clone(&admin)), metrics)?;
         let service = Arc::new(service);
         let gateway = GatewayListeners::open(&config, &service, &addresses, &core).await?;
         let gateways = gateway.as_ref().map(|gateway| listeners::addresses(&gateway.bound)).unwrap_or_default();

@@ -10,8 +10,8 @@ use http::request::Parts;
 use crate::firewall::{BaseUrl, Client, Profile};
 use crate::net::headers::{is_host, list, single, split_host};
 use crate::npm::{Tool, UserAgent};
-use crate::server::Config;
 use crate::server::base_urls::BaseUrls;
+use crate::server::config::Config;
 use crate::upstream::{Addressed, Authorization, OwnCredentials};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");

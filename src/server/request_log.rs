@@ -6,52 +6,67 @@ use std::time::Instant;
 
 use http::{Method, Response, Uri};
 
+use crate::firewall::Client;
 use crate::net::Body;
-use crate::npm::UserAgent;
+use crate::npm::{Endpoint, UserAgent};
 use crate::server::response::Reply;
 use crate::telemetry::{EndpointLabel, InFlight, Metrics, OutcomeLabel, RequestEnded};
 
 /// The record of a request. If it is dropped before a response, the request counts as abandoned by the client.
 pub(crate) struct RequestLog {
-    metrics: Arc<Metrics>,
+    /// `None` if another record covers the request.
+    metrics: Option<Arc<Metrics>>,
     started: Instant,
     method: Method,
     uri: Uri,
-    /// The peer, or the client reported by a trusted proxy.
-    pub(crate) client: IpAddr,
-    /// The authenticated user.
-    pub(crate) user: Option<Arc<str>>,
-    pub(crate) agent: Option<UserAgent>,
+    pub(crate) client: LoggedClient,
     pub(crate) endpoint: EndpointLabel,
     /// Whether the path may contain a credential, as in `npm token revoke`.
-    pub(crate) is_private: bool,
-    is_forgotten: bool,
+    is_private: bool,
+    response: LoggedResponse,
+    /// Counts the request as in flight until it is dropped.
+    _in_flight: InFlight,
+}
+
+pub(crate) struct LoggedClient {
+    /// The peer, or the client reported by a trusted proxy.
+    address: IpAddr,
+    /// The authenticated user.
+    pub(crate) user: Option<Arc<str>>,
+    agent: Option<UserAgent>,
+}
+
+struct LoggedResponse {
     outcome: OutcomeLabel,
     status: u16,
     bytes: u64,
-    /// Counts the request as in flight until it is dropped.
-    _in_flight: InFlight,
+}
+
+impl LoggedClient {
+    pub(crate) fn set(&mut self, client: &Client) {
+        *self = Self { address: client.address, user: client.user.clone(), agent: Some(client.agent.clone()) };
+    }
 }
 
 impl RequestLog {
     /// Starts recording.
     pub(crate) fn begin(metrics: &Arc<Metrics>, client: IpAddr, method: &Method, uri: &Uri) -> Self {
         Self {
-            metrics: metrics.clone(),
+            metrics: Some(Arc::clone(metrics)),
             started: Instant::now(),
             method: method.clone(),
             uri: uri.clone(),
-            client,
-            user: None,
-            agent: None,
+            client: LoggedClient { address: client, user: None, agent: None },
             endpoint: EndpointLabel::Unknown,
             is_private: false,
-            is_forgotten: false,
-            outcome: OutcomeLabel::Abandoned,
-            status: 0,
-            bytes: 0,
+            response: LoggedResponse { outcome: OutcomeLabel::Abandoned, status: 0, bytes: 0 },
             _in_flight: metrics.begin_request(),
         }
+    }
+
+    pub(crate) fn set_endpoint(&mut self, endpoint: &Endpoint) {
+        self.endpoint = label(endpoint);
+        self.is_private = matches!(endpoint, Endpoint::Account(None) | Endpoint::Write(None));
     }
 
     /// Returns the path for the log.
@@ -64,16 +79,16 @@ impl RequestLog {
 
     /// Discards the record, because another one covers the request.
     pub(crate) fn forget(mut self) {
-        self.is_forgotten = true;
+        self.metrics = None;
     }
 
     /// Records the response. The record is emitted when the body is sent or dropped.
     pub(crate) fn finish(mut self, reply: Reply) -> Response<Body> {
-        self.outcome = reply.outcome;
-        self.status = reply.response.status().as_u16();
+        self.response.outcome = reply.outcome;
+        self.response.status = reply.response.status().as_u16();
         reply.response.map(|body| {
             body.on_complete(move |bytes| {
-                self.bytes = bytes;
+                self.response.bytes = bytes;
                 drop(self);
             })
         })
@@ -82,22 +97,40 @@ impl RequestLog {
 
 impl Drop for RequestLog {
     fn drop(&mut self) {
-        if self.is_forgotten {
-            return;
-        }
+        let Some(metrics) = &self.metrics else { return };
+        let LoggedResponse { outcome, status, bytes } = self.response;
         let ended = RequestEnded {
             endpoint: self.endpoint,
-            outcome: self.outcome,
-            status: self.status,
+            outcome,
+            status,
             duration: self.started.elapsed(),
-            bytes: self.bytes,
-            client: self.client,
-            user: self.user.as_deref(),
-            agent: self.agent.as_ref(),
+            bytes,
+            client: self.client.address,
+            user: self.client.user.as_deref(),
+            agent: self.client.agent.as_ref(),
             method: self.method.as_str(),
             path: self.shown_path(),
         };
-        ended.emit(&self.metrics);
+        ended.emit(metrics);
+    }
+}
+
+fn label(endpoint: &Endpoint) -> EndpointLabel {
+    match endpoint {
+        Endpoint::Root => EndpointLabel::Root,
+        Endpoint::Packument(_) => EndpointLabel::Packument,
+        Endpoint::Manifest { .. } => EndpointLabel::Manifest,
+        Endpoint::Tarball { .. } => EndpointLabel::Tarball,
+        Endpoint::DistTags(_) => EndpointLabel::DistTags,
+        Endpoint::Search { .. } => EndpointLabel::Search,
+        Endpoint::Ping => EndpointLabel::Ping,
+        Endpoint::Whoami => EndpointLabel::Whoami,
+        Endpoint::Keys => EndpointLabel::Keys,
+        Endpoint::Attestations { .. } => EndpointLabel::Attestations,
+        Endpoint::Audit(_) => EndpointLabel::Audit,
+        Endpoint::Account(_) => EndpointLabel::Account,
+        Endpoint::Write(_) => EndpointLabel::Write,
+        Endpoint::Admin(_) => EndpointLabel::Own,
     }
 }
 
@@ -112,7 +145,7 @@ mod tests {
         assert_eq!(log("/axios").shown_path(), "/axios");
         assert_eq!(log("/-/Token/secret").shown_path(), "(withheld)");
         let mut revoked = log("/-/user/token/secret");
-        (revoked.endpoint, revoked.is_private) = (EndpointLabel::Write, true);
+        revoked.set_endpoint(&Endpoint::Write(None));
         assert_eq!(revoked.shown_path(), "(withheld)");
     }
 }

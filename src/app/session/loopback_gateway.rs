@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::Response;
 use rustls_pki_types::CertificateDer;
 
 use crate::app::error::AppError;
@@ -14,7 +12,7 @@ use crate::clock::Clock;
 use crate::firewall::Profile;
 use crate::net::{ConnectionLimit, OutboundProxy};
 use crate::server::{
-    self, EgressContext, Forward, Own, RefusedDestination, RegistryHandler, RegistryService, SessionPassword, gateway,
+    self, EgressContext, Forward, RefusedDestination, RegistryHandler, RegistryService, SessionPassword, gateway,
 };
 use crate::telemetry::Metrics;
 use crate::tls::{CaSet, CertificateAuthority, LeafIssuer, TlsError, ca};
@@ -51,7 +49,7 @@ impl<A: RegistryService> LoopbackGateway<A> {
         let leaves = leaves.map_err(AppError::Authority)?;
         let bound = bind_one(ANY_PORT, Profile::default()).await;
         let bound = bound.map_err(|source| AppError::Listen { address: ANY_PORT, source })?;
-        let service = Arc::new(RegistryHandler::new(answers, service, &[], pages(), metrics)?);
+        let service = Arc::new(RegistryHandler::new(answers, service, &[], None, metrics)?);
         let ours = ours.iter().copied().chain([bound.address]).collect();
         let way = EgressContext { ours, parent };
         let proxy = Arc::new(Forward::new(service, gateway, leaves, way)?.for_single_user(user, pass));
@@ -73,9 +71,4 @@ impl<A: RegistryService> LoopbackGateway<A> {
         gateway::serve(self.bound.listener, &ConnectionLimit::of(connections), &self.proxy, stop).await;
         self.proxy.refused_destinations()
     }
-}
-
-/// Returns a handler that answers all admin pages with a health response.
-fn pages() -> Own {
-    Arc::new(|_| Box::pin(std::future::ready(Response::new(Bytes::from_static(b"ok\n")))))
 }

@@ -1,25 +1,23 @@
-//! Access checks for `/-/coldframe/`: which client may request which page, and the body limit. The pages are in `response` and
-//! `packages`.
+//! Access checks for `/-/coldframe/`: which client may request which page, and the body limit.
 
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
+use http::Method;
 use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderMap, HeaderName, ORIGIN, USER_AGENT};
 use http::request::Parts;
-use http::{Method, Response};
 
 use crate::firewall::Client;
 use crate::net::headers::list;
 use crate::net::{Reservation, body};
-use crate::server::admin::response::AdminRequest;
 use crate::server::auth::tokens::AdminTokens;
 use crate::server::client::ClientResolver;
-use crate::server::{Config, RequestError};
+use crate::server::config::Config;
+use crate::server::error::RequestError;
 use crate::upstream::Authorization;
 
 /// Pages for health probes, which send no credentials.
@@ -35,8 +33,23 @@ const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 /// The largest request body. A request for 500 versions with all lockfile data uses a tenth of it.
 const MAX_BODY_BYTES: u64 = 2 << 20;
 
-/// Handles `/-/coldframe/…`.
-pub type Own = Arc<dyn Fn(AdminRequest) -> Pin<Box<dyn Future<Output = Response<Bytes>> + Send>> + Send + Sync>;
+/// A request that passed the access check.
+#[derive(Default)]
+pub struct AdminRequest {
+    pub method: Method,
+    /// The decoded path below `/-/coldframe/`.
+    pub page: String,
+    /// The raw query string.
+    pub query: Option<String>,
+    /// The `Accept` header.
+    pub accept: Option<String>,
+    /// The `User-Agent` header.
+    pub agent: String,
+    /// The client, or `None` on public pages.
+    pub visitor: Option<Client>,
+    /// The body. Empty on public pages.
+    pub body: Bytes,
+}
 
 /// Checks access to admin pages.
 #[derive(Debug)]

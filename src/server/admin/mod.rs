@@ -3,7 +3,8 @@
 pub mod access;
 pub mod explanation;
 pub mod packages;
-pub mod response;
+mod response;
+pub(crate) mod router;
 
 pub use packages::{BoxFuture, CheckRequest, CheckResponse, ClientPolicy, MAX_CHECKED, PackageInspector, SharedInspector};
-pub use response::{Admin, AdminRequest, HealthCheck};
+pub use router::{Admin, HealthCheck};

@@ -6,19 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use url::form_urlencoded;
 
-use crate::firewall::{CheckedVersion, Client, Explanation, FirewallError, LockedVersion};
+use crate::firewall::{CheckedVersion, Client, Explanation, Firewall, FirewallError, LockedVersion};
 use crate::net::headers::best_media_type;
 use crate::npm::PackageSpec;
 use crate::policy::Policy;
+use crate::server::admin::access::AdminRequest;
 use crate::server::admin::explanation;
-use crate::server::admin::response::{AdminRequest, json_response, text_response};
+use crate::server::admin::response::{html_response, json_response, refused, text_response};
 use crate::upstream::UpstreamError;
 
 /// Maximum number of versions per check request.
@@ -49,6 +49,29 @@ pub trait PackageInspector: Send + Sync {
 
     /// Returns the upstream URLs without credentials.
     fn upstreams(&self) -> Vec<String>;
+}
+
+impl PackageInspector for Firewall {
+    fn check<'a>(&'a self, client: &'a Client, locked: &'a [LockedVersion]) -> BoxFuture<'a, Vec<CheckedVersion>> {
+        Box::pin(self.check(client, locked))
+    }
+
+    fn explain<'a>(
+        &'a self,
+        client: &'a Client,
+        spec: &'a PackageSpec,
+        at: Option<Timestamp>,
+    ) -> BoxFuture<'a, Result<Explanation, FirewallError>> {
+        Box::pin(self.explain(client, &spec.name, spec.wanted.as_deref(), at))
+    }
+
+    fn terms(&self, client: &Client) -> ClientPolicy {
+        ClientPolicy::of(self.policy().policy(client.profile))
+    }
+
+    fn upstreams(&self) -> Vec<String> {
+        self.upstreams()
+    }
 }
 
 /// A shared inspector.
@@ -145,9 +168,6 @@ pub(crate) async fn explain(judge: &SharedInspector, wanted: &str, request: Admi
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 
-/// The content security policy: no resources and no scripts.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-
 const NOT_HERE: &str = "not available to other machines; set `explain-access = \"all\"`; \
     or run `coldframe explain` on the server";
 
@@ -180,15 +200,6 @@ impl ResponseFormat {
     }
 }
 
-/// Returns an HTML page that loads no resources, runs no scripts and cannot be framed.
-fn html_response(status: StatusCode, html: String) -> Response<Bytes> {
-    let mut response = text_response(status, "text/html; charset=utf-8", html);
-    for (name, value) in [("content-security-policy", POLICY), ("referrer-policy", "no-referrer")] {
-        response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
-    }
-    response
-}
-
 /// Parses the instant in `?at=`, if present.
 fn instant(query: Option<&str>) -> Result<Option<Timestamp>, &'static str> {
     let mut pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
@@ -213,10 +224,6 @@ fn status(rejection: &FirewallError) -> StatusCode {
 
 fn refuse_remote() -> Response<Bytes> {
     refused(StatusCode::FORBIDDEN, NOT_HERE)
-}
-
-fn refused(status: StatusCode, why: &str) -> Response<Bytes> {
-    json_response(status, &json!({ "error": why }))
 }
 
 #[cfg(test)]

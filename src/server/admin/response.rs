@@ -1,128 +1,14 @@
-//! The admin pages below `/-/coldframe/`. Health and metrics contain no names, addresses or credentials. Pages about packages are
-//! in `packages`, and access checks in `access`.
-
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+//! Responses of the admin pages.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
-use http::{Method, Response, StatusCode};
-use serde_json::{Map, Value, json};
-use tokio::time::timeout;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use http::{Response, StatusCode};
+use serde_json::{Value, json};
 
-use crate::firewall::Client;
-use crate::server::admin::packages::{self, SharedInspector};
-use crate::telemetry::Metrics;
 use crate::text::printable;
 
-/// Time limit of a health check. A check that exceeds it counts as failed.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// The path before the version to explain.
-const EXPLAIN: &str = "explain/";
-
-/// Checks a part of the process and returns the problem, if any. May block. Sends no upstream requests.
-pub type HealthCheck = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
-
-/// Serves the admin pages.
-pub struct Admin {
-    metrics: Arc<Metrics>,
-    checks: Vec<(&'static str, HealthCheck)>,
-    remarks: Vec<(&'static str, HealthCheck)>,
-    judge: SharedInspector,
-    draining: AtomicBool,
-    patience: Duration,
-}
-
-/// A request that passed the access check.
-#[derive(Default)]
-pub struct AdminRequest {
-    pub method: Method,
-    /// The decoded path below `/-/coldframe/`.
-    pub page: String,
-    /// The raw query string.
-    pub query: Option<String>,
-    /// The `Accept` header.
-    pub accept: Option<String>,
-    /// The `User-Agent` header.
-    pub agent: String,
-    /// The client, or `None` on public pages.
-    pub visitor: Option<Client>,
-    /// The body. Empty on public pages.
-    pub body: Bytes,
-}
-
-impl Admin {
-    /// Creates the pages. The server is ready when all `checks` pass. Problems from `remarks` are listed, but do not affect
-    /// readiness: with upstream down, cached packages are still served. `judge` evaluates packages.
-    #[must_use]
-    pub fn new(
-        metrics: Arc<Metrics>,
-        checks: Vec<(&'static str, HealthCheck)>,
-        remarks: Vec<(&'static str, HealthCheck)>,
-        judge: SharedInspector,
-    ) -> Self {
-        Self { metrics, checks, remarks, judge, draining: AtomicBool::new(false), patience: CHECK_TIMEOUT }
-    }
-
-    /// Reports not ready from now on, so that load balancers use other instances.
-    pub fn begin_drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
-    }
-
-    /// Returns the requested page.
-    pub async fn answer(&self, request: AdminRequest) -> Response<Bytes> {
-        let reads = matches!(request.method, Method::GET | Method::HEAD);
-        match &*request.page {
-            "healthz" | "readyz" | "metrics" | "client-config" if !reads => method_not_allowed("GET, HEAD"),
-            "healthz" => json_response(StatusCode::OK, &json!({ "status": "ok" })),
-            "readyz" => self.readiness().await,
-            "metrics" => text_response(StatusCode::OK, Metrics::CONTENT_TYPE, self.metrics.render()),
-            "client-config" => packages::terms(&self.judge, &request),
-            "check" if request.method != Method::POST => method_not_allowed("POST"),
-            "check" => packages::check(&self.judge, request).await,
-            explain if explain.starts_with(EXPLAIN) && !reads => method_not_allowed("GET, HEAD"),
-            explain if explain.starts_with(EXPLAIN) => {
-                let wanted = explain[EXPLAIN.len()..].to_owned();
-                packages::explain(&self.judge, &wanted, request).await
-            }
-            _ => json_response(StatusCode::NOT_FOUND, &json!({ "error": "page not found" })),
-        }
-    }
-
-    async fn readiness(&self) -> Response<Bytes> {
-        let draining = self.draining.load(Ordering::Relaxed);
-        let mut ready = !draining;
-        let mut report = Map::new();
-        let every = self.checks.iter().map(|check| (check, true)).chain(self.remarks.iter().map(|remark| (remark, false)));
-        for ((name, check), counts) in every {
-            let check = check.clone();
-            let result = timeout(self.patience, tokio::task::spawn_blocking(move || check())).await;
-            let found = match result {
-                Ok(Ok(Ok(()))) => "ok".to_owned(),
-                Ok(Ok(Err(problem))) => problem,
-                Ok(Err(error)) => format!("check failed: {error}"),
-                Err(_) => format!("check did not finish within {} ms", self.patience.as_millis()),
-            };
-            ready &= found == "ok" || !counts;
-            // A failed check comes first, and a remark of the same name does not replace it.
-            if report.get(*name).is_none_or(|known| known == "ok") {
-                report.insert((*name).to_owned(), Value::String(found));
-            }
-        }
-        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        json_response(status, &json!({ "ready": ready, "draining": draining, "checks": report }))
-    }
-}
-
-/// Returns 405 with the `allowed` methods.
-fn method_not_allowed(allowed: &'static str) -> Response<Bytes> {
-    let mut refused =
-        json_response(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": format!("method not allowed, expected {allowed}") }));
-    refused.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
-    refused
-}
+/// The content security policy: no resources and no scripts.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 pub(crate) fn json_response(status: StatusCode, json: &Value) -> Response<Bytes> {
     text_response(status, "application/json", printable(&json.to_string()).into_owned())
@@ -137,58 +23,15 @@ pub(crate) fn text_response(status: StatusCode, media_type: &'static str, text: 
     response
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::server::admin::packages::tests::Nobody;
-
-    fn admin(ledger: Result<(), String>) -> Admin {
-        Admin::new(Arc::new(Metrics::new()), vec![("ledger", Arc::new(move || ledger.clone()))], Vec::new(), Arc::new(Nobody))
+/// Returns an HTML page that loads no resources, runs no scripts and cannot be framed.
+pub(crate) fn html_response(status: StatusCode, html: String) -> Response<Bytes> {
+    let mut response = text_response(status, "text/html; charset=utf-8", html);
+    for (name, value) in [("content-security-policy", POLICY), ("referrer-policy", "no-referrer")] {
+        response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
+    response
+}
 
-    async fn get(admin: &Admin, path: &str) -> (u16, String) {
-        let response = admin.answer(AdminRequest { page: path.to_owned(), ..AdminRequest::default() }).await;
-        (response.status().as_u16(), String::from_utf8(response.into_body().to_vec()).unwrap())
-    }
-
-    #[tokio::test]
-    async fn ready_when_all_checks_pass() {
-        let well = admin(Ok(()));
-        assert_eq!(get(&well, "readyz").await, (200, r#"{"checks":{"ledger":"ok"},"draining":false,"ready":true}"#.to_owned()));
-        let broken = admin(Err("the disk is full".to_owned()));
-        let (status, body) = get(&broken, "readyz").await;
-        assert!(status == 503 && body.contains("the disk is full"), "{body}");
-        assert_eq!(get(&broken, "healthz").await.0, 200);
-    }
-
-    #[tokio::test]
-    async fn draining_server_is_alive_but_not_ready() {
-        let admin = admin(Ok(()));
-        admin.begin_drain();
-        assert_eq!(get(&admin, "readyz").await, (503, r#"{"checks":{"ledger":"ok"},"draining":true,"ready":false}"#.to_owned()));
-        assert_eq!(get(&admin, "healthz").await.0, 200);
-    }
-
-    #[tokio::test]
-    async fn hanging_check_times_out() {
-        let (release, held) = std::sync::mpsc::sync_channel::<()>(0);
-        let held = std::sync::Mutex::new(held);
-        let hangs: HealthCheck = Arc::new(move || held.lock().unwrap().recv().map_err(|_| "released".to_owned()));
-        let mut admin = Admin::new(Arc::new(Metrics::new()), vec![("ledger", hangs)], Vec::new(), Arc::new(Nobody));
-        admin.patience = Duration::from_millis(20);
-        let (status, body) = get(&admin, "readyz").await;
-        drop(release);
-        assert!(status == 503 && body.contains("check did not finish within 20 ms"), "{body}");
-    }
-
-    #[tokio::test]
-    async fn pages_are_read_only_and_unknown_pages_not_found() {
-        let admin = admin(Ok(()));
-        let (status, numbers) = get(&admin, "metrics").await;
-        assert!(status == 200 && numbers.contains("coldframe_requests_total"), "{numbers}");
-        assert_eq!(get(&admin, "nothing").await.0, 404);
-        let refused =
-            admin.answer(AdminRequest { method: Method::POST, page: "healthz".to_owned(), ..AdminRequest::default() }).await;
-        assert_eq!((refused.status().as_u16(), refused.headers()["allow"].to_str().unwrap()), (405, "GET, HEAD"));
-    }
+pub(crate) fn refused(status: StatusCode, why: &str) -> Response<Bytes> {
+    json_response(status, &json!({ "error": why }))
 }

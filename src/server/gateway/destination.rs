@@ -7,7 +7,7 @@ use http::uri::Authority;
 use url::Host;
 
 use crate::net::headers::split_host;
-use crate::server::RequestError;
+use crate::server::error::RequestError;
 
 /// A host and port.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,8 +12,9 @@ use crate::net::{
     ClientError, ConnectStage, Deadlines, OutboundProxy, ProxyConnection, TunnelStream, all_permitted, dial_permitted,
     is_internal, is_public, resolve_all,
 };
+use crate::server::config::GatewayConfig;
+use crate::server::error::RequestError;
 use crate::server::gateway::destination::Destination;
-use crate::server::{GatewayConfig, RequestError};
 use crate::telemetry::BarLabel;
 
 /// The hosts that clients may reach.

@@ -17,10 +17,11 @@ use tokio_rustls::server::TlsStream;
 
 use crate::net::headers::single;
 use crate::net::{Body, PeekedStream, RequestBody, UpgradedConnection};
-use crate::server::RequestError;
+use crate::server::error::RequestError;
 use crate::server::gateway::{Forward, refuse};
 use crate::server::intercepted_hosts::InterceptTarget;
-use crate::server::registry::handler::{EntryPoint, handle};
+use crate::server::registry::handler::handle;
+use crate::server::registry::target::EntryPoint;
 use crate::server::request_log::RequestLog;
 use crate::server::service::RegistryService;
 use crate::telemetry::BarLabel;
@@ -134,7 +135,7 @@ fn handle_intercepted<A: RegistryService>(
             if let Err(error) = check(&aim, &head) {
                 return turn_away(&gateway, (peer, user.as_deref()), &head, &error);
             }
-            let entry_point = EntryPoint::Intercepted(InterceptTarget::clone(&aim), user);
+            let entry_point = EntryPoint::Intercepted { target: InterceptTarget::clone(&aim), user };
             handle(&gateway.service, &entry_point, peer, Request::from_parts(head, body)).await
         })
     }

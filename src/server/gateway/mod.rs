@@ -26,14 +26,16 @@ use crate::server::admin::access::UncheckedRequest;
 use crate::server::auth::gateway_users::GatewayAuth;
 use crate::server::auth::password_file::PasswordFileError;
 use crate::server::auth::session_password::SessionPassword;
+use crate::server::config::GatewayConfig;
+use crate::server::error::RequestError;
 use crate::server::gateway::destination::Destination;
 use crate::server::gateway::egress::{EgressContext, EgressPolicy};
 use crate::server::intercepted_hosts::InterceptedHosts;
-use crate::server::registry::handler::{EntryPoint, RegistryHandler, handle};
+use crate::server::registry::handler::{RegistryHandler, handle};
+use crate::server::registry::target::EntryPoint;
 use crate::server::request_log::RequestLog;
 use crate::server::response::{self, Reply};
 use crate::server::service::RegistryService;
-use crate::server::{GatewayConfig, RequestError};
 use crate::telemetry::{BarLabel, EgressRefused};
 use crate::tls::LeafIssuer;
 
@@ -139,7 +141,7 @@ impl<A: RegistryService> Forward<A> {
     ) -> impl Fn(&str) -> Option<String> + Send + Sync + 'a {
         move |host| {
             let (client, place) = (peer.ip().to_canonical(), place.to_string());
-            self.service.answers().check_egress(&EgressRequest { client, user, host, place: &place })
+            self.service.service().check_egress(&EgressRequest { client, user, host, place: &place })
         }
     }
 
@@ -197,7 +199,7 @@ async fn answer<A: RegistryService>(
     let mut log = RequestLog::begin(gateway.service.metrics(), peer.ip().to_canonical(), &head.method, &head.uri);
     let target = head.uri.clone();
     let user = gateway.admit(peer, &mut head).await;
-    log.user.clone_from(user.as_ref().unwrap_or(&None));
+    log.client.user.clone_from(user.as_ref().unwrap_or(&None));
     let reply = match user.and_then(|user| route(gateway, &head, user)) {
         Ok(GatewayRoute::Intercepted(entry_point)) => {
             // The registry handler records the request.
@@ -209,9 +211,10 @@ async fn answer<A: RegistryService>(
             gateway.service.admin_page(Profile::default(), unchecked).await
         }
         Ok(GatewayRoute::Opened(next)) => Ok(response::connected(next)),
-        Ok(GatewayRoute::Tunnel(place)) => tunnel(gateway, place, peer, log.user.as_deref()).await,
+        Ok(GatewayRoute::Tunnel(place)) => tunnel(gateway, place, peer, log.client.user.as_deref()).await,
         Ok(GatewayRoute::Onward(place)) => {
-            let way = gateway.others().connect_http(&place, &gateway.indicator_check(peer, log.user.as_deref(), &place)).await;
+            let way =
+                gateway.others().connect_http(&place, &gateway.indicator_check(peer, log.client.user.as_deref(), &place)).await;
             match way {
                 Ok(way) => plain_http::forward(way, &place, head, body).await,
                 Err(error) => Err(error),
@@ -219,7 +222,7 @@ async fn answer<A: RegistryService>(
         }
         Err(error) => Err(error),
     };
-    let user = log.user.clone();
+    let user = log.client.user.clone();
     log.finish(reply.unwrap_or_else(|error| refuse(gateway, (peer, user.as_deref()), &target, &error)))
 }
 
@@ -278,7 +281,7 @@ fn route<A: RegistryService>(
     }
     match aim {
         Some(aim) if aim.secure => Err(RequestError::Headers(format!("plain HTTP on a TLS port: `{place}`"))),
-        Some(aim) => Ok(GatewayRoute::Intercepted(EntryPoint::Intercepted(aim, user))),
+        Some(aim) => Ok(GatewayRoute::Intercepted(EntryPoint::Intercepted { target: aim, user })),
         None => Ok(GatewayRoute::Onward(place)),
     }
 }

@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
 use crate::net::{Body, ClientError, Deadlines, RequestBody, via};
-use crate::server::RequestError;
+use crate::server::error::RequestError;
 use crate::server::gateway::destination::Destination;
 use crate::server::gateway::egress::HttpUpstreamRoute;
 use crate::server::passthrough;

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use url::Host;
 
 use crate::net::{ConnectionLimit, DrainReport, TunnelStream, UpgradedConnection, is_own_connection, listener};
-use crate::server::RequestError;
+use crate::server::error::RequestError;
 use crate::server::gateway::destination::Destination;
 use crate::server::gateway::{Forward, reason};
 use crate::server::gateway::{client_hello, intercept};

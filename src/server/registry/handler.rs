@@ -1,88 +1,61 @@
 //! Handles one request from its head to its response, for registry and gateway listeners.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 
-use crate::firewall::{self, Client, ContentCoding, FirewallError, Profile, RegistryRequest, RegistryResponse};
-use crate::net::headers::{best_coding, best_media_type, list};
-use crate::net::{Body, FairLimit, FairPermit, MemoryBudget, body};
-use crate::npm::PackumentForm;
-use crate::npm::tarball_address::{below, is_file};
-use crate::npm::{Address, AuditFormat, Endpoint, PackageName};
-use crate::server::admin::access::{AdminAccess, Own, UncheckedRequest};
+use crate::firewall::{Client, FirewallError, Profile, RegistryRequest, RegistryResponse};
+use crate::net::Body;
+use crate::npm::Address;
+use crate::server::admin::access::{AdminAccess, UncheckedRequest};
+use crate::server::admin::router::Admin;
 use crate::server::auth::tokens::{AdminTokenError, AdminTokens};
 use crate::server::client::ClientResolver;
-use crate::server::intercepted_hosts::InterceptTarget;
+use crate::server::config::Config;
+use crate::server::error::RequestError;
+use crate::server::registry::bodies::RequestBodies;
+use crate::server::registry::forward::Forwarder;
+use crate::server::registry::target::{EntryPoint, RequestPath, RequestScope, RequestTarget, no_registry};
 use crate::server::request_log::RequestLog;
-use crate::server::response::{self, CODINGS, Reply};
+use crate::server::response::{self, Reply};
 use crate::server::service::RegistryService;
-use crate::server::{Config, RequestError, passthrough};
 use crate::telemetry::{EndpointLabel, Metrics};
-use crate::upstream::{Authorization, PassthroughRequest};
-
-/// Memory for request bodies until they are forwarded. Above it, bodies wait, except that the oldest body of each client may grow
-/// up to the second limit. Thus a client with slow bodies does not prevent others from publishing.
-const BODY_MEMORY: u64 = 64 << 20;
-const MAX_BODY_MEMORY: u64 = 512 << 20;
-
-/// Bodies up to this size never wait for memory. npm audits are smaller, and a connection may buffer more anyway.
-const SMALL_BODY: u64 = 256 << 10;
-
-/// How long a body waits for memory. Shorter than clients wait for a response.
-const MEMORY_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// A decompressed body with its permit. The permits limit how many exist at once.
-struct Permitted {
-    bytes: Bytes,
-    _permit: FairPermit,
-}
-
-impl AsRef<[u8]> for Permitted {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
 
 /// The shared state of all requests, one per process.
-pub struct RegistryHandler<A> {
-    answers: Arc<A>,
+pub struct RegistryHandler<S> {
+    service: Arc<S>,
     clients: ClientResolver,
-    config: Config,
-    own: Own,
+    config: Arc<Config>,
+    /// `None` in the gateway of a session, which answers every admin page with `ok`.
+    admin: Option<Arc<Admin>>,
     access: AdminAccess,
     metrics: Arc<Metrics>,
-    /// Memory for request bodies.
-    bodies: Arc<MemoryBudget>,
-    /// Limits bodies being decompressed and parsed.
-    readers: Arc<FairLimit>,
+    bodies: Arc<RequestBodies>,
+    forwarder: Forwarder<S>,
 }
 
-impl<A: RegistryService> RegistryHandler<A> {
-    /// Creates a handler that uses `answers`. `listeners` are the bound addresses.
+impl<S: RegistryService> RegistryHandler<S> {
+    /// Creates a handler. `listeners` are the bound addresses.
     ///
     /// # Errors
     /// Returns an error if the admin tokens cannot be read.
     pub fn new(
-        answers: Arc<A>,
+        service: Arc<S>,
         config: Config,
         listeners: &[SocketAddr],
-        own: Own,
+        admin: Option<Arc<Admin>>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, AdminTokenError> {
-        let tokens = config.admin_tokens.as_deref().map(AdminTokens::open).transpose()?;
-        let (clients, access) = (ClientResolver::new(&config, listeners), AdminAccess::new(tokens));
-        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        let bodies = MemoryBudget::for_clients(BODY_MEMORY, MAX_BODY_MEMORY, SMALL_BODY, MEMORY_TIMEOUT);
-        let readers = FairLimit::new(firewall::heavy(cores));
-        Ok(Self { answers, clients, config, own, access, metrics, bodies, readers })
+        let access = AdminAccess::new(config.admin_tokens.as_deref().map(AdminTokens::open).transpose()?);
+        let clients = ClientResolver::new(&config, listeners);
+        let (config, bodies) = (Arc::new(config), Arc::new(RequestBodies::new()));
+        let forwarder = Forwarder { service: Arc::clone(&service), config: Arc::clone(&config), bodies: Arc::clone(&bodies) };
+        Ok(Self { service, clients, config, admin, access, metrics, bodies, forwarder })
     }
 
     /// Replaces the admin tokens with those in another file.
@@ -101,398 +74,148 @@ impl<A: RegistryService> RegistryHandler<A> {
         B::Error: Display,
     {
         // Held until the response exists, since parsing may need more memory than the body.
-        let mut share = self.bodies.share_for(unchecked.peer);
-        let mut request = self.access.authorize(&self.clients, &self.config, unchecked, &mut share).await?;
+        let mut reservation = self.bodies.reservation(unchecked.peer);
+        let mut request = self.access.authorize(&self.clients, &self.config, unchecked, &mut reservation).await?;
         request.visitor = request.visitor.map(|client| Client { profile, ..client });
-        Ok(response::admin((self.own)(request).await))
+        Ok(response::admin(match &self.admin {
+            Some(admin) => admin.answer(request).await,
+            None => Response::new(Bytes::from_static(b"ok\n")),
+        }))
     }
 
-    /// Returns the firewall.
-    pub(crate) fn answers(&self) -> &A {
-        &self.answers
+    pub(crate) fn service(&self) -> &S {
+        &self.service
     }
 
     pub(crate) fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
     }
 
-    /// Returns the server settings.
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.config
     }
-}
 
-/// How a request arrived.
-#[derive(Debug, Clone)]
-pub enum EntryPoint {
-    /// The client uses Coldframe as its registry, at a listener with this policy. The flag tells if the listener is on loopback.
-    Registry(Profile, bool),
-    /// The client addressed an intercepted host, under the default policy. With the gateway user, if authenticated.
-    Intercepted(InterceptTarget, Option<Arc<str>>),
-}
-
-impl EntryPoint {
-    fn profile(&self) -> Profile {
-        match self {
-            Self::Registry(profile, _) => *profile,
-            Self::Intercepted(..) => Profile::default(),
+    /// Returns what a request asks for. Records its endpoint.
+    fn route<'a>(
+        &self,
+        entry_point: &'a EntryPoint,
+        head: &'a Parts,
+        log: &mut RequestLog,
+    ) -> (RequestPath<'a>, Result<RequestTarget, RequestError>) {
+        let (path, endpoint) = entry_point.endpoint(head, &self.clients, &self.config.upstream_prefixes);
+        if let Ok(endpoint) = &endpoint {
+            log.set_endpoint(endpoint);
         }
+        let target = RequestTarget::of(endpoint, head, &path);
+        (path, target)
+    }
+
+    /// Returns the client of a request. Records it.
+    fn client(
+        &self,
+        entry_point: &EntryPoint,
+        peer: IpAddr,
+        head: &Parts,
+        path: &RequestPath<'_>,
+        log: &mut RequestLog,
+    ) -> Result<Client, RequestError> {
+        let client = match (entry_point, path.base) {
+            (EntryPoint::Intercepted { target, user }, Some(base)) => {
+                let addressed = target.addressed(&base.text);
+                ClientResolver::resolve_intercepted(peer, user.clone(), head, (base.clone(), addressed))
+            }
+            _ => self.clients.resolve(peer, head),
+        };
+        let client = Client { profile: entry_point.profile(), ..client.map_err(RequestError::Headers)? };
+        log.client.set(&client);
+        Ok(client)
+    }
+
+    /// Returns the tarball at a registry-specific address, if there is one.
+    async fn tarball_at(&self, client: &Client, address: &Address) -> Result<Option<RegistryResponse>, FirewallError> {
+        let Some((name, version)) = self.service.locate(client, address).await? else { return Ok(None) };
+        self.service.call(client, RegistryRequest::Tarball { name, version: version.into() }).await.map(Some)
+    }
+
+    /// Answers a request for a package or version whose path has the extension of a tarball.
+    async fn file(&self, scope: &RequestScope<'_>, request: RegistryRequest) -> Result<RegistryResponse, FirewallError> {
+        if let Some(address) = scope.address()
+            && let Some(tarball) = self.tarball_at(scope.client, &address).await?
+        {
+            return Ok(tarball);
+        }
+        self.service.call(scope.client, request).await
+    }
+
+    /// Answers a request for a tarball that is missing: the path may be the address of another version.
+    async fn other_tarball(&self, scope: &RequestScope<'_>, missing: FirewallError) -> Result<RegistryResponse, FirewallError> {
+        let Some(address) = scope.address() else { return Err(missing) };
+        self.tarball_at(scope.client, &address).await?.ok_or(missing)
     }
 }
 
 /// Handles a request from `peer`.
-pub async fn handle<A, B>(
-    service: &RegistryHandler<A>,
+pub async fn handle<S, B>(
+    handler: &RegistryHandler<S>,
     entry_point: &EntryPoint,
     peer: SocketAddr,
     request: Request<B>,
 ) -> Response<Body>
 where
-    A: RegistryService,
+    S: RegistryService,
     B: http_body::Body<Data = Bytes> + Send,
     B::Error: Display,
 {
     let (head, body) = request.into_parts();
-    let mut log = RequestLog::begin(&service.metrics, peer.ip().to_canonical(), &head.method, &head.uri);
-    let (whole, base, read) = match entry_point {
-        EntryPoint::Registry(..) => {
-            let path = service.clients.strip(head.uri.path());
-            (path, None, read(&head, path, &service.config.upstream_prefixes))
+    let mut log = RequestLog::begin(&handler.metrics, peer.ip().to_canonical(), &head.method, &head.uri);
+    let (path, target) = handler.route(entry_point, &head, &mut log);
+    let target = match target {
+        Ok(RequestTarget::Admin(page)) => {
+            // Admin pages are not served on intercepted hosts.
+            let &EntryPoint::Registry { profile, on_loopback } = entry_point else {
+                return log.finish(response::error(&no_registry()));
+            };
+            let unchecked = UncheckedRequest { peer: peer.ip(), head, page, body, on_loopback };
+            let reply = Box::pin(handler.admin_page(profile, unchecked)).await;
+            return log.finish(reply.unwrap_or_else(|error| response::error(&error)));
         }
-        EntryPoint::Intercepted(aim, _) => match aim.registry_path(head.uri.path()) {
-            Some((path, base)) => (head.uri.path(), Some(base), read(&head, path, &[])),
-            None => (head.uri.path(), aim.outermost(), (head.uri.path(), Err(no_registry()))),
-        },
+        Ok(target) => target,
+        Err(error) => return log.finish(response::error(&error)),
     };
-    let (path, endpoint) = read;
-    let target = match endpoint {
-        Ok(endpoint) => RequestTarget::Endpoint(endpoint),
-        Err(error) => match address(&head, whole) {
-            Some(address) => RequestTarget::Address(address, error),
-            None => return log.finish(response::error(&error)),
-        },
+    let client = match handler.client(entry_point, peer.ip(), &head, &path, &mut log) {
+        Ok(client) => client,
+        Err(error) => return log.finish(response::error(&error)),
     };
-    log.endpoint = target.label();
-    log.is_private = matches!(target, RequestTarget::Endpoint(Endpoint::Account(None) | Endpoint::Write(None)));
-    if let RequestTarget::Endpoint(Endpoint::Admin(page)) = target {
-        // Admin pages are not served on intercepted hosts.
-        let &EntryPoint::Registry(profile, on_loopback) = entry_point else {
-            return log.finish(response::error(&no_registry()));
-        };
-        let unchecked = UncheckedRequest { peer: peer.ip(), head, page, body, on_loopback };
-        let reply = Box::pin(service.admin_page(profile, unchecked)).await;
-        return log.finish(reply.unwrap_or_else(|error| response::error(&error)));
-    }
-    let client = match (base, entry_point) {
-        (Some(base), EntryPoint::Intercepted(aim, user)) => {
-            let addressed = aim.addressed(&base.text);
-            ClientResolver::resolve_intercepted(peer.ip(), user.clone(), &head, (base.clone(), addressed))
-        }
-        _ => service.clients.resolve(peer.ip(), &head),
-    };
-    let client = match client {
-        Ok(client) => Client { profile: entry_point.profile(), ..client },
-        Err(text) => return log.finish(response::error(&RequestError::Headers(text))),
-    };
-    log.client = client.address;
-    log.user.clone_from(&client.user);
-    log.agent = Some(client.agent.clone());
-    let scope = RequestScope { service, head: &head, whole, path, client: &client };
-    let reply = match target {
-        RequestTarget::Address(address, error) => match Box::pin(scope.answer_at(&address)).await {
-            Ok(Some(reply)) => {
-                log.endpoint = EndpointLabel::Tarball;
-                Ok(reply)
+    let scope = RequestScope { client: &client, head: &head, path: &path, base_url: handler.clients.base_url_source() };
+    // All futures but that of a packument or tarball are boxed. They are large and rare, and would enlarge every request.
+    let answer = match target {
+        RequestTarget::Package(request) => {
+            let is_tarball = matches!(request, RegistryRequest::Tarball { .. });
+            match handler.service.call(&client, request).await {
+                Err(missing @ FirewallError::NotFound(_)) if is_tarball => Box::pin(handler.other_tarball(&scope, missing)).await,
+                answer => answer,
             }
-            Ok(None) => Err(error),
+        }
+        RequestTarget::File(request) => Box::pin(handler.file(&scope, request)).await,
+        RequestTarget::Address(unknown) => match Box::pin(handler.tarball_at(&client, &unknown.0)).await {
+            Ok(Some(tarball)) => {
+                log.endpoint = EndpointLabel::Tarball;
+                Ok(tarball)
+            }
+            Ok(None) => return log.finish(response::error(&unknown.1)),
             Err(error) => Err(error),
         },
-        RequestTarget::Endpoint(endpoint @ (Endpoint::Packument(_) | Endpoint::Manifest { .. })) if is_file(whole) => {
-            Box::pin(scope.answer_file(endpoint, body)).await
+        RequestTarget::Forwarded(endpoint) => {
+            let reply = Box::pin(handler.forwarder.forward(&scope, endpoint, body)).await;
+            return log.finish(reply.unwrap_or_else(|error| response::error(&error)));
         }
-        RequestTarget::Endpoint(endpoint) => scope.answer(endpoint, body).await,
+        RequestTarget::Root | RequestTarget::Admin(_) => return log.finish(response::root(&head)),
     };
-    log.finish(reply.unwrap_or_else(|error| response::error(&error)))
-}
-
-/// What the path of a request names.
-enum RequestTarget {
-    Endpoint(Endpoint),
-    /// A possible tarball address, and why the path is no known endpoint.
-    Address(Address, RequestError),
-}
-
-impl RequestTarget {
-    fn label(&self) -> EndpointLabel {
-        match self {
-            Self::Endpoint(endpoint) => label(endpoint),
-            Self::Address(..) => EndpointLabel::Unknown,
-        }
-    }
-}
-
-/// Parses a path, if necessary below one of `prefixes`. Clients that replace only the host of lockfile URLs keep upstream's path.
-/// Returns the parsed path too.
-fn read<'a>(head: &Parts, path: &'a str, prefixes: &[Box<str>]) -> (&'a str, Result<Endpoint, RequestError>) {
-    let parse = |path: &str| Endpoint::parse(head.method.as_str(), path, head.uri.query());
-    let error = match parse(path) {
-        Ok(endpoint) => return (path, Ok(endpoint)),
-        Err(error) => error,
-    };
-    let is_read = matches!(head.method, Method::GET | Method::HEAD);
-    let below = prefixes.iter().filter(|_| is_read).find_map(|prefix| {
-        let path = below(std::slice::from_ref(prefix), path)?;
-        let is_package = |endpoint: &Endpoint| {
-            matches!(
-                endpoint,
-                Endpoint::Packument(_) | Endpoint::Manifest { .. } | Endpoint::Tarball { .. } | Endpoint::DistTags(_)
-            )
-        };
-        Some((path, parse(path).ok().filter(is_package)?))
-    });
-    match below {
-        Some((path, endpoint)) => (path, Ok(endpoint)),
-        None => (path, Err(error.into())),
-    }
-}
-
-/// Returns the possible tarball address of a read request.
-fn address(head: &Parts, path: &str) -> Option<Address> {
-    let is_read = matches!(head.method, Method::GET | Method::HEAD);
-    Address::of_request(path, head.uri.query()).ok().filter(|_| is_read)
-}
-
-fn no_registry() -> RequestError {
-    RequestError::NotARegistryPath("not a registry path; coldframe intercepts only the registry on this host".to_owned())
-}
-
-/// A request of a known client.
-struct RequestScope<'a, A> {
-    service: &'a RegistryHandler<A>,
-    head: &'a Parts,
-    /// The requested path, below our own prefix.
-    whole: &'a str,
-    /// The path below the registry's base URL.
-    path: &'a str,
-    client: &'a Client,
-}
-
-impl<A: RegistryService> RequestScope<'_, A> {
-    /// Returns the tarball at a registry-specific address, if there is one.
-    async fn answer_at(&self, address: &Address) -> Result<Option<Reply>, RequestError> {
-        let answers = &*self.service.answers;
-        let Some((name, version)) = answers.locate(self.client, address).await? else { return Ok(None) };
-        let answer = answers.call(self.client, RegistryRequest::Tarball { name, version: version.into() }).await?;
-        Ok(Some(self.respond(answer)))
-    }
-
-    fn respond(&self, answer: RegistryResponse) -> Reply {
-        response::registry(answer, self.head, self.service.clients.base_url_source())
-    }
-
-    /// Handles a path that looks like a package or version but has the extension of a tarball.
-    async fn answer_file<B>(&self, endpoint: Endpoint, body: B) -> Result<Reply, RequestError>
-    where
-        B: http_body::Body<Data = Bytes> + Send,
-        B::Error: Display,
-    {
-        let reply = match address(self.head, self.whole) {
-            Some(address) => self.answer_at(&address).await?,
-            None => None,
-        };
-        match reply {
-            Some(reply) => Ok(reply),
-            None => self.answer(endpoint, body).await,
-        }
-    }
-
-    /// Handles a tarball path whose version is missing: the path may be the address of another version.
-    async fn answer_elsewhere(&self, missing: FirewallError) -> Result<Reply, RequestError> {
-        let reply = match address(self.head, self.whole) {
-            Some(address) => self.answer_at(&address).await?,
-            None => None,
-        };
-        reply.ok_or_else(|| missing.into())
-    }
-
-    /// Handles an endpoint.
-    async fn answer<B>(&self, endpoint: Endpoint, body: B) -> Result<Reply, RequestError>
-    where
-        B: http_body::Body<Data = Bytes> + Send,
-        B::Error: Display,
-    {
-        let request = match endpoint {
-            Endpoint::Packument(name) => {
-                let (form, coding) = self.wanted();
-                RegistryRequest::Packument { name, form, coding }
-            }
-            Endpoint::Tarball { name, version } => RegistryRequest::Tarball { name, version },
-            Endpoint::Manifest { name, wanted } => RegistryRequest::Manifest { name, spec: wanted },
-            Endpoint::DistTags(name) => RegistryRequest::DistTags { name },
-            Endpoint::Root | Endpoint::Admin(_) => return Ok(response::root(self.head)),
-            // Boxed: these futures are large and rare, and would enlarge the future of every request.
-            forwarded => return Box::pin(self.forward(forwarded, body)).await,
-        };
-        let is_tarball = matches!(request, RegistryRequest::Tarball { .. });
-        match self.service.answers.call(self.client, request).await {
-            Err(missing @ FirewallError::NotFound(_)) if is_tarball => Box::pin(self.answer_elsewhere(missing)).await,
-            answer => Ok(self.respond(answer?)),
-        }
-    }
-
-    /// Handles endpoints that are forwarded to upstream.
-    async fn forward<B>(&self, endpoint: Endpoint, body: B) -> Result<Reply, RequestError>
-    where
-        B: http_body::Body<Data = Bytes> + Send,
-        B::Error: Display,
-    {
-        let is_shared =
-            matches!(endpoint, Endpoint::Search { .. } | Endpoint::Attestations { .. } | Endpoint::Ping | Endpoint::Keys);
-        let (answers, client) = (&*self.service.answers, self.client);
-        let answer = match endpoint {
-            Endpoint::Audit(format) => self.audit(format, body).await?,
-            Endpoint::Write(name) => self.write(name, body).await?,
-            Endpoint::Search { .. } => answers.call(client, RegistryRequest::Search(self.passage(Bytes::new()))).await?,
-            Endpoint::Attestations { name, version } => {
-                let request = self.passage(Bytes::new());
-                answers.call(client, RegistryRequest::Attestations { name, version, request }).await?
-            }
-            Endpoint::Account(name) => {
-                let request = RegistryRequest::PassThrough { name, request: self.account_passage(Bytes::new()) };
-                answers.call(&own_credentials_only(client), request).await?
-            }
-            Endpoint::Whoami if matches!(client.authorization, Authorization::Own(_)) => {
-                let request = RegistryRequest::PassThrough { name: None, request: self.account_passage(Bytes::new()) };
-                answers.call(client, request).await?
-            }
-            // Whoami, ping and keys. The other endpoints are handled above.
-            _ => {
-                let request = RegistryRequest::PassThrough { name: None, request: self.passage(Bytes::new()) };
-                answers.call(client, request).await?
-            }
-        };
-        let reply = self.respond(answer);
-        Ok(if is_shared { reply } else { response::private(reply) })
-    }
-
-    /// Returns the preferred packument form and coding.
-    fn wanted(&self) -> (PackumentForm, ContentCoding) {
-        let accept = list(&self.head.headers, &ACCEPT);
-        let forms = ["application/json", "application/vnd.npm.install-v1+json"];
-        let form = [PackumentForm::Full, PackumentForm::Abbreviated][best_media_type(accept.as_deref(), &forms)];
-        let codings = list(&self.head.headers, &ACCEPT_ENCODING);
-        let coding = best_coding(codings.as_deref(), &CODINGS.map(|(name, _)| name)).map(|at| CODINGS[at].1);
-        (form, coding.unwrap_or(ContentCoding::Identity))
-    }
-
-    fn passage(&self, body: Bytes) -> Box<PassthroughRequest> {
-        Box::new(passthrough::passthrough_request(self.head, self.path, body))
-    }
-
-    /// Returns the forwarded request, restricted to a registry that the client's own credentials are for.
-    fn account_passage(&self, body: Bytes) -> Box<PassthroughRequest> {
-        let mut request = self.passage(body);
-        request.for_account = true;
-        request
-    }
-
-    /// Forwards an audit unchanged, and adds a notice about its held packages.
-    async fn audit<B>(&self, format: AuditFormat, body: B) -> Result<RegistryResponse, RequestError>
-    where
-        B: http_body::Body<Data = Bytes> + Send,
-        B::Error: Display,
-    {
-        let config = &self.service.config;
-        self.check_transfer()?;
-        let mut share = self.service.bodies.share_for(self.client.address);
-        let received = body::collect_into(body, config.body_limit, config.body_timeout, &mut share).await?;
-        let decoded = self.inflate(received.clone()).await?;
-        let request = RegistryRequest::Audit { request: self.passage(received), body: decoded, format };
-        Ok(self.service.answers.call(self.client, request).await?)
-    }
-
-    /// Rejects transfer encodings other than `chunked`, whose payload would be misread.
-    fn check_transfer(&self) -> Result<(), RequestError> {
-        match list(&self.head.headers, &TRANSFER_ENCODING) {
-            Some(coding) if !coding.trim().eq_ignore_ascii_case("chunked") => Err(RequestError::Transfer),
-            _ => Ok(()),
-        }
-    }
-
-    /// Decompresses a body. Limits how many are decompressed at once, each until its last reader drops it.
-    async fn inflate(&self, bytes: Bytes) -> Result<Bytes, RequestError> {
-        let limit = self.service.config.body_limit;
-        let coding = list(&self.head.headers, &CONTENT_ENCODING).map(|coding| coding.trim().to_ascii_lowercase());
-        let is_packed = match coding.as_deref() {
-            None | Some("" | "identity") => false,
-            Some("gzip" | "x-gzip") => true,
-            Some(_) => return Err(RequestError::Coding),
-        };
-        let permit = self.service.readers.acquire(self.client.address).await;
-        let reading = tokio::task::spawn_blocking(move || {
-            let bytes = if is_packed { body::gunzip(&bytes, limit)? } else { bytes };
-            Ok(Bytes::from_owner(Permitted { bytes, _permit: permit }))
-        });
-        reading.await.map_err(|error| {
-            tracing::error!(error = %error, "decompression task failed");
-            RequestError::TaskFailed
-        })?
-    }
-
-    /// Forwards a write if enabled, with the client's own credentials only.
-    async fn write<B>(&self, name: Option<PackageName>, body: B) -> Result<RegistryResponse, RequestError>
-    where
-        B: http_body::Body<Data = Bytes> + Send,
-        B::Error: Display,
-    {
-        let config = &self.service.config;
-        if !config.allow_writes {
-            return Err(RequestError::WritesDisabled);
-        }
-        let own = own_credentials_only(self.client);
-        let reads = matches!(self.head.method, Method::GET | Method::HEAD);
-        // This packument includes hidden versions. A client that may publish could see them anyway, others must not.
-        if reads && own.authorization == Authorization::None {
-            return Err(RequestError::NeedsCredentials);
-        }
-        self.check_transfer()?;
-        // A write without credentials is a login, which needs no body limit of a publish.
-        let limit =
-            if own.authorization == Authorization::None { config.write_limit.min(config.body_limit) } else { config.write_limit };
-        let mut share = self.service.bodies.share_for(self.client.address);
-        let received = body::collect_into(body, limit, config.body_timeout, &mut share).await?;
-        let request = RegistryRequest::Write { name, request: self.account_passage(received) };
-        Ok(self.service.answers.call(&own, request).await?)
-    }
-}
-
-/// Returns the client without configured credentials.
-fn own_credentials_only(client: &Client) -> Client {
-    let authorization = match &client.authorization {
-        Authorization::Own(own) => Authorization::Own(own.clone()),
-        Authorization::Lent | Authorization::None => Authorization::None,
-    };
-    Client { authorization, ..client.clone() }
-}
-
-fn label(endpoint: &Endpoint) -> EndpointLabel {
-    match endpoint {
-        Endpoint::Root => EndpointLabel::Root,
-        Endpoint::Packument(_) => EndpointLabel::Packument,
-        Endpoint::Manifest { .. } => EndpointLabel::Manifest,
-        Endpoint::Tarball { .. } => EndpointLabel::Tarball,
-        Endpoint::DistTags(_) => EndpointLabel::DistTags,
-        Endpoint::Search { .. } => EndpointLabel::Search,
-        Endpoint::Ping => EndpointLabel::Ping,
-        Endpoint::Whoami => EndpointLabel::Whoami,
-        Endpoint::Keys => EndpointLabel::Keys,
-        Endpoint::Attestations { .. } => EndpointLabel::Attestations,
-        Endpoint::Audit(_) => EndpointLabel::Audit,
-        Endpoint::Account(_) => EndpointLabel::Account,
-        Endpoint::Write(_) => EndpointLabel::Write,
-        Endpoint::Admin(_) => EndpointLabel::Own,
-    }
+    log.finish(match answer {
+        Ok(answer) => scope.respond(answer),
+        Err(error) => response::error(&error.into()),
+    })
 }
 
 #[cfg(test)]
@@ -508,10 +231,10 @@ mod tests {
 
     use super::*;
     use crate::firewall::{EgressRequest, HiddenVersions, PackumentResponse, Refusal, TarballResponse, Want};
-    use crate::npm::{Algorithm, Digest, Integrity};
+    use crate::npm::{Algorithm, Digest, Integrity, PackageName};
     use crate::policy::RuleId;
     use crate::server::registry;
-    use crate::upstream::PassthroughResponse;
+    use crate::upstream::{Authorization, PassthroughRequest, PassthroughResponse};
 
     /// A firewall stub: serves every request, refuses `young`, and records the calls.
     #[derive(Default)]
@@ -608,10 +331,8 @@ mod tests {
     }
 
     fn service(config: Config) -> Arc<RegistryHandler<Stub>> {
-        let own: Own =
-            Arc::new(|call| Box::pin(async move { Response::new(Bytes::from(format!("own {} {}", call.method, call.page))) }));
         let listeners = [SocketAddr::from(([127, 0, 0, 1], 4873))];
-        Arc::new(RegistryHandler::new(Arc::default(), config, &listeners, own, Arc::default()).unwrap())
+        Arc::new(RegistryHandler::new(Arc::default(), config, &listeners, None, Arc::default()).unwrap())
     }
 
     fn writable() -> Arc<RegistryHandler<Stub>> {
@@ -629,7 +350,7 @@ mod tests {
         let request = Request::builder().method(method).uri(path).header("host", "127.0.0.1:4873");
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let request = request.body(Full::new(Bytes::copy_from_slice(body))).unwrap();
-        let entry_point = EntryPoint::Registry(Profile::default(), true);
+        let entry_point = EntryPoint::Registry { profile: Profile::default(), on_loopback: true };
         let response = handle(service, &entry_point, SocketAddr::from(([127, 0, 0, 1], 50_000)), request).await;
         let (head, body) = response.into_parts();
         let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
@@ -657,10 +378,10 @@ mod tests {
             ("/-/package/@acme%2fui/access", "pass Some(\"@acme/ui\") GET -/package/@acme%2fui/access for none"),
         ] {
             let path = path.replace('^', "%5E");
-            assert_eq!((get(&service, &path).await, service.answers.take()), (200, vec![call.to_owned()]), "{path}");
+            assert_eq!((get(&service, &path).await, service.service.take()), (200, vec![call.to_owned()]), "{path}");
         }
         assert_eq!(send(&service, "GET", "/", &[], b"").await.2, format!("{{\"coldframe\":\"{}\"}}", env!("CARGO_PKG_VERSION")));
-        assert_eq!(send(&service, "GET", "/-/coldframe/healthz", &[], b"").await.2, "own GET healthz");
+        assert_eq!(send(&service, "GET", "/-/coldframe/healthz", &[], b"").await.2, "ok\n");
     }
 
     #[tokio::test]
@@ -675,7 +396,7 @@ mod tests {
             assert!(json["error"].is_string(), "{body}");
             assert_eq!(headers.contains_key("allow"), expected == 405);
         }
-        assert!(service.answers.take().is_empty());
+        assert!(service.service.take().is_empty());
     }
 
     #[tokio::test]
@@ -686,7 +407,7 @@ mod tests {
             ("accept-encoding", "gzip,deflate"),
         ];
         send(&service, "GET", "/axios", &npm_9, b"").await;
-        assert_eq!(service.answers.take(), ["packument axios Abbreviated Gzip http://127.0.0.1:4873 for lent"]);
+        assert_eq!(service.service.take(), ["packument axios Abbreviated Gzip http://127.0.0.1:4873 for lent"]);
         let (status, headers, body) = send(&service, "GET", "/axios", &[("if-none-match", "\"e\"")], b"").await;
         assert_eq!((status, headers["etag"].to_str().unwrap(), body.as_str()), (304, "\"e\"", ""));
     }
@@ -700,12 +421,12 @@ mod tests {
                 && body.contains("--allow-writes")
                 && headers["npm-notice"].to_str().unwrap().contains("--allow-writes")
         );
-        assert!(closed.answers.take().is_empty());
+        assert!(closed.service.take().is_empty());
         let open = writable();
         send(&open, "PUT", "/@acme%2fui", &[("authorization", "Bearer t")], b"{}").await;
         send(&open, "PUT", "/-/user/org.couchdb.user:me", &[], b"{}").await;
         let passed = ["pass Some(\"@acme/ui\") PUT @acme%2fui for own", "pass None PUT -/user/org.couchdb.user:me for none"];
-        assert_eq!(open.answers.take(), passed);
+        assert_eq!(open.service.take(), passed);
     }
 
     #[tokio::test]
@@ -713,9 +434,9 @@ mod tests {
         assert_eq!(get(&service(Config::default()), "/axios?write=true").await, 403);
         let open = writable();
         assert_eq!(get(&open, "/axios?write=true").await, 401);
-        assert!(open.answers.take().is_empty());
+        assert!(open.service.take().is_empty());
         assert_eq!(send(&open, "GET", "/axios?write=true", &[("authorization", "Bearer t")], b"").await.0, 200);
-        assert_eq!(open.answers.take(), ["pass Some(\"axios\") GET axios?write=true for own"]);
+        assert_eq!(open.service.take(), ["pass Some(\"axios\") GET axios?write=true for own"]);
     }
 
     #[tokio::test]
@@ -728,7 +449,7 @@ mod tests {
         let (status, headers, _) = send(&service, "POST", path, &[("content-encoding", "gzip")], &packed).await;
         assert_eq!((status, headers["npm-notice"].to_str().unwrap()), (200, "held back axios 1.14.1"));
         let call = format!("audit {} bytes, read b\"{{\\\"axios\\\":[\\\"1.0.0\\\"]}}\" Bulk for lent", packed.len());
-        assert_eq!(service.answers.take(), [call]);
+        assert_eq!(service.service.take(), [call]);
         assert_eq!(send(&service, "POST", path, &[("content-encoding", "gzip")], b"no gzip").await.0, 400);
         assert_eq!(send(&service, "POST", path, &[("content-encoding", "br")], b"x").await.0, 400);
         let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
