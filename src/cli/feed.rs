@@ -17,6 +17,7 @@ use crate::cli::runtime::runtime;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::config::effective::OF_VERDICTS;
+use crate::feed::OnShrink;
 use crate::policy::decisions::DecisionAction;
 use crate::text::TextTable;
 use crate::text::single_line;
@@ -87,7 +88,8 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
     match command {
         Command::Sync(FeedSyncArgs { accept_shrunk, json, settings }) => {
             let config = of_server(&settings)?;
-            let statuses = runtime()?.block_on(incident::sync(config, Arc::new(SystemClock), accept_shrunk))?;
+            let on_shrink = if accept_shrunk { OnShrink::Accept } else { OnShrink::Reject };
+            let statuses = runtime()?.block_on(incident::sync(config, Arc::new(SystemClock), on_shrink))?;
             let stale = statuses.iter().any(|status| status.staleness.is_some());
             say(&statuses, json)?;
             Ok(if stale { Exit::Failed } else { Exit::Done })

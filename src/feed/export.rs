@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
@@ -11,11 +11,12 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use tempfile::NamedTempFile;
 
-use crate::feed::FeedError;
 use crate::feed::config::PublicKey;
+use crate::feed::error::FeedError;
 use crate::feed::format::pack;
 use crate::feed::format::signed_index::{ARCHIVE, INDEX, IndexedFile, SIGNATURE, SignedIndex};
-use crate::feed::osv::OsvRecord;
+use crate::feed::osv::{self, OsvRecord};
+use crate::feed::store::persist;
 use crate::npm::{Algorithm, Digest};
 
 /// The key that signs exports.
@@ -68,22 +69,29 @@ fn make(path: &Path) -> std::io::Result<()> {
 pub struct ExportSummary {
     pub records: usize,
     pub serial: u64,
+    pub expires: Timestamp,
+}
+
+/// What to export.
+#[derive(Debug, Clone, Copy)]
+pub struct FeedExport<'a> {
+    /// The prefix of the ids of `records`.
+    pub id_prefix: &'a str,
+    pub records: &'a [OsvRecord],
     /// When the export expires for consumers.
     pub expires: Timestamp,
 }
 
-/// Writes `records` to `directory` in the layout of OSV's bucket, with a signed index. Replaces an earlier export. The index is
+/// Writes the records to `directory` in the layout of OSV's bucket, with a signed index. Replaces an earlier export. The index is
 /// written last, so that a concurrent reader detects mismatched hashes.
 ///
 /// # Errors
 /// Returns an error if a file cannot be written.
 pub fn export(
     directory: &Path,
-    id_prefix: &str,
-    records: &[OsvRecord],
+    FeedExport { id_prefix, records, expires }: FeedExport<'_>,
     signer: &FeedSigner,
     now: Timestamp,
-    expires: Timestamp,
 ) -> Result<ExportSummary, FeedError> {
     let folder = directory.join("npm");
     fs::create_dir_all(&folder).map_err(FeedError::file("create", &folder))?;
@@ -132,9 +140,9 @@ pub fn export(
 /// Removes records of an earlier export that are not in this one.
 fn sweep(folder: &Path, records: &[OsvRecord]) -> Result<(), FeedError> {
     for entry in fs::read_dir(folder).map_err(FeedError::file("list", folder))?.flatten() {
-        let path: PathBuf = entry.path();
+        let path = entry.path();
         let id = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        if crate::feed::source::directory::is_json(&path) && records.iter().all(|record| record.id != id) {
+        if osv::is_json(&path) && records.iter().all(|record| record.id != id) {
             fs::remove_file(&path).map_err(FeedError::file("remove", &path))?;
         }
     }
@@ -152,7 +160,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), FeedError> {
         let readable = fs::Permissions::from_mode(0o644);
         file.as_file().set_permissions(readable).map_err(FeedError::file("change the permissions of", path))?;
     }
-    file.persist(path).map(drop).map_err(|error| FeedError::file("rename a temporary file to", path)(error.error))
+    persist(file, path)
 }
 
 #[cfg(test)]
@@ -183,7 +191,8 @@ mod tests {
             assert_eq!(mode & 0o777, 0o600);
         }
         let (now, out) = (Timestamp::from_second(1_780_000_000).unwrap(), home.path().join("out"));
-        let once = |records: &[OsvRecord]| export(&out, "ACME", records, &signer, now, now).unwrap();
+        let once =
+            |records: &[OsvRecord]| export(&out, FeedExport { id_prefix: "ACME", records, expires: now }, &signer, now).unwrap();
         let first = once(&[record("ACME-1"), record("ACME-2")]);
         let second = once(&[record("ACME-2")]);
         assert_eq!((first.records, second.records, second.serial), (2, 1, first.serial + 1));

@@ -2,13 +2,12 @@
 //! restarts and downloads. A record that is removed and comes back keeps its instant.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use tempfile::NamedTempFile;
 
-use crate::feed::FeedError;
+use crate::feed::error::FeedError;
+use crate::feed::store::write_synced;
 
 /// Maximum number of records in the file. A feed can have as many records.
 const MAX_READINGS: usize = 3_000_000;
@@ -57,10 +56,8 @@ impl Readings {
         let full = self.first.len() > MAX_READINGS;
         let kept = self.first.iter().filter(|(_, (_, read))| *read || !full).map(|(id, (at, _))| (&**id, *at));
         let kept: BTreeMap<&str, Timestamp> = kept.collect();
-        let mut file = NamedTempFile::new_in(directory).map_err(FeedError::file("create a file in", directory))?;
         let text = serde_json::to_vec(&kept).map_err(|error| FeedError::file("write", &path)(error.into()))?;
-        file.write_all(&text).and_then(|()| file.as_file().sync_data()).map_err(FeedError::file("write", &path))?;
-        file.persist(&path).map(drop).map_err(|error| FeedError::file("rename a temporary file to", path)(error.error))
+        write_synced(&path, &text)
     }
 }
 

@@ -3,13 +3,13 @@
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
 
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use bytes::Bytes;
 use tempfile::NamedTempFile;
 
-use crate::feed::FeedError;
+use crate::feed::error::FeedError;
 use crate::feed::first_read::Readings;
-use crate::feed::osv::{OsvDocument, OsvRecord};
+use crate::feed::osv::{self, OsvDocument, OsvRecord};
+use crate::feed::state::FeedCounts;
 use crate::policy::AffectedRange;
 use crate::policy::advisories::index::FeedIndexBuilder;
 use crate::units::timestamp;
@@ -19,37 +19,6 @@ pub(crate) const MAX_DOCUMENT_BYTES: u64 = 16 << 20;
 
 /// Maximum number of records in a feed.
 const MAX_RECORDS: u64 = 3_000_000;
-
-/// Record counts of a feed.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct FeedCounts {
-    /// Active records.
-    pub records: u64,
-    pub withdrawn: u64,
-    /// Records about other ecosystems.
-    pub foreign: u64,
-    /// JSON documents that are not records.
-    pub skipped: u64,
-    /// Unreadable documents and lines.
-    pub unreadable: u64,
-    /// Events with an unreadable version. They count as the worse case.
-    pub unreadable_events: u64,
-    /// The first unreadable document, with the reason.
-    pub trouble: Option<String>,
-    /// The latest `modified` of all records.
-    pub latest: Option<Timestamp>,
-    /// The records with this `modified`, at most 1,000.
-    pub latest_ids: Vec<String>,
-}
-
-impl FeedCounts {
-    /// Returns the number of records, including withdrawn ones. A feed must not lose half of them at once.
-    #[must_use]
-    pub fn known(&self) -> u64 {
-        self.records + self.withdrawn
-    }
-}
 
 /// Collects the records of one import.
 pub(crate) struct RecordImporter {
@@ -89,11 +58,11 @@ impl RecordImporter {
         self.may_be_empty = true;
     }
 
-    /// Adds a document. `name` is used in messages. `withdrawn` marks the record as withdrawn because of its directory.
-    pub(crate) fn add_document(&mut self, name: &str, bytes: &[u8], withdrawn: bool) -> Result<(), FeedError> {
+    /// Adds a document. `name` is its path in the source. A record in a `withdrawn` directory counts as withdrawn.
+    pub(crate) fn add_document(&mut self, name: &str, bytes: &[u8]) -> Result<(), FeedError> {
         match OsvRecord::read(bytes) {
             OsvDocument::Record(mut record) => {
-                if withdrawn && !record.is_withdrawn() {
+                if osv::is_withdrawn(name) && !record.is_withdrawn() {
                     record.withdrawn = Some(record.modified.clone()).filter(|at| !at.is_empty()).or(Some("unknown".to_owned()));
                 }
                 self.record(&record)
@@ -107,6 +76,11 @@ impl RecordImporter {
                 Ok(())
             }
         }
+    }
+
+    /// Adds documents by name.
+    pub(crate) fn add_documents(&mut self, documents: &[(String, Bytes)]) -> Result<(), FeedError> {
+        documents.iter().try_for_each(|(name, bytes)| self.add_document(name, bytes))
     }
 
     /// Counts an unreadable item and keeps the first reason.

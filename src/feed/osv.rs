@@ -1,12 +1,12 @@
 //! OSV records as JSON, and their conversion to advisories on npm packages. Tolerates the deviations of real records.
 
+use std::path::Path;
+
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::policy::AffectedRange;
-use crate::policy::Severity;
 use crate::policy::advisories::affected::RangeEvent;
-use crate::policy::advisories::indicators;
-use crate::policy::advisories::{AdvisoryKind, AdvisoryRecord};
+use crate::policy::advisories::{AdvisoryKind, AdvisoryRecord, indicators};
+use crate::policy::{AffectedRange, Severity};
 use crate::units::timestamp;
 
 /// The only supported ecosystem.
@@ -317,6 +317,16 @@ fn claims_to_be_one(text: &[u8]) -> bool {
 
 fn first(text: &[u8]) -> Option<u8> {
     text.iter().copied().find(|byte| !byte.is_ascii_whitespace())
+}
+
+/// Checks whether a file has the extension of records.
+pub(crate) fn is_json(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "json")
+}
+
+/// Checks whether the path of a record is in a `withdrawn` directory.
+pub(crate) fn is_withdrawn(path: &str) -> bool {
+    path.split('/').rev().skip(1).any(|folder| folder == "withdrawn")
 }
 
 /// Treats `null` as missing.

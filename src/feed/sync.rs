@@ -7,15 +7,16 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::feed::FeedError;
 use crate::feed::config::{FeedConfig, FeedSource};
+use crate::feed::error::FeedError;
 use crate::feed::first_read::Readings;
 use crate::feed::format::signed_index::{self, SignedIndex};
 use crate::feed::import::{self, ImportedRecords, RecordImporter};
 use crate::feed::source::directory;
 use crate::feed::source::download::{DownloadValidators, FeedDownloader};
 use crate::feed::source::remote::{FetchedFiles, RemoteFeed};
-use crate::feed::store::{FeedFailure, FeedLock, FeedState, FeedStore};
+use crate::feed::state::{FeedFailure, FeedState};
+use crate::feed::store::{FeedLock, FeedStore};
 use crate::net::HttpClient;
 use crate::npm::{Algorithm, Digest};
 use crate::policy::FeedAdvisories;
@@ -29,6 +30,13 @@ pub enum SyncOutcome {
     Changed(LoadedFeed),
     /// The sync failed. The active records stay.
     Failed(FeedState, FeedError),
+}
+
+/// What to do with a feed that lost most of its records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnShrink {
+    Reject,
+    Accept,
 }
 
 /// A loaded feed that can be activated.
@@ -65,47 +73,36 @@ pub fn load_path_once(
     now: Timestamp,
 ) -> Result<Option<LoadedFeed>, FeedError> {
     let FeedSource::Path(path) = &feed.source else { return Ok(None) };
-    let (lock, before) = (store.lock(feed)?, FeedState::default());
-    match look_at_path(feed, path, &before, now)? {
-        Some(fresh) => {
-            let readings = Readings::load(&remembered.directory(feed), now)?;
-            import_and_store(feed, &lock, &before, fresh, readings, now, false)
-        }
-        None => Ok(None),
-    }
+    let sync = FeedSync { feed: feed.clone(), lock: store.lock(feed)?, before: FeedState::default(), now };
+    let Some(snapshot) = sync.check_path(path)? else { return Ok(None) };
+    let readings = Readings::load(&remembered.directory(feed), now)?;
+    sync.import_and_store(snapshot, readings, OnShrink::Reject).map(Some)
 }
 
-/// Syncs a feed with its source. `accept_shrunk` accepts a feed that lost most of its records.
-pub async fn sync(feed: &FeedConfig, store: &FeedStore, client: &HttpClient, now: Timestamp, accept_shrunk: bool) -> SyncOutcome {
+/// Syncs a feed with its source.
+pub async fn sync(feed: &FeedConfig, store: &FeedStore, client: &HttpClient, now: Timestamp, on_shrink: OnShrink) -> SyncOutcome {
     let before = store.state(feed);
     let lock = match store.lock(feed) {
-        Ok(lock) => Arc::new(lock),
+        Ok(lock) => lock,
         Err(error) => return SyncOutcome::Failed(before, error),
     };
-    let outcome = match check_source(feed, &lock, client, &before, now).await {
-        Ok(Some(fresh)) => {
-            let (feed, lock, before) = (feed.clone(), Arc::clone(&lock), before.clone());
-            let kept = tokio::task::spawn_blocking(move || {
-                let readings = Readings::load(lock.directory(), now)?;
-                import_and_store(&feed, &lock, &before, fresh, readings, now, accept_shrunk)
-            });
-            kept.await.unwrap_or_else(|error| Err(FeedError::broken("the feed", error)))
-        }
-        Ok(None) => Ok(None),
-        Err(error) => Err(error),
+    let sync = Arc::new(FeedSync { feed: feed.clone(), lock, before, now });
+    let error = match sync.run(client, on_shrink).await {
+        Ok(Some(loaded)) => return SyncOutcome::Changed(loaded),
+        Ok(None) => None,
+        Err(error) => Some(error),
     };
-    match outcome {
-        Ok(Some(loaded)) => SyncOutcome::Changed(loaded),
-        Ok(None) => {
-            let state = FeedState { synced: Some(now), failure: None, ..before };
-            record_state(&lock, &state);
-            SyncOutcome::Unchanged(state)
-        }
-        Err(error) => {
-            let state = FeedState { failure: Some(FeedFailure { at: now, why: error.to_string() }), ..before };
-            record_state(&lock, &state);
-            SyncOutcome::Failed(state, error)
-        }
+    let before = sync.before.clone();
+    let state = match &error {
+        None => FeedState { synced: Some(now), failure: None, ..before },
+        Some(error) => FeedState { failure: Some(FeedFailure { at: now, why: error.to_string() }), ..before },
+    };
+    if let Err(error) = sync.lock.write_state(&state) {
+        tracing::error!(error = &error as &dyn std::error::Error, "feed state write failed");
+    }
+    match error {
+        None => SyncOutcome::Unchanged(state),
+        Some(error) => SyncOutcome::Failed(state, error),
     }
 }
 
@@ -122,64 +119,137 @@ enum SourceFiles {
     Fetched(FetchedFiles),
 }
 
-/// Fetches or lists the source. Returns `None` if it is unchanged.
-async fn check_source(
-    feed: &FeedConfig,
-    lock: &FeedLock,
-    client: &HttpClient,
-    before: &FeedState,
+/// One sync of one feed.
+struct FeedSync {
+    feed: FeedConfig,
+    lock: FeedLock,
+    before: FeedState,
     now: Timestamp,
-) -> Result<Option<SourceSnapshot>, FeedError> {
-    match &feed.source {
-        FeedSource::Url(url) => {
-            let fetcher = FeedDownloader(client.clone());
-            let look = RemoteFeed { feed, fetcher: &fetcher, directory: lock.directory(), before, now };
-            let found = look.fetch(url).await?;
-            let fresh = |material| SourceSnapshot {
-                source: SourceFiles::Fetched(material),
-                validators: found.validators,
-                stamp: None,
-                index: found.index,
-            };
-            Ok(found.material.map(fresh))
-        }
-        FeedSource::Path(path) => {
-            let (feed, path, before) = (feed.clone(), path.clone(), before.clone());
-            let snapshot = tokio::task::spawn_blocking(move || look_at_path(&feed, &path, &before, now));
-            snapshot.await.unwrap_or_else(|error| Err(FeedError::broken("the feed", error)))
-        }
-    }
 }
 
-fn look_at_path(feed: &FeedConfig, path: &Path, before: &FeedState, now: Timestamp) -> Result<Option<SourceSnapshot>, FeedError> {
-    let index = local_index(feed, path, before, now)?;
-    let found = match &index {
-        Some(_) => directory::scan(&path.join(signed_index::ARCHIVE))?,
-        None => directory::scan(path)?,
-    };
-    // A new index may list the same archive.
-    let serial = index.as_ref().map(|index| format!(", serial {}", index.serial)).unwrap_or_default();
-    let stamp = Some(format!("{}{serial}", found.stamp));
-    if before.is_good() && before.stamp == stamp {
-        return Ok(None);
+impl FeedSync {
+    /// Checks the source, and imports it if it changed. Returns `None` if it is unchanged.
+    async fn run(self: &Arc<Self>, client: &HttpClient, on_shrink: OnShrink) -> Result<Option<LoadedFeed>, FeedError> {
+        let Some(snapshot) = self.check_source(client).await? else { return Ok(None) };
+        let sync = Arc::clone(self);
+        let importing = tokio::task::spawn_blocking(move || {
+            let readings = Readings::load(sync.lock.directory(), sync.now)?;
+            sync.import_and_store(snapshot, readings, on_shrink).map(Some)
+        });
+        importing.await.unwrap_or_else(|error| Err(FeedError::broken("the feed", error)))
     }
-    Ok(Some(SourceSnapshot { source: SourceFiles::Found(found), validators: DownloadValidators::default(), stamp, index }))
-}
 
-/// Reads and checks the signed index in a directory. Returns `None` if there is no Coldframe index.
-fn local_index(feed: &FeedConfig, path: &Path, before: &FeedState, now: Timestamp) -> Result<Option<SignedIndex>, FeedError> {
-    let read = |name: &str| Some(path.join(name)).filter(|path| path.is_file()).and_then(|path| read_small(&path).ok());
-    let bytes = read(signed_index::INDEX);
-    let index = bytes.as_ref().and_then(|bytes| SignedIndex::read(bytes));
-    let (Some(bytes), Some(index)) = (bytes, index) else {
-        return if feed.key.is_some() { Err(FeedError::Index("`index.json` not found".into())) } else { Ok(None) };
-    };
-    if let Some(key) = &feed.key {
-        let signature = read(signed_index::SIGNATURE);
-        signed_index::verify(key, &bytes, signature.as_deref())?;
+    /// Fetches or lists the source. Returns `None` if it is unchanged.
+    async fn check_source(self: &Arc<Self>, client: &HttpClient) -> Result<Option<SourceSnapshot>, FeedError> {
+        match &self.feed.source {
+            FeedSource::Url(url) => {
+                let fetcher = FeedDownloader(client.clone());
+                let (feed, directory, before, now) = (&self.feed, self.lock.directory(), &self.before, self.now);
+                let found = RemoteFeed { feed, fetcher: &fetcher, directory, before, now }.fetch(url).await?;
+                Ok(found.material.map(|material| SourceSnapshot {
+                    source: SourceFiles::Fetched(material),
+                    validators: found.validators,
+                    stamp: None,
+                    index: found.index,
+                }))
+            }
+            FeedSource::Path(path) => {
+                let (sync, path) = (Arc::clone(self), path.clone());
+                let checking = tokio::task::spawn_blocking(move || sync.check_path(&path));
+                checking.await.unwrap_or_else(|error| Err(FeedError::broken("the feed", error)))
+            }
+        }
     }
-    index.check(before, now)?;
-    Ok(Some(index))
+
+    /// Lists the files at `path`. Returns `None` if they are unchanged. Blocks.
+    fn check_path(&self, path: &Path) -> Result<Option<SourceSnapshot>, FeedError> {
+        let index = self.local_index(path)?;
+        let found = match &index {
+            Some(_) => directory::scan(&path.join(signed_index::ARCHIVE))?,
+            None => directory::scan(path)?,
+        };
+        // A new index may list the same archive.
+        let serial = index.as_ref().map(|index| format!(", serial {}", index.serial)).unwrap_or_default();
+        let stamp = Some(format!("{}{serial}", found.stamp));
+        if self.before.is_good() && self.before.stamp == stamp {
+            return Ok(None);
+        }
+        Ok(Some(SourceSnapshot { source: SourceFiles::Found(found), validators: DownloadValidators::default(), stamp, index }))
+    }
+
+    /// Reads and checks the signed index in a directory. Returns `None` if there is no Coldframe index.
+    fn local_index(&self, path: &Path) -> Result<Option<SignedIndex>, FeedError> {
+        let read = |name: &str| Some(path.join(name)).filter(|path| path.is_file()).and_then(|path| read_small(&path).ok());
+        let bytes = read(signed_index::INDEX);
+        let index = bytes.as_ref().and_then(|bytes| SignedIndex::read(bytes));
+        let (Some(bytes), Some(index)) = (bytes, index) else {
+            return if self.feed.key.is_some() { Err(FeedError::Index("`index.json` not found".into())) } else { Ok(None) };
+        };
+        if let Some(key) = &self.feed.key {
+            let signature = read(signed_index::SIGNATURE);
+            signed_index::verify(key, &bytes, signature.as_deref())?;
+        }
+        index.check(&self.before, self.now)?;
+        Ok(Some(index))
+    }
+
+    /// Imports and validates new records and replaces the stored ones. Blocks.
+    fn import_and_store(
+        &self,
+        snapshot: SourceSnapshot,
+        readings: Readings,
+        on_shrink: OnShrink,
+    ) -> Result<LoadedFeed, FeedError> {
+        let imported = self.import(&snapshot, readings)?;
+        check(&imported, &self.before, on_shrink)?;
+        let SourceSnapshot { validators, stamp, index, .. } = snapshot;
+        let state = FeedState {
+            source: self.feed.source.to_string(),
+            synced: Some(self.now),
+            changed: Some(self.now),
+            failure: None,
+            generation: self.before.generation + 1,
+            tally: imported.tally,
+            etag: validators.etag,
+            last_modified: validators.last_modified,
+            stamp,
+            serial: index.as_ref().map(|index| index.serial).or(self.before.serial),
+            expires: index.map(|index| index.expires),
+        };
+        let advisories = Arc::new(imported.builder.build(&self.feed.name, self.feed.trust));
+        // Save before the records, so that a crash in between does not lose a first-read instant.
+        imported.readings.save(self.lock.directory())?;
+        self.lock.replace_records(imported.file, &state)?;
+        Ok(LoadedFeed { advisories, state })
+    }
+
+    fn import(&self, snapshot: &SourceSnapshot, readings: Readings) -> Result<ImportedRecords, FeedError> {
+        let (feed, index) = (&self.feed, snapshot.index.as_ref());
+        let mut importer = RecordImporter::begin(self.lock.directory(), readings)?;
+        if index.is_some() || (feed.may_be_empty && matches!(feed.source, FeedSource::Path(_))) {
+            // A signed archive may be empty at first, and `feed-may-be-empty` allows an empty directory.
+            importer.allow_empty();
+        }
+        match &snapshot.source {
+            SourceFiles::Found(found) => {
+                check_archive(index, &found.root)?;
+                directory::import_all(&mut importer, &feed.name, found)?;
+            }
+            SourceFiles::Fetched(FetchedFiles::File(path)) => {
+                check_archive(index, path)?;
+                let imported = directory::import_file(&mut importer, &feed.name, path);
+                // The download is not needed again, even if the import failed.
+                let _ = std::fs::remove_file(path);
+                imported?;
+            }
+            SourceFiles::Fetched(FetchedFiles::Documents(documents)) => importer.add_documents(documents)?,
+            SourceFiles::Fetched(FetchedFiles::Changes { documents, changed, all }) => {
+                importer.keep_unchanged(&self.lock.records(), |id| all.contains(id) && !changed.contains(id))?;
+                importer.add_documents(documents)?;
+            }
+        }
+        importer.finish()
+    }
 }
 
 /// Reads an index file. A file above the limit is truncated and then invalid.
@@ -189,79 +259,9 @@ fn read_small(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Imports and validates new records and replaces the stored ones. Blocks.
-fn import_and_store(
-    feed: &FeedConfig,
-    lock: &FeedLock,
-    before: &FeedState,
-    fresh: SourceSnapshot,
-    readings: Readings,
-    now: Timestamp,
-    accept_shrunk: bool,
-) -> Result<Option<LoadedFeed>, FeedError> {
-    let gathered = gather(feed, lock, &fresh, readings)?;
-    check(&gathered, before, accept_shrunk)?;
-    let SourceSnapshot { validators, stamp, index, .. } = fresh;
-    let state = FeedState {
-        source: feed.source.to_string(),
-        synced: Some(now),
-        changed: Some(now),
-        failure: None,
-        generation: before.generation + 1,
-        tally: gathered.tally.clone(),
-        etag: validators.etag,
-        last_modified: validators.last_modified,
-        stamp,
-        serial: index.as_ref().map(|index| index.serial).or(before.serial),
-        expires: index.map(|index| index.expires),
-    };
-    let ImportedRecords { file, builder, readings, .. } = gathered;
-    let advisories = Arc::new(builder.build(&feed.name, feed.trust));
-    // Save before the records, so that a crash in between does not lose a first-read instant.
-    readings.save(lock.directory())?;
-    lock.replace_records(file, &state)?;
-    Ok(Some(LoadedFeed { advisories, state }))
-}
-
-fn gather(feed: &FeedConfig, lock: &FeedLock, fresh: &SourceSnapshot, readings: Readings) -> Result<ImportedRecords, FeedError> {
-    let mut importer = RecordImporter::begin(lock.directory(), readings)?;
-    if fresh.index.is_some() || (feed.may_be_empty && matches!(feed.source, FeedSource::Path(_))) {
-        // A signed archive may be empty at first, and `feed-may-be-empty` allows an empty directory.
-        importer.allow_empty();
-    }
-    match &fresh.source {
-        SourceFiles::Found(found) => {
-            if let Some(index) = &fresh.index {
-                check_archive(index, &found.root)?;
-            }
-            directory::import_all(&mut importer, &feed.name, found)?;
-        }
-        SourceFiles::Fetched(FetchedFiles::File(path)) => {
-            if let Some(index) = &fresh.index {
-                check_archive(index, path)?;
-            }
-            let imported = directory::import_file(&mut importer, &feed.name, path);
-            // The download is not needed again, even if the import failed.
-            let _ = std::fs::remove_file(path);
-            imported?;
-        }
-        SourceFiles::Fetched(FetchedFiles::Documents(documents)) => {
-            for (name, bytes) in documents {
-                importer.add_document(name, bytes, false)?;
-            }
-        }
-        SourceFiles::Fetched(FetchedFiles::Changes { documents, changed, all }) => {
-            importer.keep_unchanged(&lock.records(), |id| all.contains(id) && !changed.contains(id))?;
-            for (name, bytes) in documents {
-                importer.add_document(name, bytes, false)?;
-            }
-        }
-    }
-    importer.finish()
-}
-
-/// Checks the archive against the hash and size in the index.
-fn check_archive(index: &SignedIndex, path: &Path) -> Result<(), FeedError> {
+/// Checks the archive against the hash and size in the index, if there is one.
+fn check_archive(index: Option<&SignedIndex>, path: &Path) -> Result<(), FeedError> {
+    let Some(index) = index else { return Ok(()) };
     let invalid = |text: &str| FeedError::Index(format!("`{}` {text}", signed_index::ARCHIVE).into());
     let listed = index.files.get(signed_index::ARCHIVE).ok_or_else(|| invalid("is not listed"))?;
     let bytes = std::fs::read(path).map_err(FeedError::file("read", path))?;
@@ -270,31 +270,25 @@ fn check_archive(index: &SignedIndex, path: &Path) -> Result<(), FeedError> {
 }
 
 /// Checks whether imported records may replace the active ones.
-fn check(gathered: &ImportedRecords, before: &FeedState, accept_shrunk: bool) -> Result<(), FeedError> {
-    let tally = &gathered.tally;
+fn check(imported: &ImportedRecords, before: &FeedState, on_shrink: OnShrink) -> Result<(), FeedError> {
+    let tally = &imported.tally;
     let (now, had) = (tally.known(), if before.is_good() { before.tally.known() } else { 0 });
     if tally.unreadable > now {
         let trouble = tally.trouble.as_deref().unwrap_or("unknown reason");
         return Err(FeedError::broken(format!("{} documents of the feed", tally.unreadable), trouble));
     }
-    if accept_shrunk && (now > 0 || gathered.may_be_empty) {
+    if on_shrink == OnShrink::Accept && (now > 0 || imported.may_be_empty) {
         return Ok(());
     }
     // One of two records may disappear legitimately, but not half of many.
-    let shrunk = if had > 2 { now * 2 <= had } else { now == 0 && had > 0 && !gathered.may_be_empty };
+    let shrunk = if had > 2 { now * 2 <= had } else { now == 0 && had > 0 && !imported.may_be_empty };
     if shrunk {
         return Err(FeedError::Shrunk { before: had, now });
     }
-    if now == 0 && !gathered.may_be_empty {
+    if now == 0 && !imported.may_be_empty {
         return Err(FeedError::NoRecords);
     }
     Ok(())
-}
-
-fn record_state(lock: &FeedLock, state: &FeedState) {
-    if let Err(error) = lock.write_state(state) {
-        tracing::error!(error = &error as &dyn std::error::Error, "feed state write failed");
-    }
 }
 
 #[cfg(test)]
@@ -303,6 +297,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::feed::state::FeedCounts;
     use crate::net::{ClientConfig, Deadlines, ProxySettings};
     use crate::policy::FeedTrust;
 
@@ -346,7 +341,7 @@ mod tests {
                 tls,
                 user_agent,
             });
-            sync(&self.feed, &self.store(), &client, self.now, false).await
+            sync(&self.feed, &self.store(), &client, self.now, OnShrink::Reject).await
         }
 
         async fn fails(&self) -> String {

@@ -36,6 +36,18 @@ pub fn read_pipe_bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Creates a folder, and those above it, that only its owner can read.
+///
+/// # Errors
+/// Returns an error if it cannot be created.
+pub fn create_private_folder(path: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
 /// Converts the bytes of a file to text.
 ///
 /// # Errors

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::files;
 use crate::store::StoreError;
 
 /// A data directory owned by this process. Ownership lasts until this value and all stores opened in it are dropped.
@@ -28,11 +29,11 @@ impl DataDir {
     /// # Errors
     /// Returns [`StoreError::Locked`] if another process owns it, and an error if a file operation fails.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        make_private(path)?;
+        create(path)?;
         let ownership = Arc::new(lock(path)?);
         let opened = Self { root: path.to_owned(), ownership };
-        make_private(&opened.blobs())?;
-        make_private(&opened.temporary())?;
+        create(&opened.blobs())?;
+        create(&opened.temporary())?;
         sweep(&opened.temporary())?;
         Ok(opened)
     }
@@ -95,12 +96,8 @@ impl DataDir {
     }
 }
 
-fn make_private(path: &Path) -> Result<(), StoreError> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path).map_err(StoreError::file("create", path))
+fn create(folder: &Path) -> Result<(), StoreError> {
+    files::create_private_folder(folder).map_err(StoreError::file("create", folder))
 }
 
 fn lock(root: &Path) -> Result<File, StoreError> {

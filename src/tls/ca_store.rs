@@ -127,7 +127,7 @@ impl CaStore {
 
     /// Writes `text` to a temporary file in the folder. It is created readable only by its owner.
     fn write(&self, text: &str) -> Result<tempfile::NamedTempFile, TlsError> {
-        make_private(&self.folder)?;
+        files::create_private_folder(&self.folder).map_err(TlsError::disk("create", &self.folder))?;
         let failed = || TlsError::disk("write", &self.folder);
         let mut file = tempfile::NamedTempFile::new_in(&self.folder).map_err(failed())?;
         file.write_all(text.as_bytes()).map_err(failed())?;
@@ -163,14 +163,6 @@ fn read_file(path: &Path) -> Result<Option<CertificateAuthority>, TlsError> {
     };
     let read = CertificateAuthority::read(&bytes, &bytes).map_err(|detail| TlsError::Unusable { path: path.to_owned(), detail });
     read.map(Some)
-}
-
-fn make_private(path: &Path) -> Result<(), TlsError> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path).map_err(TlsError::disk("create", path))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use coldframe::clock::Clock as _;
-use coldframe::feed::{FeedSigner, OsvAffected, OsvRecord};
+use coldframe::feed::{FeedExport, FeedSigner, OsvAffected, OsvRecord};
 use coldframe::store::SqliteLedger;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -409,7 +409,9 @@ fn export(out: &Feed, signer: &FeedSigner, now: Timestamp, versions: &[&str]) ->
     };
     let records: Vec<_> = versions.iter().map(denied).collect();
     let expires = now + jiff::SignedDuration::from_hours(1);
-    coldframe::feed::export(out.0.path(), "ACME", &records, signer, now, expires).unwrap().serial
+    coldframe::feed::export(out.0.path(), FeedExport { id_prefix: "ACME", records: &records, expires }, signer, now)
+        .unwrap()
+        .serial
 }
 
 /// Repeats `readyz` until it has this status and contains `part`.

@@ -15,8 +15,8 @@ use crate::app::standalone::{firewall, open_read_only};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::feed::{
-    self, ExportSummary, FeedConfig, FeedError, FeedSigner, FeedState, FeedStore, OsvAffected, OsvEvent, OsvPackage, OsvRange,
-    OsvRecord, PublicKey, SyncOutcome,
+    self, ExportSummary, FeedConfig, FeedError, FeedExport, FeedSigner, FeedState, FeedStore, OnShrink, OsvAffected, OsvEvent,
+    OsvPackage, OsvRange, OsvRecord, PublicKey, SyncOutcome,
 };
 use crate::firewall::{ExposedVersion, exposure};
 use crate::npm::VersionInterval;
@@ -49,13 +49,13 @@ pub struct StoredFeedStatus {
 ///
 /// # Errors
 /// Returns an error if no HTTP client can be created.
-pub async fn sync(config: Config, clock: Arc<dyn Clock>, accept_shrunk: bool) -> Result<Vec<StoredFeedStatus>, AppError> {
+pub async fn sync(config: Config, clock: Arc<dyn Clock>, on_shrink: OnShrink) -> Result<Vec<StoredFeedStatus>, AppError> {
     let client = outbound::feed_client(&config.upstream, &tls::client_config(&config.tls)?);
     let store = FeedStore::of(&config.store.data_dir);
     for feed in &config.feeds.followed {
         let deadline = tokio::time::Instant::now() + FEED_LOCK_WAIT;
         loop {
-            match feed::sync(feed, &store, &client, clock.now(), accept_shrunk).await {
+            match feed::sync(feed, &store, &client, clock.now(), on_shrink).await {
                 SyncOutcome::Failed(_, FeedError::Busy) if tokio::time::Instant::now() < deadline => {
                     tokio::time::sleep(FEED_LOCK_WAIT / 100).await;
                 }
@@ -274,7 +274,12 @@ pub fn export(
         }
     }
     let signer = FeedSigner::open(data_dir)?;
-    let exported = feed::export(directory, id_prefix, &records, &signer, now, timestamp::saturating_add(now, expires))?;
+    let exported = feed::export(
+        directory,
+        FeedExport { id_prefix, records: &records, expires: timestamp::saturating_add(now, expires) },
+        &signer,
+        now,
+    )?;
     Ok((exported, signer.public_key(), left))
 }
 

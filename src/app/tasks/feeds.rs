@@ -14,7 +14,7 @@ use crate::app::health::HealthChecks;
 use crate::app::outbound;
 use crate::app::tasks::supervisor::{Supervisor, TaskEnd};
 use crate::config::{Config, FeedSettings};
-use crate::feed::{self, FeedConfig, FeedError, FeedFailure, FeedSource, FeedState, FeedStore, LoadedFeed, SyncOutcome};
+use crate::feed::{self, FeedConfig, FeedError, FeedFailure, FeedSource, FeedState, FeedStore, LoadedFeed, OnShrink, SyncOutcome};
 use crate::firewall;
 use crate::net::HttpClient;
 use crate::policy::{Advisories, FeedAdvisories, FeedTrust};
@@ -242,7 +242,7 @@ impl FeedScheduler {
     /// Syncs a feed with its source. Returns whether there are changes to apply.
     async fn sync(&self, at: usize) -> bool {
         let (feed, now, begun) = (self.feed(at), self.core.clock.now(), Instant::now());
-        let syncing = feed::sync(&feed, &self.feed_store, &self.client, now, false);
+        let syncing = feed::sync(&feed, &self.feed_store, &self.client, now, OnShrink::Reject);
         let synced = tokio::time::timeout(DEADLINE, syncing).await.unwrap_or_else(|_| {
             let error = FeedError::TooSlow { after: DEADLINE };
             let state = self.lock()[at].state.clone();

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use jiff::Timestamp;
 
-use crate::feed::FeedError;
-use crate::feed::import::FeedCounts;
+use crate::feed::error::FeedError;
+use crate::feed::state::FeedCounts;
 use crate::units::timestamp;
 
 /// Above this number of changes the whole archive is fetched.

@@ -8,7 +8,7 @@ use flate2::Compression;
 use flate2::write::DeflateEncoder;
 use rawzip::{CompressionMethod, ZipArchiveWriter};
 
-use crate::feed::FeedError;
+use crate::feed::error::FeedError;
 
 /// Writes an archive of files in the given order. Reproducible: no times are stored.
 pub(crate) fn write_zip<'a>(path: &Path, files: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<(), FeedError> {

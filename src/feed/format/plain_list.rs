@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use crate::feed::FeedError;
+use crate::feed::error::FeedError;
 use crate::feed::import::RecordImporter;
 use crate::feed::osv::{OsvAffected, OsvEvent, OsvPackage, OsvRange, OsvRecord};
 use crate::npm::{PackageSpec, Version};

@@ -9,9 +9,9 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::feed::FeedError;
 use crate::feed::config::PublicKey;
-use crate::feed::store::FeedState;
+use crate::feed::error::FeedError;
+use crate::feed::state::FeedState;
 use crate::units::timestamp;
 
 /// File names of the index and its signature.

@@ -7,9 +7,9 @@ use std::path::Path;
 use flate2::read::DeflateDecoder;
 use rawzip::{CompressionMethod, RECOMMENDED_BUFFER_SIZE, ZipArchive};
 
-use crate::feed::FeedError;
+use crate::feed::error::FeedError;
 use crate::feed::import::{MAX_DOCUMENT_BYTES, RecordImporter};
-use crate::feed::source::directory;
+use crate::feed::osv;
 
 /// Maximum total size of all unpacked entries, in bytes: ten times the size of OSV's archive.
 const MAX_TOTAL_BYTES: u64 = 8 << 30;
@@ -34,7 +34,7 @@ pub(crate) fn import_zip(importer: &mut RecordImporter, path: &Path) -> Result<(
     while let Some(entry) = entries.next_entry().map_err(broken)? {
         seen += 1;
         let inside = String::from_utf8_lossy(entry.file_path().as_ref()).into_owned();
-        if entry.is_dir() || !directory::is_json(Path::new(&inside)) {
+        if entry.is_dir() || !osv::is_json(Path::new(&inside)) {
             continue;
         }
         let method = entry.compression_method();
@@ -59,15 +59,10 @@ pub(crate) fn import_zip(importer: &mut RecordImporter, path: &Path) -> Result<(
         if whole > MAX_TOTAL_BYTES {
             return Err(FeedError::TooLarge { what: name.into(), limit: MAX_TOTAL_BYTES });
         }
-        importer.add_document(&inside, &document, is_withdrawn(&inside))?;
+        importer.add_document(&inside, &document)?;
     }
     if seen != archive.entries_hint() {
         return Err(FeedError::broken(name.as_str(), format!("{seen} entries instead of {}", archive.entries_hint())));
     }
     Ok(())
-}
-
-/// Checks whether the path of a record is in a `withdrawn` directory.
-pub(crate) fn is_withdrawn(path: &str) -> bool {
-    path.split('/').rev().skip(1).any(|folder| folder == "withdrawn")
 }

@@ -4,10 +4,10 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use crate::feed::FeedError;
-use crate::feed::format::plain_list;
-use crate::feed::format::zip;
+use crate::feed::error::FeedError;
+use crate::feed::format::{plain_list, zip};
 use crate::feed::import::{MAX_DOCUMENT_BYTES, RecordImporter};
+use crate::feed::osv;
 use crate::npm::{Algorithm, Digest};
 
 /// Maximum directory depth. OSV's source repository needs four.
@@ -82,7 +82,7 @@ pub(crate) fn import_all(importer: &mut RecordImporter, feed: &str, found: &Dire
         if document.len() as u64 > MAX_DOCUMENT_BYTES {
             return Err(FeedError::TooLarge { what: format!("`{inside}`").into(), limit: MAX_DOCUMENT_BYTES });
         }
-        importer.add_document(&inside, &document, zip::is_withdrawn(&inside))?;
+        importer.add_document(&inside, &document)?;
     }
     Ok(())
 }
@@ -110,15 +110,10 @@ pub(crate) fn import_file(importer: &mut RecordImporter, feed: &str, path: &Path
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     match text.iter().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'[') => plain_list::import_safe_chain(importer, feed, &name, text),
-        Some(b'{') => importer.add_document(&name, text, false),
+        Some(b'{') => importer.add_document(&name, text),
         Some(b'<') => Err(FeedError::broken(name, "it is an HTML page, not a feed")),
         _ => plain_list::import_lines(importer, feed, &name, text),
     }
-}
-
-/// Checks whether a file has the extension of records.
-pub(crate) fn is_json(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "json")
 }
 
 fn walk(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), FeedError> {
@@ -132,7 +127,7 @@ fn walk(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), Fee
         }
         if kind.is_dir() && depth < MAX_DEPTH {
             walk(&path, depth + 1, files)?;
-        } else if kind.is_file() && is_json(&path) {
+        } else if kind.is_file() && osv::is_json(&path) {
             files.push(path);
         }
         if files.len() > MAX_FILES {

@@ -15,8 +15,8 @@ use http::{HeaderMap, Method};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::feed::FeedError;
 use crate::feed::config::redacted;
+use crate::feed::error::FeedError;
 use crate::net::{AddressScope, BodyStream, ClientRequest, HttpClient};
 
 /// Maximum size of a file, in bytes: five times OSV's npm archive.

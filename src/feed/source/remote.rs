@@ -4,18 +4,18 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use tokio::task::JoinSet;
 use url::Url;
 
-use crate::feed::FeedError;
 use crate::feed::config::FeedConfig;
+use crate::feed::error::FeedError;
 use crate::feed::format::changes::{self, ChangeList};
 use crate::feed::format::signed_index::{self, SignedIndex};
 use crate::feed::import::MAX_DOCUMENT_BYTES;
-use crate::feed::source::directory;
+use crate::feed::osv;
 use crate::feed::source::download::{DownloadResult, DownloadValidators, FeedDownloader, failed};
-use crate::feed::store::FeedState;
-use jiff::Timestamp;
+use crate::feed::state::FeedState;
 
 /// Maximum number of concurrent record requests.
 const MAX_CONCURRENT: usize = 8;
@@ -50,6 +50,12 @@ pub(crate) struct RemoteChanges {
     pub(crate) index: Option<SignedIndex>,
 }
 
+impl RemoteChanges {
+    fn new(material: FetchedFiles, validators: DownloadValidators) -> Self {
+        Self { material: Some(material), validators, index: None }
+    }
+}
+
 /// One sync of a remote feed.
 pub(crate) struct RemoteFeed<'a> {
     pub(crate) feed: &'a FeedConfig,
@@ -80,9 +86,7 @@ impl RemoteFeed<'_> {
         match self.fetcher.fetch_large(url, self.directory, &self.known()).await? {
             DownloadResult::Unchanged => Ok(self.unchanged()),
             DownloadResult::Missing => Err(failed(url, "not found")),
-            DownloadResult::File { path, validators } => {
-                Ok(RemoteChanges { material: Some(FetchedFiles::File(path)), validators, index: None })
-            }
+            DownloadResult::File { path, validators } => Ok(RemoteChanges::new(FetchedFiles::File(path), validators)),
         }
     }
 
@@ -98,16 +102,24 @@ impl RemoteFeed<'_> {
             return Ok(found);
         }
         // There is no change list, so rely on the validators of the archive.
+        match self.archive(base, &self.known()).await? {
+            Some(found) => Ok(found),
+            None => self.listing(base).await,
+        }
+    }
+
+    /// Fetches the archive. Returns `None` if there is none.
+    async fn archive(&self, base: &Url, known: &DownloadValidators) -> Result<Option<RemoteChanges>, FeedError> {
         for name in ["all.zip", "npm/all.zip"] {
-            match self.fetcher.fetch_large(&below(base, name)?, self.directory, &self.known()).await? {
-                DownloadResult::Unchanged => return Ok(self.unchanged()),
-                DownloadResult::Missing => {}
+            match self.fetcher.fetch_large(&below(base, name)?, self.directory, known).await? {
+                DownloadResult::Unchanged if *known != DownloadValidators::default() => return Ok(Some(self.unchanged())),
+                DownloadResult::Unchanged | DownloadResult::Missing => {}
                 DownloadResult::File { path, validators } => {
-                    return Ok(RemoteChanges { material: Some(FetchedFiles::File(path)), validators, index: None });
+                    return Ok(Some(RemoteChanges::new(FetchedFiles::File(path), validators)));
                 }
             }
         }
-        self.listing(base).await
+        Ok(None)
     }
 
     /// Fetches changes by the change list. Returns `None` if there is no list.
@@ -118,31 +130,17 @@ impl RemoteFeed<'_> {
         let tally = self.before.tally.clone();
         let ChangeList { changed, all } = blocking(move || changes::read(&csv, &tally)).await??;
         let Some(changed) = changed.filter(|_| self.before.is_good()) else {
-            return self.without_archive(base, all).await;
+            return match self.archive(base, &DownloadValidators::default()).await? {
+                Some(found) => Ok(Some(found)),
+                None => self.documents(base, record_names(all)).await.map(Some),
+            };
         };
         if changed.is_empty() && all.len() as u64 >= self.before.tally.known() {
             return Ok(Some(self.unchanged()));
         }
-        let documents = self.records(base, changed.iter().map(|id| format!("{id}.json")).collect()).await?;
+        let documents = self.records(base, record_names(changed.iter())).await?;
         let material = FetchedFiles::Changes { documents, changed: changed.into_iter().collect(), all };
-        Ok(Some(RemoteChanges { material: Some(material), validators: self.known(), index: None }))
-    }
-
-    /// Fetches the whole archive or, without one, each listed record.
-    async fn without_archive(&self, base: &Url, all: HashSet<String>) -> Result<Option<RemoteChanges>, FeedError> {
-        for name in ["all.zip", "npm/all.zip"] {
-            if let DownloadResult::File { path, validators } =
-                self.fetcher.fetch_large(&below(base, name)?, self.directory, &DownloadValidators::default()).await?
-            {
-                return Ok(Some(RemoteChanges { material: Some(FetchedFiles::File(path)), validators, index: None }));
-            }
-        }
-        let documents = self.records(base, all.into_iter().map(|id| format!("{id}.json")).collect()).await?;
-        Ok(Some(RemoteChanges {
-            material: Some(FetchedFiles::Documents(documents)),
-            validators: DownloadValidators::default(),
-            index: None,
-        }))
+        Ok(Some(RemoteChanges::new(material, self.known())))
     }
 
     async fn signed(&self, base: &Url, bytes: &[u8], index: SignedIndex) -> Result<RemoteChanges, FeedError> {
@@ -157,7 +155,7 @@ impl RemoteFeed<'_> {
         let url = below(base, signed_index::ARCHIVE)?;
         match self.fetcher.fetch_large(&url, self.directory, &DownloadValidators::default()).await? {
             DownloadResult::File { path, validators } => {
-                Ok(RemoteChanges { material: Some(FetchedFiles::File(path)), validators, index: Some(index) })
+                Ok(RemoteChanges { index: Some(index), ..RemoteChanges::new(FetchedFiles::File(path), validators) })
             }
             DownloadResult::Unchanged | DownloadResult::Missing => Err(failed(&url, "not found")),
         }
@@ -170,12 +168,13 @@ impl RemoteFeed<'_> {
         if names.is_empty() {
             return Err(failed(base, "no `modified_id.csv`, no `all.zip` and no links to records found"));
         }
+        self.documents(base, names).await
+    }
+
+    /// Fetches all records one by one.
+    async fn documents(&self, base: &Url, names: Vec<String>) -> Result<RemoteChanges, FeedError> {
         let documents = self.records(base, names).await?;
-        Ok(RemoteChanges {
-            material: Some(FetchedFiles::Documents(documents)),
-            validators: DownloadValidators::default(),
-            index: None,
-        })
+        Ok(RemoteChanges::new(FetchedFiles::Documents(documents), DownloadValidators::default()))
     }
 
     async fn records(&self, base: &Url, names: Vec<String>) -> Result<Vec<(String, Bytes)>, FeedError> {
@@ -219,6 +218,10 @@ impl RemoteFeed<'_> {
     }
 }
 
+fn record_names(ids: impl IntoIterator<Item = impl std::fmt::Display>) -> Vec<String> {
+    ids.into_iter().map(|id| format!("{id}.json")).collect()
+}
+
 /// Joins a file name to a directory URL and keeps the query, which may be a token.
 fn below(base: &Url, name: &str) -> Result<Url, FeedError> {
     let mut url = base.join(name).map_err(|_| failed(base, "invalid URL"))?;
@@ -231,7 +234,7 @@ fn links(page: &str) -> Vec<String> {
     let (mut names, mut known) = (Vec::new(), HashSet::new());
     for link in page.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next()) {
         let name = link.trim_start_matches("./");
-        if directory::is_json(Path::new(name)) && !name.contains(['/', '?', ':']) && known.insert(name) {
+        if osv::is_json(Path::new(name)) && !name.contains(['/', '?', ':']) && known.insert(name) {
             names.push(name.to_owned());
         }
         if names.len() > MAX_SINGLE_RECORDS {
