@@ -368,8 +368,6 @@ mod tests {
         }
     }
 
-    use crate::feed::import::FeedCounts;
-
     fn record(id: &str, more: &str) -> String {
         format!(
             r#"{{"id":"{id}","modified":"2026-01-01T00:00:00Z"{more},"affected":[{{"package":{{"ecosystem":"npm","name":"p-{id}"}},"versions":["1.0.0"]}}]}}"#

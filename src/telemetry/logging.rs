@@ -14,7 +14,6 @@ use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use crate::telemetry::TelemetryError;
 use crate::text::{printable, single_line};
 
-/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// Text, coloured on a terminal.

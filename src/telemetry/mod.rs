@@ -20,7 +20,6 @@ pub use labels::{BarLabel, CacheLabel, CacheOutcome, EndpointLabel, OutcomeLabel
 pub use logging::{Config, LogFormat};
 pub use metrics::{CallbackGauge, InFlight, Metrics, Served};
 
-/// An error while setting up logging.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The log filter contains an invalid directive.

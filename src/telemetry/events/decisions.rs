@@ -4,25 +4,18 @@ use crate::policy::decisions::{Decision, DecisionAction, DecisionState};
 use crate::telemetry::labels::{DecisionLabel, Label as _};
 use crate::telemetry::metrics::Metrics;
 
-/// A change of a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecisionChange {
     /// The server loaded it at start.
     Loaded,
-    /// An operator recorded it.
     Recorded,
-    /// A second operator confirmed it.
     Confirmed,
-    /// An operator revoked it.
     Revoked,
-    /// It reached its expiry.
     Expired,
 }
 
-/// A decision changed.
 #[derive(Debug, Clone, Copy)]
 pub struct DecisionChanged<'a> {
-    /// The decision after the change.
     pub decision: &'a Decision,
     pub change: DecisionChange,
     /// Its state after the change.
@@ -32,7 +25,6 @@ pub struct DecisionChanged<'a> {
 impl DecisionChanged<'_> {
     /// Logs the change. Active break-glass is logged as a warning.
     pub fn emit(&self) {
-        /// Logs the fields of the decision with a message.
         macro_rules! log {
             ($level:ident, $message:literal) => {{
                 let Decision { id, proposal, second, revoked } = self.decision;
@@ -68,7 +60,7 @@ impl Metrics {
     pub fn set_active_decisions<'a>(&self, active: &(impl Iterator<Item = &'a Decision> + Clone)) {
         for label in DecisionLabel::ALL {
             let count = active.clone().filter(|decision| decision.proposal.act.kind() == label.value()).count();
-            self.decisions.of(*label).set(i64::try_from(count).unwrap_or(i64::MAX));
+            self.operation.decisions.of(*label).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 }

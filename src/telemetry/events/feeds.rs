@@ -8,9 +8,7 @@ use crate::telemetry::metrics::Metrics;
 #[derive(Debug, Clone, Copy)]
 pub struct FeedChanged<'a> {
     pub feed: &'a str,
-    /// Active records.
     pub records: u64,
-    /// Documents that could not be parsed.
     pub unreadable: u64,
     /// JSON documents that are not records.
     pub skipped: u64,
@@ -39,7 +37,7 @@ pub struct FeedFailed<'a> {
 
 impl FeedFailed<'_> {
     pub fn emit(&self, metrics: &Metrics) {
-        metrics.incidents.of(IncidentLabel::FeedFailed).inc();
+        metrics.operation.incidents.of(IncidentLabel::FeedFailed).inc();
         if self.has_records {
             tracing::warn!(feed.name = self.feed, error = self.detail, "feed is stale");
         } else {
@@ -59,7 +57,7 @@ pub struct FeedOverbroad<'a> {
 
 impl FeedOverbroad<'_> {
     pub fn emit(&self, metrics: &Metrics) {
-        metrics.incidents.of(IncidentLabel::FeedOverbroad).inc();
+        metrics.operation.incidents.of(IncidentLabel::FeedOverbroad).inc();
         tracing::warn!(
             feed.name = self.feed,
             advisory.id = self.advisory,
@@ -75,17 +73,15 @@ pub struct ClientExposed<'a> {
     pub name: &'a PackageName,
     pub version: &'a str,
     pub advisory: &'a str,
-    /// The feed that contains the advisory.
     pub feed: &'a str,
     /// The client: address and tool.
     pub client: &'a str,
-    /// Number of downloads.
     pub times: u64,
 }
 
 impl ClientExposed<'_> {
     pub fn emit(&self, metrics: &Metrics) {
-        metrics.incidents.of(IncidentLabel::Exposure).inc();
+        metrics.operation.incidents.of(IncidentLabel::Exposure).inc();
         tracing::warn!(
             package.name = %self.name,
             package.version = self.version,
@@ -103,11 +99,8 @@ impl ClientExposed<'_> {
 pub struct IndicatorContacted<'a> {
     /// The target: host and port.
     pub place: &'a str,
-    /// The record that lists the indicator.
     pub advisory: &'a str,
-    /// The feed that contains the record.
     pub feed: &'a str,
-    /// The package the record is about.
     pub package: &'a str,
     /// The client's address, preceded by its user name if it has one.
     pub client: &'a str,
@@ -117,7 +110,7 @@ pub struct IndicatorContacted<'a> {
 
 impl IndicatorContacted<'_> {
     pub fn emit(&self, metrics: &Metrics) {
-        metrics.incidents.of(IncidentLabel::Exposure).inc();
+        metrics.operation.incidents.of(IncidentLabel::Exposure).inc();
         tracing::warn!(
             gateway.target = self.place,
             advisory.id = self.advisory,

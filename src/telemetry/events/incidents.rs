@@ -6,7 +6,6 @@ use crate::npm::PackageName;
 use crate::telemetry::labels::{IncidentLabel, Label as _, ReloadLabel, TaskLabel};
 use crate::telemetry::metrics::Metrics;
 
-/// Upstream changed the integrity of a version.
 #[derive(Debug, Clone, Copy)]
 pub struct IntegrityChanged<'a> {
     pub name: &'a PackageName,
@@ -19,7 +18,7 @@ pub struct IntegrityChanged<'a> {
 
 impl IntegrityChanged<'_> {
     pub fn emit(&self, metrics: &Metrics) {
-        metrics.incidents.of(IncidentLabel::IntegrityChanged).inc();
+        metrics.operation.incidents.of(IncidentLabel::IntegrityChanged).inc();
         tracing::warn!(
             package.name = %self.name,
             package.version = self.version,
@@ -35,13 +34,12 @@ impl IntegrityChanged<'_> {
 pub struct IntegrityMismatch<'a> {
     pub name: &'a PackageName,
     pub version: &'a str,
-    /// The expected and the actual digest.
     pub detail: &'a str,
 }
 
 impl IntegrityMismatch<'_> {
     pub fn emit(&self, metrics: &Metrics) {
-        metrics.incidents.of(IncidentLabel::IntegrityMismatch).inc();
+        metrics.operation.incidents.of(IncidentLabel::IntegrityMismatch).inc();
         tracing::warn!(
             package.name = %self.name,
             package.version = self.version,
@@ -63,7 +61,7 @@ pub struct VersionRemoved<'a> {
 impl VersionRemoved<'_> {
     pub fn emit(&self, metrics: &Metrics) {
         let kind = if self.takedown { IncidentLabel::Takedown } else { IncidentLabel::Unpublished };
-        metrics.incidents.of(kind).inc();
+        metrics.operation.incidents.of(kind).inc();
         tracing::warn!(
             package.name = %self.name,
             package.version = self.version,
@@ -77,13 +75,12 @@ impl VersionRemoved<'_> {
 #[derive(Debug, Clone, Copy)]
 pub struct MetadataStripped<'a> {
     pub upstream: &'a str,
-    /// The missing metadata, as text.
     pub missing: &'a str,
 }
 
 impl MetadataStripped<'_> {
     pub fn emit(&self, metrics: &Metrics) {
-        metrics.incidents.of(IncidentLabel::MetadataStripped).inc();
+        metrics.operation.incidents.of(IncidentLabel::MetadataStripped).inc();
         tracing::warn!(upstream.address = self.upstream, missing = self.missing, "upstream strips metadata");
     }
 }
@@ -98,12 +95,11 @@ pub struct ClockSkew<'a> {
 
 impl ClockSkew<'_> {
     pub fn emit(&self, metrics: &Metrics) {
-        metrics.incidents.of(IncidentLabel::ClockSkew).inc();
+        metrics.operation.incidents.of(IncidentLabel::ClockSkew).inc();
         tracing::warn!(upstream.address = self.upstream, clock.skew_s = self.seconds, "clock skew detected");
     }
 }
 
-/// Ledger rows were lost before they were written.
 #[derive(Debug, Clone, Copy)]
 pub struct LedgerRowsLost<'a> {
     pub rows: u64,
@@ -112,8 +108,8 @@ pub struct LedgerRowsLost<'a> {
 
 impl LedgerRowsLost<'_> {
     pub fn emit(&self, metrics: &Metrics) {
-        metrics.incidents.of(IncidentLabel::LedgerLost).inc();
-        metrics.ledger_lost.inc_by(self.rows);
+        metrics.operation.incidents.of(IncidentLabel::LedgerLost).inc();
+        metrics.operation.lost_rows.inc_by(self.rows);
         tracing::error!(ledger.rows = self.rows, error = self.detail, "ledger rows lost");
     }
 }
@@ -122,7 +118,6 @@ impl LedgerRowsLost<'_> {
 #[derive(Debug, Clone, Copy)]
 pub struct TaskFailed<'a> {
     pub task: TaskLabel,
-    /// The panic message, if there is one.
     pub detail: &'a str,
     /// Delay until the task restarts; `None` if it does not.
     pub restart: Option<Duration>,
@@ -130,16 +125,14 @@ pub struct TaskFailed<'a> {
 
 impl TaskFailed<'_> {
     pub fn emit(&self, metrics: &Metrics) {
-        metrics.task_failures.of(self.task).inc();
+        metrics.operation.task_failures.of(self.task).inc();
         let restart_ms = self.restart.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
         tracing::error!(task.name = self.task.value(), error = self.detail, restart_ms, "task failed");
     }
 }
 
-/// The policies were reloaded.
 #[derive(Debug, Clone, Copy)]
 pub struct PolicyReloaded<'a> {
-    /// Number of active rules.
     pub rules: usize,
     /// Whether the rules differ from those before.
     pub is_changed: bool,
@@ -150,7 +143,7 @@ pub struct PolicyReloaded<'a> {
 impl PolicyReloaded<'_> {
     pub fn emit(&self, metrics: &Metrics) {
         let Some(mistake) = self.mistake else {
-            metrics.policy_reloads.of(ReloadLabel::Adopted).inc();
+            metrics.policy.reloads.of(ReloadLabel::Adopted).inc();
             if self.is_changed {
                 tracing::info!(policy.rules = self.rules, "policy reloaded");
             } else {
@@ -158,7 +151,7 @@ impl PolicyReloaded<'_> {
             }
             return;
         };
-        metrics.policy_reloads.of(ReloadLabel::Broken).inc();
+        metrics.policy.reloads.of(ReloadLabel::Broken).inc();
         tracing::error!(error = mistake, "policy reload failed");
     }
 }
@@ -175,9 +168,8 @@ pub struct ServedStale<'a> {
 }
 
 impl ServedStale<'_> {
-    /// Counts every event and logs it.
     pub fn emit(&self, metrics: &Metrics) {
-        metrics.stale.inc();
+        metrics.policy.stale.inc();
         let (name, age_s) = (self.name, self.age.as_secs());
         if self.again {
             tracing::debug!(package.name = %name, upstream.address = self.upstream, age_s, "served stale");

@@ -8,7 +8,7 @@ use crate::policy::RuleId;
 use crate::telemetry::labels::{
     BarLabel, CacheLabel, CacheOutcome, EndpointLabel, Label, OutcomeLabel, UpstreamOutcome, UpstreamWhat,
 };
-use crate::telemetry::metrics::{Metrics, observe};
+use crate::telemetry::metrics::Metrics;
 
 /// A request ended: the last byte was sent or the client disconnected.
 #[derive(Debug, Clone, Copy)]
@@ -19,10 +19,8 @@ pub struct RequestEnded<'a> {
     pub status: u16,
     /// Time from the request head to the last byte of the response.
     pub duration: Duration,
-    /// Bytes of the response body that were sent.
     pub bytes: u64,
     pub client: IpAddr,
-    /// The name of the authenticated user.
     pub user: Option<&'a str>,
     /// The client's tool; `None` if its header was not read.
     pub agent: Option<&'a UserAgent>,
@@ -32,11 +30,10 @@ pub struct RequestEnded<'a> {
 }
 
 impl RequestEnded<'_> {
-    /// Counts the request and logs it at debug level.
     pub fn emit(&self, metrics: &Metrics) {
-        metrics.requests.of((self.endpoint, self.outcome)).inc();
-        observe(metrics.request_seconds.of(self.endpoint), self.duration);
-        metrics.bytes_sent.inc_by(self.bytes);
+        metrics.requests.total.of((self.endpoint, self.outcome)).inc();
+        metrics.requests.seconds.of(self.endpoint).observe(self.duration.as_secs_f64());
+        metrics.requests.bytes_sent.inc_by(self.bytes);
         tracing::debug!(
             client.address = %self.client,
             client.user = self.user,
@@ -59,7 +56,6 @@ pub struct UpstreamAnswered<'a> {
     pub what: UpstreamWhat,
     pub outcome: UpstreamOutcome,
     pub duration: Duration,
-    /// The package, if the request is about one.
     pub name: Option<&'a PackageName>,
     /// The error, without credentials.
     pub detail: Option<&'a str>,
@@ -68,8 +64,8 @@ pub struct UpstreamAnswered<'a> {
 impl UpstreamAnswered<'_> {
     /// Counts the response. A failure is logged as a warning, other outcomes at debug level.
     pub fn emit(&self, metrics: &Metrics) {
-        metrics.upstream.of((self.what, self.outcome)).inc();
-        observe(metrics.upstream_seconds.of(self.what), self.duration);
+        metrics.fetches.upstream.of((self.what, self.outcome)).inc();
+        metrics.fetches.upstream_seconds.of(self.what).observe(self.duration.as_secs_f64());
         let name = self.name.map(tracing::field::display);
         let (what, duration_ms) = (self.what.value(), milliseconds(self.duration));
         if self.outcome == UpstreamOutcome::Failed {
@@ -81,7 +77,6 @@ impl UpstreamAnswered<'_> {
     }
 }
 
-/// A cache was looked up.
 #[derive(Debug, Clone, Copy)]
 pub struct CacheLookup {
     pub cache: CacheLabel,
@@ -91,11 +86,10 @@ pub struct CacheLookup {
 impl CacheLookup {
     /// Counts the lookup. Lookups are too frequent for the log.
     pub fn emit(self, metrics: &Metrics) {
-        metrics.caches.of((self.cache, self.outcome)).inc();
+        metrics.fetches.caches.of((self.cache, self.outcome)).inc();
     }
 }
 
-/// The policy refused a request.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestRefused<'a> {
     pub name: &'a PackageName,
@@ -103,7 +97,6 @@ pub struct RequestRefused<'a> {
     pub version: Option<&'a str>,
     pub rule: &'a RuleId,
     pub client: IpAddr,
-    /// The name of the authenticated user.
     pub user: Option<&'a str>,
     pub agent: &'a UserAgent,
     /// The refusal text sent to the client.
@@ -112,7 +105,7 @@ pub struct RequestRefused<'a> {
 
 impl RequestRefused<'_> {
     pub fn emit(&self, metrics: &Metrics) {
-        metrics.refusals.of(self.rule.into()).inc();
+        metrics.policy.refusals.of(self.rule.into()).inc();
         tracing::info!(
             package.name = %self.name,
             package.version = self.version,
@@ -135,15 +128,13 @@ pub struct ServedWithWarning<'a> {
     /// Whether the rule would have refused it if it were enforced.
     pub would_refuse: bool,
     pub client: IpAddr,
-    /// The name of the authenticated user.
     pub user: Option<&'a str>,
-    /// The reason, as text.
     pub detail: &'a str,
 }
 
 impl ServedWithWarning<'_> {
     pub fn emit(&self, metrics: &Metrics) {
-        metrics.observed.inc();
+        metrics.policy.observed.inc();
         let message = if self.would_refuse { "refusal not enforced" } else { "served with warning" };
         tracing::info!(
             package.name = %self.name,
@@ -162,17 +153,15 @@ impl ServedWithWarning<'_> {
 pub struct EgressRefused<'a> {
     pub reason: BarLabel,
     pub client: IpAddr,
-    /// The name of the authenticated user.
     pub user: Option<&'a str>,
     /// The requested host and port as the client wrote them; `-` if it named none.
     pub target: &'a str,
-    /// The reason, as text.
     pub text: &'a str,
 }
 
 impl EgressRefused<'_> {
     pub fn emit(&self, metrics: &Metrics) {
-        metrics.gateway_refusals.of(self.reason).inc();
+        metrics.policy.gateway_refusals.of(self.reason).inc();
         tracing::info!(
             client.address = %self.client,
             client.user = self.user,
@@ -193,9 +182,8 @@ pub struct VersionsHidden<'a> {
 }
 
 impl VersionsHidden<'_> {
-    /// Counts the versions and logs them at debug level.
     pub fn emit(&self, metrics: &Metrics) {
-        metrics.hidden.inc_by(self.count);
+        metrics.policy.hidden_versions.inc_by(self.count);
         tracing::debug!(package.name = %self.name, versions.hidden = self.count, versions.total = self.total, "versions hidden");
     }
 }
@@ -207,14 +195,12 @@ pub struct PackumentPrefetched<'a> {
 }
 
 impl PackumentPrefetched<'_> {
-    /// Counts the fetch and logs it at debug level.
     pub fn emit(self, metrics: &Metrics) {
-        metrics.prefetched_packuments.inc();
+        metrics.policy.prefetched.inc();
         tracing::debug!(package.name = %self.name, "packument prefetched");
     }
 }
 
-/// Converts a duration to milliseconds for the log.
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }

@@ -4,10 +4,26 @@ use std::marker::PhantomData;
 
 use prometheus_client::encoding::EncodeMetric;
 use prometheus_client::metrics::TypedMetric;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
-use prometheus_client::registry::Registry;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Metric, Registry};
 
 use crate::telemetry::labels::Label;
+
+/// A metric that can be created at zero and registered.
+pub(crate) trait Register {
+    fn register(registry: &mut Registry, name: &str, help: &str) -> Self;
+}
+
+impl<M: Metric + Default + Clone> Register for M {
+    fn register(registry: &mut Registry, name: &str, help: &str) -> Self {
+        let metric = M::default();
+        registry.register(name, help, metric.clone());
+        metric
+    }
+}
 
 /// The labels of one series, in the encoder's form.
 type LabelPairs = Vec<(&'static str, &'static str)>;
@@ -49,16 +65,37 @@ pub(crate) struct Series<L, M> {
     labels: PhantomData<fn(L)>,
 }
 
+/// Upper bounds of histogram buckets in seconds: from 0.5 ms, the time of a cached response, to 60 s, when all deadlines have passed.
+const BUCKETS: [f64; 16] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+impl<L: LabelSet> Register for Series<L, Counter> {
+    fn register(registry: &mut Registry, name: &str, help: &str) -> Self {
+        Self::with_constructor(registry, name, help, Counter::default)
+    }
+}
+
+impl<L: LabelSet> Register for Series<L, Gauge> {
+    fn register(registry: &mut Registry, name: &str, help: &str) -> Self {
+        Self::with_constructor(registry, name, help, Gauge::<i64>::default)
+    }
+}
+
+impl<L: LabelSet> Register for Series<L, Histogram> {
+    fn register(registry: &mut Registry, name: &str, help: &str) -> Self {
+        Self::with_constructor(registry, name, help, || Histogram::new(BUCKETS))
+    }
+}
+
 impl<L: LabelSet, M: Clone> Series<L, M> {
     /// Registers a metric with one series, created by `make`, per combination of labels.
-    pub(crate) fn register<F>(registry: &mut Registry, name: &str, about: &str, make: F) -> Self
+    fn with_constructor<F>(registry: &mut Registry, name: &str, help: &str, make: F) -> Self
     where
         M: EncodeMetric + TypedMetric + Send + Sync + std::fmt::Debug + 'static,
         F: MetricConstructor<M> + Clone + Send + Sync + 'static,
     {
         let family = Family::<LabelPairs, M, F>::new_with_constructor(make);
         let series = L::all().iter().map(|pairs| family.get_or_create_owned(pairs)).collect();
-        registry.register(name, about, family);
+        registry.register(name, help, family);
         Self { series, labels: PhantomData }
     }
 
