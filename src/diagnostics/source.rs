@@ -38,18 +38,26 @@ impl SourceSpan {
         (before.matches('\n').count() + 1, before.get(line_start..).unwrap_or_default().chars().count() + 1)
     }
 
-    /// Returns the line of the span, whole or up to its `=`, with a line of carets below it. Credentials in URLs are masked
-    /// because errors end up in logs.
+    /// Returns the line of the span with a line of carets below it. Credentials in URLs are masked because errors end up in logs.
     #[must_use]
-    pub fn excerpt(&self, whole: bool) -> String {
+    pub fn excerpt(&self) -> String {
+        self.marked(|line| line)
+    }
+
+    /// Like [`SourceSpan::excerpt`], but shows the line only up to its `=`.
+    #[must_use]
+    pub fn excerpt_of_key(&self) -> String {
+        self.marked(|line| line.split_inclusive('=').next().unwrap_or_default())
+    }
+
+    fn marked(&self, shown: impl Fn(&str) -> &str) -> String {
         let text = &self.file.text;
         let (line, _) = self.position();
         let line_start = text.get(..self.span.start).and_then(|before| before.rfind('\n')).map_or(0, |at| at + 1);
         let line_end =
             text.get(self.span.start..).and_then(|after| after.find('\n')).map_or(text.len(), |at| self.span.start + at);
         let span_end = self.span.end.clamp(self.span.start, line_end);
-        let line_text = text.get(line_start..line_end).unwrap_or_default();
-        let shown = if whole { line_text } else { line_text.split_inclusive('=').next().unwrap_or_default() };
+        let shown = shown(text.get(line_start..line_end).unwrap_or_default());
         let chars: Vec<char> = redact_credentials(shown.trim_end()).chars().collect();
         let column = text.get(line_start..self.span.start).map_or(0, |before| before.chars().count());
         let column = column.min(chars.len().max(MAX_CHARS));
@@ -62,9 +70,8 @@ impl SourceSpan {
         let indent: String = (window.start..column).map(blank).chain((window.start > 0).then_some(' ')).collect();
         let space = if window.end < chars.len() { window.end.saturating_sub(column) } else { marked };
         let carets = "^".repeat(marked.min(space.max(1)));
-        let number = line.to_string();
-        let margin = " ".repeat(number.len());
-        format!(" {number} | {shown}\n {margin} | {indent}{carets}")
+        let margin = " ".repeat(line.to_string().len());
+        format!(" {line} | {shown}\n {margin} | {indent}{carets}")
     }
 }
 
@@ -111,7 +118,7 @@ mod tests {
     fn marked(text: &str, what: &str) -> String {
         let start = text.find(what).unwrap();
         let file = Arc::new(SourceFile { path: "p.toml".into(), text: text.to_owned() });
-        SourceSpan { file, span: start..start + what.len() }.excerpt(true)
+        SourceSpan { file, span: start..start + what.len() }.excerpt()
     }
 
     #[test]

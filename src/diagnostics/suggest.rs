@@ -41,17 +41,7 @@ const MAX_WORD_BYTES: usize = 64;
 
 /// Returns the Levenshtein distance in bytes.
 fn distance(from: &str, to: &str) -> usize {
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (line, left) in from.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = line + 1;
-        for (column, right) in to.bytes().enumerate() {
-            let exchanged = diagonal + usize::from(left != right);
-            diagonal = row[column + 1];
-            row[column + 1] = exchanged.min(diagonal + 1).min(row[column] + 1);
-        }
-    }
-    row[to.len()]
+    strsim::generic_levenshtein(&from.as_bytes().to_vec(), &to.as_bytes().to_vec())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::text::single_line;
+use crate::text::escape::single_line;
 
 /// A table with two spaces between columns and `indent` before each row. Cells are escaped so that each stays on one line.
 #[derive(Debug)]

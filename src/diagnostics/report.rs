@@ -1,0 +1,174 @@
+//! One error with its origin, and reports of many.
+
+use std::fmt;
+
+use crate::diagnostics::source::SourceSpan;
+use crate::text::{printable, single_line};
+
+/// Characters of a problem text before it is cut.
+const MAX_PROBLEM_CHARS: usize = 240;
+
+/// Where a value or an error comes from.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// A flag, such as `--listen`.
+    Flag(String),
+    /// An environment variable.
+    Variable(String),
+    /// A span of the configuration file.
+    File(SourceSpan),
+    /// Passed by a program that embeds Coldframe, or by another process.
+    Given,
+    /// npm's configuration; the text names the file and the key.
+    Npm(String),
+    /// A default value.
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(name) | Self::Variable(name) | Self::Npm(name) => out.write_str(name),
+            Self::File(place) => {
+                let (line, column) = place.position();
+                write!(out, "{}:{line}:{column}", place.file.path.display())
+            }
+            Self::Given => out.write_str("given"),
+            Self::Default => out.write_str("default"),
+        }
+    }
+}
+
+impl From<SourceSpan> for Origin {
+    fn from(place: SourceSpan) -> Self {
+        Self::File(place)
+    }
+}
+
+/// One error.
+#[derive(Debug, Clone)]
+pub struct Diagnostic {
+    /// Where the error is.
+    pub origin: Origin,
+    /// The problem: lower case, with the value last after a colon.
+    pub problem: String,
+    /// The allowed values; may be empty.
+    pub allowed: String,
+    /// Whether the text after the `=` may be shown. It must not be for unknown keys, whose value may be a token.
+    pub shows_line: bool,
+}
+
+impl Diagnostic {
+    /// Creates an error whose whole line may be shown.
+    #[must_use]
+    pub fn new(origin: impl Into<Origin>, problem: impl Into<String>, allowed: impl Into<String>) -> Self {
+        Self { origin: origin.into(), problem: shortened(problem.into()), allowed: allowed.into(), shows_line: true }
+    }
+
+    /// Returns the place in a file, if the error is in one.
+    #[must_use]
+    pub fn place(&self) -> Option<&SourceSpan> {
+        match &self.origin {
+            Origin::File(place) => Some(place),
+            _ => None,
+        }
+    }
+}
+
+/// Cuts a problem text. It ends with the value, which may be very long; its start identifies it.
+fn shortened(problem: String) -> String {
+    match problem.char_indices().nth(MAX_PROBLEM_CHARS) {
+        Some((end, _)) => format!("{}…", problem.get(..end).unwrap_or_default()),
+        None => problem,
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.origin {
+            Origin::Default => out.write_str(&single_line(&self.problem))?,
+            _ => out.write_str(&single_line(&format!("{}: {}", self.origin, self.problem)))?,
+        }
+        if let Origin::File(place) = &self.origin {
+            let excerpt = if self.shows_line { place.excerpt() } else { place.excerpt_of_key() };
+            write!(out, "\n{}", printable(&excerpt))?;
+        }
+        if self.allowed.is_empty() { Ok(()) } else { write!(out, "\n   = allowed: {}", single_line(&self.allowed)) }
+    }
+}
+
+/// All errors in one subject. Never empty.
+#[derive(Debug, Clone, thiserror::Error)]
+pub struct Diagnostics {
+    /// What the errors are in: `configuration` or `policy`.
+    subject: &'static str,
+    errors: Vec<Diagnostic>,
+}
+
+impl Diagnostics {
+    /// Creates a report of errors in a policy, in the order of its files.
+    pub(crate) fn in_policy(errors: Vec<Diagnostic>) -> Self {
+        Self { subject: "policy", errors }
+    }
+
+    /// Returns `value` if the configuration has no errors and it is present.
+    ///
+    /// # Errors
+    /// Returns the errors otherwise, ordered by file, npm's configuration, environment and flags.
+    pub(crate) fn or<T>(mut errors: Vec<Diagnostic>, value: Option<T>) -> Result<T, Self> {
+        if let (true, Some(value)) = (errors.is_empty(), value) {
+            return Ok(value);
+        }
+        errors.sort_by_key(|error| match &error.origin {
+            Origin::File(place) => (0, place.span.start),
+            Origin::Npm(_) | Origin::Default => (1, 0),
+            Origin::Variable(_) => (2, 0),
+            Origin::Flag(_) | Origin::Given => (3, 0),
+        });
+        Err(Self { subject: "configuration", errors })
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.errors.iter()
+    }
+}
+
+/// A report of one configuration error.
+impl From<Diagnostic> for Diagnostics {
+    fn from(error: Diagnostic) -> Self {
+        Self { subject: "configuration", errors: vec![error] }
+    }
+}
+
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (count, noun) = (self.errors.len(), if self.errors.len() == 1 { "error" } else { "errors" });
+        write!(out, "{count} {noun} in the {}", self.subject)?;
+        for error in &self.errors {
+            write!(out, "\n\n{error}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::diagnostics::source::SourceFile;
+
+    #[test]
+    fn newlines_in_values_are_escaped() {
+        let mistake = Diagnostic::new(Origin::Flag("--config".to_owned()), "cannot read `x\n::error::y`", "z\nw");
+        assert_eq!(mistake.to_string(), "--config: cannot read `x\\n::error::y`\n   = allowed: z\\nw");
+    }
+
+    #[test]
+    fn error_is_marked_below_its_line() {
+        let file = Arc::new(SourceFile { path: "x.toml".into(), text: "a = 1\r\n\tñ = 22 # why\r\n".to_owned() });
+        let span = file.text.find("22").map(|at| at..at + 2).unwrap();
+        let mistake = Diagnostic::new(Origin::File(SourceSpan { file, span }), "is wrong", "");
+        assert_eq!(mistake.to_string(), "x.toml:2:6: is wrong\n 2 | \tñ = 22 # why\n   | \t    ^^");
+    }
+}
