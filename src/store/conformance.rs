@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use crate::npm::{Algorithm, Digest, Hasher, Integrity, ManifestDigest, PackageName, PackumentForm};
-use crate::store::StoreError;
 use crate::store::blobs::{BlobKind, BlobStore, PendingBlob};
+use crate::store::error::StoreError;
 use crate::store::ledger::StoredPackument;
 use crate::store::ledger::{
     DownloadEvent, DownloadKind, DownloadOutcome, Exposure, LearnedDigests, Ledger, LedgerEvent, PackageChange, PackageKey,

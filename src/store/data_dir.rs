@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::files;
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 
 /// A data directory owned by this process. Ownership lasts until this value and all stores opened in it are dropped.
 ///

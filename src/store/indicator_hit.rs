@@ -13,20 +13,15 @@ const ASKED_FOR: &str = " asked for ";
 /// A client's request for a connection to an indicator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndicatorHit {
-    /// The id of the record.
     pub advisory: String,
-    /// The feed that contains the record.
     pub feed: String,
-    /// The client's address, preceded by its user name if it has one.
     pub client: String,
     /// The target: host and port.
     pub place: String,
-    /// The package the record is about.
     pub package: Option<PackageName>,
 }
 
 impl IndicatorHit {
-    /// Converts the hit to an event.
     #[must_use]
     pub fn to_event(&self) -> LedgerEvent {
         let Self { advisory, feed, client, place, package } = self;

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use crate::npm::{Digest, Integrity, ManifestDigest, PackageName, PackumentForm};
 use crate::policy::decisions::Decision;
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 
 /// A package of a registry. The same name on two registries is two packages.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -73,7 +73,6 @@ pub struct TarballSource {
     pub address: Box<str>,
     /// The SHA-512 that names the blob, and all other computed digests.
     pub digests: Integrity,
-    /// The length in bytes.
     pub length: u64,
     /// Whether the registry served it to a request without credentials.
     pub public: bool,
@@ -84,7 +83,6 @@ pub struct TarballSource {
 pub struct LearnedDigests {
     /// The key in `versions`.
     pub version: Box<str>,
-    /// The release's integrity as first seen.
     pub integrity: Option<Integrity>,
     /// Digests to add to the row, unless they contradict those it has.
     pub digests: Integrity,
@@ -97,7 +95,6 @@ pub struct TagSighting {
     pub version: Box<str>,
     /// When the tag was first seen pointing to the version.
     pub first_seen: Timestamp,
-    /// When the tag was last seen pointing to the version.
     pub last_seen: Timestamp,
 }
 
@@ -127,7 +124,6 @@ pub struct StoredPackument {
     pub form: Option<PackumentForm>,
 }
 
-/// The ledger's record of one package.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PackageRecord {
     /// The newest packument; `None` if upstream was never asked.
@@ -249,15 +245,12 @@ pub struct PackageChange {
     pub forgotten_tags: Vec<TagSighting>,
 }
 
-/// The outcome of a request in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DownloadOutcome {
-    /// The response was sent.
     Served,
     Refused,
 }
 
-/// The kind of a request in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DownloadKind {
     /// A tarball, identified by `version` and `integrity`.
@@ -280,31 +273,23 @@ pub struct DownloadEvent {
     pub rule: Option<Box<str>>,
     /// Versions hidden in the response, shared with the cached response.
     pub hidden: std::sync::Arc<[Box<str>]>,
-    /// The client's address.
     pub client: IpAddr,
-    /// The client's name, if it logged in.
     pub user: Option<std::sync::Arc<str>>,
     pub tool: &'static str,
-    /// The tool's version from its user agent.
     pub tool_version: std::sync::Arc<str>,
 }
 
 /// The requests of one client and tool for a version, summed over the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exposure {
-    /// The client's address, as text.
     pub client: String,
-    /// The tool's name.
     pub tool: String,
-    /// The tool's version.
     pub tool_version: String,
-    /// The version asked for.
     pub version: String,
     /// The digest of the bytes served, as SRI, if known.
     pub integrity: Option<String>,
     pub outcome: DownloadOutcome,
     pub rule: Option<String>,
-    /// Number of requests.
     pub times: u64,
     pub first: Timestamp,
     pub last: Timestamp,
@@ -315,18 +300,13 @@ pub struct Exposure {
 pub struct LedgerEvent {
     /// A stable identifier: `integrity_changed`, `integrity_mismatch`, `version_gone`, `metadata_stripped`, `clock_skew`, …
     pub kind: &'static str,
-    /// The package, if it is about one.
     pub name: Option<PackageName>,
-    /// The version, if it is about one.
     pub version: Option<Box<str>>,
     /// A description of one line.
     pub detail: String,
 }
 
-/// Access to the ledger.
 pub trait Ledger: Send + Sync {
-    /// Returns the record of a package.
-    ///
     /// # Errors
     /// Returns an error if the ledger cannot be read.
     fn package(&self, key: &PackageKey) -> Result<PackageRecord, StoreError>;

@@ -4,20 +4,21 @@
 //! lookup in memory.
 
 pub mod blobs;
+mod config;
 #[cfg(test)]
 mod conformance;
 pub mod data_dir;
+mod error;
 pub mod indicator_hit;
 pub mod ledger;
 pub(crate) mod read_only;
 pub mod sqlite;
 
-use std::path::PathBuf;
-use std::time::Duration;
-
 pub use blobs::disk::{BlobStatistics, DiskBlobs};
 pub use blobs::{BlobKind, BlobStore, Committed, OpenBlob, PendingBlob};
+pub use config::Config;
 pub use data_dir::DataDir;
+pub use error::StoreError;
 pub use indicator_hit::IndicatorHit;
 pub use ledger::{
     DownloadEvent, DownloadKind, DownloadOutcome, Exposure, LearnedDigests, Ledger, LedgerEvent, PackageChange, PackageKey,
@@ -26,120 +27,6 @@ pub use ledger::{
 pub use sqlite::SqliteLedger;
 pub use sqlite::decision_writer::DecisionWriter;
 pub use sqlite::events::{DownloadSummary, RecordedEvent};
-
-/// Settings of the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// The data directory. Created if missing, and owned by one process at a time.
-    pub data_dir: PathBuf,
-    /// Maximum bytes on disk for tarballs and raw packuments. Excludes the ledger, which its retention bounds.
-    pub cache_size: u64,
-    /// How long the ledger keeps its rows.
-    pub ledger_retention: Duration,
-}
-
-/// An error of the store.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// A file operation failed.
-    #[error("cannot {action} `{}`", path.display())]
-    File {
-        /// The verb of the failed operation: `open`, `write`, `rename`, …
-        action: &'static str,
-        path: PathBuf,
-        source: std::io::Error,
-    },
-    /// The bytes do not match the expected digests.
-    #[error(transparent)]
-    Mismatch(#[from] crate::npm::integrity::Mismatch),
-    /// The digest that names a blob of this kind was not computed.
-    #[error("cannot name a blob without its digest")]
-    Unnamed,
-    /// A background task ended without a result.
-    #[error("a store task ended unexpectedly: {0}")]
-    Lost(String),
-    /// An SQLite operation failed.
-    #[error("cannot {action} the ledger")]
-    Ledger { action: &'static str, source: rusqlite::Error },
-    /// The ledger could not be written for so long that the limit of pending changes is reached.
-    #[error("too many changes are pending for the ledger")]
-    NoRoom,
-    /// The ledger contains data that this version cannot read.
-    #[error("the ledger is damaged: {0}")]
-    Damaged(String),
-    /// A newer Coldframe wrote the ledger.
-    #[error("`{}` was written by a newer Coldframe (schema {found}, supported: {known}); upgrade Coldframe", path.display())]
-    Newer {
-        path: PathBuf,
-        /// The schema of the ledger.
-        found: i64,
-        /// The newest schema this program supports.
-        known: i64,
-    },
-    /// The ledger's schema is older, and this handle must not migrate it.
-    #[error(
-        "`{}` was written by an older Coldframe (schema {found}, required: {known}); run `coldframe serve` to migrate it",
-        path.display()
-    )]
-    Older {
-        path: PathBuf,
-        /// The schema of the ledger.
-        found: i64,
-        /// The schema this program requires.
-        known: i64,
-    },
-    /// A write through a read-only handle.
-    #[error("cannot write to the ledger, it is open read-only")]
-    ReadOnly,
-    /// Another process owns the data directory.
-    #[error("`{}` is in use by another Coldframe", path.display())]
-    Locked { path: PathBuf },
-}
-
-impl StoreError {
-    /// Returns a function for `map_err` that converts an error of `action`. Damage becomes [`StoreError::Damaged`].
-    fn ledger(action: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
-        move |source| {
-            if is_damage(&source) { Self::Damaged(source.to_string()) } else { Self::Ledger { action, source } }
-        }
-    }
-
-    /// Checks whether a retry may succeed: full disk, lock held by another process, system limit.
-    fn is_transient(&self) -> bool {
-        use rusqlite::ErrorCode::{
-            CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, FileLockingProtocolFailed, OutOfMemory, ReadOnly, SystemIoFailure,
-        };
-        let Self::Ledger { source, .. } = self else { return false };
-        matches!(
-            source.sqlite_error_code(),
-            Some(
-                CannotOpen
-                    | DatabaseBusy
-                    | DatabaseLocked
-                    | DiskFull
-                    | FileLockingProtocolFailed
-                    | OutOfMemory
-                    | ReadOnly
-                    | SystemIoFailure
-            )
-        )
-    }
-
-    /// Returns a function for `map_err` that adds the operation and the path.
-    fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| Self::File { action, path: path.into(), source }
-    }
-}
-
-/// Checks whether the file's content is invalid, as opposed to a full disk or a held lock.
-fn is_damage(error: &rusqlite::Error) -> bool {
-    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType};
-    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
-    match error {
-        FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) => true,
-        error => matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase)),
-    }
-}
 
 #[cfg(test)]
 mod tests {

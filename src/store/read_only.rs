@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::npm::PackageName;
 use crate::policy::decisions::Decision;
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 use crate::store::ledger::{
     DownloadEvent, Exposure, Ledger, LedgerEvent, PackageChange, PackageKey, PackageRecord, Release, StoredPackument,
     TarballSource,

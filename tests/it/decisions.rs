@@ -26,14 +26,14 @@ async fn decide(scene: &Scene, act: DecisionAction, lasts: Option<Duration>, nee
     let proposal = DecisionProposal { act, reason: "INC-7".to_owned(), author, expires, needs_second };
     let data = scene.data().to_owned();
     let recorded = tokio::task::spawn_blocking(move || decide::record_decision(&data, &proposal)).await.unwrap().unwrap();
-    assert_eq!(recorded.effect, ApplyStatus::InForce);
+    assert_eq!(recorded.effect, ApplyStatus::Applied);
     recorded
 }
 
 async fn revoke(scene: &Scene, id: i64) {
     let (data, by) = (scene.data().to_owned(), signature(scene, "ada"));
     let recorded = tokio::task::spawn_blocking(move || decide::revoke(&data, id, &by, "a mistake")).await.unwrap().unwrap();
-    assert_eq!(recorded.effect, ApplyStatus::InForce);
+    assert_eq!(recorded.effect, ApplyStatus::Applied);
 }
 
 /// Returns an approval of the version and bytes of `package`.

@@ -16,7 +16,7 @@ pub(crate) async fn run(core: Core, reported: Arc<AtomicU64>) -> TaskEnd {
         tokio::time::sleep(CHECK_INTERVAL).await;
         let ledger = Arc::clone(&core.ledger);
         // A failed write is already logged and is retried in the next round.
-        let _refused = tokio::task::spawn_blocking(move || ledger.settle().is_err()).await?;
+        let _refused = tokio::task::spawn_blocking(move || ledger.write_pending().is_err()).await?;
         let lost = core.ledger.lost_rows();
         let before = reported.swap(lost, Ordering::Relaxed);
         if lost > before {

@@ -119,7 +119,7 @@ fn format_text(recorded: &RecordedDecision) -> String {
         }
     }
     text.push_str(match recorded.effect {
-        ApplyStatus::InForce => "applied by the running server\n",
+        ApplyStatus::Applied => "applied by the running server\n",
         ApplyStatus::AtNextStart => "no server runs on this data directory; applies when one starts\n",
         ApplyStatus::Pending => "recorded, but the running server has not applied it; see its log\n",
     });

@@ -16,19 +16,18 @@ use bytes::Bytes;
 use tempfile::NamedTempFile;
 
 use crate::npm::{Algorithm, Digest, Hasher, Integrity};
-use crate::store::StoreError;
-use crate::store::blobs::index::{BlobIndex, OpenGuard, OpenState, STAMP_EVERY};
+use crate::store::blobs::index::{BlobIndex, OpenGuard, OpenState, STAMP_INTERVAL};
 use crate::store::blobs::mmap::{MappedFile, to_bytes};
 use crate::store::blobs::{BlobKind, BlobStore, Committed, OpenBlob, PendingBlob};
 use crate::store::data_dir::{DataDir, DataDirLock};
+use crate::store::error::StoreError;
 
 /// Blobs in a data directory, bounded in bytes. The least recently used are evicted first; blobs in use are never evicted.
 pub struct DiskBlobs {
     files: Arc<BlobFiles>,
     temporary: PathBuf,
-    /// Whether bytes are synced before the rename.
     syncs: bool,
-    count: Option<JoinHandle<()>>,
+    scan: Option<JoinHandle<()>>,
     _ownership: DataDirLock,
 }
 
@@ -37,11 +36,9 @@ pub struct DiskBlobs {
 pub struct BlobStatistics {
     /// Bytes on disk, with each blob rounded up to blocks of 4 KiB. Incomplete until the scan at start is done.
     pub bytes: u64,
-    /// Number of blobs on disk.
     pub blobs: u64,
     /// Number of blobs deleted because they did not match their digest.
     pub dropped: u64,
-    /// Number of blobs evicted.
     pub evicted: u64,
 }
 
@@ -57,18 +54,18 @@ impl DiskBlobs {
             root: root.clone(),
             limit: cache_size,
             index: Arc::new(BlobIndex::new()),
-            placing: Mutex::new(()),
+            rename_lock: Mutex::new(()),
             closing: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
         });
-        let counted = Arc::clone(&files);
-        let count = std::thread::Builder::new()
+        let scanned = Arc::clone(&files);
+        let scan = std::thread::Builder::new()
             .name("coldframe-blobs".to_owned())
-            .spawn(move || counted.count())
+            .spawn(move || scanned.scan())
             .map_err(StoreError::file("start the scan thread for", root))?;
         let temporary = data_dir.temporary();
-        Ok(Arc::new(Self { files, temporary, syncs: true, count: Some(count), _ownership: data_dir.ownership() }))
+        Ok(Arc::new(Self { files, temporary, syncs: true, scan: Some(scan), _ownership: data_dir.ownership() }))
     }
 
     /// Opens the blobs of a temporary data directory, which are not synced. `check` of 229 packages with 200 ms upstream latency
@@ -99,7 +96,7 @@ impl Drop for DiskBlobs {
     fn drop(&mut self) {
         self.files.closing.store(true, Ordering::Relaxed);
         // A panic of the thread was already printed.
-        let _ = self.count.take().map(JoinHandle::join);
+        let _ = self.scan.take().map(JoinHandle::join);
     }
 }
 
@@ -109,7 +106,7 @@ impl BlobStore for DiskBlobs {
         Box::pin(async move {
             loop {
                 match files.index.take(&digest) {
-                    OpenState::Mapped { mapping, stamp } => return Ok(Some(files.lend(&digest, mapping, stamp))),
+                    OpenState::Mapped { mapping, stamp } => return Ok(Some(files.use_mapped(&digest, mapping, stamp))),
                     // Ends with an error when the other task is done and drops the sender.
                     OpenState::Elsewhere(mut ended) => _ = ended.changed().await,
                     // Verified before, so this only maps the file, which takes microseconds.
@@ -125,7 +122,7 @@ impl BlobStore for DiskBlobs {
 
     fn mapped(&self, digest: &Digest) -> Option<Bytes> {
         let (mapping, stamp) = self.files.index.mapped_and_due(digest)?;
-        Some(self.files.lend(digest, mapping, stamp))
+        Some(self.files.use_mapped(digest, mapping, stamp))
     }
 
     fn is_verified(&self, digest: &Digest) -> bool {
@@ -191,7 +188,7 @@ struct BlobFiles {
     limit: u64,
     index: Arc<BlobIndex>,
     /// Held while a file is renamed into place or removed, so that a new file is not removed in place of an old one.
-    placing: Mutex<()>,
+    rename_lock: Mutex<()>,
     closing: AtomicBool,
     dropped: AtomicU64,
     evicted: AtomicU64,
@@ -229,7 +226,7 @@ impl BlobFiles {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(StoreError::file("create", parent))?;
         }
-        let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _locked = self.rename_lock.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(there) = self.index.mapped(digest).filter(|_| path.exists()) {
             return Ok(there);
         }
@@ -245,7 +242,7 @@ impl BlobFiles {
             if self.index.bytes() <= goal || self.closing.load(Ordering::Relaxed) {
                 return;
             }
-            let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
+            let _locked = self.rename_lock.lock().unwrap_or_else(PoisonError::into_inner);
             if !self.index.forget_idle(&digest) {
                 continue;
             }
@@ -261,7 +258,7 @@ impl BlobFiles {
     }
 
     /// Scans all files, then evicts blobs if the limit is smaller than before.
-    fn count(&self) {
+    fn scan(&self) {
         self.sweep();
         for algorithm in [BlobKind::Document, BlobKind::Tarball].map(BlobKind::algorithm) {
             for shard in list(&self.root.join(algorithm.as_str())) {
@@ -271,11 +268,11 @@ impl BlobFiles {
                     }
                     let Some(digest) = file.file_name().to_str().and_then(|name| read_name(algorithm, name)) else { continue };
                     let Ok(metadata) = file.metadata() else { continue };
-                    self.index.count(&digest, metadata.len(), metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH));
+                    self.index.add_scanned(&digest, metadata.len(), metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH));
                 }
             }
         }
-        self.index.counted();
+        self.index.finish_scan();
         self.evict();
     }
 
@@ -302,7 +299,7 @@ impl BlobFiles {
 
     /// Deletes a file that does not match its digest, unless it was replaced by a verified one.
     fn drop_damaged(&self, digest: &Digest, path: &Path, opening: &OpenGuard) -> Result<(), StoreError> {
-        let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _locked = self.rename_lock.lock().unwrap_or_else(PoisonError::into_inner);
         if self.index.is_verified(digest) != opening.verified {
             return Ok(());
         }
@@ -318,7 +315,7 @@ impl BlobFiles {
     /// Removes a file. Existing mappings stay valid.
     fn remove(&self, digest: &Digest) -> Result<bool, StoreError> {
         let path = self.path(digest);
-        let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _locked = self.rename_lock.lock().unwrap_or_else(PoisonError::into_inner);
         self.index.forget(digest);
         match fs::remove_file(&path) {
             Ok(()) => Ok(true),
@@ -329,14 +326,14 @@ impl BlobFiles {
 
     /// Removes a blob without a file from the index, unless the file was written meanwhile.
     fn forget_missing(&self, digest: &Digest, opening: &OpenGuard) {
-        let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _locked = self.rename_lock.lock().unwrap_or_else(PoisonError::into_inner);
         if self.index.is_verified(digest) == opening.verified && !self.path(digest).exists() {
             self.index.forget(digest);
         }
     }
 
     /// Returns the bytes of a mapped blob. Updates the file's modification time if `stamp` is set.
-    fn lend(&self, digest: &Digest, mapping: Arc<MappedFile>, stamp: bool) -> Bytes {
+    fn use_mapped(&self, digest: &Digest, mapping: Arc<MappedFile>, stamp: bool) -> Bytes {
         if stamp {
             self.stamp(digest);
         }
@@ -385,19 +382,18 @@ fn machine_time() -> SystemTime {
     SystemTime::now()
 }
 
-/// Records a use in the file's modification time, so that recency survives a restart, at most once per [`STAMP_EVERY`]. Returns
+/// Records a use in the file's modification time, so that recency survives a restart, at most once per [`STAMP_INTERVAL`]. Returns
 /// the recorded time. Errors are ignored, because a lost update is harmless.
 fn note_use(file: &File) -> SystemTime {
     let now = machine_time();
     let known = file.metadata().and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-    if now.duration_since(known).is_ok_and(|ago| ago < STAMP_EVERY) {
+    if now.duration_since(known).is_ok_and(|ago| ago < STAMP_INTERVAL) {
         return known;
     }
     let _ = file.set_times(FileTimes::new().set_modified(now));
     now
 }
 
-/// Parses the digest in a file name.
 fn read_name(algorithm: Algorithm, name: &str) -> Option<Digest> {
     if !name.len().is_multiple_of(2) || !name.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
         return None;

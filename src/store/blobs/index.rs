@@ -20,7 +20,7 @@ const KEPT_BYTES: u64 = 64 << 20;
 const KEPT_MAPS: usize = 1024;
 
 /// How far recency on disk may lag behind recency in memory.
-pub(crate) const STAMP_EVERY: Duration = Duration::from_hours(1);
+pub(crate) const STAMP_INTERVAL: Duration = Duration::from_hours(1);
 
 /// The index of all blobs. It needs about 200 bytes per blob, so 20 MB for 100,000.
 pub(crate) struct BlobIndex {
@@ -37,7 +37,7 @@ struct State {
     kept_bytes: u64,
     /// The last instant used, so that no two uses have the same.
     latest: u64,
-    counted: bool,
+    scanned: bool,
 }
 
 struct BlobEntry {
@@ -46,15 +46,13 @@ struct BlobEntry {
     used: u64,
     /// The recency recorded in the file system.
     stamped: u64,
-    /// Whether this process has verified it.
     verified: bool,
     /// Whether it was used since the last pass over the kept maps.
-    again: bool,
+    used_again: bool,
     kept: Option<Arc<MappedFile>>,
-    lent: Weak<MappedFile>,
+    mapped_file: Weak<MappedFile>,
 }
 
-/// The result of a request for a blob.
 pub(crate) enum OpenState {
     /// It is mapped. `stamp` is set if the use must be recorded in the file system.
     Mapped { mapping: Arc<MappedFile>, stamp: bool },
@@ -68,7 +66,6 @@ pub(crate) enum OpenState {
 pub(crate) struct OpenGuard {
     index: Arc<BlobIndex>,
     digest: Digest,
-    /// Whether the blob was verified before.
     pub(crate) verified: bool,
 }
 
@@ -111,7 +108,7 @@ impl BlobIndex {
 
     /// Records a use of a blob without mapping it. Returns whether the use must be recorded in the file system.
     pub(crate) fn touch(&self, digest: &Digest) -> bool {
-        self.lock().note_use(digest).is_some_and(|(_, stamp)| stamp)
+        self.lock().record_use(digest).is_some_and(|(_, stamp)| stamp)
     }
 
     pub(crate) fn is_verified(&self, digest: &Digest) -> bool {
@@ -127,7 +124,7 @@ impl BlobIndex {
         blob.used = used;
         blob.stamped = nanoseconds(stamped);
         blob.verified = true;
-        blob.lent = Arc::downgrade(mapping);
+        blob.mapped_file = Arc::downgrade(mapping);
         let dropped = state.keep(digest, mapping);
         drop(state);
         // Unmapping is slow, so it happens outside the lock.
@@ -135,7 +132,7 @@ impl BlobIndex {
     }
 
     /// Adds a file found on disk, unless it is known.
-    pub(crate) fn count(&self, digest: &Digest, length: u64, stamped: SystemTime) {
+    pub(crate) fn add_scanned(&self, digest: &Digest, length: u64, stamped: SystemTime) {
         let mut state = self.lock();
         if state.blobs.contains_key(digest) {
             return;
@@ -147,11 +144,10 @@ impl BlobIndex {
     }
 
     /// Marks the scan as complete. Evictions are possible from now on.
-    pub(crate) fn counted(&self) {
-        self.lock().counted = true;
+    pub(crate) fn finish_scan(&self) {
+        self.lock().scanned = true;
     }
 
-    /// Removes a blob whose file is missing or damaged.
     pub(crate) fn forget(&self, digest: &Digest) {
         let mut state = self.lock();
         let removed = state.remove(digest);
@@ -172,7 +168,7 @@ impl BlobIndex {
     /// within `limit`, and until the scan is complete, because the oldest blobs are unknown before.
     pub(crate) fn eviction_candidates(&self, limit: u64, goal: u64) -> Vec<Digest> {
         let state = self.lock();
-        if !state.counted || state.bytes <= limit {
+        if !state.scanned || state.bytes <= limit {
             return Vec::new();
         }
         let excess = state.bytes - goal.min(state.bytes);
@@ -212,17 +208,17 @@ impl BlobIndex {
 
 impl State {
     fn mapped(&mut self, digest: &Digest) -> Option<(Arc<MappedFile>, bool)> {
-        let mapping = self.blobs.get(digest)?.lent.upgrade()?;
-        let (blob, stamp) = self.note_use(digest)?;
-        blob.again = true;
+        let mapping = self.blobs.get(digest)?.mapped_file.upgrade()?;
+        let (blob, stamp) = self.record_use(digest)?;
+        blob.used_again = true;
         Some((mapping, stamp))
     }
 
-    fn note_use(&mut self, digest: &Digest) -> Option<(&mut BlobEntry, bool)> {
+    fn record_use(&mut self, digest: &Digest) -> Option<(&mut BlobEntry, bool)> {
         let used = self.tick();
         let blob = self.blobs.get_mut(digest)?;
         blob.used = used;
-        let stamp = Duration::from_nanos(used.saturating_sub(blob.stamped)) >= STAMP_EVERY;
+        let stamp = Duration::from_nanos(used.saturating_sub(blob.stamped)) >= STAMP_INTERVAL;
         if stamp {
             blob.stamped = used;
         }
@@ -237,9 +233,9 @@ impl State {
                 used: 0,
                 stamped: 0,
                 verified: false,
-                again: false,
+                used_again: false,
                 kept: None,
-                lent: Weak::new(),
+                mapped_file: Weak::new(),
             }),
         };
         self.bytes = self.bytes - blob.footprint + footprint;
@@ -275,7 +271,7 @@ impl State {
         while self.kept_bytes > KEPT_BYTES || self.kept.len() > KEPT_MAPS {
             let Some(oldest) = self.kept.pop_front() else { break };
             let Some(blob) = self.blobs.get_mut(&oldest) else { continue };
-            if std::mem::take(&mut blob.again) {
+            if std::mem::take(&mut blob.used_again) {
                 self.kept.push_back(oldest);
                 continue;
             }
@@ -296,7 +292,7 @@ impl State {
 
 impl BlobEntry {
     fn is_idle(&self) -> bool {
-        self.lent.strong_count() <= usize::from(self.kept.is_some())
+        self.mapped_file.strong_count() <= usize::from(self.kept.is_some())
     }
 }
 
@@ -365,11 +361,11 @@ mod tests {
     fn no_eviction_before_the_scan_is_complete() {
         let index = BlobIndex::new();
         for number in 0..4 {
-            index.count(&digest(number), 5000, UNIX_EPOCH + Duration::from_secs(number as u64));
+            index.add_scanned(&digest(number), 5000, UNIX_EPOCH + Duration::from_secs(number as u64));
         }
         assert_eq!(index.bytes(), 4 * 8192);
         assert!(index.eviction_candidates(8192, 8192).is_empty());
-        index.counted();
+        index.finish_scan();
         assert_eq!(index.eviction_candidates(3 * 8192, 2 * 8192), [digest(0), digest(1)]);
         assert!(index.eviction_candidates(4 * 8192, 0).is_empty());
     }
@@ -381,7 +377,7 @@ mod tests {
         let stamps = |index: &Arc<BlobIndex>| matches!(index.take(&digest(1)), OpenState::Mapped { stamp: true, .. });
         index.insert(&digest(1), &map, SystemTime::now());
         assert!(!stamps(&index));
-        index.insert(&digest(1), &map, SystemTime::now() - 2 * STAMP_EVERY);
+        index.insert(&digest(1), &map, SystemTime::now() - 2 * STAMP_INTERVAL);
         assert!(stamps(&index));
         assert!(!stamps(&index));
     }
@@ -390,9 +386,9 @@ mod tests {
     fn touched_blob_is_not_evicted() {
         let index = BlobIndex::new();
         for number in 0..3 {
-            index.count(&digest(number), 1, UNIX_EPOCH + Duration::from_secs(number as u64));
+            index.add_scanned(&digest(number), 1, UNIX_EPOCH + Duration::from_secs(number as u64));
         }
-        index.counted();
+        index.finish_scan();
         assert!(index.touch(&digest(0)), "the recorded use is old");
         assert!(!index.touch(&digest(0)) && !index.touch(&digest(9)));
         assert_eq!(index.eviction_candidates(2 * 4096, 2 * 4096), [digest(1)]);
@@ -401,9 +397,9 @@ mod tests {
     #[test]
     fn file_time_in_the_future_does_not_keep_a_blob() {
         let index = BlobIndex::new();
-        index.count(&digest(1), 1, SystemTime::now() + Duration::from_secs(1 << 33));
+        index.add_scanned(&digest(1), 1, SystemTime::now() + Duration::from_secs(1 << 33));
         index.insert(&digest(2), &mapping(1), SystemTime::now());
-        index.counted();
+        index.finish_scan();
         assert_eq!(index.eviction_candidates(4096, 4096), [digest(1)]);
     }
 

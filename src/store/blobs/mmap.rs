@@ -27,7 +27,6 @@ impl MappedFile {
         Ok(Self(map))
     }
 
-    /// Returns the number of mapped bytes.
     pub(crate) fn len(&self) -> u64 {
         self.0.len() as u64
     }

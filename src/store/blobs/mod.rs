@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::npm::{Algorithm, Digest, Hasher, Integrity};
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 
 /// A future that opens a blob; `None` if the blob is missing.
 pub type OpenBlob = Pin<Box<dyn Future<Output = Result<Option<Bytes>, StoreError>> + Send>>;
@@ -20,7 +20,6 @@ pub type OpenBlob = Pin<Box<dyn Future<Output = Result<Option<Bytes>, StoreError
 /// never name a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlobKind {
-    /// The raw bytes of a packument.
     Document,
     Tarball,
 }
@@ -36,16 +35,13 @@ impl BlobKind {
     }
 }
 
-/// A blob that was stored.
 #[derive(Debug, Clone)]
 pub struct Committed {
     /// All computed digests. The one of the kind's algorithm is its name.
     pub digests: Integrity,
-    /// The memory-mapped bytes.
     pub bytes: Bytes,
 }
 
-/// Stores immutable bytes by digest.
 pub trait BlobStore: Send + Sync {
     /// Opens the blob `digest` and maps its bytes. The first opening by this process verifies it on the blocking pool. A damaged
     /// blob is deleted and counted, and the result is `None`. If another task is opening the blob, the future waits without a
@@ -76,7 +72,6 @@ pub trait BlobStore: Send + Sync {
     fn begin(self: Arc<Self>, kind: BlobKind, hasher: Hasher) -> Result<Box<dyn PendingBlob>, StoreError>;
 }
 
-/// A blob that is being written.
 pub trait PendingBlob: Send {
     /// Hashes the next bytes and writes them to the temporary file.
     ///

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::policy::decisions::{Decision, DecisionProposal, Signature};
-use crate::store::StoreError;
 use crate::store::data_dir::DataDir;
+use crate::store::error::StoreError;
 use crate::store::sqlite::{self, decisions, schema};
 
 /// Interval between checks whether the server has applied a decision.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Reads and records the decisions of a data directory.
 pub struct DecisionWriter {
@@ -22,11 +22,10 @@ pub struct DecisionWriter {
     owned: Option<DataDir>,
 }
 
-/// Whether a decision is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ApplyStatus {
     /// The running server applies it.
-    InForce,
+    Applied,
     /// No server runs. The next one applies it at start.
     AtNextStart,
     /// The running server did not apply it within the time limit.
@@ -42,7 +41,7 @@ impl DecisionWriter {
         let path = DataDir::ledger_in(root);
         let (owned, connection) = match DataDir::open(root) {
             Ok(data_dir) => (Some(data_dir), sqlite::open_writer(&path)?),
-            Err(StoreError::Locked { .. }) => (None, open_beside(&path)?),
+            Err(StoreError::Locked { .. }) => (None, open_shared(&path)?),
             Err(error) => return Err(error),
         };
         connection.pragma_update(None, "synchronous", "full").map_err(StoreError::ledger("open"))?;
@@ -57,8 +56,6 @@ impl DecisionWriter {
         decisions::read(&self.connection).map(|(_, decisions)| decisions).map_err(StoreError::ledger("read"))
     }
 
-    /// Returns one decision.
-    ///
     /// # Errors
     /// Returns an error if the ledger cannot be read.
     pub fn find(&self, id: i64) -> Result<Option<Decision>, StoreError> {
@@ -100,9 +97,9 @@ impl DecisionWriter {
         }
         let deadline = Instant::now() + at_most;
         loop {
-            let (_, in_force) = decisions::revision(&self.connection).map_err(StoreError::ledger("read"))?;
-            if in_force >= revision {
-                return Ok(ApplyStatus::InForce);
+            let (_, applied) = decisions::revision(&self.connection).map_err(StoreError::ledger("read"))?;
+            if applied >= revision {
+                return Ok(ApplyStatus::Applied);
             }
             if Instant::now() >= deadline {
                 // The lock may have been held by a process other than a server, or by a server that has ended.
@@ -110,13 +107,13 @@ impl DecisionWriter {
                 return Ok(if is_unlocked { ApplyStatus::AtNextStart } else { ApplyStatus::Pending });
             }
             #[expect(clippy::disallowed_methods, reason = "a process of its own, which has nothing else to do")]
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 }
 
 /// Opens the ledger of a running server. It must have this program's schema, because only the server may migrate it.
-fn open_beside(path: &Path) -> Result<Connection, StoreError> {
+fn open_shared(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = sqlite::connect(path, flags).map_err(StoreError::ledger("open"))?;
     schema::expect_known(&connection, path)?;
@@ -152,7 +149,7 @@ mod tests {
         assert_eq!((seen, ledger.decision_revision().unwrap(), decisions.len()), (revision, revision, 1));
         assert_eq!((decisions[0].id, &decisions[0].proposal), (id, &proposal(false)));
         ledger.set_applied_revision(seen).unwrap();
-        assert_eq!(writer.wait_applied(revision, Duration::ZERO).unwrap(), ApplyStatus::InForce);
+        assert_eq!(writer.wait_applied(revision, Duration::ZERO).unwrap(), ApplyStatus::Applied);
     }
 
     #[test]

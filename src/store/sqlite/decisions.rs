@@ -6,7 +6,6 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use crate::policy::decisions::{Decision, DecisionAction, DecisionProposal, Signature};
 use crate::store::sqlite::packages::{from_column, to_column};
 
-/// Returns the revision of the decisions, and all decisions ever recorded, oldest first.
 pub(crate) fn read(connection: &Connection) -> rusqlite::Result<(u64, Vec<Decision>)> {
     let snapshot = connection.unchecked_transaction()?;
     let revision = revision(&snapshot)?.0;
@@ -24,7 +23,6 @@ pub(crate) fn revision(connection: &Connection) -> rusqlite::Result<(u64, u64)> 
     query.query_row([], |row| Ok((row.get::<_, i64>(0)?.unsigned_abs(), row.get::<_, i64>(1)?.unsigned_abs())))
 }
 
-/// Records the revision that the server applies.
 pub(crate) fn set_applied(connection: &Connection, revision: u64) -> rusqlite::Result<()> {
     let revision = i64::try_from(revision).unwrap_or(i64::MAX);
     connection.execute("UPDATE decided SET in_force = ?1 WHERE in_force IS NOT ?1", [revision]).map(drop)
@@ -73,7 +71,6 @@ pub(crate) fn revoke(connection: &mut Connection, id: i64, by: &Signature, why: 
     finish(transaction, changed)
 }
 
-/// Returns one decision.
 pub(crate) fn find(connection: &Connection, id: i64) -> rusqlite::Result<Option<Decision>> {
     let mut query = connection.prepare_cached(
         "SELECT id, act, reason, author, made, expires, needs_second, second, confirmed, revoked_by, revoked, revoked_why

@@ -16,13 +16,9 @@ use crate::store::sqlite::write_behind::{Batch, RowTally};
 pub struct RecordedEvent {
     /// A stable identifier, see [`LedgerEvent::kind`].
     pub kind: String,
-    /// The package, if it is about one.
     pub name: Option<String>,
-    /// The version, if it is about one.
     pub version: Option<String>,
-    /// A description of one line.
     pub detail: String,
-    /// Number of occurrences in the batch.
     pub times: u64,
     pub first: Timestamp,
     pub last: Timestamp,
@@ -70,11 +66,8 @@ pub(crate) fn exposure(connection: &Connection, name: &PackageName, version: Opt
 pub struct DownloadSummary {
     pub name: String,
     pub version: String,
-    /// The client's address, preceded by its user name if it has one.
     pub client: String,
-    /// Number of requests.
     pub times: u64,
-    /// When it was first requested.
     pub first: Timestamp,
 }
 
@@ -101,7 +94,6 @@ pub(crate) fn downloads(connection: &Connection) -> rusqlite::Result<Vec<Downloa
     rows.collect()
 }
 
-/// Returns the events at or after `since`, oldest first.
 pub(crate) fn events(connection: &Connection, since: Timestamp) -> rusqlite::Result<Vec<RecordedEvent>> {
     let mut query = connection.prepare_cached(
         "SELECT kind, name, version, detail, times, first, last FROM incidents WHERE last >= ?1 ORDER BY first, id",
@@ -120,7 +112,6 @@ pub(crate) fn events(connection: &Connection, since: Timestamp) -> rusqlite::Res
     rows.collect()
 }
 
-/// Checks whether an equal event exists.
 pub(crate) fn has_event(connection: &Connection, incident: &LedgerEvent) -> rusqlite::Result<bool> {
     let mut query = connection
         .prepare_cached("SELECT 1 FROM incidents WHERE kind = ?1 AND name IS ?2 AND version IS ?3 AND detail = ?4 LIMIT 1")?;

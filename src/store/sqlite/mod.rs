@@ -22,8 +22,8 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
 use crate::npm::{Algorithm, Digest, PackageName};
 use crate::policy::decisions::Decision;
-use crate::store::StoreError;
 use crate::store::data_dir::{DataDir, DataDirLock};
+use crate::store::error::StoreError;
 use crate::store::ledger::{
     DownloadEvent, Exposure, Ledger, LedgerEvent, PackageChange, PackageKey, PackageRecord, Release, StoredPackument,
     TarballSource,
@@ -43,12 +43,10 @@ const BUSY_WRITING: Duration = Duration::from_secs(2);
 const MAX_ABSENCES: usize = 200_000;
 /// Interval in seconds between counts of absences at the limit, so that requests for missing packages do not block ledger writes.
 const COUNT_INTERVAL: i64 = 60;
-/// Prepared statements cached per connection.
 const STATEMENTS: usize = 32;
 /// Size limit of the write-ahead log after a checkpoint, in bytes.
 const LOG_SIZE: u32 = 16 << 20;
 
-/// The ledger of a data directory.
 pub struct SqliteLedger {
     path: PathBuf,
     readers: ReadPool,
@@ -84,7 +82,7 @@ impl SqliteLedger {
         let (writing, pending_in_writer) = (Arc::clone(&writer), Arc::clone(&pending));
         let journal = WriteBehindLog::start(move |batch| {
             let mut connection = writing.lock().unwrap_or_else(PoisonError::into_inner);
-            settle(&pending_in_writer, &mut connection)?;
+            write_pending(&pending_in_writer, &mut connection)?;
             events::write(&mut connection, batch).map_err(StoreError::ledger("write"))
         })
         .map_err(StoreError::file("start the writer thread for", &path))?;
@@ -138,7 +136,7 @@ impl SqliteLedger {
     /// Returns an error if the ledger cannot be read.
     pub fn asked(&self) -> Result<Vec<DownloadSummary>, StoreError> {
         self.flush();
-        self.read(|connection| events::downloads(connection).map_err(StoreError::ledger("read")))
+        self.query(events::downloads)
     }
 
     /// Returns the blob digests of a package's newest documents, of all registries and views.
@@ -147,7 +145,7 @@ impl SqliteLedger {
     /// Returns an error if the ledger cannot be read.
     pub fn documents(&self, name: &PackageName) -> Result<Vec<Digest>, StoreError> {
         self.flush();
-        let contents = self.read(|connection| packages::contents(connection, name).map_err(StoreError::ledger("read")))?;
+        let contents = self.query(|connection| packages::contents(connection, name))?;
         Ok(contents.iter().filter_map(|content| Digest::from_bytes(Algorithm::Sha256, content)).collect())
     }
 
@@ -157,7 +155,7 @@ impl SqliteLedger {
     /// Returns an error if the ledger cannot be read.
     pub fn incidents(&self, since: Timestamp) -> Result<Vec<RecordedEvent>, StoreError> {
         self.flush();
-        self.read(|connection| events::events(connection, since).map_err(StoreError::ledger("read")))
+        self.query(|connection| events::events(connection, since))
     }
 
     /// Deletes downloads and events that ended before `before` and returns the number of rows. Uses small transactions so that
@@ -186,9 +184,9 @@ impl SqliteLedger {
     ///
     /// # Errors
     /// Returns an error if the ledger still cannot be written. The changes stay pending.
-    pub fn settle(&self) -> Result<(), StoreError> {
+    pub fn write_pending(&self) -> Result<(), StoreError> {
         let Some(owner) = self.owner.as_ref().filter(|owner| !owner.pending.is_empty()) else { return Ok(()) };
-        settle(&owner.pending, &mut owner.writer.lock().unwrap_or_else(PoisonError::into_inner))
+        write_pending(&owner.pending, &mut owner.writer.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Returns the number of requests and events that were dropped before they were written.
@@ -202,7 +200,7 @@ impl SqliteLedger {
     /// # Errors
     /// Returns an error if the ledger cannot be read.
     pub fn decision_revision(&self) -> Result<u64, StoreError> {
-        self.read(|connection| decisions::revision(connection).map(|(made, _)| made).map_err(StoreError::ledger("read")))
+        self.query(|connection| decisions::revision(connection).map(|(made, _)| made))
     }
 
     /// Records that the server applies the decisions up to `revision`. Other processes wait for this.
@@ -234,6 +232,16 @@ impl SqliteLedger {
         self.readers.read(|| open_reader(&self.path).map_err(StoreError::ledger("open")), work)
     }
 
+    fn query<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        self.read(|connection| query(connection).map_err(StoreError::ledger("read")))
+    }
+
+    /// Returns the changes of a package that are not written yet. Fetch them before a read: a change written in between is then
+    /// applied twice, which has no effect.
+    fn pending(&self, key: &PackageKey) -> Vec<Arc<PackageChange>> {
+        self.owner.as_ref().map(|owner| owner.pending.of(key)).unwrap_or_default()
+    }
+
     fn write<T>(&self, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
         let owner = self.owner.as_ref().ok_or(StoreError::ReadOnly)?;
         let mut connection = owner.writer.lock().unwrap_or_else(PoisonError::into_inner);
@@ -243,9 +251,8 @@ impl SqliteLedger {
 
 impl Ledger for SqliteLedger {
     fn package(&self, key: &PackageKey) -> Result<PackageRecord, StoreError> {
-        // Pending changes are fetched before the read. A change written in between is then applied twice, which has no effect.
-        let pending = self.owner.as_ref().map(|owner| owner.pending.of(key)).unwrap_or_default();
-        let mut record = self.read(|connection| packages::read(connection, key).map_err(StoreError::ledger("read")))?;
+        let pending = self.pending(key);
+        let mut record = self.query(|connection| packages::read(connection, key))?;
         for change in &pending {
             record.apply(change);
         }
@@ -253,20 +260,19 @@ impl Ledger for SqliteLedger {
     }
 
     fn was_seen(&self, key: &PackageKey) -> Result<bool, StoreError> {
-        let pending = self.owner.as_ref().map(|owner| owner.pending.of(key)).unwrap_or_default();
+        let pending = self.pending(key);
         let shows = |change: &PackageChange| {
             !change.releases.is_empty() || change.document.as_ref().is_some_and(|document| document.content.is_some())
         };
         if pending.iter().any(|change| shows(change)) {
             return Ok(true);
         }
-        self.read(|connection| packages::was_seen(connection, key).map_err(StoreError::ledger("read")))
+        self.query(|connection| packages::was_seen(connection, key))
     }
 
     fn tarballs(&self, key: &PackageKey, version: &str) -> Result<Vec<TarballSource>, StoreError> {
-        let pending = self.owner.as_ref().map(|owner| owner.pending.of(key)).unwrap_or_default();
-        let mut tarballs =
-            self.read(|connection| packages::tarballs(connection, key, version).map_err(StoreError::ledger("read")))?;
+        let pending = self.pending(key);
+        let mut tarballs = self.query(|connection| packages::tarballs(connection, key, version))?;
         let waiting = pending.iter().flat_map(|change| &change.tarballs).filter(|source| *source.version == *version);
         tarballs.extend(waiting.cloned());
         Ok(tarballs)
@@ -298,8 +304,8 @@ impl Ledger for SqliteLedger {
         let is_full = owner.absences.load(Ordering::Relaxed) >= MAX_ABSENCES;
         // A recorded absence takes no additional space.
         let is_recorded = || {
-            let known = |connection: &Connection| packages::is_recorded(connection, key).map_err(StoreError::ledger("read"));
-            Ok::<_, StoreError>(owner.pending.of(key).iter().any(|change| change.document.is_some()) || self.read(known)?)
+            let is_pending = owner.pending.of(key).iter().any(|change| change.document.is_some());
+            Ok::<_, StoreError>(is_pending || self.query(|connection| packages::is_recorded(connection, key))?)
         };
         if is_full && !is_recorded()? && !self.forget_absences(owner, expired)? {
             return Ok(false);
@@ -311,55 +317,54 @@ impl Ledger for SqliteLedger {
 
     fn record_download(&self, download: DownloadEvent, at: Timestamp) {
         if let Some(owner) = &self.owner {
-            owner.journal.note_download(download, at);
+            owner.journal.queue_download(download, at);
         }
     }
 
     fn record_event(&self, incident: LedgerEvent, at: Timestamp) {
         if let Some(owner) = &self.owner {
-            owner.journal.note_incident(incident, at);
+            owner.journal.queue_event(incident, at);
         }
     }
 
     /// Includes queued rows, which are written first.
     fn exposure(&self, name: &PackageName, version: Option<&str>) -> Result<Vec<Exposure>, StoreError> {
         self.flush();
-        self.read(|connection| events::exposure(connection, name, version).map_err(StoreError::ledger("read")))
+        self.query(|connection| events::exposure(connection, name, version))
     }
 
     fn decisions(&self) -> Result<(u64, Vec<Decision>), StoreError> {
-        self.read(|connection| decisions::read(connection).map_err(StoreError::ledger("read")))
+        self.query(decisions::read)
     }
 
     fn names(&self) -> Result<Vec<PackageName>, StoreError> {
         self.flush();
-        self.read(|connection| packages::names(connection).map_err(StoreError::ledger("read")))
+        self.query(packages::names)
     }
 
     fn releases(&self, name: &PackageName) -> Result<Vec<Release>, StoreError> {
-        self.read(|connection| packages::releases(connection, name).map_err(StoreError::ledger("read")))
+        self.query(|connection| packages::releases(connection, name))
     }
 
     fn downloaded(&self, name: &PackageName) -> Result<Vec<TarballSource>, StoreError> {
-        self.read(|connection| packages::downloaded(connection, name).map_err(StoreError::ledger("read")))
+        self.query(|connection| packages::downloaded(connection, name))
     }
 
     fn has_incident(&self, incident: &LedgerEvent) -> Result<bool, StoreError> {
-        self.read(|connection| events::has_event(connection, incident).map_err(StoreError::ledger("read")))
+        self.query(|connection| events::has_event(connection, incident))
     }
 
     fn flush(&self) {
         if let Some(owner) = &self.owner {
             owner.journal.flush();
         }
-        if let Err(error) = self.settle() {
+        if let Err(error) = self.write_pending() {
             tracing::error!(error = &error as &dyn std::error::Error, "pending package changes not written");
         }
     }
 }
 
-/// Writes the pending changes.
-fn settle(pending: &PendingChanges, writer: &mut Connection) -> Result<(), StoreError> {
+fn write_pending(pending: &PendingChanges, writer: &mut Connection) -> Result<(), StoreError> {
     if pending.is_empty() {
         return Ok(());
     }

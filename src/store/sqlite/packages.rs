@@ -20,7 +20,6 @@ pub(crate) fn read(connection: &Connection, key: &PackageKey) -> rusqlite::Resul
     Ok(PackageRecord { document, releases: read_releases(&snapshot, id)?, tags: read_tags(&snapshot, id)? })
 }
 
-/// Writes the changes from one validation in one transaction.
 pub(crate) fn write(connection: &mut Connection, key: &PackageKey, change: &PackageChange) -> rusqlite::Result<()> {
     // Immediate: a transaction that starts with a read fails instead of waiting when another process writes.
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
@@ -58,7 +57,6 @@ pub(crate) fn is_recorded(connection: &Connection, key: &PackageKey) -> rusqlite
     query.exists(params![key.upstream, key.name.as_str()])
 }
 
-/// Checks whether a packument or a release of a package was seen.
 pub(crate) fn was_seen(connection: &Connection, key: &PackageKey) -> rusqlite::Result<bool> {
     let mut query = connection.prepare_cached(
         "SELECT 1 FROM packages WHERE upstream = ?1 AND name = ?2
@@ -67,7 +65,6 @@ pub(crate) fn was_seen(connection: &Connection, key: &PackageKey) -> rusqlite::R
     query.exists(params![key.upstream, key.name.as_str()])
 }
 
-/// Returns the number of packages recorded only as absent.
 pub(crate) fn count_absences(connection: &Connection) -> rusqlite::Result<usize> {
     let count: i64 = connection.query_row("SELECT count(*) FROM packages WHERE seen = 0", [], |row| row.get(0))?;
     Ok(usize::try_from(count).unwrap_or_default())
@@ -79,7 +76,6 @@ pub(crate) fn forget_absences(connection: &Connection, expired: Timestamp) -> ru
     delete.execute([to_column(expired)]).map(drop)
 }
 
-/// Returns all releases of a package, of all registries.
 pub(crate) fn releases(connection: &Connection, name: &PackageName) -> rusqlite::Result<Vec<Release>> {
     let snapshot = connection.unchecked_transaction()?;
     let mut query = snapshot.prepare_cached("SELECT id FROM packages WHERE name = ?1")?;
@@ -102,12 +98,10 @@ pub(crate) fn from_column(nanoseconds: i64) -> Timestamp {
     Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Timestamp::MAX)
 }
 
-/// Converts a count to a column.
 pub(crate) fn count_to_column(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// Converts a column to a count.
 pub(crate) fn count_from_column(count: i64) -> u64 {
     u64::try_from(count).unwrap_or_default()
 }
@@ -294,7 +288,6 @@ fn write_tarballs(connection: &Connection, key: &PackageKey, tarballs: &[Tarball
     Ok(())
 }
 
-/// Returns the downloaded tarballs of one version.
 pub(crate) fn tarballs(connection: &Connection, key: &PackageKey, version: &str) -> rusqlite::Result<Vec<TarballSource>> {
     let mut query = connection.prepare_cached(
         "SELECT version, address, digests, length, public FROM tarballs
@@ -304,7 +297,6 @@ pub(crate) fn tarballs(connection: &Connection, key: &PackageKey, version: &str)
     rows.collect()
 }
 
-/// Returns all downloaded tarballs of a package, of all registries.
 pub(crate) fn downloaded(connection: &Connection, name: &PackageName) -> rusqlite::Result<Vec<TarballSource>> {
     let mut query = connection
         .prepare_cached("SELECT version, address, digests, length, public FROM tarballs WHERE name = ?1 ORDER BY id")?;

@@ -9,7 +9,6 @@ use crate::store::ledger::{PackageChange, PackageKey};
 /// Maximum number of rows in memory, about 250 bytes each. Further changes are rejected.
 const MAX_PENDING_ROWS: usize = 100_000;
 
-/// The pending changes, in order per package.
 #[derive(Default)]
 pub(crate) struct PendingChanges(Mutex<State>);
 
@@ -35,7 +34,6 @@ impl PendingChanges {
         true
     }
 
-    /// Returns the pending changes of one package.
     pub(crate) fn of(&self, key: &PackageKey) -> Vec<Arc<PackageChange>> {
         self.lock().changes.get(key).cloned().unwrap_or_default()
     }
@@ -62,7 +60,6 @@ impl PendingChanges {
 }
 
 impl State {
-    /// Removes the oldest change of a package.
     fn drop_oldest(&mut self, key: &PackageKey) {
         let Some(changes) = self.changes.get_mut(key) else { return };
         let written = changes.remove(0);

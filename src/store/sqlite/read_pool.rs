@@ -12,7 +12,6 @@ const KEPT: usize = 4;
 /// How long to wait for a connection when none can be opened. A read takes less than a millisecond.
 const CONNECTION_WAIT: Duration = Duration::from_secs(5);
 
-/// The connections of one ledger.
 #[derive(Default)]
 pub(crate) struct ReadPool {
     state: Mutex<State>,

@@ -8,7 +8,7 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use crate::npm::{DigestComparison, Integrity};
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 
 /// The migration to each schema from the one before. A released entry must never change, because ledgers created by it exist.
 const MIGRATIONS: [&str; 6] = [FIRST, DECISIONS, DIGESTS, FORMS, LOOKS, RETURNS];

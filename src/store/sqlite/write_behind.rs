@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 use crate::store::ledger::{DownloadEvent, DownloadKind, LedgerEvent};
 
 /// How long a row waits for its batch.
@@ -22,10 +22,8 @@ const BATCH_SIZE: usize = 5_000;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Maximum number of distinct downloads in memory, about 300 bytes each. Further rows are lost.
 const MAX_PENDING_DOWNLOADS: usize = 100_000;
-/// Maximum number of distinct events in memory.
 const MAX_PENDING_EVENTS: usize = 10_000;
 
-/// The queued rows and the thread that writes them.
 pub(crate) struct WriteBehindLog {
     shared: Arc<WriterState>,
     writer: Option<JoinHandle<()>>,
@@ -64,11 +62,11 @@ impl WriteBehindLog {
         Ok(Self { shared, writer: Some(writer) })
     }
 
-    pub(crate) fn note_download(&self, download: DownloadEvent, at: Timestamp) {
+    pub(crate) fn queue_download(&self, download: DownloadEvent, at: Timestamp) {
         self.shared.note(|batch| batch.add_download(DownloadKey(download), RowTally::once(at)));
     }
 
-    pub(crate) fn note_incident(&self, incident: LedgerEvent, at: Timestamp) {
+    pub(crate) fn queue_event(&self, incident: LedgerEvent, at: Timestamp) {
         self.shared.note(|batch| batch.add_incident(incident, RowTally::once(at)));
     }
 
@@ -403,9 +401,9 @@ mod tests {
     fn equal_rows_are_merged_and_rows_are_ordered() {
         let written = Written::default();
         let journal = WriteBehindLog::start(sink(&written, 0)).unwrap();
-        journal.note_download(download("2.0.0", [10, 0, 0, 1]), at(5));
+        journal.queue_download(download("2.0.0", [10, 0, 0, 1]), at(5));
         for second in 0..3 {
-            journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(second));
+            journal.queue_download(download("1.0.0", [10, 0, 0, 1]), at(second));
         }
         journal.flush();
         let batches = written.lock().unwrap();
@@ -430,9 +428,9 @@ mod tests {
     fn flush_makes_one_attempt_and_keeps_failed_rows() {
         let written = Written::default();
         let journal = WriteBehindLog::start(sink(&written, 2)).unwrap();
-        journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(1));
+        journal.queue_download(download("1.0.0", [10, 0, 0, 1]), at(1));
         journal.flush();
-        journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(2));
+        journal.queue_download(download("1.0.0", [10, 0, 0, 1]), at(2));
         // The thread may have made attempts of its own. After two more, both failures are used up.
         journal.flush();
         journal.flush();
@@ -444,11 +442,11 @@ mod tests {
     fn drop_writes_remaining_rows_and_counts_lost_ones() {
         let written = Written::default();
         let journal = WriteBehindLog::start(sink(&written, 0)).unwrap();
-        journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(1));
+        journal.queue_download(download("1.0.0", [10, 0, 0, 1]), at(1));
         drop(journal);
         assert_eq!(written.lock().unwrap().len(), 1);
         let journal = WriteBehindLog::start(sink(&written, u32::MAX)).unwrap();
-        journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(1));
+        journal.queue_download(download("1.0.0", [10, 0, 0, 1]), at(1));
         let shared = Arc::clone(&journal.shared);
         drop(journal);
         assert_eq!(shared.lost.load(Ordering::Relaxed), 1);
@@ -475,9 +473,9 @@ mod tests {
     #[test]
     fn panic_of_the_writer_does_not_block_flush() {
         let journal = WriteBehindLog::start(|_| panic!("a defect")).unwrap();
-        journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(1));
+        journal.queue_download(download("1.0.0", [10, 0, 0, 1]), at(1));
         journal.flush();
-        journal.note_download(download("1.0.0", [10, 0, 0, 1]), at(1));
+        journal.queue_download(download("1.0.0", [10, 0, 0, 1]), at(1));
         journal.flush();
     }
 }
