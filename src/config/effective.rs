@@ -27,7 +27,6 @@ pub const OF_VERDICTS: &[SettingKey] = &[
     SettingKey::UnsafeServeWithoutFeed,
 ];
 
-/// Settings with the addresses of a server.
 pub const OF_PLACES: &[SettingKey] = &[SettingKey::Listen, SettingKey::PublicUrl, SettingKey::Gateway];
 
 /// Settings that a process never takes over from a server.
@@ -114,7 +113,6 @@ impl Settings {
 }
 
 impl Effective {
-    /// Sets the values of a setting.
     pub fn set(&mut self, key: SettingKey, texts: Vec<String>) {
         let values = texts.into_iter().map(|text| EffectiveValue { text, fields: Vec::new() });
         self.0.insert(key.setting().name.to_owned(), values.collect());
@@ -145,7 +143,6 @@ impl Effective {
         values.iter().map(|value| redact_credentials(&value.text)).collect::<Vec<_>>().join(", ")
     }
 
-    /// Returns the values of a setting as text.
     #[must_use]
     pub fn texts(&self, key: SettingKey) -> Vec<String> {
         self.values(key).iter().map(|value| value.text.clone()).collect()

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use crate::upstream::NpmEnvironment;
 
-/// The environment of a process.
 #[derive(Clone, Default)]
 pub struct ProcessEnvironment {
     pub variables: Vec<(OsString, OsString)>,

@@ -13,7 +13,6 @@ use crate::policy::FeedTrust;
 /// The configured feeds and how the server depends on them.
 #[derive(Debug, Clone, Default)]
 pub struct FeedSettings {
-    /// The feeds, in the order of the configuration.
     pub followed: Vec<FeedConfig>,
     /// Whether a stale feed makes the server not ready.
     pub readiness: bool,
@@ -21,7 +20,6 @@ pub struct FeedSettings {
     pub serve_without: bool,
 }
 
-/// Reads the feed settings. Returns `None` after it has noted an error.
 pub(crate) fn read(reader: &mut SettingsReader<'_>) -> Option<FeedSettings> {
     let interval = reader.one(SettingKey::FeedInterval, parse::nonzero_duration);
     let expiry = reader.one(SettingKey::FeedExpiry, parse::nonzero_duration);
@@ -88,7 +86,7 @@ fn read_feed(
     })
 }
 
-/// Parses a key of the feed's table. Returns `Some(None)` if the key is missing and `None` after it has noted an error.
+/// Parses a key of the feed's table. Returns `Some(None)` if the key is missing and `None` after it has added an error.
 #[expect(clippy::option_option, reason = "an invalid value and a missing one are different cases")]
 fn named<T>(
     reader: &mut SettingsReader<'_>,

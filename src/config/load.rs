@@ -16,7 +16,6 @@ use crate::config::upstream::{self, OwnAddresses, UpstreamSettings};
 use crate::diagnostics::{Diagnostic, Diagnostics};
 use crate::{firewall, store, telemetry, tls};
 
-/// The sources of a configuration.
 #[derive(Debug)]
 pub struct ConfigSources<'a> {
     /// The path that `--config` names.
@@ -38,7 +37,6 @@ impl ConfigSources<'_> {
     }
 }
 
-/// The validated configuration.
 #[derive(Debug)]
 pub struct Config {
     /// The addresses to listen on. Never empty; startup fails if the first one cannot be bound.
@@ -46,7 +44,6 @@ pub struct Config {
     pub policies: ListenerPolicies,
     pub store: store::Config,
     pub upstream: crate::upstream::Config,
-    /// The CAs to trust for upstream.
     pub tls: tls::Config,
     pub firewall: firewall::Config,
     pub server: crate::server::Config,

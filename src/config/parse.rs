@@ -49,7 +49,6 @@ impl<'a> SettingsReader<'a> {
         values.iter().filter_map(|value| self.parse(key, value, &parse)).collect()
     }
 
-    /// Returns the values of a setting unparsed.
     pub(crate) fn values(&self, key: SettingKey) -> Vec<RawValue> {
         self.raw.values(key)
     }
@@ -59,12 +58,10 @@ impl<'a> SettingsReader<'a> {
         self.errors.push(Diagnostic::new(self.origin(key), problem, allowed));
     }
 
-    /// Adds an error that was found elsewhere.
     pub(crate) fn add(&mut self, error: Diagnostic) {
         self.errors.push(error);
     }
 
-    /// Returns the origin of a setting's value.
     pub(crate) fn origin(&self, key: SettingKey) -> Origin {
         self.raw.values(key).pop().map_or(Origin::Default, |value| value.origin)
     }
@@ -151,7 +148,6 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     quantity::parse_duration(text).map_err(|flaw| flaw.to_string())
 }
 
-/// Parses a duration above zero.
 pub(crate) fn nonzero_duration(text: &str) -> Result<Duration, String> {
     duration(text).and_then(|duration| if duration.is_zero() { Err("cannot be zero".to_owned()) } else { Ok(duration) })
 }
@@ -182,7 +178,6 @@ pub(crate) fn number_to(most: usize) -> impl Fn(&str) -> Result<usize, String> {
     move |text| at_most(number(text)?, most)
 }
 
-/// Parses a whole number of at least 1.
 pub(crate) fn count(text: &str) -> Result<usize, String> {
     match number(text)? {
         0 => Err("cannot be zero".to_owned()),
@@ -243,7 +238,6 @@ pub(crate) fn time_mode(text: &str) -> Result<(Option<String>, TimeMode), String
     Ok((scope.map(str::to_owned), mode))
 }
 
-/// Parses one of `words`.
 pub(crate) fn one_of(words: &'static [&'static str]) -> impl Fn(&str) -> Result<&'static str, String> {
     move |text| words.iter().find(|word| **word == text.trim()).copied().ok_or_else(|| "has an unknown value".to_owned())
 }

@@ -24,7 +24,7 @@ pub struct GatewaySettings {
     pub ca_files: Option<(PathBuf, PathBuf)>,
 }
 
-/// Reads the gateway settings. Returns `None` after it has noted an error.
+/// Reads the gateway settings. Returns `None` after it has added an error.
 pub(crate) fn gateway(reader: &mut SettingsReader<'_>, registries: Option<&upstream::Config>) -> Option<GatewaySettings> {
     let listen = reader.several(SettingKey::Gateway, parse::address);
     let transparent = reader.several(SettingKey::Transparent, parse::address);
@@ -57,7 +57,7 @@ pub(crate) fn gateway(reader: &mut SettingsReader<'_>, registries: Option<&upstr
     Some(GatewaySettings { listen, transparent, proxy, ca_files: certificate.zip(key) })
 }
 
-/// Reads the server settings. Returns `None` after it has noted an error.
+/// Reads the server settings. Returns `None` after it has added an error.
 pub(crate) fn read(reader: &mut SettingsReader<'_>, public_url: Option<Url>) -> Option<server::Config> {
     let trusted_proxies = reader.several(SettingKey::TrustedProxy, parse::network);
     let allow_writes = reader.one(SettingKey::AllowWrites, parse::boolean);

@@ -92,12 +92,10 @@ pub(crate) fn resolve(
     Some(UpstreamSettings { upstream: config, tls: tls::Config { extra_roots }, warnings })
 }
 
-/// The resolved upstream.
 pub(crate) struct UpstreamSettings {
     pub(crate) upstream: upstream::Config,
     /// The CAs that are trusted for upstream.
     pub(crate) tls: tls::Config,
-    /// Warnings about npm's configuration.
     pub(crate) warnings: Vec<String>,
 }
 

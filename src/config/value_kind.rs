@@ -1,37 +1,26 @@
 //! Kinds of setting values, with their placeholders and descriptions.
 
-/// The kind of a setting's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ValueKind {
-    /// An IP address and a port.
     Address,
     /// An IP address and a port, and optionally the policy for its clients.
     Listener,
     /// A policy: the name of a shipped one, or a path.
     Policy,
-    /// An `http` or `https` URL.
     Url,
-    /// A duration with its unit.
     Duration,
     /// A number of bytes with its unit.
     Size,
-    /// A glob over package names.
     PackageGlob,
-    /// A glob over host names.
     HostGlob,
-    /// A host name.
     HostName,
-    /// A file system path.
     Path,
-    /// A path or a URL of a feed.
     Feed,
     /// An IP address or a network in CIDR notation.
     Network,
-    /// `true` or `false`.
     Truth,
     /// A whole number of at least one.
     Count,
-    /// A whole number.
     Number,
     /// How publish times are determined, for all registries or for one scope's.
     TimeMode,

@@ -14,20 +14,16 @@ pub struct FeedConfig {
     pub name: String,
     pub source: FeedSource,
     pub trust: FeedTrust,
-    /// How often the source is checked.
     pub interval: Duration,
     /// How long after the last successful sync the feed counts as stale.
     pub expiry: Duration,
-    /// The key that must have signed the index.
     pub key: Option<PublicKey>,
     /// Whether a file or directory may have no records, such as a new block list.
     pub may_be_empty: bool,
 }
 
-/// The location of a feed.
 #[derive(Clone, PartialEq, Eq)]
 pub enum FeedSource {
-    /// A file or a directory.
     Path(PathBuf),
     /// A URL. If it ends in `/`, it is a directory.
     Url(Url),
@@ -73,7 +69,6 @@ fn plain(text: &str) -> String {
     letters.trim_matches(['-', '.', '_']).chars().take(64).collect()
 }
 
-/// Checks whether text is a valid feed name.
 #[must_use]
 pub fn is_name(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.chars().all(is_plain) && !text.starts_with(['-', '.', '_'])

@@ -16,7 +16,6 @@ pub enum FeedError {
     /// A server failed. The URL is without credentials.
     #[error("cannot fetch `{url}`: {detail}")]
     Fetch { url: Arc<str>, detail: Arc<str> },
-    /// The content is not a valid feed.
     #[error("cannot read {what}: {detail}")]
     Broken { what: Arc<str>, detail: Arc<str> },
     /// Far fewer records than before: the source may be truncated or emptied by mistake.
@@ -28,7 +27,6 @@ pub enum FeedError {
                  if it starts empty on purpose"
     )]
     NoRecords,
-    /// A sync exceeded its time limit.
     #[error("the feed was not read within {} s", after.as_secs())]
     TooSlow { after: std::time::Duration },
     #[error("{what} is larger than {limit} bytes")]

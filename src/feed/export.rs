@@ -72,7 +72,6 @@ pub struct ExportSummary {
     pub expires: Timestamp,
 }
 
-/// What to export.
 #[derive(Debug, Clone, Copy)]
 pub struct FeedExport<'a> {
     /// The prefix of the ids of `records`.

@@ -12,7 +12,6 @@ use crate::feed::store::write_synced;
 /// Maximum number of records in the file. A feed can have as many records.
 const MAX_READINGS: usize = 3_000_000;
 
-/// The first-read instants of one feed.
 pub(crate) struct Readings {
     /// By record id: the instant, and whether the record was read in this pass.
     first: HashMap<Box<str>, (Timestamp, bool)>,

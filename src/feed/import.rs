@@ -20,7 +20,6 @@ pub(crate) const MAX_DOCUMENT_BYTES: u64 = 16 << 20;
 /// Maximum number of records in a feed.
 const MAX_RECORDS: u64 = 3_000_000;
 
-/// Collects the records of one import.
 pub(crate) struct RecordImporter {
     file: BufWriter<NamedTempFile>,
     builder: FeedIndexBuilder,
@@ -29,7 +28,6 @@ pub(crate) struct RecordImporter {
     may_be_empty: bool,
 }
 
-/// The result of an import.
 pub(crate) struct ImportedRecords {
     /// The records, one per line.
     pub(crate) file: NamedTempFile,
@@ -53,7 +51,6 @@ impl RecordImporter {
         })
     }
 
-    /// Accepts a source without records.
     pub(crate) fn allow_empty(&mut self) {
         self.may_be_empty = true;
     }
@@ -78,7 +75,6 @@ impl RecordImporter {
         }
     }
 
-    /// Adds documents by name.
     pub(crate) fn add_documents(&mut self, documents: &[(String, Bytes)]) -> Result<(), FeedError> {
         documents.iter().try_for_each(|(name, bytes)| self.add_document(name, bytes))
     }
@@ -89,7 +85,6 @@ impl RecordImporter {
         self.tally.trouble.get_or_insert_with(|| format!("{name}: {why}"));
     }
 
-    /// Adds a record.
     pub(crate) fn record(&mut self, record: &OsvRecord) -> Result<(), FeedError> {
         if !record.is_about_npm() {
             self.tally.foreign += 1;
@@ -126,7 +121,6 @@ pub(crate) fn read_kept(path: &Path, mut readings: Readings) -> Result<(FeedInde
     Ok((builder, tally))
 }
 
-/// Adds a record to an index and counts it.
 fn enter(
     record: &OsvRecord,
     builder: &mut FeedIndexBuilder,

@@ -27,7 +27,6 @@ pub struct OsvRecord {
     /// RFC 3339.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
     pub published: String,
-    /// When the record was withdrawn.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub withdrawn: Option<String>,
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
@@ -37,14 +36,12 @@ pub struct OsvRecord {
     pub summary: String,
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub affected: Vec<OsvAffected>,
-    /// CVSS vectors.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub severity: Vec<OsvSeverity>,
     #[serde(deserialize_with = "nullable", skip_serializing_if = "DatabaseSpecific::is_empty")]
     pub database_specific: DatabaseSpecific,
 }
 
-/// An affected package of a record.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct OsvAffected {
@@ -67,7 +64,6 @@ pub struct OsvAffected {
 pub struct OsvPackage {
     #[serde(deserialize_with = "nullable")]
     pub ecosystem: String,
-    /// The exact name.
     #[serde(deserialize_with = "nullable")]
     pub name: String,
 }
@@ -169,7 +165,6 @@ impl DatabaseSpecific {
     }
 }
 
-/// Result of parsing a document.
 #[derive(Debug, Clone, PartialEq)]
 pub enum OsvDocument {
     Record(Box<OsvRecord>),
@@ -180,7 +175,6 @@ pub enum OsvDocument {
 }
 
 impl OsvRecord {
-    /// Parses one document.
     #[must_use]
     pub fn read(bytes: &[u8]) -> OsvDocument {
         let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
@@ -192,7 +186,6 @@ impl OsvRecord {
         }
     }
 
-    /// Checks whether the record is withdrawn.
     #[must_use]
     pub fn is_withdrawn(&self) -> bool {
         self.withdrawn.as_deref().is_some_and(|at| !at.is_empty())
@@ -334,31 +327,27 @@ fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializ
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// A value of the expected type, or of any other.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Lenient<T> {
+    Expected(T),
+    Other(serde::de::IgnoredAny),
+}
+
 /// Treats an unexpected type as missing. The content of these fields differs between databases.
 fn lenient<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Either<T> {
-        Wanted(T),
-        Other(serde::de::IgnoredAny),
-    }
     Ok(match Option::deserialize(deserializer)? {
-        Some(Either::Wanted(value)) => Some(value),
-        Some(Either::Other(_)) | None => None,
+        Some(Lenient::Expected(value)) => Some(value),
+        Some(Lenient::Other(_)) | None => None,
     })
 }
 
-/// Checks whether a value other than `null` is present.
+/// Checks whether a value other than `null` is present. Stored records have a boolean.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum PresenceFlag {
-        Kept(bool),
-        Other(serde::de::IgnoredAny),
-    }
     Ok(match Option::deserialize(deserializer)? {
-        Some(PresenceFlag::Kept(kept)) => kept,
-        Some(PresenceFlag::Other(_)) => true,
+        Some(Lenient::Expected(is_present)) => is_present,
+        Some(Lenient::Other(_)) => true,
         None => false,
     })
 }

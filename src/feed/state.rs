@@ -15,13 +15,11 @@ pub struct FeedState {
     pub source: String,
     /// When the source was last synced successfully.
     pub synced: Option<Timestamp>,
-    /// When the active records were imported.
     pub changed: Option<Timestamp>,
     /// The failure since then, if any.
     pub failure: Option<FeedFailure>,
     /// Incremented with every change of the records.
     pub generation: u64,
-    /// Counts of the active records.
     pub tally: FeedCounts,
     /// HTTP validators of the source.
     pub etag: Option<String>,
@@ -37,12 +35,10 @@ pub struct FeedState {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FeedFailure {
     pub at: Timestamp,
-    /// The error text.
     pub why: String,
 }
 
 impl FeedState {
-    /// Checks whether the feed has active records.
     #[must_use]
     pub fn is_good(&self) -> bool {
         self.changed.is_some()
@@ -71,7 +67,6 @@ impl FeedState {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FeedCounts {
-    /// Active records.
     pub records: u64,
     pub withdrawn: u64,
     /// Records about other ecosystems.

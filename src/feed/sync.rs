@@ -21,12 +21,9 @@ use crate::net::HttpClient;
 use crate::npm::{Algorithm, Digest};
 use crate::policy::FeedAdvisories;
 
-/// Outcome of a sync.
 #[derive(Debug)]
 pub enum SyncOutcome {
-    /// Nothing changed.
     Unchanged(FeedState),
-    /// The records changed.
     Changed(LoadedFeed),
     /// The sync failed. The active records stay.
     Failed(FeedState, FeedError),
@@ -79,7 +76,6 @@ pub fn load_path_once(
     sync.import_and_store(snapshot, readings, OnShrink::Reject).map(Some)
 }
 
-/// Syncs a feed with its source.
 pub async fn sync(feed: &FeedConfig, store: &FeedStore, client: &HttpClient, now: Timestamp, on_shrink: OnShrink) -> SyncOutcome {
     let before = store.state(feed);
     let lock = match store.lock(feed) {

@@ -11,7 +11,6 @@ use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
-use crate::telemetry::TelemetryError;
 use crate::text::{printable, single_line};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +28,13 @@ pub struct Config {
     pub filter: String,
     /// The interval of the summary of requests served; zero disables it.
     pub summary_interval: Duration,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The log filter contains an invalid directive.
+    #[error("invalid log filter: `{0}`")]
+    Filter(String),
 }
 
 /// Starts logging to standard error. Has no effect if the process already logs.

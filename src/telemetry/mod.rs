@@ -17,12 +17,5 @@ pub use events::requests::{
     VersionsHidden,
 };
 pub use labels::{BarLabel, CacheLabel, CacheOutcome, EndpointLabel, OutcomeLabel, TaskLabel, UpstreamOutcome, UpstreamWhat};
-pub use logging::{Config, LogFormat};
+pub use logging::{Config, LogFormat, TelemetryError};
 pub use metrics::{CallbackGauge, InFlight, Metrics, Served};
-
-#[derive(Debug, thiserror::Error)]
-pub enum TelemetryError {
-    /// The log filter contains an invalid directive.
-    #[error("invalid log filter: `{0}`")]
-    Filter(String),
-}

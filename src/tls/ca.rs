@@ -18,7 +18,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, DnsName, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::tls::TlsError;
+use crate::tls::error::TlsError;
 
 /// Validity of a new CA: 5 years, so that it rarely expires within the life of a machine.
 const LIFE: Duration = Duration::from_secs(5 * 365 * 24 * 3600);
@@ -29,7 +29,6 @@ pub const LEAF_LIFE: Duration = Duration::from_secs(48 * 3600);
 /// How far before now certificates become valid. Tolerates client clocks that are behind.
 const BACKDATE: Duration = Duration::from_secs(24 * 3600);
 
-/// A CA certificate with its private key.
 pub struct CertificateAuthority {
     issuer: Issuer<'static, KeyPair>,
     /// The CA certificate, followed by the chain to its root if it is an intermediate.
@@ -44,8 +43,6 @@ pub struct LeafKey {
 }
 
 impl LeafKey {
-    /// Generates an ECDSA P-256 key.
-    ///
     /// # Errors
     /// Returns an error if the system's random number generator fails.
     pub fn generate() -> Result<Self, TlsError> {
@@ -120,13 +117,11 @@ impl CertificateAuthority {
         Ok(Self { issuer, chain, ends })
     }
 
-    /// Returns the end of the CA's validity.
     #[must_use]
     pub fn not_after(&self) -> Timestamp {
         self.ends
     }
 
-    /// Returns the CA certificate as DER.
     #[must_use]
     pub fn certificate(&self) -> &CertificateDer<'static> {
         &self.chain[0]
@@ -183,7 +178,6 @@ pub fn is_coldframe_ca(certificate: &CertificateDer<'_>) -> bool {
     parsed.is_ca() && names.into_iter().any(|name| name.starts_with(NAME))
 }
 
-/// Encodes a certificate as PEM.
 #[must_use]
 pub fn pem(certificate: &CertificateDer<'_>) -> String {
     use base64::Engine as _;

@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use rustls_pki_types::DnsName;
 
 use crate::files;
-use crate::tls::TlsError;
 use crate::tls::ca::{self, CertificateAuthority};
+use crate::tls::error::TlsError;
 
 /// Maximum number of earlier CAs that may still sign.
 const MAX_RETIRING: usize = 8;
@@ -21,16 +21,13 @@ const CURRENT: &str = "authority.pem";
 /// Maximum size of a CA file, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// The folder of the CA.
 #[derive(Debug, Clone)]
 pub struct CaStore {
     folder: PathBuf,
 }
 
-/// The CAs in the folder.
 #[derive(Debug)]
 pub struct CaSet {
-    /// The current CA.
     pub current: CertificateAuthority,
     /// Earlier CAs with the time of their retirement, the first to retire first. Until then they sign for the hosts they permit.
     pub retiring: Vec<(CertificateAuthority, Timestamp)>,
@@ -43,7 +40,6 @@ impl CaStore {
         Self { folder: data_dir.join("ca") }
     }
 
-    /// Returns the path of the current CA.
     #[must_use]
     pub fn file(&self) -> PathBuf {
         self.folder.join(CURRENT)

@@ -12,9 +12,9 @@ use rustls::sign::SingleCertAndKey;
 use rustls_pki_types::DnsName;
 
 use crate::clock::Clock;
-use crate::tls::TlsError;
 use crate::tls::ca::{CertificateAuthority, LEAF_LIFE, LeafKey, provider};
 use crate::tls::ca_store::CaSet;
+use crate::tls::error::TlsError;
 
 /// Maximum number of cached certificates. Issuing one takes microseconds.
 const REMEMBERED: usize = 64;
@@ -37,7 +37,6 @@ struct IssuingCa {
 
 struct CachedLeaf {
     config: Arc<ServerConfig>,
-    /// When the leaf must be reissued.
     due: Timestamp,
 }
 

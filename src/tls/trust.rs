@@ -9,10 +9,9 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
 use crate::net::TlsTrust;
-use crate::tls::TlsError;
 use crate::tls::ca::pem;
+use crate::tls::error::TlsError;
 
-/// Settings for trusted roots.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Config {
     /// PEM files with certificates that are trusted in addition to the system's roots.

@@ -15,7 +15,6 @@ use crate::config::value_kind::ValueKind;
 use crate::diagnostics::{Diagnostic, Origin, SourceFile, SourceSpan};
 use crate::files;
 
-/// The maximum size of a configuration file, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Reads a file. Adds errors to `errors` and returns the valid settings. `origin` is the flag or variable that names the file.

@@ -85,7 +85,6 @@ impl RawConfig {
         self.0.entry(key).or_insert_with(|| vec![RawValue::new(text, Origin::Default)]);
     }
 
-    /// Sets all settings in `values`.
     pub(crate) fn replace(&mut self, values: impl Iterator<Item = (SettingKey, Vec<RawValue>)>) {
         self.0.extend(values);
     }
@@ -97,14 +96,12 @@ impl RawConfig {
         }
     }
 
-    /// Returns the number of settings that are set.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.len()
     }
 }
 
-/// The settings given as flags.
 #[derive(Debug, Clone, Default)]
 pub struct FlagValues(BTreeMap<SettingKey, Vec<RawValue>>);
 
@@ -144,7 +141,6 @@ impl FlagValues {
         flags
     }
 
-    /// Adds one value of a flag.
     pub fn push(&mut self, key: SettingKey, text: String) {
         self.0.entry(key).or_default().push(RawValue::new(text, Origin::Flag(key.setting().flag())));
     }

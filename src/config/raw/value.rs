@@ -24,7 +24,6 @@ impl RawValue {
         Self { text: text.into(), origin: origin.into(), fields: Vec::new() }
     }
 
-    /// Returns the value of a table key.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&Self> {
         self.fields.iter().find(|field| field.name == name).map(|field| &field.value)

@@ -8,7 +8,6 @@ use crate::feed::import::RecordImporter;
 use crate::feed::osv::{OsvAffected, OsvEvent, OsvPackage, OsvRange, OsvRecord};
 use crate::npm::{PackageSpec, Version};
 
-/// An entry of safe-chain's list.
 #[derive(Deserialize)]
 struct SafeChainEntry {
     package_name: String,

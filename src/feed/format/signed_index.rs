@@ -28,7 +28,6 @@ pub(crate) const MAX_INDEX_BYTES: u64 = 4 << 20;
 pub(crate) struct SignedIndex {
     /// The format version. Distinguishes the index from other files with this name.
     pub(crate) coldframe_feed: u32,
-    /// Prefix of the record ids.
     pub(crate) id_prefix: String,
     /// Grows with every export.
     pub(crate) serial: u64,
@@ -43,7 +42,6 @@ pub(crate) struct SignedIndex {
 pub(crate) struct IndexedFile {
     /// SHA-256, hex.
     pub(crate) sha256: String,
-    /// In bytes.
     pub(crate) size: u64,
 }
 

@@ -22,7 +22,6 @@ pub(crate) fn is_zip(beginning: &[u8]) -> bool {
     MAGICS.iter().any(|magic| beginning.starts_with(magic))
 }
 
-/// Imports every `.json` entry.
 pub(crate) fn import_zip(importer: &mut RecordImporter, path: &Path) -> Result<(), FeedError> {
     let name = path.display().to_string();
     let broken = |error: rawzip::Error| FeedError::broken(name.as_str(), error);

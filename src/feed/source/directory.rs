@@ -13,7 +13,6 @@ use crate::npm::{Algorithm, Digest};
 /// Maximum directory depth. OSV's source repository needs four.
 const MAX_DEPTH: usize = 8;
 
-/// Maximum number of files in a directory.
 const MAX_FILES: usize = 3_000_000;
 
 /// Maximum size of a list, in bytes. Lists are read into memory.
@@ -28,7 +27,6 @@ const ARCHIVES: [&str; 2] = ["all.zip", "npm/all.zip"];
 /// The files at a path, with a fingerprint for change detection.
 pub(crate) struct DirectoryFiles {
     files: Vec<PathBuf>,
-    /// The configured path.
     pub(crate) root: PathBuf,
     /// Fingerprint of names, sizes and modification times.
     pub(crate) stamp: String,
@@ -62,7 +60,6 @@ pub(crate) fn scan(path: &Path) -> Result<DirectoryFiles, FeedError> {
     Ok(DirectoryFiles { files, root: path.to_owned(), stamp: Digest::of(Algorithm::Sha256, &known).to_hex() })
 }
 
-/// Imports all listed files.
 pub(crate) fn import_all(importer: &mut RecordImporter, feed: &str, found: &DirectoryFiles) -> Result<(), FeedError> {
     if let [file] = &*found.files
         && *file == found.root

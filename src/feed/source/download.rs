@@ -31,14 +31,12 @@ const MAX_RESUMES: usize = 5;
 /// Size of a single write to disk, in bytes.
 const WRITE_BYTES: usize = 1 << 20;
 
-/// HTTP cache validators of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DownloadValidators {
     pub(crate) etag: Option<String>,
     pub(crate) last_modified: Option<String>,
 }
 
-/// Result of requesting a file.
 pub(crate) enum DownloadResult {
     Unchanged,
     Missing,

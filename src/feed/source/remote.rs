@@ -32,17 +32,18 @@ const MAX_CHANGES_BYTES: u64 = 128 << 20;
 /// Maximum total size of records that are fetched one by one, in bytes. They stay in memory until all have arrived.
 const MAX_RECORDS_BYTES: u64 = 256 << 20;
 
-/// Fetched files before parsing.
 pub(crate) enum FetchedFiles {
-    /// A file of any format.
     File(PathBuf),
     /// Records by file name. Records that no longer exist are left out.
     Documents(Vec<(String, Bytes)>),
     /// Incremental changes: new documents, plus the stored records whose id is in `all` but not in `changed`.
-    Changes { documents: Vec<(String, Bytes)>, changed: HashSet<String>, all: HashSet<String> },
+    Changes {
+        documents: Vec<(String, Bytes)>,
+        changed: HashSet<String>,
+        all: HashSet<String>,
+    },
 }
 
-/// Result of checking a remote feed.
 pub(crate) struct RemoteChanges {
     /// `None` if nothing changed.
     pub(crate) material: Option<FetchedFiles>,
@@ -56,7 +57,6 @@ impl RemoteChanges {
     }
 }
 
-/// One sync of a remote feed.
 pub(crate) struct RemoteFeed<'a> {
     pub(crate) feed: &'a FeedConfig,
     pub(crate) fetcher: &'a FeedDownloader,
