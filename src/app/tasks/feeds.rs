@@ -14,7 +14,9 @@ use crate::app::health::HealthChecks;
 use crate::app::outbound;
 use crate::app::tasks::supervisor::{Supervisor, TaskEnd};
 use crate::config::{Config, FeedSettings};
-use crate::feed::{self, FeedConfig, FeedError, FeedFailure, FeedSource, FeedState, FeedStore, LoadedFeed, OnShrink, SyncOutcome};
+use crate::feed::{
+    self, FeedConfig, FeedError, FeedFailure, FeedSource, FeedState, FeedStore, LoadedFeed, OnShrink, SyncOutcome,
+};
 use crate::firewall;
 use crate::net::HttpClient;
 use crate::policy::{Advisories, FeedAdvisories, FeedTrust};

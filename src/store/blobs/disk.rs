@@ -442,7 +442,7 @@ mod tests {
 
     fn open(home: &Path, cache_size: u64) -> Arc<DiskBlobs> {
         let blobs = DiskBlobs::open(&DataDir::open(home).unwrap(), cache_size).unwrap();
-        while !blobs.count.as_ref().unwrap().is_finished() {
+        while !blobs.scan.as_ref().unwrap().is_finished() {
             std::thread::yield_now();
         }
         blobs
