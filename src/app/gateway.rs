@@ -12,14 +12,14 @@ use crate::config::Config;
 use crate::files::FileStamps;
 use crate::firewall::Firewall;
 use crate::server::gateway::{self, transparent};
-use crate::server::{EgressContext, Forward, RegistryHandler};
+use crate::server::{EgressContext, Gateway, RegistryHandler};
 
 /// The gateway with its bound listeners.
 pub(crate) struct GatewayListeners {
     pub(crate) bound: Vec<BoundListener>,
     /// Listeners for transparently redirected connections.
     pub(crate) transparent: Vec<BoundListener>,
-    pub(crate) proxy: Arc<Forward<Firewall>>,
+    pub(crate) proxy: Arc<Gateway<Firewall>>,
     pub(crate) files: Arc<Mutex<GatewayFileWatcher>>,
 }
 
@@ -52,7 +52,7 @@ impl GatewayListeners {
             );
         }
         let egress = EgressContext { ours, parent };
-        let proxy = Arc::new(Forward::new(Arc::clone(service), &settings.proxy, leaves, egress)?);
+        let proxy = Arc::new(Gateway::new(Arc::clone(service), &settings.proxy, leaves, egress)?);
         let files = GatewayFileWatcher::new(&proxy, settings, data_dir.clone(), &core.clock, stamps);
         Ok(Some(Self { bound, transparent, proxy, files: Arc::new(Mutex::new(files)) }))
     }

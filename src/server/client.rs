@@ -26,8 +26,7 @@ const NPM_COMMAND: HeaderName = HeaderName::from_static("npm-command");
 pub struct ClientResolver {
     public: Option<PublicUrl>,
     trusted: Vec<ipnet::IpNet>,
-    /// The base URLs whose responses are cached.
-    known: BaseUrls,
+    base_urls: BaseUrls,
 }
 
 /// Where the base URL in responses comes from.
@@ -55,9 +54,9 @@ struct RequestOrigin<'a> {
     /// The host named by the client, in lower case.
     host: Option<Cow<'a, str>>,
     /// Whether a trusted proxy reported the client.
-    vouched: bool,
+    is_reported: bool,
     /// Whether the request passed an untrusted proxy.
-    strange: bool,
+    passed_untrusted_proxy: bool,
 }
 
 impl ClientResolver {
@@ -75,10 +74,10 @@ impl ClientResolver {
             let port = address.port();
             [format!("http://{address}"), format!("http://localhost:{port}"), format!("http://127.0.0.1:{port}")]
         });
-        let mut known: Vec<Arc<str>> = ours.map(Arc::from).collect();
-        known.sort_unstable();
-        known.dedup();
-        Self { public, trusted: config.trusted_proxies.clone(), known: BaseUrls::new(known) }
+        let mut own: Vec<Arc<str>> = ours.map(Arc::from).collect();
+        own.sort_unstable();
+        own.dedup();
+        Self { public, trusted: config.trusted_proxies.clone(), base_urls: BaseUrls::new(own) }
     }
 
     /// Returns the client of a request.
@@ -89,13 +88,13 @@ impl ClientResolver {
         self.resolve_with_locality(peer, head).map(|(client, _)| client)
     }
 
-    /// Returns the client of an admin request if it is on this machine or `all` may access. Its `Authorization` may be an admin
-    /// token, so it is not kept for upstream.
+    /// Returns the client of an admin request, and whether it is on this machine. Its `Authorization` may be an admin token, so
+    /// it is not kept for upstream.
     #[must_use]
-    pub fn admin_client(&self, peer: IpAddr, head: &Parts, all: bool) -> Option<Client> {
-        let (client, is_here) = self.resolve_with_locality(peer, head).ok()?;
-        let authorization = if is_here { Authorization::Lent } else { Authorization::None };
-        (all || is_here).then_some(Client { authorization, ..client })
+    pub fn admin_client(&self, peer: IpAddr, head: &Parts) -> Option<(Client, bool)> {
+        let (client, is_local) = self.resolve_with_locality(peer, head).ok()?;
+        let authorization = if is_local { Authorization::Lent } else { Authorization::None };
+        Some((Client { authorization, ..client }, is_local))
     }
 
     /// Returns the client and whether it is on this machine.
@@ -105,12 +104,12 @@ impl ClientResolver {
         let origin = self.origin(peer, trusted, head)?;
         let base = self.base(&origin, trusted, &head.headers)?;
         let agent = head.headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let is_here = self.may_use_configured_credentials(peer, trusted, &origin);
+        let is_local = self.may_use_configured_credentials(peer, trusted, &origin);
         let authorization = match single(&head.headers, &AUTHORIZATION)? {
             Some(own) => {
-                Authorization::Own(OwnCredentials { header: own.into(), addressed: Addressed::Coldframe, borrows: is_here })
+                Authorization::Own(OwnCredentials { header: own.into(), addressed: Addressed::Coldframe, borrows: is_local })
             }
-            None if is_here => Authorization::Lent,
+            None if is_local => Authorization::Lent,
             None => Authorization::None,
         };
         let agent = UserAgent::parse(agent);
@@ -124,7 +123,7 @@ impl ClientResolver {
             base,
             profile: Profile::default(),
         };
-        Ok((client, is_here))
+        Ok((client, is_local))
     }
 
     /// Returns the client of an intercepted request under `base`. It is always the peer, regardless of forwarding headers, with
@@ -180,10 +179,15 @@ impl ClientResolver {
             _ => {}
         }
         if !trusted {
-            return Ok(RequestOrigin { address: peer, host, vouched: false, strange: is_passed_on(&head.headers) });
+            return Ok(RequestOrigin {
+                address: peer,
+                host,
+                is_reported: false,
+                passed_untrusted_proxy: is_passed_on(&head.headers),
+            });
         }
         let client = list(&head.headers, &FORWARDED_FOR).and_then(|hops| self.client_of(&hops));
-        Ok(RequestOrigin { address: client.unwrap_or(peer), host, vouched: client.is_some(), strange: false })
+        Ok(RequestOrigin { address: client.unwrap_or(peer), host, is_reported: client.is_some(), passed_untrusted_proxy: false })
     }
 
     /// Returns the client in `X-Forwarded-For`: from the right, the first hop that is not a trusted proxy, or the leftmost if all
@@ -206,7 +210,7 @@ impl ClientResolver {
         }
         let host = origin.host.as_deref().unwrap_or_default();
         if !trusted {
-            return Ok(self.remember(["http", "://", host, ""], origin.address));
+            return Ok(self.base_url(["http", "://", host, ""], origin.address));
         }
         let scheme = match first(headers, &FORWARDED_PROTO).as_deref() {
             None | Some("http") => "http",
@@ -217,13 +221,13 @@ impl ClientResolver {
         if !is_prefix(&prefix) {
             return Err("invalid `x-forwarded-prefix` header, expected a path".to_owned());
         }
-        Ok(self.remember([scheme, "://", host, prefix.trim_end_matches('/')], origin.address))
+        Ok(self.base_url([scheme, "://", host, prefix.trim_end_matches('/')], origin.address))
     }
 
     /// Returns the base URL joined from `parts`, used by `client`.
-    fn remember(&self, parts: [&str; 4], client: IpAddr) -> BaseUrl {
-        let (text, remembered) = self.known.resolve(&parts, client);
-        BaseUrl { text, cacheable: remembered, serves_admin: true, intercepted: None }
+    fn base_url(&self, parts: [&str; 4], client: IpAddr) -> BaseUrl {
+        let (text, cacheable) = self.base_urls.resolve(&parts, client);
+        BaseUrl { text, cacheable, serves_admin: true, intercepted: None }
     }
 
     /// Checks whether Coldframe's configured credentials may be used: only for clients on this machine.
@@ -231,7 +235,11 @@ impl ClientResolver {
     /// A web page whose name resolves to loopback (DNS rebinding) sends its own host. A local proxy that forwards remote clients
     /// either adds its headers or, if trusted, must report the client.
     fn may_use_configured_credentials(&self, peer: IpAddr, trusted: bool, origin: &RequestOrigin<'_>) -> bool {
-        if !peer.is_loopback() || !origin.address.is_loopback() || origin.strange || (trusted && !origin.vouched) {
+        if !peer.is_loopback()
+            || !origin.address.is_loopback()
+            || origin.passed_untrusted_proxy
+            || (trusted && !origin.is_reported)
+        {
             return false;
         }
         let host = origin.host.as_deref().map_or("", |host| split_host(host).0);
@@ -383,7 +391,7 @@ mod tests {
         let remembered = |client: [u8; 4], host: &str| resolve(&resolver, client, &[("host", host)]).unwrap().base.cacheable;
         assert!((0..100).all(|at| remembered(FAR, &format!("strange-{at}"))));
         assert!(remembered([10, 1, 2, 4], "box.example:4873") && remembered(FAR, "localhost:4873"));
-        assert_eq!(resolver.known.len(), 8 + 2);
+        assert_eq!(resolver.base_urls.len(), 8 + 2);
     }
 
     fn lent(resolver: &ClientResolver, peer: [u8; 4], headers: &[(&str, &str)]) -> bool {

@@ -14,16 +14,16 @@ use crate::upstream::{Addressed, npmrc};
 pub struct InterceptedHosts {
     hosts: Vec<Arc<InterceptedHost>>,
     /// All ports of all hosts, built at first use.
-    aims: OnceLock<Vec<InterceptTarget>>,
+    targets: OnceLock<Vec<InterceptTarget>>,
 }
 
 /// An intercepted host.
 #[derive(Debug, Clone)]
 pub struct InterceptedHost {
     /// The name in lower case or the address, as in a URL.
-    pub host: Box<str>,
+    pub name: Box<str>,
     /// The name for certificates. Addresses and loopback names have none and are intercepted only in plain HTTP.
-    pub name: Option<DnsName<'static>>,
+    pub dns_name: Option<DnsName<'static>>,
     /// Whether it was added automatically. The CA need not cover it.
     is_alias: bool,
     /// Whether the operator named it as another name of upstream or Coldframe.
@@ -37,7 +37,7 @@ pub struct InterceptedHost {
 /// A port of an intercepted host, as the target of a connection.
 #[derive(Debug, Clone)]
 pub struct InterceptTarget {
-    pub target: Arc<InterceptedHost>,
+    pub host: Arc<InterceptedHost>,
     pub port: u16,
     /// Whether the port uses TLS.
     pub secure: bool,
@@ -76,8 +76,8 @@ impl InterceptedHosts {
 
     /// Marks the known host of `url` as another name of Coldframe.
     pub fn name(&mut self, url: &Url) {
-        self.aims = OnceLock::new();
-        let named = self.hosts.iter_mut().find(|target| Some(&*target.host) == url.host_str());
+        self.targets = OnceLock::new();
+        let named = self.hosts.iter_mut().find(|host| Some(&*host.name) == url.host_str());
         if let Some(named) = named {
             Arc::make_mut(named).is_named = true;
         }
@@ -85,69 +85,69 @@ impl InterceptedHosts {
 
     /// Adds a host that is a registry at its root, unless it is already known as one.
     pub fn add_host(&mut self, host: &DnsName<'static>) {
-        let target = self.entry(host.as_ref(), Some(host));
-        target.is_alias = false;
-        target.is_named = true;
-        target.take_root();
+        let entry = self.entry(host.as_ref(), Some(host));
+        entry.is_alias = false;
+        entry.is_named = true;
+        entry.take_root();
     }
 
     /// Returns the names that the operator added.
     #[must_use]
     pub fn named_hosts(&self) -> Vec<DnsName<'static>> {
-        self.hosts.iter().filter(|target| target.is_named).filter_map(|target| target.name.clone()).collect()
+        self.hosts.iter().filter(|host| host.is_named).filter_map(|host| host.dns_name.clone()).collect()
     }
 
     /// Returns all names.
     #[must_use]
     pub fn hosts(&self) -> Vec<DnsName<'static>> {
-        self.hosts.iter().filter_map(|target| target.name.clone()).collect()
+        self.hosts.iter().filter_map(|host| host.dns_name.clone()).collect()
     }
 
     /// Returns the names that the CA must cover.
     #[must_use]
     pub fn expected(&self) -> Vec<DnsName<'static>> {
-        self.hosts.iter().filter(|target| !target.is_alias).filter_map(|target| target.name.clone()).collect()
+        self.hosts.iter().filter(|host| !host.is_alias).filter_map(|host| host.dns_name.clone()).collect()
     }
 
     /// Returns all intercepted origins, such as `https://registry.example` or `http://127.0.0.1:4873`.
     #[must_use]
     pub fn origins(&self) -> Vec<String> {
-        self.hosts.iter().flat_map(|target| target.all_ports().map(|(port, secure)| origin(&target.host, port, secure))).collect()
+        self.hosts.iter().flat_map(|host| host.all_ports().map(|(port, secure)| origin(&host.name, port, secure))).collect()
     }
 
     /// Returns the target of a connection to `port` of `host`, in lower case, if it is intercepted.
     #[must_use]
     pub fn find(&self, host: &str, port: u16) -> Option<InterceptTarget> {
-        let aims = self.aims.get_or_init(|| self.aims());
-        aims.iter().find(|aim| aim.port == port && *aim.target.host == *host).cloned()
+        let targets = self.targets.get_or_init(|| self.targets());
+        targets.iter().find(|target| target.port == port && *target.host.name == *host).cloned()
     }
 
     /// Builds the targets of all ports of all hosts.
-    fn aims(&self) -> Vec<InterceptTarget> {
-        let every = || self.hosts.iter().flat_map(|target| target.all_ports().map(move |(port, secure)| (target, port, secure)));
+    fn targets(&self) -> Vec<InterceptTarget> {
+        let every = || self.hosts.iter().flat_map(|host| host.all_ports().map(move |(port, secure)| (host, port, secure)));
         let mut origins = Origins::default();
-        for (target, port, secure) in every() {
-            origins.push(origin(&target.host, port, secure), target.prefixes.clone());
+        for (host, port, secure) in every() {
+            origins.push(origin(&host.name, port, secure), host.prefixes.clone());
         }
         let (text, origins) = (origins.to_text(), Arc::new(origins));
-        let aim = |(target, port, secure): (&Arc<InterceptedHost>, u16, bool)| {
-            let bases = target.prefixes.iter().map(|prefix| {
-                let base: Arc<str> = format!("{}{prefix}", origin(&target.host, port, secure)).into();
+        let target = |(host, port, secure): (&Arc<InterceptedHost>, u16, bool)| {
+            let bases = host.prefixes.iter().map(|prefix| {
+                let base: Arc<str> = format!("{}{prefix}", origin(&host.name, port, secure)).into();
                 let intercepted = Intercepted { origins: Arc::clone(&origins), view: format!("{base} {text}").into() };
                 // Cacheable, since the configuration bounds their number.
                 BaseUrl { text: base, cacheable: true, serves_admin: false, intercepted: Some(Arc::new(intercepted)) }
             });
-            InterceptTarget { target: Arc::clone(target), port, secure, bases: bases.collect() }
+            InterceptTarget { host: Arc::clone(host), port, secure, bases: bases.collect() }
         };
-        every().map(aim).collect()
+        every().map(target).collect()
     }
 
     fn entry(&mut self, host: &str, name: Option<&DnsName<'static>>) -> &mut InterceptedHost {
-        self.aims = OnceLock::new();
-        let at = self.hosts.iter().position(|target| *target.host == *host).unwrap_or_else(|| {
+        self.targets = OnceLock::new();
+        let at = self.hosts.iter().position(|known| *known.name == *host).unwrap_or_else(|| {
             self.hosts.push(Arc::new(InterceptedHost {
-                host: host.into(),
-                name: name.cloned(),
+                name: host.into(),
+                dns_name: name.cloned(),
                 is_alias: false,
                 is_named: false,
                 ports: Vec::new(),
@@ -162,7 +162,7 @@ impl InterceptedHosts {
 impl InterceptedHost {
     /// Returns the default ports of a name.
     fn usual(&self) -> &'static [(u16, bool)] {
-        if self.name.is_some() { &[(443, true), (80, false)] } else { &[] }
+        if self.dns_name.is_some() { &[(443, true), (80, false)] } else { &[] }
     }
 
     /// Makes the root a registry, unless the host has one already.
@@ -194,7 +194,7 @@ impl InterceptTarget {
     #[must_use]
     pub fn registry_path<'a>(&self, path: &'a str) -> Option<(&'a str, &BaseUrl)> {
         let of_prefix = |(prefix, base)| Some((below(std::slice::from_ref(prefix), path)?, base));
-        self.target.prefixes.iter().zip(&*self.bases).find_map(of_prefix)
+        self.host.prefixes.iter().zip(&*self.bases).find_map(of_prefix)
     }
 
     /// Returns the base URL nearest to the root, used for paths outside all registries.
@@ -206,10 +206,10 @@ impl InterceptTarget {
     /// Returns what a client addressed with `base`. Yarn's alias means npm's default registry.
     #[must_use]
     pub fn addressed(&self, base: &Arc<str>) -> Addressed {
-        if self.target.is_named {
+        if self.host.is_named {
             return Addressed::Named(Arc::clone(base));
         }
-        let default = self.target.is_alias.then(npmrc::npm_default_registry);
+        let default = self.host.is_alias.then(npmrc::npm_default_registry);
         match default.as_ref().and_then(Url::host_str) {
             Some(host) => Addressed::Host(origin(host, self.port, self.secure).into()),
             None => Addressed::Host(Arc::clone(base)),
@@ -222,7 +222,7 @@ impl InterceptTarget {
         let (name, port) = crate::net::headers::split_host(host);
         let usual = if self.secure { 443 } else { 80 };
         let port = port.map_or(Some(usual), |port| port.parse().ok());
-        port == Some(self.port) && name.trim_end_matches('.').eq_ignore_ascii_case(&self.target.host)
+        port == Some(self.port) && name.trim_end_matches('.').eq_ignore_ascii_case(&self.host.name)
     }
 }
 
@@ -270,7 +270,9 @@ mod tests {
             targets.add_plain_http(&Url::parse(url).unwrap());
         }
         let place = |host, port, path| {
-            targets.find(host, port).and_then(|aim| aim.registry_path(path).map(|(rest, base)| format!("{} {rest}", base.text)))
+            targets
+                .find(host, port)
+                .and_then(|target| target.registry_path(path).map(|(rest, base)| format!("{} {rest}", base.text)))
         };
         assert_eq!(place("127.0.0.1", 4000, "/npm/a").unwrap(), "http://127.0.0.1:4000/npm /a");
         assert_eq!(place("[::1]", 4000, "/a").unwrap(), "http://[::1]:4000 /a");
@@ -280,8 +282,8 @@ mod tests {
             assert!(targets.find(host, port).is_none(), "{host}:{port}");
         }
         assert_eq!(targets.origins(), ["http://127.0.0.1:4000", "http://[::1]:4000", "http://localhost"]);
-        let aim = targets.find("[::1]", 4000).unwrap();
-        assert!(aim.matches_host("[::1]:4000") && !aim.matches_host("[::1]") && !aim.matches_host("127.0.0.1:4000"));
+        let target = targets.find("[::1]", 4000).unwrap();
+        assert!(target.matches_host("[::1]:4000") && !target.matches_host("[::1]") && !target.matches_host("127.0.0.1:4000"));
     }
 
     #[test]
@@ -291,7 +293,9 @@ mod tests {
             &["corp.example", "alias.example"],
         );
         let place = |host, port, path| {
-            targets.find(host, port).and_then(|aim| aim.registry_path(path).map(|(rest, base)| format!("{} {rest}", base.text)))
+            targets
+                .find(host, port)
+                .and_then(|target| target.registry_path(path).map(|(rest, base)| format!("{} {rest}", base.text)))
         };
         assert_eq!(place("registry.example", 443, "/a").unwrap(), "https://registry.example /a");
         assert_eq!(place("registry.example", 80, "/a").unwrap(), "http://registry.example /a");
@@ -334,9 +338,9 @@ mod tests {
         let mut targets = targets(&["https://registry.example/npm/"], &["named.example"]);
         targets.add_alias(&DnsName::try_from("alias.example").unwrap());
         let addressed = |host: &str, path: &str| {
-            let aim = targets.find(host, 443).unwrap();
-            let (_, base) = aim.registry_path(path).unwrap();
-            aim.addressed(&base.text)
+            let target = targets.find(host, 443).unwrap();
+            let (_, base) = target.registry_path(path).unwrap();
+            target.addressed(&base.text)
         };
         assert_eq!(addressed("registry.example", "/npm/a"), Addressed::Host("https://registry.example/npm".into()));
         assert_eq!(addressed("named.example", "/a"), Addressed::Named("https://named.example".into()));
@@ -346,16 +350,16 @@ mod tests {
         let url = Url::parse("http://127.0.0.1:4873/").unwrap();
         ours.add_plain_http(&url);
         ours.name(&url);
-        let aim = ours.find("127.0.0.1", 4873).unwrap();
-        let (_, base) = aim.registry_path("/a").unwrap();
-        assert_eq!(aim.addressed(&base.text), Addressed::Named("http://127.0.0.1:4873".into()));
+        let target = ours.find("127.0.0.1", 4873).unwrap();
+        let (_, base) = target.registry_path("/a").unwrap();
+        assert_eq!(target.addressed(&base.text), Addressed::Named("http://127.0.0.1:4873".into()));
         assert!(ours.named_hosts().is_empty(), "an address has no name");
     }
 
     #[test]
     fn host_header_matches_with_or_without_the_default_port() {
         let targets = targets(&["https://registry.example/"], &[]);
-        let aim = targets.find("registry.example", 443).unwrap();
+        let target = targets.find("registry.example", 443).unwrap();
         for (host, expected) in [
             ("registry.example", true),
             ("REGISTRY.example:443", true),
@@ -365,7 +369,7 @@ mod tests {
             ("other.example", false),
             ("registry.example.other", false),
         ] {
-            assert_eq!(aim.matches_host(host), expected, "{host}");
+            assert_eq!(target.matches_host(host), expected, "{host}");
         }
     }
 }

@@ -24,7 +24,7 @@ pub use auth::tokens::{AdminTokenError, AdminTokens};
 pub use config::{Config, GatewayConfig};
 pub use error::RequestError;
 pub use gateway::egress::EgressContext;
-pub use gateway::{Forward, RefusedDestination};
+pub use gateway::state::{Gateway, RefusedDestination};
 pub use intercepted_hosts::{InterceptTarget, InterceptedHosts};
 pub use registry::handler::RegistryHandler;
 pub use registry::target::EntryPoint;

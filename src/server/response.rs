@@ -156,12 +156,9 @@ fn part(bytes: &Bytes, first: u64, last: u64) -> Reply {
 
 /// Returns a forwarded upstream response. npm prints `notice`.
 fn passthrough(passed: PassthroughResponse, notice: Option<&str>) -> Reply {
-    let outcome = match passed.status.as_u16() {
-        304 => OutcomeLabel::NotModified,
-        ..400 => OutcomeLabel::Served,
-        404 | 410 => OutcomeLabel::NotFound,
-        400..500 => OutcomeLabel::ClientError,
-        _ => OutcomeLabel::UpstreamError,
+    let outcome = match passed.status {
+        StatusCode::NOT_MODIFIED => OutcomeLabel::NotModified,
+        status => outcome_of(status, OutcomeLabel::UpstreamError),
     };
     // An error body that npm cannot read is replaced with our own format.
     let mute = !passed.status.is_success() && passed.status != StatusCode::NOT_MODIFIED && !is_json(&passed.body);
@@ -224,12 +221,7 @@ pub fn root(head: &Parts) -> Reply {
 /// Returns an admin page.
 #[must_use]
 pub fn admin(page: Response<Bytes>) -> Reply {
-    let outcome = match page.status().as_u16() {
-        ..400 => OutcomeLabel::Served,
-        404 => OutcomeLabel::NotFound,
-        400..500 => OutcomeLabel::ClientError,
-        _ => OutcomeLabel::InternalError,
-    };
+    let outcome = outcome_of(page.status(), OutcomeLabel::InternalError);
     Reply { response: page.map(Body::from), outcome }
 }
 
@@ -245,13 +237,18 @@ pub fn connected(next: Upgrade) -> Reply {
 /// Returns the streamed response of another server.
 #[must_use]
 pub fn forwarded(response: Response<Body>) -> Reply {
-    let outcome = match response.status().as_u16() {
+    let outcome = outcome_of(response.status(), OutcomeLabel::UpstreamError);
+    Reply { response, outcome }
+}
+
+/// Returns the outcome of a status; `server_error` for the statuses from 500.
+fn outcome_of(status: StatusCode, server_error: OutcomeLabel) -> OutcomeLabel {
+    match status.as_u16() {
         ..400 => OutcomeLabel::Served,
         404 | 410 => OutcomeLabel::NotFound,
         400..500 => OutcomeLabel::ClientError,
-        _ => OutcomeLabel::UpstreamError,
-    };
-    Reply { response, outcome }
+        _ => server_error,
+    }
 }
 
 /// Closes the connection after the reply.
@@ -264,32 +261,43 @@ pub fn and_close(reply: Reply) -> Reply {
 #[must_use]
 pub fn error(error: &RequestError) -> Reply {
     let text = error.to_string();
+    let (status, outcome) = match error {
+        RequestError::Endpoint(error) => return endpoint_error(error, &text),
+        RequestError::Rejected(error) => return firewall_error(error, &text),
+        RequestError::Body(BodyError::TooLarge { .. }) => (StatusCode::PAYLOAD_TOO_LARGE, OutcomeLabel::ClientError),
+        RequestError::Body(BodyError::TooSlow { .. }) => (StatusCode::REQUEST_TIMEOUT, OutcomeLabel::ClientError),
+        RequestError::Body(BodyError::NoRoom(_)) => (StatusCode::SERVICE_UNAVAILABLE, OutcomeLabel::InternalError),
+        RequestError::Body(BodyError::Broken(_)) | RequestError::Headers(_) | RequestError::Coding | RequestError::Transfer => {
+            (StatusCode::BAD_REQUEST, OutcomeLabel::ClientError)
+        }
+        RequestError::WritesDisabled
+        | RequestError::EgressDenied(..)
+        | RequestError::CrossSite(_)
+        | RequestError::Unreachable { cause: ClientError::Unreachable { layer: ConnectStage::Reach, .. }, .. } => {
+            (StatusCode::FORBIDDEN, OutcomeLabel::Refused)
+        }
+        RequestError::HostMismatch(_) => (StatusCode::MISDIRECTED_REQUEST, OutcomeLabel::ClientError),
+        RequestError::NotARegistryPath(_) => (StatusCode::NOT_FOUND, OutcomeLabel::NotFound),
+        RequestError::Unreachable { cause: ClientError::TimedOut { .. }, .. } => {
+            (StatusCode::GATEWAY_TIMEOUT, OutcomeLabel::UpstreamError)
+        }
+        RequestError::Unreachable { .. } => (StatusCode::BAD_GATEWAY, OutcomeLabel::UpstreamError),
+        RequestError::ProxyAuthRequired => (StatusCode::PROXY_AUTHENTICATION_REQUIRED, OutcomeLabel::ClientError),
+        RequestError::AdminDisabled => (StatusCode::FORBIDDEN, OutcomeLabel::ClientError),
+        RequestError::AdminTokenRequired | RequestError::NeedsCredentials => {
+            (StatusCode::UNAUTHORIZED, OutcomeLabel::ClientError)
+        }
+        RequestError::TaskFailed => (StatusCode::INTERNAL_SERVER_ERROR, OutcomeLabel::InternalError),
+    };
+    let reply = failure(status, &text, outcome);
     match error {
-        RequestError::Endpoint(error) => endpoint_error(error, &text),
-        RequestError::Headers(_) | RequestError::Coding | RequestError::Transfer => {
-            failure(StatusCode::BAD_REQUEST, &text, OutcomeLabel::ClientError)
+        RequestError::ProxyAuthRequired => {
+            reply.with(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"coldframe\", charset=\"UTF-8\""))
         }
-        RequestError::Body(error) => body_not_taken(error, &text),
-        RequestError::Rejected(rejection) => rejected(rejection, &text),
-        RequestError::WritesDisabled | RequestError::EgressDenied(..) | RequestError::CrossSite(_) => {
-            failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::Refused)
+        RequestError::AdminTokenRequired => {
+            reply.with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"coldframe\""))
         }
-        RequestError::HostMismatch(_) => failure(StatusCode::MISDIRECTED_REQUEST, &text, OutcomeLabel::ClientError),
-        RequestError::NotARegistryPath(_) => failure(StatusCode::NOT_FOUND, &text, OutcomeLabel::NotFound),
-        RequestError::Unreachable { cause, .. } => match cause {
-            ClientError::Unreachable { layer: ConnectStage::Reach, .. } => {
-                failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::Refused)
-            }
-            ClientError::TimedOut { .. } => failure(StatusCode::GATEWAY_TIMEOUT, &text, OutcomeLabel::UpstreamError),
-            _ => failure(StatusCode::BAD_GATEWAY, &text, OutcomeLabel::UpstreamError),
-        },
-        RequestError::ProxyAuthRequired => failure(StatusCode::PROXY_AUTHENTICATION_REQUIRED, &text, OutcomeLabel::ClientError)
-            .with(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"coldframe\", charset=\"UTF-8\"")),
-        RequestError::AdminDisabled => failure(StatusCode::FORBIDDEN, &text, OutcomeLabel::ClientError),
-        RequestError::AdminTokenRequired => failure(StatusCode::UNAUTHORIZED, &text, OutcomeLabel::ClientError)
-            .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"coldframe\"")),
-        RequestError::NeedsCredentials => failure(StatusCode::UNAUTHORIZED, &text, OutcomeLabel::ClientError),
-        RequestError::TaskFailed => failure(StatusCode::INTERNAL_SERVER_ERROR, &text, OutcomeLabel::InternalError),
+        _ => reply,
     }
 }
 
@@ -304,30 +312,21 @@ fn endpoint_error(error: &EndpointError, text: &str) -> Reply {
     }
 }
 
-fn body_not_taken(error: &BodyError, text: &str) -> Reply {
-    let status = match error {
-        BodyError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        BodyError::TooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
-        BodyError::Broken(_) => StatusCode::BAD_REQUEST,
-        BodyError::NoRoom(_) => return failure(StatusCode::SERVICE_UNAVAILABLE, text, OutcomeLabel::InternalError),
-    };
-    failure(status, text, OutcomeLabel::ClientError)
-}
-
-fn rejected(rejection: &FirewallError, text: &str) -> Reply {
-    match rejection {
+fn firewall_error(error: &FirewallError, text: &str) -> Reply {
+    let (status, outcome) = match error {
         // 403 only: it is the one status that no client retries.
         FirewallError::Refused(refusal) => {
-            error_body(StatusCode::FORBIDDEN, text, refusal.truncated(MAX_LINE_BYTES), OutcomeLabel::Refused)
+            return error_body(StatusCode::FORBIDDEN, text, refusal.truncated(MAX_LINE_BYTES), OutcomeLabel::Refused);
         }
-        FirewallError::NotEntitled(_) => failure(StatusCode::FORBIDDEN, text, OutcomeLabel::Refused),
-        FirewallError::NotFound(_) => failure(StatusCode::NOT_FOUND, text, OutcomeLabel::NotFound),
-        FirewallError::Upstream(error) => upstream_failed(error, text),
-        FirewallError::Unreadable { .. } => failure(StatusCode::BAD_GATEWAY, text, OutcomeLabel::UpstreamError),
-        FirewallError::TooMuch(_) => failure(StatusCode::PAYLOAD_TOO_LARGE, text, OutcomeLabel::ClientError),
-        FirewallError::TooMany(_) => failure(StatusCode::TOO_MANY_REQUESTS, text, OutcomeLabel::ClientError),
-        FirewallError::Internal(_) => failure(StatusCode::INTERNAL_SERVER_ERROR, text, OutcomeLabel::InternalError),
-    }
+        FirewallError::Upstream(error) => return upstream_failed(error, text),
+        FirewallError::NotEntitled(_) => (StatusCode::FORBIDDEN, OutcomeLabel::Refused),
+        FirewallError::NotFound(_) => (StatusCode::NOT_FOUND, OutcomeLabel::NotFound),
+        FirewallError::Unreadable { .. } => (StatusCode::BAD_GATEWAY, OutcomeLabel::UpstreamError),
+        FirewallError::TooMuch(_) => (StatusCode::PAYLOAD_TOO_LARGE, OutcomeLabel::ClientError),
+        FirewallError::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, OutcomeLabel::ClientError),
+        FirewallError::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, OutcomeLabel::InternalError),
+    };
+    failure(status, text, outcome)
 }
 
 /// Maps upstream errors: transient ones get a status that clients retry, permanent ones a status that they do not.

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::firewall::Profile;
 use crate::net::{ConnectionLimit, OutboundProxy};
 use crate::server::{
-    self, EgressContext, Forward, RefusedDestination, RegistryHandler, RegistryService, SessionPassword, gateway,
+    self, EgressContext, Gateway, RefusedDestination, RegistryHandler, RegistryService, SessionPassword, gateway,
 };
 use crate::telemetry::Metrics;
 use crate::tls::{CaSet, CertificateAuthority, LeafIssuer, TlsError, ca};
@@ -23,7 +23,7 @@ const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCA
 /// The bound gateway.
 pub(crate) struct LoopbackGateway<A> {
     bound: BoundListener,
-    proxy: Arc<Forward<A>>,
+    proxy: Arc<Gateway<A>>,
     certificate: CertificateDer<'static>,
 }
 
@@ -52,7 +52,7 @@ impl<A: RegistryService> LoopbackGateway<A> {
         let service = Arc::new(RegistryHandler::new(answers, service, &[], None, metrics)?);
         let ours = ours.iter().copied().chain([bound.address]).collect();
         let way = EgressContext { ours, parent };
-        let proxy = Arc::new(Forward::new(service, gateway, leaves, way)?.for_single_user(user, pass));
+        let proxy = Arc::new(Gateway::new(service, gateway, leaves, way)?.for_single_user(user, pass));
         Ok(Self { bound, proxy, certificate })
     }
 

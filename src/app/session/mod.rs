@@ -125,8 +125,8 @@ impl SessionTemplate {
     }
 
     /// Changes the hosts that new sessions may tunnel to.
-    pub(crate) fn renew_others(&self, allowed: &[HostPattern], tunnels_others: bool) {
-        *self.others.lock().unwrap_or_else(PoisonError::into_inner) = (allowed.to_vec(), tunnels_others);
+    pub(crate) fn renew_egress(&self, config: &GatewayConfig) {
+        *self.others.lock().unwrap_or_else(PoisonError::into_inner) = (config.allowed.clone(), config.tunnels_others);
     }
 
     fn gateway(&self) -> GatewayConfig {

@@ -16,7 +16,7 @@ use crate::app::tasks::policy_reload::PolicyReloader;
 use crate::app::tasks::supervisor::{Supervisor, TaskEnd};
 use crate::config::{Config, Diagnostics, Effective, SettingKey};
 use crate::firewall::Firewall;
-use crate::server::{Forward, RegistryHandler};
+use crate::server::{Gateway, RegistryHandler};
 use crate::upstream::Renewed;
 
 /// Reads the configuration from the same sources as at startup.
@@ -53,7 +53,7 @@ pub(crate) struct ReloadTargets {
     pub(crate) core: Core,
     pub(crate) policies: Arc<PolicyReloader>,
     pub(crate) service: Arc<RegistryHandler<Firewall>>,
-    pub(crate) gateway: Option<Arc<Forward<Firewall>>>,
+    pub(crate) gateway: Option<Arc<Gateway<Firewall>>>,
     pub(crate) session_template: Arc<SessionTemplate>,
     pub(crate) operations: Arc<Operations>,
     pub(crate) feeds: Arc<FeedScheduler>,
@@ -130,9 +130,9 @@ impl Reloader {
         if outcome.changes(OF_HOSTS) {
             let proxy = &config.gateway.proxy;
             if let Some(gateway) = &targets.gateway {
-                gateway.renew_others(proxy);
+                gateway.renew_egress(proxy);
             }
-            targets.session_template.renew_others(&proxy.allowed, proxy.tunnels_others);
+            targets.session_template.renew_egress(proxy);
         }
         for key in outcome.needs_restart.iter().chain(&outcome.failed) {
             fresh.keep(&running, *key);

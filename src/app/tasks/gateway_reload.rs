@@ -9,12 +9,12 @@ use crate::clock::Clock;
 use crate::config;
 use crate::files::{FilePoller, FileStamps, POLL_INTERVAL};
 use crate::firewall::Firewall;
-use crate::server::Forward;
+use crate::server::Gateway;
 use crate::tls::{LeafIssuer, TlsError};
 
 /// Watches the files of the gateway.
 pub(crate) struct GatewayFileWatcher {
-    gateway: Arc<Forward<Firewall>>,
+    gateway: Arc<Gateway<Firewall>>,
     config: config::GatewaySettings,
     data_dir: PathBuf,
     clock: Arc<dyn Clock>,
@@ -25,7 +25,7 @@ pub(crate) struct GatewayFileWatcher {
 impl GatewayFileWatcher {
     /// Creates a watcher. The stamps of the user file and the CA files were taken before the files were read.
     pub(crate) fn new(
-        gateway: &Arc<Forward<Firewall>>,
+        gateway: &Arc<Gateway<Firewall>>,
         config: &config::GatewaySettings,
         data_dir: PathBuf,
         clock: &Arc<dyn Clock>,
@@ -36,7 +36,7 @@ impl GatewayFileWatcher {
     }
 
     fn users(&mut self) {
-        let Some(login) = self.gateway.login() else { return };
+        let Some(login) = self.gateway.users() else { return };
         if !self.users.changed(FileStamps::at([login.path()])) {
             return;
         }

@@ -46,7 +46,7 @@ pub struct AdminRequest {
     /// The `User-Agent` header.
     pub agent: String,
     /// The client, or `None` on public pages.
-    pub visitor: Option<Client>,
+    pub client: Option<Client>,
     /// The body. Empty on public pages.
     pub body: Bytes,
 }
@@ -83,17 +83,13 @@ impl AdminAccess {
     /// # Errors
     /// Returns [`RequestError::AdminTokenRequired`], [`RequestError::AdminDisabled`], [`RequestError::CrossSite`], or the error
     /// of reading the body.
-    pub(crate) async fn authorize<B>(
+    pub(crate) async fn authorize<B: http_body::Body<Data = Bytes, Error: Display> + Send>(
         &self,
         resolver: &ClientResolver,
         config: &Config,
         unchecked: UncheckedRequest<B>,
         share: &mut Reservation,
-    ) -> Result<AdminRequest, RequestError>
-    where
-        B: http_body::Body<Data = Bytes> + Send,
-        B::Error: Display,
-    {
+    ) -> Result<AdminRequest, RequestError> {
         let UncheckedRequest { peer, head, page, body, on_loopback } = unchecked;
         let query = head.uri.query().map(str::to_owned);
         if PUBLIC_PAGES.contains(&page.as_str()) {
@@ -101,10 +97,13 @@ impl AdminAccess {
         }
         refuse_other_sites(&head)?;
         let open_to_all = config.explains_to_all && page.split('/').next().is_some_and(|first| EXPLAIN_PAGES.contains(&first));
-        let visitor = match self.operator(resolver, peer, &head).await {
+        let client = match self.operator(resolver, peer, &head).await {
             Ok(operator) => operator,
             // Under DNS rebinding the `Host` header is not ours, so such a page gets no access.
-            Err(error) => resolver.admin_client(peer, &head, open_to_all).filter(|_| on_loopback || open_to_all).ok_or(error)?,
+            Err(error) => match resolver.admin_client(peer, &head) {
+                Some((client, is_local)) if open_to_all || (is_local && on_loopback) => client,
+                _ => return Err(error),
+            },
         };
         let body = if head.method == Method::POST {
             body::collect_into(body, config.body_limit.min(MAX_BODY_BYTES), config.body_timeout, share).await?
@@ -113,7 +112,7 @@ impl AdminAccess {
         };
         let agent = head.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default().to_owned();
         let accept = list(&head.headers, &ACCEPT).map(Cow::into_owned);
-        Ok(AdminRequest { method: head.method, page, query, accept, agent, visitor: Some(visitor), body })
+        Ok(AdminRequest { method: head.method, page, query, accept, agent, client: Some(client), body })
     }
 
     /// Returns the client if the request has a valid admin token.

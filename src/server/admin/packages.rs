@@ -120,14 +120,14 @@ impl ClientPolicy {
 }
 
 pub(crate) fn terms(judge: &SharedInspector, request: &AdminRequest) -> Response<Bytes> {
-    match &request.visitor {
+    match &request.client {
         Some(client) => json_response(StatusCode::OK, &json!(judge.terms(client))),
         None => refuse_remote(),
     }
 }
 
 pub(crate) async fn check(judge: &SharedInspector, request: AdminRequest) -> Response<Bytes> {
-    let Some(client) = request.visitor else { return refuse_remote() };
+    let Some(client) = request.client else { return refuse_remote() };
     let wanted = match serde_json::from_slice::<CheckRequest>(&request.body) {
         Ok(wanted) if wanted.packages.len() <= MAX_CHECKED => wanted,
         Ok(_) => return refused(StatusCode::PAYLOAD_TOO_LARGE, &format!("too many packages, expected at most {MAX_CHECKED}")),
@@ -147,7 +147,7 @@ pub(crate) async fn check(judge: &SharedInspector, request: AdminRequest) -> Res
 /// Explains the version that `wanted` names, in the format that the client accepts.
 pub(crate) async fn explain(judge: &SharedInspector, wanted: &str, request: AdminRequest) -> Response<Bytes> {
     let reader = ResponseFormat::of(&request);
-    let Some(client) = request.visitor else { return reader.refusal(StatusCode::FORBIDDEN, NOT_HERE) };
+    let Some(client) = request.client else { return reader.refusal(StatusCode::FORBIDDEN, NOT_HERE) };
     let spec = match PackageSpec::parse(wanted) {
         Ok(spec) => spec,
         Err(error) => return reader.refusal(StatusCode::BAD_REQUEST, &error.to_string()),

@@ -27,8 +27,8 @@ pub(crate) enum ClientHelloError {
 }
 
 /// Returns the server name of a connection in lower case.
-pub(crate) async fn read_sni(stream: &mut PeekedStream<TcpStream>, patience: Duration) -> Result<String, ClientHelloError> {
-    timeout(patience, read(stream)).await.unwrap_or(Err(ClientHelloError::Slow))
+pub(crate) async fn read_sni(stream: &mut PeekedStream<TcpStream>, time_limit: Duration) -> Result<String, ClientHelloError> {
+    timeout(time_limit, read(stream)).await.unwrap_or(Err(ClientHelloError::Slow))
 }
 
 async fn read(stream: &mut PeekedStream<TcpStream>) -> Result<String, ClientHelloError> {

@@ -23,8 +23,9 @@ pub struct EgressPolicy {
     allowed: Vec<HostPattern>,
     /// Allowed literal addresses, each with its port if one is given.
     addresses: Vec<(IpAddr, Option<u16>)>,
-    tunnels: bool,
-    way: Arc<EgressContext>,
+    /// Whether every other host is allowed too, on the usual ports.
+    allows_others: bool,
+    context: Arc<EgressContext>,
 }
 
 /// The network context of egress connections.
@@ -38,16 +39,16 @@ pub struct EgressContext {
 
 /// Permission to reach one host. Its resolved addresses are checked separately.
 pub(crate) struct EgressGrant<'a> {
-    others: &'a EgressPolicy,
+    policy: &'a EgressPolicy,
     /// The host is named exactly, so it may have a private address.
     named: bool,
     /// The host is a loopback name.
     local: bool,
     /// The host matches `--allow-host`, exactly or by a pattern.
     listed: bool,
-    warned: &'a IndicatorCheck<'a>,
+    indicator_check: &'a IndicatorCheck<'a>,
     /// The reason for the last refused address. Initially [`BarLabel::Address`].
-    why: Mutex<BarLabel>,
+    refusal: Mutex<BarLabel>,
 }
 
 /// Returns the reason if a feed indicator matches a name or address.
@@ -64,34 +65,37 @@ pub(crate) enum HttpUpstreamRoute {
 impl EgressPolicy {
     /// Creates the policy from the gateway settings.
     #[must_use]
-    pub fn new(gateway: &GatewayConfig, way: Arc<EgressContext>) -> Self {
+    pub fn new(config: &GatewayConfig, context: Arc<EgressContext>) -> Self {
         let address = |glob: &HostPattern| {
             let host = glob.host()?.trim_start_matches('[').trim_end_matches(']');
             Some((host.parse::<IpAddr>().ok()?.to_canonical(), glob.port()))
         };
-        let addresses = gateway.allowed.iter().filter_map(address).collect();
-        Self { allowed: gateway.allowed.clone(), addresses, tunnels: gateway.tunnels_others, way }
+        let addresses = config.allowed.iter().filter_map(address).collect();
+        Self { allowed: config.allowed.clone(), addresses, allows_others: config.tunnels_others, context }
     }
 
-    /// Returns the network context.
-    pub(crate) fn way(&self) -> Arc<EgressContext> {
-        Arc::clone(&self.way)
+    pub(crate) fn context(&self) -> Arc<EgressContext> {
+        Arc::clone(&self.context)
     }
 
-    /// Connects to `place`, if allowed.
+    /// Connects to `destination`, if allowed.
     ///
     /// # Errors
     /// Returns [`RequestError::EgressDenied`] or [`RequestError::Unreachable`].
-    pub(crate) async fn connect(&self, place: &Destination, warned: &IndicatorCheck<'_>) -> Result<TunnelStream, RequestError> {
-        let grant = self.authorize(place, warned)?;
-        let Some(before) = self.way.parent.for_target(&place.dial_host(), place.port) else {
-            return self.dial(place, &grant).await.map(TunnelStream::from);
+    pub(crate) async fn connect(
+        &self,
+        destination: &Destination,
+        indicator_check: &IndicatorCheck<'_>,
+    ) -> Result<TunnelStream, RequestError> {
+        let grant = self.authorize(destination, indicator_check)?;
+        let Some(proxy) = self.context.parent.for_target(&destination.dial_host(), destination.port) else {
+            return self.dial(destination, &grant).await.map(TunnelStream::from);
         };
-        self.check_remote_resolution(place, &grant).await?;
-        before.tunnel().await.map_err(|cause| grant.unreached(place, cause))
+        self.check_remote_resolution(destination, &grant).await?;
+        proxy.tunnel().await.map_err(|cause| grant.connect_error(destination, cause))
     }
 
-    /// Connects to `place` for a client whose connection to `original` was redirected here. Dials `original` if the name resolves
+    /// Connects to `destination` for a client whose connection to `original` was redirected here. Dials `original` if the name resolves
     /// to it, or not at all. Otherwise dials the addresses of the name, so that a false server name does not open other
     /// addresses.
     ///
@@ -99,113 +103,128 @@ impl EgressPolicy {
     /// Returns [`RequestError::EgressDenied`] or [`RequestError::Unreachable`].
     pub(crate) async fn connect_original(
         &self,
-        place: &Destination,
+        destination: &Destination,
         original: Option<SocketAddr>,
-        warned: &IndicatorCheck<'_>,
+        indicator_check: &IndicatorCheck<'_>,
     ) -> Result<TunnelStream, RequestError> {
-        let Some(original) = original else { return self.connect(place, warned).await };
-        if self.way.parent.for_target(&place.dial_host(), place.port).is_some() {
-            return self.connect(place, warned).await;
+        let Some(original) = original else { return self.connect(destination, indicator_check).await };
+        if self.context.parent.for_target(&destination.dial_host(), destination.port).is_some() {
+            return self.connect(destination, indicator_check).await;
         }
-        let grant = self.authorize(place, warned)?;
-        let known = timeout(Deadlines::default().connect, resolve_all(&place.dial_host(), place.port)).await.unwrap_or_default();
+        let grant = self.authorize(destination, indicator_check)?;
+        let known = timeout(Deadlines::default().connect, resolve_all(&destination.dial_host(), destination.port))
+            .await
+            .unwrap_or_default();
         let is_resolved = known.iter().any(|address| address.ip().to_canonical() == original.ip());
         if !known.is_empty() && !is_resolved {
-            return self.dial(place, &grant).await.map(TunnelStream::from);
+            return self.dial(destination, &grant).await.map(TunnelStream::from);
         }
         if known.is_empty() && !grant.named {
             let text = format!(
-                "egress refused by coldframe, name does not resolve here, so its address cannot be checked: `{place}`; \
+                "egress refused by coldframe, name does not resolve here, so its address cannot be checked: `{destination}`; \
                  allow it with `--allow-host {}`",
-                place.host
+                destination.host
             );
             return Err(RequestError::EgressDenied(BarLabel::Address, text));
         }
-        self.dial_at(&original.ip().to_string(), place, &grant).await.map(TunnelStream::from)
+        self.dial_at(&original.ip().to_string(), destination, &grant).await.map(TunnelStream::from)
     }
 
-    /// Connects to `place` for plain HTTP, if allowed.
+    /// Connects to `destination` for plain HTTP, if allowed.
     ///
     /// # Errors
     /// Returns [`RequestError::EgressDenied`] or [`RequestError::Unreachable`].
     pub(crate) async fn connect_http(
         &self,
-        place: &Destination,
-        warned: &IndicatorCheck<'_>,
+        destination: &Destination,
+        indicator_check: &IndicatorCheck<'_>,
     ) -> Result<HttpUpstreamRoute, RequestError> {
-        let grant = self.authorize(place, warned)?;
-        let Some(before) = self.way.parent.for_target(&place.dial_host(), 80) else {
-            return self.dial(place, &grant).await.map(HttpUpstreamRoute::Direct);
+        let grant = self.authorize(destination, indicator_check)?;
+        let Some(proxy) = self.context.parent.for_target(&destination.dial_host(), 80) else {
+            return self.dial(destination, &grant).await.map(HttpUpstreamRoute::Direct);
         };
-        self.check_remote_resolution(place, &grant).await?;
-        before.connect_plain().await.map(HttpUpstreamRoute::Relayed).map_err(|cause| grant.unreached(place, cause))
+        self.check_remote_resolution(destination, &grant).await?;
+        proxy.connect_plain().await.map(HttpUpstreamRoute::Relayed).map_err(|cause| grant.connect_error(destination, cause))
     }
 
-    async fn dial(&self, place: &Destination, grant: &EgressGrant<'_>) -> Result<TcpStream, RequestError> {
-        self.dial_at(&place.dial_host(), place, grant).await
+    async fn dial(&self, destination: &Destination, grant: &EgressGrant<'_>) -> Result<TcpStream, RequestError> {
+        self.dial_at(&destination.dial_host(), destination, grant).await
     }
 
-    /// Dials `host`, a name or an address, for a connection to `place`.
-    async fn dial_at(&self, host: &str, place: &Destination, grant: &EgressGrant<'_>) -> Result<TcpStream, RequestError> {
+    /// Dials `host`, a name or an address, for a connection to `destination`.
+    async fn dial_at(&self, host: &str, destination: &Destination, grant: &EgressGrant<'_>) -> Result<TcpStream, RequestError> {
         let deadline = Deadlines::default().connect;
-        let dialling = timeout(deadline, dial_permitted(host, place.port, |address| grant.permits(address))).await;
-        dialling.unwrap_or(Err(ClientError::TimedOut { after: deadline })).map_err(|cause| grant.unreached(place, cause))
+        let dialling = timeout(deadline, dial_permitted(host, destination.port, |address| grant.permits(address))).await;
+        dialling
+            .unwrap_or(Err(ClientError::TimedOut { after: deadline }))
+            .map_err(|cause| grant.connect_error(destination, cause))
     }
 
     /// Checks a destination that another proxy dials. All its local addresses must be permitted. If it does not resolve here, its
     /// name must be allowed.
-    async fn check_remote_resolution(&self, place: &Destination, grant: &EgressGrant<'_>) -> Result<(), RequestError> {
-        let (deadline, host) = (Deadlines::default().connect, place.dial_host());
-        let result = timeout(deadline, all_permitted(&host, place.port, |address| grant.permits(address))).await;
-        let is_known = result.unwrap_or(Ok(false)).map_err(|cause| grant.unreached(place, cause))?;
+    async fn check_remote_resolution(&self, destination: &Destination, grant: &EgressGrant<'_>) -> Result<(), RequestError> {
+        let (deadline, host) = (Deadlines::default().connect, destination.dial_host());
+        let result = timeout(deadline, all_permitted(&host, destination.port, |address| grant.permits(address))).await;
+        let is_known = result.unwrap_or(Ok(false)).map_err(|cause| grant.connect_error(destination, cause))?;
         if is_known || grant.listed {
             return Ok(());
         }
         let text = format!(
             "egress refused by coldframe, name does not resolve here, so the outbound proxy's target cannot be checked: \
-             `{place}`; allow it with `--allow-host {}`",
-            place.host
+             `{destination}`; allow it with `--allow-host {}`",
+            destination.host
         );
         Err(RequestError::EgressDenied(BarLabel::Address, text))
     }
 
-    /// Authorizes a connection to `place`.
+    /// Authorizes a connection to `destination`.
     ///
     /// # Errors
     /// Returns [`RequestError::EgressDenied`].
-    fn authorize<'a>(&'a self, place: &Destination, warned: &'a IndicatorCheck<'a>) -> Result<EgressGrant<'a>, RequestError> {
+    fn authorize<'a>(
+        &'a self,
+        destination: &Destination,
+        indicator_check: &'a IndicatorCheck<'a>,
+    ) -> Result<EgressGrant<'a>, RequestError> {
         // Checked first, since a refusal for another reason would hide the hit.
-        if let Some(why) = warned(&place.dial_host()) {
+        if let Some(why) = indicator_check(&destination.dial_host()) {
             return Err(RequestError::EgressDenied(
                 BarLabel::Indicator,
-                format!("egress refused by coldframe, {why}: `{place}`"),
+                format!("egress refused by coldframe, {why}: `{destination}`"),
             ));
         }
-        let usual = matches!(place.port, 443 | 80);
-        let mut allowing = self.allowed.iter().filter(|glob| Self::allows(glob, place) && (usual || glob.port().is_some()));
+        let usual = matches!(destination.port, 443 | 80);
+        let mut allowing = self.allowed.iter().filter(|glob| Self::allows(glob, destination) && (usual || glob.port().is_some()));
         let named = allowing.clone().any(|glob| glob.host().is_some());
-        let local = named && place.name().is_some_and(|name| name == "localhost" || name.ends_with(".localhost"));
+        let local = named && destination.name().is_some_and(|name| name == "localhost" || name.ends_with(".localhost"));
         let listed = allowing.next().is_some();
-        if listed || (self.tunnels && usual) {
-            return Ok(EgressGrant { others: self, named, local, listed, warned, why: Mutex::new(BarLabel::Address) });
+        if listed || (self.allows_others && usual) {
+            return Ok(EgressGrant {
+                policy: self,
+                named,
+                local,
+                listed,
+                indicator_check,
+                refusal: Mutex::new(BarLabel::Address),
+            });
         }
-        let host = &place.host;
+        let host = &destination.host;
         if usual {
             let text = format!(
-                "egress refused by coldframe, host not allowed: `{place}`; allow it with `--allow-host {host}`, or serve it from \
+                "egress refused by coldframe, host not allowed: `{destination}`; allow it with `--allow-host {host}`, or serve it from \
                  upstream with `--intercept {host}`"
             );
             return Err(RequestError::EgressDenied(BarLabel::Host, text));
         }
         let text = format!(
-            "egress refused by coldframe, only ports 443 and 80 are allowed: `{place}`; allow it with `--allow-host {place}`"
+            "egress refused by coldframe, only ports 443 and 80 are allowed: `{destination}`; allow it with `--allow-host {destination}`"
         );
         Err(RequestError::EgressDenied(BarLabel::Port, text))
     }
 
-    fn allows(glob: &HostPattern, place: &Destination) -> bool {
+    fn allows(glob: &HostPattern, destination: &Destination) -> bool {
         // An `http` URL keeps every port but 80, which is its default.
-        Url::parse(&format!("http://{place}/")).is_ok_and(|url| glob.reach(&url).is_some())
+        Url::parse(&format!("http://{destination}/")).is_ok_and(|url| glob.reach(&url).is_some())
     }
 
     /// Checks whether a connection to `address` would reach our own listener.
@@ -217,18 +236,18 @@ impl EgressPolicy {
                     // Only a local address can be bound.
                     || (listening.ip().is_unspecified() && (ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok())))
         };
-        self.way.ours.iter().any(takes)
+        self.context.ours.iter().any(takes)
     }
 }
 
 impl EgressGrant<'_> {
-    fn unreached(&self, place: &Destination, cause: ClientError) -> RequestError {
+    fn connect_error(&self, destination: &Destination, cause: ClientError) -> RequestError {
         match cause {
             ClientError::Unreachable { layer: ConnectStage::Reach, detail, .. } => {
-                let label = *self.why.lock().unwrap_or_else(PoisonError::into_inner);
-                RequestError::EgressDenied(label, format!("egress refused by coldframe, {detail}: `{place}`"))
+                let label = *self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+                RequestError::EgressDenied(label, format!("egress refused by coldframe, {detail}: `{destination}`"))
             }
-            cause => RequestError::Unreachable { place: place.to_string(), cause },
+            cause => RequestError::Unreachable { place: destination.to_string(), cause },
         }
     }
 
@@ -238,17 +257,17 @@ impl EgressGrant<'_> {
     /// Returns the reason if it must not.
     pub(crate) fn permits(&self, address: SocketAddr) -> Result<(), String> {
         let ip = address.ip().to_canonical();
-        let note = |label: BarLabel| *self.why.lock().unwrap_or_else(PoisonError::into_inner) = label;
-        if self.others.is_own_listener(address) {
+        let note = |label: BarLabel| *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = label;
+        if self.policy.is_own_listener(address) {
             note(BarLabel::Loop);
             return Err(format!("`{address}` is coldframe itself"));
         }
-        if let Some(why) = (self.warned)(&ip.to_string()) {
+        if let Some(why) = (self.indicator_check)(&ip.to_string()) {
             note(BarLabel::Indicator);
             return Err(why);
         }
         let written = |(known, port): &(IpAddr, Option<u16>)| *known == ip && port.is_none_or(|port| port == address.port());
-        if self.others.addresses.iter().any(written) {
+        if self.policy.addresses.iter().any(written) {
             return Ok(());
         }
         let permitted =
@@ -263,33 +282,33 @@ mod tests {
     use super::*;
     use crate::server::intercepted_hosts::InterceptedHosts;
 
-    fn others(allowed: &[&str], tunnels_others: bool) -> EgressPolicy {
+    fn policy(allowed: &[&str], tunnels_others: bool) -> EgressPolicy {
         let allowed = allowed.iter().map(|glob| glob.parse().unwrap()).collect();
         let gateway = GatewayConfig { targets: InterceptedHosts::default(), allowed, tunnels_others, users: None };
         let ours = vec!["127.0.0.1:4873".parse().unwrap(), "0.0.0.0:8080".parse().unwrap()];
         EgressPolicy::new(&gateway, Arc::new(EgressContext { ours, parent: OutboundProxy::none() }))
     }
 
-    fn prefetch_queue(others: &EgressPolicy, place: &str, address: &str) -> Result<(), String> {
+    fn check(policy: &EgressPolicy, place: &str, address: &str) -> Result<(), String> {
         let place = Destination::of(&place.parse().unwrap(), None).unwrap();
-        let grant = others.authorize(&place, &|_| None).map_err(|error| error.to_string())?;
+        let grant = policy.authorize(&place, &|_| None).map_err(|error| error.to_string())?;
         grant.permits(SocketAddr::new(address.parse().unwrap(), place.port))
     }
 
     #[test]
     fn refusal_names_the_setting_that_allows_the_host() {
-        let text = prefetch_queue(&others(&["*.example"], false), "other.test:443", "1.1.1.1").unwrap_err();
+        let text = check(&policy(&["*.example"], false), "other.test:443", "1.1.1.1").unwrap_err();
         assert!(text.contains("`--allow-host other.test`") && text.contains("`other.test:443`"), "{text}");
-        let text = prefetch_queue(&others(&["git.example"], true), "git.example:22", "1.1.1.1").unwrap_err();
+        let text = check(&policy(&["git.example"], true), "git.example:22", "1.1.1.1").unwrap_err();
         assert!(text.contains("only ports 443 and 80") && text.contains("`--allow-host git.example:22`"), "{text}");
-        assert!(prefetch_queue(&others(&["git.example:22"], false), "git.example:22", "1.1.1.1").is_ok());
-        assert!(prefetch_queue(&others(&["git.example:22"], false), "git.example:443", "1.1.1.1").is_err());
-        assert!(prefetch_queue(&others(&[], true), "any.test:80", "1.1.1.1").is_ok());
+        assert!(check(&policy(&["git.example:22"], false), "git.example:22", "1.1.1.1").is_ok());
+        assert!(check(&policy(&["git.example:22"], false), "git.example:443", "1.1.1.1").is_err());
+        assert!(check(&policy(&[], true), "any.test:80", "1.1.1.1").is_ok());
     }
 
     #[test]
     fn dialed_address_is_checked() {
-        let open = others(&["named.example", "*.pattern.example"], true);
+        let open = policy(&["named.example", "*.pattern.example"], true);
         for (place, address, expected) in [
             ("any.test:443", "10.0.0.1", false),
             ("any.test:443", "127.0.0.1", false),
@@ -304,21 +323,21 @@ mod tests {
             ("localhost:443", "127.0.0.1", false),
             ("127.0.0.1:443", "127.0.0.1", false),
         ] {
-            assert_eq!(prefetch_queue(&open, place, address).is_ok(), expected, "{place} at {address}");
+            assert_eq!(check(&open, place, address).is_ok(), expected, "{place} at {address}");
         }
-        let named = others(&["localhost", "127.0.0.2", "10.0.0.1", "[::1]"], false);
+        let named = policy(&["localhost", "127.0.0.2", "10.0.0.1", "[::1]"], false);
         for (place, address) in
             [("localhost:443", "127.0.0.1"), ("127.0.0.2:443", "127.0.0.2"), ("10.0.0.1:80", "10.0.0.1"), ("[::1]:443", "::1")]
         {
-            assert_eq!(prefetch_queue(&named, place, address), Ok(()), "{place}");
+            assert_eq!(check(&named, place, address), Ok(()), "{place}");
         }
     }
 
     #[test]
     fn own_listeners_are_refused() {
-        let all = others(&["127.0.0.1:4873", "127.0.0.1:8080", "localhost:4873"], true);
+        let all = policy(&["127.0.0.1:4873", "127.0.0.1:8080", "localhost:4873"], true);
         for place in ["127.0.0.1:4873", "127.0.0.1:8080", "localhost:4873"] {
-            let text = prefetch_queue(&all, place, "127.0.0.1").unwrap_err();
+            let text = check(&all, place, "127.0.0.1").unwrap_err();
             assert!(text.ends_with("is coldframe itself"), "{text}");
         }
     }

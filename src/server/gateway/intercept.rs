@@ -18,7 +18,7 @@ use tokio_rustls::server::TlsStream;
 use crate::net::headers::single;
 use crate::net::{Body, PeekedStream, RequestBody, UpgradedConnection};
 use crate::server::error::RequestError;
-use crate::server::gateway::{Forward, refuse};
+use crate::server::gateway::state::Gateway;
 use crate::server::intercepted_hosts::InterceptTarget;
 use crate::server::registry::handler::handle;
 use crate::server::registry::target::EntryPoint;
@@ -41,65 +41,65 @@ const DECODE_ERROR: u8 = 50;
 const INTERNAL_ERROR: u8 = 80;
 const UNRECOGNIZED_NAME: u8 = 112;
 
-/// Serves a connection to `aim` until it closes. `user` is the authenticated gateway user.
-pub(crate) async fn serve<A: RegistryService>(
-    gateway: Arc<Forward<A>>,
-    aim: InterceptTarget,
+/// Serves a connection to `target` until it closes. `user` is the authenticated gateway user.
+pub(crate) async fn serve<S: RegistryService>(
+    gateway: Arc<Gateway<S>>,
+    target: InterceptTarget,
     user: Option<Arc<str>>,
     connection: UpgradedConnection,
 ) {
     let UpgradedConnection { mut stream, mut seat } = connection;
-    let (peer, patience) = (seat.peer(), seat.limits().header_timeout);
-    let Ok(Ok(Some(first))) = timeout(patience, stream.first()).await else { return };
-    let aim = Arc::new(aim);
-    match (aim.secure, first == HANDSHAKE) {
+    let (peer, time_limit) = (seat.peer(), seat.limits().header_timeout);
+    let Ok(Ok(Some(first))) = timeout(time_limit, stream.first()).await else { return };
+    let target = Arc::new(target);
+    match (target.secure, first == HANDSHAKE) {
         (true, true) => {}
-        (false, false) => return seat.http1(stream, handle_intercepted(gateway, aim, user)).await,
-        (true, false) => return seat.http1(stream, refuse_all(gateway, aim, "plain HTTP on a TLS port")).await,
-        (false, true) => return log_refusal(&gateway, peer, &aim, BarLabel::Tls, "TLS on a plain HTTP port"),
+        (false, false) => return seat.http1(stream, handle_intercepted(gateway, target, user)).await,
+        (true, false) => return seat.http1(stream, refuse_all(gateway, target, "plain HTTP on a TLS port")).await,
+        (false, true) => return log_refusal(&gateway, peer, &target, BarLabel::Tls, "TLS on a plain HTTP port"),
     }
-    let Some(secured) = tls_handshake(&gateway, &aim, stream, peer, patience).await else { return };
+    let Some(secured) = tls_handshake(&gateway, &target, stream, peer, time_limit).await else { return };
     let speaks_http2 = secured.get_ref().1.alpn_protocol() == Some(b"h2");
     if speaks_http2 {
-        seat.http2(secured, handle_intercepted(gateway, aim, user)).await;
+        seat.http2(secured, handle_intercepted(gateway, target, user)).await;
     } else {
-        seat.http1(secured, handle_intercepted(gateway, aim, user)).await;
+        seat.http1(secured, handle_intercepted(gateway, target, user)).await;
     }
 }
 
 /// Performs the TLS handshake. Returns `None` if it fails, which is logged.
-async fn tls_handshake<A: RegistryService>(
-    gateway: &Forward<A>,
-    aim: &InterceptTarget,
+async fn tls_handshake<S: RegistryService>(
+    gateway: &Gateway<S>,
+    target: &InterceptTarget,
     mut stream: PeekedStream<TcpStream>,
     peer: SocketAddr,
-    patience: Duration,
+    time_limit: Duration,
 ) -> Option<TlsStream<PeekedStream<TcpStream>>> {
     stream.allow(Some(MAX_HELLO_BYTES));
     let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
-    let mut start = match timeout(patience, &mut acceptor).await {
+    let mut start = match timeout(time_limit, &mut acceptor).await {
         Ok(Ok(start)) => start,
         Ok(Err(error)) => {
-            log_refusal(gateway, peer, aim, BarLabel::Tls, &format!("invalid ClientHello: {error}"));
+            log_refusal(gateway, peer, target, BarLabel::Tls, &format!("invalid ClientHello: {error}"));
             if let Some(mut stream) = acceptor.take_io() {
                 // A broken client may not read the alert.
-                let _ = timeout(patience, stream.write_all(&alert(DECODE_ERROR))).await;
+                let _ = timeout(time_limit, stream.write_all(&alert(DECODE_ERROR))).await;
             }
             return None;
         }
         Err(_) => {
-            log_refusal(gateway, peer, aim, BarLabel::Tls, "no ClientHello received in time");
+            log_refusal(gateway, peer, target, BarLabel::Tls, "no ClientHello received in time");
             return None;
         }
     };
-    let host = &*aim.target.host;
-    let config = match (start.client_hello().server_name(), &aim.target.name) {
+    let host = &*target.host.name;
+    let config = match (start.client_hello().server_name(), &target.host.dns_name) {
         (Some(name), _) if !name.eq_ignore_ascii_case(host) => {
-            log_refusal(gateway, peer, aim, BarLabel::Mismatch, &format!("TLS server name is another host: `{name}`"));
+            log_refusal(gateway, peer, target, BarLabel::Mismatch, &format!("TLS server name is another host: `{name}`"));
             Err(UNRECOGNIZED_NAME)
         }
         (_, None) => Err(UNRECOGNIZED_NAME),
-        (_, Some(name)) => gateway.leaves().server_config(name).map_err(|error| {
+        (_, Some(name)) => gateway.leaf_issuer().server_config(name).map_err(|error| {
             tracing::error!(gateway.target = host, error = %error, "cannot issue certificate");
             INTERNAL_ERROR
         }),
@@ -107,12 +107,12 @@ async fn tls_handshake<A: RegistryService>(
     let config = match config {
         Ok(config) => config,
         Err(description) => {
-            let _ = timeout(patience, start.io.write_all(&alert(description))).await;
+            let _ = timeout(time_limit, start.io.write_all(&alert(description))).await;
             return None;
         }
     };
     start.io.allow(None);
-    match timeout(patience, start.into_stream(config)).await {
+    match timeout(time_limit, start.into_stream(config)).await {
         Ok(Ok(secured)) => Some(secured),
         Ok(Err(error)) => {
             tracing::debug!(client.address = %peer.ip(), gateway.target = host, error = %error, "TLS handshake failed");
@@ -122,46 +122,46 @@ async fn tls_handshake<A: RegistryService>(
     }
 }
 
-/// Returns the handler for requests on a connection to `aim`.
-fn handle_intercepted<A: RegistryService>(
-    gateway: Arc<Forward<A>>,
-    aim: Arc<InterceptTarget>,
+/// Returns the handler for requests on a connection to `target`.
+fn handle_intercepted<S: RegistryService>(
+    gateway: Arc<Gateway<S>>,
+    target: Arc<InterceptTarget>,
     user: Option<Arc<str>>,
 ) -> impl Fn(SocketAddr, Request<RequestBody>) -> std::pin::Pin<Box<dyn Future<Output = Response<Body>> + Send>> + Send + Sync {
     move |peer, request| {
-        let (gateway, aim, user) = (Arc::clone(&gateway), Arc::clone(&aim), user.clone());
+        let (gateway, target, user) = (Arc::clone(&gateway), Arc::clone(&target), user.clone());
         Box::pin(async move {
             let (head, body) = request.into_parts();
-            if let Err(error) = check(&aim, &head) {
+            if let Err(error) = check(&target, &head) {
                 return turn_away(&gateway, (peer, user.as_deref()), &head, &error);
             }
-            let entry_point = EntryPoint::Intercepted { target: InterceptTarget::clone(&aim), user };
-            handle(&gateway.service, &entry_point, peer, Request::from_parts(head, body)).await
+            let entry_point = EntryPoint::Intercepted { target: InterceptTarget::clone(&target), user };
+            handle(&gateway.handler, &entry_point, peer, Request::from_parts(head, body)).await
         })
     }
 }
 
-/// Returns a handler that refuses all requests on a connection to `aim`.
-fn refuse_all<A: RegistryService>(
-    gateway: Arc<Forward<A>>,
-    aim: Arc<InterceptTarget>,
+/// Returns a handler that refuses all requests on a connection to `target`.
+fn refuse_all<S: RegistryService>(
+    gateway: Arc<Gateway<S>>,
+    target: Arc<InterceptTarget>,
     why: &'static str,
 ) -> impl Fn(SocketAddr, Request<RequestBody>) -> std::future::Ready<Response<Body>> + Send + Sync {
     move |peer, request| {
-        let host = &*aim.target.host;
-        let error = RequestError::Headers(format!("{why}: `{host}:{}`", aim.port));
+        let host = &*target.host.name;
+        let error = RequestError::Headers(format!("{why}: `{host}:{}`", target.port));
         std::future::ready(turn_away(&gateway, (peer, None), &request.into_parts().0, &error))
     }
 }
 
-fn turn_away<A: RegistryService>(
-    gateway: &Forward<A>,
+fn turn_away<S: RegistryService>(
+    gateway: &Gateway<S>,
     client: (SocketAddr, Option<&str>),
     head: &Parts,
     error: &RequestError,
 ) -> Response<Body> {
-    let log = RequestLog::begin(gateway.service.metrics(), client.0.ip().to_canonical(), &head.method, &head.uri);
-    let mut reply = refuse(gateway, client, &head.uri, error);
+    let log = RequestLog::begin(gateway.handler.metrics(), client.0.ip().to_canonical(), &head.method, &head.uri);
+    let mut reply = gateway.refuse(client, &head.uri, error);
     if head.version == http::Version::HTTP_2 {
         // HTTP/2 has no `Connection` header.
         reply.response.headers_mut().remove(http::header::CONNECTION);
@@ -170,27 +170,33 @@ fn turn_away<A: RegistryService>(
 }
 
 /// Rejects a request whose target or `Host` differs from the host of its connection.
-fn check(aim: &InterceptTarget, head: &Parts) -> Result<(), RequestError> {
+fn check(target: &InterceptTarget, head: &Parts) -> Result<(), RequestError> {
     if head.method == Method::CONNECT {
         return Err(RequestError::Headers("CONNECT is not allowed inside a tunnel".to_owned()));
     }
     let host = single(&head.headers, &HOST).map_err(RequestError::Headers)?;
     let authority = head.uri.authority().map(http::uri::Authority::as_str);
-    let same_scheme = |uri: &Uri| uri.scheme_str().is_none_or(|scheme| (scheme == "https") == aim.secure);
+    let same_scheme = |uri: &Uri| uri.scheme_str().is_none_or(|scheme| (scheme == "https") == target.secure);
     let named = [host, authority];
     if named.iter().all(Option::is_none) {
         return Err(RequestError::Headers("missing `host` header".to_owned()));
     }
-    if same_scheme(&head.uri) && named.iter().flatten().all(|host| aim.matches_host(host)) {
+    if same_scheme(&head.uri) && named.iter().flatten().all(|host| target.matches_host(host)) {
         return Ok(());
     }
     Err(RequestError::HostMismatch(format!(
         "request host differs from the host of the connection: `{}:{}`",
-        aim.target.host, aim.port
+        target.host.name, target.port
     )))
 }
 
-fn log_refusal<A: RegistryService>(gateway: &Forward<A>, peer: SocketAddr, aim: &InterceptTarget, reason: BarLabel, text: &str) {
-    let target = format!("{}:{}", aim.target.host, aim.port);
-    gateway.note_refusal((peer, None), &target, reason, text);
+fn log_refusal<S: RegistryService>(
+    gateway: &Gateway<S>,
+    peer: SocketAddr,
+    target: &InterceptTarget,
+    reason: BarLabel,
+    text: &str,
+) {
+    let address = format!("{}:{}", target.host.name, target.port);
+    gateway.record_refusal((peer, None), &address, reason, text);
 }

@@ -28,30 +28,30 @@ const OF_ONE_HOP: [HeaderName; 8] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-/// Sends a request to `place` over `way` and returns the response.
+/// Sends a request to `destination` over `way` and returns the response.
 pub(crate) async fn forward(
     way: HttpUpstreamRoute,
-    place: &Destination,
+    destination: &Destination,
     head: Parts,
     body: RequestBody,
 ) -> Result<Reply, RequestError> {
     match way {
         HttpUpstreamRoute::Direct(stream) => {
-            send(TokioIo::new(stream), place, request(place, head, body, TargetForm::Origin)?).await
+            send(TokioIo::new(stream), destination, request(destination, head, body, TargetForm::Origin)?).await
         }
         HttpUpstreamRoute::Relayed(mut relayed) => {
-            let request = request(place, head, body, TargetForm::Absolute(relayed.authorization.take()))?;
-            send(relayed.into_io(), place, request).await
+            let request = request(destination, head, body, TargetForm::Absolute(relayed.authorization.take()))?;
+            send(relayed.into_io(), destination, request).await
         }
     }
 }
 
-async fn send<S>(stream: S, place: &Destination, request: Request<RequestBody>) -> Result<Reply, RequestError>
+async fn send<S>(stream: S, destination: &Destination, request: Request<RequestBody>) -> Result<Reply, RequestError>
 where
     S: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
 {
     let deadlines = Deadlines::default();
-    let unreached = |cause| RequestError::Unreachable { place: place.to_string(), cause };
+    let unreached = |cause| RequestError::Unreachable { place: destination.to_string(), cause };
     let broken = |error: hyper::Error| {
         unreached(ClientError::Broken { detail: error.to_string().into(), lost: error.is_incomplete_message() })
     };
@@ -76,9 +76,14 @@ enum TargetForm {
 }
 
 /// Builds the request with exactly one `Host` header.
-fn request(place: &Destination, head: Parts, body: RequestBody, form: TargetForm) -> Result<Request<RequestBody>, RequestError> {
+fn request(
+    destination: &Destination,
+    head: Parts,
+    body: RequestBody,
+    form: TargetForm,
+) -> Result<Request<RequestBody>, RequestError> {
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
-    let host = if place.port == 80 { place.host.to_string() } else { place.to_string() };
+    let host = if destination.port == 80 { destination.host.to_string() } else { destination.to_string() };
     let target = if matches!(form, TargetForm::Absolute(_)) { format!("http://{host}{path}") } else { path.to_owned() };
     let uri: Uri = target.parse().map_err(|_| RequestError::Headers("invalid target path".to_owned()))?;
     let host = HeaderValue::from_str(&host).map_err(|_| RequestError::Headers("invalid target host".to_owned()))?;

@@ -68,15 +68,15 @@ impl<S: RegistryService> RegistryHandler<S> {
     }
 
     /// Returns an admin page, under the policy of `profile`.
-    pub(crate) async fn admin_page<B>(&self, profile: Profile, unchecked: UncheckedRequest<B>) -> Result<Reply, RequestError>
-    where
-        B: http_body::Body<Data = Bytes> + Send,
-        B::Error: Display,
-    {
+    pub(crate) async fn admin_page<B: http_body::Body<Data = Bytes, Error: Display> + Send>(
+        &self,
+        profile: Profile,
+        unchecked: UncheckedRequest<B>,
+    ) -> Result<Reply, RequestError> {
         // Held until the response exists, since parsing may need more memory than the body.
         let mut reservation = self.bodies.reservation(unchecked.peer);
         let mut request = self.access.authorize(&self.clients, &self.config, unchecked, &mut reservation).await?;
-        request.visitor = request.visitor.map(|client| Client { profile, ..client });
+        request.client = request.client.map(|client| Client { profile, ..client });
         Ok(response::admin(match &self.admin {
             Some(admin) => admin.answer(request).await,
             None => Response::new(Bytes::from_static(b"ok\n")),
@@ -156,17 +156,12 @@ impl<S: RegistryService> RegistryHandler<S> {
 }
 
 /// Handles a request from `peer`.
-pub async fn handle<S, B>(
+pub async fn handle<S: RegistryService, B: http_body::Body<Data = Bytes, Error: Display> + Send>(
     handler: &RegistryHandler<S>,
     entry_point: &EntryPoint,
     peer: SocketAddr,
     request: Request<B>,
-) -> Response<Body>
-where
-    S: RegistryService,
-    B: http_body::Body<Data = Bytes> + Send,
-    B::Error: Display,
-{
+) -> Response<Body> {
     let (head, body) = request.into_parts();
     let mut log = RequestLog::begin(&handler.metrics, peer.ip().to_canonical(), &head.method, &head.uri);
     let (path, target) = handler.route(entry_point, &head, &mut log);
@@ -213,7 +208,7 @@ where
         RequestTarget::Root | RequestTarget::Admin(_) => return log.finish(response::root(&head)),
     };
     log.finish(match answer {
-        Ok(answer) => scope.respond(answer),
+        Ok(answer) => response::registry(answer, scope.head, scope.base_url),
         Err(error) => response::error(&error.into()),
     })
 }

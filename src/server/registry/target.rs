@@ -7,7 +7,7 @@ use http::Method;
 use http::header::{ACCEPT, ACCEPT_ENCODING};
 use http::request::Parts;
 
-use crate::firewall::{BaseUrl, Client, ContentCoding, Profile, RegistryRequest, RegistryResponse};
+use crate::firewall::{BaseUrl, Client, ContentCoding, Profile, RegistryRequest};
 use crate::net::headers::{best_coding, best_media_type, list};
 use crate::npm::tarball_address::{below, is_file};
 use crate::npm::{Address, Endpoint, PackumentForm};
@@ -15,7 +15,7 @@ use crate::server::client::{BaseUrlSource, ClientResolver};
 use crate::server::error::RequestError;
 use crate::server::intercepted_hosts::InterceptTarget;
 use crate::server::passthrough::passthrough_request;
-use crate::server::response::{self, CODINGS, Reply};
+use crate::server::response::CODINGS;
 use crate::upstream::{Authorization, PassthroughRequest};
 
 /// How a request arrived.
@@ -131,10 +131,6 @@ impl RequestPath<'_> {
 }
 
 impl RequestScope<'_> {
-    pub(crate) fn respond(&self, answer: RegistryResponse) -> Reply {
-        response::registry(answer, self.head, self.base_url)
-    }
-
     /// Returns the possible tarball address of a read request.
     pub(crate) fn address(&self) -> Option<Address> {
         self.path.address(self.head)

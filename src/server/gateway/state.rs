@@ -1,0 +1,198 @@
+//! The state that all connections of a gateway share, and the record of refused requests.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::{ArcSwap, Guard};
+use http::HeaderMap;
+use http::header::PROXY_AUTHORIZATION;
+
+use crate::firewall::EgressRequest;
+use crate::server::auth::gateway_users::GatewayAuth;
+use crate::server::auth::password_file::PasswordFileError;
+use crate::server::auth::session_password::SessionPassword;
+use crate::server::config::GatewayConfig;
+use crate::server::error::RequestError;
+use crate::server::gateway::destination::Destination;
+use crate::server::gateway::egress::{EgressContext, EgressPolicy};
+use crate::server::intercepted_hosts::InterceptedHosts;
+use crate::server::registry::handler::RegistryHandler;
+use crate::server::response::{self, Reply};
+use crate::server::service::RegistryService;
+use crate::telemetry::{BarLabel, EgressRefused};
+use crate::tls::LeafIssuer;
+
+/// The gateway, one per process and one per session.
+pub struct Gateway<S> {
+    pub(crate) handler: Arc<RegistryHandler<S>>,
+    leaf_issuer: ArcSwap<LeafIssuer>,
+    pub(crate) intercepted: InterceptedHosts,
+    egress: ArcSwap<EgressPolicy>,
+    users: Option<Arc<GatewayAuth>>,
+    /// The only user and its password, in the gateway of a session.
+    single_user: Option<(Arc<str>, SessionPassword)>,
+    refused: RefusedDestinations,
+}
+
+/// Refused or failed requests to one destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedDestination {
+    /// The number of requests.
+    pub times: u64,
+    /// The reason for the first.
+    pub reason: String,
+}
+
+/// Maximum number of recorded destinations, since clients choose them.
+const MAX_REFUSED_DESTINATIONS: usize = 100;
+
+/// The first refused destinations, as clients wrote them.
+#[derive(Default)]
+struct RefusedDestinations(Mutex<BTreeMap<String, RefusedDestination>>);
+
+impl RefusedDestinations {
+    fn record(&self, destination: &str, reason: &str) {
+        let mut refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.len() < MAX_REFUSED_DESTINATIONS || refused.contains_key(destination) {
+            let new_entry = || RefusedDestination { times: 0, reason: reason.to_owned() };
+            refused.entry(destination.to_owned()).or_insert_with(new_entry).times += 1;
+        }
+    }
+}
+
+impl<S: RegistryService> Gateway<S> {
+    /// Creates a gateway that passes intercepted requests to `handler` and connects to other hosts with `egress`.
+    ///
+    /// # Errors
+    /// Returns an error if the user file is invalid.
+    pub fn new(
+        handler: Arc<RegistryHandler<S>>,
+        config: &GatewayConfig,
+        leaf_issuer: LeafIssuer,
+        egress: EgressContext,
+    ) -> Result<Self, PasswordFileError> {
+        let users = config.users.as_deref().map(GatewayAuth::open).transpose()?.map(Arc::new);
+        Ok(Self {
+            handler,
+            leaf_issuer: ArcSwap::from_pointee(leaf_issuer),
+            intercepted: config.targets.clone(),
+            egress: ArcSwap::from_pointee(EgressPolicy::new(config, Arc::new(egress))),
+            users,
+            single_user: None,
+            refused: RefusedDestinations::default(),
+        })
+    }
+
+    /// Restricts the gateway to one user with the password `pass`, since other users of the machine can reach its port.
+    #[must_use]
+    pub fn for_single_user(mut self, single_user: Arc<str>, pass: SessionPassword) -> Self {
+        self.single_user = Some((single_user, pass));
+        self
+    }
+
+    /// Returns the first hundred refused destinations, as clients wrote them.
+    #[must_use]
+    pub fn refused_destinations(&self) -> BTreeMap<String, RefusedDestination> {
+        self.refused.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the issuer of certificates for new connections.
+    pub fn set_leaf_issuer(&self, leaf_issuer: LeafIssuer) {
+        self.leaf_issuer.store(Arc::new(leaf_issuer));
+    }
+
+    pub(crate) fn leaf_issuer(&self) -> Guard<Arc<LeafIssuer>> {
+        self.leaf_issuer.load()
+    }
+
+    /// Replaces the egress policy for new connections.
+    pub fn renew_egress(&self, config: &GatewayConfig) {
+        self.egress.rcu(|egress| EgressPolicy::new(config, egress.context()));
+    }
+
+    pub(crate) fn egress(&self) -> Arc<EgressPolicy> {
+        self.egress.load_full()
+    }
+
+    /// Returns the users, or `None` if no authentication is required.
+    #[must_use]
+    pub fn users(&self) -> Option<&Arc<GatewayAuth>> {
+        self.users.as_ref()
+    }
+
+    pub(crate) fn is_for_single_user(&self) -> bool {
+        self.single_user.is_some()
+    }
+
+    /// Returns a check that matches names and addresses against feed indicators and records each hit.
+    pub(crate) fn indicator_check<'a>(
+        &'a self,
+        peer: SocketAddr,
+        user: Option<&'a str>,
+        destination: &'a Destination,
+    ) -> impl Fn(&str) -> Option<String> + Send + Sync + 'a {
+        move |host| {
+            let (client, place) = (peer.ip().to_canonical(), destination.to_string());
+            self.handler.service().check_egress(&EgressRequest { client, user, host, place: &place })
+        }
+    }
+
+    /// Returns the authenticated user, or `None` if no authentication is required. Removes the credentials, which are for this
+    /// gateway and must not be forwarded.
+    pub(crate) async fn authenticate(&self, client: IpAddr, headers: &mut HeaderMap) -> Result<Option<Arc<str>>, RequestError> {
+        let user = match (&self.single_user, &self.users) {
+            (Some((single_user, pass)), _) => Some(single_user).filter(|_| pass.matches(headers)).cloned(),
+            (None, Some(users)) => users.authenticate(client, headers).await,
+            (None, None) => return Ok(None),
+        };
+        let user = user.ok_or(RequestError::ProxyAuthRequired)?;
+        headers.remove(PROXY_AUTHORIZATION);
+        Ok(Some(user))
+    }
+
+    /// Counts and logs a refusal.
+    pub(crate) fn record_refusal(&self, (peer, user): (SocketAddr, Option<&str>), target: &str, reason: BarLabel, text: &str) {
+        // Without credentials, this is an unknown client or one that waits for a challenge, such as git.
+        if reason != BarLabel::Login {
+            self.refused.record(target, text);
+        }
+        let client = peer.ip().to_canonical();
+        EgressRefused { reason, client, user, target, text }.emit(self.handler.metrics());
+    }
+
+    /// Returns and logs a refusal. Closes the connection, since the bytes that follow may be anything.
+    pub(crate) fn refuse(&self, client: (SocketAddr, Option<&str>), target: &http::Uri, error: &RequestError) -> Reply {
+        let target = target.authority().map_or("-", |authority| authority.as_str());
+        self.record_refusal(client, target, reason(error), &error.to_string());
+        response::and_close(response::error(error))
+    }
+}
+
+/// Returns the metric label of an error.
+pub(crate) fn reason(error: &RequestError) -> BarLabel {
+    match error {
+        RequestError::EgressDenied(label, _) => *label,
+        RequestError::HostMismatch(_) => BarLabel::Mismatch,
+        RequestError::ProxyAuthRequired | RequestError::AdminTokenRequired | RequestError::AdminDisabled => BarLabel::Login,
+        RequestError::Unreachable { .. } => BarLabel::Unreached,
+        _ => BarLabel::Malformed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_destinations_are_bounded() {
+        let refused = RefusedDestinations::default();
+        for number in 0..=MAX_REFUSED_DESTINATIONS {
+            refused.record(&format!("host-{number}:443"), "first");
+        }
+        refused.record("host-0:443", "second");
+        let refused = refused.0.into_inner().unwrap();
+        assert_eq!(refused.len(), MAX_REFUSED_DESTINATIONS);
+        assert_eq!(refused["host-0:443"], RefusedDestination { times: 2, reason: "first".to_owned() });
+    }
+}
