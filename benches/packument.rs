@@ -9,7 +9,6 @@ mod documents;
 use std::cell::RefCell;
 
 use coldframe::npm::PackumentView;
-use coldframe::npm::compression::brotli;
 use coldframe::npm::compression::{SegmentEncoder, SegmentFormat};
 use coldframe::npm::packument::parse;
 use coldframe::npm::packument::render::VersionFilter;
@@ -76,11 +75,6 @@ fn measure(name: &PackageName, document: &[u8]) {
             best(plain),
             mega(size)
         );
-        if packing == SegmentFormat::Zstd {
-            let plain = plain().expect("young versions have their own runs");
-            let (ms, size) = (best(|| brotli::compress(&plain)), mega(brotli::compress(&plain).len()));
-            println!("{:indent$} {:<6} {ms:>11.2} {:>11} {:>10} {:>9} {size:>8.2}", "", "br", "-", "-", "-");
-        }
     }
 }
 

@@ -136,7 +136,7 @@ const MAX_SLOTS: usize = 256;
 /// How long a packument waits for memory: npm's own request timeout.
 const MAX_MEMORY_WAIT: Duration = Duration::from_secs(5 * 60);
 
-/// Memory for uncompressed and brotli responses, which few clients request; each is a separate copy. Beyond the first limit, the
+/// Memory for uncompressed responses, which few clients request; each is a separate copy. Beyond the first limit, the
 /// oldest response of each client may use up to the second. Responses below `SMALL_PLAIN` never wait.
 const PLAIN_MEMORY: u64 = 64 << 20;
 const MAX_PLAIN_MEMORY: u64 = 512 << 20;
@@ -178,7 +178,7 @@ struct Components {
     documents: Cache<CacheKey, Arc<PackageSnapshot>>,
     /// Rendered packuments in compressed segments, bounded in bytes.
     views: Cache<ViewKey, Arc<CachedView>>,
-    /// Uncompressed and brotli responses, bounded in bytes.
+    /// Uncompressed responses, bounded in bytes.
     unsegmented: Cache<UnsegmentedKey, Arc<UnsegmentedResponse>>,
     /// Packages that upstream does not have, with the time of that answer.
     absent: Cache<CacheKey, Timestamp>,

@@ -72,17 +72,15 @@ pub enum ContentCoding {
     Gzip,
     /// zstd frames.
     Zstd,
-    /// One brotli stream.
-    Brotli,
 }
 
 impl ContentCoding {
-    /// Returns the compression of the rendered view for this coding. Codings without one use zstd, which compresses and
+    /// Returns the compression of the rendered view for this coding. Uncompressed responses use zstd, which compresses and
     /// decompresses fastest.
     pub(crate) fn segment_format(self) -> SegmentFormat {
         match self {
             ContentCoding::Gzip => SegmentFormat::Gzip,
-            ContentCoding::Identity | ContentCoding::Zstd | ContentCoding::Brotli => SegmentFormat::Zstd,
+            ContentCoding::Identity | ContentCoding::Zstd => SegmentFormat::Zstd,
         }
     }
 

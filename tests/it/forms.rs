@@ -90,7 +90,7 @@ const CODINGS: [(&str, &str, &str); 7] = [
     ("deno", "gzip,br", "gzip"),
     ("bun", "gzip, deflate, br, zstd", "zstd"),
     ("pnpm 12", "zstd,gzip,deflate", "zstd"),
-    ("a client that accepts only br", "br", "br"),
+    ("a client that accepts only br", "br", ""),
 ];
 
 #[tokio::test]
@@ -136,10 +136,8 @@ async fn each_coding_stays_valid_while_a_large_packument_changes() {
         let packed = scene.get("/large").gzip().await;
         assert_eq!(plain.versions(), packed.versions());
         assert_eq!(plain.body, packed.content());
-        for coding in ["zstd", "br"] {
-            let packed = scene.get("/large").header("accept-encoding", coding).await.is(200);
-            assert_eq!((packed.header("content-encoding"), packed.content()), (coding, plain.body.clone()));
-        }
+        let packed = scene.get("/large").header("accept-encoding", "zstd").await.is(200);
+        assert_eq!((packed.header("content-encoding"), packed.content()), ("zstd", plain.body.clone()));
         scene.advance(hours(24));
     }
     assert_eq!(scene.get("/large").gzip().await.versions().len(), 60);
@@ -151,12 +149,12 @@ async fn an_etag_is_strong_and_belongs_to_one_form_and_encoding() {
     let mut tags = BTreeSet::new();
     for accept in ["application/json", ABBREVIATED] {
         tags.insert(scene.get("/left-pad").accept(accept).await.header("etag").to_owned());
-        for coding in ["gzip", "zstd", "br"] {
+        for coding in ["gzip", "zstd"] {
             let packed = scene.get("/left-pad").accept(accept).header("accept-encoding", coding).await;
             tags.insert(packed.header("etag").to_owned());
         }
     }
-    assert_eq!(tags.len(), 8, "{tags:?}");
+    assert_eq!(tags.len(), 6, "{tags:?}");
     assert!(tags.iter().all(|tag| tag.starts_with('"') && tag.ends_with('"')), "{tags:?}");
 }
 

@@ -101,17 +101,13 @@ impl Response {
 
     /// The decompressed body. Panics on more than one gzip member: some clients read only the first.
     pub fn content(&self) -> Vec<u8> {
-        let mut content = Vec::new();
         match self.header("content-encoding") {
             "gzip" => {}
             "zstd" => return zstd::decode_all(self.body.as_slice()).expect("zstd frames"),
-            "br" => {
-                brotli::Decompressor::new(self.body.as_slice(), 4096).read_to_end(&mut content).expect("a brotli stream");
-                return content;
-            }
             "" => return self.body.clone(),
             other => panic!("unknown content coding: {other}"),
         }
+        let mut content = Vec::new();
         let mut member = flate2::bufread::GzDecoder::new(self.body.as_slice());
         member.read_to_end(&mut content).expect("a gzip member");
         assert!(member.into_inner().is_empty(), "data after the first gzip member");

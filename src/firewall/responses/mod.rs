@@ -16,7 +16,6 @@ use crate::firewall::{Components, PackageLookup, ReservedBytes};
 use crate::npm::AbbreviatedFields;
 use crate::npm::PackumentForm;
 use crate::npm::PackumentView;
-use crate::npm::compression::brotli;
 use crate::npm::compression::{SegmentEncoder, SegmentFormat};
 use crate::npm::packument::parse;
 use crate::npm::packument::render::VersionFilter;
@@ -66,8 +65,8 @@ pub(crate) struct CachedView {
     answers: Mutex<Vec<CachedResponse>>,
 }
 
-/// A response that shares no memory with its view: uncompressed, which takes many times the memory, or brotli. Few clients
-/// request them, so few are kept.
+/// A response that shares no memory with its view: uncompressed, which takes many times the memory. Few clients
+/// request it, so few are kept.
 pub(crate) struct UnsegmentedResponse {
     content: [u8; 32],
     table: Digest,
@@ -122,7 +121,6 @@ impl CachedView {
         let etag = format!("\"{}\"", &Digest::of(Algorithm::Sha256, &entity).to_hex()[..32]);
         let chunks: Arc<[Bytes]> = match coding {
             ContentCoding::Gzip | ContentCoding::Zstd => assembly.packed().into(),
-            ContentCoding::Brotli => Arc::new([brotli::compress(&assembly.identity())]),
             ContentCoding::Identity => Arc::new([assembly.identity()]),
         };
         let length = chunks.iter().map(|chunk| chunk.len() as u64).sum();
@@ -216,8 +214,7 @@ impl Components {
             return Ok(answer.inspect(|answer| rendered.keep(restricted, table, answer)));
         }
         let mut share = self.plain.share_for(client.address);
-        // Brotli needs the uncompressed body as well.
-        share.grow_to(if coding == ContentCoding::Brotli { 2 } else { 1 } * known.document.length).await?;
+        share.grow_to(known.document.length).await?;
         let permit = self.heavy.acquire(client.address).await;
         // Another request may have made it in the meantime.
         if let Some(answer) = self.kept(key, known, table, coding, restricted) {

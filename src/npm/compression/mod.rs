@@ -1,6 +1,5 @@
 //! Compresses a document as independent segments, so that any selection of them joins into one stream without recompression.
 
-pub mod brotli;
 pub mod gzip;
 pub(crate) mod zstd;
 
