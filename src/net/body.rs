@@ -26,7 +26,6 @@ const MAX_FRAME: usize = 512 * 1024;
 /// `Content-Length` costs no memory.
 const SELF_GROWN: u64 = 1 << 20;
 
-/// A body to send.
 pub struct Body {
     rest: Remaining,
     sent: u64,
@@ -41,11 +40,11 @@ enum Remaining {
     Passing(ForwardedBody),
 }
 
-/// A body forwarded from another server while it arrives. Each wait for the next bytes is limited to `patience`.
+/// A body forwarded from another server while it arrives. Each wait for the next bytes is limited to `idle_timeout`.
 struct ForwardedBody {
     incoming: Incoming,
-    patience: Duration,
-    silence: Pin<Box<Sleep>>,
+    idle_timeout: Duration,
+    idle: Pin<Box<Sleep>>,
 }
 
 impl ForwardedBody {
@@ -53,13 +52,13 @@ impl ForwardedBody {
         loop {
             match Pin::new(&mut self.incoming).poll_frame(context) {
                 Poll::Pending => {
-                    ready!(self.silence.as_mut().poll(context));
+                    ready!(self.idle.as_mut().poll(context));
                     return Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())));
                 }
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(io::Error::other(error)))),
                 Poll::Ready(Some(Ok(frame))) => {
-                    self.silence.as_mut().reset(Instant::now() + self.patience);
+                    self.idle.as_mut().reset(Instant::now() + self.idle_timeout);
                     // Trailers are not forwarded.
                     if let Ok(data) = frame.into_data() {
                         return Poll::Ready(Some(Ok(data)));
@@ -77,17 +76,16 @@ impl Body {
         Self::from(Bytes::new())
     }
 
-    /// Returns a body of shared chunks.
     #[must_use]
     pub fn from_chunks(chunks: Arc<[Bytes]>) -> Self {
         Self::from(ChunkedBuf::of(chunks))
     }
 
-    /// Returns a body forwarded from another server, which may pause for up to `patience`. Its length may be unknown.
+    /// Returns a body forwarded from another server, which may pause for up to `idle_timeout`. Its length may be unknown.
     #[must_use]
-    pub fn forwarded(incoming: Incoming, patience: Duration) -> Self {
-        let silence = Box::pin(sleep(patience));
-        Self { rest: Remaining::Passing(ForwardedBody { incoming, patience, silence }), sent: 0, ending: None }
+    pub fn forwarded(incoming: Incoming, idle_timeout: Duration) -> Self {
+        let idle = Box::pin(sleep(idle_timeout));
+        Self { rest: Remaining::Passing(ForwardedBody { incoming, idle_timeout, idle }), sent: 0, ending: None }
     }
 
     /// Calls `ending` with the number of bytes sent, when the body was sent completely or the client disconnected.
@@ -117,8 +115,8 @@ impl From<Bytes> for Body {
 }
 
 impl From<ChunkedBuf> for Body {
-    fn from(stretch: ChunkedBuf) -> Self {
-        Self { rest: Remaining::Ours(stretch), sent: 0, ending: None }
+    fn from(buffer: ChunkedBuf) -> Self {
+        Self { rest: Remaining::Ours(buffer), sent: 0, ending: None }
     }
 }
 
@@ -133,13 +131,13 @@ impl http_body::Body for Body {
     type Error = io::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<ChunkedBuf>>>> {
-        let stretch = match &mut self.rest {
+        let buffer = match &mut self.rest {
             Remaining::Passing(passing) => ready!(passing.poll(context)).transpose()?.map(ChunkedBuf::from),
             Remaining::Ours(rest) => rest.has_remaining().then(|| rest.split_to(MAX_FRAME)),
         };
-        let Some(stretch) = stretch else { return Poll::Ready(None) };
-        self.sent += stretch.remaining() as u64;
-        Poll::Ready(Some(Ok(Frame::data(stretch))))
+        let Some(buffer) = buffer else { return Poll::Ready(None) };
+        self.sent += buffer.remaining() as u64;
+        Poll::Ready(Some(Ok(Frame::data(buffer))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -168,13 +166,11 @@ impl Drop for Body {
 /// Why an incoming body was not read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// The body exceeds the limit.
     #[error("body larger than {limit} bytes")]
     TooLarge {
         /// The limit in bytes.
         limit: u64,
     },
-    /// The body did not arrive in time.
     #[error("body not received within {} s", after.as_secs())]
     TooSlow {
         /// The deadline that passed.
@@ -183,7 +179,6 @@ pub enum BodyError {
     /// The body ended early, or its framing or encoding is invalid.
     #[error("cannot read body: {0}")]
     Broken(String),
-    /// Other bodies use the memory budget.
     #[error("no memory available for the body within {} s; try again later", .0.after.as_secs())]
     NoRoom(#[from] BudgetTimeout),
 }
@@ -359,7 +354,6 @@ mod tests {
         }
     }
 
-    /// A body that never arrives.
     struct Never;
 
     impl http_body::Body for Never {

@@ -22,9 +22,9 @@ impl ChunkedBuf {
     #[must_use]
     pub fn of(pieces: Arc<[Bytes]>) -> Self {
         let left = pieces.iter().map(Bytes::len).sum();
-        let mut stretch = Self { current: Bytes::new(), pieces: Some(pieces), next: 0, left };
-        stretch.skip_empty();
-        stretch
+        let mut buffer = Self { current: Bytes::new(), pieces: Some(pieces), next: 0, left };
+        buffer.skip_empty();
+        buffer
     }
 
     /// Splits off the first `most` bytes, or all if there are fewer.
@@ -105,18 +105,18 @@ mod tests {
             let mut rest = ChunkedBuf::of(shared);
             let mut read = Vec::new();
             for most in cuts.into_iter().chain([usize::MAX]) {
-                let mut stretch = rest.split_to(most);
-                prop_assert!(stretch.remaining() <= most);
+                let mut buffer = rest.split_to(most);
+                prop_assert!(buffer.remaining() <= most);
                 for step in steps.iter().cycle() {
                     let mut slices = [IoSlice::new(&[]); 3];
-                    let filled = stretch.chunks_vectored(&mut slices);
+                    let filled = buffer.chunks_vectored(&mut slices);
                     let seen: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.iter().copied()).collect();
-                    prop_assert!(seen.starts_with(stretch.chunk()));
-                    prop_assert_eq!(stretch.has_remaining(), !seen.is_empty());
+                    prop_assert!(seen.starts_with(buffer.chunk()));
+                    prop_assert_eq!(buffer.has_remaining(), !seen.is_empty());
                     let length = seen.len().min(*step);
                     read.extend_from_slice(&seen[..length]);
-                    stretch.advance(length);
-                    if !stretch.has_remaining() {
+                    buffer.advance(length);
+                    if !buffer.has_remaining() {
                         break;
                     }
                 }

@@ -137,10 +137,12 @@ pub fn none_match(headers: &HeaderMap, etag: &str) -> bool {
 /// The requested part of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ByteRange {
-    /// The whole body.
     Whole,
     /// From `first` to `last`, inclusive.
-    Part { first: u64, last: u64 },
+    Part {
+        first: u64,
+        last: u64,
+    },
     /// The range is beyond the end.
     Unsatisfiable,
 }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use globset::{GlobBuilder, GlobMatcher};
 use url::Url;
 
-use crate::net::client::dial::AddressScope;
+use crate::net::address::AddressScope;
 
 /// A host, or a pattern in which `*` matches any characters including dots. With a port, it matches only that port.
 ///
@@ -28,7 +28,6 @@ pub enum HostPatternError {
     /// A URL, a path, an invalid character or an empty value.
     #[error("invalid host, expected for example `files.example`, `*.files.example` or `files.example:8443`: `{0}`")]
     Host(String),
-    /// Not a port number.
     #[error("invalid port, expected a number from 1 to 65535: `{0}`")]
     Port(String),
 }
@@ -121,6 +120,13 @@ impl Eq for HostPattern {}
 /// Returns the host of a URL in canonical form: lower case (by the parser), no trailing dot, IPv6 in brackets.
 pub(crate) fn bare_host(url: &Url) -> Option<String> {
     url.host_str().map(|host| host.trim_end_matches('.').to_owned()).filter(|host| !host.is_empty())
+}
+
+/// Removes user name and password. A URL without a host has none.
+pub fn remove_credentials(url: &mut Url) {
+    // Both fail only for a URL without a host.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
 }
 
 /// Splits host and port. An IPv6 address must have brackets and keeps them.

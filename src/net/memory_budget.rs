@@ -26,9 +26,9 @@ pub struct MemoryBudget {
     most: u64,
     /// Reservations up to this size never wait, but count. In bytes.
     small: u64,
-    patience: Duration,
+    max_wait: Duration,
     state: Mutex<BudgetState>,
-    given_back: Notify,
+    released: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -57,23 +57,23 @@ pub struct BudgetTimeout {
 }
 
 impl MemoryBudget {
-    /// Returns a budget of `bytes`. A reservation waits at most `patience` each time it grows.
+    /// Returns a budget of `bytes`. A reservation waits at most `max_wait` each time it grows.
     #[must_use]
-    pub fn of(bytes: u64, patience: Duration) -> Arc<Self> {
-        Self::with_small(bytes, SMALL, patience)
+    pub fn of(bytes: u64, max_wait: Duration) -> Arc<Self> {
+        Self::with_small(bytes, SMALL, max_wait)
     }
 
     /// Like [`MemoryBudget::of`], but reservations of up to `small` bytes never wait.
     #[must_use]
-    pub fn with_small(bytes: u64, small: u64, patience: Duration) -> Arc<Self> {
-        Self::for_clients(bytes, u64::MAX, small, patience)
+    pub fn with_small(bytes: u64, small: u64, max_wait: Duration) -> Arc<Self> {
+        Self::for_clients(bytes, u64::MAX, small, max_wait)
     }
 
     /// Like [`MemoryBudget::with_small`], but with a lane per client. The oldest reservations of all lanes may use up to `most`
     /// bytes.
     #[must_use]
-    pub fn for_clients(bytes: u64, most: u64, small: u64, patience: Duration) -> Arc<Self> {
-        Arc::new(Self { bytes, most, small, patience, state: Mutex::default(), given_back: Notify::new() })
+    pub fn for_clients(bytes: u64, most: u64, small: u64, max_wait: Duration) -> Arc<Self> {
+        Arc::new(Self { bytes, most, small, max_wait, state: Mutex::default(), released: Notify::new() })
     }
 
     /// Returns an empty reservation.
@@ -121,15 +121,15 @@ impl Reservation {
         if self.try_grow_to(bytes) {
             return Ok(());
         }
-        let (of, after) = (Arc::clone(&self.of), self.of.patience);
+        let (of, after) = (Arc::clone(&self.of), self.of.max_wait);
         let waiting = async {
             loop {
                 // Registers before checking, so that memory returned in between is not missed.
-                let given_back = of.given_back.notified();
+                let released = of.released.notified();
                 if self.try_grow_to(bytes) {
                     return;
                 }
-                given_back.await;
+                released.await;
             }
         };
         timeout(after, waiting).await.map_err(|_| BudgetTimeout { after })
@@ -146,7 +146,7 @@ impl Reservation {
     pub fn shrink_to(&mut self, bytes: u64) {
         self.of.lock().bytes -= self.bytes.saturating_sub(bytes);
         self.bytes = self.bytes.min(bytes);
-        self.of.given_back.notify_waiters();
+        self.of.released.notify_waiters();
     }
 
     fn try_grow_to(&mut self, bytes: u64) -> bool {
@@ -184,7 +184,7 @@ impl Drop for Reservation {
             }
         }
         drop(state);
-        self.of.given_back.notify_waiters();
+        self.of.released.notify_waiters();
     }
 }
 

@@ -3,6 +3,7 @@
 //! Server half: bodies, headers, and listeners with limits and deadlines. Client half: [`HttpClient`] sends requests to other
 //! servers with deadlines and limits, directly or through an outbound proxy.
 
+pub mod address;
 pub mod body;
 mod chunked_buf;
 pub mod client;
@@ -15,13 +16,14 @@ pub mod memory_budget;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use host_pattern::{HostPattern, HostPatternError};
+pub use host_pattern::{HostPattern, HostPatternError, remove_credentials};
 
+pub use address::{AddressScope, is_internal, is_public};
 pub use body::{Body, BodyError};
 pub use chunked_buf::ChunkedBuf;
 pub use client::body::BodyStream;
 pub use client::deadlines::Deadlines;
-pub use client::dial::{AddressScope, all_permitted, dial_permitted, is_internal, is_own_connection, is_public, resolve_all};
+pub use client::dial::{all_permitted, dial_permitted, is_own_connection, resolve_all};
 pub use client::error::{ClientError, ConnectStage};
 pub use client::outbound_proxy::{OutboundProxy, ProxyConnection, TunnelStream};
 pub use client::proxy_settings::{ProxySettingError, ProxySettings};

@@ -17,7 +17,6 @@ pub(crate) enum ServerAction {
     Say(Vec<u8>),
     /// Sends the bytes and closes the connection.
     Close(Vec<u8>),
-    /// Resets the connection.
     Reset,
     /// Sends the bytes and keeps the connection open.
     Hang(Vec<u8>),
@@ -29,7 +28,6 @@ pub(crate) enum ServerAction {
     Tunnel(SocketAddr),
 }
 
-/// A received request.
 #[derive(Debug, Clone)]
 pub(crate) struct ReceivedRequest {
     pub(crate) head: String,

@@ -26,7 +26,7 @@ pub struct BodyStream {
     begun: Instant,
     /// Time waited and bytes received since the rate was last checked.
     waited: Duration,
-    brought: u64,
+    received: u64,
 }
 
 impl BodyStream {
@@ -34,12 +34,11 @@ impl BodyStream {
     pub(crate) async fn start(incoming: Incoming, deadlines: Deadlines) -> Result<Self, ClientError> {
         let length = incoming.size_hint().exact();
         let mut stream =
-            Self { incoming, ready: None, length, deadlines, begun: Instant::now(), waited: Duration::ZERO, brought: 0 };
+            Self { incoming, ready: None, length, deadlines, begun: Instant::now(), waited: Duration::ZERO, received: 0 };
         stream.ready = stream.next().await?;
         Ok(stream)
     }
 
-    /// Returns the declared length of the body.
     #[must_use]
     pub fn length(&self) -> Option<u64> {
         self.length
@@ -54,8 +53,8 @@ impl BodyStream {
             return Ok(Some(ready));
         }
         loop {
-            let asked = Instant::now();
-            let (idle, whole) = (asked + self.deadlines.idle, self.begun + self.deadlines.whole);
+            let started = Instant::now();
+            let (idle, whole) = (started + self.deadlines.idle, self.begun + self.deadlines.whole);
             let frame = tokio::time::timeout_at(idle.min(whole), self.incoming.frame()).await;
             let Ok(frame) = frame else {
                 let after = if idle < whole { self.deadlines.idle } else { self.deadlines.whole };
@@ -69,7 +68,7 @@ impl BodyStream {
             let Ok(data) = frame.into_data() else {
                 continue;
             };
-            self.check_rate(asked.elapsed(), data.len() as u64)?;
+            self.check_rate(started.elapsed(), data.len() as u64)?;
             if !data.is_empty() {
                 return Ok(Some(data));
             }
@@ -99,12 +98,12 @@ impl BodyStream {
         let reserve = self.length.unwrap_or(0).min(MAX_RESERVED_BYTES);
         let mut whole = BytesMut::with_capacity(usize::try_from(reserve).unwrap_or(0));
         while let Some(bytes) = self.next().await? {
-            let come = (whole.len() + bytes.len()) as u64;
-            if come > limit {
+            let length = (whole.len() + bytes.len()) as u64;
+            if length > limit {
                 return Err(ClientError::TooLarge { limit });
             }
             if let Some(share) = share.as_deref_mut() {
-                share.grow_to(come).await?;
+                share.grow_to(length).await?;
             }
             // Beyond the first megabyte, reserves the declared length at once. Growing step by step would hold both copies.
             if whole.capacity() - whole.len() < bytes.len() {
@@ -117,17 +116,17 @@ impl BodyStream {
     }
 
     /// Counts only the time spent waiting, so that a slow local reader is not attributed to the other server.
-    fn check_rate(&mut self, waited: Duration, brought: u64) -> Result<(), ClientError> {
+    fn check_rate(&mut self, waited: Duration, received: u64) -> Result<(), ClientError> {
         self.waited += waited;
-        self.brought += brought;
+        self.received += received;
         if self.waited < self.deadlines.idle {
             return Ok(());
         }
-        if self.brought < self.deadlines.least() {
+        if self.received < self.deadlines.least() {
             return Err(ClientError::TimedOut { after: self.deadlines.idle });
         }
         self.waited = Duration::ZERO;
-        self.brought = 0;
+        self.received = 0;
         Ok(())
     }
 }

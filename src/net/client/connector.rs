@@ -20,7 +20,8 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
-use crate::net::client::dial::{self, AddressScope};
+use crate::net::address::AddressScope;
+use crate::net::client::dial;
 use crate::net::client::error::{ClientError, ConnectStage};
 use crate::net::client::proxy_settings::{ProxyAddress, ProxySettings};
 use crate::net::headers::via;
@@ -38,7 +39,6 @@ pub(crate) struct Connector {
     pub(crate) deadline: Duration,
 }
 
-/// A client connection.
 pub(crate) struct ClientConnection {
     io: TokioIo<Box<dyn ByteStream>>,
     /// Whether requests are sent to a proxy in absolute form.
@@ -188,7 +188,7 @@ impl<'a> UriTarget<'a> {
 
 /// Attributes an error to the proxy.
 fn at_proxy(error: &ClientError) -> ClientError {
-    ClientError::Unreachable { layer: ConnectStage::Proxy, detail: error.to_string().into(), passing: error.is_retryable() }
+    ClientError::Unreachable { layer: ConnectStage::Proxy, detail: error.to_string().into(), is_transient: error.is_retryable() }
 }
 
 impl Connection for ClientConnection {

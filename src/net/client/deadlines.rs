@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-/// The deadlines of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadlines {
     /// For name lookup, TCP, proxy tunnel and TLS together.

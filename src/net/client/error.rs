@@ -16,14 +16,12 @@ pub enum ClientError {
     /// No connection was made.
     #[error("{layer}: {detail}")]
     Unreachable {
-        /// The stage that failed.
         layer: ConnectStage,
         /// The reason, in the words of that stage.
         detail: Arc<str>,
         /// Whether a retry could succeed.
-        passing: bool,
+        is_transient: bool,
     },
-    /// The headers or the next bytes of the body did not arrive in time.
     #[error("no response within {} s", after.as_secs_f32())]
     TimedOut {
         /// The deadline that passed.
@@ -36,13 +34,11 @@ pub enum ClientError {
         /// Whether the connection was lost, instead of carrying invalid data.
         lost: bool,
     },
-    /// The body exceeds the caller's limit.
     #[error("body larger than {limit} bytes")]
     TooLarge {
         /// The limit in bytes.
         limit: u64,
     },
-    /// No memory is available for the body.
     #[error(transparent)]
     NoRoom(#[from] BudgetTimeout),
 }
@@ -109,7 +105,7 @@ impl ClientError {
     /// Checks whether a retry could succeed. Timeouts are not retried, since they used up the time limit.
     pub(crate) fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable { passing, .. } => *passing,
+            Self::Unreachable { is_transient, .. } => *is_transient,
             Self::Broken { lost, .. } => *lost,
             Self::TimedOut { .. } | Self::TooLarge { .. } | Self::NoRoom(_) => false,
         }
@@ -119,13 +115,13 @@ impl ClientError {
         Self::Unreachable {
             layer,
             detail: detail.into(),
-            passing: matches!(layer, ConnectStage::Dns | ConnectStage::Tcp | ConnectStage::Machine),
+            is_transient: matches!(layer, ConnectStage::Dns | ConnectStage::Tcp | ConnectStage::Machine),
         }
     }
 
     pub(crate) fn too_slow(layer: ConnectStage, after: Duration) -> Self {
         let detail = format!("no connection within {} s", after.as_secs_f32());
-        Self::Unreachable { layer, detail: detail.into(), passing: false }
+        Self::Unreachable { layer, detail: detail.into(), is_transient: false }
     }
 
     pub(crate) fn broken(detail: impl Into<Arc<str>>) -> Self {
@@ -176,7 +172,6 @@ impl ClientError {
         Self::broken(error.to_string())
     }
 
-    /// Converts a hyper error.
     pub(crate) fn of_http(error: &hyper::Error) -> Self {
         if error.is_parse_too_large() {
             return Self::broken("response headers are too large");

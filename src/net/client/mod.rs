@@ -22,13 +22,14 @@ use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection}
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use url::Url;
 
+use crate::net::address::AddressScope;
 use crate::net::client::body::BodyStream;
 use crate::net::client::connector::Connector;
 use crate::net::client::deadlines::Deadlines;
-use crate::net::client::dial::AddressScope;
 use crate::net::client::error::{ClientError, ConnectStage};
 use crate::net::client::proxy_settings::ProxySettings;
 use crate::net::headers::via;
+use crate::net::host_pattern::remove_credentials;
 
 /// Limits of a response head: bytes and header lines.
 const HEAD_BYTES: usize = 128 << 10;
@@ -53,7 +54,6 @@ pub struct TlsTrust {
     pub trouble: Option<String>,
 }
 
-/// The configuration of a client.
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
     pub deadlines: Deadlines,
@@ -77,7 +77,6 @@ pub struct HttpClient {
 
 type Pool = legacy::Client<Connector, Full<Bytes>>;
 
-/// A request.
 #[derive(Clone)]
 pub struct ClientRequest {
     /// The method. Only GET and HEAD are retried.
@@ -86,7 +85,6 @@ pub struct ClientRequest {
     pub url: Url,
     /// End-to-end headers.
     pub headers: HeaderMap,
-    /// The whole body.
     pub body: Bytes,
     /// The addresses it may reach.
     pub reach: AddressScope,
@@ -137,18 +135,18 @@ impl HttpClient {
     /// # Errors
     /// Returns an error if there is no connection, no response in time, or the response is not HTTP.
     pub async fn send(&self, request: &ClientRequest) -> Result<ClientResponse, ClientError> {
-        self.send_noting(request, &|| {}).await
+        self.send_with(request, &|| {}).await
     }
 
-    /// Like [`HttpClient::send`], but calls `heard` for each response head, before its body arrives.
+    /// Like [`HttpClient::send`], but calls `on_head` for each response head, before its body arrives.
     ///
     /// # Errors
     /// Returns the errors of [`HttpClient::send`].
-    pub async fn send_noting(&self, request: &ClientRequest, heard: &(dyn Fn() + Sync)) -> Result<ClientResponse, ClientError> {
+    pub async fn send_with(&self, request: &ClientRequest, on_head: &(dyn Fn() + Sync)) -> Result<ClientResponse, ClientError> {
         let retries = if matches!(request.method, Method::GET | Method::HEAD) { RETRIES } else { 0 };
         let mut attempt = 0;
         loop {
-            match self.attempt(request, heard).await {
+            match self.attempt(request, on_head).await {
                 Err(error) if attempt < retries && error.is_retryable() => {
                     tokio::time::sleep(backoff(attempt)).await;
                     attempt += 1;
@@ -158,7 +156,7 @@ impl HttpClient {
         }
     }
 
-    async fn attempt(&self, request: &ClientRequest, heard: &(dyn Fn() + Sync)) -> Result<ClientResponse, ClientError> {
+    async fn attempt(&self, request: &ClientRequest, on_head: &(dyn Fn() + Sync)) -> Result<ClientResponse, ClientError> {
         let pool = match request.reach {
             AddressScope::Anywhere => &self.anywhere,
             AddressScope::Public => &self.public,
@@ -172,7 +170,7 @@ impl HttpClient {
             error = self.header_timeout(connected) => return Err(error),
         };
         let answer = answer.map_err(|error| ClientError::from_exchange(&error))?;
-        heard();
+        on_head();
         if absolute && answer.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
             return Err(ClientError::unreachable(ConnectStage::Proxy, "credentials not accepted (407)"));
         }
@@ -192,9 +190,7 @@ impl HttpClient {
 
     fn prepare(&self, request: &ClientRequest) -> Result<Request<Full<Bytes>>, ClientError> {
         let mut url = request.url.clone();
-        // These fail only for a URL without a host, which the parser below rejects.
-        let _ = url.set_username("");
-        let _ = url.set_password(None);
+        remove_credentials(&mut url);
         url.set_fragment(None);
         let uri: Uri = url.as_str().parse().map_err(|_| ClientError::broken("URL is not a valid request target"))?;
         let mut prepared = Request::new(Full::new(request.body.clone()));

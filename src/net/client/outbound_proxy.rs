@@ -8,9 +8,9 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::net::address::AddressScope;
 use crate::net::client::ClientConfig;
 use crate::net::client::connector::{ByteStream, Connector, open_tunnel};
-use crate::net::client::dial::AddressScope;
 use crate::net::client::error::{ClientError, ConnectStage};
 use crate::net::client::proxy_settings::ProxyAddress;
 
@@ -18,7 +18,6 @@ use crate::net::client::proxy_settings::ProxyAddress;
 #[derive(Clone)]
 pub struct OutboundProxy(Option<Connector>);
 
-/// The proxy for one target.
 pub struct ProxiedTarget<'a> {
     connector: &'a Connector,
     proxy: ProxyAddress,
@@ -33,7 +32,6 @@ pub struct TunnelStream {
     pub(crate) early: Bytes,
 }
 
-/// The transport of a tunnel.
 pub(crate) enum TunnelIo {
     Plain(TcpStream),
     /// TLS to the proxy itself.
@@ -43,7 +41,6 @@ pub(crate) enum TunnelIo {
 /// A connection to a proxy for requests in absolute form.
 pub struct ProxyConnection {
     pub(crate) stream: Box<dyn ByteStream>,
-    /// The `Proxy-Authorization` header for the proxy.
     pub authorization: Option<HeaderValue>,
 }
 

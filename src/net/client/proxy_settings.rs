@@ -13,7 +13,6 @@ use hyper_util::client::proxy::matcher::Matcher;
 #[derive(Clone, Default)]
 pub struct ProxySettings(Option<Arc<Matcher>>);
 
-/// The proxy for one request.
 pub(crate) struct ProxyAddress {
     /// `http://host:port/` or `https://host:port/`.
     pub(crate) uri: Uri,
@@ -29,7 +28,6 @@ pub enum ProxySettingError {
         /// The variable or key.
         setting: String,
     },
-    /// Not an HTTP proxy.
     #[error("unsupported proxy scheme in `{setting}`, expected `http` or `https`: `{scheme}`")]
     Scheme {
         /// The variable or key.

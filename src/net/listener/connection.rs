@@ -57,7 +57,6 @@ type UpgradeHandler = Box<dyn FnOnce(UpgradedConnection) -> Pin<Box<dyn Future<O
 pub struct Upgrade(Arc<Mutex<Option<UpgradeHandler>>>);
 
 impl Upgrade {
-    /// Passes the connection to `next`.
     #[must_use]
     pub fn to<F>(next: impl FnOnce(UpgradedConnection) -> F + Send + 'static) -> Self
     where
@@ -77,19 +76,18 @@ impl fmt::Debug for Upgrade {
     }
 }
 
-/// An upgraded connection and its permit.
 pub struct UpgradedConnection {
     /// The stream, from the first byte after the request.
     pub stream: PeekedStream<TcpStream>,
     /// The permit and limits.
-    pub seat: Connection,
+    pub context: Connection,
 }
 
 impl UpgradedConnection {
     /// Returns a connection from which no bytes were read yet.
-    pub(crate) fn new(stream: TcpStream, seat: Connection) -> Self {
+    pub(crate) fn new(stream: TcpStream, context: Connection) -> Self {
         prepare(&stream);
-        Self { stream: PeekedStream { inner: stream, early: Bytes::new(), allowance: None }, seat }
+        Self { stream: PeekedStream { inner: stream, early: Bytes::new(), allowance: None }, context }
     }
 
     /// Returns the original destination if a packet filter redirected the connection here.
@@ -113,14 +111,14 @@ impl UpgradedConnection {
     /// Copies bytes between the client and `other` until both ends close, one fails, or no bytes arrive for
     /// [`ConnectionLimits::idle_timeout`]. Returns the bytes sent to `other` and the bytes received from it.
     pub async fn relay(self, other: TunnelStream) -> (u64, u64) {
-        let Self { stream, mut seat } = self;
-        tunnel::run_tunnel(stream.inner, stream.early, other, &seat.limits, &mut seat.permit).await
+        let Self { stream, mut context } = self;
+        tunnel::run_tunnel(stream.inner, stream.early, other, &context.limits, &mut context.permit).await
     }
 }
 
 impl fmt::Debug for UpgradedConnection {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("UpgradedConnection").field("peer", &self.seat.peer).finish_non_exhaustive()
+        out.debug_struct("UpgradedConnection").field("peer", &self.context.peer).finish_non_exhaustive()
     }
 }
 
@@ -250,7 +248,6 @@ impl Connection {
         self.peer
     }
 
-    /// Returns the limits.
     #[must_use]
     pub fn limits(&self) -> &ConnectionLimits {
         &self.limits
@@ -362,16 +359,16 @@ impl Connection {
 }
 
 /// Serves an accepted connection until it closes, including any upgrade.
-pub(crate) async fn serve_connection<H, F>(stream: TcpStream, mut seat: Connection, handler: H)
+pub(crate) async fn serve_connection<H, F>(stream: TcpStream, mut context: Connection, handler: H)
 where
     H: Fn(SocketAddr, Request<RequestBody>) -> F + Send + Sync,
     F: Future<Output = Response<Body>> + Send,
 {
     prepare(&stream);
     // Boxed, so that an upgraded connection does not keep the memory of this future.
-    let upgraded = Box::pin(seat.serve_http1(stream, handler)).await;
+    let upgraded = Box::pin(context.serve_http1(stream, handler)).await;
     if let Some((next, inner, early)) = upgraded {
-        next(UpgradedConnection { stream: PeekedStream { inner, early, allowance: None }, seat }).await;
+        next(UpgradedConnection { stream: PeekedStream { inner, early, allowance: None }, context }).await;
     }
 }
 

@@ -22,7 +22,6 @@ const IDLE: u64 = 1_000;
 /// Minimum interval between identical log messages.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The connection limit of a process.
 #[derive(Debug)]
 pub struct ConnectionLimit {
     permits: Arc<FairLimit>,
@@ -122,7 +121,6 @@ impl ConnectionPermit {
         self.epoch
     }
 
-    /// Waits for the next signal.
     pub(crate) async fn next_order(&mut self) -> ConnectionSignal {
         // An error means that the limit was dropped, so the connection closes too.
         self.orders.changed().await.map_or(ConnectionSignal::Close, |()| *self.orders.borrow_and_update())

@@ -16,7 +16,6 @@ use crate::net::listener::activity::ConnectionActivity;
 /// Bytes written before a connection yields to other tasks.
 const QUANTUM: usize = 1 << 20;
 
-/// Timeouts of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct IoTimeouts {
     /// Between two requests.
@@ -48,7 +47,6 @@ pub(crate) struct TimedStream<S> {
 enum RequestStage {
     /// No byte of it arrived.
     Between,
-    /// Its head is arriving.
     Head,
 }
 

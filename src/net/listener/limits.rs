@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-/// Limits and timeouts of connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionLimits {
     /// Open connections over all listeners that share a [`ConnectionLimit`]. Beyond it, connections wait and idle ones are

@@ -39,7 +39,6 @@ const CLOSE_IDLE_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_WAITING: usize = 1_024;
 const MAX_WAITING_PER_CLIENT: usize = 256;
 
-/// The result of draining.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DrainReport {
     /// Connections closed at the drain deadline.
@@ -52,7 +51,7 @@ pub struct DrainReport {
 pub async fn serve<H, F>(
     listener: TcpListener,
     limits: &ConnectionLimits,
-    room: &Arc<ConnectionLimit>,
+    limit: &Arc<ConnectionLimit>,
     handler: H,
     stop: impl Future<Output = ()>,
 ) -> DrainReport
@@ -63,7 +62,7 @@ where
     accept_until_drained(
         listener,
         limits,
-        room,
+        limit,
         move |stream, connection| serve_connection(stream, connection, handler.clone()),
         stop,
     )
@@ -74,7 +73,7 @@ where
 pub async fn serve_raw<H, F>(
     listener: TcpListener,
     limits: &ConnectionLimits,
-    room: &Arc<ConnectionLimit>,
+    limit: &Arc<ConnectionLimit>,
     handler: H,
     stop: impl Future<Output = ()>,
 ) -> DrainReport
@@ -82,14 +81,14 @@ where
     H: Fn(UpgradedConnection) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    accept_until_drained(listener, limits, room, |stream, connection| handler(UpgradedConnection::new(stream, connection)), stop)
+    accept_until_drained(listener, limits, limit, |stream, connection| handler(UpgradedConnection::new(stream, connection)), stop)
         .await
 }
 
 async fn accept_until_drained<H, F>(
     listener: TcpListener,
     limits: &ConnectionLimits,
-    room: &Arc<ConnectionLimit>,
+    limit: &Arc<ConnectionLimit>,
     handler: H,
     stop: impl Future<Output = ()>,
 ) -> DrainReport
@@ -100,8 +99,8 @@ where
     let mut connections = JoinSet::new();
     let mut stop = pin!(stop);
     let (mut waiting, mut throttle) = (WaitingConnections::default(), LogThrottle::default());
-    let mut impatience = tokio::time::interval(CLOSE_IDLE_INTERVAL);
-    impatience.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut idle_ticks = tokio::time::interval(CLOSE_IDLE_INTERVAL);
+    idle_ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let (stream, peer, permit) = tokio::select! {
             biased;
@@ -111,24 +110,24 @@ where
                 continue;
             }
             Some(entered) = waiting.next(), if !waiting.is_empty() => entered,
-            (stream, peer) = accept(&listener, room, &mut throttle), if !waiting.is_full() => {
-                let Some(permit) = room.try_enter(peer.ip()) else {
-                    room.log_full(peer.ip());
-                    room.close_idle();
-                    waiting.add(room, stream, peer);
+            (stream, peer) = accept(&listener, limit, &mut throttle), if !waiting.is_full() => {
+                let Some(permit) = limit.try_enter(peer.ip()) else {
+                    limit.log_full(peer.ip());
+                    limit.close_idle();
+                    waiting.add(limit, stream, peer);
                     continue;
                 };
                 (stream, peer, permit)
             }
-            _ = impatience.tick(), if !waiting.is_empty() => {
-                room.close_idle();
+            _ = idle_ticks.tick(), if !waiting.is_empty() => {
+                limit.close_idle();
                 continue;
             }
         };
         connections.spawn(handler(stream, Connection::new(peer, limits.clone(), permit)));
     }
     drop((listener, waiting));
-    room.close();
+    limit.close();
     let finished = timeout(limits.drain, async {
         while let Some(ended) = connections.join_next().await {
             log_lost(ended);
@@ -160,20 +159,19 @@ impl WaitingConnections {
     }
 
     /// Queues a connection, or closes it if its client has too many waiting.
-    fn add(&mut self, room: &Arc<ConnectionLimit>, stream: TcpStream, peer: SocketAddr) {
+    fn add(&mut self, limit: &Arc<ConnectionLimit>, stream: TcpStream, peer: SocketAddr) {
         let count = self.of_clients.entry(network_of(peer.ip())).or_default();
         if *count >= MAX_WAITING_PER_CLIENT {
             return;
         }
         *count += 1;
-        let room = Arc::clone(room);
+        let limit = Arc::clone(limit);
         self.entering.spawn(async move {
-            let permit = room.acquire(peer.ip()).await;
+            let permit = limit.acquire(peer.ip()).await;
             (stream, peer, permit)
         });
     }
 
-    /// Returns the next connection that received a permit.
     async fn next(&mut self) -> Option<(TcpStream, SocketAddr, ConnectionPermit)> {
         let entered = self.entering.join_next().await?.ok()?;
         if let Entry::Occupied(mut count) = self.of_clients.entry(network_of(entered.1.ip())) {
@@ -194,7 +192,7 @@ fn log_lost(ended: Result<(), JoinError>) {
 }
 
 /// Accepts the next connection. Without file descriptors or memory, closes idle connections and retries.
-async fn accept(listener: &TcpListener, room: &ConnectionLimit, throttle: &mut LogThrottle) -> (TcpStream, SocketAddr) {
+async fn accept(listener: &TcpListener, limit: &ConnectionLimit, throttle: &mut LogThrottle) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,
@@ -203,7 +201,7 @@ async fn accept(listener: &TcpListener, room: &ConnectionLimit, throttle: &mut L
                 if throttle.is_due() {
                     tracing::warn!(error = %error, "cannot accept connection");
                 }
-                room.close_idle();
+                limit.close_idle();
                 sleep(BACK_OFF).await;
             }
         }
@@ -255,8 +253,8 @@ mod tests {
             }
         };
         let drained = tokio::spawn(async move {
-            let room = ConnectionLimit::of(limits.connections);
-            serve(listener, &limits, &room, handler, async { stopped.await.unwrap() }).await
+            let limit = ConnectionLimit::of(limits.connections);
+            serve(listener, &limits, &limit, handler, async { stopped.await.unwrap() }).await
         });
         Server { address, stop, drained, gate, arrived }
     }

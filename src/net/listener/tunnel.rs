@@ -40,10 +40,10 @@ impl TunnelActivity<'_> {
         self.epoch + Duration::from_millis(self.last.load(Ordering::Relaxed))
     }
 
-    /// Completes when no bytes were copied for `patience`.
-    async fn silence(&self, patience: Duration) {
+    /// Completes when no bytes were copied for `idle_timeout`.
+    async fn idle(&self, idle_timeout: Duration) {
         loop {
-            let due = self.last() + patience;
+            let due = self.last() + idle_timeout;
             if Instant::now() >= due {
                 return;
             }
@@ -84,7 +84,7 @@ pub(crate) async fn run_tunnel(
     let orders = async {
         loop {
             match permit.next_order().await {
-                ConnectionSignal::Close => return moved.silence(FAREWELL).await,
+                ConnectionSignal::Close => return moved.idle(FAREWELL).await,
                 ConnectionSignal::MakeWay if permit.should_close(&activity) => return,
                 ConnectionSignal::MakeWay | ConnectionSignal::Stay => {}
             }
@@ -93,23 +93,22 @@ pub(crate) async fn run_tunnel(
     tokio::select! {
         // A failed direction ends both.
         _ = pass => {}
-        () = moved.silence(limits.idle_timeout) => {}
+        () = moved.idle(limits.idle_timeout) => {}
         () = orders => {}
     }
     (up.load(Ordering::Relaxed), down.load(Ordering::Relaxed))
 }
 
-/// One direction of a tunnel.
 struct TunnelDirection<'a> {
     early: Bytes,
     moved: &'a TunnelActivity<'a>,
-    patience: Duration,
+    idle_timeout: Duration,
     count: &'a AtomicU64,
 }
 
 impl<'a> TunnelDirection<'a> {
     fn new(early: Bytes, moved: &'a TunnelActivity<'a>, limits: &ConnectionLimits, count: &'a AtomicU64) -> Self {
-        Self { early, moved, patience: limits.send_timeout, count }
+        Self { early, moved, idle_timeout: limits.send_timeout, count }
     }
 
     /// Copies bytes until the source ends, then shuts down the destination.
@@ -134,13 +133,12 @@ impl<'a> TunnelDirection<'a> {
             // TLS may have buffered some bytes.
             to.flush().await
         };
-        timeout(self.patience, sent).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        timeout(self.idle_timeout, sent).await.map_err(|_| io::ErrorKind::TimedOut)??;
         self.count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 }
 
-/// A source of tunnel bytes.
 trait TunnelSource {
     /// Waits for bytes and replaces the content of the buffer. Returns 0 at the end.
     fn fill(&mut self, buffer: &mut Vec<u8>) -> impl Future<Output = io::Result<usize>> + Send;

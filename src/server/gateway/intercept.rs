@@ -48,22 +48,22 @@ pub(crate) async fn serve<S: RegistryService>(
     user: Option<Arc<str>>,
     connection: UpgradedConnection,
 ) {
-    let UpgradedConnection { mut stream, mut seat } = connection;
-    let (peer, time_limit) = (seat.peer(), seat.limits().header_timeout);
+    let UpgradedConnection { mut stream, mut context } = connection;
+    let (peer, time_limit) = (context.peer(), context.limits().header_timeout);
     let Ok(Ok(Some(first))) = timeout(time_limit, stream.first()).await else { return };
     let target = Arc::new(target);
     match (target.secure, first == HANDSHAKE) {
         (true, true) => {}
-        (false, false) => return seat.http1(stream, handle_intercepted(gateway, target, user)).await,
-        (true, false) => return seat.http1(stream, refuse_all(gateway, target, "plain HTTP on a TLS port")).await,
+        (false, false) => return context.http1(stream, handle_intercepted(gateway, target, user)).await,
+        (true, false) => return context.http1(stream, refuse_all(gateway, target, "plain HTTP on a TLS port")).await,
         (false, true) => return log_refusal(&gateway, peer, &target, BarLabel::Tls, "TLS on a plain HTTP port"),
     }
     let Some(secured) = tls_handshake(&gateway, &target, stream, peer, time_limit).await else { return };
     let speaks_http2 = secured.get_ref().1.alpn_protocol() == Some(b"h2");
     if speaks_http2 {
-        seat.http2(secured, handle_intercepted(gateway, target, user)).await;
+        context.http2(secured, handle_intercepted(gateway, target, user)).await;
     } else {
-        seat.http1(secured, handle_intercepted(gateway, target, user)).await;
+        context.http1(secured, handle_intercepted(gateway, target, user)).await;
     }
 }
 
