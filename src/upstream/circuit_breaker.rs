@@ -34,7 +34,6 @@ pub struct CircuitBreakers(Mutex<HashMap<Arc<str>, CircuitState>>);
 /// The kind of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Evidence<'a> {
-    /// The connection failed.
     Connection,
     /// The response for a package was missing or an error. The registry answered for this package before.
     Package(&'a str),
@@ -49,7 +48,6 @@ pub(crate) enum Admission {
     Trial,
 }
 
-/// The circuit of one host.
 #[derive(Debug)]
 enum CircuitState {
     /// Requests are sent.
@@ -80,7 +78,6 @@ impl CircuitState {
 }
 
 impl CircuitBreakers {
-    /// Returns the hosts with an open circuit.
     pub(crate) fn open_hosts(&self) -> Vec<Arc<str>> {
         let open =
             |(host, circuit): (&Arc<str>, &CircuitState)| matches!(circuit, CircuitState::Open { .. }).then(|| Arc::clone(host));
@@ -193,7 +190,6 @@ fn entry<'a>(circuits: &'a mut HashMap<Arc<str>, CircuitState>, host: &Arc<str>)
     circuits.entry(Arc::clone(host)).or_insert_with(|| CircuitState::closed(MIN_RETRY_INTERVAL))
 }
 
-/// The circuits of all registries.
 #[derive(Debug, Clone, Default)]
 pub struct AllCircuits(pub(crate) Vec<Arc<CircuitBreakers>>);
 

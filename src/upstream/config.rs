@@ -6,8 +6,7 @@ use std::path::PathBuf;
 
 use url::Url;
 
-use crate::net::HostPattern;
-use crate::net::{Deadlines, ProxySettings};
+use crate::net::{Deadlines, HostPattern, ProxySettings, remove_credentials};
 use crate::upstream::credentials::{CredentialRules, Credentials, CredentialsError};
 
 /// The configuration of all registries.
@@ -21,7 +20,6 @@ pub struct Config {
     pub credentials: CredentialRules,
     /// The registries that receive clients' own credentials, if there are several registries.
     pub client_credentials: Vec<Url>,
-    /// Outbound proxies.
     pub proxies: ProxySettings,
     /// Hosts that `dist.tarball` may name in addition to the registry. The registry's credentials are not sent there.
     pub tarball_hosts: Vec<HostPattern>,
@@ -37,7 +35,6 @@ pub struct Config {
 }
 
 impl Config {
-    /// Returns the credentials lent to a request for `url` of `registry`.
     #[must_use]
     pub fn lent_for(&self, registry: &RegistryConfig, url: &Url) -> Option<Credentials> {
         let own = || registry.credentials.clone().or_else(|| Credentials::from_url(&registry.url).ok().flatten());
@@ -102,7 +99,6 @@ pub enum SettingOrigin {
     Setting(String),
     /// An environment variable of npm.
     Variable(String),
-    /// An `.npmrc` file.
     File(PathBuf),
     /// Not configured; npm's built-in default applies.
     BuiltIn,
@@ -121,27 +117,22 @@ impl fmt::Display for SettingOrigin {
 /// An error in the configuration of registries.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamConfigError {
-    /// The URL is not valid for a registry.
     #[error("registry from {origin} is not an `http` or `https` URL: `{url}`")]
     Address {
         /// The URL without credentials.
         url: String,
         origin: SettingOrigin,
     },
-    /// A key of `scoped` is not a scope.
     #[error("invalid scope, expected `@scope`: `{0}`")]
     Scope(String),
-    /// Credentials in a registry's URL cannot be sent.
     #[error("cannot use the credentials in the registry URL from {origin}")]
     Credentials { origin: SettingOrigin, source: CredentialsError },
-    /// There is an `https` registry and no trusted root.
     #[error("no trusted certificate authority for `{url}`; add one with `--upstream-ca FILE`{}", roots_hint(found.as_ref()))]
     NoRoots {
         url: String,
         /// The error of loading the system's roots.
         found: Option<String>,
     },
-    /// The user agent is not a valid header value.
     #[error("invalid user agent: `{0}`")]
     UserAgent(String),
 }
@@ -153,9 +144,7 @@ fn roots_hint(found: Option<&String>) -> String {
 /// Removes credentials, query and fragment from `url` and adds a final slash.
 pub(crate) fn address(url: &Url) -> Url {
     let mut address = url.clone();
-    // Neither fails for a URL with a host. One without a host is rejected when the registry is opened.
-    let _ = address.set_username("");
-    let _ = address.set_password(None);
+    remove_credentials(&mut address);
     address.set_query(None);
     address.set_fragment(None);
     if !address.path().ends_with('/') {

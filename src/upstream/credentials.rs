@@ -17,7 +17,6 @@ pub struct Credentials(HeaderValue);
 /// Why credentials cannot be sent. Never contains them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialsError {
-    /// A line break or another byte that is invalid in a header.
     #[error("a token or password contains a character that is invalid in a header")]
     Characters,
     /// npm stores passwords as base64.
@@ -116,7 +115,6 @@ impl CredentialRules {
         self.0.iter().filter(|(key, _)| covers(key)).max_by_key(|(key, _)| key.len()).map(|(_, credentials)| credentials)
     }
 
-    /// Returns the URLs with credentials, with `scheme` as their scheme.
     pub fn addresses(&self, scheme: &str) -> impl Iterator<Item = Url> {
         self.0.keys().filter_map(move |key| Url::parse(&format!("{scheme}://{key}")).ok())
     }
@@ -129,7 +127,7 @@ impl fmt::Debug for CredentialRules {
 }
 
 /// Converts a URL to npm's form of a key: host, port if it is not the scheme's default, path.
-fn level_of(url: &Url) -> String {
+pub(crate) fn level_of(url: &Url) -> String {
     format!("{}{}", &url[url::Position::BeforeHost..url::Position::AfterPort], url.path())
 }
 

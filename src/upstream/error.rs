@@ -5,17 +5,6 @@ use std::time::Duration;
 
 use crate::net::{BudgetTimeout, ClientError, ConnectStage};
 
-/// Who caused an error. Determines the response to the client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// The request is invalid or not authorized.
-    Client,
-    /// Upstream failed.
-    Upstream,
-    /// Coldframe failed.
-    Internal,
-}
-
 /// An error of an upstream request. Cheap to clone, because all waiters of a shared fetch receive it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum UpstreamError {
@@ -26,13 +15,8 @@ pub enum UpstreamError {
         /// The layer (DNS, TCP or TLS) and its error.
         detail: Arc<str>,
     },
-    /// A deadline passed.
     #[error("upstream `{host}` did not answer within {} s", after.as_secs())]
-    TimedOut {
-        host: Arc<str>,
-        /// The deadline.
-        after: Duration,
-    },
+    TimedOut { host: Arc<str>, after: Duration },
     /// The circuit is open after too many failures. Nothing was sent.
     #[error("upstream `{host}` is down ({why}); next attempt in {} s", wait.as_secs() + 1)]
     CircuitOpen {
@@ -45,7 +29,6 @@ pub enum UpstreamError {
     /// The response is invalid, for example cut off or of another length than stated.
     #[error("upstream `{host}` sent an invalid response: {detail}")]
     Broken { host: Arc<str>, detail: Arc<str> },
-    /// The response exceeds a limit.
     #[error("upstream `{host}` sent more than {limit} bytes")]
     TooLarge {
         host: Arc<str>,
@@ -54,10 +37,7 @@ pub enum UpstreamError {
     },
     /// The memory for documents was in use by others until the deadline. Not a fault of upstream.
     #[error("cannot reserve memory for a large packument within {} s; increase `packument-memory`", after.as_secs())]
-    BudgetTimeout {
-        /// The deadline.
-        after: Duration,
-    },
+    BudgetTimeout { after: Duration },
     /// The object does not exist (404, 410).
     #[error("not found upstream")]
     NotFound,
@@ -80,7 +60,6 @@ pub enum UpstreamError {
         /// The `Retry-After` header.
         retry_after: Option<Arc<str>>,
     },
-    /// A redirect that is not followed.
     #[error("upstream `{host}` redirects to `{to}`, which is not allowed: {detail}")]
     Redirected {
         host: Arc<str>,
@@ -89,7 +68,6 @@ pub enum UpstreamError {
         /// Why it is not allowed, and the setting that allows it.
         detail: Arc<str>,
     },
-    /// `dist.tarball` names a host that is neither upstream nor allowed.
     #[error("tarball host is neither upstream nor allowed by `--tarball-host`: `{to}`")]
     TarballHost { to: Arc<str> },
 }
@@ -117,16 +95,6 @@ impl UpstreamError {
             ClientError::Broken { detail, .. } => Self::Broken { host, detail: Arc::clone(detail) },
             ClientError::TooLarge { limit } => Self::TooLarge { host, limit: *limit },
             ClientError::NoRoom(no_room) => (*no_room).into(),
-        }
-    }
-
-    /// Returns who caused the error.
-    #[must_use]
-    pub fn fault(&self) -> Fault {
-        match self {
-            Self::NotFound | Self::Denied { .. } => Fault::Client,
-            Self::BudgetTimeout { .. } => Fault::Internal,
-            _ => Fault::Upstream,
         }
     }
 }

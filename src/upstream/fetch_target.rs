@@ -4,12 +4,10 @@ use std::sync::Arc;
 
 use url::{ParseError, Url};
 
-use crate::net::AddressScope;
-use crate::net::HostPattern;
 use crate::net::host_pattern::bare_host;
+use crate::net::{AddressScope, HostPattern, remove_credentials};
 use crate::upstream::error::UpstreamError;
 
-/// The target of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FetchTarget {
     pub(crate) url: Url,
@@ -21,7 +19,6 @@ pub(crate) struct FetchTarget {
 }
 
 impl FetchTarget {
-    /// Returns the target for a URL of the registry.
     pub(crate) fn to_registry(url: Url) -> Self {
         Self { url, reach: AddressScope::Anywhere, trusted: true, with_credentials: false }
     }
@@ -46,7 +43,6 @@ impl FetchTarget {
         Err(UpstreamError::TarballHost { to: host(&url) })
     }
 
-    /// Returns the target of a redirect to `location`.
     pub(crate) fn redirected(&self, location: &str, hosts: &[HostPattern]) -> Result<Self, UpstreamError> {
         let refused = |to: Arc<str>, detail: &str| UpstreamError::Redirected { host: host(&self.url), to, detail: detail.into() };
         let Ok(url) = resolve_url(&self.url, location) else {
@@ -82,9 +78,7 @@ fn resolve_url(base: &Url, text: &str) -> Result<Url, ParseError> {
     if !matches!(url.scheme(), "http" | "https") {
         return Err(ParseError::RelativeUrlWithoutBase);
     }
-    // Neither fails for these schemes, because their URLs have a host.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
+    remove_credentials(&mut url);
     url.set_fragment(None);
     Ok(url)
 }

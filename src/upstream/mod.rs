@@ -23,7 +23,7 @@ pub use authorization::{Addressed, Authorization, OwnCredentials};
 pub use circuit_breaker::AllCircuits;
 pub use config::{Config, RegistryConfig, SettingOrigin, TimeMode, UpstreamConfigError};
 pub use credentials::{CredentialRules, Credentials, CredentialsError};
-pub use error::{Fault, UpstreamError};
+pub use error::UpstreamError;
 pub use npmrc::environment::NpmEnvironment;
 pub use npmrc::{NpmConfig, NpmrcError};
 pub use packument::{CacheValidators, PackumentBody, PackumentReply};

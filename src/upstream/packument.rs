@@ -62,11 +62,9 @@ pub enum PackumentBody {
     NotModified,
     /// 200: new content, as it came over the wire.
     Changed {
-        /// The complete body.
         body: Bytes,
         /// The form: abbreviated if the media type says so, else the requested form.
         form: PackumentForm,
-        /// Whether the body is compressed with gzip.
         gzip: bool,
         validators: CacheValidators,
     },

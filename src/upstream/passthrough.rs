@@ -39,7 +39,6 @@ pub struct PassthroughRequest {
     pub path: String,
     /// The end-to-end headers that may be sent (content type and encoding, accept, npm's own, `user-agent`).
     pub headers: HeaderMap,
-    /// The complete body.
     pub body: Bytes,
     /// Whether it concerns the client's account or is a write. Only a registry that the client's credentials are for may receive
     /// it.
@@ -104,7 +103,6 @@ impl PassthroughRequest {
 }
 
 impl PassthroughResponse {
-    /// Checks whether it is a successful JSON response.
     #[must_use]
     pub fn is_json(&self) -> bool {
         let content_type = self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();

@@ -109,7 +109,6 @@ impl Registries {
         Ok(renewed)
     }
 
-    /// Returns the registry of a package.
     #[must_use]
     pub fn of(&self, name: &PackageName) -> &Arc<Registry> {
         name.scope().and_then(|scope| self.scoped.get(scope)).unwrap_or(&self.default)
@@ -120,7 +119,6 @@ impl Registries {
         self.all().map(|registry| &**registry.id())
     }
 
-    /// Returns the circuits of all registries.
     #[must_use]
     pub fn circuits(&self) -> AllCircuits {
         AllCircuits(self.all().map(|registry| Arc::clone(registry.circuits())).collect())

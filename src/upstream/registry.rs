@@ -56,13 +56,11 @@ pub(crate) struct UpstreamRequest<'a> {
     pub(crate) target: &'a FetchTarget,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
-    /// The package it is about.
     pub(crate) package: Option<&'a str>,
 }
 
 /// Hosts that packuments and redirects may name in addition to the registry's own.
 pub(crate) struct Hosts {
-    /// Hosts of tarballs.
     pub(crate) tarball: Vec<HostPattern>,
     /// Hosts that redirects may name.
     pub(crate) redirect: Vec<HostPattern>,
@@ -137,7 +135,6 @@ impl Registry {
         self.time_mode
     }
 
-    /// Returns whether it has credentials to lend.
     #[must_use]
     pub fn has_credentials(&self) -> bool {
         self.has_credentials
@@ -262,7 +259,7 @@ impl Registry {
         let request = ClientRequest { method, url: target.url.clone(), headers, body, reach: target.reach };
         let heard = || *self.health.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::time::Instant::now());
         let sent = if target.trusted {
-            self.shared.client.send_noting(&request, &heard).await
+            self.shared.client.send_with(&request, &heard).await
         } else {
             self.shared.client.send(&request).await
         };

@@ -17,7 +17,6 @@ use crate::upstream::headers::header;
 use crate::upstream::registry::Registry;
 use crate::upstream::response::refusal;
 
-/// The body of a tarball response.
 pub struct TarballBody {
     stream: BodyStream,
     host: Arc<str>,
@@ -29,7 +28,6 @@ pub struct TarballBody {
 /// The result of a check whether a URL serves a tarball.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offer {
-    /// A tarball of this many bytes.
     Bytes(u64),
     /// An HTML page, usually a login form.
     Page,
@@ -97,10 +95,7 @@ impl Registry {
     /// Returns [`UpstreamError::TarballHost`] without a request if the host is not allowed, and other errors of upstream.
     pub async fn tarball(&self, url: &str, authorization: &Authorization) -> Result<TarballBody, UpstreamError> {
         let target = FetchTarget::to_tarball(&self.url, url, &self.hosts().tarball)?;
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let (target, response) = self.get(target, headers, authorization).await?;
+        let (target, response) = self.get(target, tarball_headers(), authorization).await?;
         if response.status != StatusCode::OK {
             return Err(refusal(&target, response).await);
         }
@@ -118,9 +113,7 @@ impl Registry {
     /// Returns the errors of [`Registry::tarball`].
     pub async fn offers_tarball(&self, url: &str, authorization: &Authorization) -> Result<Offer, UpstreamError> {
         let target = FetchTarget::to_tarball(&self.url, url, &self.hosts().tarball)?;
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let mut headers = tarball_headers();
         headers.insert(RANGE, HeaderValue::from_static("bytes=0-0"));
         let (target, response) = self.get(target, headers, authorization).await?;
         let is_page =
@@ -134,6 +127,13 @@ impl Registry {
             _ => Err(refusal(&target, response).await),
         }
     }
+}
+
+fn tarball_headers() -> HeaderMap {
+    [(ACCEPT, "*/*"), (ACCEPT_ENCODING, "identity")]
+        .into_iter()
+        .map(|(name, value)| (name, HeaderValue::from_static(value)))
+        .collect()
 }
 
 #[cfg(test)]

@@ -96,7 +96,6 @@ impl NpmEnvironment {
         Some(self.program("npm")?.parent()?.parent()?.join("npmrc"))
     }
 
-    /// Returns the canonical path of a program on `PATH`.
     fn program(&self, name: &str) -> Option<PathBuf> {
         let found = std::env::split_paths(self.vars.get("PATH")?).map(|folder| folder.join(name)).find(|path| path.is_file())?;
         found.canonicalize().ok()

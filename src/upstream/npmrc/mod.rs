@@ -14,11 +14,11 @@ use std::sync::{Arc, OnceLock};
 use url::Url;
 
 use crate::files;
-use crate::net::{ProxySettingError, ProxySettings};
+use crate::net::{ProxySettingError, ProxySettings, remove_credentials};
 use crate::npm::{Algorithm, Digest};
 use crate::upstream::config::address;
 use crate::upstream::config::{RegistryConfig, SettingOrigin};
-use crate::upstream::credentials::{CredentialRules, Credentials, CredentialsError};
+use crate::upstream::credentials::{CredentialRules, Credentials, CredentialsError, level_of};
 use crate::upstream::npmrc::environment::NpmEnvironment;
 
 /// npm's effective configuration.
@@ -42,14 +42,12 @@ pub enum NpmrcError {
     /// A file cannot be parsed. Skipping it could send the name of a private package to a public registry.
     #[error("cannot parse ini file `{}`", path.display())]
     Syntax { path: PathBuf },
-    /// A registry is not a URL.
     #[error("`{key}` in {origin} is not an `http` or `https` URL")]
     Address {
         /// The key: `registry` or `@scope:registry`.
         key: String,
         origin: SettingOrigin,
     },
-    /// Credentials cannot be sent.
     #[error("cannot use the credentials for `//{registry}` in {origin}")]
     Credentials {
         /// The registry, as written in the key.
@@ -201,8 +199,7 @@ impl NpmConfig {
     /// # Errors
     /// Returns an error if they cannot be sent.
     pub fn credentials(&self, url: &Url) -> Result<Option<(Credentials, SettingOrigin)>, NpmrcError> {
-        let address = address(url);
-        let mut level = format!("{}{}", &address[url::Position::BeforeHost..url::Position::AfterPort], address.path());
+        let mut level = level_of(&address(url));
         while !level.is_empty() {
             if let Some((credentials, origin)) = self.credentials_at(&level) {
                 let failed = |source| NpmrcError::Credentials { registry: level.clone(), origin: origin.clone(), source };
@@ -269,9 +266,8 @@ impl NpmConfig {
     fn registry(&self, url: &Url, origin: &SettingOrigin) -> Result<RegistryConfig, NpmrcError> {
         let mut url = url.clone();
         if self.credentials(&url)?.is_some() {
-            // npm's credentials take precedence over those in the URL. Neither call fails for `http` and `https`.
-            let _ = url.set_username("");
-            let _ = url.set_password(None);
+            // npm's credentials take precedence over those in the URL.
+            remove_credentials(&mut url);
         }
         Ok(RegistryConfig::new(url, origin.clone()))
     }
@@ -351,7 +347,6 @@ fn layers(environment: &NpmEnvironment, warnings: &mut Vec<String>) -> Result<Ve
     Ok(layers)
 }
 
-/// Returns the layers of the variables.
 fn of_variables(environment: &NpmEnvironment) -> Vec<NpmrcLayer> {
     let settings = environment.npm_settings();
     settings.map(|(variable, key, value)| of_variable(variable, key, environment.expand(value))).collect()
