@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use coldframe::npm::PackumentView;
 use coldframe::npm::compression::{SegmentEncoder, SegmentFormat};
 use coldframe::npm::packument::parse;
-use coldframe::npm::packument::render::VersionFilter;
+use coldframe::npm::packument::render::{RenderSource, VersionFilter};
 use coldframe::npm::{PackageName, PackumentForm};
 
 use documents::{best, captured, made_up};
@@ -52,9 +52,7 @@ fn measure(name: &PackageName, document: &[u8]) {
         let encoder = RefCell::new(SegmentEncoder::of(packing));
         let render = |form| {
             PackumentView::render(
-                document,
-                &ingested.packument,
-                &ingested.fields,
+                RenderSource { document, packument: &ingested.packument, fields: &ingested.fields },
                 form,
                 "http://127.0.0.1:4873",
                 &young,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use coldframe::npm::PackumentView;
 use coldframe::npm::compression::{SegmentEncoder, SegmentFormat};
-use coldframe::npm::packument::render::VersionFilter;
+use coldframe::npm::packument::render::{RenderSource, VersionFilter};
 use coldframe::npm::packument::{dist_tags, parse};
 use coldframe::npm::{Endpoint, PackageName, Packument, PackumentForm};
 use coldframe::policy::{ActiveDecisions, Evaluation, Facts, Policy, evaluate};
@@ -69,9 +69,7 @@ fn measure(name: &PackageName, document: &[u8]) {
     let mut encoder = SegmentEncoder::of(SegmentFormat::Gzip);
     let alone = |at: usize| !young[at];
     let view = PackumentView::render(
-        document,
-        packument,
-        &ingested.fields,
+        RenderSource { document, packument, fields: &ingested.fields },
         PackumentForm::Full,
         "http://127.0.0.1:4873",
         &alone,

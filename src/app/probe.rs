@@ -147,10 +147,10 @@ async fn missing(client: &HttpClient, config: &Config, name: &PackageName) -> Re
     let packument = parse(name, &body).map_err(|error| error.to_string())?.packument;
     let has_integrity = packument.entries.iter().any(|entry| entry.integrity.is_some());
     let parts = [
-        (packument.has_time, "time"),
+        (packument.contents.has_time, "time"),
         (has_integrity, "dist.integrity"),
-        (packument.has_publishers, "_npmUser"),
-        (packument.has_signatures, "dist.signatures"),
+        (packument.contents.has_publishers, "_npmUser"),
+        (packument.contents.has_signatures, "dist.signatures"),
     ];
     Ok(parts.into_iter().filter(|(there, _)| !there).map(|(_, what)| what).collect())
 }

@@ -82,7 +82,7 @@ impl Components {
                 HistoryEvent::Gone(release) => {
                     let last_seen = release.gone.unwrap_or(release.first_seen);
                     let takedown =
-                        is_takedown(release.counts_from(), last_seen, release.replaced, self.policy_snapshot().longest_age());
+                        release.replaced || is_takedown(release.counts_from(), last_seen, self.policy_snapshot().longest_age());
                     VersionRemoved { name, version: &release.version, takedown }.emit(&self.metrics);
                     let kind = if takedown { "takedown" } else { "version_gone" };
                     self.event(kind, Some(name), Some(&release.version), format!("last seen {last_seen}"));
@@ -133,12 +133,15 @@ impl Components {
         {
             return;
         }
-        let missing: Vec<_> =
-            [(packument.has_time, "time"), (packument.has_publishers, "_npmUser"), (packument.has_signatures, "dist.signatures")]
-                .into_iter()
-                .filter(|(there, _)| !there)
-                .map(|(_, what)| what)
-                .collect();
+        let missing: Vec<_> = [
+            (packument.contents.has_time, "time"),
+            (packument.contents.has_publishers, "_npmUser"),
+            (packument.contents.has_signatures, "dist.signatures"),
+        ]
+        .into_iter()
+        .filter(|(there, _)| !there)
+        .map(|(_, what)| what)
+        .collect();
         if missing.is_empty() {
             return;
         }

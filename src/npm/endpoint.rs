@@ -78,7 +78,6 @@ pub enum EndpointError {
     /// The path is well-formed but unknown.
     #[error("{0}")]
     NotFound(String),
-    /// The path does not support this method.
     #[error("method `{method}` is not allowed; use {allow}")]
     Method {
         method: String,
@@ -351,7 +350,6 @@ pub(crate) fn tarball_version(name: &PackageName, file: &str) -> Option<String> 
     is_version_text(version).then(|| version.to_owned())
 }
 
-/// Splits `name@version`.
 fn split_spec(text: &str) -> Option<(PackageName, String)> {
     let (name, version) = text.rsplit_once('@')?;
     let name = PackageName::parse(name).ok()?;

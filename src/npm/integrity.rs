@@ -82,7 +82,6 @@ impl Digest {
         Self { algorithm, bytes }
     }
 
-    /// Hashes `bytes`.
     #[must_use]
     pub fn of(algorithm: Algorithm, bytes: &[u8]) -> Self {
         Self::from_slice(algorithm, digest::digest(algorithm.digester(), bytes).as_ref())
@@ -169,7 +168,6 @@ impl Integrity {
         (!digests.is_empty() && !repeated).then(|| Self(digests.into()))
     }
 
-    /// Returns an integrity with one digest.
     #[must_use]
     pub fn single(digest: Digest) -> Self {
         Self(Arc::new([digest]))
@@ -181,7 +179,6 @@ impl Integrity {
         &self.0[0]
     }
 
-    /// Returns the digest of one algorithm, if there is one.
     #[must_use]
     pub fn digest(&self, algorithm: Algorithm) -> Option<&Digest> {
         self.0.iter().find(|digest| digest.algorithm == algorithm)
@@ -247,6 +244,14 @@ pub struct Hasher {
     contexts: Vec<Context>,
 }
 
+/// How a SHA-1 is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sha1Check {
+    Plain,
+    /// Bytes crafted to collide do not match. Slower.
+    DetectCollisions,
+}
+
 /// A digest in progress.
 enum Context {
     Plain(Algorithm, digest::Context),
@@ -268,19 +273,17 @@ impl Context {
 }
 
 impl Hasher {
-    /// Returns a hasher that compares with `expected`.
     #[must_use]
     pub fn new(expected: Integrity) -> Self {
         let contexts = expected.digests().iter().map(|digest| Context::new(digest.algorithm)).collect();
         Self { expected, contexts }
     }
 
-    /// Returns a hasher that compares with `expected` and computes every digest that a packument may state later. With
-    /// `detect_collisions`, bytes crafted to collide do not match a SHA-1.
+    /// Returns a hasher that compares with `expected` and computes every digest that a packument may state later.
     #[must_use]
-    pub fn for_tarball(expected: Integrity, detect_collisions: bool) -> Self {
+    pub fn for_tarball(expected: Integrity, sha1: Sha1Check) -> Self {
         let context = |algorithm| match algorithm {
-            Algorithm::Sha1 if detect_collisions => Context::CollisionChecked(Box::default()),
+            Algorithm::Sha1 if sha1 == Sha1Check::DetectCollisions => Context::CollisionChecked(Box::default()),
             other => Context::new(other),
         };
         let stated = |algorithm| expected.digests().iter().any(|digest| digest.algorithm == algorithm);
@@ -290,7 +293,6 @@ impl Hasher {
         Self { expected, contexts }
     }
 
-    /// Hashes the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         for context in &mut self.contexts {
             match context {
@@ -320,7 +322,6 @@ impl Hasher {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected {}, got {}", expected.to_sri(), actual.to_sri())]
 pub struct Mismatch {
-    /// The digest in the packument.
     pub expected: Box<Digest>,
     /// The digest of the received bytes.
     pub actual: Box<Digest>,
@@ -405,19 +406,19 @@ mod tests {
     #[test]
     fn colliding_bytes_do_not_match_their_sha1() {
         let colliding = STANDARD.decode(COLLIDING).unwrap();
-        let hashed = |bytes: &[u8], detect_collisions| {
-            let mut hasher = Hasher::for_tarball(Integrity::single(Digest::of(Algorithm::Sha1, bytes)), detect_collisions);
+        let hashed = |bytes: &[u8], sha1| {
+            let mut hasher = Hasher::for_tarball(Integrity::single(Digest::of(Algorithm::Sha1, bytes)), sha1);
             bytes.chunks(100).for_each(|chunk| hasher.update(chunk));
             hasher.finish()
         };
-        assert!(hashed(&colliding, false).is_ok());
-        assert!(hashed(&colliding, true).is_err());
-        assert_eq!(hashed(b"tarball", true), hashed(b"tarball", false));
+        assert!(hashed(&colliding, Sha1Check::Plain).is_ok());
+        assert!(hashed(&colliding, Sha1Check::DetectCollisions).is_err());
+        assert_eq!(hashed(b"tarball", Sha1Check::DetectCollisions), hashed(b"tarball", Sha1Check::Plain));
     }
 
     #[test]
     fn hasher_computes_every_digest_of_a_tarball() {
-        let mut hasher = Hasher::for_tarball(Integrity::single(Digest::of(Algorithm::Sha384, b"tarball")), false);
+        let mut hasher = Hasher::for_tarball(Integrity::single(Digest::of(Algorithm::Sha384, b"tarball")), Sha1Check::Plain);
         hasher.update(b"tarball");
         let digests = hasher.finish().unwrap();
         for algorithm in [Algorithm::Sha512, Algorithm::Sha384, Algorithm::Sha256, Algorithm::Sha1] {

@@ -14,7 +14,7 @@ pub use packument::manifest::AbbreviatedFields;
 pub use tarball_address::tarball_url;
 
 pub use endpoint::{AuditFormat, Endpoint};
-pub use integrity::{Algorithm, Digest, DigestComparison, Hasher, Integrity};
+pub use integrity::{Algorithm, Digest, DigestComparison, Hasher, Integrity, Sha1Check};
 pub use lockfile::Lockfile;
 pub use name::{PackageName, PackageSpec};
 pub use packument::form::PackumentForm;

@@ -12,18 +12,14 @@ const MAX_NAME_BYTES: usize = 214;
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PackageName(Arc<str>);
 
-/// An invalid package name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     #[error("package name is empty")]
     Empty,
-    /// Longer than npm accepts.
     #[error("package name is longer than {MAX_NAME_BYTES} bytes")]
     TooLong,
-    /// A scope without a name, or a second slash.
     #[error("invalid scoped package name, expected `@scope/name`: `{0}`")]
     Scope(String),
-    /// A character or first character that npm never allowed.
     #[error("invalid package name: `{0}`")]
     Characters(String),
 }
@@ -65,7 +61,6 @@ impl PackageName {
         &self.0
     }
 
-    /// Returns the scope with its `@`, if there is one.
     #[must_use]
     pub fn scope(&self) -> Option<&str> {
         self.0.starts_with('@').then(|| self.0.split_once('/').map(|(scope, _)| scope)).flatten()

@@ -13,7 +13,6 @@ use crate::npm::semver::version::Version;
 /// Maximum number of package names derived from one path.
 pub const MAX_NAMES: usize = 3;
 
-/// File extensions of tarballs.
 const EXTENSIONS: [&str; 3] = [".tgz", ".tar.gz", ".tar"];
 
 /// Characters of a version that need no escaping in a path segment.
@@ -62,7 +61,6 @@ impl Address {
         self.path == stated.path && (stated.query.is_none() || stated.query == self.query)
     }
 
-    /// Checks whether the address has a query.
     #[must_use]
     pub fn has_query(&self) -> bool {
         self.query.is_some()

@@ -9,9 +9,9 @@ use jiff::civil::Date;
 
 use crate::diagnostics::{Diagnostic, Diagnostics};
 use crate::diagnostics::{SourceFile, SourceSpan};
-use crate::npm::packument::index::ManifestTraits;
+use crate::npm::packument::index::{ManifestTraits, TagIndex};
 use crate::npm::{PackageName, Version};
-use crate::policy::advisories::index::FeedIndexBuilder;
+use crate::policy::advisories::index::{FeedAdvisories, FeedIndexBuilder};
 use crate::policy::advisories::{Advisories, AdvisoryKind, AdvisoryRecord, FeedTrust, Severity};
 use crate::policy::evaluate::evaluate_without_decisions;
 use crate::policy::facts::Facts;
@@ -43,7 +43,6 @@ pub struct CaseFailure {
     pub found: String,
 }
 
-/// The release that a case describes.
 #[derive(Debug, Clone)]
 struct CaseRelease {
     name: PackageName,
@@ -106,7 +105,7 @@ impl PolicyCase {
     /// # Errors
     /// Returns the policy's verdict if it differs from the expected one.
     pub fn run(&self, policy: &Policy) -> Result<(), Box<CaseFailure>> {
-        let found = self.release.judge(policy);
+        let found = self.evaluate(policy);
         let fits = match (&self.expected, &found) {
             (ExpectedVerdict::Allow, Verdict::Allow) => true,
             (ExpectedVerdict::Deny(rule), Verdict::Deny { reason }) => *rule == reason.rule.as_str(),
@@ -117,6 +116,30 @@ impl PolicyCase {
         };
         if fits { Ok(()) } else { Err(Box::new(CaseFailure { case: self.clone(), found: format_verdict(&found) })) }
     }
+
+    fn evaluate(&self, policy: &Policy) -> Verdict {
+        let release = &self.release;
+        let published = release.published.unwrap_or(release.at);
+        let feeds = release.advisories.iter().map(|advisory| Arc::new(advisory.index(&release.name, &release.version))).collect();
+        let feeds = Advisories::of_feeds(feeds);
+        let advisories = feeds.of(release.name.as_str()).applicable_to(std::iter::empty());
+        let facts = Facts {
+            parsed: Some(&release.version),
+            first_published: Some(release.first_published.unwrap_or(Timestamp::UNIX_EPOCH).min(published)),
+            parent: release.parent,
+            fix: release.fix.as_deref(),
+            traits: release.traits,
+            publisher: release.publisher.as_deref(),
+            maintainers: &release.maintainers,
+            tags: TagIndex::unsorted(&release.tags),
+            advisories: &advisories,
+            signals: release.signals.iter().copied().collect(),
+            findings: release.findings.iter().copied().collect(),
+            ..Facts::of(&release.name, release.version.as_str(), published)
+        };
+        let policy = policy.as_of(release.at);
+        evaluate_without_decisions(&policy.for_package(&release.name), &facts, release.at)
+    }
 }
 
 impl fmt::Display for CaseFailure {
@@ -126,55 +149,19 @@ impl fmt::Display for CaseFailure {
     }
 }
 
-impl CaseRelease {
-    fn judge(&self, policy: &Policy) -> Verdict {
-        let published = self.published.unwrap_or(self.at);
-        let feeds = self.advisories.iter().map(|advisory| Arc::new(advisory.index(&self.name, &self.version))).collect();
-        let feeds = Advisories::of_feeds(feeds);
-        let advisories = feeds.of(self.name.as_str()).applicable_to(std::iter::empty());
-        let facts = Facts {
-            parsed: Some(&self.version),
-            first_published: Some(self.first_published.unwrap_or(Timestamp::UNIX_EPOCH).min(published)),
-            parent: self.parent,
-            fix: self.fix.as_deref(),
-            traits: self.traits,
-            publisher: self.publisher.as_deref(),
-            maintainers: &self.maintainers,
-            tags: &self.tags,
-            advisories: &advisories,
-            signals: self.signals.iter().copied().collect(),
-            findings: self.findings.iter().copied().collect(),
-            ..Facts::of(&self.name, self.version.as_str(), published)
-        };
-        let policy = policy.as_of(self.at);
-        evaluate_without_decisions(&policy.for_package(&self.name), &facts, self.at)
-    }
-}
-
 impl CaseAdvisory {
-    fn index(&self, name: &PackageName, version: &Version) -> crate::policy::advisories::index::FeedAdvisories {
+    fn index(&self, name: &PackageName, version: &Version) -> FeedAdvisories {
         let mut builder = FeedIndexBuilder::default();
         builder.add(&AdvisoryRecord {
-            id: "CASE".into(),
-            aliases: Vec::new(),
-            kind: self.kind,
             severity: self.severity,
             reviewed: true,
-            summary: "".into(),
-            modified: None,
-            known_since: None,
-            cvss: "".into(),
-            cwes: Vec::new(),
-            package: name.as_str().into(),
             versions: vec![version.as_str().into()],
-            spans: Vec::new(),
-            indicators: Vec::new(),
+            ..AdvisoryRecord::new("CASE", self.kind, name.as_str())
         });
         builder.build(&self.feed, self.trust)
     }
 }
 
-/// Formats a verdict in the syntax of a case.
 fn format_verdict(verdict: &Verdict) -> String {
     let rule = verdict.reason().map(|reason| reason.rule.to_string()).unwrap_or_default();
     match verdict {
@@ -242,24 +229,12 @@ fn parse_release(text: &str) -> Result<CaseRelease, CaseError> {
             "publisher" => release.publisher = Some(value()?),
             "maintainer" => release.maintainers.push(value()?.into()),
             "tag" => release.tags.push((value()?.into(), release.version.as_str().into())),
-            "signal" => release.signals.push(parse_named(
-                &value()?,
-                "signal",
-                Signal::parse,
-                Signal::ALL.iter().map(|value| value.as_str()),
-            )?),
-            "finding" => {
-                release.findings.push(parse_named(
-                    &value()?,
-                    "finding",
-                    Finding::parse,
-                    Finding::ALL.iter().map(|value| value.as_str()),
-                )?);
-            }
+            "signal" => release.signals.push(parse_named(&value()?, "signal", Signal::ALL, Signal::as_str)?),
+            "finding" => release.findings.push(parse_named(&value()?, "finding", Finding::ALL, Finding::as_str)?),
             "advisory" => release.advisories.push(parse_advisory(&value()?)?),
             "feed" => last_advisory(&mut release)?.feed = value()?,
             "trust" => {
-                let trust = parse_named(&value()?, "trust", FeedTrust::parse, FeedTrust::ALL.iter().map(|value| value.as_str()))?;
+                let trust = parse_named(&value()?, "trust", FeedTrust::ALL, FeedTrust::as_str)?;
                 last_advisory(&mut release)?.trust = trust;
             }
             unknown => return Err((format!("unknown word: `{}`", unknown.escape_debug()), WORDS.to_owned())),
@@ -293,14 +268,9 @@ fn parse_instant(text: &str) -> Result<Timestamp, CaseError> {
     })
 }
 
-fn parse_named<T>(
-    text: &str,
-    what: &str,
-    parse: impl Fn(&str) -> Option<T>,
-    all: impl Iterator<Item = &'static str>,
-) -> Result<T, CaseError> {
-    parse(text).ok_or_else(|| {
-        let all: Vec<_> = all.map(|name| format!("`{name}`")).collect();
+fn parse_named<T: Copy>(text: &str, what: &str, all: &[T], as_str: fn(T) -> &'static str) -> Result<T, CaseError> {
+    all.iter().copied().find(|value| as_str(*value) == text).ok_or_else(|| {
+        let all: Vec<_> = all.iter().map(|value| format!("`{}`", as_str(*value))).collect();
         (format!("unknown {what}: `{}`", text.escape_debug()), all.join(", "))
     })
 }
@@ -310,8 +280,9 @@ fn parse_advisory(text: &str) -> Result<CaseAdvisory, CaseError> {
     if text == "malware" {
         return Ok(advisory(AdvisoryKind::Malware, None));
     }
-    let all = ["malware"].into_iter().chain(Severity::ALL.iter().map(|value| value.as_str()));
-    Ok(advisory(AdvisoryKind::Vulnerability, Some(parse_named(text, "advisory", Severity::parse, all)?)))
+    let severity = parse_named(text, "advisory", Severity::ALL, Severity::as_str);
+    let severity = severity.map_err(|(problem, allowed)| (problem, format!("`malware`, {allowed}")))?;
+    Ok(advisory(AdvisoryKind::Vulnerability, Some(severity)))
 }
 
 fn last_advisory(release: &mut CaseRelease) -> Result<&mut CaseAdvisory, CaseError> {

@@ -22,7 +22,6 @@ pub struct Evaluation<'a> {
     pub as_of: Timestamp,
 }
 
-/// The verdict of the rules.
 struct RulesVerdict {
     verdict: Verdict,
     /// The verdict without break-glass, if it is active for the version.

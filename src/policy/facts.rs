@@ -6,21 +6,27 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::npm::packument::index::{ManifestTraits, VersionEntry};
+use crate::npm::packument::index::{ManifestTraits, TagIndex, VersionEntry};
 use crate::npm::{Integrity, PackageName, Packument, Version};
-use crate::policy::advisories::{Advisory, ApplicableAdvisories, NO_ADVISORIES};
+use crate::policy::advisories::{ApplicableAdvisories, NO_ADVISORIES};
 use crate::vetting::{Findings, Signals};
 
 /// Whether the newest packument has the version. If not, what the ledger knows of its removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
     Present,
-    Gone {
-        /// When the version was last seen. `None` if it never was.
-        last_seen: Option<Timestamp>,
-        /// Whether a security placeholder replaced the package.
-        replaced: bool,
-    },
+    Gone(Removal),
+}
+
+/// The removal of a version upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Removal {
+    /// When the version was last seen. `None` if it never was.
+    pub last_seen: Option<Timestamp>,
+    /// Whether a security placeholder replaced the package.
+    pub replaced: bool,
+    /// The longest age that any rule names. A version below this age counts as taken down.
+    pub longest_age: Duration,
 }
 
 /// Facts that are unknown because the document does not carry them. An unknown fact never counts as "no" and never equals another
@@ -57,7 +63,6 @@ impl UnknownFacts {
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
     pub name: &'a PackageName,
-    /// The key in `versions`.
     pub version: &'a str,
     /// The parsed key. `None` if it is not a valid version.
     pub parsed: Option<&'a Version>,
@@ -79,19 +84,13 @@ pub struct Facts<'a> {
     /// Whether this version was seen with a different integrity before.
     pub integrity_changed: bool,
     pub presence: Presence,
-    /// The longest age that any rule names. A removed version below this age counts as taken down. Used for removed versions
-    /// only.
-    pub longest_age: Duration,
     /// Traits from the manifest: install scripts, dependencies from outside a registry, deprecation.
     pub traits: ManifestTraits,
     /// The publisher's name. `None` if upstream does not state it.
     pub publisher: Option<&'a str>,
-    /// The maintainers' names.
     pub maintainers: &'a [Arc<str>],
-    /// The package's dist-tags as upstream states them: tag, then version.
-    pub tags: &'a [(Box<str>, Box<str>)],
-    /// Positions in `tags`, sorted by the version they point to. Empty if no sorted index exists.
-    pub tags_by_target: &'a [u32],
+    /// The package's dist-tags as upstream states them.
+    pub tags: TagIndex<'a>,
     /// The advisories that apply to the package, given all its versions.
     pub advisories: &'a ApplicableAdvisories<'a>,
     /// The id of a reviewed vulnerability advisory that names exactly this version as the fix. Set only if the publisher had
@@ -124,12 +123,10 @@ impl<'a> Facts<'a> {
             integrity: None,
             integrity_changed: false,
             presence: Presence::Present,
-            longest_age: Duration::ZERO,
             traits: ManifestTraits::default(),
             publisher: None,
             maintainers: &[],
-            tags: &[],
-            tags_by_target: &[],
+            tags: TagIndex::default(),
             advisories: &NO_ADVISORIES,
             fix: None,
             unknown: UnknownFacts::NONE,
@@ -154,27 +151,8 @@ impl<'a> Facts<'a> {
             traits: entry.traits,
             publisher: entry.publisher.as_deref(),
             maintainers: entry.maintainers.as_deref().unwrap_or_default(),
-            tags: &packument.dist_tags,
-            tags_by_target: &packument.tags_by_target,
+            tags: packument.tag_index(),
             ..Self::of(&packument.name, &entry.key, effective)
         }
-    }
-
-    /// Returns the advisories that affect this version, in the order of the feeds.
-    pub fn matching_advisories(&self) -> impl Iterator<Item = Advisory<'a>> {
-        self.advisories.matching(self.version, self.parsed)
-    }
-
-    /// Returns the dist-tags that point to this version. Uses binary search, since a packument may have thousands of tags and
-    /// versions.
-    pub fn dist_tags(&self) -> impl Iterator<Item = &'a str> {
-        let (tags, version) = (self.tags, self.version);
-        let target = move |at: &u32| tags.get(*at as usize).map_or("", |(_, target)| &**target);
-        let sorted = if self.tags_by_target.len() == tags.len() { self.tags_by_target } else { &[] };
-        let first = sorted.partition_point(|at| target(at) < version);
-        let found = sorted[first..].iter().take_while(move |at| target(at) == version).map(|at| *at as usize);
-        // Only tests and replays have unsorted tags, and few of them.
-        let few = (0..if sorted.is_empty() { tags.len() } else { 0 }).filter(move |at| *tags[*at].1 == *version);
-        found.chain(few).map(move |at| &*tags[at].0)
     }
 }

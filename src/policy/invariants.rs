@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::policy::facts::{Facts, Presence};
+use crate::policy::facts::{Facts, Presence, Removal};
 use crate::policy::verdict::{RuleId, Verdict};
 use crate::units::timestamp;
 
@@ -19,8 +19,8 @@ pub fn check(facts: &Facts<'_>) -> Option<Verdict> {
         let detail = "its integrity differs from the one first seen for this version";
         return Some(Verdict::deny(RuleId::IntegrityChanged, detail));
     }
-    if let Presence::Gone { last_seen, replaced } = facts.presence {
-        return judge_gone(facts, last_seen, replaced);
+    if let Presence::Gone(removal) = facts.presence {
+        return judge_gone(facts, removal);
     }
     if let Some(flaw) = facts.flaw {
         return Some(Verdict::deny(RuleId::SelfContradiction, flaw));
@@ -32,16 +32,16 @@ pub fn check(facts: &Facts<'_>) -> Option<Verdict> {
     None
 }
 
-/// Checks whether a removed version was taken down: a security placeholder replaced it, or it was last seen below the takedown
-/// age. That age is [`TAKEDOWN_AGE`] or `longest_age` (the longest age that any rule names), whichever is longer.
+/// Checks whether a removed version was taken down: it was last seen below the takedown age. That age is [`TAKEDOWN_AGE`] or `longest_age` (the longest age that any rule names), whichever is longer.
 #[must_use]
-pub fn is_takedown(effective: Timestamp, last_seen: Timestamp, replaced: bool, longest_age: Duration) -> bool {
-    replaced || timestamp::saturating_add(effective, TAKEDOWN_AGE.max(longest_age)) > last_seen
+pub fn is_takedown(effective: Timestamp, last_seen: Timestamp, longest_age: Duration) -> bool {
+    timestamp::saturating_add(effective, TAKEDOWN_AGE.max(longest_age)) > last_seen
 }
 
 /// Evaluates a removed version. A takedown is refused; any other removed version is still served to clients whose lockfiles have
 /// it.
-fn judge_gone(facts: &Facts<'_>, last_seen: Option<Timestamp>, replaced: bool) -> Option<Verdict> {
+fn judge_gone(facts: &Facts<'_>, removal: Removal) -> Option<Verdict> {
+    let Removal { last_seen, replaced, longest_age } = removal;
     let Some(last_seen) = last_seen else {
         return Some(Verdict::deny(RuleId::Unpublished, "it was unpublished upstream before coldframe saw it"));
     };
@@ -50,7 +50,7 @@ fn judge_gone(facts: &Facts<'_>, last_seen: Option<Timestamp>, replaced: bool) -
         let detail = format!("a security placeholder replaced it upstream, last seen {seen}");
         return Some(Verdict::deny(RuleId::Takedown, detail));
     }
-    if is_takedown(facts.effective, last_seen, replaced, facts.longest_age) {
+    if is_takedown(facts.effective, last_seen, longest_age) {
         let detail = format!("it was removed upstream soon after its release, last seen {seen}");
         return Some(Verdict::deny(RuleId::Takedown, detail));
     }

@@ -19,7 +19,7 @@ pub use advisories::indicators::IndicatorMatch;
 pub use advisories::{Advisories, Advisory, ApplicableAdvisories, FeedTrust, NO_ADVISORIES, PackageAdvisories, Ruling, Severity};
 pub use decisions::active::{ActiveDecisions, DecisionRef};
 pub use evaluate::{Evaluation, evaluate, evaluate_without_decisions, explain};
-pub use facts::{Facts, Presence, UnknownFacts};
+pub use facts::{Facts, Presence, Removal, UnknownFacts};
 pub use invariants::{TAKEDOWN_AGE, is_takedown};
 pub use rules::compose::{CompiledPolicy, compile};
 pub use rules::rule::PackageGlob;

@@ -27,7 +27,6 @@ const SHIPPED: &[Preset] = shipped!["default", "strict", "ci", "observe"];
 /// Past incidents with their sources: the default input of `coldframe policy replay`.
 pub const INCIDENTS: &str = include_str!("../../policies/incidents.json");
 
-/// The path of the incidents in the repository.
 pub const INCIDENTS_PATH: &str = "policies/incidents.json (shipped)";
 
 /// Returns the policy names in display order.
@@ -36,7 +35,6 @@ pub fn names() -> Vec<&'static str> {
     SHIPPED.iter().map(|shipped| shipped.name).collect()
 }
 
-/// Returns the shipped policy with this name.
 #[must_use]
 pub fn policy_file(name: &str) -> Option<Arc<SourceFile>> {
     let shipped = SHIPPED.iter().find(|shipped| shipped.name == name)?;

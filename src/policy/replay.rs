@@ -127,7 +127,6 @@ impl ReplayOutcome {
 /// The outcome of one incident under a policy.
 #[derive(Debug, Clone)]
 pub struct ReplayResult {
-    /// The id of the incident.
     pub id: String,
     pub fate: ReplayOutcome,
     /// The rule that refused or held it, even if not for long enough.
@@ -136,9 +135,16 @@ pub struct ReplayResult {
     pub until: Option<Timestamp>,
 }
 
-/// Evaluates an incident at the instant of its publication. Without `signals`, only ages and manifest traits count.
+/// Whether the signals and findings of an incident count. If not, only ages and manifest traits do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplaySignals {
+    Counted,
+    Ignored,
+}
+
+/// Evaluates an incident at the instant of its publication.
 #[must_use]
-pub fn replay(policy: &Policy, incident: &PastIncident, signals: bool) -> ReplayResult {
+pub fn replay(policy: &Policy, incident: &PastIncident, signals: ReplaySignals) -> ReplayResult {
     let published = incident.published();
     let Some((verdict, published)) = published.map(|published| (incident.judge(policy, published, signals), published)) else {
         return ReplayResult { id: incident.id.clone(), fate: ReplayOutcome::Undecidable, rule: None, until: None };
@@ -154,7 +160,8 @@ pub fn replay(policy: &Policy, incident: &PastIncident, signals: bool) -> Replay
 }
 
 impl PastIncident {
-    fn judge(&self, policy: &Policy, published: Timestamp, signals: bool) -> Verdict {
+    fn judge(&self, policy: &Policy, published: Timestamp, signals: ReplaySignals) -> Verdict {
+        let counted = signals == ReplaySignals::Counted;
         let release = self.packages.iter().find(|release| release.version.is_some()).or(self.packages.first());
         let name = release.and_then(|release| PackageName::parse(&release.name.replace('*', "any")).ok());
         let Some(name) = name.or_else(|| PackageName::parse("incident").ok()) else { return Verdict::Allow };
@@ -171,8 +178,8 @@ impl PastIncident {
                 url_dependency: seen.git_or_url_dep,
                 ..ManifestTraits::default()
             },
-            signals: if signals { seen.signals } else { Signals::NONE },
-            findings: (signals && seen.manifest_confusion).then_some(Finding::ManifestConfusion).into_iter().collect(),
+            signals: if counted { seen.signals } else { Signals::NONE },
+            findings: (counted && seen.manifest_confusion).then_some(Finding::ManifestConfusion).into_iter().collect(),
             ..Facts::of(&name, version.as_ref().map_or("1.0.1", Version::as_str), published)
         };
         let policy = policy.as_of(published);
@@ -231,7 +238,7 @@ mod tests {
 
     fn fate(incident: &str) -> ReplayOutcome {
         let policy = Policy::with_ages(Duration::from_secs(72 * 3600), &[]).unwrap();
-        replay(&policy, &PastIncident::read_all(&format!("[{incident}]")).unwrap()[0], true).fate
+        replay(&policy, &PastIncident::read_all(&format!("[{incident}]")).unwrap()[0], ReplaySignals::Counted).fate
     }
 
     #[test]
@@ -258,8 +265,11 @@ mod tests {
         let text = r#"{"incidents":[{"id":"a"},{"id":"b","published_at":7,"packages":7,"signals":7,"kind":{}},
             {"id":"c","published_at":"2031-01","hours_live":"5","hours_live_bound":"exact","packages":["@a/b@1.2.3",7,{}],"new":1}]}"#;
         let policy = Policy::with_ages(Duration::from_secs(72 * 3600), &[]).unwrap();
-        let fates: Vec<_> =
-            PastIncident::read_all(text).unwrap().iter().map(|incident| replay(&policy, incident, true).fate).collect();
+        let fates: Vec<_> = PastIncident::read_all(text)
+            .unwrap()
+            .iter()
+            .map(|incident| replay(&policy, incident, ReplaySignals::Counted).fate)
+            .collect();
         assert_eq!(fates, [ReplayOutcome::Undecidable, ReplayOutcome::Undecidable, ReplayOutcome::StoppedUntilDetection]);
         for (text, message) in [
             ("{}", "expected a list of incidents or an object with a list `incidents`"),

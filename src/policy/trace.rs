@@ -61,10 +61,8 @@ pub trait Sink: Default {
     /// Whether warnings are computed for an allowed version.
     const WARN: bool;
 
-    /// Adds a step.
     fn step(&mut self, _step: impl FnOnce() -> TraceStep) {}
 
-    /// Adds a warning.
     fn warning(&mut self, _warning: Warning) {}
 
     /// Adds the steps that `later` received.

@@ -11,7 +11,6 @@ pub const CHANGED_INTEGRITY: &str = "integrity-changed";
 /// A rule that can refuse a version or let it through. The ids are stable: users grep for them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RuleId {
-    /// A rule of a policy file, by its id.
     File(Arc<str>),
     /// The same version was seen with another integrity before.
     IntegrityChanged,

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use proptest::prelude::*;
 
-use crate::npm::{Algorithm, Digest, Hasher, Integrity, ManifestDigest, PackageName, PackumentForm};
+use crate::npm::packument::manifest_digest::InstallScript;
+use crate::npm::{Algorithm, Digest, Hasher, Integrity, ManifestDigest, PackageName, PackumentForm, Sha1Check};
 use crate::store::blobs::{BlobKind, BlobStore, PendingBlob};
 use crate::store::error::StoreError;
 use crate::store::ledger::StoredPackument;
@@ -82,7 +83,7 @@ pub(crate) fn put(blobs: &Arc<dyn BlobStore>, bytes: &[u8]) -> Digest {
 
 /// Starts a tarball that must match `digest`.
 pub(crate) fn begin(blobs: &Arc<dyn BlobStore>, digest: &Digest) -> Result<Box<dyn PendingBlob>, StoreError> {
-    Arc::clone(blobs).begin(BlobKind::Tarball, Hasher::for_tarball(Integrity::single(digest.clone()), false))
+    Arc::clone(blobs).begin(BlobKind::Tarball, Hasher::for_tarball(Integrity::single(digest.clone()), Sha1Check::Plain))
 }
 
 /// Opens the blob `digest`.
@@ -165,7 +166,7 @@ pub(crate) fn all_digests_are_checked_and_sha512_names_a_tarball(open: Open<'_, 
         pending.write(b"tarball").unwrap();
         pending.commit()
     };
-    let put_tarball = |integrity| put(BlobKind::Tarball, Hasher::for_tarball(integrity, false));
+    let put_tarball = |integrity| put(BlobKind::Tarball, Hasher::for_tarball(integrity, Sha1Check::Plain));
     assert!(matches!(put_tarball(both(b"another")), Err(StoreError::Mismatch(_))));
     assert_eq!(opened(&*blobs, &strong).unwrap(), None);
     // A tarball is stored under its SHA-512 only, regardless of the stated digest.
@@ -341,7 +342,8 @@ pub(crate) fn digests_of_a_release_are_only_added(open: Open<'_, dyn Ledger>) {
 pub(crate) fn manifest_digest_is_updated_with_its_release(open: Open<'_, dyn Ledger>) {
     let (ledger, axios) = (open(), key("axios"));
     let first = release("1.14.1", b"axios");
-    let manifest = Some(ManifestDigest::new([7; 32], PackumentForm::Full, true).with_install_scripts(Some([7; 16])));
+    let manifest =
+        Some(ManifestDigest::new([7; 32], PackumentForm::Full, InstallScript::Present).with_install_scripts(Some([7; 16])));
     let later = Release { manifest, manifest_changed: Some(at(40)), ..first.clone() };
     ledger.record_package(&axios, &change(&[first])).unwrap();
     ledger.record_package(&axios, &change(std::slice::from_ref(&later))).unwrap();
@@ -550,7 +552,7 @@ fn some_change() -> impl Strategy<Value = PackageChange> {
         gone,
         replaced,
         digests: None,
-        manifest: gone.map(|_| ManifestDigest::new([integrity; 32], PackumentForm::Abbreviated, replaced)),
+        manifest: gone.map(|_| ManifestDigest::new([integrity; 32], PackumentForm::Abbreviated, replaced.into())),
         manifest_changed: gone,
         absent: published,
         held_since: gone,

@@ -32,7 +32,7 @@ fn entries_are_in_the_input(lockfile: &Lockfile, input: &[u8], lines: usize) {
         assert!(entry.line >= 1 && entry.line as usize <= lines, "{entry:?} of {lines} lines");
         assert!(entry.source != EntrySource::Workspace, "the project itself must not be an entry: {entry:?}");
         assert!(entry.name.len() + entry.version.len() <= 2 * input.len(), "{entry:?}");
-        let ranges = entry.asks.iter().filter_map(|ask| ask.range.as_deref());
+        let ranges = entry.requested_by.iter().filter_map(|ask| ask.range.as_deref());
         assert!(ranges.into_iter().all(|range| !range.is_empty() && !range.starts_with("npm:@")), "{entry:?}");
     }
 }

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use coldframe::npm::compression::SegmentEncoder;
 use coldframe::npm::packument::parse;
-use coldframe::npm::packument::render::VersionFilter;
+use coldframe::npm::packument::render::{RenderSource, VersionFilter};
 use coldframe::npm::{Endpoint, PackageName, PackumentForm};
 use coldframe::npm::{PackumentView, tarball_url};
 
@@ -22,7 +22,13 @@ pub fn holds(document: &[u8]) {
     for form in [PackumentForm::Full, PackumentForm::Abbreviated] {
         let alone = |at: usize| !shown[at];
         let (base, mut encoder) = ("http://127.0.0.1:1", SegmentEncoder::default());
-        let view = PackumentView::render(document, &ingested.packument, &ingested.fields, form, base, &alone, &mut encoder);
+        let view = PackumentView::render(
+            RenderSource { document, packument: &ingested.packument, fields: &ingested.fields },
+            form,
+            base,
+            &alone,
+            &mut encoder,
+        );
         let choice = VersionFilter { shown: &shown, tags: Some(&[]), restrictions: Some("{}") };
         let assembly = view.assemble(&choice).expect("hidden versions have their own runs");
         let written = assembly.identity();

@@ -376,7 +376,7 @@ impl ReportedPackage {
 
     fn ask(&mut self, entry: &LockfileEntry) {
         self.places.push((entry.place.to_string(), entry.line));
-        for ask in &entry.asks {
+        for ask in &entry.requested_by {
             let by = (!ask.direct).then(|| ask.by.to_string());
             let (alias, range) = (ask.alias.as_deref().map(str::to_owned), ask.range.as_deref().map(str::to_owned));
             self.asks.0.insert(Requester { by, alias, range });

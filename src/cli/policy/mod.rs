@@ -22,7 +22,7 @@ use crate::config::policy::PolicyLoadError;
 use crate::files;
 use crate::npm::PackageName;
 use crate::npm::packument::parse;
-use crate::policy::replay::{PastIncident, ReplayOutcome, ReplayResult, replay};
+use crate::policy::replay::{PastIncident, ReplayOutcome, ReplayResult, ReplaySignals, replay};
 use crate::policy::{Facts, Policy, RuleId, Verdict, cases, evaluate_without_decisions, presets};
 use crate::text::TextTable;
 use crate::text::push_line;
@@ -254,7 +254,7 @@ fn replay_all(arguments: &ReplayArguments) -> Result<Exit, CliError> {
     };
     let incidents = PastIncident::read_all(&text)
         .map_err(|error| usage(format!("cannot parse incidents in `{source}`, see policies/README.md: {error}")))?;
-    let signals = !arguments.without_signals;
+    let signals = if arguments.without_signals { ReplaySignals::Ignored } else { ReplaySignals::Counted };
     let replayed: Vec<_> = incidents.iter().map(|incident| replay(&policy, incident, signals)).collect();
     if arguments.json {
         say(&format!("{} incidents in {source}", incidents.len()));

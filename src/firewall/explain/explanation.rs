@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::npm::packument::index::ManifestTraits;
 use crate::npm::{Integrity, PackageName};
-use crate::policy::{Advisory, Facts, Presence, Reason, TraceStep, Verdict};
+use crate::policy::{Advisory, Facts, Presence, Reason, Removal, TraceStep, Verdict};
 use crate::units::timestamp;
 
 /// Maintainers listed by name. There may be hundreds.
@@ -123,14 +123,15 @@ impl ExplainedFacts {
     #[must_use]
     pub fn of(facts: &Facts<'_>) -> Self {
         let owned = |text: &str| text.to_owned();
-        let obeyed = facts.matching_advisories().map(|advisory| ExplainedAdvisory::of(advisory, false));
+        let obeyed =
+            facts.advisories.matching(facts.version, facts.parsed).map(|advisory| ExplainedAdvisory::of(advisory, false));
         let suppressed =
             facts.advisories.suppressed(facts.version, facts.parsed).map(|advisory| ExplainedAdvisory::of(advisory, true));
         Self {
             gone: match facts.presence {
                 Presence::Present => None,
-                Presence::Gone { last_seen: None, .. } => Some("never seen by coldframe".to_owned()),
-                Presence::Gone { last_seen: Some(seen), replaced } => {
+                Presence::Gone(Removal { last_seen: None, .. }) => Some("never seen by coldframe".to_owned()),
+                Presence::Gone(Removal { last_seen: Some(seen), replaced, .. }) => {
                     let how = if replaced { ", replaced by a security placeholder" } else { "" };
                     Some(format!("last seen {}{how}", timestamp::format_utc(seen)))
                 }
@@ -143,7 +144,7 @@ impl ExplainedFacts {
             traits: facts.traits,
             publisher: facts.publisher.map(owned),
             maintainers: facts.maintainers.iter().map(|name| owned(name)).collect(),
-            tags: facts.dist_tags().map(owned).collect(),
+            tags: facts.tags.pointing_to(facts.version).map(owned).collect(),
             advisories: obeyed.chain(suppressed).collect(),
             fix: facts.fix.map(owned),
             signals: facts.signals.iter().map(crate::vetting::Signal::as_str).collect(),

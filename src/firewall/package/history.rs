@@ -186,7 +186,7 @@ pub fn mark_all_removed(record: &PackageRecord, now: Timestamp) -> Reconciliatio
 
 /// Returns the manifest digest of an entry: what clients resolve by and run, as far as this form states it.
 fn manifest_of(entry: &VersionEntry, form: PackumentForm) -> ManifestDigest {
-    let manifest = ManifestDigest::new(entry.resolution, form, entry.traits.install_script);
+    let manifest = ManifestDigest::new(entry.resolution, form, entry.traits.install_script.into());
     let carries_scripts = form == PackumentForm::Full || entry.outline.has_scripts;
     if carries_scripts { manifest.with_install_scripts(entry.install_scripts) } else { manifest }
 }

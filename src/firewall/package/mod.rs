@@ -363,7 +363,7 @@ impl PackageSnapshot {
     /// unknown to rules.
     #[must_use]
     pub(crate) fn renders_full(&self) -> bool {
-        let is_whole = |packument: &Arc<Packument>| packument.has_more && packument.is_timed();
+        let is_whole = |packument: &Arc<Packument>| packument.contents.has_more && packument.is_timed();
         self.form == PackumentForm::Full || self.packument.as_ref().is_some_and(is_whole)
     }
 

@@ -9,7 +9,7 @@ use crate::firewall::package::PackageSnapshot;
 use crate::firewall::package::history;
 use crate::firewall::policy_state::PolicySnapshot;
 use crate::npm::{Integrity, PackageName, Packument, Version};
-use crate::policy::{ApplicableAdvisories, Facts, Presence, UnknownFacts};
+use crate::policy::{ApplicableAdvisories, Facts, Presence, Removal, UnknownFacts};
 use crate::store::Release;
 
 /// A removed version.
@@ -65,13 +65,13 @@ impl<'a> RemovedVersion<'a> {
     pub(crate) fn facts(&self, at: Option<Timestamp>) -> Facts<'_> {
         let last_seen = self.first.and_then(|row| row.gone);
         let was_there = at.is_some_and(|at| last_seen.is_some_and(|gone| at <= gone));
-        let removed = Presence::Gone { last_seen, replaced: self.first.is_some_and(|row| row.replaced) };
+        let replaced = self.first.is_some_and(|row| row.replaced);
+        let removed = Presence::Gone(Removal { last_seen, replaced, longest_age: self.longest_age });
         Facts {
             published: self.published,
             has_integrity: self.first.is_some(),
             integrity: self.digests.as_ref(),
             first_published: self.first_published,
-            longest_age: self.longest_age,
             presence: if was_there { Presence::Present } else { removed },
             parsed: self.parsed.as_ref(),
             advisories: &self.advisories,

@@ -191,7 +191,7 @@ impl Components {
             self.history_events(name, request.slot.is_client_scoped(), &findings);
         }
         let look = if is_recorded { self.histories.note_look(name) } else { 0 };
-        if form == PackumentForm::Full || packument.has_more {
+        if form == PackumentForm::Full || packument.contents.has_more {
             self.missing_metadata(&request.registry, &packument);
         }
         let known = Arc::new(PackageSnapshot {

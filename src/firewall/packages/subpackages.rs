@@ -100,7 +100,7 @@ fn pins<'a>(part: &'a Packument, whole: &'a Packument) -> impl Iterator<Item = (
 /// publisher equals no other. If neither document names publishers, upstream hides them and the pin is sufficient.
 fn match_parent(part: &Packument, whole: &Packument, first_published: Option<Timestamp>) -> ParentFirstSeen {
     let mut parent: ParentFirstSeen = vec![None; part.entries.len()].into();
-    let is_observable = part.has_publishers || whole.has_publishers;
+    let is_observable = part.contents.has_publishers || whole.contents.has_publishers;
     for (entry, pinning) in pins(part, whole) {
         let same = !is_observable || (entry.publisher.is_some() && entry.publisher == pinning.publisher);
         if let Some((at, _)) = part.find(&entry.key).filter(|_| same) {

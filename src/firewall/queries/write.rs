@@ -20,7 +20,7 @@ use crate::firewall::request::Client;
 use crate::npm::PackumentView;
 use crate::npm::compression::SegmentEncoder;
 use crate::npm::packument::parse;
-use crate::npm::packument::render::VersionFilter;
+use crate::npm::packument::render::{RenderSource, VersionFilter};
 use crate::npm::{Endpoint, PackageName, Packument, PackumentForm, ParsedPackument};
 use crate::units::timestamp;
 use crate::upstream::{Authorization, PassthroughRequest, PassthroughResponse, Registry};
@@ -213,9 +213,7 @@ fn render_whole(name: &PackageName, document: &[u8], base: &str) -> Result<(Pack
     let ParsedPackument { packument, fields } =
         ingested.map_err(|error| FirewallError::Unreadable { name: name.clone(), detail: error.to_string().into() })?;
     let view = PackumentView::render(
-        document,
-        &packument,
-        &fields,
+        RenderSource { document, packument: &packument, fields: &fields },
         PackumentForm::Full,
         base,
         &|_| false,

@@ -18,7 +18,7 @@ use crate::npm::PackumentForm;
 use crate::npm::PackumentView;
 use crate::npm::compression::{SegmentEncoder, SegmentFormat};
 use crate::npm::packument::parse;
-use crate::npm::packument::render::VersionFilter;
+use crate::npm::packument::render::{RenderSource, VersionFilter};
 use crate::npm::{Algorithm, Digest, PackageName};
 use crate::telemetry::{CacheLabel, CacheLookup, CacheOutcome};
 
@@ -285,9 +285,7 @@ impl Components {
         let table = known.verdicts(&self.policy_snapshot(), render_request.profile);
         press.set_format(render_request.packing);
         let view = PackumentView::render(
-            document,
-            packument,
-            fields,
+            RenderSource { document, packument, fields },
             render_request.form,
             render_request.base.rewriting(),
             &|at| !table.shown[at],

@@ -27,7 +27,7 @@ use crate::firewall::tarballs::stored::{Place, StoredTarball};
 use crate::firewall::{Components, PackageLookup, recorder};
 use crate::net::FairPermit;
 use crate::npm::integrity::Mismatch;
-use crate::npm::{Algorithm, Digest, DigestComparison, Hasher, Integrity, PackageName, Packument, Version};
+use crate::npm::{Algorithm, Digest, DigestComparison, Hasher, Integrity, PackageName, Packument, Sha1Check, Version};
 use crate::policy::{Facts, RuleId, Verdict, Warning};
 use crate::store::{
     BlobKind, Committed, DownloadEvent, DownloadKind, DownloadOutcome, LearnedDigests, PackageChange, PendingBlob, Release,
@@ -77,7 +77,7 @@ struct Source {
     registry: Arc<Registry>,
     authorization: Authorization,
     /// Whether only SHA-1 was known before the download, so that colliding bytes are possible.
-    detect_collisions: bool,
+    sha1: Sha1Check,
     /// The policy revision at admission. The download may have waited long for a slot.
     revision: u64,
 }
@@ -253,7 +253,7 @@ impl Components {
             url: entry.tarball.clone(),
             registry: Arc::clone(&known.registry),
             authorization: client.authorization.clone(),
-            detect_collisions: is_known_by_sha1_alone(known, version, &admitted.integrity),
+            sha1: sha1_check(known, version, &admitted.integrity),
             revision,
         };
         let (inner, integrity) = (Arc::clone(self), admitted.integrity.clone());
@@ -422,7 +422,7 @@ impl Components {
         };
         let (sender, receiver) = tokio::sync::mpsc::channel::<Chunk>(MAX_BUFFERED_CHUNKS);
         let blobs = Arc::clone(&self.blobs);
-        let hasher = Hasher::for_tarball(integrity.clone(), source.detect_collisions);
+        let hasher = Hasher::for_tarball(integrity.clone(), source.sha1);
         let writer = tokio::task::spawn_blocking(move || write(blobs.begin(BlobKind::Tarball, hasher)?, receiver));
         let pumped = forward_chunks(&mut body, &sender).await;
         drop(sender);
@@ -459,7 +459,7 @@ impl Components {
             return Err(FirewallError::Internal(text.into()));
         }
         let permit = Arc::clone(&self.carried).acquire_many_owned(share).await.map_err(|_| task_failed())?;
-        let (mut hasher, mut bytes) = (Hasher::for_tarball(integrity, source.detect_collisions), Vec::new());
+        let (mut hasher, mut bytes) = (Hasher::for_tarball(integrity, source.sha1), Vec::new());
         while let Some(chunk) = body.next().await? {
             hasher.update(&chunk);
             bytes.extend_from_slice(&chunk);
@@ -600,10 +600,13 @@ impl Components {
     }
 }
 
-/// Checks whether only SHA-1 was known of a version before its bytes were downloaded.
-fn is_known_by_sha1_alone(known: &PackageSnapshot, version: &str, integrity: &Integrity) -> bool {
+/// Returns how to compute the SHA-1 of a version. Collisions matter only if no other digest was known before its bytes were
+/// downloaded.
+fn sha1_check(known: &PackageSnapshot, version: &str, integrity: &Integrity) -> Sha1Check {
     let is_weak = |integrity: &Integrity| integrity.strongest().algorithm() == Algorithm::Sha1;
-    is_weak(integrity) || known.releases_of(version).filter_map(|row| row.integrity.as_ref()).any(is_weak)
+    let is_known_by_sha1_alone =
+        is_weak(integrity) || known.releases_of(version).filter_map(|row| row.integrity.as_ref()).any(is_weak);
+    if is_known_by_sha1_alone { Sha1Check::DetectCollisions } else { Sha1Check::Plain }
 }
 
 /// Returns the verdict, first release and warnings of a version that was removed upstream; `None` if it never existed.

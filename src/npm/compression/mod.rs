@@ -17,7 +17,6 @@ const MAX_STORED_BYTES: usize = 128;
 /// Bytes of a document that are sampled to choose the compression level.
 pub(crate) const SAMPLE: usize = 128 << 10;
 
-/// The compression format of segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum SegmentFormat {
     /// Deflated and joined into one gzip member. Supported by every client.
@@ -92,7 +91,6 @@ pub struct SegmentEncoder {
 }
 
 impl SegmentEncoder {
-    /// Returns an encoder for this format.
     #[must_use]
     pub fn of(packing: SegmentFormat) -> Self {
         Self { packing, ..Self::default() }
@@ -103,7 +101,6 @@ impl SegmentEncoder {
         self.packing = packing;
     }
 
-    /// Returns the format.
     #[must_use]
     pub fn packing(&self) -> SegmentFormat {
         self.packing
@@ -199,14 +196,12 @@ pub fn join<'a>(packing: SegmentFormat, arena: &Bytes, segments: impl Iterator<I
     chunks
 }
 
-/// Returns the range of `part` in `arena`, if it is inside.
 fn position_in(arena: &Bytes, part: &Bytes) -> Option<Range<usize>> {
     let start = (part.as_ptr() as usize).checked_sub(arena.as_ptr() as usize)?;
     let end = start.checked_add(part.len())?;
     (end <= arena.len()).then_some(start..end)
 }
 
-/// Decompresses segments of one format.
 #[must_use]
 pub fn decode<'a>(packing: SegmentFormat, segments: impl Iterator<Item = &'a Segment> + Clone) -> Bytes {
     let length: usize = segments.clone().map(|segment| segment.length as usize).sum();

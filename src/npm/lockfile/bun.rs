@@ -25,7 +25,7 @@ pub(crate) fn read(document: &DocNode) -> Result<Lockfile, LockfileError> {
         let from = if workspace.key.is_empty() { "" } else { workspace.value.text_of("name").unwrap_or_default() };
         for dependency in FIELDS.iter().flat_map(|field| workspace.value.members_of(field)) {
             let (Some(spec), Some(at)) = (dependency.value.text(), find(&at, from, &dependency.key)) else { continue };
-            entries[at].add_requester(&Arc::default(), true, &dependency.key, Some(spec));
+            entries[at].add_direct(&dependency.key, spec);
         }
     }
     for package in packages {
@@ -35,7 +35,7 @@ pub(crate) fn read(document: &DocNode) -> Result<Lockfile, LockfileError> {
         let by: Arc<str> = (*entries[*number].name).into();
         for dependency in FIELDS.iter().flat_map(|field| facts.members_of(field)) {
             let (Some(spec), Some(at)) = (dependency.value.text(), find(&at, &package.key, &dependency.key)) else { continue };
-            entries[at].add_requester(&by, false, &dependency.key, Some(spec));
+            entries[at].add_dependent(&by, &dependency.key, Some(spec));
         }
     }
     entries.retain(|entry| entry.source != EntrySource::Workspace);
@@ -83,7 +83,7 @@ fn of_package(member: &DocMember) -> Result<LockfileEntry, LockfileError> {
         source,
         integrity: texts().find(|text| text.starts_with("sha")).map(Into::into),
         resolved: resolved.map(Into::into),
-        asks: Vec::new(),
+        requested_by: Vec::new(),
         place: member.key.clone(),
         line: member.line,
     })

@@ -2,7 +2,6 @@
 //! from a registry that npm clients do not use.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use crate::npm::lockfile::document::{DocMember, DocNode};
 use crate::npm::lockfile::error::LockfileError;
@@ -32,7 +31,7 @@ pub(crate) fn read(document: &DocNode) -> Result<Lockfile, LockfileError> {
         let target = if of_npm == "packages" { format!("npm:{target}") } else { target.to_owned() };
         let target = target.strip_prefix("npm:").map_or_else(|| format!("{name}@{target}"), str::to_owned);
         if let Some(at) = at.get(target.as_str()) {
-            entries[*at].add_requester(&Arc::default(), true, name, Some(range));
+            entries[*at].add_direct(name, range);
         }
     }
     entries.extend(document.members_of("remote").iter().map(of_remote));
@@ -49,7 +48,7 @@ fn of_package(member: &DocMember) -> Result<LockfileEntry, LockfileError> {
         source: EntrySource::Registry,
         integrity: member.value.text_of("integrity").map(Into::into),
         resolved: member.value.text_of("tarball").map(Into::into),
-        asks: Vec::new(),
+        requested_by: Vec::new(),
         place: member.key.clone(),
         line: member.line,
     })
@@ -62,7 +61,7 @@ fn of_remote(member: &DocMember) -> LockfileEntry {
         source: EntrySource::Http,
         integrity: None,
         resolved: Some(member.key.clone()),
-        asks: Vec::new(),
+        requested_by: Vec::new(),
         place: member.key.clone(),
         line: member.line,
     }

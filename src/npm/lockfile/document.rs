@@ -28,7 +28,6 @@ pub(crate) enum DocNode {
     Nothing,
 }
 
-/// A member of a map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DocMember {
     pub key: Box<str>,
@@ -48,7 +47,6 @@ impl DocNode {
         if let Self::Map(members) = self { members } else { &[] }
     }
 
-    /// Returns the members of the map at this key.
     pub(crate) fn members_of(&self, key: &str) -> &[DocMember] {
         self.member(key).map_or(&[], Self::members)
     }
@@ -58,7 +56,6 @@ impl DocNode {
         if let Self::List(elements) = self { elements } else { &[] }
     }
 
-    /// Returns the text of a scalar.
     pub(crate) fn text(&self) -> Option<&str> {
         if let Self::Text(text) = self { Some(text) } else { None }
     }
@@ -73,7 +70,6 @@ impl DocNode {
         self.text_of(key) == Some("true")
     }
 
-    /// Returns the error for an unsupported version in `member`.
     pub(crate) fn unsupported(&self, member: &'static str, supported: &'static str) -> LockfileError {
         let found = self.text_of(member).map_or_else(|| "missing".to_owned(), |text| format!("`{}`", text.escape_debug()));
         LockfileError::Version { member, found, supported }

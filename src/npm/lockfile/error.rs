@@ -25,11 +25,9 @@ pub enum LockfileError {
     },
     #[error("unsupported `{member}`: {found}; supported are {supported}")]
     Version {
-        /// The member with the version.
         member: &'static str,
         /// Its value, or `missing`.
         found: String,
-        /// The supported versions.
         supported: &'static str,
     },
 }

@@ -57,7 +57,7 @@ pub(crate) mod tests {
         let lockfile = parse(name, text.as_bytes()).unwrap();
         let mut out = String::new();
         for entry in &lockfile.entries {
-            let asks = entry.asks.iter().map(|ask| {
+            let asks = entry.requested_by.iter().map(|ask| {
                 let by = if ask.direct { "project" } else { &*ask.by };
                 let alias = ask.alias.as_deref().map(|alias| format!("={alias}")).unwrap_or_default();
                 format!("{by}:{}{alias}", ask.range.as_deref().unwrap_or("?"))

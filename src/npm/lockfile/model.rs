@@ -11,10 +11,8 @@ pub(crate) const MAX_PATH_BYTES: usize = 4096;
 /// Lockfile names, in the order in which a folder is searched.
 pub const NAMES: [&str; 6] = ["package-lock.json", "npm-shrinkwrap.json", "pnpm-lock.yaml", "yarn.lock", "bun.lock", "deno.lock"];
 
-/// A parsed lockfile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lockfile {
-    /// Its format.
     pub dialect: LockfileFormat,
     /// The locked packages in file order, without the project itself.
     pub entries: Vec<LockfileEntry>,
@@ -46,14 +44,12 @@ pub struct LockfileEntry {
     pub name: Box<str>,
     /// The version as written, or its substitute if `source` is not a registry.
     pub version: Box<str>,
-    /// The source of the tarball.
     pub source: EntrySource,
     /// The tarball's integrity as SRI; `None` if the lockfile has none for the tarball itself.
     pub integrity: Option<Box<str>>,
-    /// The resolved address, if the lockfile has one.
     pub resolved: Option<Box<str>>,
     /// The packages that require it, if the lockfile states them.
-    pub asks: Vec<RequestedBy>,
+    pub requested_by: Vec<RequestedBy>,
     /// Its install path, or its key in the lockfile.
     pub place: Box<str>,
     /// The line of the entry, from 1.
@@ -93,10 +89,19 @@ impl LockfileEntry {
         }
     }
 
-    /// Records that `by` (empty for a project) requires the package as `name`, with `spec` if the lockfile states it.
-    pub(crate) fn add_requester(&mut self, by: &Arc<str>, direct: bool, name: &str, spec: Option<&str>) {
+    /// Records that the package `by` requires this one as `name`, with `spec` if the lockfile states it.
+    pub(crate) fn add_dependent(&mut self, by: &Arc<str>, name: &str, spec: Option<&str>) {
+        self.requested_by.push(RequestedBy { by: Arc::clone(by), direct: false, ..self.request(name, spec) });
+    }
+
+    /// Records that the project or one of its workspaces requires this package as `name`, with this spec.
+    pub(crate) fn add_direct(&mut self, name: &str, spec: &str) {
+        self.requested_by.push(self.request(name, Some(spec)));
+    }
+
+    fn request(&self, name: &str, spec: Option<&str>) -> RequestedBy {
         let alias = (*name != *self.name).then(|| name.into());
-        self.asks.push(RequestedBy { by: Arc::clone(by), direct, alias, range: spec.and_then(range) });
+        RequestedBy { by: Arc::default(), direct: true, alias, range: spec.and_then(range) }
     }
 }
 

@@ -38,7 +38,6 @@ struct InstallTree<'a> {
 
 /// The requirements of a package.
 struct NpmDependency<'a> {
-    /// Its install path.
     path: Box<str>,
     /// Its name; empty for the project or a workspace.
     by: Arc<str>,
@@ -136,7 +135,11 @@ impl<'a> InstallTree<'a> {
             for DocMember { key: name, value, .. } in dependencies {
                 let at = folders.iter().find_map(|folder| folder.get(name));
                 let (Some(spec), Some(at)) = (value.text(), at) else { continue };
-                self.entries[*at].add_requester(&by, is_direct, name, Some(spec));
+                if is_direct {
+                    self.entries[*at].add_direct(name, spec);
+                } else {
+                    self.entries[*at].add_dependent(&by, name, Some(spec));
+                }
             }
         }
         self.entries
@@ -174,7 +177,7 @@ fn of_package(name: &str, path: &str, line: u32, package: &DocNode) -> LockfileE
         source,
         integrity: package.text_of("integrity").map(Into::into),
         resolved: resolved.map(Into::into),
-        asks: Vec::new(),
+        requested_by: Vec::new(),
         place: path.into(),
         line,
     }
@@ -213,7 +216,7 @@ fn of_nested_package(name: &str, path: &str, line: u32, package: &DocNode) -> Lo
         source,
         integrity: package.text_of("integrity").map(Into::into),
         resolved: resolved.map(Into::into),
-        asks: Vec::new(),
+        requested_by: Vec::new(),
         place: path.into(),
         line,
     }

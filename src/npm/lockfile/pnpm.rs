@@ -80,7 +80,10 @@ impl PnpmPackages {
         let version = &*self.bare(version);
         let at = self.at.get(format!("{name}@{version}").as_str()).or_else(|| self.at.get(version));
         if let Some(at) = at {
-            self.entries[*at].add_requester(by, specifier.is_some(), name, specifier);
+            match specifier {
+                Some(specifier) => self.entries[*at].add_direct(name, specifier),
+                None => self.entries[*at].add_dependent(by, name, None),
+            }
         }
     }
 }
@@ -113,7 +116,6 @@ fn of_slashes(key: &str) -> Cow<'_, str> {
     }
 }
 
-/// Returns a version without its peers.
 fn without_peers(version: &str) -> &str {
     version.split(['_', '(']).next().unwrap_or(version)
 }
@@ -145,7 +147,7 @@ fn of_package(key: &str, line: u32, package: &DocNode) -> LockfileEntry {
         source,
         integrity: resolution.text_of("integrity").map(Into::into),
         resolved: tarball.or(host.as_deref()).map(Into::into),
-        asks: Vec::new(),
+        requested_by: Vec::new(),
         place: key.into(),
         line,
     }

@@ -10,7 +10,6 @@ use crate::npm::semver::version::Version;
 /// The source of an entry's tarball.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EntrySource {
-    /// A registry.
     Registry,
     /// A git repository, or an archive of one made by its host.
     Git,
@@ -18,7 +17,6 @@ pub enum EntrySource {
     Http,
     /// A local file or folder, or a patch of another entry.
     File,
-    /// A link to a folder.
     Link,
     /// A package of the same workspace.
     Workspace,

@@ -136,12 +136,16 @@ fn joined(blocks: &[YarnBlock]) -> Vec<LockfileEntry> {
     }
     let mut entries: Vec<LockfileEntry> = blocks.iter().map(of_block).collect();
     for (number, block) in blocks.iter().enumerate() {
-        let project = entries[number].source == EntrySource::Workspace;
-        let by: Arc<str> = if project { Arc::default() } else { (*entries[number].name).into() };
+        let is_project = entries[number].source == EntrySource::Workspace;
+        let by: Arc<str> = (*entries[number].name).into();
         for (name, spec) in &block.dependencies {
             let patterns = [format!("{name}@{spec}"), format!("{name}@npm:{spec}")];
             let Some(target) = patterns.iter().find_map(|pattern| at.get(&**pattern)) else { continue };
-            entries[*target].add_requester(&by, project, name, Some(spec));
+            if is_project {
+                entries[*target].add_direct(name, spec);
+            } else {
+                entries[*target].add_dependent(&by, name, Some(spec));
+            }
         }
     }
     // In yarn 1, specs that no package in the file requires are the project's own.
@@ -149,8 +153,8 @@ fn joined(blocks: &[YarnBlock]) -> Vec<LockfileEntry> {
         for pattern in &block.patterns {
             let (name, spec) = split(pattern).unwrap_or((pattern, ""));
             let range = range(spec);
-            if block.resolution.is_none() && !entry.asks.iter().any(|ask| ask.range == range) {
-                entry.add_requester(&Arc::default(), true, name, Some(spec));
+            if block.resolution.is_none() && !entry.requested_by.iter().any(|request| request.range == range) {
+                entry.add_direct(name, spec);
             }
         }
     }
@@ -174,7 +178,7 @@ fn of_block(block: &YarnBlock) -> LockfileEntry {
         source,
         integrity: block.integrity.as_deref().map(Into::into),
         resolved: resolved.map(Into::into),
-        asks: Vec::new(),
+        requested_by: Vec::new(),
         place: pattern.into(),
         line: block.line,
     }

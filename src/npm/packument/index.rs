@@ -27,7 +27,6 @@ pub fn without_build(version: &str) -> &str {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "the facts are independent")]
 pub struct ManifestTraits {
-    /// Whether its maintainer deprecated it.
     pub deprecated: bool,
     /// Whether npm would run one of its scripts at install.
     pub install_script: bool,
@@ -68,7 +67,6 @@ pub struct VersionEntry {
     pub integrity: Option<Integrity>,
     /// `dist.tarball` as upstream wrote it.
     pub tarball: Box<str>,
-    /// Boolean facts from its manifest.
     pub traits: ManifestTraits,
     /// SHA-256 of the members that clients resolve by, the dependency maps and `bin`; see `manifest_digest`.
     pub resolution: [u8; 32],
@@ -82,25 +80,66 @@ pub struct VersionEntry {
     pub outline: Outline,
     /// Why the manifest is not trusted, as text; the version is then hidden.
     pub inconsistency: Option<Box<str>>,
-    /// Key and manifest: `"1.0.0":{…}`.
-    pub(crate) span: ByteSpan,
-    /// The manifest alone.
-    pub(crate) manifest: ByteSpan,
-    /// The value of `dist.tarball`, quotes included; empty if there is none.
-    pub(crate) tarball_value: ByteSpan,
+    pub(crate) spans: EntrySpans,
 }
 
-impl VersionEntry {
-    /// Returns the approximate memory of this entry in bytes, heap included.
-    fn weight(&self) -> usize {
-        let digests = self.integrity.as_ref().map_or(0, |integrity| integrity.digests().len() * 96);
-        size_of::<Self>() + self.key.len() * 2 + self.tarball.len() + digests
+/// Where one version is in the document.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EntrySpans {
+    /// Key and manifest: `"1.0.0":{…}`.
+    pub(crate) entry: ByteSpan,
+    pub(crate) manifest: ByteSpan,
+    /// The value of `dist.tarball`, quotes included; empty if there is none.
+    pub(crate) tarball: ByteSpan,
+}
+
+/// The dist-tags of a package, for lookups by version.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TagIndex<'a> {
+    /// Tag, then version.
+    tags: &'a [(Box<str>, Box<str>)],
+    /// Positions in `tags`, sorted by the version they point to. Empty if `tags` are not sorted.
+    by_target: &'a [u32],
+}
+
+impl<'a> TagIndex<'a> {
+    /// Returns an index that searches linearly, for a few tags.
+    #[must_use]
+    pub fn unsorted(tags: &'a [(Box<str>, Box<str>)]) -> Self {
+        Self { tags, by_target: &[] }
+    }
+
+    #[must_use]
+    pub fn all(self) -> &'a [(Box<str>, Box<str>)] {
+        self.tags
+    }
+
+    /// Returns the tags that point to `version`. Uses binary search, since a packument may have thousands of tags and versions.
+    pub fn pointing_to(self, version: &'a str) -> impl Iterator<Item = &'a str> {
+        let Self { tags, by_target } = self;
+        let target = move |at: &u32| tags.get(*at as usize).map_or("", |(_, target)| &**target);
+        let sorted = if by_target.len() == tags.len() { by_target } else { &[] };
+        let first = sorted.partition_point(|at| target(at) < version);
+        let found = sorted[first..].iter().take_while(move |at| target(at) == version).map(|at| *at as usize);
+        let few = (0..if sorted.is_empty() { tags.len() } else { 0 }).filter(move |at| *tags[*at].1 == *version);
+        found.chain(few).map(move |at| &*tags[at].0)
     }
 }
 
-/// The index of one packument.
-#[derive(Debug, Clone)]
+/// Which kinds of members a document has. Mirrors and abbreviated documents lack some.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each field is about one member of the document")]
+pub struct PackumentContents {
+    pub has_time: bool,
+    /// Whether any manifest states a publisher (`_npmUser`).
+    pub has_publishers: bool,
+    /// Whether any manifest has a registry signature (`dist.signatures`).
+    pub has_signatures: bool,
+    /// Whether the document has members that abbreviated documents lack, such as `readme`.
+    pub has_more: bool,
+}
+
+#[derive(Debug, Clone)]
 pub struct Packument {
     /// The requested package, which is also the one in the document.
     pub name: PackageName,
@@ -109,19 +148,12 @@ pub struct Packument {
     /// `dist-tags` in the document's order, decoded.
     pub dist_tags: Vec<(Box<str>, Box<str>)>,
     /// Positions in `dist_tags`, sorted by the version they point to.
-    pub tags_by_target: Vec<u32>,
+    pub(crate) tags_by_target: Vec<u32>,
     /// Versions that are in `time` but no longer in `versions`, with their publish time if valid; sorted.
     pub removed: Vec<(Box<str>, Option<Timestamp>)>,
-    /// Whether `time` has entries: a mirror may remove it.
-    pub has_time: bool,
+    pub contents: PackumentContents,
     /// The stated time of the last modification: `time.modified`, or `modified` of an abbreviated document.
     pub modified: Option<Timestamp>,
-    /// Whether any manifest states a publisher (`_npmUser`).
-    pub has_publishers: bool,
-    /// Whether any manifest has a registry signature (`dist.signatures`).
-    pub has_signatures: bool,
-    /// Whether the document has members that abbreviated documents lack, such as `readme`.
-    pub has_more: bool,
     /// The publish time of its oldest release, removed ones included; `None` if no time is valid.
     pub oldest: Option<Timestamp>,
     /// Its subpackages, packages of its scope that versions pin to their own version, such as `@esbuild/linux-x64` of `esbuild`.
@@ -137,26 +169,20 @@ pub struct Packument {
 /// Spans of the parts of the document that are rewritten.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DocumentLayout {
-    /// The value of `name`.
     pub(crate) name: Option<ByteSpan>,
-    /// The value of `dist-tags`.
     pub(crate) dist_tags: Option<ByteSpan>,
     /// The value of `versions`, braces included.
     pub(crate) versions: Option<ByteSpan>,
-    /// The value of `time`.
     pub(crate) time: Option<ByteSpan>,
     /// The value of `time.modified`.
     pub(crate) modified: Option<ByteSpan>,
     /// The member `policyRestrictions` of an upstream that is a firewall too, with its separating comma.
     pub(crate) restrictions: Option<ByteSpan>,
-    /// Whether the document has other members.
     pub(crate) has_members: bool,
-    /// The closing brace of the document.
     pub(crate) closing: u32,
 }
 
 impl Packument {
-    /// Returns the entry with this key and its position.
     #[must_use]
     pub fn find(&self, key: &str) -> Option<(usize, &VersionEntry)> {
         let rank = self.by_key.binary_search_by(|&at| (*self.entries[at as usize].key).cmp(key)).ok()?;
@@ -199,10 +225,19 @@ impl Packument {
         }
     }
 
+    #[must_use]
+    pub fn tag_index(&self) -> TagIndex<'_> {
+        TagIndex { tags: &self.dist_tags, by_target: &self.tags_by_target }
+    }
+
     /// Returns the approximate memory of the index in bytes.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let entries: usize = self.entries.iter().map(VersionEntry::weight).sum();
+        let of_entry = |entry: &VersionEntry| {
+            let digests = entry.integrity.as_ref().map_or(0, |integrity| integrity.digests().len() * 96);
+            size_of::<VersionEntry>() + entry.key.len() * 2 + entry.tarball.len() + digests
+        };
+        let entries: usize = self.entries.iter().map(of_entry).sum();
         let tags: usize = self.dist_tags.iter().map(|(tag, version)| tag.len() + version.len() + 32).sum();
         let removed: usize = self.removed.iter().map(|(key, _)| key.len() + 40).sum();
         let parts: usize = self.parts.iter().map(|(name, positions)| name.len() + positions.len() * 4 + 64).sum();
@@ -228,4 +263,15 @@ pub(crate) fn by_target(tags: &[(Box<str>, Box<str>)]) -> Vec<u32> {
     let mut positions: Vec<u32> = (0..).take(tags.len()).collect();
     positions.sort_by(|left, right| tags[*left as usize].1.cmp(&tags[*right as usize].1));
     positions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entry_stays_small() {
+        // Every version of every cached packument has one.
+        assert!(size_of::<VersionEntry>() <= 280, "{}", size_of::<VersionEntry>());
+    }
 }

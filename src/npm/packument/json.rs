@@ -15,7 +15,6 @@ pub struct ByteSpan {
 }
 
 impl ByteSpan {
-    /// Returns the bytes of the span.
     #[must_use]
     pub fn of(self, document: &[u8]) -> &[u8] {
         document.get(self.start as usize..self.end as usize).unwrap_or_default()
@@ -72,8 +71,7 @@ pub(crate) fn decode(raw: &str) -> Option<Cow<'_, str>> {
 
 /// Calls `take` with the key and value of each member of the object `json`, as written.
 pub(crate) fn for_each_member<'a>(json: &'a str, take: impl FnMut(&'a str, &'a str)) -> Result<(), serde_json::Error> {
-    let mut parser = serde_json::Deserializer::from_str(json);
-    MemberSeed(take).deserialize(&mut parser).and_then(|()| parser.end())
+    walk(json, &mut EachMember(take))
 }
 
 /// Visits the members of an object in order, while the document is validated.
@@ -114,28 +112,11 @@ impl<'de, W: ObjectVisitor<'de>> Visitor<'de> for ObjectSeed<'_, W> {
     }
 }
 
-struct MemberSeed<F>(F);
+struct EachMember<F>(F);
 
-impl<'de, F: FnMut(&'de str, &'de str)> DeserializeSeed<'de> for MemberSeed<F> {
-    type Value = ();
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de, F: FnMut(&'de str, &'de str)> Visitor<'de> for MemberSeed<F> {
-    type Value = ();
-
-    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(mut self, mut members: A) -> Result<(), A::Error> {
-        while let Some(key) = members.next_key::<&'de RawValue>()? {
-            let value = members.next_value::<&'de RawValue>()?;
-            (self.0)(key.get(), value.get());
-        }
+impl<'a, F: FnMut(&'a str, &'a str)> ObjectVisitor<'a> for EachMember<F> {
+    fn member<A: MapAccess<'a>>(&mut self, key: &'a str, members: &mut A) -> Result<(), A::Error> {
+        (self.0)(key, members.next_value::<&'a RawValue>()?.get());
         Ok(())
     }
 }

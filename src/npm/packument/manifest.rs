@@ -11,9 +11,10 @@ use serde_json::value::RawValue;
 use crate::npm::integrity::{Algorithm, Digest, Integrity};
 use crate::npm::name::PackageName;
 use crate::npm::packument::dependency_source::{self, DependencySources};
-use crate::npm::packument::index::{ManifestTraits, Outline, VersionEntry, without_build};
+use crate::npm::packument::index::{EntrySpans, ManifestTraits, Outline, VersionEntry, without_build};
 use crate::npm::packument::json::{ByteSpan, JsonSource, ObjectSeed, ObjectVisitor, SeenKeys, decode, for_each_member};
-use crate::npm::packument::manifest_digest::{Resolution, Resolutions, ScriptsDigest, install_scripts};
+use crate::npm::packument::last_value::LastValue;
+use crate::npm::packument::manifest_digest::{Resolution, ScriptsDigest, install_scripts, resolution_digest};
 use crate::npm::packument::people::PeopleInterner;
 use crate::npm::semver::version::Version;
 
@@ -33,15 +34,21 @@ impl AbbreviatedFields {
     }
 }
 
+/// The document whose manifests are read, and what they share.
+pub(crate) struct ManifestContext<'w, 'a> {
+    pub(crate) source: &'w JsonSource<'a>,
+    pub(crate) name: &'w PackageName,
+    pub(crate) fields: &'w mut AbbreviatedFields,
+    pub(crate) cache: RepeatCache<'a>,
+}
+
 /// Reads the manifest of `raw_key`, whose value is taken from `members`.
 pub(crate) fn read_entry<'a, A: MapAccess<'a>>(
-    source: &JsonSource<'a>,
-    name: &PackageName,
+    context: &mut ManifestContext<'_, 'a>,
     raw_key: &'a str,
     members: &mut A,
-    fields: &mut AbbreviatedFields,
-    cache: &mut RepeatCache<'a>,
 ) -> Result<VersionEntry, A::Error> {
+    let ManifestContext { source, name, fields, cache } = context;
     let key = decode(raw_key).unwrap_or(Cow::Borrowed(raw_key));
     let raw_key = source.span(raw_key);
     let start = source.value_after(raw_key.end);
@@ -59,27 +66,30 @@ pub(crate) fn read_entry<'a, A: MapAccess<'a>>(
     fields.ends.push(fields.members.len() as u32);
 
     let version = Version::parse(&key);
-    if let Some(optional) = found.optional {
+    if let Some(optional) = found.resolution.optional {
         record_subpackages(name, &key, optional, fields.ends.len() - 1, &mut cache.parts);
     }
     let inconsistency = found.inconsistency.clone().or_else(|| found.contradiction(name, &key, version.as_ref()));
-    let manifest = ByteSpan { start, end };
+    let maps = [found.resolution.dependencies, found.resolution.optional];
+    let dependencies = cache.dependencies.get_or(maps, dependencies_digest);
     Ok(VersionEntry {
         key: key.as_ref().into(),
         version,
         published: None,
-        integrity: Integrity::parse(found.integrity.as_deref(), found.shasum.as_deref()),
-        tarball: found.tarball.as_deref().unwrap_or_default().into(),
+        integrity: Integrity::parse(found.dist.integrity.as_deref(), found.dist.shasum.as_deref()),
+        tarball: found.dist.tarball.as_deref().unwrap_or_default().into(),
         traits: found.traits,
-        resolution: cache.resolutions.digest(name, found.resolution),
+        resolution: cache.resolution.get_or(found.resolution, |resolution| resolution_digest(name, resolution)),
         install_scripts: found.install_scripts,
         publisher: found.publisher,
         maintainers: found.maintainers,
-        outline: Outline { dependencies: cache.dependencies.digest(found.dependencies, found.optional), ..found.outline },
+        outline: Outline { dependencies, ..found.outline },
         inconsistency: inconsistency.map(Into::into),
-        span: ByteSpan { start: raw_key.start, end: manifest.end },
-        manifest,
-        tarball_value: found.tarball_value.unwrap_or(ByteSpan { start: 0, end: 0 }),
+        spans: EntrySpans {
+            entry: ByteSpan { start: raw_key.start, end },
+            manifest: ByteSpan { start, end },
+            tarball: found.dist.tarball_span.unwrap_or(ByteSpan { start: 0, end: 0 }),
+        },
     })
 }
 
@@ -90,44 +100,27 @@ pub(crate) struct RepeatCache<'a> {
     keys: SeenKeys<'a>,
     people: PeopleInterner<'a>,
     sources: DependencySources<'a>,
-    dependencies: Dependencies<'a>,
-    resolutions: Resolutions<'a>,
+    dependencies: LastValue<[Option<&'a str>; 2], Option<[u8; 16]>>,
+    resolution: LastValue<Resolution<'a>, [u8; 32]>,
     /// Packages of the same scope that entries pin to their own version, with the positions of the entries.
     pub(crate) parts: HashMap<Box<str>, Vec<u32>>,
 }
 
-/// Digests of dependency names. Most versions repeat the bytes of the version before.
-#[derive(Default)]
-struct Dependencies<'a> {
-    /// Both maps as written.
-    last_maps: Option<[Option<&'a str>; 2]>,
-    last_digest: Option<[u8; 16]>,
-}
-
-impl<'a> Dependencies<'a> {
-    /// Returns the digest of the names in both maps, independent of order, or `None` if there are none.
-    fn digest(&mut self, dependencies: Option<&'a str>, optional: Option<&'a str>) -> Option<[u8; 16]> {
-        let maps = [dependencies, optional];
-        if self.last_maps == Some(maps) {
-            return self.last_digest;
-        }
-        let mut names = Vec::new();
-        for map in maps.into_iter().flatten().filter(|map| map.starts_with('{')) {
-            let walked = for_each_member(map, |key, _| names.extend(decode(key)));
-            debug_assert!(walked.is_ok(), "objects were validated when parsed");
-        }
-        names.sort_unstable();
-        names.dedup();
-        let digest = (!names.is_empty()).then(|| {
-            let digest = Digest::of(Algorithm::Sha256, names.join("\n").as_bytes());
-            digest.as_bytes().first_chunk().copied().unwrap_or_default()
-        });
-        (self.last_maps, self.last_digest) = (Some(maps), digest);
-        digest
+/// Returns the digest of the names in both dependency maps, independent of order, or `None` if there are none.
+fn dependencies_digest(maps: &[Option<&str>; 2]) -> Option<[u8; 16]> {
+    let mut names = Vec::new();
+    for map in maps.iter().flatten().filter(|map| map.starts_with('{')) {
+        let walked = for_each_member(map, |key, _| names.extend(decode(key)));
+        debug_assert!(walked.is_ok(), "objects were validated when parsed");
     }
+    names.sort_unstable();
+    names.dedup();
+    (!names.is_empty()).then(|| {
+        let digest = Digest::of(Algorithm::Sha256, names.join("\n").as_bytes());
+        digest.as_bytes().first_chunk().copied().unwrap_or_default()
+    })
 }
 
-/// Visits a manifest.
 struct ManifestVisitor<'w, 'a> {
     source: &'w JsonSource<'a>,
     fields: &'w mut AbbreviatedFields,
@@ -165,7 +158,6 @@ impl<'a> ObjectVisitor<'a> for ManifestVisitor<'_, 'a> {
     }
 }
 
-/// Visits `dist`.
 struct DistVisitor<'w, 'a> {
     source: &'w JsonSource<'a>,
     found: &'w mut ManifestFacts<'a>,
@@ -190,11 +182,11 @@ impl<'a> ObjectVisitor<'a> for DistVisitor<'_, 'a> {
         let key = decode(raw_key).unwrap_or(Cow::Borrowed(raw_key));
         let (slot, at) = match &*key {
             "tarball" => {
-                self.found.tarball_value = Some(span);
-                (&mut self.found.tarball, 0)
+                self.found.dist.tarball_span = Some(span);
+                (&mut self.found.dist.tarball, 0)
             }
-            "integrity" => (&mut self.found.integrity, 1),
-            "shasum" => (&mut self.found.shasum, 2),
+            "integrity" => (&mut self.found.dist.integrity, 1),
+            "shasum" => (&mut self.found.dist.shasum, 2),
             "attestations" => {
                 self.found.outline.has_provenance = value.starts_with('{');
                 return Ok(());
@@ -213,20 +205,23 @@ impl<'a> ObjectVisitor<'a> for DistVisitor<'_, 'a> {
     }
 }
 
-/// The facts found in one manifest.
+/// The members of `dist` that are used here.
+#[derive(Default)]
+struct ManifestDist<'a> {
+    tarball: Option<Cow<'a, str>>,
+    tarball_span: Option<ByteSpan>,
+    integrity: Option<Cow<'a, str>>,
+    shasum: Option<Cow<'a, str>>,
+}
+
 #[derive(Default)]
 struct ManifestFacts<'a> {
     name: Option<Cow<'a, str>>,
     version: Option<Cow<'a, str>>,
-    tarball: Option<Cow<'a, str>>,
-    integrity: Option<Cow<'a, str>>,
-    shasum: Option<Cow<'a, str>>,
-    tarball_value: Option<ByteSpan>,
+    dist: ManifestDist<'a>,
     traits: ManifestTraits,
     publisher: Option<Arc<str>>,
     maintainers: Option<Arc<[Arc<str>]>>,
-    dependencies: Option<&'a str>,
-    optional: Option<&'a str>,
     outline: Outline,
     resolution: Resolution<'a>,
     install_scripts: Option<ScriptsDigest>,
@@ -247,7 +242,6 @@ impl<'a> ManifestFacts<'a> {
             "maintainers" => self.maintainers = cache.people.maintainers(value),
             "dependencies" => {
                 cache.sources.note(value, &mut self.traits);
-                self.dependencies = Some(value);
                 self.resolution.dependencies = Some(value);
             }
             "peerDependencies" => {
@@ -257,7 +251,6 @@ impl<'a> ManifestFacts<'a> {
             "gypfile" => self.outline.has_gyp = value == "true",
             "optionalDependencies" => {
                 cache.sources.note(value, &mut self.traits);
-                self.optional = Some(value);
                 self.resolution.optional = Some(value);
             }
             "peerDependenciesMeta" => self.resolution.peers_meta = Some(value),
@@ -294,7 +287,7 @@ impl<'a> ManifestFacts<'a> {
                 None => "its manifest has no version".to_owned(),
             });
         }
-        self.tarball.as_deref().is_none_or(str::is_empty).then(|| "its manifest has no tarball".to_owned())
+        self.dist.tarball.as_deref().is_none_or(str::is_empty).then(|| "its manifest has no tarball".to_owned())
     }
 }
 

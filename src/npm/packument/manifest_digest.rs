@@ -25,14 +25,27 @@ pub struct ManifestDigest {
     install_scripts: Option<ScriptsDigest>,
 }
 
+/// Whether a manifest states that npm runs a script at install.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InstallScript {
+    Absent,
+    Present,
+}
+
+impl From<bool> for InstallScript {
+    fn from(present: bool) -> Self {
+        if present { Self::Present } else { Self::Absent }
+    }
+}
+
 impl ManifestDigest {
     /// The length of [`ManifestDigest::to_bytes`].
     pub const LENGTH: usize = WITHOUT_SCRIPTS + size_of::<ScriptsDigest>();
 
     /// Returns the digest of a manifest seen in `form`.
     #[must_use]
-    pub fn new(resolution: [u8; 32], form: PackumentForm, has_install_script: bool) -> Self {
-        Self { sha256: resolution, scripts: (SEEN | u8::from(has_install_script)) << shift(form), install_scripts: None }
+    pub fn new(resolution: [u8; 32], form: PackumentForm, install_script: InstallScript) -> Self {
+        Self { sha256: resolution, scripts: (SEEN | install_script as u8) << shift(form), install_scripts: None }
     }
 
     /// Adds the scripts of a document that contains them; `None` for a manifest without install scripts.
@@ -109,26 +122,11 @@ pub(crate) struct Resolution<'a> {
     pub(crate) bin: Option<&'a str>,
 }
 
-/// Computes resolution digests and caches the last one: most versions repeat those of the version before.
-#[derive(Default)]
-pub(crate) struct Resolutions<'a>(Option<(Resolution<'a>, [u8; 32])>);
-
-impl<'a> Resolutions<'a> {
-    /// Returns the digest of `resolution` of a manifest of `name`, independent of spelling and order.
-    pub(crate) fn digest(&mut self, name: &PackageName, resolution: Resolution<'a>) -> [u8; 32] {
-        if let Some((_, digest)) = self.0.as_ref().filter(|(last, _)| *last == resolution) {
-            return *digest;
-        }
-        let digest = digest(name, &resolution);
-        self.0 = Some((resolution, digest));
-        digest
-    }
-}
-
 /// One hashed statement of a manifest: its kind, name and value.
 type Statement<'a> = (u8, Cow<'a, str>, Cow<'a, str>);
 
-fn digest(name: &PackageName, resolution: &Resolution<'_>) -> [u8; 32] {
+/// Returns the digest of `resolution` of a manifest of `name`, independent of spelling and order.
+pub(crate) fn resolution_digest(name: &PackageName, resolution: &Resolution<'_>) -> [u8; 32] {
     let mut statements: Vec<Statement<'_>> = Vec::new();
     collect(b'o', resolution.optional, &mut statements);
     // npm lists optional dependencies under `dependencies` too; some registries do not.
@@ -261,15 +259,15 @@ mod tests {
 
     #[test]
     fn each_form_is_compared_only_with_itself() {
-        let full = |runs| ManifestDigest::new([1; 32], PackumentForm::Full, runs);
-        let abbreviated = |runs| ManifestDigest::new([1; 32], PackumentForm::Abbreviated, runs);
+        let full = |runs: bool| ManifestDigest::new([1; 32], PackumentForm::Full, runs.into());
+        let abbreviated = |runs: bool| ManifestDigest::new([1; 32], PackumentForm::Abbreviated, runs.into());
         assert_eq!(full(false).followed_by(full(false)), (full(false), false));
         assert!(full(false).followed_by(full(true)).1 && abbreviated(true).followed_by(abbreviated(false)).1);
         let (both, changed) = full(true).followed_by(abbreviated(false));
         assert!(!changed);
         assert!(!both.followed_by(full(true)).1 && both.followed_by(full(false)).1 && both.followed_by(abbreviated(true)).1);
         assert_eq!(ManifestDigest::from_bytes(&both.to_bytes()), Some(both));
-        let other = ManifestDigest::new([2; 32], PackumentForm::Full, true);
+        let other = ManifestDigest::new([2; 32], PackumentForm::Full, InstallScript::Present);
         let (after, changed) = both.followed_by(other);
         assert!(changed && after.followed_by(other) == (after, false));
     }
@@ -282,16 +280,19 @@ mod tests {
         assert_ne!(scripts(r#"{"postinstall":"a"}"#), scripts(r#"{"postinstall":"b"}"#));
         assert_ne!(scripts(r#"{"postinstall":"a"}"#), scripts(r#"{"install":"a"}"#));
         assert_ne!(scripts(r#"{"postinstall":"a"}"#), scripts(r#"{"postinstall":"a","postinstall":"b"}"#));
-        let full = |text: &str| ManifestDigest::new([1; 32], PackumentForm::Full, true).with_install_scripts(scripts(text));
+        let full = |text: &str| {
+            ManifestDigest::new([1; 32], PackumentForm::Full, InstallScript::Present).with_install_scripts(scripts(text))
+        };
         let (first, second) = (full(r#"{"install":"a"}"#), full(r#"{"install":"b"}"#));
         assert!(first.followed_by(second).1 && !first.followed_by(first).1);
         assert!(full("{}").followed_by(first).1 && first.followed_by(full("{}")).1);
         // The abbreviated form and ledgers from before this field say nothing about the scripts.
-        let (after, changed) = first.followed_by(ManifestDigest::new([1; 32], PackumentForm::Abbreviated, true));
+        let (after, changed) =
+            first.followed_by(ManifestDigest::new([1; 32], PackumentForm::Abbreviated, InstallScript::Present));
         assert!(!changed && after.followed_by(second).1 && !after.followed_by(first).1);
         assert_eq!(ManifestDigest::from_bytes(&first.to_bytes()), Some(first));
         let old = ManifestDigest::from_bytes(&first.to_bytes()[..WITHOUT_SCRIPTS]).unwrap();
-        assert_eq!(old, ManifestDigest::new([1; 32], PackumentForm::Full, true));
+        assert_eq!(old, ManifestDigest::new([1; 32], PackumentForm::Full, InstallScript::Present));
         assert!(!old.followed_by(second).1);
         assert_eq!(ManifestDigest::from_bytes(&[0; 40]), None);
     }

@@ -6,6 +6,7 @@ pub mod dist_tags;
 pub mod form;
 pub mod index;
 pub(crate) mod json;
+pub(crate) mod last_value;
 pub(crate) mod manifest;
 pub mod manifest_digest;
 pub mod parse;

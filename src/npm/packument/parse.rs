@@ -8,9 +8,9 @@ use serde::de::MapAccess;
 use serde_json::value::RawValue;
 
 use crate::npm::name::PackageName;
-use crate::npm::packument::index::{DocumentLayout, Packument, VersionEntry, by_target};
+use crate::npm::packument::index::{DocumentLayout, Packument, PackumentContents, VersionEntry, by_target};
 use crate::npm::packument::json::{ByteSpan, JsonSource, ObjectSeed, ObjectVisitor, SeenKeys, decode, for_each_member, walk};
-use crate::npm::packument::manifest::{AbbreviatedFields, RepeatCache, read_entry};
+use crate::npm::packument::manifest::{AbbreviatedFields, ManifestContext, RepeatCache, read_entry};
 use crate::npm::semver::version::Version;
 use crate::units::timestamp;
 
@@ -25,7 +25,6 @@ const MAX_TIMES: usize = 2 * MAX_VERSIONS + 2;
 
 /// A parsed document, with data that lives only as long as the document.
 pub struct ParsedPackument {
-    /// The index.
     pub packument: Packument,
     /// Spans of the members that the abbreviated form keeps.
     pub fields: AbbreviatedFields,
@@ -34,17 +33,14 @@ pub struct ParsedPackument {
 /// Why a document is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PackumentError {
-    /// Not UTF-8.
     #[error("not UTF-8 at byte {byte}")]
     Encoding { byte: usize },
-    /// Not JSON.
     #[error("not JSON at byte {byte}: {detail}")]
     Json {
         byte: usize,
         /// What the parser expected.
         detail: String,
     },
-    /// A member of the wrong type.
     #[error("`{member}` is not an object")]
     Shape {
         /// The member; `the document` for the whole.
@@ -52,29 +48,16 @@ pub enum PackumentError {
     },
     /// A duplicate key, which parsers resolve differently.
     #[error("duplicate key in `{member}`: `{key}`")]
-    Repeated {
-        /// The object.
-        member: &'static str,
-        /// The duplicate key.
-        key: String,
-    },
-    /// The document is for another package.
+    Repeated { member: &'static str, key: String },
     #[error("the document is for another package: `{found}`")]
     OtherPackage {
         /// The `name` in the document.
         found: String,
     },
-    /// More than the maximum number of versions.
     #[error("more than {MAX_VERSIONS} versions")]
     TooManyVersions,
-    /// More than the maximum number of members in an object.
     #[error("more than {limit} members in `{member}`")]
-    TooManyMembers {
-        /// The object.
-        member: &'static str,
-        /// The maximum.
-        limit: usize,
-    },
+    TooManyMembers { member: &'static str, limit: usize },
     /// Longer than 4 GiB, the limit of positions.
     #[error("longer than 4 GiB")]
     TooLong,
@@ -93,7 +76,13 @@ pub fn parse(name: &PackageName, document: &[u8]) -> Result<ParsedPackument, Pac
     let source = JsonSource(text);
     let mut fields = AbbreviatedFields::default();
     let RootVisitor {
-        entries: VersionsVisitor { mut entries, cache, .. }, time, dist_tags, modified, mut layout, has_more, ..
+        entries: VersionsVisitor { mut entries, context: ManifestContext { cache, .. }, .. },
+        time,
+        dist_tags,
+        modified,
+        mut layout,
+        has_more,
+        ..
     } = read_top(&source, name, &mut fields)?;
     let mut times = read_times(&source, time)?;
     let stated = modified.and_then(decode).and_then(|text| timestamp::parse(&text));
@@ -112,14 +101,16 @@ pub fn parse(name: &PackageName, document: &[u8]) -> Result<ParsedPackument, Pac
     layout.modified = times.modified;
     let mut packument = Packument {
         name: name.clone(),
-        has_publishers: fields.has_publishers,
-        has_signatures: fields.has_signatures,
-        has_more,
         entries,
         tags_by_target: by_target(&dist_tags),
         dist_tags,
         removed: Vec::new(),
-        has_time,
+        contents: PackumentContents {
+            has_time,
+            has_publishers: fields.has_publishers,
+            has_signatures: fields.has_signatures,
+            has_more,
+        },
         modified: times.changed.max(stated),
         oldest: None,
         parts: cache.parts,
@@ -225,19 +216,14 @@ impl<'a> RootVisitor<'_, 'a> {
     }
 }
 
-/// Visits `versions`.
 struct VersionsVisitor<'w, 'a> {
-    source: &'w JsonSource<'a>,
-    name: &'w PackageName,
-    fields: &'w mut AbbreviatedFields,
+    context: ManifestContext<'w, 'a>,
     entries: Vec<VersionEntry>,
-    cache: RepeatCache<'a>,
     shape: VersionsShape,
     /// End of the previous member.
     last_end: u32,
 }
 
-/// The type of `versions`.
 #[derive(PartialEq, Eq)]
 enum VersionsShape {
     Missing,
@@ -252,8 +238,8 @@ impl<'a> ObjectVisitor<'a> for VersionsVisitor<'_, 'a> {
         if self.entries.len() >= MAX_VERSIONS {
             return Err(serde::de::Error::custom(format!("more than {MAX_VERSIONS} versions")));
         }
-        let entry = read_entry(self.source, self.name, key, members, self.fields, &mut self.cache)?;
-        self.last_end = entry.manifest.end;
+        let entry = read_entry(&mut self.context, key, members)?;
+        self.last_end = entry.spans.manifest.end;
         self.entries.push(entry);
         Ok(())
     }
@@ -266,11 +252,8 @@ fn read_top<'w, 'a>(
 ) -> Result<RootVisitor<'w, 'a>, PackumentError> {
     let document = source.0;
     let entries = VersionsVisitor {
-        source,
-        name,
-        fields,
+        context: ManifestContext { source, name, fields, cache: RepeatCache::default() },
         entries: Vec::new(),
-        cache: RepeatCache::default(),
         shape: VersionsShape::Missing,
         last_end: 0,
     };
@@ -336,35 +319,21 @@ fn set_off(source: &JsonSource<'_>, member: ByteSpan, previous_end: Option<u32>,
 struct PublishTimes<'a> {
     instants: HashMap<Cow<'a, str>, Option<jiff::Timestamp>>,
     modified: Option<ByteSpan>,
-    /// The parsed `time.modified`.
     changed: Option<jiff::Timestamp>,
 }
 
 fn read_times<'a>(source: &JsonSource<'a>, time: Option<&'a str>) -> Result<PublishTimes<'a>, PackumentError> {
     let instants = HashMap::with_capacity(time.map_or(0, |time| (time.len() / 48).min(MAX_TIMES)));
     let mut times = PublishTimes { instants, modified: None, changed: None };
-    let Some(time) = time.filter(|time| *time != "null") else { return Ok(times) };
-    let (mut repeated, mut members) = (None, 0_usize);
-    for_each_member(time, |key, value| {
-        members += 1;
-        let Some(key) = decode(key).filter(|_| members <= MAX_TIMES) else { return };
+    read_unique(time, "time", MAX_TIMES, |key, value| {
         let published = decode(value).and_then(|text| timestamp::parse(&text));
         if key == "modified" {
             times.modified = value.starts_with('"').then(|| source.span(value));
             times.changed = published;
         }
-        if times.instants.insert(key.clone(), published).is_some() {
-            repeated = repeated.take().or_else(|| Some(key.into_owned()));
-        }
-    })
-    .map_err(|_| PackumentError::Shape { member: "time" })?;
-    if members > MAX_TIMES {
-        return Err(PackumentError::TooManyMembers { member: "time", limit: MAX_TIMES });
-    }
-    match repeated {
-        Some(key) => Err(PackumentError::Repeated { member: "time", key }),
-        None => Ok(times),
-    }
+        times.instants.insert(key, published).is_some()
+    })?;
+    Ok(times)
 }
 
 /// `dist-tags`, decoded.
@@ -372,26 +341,38 @@ type Tags = Vec<(Box<str>, Box<str>)>;
 
 fn read_tags(tags: Option<&str>) -> Result<Tags, PackumentError> {
     let (mut found, mut keys) = (Tags::new(), SeenKeys::default());
-    let Some(tags) = tags.filter(|tags| *tags != "null") else { return Ok(found) };
-    let (mut repeated, mut members) = (None, 0_usize);
-    for_each_member(tags, |key, value| {
-        members += 1;
-        if members > MAX_DIST_TAGS {
-            return;
-        }
-        let (Some(tag), Some(version)) = (decode(key), decode(value)) else { return };
-        if keys.repeats(tag.clone()) {
-            repeated = repeated.take().or_else(|| Some(tag.to_string()));
-        }
+    read_unique(tags, "dist-tags", MAX_DIST_TAGS, |tag, version| {
+        let Some(version) = decode(version) else { return false };
         found.push((tag.as_ref().into(), version.as_ref().into()));
+        keys.repeats(tag)
+    })?;
+    Ok(found)
+}
+
+/// Calls `insert` with the key and value of each member of an object of at most `limit` members. `insert` returns whether the key
+/// is a repetition.
+fn read_unique<'a>(
+    object: Option<&'a str>,
+    member: &'static str,
+    limit: usize,
+    mut insert: impl FnMut(Cow<'a, str>, &'a str) -> bool,
+) -> Result<(), PackumentError> {
+    let Some(object) = object.filter(|object| *object != "null") else { return Ok(()) };
+    let (mut repeated, mut members) = (None, 0_usize);
+    for_each_member(object, |raw_key, value| {
+        members += 1;
+        let Some(key) = decode(raw_key).filter(|_| members <= limit) else { return };
+        if insert(key, value) {
+            repeated = repeated.or(Some(raw_key));
+        }
     })
-    .map_err(|_| PackumentError::Shape { member: "dist-tags" })?;
-    if members > MAX_DIST_TAGS {
-        return Err(PackumentError::TooManyMembers { member: "dist-tags", limit: MAX_DIST_TAGS });
+    .map_err(|_| PackumentError::Shape { member })?;
+    if members > limit {
+        return Err(PackumentError::TooManyMembers { member, limit });
     }
-    match repeated {
-        Some(key) => Err(PackumentError::Repeated { member: "dist-tags", key }),
-        None => Ok(found),
+    match repeated.and_then(decode) {
+        Some(key) => Err(PackumentError::Repeated { member, key: key.into_owned() }),
+        None => Ok(()),
     }
 }
 
@@ -436,7 +417,7 @@ mod tests {
         assert!(second.traits.deprecated && second.published.is_none() && !second.traits.install_script);
         assert_eq!(packument.removed.len(), 1);
         assert_eq!(&*packument.removed[0].0, "0.9.0");
-        assert_eq!(second.tarball_value.of(document.as_bytes()), br#""https://registry.example/demo/-/demo-1.1.0.tgz""#);
+        assert_eq!(second.spans.tarball.of(document.as_bytes()), br#""https://registry.example/demo/-/demo-1.1.0.tgz""#);
     }
 
     #[test]

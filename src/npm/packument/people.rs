@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use crate::npm::packument::json::{decode, for_each_member};
+use crate::npm::packument::last_value::LastValue;
 
 /// Maximum number of maintainers kept per version.
 const MAX_MAINTAINERS: usize = 200;
@@ -13,61 +14,52 @@ const MAX_MAINTAINERS: usize = 200;
 /// The maintainers of a version, or `None` if there are none.
 type Maintainers = Option<Arc<[Arc<str>]>>;
 
-/// Interns the names in one document. Most versions repeat the bytes of the version before.
+/// Interns the names in one document.
 #[derive(Default)]
 pub(crate) struct PeopleInterner<'a> {
     names: HashSet<Arc<str>>,
-    /// The last value and its result.
-    publisher: Option<(&'a str, Option<Arc<str>>)>,
-    maintainers: Option<(&'a str, Maintainers)>,
+    publisher: LastValue<&'a str, Option<Arc<str>>>,
+    maintainers: LastValue<&'a str, Maintainers>,
 }
 
 impl<'a> PeopleInterner<'a> {
     /// Returns the name in `_npmUser`.
     pub(crate) fn publisher(&mut self, raw: &'a str) -> Option<Arc<str>> {
-        if let Some((_, name)) = self.publisher.as_ref().filter(|(last, _)| *last == raw) {
-            return name.clone();
-        }
-        let name = self.name(raw);
-        self.publisher = Some((raw, name.clone()));
-        name
+        self.publisher.get_or(raw, |raw| intern(&mut self.names, raw))
     }
 
-    /// Returns the names in `maintainers`.
     pub(crate) fn maintainers(&mut self, raw: &'a str) -> Maintainers {
-        if let Some((_, names)) = self.maintainers.as_ref().filter(|(last, _)| *last == raw) {
-            return names.clone();
-        }
-        let each: Vec<&'a RawValue> = serde_json::from_str(raw).unwrap_or_default();
-        let names: Vec<_> = each.into_iter().take(MAX_MAINTAINERS).filter_map(|person| self.name(person.get())).collect();
-        let names: Maintainers = (!names.is_empty()).then(|| names.into());
-        self.maintainers = Some((raw, names.clone()));
-        names
+        self.maintainers.get_or(raw, |raw| {
+            let each: Vec<&RawValue> = serde_json::from_str(raw).unwrap_or_default();
+            let people = each.into_iter().take(MAX_MAINTAINERS);
+            let names: Vec<_> = people.filter_map(|person| intern(&mut self.names, person.get())).collect();
+            (!names.is_empty()).then(|| names.into())
+        })
     }
+}
 
-    /// Returns a person's name, written as an object or as `name <address>`.
-    fn name(&mut self, raw: &str) -> Option<Arc<str>> {
-        let mut name = None;
-        if raw.starts_with('{') {
-            let walked = for_each_member(raw, |key, value| {
-                if decode(key).is_some_and(|key| key == "name") {
-                    name = decode(value);
-                }
-            });
-            debug_assert!(walked.is_ok(), "objects were validated when parsed");
-        } else {
-            name = decode(raw);
-        }
-        let name = name?;
-        let name = name.split('<').next().unwrap_or_default().trim();
-        if name.is_empty() {
-            return None;
-        }
-        if let Some(known) = self.names.get(name) {
-            return Some(Arc::clone(known));
-        }
-        let name: Arc<str> = name.into();
-        self.names.insert(Arc::clone(&name));
-        Some(name)
+/// Returns a person's name, written as an object or as `name <address>`.
+fn intern(names: &mut HashSet<Arc<str>>, raw: &str) -> Option<Arc<str>> {
+    let mut name = None;
+    if raw.starts_with('{') {
+        let walked = for_each_member(raw, |key, value| {
+            if decode(key).is_some_and(|key| key == "name") {
+                name = decode(value);
+            }
+        });
+        debug_assert!(walked.is_ok(), "objects were validated when parsed");
+    } else {
+        name = decode(raw);
     }
+    let name = name?;
+    let name = name.split('<').next().unwrap_or_default().trim();
+    if name.is_empty() {
+        return None;
+    }
+    if let Some(known) = names.get(name) {
+        return Some(Arc::clone(known));
+    }
+    let name: Arc<str> = name.into();
+    names.insert(Arc::clone(&name));
+    Some(name)
 }

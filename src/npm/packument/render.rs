@@ -38,11 +38,12 @@ enum ViewPart {
     Fixed(Segment),
     /// The value of `dist-tags`: upstream's bytes, unless the tags change.
     Tags(Segment),
-    /// The members of `versions`.
     Versions,
     /// The member `policyRestrictions`, with its comma. Upstream's is never sent: versions it names may be shown here, and
     /// clients that misread it would fail.
-    Restrictions { lead: &'static str },
+    Restrictions {
+        lead: &'static str,
+    },
 }
 
 /// Adjacent versions of the document that are shown or hidden together.
@@ -55,9 +56,16 @@ struct VersionRun {
     segment: Segment,
 }
 
+/// A document with the index and the fields that were parsed from it.
+#[derive(Clone, Copy)]
+pub struct RenderSource<'a> {
+    pub document: &'a [u8],
+    pub packument: &'a Packument,
+    pub fields: &'a AbbreviatedFields,
+}
+
 /// Selects what an assembly shows.
 pub struct VersionFilter<'a> {
-    /// Whether each entry is shown.
     pub shown: &'a [bool],
     /// The dist-tags, if they differ from upstream's.
     pub tags: Option<&'a [(Box<str>, Box<str>)]>,
@@ -92,23 +100,22 @@ impl AssemblyPart<'_> {
 }
 
 impl PackumentView {
-    /// Renders `document`, from which `packument` and `fields` were parsed. Entries for which `alone` returns true get their own
-    /// run, because their verdict may change. CPU bound: a few milliseconds per megabyte.
+    /// Renders a document. Entries for which `alone` returns true get their own run, because their verdict may change. CPU bound:
+    /// a few milliseconds per megabyte.
     #[must_use]
-    pub fn render<'base>(
-        document: &[u8],
-        packument: &Packument,
-        fields: &AbbreviatedFields,
+    pub fn render<'a>(
+        source: RenderSource<'a>,
         form: PackumentForm,
-        base: impl Into<Rewriting<'base>>,
+        base: impl Into<Rewriting<'a>>,
         alone: &dyn Fn(usize) -> bool,
         encoder: &mut SegmentEncoder,
     ) -> Self {
         encoder.begin();
-        let base = base.into();
+        let RenderSource { document, packument, fields } = source;
+        let writer = EntryWriter { document, packument, base: base.into() };
         let write: &dyn Fn(usize, &mut Vec<u8>) = match form {
-            PackumentForm::Full => &|at, out| write_full(document, packument, at, base, out),
-            PackumentForm::Abbreviated => &|at, out| write_abbreviated(document, packument, fields, at, base, out),
+            PackumentForm::Full => &|at, out| writer.write_full(at, out),
+            PackumentForm::Abbreviated => &|at, out| writer.write_abbreviated(at, fields, out),
         };
         let pieces = match form {
             PackumentForm::Full => full_pieces(document, packument, encoder),
@@ -221,63 +228,59 @@ pub fn manifest<'base>(
     entry: &VersionEntry,
     base: impl Into<Rewriting<'base>>,
 ) -> Vec<u8> {
-    let mut out = Vec::with_capacity(entry.manifest.of(document).len() + 64);
-    write_spliced(document, entry.manifest, entry, packument, base.into(), &mut out);
+    let mut out = Vec::with_capacity(entry.spans.manifest.of(document).len() + 64);
+    EntryWriter { document, packument, base: base.into() }.write_spliced(entry.spans.manifest, entry, &mut out);
     out
 }
 
-fn write_full(document: &[u8], packument: &Packument, at: usize, base: Rewriting<'_>, out: &mut Vec<u8>) {
-    let entry = &packument.entries[at];
-    write_spliced(document, entry.span, entry, packument, base, out);
+/// Writes versions with their tarball addresses below `base`.
+struct EntryWriter<'a> {
+    document: &'a [u8],
+    packument: &'a Packument,
+    base: Rewriting<'a>,
 }
 
-/// Copies `span`, with the value of `dist.tarball` replaced unless it is kept.
-fn write_spliced(
-    document: &[u8],
-    span: ByteSpan,
-    entry: &VersionEntry,
-    packument: &Packument,
-    base: Rewriting<'_>,
-    out: &mut Vec<u8>,
-) {
-    let (tarball, name) = (entry.tarball_value, &packument.name);
-    let is_kept = || {
-        let has = |key: &str| packument.find(key).is_some();
-        base.origins.is_some_and(|origins| origins.keep(name, &entry.key, &entry.tarball, &has))
-    };
-    if tarball.is_empty() || tarball.start < span.start || tarball.end > span.end || is_kept() {
-        out.extend_from_slice(span.of(document));
-        return;
+impl EntryWriter<'_> {
+    fn write_full(&self, at: usize, out: &mut Vec<u8>) {
+        let entry = &self.packument.entries[at];
+        self.write_spliced(entry.spans.entry, entry, out);
     }
-    out.extend_from_slice(ByteSpan { start: span.start, end: tarball.start }.of(document));
-    out.push(b'"');
-    out.extend_from_slice(tarball_url(base.base, name, &entry.key).as_bytes());
-    out.push(b'"');
-    out.extend_from_slice(ByteSpan { start: tarball.end, end: span.end }.of(document));
-}
 
-fn write_abbreviated(
-    document: &[u8],
-    packument: &Packument,
-    fields: &AbbreviatedFields,
-    at: usize,
-    base: Rewriting<'_>,
-    out: &mut Vec<u8>,
-) {
-    let entry = &packument.entries[at];
-    out.extend_from_slice(ByteSpan { start: entry.span.start, end: entry.manifest.start }.of(document));
-    out.push(b'{');
-    let mut lead: &[u8] = b"";
-    for &member in fields.of(at) {
-        out.extend_from_slice(lead);
-        write_spliced(document, member, entry, packument, base, out);
-        lead = b",";
+    fn write_abbreviated(&self, at: usize, fields: &AbbreviatedFields, out: &mut Vec<u8>) {
+        let entry = &self.packument.entries[at];
+        let key = ByteSpan { start: entry.spans.entry.start, end: entry.spans.manifest.start };
+        out.extend_from_slice(key.of(self.document));
+        out.push(b'{');
+        let mut separator: &[u8] = b"";
+        for &member in fields.of(at) {
+            out.extend_from_slice(separator);
+            self.write_spliced(member, entry, out);
+            separator = b",";
+        }
+        if entry.traits.install_script {
+            out.extend_from_slice(separator);
+            out.extend_from_slice(b"\"hasInstallScript\":true");
+        }
+        out.push(b'}');
     }
-    if entry.traits.install_script {
-        out.extend_from_slice(lead);
-        out.extend_from_slice(b"\"hasInstallScript\":true");
+
+    /// Copies `span`, with the value of `dist.tarball` replaced unless it is kept.
+    fn write_spliced(&self, span: ByteSpan, entry: &VersionEntry, out: &mut Vec<u8>) {
+        let (tarball, name) = (entry.spans.tarball, &self.packument.name);
+        let is_kept = || {
+            let has = |key: &str| self.packument.find(key).is_some();
+            self.base.origins.is_some_and(|origins| origins.keep(name, &entry.key, &entry.tarball, &has))
+        };
+        if tarball.is_empty() || tarball.start < span.start || tarball.end > span.end || is_kept() {
+            out.extend_from_slice(span.of(self.document));
+            return;
+        }
+        out.extend_from_slice(ByteSpan { start: span.start, end: tarball.start }.of(self.document));
+        out.push(b'"');
+        out.extend_from_slice(tarball_url(self.base.base, name, &entry.key).as_bytes());
+        out.push(b'"');
+        out.extend_from_slice(ByteSpan { start: tarball.end, end: span.end }.of(self.document));
     }
-    out.push(b'}');
 }
 
 fn runs(
@@ -423,9 +426,7 @@ mod tests {
         let ingested = parse(&name(), document.as_bytes()).unwrap();
         let shown: Vec<_> = (0..ingested.packument.entries.len()).map(shown).collect();
         let view = PackumentView::render(
-            document.as_bytes(),
-            &ingested.packument,
-            &ingested.fields,
+            RenderSource { document: document.as_bytes(), packument: &ingested.packument, fields: &ingested.fields },
             form,
             BASE,
             &|at| !shown[at],
@@ -510,9 +511,7 @@ mod tests {
         let document = json!({"name": "demo", "versions": {"1.0.0": {}, "1.1.0": {}}}).to_string();
         let ingested = parse(&name(), document.as_bytes()).unwrap();
         let view = PackumentView::render(
-            document.as_bytes(),
-            &ingested.packument,
-            &ingested.fields,
+            RenderSource { document: document.as_bytes(), packument: &ingested.packument, fields: &ingested.fields },
             PackumentForm::Full,
             BASE,
             &|_| false,

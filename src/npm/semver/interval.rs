@@ -10,7 +10,6 @@ pub struct VersionInterval {
     pub end: Option<UpperBound>,
 }
 
-/// The upper bound of an interval.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpperBound {
     /// Excludes this version.

@@ -11,7 +11,6 @@ use crate::npm::semver::version::Version;
 /// The longest accepted range, in bytes.
 const MAX_RANGE_BYTES: usize = 1024;
 
-/// A range (`^1.2`, `1.x || >=2.5.0`, `1.2 - 2`).
 #[derive(Clone)]
 pub struct Range {
     text: Box<str>,
@@ -37,6 +36,19 @@ pub(crate) enum Operator {
     Equal,
     GreaterOrEqual,
     Greater,
+}
+
+impl Operator {
+    /// Checks whether a version with this order relative to the comparator's satisfies it.
+    pub(crate) fn accepts(self, order: Ordering) -> bool {
+        match self {
+            Self::Less => order.is_lt(),
+            Self::LessOrEqual => order.is_le(),
+            Self::Equal => order.is_eq(),
+            Self::GreaterOrEqual => order.is_ge(),
+            Self::Greater => order.is_gt(),
+        }
+    }
 }
 
 impl Range {
@@ -110,16 +122,7 @@ impl fmt::Debug for Range {
 }
 
 fn holds(set: &ComparatorSet, version: &semver::Version) -> bool {
-    set.iter().all(|Comparator { relation, version: bound }| {
-        let order = version.cmp_precedence(bound);
-        match relation {
-            Operator::Less => order == Ordering::Less,
-            Operator::LessOrEqual => order != Ordering::Greater,
-            Operator::Equal => order == Ordering::Equal,
-            Operator::GreaterOrEqual => order != Ordering::Less,
-            Operator::Greater => order == Ordering::Greater,
-        }
-    })
+    set.iter().all(|comparator| comparator.relation.accepts(version.cmp_precedence(&comparator.version)))
 }
 
 /// Checks whether the highest lower bound is above the lowest upper bound. npm writes the empty set as `<0.0.0-0`.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::HashSet;
 
-use crate::npm::semver::range::{Comparator, ComparatorSet, Operator, Range};
+use crate::npm::semver::range::{Comparator, ComparatorSet, Range};
 use crate::npm::semver::version::Version;
 
 /// The maximum number of bounds. Above it, a table takes more memory than it saves time.
@@ -118,14 +118,7 @@ impl RangeTable {
     fn matches(&self, cell: usize, comparator: &Comparator) -> bool {
         let version = &comparator.version;
         let found = key(version).and_then(|key| self.bounds.binary_search_by(|bound| bound.compare(key, version)).ok());
-        let order = found.map_or(Ordering::Less, |at| cell.cmp(&(at * 2 + 1)));
-        match comparator.relation {
-            Operator::Less => order.is_lt(),
-            Operator::LessOrEqual => order.is_le(),
-            Operator::Equal => order.is_eq(),
-            Operator::GreaterOrEqual => order.is_ge(),
-            Operator::Greater => order.is_gt(),
-        }
+        comparator.relation.accepts(found.map_or(Ordering::Less, |at| cell.cmp(&(at * 2 + 1))))
     }
 }
 

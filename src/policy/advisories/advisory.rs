@@ -17,7 +17,6 @@ pub struct Advisory<'a> {
     pub kind: AdvisoryKind,
     /// The severity of a vulnerability, if stated.
     pub severity: Option<Severity>,
-    /// The trust level of the feed.
     pub trust: FeedTrust,
     /// One line for display. May be empty.
     pub summary: &'a str,
@@ -45,8 +44,8 @@ impl<'a> Advisory<'a> {
             severity: row.severity,
             trust: index.trust(),
             summary: index.text(row.summary),
-            modified: row.modified(),
-            known_since: row.known_since(),
+            modified: row.modified.instant(),
+            known_since: row.known_since.instant(),
             reviewed: row.reviewed,
             row: AdvisoryRow { index, row },
         }
@@ -57,7 +56,6 @@ impl<'a> Advisory<'a> {
         self.row.index.text(self.row.row.aliases).split('\n').filter(|alias| !alias.is_empty())
     }
 
-    /// Checks whether the advisory has this id or alias.
     #[must_use]
     pub fn is_called(self, id: &str) -> bool {
         self.id == id || self.aliases().any(|alias| alias == id)
@@ -126,28 +124,28 @@ impl<'a> Advisory<'a> {
     /// Checks whether the version is listed or in a range that does not cover everything.
     pub(crate) fn names(self, key: &str, version: Option<&Version>) -> bool {
         let AdvisoryRow { index, row } = self.row;
-        let listed = index.versions[row.versions()].binary_search_by(|text| index.text(*text).cmp(key)).is_ok();
+        let listed = index.versions[row.versions.range()].binary_search_by(|text| index.text(*text).cmp(key)).is_ok();
         listed || version.is_some_and(|version| self.narrow().any(|span| span.contains(version)))
     }
 
     fn versions(self) -> impl Iterator<Item = &'a str> {
         let AdvisoryRow { index, row } = self.row;
-        index.versions[row.versions()].iter().map(|text| index.text(*text))
+        index.versions[row.versions.range()].iter().map(|text| index.text(*text))
     }
 
     fn spans(self) -> &'a [AffectedRange] {
         let AdvisoryRow { index, row } = self.row;
-        if row.everything { std::slice::from_ref(&AffectedRange::EVERYTHING) } else { &index.spans[row.spans()] }
+        if row.everything { std::slice::from_ref(&AffectedRange::EVERYTHING) } else { &index.spans[row.spans.range()] }
     }
 
     fn wholesale(self) -> impl Iterator<Item = &'a AffectedRange> {
         let AdvisoryRow { index, row } = self.row;
         let everything = row.everything.then_some(&AffectedRange::EVERYTHING);
-        everything.into_iter().chain(index.spans[row.spans()].iter().filter(|span| span.is_unbounded()))
+        everything.into_iter().chain(index.spans[row.spans.range()].iter().filter(|span| span.is_unbounded()))
     }
 
     fn narrow(self) -> impl Iterator<Item = &'a AffectedRange> {
         let AdvisoryRow { index, row } = self.row;
-        index.spans[row.spans()].iter().filter(|span| !span.is_unbounded())
+        index.spans[row.spans.range()].iter().filter(|span| !span.is_unbounded())
     }
 }

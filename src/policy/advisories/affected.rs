@@ -11,7 +11,6 @@ pub enum RangeEvent {
     Introduced(Box<str>),
     /// Not affected from this version on.
     Fixed(Box<str>),
-    /// The last version that is affected.
     LastAffected(Box<str>),
     /// The range says nothing about this version and later ones. `*` is no limit.
     Limit(Box<str>),
@@ -24,7 +23,6 @@ pub enum RangeEnd {
     Open,
     /// Before this version, which is not affected (a `fixed` event).
     Before(Version),
-    /// At this version, the last affected one.
     Through(Version),
 }
 
@@ -78,7 +76,6 @@ impl AffectedRange {
         (spans, unreadable)
     }
 
-    /// Checks whether a version is in the span.
     #[must_use]
     pub fn contains(&self, version: &Version) -> bool {
         let begun = self.from.as_ref().is_none_or(|from| from.precedence(version) != Ordering::Greater);

@@ -27,14 +27,11 @@ pub(crate) struct IndexRow {
     pub(crate) summary: TextRef,
     pub(crate) cvss: TextRef,
     pub(crate) cwes: TextRef,
-    /// Unix time in seconds. `i64::MIN` if unknown.
-    modified: i64,
-    /// Unix time in seconds since when the record is known. `i64::MIN` if unknown.
-    known_since: i64,
-    versions_start: u32,
-    versions_count: u32,
-    spans_start: u32,
-    spans_count: u32,
+    pub(crate) modified: UnixSeconds,
+    /// Since when the record is known.
+    pub(crate) known_since: UnixSeconds,
+    pub(crate) versions: ListRef,
+    pub(crate) spans: ListRef,
     pub(crate) kind: AdvisoryKind,
     pub(crate) severity: Option<Severity>,
     pub(crate) reviewed: bool,
@@ -42,21 +39,35 @@ pub(crate) struct IndexRow {
     pub(crate) everything: bool,
 }
 
-impl IndexRow {
-    pub(crate) fn versions(&self) -> Range<usize> {
-        span(self.versions_start, self.versions_count)
+/// A slice of a list of an index.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ListRef {
+    start: u32,
+    count: u32,
+}
+
+impl ListRef {
+    /// Returns the reference to the elements from `start` to the end of a list of `length` elements.
+    fn since(start: usize, length: usize) -> Self {
+        Self { start: narrow(start), count: narrow(length - start) }
     }
 
-    pub(crate) fn spans(&self) -> Range<usize> {
-        span(self.spans_start, self.spans_count)
+    pub(crate) fn range(self) -> Range<usize> {
+        span(self.start, self.count)
+    }
+}
+
+/// A Unix time in seconds, `i64::MIN` if unknown.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UnixSeconds(i64);
+
+impl UnixSeconds {
+    fn new(instant: Option<Timestamp>) -> Self {
+        Self(instant.map_or(i64::MIN, Timestamp::as_second))
     }
 
-    pub(crate) fn modified(&self) -> Option<Timestamp> {
-        instant(self.modified)
-    }
-
-    pub(crate) fn known_since(&self) -> Option<Timestamp> {
-        instant(self.known_since)
+    pub(crate) fn instant(self) -> Option<Timestamp> {
+        Timestamp::from_second(self.0).ok().filter(|instant| *instant > Timestamp::MIN)
     }
 }
 
@@ -109,7 +120,6 @@ impl FeedAdvisories {
         self.rows.len()
     }
 
-    /// Returns the number of packages with advisories.
     #[must_use]
     pub fn packages(&self) -> usize {
         self.packages.len().saturating_sub(1)
@@ -157,10 +167,6 @@ impl FeedAdvisories {
     }
 }
 
-fn instant(seconds: i64) -> Option<Timestamp> {
-    Timestamp::from_second(seconds).ok().filter(|instant| *instant > Timestamp::MIN)
-}
-
 /// Hashes with the same key in every process. Crafted collisions only slow down lookups of the colliding names.
 fn hash(name: &str) -> usize {
     let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(name);
@@ -205,12 +211,10 @@ impl FeedIndexBuilder {
             summary: self.append(&record.summary),
             cvss: self.append(&record.cvss),
             cwes: self.intern(&record.cwes.join("\n")),
-            modified: record.modified.map_or(i64::MIN, Timestamp::as_second),
-            known_since: record.known_since.map_or(i64::MIN, Timestamp::as_second),
-            versions_start: narrow(versions_start),
-            versions_count: narrow(self.versions.len() - versions_start),
-            spans_start: narrow(spans_start),
-            spans_count: narrow(self.spans.len() - spans_start),
+            modified: UnixSeconds::new(record.modified),
+            known_since: UnixSeconds::new(record.known_since),
+            versions: ListRef::since(versions_start, self.versions.len()),
+            spans: ListRef::since(spans_start, self.spans.len()),
             kind: record.kind,
             severity: record.severity,
             reviewed: record.reviewed,
@@ -236,7 +240,6 @@ impl FeedIndexBuilder {
         }
     }
 
-    /// Builds the index for the feed named `feed`.
     #[must_use]
     pub fn build(self, feed: &str, trust: FeedTrust) -> FeedAdvisories {
         let Self { text, known, mut rows, versions, spans, indicators } = self;

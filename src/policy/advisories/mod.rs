@@ -137,7 +137,6 @@ fn rank(trust: FeedTrust) -> u8 {
     }
 }
 
-/// The advisories on one package.
 #[derive(Debug, Clone)]
 pub struct PackageAdvisories<'a> {
     found: Vec<Advisory<'a>>,
@@ -205,7 +204,6 @@ enum SparedVersions {
     None,
     /// These versions, until an operator decides.
     Versions(HashSet<Box<str>>),
-    /// All unlisted versions.
     Unlisted,
 }
 
@@ -219,7 +217,6 @@ impl SparedVersions {
     }
 }
 
-/// The advisories on one package, each with the versions it spares.
 #[derive(Debug, Clone, Default)]
 pub struct ApplicableAdvisories<'a> {
     advisories: Vec<(Advisory<'a>, SparedVersions)>,
@@ -277,22 +274,7 @@ pub(crate) mod tests {
 
     /// Returns an empty record.
     pub(in crate::policy) fn empty_record() -> AdvisoryRecord {
-        AdvisoryRecord {
-            id: "".into(),
-            aliases: Vec::new(),
-            kind: AdvisoryKind::Malware,
-            severity: None,
-            reviewed: false,
-            summary: "".into(),
-            modified: None,
-            known_since: None,
-            cvss: "".into(),
-            cwes: Vec::new(),
-            package: "".into(),
-            versions: Vec::new(),
-            spans: Vec::new(),
-            indicators: Vec::new(),
-        }
+        AdvisoryRecord::new("", AdvisoryKind::Malware, "")
     }
 
     fn record(id: &str, package: &str, versions: &[&str], introduced: &[&str]) -> AdvisoryRecord {

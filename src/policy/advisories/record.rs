@@ -95,8 +95,30 @@ pub struct AdvisoryRecord {
     pub package: Box<str>,
     /// The listed versions, as written.
     pub versions: Vec<Box<str>>,
-    /// The affected ranges.
     pub spans: Vec<AffectedRange>,
     /// Domains and addresses that the malware contacts, normalized by [`indicators`].
     pub indicators: Vec<Box<str>>,
+}
+
+impl AdvisoryRecord {
+    /// Returns a record that states nothing else.
+    #[must_use]
+    pub fn new(id: &str, kind: AdvisoryKind, package: &str) -> Self {
+        Self {
+            id: id.into(),
+            aliases: Vec::new(),
+            kind,
+            severity: None,
+            reviewed: false,
+            summary: Box::default(),
+            modified: None,
+            known_since: None,
+            cvss: Box::default(),
+            cwes: Vec::new(),
+            package: package.into(),
+            versions: Vec::new(),
+            spans: Vec::new(),
+            indicators: Vec::new(),
+        }
+    }
 }

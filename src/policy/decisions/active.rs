@@ -81,7 +81,6 @@ impl Default for ActiveDecisions {
 }
 
 impl ActiveDecisions {
-    /// Selects the `decisions` that are active at `now`.
     #[must_use]
     pub fn of(decisions: &[Decision], now: Timestamp) -> Self {
         let mut active = Self {
@@ -148,7 +147,6 @@ impl ActiveDecisions {
         approvals.iter().rev().find(fits).map(|approval| &approval.decision_ref)
     }
 
-    /// Returns the active break-glass decision.
     #[must_use]
     pub fn break_glass(&self) -> Option<&DecisionRef> {
         self.break_glass_decision.as_ref()

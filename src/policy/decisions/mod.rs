@@ -7,7 +7,6 @@ pub(crate) mod trace;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// The content of a decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum DecisionAction {
@@ -57,7 +56,6 @@ pub enum DecisionAction {
 /// An approved version, bound to its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApprovedVersion {
-    /// The key in `versions`.
     pub version: String,
     /// The integrity at the time of approval, as SRI. Other bytes under this version are not approved.
     pub integrity: String,
@@ -106,7 +104,6 @@ pub struct Decision {
     pub revoked: Option<(Signature, String)>,
 }
 
-/// State of a decision at an instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecisionState {
     Active,
@@ -117,7 +114,6 @@ pub enum DecisionState {
 }
 
 impl Decision {
-    /// Returns the state at `now`.
     #[must_use]
     pub fn state(&self, now: Timestamp) -> DecisionState {
         if self.revoked.is_some() {

@@ -19,9 +19,7 @@ pub(crate) struct DecisionContext<'a> {
     pub overrides: &'a [&'a str],
     /// The first record that break-glass does not waive.
     pub blocking_record: Option<&'a str>,
-    /// The verdict of the rules.
     pub by_rules: &'a Verdict,
-    /// The verdict of the rules without break-glass.
     pub without_break_glass: &'a Verdict,
 }
 

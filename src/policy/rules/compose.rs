@@ -23,7 +23,6 @@ const MAX_RULES: usize = 10_000;
 /// Maximum include depth.
 const MAX_INCLUDE_DEPTH: usize = 16;
 
-/// A compiled policy and its warnings.
 #[derive(Debug, Clone)]
 pub struct CompiledPolicy {
     pub policy: Policy,

@@ -8,7 +8,6 @@ use crate::policy::trace::{StepOutcome, TraceStep};
 use crate::policy::verdict::RuleId;
 use crate::units::timestamp;
 
-/// Returns the trace step of a rule.
 pub(crate) fn rule_step(rule: &Rule, facts: &Facts<'_>, outcome: RuleOutcome) -> TraceStep {
     let matched = || match rule.action {
         RuleAction::Allow => describe_allow(rule, facts),
@@ -120,6 +119,6 @@ fn published(facts: &Facts<'_>) -> String {
 
 fn advisories(rule: &Rule, facts: &Facts<'_>) -> Vec<String> {
     let Some(ask) = &rule.asks.advisory else { return Vec::new() };
-    let fitting = facts.matching_advisories().filter(|advisory| ask.fits(advisory));
+    let fitting = facts.advisories.matching(facts.version, facts.parsed).filter(|advisory| ask.fits(advisory));
     fitting.map(|advisory| format!("{} ({})", advisory.id, advisory.feed)).collect()
 }

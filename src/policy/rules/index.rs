@@ -11,7 +11,6 @@ use crate::policy::rules::rule::{Rule, RuleAction};
 pub(crate) struct RuleIndex {
     all: Vec<Rule>,
     ranges: Option<RangeTable>,
-    /// The rules with a version range.
     ranged: RuleSet,
 }
 
@@ -36,7 +35,6 @@ impl RuleIndex {
         &self.all
     }
 
-    /// Returns the rules for which `wanted` is true.
     pub(crate) fn select(&self, wanted: impl Fn(&Rule) -> bool) -> RuleSet {
         let mut chosen = vec![0; self.all.len().div_ceil(64)];
         for (number, rule) in self.all.iter().enumerate() {

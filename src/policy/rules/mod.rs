@@ -49,7 +49,6 @@ pub struct Policy {
 pub struct PackageRules<'p> {
     policy: &'p Policy,
     rules: RuleSet,
-    /// Whether age rules are waived for the package.
     waived: bool,
 }
 
@@ -100,7 +99,7 @@ impl Policy {
         let mut rules = self.rules().to_vec();
         rules.retain(|rule| !rule.asks.fixes || !age.is_zero());
         for rule in rules.iter_mut().filter(|rule| rule.asks.fixes) {
-            rule.asks.older_than = Some(age);
+            rule.asks.age.older_than = Some(age);
         }
         Self { rules: Arc::new(RuleIndex::of(rules)), ..self }
     }
@@ -195,7 +194,6 @@ impl Policy {
         &self.excluded
     }
 
-    /// Checks whether age rules are waived for a package.
     #[must_use]
     pub fn waives_ages(&self, name: &PackageName) -> bool {
         self.exclude.is_match(name.as_str())
@@ -237,7 +235,9 @@ impl PackageRules<'_> {
         if asks.is_empty() {
             return records;
         }
-        for advisory in facts.matching_advisories().filter(|advisory| advisory.kind == AdvisoryKind::Malware) {
+        for advisory in
+            facts.advisories.matching(facts.version, facts.parsed).filter(|advisory| advisory.kind == AdvisoryKind::Malware)
+        {
             if asks.iter().any(|ask| ask.fits(&advisory)) && !records.contains(&advisory.id) {
                 records.push(advisory.id);
             }
@@ -424,7 +424,7 @@ mod tests {
     use crate::policy::decisions::active::ActiveDecisions;
     use crate::policy::decisions::{Decision, DecisionAction, DecisionProposal, Signature};
     use crate::policy::evaluate::{evaluate_without_decisions, explain};
-    use crate::policy::facts::Presence;
+    use crate::policy::facts::{Presence, Removal};
     use crate::policy::presets;
     use crate::policy::rules::compose::compile;
     use crate::vetting::Signal;
@@ -517,7 +517,10 @@ mod tests {
     #[test]
     fn young_removed_version_is_a_takedown_and_old_one_is_kept() {
         let (policy, axios) = (aged(72, &[]), axios());
-        let gone = |last_seen, replaced| Facts { presence: Presence::Gone { last_seen, replaced }, ..facts(&axios) };
+        let gone = |last_seen, replaced| {
+            let removal = Removal { last_seen, replaced, longest_age: Duration::ZERO };
+            Facts { presence: Presence::Gone(removal), ..facts(&axios) }
+        };
         let judged = |facts: Facts<'_>| rule(&judge(&policy, &facts, at(24 * 400))).map(str::to_owned);
         assert_eq!(judged(gone(Some(at(3)), false)).as_deref(), Some("takedown"));
         assert_eq!(judged(gone(Some(at(24 * 300)), false)), None);
@@ -722,7 +725,6 @@ reason = "x"
         assert!(compiled("").for_package(&name).required_overrides(&facts).is_empty(), "no rule tests it");
     }
 
-    /// Active break-glass.
     fn break_glass() -> ActiveDecisions {
         let author = Signature { who: "ada".to_owned(), at: at(0) };
         let proposal = DecisionProposal {

@@ -6,10 +6,10 @@ use crate::diagnostics::SourceSpan;
 use crate::npm::{PackageName, Range};
 use crate::policy::advisories::{AdvisoryKind, FeedTrust, Severity};
 use crate::policy::rules::rule::{
-    AdvisoryCondition, AgeSubject, DependencyKind, GlobList, PackageGlob, Rule, RuleAction, RuleConditions,
+    AdvisoryCondition, AgeLimits, AgeSubject, DependencyKind, GlobList, PackageGlob, Rule, RuleAction, RuleConditions,
 };
 use crate::policy::rules::toml_table::{TomlTable, quoted};
-use crate::vetting::{Finding, Findings, Signal, SignalStrength, Signals};
+use crate::vetting::{Finding, Signal, SignalStrength, Signals};
 
 /// Allowed keys of a rule.
 const KEYS: &[&str] = &[
@@ -146,23 +146,24 @@ fn asks(table: &mut TomlTable<'_, '_>) -> RuleConditions {
         packages: both.and_then(|globs: Vec<PackageGlob>| package_globs(table, "packages", &globs)),
         except: packages_of(table, "except"),
         versions: versions(table),
-        younger_than: table.duration("younger-than"),
-        older_than: table.duration("older-than"),
-        package_younger_than: table.duration("package-younger-than"),
-        package_older_than: table.duration("package-older-than"),
+        age: AgeLimits { younger_than: table.duration("younger-than"), older_than: table.duration("older-than") },
+        package_age: AgeLimits {
+            younger_than: table.duration("package-younger-than"),
+            older_than: table.duration("package-older-than"),
+        },
         publishers: people(table, "publishers"),
         maintainers: people(table, "maintainers"),
         install_script: table.boolean("install-script"),
         deprecated: table.boolean("deprecated"),
-        dependencies: dependencies(table),
+        dependencies: table.words("dependencies", &DependencyKind::ALL, DependencyKind::as_str),
         tags: table
             .texts("dist-tags", "dist-tags, such as `\"latest\"`")
             .map(|tags| tags.into_iter().map(|(tag, _)| tag.into()).collect()),
         advisory: advisory(table),
         signals,
-        findings: findings(table),
-        spares_siblings: spares_siblings(table),
-        fixes: fixes(table),
+        findings: table.words("findings", Finding::ALL, Finding::as_str).map(|found| found.into_iter().collect()),
+        spares_siblings: is_set(table, "siblings", "exempt"),
+        fixes: is_set(table, "fix", "reviewed"),
     }
 }
 
@@ -224,14 +225,6 @@ fn versions(table: &mut TomlTable<'_, '_>) -> Option<Range> {
     })
 }
 
-fn dependencies(table: &mut TomlTable<'_, '_>) -> Option<Vec<DependencyKind>> {
-    let allowed = quoted(DependencyKind::ALL.map(DependencyKind::as_str));
-    let kinds = table.parsed("dependencies", &allowed, |text| {
-        DependencyKind::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| "has an unknown value".to_owned())
-    })?;
-    Some(kinds.into_iter().map(|(kind, _)| kind).collect())
-}
-
 fn advisory(table: &mut TomlTable<'_, '_>) -> Option<AdvisoryCondition> {
     const ALLOWED: &str = "a table, such as `{ kind = \"malware\", trust = \"deny\" }`; `{}` for any";
     let value = table.value("advisory")?;
@@ -241,15 +234,9 @@ fn advisory(table: &mut TomlTable<'_, '_>) -> Option<AdvisoryCondition> {
     };
     let mut inner = TomlTable { file: table.file, inside: inner, errors: &mut *table.errors };
     inner.reject_unknown(&["kind", "severity", "feed", "trust"]);
-    let unknown = || "has an unknown value".to_owned();
-    let kind = inner.one("kind", &quoted(AdvisoryKind::ALL.iter().map(|kind| kind.as_str())), |text| {
-        AdvisoryKind::parse(text).ok_or_else(unknown)
-    });
-    let severities = quoted(Severity::ALL.iter().map(|severity| severity.as_str()));
-    let severity = inner.one("severity", &severities, |text| Severity::parse(text).ok_or_else(unknown));
-    let trust = inner.one("trust", &quoted(FeedTrust::ALL.iter().map(|trust| trust.as_str())), |text| {
-        FeedTrust::parse(text).ok_or_else(unknown)
-    });
+    let kind = inner.word("kind", AdvisoryKind::ALL, AdvisoryKind::as_str);
+    let severity = inner.word("severity", Severity::ALL, Severity::as_str);
+    let trust = inner.word("trust", FeedTrust::ALL, FeedTrust::as_str);
     let feeds = inner.texts("feed", "names of feeds, such as `\"osv\"`");
     let feeds = feeds.map(|feeds| feeds.into_iter().map(|(feed, _)| feed.into()).collect());
     Some(AdvisoryCondition { kind, severity, feeds, trust })
@@ -279,23 +266,10 @@ fn signals(table: &mut TomlTable<'_, '_>) -> Option<(Signals, u32)> {
     Some((wanted, least))
 }
 
-fn findings(table: &mut TomlTable<'_, '_>) -> Option<Findings> {
-    let allowed = quoted(Finding::ALL.iter().map(|finding| finding.as_str()));
-    let named =
-        table.parsed("findings", &allowed, |text| Finding::parse(text).ok_or_else(|| "has an unknown value".to_owned()))?;
-    Some(named.into_iter().map(|(finding, _)| finding).collect())
-}
-
-fn spares_siblings(table: &mut TomlTable<'_, '_>) -> bool {
-    let read =
-        table.one("siblings", "`exempt`", |text| if text == "exempt" { Ok(()) } else { Err("has an unknown value".to_owned()) });
-    read.is_some()
-}
-
-fn fixes(table: &mut TomlTable<'_, '_>) -> bool {
-    let read =
-        table.one("fix", "`reviewed`", |text| if text == "reviewed" { Ok(()) } else { Err("has an unknown value".to_owned()) });
-    read.is_some()
+/// Checks whether `name` is set to its only value.
+fn is_set(table: &mut TomlTable<'_, '_>, name: &str, value: &str) -> bool {
+    let read = |text: &str| if text == value { Ok(()) } else { Err("has an unknown value".to_owned()) };
+    table.one(name, &format!("`{value}`"), read).is_some()
 }
 
 /// Reports combinations that are not allowed. As time passes, a rule may open versions but never close them, because a stale
@@ -327,14 +301,8 @@ fn check(table: &mut TomlTable<'_, '_>, action: RuleAction, observe: bool, asks:
             "`fix = \"reviewed\"` here, or `advisory` together with `deny`, `hold` or `warn`",
         );
     }
-    let crossed = |least: Option<std::time::Duration>, most: Option<std::time::Duration>| {
-        least.zip(most).is_some_and(|(least, most)| least >= most)
-    };
-    for (name, least, most) in [
-        ("younger-than", asks.older_than, asks.younger_than),
-        ("package-younger-than", asks.package_older_than, asks.package_younger_than),
-    ] {
-        if let Some(span) = table.key(name).filter(|_| crossed(least, most)) {
+    for (name, limits) in [("younger-than", asks.age), ("package-younger-than", asks.package_age)] {
+        if let Some(span) = table.key(name).filter(|_| limits.is_empty()) {
             table.note(span, format!("`{name}` is too low: the rule would match nothing"), "an age above the lower limit");
         }
     }

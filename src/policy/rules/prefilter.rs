@@ -34,10 +34,10 @@ impl<'f> FactsUnion<'f> {
             among.traits.file_dependency |= facts.traits.file_dependency;
             among.fixes |= facts.fix.is_some();
             among.unknown = among.unknown.or(facts.unknown);
-            among.advised |= facts.matching_advisories().next().is_some();
+            among.advised |= facts.advisories.matching(facts.version, facts.parsed).next().is_some();
             among.signals = among.signals.or(facts.signals);
             among.findings = among.findings.or(facts.findings);
-            among.tags = facts.tags;
+            among.tags = facts.tags.all();
             // Most versions share publisher and maintainers with the previous one, by pointer.
             if !same(publisher, facts.publisher) {
                 among.publishers.extend(facts.publisher);

@@ -68,7 +68,6 @@ impl RuleAction {
 /// Whose age counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AgeSubject {
-    /// The age of the release.
     Release,
     /// The age of the package's oldest release.
     Package,
@@ -98,10 +97,8 @@ pub(crate) struct RuleConditions {
     pub packages: Option<GlobList>,
     pub except: Option<GlobList>,
     pub versions: Option<Range>,
-    pub younger_than: Option<Duration>,
-    pub older_than: Option<Duration>,
-    pub package_younger_than: Option<Duration>,
-    pub package_older_than: Option<Duration>,
+    pub age: AgeLimits,
+    pub package_age: AgeLimits,
     pub publishers: Option<GlobList>,
     pub maintainers: Option<GlobList>,
     pub install_script: Option<bool>,
@@ -115,6 +112,33 @@ pub(crate) struct RuleConditions {
     pub spares_siblings: bool,
     /// Whether a reviewed advisory must name the release as the fix of a vulnerability, without any signal on the release.
     pub fixes: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct AgeLimits {
+    pub older_than: Option<Duration>,
+    pub younger_than: Option<Duration>,
+}
+
+impl AgeLimits {
+    pub(crate) fn is_unlimited(self) -> bool {
+        self.older_than.is_none() && self.younger_than.is_none()
+    }
+
+    /// Checks whether no age is within the limits.
+    pub(crate) fn is_empty(self) -> bool {
+        self.older_than.zip(self.younger_than).is_some_and(|(least, most)| least >= most)
+    }
+
+    /// Checks whether each age within these limits is within `wide` too.
+    pub(crate) fn implies(self, wide: Self) -> bool {
+        wide.older_than.is_none_or(|wide| self.older_than.is_some_and(|narrow| narrow >= wide))
+            && wide.younger_than.is_none_or(|wide| self.younger_than.is_some_and(|narrow| narrow <= wide))
+    }
+
+    fn contains(self, age: SignedDuration) -> bool {
+        self.older_than.is_none_or(|least| age >= signed(least)) && self.younger_than.is_none_or(|most| age < signed(most))
+    }
 }
 
 /// Source of a dependency from outside a registry.
@@ -144,11 +168,9 @@ pub(crate) struct GlobList {
     pub words: Vec<Box<str>>,
 }
 
-/// The condition of a rule on advisories.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct AdvisoryCondition {
     pub kind: Option<AdvisoryKind>,
-    /// The minimum severity.
     pub severity: Option<Severity>,
     pub feeds: Option<Vec<Box<str>>>,
     pub trust: Option<FeedTrust>,
@@ -228,14 +250,13 @@ impl FactAges {
 }
 
 impl Rule {
-    /// Returns the longest age that the rule names.
     pub(crate) fn longest_age(&self) -> Option<Duration> {
         let held = match self.action {
             RuleAction::Hold { age, .. } => Some(age),
             RuleAction::Allow | RuleAction::Deny | RuleAction::Warn => None,
         };
-        let RuleConditions { younger_than, older_than, package_younger_than, package_older_than, .. } = self.asks;
-        [held, younger_than, older_than, package_younger_than, package_older_than].into_iter().flatten().max()
+        let RuleConditions { age, package_age, .. } = self.asks;
+        [held, age.younger_than, age.older_than, package_age.younger_than, package_age.older_than].into_iter().flatten().max()
     }
 
     /// Returns the condition that the version does not meet. Returns `None` if the rule matches. Package names are not tested
@@ -292,16 +313,15 @@ impl Rule {
         if asks.findings.is_some_and(|wanted| facts.findings.and(wanted).is_empty()) {
             return Some(UnmetCondition::Findings);
         }
-        let fits = |ask: &AdvisoryCondition| facts.matching_advisories().any(|advisory| ask.fits(&advisory));
+        let fits =
+            |ask: &AdvisoryCondition| facts.advisories.matching(facts.version, facts.parsed).any(|advisory| ask.fits(&advisory));
         if asks.advisory.as_ref().is_some_and(|ask| !fits(ask)) {
             return Some(UnmetCondition::Advisory);
         }
-        if !lies_within(ages.release, asks.older_than, asks.younger_than) {
+        if !asks.age.contains(ages.release) {
             return Some(UnmetCondition::Age);
         }
-        if (asks.package_older_than.is_some() || asks.package_younger_than.is_some())
-            && !ages.package.is_some_and(|age| lies_within(age, asks.package_older_than, asks.package_younger_than))
-        {
+        if !asks.package_age.is_unlimited() && !ages.package.is_some_and(|age| asks.package_age.contains(age)) {
             return Some(UnmetCondition::PackageAge);
         }
         if let RuleAction::Hold { of: AgeSubject::Package, .. } = self.action
@@ -320,7 +340,8 @@ impl Rule {
         if !unknown.maintainers && asks.maintainers.as_ref().is_some_and(|globs| !maintained(globs)) {
             return Some(UnmetCondition::Maintainers);
         }
-        let pointed = |tags: &Vec<Box<str>>| facts.dist_tags().any(|tag| tags.iter().any(|wanted| **wanted == *tag));
+        let pointed =
+            |tags: &Vec<Box<str>>| facts.tags.pointing_to(facts.version).any(|tag| tags.iter().any(|wanted| **wanted == *tag));
         if asks.tags.as_ref().is_some_and(|tags| !pointed(tags)) {
             return Some(UnmetCondition::Tags);
         }
@@ -331,7 +352,6 @@ impl Rule {
         self.exempts_subpackage(ages).then_some(UnmetCondition::Sibling)
     }
 
-    /// Tests the conditions on the package name.
     pub(crate) fn match_package(&self, name: &str) -> Result<(), UnmetCondition> {
         if self.asks.packages.as_ref().is_some_and(|globs| !globs.set.is_match(name)) {
             return Err(UnmetCondition::Package);
@@ -372,7 +392,7 @@ impl Rule {
     /// rule that tests advisories or findings never counts as one, even if it is a hold.
     pub(crate) fn depends_on_age_or_signals(&self) -> bool {
         let asks = &self.asks;
-        let young = asks.younger_than.is_some() || asks.package_younger_than.is_some();
+        let young = asks.age.younger_than.is_some() || asks.package_age.younger_than.is_some();
         let rests = match self.action {
             RuleAction::Hold { .. } => true,
             RuleAction::Deny => young || asks.signals.is_some(),
@@ -392,10 +412,10 @@ impl Rule {
         let established = hold.filter(|_| asks.spares_siblings);
         [
             (held_since, hold),
-            (Some(facts.effective), asks.younger_than),
-            (Some(facts.effective), asks.older_than),
-            (facts.first_published, asks.package_younger_than),
-            (facts.first_published, asks.package_older_than),
+            (Some(facts.effective), asks.age.younger_than),
+            (Some(facts.effective), asks.age.older_than),
+            (facts.first_published, asks.package_age.younger_than),
+            (facts.first_published, asks.package_age.older_than),
             (facts.parent, established),
         ]
         .into_iter()
@@ -427,10 +447,6 @@ impl RuleAction {
             Self::Hold { age, of: AgeSubject::Package } => format!("hold {} of the package", timestamp::format_duration(age)),
         }
     }
-}
-
-fn lies_within(age: SignedDuration, older_than: Option<Duration>, younger_than: Option<Duration>) -> bool {
-    older_than.is_none_or(|least| age >= signed(least)) && younger_than.is_none_or(|most| age < signed(most))
 }
 
 pub(crate) fn signed(age: Duration) -> SignedDuration {

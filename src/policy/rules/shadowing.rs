@@ -33,22 +33,14 @@ fn shadows(above: &Rule, rule: &Rule) -> bool {
 
 /// Checks whether every version that meets `narrow` also meets `wide`.
 fn implies(narrow: &RuleConditions, wide: &RuleConditions) -> bool {
-    let at_most = |narrow: Option<std::time::Duration>, wide: Option<std::time::Duration>| {
-        wide.is_none_or(|wide| narrow.is_some_and(|narrow| narrow <= wide))
-    };
-    let at_least = |narrow: Option<std::time::Duration>, wide: Option<std::time::Duration>| {
-        wide.is_none_or(|wide| narrow.is_some_and(|narrow| narrow >= wide))
-    };
     globs(narrow.packages.as_ref(), wide.packages.as_ref())
         && excepts(narrow, wide)
         && wide
             .versions
             .as_ref()
             .is_none_or(|wide| narrow.versions.as_ref().is_some_and(|narrow| narrow.as_str() == wide.as_str()))
-        && at_most(narrow.younger_than, wide.younger_than)
-        && at_least(narrow.older_than, wide.older_than)
-        && at_most(narrow.package_younger_than, wide.package_younger_than)
-        && at_least(narrow.package_older_than, wide.package_older_than)
+        && narrow.age.implies(wide.age)
+        && narrow.package_age.implies(wide.package_age)
         && globs(narrow.publishers.as_ref(), wide.publishers.as_ref())
         && globs(narrow.maintainers.as_ref(), wide.maintainers.as_ref())
         && (wide.install_script.is_none() || wide.install_script == narrow.install_script)

@@ -62,7 +62,6 @@ impl<'t> TomlTable<'t, '_> {
         table.iter().find(|(key, _)| key.get_ref().as_ref() == name).map(|(_, value)| value)
     }
 
-    /// Returns a string value.
     pub(crate) fn text(&mut self, name: &str, allowed: &str) -> Option<SpannedText<'t>> {
         let value = self.value(name)?;
         match value.get_ref() {
@@ -125,7 +124,17 @@ impl<'t> TomlTable<'t, '_> {
         }
     }
 
-    /// Returns a boolean value.
+    /// Reads one of the words that `as_str` returns for `all`.
+    pub(crate) fn word<T: Copy>(&mut self, name: &str, all: &[T], as_str: fn(T) -> &'static str) -> Option<T> {
+        self.one(name, &quoted(all.iter().map(|value| as_str(*value))), find_word(all, as_str))
+    }
+
+    /// Reads one or more of the words that `as_str` returns for `all`.
+    pub(crate) fn words<T: Copy>(&mut self, name: &str, all: &[T], as_str: fn(T) -> &'static str) -> Option<Vec<T>> {
+        let found = self.parsed(name, &quoted(all.iter().map(|value| as_str(*value))), find_word(all, as_str))?;
+        Some(found.into_iter().map(|(value, _)| value).collect())
+    }
+
     pub(crate) fn boolean(&mut self, name: &str) -> Option<bool> {
         let value = self.value(name)?;
         match value.get_ref() {
@@ -190,6 +199,10 @@ fn end_of_day(text: &str) -> Option<Timestamp> {
 }
 
 /// Formats words in backticks, for lists of allowed values.
+fn find_word<T: Copy>(all: &[T], as_str: fn(T) -> &'static str) -> impl Fn(&str) -> Result<T, String> {
+    move |text| all.iter().copied().find(|value| as_str(*value) == text).ok_or_else(|| "has an unknown value".to_owned())
+}
+
 pub(crate) fn quoted<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     words.into_iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }
