@@ -70,7 +70,6 @@ impl ForwardedBody {
 }
 
 impl Body {
-    /// Returns a body without bytes.
     #[must_use]
     pub fn empty() -> Self {
         Self::from(Bytes::new())
@@ -101,7 +100,6 @@ impl Body {
         self.size_hint().exact().unwrap_or(0)
     }
 
-    /// Checks whether [`Body::len`] is zero.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -172,10 +170,7 @@ pub enum BodyError {
         limit: u64,
     },
     #[error("body not received within {} s", after.as_secs())]
-    TooSlow {
-        /// The deadline that passed.
-        after: Duration,
-    },
+    TooSlow { after: Duration },
     /// The body ended early, or its framing or encoding is invalid.
     #[error("cannot read body: {0}")]
     Broken(String),

@@ -10,7 +10,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Above this number of clients, those without permits are removed from the table.
 const MAX_IDLE_CLIENTS: usize = 1_024;
 
-/// The numbers of permits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizes {
     /// Permits shared by all clients. One client may hold all of them.

@@ -179,7 +179,6 @@ fn digits(text: &str) -> Option<u64> {
     (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().unwrap_or(u64::MAX))
 }
 
-/// Formats an instant as an HTTP date.
 #[must_use]
 pub fn date(instant: SystemTime) -> HeaderValue {
     HeaderValue::try_from(httpdate::fmt_http_date(instant)).unwrap_or(HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))

@@ -22,7 +22,6 @@ pub struct HostPattern {
     port: Option<u16>,
 }
 
-/// Why a host or pattern is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HostPatternError {
     /// A URL, a path, an invalid character or an empty value.

@@ -19,7 +19,6 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// Returns the SRI name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -30,7 +29,6 @@ impl Algorithm {
         }
     }
 
-    /// Parses an SRI name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Sha1, Self::Sha256, Self::Sha384, Self::Sha512].into_iter().find(|algorithm| algorithm.as_str() == text)
@@ -116,7 +114,6 @@ impl Digest {
         text
     }
 
-    /// Appends the SRI form to `text`.
     pub fn write_sri(&self, text: &mut String) {
         text.push_str(self.algorithm.as_str());
         text.push('-');
@@ -323,7 +320,6 @@ impl Hasher {
 #[error("expected {}, got {}", expected.to_sri(), actual.to_sri())]
 pub struct Mismatch {
     pub expected: Box<Digest>,
-    /// The digest of the received bytes.
     pub actual: Box<Digest>,
 }
 

@@ -153,7 +153,6 @@ fn unversioned(file: &str) -> Option<&str> {
     stem.match_indices('-').map(|(at, _)| at).find(versioned).map(|at| &stem[..at]).filter(|name| !name.is_empty())
 }
 
-/// Checks whether a path has a tarball's extension.
 #[must_use]
 pub fn is_file(path: &str) -> bool {
     EXTENSIONS.iter().any(|extension| path.ends_with(extension))

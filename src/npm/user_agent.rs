@@ -19,12 +19,10 @@ pub enum Tool {
     Bun,
     /// `Deno/2.9.6`
     Deno,
-    /// Anything else.
     Other,
 }
 
 impl Tool {
-    /// Returns the tool's name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -39,7 +39,6 @@ pub struct PolicyCase {
 #[derive(Debug, Clone)]
 pub struct CaseFailure {
     pub case: PolicyCase,
-    /// The verdict of the policy.
     pub found: String,
 }
 

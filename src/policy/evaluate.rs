@@ -85,7 +85,6 @@ pub fn evaluate<S: Sink>(input: &Evaluation<'_>, sink: &mut S) -> Verdict {
     verdict
 }
 
-/// Evaluates one version without decisions.
 #[must_use]
 pub fn evaluate_without_decisions(rules: &PackageRules<'_>, facts: &Facts<'_>, as_of: Timestamp) -> Verdict {
     evaluate(&Evaluation { rules, decisions: &ActiveDecisions::default(), facts, as_of }, &mut ())

@@ -18,7 +18,6 @@ pub enum Presence {
     Gone(Removal),
 }
 
-/// The removal of a version upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Removal {
     /// When the version was last seen. `None` if it never was.
@@ -47,7 +46,6 @@ impl UnknownFacts {
     /// Only the facts that every document carries are known.
     pub const ALL: Self = Self { publisher: true, maintainers: true, install_script: true, fix: true };
 
-    /// Returns the facts that are unknown in either of the two.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self {

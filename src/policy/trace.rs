@@ -2,7 +2,6 @@
 
 use crate::policy::verdict::{Reason, RuleId};
 
-/// Outcome of a rule for a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StepOutcome {
     /// The rule decides. Later rules are not evaluated.

@@ -28,7 +28,6 @@ pub enum RuleId {
     TarballHost,
     /// A `deny` decision covers the version.
     Denied,
-    /// A freeze covers the version.
     Freeze,
     /// An approval allows the version. What it waives is recorded under this id.
     Approved,

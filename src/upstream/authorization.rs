@@ -19,7 +19,6 @@ pub enum Addressed {
 /// The credentials of an upstream request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Authorization {
-    /// No credentials.
     None,
     /// Those of Coldframe's configuration for the URL, if any. Lent to authenticated and loopback clients (ARCHITECTURE.md, Semantics 15).
     Lent,
@@ -27,7 +26,6 @@ pub enum Authorization {
     Own(OwnCredentials),
 }
 
-/// A client's own credentials.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct OwnCredentials {
     /// The `Authorization` header, verbatim.

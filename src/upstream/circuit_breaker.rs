@@ -31,7 +31,6 @@ const MAX_HOSTS: usize = 1_000;
 #[derive(Debug, Default)]
 pub struct CircuitBreakers(Mutex<HashMap<Arc<str>, CircuitState>>);
 
-/// The kind of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Evidence<'a> {
     Connection,
@@ -50,7 +49,6 @@ pub(crate) enum Admission {
 
 #[derive(Debug)]
 enum CircuitState {
-    /// Requests are sent.
     Closed {
         /// Failed connections since the last response.
         connections: usize,
@@ -99,7 +97,6 @@ impl CircuitBreakers {
         Ok(Admission::Trial)
     }
 
-    /// Records that `host` answered a request.
     pub(crate) fn record_success(&self, host: &Arc<str>) {
         let mut circuits = self.lock();
         match circuits.get_mut(host) {

@@ -67,7 +67,6 @@ pub struct RegistryConfig {
 }
 
 impl RegistryConfig {
-    /// Returns a registry without credentials.
     #[must_use]
     pub fn new(url: Url, origin: SettingOrigin) -> Self {
         Self { url, credentials: None, origin, time_mode: TimeMode::default() }
@@ -114,7 +113,6 @@ impl fmt::Display for SettingOrigin {
     }
 }
 
-/// An error in the configuration of registries.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamConfigError {
     #[error("registry from {origin} is not an `http` or `https` URL: `{url}`")]

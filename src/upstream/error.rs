@@ -21,7 +21,6 @@ pub enum UpstreamError {
     #[error("upstream `{host}` is down ({why}); next attempt in {} s", wait.as_secs() + 1)]
     CircuitOpen {
         host: Arc<str>,
-        /// The last failure.
         why: Arc<str>,
         /// Time until the next attempt.
         wait: Duration,
@@ -54,12 +53,7 @@ pub enum UpstreamError {
     },
     /// Any other error status: 429, 5xx, or an unexpected 4xx.
     #[error("upstream `{host}` answered {status}")]
-    Status {
-        host: Arc<str>,
-        status: u16,
-        /// The `Retry-After` header.
-        retry_after: Option<Arc<str>>,
-    },
+    Status { host: Arc<str>, status: u16, retry_after: Option<Arc<str>> },
     #[error("upstream `{host}` redirects to `{to}`, which is not allowed: {detail}")]
     Redirected {
         host: Arc<str>,

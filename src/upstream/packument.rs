@@ -128,7 +128,6 @@ impl Registry {
     }
 }
 
-/// The media type of abbreviated packuments.
 const ABBREVIATED: &str = "application/vnd.npm.install-v1+json";
 
 /// Returns the `Accept` header that npm sends for a packument in `form`.

@@ -55,7 +55,6 @@ impl PassthroughRequest {
         Self { method: Method::GET, path, headers: HeaderMap::new(), body: Bytes::new(), for_account: true }
     }
 
-    /// Checks whether it is a GET or HEAD.
     #[must_use]
     pub fn is_read(&self) -> bool {
         self.method == Method::GET || self.method == Method::HEAD
@@ -109,7 +108,6 @@ impl PassthroughResponse {
         self.status == StatusCode::OK && content_type.contains("json")
     }
 
-    /// Checks whether the status is 404.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.status == StatusCode::NOT_FOUND

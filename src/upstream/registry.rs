@@ -50,7 +50,6 @@ pub struct Registry {
     pub(crate) shared: Arc<RegistryShared>,
 }
 
-/// One request to a registry or a host that it names.
 pub(crate) struct UpstreamRequest<'a> {
     pub(crate) method: Method,
     pub(crate) target: &'a FetchTarget,
@@ -62,7 +61,6 @@ pub(crate) struct UpstreamRequest<'a> {
 /// Hosts that packuments and redirects may name in addition to the registry's own.
 pub(crate) struct Hosts {
     pub(crate) tarball: Vec<HostPattern>,
-    /// Hosts that redirects may name.
     pub(crate) redirect: Vec<HostPattern>,
 }
 

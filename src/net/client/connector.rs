@@ -169,7 +169,6 @@ pub(crate) async fn open_tunnel<S: ByteStream + 'static>(
     hyper::upgrade::on(answer).await.map_err(|error| at_proxy(&ClientError::of_http(&error)))
 }
 
-/// The host and port of a URI.
 struct UriTarget<'a> {
     /// Without IPv6 brackets.
     host: &'a str,
@@ -186,7 +185,6 @@ impl<'a> UriTarget<'a> {
     }
 }
 
-/// Attributes an error to the proxy.
 fn at_proxy(error: &ClientError) -> ClientError {
     ClientError::Unreachable { layer: ConnectStage::Proxy, detail: error.to_string().into(), is_transient: error.is_retryable() }
 }

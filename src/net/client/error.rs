@@ -23,10 +23,7 @@ pub enum ClientError {
         is_transient: bool,
     },
     #[error("no response within {} s", after.as_secs_f32())]
-    TimedOut {
-        /// The deadline that passed.
-        after: Duration,
-    },
+    TimedOut { after: Duration },
     /// The response is not HTTP, or ended early.
     #[error("{detail}")]
     Broken {
@@ -43,14 +40,12 @@ pub enum ClientError {
     NoRoom(#[from] BudgetTimeout),
 }
 
-/// A stage of connecting to another server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectStage {
     /// The name has no address.
     Dns,
     /// Its addresses may not be dialed.
     Reach,
-    /// No TCP connection.
     Tcp,
     /// This machine has no file descriptor, port or memory left for another connection.
     Machine,

@@ -43,7 +43,6 @@ const BACKOFF: Duration = Duration::from_millis(100);
 const KEPT_FOR: Duration = Duration::from_secs(30);
 const KEPT_PER_HOST: usize = 64;
 
-/// The certificates a client trusts.
 #[derive(Debug, Clone)]
 pub struct TlsTrust {
     /// The TLS config: TLS 1.2 or 1.3, ALPN `http/1.1`.
@@ -90,7 +89,6 @@ pub struct ClientRequest {
     pub reach: AddressScope,
 }
 
-/// The head of a response, and its body.
 #[derive(Debug)]
 pub struct ClientResponse {
     pub status: StatusCode,

@@ -14,7 +14,6 @@ use crate::net::client::connector::{ByteStream, Connector, open_tunnel};
 use crate::net::client::error::{ClientError, ConnectStage};
 use crate::net::client::proxy_settings::ProxyAddress;
 
-/// The outbound proxy settings for tunnels.
 #[derive(Clone)]
 pub struct OutboundProxy(Option<Connector>);
 

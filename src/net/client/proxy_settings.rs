@@ -40,13 +40,11 @@ pub enum ProxySettingError {
 type NamedValue<'a> = Option<(&'a str, &'a str)>;
 
 impl ProxySettings {
-    /// Returns settings without a proxy.
     #[must_use]
     pub fn none() -> Self {
         Self(None)
     }
 
-    /// Checks whether no proxy is configured.
     #[must_use]
     pub fn is_none(&self) -> bool {
         self.0.is_none()

@@ -49,7 +49,6 @@ const STREAM_BUFFER: usize = 64 << 10;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT: u32 = 128 << 10;
 
-/// Takes over an upgraded connection.
 type UpgradeHandler = Box<dyn FnOnce(UpgradedConnection) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
 /// A response extension for CONNECT: after the response, the connection is passed to the handler.
@@ -242,7 +241,6 @@ impl Connection {
         Self { peer, limits, permit }
     }
 
-    /// Returns the address of the client.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
         self.peer

@@ -57,7 +57,6 @@ impl<S> TimedStream<S> {
         Self { inner, pace, activity, epoch, stage: RequestStage::Head, reading, writing, written: 0, quantum: 0 }
     }
 
-    /// Returns the wrapped socket.
     pub(crate) fn into_inner(self) -> S {
         self.inner
     }

@@ -142,7 +142,6 @@ where
     DrainReport { cut }
 }
 
-/// Accepted connections that wait for a permit.
 #[derive(Default)]
 struct WaitingConnections {
     entering: JoinSet<(TcpStream, SocketAddr, ConnectionPermit)>,
@@ -184,7 +183,6 @@ impl WaitingConnections {
     }
 }
 
-/// Logs a panic of a connection task.
 fn log_lost(ended: Result<(), JoinError>) {
     if let Err(error) = ended {
         tracing::error!(error = %error, "connection task failed");

@@ -27,7 +27,6 @@ pub enum SegmentFormat {
 }
 
 impl SegmentFormat {
-    /// Returns the header of a joined stream.
     const fn header(self) -> &'static [u8] {
         match self {
             SegmentFormat::Gzip => gzip::HEADER,
@@ -96,7 +95,6 @@ impl SegmentEncoder {
         Self { packing, ..Self::default() }
     }
 
-    /// Changes the format for the following segments.
     pub fn set_format(&mut self, packing: SegmentFormat) {
         self.packing = packing;
     }

@@ -15,16 +15,13 @@ const MAX_DEPTH: usize = 200;
 /// Maximum length of a YAML key on one line. Clients write longer keys with `?`, which YAML requires above 1,024 characters.
 const MAX_KEY_CHARS: usize = 4096;
 
-/// A value with its children.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum DocNode {
     /// A string, number or boolean as text.
     Text(Box<str>),
-    /// Values in order.
     List(Vec<DocNode>),
     /// Members in order, duplicate keys included.
     Map(Vec<DocMember>),
-    /// `null`.
     Nothing,
 }
 
@@ -65,7 +62,6 @@ impl DocNode {
         self.member(key)?.text().filter(|text| !text.is_empty())
     }
 
-    /// Checks whether the value at this key is `true`.
     pub(crate) fn is_true(&self, key: &str) -> bool {
         self.text_of(key) == Some("true")
     }
@@ -180,7 +176,6 @@ pub(crate) fn read_yaml(text: &str) -> Result<Vec<DocNode>, LockfileError> {
     Ok(documents)
 }
 
-/// A collection that is still open.
 enum OpenNode {
     List(Vec<DocNode>),
     /// The members, and a key that has no value yet.

@@ -3,7 +3,6 @@
 /// The longest accepted lockfile in bytes. A monorepo of 10,000 packages has about 8 MB.
 pub const MAX_LOCKFILE_BYTES: usize = 64 << 20;
 
-/// A lockfile that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LockfileError {
     #[error(

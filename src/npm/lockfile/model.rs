@@ -31,7 +31,6 @@ pub enum LockfileFormat {
     YarnClassic,
     /// `yarn.lock` of yarn 2 and later, in YAML.
     YarnBerry,
-    /// `bun.lock`.
     Bun,
     /// `deno.lock`, versions 2 to 5.
     Deno,

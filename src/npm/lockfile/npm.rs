@@ -36,7 +36,6 @@ struct InstallTree<'a> {
     requirements: Vec<NpmDependency<'a>>,
 }
 
-/// The requirements of a package.
 struct NpmDependency<'a> {
     path: Box<str>,
     /// Its name; empty for the project or a workspace.
@@ -125,7 +124,6 @@ impl<'a> InstallTree<'a> {
         self.at.entry(folder.into()).or_default().insert(path[split + FOLDER.len()..].into(), at);
     }
 
-    /// Returns the entries with their requirements.
     fn with_requesters(mut self) -> Vec<LockfileEntry> {
         for NpmDependency { path, by, is_direct, dependencies } in std::mem::take(&mut self.requirements) {
             if dependencies.is_empty() {

@@ -7,7 +7,6 @@ use percent_encoding::percent_decode_str;
 use crate::npm::name::PackageName;
 use crate::npm::semver::version::Version;
 
-/// The source of an entry's tarball.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EntrySource {
     Registry,

@@ -10,7 +10,6 @@ use crate::npm::lockfile::error::LockfileError;
 use crate::npm::lockfile::model::{Lockfile, LockfileEntry, LockfileFormat};
 use crate::npm::lockfile::spec::{EntrySource, address, range, resolve_alias, source, split};
 
-/// Checks whether yarn 1 wrote the file.
 pub(crate) fn is_classic(text: &str) -> bool {
     !text.lines().any(|line| line.starts_with("__metadata:"))
 }

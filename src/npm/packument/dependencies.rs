@@ -9,7 +9,6 @@ use crate::npm::packument::manifest::AbbreviatedFields;
 /// Maximum number of dependencies read from one release; legitimate releases have fewer.
 const MAX_DEPENDENCIES: usize = 500;
 
-/// A dependency on a registry package.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dependency {
     pub name: PackageName,

@@ -50,7 +50,6 @@ pub struct Retargets<'a> {
 }
 
 impl<'a> Retargets<'a> {
-    /// Sorts the shown versions of `packument`.
     #[must_use]
     pub fn new(packument: &'a Packument, shown: &'a [bool]) -> Self {
         let mut entries: Vec<&VersionEntry> =

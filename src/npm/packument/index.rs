@@ -23,14 +23,12 @@ pub fn without_build(version: &str) -> &str {
     version.split('+').next().unwrap_or(version)
 }
 
-/// Boolean facts from a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "the facts are independent")]
 pub struct ManifestTraits {
     pub deprecated: bool,
     /// Whether npm would run one of its scripts at install.
     pub install_script: bool,
-    /// Whether it depends on a git repository.
     pub git_dependency: bool,
     /// Whether it depends on a tarball at a URL.
     pub url_dependency: bool,
@@ -174,7 +172,6 @@ pub(crate) struct DocumentLayout {
     /// The value of `versions`, braces included.
     pub(crate) versions: Option<ByteSpan>,
     pub(crate) time: Option<ByteSpan>,
-    /// The value of `time.modified`.
     pub(crate) modified: Option<ByteSpan>,
     /// The member `policyRestrictions` of an upstream that is a firewall too, with its separating comma.
     pub(crate) restrictions: Option<ByteSpan>,

@@ -80,7 +80,6 @@ pub(crate) trait ObjectVisitor<'a> {
     fn member<A: MapAccess<'a>>(&mut self, key: &'a str, members: &mut A) -> Result<(), A::Error>;
 }
 
-/// Visits the members of the document.
 pub(crate) fn walk<'a>(document: &'a str, walk: &mut impl ObjectVisitor<'a>) -> Result<(), serde_json::Error> {
     let mut parser = serde_json::Deserializer::from_str(document);
     ObjectSeed(walk).deserialize(&mut parser).and_then(|()| parser.end())

@@ -1,6 +1,5 @@
 //! The last result of a computation. Most versions repeat the bytes of the version before.
 
-/// The last key and its value.
 #[derive(Default)]
 pub(crate) struct LastValue<K, V>(Option<(K, V)>);
 

@@ -36,11 +36,7 @@ pub enum PackumentError {
     #[error("not UTF-8 at byte {byte}")]
     Encoding { byte: usize },
     #[error("not JSON at byte {byte}: {detail}")]
-    Json {
-        byte: usize,
-        /// What the parser expected.
-        detail: String,
-    },
+    Json { byte: usize, detail: String },
     #[error("`{member}` is not an object")]
     Shape {
         /// The member; `the document` for the whole.
@@ -50,10 +46,7 @@ pub enum PackumentError {
     #[error("duplicate key in `{member}`: `{key}`")]
     Repeated { member: &'static str, key: String },
     #[error("the document is for another package: `{found}`")]
-    OtherPackage {
-        /// The `name` in the document.
-        found: String,
-    },
+    OtherPackage { found: String },
     #[error("more than {MAX_VERSIONS} versions")]
     TooManyVersions,
     #[error("more than {limit} members in `{member}`")]

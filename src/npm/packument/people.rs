@@ -14,7 +14,6 @@ const MAX_MAINTAINERS: usize = 200;
 /// The maintainers of a version, or `None` if there are none.
 type Maintainers = Option<Arc<[Arc<str>]>>;
 
-/// Interns the names in one document.
 #[derive(Default)]
 pub(crate) struct PeopleInterner<'a> {
     names: HashSet<Arc<str>>,

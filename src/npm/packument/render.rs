@@ -393,7 +393,6 @@ fn abbreviated_pieces(document: &[u8], packument: &Packument, encoder: &mut Segm
     ]
 }
 
-/// Formats dist-tags as JSON.
 #[must_use]
 pub fn tags_json(tags: &[(Box<str>, Box<str>)]) -> Vec<u8> {
     let quoted = |text: &str| serde_json::Value::from(text).to_string();

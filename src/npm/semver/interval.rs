@@ -12,9 +12,7 @@ pub struct VersionInterval {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpperBound {
-    /// Excludes this version.
     Before(String),
-    /// Includes this version.
     Through(String),
 }
 

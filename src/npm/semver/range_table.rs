@@ -114,7 +114,6 @@ impl RangeTable {
         row
     }
 
-    /// Checks whether the versions of a cell satisfy a comparator.
     fn matches(&self, cell: usize, comparator: &Comparator) -> bool {
         let version = &comparator.version;
         let found = key(version).and_then(|key| self.bounds.binary_search_by(|bound| bound.compare(key, version)).ok());

@@ -30,7 +30,6 @@ impl Version {
         Some(Self { text: text.into(), parsed })
     }
 
-    /// Returns the original text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text

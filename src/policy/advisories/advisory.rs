@@ -72,7 +72,6 @@ impl<'a> Advisory<'a> {
         self.row.index.text(self.row.row.cwes).split('\n').filter(|cwe| !cwe.is_empty())
     }
 
-    /// Returns the exact name of the package.
     #[must_use]
     pub fn package(self) -> &'a str {
         self.row.index.text(self.row.row.package)
@@ -102,7 +101,6 @@ impl<'a> Advisory<'a> {
         self.versions()
     }
 
-    /// Returns the versions that `fixed` events name.
     pub fn fixed_versions(self) -> impl Iterator<Item = &'a Version> {
         self.spans().iter().filter_map(|span| match &span.end {
             RangeEnd::Before(end) => Some(end),

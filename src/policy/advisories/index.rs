@@ -86,16 +86,13 @@ pub struct FeedAdvisories {
     slots: Box<[u32]>,
     /// Index of each package's first row, then the total number of rows.
     packages: Box<[u32]>,
-    /// Sorted by package.
     pub(crate) rows: Box<[IndexRow]>,
     /// The listed versions of all rows, in order of the rows and sorted within each row.
     pub(crate) versions: Box<[TextRef]>,
     pub(crate) spans: Box<[AffectedRange]>,
-    /// Sorted by text.
     indicators: Box<[IndicatorRow]>,
 }
 
-/// An indicator that a record lists.
 #[derive(Debug, Clone, Copy)]
 struct IndicatorRow {
     listed: TextRef,

@@ -56,7 +56,6 @@ pub enum Ruling {
 }
 
 impl Advisories {
-    /// Combines these feeds.
     #[must_use]
     pub fn of_feeds(feeds: Vec<Arc<FeedAdvisories>>) -> Self {
         Self { feeds: feeds.into(), lacking: None, rulings: Arc::default() }
@@ -223,7 +222,6 @@ pub struct ApplicableAdvisories<'a> {
     lacking: Option<&'a str>,
 }
 
-/// An empty set of advisories.
 pub static NO_ADVISORIES: ApplicableAdvisories<'static> = ApplicableAdvisories { advisories: Vec::new(), lacking: None };
 
 impl<'a> ApplicableAdvisories<'a> {
@@ -272,7 +270,6 @@ pub(crate) mod tests {
     use crate::policy::advisories::affected::{AffectedRange, RangeEvent};
     use crate::policy::advisories::index::FeedIndexBuilder;
 
-    /// Returns an empty record.
     pub(in crate::policy) fn empty_record() -> AdvisoryRecord {
         AdvisoryRecord::new("", AdvisoryKind::Malware, "")
     }

@@ -6,7 +6,6 @@ use crate::policy::advisories::affected::AffectedRange;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AdvisoryKind {
-    /// The package is malicious.
     Malware,
     /// The package has a security flaw.
     Vulnerability,
@@ -43,7 +42,6 @@ macro_rules! words {
                 match self { $(Self::$variant => $word,)* }
             }
 
-            /// Parses a name.
             #[must_use]
             pub fn parse(word: &str) -> Option<Self> {
                 Self::ALL.iter().copied().find(|value| value.as_str() == word)

@@ -15,7 +15,6 @@ use crate::policy::rules::rule::PackageGlob;
 use crate::policy::verdict::{Reason, RuleId, Verdict};
 use crate::units::timestamp;
 
-/// The active decisions, indexed for lookups.
 #[derive(Debug, Clone)]
 pub struct ActiveDecisions {
     pub(crate) approvals: HashMap<Box<str>, Vec<Approval>>,
@@ -36,7 +35,6 @@ pub struct DecisionRef {
     pub id: i64,
     /// The author, and the second person if there is one.
     pub signed: String,
-    /// The author's reason.
     pub reason: String,
     /// When the decision took effect.
     pub made: Timestamp,
@@ -104,7 +102,6 @@ impl ActiveDecisions {
         active
     }
 
-    /// Returns when the set of active decisions next changes.
     #[must_use]
     pub fn next_change(&self) -> Option<Timestamp> {
         self.until
@@ -116,7 +113,6 @@ impl ActiveDecisions {
         &self.rulings
     }
 
-    /// Returns the denial that covers the version.
     pub(crate) fn denial(&self, facts: &Facts<'_>) -> Option<&DecisionRef> {
         self.denials.iter().find(|denial| denial.covers(facts)).map(|denial| &denial.decision_ref)
     }

@@ -27,7 +27,6 @@ pub enum DecisionAction {
         /// The held versions in the lockfiles.
         versions: Vec<AdoptedVersion>,
     },
-    /// Refuses versions.
     Deny {
         /// A glob over package names.
         packages: String,
@@ -80,11 +79,9 @@ pub struct Signature {
     pub at: Timestamp,
 }
 
-/// A decision as submitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecisionProposal {
     pub act: DecisionAction,
-    /// The author's reason.
     pub reason: String,
     pub author: Signature,
     pub expires: Option<Timestamp>,
@@ -173,7 +170,6 @@ impl DecisionAction {
         }
     }
 
-    /// Describes the subject in one line.
     #[must_use]
     pub fn subject(&self) -> String {
         match self {

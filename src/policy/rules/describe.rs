@@ -59,7 +59,6 @@ pub(crate) fn describe_refusal(rule: &Rule, facts: &Facts<'_>) -> String {
     format!("{published}, {}", parts.join(", "))
 }
 
-/// Describes why a rule allows a version.
 pub(crate) fn describe_allow(rule: &Rule, facts: &Facts<'_>) -> String {
     let fix = facts.fix.filter(|_| rule.asks.fixes).map(|advisory| format!(": {advisory}"));
     format!("{}{}", rule.reason, fix.unwrap_or_default())

@@ -245,7 +245,6 @@ impl PackageRules<'_> {
         records
     }
 
-    /// Checks whether any rule may produce warnings.
     #[must_use]
     pub fn may_warn(&self) -> bool {
         self.policy.rules.each(&self.rules).any(|rule| rule.observe || rule.action == RuleAction::Warn || rule.asks.fixes)

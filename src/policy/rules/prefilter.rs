@@ -22,7 +22,6 @@ pub(crate) struct FactsUnion<'f> {
 }
 
 impl<'f> FactsUnion<'f> {
-    /// Collects the facts of these versions.
     pub(crate) fn of(versions: impl Iterator<Item = Facts<'f>>) -> Self {
         let mut among = Self::default();
         let (mut publisher, mut maintainers) = (None, [].as_slice());

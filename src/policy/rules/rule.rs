@@ -59,7 +59,6 @@ pub enum RuleAction {
 }
 
 impl RuleAction {
-    /// Checks whether the action can refuse a version.
     pub(crate) fn refuses(self) -> bool {
         matches!(self, Self::Deny | Self::Hold { .. })
     }
@@ -225,11 +224,8 @@ pub(crate) enum RuleOutcome {
     NoMatch(UnmetCondition),
     /// The package is excluded from rules on ages.
     Excluded,
-    /// The hold is over.
     Passed,
-    /// The rule warns or only observes.
     Warned,
-    /// Break-glass waives the rule.
     BrokenGlass,
     Decided,
 }

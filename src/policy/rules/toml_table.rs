@@ -22,7 +22,6 @@ pub(crate) struct TomlTable<'t, 'm> {
     pub errors: &'m mut Vec<Diagnostic>,
 }
 
-/// A string and its position in the file.
 pub(crate) type SpannedText<'t> = (&'t str, Bytes<usize>);
 
 const DURATION: &str = "numbers with a unit of s, m, h, d or w, such as `45s`, `72h`, `14d`, `1d12h`";
@@ -73,7 +72,6 @@ impl<'t> TomlTable<'t, '_> {
         }
     }
 
-    /// Returns a string or an array of strings.
     pub(crate) fn texts(&mut self, name: &str, allowed: &str) -> Option<Vec<SpannedText<'t>>> {
         let value = self.value(name)?;
         let items: Vec<_> = match value.get_ref() {

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Default)]
 pub struct NpmEnvironment {
     pub vars: BTreeMap<String, String>,
-    /// The home directory, if known.
     pub home: Option<PathBuf>,
     pub cwd: PathBuf,
 }

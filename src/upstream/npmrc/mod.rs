@@ -27,7 +27,6 @@ pub struct NpmConfig {
     pub default: (Url, SettingOrigin),
     /// The registries of scopes: scope with its `@`, URL, and where it is configured.
     pub scoped: Vec<(String, Url, SettingOrigin)>,
-    /// npm's `cafile`.
     pub cafile: Option<(PathBuf, SettingOrigin)>,
     /// `NODE_EXTRA_CA_CERTS`, if the file exists. npm trusts it, because it is a Node program.
     pub extra_ca: Option<(PathBuf, SettingOrigin)>,
