@@ -13,7 +13,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
 use crate::app::error::AppError;
-use crate::app::tasks::supervisor::Supervisor;
+use crate::app::supervisor::Supervisor;
 use crate::firewall::Profile;
 use crate::net::ConnectionLimit;
 use crate::telemetry::TaskLabel;

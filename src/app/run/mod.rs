@@ -4,7 +4,6 @@
 pub(crate) mod remote_session;
 pub mod temp_dir;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,12 +19,11 @@ use crate::app::listeners::stopped;
 use crate::app::run::remote_session::{OpenRefused, RemoteSession, open};
 use crate::app::run::temp_dir::RunTempDir;
 use crate::app::server::App;
-use crate::app::session::recorder::RecordedRequests;
+use crate::app::session::model::{ProxyEndpoint, RunReport};
 use crate::app::session::{LocalSession, SessionInfo, SessionRequest, SessionTemplate, is_loopback, own_urls, registries};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::firewall::Want;
-use crate::server::{RefusedDestination, SessionPassword};
 use crate::store::{DataDir, SqliteLedger, StoreError};
 use crate::telemetry::Metrics;
 use crate::tls;
@@ -58,17 +56,6 @@ pub struct RunOptions {
     pub wants: Vec<(String, Want)>,
 }
 
-/// What a client needs to connect through the gateway.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProxyEndpoint {
-    /// The URL of the gateway.
-    pub proxy: Url,
-    /// The password for the gateway.
-    pub pass: SessionPassword,
-    /// The registry URL for clients: upstream's own, if the gateway can intercept it.
-    pub registry: Url,
-}
-
 /// Why a data directory other than the configured one is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DataDirFallback {
@@ -77,17 +64,6 @@ pub enum DataDirFallback {
     InUse(String),
     /// It cannot be used, for this reason.
     Unusable(String),
-}
-
-/// The report of a command's requests.
-#[derive(Debug, Clone, Default)]
-pub struct RunReport {
-    /// The recorded requests.
-    pub noted: RecordedRequests,
-    /// Refused requests for other hosts, by host and port.
-    pub turned_away: BTreeMap<String, RefusedDestination>,
-    /// An error at the end of the session.
-    pub trouble: Option<String>,
 }
 
 impl RunSession {
@@ -143,39 +119,39 @@ impl RunSession {
     /// Returns what clients need to connect.
     #[must_use]
     pub fn way(&self) -> &ProxyEndpoint {
-        &self.lead().way
+        &self.info().way
     }
 
     /// Checks whether the gateway intercepts or tunnels requests for a URL.
     #[must_use]
     pub fn is_proxied(&self, url: &Url) -> bool {
-        self.lead().reach.takes(url)
+        self.info().reach.takes(url)
     }
 
-    /// Returns the intercepted origins without loopback ones, and whether a registry is on loopback.
+    /// Returns the intercepted origins. `http://localhost/` stands for all registries on this machine.
     #[must_use]
-    pub fn registries(&self) -> (Vec<Url>, bool) {
-        let reach = &self.lead().reach;
-        let origins = reach.origins.iter().filter_map(|origin| Url::parse(origin).ok());
-        (origins.filter(|url| !is_loopback(url)).collect(), reach.on_loopback)
+    pub fn registries(&self) -> Vec<Url> {
+        let reach = &self.info().reach;
+        let origins = reach.origins.iter().filter_map(|origin| Url::parse(origin).ok()).filter(|url| !is_loopback(url));
+        origins.chain(reach.on_loopback.then(|| Url::parse("http://localhost/").ok()).flatten()).collect()
     }
 
     /// Returns the certificate that clients must trust.
     #[must_use]
     pub fn certificate(&self) -> &CertificateDer<'static> {
-        &self.lead().certificate
+        &self.info().certificate
     }
 
     /// Returns a description of the policy.
     #[must_use]
     pub fn policy(&self) -> &str {
-        &self.lead().policy
+        &self.info().policy
     }
 
-    fn lead(&self) -> &SessionInfo {
+    fn info(&self) -> &SessionInfo {
         match &self.answering {
             RunBackend::Own { session, .. } => &session.lead,
-            RunBackend::Running(remote) => &remote.lead,
+            RunBackend::Running(remote) => &remote.info,
         }
     }
 

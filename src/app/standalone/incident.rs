@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::app::error::AppError;
-use crate::app::operations::{self, Purged};
+use crate::app::operations::purge::{self, Purged};
 use crate::app::outbound;
 use crate::app::standalone::decide;
 use crate::app::standalone::{firewall, open_read_only};
@@ -246,7 +246,7 @@ pub fn decide(
 /// Returns an error if a file cannot be removed.
 pub fn purge(data_dir: &Path, plan: &IncidentPlan) -> Result<Purged, AppError> {
     let ledger = SqliteLedger::read_only(data_dir)?;
-    let purged = operations::purge(&ledger, &plan.integrities(), &plan.packages(), |digest| disk::remove_blob(data_dir, digest));
+    let purged = purge::purge(&ledger, &plan.integrities(), &plan.packages(), |digest| disk::remove_blob(data_dir, digest));
     Ok(purged?)
 }
 

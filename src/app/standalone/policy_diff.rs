@@ -7,10 +7,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::app::error::AppError;
-use crate::app::standalone::{firewall_with_policies, local_client};
+use crate::app::local_client::local_client;
+use crate::app::standalone::firewall_with_policies;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::firewall::{Client, Profile};
+use crate::firewall::Profile;
 use crate::npm::PackageName;
 use crate::policy::{Policy, Verdict};
 use crate::store::{DownloadSummary, SqliteLedger};
@@ -63,7 +64,7 @@ pub async fn diff_policies(config: Config, clock: Arc<dyn Clock>, candidate: Pol
     for (name, asked) in by_name {
         let Ok(package) = PackageName::parse(&name) else { continue };
         let wanted: Vec<(&str, Timestamp)> = asked.iter().map(|asked| (&*asked.version, asked.first)).collect();
-        let (now, then) = (local_client(), Client { profile: Profile(1), ..local_client() });
+        let (now, then) = (local_client(Profile(0)), local_client(Profile(1)));
         let compared = match firewall.value.judge_then(&now, &package, &wanted).await {
             Ok(now) => firewall.value.judge_then(&then, &package, &wanted).await.map(|then| (now, then)),
             Err(error) => Err(error),

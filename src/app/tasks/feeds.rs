@@ -12,7 +12,7 @@ use tokio::task::JoinError;
 use crate::app::core::Core;
 use crate::app::health::HealthChecks;
 use crate::app::outbound;
-use crate::app::tasks::supervisor::{Supervisor, TaskEnd};
+use crate::app::supervisor::{Supervisor, TaskEnd};
 use crate::config::{Config, FeedSettings};
 use crate::feed::{
     self, FeedConfig, FeedError, FeedFailure, FeedSource, FeedState, FeedStore, LoadedFeed, OnShrink, SyncOutcome,

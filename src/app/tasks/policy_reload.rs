@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use crate::app::core::Core;
 use crate::app::health::HealthChecks;
-use crate::app::tasks::supervisor::TaskEnd;
+use crate::app::supervisor::TaskEnd;
 use crate::config::policy::{LoadedPolicies, MAX_POLICY_BYTES, PolicyFiles};
 use crate::files::{self, FilePoller, FileStamps, POLL_INTERVAL};
 use crate::npm::{Algorithm, Digest};
