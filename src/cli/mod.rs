@@ -28,9 +28,10 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::config::suggest;
+use crate::text::push_line;
 
 pub use output::{CliError, Exit};
 
@@ -55,7 +56,8 @@ Settings:
 
 /// An npm firewall: holds back new releases, verifies and caches tarballs, explains every refusal.
 #[derive(Debug, Parser)]
-#[command(name = "coldframe", version, after_long_help = EXIT_CODES, after_help = "See `--help` for more.", max_term_width = 122)]
+#[command(name = "coldframe", version, max_term_width = 122)]
+#[command(after_help = "Exit codes and settings: coldframe serve --help")]
 #[command(subcommand_required = true, arg_required_else_help = true, infer_subcommands = false)]
 struct Arguments {
     #[command(subcommand)]
@@ -64,93 +66,118 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Start the server for npm clients; works without any configuration.
+    /// Start the server for npm clients; needs no configuration.
     #[command(after_long_help = EXIT_CODES)]
-    Serve(crate::cli::serve::Arguments),
-    /// Run one command, such as `npm ci`, through Coldframe and summarize refusals.
+    Serve(serve::Arguments),
+    /// Run one command through Coldframe and summarize refusals.
     #[command(after_long_help = EXIT_CODES)]
-    Run(crate::cli::run::Arguments),
-    /// Check whether installs in this directory go through Coldframe; suggest fixes.
-    Doctor(crate::cli::doctor::Arguments),
-    /// Explain whether a version would be served, by the running server if any.
-    Explain(crate::cli::explain::Arguments),
+    Run(run::Arguments),
+    /// Check whether installs here go through Coldframe.
+    Doctor(doctor::Arguments),
+    /// Explain whether a version would be served, and why.
+    Explain(explain::Arguments),
     /// List the versions in lockfiles that would be refused.
-    Check(crate::cli::check::Arguments),
-    /// Print client configuration for Coldframe, with a matching minimum age.
-    ClientConfig(crate::cli::client_config::Arguments),
+    Check(check::Arguments),
+    /// Print client configuration with a matching minimum age.
+    ClientConfig(client_config::Arguments),
     /// List the clients that requested a package, from the ledger.
-    Exposure(crate::cli::exposure::Arguments),
-    /// Approve held versions for a limited time, bound to their exact bytes.
-    Approve(crate::cli::decisions::approve::Arguments),
-    /// Approve held versions that lockfiles already contain, until they open.
-    Adopt(crate::cli::decisions::adopt::Arguments),
+    Exposure(exposure::Arguments),
+    /// Approve held versions for a limited time, by exact bytes.
+    Approve(decisions::approve::Arguments),
+    /// Approve held versions in lockfiles until they open.
+    Adopt(decisions::adopt::Arguments),
     /// Confirm a decision that needs a second person.
-    Confirm(crate::cli::decisions::confirm::Arguments),
+    Confirm(decisions::confirm::Arguments),
     /// Deny versions regardless of the rules.
-    Deny(crate::cli::decisions::deny::Arguments),
+    Deny(decisions::deny::Arguments),
     /// Revoke a decision.
-    Revoke(crate::cli::decisions::revoke::Arguments),
-    /// Hide everything published after an instant, for a limited time.
-    Freeze(crate::cli::decisions::freeze::Arguments),
-    /// Record age and signal findings for a limited time instead of refusing.
-    BreakGlass(crate::cli::decisions::break_glass::Arguments),
+    Revoke(decisions::revoke::Arguments),
+    /// Hide releases after an instant, for a limited time.
+    Freeze(decisions::freeze::Arguments),
+    /// Record ages and signals instead of refusing, for a while.
+    BreakGlass(decisions::break_glass::Arguments),
     /// Manage decisions of operators.
     #[command(subcommand)]
-    Decisions(crate::cli::decisions::list::Command),
+    Decisions(decisions::list::Command),
     /// Check, test and compare policies.
     #[command(subcommand)]
-    Policy(crate::cli::policy::Command),
-    /// Respond to an advisory: deny, freeze, purge, and list affected clients.
-    Incident(crate::cli::incident::Arguments),
-    /// Sync advisory feeds, show their status, or export denied versions.
+    Policy(policy::Command),
+    /// Respond to an advisory: deny, freeze, purge, list clients.
+    Incident(incident::Arguments),
+    /// Sync advisory feeds, show their status, export denials.
     #[command(subcommand)]
-    Feed(crate::cli::feed::Command),
-    /// Create, export, install or rotate the gateway's CA certificate.
+    Feed(feed::Command),
+    /// Create, export, install or rotate the gateway's CA.
     #[command(subcommand)]
-    Ca(crate::cli::ca::Command),
+    Ca(ca::Command),
     /// Add or remove gateway users in the file of `gateway-users`.
     #[command(subcommand)]
-    User(crate::cli::user::Command),
-    /// Check whether the server is ready; for containers and supervisors.
-    Healthcheck(crate::cli::healthcheck::Arguments),
-    /// Check a configuration file, or show the effective settings.
+    User(user::Command),
+    /// Check whether the server is ready; for containers.
+    Healthcheck(healthcheck::Arguments),
+    /// Check a configuration file, or show the settings.
     #[command(subcommand)]
-    Config(crate::cli::config::Command),
+    Config(config::Command),
     /// Print a shell completion script.
-    Completions(crate::cli::completions::Arguments),
+    Completions(completions::Arguments),
+}
+
+/// The groups of commands in the help.
+const GROUPS: [(&str, &[&str]); 5] = [
+    ("Serve and run", &["serve", "run", "healthcheck"]),
+    ("Understand", &["explain", "check", "exposure", "doctor"]),
+    ("Decide", &["approve", "adopt", "confirm", "deny", "revoke", "freeze", "break-glass", "decisions", "policy"]),
+    ("Feeds and incidents", &["feed", "incident"]),
+    ("Set up", &["client-config", "ca", "user", "config", "completions", "help"]),
+];
+
+/// Returns the parser. Its help lists the commands in groups.
+fn command_line() -> clap::Command {
+    let command = Arguments::command();
+    let mut groups = String::new();
+    for (title, names) in GROUPS {
+        push_line!(groups, " {title}:");
+        for name in names {
+            let about = command.find_subcommand(name).and_then(clap::Command::get_about).map(ToString::to_string);
+            push_line!(groups, "  {name:<14} {}", about.as_deref().unwrap_or("Print the help of a command"));
+        }
+    }
+    let template = "{about-with-newline}\n{usage-heading} {usage}\n\nCommands:\nGROUPS\nOptions:\n{options}{after-help}";
+    command.help_template(template.replace("GROUPS", &groups))
 }
 
 /// Runs one command line, program name first. Failures are printed on standard error before it returns.
 pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
-    std::panic::set_hook(Box::new(crate::cli::output::print_panic));
-    let arguments = match Arguments::try_parse_from(words) {
+    std::panic::set_hook(Box::new(output::print_panic));
+    let parsed = command_line().try_get_matches_from(words);
+    let arguments = match parsed.and_then(|matches| Arguments::from_arg_matches(&matches)) {
         Ok(arguments) => arguments,
-        Err(error) => return crate::cli::output::print_usage(&with_new_name(error)).into(),
+        Err(error) => return output::print_usage(&with_new_name(error)).into(),
     };
     let outcome = match arguments.command {
-        Command::Serve(arguments) => crate::cli::serve::run(arguments),
-        Command::Run(arguments) => return crate::cli::run::run(arguments).unwrap_or_else(report_and_exit),
-        Command::Doctor(arguments) => crate::cli::doctor::run(arguments),
-        Command::Explain(arguments) => crate::cli::explain::run(arguments),
-        Command::Check(arguments) => crate::cli::check::run(arguments),
-        Command::ClientConfig(arguments) => crate::cli::client_config::run(arguments),
-        Command::Exposure(arguments) => crate::cli::exposure::run(arguments),
-        Command::Approve(arguments) => crate::cli::decisions::approve::run(arguments),
-        Command::Adopt(arguments) => crate::cli::decisions::adopt::run(arguments),
-        Command::Confirm(arguments) => crate::cli::decisions::confirm::run(arguments),
-        Command::Deny(arguments) => crate::cli::decisions::deny::run(arguments),
-        Command::Revoke(arguments) => crate::cli::decisions::revoke::run(arguments),
-        Command::Freeze(arguments) => crate::cli::decisions::freeze::run(arguments),
-        Command::BreakGlass(arguments) => crate::cli::decisions::break_glass::run(arguments),
-        Command::Decisions(command) => crate::cli::decisions::list::run(command),
-        Command::Policy(command) => crate::cli::policy::run(command),
-        Command::Incident(arguments) => crate::cli::incident::run(arguments),
-        Command::Feed(command) => crate::cli::feed::run(command),
-        Command::Ca(command) => crate::cli::ca::run(command),
-        Command::User(command) => crate::cli::user::run(command),
-        Command::Healthcheck(arguments) => crate::cli::healthcheck::run(arguments),
-        Command::Config(command) => crate::cli::config::run(command),
-        Command::Completions(arguments) => crate::cli::completions::run(&arguments),
+        Command::Serve(arguments) => serve::run(arguments),
+        Command::Run(arguments) => return run::run(arguments).unwrap_or_else(report_and_exit),
+        Command::Doctor(arguments) => doctor::run(arguments),
+        Command::Explain(arguments) => explain::run(arguments),
+        Command::Check(arguments) => check::run(arguments),
+        Command::ClientConfig(arguments) => client_config::run(arguments),
+        Command::Exposure(arguments) => exposure::run(arguments),
+        Command::Approve(arguments) => decisions::approve::run(arguments),
+        Command::Adopt(arguments) => decisions::adopt::run(arguments),
+        Command::Confirm(arguments) => decisions::confirm::run(arguments),
+        Command::Deny(arguments) => decisions::deny::run(arguments),
+        Command::Revoke(arguments) => decisions::revoke::run(arguments),
+        Command::Freeze(arguments) => decisions::freeze::run(arguments),
+        Command::BreakGlass(arguments) => decisions::break_glass::run(arguments),
+        Command::Decisions(command) => decisions::list::run(command),
+        Command::Policy(command) => policy::run(command),
+        Command::Incident(arguments) => incident::run(arguments),
+        Command::Feed(command) => feed::run(command),
+        Command::Ca(command) => ca::run(command),
+        Command::User(command) => user::run(command),
+        Command::Healthcheck(arguments) => healthcheck::run(arguments),
+        Command::Config(command) => config::run(command),
+        Command::Completions(arguments) => completions::run(&arguments, command_line()),
     };
     match outcome {
         Ok(exit) => exit.into(),
@@ -174,19 +201,28 @@ fn with_new_name(mut error: clap::Error) -> clap::Error {
 
 #[expect(clippy::needless_pass_by_value, reason = "used as a function in `unwrap_or_else`")]
 fn report_and_exit(failure: CliError) -> ExitCode {
-    crate::cli::output::print_error(&failure);
+    output::print_error(&failure);
     failure.exit.into()
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
     fn command_line_passes_clap_checks() {
-        Arguments::command().debug_assert();
+        command_line().debug_assert();
+    }
+
+    #[test]
+    fn help_lists_every_command_once_and_fits_a_screen() {
+        let mut command = command_line();
+        let help = command.render_long_help().to_string();
+        for subcommand in command.get_subcommands() {
+            let start = format!("  {:<14} ", subcommand.get_name());
+            assert_eq!(help.lines().filter(|line| line.starts_with(&start)).count(), 1, "{start}");
+        }
+        assert!(help.lines().count() <= 45 && help.lines().all(|line| line.len() < 80), "{help}");
     }
 
     #[test]

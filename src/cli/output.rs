@@ -6,6 +6,8 @@ use std::io::{self, Write as _};
 use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
+use serde_json::Value;
+
 use crate::config;
 use crate::text::{printable, single_line};
 
@@ -66,17 +68,40 @@ impl CliError {
     pub fn new(exit: Exit, cause: impl Into<anyhow::Error>) -> Self {
         Self { exit, cause: cause.into() }
     }
+
+    pub(crate) fn usage(cause: impl Into<anyhow::Error>) -> Self {
+        Self::new(Exit::Usage, cause)
+    }
+
+    pub(crate) fn failed(cause: impl Into<anyhow::Error>) -> Self {
+        Self::new(Exit::Failed, cause)
+    }
 }
 
-impl From<crate::config::Diagnostics> for CliError {
-    fn from(diagnostics: crate::config::Diagnostics) -> Self {
-        Self::new(Exit::Usage, diagnostics)
+impl From<config::Diagnostics> for CliError {
+    fn from(diagnostics: config::Diagnostics) -> Self {
+        Self::usage(diagnostics)
     }
 }
 
 impl From<io::Error> for CliError {
     fn from(error: io::Error) -> Self {
-        Self::new(Exit::Failed, error)
+        Self::failed(error)
+    }
+}
+
+/// How a command prints its result.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct OutputArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl OutputArgs {
+    /// Prints a result as text or as indented JSON.
+    pub(crate) fn print(self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> io::Result<()> {
+        print(&if self.json { format!("{:#}\n", json()) } else { text() })
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let settings = arguments.settings;
     let mut config = settings.clone().read(Config::load)?;
-    telemetry::logging::init(&config.telemetry).map_err(|error| CliError::new(Exit::Usage, error))?;
+    telemetry::logging::init(&config.telemetry).map_err(CliError::usage)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
