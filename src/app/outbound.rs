@@ -26,10 +26,8 @@ pub(crate) fn http_client(config: &Config, deadlines: Deadlines, proxies: ProxyS
     Ok(HttpClient::new(&ClientConfig { deadlines, proxies, tls, user_agent: USER_AGENT }))
 }
 
-/// A response with its body.
 pub(crate) struct HttpReply {
     pub(crate) is_success: bool,
-    /// The status as text.
     pub(crate) status: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
@@ -51,7 +49,6 @@ pub(crate) async fn send(
     Ok(HttpReply { is_success: status.is_success(), status: status.to_string(), headers, body })
 }
 
-/// Returns the URL of `path` below `base`.
 pub(crate) fn below(base: &Url, path: &str) -> Url {
     let mut url = base.clone();
     url.set_path(&format!("{}/{path}", base.path().trim_end_matches('/')));

@@ -27,10 +27,8 @@ use crate::upstream::{self, RegistryConfig};
 /// The time limit of each request.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// The time limit of a connection attempt.
 const CONNECTING: Duration = Duration::from_secs(3);
 
-/// The results of the probes.
 #[derive(Debug, Clone)]
 pub struct ProbeReport {
     /// The local clock minus the clock of the server that clients use, or why the server did not answer.
@@ -56,10 +54,7 @@ pub type RedirectedHosts = BTreeMap<String, Vec<CertificateDer<'static>>>;
 
 /// Runs all probes in parallel. `server` is the URL that clients use, `around` has the registries that they must not reach
 /// directly, and `sample` is a package to fetch.
-///
-/// # Errors
-/// Returns an error if a certificate file cannot be read.
-pub async fn probe(
+pub(crate) async fn probe(
     config: &Config,
     (server, around): (&Url, &[Url]),
     sample: Option<PackageName>,
@@ -114,7 +109,7 @@ async fn can_connect(url: &Url) -> Option<(String, bool)> {
 
 /// Finds registries to which a connection from here ends at a gateway with one of these CAs, because of a packet filter or DNS.
 /// Returns the hosts with ports and the presented certificates. Sends no request.
-pub async fn probe_redirects(registries: &[Url], authorities: &[CertificateDer<'static>]) -> RedirectedHosts {
+pub(crate) async fn probe_redirects(registries: &[Url], authorities: &[CertificateDer<'static>]) -> RedirectedHosts {
     let Some(trusting) = tls::trust_only(authorities) else { return RedirectedHosts::new() };
     let mut opening = tokio::task::JoinSet::new();
     for url in registries.iter().filter(|url| url.scheme() == "https") {

@@ -63,7 +63,6 @@ struct RegistryListeners {
     admin: Arc<Admin>,
 }
 
-/// The state of the background tasks.
 struct TaskStates {
     feeds: Arc<FeedScheduler>,
     decisions: DecisionReloader,
@@ -73,7 +72,6 @@ struct TaskStates {
     ledger_retention: Duration,
 }
 
-/// A server that serves.
 struct RunningApp {
     core: Core,
     listeners: RunningListeners,
@@ -201,7 +199,6 @@ impl App {
         running.shut_down().await
     }
 
-    /// Starts all listeners and background tasks.
     fn start(self) -> RunningApp {
         let Self { core, registry: RegistryListeners { bound, service, admin }, gateway, state, mut tasks, .. } = self;
         let mut running = RunningListeners::new(service.config().limits.connections);
@@ -288,7 +285,6 @@ impl TaskStates {
 }
 
 impl RunningApp {
-    /// Stops the listeners and tasks, and writes the ledger.
     async fn shut_down(self) -> Result<(), AppError> {
         tracing::info!("stopping");
         let deadline = Instant::now() + self.service.config().limits.drain + FETCH_GRACE;

@@ -64,7 +64,6 @@ async fn ask(running: &Running, config: &Config, arguments: &Arguments) -> Resul
     Ok(explained.is_allowed)
 }
 
-/// Parses an instant with an offset.
 fn instant(text: &str) -> Result<Timestamp, String> {
     text.parse().map_err(|_| "expected an instant with an offset, such as `2026-03-31T01:00Z`".to_owned())
 }

@@ -19,8 +19,7 @@ use crate::npm::{Integrity, PackageName, PackageSpec};
 use crate::policy::RuleId;
 use crate::policy::decisions::{Decision, DecisionAction};
 use crate::store::{DownloadOutcome, Exposure};
-use crate::text::TextTable;
-use crate::text::push_line;
+use crate::text::{TextTable, push_line};
 use crate::units::timestamp;
 
 #[derive(Debug, Args)]

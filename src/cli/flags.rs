@@ -4,10 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, FromArgMatches};
 
-use crate::config::ValueKind;
 use crate::config::effective::OF_VERDICTS;
 use crate::config::settings::{SETTINGS, Setting};
-use crate::config::{ConfigSources, Diagnostics, FlagValues, ProcessEnvironment, SettingKey};
+use crate::config::{ConfigSources, Diagnostics, FlagValues, ProcessEnvironment, SettingKey, ValueKind};
 
 /// The settings listed in the help of commands that answer a question. Those commands accept all others too.
 const LISTED_SETTINGS: &[SettingKey] =
@@ -99,7 +98,6 @@ impl<const LISTED: bool> clap::Args for SettingFlags<LISTED> {
     }
 }
 
-/// Quotes a word for a shell if needed.
 fn quoted(word: &str) -> String {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./:=@%+,".contains(letter);
     if !word.is_empty() && word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }

@@ -9,12 +9,11 @@ use serde_json::{Value, json};
 
 use crate::app::standalone::incident::{self, IncidentPlan};
 use crate::app::{AppError, Owner, RemoteServer};
-use crate::cli::decisions;
 use crate::cli::exposure::{self, Grounds};
 use crate::cli::flags::SettingFlags;
-use crate::cli::operator;
 use crate::cli::output::{CliError, Exit, OutputArgs};
 use crate::cli::runtime::runtime;
+use crate::cli::{decisions, operator};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, SettingKey};
 use crate::npm::{PackageName, Version};

@@ -15,28 +15,18 @@ use crate::text::{printable, single_line};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Success.
     Done = 0,
-    /// Failure at run time.
     Failed = 1,
-    /// Invalid flags or configuration.
     Usage = 2,
-    /// Cannot listen on the first address.
     Listen = 3,
-    /// Another coldframe uses the data directory.
     DataDirInUse = 4,
-    /// The data directory cannot be used.
     DataDir = 5,
-    /// `explain`: the version is held or denied.
     Refused = 10,
-    /// `check`, `adopt`: some or all versions could not be checked.
     Unchecked = 69,
-    /// `check`: versions would be refused, but all of them open in time.
     Later = 75,
 }
 
 impl Exit {
-    /// All exit codes.
     pub const ALL: [Self; 9] = [
         Self::Done,
         Self::Failed,
@@ -56,7 +46,6 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// The failure of a command.
 #[derive(Debug)]
 pub struct CliError {
     pub exit: Exit,
@@ -64,7 +53,6 @@ pub struct CliError {
 }
 
 impl CliError {
-    /// Creates a failure that ends the program with `exit`.
     pub fn new(exit: Exit, cause: impl Into<anyhow::Error>) -> Self {
         Self { exit, cause: cause.into() }
     }
@@ -90,7 +78,6 @@ impl From<io::Error> for CliError {
     }
 }
 
-/// How a command prints its result.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct OutputArgs {
     /// Print JSON.
@@ -137,7 +124,6 @@ pub(crate) fn print_error(failure: &CliError) {
     note(&if failure.cause.chain().any(is_list) { text + "\n" } else { format!("{}\n", single_line(&text)) });
 }
 
-/// Writes lines to standard error.
 pub(crate) fn note(text: &str) {
     // If standard error is closed, there is nowhere left to report to.
     let _ = io::stderr().lock().write_all(printable(text).as_bytes());

@@ -178,7 +178,6 @@ fn shutdown_requested() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// The stop signals of a process.
 #[cfg(unix)]
 struct Signals {
     terminate: tokio::signal::unix::Signal,
@@ -201,7 +200,6 @@ impl Signals {
     }
 }
 
-/// The stop signals of a process.
 #[cfg(not(unix))]
 struct Signals;
 

@@ -19,7 +19,6 @@ use crate::policy::decisions::{AdoptedVersion, ApprovedVersion};
 /// The maximum number of packages inspected in parallel.
 const AT_ONCE: usize = 16;
 
-/// The plan for adopting lockfiles.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Adoption {
     /// Versions to approve, each until it would be allowed anyway.
@@ -36,14 +35,11 @@ pub struct Adoption {
 }
 
 impl Adoption {
-    /// Returns when the last approval ends.
-    #[must_use]
-    pub fn ends(&self) -> Option<Timestamp> {
+    pub(crate) fn ends(&self) -> Option<Timestamp> {
         self.versions.iter().filter_map(|adopted| adopted.approved.until).max()
     }
 }
 
-/// Plans the adoption of `wanted`.
 pub(crate) async fn adopt_wanted(firewall: &Arc<Firewall>, client: &Client, wanted: WantedVersions) -> Adoption {
     let mut adoption = Adoption::default();
     let (slots, mut asked) = (Arc::new(Semaphore::new(AT_ONCE)), JoinSet::new());
@@ -96,7 +92,6 @@ pub(crate) fn wanted(lockfiles: &[Lockfile]) -> (Adoption, WantedVersions) {
 }
 
 impl Adoption {
-    /// Adds another part of the plan.
     pub(crate) fn add(&mut self, other: Self) {
         self.versions.extend(other.versions);
         self.left_out.extend(other.left_out);

@@ -74,16 +74,12 @@ impl ApprovalPlan {
         self.approved.push(ApprovedVersion { version: version.key.to_string(), integrity: integrity.to_sri(), until: None });
     }
 
-    /// Converts the plan to a decision.
-    #[must_use]
-    pub fn into_act(self, records: Vec<String>) -> DecisionAction {
+    pub(crate) fn into_act(self, records: Vec<String>) -> DecisionAction {
         DecisionAction::Approve { package: self.name, asked: self.asked, versions: self.approved, records }
     }
 }
 
-/// Checks whether an approval can override a verdict.
-#[must_use]
-pub fn is_approvable(verdict: &Verdict) -> bool {
+pub(crate) fn is_approvable(verdict: &Verdict) -> bool {
     verdict.reason().is_none_or(|reason| reason.rule.may_be_approved())
 }
 

@@ -35,10 +35,8 @@ pub(crate) enum OperationRequest {
     Purge { integrities: Vec<String>, packages: Vec<String> },
 }
 
-/// The answer to a request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum OperationReply {
-    /// The result.
     Done(Value),
     /// The operation failed, for this reason.
     Failed(String),
@@ -46,7 +44,6 @@ pub(crate) enum OperationReply {
     Refused(String),
 }
 
-/// One address of a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenerDescription {
     /// The address, with its real port.
@@ -55,7 +52,6 @@ pub struct ListenerDescription {
     pub profile: usize,
 }
 
-/// One policy of a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyDescription {
     /// The name or path.
@@ -64,15 +60,11 @@ pub struct PolicyDescription {
     pub terms: ClientPolicy,
 }
 
-/// A running server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
     pub version: String,
-    /// The registry addresses.
     pub listeners: Vec<ListenerDescription>,
-    /// The gateway addresses.
     pub gateways: Vec<SocketAddr>,
-    /// The configured public URL.
     pub public_url: Option<Url>,
     pub policies: Vec<PolicyDescription>,
     /// The upstream registries, without credentials.
@@ -80,16 +72,11 @@ pub struct Description {
     pub settings: Effective,
 }
 
-/// The explanation of the verdict on one version.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Explained {
-    /// The explanation as text.
     pub text: String,
-    /// The explanation as JSON.
     pub json: Value,
-    /// Whether the version would be served.
     pub is_allowed: bool,
-    /// The verdict in one line.
     pub verdict: String,
     /// The differing verdicts of other policies, with their profiles.
     pub others: Vec<(usize, String)>,

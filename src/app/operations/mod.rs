@@ -32,7 +32,6 @@ use crate::units::timestamp;
 /// The maximum number of operations in parallel. Each may fetch hundreds of packuments from upstream.
 const MAX_PARALLEL: usize = 4;
 
-/// Executes operations on a running server.
 pub(crate) struct Operations {
     core: Core,
     description: Mutex<Description>,
@@ -44,7 +43,6 @@ impl Operations {
         Self { core: core.clone(), description: Mutex::new(description), slots: Semaphore::new(MAX_PARALLEL) }
     }
 
-    /// Executes one operation.
     pub(crate) async fn answer(&self, request: OperationRequest) -> OperationReply {
         match self.work(request).await {
             Ok(answer) => OperationReply::Done(answer),
@@ -118,7 +116,6 @@ impl Operations {
         }
     }
 
-    /// Returns the registry addresses.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         self.description().listeners.iter().map(|listener| listener.address).collect()
     }
@@ -162,9 +159,7 @@ impl Operations {
     }
 }
 
-/// Renders a verdict in one line.
-#[must_use]
-pub fn verdict_line(verdict: &Verdict) -> String {
+pub(crate) fn verdict_line(verdict: &Verdict) -> String {
     let reason = verdict.reason().map(|reason| format!(": {} (rule {})", reason.detail, reason.rule)).unwrap_or_default();
     let opens = verdict.opens_at().map(|opens| format!("; opens {}", timestamp::format_utc_ceil(opens))).unwrap_or_default();
     let word = match verdict {

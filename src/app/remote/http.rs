@@ -36,7 +36,7 @@ const MAX_POLICY_BYTES: u64 = 1 << 20;
 const MAX_HEALTH_BYTES: u64 = 1 << 16;
 
 /// A server at another address.
-pub(crate) struct HttpServer {
+pub struct HttpServer {
     client: HttpClient,
     url: Url,
     /// The admin token, if one is configured.
@@ -87,19 +87,14 @@ impl HttpServer {
 }
 
 /// Fetches the client policy of the server at `server`.
-///
-/// # Errors
-/// Returns an error if the server cannot be queried, or is not a Coldframe.
-pub async fn fetch_client_policy(server: &Url, config: &Config) -> Result<ClientPolicy, AppError> {
+pub(crate) async fn fetch_client_policy(server: &Url, config: &Config) -> Result<ClientPolicy, AppError> {
     let server = HttpServer::new(server.clone(), config, POLICY_TIMEOUT, MAX_POLICY_BYTES)?;
     server.ask("client-config", Vec::new()).await.map_err(|detail| failed(&server.url, detail))
 }
 
 /// Queries the readiness of the server at `address`, like an external probe: without a proxy and a token.
-///
-/// # Errors
 /// Returns an error if the server cannot be queried or is not ready. The text names the failed check.
-pub async fn check_readiness(address: SocketAddr, config: &Config) -> Result<(), AppError> {
+pub(crate) async fn check_readiness(address: SocketAddr, config: &Config) -> Result<(), AppError> {
     let deadlines = Deadlines { headers: HEALTH_TIMEOUT, whole: HEALTH_TIMEOUT, ..config.upstream.deadlines };
     let client = outbound::http_client(config, deadlines, ProxySettings::none())?;
     let server = format!("http://{address}/");

@@ -45,19 +45,15 @@ const PARTS_AT_ONCE: usize = 3;
 /// The maximum size of names, versions and ranges in one request, in bytes. As JSON it fits in the request limit.
 const MAX_PART_BYTES: usize = 2 << 20;
 
-/// The server that runs on a data directory.
 #[derive(Debug, Clone)]
 pub struct RemoteServer {
     data_dir: PathBuf,
     description: Description,
 }
 
-/// The process that owns a data directory.
 #[derive(Debug, Clone)]
 pub enum Owner {
-    /// A server that answers requests.
     Server(Box<RemoteServer>),
-    /// No process owns it.
     NoProcess,
     /// A process without a control socket, such as a standalone `coldframe run`.
     Silent,
@@ -82,12 +78,10 @@ impl RemoteServer {
         &self.description
     }
 
-    /// Returns the policy of its first address.
     pub(crate) fn first_profile(&self) -> usize {
         self.description.listeners.first().map(|listener| listener.profile).unwrap_or_default()
     }
 
-    /// Finds a policy by its name.
     pub(crate) fn profile_named(&self, name: &str) -> Option<usize> {
         self.description.policies.iter().position(|policy| policy.name == name)
     }

@@ -31,7 +31,6 @@ use crate::tls;
 /// How long a command waits for feeds that were never read.
 const FEEDS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// An open session for one command.
 pub struct RunSession {
     apart: Option<DataDirFallback>,
     answering: RunBackend,
@@ -69,10 +68,7 @@ pub enum DataDirFallback {
 impl RunSession {
     /// Opens a session at the server on the data directory, or else in this process, with the configured data directory or a
     /// temporary one.
-    ///
-    /// # Errors
-    /// Returns the errors of [`App::build`], or an error if no temporary directory can be created.
-    pub async fn open(config: Config, needs: RunOptions, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
+    pub(crate) async fn open(config: Config, needs: RunOptions, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
         let proxy = &config.gateway.proxy;
         let request = SessionRequest {
             user: needs.user,
@@ -116,35 +112,28 @@ impl RunSession {
         Ok(Self { apart, answering: RunBackend::Own { session, stop, app, _scratch: scratch } })
     }
 
-    /// Returns what clients need to connect.
-    #[must_use]
-    pub fn way(&self) -> &ProxyEndpoint {
+    pub(crate) fn way(&self) -> &ProxyEndpoint {
         &self.info().way
     }
 
     /// Checks whether the gateway intercepts or tunnels requests for a URL.
-    #[must_use]
-    pub fn is_proxied(&self, url: &Url) -> bool {
+    pub(crate) fn is_proxied(&self, url: &Url) -> bool {
         self.info().reach.takes(url)
     }
 
     /// Returns the intercepted origins. `http://localhost/` stands for all registries on this machine.
-    #[must_use]
-    pub fn registries(&self) -> Vec<Url> {
+    pub(crate) fn registries(&self) -> Vec<Url> {
         let reach = &self.info().reach;
         let origins = reach.origins.iter().filter_map(|origin| Url::parse(origin).ok()).filter(|url| !is_loopback(url));
         origins.chain(reach.on_loopback.then(|| Url::parse("http://localhost/").ok()).flatten()).collect()
     }
 
     /// Returns the certificate that clients must trust.
-    #[must_use]
-    pub fn certificate(&self) -> &CertificateDer<'static> {
+    pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
         &self.info().certificate
     }
 
-    /// Returns a description of the policy.
-    #[must_use]
-    pub fn policy(&self) -> &str {
+    pub(crate) fn policy(&self) -> &str {
         &self.info().policy
     }
 
@@ -156,19 +145,16 @@ impl RunSession {
     }
 
     /// Checks whether the session is at the server on the data directory.
-    #[must_use]
-    pub fn is_remote(&self) -> bool {
+    pub(crate) fn is_remote(&self) -> bool {
         matches!(self.answering, RunBackend::Running(_))
     }
 
-    /// Returns why another data directory is used, if so.
-    #[must_use]
-    pub fn apart(&self) -> Option<&DataDirFallback> {
+    pub(crate) fn apart(&self) -> Option<&DataDirFallback> {
         self.apart.as_ref()
     }
 
     /// Lets running requests finish, flushes the ledger, and returns the report.
-    pub async fn close(self) -> RunReport {
+    pub(crate) async fn close(self) -> RunReport {
         match self.answering {
             RunBackend::Running(remote) => remote.close().await,
             RunBackend::Own { session, stop, app, _scratch } => {

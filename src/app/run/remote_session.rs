@@ -22,7 +22,6 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time limit for closing a session. Requests that the command no longer waits for may run until the server's drain deadline.
 const LEAVING: Duration = Duration::from_mins(2);
 
-/// An open session.
 pub(crate) struct RemoteSession {
     pub(crate) info: SessionInfo,
     lines: Box<dyn AsyncBufRead + Send + Unpin>,
@@ -30,7 +29,6 @@ pub(crate) struct RemoteSession {
     asking: Box<dyn AsyncWrite + Send + Unpin>,
 }
 
-/// Why no session was opened.
 pub(crate) struct OpenRefused(pub(crate) String);
 
 /// Opens a session at the server on a data directory. `registries` are those that the command would use without it.
@@ -79,7 +77,6 @@ pub(crate) enum Connected {
 }
 
 impl RemoteSession {
-    /// Closes the session and returns its report.
     pub(crate) async fn close(mut self) -> RunReport {
         // An error means that the server is gone, which the read below reports.
         let _ = self.asking.shutdown().await;

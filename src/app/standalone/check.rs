@@ -13,7 +13,6 @@ use crate::config::Config;
 use crate::firewall::{Client, LockedVersion};
 use crate::server::admin::CheckResponse;
 
-/// Checks locked versions at one of several targets.
 pub enum Checker {
     /// A firewall in this process, with the policy of this client.
     Here(StandaloneFirewall, Box<Client>),
@@ -25,27 +24,18 @@ pub enum Checker {
 
 impl Checker {
     /// Creates a checker from `config`, the data directory and upstream's current state. It writes nothing.
-    ///
-    /// # Errors
-    /// Returns an error if upstream cannot be set up, or if an existing ledger cannot be read.
-    pub fn here(config: Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
+    pub(crate) fn here(config: Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
         let client = Box::new(standalone::configured_client(&config));
         Ok(Self::Here(standalone::firewall(config, clock)?, client))
     }
 
     /// Creates a checker that uses the server at `url`. Does not connect yet.
-    ///
-    /// # Errors
-    /// Returns an error if the certificates or admin tokens cannot be read.
-    pub fn at(url: Url, config: &Config) -> Result<Self, AppError> {
+    pub(crate) fn at(url: Url, config: &Config) -> Result<Self, AppError> {
         Ok(Self::Http(Arc::new(HttpServer::for_checks(url, config)?)))
     }
 
     /// Returns one outcome for each of `locked`, in the same order. A failed lookup is the outcome of its package.
-    ///
-    /// # Errors
-    /// Returns an error if a server cannot be queried, or is not a Coldframe.
-    pub async fn check(&self, locked: &[LockedVersion]) -> Result<CheckResponse, AppError> {
+    pub(crate) async fn check(&self, locked: &[LockedVersion]) -> Result<CheckResponse, AppError> {
         match self {
             Self::Here(StandaloneFirewall { value, .. }, client) => {
                 Ok(CheckResponse { packages: value.check(client, locked).await, upstreams: value.upstreams() })

@@ -19,20 +19,14 @@ use crate::store::{DecisionWriter, Ledger as _, StoreError};
 /// How long to wait for the running server to apply a decision.
 const AT_MOST: Duration = Duration::from_secs(5);
 
-/// A recorded decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordedDecision {
-    /// The decision in the ledger.
     pub decision: Decision,
-    /// Whether it is applied.
     pub effect: ApplyStatus,
 }
 
 /// Plans an approval of `spec` that names `records`, by `config` and upstream's current state.
-///
-/// # Errors
-/// Returns an error if upstream cannot be queried, or has no matching version.
-pub async fn plan_approval(
+pub(crate) async fn plan_approval(
     config: Config,
     clock: Arc<dyn Clock>,
     spec: &PackageSpec,
@@ -43,10 +37,7 @@ pub async fn plan_approval(
 }
 
 /// Plans the adoption of `lockfiles`.
-///
-/// # Errors
-/// Returns an error if upstream cannot be set up, or if the data directory cannot be read.
-pub async fn plan_adoption(config: Config, clock: Arc<dyn Clock>, lockfiles: &[Lockfile]) -> Result<Adoption, AppError> {
+pub(crate) async fn plan_adoption(config: Config, clock: Arc<dyn Clock>, lockfiles: &[Lockfile]) -> Result<Adoption, AppError> {
     let (mut adoption, wanted) = adoption::wanted(lockfiles);
     let client = configured_client(&config);
     adoption.add(adoption::adopt_wanted(&firewall(config, clock)?.value, &client, wanted).await);
@@ -90,9 +81,6 @@ pub fn revoke(data_dir: &Path, id: i64, by: &Signature, why: &str) -> Result<Rec
 }
 
 /// Returns all decisions in the ledger of a data directory, oldest first. A missing ledger counts as empty.
-///
-/// # Errors
-/// Returns an error if an existing ledger cannot be read.
 pub fn decisions(data_dir: &Path) -> Result<Vec<Decision>, AppError> {
     Ok(open_read_only(data_dir)?.decisions()?.1)
 }

@@ -25,10 +25,7 @@ use crate::tls;
 use crate::upstream::Registries;
 
 /// Explains the verdict on a version, by `config`, the data directory and upstream's current state; as of `at` if it is given.
-///
-/// # Errors
-/// Returns an error if there is no such version, if upstream cannot be queried, or if an existing ledger cannot be read.
-pub async fn explain(
+pub(crate) async fn explain(
     config: Config,
     clock: Arc<dyn Clock>,
     spec: &PackageSpec,
@@ -88,10 +85,7 @@ pub fn exposure(data_dir: &Path, spec: &PackageSpec) -> Result<Vec<Exposure>, Ap
 }
 
 /// Returns the clients that contacted indicators of feeds, by the ledger in `data_dir`: oldest first, repeated hits counted.
-///
-/// # Errors
-/// Returns an error if there is no ledger, or if it cannot be read.
-pub fn indicator_hits(data_dir: &Path) -> Result<Vec<IndicatorHitSummary>, AppError> {
+pub(crate) fn indicator_hits(data_dir: &Path) -> Result<Vec<IndicatorHitSummary>, AppError> {
     let ledger = SqliteLedger::read_only(data_dir)?;
     let mut contacts: Vec<IndicatorHitSummary> = Vec::new();
     for event in ledger.incidents(Timestamp::UNIX_EPOCH)? {
@@ -112,9 +106,7 @@ pub fn indicator_hits(data_dir: &Path) -> Result<Vec<IndicatorHitSummary>, AppEr
 /// Repeated hits of one client on one indicator.
 #[derive(Debug, Clone)]
 pub struct IndicatorHitSummary {
-    /// The client and the indicator.
     pub contact: IndicatorHit,
-    /// The number of hits.
     pub times: u64,
     pub first: Timestamp,
     pub last: Timestamp,

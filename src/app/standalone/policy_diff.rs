@@ -23,22 +23,15 @@ pub struct ChangedVerdict {
     pub version: String,
     /// The clients that requested it while the verdicts differed.
     pub clients: Vec<String>,
-    /// The number of their requests.
     pub times: u64,
-    /// The first request.
     pub first: Timestamp,
-    /// The verdict of the active policy.
     pub now: Verdict,
-    /// The verdict of the other policy.
     pub then: Verdict,
 }
 
-/// The result of a comparison.
 #[derive(Debug, Clone, Default)]
 pub struct PolicyDiff {
-    /// The number of compared tarballs.
     pub asked: usize,
-    /// The tarballs with different verdicts.
     pub changed: Vec<ChangedVerdict>,
     /// Packages that could not be compared, with reasons.
     pub unknown: Vec<(String, String)>,
@@ -46,10 +39,7 @@ pub struct PolicyDiff {
 
 /// Compares the policy of `config` with `candidate` for every tarball in the ledger. Each verdict is as of the request, so a
 /// version that was young then is young here.
-///
-/// # Errors
-/// Returns an error if the ledger cannot be read, or if upstream cannot be set up.
-pub async fn diff_policies(config: Config, clock: Arc<dyn Clock>, candidate: Policy) -> Result<PolicyDiff, AppError> {
+pub(crate) async fn diff_policies(config: Config, clock: Arc<dyn Clock>, candidate: Policy) -> Result<PolicyDiff, AppError> {
     let ledger = SqliteLedger::read_only(&config.store.data_dir)?;
     let mut by_name: BTreeMap<String, Vec<DownloadSummary>> = BTreeMap::new();
     for asked in ledger.asked()? {

@@ -94,7 +94,6 @@ impl DecisionReloader {
     }
 }
 
-/// Applies decisions until it is dropped.
 pub(crate) async fn run(core: Core, DecisionReloader { mut revision, log }: DecisionReloader) -> TaskEnd {
     let mut failing = false;
     loop {

@@ -12,7 +12,6 @@ use crate::firewall::Firewall;
 use crate::server::Gateway;
 use crate::tls::{LeafIssuer, TlsError};
 
-/// Watches the files of the gateway.
 pub(crate) struct GatewayFileWatcher {
     gateway: Arc<Gateway<Firewall>>,
     config: config::GatewaySettings,

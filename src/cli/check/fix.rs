@@ -13,7 +13,6 @@ use crate::text::{push_line, shell_word};
 
 #[derive(Default)]
 struct Fix {
-    /// Overrides by key.
     overrides: BTreeMap<String, String>,
     /// Direct dependencies and their new versions. Clients reject an override that conflicts with a direct dependency.
     direct: BTreeMap<String, String>,
@@ -156,7 +155,6 @@ impl Fix {
         fix
     }
 
-    /// Checks whether there is anything to change.
     fn is_any(&self) -> bool {
         !(self.overrides.is_empty() && self.direct.is_empty() && self.entries.is_empty())
     }

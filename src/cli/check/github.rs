@@ -61,7 +61,6 @@ fn command(text: &mut String, level: &str, (file, line): (&str, u32), title: &st
     text.push('\n');
 }
 
-/// Escapes the message of a command.
 fn data(text: &str) -> String {
     single_line(text).replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
 }

@@ -16,11 +16,10 @@ use url::Url;
 use crate::app::{AppError, Checker};
 use crate::cli::check::report::{LockfileReport, RefusedVersion, Report};
 use crate::cli::flags::SettingFlags;
-use crate::cli::lockfiles;
 use crate::cli::output::{self, CliError, Exit};
 use crate::cli::registry_hosts::RegistryHosts;
-use crate::cli::running_server;
 use crate::cli::runtime::runtime;
+use crate::cli::{lockfiles, running_server};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::config::effective::OF_VERDICTS;
@@ -55,7 +54,6 @@ enum CheckFormat {
     Github,
 }
 
-/// Why no lockfile can be checked.
 #[derive(Debug, thiserror::Error)]
 enum CheckError {
     #[error("no lockfile in `{}`", .0.display())]

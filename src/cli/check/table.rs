@@ -4,8 +4,7 @@ use std::fmt::Write as _;
 
 use crate::cli::check::report::{LockfileReport, RefusedVersion, Report};
 use crate::firewall::CheckOutcome;
-use crate::text::TextTable;
-use crate::text::push_line;
+use crate::text::{TextTable, push_line};
 use crate::units::timestamp;
 
 /// At most this many reasons are printed per lockfile.

@@ -284,7 +284,6 @@ impl ClientConfigInput {
     }
 }
 
-/// Builds the text of a file.
 struct ConfigWriter {
     text: String,
     /// The start of a comment line.

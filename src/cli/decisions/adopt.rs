@@ -9,12 +9,10 @@ use serde_json::{Value, json};
 
 use crate::app::operations::adoption::Adoption;
 use crate::app::standalone::decide;
-use crate::cli::decisions;
 use crate::cli::flags::SettingFlags;
-use crate::cli::lockfiles;
 use crate::cli::output::{CliError, Exit, OutputArgs, say};
-use crate::cli::running_server;
 use crate::cli::runtime::runtime;
+use crate::cli::{decisions, lockfiles, running_server};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::config::effective::OF_VERDICTS;

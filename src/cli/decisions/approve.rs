@@ -70,7 +70,6 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     decisions::record(&data_dir, &DecisionProposal { needs_second, ..proposal }, reason.output)
 }
 
-/// Returns why nothing can be approved.
 fn refusal(plan: &ApprovalPlan) -> Option<String> {
     if !plan.unnamed.is_empty() {
         let named: Vec<_> = plan.unnamed.iter().map(|record| format!("--record {record}")).collect();

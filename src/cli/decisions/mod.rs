@@ -23,8 +23,7 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::policy::decisions::{Decision, DecisionAction, DecisionProposal};
 use crate::store::sqlite::decision_writer::ApplyStatus;
 use crate::text::push_line;
-use crate::units::quantity;
-use crate::units::timestamp;
+use crate::units::{quantity, timestamp};
 
 #[derive(Debug, Args)]
 pub(crate) struct ReasonArgs {
@@ -49,7 +48,6 @@ pub(crate) fn reason(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Parses a non-zero duration.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let duration =
         quantity::parse_duration(text).map_err(|flaw| format!("it {flaw}; expected a duration such as `90m`, `48h`, `7d`"))?;
@@ -72,12 +70,10 @@ pub(crate) fn submit(
     record(data_dir, &propose(act, reason.reason, expires), reason.output)
 }
 
-/// Records a decision and prints the result.
 pub(crate) fn record(data_dir: &Path, proposal: &DecisionProposal, output: OutputArgs) -> Result<Exit, CliError> {
     print_result(&decide::record_decision(data_dir, proposal)?, output)
 }
 
-/// Prints a recorded decision and whether it is applied.
 pub(crate) fn print_result(recorded: &RecordedDecision, output: OutputArgs) -> Result<Exit, CliError> {
     let state = recorded.decision.state(SystemClock.now()).as_str();
     output.print(|| format_text(recorded), || decision_json(&recorded.decision, state))?;

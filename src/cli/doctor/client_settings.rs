@@ -131,7 +131,6 @@ pub(crate) struct SettingsSurvey {
     /// The clients in use, by lockfile or `packageManager`, else all installed ones. The flag is set for clients of this
     /// project.
     pub(crate) clients: Vec<(SurveyedClient, bool)>,
-    /// Errors from reading files.
     pub(crate) trouble: Vec<String>,
 }
 
@@ -258,7 +257,6 @@ impl SettingSources {
 }
 
 impl SettingsSurvey {
-    /// Collects settings, starting at the working directory.
     pub(crate) fn of(surroundings: &ProcessEnvironment) -> Self {
         let folder = &surroundings.working_directory;
         let mut trouble = Vec::new();

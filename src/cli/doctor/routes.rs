@@ -16,16 +16,12 @@ use crate::npm::lockfile::{EntrySource, LockfileFormat};
 use crate::text::shell_word;
 use crate::upstream::npmrc;
 
-/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FindingLevel {
-    /// No problem.
     Well,
-    /// For information.
     Note,
     /// Something is missing or will fail, but installs do not bypass Coldframe.
     Warning,
-    /// Installs bypass Coldframe.
     Bypass,
 }
 
@@ -40,13 +36,11 @@ impl FindingLevel {
     }
 }
 
-/// One finding of `doctor`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DoctorFinding {
     pub(crate) grade: FindingLevel,
     /// A stable name of the check.
     pub(crate) check: &'static str,
-    /// The observation.
     pub(crate) what: String,
     /// Why it matters. Empty if there is no problem.
     pub(crate) why: &'static str,
@@ -113,7 +107,6 @@ enum ClientRoute {
 }
 
 impl RouteAnalyzer<'_> {
-    /// Analyzes files and variables.
     pub(crate) fn findings(&self) -> Vec<DoctorFinding> {
         let mut found = Vec::new();
         for (client, is_of_project) in &self.survey.clients {
@@ -384,7 +377,6 @@ impl RouteAnalyzer<'_> {
     }
 }
 
-/// Returns `host:port`.
 fn place(url: &Url) -> String {
     format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
 }

@@ -68,7 +68,6 @@ pub(crate) enum Command {
 /// The largest incident file, in bytes: a thousand times the shipped one.
 const MAX_INCIDENT_BYTES: u64 = 32 << 20;
 
-/// The default policy.
 const POLICY: &str = "default";
 
 #[derive(Debug, Args)]
@@ -292,7 +291,6 @@ fn survey(arguments: &SurveyArguments) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// Counts of verdicts of a policy over packuments.
 #[derive(Default)]
 struct PolicySurvey {
     packages: usize,

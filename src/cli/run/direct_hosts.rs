@@ -77,10 +77,12 @@ struct RegistryHost {
 
 /// A parsed entry, in lower case.
 enum NoProxyEntry {
-    /// Addresses in a network.
     Network(IpNet),
     /// A host, or a suffix of host names.
-    Host { suffix: String, address: Option<IpAddr> },
+    Host {
+        suffix: String,
+        address: Option<IpAddr>,
+    },
 }
 
 impl RegistryHost {

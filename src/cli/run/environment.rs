@@ -24,18 +24,15 @@ const REMOVED: [&str; 8] = [
     "yarn_ca_file_path",
 ];
 
-/// The variables to set and to remove.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ClientEnvironment {
     /// Variables to set, in this order. Inherited ones that differ only in case are removed.
     set: Vec<(&'static str, OsString)>,
-    /// The hosts to reach without the proxy.
     no_proxy: String,
     whole: OsString,
     registry: OsString,
 }
 
-/// Files with the certificates to trust.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TrustFiles<'a> {
     /// Our CA and this machine's extra CAs, for variables that add to the system's roots.

@@ -24,10 +24,8 @@ const PACKAGE: &str = "package.json";
 /// At most this many bytes of wants are sent to a running server, in one line.
 const MAX_WANTS_BYTES: usize = 600_000;
 
-/// The project files of a run.
 #[derive(Debug, Default)]
 pub(crate) struct ProjectFiles {
-    /// Lockfiles, by name.
     pub(crate) lockfiles: BTreeMap<String, Lockfile>,
     /// Dependencies in `package.json`: name and spec.
     direct: Vec<(String, String)>,

@@ -14,15 +14,10 @@ use crate::units::timestamp;
 /// At most this many lines per kind are printed as text. The rest is counted.
 const SHOWN: usize = 12;
 
-/// The summary of a command that has ended.
 pub(crate) struct RunSummary<'a> {
-    /// The command as given.
     pub(crate) command: String,
-    /// The exit code of the command.
     pub(crate) code: u8,
-    /// The description of the policy.
     pub(crate) policy: String,
-    /// The outcomes of its requests.
     pub(crate) sum: &'a RunReport,
     /// The lockfiles after the command ended, and the locked names and versions from registries.
     pub(crate) lockfiles: Vec<String>,
@@ -32,7 +27,6 @@ pub(crate) struct RunSummary<'a> {
 }
 
 impl RunSummary<'_> {
-    /// Renders the summary as a few lines of text.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         push_line!(text, "coldframe: {}", self.headline());
@@ -55,7 +49,6 @@ impl RunSummary<'_> {
         text
     }
 
-    /// Renders the summary as Markdown, with all entries.
     pub(crate) fn markdown(&self) -> String {
         let end = if self.code == 0 { "succeeded".to_owned() } else { format!("exited with code {}", self.code) };
         let mut text = String::new();
@@ -85,7 +78,6 @@ impl RunSummary<'_> {
         text
     }
 
-    /// Renders the summary as a JSON object, with all entries.
     pub(crate) fn json(&self) -> Value {
         let noted = &self.sum.noted;
         let total = noted.served.len();
