@@ -225,11 +225,11 @@ impl ReloadOutcome {
             tracing::info!("configuration unchanged");
         }
         if !applied.is_empty() {
-            tracing::info!(config.changed = names(&applied), "configuration reloaded");
+            tracing::info!(config.changed = %names(&applied), "configuration reloaded");
         }
         if !needs_restart.is_empty() {
             let names = names(&needs_restart);
-            tracing::warn!(config.changed = names, "settings changed that need a restart");
+            tracing::warn!(config.changed = %names, "settings changed that need a restart");
             problems.push(format!("these settings need a restart: {names}"));
         }
         if !failed.is_empty() {
