@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use crate::app::{Owner, RemoteServer};
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{self, CliError, Exit, say};
+use crate::cli::output::{self, CliError, Exit, counted, say};
 use crate::cli::runtime::runtime;
 use crate::config;
 use crate::text::single_line;
@@ -29,8 +29,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
     match command {
         Command::Check { file } => {
             let count = config::check(&file)?;
-            let noun = if count == 1 { "setting" } else { "settings" };
-            output::print(&format!("{}: {count} {noun}, no errors\n", single_line(&file.to_string_lossy())))?;
+            output::print(&format!("{}: {}, no errors\n", single_line(&file.to_string_lossy()), counted(count, "setting")))?;
         }
         Command::Show { settings } => {
             let data_dir = settings.clone().read(config::data_dir)?;

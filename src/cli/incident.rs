@@ -11,7 +11,7 @@ use crate::app::standalone::incident::{self, IncidentPlan};
 use crate::app::{AppError, Owner, RemoteServer};
 use crate::cli::exposure::{self, Grounds};
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{CliError, Exit, OutputArgs};
+use crate::cli::output::{CliError, Exit, OutputArgs, counted};
 use crate::cli::runtime::runtime;
 use crate::cli::{decisions, operator};
 use crate::clock::{Clock as _, SystemClock};
@@ -110,10 +110,6 @@ fn named(id: &str) -> Result<Option<(PackageName, String)>, CliError> {
         return Err(usage(format!("expected an exact version; for ranges use `coldframe deny`: `{version}`")));
     }
     Ok(Some((name, version.to_owned())))
-}
-
-fn counted(count: usize, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
 fn numbers(decisions: &[i64]) -> String {

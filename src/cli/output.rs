@@ -93,18 +93,12 @@ impl OutputArgs {
 }
 
 /// Writes text or a JSON document to standard output. A closed pipe, for example from `| head`, is not a failure.
-///
-/// # Errors
-/// Returns an error if the write fails for another reason.
 pub(crate) fn print(text: &str) -> io::Result<()> {
     print_verbatim(&printable(text))
 }
 
 /// Writes text to standard output unchanged. The caller ensures that it contains no untrusted value or escapes each of
 /// them: shell scripts, shipped policies, workflow commands of a CI runner.
-///
-/// # Errors
-/// Like [`print()`].
 pub(crate) fn print_verbatim(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -152,10 +146,12 @@ fn panic_text(location: &str, detail: &str, backtrace: &str) -> String {
     format!("coldframe: panicked at {location}: {}{backtrace}\n", single_line(detail))
 }
 
+/// Formats a number of things: `1 version`, `2 versions`.
+pub(crate) fn counted(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
 /// Writes a prompt to standard error, without a newline.
-///
-/// # Errors
-/// Returns an error if standard error cannot be written.
 pub(crate) fn prompt(text: &str) -> io::Result<()> {
     let mut errors = io::stderr().lock();
     errors.write_all(single_line(text).as_bytes())?;

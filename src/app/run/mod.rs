@@ -32,8 +32,8 @@ use crate::tls;
 const FEEDS_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub struct RunSession {
-    apart: Option<DataDirFallback>,
-    answering: RunBackend,
+    fallback: Option<DataDirFallback>,
+    backend: RunBackend,
 }
 
 /// Where the firewall of a session runs.
@@ -50,7 +50,7 @@ pub struct RunOptions {
     /// The user name for the ledger.
     pub user: String,
     /// Why a running server must not be used, if so.
-    pub alone: Option<String>,
+    pub local_only: Option<String>,
     /// The project's dependencies by package, for the summary.
     pub wants: Vec<(String, Want)>,
 }
@@ -68,20 +68,20 @@ pub enum DataDirFallback {
 impl RunSession {
     /// Opens a session at the server on the data directory, or else in this process, with the configured data directory or a
     /// temporary one.
-    pub(crate) async fn open(config: Config, needs: RunOptions, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
+    pub(crate) async fn open(config: Config, options: RunOptions, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
         let proxy = &config.gateway.proxy;
         let request = SessionRequest {
-            user: needs.user,
+            user: options.user,
             hosts: proxy.targets.named_hosts(),
             itself: own_urls(&config.listen, config.server.public_url.as_ref()),
             allowed: proxy.allowed.clone(),
             tunnels_others: proxy.tunnels_others,
-            wants: needs.wants,
+            wants: options.wants,
         };
-        let why = match needs.alone {
+        let why = match options.local_only {
             Some(why) => why,
             None => match open(&config.store.data_dir, &request, &registries(&config)).await {
-                Ok(remote) => return Ok(Self { apart: None, answering: RunBackend::Running(remote) }),
+                Ok(remote) => return Ok(Self { fallback: None, backend: RunBackend::Running(remote) }),
                 Err(OpenRefused(why)) => why,
             },
         };
@@ -95,7 +95,7 @@ impl RunSession {
         why: String,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, AppError> {
-        let (apart, scratch) = choose_data_dir(&mut config, why)?;
+        let (fallback, scratch) = choose_data_dir(&mut config, why)?;
         let session_template = SessionTemplate::of(&config, &tls::client_config(&config.tls)?).at(&config.listen);
         // The registry listener and the configured gateway are not needed here.
         config.listen.clear();
@@ -109,10 +109,10 @@ impl RunSession {
             LocalSession::open(app.firewall(), (&session_template, &[]), request, Arc::new(Metrics::new()), &clock).await?;
         let stop = watch::Sender::new(false);
         let app = tokio::spawn(app.run(stopped(stop.subscribe())));
-        Ok(Self { apart, answering: RunBackend::Own { session, stop, app, _scratch: scratch } })
+        Ok(Self { fallback, backend: RunBackend::Own { session, stop, app, _scratch: scratch } })
     }
 
-    pub(crate) fn way(&self) -> &ProxyEndpoint {
+    pub(crate) fn endpoint(&self) -> &ProxyEndpoint {
         &self.info().way
     }
 
@@ -138,7 +138,7 @@ impl RunSession {
     }
 
     fn info(&self) -> &SessionInfo {
-        match &self.answering {
+        match &self.backend {
             RunBackend::Own { session, .. } => &session.lead,
             RunBackend::Running(remote) => &remote.info,
         }
@@ -146,16 +146,16 @@ impl RunSession {
 
     /// Checks whether the session is at the server on the data directory.
     pub(crate) fn is_remote(&self) -> bool {
-        matches!(self.answering, RunBackend::Running(_))
+        matches!(self.backend, RunBackend::Running(_))
     }
 
-    pub(crate) fn apart(&self) -> Option<&DataDirFallback> {
-        self.apart.as_ref()
+    pub(crate) fn fallback(&self) -> Option<&DataDirFallback> {
+        self.fallback.as_ref()
     }
 
     /// Lets running requests finish, flushes the ledger, and returns the report.
     pub(crate) async fn close(self) -> RunReport {
-        match self.answering {
+        match self.backend {
             RunBackend::Running(remote) => remote.close().await,
             RunBackend::Own { session, stop, app, _scratch } => {
                 let sum = session.close().await;
@@ -174,7 +174,7 @@ impl RunSession {
 /// Chooses the data directory: the configured one, or else a temporary one.
 fn choose_data_dir(config: &mut Config, why: String) -> Result<(Option<DataDirFallback>, Option<RunTempDir>), AppError> {
     let configured = config.store.data_dir.clone();
-    let apart = match DataDir::open(&configured) {
+    let fallback = match DataDir::open(&configured) {
         Ok(_) => return Ok((None, None)),
         Err(StoreError::Locked { .. }) => DataDirFallback::InUse(why),
         Err(error @ StoreError::File { .. }) => DataDirFallback::Unusable(error.to_string()),
@@ -182,14 +182,14 @@ fn choose_data_dir(config: &mut Config, why: String) -> Result<(Option<DataDirFa
     };
     let scratch = RunTempDir::make().map_err(AppError::Scratch)?;
     let here = scratch.path().join("data");
-    if matches!(apart, DataDirFallback::InUse(_)) {
+    if matches!(fallback, DataDirFallback::InUse(_)) {
         // Copies the decisions, the first-seen times and the last state of the feeds, which apply here too.
         fs::create_dir_all(&here).map_err(AppError::Scratch)?;
         SqliteLedger::copy(&configured, &here)?;
         copy_folder(&configured.join("feeds"), &here.join("feeds")).map_err(AppError::Scratch)?;
     }
     config.store.data_dir = here;
-    Ok((Some(apart), Some(scratch)))
+    Ok((Some(fallback), Some(scratch)))
 }
 
 /// Copies a directory recursively, if it exists.

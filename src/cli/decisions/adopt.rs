@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::app::operations::adoption::Adoption;
 use crate::app::standalone::decide;
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{CliError, Exit, OutputArgs, say};
+use crate::cli::output::{CliError, Exit, OutputArgs, counted, say};
 use crate::cli::runtime::runtime;
 use crate::cli::{decisions, lockfiles, running_server};
 use crate::clock::SystemClock;
@@ -60,7 +60,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         output.print(|| format_text(&adoption), || to_json(&adoption))?;
     } else {
         for (why, count) in reasons(&adoption) {
-            say(&format!("unchecked: {}: {why}", counted(count)));
+            say(&format!("unchecked: {}: {why}", counted(count, "version")));
         }
     }
     let is_checked = adoption.unchecked.is_empty();
@@ -86,10 +86,6 @@ fn reasons(adoption: &Adoption) -> Vec<(&str, usize)> {
     reasons
 }
 
-fn counted(versions: usize) -> String {
-    if versions == 1 { "1 version".to_owned() } else { format!("{versions} versions") }
-}
-
 fn format_text(adoption: &Adoption) -> String {
     let mut text = String::new();
     let reasons = reasons(adoption);
@@ -99,7 +95,7 @@ fn format_text(adoption: &Adoption) -> String {
         return text;
     }
     for (why, count) in reasons {
-        push_line!(text, "unchecked: {}: {why}", counted(count));
+        push_line!(text, "unchecked: {}: {why}", counted(count, "version"));
     }
     for (spec, why) in &adoption.left_out {
         push_line!(text, "left out: {spec}: {why}");

@@ -14,7 +14,7 @@ use crate::app;
 use crate::app::standalone::policy_diff::{ChangedVerdict, PolicyDiff};
 use crate::cli::feed;
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{self, CliError, Exit, OutputArgs, say};
+use crate::cli::output::{self, CliError, Exit, OutputArgs, counted, say};
 use crate::cli::runtime::runtime;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::policy::{self as policy_files, PolicyLoadError};
@@ -137,16 +137,12 @@ fn check(policy: &str, strict: bool) -> Result<Exit, CliError> {
     for warning in compiled.warnings.iter().chain(&ended) {
         let _ = write!(text, "warning: {warning}\n\n");
     }
-    let noun = if rules == 1 { "rule" } else { "rules" };
-    let trouble = match warnings {
-        0 => "no errors".to_owned(),
-        1 => "1 warning".to_owned(),
-        more => format!("{more} warnings"),
-    };
+    let rules = counted(rules, "rule");
+    let trouble = if warnings == 0 { "no errors".to_owned() } else { counted(warnings, "warning") };
     let observing_rules = compiled.policy.rules().iter().filter(|rule| rule.observe).count();
     let observed =
         if observing_rules == 0 { String::new() } else { format!("{observing_rules} of them observe only: {OBSERVED}\n") };
-    output::print(&format!("{text}{policy}: {rules} {noun}, {trouble}\n{observed}"))?;
+    output::print(&format!("{text}{policy}: {rules}, {trouble}\n{observed}"))?;
     Ok(if strict && warnings > 0 { Exit::Usage } else { Exit::Done })
 }
 

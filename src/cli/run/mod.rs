@@ -75,7 +75,7 @@ const REMOTE_SAFE_FLAGS: &[SettingKey] = &[
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
     let Arguments { command, json, report, settings } = arguments;
     let user = operator::name();
-    let alone = settings.first_flag_outside(REMOTE_SAFE_FLAGS).map(|flag| format!("`{flag}` needs a separate coldframe"));
+    let local_only = settings.first_flag_outside(REMOTE_SAFE_FLAGS).map(|flag| format!("`{flag}` needs a separate coldframe"));
     let given = settings.clone();
     let (config, surroundings) = settings.read(|sources| {
         let surroundings = sources.environment.clone();
@@ -91,10 +91,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
     let survey = SettingsSurvey::of(&surroundings);
     let (policy, is_servers, ended, sum) = runtime()?.block_on(async {
         let waiting = progress("starting");
-        let needs = RunOptions { user, alone, wants: project.wants(&command) };
-        let session = Box::pin(RunSession::open(config, needs, Arc::new(SystemClock))).await?;
+        let options = RunOptions { user, local_only, wants: project.wants(&command) };
+        let session = Box::pin(RunSession::open(config, options, Arc::new(SystemClock))).await?;
         waiting.finish_and_clear();
-        match session.apart() {
+        match session.fallback() {
             None if session.is_remote() => say(&format!("using the running coldframe, policy: {}", session.policy())),
             None => {}
             Some(DataDirFallback::InUse(why)) => say(&format!(
@@ -119,7 +119,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
             say(&format!("{line}; this run blocks it, `--intercept HOST` serves it from upstream"));
         }
         let folder = RunTempDir::make()?;
-        let other_host = project.lockfile_registry_host(&session.way().registry, |url| session.is_proxied(url));
+        let other_host = project.lockfile_registry_host(&session.endpoint().registry, |url| session.is_proxied(url));
         let mut recipe = build_environment(&session, &trust, &folder, no_proxy(&session, &project, &survey))?
             .with_yarn_authority(&project.yarn_authority)
             .with_replaced(other_host);
@@ -178,7 +178,7 @@ fn build_environment(
     let bundle = tls::TrustBundle::of(session.certificate(), trust).map_err(CliError::usage)?;
     std::fs::write(&added, &bundle.added)?;
     std::fs::write(&whole, bundle.added + &bundle.system)?;
-    Ok(ClientEnvironment::of(session.way(), TrustFiles { added: &added, whole: &whole }, no_proxy))
+    Ok(ClientEnvironment::of(session.endpoint(), TrustFiles { added: &added, whole: &whole }, no_proxy))
 }
 
 /// Returns the hosts that the command may reach without the gateway. None of them is a registry of a client or lockfile.

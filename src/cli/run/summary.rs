@@ -306,13 +306,17 @@ fn format_wanted(name: &PackageName, wanted: &WantedVersion) -> String {
 }
 
 fn wanted_json(name: &PackageName, wanted: &WantedVersion) -> Value {
-    let kept = &wanted.kept;
+    let mut document = held_json(&wanted.kept);
+    document["name"] = name.as_str().into();
+    document["wantedBy"] = (&*wanted.want.by).into();
+    document["spec"] = (&*wanted.want.spec).into();
+    document["direct"] = wanted.want.is_direct.into();
+    document
+}
+
+fn held_json(kept: &HeldVersion) -> Value {
     json!({
-        "name": name.as_str(),
         "version": kept.version,
-        "wantedBy": wanted.want.by,
-        "spec": wanted.want.spec,
-        "direct": wanted.want.is_direct,
         "rule": kept.rule.as_str(),
         "reason": kept.detail,
         "opens": kept.opens.map(|opens| opens.to_string()),
@@ -331,18 +335,9 @@ fn refused_json(refusal: &Refusal) -> Value {
 }
 
 fn hidden_json(name: &PackageName, hidden: &HiddenVersions) -> Value {
-    let one = |kept: &HeldVersion| {
-        json!({
-            "version": kept.version,
-            "rule": kept.rule.as_str(),
-            "reason": kept.detail,
-            "opens": kept.opens.map(|opens| opens.to_string()),
-            "nearest": kept.nearest,
-        })
-    };
     json!({
         "name": name.as_str(),
-        "newer": hidden.newer.iter().map(one).collect::<Vec<_>>(),
-        "others": hidden.others.as_ref().map(|(kept, count)| json!({ "count": count, "highest": one(kept) })),
+        "newer": hidden.newer.iter().map(held_json).collect::<Vec<_>>(),
+        "others": hidden.others.as_ref().map(|(kept, count)| json!({ "count": count, "highest": held_json(kept) })),
     })
 }
