@@ -344,19 +344,19 @@ impl<'a> Tracing<'a> {
     fn follow_absences(&self, release: &mut Release, into: &mut Reconciliation) {
         let Some(own_look) = self.last_look else { return };
         let Look { at, longest_age, .. } = *self.look;
-        let opened = timestamp::saturating_add(release.counts_from(), longest_age);
-        if opened <= own_look {
+        let opened = |release: &Release| timestamp::saturating_add(release.counts_from(), longest_age);
+        if opened(release) <= own_look {
             return;
         }
-        // Another view saw it return, and this view made no observation while it was missing.
-        let others = || self.others.iter().filter_map(|other| self.same_in(other)).filter(|row| row.gone.is_none());
-        let returns = others().filter(|row| row.missing_since.is_some_and(|since| own_look < since));
+        // Another view saw it return, and this view made no observation while it was missing. That counts even if it left again.
+        let others = self.others.iter().filter_map(|other| self.same_in(other));
+        let returns = others.filter(|row| row.missing_since.is_some_and(|since| own_look < since));
         if let Some(moved) = returns.filter_map(|row| row.moved).max().filter(|moved| *moved > release.counts_from()) {
             release.moved = Some(moved);
         }
         let present = self.last_present().max(Some(own_look)).unwrap_or(own_look);
         let absences = self.absences_after(present);
-        if absences.is_empty() || opened <= present || self.is_outage(&absences, present) {
+        if absences.is_empty() || opened(release) <= present || self.is_outage(&absences, present) {
             return;
         }
         if self.is_parted() {
@@ -1024,6 +1024,8 @@ mod tests {
         /// The last observation of any view, and the last one before any view saw the version.
         last_look: Option<i64>,
         missing: Option<i64>,
+        /// Whether the other view saw the version return since this one saw it.
+        returned_elsewhere: [bool; 2],
         /// Violations of the invariant.
         violations: Vec<String>,
     }
@@ -1095,12 +1097,17 @@ mod tests {
             if let Some(last) = self.last_shown {
                 let was_young = last.effective + AGE > at(last.hour);
                 let returned = last.dropped || (last.missing && hour - last.hour >= 24);
-                // A view that had it past the minimum age keeps that, regardless of the other view.
-                let was_old_here = self.shown[view].is_some_and(|shown| shown.effective + AGE <= at(shown.hour));
+                // A view that had it past the minimum age keeps that, regardless of the other view. Until when it was present, both
+                // views tell.
+                let seen_until = if self.returned_elsewhere[view] { i64::MIN } else { last.hour };
+                let was_old_here = self.shown[view].is_some_and(|shown| shown.effective + AGE <= at(shown.hour.max(seen_until)));
                 if was_young && returned && !was_old_here && effective < at(hour) {
                     self.violations.push(format!("at {hour} it counts from {effective}, and any view saw {last:?}"));
                 }
             }
+            let returned = self.last_shown.is_some_and(|last| last.dropped || (last.missing && hour - last.hour >= 24));
+            self.returned_elsewhere[1 - view] |= returned;
+            self.returned_elsewhere[view] = false;
             let shown = Some(Shown { hour, effective, dropped: false, missing: false });
             (self.shown[view], self.last_shown) = (shown, shown);
         }
@@ -1108,6 +1115,22 @@ mod tests {
         fn looked(&mut self, hour: i64) {
             self.last_look = self.last_look.max(Some(hour));
         }
+    }
+
+    #[test]
+    fn return_seen_by_another_view_counts_though_the_package_left_again() {
+        let with = |published| packument(&[("1.0.0", "a", Some(-50_000)), ("1.1.0", "b", Some(published))]);
+        let without = packument(&[("1.0.0", "a", Some(-50_000))]);
+        let mut views = Views::default();
+        views.look(0, 1, Some(&without), false);
+        views.look(1, 3, Some(&with(2)), false);
+        // Taken down while young, back later, and gone for a day with the whole package: seen by the first view only.
+        views.look(0, 5, Some(&without), false);
+        views.look(0, 74, Some(&with(41)), false);
+        views.look(0, 88, None, false);
+        views.look(1, 98, Some(&with(41)), false);
+        assert!(views.violations.is_empty(), "{:?}", views.violations);
+        assert!(views.shown[1].is_some_and(|shown| shown.effective >= at(98)));
     }
 
     proptest! {
