@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let settings = arguments.settings;
     let mut config = settings.clone().read(Config::load)?;
-    telemetry::logging::init(&config.telemetry).map_err(CliError::usage)?;
+    telemetry::logging::init(&config.telemetry).map_err(|error| CliError::new(Exit::Usage, error))?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -178,6 +178,7 @@ fn shutdown_requested() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
+/// The stop signals of a process.
 #[cfg(unix)]
 struct Signals {
     terminate: tokio::signal::unix::Signal,
@@ -200,6 +201,7 @@ impl Signals {
     }
 }
 
+/// The stop signals of a process.
 #[cfg(not(unix))]
 struct Signals;
 

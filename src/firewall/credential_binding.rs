@@ -2,56 +2,52 @@
 
 use std::sync::Arc;
 
-use crate::firewall::Components;
 use crate::firewall::error::FirewallError;
 use crate::firewall::request::Client;
 use crate::npm::PackageName;
-use crate::upstream::{Addressed, Authorization, Registry, UpstreamError};
+use crate::upstream::{Addressed, Authorization, Registries, Registry, UpstreamError};
 
-impl Components {
-    /// Returns the registry that receives a passthrough request. A request `for_account` needs one that accepts the client's own
-    /// credentials.
-    ///
-    /// # Errors
-    /// Returns [`FirewallError::NotEntitled`] if there is no such registry.
-    pub(crate) fn registry_of(
-        &self,
-        client: &Client,
-        name: Option<&PackageName>,
-        for_account: bool,
-    ) -> Result<&Arc<Registry>, FirewallError> {
-        let registry = match name {
-            Some(name) => self.registries.of(name),
-            None if for_account => match self.registries.account(&client.addressed) {
-                Some(registry) => registry,
-                None => self.registries.nameless(&client.addressed),
-            },
-            None => self.registries.nameless(&client.addressed),
-        };
-        if for_account && !registry.takes_clients(&client.addressed) {
-            return Err(FirewallError::NotEntitled(why(registry, &client.addressed).into()));
-        }
-        Ok(registry)
+/// Returns the registry that receives a passthrough request. A request `for_account` needs one that accepts the client's own
+/// credentials.
+///
+/// # Errors
+/// Returns [`FirewallError::NotEntitled`] if there is no such registry.
+pub(crate) fn registry_of<'a>(
+    registries: &'a Registries,
+    client: &Client,
+    name: Option<&PackageName>,
+    for_account: bool,
+) -> Result<&'a Arc<Registry>, FirewallError> {
+    let registry = match name {
+        Some(name) => registries.of(name),
+        None if for_account => match registries.account(&client.addressed) {
+            Some(registry) => registry,
+            None => registries.nameless(&client.addressed),
+        },
+        None => registries.nameless(&client.addressed),
+    };
+    if for_account && !registry.takes_clients(&client.addressed) {
+        return Err(FirewallError::NotEntitled(why(registry, &client.addressed).into()));
     }
+    Ok(registry)
+}
 
-    /// Adds to an upstream denial that the client's own credentials were not sent, if so.
-    pub(crate) fn explain_unsent(&self, client: &Client, name: &PackageName, rejection: FirewallError) -> FirewallError {
-        let Authorization::Own(own) = &client.authorization else { return rejection };
-        let registry = self.registries.of(name);
-        if registry.takes_clients(&own.addressed) {
-            return rejection;
+/// Adds to an upstream denial that the client's own credentials were not sent, if so.
+pub(crate) fn explain_unsent(registry: &Registry, client: &Client, rejection: FirewallError) -> FirewallError {
+    let Authorization::Own(own) = &client.authorization else { return rejection };
+    if registry.takes_clients(&own.addressed) {
+        return rejection;
+    }
+    match rejection {
+        FirewallError::NotFound(text) => FirewallError::NotFound(format!("{text}; {}", why(registry, &own.addressed)).into()),
+        FirewallError::Upstream(UpstreamError::NotFound) => {
+            FirewallError::NotFound(format!("not found upstream; {}", why(registry, &own.addressed)).into())
         }
-        match rejection {
-            FirewallError::NotFound(text) => FirewallError::NotFound(format!("{text}; {}", why(registry, &own.addressed)).into()),
-            FirewallError::Upstream(UpstreamError::NotFound) => {
-                FirewallError::NotFound(format!("not found upstream; {}", why(registry, &own.addressed)).into())
-            }
-            FirewallError::Upstream(UpstreamError::Denied { host, status, message }) => {
-                let message = format!("{message}; {}", why(registry, &own.addressed)).into();
-                UpstreamError::Denied { host, status, message }.into()
-            }
-            other => other,
+        FirewallError::Upstream(UpstreamError::Denied { host, status, message }) => {
+            let message = format!("{message}; {}", why(registry, &own.addressed)).into();
+            UpstreamError::Denied { host, status, message }.into()
         }
+        other => other,
     }
 }
 

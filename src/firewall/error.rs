@@ -230,6 +230,11 @@ pub fn one_line(text: &str) -> String {
     ascii_line(text, MAX_TEXT_BYTES)
 }
 
+/// Returns the error for a version, dist-tag or range that matches nothing.
+pub(crate) fn no_version(name: &PackageName, wanted: &str) -> FirewallError {
+    FirewallError::NotFound(one_line(&format!("no version of {name} matches: {wanted}")).into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
-use crate::firewall::Components;
+use crate::clock::Clock;
 use crate::policy::decisions::Decision;
 use crate::policy::{ActiveDecisions, Advisories, Evaluation, Facts, PackageRules, Policy, Sink, Verdict, evaluate};
 
@@ -111,50 +112,63 @@ pub(crate) struct EvalContext {
     pub policy_snapshot: Arc<PolicySnapshot>,
 }
 
-impl Components {
+/// The current policies, decisions and advisories, and the clock that they are evaluated by.
+pub(crate) struct PolicyState {
+    current: ArcSwap<PolicySnapshot>,
+    clock: Arc<dyn Clock>,
+}
+
+impl PolicyState {
+    /// Creates the state of a process from the policy of profile 0 and those of further profiles.
+    pub(crate) fn new(clock: Arc<dyn Clock>, policy: Policy, further: Vec<Policy>, decisions: Vec<Decision>) -> Self {
+        let first = PolicySnapshot::initial(policy, further, decisions, clock.now());
+        Self { current: ArcSwap::from_pointee(first), clock }
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     /// Returns the current instant with its policy snapshot.
     pub(crate) fn context(&self) -> EvalContext {
-        let now = self.clock.now();
-        EvalContext { now, policy_snapshot: self.world_at(now) }
+        let now = self.now();
+        EvalContext { now, policy_snapshot: self.snapshot_at(now) }
     }
 
     /// Returns the current policy snapshot.
-    pub(crate) fn policy_snapshot(&self) -> Arc<PolicySnapshot> {
-        self.world_at(self.clock.now())
+    pub(crate) fn snapshot(&self) -> Arc<PolicySnapshot> {
+        self.snapshot_at(self.now())
     }
 
     /// Returns the current policy snapshot, renewed if a decision or rule has expired.
-    fn world_at(&self, now: Timestamp) -> Arc<PolicySnapshot> {
-        let policy_snapshot = self.policy_snapshot.load_full();
-        if policy_snapshot.next_change.is_none_or(|until| now < until) {
-            return policy_snapshot;
+    fn snapshot_at(&self, now: Timestamp) -> Arc<PolicySnapshot> {
+        let is_over = |snapshot: &PolicySnapshot| snapshot.next_change.is_some_and(|until| until <= now);
+        let current = self.current.load_full();
+        if !is_over(&current) {
+            return current;
         }
-        self.policy_snapshot.rcu(|policy_snapshot| {
-            let ended = policy_snapshot.next_change.is_some_and(|until| until <= now);
-            if ended {
-                Arc::new(policy_snapshot.with_decisions(Arc::clone(&policy_snapshot.decisions), now))
-            } else {
-                Arc::clone(policy_snapshot)
+        self.current.rcu(|current| {
+            if !is_over(current) {
+                return Arc::clone(current);
             }
+            Arc::new(current.with_decisions(Arc::clone(&current.decisions), now))
         });
-        self.policy_snapshot.load_full()
+        self.current.load_full()
     }
 
-    /// Replaces the advisories.
-    pub(crate) fn follow(&self, advisories: &Advisories) {
-        let now = self.clock.now();
-        self.policy_snapshot.rcu(|policy_snapshot| policy_snapshot.with_advisories(advisories.clone(), now));
+    pub(crate) fn set_advisories(&self, advisories: &Advisories) {
+        let now = self.now();
+        self.current.rcu(|current| current.with_advisories(advisories.clone(), now));
     }
 
-    /// Replaces the decisions.
-    pub(crate) fn decide(&self, decisions: &Arc<[Decision]>) {
-        let now = self.clock.now();
-        self.policy_snapshot.rcu(|policy_snapshot| policy_snapshot.with_decisions(Arc::clone(decisions), now));
+    pub(crate) fn set_decisions(&self, decisions: &Arc<[Decision]>) {
+        let now = self.now();
+        self.current.rcu(|current| current.with_decisions(Arc::clone(decisions), now));
     }
 
     /// Replaces the policies, one per profile.
-    pub(crate) fn adopt(&self, policies: &[Policy]) {
-        let now = self.clock.now();
-        self.policy_snapshot.rcu(|policy_snapshot| policy_snapshot.with_policies(policies, now));
+    pub(crate) fn set_policies(&self, policies: &[Policy]) {
+        let now = self.now();
+        self.current.rcu(|current| current.with_policies(policies, now));
     }
 }

@@ -1,62 +1,226 @@
 //! Writes to the ledger, the log and the metrics for the firewall.
 
-use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use moka::sync::Cache;
 
-use crate::firewall::Components;
-use crate::firewall::error::FirewallError;
+use crate::firewall::error::{FirewallError, Refusal};
+use crate::firewall::package::PackageSnapshot;
 use crate::firewall::package::history::HistoryEvent;
-use crate::firewall::packages::fetch::{FetchRequest, task_failed};
+use crate::firewall::policy_state::PolicyState;
+use crate::firewall::request::Client;
 use crate::firewall::verdicts::{OverbroadAdvisory, VerdictTable};
 use crate::firewall::wall_clock::MAX_SKEW;
-use crate::npm::{Algorithm, Digest, PackageName, Packument};
-use crate::policy::is_takedown;
-use crate::store::{LedgerEvent, PackageChange, PackageKey};
+use crate::npm::{Integrity, PackageName, Packument};
+use crate::policy::{RuleId, Warning, is_takedown};
+use crate::store::{DownloadEvent, DownloadKind, DownloadOutcome, Ledger, LedgerEvent, PackageChange, PackageKey};
 use crate::telemetry::{
-    ClockSkew, FeedOverbroad, IntegrityChanged, MetadataStripped, TaskFailed, TaskLabel, UpstreamAnswered, UpstreamOutcome,
-    UpstreamWhat, VersionRemoved,
+    CacheLabel, CacheLookup, CacheOutcome, ClockSkew, FeedOverbroad, IntegrityChanged, MetadataStripped, Metrics, RequestRefused,
+    ServedStale, ServedWithWarning, UpstreamAnswered, UpstreamOutcome, UpstreamWhat, VersionRemoved,
 };
+use crate::units::timestamp;
 use crate::upstream::{PackumentBody, PackumentReply, Registry, UpstreamError};
 
-impl Components {
-    /// Records a change and marks its document as used. A document that is only revalidated is served from memory and would
-    /// otherwise be evicted from disk first.
-    pub(crate) async fn record(self: &Arc<Self>, request: &FetchRequest, change: PackageChange) {
-        let (inner, key) = (Arc::clone(self), request.key());
-        let written = self.blocking(move || {
-            inner.write(&key, &change);
-            let content = change.document.and_then(|document| document.content);
-            if let Some(digest) = content.and_then(|content| Digest::from_bytes(Algorithm::Sha256, &content)) {
-                inner.blobs.touch(&digest);
-            }
-        });
-        let written = written.await;
-        if written.is_err() {
-            tracing::error!("ledger task failed");
+/// The least interval between logs of stale responses per registry.
+const STALE_LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How long repeated requests for a withheld version count as one event. Clients retry, and an install requests a packument
+/// twice.
+const WITHHELD_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// The most entries of each memory that prevents repeated reports.
+const MAX_REPORTED: u64 = 20_000;
+
+/// Identifies a withheld version: client, user, package and version.
+type WithheldKey = (IpAddr, Option<Arc<str>>, PackageName, Box<str>);
+
+/// Records what the firewall does and sees. Repeated reports are limited.
+pub(crate) struct Recorder {
+    ledger: Arc<dyn Ledger>,
+    metrics: Arc<Metrics>,
+    policy: Arc<PolicyState>,
+    /// Registries for which a stale response was logged, with the time.
+    stale_logged: Cache<Arc<str>, Timestamp>,
+    /// Registries whose first packument was checked for missing metadata.
+    checked_registries: Mutex<HashSet<Arc<str>>>,
+    skew_logged: HourlyLimit,
+    /// Overbroad advisories that were reported, by feed, id and package. Each is reported once.
+    overbroad_reported: Cache<String, ()>,
+    withheld_reported: Cache<WithheldKey, Timestamp>,
+}
+
+/// What a client requested of a package.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Requested<'a> {
+    /// A packument or a part of it, of which these versions were hidden.
+    Packument(&'a VerdictTable),
+    /// The tarball of a version, with its digests as far as known.
+    Tarball(&'a str, Option<&'a Integrity>),
+}
+
+impl Recorder {
+    #[must_use]
+    pub(crate) fn new(ledger: Arc<dyn Ledger>, metrics: Arc<Metrics>, policy: Arc<PolicyState>) -> Self {
+        Self {
+            ledger,
+            metrics,
+            policy,
+            stale_logged: Cache::new(MAX_REPORTED),
+            checked_registries: Mutex::default(),
+            skew_logged: HourlyLimit::default(),
+            overbroad_reported: Cache::new(MAX_REPORTED),
+            withheld_reported: Cache::new(MAX_REPORTED),
         }
+    }
+
+    /// Returns the metrics, for events that are not in the ledger.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Writes a change to the ledger. A failure is logged only: the change stays in memory, so that a full disk does not block
     /// installs.
-    pub(crate) fn write(&self, key: &PackageKey, change: &PackageChange) {
+    pub(crate) fn package_change(&self, key: &PackageKey, change: &PackageChange) {
         if let Err(error) = self.ledger.record_package(key, change) {
             tracing::error!(package.name = %key.name, error = &error as &dyn std::error::Error, "ledger write failed");
         }
     }
 
-    /// Counts an internal task that failed and returns `instead`.
-    pub(crate) fn note_lost<T>(&self, error: &tokio::task::JoinError, instead: T) -> T {
-        TaskFailed { task: TaskLabel::Request, detail: &error.to_string(), restart: None }.emit(&self.metrics);
-        instead
+    /// Records an event in the ledger.
+    pub(crate) fn event(&self, kind: &'static str, name: Option<&PackageName>, version: Option<&str>, detail: String) {
+        self.ledger_event(LedgerEvent { kind, name: name.cloned(), version: version.map(Into::into), detail });
     }
 
-    /// Counts a shared fetch whose task panicked or was aborted at shutdown, and returns its error.
-    pub(crate) fn note_lost_fetch(&self) -> FirewallError {
-        TaskFailed { task: TaskLabel::Request, detail: "a shared fetch ended without a result", restart: None }
+    pub(crate) fn ledger_event(&self, event: LedgerEvent) {
+        self.ledger.record_event(event, self.policy.now());
+    }
+
+    /// Records that a client was served or refused something of a package. `rule` is the one that refused or warned.
+    pub(crate) fn request(
+        &self,
+        (client, now): (&Client, Timestamp),
+        name: &PackageName,
+        requested: Requested<'_>,
+        outcome: DownloadOutcome,
+        rule: Option<&RuleId>,
+    ) {
+        let (kind, version, integrity, hidden) = match requested {
+            Requested::Packument(table) => (DownloadKind::Packument, None, None, Arc::clone(&table.hidden)),
+            Requested::Tarball(version, integrity) => (DownloadKind::Tarball, Some(version), integrity, Arc::default()),
+        };
+        let download = DownloadEvent {
+            kind,
+            name: name.clone(),
+            version: version.map(Into::into),
+            integrity: integrity.map(|integrity| integrity.strongest().clone()),
+            outcome,
+            rule: rule.map(|rule| rule.as_str().into()),
+            hidden,
+            client: client.address,
+            user: client.user.clone(),
+            tool: client.agent.tool.as_str(),
+            tool_version: client.agent.version.clone(),
+        };
+        self.ledger.record_download(download, now);
+    }
+
+    /// Counts and logs a refusal and returns it as an error. Called once per refusal.
+    pub(crate) fn refusal(&self, client: &Client, refusal: Refusal) -> FirewallError {
+        RequestRefused {
+            name: &refusal.name,
+            version: refusal.version.as_deref(),
+            rule: &refusal.rule,
+            client: client.address,
+            user: client.user.as_deref(),
+            agent: &client.agent,
+            text: &refusal.text,
+        }
+        .emit(&self.metrics);
+        FirewallError::Refused(Arc::new(refusal.with_link(&client.base)))
+    }
+
+    /// Counts and logs the refusal of the hidden entry at `at` and returns it as an error.
+    pub(crate) fn hidden_version(
+        &self,
+        client: &Client,
+        packument: &Packument,
+        table: &VerdictTable,
+        at: usize,
+    ) -> FirewallError {
+        let version = &*packument.entries[at].key;
+        let nearest = table.nearest_allowed(packument, version);
+        match Refusal::of_version(&packument.name, version, table.verdict(at), nearest) {
+            Some(refusal) => self.refusal(client, refusal),
+            None => FirewallError::Internal("a hidden version has no reason".into()),
+        }
+    }
+
+    /// Records a refused tarball request in the ledger, if `error` is a refusal, and returns the error.
+    pub(crate) fn refused_tarball(
+        &self,
+        client: &Client,
+        package: &PackageSnapshot,
+        version: &str,
+        error: FirewallError,
+    ) -> FirewallError {
+        if let FirewallError::Refused(refusal) = &error {
+            let entry = package.packument.as_ref().and_then(|packument| packument.find(version));
+            let requested = Requested::Tarball(version, entry.and_then(|(_, entry)| entry.integrity.as_ref()));
+            let (name, rule) = (&package.slot.name, Some(&refusal.rule));
+            self.request((client, self.policy.now()), name, requested, DownloadOutcome::Refused, rule);
+        }
+        error
+    }
+
+    /// Reports a hidden version that a known requirement needs, as if its tarball had been requested: most clients fail without
+    /// requesting it. Repetitions within the hour are not reported.
+    pub(crate) fn withheld(&self, client: &Client, packument: &Packument, table: &VerdictTable, at: usize, now: Timestamp) {
+        let entry = &packument.entries[at];
+        let key = (client.address, client.user.clone(), packument.name.clone(), entry.key.clone());
+        if self.withheld_reported.get(&key).is_some_and(|at| timestamp::is_within(at, WITHHELD_INTERVAL, now)) {
+            return;
+        }
+        self.withheld_reported.insert(key, now);
+        if let FirewallError::Refused(refusal) = self.hidden_version(client, packument, table, at) {
+            let requested = Requested::Tarball(&entry.key, entry.integrity.as_ref());
+            self.request((client, now), &packument.name, requested, DownloadOutcome::Refused, Some(&refusal.rule));
+        }
+    }
+
+    /// Reports warnings about a version that was served.
+    pub(crate) fn warnings(&self, client: &Client, name: &PackageName, version: &str, warnings: &[Warning]) {
+        for Warning { reason, would_refuse } in warnings {
+            ServedWithWarning {
+                name,
+                version,
+                rule: &reason.rule,
+                would_refuse: *would_refuse,
+                client: client.address,
+                user: client.user.as_deref(),
+                detail: &reason.detail,
+            }
             .emit(&self.metrics);
-        task_failed()
+        }
+    }
+
+    pub(crate) fn cache_lookup(&self, cache: CacheLabel, outcome: CacheOutcome) {
+        CacheLookup { cache, outcome }.emit(&self.metrics);
+    }
+
+    /// Counts a stale response, and logs it at most once per minute and registry.
+    pub(crate) fn served_stale(&self, package: &PackageSnapshot, age: Duration, now: Timestamp) {
+        self.cache_lookup(CacheLabel::Document, CacheOutcome::Stale);
+        let upstream = package.registry.id();
+        let again = self.stale_logged.get(upstream).is_some_and(|logged| timestamp::is_within(logged, STALE_LOG_INTERVAL, now));
+        if !again {
+            self.stale_logged.insert(Arc::clone(upstream), now);
+        }
+        ServedStale { name: &package.slot.name, upstream, age, again }.emit(&self.metrics);
     }
 
     /// Reports the events of a comparison. A version that is missing for a client's own token is not reported as removed.
@@ -82,7 +246,7 @@ impl Components {
                 HistoryEvent::Gone(release) => {
                     let last_seen = release.gone.unwrap_or(release.first_seen);
                     let takedown =
-                        release.replaced || is_takedown(release.counts_from(), last_seen, self.policy_snapshot().longest_age());
+                        release.replaced || is_takedown(release.counts_from(), last_seen, self.policy.snapshot().longest_age());
                     VersionRemoved { name, version: &release.version, takedown }.emit(&self.metrics);
                     let kind = if takedown { "takedown" } else { "version_gone" };
                     self.event(kind, Some(name), Some(&release.version), format!("last seen {last_seen}"));
@@ -96,10 +260,10 @@ impl Components {
     pub(crate) fn overbroad_advisories(&self, name: &PackageName, table: &VerdictTable) {
         for OverbroadAdvisory { feed, id } in &table.overbroad {
             let key = format!("{feed}\0{id}\0{name}");
-            if self.overbroad_logged.get(&key).is_some() {
+            if self.overbroad_reported.get(&key).is_some() {
                 continue;
             }
-            self.overbroad_logged.insert(key, ());
+            self.overbroad_reported.insert(key, ());
             FeedOverbroad { feed, advisory: id, name }.emit(&self.metrics);
             let detail = format!(
                 "{id} of the feed `{feed}` marks every version of an established package; old ones are served until an operator runs \
@@ -107,12 +271,6 @@ impl Components {
             );
             self.event("feed_overbroad", Some(name), None, detail);
         }
-    }
-
-    /// Records an event in the ledger.
-    pub(crate) fn event(&self, kind: &'static str, name: Option<&PackageName>, version: Option<&str>, detail: String) {
-        let incident = LedgerEvent { kind, name: name.cloned(), version: version.map(Into::into), detail };
-        self.ledger.record_event(incident, self.clock.now());
     }
 
     /// Reports an upstream whose clock differs from the system clock.
@@ -129,7 +287,7 @@ impl Components {
     /// Reports, by its first packument, a registry that strips metadata, as mirrors do.
     pub(crate) fn missing_metadata(&self, registry: &Registry, packument: &Packument) {
         if packument.entries.is_empty()
-            || !self.stripping_registries.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(registry.id()))
+            || !self.checked_registries.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(registry.id()))
         {
             return;
         }
@@ -150,21 +308,27 @@ impl Components {
         self.event("metadata_stripped", Some(&packument.name), None, format!("{} sends no {missing}", registry.id()));
     }
 
-    pub(crate) fn upstream_answered(
-        &self,
-        request: &FetchRequest,
-        asked: Instant,
-        fetched: &Result<PackumentReply, UpstreamError>,
-    ) {
-        let outcome = match fetched {
-            Ok(fetched) if matches!(fetched.freshness, PackumentBody::NotModified) => UpstreamOutcome::NotModified,
+    /// Counts and logs the reply to a packument request.
+    pub(crate) fn packument_reply(&self, name: &PackageName, started: Instant, reply: &Result<PackumentReply, UpstreamError>) {
+        let outcome = match reply {
+            Ok(reply) if matches!(reply.freshness, PackumentBody::NotModified) => UpstreamOutcome::NotModified,
             Ok(_) => UpstreamOutcome::Changed,
             Err(error) => outcome_of(error),
         };
-        let detail = fetched.as_ref().err().map(ToString::to_string);
-        let name = Some(&request.slot.name);
-        UpstreamAnswered { what: UpstreamWhat::Packument, outcome, duration: asked.elapsed(), name, detail: detail.as_deref() }
-            .emit(&self.metrics);
+        let detail = reply.as_ref().err().map(ToString::to_string);
+        self.upstream_answered(UpstreamWhat::Packument, Some(name), started, outcome, detail);
+    }
+
+    /// Counts and logs the answer to a request to upstream. `detail` is the error.
+    pub(crate) fn upstream_answered(
+        &self,
+        what: UpstreamWhat,
+        name: Option<&PackageName>,
+        started: Instant,
+        outcome: UpstreamOutcome,
+        detail: Option<String>,
+    ) {
+        UpstreamAnswered { what, outcome, duration: started.elapsed(), name, detail: detail.as_deref() }.emit(&self.metrics);
     }
 }
 
@@ -174,5 +338,23 @@ pub(crate) fn outcome_of(error: &UpstreamError) -> UpstreamOutcome {
         UpstreamError::NotFound => UpstreamOutcome::NotFound,
         UpstreamError::Denied { .. } => UpstreamOutcome::Denied,
         _ => UpstreamOutcome::Failed,
+    }
+}
+
+/// Allows an event at most once an hour.
+#[derive(Debug)]
+struct HourlyLimit(AtomicI64);
+
+impl Default for HourlyLimit {
+    fn default() -> Self {
+        Self(AtomicI64::new(i64::MIN))
+    }
+}
+
+impl HourlyLimit {
+    fn is_due(&self, now: Timestamp) -> bool {
+        let (now, last) = (now.as_second(), self.0.load(Ordering::Relaxed));
+        let due = last == i64::MIN || now.saturating_sub(last).abs() >= 3600;
+        due && self.0.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }

@@ -26,20 +26,20 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "GLOB", value_parser = glob)]
     scope: Vec<String>,
     #[command(flatten)]
-    reason: ReasonArgs,
+    because: ReasonArgs,
     #[command(flatten)]
     settings: SettingFlags<false>,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let Arguments { at, lasts, scope, reason, settings } = arguments;
+    let Arguments { at, lasts, scope, because, settings } = arguments;
     if at >= timestamp::saturating_add(SystemClock.now(), lasts) {
         let at = timestamp::format_utc(at);
         let error = anyhow::anyhow!("the freeze would hide nothing: it ends before {at}");
-        return Err(CliError::usage(error));
+        return Err(CliError::new(Exit::Usage, error));
     }
     let data_dir = settings.read(config::data_dir)?;
-    decisions::submit(&data_dir, DecisionAction::Freeze { at, packages: scope }, reason, Some(lasts))
+    decisions::submit(&data_dir, DecisionAction::Freeze { at, packages: scope }, because, Some(lasts), false)
 }
 
 /// Parses an instant with an offset, to the minute or finer, or `now`.

@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::firewall::Components;
 use crate::firewall::audit::body::Audited;
+use crate::firewall::components::Firewall;
 use crate::firewall::package::CacheKey;
 use crate::firewall::policy_state::PolicySnapshot;
 use crate::firewall::request::Client;
@@ -29,7 +29,7 @@ type Theirs<'a> = BTreeMap<String, &'a RawValue>;
 /// An advisory with the installed versions that it affects.
 type Found<'w> = (Advisory<'w>, Vec<String>);
 
-impl Components {
+impl Firewall {
     /// Returns upstream's audit response with the advisories of the feeds, or only theirs if upstream does not support audits.
     /// Blocks.
     pub(crate) fn merge_advisories(
@@ -39,7 +39,7 @@ impl Components {
         audited: &Audited,
         format: AuditFormat,
     ) -> PassthroughResponse {
-        let policy_snapshot = self.policy_snapshot();
+        let policy_snapshot = self.0.policy.snapshot();
         let status = passed.status.as_u16();
         let alone = NO_ENDPOINT.contains(&status);
         let theirs = serde_json::from_slice::<Theirs<'_>>(&passed.body).ok().filter(|_| status == 200);
@@ -72,7 +72,7 @@ impl Components {
             }
             let known = PackageName::parse(name).ok();
             let known =
-                known.and_then(|name| self.documents.get(&CacheKey::of(&name, self.registries.of(&name), &client.authorization)));
+                known.and_then(|name| self.0.cache.get(&CacheKey::of(&name, self.0.registries.of(&name), &client.authorization)));
             let dated = known.iter().flat_map(|known| known.packument.iter().flat_map(|packument| known.dated(packument)));
             let applicable = advisories.applicable_to(dated);
             // The index of each advisory in `here`, by feed and id, so that advisories are compared once and not per version.

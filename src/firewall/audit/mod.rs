@@ -6,13 +6,12 @@ pub mod body;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::firewall::Components;
 use crate::firewall::audit::body::Audited;
+use crate::firewall::components::Firewall;
 use crate::firewall::error::{self, FirewallError};
 use crate::firewall::package::CacheKey;
 use crate::firewall::request::Client;
@@ -30,23 +29,27 @@ struct HeldUpdate {
     opens: Option<Timestamp>,
 }
 
-impl Components {
-    /// Passes an audit to upstream. Drops `body` once parsed, because it may hold a memory reservation.
+impl Firewall {
+    /// Passes an audit to upstream. Drops `body` once parsed, because it may hold a memory reservation. Also returns a
+    /// text for `npm-notice` that lists held releases of the audited packages.
+    ///
+    /// # Errors
+    /// Returns an error if upstream is unavailable or `body` cannot be parsed within its limits.
     pub(crate) async fn audit(
-        self: &Arc<Self>,
+        &self,
         client: &Client,
         passage: PassthroughRequest,
         body: Bytes,
         format: AuditFormat,
     ) -> Result<(PassthroughResponse, Option<String>), FirewallError> {
-        let (inner, reader) = (Arc::clone(self), client.clone());
-        let (audited, notice) = self.blocking(move || inner.read_audit(&reader, &body, format)).await??;
-        let passed = self.pass(client, None, passage).await?;
+        let (inner, reader) = (self.clone(), client.clone());
+        let (audited, notice) = self.0.workers.run(move || inner.read_audit(&reader, &body, format)).await??;
+        let passed = self.0.passthrough.send(client, None, passage).await?;
         let Some(audited) = audited else { return Ok((passed, notice)) };
-        let _share = self.share_of_answer(&passed).await?;
-        let _permit = self.heavy.acquire(client.address).await;
-        let (inner, client) = (Arc::clone(self), client.clone());
-        let advised = self.blocking(move || inner.merge_advisories(&client, passed, &audited, format)).await?;
+        let _share = self.0.passthrough.reserve_for_parsing(&passed).await?;
+        let _permit = self.0.workers.turn(client.address).await;
+        let (inner, client) = (self.clone(), client.clone());
+        let advised = self.0.workers.run(move || inner.merge_advisories(&client, passed, &audited, format)).await?;
         Ok((advised, notice))
     }
 
@@ -57,7 +60,7 @@ impl Components {
         body: &[u8],
         format: AuditFormat,
     ) -> Result<(Option<Audited>, Option<String>), FirewallError> {
-        let policy_snapshot = self.policy_snapshot();
+        let policy_snapshot = self.0.policy.snapshot();
         // Malware feeds do not cover the vulnerabilities that an audit is about.
         let advises = policy_snapshot.advisories.has_vulnerabilities();
         let is_listed = |name: &str| advises && !policy_snapshot.advisories.of(name).is_empty();
@@ -68,9 +71,9 @@ impl Components {
         let (mut names, mut known) = (HashSet::new(), BTreeMap::new());
         let audited = body::read_bulk(body, is_listed, |name, versions| {
             let Ok(name) = PackageName::parse(name) else { return };
-            let slot = CacheKey::of(&name, self.registries.of(&name), &client.authorization);
+            let slot = CacheKey::of(&name, self.0.registries.of(&name), &client.authorization);
             // The last of duplicate names counts, as usual in JSON.
-            if self.documents.contains_key(&slot) {
+            if self.0.cache.contains(&slot) {
                 known.insert(name.clone(), versions.to_vec());
             }
             names.insert(name);
@@ -94,8 +97,8 @@ impl Components {
         }
         // Packages that no other package of the install requires are direct dependencies.
         let is_indirect = |name: &PackageName| {
-            let slot = CacheKey::of(name, self.registries.of(name), &client.authorization);
-            let wants = self.wants.of(&slot).unwrap_or_default();
+            let slot = CacheKey::of(name, self.0.registries.of(name), &client.authorization);
+            let wants = self.0.wants.of(&slot).unwrap_or_default();
             wants.iter().any(|want| PackageName::parse(&want.by).is_ok_and(|by| by != *name && names.contains(&by)))
         };
         held.sort_by_cached_key(|update| (is_indirect(&update.name), update.name.clone()));
@@ -124,16 +127,16 @@ impl Components {
 
     /// Checks whether a package is a platform build of another one, which is held and opened together with it.
     fn is_variant(&self, name: &PackageName, installed: &HashSet<PackageName>) -> bool {
-        is_for_a_platform(name) || self.wholes_of_parts.get(name).is_some_and(|whole| installed.contains(&whole))
+        is_for_a_platform(name) || self.0.subpackages.parent(name).is_some_and(|whole| installed.contains(&whole))
     }
 
     /// Returns the newest hidden version that is newer than the installed one. Prereleases count only if one is installed.
     fn held_updates(&self, client: &Client, name: &PackageName, versions: &[String]) -> Option<HeldUpdate> {
-        let slot = CacheKey::of(name, self.registries.of(name), &client.authorization);
-        let known = self.documents.get(&slot)?;
+        let slot = CacheKey::of(name, self.0.registries.of(name), &client.authorization);
+        let known = self.0.cache.get(&slot)?;
         let packument = known.packument.as_ref()?;
         let installed = versions.iter().filter_map(|version| Version::parse(version)).max()?;
-        let table = known.verdicts(&self.policy_snapshot(), client.profile);
+        let table = known.verdicts(&self.0.policy.snapshot(), client.profile);
         let newer = table.verdicts.iter().filter_map(|(at, verdict)| {
             let version = packument.entries[*at].version.as_ref()?;
             let wanted = *version > installed && (!version.is_prerelease() || installed.is_prerelease());

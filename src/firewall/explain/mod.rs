@@ -6,59 +6,68 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::firewall::Components;
-use crate::firewall::error::{self, FirewallError};
+use crate::firewall::components::Firewall;
+use crate::firewall::error::{self, FirewallError, no_version};
 use crate::firewall::explain::explanation::{DistTagChange, ExplainedFacts, Explanation, RequestedSpec};
-use crate::firewall::package::PackageSnapshot;
 use crate::firewall::package::removed::RemovedVersion;
-use crate::firewall::packages::fetch::DocumentNeed;
+use crate::firewall::packages::request::DocumentNeed;
 use crate::firewall::policy_state::PolicySnapshot;
-use crate::firewall::queries::packument::{self, best_in_range, no_version};
 use crate::firewall::request::Client;
 use crate::firewall::verdicts::VerdictTable;
+use crate::firewall::verdicts::cache::CachedPackage;
+use crate::firewall::verdicts::resolve::{self, best_in_range};
 use crate::npm::PackumentForm;
 use crate::npm::packument::dist_tags;
 use crate::npm::{PackageName, Packument, Range};
 use crate::policy::{Facts, RuleId, Warning, explain};
 use crate::units::timestamp;
 
-impl Components {
-    pub(crate) async fn explain(
-        self: &Arc<Self>,
+impl Firewall {
+    /// Explains one version. `wanted` is a version, a dist-tag or a range, by default `latest`. `at` evaluates it as of that
+    /// instant.
+    ///
+    /// # Errors
+    /// Returns an error if the version does not exist or upstream is unavailable.
+    pub async fn explain(
+        &self,
         client: &Client,
         name: &PackageName,
         wanted: Option<&str>,
         at: Option<Timestamp>,
     ) -> Result<Explanation, FirewallError> {
         // The full form: rules may depend on the publisher, which the abbreviated form lacks.
-        let present = self.lookup(client, name, DocumentNeed::Form(PackumentForm::Full), None).await?.known;
-        let validated = present.validated;
-        let (known, policy_snapshot) = match at {
-            None => (present, self.policy_snapshot()),
+        let present = self.0.packages.lookup(client, name, DocumentNeed::Form(PackumentForm::Full), None).await?.package;
+        let validated = present.confirmed.validated;
+        let (package, policy_snapshot) = match at {
+            None => (present, self.0.policy.snapshot()),
             Some(at) => {
                 let now = Arc::clone(&present);
-                let known = self.over_versions(&present, client.address, move || Arc::new(now.as_of(at))).await?;
-                self.load_parent(client, &known).await;
-                (known, Arc::new(self.policy_snapshot().as_of(at)))
+                let package = self
+                    .0
+                    .workers
+                    .run_over_versions(&present, client.address, move || Arc::new(CachedPackage::from(now.as_of(at))))
+                    .await?;
+                self.0.packages.load_parent(client, &package).await;
+                (package, Arc::new(self.0.policy.snapshot().as_of(at)))
             }
         };
-        let (inner, asked, name) = (Arc::clone(self), client.clone(), name.clone());
-        let (judged, wanted) = (Arc::clone(&known), Box::<str>::from(wanted.unwrap_or("latest")));
+        let (recorder, asked, name) = (Arc::clone(&self.0.recorder), client.clone(), name.clone());
+        let (judged, wanted) = (Arc::clone(&package), Box::<str>::from(wanted.unwrap_or("latest")));
         let explain = move || {
-            let explainer = Explainer { known: &judged, policy_snapshot: &policy_snapshot, client: &asked, validated, at };
+            let explainer = Explainer { package: &judged, policy_snapshot: &policy_snapshot, client: &asked, validated, at };
             let table = judged.verdicts(&policy_snapshot, asked.profile);
             if at.is_none() {
-                inner.overbroad_advisories(&name, &table);
+                recorder.overbroad_advisories(&name, &table);
             }
             explainer.of(&name, &wanted, &table)
         };
-        self.over_versions(&known, client.address, explain).await?
+        self.0.workers.run_over_versions(&package, client.address, explain).await?
     }
 }
 
 /// The inputs of one explanation.
 struct Explainer<'a> {
-    known: &'a PackageSnapshot,
+    package: &'a CachedPackage,
     policy_snapshot: &'a PolicySnapshot,
     client: &'a Client,
     /// When upstream last confirmed the package.
@@ -68,32 +77,32 @@ struct Explainer<'a> {
 
 impl Explainer<'_> {
     fn of(&self, name: &PackageName, wanted: &str, table: &VerdictTable) -> Result<Explanation, FirewallError> {
-        let found = self.known.packument.as_deref().and_then(|packument| {
+        let found = self.package.packument.as_deref().and_then(|packument| {
             let (at, _) = packument.find(resolve(packument, wanted)?)?;
             Some((packument, at))
         });
         let Some((packument, at)) = found else {
-            return match RemovedVersion::find(self.known, wanted, self.policy_snapshot) {
+            return match RemovedVersion::find(self.package, wanted, self.policy_snapshot) {
                 Some(removed) if !removed.is_later_than(self.at) => Ok(self.explanation(&removed.facts(self.at), None, table)),
                 _ => Err(self.nothing(name, wanted)),
             };
         };
-        let advisories = self.policy_snapshot.advisories.of(name.as_str()).applicable_to(self.known.dated(packument));
+        let advisories = self.policy_snapshot.advisories.of(name.as_str()).applicable_to(self.package.dated(packument));
         let asked = (*packument.entries[at].key != *wanted).then(|| {
-            let given = packument::resolve(packument, table, wanted).and_then(|key| packument.find(key));
+            let given = resolve::resolve(packument, table, wanted).and_then(|key| packument.find(key));
             let given = given.filter(|(at, _)| table.shown[*at]).map(|(_, entry)| entry.key.clone());
             RequestedSpec { text: wanted.into(), given }
         });
-        Ok(self.explanation(&self.known.facts(packument, at, &advisories), asked, table))
+        Ok(self.explanation(&self.package.facts(packument, at, &advisories), asked, table))
     }
 
     fn explanation(&self, facts: &Facts<'_>, asked: Option<RequestedSpec>, table: &VerdictTable) -> Explanation {
-        let (known, policy_snapshot) = (self.known, self.policy_snapshot);
+        let (package, policy_snapshot) = (self.package, self.policy_snapshot);
         let policy = policy_snapshot.policy(self.client.profile);
-        let (verdict, trace) = explain(policy, &policy_snapshot.active_decisions, facts, known.validated);
+        let (verdict, trace) = explain(policy, &policy_snapshot.active_decisions, facts, package.confirmed.validated);
         let by_decision = |warning: &&Warning| matches!(warning.reason.rule, RuleId::Approved | RuleId::BreakGlass);
         let waiver = trace.warnings.iter().find(by_decision).map(|warning| warning.reason.clone());
-        let packument = known.packument.as_deref();
+        let packument = package.packument.as_deref();
         let tags = packument.iter().flat_map(|packument| table.each_tag(packument));
         let tags = tags.map(|(tag, target, shown)| DistTagChange {
             tag: tag.into(),
@@ -113,7 +122,7 @@ impl Explainer<'_> {
             effective: facts.effective,
             nearest: packument.and_then(|packument| table.nearest_allowed(packument, facts.version)).map(Into::into),
             minimum_release_age: policy.minimum_release_age(facts.name),
-            upstream: Arc::clone(known.registry.id()),
+            upstream: Arc::clone(package.registry.id()),
             validated: self.validated,
             as_of: self.at,
             remarks: self.caveats(),

@@ -2,12 +2,12 @@
 //! for explanations and is never cached or served.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use crate::firewall::package::history::ReleaseHistory;
-use crate::firewall::package::{PackageSnapshot, VerdictCache};
+use crate::firewall::package::{Confirmation, PackageSnapshot};
 use crate::npm::Packument;
 use crate::store::TagSighting;
 
@@ -15,29 +15,9 @@ impl PackageSnapshot {
     /// Returns the package as of `at`. A later instant yields the current state, as if confirmed then.
     #[must_use]
     pub(crate) fn as_of(&self, at: Timestamp) -> Self {
-        let mut then = Self {
-            first_published: self.first_published,
-            behind: None,
-            disputed: self.disputed,
-            look: self.look,
-            slot: self.slot.clone(),
-            registry: Arc::clone(&self.registry),
-            form: self.form,
-            has_no_more: self.has_no_more,
-            packument: self.packument.clone(),
-            provenance: Arc::clone(&self.provenance),
-            tarballs: Arc::default(),
-            record: Arc::clone(&self.record),
-            by_version: self.by_version.clone(),
-            content: self.content,
-            document: self.document.clone(),
-            validated: at,
-            checked: self.checked,
-            raw: Arc::clone(&self.raw),
-            screens: VerdictCache::default(),
-            parent: OnceLock::new(),
-        };
-        if at < self.validated {
+        let confirmed = Confirmation { validated: at, behind: None, ..self.confirmed };
+        let mut then = Self { confirmed, ..self.clone() };
+        if at < self.confirmed.validated {
             then.rewind_to(at);
         }
         then

@@ -4,20 +4,14 @@
 pub(crate) mod as_of;
 pub mod history;
 pub(crate) mod removed;
+pub(crate) mod stored_tarballs;
 
-use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, OnceLock};
 
-use arc_swap::ArcSwapOption;
-use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::firewall::package::history::ReleaseHistory;
-use crate::firewall::packages::subpackages::ParentFirstSeen;
-use crate::firewall::policy_state::{PolicySnapshot, Profile};
-use crate::firewall::singleflight::{self, Turn};
-use crate::firewall::tarballs::stored::StoredTarballs;
-use crate::firewall::verdicts::VerdictTable;
+use crate::firewall::singleflight;
 use crate::npm::packument::index::VersionEntry;
 use crate::npm::{Algorithm, Digest, PackageName, Packument, PackumentForm, Version};
 use crate::policy::advisories::AdvisoryKind;
@@ -144,36 +138,11 @@ pub(crate) fn first_published(packument: &Packument, provenance: &[ReleaseHistor
     real.map(|(_, provenance)| provenance.began).min()
 }
 
-/// Verdicts by profile. Those of profile 0, often the only one, are found without a lock.
-#[derive(Default)]
-pub(crate) struct VerdictCache {
-    first: ArcSwapOption<VerdictTable>,
-    further: Mutex<HashMap<Profile, Arc<VerdictTable>>>,
-    /// Held while a package with many versions is evaluated, so that it is evaluated once.
-    pub(crate) turn: Turn,
-}
-
-impl VerdictCache {
-    /// Returns the verdicts of a profile for this revision and parent state. Verdicts made before the parent package was known
-    /// are not used after it, even if they were stored later.
-    fn find(&self, profile: Profile, revision: u64, has_parent: bool) -> Option<Arc<VerdictTable>> {
-        let found = if profile == Profile::default() {
-            self.first.load_full()
-        } else {
-            self.further.lock().unwrap_or_else(PoisonError::into_inner).get(&profile).cloned()
-        };
-        found.filter(|table| table.policy_snapshot == revision && table.has_parent == has_parent)
-    }
-
-    fn keep(&self, profile: Profile, table: &Arc<VerdictTable>) {
-        if profile == Profile::default() {
-            return self.first.store(Some(Arc::clone(table)));
-        }
-        self.further.lock().unwrap_or_else(PoisonError::into_inner).insert(profile, Arc::clone(table));
-    }
-}
+/// For each entry of a packument, when the parent package that pins it was first published; `None` if no parent is known.
+pub(crate) type ParentFirstSeen = Box<[Option<Timestamp>]>;
 
 /// A snapshot of one package.
+#[derive(Clone)]
 pub(crate) struct PackageSnapshot {
     /// The package and the credentials of the view.
     pub slot: CacheKey,
@@ -192,64 +161,40 @@ pub(crate) struct PackageSnapshot {
     pub record: Arc<PackageRecord>,
     /// Indexes of the record's releases, sorted by version on first use.
     pub by_version: OnceLock<Arc<[u32]>>,
-    /// Tarballs of this index that are in the store, as far as they were looked up.
-    pub tarballs: Arc<StoredTarballs>,
-    /// SHA-256 of the document as received, which names the stored blob.
-    pub content: [u8; 32],
-    /// The ledger's entry of the document: times and validators.
+    /// The ledger's entry of the document: times, validators, and the digest that names the stored blob.
     pub document: StoredPackument,
-    /// When upstream last confirmed it, by the earlier of the two clocks. Verdicts are as of this instant.
-    pub validated: Timestamp,
-    /// The same by the system clock. Freshness counts from here.
-    pub checked: Timestamp,
+    pub confirmed: Confirmation,
+    pub views: ViewComparison,
     /// When the package began, see [`first_published`].
     pub first_published: Option<Timestamp>,
+}
+
+/// When upstream last confirmed a package.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Confirmation {
+    /// By the earlier of the two clocks. Verdicts are as of this instant.
+    pub validated: Timestamp,
+    /// By the system clock. Freshness counts from here.
+    pub checked: Timestamp,
     /// How far upstream's clock is behind, if it is so far that no version opens.
     pub behind: Option<SignedDuration>,
+}
+
+/// How a package compares with the other views of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ViewComparison {
     /// Whether it contradicts another view that could not be fetched again. It is compared again when upstream confirms it.
     pub disputed: bool,
     /// The number of the observation that produced it; 0 if it was not compared with all views.
     pub look: u64,
-    /// The document as received, until it is stored.
-    pub raw: Arc<Mutex<Option<Bytes>>>,
-    /// Verdicts, computed on first use per policy revision.
-    pub screens: VerdictCache,
-    /// The parent package of its versions, looked up only if a rule needs it.
-    pub parent: OnceLock<ParentFirstSeen>,
 }
 
 impl PackageSnapshot {
-    /// Returns the verdicts of the index under the policy of `profile`; empty without a packument.
-    #[must_use]
-    pub(crate) fn verdicts(&self, policy_snapshot: &PolicySnapshot, profile: Profile) -> Arc<VerdictTable> {
-        let parent = self.parent.get();
-        if let Some(table) = self.screens.find(profile, policy_snapshot.revision, parent.is_some()) {
-            return table;
-        }
-        self.assert_off_async_threads();
-        let table = Arc::new(VerdictTable::of(self, parent, policy_snapshot, profile));
-        self.screens.keep(profile, &table);
-        table
-    }
-
     /// Checks whether work on all versions must run off the async threads.
     #[must_use]
     pub(crate) fn has_many_versions(&self) -> bool {
         self.packument.as_ref().is_some_and(|packument| packument.entries.len() > MANY_VERSIONS)
             || self.record.releases.len() > MANY_VERSIONS
-    }
-
-    /// Checks whether verdicts are computed, or cheap enough to compute on an async thread.
-    #[must_use]
-    pub(crate) fn is_judged(&self, policy_snapshot: &PolicySnapshot, profile: Profile) -> bool {
-        let is_made = || self.screens.find(profile, policy_snapshot.revision, self.parent.get().is_some()).is_some();
-        !self.has_many_versions() || (self.by_version.get().is_some() && is_made())
-    }
-
-    /// Computes everything that needs a pass over all versions.
-    pub(crate) fn judge(&self, policy_snapshot: &PolicySnapshot, profile: Profile) {
-        self.sorted();
-        drop(self.verdicts(policy_snapshot, profile));
     }
 
     /// Panics in debug builds if work on many versions would run on an async thread.
@@ -266,7 +211,7 @@ impl PackageSnapshot {
         sorted[first..].iter().map(release).take_while(move |release| *release.version == *version)
     }
 
-    fn sorted(&self) -> &[u32] {
+    pub(crate) fn sorted(&self) -> &[u32] {
         self.by_version.get_or_init(|| {
             self.assert_off_async_threads();
             let releases = &self.record.releases;
@@ -276,38 +221,10 @@ impl PackageSnapshot {
         })
     }
 
-    /// Returns the snapshot with the same document, confirmed again.
+    /// Returns SHA-256 of the document as received; zeros if there is none.
     #[must_use]
-    pub(crate) fn revalidated(
-        &self,
-        slot: CacheKey,
-        form: PackumentForm,
-        validated: Timestamp,
-        checked: Timestamp,
-        document: StoredPackument,
-    ) -> Self {
-        Self {
-            first_published: self.first_published,
-            behind: self.behind,
-            disputed: self.disputed,
-            look: self.look,
-            slot,
-            form,
-            has_no_more: self.has_no_more,
-            registry: Arc::clone(&self.registry),
-            packument: self.packument.clone(),
-            provenance: Arc::clone(&self.provenance),
-            record: Arc::clone(&self.record),
-            by_version: self.by_version.clone(),
-            tarballs: Arc::clone(&self.tarballs),
-            content: self.content,
-            document,
-            validated,
-            checked,
-            raw: Arc::clone(&self.raw),
-            screens: VerdictCache::default(),
-            parent: OnceLock::new(),
-        }
+    pub(crate) fn content(&self) -> [u8; 32] {
+        self.document.content.unwrap_or_default()
     }
 
     /// Returns each version with its effective time.
@@ -317,17 +234,6 @@ impl PackageSnapshot {
     ) -> impl Iterator<Item = (&'a str, Option<&'a Version>, Timestamp)> {
         let entries = packument.entries.iter().zip(&*self.provenance);
         entries.map(|(entry, provenance)| (&*entry.key, entry.version.as_ref(), provenance.effective))
-    }
-
-    /// Returns the facts of the entry at `at`.
-    #[must_use]
-    pub(crate) fn facts<'a>(
-        &'a self,
-        packument: &'a Packument,
-        at: usize,
-        advisories: &'a ApplicableAdvisories<'a>,
-    ) -> Facts<'a> {
-        self.facts_with(self.parent.get(), packument, at, advisories)
     }
 
     /// Returns the facts of the entry at `at` with this parent state.
@@ -405,12 +311,6 @@ impl PackageSnapshot {
         (known.then_some(advisory.id), !known && lacks && may_lack)
     }
 
-    /// Returns the document as received, if it is not stored yet.
-    #[must_use]
-    pub(crate) fn pending_bytes(&self) -> Option<Bytes> {
-        self.raw.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     /// Returns the validators for a conditional request.
     #[must_use]
     pub(crate) fn validators(&self) -> CacheValidators {
@@ -421,12 +321,9 @@ impl PackageSnapshot {
     }
 
     /// Returns the digest that names the stored document.
-    ///
-    /// # Panics
-    /// Never: the length is that of SHA-256.
     #[must_use]
     pub(crate) fn digest(&self) -> Option<Digest> {
-        Digest::from_bytes(Algorithm::Sha256, &self.content)
+        Digest::from_bytes(Algorithm::Sha256, &self.content())
     }
 
     /// Returns the approximate memory of the snapshot, in bytes.
@@ -435,24 +332,5 @@ impl PackageSnapshot {
         let packument = self.packument.as_ref().map_or(0, |packument| packument.weight() + packument.entries.len() * 32);
         let record = self.record.releases.len() * 360 + self.record.tags.len() * 96;
         u32::try_from(packument + record + 512).unwrap_or(u32::MAX)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn verdicts_without_parent_package_are_not_used_once_it_is_known() {
-        let table = |has_parent| Arc::new(VerdictTable::empty(1, has_parent));
-        for profile in [Profile::default(), Profile(1)] {
-            let screens = VerdictCache::default();
-            screens.keep(profile, &table(true));
-            // Stored late by a thread that began before the parent was known.
-            screens.keep(profile, &table(false));
-            assert!(screens.find(profile, 1, true).is_none() && screens.find(profile, 2, false).is_none());
-            screens.keep(profile, &table(true));
-            assert!(screens.find(profile, 1, true).is_some());
-        }
     }
 }

@@ -30,16 +30,16 @@ pub(crate) struct RemovedVersion<'a> {
 
 impl<'a> RemovedVersion<'a> {
     /// Returns what is known of a removed version; `None` if it never existed.
-    pub(crate) fn find(known: &'a PackageSnapshot, version: &'a str, policy_snapshot: &'a PolicySnapshot) -> Option<Self> {
-        let name = &known.slot.name;
-        let rows: Vec<&Release> = known.releases_of(version).collect();
-        let removed = known.packument.as_ref().and_then(|packument| packument.find_departed(version));
+    pub(crate) fn find(package: &'a PackageSnapshot, version: &'a str, policy_snapshot: &'a PolicySnapshot) -> Option<Self> {
+        let name = &package.slot.name;
+        let rows: Vec<&Release> = package.releases_of(version).collect();
+        let removed = package.packument.as_ref().and_then(|packument| packument.find_departed(version));
         let first = history::first_known_release(&rows);
         if first.is_none() && removed.is_none() {
             return None;
         }
         let advisories = policy_snapshot.advisories.of(name.as_str());
-        let seen = if advisories.has_wholesale() { versions_ever_seen(known) } else { Vec::new() };
+        let seen = if advisories.has_wholesale() { versions_ever_seen(package) } else { Vec::new() };
         Some(Self {
             name,
             version,
@@ -47,8 +47,8 @@ impl<'a> RemovedVersion<'a> {
             first,
             digests: first.and_then(Release::known_digests),
             published: first.and_then(|row| row.published).or_else(|| removed.and_then(|(_, published)| *published)),
-            first_published: known.first_published,
-            effective: first.map_or(known.validated, Release::counts_from),
+            first_published: package.first_published,
+            effective: first.map_or(package.confirmed.validated, Release::counts_from),
             longest_age: policy_snapshot.longest_age(),
             advisories: advisories
                 .applicable_to(seen.iter().map(|(key, version, effective)| (*key, version.as_ref(), *effective))),
@@ -56,9 +56,9 @@ impl<'a> RemovedVersion<'a> {
     }
 
     /// Checks whether anything is known of a removed version.
-    pub(crate) fn is_known(known: &PackageSnapshot, version: &str) -> bool {
+    pub(crate) fn is_known(package: &PackageSnapshot, version: &str) -> bool {
         let has_left = |packument: &Arc<Packument>| packument.find_departed(version).is_some();
-        known.releases_of(version).any(|row| row.integrity.is_some()) || known.packument.as_ref().is_some_and(has_left)
+        package.releases_of(version).any(|row| row.integrity.is_some()) || package.packument.as_ref().is_some_and(has_left)
     }
 
     /// Returns the facts of the version, as of `at` if given: the version may still have existed then.
@@ -89,10 +89,11 @@ impl<'a> RemovedVersion<'a> {
 
 /// Returns every version ever seen of a package with its effective time. Removed versions count, so that a removal does not make
 /// the package less established.
-fn versions_ever_seen(known: &PackageSnapshot) -> Vec<(&str, Option<Version>, Timestamp)> {
-    known.assert_off_async_threads();
-    let current = known.packument.iter().flat_map(|packument| known.dated(packument)).map(|(key, _, effective)| (key, effective));
-    let recorded = known.record.releases.iter().map(|release| (&*release.version, release.counts_from()));
+fn versions_ever_seen(package: &PackageSnapshot) -> Vec<(&str, Option<Version>, Timestamp)> {
+    package.assert_off_async_threads();
+    let current =
+        package.packument.iter().flat_map(|packument| package.dated(packument)).map(|(key, _, effective)| (key, effective));
+    let recorded = package.record.releases.iter().map(|release| (&*release.version, release.counts_from()));
     let mut seen: Vec<(&str, Timestamp)> = current.chain(recorded).collect();
     seen.sort_unstable();
     seen.reverse();

@@ -1,25 +1,33 @@
-//! Ingests a fetched document: decodes and parses it, compares it with the record, and stores it. Also loads stored documents.
+//! Ingests a fetched document: decodes and parses it, compares it with the record, and stores it.
 
 use std::collections::HashSet;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use bytes::Bytes;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
-use crate::firewall::Components;
 use crate::firewall::error::FirewallError;
 use crate::firewall::package::history::{self, Look, Parted, Reconciliation};
-use crate::firewall::package::{self, CacheKey, PackageSnapshot, VerdictCache};
-use crate::firewall::packages::fetch::{FetchRequest, PackageLookup};
-use crate::firewall::packages::load::PreviousState;
-use crate::firewall::packages::parse_pool::ParseScratch;
-use crate::net::{BodyError, body};
-use crate::net::{FairPermit, Reservation};
+use crate::firewall::package::{self, CacheKey, Confirmation, PackageSnapshot, ViewComparison};
+use crate::firewall::packages::abbreviated::AbbreviatedSupport;
+use crate::firewall::packages::absent_names::{AbsentNames, too_many};
+use crate::firewall::packages::cache::PackageCache;
+use crate::firewall::packages::load::{FetchPermit, Loader, PreviousState};
+use crate::firewall::packages::parse_pool::{ParsePool, ParseScratch};
+use crate::firewall::packages::request::{FetchRequest, PackageLookup};
+use crate::firewall::packages::services::Services;
+use crate::firewall::packages::views::{Contradictions, ViewHistories};
+use crate::firewall::policy_state::PolicyState;
+use crate::firewall::recorder::Recorder;
+use crate::firewall::verdicts::cache::CachedPackage;
+use crate::firewall::workers::Workers;
+use crate::net::body;
 use crate::npm::compression::SegmentEncoder;
 use crate::npm::compression::gzip;
 use crate::npm::packument::parse;
-use crate::npm::{Algorithm, Digest, Hasher, Integrity, PackageName, Packument, PackumentError, PackumentForm, ParsedPackument};
-use crate::store::{BlobKind, PackageRecord, StoredPackument};
+use crate::npm::{AbbreviatedFields, Algorithm, Digest, PackageName, Packument, PackumentError, PackumentForm, ParsedPackument};
+use crate::store::{Ledger, PackageChange, PackageRecord, StoredPackument};
+use crate::units::timestamp;
 use crate::upstream::CacheValidators;
 
 /// No other view was fetched again.
@@ -33,13 +41,29 @@ pub(crate) struct FetchedDocument {
     pub has_no_more: bool,
     pub body: Bytes,
     pub validators: CacheValidators,
-    pub validated: Timestamp,
-    pub checked: Timestamp,
-    /// How far upstream's clock is behind, if it is so far that no version opens.
-    pub behind: Option<SignedDuration>,
+    pub time: Confirmation,
     /// Whether it may be recorded. Not while the system clock is in doubt.
     pub recorded: bool,
     pub place: FetchPermit,
+}
+
+impl FetchedDocument {
+    /// Returns what the ledger keeps of the document. `last` is its previous entry.
+    fn to_stored(&self, last: Option<&StoredPackument>, packument: &Packument) -> StoredPackument {
+        let modified = packument.modified.map(|modified| modified.min(self.time.checked));
+        StoredPackument {
+            first_seen: last.map_or(self.time.checked, |last| last.first_seen),
+            validated: self.time.validated,
+            changed: self.time.validated,
+            looked: self.time.checked,
+            modified: last.and_then(|last| last.modified).max(modified),
+            content: Some(sha256(&self.body)),
+            length: packument.length,
+            etag: self.validators.etag.clone(),
+            last_modified: self.validators.last_modified.clone(),
+            form: Some(self.form),
+        }
+    }
 }
 
 /// The outcome of ingesting a document.
@@ -52,9 +76,6 @@ pub(crate) enum Ingested {
     Contradicts(Contradictions),
 }
 
-/// Versions that contradict other views, with their integrity and the contradicted view.
-pub(crate) type Contradictions = Vec<(Box<str>, Option<Integrity>, CacheKey)>;
-
 /// The records of all views of a package.
 struct Histories {
     own: Arc<PackageRecord>,
@@ -63,36 +84,62 @@ struct Histories {
     views: Vec<CacheKey>,
 }
 
-/// The resources of a fetch, held until the document is stored, so that a slow disk slows fetching instead of filling memory.
-pub(crate) struct FetchPermit {
-    /// The reserved memory.
-    pub share: Reservation,
-    /// The fetch slot.
-    _permit: FairPermit,
+/// Sees what upstream said of a package: on the parsing thread, while document and index are in memory.
+pub(crate) trait PackageObserver: Send + Sync {
+    /// Called with each new document, before the package is visible to requests.
+    fn ingested(&self, event: &mut IngestEvent<'_>);
+
+    /// Called if upstream does not have the package, or refuses it to the credentials of this key.
+    fn refused(&self, _key: &CacheKey) {}
 }
 
-impl FetchPermit {
-    /// Creates a permit whose memory reservation grows later.
+/// A document that was ingested.
+pub(crate) struct IngestEvent<'a> {
+    pub request: &'a FetchRequest,
+    pub package: &'a Arc<CachedPackage>,
+    pub packument: &'a Packument,
+    /// The decoded document.
+    pub document: &'a [u8],
+    /// The fields of the abbreviated form in `document`.
+    pub fields: &'a AbbreviatedFields,
+    pub encoder: &'a mut SegmentEncoder,
+}
+
+/// The components that fetch and ingest share.
+#[derive(Clone)]
+pub(crate) struct FetchParts {
+    pub loader: Arc<Loader>,
+    pub views: Arc<ViewHistories>,
+    pub forms: Arc<AbbreviatedSupport>,
+    pub absent_names: Arc<AbsentNames>,
+    pub observers: Arc<[Arc<dyn PackageObserver>]>,
+}
+
+/// Turns documents into packages.
+pub(crate) struct Ingester {
+    parts: FetchParts,
+    ledger: Arc<dyn Ledger>,
+    cache: Arc<PackageCache>,
+    parse_pool: Arc<ParsePool>,
+    policy: Arc<PolicyState>,
+    recorder: Arc<Recorder>,
+    workers: Arc<Workers>,
+}
+
+impl Ingester {
     #[must_use]
-    pub(crate) fn of(permit: FairPermit, share: Reservation) -> Self {
-        Self { share, _permit: permit }
+    pub(crate) fn new(services: &Services, parts: FetchParts) -> Self {
+        Self {
+            parts,
+            ledger: Arc::clone(&services.ledger),
+            cache: Arc::clone(&services.cache),
+            parse_pool: Arc::clone(&services.parse_pool),
+            policy: Arc::clone(&services.policy),
+            recorder: Arc::clone(&services.recorder),
+            workers: Arc::clone(&services.workers),
+        }
     }
-}
 
-/// A decoded document with its memory reservation and its load permit.
-struct BudgetedBytes {
-    plain: Bytes,
-    _share: Reservation,
-    _permit: Arc<FairPermit>,
-}
-
-impl AsRef<[u8]> for BudgetedBytes {
-    fn as_ref(&self) -> &[u8] {
-        &self.plain
-    }
-}
-
-impl Components {
     /// Ingests a document, compares it with the record, and stores what changed.
     pub(crate) async fn ingest(
         self: Arc<Self>,
@@ -102,10 +149,10 @@ impl Components {
     ) -> Result<Ingested, FirewallError> {
         // Reserved before taking a parse permit: holders of one never wait for memory.
         arrival.place.share.grow_to(memory_cost(&arrival.body, body::gzip_length_hint(&arrival.body))).await?;
-        let _turn = self.precedence.turn(request.ahead.as_ref()).await;
-        let _permit = self.readers.acquire(request.client).await;
+        let _turn = self.parse_pool.priority.turn(request.ahead.as_ref()).await;
+        let _permit = self.parse_pool.threads.acquire(request.client).await;
         let inner = Arc::clone(&self);
-        self.blocking(move || inner.parse_document(&request, arrival, &before)).await?
+        self.workers.run(move || inner.parse_document(&request, arrival, &before)).await?
     }
 
     fn parse_document(
@@ -115,18 +162,18 @@ impl Components {
         before: &PreviousState,
     ) -> Result<Ingested, FirewallError> {
         let CacheKey { name, .. } = &request.slot;
-        let read = self.scratch_pool.with_scratch(|scratch| {
+        let read = self.parse_pool.scratch.with_scratch(|scratch| {
             let ParseScratch { press, plain } = scratch;
-            let (plain, _guard) = self.decode_into(name, &arrival.body, plain)?;
+            let (plain, _guard) = self.parse_pool.decode_into(name, &arrival.body, plain)?;
             arrival.place.share.force_grow_to(memory_cost(&arrival.body, plain.len()));
             self.read_plain(request, &arrival, before, plain, press)
         });
-        let known = match read? {
-            Ok(known) => known,
+        let package = match read? {
+            Ok(package) => package,
             Err(unused) => return Ok(unused),
         };
-        self.store_document(&known, arrival.body, arrival.place);
-        Ok(Ingested::Done(PackageLookup { known, stale: None }))
+        self.parts.loader.store_document(&package, arrival.body, arrival.place);
+        Ok(Ingested::Done(PackageLookup { package, stale: None }))
     }
 
     fn read_plain(
@@ -135,122 +182,114 @@ impl Components {
         arrival: &FetchedDocument,
         before: &PreviousState,
         plain: &[u8],
-        press: &mut SegmentEncoder,
-    ) -> Result<Result<Arc<PackageSnapshot>, Ingested>, FirewallError> {
+        encoder: &mut SegmentEncoder,
+    ) -> Result<Result<Arc<CachedPackage>, Ingested>, FirewallError> {
         let CacheKey { name, .. } = &request.slot;
         let ParsedPackument { packument, fields } = parse::parse(name, plain).map_err(|error| unreadable(name, &error))?;
-        let form = arrival.form;
-        if form == PackumentForm::Abbreviated && !arrival.has_no_more && !self.forms.learn(request.registry.id(), &packument) {
+        let (form, registry) = (arrival.form, &request.registry);
+        if form == PackumentForm::Abbreviated && !arrival.has_no_more && !self.parts.forms.learn(registry.id(), &packument) {
             return Ok(Err(Ingested::NeedsFullForm));
         }
-        self.record_subpackages(&packument);
-        self.addresses.note(&request.slot, &packument);
+        if form == PackumentForm::Full || packument.contents.has_more {
+            self.recorder.missing_metadata(registry, &packument);
+        }
         // Observations of one package are serialized, so that each sees the changes of the previous one, even from another view.
-        let _turn = self.histories.lock(name);
+        let turn = self.parts.views.lock(name);
+        let package = match self.reconcile(request, arrival, before, packument)? {
+            // With its document, so that a request for the other form does not fetch it again.
+            Ok(snapshot) => Arc::new(CachedPackage::with_document(snapshot, arrival.body.clone())),
+            Err(contradictions) => return Ok(Err(Ingested::Contradicts(contradictions))),
+        };
+        if let Some(packument) = package.packument.clone() {
+            let (packument, package) = (&*packument, &package);
+            let mut event = IngestEvent { request, package, packument, document: plain, fields: &fields, encoder };
+            for observer in &*self.parts.observers {
+                observer.ingested(&mut event);
+            }
+        }
+        self.cache.clear_failures(&request.slot);
+        // Evaluated here, off the async threads: a package may have thousands of versions.
+        package.judge(&self.policy.snapshot(), request.profile);
+        self.cache.insert(&package);
+        drop(turn);
+        Ok(Ok(package))
+    }
+
+    /// Compares a document with the records of all views, and records what changed. Returns the package, or the contradictions for
+    /// which other views must be fetched first; nothing is recorded then.
+    fn reconcile(
+        &self,
+        request: &FetchRequest,
+        arrival: &FetchedDocument,
+        before: &PreviousState,
+        packument: Packument,
+    ) -> Result<Result<PackageSnapshot, Contradictions>, FirewallError> {
+        let name = &request.slot.name;
         let histories = self.read_histories(request, before)?;
         let record = &histories.own;
-        let is_recorded = arrival.recorded && self.is_look(request, record, &packument, arrival.checked)?;
-        let look = Look {
-            packument: &packument,
-            form,
-            at: arrival.checked,
-            mode: request.registry.time_mode(),
-            longest_age: self.policy_snapshot().longest_age(),
-            diverged: request.asked.as_deref().unwrap_or(&NONE_ASKED),
-            other_token: before.other_token(&request.slot),
-            tokens: request.slot.place_of_tokens(&request.registry),
-            stranger: request.slot.is_strangers(),
-        };
+        let is_recorded = arrival.recorded && self.is_look(request, record, &packument, arrival.time.checked)?;
+        let look = self.look(request, before, &packument, (arrival.form, arrival.time.checked), None);
         let reconciled = history::reconcile(record, &histories.others.iter().collect::<Vec<_>>(), &look);
-        let contradictions = self.to_be_asked(request, &histories, &packument, &reconciled.contradictions, arrival.checked);
+        let contradictions = self.to_be_asked(request, &histories, &packument, &reconciled.contradictions, arrival.time.checked);
         if is_recorded && !contradictions.is_empty() {
-            return Ok(Err(Ingested::Contradicts(contradictions)));
+            return Ok(Err(contradictions));
         }
         let disputed = !reconciled.contradictions.is_empty();
         let Reconciliation { provenance, mut change, findings, .. } = reconciled;
-        let last = record.document.as_ref();
-        let modified = packument.modified.map(|modified| modified.min(arrival.checked));
-        let content = sha256(&arrival.body);
-        let document = StoredPackument {
-            first_seen: last.map_or(arrival.checked, |last| last.first_seen),
-            validated: arrival.validated,
-            changed: arrival.validated,
-            looked: arrival.checked,
-            modified: last.and_then(|last| last.modified).max(modified),
-            content: Some(content),
-            length: packument.length,
-            etag: arrival.validators.etag.clone(),
-            last_modified: arrival.validators.last_modified.clone(),
-            form: Some(form),
-        };
+        let document = arrival.to_stored(record.document.as_ref(), &packument);
         change.document = Some(document.clone());
         let mut record = PackageRecord::clone(record);
+        let mut look = 0;
         if is_recorded {
             record.apply(&change);
-            self.write(&request.key(), &change);
-            self.history_events(name, request.slot.is_client_scoped(), &findings);
+            self.recorder.package_change(&request.key(), &change);
+            self.recorder.history_events(name, request.slot.is_client_scoped(), &findings);
+            look = self.parts.views.note_look(name);
         }
-        let look = if is_recorded { self.histories.note_look(name) } else { 0 };
-        if form == PackumentForm::Full || packument.contents.has_more {
-            self.missing_metadata(&request.registry, &packument);
-        }
-        let known = Arc::new(PackageSnapshot {
-            form,
-            has_no_more: arrival.has_no_more,
+        Ok(Ok(PackageSnapshot {
             slot: request.slot.clone(),
             registry: Arc::clone(&request.registry),
+            form: arrival.form,
+            has_no_more: arrival.has_no_more,
             first_published: package::first_published(&packument, &provenance),
-            behind: arrival.behind,
-            disputed,
-            look,
             packument: Some(Arc::new(packument)),
             provenance: provenance.into(),
             record: Arc::new(record),
             by_version: OnceLock::new(),
-            tarballs: Arc::default(),
-            content,
             document,
-            validated: arrival.validated,
-            checked: arrival.checked,
-            // Set before the snapshot is visible, so that a request for the other form does not fetch it again.
-            raw: Arc::new(Mutex::new(Some(arrival.body.clone()))),
-            screens: VerdictCache::default(),
-            parent: OnceLock::new(),
-        });
-        self.send_dependency_hints(request, &known, plain, &fields);
-        self.absent.invalidate(&request.slot);
-        self.unreachable.invalidate(&request.slot);
-        if let Some(render_request) = &request.render_request {
-            self.render(&known, plain, Some(&fields), render_request, press);
+            confirmed: arrival.time,
+            views: ViewComparison { disputed, look },
+        }))
+    }
+
+    /// Returns the observation of a document that upstream sent or confirmed at this instant.
+    fn look<'a>(
+        &self,
+        request: &'a FetchRequest,
+        before: &'a PreviousState,
+        packument: &'a Packument,
+        (form, at): (PackumentForm, Timestamp),
+        diverged: Option<&'a Parted>,
+    ) -> Look<'a> {
+        Look {
+            packument,
+            form,
+            at,
+            mode: request.registry.time_mode(),
+            longest_age: self.policy.snapshot().longest_age(),
+            diverged: diverged.or(request.asked.as_deref()).unwrap_or(&NONE_ASKED),
+            other_token: before.other_token(&request.slot),
+            tokens: request.slot.place_of_tokens(&request.registry),
+            stranger: request.slot.is_strangers(),
         }
-        // Evaluated here, off the async threads: a package may have thousands of versions.
-        known.judge(&self.policy_snapshot(), request.profile);
-        self.remember(&known);
-        Ok(Ok(known))
     }
 
     /// Reads the records of all views from the ledger, or from memory if the ledger missed the last change. Blocks.
     fn read_histories(&self, request: &FetchRequest, before: &PreviousState) -> Result<Histories, FirewallError> {
         let FetchRequest { slot, registry, .. } = request;
-        let own = self.read_newest_record(request, before)?;
+        let own = self.parts.loader.read_newest_record(request, before)?;
         let views = slot.others(registry).into_iter().chain([slot.shared()]).collect();
-        Ok(Histories { own, views, others: self.other_records(slot, registry)? })
-    }
-
-    /// Reads the record of a view from the ledger, or from memory if the ledger missed the last change. Blocks.
-    pub(crate) fn read_newest_record(
-        &self,
-        request: &FetchRequest,
-        before: &PreviousState,
-    ) -> Result<Arc<PackageRecord>, FirewallError> {
-        let record = self.read_record(&request.slot, &request.registry)?;
-        let looked = |record: &PackageRecord| record.document.as_ref().map(|document| document.looked);
-        if looked(&before.record) <= looked(&record) {
-            return Ok(record);
-        }
-        let mut newer = PackageRecord::clone(&before.record);
-        newer.learn_from(&record);
-        Ok(Arc::new(newer))
+        Ok(Histories { own, views, others: self.parts.loader.other_records(slot, registry)? })
     }
 
     /// Checks whether a document is an observation to record. A document without versions is not, and neither is an older copy
@@ -273,7 +312,7 @@ impl Components {
         }
         // Tokens may be shown different documents, so each is compared with its own.
         let newest = if request.slot.is_client_scoped() {
-            self.documents.get(&request.slot).and_then(|known| known.document.modified)
+            self.cache.get(&request.slot).and_then(|package| package.document.modified)
         } else {
             record.document.as_ref().and_then(|document| document.modified)
         };
@@ -303,7 +342,7 @@ impl Components {
         if request.asked.is_some() || contradictions.is_empty() {
             return Vec::new();
         }
-        let may_ask: Vec<bool> = histories.views.iter().map(|view| self.may_ask_again(view, now)).collect();
+        let may_ask: Vec<bool> = histories.views.iter().map(|view| self.parts.views.may_refetch(view, now)).collect();
         // If one view cannot be fetched, fetching the others is inconclusive.
         let unsettled: HashSet<&str> =
             contradictions.iter().filter(|(_, place)| !may_ask[*place]).map(|(version, _)| &**version).collect();
@@ -320,135 +359,104 @@ impl Components {
     pub(crate) fn compare_again(
         &self,
         request: &FetchRequest,
-        known: &PackageSnapshot,
+        package: PackageSnapshot,
         before: &PreviousState,
         diverged: Option<&Parted>,
     ) -> Result<(PackageSnapshot, Contradictions), FirewallError> {
-        let again = known.revalidated(request.slot.clone(), known.form, known.validated, known.checked, known.document.clone());
-        let Some(packument) = &known.packument else { return Ok((again, Vec::new())) };
-        let now = known.checked;
-        let _turn = self.histories.lock(&request.slot.name);
+        let Some(packument) = package.packument.clone() else { return Ok((package, Vec::new())) };
+        let now = package.confirmed.checked;
+        let _turn = self.parts.views.lock(&request.slot.name);
         let histories = self.read_histories(request, before)?;
-        let look = Look {
-            packument,
-            form: known.form,
-            at: now,
-            mode: request.registry.time_mode(),
-            longest_age: self.policy_snapshot().longest_age(),
-            diverged: diverged.or(request.asked.as_deref()).unwrap_or(&NONE_ASKED),
-            other_token: before.other_token(&request.slot),
-            tokens: request.slot.place_of_tokens(&request.registry),
-            stranger: request.slot.is_strangers(),
-        };
+        let look = self.look(request, before, &packument, (package.form, now), diverged);
         let others: Vec<_> = histories.others.iter().collect();
         let Reconciliation { provenance, change, findings, contradictions } = history::reconcile(&histories.own, &others, &look);
         if diverged.is_none() {
-            let contradictions = self.to_be_asked(request, &histories, packument, &contradictions, now);
+            let contradictions = self.to_be_asked(request, &histories, &packument, &contradictions, now);
             if !contradictions.is_empty() {
-                return Ok((again, contradictions));
+                return Ok((package, contradictions));
             }
         }
         let mut record = PackageRecord::clone(&histories.own);
         record.apply(&change);
-        self.write(&request.key(), &change);
-        self.history_events(&request.slot.name, request.slot.is_client_scoped(), &findings);
-        let again = PackageSnapshot {
-            look: self.histories.note_look(&request.slot.name),
-            first_published: package::first_published(packument, &provenance),
-            disputed: !contradictions.is_empty(),
+        self.recorder.package_change(&request.key(), &change);
+        self.recorder.history_events(&request.slot.name, request.slot.is_client_scoped(), &findings);
+        let look = self.parts.views.note_look(&request.slot.name);
+        let compared = PackageSnapshot {
+            views: ViewComparison { disputed: !contradictions.is_empty(), look },
+            first_published: package::first_published(&packument, &provenance),
             provenance: provenance.into(),
             record: Arc::new(record),
             by_version: OnceLock::new(),
-            ..again
+            ..package
         };
-        Ok((again, Vec::new()))
+        Ok((compared, Vec::new()))
     }
 
-    /// Loads the decoded document of `known` from memory or the store.
-    pub(crate) async fn load_document(
-        self: &Arc<Self>,
-        known: &Arc<PackageSnapshot>,
-        permit: &Arc<FairPermit>,
-    ) -> Result<Option<Bytes>, FirewallError> {
-        let share = self.reserve_for(&known.document).await?;
-        let raw = match (known.pending_bytes(), known.digest()) {
-            (Some(raw), _) => Some(raw),
-            (None, Some(digest)) => self.blobs.open(&digest).await.ok().flatten(),
-            (None, None) => None,
-        };
-        let Some(raw) = raw else { return Ok(None) };
-        let (inner, known, permit) = (Arc::clone(self), Arc::clone(known), Arc::clone(permit));
-        let load = move || {
-            let plain = inner.decode(&known.slot.name, raw)?;
-            Ok(Some(Bytes::from_owner(BudgetedBytes { plain, _share: share, _permit: permit })))
-        };
-        self.blocking(load).await?
-    }
-
-    /// Stores a document in the background. A slow disk delays no response and a full disk blocks no install.
-    pub(crate) fn store_document(self: &Arc<Self>, known: &Arc<PackageSnapshot>, body: Bytes, mut place: FetchPermit) {
-        place.share.shrink_to(body.len() as u64);
-        *known.raw.lock().unwrap_or_else(PoisonError::into_inner) = Some(body.clone());
-        let (inner, raw, digest) = (Arc::clone(self), Arc::<Mutex<_>>::clone(&known.raw), known.digest());
-        let name = known.slot.name.clone();
-        tokio::task::spawn_blocking(move || {
-            let Some(digest) = digest else { return };
-            let stored = Arc::clone(&inner.blobs).begin(BlobKind::Document, Hasher::new(Integrity::single(digest))).and_then(
-                |mut pending| {
-                    pending.write(&body)?;
-                    pending.commit()
-                },
-            );
-            if let Err(error) = stored {
-                tracing::error!(package.name = %name, error = &error as &dyn std::error::Error, "packument write failed");
+    /// Records that upstream confirmed a document, and marks it as used: one that is only revalidated is served from memory and
+    /// would otherwise be evicted from disk first.
+    pub(crate) async fn record_confirmation(self: &Arc<Self>, request: &FetchRequest, document: StoredPackument) {
+        let (this, key) = (Arc::clone(self), request.key());
+        let written = self.workers.run(move || {
+            let content = document.content;
+            this.recorder.package_change(&key, &PackageChange { document: Some(document), ..PackageChange::default() });
+            if let Some(digest) = content.and_then(|content| Digest::from_bytes(Algorithm::Sha256, &content)) {
+                this.parts.loader.touch(&digest);
             }
-            // Dropped even on failure, because it would fill the memory. It is fetched again when needed.
-            *raw.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            // The permit last: its next holder expects the store to be idle.
-            drop((body, inner, place));
         });
+        if written.await.is_err() {
+            tracing::error!("ledger task failed");
+        }
     }
 
-    /// Reserves memory for a stored document and what is made of it.
-    pub(crate) async fn reserve_for(&self, document: &StoredPackument) -> Result<Reservation, FirewallError> {
-        let mut share = self.allowance.share();
-        share.grow_to(document.length + document.length / 2).await?;
-        Ok(share)
-    }
-
-    /// Returns the document, decompressed into `buffer` if necessary. A document larger than its declared length has no
-    /// reservation for the excess, so such documents are processed one at a time under the returned guard. Blocks.
-    fn decode_into<'a>(
+    /// Records that a package is missing, so that it cannot claim to be old when it appears. Returns its record, or `None` if it
+    /// was never seen. Blocks.
+    pub(crate) fn record_vanished(
         &self,
-        name: &PackageName,
-        raw: &'a [u8],
-        buffer: &'a mut Vec<u8>,
-    ) -> Result<(&'a [u8], Option<MutexGuard<'_, ()>>), FirewallError> {
-        if !gzip::is_gzip(raw) {
-            return Ok((raw, None));
+        request: &FetchRequest,
+        before: &PreviousState,
+        now: Timestamp,
+    ) -> Result<Option<(PackageRecord, StoredPackument)>, FirewallError> {
+        let name = &request.slot.name;
+        let _turn = self.parts.views.lock(name);
+        let record = self.parts.loader.read_newest_record(request, before)?;
+        let first = StoredPackument {
+            first_seen: now,
+            validated: now,
+            changed: now,
+            looked: now,
+            modified: None,
+            content: None,
+            length: 0,
+            etag: None,
+            last_modified: None,
+            form: None,
+        };
+        let document = record.document.clone().map_or(first, |last| StoredPackument { content: None, looked: now, ..last });
+        if record.releases.is_empty() {
+            let expired = timestamp::saturating_sub(now, self.policy.snapshot().longest_age());
+            return match self.ledger.record_absence(&request.key(), &document, expired) {
+                Ok(true) => {
+                    if record.document.is_none() {
+                        self.parts.absent_names.add(&request.slot);
+                    }
+                    Ok(None)
+                }
+                Ok(false) => Err(too_many()),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(package.name = %name, error, "ledger write failed");
+                    Ok(None)
+                }
+            };
         }
-        let limit = self.config.packument_limit;
-        let stated = (body::gzip_length_hint(raw) as u64).min(limit);
-        let mut guard = None;
-        let mut inflated = body::gunzip_into(raw, stated, buffer);
-        if matches!(inflated, Err(BodyError::TooLarge { .. })) && stated < limit {
-            guard = Some(self.oversized.lock().unwrap_or_else(PoisonError::into_inner));
-            // Measured first, so that a document over the limit allocates nothing and others only their size.
-            inflated = body::gunzipped_length(raw, limit).and_then(|length| {
-                *buffer = Vec::with_capacity(usize::try_from(length).unwrap_or(usize::MAX).saturating_add(1));
-                body::gunzip_into(raw, limit, buffer)
-            });
-        }
-        inflated.map_err(|error| FirewallError::Unreadable { name: name.clone(), detail: error.to_string().into() })?;
-        Ok((buffer, guard))
-    }
-
-    pub(crate) fn decode(&self, name: &PackageName, raw: Bytes) -> Result<Bytes, FirewallError> {
-        if !gzip::is_gzip(&raw) {
-            return Ok(raw);
-        }
-        body::gunzip(&raw, self.config.packument_limit)
-            .map_err(|error| FirewallError::Unreadable { name: name.clone(), detail: error.to_string().into() })
+        let Reconciliation { mut change, findings, .. } = history::mark_all_removed(&record, now);
+        change.document = Some(document.clone());
+        let mut record = PackageRecord::clone(&record);
+        record.apply(&change);
+        self.recorder.history_events(name, false, &findings);
+        self.recorder.package_change(&request.key(), &change);
+        self.parts.views.note_look(name);
+        Ok(Some((record, document)))
     }
 }
 

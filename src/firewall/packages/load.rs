@@ -1,18 +1,26 @@
-//! Loads what memory or the store has of a package before upstream is asked. Callers decide whether it is sufficient.
+//! Loads what memory or the store has of a package, and stores documents. Callers decide whether it is sufficient.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::firewall::Components;
 use crate::firewall::error::FirewallError;
 use crate::firewall::package::history::{self, Look, OtherToken, Parted, Reconciliation};
-use crate::firewall::package::{self, CacheKey, PackageSnapshot, VerdictCache};
-use crate::firewall::packages::fetch::FetchRequest;
+use crate::firewall::package::{self, CacheKey, Confirmation, PackageSnapshot, ViewComparison};
+use crate::firewall::packages::cache::PackageCache;
+use crate::firewall::packages::parse_pool::ParsePool;
+use crate::firewall::packages::request::FetchRequest;
+use crate::firewall::packages::services::Services;
+use crate::firewall::policy_state::PolicyState;
+use crate::firewall::verdicts::cache::CachedPackage;
+use crate::firewall::wanted_versions::Wants;
+use crate::firewall::workers::Workers;
+use crate::net::fair_limit::Sizes;
+use crate::net::{FairLimit, FairPermit, Reservation};
 use crate::npm::packument::parse;
-use crate::npm::{Algorithm, Digest, Packument, PackumentForm, ParsedPackument};
-use crate::store::PackageRecord;
+use crate::npm::{Algorithm, Digest, Hasher, Integrity, Packument, PackumentForm, ParsedPackument};
+use crate::store::{BlobKind, BlobStore, Ledger, PackageRecord};
 use crate::upstream::Registry;
 
 /// Marks a snapshot that was fetched with other credentials. Upstream must confirm it for these before it is used.
@@ -22,7 +30,7 @@ pub(crate) const NEVER_CHECKED: Timestamp = Timestamp::MIN;
 #[derive(Clone, Default)]
 pub(crate) struct PreviousState {
     pub(crate) record: Arc<PackageRecord>,
-    pub(crate) known: Option<Arc<PackageSnapshot>>,
+    pub(crate) package: Option<Arc<CachedPackage>>,
     /// The key of the client's own token that was shown the previous document.
     pub(crate) token: Option<CacheKey>,
 }
@@ -31,52 +39,122 @@ impl PreviousState {
     /// Returns the latest instant at which the package is known to be current upstream.
     pub(crate) fn last_validated(&self) -> Option<Timestamp> {
         let recorded = self.record.document.as_ref().filter(|document| document.content.is_some());
-        self.known.as_ref().map(|known| known.validated).or(recorded.map(|document| document.validated))
+        self.package.as_ref().map(|package| package.confirmed.validated).or(recorded.map(|document| document.validated))
     }
 
     /// Returns whether the previous document was shown to a different client's token, with what this token was shown last, as far
     /// as cached.
     pub(crate) fn other_token(&self, slot: &CacheKey) -> Option<OtherToken<'_>> {
         let differs = self.token.as_ref().is_some_and(|before| slot.is_client_scoped() && before != slot);
-        let shown =
-            self.known.as_ref().filter(|known| known.checked != NEVER_CHECKED).and_then(|known| known.packument.as_deref());
+        let shown = self
+            .package
+            .as_ref()
+            .filter(|package| package.confirmed.checked != NEVER_CHECKED)
+            .and_then(|package| package.packument.as_deref());
         differs.then_some(OtherToken { shown })
     }
 }
 
-impl Components {
+/// The resources of a fetch, held until the document is stored, so that a slow disk slows fetching instead of filling memory.
+pub(crate) struct FetchPermit {
+    /// The reserved memory.
+    pub share: Reservation,
+    /// The fetch slot.
+    _permit: FairPermit,
+}
+
+impl FetchPermit {
+    /// Creates a permit whose memory reservation grows later.
+    #[must_use]
+    pub(crate) fn of(permit: FairPermit, share: Reservation) -> Self {
+        Self { share, _permit: permit }
+    }
+}
+
+/// Reads packages from memory, the ledger and the blob store.
+pub(crate) struct Loader {
+    cache: Arc<PackageCache>,
+    ledger: Arc<dyn Ledger>,
+    blobs: Arc<dyn BlobStore>,
+    parse_pool: Arc<ParsePool>,
+    policy: Arc<PolicyState>,
+    workers: Arc<Workers>,
+    wants: Arc<Wants>,
+    /// Limits concurrent loads of documents from the store.
+    loads: Arc<FairLimit>,
+}
+
+/// A decoded document with its memory reservation and its load permit.
+struct BudgetedBytes {
+    plain: Bytes,
+    _share: Reservation,
+    _permit: Arc<FairPermit>,
+}
+
+impl AsRef<[u8]> for BudgetedBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.plain
+    }
+}
+
+impl Loader {
+    #[must_use]
+    pub(crate) fn new(services: &Services, wants: Arc<Wants>) -> Self {
+        let cores = services.cores;
+        Self {
+            cache: Arc::clone(&services.cache),
+            ledger: Arc::clone(&services.ledger),
+            blobs: Arc::clone(&services.blobs),
+            parse_pool: Arc::clone(&services.parse_pool),
+            policy: Arc::clone(&services.policy),
+            workers: Arc::clone(&services.workers),
+            wants,
+            loads: FairLimit::new(Sizes { shared: 2 * cores, own: 2, most: 8 * cores }),
+        }
+    }
+
+    /// Limits concurrent loads of documents from the store. A document in memory needs no permit.
+    pub(crate) fn loads(&self) -> &Arc<FairLimit> {
+        &self.loads
+    }
+
     /// Loads the previous state from memory or the store. After a restart this serves packages without asking upstream.
     pub(crate) async fn load_previous(self: &Arc<Self>, request: &FetchRequest) -> Result<PreviousState, FirewallError> {
-        let last = self.documents.get(&request.slot.shared()).filter(|_| request.slot.is_client_scoped());
-        let token = last.as_ref().map(|known| known.slot.clone());
-        if let Some(known) = self.documents.get(&request.slot) {
-            let record = last.map_or_else(|| Arc::clone(&known.record), |last| Arc::clone(&last.record));
-            return Ok(PreviousState { record, known: Some(known), token });
+        let last = self.cache.get(&request.slot.shared()).filter(|_| request.slot.is_client_scoped());
+        let token = last.as_ref().map(|package| package.slot.clone());
+        if let Some(package) = self.cache.get(&request.slot) {
+            let record = last.map_or_else(|| Arc::clone(&package.record), |last| Arc::clone(&last.record));
+            return Ok(PreviousState { record, package: Some(package), token });
         }
         // A snapshot of other credentials, to be confirmed for these.
-        if let Some(known) = last {
-            let known =
-                known.revalidated(request.slot.clone(), known.form, known.validated, NEVER_CHECKED, known.document.clone());
-            return Ok(PreviousState { record: Arc::clone(&known.record), known: Some(Arc::new(known)), token });
+        if let Some(package) = last {
+            let (slot, confirmed) = (request.slot.clone(), Confirmation { checked: NEVER_CHECKED, ..package.confirmed });
+            let package = package.with_snapshot(PackageSnapshot { slot, confirmed, ..package.snapshot().clone() });
+            return Ok(PreviousState { record: Arc::clone(&package.record), package: Some(Arc::new(package)), token });
         }
         let (inner, slot, registry) = (Arc::clone(self), request.slot.clone(), Arc::clone(&request.registry));
         let recall = move || inner.read_record(&slot, &registry).map(|record| (inner, slot, registry, record));
-        let (inner, slot, registry, record) = self.blocking(recall).await??;
+        let (inner, slot, registry, record) = self.workers.run(recall).await??;
         let Some(document) = record.document.as_ref().filter(|document| document.content.is_some()) else {
-            return Ok(PreviousState { record, known: None, token });
+            return Ok(PreviousState { record, package: None, token });
         };
-        let share = self.reserve_for(document).await?;
+        let share = self.parse_pool.reserve_for(document).await?;
         let digest = document.content.and_then(|content| Digest::from_bytes(Algorithm::Sha256, &content));
         let raw = match digest {
             Some(digest) => self.blobs.open(&digest).await.ok().flatten(),
             None => None,
         };
         let recall = move || {
-            let known = raw.and_then(|raw| inner.read_document(&slot, &registry, &record, raw));
+            let package = raw.and_then(|raw| inner.read_document(&slot, &registry, &record, raw));
             drop(share);
-            PreviousState { record, known, token }
+            PreviousState { record, package, token }
         };
-        self.blocking(recall).await
+        self.workers.run(recall).await
+    }
+
+    /// Marks a stored document as used.
+    pub(crate) fn touch(&self, digest: &Digest) {
+        self.blobs.touch(digest);
     }
 
     /// Fails if the ledger cannot be read. Treating it as empty could serve a version that must be refused.
@@ -100,10 +178,10 @@ impl Components {
         registry: &Arc<Registry>,
         record: &Arc<PackageRecord>,
         raw: Bytes,
-    ) -> Option<Arc<PackageSnapshot>> {
+    ) -> Option<Arc<CachedPackage>> {
         let document = record.document.as_ref()?;
-        let content = document.content?;
-        let plain = self.decode(&slot.name, raw).ok()?;
+        document.content?;
+        let plain = self.parse_pool.decode(&slot.name, raw).ok()?;
         let ParsedPackument { packument, fields } = parse::parse(&slot.name, &plain).ok()?;
         let form = document.form.unwrap_or_else(|| form_of_unnoted(&packument));
         // Treated as unknown, so that the full form is requested without validators: a 304 would confirm a document without
@@ -117,7 +195,7 @@ impl Components {
             form,
             at: document.looked,
             mode: registry.time_mode(),
-            longest_age: self.policy_snapshot().longest_age(),
+            longest_age: self.policy.snapshot().longest_age(),
             diverged: &Parted::default(),
             other_token: None,
             tokens: slot.place_of_tokens(registry),
@@ -125,30 +203,83 @@ impl Components {
         };
         let Reconciliation { provenance, contradictions, .. } =
             history::reconcile(record, &others.iter().collect::<Vec<_>>(), &look);
-        let known = Arc::new(PackageSnapshot {
-            form,
-            has_no_more: false,
+        let checked = if slot.is_client_scoped() { NEVER_CHECKED } else { document.looked };
+        let package = Arc::new(CachedPackage::from(PackageSnapshot {
             slot: slot.clone(),
             registry: Arc::clone(registry),
+            form,
+            has_no_more: false,
             first_published: package::first_published(&packument, &provenance),
-            behind: None,
-            disputed: !contradictions.is_empty(),
-            look: 0,
             packument: Some(Arc::new(packument)),
             provenance: provenance.into(),
             record: Arc::clone(record),
             by_version: OnceLock::new(),
-            tarballs: Arc::default(),
-            content,
             document: document.clone(),
-            validated: document.validated,
-            checked: if slot.is_client_scoped() { NEVER_CHECKED } else { document.looked },
-            raw: Arc::default(),
-            screens: VerdictCache::default(),
-            parent: OnceLock::new(),
+            confirmed: Confirmation { validated: document.validated, checked, behind: None },
+            views: ViewComparison { disputed: !contradictions.is_empty(), look: 0 },
+        }));
+        self.wants.note_dependencies(&package, &self.policy.snapshot(), &plain, &fields, "latest");
+        Some(package)
+    }
+
+    /// Reads the record of a view from the ledger, or from memory if the ledger missed the last change. Blocks.
+    pub(crate) fn read_newest_record(
+        &self,
+        request: &FetchRequest,
+        before: &PreviousState,
+    ) -> Result<Arc<PackageRecord>, FirewallError> {
+        let record = self.read_record(&request.slot, &request.registry)?;
+        let looked = |record: &PackageRecord| record.document.as_ref().map(|document| document.looked);
+        if looked(&before.record) <= looked(&record) {
+            return Ok(record);
+        }
+        let mut newer = PackageRecord::clone(&before.record);
+        newer.learn_from(&record);
+        Ok(Arc::new(newer))
+    }
+
+    /// Loads the decoded document of `known` from memory or the store.
+    pub(crate) async fn load_document(
+        self: &Arc<Self>,
+        package: &Arc<CachedPackage>,
+        permit: &Arc<FairPermit>,
+    ) -> Result<Option<Bytes>, FirewallError> {
+        let share = self.parse_pool.reserve_for(&package.document).await?;
+        let raw = match (package.pending_bytes(), package.digest()) {
+            (Some(raw), _) => Some(raw),
+            (None, Some(digest)) => self.blobs.open(&digest).await.ok().flatten(),
+            (None, None) => None,
+        };
+        let Some(raw) = raw else { return Ok(None) };
+        let (inner, package, permit) = (Arc::clone(self), Arc::clone(package), Arc::clone(permit));
+        let load = move || {
+            let plain = inner.parse_pool.decode(&package.slot.name, raw)?;
+            Ok(Some(Bytes::from_owner(BudgetedBytes { plain, _share: share, _permit: permit })))
+        };
+        self.workers.run(load).await?
+    }
+
+    /// Stores a document in the background. A slow disk delays no response and a full disk blocks no install.
+    pub(crate) fn store_document(self: &Arc<Self>, package: &Arc<CachedPackage>, body: Bytes, mut place: FetchPermit) {
+        place.share.shrink_to(body.len() as u64);
+        *package.raw.lock().unwrap_or_else(PoisonError::into_inner) = Some(body.clone());
+        let (blobs, token) = (Arc::clone(&self.blobs), self.workers.token());
+        let (raw, digest) = (Arc::<Mutex<_>>::clone(&package.raw), package.digest());
+        let name = package.slot.name.clone();
+        tokio::task::spawn_blocking(move || {
+            let Some(digest) = digest else { return };
+            let stored = blobs.begin(BlobKind::Document, Hasher::new(Integrity::single(digest))).and_then(|mut pending| {
+                pending.write(&body)?;
+                pending.commit()
+            });
+            if let Err(error) = stored {
+                tracing::error!(package.name = %name, error = &error as &dyn std::error::Error, "packument write failed");
+            }
+            // Dropped even on failure, because it would fill the memory. It is fetched again when needed.
+            *raw.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            // The permit last: its next holder expects the store to be idle.
+            drop((body, token, place));
         });
-        self.note_wants(&known, &plain, &fields, "latest");
-        Some(known)
     }
 }
 

@@ -1,63 +1,27 @@
-//! Queues the dependencies of resolved versions for prefetching, since clients request them one after the other. Known packages
-//! are skipped, and each client request has a budget of prefetches.
+//! Prefetches the dependencies of resolved versions, since clients request them one after the other. Known packages are skipped,
+//! and each client request has a budget of prefetches.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::sync::Notify;
 
-use crate::firewall::Components;
 use crate::firewall::error::FirewallError;
-use crate::firewall::package::{CacheKey, PackageSnapshot};
-use crate::firewall::packages::fetch::FetchRequest;
-use crate::npm::AbbreviatedFields;
+use crate::firewall::package::CacheKey;
+use crate::firewall::packages::cache::PackageCache;
+use crate::firewall::packages::fetch::Fetcher;
+use crate::firewall::packages::ingest::{IngestEvent, PackageObserver};
+use crate::firewall::packages::parse_pool::ParsePool;
+use crate::firewall::packages::request::{FetchRequest, PrefetchContext};
+use crate::firewall::packages::services::Services;
+use crate::firewall::policy_state::PolicyState;
+use crate::firewall::wanted_versions::Wants;
 use crate::npm::PackageName;
 use crate::npm::packument::dependencies::Dependency;
-use crate::upstream::{Authorization, UpstreamError};
-
-/// The most packages prefetched per client request. Most applications have fewer dependencies, but some packages depend on the
-/// whole registry.
-const MAX_PREFETCHES: u32 = 1_000;
+use crate::upstream::{Authorization, Registries, UpstreamError};
 
 /// The most packages in the queue. Further ones are fetched when a client requests them.
 const MAX_QUEUED: usize = 2_000;
-
-/// Selects which dependencies of a fetched packument are prefetched.
-#[derive(Debug, Clone)]
-pub(crate) struct PrefetchContext {
-    /// The requested version, dist-tag or range.
-    wanted: Arc<str>,
-    budget: Arc<PrefetchBudget>,
-    /// Notified when a client requests this package; `None` if a client already did.
-    promoted: Option<Arc<Notify>>,
-}
-
-/// The prefetch budget of one client request.
-#[derive(Debug)]
-struct PrefetchBudget {
-    /// The remaining number of prefetches.
-    left: AtomicU32,
-    /// Whether one of the prefetches failed upstream.
-    is_over: AtomicBool,
-}
-
-impl PrefetchContext {
-    /// Creates the context of a client request, which does not say which version the client will choose.
-    #[must_use]
-    pub(crate) fn of_question() -> Self {
-        let budget = PrefetchBudget { left: AtomicU32::new(MAX_PREFETCHES), is_over: AtomicBool::new(false) };
-        Self { wanted: "latest".into(), budget: Arc::new(budget), promoted: None }
-    }
-
-    fn next(&self, wanted: &str) -> Self {
-        Self { wanted: wanted.into(), budget: Arc::clone(&self.budget), promoted: None }
-    }
-
-    fn try_spend(&self) -> bool {
-        self.budget.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
-    }
-}
 
 /// A package to prefetch, with its prefetch slot at the registry.
 pub struct PrefetchTarget(FetchRequest, PrefetchSlot);
@@ -94,8 +58,6 @@ pub(crate) struct PrefetchQueue {
     changed: Notify,
     /// Running prefetches per registry, so that a hanging registry does not block the others.
     running: Mutex<HashMap<Arc<str>, usize>>,
-    /// Notifies a running prefetch that a client requested its package.
-    promotions: Mutex<HashMap<CacheKey, Arc<Notify>>>,
 }
 
 impl PrefetchQueue {
@@ -106,23 +68,6 @@ impl PrefetchQueue {
             queue.push_back(request);
             self.changed.notify_one();
         }
-    }
-
-    /// Gives a running prefetch of this package the priority of a client request.
-    pub(crate) fn promote(&self, slot: &CacheKey) {
-        if let Some(asked) = self.promotions.lock().unwrap_or_else(PoisonError::into_inner).get(slot) {
-            asked.notify_one();
-        }
-    }
-
-    fn follow(&self, slot: &CacheKey) -> Arc<Notify> {
-        let asked = Arc::default();
-        self.promotions.lock().unwrap_or_else(PoisonError::into_inner).insert(slot.clone(), Arc::clone(&asked));
-        asked
-    }
-
-    fn leave(&self, slot: &CacheKey) {
-        self.promotions.lock().unwrap_or_else(PoisonError::into_inner).remove(slot);
     }
 
     /// Waits for the oldest package whose registry has a free slot of `at_once`.
@@ -149,127 +94,38 @@ impl PrefetchQueue {
     }
 }
 
-/// Gives parsing for clients priority over parsing for prefetches, which starts only while few clients wait: on two cores, while
-/// none does.
-pub(crate) struct ParsePriority {
-    asked: AtomicUsize,
-    fewer: Notify,
-    few: usize,
-    /// Slots for prefetches: half the number of cores.
-    prefetches: Semaphore,
+/// Queues the dependencies of new documents, if prefetching is enabled, and records the requirements.
+pub(crate) struct DependencyHints {
+    queue: Arc<PrefetchQueue>,
+    /// Concurrent prefetches per registry; 0 disables prefetching.
+    limit: usize,
+    registries: Arc<Registries>,
+    cache: Arc<PackageCache>,
+    policy: Arc<PolicyState>,
+    wants: Arc<Wants>,
 }
 
-/// A parsing slot, held while a packument is parsed.
-pub(crate) struct ParseSlot<'a> {
-    /// Set if a client waits for the packument.
-    asked: Option<&'a ParsePriority>,
-    /// The slot of a prefetch.
-    _slot: Option<SemaphorePermit<'a>>,
-}
-
-impl ParsePriority {
-    /// Creates the priorities for `cores` cores.
+impl DependencyHints {
     #[must_use]
-    pub(crate) fn on(cores: usize) -> Self {
+    pub(crate) fn new(services: &Services, queue: Arc<PrefetchQueue>, limit: usize, wants: Arc<Wants>) -> Self {
         Self {
-            asked: AtomicUsize::default(),
-            fewer: Notify::new(),
-            few: (cores / 2).max(1),
-            prefetches: Semaphore::new(cores.div_ceil(2)),
-        }
-    }
-
-    /// Waits for a parsing slot. A prefetch waits until few clients do, or until a client requests its package.
-    pub(crate) async fn turn(&self, ahead: Option<&PrefetchContext>) -> ParseSlot<'_> {
-        let Some(asked) = ahead.and_then(|ahead| ahead.promoted.as_ref()) else { return self.client_slot() };
-        let wait_turn = async {
-            let permit = self.prefetches.acquire().await;
-            self.wait_until_few().await;
-            permit
-        };
-        tokio::select! {
-            biased;
-            () = asked.notified() => self.client_slot(),
-            permit = wait_turn => ParseSlot { asked: None, _slot: permit.ok() },
-        }
-    }
-
-    fn client_slot(&self) -> ParseSlot<'_> {
-        self.asked.fetch_add(1, Ordering::AcqRel);
-        ParseSlot { asked: Some(self), _slot: None }
-    }
-
-    /// Waits until few clients wait.
-    async fn wait_until_few(&self) {
-        loop {
-            let fewer = self.fewer.notified();
-            if self.asked.load(Ordering::Acquire) < self.few {
-                return;
-            }
-            fewer.await;
+            queue,
+            limit,
+            registries: Arc::clone(&services.registries),
+            cache: Arc::clone(&services.cache),
+            policy: Arc::clone(&services.policy),
+            wants,
         }
     }
 }
 
-impl Drop for ParseSlot<'_> {
-    fn drop(&mut self) {
-        if let Some(precedence) = self.asked {
-            precedence.asked.fetch_sub(1, Ordering::AcqRel);
-            precedence.fewer.notify_waiters();
-        }
-    }
-}
-
-impl Components {
-    /// Waits for the next package worth prefetching.
-    pub(crate) async fn next(&self) -> PrefetchTarget {
-        loop {
-            let PrefetchTarget(request, slot) = self.prefetch_queue.next(self.config.prefetch).await;
-            let is_over = request.ahead.as_ref().is_some_and(|ahead| ahead.budget.is_over.load(Ordering::Relaxed));
-            // It may have been fetched since it was queued.
-            if !is_over && !self.is_known(&request.slot) {
-                return PrefetchTarget(request, slot);
-            }
-        }
-    }
-
-    /// Fetches a prefetch target like a client request. Returns whether upstream had it.
-    pub(crate) async fn fetch_target(self: &Arc<Self>, PrefetchTarget(mut request, _slot): PrefetchTarget) -> bool {
-        let (slot, promoted) = (request.slot.clone(), self.prefetch_queue.follow(&request.slot));
-        if let Some(ahead) = &mut request.ahead {
-            ahead.promoted = Some(promoted);
-        }
-        let ahead = request.ahead.clone();
-        let landed = self.fetch_shared(request).await;
-        self.prefetch_queue.leave(&slot);
-        match landed {
-            Ok(_) => true,
-            // A dependency may be unpublished or not readable with these credentials. Other prefetches continue.
-            Err(
-                FirewallError::NotFound(_)
-                | FirewallError::Upstream(
-                    UpstreamError::NotFound | UpstreamError::MissingPage { .. } | UpstreamError::Denied { .. },
-                ),
-            ) => false,
-            Err(_) => {
-                // Upstream failed, so the request's remaining prefetches are cancelled.
-                ahead.inspect(|ahead| ahead.budget.is_over.store(true, Ordering::Relaxed));
-                false
-            }
-        }
-    }
-
-    /// Records the dependencies of the requested version of a document and queues unknown ones for prefetching.
-    pub(crate) fn send_dependency_hints(
-        &self,
-        request: &FetchRequest,
-        known: &PackageSnapshot,
-        document: &[u8],
-        fields: &AbbreviatedFields,
-    ) {
+impl PackageObserver for DependencyHints {
+    fn ingested(&self, event: &mut IngestEvent<'_>) {
+        let request = event.request;
         let spec = request.ahead.as_ref().map_or("latest", |ahead| &*ahead.wanted);
-        let wanted = self.note_wants(known, document, fields, spec);
-        let Some(ahead) = request.ahead.as_ref().filter(|ahead| !ahead.budget.is_over.load(Ordering::Relaxed)) else { return };
+        let context = self.policy.context();
+        let wanted = self.wants.note_dependencies(event.package, &context.policy_snapshot, event.document, event.fields, spec);
+        let Some(ahead) = request.ahead.as_ref().filter(|ahead| self.limit > 0 && !ahead.is_over()) else { return };
         for Dependency { name, wanted } in wanted {
             let registry = self.registries.of(&name);
             // A client's own credentials are sent only to the registry for which the client sent them.
@@ -286,56 +142,77 @@ impl Components {
                 asked: None,
                 ..request.clone()
             };
-            if !self.is_known(&next.slot) && ahead.try_spend() {
-                self.prefetch_queue.push(next);
+            if !self.cache.is_known(&next.slot, context.now) && ahead.try_spend() {
+                self.queue.push(next);
             }
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
+/// Fetches what is in the queue.
+pub(crate) struct Prefetcher {
+    queue: Arc<PrefetchQueue>,
+    limit: usize,
+    fetcher: Arc<Fetcher>,
+    parse_pool: Arc<ParsePool>,
+    cache: Arc<PackageCache>,
+    policy: Arc<PolicyState>,
+}
 
-    use tokio::time::timeout;
-
-    use super::*;
-
-    const TIMEOUT: Duration = Duration::from_secs(60);
-
-    fn render_request() -> (PrefetchContext, Arc<Notify>) {
-        let asked = Arc::new(Notify::new());
-        (PrefetchContext { promoted: Some(Arc::clone(&asked)), ..PrefetchContext::of_question().next("1") }, asked)
+impl Prefetcher {
+    #[must_use]
+    pub(crate) fn new(services: &Services, queue: Arc<PrefetchQueue>, limit: usize, fetcher: Arc<Fetcher>) -> Self {
+        Self {
+            queue,
+            limit,
+            fetcher,
+            parse_pool: Arc::clone(&services.parse_pool),
+            cache: Arc::clone(&services.cache),
+            policy: Arc::clone(&services.policy),
+        }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn prefetch_waits_until_a_client_requests_the_package() {
-        let precedence = ParsePriority::on(2);
-        let (one, asked) = render_request();
-        let awaited = precedence.turn(Some(&PrefetchContext::of_question())).await;
-        assert!(timeout(TIMEOUT, precedence.turn(Some(&one))).await.is_err());
-        // A promoted prefetch does not wait for other clients.
-        asked.notify_one();
-        let promoted = timeout(TIMEOUT, precedence.turn(Some(&one))).await.unwrap();
-        drop(awaited);
-        let (other, _) = render_request();
-        assert!(timeout(TIMEOUT, precedence.turn(Some(&other))).await.is_err());
-        drop(promoted);
-        let held = timeout(TIMEOUT, precedence.turn(Some(&other))).await.unwrap();
-        // One prefetch at a time. Client requests do not wait for it.
-        assert!(timeout(TIMEOUT, precedence.turn(Some(&one))).await.is_err());
-        drop(timeout(TIMEOUT, precedence.turn(None)).await.unwrap());
-        drop(held);
-        drop(timeout(TIMEOUT, precedence.turn(Some(&one))).await.unwrap());
+    /// Returns the number of concurrent prefetches per registry; 0 if prefetching is disabled.
+    #[must_use]
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
     }
 
-    #[test]
-    fn client_request_has_a_limited_prefetch_budget() {
-        let first = PrefetchContext::of_question();
-        let then = first.next("^1").next("^2");
-        assert_eq!(
-            (0..2 * MAX_PREFETCHES).filter(|at| if at % 2 == 0 { &first } else { &then }.try_spend()).count(),
-            MAX_PREFETCHES as usize
-        );
+    /// Waits for the next package worth prefetching.
+    pub(crate) async fn next(&self) -> PrefetchTarget {
+        loop {
+            let PrefetchTarget(request, slot) = self.queue.next(self.limit).await;
+            let is_over = request.ahead.as_ref().is_some_and(PrefetchContext::is_over);
+            // It may have been fetched since it was queued.
+            if !is_over && !self.cache.is_known(&request.slot, self.policy.now()) {
+                return PrefetchTarget(request, slot);
+            }
+        }
+    }
+
+    /// Fetches a prefetch target like a client request. Returns whether upstream had it.
+    pub(crate) async fn fetch(&self, PrefetchTarget(mut request, _slot): PrefetchTarget) -> bool {
+        let (slot, promoted) = (request.slot.clone(), self.parse_pool.priority.register(&request.slot));
+        if let Some(ahead) = &mut request.ahead {
+            ahead.promoted = Some(promoted);
+        }
+        let ahead = request.ahead.clone();
+        let landed = self.fetcher.fetch_shared(request).await;
+        self.parse_pool.priority.unregister(&slot);
+        match landed {
+            Ok(_) => true,
+            // A dependency may be unpublished or not readable with these credentials. Other prefetches continue.
+            Err(
+                FirewallError::NotFound(_)
+                | FirewallError::Upstream(
+                    UpstreamError::NotFound | UpstreamError::MissingPage { .. } | UpstreamError::Denied { .. },
+                ),
+            ) => false,
+            Err(_) => {
+                // Upstream failed, so the request's remaining prefetches are cancelled.
+                ahead.inspect(PrefetchContext::cancel);
+                false
+            }
+        }
     }
 }

@@ -10,13 +10,14 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::firewall::Components;
+use crate::firewall::components::Firewall;
 use crate::firewall::error::FirewallError;
-use crate::firewall::packages::fetch::{DocumentNeed, PackageLookup, task_failed};
+use crate::firewall::packages::request::{DocumentNeed, PackageLookup};
 use crate::firewall::policy_state::Profile;
 use crate::firewall::request::Client;
-use crate::firewall::tarballs::evaluate_removed;
+use crate::firewall::tarballs::admission::evaluate_removed;
 use crate::firewall::verdicts::VerdictTable;
+use crate::firewall::workers::task_failed;
 use crate::npm::packument::index::without_build;
 use crate::npm::semver::range_matching::highest_in_all;
 use crate::npm::{DigestComparison, Integrity, PackageName, Packument, Range};
@@ -88,9 +89,9 @@ impl CheckOutcome {
     }
 }
 
-impl Components {
+impl Firewall {
     /// Returns one outcome for each of `locked`, in their order.
-    pub(crate) async fn check(self: &Arc<Self>, client: &Client, locked: &[LockedVersion]) -> Vec<CheckedVersion> {
+    pub async fn check(&self, client: &Client, locked: &[LockedVersion]) -> Vec<CheckedVersion> {
         let mut by_name: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (at, version) in locked.iter().enumerate() {
             by_name.entry(&version.name).or_default().push(at);
@@ -100,7 +101,7 @@ impl Components {
         let mut tasks = JoinSet::new();
         for (_, places) in by_name {
             let these: Vec<_> = places.into_iter().map(|at| (at, locked[at].clone())).collect();
-            let (inner, client, permits) = (Arc::clone(self), client.clone(), Arc::clone(&permits));
+            let (inner, client, permits) = (self.clone(), client.clone(), Arc::clone(&permits));
             tasks.spawn(async move {
                 // The semaphore is never closed; if it were, nothing would wait.
                 let _turn = permits.acquire().await;
@@ -109,7 +110,10 @@ impl Components {
         }
         while let Some(done) = tasks.join_next().await {
             // Missing results are reported as undecided.
-            for (at, result) in done.unwrap_or_else(|error| self.note_lost(&error, Vec::new())) {
+            for (at, result) in done.unwrap_or_else(|error| {
+                self.0.workers.task_failed(&error);
+                Vec::new()
+            }) {
                 judged[at] = Some(result);
             }
         }
@@ -119,58 +123,49 @@ impl Components {
         judged.into_iter().zip(locked).map(or_lost).collect()
     }
 
-    async fn check_package(
-        self: &Arc<Self>,
-        client: &Client,
-        locked: Vec<(usize, LockedVersion)>,
-    ) -> Vec<(usize, CheckedVersion)> {
+    async fn check_package(&self, client: &Client, locked: Vec<(usize, LockedVersion)>) -> Vec<(usize, CheckedVersion)> {
         let Some((_, first)) = locked.first() else { return Vec::new() };
-        let reading = match PackageName::parse(&first.name) {
-            Ok(name) => match self.lookup(client, &name, DocumentNeed::Index, None).await {
-                Ok(reading) => Ok(self.with_unknown(client, reading, &locked).await),
+        let lookup = match PackageName::parse(&first.name) {
+            Ok(name) => match self.0.packages.lookup(client, &name, DocumentNeed::Index, None).await {
+                Ok(lookup) => Ok(self.with_unknown(client, lookup, &locked).await),
                 Err(rejection) => Err(rejection),
             },
             Err(error) => Err(FirewallError::NotFound(error.to_string().into())),
         };
-        let reading = match reading {
-            Ok(reading) => reading,
+        let lookup = match lookup {
+            Ok(lookup) => lookup,
             Err(rejection) => {
                 return locked.iter().map(|(at, version)| (*at, CheckedVersion::failed(version, &rejection))).collect();
             }
         };
         // Matches untrusted ranges against untrusted versions, so it counts as heavy work.
-        let _permit = self.heavy.acquire(client.address).await;
-        let (inner, profile) = (Arc::clone(self), client.profile);
-        let judging = self.blocking(move || {
-            locked.iter().map(|(at, version)| (*at, inner.check_version(&reading, profile, version))).collect::<Vec<_>>()
+        let _permit = self.0.workers.turn(client.address).await;
+        let (inner, profile) = (self.clone(), client.profile);
+        let judging = self.0.workers.run(move || {
+            locked.iter().map(|(at, version)| (*at, inner.check_version(&lookup, profile, version))).collect::<Vec<_>>()
         });
         judging.await.unwrap_or_default()
     }
 
     /// Returns `reading`, or a newer lookup if a locked version is missing from it.
-    async fn with_unknown(
-        self: &Arc<Self>,
-        client: &Client,
-        reading: PackageLookup,
-        locked: &[(usize, LockedVersion)],
-    ) -> PackageLookup {
+    async fn with_unknown(&self, client: &Client, lookup: PackageLookup, locked: &[(usize, LockedVersion)]) -> PackageLookup {
         let is_known =
-            |version: &str| reading.known.packument.as_ref().is_some_and(|packument| packument.find(version).is_some());
+            |version: &str| lookup.package.packument.as_ref().is_some_and(|packument| packument.find(version).is_some());
         for (_, unknown) in locked.iter().filter(|(_, locked)| !is_known(&locked.version)) {
-            if let Some(again) = self.ask_once_more(client, &reading, &unknown.version, DocumentNeed::Index).await {
+            if let Some(again) = self.0.packages.recheck(client, &lookup, &unknown.version, DocumentNeed::Index).await {
                 return again;
             }
         }
-        reading
+        lookup
     }
 
-    fn check_version(&self, reading: &PackageLookup, profile: Profile, locked: &LockedVersion) -> CheckedVersion {
-        let known = &reading.known;
-        let packument = known.packument.as_ref();
-        let policy_snapshot = self.policy_snapshot();
-        let table = known.verdicts(&policy_snapshot, profile);
+    fn check_version(&self, lookup: &PackageLookup, profile: Profile, locked: &LockedVersion) -> CheckedVersion {
+        let package = &lookup.package;
+        let packument = package.packument.as_ref();
+        let policy_snapshot = self.0.policy.snapshot();
+        let table = package.verdicts(&policy_snapshot, profile);
         let entry = packument.and_then(|packument| packument.find_same(&locked.version));
-        let removed = |version| evaluate_removed(known, version, &policy_snapshot, profile);
+        let removed = |version| evaluate_removed(package, version, &policy_snapshot, profile);
         let (verdict, stated) = match entry {
             Some((at, entry)) => (table.verdict(at).clone(), entry.integrity.clone()),
             None => match removed(&locked.version).or_else(|| removed(without_build(&locked.version))) {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::firewall::Components;
+use crate::firewall::components::Firewall;
 use crate::npm::PackageName;
 use crate::policy::FeedTrust;
 use crate::store::IndicatorHit;
@@ -21,11 +21,12 @@ pub struct EgressRequest<'a> {
     pub place: &'a str,
 }
 
-impl Components {
+impl Firewall {
     /// Returns the reason if a feed lists the destination as an indicator of malware and the feed's trust refuses it. Every hit
     /// is recorded as an event, refused or not.
-    pub(crate) fn check_egress(&self, contacting: &EgressRequest<'_>) -> Option<String> {
-        let policy_snapshot = self.policy_snapshot();
+    #[must_use]
+    pub fn check_egress(&self, contacting: &EgressRequest<'_>) -> Option<String> {
+        let policy_snapshot = self.0.policy.snapshot();
         let found = policy_snapshot.advisories.match_indicator(contacting.host)?;
         let client = match contacting.user {
             Some(user) => format!("{user}@{}", contacting.client),
@@ -40,7 +41,7 @@ impl Components {
             client: &client,
             refused,
         }
-        .emit(&self.metrics);
+        .emit(self.0.recorder.metrics());
         let contact = IndicatorHit {
             advisory: found.advisory.to_owned(),
             feed: found.feed.to_owned(),
@@ -48,7 +49,7 @@ impl Components {
             place: contacting.place.to_owned(),
             package: PackageName::parse(found.package).ok(),
         };
-        self.ledger.record_event(contact.to_event(), self.clock.now());
+        self.0.recorder.ledger_event(contact.to_event());
         refused.then(|| {
             format!(
                 "{} of the feed `{}` lists `{}` as contacted by malware in `{}`",

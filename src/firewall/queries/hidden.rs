@@ -2,11 +2,11 @@
 
 use jiff::Timestamp;
 
-use crate::firewall::Components;
+use crate::firewall::components::Firewall;
 use crate::firewall::package::CacheKey;
 use crate::firewall::request::Client;
-use crate::firewall::wanted_versions::Want;
-use crate::firewall::wanted_versions::{is_satisfied, pick_unfiltered};
+use crate::firewall::verdicts::resolve::{is_satisfied, pick_unfiltered};
+use crate::firewall::verdicts::want::Want;
 use crate::npm::{PackageName, Version};
 use crate::policy::{RuleId, Verdict};
 
@@ -50,14 +50,15 @@ pub struct HeldVersion {
     pub nearest: Option<Box<str>>,
 }
 
-impl Components {
+impl Firewall {
     /// Returns the hidden versions of a package and those the project requires; `None` if nothing is hidden or known. A version
     /// that the project requires and no visible version can replace is recorded as refused.
-    pub(crate) fn hidden(&self, client: &Client, name: &PackageName, wants: &[Want]) -> Option<HiddenVersions> {
-        let slot = CacheKey::of(name, self.registries.of(name), &client.authorization);
-        let known = self.documents.get(&slot)?;
-        let packument = known.packument.as_ref()?;
-        let table = known.verdicts(&self.policy_snapshot(), client.profile);
+    #[must_use]
+    pub fn hidden_versions(&self, client: &Client, name: &PackageName, wants: &[Want]) -> Option<HiddenVersions> {
+        let slot = CacheKey::of(name, self.0.registries.of(name), &client.authorization);
+        let package = self.0.cache.get(&slot)?;
+        let packument = package.packument.as_ref()?;
+        let table = package.verdicts(&self.0.policy.snapshot(), client.profile);
         let shown = packument.entries.iter().zip(&table.shown).filter(|(_, shown)| **shown);
         let shown = shown.filter_map(|(entry, _)| entry.version.as_ref());
         // Stable versions rank above all prereleases, as for clients that use `latest`.
@@ -74,7 +75,7 @@ impl Components {
         let rest = hidden.split_off(newer);
         let others = rest.first().and_then(|(_, at)| Some((kept(*at)?, rest.len())));
         let newer: Vec<HeldVersion> = hidden.into_iter().filter_map(|(_, at)| kept(at)).collect();
-        let of_others = self.wants.of(&slot);
+        let of_others = self.0.wants.of(&slot);
         let of_others = of_others.as_deref().unwrap_or_default();
         let wanted = wants.iter().chain(of_others).filter_map(|want| {
             let at = pick_unfiltered(packument, &want.spec).filter(|at| !table.shown[*at])?;
@@ -85,7 +86,7 @@ impl Components {
         // The command fails because of these, but most clients request no tarball of them.
         for missing in wanted.iter().filter(|wanted| wanted.fails && wanted.want.is_direct && client.is_installing) {
             if let Some((at, _)) = packument.find(&missing.kept.version) {
-                self.report_withheld(client, packument, &table, at, self.clock.now());
+                self.0.recorder.withheld(client, packument, &table, at, self.0.policy.now());
             }
         }
         let is_wanted = !(wants.is_empty() && of_others.is_empty());

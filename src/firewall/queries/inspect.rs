@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::firewall::Components;
+use crate::firewall::components::Firewall;
 use crate::firewall::error::FirewallError;
 use crate::firewall::package::removed::RemovedVersion;
-use crate::firewall::packages::fetch::DocumentNeed;
-use crate::firewall::queries::packument::EvaluatedPackage;
+use crate::firewall::packages::request::DocumentNeed;
+use crate::firewall::packages::service::EvaluatedPackage;
 use crate::firewall::request::Client;
 use crate::npm::PackumentForm;
 use crate::npm::{Integrity, PackageName, Version};
@@ -42,21 +42,21 @@ pub struct InspectedVersion {
     pub records: Vec<String>,
 }
 
-impl Components {
-    pub(crate) async fn inspect(
-        self: &Arc<Self>,
-        client: &Client,
-        name: &PackageName,
-    ) -> Result<PackageInspection, FirewallError> {
-        let EvaluatedPackage { reading, packument, table, .. } =
-            self.evaluated(client, name, DocumentNeed::Form(PackumentForm::Abbreviated), None).await?;
-        let (policy_snapshot, profile, known) = (self.policy_snapshot(), client.profile, Arc::clone(&reading.known));
+impl Firewall {
+    /// Returns every version of a package with its verdict.
+    ///
+    /// # Errors
+    /// Returns an error if the package does not exist or upstream is unavailable.
+    pub async fn inspect(&self, client: &Client, name: &PackageName) -> Result<PackageInspection, FirewallError> {
+        let EvaluatedPackage { lookup, packument, table, .. } =
+            self.0.packages.evaluated(client, name, DocumentNeed::Form(PackumentForm::Abbreviated), None).await?;
+        let (policy_snapshot, profile, package) = (self.0.policy.snapshot(), client.profile, Arc::clone(&lookup.package));
         let inspect = move || {
             let name = &packument.name;
-            let advisories = policy_snapshot.advisories.of(name.as_str()).applicable_to(known.dated(&packument));
+            let advisories = policy_snapshot.advisories.of(name.as_str()).applicable_to(package.dated(&packument));
             let rules = policy_snapshot.policy(profile).for_package(name);
             let inspected = |(at, entry): (usize, &crate::npm::packument::index::VersionEntry)| {
-                let facts = known.facts(&packument, at, &advisories);
+                let facts = package.facts(&packument, at, &advisories);
                 InspectedVersion {
                     key: entry.key.clone(),
                     version: entry.version.clone(),
@@ -69,30 +69,33 @@ impl Components {
             let versions = packument.entries.iter().enumerate().map(inspected).collect();
             PackageInspection { name: name.clone(), dist_tags: packument.dist_tags.clone(), versions }
         };
-        self.over_versions(&reading.known, client.address, inspect).await
+        self.0.workers.run_over_versions(&lookup.package, client.address, inspect).await
     }
 
     /// Returns the verdict of each version as of its instant, with current rules and feeds and the decisions of that time; `None`
     /// for a version that was never seen.
-    pub(crate) async fn evaluate_as_of(
-        self: &Arc<Self>,
+    ///
+    /// # Errors
+    /// Returns an error if the package does not exist or upstream is unavailable.
+    pub async fn evaluate_as_of(
+        &self,
         client: &Client,
         name: &PackageName,
         wanted: &[(&str, Timestamp)],
     ) -> Result<Vec<Option<Verdict>>, FirewallError> {
-        let known = self.lookup(client, name, DocumentNeed::Form(PackumentForm::Abbreviated), None).await?.known;
-        let present = self.policy_snapshot();
-        let packument = known.packument.as_deref();
-        let versions = packument.into_iter().flat_map(|packument| known.dated(packument));
+        let package = self.0.packages.lookup(client, name, DocumentNeed::Form(PackumentForm::Abbreviated), None).await?.package;
+        let present = self.0.policy.snapshot();
+        let packument = package.packument.as_deref();
+        let versions = packument.into_iter().flat_map(|packument| package.dated(packument));
         let advisories = present.advisories.of(name.as_str()).applicable_to(versions);
         let judge_one = |(version, at): &(&str, Timestamp)| {
             let policy_snapshot = present.as_of(*at);
             let rules = policy_snapshot.policy(client.profile).for_package(name);
             if let Some((packument, (place, _))) = packument.and_then(|packument| Some((packument, packument.find(version)?))) {
-                let facts = known.facts(packument, place, &advisories);
+                let facts = package.facts(packument, place, &advisories);
                 return Some(policy_snapshot.evaluate(&rules, &facts, *at, &mut ()));
             }
-            let removed = RemovedVersion::find(&known, version, &policy_snapshot)?;
+            let removed = RemovedVersion::find(&package, version, &policy_snapshot)?;
             Some(policy_snapshot.evaluate(&rules, &removed.facts(Some(*at)), *at, &mut ()))
         };
         Ok(wanted.iter().map(judge_one).collect())

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::firewall::Components;
+use crate::firewall::components::Firewall;
 use crate::firewall::error::FirewallError;
-use crate::firewall::package::{CacheKey, PackageSnapshot};
+use crate::firewall::package::CacheKey;
 use crate::firewall::policy_state::Profile;
 use crate::firewall::request::Client;
+use crate::firewall::verdicts::cache::CachedPackage;
 use crate::npm::packument::index::VersionEntry;
 use crate::npm::{PackageName, Version};
 use crate::policy::{Facts, UnknownFacts};
@@ -31,23 +32,27 @@ const PERSON: [&str; 4] = ["username", "name", "email", "url"];
 /// The members of `links`.
 const LINKS: [&str; 4] = ["npm", "homepage", "repository", "bugs"];
 
-impl Components {
+impl Firewall {
+    /// Passes a search to upstream and filters its results.
+    ///
+    /// # Errors
+    /// Returns an error if upstream is unavailable.
     pub(crate) async fn search(
-        self: &Arc<Self>,
+        &self,
         client: &Client,
         passage: PassthroughRequest,
     ) -> Result<PassthroughResponse, FirewallError> {
-        let mut passed = self.pass(client, None, passage).await?;
+        let mut passed = self.0.passthrough.send(client, None, passage).await?;
         if !passed.status.is_success() {
             return Ok(passed);
         }
-        let _share = self.share_of_answer(&passed).await?;
-        let _permit = self.heavy.acquire(client.address).await;
-        let (inner, client, body) = (Arc::clone(self), client.clone(), std::mem::take(&mut passed.body));
-        let filtered = self.blocking(move || inner.filter(&client, &body)).await?;
+        let _share = self.0.passthrough.reserve_for_parsing(&passed).await?;
+        let _permit = self.0.workers.turn(client.address).await;
+        let (inner, client, body) = (self.clone(), client.clone(), std::mem::take(&mut passed.body));
+        let filtered = self.0.workers.run(move || inner.filter(&client, &body)).await?;
         // A response that cannot be parsed cannot be filtered.
         let Some(filtered) = filtered else {
-            let host = Arc::clone(self.registries.default_registry().id());
+            let host = Arc::clone(self.0.registries.default_registry().id());
             return Err(UpstreamError::Broken { host, detail: "invalid search results".into() }.into());
         };
         passed.body = filtered.to_string().into();
@@ -71,8 +76,8 @@ impl Components {
         let package = object.get("package")?;
         let name = PackageName::parse(package.get("name")?.as_str()?).ok()?;
         let version = package.get("version")?.as_str()?;
-        let slot = CacheKey::of(&name, self.registries.of(&name), &client.authorization);
-        let described = match self.documents.get(&slot) {
+        let slot = CacheKey::of(&name, self.0.registries.of(&name), &client.authorization);
+        let described = match self.0.cache.get(&slot) {
             Some(known) => self.of_known(&known, package, version, client.profile)?,
             // The view of other tokens may hide the version, but discloses nothing else.
             None if self.is_hidden_from_others(&slot, version, client.profile) => return None,
@@ -88,15 +93,15 @@ impl Components {
 
     /// Checks whether the document that another client's token was shown last contains this version and hides it.
     fn is_hidden_from_others(&self, slot: &CacheKey, version: &str, profile: Profile) -> bool {
-        let Some(known) = self.documents.get(&slot.shared()).filter(|_| slot.is_client_scoped()) else { return false };
+        let Some(known) = self.0.cache.get(&slot.shared()).filter(|_| slot.is_client_scoped()) else { return false };
         let at = known.packument.as_ref().and_then(|packument| packument.find(version)).map(|(at, _)| at);
-        at.is_some_and(|at| !known.verdicts(&self.policy_snapshot(), profile).shown[at])
+        at.is_some_and(|at| !known.verdicts(&self.0.policy.snapshot(), profile).shown[at])
     }
 
     /// Describes the version of the result if it is visible, else the visible `latest` from the packument alone.
-    fn of_known(&self, known: &PackageSnapshot, package: &Value, version: &str, profile: Profile) -> Option<Value> {
+    fn of_known(&self, known: &CachedPackage, package: &Value, version: &str, profile: Profile) -> Option<Value> {
         let packument = known.packument.as_ref()?;
-        let table = known.verdicts(&self.policy_snapshot(), profile);
+        let table = known.verdicts(&self.0.policy.snapshot(), profile);
         let shown = packument.find(version).filter(|(at, _)| table.shown[*at]).map(|(_, entry)| entry);
         // Registries describe `latest`. If that is hidden, the texts may be about it, regardless of the stated version.
         let is_latest = packument.dist_tags.iter().any(|(tag, target)| **tag == *"latest" && **target == *version);
@@ -118,9 +123,9 @@ impl Components {
 
     /// Describes the version of the result if its date allows it. A version without a date counts as published now.
     fn of_unknown(&self, name: &PackageName, package: &Value, version: &str, profile: Profile) -> Option<Value> {
-        let now = self.clock.now();
+        let now = self.0.policy.now();
         let published = package.get("date").and_then(Value::as_str).and_then(timestamp::parse);
-        let (policy_snapshot, parsed) = (self.policy_snapshot(), Version::parse(version));
+        let (policy_snapshot, parsed) = (self.0.policy.snapshot(), Version::parse(version));
         let advisories = policy_snapshot.advisories.of(name.as_str()).applicable_to(std::iter::empty());
         let facts = Facts {
             published,

@@ -3,33 +3,25 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::firewall::Components;
+use crate::firewall::components::Firewall;
+use crate::firewall::credential_binding::registry_of;
 use crate::firewall::error::FirewallError;
 use crate::firewall::package::CacheKey;
-use crate::firewall::packages::fetch::DocumentNeed;
-use crate::firewall::queries::packument::EvaluatedPackage;
+use crate::firewall::packages::request::DocumentNeed;
+use crate::firewall::packages::service::EvaluatedPackage;
 use crate::firewall::request::Client;
 use crate::npm::PackumentView;
 use crate::npm::compression::SegmentEncoder;
 use crate::npm::packument::parse;
 use crate::npm::packument::render::{RenderSource, VersionFilter};
 use crate::npm::{Endpoint, PackageName, Packument, PackumentForm, ParsedPackument};
-use crate::units::timestamp;
 use crate::upstream::{Authorization, PassthroughRequest, PassthroughResponse, Registry};
-
-/// How long a token stays confirmed for a package.
-const CONFIRMATION_TTL: Duration = Duration::from_hours(1);
-
-/// How long a failed confirmation is cached.
-const REJECTION_TTL: Duration = Duration::from_secs(10);
 
 /// The largest body in which tarball URLs are restored, in bytes. A larger one is a publish, whose URLs registries write
 /// themselves.
@@ -38,98 +30,91 @@ const MAX_RESTORED_BYTES: usize = 32 << 20;
 /// The query with which clients request a packument that they will send back changed.
 const WRITE_QUERY: &str = "?write=true";
 
-impl Components {
-    /// Passes a write to upstream, or returns the packument that a write starts with.
-    pub(crate) async fn write_through(
-        self: &Arc<Self>,
+impl Firewall {
+    /// Passes a write to upstream, or returns the packument that a write starts with. The next read of the package is revalidated.
+    ///
+    /// # Errors
+    /// Returns an error if upstream is unavailable, or if the client may not see what it asks for.
+    pub(crate) async fn write(
+        &self,
         client: &Client,
         name: Option<&PackageName>,
         mut passage: PassthroughRequest,
     ) -> Result<PassthroughResponse, FirewallError> {
-        let registry = Arc::clone(self.registry_of(client, name, true)?);
+        let registry = Arc::clone(registry_of(&self.0.registries, client, name, true)?);
         if passage.is_read() {
             return match name.filter(|name| is_packument(&passage, name)) {
                 Some(name) => self.writable_packument(client, name, &registry).await,
-                None => self.pass(client, name, passage).await,
+                None => self.0.passthrough.send(client, name, passage).await,
             };
         }
         let (path, method, body) = (passage.path.clone(), passage.method.clone(), passage.body.clone());
         if let Some(name) = name.filter(|_| body.len() <= MAX_RESTORED_BYTES) {
-            let mut share = self.allowance.share();
-            share.grow_to(2 * body.len() as u64).await?;
+            let _reservation = self.0.passthrough.reserve(2 * body.len() as u64).await?;
             let (base, name, to) = (Arc::clone(&client.base.text), name.clone(), registry.id().to_string());
-            let restored = self.blocking(move || restore_addresses(&body, &base, &name, &to)).await?;
+            let restored = self.0.workers.run(move || restore_addresses(&body, &base, &name, &to)).await?;
             passage.body = restored.unwrap_or(passage.body);
         }
         let sent = passage.body.clone();
-        let passed = self.pass(client, name, passage).await;
-        let now = self.clock.now();
+        let passed = self.0.passthrough.send(client, name, passage).await;
+        let now = self.0.policy.now();
         let Ok(answer) = &passed else {
             // The failure may have happened after the change.
-            self.forget(name, &registry, now);
+            self.invalidate(name, &registry, now);
             return passed;
         };
         if answer.status.is_client_error() {
             return passed;
         }
         if !answer.status.is_success() {
-            self.forget(name, &registry, now);
+            self.invalidate(name, &registry, now);
             return passed;
         }
         let staged = path.starts_with("-/stage/").then(|| named_in(&answer.body)).flatten();
-        self.forget(name.or(staged.as_ref()), &registry, now);
+        self.invalidate(name.or(staged.as_ref()), &registry, now);
         if name.is_none() && staged.is_none() && path.starts_with("-/stage/") {
             // A package whose name is unknown here may have been published.
-            self.absent.invalidate_all();
-            self.unreachable.invalidate_all();
+            self.0.cache.clear_all_failures();
         }
         if let (Some(name), Authorization::Own(_)) = (name, &client.authorization) {
-            let confirms = self.blocking(move || confirms(method.as_str(), &path, &sent)).await?;
+            let confirms = self.0.workers.run(move || confirms(method.as_str(), &path, &sent)).await?;
             if confirms {
-                self.writers.insert(CacheKey::of(name, &registry, &client.authorization), now);
+                self.0.writers.confirm(CacheKey::of(name, &registry, &client.authorization), now);
             }
         }
         passed
     }
 
     /// Invalidates a package in all views, so that upstream is asked again.
-    fn forget(&self, name: Option<&PackageName>, registry: &Registry, now: Timestamp) {
+    fn invalidate(&self, name: Option<&PackageName>, registry: &Registry, now: Timestamp) {
         let Some(name) = name else { return };
-        self.written.insert(name.clone(), now);
-        self.last_written.fetch_max(now.as_millisecond(), Ordering::Relaxed);
-        self.silence.mark_responsive(registry.id());
-    }
-
-    /// Checks whether no write went through this process since `since`.
-    pub(crate) fn outlives_writes(&self, name: &PackageName, since: Timestamp) -> bool {
-        since.as_millisecond() > self.last_written.load(Ordering::Relaxed)
-            || self.written.get(name).is_none_or(|written| since > written)
+        self.0.cache.invalidate(name, now);
+        self.0.fetcher.mark_responsive(registry);
     }
 
     /// Returns the packument with all versions and tarball URLs below the base URL, to be sent back changed.
     async fn writable_packument(
-        self: &Arc<Self>,
+        &self,
         client: &Client,
         name: &PackageName,
         registry: &Arc<Registry>,
     ) -> Result<PassthroughResponse, FirewallError> {
-        let EvaluatedPackage { reading, packument: known, table, .. } =
-            self.evaluated(client, name, DocumentNeed::Form(PackumentForm::Full), None).await?;
+        let EvaluatedPackage { lookup, packument: known, table, .. } =
+            self.0.packages.evaluated(client, name, DocumentNeed::Form(PackumentForm::Full), None).await?;
         // Checked before anything large is fetched.
         let held = table.shown.iter().filter(|shown| !**shown).count();
         if held > 0 && !self.is_confirmed(client, name, registry).await {
             return Err(FirewallError::NotEntitled(unconfirmed(name, held).into()));
         }
-        let mut share = self.allowance.share();
-        share.grow_to(3 * reading.known.document.length).await?;
+        let mut share = self.0.passthrough.reserve(3 * lookup.package.document.length).await?;
         let passage = PassthroughRequest::get(format!("{}{WRITE_QUERY}", name.to_segment()));
-        let passed = self.pass(client, Some(name), passage).await?;
+        let passed = self.0.passthrough.send(client, Some(name), passage).await?;
         if !passed.status.is_success() {
             return Ok(passed);
         }
         let (length, base, this) = (passed.body.len() as u64, Arc::clone(&client.base.text), name.clone());
         share.grow_to(3 * length).await?;
-        let rendered = self.blocking(move || {
+        let rendered = self.0.workers.run(move || {
             let rendered = render_whole(&this, &passed.body, &base);
             drop(share);
             rendered
@@ -148,28 +133,36 @@ impl Components {
                 versions.hidden = hidden,
                 "hidden versions shown for a write"
             );
-            self.event("unfiltered_packument", Some(name), None, format!("{hidden} hidden versions, to {}", client.address));
+            self.0.recorder.event(
+                "unfiltered_packument",
+                Some(name),
+                None,
+                format!("{hidden} hidden versions, to {}", client.address),
+            );
         }
         Ok(PassthroughResponse::of_json(body))
     }
 
     /// Checks whether upstream confirmed within the hour that the client's token may write the package. It did if it accepted a
     /// write that only owners may make, or if the token's account may write.
-    async fn is_confirmed(self: &Arc<Self>, client: &Client, name: &PackageName, registry: &Arc<Registry>) -> bool {
+    async fn is_confirmed(&self, client: &Client, name: &PackageName, registry: &Arc<Registry>) -> bool {
         let slot = CacheKey::of(name, registry, &client.authorization);
         if !slot.is_client_scoped() {
             return false;
         }
-        let now = self.clock.now();
-        if self.writers.get(&slot).is_some_and(|since| timestamp::is_within(since, CONFIRMATION_TTL, now)) {
-            return true;
+        let now = self.0.policy.now();
+        if let Some(may_write) = self.0.writers.find(&slot, now) {
+            return may_write;
         }
-        let is_stranger = self.strangers.get(&slot).is_some_and(|since| timestamp::is_within(since, REJECTION_TTL, now));
-        if is_stranger || !self.once_more.admits(client.address, now) {
+        if !self.0.packages.rechecks.admits(client.address, now) {
             return false;
         }
         let may_write = self.may_write(client, name).await.unwrap_or(false);
-        if may_write { &self.writers } else { &self.strangers }.insert(slot, now);
+        if may_write {
+            self.0.writers.confirm(slot, now);
+        } else {
+            self.0.writers.reject(slot, now);
+        }
         may_write
     }
 
@@ -181,7 +174,7 @@ impl Components {
             username: String,
         }
         let ask = async |path: String| {
-            let passed = self.pass(client, Some(name), PassthroughRequest::get(path)).await.ok()?;
+            let passed = self.0.passthrough.send(client, Some(name), PassthroughRequest::get(path)).await.ok()?;
             passed.status.is_success().then_some(passed.body)
         };
         let account: Account = serde_json::from_slice(&ask("-/whoami".to_owned()).await?).ok()?;

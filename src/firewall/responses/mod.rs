@@ -5,14 +5,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use moka::sync::Cache;
 
 use crate::firewall::error::FirewallError;
-use crate::firewall::package::{CacheKey, PackageSnapshot};
-use crate::firewall::packages::fetch_slots::SlotRequest;
-use crate::firewall::policy_state::Profile;
+use crate::firewall::package::CacheKey;
+use crate::firewall::packages::fetch_slots::{SharedFetches, SlotRequest};
+use crate::firewall::packages::ingest::{IngestEvent, PackageObserver};
+use crate::firewall::packages::parse_pool::ParsePool;
+use crate::firewall::packages::request::{PackageLookup, RenderRequest};
+use crate::firewall::packages::service::PackageService;
+use crate::firewall::packages::services::Services;
+use crate::firewall::passthrough::ReservedBytes;
+use crate::firewall::policy_state::{PolicyState, Profile};
+use crate::firewall::recorder::Recorder;
 use crate::firewall::request::{BaseUrl, Client, ContentCoding, PackumentResponse};
 use crate::firewall::verdicts::VerdictTable;
-use crate::firewall::{Components, PackageLookup, ReservedBytes};
+use crate::firewall::verdicts::cache::CachedPackage;
+use crate::firewall::workers::Workers;
+use crate::net::MemoryBudget;
 use crate::npm::AbbreviatedFields;
 use crate::npm::PackumentForm;
 use crate::npm::PackumentView;
@@ -20,25 +30,15 @@ use crate::npm::compression::{SegmentEncoder, SegmentFormat};
 use crate::npm::packument::parse;
 use crate::npm::packument::render::{RenderSource, VersionFilter};
 use crate::npm::{Algorithm, Digest, PackageName};
-use crate::telemetry::{CacheLabel, CacheLookup, CacheOutcome};
+use crate::telemetry::{CacheLabel, CacheOutcome};
 
 /// The size in bytes from which a rendered view triggers eviction at once.
 const LARGE_VIEW_BYTES: u32 = 1 << 20;
 
-/// The rendering that the client of a fetch needs when it completes.
-#[derive(Debug, Clone)]
-pub(crate) struct RenderRequest {
-    pub form: PackumentForm,
-    /// The compression of the segments.
-    pub packing: SegmentFormat,
-    pub base: BaseUrl,
-    pub profile: Profile,
-}
-
 /// The inputs of a response to assemble.
 struct Wanted<'a> {
     key: &'a ViewKey,
-    known: &'a PackageSnapshot,
+    package: &'a CachedPackage,
     table: &'a Arc<VerdictTable>,
     coding: ContentCoding,
     restricted: bool,
@@ -135,16 +135,130 @@ impl CachedView {
     }
 }
 
-impl Components {
+/// The rendered views, bounded in bytes.
+pub(crate) struct ViewCache {
+    views: Cache<ViewKey, Arc<CachedView>>,
+    policy: Arc<PolicyState>,
+}
+
+impl ViewCache {
+    /// Creates a cache of at most `bytes`.
+    #[must_use]
+    pub(crate) fn new(bytes: u64, policy: Arc<PolicyState>) -> Self {
+        let views = Cache::builder().max_capacity(bytes).weigher(|_, view: &Arc<CachedView>| view.weight());
+        Self { views: views.build(), policy }
+    }
+
+    /// Renders `document`, which must be that of `known`, and caches the view. Blocks. `fields` save parsing the document again.
+    fn render(
+        &self,
+        package: &CachedPackage,
+        document: &[u8],
+        fields: Option<&AbbreviatedFields>,
+        render_request: &RenderRequest,
+        press: &mut SegmentEncoder,
+    ) -> Option<Arc<CachedView>> {
+        let packument = package.packument.as_ref()?;
+        let again;
+        let fields = if let Some(fields) = fields {
+            fields
+        } else {
+            again = parse::parse(&package.slot.name, document).ok()?.fields;
+            &again
+        };
+        let table = package.verdicts(&self.policy.snapshot(), render_request.profile);
+        press.set_format(render_request.packing);
+        let view = PackumentView::render(
+            RenderSource { document, packument, fields },
+            render_request.form,
+            render_request.base.rewriting(),
+            &|at| !table.shown[at],
+            press,
+        );
+        let rendered = Arc::new(CachedView {
+            content: package.content(),
+            form: render_request.form,
+            name: package.slot.name.clone(),
+            base: render_request.base.clone(),
+            view,
+            answers: Mutex::default(),
+        });
+        if render_request.base.cacheable {
+            let (form, packing, base) = (render_request.form, render_request.packing, Arc::clone(render_request.base.view()));
+            let key = ViewKey { slot: package.slot.shared(), form, packing, base, profile: render_request.profile };
+            self.views.insert(key, Arc::clone(&rendered));
+            // Otherwise the views that it displaces would stay until the next request.
+            if rendered.weight() > LARGE_VIEW_BYTES {
+                self.views.run_pending_tasks();
+            }
+        }
+        Some(rendered)
+    }
+}
+
+impl PackageObserver for ViewCache {
+    /// Renders a new document for the client that waits for it.
+    fn ingested(&self, event: &mut IngestEvent<'_>) {
+        if let Some(render_request) = &event.request.render_request {
+            self.render(event.package, event.document, Some(event.fields), render_request, event.encoder);
+        }
+    }
+}
+
+/// Makes packument responses, and caches them.
+pub(crate) struct ResponseCache {
+    views: Arc<ViewCache>,
+    /// Uncompressed responses, bounded in bytes.
+    unsegmented: Cache<UnsegmentedKey, Arc<UnsegmentedResponse>>,
+    running: SharedFetches<ViewKey, Result<Arc<CachedView>, FirewallError>>,
+    /// Memory for unsegmented responses until they are sent, with one lane per client.
+    memory: Arc<MemoryBudget>,
+    packages: Arc<PackageService>,
+    parse_pool: Arc<ParsePool>,
+    policy: Arc<PolicyState>,
+    recorder: Arc<Recorder>,
+    workers: Arc<Workers>,
+}
+
+impl ResponseCache {
+    /// Creates a cache of at most `bytes` besides `views`. `memory` bounds the unsegmented responses that are being sent.
+    #[must_use]
+    pub(crate) fn new(
+        services: &Services,
+        views: Arc<ViewCache>,
+        bytes: u64,
+        memory: Arc<MemoryBudget>,
+        packages: Arc<PackageService>,
+    ) -> Self {
+        let unsegmented = Cache::builder().max_capacity(bytes);
+        Self {
+            views,
+            unsegmented: unsegmented.weigher(|_, response: &Arc<UnsegmentedResponse>| response.weight()).build(),
+            running: SharedFetches::new(),
+            memory,
+            packages,
+            parse_pool: Arc::clone(&services.parse_pool),
+            policy: Arc::clone(&services.policy),
+            recorder: Arc::clone(&services.recorder),
+            workers: Arc::clone(&services.workers),
+        }
+    }
+
+    /// Returns the approximate memory of all cached responses, in bytes.
+    #[must_use]
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.views.views.weighted_size() + self.unsegmented.weighted_size()
+    }
+
     /// Returns the packument of `reading` as the client may see it; `None` if another document arrived in the meantime and the
     /// request must be repeated.
     ///
     /// # Errors
     /// Returns an error if the document must be read again and cannot be.
-    pub(crate) async fn answer(
+    pub(crate) async fn packument(
         self: &Arc<Self>,
         client: &Client,
-        reading: &PackageLookup,
+        lookup: &PackageLookup,
         table: &Arc<VerdictTable>,
         form: PackumentForm,
         coding: ContentCoding,
@@ -152,27 +266,27 @@ impl Components {
         let restricted = table.restrictions.is_some() && client.agent.reads_policy_restrictions();
         let packing = coding.segment_format();
         let key = ViewKey {
-            slot: reading.known.slot.shared(),
+            slot: lookup.package.slot.shared(),
             form,
             packing,
             base: Arc::clone(client.base.view()),
             profile: client.profile,
         };
-        if let Some(answer) = self.kept(&key, &reading.known, table, coding, restricted) {
-            CacheLookup { cache: CacheLabel::Answer, outcome: CacheOutcome::Hit }.emit(&self.metrics);
+        if let Some(answer) = self.kept(&key, &lookup.package, table, coding, restricted) {
+            self.recorder.cache_lookup(CacheLabel::Answer, CacheOutcome::Hit);
             return Ok(Some(answer));
         }
-        CacheLookup { cache: CacheLabel::Answer, outcome: CacheOutcome::Miss }.emit(&self.metrics);
-        let rendered = self.views.get(&key).filter(|rendered| rendered.content == reading.known.content);
-        let wanted = Wanted { key: &key, known: &reading.known, table, coding, restricted };
+        self.recorder.cache_lookup(CacheLabel::Answer, CacheOutcome::Miss);
+        let rendered = self.views.views.get(&key).filter(|rendered| rendered.content == lookup.package.content());
+        let wanted = Wanted { key: &key, package: &lookup.package, table, coding, restricted };
         let mut answer = None;
         if let Some(rendered) = rendered {
             answer = Box::pin(self.assemble(client, rendered, &wanted)).await?;
         }
         if answer.is_none() {
             let render_request = RenderRequest { form, packing, base: client.base.clone(), profile: client.profile };
-            let rendered = Box::pin(self.render_shared(client, key.clone(), reading.clone(), render_request)).await?;
-            if rendered.content != reading.known.content {
+            let rendered = Box::pin(self.render_shared(client, key.clone(), lookup.clone(), render_request)).await?;
+            if rendered.content != lookup.package.content() {
                 return Ok(None);
             }
             answer = Box::pin(self.assemble(client, rendered, &wanted)).await?;
@@ -184,16 +298,16 @@ impl Components {
     fn kept(
         &self,
         key: &ViewKey,
-        known: &PackageSnapshot,
+        package: &CachedPackage,
         table: &VerdictTable,
         coding: ContentCoding,
         restricted: bool,
     ) -> Option<PackumentResponse> {
         if !coding.is_segmented() {
             let whole = self.unsegmented.get(&(key.clone(), coding, restricted))?;
-            return (whole.content == known.content && whole.table == table.identity).then(|| whole.answer.clone());
+            return (whole.content == package.content() && whole.table == table.identity).then(|| whole.answer.clone());
         }
-        let rendered = self.views.get(key).filter(|rendered| rendered.content == known.content)?;
+        let rendered = self.views.views.get(key).filter(|rendered| rendered.content == package.content())?;
         rendered.kept(restricted, table)
     }
 
@@ -205,19 +319,19 @@ impl Components {
         rendered: Arc<CachedView>,
         wanted: &Wanted<'_>,
     ) -> Result<Option<PackumentResponse>, FirewallError> {
-        let &Wanted { key, known, table, coding, restricted } = wanted;
-        let now = self.clock.now();
+        let &Wanted { key, package, table, coding, restricted } = wanted;
+        let now = self.policy.now();
         if coding.is_segmented() {
             let (of, by) = (Arc::clone(&rendered), Arc::clone(table));
             let join = move || of.assemble(&by, coding, restricted, now);
-            let answer = self.over_versions(known, client.address, join).await?;
+            let answer = self.workers.run_over_versions(package, client.address, join).await?;
             return Ok(answer.inspect(|answer| rendered.keep(restricted, table, answer)));
         }
-        let mut share = self.plain.share_for(client.address);
-        share.grow_to(known.document.length).await?;
-        let permit = self.heavy.acquire(client.address).await;
+        let mut share = self.memory.share_for(client.address);
+        share.grow_to(package.document.length).await?;
+        let permit = self.workers.turn(client.address).await;
         // Another request may have made it in the meantime.
-        if let Some(answer) = self.kept(key, known, table, coding, restricted) {
+        if let Some(answer) = self.kept(key, package, table, coding, restricted) {
             return Ok(Some(answer));
         }
         let assembled = Arc::clone(table);
@@ -226,16 +340,16 @@ impl Components {
             drop(permit);
             answer
         };
-        let Some(answer) = self.blocking(work).await? else { return Ok(None) };
+        let Some(answer) = self.workers.run(work).await? else { return Ok(None) };
         if client.base.cacheable {
-            let whole = UnsegmentedResponse { content: known.content, table: table.identity.clone(), answer: answer.clone() };
+            let whole = UnsegmentedResponse { content: package.content(), table: table.identity.clone(), answer: answer.clone() };
             self.unsegmented.insert((key.clone(), coding, restricted), Arc::new(whole));
         }
         share.force_grow_to(answer.length);
         share.shrink_to(answer.length);
         // The cached copy is bounded by the cache; the sent one is counted until it is sent.
         let bytes = answer.chunks.first().cloned().unwrap_or_default();
-        let counted = Bytes::from_owner(ReservedBytes { bytes, _share: share });
+        let counted = ReservedBytes::new(bytes, share);
         Ok(Some(PackumentResponse { chunks: Arc::new([counted]), ..answer }))
     }
 
@@ -244,70 +358,25 @@ impl Components {
         self: &Arc<Self>,
         client: &Client,
         key: ViewKey,
-        reading: PackageLookup,
+        lookup: PackageLookup,
         render_request: RenderRequest,
     ) -> Result<Arc<CachedView>, FirewallError> {
-        let (inner, client, limit) = (Arc::clone(self), client.clone(), Arc::clone(&self.loads));
+        let loads = Arc::clone(self.packages.loads());
+        let (this, client, limit) = (Arc::clone(self), client.clone(), Arc::clone(&loads));
         let address = client.address;
         let fetch = move |request: SlotRequest<_>| async move {
             let permit = request.permit(&limit).await;
-            let (reading, document) = inner.document_with(&client, reading, permit).await?;
-            let _permit = inner.readers.acquire(client.address).await;
-            let renderer = Arc::clone(&inner);
-            let rendered = inner.blocking(move || {
-                renderer
-                    .scratch_pool
-                    .with_scratch(|scratch| renderer.render(&reading.known, &document, None, &render_request, &mut scratch.press))
+            let (lookup, document) = this.packages.document_with(&client, lookup, permit).await?;
+            let _permit = this.parse_pool.threads.acquire(client.address).await;
+            let renderer = Arc::clone(&this);
+            let rendered = this.workers.run(move || {
+                renderer.parse_pool.scratch.with_scratch(|scratch| {
+                    renderer.views.render(&lookup.package, &document, None, &render_request, &mut scratch.press)
+                })
             });
             let rendered = rendered.await?;
             rendered.ok_or_else(|| FirewallError::Internal("cannot render the packument".into()))
         };
-        self.renderings.join(key, address, &self.loads, fetch).await.unwrap_or_else(|_| Err(self.note_lost_fetch()))
-    }
-
-    /// Renders `document`, which must be that of `known`, and caches the view. Blocks. `fields` save parsing the document again.
-    pub(crate) fn render(
-        &self,
-        known: &PackageSnapshot,
-        document: &[u8],
-        fields: Option<&AbbreviatedFields>,
-        render_request: &RenderRequest,
-        press: &mut SegmentEncoder,
-    ) -> Option<Arc<CachedView>> {
-        let packument = known.packument.as_ref()?;
-        let again;
-        let fields = if let Some(fields) = fields {
-            fields
-        } else {
-            again = parse::parse(&known.slot.name, document).ok()?.fields;
-            &again
-        };
-        let table = known.verdicts(&self.policy_snapshot(), render_request.profile);
-        press.set_format(render_request.packing);
-        let view = PackumentView::render(
-            RenderSource { document, packument, fields },
-            render_request.form,
-            render_request.base.rewriting(),
-            &|at| !table.shown[at],
-            press,
-        );
-        let rendered = Arc::new(CachedView {
-            content: known.content,
-            form: render_request.form,
-            name: known.slot.name.clone(),
-            base: render_request.base.clone(),
-            view,
-            answers: Mutex::default(),
-        });
-        if render_request.base.cacheable {
-            let (form, packing, base) = (render_request.form, render_request.packing, Arc::clone(render_request.base.view()));
-            let key = ViewKey { slot: known.slot.shared(), form, packing, base, profile: render_request.profile };
-            self.views.insert(key, Arc::clone(&rendered));
-            // Otherwise the views that it displaces would stay until the next request.
-            if rendered.weight() > LARGE_VIEW_BYTES {
-                self.views.run_pending_tasks();
-            }
-        }
-        Some(rendered)
+        self.running.join(key, address, &loads, fetch).await.unwrap_or_else(|_| Err(self.workers.fetch_failed()))
     }
 }

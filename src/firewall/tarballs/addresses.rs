@@ -8,10 +8,14 @@ use moka::sync::Cache;
 
 use crate::firewall::error::{FirewallError, Refusal};
 use crate::firewall::package::{CacheKey, PackageSnapshot};
-use crate::firewall::packages::fetch::DocumentNeed;
-use crate::firewall::queries::packument::EvaluatedPackage;
+use crate::firewall::packages::ingest::{IngestEvent, PackageObserver};
+use crate::firewall::packages::parse_pool::ParsePool;
+use crate::firewall::packages::request::{DocumentNeed, PackageLookup};
+use crate::firewall::packages::service::{EvaluatedPackage, PackageService};
+use crate::firewall::packages::services::Services;
+use crate::firewall::recorder::Recorder;
 use crate::firewall::request::Client;
-use crate::firewall::{Components, PackageLookup};
+use crate::firewall::workers::Workers;
 use crate::npm::tarball_address::MAX_NAMES;
 use crate::npm::tarball_url;
 use crate::npm::{Address, PackageName, Packument};
@@ -118,11 +122,37 @@ fn hash(path: &str) -> u64 {
     hasher.finish()
 }
 
-impl Components {
+impl PackageObserver for Addresses {
+    fn ingested(&self, event: &mut IngestEvent<'_>) {
+        self.note(&event.request.slot, event.packument);
+    }
+}
+
+/// Finds the version whose tarball is at an address.
+pub(crate) struct TarballLocator {
+    addresses: Arc<Addresses>,
+    packages: Arc<PackageService>,
+    parse_pool: Arc<ParsePool>,
+    recorder: Arc<Recorder>,
+    workers: Arc<Workers>,
+}
+
+impl TarballLocator {
+    #[must_use]
+    pub(crate) fn new(services: &Services, addresses: Arc<Addresses>, packages: Arc<PackageService>) -> Self {
+        Self {
+            addresses,
+            packages,
+            parse_pool: Arc::clone(&services.parse_pool),
+            recorder: Arc::clone(&services.recorder),
+            workers: Arc::clone(&services.workers),
+        }
+    }
+
     /// Returns the package and version whose tarball is at `address` in the view of the client; `None` if no packument of that
     /// view has it. At most [`MAX_NAMES`] packages are looked up because their names are in the path.
     pub(crate) async fn locate(
-        self: &Arc<Self>,
+        &self,
         client: &Client,
         address: &Address,
     ) -> Result<Option<(PackageName, Box<str>)>, FirewallError> {
@@ -141,11 +171,11 @@ impl Components {
         let Some(version) = address.version().filter(|_| found.is_none()) else { return Ok(found) };
         // It may have been published since the last check.
         let mut is_newer = false;
-        for reading in readings {
+        for lookup in readings {
             let has = |packument: &Arc<Packument>| packument.find_same(version).is_some();
-            if !reading.known.packument.as_ref().is_some_and(has) {
-                let again = self.ask_once_more(client, &reading, version, DocumentNeed::Index).await;
-                is_newer |= again.is_some_and(|again| again.known.content != reading.known.content);
+            if !lookup.package.packument.as_ref().is_some_and(has) {
+                let again = self.packages.recheck(client, &lookup, version, DocumentNeed::Index).await;
+                is_newer |= again.is_some_and(|again| again.package.content() != lookup.package.content());
             }
         }
         if is_newer { self.locate_among(client, address, &names, &mut Vec::new()).await } else { Ok(None) }
@@ -153,7 +183,7 @@ impl Components {
 
     /// Searches the packuments of `names` and appends the lookups to `readings`.
     async fn locate_among(
-        self: &Arc<Self>,
+        &self,
         client: &Client,
         address: &Address,
         names: &[PackageName],
@@ -162,7 +192,7 @@ impl Components {
         let owner = address.owner();
         let mut found: Option<(PackageName, Box<str>)> = None;
         for name in names {
-            let evaluated = match self.evaluated(client, name, DocumentNeed::Index, None).await {
+            let evaluated = match self.packages.evaluated(client, name, DocumentNeed::Index, None).await {
                 Ok(evaluated) => evaluated,
                 Err(
                     FirewallError::NotFound(_) | FirewallError::Upstream(UpstreamError::NotFound | UpstreamError::Denied { .. }),
@@ -172,9 +202,9 @@ impl Components {
                 // A package that cannot be looked up may claim it too.
                 Err(other) => return Err(other),
             };
-            readings.push(evaluated.reading.clone());
+            readings.push(evaluated.lookup.clone());
             let places =
-                self.index(client, &evaluated.reading.known, &evaluated.packument).await?.find(&evaluated.packument, address);
+                self.index(client, &evaluated.lookup.package, &evaluated.packument).await?.find(&evaluated.packument, address);
             let Some(version) = self.choose(client, &evaluated, &places)? else {
                 // A removed version is known by its number only.
                 let removed = owner.as_ref().filter(|(_, version)| evaluated.packument.find(version).is_none());
@@ -212,27 +242,27 @@ impl Components {
         let refusal = Refusal::of_version(name, version, &verdict, None);
         refusal.map_or_else(
             || FirewallError::Internal("a refusal has no reason".into()),
-            |refusal| self.record_refusal(client, refusal),
+            |refusal| self.recorder.refusal(client, refusal),
         )
     }
 
     /// Returns the URL index of a packument, built on first use.
     async fn index(
-        self: &Arc<Self>,
+        &self,
         client: &Client,
         known: &PackageSnapshot,
         packument: &Arc<Packument>,
     ) -> Result<Arc<Index>, FirewallError> {
-        let content = known.content;
+        let content = known.content();
         if let Some(index) = self.addresses.indexes.get(&content) {
             return Ok(index);
         }
         let index = if packument.entries.len() <= MAX_INLINE_VERSIONS {
             Index::new(packument)
         } else {
-            let _permit = self.readers.acquire(client.address).await;
+            let _permit = self.parse_pool.threads.acquire(client.address).await;
             let packument = Arc::clone(packument);
-            self.blocking(move || Index::new(&packument)).await?
+            self.workers.run(move || Index::new(&packument)).await?
         };
         let index = Arc::new(index);
         self.addresses.indexes.insert(content, Arc::clone(&index));

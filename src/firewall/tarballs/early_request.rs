@@ -6,25 +6,32 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::task::JoinHandle;
 
-use crate::firewall::Components;
 use crate::firewall::package::CacheKey;
-use crate::firewall::packages::fetch::ABSENT;
+use crate::firewall::packages::cache::PackageCache;
+use crate::firewall::packages::fetch_slots::Slots;
+use crate::firewall::packages::services::Services;
+use crate::firewall::policy_state::PolicyState;
 use crate::firewall::request::Client;
+use crate::firewall::workers::Workers;
 use crate::net::FairPermit;
 use crate::npm::PackageName;
-use crate::store::StoreError;
-use crate::units::timestamp;
-use crate::upstream::{Registry, TarballBody, UpstreamError};
+use crate::store::{Ledger, StoreError};
+use crate::upstream::{Registries, Registry, TarballBody, UpstreamError};
 
 /// A package view and a version.
 type EarlyKey = (CacheKey, Box<str>);
 
 /// Early requests for tarballs of unknown packages.
-#[derive(Default)]
 pub(crate) struct EarlyRequests {
     under_way: Mutex<HashMap<EarlyKey, Weak<EarlyRequest>>>,
     /// Where each registry places its tarballs.
     places: Mutex<HashMap<Arc<str>, Places>>,
+    slots: Arc<Slots>,
+    registries: Arc<Registries>,
+    ledger: Arc<dyn Ledger>,
+    cache: Arc<PackageCache>,
+    policy: Arc<PolicyState>,
+    workers: Arc<Workers>,
 }
 
 /// How many tarballs of a registry were at the conventional URL, and how many elsewhere. One package with an unusual URL does not
@@ -58,6 +65,20 @@ impl Drop for EarlyRequest {
 }
 
 impl EarlyRequests {
+    #[must_use]
+    pub(crate) fn new(services: &Services, slots: Arc<Slots>) -> Self {
+        Self {
+            under_way: Mutex::default(),
+            places: Mutex::default(),
+            slots,
+            registries: Arc::clone(&services.registries),
+            ledger: Arc::clone(&services.ledger),
+            cache: Arc::clone(&services.cache),
+            policy: Arc::clone(&services.policy),
+            workers: Arc::clone(&services.workers),
+        }
+    }
+
     /// Takes the early request for `version`, if one is running, for the download that will use it.
     pub(crate) fn take(&self, slot: &CacheKey, version: &str) -> Option<JoinHandle<OpenedDownload>> {
         let key = (slot.clone(), version.into());
@@ -81,37 +102,35 @@ impl EarlyRequests {
         let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         places.get(registry.id()).is_none_or(|places| places.elsewhere <= places.customary)
     }
-}
 
-impl Components {
     /// Starts an early request for a tarball whose package is unknown, at the conventional URL. `None` if the package is known or
     /// no slot is free; the tarball is then requested after its verdict.
-    pub(crate) async fn start(self: &Arc<Self>, client: &Client, name: &PackageName, version: &str) -> Option<Arc<EarlyRequest>> {
+    pub(crate) async fn start(&self, client: &Client, name: &PackageName, version: &str) -> Option<Arc<EarlyRequest>> {
         let registry = Arc::clone(self.registries.of(name));
         let slot = CacheKey::of(name, &registry, &client.authorization);
-        if self.is_known(&slot) {
+        if self.cache.is_known(&slot, self.policy.now()) {
             return None;
         }
-        if !self.early_requests.is_worth_trying(&registry) {
+        if !self.is_worth_trying(&registry) {
             return None;
         }
         // A package recorded by an earlier process may be in the store with its tarballs.
-        let (inner, key, of) = (Arc::clone(self), slot.key(&registry), Box::<str>::from(version));
-        let look_up = move || Ok::<_, StoreError>(inner.ledger.was_seen(&key)? || !inner.ledger.tarballs(&key, &of)?.is_empty());
-        if self.blocking(look_up).await.ok()?.ok()? {
+        let (ledger, key, of) = (Arc::clone(&self.ledger), slot.key(&registry), Box::<str>::from(version));
+        let look_up = move || Ok::<_, StoreError>(ledger.was_seen(&key)? || !ledger.tarballs(&key, &of)?.is_empty());
+        if self.workers.run(look_up).await.ok()?.ok()? {
             return None;
         }
-        let mut under_way = self.early_requests.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (slot, Box::from(version));
         if let Some(early) = under_way.get(&key).and_then(Weak::upgrade) {
             return Some(early);
         }
         // Checked again under the lock: an early request is taken only once its package is known. A caller that finds neither is
         // the first; one that arrives after the taking sees the package.
-        if self.is_known(&key.0) {
+        if self.cache.is_known(&key.0, self.policy.now()) {
             return None;
         }
-        let permit = self.downloads.of(&registry).try_acquire(client.address)?;
+        let permit = self.slots.of(&registry).try_acquire(client.address)?;
         let (authorization, name, version) = (client.authorization.clone(), name.clone(), key.1.clone());
         let task = tokio::spawn(async move {
             let url = registry.conventional_tarball_url(&name, &version);
@@ -121,11 +140,5 @@ impl Components {
         under_way.retain(|_, early| early.strong_count() > 0);
         under_way.insert(key, Arc::downgrade(&early));
         Some(early)
-    }
-
-    /// Checks whether the package is known, or was missing within the last minute.
-    pub(crate) fn is_known(&self, slot: &CacheKey) -> bool {
-        let is_absent = || self.absent.get(slot).is_some_and(|since| timestamp::is_within(since, ABSENT, self.clock.now()));
-        self.documents.contains_key(slot) || self.documents.contains_key(&slot.shared()) || is_absent()
     }
 }

@@ -8,14 +8,19 @@ use jiff::Timestamp;
 use moka::sync::Cache;
 
 use crate::firewall::error::FirewallError;
+use crate::firewall::package::stored_tarballs::{Place, StoredTarball};
 use crate::firewall::package::{CacheKey, CredentialScope, PackageSnapshot};
-use crate::firewall::packages::fetch_slots::SlotRequest;
+use crate::firewall::packages::fetch_slots::{SharedFetches, SlotRequest, Slots};
+use crate::firewall::packages::ingest::{IngestEvent, PackageObserver};
+use crate::firewall::packages::services::Services;
+use crate::firewall::policy_state::PolicyState;
+use crate::firewall::recorder::{Recorder, outcome_of};
 use crate::firewall::request::Client;
-use crate::firewall::tarballs::stored::{Place, StoredTarball};
-use crate::firewall::{Components, recorder};
+use crate::firewall::verdicts::cache::CachedPackage;
+use crate::firewall::workers::Workers;
 use crate::npm::{Digest, PackageName};
 use crate::store::{PackageChange, TarballSource};
-use crate::telemetry::{UpstreamAnswered, UpstreamOutcome, UpstreamWhat};
+use crate::telemetry::{UpstreamOutcome, UpstreamWhat};
 use crate::units::timestamp;
 use crate::upstream::{Authorization, Offer, UpstreamError};
 
@@ -57,9 +62,9 @@ impl Entitlements {
             return;
         }
         let text = place.text();
-        self.scopes.entry(slot.clone()).and_upsert_with(|known| {
-            let known = known.map(moka::Entry::into_value).unwrap_or_default();
-            let mut places: Scope = known.iter().filter(|(other, _)| other != text).cloned().collect();
+        self.scopes.entry(slot.clone()).and_upsert_with(|package| {
+            let package = package.map(moka::Entry::into_value).unwrap_or_default();
+            let mut places: Scope = package.iter().filter(|(other, _)| other != text).cloned().collect();
             if places.len() >= MAX_PLACES {
                 places.remove(0);
             }
@@ -101,20 +106,61 @@ pub(crate) enum Entitled {
     Unclear,
 }
 
-impl Components {
+impl PackageObserver for Entitlements {
+    fn ingested(&self, _event: &mut IngestEvent<'_>) {}
+
+    fn refused(&self, key: &CacheKey) {
+        self.end(key);
+    }
+}
+
+/// Decides who may read stored tarballs, and asks upstream if necessary.
+pub(crate) struct EntitlementService {
+    known: Arc<Entitlements>,
+    running: SharedFetches<EntitlementKey, Result<Entitled, FirewallError>>,
+    slots: Arc<Slots>,
+    /// How long an entitlement counts, as long as a packument is fresh.
+    ttl: Duration,
+    /// How long it counts while upstream does not answer.
+    max_stale: Duration,
+    policy: Arc<PolicyState>,
+    recorder: Arc<Recorder>,
+    workers: Arc<Workers>,
+}
+
+impl EntitlementService {
+    #[must_use]
+    pub(crate) fn new(services: &Services, known: Arc<Entitlements>, slots: Arc<Slots>, max_stale: Duration) -> Self {
+        Self {
+            known,
+            running: SharedFetches::new(),
+            slots,
+            ttl: services.cache.ttl(),
+            max_stale,
+            policy: Arc::clone(&services.policy),
+            recorder: Arc::clone(&services.recorder),
+            workers: Arc::clone(&services.workers),
+        }
+    }
+
+    /// Returns the entitlements known so far.
+    pub(crate) fn known(&self) -> &Entitlements {
+        &self.known
+    }
+
     /// Checks whether the credentials of `known` are known to be entitled to `stored`.
-    pub(crate) fn is_entitled(&self, known: &PackageSnapshot, stored: &StoredTarball) -> bool {
-        stored.is_public() || self.entitlements.holds(&known.slot, &stored.place, self.config.packument_ttl, self.clock.now())
+    pub(crate) fn is_entitled(&self, package: &PackageSnapshot, stored: &StoredTarball) -> bool {
+        stored.is_public() || self.known.holds(&package.slot, &stored.place, self.ttl, self.policy.now())
     }
 
     /// Checks whether the credentials of `known` may read a version that was removed upstream. Public tarballs are for all.
     /// Configured credentials that can read the package may read its tarballs. A client's own token may read only those it
     /// received itself, because others may exist for other tokens.
-    pub(crate) fn is_entitled_to_departed(&self, known: &PackageSnapshot, stored: &StoredTarball) -> bool {
-        let is_shown = || known.packument.is_some() && stored.place.is_packages_own();
-        let got_it = || self.entitlements.holds(&known.slot, &stored.place, self.config.max_stale, self.clock.now());
+    pub(crate) fn is_entitled_to_departed(&self, package: &PackageSnapshot, stored: &StoredTarball) -> bool {
+        let is_shown = || package.packument.is_some() && stored.place.is_packages_own();
+        let got_it = || self.known.holds(&package.slot, &stored.place, self.max_stale, self.policy.now());
         stored.is_public()
-            || match known.slot.partition {
+            || match package.slot.partition {
                 CredentialScope::Anonymous => false,
                 CredentialScope::Lent => is_shown(),
                 CredentialScope::Own(_) => is_shown() && got_it(),
@@ -125,60 +171,61 @@ impl Components {
     ///
     /// # Errors
     /// Returns upstream's refusal or failure.
-    pub(crate) async fn ask_entitlement(
+    pub(crate) async fn ask(
         self: &Arc<Self>,
-        known: &Arc<PackageSnapshot>,
+        package: &Arc<CachedPackage>,
         at: usize,
         stored: &Arc<StoredTarball>,
         client: &Client,
     ) -> Result<Entitled, FirewallError> {
-        let Some(address) = known.packument.as_ref().and_then(|packument| packument.entries.get(at)).map(|entry| &entry.tarball)
+        let Some(address) =
+            package.packument.as_ref().and_then(|packument| packument.entries.get(at)).map(|entry| &entry.tarball)
         else {
             return Ok(Entitled::Unclear);
         };
-        let key = (known.slot.clone(), address.clone(), stored.name.clone());
-        let slots = self.downloads.of(&known.registry);
-        let (inner, known, stored) = (Arc::clone(self), Arc::clone(known), Arc::clone(stored));
+        let key = (package.slot.clone(), address.clone(), stored.name.clone());
+        let slots = self.slots.of(&package.registry);
+        let (inner, package, stored) = (Arc::clone(self), Arc::clone(package), Arc::clone(stored));
         let (authorization, limit) = (client.authorization.clone(), Arc::clone(&slots));
         let ask = move |request: SlotRequest<_>| async move {
             let _permit = request.permit(&limit).await;
-            inner.find_entitlement(&known, at, &stored, &authorization).await
+            inner.find_entitlement(&package, at, &stored, &authorization).await
         };
-        let asked = self.entitlements_asked.join(key, client.address, &slots, ask).await;
-        asked.unwrap_or_else(|_| Err(self.note_lost_fetch()))
+        let asked = self.running.join(key, client.address, &slots, ask).await;
+        asked.unwrap_or_else(|_| Err(self.workers.fetch_failed()))
     }
 
     async fn find_entitlement(
         self: &Arc<Self>,
-        known: &Arc<PackageSnapshot>,
+        package: &Arc<CachedPackage>,
         at: usize,
         stored: &Arc<StoredTarball>,
         authorization: &Authorization,
     ) -> Result<Entitled, FirewallError> {
-        let (slot, now) = (&known.slot, self.clock.now());
+        let (slot, now) = (&package.slot, self.policy.now());
         let is_anonymous = slot.partition == CredentialScope::Anonymous;
-        let is_private = || self.entitlements.private.get(&slot.name).is_some_and(|since| self.is_recent(since, now));
+        let is_private = || self.known.private.get(&slot.name).is_some_and(|since| self.is_recent(since, now));
         if !is_anonymous && !is_private() {
-            if let Ok(Entitled::Yes) = self.ask_address(known, at, stored, &Authorization::None).await {
-                self.make_public(known, at, stored).await;
+            if let Ok(Entitled::Yes) = self.ask_address(package, at, stored, &Authorization::None).await {
+                self.make_public(package, at, stored).await;
                 return Ok(Entitled::Yes);
             }
-            self.entitlements.private.insert(slot.name.clone(), now);
+            self.known.private.insert(slot.name.clone(), now);
         }
         let authorization = if is_anonymous { &Authorization::None } else { authorization };
-        let entitled = self.ask_address(known, at, stored, authorization).await;
+        let entitled = self.ask_address(package, at, stored, authorization).await;
         match &entitled {
-            Ok(Entitled::Yes) if is_anonymous => self.make_public(known, at, stored).await,
-            Ok(Entitled::Yes) => self.entitlements.grant(slot, &stored.place, now),
-            Err(error) if !is_no_answer(error) => self.entitlements.end(slot),
+            Ok(Entitled::Yes) if is_anonymous => self.make_public(package, at, stored).await,
+            Ok(Entitled::Yes) => self.known.grant(slot, &stored.place, now),
+            Err(error) if !is_no_answer(error) => self.known.end(slot),
             // Without a response, the last entitlement counts up to `max-stale`.
-            Err(_) if self.entitlements.holds(slot, &stored.place, self.config.max_stale, now) => return Ok(Entitled::Yes),
+            Err(_) if self.known.holds(slot, &stored.place, self.max_stale, now) => return Ok(Entitled::Yes),
             // After a restart, the last packument served to the configured credentials counts as their entitlement.
             Err(_)
                 if slot.partition == CredentialScope::Lent
                     && stored.place.is_packages_own()
-                    && self.entitlements.is_unasked(slot)
-                    && timestamp::is_within(known.checked, self.config.max_stale, now) =>
+                    && self.known.is_unasked(slot)
+                    && timestamp::is_within(package.confirmed.checked, self.max_stale, now) =>
             {
                 return Ok(Entitled::Yes);
             }
@@ -188,25 +235,25 @@ impl Components {
     }
 
     fn is_recent(&self, since: Timestamp, now: Timestamp) -> bool {
-        timestamp::is_within(since, self.config.packument_ttl, now)
+        timestamp::is_within(since, self.ttl, now)
     }
 
     /// Requests the URL of the entry at `at` with these credentials.
     async fn ask_address(
         &self,
-        known: &PackageSnapshot,
+        package: &PackageSnapshot,
         at: usize,
         stored: &StoredTarball,
         authorization: &Authorization,
     ) -> Result<Entitled, UpstreamError> {
-        let Some(entry) = known.packument.as_ref().and_then(|packument| packument.entries.get(at)) else {
+        let Some(entry) = package.packument.as_ref().and_then(|packument| packument.entries.get(at)) else {
             return Ok(Entitled::Unclear);
         };
         let asked = std::time::Instant::now();
-        let offer = known.registry.offers_tarball(&entry.tarball, authorization).await;
-        let outcome = offer.as_ref().map_or_else(recorder::outcome_of, |_| UpstreamOutcome::Changed);
-        let (what, name, detail) = (UpstreamWhat::Tarball, Some(&known.slot.name), offer.as_ref().err().map(ToString::to_string));
-        UpstreamAnswered { what, outcome, duration: asked.elapsed(), name, detail: detail.as_deref() }.emit(&self.metrics);
+        let offer = package.registry.offers_tarball(&entry.tarball, authorization).await;
+        let outcome = offer.as_ref().map_or_else(outcome_of, |_| UpstreamOutcome::Changed);
+        let detail = offer.as_ref().err().map(ToString::to_string);
+        self.recorder.upstream_answered(UpstreamWhat::Tarball, Some(&package.slot.name), asked, outcome, detail);
         match offer? {
             Offer::Bytes(length) if length == stored.length => Ok(Entitled::Yes),
             Offer::Bytes(_) | Offer::Unclear => Ok(Entitled::Unclear),
@@ -216,9 +263,9 @@ impl Components {
     }
 
     /// Records that the URL of the entry at `at` serves `stored` without credentials.
-    async fn make_public(self: &Arc<Self>, known: &Arc<PackageSnapshot>, at: usize, stored: &Arc<StoredTarball>) {
+    async fn make_public(self: &Arc<Self>, package: &Arc<CachedPackage>, at: usize, stored: &Arc<StoredTarball>) {
         stored.make_public();
-        let Some(entry) = known.packument.as_ref().and_then(|packument| packument.entries.get(at)) else { return };
+        let Some(entry) = package.packument.as_ref().and_then(|packument| packument.entries.get(at)) else { return };
         let source = TarballSource {
             version: entry.key.clone(),
             address: entry.tarball.clone(),
@@ -227,8 +274,8 @@ impl Components {
             public: true,
         };
         let change = PackageChange { tarballs: vec![source], ..PackageChange::default() };
-        let (inner, key) = (Arc::clone(self), known.slot.key(&known.registry));
-        if self.blocking(move || inner.write(&key, &change)).await.is_err() {
+        let (recorder, key) = (Arc::clone(&self.recorder), package.slot.key(&package.registry));
+        if self.workers.run(move || recorder.package_change(&key, &change)).await.is_err() {
             tracing::error!("ledger task failed");
         }
     }

@@ -1,6 +1,10 @@
 //! Evaluates a packument against a policy snapshot: which versions are visible, where dist-tags point, and when that changes. The
 //! result does not depend on the client. Pure.
 
+pub(crate) mod cache;
+pub(crate) mod resolve;
+pub(crate) mod want;
+
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -9,11 +13,10 @@ use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 
 use crate::firewall::error;
-use crate::firewall::package::PackageSnapshot;
-use crate::firewall::packages::subpackages::ParentFirstSeen;
+use crate::firewall::package::{PackageSnapshot, ParentFirstSeen};
 use crate::firewall::policy_state::{PolicySnapshot, Profile};
 use crate::firewall::request::BaseUrl;
-use crate::firewall::wanted_versions::WithheldVersions;
+use crate::firewall::verdicts::want::WithheldVersions;
 use crate::npm::packument::dist_tags;
 use crate::npm::packument::dist_tags::Retargets;
 use crate::npm::{Algorithm, Digest, PackageName, Packument, PackumentForm};
@@ -125,15 +128,15 @@ impl VerdictTable {
     /// Evaluates every entry.
     #[must_use]
     pub(crate) fn of(
-        known: &PackageSnapshot,
+        package: &PackageSnapshot,
         parent: Option<&ParentFirstSeen>,
         policy_snapshot: &PolicySnapshot,
         profile: Profile,
     ) -> Self {
         let mut table = Self::empty(policy_snapshot.revision, parent.is_some());
-        let Some(packument) = &known.packument else { return table };
-        table.judge(known, parent, packument, policy_snapshot, profile);
-        table.tags = visible_dist_tags(known, packument, &table.shown, policy_snapshot.policy(profile));
+        let Some(packument) = &package.packument else { return table };
+        table.judge(package, parent, packument, policy_snapshot, profile);
+        table.tags = visible_dist_tags(package, packument, &table.shown, policy_snapshot.policy(profile));
         table.restrictions = (!table.verdicts.is_empty()).then(|| table.build_restrictions(packument));
         table.identity = table.fingerprint();
         table
@@ -186,30 +189,30 @@ impl VerdictTable {
 
     fn judge(
         &mut self,
-        known: &PackageSnapshot,
+        package: &PackageSnapshot,
         parent: Option<&ParentFirstSeen>,
         packument: &Packument,
         policy_snapshot: &PolicySnapshot,
         profile: Profile,
     ) {
         self.shown.reserve(packument.entries.len());
-        let advisories = policy_snapshot.advisories.of(packument.name.as_str()).applicable_to(known.dated(packument));
+        let advisories = policy_snapshot.advisories.of(packument.name.as_str()).applicable_to(package.dated(packument));
         self.overbroad = advisories.overbroad().map(OverbroadAdvisory::of).collect();
-        let every = (0..packument.entries.len()).map(|at| known.facts_with(parent, packument, at, &advisories));
+        let every = (0..packument.entries.len()).map(|at| package.facts_with(parent, packument, at, &advisories));
         let policy = policy_snapshot.policy(profile);
         let rules = policy.for_package(&packument.name).prefiltered(every);
         let takes_notes = rules.may_warn() || policy_snapshot.active_decisions.may_waive(&packument.name);
-        let may_lack = known.form == PackumentForm::Abbreviated && rules.hangs_on(UnknownFacts::ALL);
+        let may_lack = package.form == PackumentForm::Abbreviated && rules.hangs_on(UnknownFacts::ALL);
         for at in 0..packument.entries.len() {
-            let facts = known.facts_with(parent, packument, at, &advisories);
-            self.lacks |= may_lack && !self.lacks && rules.is_undecided(&facts, known.validated);
+            let facts = package.facts_with(parent, packument, at, &advisories);
+            self.lacks |= may_lack && !self.lacks && rules.is_undecided(&facts, package.confirmed.validated);
             let mut notes = Vec::new();
             let mut verdict = if takes_notes {
-                policy_snapshot.evaluate(&rules, &facts, known.validated, &mut notes)
+                policy_snapshot.evaluate(&rules, &facts, package.confirmed.validated, &mut notes)
             } else {
-                policy_snapshot.evaluate(&rules, &facts, known.validated, &mut ())
+                policy_snapshot.evaluate(&rules, &facts, package.confirmed.validated, &mut ())
             };
-            if let (Some(behind), Verdict::Hold { reason, .. }) = (known.behind, &mut verdict) {
+            if let (Some(behind), Verdict::Hold { reason, .. }) = (package.confirmed.behind, &mut verdict) {
                 let hours = behind.as_hours();
                 let _ = write!(reason.detail, "; no version opens while the registry's clock is {hours} h behind");
             }
@@ -289,7 +292,7 @@ impl VerdictTable {
 
 /// Returns the dist-tags with hidden targets moved or removed; `None` if all upstream targets are visible.
 fn visible_dist_tags(
-    known: &PackageSnapshot,
+    package: &PackageSnapshot,
     packument: &Packument,
     shown: &[bool],
     policy: &Policy,
@@ -302,7 +305,7 @@ fn visible_dist_tags(
     let window = if age.is_zero() { DEFAULT_TAG_WINDOW } else { age };
     let mut tags = Vec::with_capacity(packument.dist_tags.len());
     let mut moved = 0;
-    let (retargets, sightings) = (Retargets::new(packument, shown), sightings_by_tag(known));
+    let (retargets, sightings) = (Retargets::new(packument, shown), sightings_by_tag(package));
     for (tag, target) in &packument.dist_tags {
         if visible(target) {
             tags.push((tag.clone(), target.clone()));
@@ -313,7 +316,7 @@ fn visible_dist_tags(
             continue;
         }
         // Older sightings are ignored: the tag may have moved many times since.
-        let since = packument.find(target).map_or(known.validated, |(at, _)| known.provenance[at].effective);
+        let since = packument.find(target).map_or(package.confirmed.validated, |(at, _)| package.provenance[at].effective);
         let seen = sightings.get(&**tag).map(Vec::as_slice).unwrap_or_default();
         let previous = previous_targets(seen, target, timestamp::saturating_sub(since, window));
         if let Some(version) = retargets.find(tag, target, &previous) {
@@ -324,9 +327,9 @@ fn visible_dist_tags(
 }
 
 /// Returns the sightings of each dist-tag, ordered by `first_seen`.
-fn sightings_by_tag(known: &PackageSnapshot) -> HashMap<&str, Vec<&TagSighting>> {
+fn sightings_by_tag(package: &PackageSnapshot) -> HashMap<&str, Vec<&TagSighting>> {
     let mut sightings: HashMap<&str, Vec<&TagSighting>> = HashMap::new();
-    for sighting in &known.record.tags {
+    for sighting in &package.record.tags {
         sightings.entry(&sighting.tag).or_default().push(sighting);
     }
     for seen in sightings.values_mut() {

@@ -1,0 +1,301 @@
+//! The firewall: creates its components and connects them. Its operations on packages are in `queries`, `audit` and `explain`, one
+//! file per kind of request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::firewall::attestation_cache::AttestationCache;
+use crate::firewall::config::{FETCHES, FirewallDeps};
+use crate::firewall::error::FirewallError;
+use crate::firewall::packages::abbreviated::AbbreviatedSupport;
+use crate::firewall::packages::absent_names::AbsentNames;
+use crate::firewall::packages::cache::PackageCache;
+use crate::firewall::packages::fetch::{Fetcher, StaleLimits};
+use crate::firewall::packages::fetch_slots::Slots;
+use crate::firewall::packages::ingest::{FetchParts, PackageObserver};
+use crate::firewall::packages::load::Loader;
+use crate::firewall::packages::parse_pool::ParsePool;
+use crate::firewall::packages::service::PackageService;
+use crate::firewall::packages::services::Services;
+use crate::firewall::packages::subpackages::Subpackages;
+use crate::firewall::packages::views::ViewHistories;
+use crate::firewall::passthrough::Passthrough;
+use crate::firewall::policy_state::{PolicySnapshot, PolicyState};
+use crate::firewall::prefetch::{DependencyHints, PrefetchQueue, PrefetchTarget, Prefetcher};
+use crate::firewall::recorder::Recorder;
+use crate::firewall::request::{Client, RegistryRequest, RegistryResponse};
+use crate::firewall::responses::{ResponseCache, ViewCache};
+use crate::firewall::tarballs::TarballService;
+use crate::firewall::tarballs::addresses::{Addresses, TarballLocator};
+use crate::firewall::tarballs::download::Downloader;
+use crate::firewall::tarballs::early_request::EarlyRequests;
+use crate::firewall::tarballs::entitlement::{EntitlementService, Entitlements};
+use crate::firewall::wall_clock::WallClock;
+use crate::firewall::wanted_versions::Wants;
+use crate::firewall::workers::Workers;
+use crate::firewall::writer_confirmations::WriterConfirmations;
+use crate::net::MemoryBudget;
+use crate::net::fair_limit::Sizes;
+use crate::npm::{Address, PackageName};
+use crate::policy::decisions::Decision;
+use crate::policy::{Advisories, Policy};
+use crate::upstream::{self, Registries, Renewed, UpstreamConfigError};
+
+/// Slots per registry that are reserved for each client, so that hanging requests of one client do not block others, and the most
+/// slots of all clients together, per kind of request. Each slot costs a socket.
+const OWN_SLOTS: usize = 4;
+const MAX_SLOTS: usize = 256;
+
+/// How long a packument waits for memory: npm's own request timeout.
+const MAX_MEMORY_WAIT: Duration = Duration::from_secs(5 * 60);
+
+/// Memory for uncompressed responses, which few clients request; each is a separate copy. Beyond the first limit, the
+/// oldest response of each client may use up to the second. Responses below `SMALL_PLAIN` never wait.
+const PLAIN_MEMORY: u64 = 64 << 20;
+const MAX_PLAIN_MEMORY: u64 = 512 << 20;
+const SMALL_PLAIN: u64 = 64 << 10;
+
+/// Concurrent tarball downloads per registry and client.
+const MAX_DOWNLOADS: usize = 64;
+
+/// Concurrent passthrough requests per registry and client. Each holds its response in memory.
+const MAX_PASSTHROUGHS: usize = 64;
+
+/// Returns the slots of one registry. One client may hold at most `of_one_client` of them.
+const fn slots(of_one_client: usize) -> Sizes {
+    Sizes { shared: of_one_client - OWN_SLOTS, own: OWN_SLOTS, most: MAX_SLOTS }
+}
+
+/// The firewall, one per process and shared by all listeners.
+#[derive(Clone)]
+pub struct Firewall(pub(in crate::firewall) Arc<Components>);
+
+impl Firewall {
+    /// Creates a firewall. Sends nothing upstream.
+    #[must_use]
+    pub fn new(parts: FirewallDeps) -> Self {
+        Self(Arc::new(Components::new(parts)))
+    }
+
+    /// Replaces all decisions.
+    pub fn set_decisions(&self, decisions: Vec<Decision>) {
+        self.0.policy.set_decisions(&decisions.into());
+    }
+
+    /// Replaces all policies at once, one per profile. Requests that begin after this returns use them.
+    pub fn set_policies(&self, policies: &[Policy]) {
+        self.0.policy.set_policies(policies);
+    }
+
+    /// Replaces the advisories. They apply to every package from the next request on.
+    pub fn set_advisories(&self, advisories: &Advisories) {
+        self.0.policy.set_advisories(advisories);
+    }
+
+    /// Returns the current policies, decisions and advisories.
+    #[must_use]
+    pub fn policy(&self) -> Arc<PolicySnapshot> {
+        self.0.policy.snapshot()
+    }
+
+    /// Applies the hosts and credentials of a reloaded configuration.
+    ///
+    /// # Errors
+    /// Returns an error if credentials cannot be sent as headers. Nothing is changed then.
+    pub fn renew_upstream(&self, config: &upstream::Config) -> Result<Renewed, UpstreamConfigError> {
+        self.0.registries.renew(config)
+    }
+
+    /// Returns the URLs of all registries, without credentials.
+    #[must_use]
+    pub fn upstreams(&self) -> Vec<String> {
+        self.0.registries.ids().map(str::to_owned).collect()
+    }
+
+    /// Drops a package from memory, so that upstream is asked before the next response.
+    pub fn forget(&self, name: &PackageName) {
+        self.0.cache.forget(name);
+    }
+
+    /// Answers a registry request of a client.
+    ///
+    /// # Errors
+    /// Returns a refusal if the version is hidden, no version is visible, or the bytes do not match. Returns an error if the
+    /// package or version does not exist, and the failure of upstream or the store.
+    pub async fn call(&self, client: &Client, request: RegistryRequest) -> Result<RegistryResponse, FirewallError> {
+        // Names are borrowed from the request, and only the futures of packuments and tarballs are not boxed, because this future
+        // is part of the future of every request.
+        Ok(match request {
+            RegistryRequest::Packument { ref name, form, coding } => {
+                RegistryResponse::Packument(self.packument(client, name, form, coding).await?)
+            }
+            RegistryRequest::Tarball { ref name, ref version } => {
+                RegistryResponse::Tarball(self.0.tarballs.get(client, name, version).await?)
+            }
+            RegistryRequest::Manifest { ref name, ref spec } => {
+                RegistryResponse::Manifest(Box::pin(self.manifest(client, name, spec)).await?)
+            }
+            RegistryRequest::DistTags { ref name } => RegistryResponse::DistTags(Box::pin(self.dist_tags(client, name)).await?),
+            RegistryRequest::Search(request) => Box::pin(self.search(client, *request)).await?.into(),
+            RegistryRequest::Audit { request, body, format } => {
+                let (response, notice) = Box::pin(self.audit(client, *request, body, format)).await?;
+                RegistryResponse::Passthrough { response, notice }
+            }
+            RegistryRequest::Attestations { ref name, ref version, request } => {
+                Box::pin(self.attestations(client, name, version, *request)).await?.into()
+            }
+            RegistryRequest::PassThrough { ref name, request } => {
+                Box::pin(self.0.passthrough.send(client, name.as_ref(), *request)).await?.into()
+            }
+            RegistryRequest::Write { ref name, request } => Box::pin(self.write(client, name.as_ref(), *request)).await?.into(),
+        })
+    }
+
+    /// Returns the package and version whose tarball is at an address of the registry, as far as this client may see it.
+    ///
+    /// # Errors
+    /// Returns a refusal if two packages claim the address, or two versions with different digests. Returns an error if upstream
+    /// is unavailable.
+    pub async fn locate(&self, client: &Client, address: &Address) -> Result<Option<(PackageName, Box<str>)>, FirewallError> {
+        self.0.locator.locate(client, address).await
+    }
+
+    /// Returns the number of concurrent prefetches per registry; 0 if prefetching is disabled.
+    #[must_use]
+    pub fn follows_at_once(&self) -> usize {
+        self.0.prefetcher.limit()
+    }
+
+    /// Waits for a package that clients will probably request next.
+    pub async fn next_lead(&self) -> PrefetchTarget {
+        self.0.prefetcher.next().await
+    }
+
+    /// Fetches a prefetch target. Returns whether upstream had it.
+    pub async fn follow_lead(&self, lead: PrefetchTarget) -> bool {
+        self.0.prefetcher.fetch(lead).await
+    }
+
+    /// Checks whether the system clock can be trusted: it advanced with the monotonic clock, or an upstream agreed with it since.
+    ///
+    /// # Errors
+    /// Returns a message with the size of the jump.
+    pub fn check_clock(&self) -> Result<(), String> {
+        self.0.wall_clock.check()
+    }
+
+    /// Waits until all background work is done, so that the store can be closed.
+    pub async fn drain(&self) {
+        self.0.fetcher.settle().await;
+        self.0.tarballs.settle().await;
+        self.0.workers.settle().await;
+    }
+
+    /// Returns the approximate memory of the caches, in bytes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.0.cache.memory_bytes() + self.0.responses.memory_bytes()
+    }
+}
+
+/// The components that all requests share.
+pub(crate) struct Components {
+    pub registries: Arc<Registries>,
+    pub policy: Arc<PolicyState>,
+    pub wall_clock: Arc<WallClock>,
+    pub recorder: Arc<Recorder>,
+    pub workers: Arc<Workers>,
+    pub cache: Arc<PackageCache>,
+    pub subpackages: Arc<Subpackages>,
+    /// Version requirements that known packages state for others.
+    pub wants: Arc<Wants>,
+    pub fetcher: Arc<Fetcher>,
+    pub packages: Arc<PackageService>,
+    pub responses: Arc<ResponseCache>,
+    pub tarballs: TarballService,
+    pub locator: TarballLocator,
+    pub passthrough: Passthrough,
+    pub prefetcher: Prefetcher,
+    pub attestations: AttestationCache,
+    pub writers: WriterConfirmations,
+}
+
+impl Components {
+    #[must_use]
+    pub(crate) fn new(deps: FirewallDeps) -> Self {
+        let config = deps.config.clone();
+        // Half of the memory is for indexes, about 900 bytes per version: every response needs one, and an evicted one must be
+        // read and parsed again.
+        let eighths = |count: u64| config.memory / 8 * count;
+        let services = services(deps, eighths(4));
+        let (wants, subpackages) = (Arc::new(Wants::default()), Arc::new(Subpackages::default()));
+        let (addresses, entitlements) = (Arc::new(Addresses::default()), Arc::new(Entitlements::default()));
+        let (queue, views) =
+            (Arc::new(PrefetchQueue::default()), Arc::new(ViewCache::new(eighths(3), Arc::clone(&services.policy))));
+        let hints = DependencyHints::new(&services, Arc::clone(&queue), config.prefetch, Arc::clone(&wants));
+        let observers: [Arc<dyn PackageObserver>; 5] = [
+            Arc::<Subpackages>::clone(&subpackages),
+            Arc::<Addresses>::clone(&addresses),
+            Arc::<Entitlements>::clone(&entitlements),
+            Arc::new(hints),
+            Arc::<ViewCache>::clone(&views),
+        ];
+        let parts = FetchParts {
+            loader: Arc::new(Loader::new(&services, Arc::clone(&wants))),
+            views: Arc::new(ViewHistories::default()),
+            forms: Arc::new(AbbreviatedSupport::default()),
+            absent_names: Arc::new(AbsentNames::new(config.absent_names)),
+            observers: Arc::new(observers),
+        };
+        let limits = StaleLimits { max_stale: config.max_stale, stale_wait: config.patience };
+        let fetcher = Arc::new(Fetcher::new(&services, parts.clone(), limits, slots(FETCHES)));
+        let packages = PackageService::new(&services, parts, Arc::clone(&fetcher), Arc::clone(&subpackages));
+        let packages = Arc::new(packages);
+        let plain = MemoryBudget::for_clients(PLAIN_MEMORY, MAX_PLAIN_MEMORY, SMALL_PLAIN, MAX_MEMORY_WAIT);
+        let downloads = Arc::new(Slots::new(slots(MAX_DOWNLOADS)));
+        let entitlements = Arc::new(EntitlementService::new(&services, entitlements, Arc::clone(&downloads), config.max_stale));
+        let early = Arc::new(EarlyRequests::new(&services, Arc::clone(&downloads)));
+        let downloader =
+            Downloader::new(&services, Arc::clone(&downloads), early, Arc::clone(&entitlements), config.tarball_limit);
+        Self {
+            responses: Arc::new(ResponseCache::new(&services, views, eighths(1), plain, Arc::clone(&packages))),
+            tarballs: TarballService::new(&services, Arc::clone(&packages), downloads, entitlements, Arc::new(downloader)),
+            locator: TarballLocator::new(&services, addresses, Arc::clone(&packages)),
+            passthrough: Passthrough::new(&services, slots(MAX_PASSTHROUGHS)),
+            prefetcher: Prefetcher::new(&services, queue, config.prefetch, Arc::clone(&fetcher)),
+            attestations: AttestationCache::default(),
+            writers: WriterConfirmations::default(),
+            packages,
+            fetcher,
+            wants,
+            subpackages,
+            registries: services.registries,
+            policy: services.policy,
+            wall_clock: services.wall_clock,
+            recorder: services.recorder,
+            workers: services.workers,
+            cache: services.cache,
+        }
+    }
+}
+
+/// Creates the services. `cache` is the memory for indexes, in bytes.
+fn services(deps: FirewallDeps, cache: u64) -> Services {
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let config = deps.config;
+    let wall_clock = Arc::new(WallClock::new(Arc::clone(&deps.clock)));
+    let policy = Arc::new(PolicyState::new(deps.clock, deps.policy, deps.further_policies, deps.decisions));
+    let memory = MemoryBudget::of(config.packument_memory, MAX_MEMORY_WAIT);
+    Services {
+        registries: Arc::new(deps.registries),
+        recorder: Arc::new(Recorder::new(Arc::clone(&deps.ledger), Arc::clone(&deps.metrics), Arc::clone(&policy))),
+        workers: Arc::new(Workers::new(cores, deps.metrics)),
+        ledger: deps.ledger,
+        blobs: deps.blobs,
+        policy,
+        wall_clock,
+        cache: Arc::new(PackageCache::new(cache, config.packument_ttl)),
+        parse_pool: Arc::new(ParsePool::new(cores, memory, config.packument_limit)),
+        cores,
+    }
+}

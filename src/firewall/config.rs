@@ -1,0 +1,59 @@
+//! The configuration and the dependencies of the firewall.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::policy::Policy;
+use crate::policy::decisions::Decision;
+use crate::store::{BlobStore, Ledger};
+use crate::telemetry::Metrics;
+use crate::upstream::Registries;
+
+/// Time and memory limits.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How long a packument is fresh.
+    pub packument_ttl: Duration,
+    /// How long a stale packument is served while upstream is unavailable.
+    pub max_stale: Duration,
+    /// How long to wait for upstream before a stale packument is served (`stale-wait`).
+    pub patience: Duration,
+    /// Memory for package snapshots and rendered packuments, in bytes.
+    pub memory: u64,
+    /// Memory for packuments that are being fetched and parsed, in bytes. A larger packument waits until it can exceed the limit
+    /// alone.
+    pub packument_memory: u64,
+    /// Concurrent prefetches per registry, at most [`FETCHES`]. 0 disables prefetching.
+    pub prefetch: usize,
+    /// Nonexistent names that one client may request per day. Each is recorded, so that a package that appears later cannot claim
+    /// to be old.
+    pub absent_names: usize,
+    /// The largest packument accepted from upstream, in bytes, decoded.
+    pub packument_limit: u64,
+    /// The largest tarball accepted from upstream, in bytes.
+    pub tarball_limit: u64,
+}
+
+/// The dependencies of a [`Firewall`].
+pub struct FirewallDeps {
+    pub registries: Registries,
+    pub ledger: Arc<dyn Ledger>,
+    /// Tarballs and packument documents.
+    pub blobs: Arc<dyn BlobStore>,
+    pub clock: Arc<dyn Clock>,
+    pub metrics: Arc<Metrics>,
+    /// The policy of profile 0.
+    pub policy: Policy,
+    /// The policies of further listeners: profiles 1, 2, …
+    pub further_policies: Vec<Policy>,
+    /// Every recorded decision.
+    pub decisions: Vec<Decision>,
+    pub config: Config,
+}
+
+/// The maximum of [`Config::absent_names`]: the number of absent names that the ledger records for all clients.
+pub const MAX_ABSENT_NAMES: usize = 200_000;
+
+/// Concurrent packument fetches per registry and client: the most that npm clients send at once.
+pub const FETCHES: usize = 48;

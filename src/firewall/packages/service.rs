@@ -1,0 +1,322 @@
+//! Looks up packages in memory, in the store, or with one shared request to upstream.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::firewall::credential_binding;
+use crate::firewall::error::FirewallError;
+use crate::firewall::package::CacheKey;
+use crate::firewall::package::removed::RemovedVersion;
+use crate::firewall::packages::cache::PackageCache;
+use crate::firewall::packages::fetch::{Fetcher, absent};
+use crate::firewall::packages::ingest::FetchParts;
+use crate::firewall::packages::recheck::RecheckLimit;
+use crate::firewall::packages::request::{DocumentNeed, FetchRequest, PackageLookup, PrefetchContext, RenderRequest};
+use crate::firewall::packages::services::Services;
+use crate::firewall::packages::subpackages::{self, Subpackages};
+use crate::firewall::policy_state::{EvalContext, PolicySnapshot, PolicyState, Profile};
+use crate::firewall::recorder::Recorder;
+use crate::firewall::request::Client;
+use crate::firewall::verdicts::VerdictTable;
+use crate::firewall::verdicts::cache::CachedPackage;
+use crate::firewall::workers::Workers;
+use crate::net::{FairLimit, FairPermit};
+use crate::npm::packument::index::VersionEntry;
+use crate::npm::{PackageName, Packument, PackumentForm, Version};
+use crate::telemetry::{CacheLabel, CacheOutcome};
+use crate::upstream::{CacheValidators, Registries};
+
+/// How often a fetch is repeated because a shared fetch returned the other form.
+const MAX_ATTEMPTS: usize = 4;
+
+/// A package that upstream has, with its verdicts.
+pub(crate) struct EvaluatedPackage {
+    /// The lookup.
+    pub lookup: PackageLookup,
+    pub packument: Arc<Packument>,
+    pub table: Arc<VerdictTable>,
+    /// When the verdicts were read.
+    pub now: Timestamp,
+}
+
+/// Answers requests for packages.
+pub(crate) struct PackageService {
+    registries: Arc<Registries>,
+    parts: FetchParts,
+    fetcher: Arc<Fetcher>,
+    subpackages: Arc<Subpackages>,
+    pub rechecks: RecheckLimit,
+    cache: Arc<PackageCache>,
+    policy: Arc<PolicyState>,
+    recorder: Arc<Recorder>,
+    workers: Arc<Workers>,
+}
+
+impl PackageService {
+    #[must_use]
+    pub(crate) fn new(services: &Services, parts: FetchParts, fetcher: Arc<Fetcher>, subpackages: Arc<Subpackages>) -> Self {
+        Self {
+            registries: Arc::clone(&services.registries),
+            parts,
+            fetcher,
+            subpackages,
+            rechecks: RecheckLimit::default(),
+            cache: Arc::clone(&services.cache),
+            policy: Arc::clone(&services.policy),
+            recorder: Arc::clone(&services.recorder),
+            workers: Arc::clone(&services.workers),
+        }
+    }
+
+    /// Limits concurrent loads of documents from the store.
+    pub(crate) fn loads(&self) -> &Arc<FairLimit> {
+        self.parts.loader.loads()
+    }
+
+    /// Returns the snapshot of `name` from memory if it can be used without waiting.
+    pub(crate) fn cached(
+        &self,
+        client: &Client,
+        name: &PackageName,
+        need: DocumentNeed,
+        moment: &EvalContext,
+    ) -> Option<PackageLookup> {
+        let slot = CacheKey::of(name, self.registries.of(name), &client.authorization);
+        let package = self.cache.fresh(&slot, client.profile, need, moment)?;
+        if subpackages::needs_parent(&package, &moment.policy_snapshot).is_some()
+            || lacks_facts(&package, client.profile, &moment.policy_snapshot)
+        {
+            return None;
+        }
+        self.recorder.cache_lookup(CacheLabel::Document, CacheOutcome::Hit);
+        Some(PackageLookup { package, stale: None })
+    }
+
+    /// Looks up `name` as the client may see it, fresh if upstream is available. With a `render_request`, a document that must be parsed is
+    /// rendered in the same pass.
+    ///
+    /// # Errors
+    /// Returns an error if the package is not found, if upstream failed and nothing stale can be served, or if the packument is
+    /// invalid.
+    pub(crate) async fn lookup(
+        self: &Arc<Self>,
+        client: &Client,
+        name: &PackageName,
+        need: DocumentNeed,
+        render_request: Option<RenderRequest>,
+    ) -> Result<PackageLookup, FirewallError> {
+        let lookup = self.lookup_unlinked(client, name, need, render_request.clone()).await?;
+        let part_lacks = self.load_parent(client, &lookup.package).await;
+        self.workers.evaluate(&lookup.package, &self.policy, client.profile, client.address).await;
+        if !part_lacks && !lacks_facts(&lookup.package, client.profile, &self.policy.snapshot()) {
+            return Ok(lookup);
+        }
+        let lookup = self.lookup_unlinked(client, name, DocumentNeed::Facts, render_request).await?;
+        self.load_parent(client, &lookup.package).await;
+        self.workers.evaluate(&lookup.package, &self.policy, client.profile, client.address).await;
+        Ok(lookup)
+    }
+
+    /// Looks up a package like [`Components::lookup`], without its parent package.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Components::lookup`].
+    pub(crate) async fn lookup_unlinked(
+        self: &Arc<Self>,
+        client: &Client,
+        name: &PackageName,
+        need: DocumentNeed,
+        render_request: Option<RenderRequest>,
+    ) -> Result<PackageLookup, FirewallError> {
+        let found = self.look_up_with(client, name, need, render_request).await;
+        found.map_err(|rejection| credential_binding::explain_unsent(self.registries.of(name), client, rejection))
+    }
+
+    async fn look_up_with(
+        self: &Arc<Self>,
+        client: &Client,
+        name: &PackageName,
+        need: DocumentNeed,
+        render_request: Option<RenderRequest>,
+    ) -> Result<PackageLookup, FirewallError> {
+        let registry = Arc::clone(self.registries.of(name));
+        let slot = CacheKey::of(name, &registry, &client.authorization);
+        let moment = self.policy.context();
+        let now = moment.now;
+        if let Some(package) = self.cache.fresh(&slot, client.profile, need, &moment) {
+            self.recorder.cache_lookup(CacheLabel::Document, CacheOutcome::Hit);
+            return Ok(PackageLookup { package, stale: None });
+        }
+        if self.cache.is_absent(&slot, now) {
+            return Err(absent(name));
+        }
+        if !self.cache.is_known(&slot, now) {
+            self.parts.absent_names.check(client.address)?;
+        }
+        let ahead = render_request.as_ref().filter(|_| client.is_installing).map(|_| PrefetchContext::of_question());
+        let request = FetchRequest { render_request, ahead, ..FetchRequest::new(client, slot, registry, need) };
+        for _ in 0..MAX_ATTEMPTS {
+            // A fetch that was already running may have requested less.
+            let result = self.fetcher.fetch_or_stale(request.clone(), now).await;
+            if let Err(FirewallError::NotFound(_)) = &result {
+                self.parts.absent_names.count(&request.slot, client.address);
+            }
+            let lookup = result?;
+            if need.is_met_by(&lookup.package) {
+                return Ok(lookup);
+            }
+        }
+        Err(FirewallError::Internal("too many fetches returned the other packument form".into()))
+    }
+
+    /// Looks up a package that upstream has, with its verdicts.
+    pub(crate) async fn evaluated(
+        self: &Arc<Self>,
+        client: &Client,
+        name: &PackageName,
+        need: DocumentNeed,
+        render_request: Option<RenderRequest>,
+    ) -> Result<EvaluatedPackage, FirewallError> {
+        let moment = self.policy.context();
+        let (lookup, moment) = match self.cached(client, name, need, &moment) {
+            Some(lookup) => (lookup, moment),
+            // Changes while upstream was asked apply. Boxed: a future is moved as a whole, and this one is far larger than a
+            // response from memory.
+            None => (Box::pin(self.lookup(client, name, need, render_request)).await?, self.policy.context()),
+        };
+        let Some(packument) = lookup.package.packument.clone() else {
+            return Err(FirewallError::NotFound(format!("{name} is no longer in the upstream registry").into()));
+        };
+        let table = lookup.package.verdicts(&moment.policy_snapshot, client.profile);
+        self.recorder.overbroad_advisories(name, &table);
+        Ok(EvaluatedPackage { lookup, packument, table, now: moment.now })
+    }
+
+    /// Returns the decoded document with the lookup. Fetches it again if it is not stored any more.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Components::lookup`].
+    pub(crate) async fn with_document(
+        self: &Arc<Self>,
+        client: &Client,
+        lookup: PackageLookup,
+    ) -> Result<(PackageLookup, Bytes), FirewallError> {
+        let permit = self.parts.loader.loads().acquire(client.address).await;
+        self.document_with(client, lookup, permit).await
+    }
+
+    /// Returns the decoded document with the lookup, with a permit that the caller holds.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Components::lookup`].
+    pub(crate) async fn document_with(
+        self: &Arc<Self>,
+        client: &Client,
+        lookup: PackageLookup,
+        permit: FairPermit,
+    ) -> Result<(PackageLookup, Bytes), FirewallError> {
+        let permit = Arc::new(permit);
+        if let Some(document) = self.parts.loader.load_document(&lookup.package, &permit).await? {
+            return Ok((lookup, document));
+        }
+        let need =
+            DocumentNeed::Form(if lookup.package.renders_full() { PackumentForm::Full } else { PackumentForm::Abbreviated });
+        let (slot, registry) = (lookup.package.slot.clone(), Arc::clone(&lookup.package.registry));
+        let request = FetchRequest { whole: true, ..FetchRequest::new(client, slot, registry, need) };
+        let again = self.fetcher.fetch_shared(request).await?;
+        match self.parts.loader.load_document(&again.package, &permit).await? {
+            Some(document) => Ok((again, document)),
+            None => Err(FirewallError::Internal("the packument is not in the store any more".into())),
+        }
+    }
+
+    /// Looks up the parent of a new package, once per document, if a rule may exempt subpackages. Returns whether the result
+    /// depends on publishers that the document lacks, so that the full form is needed.
+    pub(crate) async fn load_parent(self: &Arc<Self>, client: &Client, package: &CachedPackage) -> bool {
+        let Some(packument) = subpackages::needs_parent(package, &self.policy.snapshot()) else { return false };
+        // The name must not be sent to a different registry, or needlessly if the package's ages are waived.
+        let Some(whole) = self
+            .subpackages
+            .candidate_parent(&packument.name)
+            .filter(|whole| self.registries.of(whole).id() == package.registry.id())
+        else {
+            return false;
+        };
+        if self.policy.snapshot().policy(client.profile).waives_ages(&packument.name) {
+            return false;
+        }
+        // A parent that cannot be fetched pins nothing.
+        let Ok(mut lookup) = Box::pin(self.lookup_unlinked(client, &whole, DocumentNeed::Index, None)).await else {
+            return false;
+        };
+        if let Some(version) = subpackages::newer_than(&lookup.package, packument)
+            && let Some(newer) = Box::pin(self.recheck(client, &lookup, version, DocumentNeed::Index)).await
+        {
+            lookup = newer;
+        }
+        if lookup.package.form == PackumentForm::Abbreviated {
+            let lacks = |(_, pinning): (&VersionEntry, &VersionEntry)| pinning.publisher.is_none();
+            if lookup.package.packument.as_ref().is_some_and(|whole| subpackages::pins(packument, whole).any(lacks)) {
+                let full = Box::pin(self.lookup_unlinked(client, &whole, DocumentNeed::Facts, None)).await;
+                let Ok(full) = full else { return false };
+                lookup = full;
+            }
+        }
+        let Some(whole) = &lookup.package.packument else { return false };
+        let lacks = |(part, _): (&VersionEntry, &VersionEntry)| part.publisher.is_none();
+        if package.form == PackumentForm::Abbreviated && subpackages::pins(packument, whole).any(lacks) {
+            return true;
+        }
+        let _ = package.parent.set(subpackages::match_parent(packument, whole, lookup.package.first_published));
+        false
+    }
+
+    /// Revalidates a package because `version` of it is unknown. Returns `None` if that is not an exact version or is known to be
+    /// removed, if no conditional request is possible, or if the last check is too recent.
+    pub(crate) async fn recheck(
+        self: &Arc<Self>,
+        client: &Client,
+        lookup: &PackageLookup,
+        version: &str,
+        need: DocumentNeed,
+    ) -> Option<PackageLookup> {
+        let (package, now) = (&lookup.package, self.policy.now());
+        let shared = package.slot.shared();
+        let is_answered = lookup.stale.is_some()
+            || package.packument.is_none()
+            || package.validators() == CacheValidators::default()
+            || !self.rechecks.is_due(&shared, package.confirmed.checked, now);
+        // It may be missing for one client's token only.
+        let has_left = || !package.slot.is_client_scoped() && RemovedVersion::is_known(package, version);
+        if is_answered || Version::parse(version).is_none() || has_left() {
+            return None;
+        }
+        let (slot, registry) = (package.slot.clone(), Arc::clone(&package.registry));
+        let request = FetchRequest { not_before: Some(now), ..FetchRequest::new(client, slot, registry, need) };
+        // Requests during a recheck share its result.
+        if !self.fetcher.is_running(&request) && !self.rechecks.admits(client.address, now) {
+            return None;
+        }
+        let again = self.fetcher.fetch_or_stale(request, now).await.ok();
+        if let Some(again) = &again {
+            self.workers.evaluate(&again.package, &self.policy, client.profile, client.address).await;
+        }
+        let Some(newer) = again.as_ref().filter(|again| again.package.content() != package.content()) else {
+            self.rechecks.mark_vain(shared, now);
+            return again;
+        };
+        if newer.stale.is_some() {
+            return again;
+        }
+        // The new verdicts may depend on missing fields or on the parent package, like those of the previous document.
+        let whole = self.lookup(client, &package.slot.name, need, None).await.ok();
+        whole.or(again)
+    }
+}
+
+/// Checks whether some version's verdict depends on a fact that the abbreviated form lacks.
+fn lacks_facts(package: &CachedPackage, profile: Profile, policy_snapshot: &PolicySnapshot) -> bool {
+    package.form == PackumentForm::Abbreviated && !package.has_no_more && package.verdicts(policy_snapshot, profile).lacks
+}

@@ -1,0 +1,144 @@
+//! Decides whether a tarball may be served, and which digests its bytes must match.
+
+use std::sync::Arc;
+
+use crate::firewall::error::{FirewallError, Refusal, no_version};
+use crate::firewall::package::removed::RemovedVersion;
+use crate::firewall::packages::request::PackageLookup;
+use crate::firewall::packages::services::Services;
+use crate::firewall::policy_state::{PolicySnapshot, Profile};
+use crate::firewall::recorder::Recorder;
+use crate::firewall::request::Client;
+use crate::firewall::verdicts::cache::CachedPackage;
+use crate::firewall::workers::Workers;
+use crate::npm::{Integrity, Packument};
+use crate::policy::{Verdict, Warning};
+use crate::store::Release;
+
+/// A tarball that may be served.
+pub(crate) struct AdmittedTarball {
+    /// Every digest that its bytes must match: stated now or before, computed, and approved.
+    pub integrity: Integrity,
+    /// The index of the packument entry. `None` for a version that was removed upstream, which can only come from the store.
+    pub entry: Option<usize>,
+    /// Warnings that do not refuse it.
+    pub notes: Vec<Warning>,
+}
+
+/// Applies the verdicts to requests for tarballs.
+pub(crate) struct TarballAdmission {
+    recorder: Arc<Recorder>,
+    workers: Arc<Workers>,
+}
+
+impl TarballAdmission {
+    #[must_use]
+    pub(crate) fn new(services: &Services) -> Self {
+        Self { recorder: Arc::clone(&services.recorder), workers: Arc::clone(&services.workers) }
+    }
+
+    /// Returns what may be served and the digests that it must match, or the refusal. With many versions, only a visible version is admitted on the async thread.
+    pub(crate) async fn admit(
+        &self,
+        client: &Client,
+        lookup: &PackageLookup,
+        version: &str,
+        policy_snapshot: &Arc<PolicySnapshot>,
+    ) -> Result<AdmittedTarball, FirewallError> {
+        let package = &lookup.package;
+        let is_shown = || {
+            let (at, _) = package.packument.as_ref()?.find(version)?;
+            Some(
+                package.is_judged(policy_snapshot, client.profile) && package.verdicts(policy_snapshot, client.profile).shown[at],
+            )
+        };
+        if !package.has_many_versions() || is_shown() == Some(true) {
+            return admit(&self.recorder, client, lookup, version, policy_snapshot);
+        }
+        Box::pin(self.admit_elsewhere(client, lookup, version, policy_snapshot)).await
+    }
+
+    /// Admits a version like [`Self::admit`], off the async threads.
+    async fn admit_elsewhere(
+        &self,
+        client: &Client,
+        lookup: &PackageLookup,
+        version: &str,
+        policy_snapshot: &Arc<PolicySnapshot>,
+    ) -> Result<AdmittedTarball, FirewallError> {
+        let (recorder, policy_snapshot) = (Arc::clone(&self.recorder), Arc::clone(policy_snapshot));
+        let (asked, read, version) = (client.clone(), lookup.clone(), Box::<str>::from(version));
+        self.workers
+            .run_over_versions(&lookup.package, client.address, move || {
+                admit(&recorder, &asked, &read, &version, &policy_snapshot)
+            })
+            .await?
+    }
+}
+/// Returns what may be served and the digests it must match, or the refusal.
+fn admit(
+    recorder: &Recorder,
+    client: &Client,
+    lookup: &PackageLookup,
+    version: &str,
+    policy_snapshot: &PolicySnapshot,
+) -> Result<AdmittedTarball, FirewallError> {
+    let package = &lookup.package;
+    let name = &package.slot.name;
+    let Some((packument, (at, entry))) =
+        package.packument.as_ref().and_then(|packument| Some((packument, packument.find(version)?)))
+    else {
+        return admit_removed(recorder, client, package, version, policy_snapshot);
+    };
+    let table = package.verdicts(policy_snapshot, client.profile);
+    recorder.overbroad_advisories(name, &table);
+    if !table.shown[at] {
+        return Err(recorder.hidden_version(client, packument, &table, at));
+    }
+    // A version without an integrity is hidden.
+    let stated = entry.integrity.as_ref().ok_or_else(|| no_version(name, version))?;
+    let integrity = package.provenance.get(at).and_then(|provenance| provenance.digests.as_ref()).unwrap_or(stated);
+    let integrity = policy_snapshot.active_decisions.with_approved_digests(name, version, integrity);
+    Ok(AdmittedTarball { integrity, entry: Some(at), notes: table.notes(at).to_vec() })
+}
+
+/// Admits a version that was removed upstream: old versions are still served to clients whose lockfile contains them.
+fn admit_removed(
+    recorder: &Recorder,
+    client: &Client,
+    package: &CachedPackage,
+    version: &str,
+    policy_snapshot: &PolicySnapshot,
+) -> Result<AdmittedTarball, FirewallError> {
+    let name = &package.slot.name;
+    let removed = evaluate_removed(package, version, policy_snapshot, client.profile).ok_or_else(|| no_version(name, version))?;
+    let (verdict, first, notes) = removed;
+    let table = package.verdicts(policy_snapshot, client.profile);
+    let nearest = package.packument.as_ref().and_then(|packument| table.nearest_allowed(packument, version));
+    if let Some(refusal) = Refusal::of_version(name, version, &verdict, nearest) {
+        // It may exist for other tokens, which must not be disclosed.
+        let is_told = |packument: &Arc<Packument>| packument.find_departed(version).is_some();
+        if package.slot.is_client_scoped() && !package.packument.as_ref().is_some_and(is_told) {
+            return Err(no_version(name, version));
+        }
+        return Err(recorder.refusal(client, refusal));
+    }
+    let integrity = first.and_then(Release::known_digests).ok_or_else(|| no_version(name, version))?;
+    let integrity = policy_snapshot.active_decisions.with_approved_digests(name, version, &integrity);
+    Ok(AdmittedTarball { integrity, entry: None, notes })
+}
+
+/// Returns the verdict, first release and warnings of a version that was removed upstream; `None` if it never existed.
+pub(crate) fn evaluate_removed<'a>(
+    package: &'a CachedPackage,
+    version: &'a str,
+    policy_snapshot: &'a PolicySnapshot,
+    profile: Profile,
+) -> Option<(Verdict, Option<&'a Release>, Vec<Warning>)> {
+    let removed = RemovedVersion::find(package, version, policy_snapshot)?;
+    let facts = removed.facts(None);
+    let rules = policy_snapshot.policy(profile).for_package(facts.name);
+    let mut notes = Vec::new();
+    let verdict = policy_snapshot.evaluate(&rules, &facts, package.confirmed.validated, &mut notes);
+    Some((verdict, removed.first, notes))
+}

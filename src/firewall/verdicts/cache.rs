@@ -1,0 +1,163 @@
+//! Caches the verdicts of a package with the package, and what else belongs to one document.
+
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+
+use crate::firewall::package::stored_tarballs::StoredTarballs;
+use crate::firewall::package::{PackageSnapshot, ParentFirstSeen};
+use crate::firewall::policy_state::{PolicySnapshot, Profile};
+use crate::firewall::singleflight::Turn;
+use crate::firewall::verdicts::VerdictTable;
+use crate::npm::Packument;
+use crate::policy::{ApplicableAdvisories, Facts};
+
+/// Verdicts by profile. Those of profile 0, often the only one, are found without a lock.
+#[derive(Default)]
+pub(crate) struct VerdictCache {
+    first: ArcSwapOption<VerdictTable>,
+    further: Mutex<HashMap<Profile, Arc<VerdictTable>>>,
+    /// Held while a package with many versions is evaluated, so that it is evaluated once.
+    pub(crate) turn: Turn,
+}
+
+impl VerdictCache {
+    /// Returns the verdicts of a profile for this revision and parent state. Verdicts made before the parent package was known
+    /// are not used after it, even if they were stored later.
+    fn find(&self, profile: Profile, revision: u64, has_parent: bool) -> Option<Arc<VerdictTable>> {
+        let found = if profile == Profile::default() {
+            self.first.load_full()
+        } else {
+            self.further.lock().unwrap_or_else(PoisonError::into_inner).get(&profile).cloned()
+        };
+        found.filter(|table| table.policy_snapshot == revision && table.has_parent == has_parent)
+    }
+
+    fn keep(&self, profile: Profile, table: &Arc<VerdictTable>) {
+        if profile == Profile::default() {
+            return self.first.store(Some(Arc::clone(table)));
+        }
+        self.further.lock().unwrap_or_else(PoisonError::into_inner).insert(profile, Arc::clone(table));
+    }
+}
+
+/// A package in memory. Dereferences to the snapshot, which never changes.
+pub(crate) struct CachedPackage {
+    snapshot: PackageSnapshot,
+    /// Tarballs of this index that are in the store, as far as they were looked up.
+    pub tarballs: Arc<StoredTarballs>,
+    /// The document as received, until it is stored.
+    pub raw: Arc<Mutex<Option<Bytes>>>,
+    /// Verdicts, computed on first use per policy revision.
+    verdicts: VerdictCache,
+    /// The parent package of its versions, looked up only if a rule needs it.
+    pub parent: OnceLock<ParentFirstSeen>,
+}
+
+impl Deref for CachedPackage {
+    type Target = PackageSnapshot;
+
+    fn deref(&self) -> &PackageSnapshot {
+        &self.snapshot
+    }
+}
+
+impl From<PackageSnapshot> for CachedPackage {
+    fn from(snapshot: PackageSnapshot) -> Self {
+        Self {
+            snapshot,
+            tarballs: Arc::default(),
+            raw: Arc::default(),
+            verdicts: VerdictCache::default(),
+            parent: OnceLock::new(),
+        }
+    }
+}
+
+impl CachedPackage {
+    /// Creates a package whose document is not stored yet.
+    #[must_use]
+    pub(crate) fn with_document(snapshot: PackageSnapshot, raw: Bytes) -> Self {
+        Self { raw: Arc::new(Mutex::new(Some(raw))), ..Self::from(snapshot) }
+    }
+
+    pub(crate) fn snapshot(&self) -> &PackageSnapshot {
+        &self.snapshot
+    }
+
+    /// Returns the package with the same document in another snapshot of it.
+    #[must_use]
+    pub(crate) fn with_snapshot(&self, snapshot: PackageSnapshot) -> Self {
+        Self { tarballs: Arc::clone(&self.tarballs), raw: Arc::clone(&self.raw), ..Self::from(snapshot) }
+    }
+
+    /// Returns the verdicts of the index under the policy of `profile`; empty without a packument.
+    #[must_use]
+    pub(crate) fn verdicts(&self, policy_snapshot: &PolicySnapshot, profile: Profile) -> Arc<VerdictTable> {
+        let parent = self.parent.get();
+        if let Some(table) = self.verdicts.find(profile, policy_snapshot.revision, parent.is_some()) {
+            return table;
+        }
+        self.assert_off_async_threads();
+        let table = Arc::new(VerdictTable::of(self, parent, policy_snapshot, profile));
+        self.verdicts.keep(profile, &table);
+        table
+    }
+
+    /// Checks whether verdicts are computed, or cheap enough to compute on an async thread.
+    #[must_use]
+    pub(crate) fn is_judged(&self, policy_snapshot: &PolicySnapshot, profile: Profile) -> bool {
+        let is_made = || self.verdicts.find(profile, policy_snapshot.revision, self.parent.get().is_some()).is_some();
+        !self.has_many_versions() || (self.by_version.get().is_some() && is_made())
+    }
+
+    /// Computes everything that needs a pass over all versions.
+    pub(crate) fn judge(&self, policy_snapshot: &PolicySnapshot, profile: Profile) {
+        self.sorted();
+        drop(self.verdicts(policy_snapshot, profile));
+    }
+
+    /// Returns the lock to hold while a package with many versions is evaluated, so that it is evaluated once.
+    pub(crate) fn evaluation(&self) -> &Turn {
+        &self.verdicts.turn
+    }
+
+    /// Returns the facts of the entry at `at`.
+    #[must_use]
+    pub(crate) fn facts<'a>(
+        &'a self,
+        packument: &'a Packument,
+        at: usize,
+        advisories: &'a ApplicableAdvisories<'a>,
+    ) -> Facts<'a> {
+        self.facts_with(self.parent.get(), packument, at, advisories)
+    }
+
+    /// Returns the document as received, if it is not stored yet.
+    #[must_use]
+    pub(crate) fn pending_bytes(&self) -> Option<Bytes> {
+        self.raw.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_without_parent_package_are_not_used_once_it_is_known() {
+        let table = |has_parent| Arc::new(VerdictTable::empty(1, has_parent));
+        for profile in [Profile::default(), Profile(1)] {
+            let screens = VerdictCache::default();
+            screens.keep(profile, &table(true));
+            // Stored late by a thread that began before the parent was known.
+            screens.keep(profile, &table(false));
+            assert!(screens.find(profile, 1, true).is_none() && screens.find(profile, 2, false).is_none());
+            screens.keep(profile, &table(true));
+            assert!(screens.find(profile, 1, true).is_some());
+        }
+    }
+}
