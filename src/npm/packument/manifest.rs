@@ -71,7 +71,7 @@ pub(crate) fn read_entry<'a, A: MapAccess<'a>>(
     }
     let inconsistency = found.inconsistency.clone().or_else(|| found.contradiction(name, &key, version.as_ref()));
     let maps = [found.resolution.dependencies, found.resolution.optional];
-    let dependencies = cache.dependencies.get_or(maps, dependencies_digest);
+    let dependencies = cache.dependencies.value_for(maps, dependencies_digest);
     Ok(VersionEntry {
         key: key.as_ref().into(),
         version,
@@ -79,7 +79,7 @@ pub(crate) fn read_entry<'a, A: MapAccess<'a>>(
         integrity: Integrity::parse(found.dist.integrity.as_deref(), found.dist.shasum.as_deref()),
         tarball: found.dist.tarball.as_deref().unwrap_or_default().into(),
         traits: found.traits,
-        resolution: cache.resolution.get_or(found.resolution, |resolution| resolution_digest(name, resolution)),
+        resolution: cache.resolution.value_for(found.resolution, |resolution| resolution_digest(name, resolution)),
         install_scripts: found.install_scripts,
         publisher: found.publisher,
         maintainers: found.maintainers,

@@ -24,11 +24,11 @@ pub(crate) struct PeopleInterner<'a> {
 impl<'a> PeopleInterner<'a> {
     /// Returns the name in `_npmUser`.
     pub(crate) fn publisher(&mut self, raw: &'a str) -> Option<Arc<str>> {
-        self.publisher.get_or(raw, |raw| intern(&mut self.names, raw))
+        self.publisher.value_for(raw, |raw| intern(&mut self.names, raw))
     }
 
     pub(crate) fn maintainers(&mut self, raw: &'a str) -> Maintainers {
-        self.maintainers.get_or(raw, |raw| {
+        self.maintainers.value_for(raw, |raw| {
             let each: Vec<&RawValue> = serde_json::from_str(raw).unwrap_or_default();
             let people = each.into_iter().take(MAX_MAINTAINERS);
             let names: Vec<_> = people.filter_map(|person| intern(&mut self.names, person.get())).collect();
