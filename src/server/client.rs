@@ -61,8 +61,7 @@ struct RequestOrigin<'a> {
 
 impl ClientResolver {
     /// Creates a resolver. `listeners` are the bound addresses.
-    #[must_use]
-    pub fn new(config: &Config, listeners: &[SocketAddr]) -> Self {
+    pub(crate) fn new(config: &Config, listeners: &[SocketAddr]) -> Self {
         let ports: Vec<u16> = listeners.iter().map(SocketAddr::port).collect();
         let public = config.public_url.as_ref().map(|url| PublicUrl {
             text: url.as_str().trim_end_matches('/').into(),
@@ -90,40 +89,19 @@ impl ClientResolver {
 
     /// Returns the client of an admin request, and whether it is on this machine. Its `Authorization` may be an admin token, so
     /// it is not kept for upstream.
-    #[must_use]
-    pub fn admin_client(&self, peer: IpAddr, head: &Parts) -> Option<(Client, bool)> {
+    pub(crate) fn admin_client(&self, peer: IpAddr, head: &Parts) -> Option<(Client, bool)> {
         let (client, is_local) = self.resolve_with_locality(peer, head).ok()?;
         let authorization = if is_local { Authorization::Lent } else { Authorization::None };
         Some((Client { authorization, ..client }, is_local))
     }
 
-    /// Returns the client and whether it is on this machine.
     fn resolve_with_locality(&self, peer: IpAddr, head: &Parts) -> Result<(Client, bool), String> {
         let peer = peer.to_canonical();
         let trusted = self.trusted.iter().any(|net| net.contains(&peer));
         let origin = self.origin(peer, trusted, head)?;
         let base = self.base(&origin, trusted, &head.headers)?;
-        let agent = head.headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let is_local = self.may_use_configured_credentials(peer, trusted, &origin);
-        let authorization = match single(&head.headers, &AUTHORIZATION)? {
-            Some(own) => {
-                Authorization::Own(OwnCredentials { header: own.into(), addressed: Addressed::Coldframe, borrows: is_local })
-            }
-            None if is_local => Authorization::Lent,
-            None => Authorization::None,
-        };
-        let agent = UserAgent::parse(agent);
-        let client = Client {
-            address: origin.address,
-            user: None,
-            is_installing: resolves(&agent, &head.headers),
-            agent,
-            authorization,
-            addressed: Addressed::Coldframe,
-            base,
-            profile: Profile::default(),
-        };
-        Ok((client, is_local))
+        Ok((client_from_headers(&head.headers, origin.address, Addressed::Coldframe, base, is_local)?, is_local))
     }
 
     /// Returns the client of an intercepted request under `base`. It is always the peer, regardless of forwarding headers, with
@@ -138,21 +116,12 @@ impl ClientResolver {
         (base, addressed): (BaseUrl, Addressed),
     ) -> Result<Client, String> {
         let address = peer.to_canonical();
-        let agent = head.headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let borrows = user.is_some() || (address.is_loopback() && !is_passed_on(&head.headers));
-        let authorization = match single(&head.headers, &AUTHORIZATION)? {
-            Some(own) => Authorization::Own(OwnCredentials { header: own.into(), addressed: addressed.clone(), borrows }),
-            None if borrows => Authorization::Lent,
-            None => Authorization::None,
-        };
-        let agent = UserAgent::parse(agent);
-        let resolves = resolves(&agent, &head.headers);
-        Ok(Client { address, user, agent, is_installing: resolves, authorization, addressed, base, profile: Profile::default() })
+        Ok(Client { user, ..client_from_headers(&head.headers, address, addressed, base, borrows)? })
     }
 
     /// Removes the prefix of the public URL from a path. A proxy in front may have removed it already.
-    #[must_use]
-    pub fn strip<'a>(&self, path: &'a str) -> &'a str {
+    pub(crate) fn strip<'a>(&self, path: &'a str) -> &'a str {
         let Some(public) = self.public.as_ref().filter(|public| !public.prefix.is_empty()) else { return path };
         match path.strip_prefix(public.prefix.as_str()) {
             Some("") => "/",
@@ -161,8 +130,7 @@ impl ClientResolver {
         }
     }
 
-    #[must_use]
-    pub fn base_url_source(&self) -> BaseUrlSource {
+    pub(crate) fn base_url_source(&self) -> BaseUrlSource {
         if self.public.is_some() { BaseUrlSource::PublicUrl } else { BaseUrlSource::Host }
     }
 
@@ -224,7 +192,6 @@ impl ClientResolver {
         Ok(self.base_url([scheme, "://", host, prefix.trim_end_matches('/')], origin.address))
     }
 
-    /// Returns the base URL joined from `parts`, used by `client`.
     fn base_url(&self, parts: [&str; 4], client: IpAddr) -> BaseUrl {
         let (text, cacheable) = self.base_urls.resolve(&parts, client);
         BaseUrl { text, cacheable, serves_admin: true, intercepted: None }
@@ -246,6 +213,25 @@ impl ClientResolver {
         let public = self.public.as_ref().filter(|public| trusted || public.direct);
         is_loopback_host(host) || public.is_some_and(|public| public.host == host)
     }
+}
+
+/// Returns a client at `address`. If it `borrows`, it may use the configured credentials.
+fn client_from_headers(
+    headers: &HeaderMap,
+    address: IpAddr,
+    addressed: Addressed,
+    base: BaseUrl,
+    borrows: bool,
+) -> Result<Client, String> {
+    let authorization = match single(headers, &AUTHORIZATION)? {
+        Some(own) => Authorization::Own(OwnCredentials { header: own.into(), addressed: addressed.clone(), borrows }),
+        None if borrows => Authorization::Lent,
+        None => Authorization::None,
+    };
+    let agent = headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let agent = UserAgent::parse(agent);
+    let is_installing = resolves(&agent, headers);
+    Ok(Client { address, user: None, agent, is_installing, authorization, addressed, base, profile: Profile::default() })
 }
 
 fn to_lower_case(host: Cow<'_, str>) -> Cow<'_, str> {

@@ -14,23 +14,18 @@ use crate::server::intercepted_hosts::InterceptedHosts;
 pub struct Config {
     /// The URL that clients use: `http` or `https`, without credentials, query and fragment. Its path is the server's prefix.
     pub public_url: Option<Url>,
-    /// Networks of proxies whose `X-Forwarded-*` headers are trusted.
     pub trusted_proxies: Vec<IpNet>,
     /// The paths of the upstream registries without trailing slash, longest first. Clients may prepend them to a path.
     pub upstream_prefixes: Vec<Box<str>>,
-    /// Whether writes are forwarded to the registry.
     pub allow_writes: bool,
     /// Whether the package pages below `/-/coldframe/` are open to clients on other machines.
     pub explains_to_all: bool,
-    /// The file of admin tokens, if any.
     pub admin_tokens: Option<PathBuf>,
     /// The largest audit request body in bytes, both compressed and decompressed.
     pub body_limit: u64,
     /// The largest body of a write in bytes. A publish contains its tarball.
     pub write_limit: u64,
-    /// Time limit for a request body.
     pub body_timeout: Duration,
-    /// Limits of connections.
     pub limits: crate::net::ConnectionLimits,
 }
 
@@ -51,10 +46,8 @@ impl Default for Config {
     }
 }
 
-/// Settings of the gateway.
 #[derive(Debug, Clone)]
 pub struct GatewayConfig {
-    /// The intercepted hosts.
     pub targets: InterceptedHosts,
     /// Other hosts that clients may reach.
     pub allowed: Vec<HostPattern>,

@@ -8,46 +8,36 @@ use crate::telemetry::BarLabel;
 /// Why a request is refused or failed. [`super::response`] maps each case to a status.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
-    /// Not a registry endpoint.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
-    /// Missing, duplicate or invalid headers.
     #[error("{0}")]
     Headers(String),
     /// A browser sent it from a page of another site.
     #[error("coldframe answers this only to its own pages and to programs: {0}")]
     CrossSite(&'static str),
-    /// The body could not be read.
     #[error(transparent)]
     Body(#[from] BodyError),
-    /// Unsupported content encoding of the body.
     #[error("unsupported content encoding, expected `gzip` or `identity`")]
     Coding,
-    /// Unsupported transfer encoding of the body.
     #[error("unsupported transfer encoding, expected only `chunked`")]
     Transfer,
-    /// The firewall refused the request or failed.
     #[error(transparent)]
     Rejected(#[from] FirewallError),
-    /// A write, and writes are disabled.
     #[error("coldframe does not forward writes; publish to the registry directly, or start coldframe with `--allow-writes`")]
     WritesDisabled,
     /// A packument read for a later write, without credentials of the client.
     #[error("reading a packument for a write requires your own credentials")]
     NeedsCredentials,
-    /// An admin page without a valid token.
     #[error(
         "admin token required; send `Authorization: Bearer` with a token from `admin-token-file` \
          (for `coldframe check --server`, set `--admin-token-file`)"
     )]
     AdminTokenRequired,
-    /// An admin page on a server without admin tokens.
     #[error(
         "this page requires an admin token, and `admin-token-file` is not set; \
          `explain-access` opens `check` and `explain`"
     )]
     AdminDisabled,
-    /// Missing or invalid gateway credentials.
     #[error("gateway authentication required; add a user name and password to the proxy URL: `http://name:password@host:port`")]
     ProxyAuthRequired,
     /// The gateway refuses the destination. Holds the metric label and the reason.
@@ -59,7 +49,6 @@ pub enum RequestError {
     /// An intercepted host, but not a registry path.
     #[error("{0}")]
     NotARegistryPath(String),
-    /// The gateway could not connect.
     #[error("cannot reach `{place}`: {cause}")]
     Unreachable {
         /// Host and port.

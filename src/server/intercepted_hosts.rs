@@ -9,7 +9,6 @@ use crate::firewall::BaseUrl;
 use crate::npm::tarball_address::{Intercepted, Origins, below};
 use crate::upstream::{Addressed, npmrc};
 
-/// The intercepted hosts.
 #[derive(Debug, Clone, Default)]
 pub struct InterceptedHosts {
     hosts: Vec<Arc<InterceptedHost>>,
@@ -17,7 +16,6 @@ pub struct InterceptedHosts {
     targets: OnceLock<Vec<InterceptTarget>>,
 }
 
-/// An intercepted host.
 #[derive(Debug, Clone)]
 pub struct InterceptedHost {
     /// The name in lower case or the address, as in a URL.
@@ -92,32 +90,26 @@ impl InterceptedHosts {
     }
 
     /// Returns the names that the operator added.
-    #[must_use]
-    pub fn named_hosts(&self) -> Vec<DnsName<'static>> {
+    pub(crate) fn named_hosts(&self) -> Vec<DnsName<'static>> {
         self.hosts.iter().filter(|host| host.is_named).filter_map(|host| host.dns_name.clone()).collect()
     }
 
-    /// Returns all names.
-    #[must_use]
-    pub fn hosts(&self) -> Vec<DnsName<'static>> {
+    pub(crate) fn hosts(&self) -> Vec<DnsName<'static>> {
         self.hosts.iter().filter_map(|host| host.dns_name.clone()).collect()
     }
 
     /// Returns the names that the CA must cover.
-    #[must_use]
-    pub fn expected(&self) -> Vec<DnsName<'static>> {
+    pub(crate) fn expected(&self) -> Vec<DnsName<'static>> {
         self.hosts.iter().filter(|host| !host.is_alias).filter_map(|host| host.dns_name.clone()).collect()
     }
 
     /// Returns all intercepted origins, such as `https://registry.example` or `http://127.0.0.1:4873`.
-    #[must_use]
-    pub fn origins(&self) -> Vec<String> {
+    pub(crate) fn origins(&self) -> Vec<String> {
         self.hosts.iter().flat_map(|host| host.all_ports().map(|(port, secure)| origin(&host.name, port, secure))).collect()
     }
 
     /// Returns the target of a connection to `port` of `host`, in lower case, if it is intercepted.
-    #[must_use]
-    pub fn find(&self, host: &str, port: u16) -> Option<InterceptTarget> {
+    pub(crate) fn find(&self, host: &str, port: u16) -> Option<InterceptTarget> {
         let targets = self.targets.get_or_init(|| self.targets());
         targets.iter().find(|target| target.port == port && *target.host.name == *host).cloned()
     }
@@ -160,7 +152,6 @@ impl InterceptedHosts {
 }
 
 impl InterceptedHost {
-    /// Returns the default ports of a name.
     fn usual(&self) -> &'static [(u16, bool)] {
         if self.dns_name.is_some() { &[(443, true), (80, false)] } else { &[] }
     }
@@ -191,21 +182,18 @@ impl InterceptedHost {
 
 impl InterceptTarget {
     /// Returns the path below the registry and the registry's base URL. Returns `None` if the path is outside all registries.
-    #[must_use]
-    pub fn registry_path<'a>(&self, path: &'a str) -> Option<(&'a str, &BaseUrl)> {
+    pub(crate) fn registry_path<'a>(&self, path: &'a str) -> Option<(&'a str, &BaseUrl)> {
         let of_prefix = |(prefix, base)| Some((below(std::slice::from_ref(prefix), path)?, base));
         self.host.prefixes.iter().zip(&*self.bases).find_map(of_prefix)
     }
 
     /// Returns the base URL nearest to the root, used for paths outside all registries.
-    #[must_use]
-    pub fn outermost(&self) -> Option<&BaseUrl> {
+    pub(crate) fn outermost(&self) -> Option<&BaseUrl> {
         self.bases.last()
     }
 
     /// Returns what a client addressed with `base`. Yarn's alias means npm's default registry.
-    #[must_use]
-    pub fn addressed(&self, base: &Arc<str>) -> Addressed {
+    pub(crate) fn addressed(&self, base: &Arc<str>) -> Addressed {
         if self.host.is_named {
             return Addressed::Named(Arc::clone(base));
         }
@@ -217,8 +205,7 @@ impl InterceptTarget {
     }
 
     /// Checks whether `host`, from a `Host` header or an absolute target, is this host and port.
-    #[must_use]
-    pub fn matches_host(&self, host: &str) -> bool {
+    pub(crate) fn matches_host(&self, host: &str) -> bool {
         let (name, port) = crate::net::headers::split_host(host);
         let usual = if self.secure { 443 } else { 80 };
         let port = port.map_or(Some(usual), |port| port.parse().ok());

@@ -30,8 +30,7 @@ const KEPT_BACK: [HeaderName; 14] = [
 
 /// Builds the forwarded request. `path` is encoded and without our prefix. HEAD is sent as GET: a filtered response must be
 /// complete before its headers are known.
-#[must_use]
-pub fn passthrough_request(head: &Parts, path: &str, body: Bytes) -> PassthroughRequest {
+pub(crate) fn passthrough_request(head: &Parts, path: &str, body: Bytes) -> PassthroughRequest {
     let below = path.trim_start_matches('/');
     let path = head.uri.query().map_or_else(|| below.to_owned(), |query| format!("{below}?{query}"));
     let mut headers = HeaderMap::new();
@@ -44,9 +43,7 @@ pub fn passthrough_request(head: &Parts, path: &str, body: Bytes) -> Passthrough
     PassthroughRequest { method, path, headers, body, for_account: false }
 }
 
-/// Returns the upstream response headers for the client.
-#[must_use]
-pub fn response_headers(headers: HeaderMap) -> HeaderMap {
+pub(crate) fn response_headers(headers: HeaderMap) -> HeaderMap {
     end_to_end_headers(headers, &KEPT_BACK)
 }
 

@@ -49,7 +49,6 @@ impl LoggedClient {
 }
 
 impl RequestLog {
-    /// Starts recording.
     pub(crate) fn begin(metrics: &Arc<Metrics>, client: IpAddr, method: &Method, uri: &Uri) -> Self {
         Self {
             metrics: Some(Arc::clone(metrics)),
@@ -69,7 +68,6 @@ impl RequestLog {
         self.is_private = matches!(endpoint, Endpoint::Account(None) | Endpoint::Write(None));
     }
 
-    /// Returns the path for the log.
     fn shown_path(&self) -> &str {
         let path = self.uri.path();
         // An unknown path could be a misspelled URL with a token.

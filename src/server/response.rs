@@ -73,8 +73,7 @@ impl Reply {
 }
 
 /// Returns the response to a registry request.
-#[must_use]
-pub fn registry(answer: RegistryResponse, head: &Parts, base_url: BaseUrlSource) -> Reply {
+pub(crate) fn registry(answer: RegistryResponse, head: &Parts, base_url: BaseUrlSource) -> Reply {
     let vary = match base_url {
         BaseUrlSource::PublicUrl => VARY,
         BaseUrlSource::Host => VARY_BY_HOST,
@@ -190,9 +189,7 @@ fn passthrough(passed: PassthroughResponse, notice: Option<&str>) -> Reply {
     reply.with(header::CACHE_CONTROL, NO_CACHE)
 }
 
-/// Forbids caches to store the reply.
-#[must_use]
-pub fn private(reply: Reply) -> Reply {
+pub(crate) fn private(reply: Reply) -> Reply {
     reply.with(header::CACHE_CONTROL, NO_STORE)
 }
 
@@ -211,22 +208,17 @@ fn with_notice(reply: Reply, notice: &str) -> Reply {
     reply.with_text(NPM_NOTICE, &notice)
 }
 
-/// Returns the root document with the version.
-#[must_use]
-pub fn root(head: &Parts) -> Reply {
+pub(crate) fn root(head: &Parts) -> Reply {
     json(Bytes::from_static(concat!(r#"{"coldframe":""#, env!("CARGO_PKG_VERSION"), r#""}"#).as_bytes()), head, VARY)
 }
 
-/// Returns an admin page.
-#[must_use]
-pub fn admin(page: Response<Bytes>) -> Reply {
+pub(crate) fn admin(page: Response<Bytes>) -> Reply {
     let outcome = outcome_of(page.status(), OutcomeLabel::InternalError);
     Reply { response: page.map(Body::from), outcome }
 }
 
 /// Returns the response that starts a tunnel. The connection is then passed to `next`.
-#[must_use]
-pub fn connected(next: Upgrade) -> Reply {
+pub(crate) fn connected(next: Upgrade) -> Reply {
     let mut reply = Reply::new(StatusCode::OK, Body::empty(), OutcomeLabel::Served);
     reply.response.extensions_mut().insert(ReasonPhrase::from_static(b"Connection established"));
     reply.response.extensions_mut().insert(next);
@@ -234,8 +226,7 @@ pub fn connected(next: Upgrade) -> Reply {
 }
 
 /// Returns the streamed response of another server.
-#[must_use]
-pub fn forwarded(response: Response<Body>) -> Reply {
+pub(crate) fn forwarded(response: Response<Body>) -> Reply {
     let outcome = outcome_of(response.status(), OutcomeLabel::UpstreamError);
     Reply { response, outcome }
 }
@@ -250,15 +241,11 @@ fn outcome_of(status: StatusCode, server_error: OutcomeLabel) -> OutcomeLabel {
     }
 }
 
-/// Closes the connection after the reply.
-#[must_use]
-pub fn and_close(reply: Reply) -> Reply {
+pub(crate) fn and_close(reply: Reply) -> Reply {
     reply.with(header::CONNECTION, HeaderValue::from_static("close"))
 }
 
-/// Returns the response for an error.
-#[must_use]
-pub fn error(error: &RequestError) -> Reply {
+pub(crate) fn error(error: &RequestError) -> Reply {
     let text = error.to_string();
     let (status, outcome) = match error {
         RequestError::Endpoint(error) => return endpoint_error(error, &text),
@@ -312,47 +299,46 @@ fn endpoint_error(error: &EndpointError, text: &str) -> Reply {
 }
 
 fn firewall_error(error: &FirewallError, text: &str) -> Reply {
-    let (status, outcome) = match error {
-        // 403 only: it is the one status that no client retries.
-        FirewallError::Refused(refusal) => {
-            return error_body(StatusCode::FORBIDDEN, text, refusal.truncated(MAX_LINE_BYTES), OutcomeLabel::Refused);
+    let (status, outcome) = firewall_status(error);
+    match error {
+        FirewallError::Refused(refusal) => error_body(status, text, refusal.truncated(MAX_LINE_BYTES), outcome),
+        // `Retry-After` is useful only for a status that clients retry.
+        FirewallError::Upstream(UpstreamError::Status { status: 429 | 503, retry_after: Some(wait), .. }) => {
+            failure(status, text, outcome).with_text(header::RETRY_AFTER, wait)
         }
-        FirewallError::Upstream(error) => return upstream_failed(error, text),
-        FirewallError::NotEntitled(_) => (StatusCode::FORBIDDEN, OutcomeLabel::Refused),
+        _ => failure(status, text, outcome),
+    }
+}
+
+/// Maps errors of the firewall. Transient ones of upstream get a status that clients retry, permanent ones a status that they do
+/// not.
+pub(crate) fn firewall_status(error: &FirewallError) -> (StatusCode, OutcomeLabel) {
+    match error {
+        // 403 only: it is the one status that no client retries.
+        FirewallError::Refused(_) | FirewallError::NotEntitled(_) => (StatusCode::FORBIDDEN, OutcomeLabel::Refused),
         FirewallError::NotFound(_) => (StatusCode::NOT_FOUND, OutcomeLabel::NotFound),
         FirewallError::Unreadable { .. } => (StatusCode::BAD_GATEWAY, OutcomeLabel::UpstreamError),
         FirewallError::TooMuch(_) => (StatusCode::PAYLOAD_TOO_LARGE, OutcomeLabel::ClientError),
         FirewallError::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, OutcomeLabel::ClientError),
         FirewallError::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, OutcomeLabel::InternalError),
-    };
-    failure(status, text, outcome)
-}
-
-/// Maps upstream errors: transient ones get a status that clients retry, permanent ones a status that they do not.
-fn upstream_failed(error: &UpstreamError, text: &str) -> Reply {
-    let (status, outcome) = match error {
-        UpstreamError::NotFound | UpstreamError::MissingPage { .. } => (StatusCode::NOT_FOUND, OutcomeLabel::NotFound),
-        UpstreamError::Denied { status: 401, .. } => (StatusCode::UNAUTHORIZED, OutcomeLabel::ClientError),
-        UpstreamError::Denied { .. } => (StatusCode::FORBIDDEN, OutcomeLabel::ClientError),
-        UpstreamError::Redirected { .. } | UpstreamError::TarballHost { .. } => {
-            (StatusCode::FORBIDDEN, OutcomeLabel::UpstreamError)
-        }
-        UpstreamError::TimedOut { .. } => (StatusCode::GATEWAY_TIMEOUT, OutcomeLabel::UpstreamError),
-        UpstreamError::Status { status: 429, .. } => (StatusCode::TOO_MANY_REQUESTS, OutcomeLabel::UpstreamError),
-        UpstreamError::Status { status: 503, .. } => (StatusCode::SERVICE_UNAVAILABLE, OutcomeLabel::UpstreamError),
-        UpstreamError::BudgetTimeout { .. } => (StatusCode::SERVICE_UNAVAILABLE, OutcomeLabel::InternalError),
-        // An outage has the same status with an open or closed circuit.
-        UpstreamError::CircuitOpen { .. }
-        | UpstreamError::Unreachable { .. }
-        | UpstreamError::Broken { .. }
-        | UpstreamError::TooLarge { .. }
-        | UpstreamError::Status { .. } => (StatusCode::BAD_GATEWAY, OutcomeLabel::UpstreamError),
-    };
-    let reply = failure(status, text, outcome);
-    match error {
-        // `Retry-After` is useful only for a status that clients retry.
-        UpstreamError::Status { status: 429 | 503, retry_after: Some(wait), .. } => reply.with_text(header::RETRY_AFTER, wait),
-        _ => reply,
+        FirewallError::Upstream(error) => match error {
+            UpstreamError::NotFound | UpstreamError::MissingPage { .. } => (StatusCode::NOT_FOUND, OutcomeLabel::NotFound),
+            UpstreamError::Denied { status: 401, .. } => (StatusCode::UNAUTHORIZED, OutcomeLabel::ClientError),
+            UpstreamError::Denied { .. } => (StatusCode::FORBIDDEN, OutcomeLabel::ClientError),
+            UpstreamError::Redirected { .. } | UpstreamError::TarballHost { .. } => {
+                (StatusCode::FORBIDDEN, OutcomeLabel::UpstreamError)
+            }
+            UpstreamError::TimedOut { .. } => (StatusCode::GATEWAY_TIMEOUT, OutcomeLabel::UpstreamError),
+            UpstreamError::Status { status: 429, .. } => (StatusCode::TOO_MANY_REQUESTS, OutcomeLabel::UpstreamError),
+            UpstreamError::Status { status: 503, .. } => (StatusCode::SERVICE_UNAVAILABLE, OutcomeLabel::UpstreamError),
+            UpstreamError::BudgetTimeout { .. } => (StatusCode::SERVICE_UNAVAILABLE, OutcomeLabel::InternalError),
+            // An outage has the same status with an open or closed circuit.
+            UpstreamError::CircuitOpen { .. }
+            | UpstreamError::Unreachable { .. }
+            | UpstreamError::Broken { .. }
+            | UpstreamError::TooLarge { .. }
+            | UpstreamError::Status { .. } => (StatusCode::BAD_GATEWAY, OutcomeLabel::UpstreamError),
+        },
     }
 }
 

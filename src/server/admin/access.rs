@@ -39,11 +39,8 @@ pub struct AdminRequest {
     pub method: Method,
     /// The decoded path below `/-/coldframe/`.
     pub page: String,
-    /// The raw query string.
     pub query: Option<String>,
-    /// The `Accept` header.
     pub accept: Option<String>,
-    /// The `User-Agent` header.
     pub agent: String,
     /// The client, or `None` on public pages.
     pub client: Option<Client>,
@@ -51,7 +48,6 @@ pub struct AdminRequest {
     pub body: Bytes,
 }
 
-/// Checks access to admin pages.
 #[derive(Debug)]
 pub(crate) struct AdminAccess {
     tokens: ArcSwapOption<AdminTokens>,
@@ -68,21 +64,15 @@ pub(crate) struct UncheckedRequest<B> {
 }
 
 impl AdminAccess {
-    /// Creates a check with the admin `tokens`.
     pub(crate) fn new(tokens: Option<AdminTokens>) -> Self {
         Self { tokens: ArcSwapOption::new(tokens.map(Arc::new)) }
     }
 
-    /// Replaces the admin tokens.
     pub(crate) fn renew(&self, tokens: Option<AdminTokens>) {
         self.tokens.store(tokens.map(Arc::new));
     }
 
     /// Checks a request. Health probes always pass. A body is read only after the check.
-    ///
-    /// # Errors
-    /// Returns [`RequestError::AdminTokenRequired`], [`RequestError::AdminDisabled`], [`RequestError::CrossSite`], or the error
-    /// of reading the body.
     pub(crate) async fn authorize<B: http_body::Body<Data = Bytes, Error: Display> + Send>(
         &self,
         resolver: &ClientResolver,
@@ -128,9 +118,6 @@ impl AdminAccess {
 }
 
 /// Rejects requests that a page of another site made a browser send. They would run with the rights of that machine.
-///
-/// # Errors
-/// Returns [`RequestError::CrossSite`].
 fn refuse_other_sites(head: &Parts) -> Result<(), RequestError> {
     let word = |name: &HeaderName| head.headers.get(name).map(|value| value.to_str().unwrap_or("?").trim().to_ascii_lowercase());
     let reads = matches!(head.method, Method::GET | Method::HEAD);

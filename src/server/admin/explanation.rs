@@ -13,9 +13,7 @@ th,td{text-align:left;vertical-align:top;padding:.2rem 1rem .2rem 0;overflow-wra
 .decides{font-weight:600}.not-reached,.no-match{color:#666}\
 @media(prefers-color-scheme:dark){body{color:#e6e6e6;background:#161616}.not-reached,.no-match{color:#999}}";
 
-/// Renders plain text.
-#[must_use]
-pub fn text(explanation: &Explanation) -> String {
+pub(crate) fn text(explanation: &Explanation) -> String {
     let pairs = |rows: Vec<(&'static str, String)>, indent| {
         let mut columns = TextTable::indented(indent);
         for (label, value) in rows {
@@ -33,9 +31,7 @@ pub fn text(explanation: &Explanation) -> String {
     format!("{}\n{verdict}{rules}{facts}", single_line(&explanation.headline()))
 }
 
-/// Renders HTML.
-#[must_use]
-pub fn html(explanation: &Explanation) -> String {
+pub(crate) fn html(explanation: &Explanation) -> String {
     let pairs = |rows: Vec<(&'static str, String)>| {
         let mut table = String::new();
         for (label, value) in rows {
@@ -59,9 +55,7 @@ pub fn html(explanation: &Explanation) -> String {
     document(&explanation.headline(), &body)
 }
 
-/// Renders a page with one message.
-#[must_use]
-pub fn message_page(title: &str, line: &str) -> String {
+pub(crate) fn message_page(title: &str, line: &str) -> String {
     document(title, &format!("<p>{}</p>", html_escaped(line)))
 }
 

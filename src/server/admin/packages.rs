@@ -19,6 +19,7 @@ use crate::policy::Policy;
 use crate::server::admin::access::AdminRequest;
 use crate::server::admin::explanation;
 use crate::server::admin::response::{html_response, json_response, refused, text_response};
+use crate::server::response::firewall_status;
 use crate::upstream::UpstreamError;
 
 /// Maximum number of versions per check request.
@@ -28,7 +29,6 @@ pub const MAX_CHECKED: usize = 500;
 pub const MAX_RANGES: usize = 1_000;
 const MAX_RANGE_BYTES: usize = 1_024;
 
-/// A boxed future.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Evaluates packages for the admin pages.
@@ -74,7 +74,6 @@ impl PackageInspector for Firewall {
     }
 }
 
-/// A shared inspector.
 pub type SharedInspector = Arc<dyn PackageInspector>;
 
 /// The body of a `check` request.
@@ -87,7 +86,6 @@ pub struct CheckRequest {
 /// The body of a `check` response.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CheckResponse {
-    /// The outcomes, in the order of the request.
     pub packages: Vec<CheckedVersion>,
     /// The upstream URLs without credentials.
     pub upstreams: Vec<String>,
@@ -104,29 +102,25 @@ pub struct ClientPolicy {
 }
 
 impl ClientPolicy {
-    /// Returns the settings for a policy.
-    #[must_use]
-    pub fn of(policy: &Policy) -> Self {
+    pub(crate) fn of(policy: &Policy) -> Self {
         let age = policy.minimum_age();
         let seconds = age.as_secs() + u64::from(age.subsec_nanos() > 0);
         Self { minimum_release_age_seconds: seconds, exclude: policy.excluded().iter().map(ToString::to_string).collect() }
     }
 
-    /// Returns the minimum age.
-    #[must_use]
-    pub fn age(&self) -> Duration {
+    pub(crate) fn age(&self) -> Duration {
         Duration::from_secs(self.minimum_release_age_seconds)
     }
 }
 
-pub(crate) fn terms(judge: &SharedInspector, request: &AdminRequest) -> Response<Bytes> {
+pub(crate) fn terms(inspector: &SharedInspector, request: &AdminRequest) -> Response<Bytes> {
     match &request.client {
-        Some(client) => json_response(StatusCode::OK, &json!(judge.terms(client))),
+        Some(client) => json_response(StatusCode::OK, &json!(inspector.terms(client))),
         None => refuse_remote(),
     }
 }
 
-pub(crate) async fn check(judge: &SharedInspector, request: AdminRequest) -> Response<Bytes> {
+pub(crate) async fn check(inspector: &SharedInspector, request: AdminRequest) -> Response<Bytes> {
     let Some(client) = request.client else { return refuse_remote() };
     let wanted = match serde_json::from_slice::<CheckRequest>(&request.body) {
         Ok(wanted) if wanted.packages.len() <= MAX_CHECKED => wanted,
@@ -140,12 +134,12 @@ pub(crate) async fn check(judge: &SharedInspector, request: AdminRequest) -> Res
         let message = format!("too many or too long ranges, expected at most {MAX_RANGES} of {MAX_RANGE_BYTES} bytes: `{name}`");
         return refused(StatusCode::PAYLOAD_TOO_LARGE, &message);
     }
-    let checked = CheckResponse { packages: judge.check(&client, &wanted.packages).await, upstreams: judge.upstreams() };
+    let checked = CheckResponse { packages: inspector.check(&client, &wanted.packages).await, upstreams: inspector.upstreams() };
     json_response(StatusCode::OK, &json!(checked))
 }
 
 /// Explains the version that `wanted` names, in the format that the client accepts.
-pub(crate) async fn explain(judge: &SharedInspector, wanted: &str, request: AdminRequest) -> Response<Bytes> {
+pub(crate) async fn explain(inspector: &SharedInspector, wanted: &str, request: AdminRequest) -> Response<Bytes> {
     let reader = ResponseFormat::of(&request);
     let Some(client) = request.client else { return reader.refusal(StatusCode::FORBIDDEN, NOT_HERE) };
     let spec = match PackageSpec::parse(wanted) {
@@ -156,13 +150,13 @@ pub(crate) async fn explain(judge: &SharedInspector, wanted: &str, request: Admi
         Ok(at) => at,
         Err(error) => return reader.refusal(StatusCode::BAD_REQUEST, error),
     };
-    match judge.explain(&client, &spec, at).await {
+    match inspector.explain(&client, &spec, at).await {
         Ok(explained) => match reader {
             ResponseFormat::Program => json_response(StatusCode::OK, &explained.json()),
             ResponseFormat::Terminal => text_response(StatusCode::OK, PLAIN, explanation::text(&explained)),
             ResponseFormat::Browser => html_response(StatusCode::OK, explanation::html(&explained)),
         },
-        Err(rejection) => reader.refusal(status(&rejection), &rejection.to_string()),
+        Err(error) => reader.refusal(status(&error), &error.to_string()),
     }
 }
 
@@ -171,7 +165,6 @@ const PLAIN: &str = "text/plain; charset=utf-8";
 const NOT_HERE: &str = "not available to other machines; set `explain-access = \"all\"`; \
     or run `coldframe explain` on the server";
 
-/// The format of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ResponseFormat {
     Program,
@@ -209,16 +202,12 @@ fn instant(query: Option<&str>) -> Result<Option<Timestamp>, &'static str> {
     parsed.map(Some).map_err(|_| "invalid `at`, expected an instant with offset such as `2026-03-31T01:00Z`")
 }
 
-fn status(rejection: &FirewallError) -> StatusCode {
-    match rejection {
-        FirewallError::NotFound(_) | FirewallError::Upstream(UpstreamError::NotFound | UpstreamError::MissingPage { .. }) => {
-            StatusCode::NOT_FOUND
-        }
-        FirewallError::Refused(_) | FirewallError::NotEntitled(_) => StatusCode::FORBIDDEN,
-        FirewallError::TooMuch(_) => StatusCode::PAYLOAD_TOO_LARGE,
-        FirewallError::Upstream(_) | FirewallError::Unreadable { .. } => StatusCode::BAD_GATEWAY,
-        FirewallError::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
-        FirewallError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+/// Returns the status of an error. Every failure of upstream is a 502 here.
+fn status(error: &FirewallError) -> StatusCode {
+    match error {
+        FirewallError::Upstream(UpstreamError::NotFound | UpstreamError::MissingPage { .. }) => StatusCode::NOT_FOUND,
+        FirewallError::Upstream(_) => StatusCode::BAD_GATEWAY,
+        error => firewall_status(error).0,
     }
 }
 

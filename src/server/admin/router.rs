@@ -24,27 +24,25 @@ const EXPLAIN: &str = "explain/";
 /// Checks a part of the process and returns the problem, if any. May block. Sends no upstream requests.
 pub type HealthCheck = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
-/// Serves the admin pages.
 pub struct Admin {
     metrics: Arc<Metrics>,
     checks: Vec<(&'static str, HealthCheck)>,
-    remarks: Vec<(&'static str, HealthCheck)>,
-    judge: SharedInspector,
+    warnings: Vec<(&'static str, HealthCheck)>,
+    inspector: SharedInspector,
     draining: AtomicBool,
-    patience: Duration,
+    time_limit: Duration,
 }
 
 impl Admin {
-    /// Creates the pages. The server is ready when all `checks` pass. Problems from `remarks` are listed, but do not affect
-    /// readiness: with upstream down, cached packages are still served. `judge` evaluates packages.
-    #[must_use]
-    pub fn new(
+    /// Creates the pages. The server is ready when all `checks` pass. Problems from `warnings` are listed, but do not affect
+    /// readiness: with upstream down, cached packages are still served. `inspector` evaluates packages.
+    pub(crate) fn new(
         metrics: Arc<Metrics>,
         checks: Vec<(&'static str, HealthCheck)>,
-        remarks: Vec<(&'static str, HealthCheck)>,
-        judge: SharedInspector,
+        warnings: Vec<(&'static str, HealthCheck)>,
+        inspector: SharedInspector,
     ) -> Self {
-        Self { metrics, checks, remarks, judge, draining: AtomicBool::new(false), patience: CHECK_TIMEOUT }
+        Self { metrics, checks, warnings, inspector, draining: AtomicBool::new(false), time_limit: CHECK_TIMEOUT }
     }
 
     /// Reports not ready from now on, so that load balancers use other instances.
@@ -52,7 +50,6 @@ impl Admin {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Returns the requested page.
     pub async fn answer(&self, request: AdminRequest) -> Response<Bytes> {
         let reads = matches!(request.method, Method::GET | Method::HEAD);
         match &*request.page {
@@ -60,13 +57,13 @@ impl Admin {
             "healthz" => json_response(StatusCode::OK, &json!({ "status": "ok" })),
             "readyz" => self.readiness().await,
             "metrics" => text_response(StatusCode::OK, Metrics::CONTENT_TYPE, self.metrics.render()),
-            "client-config" => packages::terms(&self.judge, &request),
+            "client-config" => packages::terms(&self.inspector, &request),
             "check" if request.method != Method::POST => method_not_allowed("POST"),
-            "check" => packages::check(&self.judge, request).await,
+            "check" => packages::check(&self.inspector, request).await,
             explain if explain.starts_with(EXPLAIN) && !reads => method_not_allowed("GET, HEAD"),
             explain if explain.starts_with(EXPLAIN) => {
                 let wanted = explain[EXPLAIN.len()..].to_owned();
-                packages::explain(&self.judge, &wanted, request).await
+                packages::explain(&self.inspector, &wanted, request).await
             }
             _ => json_response(StatusCode::NOT_FOUND, &json!({ "error": "page not found" })),
         }
@@ -76,18 +73,18 @@ impl Admin {
         let draining = self.draining.load(Ordering::Relaxed);
         let mut ready = !draining;
         let mut report = Map::new();
-        let every = self.checks.iter().map(|check| (check, true)).chain(self.remarks.iter().map(|remark| (remark, false)));
+        let every = self.checks.iter().map(|check| (check, true)).chain(self.warnings.iter().map(|warning| (warning, false)));
         for ((name, check), counts) in every {
             let check = check.clone();
-            let result = timeout(self.patience, tokio::task::spawn_blocking(move || check())).await;
+            let result = timeout(self.time_limit, tokio::task::spawn_blocking(move || check())).await;
             let found = match result {
                 Ok(Ok(Ok(()))) => "ok".to_owned(),
                 Ok(Ok(Err(problem))) => problem,
                 Ok(Err(error)) => format!("check failed: {error}"),
-                Err(_) => format!("check did not finish within {} ms", self.patience.as_millis()),
+                Err(_) => format!("check did not finish within {} ms", self.time_limit.as_millis()),
             };
             ready &= found == "ok" || !counts;
-            // A failed check comes first, and a remark of the same name does not replace it.
+            // A failed check comes first, and a warning of the same name does not replace it.
             if report.get(*name).is_none_or(|known| known == "ok") {
                 report.insert((*name).to_owned(), Value::String(found));
             }
@@ -143,7 +140,7 @@ mod tests {
         let held = std::sync::Mutex::new(held);
         let hangs: HealthCheck = Arc::new(move || held.lock().unwrap().recv().map_err(|_| "released".to_owned()));
         let mut admin = Admin::new(Arc::new(Metrics::new()), vec![("ledger", hangs)], Vec::new(), Arc::new(Nobody));
-        admin.patience = Duration::from_millis(20);
+        admin.time_limit = Duration::from_millis(20);
         let (status, body) = get(&admin, "readyz").await;
         drop(release);
         assert!(status == 503 && body.contains("check did not finish within 20 ms"), "{body}");

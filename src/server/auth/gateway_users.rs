@@ -34,7 +34,6 @@ const REMEMBERED: Duration = Duration::from_mins(10);
 /// How long a wrong password is cached. A client with an old password sends it dozens of times.
 const REFUSED: Duration = Duration::from_secs(10);
 
-/// Maximum number of cached results.
 const MAX_CACHED_LOGINS: usize = 10_000;
 
 /// The users in a file, and the cached results.
@@ -52,7 +51,6 @@ struct CredentialCache {
     checked: Mutex<HashMap<[u8; 32], CachedCheck>>,
 }
 
-/// The result of a check, and its expiry.
 struct CachedCheck {
     user: Option<Arc<str>>,
     until: Instant,
@@ -78,8 +76,7 @@ impl GatewayAuth {
         })
     }
 
-    #[must_use]
-    pub fn path(&self) -> &PathBuf {
+    pub(crate) fn path(&self) -> &PathBuf {
         &self.path
     }
 

@@ -21,13 +21,11 @@ const MAX_FILE_BYTES: u64 = 4 << 20;
 /// Maximum cost of a hash: KiB of memory, passes and lanes. A costlier hash would let any client exhaust the server.
 const MAX_HASH_COST: (u32, u32, u32) = (128 << 10, 16, 8);
 
-/// The users in a file.
 pub(crate) type PasswordHashes = HashMap<Arc<str>, PasswordHash>;
 
 /// Why a user file cannot be read or changed. Never contains a password or hash.
 #[derive(Debug, thiserror::Error)]
 pub enum PasswordFileError {
-    /// The file cannot be read or written.
     #[error("cannot {action} gateway users: `{}`", path.display())]
     File {
         /// `read` or `write`.
@@ -35,22 +33,17 @@ pub enum PasswordFileError {
         path: PathBuf,
         source: io::Error,
     },
-    /// A line is invalid.
     #[error("line {line} of `{}` {why}", path.display())]
     Line {
         path: PathBuf,
         /// The line number, from 1.
         line: usize,
-        /// What is wrong with the line.
         why: &'static str,
     },
-    /// A name is invalid.
     #[error("invalid user name, expected 1 to {MAX_NAME_BYTES} letters, digits or `.`, `_`, `-`, `+`, `@`: `{0}`")]
     Name(String),
-    /// A password is empty.
     #[error("password is empty")]
     Empty,
-    /// Hashing failed.
     #[error("cannot hash password")]
     Hash,
 }

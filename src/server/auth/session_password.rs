@@ -16,7 +16,6 @@ use crate::server::auth::password_file::PasswordFileError;
 /// The user name sent with it. The gateway does not need it to identify the user.
 const NAME: &str = "run";
 
-/// The number of random bytes.
 const LENGTH: usize = size_of::<u128>();
 
 /// A password without characters that need escaping in a URL.
@@ -25,8 +24,6 @@ const LENGTH: usize = size_of::<u128>();
 pub struct SessionPassword(String);
 
 impl SessionPassword {
-    /// Returns a random password.
-    ///
     /// # Errors
     /// Returns an error if the system has no randomness.
     pub fn random() -> Result<Self, PasswordFileError> {
@@ -36,8 +33,7 @@ impl SessionPassword {
     }
 
     /// Returns a gateway URL with the password, for client settings.
-    #[must_use]
-    pub fn in_url(&self, gateway: &Url) -> Url {
+    pub(crate) fn in_url(&self, gateway: &Url) -> Url {
         let mut url = gateway.clone();
         // A gateway URL has a host, so setting both cannot fail.
         let _ = url.set_username(NAME).and_then(|()| url.set_password(Some(&self.0)));

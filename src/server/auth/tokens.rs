@@ -16,24 +16,20 @@ const MIN_TOKEN_BYTES: usize = 16;
 /// The largest file of tokens, in bytes.
 const MAX_FILE_BYTES: u64 = 64 << 10;
 
-/// A file of admin tokens.
 #[derive(Debug, Clone)]
 pub struct AdminTokens(PathBuf);
 
 /// Why a token file is invalid. Never contains a token.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminTokenError {
-    /// The file cannot be read.
     #[error("cannot read admin tokens: `{}`", path.display())]
     File { path: PathBuf, source: std::io::Error },
-    /// A line is not a token.
     #[error("line {line} of `{}` is not a token; a token has at least {MIN_TOKEN_BYTES} visible ASCII characters", path.display())]
     Line {
         path: PathBuf,
         /// The line number, from 1.
         line: usize,
     },
-    /// The file has no token.
     #[error("no admin token in file: `{}`", path.display())]
     Empty { path: PathBuf },
 }

@@ -9,16 +9,12 @@ use tokio::time::timeout;
 use crate::net::PeekedStream;
 use crate::server::gateway::intercept::{HANDSHAKE, MAX_HELLO_BYTES};
 
-/// Why no server name was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ClientHelloError {
-    /// Too slow, or the connection ended.
     #[error("no ClientHello received in time")]
     Slow,
-    /// The first byte is not TLS.
     #[error("plaintext on a TLS port")]
     Plaintext,
-    /// Invalid or too large.
     #[error("invalid ClientHello")]
     Unreadable,
     /// No server name, so the destination is unknown.

@@ -9,7 +9,6 @@ use url::Host;
 use crate::net::headers::split_host;
 use crate::server::error::RequestError;
 
-/// A host and port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Destination {
     /// A name in lower case without trailing dot, or an address. Decimal, hexadecimal and short forms of an address are
@@ -45,7 +44,6 @@ impl Destination {
         }
     }
 
-    /// Returns the name, unless the host is an address.
     pub(crate) fn name(&self) -> Option<&str> {
         match &self.host {
             Host::Domain(name) => Some(name),
@@ -53,7 +51,6 @@ impl Destination {
         }
     }
 
-    /// Returns the address, if the host is one.
     pub(crate) fn address(&self) -> Option<IpAddr> {
         match &self.host {
             Host::Domain(_) => None,

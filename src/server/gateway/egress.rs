@@ -33,7 +33,6 @@ pub struct EgressPolicy {
 pub struct EgressContext {
     /// The addresses of our own listeners, which are never dialed.
     pub ours: Vec<SocketAddr>,
-    /// The outbound proxy, if any.
     pub parent: OutboundProxy,
 }
 
@@ -63,9 +62,7 @@ pub(crate) enum HttpUpstreamRoute {
 }
 
 impl EgressPolicy {
-    /// Creates the policy from the gateway settings.
-    #[must_use]
-    pub fn new(config: &GatewayConfig, context: Arc<EgressContext>) -> Self {
+    pub(crate) fn new(config: &GatewayConfig, context: Arc<EgressContext>) -> Self {
         let address = |glob: &HostPattern| {
             let host = glob.host()?.trim_start_matches('[').trim_end_matches(']');
             Some((host.parse::<IpAddr>().ok()?.to_canonical(), glob.port()))
@@ -79,9 +76,6 @@ impl EgressPolicy {
     }
 
     /// Connects to `destination`, if allowed.
-    ///
-    /// # Errors
-    /// Returns [`RequestError::EgressDenied`] or [`RequestError::Unreachable`].
     pub(crate) async fn connect(
         &self,
         destination: &Destination,
@@ -98,9 +92,6 @@ impl EgressPolicy {
     /// Connects to `destination` for a client whose connection to `original` was redirected here. Dials `original` if the name resolves
     /// to it, or not at all. Otherwise dials the addresses of the name, so that a false server name does not open other
     /// addresses.
-    ///
-    /// # Errors
-    /// Returns [`RequestError::EgressDenied`] or [`RequestError::Unreachable`].
     pub(crate) async fn connect_original(
         &self,
         destination: &Destination,
@@ -131,9 +122,6 @@ impl EgressPolicy {
     }
 
     /// Connects to `destination` for plain HTTP, if allowed.
-    ///
-    /// # Errors
-    /// Returns [`RequestError::EgressDenied`] or [`RequestError::Unreachable`].
     pub(crate) async fn connect_http(
         &self,
         destination: &Destination,
@@ -177,10 +165,6 @@ impl EgressPolicy {
         Err(RequestError::EgressDenied(BarLabel::Address, text))
     }
 
-    /// Authorizes a connection to `destination`.
-    ///
-    /// # Errors
-    /// Returns [`RequestError::EgressDenied`].
     fn authorize<'a>(
         &'a self,
         destination: &Destination,
@@ -251,10 +235,7 @@ impl EgressGrant<'_> {
         }
     }
 
-    /// Checks whether `address`, to which the host resolved, may be dialed.
-    ///
-    /// # Errors
-    /// Returns the reason if it must not.
+    /// Returns the reason if `address`, to which the host resolved, must not be dialed.
     pub(crate) fn permits(&self, address: SocketAddr) -> Result<(), String> {
         let ip = address.ip().to_canonical();
         let note = |label: BarLabel| *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = label;

@@ -85,15 +85,13 @@ impl<S: RegistryService> Gateway<S> {
     }
 
     /// Restricts the gateway to one user with the password `pass`, since other users of the machine can reach its port.
-    #[must_use]
-    pub fn for_single_user(mut self, single_user: Arc<str>, pass: SessionPassword) -> Self {
+    pub(crate) fn for_single_user(mut self, single_user: Arc<str>, pass: SessionPassword) -> Self {
         self.single_user = Some((single_user, pass));
         self
     }
 
     /// Returns the first hundred refused destinations, as clients wrote them.
-    #[must_use]
-    pub fn refused_destinations(&self) -> BTreeMap<String, RefusedDestination> {
+    pub(crate) fn refused_destinations(&self) -> BTreeMap<String, RefusedDestination> {
         self.refused.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -116,8 +114,7 @@ impl<S: RegistryService> Gateway<S> {
     }
 
     /// Returns the users, or `None` if no authentication is required.
-    #[must_use]
-    pub fn users(&self) -> Option<&Arc<GatewayAuth>> {
+    pub(crate) fn users(&self) -> Option<&Arc<GatewayAuth>> {
         self.users.as_ref()
     }
 

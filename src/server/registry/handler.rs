@@ -91,8 +91,7 @@ impl<S: RegistryService> RegistryHandler<S> {
         &self.metrics
     }
 
-    #[must_use]
-    pub fn config(&self) -> &Config {
+    pub(crate) fn config(&self) -> &Config {
         &self.config
     }
 
@@ -140,7 +139,7 @@ impl<S: RegistryService> RegistryHandler<S> {
 
     /// Answers a request for a package or version whose path has the extension of a tarball.
     async fn file(&self, scope: &RequestScope<'_>, request: RegistryRequest) -> Result<RegistryResponse, FirewallError> {
-        if let Some(address) = scope.address()
+        if let Some(address) = scope.path.address(scope.head)
             && let Some(tarball) = self.tarball_at(scope.client, &address).await?
         {
             return Ok(tarball);
@@ -150,7 +149,7 @@ impl<S: RegistryService> RegistryHandler<S> {
 
     /// Answers a request for a tarball that is missing: the path may be the address of another version.
     async fn other_tarball(&self, scope: &RequestScope<'_>, missing: FirewallError) -> Result<RegistryResponse, FirewallError> {
-        let Some(address) = scope.address() else { return Err(missing) };
+        let Some(address) = scope.path.address(scope.head) else { return Err(missing) };
         self.tarball_at(scope.client, &address).await?.ok_or(missing)
     }
 }

@@ -93,9 +93,6 @@ impl EntryPoint {
 
 impl RequestTarget {
     /// Returns what the endpoint of a request asks for. A path without a known endpoint may be a tarball address.
-    ///
-    /// # Errors
-    /// Returns the error of `endpoint` if the path cannot be a tarball address.
     pub(crate) fn of(
         endpoint: Result<Endpoint, RequestError>,
         head: &Parts,
@@ -131,11 +128,6 @@ impl RequestPath<'_> {
 }
 
 impl RequestScope<'_> {
-    /// Returns the possible tarball address of a read request.
-    pub(crate) fn address(&self) -> Option<Address> {
-        self.path.address(self.head)
-    }
-
     /// Returns the request to forward, with `body`.
     pub(crate) fn forwarded(&self, body: Bytes) -> Box<PassthroughRequest> {
         Box::new(passthrough_request(self.head, self.path.in_registry, body))
