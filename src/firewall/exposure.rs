@@ -137,7 +137,7 @@ pub fn purge(
         for client in &finding.clients {
             let incident = incident(finding, client);
             // A client that received two integrities of one version has two rows.
-            if ledger.has_incident(&incident)? || !reported.insert(incident.clone()) {
+            if ledger.has_event(&incident)? || !reported.insert(incident.clone()) {
                 continue;
             }
             purge.named += 1;

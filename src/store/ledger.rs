@@ -344,7 +344,7 @@ pub trait Ledger: Send + Sync {
     fn record_download(&self, download: DownloadEvent, at: Timestamp);
 
     /// Queues an event for the next batch. Does not block.
-    fn record_event(&self, incident: LedgerEvent, at: Timestamp);
+    fn record_event(&self, event: LedgerEvent, at: Timestamp);
 
     /// Returns the requests for tarballs of `name`, oldest first; only those of `version` if given.
     ///
@@ -380,7 +380,7 @@ pub trait Ledger: Send + Sync {
     ///
     /// # Errors
     /// Returns an error if the ledger cannot be read.
-    fn has_incident(&self, incident: &LedgerEvent) -> Result<bool, StoreError>;
+    fn has_event(&self, event: &LedgerEvent) -> Result<bool, StoreError>;
 
     /// Writes all queued rows. Blocks until one attempt is complete.
     fn flush(&self);

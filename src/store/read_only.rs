@@ -33,7 +33,7 @@ impl Ledger for ReadOnlyLedger {
 
     fn record_download(&self, _download: DownloadEvent, _at: Timestamp) {}
 
-    fn record_event(&self, _incident: LedgerEvent, _at: Timestamp) {}
+    fn record_event(&self, _event: LedgerEvent, _at: Timestamp) {}
 
     fn exposure(&self, name: &PackageName, version: Option<&str>) -> Result<Vec<Exposure>, StoreError> {
         self.0.as_ref().map_or_else(|| Ok(Vec::new()), |ledger| ledger.exposure(name, version))
@@ -55,8 +55,8 @@ impl Ledger for ReadOnlyLedger {
         self.0.as_ref().map_or_else(|| Ok(Vec::new()), |ledger| ledger.downloaded(name))
     }
 
-    fn has_incident(&self, incident: &LedgerEvent) -> Result<bool, StoreError> {
-        self.0.as_ref().map_or(Ok(false), |ledger| ledger.has_incident(incident))
+    fn has_event(&self, event: &LedgerEvent) -> Result<bool, StoreError> {
+        self.0.as_ref().map_or(Ok(false), |ledger| ledger.has_event(event))
     }
 
     fn flush(&self) {}

@@ -66,7 +66,7 @@ async fn until(scene: &Scene, path: &str, status: u16) {
 
 fn incidents(data: &Path, kind: &str) -> Vec<String> {
     let ledger = SqliteLedger::read_only(data).unwrap();
-    let found = ledger.incidents(Timestamp::UNIX_EPOCH).unwrap();
+    let found = ledger.events(Timestamp::UNIX_EPOCH).unwrap();
     found.into_iter().filter(|incident| incident.kind == kind).map(|incident| incident.detail).collect()
 }
 

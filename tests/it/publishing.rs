@@ -182,7 +182,7 @@ async fn an_accepted_write_unlocks_the_unfiltered_packument_for_an_hour() {
     assert_hidden(&scene.get("/left-pad?write=true").token("owner").await);
     scene.coldframe.stop().await;
     let ledger = SqliteLedger::read_only(scene.data()).unwrap();
-    let events = ledger.incidents(Timestamp::UNIX_EPOCH).unwrap();
+    let events = ledger.events(Timestamp::UNIX_EPOCH).unwrap();
     let shown = events.iter().filter(|event| event.kind == "unfiltered_packument");
     assert_eq!(shown.map(|event| event.times).sum::<u64>(), 2);
 }

@@ -399,7 +399,7 @@ fn overbroad(data_dir: &Path, now: Timestamp) -> Vec<String> {
             _ => None,
         })
         .collect();
-    let incidents = ledger.incidents(Timestamp::UNIX_EPOCH).unwrap_or_default();
+    let incidents = ledger.events(Timestamp::UNIX_EPOCH).unwrap_or_default();
     let records = incidents.into_iter().filter(|incident| {
         incident.kind == "feed_overbroad" && !decided.iter().any(|decided| incident.detail.starts_with(decided))
     });

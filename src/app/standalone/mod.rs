@@ -95,7 +95,7 @@ pub fn exposure(data_dir: &Path, spec: &PackageSpec) -> Result<Vec<Exposure>, Ap
 pub fn indicator_hits(data_dir: &Path) -> Result<Vec<IndicatorHitSummary>, AppError> {
     let ledger = SqliteLedger::read_only(data_dir)?;
     let mut contacts: Vec<IndicatorHitSummary> = Vec::new();
-    for event in ledger.incidents(Timestamp::UNIX_EPOCH)? {
+    for event in ledger.events(Timestamp::UNIX_EPOCH)? {
         let read =
             (event.kind == indicator_hit::KIND).then(|| IndicatorHit::from_event(event.name.as_deref(), &event.detail)).flatten();
         let Some(contact) = read else { continue };

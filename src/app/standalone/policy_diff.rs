@@ -51,7 +51,7 @@ pub struct PolicyDiff {
 pub async fn diff_policies(config: Config, clock: Arc<dyn Clock>, candidate: Policy) -> Result<PolicyDiff, AppError> {
     let ledger = SqliteLedger::read_only(&config.store.data_dir)?;
     let mut by_name: BTreeMap<String, Vec<DownloadSummary>> = BTreeMap::new();
-    for asked in ledger.asked()? {
+    for asked in ledger.downloads()? {
         by_name.entry(asked.name.clone()).or_default().push(asked);
     }
     drop(ledger);

@@ -137,7 +137,9 @@ impl FlagValues {
     #[must_use]
     pub fn from_pairs(pairs: &[(SettingKey, &str)]) -> Self {
         let mut flags = Self::default();
-        pairs.iter().for_each(|(key, text)| flags.push(*key, (*text).to_owned()));
+        for (key, text) in pairs {
+            flags.push(*key, (*text).to_owned());
+        }
         flags
     }
 

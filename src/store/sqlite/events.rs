@@ -28,7 +28,7 @@ pub struct RecordedEvent {
 pub(crate) fn write(connection: &mut Connection, batch: &Batch) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     write_downloads(&transaction, &batch.downloads())?;
-    write_incidents(&transaction, &batch.incidents())?;
+    write_events(&transaction, &batch.events())?;
     transaction.commit()
 }
 
@@ -112,11 +112,11 @@ pub(crate) fn events(connection: &Connection, since: Timestamp) -> rusqlite::Res
     rows.collect()
 }
 
-pub(crate) fn has_event(connection: &Connection, incident: &LedgerEvent) -> rusqlite::Result<bool> {
+pub(crate) fn has_event(connection: &Connection, event: &LedgerEvent) -> rusqlite::Result<bool> {
     let mut query = connection
         .prepare_cached("SELECT 1 FROM incidents WHERE kind = ?1 AND name IS ?2 AND version IS ?3 AND detail = ?4 LIMIT 1")?;
-    let name = incident.name.as_ref().map(PackageName::as_str);
-    query.exists(params![incident.kind, name, incident.version, incident.detail])
+    let name = event.name.as_ref().map(PackageName::as_str);
+    query.exists(params![event.kind, name, event.version, event.detail])
 }
 
 /// Deletes at most [`PRUNED_AT_ONCE`] rows per table that ended before `before`. Returns their number; zero means there are no
@@ -191,7 +191,7 @@ fn write_downloads(connection: &Connection, rows: &[(&DownloadEvent, RowTally)])
     Ok(())
 }
 
-fn write_incidents(connection: &Connection, rows: &[(&LedgerEvent, RowTally)]) -> rusqlite::Result<()> {
+fn write_events(connection: &Connection, rows: &[(&LedgerEvent, RowTally)]) -> rusqlite::Result<()> {
     let mut insert = connection.prepare_cached(
         "INSERT INTO incidents (kind, name, version, detail, times, first, last) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?;

@@ -134,7 +134,7 @@ impl SqliteLedger {
     ///
     /// # Errors
     /// Returns an error if the ledger cannot be read.
-    pub fn asked(&self) -> Result<Vec<DownloadSummary>, StoreError> {
+    pub fn downloads(&self) -> Result<Vec<DownloadSummary>, StoreError> {
         self.flush();
         self.query(events::downloads)
     }
@@ -153,7 +153,7 @@ impl SqliteLedger {
     ///
     /// # Errors
     /// Returns an error if the ledger cannot be read.
-    pub fn incidents(&self, since: Timestamp) -> Result<Vec<RecordedEvent>, StoreError> {
+    pub fn events(&self, since: Timestamp) -> Result<Vec<RecordedEvent>, StoreError> {
         self.flush();
         self.query(|connection| events::events(connection, since))
     }
@@ -321,9 +321,9 @@ impl Ledger for SqliteLedger {
         }
     }
 
-    fn record_event(&self, incident: LedgerEvent, at: Timestamp) {
+    fn record_event(&self, event: LedgerEvent, at: Timestamp) {
         if let Some(owner) = &self.owner {
-            owner.journal.queue_event(incident, at);
+            owner.journal.queue_event(event, at);
         }
     }
 
@@ -350,8 +350,8 @@ impl Ledger for SqliteLedger {
         self.query(|connection| packages::downloaded(connection, name))
     }
 
-    fn has_incident(&self, incident: &LedgerEvent) -> Result<bool, StoreError> {
-        self.query(|connection| events::has_event(connection, incident))
+    fn has_event(&self, event: &LedgerEvent) -> Result<bool, StoreError> {
+        self.query(|connection| events::has_event(connection, event))
     }
 
     fn flush(&self) {
@@ -599,12 +599,12 @@ mod tests {
         let incident = LedgerEvent { kind: "clock_skew", name: Some(axios()), version: None, detail: "six minutes".to_owned() };
         ledger.record_event(incident.clone(), at(3));
         ledger.record_event(LedgerEvent { kind: "version_gone", ..incident }, at(20_000));
-        assert_eq!(ledger.incidents(at(0)).unwrap().len(), 2);
+        assert_eq!(ledger.events(at(0)).unwrap().len(), 2);
         assert_eq!(ledger.prune(at(11_999)).unwrap(), 12_000);
         assert_eq!(ledger.prune(at(11_999)).unwrap(), 0);
         let left = ledger.exposure(&axios(), None).unwrap();
         assert_eq!((left.len(), left[0].version.as_str()), (1, "11999.0.0"));
-        let incidents = ledger.incidents(at(0)).unwrap();
+        let incidents = ledger.events(at(0)).unwrap();
         assert_eq!(
             (incidents.len(), incidents[0].kind.as_str(), incidents[0].name.as_deref()),
             (1, "version_gone", Some("axios"))

@@ -42,7 +42,7 @@ pub(crate) struct RowTally {
 pub(crate) struct Batch {
     tarballs: HashMap<DownloadKey, RowTally>,
     packuments: HashMap<DownloadKey, RowTally>,
-    incidents: HashMap<LedgerEvent, RowTally>,
+    events: HashMap<LedgerEvent, RowTally>,
 }
 
 impl WriteBehindLog {
@@ -66,8 +66,8 @@ impl WriteBehindLog {
         self.shared.note(|batch| batch.add_download(DownloadKey(download), RowTally::once(at)));
     }
 
-    pub(crate) fn queue_event(&self, incident: LedgerEvent, at: Timestamp) {
-        self.shared.note(|batch| batch.add_incident(incident, RowTally::once(at)));
+    pub(crate) fn queue_event(&self, event: LedgerEvent, at: Timestamp) {
+        self.shared.note(|batch| batch.add_event(event, RowTally::once(at)));
     }
 
     /// Blocks until all rows queued before were passed to `write` once, successfully or not.
@@ -249,12 +249,12 @@ impl Batch {
     }
 
     /// Returns the events, ordered by their first occurrence.
-    pub(crate) fn incidents(&self) -> Vec<(&LedgerEvent, RowTally)> {
-        in_order(self.incidents.iter().map(|(incident, tally)| (incident, *tally)).collect())
+    pub(crate) fn events(&self) -> Vec<(&LedgerEvent, RowTally)> {
+        in_order(self.events.iter().map(|(event, tally)| (event, *tally)).collect())
     }
 
     fn len(&self) -> usize {
-        self.tarballs.len() + self.packuments.len() + self.incidents.len()
+        self.tarballs.len() + self.packuments.len() + self.events.len()
     }
 
     fn is_empty(&self) -> bool {
@@ -263,7 +263,7 @@ impl Batch {
 
     /// Returns the number of requests and events in these rows.
     fn times(&self) -> u64 {
-        self.tarballs.values().chain(self.packuments.values()).chain(self.incidents.values()).map(|tally| tally.times).sum()
+        self.tarballs.values().chain(self.packuments.values()).chain(self.events.values()).map(|tally| tally.times).sum()
     }
 
     /// Adds a row. Returns the number of requests lost because of the limit.
@@ -288,9 +288,9 @@ impl Batch {
         lost
     }
 
-    fn add_incident(&mut self, incident: LedgerEvent, tally: RowTally) -> u64 {
-        let full = self.incidents.len() >= MAX_PENDING_EVENTS;
-        match self.incidents.entry(incident) {
+    fn add_event(&mut self, event: LedgerEvent, tally: RowTally) -> u64 {
+        let full = self.events.len() >= MAX_PENDING_EVENTS;
+        match self.events.entry(event) {
             Entry::Occupied(mut known) => known.get_mut().join(tally),
             Entry::Vacant(_) if full => return tally.times,
             Entry::Vacant(new) => _ = new.insert(tally),
@@ -304,8 +304,8 @@ impl Batch {
         for (row, tally) in older.tarballs.into_iter().chain(older.packuments) {
             lost += self.add_download(row, tally);
         }
-        for (incident, tally) in older.incidents {
-            lost += self.add_incident(incident, tally);
+        for (event, tally) in older.events {
+            lost += self.add_event(event, tally);
         }
         lost
     }
