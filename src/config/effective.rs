@@ -11,6 +11,7 @@ use crate::config::raw::{RawConfig, RawField, RawValue};
 use crate::config::settings::{SETTINGS, SettingKey};
 use crate::config::value_kind::ValueKind;
 use crate::diagnostics::{Origin, redact_credentials};
+use crate::net;
 use crate::policy::presets;
 use crate::units::quantity;
 
@@ -200,9 +201,7 @@ impl EffectiveValue {
 
 /// Renders a URL without credentials and without trailing slashes.
 fn bare(mut url: Url) -> String {
-    // Neither call fails for a URL with a host.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
+    net::remove_credentials(&mut url);
     let mut text = url.to_string();
     while text.ends_with('/') {
         text.pop();

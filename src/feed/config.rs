@@ -4,8 +4,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use url::Url;
 
+use crate::net;
 use crate::policy::FeedTrust;
 
 #[derive(Debug, Clone)]
@@ -97,9 +100,7 @@ impl fmt::Debug for FeedSource {
 /// Removes credentials, query and fragment from a URL, for display.
 pub(crate) fn redacted(url: &Url) -> Url {
     let mut url = url.clone();
-    // Neither call can fail for a URL with a host.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
+    net::remove_credentials(&mut url);
     url.set_query(None);
     url.set_fragment(None);
     url
@@ -120,9 +121,8 @@ impl PublicKey {
     /// # Errors
     /// Returns a message if the text has another form.
     pub fn parse(text: &str) -> Result<Self, String> {
-        use base64::Engine as _;
         let text = text.trim().strip_prefix("ed25519:").ok_or("does not begin with `ed25519:`")?;
-        let bytes = base64::engine::general_purpose::STANDARD.decode(text).map_err(|_| "is not Base64")?;
+        let bytes = STANDARD.decode(text).map_err(|_| "is not Base64")?;
         bytes.try_into().map(Self).map_err(|_| "is not 32 bytes long".to_owned())
     }
 
@@ -134,8 +134,7 @@ impl PublicKey {
 
 impl fmt::Display for PublicKey {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use base64::Engine as _;
-        write!(out, "ed25519:{}", base64::engine::general_purpose::STANDARD.encode(self.0))
+        write!(out, "ed25519:{}", STANDARD.encode(self.0))
     }
 }
 

@@ -7,11 +7,12 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::config::raw::value::{RawField, RawValue};
+use crate::config::value_kind::FEED_SOURCE;
 use crate::diagnostics::{Diagnostic, SourceFile, SourceSpan, suggest};
 
 /// The keys of a feed's table and their allowed values.
 pub(crate) const KEYS: [(&str, &str); 6] = [
-    ("source", "a path, or an `http` or `https` URL, such as `./osv/` or `https://feeds.example/npm/all.zip`"),
+    ("source", FEED_SOURCE),
     ("name", "lower case letters, digits, `-`, `_` and `.`, at most 64, such as `osv`"),
     ("trust", "`deny`, `hold`, `warn`"),
     ("interval", "a duration, such as `5m`"),
@@ -29,7 +30,7 @@ pub(crate) fn read(
     let fields: Vec<RawField> = table.iter().filter_map(|(key, value)| field(file, key, value, errors)).collect();
     let Some(source) = fields.iter().find(|field| field.name == "source").map(|field| field.value.text.clone()) else {
         if !table.keys().any(|key| key.get_ref() == "source") {
-            errors.push(Diagnostic::new(origin, "a feed without `source`", format!("`source` with {}", KEYS[0].1)));
+            errors.push(Diagnostic::new(origin, "a feed without `source`", format!("`source` with {}", FEED_SOURCE)));
         }
         return None;
     };

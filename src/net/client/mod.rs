@@ -10,6 +10,7 @@ pub mod outbound_proxy;
 pub mod proxy_settings;
 
 use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -215,13 +216,14 @@ impl fmt::Debug for HttpClient {
 #[must_use]
 pub fn backoff(attempt: u32) -> Duration {
     let whole = BACKOFF * 2u32.saturating_pow(attempt);
-    jittered(whole)
+    whole / 2 + whole.mul_f64(0.5 * random_unit())
 }
 
-/// Returns a random duration from half of `whole` to all of it, so that many instances do not retry at the same time.
+/// Returns a random number between 0 and 1 for jitter. Not for secrets.
 #[must_use]
-pub fn jittered(whole: Duration) -> Duration {
-    whole / 2 + whole.mul_f64(0.5 * fastrand::f64())
+pub fn random_unit() -> f64 {
+    // Each hasher has new random keys, which is random enough for jitter.
+    f64::from(RandomState::new().build_hasher().finish().to_le_bytes()[0]) / 255.0
 }
 
 #[cfg(test)]
