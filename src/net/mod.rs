@@ -27,7 +27,7 @@ pub use client::dial::{all_permitted, dial_permitted, is_own_connection, resolve
 pub use client::error::{ClientError, ConnectStage};
 pub use client::outbound_proxy::{OutboundProxy, ProxyConnection, TunnelStream};
 pub use client::proxy_settings::{ProxySettingError, ProxySettings};
-pub use client::{ClientConfig, ClientRequest, ClientResponse, HttpClient, TlsTrust, backoff, random_unit};
+pub use client::{ClientConfig, ClientRequest, ClientResponse, HttpClient, TlsTrust, backoff, jittered};
 pub use fair_limit::{FairLimit, FairPermit};
 pub use fd_limit::FdLimit;
 pub use headers::{via, via_pseudonym};

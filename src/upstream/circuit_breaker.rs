@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::net::random_unit;
+use crate::net::jittered;
 use crate::upstream::error::UpstreamError;
 
 /// Consecutive failures that open a circuit. More than a few unlucky requests, and few enough to barely delay an install.
@@ -70,7 +70,7 @@ impl CircuitState {
     }
 
     fn open(rest: Duration, why: &str, now: Instant) -> Self {
-        let until = now + rest / 2 + rest.mul_f64(0.5 * random_unit());
+        let until = now + jittered(rest);
         Self::Open { until, rest, trying: false, why: why.into() }
     }
 }

@@ -113,7 +113,7 @@ fn kills() -> usize {
 
 /// Waits 30 to 330 ms, from the middle of a start to the middle of a load.
 async fn wait_random() {
-    let moment = Duration::from_millis(30).mul_f64(1.0 + 10.0 * coldframe::net::random_unit());
+    let moment = Duration::from_millis(30).mul_f64(1.0 + 10.0 * fastrand::f64());
     let _ = tokio::time::timeout(moment, std::future::pending::<()>()).await;
 }
 

@@ -10,7 +10,6 @@ pub mod outbound_proxy;
 pub mod proxy_settings;
 
 use std::fmt;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -216,14 +215,13 @@ impl fmt::Debug for HttpClient {
 #[must_use]
 pub fn backoff(attempt: u32) -> Duration {
     let whole = BACKOFF * 2u32.saturating_pow(attempt);
-    whole / 2 + whole.mul_f64(0.5 * random_unit())
+    jittered(whole)
 }
 
-/// Returns a random number between 0 and 1 for jitter. Not for secrets.
+/// Returns a random duration from half of `whole` to all of it, so that many instances do not retry at the same time.
 #[must_use]
-pub fn random_unit() -> f64 {
-    // Each hasher has new random keys, which is random enough for jitter.
-    f64::from(RandomState::new().build_hasher().finish().to_le_bytes()[0]) / 255.0
+pub fn jittered(whole: Duration) -> Duration {
+    whole / 2 + whole.mul_f64(0.5 * fastrand::f64())
 }
 
 #[cfg(test)]
