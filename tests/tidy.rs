@@ -38,9 +38,6 @@ const LAYERS: &[(&str, u8)] = &[
     ("units", 0),
 ];
 
-/// Layers whose files and folders may still import each other in cycles.
-const LAYERS_WITH_CYCLES: &[&str] = &["app", "cli"];
-
 /// A file with more lines before its tests gets a warning.
 const LONG_FILE: usize = 600;
 
@@ -354,8 +351,7 @@ fn check_vocabulary(path: &str, layer: &str, text: &str, code: &str, findings: &
 /// Finds files of a layer that import each other in cycles, and folders that do, together with the files that are in none.
 fn check_cycles(texts: &[(&String, String)], findings: &mut Vec<String>) {
     let files = imports(texts);
-    let is_exempt = |path: &&str| path.split('/').nth(1).is_some_and(|layer| LAYERS_WITH_CYCLES.contains(&layer));
-    for file in circular(&files).into_iter().filter(|file| !is_exempt(file)) {
+    for file in circular(&files) {
         findings.push(format!("{file}:1: in an import cycle: move what both files need to a file that imports neither"));
     }
     let mut folders: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -363,7 +359,7 @@ fn check_cycles(texts: &[(&String, String)], findings: &mut Vec<String>) {
         let others = imported.iter().map(|other| folder(other)).filter(|other| *other != folder(file));
         folders.entry(folder(file).to_owned()).or_default().extend(others.map(str::to_owned));
     }
-    for folder in circular(&folders).into_iter().filter(|folder| !is_exempt(folder)) {
+    for folder in circular(&folders) {
         findings.push(format!("{folder}:1: in an import cycle of folders: move what both need to a file that imports neither"));
     }
 }

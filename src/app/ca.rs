@@ -20,10 +20,7 @@ pub(crate) fn watched_files(gateway: &GatewaySettings, data_dir: &Path) -> Vec<P
 }
 
 /// Loads the active CA, or creates it if there is none.
-///
-/// # Errors
-/// Returns an error if the CA cannot be read or created.
-pub fn active_ca(gateway: &GatewaySettings, data_dir: &Path, now: Timestamp) -> Result<CaSet, TlsError> {
+pub(crate) fn active_ca(gateway: &GatewaySettings, data_dir: &Path, now: Timestamp) -> Result<CaSet, TlsError> {
     match &gateway.ca_files {
         Some((certificate, key)) => Ok(CaSet { current: ca_store::load_external(certificate, key)?, retiring: Vec::new() }),
         None => CaStore::new(data_dir).load_or_create(&gateway.proxy.targets.hosts(), now),
@@ -31,10 +28,8 @@ pub fn active_ca(gateway: &GatewaySettings, data_dir: &Path, now: Timestamp) -> 
 }
 
 /// Returns the certificates that clients must trust, the active one first. Takes no lock and creates nothing.
-///
-/// # Errors
 /// Returns an error if there are none yet, or if they cannot be read.
-pub fn trusted_certificates(
+pub(crate) fn trusted_certificates(
     gateway: &GatewaySettings,
     data_dir: &Path,
     now: Timestamp,
@@ -50,16 +45,11 @@ pub fn trusted_certificates(
 }
 
 /// Creates a new CA for all intercepted hosts and activates it. The previous one stays valid until `overlap` has passed.
-///
-/// # Errors
-/// Returns an error if there is no CA yet, or if the new one cannot be written.
-pub fn rotate(gateway: &GatewaySettings, data_dir: &Path, overlap: Duration, now: Timestamp) -> Result<(), TlsError> {
+pub(crate) fn rotate(gateway: &GatewaySettings, data_dir: &Path, overlap: Duration, now: Timestamp) -> Result<(), TlsError> {
     CaStore::new(data_dir).rotate(&gateway.proxy.targets.hosts(), overlap, now)
 }
 
 /// Creates the issuer of leaf certificates. A configured or older CA may lack hosts that only some clients use.
-///
-/// # Errors
 /// Returns an error if the CA does not cover a configured host, or has expired.
 pub(crate) fn leaf_issuer(gateway: &GatewaySettings, kept: CaSet, clock: &Arc<dyn Clock>) -> Result<LeafIssuer, TlsError> {
     let targets = &gateway.proxy.targets;

@@ -57,7 +57,6 @@ impl GatewayListeners {
         Ok(Some(Self { bound, transparent, proxy, files: Arc::new(Mutex::new(files)) }))
     }
 
-    /// Serves all listeners.
     pub(crate) fn serve(self, running: &mut RunningListeners) {
         for BoundListener { listener, .. } in self.bound {
             let (proxy, limit, stopped) = (Arc::clone(&self.proxy), running.limit(), running.stopped());

@@ -13,7 +13,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
 use crate::app::error::AppError;
-use crate::app::tasks::supervisor::Supervisor;
+use crate::app::supervisor::Supervisor;
 use crate::firewall::Profile;
 use crate::net::ConnectionLimit;
 use crate::telemetry::TaskLabel;
@@ -24,12 +24,10 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The maximum size of its response, in bytes.
 const PROBE_BYTES: u64 = 8 << 10;
 
-/// A bound listener.
 pub(crate) struct BoundListener {
     pub(crate) listener: TcpListener,
     /// The address, with the assigned port if port 0 was configured.
     pub(crate) address: SocketAddr,
-    /// The policy for its clients.
     pub(crate) profile: Profile,
 }
 

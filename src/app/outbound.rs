@@ -1,34 +1,76 @@
-//! Connections to other hosts than the registry: downloads of feeds, and the tunnels of the gateway.
+//! Connections to other hosts than the registry: servers, feeds, and the tunnels of the gateway.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use http::HeaderValue;
+use bytes::Bytes;
+use http::Method;
+use http::header::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
+use url::Url;
 
-use crate::config::FeedSettings;
+use crate::app::error::AppError;
+use crate::config::{Config, FeedSettings};
 use crate::feed::{self, FeedStore, LoadedFeed};
-use crate::net::{self, ClientConfig, HttpClient, OutboundProxy};
+use crate::net::{AddressScope, ClientConfig, ClientRequest, Deadlines, HttpClient, OutboundProxy, ProxySettings, TlsTrust};
 use crate::policy::{Advisories, FeedTrust};
+use crate::tls;
 use crate::upstream;
 
+/// What Coldframe calls itself where no user agent is configured.
+const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("coldframe/", env!("CARGO_PKG_VERSION")));
+
+/// Creates an HTTP client that trusts the configured CAs.
+pub(crate) fn http_client(config: &Config, deadlines: Deadlines, proxies: ProxySettings) -> Result<HttpClient, AppError> {
+    let tls = tls::client_config(&config.tls)?.client;
+    Ok(HttpClient::new(&ClientConfig { deadlines, proxies, tls, user_agent: USER_AGENT }))
+}
+
+pub(crate) struct HttpReply {
+    pub(crate) is_success: bool,
+    pub(crate) status: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+/// Sends one request. Reads at most `limit` bytes of the response's body, and none if it is 0.
+pub(crate) async fn send(
+    client: &HttpClient,
+    (method, url, headers, body): (Method, Url, HeaderMap, Bytes),
+    limit: u64,
+) -> Result<HttpReply, String> {
+    let request = ClientRequest { method, url, headers, body, reach: AddressScope::Anywhere };
+    let response = client.send(&request).await.map_err(|error| error.to_string())?;
+    let (status, headers) = (response.status, response.headers);
+    let body = match limit {
+        0 => Bytes::new(),
+        limit => response.body.collect(limit).await.map_err(|error| error.to_string())?,
+    };
+    Ok(HttpReply { is_success: status.is_success(), status: status.to_string(), headers, body })
+}
+
+pub(crate) fn below(base: &Url, path: &str) -> Url {
+    let mut url = base.clone();
+    url.set_path(&format!("{}/{path}", base.path().trim_end_matches('/')));
+    url
+}
+
 /// Creates the HTTP client for feeds, with the proxies, CAs and deadlines of upstream.
-pub(crate) fn feed_client(upstream: &upstream::Config, trust: &net::TlsTrust) -> HttpClient {
-    HttpClient::new(&settings(upstream, trust))
+pub(crate) fn feed_client(upstream: &upstream::Config, trust: &TlsTrust) -> HttpClient {
+    HttpClient::new(&like_upstream(upstream, trust))
 }
 
 /// Returns the outbound proxy of the gateway: the one that upstream is reached through, if any.
-pub(crate) fn outbound_proxy(upstream: &upstream::Config, trust: &net::TlsTrust) -> OutboundProxy {
-    OutboundProxy::new(&settings(upstream, trust))
+pub(crate) fn outbound_proxy(upstream: &upstream::Config, trust: &TlsTrust) -> OutboundProxy {
+    OutboundProxy::new(&like_upstream(upstream, trust))
 }
 
-fn settings(upstream: &upstream::Config, trust: &net::TlsTrust) -> ClientConfig {
-    let ours = HeaderValue::from_static(concat!("coldframe/", env!("CARGO_PKG_VERSION")));
+fn like_upstream(upstream: &upstream::Config, trust: &TlsTrust) -> ClientConfig {
     ClientConfig {
         deadlines: upstream.deadlines,
         proxies: upstream.proxies.clone(),
         tls: Arc::clone(&trust.client),
-        user_agent: HeaderValue::from_str(&upstream.user_agent).unwrap_or(ours),
+        user_agent: HeaderValue::from_str(&upstream.user_agent).unwrap_or(USER_AGENT),
     }
 }
 

@@ -15,9 +15,10 @@ use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
 use crate::app::error::AppError;
+use crate::app::outbound::{self, HttpReply, below};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::net::{AddressScope, ClientConfig, ClientRequest, Deadlines, HttpClient, dial_permitted};
+use crate::net::{Deadlines, HttpClient, dial_permitted};
 use crate::npm::PackageName;
 use crate::npm::packument::parse::parse;
 use crate::tls;
@@ -26,10 +27,8 @@ use crate::upstream::{self, RegistryConfig};
 /// The time limit of each request.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// The time limit of a connection attempt.
 const CONNECTING: Duration = Duration::from_secs(3);
 
-/// The results of the probes.
 #[derive(Debug, Clone)]
 pub struct ProbeReport {
     /// The local clock minus the clock of the server that clients use, or why the server did not answer.
@@ -55,34 +54,27 @@ pub type RedirectedHosts = BTreeMap<String, Vec<CertificateDer<'static>>>;
 
 /// Runs all probes in parallel. `server` is the URL that clients use, `around` has the registries that they must not reach
 /// directly, and `sample` is a package to fetch.
-///
-/// # Errors
-/// Returns an error if a certificate file cannot be read.
-pub async fn probe(
+pub(crate) async fn probe(
     config: &Config,
     (server, around): (&Url, &[Url]),
     sample: Option<PackageName>,
     clock: &dyn Clock,
 ) -> Result<ProbeReport, AppError> {
-    let client = HttpClient::new(&ClientConfig {
-        deadlines: Deadlines { connect: CONNECTING, headers: PROBE_TIMEOUT, idle: PROBE_TIMEOUT, whole: PROBE_TIMEOUT },
-        proxies: config.upstream.proxies.clone(),
-        tls: tls::client_config(&config.tls)?.client,
-        user_agent: HeaderValue::from_static(concat!("coldframe/", env!("CARGO_PKG_VERSION"))),
-    });
-    let (ours, theirs, egress, stripped) =
+    let deadlines = Deadlines { connect: CONNECTING, headers: PROBE_TIMEOUT, idle: PROBE_TIMEOUT, whole: PROBE_TIMEOUT };
+    let client = outbound::http_client(config, deadlines, config.upstream.proxies.clone())?;
+    let (server, upstream, egress, stripped) =
         tokio::join!(health(&client, server, clock), date(&client, &config.upstream, clock), egress(around), async {
             let name = sample?;
             let missing = missing(&client, config, &name).await;
             Some(MissingMetadata { name, missing })
         },);
-    Ok(ProbeReport { server: ours, upstream: theirs, egress, stripped })
+    Ok(ProbeReport { server, upstream, egress, stripped })
 }
 
 async fn health(client: &HttpClient, server: &Url, clock: &dyn Clock) -> Result<Option<SignedDuration>, String> {
     let url = below(server, "-/coldframe/healthz");
-    let ProbeReply { is_well, status, headers, .. } = ask(client, url, HeaderMap::new(), 0).await?;
-    if is_well { Ok(skew(&headers, clock)) } else { Err(format!("not a Coldframe response: {status}")) }
+    let HttpReply { is_success, status, headers, .. } = ask(client, url, HeaderMap::new(), 0).await?;
+    if is_success { Ok(skew(&headers, clock)) } else { Err(format!("not a Coldframe response: {status}")) }
 }
 
 /// Returns upstream's clock skew. Any response has a date, including errors.
@@ -117,7 +109,7 @@ async fn can_connect(url: &Url) -> Option<(String, bool)> {
 
 /// Finds registries to which a connection from here ends at a gateway with one of these CAs, because of a packet filter or DNS.
 /// Returns the hosts with ports and the presented certificates. Sends no request.
-pub async fn probe_redirects(registries: &[Url], authorities: &[CertificateDer<'static>]) -> RedirectedHosts {
+pub(crate) async fn probe_redirects(registries: &[Url], authorities: &[CertificateDer<'static>]) -> RedirectedHosts {
     let Some(trusting) = tls::trust_only(authorities) else { return RedirectedHosts::new() };
     let mut opening = tokio::task::JoinSet::new();
     for url in registries.iter().filter(|url| url.scheme() == "https") {
@@ -140,8 +132,8 @@ async fn missing(client: &HttpClient, config: &Config, name: &PackageName) -> Re
     let url = below(&registry.address(), &name.as_str().replace('/', "%2f"));
     let mut headers = credentials(&config.upstream, registry, &url);
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-    let ProbeReply { is_well, status, body, .. } = ask(client, url, headers, config.upstream.packument_limit).await?;
-    if !is_well {
+    let HttpReply { is_success, status, body, .. } = ask(client, url, headers, config.upstream.packument_limit).await?;
+    if !is_success {
         return Err(format!("upstream answers {status}"));
     }
     let packument = parse(name, &body).map_err(|error| error.to_string())?.packument;
@@ -155,40 +147,14 @@ async fn missing(client: &HttpClient, config: &Config, name: &PackageName) -> Re
     Ok(parts.into_iter().filter(|(there, _)| !there).map(|(_, what)| what).collect())
 }
 
-/// The response to a probe.
-struct ProbeReply {
-    /// Whether the status is a success.
-    is_well: bool,
-    /// The status as text.
-    status: String,
-    headers: HeaderMap,
-    body: Bytes,
-}
-
-/// Sends one request. Reads at most `limit` bytes of the body, and none if it is 0.
-async fn ask(client: &HttpClient, url: Url, headers: HeaderMap, limit: u64) -> Result<ProbeReply, String> {
-    let outgoing = ClientRequest { method: Method::GET, url, headers, body: Bytes::new(), reach: AddressScope::Anywhere };
-    let asking = async {
-        let answer = client.send(&outgoing).await.map_err(|error| error.to_string())?;
-        let (status, headers) = (answer.status, answer.headers);
-        let body = match limit {
-            0 => Bytes::new(),
-            limit => answer.body.collect(limit).await.map_err(|error| error.to_string())?,
-        };
-        Ok(ProbeReply { is_well: status.is_success(), status: status.to_string(), headers, body })
-    };
+async fn ask(client: &HttpClient, url: Url, headers: HeaderMap, limit: u64) -> Result<HttpReply, String> {
+    let asking = outbound::send(client, (Method::GET, url, headers, Bytes::new()), limit);
     timeout(PROBE_TIMEOUT, asking).await.unwrap_or_else(|_| Err(format!("no answer within {} s", PROBE_TIMEOUT.as_secs())))
 }
 
 fn credentials(config: &upstream::Config, registry: &RegistryConfig, url: &Url) -> HeaderMap {
     let value = config.lent_for(registry, url).map(|credentials| credentials.value().clone());
     value.into_iter().map(|value| (AUTHORIZATION, value)).collect()
-}
-
-fn below(base: &Url, path: &str) -> Url {
-    let mut url = base.clone();
-    url.set_path(&format!("{}/{path}", base.path().trim_end_matches('/')));
-    url
 }
 
 /// Returns the local clock minus the server's.

@@ -15,16 +15,17 @@ use crate::app::error::AppError;
 use crate::app::gateway::GatewayListeners;
 use crate::app::health::HealthChecks;
 use crate::app::listeners::{self, BoundListener, RunningListeners};
-use crate::app::operations::{Description, Operations};
+use crate::app::operations::Operations;
+use crate::app::operations::messages::Description;
 use crate::app::session::SessionTemplate;
 #[cfg(unix)]
 use crate::app::session::control_socket::{self, ControlContext, ControlSocket};
+use crate::app::supervisor::Supervisor;
 use crate::app::tasks::config_reload::{self, ReadConfig, ReloadState, ReloadTargets, Reloader};
 use crate::app::tasks::decision_reload::{self, DecisionReloader};
 use crate::app::tasks::feeds::{self, FeedScheduler};
 use crate::app::tasks::policy_reload::{self, PolicyReloader};
 use crate::app::tasks::summary::Summary;
-use crate::app::tasks::supervisor::Supervisor;
 use crate::app::tasks::{gateway_reload, ledger_health, prefetch, retention};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -62,7 +63,6 @@ struct RegistryListeners {
     admin: Arc<Admin>,
 }
 
-/// The state of the background tasks.
 struct TaskStates {
     feeds: Arc<FeedScheduler>,
     decisions: DecisionReloader,
@@ -72,7 +72,6 @@ struct TaskStates {
     ledger_retention: Duration,
 }
 
-/// A server that serves.
 struct RunningApp {
     core: Core,
     listeners: RunningListeners,
@@ -200,7 +199,6 @@ impl App {
         running.shut_down().await
     }
 
-    /// Starts all listeners and background tasks.
     fn start(self) -> RunningApp {
         let Self { core, registry: RegistryListeners { bound, service, admin }, gateway, state, mut tasks, .. } = self;
         let mut running = RunningListeners::new(service.config().limits.connections);
@@ -287,7 +285,6 @@ impl TaskStates {
 }
 
 impl RunningApp {
-    /// Stops the listeners and tasks, and writes the ledger.
     async fn shut_down(self) -> Result<(), AppError> {
         tracing::info!("stopping");
         let deadline = Instant::now() + self.service.config().limits.drain + FETCH_GRACE;

@@ -1,6 +1,6 @@
 //! `coldframe completions`: prints a shell completion script.
 
-use clap::{Args, CommandFactory as _, ValueEnum};
+use clap::{Args, ValueEnum};
 
 use crate::cli::output::{self, CliError, Exit};
 
@@ -19,14 +19,14 @@ enum Shell {
     Fish,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<Exit, CliError> {
+pub(crate) fn run(arguments: &Arguments, mut command: clap::Command) -> Result<Exit, CliError> {
     let shell = match arguments.shell {
         Shell::Bash => clap_complete::Shell::Bash,
         Shell::Zsh => clap_complete::Shell::Zsh,
         Shell::Fish => clap_complete::Shell::Fish,
     };
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut crate::cli::Arguments::command(), "coldframe", &mut script);
+    clap_complete::generate(shell, &mut command, "coldframe", &mut script);
     output::print_verbatim(&String::from_utf8_lossy(&script))?;
     Ok(Exit::Done)
 }

@@ -9,8 +9,7 @@ use jiff::Timestamp;
 use crate::app;
 use crate::app::operations::verdict_line;
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::say;
-use crate::cli::output::{self, CliError, Exit};
+use crate::cli::output::{CliError, Exit, OutputArgs, say};
 use crate::cli::running_server::{self, Running};
 use crate::cli::runtime::runtime;
 use crate::clock::SystemClock;
@@ -27,52 +26,45 @@ pub(crate) struct Arguments {
     /// Evaluate as of another instant: `2026-03-31T01:00Z`.
     #[arg(long, value_name = "TIME", value_parser = instant)]
     at: Option<Timestamp>,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     settings: SettingFlags<false>,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let Arguments { spec, at, json, settings } = arguments;
-    let config = settings.clone().read(Config::load)?;
-    let (text, is_allowed) = runtime()?.block_on(async {
+    let config = arguments.settings.clone().read(Config::load)?;
+    let is_allowed = runtime()?.block_on(async {
         if let Some(running) = running_server::find(&config).await? {
-            return ask(&running, &config, &settings, (&spec, at, json)).await;
+            return ask(&running, &config, &arguments).await;
         }
+        let Arguments { spec, at, output, .. } = arguments;
         let explained = app::explain(config, Arc::new(SystemClock), &spec, at).await?;
-        let text = if json { format!("{:#}\n", explained.json()) } else { explanation::text(&explained) };
-        Ok::<_, CliError>((text, explained.verdict.is_allowed()))
+        output.print(|| explanation::text(&explained), || explained.json())?;
+        Ok::<_, CliError>(explained.verdict.is_allowed())
     })?;
-    output::print(&text)?;
     Ok(if is_allowed { Exit::Done } else { Exit::Refused })
 }
 
 /// Asks the running server. Also reports the verdicts of its other listeners and of the settings of this command.
-async fn ask(
-    running: &Running,
-    config: &Config,
-    settings: &SettingFlags<false>,
-    (spec, at, json): (&PackageSpec, Option<Timestamp>, bool),
-) -> Result<(String, bool), CliError> {
+async fn ask(running: &Running, config: &Config, arguments: &Arguments) -> Result<bool, CliError> {
+    let Arguments { spec, at, output, settings } = arguments;
     running.announce(config, OF_VERDICTS);
-    let explained = running.server.explain(spec, at, running.profile).await?;
+    let explained = running.server.explain(spec, *at, running.profile).await?;
     for (profile, verdict) in &explained.others {
         let place = running.server.url_of(*profile).map(|url| url.to_string()).unwrap_or_default();
         say(&format!("clients of {place} ({}): {verdict}", running.server.policy_words(*profile)));
     }
     if let Some(changed) = running.changed_config(settings, config) {
-        match app::explain(changed, Arc::new(SystemClock), spec, at).await {
+        match app::explain(changed, Arc::new(SystemClock), spec, *at).await {
             Ok(other) => say(&format!("with the settings of this command: {}", verdict_line(&other.verdict))),
             Err(error) => say(&format!("cannot evaluate with the settings of this command: {error}")),
         }
     }
-    let text = if json { format!("{:#}\n", explained.json) } else { explained.text };
-    Ok((text, explained.is_allowed))
+    output.print(|| explained.text, || explained.json)?;
+    Ok(explained.is_allowed)
 }
 
-/// Parses an instant with an offset.
 fn instant(text: &str) -> Result<Timestamp, String> {
     text.parse().map_err(|_| "expected an instant with an offset, such as `2026-03-31T01:00Z`".to_owned())
 }

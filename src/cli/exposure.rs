@@ -10,18 +10,16 @@ use serde_json::{Value, json};
 use crate::app::standalone::{decide, incident};
 use crate::app::{self, IndicatorHitSummary, Owner, RemoteServer};
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::say;
-use crate::cli::output::{self, CliError, Exit};
+use crate::cli::output::{CliError, Exit, OutputArgs, say};
 use crate::cli::runtime::runtime;
 use crate::clock::SystemClock;
 use crate::config;
 use crate::firewall::ExposedVersion;
-use crate::npm::{PackageName, PackageSpec};
+use crate::npm::{Integrity, PackageName, PackageSpec};
 use crate::policy::RuleId;
 use crate::policy::decisions::{Decision, DecisionAction};
 use crate::store::{DownloadOutcome, Exposure};
-use crate::text::TextTable;
-use crate::text::push_line;
+use crate::text::{TextTable, push_line};
 use crate::units::timestamp;
 
 #[derive(Debug, Args)]
@@ -35,9 +33,8 @@ pub(crate) struct Arguments {
     /// List clients that asked the gateway for indicators: hosts that malware uses.
     #[arg(long, conflicts_with_all = ["spec", "advisory"])]
     contacts: bool,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     settings: SettingFlags<false>,
 }
@@ -45,32 +42,28 @@ pub(crate) struct Arguments {
 pub(crate) fn run(mut arguments: Arguments) -> Result<Exit, CliError> {
     if arguments.contacts {
         let contacts = app::indicator_hits(&flushed(&arguments.settings)?)?;
-        let text = if arguments.json { format!("{:#}\n", contacts_json(&contacts)) } else { format_indicator_hits(&contacts) };
-        output::print(&text)?;
+        arguments.output.print(|| format_indicator_hits(&contacts), || contacts.iter().map(contact_json).collect())?;
         return Ok(Exit::Done);
     }
     let named = arguments.settings.take_advisory_id();
     let Some(spec) = arguments.spec else {
         let Some(id) = arguments.advisory.or(named) else {
-            return Err(CliError::new(Exit::Usage, anyhow::anyhow!("name a package or an advisory: `--feed MAL-2026-2307`")));
+            return Err(CliError::usage(anyhow::anyhow!("name a package or an advisory: `--feed MAL-2026-2307`")));
         };
-        return run_by_advisory(&id, arguments.json, &arguments.settings);
+        return run_by_advisory(&id, arguments.output, &arguments.settings);
     };
     let data_dir = flushed(&arguments.settings)?;
     let exposures = app::exposure(&data_dir, &spec)?;
     let mut contacts = app::indicator_hits(&data_dir)?;
     contacts.retain(|known| known.contact.package.as_ref() == Some(&spec.name));
     let grounds = Grounds::read(&data_dir);
-    let text = if arguments.json {
-        format_json(&spec, &exposures, &contacts, &grounds)
-    } else {
-        format_text(&spec, &exposures, &grounds) + &format_hits_section(&contacts)
-    };
-    output::print(&text)?;
+    let text = || format_text(&spec, &exposures, &grounds) + &format_hits_section(&contacts);
+    let rows = exposures.iter().map(|row| row_json(&spec.name, row, &grounds));
+    arguments.output.print(text, || rows.chain(contacts.iter().map(contact_json)).collect())?;
     Ok(Exit::Done)
 }
 
-fn run_by_advisory(id: &str, json: bool, settings: &SettingFlags<false>) -> Result<Exit, CliError> {
+fn run_by_advisory(id: &str, output: OutputArgs, settings: &SettingFlags<false>) -> Result<Exit, CliError> {
     let config = crate::cli::feed::of_server(settings)?;
     let data_dir = config.store.data_dir.clone();
     let findings = incident::find_exposed(config, Arc::new(SystemClock), id)?;
@@ -78,13 +71,9 @@ fn run_by_advisory(id: &str, json: bool, settings: &SettingFlags<false>) -> Resu
     let mut contacts = app::indicator_hits(&data_dir).unwrap_or_default();
     contacts.retain(|known| known.contact.advisory == id);
     let grounds = Grounds::read(&data_dir);
-    let text = match (findings_json(&findings, &grounds), contacts_json(&contacts)) {
-        (Value::Array(findings), Value::Array(contacts)) if json => {
-            format!("{:#}\n", Value::Array([findings, contacts].concat()))
-        }
-        _ => format_exposed(&findings, &grounds) + &format_hits_section(&contacts),
-    };
-    output::print(&text)?;
+    let text = || format_exposed(&findings, &grounds) + &format_hits_section(&contacts);
+    let rows = findings.iter().map(|finding| finding_json(finding, &grounds));
+    output.print(text, || rows.chain(contacts.iter().map(contact_json)).collect())?;
     Ok(Exit::Done)
 }
 
@@ -117,30 +106,16 @@ pub(crate) fn format_exposed(findings: &[ExposedVersion], grounds: &Grounds) -> 
     text
 }
 
-/// Like [`format_exposed`], as JSON.
-pub(crate) fn findings_json(findings: &[ExposedVersion], grounds: &Grounds) -> Value {
-    let entries = findings.iter().map(|finding| {
-        json!({
-            "name": finding.name.as_str(),
-            "version": finding.version,
-            "advisory": finding.advisory,
-            "feed": finding.feed,
-            "integrities": finding.integrities.iter().map(crate::npm::Integrity::to_sri).collect::<Vec<_>>(),
-            "refused": finding.is_condemned,
-            "clients": finding.clients.iter().map(|row| row_json(&finding.name, row, grounds)).collect::<Vec<_>>(),
-        })
-    });
-    entries.collect()
-}
-
-fn format_json(spec: &PackageSpec, exposures: &[Exposure], contacts: &[IndicatorHitSummary], grounds: &Grounds) -> String {
-    let rows: Vec<_> =
-        exposures.iter().map(|row| row_json(&spec.name, row, grounds)).chain(contacts.iter().map(contact_json)).collect();
-    format!("{:#}\n", Value::Array(rows))
-}
-
-fn contacts_json(contacts: &[IndicatorHitSummary]) -> Value {
-    contacts.iter().map(contact_json).collect()
+pub(crate) fn finding_json(finding: &ExposedVersion, grounds: &Grounds) -> Value {
+    json!({
+        "name": finding.name.as_str(),
+        "version": finding.version,
+        "advisory": finding.advisory,
+        "feed": finding.feed,
+        "integrities": finding.integrities.iter().map(Integrity::to_sri).collect::<Vec<_>>(),
+        "refused": finding.is_condemned,
+        "clients": finding.clients.iter().map(|row| row_json(&finding.name, row, grounds)).collect::<Vec<_>>(),
+    })
 }
 
 fn contact_json(known: &IndicatorHitSummary) -> Value {

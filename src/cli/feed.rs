@@ -1,6 +1,7 @@
 //! `coldframe feed`: syncs advisory feeds, shows their status, exports the versions that this instance denies.
 
 use std::fmt::Write as _;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 use crate::app::standalone::incident::{self, StoredFeedStatus};
 use crate::cli::decisions::{self, ReasonArgs};
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{self, CliError, Exit};
+use crate::cli::output::{self, CliError, Exit, OutputArgs};
 use crate::cli::running_server;
 use crate::cli::runtime::runtime;
 use crate::clock::{Clock as _, SystemClock};
@@ -19,16 +20,28 @@ use crate::config::Config;
 use crate::config::effective::OF_VERDICTS;
 use crate::feed::OnShrink;
 use crate::policy::decisions::DecisionAction;
-use crate::text::TextTable;
-use crate::text::single_line;
+use crate::text::{TextTable, single_line};
 use crate::units::timestamp;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Sync the feeds now; a running server loads the changes.
-    Sync(FeedSyncArgs),
+    Sync {
+        /// Accept a feed even if most of its records are gone.
+        #[arg(long)]
+        accept_shrunk: bool,
+        #[command(flatten)]
+        output: OutputArgs,
+        #[command(flatten)]
+        settings: SettingFlags<false>,
+    },
     /// Show records, freshness, and records that need a decision.
-    Status(FeedStatusArgs),
+    Status {
+        #[command(flatten)]
+        output: OutputArgs,
+        #[command(flatten)]
+        settings: SettingFlags<false>,
+    },
     /// Apply a record that marks every version of an established package.
     Obey(RulingArgs),
     /// Refuse only the versions that such a record lists.
@@ -38,33 +51,12 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct FeedSyncArgs {
-    /// Accept a feed even if most of its records are gone.
-    #[arg(long)]
-    accept_shrunk: bool,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    settings: SettingFlags<false>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct FeedStatusArgs {
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    settings: SettingFlags<false>,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct RulingArgs {
     /// Id or alias of the record.
     #[arg(value_name = "ID")]
     id: String,
     #[command(flatten)]
-    because: ReasonArgs,
+    reason: ReasonArgs,
     #[command(flatten)]
     settings: SettingFlags<false>,
 }
@@ -86,17 +78,16 @@ pub(crate) struct FeedExportArgs {
 
 pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
     match command {
-        Command::Sync(FeedSyncArgs { accept_shrunk, json, settings }) => {
+        Command::Sync { accept_shrunk, output, settings } => {
             let config = of_server(&settings)?;
             let on_shrink = if accept_shrunk { OnShrink::Accept } else { OnShrink::Reject };
             let statuses = runtime()?.block_on(incident::sync(config, Arc::new(SystemClock), on_shrink))?;
+            print(&statuses, output)?;
             let stale = statuses.iter().any(|status| status.staleness.is_some());
-            say(&statuses, json)?;
             Ok(if stale { Exit::Failed } else { Exit::Done })
         }
-        Command::Status(FeedStatusArgs { json, settings }) => {
-            let config = of_server(&settings)?;
-            say(&incident::status(&config, SystemClock.now()), json)?;
+        Command::Status { output, settings } => {
+            print(&incident::status(&of_server(&settings)?, SystemClock.now()), output)?;
             Ok(Exit::Done)
         }
         Command::Obey(ruling) => rule(ruling, true),
@@ -131,11 +122,11 @@ pub(crate) fn of_server(settings: &SettingFlags<false>) -> Result<Config, CliErr
     })
 }
 
-fn rule(RulingArgs { id, because, settings }: RulingArgs, obey: bool) -> Result<Exit, CliError> {
+fn rule(RulingArgs { id, reason, settings }: RulingArgs, obey: bool) -> Result<Exit, CliError> {
     let config = of_server(&settings)?;
     let data_dir = config.store.data_dir.clone();
     let advisory = incident::broad_record(config, Arc::new(SystemClock), &id)?;
-    decisions::submit(&data_dir, DecisionAction::Record { advisory, obey }, because, None, false)
+    decisions::submit(&data_dir, DecisionAction::Record { advisory, obey }, reason, None)
 }
 
 fn prefix(text: &str) -> Result<String, String> {
@@ -147,35 +138,31 @@ fn prefix(text: &str) -> Result<String, String> {
     }
 }
 
-fn say(statuses: &[StoredFeedStatus], as_json: bool) -> Result<(), CliError> {
-    let text = if as_json { format_json(statuses) } else { format_text(statuses) };
-    Ok(output::print(&text)?)
+fn print(statuses: &[StoredFeedStatus], output: OutputArgs) -> io::Result<()> {
+    output.print(|| format_text(statuses), || statuses.iter().map(to_json).collect())
 }
 
-fn format_json(statuses: &[StoredFeedStatus]) -> String {
-    let entries = statuses.iter().map(|status| {
-        let (feed, state) = (&status.feed, &status.state);
-        json!({
-            "name": feed.name,
-            "source": feed.source.to_string(),
-            "trust": feed.trust.as_str(),
-            "records": state.tally.records,
-            "withdrawn": state.tally.withdrawn,
-            "otherEcosystems": state.tally.foreign,
-            "skipped": state.tally.skipped,
-            "unreadable": state.tally.unreadable,
-            "unreadableEvents": state.tally.unreadable_events,
-            "trouble": state.tally.trouble,
-            "synced": state.synced.map(|at| at.to_string()),
-            "changed": state.changed.map(|at| at.to_string()),
-            "serial": state.serial,
-            "expires": state.expires.map(|at| at.to_string()),
-            "fresh": status.staleness.is_none(),
-            "stale": status.staleness,
-            "overbroad": status.overbroad,
-        })
-    });
-    format!("{:#}\n", entries.collect::<Value>())
+fn to_json(status: &StoredFeedStatus) -> Value {
+    let (feed, state) = (&status.feed, &status.state);
+    json!({
+        "name": feed.name,
+        "source": feed.source.to_string(),
+        "trust": feed.trust.as_str(),
+        "records": state.tally.records,
+        "withdrawn": state.tally.withdrawn,
+        "otherEcosystems": state.tally.foreign,
+        "skipped": state.tally.skipped,
+        "unreadable": state.tally.unreadable,
+        "unreadableEvents": state.tally.unreadable_events,
+        "trouble": state.tally.trouble,
+        "synced": state.synced.map(|at| at.to_string()),
+        "changed": state.changed.map(|at| at.to_string()),
+        "serial": state.serial,
+        "expires": state.expires.map(|at| at.to_string()),
+        "fresh": status.staleness.is_none(),
+        "stale": status.staleness,
+        "overbroad": status.overbroad,
+    })
 }
 
 fn format_text(statuses: &[StoredFeedStatus]) -> String {

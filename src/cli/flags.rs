@@ -4,10 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, FromArgMatches};
 
-use crate::config::ValueKind;
 use crate::config::effective::OF_VERDICTS;
 use crate::config::settings::{SETTINGS, Setting};
-use crate::config::{ConfigSources, Diagnostics, FlagValues, ProcessEnvironment, SettingKey};
+use crate::config::{ConfigSources, Diagnostics, FlagValues, ProcessEnvironment, SettingKey, ValueKind};
 
 /// The settings listed in the help of commands that answer a question. Those commands accept all others too.
 const LISTED_SETTINGS: &[SettingKey] =
@@ -31,10 +30,17 @@ impl<const LISTED: bool> SettingFlags<LISTED> {
         self.flags.take(SettingKey::Feed, is_id)
     }
 
-    /// Returns the flags that make another command answer like this one, with a leading space: data directory and file.
-    /// Includes the settings that verdicts depend on, unless a running server provides them.
-    pub(crate) fn repeated(&self, is_servers: bool) -> String {
-        let keys = if is_servers { &[SettingKey::DataDir][..] } else { &[OF_VERDICTS, &[SettingKey::DataDir]].concat() };
+    /// Returns the flags that make another command ask the same server, with a leading space: data directory and file.
+    pub(crate) fn location_flags(&self) -> String {
+        self.repeated(&[SettingKey::DataDir])
+    }
+
+    /// Like [`Self::location_flags`], with the settings that verdicts depend on, for commands without a server.
+    pub(crate) fn verdict_flags(&self) -> String {
+        self.repeated(&[OF_VERDICTS, &[SettingKey::DataDir]].concat())
+    }
+
+    fn repeated(&self, keys: &[SettingKey]) -> String {
         let file = self.file.iter().flat_map(|file| ["--config".to_owned(), file.display().to_string()]);
         let words: Vec<_> = self.flags.words(keys).into_iter().chain(file).map(|word| quoted(&word)).collect();
         if words.is_empty() { String::new() } else { format!(" {}", words.join(" ")) }
@@ -92,7 +98,6 @@ impl<const LISTED: bool> clap::Args for SettingFlags<LISTED> {
     }
 }
 
-/// Quotes a word for a shell if needed.
 fn quoted(word: &str) -> String {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./:=@%+,".contains(letter);
     if !word.is_empty() && word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
@@ -124,8 +129,8 @@ mod tests {
         flags.push(SettingKey::Exclude, "@acme/*".to_owned());
         flags.push(SettingKey::LogLevel, "debug".to_owned());
         let given = SettingFlags::<false> { file: Some("it's.toml".into()), flags };
-        assert_eq!(given.repeated(true), r" --data-dir '/data of ours' --config 'it'\''s.toml'");
+        assert_eq!(given.location_flags(), r" --data-dir '/data of ours' --config 'it'\''s.toml'");
         let all = r" --min-release-age 30d --exclude '@acme/*' --data-dir '/data of ours' --config 'it'\''s.toml'";
-        assert_eq!(given.repeated(false), all);
+        assert_eq!(given.verdict_flags(), all);
     }
 }

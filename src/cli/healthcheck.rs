@@ -30,12 +30,12 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
                 if cfg!(unix) && config.settings.is_set(SettingKey::DataDir) && DataDir::is_readable(data_dir) =>
             {
                 let error = anyhow::anyhow!("no server runs on the data directory `{}`", data_dir.display());
-                return Err(CliError::new(Exit::Failed, error));
+                return Err(CliError::failed(error));
             }
             Owner::NoProcess | Owner::Silent => None,
         };
         let Some(address) = running.or_else(|| config.listen.first().copied()) else {
-            return Err(CliError::new(Exit::Usage, anyhow::anyhow!("no address to ask; set `--listen`")));
+            return Err(CliError::usage(anyhow::anyhow!("no address to ask; set `--listen`")));
         };
         app::check_readiness(reachable(address), &config).await?;
         Ok(Exit::Done)

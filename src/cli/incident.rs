@@ -9,13 +9,11 @@ use serde_json::{Value, json};
 
 use crate::app::standalone::incident::{self, IncidentPlan};
 use crate::app::{AppError, Owner, RemoteServer};
-use crate::cli::decisions;
-use crate::cli::exposure;
-use crate::cli::exposure::Grounds;
+use crate::cli::exposure::{self, Grounds};
 use crate::cli::flags::SettingFlags;
-use crate::cli::operator;
-use crate::cli::output::{self, CliError, Exit};
+use crate::cli::output::{CliError, Exit, OutputArgs, counted};
 use crate::cli::runtime::runtime;
+use crate::cli::{decisions, operator};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, SettingKey};
 use crate::npm::{PackageName, Version};
@@ -33,15 +31,14 @@ pub(crate) struct Arguments {
     /// How long releases since the first affected version stay hidden.
     #[arg(long, value_name = "DURATION", default_value = "48h", value_parser = decisions::duration)]
     freeze_for: Duration,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     settings: SettingFlags<false>,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let Arguments { id, dry_run, freeze_for, json, settings } = arguments;
+    let Arguments { id, dry_run, freeze_for, output, settings } = arguments;
     let own = settings.clone().read(Config::load)?;
     let config = crate::cli::feed::of_server(&settings)?;
     let data_dir = config.store.data_dir.clone();
@@ -63,9 +60,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         Some(done)
     };
     let grounds = Grounds::read(&data_dir);
-    let text =
-        if json { format_json(&plan, done.as_ref(), &grounds) } else { format_text(&plan, done.as_ref(), freeze_for, &grounds) };
-    output::print(&text)?;
+    output.print(|| format_text(&plan, done.as_ref(), freeze_for, &grounds), || to_json(&plan, done.as_ref(), &grounds))?;
     Ok(if done.is_some_and(|done| done.is_pending) { Exit::Failed } else { Exit::Done })
 }
 
@@ -109,7 +104,7 @@ fn planned(config: Config, id: &str, own: Config) -> Result<IncidentPlan, CliErr
 /// Parses a package with an exact version. Returns `None` for an advisory id.
 fn named(id: &str) -> Result<Option<(PackageName, String)>, CliError> {
     let Some((name, version)) = id.rsplit_once('@').filter(|(name, _)| !name.is_empty()) else { return Ok(None) };
-    let usage = |error: String| CliError::new(Exit::Usage, anyhow::anyhow!(error));
+    let usage = |error: String| CliError::usage(anyhow::anyhow!(error));
     let name = PackageName::parse(name).map_err(|error| usage(error.to_string()))?;
     if Version::parse(version).is_none() {
         return Err(usage(format!("expected an exact version; for ranges use `coldframe deny`: `{version}`")));
@@ -117,17 +112,13 @@ fn named(id: &str) -> Result<Option<(PackageName, String)>, CliError> {
     Ok(Some((name, version.to_owned())))
 }
 
-fn counted(count: usize, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
-}
-
 fn numbers(decisions: &[i64]) -> String {
     decisions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn format_json(plan: &IncidentPlan, done: Option<&incident::IncidentResult>, grounds: &Grounds) -> String {
+fn to_json(plan: &IncidentPlan, done: Option<&incident::IncidentResult>, grounds: &Grounds) -> Value {
     let subject = |subject: &incident::AffectedPackage| json!({ "name": subject.name, "versions": subject.versions, "freezeAt": subject.freeze_at.to_string() });
-    let document = json!({
+    json!({
         "id": plan.id,
         "feed": plan.feed,
         "summary": plan.summary,
@@ -139,7 +130,6 @@ fn format_json(plan: &IncidentPlan, done: Option<&incident::IncidentResult>, gro
         "removed": done.map(|done| done.purged.tarballs),
         "packuments": done.map(|done| done.purged.packuments),
         "pending": done.map(|done| done.is_pending),
-        "exposure": exposure::findings_json(&plan.findings, grounds),
-    });
-    format!("{document:#}\n")
+        "exposure": plan.findings.iter().map(|finding| exposure::finding_json(finding, grounds)).collect::<Vec<_>>(),
+    })
 }

@@ -6,6 +6,8 @@ use std::io::{self, Write as _};
 use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
+use serde_json::Value;
+
 use crate::config;
 use crate::text::{printable, single_line};
 
@@ -13,28 +15,18 @@ use crate::text::{printable, single_line};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Success.
     Done = 0,
-    /// Failure at run time.
     Failed = 1,
-    /// Invalid flags or configuration.
     Usage = 2,
-    /// Cannot listen on the first address.
     Listen = 3,
-    /// Another coldframe uses the data directory.
     DataDirInUse = 4,
-    /// The data directory cannot be used.
     DataDir = 5,
-    /// `explain`: the version is held or denied.
     Refused = 10,
-    /// `check`, `adopt`: some or all versions could not be checked.
     Unchecked = 69,
-    /// `check`: versions would be refused, but all of them open in time.
     Later = 75,
 }
 
 impl Exit {
-    /// All exit codes.
     pub const ALL: [Self; 9] = [
         Self::Done,
         Self::Failed,
@@ -54,7 +46,6 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// The failure of a command.
 #[derive(Debug)]
 pub struct CliError {
     pub exit: Exit,
@@ -62,37 +53,52 @@ pub struct CliError {
 }
 
 impl CliError {
-    /// Creates a failure that ends the program with `exit`.
     pub fn new(exit: Exit, cause: impl Into<anyhow::Error>) -> Self {
         Self { exit, cause: cause.into() }
     }
+
+    pub(crate) fn usage(cause: impl Into<anyhow::Error>) -> Self {
+        Self::new(Exit::Usage, cause)
+    }
+
+    pub(crate) fn failed(cause: impl Into<anyhow::Error>) -> Self {
+        Self::new(Exit::Failed, cause)
+    }
 }
 
-impl From<crate::config::Diagnostics> for CliError {
-    fn from(diagnostics: crate::config::Diagnostics) -> Self {
-        Self::new(Exit::Usage, diagnostics)
+impl From<config::Diagnostics> for CliError {
+    fn from(diagnostics: config::Diagnostics) -> Self {
+        Self::usage(diagnostics)
     }
 }
 
 impl From<io::Error> for CliError {
     fn from(error: io::Error) -> Self {
-        Self::new(Exit::Failed, error)
+        Self::failed(error)
+    }
+}
+
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct OutputArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl OutputArgs {
+    /// Prints a result as text or as indented JSON.
+    pub(crate) fn print(self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> io::Result<()> {
+        print(&if self.json { format!("{:#}\n", json()) } else { text() })
     }
 }
 
 /// Writes text or a JSON document to standard output. A closed pipe, for example from `| head`, is not a failure.
-///
-/// # Errors
-/// Returns an error if the write fails for another reason.
 pub(crate) fn print(text: &str) -> io::Result<()> {
     print_verbatim(&printable(text))
 }
 
 /// Writes text to standard output unchanged. The caller ensures that it contains no untrusted value or escapes each of
 /// them: shell scripts, shipped policies, workflow commands of a CI runner.
-///
-/// # Errors
-/// Like [`print()`].
 pub(crate) fn print_verbatim(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -112,7 +118,6 @@ pub(crate) fn print_error(failure: &CliError) {
     note(&if failure.cause.chain().any(is_list) { text + "\n" } else { format!("{}\n", single_line(&text)) });
 }
 
-/// Writes lines to standard error.
 pub(crate) fn note(text: &str) {
     // If standard error is closed, there is nowhere left to report to.
     let _ = io::stderr().lock().write_all(printable(text).as_bytes());
@@ -141,10 +146,12 @@ fn panic_text(location: &str, detail: &str, backtrace: &str) -> String {
     format!("coldframe: panicked at {location}: {}{backtrace}\n", single_line(detail))
 }
 
+/// Formats a number of things: `1 version`, `2 versions`.
+pub(crate) fn counted(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
 /// Writes a prompt to standard error, without a newline.
-///
-/// # Errors
-/// Returns an error if standard error cannot be written.
 pub(crate) fn prompt(text: &str) -> io::Result<()> {
     let mut errors = io::stderr().lock();
     errors.write_all(single_line(text).as_bytes())?;

@@ -8,22 +8,17 @@ use crate::upstream::npmrc;
 
 /// Known registry addresses, as `host:port`.
 pub(crate) struct RegistryHosts {
-    /// Addresses of Coldframe.
     own: Vec<String>,
-    /// Addresses of its upstream registries.
     upstream: Vec<String>,
-    /// The default registry of npm.
     public: Option<String>,
 }
 
 /// How a client reaches an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AddressRoute {
-    /// Through Coldframe.
     Through,
     /// Directly to an upstream registry of Coldframe, regardless of the client's configuration.
     Spelled,
-    /// To another host.
     Around,
 }
 
@@ -43,12 +38,10 @@ impl RegistryHosts {
         }
     }
 
-    /// Adds the upstream registries that a server reports.
     pub(crate) fn add(&mut self, upstreams: &[String]) {
         self.upstream.extend(upstreams.iter().filter_map(|text| place(&Url::parse(text).ok()?)));
     }
 
-    /// Checks whether an address belongs to Coldframe.
     pub(crate) fn is_own(&self, url: &Url) -> bool {
         place(url).is_some_and(|place| self.own.contains(&place))
     }

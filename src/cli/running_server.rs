@@ -8,7 +8,6 @@ pub(crate) use crate::cli::output::say;
 use crate::config::effective::{Deviation, OF_VERDICTS};
 use crate::config::{Config, Diagnostics, SettingKey};
 
-/// A running server and the index of the policy to ask.
 pub(crate) struct Running {
     pub(crate) server: RemoteServer,
     pub(crate) profile: usize,

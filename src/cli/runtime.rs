@@ -16,14 +16,12 @@ pub(crate) struct CommandRuntime {
     runtime: Option<Runtime>,
 }
 
-/// Builds the runtime of a command.
 pub(crate) fn runtime() -> Result<CommandRuntime, CliError> {
     let runtime = Builder::new_multi_thread().enable_all().build()?;
     Ok(CommandRuntime { handle: runtime.handle().clone(), runtime: Some(runtime) })
 }
 
 impl CommandRuntime {
-    /// Runs `future` to completion. May be called repeatedly.
     pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.handle.block_on(future)
     }

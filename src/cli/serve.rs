@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let settings = arguments.settings;
     let mut config = settings.clone().read(Config::load)?;
-    telemetry::logging::init(&config.telemetry).map_err(|error| CliError::new(Exit::Usage, error))?;
+    telemetry::logging::init(&config.telemetry).map_err(CliError::usage)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -178,7 +178,6 @@ fn shutdown_requested() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// The stop signals of a process.
 #[cfg(unix)]
 struct Signals {
     terminate: tokio::signal::unix::Signal,
@@ -201,7 +200,6 @@ impl Signals {
     }
 }
 
-/// The stop signals of a process.
 #[cfg(not(unix))]
 struct Signals;
 

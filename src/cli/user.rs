@@ -57,7 +57,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
         Command::Remove(Arguments { name, settings }) => {
             let path = settings.read(config::gateway_users)?.ok_or_else(no_file)?;
             if !password_file::update(&path, &name, None)? {
-                return Err(CliError::new(Exit::Failed, anyhow::anyhow!("no such user in `{}`: `{name}`", path.display())));
+                return Err(CliError::failed(anyhow::anyhow!("no such user in `{}`: `{name}`", path.display())));
             }
             say(&format!("removed {name} from {}", path.display()))
         }
@@ -65,7 +65,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
 }
 
 fn no_file() -> CliError {
-    CliError::new(Exit::Usage, anyhow::anyhow!("no file of users is configured; set `--gateway-users FILE`"))
+    CliError::usage(anyhow::anyhow!("no file of users is configured; set `--gateway-users FILE`"))
 }
 
 fn say(text: &str) -> Result<Exit, CliError> {

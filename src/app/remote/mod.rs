@@ -1,8 +1,7 @@
 //! Client for the server that runs on a data directory, over its control socket. The server is asked for its description first.
 //! All waits are bounded.
 
-pub mod client_policy;
-pub(crate) mod health;
+pub(crate) mod http;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -20,17 +19,17 @@ use url::Url;
 
 use crate::app::error::AppError;
 use crate::app::listeners::reachable;
-use crate::app::operations::{Description, Explained, MAX_ENTRIES, OperationReply, Purged, Question, parts_of};
+use crate::app::operations::adoption::{self, Adoption, parts_of};
+use crate::app::operations::approval::ApprovalPlan;
+use crate::app::operations::messages::{Description, Explained, MAX_ENTRIES, OperationReply, OperationRequest};
+use crate::app::operations::purge::Purged;
 #[cfg(not(unix))]
 use crate::app::run::remote_session::{Connected, connect};
 #[cfg(unix)]
 use crate::app::session::control_socket::{Connected, connect};
 use crate::app::session::protocol::{self, ControlRequest, MAX_END_BYTES, What};
-use crate::app::standalone::adopt::{self, Adoption};
-use crate::app::standalone::decide::ApprovalPlan;
 use crate::firewall::LockedVersion;
-use crate::npm::Lockfile;
-use crate::npm::{Integrity, PackageName, PackageSpec};
+use crate::npm::{Integrity, Lockfile, PackageName, PackageSpec};
 use crate::server::admin::{CheckResponse, ClientPolicy};
 use crate::units::timestamp;
 
@@ -46,63 +45,49 @@ const PARTS_AT_ONCE: usize = 3;
 /// The maximum size of names, versions and ranges in one request, in bytes. As JSON it fits in the request limit.
 const MAX_PART_BYTES: usize = 2 << 20;
 
-/// The server that runs on a data directory.
 #[derive(Debug, Clone)]
 pub struct RemoteServer {
     data_dir: PathBuf,
     description: Description,
 }
 
-/// The process that owns a data directory.
 #[derive(Debug, Clone)]
 pub enum Owner {
-    /// A server that answers requests.
     Server(Box<RemoteServer>),
-    /// No process owns it.
     NoProcess,
     /// A process without a control socket, such as a standalone `coldframe run`.
     Silent,
 }
 
 impl RemoteServer {
-    /// Finds the owner of a data directory.
-    ///
-    /// # Errors
-    /// Returns an error if a server owns it that cannot be queried: another version, one that hangs or stops, or a socket of
+    /// Finds the owner of a data directory. A server that cannot be queried is an error: another version, one that hangs or stops, or a socket of
     /// another user. A command must not fall back to its own settings then.
-    pub async fn find(data_dir: &Path) -> Result<Owner, AppError> {
+    pub(crate) async fn find(data_dir: &Path) -> Result<Owner, AppError> {
         let connected = match connect(data_dir).await {
             Connected::NoProcess => return Ok(Owner::NoProcess),
             Connected::Without => return Ok(Owner::Silent),
             connected => connected,
         };
-        match ask(connected, &Question::Describe, HELLO_TIMEOUT).await {
+        match ask(connected, &OperationRequest::Describe, HELLO_TIMEOUT).await {
             Ok(description) => Ok(Owner::Server(Box::new(Self { data_dir: data_dir.to_owned(), description }))),
             Err(detail) => Err(failed(data_dir, detail)),
         }
     }
 
-    /// Returns the description of the server.
-    #[must_use]
-    pub fn description(&self) -> &Description {
+    pub(crate) fn description(&self) -> &Description {
         &self.description
     }
 
-    /// Returns the policy of its first address.
-    #[must_use]
-    pub fn first_profile(&self) -> usize {
+    pub(crate) fn first_profile(&self) -> usize {
         self.description.listeners.first().map(|listener| listener.profile).unwrap_or_default()
     }
 
-    /// Finds a policy by its name.
-    #[must_use]
-    pub fn profile_named(&self, name: &str) -> Option<usize> {
+    pub(crate) fn profile_named(&self, name: &str) -> Option<usize> {
         self.description.policies.iter().position(|policy| policy.name == name)
     }
 
     /// Returns the policy of the address in `url`, if the server listens there.
-    #[must_use]
-    pub fn profile_at(&self, url: &Url) -> Option<usize> {
+    pub(crate) fn profile_at(&self, url: &Url) -> Option<usize> {
         if self.description.public_url.as_ref().is_some_and(|public| public.as_str() == url.as_str()) {
             return Some(self.first_profile());
         }
@@ -117,27 +102,23 @@ impl RemoteServer {
     }
 
     /// Returns the URL that clients use as their registry.
-    #[must_use]
-    pub fn url(&self) -> Option<Url> {
+    pub(crate) fn url(&self) -> Option<Url> {
         self.description.public_url.clone().or_else(|| self.url_of(self.first_profile()))
     }
 
     /// Returns the URL of the first address with a policy.
-    #[must_use]
-    pub fn url_of(&self, profile: usize) -> Option<Url> {
+    pub(crate) fn url_of(&self, profile: usize) -> Option<Url> {
         let listener = self.description.listeners.iter().find(|listener| listener.profile == profile)?;
         Url::parse(&format!("http://{}/", reachable(listener.address))).ok()
     }
 
     /// Returns the settings that clients of a policy should use.
-    #[must_use]
-    pub fn terms(&self, profile: usize) -> Option<&ClientPolicy> {
+    pub(crate) fn terms(&self, profile: usize) -> Option<&ClientPolicy> {
         self.description.policies.get(profile).map(|policy| &policy.terms)
     }
 
     /// Describes a policy by its name and its minimum release age.
-    #[must_use]
-    pub fn policy_words(&self, profile: usize) -> String {
+    pub(crate) fn policy_words(&self, profile: usize) -> String {
         let Some(policy) = self.description.policies.get(profile) else { return "unknown".to_owned() };
         match policy.terms.age() {
             age if age.is_zero() => format!("{}, no minimum release age", policy.name),
@@ -146,22 +127,16 @@ impl RemoteServer {
     }
 
     /// Explains the verdict on a version.
-    ///
-    /// # Errors
-    /// Returns an error if there is no such version, or if the server or upstream cannot be queried.
-    pub async fn explain(&self, spec: &PackageSpec, at: Option<Timestamp>, profile: usize) -> Result<Explained, AppError> {
-        self.ask(&Question::Explain { spec: written(spec), at, profile }).await
+    pub(crate) async fn explain(&self, spec: &PackageSpec, at: Option<Timestamp>, profile: usize) -> Result<Explained, AppError> {
+        self.ask(&OperationRequest::Explain { spec: written(spec), at, profile }).await
     }
 
     /// Returns one outcome for each of `locked`, in the same order.
-    ///
-    /// # Errors
-    /// Returns an error if the server cannot be queried.
-    pub async fn check(&self, locked: &[LockedVersion], profile: usize) -> Result<CheckResponse, AppError> {
+    pub(crate) async fn check(&self, locked: &[LockedVersion], profile: usize) -> Result<CheckResponse, AppError> {
         let parts = parts(locked).into_iter().map(<[LockedVersion]>::to_vec).collect();
         let asked = ask_in_parts(parts, |packages| {
-            let (data_dir, question) = (self.data_dir.clone(), Question::Check { packages, profile });
-            async move { ask::<CheckResponse>(connect(&data_dir).await, &question, ANSWER_TIMEOUT).await }
+            let (data_dir, request) = (self.data_dir.clone(), OperationRequest::Check { packages, profile });
+            async move { ask::<CheckResponse>(connect(&data_dir).await, &request, ANSWER_TIMEOUT).await }
         });
         let mut checked = asked.await.map_err(|detail| failed(&self.data_dir, detail))?;
         if locked.is_empty() {
@@ -171,38 +146,29 @@ impl RemoteServer {
     }
 
     /// Plans an approval of `spec` that names `records`.
-    ///
-    /// # Errors
-    /// Returns an error if no version matches, or if the server or upstream cannot be queried.
-    pub async fn expand(&self, spec: &PackageSpec, records: &[String], profile: usize) -> Result<ApprovalPlan, AppError> {
-        self.ask(&Question::Expand { spec: written(spec), records: records.to_vec(), profile }).await
+    pub(crate) async fn expand(&self, spec: &PackageSpec, records: &[String], profile: usize) -> Result<ApprovalPlan, AppError> {
+        self.ask(&OperationRequest::Expand { spec: written(spec), records: records.to_vec(), profile }).await
     }
 
     /// Plans the adoption of lockfile entries.
-    ///
-    /// # Errors
-    /// Returns an error if the server cannot be queried.
-    pub async fn adopt(&self, lockfiles: &[Lockfile], profile: usize) -> Result<Adoption, AppError> {
-        let (mut adoption, wanted) = adopt::wanted(lockfiles);
-        for wanted in parts_of(wanted) {
-            adoption.add(self.ask(&Question::Adopt { wanted, profile }).await?);
+    pub(crate) async fn adopt(&self, lockfiles: &[Lockfile], profile: usize) -> Result<Adoption, AppError> {
+        let (mut adoption, wanted) = adoption::wanted(lockfiles);
+        for wanted in parts_of(wanted, MAX_ENTRIES) {
+            adoption.add(self.ask(&OperationRequest::Adopt { wanted, profile }).await?);
         }
         Ok(adoption)
     }
 
     /// Makes the server write its pending ledger rows, so that the ledger can be read. Failures are logged.
-    pub async fn flush(&self) {
-        let flushed: Result<Option<()>, _> = self.ask(&Question::Flush).await;
+    pub(crate) async fn flush(&self) {
+        let flushed: Result<Option<()>, _> = self.ask(&OperationRequest::Flush).await;
         if let Err(error) = flushed {
             tracing::warn!(error = %error, "ledger not flushed");
         }
     }
 
     /// Removes tarballs and cached packuments from the server's store, and returns how many there were.
-    ///
-    /// # Errors
-    /// Returns an error if the server cannot be queried, or if a file cannot be removed.
-    pub async fn purge(&self, integrities: &[Integrity], packages: &[PackageName]) -> Result<Purged, AppError> {
+    pub(crate) async fn purge(&self, integrities: &[Integrity], packages: &[PackageName]) -> Result<Purged, AppError> {
         let mut purged = Purged::default();
         let (mut integrities, mut packages) = (integrities.chunks(MAX_ENTRIES), packages.chunks(MAX_ENTRIES));
         loop {
@@ -212,14 +178,14 @@ impl RemoteServer {
             }
             let integrities = some.iter().map(Integrity::to_sri).collect();
             let packages = named.iter().map(|name| name.as_str().to_owned()).collect();
-            let part: Purged = self.ask(&Question::Purge { integrities, packages }).await?;
+            let part: Purged = self.ask(&OperationRequest::Purge { integrities, packages }).await?;
             purged.tarballs += part.tarballs;
             purged.packuments += part.packuments;
         }
     }
 
-    async fn ask<T: DeserializeOwned>(&self, question: &Question) -> Result<T, AppError> {
-        ask(connect(&self.data_dir).await, question, ANSWER_TIMEOUT).await.map_err(|detail| failed(&self.data_dir, detail))
+    async fn ask<T: DeserializeOwned>(&self, request: &OperationRequest) -> Result<T, AppError> {
+        ask(connect(&self.data_dir).await, request, ANSWER_TIMEOUT).await.map_err(|detail| failed(&self.data_dir, detail))
     }
 }
 
@@ -290,14 +256,14 @@ fn written(spec: &PackageSpec) -> String {
 }
 
 /// Sends one request over a connection of its own.
-async fn ask<T: DeserializeOwned>(connected: Connected, question: &Question, at_most: Duration) -> Result<T, String> {
+async fn ask<T: DeserializeOwned>(connected: Connected, request: &OperationRequest, at_most: Duration) -> Result<T, String> {
     let (lines, mut asking) = match connected {
         Connected::To(lines, asking) => (lines, asking),
         Connected::Refused(why) => return Err(why),
         Connected::NoProcess | Connected::Without => return Err("the server exited".to_owned()),
     };
     let asking = async {
-        protocol::write(&mut asking, &ControlRequest::new(What::Ask(Box::new(question.clone())))).await;
+        protocol::write(&mut asking, &ControlRequest::new(What::Ask(Box::new(request.clone())))).await;
         protocol::read::<OperationReply>(&mut BufReader::new(lines), MAX_END_BYTES).await
     };
     let answer = timeout(at_most, asking).await.map_err(|_| format!("no answer within {} s", at_most.as_secs()))?;

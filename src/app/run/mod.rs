@@ -4,7 +4,6 @@
 pub(crate) mod remote_session;
 pub mod temp_dir;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,12 +19,11 @@ use crate::app::listeners::stopped;
 use crate::app::run::remote_session::{OpenRefused, RemoteSession, open};
 use crate::app::run::temp_dir::RunTempDir;
 use crate::app::server::App;
-use crate::app::session::recorder::RecordedRequests;
+use crate::app::session::model::{ProxyEndpoint, RunReport};
 use crate::app::session::{LocalSession, SessionInfo, SessionRequest, SessionTemplate, is_loopback, own_urls, registries};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::firewall::Want;
-use crate::server::{RefusedDestination, SessionPassword};
 use crate::store::{DataDir, SqliteLedger, StoreError};
 use crate::telemetry::Metrics;
 use crate::tls;
@@ -33,10 +31,9 @@ use crate::tls;
 /// How long a command waits for feeds that were never read.
 const FEEDS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// An open session for one command.
 pub struct RunSession {
-    apart: Option<DataDirFallback>,
-    answering: RunBackend,
+    fallback: Option<DataDirFallback>,
+    backend: RunBackend,
 }
 
 /// Where the firewall of a session runs.
@@ -53,20 +50,9 @@ pub struct RunOptions {
     /// The user name for the ledger.
     pub user: String,
     /// Why a running server must not be used, if so.
-    pub alone: Option<String>,
+    pub local_only: Option<String>,
     /// The project's dependencies by package, for the summary.
     pub wants: Vec<(String, Want)>,
-}
-
-/// What a client needs to connect through the gateway.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProxyEndpoint {
-    /// The URL of the gateway.
-    pub proxy: Url,
-    /// The password for the gateway.
-    pub pass: SessionPassword,
-    /// The registry URL for clients: upstream's own, if the gateway can intercept it.
-    pub registry: Url,
 }
 
 /// Why a data directory other than the configured one is used.
@@ -79,37 +65,23 @@ pub enum DataDirFallback {
     Unusable(String),
 }
 
-/// The report of a command's requests.
-#[derive(Debug, Clone, Default)]
-pub struct RunReport {
-    /// The recorded requests.
-    pub noted: RecordedRequests,
-    /// Refused requests for other hosts, by host and port.
-    pub turned_away: BTreeMap<String, RefusedDestination>,
-    /// An error at the end of the session.
-    pub trouble: Option<String>,
-}
-
 impl RunSession {
     /// Opens a session at the server on the data directory, or else in this process, with the configured data directory or a
     /// temporary one.
-    ///
-    /// # Errors
-    /// Returns the errors of [`App::build`], or an error if no temporary directory can be created.
-    pub async fn open(config: Config, needs: RunOptions, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
+    pub(crate) async fn open(config: Config, options: RunOptions, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
         let proxy = &config.gateway.proxy;
         let request = SessionRequest {
-            user: needs.user,
+            user: options.user,
             hosts: proxy.targets.named_hosts(),
             itself: own_urls(&config.listen, config.server.public_url.as_ref()),
             allowed: proxy.allowed.clone(),
             tunnels_others: proxy.tunnels_others,
-            wants: needs.wants,
+            wants: options.wants,
         };
-        let why = match needs.alone {
+        let why = match options.local_only {
             Some(why) => why,
             None => match open(&config.store.data_dir, &request, &registries(&config)).await {
-                Ok(remote) => return Ok(Self { apart: None, answering: RunBackend::Running(remote) }),
+                Ok(remote) => return Ok(Self { fallback: None, backend: RunBackend::Running(remote) }),
                 Err(OpenRefused(why)) => why,
             },
         };
@@ -123,7 +95,7 @@ impl RunSession {
         why: String,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, AppError> {
-        let (apart, scratch) = choose_data_dir(&mut config, why)?;
+        let (fallback, scratch) = choose_data_dir(&mut config, why)?;
         let session_template = SessionTemplate::of(&config, &tls::client_config(&config.tls)?).at(&config.listen);
         // The registry listener and the configured gateway are not needed here.
         config.listen.clear();
@@ -137,63 +109,53 @@ impl RunSession {
             LocalSession::open(app.firewall(), (&session_template, &[]), request, Arc::new(Metrics::new()), &clock).await?;
         let stop = watch::Sender::new(false);
         let app = tokio::spawn(app.run(stopped(stop.subscribe())));
-        Ok(Self { apart, answering: RunBackend::Own { session, stop, app, _scratch: scratch } })
+        Ok(Self { fallback, backend: RunBackend::Own { session, stop, app, _scratch: scratch } })
     }
 
-    /// Returns what clients need to connect.
-    #[must_use]
-    pub fn way(&self) -> &ProxyEndpoint {
-        &self.lead().way
+    pub(crate) fn endpoint(&self) -> &ProxyEndpoint {
+        &self.info().way
     }
 
     /// Checks whether the gateway intercepts or tunnels requests for a URL.
-    #[must_use]
-    pub fn is_proxied(&self, url: &Url) -> bool {
-        self.lead().reach.takes(url)
+    pub(crate) fn is_proxied(&self, url: &Url) -> bool {
+        self.info().reach.takes(url)
     }
 
-    /// Returns the intercepted origins without loopback ones, and whether a registry is on loopback.
-    #[must_use]
-    pub fn registries(&self) -> (Vec<Url>, bool) {
-        let reach = &self.lead().reach;
-        let origins = reach.origins.iter().filter_map(|origin| Url::parse(origin).ok());
-        (origins.filter(|url| !is_loopback(url)).collect(), reach.on_loopback)
+    /// Returns the intercepted origins. `http://localhost/` stands for all registries on this machine.
+    pub(crate) fn registries(&self) -> Vec<Url> {
+        let reach = &self.info().reach;
+        let origins = reach.origins.iter().filter_map(|origin| Url::parse(origin).ok()).filter(|url| !is_loopback(url));
+        origins.chain(reach.on_loopback.then(|| Url::parse("http://localhost/").ok()).flatten()).collect()
     }
 
     /// Returns the certificate that clients must trust.
-    #[must_use]
-    pub fn certificate(&self) -> &CertificateDer<'static> {
-        &self.lead().certificate
+    pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
+        &self.info().certificate
     }
 
-    /// Returns a description of the policy.
-    #[must_use]
-    pub fn policy(&self) -> &str {
-        &self.lead().policy
+    pub(crate) fn policy(&self) -> &str {
+        &self.info().policy
     }
 
-    fn lead(&self) -> &SessionInfo {
-        match &self.answering {
+    fn info(&self) -> &SessionInfo {
+        match &self.backend {
             RunBackend::Own { session, .. } => &session.lead,
-            RunBackend::Running(remote) => &remote.lead,
+            RunBackend::Running(remote) => &remote.info,
         }
     }
 
     /// Checks whether the session is at the server on the data directory.
-    #[must_use]
-    pub fn is_remote(&self) -> bool {
-        matches!(self.answering, RunBackend::Running(_))
+    pub(crate) fn is_remote(&self) -> bool {
+        matches!(self.backend, RunBackend::Running(_))
     }
 
-    /// Returns why another data directory is used, if so.
-    #[must_use]
-    pub fn apart(&self) -> Option<&DataDirFallback> {
-        self.apart.as_ref()
+    pub(crate) fn fallback(&self) -> Option<&DataDirFallback> {
+        self.fallback.as_ref()
     }
 
     /// Lets running requests finish, flushes the ledger, and returns the report.
-    pub async fn close(self) -> RunReport {
-        match self.answering {
+    pub(crate) async fn close(self) -> RunReport {
+        match self.backend {
             RunBackend::Running(remote) => remote.close().await,
             RunBackend::Own { session, stop, app, _scratch } => {
                 let sum = session.close().await;
@@ -212,7 +174,7 @@ impl RunSession {
 /// Chooses the data directory: the configured one, or else a temporary one.
 fn choose_data_dir(config: &mut Config, why: String) -> Result<(Option<DataDirFallback>, Option<RunTempDir>), AppError> {
     let configured = config.store.data_dir.clone();
-    let apart = match DataDir::open(&configured) {
+    let fallback = match DataDir::open(&configured) {
         Ok(_) => return Ok((None, None)),
         Err(StoreError::Locked { .. }) => DataDirFallback::InUse(why),
         Err(error @ StoreError::File { .. }) => DataDirFallback::Unusable(error.to_string()),
@@ -220,14 +182,14 @@ fn choose_data_dir(config: &mut Config, why: String) -> Result<(Option<DataDirFa
     };
     let scratch = RunTempDir::make().map_err(AppError::Scratch)?;
     let here = scratch.path().join("data");
-    if matches!(apart, DataDirFallback::InUse(_)) {
+    if matches!(fallback, DataDirFallback::InUse(_)) {
         // Copies the decisions, the first-seen times and the last state of the feeds, which apply here too.
         fs::create_dir_all(&here).map_err(AppError::Scratch)?;
         SqliteLedger::copy(&configured, &here)?;
         copy_folder(&configured.join("feeds"), &here.join("feeds")).map_err(AppError::Scratch)?;
     }
     config.store.data_dir = here;
-    Ok((Some(apart), Some(scratch)))
+    Ok((Some(fallback), Some(scratch)))
 }
 
 /// Copies a directory recursively, if it exists.

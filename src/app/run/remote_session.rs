@@ -8,9 +8,9 @@ use tokio::io::{AsyncBufRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::app::run::RunReport;
 #[cfg(unix)]
 use crate::app::session::control_socket::{Connected, connect};
+use crate::app::session::model::RunReport;
 use crate::app::session::protocol::{
     self, ControlRequest, MAX_END_BYTES, MAX_START_BYTES, OpenReply, OpenRequest, OpenedMessage, ReportMessage, What,
 };
@@ -22,15 +22,13 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time limit for closing a session. Requests that the command no longer waits for may run until the server's drain deadline.
 const LEAVING: Duration = Duration::from_mins(2);
 
-/// An open session.
 pub(crate) struct RemoteSession {
-    pub(crate) lead: SessionInfo,
+    pub(crate) info: SessionInfo,
     lines: Box<dyn AsyncBufRead + Send + Unpin>,
     /// Closed when the command has ended.
     asking: Box<dyn AsyncWrite + Send + Unpin>,
 }
 
-/// Why no session was opened.
 pub(crate) struct OpenRefused(pub(crate) String);
 
 /// Opens a session at the server on a data directory. `registries` are those that the command would use without it.
@@ -54,12 +52,12 @@ pub(crate) async fn open(
         OpenReply::Open(opened) => *opened,
         OpenReply::Refused(why) => return Err(OpenRefused(why)),
     };
-    let lead = opened.read().ok_or_else(silent)?;
-    let port = lead.way.proxy.socket_addrs(|| None).unwrap_or_default();
+    let info = opened.read().ok_or_else(silent)?;
+    let port = info.way.proxy.socket_addrs(|| None).unwrap_or_default();
     // A container may share the data directory but has a loopback interface of its own.
     match timeout(REPLY_TIMEOUT, TcpStream::connect(port.as_slice())).await {
-        Ok(Ok(_)) => Ok(RemoteSession { lead, lines, asking: Box::new(asking) }),
-        _ => Err(OpenRefused(format!("cannot reach the server's gateway: `{}`", lead.way.proxy))),
+        Ok(Ok(_)) => Ok(RemoteSession { info, lines, asking: Box::new(asking) }),
+        _ => Err(OpenRefused(format!("cannot reach the server's gateway: `{}`", info.way.proxy))),
     }
 }
 
@@ -79,7 +77,6 @@ pub(crate) enum Connected {
 }
 
 impl RemoteSession {
-    /// Closes the session and returns its report.
     pub(crate) async fn close(mut self) -> RunReport {
         // An error means that the server is gone, which the read below reports.
         let _ = self.asking.shutdown().await;

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-/// The prefix of the directory names.
 const PREFIX: &str = "coldframe-run-";
 
 /// How often to retry if another process deletes a new directory before it is locked.
@@ -21,10 +20,7 @@ pub struct RunTempDir {
 
 impl RunTempDir {
     /// Deletes the directories of killed processes, and creates one that only this user can access.
-    ///
-    /// # Errors
-    /// Returns an error if the directory cannot be created.
-    pub fn make() -> io::Result<Self> {
+    pub(crate) fn make() -> io::Result<Self> {
         for _ in 0..TRIES {
             let folder = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
             if let Some(parent) = folder.path().parent() {
@@ -37,9 +33,7 @@ impl RunTempDir {
         Err(io::Error::other("other processes delete every new temporary directory"))
     }
 
-    /// Returns the path of the directory.
-    #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 }

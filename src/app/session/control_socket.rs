@@ -16,8 +16,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
-use crate::app::operations::{OperationReply, Operations, Question};
-use crate::app::run::RunReport;
+use crate::app::operations::Operations;
+use crate::app::operations::messages::{OperationReply, OperationRequest};
+use crate::app::session::model::RunReport;
 use crate::app::session::protocol::{
     self, ControlRequest, MAX_REQUEST_BYTES, OpenReply, OpenRequest, OpenedMessage, PROTOCOL, ReportMessage, What,
 };
@@ -240,7 +241,7 @@ async fn answer(stream: UnixStream, parts: Arc<ControlContext>, stop: Stop) {
     let asked = timeout(REQUEST_TIMEOUT, protocol::read::<ControlRequest>(&mut lines, MAX_REQUEST_BYTES)).await;
     match asked.ok().flatten().filter(|request| request.protocol == PROTOCOL).map(|request| request.what) {
         None => protocol::write(&mut replies, &refused("the server has another version")).await,
-        Some(What::Ask(question)) => reply(*question, (&mut lines, &mut replies), &parts, stop).await,
+        Some(What::Ask(request)) => reply(*request, (&mut lines, &mut replies), &parts, stop).await,
         Some(What::Session(opening)) => match Arc::clone(&parts.sessions).try_acquire_owned() {
             Ok(_slot) => lead(*opening, (lines, replies), &parts, stop).await,
             Err(_) => protocol::write(&mut replies, &refused("the server has too many open sessions")).await,
@@ -254,17 +255,17 @@ fn refused(why: &str) -> OpenReply {
 
 /// Executes one operation, unless the client disconnects or the server stops first.
 async fn reply(
-    question: Question,
+    request: OperationRequest,
     (lines, replies): (&mut LineReader, &mut OwnedWriteHalf),
     parts: &ControlContext,
     mut stop: Stop,
 ) {
     let answered = tokio::select! {
-        answered = timeout(ANSWER_TIMEOUT, parts.operations.answer(question)) => {
-            answered.unwrap_or_else(|_| OperationReply::failed(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())))
+        answered = timeout(ANSWER_TIMEOUT, parts.operations.answer(request)) => {
+            answered.unwrap_or_else(|_| OperationReply::Failed(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())))
         }
         _ = lines.fill_buf() => return,
-        _ = stop.wait_for(|stop| *stop) => OperationReply::failed("the server is stopping".to_owned()),
+        _ = stop.wait_for(|stop| *stop) => OperationReply::Failed("the server is stopping".to_owned()),
     };
     protocol::write(replies, &answered).await;
 }

@@ -3,6 +3,7 @@
 #[cfg(unix)]
 pub(crate) mod control_socket;
 pub(crate) mod loopback_gateway;
+pub mod model;
 pub(crate) mod protocol;
 pub mod recorder;
 
@@ -17,14 +18,13 @@ use url::{Host, Url};
 
 use crate::app::error::AppError;
 use crate::app::outbound;
-use crate::app::run::{ProxyEndpoint, RunReport};
 use crate::app::session::loopback_gateway::LoopbackGateway;
+use crate::app::session::model::{ProxyEndpoint, RunReport};
 use crate::app::session::recorder::{RecordedRequests, RequestRecorder};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::firewall::{Firewall, Profile, Want};
-use crate::net::HostPattern;
-use crate::net::{OutboundProxy, TlsTrust};
+use crate::net::{HostPattern, OutboundProxy, TlsTrust};
 use crate::server::{self, GatewayConfig, InterceptedHosts, RefusedDestination, SessionPassword};
 use crate::telemetry::Metrics;
 use crate::units::timestamp;

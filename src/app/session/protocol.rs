@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use url::Url;
 
-use crate::app::operations::Question;
-use crate::app::run::{ProxyEndpoint, RunReport};
+use crate::app::operations::messages::OperationRequest;
+use crate::app::session::model::{ProxyEndpoint, RunReport};
 use crate::app::session::recorder::RecordedRequests;
 use crate::app::session::{ProxiedHosts, SessionInfo, SessionRequest};
 use crate::firewall::{HeldVersion, HiddenVersions, Refusal, Want, WantedVersion};
@@ -45,7 +45,7 @@ pub(crate) enum What {
     /// Opens a session for a command.
     Session(Box<OpenRequest>),
     /// Executes an operation.
-    Ask(Box<Question>),
+    Ask(Box<OperationRequest>),
 }
 
 impl ControlRequest {

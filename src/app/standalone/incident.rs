@@ -8,10 +8,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::app::error::AppError;
-use crate::app::operations::{self, Purged};
+use crate::app::operations::purge::{self, Purged};
 use crate::app::outbound;
-use crate::app::standalone::decide;
-use crate::app::standalone::{firewall, open_read_only};
+use crate::app::standalone::{decide, firewall, open_read_only};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::feed::{
@@ -19,9 +18,8 @@ use crate::feed::{
     OsvPackage, OsvRange, OsvRecord, PublicKey, SyncOutcome,
 };
 use crate::firewall::{ExposedVersion, exposure};
-use crate::npm::VersionInterval;
 use crate::npm::semver::interval::UpperBound;
-use crate::npm::{Integrity, PackageName, Range, Version};
+use crate::npm::{Integrity, PackageName, Range, Version, VersionInterval};
 use crate::policy::decisions::{Decision, DecisionAction, DecisionProposal, Signature};
 use crate::policy::{PackageGlob, TAKEDOWN_AGE};
 use crate::store::blobs::disk;
@@ -33,11 +31,9 @@ use crate::units::timestamp;
 /// How long to wait for a feed that another process is syncing.
 const FEED_LOCK_WAIT: Duration = Duration::from_secs(30);
 
-/// The status of one feed.
 #[derive(Debug, Clone)]
 pub struct StoredFeedStatus {
     pub feed: FeedConfig,
-    /// The state of the last sync.
     pub state: FeedState,
     /// Why it is stale, if it is.
     pub staleness: Option<String>,
@@ -46,10 +42,7 @@ pub struct StoredFeedStatus {
 }
 
 /// Syncs all feeds and stores the changes, which a running server then loads.
-///
-/// # Errors
-/// Returns an error if no HTTP client can be created.
-pub async fn sync(config: Config, clock: Arc<dyn Clock>, on_shrink: OnShrink) -> Result<Vec<StoredFeedStatus>, AppError> {
+pub(crate) async fn sync(config: Config, clock: Arc<dyn Clock>, on_shrink: OnShrink) -> Result<Vec<StoredFeedStatus>, AppError> {
     let client = outbound::feed_client(&config.upstream, &tls::client_config(&config.tls)?);
     let store = FeedStore::of(&config.store.data_dir);
     for feed in &config.feeds.followed {
@@ -67,8 +60,7 @@ pub async fn sync(config: Config, clock: Arc<dyn Clock>, on_shrink: OnShrink) ->
 }
 
 /// Returns the status of every feed from the stored state.
-#[must_use]
-pub fn status(config: &Config, now: Timestamp) -> Vec<StoredFeedStatus> {
+pub(crate) fn status(config: &Config, now: Timestamp) -> Vec<StoredFeedStatus> {
     let (store, errors) = (FeedStore::of(&config.store.data_dir), overbroad(&config.store.data_dir, now));
     let stand = |feed: &FeedConfig| {
         let state = store.state(feed);
@@ -81,10 +73,8 @@ pub fn status(config: &Config, now: Timestamp) -> Vec<StoredFeedStatus> {
 }
 
 /// Returns the affected versions that were seen here, for an advisory with this id or alias. Blocks.
-///
-/// # Errors
 /// Returns an error if there is no ledger, or if no configured feed has such an advisory.
-pub fn find_exposed(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<Vec<ExposedVersion>, AppError> {
+pub(crate) fn find_exposed(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<Vec<ExposedVersion>, AppError> {
     plan_incident(config, clock, id).map(|plan| plan.findings)
 }
 
@@ -95,9 +85,7 @@ pub struct IncidentPlan {
     pub id: String,
     /// The feed of the advisory, if there is one.
     pub feed: Option<String>,
-    /// The summary of the advisory.
     pub summary: String,
-    /// The affected packages.
     pub subjects: Vec<AffectedPackage>,
     /// The affected versions that were seen here.
     pub findings: Vec<ExposedVersion>,
@@ -105,7 +93,6 @@ pub struct IncidentPlan {
     pub stored: usize,
 }
 
-/// An affected package.
 #[derive(Debug, Clone)]
 pub struct AffectedPackage {
     pub name: String,
@@ -118,8 +105,7 @@ pub struct AffectedPackage {
 
 impl IncidentPlan {
     /// Returns the integrity values of the tarballs to remove.
-    #[must_use]
-    pub fn integrities(&self) -> Vec<Integrity> {
+    pub(crate) fn integrities(&self) -> Vec<Integrity> {
         let mut found: Vec<Integrity> = Vec::new();
         for integrity in self.findings.iter().flat_map(|finding| &finding.integrities) {
             if !found.iter().any(|known| known.strongest() == integrity.strongest()) {
@@ -130,8 +116,7 @@ impl IncidentPlan {
     }
 
     /// Returns the packages whose cached documents must be removed.
-    #[must_use]
-    pub fn packages(&self) -> Vec<PackageName> {
+    pub(crate) fn packages(&self) -> Vec<PackageName> {
         self.subjects.iter().filter_map(|subject| PackageName::parse(&subject.name).ok()).collect()
     }
 
@@ -152,10 +137,7 @@ fn freeze_at(findings: &[&ExposedVersion], now: Timestamp) -> Timestamp {
 }
 
 /// Plans the response for exact versions of a package that no feed names. Blocks; changes nothing.
-///
-/// # Errors
-/// Returns an error if the ledger cannot be read.
-pub fn plan_versions(
+pub(crate) fn plan_versions(
     data_dir: &Path,
     now: Timestamp,
     name: &PackageName,
@@ -170,10 +152,8 @@ pub fn plan_versions(
 }
 
 /// Plans the response to an advisory. Blocks; changes nothing.
-///
-/// # Errors
 /// Returns an error if no configured feed has such an advisory, or if the ledger cannot be read.
-pub fn plan_incident(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<IncidentPlan, AppError> {
+pub(crate) fn plan_incident(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<IncidentPlan, AppError> {
     let (data_dir, now) = (config.store.data_dir.clone(), clock.now());
     let policy_snapshot = firewall(config, clock)?.value.policy();
     let found: Vec<_> = policy_snapshot.advisories.with_id(id).collect();
@@ -201,22 +181,17 @@ pub fn plan_incident(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<
     Ok(IncidentPlan { id, feed, summary, subjects, findings, stored: 0 }.counted(&data_dir))
 }
 
-/// The result of an incident response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IncidentResult {
-    /// The numbers of the recorded decisions.
     pub decisions: Vec<i64>,
-    /// What was removed from the store.
     pub purged: Purged,
     /// Whether the running server had not applied a decision when the tarballs were removed, so that one may be fetched again.
     pub is_pending: bool,
 }
 
 /// Records the denials and freezes of a plan in the author's name. Blocks.
-///
-/// # Errors
 /// Returns an error if the ledger cannot be written. Decisions recorded before the error stay.
-pub fn decide(
+pub(crate) fn decide(
     data_dir: &Path,
     plan: &IncidentPlan,
     author: &Signature,
@@ -241,20 +216,14 @@ pub fn decide(
 }
 
 /// Removes the tarballs and cached documents of a plan from the store, if no server runs that could do it. Blocks.
-///
-/// # Errors
-/// Returns an error if a file cannot be removed.
-pub fn purge(data_dir: &Path, plan: &IncidentPlan) -> Result<Purged, AppError> {
+pub(crate) fn purge(data_dir: &Path, plan: &IncidentPlan) -> Result<Purged, AppError> {
     let ledger = SqliteLedger::read_only(data_dir)?;
-    let purged = operations::purge(&ledger, &plan.integrities(), &plan.packages(), |digest| disk::remove_blob(data_dir, digest));
+    let purged = purge::purge(&ledger, &plan.integrities(), &plan.packages(), |digest| disk::remove_blob(data_dir, digest));
     Ok(purged?)
 }
 
 /// Exports the denials of operators as a signed feed. Also returns the decisions that cannot be expressed as records. Blocks.
-///
-/// # Errors
-/// Returns an error if the ledger cannot be read, or if the directory cannot be written.
-pub fn export(
+pub(crate) fn export(
     data_dir: &Path,
     directory: &Path,
     id_prefix: &str,
@@ -283,7 +252,6 @@ pub fn export(
     Ok((exported, signer.public_key(), left))
 }
 
-/// Checks for an active denial.
 fn is_denial(decision: &Decision, now: Timestamp) -> bool {
     matches!(decision.proposal.act, DecisionAction::Deny { .. })
         && decision.state(now) == crate::policy::decisions::DecisionState::Active
@@ -333,7 +301,6 @@ fn record(ledger: &dyn Ledger, decision: &Decision, id_prefix: &str, now: Timest
     }))
 }
 
-/// Converts an npm range to OSV events.
 fn osv_ranges(text: &str) -> Vec<OsvRange> {
     let intervals = Range::parse(text).map(|range| VersionInterval::of(&range)).unwrap_or_default();
     let range = |interval: VersionInterval| {
@@ -378,10 +345,8 @@ fn versions(ledger: &dyn Ledger, name: &str, range: Option<&str>) -> Result<Vec<
 }
 
 /// Returns the id of a record that affects every version of a package, by its id or an alias. Blocks.
-///
-/// # Errors
 /// Returns an error if no configured feed has such a record.
-pub fn broad_record(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<String, AppError> {
+pub(crate) fn broad_record(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<String, AppError> {
     let policy_snapshot = firewall(config, clock)?.value.policy();
     let mut found = policy_snapshot.advisories.with_id(id).filter(|advisory| advisory.affects_every_version());
     found.next().map(|advisory| advisory.id.to_owned()).ok_or_else(|| AppError::NoAdvisory(id.to_owned()))

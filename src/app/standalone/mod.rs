@@ -1,35 +1,31 @@
 //! Operations without a server, for single commands. They do not change the data directory.
 
-pub mod adopt;
 pub mod check;
 pub mod decide;
 pub mod incident;
 pub mod policy_diff;
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use crate::app::error::AppError;
+use crate::app::local_client::local_client;
 use crate::app::outbound;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::firewall::{BaseUrl, Client, Explanation, Firewall, FirewallDeps, Profile};
-use crate::npm::{PackageSpec, UserAgent};
+use crate::firewall::{Client, Explanation, Firewall, FirewallDeps, Profile};
+use crate::npm::PackageSpec;
 use crate::policy::Policy;
 use crate::store::read_only::ReadOnlyLedger;
 use crate::store::{BlobStore, DataDir, DiskBlobs, Exposure, IndicatorHit, Ledger, SqliteLedger, StoreError, indicator_hit};
 use crate::telemetry::Metrics;
 use crate::tls;
-use crate::upstream::{Addressed, Authorization, Registries};
+use crate::upstream::Registries;
 
 /// Explains the verdict on a version, by `config`, the data directory and upstream's current state; as of `at` if it is given.
-///
-/// # Errors
-/// Returns an error if there is no such version, if upstream cannot be queried, or if an existing ledger cannot be read.
-pub async fn explain(
+pub(crate) async fn explain(
     config: Config,
     clock: Arc<dyn Clock>,
     spec: &PackageSpec,
@@ -41,7 +37,7 @@ pub async fn explain(
 }
 
 /// A firewall for a single operation, and the temporary directory for its cache.
-pub(crate) struct StandaloneFirewall {
+pub struct StandaloneFirewall {
     pub(crate) value: Arc<Firewall>,
     _folder: tempfile::TempDir,
 }
@@ -89,10 +85,7 @@ pub fn exposure(data_dir: &Path, spec: &PackageSpec) -> Result<Vec<Exposure>, Ap
 }
 
 /// Returns the clients that contacted indicators of feeds, by the ledger in `data_dir`: oldest first, repeated hits counted.
-///
-/// # Errors
-/// Returns an error if there is no ledger, or if it cannot be read.
-pub fn indicator_hits(data_dir: &Path) -> Result<Vec<IndicatorHitSummary>, AppError> {
+pub(crate) fn indicator_hits(data_dir: &Path) -> Result<Vec<IndicatorHitSummary>, AppError> {
     let ledger = SqliteLedger::read_only(data_dir)?;
     let mut contacts: Vec<IndicatorHitSummary> = Vec::new();
     for event in ledger.events(Timestamp::UNIX_EPOCH)? {
@@ -113,9 +106,7 @@ pub fn indicator_hits(data_dir: &Path) -> Result<Vec<IndicatorHitSummary>, AppEr
 /// Repeated hits of one client on one indicator.
 #[derive(Debug, Clone)]
 pub struct IndicatorHitSummary {
-    /// The client and the indicator.
     pub contact: IndicatorHit,
-    /// The number of hits.
     pub times: u64,
     pub first: Timestamp,
     pub last: Timestamp,
@@ -132,19 +123,5 @@ pub(crate) fn open_read_only(data_dir: &Path) -> Result<ReadOnlyLedger, AppError
 
 /// Returns the local client with the policy of the first configured address.
 pub(crate) fn configured_client(config: &Config) -> Client {
-    Client { profile: Profile(config.policies.first_profile()), ..local_client() }
-}
-
-/// Returns the local client, which may use the configured credentials.
-pub(crate) fn local_client() -> Client {
-    Client {
-        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        user: None,
-        agent: UserAgent::parse(concat!("coldframe/", env!("CARGO_PKG_VERSION"))),
-        is_installing: false,
-        authorization: Authorization::Lent,
-        addressed: Addressed::Coldframe,
-        base: BaseUrl { text: "http://127.0.0.1".into(), cacheable: false, serves_admin: false, intercepted: None },
-        profile: Profile::default(),
-    }
+    local_client(Profile(config.policies.first_profile()))
 }

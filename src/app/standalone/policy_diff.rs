@@ -7,10 +7,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::app::error::AppError;
-use crate::app::standalone::{firewall_with_policies, local_client};
+use crate::app::local_client::local_client;
+use crate::app::standalone::firewall_with_policies;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::firewall::{Client, Profile};
+use crate::firewall::Profile;
 use crate::npm::PackageName;
 use crate::policy::{Policy, Verdict};
 use crate::store::{DownloadSummary, SqliteLedger};
@@ -22,22 +23,15 @@ pub struct ChangedVerdict {
     pub version: String,
     /// The clients that requested it while the verdicts differed.
     pub clients: Vec<String>,
-    /// The number of their requests.
     pub times: u64,
-    /// The first request.
     pub first: Timestamp,
-    /// The verdict of the active policy.
     pub now: Verdict,
-    /// The verdict of the other policy.
     pub then: Verdict,
 }
 
-/// The result of a comparison.
 #[derive(Debug, Clone, Default)]
 pub struct PolicyDiff {
-    /// The number of compared tarballs.
     pub asked: usize,
-    /// The tarballs with different verdicts.
     pub changed: Vec<ChangedVerdict>,
     /// Packages that could not be compared, with reasons.
     pub unknown: Vec<(String, String)>,
@@ -45,10 +39,7 @@ pub struct PolicyDiff {
 
 /// Compares the policy of `config` with `candidate` for every tarball in the ledger. Each verdict is as of the request, so a
 /// version that was young then is young here.
-///
-/// # Errors
-/// Returns an error if the ledger cannot be read, or if upstream cannot be set up.
-pub async fn diff_policies(config: Config, clock: Arc<dyn Clock>, candidate: Policy) -> Result<PolicyDiff, AppError> {
+pub(crate) async fn diff_policies(config: Config, clock: Arc<dyn Clock>, candidate: Policy) -> Result<PolicyDiff, AppError> {
     let ledger = SqliteLedger::read_only(&config.store.data_dir)?;
     let mut by_name: BTreeMap<String, Vec<DownloadSummary>> = BTreeMap::new();
     for asked in ledger.downloads()? {
@@ -63,7 +54,7 @@ pub async fn diff_policies(config: Config, clock: Arc<dyn Clock>, candidate: Pol
     for (name, asked) in by_name {
         let Ok(package) = PackageName::parse(&name) else { continue };
         let wanted: Vec<(&str, Timestamp)> = asked.iter().map(|asked| (&*asked.version, asked.first)).collect();
-        let (now, then) = (local_client(), Client { profile: Profile(1), ..local_client() });
+        let (now, then) = (local_client(Profile(0)), local_client(Profile(1)));
         let compared = match firewall.value.evaluate_as_of(&now, &package, &wanted).await {
             Ok(now) => firewall.value.evaluate_as_of(&then, &package, &wanted).await.map(|then| (now, then)),
             Err(error) => Err(error),

@@ -11,9 +11,9 @@ use crate::app::core::Core;
 use crate::app::health::HealthChecks;
 use crate::app::operations::Operations;
 use crate::app::session::SessionTemplate;
+use crate::app::supervisor::{Supervisor, TaskEnd};
 use crate::app::tasks::feeds::FeedScheduler;
 use crate::app::tasks::policy_reload::PolicyReloader;
-use crate::app::tasks::supervisor::{Supervisor, TaskEnd};
 use crate::config::{Config, Diagnostics, Effective, SettingKey};
 use crate::firewall::Firewall;
 use crate::server::{Gateway, RegistryHandler};
@@ -22,7 +22,6 @@ use crate::upstream::Renewed;
 /// Reads the configuration from the same sources as at startup.
 pub type ReadConfig = Arc<dyn Fn() -> Result<Config, Diagnostics> + Send + Sync>;
 
-/// Settings of the policies.
 const OF_POLICIES: &[SettingKey] = &[SettingKey::Policy, SettingKey::MinReleaseAge, SettingKey::FixLane, SettingKey::Exclude];
 
 /// Settings of the hosts that the gateway tunnels to.
@@ -61,7 +60,6 @@ pub(crate) struct ReloadTargets {
     pub(crate) by_listener: Vec<usize>,
 }
 
-/// Reloads the configuration of a running server.
 pub(crate) struct Reloader {
     pub(crate) read: ReadConfig,
     pub(crate) state: ReloadState,

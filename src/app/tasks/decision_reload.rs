@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::app::core::{Core, RevisedDecisions};
-use crate::app::tasks::supervisor::TaskEnd;
+use crate::app::supervisor::TaskEnd;
 use crate::clock::Clock;
 use crate::policy::decisions::{Decision, DecisionState};
 use crate::store::{Ledger as _, StoreError};
@@ -94,7 +94,6 @@ impl DecisionReloader {
     }
 }
 
-/// Applies decisions until it is dropped.
 pub(crate) async fn run(core: Core, DecisionReloader { mut revision, log }: DecisionReloader) -> TaskEnd {
     let mut failing = false;
     loop {

@@ -12,7 +12,7 @@ use tokio::task::JoinError;
 use crate::app::core::Core;
 use crate::app::health::HealthChecks;
 use crate::app::outbound;
-use crate::app::tasks::supervisor::{Supervisor, TaskEnd};
+use crate::app::supervisor::{Supervisor, TaskEnd};
 use crate::config::{Config, FeedSettings};
 use crate::feed::{
     self, FeedConfig, FeedError, FeedFailure, FeedSource, FeedState, FeedStore, LoadedFeed, OnShrink, SyncOutcome,
@@ -65,7 +65,6 @@ struct ScheduledFeed {
     has_begun: bool,
     /// Whether it was added while requests were served. Then requests are not refused until it is read.
     is_added: bool,
-    /// Whether it was removed.
     is_dropped: bool,
     /// For a removed feed, the feeds that were added with its removal. Its records stay active until all of them are read, so
     /// that a changed address or key exposes nothing meanwhile.
@@ -98,7 +97,6 @@ impl FeedScheduler {
         feeds
     }
 
-    /// Starts the tasks of all feeds.
     pub(crate) fn spawn(self: &Arc<Self>, tasks: &mut Supervisor) {
         self.spawn_some(0..self.at_start, tasks);
     }
@@ -208,12 +206,10 @@ impl FeedScheduler {
         if lacking.is_empty() { Ok(()) } else { Err(lacking.join("; ")) }
     }
 
-    /// Returns the number of active advisories.
     fn advisories(&self) -> u64 {
         self.lock().iter().filter_map(|entry| entry.advisories.as_ref()).map(|index| index.count() as u64).sum()
     }
 
-    /// Describes the stale feeds.
     fn stale(&self) -> Vec<String> {
         let now = self.core.clock.now();
         let followed = self.lock();
@@ -373,7 +369,6 @@ impl FeedScheduler {
 }
 
 impl ScheduledFeed {
-    /// Creates an unread feed with its stored state.
     fn new(feed: &FeedConfig, store: &FeedStore, is_added: bool) -> Self {
         Self {
             feed: feed.clone(),

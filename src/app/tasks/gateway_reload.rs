@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::app::ca;
-use crate::app::tasks::supervisor::TaskEnd;
+use crate::app::supervisor::TaskEnd;
 use crate::clock::Clock;
 use crate::config;
 use crate::files::{FilePoller, FileStamps, POLL_INTERVAL};
@@ -12,7 +12,6 @@ use crate::firewall::Firewall;
 use crate::server::Gateway;
 use crate::tls::{LeafIssuer, TlsError};
 
-/// Watches the files of the gateway.
 pub(crate) struct GatewayFileWatcher {
     gateway: Arc<Gateway<Firewall>>,
     config: config::GatewaySettings,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::app::core::Core;
-use crate::app::tasks::supervisor::TaskEnd;
+use crate::app::supervisor::TaskEnd;
 use crate::telemetry::LedgerRowsLost;
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);

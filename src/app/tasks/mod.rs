@@ -1,4 +1,4 @@
-//! Background tasks under one supervisor: reloads, feeds, prefetch, retention, ledger, summary.
+//! The background tasks of a server: reloads, feeds, prefetch, retention, ledger, summary.
 
 pub(crate) mod config_reload;
 pub(crate) mod decision_reload;
@@ -9,4 +9,3 @@ pub(crate) mod policy_reload;
 pub(crate) mod prefetch;
 pub(crate) mod retention;
 pub(crate) mod summary;
-pub(crate) mod supervisor;

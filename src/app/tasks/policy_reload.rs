@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use crate::app::core::Core;
 use crate::app::health::HealthChecks;
-use crate::app::tasks::supervisor::TaskEnd;
+use crate::app::supervisor::TaskEnd;
 use crate::config::policy::{LoadedPolicies, MAX_POLICY_BYTES, PolicyFiles};
 use crate::files::{self, FilePoller, FileStamps, POLL_INTERVAL};
 use crate::npm::{Algorithm, Digest};
@@ -22,7 +22,6 @@ pub(crate) struct PolicyReloader {
     broken: Arc<Mutex<Option<String>>>,
     /// The stamps of the files at startup.
     first: FileStamps,
-    /// The fingerprint of the active policies.
     active: Mutex<Vec<String>>,
 }
 
@@ -34,7 +33,6 @@ impl PolicyReloader {
         Arc::new(Self { chosen: Mutex::new(chosen), asked: Arc::default(), broken: Arc::default(), first, active })
     }
 
-    /// Returns the names of the policies by profile.
     pub(crate) fn names(&self) -> Vec<String> {
         self.chosen().names
     }
@@ -53,7 +51,6 @@ impl PolicyReloader {
         Arc::clone(&self.asked)
     }
 
-    /// Warns while the policies on disk are not active.
     pub(crate) fn add_checks(&self, checks: &mut HealthChecks) {
         let broken = Arc::clone(&self.broken);
         checks.warn("policy", move || match &*broken.lock().unwrap_or_else(PoisonError::into_inner) {

@@ -3,7 +3,7 @@
 use tokio::task::JoinSet;
 
 use crate::app::core::Core;
-use crate::app::tasks::supervisor::TaskEnd;
+use crate::app::supervisor::TaskEnd;
 use crate::telemetry::{PackumentPrefetched, TaskFailed, TaskLabel};
 
 /// Executes the firewall's prefetch requests until it is dropped, in parallel up to `prefetch`. A panic of one is counted and

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::app::core::Core;
-use crate::app::tasks::supervisor::TaskEnd;
+use crate::app::supervisor::TaskEnd;
 use crate::units::timestamp;
 
 /// The delay of the first run, so that it does not slow down the first clients.

@@ -3,10 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::app::tasks::supervisor::TaskEnd;
+use crate::app::supervisor::TaskEnd;
 use crate::telemetry::{Metrics, Served};
 
-/// The state of the summary log line.
 pub(crate) struct Summary {
     metrics: Arc<Metrics>,
     interval: Duration,
@@ -19,7 +18,6 @@ impl Summary {
         Arc::new(Self { metrics: Arc::clone(metrics), interval, last: Mutex::new((metrics.served(), Instant::now())) })
     }
 
-    /// Logs the summary once per interval, until it is dropped.
     pub(crate) async fn follow(self: Arc<Self>) -> TaskEnd {
         if self.interval.is_zero() {
             return Ok(());

@@ -7,62 +7,48 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Args, Subcommand};
-
-use crate::cli::flags::SettingFlags;
-use crate::cli::output::{self, CliError, Exit};
+use clap::Subcommand;
 
 use crate::app::ca;
+use crate::cli::flags::SettingFlags;
+use crate::cli::output::{self, CliError, Exit};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::tls::ca::pem;
 use crate::tls::{CaStore, TlsError};
-use crate::units::quantity;
-use crate::units::timestamp;
+use crate::units::{quantity, timestamp};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Create the CA for the intercepted hosts; `serve --gateway` does this too.
-    Init(Arguments),
+    Init {
+        #[command(flatten)]
+        settings: SettingFlags<false>,
+    },
     /// Print the CA certificates that clients must trust, as PEM.
-    Export(ExportArguments),
+    Export {
+        /// Write the certificates atomically to a world-readable file.
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+        #[command(flatten)]
+        settings: SettingFlags<false>,
+    },
     /// Print how clients and systems trust the CA; `--apply` installs it here.
-    Trust(TrustArguments),
+    Trust {
+        /// Install the certificates on this system (Debian or Fedora), as root.
+        #[arg(long)]
+        apply: bool,
+        #[command(flatten)]
+        settings: SettingFlags<false>,
+    },
     /// Replace the CA; a running server loads the new one.
-    Rotate(RotateArguments),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Arguments {
-    #[command(flatten)]
-    settings: SettingFlags<false>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ExportArguments {
-    /// Write the certificates atomically to a world-readable file.
-    #[arg(long, value_name = "FILE")]
-    to: Option<PathBuf>,
-    #[command(flatten)]
-    settings: SettingFlags<false>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TrustArguments {
-    /// Install the certificates on this system (Debian or Fedora based), as root.
-    #[arg(long)]
-    apply: bool,
-    #[command(flatten)]
-    settings: SettingFlags<false>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct RotateArguments {
-    /// How long the previous CA still signs, until clients trust the new one.
-    #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = overlap)]
-    overlap: Duration,
-    #[command(flatten)]
-    settings: SettingFlags<false>,
+    Rotate {
+        /// How long the previous CA still signs, until clients trust the new one.
+        #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = overlap)]
+        overlap: Duration,
+        #[command(flatten)]
+        settings: SettingFlags<false>,
+    },
 }
 
 fn overlap(text: &str) -> Result<Duration, String> {
@@ -80,26 +66,24 @@ impl From<TlsError> for CliError {
 }
 
 pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
+    let trusted = |config: &Config| ca::trusted_certificates(&config.gateway, &config.store.data_dir, SystemClock.now());
     match command {
-        Command::Init(arguments) => init(&arguments.settings.read(Config::load)?)?,
-        Command::Export(arguments) => {
-            let config = arguments.settings.read(Config::load)?;
-            let trusted = ca::trusted_certificates(&config.gateway, &config.store.data_dir, SystemClock.now())?;
-            let certificates = trusted.iter().map(pem).collect::<String>();
-            match arguments.to {
+        Command::Init { settings } => init(&settings.read(Config::load)?)?,
+        Command::Export { to, settings } => {
+            let certificates = trusted(&settings.read(Config::load)?)?.iter().map(pem).collect::<String>();
+            match to {
                 Some(file) => write_shared_file(&file, &certificates)
                     .with_context(|| format!("cannot write `{}`", file.display()))
-                    .map_err(|error| CliError::new(Exit::Failed, error))?,
+                    .map_err(CliError::failed)?,
                 None => output::print(&certificates)?,
             }
         }
-        Command::Trust(arguments) => {
-            let config = arguments.settings.read(Config::load)?;
-            let trusted = ca::trusted_certificates(&config.gateway, &config.store.data_dir, SystemClock.now())?;
-            let instructions = if arguments.apply { trust::apply(&trusted)? } else { trust::explain(&config.store.data_dir) };
-            output::print(&instructions)?;
+        Command::Trust { apply, settings } => {
+            let config = settings.read(Config::load)?;
+            let trusted = trusted(&config)?;
+            output::print(&if apply { trust::apply(&trusted)? } else { trust::explain(&config.store.data_dir) })?;
         }
-        Command::Rotate(arguments) => rotate(&arguments.settings.read(Config::load)?, arguments.overlap)?,
+        Command::Rotate { overlap, settings } => rotate(&settings.read(Config::load)?, overlap)?,
     }
     Ok(Exit::Done)
 }
@@ -120,8 +104,7 @@ fn write_shared_file(file: &Path, text: &str) -> anyhow::Result<()> {
 fn init(config: &Config) -> Result<(), CliError> {
     let data_dir = &config.store.data_dir;
     if config.gateway.ca_files.is_some() {
-        let given = anyhow::anyhow!("cannot create a CA, `ca-cert` provides one");
-        return Err(CliError::new(Exit::Usage, given));
+        return Err(CliError::usage(anyhow::anyhow!("cannot create a CA, `ca-cert` provides one")));
     }
     let (store, now) = (CaStore::new(data_dir), SystemClock.now());
     let is_new = store.read(now)?.is_none();
@@ -133,8 +116,7 @@ fn init(config: &Config) -> Result<(), CliError> {
 
 fn rotate(config: &Config, overlap: Duration) -> Result<(), CliError> {
     if config.gateway.ca_files.is_some() {
-        let given = anyhow::anyhow!("cannot rotate the CA, `ca-cert` provides it; replace that file");
-        return Err(CliError::new(Exit::Usage, given));
+        return Err(CliError::usage(anyhow::anyhow!("cannot rotate the CA, `ca-cert` provides it; replace that file")));
     }
     ca::rotate(&config.gateway, &config.store.data_dir, overlap, SystemClock.now())?;
     let text = format!(

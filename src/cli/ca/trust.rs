@@ -8,7 +8,7 @@ use std::process::Command;
 
 use rustls_pki_types::CertificateDer;
 
-use crate::cli::output::{CliError, Exit};
+use crate::cli::output::CliError;
 use crate::npm::{Algorithm, Digest};
 use crate::text::push_line;
 use crate::tls::ca::pem;
@@ -75,19 +75,19 @@ pub(crate) fn apply(certificates: &[CertificateDer<'_>]) -> Result<String, CliEr
     let found = STORES.iter().find(|store| Path::new(store.program[0]).is_file());
     let Some(store) = found else {
         let unknown = anyhow::anyhow!("cannot find `update-ca-certificates` (Debian) or `update-ca-trust` (Fedora)");
-        return Err(CliError::new(Exit::Failed, unknown));
+        return Err(CliError::failed(unknown));
     };
     let mut changes = String::new();
     for certificate in certificates {
         let path = install(store, certificate).map_err(|(path, error)| {
-            CliError::new(Exit::Failed, anyhow::Error::new(error).context(format!("cannot write `{}`", path.display())))
+            CliError::failed(anyhow::Error::new(error).context(format!("cannot write `{}`", path.display())))
         })?;
         push_line!(changes, "wrote {}", path.display());
     }
     let (program, arguments) = (store.program[0], &store.program[1..]);
     let status = Command::new(program).args(arguments).stdout(std::process::Stdio::null()).status()?;
     if !status.success() {
-        return Err(CliError::new(Exit::Failed, anyhow::anyhow!("`{program}` failed: {status}")));
+        return Err(CliError::failed(anyhow::anyhow!("`{program}` failed: {status}")));
     }
     Ok(format!("{changes}{} trust store updated ({})\n", store.family, store.program.join(" ")))
 }

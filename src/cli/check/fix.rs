@@ -13,7 +13,6 @@ use crate::text::{push_line, shell_word};
 
 #[derive(Default)]
 struct Fix {
-    /// Overrides by key.
     overrides: BTreeMap<String, String>,
     /// Direct dependencies and their new versions. Clients reject an override that conflicts with a direct dependency.
     direct: BTreeMap<String, String>,
@@ -63,7 +62,7 @@ fn format_file(file: &LockfileReport) -> String {
     }
     let direct = (!fix.direct.is_empty()).then(|| {
         let specs: Vec<_> = fix.direct.iter().map(|(name, spec)| shell_word(&format!("{name}@{spec}")).into_owned()).collect();
-        ("change direct dependencies".to_owned(), vec![format!("{} {}", command(dialect), specs.join(" "))])
+        ("change direct dependencies".to_owned(), vec![format!("{} {}", commands(dialect).0, specs.join(" "))])
     });
     let overrides = (!fix.overrides.is_empty()).then(|| {
         let text = if dialect == LockfileFormat::Pnpm9 { yaml(&fix.overrides) } else { nested(dialect, &fix.overrides) };
@@ -73,7 +72,7 @@ fn format_file(file: &LockfileReport) -> String {
     let order = if dialect == LockfileFormat::Npm { [direct, overrides] } else { [overrides, direct] };
     steps.extend(order.into_iter().flatten());
     if fix.is_any() {
-        steps.push(("then install through Coldframe".to_owned(), vec![install(dialect).to_owned()]));
+        steps.push(("then install through Coldframe".to_owned(), vec![commands(dialect).1.to_owned()]));
     }
     let mut text = String::new();
     push_line!(text, "to fix {}:", file.path);
@@ -112,23 +111,14 @@ fn member(dialect: LockfileFormat) -> &'static str {
     }
 }
 
-fn command(dialect: LockfileFormat) -> &'static str {
+/// Returns the commands that change a direct dependency, and that install.
+fn commands(dialect: LockfileFormat) -> (&'static str, &'static str) {
     match dialect {
-        LockfileFormat::Npm => "npm install --save-exact",
-        LockfileFormat::Pnpm6 | LockfileFormat::Pnpm9 => "pnpm add --save-exact",
-        LockfileFormat::YarnClassic | LockfileFormat::YarnBerry => "yarn add --exact",
-        LockfileFormat::Bun => "bun add --exact",
-        LockfileFormat::Deno => "deno add --npm",
-    }
-}
-
-fn install(dialect: LockfileFormat) -> &'static str {
-    match dialect {
-        LockfileFormat::Npm => "npm install",
-        LockfileFormat::Pnpm6 | LockfileFormat::Pnpm9 => "pnpm install",
-        LockfileFormat::YarnClassic | LockfileFormat::YarnBerry => "yarn install",
-        LockfileFormat::Bun => "bun install",
-        LockfileFormat::Deno => "deno install",
+        LockfileFormat::Npm => ("npm install --save-exact", "npm install"),
+        LockfileFormat::Pnpm6 | LockfileFormat::Pnpm9 => ("pnpm add --save-exact", "pnpm install"),
+        LockfileFormat::YarnClassic | LockfileFormat::YarnBerry => ("yarn add --exact", "yarn install"),
+        LockfileFormat::Bun => ("bun add --exact", "bun install"),
+        LockfileFormat::Deno => ("deno add --npm", "deno install"),
     }
 }
 
@@ -156,7 +146,6 @@ impl Fix {
         fix
     }
 
-    /// Checks whether there is anything to change.
     fn is_any(&self) -> bool {
         !(self.overrides.is_empty() && self.direct.is_empty() && self.entries.is_empty())
     }

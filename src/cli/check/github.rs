@@ -12,24 +12,24 @@ const REASONS: usize = 10;
 pub(crate) fn format_text(report: &Report) -> String {
     let mut text = String::new();
     if let (Some(reason), Some(file)) = (report.why_nothing(), report.files.first()) {
-        command(&mut text, "error", &file.path, 1, "nothing could be checked", reason);
+        command(&mut text, "error", (&file.path, 1), "nothing could be checked", reason);
     }
     for file in &report.files {
         for (reason, packages) in file.unchecked.iter().filter(|_| report.why_nothing().is_none()).take(REASONS) {
             let title = format!("{} could not be checked", packages.len());
             let line = packages.iter().map(|(_, line)| *line).min().unwrap_or(1);
-            command(&mut text, "error", &file.path, line, &title, reason);
+            command(&mut text, "error", (&file.path, line), &title, reason);
         }
         for finding in &file.findings {
             let title = format!("{} would be refused", finding.what());
-            command(&mut text, "error", &file.path, finding.line, &title, &message(finding));
+            command(&mut text, "error", (&file.path, finding.line), &title, &message(finding));
         }
         for bypass in &file.bypasses {
             let title = format!("bypasses Coldframe: {}", bypass.place);
-            command(&mut text, "warning", &file.path, bypass.line, &title, &bypass.format_text());
+            command(&mut text, "warning", (&file.path, bypass.line), &title, &bypass.format_text());
         }
         for note in &file.notes {
-            command(&mut text, "notice", &file.path, 1, "bypasses Coldframe", note);
+            command(&mut text, "notice", (&file.path, 1), "bypasses Coldframe", note);
         }
     }
     text
@@ -55,13 +55,12 @@ pub(crate) fn message(finding: &RefusedVersion) -> String {
     text
 }
 
-fn command(text: &mut String, level: &str, file: &str, line: u32, title: &str, message: &str) {
+fn command(text: &mut String, level: &str, (file, line): (&str, u32), title: &str, message: &str) {
     let line = format!("::{level} file={},line={line},title={}::{}", property(file), property(title), data(message));
     text.push_str(&line);
     text.push('\n');
 }
 
-/// Escapes the message of a command.
 fn data(text: &str) -> String {
     single_line(text).replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
 }
@@ -78,7 +77,7 @@ mod tests {
     #[test]
     fn command_values_are_escaped() {
         let mut text = String::new();
-        command(&mut text, "error", "a,line=9::b%.json", 3, "x\n::error::y", "100%\r\n::warning::z");
+        command(&mut text, "error", ("a,line=9::b%.json", 3), "x\n::error::y", "100%\r\n::warning::z");
         let expected = "::error file=a%2Cline=9%3A%3Ab%25.json,line=3,title=x\\n%3A%3Aerror%3A%3Ay::100%25\\r\\n::warning::z\n";
         assert_eq!(text, expected);
     }

@@ -16,15 +16,13 @@ use url::Url;
 use crate::app::{AppError, Checker};
 use crate::cli::check::report::{LockfileReport, RefusedVersion, Report};
 use crate::cli::flags::SettingFlags;
-use crate::cli::lockfiles;
 use crate::cli::output::{self, CliError, Exit};
 use crate::cli::registry_hosts::RegistryHosts;
-use crate::cli::running_server;
 use crate::cli::runtime::runtime;
+use crate::cli::{lockfiles, running_server};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::config::effective::OF_VERDICTS;
-use crate::npm::lockfile::NAMES;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -56,7 +54,6 @@ enum CheckFormat {
     Github,
 }
 
-/// Why no lockfile can be checked.
 #[derive(Debug, thiserror::Error)]
 enum CheckError {
     #[error("no lockfile in `{}`", .0.display())]
@@ -66,14 +63,13 @@ enum CheckError {
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let usage = |error: CheckError| CliError::new(Exit::Usage, error);
     if arguments.fix && !matches!(arguments.format, CheckFormat::Table | CheckFormat::Json) {
-        return Err(usage(CheckError::FixNeedsTable));
+        return Err(CliError::usage(CheckError::FixNeedsTable));
     }
     let own = arguments.settings.clone().read(Config::load)?;
     let mut read = Vec::new();
-    for path in find_lockfiles(arguments.paths).map_err(usage)? {
-        let lockfile = lockfiles::read(&path).map_err(|error| CliError::new(Exit::Usage, error))?;
+    for path in find_lockfiles(arguments.paths).map_err(CliError::usage)? {
+        let lockfile = lockfiles::read(&path).map_err(CliError::usage)?;
         read.push((shown(&path), lockfile));
     }
     let runtime = runtime()?;
@@ -90,7 +86,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let report = runtime.block_on(async {
         let checker = match (arguments.server, running) {
             (Some(server), _) => Checker::at(server, &config)?,
-            (None, Some(running)) => Checker::running(running.server, running.profile),
+            (None, Some(running)) => Checker::Running(Box::new(running.server), running.profile),
             (None, None) => Checker::here(config, Arc::new(SystemClock))?,
         };
         let locked: Vec<_> = files.iter().flat_map(LockfileReport::locked).collect();
@@ -150,7 +146,7 @@ fn find_lockfiles(mut paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, CheckError> {
             found.push(path);
             continue;
         }
-        let inside: Vec<_> = NAMES.iter().map(|name| path.join(name)).filter(|path| path.is_file()).collect();
+        let inside = lockfiles::inside(&path);
         if inside.is_empty() {
             return Err(CheckError::NoLockfile(path));
         }

@@ -12,14 +12,11 @@ use crate::npm::lockfile::{EntrySource, LockfileEntry, LockfileFormat};
 /// At most this many ranges are sent for one version.
 const RANGES: usize = 64;
 
-/// The findings in all lockfiles.
 pub(crate) struct Report {
     pub(crate) files: Vec<LockfileReport>,
 }
 
-/// The findings in one lockfile.
 pub(crate) struct LockfileReport {
-    /// The path as given.
     pub(crate) path: String,
     pub(crate) dialect: LockfileFormat,
     /// The locked versions from registries, one per name, version and integrity.
@@ -67,7 +64,6 @@ impl Requesters {
         self.0.iter()
     }
 
-    /// Checks whether the project requests it.
     pub(crate) fn is_direct(&self) -> bool {
         self.0.iter().any(|asked| asked.by.is_none())
     }
@@ -91,12 +87,10 @@ struct NonRegistryEntry {
     line: u32,
 }
 
-/// A version that would be refused.
 pub(crate) struct RefusedVersion {
     pub(crate) judged: CheckedVersion,
     /// The line of its first entry.
     pub(crate) line: u32,
-    /// The requested ranges.
     pub(crate) ranges: Vec<String>,
     pub(crate) asks: Requesters,
     /// Its lockfile entries with their lines.
@@ -143,7 +137,6 @@ impl BypassKind {
 }
 
 impl Bypass {
-    /// Describes the packages and their source.
     pub(crate) fn format_text(&self) -> String {
         let names: Vec<_> = self.packages.iter().take(3).map(|(name, _)| name.as_str()).collect();
         let more = self.packages.len() - names.len();
@@ -153,7 +146,6 @@ impl Bypass {
 }
 
 impl RefusedVersion {
-    /// Returns name and version: `axios@1.14.1`.
     pub(crate) fn what(&self) -> String {
         format!("{}@{}", self.judged.name, self.judged.version)
     }
@@ -170,12 +162,10 @@ impl RefusedVersion {
 }
 
 impl Report {
-    /// Returns all versions that would be refused.
     pub(crate) fn refused(&self) -> impl Iterator<Item = &RefusedVersion> {
         self.files.iter().flat_map(|file| &file.findings)
     }
 
-    /// Returns the number of versions that could not be checked.
     pub(crate) fn unchecked(&self) -> usize {
         self.files.iter().flat_map(|file| file.unchecked.values()).map(Vec::len).sum()
     }

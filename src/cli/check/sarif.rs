@@ -45,14 +45,14 @@ pub(crate) fn format_text(report: &Report) -> Value {
         let Some((_, first)) = places.first() else { continue };
         let locations = places.iter().map(|(path, finding)| location(path, finding.line)).collect::<Vec<_>>();
         let rule = rule.unwrap_or("refused");
-        results.push(result(&mut rules, rule, "error", &message(first), &locations, &format!("{what}/{rule}")));
+        results.push(rules.result(rule, "error", &message(first), &locations, &format!("{what}/{rule}")));
     }
     for file in &report.files {
         for bypass in &file.bypasses {
             let id = format!("bypass-{}", bypass.kind.as_str());
             let locations = bypass.packages.iter().take(PLACES).map(|(_, line)| location(&file.path, *line)).collect::<Vec<_>>();
             let print = format!("{}/{id}/{}", file.path, bypass.place);
-            results.push(result(&mut rules, &id, "warning", &bypass.format_text(), &locations, &print));
+            results.push(rules.result(&id, "warning", &bypass.format_text(), &locations, &print));
         }
     }
     let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
@@ -82,6 +82,17 @@ pub(crate) fn format_text(report: &Report) -> Value {
 struct SarifRules(Vec<String>);
 
 impl SarifRules {
+    fn result(&mut self, rule: &str, level: &str, message: &str, locations: &[Value], fingerprint: &str) -> Value {
+        json!({
+            "ruleId": rule,
+            "ruleIndex": self.index(rule),
+            "level": level,
+            "message": { "text": plain(message) },
+            "locations": locations,
+            "partialFingerprints": { "coldframe/v1": fingerprint },
+        })
+    }
+
     fn index(&mut self, id: &str) -> usize {
         self.0.iter().position(|known| known == id).unwrap_or_else(|| {
             self.0.push(id.to_owned());
@@ -103,17 +114,6 @@ fn describe(rule: &str) -> String {
         "bypass-git" | "bypass-http" | "bypass-other-host" => "the package is fetched without Coldframe".to_owned(),
         other => format!("refused by rule {other}"),
     }
-}
-
-fn result(rules: &mut SarifRules, rule: &str, level: &str, message: &str, locations: &[Value], print: &str) -> Value {
-    json!({
-        "ruleId": rule,
-        "ruleIndex": rules.index(rule),
-        "level": level,
-        "message": { "text": plain(message) },
-        "locations": locations,
-        "partialFingerprints": { "coldframe/v1": print },
-    })
 }
 
 /// Breaks up link syntax: SARIF viewers render `[text](address)` as a link.

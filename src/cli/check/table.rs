@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use crate::cli::check::report::{LockfileReport, RefusedVersion, Report};
+use crate::cli::output::counted;
 use crate::firewall::CheckOutcome;
-use crate::text::TextTable;
-use crate::text::push_line;
+use crate::text::{TextTable, push_line};
 use crate::units::timestamp;
 
 /// At most this many reasons are printed per lockfile.
@@ -29,7 +29,7 @@ fn format_file(file: &LockfileReport, is_told: bool) -> String {
     }
     let _ = write!(text, "{columns}");
     for (reason, packages) in file.unchecked.iter().filter(|_| !is_told).take(REASONS) {
-        push_line!(text, "  unchecked: {}: {reason}", counted(packages.len()));
+        push_line!(text, "  unchecked: {}: {reason}", counted(packages.len(), "version"));
     }
     for bypass in &file.bypasses {
         push_line!(text, "  bypass: {} (line {})", bypass.format_text(), bypass.line);
@@ -47,7 +47,7 @@ fn summary(file: &LockfileReport) -> String {
         0 => ", none would be refused".to_owned(),
         count => format!(", {count} would be refused"),
     };
-    let mut summary = format!("{}{refused}", counted(file.count()));
+    let mut summary = format!("{}{refused}", counted(file.count(), "version"));
     if unchecked > 0 {
         let _ = write!(summary, ", {unchecked} could not be checked");
     }
@@ -57,10 +57,6 @@ fn summary(file: &LockfileReport) -> String {
         let _ = write!(summary, "; all open by {}", timestamp::format_utc_ceil(last));
     }
     summary
-}
-
-fn counted(versions: usize) -> String {
-    if versions == 1 { "1 version".to_owned() } else { format!("{versions} versions") }
 }
 
 fn outcome(finding: &RefusedVersion) -> String {

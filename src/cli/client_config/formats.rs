@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
 use serde_json::Value;
 use url::{Host, Url};
 
-use crate::cli::client_config::ConfigTarget;
 use crate::server::admin::ClientPolicy;
 use crate::text::push_line;
 use crate::units::timestamp;
@@ -18,6 +18,27 @@ const MAX_DEPENDABOT_DAYS: u64 = 90;
 
 /// Width of comments, in columns.
 const WIDTH: usize = 118;
+
+/// The client to configure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ConfigTarget {
+    /// `.npmrc`
+    Npm,
+    /// `pnpm-workspace.yaml`, pnpm 10.16 and later
+    Pnpm,
+    /// `.yarnrc`, yarn 1
+    Yarn,
+    /// `.yarnrc.yml`, yarn 4
+    YarnBerry,
+    /// `bunfig.toml`
+    Bun,
+    /// `.npmrc`, as deno reads it
+    Deno,
+    /// `renovate.json5`
+    Renovate,
+    /// `.github/dependabot.yml`
+    Dependabot,
+}
 
 pub(crate) struct ClientConfigInput {
     /// Where clients reach Coldframe.
@@ -263,7 +284,6 @@ impl ClientConfigInput {
     }
 }
 
-/// Builds the text of a file.
 struct ConfigWriter {
     text: String,
     /// The start of a comment line.
@@ -345,7 +365,6 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::ValueEnum as _;
     use expect_test::expect;
     use granit_parser::{Event, Parser};
 

@@ -5,13 +5,13 @@ pub(crate) mod formats;
 
 use std::collections::BTreeSet;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use url::Url;
 
 use crate::app;
 use crate::app::listeners::reachable;
 use crate::cli::check::server;
-use crate::cli::client_config::formats::ClientConfigInput;
+use crate::cli::client_config::formats::{ClientConfigInput, ConfigTarget};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{self, CliError, Exit};
 use crate::cli::running_server;
@@ -31,27 +31,6 @@ pub(crate) struct Arguments {
     url: Option<Url>,
     #[command(flatten)]
     settings: SettingFlags<false>,
-}
-
-/// The client to configure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ConfigTarget {
-    /// `.npmrc`
-    Npm,
-    /// `pnpm-workspace.yaml`, pnpm 10.16 and later
-    Pnpm,
-    /// `.yarnrc`, yarn 1
-    Yarn,
-    /// `.yarnrc.yml`, yarn 4
-    YarnBerry,
-    /// `bunfig.toml`
-    Bun,
-    /// `.npmrc`, as deno reads it
-    Deno,
-    /// `renovate.json5`
-    Renovate,
-    /// `.github/dependabot.yml`
-    Dependabot,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
@@ -120,5 +99,5 @@ fn credentials(upstream: &upstream::Config) -> Option<String> {
 /// Returns the first address that a server with this configuration listens on.
 fn own_url(config: &Config) -> Result<Url, CliError> {
     let address = config.listen.first().map(|address| format!("http://{}/", reachable(*address)));
-    Url::parse(&address.unwrap_or_default()).map_err(|error| CliError::new(Exit::Usage, error))
+    Url::parse(&address.unwrap_or_default()).map_err(CliError::usage)
 }

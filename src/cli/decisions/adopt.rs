@@ -5,15 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::app::standalone::adopt::{self, Adoption};
-use crate::cli::decisions::{self, ReasonArgs};
+use crate::app::operations::adoption::Adoption;
+use crate::app::standalone::decide;
 use crate::cli::flags::SettingFlags;
-use crate::cli::lockfiles;
-use crate::cli::output::{self, CliError, Exit};
-use crate::cli::running_server;
+use crate::cli::output::{CliError, Exit, OutputArgs, counted, say};
 use crate::cli::runtime::runtime;
+use crate::cli::{decisions, lockfiles, running_server};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::config::effective::OF_VERDICTS;
@@ -35,46 +34,44 @@ pub(crate) struct Arguments {
     /// Reason to record: a ticket, an advisory, a sentence.
     #[arg(long, value_name = "TEXT", default_value = "in a lockfile before coldframe", value_parser = decisions::reason)]
     reason: String,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     settings: SettingFlags<false>,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let Arguments { lockfiles: paths, dry_run, reason, json, settings } = arguments;
+    let Arguments { lockfiles: paths, dry_run, reason, output, settings } = arguments;
     let config = settings.read(Config::load)?;
     let data_dir = config.store.data_dir.clone();
     let read = paths.iter().map(|path| lockfiles::read(path)).collect::<Result<Vec<_>, _>>();
-    let read = read.map_err(|error| CliError::new(Exit::Failed, error))?;
+    let read = read.map_err(CliError::failed)?;
     let adoption = runtime()?.block_on(async {
         Ok::<_, CliError>(match running_server::find(&config).await? {
             Some(running) => {
                 running.announce(&config, OF_VERDICTS);
                 running.server.adopt(&read, running.profile).await?
             }
-            None => adopt::adopt(config, Arc::new(SystemClock), &read).await?,
+            None => decide::plan_adoption(config, Arc::new(SystemClock), &read).await?,
         })
     })?;
-    if !json {
-        output::print(&format_text(&adoption))?;
-    } else if dry_run || adoption.versions.is_empty() {
-        output::print(&format_json(&adoption))?;
+    let is_nothing = dry_run || adoption.versions.is_empty();
+    if is_nothing || !output.json {
+        output.print(|| format_text(&adoption), || to_json(&adoption))?;
     } else {
         for (why, count) in reasons(&adoption) {
-            crate::cli::output::say(&format!("unchecked: {}: {why}", counted(count)));
+            say(&format!("unchecked: {}: {why}", counted(count, "version")));
         }
     }
     let is_checked = adoption.unchecked.is_empty();
     let or_unchecked = |exit: Exit| if is_checked || exit != Exit::Done { exit } else { Exit::Unchecked };
-    if dry_run || adoption.versions.is_empty() {
+    if is_nothing {
         return Ok(or_unchecked(Exit::Done));
     }
     let ends = adoption.ends();
     let lockfiles = paths.iter().map(|path| path.display().to_string()).collect();
     let act = DecisionAction::Adopt { lockfiles, versions: adoption.versions };
-    decisions::submit_until(&data_dir, act, ReasonArgs { reason, json }, ends, false).map(or_unchecked)
+    decisions::record(&data_dir, &decisions::propose(act, reason, ends), output).map(or_unchecked)
 }
 
 /// Returns why versions could not be checked, with the number of versions per reason, most frequent first.
@@ -89,10 +86,6 @@ fn reasons(adoption: &Adoption) -> Vec<(&str, usize)> {
     reasons
 }
 
-fn counted(versions: usize) -> String {
-    if versions == 1 { "1 version".to_owned() } else { format!("{versions} versions") }
-}
-
 fn format_text(adoption: &Adoption) -> String {
     let mut text = String::new();
     let reasons = reasons(adoption);
@@ -102,7 +95,7 @@ fn format_text(adoption: &Adoption) -> String {
         return text;
     }
     for (why, count) in reasons {
-        push_line!(text, "unchecked: {}: {why}", counted(count));
+        push_line!(text, "unchecked: {}: {why}", counted(count, "version"));
     }
     for (spec, why) in &adoption.left_out {
         push_line!(text, "left out: {spec}: {why}");
@@ -118,15 +111,15 @@ fn format_text(adoption: &Adoption) -> String {
     text
 }
 
-fn format_json(adoption: &Adoption) -> String {
-    let left_out: Vec<_> = adoption.left_out.iter().map(|(spec, why)| json!({ "spec": spec, "reason": why })).collect();
-    let unchecked: Vec<_> = adoption.unchecked.iter().map(|(spec, why)| json!({ "spec": spec, "reason": why })).collect();
-    let document = json!({
+fn to_json(adoption: &Adoption) -> Value {
+    let with_reasons = |entries: &[(String, String)]| -> Value {
+        entries.iter().map(|(spec, why)| json!({ "spec": spec, "reason": why })).collect()
+    };
+    json!({
         "versions": adoption.versions,
-        "leftOut": left_out,
-        "unchecked": unchecked,
+        "leftOut": with_reasons(&adoption.left_out),
+        "unchecked": with_reasons(&adoption.unchecked),
         "allowed": adoption.allowed,
         "elsewhere": adoption.elsewhere,
-    });
-    format!("{document:#}\n")
+    })
 }

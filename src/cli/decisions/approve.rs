@@ -5,17 +5,20 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::app::standalone::decide::{self, ApprovalPlan};
+use crate::app::operations::approval::ApprovalPlan;
+use crate::app::standalone::decide;
 use crate::cli::decisions::{self, ReasonArgs};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{self, CliError, Exit};
 use crate::cli::running_server;
 use crate::cli::runtime::runtime;
-use crate::clock::SystemClock;
+use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::config::effective::OF_VERDICTS;
 use crate::npm::PackageSpec;
+use crate::policy::decisions::DecisionProposal;
 use crate::text::single_line;
+use crate::units::timestamp;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -33,16 +36,16 @@ pub(crate) struct Arguments {
     #[arg(long = "record", value_name = "ID")]
     records: Vec<String>,
     #[command(flatten)]
-    because: ReasonArgs,
+    reason: ReasonArgs,
     #[command(flatten)]
     settings: SettingFlags<false>,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let Arguments { spec, expires, records, because, settings } = arguments;
+    let Arguments { spec, expires, records, reason, settings } = arguments;
     let config = settings.read(Config::load)?;
     let data_dir = config.store.data_dir.clone();
-    let expansion = runtime()?.block_on(async {
+    let plan = runtime()?.block_on(async {
         Ok::<_, CliError>(match running_server::find(&config).await? {
             Some(running) => {
                 running.announce(&config, OF_VERDICTS);
@@ -51,36 +54,36 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
             None => decide::plan_approval(config, Arc::new(SystemClock), &spec, &records).await?,
         })
     })?;
-    if let Some(why) = refusal(&expansion) {
-        return Err(CliError::new(Exit::Failed, anyhow::anyhow!(why)));
+    if let Some(why) = refusal(&plan) {
+        return Err(CliError::failed(anyhow::anyhow!(why)));
     }
-    for (version, why) in &expansion.left_out {
-        output::print(&format!("{}\n", single_line(&format!("left out: {}@{version}: {why}", expansion.name))))?;
+    for (version, why) in &plan.left_out {
+        output::print(&format!("{}\n", single_line(&format!("left out: {}@{version}: {why}", plan.name))))?;
     }
-    if expansion.approved.is_empty() {
-        output::print(&format!("nothing to approve: {} already allowed\n", counted(expansion.allowed)))?;
+    if plan.approved.is_empty() {
+        output::print(&format!("nothing to approve: {} already allowed\n", counted(plan.allowed)))?;
         return Ok(Exit::Done);
     }
-    let needs_second = expansion.needs_second;
-    decisions::submit(&data_dir, expansion.into_act(records), because, Some(expires), needs_second)
+    let needs_second = plan.needs_second;
+    let ends = timestamp::saturating_add(SystemClock.now(), expires);
+    let proposal = decisions::propose(plan.into_act(records), reason.reason, Some(ends));
+    decisions::record(&data_dir, &DecisionProposal { needs_second, ..proposal }, reason.output)
 }
 
-/// Returns why nothing can be approved.
-fn refusal(expansion: &ApprovalPlan) -> Option<String> {
-    if !expansion.unnamed.is_empty() {
-        let named: Vec<_> = expansion.unnamed.iter().map(|record| format!("--record {record}")).collect();
-        let versions: Vec<_> = expansion.approved.iter().map(|approved| approved.version.as_str()).collect();
+fn refusal(plan: &ApprovalPlan) -> Option<String> {
+    if !plan.unnamed.is_empty() {
+        let named: Vec<_> = plan.unnamed.iter().map(|record| format!("--record {record}")).collect();
+        let versions: Vec<_> = plan.approved.iter().map(|approved| approved.version.as_str()).collect();
         return Some(format!(
             "{}@{} is held by more than its age; name each finding and have a second person confirm: {}",
-            expansion.name,
+            plan.name,
             versions.join(", "),
             named.join(" ")
         ));
     }
-    let only_left_out = expansion.approved.is_empty() && !expansion.left_out.is_empty() && expansion.allowed == 0;
+    let only_left_out = plan.approved.is_empty() && !plan.left_out.is_empty() && plan.allowed == 0;
     only_left_out.then(|| {
-        let reasons: Vec<_> =
-            expansion.left_out.iter().map(|(version, why)| format!("{}@{version}: {why}", expansion.name)).collect();
+        let reasons: Vec<_> = plan.left_out.iter().map(|(version, why)| format!("{}@{version}: {why}", plan.name)).collect();
         format!("cannot be approved: {}", reasons.join("; "))
     })
 }

@@ -16,7 +16,7 @@ pub(crate) struct Arguments {
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
     lasts: Duration,
     #[command(flatten)]
-    because: ReasonArgs,
+    reason: ReasonArgs,
     #[command(flatten)]
     settings: SettingFlags<false>,
 }
@@ -31,5 +31,5 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let data_dir = arguments.settings.read(config::data_dir)?;
-    decisions::submit(&data_dir, DecisionAction::BreakGlass, arguments.because, Some(arguments.lasts), false)
+    decisions::submit(&data_dir, DecisionAction::BreakGlass, arguments.reason, Some(arguments.lasts))
 }

@@ -4,7 +4,7 @@ use clap::Args;
 
 use crate::app::standalone::decide;
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{CliError, Exit};
+use crate::cli::output::{CliError, Exit, OutputArgs};
 use crate::cli::{decisions, operator};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config;
@@ -14,9 +14,8 @@ pub(crate) struct Arguments {
     /// Number of the decision.
     #[arg(value_name = "ID")]
     id: i64,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     settings: SettingFlags<false>,
 }
@@ -25,8 +24,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let data_dir = arguments.settings.read(config::data_dir)?;
     if let Some(why) = operator::not_told_apart() {
         let id = arguments.id;
-        return Err(CliError::new(Exit::Failed, anyhow::anyhow!("cannot confirm decision {id} here: {why}")));
+        return Err(CliError::failed(anyhow::anyhow!("cannot confirm decision {id} here: {why}")));
     }
     let recorded = decide::confirm(&data_dir, arguments.id, &operator::signature(SystemClock.now()))?;
-    decisions::print_result(&recorded, arguments.json)
+    decisions::print_result(&recorded, arguments.output)
 }

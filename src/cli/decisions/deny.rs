@@ -29,15 +29,15 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DURATION", value_parser = decisions::duration)]
     expires: Option<Duration>,
     #[command(flatten)]
-    because: ReasonArgs,
+    reason: ReasonArgs,
     #[command(flatten)]
     settings: SettingFlags<false>,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let Arguments { target: DenyTarget { packages, range }, expires, because, settings } = arguments;
+    let Arguments { target: DenyTarget { packages, range }, expires, reason, settings } = arguments;
     let data_dir = settings.read(config::data_dir)?;
-    decisions::submit(&data_dir, DecisionAction::Deny { packages, range }, because, expires, false)
+    decisions::submit(&data_dir, DecisionAction::Deny { packages, range }, reason, expires)
 }
 
 fn target(text: &str) -> Result<DenyTarget, String> {

@@ -26,20 +26,20 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "GLOB", value_parser = glob)]
     scope: Vec<String>,
     #[command(flatten)]
-    because: ReasonArgs,
+    reason: ReasonArgs,
     #[command(flatten)]
     settings: SettingFlags<false>,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let Arguments { at, lasts, scope, because, settings } = arguments;
+    let Arguments { at, lasts, scope, reason, settings } = arguments;
     if at >= timestamp::saturating_add(SystemClock.now(), lasts) {
         let at = timestamp::format_utc(at);
         let error = anyhow::anyhow!("the freeze would hide nothing: it ends before {at}");
-        return Err(CliError::new(Exit::Usage, error));
+        return Err(CliError::usage(error));
     }
     let data_dir = settings.read(config::data_dir)?;
-    decisions::submit(&data_dir, DecisionAction::Freeze { at, packages: scope }, because, Some(lasts), false)
+    decisions::submit(&data_dir, DecisionAction::Freeze { at, packages: scope }, reason, Some(lasts))
 }
 
 /// Parses an instant with an offset, to the minute or finer, or `now`.

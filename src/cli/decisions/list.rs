@@ -1,13 +1,12 @@
 //! `coldframe decisions list`: lists decisions with author, state and expiry.
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use jiff::Timestamp;
-use serde_json::Value;
 
 use crate::app::standalone::decide;
 use crate::cli::decisions;
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{self, CliError, Exit};
+use crate::cli::output::{CliError, Exit, OutputArgs};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config;
 use crate::policy::decisions::{Decision, DecisionState};
@@ -17,34 +16,25 @@ use crate::units::timestamp;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// List approvals, denials, freezes and break-glass periods.
-    List(Arguments),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Arguments {
-    /// Include decisions that have ended.
-    #[arg(long)]
-    all: bool,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    settings: SettingFlags<false>,
+    List {
+        /// Include decisions that have ended.
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        output: OutputArgs,
+        #[command(flatten)]
+        settings: SettingFlags<false>,
+    },
 }
 
 pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
-    let Command::List(Arguments { all, json, settings }) = command;
+    let Command::List { all, output, settings } = command;
     let data_dir = settings.read(config::data_dir)?;
     let now = SystemClock.now();
     let mut decisions = decide::decisions(&data_dir)?;
     decisions.retain(|decision| all || matches!(decision.state(now), DecisionState::Active | DecisionState::AwaitsSecond));
-    let text = if json {
-        let entries = decisions.iter().map(|decision| decisions::decision_json(decision, decision.state(now).as_str())).collect();
-        format!("{:#}\n", Value::Array(entries))
-    } else {
-        format_text(&decisions, now)
-    };
-    output::print(&text)?;
+    let entry = |decision: &Decision| decisions::decision_json(decision, decision.state(now).as_str());
+    output.print(|| format_text(&decisions, now), || decisions.iter().map(entry).collect())?;
     Ok(Exit::Done)
 }
 

@@ -18,22 +18,20 @@ use serde_json::{Value, json};
 
 use crate::app::standalone::decide::{self, RecordedDecision};
 use crate::cli::operator;
-use crate::cli::output::{self, CliError, Exit};
+use crate::cli::output::{CliError, Exit, OutputArgs};
 use crate::clock::{Clock as _, SystemClock};
 use crate::policy::decisions::{Decision, DecisionAction, DecisionProposal};
 use crate::store::sqlite::decision_writer::ApplyStatus;
 use crate::text::push_line;
-use crate::units::quantity;
-use crate::units::timestamp;
+use crate::units::{quantity, timestamp};
 
 #[derive(Debug, Args)]
 pub(crate) struct ReasonArgs {
     /// Reason to record: a ticket, an advisory, a sentence.
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     pub(crate) reason: String,
-    /// Print JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 /// The longest reason, in bytes. Reasons are sent in HTTP headers of refusals.
@@ -50,47 +48,35 @@ pub(crate) fn reason(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Parses a non-zero duration.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let duration =
         quantity::parse_duration(text).map_err(|flaw| format!("it {flaw}; expected a duration such as `90m`, `48h`, `7d`"))?;
     if duration.is_zero() { Err("expected a duration above zero, such as `90m`, `48h`, `7d`".to_owned()) } else { Ok(duration) }
 }
 
-/// Records a decision, signed by the user that runs the command, and prints the result.
+/// Proposes a decision in the name of the user that runs the command. It needs no second person.
+pub(crate) fn propose(act: DecisionAction, reason: String, expires: Option<Timestamp>) -> DecisionProposal {
+    DecisionProposal { act, reason, author: operator::signature(SystemClock.now()), expires, needs_second: false }
+}
+
+/// Records a decision that ends after `lasts`, if given, and prints the result.
 pub(crate) fn submit(
     data_dir: &Path,
     act: DecisionAction,
-    because: ReasonArgs,
+    reason: ReasonArgs,
     lasts: Option<Duration>,
-    needs_second: bool,
 ) -> Result<Exit, CliError> {
     let expires = lasts.map(|lasts| timestamp::saturating_add(SystemClock.now(), lasts));
-    submit_until(data_dir, act, because, expires, needs_second)
+    record(data_dir, &propose(act, reason.reason, expires), reason.output)
 }
 
-/// Like [`submit`], but with the instant of expiry.
-pub(crate) fn submit_until(
-    data_dir: &Path,
-    act: DecisionAction,
-    because: ReasonArgs,
-    expires: Option<Timestamp>,
-    needs_second: bool,
-) -> Result<Exit, CliError> {
-    let author = operator::signature(SystemClock.now());
-    let recorded =
-        decide::record_decision(data_dir, &DecisionProposal { act, reason: because.reason, author, expires, needs_second })?;
-    print_result(&recorded, because.json)
+pub(crate) fn record(data_dir: &Path, proposal: &DecisionProposal, output: OutputArgs) -> Result<Exit, CliError> {
+    print_result(&decide::record_decision(data_dir, proposal)?, output)
 }
 
-/// Prints a recorded decision and whether it is applied.
-pub(crate) fn print_result(recorded: &RecordedDecision, as_json: bool) -> Result<Exit, CliError> {
-    let text = if as_json {
-        format!("{:#}\n", decision_json(&recorded.decision, recorded.decision_state()))
-    } else {
-        format_text(recorded)
-    };
-    output::print(&text)?;
+pub(crate) fn print_result(recorded: &RecordedDecision, output: OutputArgs) -> Result<Exit, CliError> {
+    let state = recorded.decision.state(SystemClock.now()).as_str();
+    output.print(|| format_text(recorded), || decision_json(&recorded.decision, state))?;
     Ok(if recorded.effect == ApplyStatus::Pending { Exit::Failed } else { Exit::Done })
 }
 
@@ -142,10 +128,4 @@ pub(crate) fn decision_json(decision: &Decision, state: &str) -> Value {
         "second": decision.second.as_ref().map(|second| json!({ "who": second.who, "at": instant(second.at) })),
         "revoked": decision.revoked.as_ref().map(|(by, why)| json!({ "who": by.who, "at": instant(by.at), "reason": why })),
     })
-}
-
-impl RecordedDecision {
-    fn decision_state(&self) -> &'static str {
-        self.decision.state(SystemClock.now()).as_str()
-    }
 }

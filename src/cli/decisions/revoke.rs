@@ -16,7 +16,7 @@ pub(crate) struct Arguments {
     #[arg(value_name = "ID")]
     id: i64,
     #[command(flatten)]
-    because: ReasonArgs,
+    reason: ReasonArgs,
     #[command(flatten)]
     settings: SettingFlags<false>,
 }
@@ -24,6 +24,6 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let data_dir = arguments.settings.read(config::data_dir)?;
     let by = operator::signature(SystemClock.now());
-    let recorded = decide::revoke(&data_dir, arguments.id, &by, &arguments.because.reason)?;
-    decisions::print_result(&recorded, arguments.because.json)
+    let recorded = decide::revoke(&data_dir, arguments.id, &by, &arguments.reason.reason)?;
+    decisions::print_result(&recorded, arguments.reason.output)
 }

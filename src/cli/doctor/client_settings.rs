@@ -12,11 +12,12 @@ use crate::cli::doctor::formats::{
     ConfigLine, key_of_berry, key_of_bun, key_of_ini, key_of_pnpm, key_of_pnpm_config, npm_key_from_yarn, read_ini, read_toml,
     read_yaml, read_yarnrc,
 };
+use crate::cli::lockfiles;
 use crate::cli::registry_hosts::host;
 use crate::config::ProcessEnvironment;
 use crate::files;
 use crate::npm::Lockfile;
-use crate::npm::lockfile::{self, EntrySource, LockfileFormat, MAX_LOCKFILE_BYTES, NAMES};
+use crate::npm::lockfile::{EntrySource, LockfileFormat};
 use crate::tls::ca::is_coldframe_ca;
 use crate::upstream::{SettingOrigin, npmrc};
 
@@ -101,35 +102,43 @@ impl ClientSetting {
     }
 }
 
-/// The settings of all clients, the lockfiles, and the clients in use.
-pub(crate) struct SettingsSurvey {
+/// The settings of all clients, by the file or variables that contain them.
+struct SettingSources {
     variables: BTreeMap<String, String>,
+    /// The lines of `.npmrc` files, and npm's variables, which are marked.
     npmrc: Vec<(bool, ClientSetting)>,
+    /// The path of the user's `.npmrc`, for output.
+    user_npmrc: String,
     yarnrc: Vec<ClientSetting>,
     berry: Vec<ClientSetting>,
     bunfig: Vec<ClientSetting>,
+    pnpm: PnpmFiles,
+}
+
+struct PnpmFiles {
     workspace: Vec<ClientSetting>,
-    /// pnpm's files of this user: `rc` up to version 10, then `config.yaml` and `auth.ini`.
-    pnpm_rc: Vec<ClientSetting>,
-    pnpm_config: Vec<ClientSetting>,
-    pnpm_auth: Vec<ClientSetting>,
-    /// The path of the user's `.npmrc`, for output.
-    user_npmrc: String,
+    /// The files of this user: `rc` up to version 10, then `config.yaml` and `auth.ini`.
+    rc: Vec<ClientSetting>,
+    config: Vec<ClientSetting>,
+    auth: Vec<ClientSetting>,
+}
+
+/// The settings of all clients, the lockfiles, and the clients in use.
+pub(crate) struct SettingsSurvey {
+    settings: SettingSources,
     /// The lockfiles of the project, by name.
     pub(crate) lockfiles: BTreeMap<String, Lockfile>,
     /// The clients in use, by lockfile or `packageManager`, else all installed ones. The flag is set for clients of this
     /// project.
     pub(crate) clients: Vec<(SurveyedClient, bool)>,
-    /// Errors from reading files.
     pub(crate) trouble: Vec<String>,
 }
 
-impl SettingsSurvey {
-    /// Collects settings, starting at the working directory.
-    pub(crate) fn of(surroundings: &ProcessEnvironment) -> Self {
+impl SettingSources {
+    /// Reads files upwards from the working directory, and those of the user. Adds errors to `trouble`.
+    fn read(surroundings: &ProcessEnvironment, trouble: &mut Vec<String>) -> Self {
         let (folder, home) = (&surroundings.working_directory, surroundings.home.as_deref());
         let environment = surroundings.npm_environment();
-        let mut trouble = Vec::new();
         let lines = npmrc::lines(&environment).unwrap_or_else(|error| {
             trouble.push(error.to_string());
             Vec::new()
@@ -140,49 +149,31 @@ impl SettingsSurvey {
                 if matches!(line.key.as_str(), "min-release-age" | "before" | "minimum-release-age") { "age" } else { &line.key };
             (is_variable, ClientSetting::new(key, line.value, line.origin.to_string()))
         });
-        let npmrc = npmrc.collect();
         let upwards = |name: &str| folder.ancestors().map(|folder| folder.join(name)).collect::<Vec<_>>();
         let with_home = |name: &str| upwards(name).into_iter().chain(home.map(|home| home.join(name))).collect::<Vec<_>>();
-        let all = |paths: Vec<PathBuf>, read: fn(&str) -> Vec<ConfigLine>, key: fn(&str) -> Option<String>| {
-            read_settings(paths, read, key)
-        };
         let configured = environment.vars.get("XDG_CONFIG_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
         let configured = configured.or_else(|| home.map(|home| home.join(".config")));
         let of_pnpm = |name: &str| configured.iter().map(|folder| folder.join("pnpm").join(name)).collect::<Vec<_>>();
-        let mut lockfiles = BTreeMap::new();
-        for path in lockfiles_of(folder) {
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let bytes = files::read_bounded(&path, MAX_LOCKFILE_BYTES as u64).map_err(|error| error.to_string());
-            match bytes.and_then(|bytes| lockfile::parse(&name, &bytes).map_err(|error| error.to_string())) {
-                Ok(lockfile) => drop(lockfiles.insert(name, lockfile)),
-                Err(error) => trouble.push(format!("cannot read `{}`: {error}", path.display())),
-            }
-        }
-        let manager =
-            upwards("package.json").iter().find_map(|path| package_manager(&files::read_bounded(path, MAX_SETTINGS_BYTES).ok()?));
-        let clients = clients(&lockfiles, manager.as_deref(), &environment.vars);
+        let mut bunfig = read_settings(vec![folder.join("bunfig.toml")], read_toml, key_of_bun);
+        bunfig.extend(read_settings(home.map(|home| home.join(".bunfig.toml")).into_iter().collect(), read_toml, key_of_bun));
         Self {
-            npmrc,
-            yarnrc: all(with_home(".yarnrc"), read_yarnrc, npm_key_from_yarn),
-            berry: all(with_home(".yarnrc.yml"), read_yaml, key_of_berry),
-            bunfig: all(vec![folder.join("bunfig.toml")], read_toml, key_of_bun)
-                .into_iter()
-                .chain(all(home.map(|home| home.join(".bunfig.toml")).into_iter().collect(), read_toml, key_of_bun))
-                .collect(),
-            workspace: all(upwards("pnpm-workspace.yaml"), read_yaml, key_of_pnpm),
-            pnpm_rc: all(of_pnpm("rc"), read_ini, key_of_ini),
-            pnpm_config: all(of_pnpm("config.yaml"), read_yaml, key_of_pnpm_config),
-            pnpm_auth: all(of_pnpm("auth.ini"), read_ini, key_of_ini),
+            npmrc: npmrc.collect(),
             user_npmrc: home.map(|home| format!("`{}`", home.join(".npmrc").display())).unwrap_or_default(),
-            lockfiles,
-            clients,
-            trouble,
+            yarnrc: read_settings(with_home(".yarnrc"), read_yarnrc, npm_key_from_yarn),
+            berry: read_settings(with_home(".yarnrc.yml"), read_yaml, key_of_berry),
+            bunfig,
+            pnpm: PnpmFiles {
+                workspace: read_settings(upwards("pnpm-workspace.yaml"), read_yaml, key_of_pnpm),
+                rc: read_settings(of_pnpm("rc"), read_ini, key_of_ini),
+                config: read_settings(of_pnpm("config.yaml"), read_yaml, key_of_pnpm_config),
+                auth: read_settings(of_pnpm("auth.ini"), read_ini, key_of_ini),
+            },
             variables: environment.vars,
         }
     }
 
     /// Returns all settings of a client, highest precedence first.
-    pub(crate) fn settings_for(&self, client: SurveyedClient) -> Vec<ClientSetting> {
+    fn of_client(&self, client: SurveyedClient) -> Vec<ClientSetting> {
         let variable = |name: &str, key: &str| {
             let value = self.variables.get(name).filter(|value| !value.is_empty());
             value.map(|value| ClientSetting::new(key, value, format!("`{name}`")))
@@ -203,14 +194,15 @@ impl SettingsSurvey {
         match client {
             SurveyedClient::Npm => npm(true).chain(npm(false)).chain(shared).collect(),
             SurveyedClient::Pnpm => {
-                let files = self.workspace.iter().cloned().chain(npm(true)).chain(npm(false)).chain(self.pnpm_rc.iter().cloned());
+                let files =
+                    self.pnpm.workspace.iter().cloned().chain(npm(true)).chain(npm(false)).chain(self.pnpm.rc.iter().cloned());
                 files.chain(shared).collect()
             }
             SurveyedClient::Pnpm11 => {
                 let own = self.own("pnpm_config_", &["registry", "https-proxy", "proxy", "noproxy", "no-proxy", "cafile"]);
-                let yaml = self.workspace.iter().chain(&self.pnpm_config).cloned();
+                let yaml = self.pnpm.workspace.iter().chain(&self.pnpm.config).cloned();
                 let (user, project): (Vec<_>, Vec<_>) = npm(false).partition(|setting| setting.origin == self.user_npmrc);
-                let files = yaml.chain(project).chain(self.pnpm_auth.iter().cloned()).chain(user);
+                let files = yaml.chain(project).chain(self.pnpm.auth.iter().cloned()).chain(user);
                 own.into_iter().chain(files).chain(shared).collect()
             }
             SurveyedClient::Yarn => {
@@ -253,11 +245,49 @@ impl SettingsSurvey {
         }
     }
 
+    /// Returns the variables with the prefix of a client, in either case.
+    fn own(&self, prefix: &str, keys: &[&str]) -> Vec<ClientSetting> {
+        let found = self.variables.iter().filter(|(_, value)| !value.is_empty()).filter_map(|(name, value)| {
+            let folded = name.to_ascii_lowercase();
+            let key = folded.strip_prefix(prefix)?.replace('_', "-");
+            keys.contains(&key.as_str()).then(|| ClientSetting::new(key, value, format!("`{name}`")))
+        });
+        found.collect()
+    }
+}
+
+impl SettingsSurvey {
+    pub(crate) fn of(surroundings: &ProcessEnvironment) -> Self {
+        let folder = &surroundings.working_directory;
+        let mut trouble = Vec::new();
+        let settings = SettingSources::read(surroundings, &mut trouble);
+        let mut lockfiles = BTreeMap::new();
+        for read in lockfiles::nearest(folder) {
+            match read {
+                Ok((name, lockfile)) => drop(lockfiles.insert(name, lockfile)),
+                Err(error) => trouble.push(error),
+            }
+        }
+        let mut manifests = folder.ancestors().map(|folder| folder.join("package.json"));
+        let manager = manifests.find_map(|path| package_manager(&files::read_bounded(&path, MAX_SETTINGS_BYTES).ok()?));
+        let clients = clients(&lockfiles, manager.as_deref(), &settings.variables);
+        Self { settings, lockfiles, clients, trouble }
+    }
+
+    /// Returns all settings of a client, highest precedence first.
+    pub(crate) fn settings_for(&self, client: SurveyedClient) -> Vec<ClientSetting> {
+        self.settings.of_client(client)
+    }
+
+    /// Returns the settings of the clients that the project uses.
+    fn project_settings(&self) -> impl Iterator<Item = ClientSetting> {
+        let clients = self.clients.iter().filter(|(_, is_of_project)| *is_of_project);
+        clients.flat_map(|(client, _)| self.settings_for(*client))
+    }
+
     /// Returns the registries of the project's clients and lockfiles, once per origin.
     pub(crate) fn registries(&self) -> Vec<Url> {
-        let clients = self.clients.iter().filter(|(_, is_of_project)| *is_of_project);
-        let settings =
-            clients.flat_map(|(client, _)| self.settings_for(*client)).filter(|setting| setting.key.ends_with("registry"));
+        let settings = self.project_settings().filter(|setting| setting.key.ends_with("registry"));
         let entries = self.lockfiles.values().flat_map(|lockfile| &lockfile.entries);
         let locked = entries
             .filter(|entry| entry.source == EntrySource::Registry)
@@ -274,9 +304,7 @@ impl SettingsSurvey {
 
     /// Returns the scoped registries of the project's clients.
     pub(crate) fn scoped_registries(&self) -> Vec<Url> {
-        let clients = self.clients.iter().filter(|(_, is_of_project)| *is_of_project);
-        let settings = clients.flat_map(|(client, _)| self.settings_for(*client));
-        let scoped = settings.filter(|setting| setting.key.starts_with('@') && setting.key.ends_with(":registry"));
+        let scoped = self.project_settings().filter(|setting| setting.key.starts_with('@') && setting.key.ends_with(":registry"));
         scoped.filter_map(|setting| Url::parse(&setting.value).ok()).collect()
     }
 
@@ -293,23 +321,12 @@ impl SettingsSurvey {
 
     /// Describes scopes of the project's clients whose registry does not satisfy `is_proxied`.
     pub(crate) fn unproxied_scopes(&self, is_proxied: impl Fn(&Url) -> bool) -> BTreeSet<String> {
-        let clients = self.clients.iter().filter(|(_, is_of_project)| *is_of_project);
-        let settings = clients.flat_map(|(client, _)| self.settings_for(*client)).filter(|setting| setting.key.starts_with('@'));
+        let settings = self.project_settings().filter(|setting| setting.key.starts_with('@'));
         let unproxied = settings.filter_map(|setting| {
             let url = Url::parse(&setting.value).ok().filter(|url| !is_proxied(url))?;
             Some(format!("`{}` in {} points to {}", setting.key, setting.origin, host(url.as_str())))
         });
         unproxied.collect()
-    }
-
-    /// Returns the variables with the prefix of a client, in either case.
-    fn own(&self, prefix: &str, keys: &[&str]) -> Vec<ClientSetting> {
-        let found = self.variables.iter().filter(|(_, value)| !value.is_empty()).filter_map(|(name, value)| {
-            let folded = name.to_ascii_lowercase();
-            let key = folded.strip_prefix(prefix)?.replace('_', "-");
-            keys.contains(&key.as_str()).then(|| ClientSetting::new(key, value, format!("`{name}`")))
-        });
-        found.collect()
     }
 }
 
@@ -329,12 +346,6 @@ fn read_settings(paths: Vec<PathBuf>, read: fn(&str) -> Vec<ConfigLine>, key: fn
         seen.push(path);
     }
     found
-}
-
-/// Returns the lockfiles of the nearest directory upwards that contains any.
-fn lockfiles_of(folder: &Path) -> Vec<PathBuf> {
-    let inside = |folder: &Path| NAMES.iter().map(|name| folder.join(name)).filter(|path| path.is_file()).collect::<Vec<_>>();
-    folder.ancestors().map(inside).find(|found| !found.is_empty()).unwrap_or_default()
 }
 
 /// Returns `packageManager` of a `package.json`, such as `pnpm@10.34.9`.

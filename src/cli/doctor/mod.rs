@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use jiff::SignedDuration;
-use serde_json::json;
+use serde_json::{Value, json};
 use url::Url;
 
 use crate::app::ca;
@@ -21,7 +21,7 @@ use crate::cli::check::server;
 use crate::cli::doctor::client_settings::SettingsSurvey;
 use crate::cli::doctor::routes::{DoctorFinding, FindingLevel, RouteAnalyzer};
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{self, CliError, Exit};
+use crate::cli::output::{CliError, Exit, OutputArgs};
 use crate::cli::registry_hosts::RegistryHosts;
 use crate::cli::running_server;
 use crate::cli::runtime::runtime;
@@ -39,9 +39,8 @@ pub(crate) struct Arguments {
     /// Coldframe URL for clients [default: running server, else first `listen`].
     #[arg(long, value_name = "URL", value_parser = server)]
     server: Option<Url>,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     settings: SettingFlags<false>,
 }
@@ -103,14 +102,14 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         let what = format!("the server at {server} does not use the data directory `{data_dir}`");
         let why = "it has its own policy, feeds and decisions";
         findings.push(
-            DoctorFinding::new(FindingLevel::Note, "server", what)
+            DoctorFinding::note("server", what)
                 .with_reason(why)
                 .with_fix("coldframe doctor --data-dir DIR, with the directory of that server"),
         );
     }
     findings.extend(feed_findings(&config, &*clock));
     let bypassed = findings.iter().any(|finding| finding.grade == FindingLevel::Bypass);
-    output::print(&if arguments.json { format_json(&findings, bypassed) } else { format_text(&findings, bypassed) })?;
+    arguments.output.print(|| format_text(&findings, bypassed), || to_json(&findings, bypassed))?;
     Ok(if bypassed { Exit::Failed } else { Exit::Done })
 }
 
@@ -139,7 +138,7 @@ fn root_findings(trust: &mut tls::Config) -> Vec<DoctorFinding> {
         let alone = tls::Config { extra_roots: vec![path.clone()] };
         let Err(error) = tls::client_config(&alone) else { return true };
         let why = "the server does not start with this file, and clients ignore it";
-        let finding = DoctorFinding::new(FindingLevel::Warning, "ca", error.to_string()).with_reason(why);
+        let finding = DoctorFinding::warning("ca", error.to_string()).with_reason(why);
         found.push(finding.with_fix("use a PEM file of certificates, such as from `coldframe ca export --to FILE`"));
         false
     });
@@ -149,62 +148,52 @@ fn root_findings(trust: &mut tls::Config) -> Vec<DoctorFinding> {
 fn environment_findings(seen: &ProbeReport, server: &Url, redirected: &RedirectedHosts) -> Vec<DoctorFinding> {
     let mut found = Vec::new();
     match &seen.server {
-        Ok(_) => found.push(DoctorFinding::new(FindingLevel::Well, "server", format!("Coldframe answers at {server}"))),
+        Ok(_) => found.push(DoctorFinding::well("server", format!("Coldframe answers at {server}"))),
         Err(why) => found.push(
-            DoctorFinding::new(FindingLevel::Warning, "server", format!("no Coldframe answers at {server}: {why}"))
+            DoctorFinding::warning("server", format!("no Coldframe answers at {server}: {why}"))
                 .with_reason("clients that use it cannot install")
                 .with_fix("coldframe serve"),
         ),
     }
     if let Err(why) = &seen.upstream {
-        let finding = DoctorFinding::new(FindingLevel::Warning, "upstream", format!("upstream does not answer: {why}"));
+        let finding = DoctorFinding::warning("upstream", format!("upstream does not answer: {why}"));
         found.push(finding.with_reason("only cached packages are served").with_fix("coldframe config show"));
     }
     for (who, skew) in [("the server", &seen.server), ("upstream", &seen.upstream)] {
         let Ok(Some(skew)) = skew else { continue };
         if skew.abs() > SKEW {
             let (seconds, side) = (skew.as_secs().abs(), if skew.is_positive() { "ahead of" } else { "behind" });
-            let finding = DoctorFinding::new(
-                FindingLevel::Warning,
-                "clock",
-                format!("the local clock is {seconds} s {side} that of {who}"),
-            );
+            let finding = DoctorFinding::warning("clock", format!("the local clock is {seconds} s {side} that of {who}"));
             let why = "release ages depend on the clock; a fast clock opens releases too early";
             found.push(finding.with_reason(why).with_fix("timedatectl set-ntp true"));
         } else {
-            found.push(DoctorFinding::new(FindingLevel::Well, "clock", format!("the clock agrees with that of {who}")));
+            found.push(DoctorFinding::well("clock", format!("the clock agrees with that of {who}")));
         }
     }
     for (place, opens) in &seen.egress {
         found.push(if redirected.contains_key(place) {
-            DoctorFinding::new(FindingLevel::Well, "egress", format!("connections to {place} are redirected to the gateway"))
+            DoctorFinding::well("egress", format!("connections to {place} are redirected to the gateway"))
         } else if *opens {
-            DoctorFinding::new(FindingLevel::Note, "egress", format!("direct connections to {place} are possible"))
+            DoctorFinding::note("egress", format!("direct connections to {place} are possible"))
                 .with_reason("clients can bypass Coldframe unless the network allows egress to Coldframe only")
                 .with_fix("coldframe run -- INSTALL COMMAND; or allow egress to Coldframe only")
         } else {
-            DoctorFinding::new(FindingLevel::Well, "egress", format!("direct connections to {place} are not possible"))
+            DoctorFinding::well("egress", format!("direct connections to {place} are not possible"))
         });
     }
     if let Some(stripped) = &seen.stripped {
         found.push(match &stripped.missing {
-            Ok(missing) if missing.is_empty() => DoctorFinding::new(
-                FindingLevel::Well,
+            Ok(missing) if missing.is_empty() => DoctorFinding::well(
                 "metadata",
                 format!("upstream sends the metadata that rules need (checked with {})", stripped.name),
             ),
-            Ok(missing) => DoctorFinding::new(
-                FindingLevel::Warning,
+            Ok(missing) => DoctorFinding::warning(
                 "metadata",
                 format!("upstream sends no {} (checked with {})", missing.join(", "), stripped.name),
             )
             .with_reason("rules that need it cannot decide; without `time`, age counts from when a release was first seen")
             .with_fix("coldframe serve --upstream URL, with the registry that the mirror copies"),
-            Err(why) => DoctorFinding::new(
-                FindingLevel::Note,
-                "metadata",
-                format!("cannot read the metadata of {}: {why}", stripped.name),
-            ),
+            Err(why) => DoctorFinding::note("metadata", format!("cannot read the metadata of {}: {why}", stripped.name)),
         });
     }
     found
@@ -213,16 +202,14 @@ fn environment_findings(seen: &ProbeReport, server: &Url, redirected: &Redirecte
 fn feed_findings(config: &Config, clock: &dyn Clock) -> Vec<DoctorFinding> {
     let statuses = incident::status(config, clock.now());
     if statuses.is_empty() {
-        let finding = DoctorFinding::new(FindingLevel::Note, "feeds", "no advisory feed is configured");
+        let finding = DoctorFinding::note("feeds", "no advisory feed is configured");
         return vec![finding.with_reason("known malware is held by its age only").with_fix("coldframe serve --feed PATH-or-URL")];
     }
     let format_text = |status: incident::StoredFeedStatus| match status.staleness {
-        None => DoctorFinding::new(FindingLevel::Well, "feeds", format!("the feed `{}` is fresh", status.feed.name)),
-        Some(why) => {
-            DoctorFinding::new(FindingLevel::Warning, "feeds", format!("the feed `{}` is stale: {why}", status.feed.name))
-                .with_reason("malware published since then is not known here")
-                .with_fix("coldframe feed sync")
-        }
+        None => DoctorFinding::well("feeds", format!("the feed `{}` is fresh", status.feed.name)),
+        Some(why) => DoctorFinding::warning("feeds", format!("the feed `{}` is stale: {why}", status.feed.name))
+            .with_reason("malware published since then is not known here")
+            .with_fix("coldframe feed sync"),
     };
     statuses.into_iter().map(format_text).collect()
 }
@@ -246,9 +233,9 @@ fn format_text(findings: &[DoctorFinding], bypassed: bool) -> String {
     text
 }
 
-fn format_json(findings: &[DoctorFinding], bypassed: bool) -> String {
+fn to_json(findings: &[DoctorFinding], bypassed: bool) -> Value {
     let found = findings.iter().map(|DoctorFinding { grade, check, what, why, fix }| {
         json!({ "grade": grade.as_str(), "check": check, "what": what, "why": (!why.is_empty()).then_some(why), "mend": fix })
     });
-    format!("{:#}\n", json!({ "passesThrough": !bypassed, "findings": found.collect::<Vec<_>>() }))
+    json!({ "passesThrough": !bypassed, "findings": found.collect::<Vec<_>>() })
 }

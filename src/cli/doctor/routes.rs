@@ -16,16 +16,12 @@ use crate::npm::lockfile::{EntrySource, LockfileFormat};
 use crate::text::shell_word;
 use crate::upstream::npmrc;
 
-/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FindingLevel {
-    /// No problem.
     Well,
-    /// For information.
     Note,
     /// Something is missing or will fail, but installs do not bypass Coldframe.
     Warning,
-    /// Installs bypass Coldframe.
     Bypass,
 }
 
@@ -40,13 +36,11 @@ impl FindingLevel {
     }
 }
 
-/// One finding of `doctor`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DoctorFinding {
     pub(crate) grade: FindingLevel,
     /// A stable name of the check.
     pub(crate) check: &'static str,
-    /// The observation.
     pub(crate) what: String,
     /// Why it matters. Empty if there is no problem.
     pub(crate) why: &'static str,
@@ -55,8 +49,24 @@ pub(crate) struct DoctorFinding {
 }
 
 impl DoctorFinding {
-    pub(crate) fn new(grade: FindingLevel, check: &'static str, what: impl Into<String>) -> Self {
+    fn new(grade: FindingLevel, check: &'static str, what: impl Into<String>) -> Self {
         Self { grade, check, what: what.into(), why: "", fix: None }
+    }
+
+    pub(crate) fn well(check: &'static str, what: impl Into<String>) -> Self {
+        Self::new(FindingLevel::Well, check, what)
+    }
+
+    pub(crate) fn note(check: &'static str, what: impl Into<String>) -> Self {
+        Self::new(FindingLevel::Note, check, what)
+    }
+
+    pub(crate) fn warning(check: &'static str, what: impl Into<String>) -> Self {
+        Self::new(FindingLevel::Warning, check, what)
+    }
+
+    pub(crate) fn bypass(check: &'static str, what: impl Into<String>) -> Self {
+        Self::new(FindingLevel::Bypass, check, what)
     }
 
     pub(crate) fn with_reason(self, why: &'static str) -> Self {
@@ -97,7 +107,6 @@ enum ClientRoute {
 }
 
 impl RouteAnalyzer<'_> {
-    /// Analyzes files and variables.
     pub(crate) fn findings(&self) -> Vec<DoctorFinding> {
         let mut found = Vec::new();
         for (client, is_of_project) in &self.survey.clients {
@@ -116,9 +125,12 @@ impl RouteAnalyzer<'_> {
             found.extend(of_client.into_iter().filter(|finding| *is_of_project || finding.grade != FindingLevel::Note));
         }
         found.extend(self.lockfiles());
-        found.extend(self.survey.trouble.iter().map(|error| {
-            DoctorFinding::new(FindingLevel::Warning, "unreadable", error).with_reason("its contents were not checked")
-        }));
+        found.extend(
+            self.survey
+                .trouble
+                .iter()
+                .map(|error| DoctorFinding::warning("unreadable", error).with_reason("its contents were not checked")),
+        );
         found
     }
 
@@ -139,32 +151,24 @@ impl RouteAnalyzer<'_> {
         };
         let Ok(url) = url else {
             let what = format!("{name}: the registry from {origin} is not a URL");
-            return DoctorFinding::new(FindingLevel::Warning, "registry", what)
-                .with_reason("the client will fail or use its default");
+            return DoctorFinding::warning("registry", what).with_reason("the client will fail or use its default");
         };
         let shown = host(url.as_str());
         match self.route(client, settings, &url) {
-            ClientRoute::Registry => {
-                DoctorFinding::new(FindingLevel::Well, "registry", format!("{name} asks Coldframe at {shown} ({origin})"))
-            }
-            ClientRoute::Gateway => {
-                DoctorFinding::new(FindingLevel::Well, "registry", format!("{name} asks {shown} through the gateway"))
-            }
+            ClientRoute::Registry => DoctorFinding::well("registry", format!("{name} asks Coldframe at {shown} ({origin})")),
+            ClientRoute::Gateway => DoctorFinding::well("registry", format!("{name} asks {shown} through the gateway")),
             ClientRoute::Redirected => {
                 let what = format!("{name} asks {shown}; its connections are redirected to the gateway ({origin})");
-                DoctorFinding::new(FindingLevel::Well, "registry", what)
+                DoctorFinding::well("registry", what)
             }
             ClientRoute::Excepted(by) => {
                 let what = format!("{name} asks {shown} past the gateway: {} excludes it ({})", by.key, by.origin);
                 let fix = format!("remove {} from {} in {}", url.host_str().unwrap_or_default(), by.key, by.origin);
-                DoctorFinding::new(FindingLevel::Bypass, "no-proxy", what)
-                    .with_reason("its installs are not checked")
-                    .with_fix(fix)
+                DoctorFinding::bypass("no-proxy", what).with_reason("its installs are not checked").with_fix(fix)
             }
             ClientRoute::Around => {
                 let what = format!("{name} asks {shown} directly (registry from {origin})");
-                let finding =
-                    DoctorFinding::new(FindingLevel::Bypass, "registry", what).with_reason("its installs are not checked");
+                let finding = DoctorFinding::bypass("registry", what).with_reason("its installs are not checked");
                 finding.with_fix(self.mend_registry(client, setting))
             }
         }
@@ -182,31 +186,18 @@ impl RouteAnalyzer<'_> {
         } else {
             String::new()
         };
+        let origin = setting.map(|setting| setting.origin.as_str()).unwrap_or_default();
+        let is_in = |file: &str| origin.contains(file);
         match client {
             SurveyedClient::Berry => format!("{unset}yarn config set npmRegistryServer {server}{plain}"),
-            SurveyedClient::Bun | SurveyedClient::Yarn
-                if setting.is_some_and(|setting| setting.origin.contains("bunfig") || setting.origin.contains(".yarnrc")) =>
-            {
-                format!(
-                    "{unset}set registry to {server} in {}",
-                    setting.map(|setting| setting.origin.as_str()).unwrap_or_default()
-                )
+            SurveyedClient::Pnpm | SurveyedClient::Pnpm11 if is_in("pnpm-workspace") => {
+                format!("{unset}set registries.default to {server} in {origin}")
             }
-            SurveyedClient::Pnpm | SurveyedClient::Pnpm11
-                if setting.is_some_and(|setting| setting.origin.contains("pnpm-workspace")) =>
-            {
-                format!(
-                    "{unset}set registries.default to {server} in {}",
-                    setting.map(|setting| setting.origin.as_str()).unwrap_or_default()
-                )
+            SurveyedClient::Bun | SurveyedClient::Yarn if is_in("bunfig") || is_in(".yarnrc") => {
+                format!("{unset}set registry to {server} in {origin}")
             }
-            SurveyedClient::Pnpm11 if setting.is_some_and(|setting| setting.origin.contains("pnpm/config.yaml")) => {
-                // `pnpm config set` writes a file with lower priority than this one.
-                format!(
-                    "{unset}set registry to {server} in {}",
-                    setting.map(|setting| setting.origin.as_str()).unwrap_or_default()
-                )
-            }
+            // `pnpm config set` writes a file with lower priority than this one.
+            SurveyedClient::Pnpm11 if is_in("pnpm/config.yaml") => format!("{unset}set registry to {server} in {origin}"),
             _ => format!("{unset}npm config set registry {server} --location=project"),
         }
     }
@@ -229,8 +220,7 @@ impl RouteAnalyzer<'_> {
                     }
                     _ => format!("npm config set {} {} --location=project", shell_word(&setting.key), self.server),
                 };
-                let finding =
-                    DoctorFinding::new(FindingLevel::Bypass, "scope", what).with_reason("packages of this scope are not checked");
+                let finding = DoctorFinding::bypass("scope", what).with_reason("packages of this scope are not checked");
                 found.push(finding.with_fix(fix));
             }
         }
@@ -247,8 +237,7 @@ impl RouteAnalyzer<'_> {
             } else {
                 "npm config delete strict-ssl --location=project"
             };
-            let finding = DoctorFinding::new(FindingLevel::Warning, "tls", what)
-                .with_reason("a machine in the middle can impersonate the registry");
+            let finding = DoctorFinding::warning("tls", what).with_reason("a machine in the middle can impersonate the registry");
             found.push(finding.with_fix(fix));
         }
         let Some(url) = registry_of(settings) else { return found };
@@ -263,7 +252,7 @@ impl RouteAnalyzer<'_> {
         }
         let (cafile, extra) = (find(settings, "cafile"), find(settings, "extra-ca"));
         if cafile.or(extra).is_some_and(|setting| self.holds(authority, &setting.value)) {
-            found.push(DoctorFinding::new(FindingLevel::Well, "ca", format!("{} trusts the gateway's CA", client.as_str())));
+            found.push(DoctorFinding::well("ca", format!("{} trusts the gateway's CA", client.as_str())));
             return found;
         }
         let what = match cafile {
@@ -272,8 +261,7 @@ impl RouteAnalyzer<'_> {
             }
             None => format!("{} is not configured to trust the gateway's CA", client.as_str()),
         };
-        let finding =
-            DoctorFinding::new(FindingLevel::Warning, "ca", what).with_reason("installs fail at TLS unless the system trusts it");
+        let finding = DoctorFinding::warning("ca", what).with_reason("installs fail at TLS unless the system trusts it");
         found.push(finding.with_fix("coldframe ca trust"));
         found
     }
@@ -291,17 +279,11 @@ impl RouteAnalyzer<'_> {
             Some(setting) if setting.value == "0" => {
                 let what = format!("{name} has its own minimum release age turned off ({})", setting.origin);
                 let why = "it protects installs that bypass Coldframe";
-                Some(
-                    DoctorFinding::new(FindingLevel::Note, "age", what)
-                        .with_reason(why)
-                        .with_fix(format!("remove it from {}", setting.origin)),
-                )
+                Some(DoctorFinding::note("age", what).with_reason(why).with_fix(format!("remove it from {}", setting.origin)))
             }
-            Some(setting) => Some(DoctorFinding::new(
-                FindingLevel::Note,
-                "age",
-                format!("{name} has its own minimum release age ({})", setting.origin),
-            )),
+            Some(setting) => {
+                Some(DoctorFinding::note("age", format!("{name} has its own minimum release age ({})", setting.origin)))
+            }
             None if client.has_builtin_age_gate() || self.age.is_zero() => None,
             None => {
                 let rounded = |unit: u64| (self.age.as_secs() + u64::from(self.age.subsec_nanos() > 0)).div_ceil(unit);
@@ -313,7 +295,7 @@ impl RouteAnalyzer<'_> {
                     _ => format!("npm config set min-release-age {} --location=project", rounded(86_400)),
                 };
                 let what = format!("{name} has no minimum release age of its own");
-                Some(DoctorFinding::new(FindingLevel::Note, "age", what).with_reason(why).with_fix(fix))
+                Some(DoctorFinding::note("age", what).with_reason(why).with_fix(fix))
             }
         }
     }
@@ -335,11 +317,7 @@ impl RouteAnalyzer<'_> {
                 }
             }
             if places.is_empty() {
-                found.push(DoctorFinding::new(
-                    FindingLevel::Well,
-                    "lockfile",
-                    format!("{name} has no entries that bypass Coldframe"),
-                ));
+                found.push(DoctorFinding::well("lockfile", format!("{name} has no entries that bypass Coldframe")));
             }
             for (place, (count, first, is_registry)) in places {
                 let more = if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
@@ -349,7 +327,7 @@ impl RouteAnalyzer<'_> {
                 } else {
                     "coldframe run -- INSTALL COMMAND, which refuses such hosts"
                 };
-                let finding = DoctorFinding::new(FindingLevel::Bypass, "lockfile", what);
+                let finding = DoctorFinding::bypass("lockfile", what);
                 found.push(
                     finding.with_reason("clients fetch the addresses in a lockfile, regardless of the registry").with_fix(fix),
                 );
@@ -399,7 +377,6 @@ impl RouteAnalyzer<'_> {
     }
 }
 
-/// Returns `host:port`.
 fn place(url: &Url) -> String {
     format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
 }

@@ -12,72 +12,63 @@ use serde_json::{Value, json};
 
 use crate::app;
 use crate::app::standalone::policy_diff::{ChangedVerdict, PolicyDiff};
+use crate::cli::feed;
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::say;
-use crate::cli::output::{self, CliError, Exit};
+use crate::cli::output::{self, CliError, Exit, OutputArgs, counted, say};
 use crate::cli::runtime::runtime;
 use crate::clock::{Clock as _, SystemClock};
-use crate::config::policy as policy_files;
-use crate::config::policy::PolicyLoadError;
+use crate::config::policy::{self as policy_files, PolicyLoadError};
 use crate::files;
 use crate::npm::PackageName;
 use crate::npm::packument::parse;
 use crate::policy::replay::{PastIncident, ReplayOutcome, ReplayResult, ReplaySignals, replay};
 use crate::policy::{Facts, Policy, RuleId, Verdict, cases, evaluate_without_decisions, presets};
-use crate::text::TextTable;
-use crate::text::push_line;
+use crate::text::{TextTable, push_line};
 use crate::units::timestamp;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Check a policy and report all errors.
-    Check(PolicyCheckArgs),
+    Check {
+        /// File, directory, or shipped policy: `default`, `strict`, `ci`, `observe`.
+        #[arg(value_name = "POLICY", default_value = POLICY)]
+        policy: String,
+        /// Treat an exemption without an owner or expiry as an error.
+        #[arg(long)]
+        strict: bool,
+    },
     /// Run the test cases of a policy: `x.cases` next to `x.toml`.
-    Test(TestArguments),
+    Test {
+        /// File, directory, or shipped policy.
+        #[arg(value_name = "POLICY", default_value = POLICY)]
+        policy: String,
+    },
     /// Show which past requests another policy would change, and for which clients.
-    Diff(DiffArguments),
+    Diff {
+        /// Policy to compare with: file, directory, or shipped policy.
+        #[arg(value_name = "CANDIDATE")]
+        candidate: String,
+        #[command(flatten)]
+        output: OutputArgs,
+        #[command(flatten)]
+        settings: SettingFlags<false>,
+    },
     /// Show which past incidents a policy would have stopped.
     Replay(ReplayArguments),
     /// Count held and denied versions in packument files, per rule.
     Survey(SurveyArguments),
     /// Print a shipped policy, as a starting point for your own.
-    Show(PolicyShowArgs),
+    Show {
+        /// Shipped policy: `default`, `strict`, `ci`, `observe`.
+        #[arg(value_name = "NAME", default_value = POLICY)]
+        policy: String,
+    },
 }
 
 /// The largest incident file, in bytes: a thousand times the shipped one.
 const MAX_INCIDENT_BYTES: u64 = 32 << 20;
 
-/// The default policy.
 const POLICY: &str = "default";
-
-#[derive(Debug, Args)]
-pub(crate) struct PolicyCheckArgs {
-    /// File, directory, or shipped policy: `default`, `strict`, `ci`, `observe`.
-    #[arg(value_name = "POLICY", default_value = POLICY)]
-    policy: String,
-    /// Treat an exemption without an owner or expiry as an error.
-    #[arg(long)]
-    strict: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TestArguments {
-    /// File, directory, or shipped policy.
-    #[arg(value_name = "POLICY", default_value = POLICY)]
-    policy: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DiffArguments {
-    /// Policy to compare with: file, directory, or shipped policy.
-    #[arg(value_name = "CANDIDATE")]
-    candidate: String,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    settings: SettingFlags<false>,
-}
 
 #[derive(Debug, Args)]
 pub(crate) struct ReplayArguments {
@@ -87,9 +78,8 @@ pub(crate) struct ReplayArguments {
     /// File, directory, or shipped policy.
     #[arg(long, default_value = POLICY)]
     policy: String,
-    /// Print JSON: an array with one object per incident.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Ignore signals that compare a release with earlier ones.
     #[arg(long)]
     without_signals: bool,
@@ -111,21 +101,20 @@ pub(crate) struct SurveyArguments {
     list: bool,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct PolicyShowArgs {
-    /// Shipped policy: `default`, `strict`, `ci`, `observe`.
-    #[arg(value_name = "NAME", default_value = POLICY)]
-    policy: String,
-}
-
 pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
     match command {
-        Command::Check(arguments) => check(&arguments),
-        Command::Test(arguments) => test(&arguments),
-        Command::Diff(arguments) => diff(&arguments),
+        Command::Check { policy, strict } => check(&policy, strict),
+        Command::Test { policy } => test(&policy),
+        Command::Diff { candidate, output, settings } => {
+            let config = feed::of_server(&settings)?;
+            let policy = config.policies.files.load_candidate(&candidate)?;
+            let diff = runtime()?.block_on(app::diff_policies(config, Arc::new(SystemClock), policy))?;
+            output.print(|| format_diff(&candidate, &diff), || diff.changed.iter().map(change_json).collect())?;
+            Ok(Exit::Done)
+        }
         Command::Replay(arguments) => replay_all(&arguments),
         Command::Survey(arguments) => survey(&arguments),
-        Command::Show(arguments) => show(&arguments),
+        Command::Show { policy } => show(&policy),
     }
 }
 
@@ -139,8 +128,8 @@ impl From<PolicyLoadError> for CliError {
 const OBSERVED: &str = "their refusals are recorded and the versions are served; still refused: changed integrity, takedowns, \
                         inconsistent packuments, versions without a digest, and malware from feeds with trust `deny` or `hold`";
 
-fn check(arguments: &PolicyCheckArgs) -> Result<Exit, CliError> {
-    let compiled = policy_files::load(&arguments.policy)?;
+fn check(policy: &str, strict: bool) -> Result<Exit, CliError> {
+    let compiled = policy_files::load(policy)?;
     let ended = compiled.expired_rules(SystemClock.now());
     let (rules, warnings) = (compiled.policy.rules().len(), compiled.warnings.len() + ended.len());
     // Writing to a `String` cannot fail, here and below.
@@ -148,24 +137,20 @@ fn check(arguments: &PolicyCheckArgs) -> Result<Exit, CliError> {
     for warning in compiled.warnings.iter().chain(&ended) {
         let _ = write!(text, "warning: {warning}\n\n");
     }
-    let noun = if rules == 1 { "rule" } else { "rules" };
-    let trouble = match warnings {
-        0 => "no errors".to_owned(),
-        1 => "1 warning".to_owned(),
-        more => format!("{more} warnings"),
-    };
+    let rules = counted(rules, "rule");
+    let trouble = if warnings == 0 { "no errors".to_owned() } else { counted(warnings, "warning") };
     let observing_rules = compiled.policy.rules().iter().filter(|rule| rule.observe).count();
     let observed =
         if observing_rules == 0 { String::new() } else { format!("{observing_rules} of them observe only: {OBSERVED}\n") };
-    output::print(&format!("{text}{}: {rules} {noun}, {trouble}\n{observed}", arguments.policy))?;
-    Ok(if arguments.strict && warnings > 0 { Exit::Usage } else { Exit::Done })
+    output::print(&format!("{text}{policy}: {rules}, {trouble}\n{observed}"))?;
+    Ok(if strict && warnings > 0 { Exit::Usage } else { Exit::Done })
 }
 
-fn test(arguments: &TestArguments) -> Result<Exit, CliError> {
-    let policy = policy_files::load(&arguments.policy)?.policy;
+fn test(name: &str) -> Result<Exit, CliError> {
+    let policy = policy_files::load(name)?.policy;
     let (mut text, mut passed, mut failed) = (String::new(), 0, 0);
-    for file in policy_files::cases(&arguments.policy)? {
-        let cases = cases::parse(&file).map_err(|errors| CliError::new(Exit::Usage, errors))?;
+    for file in policy_files::cases(name)? {
+        let cases = cases::parse(&file).map_err(CliError::usage)?;
         for case in cases {
             match case.run(&policy) {
                 Ok(()) => passed += 1,
@@ -176,19 +161,11 @@ fn test(arguments: &TestArguments) -> Result<Exit, CliError> {
             }
         }
     }
-    output::print(&format!("{text}{}: {passed} passed, {failed} failed\n", arguments.policy))?;
+    output::print(&format!("{text}{name}: {passed} passed, {failed} failed\n"))?;
     Ok(if failed == 0 { Exit::Done } else { Exit::Failed })
 }
 
-fn diff(arguments: &DiffArguments) -> Result<Exit, CliError> {
-    let config = crate::cli::feed::of_server(&arguments.settings)?;
-    let candidate = config.policies.files.load_candidate(&arguments.candidate)?;
-    let found = runtime()?.block_on(app::diff_policies(config, Arc::new(SystemClock), candidate))?;
-    output::print(&if arguments.json { format_diff_json(&found) } else { format_diff(&arguments.candidate, &found) })?;
-    Ok(Exit::Done)
-}
-
-fn format_diff_json(found: &PolicyDiff) -> String {
+fn change_json(change: &ChangedVerdict) -> Value {
     let side = |verdict: &Verdict| {
         json!({
             "verdict": verdict_name(verdict),
@@ -196,18 +173,15 @@ fn format_diff_json(found: &PolicyDiff) -> String {
             "until": verdict.opens_at().map(|opens| opens.to_string()),
         })
     };
-    let row = |one: &ChangedVerdict| {
-        json!({
-            "name": one.name,
-            "version": one.version,
-            "clients": one.clients,
-            "times": one.times,
-            "first": one.first.to_string(),
-            "now": side(&one.now),
-            "then": side(&one.then),
-        })
-    };
-    format!("{:#}\n", found.changed.iter().map(row).collect::<Value>())
+    json!({
+        "name": change.name,
+        "version": change.version,
+        "clients": change.clients,
+        "times": change.times,
+        "first": change.first.to_string(),
+        "now": side(&change.now),
+        "then": side(&change.then),
+    })
 }
 
 fn format_diff(candidate: &str, found: &PolicyDiff) -> String {
@@ -244,7 +218,7 @@ fn verdict_name(verdict: &Verdict) -> &'static str {
 
 fn replay_all(arguments: &ReplayArguments) -> Result<Exit, CliError> {
     let policy = policy_files::load(&arguments.policy)?.policy;
-    let usage = |error: String| CliError::new(Exit::Usage, anyhow::anyhow!(error));
+    let usage = |error: String| CliError::usage(anyhow::anyhow!(error));
     let (source, text) = match &arguments.incidents {
         None => (presets::INCIDENTS_PATH.to_owned(), presets::INCIDENTS.to_owned()),
         Some(path) => {
@@ -256,24 +230,21 @@ fn replay_all(arguments: &ReplayArguments) -> Result<Exit, CliError> {
         .map_err(|error| usage(format!("cannot parse incidents in `{source}`, see policies/README.md: {error}")))?;
     let signals = if arguments.without_signals { ReplaySignals::Ignored } else { ReplaySignals::Counted };
     let replayed: Vec<_> = incidents.iter().map(|incident| replay(&policy, incident, signals)).collect();
-    if arguments.json {
+    if arguments.output.json {
         say(&format!("{} incidents in {source}", incidents.len()));
     }
-    let text = if arguments.json { format_replay_json(&replayed) } else { format_replay(&arguments.policy, &source, &replayed) };
-    output::print(&text)?;
+    let text = || format_replay(&arguments.policy, &source, &replayed);
+    arguments.output.print(text, || replayed.iter().map(replay_json).collect())?;
     Ok(Exit::Done)
 }
 
-fn format_replay_json(replayed: &[ReplayResult]) -> String {
-    let row = |one: &ReplayResult| {
-        json!({
-            "id": one.id,
-            "outcome": one.fate.outcome(),
-            "rule": one.rule.as_ref().map(RuleId::as_str),
-            "until": one.until.map(|until| until.to_string()),
-        })
-    };
-    format!("{:#}\n", replayed.iter().map(row).collect::<Value>())
+fn replay_json(result: &ReplayResult) -> Value {
+    json!({
+        "id": result.id,
+        "outcome": result.fate.outcome(),
+        "rule": result.rule.as_ref().map(RuleId::as_str),
+        "until": result.until.map(|until| until.to_string()),
+    })
 }
 
 fn format_replay(policy: &str, source: &str, replayed: &[ReplayResult]) -> String {
@@ -316,7 +287,6 @@ fn survey(arguments: &SurveyArguments) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// Counts of verdicts of a policy over packuments.
 #[derive(Default)]
 struct PolicySurvey {
     packages: usize,
@@ -329,8 +299,7 @@ struct PolicySurvey {
 
 impl PolicySurvey {
     fn take(&mut self, policy: &Policy, path: &Path, at: Timestamp, list: bool) -> Result<(), CliError> {
-        let unreadable =
-            |error: String| CliError::new(Exit::Failed, anyhow::anyhow!("cannot read `{}`: {error}", path.display()));
+        let unreadable = |error: String| CliError::failed(anyhow::anyhow!("cannot read `{}`: {error}", path.display()));
         let document = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
         let named: SurveyedVersion<'_> = serde_json::from_slice(&document).map_err(|error| unreadable(error.to_string()))?;
         let name = PackageName::parse(&named.name).map_err(|error| unreadable(error.to_string()))?;
@@ -391,7 +360,7 @@ fn packuments(paths: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
             continue;
         }
         let entries = std::fs::read_dir(path)
-            .map_err(|error| CliError::new(Exit::Failed, anyhow::anyhow!("cannot read `{}`: {error}", path.display())))?;
+            .map_err(|error| CliError::failed(anyhow::anyhow!("cannot read `{}`: {error}", path.display())))?;
         let mut files: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
         files.retain(|file| file.extension().is_some_and(|extension| extension == "json") && file.is_file());
         files.sort();
@@ -400,13 +369,10 @@ fn packuments(paths: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
     Ok(found)
 }
 
-fn show(arguments: &PolicyShowArgs) -> Result<Exit, CliError> {
-    let Some(file) = presets::policy_file(&arguments.policy) else {
+fn show(name: &str) -> Result<Exit, CliError> {
+    let Some(file) = presets::policy_file(name) else {
         let names = presets::names().join("`, `");
-        return Err(CliError::new(
-            Exit::Usage,
-            anyhow::anyhow!("unknown shipped policy, expected one of `{names}`: `{}`", arguments.policy),
-        ));
+        return Err(CliError::usage(anyhow::anyhow!("unknown shipped policy, expected one of `{names}`: `{name}`")));
     };
     output::print_verbatim(&file.text)?;
     Ok(Exit::Done)

@@ -6,7 +6,6 @@ use std::process::ExitStatus;
 
 use tokio::process::Command;
 
-/// How the command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ChildExit {
     /// The exit code, or 128 plus the signal number.
@@ -55,7 +54,6 @@ mod system {
     /// How often to check whether they have exited.
     const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-    /// The signals that are forwarded to the command.
     pub(super) struct Signals([(Signal, unix::Signal); 6]);
 
     impl Signals {
@@ -113,7 +111,6 @@ mod system {
         }
     }
 
-    /// The command and the processes in its group.
     pub(super) struct ChildProcesses {
         group: Group,
         pid: Option<Pid>,

@@ -27,9 +27,9 @@ const MAX_ENTRIES: usize = 200;
 const MAX_ENTRY_BYTES: usize = 255;
 
 /// Returns the value of `NO_PROXY`: this machine, unless it hosts a registry, and entries that match none of `registries`.
-pub(crate) fn no_proxy(registries: &[Url], is_loopback_registry: bool, entries: impl IntoIterator<Item = String>) -> String {
+pub(crate) fn no_proxy(registries: &[Url], entries: impl IntoIterator<Item = String>) -> String {
     let registries: Vec<RegistryHost> = registries.iter().filter_map(RegistryHost::new).collect();
-    let on_loopback = is_loopback_registry || registries.iter().any(RegistryHost::is_loopback);
+    let on_loopback = registries.iter().any(RegistryHost::is_loopback);
     let mut kept: Vec<String> = if on_loopback { Vec::new() } else { LOOPBACK.map(str::to_owned).into() };
     let mut seen: BTreeSet<String> = kept.iter().cloned().collect();
     let own = entries.into_iter().filter(|entry| {
@@ -77,10 +77,12 @@ struct RegistryHost {
 
 /// A parsed entry, in lower case.
 enum NoProxyEntry {
-    /// Addresses in a network.
     Network(IpNet),
     /// A host, or a suffix of host names.
-    Host { suffix: String, address: Option<IpAddr> },
+    Host {
+        suffix: String,
+        address: Option<IpAddr>,
+    },
 }
 
 impl RegistryHost {
@@ -177,7 +179,7 @@ mod tests {
 
     fn value(registries: &[&str], entries: &[&str]) -> String {
         let registries: Vec<Url> = registries.iter().map(|url| Url::parse(url).unwrap()).collect();
-        no_proxy(&registries, false, entries.iter().map(|entry| (*entry).to_owned()))
+        no_proxy(&registries, entries.iter().map(|entry| (*entry).to_owned()))
     }
 
     const ALL_LOOPBACK: &str = "localhost,.localhost,127.0.0.1,::1,[::1]";
@@ -196,7 +198,7 @@ mod tests {
         ] {
             assert_eq!(value(&["https://registry.example/", registry], &[]), NOWHERE, "{registry}");
         }
-        assert_eq!(no_proxy(&[], true, ["internal.example".to_owned(), "localhost".to_owned()]), "internal.example");
+        assert_eq!(value(&["http://localhost/"], &["internal.example", "localhost"]), "internal.example");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use url::Url;
 
-use crate::app::run::ProxyEndpoint;
+use crate::app::session::model::ProxyEndpoint;
 
 /// Variables to remove because they bypass the gateway or its CA, in lower case. yarn 2 and 3 fail on the name of yarn 4's CA
 /// setting and yarn 4 fails on theirs, so each is set only for a project that uses it.
@@ -24,18 +24,15 @@ const REMOVED: [&str; 8] = [
     "yarn_ca_file_path",
 ];
 
-/// The variables to set and to remove.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ClientEnvironment {
     /// Variables to set, in this order. Inherited ones that differ only in case are removed.
     set: Vec<(&'static str, OsString)>,
-    /// The hosts to reach without the proxy.
     no_proxy: String,
     whole: OsString,
     registry: OsString,
 }
 
-/// Files with the certificates to trust.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TrustFiles<'a> {
     /// Our CA and this machine's extra CAs, for variables that add to the system's roots.
@@ -64,16 +61,16 @@ impl ClientEnvironment {
         Self { set, no_proxy, whole, registry }
     }
 
-    /// Overrides a `no-proxy` line, which pnpm 9 and 10 obey. Set only if there is such a line, because npm warns about the
+    /// Overrides a `no-proxy` line, which pnpm 9 and 10 obey. Only for projects with such a line, because npm warns about the
     /// variable.
-    pub(crate) fn with_exceptions(mut self, is_set: bool) -> Self {
-        self.set.extend(is_set.then(|| ("npm_config_no_proxy", self.no_proxy.clone().into())));
+    pub(crate) fn with_exceptions(mut self) -> Self {
+        self.set.push(("npm_config_no_proxy", self.no_proxy.clone().into()));
         self
     }
 
-    /// Overrides a `registry` line of yarn 1, if there is one. Not set otherwise, because yarn 2 fails on the variable.
-    pub(crate) fn with_yarn_registry(mut self, is_set: bool) -> Self {
-        self.set.extend(is_set.then(|| ("YARN_REGISTRY", self.registry.clone())));
+    /// Overrides a `registry` line of yarn 1. Only for projects with such a line, because yarn 2 fails on the variable.
+    pub(crate) fn with_yarn_registry(mut self) -> Self {
+        self.set.push(("YARN_REGISTRY", self.registry.clone()));
         self
     }
 
@@ -166,7 +163,7 @@ mod tests {
         .assert_eq(&(lines.join("\n") + "\n"));
         let plain = recipe("http://127.0.0.1:4000/");
         assert_eq!(plain.set.last(), Some(&("YARN_UNSAFE_HTTP_WHITELIST", "127.0.0.1".into())));
-        let berry = plain.with_yarn_registry(false).with_yarn_authority(&["YARN_CA_FILE_PATH"]).with_exceptions(true);
+        let berry = plain.with_yarn_authority(&["YARN_CA_FILE_PATH"]).with_exceptions();
         assert_eq!(
             berry.set[berry.set.len() - 2..],
             [("YARN_CA_FILE_PATH", OsString::from("/run/whole.pem")), ("npm_config_no_proxy", OsString::from("localhost"))]

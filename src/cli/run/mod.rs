@@ -20,14 +20,13 @@ use clap::Args;
 use indicatif::ProgressBar;
 use url::Url;
 
+use crate::app::run::{DataDirFallback, RunOptions};
+use crate::app::{RunSession, RunTempDir};
 use crate::cli::doctor::client_settings::SettingsSurvey;
 use crate::cli::flags::SettingFlags;
 use crate::cli::operator;
-use crate::cli::output::{self, CliError, Exit, say};
+use crate::cli::output::{self, CliError, say};
 use crate::cli::run::child::ChildExit;
-
-use crate::app::run::{DataDirFallback, RunOptions};
-use crate::app::{RunSession, RunTempDir};
 use crate::cli::run::environment::{ClientEnvironment, TrustFiles};
 use crate::cli::run::project::ProjectFiles;
 use crate::cli::run::summary::RunSummary;
@@ -76,13 +75,13 @@ const REMOTE_SAFE_FLAGS: &[SettingKey] = &[
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
     let Arguments { command, json, report, settings } = arguments;
     let user = operator::name();
-    let alone = settings.first_flag_outside(REMOTE_SAFE_FLAGS).map(|flag| format!("`{flag}` needs a separate coldframe"));
+    let local_only = settings.first_flag_outside(REMOTE_SAFE_FLAGS).map(|flag| format!("`{flag}` needs a separate coldframe"));
     let given = settings.clone();
     let (config, surroundings) = settings.read(|sources| {
         let surroundings = sources.environment.clone();
         Ok((Config::load_with_defaults(sources, &DEFAULTS)?, surroundings))
     })?;
-    telemetry::logging::init(&config.telemetry).map_err(|error| CliError::new(Exit::Usage, error))?;
+    telemetry::logging::init(&config.telemetry).map_err(CliError::usage)?;
     for warning in &config.warnings {
         say(warning);
     }
@@ -92,10 +91,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
     let survey = SettingsSurvey::of(&surroundings);
     let (policy, is_servers, ended, sum) = runtime()?.block_on(async {
         let waiting = progress("starting");
-        let needs = RunOptions { user, alone, wants: project.wants(&command) };
-        let session = Box::pin(RunSession::open(config, needs, Arc::new(SystemClock))).await?;
+        let options = RunOptions { user, local_only, wants: project.wants(&command) };
+        let session = Box::pin(RunSession::open(config, options, Arc::new(SystemClock))).await?;
         waiting.finish_and_clear();
-        match session.apart() {
+        match session.fallback() {
             None if session.is_remote() => say(&format!("using the running coldframe, policy: {}", session.policy())),
             None => {}
             Some(DataDirFallback::InUse(why)) => say(&format!(
@@ -120,10 +119,16 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
             say(&format!("{line}; this run blocks it, `--intercept HOST` serves it from upstream"));
         }
         let folder = RunTempDir::make()?;
-        let recipe = build_environment(&session, &trust, &folder, no_proxy(&session, &project, &survey))?;
-        let recipe = recipe.with_exceptions(project.names_exceptions).with_yarn_authority(&project.yarn_authority);
-        let recipe = recipe.with_yarn_registry(project.names_yarn_registry);
-        let recipe = recipe.with_replaced(project.lockfile_registry_host(&session.way().registry, |url| session.is_proxied(url)));
+        let other_host = project.lockfile_registry_host(&session.endpoint().registry, |url| session.is_proxied(url));
+        let mut recipe = build_environment(&session, &trust, &folder, no_proxy(&session, &project, &survey))?
+            .with_yarn_authority(&project.yarn_authority)
+            .with_replaced(other_host);
+        if project.names_exceptions {
+            recipe = recipe.with_exceptions();
+        }
+        if project.names_yarn_registry {
+            recipe = recipe.with_yarn_registry();
+        }
         let (policy, is_servers) = (session.policy().to_owned(), session.is_remote());
         let ended = child::run(build_command(&command, &recipe, &surroundings)).await;
         let waiting = progress("writing the ledger");
@@ -138,7 +143,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
     // Read again, because the command may have changed the lockfiles.
     let project = ProjectFiles::of(&surroundings);
     let lockfiles = project.lockfiles.keys().cloned().collect();
-    let flags = given.repeated(is_servers);
+    let flags = if is_servers { given.location_flags() } else { given.verdict_flags() };
     let summary = RunSummary { command: shown(&command), code, policy, sum: &sum, lockfiles, locked: project.locked(), flags };
     let text = if json { format!("{}\n", summary.json()) } else { summary.text() };
     output::note(&text);
@@ -159,7 +164,7 @@ fn progress(what: &'static str) -> ProgressBar {
 
 fn open_report(path: &Path) -> Result<File, CliError> {
     let opened = OpenOptions::new().append(true).create(true).open(path);
-    opened.with_context(|| format!("cannot write `{}`", path.display())).map_err(|error| CliError::new(Exit::Usage, error))
+    opened.with_context(|| format!("cannot write `{}`", path.display())).map_err(CliError::usage)
 }
 
 /// Writes the certificate files and builds the environment.
@@ -170,15 +175,15 @@ fn build_environment(
     no_proxy: String,
 ) -> Result<ClientEnvironment, CliError> {
     let (added, whole) = (folder.path().join("added.pem"), folder.path().join("whole.pem"));
-    let bundle = tls::TrustBundle::of(session.certificate(), trust).map_err(|error| CliError::new(Exit::Usage, error))?;
+    let bundle = tls::TrustBundle::of(session.certificate(), trust).map_err(CliError::usage)?;
     std::fs::write(&added, &bundle.added)?;
     std::fs::write(&whole, bundle.added + &bundle.system)?;
-    Ok(ClientEnvironment::of(session.way(), TrustFiles { added: &added, whole: &whole }, no_proxy))
+    Ok(ClientEnvironment::of(session.endpoint(), TrustFiles { added: &added, whole: &whole }, no_proxy))
 }
 
 /// Returns the hosts that the command may reach without the gateway. None of them is a registry of a client or lockfile.
 fn no_proxy(session: &RunSession, project: &ProjectFiles, survey: &SettingsSurvey) -> String {
-    let (mut registries, on_loopback) = session.registries();
+    let mut registries = session.registries();
     // A `registry` line with this machine, as `client-config` prints it, is overridden. A scoped one is not.
     let elsewhere = survey.registries().into_iter().filter(|url| !direct_hosts::is_loopback(url));
     registries.extend(
@@ -191,7 +196,7 @@ fn no_proxy(session: &RunSession, project: &ProjectFiles, survey: &SettingsSurve
     );
     let alias = npmrc::yarn_registry_host().and_then(|host| Url::parse(&format!("https://{host}/")).ok());
     registries.extend(alias);
-    direct_hosts::no_proxy(&registries, on_loopback, project.exceptions.iter().cloned())
+    direct_hosts::no_proxy(&registries, project.exceptions.iter().cloned())
 }
 
 /// Builds the command, which inherits standard input and output.

@@ -3,16 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use url::Url;
 
 use crate::cli::doctor::formats::{read_yaml, read_yarnrc};
+use crate::cli::lockfiles;
 use crate::cli::run::direct_hosts;
 use crate::config::ProcessEnvironment;
 use crate::files;
 use crate::firewall::Want;
-use crate::npm::lockfile::{self, EntrySource, LockfileFormat, MAX_LOCKFILE_BYTES, NAMES};
+use crate::npm::lockfile::{EntrySource, LockfileFormat, MAX_LOCKFILE_BYTES};
 use crate::npm::{Lockfile, PackageSpec};
 use crate::upstream::npmrc;
 
@@ -23,10 +24,8 @@ const PACKAGE: &str = "package.json";
 /// At most this many bytes of wants are sent to a running server, in one line.
 const MAX_WANTS_BYTES: usize = 600_000;
 
-/// The project files of a run.
 #[derive(Debug, Default)]
 pub(crate) struct ProjectFiles {
-    /// Lockfiles, by name.
     pub(crate) lockfiles: BTreeMap<String, Lockfile>,
     /// Dependencies in `package.json`: name and spec.
     direct: Vec<(String, String)>,
@@ -54,17 +53,9 @@ impl ProjectFiles {
     /// Reads the working directory and its parents, because workspaces keep lockfiles at their root.
     pub(crate) fn of(surroundings: &ProcessEnvironment) -> Self {
         let lines = npmrc::lines(&surroundings.npm_environment()).unwrap_or_default();
-        let mut lockfiles = BTreeMap::new();
-        for path in lockfiles_of(&surroundings.working_directory) {
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let read = files::read_bounded(&path, MAX_LOCKFILE_BYTES as u64).ok();
-            if let Some(lockfile) = read.and_then(|bytes| lockfile::parse(&name, &bytes).ok()) {
-                lockfiles.insert(name, lockfile);
-            }
-        }
         let (folder, home) = (&surroundings.working_directory, surroundings.home.as_deref());
         Self {
-            lockfiles,
+            lockfiles: lockfiles::nearest(folder).filter_map(Result::ok).collect(),
             direct: direct(&surroundings.working_directory),
             names_exceptions: lines.iter().any(|line| line.key == "no-proxy"),
             exceptions: direct_hosts::entries(&surroundings.variables, &lines, folder, home),
@@ -175,12 +166,6 @@ fn texts_of(surroundings: &ProcessEnvironment, name: &str) -> Vec<String> {
 
 fn is_variable(surroundings: &ProcessEnvironment, wanted: &str) -> bool {
     surroundings.variables.iter().any(|(name, _)| name.to_str().is_some_and(|name| name.eq_ignore_ascii_case(wanted)))
-}
-
-/// Returns the lockfiles of the nearest directory upwards that contains any.
-fn lockfiles_of(folder: &Path) -> Vec<PathBuf> {
-    let inside = |folder: &Path| NAMES.iter().map(|name| folder.join(name)).filter(|path| path.is_file()).collect::<Vec<_>>();
-    folder.ancestors().map(inside).find(|found| !found.is_empty()).unwrap_or_default()
 }
 
 /// Returns name and spec of the dependencies in the nearest `package.json` that may come from a registry.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::app::run::RunReport;
+use crate::app::session::model::RunReport;
 use crate::firewall::{HeldVersion, HiddenVersions, Refusal, WantedVersion};
 use crate::npm::PackageName;
 use crate::policy::RuleId;
@@ -14,15 +14,10 @@ use crate::units::timestamp;
 /// At most this many lines per kind are printed as text. The rest is counted.
 const SHOWN: usize = 12;
 
-/// The summary of a command that has ended.
 pub(crate) struct RunSummary<'a> {
-    /// The command as given.
     pub(crate) command: String,
-    /// The exit code of the command.
     pub(crate) code: u8,
-    /// The description of the policy.
     pub(crate) policy: String,
-    /// The outcomes of its requests.
     pub(crate) sum: &'a RunReport,
     /// The lockfiles after the command ended, and the locked names and versions from registries.
     pub(crate) lockfiles: Vec<String>,
@@ -32,7 +27,6 @@ pub(crate) struct RunSummary<'a> {
 }
 
 impl RunSummary<'_> {
-    /// Renders the summary as a few lines of text.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         push_line!(text, "coldframe: {}", self.headline());
@@ -55,7 +49,6 @@ impl RunSummary<'_> {
         text
     }
 
-    /// Renders the summary as Markdown, with all entries.
     pub(crate) fn markdown(&self) -> String {
         let end = if self.code == 0 { "succeeded".to_owned() } else { format!("exited with code {}", self.code) };
         let mut text = String::new();
@@ -85,7 +78,6 @@ impl RunSummary<'_> {
         text
     }
 
-    /// Renders the summary as a JSON object, with all entries.
     pub(crate) fn json(&self) -> Value {
         let noted = &self.sum.noted;
         let total = noted.served.len();
@@ -314,13 +306,17 @@ fn format_wanted(name: &PackageName, wanted: &WantedVersion) -> String {
 }
 
 fn wanted_json(name: &PackageName, wanted: &WantedVersion) -> Value {
-    let kept = &wanted.kept;
+    let mut document = held_json(&wanted.kept);
+    document["name"] = name.as_str().into();
+    document["wantedBy"] = (&*wanted.want.by).into();
+    document["spec"] = (&*wanted.want.spec).into();
+    document["direct"] = wanted.want.is_direct.into();
+    document
+}
+
+fn held_json(kept: &HeldVersion) -> Value {
     json!({
-        "name": name.as_str(),
         "version": kept.version,
-        "wantedBy": wanted.want.by,
-        "spec": wanted.want.spec,
-        "direct": wanted.want.is_direct,
         "rule": kept.rule.as_str(),
         "reason": kept.detail,
         "opens": kept.opens.map(|opens| opens.to_string()),
@@ -339,18 +335,9 @@ fn refused_json(refusal: &Refusal) -> Value {
 }
 
 fn hidden_json(name: &PackageName, hidden: &HiddenVersions) -> Value {
-    let one = |kept: &HeldVersion| {
-        json!({
-            "version": kept.version,
-            "rule": kept.rule.as_str(),
-            "reason": kept.detail,
-            "opens": kept.opens.map(|opens| opens.to_string()),
-            "nearest": kept.nearest,
-        })
-    };
     json!({
         "name": name.as_str(),
-        "newer": hidden.newer.iter().map(one).collect::<Vec<_>>(),
-        "others": hidden.others.as_ref().map(|(kept, count)| json!({ "count": count, "highest": one(kept) })),
+        "newer": hidden.newer.iter().map(held_json).collect::<Vec<_>>(),
+        "others": hidden.others.as_ref().map(|(kept, count)| json!({ "count": count, "highest": held_json(kept) })),
     })
 }

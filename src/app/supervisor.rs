@@ -24,14 +24,12 @@ pub(crate) struct Supervisor {
     metrics: Arc<Metrics>,
 }
 
-/// The states of the tasks by number.
 #[derive(Clone, Default)]
 struct States(Arc<Mutex<Vec<State>>>);
 
 struct State {
     name: String,
     failures: u32,
-    /// The last error.
     error: String,
     is_running: bool,
 }

@@ -9,22 +9,16 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::app::error::AppError;
-use crate::app::standalone::decide::is_approvable;
-use crate::app::standalone::{configured_client, firewall};
-use crate::clock::Clock;
-use crate::config::Config;
+use crate::app::operations::approval::is_approvable;
 use crate::firewall::{Client, Firewall, FirewallError, InspectedVersion, PackageInspection};
-use crate::npm::Lockfile;
 use crate::npm::lockfile::EntrySource;
 use crate::npm::packument::index::without_build;
-use crate::npm::{DigestComparison, Integrity, PackageName};
+use crate::npm::{DigestComparison, Integrity, Lockfile, PackageName};
 use crate::policy::decisions::{AdoptedVersion, ApprovedVersion};
 
 /// The maximum number of packages inspected in parallel.
 const AT_ONCE: usize = 16;
 
-/// The plan for adopting lockfiles.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Adoption {
     /// Versions to approve, each until it would be allowed anyway.
@@ -41,37 +35,22 @@ pub struct Adoption {
 }
 
 impl Adoption {
-    /// Returns when the last approval ends.
-    #[must_use]
-    pub fn ends(&self) -> Option<Timestamp> {
+    pub(crate) fn ends(&self) -> Option<Timestamp> {
         self.versions.iter().filter_map(|adopted| adopted.approved.until).max()
     }
 }
 
-/// Plans the adoption of `lockfiles`.
-///
-/// # Errors
-/// Returns an error if upstream cannot be set up, or if the data directory cannot be read.
-pub async fn adopt(config: Config, clock: Arc<dyn Clock>, lockfiles: &[Lockfile]) -> Result<Adoption, AppError> {
-    let (mut adoption, wanted) = wanted(lockfiles);
-    let local_client = configured_client(&config);
-    let scratch = firewall(config, clock)?;
-    adoption.add(adopt_wanted(&scratch.value, &local_client, wanted).await);
-    Ok(adoption)
-}
-
-/// Plans the adoption of `wanted`.
-pub(crate) async fn adopt_wanted(firewall: &Arc<Firewall>, local_client: &Client, wanted: WantedVersions) -> Adoption {
+pub(crate) async fn adopt_wanted(firewall: &Arc<Firewall>, client: &Client, wanted: WantedVersions) -> Adoption {
     let mut adoption = Adoption::default();
     let (slots, mut asked) = (Arc::new(Semaphore::new(AT_ONCE)), JoinSet::new());
     let mut names = HashMap::new();
     for (name, versions) in wanted {
-        let (firewall, local_client, slots) = (Arc::clone(firewall), local_client.clone(), Arc::clone(&slots));
+        let (firewall, client, slots) = (Arc::clone(firewall), client.clone(), Arc::clone(&slots));
         let listed = name.clone();
         let task = asked.spawn(async move {
             let _slot = slots.acquire_owned().await;
             let inspected = match PackageName::parse(&name) {
-                Ok(parsed) => firewall.inspect(&local_client, &parsed).await,
+                Ok(parsed) => firewall.inspect(&client, &parsed).await,
                 Err(error) => Err(FirewallError::NotFound(error.to_string().into())),
             };
             (name, versions, inspected)
@@ -113,7 +92,6 @@ pub(crate) fn wanted(lockfiles: &[Lockfile]) -> (Adoption, WantedVersions) {
 }
 
 impl Adoption {
-    /// Adds another part of the plan.
     pub(crate) fn add(&mut self, other: Self) {
         self.versions.extend(other.versions);
         self.left_out.extend(other.left_out);
@@ -178,4 +156,18 @@ fn is_adoptable(candidate: &InspectedVersion, digests: &BTreeSet<Option<Box<str>
         }
         _ => Err(why),
     }
+}
+
+/// Splits packages into parts of at most `most` packages.
+pub(crate) fn parts_of(wanted: WantedVersions, most: usize) -> Vec<WantedVersions> {
+    let mut parts = vec![WantedVersions::new()];
+    for (name, versions) in wanted {
+        if parts.last().is_none_or(|part| part.len() >= most) {
+            parts.push(WantedVersions::new());
+        }
+        if let Some(part) = parts.last_mut() {
+            part.insert(name, versions);
+        }
+    }
+    parts
 }

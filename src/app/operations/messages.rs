@@ -1,0 +1,112 @@
+//! Requests to a running server, and its answers, as they pass the control socket.
+
+use std::net::SocketAddr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use url::Url;
+
+use crate::app::listeners::BoundListener;
+use crate::app::operations::adoption::WantedVersions;
+use crate::config::{Config, Effective, SettingKey};
+use crate::firewall::LockedVersion;
+use crate::server::admin::ClientPolicy;
+
+/// The maximum number of entries of one request: packages or tarballs.
+pub(crate) const MAX_ENTRIES: usize = 500;
+
+/// A request to a running server.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum OperationRequest {
+    /// Describes the server; the answer is a [`Description`].
+    Describe,
+    /// Writes pending ledger rows.
+    Flush,
+    /// Explains the verdict on a version; the answer is an [`Explained`].
+    Explain { spec: String, at: Option<Timestamp>, profile: usize },
+    /// Checks locked versions; the answer is a [`CheckResponse`].
+    Check { packages: Vec<LockedVersion>, profile: usize },
+    /// Plans an approval; the answer is an [`ApprovalPlan`].
+    Expand { spec: String, records: Vec<String>, profile: usize },
+    /// Plans the adoption of lockfile entries; the answer is an [`Adoption`].
+    Adopt { wanted: WantedVersions, profile: usize },
+    /// Removes tarballs by digest and cached packuments by package; the answer is a [`Purged`].
+    Purge { integrities: Vec<String>, packages: Vec<String> },
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum OperationReply {
+    Done(Value),
+    /// The operation failed, for this reason.
+    Failed(String),
+    /// The server does not support this request.
+    Refused(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerDescription {
+    /// The address, with its real port.
+    pub address: SocketAddr,
+    /// The index of its policy.
+    pub profile: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyDescription {
+    /// The name or path.
+    pub name: String,
+    /// The settings that clients should use.
+    pub terms: ClientPolicy,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    pub version: String,
+    pub listeners: Vec<ListenerDescription>,
+    pub gateways: Vec<SocketAddr>,
+    pub public_url: Option<Url>,
+    pub policies: Vec<PolicyDescription>,
+    /// The upstream registries, without credentials.
+    pub upstreams: Vec<String>,
+    pub settings: Effective,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Explained {
+    pub text: String,
+    pub json: Value,
+    pub is_allowed: bool,
+    pub verdict: String,
+    /// The differing verdicts of other policies, with their profiles.
+    pub others: Vec<(usize, String)>,
+}
+
+impl Description {
+    /// Describes a server with these registry listeners and gateway addresses.
+    pub(crate) fn new(config: &Config, bound: &[BoundListener], gateways: Vec<SocketAddr>) -> Self {
+        let listeners: Vec<_> =
+            bound.iter().map(|bound| ListenerDescription { address: bound.address, profile: bound.profile.0 }).collect();
+        let names: Vec<_> = config.policies.files.names.iter().map(|name| config.settings.policy_path(name)).collect();
+        let mut settings = config.settings.effective().clone();
+        let listen = listeners.iter().map(|listener| match (listener.profile, names.get(listener.profile)) {
+            (0, _) | (_, None) => listener.address.to_string(),
+            (_, Some(policy)) => format!("{}={policy}", listener.address),
+        });
+        settings.set(SettingKey::Listen, listen.collect());
+        if !gateways.is_empty() {
+            settings.set(SettingKey::Gateway, gateways.iter().map(ToString::to_string).collect());
+        }
+        // The answer to a request has the current ones.
+        let unknown = ClientPolicy { minimum_release_age_seconds: 0, exclude: Vec::new() };
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            listeners,
+            gateways,
+            public_url: config.server.public_url.clone(),
+            policies: names.into_iter().map(|name| PolicyDescription { name, terms: unknown.clone() }).collect(),
+            upstreams: Vec::new(),
+            settings,
+        }
+    }
+}

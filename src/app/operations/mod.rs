@@ -1,0 +1,190 @@
+//! Operations that a running server executes for `explain`, `check`, `approve`, `adopt` and other commands over its control
+//! socket. They use the server's policy, feeds, decisions and cache. Parallelism is bounded.
+
+pub(crate) mod adoption;
+pub(crate) mod approval;
+pub(crate) mod messages;
+pub(crate) mod purge;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+use crate::app::core::Core;
+use crate::app::local_client::local_client;
+use crate::app::operations::adoption::adopt_wanted;
+use crate::app::operations::approval::ApprovalPlan;
+use crate::app::operations::messages::{Description, Explained, MAX_ENTRIES, OperationReply, OperationRequest};
+use crate::app::operations::purge::purge;
+use crate::config::Effective;
+use crate::config::effective::OF_PLACES;
+use crate::firewall::Profile;
+use crate::npm::{Integrity, PackageName, PackageSpec};
+use crate::policy::Verdict;
+use crate::server::admin::{CheckResponse, ClientPolicy, explanation};
+use crate::store::Ledger as _;
+use crate::units::timestamp;
+
+/// The maximum number of operations in parallel. Each may fetch hundreds of packuments from upstream.
+const MAX_PARALLEL: usize = 4;
+
+pub(crate) struct Operations {
+    core: Core,
+    description: Mutex<Description>,
+    slots: Semaphore,
+}
+
+impl Operations {
+    pub(crate) fn new(core: &Core, description: Description) -> Self {
+        Self { core: core.clone(), description: Mutex::new(description), slots: Semaphore::new(MAX_PARALLEL) }
+    }
+
+    pub(crate) async fn answer(&self, request: OperationRequest) -> OperationReply {
+        match self.work(request).await {
+            Ok(answer) => OperationReply::Done(answer),
+            Err(why) => OperationReply::Failed(why),
+        }
+    }
+
+    async fn work(&self, request: OperationRequest) -> Result<Value, String> {
+        let _slot = match request {
+            OperationRequest::Describe | OperationRequest::Flush => None,
+            _ => Some(self.slots.acquire().await.map_err(|closed| closed.to_string())?),
+        };
+        match request {
+            OperationRequest::Describe => Ok(json!(self.describe())),
+            OperationRequest::Flush => {
+                let ledger = Arc::clone(&self.core.ledger);
+                tokio::task::spawn_blocking(move || ledger.flush()).await.map_err(|lost| lost.to_string())?;
+                Ok(Value::Null)
+            }
+            OperationRequest::Explain { spec, at, profile } => {
+                self.explain(&read_spec(&spec)?, at, profile).await.map(|explained| json!(explained))
+            }
+            OperationRequest::Check { packages, profile } => {
+                bounded(packages.len())?;
+                let packages = self.core.firewall.check(&local_client(Profile(profile)), &packages).await;
+                Ok(json!(CheckResponse { packages, upstreams: self.core.firewall.upstreams() }))
+            }
+            OperationRequest::Expand { spec, records, profile } => {
+                let plan =
+                    ApprovalPlan::new(&self.core.firewall, &local_client(Profile(profile)), &read_spec(&spec)?, &records).await;
+                plan.map(|plan| json!(plan)).map_err(|error| error_chain(&error))
+            }
+            OperationRequest::Adopt { wanted, profile } => {
+                bounded(wanted.len())?;
+                let adoption = adopt_wanted(&self.core.firewall, &local_client(Profile(profile)), wanted).await;
+                Ok(json!(adoption))
+            }
+            OperationRequest::Purge { integrities, packages } => {
+                bounded(integrities.len().max(packages.len()))?;
+                let core = self.core.clone();
+                let purging = tokio::task::spawn_blocking(move || {
+                    let packages: Vec<_> = packages.iter().filter_map(|name| PackageName::parse(name).ok()).collect();
+                    let integrities: Vec<_> = integrities.iter().filter_map(|text| Integrity::parse(Some(text), None)).collect();
+                    for name in &packages {
+                        core.firewall.forget(name);
+                    }
+                    let purged = purge(&core.ledger, &integrities, &packages, |digest| core.blobs.remove(digest));
+                    let purged = purged.map_err(|error| error_chain(&error))?;
+                    tracing::warn!(
+                        tarballs.removed = purged.tarballs,
+                        packuments.removed = purged.packuments,
+                        "cache purged by an operator"
+                    );
+                    Ok::<_, String>(purged)
+                });
+                purging.await.map_err(|lost| lost.to_string())?.map(|purged| json!(purged))
+            }
+        }
+    }
+
+    /// Updates the description after a reload of the configuration.
+    pub(crate) fn reloaded(&self, names: &[String], mut settings: Effective) {
+        let mut description = self.description();
+        // Open addresses do not change at runtime.
+        for key in OF_PLACES {
+            settings.keep(&description.settings, *key);
+        }
+        description.settings = settings;
+        for (policy, name) in description.policies.iter_mut().zip(names) {
+            policy.name.clone_from(name);
+        }
+    }
+
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.description().listeners.iter().map(|listener| listener.address).collect()
+    }
+
+    fn description(&self) -> MutexGuard<'_, Description> {
+        self.description.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn describe(&self) -> Description {
+        let mut description = self.description().clone();
+        let policy_snapshot = self.core.firewall.policy();
+        for (at, policy) in description.policies.iter_mut().enumerate() {
+            policy.terms = ClientPolicy::of(policy_snapshot.policy(Profile(at)));
+        }
+        description.upstreams = self.core.firewall.upstreams();
+        description
+    }
+
+    async fn explain(&self, spec: &PackageSpec, at: Option<Timestamp>, profile: usize) -> Result<Explained, String> {
+        let ask = async |profile: usize| {
+            let client = local_client(Profile(profile));
+            self.core.firewall.explain(&client, &spec.name, spec.wanted.as_deref(), at).await.map_err(|error| error.to_string())
+        };
+        let explanation = ask(profile).await?;
+        let verdict = verdict_line(&explanation.verdict);
+        let policies: BTreeSet<usize> = self.describe().listeners.iter().map(|listener| listener.profile).collect();
+        let mut others = Vec::new();
+        for other in policies.into_iter().filter(|other| *other != profile) {
+            let line = verdict_line(&ask(other).await?.verdict);
+            if line != verdict {
+                others.push((other, line));
+            }
+        }
+        Ok(Explained {
+            text: explanation::text(&explanation),
+            json: explanation.json(),
+            is_allowed: explanation.verdict.is_allowed(),
+            verdict,
+            others,
+        })
+    }
+}
+
+pub(crate) fn verdict_line(verdict: &Verdict) -> String {
+    let reason = verdict.reason().map(|reason| format!(": {} (rule {})", reason.detail, reason.rule)).unwrap_or_default();
+    let opens = verdict.opens_at().map(|opens| format!("; opens {}", timestamp::format_utc_ceil(opens))).unwrap_or_default();
+    let word = match verdict {
+        Verdict::Allow => "allowed",
+        Verdict::Hold { .. } => "held",
+        Verdict::Deny { .. } => "denied",
+    };
+    format!("{word}{reason}{opens}")
+}
+
+fn bounded(entries: usize) -> Result<(), String> {
+    if entries <= MAX_ENTRIES { Ok(()) } else { Err(format!("too many entries, at most {MAX_ENTRIES} per request")) }
+}
+
+fn read_spec(text: &str) -> Result<PackageSpec, String> {
+    PackageSpec::parse(text).map_err(|error| error.to_string())
+}
+
+/// Renders an error and its causes in one line.
+pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
