@@ -144,7 +144,7 @@ fn route<S: RegistryService>(
     }
     match target {
         Some(target) if target.secure => Err(RequestError::Headers(format!("plain HTTP on a TLS port: `{destination}`"))),
-        Some(target) => Ok(GatewayRoute::Intercepted(EntryPoint::Intercepted { target: target, user })),
+        Some(target) => Ok(GatewayRoute::Intercepted(EntryPoint::Intercepted { target, user })),
         None => Ok(GatewayRoute::PlainHttp(destination)),
     }
 }
