@@ -410,7 +410,7 @@ fn check_named_tests(texts: &[(&String, String)], findings: &mut Vec<String>) {
 /// Finds files and items of `src/` that a Markdown file names, as `src/net/body.rs` or `src/net/body.rs::read`, and that do not exist.
 fn check_named_code(texts: &[(&String, String)], findings: &mut Vec<String>) {
     let text = |wanted: &str| texts.iter().find(|(path, _)| *path == wanted).map(|(_, text)| text.as_str());
-    for (document, prose) in texts.iter().filter(|(path, _)| path.ends_with(".md")) {
+    for (document, prose) in texts.iter().filter(|(path, _)| path.rsplit_once('.').is_some_and(|(_, ending)| ending == "md")) {
         for (at, line) in (1..).zip(prose.lines()) {
             for span in line
                 .split('`')

@@ -35,7 +35,7 @@ pub struct Config {
     pub tarball_limit: u64,
 }
 
-/// The dependencies of a [`Firewall`].
+/// The dependencies of a [`Firewall`](crate::firewall::Firewall).
 pub struct FirewallDeps {
     pub registries: Registries,
     pub ledger: Arc<dyn Ledger>,

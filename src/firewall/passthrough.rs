@@ -54,7 +54,7 @@ impl Passthrough {
         let response = registry.pass(request, &client.authorization, &mut reservation).await;
         let outcome = response.as_ref().map_or_else(outcome_of, |_| UpstreamOutcome::Changed);
         let detail = response.as_ref().err().map(ToString::to_string);
-        self.recorder.upstream_answered(UpstreamWhat::Pass, name, started, outcome, detail);
+        self.recorder.upstream_answered(UpstreamWhat::Pass, name, started, outcome, detail.as_deref());
         let mut response = response?;
         response.body = ReservedBytes::new(response.body, reservation);
         Ok(response)

@@ -316,7 +316,7 @@ impl Recorder {
             Err(error) => outcome_of(error),
         };
         let detail = reply.as_ref().err().map(ToString::to_string);
-        self.upstream_answered(UpstreamWhat::Packument, Some(name), started, outcome, detail);
+        self.upstream_answered(UpstreamWhat::Packument, Some(name), started, outcome, detail.as_deref());
     }
 
     /// Counts and logs the answer to a request to upstream. `detail` is the error.
@@ -326,9 +326,9 @@ impl Recorder {
         name: Option<&PackageName>,
         started: Instant,
         outcome: UpstreamOutcome,
-        detail: Option<String>,
+        detail: Option<&str>,
     ) {
-        UpstreamAnswered { what, outcome, duration: started.elapsed(), name, detail: detail.as_deref() }.emit(&self.metrics);
+        UpstreamAnswered { what, outcome, duration: started.elapsed(), name, detail }.emit(&self.metrics);
     }
 }
 

@@ -231,7 +231,7 @@ impl Coldframe {
     pub async fn start(settings: &[(String, String)], clock: &ManualClock) -> Self {
         let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let app = Self::build(&settings, clock).await;
-        let (addresses, gateway) = (app.addresses().to_vec(), app.gateways().first().copied());
+        let (addresses, gateway) = (app.addresses(), app.gateways().first().copied());
         let transparent = app.transparent().first().copied();
         let address = addresses[0];
         let (stop, stopped) = oneshot::channel();

@@ -30,7 +30,7 @@ pub(crate) fn read(
     let fields: Vec<RawField> = table.iter().filter_map(|(key, value)| field(file, key, value, errors)).collect();
     let Some(source) = fields.iter().find(|field| field.name == "source").map(|field| field.value.text.clone()) else {
         if !table.keys().any(|key| key.get_ref() == "source") {
-            errors.push(Diagnostic::new(origin, "a feed without `source`", format!("`source` with {}", FEED_SOURCE)));
+            errors.push(Diagnostic::new(origin, "a feed without `source`", format!("`source` with {FEED_SOURCE}")));
         }
         return None;
     };

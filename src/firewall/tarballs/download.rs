@@ -124,7 +124,7 @@ impl Downloader {
             Err(FirewallError::Upstream(error)) => (outcome_of(error), Some(error.to_string())),
             Err(error) => (UpstreamOutcome::Failed, Some(error.to_string())),
         };
-        self.recorder.upstream_answered(UpstreamWhat::Tarball, Some(&source.slot.name), asked, outcome, detail);
+        self.recorder.upstream_answered(UpstreamWhat::Tarball, Some(&source.slot.name), asked, outcome, detail.as_deref());
         verified
     }
 

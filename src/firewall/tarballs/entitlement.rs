@@ -253,7 +253,7 @@ impl EntitlementService {
         let offer = package.registry.offers_tarball(&entry.tarball, authorization).await;
         let outcome = offer.as_ref().map_or_else(outcome_of, |_| UpstreamOutcome::Changed);
         let detail = offer.as_ref().err().map(ToString::to_string);
-        self.recorder.upstream_answered(UpstreamWhat::Tarball, Some(&package.slot.name), asked, outcome, detail);
+        self.recorder.upstream_answered(UpstreamWhat::Tarball, Some(&package.slot.name), asked, outcome, detail.as_deref());
         match offer? {
             Offer::Bytes(length) if length == stored.length => Ok(Entitled::Yes),
             Offer::Bytes(_) | Offer::Unclear => Ok(Entitled::Unclear),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionLimits {
-    /// Open connections over all listeners that share a [`ConnectionLimit`]. Beyond it, connections wait and idle ones are
+    /// Open connections over all listeners that share a `ConnectionLimit`. Beyond it, connections wait and idle ones are
     /// closed.
     pub connections: usize,
     /// Time for a request head, from its first byte. On a new connection, from the start.

@@ -1,6 +1,6 @@
 //! The index of a packument: facts about each version and the byte spans of its parts.
 //!
-//! Does not hold the document; bytes are referenced by [`ByteSpan`]. `parse` builds the index, `render` writes documents from it.
+//! Does not hold the document; bytes are referenced by `ByteSpan`. `parse` builds the index, `render` writes documents from it.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -94,7 +94,7 @@ pub struct AdvisoryRecord {
     /// The listed versions, as written.
     pub versions: Vec<Box<str>>,
     pub spans: Vec<AffectedRange>,
-    /// Domains and addresses that the malware contacts, normalized by [`indicators`].
+    /// Domains and addresses that the malware contacts, normalized by `indicators`.
     pub indicators: Vec<Box<str>>,
 }
 
