@@ -33,7 +33,7 @@ Settings:
   (`min-release-age = \"7d\"`). Flags override the environment, and the environment overrides
   the file.";
 
-/// An npm firewall: holds back new releases, verifies and caches tarballs, explains every refusal.
+/// An npm firewall: holds back new releases, verifies tarballs, explains refusals.
 #[derive(Debug, Parser)]
 #[command(name = "coldframe", version, max_term_width = 122)]
 #[command(after_help = "Exit codes and settings: coldframe serve --help")]

@@ -94,30 +94,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
         let options = RunOptions { user, local_only, wants: project.wants(&command) };
         let session = Box::pin(RunSession::open(config, options, Arc::new(SystemClock))).await?;
         waiting.finish_and_clear();
-        match session.fallback() {
-            None if session.is_remote() => say(&format!("using the running coldframe, policy: {}", session.policy())),
-            None => {}
-            Some(DataDirFallback::InUse(why)) => say(&format!(
-                "cannot use the running coldframe: {why}. Its decisions apply, with the policy of this command: {}; \
-                                 tarballs are downloaded again, and `coldframe exposure` will not list this run",
-                session.policy()
-            )),
-            Some(DataDirFallback::Unusable(why)) => say(&format!("{why}; the cache of this run is discarded at its end")),
-        }
-        if project.has_yarn_2 {
-            say("yarn 2 sends no password to a proxy, so this run refuses its requests; use yarn 3 or later, or \
-                                 `coldframe serve` with the output of `coldframe client-config yarn-berry`");
-        }
-        for (host, count) in project.unproxied_hosts(|url| session.is_proxied(url)) {
-            let host = shell_word(&host);
-            say(&format!(
-                "{count} lockfile entries use `{host}`, which this run blocks; `--allow-host {host}` passes it unchecked, \
-                                 `--intercept {host}` serves it from upstream"
-            ));
-        }
-        for line in survey.unproxied_scopes(|url| session.is_proxied(url)) {
-            say(&format!("{line}; this run blocks it, `--intercept HOST` serves it from upstream"));
-        }
+        say_warnings(&session, &project, &survey);
         let folder = RunTempDir::make()?;
         let other_host = project.lockfile_registry_host(&session.endpoint().registry, |url| session.is_proxied(url));
         let mut recipe = build_environment(&session, &trust, &folder, no_proxy(&session, &project, &survey))?
@@ -153,6 +130,34 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
         say(&format!("cannot write the report: {error}"));
     }
     Ok(ExitCode::from(code))
+}
+
+/// Says what the user should know of the session before the command begins.
+fn say_warnings(session: &RunSession, project: &ProjectFiles, survey: &SettingsSurvey) {
+    match session.fallback() {
+        None if session.is_remote() => say(&format!("using the running coldframe, policy: {}", session.policy())),
+        None => {}
+        Some(DataDirFallback::InUse(why)) => say(&format!(
+            "cannot use the running coldframe: {why}. Its decisions apply, with the policy of this command: {}; \
+             tarballs are downloaded again, and `coldframe exposure` will not list this run",
+            session.policy()
+        )),
+        Some(DataDirFallback::Unusable(why)) => say(&format!("{why}; the cache of this run is discarded at its end")),
+    }
+    if project.has_yarn_2 {
+        say("yarn 2 sends no password to a proxy, so this run refuses its requests; use yarn 3 or later, or \
+             `coldframe serve` with the output of `coldframe client-config yarn-berry`");
+    }
+    for (host, count) in project.unproxied_hosts(|url| session.is_proxied(url)) {
+        let host = shell_word(&host);
+        say(&format!(
+            "{count} lockfile entries use `{host}`, which this run blocks; `--allow-host {host}` passes it unchecked, \
+             `--intercept {host}` serves it from upstream"
+        ));
+    }
+    for line in survey.unproxied_scopes(|url| session.is_proxied(url)) {
+        say(&format!("{line}; this run blocks it, `--intercept HOST` serves it from upstream"));
+    }
 }
 
 /// Shows a spinner before and after the command, not while it uses the terminal. Hidden if standard error is no terminal.

@@ -11,7 +11,7 @@ use crate::firewall::package::stored_tarballs::StoredTarballs;
 use crate::firewall::package::{PackageSnapshot, ParentFirstSeen};
 use crate::firewall::policy_state::{PolicySnapshot, Profile};
 use crate::firewall::singleflight::Turn;
-use crate::firewall::verdicts::VerdictTable;
+use crate::firewall::verdicts::{VerdictInputs, VerdictTable};
 use crate::npm::Packument;
 use crate::policy::{ApplicableAdvisories, Facts};
 
@@ -27,13 +27,13 @@ pub(crate) struct VerdictCache {
 impl VerdictCache {
     /// Returns the verdicts of a profile for this revision and parent state. Verdicts made before the parent package was known
     /// are not used after it, even if they were stored later.
-    fn find(&self, profile: Profile, revision: u64, has_parent: bool) -> Option<Arc<VerdictTable>> {
+    fn find(&self, profile: Profile, inputs: VerdictInputs) -> Option<Arc<VerdictTable>> {
         let found = if profile == Profile::default() {
             self.first.load_full()
         } else {
             self.further.lock().unwrap_or_else(PoisonError::into_inner).get(&profile).cloned()
         };
-        found.filter(|table| table.policy_snapshot == revision && table.has_parent == has_parent)
+        found.filter(|table| table.inputs == inputs)
     }
 
     fn keep(&self, profile: Profile, table: &Arc<VerdictTable>) {
@@ -98,7 +98,9 @@ impl CachedPackage {
     #[must_use]
     pub(crate) fn verdicts(&self, policy_snapshot: &PolicySnapshot, profile: Profile) -> Arc<VerdictTable> {
         let parent = self.parent.get();
-        if let Some(table) = self.verdicts.find(profile, policy_snapshot.revision, parent.is_some()) {
+        if let Some(table) =
+            self.verdicts.find(profile, VerdictInputs { revision: policy_snapshot.revision, has_parent: parent.is_some() })
+        {
             return table;
         }
         self.assert_off_async_threads();
@@ -110,7 +112,8 @@ impl CachedPackage {
     /// Checks whether verdicts are computed, or cheap enough to compute on an async thread.
     #[must_use]
     pub(crate) fn is_judged(&self, policy_snapshot: &PolicySnapshot, profile: Profile) -> bool {
-        let is_made = || self.verdicts.find(profile, policy_snapshot.revision, self.parent.get().is_some()).is_some();
+        let inputs = VerdictInputs { revision: policy_snapshot.revision, has_parent: self.parent.get().is_some() };
+        let is_made = || self.verdicts.find(profile, inputs).is_some();
         !self.has_many_versions() || (self.by_version.get().is_some() && is_made())
     }
 
@@ -149,15 +152,16 @@ mod tests {
 
     #[test]
     fn verdicts_without_parent_package_are_not_used_once_it_is_known() {
-        let table = |has_parent| Arc::new(VerdictTable::empty(1, has_parent));
+        let inputs = |revision, has_parent| VerdictInputs { revision, has_parent };
+        let table = |has_parent| Arc::new(VerdictTable::empty(inputs(1, has_parent)));
         for profile in [Profile::default(), Profile(1)] {
-            let screens = VerdictCache::default();
-            screens.keep(profile, &table(true));
+            let cache = VerdictCache::default();
+            cache.keep(profile, &table(true));
             // Stored late by a thread that began before the parent was known.
-            screens.keep(profile, &table(false));
-            assert!(screens.find(profile, 1, true).is_none() && screens.find(profile, 2, false).is_none());
-            screens.keep(profile, &table(true));
-            assert!(screens.find(profile, 1, true).is_some());
+            cache.keep(profile, &table(false));
+            assert!(cache.find(profile, inputs(1, true)).is_none() && cache.find(profile, inputs(2, false)).is_none());
+            cache.keep(profile, &table(true));
+            assert!(cache.find(profile, inputs(1, true)).is_some());
         }
     }
 }

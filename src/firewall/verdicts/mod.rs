@@ -41,10 +41,7 @@ const MIN_SIGHTING: std::time::Duration = std::time::Duration::from_secs(3600);
 /// The verdicts of one packument, as of the instant when upstream last confirmed it.
 #[derive(Debug)]
 pub(crate) struct VerdictTable {
-    /// The revision of the policy snapshot.
-    pub policy_snapshot: u64,
-    /// Whether the parent package was known.
-    pub has_parent: bool,
+    pub inputs: VerdictInputs,
     /// Whether each entry is visible.
     pub shown: Vec<bool>,
     /// The verdict of each hidden entry, ordered by entry.
@@ -67,6 +64,15 @@ pub(crate) struct VerdictTable {
     pub lacks: bool,
     /// Changes whenever a response made from these verdicts changes.
     pub identity: Digest,
+}
+
+/// What a table was made from, besides the package.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct VerdictInputs {
+    /// The revision of the policy snapshot.
+    pub revision: u64,
+    /// Whether the parent package was known.
+    pub has_parent: bool,
 }
 
 /// The contents of `policyRestrictions`.
@@ -107,10 +113,9 @@ impl OverbroadAdvisory {
 impl VerdictTable {
     /// Creates the verdicts of a package without versions.
     #[must_use]
-    pub(crate) fn empty(policy_snapshot: u64, has_parent: bool) -> Self {
+    pub(crate) fn empty(inputs: VerdictInputs) -> Self {
         Self {
-            policy_snapshot,
-            has_parent,
+            inputs,
             shown: Vec::new(),
             verdicts: Vec::new(),
             notes: Vec::new(),
@@ -133,7 +138,7 @@ impl VerdictTable {
         policy_snapshot: &PolicySnapshot,
         profile: Profile,
     ) -> Self {
-        let mut table = Self::empty(policy_snapshot.revision, parent.is_some());
+        let mut table = Self::empty(VerdictInputs { revision: policy_snapshot.revision, has_parent: parent.is_some() });
         let Some(packument) = &package.packument else { return table };
         table.judge(package, parent, packument, policy_snapshot, profile);
         table.tags = visible_dist_tags(package, packument, &table.shown, policy_snapshot.policy(profile));
