@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use crate::firewall::attestation_cache::AttestationCache;
 use crate::firewall::config::{FETCHES, FirewallDeps};
-use crate::firewall::error::FirewallError;
 use crate::firewall::packages::abbreviated::AbbreviatedSupport;
 use crate::firewall::packages::absent_names::AbsentNames;
 use crate::firewall::packages::cache::PackageCache;
@@ -23,7 +22,6 @@ use crate::firewall::passthrough::Passthrough;
 use crate::firewall::policy_state::{PolicySnapshot, PolicyState};
 use crate::firewall::prefetch::{DependencyHints, PrefetchQueue, PrefetchTarget, Prefetcher};
 use crate::firewall::recorder::Recorder;
-use crate::firewall::request::{Client, RegistryRequest, RegistryResponse};
 use crate::firewall::responses::{ResponseCache, ViewCache};
 use crate::firewall::tarballs::TarballService;
 use crate::firewall::tarballs::addresses::{Addresses, TarballLocator};
@@ -36,7 +34,7 @@ use crate::firewall::workers::Workers;
 use crate::firewall::writer_confirmations::WriterConfirmations;
 use crate::net::MemoryBudget;
 use crate::net::fair_limit::Sizes;
-use crate::npm::{Address, PackageName};
+use crate::npm::PackageName;
 use crate::policy::decisions::Decision;
 use crate::policy::{Advisories, Policy};
 use crate::upstream::{self, Registries, Renewed, UpstreamConfigError};
@@ -115,49 +113,6 @@ impl Firewall {
     /// Drops a package from memory, so that upstream is asked before the next response.
     pub fn forget(&self, name: &PackageName) {
         self.0.cache.forget(name);
-    }
-
-    /// Answers a registry request of a client.
-    ///
-    /// # Errors
-    /// Returns a refusal if the version is hidden, no version is visible, or the bytes do not match. Returns an error if the
-    /// package or version does not exist, and the failure of upstream or the store.
-    pub async fn call(&self, client: &Client, request: RegistryRequest) -> Result<RegistryResponse, FirewallError> {
-        // Names are borrowed from the request, and only the futures of packuments and tarballs are not boxed, because this future
-        // is part of the future of every request.
-        Ok(match request {
-            RegistryRequest::Packument { ref name, form, coding } => {
-                RegistryResponse::Packument(self.packument(client, name, form, coding).await?)
-            }
-            RegistryRequest::Tarball { ref name, ref version } => {
-                RegistryResponse::Tarball(self.0.tarballs.get(client, name, version).await?)
-            }
-            RegistryRequest::Manifest { ref name, ref spec } => {
-                RegistryResponse::Manifest(Box::pin(self.manifest(client, name, spec)).await?)
-            }
-            RegistryRequest::DistTags { ref name } => RegistryResponse::DistTags(Box::pin(self.dist_tags(client, name)).await?),
-            RegistryRequest::Search(request) => Box::pin(self.search(client, *request)).await?.into(),
-            RegistryRequest::Audit { request, body, format } => {
-                let (response, notice) = Box::pin(self.audit(client, *request, body, format)).await?;
-                RegistryResponse::Passthrough { response, notice }
-            }
-            RegistryRequest::Attestations { ref name, ref version, request } => {
-                Box::pin(self.attestations(client, name, version, *request)).await?.into()
-            }
-            RegistryRequest::PassThrough { ref name, request } => {
-                Box::pin(self.0.passthrough.send(client, name.as_ref(), *request)).await?.into()
-            }
-            RegistryRequest::Write { ref name, request } => Box::pin(self.write(client, name.as_ref(), *request)).await?.into(),
-        })
-    }
-
-    /// Returns the package and version whose tarball is at an address of the registry, as far as this client may see it.
-    ///
-    /// # Errors
-    /// Returns a refusal if two packages claim the address, or two versions with different digests. Returns an error if upstream
-    /// is unavailable.
-    pub async fn locate(&self, client: &Client, address: &Address) -> Result<Option<(PackageName, Box<str>)>, FirewallError> {
-        self.0.locator.locate(client, address).await
     }
 
     /// Returns the number of concurrent prefetches per registry; 0 if prefetching is disabled.

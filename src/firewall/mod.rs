@@ -18,6 +18,7 @@ pub mod queries;
 mod recorder;
 pub mod request;
 mod responses;
+mod service;
 pub mod singleflight;
 mod tarballs;
 mod verdicts;
@@ -39,6 +40,7 @@ pub use queries::egress::EgressRequest;
 pub use queries::hidden::{HeldVersion, HiddenVersions, WantedVersion};
 pub use queries::inspect::{InspectedVersion, PackageInspection};
 pub use request::{BaseUrl, Client, ContentCoding, PackumentResponse, RegistryRequest, RegistryResponse, TarballResponse};
+pub use service::RegistryService;
 pub use verdicts::want::Want;
 
 pub use workers::heavy;

@@ -1,4 +1,4 @@
-//! The HTTP server in front of the firewall. [`registry`] and [`gateway`] accept requests, [`service`] calls the firewall, and
+//! The HTTP server in front of the firewall. [`registry`] and [`gateway`] accept requests, `RegistryService` calls the firewall, and
 //! [`response`] builds HTTP responses.
 //!
 //! No policy is evaluated here.
@@ -15,7 +15,6 @@ pub mod passthrough;
 pub mod registry;
 mod request_log;
 pub mod response;
-pub mod service;
 
 pub use auth::gateway_users::GatewayAuth;
 pub use auth::password_file::PasswordFileError;
@@ -28,4 +27,3 @@ pub use gateway::state::{Gateway, RefusedDestination};
 pub use intercepted_hosts::{InterceptTarget, InterceptedHosts};
 pub use registry::handler::RegistryHandler;
 pub use registry::target::EntryPoint;
-pub use service::RegistryService;

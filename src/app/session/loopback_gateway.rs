@@ -10,10 +10,9 @@ use crate::app::error::AppError;
 use crate::app::listeners::{BoundListener, bind_one};
 use crate::clock::Clock;
 use crate::firewall::Profile;
+use crate::firewall::RegistryService;
 use crate::net::{ConnectionLimit, OutboundProxy};
-use crate::server::{
-    self, EgressContext, Gateway, RefusedDestination, RegistryHandler, RegistryService, SessionPassword, gateway,
-};
+use crate::server::{self, EgressContext, Gateway, RefusedDestination, RegistryHandler, SessionPassword, gateway};
 use crate::telemetry::Metrics;
 use crate::tls::{CaSet, CertificateAuthority, LeafIssuer, TlsError, ca};
 

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::firewall::RegistryService;
 use crate::firewall::{
     Client, EgressRequest, FirewallError, HiddenVersions, Refusal, RegistryRequest, RegistryResponse, TarballResponse, Want,
 };
 use crate::npm::{Address, PackageName};
-use crate::server::RegistryService;
 
 /// The recorded requests of a command.
 #[derive(Debug, Clone, Default)]

@@ -43,7 +43,9 @@ impl Firewall {
                 RenderRequest { form, packing: coding.segment_format(), base: client.base.clone(), profile: client.profile };
             let EvaluatedPackage { lookup, packument, table, now } =
                 self.0.packages.evaluated(client, name, DocumentNeed::Form(form), Some(render_request)).await?;
-            self.require_visible(client, &packument, &table)?;
+            if !table.any_visible() {
+                return Err(self.refuse_package(client, &packument, &table));
+            }
             let Some(answer) = self.0.responses.packument(client, &lookup, &table, form, coding).await? else { continue };
             self.report_withheld(client, &lookup.package, &packument, &table, now);
             let (count, total) = (table.hidden.len() as u64, table.shown.len() as u64);
@@ -101,7 +103,9 @@ impl Firewall {
     pub(crate) async fn dist_tags(&self, client: &Client, name: &PackageName) -> Result<Bytes, FirewallError> {
         let EvaluatedPackage { packument, table, .. } =
             self.0.packages.evaluated(client, name, DocumentNeed::Form(PackumentForm::Abbreviated), None).await?;
-        self.require_visible(client, &packument, &table)?;
+        if !table.any_visible() {
+            return Err(self.refuse_package(client, &packument, &table));
+        }
         Ok(render::tags_json(table.tags.as_ref().unwrap_or(&packument.dist_tags)).into())
     }
 
@@ -130,19 +134,16 @@ impl Firewall {
     }
 
     /// Refuses a package without visible versions. An empty packument would look unpublished to pnpm and yarn.
-    fn require_visible(&self, client: &Client, packument: &Packument, table: &VerdictTable) -> Result<(), FirewallError> {
-        if table.any_visible() {
-            return Ok(());
-        }
+    fn refuse_package(&self, client: &Client, packument: &Packument, table: &VerdictTable) -> FirewallError {
         let newest = table.restrictions.as_ref().and_then(|restrictions| packument.find(&restrictions.newest));
         let Some((at, newest)) = newest else {
-            return Err(FirewallError::NotFound(format!("{} has no versions upstream", packument.name).into()));
+            return FirewallError::NotFound(format!("{} has no versions upstream", packument.name).into());
         };
         let newest = (&*newest.key, table.verdict(at));
         let refusal = Refusal::of_package(&packument.name, table.shown.len(), newest, table.next_opening);
-        let Some(refusal) = refusal else { return Err(FirewallError::Internal("a hidden version has no reason".into())) };
+        let Some(refusal) = refusal else { return FirewallError::Internal("a hidden version has no reason".into()) };
         let (requested, rule) = (Requested::Packument(table), Some(&refusal.rule));
         self.0.recorder.request((client, self.0.policy.now()), &packument.name, requested, DownloadOutcome::Refused, rule);
-        Err(self.0.recorder.refusal(client, refusal))
+        self.0.recorder.refusal(client, refusal)
     }
 }

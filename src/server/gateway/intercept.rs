@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::firewall::RegistryService;
 use crate::net::headers::single;
 use crate::net::{Body, PeekedStream, RequestBody, UpgradedConnection};
 use crate::server::error::RequestError;
@@ -23,7 +24,6 @@ use crate::server::intercepted_hosts::InterceptTarget;
 use crate::server::registry::handler::handle;
 use crate::server::registry::target::EntryPoint;
 use crate::server::request_log::RequestLog;
-use crate::server::service::RegistryService;
 use crate::telemetry::BarLabel;
 
 /// The content type of a TLS handshake record, the first byte of a connection.

@@ -18,6 +18,7 @@ use http::{Method, Request, Response};
 use tokio::net::TcpListener;
 
 use crate::firewall::Profile;
+use crate::firewall::RegistryService;
 use crate::net::headers::{list, single};
 use crate::net::{Body, ConnectionLimit, DrainReport, RequestBody, Upgrade, listener, via_pseudonym};
 use crate::npm::Endpoint;
@@ -29,7 +30,6 @@ use crate::server::registry::handler::handle;
 use crate::server::registry::target::EntryPoint;
 use crate::server::request_log::RequestLog;
 use crate::server::response::{self, Reply};
-use crate::server::service::RegistryService;
 use crate::telemetry::BarLabel;
 
 /// Serves a bound listener until `stop` resolves, then drains. All listeners of a process share `limit`.

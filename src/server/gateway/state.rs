@@ -9,6 +9,7 @@ use http::HeaderMap;
 use http::header::PROXY_AUTHORIZATION;
 
 use crate::firewall::EgressRequest;
+use crate::firewall::RegistryService;
 use crate::server::auth::gateway_users::GatewayAuth;
 use crate::server::auth::password_file::PasswordFileError;
 use crate::server::auth::session_password::SessionPassword;
@@ -19,7 +20,6 @@ use crate::server::gateway::egress::{EgressContext, EgressPolicy};
 use crate::server::intercepted_hosts::InterceptedHosts;
 use crate::server::registry::handler::RegistryHandler;
 use crate::server::response::{self, Reply};
-use crate::server::service::RegistryService;
 use crate::telemetry::{BarLabel, EgressRefused};
 use crate::tls::LeafIssuer;
 

@@ -10,12 +10,12 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 use url::Host;
 
+use crate::firewall::RegistryService;
 use crate::net::{ConnectionLimit, DrainReport, TunnelStream, UpgradedConnection, is_own_connection, listener};
 use crate::server::error::RequestError;
 use crate::server::gateway::destination::Destination;
 use crate::server::gateway::state::{Gateway, reason};
 use crate::server::gateway::{client_hello, intercept};
-use crate::server::service::RegistryService;
 use crate::telemetry::BarLabel;
 
 /// The TLS alert `access_denied`.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Method;
 
+use crate::firewall::RegistryService;
 use crate::firewall::{RegistryRequest, RegistryResponse};
 use crate::net::body;
 use crate::npm::{AuditFormat, Endpoint, PackageName};
@@ -14,7 +15,6 @@ use crate::server::error::RequestError;
 use crate::server::registry::bodies::{RequestBodies, check_transfer_coding};
 use crate::server::registry::target::RequestScope;
 use crate::server::response::{self, Reply};
-use crate::server::service::RegistryService;
 use crate::upstream::Authorization;
 
 /// Forwards requests within the limits of the server.

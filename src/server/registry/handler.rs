@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response};
 
+use crate::firewall::RegistryService;
 use crate::firewall::{Client, FirewallError, Profile, RegistryRequest, RegistryResponse};
 use crate::net::Body;
 use crate::npm::Address;
@@ -23,7 +24,6 @@ use crate::server::registry::forward::Forwarder;
 use crate::server::registry::target::{EntryPoint, RequestPath, RequestScope, RequestTarget, no_registry};
 use crate::server::request_log::RequestLog;
 use crate::server::response::{self, Reply};
-use crate::server::service::RegistryService;
 use crate::telemetry::{EndpointLabel, Metrics};
 
 /// The shared state of all requests, one per process.

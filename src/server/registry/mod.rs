@@ -10,10 +10,10 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 
 use crate::firewall::Profile;
+use crate::firewall::RegistryService;
 use crate::net::{ConnectionLimit, DrainReport, listener};
 use crate::server::registry::handler::{RegistryHandler, handle};
 use crate::server::registry::target::EntryPoint;
-use crate::server::service::RegistryService;
 
 /// Serves a bound listener under the policy of `profile` until `stop` resolves, then drains. All listeners of a process share
 /// `limit`.
