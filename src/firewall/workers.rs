@@ -38,10 +38,20 @@ impl Workers {
         Self { heavy: FairLimit::new(heavy(cores)), metrics, running: Arc::default() }
     }
 
-    /// Returns a token to hold while background work runs.
+    /// Returns a token to hold while work runs on a blocking thread.
     #[must_use]
     pub(crate) fn token(&self) -> Arc<()> {
         Arc::clone(&self.running)
+    }
+
+    /// Returns `work`, which shutdown waits for.
+    pub(crate) fn track<W: Future>(&self, work: W) -> impl Future<Output = W::Output> + use<W> {
+        let token = self.token();
+        async move {
+            let done = work.await;
+            drop(token);
+            done
+        }
     }
 
     /// Waits until no background work runs.
@@ -140,6 +150,10 @@ mod tests {
         let token = workers.token();
         assert!(tokio::time::timeout(Duration::from_secs(60), workers.settle()).await.is_err());
         drop(token);
+        workers.settle().await;
+        let work = tokio::spawn(workers.track(std::future::pending::<()>()));
+        assert!(tokio::time::timeout(Duration::from_secs(60), workers.settle()).await.is_err());
+        work.abort();
         workers.settle().await;
     }
 

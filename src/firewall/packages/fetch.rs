@@ -48,7 +48,7 @@ pub(crate) struct Fetcher {
     ingester: Arc<Ingester>,
     requester: PackumentRequester,
     limits: StaleLimits,
-    running: SharedFetches<FetchKey, Result<PackageLookup, FirewallError>>,
+    running: SharedFetches<FetchKey, PackageLookup>,
     slots: Slots,
     /// Registries that do not respond.
     slow: Arc<SlowRegistries>,
@@ -68,7 +68,7 @@ impl Fetcher {
             requester: PackumentRequester::new(services, parts.clone(), Arc::clone(&slow)),
             parts,
             limits,
-            running: SharedFetches::new(),
+            running: SharedFetches::new(&services.workers),
             slots: Slots::new(slots),
             slow,
             cache: Arc::clone(&services.cache),
@@ -139,19 +139,17 @@ impl Fetcher {
         if !self.slow.is_to_be_tried(registry.id(), &request.slot, registry.last_heard(), now) {
             return;
         }
-        let token = self.workers.token();
         let trial = FetchRequest { again: true, ..request.clone() };
         // Boxed with an explicit type, because such a fetch starts it recursively.
         let asking: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
             let permit = inner.slots.of(&registry).acquire(trial.client).await;
             // A result is cached; otherwise the registry stays slow.
             drop(inner.fetch_packument(trial, permit).await);
-            drop(token);
         });
-        tokio::spawn(asking);
+        tokio::spawn(self.workers.track(asking));
     }
 
-    /// Checks whether `known` satisfies `request` without asking upstream.
+    /// Checks whether `package` satisfies `request` without asking upstream.
     fn satisfies(&self, request: &FetchRequest, package: &CachedPackage) -> bool {
         let asked_since = |instant| package.confirmed.checked != NEVER_CHECKED && package.confirmed.checked >= instant;
         request.not_before.is_none_or(asked_since) && self.cache.is_fresh(package, request.profile, &self.policy.context())
@@ -165,14 +163,12 @@ impl Fetcher {
         let inner = Arc::clone(self);
         let key = self.fetch_key(&request);
         let (client, slots) = (request.client, self.slots.of(&request.registry));
-        let (limit, token) = (Arc::clone(&slots), self.workers.token());
+        let limit = Arc::clone(&slots);
         let fetch = move |slot: SlotRequest<_>| async move {
             let permit = slot.permit(&limit).await;
-            let fetched = inner.fetch_packument(request, permit).await;
-            drop(token);
-            fetched
+            inner.fetch_packument(request, permit).await
         };
-        self.running.join(key, client, &slots, fetch).await.unwrap_or_else(|_| Err(self.workers.fetch_failed()))
+        self.running.join(key, client, &slots, fetch).await
     }
 
     /// Loads what is stored and asks upstream if that is not enough.

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 
+use crate::firewall::error::FirewallError;
 use crate::firewall::singleflight::{FlightAborted, SingleFlight};
+use crate::firewall::workers::Workers;
 use crate::net::fair_limit::Sizes;
 use crate::net::{FairLimit, FairPermit};
 use crate::upstream::Registry;
@@ -45,9 +47,10 @@ impl Slots {
 }
 
 /// Running fetches, each shared by all clients that request the same.
-pub(crate) struct SharedFetches<K, V> {
-    running: SingleFlight<K, V>,
+pub(crate) struct SharedFetches<K, T> {
+    running: SingleFlight<K, Result<T, FirewallError>>,
     waiting: Arc<WaitingFetches<K>>,
+    workers: Arc<Workers>,
 }
 
 /// Fetches that wait for a slot: the client that started each, and the channel to lend it a slot.
@@ -61,15 +64,16 @@ pub(crate) struct SlotRequest<K: Hash + Eq> {
     waiting: Arc<WaitingFetches<K>>,
 }
 
-impl<K, V> SharedFetches<K, V>
+impl<K, T> SharedFetches<K, T>
 where
     K: Hash + Eq + Clone + Send + 'static,
-    V: Clone + Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
 {
-    /// Creates an empty set.
+    /// Creates an empty set. Shutdown of `workers` waits for its fetches.
     #[must_use]
-    pub(crate) fn new() -> Self {
-        Self { running: SingleFlight::new(), waiting: Arc::new(WaitingFetches(Mutex::default())) }
+    pub(crate) fn new(workers: &Arc<Workers>) -> Self {
+        let waiting = Arc::new(WaitingFetches(Mutex::default()));
+        Self { running: SingleFlight::new(), waiting, workers: Arc::clone(workers) }
     }
 
     /// Checks whether `key` is being fetched.
@@ -82,18 +86,18 @@ where
     /// so does not wait behind other requests of the client that started it.
     ///
     /// # Errors
-    /// Returns [`FlightAborted`] if the fetch did not complete.
+    /// Returns the error of the fetch, or an internal one if it panicked or was aborted at shutdown.
     pub(crate) async fn join<F>(
         &self,
         key: K,
         client: IpAddr,
         slots: &FairLimit,
         fetch: impl FnOnce(SlotRequest<K>) -> F,
-    ) -> Result<V, FlightAborted>
+    ) -> Result<T, FirewallError>
     where
-        F: Future<Output = V> + Send + 'static,
+        F: Future<Output = Result<T, FirewallError>> + Send + 'static,
     {
-        let begin = || fetch(self.waiting.open(key.clone(), client));
+        let begin = || self.workers.track(fetch(self.waiting.open(key.clone(), client)));
         let result = self.running.join(key.clone(), begin);
         let lend = async {
             if let Some(sender) = self.waiting.sender(&key, client) {
@@ -105,8 +109,8 @@ where
         tokio::select! {
             // Polled first, so that the fetch is registered before `lend` looks it up.
             biased;
-            result = result => result,
-            () = lend => Err(FlightAborted),
+            result = result => result.unwrap_or_else(|FlightAborted| Err(self.workers.fetch_failed())),
+            () = lend => Err(self.workers.fetch_failed()),
         }
     }
 }
@@ -158,8 +162,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn fetch_waiting_for_one_client_uses_the_slot_of_another() {
+        let workers = Arc::new(Workers::new(2, Arc::default()));
         let slots = FairLimit::new(Sizes { shared: 2, own: 1, most: 8 });
-        let fetches = Arc::new(SharedFetches::<&'static str, u8>::new());
+        let fetches = Arc::new(SharedFetches::<&'static str, u8>::new(&workers));
         let (greedy, honest) = (client(1), client(2));
         let _hanging = [slots.acquire(greedy).await, slots.acquire(greedy).await, slots.acquire(greedy).await];
         let join = |who: IpAddr| {
@@ -168,15 +173,15 @@ mod tests {
                 let limit = Arc::clone(&slots);
                 let fetch = |request: SlotRequest<_>| async move {
                     let _permit = request.permit(&limit).await;
-                    7
+                    Ok(7)
                 };
                 fetches.join("react", who, &slots, fetch).await
             }
         };
         let begun = tokio::spawn(join(greedy));
         assert!(timeout(TIMEOUT, join(greedy)).await.is_err(), "a second request of the same client lends no slot");
-        assert_eq!(timeout(TIMEOUT, join(honest)).await.unwrap(), Ok(7));
-        assert_eq!(begun.await.unwrap(), Ok(7));
+        assert_eq!(timeout(TIMEOUT, join(honest)).await.unwrap().unwrap(), 7);
+        assert_eq!(begun.await.unwrap().unwrap(), 7);
         assert!(fetches.waiting.0.lock().unwrap().is_empty());
         // The lent slot was released.
         assert!(slots.try_acquire(honest).is_some());

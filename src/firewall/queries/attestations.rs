@@ -48,13 +48,9 @@ impl Firewall {
         }
         let (inner, client, name, version) = (self.clone(), client.clone(), name.clone(), Box::<str>::from(version));
         let shared_key = key.clone();
-        let token = self.0.workers.token();
-        let ask = move || async move {
-            let answer = inner.ask_attestations(&client, &name, &version, key).await;
-            drop(token);
-            answer
-        };
-        let answer = self.0.attestations.running.join(shared_key, ask).await.unwrap_or_else(|_| Err(task_failed()))?;
+        let asking = async move { inner.ask_attestations(&client, &name, &version, key).await };
+        let asking = self.0.workers.track(asking);
+        let answer = self.0.attestations.running.join(shared_key, || asking).await.unwrap_or_else(|_| Err(task_failed()))?;
         Ok(answer.response.clone())
     }
 

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use moka::sync::Cache;
 
 use crate::firewall::error::FirewallError;
-use crate::firewall::package::CacheKey;
+use crate::firewall::package::{CacheKey, PackageSnapshot};
 use crate::firewall::packages::fetch_slots::{SharedFetches, SlotRequest};
 use crate::firewall::packages::ingest::{IngestEvent, PackageObserver};
 use crate::firewall::packages::parse_pool::ParsePool;
@@ -149,7 +149,16 @@ impl ViewCache {
         Self { views: views.build(), policy }
     }
 
-    /// Renders `document`, which must be that of `known`, and caches the view. Blocks. `fields` save parsing the document again.
+    /// Returns the view that was rendered from the document of `package`.
+    fn find(&self, key: &ViewKey, package: &PackageSnapshot) -> Option<Arc<CachedView>> {
+        self.views.get(key).filter(|rendered| rendered.content == package.content())
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.views.weighted_size()
+    }
+
+    /// Renders `document`, which must be that of `package`, and caches the view. Blocks. `fields` save parsing the document again.
     fn render(
         &self,
         package: &CachedPackage,
@@ -210,7 +219,7 @@ pub(crate) struct ResponseCache {
     views: Arc<ViewCache>,
     /// Uncompressed responses, bounded in bytes.
     unsegmented: Cache<UnsegmentedKey, Arc<UnsegmentedResponse>>,
-    running: SharedFetches<ViewKey, Result<Arc<CachedView>, FirewallError>>,
+    running: SharedFetches<ViewKey, Arc<CachedView>>,
     /// Memory for unsegmented responses until they are sent, with one lane per client.
     memory: Arc<MemoryBudget>,
     packages: Arc<PackageService>,
@@ -234,7 +243,7 @@ impl ResponseCache {
         Self {
             views,
             unsegmented: unsegmented.weigher(|_, response: &Arc<UnsegmentedResponse>| response.weight()).build(),
-            running: SharedFetches::new(),
+            running: SharedFetches::new(&services.workers),
             memory,
             packages,
             parse_pool: Arc::clone(&services.parse_pool),
@@ -247,7 +256,7 @@ impl ResponseCache {
     /// Returns the approximate memory of all cached responses, in bytes.
     #[must_use]
     pub(crate) fn memory_bytes(&self) -> u64 {
-        self.views.views.weighted_size() + self.unsegmented.weighted_size()
+        self.views.memory_bytes() + self.unsegmented.weighted_size()
     }
 
     /// Returns the packument of `reading` as the client may see it; `None` if another document arrived in the meantime and the
@@ -277,7 +286,7 @@ impl ResponseCache {
             return Ok(Some(answer));
         }
         self.recorder.cache_lookup(CacheLabel::Answer, CacheOutcome::Miss);
-        let rendered = self.views.views.get(&key).filter(|rendered| rendered.content == lookup.package.content());
+        let rendered = self.views.find(&key, &lookup.package);
         let wanted = Wanted { key: &key, package: &lookup.package, table, coding, restricted };
         let mut answer = None;
         if let Some(rendered) = rendered {
@@ -307,7 +316,7 @@ impl ResponseCache {
             let whole = self.unsegmented.get(&(key.clone(), coding, restricted))?;
             return (whole.content == package.content() && whole.table == table.identity).then(|| whole.answer.clone());
         }
-        let rendered = self.views.views.get(key).filter(|rendered| rendered.content == package.content())?;
+        let rendered = self.views.find(key, package)?;
         rendered.kept(restricted, table)
     }
 
@@ -377,6 +386,6 @@ impl ResponseCache {
             let rendered = rendered.await?;
             rendered.ok_or_else(|| FirewallError::Internal("cannot render the packument".into()))
         };
-        self.running.join(key, address, &loads, fetch).await.unwrap_or_else(|_| Err(self.workers.fetch_failed()))
+        self.running.join(key, address, &loads, fetch).await
     }
 }

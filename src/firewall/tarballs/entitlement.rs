@@ -117,7 +117,7 @@ impl PackageObserver for Entitlements {
 /// Decides who may read stored tarballs, and asks upstream if necessary.
 pub(crate) struct EntitlementService {
     known: Arc<Entitlements>,
-    running: SharedFetches<EntitlementKey, Result<Entitled, FirewallError>>,
+    running: SharedFetches<EntitlementKey, Entitled>,
     slots: Arc<Slots>,
     /// How long an entitlement counts, as long as a packument is fresh.
     ttl: Duration,
@@ -133,7 +133,7 @@ impl EntitlementService {
     pub(crate) fn new(services: &Services, known: Arc<Entitlements>, slots: Arc<Slots>, max_stale: Duration) -> Self {
         Self {
             known,
-            running: SharedFetches::new(),
+            running: SharedFetches::new(&services.workers),
             slots,
             ttl: services.cache.ttl(),
             max_stale,
@@ -148,26 +148,25 @@ impl EntitlementService {
         &self.known
     }
 
-    /// Checks whether the credentials of `known` are known to be entitled to `stored`.
+    /// Checks whether the credentials of `package` are known to be entitled to `stored`.
     pub(crate) fn is_entitled(&self, package: &PackageSnapshot, stored: &StoredTarball) -> bool {
         stored.is_public() || self.known.holds(&package.slot, &stored.place, self.ttl, self.policy.now())
     }
 
-    /// Checks whether the credentials of `known` may read a version that was removed upstream. Public tarballs are for all.
-    /// Configured credentials that can read the package may read its tarballs. A client's own token may read only those it
-    /// received itself, because others may exist for other tokens.
+    /// Checks whether the credentials of `package` may read a version that was removed upstream and whose tarball is not public.
+    /// Configured credentials that can read the package may read its tarballs. A client's own token may read only those it received
+    /// itself, because others may exist for other tokens.
     pub(crate) fn is_entitled_to_departed(&self, package: &PackageSnapshot, stored: &StoredTarball) -> bool {
         let is_shown = || package.packument.is_some() && stored.place.is_packages_own();
         let got_it = || self.known.holds(&package.slot, &stored.place, self.max_stale, self.policy.now());
-        stored.is_public()
-            || match package.slot.partition {
-                CredentialScope::Anonymous => false,
-                CredentialScope::Lent => is_shown(),
-                CredentialScope::Own(_) => is_shown() && got_it(),
-            }
+        match package.slot.partition {
+            CredentialScope::Anonymous => false,
+            CredentialScope::Lent => is_shown(),
+            CredentialScope::Own(_) => is_shown() && got_it(),
+        }
     }
 
-    /// Asks upstream whether the credentials of `known` may read `stored`, the tarball of the entry at `at`.
+    /// Asks upstream whether the credentials of `package` may read `stored`, the tarball of the entry at `at`.
     ///
     /// # Errors
     /// Returns upstream's refusal or failure.
@@ -191,8 +190,7 @@ impl EntitlementService {
             let _permit = request.permit(&limit).await;
             inner.find_entitlement(&package, at, &stored, &authorization).await
         };
-        let asked = self.running.join(key, client.address, &slots, ask).await;
-        asked.unwrap_or_else(|_| Err(self.workers.fetch_failed()))
+        self.running.join(key, client.address, &slots, ask).await
     }
 
     async fn find_entitlement(

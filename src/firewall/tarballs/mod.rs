@@ -37,7 +37,7 @@ pub(crate) struct TarballService {
     admission: TarballAdmission,
     entitlements: Arc<EntitlementService>,
     downloader: Arc<Downloader>,
-    running: SharedFetches<TarballKey, Result<VerifiedTarball, FirewallError>>,
+    running: SharedFetches<TarballKey, VerifiedTarball>,
     slots: Arc<Slots>,
     ledger: Arc<dyn Ledger>,
     blobs: Arc<dyn BlobStore>,
@@ -60,7 +60,7 @@ impl TarballService {
             admission: TarballAdmission::new(services),
             entitlements,
             downloader,
-            running: SharedFetches::new(),
+            running: SharedFetches::new(&services.workers),
             slots,
             ledger: Arc::clone(&services.ledger),
             blobs: Arc::clone(&services.blobs),
@@ -80,24 +80,24 @@ impl TarballService {
     /// # Errors
     /// Returns a refusal if the version is hidden or its bytes do not match, and the failure of upstream or the store.
     pub(crate) async fn get(&self, client: &Client, name: &PackageName, version: &str) -> Result<TarballResponse, FirewallError> {
-        let moment = self.policy.context();
+        let context = self.policy.context();
         // Held to the end, because dropping it aborts the early request.
         let _early;
-        let (lookup, moment) = if let Some(lookup) = self.packages.cached(client, name, DocumentNeed::Index, &moment) {
-            (lookup, moment)
+        let (lookup, context) = if let Some(lookup) = self.packages.cached(client, name, DocumentNeed::Index, &context) {
+            (lookup, context)
         } else {
             _early = Box::pin(self.downloader.early.start(client, name, version)).await;
             (Box::pin(self.packages.lookup(client, name, DocumentNeed::Index, None)).await?, self.policy.context())
         };
-        let (mut lookup, mut moment) = (lookup, moment);
-        let mut admitted = self.admission.admit(client, &lookup, version, &moment.policy_snapshot).await;
+        let (mut lookup, mut context) = (lookup, context);
+        let mut admitted = self.admission.admit(client, &lookup, version, &context.policy_snapshot).await;
         if let Err(FirewallError::NotFound(_)) = &admitted
             && let Some(again) = Box::pin(self.packages.recheck(client, &lookup, version, DocumentNeed::Index)).await
         {
-            (lookup, moment) = (again, self.policy.context());
-            admitted = self.admission.admit(client, &lookup, version, &moment.policy_snapshot).await;
+            (lookup, context) = (again, self.policy.context());
+            admitted = self.admission.admit(client, &lookup, version, &context.policy_snapshot).await;
         }
-        let EvalContext { now, policy_snapshot } = moment;
+        let EvalContext { now, policy_snapshot } = context;
         let admitted = match admitted {
             Ok(admitted) => admitted,
             Err(rejection) => return Err(self.recorder.refused_tarball(client, &lookup.package, version, rejection)),
@@ -169,17 +169,11 @@ impl TarballService {
             sha1: sha1_check(package, version, &admitted.integrity),
             revision,
         };
-        let (downloader, token) = (Arc::clone(&self.downloader), self.workers.token());
-        let integrity = admitted.integrity.clone();
+        let (downloader, integrity) = (Arc::clone(&self.downloader), admitted.integrity.clone());
         let key = (slot.clone(), entry.key.clone(), entry.tarball.clone(), integrity.clone());
         let slots = self.slots.of(&package.registry);
-        let fetch = move |request| async move {
-            let verified = downloader.fetch(source, integrity, request).await;
-            drop(token);
-            verified
-        };
-        let verified = Box::pin(self.running.join(key, client.address, &slots, fetch)).await;
-        verified.unwrap_or_else(|_| Err(self.workers.fetch_failed()))
+        let fetch = move |request| downloader.fetch(source, integrity, request);
+        self.running.join(key, client.address, &slots, fetch).await
     }
 
     /// Returns the tarball from the store if it came from the stated URL, matches every digest, and the client is entitled to it.
@@ -191,9 +185,7 @@ impl TarballService {
         admitted: &AdmittedTarball,
     ) -> Result<Option<VerifiedTarball>, FirewallError> {
         let Some(stored) = self.find_stored(package, version, admitted).await? else { return Ok(None) };
-        let mapped = self.blobs.mapped(&stored.name);
-        let opened = if mapped.is_some() { mapped } else { open_blob(&*self.blobs, &stored.name).await };
-        let Some(bytes) = opened else { return Ok(None) };
+        let Some(bytes) = open_blob(&*self.blobs, &stored.name).await else { return Ok(None) };
         let entitled = match admitted.entry {
             _ if stored.is_public() => Entitled::Yes,
             None if self.entitlements.is_entitled_to_departed(package, &stored) => Entitled::Yes,
