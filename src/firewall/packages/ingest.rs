@@ -190,9 +190,6 @@ impl Ingester {
         if form == PackumentForm::Abbreviated && !arrival.has_no_more && !self.parts.forms.learn(registry.id(), &packument) {
             return Ok(Err(Ingested::NeedsFullForm));
         }
-        if form == PackumentForm::Full || packument.contents.has_more {
-            self.recorder.missing_metadata(registry, &packument);
-        }
         // Observations of one package are serialized, so that each sees the changes of the previous one, even from another view.
         let turn = self.parts.views.lock(name);
         let package = match self.reconcile(request, arrival, before, packument)? {
@@ -201,6 +198,9 @@ impl Ingester {
             Err(contradictions) => return Ok(Err(Ingested::Contradicts(contradictions))),
         };
         if let Some(packument) = package.packument.clone() {
+            if form == PackumentForm::Full || packument.contents.has_more {
+                self.recorder.missing_metadata(registry, &packument);
+            }
             let (packument, package) = (&*packument, &package);
             let mut event = IngestEvent { request, package, packument, document: plain, fields: &fields, encoder };
             for observer in &*self.parts.observers {

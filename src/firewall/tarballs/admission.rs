@@ -37,7 +37,8 @@ impl TarballAdmission {
         Self { recorder: Arc::clone(&services.recorder), workers: Arc::clone(&services.workers) }
     }
 
-    /// Returns what may be served and the digests that it must match, or the refusal. With many versions, only a visible version is admitted on the async thread.
+    /// Returns what may be served and the digests that it must match, or the refusal. With many versions, only a visible version is
+    /// admitted on the async thread.
     pub(crate) async fn admit(
         &self,
         client: &Client,
@@ -55,26 +56,13 @@ impl TarballAdmission {
         if !package.has_many_versions() || is_shown() == Some(true) {
             return admit(&self.recorder, client, lookup, version, policy_snapshot);
         }
-        Box::pin(self.admit_elsewhere(client, lookup, version, policy_snapshot)).await
-    }
-
-    /// Admits a version like [`Self::admit`], off the async threads.
-    async fn admit_elsewhere(
-        &self,
-        client: &Client,
-        lookup: &PackageLookup,
-        version: &str,
-        policy_snapshot: &Arc<PolicySnapshot>,
-    ) -> Result<AdmittedTarball, FirewallError> {
         let (recorder, policy_snapshot) = (Arc::clone(&self.recorder), Arc::clone(policy_snapshot));
         let (asked, read, version) = (client.clone(), lookup.clone(), Box::<str>::from(version));
-        self.workers
-            .run_over_versions(&lookup.package, client.address, move || {
-                admit(&recorder, &asked, &read, &version, &policy_snapshot)
-            })
-            .await?
+        let admit = move || admit(&recorder, &asked, &read, &version, &policy_snapshot);
+        Box::pin(self.workers.run_over_versions(package, client.address, admit)).await?
     }
 }
+
 /// Returns what may be served and the digests it must match, or the refusal.
 fn admit(
     recorder: &Recorder,
