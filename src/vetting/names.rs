@@ -16,21 +16,7 @@ macro_rules! names {
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum $name { $($(#[$doc])* $variant,)* }
 
-        impl $name {
-            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
-
-            /// Returns the name as text.
-            #[must_use]
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word,)* }
-            }
-
-            /// Parses a name.
-            #[must_use]
-            pub fn parse(word: &str) -> Option<Self> {
-                Self::ALL.iter().copied().find(|name| name.as_str() == word)
-            }
-        }
+        $crate::text::words! { $name { $($variant = $word,)* } }
 
         $(#[$set_about])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

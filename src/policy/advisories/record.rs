@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use crate::policy::advisories::affected::AffectedRange;
+use crate::text::words;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AdvisoryKind {
@@ -29,25 +30,6 @@ pub enum FeedTrust {
     Hold,
     /// Listed versions cause a warning only.
     Warn,
-}
-
-macro_rules! words {
-    ($name:ident { $($variant:ident = $word:literal,)* }) => {
-        impl $name {
-            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
-
-            /// Returns the name used in files, logs and responses.
-            #[must_use]
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word,)* }
-            }
-
-            #[must_use]
-            pub fn parse(word: &str) -> Option<Self> {
-                Self::ALL.iter().copied().find(|value| value.as_str() == word)
-            }
-        }
-    };
 }
 
 impl Severity {

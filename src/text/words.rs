@@ -1,0 +1,23 @@
+//! Enums whose variants have a name in files, logs and responses.
+
+/// Gives an enum its variants in declaration order (`ALL`), their names (`as_str`), and the variant of a name (`parse`).
+macro_rules! words {
+    ($name:ident { $($variant:ident = $word:literal,)* }) => {
+        impl $name {
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// Returns the name used in files, logs and responses.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)* }
+            }
+
+            #[must_use]
+            pub fn parse(word: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|value| value.as_str() == word)
+            }
+        }
+    };
+}
+
+pub(crate) use words;
