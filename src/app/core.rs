@@ -96,7 +96,8 @@ impl Core {
     }
 }
 
-/// Opens and locks the data directory. Retries for a while if it is locked, because a killed process keeps its lock until it is fully gone.
+/// Opens and locks the data directory. Retries for a while if it is locked, because a killed process keeps its lock until it is
+/// fully gone.
 pub(crate) async fn open_data_dir(path: &Path) -> Result<DataDir, StoreError> {
     let deadline = tokio::time::Instant::now() + DATA_DIR_WAIT;
     loop {

@@ -57,7 +57,7 @@ pub(crate) struct Recorder {
 /// What a client requested of a package.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Requested<'a> {
-    /// A packument or a part of it, of which these versions were hidden.
+    /// A packument or a part of it, without the versions that the table hides.
     Packument(&'a VerdictTable),
     /// The tarball of a version, with its digests as far as known.
     Tarball(&'a str, Option<&'a Integrity>),

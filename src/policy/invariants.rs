@@ -32,7 +32,8 @@ pub fn check(facts: &Facts<'_>) -> Option<Verdict> {
     None
 }
 
-/// Checks whether a removed version was taken down: it was last seen below the takedown age. That age is [`TAKEDOWN_AGE`] or `longest_age` (the longest age that any rule names), whichever is longer.
+/// Checks whether a removed version was taken down: it was last seen below the takedown age. That age is [`TAKEDOWN_AGE`] or
+/// `longest_age` (the longest age that any rule names), whichever is longer.
 #[must_use]
 pub fn is_takedown(effective: Timestamp, last_seen: Timestamp, longest_age: Duration) -> bool {
     timestamp::saturating_add(effective, TAKEDOWN_AGE.max(longest_age)) > last_seen

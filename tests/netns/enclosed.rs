@@ -6,8 +6,8 @@ use tempfile::TempDir;
 
 use super::open_to_all;
 
-/// Three namespaces: `app`, `coldframe`, and `policy_snapshot` with a registry. As in the compose file, one network connects `app` and
-/// `coldframe`, another one `coldframe` and `policy_snapshot`.
+/// Three namespaces: `app`, `coldframe`, and `world` with a registry. As in the compose file, one network connects `app` and
+/// `coldframe`, another one `coldframe` and `world`.
 const COMPOSE_SCRIPT: &str = r#"
 set -eu
 mount -t tmpfs tmpfs /run

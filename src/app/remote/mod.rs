@@ -60,8 +60,8 @@ pub enum Owner {
 }
 
 impl RemoteServer {
-    /// Finds the owner of a data directory. A server that cannot be queried is an error: another version, one that hangs or stops, or a socket of
-    /// another user. A command must not fall back to its own settings then.
+    /// Finds the owner of a data directory. A server that cannot be queried is an error: another version, one that hangs or stops, or
+    /// a socket of another user. A command must not fall back to its own settings then.
     pub(crate) async fn find(data_dir: &Path) -> Result<Owner, AppError> {
         let connected = match connect(data_dir).await {
             Connected::NoProcess => return Ok(Owner::NoProcess),

@@ -238,7 +238,7 @@ impl Loader {
         Ok(Arc::new(newer))
     }
 
-    /// Loads the decoded document of `known` from memory or the store.
+    /// Loads the decoded document of `package` from memory or the store.
     pub(crate) async fn load_document(
         self: &Arc<Self>,
         package: &Arc<CachedPackage>,

@@ -1,5 +1,5 @@
-//! Limits the revalidations of packages of which an unknown version was requested, per package and per client, so that made-up
-//! versions cost upstream one conditional request per interval.
+//! Limits revalidations that requests for unknown versions cause, per package and per client. Made-up versions cost upstream one
+//! conditional request per interval.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -75,18 +75,18 @@ impl PackageService {
         self.parts.loader.loads()
     }
 
-    /// Returns the snapshot of `name` from memory if it can be used without waiting.
+    /// Returns the package from memory if it can be used without waiting.
     pub(crate) fn cached(
         &self,
         client: &Client,
         name: &PackageName,
         need: DocumentNeed,
-        moment: &EvalContext,
+        context: &EvalContext,
     ) -> Option<PackageLookup> {
         let slot = CacheKey::of(name, self.registries.of(name), &client.authorization);
-        let package = self.cache.fresh(&slot, client.profile, need, moment)?;
-        if subpackages::needs_parent(&package, &moment.policy_snapshot).is_some()
-            || lacks_facts(&package, client.profile, &moment.policy_snapshot)
+        let package = self.cache.fresh(&slot, client.profile, need, context)?;
+        if subpackages::needs_parent(&package, &context.policy_snapshot).is_some()
+            || lacks_facts(&package, client.profile, &context.policy_snapshot)
         {
             return None;
         }
@@ -94,8 +94,8 @@ impl PackageService {
         Some(PackageLookup { package, stale: None })
     }
 
-    /// Looks up `name` as the client may see it, fresh if upstream is available. With a `render_request`, a document that must be parsed is
-    /// rendered in the same pass.
+    /// Looks up `name` as the client may see it, fresh if upstream is available. With a `render_request`, a document that must be
+    /// parsed is rendered in the same pass.
     ///
     /// # Errors
     /// Returns an error if the package is not found, if upstream failed and nothing stale can be served, or if the packument is
@@ -119,10 +119,10 @@ impl PackageService {
         Ok(lookup)
     }
 
-    /// Looks up a package like [`Components::lookup`], without its parent package.
+    /// Looks up a package like [`Self::lookup`], without its parent package.
     ///
     /// # Errors
-    /// Returns the errors of [`Components::lookup`].
+    /// Returns the errors of [`Self::lookup`].
     pub(crate) async fn lookup_unlinked(
         self: &Arc<Self>,
         client: &Client,
@@ -143,9 +143,9 @@ impl PackageService {
     ) -> Result<PackageLookup, FirewallError> {
         let registry = Arc::clone(self.registries.of(name));
         let slot = CacheKey::of(name, &registry, &client.authorization);
-        let moment = self.policy.context();
-        let now = moment.now;
-        if let Some(package) = self.cache.fresh(&slot, client.profile, need, &moment) {
+        let context = self.policy.context();
+        let now = context.now;
+        if let Some(package) = self.cache.fresh(&slot, client.profile, need, &context) {
             self.recorder.cache_lookup(CacheLabel::Document, CacheOutcome::Hit);
             return Ok(PackageLookup { package, stale: None });
         }
@@ -179,9 +179,9 @@ impl PackageService {
         need: DocumentNeed,
         render_request: Option<RenderRequest>,
     ) -> Result<EvaluatedPackage, FirewallError> {
-        let moment = self.policy.context();
-        let (lookup, moment) = match self.cached(client, name, need, &moment) {
-            Some(lookup) => (lookup, moment),
+        let context = self.policy.context();
+        let (lookup, context) = match self.cached(client, name, need, &context) {
+            Some(lookup) => (lookup, context),
             // Changes while upstream was asked apply. Boxed: a future is moved as a whole, and this one is far larger than a
             // response from memory.
             None => (Box::pin(self.lookup(client, name, need, render_request)).await?, self.policy.context()),
@@ -189,15 +189,15 @@ impl PackageService {
         let Some(packument) = lookup.package.packument.clone() else {
             return Err(FirewallError::NotFound(format!("{name} is no longer in the upstream registry").into()));
         };
-        let table = lookup.package.verdicts(&moment.policy_snapshot, client.profile);
+        let table = lookup.package.verdicts(&context.policy_snapshot, client.profile);
         self.recorder.overbroad_advisories(name, &table);
-        Ok(EvaluatedPackage { lookup, packument, table, now: moment.now })
+        Ok(EvaluatedPackage { lookup, packument, table, now: context.now })
     }
 
     /// Returns the decoded document with the lookup. Fetches it again if it is not stored any more.
     ///
     /// # Errors
-    /// Returns the errors of [`Components::lookup`].
+    /// Returns the errors of [`Self::lookup`].
     pub(crate) async fn with_document(
         self: &Arc<Self>,
         client: &Client,
@@ -210,7 +210,7 @@ impl PackageService {
     /// Returns the decoded document with the lookup, with a permit that the caller holds.
     ///
     /// # Errors
-    /// Returns the errors of [`Components::lookup`].
+    /// Returns the errors of [`Self::lookup`].
     pub(crate) async fn document_with(
         self: &Arc<Self>,
         client: &Client,

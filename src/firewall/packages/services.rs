@@ -11,7 +11,7 @@ use crate::firewall::workers::Workers;
 use crate::store::{BlobStore, Ledger};
 use crate::upstream::Registries;
 
-/// Passed to the constructors of components, each of which keeps what it uses.
+/// Passed to the constructors of components. Each keeps what it uses.
 pub(crate) struct Services {
     pub registries: Arc<Registries>,
     pub ledger: Arc<dyn Ledger>,

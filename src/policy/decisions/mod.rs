@@ -17,7 +17,8 @@ pub enum DecisionAction {
         asked: String,
         /// The approved versions. They existed when the approval was given; later versions are never included.
         versions: Vec<ApprovedVersion>,
-        /// The records that the approval names and overrides: advisory ids, strong signals, or [`CHANGED_INTEGRITY`](crate::policy::verdict::CHANGED_INTEGRITY).
+        /// The records that the approval names and overrides: advisory ids, strong signals, or
+        /// [`CHANGED_INTEGRITY`](crate::policy::verdict::CHANGED_INTEGRITY).
         records: Vec<String>,
     },
     /// Allows versions that lockfiles already contain, until they would open anyway.
