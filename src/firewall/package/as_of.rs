@@ -13,7 +13,6 @@ use crate::store::TagSighting;
 
 impl PackageSnapshot {
     /// Returns the package as of `at`. A later instant yields the current state, as if confirmed then.
-    #[must_use]
     pub(crate) fn as_of(&self, at: Timestamp) -> Self {
         let confirmed = Confirmation { validated: at, behind: None, ..self.confirmed };
         let mut then = Self { confirmed, ..self.clone() };

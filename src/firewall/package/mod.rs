@@ -52,7 +52,6 @@ pub(crate) struct CacheKey {
 
 impl CacheKey {
     /// Returns the key for a request to `registry` with `authorization`.
-    #[must_use]
     pub(crate) fn of(name: &PackageName, registry: &Registry, authorization: &Authorization) -> Self {
         let partition = match registry.select_authorization(authorization) {
             Authorization::Lent if registry.has_credentials() => CredentialScope::Lent,
@@ -67,7 +66,6 @@ impl CacheKey {
 
     /// Returns the key that all clients' own tokens share: one history, one stored document, one rendering. Upstream is asked for
     /// each token whether it may read the package; what upstream then confirms is the same for all.
-    #[must_use]
     pub(crate) fn shared(&self) -> Self {
         let partition = match self.partition {
             CredentialScope::Own(_) => CredentialScope::Own([0; 32]),
@@ -77,27 +75,23 @@ impl CacheKey {
     }
 
     /// Checks whether this is the view of a client's own credentials. What it lacks may exist for others.
-    #[must_use]
     pub(crate) fn is_client_scoped(&self) -> bool {
         matches!(self.partition, CredentialScope::Own(_))
     }
 
     /// Checks whether this is the view of the probe token.
-    #[must_use]
     pub(crate) fn is_strangers(&self) -> bool {
         static DIGEST: LazyLock<Digest> = LazyLock::new(|| Digest::of(Algorithm::Sha256, PROBE_TOKEN.as_bytes()));
         matches!(&self.partition, CredentialScope::Own(digest) if digest == DIGEST.as_bytes())
     }
 
     /// Returns the index of the view of clients' own tokens among the other views; `None` if this is that view.
-    #[must_use]
     pub(crate) fn place_of_tokens(&self, registry: &Registry) -> Option<usize> {
         self.others(registry).iter().position(Self::is_client_scoped)
     }
 
     /// Returns the other views of the package. Each has its own observations; all share one history while none contradicts
     /// another.
-    #[must_use]
     pub(crate) fn others(&self, registry: &Registry) -> Vec<Self> {
         let lent = registry.has_credentials().then_some(CredentialScope::Lent);
         let views = [CredentialScope::Anonymous, CredentialScope::Own([0; 32])].into_iter().chain(lent);
@@ -107,7 +101,6 @@ impl CacheKey {
 
     /// Returns the authorization to fetch this view without a client. Clients' own tokens are represented by the probe token: a
     /// registry that accepts any token answers it like theirs, others refuse it.
-    #[must_use]
     pub(crate) fn authorization(&self) -> Authorization {
         match self.partition {
             CredentialScope::Anonymous => Authorization::None,
@@ -118,7 +111,6 @@ impl CacheKey {
 
     /// Returns the ledger's key for this view. Each view has its own record, since a registry may show different packages under
     /// one name; `history` compares them.
-    #[must_use]
     pub(crate) fn key(&self, registry: &Registry) -> PackageKey {
         let upstream = match self.partition {
             CredentialScope::Own(_) => format!("{}#own", registry.id()).into(),
@@ -131,7 +123,6 @@ impl CacheKey {
 
 /// Returns when a package began: the earliest effective time of its versions, except security placeholders. `None` if upstream
 /// sends no times, in which case its versions are held like any release.
-#[must_use]
 pub(crate) fn first_published(packument: &Packument, provenance: &[ReleaseHistory]) -> Option<Timestamp> {
     packument.oldest?;
     let real = packument.entries.iter().zip(provenance).filter(|(entry, _)| !entry.key.ends_with("-security"));
@@ -191,7 +182,6 @@ pub(crate) struct ViewComparison {
 
 impl PackageSnapshot {
     /// Checks whether work on all versions must run off the async threads.
-    #[must_use]
     pub(crate) fn has_many_versions(&self) -> bool {
         self.packument.as_ref().is_some_and(|packument| packument.entries.len() > MANY_VERSIONS)
             || self.record.releases.len() > MANY_VERSIONS
@@ -222,7 +212,6 @@ impl PackageSnapshot {
     }
 
     /// Returns SHA-256 of the document as received; zeros if there is none.
-    #[must_use]
     pub(crate) fn content(&self) -> [u8; 32] {
         self.document.content.unwrap_or_default()
     }
@@ -237,7 +226,6 @@ impl PackageSnapshot {
     }
 
     /// Returns the facts of the entry at `at` with this parent state.
-    #[must_use]
     pub(crate) fn facts_with<'a>(
         &'a self,
         parent: Option<&ParentFirstSeen>,
@@ -267,7 +255,6 @@ impl PackageSnapshot {
 
     /// Checks whether the full form can be rendered from the document. Some registries always send it; fields it lacks are still
     /// unknown to rules.
-    #[must_use]
     pub(crate) fn renders_full(&self) -> bool {
         let is_whole = |packument: &Arc<Packument>| packument.contents.has_more && packument.is_timed();
         self.form == PackumentForm::Full || self.packument.as_ref().is_some_and(is_whole)
@@ -312,7 +299,6 @@ impl PackageSnapshot {
     }
 
     /// Returns the validators for a conditional request.
-    #[must_use]
     pub(crate) fn validators(&self) -> CacheValidators {
         if self.packument.is_none() {
             return CacheValidators::default();
@@ -321,13 +307,11 @@ impl PackageSnapshot {
     }
 
     /// Returns the digest that names the stored document.
-    #[must_use]
     pub(crate) fn digest(&self) -> Option<Digest> {
         Digest::from_bytes(Algorithm::Sha256, &self.content())
     }
 
     /// Returns the approximate memory of the snapshot, in bytes.
-    #[must_use]
     pub(crate) fn weight(&self) -> u32 {
         let packument = self.packument.as_ref().map_or(0, |packument| packument.weight() + packument.entries.len() * 32);
         let record = self.record.releases.len() * 360 + self.record.tags.len() * 96;

@@ -31,7 +31,6 @@ pub(crate) struct Place {
 
 impl Place {
     /// Returns the scope of a tarball of `name` at the stated `address`.
-    #[must_use]
     pub(crate) fn of(name: &PackageName, address: &str) -> Self {
         // A query may select the response, regardless of the path.
         let stated = Address::of_stated(address).filter(|stated| !stated.has_query());
@@ -44,13 +43,11 @@ impl Place {
     }
 
     /// Returns the folder, or the URL of the single tarball.
-    #[must_use]
     pub(crate) fn text(&self) -> &Arc<str> {
         &self.text
     }
 
     /// Checks whether the path names the package, so that nothing else is below it.
-    #[must_use]
     pub(crate) fn is_packages_own(&self) -> bool {
         self.is_packages_own
     }
@@ -58,20 +55,17 @@ impl Place {
 
 impl StoredTarball {
     /// Creates a tarball with these digests; `None` if SHA-512 is not among them.
-    #[must_use]
     pub(crate) fn new(digests: Integrity, length: u64, place: Place, public: bool) -> Option<Self> {
         let name = digests.digest(Algorithm::Sha512)?.clone();
         Some(Self { name, digests, length, place, public: AtomicBool::new(public) })
     }
 
     /// Creates a tarball of `package` from the ledger.
-    #[must_use]
     pub(crate) fn recall(package: &PackageName, source: TarballSource) -> Option<Self> {
         Self::new(source.digests, source.length, Place::of(package, &source.address), source.public)
     }
 
     /// Checks whether its URL served it without credentials, so that all clients may read it.
-    #[must_use]
     pub(crate) fn is_public(&self) -> bool {
         self.public.load(Ordering::Relaxed)
     }
@@ -88,7 +82,6 @@ pub(crate) struct StoredTarballs(OnceLock<Box<[ArcSwapOption<StoredTarball>]>>);
 
 impl StoredTarballs {
     /// Returns the tarball of the entry at `at`, if it was looked up. Does not lock.
-    #[must_use]
     pub(crate) fn get(&self, at: usize) -> Option<Arc<StoredTarball>> {
         self.0.get()?.get(at)?.load_full()
     }

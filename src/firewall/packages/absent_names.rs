@@ -27,7 +27,6 @@ pub(crate) struct AbsentNames {
 }
 
 impl AbsentNames {
-    #[must_use]
     pub(crate) fn new(limit: usize) -> Self {
         let by_client = Cache::builder().max_capacity(MAX_TRACKED).time_to_live(PERIOD).build();
         Self { new: Cache::new(MAX_TRACKED), by_client, limit }

@@ -40,7 +40,6 @@ pub(crate) struct PackageCache {
 
 impl PackageCache {
     /// Creates a cache of at most `bytes`.
-    #[must_use]
     pub(crate) fn new(bytes: u64, ttl: Duration) -> Self {
         let packages = Cache::builder().max_capacity(bytes).weigher(|_, package: &Arc<CachedPackage>| package.weight());
         Self {
@@ -53,7 +52,6 @@ impl PackageCache {
         }
     }
 
-    #[must_use]
     pub(crate) fn ttl(&self) -> Duration {
         self.ttl
     }
@@ -175,7 +173,6 @@ impl PackageCache {
     }
 
     /// Returns the approximate memory of the packages, in bytes.
-    #[must_use]
     pub(crate) fn memory_bytes(&self) -> u64 {
         self.packages.weighted_size()
     }

@@ -60,7 +60,6 @@ pub(crate) struct Fetcher {
 }
 
 impl Fetcher {
-    #[must_use]
     pub(crate) fn new(services: &Services, parts: FetchParts, limits: StaleLimits, slots: Sizes) -> Self {
         let slow = Arc::new(SlowRegistries::default());
         Self {

@@ -25,13 +25,11 @@ pub(crate) struct Slots {
 
 impl Slots {
     /// Creates slots of these sizes for each registry.
-    #[must_use]
     pub(crate) fn new(sizes: Sizes) -> Self {
         Self { sizes, by_registry: Mutex::default() }
     }
 
     /// Returns the slots of one registry.
-    #[must_use]
     pub(crate) fn of(&self, registry: &Registry) -> Arc<FairLimit> {
         let mut limits = self.by_registry.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(limits.entry(Arc::clone(registry.id())).or_insert_with(|| FairLimit::new(self.sizes)))
@@ -70,14 +68,12 @@ where
     T: Clone + Send + Sync + 'static,
 {
     /// Creates an empty set. Shutdown of `workers` waits for its fetches.
-    #[must_use]
     pub(crate) fn new(workers: &Arc<Workers>) -> Self {
         let waiting = Arc::new(WaitingFetches(Mutex::default()));
         Self { running: SingleFlight::new(), waiting, workers: Arc::clone(workers) }
     }
 
     /// Checks whether `key` is being fetched.
-    #[must_use]
     pub(crate) fn is_under_way(&self, key: &K) -> bool {
         self.running.is_under_way(key)
     }

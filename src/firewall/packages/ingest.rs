@@ -127,7 +127,6 @@ pub(crate) struct Ingester {
 }
 
 impl Ingester {
-    #[must_use]
     pub(crate) fn new(services: &Services, parts: FetchParts) -> Self {
         Self {
             parts,

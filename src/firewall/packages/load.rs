@@ -65,7 +65,6 @@ pub(crate) struct FetchPermit {
 
 impl FetchPermit {
     /// Creates a permit whose memory reservation grows later.
-    #[must_use]
     pub(crate) fn of(permit: FairPermit, share: Reservation) -> Self {
         Self { share, _permit: permit }
     }
@@ -98,7 +97,6 @@ impl AsRef<[u8]> for BudgetedBytes {
 }
 
 impl Loader {
-    #[must_use]
     pub(crate) fn new(services: &Services, wants: Arc<Wants>) -> Self {
         let cores = services.cores;
         Self {

@@ -35,7 +35,6 @@ pub(crate) struct ParsePool {
 }
 
 impl ParsePool {
-    #[must_use]
     pub(crate) fn new(cores: usize, memory: Arc<MemoryBudget>, packument_limit: u64) -> Self {
         Self {
             memory,
@@ -107,7 +106,6 @@ pub(crate) struct ScratchPool {
 
 impl ScratchPool {
     /// Creates a pool that keeps at most `most` unused buffers.
-    #[must_use]
     pub(crate) fn new(most: usize) -> Self {
         Self { free: Mutex::default(), most }
     }
@@ -150,7 +148,6 @@ pub(crate) struct ParseSlot<'a> {
 
 impl ParsePriority {
     /// Creates the priorities for `cores` cores.
-    #[must_use]
     pub(crate) fn on(cores: usize) -> Self {
         Self {
             asked: AtomicUsize::default(),

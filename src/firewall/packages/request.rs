@@ -44,7 +44,6 @@ pub(crate) enum DocumentNeed {
 
 impl DocumentNeed {
     /// Checks whether a snapshot meets the need.
-    #[must_use]
     pub(crate) fn is_met_by(self, package: &PackageSnapshot) -> bool {
         match self {
             Self::Index | Self::Form(PackumentForm::Abbreviated) => true,
@@ -136,13 +135,11 @@ struct PrefetchBudget {
 
 impl PrefetchContext {
     /// Creates the context of a client request, which does not say which version the client will choose.
-    #[must_use]
     pub(crate) fn of_question() -> Self {
         let budget = PrefetchBudget { left: AtomicU32::new(MAX_PREFETCHES), is_over: AtomicBool::new(false) };
         Self { wanted: "latest".into(), budget: Arc::new(budget), promoted: None }
     }
 
-    #[must_use]
     pub(crate) fn next(&self, wanted: &str) -> Self {
         Self { wanted: wanted.into(), budget: Arc::clone(&self.budget), promoted: None }
     }

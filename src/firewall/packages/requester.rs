@@ -57,7 +57,6 @@ pub(crate) struct PackumentRequester {
 }
 
 impl PackumentRequester {
-    #[must_use]
     pub(crate) fn new(services: &Services, parts: FetchParts, slow: Arc<SlowRegistries>) -> Self {
         Self {
             parts,

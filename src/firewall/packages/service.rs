@@ -55,7 +55,6 @@ pub(crate) struct PackageService {
 }
 
 impl PackageService {
-    #[must_use]
     pub(crate) fn new(services: &Services, parts: FetchParts, fetcher: Arc<Fetcher>, subpackages: Arc<Subpackages>) -> Self {
         Self {
             registries: Arc::clone(&services.registries),

@@ -106,7 +106,6 @@ pub(crate) struct DependencyHints {
 }
 
 impl DependencyHints {
-    #[must_use]
     pub(crate) fn new(services: &Services, queue: Arc<PrefetchQueue>, limit: usize, wants: Arc<Wants>) -> Self {
         Self {
             queue,
@@ -160,7 +159,6 @@ pub(crate) struct Prefetcher {
 }
 
 impl Prefetcher {
-    #[must_use]
     pub(crate) fn new(services: &Services, queue: Arc<PrefetchQueue>, limit: usize, fetcher: Arc<Fetcher>) -> Self {
         Self {
             queue,
@@ -173,7 +171,6 @@ impl Prefetcher {
     }
 
     /// Returns the number of concurrent prefetches per registry; 0 if prefetching is disabled.
-    #[must_use]
     pub(crate) fn limit(&self) -> usize {
         self.limit
     }

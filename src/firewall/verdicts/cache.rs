@@ -79,7 +79,6 @@ impl From<PackageSnapshot> for CachedPackage {
 
 impl CachedPackage {
     /// Creates a package whose document is not stored yet.
-    #[must_use]
     pub(crate) fn with_document(snapshot: PackageSnapshot, raw: Bytes) -> Self {
         Self { raw: Arc::new(Mutex::new(Some(raw))), ..Self::from(snapshot) }
     }
@@ -89,13 +88,11 @@ impl CachedPackage {
     }
 
     /// Returns the package with the same document in another snapshot of it.
-    #[must_use]
     pub(crate) fn with_snapshot(&self, snapshot: PackageSnapshot) -> Self {
         Self { tarballs: Arc::clone(&self.tarballs), raw: Arc::clone(&self.raw), ..Self::from(snapshot) }
     }
 
     /// Returns the verdicts of the index under the policy of `profile`; empty without a packument.
-    #[must_use]
     pub(crate) fn verdicts(&self, policy_snapshot: &PolicySnapshot, profile: Profile) -> Arc<VerdictTable> {
         let parent = self.parent.get();
         if let Some(table) =
@@ -110,7 +107,6 @@ impl CachedPackage {
     }
 
     /// Checks whether verdicts are computed, or cheap enough to compute on an async thread.
-    #[must_use]
     pub(crate) fn is_judged(&self, policy_snapshot: &PolicySnapshot, profile: Profile) -> bool {
         let inputs = VerdictInputs { revision: policy_snapshot.revision, has_parent: self.parent.get().is_some() };
         let is_made = || self.verdicts.find(profile, inputs).is_some();
@@ -129,7 +125,6 @@ impl CachedPackage {
     }
 
     /// Returns the facts of the entry at `at`.
-    #[must_use]
     pub(crate) fn facts<'a>(
         &'a self,
         packument: &'a Packument,
@@ -140,7 +135,6 @@ impl CachedPackage {
     }
 
     /// Returns the document as received, if it is not stored yet.
-    #[must_use]
     pub(crate) fn pending_bytes(&self) -> Option<Bytes> {
         self.raw.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -88,7 +88,6 @@ pub(crate) struct PolicyRestrictions {
 
 impl PolicyRestrictions {
     /// Returns the JSON value of `policyRestrictions` for a client that used `base`, with one link for all hidden versions.
-    #[must_use]
     pub(crate) fn to_json(&self, base: &BaseUrl, name: &PackageName) -> String {
         let link = error::explain_link(base, name, Some(&self.newest)).map(|link| format!("\nwhy: {link}")).unwrap_or_default();
         let message = serde_json::Value::from(format!("{}{link}", self.message));
@@ -112,7 +111,6 @@ impl OverbroadAdvisory {
 
 impl VerdictTable {
     /// Creates the verdicts of a package without versions.
-    #[must_use]
     pub(crate) fn empty(inputs: VerdictInputs) -> Self {
         Self {
             inputs,
@@ -131,7 +129,6 @@ impl VerdictTable {
     }
 
     /// Evaluates every entry.
-    #[must_use]
     pub(crate) fn of(
         package: &PackageSnapshot,
         parent: Option<&ParentFirstSeen>,
@@ -148,7 +145,6 @@ impl VerdictTable {
     }
 
     /// Returns the verdict of the entry at `at`.
-    #[must_use]
     pub(crate) fn verdict(&self, at: usize) -> &Verdict {
         match self.verdicts.binary_search_by_key(&at, |(at, _)| *at) {
             Ok(index) => &self.verdicts[index].1,
@@ -157,7 +153,6 @@ impl VerdictTable {
     }
 
     /// Returns the warnings for the entry at `at`.
-    #[must_use]
     pub(crate) fn notes(&self, at: usize) -> &[Warning] {
         match self.notes.binary_search_by_key(&at, |(at, _)| *at) {
             Ok(index) => &self.notes[index].1,
@@ -166,13 +161,11 @@ impl VerdictTable {
     }
 
     /// Checks whether any version is visible.
-    #[must_use]
     pub(crate) fn any_visible(&self) -> bool {
         self.verdicts.len() < self.shown.len()
     }
 
     /// Returns the version that `tag` points to for clients.
-    #[must_use]
     pub(crate) fn tag<'a>(&'a self, packument: &'a Packument, tag: &str) -> Option<&'a str> {
         let tags = self.tags.as_ref().unwrap_or(&packument.dist_tags);
         tags.iter().find(|(name, _)| **name == *tag).map(|(_, version)| &**version)
@@ -187,7 +180,6 @@ impl VerdictTable {
 
     /// Returns the "newest allowed" version of all messages: the highest allowed version at or below `version`, else the visible
     /// `latest`.
-    #[must_use]
     pub(crate) fn nearest_allowed<'a>(&self, packument: &'a Packument, version: &str) -> Option<&'a str> {
         dist_tags::retarget(packument, &self.shown, "latest", version, &[])
     }
