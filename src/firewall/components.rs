@@ -11,9 +11,10 @@ use crate::firewall::packages::absent_names::AbsentNames;
 use crate::firewall::packages::cache::PackageCache;
 use crate::firewall::packages::fetch::{Fetcher, StaleLimits};
 use crate::firewall::packages::fetch_slots::Slots;
-use crate::firewall::packages::ingest::{FetchParts, PackageObserver};
+use crate::firewall::packages::ingest::{Ingester, PackageObserver};
 use crate::firewall::packages::load::Loader;
 use crate::firewall::packages::parse_pool::ParsePool;
+use crate::firewall::packages::recheck::RecheckLimit;
 use crate::firewall::packages::service::PackageService;
 use crate::firewall::packages::services::Services;
 use crate::firewall::packages::subpackages::Subpackages;
@@ -118,7 +119,7 @@ impl Firewall {
     /// Returns the number of concurrent prefetches per registry; 0 if prefetching is disabled.
     #[must_use]
     pub fn follows_at_once(&self) -> usize {
-        self.0.prefetcher.limit()
+        self.0.prefetcher.queue.limit
     }
 
     /// Waits for a package that clients will probably request next.
@@ -141,7 +142,7 @@ impl Firewall {
 
     /// Waits until all background work is done, so that the store can be closed.
     pub async fn drain(&self) {
-        self.0.fetcher.settle().await;
+        self.0.fetcher.slots.settle().await;
         self.0.tarballs.settle().await;
         self.0.workers.settle().await;
     }
@@ -182,12 +183,12 @@ impl Components {
         // Half of the memory is for indexes, about 900 bytes per version: every response needs one, and an evicted one must be
         // read and parsed again.
         let eighths = |count: u64| config.memory / 8 * count;
-        let services = services(deps, eighths(4));
+        let services = Arc::new(services(deps, eighths(4)));
         let (wants, subpackages) = (Arc::new(Wants::default()), Arc::new(Subpackages::default()));
         let (addresses, entitlements) = (Arc::new(Addresses::default()), Arc::new(Entitlements::default()));
         let (queue, views) =
-            (Arc::new(PrefetchQueue::default()), Arc::new(ViewCache::new(eighths(3), Arc::clone(&services.policy))));
-        let hints = DependencyHints::new(&services, Arc::clone(&queue), config.prefetch, Arc::clone(&wants));
+            (Arc::new(PrefetchQueue::new(config.prefetch)), Arc::new(ViewCache::new(eighths(3), Arc::clone(&services.policy))));
+        let hints = DependencyHints { services: Arc::clone(&services), queue: Arc::clone(&queue), wants: Arc::clone(&wants) };
         let observers: [Arc<dyn PackageObserver>; 5] = [
             Arc::<Subpackages>::clone(&subpackages),
             Arc::<Addresses>::clone(&addresses),
@@ -195,17 +196,24 @@ impl Components {
             Arc::new(hints),
             Arc::<ViewCache>::clone(&views),
         ];
-        let parts = FetchParts {
-            loader: Arc::new(Loader::new(&services, Arc::clone(&wants))),
-            views: Arc::new(ViewHistories::default()),
-            forms: Arc::new(AbbreviatedSupport::default()),
-            absent_names: Arc::new(AbsentNames::new(config.absent_names)),
-            observers: Arc::new(observers),
+        let loader = Arc::new(Loader::new(Arc::clone(&services), Arc::clone(&wants)));
+        let ingester = Ingester {
+            services: Arc::clone(&services),
+            loader: Arc::clone(&loader),
+            views: ViewHistories::default(),
+            forms: AbbreviatedSupport::default(),
+            absent_names: AbsentNames::new(config.absent_names),
+            observers: Box::new(observers),
         };
         let limits = StaleLimits { max_stale: config.max_stale, stale_wait: config.patience };
-        let fetcher = Arc::new(Fetcher::new(&services, parts.clone(), limits, slots(FETCHES)));
-        let packages = PackageService::new(&services, parts, Arc::clone(&fetcher), Arc::clone(&subpackages));
-        let packages = Arc::new(packages);
+        let fetcher = Arc::new(Fetcher::new(Arc::new(ingester), limits, slots(FETCHES)));
+        let packages = Arc::new(PackageService {
+            services: Arc::clone(&services),
+            loader,
+            fetcher: Arc::clone(&fetcher),
+            subpackages: Arc::clone(&subpackages),
+            rechecks: RecheckLimit::default(),
+        });
         let plain = MemoryBudget::for_clients(PLAIN_MEMORY, MAX_PLAIN_MEMORY, SMALL_PLAIN, MAX_MEMORY_WAIT);
         let downloads = Arc::new(Slots::new(slots(MAX_DOWNLOADS)));
         let entitlements = Arc::new(EntitlementService::new(&services, entitlements, Arc::clone(&downloads), config.max_stale));
@@ -217,19 +225,19 @@ impl Components {
             tarballs: TarballService::new(&services, Arc::clone(&packages), downloads, entitlements, Arc::new(downloader)),
             locator: TarballLocator::new(&services, addresses, Arc::clone(&packages)),
             passthrough: Passthrough::new(&services, slots(MAX_PASSTHROUGHS)),
-            prefetcher: Prefetcher::new(&services, queue, config.prefetch, Arc::clone(&fetcher)),
+            prefetcher: Prefetcher { services: Arc::clone(&services), queue, fetcher: Arc::clone(&fetcher) },
             attestations: AttestationCache::default(),
             writers: WriterConfirmations::default(),
             packages,
             fetcher,
             wants,
             subpackages,
-            registries: services.registries,
-            policy: services.policy,
-            wall_clock: services.wall_clock,
-            recorder: services.recorder,
-            workers: services.workers,
-            cache: services.cache,
+            registries: Arc::clone(&services.registries),
+            policy: Arc::clone(&services.policy),
+            wall_clock: Arc::clone(&services.wall_clock),
+            recorder: Arc::clone(&services.recorder),
+            workers: Arc::clone(&services.workers),
+            cache: Arc::clone(&services.cache),
         }
     }
 }

@@ -12,20 +12,15 @@ use tokio::time::timeout;
 use crate::firewall::error::FirewallError;
 use crate::firewall::package::history::Parted;
 use crate::firewall::package::{CacheKey, Confirmation, PackageSnapshot, ViewComparison};
-use crate::firewall::packages::cache::PackageCache;
 use crate::firewall::packages::fetch_slots::{SharedFetches, SlotRequest, Slots};
-use crate::firewall::packages::ingest::{FetchParts, FetchedDocument, Ingested, Ingester};
+use crate::firewall::packages::ingest::{FetchedDocument, Ingested, Ingester};
 use crate::firewall::packages::load::{FetchPermit, NEVER_CHECKED, PreviousState};
-use crate::firewall::packages::parse_pool::ParsePool;
 use crate::firewall::packages::request::{DocumentNeed, FetchKey, FetchRequest, PackageLookup};
 use crate::firewall::packages::requester::{Confirmed, FetchOutcome, PackumentRequester};
 use crate::firewall::packages::services::Services;
 use crate::firewall::packages::slow_registries::SlowRegistries;
 use crate::firewall::packages::views::{Contradictions, ViewQuestion, still_diverged};
-use crate::firewall::policy_state::PolicyState;
-use crate::firewall::recorder::Recorder;
 use crate::firewall::verdicts::cache::CachedPackage;
-use crate::firewall::workers::Workers;
 use crate::net::FairPermit;
 use crate::net::fair_limit::Sizes;
 use crate::npm::{PackageName, PackumentForm};
@@ -44,48 +39,29 @@ pub(crate) struct StaleLimits {
 
 /// Fetches packages from upstream.
 pub(crate) struct Fetcher {
-    parts: FetchParts,
-    ingester: Arc<Ingester>,
+    services: Arc<Services>,
+    pub ingester: Arc<Ingester>,
     requester: PackumentRequester,
     limits: StaleLimits,
     running: SharedFetches<FetchKey, PackageLookup>,
-    slots: Slots,
-    /// Registries that do not respond.
-    slow: Arc<SlowRegistries>,
-    cache: Arc<PackageCache>,
-    parse_pool: Arc<ParsePool>,
-    policy: Arc<PolicyState>,
-    recorder: Arc<Recorder>,
-    workers: Arc<Workers>,
+    pub slots: Slots,
 }
 
 impl Fetcher {
-    pub(crate) fn new(services: &Services, parts: FetchParts, limits: StaleLimits, slots: Sizes) -> Self {
-        let slow = Arc::new(SlowRegistries::default());
-        Self {
-            ingester: Arc::new(Ingester::new(services, parts.clone())),
-            requester: PackumentRequester::new(services, parts.clone(), Arc::clone(&slow)),
-            parts,
-            limits,
-            running: SharedFetches::new(&services.workers),
-            slots: Slots::new(slots),
-            slow,
-            cache: Arc::clone(&services.cache),
-            parse_pool: Arc::clone(&services.parse_pool),
-            policy: Arc::clone(&services.policy),
-            recorder: Arc::clone(&services.recorder),
-            workers: Arc::clone(&services.workers),
-        }
-    }
-
-    /// Waits until no fetch holds a slot.
-    pub(crate) async fn settle(&self) {
-        self.slots.settle().await;
+    pub(crate) fn new(ingester: Arc<Ingester>, limits: StaleLimits, slots: Sizes) -> Self {
+        let services = Arc::clone(&ingester.services);
+        let requester = PackumentRequester {
+            services: Arc::clone(&services),
+            ingester: Arc::clone(&ingester),
+            slow: SlowRegistries::default(),
+        };
+        let running = SharedFetches::new(&services.workers);
+        Self { services, ingester, requester, limits, running, slots: Slots::new(slots) }
     }
 
     /// Forgets that a registry was slow, because it just answered another request.
     pub(crate) fn mark_responsive(&self, registry: &Registry) {
-        self.slow.mark_responsive(registry.id());
+        self.requester.slow.mark_responsive(registry.id());
     }
 
     /// Checks whether the same fetch is running.
@@ -100,7 +76,7 @@ impl Fetcher {
         request: FetchRequest,
         now: Timestamp,
     ) -> Result<PackageLookup, FirewallError> {
-        let last = || self.cache.get(&request.slot).filter(|package| request.need.is_met_by(package));
+        let last = || self.services.cache.get(&request.slot).filter(|package| request.need.is_met_by(package));
         if let Some(last) = last().filter(|_| self.is_backing_off(&request, now))
             && let Some(lookup) = self.stale(&last, now)
         {
@@ -109,7 +85,8 @@ impl Fetcher {
         }
         let mut fetching = pin!(self.fetch_shared(request.clone()));
         // Joined first, because it may be running as a prefetch.
-        let promoted = async { tokio::join!(fetching.as_mut(), async { self.parse_pool.priority.promote(&request.slot) }) };
+        let promoted =
+            async { tokio::join!(fetching.as_mut(), async { self.services.parse_pool.priority.promote(&request.slot) }) };
         if let Ok((result, ())) = timeout(self.limits.stale_wait, promoted).await {
             return result;
         }
@@ -120,22 +97,28 @@ impl Fetcher {
         };
         // Not for packages without a snapshot: a client can request any number of those.
         let heard = request.registry.last_heard();
-        self.slow.mark_slow(request.registry.id(), &request.slot, self.limits.stale_wait, heard, self.policy.now());
-        self.cache.mark_unreachable(&request.slot, now);
+        self.requester.slow.mark_slow(
+            request.registry.id(),
+            &request.slot,
+            self.limits.stale_wait,
+            heard,
+            self.services.policy.now(),
+        );
+        self.services.cache.mark_unreachable(&request.slot, now);
         Ok(lookup)
     }
 
     /// Checks whether a fetch of the package failed recently, or the registry is slow. A running fetch then detects its recovery.
     fn is_backing_off(&self, request: &FetchRequest, now: Timestamp) -> bool {
-        self.slow.holds(request.registry.id(), request.registry.last_heard(), now)
-            || self.cache.is_backing_off(&request.slot, now)
+        self.requester.slow.holds(request.registry.id(), request.registry.last_heard(), now)
+            || self.services.cache.is_backing_off(&request.slot, now)
     }
 
     /// Fetches a package in the background although its registry is slow, if only one other package has hung so far. A response
     /// ends the slow state.
     fn try_another(self: &Arc<Self>, request: &FetchRequest, now: Timestamp) {
         let (registry, inner) = (Arc::clone(&request.registry), Arc::clone(self));
-        if !self.slow.is_to_be_tried(registry.id(), &request.slot, registry.last_heard(), now) {
+        if !self.requester.slow.is_to_be_tried(registry.id(), &request.slot, registry.last_heard(), now) {
             return;
         }
         let trial = FetchRequest { again: true, ..request.clone() };
@@ -145,17 +128,18 @@ impl Fetcher {
             // A result is cached; otherwise the registry stays slow.
             drop(inner.fetch_packument(trial, permit).await);
         });
-        tokio::spawn(self.workers.track(asking));
+        tokio::spawn(self.services.workers.track(asking));
     }
 
     /// Checks whether `package` satisfies `request` without asking upstream.
     fn satisfies(&self, request: &FetchRequest, package: &CachedPackage) -> bool {
         let asked_since = |instant| package.confirmed.checked != NEVER_CHECKED && package.confirmed.checked >= instant;
-        request.not_before.is_none_or(asked_since) && self.cache.is_fresh(package, request.profile, &self.policy.context())
+        request.not_before.is_none_or(asked_since)
+            && self.services.cache.is_fresh(package, request.profile, &self.services.policy.context())
     }
 
     fn fetch_key(&self, request: &FetchRequest) -> FetchKey {
-        (request.slot.clone(), request.whole, self.cache.written(&request.slot.name))
+        (request.slot.clone(), request.whole, self.services.cache.written(&request.slot.name))
     }
 
     pub(crate) async fn fetch_shared(self: &Arc<Self>, request: FetchRequest) -> Result<PackageLookup, FirewallError> {
@@ -172,12 +156,13 @@ impl Fetcher {
 
     /// Loads what is stored and asks upstream if that is not enough.
     async fn fetch_packument(self: Arc<Self>, request: FetchRequest, permit: FairPermit) -> Result<PackageLookup, FirewallError> {
-        let permit = FetchPermit::of(permit, self.parse_pool.memory.share_in(request.registry.id()));
-        let now = self.policy.now();
-        let previous = self.parts.loader.load_previous(&request).await?;
+        let share = self.services.parse_pool.memory.share_in(request.registry.id());
+        let permit = FetchPermit { share, _slot: permit };
+        let now = self.services.policy.now();
+        let previous = self.ingester.loader.load_previous(&request).await?;
         let usable = previous.package.clone().filter(|package| request.need.is_met_by(package));
         if let Some(package) = &usable {
-            self.workers.evaluate(package, &self.policy, request.profile, request.client).await;
+            self.services.workers.evaluate(package, &self.services.policy, request.profile, request.client).await;
             if let Some(lookup) = self.answer_without_upstream(&request, package, now) {
                 return Ok(lookup);
             }
@@ -207,12 +192,12 @@ impl Fetcher {
             return None;
         }
         if self.satisfies(request, package) {
-            self.cache.insert_at(&request.slot, package);
+            self.services.cache.insert_at(&request.slot, package);
             return Some(PackageLookup { package: Arc::clone(package), stale: None });
         }
         // For clients that do not wait for this fetch.
         if package.confirmed.checked != NEVER_CHECKED {
-            self.cache.insert_at(&request.slot, package);
+            self.services.cache.insert_at(&request.slot, package);
         }
         if !self.is_backing_off(request, now) {
             return None;
@@ -262,7 +247,7 @@ impl Fetcher {
         before: &PreviousState,
         how: Confirmed,
     ) -> Result<PackageLookup, FirewallError> {
-        self.recorder.cache_lookup(CacheLabel::Document, CacheOutcome::Revalidated);
+        self.services.recorder.cache_lookup(CacheLabel::Document, CacheOutcome::Revalidated);
         let Confirmed { form, has_no_more, time, validators } = how;
         let CacheValidators { etag, last_modified } = validators.unwrap_or_else(|| package.validators());
         let before_this = package.confirmed.validated;
@@ -274,7 +259,10 @@ impl Fetcher {
         let snapshot = package.snapshot().clone();
         let mut confirmed = PackageSnapshot { slot, form, has_no_more, document: document.clone(), confirmed: time, ..snapshot };
         // Other views or tokens may have been shown something since that applies here.
-        if confirmed.views.disputed || request.again || !self.parts.views.is_last_look(&request.slot.name, confirmed.views.look) {
+        if confirmed.views.disputed
+            || request.again
+            || !self.ingester.views.is_last_look(&request.slot.name, confirmed.views.look)
+        {
             let contradictions;
             (confirmed, contradictions) = self.compare_confirmed(request, confirmed, before, None).await?;
             if !contradictions.is_empty() {
@@ -285,8 +273,8 @@ impl Fetcher {
         }
         self.ingester.record_confirmation(request, document).await;
         let confirmed = Arc::new(package.with_snapshot(confirmed));
-        self.workers.evaluate(&confirmed, &self.policy, request.profile, request.client).await;
-        self.cache.insert(&confirmed);
+        self.services.workers.evaluate(&confirmed, &self.services.policy, request.profile, request.client).await;
+        self.services.cache.insert(&confirmed);
         Ok(PackageLookup { package: confirmed, stale: None })
     }
 
@@ -298,7 +286,7 @@ impl Fetcher {
         diverged: Option<Parted>,
     ) -> Result<(PackageSnapshot, Contradictions), FirewallError> {
         let (ingester, request, before) = (Arc::clone(&self.ingester), request.clone(), before.clone());
-        self.workers.run(move || ingester.compare_again(&request, package, &before, diverged.as_ref())).await?
+        self.services.workers.run(move || ingester.compare_again(&request, package, &before, diverged.as_ref())).await?
     }
 
     /// Handles a package that upstream does not have. Known versions are marked as removed and stay in the ledger, so that
@@ -315,10 +303,10 @@ impl Fetcher {
             None
         } else {
             let (ingester, gone) = (Arc::clone(&self.ingester), request.clone());
-            self.workers.run(move || ingester.record_vanished(&gone, &before, now)).await??
+            self.services.workers.run(move || ingester.record_vanished(&gone, &before, now)).await??
         };
         let Some((record, document)) = recorded else {
-            self.cache.remove(&slot, now);
+            self.services.cache.remove(&slot, now);
             return Err(absent(&slot.name));
         };
         let package = Arc::new(CachedPackage::from(PackageSnapshot {
@@ -335,7 +323,7 @@ impl Fetcher {
             views: ViewComparison::default(),
             first_published: None,
         }));
-        self.cache.insert(&package);
+        self.services.cache.insert(&package);
         Ok(PackageLookup { package, stale: None })
     }
 
@@ -348,8 +336,8 @@ impl Fetcher {
         now: Timestamp,
     ) -> Result<PackageLookup, FirewallError> {
         let lookup = package.and_then(|package| self.stale(&package, now)).ok_or(rejection)?;
-        self.cache.mark_unreachable(slot, now);
-        self.cache.insert_at(slot, &lookup.package);
+        self.services.cache.mark_unreachable(slot, now);
+        self.services.cache.insert_at(slot, &lookup.package);
         Ok(lookup)
     }
 
@@ -362,7 +350,7 @@ impl Fetcher {
         if age > self.limits.max_stale {
             return None;
         }
-        self.recorder.served_stale(package, age, now);
+        self.services.recorder.served_stale(package, age, now);
         Some(PackageLookup { package: Arc::clone(package), stale: Some(age) })
     }
 
@@ -402,7 +390,7 @@ impl Fetcher {
     ) -> Option<PackageRecord> {
         let authorization = view.authorization();
         let slot = CacheKey::of(&view.name, &request.registry, &authorization);
-        self.parts.views.mark_refetched(view, self.policy.now());
+        self.ingester.views.mark_refetched(view, self.services.policy.now());
         let again = FetchRequest {
             slot,
             authorization,
@@ -415,8 +403,8 @@ impl Fetcher {
             ..request.clone()
         };
         let _ = self.fetch_shared(again).await;
-        let (loader, registry, view) = (Arc::clone(&self.parts.loader), Arc::clone(&request.registry), view.clone());
-        let record = self.workers.run(move || loader.read_record(&view, &registry).ok()).await.ok()??;
+        let (loader, registry, view) = (Arc::clone(&self.ingester.loader), Arc::clone(&request.registry), view.clone());
+        let record = self.services.workers.run(move || loader.read_record(&view, &registry).ok()).await.ok()??;
         let document = record.document.as_ref()?;
         let is_new = document.looked >= asked.at && (document.content.is_none() || document.validated >= asked.validated);
         is_new.then(|| Arc::unwrap_or_clone(record))

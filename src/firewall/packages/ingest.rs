@@ -11,22 +11,18 @@ use crate::firewall::package::history::{self, Look, Parted, Reconciliation};
 use crate::firewall::package::{self, CacheKey, Confirmation, PackageSnapshot, ViewComparison};
 use crate::firewall::packages::abbreviated::AbbreviatedSupport;
 use crate::firewall::packages::absent_names::{AbsentNames, too_many};
-use crate::firewall::packages::cache::PackageCache;
 use crate::firewall::packages::load::{FetchPermit, Loader, PreviousState};
-use crate::firewall::packages::parse_pool::{ParsePool, ParseScratch};
+use crate::firewall::packages::parse_pool::ParseScratch;
 use crate::firewall::packages::request::{FetchRequest, PackageLookup};
 use crate::firewall::packages::services::Services;
 use crate::firewall::packages::views::{Contradictions, ViewHistories};
-use crate::firewall::policy_state::PolicyState;
-use crate::firewall::recorder::Recorder;
 use crate::firewall::verdicts::cache::CachedPackage;
-use crate::firewall::workers::Workers;
 use crate::net::body;
 use crate::npm::compression::SegmentEncoder;
 use crate::npm::compression::gzip;
 use crate::npm::packument::parse;
 use crate::npm::{AbbreviatedFields, Algorithm, Digest, PackageName, Packument, PackumentError, PackumentForm, ParsedPackument};
-use crate::store::{Ledger, PackageChange, PackageRecord, StoredPackument};
+use crate::store::{PackageChange, PackageRecord, StoredPackument};
 use crate::units::timestamp;
 use crate::upstream::CacheValidators;
 
@@ -105,40 +101,17 @@ pub(crate) struct IngestEvent<'a> {
     pub encoder: &'a mut SegmentEncoder,
 }
 
-/// The components that fetch and ingest share.
-#[derive(Clone)]
-pub(crate) struct FetchParts {
-    pub loader: Arc<Loader>,
-    pub views: Arc<ViewHistories>,
-    pub forms: Arc<AbbreviatedSupport>,
-    pub absent_names: Arc<AbsentNames>,
-    pub observers: Arc<[Arc<dyn PackageObserver>]>,
-}
-
 /// Turns documents into packages.
 pub(crate) struct Ingester {
-    parts: FetchParts,
-    ledger: Arc<dyn Ledger>,
-    cache: Arc<PackageCache>,
-    parse_pool: Arc<ParsePool>,
-    policy: Arc<PolicyState>,
-    recorder: Arc<Recorder>,
-    workers: Arc<Workers>,
+    pub services: Arc<Services>,
+    pub loader: Arc<Loader>,
+    pub views: ViewHistories,
+    pub forms: AbbreviatedSupport,
+    pub absent_names: AbsentNames,
+    pub observers: Box<[Arc<dyn PackageObserver>]>,
 }
 
 impl Ingester {
-    pub(crate) fn new(services: &Services, parts: FetchParts) -> Self {
-        Self {
-            parts,
-            ledger: Arc::clone(&services.ledger),
-            cache: Arc::clone(&services.cache),
-            parse_pool: Arc::clone(&services.parse_pool),
-            policy: Arc::clone(&services.policy),
-            recorder: Arc::clone(&services.recorder),
-            workers: Arc::clone(&services.workers),
-        }
-    }
-
     /// Ingests a document, compares it with the record, and stores what changed.
     pub(crate) async fn ingest(
         self: Arc<Self>,
@@ -148,10 +121,10 @@ impl Ingester {
     ) -> Result<Ingested, FirewallError> {
         // Reserved before taking a parse permit: holders of one never wait for memory.
         arrival.place.share.grow_to(memory_cost(&arrival.body, body::gzip_length_hint(&arrival.body))).await?;
-        let _turn = self.parse_pool.priority.turn(request.ahead.as_ref()).await;
-        let _permit = self.parse_pool.threads.acquire(request.client).await;
+        let _turn = self.services.parse_pool.priority.turn(request.ahead.as_ref()).await;
+        let _permit = self.services.parse_pool.threads.acquire(request.client).await;
         let inner = Arc::clone(&self);
-        self.workers.run(move || inner.parse_document(&request, arrival, &before)).await?
+        self.services.workers.run(move || inner.parse_document(&request, arrival, &before)).await?
     }
 
     fn parse_document(
@@ -161,9 +134,9 @@ impl Ingester {
         before: &PreviousState,
     ) -> Result<Ingested, FirewallError> {
         let CacheKey { name, .. } = &request.slot;
-        let read = self.parse_pool.scratch.with_scratch(|scratch| {
+        let read = self.services.parse_pool.scratch.with_scratch(|scratch| {
             let ParseScratch { press, plain } = scratch;
-            let (plain, _guard) = self.parse_pool.decode_into(name, &arrival.body, plain)?;
+            let (plain, _guard) = self.services.parse_pool.decode_into(name, &arrival.body, plain)?;
             arrival.place.share.force_grow_to(memory_cost(&arrival.body, plain.len()));
             self.read_plain(request, &arrival, before, plain, press)
         });
@@ -171,7 +144,7 @@ impl Ingester {
             Ok(package) => package,
             Err(unused) => return Ok(unused),
         };
-        self.parts.loader.store_document(&package, arrival.body, arrival.place);
+        self.loader.store_document(&package, arrival.body, arrival.place);
         Ok(Ingested::Done(PackageLookup { package, stale: None }))
     }
 
@@ -186,11 +159,11 @@ impl Ingester {
         let CacheKey { name, .. } = &request.slot;
         let ParsedPackument { packument, fields } = parse::parse(name, plain).map_err(|error| unreadable(name, &error))?;
         let (form, registry) = (arrival.form, &request.registry);
-        if form == PackumentForm::Abbreviated && !arrival.has_no_more && !self.parts.forms.learn(registry.id(), &packument) {
+        if form == PackumentForm::Abbreviated && !arrival.has_no_more && !self.forms.learn(registry.id(), &packument) {
             return Ok(Err(Ingested::NeedsFullForm));
         }
         // Observations of one package are serialized, so that each sees the changes of the previous one, even from another view.
-        let turn = self.parts.views.lock(name);
+        let turn = self.views.lock(name);
         let package = match self.reconcile(request, arrival, before, packument)? {
             // With its document, so that a request for the other form does not fetch it again.
             Ok(snapshot) => Arc::new(CachedPackage::with_document(snapshot, arrival.body.clone())),
@@ -198,18 +171,18 @@ impl Ingester {
         };
         if let Some(packument) = package.packument.clone() {
             if form == PackumentForm::Full || packument.contents.has_more {
-                self.recorder.missing_metadata(registry, &packument);
+                self.services.recorder.missing_metadata(registry, &packument);
             }
             let (packument, package) = (&*packument, &package);
             let mut event = IngestEvent { request, package, packument, document: plain, fields: &fields, encoder };
-            for observer in &*self.parts.observers {
+            for observer in &*self.observers {
                 observer.ingested(&mut event);
             }
         }
-        self.cache.clear_failures(&request.slot);
+        self.services.cache.clear_failures(&request.slot);
         // Evaluated here, off the async threads: a package may have thousands of versions.
-        package.judge(&self.policy.snapshot(), request.profile);
-        self.cache.insert(&package);
+        package.judge(&self.services.policy.snapshot(), request.profile);
+        self.services.cache.insert(&package);
         drop(turn);
         Ok(Ok(package))
     }
@@ -241,9 +214,9 @@ impl Ingester {
         let mut look = 0;
         if is_recorded {
             record.apply(&change);
-            self.recorder.package_change(&request.key(), &change);
-            self.recorder.history_events(name, request.slot.is_client_scoped(), &findings);
-            look = self.parts.views.note_look(name);
+            self.services.recorder.package_change(&request.key(), &change);
+            self.services.recorder.history_events(name, request.slot.is_client_scoped(), &findings);
+            look = self.views.note_look(name);
         }
         Ok(Ok(PackageSnapshot {
             slot: request.slot.clone(),
@@ -275,7 +248,7 @@ impl Ingester {
             form,
             at,
             mode: request.registry.time_mode(),
-            longest_age: self.policy.snapshot().longest_age(),
+            longest_age: self.services.policy.snapshot().longest_age(),
             diverged: diverged.or(request.asked.as_deref()).unwrap_or(&NONE_ASKED),
             other_token: before.other_token(&request.slot),
             tokens: request.slot.place_of_tokens(&request.registry),
@@ -286,9 +259,9 @@ impl Ingester {
     /// Reads the records of all views from the ledger, or from memory if the ledger missed the last change. Blocks.
     fn read_histories(&self, request: &FetchRequest, before: &PreviousState) -> Result<Histories, FirewallError> {
         let FetchRequest { slot, registry, .. } = request;
-        let own = self.parts.loader.read_newest_record(request, before)?;
+        let own = self.loader.read_newest_record(request, before)?;
         let views = slot.others(registry).into_iter().chain([slot.shared()]).collect();
-        Ok(Histories { own, views, others: self.parts.loader.other_records(slot, registry)? })
+        Ok(Histories { own, views, others: self.loader.other_records(slot, registry)? })
     }
 
     /// Checks whether a document is an observation to record. A document without versions is not, and neither is an older copy
@@ -311,7 +284,7 @@ impl Ingester {
         }
         // Tokens may be shown different documents, so each is compared with its own.
         let newest = if request.slot.is_client_scoped() {
-            self.cache.get(&request.slot).and_then(|package| package.document.modified)
+            self.services.cache.get(&request.slot).and_then(|package| package.document.modified)
         } else {
             record.document.as_ref().and_then(|document| document.modified)
         };
@@ -341,7 +314,7 @@ impl Ingester {
         if request.asked.is_some() || contradictions.is_empty() {
             return Vec::new();
         }
-        let may_ask: Vec<bool> = histories.views.iter().map(|view| self.parts.views.may_refetch(view, now)).collect();
+        let may_ask: Vec<bool> = histories.views.iter().map(|view| self.views.may_refetch(view, now)).collect();
         // If one view cannot be fetched, fetching the others is inconclusive.
         let unsettled: HashSet<&str> =
             contradictions.iter().filter(|(_, place)| !may_ask[*place]).map(|(version, _)| &**version).collect();
@@ -364,7 +337,7 @@ impl Ingester {
     ) -> Result<(PackageSnapshot, Contradictions), FirewallError> {
         let Some(packument) = package.packument.clone() else { return Ok((package, Vec::new())) };
         let now = package.confirmed.checked;
-        let _turn = self.parts.views.lock(&request.slot.name);
+        let _turn = self.views.lock(&request.slot.name);
         let histories = self.read_histories(request, before)?;
         let look = self.look(request, before, &packument, (package.form, now), diverged);
         let others: Vec<_> = histories.others.iter().collect();
@@ -377,9 +350,9 @@ impl Ingester {
         }
         let mut record = PackageRecord::clone(&histories.own);
         record.apply(&change);
-        self.recorder.package_change(&request.key(), &change);
-        self.recorder.history_events(&request.slot.name, request.slot.is_client_scoped(), &findings);
-        let look = self.parts.views.note_look(&request.slot.name);
+        self.services.recorder.package_change(&request.key(), &change);
+        self.services.recorder.history_events(&request.slot.name, request.slot.is_client_scoped(), &findings);
+        let look = self.views.note_look(&request.slot.name);
         let compared = PackageSnapshot {
             views: ViewComparison { disputed: !contradictions.is_empty(), look },
             first_published: package::first_published(&packument, &provenance),
@@ -395,11 +368,11 @@ impl Ingester {
     /// would otherwise be evicted from disk first.
     pub(crate) async fn record_confirmation(self: &Arc<Self>, request: &FetchRequest, document: StoredPackument) {
         let (this, key) = (Arc::clone(self), request.key());
-        let written = self.workers.run(move || {
+        let written = self.services.workers.run(move || {
             let content = document.content;
-            this.recorder.package_change(&key, &PackageChange { document: Some(document), ..PackageChange::default() });
+            this.services.recorder.package_change(&key, &PackageChange { document: Some(document), ..PackageChange::default() });
             if let Some(digest) = content.and_then(|content| Digest::from_bytes(Algorithm::Sha256, &content)) {
-                this.parts.loader.touch(&digest);
+                this.services.blobs.touch(&digest);
             }
         });
         if written.await.is_err() {
@@ -416,8 +389,8 @@ impl Ingester {
         now: Timestamp,
     ) -> Result<Option<(PackageRecord, StoredPackument)>, FirewallError> {
         let name = &request.slot.name;
-        let _turn = self.parts.views.lock(name);
-        let record = self.parts.loader.read_newest_record(request, before)?;
+        let _turn = self.views.lock(name);
+        let record = self.loader.read_newest_record(request, before)?;
         let first = StoredPackument {
             first_seen: now,
             validated: now,
@@ -432,11 +405,11 @@ impl Ingester {
         };
         let document = record.document.clone().map_or(first, |last| StoredPackument { content: None, looked: now, ..last });
         if record.releases.is_empty() {
-            let expired = timestamp::saturating_sub(now, self.policy.snapshot().longest_age());
-            return match self.ledger.record_absence(&request.key(), &document, expired) {
+            let expired = timestamp::saturating_sub(now, self.services.policy.snapshot().longest_age());
+            return match self.services.ledger.record_absence(&request.key(), &document, expired) {
                 Ok(true) => {
                     if record.document.is_none() {
-                        self.parts.absent_names.add(&request.slot);
+                        self.absent_names.add(&request.slot);
                     }
                     Ok(None)
                 }
@@ -452,9 +425,9 @@ impl Ingester {
         change.document = Some(document.clone());
         let mut record = PackageRecord::clone(&record);
         record.apply(&change);
-        self.recorder.history_events(name, false, &findings);
-        self.recorder.package_change(&request.key(), &change);
-        self.parts.views.note_look(name);
+        self.services.recorder.history_events(name, false, &findings);
+        self.services.recorder.package_change(&request.key(), &change);
+        self.views.note_look(name);
         Ok(Some((record, document)))
     }
 }

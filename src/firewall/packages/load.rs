@@ -8,19 +8,15 @@ use jiff::Timestamp;
 use crate::firewall::error::FirewallError;
 use crate::firewall::package::history::{self, Look, OtherToken, Parted, Reconciliation};
 use crate::firewall::package::{self, CacheKey, Confirmation, PackageSnapshot, ViewComparison};
-use crate::firewall::packages::cache::PackageCache;
-use crate::firewall::packages::parse_pool::ParsePool;
 use crate::firewall::packages::request::FetchRequest;
 use crate::firewall::packages::services::Services;
-use crate::firewall::policy_state::PolicyState;
 use crate::firewall::verdicts::cache::CachedPackage;
 use crate::firewall::wanted_versions::Wants;
-use crate::firewall::workers::Workers;
 use crate::net::fair_limit::Sizes;
 use crate::net::{FairLimit, FairPermit, Reservation};
 use crate::npm::packument::parse;
 use crate::npm::{Algorithm, Digest, Hasher, Integrity, Packument, PackumentForm, ParsedPackument};
-use crate::store::{BlobKind, BlobStore, Ledger, PackageRecord};
+use crate::store::{BlobKind, PackageRecord};
 use crate::upstream::Registry;
 
 /// Marks a snapshot that was fetched with other credentials. Upstream must confirm it for these before it is used.
@@ -29,10 +25,10 @@ pub(crate) const NEVER_CHECKED: Timestamp = Timestamp::MIN;
 /// The state of a package before a fetch.
 #[derive(Clone, Default)]
 pub(crate) struct PreviousState {
-    pub(crate) record: Arc<PackageRecord>,
-    pub(crate) package: Option<Arc<CachedPackage>>,
+    pub record: Arc<PackageRecord>,
+    pub package: Option<Arc<CachedPackage>>,
     /// The key of the client's own token that was shown the previous document.
-    pub(crate) token: Option<CacheKey>,
+    pub token: Option<CacheKey>,
 }
 
 impl PreviousState {
@@ -57,30 +53,17 @@ impl PreviousState {
 
 /// The resources of a fetch, held until the document is stored, so that a slow disk slows fetching instead of filling memory.
 pub(crate) struct FetchPermit {
-    /// The reserved memory.
+    /// The reserved memory, which grows with the document.
     pub share: Reservation,
-    /// The fetch slot.
-    _permit: FairPermit,
-}
-
-impl FetchPermit {
-    /// Creates a permit whose memory reservation grows later.
-    pub(crate) fn of(permit: FairPermit, share: Reservation) -> Self {
-        Self { share, _permit: permit }
-    }
+    pub _slot: FairPermit,
 }
 
 /// Reads packages from memory, the ledger and the blob store.
 pub(crate) struct Loader {
-    cache: Arc<PackageCache>,
-    ledger: Arc<dyn Ledger>,
-    blobs: Arc<dyn BlobStore>,
-    parse_pool: Arc<ParsePool>,
-    policy: Arc<PolicyState>,
-    workers: Arc<Workers>,
+    services: Arc<Services>,
     wants: Arc<Wants>,
-    /// Limits concurrent loads of documents from the store.
-    loads: Arc<FairLimit>,
+    /// Limits concurrent loads of documents from the store. A document in memory needs no permit.
+    pub loads: Arc<FairLimit>,
 }
 
 /// A decoded document with its memory reservation and its load permit.
@@ -97,30 +80,16 @@ impl AsRef<[u8]> for BudgetedBytes {
 }
 
 impl Loader {
-    pub(crate) fn new(services: &Services, wants: Arc<Wants>) -> Self {
+    pub(crate) fn new(services: Arc<Services>, wants: Arc<Wants>) -> Self {
         let cores = services.cores;
-        Self {
-            cache: Arc::clone(&services.cache),
-            ledger: Arc::clone(&services.ledger),
-            blobs: Arc::clone(&services.blobs),
-            parse_pool: Arc::clone(&services.parse_pool),
-            policy: Arc::clone(&services.policy),
-            workers: Arc::clone(&services.workers),
-            wants,
-            loads: FairLimit::new(Sizes { shared: 2 * cores, own: 2, most: 8 * cores }),
-        }
-    }
-
-    /// Limits concurrent loads of documents from the store. A document in memory needs no permit.
-    pub(crate) fn loads(&self) -> &Arc<FairLimit> {
-        &self.loads
+        Self { services, wants, loads: FairLimit::new(Sizes { shared: 2 * cores, own: 2, most: 8 * cores }) }
     }
 
     /// Loads the previous state from memory or the store. After a restart this serves packages without asking upstream.
     pub(crate) async fn load_previous(self: &Arc<Self>, request: &FetchRequest) -> Result<PreviousState, FirewallError> {
-        let last = self.cache.get(&request.slot.shared()).filter(|_| request.slot.is_client_scoped());
+        let last = self.services.cache.get(&request.slot.shared()).filter(|_| request.slot.is_client_scoped());
         let token = last.as_ref().map(|package| package.slot.clone());
-        if let Some(package) = self.cache.get(&request.slot) {
+        if let Some(package) = self.services.cache.get(&request.slot) {
             let record = last.map_or_else(|| Arc::clone(&package.record), |last| Arc::clone(&last.record));
             return Ok(PreviousState { record, package: Some(package), token });
         }
@@ -132,14 +101,14 @@ impl Loader {
         }
         let (inner, slot, registry) = (Arc::clone(self), request.slot.clone(), Arc::clone(&request.registry));
         let recall = move || inner.read_record(&slot, &registry).map(|record| (inner, slot, registry, record));
-        let (inner, slot, registry, record) = self.workers.run(recall).await??;
+        let (inner, slot, registry, record) = self.services.workers.run(recall).await??;
         let Some(document) = record.document.as_ref().filter(|document| document.content.is_some()) else {
             return Ok(PreviousState { record, package: None, token });
         };
-        let share = self.parse_pool.reserve_for(document).await?;
+        let share = self.services.parse_pool.reserve_for(document).await?;
         let digest = document.content.and_then(|content| Digest::from_bytes(Algorithm::Sha256, &content));
         let raw = match digest {
-            Some(digest) => self.blobs.open(&digest).await.ok().flatten(),
+            Some(digest) => self.services.blobs.open(&digest).await.ok().flatten(),
             None => None,
         };
         let recall = move || {
@@ -147,17 +116,12 @@ impl Loader {
             drop(share);
             PreviousState { record, package, token }
         };
-        self.workers.run(recall).await
-    }
-
-    /// Marks a stored document as used.
-    pub(crate) fn touch(&self, digest: &Digest) {
-        self.blobs.touch(digest);
+        self.services.workers.run(recall).await
     }
 
     /// Fails if the ledger cannot be read. Treating it as empty could serve a version that must be refused.
     pub(crate) fn read_record(&self, slot: &CacheKey, registry: &Arc<Registry>) -> Result<Arc<PackageRecord>, FirewallError> {
-        let record = self.ledger.package(&slot.key(registry)).map_err(|error| {
+        let record = self.services.ledger.package(&slot.key(registry)).map_err(|error| {
             tracing::error!(package.name = %slot.name, error = &error as &dyn std::error::Error, "ledger read failed");
             FirewallError::Internal("cannot read the ledger".into())
         })?;
@@ -179,7 +143,7 @@ impl Loader {
     ) -> Option<Arc<CachedPackage>> {
         let document = record.document.as_ref()?;
         document.content?;
-        let plain = self.parse_pool.decode(&slot.name, raw).ok()?;
+        let plain = self.services.parse_pool.decode(&slot.name, raw).ok()?;
         let ParsedPackument { packument, fields } = parse::parse(&slot.name, &plain).ok()?;
         let form = document.form.unwrap_or_else(|| form_of_unnoted(&packument));
         // Treated as unknown, so that the full form is requested without validators: a 304 would confirm a document without
@@ -193,7 +157,7 @@ impl Loader {
             form,
             at: document.looked,
             mode: registry.time_mode(),
-            longest_age: self.policy.snapshot().longest_age(),
+            longest_age: self.services.policy.snapshot().longest_age(),
             diverged: &Parted::default(),
             other_token: None,
             tokens: slot.place_of_tokens(registry),
@@ -216,7 +180,7 @@ impl Loader {
             confirmed: Confirmation { validated: document.validated, checked, behind: None },
             views: ViewComparison { disputed: !contradictions.is_empty(), look: 0 },
         }));
-        self.wants.note_dependencies(&package, &self.policy.snapshot(), &plain, &fields, "latest");
+        self.wants.note_dependencies(&package, &self.services.policy.snapshot(), &plain, &fields, "latest");
         Some(package)
     }
 
@@ -242,26 +206,26 @@ impl Loader {
         package: &Arc<CachedPackage>,
         permit: &Arc<FairPermit>,
     ) -> Result<Option<Bytes>, FirewallError> {
-        let share = self.parse_pool.reserve_for(&package.document).await?;
+        let share = self.services.parse_pool.reserve_for(&package.document).await?;
         let raw = match (package.pending_bytes(), package.digest()) {
             (Some(raw), _) => Some(raw),
-            (None, Some(digest)) => self.blobs.open(&digest).await.ok().flatten(),
+            (None, Some(digest)) => self.services.blobs.open(&digest).await.ok().flatten(),
             (None, None) => None,
         };
         let Some(raw) = raw else { return Ok(None) };
         let (inner, package, permit) = (Arc::clone(self), Arc::clone(package), Arc::clone(permit));
         let load = move || {
-            let plain = inner.parse_pool.decode(&package.slot.name, raw)?;
+            let plain = inner.services.parse_pool.decode(&package.slot.name, raw)?;
             Ok(Some(Bytes::from_owner(BudgetedBytes { plain, _share: share, _permit: permit })))
         };
-        self.workers.run(load).await?
+        self.services.workers.run(load).await?
     }
 
     /// Stores a document in the background. A slow disk delays no response and a full disk blocks no install.
     pub(crate) fn store_document(self: &Arc<Self>, package: &Arc<CachedPackage>, body: Bytes, mut place: FetchPermit) {
         place.share.shrink_to(body.len() as u64);
         *package.raw.lock().unwrap_or_else(PoisonError::into_inner) = Some(body.clone());
-        let (blobs, token) = (Arc::clone(&self.blobs), self.workers.token());
+        let (blobs, token) = (Arc::clone(&self.services.blobs), self.services.workers.token());
         let (raw, digest) = (Arc::<Mutex<_>>::clone(&package.raw), package.digest());
         let name = package.slot.name.clone();
         tokio::task::spawn_blocking(move || {

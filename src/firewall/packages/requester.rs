@@ -7,15 +7,12 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::firewall::error::FirewallError;
 use crate::firewall::package::Confirmation;
-use crate::firewall::packages::cache::PackageCache;
-use crate::firewall::packages::ingest::{FetchParts, FetchedDocument, sha256};
+use crate::firewall::packages::ingest::{FetchedDocument, Ingester, sha256};
 use crate::firewall::packages::load::{FetchPermit, PreviousState};
 use crate::firewall::packages::request::{DocumentNeed, FetchRequest};
 use crate::firewall::packages::services::Services;
 use crate::firewall::packages::slow_registries::SlowRegistries;
-use crate::firewall::recorder::Recorder;
 use crate::firewall::verdicts::cache::CachedPackage;
-use crate::firewall::wall_clock::WallClock;
 use crate::npm::PackumentForm;
 use crate::npm::compression::gzip;
 use crate::upstream::{CacheValidators, PackumentBody, PackumentReply, UpstreamError};
@@ -49,24 +46,12 @@ pub(crate) struct Confirmed {
 
 /// Asks upstream for packuments.
 pub(crate) struct PackumentRequester {
-    parts: FetchParts,
-    slow: Arc<SlowRegistries>,
-    wall_clock: Arc<WallClock>,
-    cache: Arc<PackageCache>,
-    recorder: Arc<Recorder>,
+    pub services: Arc<Services>,
+    pub ingester: Arc<Ingester>,
+    pub slow: SlowRegistries,
 }
 
 impl PackumentRequester {
-    pub(crate) fn new(services: &Services, parts: FetchParts, slow: Arc<SlowRegistries>) -> Self {
-        Self {
-            parts,
-            slow,
-            wall_clock: Arc::clone(&services.wall_clock),
-            cache: Arc::clone(&services.cache),
-            recorder: Arc::clone(&services.recorder),
-        }
-    }
-
     /// Sends one request to upstream. `fallback` is the snapshot to confirm.
     pub(crate) async fn ask(
         &self,
@@ -83,7 +68,7 @@ impl PackumentRequester {
         let waiting = self.slow.ask(slot);
         let reply = registry.packument(&slot.name, form, authorization, validators.as_ref(), &mut permit.share).await;
         drop(waiting);
-        self.recorder.packument_reply(&slot.name, started, &reply);
+        self.services.recorder.packument_reply(&slot.name, started, &reply);
         match reply {
             Ok(reply) => self.classify_reply(request, previous, fallback, (reply, form), (permit, now)),
             Err(error) => self.classify_error(request, fallback, error, permit, now),
@@ -98,17 +83,17 @@ impl PackumentRequester {
         permit: FetchPermit,
         now: Timestamp,
     ) -> FetchOutcome {
-        self.parts.forms.reset(request.registry.id());
+        self.ingester.forms.reset(request.registry.id());
         if matches!(error, UpstreamError::NotFound | UpstreamError::Denied { .. }) {
-            for observer in &*self.parts.observers {
+            for observer in &*self.ingester.observers {
                 observer.refused(&request.slot);
             }
         }
         match error {
-            UpstreamError::NotFound if self.wall_clock.is_correct(now, None) => FetchOutcome::NotFound { permit },
+            UpstreamError::NotFound if self.services.wall_clock.is_correct(now, None) => FetchOutcome::NotFound { permit },
             UpstreamError::Denied { .. } => FetchOutcome::Denied(error),
             UpstreamError::MissingPage { .. } if fallback.is_none() => {
-                self.cache.mark_absent(&request.slot, now);
+                self.services.cache.mark_absent(&request.slot, now);
                 FetchOutcome::Denied(error)
             }
             _ => FetchOutcome::Failed(error.into()),
@@ -124,8 +109,8 @@ impl PackumentRequester {
         (reply, asked): (PackumentReply, PackumentForm),
         (permit, now): (FetchPermit, Timestamp),
     ) -> FetchOutcome {
-        self.recorder.clock_skew(&request.registry, reply.clock(), now);
-        let recorded = self.wall_clock.is_correct(now, reply.clock());
+        self.services.recorder.clock_skew(&request.registry, reply.clock(), now);
+        let recorded = self.services.wall_clock.is_correct(now, reply.clock());
         if let Some(package) = fallback.filter(|_| !recorded) {
             return FetchOutcome::Undated(Arc::clone(package));
         }
@@ -150,7 +135,7 @@ impl PackumentRequester {
         let has_no_more = form != asked;
         if let Some(package) = previous.package.clone().filter(|package| package.content() == sha256(&body)) {
             let permit = if request.whole {
-                self.parts.loader.store_document(&package, body, permit);
+                self.ingester.loader.store_document(&package, body, permit);
                 None
             } else {
                 Some(permit)
@@ -178,7 +163,7 @@ impl PackumentRequester {
             {
                 PackumentForm::Abbreviated
             }
-            None if request.need == DocumentNeed::Index => self.parts.forms.form_for_index(request.registry.id()),
+            None if request.need == DocumentNeed::Index => self.ingester.forms.form_for_index(request.registry.id()),
             _ => PackumentForm::Full,
         }
     }

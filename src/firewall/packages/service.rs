@@ -9,24 +9,21 @@ use crate::firewall::credential_binding;
 use crate::firewall::error::FirewallError;
 use crate::firewall::package::CacheKey;
 use crate::firewall::package::removed::RemovedVersion;
-use crate::firewall::packages::cache::PackageCache;
 use crate::firewall::packages::fetch::{Fetcher, absent};
-use crate::firewall::packages::ingest::FetchParts;
+use crate::firewall::packages::load::Loader;
 use crate::firewall::packages::recheck::RecheckLimit;
 use crate::firewall::packages::request::{DocumentNeed, FetchRequest, PackageLookup, PrefetchContext, RenderRequest};
 use crate::firewall::packages::services::Services;
 use crate::firewall::packages::subpackages::{self, Subpackages};
-use crate::firewall::policy_state::{EvalContext, PolicySnapshot, PolicyState, Profile};
-use crate::firewall::recorder::Recorder;
+use crate::firewall::policy_state::{EvalContext, PolicySnapshot, Profile};
 use crate::firewall::request::Client;
 use crate::firewall::verdicts::VerdictTable;
 use crate::firewall::verdicts::cache::CachedPackage;
-use crate::firewall::workers::Workers;
-use crate::net::{FairLimit, FairPermit};
+use crate::net::FairPermit;
 use crate::npm::packument::index::VersionEntry;
 use crate::npm::{PackageName, Packument, PackumentForm, Version};
 use crate::telemetry::{CacheLabel, CacheOutcome};
-use crate::upstream::{CacheValidators, Registries};
+use crate::upstream::CacheValidators;
 
 /// How often a fetch is repeated because a shared fetch returned the other form.
 const MAX_ATTEMPTS: usize = 4;
@@ -43,37 +40,14 @@ pub(crate) struct EvaluatedPackage {
 
 /// Answers requests for packages.
 pub(crate) struct PackageService {
-    registries: Arc<Registries>,
-    parts: FetchParts,
-    fetcher: Arc<Fetcher>,
-    subpackages: Arc<Subpackages>,
+    pub services: Arc<Services>,
+    pub loader: Arc<Loader>,
+    pub fetcher: Arc<Fetcher>,
+    pub subpackages: Arc<Subpackages>,
     pub rechecks: RecheckLimit,
-    cache: Arc<PackageCache>,
-    policy: Arc<PolicyState>,
-    recorder: Arc<Recorder>,
-    workers: Arc<Workers>,
 }
 
 impl PackageService {
-    pub(crate) fn new(services: &Services, parts: FetchParts, fetcher: Arc<Fetcher>, subpackages: Arc<Subpackages>) -> Self {
-        Self {
-            registries: Arc::clone(&services.registries),
-            parts,
-            fetcher,
-            subpackages,
-            rechecks: RecheckLimit::default(),
-            cache: Arc::clone(&services.cache),
-            policy: Arc::clone(&services.policy),
-            recorder: Arc::clone(&services.recorder),
-            workers: Arc::clone(&services.workers),
-        }
-    }
-
-    /// Limits concurrent loads of documents from the store.
-    pub(crate) fn loads(&self) -> &Arc<FairLimit> {
-        self.parts.loader.loads()
-    }
-
     /// Returns the package from memory if it can be used without waiting.
     pub(crate) fn cached(
         &self,
@@ -82,14 +56,14 @@ impl PackageService {
         need: DocumentNeed,
         context: &EvalContext,
     ) -> Option<PackageLookup> {
-        let slot = CacheKey::of(name, self.registries.of(name), &client.authorization);
-        let package = self.cache.fresh(&slot, client.profile, need, context)?;
+        let slot = CacheKey::of(name, self.services.registries.of(name), &client.authorization);
+        let package = self.services.cache.fresh(&slot, client.profile, need, context)?;
         if subpackages::needs_parent(&package, &context.policy_snapshot).is_some()
             || lacks_facts(&package, client.profile, &context.policy_snapshot)
         {
             return None;
         }
-        self.recorder.cache_lookup(CacheLabel::Document, CacheOutcome::Hit);
+        self.services.recorder.cache_lookup(CacheLabel::Document, CacheOutcome::Hit);
         Some(PackageLookup { package, stale: None })
     }
 
@@ -108,13 +82,13 @@ impl PackageService {
     ) -> Result<PackageLookup, FirewallError> {
         let lookup = self.lookup_unlinked(client, name, need, render_request.clone()).await?;
         let part_lacks = self.load_parent(client, &lookup.package).await;
-        self.workers.evaluate(&lookup.package, &self.policy, client.profile, client.address).await;
-        if !part_lacks && !lacks_facts(&lookup.package, client.profile, &self.policy.snapshot()) {
+        self.services.workers.evaluate(&lookup.package, &self.services.policy, client.profile, client.address).await;
+        if !part_lacks && !lacks_facts(&lookup.package, client.profile, &self.services.policy.snapshot()) {
             return Ok(lookup);
         }
         let lookup = self.lookup_unlinked(client, name, DocumentNeed::Facts, render_request).await?;
         self.load_parent(client, &lookup.package).await;
-        self.workers.evaluate(&lookup.package, &self.policy, client.profile, client.address).await;
+        self.services.workers.evaluate(&lookup.package, &self.services.policy, client.profile, client.address).await;
         Ok(lookup)
     }
 
@@ -130,7 +104,7 @@ impl PackageService {
         render_request: Option<RenderRequest>,
     ) -> Result<PackageLookup, FirewallError> {
         let found = self.look_up_with(client, name, need, render_request).await;
-        found.map_err(|rejection| credential_binding::explain_unsent(self.registries.of(name), client, rejection))
+        found.map_err(|rejection| credential_binding::explain_unsent(self.services.registries.of(name), client, rejection))
     }
 
     async fn look_up_with(
@@ -140,19 +114,19 @@ impl PackageService {
         need: DocumentNeed,
         render_request: Option<RenderRequest>,
     ) -> Result<PackageLookup, FirewallError> {
-        let registry = Arc::clone(self.registries.of(name));
+        let registry = Arc::clone(self.services.registries.of(name));
         let slot = CacheKey::of(name, &registry, &client.authorization);
-        let context = self.policy.context();
+        let context = self.services.policy.context();
         let now = context.now;
-        if let Some(package) = self.cache.fresh(&slot, client.profile, need, &context) {
-            self.recorder.cache_lookup(CacheLabel::Document, CacheOutcome::Hit);
+        if let Some(package) = self.services.cache.fresh(&slot, client.profile, need, &context) {
+            self.services.recorder.cache_lookup(CacheLabel::Document, CacheOutcome::Hit);
             return Ok(PackageLookup { package, stale: None });
         }
-        if self.cache.is_absent(&slot, now) {
+        if self.services.cache.is_absent(&slot, now) {
             return Err(absent(name));
         }
-        if !self.cache.is_known(&slot, now) {
-            self.parts.absent_names.check(client.address)?;
+        if !self.services.cache.is_known(&slot, now) {
+            self.fetcher.ingester.absent_names.check(client.address)?;
         }
         let ahead = render_request.as_ref().filter(|_| client.is_installing).map(|_| PrefetchContext::of_question());
         let request = FetchRequest { render_request, ahead, ..FetchRequest::new(client, slot, registry, need) };
@@ -160,7 +134,7 @@ impl PackageService {
             // A fetch that was already running may have requested less.
             let result = self.fetcher.fetch_or_stale(request.clone(), now).await;
             if let Err(FirewallError::NotFound(_)) = &result {
-                self.parts.absent_names.count(&request.slot, client.address);
+                self.fetcher.ingester.absent_names.count(&request.slot, client.address);
             }
             let lookup = result?;
             if need.is_met_by(&lookup.package) {
@@ -178,18 +152,18 @@ impl PackageService {
         need: DocumentNeed,
         render_request: Option<RenderRequest>,
     ) -> Result<EvaluatedPackage, FirewallError> {
-        let context = self.policy.context();
+        let context = self.services.policy.context();
         let (lookup, context) = match self.cached(client, name, need, &context) {
             Some(lookup) => (lookup, context),
             // Changes while upstream was asked apply. Boxed: a future is moved as a whole, and this one is far larger than a
             // response from memory.
-            None => (Box::pin(self.lookup(client, name, need, render_request)).await?, self.policy.context()),
+            None => (Box::pin(self.lookup(client, name, need, render_request)).await?, self.services.policy.context()),
         };
         let Some(packument) = lookup.package.packument.clone() else {
             return Err(FirewallError::NotFound(format!("{name} is no longer in the upstream registry").into()));
         };
         let table = lookup.package.verdicts(&context.policy_snapshot, client.profile);
-        self.recorder.overbroad_advisories(name, &table);
+        self.services.recorder.overbroad_advisories(name, &table);
         Ok(EvaluatedPackage { lookup, packument, table, now: context.now })
     }
 
@@ -202,7 +176,7 @@ impl PackageService {
         client: &Client,
         lookup: PackageLookup,
     ) -> Result<(PackageLookup, Bytes), FirewallError> {
-        let permit = self.parts.loader.loads().acquire(client.address).await;
+        let permit = self.loader.loads.acquire(client.address).await;
         self.document_with(client, lookup, permit).await
     }
 
@@ -217,7 +191,7 @@ impl PackageService {
         permit: FairPermit,
     ) -> Result<(PackageLookup, Bytes), FirewallError> {
         let permit = Arc::new(permit);
-        if let Some(document) = self.parts.loader.load_document(&lookup.package, &permit).await? {
+        if let Some(document) = self.loader.load_document(&lookup.package, &permit).await? {
             return Ok((lookup, document));
         }
         let need =
@@ -225,7 +199,7 @@ impl PackageService {
         let (slot, registry) = (lookup.package.slot.clone(), Arc::clone(&lookup.package.registry));
         let request = FetchRequest { whole: true, ..FetchRequest::new(client, slot, registry, need) };
         let again = self.fetcher.fetch_shared(request).await?;
-        match self.parts.loader.load_document(&again.package, &permit).await? {
+        match self.loader.load_document(&again.package, &permit).await? {
             Some(document) => Ok((again, document)),
             None => Err(FirewallError::Internal("the packument is not in the store any more".into())),
         }
@@ -234,16 +208,16 @@ impl PackageService {
     /// Looks up the parent of a new package, once per document, if a rule may exempt subpackages. Returns whether the result
     /// depends on publishers that the document lacks, so that the full form is needed.
     pub(crate) async fn load_parent(self: &Arc<Self>, client: &Client, package: &CachedPackage) -> bool {
-        let Some(packument) = subpackages::needs_parent(package, &self.policy.snapshot()) else { return false };
+        let Some(packument) = subpackages::needs_parent(package, &self.services.policy.snapshot()) else { return false };
         // The name must not be sent to a different registry, or needlessly if the package's ages are waived.
         let Some(whole) = self
             .subpackages
             .candidate_parent(&packument.name)
-            .filter(|whole| self.registries.of(whole).id() == package.registry.id())
+            .filter(|whole| self.services.registries.of(whole).id() == package.registry.id())
         else {
             return false;
         };
-        if self.policy.snapshot().policy(client.profile).waives_ages(&packument.name) {
+        if self.services.policy.snapshot().policy(client.profile).waives_ages(&packument.name) {
             return false;
         }
         // A parent that cannot be fetched pins nothing.
@@ -281,7 +255,7 @@ impl PackageService {
         version: &str,
         need: DocumentNeed,
     ) -> Option<PackageLookup> {
-        let (package, now) = (&lookup.package, self.policy.now());
+        let (package, now) = (&lookup.package, self.services.policy.now());
         let shared = package.slot.shared();
         let is_answered = lookup.stale.is_some()
             || package.packument.is_none()
@@ -300,7 +274,7 @@ impl PackageService {
         }
         let again = self.fetcher.fetch_or_stale(request, now).await.ok();
         if let Some(again) = &again {
-            self.workers.evaluate(&again.package, &self.policy, client.profile, client.address).await;
+            self.services.workers.evaluate(&again.package, &self.services.policy, client.profile, client.address).await;
         }
         let Some(newer) = again.as_ref().filter(|again| again.package.content() != package.content()) else {
             self.rechecks.mark_vain(shared, now);

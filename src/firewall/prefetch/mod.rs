@@ -8,17 +8,14 @@ use tokio::sync::Notify;
 
 use crate::firewall::error::FirewallError;
 use crate::firewall::package::CacheKey;
-use crate::firewall::packages::cache::PackageCache;
 use crate::firewall::packages::fetch::Fetcher;
 use crate::firewall::packages::ingest::{IngestEvent, PackageObserver};
-use crate::firewall::packages::parse_pool::ParsePool;
 use crate::firewall::packages::request::{FetchRequest, PrefetchContext};
 use crate::firewall::packages::services::Services;
-use crate::firewall::policy_state::PolicyState;
 use crate::firewall::wanted_versions::Wants;
 use crate::npm::PackageName;
 use crate::npm::packument::dependencies::Dependency;
-use crate::upstream::{Authorization, Registries, UpstreamError};
+use crate::upstream::{Authorization, UpstreamError};
 
 /// The most packages in the queue. Further ones are fetched when a client requests them.
 const MAX_QUEUED: usize = 2_000;
@@ -51,8 +48,9 @@ impl PrefetchTarget {
 }
 
 /// Packages that wait for a prefetch, oldest first, and those being prefetched.
-#[derive(Default)]
 pub(crate) struct PrefetchQueue {
+    /// Concurrent prefetches per registry; 0 disables prefetching.
+    pub limit: usize,
     waiting: Mutex<(VecDeque<FetchRequest>, HashSet<CacheKey>)>,
     /// Notified when a package is queued or a slot becomes free.
     changed: Notify,
@@ -61,6 +59,10 @@ pub(crate) struct PrefetchQueue {
 }
 
 impl PrefetchQueue {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { limit, waiting: Mutex::default(), changed: Notify::new(), running: Mutex::default() }
+    }
+
     fn push(&self, request: FetchRequest) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let (queue, slots) = &mut *waiting;
@@ -70,21 +72,21 @@ impl PrefetchQueue {
         }
     }
 
-    /// Waits for the oldest package whose registry has a free slot of `at_once`.
-    async fn next(self: &Arc<Self>, at_once: usize) -> PrefetchTarget {
+    /// Waits for the oldest package whose registry has a free slot.
+    async fn next(self: &Arc<Self>) -> PrefetchTarget {
         loop {
             let changed = self.changed.notified();
-            if let Some(target) = self.find(at_once) {
+            if let Some(target) = self.find() {
                 return target;
             }
             changed.await;
         }
     }
 
-    fn find(self: &Arc<Self>, at_once: usize) -> Option<PrefetchTarget> {
+    fn find(self: &Arc<Self>) -> Option<PrefetchTarget> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_free = |request: &FetchRequest| running.get(request.registry.id()).is_none_or(|count| *count < at_once);
+        let is_free = |request: &FetchRequest| running.get(request.registry.id()).is_none_or(|count| *count < self.limit);
         let at = waiting.0.iter().position(is_free)?;
         let request = waiting.0.remove(at)?;
         waiting.1.remove(&request.slot);
@@ -96,52 +98,34 @@ impl PrefetchQueue {
 
 /// Queues the dependencies of new documents, if prefetching is enabled, and records the requirements.
 pub(crate) struct DependencyHints {
-    queue: Arc<PrefetchQueue>,
-    /// Concurrent prefetches per registry; 0 disables prefetching.
-    limit: usize,
-    registries: Arc<Registries>,
-    cache: Arc<PackageCache>,
-    policy: Arc<PolicyState>,
-    wants: Arc<Wants>,
-}
-
-impl DependencyHints {
-    pub(crate) fn new(services: &Services, queue: Arc<PrefetchQueue>, limit: usize, wants: Arc<Wants>) -> Self {
-        Self {
-            queue,
-            limit,
-            registries: Arc::clone(&services.registries),
-            cache: Arc::clone(&services.cache),
-            policy: Arc::clone(&services.policy),
-            wants,
-        }
-    }
+    pub services: Arc<Services>,
+    pub queue: Arc<PrefetchQueue>,
+    pub wants: Arc<Wants>,
 }
 
 impl PackageObserver for DependencyHints {
     fn ingested(&self, event: &mut IngestEvent<'_>) {
         let request = event.request;
         let spec = request.ahead.as_ref().map_or("latest", |ahead| &*ahead.wanted);
-        let context = self.policy.context();
+        let context = self.services.policy.context();
         let wanted = self.wants.note_dependencies(event.package, &context.policy_snapshot, event.document, event.fields, spec);
-        let Some(ahead) = request.ahead.as_ref().filter(|ahead| self.limit > 0 && !ahead.is_over()) else { return };
+        let Some(ahead) = request.ahead.as_ref().filter(|ahead| self.queue.limit > 0 && !ahead.is_over()) else { return };
         for Dependency { name, wanted } in wanted {
-            let registry = self.registries.of(&name);
+            let registry = self.services.registries.of(&name);
             // A client's own credentials are sent only to the registry for which the client sent them.
             if matches!(request.registry.select_authorization(&request.authorization), Authorization::Own(_))
                 && registry.id() != request.registry.id()
             {
                 continue;
             }
-            let slot = CacheKey::of(&name, registry, &request.authorization);
             let next = FetchRequest {
-                slot,
+                slot: CacheKey::of(&name, registry, &request.authorization),
                 registry: Arc::clone(registry),
                 ahead: Some(ahead.next(&wanted)),
                 asked: None,
                 ..request.clone()
             };
-            if !self.cache.is_known(&next.slot, context.now) && ahead.try_spend() {
+            if !self.services.cache.is_known(&next.slot, context.now) && ahead.try_spend() {
                 self.queue.push(next);
             }
         }
@@ -150,38 +134,19 @@ impl PackageObserver for DependencyHints {
 
 /// Fetches what is in the queue.
 pub(crate) struct Prefetcher {
-    queue: Arc<PrefetchQueue>,
-    limit: usize,
-    fetcher: Arc<Fetcher>,
-    parse_pool: Arc<ParsePool>,
-    cache: Arc<PackageCache>,
-    policy: Arc<PolicyState>,
+    pub services: Arc<Services>,
+    pub queue: Arc<PrefetchQueue>,
+    pub fetcher: Arc<Fetcher>,
 }
 
 impl Prefetcher {
-    pub(crate) fn new(services: &Services, queue: Arc<PrefetchQueue>, limit: usize, fetcher: Arc<Fetcher>) -> Self {
-        Self {
-            queue,
-            limit,
-            fetcher,
-            parse_pool: Arc::clone(&services.parse_pool),
-            cache: Arc::clone(&services.cache),
-            policy: Arc::clone(&services.policy),
-        }
-    }
-
-    /// Returns the number of concurrent prefetches per registry; 0 if prefetching is disabled.
-    pub(crate) fn limit(&self) -> usize {
-        self.limit
-    }
-
     /// Waits for the next package worth prefetching.
     pub(crate) async fn next(&self) -> PrefetchTarget {
         loop {
-            let PrefetchTarget(request, slot) = self.queue.next(self.limit).await;
+            let PrefetchTarget(request, slot) = self.queue.next().await;
             let is_over = request.ahead.as_ref().is_some_and(PrefetchContext::is_over);
             // It may have been fetched since it was queued.
-            if !is_over && !self.cache.is_known(&request.slot, self.policy.now()) {
+            if !is_over && !self.services.cache.is_known(&request.slot, self.services.policy.now()) {
                 return PrefetchTarget(request, slot);
             }
         }
@@ -189,27 +154,25 @@ impl Prefetcher {
 
     /// Fetches a prefetch target like a client request. Returns whether upstream had it.
     pub(crate) async fn fetch(&self, PrefetchTarget(mut request, _slot): PrefetchTarget) -> bool {
-        let (slot, promoted) = (request.slot.clone(), self.parse_pool.priority.register(&request.slot));
+        let (slot, promoted) = (request.slot.clone(), self.services.parse_pool.priority.register(&request.slot));
         if let Some(ahead) = &mut request.ahead {
             ahead.promoted = Some(promoted);
         }
         let ahead = request.ahead.clone();
         let landed = self.fetcher.fetch_shared(request).await;
-        self.parse_pool.priority.unregister(&slot);
-        match landed {
-            Ok(_) => true,
+        self.services.parse_pool.priority.unregister(&slot);
+        match &landed {
             // A dependency may be unpublished or not readable with these credentials. Other prefetches continue.
-            Err(
+            Ok(_)
+            | Err(
                 FirewallError::NotFound(_)
                 | FirewallError::Upstream(
                     UpstreamError::NotFound | UpstreamError::MissingPage { .. } | UpstreamError::Denied { .. },
                 ),
-            ) => false,
-            Err(_) => {
-                // Upstream failed, so the request's remaining prefetches are cancelled.
-                ahead.inspect(PrefetchContext::cancel);
-                false
-            }
+            ) => {}
+            // Upstream failed, so the request's remaining prefetches are cancelled.
+            Err(_) => drop(ahead.inspect(PrefetchContext::cancel)),
         }
+        landed.is_ok()
     }
 }

@@ -370,7 +370,7 @@ impl ResponseCache {
         lookup: PackageLookup,
         render_request: RenderRequest,
     ) -> Result<Arc<CachedView>, FirewallError> {
-        let loads = Arc::clone(self.packages.loads());
+        let loads = Arc::clone(&self.packages.loader.loads);
         let (this, client, limit) = (Arc::clone(self), client.clone(), Arc::clone(&loads));
         let address = client.address;
         let fetch = move |request: SlotRequest<_>| async move {
