@@ -116,6 +116,7 @@ pub struct Reason {
     pub detail: String,
 }
 
+/// Reasons are boxed because most verdicts allow, and evaluation moves verdicts often (12 % of `just bench-policy`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     Allow,
@@ -123,17 +124,22 @@ pub enum Verdict {
     Hold {
         /// The first instant at which the version may open, if upstream is asked again then.
         until: Timestamp,
-        reason: Reason,
+        reason: Box<Reason>,
     },
     Deny {
-        reason: Reason,
+        reason: Box<Reason>,
     },
 }
 
 impl Verdict {
     #[must_use]
     pub fn deny(rule: RuleId, detail: impl Into<String>) -> Self {
-        Self::Deny { reason: Reason { rule, detail: detail.into() } }
+        Self::Deny { reason: Box::new(Reason { rule, detail: detail.into() }) }
+    }
+
+    #[must_use]
+    pub fn hold(until: Timestamp, rule: RuleId, detail: impl Into<String>) -> Self {
+        Self::Hold { until, reason: Box::new(Reason { rule, detail: detail.into() }) }
     }
 
     #[must_use]
@@ -153,6 +159,7 @@ impl Verdict {
     /// Replaces the reason of a hold or a denial.
     #[must_use]
     pub(crate) fn with_reason(self, reason: Reason) -> Self {
+        let reason = Box::new(reason);
         match self {
             Self::Allow => self,
             Self::Hold { until, .. } => Self::Hold { until, reason },

@@ -12,7 +12,7 @@ use crate::policy::decisions::{ApprovedVersion, Decision, DecisionAction, Decisi
 use crate::policy::facts::Facts;
 use crate::policy::rules::PackageRules;
 use crate::policy::rules::rule::PackageGlob;
-use crate::policy::verdict::{Reason, RuleId, Verdict};
+use crate::policy::verdict::{RuleId, Verdict};
 use crate::units::timestamp;
 
 #[derive(Debug, Clone)]
@@ -295,6 +295,6 @@ impl Freeze {
             timestamp::format_utc(self.at),
             self.decision_ref.describe()
         );
-        Verdict::Hold { until, reason: Reason { rule: RuleId::Freeze, detail } }
+        Verdict::hold(until, RuleId::Freeze, detail)
     }
 }

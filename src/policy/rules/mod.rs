@@ -290,10 +290,10 @@ impl PackageRules<'_> {
         let by_files = match self.first_refusal(facts, at, glass, &mut steps) {
             None => Verdict::Allow,
             Some(rule) => {
-                let reason = Reason { rule: RuleId::File(Arc::clone(&rule.id)), detail: describe::describe_refusal(rule, facts) };
+                let (id, detail) = (RuleId::File(Arc::clone(&rule.id)), describe::describe_refusal(rule, facts));
                 match self.next_opening(facts, at, glass) {
-                    Some(until) => Verdict::Hold { until, reason },
-                    None => Verdict::Deny { reason },
+                    Some(until) => Verdict::hold(until, id, detail),
+                    None => Verdict::deny(id, detail),
                 }
             }
         };

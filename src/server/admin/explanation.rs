@@ -77,7 +77,7 @@ mod tests {
     use super::*;
     use crate::firewall::explain::explanation::{DistTagChange, ExplainedFacts, RequestedSpec};
     use crate::npm::PackageName;
-    use crate::policy::{Reason, RuleId, StepOutcome, TraceStep, Verdict};
+    use crate::policy::{RuleId, StepOutcome, TraceStep, Verdict};
     use crate::units::timestamp;
 
     fn explanation(verdict: Verdict) -> Explanation {
@@ -123,7 +123,7 @@ mod tests {
                 maintainers: vec!["ada\u{1b}[2J".to_owned()],
                 ..ExplainedFacts::default()
             },
-            ..explanation(Verdict::Hold { until, reason: Reason { rule: RuleId::File("minimum-age".into()), detail } })
+            ..explanation(Verdict::hold(until, RuleId::File("minimum-age".into()), detail))
         }
     }
 
