@@ -41,6 +41,6 @@ pub use queries::hidden::{HeldVersion, HiddenVersions, WantedVersion};
 pub use queries::inspect::{InspectedVersion, PackageInspection};
 pub use request::{BaseUrl, Client, ContentCoding, PackumentResponse, RegistryRequest, RegistryResponse, TarballResponse};
 pub use service::RegistryService;
-pub use verdicts::want::Want;
+pub use verdicts::Want;
 
 pub use workers::heavy;

@@ -5,7 +5,7 @@ use crate::firewall::error::FirewallError;
 use crate::firewall::queries::egress::EgressRequest;
 use crate::firewall::queries::hidden::HiddenVersions;
 use crate::firewall::request::{Client, RegistryRequest, RegistryResponse};
-use crate::firewall::verdicts::want::Want;
+use crate::firewall::verdicts::Want;
 use crate::npm::{Address, PackageName};
 
 /// Answers the requests of clients.

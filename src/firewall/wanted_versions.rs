@@ -7,10 +7,9 @@ use moka::sync::Cache;
 
 use crate::firewall::package::CacheKey;
 use crate::firewall::policy_state::{PolicySnapshot, Profile};
-use crate::firewall::verdicts::VerdictTable;
 use crate::firewall::verdicts::cache::CachedPackage;
 use crate::firewall::verdicts::resolve::{is_satisfied, pick_unfiltered, resolve};
-use crate::firewall::verdicts::want::{Want, WithheldVersions};
+use crate::firewall::verdicts::{VerdictTable, Want, WithheldVersions};
 use crate::npm::AbbreviatedFields;
 use crate::npm::packument::dependencies::{Dependency, dependencies};
 use crate::npm::{PackageName, Packument};

@@ -104,7 +104,7 @@ impl Workers {
             return;
         }
         Box::pin(async {
-            let _turn = package.evaluation().lock().await;
+            let _turn = package.turn.lock().await;
             let policy_snapshot = policy.snapshot();
             if package.is_judged(&policy_snapshot, profile) {
                 return;

@@ -1,15 +1,13 @@
 //! Reconstructs a package as of another instant from its record: existing versions and dist-tag targets. The result is used only
 //! for explanations and is never cached or served.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::firewall::package::history::ReleaseHistory;
+use crate::firewall::package::history;
 use crate::firewall::package::{Confirmation, PackageSnapshot};
 use crate::npm::Packument;
-use crate::store::TagSighting;
 
 impl PackageSnapshot {
     /// Returns the package as of `at`. A later instant yields the current state, as if confirmed then.
@@ -25,26 +23,18 @@ impl PackageSnapshot {
     fn rewind_to(&mut self, at: Timestamp) {
         let Some(packument) = &self.packument else { return };
         let was_there = |place: usize| self.provenance[place].effective <= at;
-        let kept: Vec<ReleaseHistory> = self.provenance.iter().filter(|seen| seen.effective <= at).cloned().collect();
+        let kept = self.provenance.iter().filter(|seen| seen.effective <= at).cloned().collect();
         let tags = self.tags_at(packument, at);
         self.packument = Some(Arc::new(packument.restricted_to(&was_there, tags)));
-        self.provenance = kept.into();
-        let mut record = (*self.record).clone();
-        record.tags.retain(|sighting| sighting.first_seen <= at);
-        self.record = Arc::new(record);
+        self.provenance = kept;
+        Arc::make_mut(&mut self.record).tags.retain(|sighting| sighting.first_seen <= at);
     }
 
     /// Returns the dist-tags as last observed before `at`. A tag without an earlier observation keeps its current target, if that
     /// version existed.
     fn tags_at(&self, packument: &Packument, at: Timestamp) -> Vec<(Box<str>, Box<str>)> {
         let was_there = |version: &str| packument.find(version).is_some_and(|(place, _)| self.provenance[place].effective <= at);
-        let mut seen: HashMap<&str, &TagSighting> = HashMap::new();
-        for sighting in self.record.tags.iter().filter(|sighting| sighting.first_seen <= at) {
-            let last = seen.entry(&sighting.tag).or_insert(sighting);
-            if sighting.first_seen >= last.first_seen {
-                *last = sighting;
-            }
-        }
+        let seen = history::newest_sightings(self.record.tags.iter().filter(|sighting| sighting.first_seen <= at));
         let pointed =
             packument.dist_tags.iter().map(|(tag, target)| (tag, seen.get(&**tag).map_or(target, |sighting| &sighting.version)));
         pointed.filter(|(_, target)| was_there(target)).map(|(tag, target)| (tag.clone(), target.clone())).collect()

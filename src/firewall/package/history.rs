@@ -37,8 +37,7 @@ pub const NOWHERE: &str = "";
 pub struct ReleaseHistory {
     /// The effective publish time, from which the age counts.
     pub effective: Timestamp,
-    /// The effective publish time without later manifest changes. The age of the package is derived from it, since a manifest
-    /// change does not make the package new.
+    /// The effective publish time without later manifest changes, which do not make the package new.
     pub began: Timestamp,
     /// Whether this version was first seen with a different integrity.
     pub integrity_changed: bool,
@@ -65,13 +64,7 @@ pub struct Reconciliation {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HistoryEvent {
     /// A version has a different integrity than first seen.
-    IntegrityChanged {
-        version: Box<str>,
-        /// The integrity as first seen.
-        was: String,
-        /// The current integrity.
-        now: String,
-    },
+    IntegrityChanged { version: Box<str>, was: String, now: String },
     /// A version was removed.
     Gone(Box<Release>),
     /// Two views contradict each other over a version after both were fetched again. Each keeps its own history of the version.
@@ -111,7 +104,7 @@ pub struct OtherToken<'a> {
 /// Versions over which views of a package disagree, with the integrity that was seen.
 pub type Parted = HashMap<Box<str>, Option<Integrity>>;
 
-/// Another view of the package, with its releases by version.
+/// Another view of the package.
 struct View<'a> {
     last_look: Option<Timestamp>,
     releases: HashMap<&'a str, Vec<&'a Release>>,
@@ -158,7 +151,6 @@ pub fn reconcile(record: &PackageRecord, others: &[&PackageRecord], look: &Look<
         let rows = known.remove(&*entry.key).unwrap_or_default();
         let tracing = Tracing {
             entry,
-            manifest: manifest_of(entry, look.form),
             rows: &rows,
             last_look: last.map(|last| last.looked.min(look.at)),
             had_versions: !record.releases.is_empty(),
@@ -191,9 +183,8 @@ fn manifest_of(entry: &VersionEntry, form: PackumentForm) -> ManifestDigest {
     if carries_scripts { manifest.with_install_scripts(entry.install_scripts) } else { manifest }
 }
 
-/// Returns the release that a version was first seen as: the first row that states an integrity.
-///
-/// A version without an integrity is never served, so earlier rows do not count.
+/// Returns the release that a version was first seen as: the first row that states an integrity. A version without one is never
+/// served, so earlier rows do not count.
 #[must_use]
 pub fn first_known_release<'a>(rows: &[&'a Release]) -> Option<&'a Release> {
     rows.iter().copied().filter(|row| row.integrity.is_some()).min_by_key(|row| row.first_seen)
@@ -202,8 +193,6 @@ pub fn first_known_release<'a>(rows: &[&'a Release]) -> Option<&'a Release> {
 /// One entry of the packument, with the history of its version.
 struct Tracing<'a> {
     entry: &'a VersionEntry,
-    /// The manifest digest of the entry.
-    manifest: ManifestDigest,
     rows: &'a [&'a Release],
     /// The last observation of this view.
     last_look: Option<Timestamp>,
@@ -240,8 +229,9 @@ impl<'a> Tracing<'a> {
         let changed = first.is_some_and(|first| !may_be_same(first, entry.integrity.as_ref()));
         // For a new integrity, the manifest last seen under this version.
         let last = || self.rows.iter().copied().filter(|row| row.manifest.is_some()).max_by_key(|row| row.first_seen);
-        let others = self.others.iter().filter(|_| !release.diverged).filter_map(|other| self.same_in(other));
-        let (manifest, manifest_changed) = follow_manifest(self.manifest, same.or_else(last), &others.collect::<Vec<_>>(), at);
+        let others: Vec<_> = self.elsewhere().filter(|_| !release.diverged).collect();
+        let manifest = manifest_of(entry, self.look.form);
+        let (manifest, manifest_changed) = follow_manifest(manifest, same.or_else(last), &others, at);
         (release.manifest, release.manifest_changed) = (Some(manifest), manifest_changed);
         let mut digests = match (same.and_then(Release::known_digests), &entry.integrity) {
             (Some(known), Some(stated)) => known.union(stated).or_else(|| Some(stated.clone())),
@@ -279,8 +269,7 @@ impl<'a> Tracing<'a> {
         match self.look.mode {
             TimeMode::Checked => release.counts_from(),
             TimeMode::FirstSeen => {
-                let elsewhere = self.others.iter().filter_map(|other| self.same_in(other)).map(|row| row.first_seen);
-                let first_seen = elsewhere.chain([release.first_seen]).min().unwrap_or(release.first_seen);
+                let first_seen = self.elsewhere().map(|row| row.first_seen).fold(release.first_seen, Timestamp::min);
                 release.moved.max(release.held_since).map_or(first_seen, |since| since.max(first_seen))
             }
             TimeMode::Trust => self.entry.published.unwrap_or(release.first_seen),
@@ -349,8 +338,7 @@ impl<'a> Tracing<'a> {
             return;
         }
         // Another view saw it return, and this view made no observation while it was missing. That counts even if it left again.
-        let others = self.others.iter().filter_map(|other| self.same_in(other));
-        let returns = others.filter(|row| row.missing_since.is_some_and(|since| own_look < since));
+        let returns = self.elsewhere().filter(|row| row.missing_since.is_some_and(|since| own_look < since));
         if let Some(moved) = returns.filter_map(|row| row.moved).max().filter(|moved| *moved > release.counts_from()) {
             release.moved = Some(moved);
         }
@@ -426,15 +414,14 @@ impl<'a> Tracing<'a> {
             diverged: false,
             missing_since: None,
         };
-        let elsewhere = || self.others.iter().filter_map(|other| self.same_in(other));
-        if let Some(first) = elsewhere().min_by_key(|row| row.first_seen) {
+        if let Some(first) = self.elsewhere().min_by_key(|row| row.first_seen) {
             // The time is fixed by the view that saw it first, but not before an earlier observation of any view.
             let looks = self.others.iter().filter_map(|other| other.last_look).chain(self.last_look);
             let earlier = looks.filter(|look| *look < first.first_seen).max();
             let is_known = first.published.is_some() || first.moved.is_some() || first.absent.is_some();
             let counts = match entry.published {
                 Some(published) if !is_known => Some(published.min(first.first_seen)),
-                _ => elsewhere().map(Release::counts_from).max(),
+                _ => self.elsewhere().map(Release::counts_from).max(),
             };
             release.effective = counts.unwrap_or(at).max(earlier.unwrap_or(Timestamp::MIN));
             release.absent = first.absent.max(earlier);
@@ -500,7 +487,7 @@ impl<'a> Tracing<'a> {
     /// it. Observations at other times do not count, because upstream may have removed the version just then.
     fn review_hold(&self, release: &mut Release, into: &mut Reconciliation) {
         let Some(held) = release.held_since else { return };
-        if self.others.iter().any(|other| self.same_in(other).is_some_and(|row| row.gone.is_none())) {
+        if self.elsewhere().any(|row| row.gone.is_none()) {
             return;
         }
         if self.is_parted() {
@@ -551,6 +538,11 @@ impl<'a> Tracing<'a> {
         }
     }
 
+    /// Returns the releases with the same bytes in other views.
+    fn elsewhere(&self) -> impl Iterator<Item = &'a Release> {
+        self.others.iter().filter_map(|other| self.same_in(other))
+    }
+
     /// Returns the release with the same bytes in another view, if their histories are not separate.
     fn same_in(&self, other: &View<'a>) -> Option<&'a Release> {
         let rows = other.rows(&self.entry.key);
@@ -559,8 +551,8 @@ impl<'a> Tracing<'a> {
 
     /// Checks whether other views were fetched again for this version and integrity, and still disagree.
     fn is_parted(&self) -> bool {
-        let diverged = self.look.diverged.get(&*self.entry.key);
-        diverged.is_some_and(|integrity| is_same(integrity.as_ref(), self.entry.integrity.as_ref()))
+        let (diverged, stated) = (self.look.diverged.get(&*self.entry.key), self.entry.integrity.as_ref());
+        diverged.is_some_and(|integrity| compare(integrity.as_ref(), stated) == DigestComparison::Same)
     }
 }
 
@@ -588,40 +580,30 @@ fn follow_manifest(
 /// Returns the row that `stated` refers to: one that shares a digest, else the first if no algorithm is common. In that case the
 /// tarball must match both.
 fn find_same<'a>(rows: &[&'a Release], first: Option<&'a Release>, stated: Option<&Integrity>) -> Option<&'a Release> {
-    let agrees = |row: &&&Release| match (row.known_digests(), stated) {
-        (None, None) => true,
-        (Some(known), Some(stated)) => known.compare(stated) == DigestComparison::Same,
-        _ => false,
-    };
+    let agrees = |row: &&&Release| compare(row.known_digests().as_ref(), stated) == DigestComparison::Same;
     rows.iter().find(agrees).copied().or_else(|| first.filter(|first| stated.is_some() && may_be_same(first, stated)))
 }
 
-/// Checks whether `stated` can refer to the bytes of `row`. A missing integrity matches only a missing one.
+/// Checks whether `stated` can refer to the bytes of `row`.
 fn may_be_same(row: &Release, stated: Option<&Integrity>) -> bool {
-    match (row.known_digests(), stated) {
-        (None, None) => true,
-        (Some(known), Some(stated)) => known.compare(stated) != DigestComparison::Different,
-        _ => false,
-    }
+    compare(row.known_digests().as_ref(), stated) != DigestComparison::Different
 }
 
-/// Checks whether two integrities are known to refer to the same bytes. They must share a digest, or both be missing.
-fn is_same(one: Option<&Integrity>, other: Option<&Integrity>) -> bool {
+/// Compares two integrities. A missing one equals only a missing one.
+pub(crate) fn compare(one: Option<&Integrity>, other: Option<&Integrity>) -> DigestComparison {
     match (one, other) {
-        (None, None) => true,
-        (Some(one), Some(other)) => one.compare(other) == DigestComparison::Same,
-        _ => false,
+        (None, None) => DigestComparison::Same,
+        (Some(one), Some(other)) => one.compare(other),
+        _ => DigestComparison::Different,
     }
 }
 
-/// How versions were removed.
+/// How versions were removed, like the fields of [`Release`].
 #[derive(Clone, Copy)]
 struct Gone {
     /// The observation in which they are missing.
     at: Timestamp,
-    /// Whether a security placeholder replaced them.
     replaced: bool,
-    /// Whether a document lacked them, as opposed to a missing package.
     dropped: bool,
 }
 
@@ -669,7 +651,7 @@ fn follow_tags(record: &PackageRecord, look: &Look<'_>, change: &mut PackageChan
 /// Ends the sightings of tags that moved at `now` and begins new ones. Returns the number of new ones.
 fn move_tags(record: &PackageRecord, points: &HashMap<&str, &str>, now: Timestamp, change: &mut PackageChange) -> usize {
     let confirmed = record.document.as_ref().map_or(now, |last| last.looked);
-    let current = current_tags(record);
+    let current = newest_sightings(record.tags.iter());
     let mut begin = |tag: &str, version: &str| {
         change.tags.push(TagSighting { tag: tag.into(), version: version.into(), first_seen: now, last_seen: now });
     };
@@ -692,9 +674,9 @@ fn move_tags(record: &PackageRecord, points: &HashMap<&str, &str>, now: Timestam
 }
 
 /// Returns the newest sighting of each tag.
-fn current_tags(record: &PackageRecord) -> HashMap<&str, &TagSighting> {
+pub(crate) fn newest_sightings<'a>(sightings: impl Iterator<Item = &'a TagSighting>) -> HashMap<&'a str, &'a TagSighting> {
     let mut current: HashMap<&str, &TagSighting> = HashMap::new();
-    for sighting in &record.tags {
+    for sighting in sightings {
         let newest = current.entry(&sighting.tag).or_insert(sighting);
         if sighting.first_seen >= newest.first_seen {
             *newest = sighting;

@@ -34,11 +34,10 @@ const PROBE_TOKEN: &str = "Bearer coldframe-is-asking-again";
 /// another client.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum CredentialScope {
-    /// Fetched without credentials.
     Anonymous,
-    /// Fetched with the configured credentials.
+    /// The configured credentials.
     Lent,
-    /// Fetched with a client's own credentials: SHA-256 of the header.
+    /// A client's own credentials: SHA-256 of the header.
     Own([u8; 32]),
 }
 
@@ -46,7 +45,6 @@ pub(crate) enum CredentialScope {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct CacheKey {
     pub name: PackageName,
-    /// The credentials.
     pub partition: CredentialScope,
 }
 
@@ -67,11 +65,8 @@ impl CacheKey {
     /// Returns the key that all clients' own tokens share: one history, one stored document, one rendering. Upstream is asked for
     /// each token whether it may read the package; what upstream then confirms is the same for all.
     pub(crate) fn shared(&self) -> Self {
-        let partition = match self.partition {
-            CredentialScope::Own(_) => CredentialScope::Own([0; 32]),
-            ref kept => kept.clone(),
-        };
-        Self { name: self.name.clone(), partition }
+        let shared = self.is_client_scoped().then_some(CredentialScope::Own([0; 32]));
+        Self { name: self.name.clone(), partition: shared.unwrap_or_else(|| self.partition.clone()) }
     }
 
     /// Checks whether this is the view of a client's own credentials. What it lacks may exist for others.
@@ -95,8 +90,7 @@ impl CacheKey {
     pub(crate) fn others(&self, registry: &Registry) -> Vec<Self> {
         let lent = registry.has_credentials().then_some(CredentialScope::Lent);
         let views = [CredentialScope::Anonymous, CredentialScope::Own([0; 32])].into_iter().chain(lent);
-        let of_view = |partition| Self { name: self.name.clone(), partition };
-        views.map(of_view).filter(|other| *other != self.shared()).collect()
+        views.map(|partition| Self { name: self.name.clone(), partition }).filter(|other| *other != self.shared()).collect()
     }
 
     /// Returns the authorization to fetch this view without a client. Clients' own tokens are represented by the probe token: a
@@ -135,24 +129,19 @@ pub(crate) type ParentFirstSeen = Box<[Option<Timestamp>]>;
 /// A snapshot of one package.
 #[derive(Clone)]
 pub(crate) struct PackageSnapshot {
-    /// The package and the credentials of the view.
     pub slot: CacheKey,
-    /// The registry it was fetched from.
     pub registry: Arc<Registry>,
     /// The form of the document. Fields that the form lacks are unknown.
     pub form: PackumentForm,
-    /// Whether the full form was requested but the abbreviated one arrived, as from caches that ignore `Vary`. The missing fields
-    /// stay unknown.
+    /// Whether the full form was requested but the abbreviated one arrived, as from caches that ignore `Vary`.
     pub has_no_more: bool,
     /// The index; `None` if upstream no longer has the package.
     pub packument: Option<Arc<Packument>>,
     /// The history of each entry of the index.
     pub provenance: Arc<[ReleaseHistory]>,
-    /// The ledger's record.
     pub record: Arc<PackageRecord>,
     /// Indexes of the record's releases, sorted by version on first use.
     pub by_version: OnceLock<Arc<[u32]>>,
-    /// The ledger's entry of the document: times, validators, and the digest that names the stored blob.
     pub document: StoredPackument,
     pub confirmed: Confirmation,
     pub views: ViewComparison,
@@ -211,7 +200,7 @@ impl PackageSnapshot {
         })
     }
 
-    /// Returns SHA-256 of the document as received; zeros if there is none.
+    /// Returns the digest of the document; zeros if there is none.
     pub(crate) fn content(&self) -> [u8; 32] {
         self.document.content.unwrap_or_default()
     }

@@ -5,16 +5,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::firewall::package::PackageSnapshot;
-use crate::firewall::package::history;
+use crate::firewall::package::{PackageSnapshot, history};
 use crate::firewall::policy_state::PolicySnapshot;
-use crate::npm::{Integrity, PackageName, Packument, Version};
+use crate::npm::{Integrity, Packument, Version};
 use crate::policy::{ApplicableAdvisories, Facts, Presence, Removal, UnknownFacts};
 use crate::store::Release;
 
 /// A removed version.
 pub(crate) struct RemovedVersion<'a> {
-    name: &'a PackageName,
+    package: &'a PackageSnapshot,
     version: &'a str,
     parsed: Option<Version>,
     /// The release as first seen; `None` if it was never seen.
@@ -22,7 +21,6 @@ pub(crate) struct RemovedVersion<'a> {
     /// Every digest that its bytes must match.
     digests: Option<Integrity>,
     published: Option<Timestamp>,
-    first_published: Option<Timestamp>,
     effective: Timestamp,
     longest_age: Duration,
     advisories: ApplicableAdvisories<'a>,
@@ -31,23 +29,21 @@ pub(crate) struct RemovedVersion<'a> {
 impl<'a> RemovedVersion<'a> {
     /// Returns what is known of a removed version; `None` if it never existed.
     pub(crate) fn find(package: &'a PackageSnapshot, version: &'a str, policy_snapshot: &'a PolicySnapshot) -> Option<Self> {
-        let name = &package.slot.name;
         let rows: Vec<&Release> = package.releases_of(version).collect();
         let removed = package.packument.as_ref().and_then(|packument| packument.find_departed(version));
         let first = history::first_known_release(&rows);
         if first.is_none() && removed.is_none() {
             return None;
         }
-        let advisories = policy_snapshot.advisories.of(name.as_str());
+        let advisories = policy_snapshot.advisories.of(package.slot.name.as_str());
         let seen = if advisories.has_wholesale() { versions_ever_seen(package) } else { Vec::new() };
         Some(Self {
-            name,
+            package,
             version,
             parsed: Version::parse(version),
             first,
             digests: first.and_then(Release::known_digests),
             published: first.and_then(|row| row.published).or_else(|| removed.and_then(|(_, published)| *published)),
-            first_published: package.first_published,
             effective: first.map_or(package.confirmed.validated, Release::counts_from),
             longest_age: policy_snapshot.longest_age(),
             advisories: advisories
@@ -71,13 +67,13 @@ impl<'a> RemovedVersion<'a> {
             published: self.published,
             has_integrity: self.first.is_some(),
             integrity: self.digests.as_ref(),
-            first_published: self.first_published,
+            first_published: self.package.first_published,
             presence: if was_there { Presence::Present } else { removed },
             parsed: self.parsed.as_ref(),
             advisories: &self.advisories,
             // The ledger does not record them.
             unknown: UnknownFacts::ALL,
-            ..Facts::of(self.name, self.version, self.effective)
+            ..Facts::of(&self.package.slot.name, self.version, self.effective)
         }
     }
 

@@ -14,7 +14,6 @@ pub(crate) struct StoredTarball {
     pub name: Digest,
     /// Every digest computed from the bytes.
     pub digests: Integrity,
-    /// The length in bytes.
     pub length: u64,
     /// The URL it came from.
     pub place: Place,
@@ -25,8 +24,10 @@ pub(crate) struct StoredTarball {
 /// any URL of the registry, even that of another package's tarball.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
-    text: Arc<str>,
-    is_packages_own: bool,
+    /// The folder, or the URL of the single tarball.
+    pub text: Arc<str>,
+    /// Whether the path names the package, so that nothing else is below it.
+    pub is_packages_own: bool,
 }
 
 impl Place {
@@ -36,20 +37,7 @@ impl Place {
         let stated = Address::of_stated(address).filter(|stated| !stated.has_query());
         let is_packages_own = stated.and_then(|stated| stated.owner()).is_some_and(|(owner, _)| owner == *name);
         let folder = || ["/-/", "/download/"].iter().find_map(|mark| Some(&address[..address.rfind(mark)? + mark.len()]));
-        match folder().filter(|_| is_packages_own) {
-            Some(folder) => Self { text: folder.into(), is_packages_own },
-            None => Self { text: address.into(), is_packages_own },
-        }
-    }
-
-    /// Returns the folder, or the URL of the single tarball.
-    pub(crate) fn text(&self) -> &Arc<str> {
-        &self.text
-    }
-
-    /// Checks whether the path names the package, so that nothing else is below it.
-    pub(crate) fn is_packages_own(&self) -> bool {
-        self.is_packages_own
+        Self { text: folder().filter(|_| is_packages_own).unwrap_or(address).into(), is_packages_own }
     }
 }
 
@@ -125,7 +113,7 @@ mod tests {
             ("@acme/ui", format!("https://r.example/download/@acme/ui/1.0.0/{digest}"), "https://r.example/download/"),
         ] {
             let place = place(name, &address);
-            assert!(place.is_packages_own() && **place.text() == *folder, "{place:?}");
+            assert!(place.is_packages_own && *place.text == *folder, "{place:?}");
         }
         for address in [
             "https://r.example/@acme/secret/-/secret-1.0.0.tgz",
@@ -135,7 +123,7 @@ mod tests {
             "ui/-/ui-1.0.0.tgz",
         ] {
             let place = place("ui", address);
-            assert!(!place.is_packages_own() && **place.text() == *address, "{place:?}");
+            assert!(!place.is_packages_own && *place.text == *address, "{place:?}");
         }
     }
 }

@@ -256,7 +256,7 @@ impl Fetcher {
         let document =
             StoredPackument { validated, looked: checked, etag, last_modified, form: stored_form, ..package.document.clone() };
         let (slot, time) = (request.slot.clone(), Confirmation { validated, ..time });
-        let snapshot = package.snapshot().clone();
+        let snapshot = package.snapshot.clone();
         let mut confirmed = PackageSnapshot { slot, form, has_no_more, document: document.clone(), confirmed: time, ..snapshot };
         // Other views or tokens may have been shown something since that applies here.
         if confirmed.views.disputed

@@ -96,7 +96,7 @@ impl Loader {
         // A snapshot of other credentials, to be confirmed for these.
         if let Some(package) = last {
             let (slot, confirmed) = (request.slot.clone(), Confirmation { checked: NEVER_CHECKED, ..package.confirmed });
-            let package = package.with_snapshot(PackageSnapshot { slot, confirmed, ..package.snapshot().clone() });
+            let package = package.with_snapshot(PackageSnapshot { slot, confirmed, ..package.snapshot.clone() });
             return Ok(PreviousState { record: Arc::clone(&package.record), package: Some(Arc::new(package)), token });
         }
         let (inner, slot, registry) = (Arc::clone(self), request.slot.clone(), Arc::clone(&request.registry));

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use moka::sync::Cache;
 
 use crate::firewall::package::CacheKey;
-use crate::firewall::package::history::Parted;
+use crate::firewall::package::history::{Parted, compare};
 use crate::npm::{DigestComparison, Integrity, PackageName};
 use crate::store::PackageRecord;
 use crate::units::timestamp;
@@ -97,7 +97,8 @@ pub(crate) fn still_diverged(contradictions: Contradictions, answers: Vec<(Cache
     for (version, integrity, view) in contradictions {
         let answer = answers.iter().find(|(asked, _)| *asked == view).and_then(|(_, answer)| answer.as_ref());
         let agrees = |present: &HashMap<Box<str>, Vec<Option<Integrity>>>| {
-            present.get(&version).is_some_and(|rows| rows.iter().any(|row| may_be_same(row.as_ref(), integrity.as_ref())))
+            let may_be_same = |row: &Option<Integrity>| compare(row.as_ref(), integrity.as_ref()) != DigestComparison::Different;
+            present.get(&version).is_some_and(|rows| rows.iter().any(may_be_same))
         };
         match answer.filter(|present| !agrees(present)) {
             Some(_) => drop(diverged.insert(version, integrity)),
@@ -118,12 +119,4 @@ fn present(record: PackageRecord) -> HashMap<Box<str>, Vec<Option<Integrity>>> {
         present.entry(release.version).or_default().push(digests);
     }
     present
-}
-
-fn may_be_same(one: Option<&Integrity>, other: Option<&Integrity>) -> bool {
-    match (one, other) {
-        (Some(one), Some(other)) => one.compare(other) != DigestComparison::Different,
-        (None, None) => true,
-        _ => false,
-    }
 }

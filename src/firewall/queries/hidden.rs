@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use crate::firewall::components::Firewall;
 use crate::firewall::package::CacheKey;
 use crate::firewall::request::Client;
+use crate::firewall::verdicts::Want;
 use crate::firewall::verdicts::resolve::{is_satisfied, pick_unfiltered};
-use crate::firewall::verdicts::want::Want;
 use crate::npm::{PackageName, Version};
 use crate::policy::{RuleId, Verdict};
 

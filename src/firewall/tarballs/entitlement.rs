@@ -61,7 +61,7 @@ impl Entitlements {
         if slot.partition == CredentialScope::Anonymous {
             return;
         }
-        let text = place.text();
+        let text = &place.text;
         self.scopes.entry(slot.clone()).and_upsert_with(|package| {
             let package = package.map(moka::Entry::into_value).unwrap_or_default();
             let mut places: Scope = package.iter().filter(|(other, _)| other != text).cloned().collect();
@@ -84,7 +84,7 @@ impl Entitlements {
     /// Checks whether upstream served these credentials a tarball from `place` within `span`.
     fn holds(&self, slot: &CacheKey, place: &Place, span: Duration, now: Timestamp) -> bool {
         let scope = self.scopes.get(slot);
-        let since = scope.as_ref().and_then(|scope| scope.iter().find(|(text, _)| text == place.text()));
+        let since = scope.as_ref().and_then(|scope| scope.iter().find(|(text, _)| *text == place.text));
         since.is_some_and(|(_, since)| timestamp::is_within(*since, span, now))
     }
 
@@ -157,7 +157,7 @@ impl EntitlementService {
     /// Configured credentials that can read the package may read its tarballs. A client's own token may read only those it received
     /// itself, because others may exist for other tokens.
     pub(crate) fn is_entitled_to_departed(&self, package: &PackageSnapshot, stored: &StoredTarball) -> bool {
-        let is_shown = || package.packument.is_some() && stored.place.is_packages_own();
+        let is_shown = || package.packument.is_some() && stored.place.is_packages_own;
         let got_it = || self.known.holds(&package.slot, &stored.place, self.max_stale, self.policy.now());
         match package.slot.partition {
             CredentialScope::Anonymous => false,
@@ -221,7 +221,7 @@ impl EntitlementService {
             // After a restart, the last packument served to the configured credentials counts as their entitlement.
             Err(_)
                 if slot.partition == CredentialScope::Lent
-                    && stored.place.is_packages_own()
+                    && stored.place.is_packages_own
                     && self.known.is_unasked(slot)
                     && timestamp::is_within(package.confirmed.checked, self.max_stale, now) =>
             {

@@ -20,8 +20,6 @@ use crate::policy::{ApplicableAdvisories, Facts};
 pub(crate) struct VerdictCache {
     first: ArcSwapOption<VerdictTable>,
     further: Mutex<HashMap<Profile, Arc<VerdictTable>>>,
-    /// Held while a package with many versions is evaluated, so that it is evaluated once.
-    pub(crate) turn: Turn,
 }
 
 impl VerdictCache {
@@ -46,13 +44,15 @@ impl VerdictCache {
 
 /// A package in memory. Dereferences to the snapshot, which never changes.
 pub(crate) struct CachedPackage {
-    snapshot: PackageSnapshot,
+    pub snapshot: PackageSnapshot,
     /// Tarballs of this index that are in the store, as far as they were looked up.
     pub tarballs: Arc<StoredTarballs>,
     /// The document as received, until it is stored.
     pub raw: Arc<Mutex<Option<Bytes>>>,
     /// Verdicts, computed on first use per policy revision.
     verdicts: VerdictCache,
+    /// Held while a package with many versions is evaluated, so that it is evaluated once.
+    pub turn: Turn,
     /// The parent package of its versions, looked up only if a rule needs it.
     pub parent: OnceLock<ParentFirstSeen>,
 }
@@ -72,6 +72,7 @@ impl From<PackageSnapshot> for CachedPackage {
             tarballs: Arc::default(),
             raw: Arc::default(),
             verdicts: VerdictCache::default(),
+            turn: Turn::default(),
             parent: OnceLock::new(),
         }
     }
@@ -83,10 +84,6 @@ impl CachedPackage {
         Self { raw: Arc::new(Mutex::new(Some(raw))), ..Self::from(snapshot) }
     }
 
-    pub(crate) fn snapshot(&self) -> &PackageSnapshot {
-        &self.snapshot
-    }
-
     /// Returns the package with the same document in another snapshot of it.
     pub(crate) fn with_snapshot(&self, snapshot: PackageSnapshot) -> Self {
         Self { tarballs: Arc::clone(&self.tarballs), raw: Arc::clone(&self.raw), ..Self::from(snapshot) }
@@ -94,34 +91,29 @@ impl CachedPackage {
 
     /// Returns the verdicts of the index under the policy of `profile`; empty without a packument.
     pub(crate) fn verdicts(&self, policy_snapshot: &PolicySnapshot, profile: Profile) -> Arc<VerdictTable> {
-        let parent = self.parent.get();
-        if let Some(table) =
-            self.verdicts.find(profile, VerdictInputs { revision: policy_snapshot.revision, has_parent: parent.is_some() })
-        {
+        if let Some(table) = self.verdicts.find(profile, self.inputs(policy_snapshot)) {
             return table;
         }
         self.assert_off_async_threads();
-        let table = Arc::new(VerdictTable::of(self, parent, policy_snapshot, profile));
+        let table = Arc::new(VerdictTable::of(self, self.parent.get(), policy_snapshot, profile));
         self.verdicts.keep(profile, &table);
         table
     }
 
     /// Checks whether verdicts are computed, or cheap enough to compute on an async thread.
     pub(crate) fn is_judged(&self, policy_snapshot: &PolicySnapshot, profile: Profile) -> bool {
-        let inputs = VerdictInputs { revision: policy_snapshot.revision, has_parent: self.parent.get().is_some() };
-        let is_made = || self.verdicts.find(profile, inputs).is_some();
+        let is_made = || self.verdicts.find(profile, self.inputs(policy_snapshot)).is_some();
         !self.has_many_versions() || (self.by_version.get().is_some() && is_made())
+    }
+
+    fn inputs(&self, policy_snapshot: &PolicySnapshot) -> VerdictInputs {
+        VerdictInputs { revision: policy_snapshot.revision, has_parent: self.parent.get().is_some() }
     }
 
     /// Computes everything that needs a pass over all versions.
     pub(crate) fn judge(&self, policy_snapshot: &PolicySnapshot, profile: Profile) {
         self.sorted();
         drop(self.verdicts(policy_snapshot, profile));
-    }
-
-    /// Returns the lock to hold while a package with many versions is evaluated, so that it is evaluated once.
-    pub(crate) fn evaluation(&self) -> &Turn {
-        &self.verdicts.turn
     }
 
     /// Returns the facts of the entry at `at`.

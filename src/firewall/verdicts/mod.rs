@@ -3,22 +3,21 @@
 
 pub(crate) mod cache;
 pub(crate) mod resolve;
-pub(crate) mod want;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::firewall::error;
 use crate::firewall::package::{PackageSnapshot, ParentFirstSeen};
 use crate::firewall::policy_state::{PolicySnapshot, Profile};
 use crate::firewall::request::BaseUrl;
-use crate::firewall::verdicts::want::WithheldVersions;
-use crate::npm::packument::dist_tags;
-use crate::npm::packument::dist_tags::Retargets;
+use crate::npm::packument::dist_tags::{self, Retargets};
 use crate::npm::{Algorithm, Digest, PackageName, Packument, PackumentForm};
 use crate::policy::{Advisory, Policy, UnknownFacts, Verdict, Warning};
 use crate::store::TagSighting;
@@ -32,11 +31,11 @@ const MAX_LISTED: usize = 8;
 const MAX_MOVED_TAGS: usize = 1_000;
 
 /// How far back a dist-tag's history is used if no minimum release age applies.
-const DEFAULT_TAG_WINDOW: std::time::Duration = std::time::Duration::from_secs(72 * 3600);
+const DEFAULT_TAG_WINDOW: Duration = Duration::from_secs(72 * 3600);
 
 /// How long a dist-tag must have pointed to a version before it may be moved back to it. An attacker who moves a tag briefly
 /// cannot choose where it falls back to.
-const MIN_SIGHTING: std::time::Duration = std::time::Duration::from_secs(3600);
+const MIN_SIGHTING: Duration = Duration::from_secs(3600);
 
 /// The verdicts of one packument, as of the instant when upstream last confirmed it.
 #[derive(Debug)]
@@ -44,9 +43,8 @@ pub(crate) struct VerdictTable {
     pub inputs: VerdictInputs,
     /// Whether each entry is visible.
     pub shown: Vec<bool>,
-    /// The verdict of each hidden entry, ordered by entry.
+    /// The verdict of each hidden entry, and the warnings of each visible one, ordered by entry.
     pub verdicts: Vec<(usize, Verdict)>,
-    /// The warnings of each visible entry, ordered by entry.
     pub notes: Vec<(usize, Vec<Warning>)>,
     /// Dist-tags as clients see them, if they differ from upstream's.
     pub tags: Option<Vec<(Box<str>, Box<str>)>>,
@@ -54,7 +52,7 @@ pub(crate) struct VerdictTable {
     pub hidden: Arc<[Box<str>]>,
     /// The earliest instant at which a held version may open after a revalidation.
     pub next_opening: Option<Timestamp>,
-    /// The contents of `policyRestrictions`, if a version is hidden.
+    /// Set if a version is hidden.
     pub restrictions: Option<PolicyRestrictions>,
     /// Advisories that mark every version and are not fully applied.
     pub overbroad: Vec<OverbroadAdvisory>,
@@ -98,15 +96,28 @@ impl PolicyRestrictions {
 /// An advisory that marks every version of an established package. It is applied only to the versions it lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OverbroadAdvisory {
-    /// The feed that lists it.
     pub feed: Box<str>,
     pub id: Box<str>,
 }
 
-impl OverbroadAdvisory {
-    fn of(advisory: Advisory<'_>) -> Self {
-        Self { feed: advisory.feed.into(), id: advisory.id.into() }
-    }
+/// A version requirement of a package or a project on another package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Want {
+    /// The package, or the file of the project, that states it.
+    pub by: Box<str>,
+    /// A version, a dist-tag or a range, as written.
+    pub spec: Box<str>,
+    /// Whether the project itself states it.
+    #[serde(default)]
+    pub is_direct: bool,
+}
+
+/// The withheld versions of a package, with the requirements they were computed from.
+#[derive(Debug)]
+pub(crate) struct WithheldVersions {
+    pub wants: Arc<[Want]>,
+    /// Each hidden entry, with the requirement that no visible version satisfies.
+    pub found: Box<[(usize, Want)]>,
 }
 
 impl VerdictTable {
@@ -146,18 +157,12 @@ impl VerdictTable {
 
     /// Returns the verdict of the entry at `at`.
     pub(crate) fn verdict(&self, at: usize) -> &Verdict {
-        match self.verdicts.binary_search_by_key(&at, |(at, _)| *at) {
-            Ok(index) => &self.verdicts[index].1,
-            Err(_) => &Verdict::Allow,
-        }
+        self.verdicts.binary_search_by_key(&at, |(at, _)| *at).map_or(&Verdict::Allow, |index| &self.verdicts[index].1)
     }
 
     /// Returns the warnings for the entry at `at`.
     pub(crate) fn notes(&self, at: usize) -> &[Warning] {
-        match self.notes.binary_search_by_key(&at, |(at, _)| *at) {
-            Ok(index) => &self.notes[index].1,
-            Err(_) => &[],
-        }
+        self.notes.binary_search_by_key(&at, |(at, _)| *at).map_or(&[], |index| &self.notes[index].1)
     }
 
     /// Checks whether any version is visible.
@@ -194,7 +199,9 @@ impl VerdictTable {
     ) {
         self.shown.reserve(packument.entries.len());
         let advisories = policy_snapshot.advisories.of(packument.name.as_str()).applicable_to(package.dated(packument));
-        self.overbroad = advisories.overbroad().map(OverbroadAdvisory::of).collect();
+        let overbroad = advisories.overbroad();
+        self.overbroad =
+            overbroad.map(|Advisory { feed, id, .. }| OverbroadAdvisory { feed: feed.into(), id: id.into() }).collect();
         let every = (0..packument.entries.len()).map(|at| package.facts_with(parent, packument, at, &advisories));
         let policy = policy_snapshot.policy(profile);
         let rules = policy.for_package(&packument.name).prefiltered(every);
@@ -214,9 +221,7 @@ impl VerdictTable {
                 let _ = write!(reason.detail, "; no version opens while the registry's clock is {hours} h behind");
             }
             self.shown.push(verdict.is_allowed());
-            if let Some(opens) = verdict.opens_at() {
-                self.next_opening = Some(self.next_opening.map_or(opens, |earliest| earliest.min(opens)));
-            }
+            self.next_opening = self.next_opening.into_iter().chain(verdict.opens_at()).min();
             if !verdict.is_allowed() {
                 self.verdicts.push((at, verdict));
             } else if !notes.is_empty() {
@@ -230,14 +235,8 @@ impl VerdictTable {
     fn build_restrictions(&self, packument: &Packument) -> PolicyRestrictions {
         let quote = |text: &str| serde_json::Value::from(text).to_string();
         let name = quote(packument.name.as_str());
-        let versions: Vec<_> = self
-            .hidden
-            .iter()
-            .map(|key| {
-                let key = quote(key);
-                format!("{key}:{{\"name\":{name},\"version\":{key}}}")
-            })
-            .collect();
+        let version = |key: String| format!("{key}:{{\"name\":{name},\"version\":{key}}}");
+        let versions: Vec<_> = self.hidden.iter().map(|key| version(quote(key))).collect();
         let newest = self.newest_first(packument).next().map(|(at, _)| packument.entries[at].key.clone());
         PolicyRestrictions {
             message: self.message(packument),
