@@ -44,7 +44,7 @@ pub(crate) async fn send(
     let (status, headers) = (response.status, response.headers);
     let body = match limit {
         0 => Bytes::new(),
-        limit => response.body.collect(limit).await.map_err(|error| error.to_string())?,
+        limit => response.body.collect(limit, None).await.map_err(|error| error.to_string())?,
     };
     Ok(HttpReply { is_success: status.is_success(), status: status.to_string(), headers, body })
 }

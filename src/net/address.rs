@@ -12,25 +12,38 @@ pub enum AddressScope {
 }
 
 impl AddressScope {
-    #[must_use]
-    pub fn contains(self, address: IpAddr) -> bool {
-        self == Self::Anywhere || is_public(address)
+    /// Returns an error text for an address outside of the scope.
+    pub(crate) fn check(self, address: IpAddr) -> Result<(), String> {
+        let is_within = self == Self::Anywhere || is_public(address);
+        is_within.then_some(()).ok_or_else(|| format!("`{address}` is not a public address"))
     }
 }
 
 /// Checks whether `address` is on the public internet: not loopback, local, private or reserved, even if embedded in an IPv6
 /// address.
-#[must_use]
 pub fn is_public(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(address) => is_public_v4(address),
-        IpAddr::V6(address) => is_public_v6(address),
+        IpAddr::V4(address) => {
+            let [a, b, c, _] = address.octets();
+            let reserved = match (a, b, c) {
+                // This host, carrier-grade NAT, protocol assignments, 6to4 relays, benchmarks, multicast and future use.
+                (0 | 224..=255, ..) | (100, 64..=127, _) | (192, 0, 0) | (192, 88, 99) | (198, 18..=19, _) => true,
+                _ => address.is_loopback() || address.is_private() || address.is_link_local() || address.is_documentation(),
+            };
+            !reserved
+        }
+        IpAddr::V6(address) => match (embedded_v4(address), address.segments()) {
+            (Some(inner), _) => is_public(inner),
+            // Protocol assignments with Teredo, and documentation.
+            (None, [0x2001, 0..=0x1ff | 0xdb8, ..] | [0x3fff, 0..=0xfff, ..]) => false,
+            // Global unicast. Everything else is unspecified, loopback, unique local, link-local, multicast or reserved.
+            (None, [first, ..]) => (0x2000..=0x3fff).contains(&first),
+        },
     }
 }
 
 /// Checks whether `address` is this machine, this link or a cloud metadata service, even if embedded in an IPv6 address. An
 /// external name may point there, but never legitimately.
-#[must_use]
 pub fn is_internal(address: IpAddr) -> bool {
     /// Azure, Alibaba and Oracle. Amazon and most others use link-local addresses.
     const METADATA: [Ipv4Addr; 3] =
@@ -40,7 +53,7 @@ pub fn is_internal(address: IpAddr) -> bool {
             let first = address.octets()[0];
             first == 0 || first >= 224 || address.is_loopback() || address.is_link_local() || METADATA.contains(&address)
         }
-        IpAddr::V6(address) => embedded_v4(address).map_or_else(|| is_inward_v6(address), |inner| is_internal(IpAddr::V4(inner))),
+        IpAddr::V6(address) => embedded_v4(address).map_or_else(|| is_inward_v6(address), is_internal),
     }
 }
 
@@ -51,36 +64,13 @@ fn is_inward_v6(address: Ipv6Addr) -> bool {
     low || address.is_multicast() || address.is_unicast_link_local() || address == amazon
 }
 
-fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    let of = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
+fn embedded_v4(address: Ipv6Addr) -> Option<IpAddr> {
     match address.segments() {
         // NAT64 embeds it at the end, 6to4 after its prefix.
         [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
-            Some(of(high, low))
+            Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)).into())
         }
         _ => None,
-    }
-}
-
-fn is_public_v4(address: Ipv4Addr) -> bool {
-    let [a, b, c, _] = address.octets();
-    let reserved = match (a, b, c) {
-        // This host, carrier-grade NAT, protocol assignments, 6to4 relays, benchmarks, multicast and future use.
-        (0 | 224..=255, ..) | (100, 64..=127, _) | (192, 0, 0) | (192, 88, 99) | (198, 18..=19, _) => true,
-        _ => address.is_loopback() || address.is_private() || address.is_link_local() || address.is_documentation(),
-    };
-    !reserved
-}
-
-fn is_public_v6(address: Ipv6Addr) -> bool {
-    if let Some(inner) = embedded_v4(address) {
-        return is_public_v4(inner);
-    }
-    match address.segments() {
-        // Protocol assignments with Teredo, and documentation.
-        [0x2001, 0..=0x1ff | 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => false,
-        // Global unicast. Everything else is unspecified, loopback, unique local, link-local, multicast or reserved.
-        [first, ..] => (0x2000..=0x3fff).contains(&first),
     }
 }
 

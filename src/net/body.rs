@@ -29,11 +29,9 @@ const SELF_GROWN: u64 = 1 << 20;
 pub struct Body {
     rest: Remaining,
     sent: u64,
-    ending: Option<OnComplete>,
+    /// Called once with the number of bytes sent, when the body was sent completely or dropped.
+    ending: Option<Box<dyn FnOnce(u64) + Send>>,
 }
-
-/// Called once with the number of bytes sent, when the body was sent completely or dropped.
-type OnComplete = Box<dyn FnOnce(u64) + Send>;
 
 enum Remaining {
     Ours(ChunkedBuf),
@@ -70,39 +68,29 @@ impl ForwardedBody {
 }
 
 impl Body {
-    #[must_use]
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self::from(Bytes::new())
     }
 
-    #[must_use]
-    pub fn from_chunks(chunks: Arc<[Bytes]>) -> Self {
+    pub(crate) fn from_chunks(chunks: Arc<[Bytes]>) -> Self {
         Self::from(ChunkedBuf::of(chunks))
     }
 
     /// Returns a body forwarded from another server, which may pause for up to `idle_timeout`. Its length may be unknown.
-    #[must_use]
-    pub fn forwarded(incoming: Incoming, idle_timeout: Duration) -> Self {
+    pub(crate) fn forwarded(incoming: Incoming, idle_timeout: Duration) -> Self {
         let idle = Box::pin(sleep(idle_timeout));
         Self { rest: Remaining::Passing(ForwardedBody { incoming, idle_timeout, idle }), sent: 0, ending: None }
     }
 
     /// Calls `ending` with the number of bytes sent, when the body was sent completely or the client disconnected.
-    #[must_use]
-    pub fn on_complete(mut self, ending: impl FnOnce(u64) + Send + 'static) -> Self {
+    pub(crate) fn on_complete(mut self, ending: impl FnOnce(u64) + Send + 'static) -> Self {
         self.ending = Some(Box::new(ending));
         self
     }
 
     /// Returns the number of bytes still to be sent, or zero if it is unknown.
-    #[must_use]
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.size_hint().exact().unwrap_or(0)
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 
@@ -165,10 +153,7 @@ impl Drop for Body {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
     #[error("body larger than {limit} bytes")]
-    TooLarge {
-        /// The limit in bytes.
-        limit: u64,
-    },
+    TooLarge { limit: u64 },
     #[error("body not received within {} s", after.as_secs())]
     TooSlow { after: Duration },
     /// The body ended early, or its framing or encoding is invalid.
@@ -178,34 +163,18 @@ pub enum BodyError {
     NoRoom(#[from] BudgetTimeout),
 }
 
-/// Reads a whole body of at most `limit` bytes within `deadline`.
-///
-/// # Errors
-/// Returns an error if the body is larger, slower, or ends early.
-pub async fn collect<B>(body: B, limit: u64, deadline: Duration) -> Result<Bytes, BodyError>
-where
-    B: http_body::Body<Data = Bytes>,
-    B::Error: fmt::Display,
-{
-    let reading = tokio::time::timeout(deadline, read_all(body, limit, None));
-    reading.await.map_err(|_| BodyError::TooSlow { after: deadline })?
-}
-
-/// Like [`collect`], but counts the bytes against `share`. If the reservation cannot grow, the rest of the body waits in the
-/// socket.
-///
-/// # Errors
-/// Returns the errors of [`collect`], and [`BodyError::NoRoom`] if it waited too long for memory.
+/// Reads a whole body of at most `limit` bytes within `deadline`, and counts the bytes against `share`. If the reservation cannot
+/// grow, the rest of the body waits in the socket, until [`BodyError::NoRoom`].
 pub async fn collect_into<B>(body: B, limit: u64, deadline: Duration, share: &mut Reservation) -> Result<Bytes, BodyError>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: fmt::Display,
 {
-    let reading = tokio::time::timeout(deadline, read_all(body, limit, Some(share)));
+    let reading = tokio::time::timeout(deadline, read_all(body, limit, share));
     reading.await.map_err(|_| BodyError::TooSlow { after: deadline })?
 }
 
-async fn read_all<B>(body: B, limit: u64, mut share: Option<&mut Reservation>) -> Result<Bytes, BodyError>
+async fn read_all<B>(body: B, limit: u64, share: &mut Reservation) -> Result<Bytes, BodyError>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: fmt::Display,
@@ -225,10 +194,8 @@ where
             return Err(BodyError::TooLarge { limit });
         }
         let reserved = stated.filter(|_| length > SELF_GROWN);
-        if let Some(share) = share.as_deref_mut() {
-            // A growing buffer is copied, so it needs twice the memory.
-            share.grow_to(if reserved.is_some() { length } else { 2 * length }).await?;
-        }
+        // A growing buffer is copied, so it needs twice the memory.
+        share.grow_to(if reserved.is_some() { length } else { 2 * length }).await?;
         if whole.is_empty() && first.is_none() {
             first = Some(piece);
             continue;
@@ -244,10 +211,7 @@ where
     Ok(first.unwrap_or_else(|| whole.freeze()))
 }
 
-/// Decompresses all gzip members, to at most `limit` bytes. CPU-bound: do not call it on an async thread.
-///
-/// # Errors
-/// Returns an error if the result is larger than `limit` or the input is not gzip.
+/// Decompresses all gzip members, to at most `limit` bytes, beyond which it fails. CPU-bound: do not call it on an async thread.
 pub fn gunzip(bytes: &[u8], limit: u64) -> Result<Bytes, BodyError> {
     let mut inflated = Vec::new();
     gunzip_into(bytes, limit, &mut inflated)?;
@@ -255,32 +219,22 @@ pub fn gunzip(bytes: &[u8], limit: u64) -> Result<Bytes, BodyError> {
 }
 
 /// Like [`gunzip`], but reuses the buffer `inflated` and replaces its content.
-///
-/// # Errors
-/// Returns the errors of [`gunzip`].
 pub fn gunzip_into(bytes: &[u8], limit: u64, inflated: &mut Vec<u8>) -> Result<(), BodyError> {
     inflated.clear();
     inflated.reserve(gzip_length_hint(bytes).min(usize::try_from(limit).unwrap_or(usize::MAX)));
     let mut bounded = flate2::bufread::MultiGzDecoder::new(bytes).take(limit.saturating_add(1));
     bounded.read_to_end(inflated).map_err(|error| BodyError::Broken(error.to_string()))?;
-    if inflated.len() as u64 > limit {
-        return Err(BodyError::TooLarge { limit });
-    }
-    Ok(())
+    if inflated.len() as u64 > limit { Err(BodyError::TooLarge { limit }) } else { Ok(()) }
 }
 
-/// Returns the decompressed length of gzip data without keeping the result. Blocks.
-///
-/// # Errors
-/// Returns an error if the data is not gzip, or longer than `limit` bytes.
+/// Returns the decompressed length of gzip data of at most `limit` bytes without keeping the result. Blocks.
 pub fn gunzipped_length(bytes: &[u8], limit: u64) -> Result<u64, BodyError> {
     let mut bounded = flate2::bufread::MultiGzDecoder::new(bytes).take(limit.saturating_add(1));
-    let length = std::io::copy(&mut bounded, &mut std::io::sink()).map_err(|error| BodyError::Broken(error.to_string()))?;
+    let length = io::copy(&mut bounded, &mut io::sink()).map_err(|error| BodyError::Broken(error.to_string()))?;
     if length > limit { Err(BodyError::TooLarge { limit }) } else { Ok(length) }
 }
 
 /// Returns the decompressed length declared in the gzip trailer, capped at a plausible ratio, plus one byte to detect the end.
-#[must_use]
 pub fn gzip_length_hint(bytes: &[u8]) -> usize {
     /// Packuments compress at most 30:1. Data that claims a higher ratio grows its buffer as it is read.
     const BELIEVED: usize = 32;
@@ -299,6 +253,15 @@ mod tests {
     use std::convert::Infallible;
 
     use super::*;
+    use crate::net::memory_budget::MemoryBudget;
+
+    async fn collect<B>(body: B, limit: u64, deadline: Duration) -> Result<Bytes, BodyError>
+    where
+        B: http_body::Body<Data = Bytes>,
+        B::Error: fmt::Display,
+    {
+        collect_into(body, limit, deadline, &mut MemoryBudget::of(1 << 20, deadline).share()).await
+    }
 
     #[tokio::test]
     async fn shared_chunks_are_sent_completely_with_known_length() {

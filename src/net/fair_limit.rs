@@ -20,7 +20,6 @@ pub struct Sizes {
     pub most: usize,
 }
 
-/// A concurrency limit shared by many clients.
 #[derive(Debug)]
 pub struct FairLimit {
     sizes: Sizes,
@@ -37,15 +36,9 @@ pub struct FairPermit {
 }
 
 impl FairLimit {
-    #[must_use]
     pub fn new(sizes: Sizes) -> Arc<Self> {
-        let beyond = sizes.most.saturating_sub(sizes.shared);
-        Arc::new(Self {
-            sizes,
-            shared: Arc::new(Semaphore::new(sizes.shared)),
-            beyond: Arc::new(Semaphore::new(beyond)),
-            clients: Mutex::default(),
-        })
+        let (shared, beyond) = (Semaphore::new(sizes.shared), Semaphore::new(sizes.most.saturating_sub(sizes.shared)));
+        Arc::new(Self { sizes, shared: Arc::new(shared), beyond: Arc::new(beyond), clients: Mutex::default() })
     }
 
     /// Waits for a shared permit or one of the client's own.
@@ -101,7 +94,6 @@ impl FairLimit {
 
 /// Returns the key under which a client is counted. An IPv6 client counts as its /64 network, since one host owns all its
 /// addresses.
-#[must_use]
 pub fn network_of(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V6(address) => {

@@ -21,17 +21,13 @@ pub fn via() -> HeaderValue {
 }
 
 /// Joins all lines of a list header. Returns `None` if there is none, and skips lines that are not ASCII.
-#[must_use]
 pub fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
     let mut lines = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     let first = Cow::Borrowed(lines.next()?);
     Some(lines.fold(first, |joined, line| joined + "," + line))
 }
 
-/// Returns the value of a header that may occur once.
-///
-/// # Errors
-/// Returns an error if the header occurs more than once, or is not visible ASCII.
+/// Returns the value of a header that may occur once. Fails if it occurs more than once, or is not visible ASCII.
 pub fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, String> {
     let mut lines = headers.get_all(name).iter();
     let Some(line) = lines.next() else { return Ok(None) };
@@ -43,7 +39,6 @@ pub fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'
 
 /// Returns the index of the `offered` media type that an `Accept` header prefers: highest quality, then most specific match, then
 /// first offered. Returns 0 if the header is missing or accepts none, since a response in another form is better than none.
-#[must_use]
 pub fn best_media_type(accept: Option<&str>, offered: &[&str]) -> usize {
     let Some(accept) = accept else { return 0 };
     let score = |media: &str| {
@@ -58,20 +53,14 @@ pub fn best_media_type(accept: Option<&str>, offered: &[&str]) -> usize {
         let matching = ranges.filter_map(|(range, quality)| exactness(range).map(|exact| (exact, quality)));
         matching.max_by_key(|(exact, _)| *exact).map_or((0, 0), |(exact, quality)| (quality, exact))
     };
-    let mut best = (0, (0, 0));
-    for (at, media) in offered.iter().enumerate() {
-        let score = score(media);
-        if score.0 > 0 && score > best.1 {
-            best = (at, score);
-        }
-    }
-    best.0
+    let scores = offered.iter().map(|media| score(media)).enumerate().filter(|(_, (quality, _))| *quality > 0);
+    // Of equals, `max_by_key` returns the last.
+    scores.rev().max_by_key(|(_, score)| *score).map_or(0, |(at, _)| at)
 }
 
 /// Returns the index of the `offered` coding that an `Accept-Encoding` header prefers: highest quality, then first offered.
 /// Returns `None` if it accepts none or prefers `identity`. A coding is chosen only if it is named. `*` counts only for gzip,
 /// which every client can decode.
-#[must_use]
 pub fn best_coding(accept_encoding: Option<&str>, offered: &[&str]) -> Option<usize> {
     let accept = accept_encoding?;
     let quality = |wanted: &str| {
@@ -83,14 +72,9 @@ pub fn best_coding(accept_encoding: Option<&str>, offered: &[&str]) -> Option<us
         _ => quality(coding),
     };
     let least = quality("identity").unwrap_or_default().max(1);
-    let mut best = None;
-    for (at, coding) in offered.iter().enumerate() {
-        let Some(score) = score(coding).filter(|score| *score >= least) else { continue };
-        if best.is_none_or(|(_, highest)| score > highest) {
-            best = Some((at, score));
-        }
-    }
-    best.map(|(at, _)| at)
+    let scores = offered.iter().map(|coding| score(coding)).enumerate().filter(|(_, score)| *score >= Some(least));
+    // Of equals, `max_by_key` returns the last.
+    scores.rev().max_by_key(|(_, score)| *score).map(|(at, _)| at)
 }
 
 /// Splits a list element into its value and its quality in thousandths. An invalid quality counts as 0, so it is never preferred.
@@ -114,7 +98,6 @@ fn thousandths(quality: &str) -> u16 {
 }
 
 /// Checks whether `If-None-Match` contains `etag` (with quotes). Uses weak comparison, since caches on the way weaken tags.
-#[must_use]
 pub fn none_match(headers: &HeaderMap, etag: &str) -> bool {
     let Some(condition) = list(headers, &http::header::IF_NONE_MATCH) else { return false };
     let opaque = etag.strip_prefix("W/").unwrap_or(etag);
@@ -159,18 +142,14 @@ pub fn requested_range(headers: &HeaderMap, length: u64, etag: &str) -> ByteRang
     let Some((first, last)) = range.trim().strip_prefix("bytes=").and_then(|range| range.split_once('-')) else {
         return ByteRange::Whole;
     };
-    match (digits(first), digits(last)) {
-        (Some(first), None) if last.trim().is_empty() => part(first, length.saturating_sub(1), length),
-        (Some(first), Some(last)) if first <= last => part(first, last.min(length.saturating_sub(1)), length),
-        (None, Some(suffix)) if first.trim().is_empty() && suffix > 0 => {
-            part(length.saturating_sub(suffix), length.saturating_sub(1), length)
-        }
-        (None, Some(0)) if first.trim().is_empty() => ByteRange::Unsatisfiable,
-        _ => ByteRange::Whole,
-    }
-}
-
-fn part(first: u64, last: u64, length: u64) -> ByteRange {
+    let end = length.saturating_sub(1);
+    let (first, last) = match (digits(first), digits(last)) {
+        (Some(first), None) if last.trim().is_empty() => (first, end),
+        (Some(first), Some(last)) if first <= last => (first, last.min(end)),
+        (None, Some(0)) if first.trim().is_empty() => return ByteRange::Unsatisfiable,
+        (None, Some(suffix)) if first.trim().is_empty() => (length.saturating_sub(suffix), end),
+        _ => return ByteRange::Whole,
+    };
     if first >= length { ByteRange::Unsatisfiable } else { ByteRange::Part { first, last } }
 }
 
@@ -179,13 +158,11 @@ fn digits(text: &str) -> Option<u64> {
     (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().unwrap_or(u64::MAX))
 }
 
-#[must_use]
 pub fn date(instant: SystemTime) -> HeaderValue {
     HeaderValue::try_from(httpdate::fmt_http_date(instant)).unwrap_or(HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
 }
 
 /// Checks whether `text` is a host with an optional port, as in a `Host` header: `files.example`, `127.0.0.1:4873`, `[::1]:80`.
-#[must_use]
 pub fn is_host(text: &str) -> bool {
     let (name, port) = split_host(text);
     let well_formed = match name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
@@ -198,7 +175,6 @@ pub fn is_host(text: &str) -> bool {
 }
 
 /// Splits a host into its name and port.
-#[must_use]
 pub fn split_host(text: &str) -> (&str, Option<&str>) {
     match text.rsplit_once(':') {
         Some((name, port)) if !port.contains(']') => (name, Some(port)),

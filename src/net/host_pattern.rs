@@ -19,7 +19,8 @@ pub struct HostPattern {
     /// `None` for an exact host.
     pattern: Option<GlobMatcher>,
     host: Box<str>,
-    port: Option<u16>,
+    /// The only allowed port, if one is named.
+    pub(crate) port: Option<u16>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,34 +39,25 @@ impl FromStr for HostPattern {
         let written = text.trim();
         let invalid = || HostPatternError::Host(written.escape_debug().to_string());
         let (host, port) = split(written).ok_or_else(invalid)?;
-        let port = match port {
-            None => None,
-            Some(digits) => Some(
-                digits
-                    .parse()
-                    .ok()
-                    .filter(|port| *port != 0)
-                    .ok_or_else(|| HostPatternError::Port(digits.escape_debug().to_string()))?,
-            ),
+        let to_port = |digits: &str| {
+            let port = digits.parse().ok().filter(|port| *port != 0);
+            port.ok_or_else(|| HostPatternError::Port(digits.escape_debug().to_string()))
         };
+        let port = port.map(to_port).transpose()?;
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         let v6 = host.starts_with('[');
         let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'*');
         if host.is_empty() || !(v6 || host.bytes().all(is_valid)) {
             return Err(invalid());
         }
-        let pattern = if host.contains('*') {
-            Some(GlobBuilder::new(&host).build().map_err(|_| invalid())?.compile_matcher())
-        } else {
-            None
-        };
+        let glob = host.contains('*').then(|| GlobBuilder::new(&host).build()).transpose().map_err(|_| invalid())?;
+        let pattern = glob.map(|glob| glob.compile_matcher());
         Ok(Self { written: written.into(), pattern, host: host.into(), port })
     }
 }
 
 impl HostPattern {
     /// Returns the addresses that a request to `url` may reach, if the pattern matches its host.
-    #[must_use]
     pub fn reach(&self, url: &Url) -> Option<AddressScope> {
         let host = bare_host(url)?;
         if self.port.is_some() && self.port != url.port_or_known_default() {
@@ -77,28 +69,14 @@ impl HostPattern {
         }
     }
 
-    /// Returns the only allowed port, if one is named.
-    #[must_use]
-    pub fn port(&self) -> Option<u16> {
-        self.port
-    }
-
     /// Returns the exact host in lower case, or `None` for a pattern.
-    #[must_use]
     pub fn host(&self) -> Option<&str> {
         self.pattern.is_none().then_some(&*self.host)
     }
 
     /// Returns the widest scope that any of `globs` allows for `url`.
     pub(crate) fn reach_of(globs: &[Self], url: &Url) -> Option<AddressScope> {
-        let mut found = None;
-        for reach in globs.iter().filter_map(|glob| glob.reach(url)) {
-            if reach == AddressScope::Anywhere {
-                return Some(reach);
-            }
-            found = Some(reach);
-        }
-        found
+        globs.iter().filter_map(|glob| glob.reach(url)).max_by_key(|reach| *reach == AddressScope::Anywhere)
     }
 }
 
@@ -136,10 +114,8 @@ fn split(text: &str) -> Option<(String, Option<&str>)> {
         let port = if port.is_empty() { None } else { Some(port.strip_prefix(':')?) };
         return Some((format!("[{address}]"), port));
     }
-    match text.split_once(':') {
-        Some((host, port)) => Some((host.to_owned(), Some(port))),
-        None => Some((text.to_owned(), None)),
-    }
+    let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
+    Some((host.to_owned(), port))
 }
 
 #[cfg(test)]

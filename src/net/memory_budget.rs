@@ -18,7 +18,6 @@ use crate::net::fair_limit::network_of;
 /// Reservations up to this size never wait, but count. Most requests are smaller.
 const SMALL: u64 = 1 << 20;
 
-/// A memory budget shared by many reservations.
 #[derive(Debug)]
 pub struct MemoryBudget {
     bytes: u64,
@@ -52,52 +51,33 @@ pub struct Reservation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no memory available within {} s", after.as_secs())]
 pub struct BudgetTimeout {
-    /// How long the reservation waited.
     pub after: Duration,
 }
 
 impl MemoryBudget {
     /// Returns a budget of `bytes`. A reservation waits at most `max_wait` each time it grows.
-    #[must_use]
     pub fn of(bytes: u64, max_wait: Duration) -> Arc<Self> {
-        Self::with_small(bytes, SMALL, max_wait)
+        Self::for_clients(bytes, u64::MAX, SMALL, max_wait)
     }
 
-    /// Like [`MemoryBudget::of`], but reservations of up to `small` bytes never wait.
-    #[must_use]
-    pub fn with_small(bytes: u64, small: u64, max_wait: Duration) -> Arc<Self> {
-        Self::for_clients(bytes, u64::MAX, small, max_wait)
-    }
-
-    /// Like [`MemoryBudget::with_small`], but with a lane per client. The oldest reservations of all lanes may use up to `most`
-    /// bytes.
-    #[must_use]
+    /// Like [`MemoryBudget::of`], but with a lane per client. The oldest reservations of all lanes may use up to `most` bytes, and
+    /// reservations of up to `small` bytes never wait.
     pub fn for_clients(bytes: u64, most: u64, small: u64, max_wait: Duration) -> Arc<Self> {
         Arc::new(Self { bytes, most, small, max_wait, state: Mutex::default(), released: Notify::new() })
     }
 
-    /// Returns an empty reservation.
-    #[must_use]
     pub fn share(self: &Arc<Self>) -> Reservation {
         self.share_in(&Arc::default())
     }
 
     /// Returns an empty reservation in `lane`.
-    #[must_use]
     pub fn share_in(self: &Arc<Self>, lane: &Arc<str>) -> Reservation {
         Reservation { of: Arc::clone(self), lane: Arc::clone(lane), bytes: 0, number: None }
     }
 
     /// Returns an empty reservation in the lane of a client.
-    #[must_use]
     pub fn share_for(self: &Arc<Self>, client: IpAddr) -> Reservation {
         self.share_in(&network_of(client).to_string().into())
-    }
-
-    /// Returns the number of reserved bytes.
-    #[must_use]
-    pub fn used(&self) -> u64 {
-        self.lock().bytes
     }
 
     fn lock(&self) -> MutexGuard<'_, BudgetState> {
@@ -105,18 +85,8 @@ impl MemoryBudget {
     }
 }
 
-impl BudgetState {
-    /// Checks whether `number` is the oldest large reservation of all lanes.
-    fn is_oldest(&self, number: Option<u64>) -> bool {
-        number == self.large.values().filter_map(BTreeSet::first).min().copied()
-    }
-}
-
 impl Reservation {
-    /// Grows the reservation to `bytes` in total. Waits until they are available.
-    ///
-    /// # Errors
-    /// Returns an error if it waited too long. The reservation keeps its size.
+    /// Grows the reservation to `bytes` in total. Waits until they are available. If it waited too long, it keeps its size.
     pub async fn grow_to(&mut self, bytes: u64) -> Result<(), BudgetTimeout> {
         if self.try_grow_to(bytes) {
             return Ok(());
@@ -161,8 +131,8 @@ impl Reservation {
         let first = state.large.get(&self.lane).and_then(BTreeSet::first);
         let is_first = self.number.is_none_or(|number| first == Some(&number));
         let limit = if is_first { self.of.most } else { self.of.bytes };
-        let is_granted =
-            more == 0 || self.number.is_none() || state.bytes.saturating_add(more) <= limit || state.is_oldest(self.number);
+        let is_oldest = || self.number == state.large.values().filter_map(BTreeSet::first).min().copied();
+        let is_granted = more == 0 || self.number.is_none() || state.bytes.saturating_add(more) <= limit || is_oldest();
         if is_granted {
             state.bytes += more;
             self.bytes += more;
@@ -210,7 +180,7 @@ mod tests {
             (holding(&allowance, 60 * MB).await, holding(&allowance, 40 * MB).await, allowance.share());
         assert_eq!(third.grow_to(2 * MB).await, Err(BudgetTimeout { after: TIMEOUT }));
         let small = holding(&allowance, MB).await;
-        assert_eq!(allowance.used(), 101 * MB);
+        assert_eq!(allowance.lock().bytes, 101 * MB);
         let waiting = tokio::spawn(async move {
             third.grow_to(30 * MB).await.unwrap();
             third
@@ -220,9 +190,9 @@ mod tests {
         assert!(!waiting.is_finished());
         drop(small);
         let third = waiting.await.unwrap();
-        assert_eq!(allowance.used(), 100 * MB);
+        assert_eq!(allowance.lock().bytes, 100 * MB);
         drop((first, second, third));
-        assert_eq!(allowance.used(), 0);
+        assert_eq!(allowance.lock().bytes, 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -233,7 +203,7 @@ mod tests {
         drop(first);
         second.grow_to(50 * MB).await.unwrap();
         second.force_grow_to(70 * MB);
-        assert_eq!(allowance.used(), 70 * MB);
+        assert_eq!(allowance.lock().bytes, 70 * MB);
     }
 
     #[tokio::test(start_paused = true)]
@@ -249,7 +219,7 @@ mod tests {
         drop(second);
         third.grow_to(20 * MB).await.unwrap();
         drop((hanging, third));
-        assert!(allowance.used() == 0 && allowance.lock().large.is_empty());
+        assert!(allowance.lock().bytes == 0 && allowance.lock().large.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -268,7 +238,7 @@ mod tests {
         drop(greedy);
         third.grow_to(MB).await.unwrap();
         drop((more, other, third));
-        assert!(allowance.used() == 0 && allowance.lock().large.is_empty());
+        assert!(allowance.lock().bytes == 0 && allowance.lock().large.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -281,13 +251,13 @@ mod tests {
                 let mut share = allowance.share();
                 for step in 1..=10 {
                     share.grow_to(step * 2 * MB).await.unwrap();
-                    assert!(allowance.used() <= 50 * MB, "{number}: {}", allowance.used());
+                    assert!(allowance.lock().bytes <= 50 * MB, "{number}: {}", allowance.lock().bytes);
                     tokio::time::sleep(Duration::from_millis(number)).await;
                 }
             });
         }
         assert_eq!(growing.join_all().await.len(), 20);
-        assert_eq!(allowance.used(), 0);
+        assert_eq!(allowance.lock().bytes, 0);
     }
 
     #[tokio::test(start_paused = true)]

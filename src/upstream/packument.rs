@@ -121,7 +121,7 @@ impl Registry {
         let form = if is_abbreviated(&response.headers) { PackumentForm::Abbreviated } else { form };
         let body = response
             .body
-            .collect_into(self.packument_limit(), share)
+            .collect(self.packument_limit(), Some(share))
             .await
             .map_err(|error| UpstreamError::from_client(&host, &error))?;
         Ok(PackumentReply { date, age, freshness: PackumentBody::Changed { body, form, gzip, validators } })
@@ -148,7 +148,7 @@ fn is_abbreviated(headers: &HeaderMap) -> bool {
 /// portal or another host and does not prove that the package is missing.
 async fn missing(target: &FetchTarget, response: ClientResponse) -> UpstreamError {
     let (host, status) = (target.host(), response.status.as_u16());
-    let body = if target.trusted { response.body.collect(ERROR_BODY).await.ok() } else { None };
+    let body = if target.trusted { response.body.collect(ERROR_BODY, None).await.ok() } else { None };
     if body.is_some_and(|body| serde_json::from_slice::<IgnoredAny>(&body).is_ok()) {
         return UpstreamError::NotFound;
     }

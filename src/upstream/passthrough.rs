@@ -159,7 +159,7 @@ impl Registry {
         headers.extend(wait.map(|wait| (RETRY_AFTER, wait)));
         let body = response
             .body
-            .collect_into(ANSWER_LIMIT, share)
+            .collect(ANSWER_LIMIT, Some(share))
             .await
             .map_err(|error| UpstreamError::from_client(&target.host(), &error))?;
         Ok(PassthroughResponse { status: response.status, headers, body })

@@ -44,7 +44,7 @@ async fn message(response: ClientResponse) -> Arc<str> {
     }
     let phrase = response.reason.clone().or_else(|| response.status.canonical_reason().map(str::to_owned)).unwrap_or_default();
     // If the body cannot be read, the reason phrase is used.
-    let body = response.body.collect(ERROR_BODY).await.unwrap_or_default();
+    let body = response.body.collect(ERROR_BODY, None).await.unwrap_or_default();
     let words = serde_json::from_slice::<ErrorBody>(&body).ok().and_then(|words| words.error.or(words.message));
     message_line(&words.filter(|words| !words.trim().is_empty()).unwrap_or(phrase)).into()
 }

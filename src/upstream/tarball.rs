@@ -45,7 +45,7 @@ impl TarballBody {
     /// Returns its length in bytes if upstream stated it.
     #[must_use]
     pub fn length(&self) -> Option<u64> {
-        self.stream.length()
+        self.stream.length
     }
 
     /// Returns the next bytes; `None` at the end.
@@ -100,7 +100,7 @@ impl Registry {
             return Err(refusal(&target, response).await);
         }
         let (host, limit) = (target.host(), self.tarball_limit());
-        if response.body.length().is_some_and(|length| length > limit) {
+        if response.body.length.is_some_and(|length| length > limit) {
             return Err(UpstreamError::TooLarge { host, limit });
         }
         Ok(TarballBody { stream: response.body, host, limit, received: 0, with_credentials: target.with_credentials })
@@ -121,7 +121,7 @@ impl Registry {
         let whole = || header(&response.headers, &CONTENT_RANGE).and_then(|range| range.rsplit_once('/')?.1.parse().ok());
         match response.status {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT if is_page => Ok(Offer::Page),
-            StatusCode::OK => Ok(response.body.length().map_or(Offer::Unclear, Offer::Bytes)),
+            StatusCode::OK => Ok(response.body.length.map_or(Offer::Unclear, Offer::Bytes)),
             StatusCode::PARTIAL_CONTENT => Ok(whole().map_or(Offer::Unclear, Offer::Bytes)),
             StatusCode::NOT_MODIFIED | StatusCode::RANGE_NOT_SATISFIABLE => Ok(Offer::Unclear),
             _ => Err(refusal(&target, response).await),

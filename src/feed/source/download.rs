@@ -63,7 +63,7 @@ impl FeedDownloader {
     pub(crate) async fn fetch_small(&self, url: &Url, limit: u64) -> Result<Option<Bytes>, FeedError> {
         let DownloadReply { status, body, .. } = self.ask(url, HeaderMap::new()).await?;
         match status {
-            200 => body.collect(limit).await.map(Some).map_err(|error| failed(url, error)),
+            200 => body.collect(limit, None).await.map(Some).map_err(|error| failed(url, error)),
             404 | 410 => Ok(None),
             status => Err(failed(url, format!("unexpected status {status}"))),
         }

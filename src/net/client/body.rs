@@ -21,7 +21,7 @@ pub struct BodyStream {
     incoming: Incoming,
     /// The first bytes, received before the headers were returned.
     ready: Option<Bytes>,
-    length: Option<u64>,
+    pub(crate) length: Option<u64>,
     deadlines: Deadlines,
     begun: Instant,
     /// Time waited and bytes received since the rate was last checked.
@@ -39,14 +39,7 @@ impl BodyStream {
         Ok(stream)
     }
 
-    #[must_use]
-    pub fn length(&self) -> Option<u64> {
-        self.length
-    }
-
     /// Returns the next bytes, or `None` at a complete end.
-    ///
-    /// # Errors
     /// Returns an error if the connection is lost, silent, too slow or open too long, or if the body is shorter than declared.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
         if let Some(ready) = self.ready.take() {
@@ -60,14 +53,10 @@ impl BodyStream {
                 let after = if idle < whole { self.deadlines.idle } else { self.deadlines.whole };
                 return Err(ClientError::TimedOut { after });
             };
-            let Some(frame) = frame else {
-                return Ok(None);
-            };
+            let Some(frame) = frame else { return Ok(None) };
             let frame = frame.map_err(|error| ClientError::of_http(&error))?;
             // Trailers are ignored.
-            let Ok(data) = frame.into_data() else {
-                continue;
-            };
+            let Ok(data) = frame.into_data() else { continue };
             self.check_rate(started.elapsed(), data.len() as u64)?;
             if !data.is_empty() {
                 return Ok(Some(data));
@@ -75,23 +64,10 @@ impl BodyStream {
         }
     }
 
-    /// Reads the whole body.
-    ///
-    /// # Errors
-    /// Returns [`ClientError::TooLarge`] once the body exceeds `limit` bytes, and the errors of [`BodyStream::next`].
-    pub async fn collect(self, limit: u64) -> Result<Bytes, ClientError> {
-        self.gather(limit, None).await
-    }
-
-    /// Reads the whole body and counts it against `share`. If the reservation cannot grow, the rest waits in the socket.
-    ///
-    /// # Errors
-    /// Returns the errors of [`BodyStream::collect`], and [`ClientError::NoRoom`] if it waited too long for memory.
-    pub async fn collect_into(self, limit: u64, share: &mut Reservation) -> Result<Bytes, ClientError> {
-        self.gather(limit, Some(share)).await
-    }
-
-    async fn gather(mut self, limit: u64, mut share: Option<&mut Reservation>) -> Result<Bytes, ClientError> {
+    /// Reads the whole body, and counts it against `share` if given. If the reservation cannot grow, the rest waits in the socket.
+    /// Returns [`ClientError::TooLarge`] once the body exceeds `limit` bytes, [`ClientError::NoRoom`] if it waited too long for
+    /// memory, and the errors of [`BodyStream::next`].
+    pub async fn collect(mut self, limit: u64, mut share: Option<&mut Reservation>) -> Result<Bytes, ClientError> {
         if self.length.is_some_and(|length| length > limit) {
             return Err(ClientError::TooLarge { limit });
         }

@@ -5,7 +5,6 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Uri, header};
@@ -21,6 +20,7 @@ use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 use crate::net::address::AddressScope;
+use crate::net::client::deadlines::Deadlines;
 use crate::net::client::dial;
 use crate::net::client::error::{ClientError, ConnectStage};
 use crate::net::client::proxy_settings::{ProxyAddress, ProxySettings};
@@ -29,14 +29,21 @@ use crate::net::headers::via;
 /// Maximum size of a proxy's response head to `CONNECT`, in bytes.
 const TUNNEL_HEADERS: usize = 16 << 10;
 
-/// Opens connections for one address scope. Clones share their settings.
-#[derive(Clone)]
+/// Opens connections for one address scope.
+#[derive(Debug, Clone)]
 pub(crate) struct Connector {
     pub(crate) reach: AddressScope,
-    pub(crate) proxies: ProxySettings,
-    pub(crate) tls: Arc<rustls::ClientConfig>,
-    pub(crate) user_agent: HeaderValue,
-    pub(crate) deadline: Duration,
+    pub(crate) settings: ClientConfig,
+}
+
+#[derive(Debug, Clone)]
+pub struct ClientConfig {
+    pub deadlines: Deadlines,
+    pub proxies: ProxySettings,
+    /// The TLS config, with ALPN `http/1.1` only.
+    pub tls: Arc<rustls::ClientConfig>,
+    /// Sent with every request that has no `User-Agent`.
+    pub user_agent: HeaderValue,
 }
 
 pub(crate) struct ClientConnection {
@@ -67,9 +74,9 @@ impl tower_service::Service<Uri> for Connector {
 
 impl Connector {
     async fn connect(&self, target: &Uri) -> Result<ClientConnection, ClientError> {
-        let until = Instant::now() + self.deadline;
+        let until = Instant::now() + self.settings.deadlines.connect;
         let UriTarget { host, port, secure } = UriTarget::of(target)?;
-        let Some(proxy) = self.proxies.of(target) else {
+        let Some(proxy) = self.settings.proxies.of(target) else {
             let plain = self.within_deadline(until, ConnectStage::Tcp, dial::dial(host, port, self.reach)).await?;
             let stream: Box<dyn ByteStream> = if secure {
                 self.within_deadline(until, ConnectStage::Tls, self.handshake(host, Box::new(plain))).await?
@@ -83,8 +90,10 @@ impl Connector {
         if !secure {
             return Ok(ClientConnection { io: TokioIo::new(stream), proxied: true });
         }
-        let tunnel = self.within_deadline(until, ConnectStage::Proxy, self.tunnel(stream, target, port, &proxy)).await?;
-        let stream = self.within_deadline(until, ConnectStage::Tls, self.handshake(host, tunnel)).await?;
+        let tunnel = open_tunnel(stream, target, &proxy, &self.settings.user_agent);
+        // The next byte belongs to the TLS handshake.
+        let tunnel = TokioIo::new(self.within_deadline(until, ConnectStage::Proxy, tunnel).await?);
+        let stream = self.within_deadline(until, ConnectStage::Tls, self.handshake(host, Box::new(tunnel))).await?;
         Ok(ClientConnection { io: TokioIo::new(stream), proxied: false })
     }
 
@@ -95,13 +104,14 @@ impl Connector {
         layer: ConnectStage,
         step: impl Future<Output = Result<T, ClientError>>,
     ) -> Result<T, ClientError> {
-        tokio::time::timeout_at(until, step).await.unwrap_or_else(|_| Err(ClientError::too_slow(layer, self.deadline)))
+        let too_slow = |_| Err(ClientError::too_slow(layer, self.settings.deadlines.connect));
+        tokio::time::timeout_at(until, step).await.unwrap_or_else(too_slow)
     }
 
     async fn handshake(&self, host: &str, plain: Box<dyn ByteStream>) -> Result<Box<dyn ByteStream>, ClientError> {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| ClientError::unreachable(ConnectStage::Tls, "host is not a valid certificate name"))?;
-        let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, plain).await;
+        let stream = TlsConnector::from(Arc::clone(&self.settings.tls)).connect(name, plain).await;
         Ok(Box::new(stream.map_err(|error| ClientError::of_handshake(&error))?))
     }
 
@@ -120,45 +130,29 @@ impl Connector {
         // The operator chose the proxy, so it may have a private address.
         dial::dial(host, port, AddressScope::Anywhere).await.map_err(|error| at_proxy(&error))
     }
-
-    /// Opens a tunnel to `target` through the proxy. The next byte belongs to the TLS handshake.
-    async fn tunnel(
-        &self,
-        stream: Box<dyn ByteStream>,
-        target: &Uri,
-        port: u16,
-        proxy: &ProxyAddress,
-    ) -> Result<Box<dyn ByteStream>, ClientError> {
-        Ok(Box::new(TokioIo::new(open_tunnel(stream, target, port, proxy, &self.user_agent).await?)))
-    }
 }
 
 /// Opens a tunnel to `target` through the proxy at the other end of `stream`.
 pub(crate) async fn open_tunnel<S: ByteStream + 'static>(
     stream: S,
     target: &Uri,
-    port: u16,
     proxy: &ProxyAddress,
     user_agent: &HeaderValue,
 ) -> Result<Upgraded, ClientError> {
-    let authority = format!("{}:{port}", target.host().unwrap_or_default());
-    let mut request = Request::builder().method(Method::CONNECT).uri(authority.as_str()).header(header::HOST, authority.as_str());
-    request = request.header(header::USER_AGENT, user_agent);
-    // If the proxy is this process, it detects the loop by this header.
-    request = request.header(header::VIA, via());
+    let authority = format!("{}:{}", target.host().unwrap_or_default(), UriTarget::of(target)?.port);
+    let mut request = Request::builder().method(Method::CONNECT).uri(&authority).header(header::HOST, &authority);
+    // If the proxy is this process, it detects the loop by `Via`.
+    request = request.header(header::USER_AGENT, user_agent).header(header::VIA, via());
     if let Some(authorization) = &proxy.authorization {
         request = request.header(header::PROXY_AUTHORIZATION, authorization);
     }
     let request =
         request.body(Empty::<Bytes>::new()).map_err(|error| ClientError::unreachable(ConnectStage::Proxy, error.to_string()))?;
+    let lost = |error: hyper::Error| at_proxy(&ClientError::of_http(&error));
     let mut http = hyper::client::conn::http1::Builder::new();
-    let (mut sender, connection) = http
-        .max_buf_size(TUNNEL_HEADERS)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| at_proxy(&ClientError::of_http(&error)))?;
+    let (mut sender, connection) = http.max_buf_size(TUNNEL_HEADERS).handshake(TokioIo::new(stream)).await.map_err(lost)?;
     tokio::spawn(connection.with_upgrades());
-    let answer = sender.send_request(request).await.map_err(|error| at_proxy(&ClientError::of_http(&error)))?;
+    let answer = sender.send_request(request).await.map_err(lost)?;
     let status = answer.status();
     if status == http::StatusCode::PROXY_AUTHENTICATION_REQUIRED {
         return Err(ClientError::unreachable(ConnectStage::Proxy, "credentials not accepted (407)"));
@@ -166,7 +160,7 @@ pub(crate) async fn open_tunnel<S: ByteStream + 'static>(
     if !status.is_success() {
         return Err(ClientError::unreachable(ConnectStage::Proxy, format!("CONNECT refused: {status}")));
     }
-    hyper::upgrade::on(answer).await.map_err(|error| at_proxy(&ClientError::of_http(&error)))
+    hyper::upgrade::on(answer).await.map_err(lost)
 }
 
 struct UriTarget<'a> {

@@ -19,33 +19,39 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// Maximum number of addresses tried per name.
 const MAX_ADDRESSES: usize = 8;
 
-/// Connects to `host`, a name or an IP address without brackets. The checked address is the one that is dialed.
+/// Connects to `host` at an address within `reach`, see [`dial_permitted`].
 pub(crate) async fn dial(host: &str, port: u16, reach: AddressScope) -> Result<TcpStream, ClientError> {
-    connect(addresses(host, port, reach).await?).await
+    dial_permitted(host, port, |address| reach.check(address.ip())).await
 }
 
-/// Connects to `host`, a name or an IP address without brackets, at an address that `permits` accepts. Has no timeout of its own.
-///
-/// # Errors
+/// Connects to `host`, a name or an IP address without brackets, at an address that `permits` accepts. The checked address is the
+/// one that is dialed. Has no timeout of its own.
 /// Returns an error with its stage if the name has no address, none is permitted, or none accepts the connection.
 pub async fn dial_permitted(
     host: &str,
     port: u16,
     permits: impl Fn(SocketAddr) -> Result<(), String>,
 ) -> Result<TcpStream, ClientError> {
+    connect(permitted(host, port, permits).await?).await
+}
+
+/// Resolves `host`. Returns the addresses that `permits` accepts, at least one, or the reason against the first.
+async fn permitted(
+    host: &str,
+    port: u16,
+    permits: impl Fn(SocketAddr) -> Result<(), String>,
+) -> Result<Vec<SocketAddr>, ClientError> {
     let mut found = resolve(host, port).await?;
     let mut refused = None;
     found.retain(|address| permits(*address).map_err(|why| refused.get_or_insert(why).clone()).is_ok());
-    match (found.is_empty(), refused) {
-        (true, Some(why)) => Err(ClientError::unreachable(ConnectStage::Reach, why)),
-        _ => connect(found).await,
+    match refused {
+        Some(why) if found.is_empty() => Err(ClientError::unreachable(ConnectStage::Reach, why)),
+        _ => Ok(found),
     }
 }
 
 /// Checks whether `permits` accepts every local address of `host`, for a host that another proxy dials. Returns `false` if the
 /// name does not resolve here.
-///
-/// # Errors
 /// Returns [`ConnectStage::Reach`] if an address is not permitted.
 pub async fn all_permitted(
     host: &str,
@@ -53,10 +59,8 @@ pub async fn all_permitted(
     permits: impl Fn(SocketAddr) -> Result<(), String>,
 ) -> Result<bool, ClientError> {
     let Ok(found) = resolve(host, port).await else { return Ok(false) };
-    match found.into_iter().find_map(|address| permits(address).err()) {
-        Some(why) => Err(ClientError::unreachable(ConnectStage::Reach, why)),
-        None => Ok(true),
-    }
+    found.into_iter().try_for_each(permits).map_err(|why| ClientError::unreachable(ConnectStage::Reach, why))?;
+    Ok(true)
 }
 
 /// Resolves `host`. Returns no addresses if that fails.
@@ -66,7 +70,6 @@ pub async fn resolve_all(host: &str, port: u16) -> Vec<SocketAddr> {
 
 /// Checks whether a connection from `peer` to `original` was opened by this process within the last 5 seconds. If so, a packet
 /// filter redirected it back here.
-#[must_use]
 pub fn is_own_connection(peer: SocketAddr, original: SocketAddr) -> bool {
     let ends = (canonical(peer), canonical(original));
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -125,12 +128,12 @@ async fn connect(addresses: Vec<SocketAddr>) -> Result<TcpStream, ClientError> {
             Err(_) => {}
         }
     }
-    match first_failure {
+    Err(match first_failure {
         Some((address, error)) => {
-            Err(ClientError::unreachable(layer(&error, ConnectStage::Tcp), format!("{address}: {}", cause(&error))))
+            ClientError::unreachable(layer(&error, ConnectStage::Tcp), format!("{address}: {}", cause(&error)))
         }
-        None => Err(ClientError::unreachable(ConnectStage::Tcp, "no address answered")),
-    }
+        None => ClientError::unreachable(ConnectStage::Tcp, "no address answered"),
+    })
 }
 
 /// Checks whether a request to `host` may use an outbound proxy, which resolves names itself. An IP address must be within
@@ -139,23 +142,10 @@ pub(crate) async fn check_proxied(host: &str, port: u16, reach: AddressScope) ->
     if reach == AddressScope::Anywhere {
         return Ok(());
     }
-    match addresses(host, port, reach).await {
+    match permitted(host, port, |address| reach.check(address.ip())).await {
         // Networks that need a proxy often cannot resolve external names. Then the proxy's own rules apply.
         Err(error) if error.layer() == Some(ConnectStage::Dns) => Ok(()),
         other => other.map(drop),
-    }
-}
-
-/// Returns the addresses of `host` within `reach`, at least one.
-async fn addresses(host: &str, port: u16, reach: AddressScope) -> Result<Vec<SocketAddr>, ClientError> {
-    let found = resolve(host, port).await?;
-    let first = found.first().copied();
-    let within: Vec<SocketAddr> = found.into_iter().filter(|address| reach.contains(address.ip())).collect();
-    match first {
-        Some(first) if within.is_empty() => {
-            Err(ClientError::unreachable(ConnectStage::Reach, format!("`{}` is not a public address", first.ip())))
-        }
-        _ => Ok(within),
     }
 }
 

@@ -32,10 +32,7 @@ pub enum ClientError {
         lost: bool,
     },
     #[error("body larger than {limit} bytes")]
-    TooLarge {
-        /// The limit in bytes.
-        limit: u64,
-    },
+    TooLarge { limit: u64 },
     #[error(transparent)]
     NoRoom(#[from] BudgetTimeout),
 }
@@ -72,7 +69,6 @@ impl fmt::Display for ConnectStage {
 
 impl ClientError {
     /// Returns the stage that failed, if no connection was made.
-    #[must_use]
     pub fn layer(&self) -> Option<ConnectStage> {
         match self {
             Self::Unreachable { layer, .. } => Some(*layer),
@@ -81,7 +77,6 @@ impl ClientError {
     }
 
     /// Checks whether the server is down: unreachable, silent or disconnected. An invalid response does not count.
-    #[must_use]
     pub fn is_outage(&self) -> bool {
         match self {
             Self::Unreachable { .. } => !self.is_local(),
@@ -92,7 +87,6 @@ impl ClientError {
     }
 
     /// Checks whether the cause is local, so that it says nothing about the other server.
-    #[must_use]
     pub fn is_local(&self) -> bool {
         matches!(self, Self::Unreachable { layer: ConnectStage::Reach | ConnectStage::Machine, .. } | Self::NoRoom(_))
     }
@@ -135,36 +129,28 @@ impl ClientError {
         let rustls::Error::InvalidCertificate(certificate) = tls else {
             return Self::unreachable(ConnectStage::Tls, tls.to_string());
         };
-        match certificate {
+        let detail = match certificate {
             CertificateError::UnknownIssuer => {
-                Self::unreachable(ConnectStage::Trust, "certificate issued by an untrusted authority")
+                return Self::unreachable(ConnectStage::Trust, "certificate issued by an untrusted authority");
             }
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                Self::unreachable(ConnectStage::Tls, "certificate has expired")
-            }
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                Self::unreachable(ConnectStage::Tls, "certificate is not valid yet")
-            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => "certificate has expired",
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "certificate is not valid yet",
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                Self::unreachable(ConnectStage::Tls, "certificate is for another name")
+                "certificate is for another name"
             }
-            other => Self::unreachable(ConnectStage::Tls, format!("invalid certificate: {other}")),
-        }
+            other => return Self::unreachable(ConnectStage::Tls, format!("invalid certificate: {other}")),
+        };
+        Self::unreachable(ConnectStage::Tls, detail)
     }
 
     /// Converts an error of the HTTP client. Returns the connector's own error if it is the cause.
     pub(crate) fn from_exchange(error: &(dyn StdError + 'static)) -> Self {
-        let mut next = Some(error);
-        while let Some(error) = next {
-            if let Some(own) = error.downcast_ref::<Self>() {
-                return own.clone();
-            }
-            if let Some(http) = error.downcast_ref::<hyper::Error>() {
-                return Self::of_http(http);
-            }
-            next = error.source();
-        }
-        Self::broken(error.to_string())
+        let convert = |error: &(dyn StdError + 'static)| {
+            let own = error.downcast_ref::<Self>().cloned();
+            own.or_else(|| error.downcast_ref().map(Self::of_http))
+        };
+        let known = std::iter::successors(Some(error), |error| (**error).source()).find_map(convert);
+        known.unwrap_or_else(|| Self::broken(error.to_string()))
     }
 
     pub(crate) fn of_http(error: &hyper::Error) -> Self {

@@ -3,18 +3,17 @@
 
 pub(crate) mod body;
 pub(crate) mod connector;
-pub mod deadlines;
-pub mod dial;
+pub(crate) mod deadlines;
+pub(crate) mod dial;
 pub(crate) mod error;
-pub mod outbound_proxy;
-pub mod proxy_settings;
+pub(crate) mod outbound_proxy;
+pub(crate) mod proxy_settings;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
@@ -23,10 +22,9 @@ use url::Url;
 
 use crate::net::address::AddressScope;
 use crate::net::client::body::BodyStream;
+pub(crate) use crate::net::client::connector::ClientConfig;
 use crate::net::client::connector::Connector;
-use crate::net::client::deadlines::Deadlines;
 use crate::net::client::error::{ClientError, ConnectStage};
-use crate::net::client::proxy_settings::ProxySettings;
 use crate::net::headers::via;
 use crate::net::host_pattern::remove_credentials;
 
@@ -52,25 +50,13 @@ pub struct TlsTrust {
     pub trouble: Option<String>,
 }
 
-#[derive(Debug, Clone)]
-pub struct ClientConfig {
-    pub deadlines: Deadlines,
-    pub proxies: ProxySettings,
-    /// The TLS config, with ALPN `http/1.1` only.
-    pub tls: Arc<rustls::ClientConfig>,
-    /// Sent with every request that has no `User-Agent`.
-    pub user_agent: HeaderValue,
-}
-
 /// An HTTP client. Clones share its pools.
 #[derive(Clone)]
 pub struct HttpClient {
     /// One pool per address scope: a connection of one scope must never serve the other.
     anywhere: Pool,
     public: Pool,
-    proxies: ProxySettings,
-    deadlines: Deadlines,
-    user_agent: HeaderValue,
+    settings: ClientConfig,
 }
 
 type Pool = legacy::Client<Connector, Full<Bytes>>;
@@ -99,46 +85,28 @@ pub struct ClientResponse {
 
 impl HttpClient {
     /// Creates a client from `settings` without connecting.
-    #[must_use]
     pub fn new(settings: &ClientConfig) -> Self {
         let pool = |reach| {
-            let connector = Connector {
-                reach,
-                proxies: settings.proxies.clone(),
-                tls: Arc::clone(&settings.tls),
-                user_agent: settings.user_agent.clone(),
-                deadline: settings.deadlines.connect,
-            };
             legacy::Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
                 .pool_idle_timeout(KEPT_FOR)
                 .pool_max_idle_per_host(KEPT_PER_HOST)
                 .http1_max_buf_size(HEAD_BYTES)
                 .http1_max_headers(HEAD_LINES)
-                .build(connector)
+                .build(Connector { reach, settings: settings.clone() })
         };
-        Self {
-            anywhere: pool(AddressScope::Anywhere),
-            public: pool(AddressScope::Public),
-            proxies: settings.proxies.clone(),
-            deadlines: settings.deadlines,
-            user_agent: settings.user_agent.clone(),
-        }
+        let (anywhere, public) = (pool(AddressScope::Anywhere), pool(AddressScope::Public));
+        Self { anywhere, public, settings: settings.clone() }
     }
 
     /// Sends `request` and waits for the response head and the first bytes of the body. GET and HEAD are retried up to twice if
     /// there was no connection, or if it was lost before the body began.
-    ///
-    /// # Errors
     /// Returns an error if there is no connection, no response in time, or the response is not HTTP.
     pub async fn send(&self, request: &ClientRequest) -> Result<ClientResponse, ClientError> {
         self.send_with(request, &|| {}).await
     }
 
     /// Like [`HttpClient::send`], but calls `on_head` for each response head, before its body arrives.
-    ///
-    /// # Errors
-    /// Returns the errors of [`HttpClient::send`].
     pub async fn send_with(&self, request: &ClientRequest, on_head: &(dyn Fn() + Sync)) -> Result<ClientResponse, ClientError> {
         let retries = if matches!(request.method, Method::GET | Method::HEAD) { RETRIES } else { 0 };
         let mut attempt = 0;
@@ -159,7 +127,7 @@ impl HttpClient {
             AddressScope::Public => &self.public,
         };
         let mut request = self.prepare(request)?;
-        let absolute = request.uri().scheme_str() == Some("http") && self.proxies.of(request.uri()).is_some();
+        let absolute = request.uri().scheme_str() == Some("http") && self.settings.proxies.of(request.uri()).is_some();
         let connected = capture_connection(&mut request);
         let answer = tokio::select! {
             biased;
@@ -174,15 +142,15 @@ impl HttpClient {
         let (head, incoming) = answer.into_parts();
         let reason = head.extensions.get::<hyper::ext::ReasonPhrase>();
         let reason = reason.and_then(|reason| std::str::from_utf8(reason.as_bytes()).ok()).map(str::to_owned);
-        let body = BodyStream::start(incoming, self.deadlines).await?;
+        let body = BodyStream::start(incoming, self.settings.deadlines).await?;
         Ok(ClientResponse { status: head.status, reason, headers: head.headers, body })
     }
 
     /// Completes at the deadline for headers. It starts when the connection is open, since connecting has its own deadline.
     async fn header_timeout(&self, mut connected: CaptureConnection) -> ClientError {
         drop(connected.wait_for_connection_metadata().await);
-        tokio::time::sleep(self.deadlines.headers).await;
-        ClientError::TimedOut { after: self.deadlines.headers }
+        tokio::time::sleep(self.settings.deadlines.headers).await;
+        ClientError::TimedOut { after: self.settings.deadlines.headers }
     }
 
     fn prepare(&self, request: &ClientRequest) -> Result<Request<Full<Bytes>>, ClientError> {
@@ -193,9 +161,9 @@ impl HttpClient {
         let mut prepared = Request::new(Full::new(request.body.clone()));
         *prepared.method_mut() = request.method.clone();
         *prepared.headers_mut() = request.headers.clone();
-        prepared.headers_mut().entry(header::USER_AGENT).or_insert_with(|| self.user_agent.clone());
+        prepared.headers_mut().entry(header::USER_AGENT).or_insert_with(|| self.settings.user_agent.clone());
         if uri.scheme_str() == Some("http")
-            && let Some(proxy) = self.proxies.of(&uri)
+            && let Some(proxy) = self.settings.proxies.of(&uri)
         {
             prepared.headers_mut().insert(header::VIA, via());
             prepared.headers_mut().extend(proxy.authorization.map(|own| (header::PROXY_AUTHORIZATION, own)));
@@ -205,28 +173,23 @@ impl HttpClient {
     }
 }
 
-impl fmt::Debug for HttpClient {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("HttpClient").field("proxies", &self.proxies).field("deadlines", &self.deadlines).finish_non_exhaustive()
-    }
-}
-
 /// Returns the delay before a retry: between half and all of a doubling backoff, so that clients do not retry in step.
-#[must_use]
 pub fn backoff(attempt: u32) -> Duration {
-    let whole = BACKOFF * 2u32.saturating_pow(attempt);
-    jittered(whole)
+    jittered(BACKOFF * 2u32.saturating_pow(attempt))
 }
 
 /// Returns a random duration from half of `whole` to all of it, so that many instances do not retry at the same time.
-#[must_use]
 pub fn jittered(whole: Duration) -> Duration {
     whole / 2 + whole.mul_f64(0.5 * fastrand::f64())
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
+    use crate::net::client::deadlines::Deadlines;
+    use crate::net::client::proxy_settings::ProxySettings;
     use crate::net::testing::{ReceivedRequest, ScriptedServer, ServerAction, TestIdentity, answer};
 
     fn client(tls: Arc<rustls::ClientConfig>, proxies: ProxySettings) -> HttpClient {
@@ -251,7 +214,7 @@ mod tests {
     }
 
     async fn body(client: &HttpClient, url: &str) -> Result<String, ClientError> {
-        let bytes = client.send(&get(url)).await?.body.collect(1 << 20).await?;
+        let bytes = client.send(&get(url)).await?.body.collect(1 << 20, None).await?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
@@ -359,9 +322,9 @@ mod tests {
         .await;
         for path in ["said", "unsaid"] {
             let response = plain().send(&get(&format!("{}{path}", server.url()))).await.unwrap();
-            assert!(matches!(response.body.collect(99).await.unwrap_err(), ClientError::TooLarge { limit: 99 }), "{path}");
+            assert!(matches!(response.body.collect(99, None).await.unwrap_err(), ClientError::TooLarge { limit: 99 }), "{path}");
             let response = plain().send(&get(&format!("{}{path}", server.url()))).await.unwrap();
-            assert_eq!(response.body.collect(100).await.unwrap().len(), 100, "{path}");
+            assert_eq!(response.body.collect(100, None).await.unwrap().len(), 100, "{path}");
         }
     }
 

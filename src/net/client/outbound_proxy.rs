@@ -1,7 +1,5 @@
 //! Connections through the outbound proxy, which is the parent of this proxy. Access checks are done by the caller.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use http::{HeaderValue, Uri};
 use hyper_util::rt::TokioIo;
@@ -9,19 +7,17 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::net::address::AddressScope;
-use crate::net::client::ClientConfig;
-use crate::net::client::connector::{ByteStream, Connector, open_tunnel};
+use crate::net::client::connector::{ByteStream, ClientConfig, Connector, open_tunnel};
 use crate::net::client::error::{ClientError, ConnectStage};
 use crate::net::client::proxy_settings::ProxyAddress;
 
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct OutboundProxy(Option<Connector>);
 
 pub struct ProxiedTarget<'a> {
     connector: &'a Connector,
     proxy: ProxyAddress,
     target: Uri,
-    port: u16,
 }
 
 /// The far end of a tunnel.
@@ -51,7 +47,6 @@ impl From<TcpStream> for TunnelStream {
 
 impl ProxyConnection {
     /// Returns the connection for use with hyper.
-    #[must_use]
     pub fn into_io(self) -> impl hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static {
         TokioIo::new(self.stream)
     }
@@ -59,85 +54,64 @@ impl ProxyConnection {
 
 impl OutboundProxy {
     /// Returns settings without a proxy: all connections are direct.
-    #[must_use]
     pub fn none() -> Self {
         Self(None)
     }
 
     /// Uses the proxies, trusted certificates and deadlines of `settings`.
-    #[must_use]
     pub fn new(settings: &ClientConfig) -> Self {
-        let connector = || Connector {
-            reach: AddressScope::Anywhere,
-            proxies: settings.proxies.clone(),
-            tls: Arc::clone(&settings.tls),
-            user_agent: settings.user_agent.clone(),
-            deadline: settings.deadlines.connect,
-        };
+        let connector = || Connector { reach: AddressScope::Anywhere, settings: settings.clone() };
         Self((!settings.proxies.is_none()).then(connector))
     }
 
     /// Checks whether all connections are direct.
-    #[must_use]
     pub fn is_none(&self) -> bool {
         self.0.is_none()
     }
 
     /// Returns the proxy for `host`, a name or an address without brackets. Returns `None` for a direct connection.
-    #[must_use]
     pub fn for_target(&self, host: &str, port: u16) -> Option<ProxiedTarget<'_>> {
         let connector = self.0.as_ref()?;
         let scheme = if port == 80 { "http" } else { "https" };
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         let target: Uri = format!("{scheme}://{host}:{port}/").parse().ok()?;
-        let proxy = connector.proxies.of(&target)?;
-        Some(ProxiedTarget { connector, proxy, target, port })
+        let proxy = connector.settings.proxies.of(&target)?;
+        Some(ProxiedTarget { connector, proxy, target })
     }
 }
 
 impl ProxiedTarget<'_> {
     /// Opens a tunnel to the target.
-    ///
-    /// # Errors
     /// Returns an error if the proxy is unreachable or refuses.
     pub async fn tunnel(&self) -> Result<TunnelStream, ClientError> {
-        self.in_time(self.open()).await
+        let open = async {
+            if self.proxy.uri.scheme_str() == Some("https") {
+                let (stream, early) = self.ask(self.connector.connect_proxy(&self.proxy).await?).await?;
+                return Ok(TunnelStream { stream: TunnelIo::Secured(stream), early });
+            }
+            let (stream, early) = self.ask(self.connector.reach_plain_proxy(&self.proxy).await?).await?;
+            Ok(TunnelStream { stream: TunnelIo::Plain(stream), early })
+        };
+        self.in_time(open).await
     }
 
     /// Opens a connection for plain HTTP requests in absolute form.
-    ///
-    /// # Errors
     /// Returns an error if the proxy is unreachable.
     pub async fn connect_plain(self) -> Result<ProxyConnection, ClientError> {
         let stream = self.in_time(self.connector.connect_proxy(&self.proxy)).await?;
         Ok(ProxyConnection { stream, authorization: self.proxy.authorization })
     }
 
-    async fn open(&self) -> Result<TunnelStream, ClientError> {
-        if self.proxy.uri.scheme_str() == Some("https") {
-            let (stream, early) = self.ask(self.connector.connect_proxy(&self.proxy).await?).await?;
-            return Ok(TunnelStream { stream: TunnelIo::Secured(stream), early });
-        }
-        let (stream, early) = self.ask(self.connector.reach_plain_proxy(&self.proxy).await?).await?;
-        Ok(TunnelStream { stream: TunnelIo::Plain(stream), early })
-    }
-
     /// Sends CONNECT. Returns the stream and the bytes read beyond the response.
     async fn ask<S: ByteStream + 'static>(&self, stream: S) -> Result<(S, Bytes), ClientError> {
-        let upgraded = open_tunnel(stream, &self.target, self.port, &self.proxy, &self.connector.user_agent).await?;
+        let upgraded = open_tunnel(stream, &self.target, &self.proxy, &self.connector.settings.user_agent).await?;
         // The type is that of the stream passed in.
         let parts = upgraded.downcast::<TokioIo<S>>().map_err(|_| ClientError::broken("unexpected connection type"))?;
         Ok((parts.io.into_inner(), parts.read_buf))
     }
 
     async fn in_time<T>(&self, step: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
-        let patience = self.connector.deadline;
+        let patience = self.connector.settings.deadlines.connect;
         timeout(patience, step).await.unwrap_or_else(|_| Err(ClientError::too_slow(ConnectStage::Proxy, patience)))
-    }
-}
-
-impl std::fmt::Debug for OutboundProxy {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("OutboundProxy").field("is_none", &self.is_none()).finish_non_exhaustive()
     }
 }

@@ -20,39 +20,28 @@ pub(crate) struct ProxyAddress {
     pub(crate) authorization: Option<HeaderValue>,
 }
 
-/// Why a proxy setting is invalid. Never contains the value, which may include a password.
+/// Why a proxy setting, a variable or key, is invalid. Never contains the value, which may include a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProxySettingError {
     #[error("invalid proxy address in `{setting}`, expected a URL or `host:port`")]
-    Address {
-        /// The variable or key.
-        setting: String,
-    },
+    Address { setting: String },
     #[error("unsupported proxy scheme in `{setting}`, expected `http` or `https`: `{scheme}`")]
-    Scheme {
-        /// The variable or key.
-        setting: String,
-        scheme: String,
-    },
+    Scheme { setting: String, scheme: String },
 }
 
 /// The name of a variable or key, and its value.
 type NamedValue<'a> = Option<(&'a str, &'a str)>;
 
 impl ProxySettings {
-    #[must_use]
     pub fn none() -> Self {
         Self(None)
     }
 
-    #[must_use]
     pub fn is_none(&self) -> bool {
         self.0.is_none()
     }
 
     /// Reads the proxy variables with `variable`: upper case first, then lower case. An empty value is treated as missing.
-    ///
-    /// # Errors
     /// Returns an error if a variable is not an HTTP proxy. Connecting directly instead would be unexpected.
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ProxySettingError> {
         let read = |upper: &str| {
@@ -70,8 +59,6 @@ impl ProxySettings {
 
     /// Creates settings from the proxies for `https` and `http` requests, each with the name of its setting, and the direct
     /// hosts. `direct` is a comma-separated list of names (with subdomains), addresses and networks. `*` matches every host.
-    ///
-    /// # Errors
     /// Returns an error if a value is not an HTTP proxy.
     pub fn new(https: NamedValue<'_>, http: NamedValue<'_>, direct: Option<&str>) -> Result<Self, ProxySettingError> {
         if https.is_none() && http.is_none() {

@@ -8,22 +8,25 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
-/// Value of `idle_from` while a request is in progress.
-const BUSY: u64 = u64::MAX;
+/// Returns the milliseconds from `epoch` to `now`.
+pub(super) fn milliseconds(epoch: Instant, now: Instant) -> u64 {
+    u64::try_from(now.saturating_duration_since(epoch).as_millis()).unwrap_or(u64::MAX - 1)
+}
 
 /// State shared by the socket and the service of one connection. Both run in one task, so relaxed ordering suffices.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct ConnectionActivity {
     /// A request head was read since the socket last checked.
     asked: AtomicBool,
     /// The rest of a request body is pending.
     body: AtomicBool,
     /// Start of the idle time, in milliseconds since the epoch of the
-    /// [`ConnectionLimit`](super::connection_limit::ConnectionLimit).
+    /// [`ConnectionLimit`](super::connection_limit::ConnectionLimit), plus one. 0 while a request is in progress.
     idle_from: AtomicU64,
     /// Multiplexed: several requests may run at once, and incoming bytes need not start a request.
-    framed: bool,
+    pub(super) framed: bool,
     /// The number of requests in progress, if multiplexed.
     asking: AtomicUsize,
     /// The number of those whose response waits for the client to read.
@@ -32,29 +35,10 @@ pub(crate) struct ConnectionActivity {
     progress: AtomicU64,
 }
 
-impl Default for ConnectionActivity {
-    fn default() -> Self {
-        Self {
-            asked: AtomicBool::new(false),
-            body: AtomicBool::new(false),
-            idle_from: AtomicU64::new(BUSY),
-            framed: false,
-            asking: AtomicUsize::new(0),
-            sending: AtomicUsize::new(0),
-            progress: AtomicU64::new(0),
-        }
-    }
-}
-
 impl ConnectionActivity {
     /// Returns the state of a connection with concurrent requests, as in HTTP/2.
     pub(crate) fn multiplexed() -> Self {
         Self { framed: true, ..Self::default() }
-    }
-
-    /// Checks whether the connection carries concurrent requests.
-    pub(crate) fn is_framed(&self) -> bool {
-        self.framed
     }
 
     /// Checks whether counted requests are in progress.
@@ -78,7 +62,7 @@ impl ConnectionActivity {
     /// Records that a request head was read, and whether a body follows.
     pub(crate) fn ask(self: &Arc<Self>, body: Incoming) -> RequestBody {
         self.asked.store(true, Ordering::Relaxed);
-        self.idle_from.store(BUSY, Ordering::Relaxed);
+        self.idle_from.store(0, Ordering::Relaxed);
         let activity = (!http_body::Body::is_end_stream(&body)).then(|| {
             self.body.store(true, Ordering::Relaxed);
             Arc::clone(self)
@@ -98,13 +82,13 @@ impl ConnectionActivity {
 
     /// Records the start of the idle time, or `None` while a request is in progress.
     pub(crate) fn idle(&self, since: Option<u64>) {
-        self.idle_from.store(since.unwrap_or(BUSY), Ordering::Relaxed);
+        self.idle_from.store(since.map_or(0, |since| since + 1), Ordering::Relaxed);
     }
 
     /// Checks whether the connection has been idle for `long` milliseconds at `now`.
     pub(crate) fn idles(&self, now: u64, long: u64) -> bool {
-        let since = self.idle_from.load(Ordering::Relaxed);
-        since != BUSY && now.saturating_sub(since) >= long
+        let since = self.idle_from.load(Ordering::Relaxed).checked_sub(1);
+        since.is_some_and(|since| now.saturating_sub(since) >= long)
     }
 }
 

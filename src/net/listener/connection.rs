@@ -1,13 +1,12 @@
 //! Serves one accepted connection: HTTP/1.1, HTTP/2, or the protocol it is upgraded to.
 
 use std::convert::Infallible;
-use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
@@ -24,7 +23,7 @@ use crate::net::body::Body;
 use crate::net::client::outbound_proxy::TunnelStream;
 use crate::net::listener::activity::{ConnectionActivity, RequestBody};
 use crate::net::listener::connection_limit::{ConnectionPermit, ConnectionSignal};
-use crate::net::listener::io_timeouts::{IoTimeouts, TimedStream};
+use crate::net::listener::io_timeouts::TimedStream;
 use crate::net::listener::limits::ConnectionLimits;
 use crate::net::listener::tunnel;
 
@@ -56,7 +55,6 @@ type UpgradeHandler = Box<dyn FnOnce(UpgradedConnection) -> Pin<Box<dyn Future<O
 pub struct Upgrade(Arc<Mutex<Option<UpgradeHandler>>>);
 
 impl Upgrade {
-    #[must_use]
     pub fn to<F>(next: impl FnOnce(UpgradedConnection) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
@@ -66,12 +64,6 @@ impl Upgrade {
 
     fn take(&self) -> Option<UpgradeHandler> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-impl fmt::Debug for Upgrade {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("Upgrade")
     }
 }
 
@@ -90,14 +82,12 @@ impl UpgradedConnection {
     }
 
     /// Returns the original destination if a packet filter redirected the connection here.
-    #[must_use]
     pub fn redirected_from(&self) -> Option<SocketAddr> {
-        let original = crate::net::listener::original_dst::destination(&self.stream.inner)?;
+        let original = original_destination(&self.stream.inner)?;
         (Some(original) != self.local()).then_some(original)
     }
 
     /// Returns the local port, or 0 if the system does not report it.
-    #[must_use]
     pub fn local_port(&self) -> u16 {
         self.local().map_or(0, |address| address.port())
     }
@@ -115,12 +105,6 @@ impl UpgradedConnection {
     }
 }
 
-impl fmt::Debug for UpgradedConnection {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("UpgradedConnection").field("peer", &self.context.peer).finish_non_exhaustive()
-    }
-}
-
 /// A stream with some first bytes already read.
 #[derive(Debug)]
 pub struct PeekedStream<S> {
@@ -132,8 +116,6 @@ pub struct PeekedStream<S> {
 
 impl<S: AsyncRead + Unpin> PeekedStream<S> {
     /// Returns the first byte without consuming it, or `None` if the stream ended.
-    ///
-    /// # Errors
     /// Returns the error of the stream.
     pub async fn first(&mut self) -> io::Result<Option<u8>> {
         if self.early.is_empty() {
@@ -148,8 +130,6 @@ impl<S: AsyncRead + Unpin> PeekedStream<S> {
 
     /// Reads more bytes without consuming them, up to `most` in total. If the length did not grow, the stream ended or `most` is
     /// reached.
-    ///
-    /// # Errors
     /// Returns the error of the stream.
     pub async fn peek(&mut self, most: usize) -> io::Result<&[u8]> {
         let mut held = self.early.to_vec();
@@ -178,11 +158,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for PeekedStream<S> {
         if self.early.is_empty() {
             let capacity = self.allowance.unwrap_or(usize::MAX).min(buffer.remaining());
             if capacity == buffer.remaining() {
-                std::task::ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
+                ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
             } else {
                 let mut bytes = vec![0; capacity];
                 let mut part = ReadBuf::new(&mut bytes);
-                std::task::ready!(Pin::new(&mut self.inner).poll_read(context, &mut part))?;
+                ready!(Pin::new(&mut self.inner).poll_read(context, &mut part))?;
                 buffer.put_slice(part.filled());
             }
         } else {
@@ -231,26 +211,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for PeekedStream<S> {
 /// The permit of a connection, with its peer and limits.
 #[derive(Debug)]
 pub struct Connection {
-    peer: SocketAddr,
-    limits: ConnectionLimits,
-    permit: ConnectionPermit,
+    pub(crate) peer: SocketAddr,
+    pub(crate) limits: ConnectionLimits,
+    pub(super) permit: ConnectionPermit,
 }
 
 impl Connection {
-    pub(crate) fn new(peer: SocketAddr, limits: ConnectionLimits, permit: ConnectionPermit) -> Self {
-        Self { peer, limits, permit }
-    }
-
-    #[must_use]
-    pub fn peer(&self) -> SocketAddr {
-        self.peer
-    }
-
-    #[must_use]
-    pub fn limits(&self) -> &ConnectionLimits {
-        &self.limits
-    }
-
     /// Serves HTTP/1.1 on `stream` until it closes.
     pub async fn http1<S, H, F>(&mut self, stream: S, handler: H)
     where
@@ -271,8 +237,8 @@ impl Connection {
         F: Future<Output = Response<Body>> + Send + 'static,
     {
         let activity = Arc::new(ConnectionActivity::multiplexed());
-        let socket = TimedStream::new(stream, self.pace(), Arc::clone(&activity), self.permit.epoch());
-        let (peer, limits, noted) = (self.peer, &self.limits, &activity);
+        let (peer, limits, noted) = (self.peer, self.limits, &activity);
+        let socket = TimedStream::new(stream, limits, Arc::clone(&activity), self.permit.epoch);
         let service = service_fn(move |request: Request<Incoming>| {
             let underway = noted.begin();
             let answer = handler(peer, request.map(|body| noted.ask(body)));
@@ -283,23 +249,10 @@ impl Connection {
             .max_concurrent_streams(STREAMS)
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
             .max_send_buf_size(STREAM_BUFFER);
-        let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service));
-        let mut stalled = pin!(stalled(&activity, limits.send_timeout));
-        let ended = loop {
-            tokio::select! {
-                ended = connection.as_mut() => break ended,
-                () = stalled.as_mut() => return,
-                order = self.permit.next_order() => if order == ConnectionSignal::Close || self.permit.should_close(&activity) {
-                    connection.as_mut().graceful_shutdown();
-                    tokio::select! {
-                        ended = connection.as_mut() => break ended,
-                        () = stalled.as_mut() => return,
-                    }
-                },
-            }
-        };
-        if let Err(error) = ended {
-            tracing::debug!(client.address = %peer.ip(), error = %error, "connection failed");
+        let connection = pin!(http.serve_connection(TokioIo::new(socket), service));
+        tokio::select! {
+            _ = self.drive(connection, |connection| connection.graceful_shutdown(), &activity) => {}
+            () = stalled(&activity, limits.send_timeout) => {}
         }
     }
 
@@ -311,9 +264,9 @@ impl Connection {
         F: Future<Output = Response<Body>> + Send,
     {
         let activity = Arc::new(ConnectionActivity::default());
-        let socket = TimedStream::new(stream, self.pace(), Arc::clone(&activity), self.permit.epoch());
+        let (peer, limits) = (self.peer, self.limits);
+        let socket = TimedStream::new(stream, limits, Arc::clone(&activity), self.permit.epoch);
         let upgrade = Arc::new(Mutex::new(None));
-        let (peer, limits) = (self.peer, &self.limits);
         let service = service_fn(|request: Request<Incoming>| {
             let (answer, upgrade) = (handler(peer, request.map(|body| activity.ask(body))), Arc::clone(&upgrade));
             async move {
@@ -332,27 +285,30 @@ impl Connection {
             builder.max_headers(limits.max_headers);
         }
         let mut connection = builder.serve_connection(TokioIo::new(socket), service);
-        let ended = loop {
-            tokio::select! {
-                ended = &mut connection => break ended,
-                order = self.permit.next_order() => if order == ConnectionSignal::Close || self.permit.should_close(&activity) {
-                    Pin::new(&mut connection).graceful_shutdown();
-                    break (&mut connection).await;
-                },
-            }
-        };
-        if let Err(error) = ended {
-            tracing::debug!(client.address = %peer.ip(), error = %error, "connection failed");
-            return None;
-        }
+        self.drive(Pin::new(&mut connection), |connection| connection.graceful_shutdown(), &activity).await?;
         let next = upgrade.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         let parts = connection.into_parts();
         Some((next, parts.io.into_inner().into_inner(), parts.read_buf))
     }
 
-    fn pace(&self) -> IoTimeouts {
-        let ConnectionLimits { idle_timeout: idle, header_timeout: head, send_timeout: write, .. } = self.limits;
-        IoTimeouts { idle, head, write }
+    /// Runs `connection` until it ends. If it must close, `shut_down` lets it complete its requests. Returns `None` if it fails.
+    async fn drive<C: Future<Output = hyper::Result<()>>>(
+        &mut self,
+        mut connection: Pin<&mut C>,
+        shut_down: impl FnOnce(Pin<&mut C>),
+        activity: &ConnectionActivity,
+    ) -> Option<()> {
+        let ended = loop {
+            tokio::select! {
+                ended = connection.as_mut() => break ended,
+                order = self.permit.next_order() => if order == ConnectionSignal::Close || self.permit.should_close(activity) {
+                    shut_down(connection.as_mut());
+                    break connection.await;
+                },
+            }
+        };
+        let peer = self.peer.ip();
+        ended.inspect_err(|error| tracing::debug!(client.address = %peer, error = %error, "connection failed")).ok()
     }
 }
 
@@ -376,6 +332,22 @@ fn prepare(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT);
+}
+
+/// Returns the destination before a packet filter redirected the connection, or the local address if it was not redirected.
+/// Returns `None` if the system does not report it.
+#[cfg(target_os = "linux")]
+fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
+    use rustix::net::sockopt::{ip_original_dst, ipv6_original_dst};
+    // A dual-stack socket may hold an IPv4 connection.
+    let is_v4 = stream.local_addr().ok()?.ip().to_canonical().is_ipv4();
+    if is_v4 { ip_original_dst(stream).ok().map(SocketAddr::V4) } else { ipv6_original_dst(stream).ok().map(SocketAddr::V6) }
+}
+
+/// Returns `None`: other systems report it differently, or not at all.
+#[cfg(not(target_os = "linux"))]
+fn original_destination(_stream: &TcpStream) -> Option<SocketAddr> {
+    None
 }
 
 /// Completes when the client had to read and made no progress for `patience`.

@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::net::fair_limit::{FairLimit, FairPermit, Sizes};
-use crate::net::listener::activity::ConnectionActivity;
+use crate::net::listener::activity::{ConnectionActivity, milliseconds};
 
 /// From this limit on, a part is reserved for other clients.
 const DIVISIBLE: usize = 16;
@@ -50,13 +50,13 @@ pub(crate) enum ConnectionSignal {
 pub(crate) struct ConnectionPermit {
     orders: watch::Receiver<ConnectionSignal>,
     leaving: Arc<AtomicUsize>,
-    epoch: Instant,
+    /// The instant from which idle milliseconds are counted.
+    pub(super) epoch: Instant,
     _permit: FairPermit,
 }
 
 impl ConnectionLimit {
     /// Returns a limit of `connections`, at least one.
-    #[must_use]
     pub fn of(connections: usize) -> Arc<Self> {
         let connections = connections.clamp(1, Semaphore::MAX_PERMITS);
         // A quarter is reserved for clients that find the rest in use. Each may hold a sixteenth of it.
@@ -116,11 +116,6 @@ impl ConnectionLimit {
 }
 
 impl ConnectionPermit {
-    /// Returns the instant from which idle milliseconds are counted.
-    pub(crate) fn epoch(&self) -> Instant {
-        self.epoch
-    }
-
     pub(crate) async fn next_order(&mut self) -> ConnectionSignal {
         // An error means that the limit was dropped, so the connection closes too.
         self.orders.changed().await.map_or(ConnectionSignal::Close, |()| *self.orders.borrow_and_update())
@@ -128,9 +123,8 @@ impl ConnectionPermit {
 
     /// Checks whether the connection must close: it was idle long enough, and not enough others have closed.
     pub(crate) fn should_close(&self, activity: &ConnectionActivity) -> bool {
-        let now = Instant::now().saturating_duration_since(self.epoch).as_millis();
         let one_less = |left: usize| left.checked_sub(1);
-        activity.idles(u64::try_from(now).unwrap_or(u64::MAX - 1), IDLE)
+        activity.idles(milliseconds(self.epoch, Instant::now()), IDLE)
             && self.leaving.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
     }
 }

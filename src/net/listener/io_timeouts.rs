@@ -5,31 +5,21 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::net::client::deadlines::Deadlines;
-use crate::net::listener::activity::ConnectionActivity;
+use crate::net::listener::activity::{ConnectionActivity, milliseconds};
+use crate::net::listener::limits::ConnectionLimits;
 
 /// Bytes written before a connection yields to other tasks.
 const QUANTUM: usize = 1 << 20;
 
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct IoTimeouts {
-    /// Between two requests.
-    pub(crate) idle: Duration,
-    /// For a head, from its first byte. On a new connection, from the start.
-    pub(crate) head: Duration,
-    /// For the client to read at least [`Deadlines::SLOWEST`] bytes per second of a response, on average.
-    pub(crate) write: Duration,
-}
-
 /// Wraps a socket. A timeout fails with [`io::ErrorKind::TimedOut`].
 pub(crate) struct TimedStream<S> {
     inner: S,
-    pace: IoTimeouts,
+    limits: ConnectionLimits,
     activity: Arc<ConnectionActivity>,
     /// The instant from which idle milliseconds are counted.
     epoch: Instant,
@@ -52,9 +42,9 @@ enum RequestStage {
 
 impl<S> TimedStream<S> {
     /// Wraps `inner`. The service records its requests in `activity`.
-    pub(crate) fn new(inner: S, pace: IoTimeouts, activity: Arc<ConnectionActivity>, epoch: Instant) -> Self {
+    pub(crate) fn new(inner: S, limits: ConnectionLimits, activity: Arc<ConnectionActivity>, epoch: Instant) -> Self {
         let (reading, writing) = (LazyTimer::default(), LazyTimer::default());
-        Self { inner, pace, activity, epoch, stage: RequestStage::Head, reading, writing, written: 0, quantum: 0 }
+        Self { inner, limits, activity, epoch, stage: RequestStage::Head, reading, writing, written: 0, quantum: 0 }
     }
 
     pub(crate) fn into_inner(self) -> S {
@@ -64,14 +54,14 @@ impl<S> TimedStream<S> {
     /// Handles received bytes.
     fn came(&mut self) {
         self.settle();
-        if self.activity.is_framed() {
+        if self.activity.framed {
             // Bytes need not start a request here, so only silence counts.
-            self.reading.clear();
+            self.reading.due = None;
             return;
         }
         if self.stage == RequestStage::Between && !self.activity.awaits_body() {
             self.stage = RequestStage::Head;
-            self.reading.clear();
+            self.reading.due = None;
             self.activity.idle(None);
         }
     }
@@ -80,19 +70,15 @@ impl<S> TimedStream<S> {
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.settle();
         // A client that sends a body or still reads the response is not idle.
-        if self.activity.is_busy()
-            || self.activity.awaits_body()
-            || (self.stage == RequestStage::Between && self.writing.is_set())
-        {
-            self.reading.clear();
+        let between = self.stage == RequestStage::Between;
+        if self.activity.is_busy() || self.activity.awaits_body() || (between && self.writing.due.is_some()) {
+            self.reading.due = None;
             return Poll::Pending;
         }
-        if !self.reading.is_set() {
+        if self.reading.due.is_none() {
             let now = Instant::now();
-            let between = self.stage == RequestStage::Between;
-            self.reading.set(now + if between { self.pace.idle } else { self.pace.head });
-            let since = now.saturating_duration_since(self.epoch).as_millis();
-            self.activity.idle(between.then(|| u64::try_from(since).unwrap_or(u64::MAX - 1)));
+            self.reading.due = Some(now + if between { self.limits.idle_timeout } else { self.limits.header_timeout });
+            self.activity.idle(between.then(|| milliseconds(self.epoch, now)));
         }
         self.reading.poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
@@ -101,7 +87,7 @@ impl<S> TimedStream<S> {
     fn settle(&mut self) {
         if self.activity.was_asked() {
             self.stage = RequestStage::Between;
-            self.reading.clear();
+            self.reading.due = None;
         }
     }
 
@@ -125,11 +111,11 @@ impl<S> TimedStream<S> {
             Poll::Ready(Err(_)) => {}
             Poll::Pending => {
                 self.quantum = 0;
-                if !self.writing.is_set() {
+                if self.writing.due.is_none() {
                     self.begin_watch();
                 }
                 ready!(self.writing.poll(context));
-                if self.written < self.pace.write.as_secs().saturating_mul(Deadlines::SLOWEST).max(1) {
+                if self.written < self.limits.send_timeout.as_secs().saturating_mul(Deadlines::SLOWEST).max(1) {
                     return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
                 }
                 self.begin_watch();
@@ -142,7 +128,7 @@ impl<S> TimedStream<S> {
 
     fn begin_watch(&mut self) {
         self.written = 0;
-        self.writing.set(Instant::now() + self.pace.write);
+        self.writing.due = Some(Instant::now() + self.limits.send_timeout);
     }
 }
 
@@ -169,7 +155,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         // A flush means that the whole response was written.
-        self.writing.clear();
+        self.writing.due = None;
         Pin::new(&mut self.inner).poll_flush(context)
     }
 
@@ -206,18 +192,6 @@ struct LazyTimer {
 }
 
 impl LazyTimer {
-    fn set(&mut self, due: Instant) {
-        self.due = Some(due);
-    }
-
-    fn clear(&mut self) {
-        self.due = None;
-    }
-
-    fn is_set(&self) -> bool {
-        self.due.is_some()
-    }
-
     /// Returns ready and clears the timer once the deadline passed.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(due) = self.due else { return Poll::Pending };
@@ -237,17 +211,17 @@ impl LazyTimer {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
     use super::*;
 
-    const PACE: IoTimeouts =
-        IoTimeouts { idle: Duration::from_secs(75), head: Duration::from_secs(20), write: Duration::from_secs(30) };
-
     fn pair(capacity: usize) -> (TimedStream<DuplexStream>, DuplexStream, Arc<ConnectionActivity>) {
         let (near, far) = tokio::io::duplex(capacity);
         let activity = Arc::new(ConnectionActivity::default());
-        (TimedStream::new(near, PACE, Arc::clone(&activity), Instant::now()), far, activity)
+        let limits = ConnectionLimits { send_timeout: Duration::from_secs(30), ..ConnectionLimits::default() };
+        (TimedStream::new(near, limits, Arc::clone(&activity), Instant::now()), far, activity)
     }
 
     #[tokio::test(start_paused = true)]
@@ -301,7 +275,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn client_reading_a_response_is_not_idle() {
         let (mut socket, mut far, _) = pair(64);
-        (socket.stage, socket.pace.write) = (RequestStage::Between, Duration::from_hours(1));
+        (socket.stage, socket.limits.send_timeout) = (RequestStage::Between, Duration::from_hours(1));
         let read = |socket: &mut TimedStream<DuplexStream>| {
             let mut bytes = [0; 8];
             let mut context = Context::from_waker(std::task::Waker::noop());
@@ -310,14 +284,14 @@ mod tests {
         assert_eq!(read(&mut socket), Poll::Pending);
         let written = tokio::time::timeout(Duration::from_secs(1), socket.write_all(&[7; 100])).await;
         assert!(written.is_err(), "the duplex holds 64 bytes");
-        tokio::time::advance(PACE.idle * 2).await;
+        tokio::time::advance(ConnectionLimits::default().idle_timeout * 2).await;
         assert_eq!(read(&mut socket), Poll::Pending);
         far.read_exact(&mut [0; 64]).await.unwrap();
         socket.flush().await.unwrap();
         assert_eq!(read(&mut socket), Poll::Pending);
-        tokio::time::advance(PACE.idle.mul_f32(0.9)).await;
+        tokio::time::advance(ConnectionLimits::default().idle_timeout.mul_f32(0.9)).await;
         assert_eq!(read(&mut socket), Poll::Pending);
-        tokio::time::advance(PACE.idle.mul_f32(0.2)).await;
+        tokio::time::advance(ConnectionLimits::default().idle_timeout.mul_f32(0.2)).await;
         assert_eq!(read(&mut socket), Poll::Ready(Err(io::ErrorKind::TimedOut)));
     }
 

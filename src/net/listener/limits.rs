@@ -2,20 +2,21 @@
 
 use std::time::Duration;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionLimits {
     /// Open connections over all listeners that share a `ConnectionLimit`. Beyond it, connections wait and idle ones are
     /// closed.
     pub connections: usize,
-    /// Time for a request head, from its first byte. On a new connection, from the start.
+    /// For a request head, from its first byte. On a new connection, from the start.
     pub header_timeout: Duration,
-    /// Time between requests.
+    /// Between two requests.
     pub idle_timeout: Duration,
     /// The largest request head in bytes, at least 8192.
     pub head_bytes: usize,
     /// The maximum number of header lines.
     pub max_headers: usize,
-    /// How long a client may read slower than [`crate::net::client::deadlines::Deadlines::SLOWEST`].
+    /// For the client to read at least [`crate::net::client::deadlines::Deadlines::SLOWEST`] bytes per second of a response, on
+    /// average.
     pub send_timeout: Duration,
     /// Time for requests in progress to finish at shutdown.
     pub drain: Duration,

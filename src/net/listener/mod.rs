@@ -5,7 +5,6 @@ pub(crate) mod connection;
 pub(crate) mod connection_limit;
 pub(crate) mod io_timeouts;
 pub(crate) mod limits;
-pub(crate) mod original_dst;
 pub(crate) mod tunnel;
 
 use std::collections::HashMap;
@@ -59,14 +58,8 @@ where
     H: Fn(SocketAddr, Request<RequestBody>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    accept_until_drained(
-        listener,
-        limits,
-        limit,
-        move |stream, connection| serve_connection(stream, connection, handler.clone()),
-        stop,
-    )
-    .await
+    let handle = move |stream, connection| serve_connection(stream, connection, handler.clone());
+    accept_until_drained(listener, limits, limit, handle, stop).await
 }
 
 /// Like [`serve`], but `handler` receives each connection before any byte is read.
@@ -81,8 +74,8 @@ where
     H: Fn(UpgradedConnection) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    accept_until_drained(listener, limits, limit, |stream, connection| handler(UpgradedConnection::new(stream, connection)), stop)
-        .await
+    let handle = |stream, connection| handler(UpgradedConnection::new(stream, connection));
+    accept_until_drained(listener, limits, limit, handle, stop).await
 }
 
 async fn accept_until_drained<H, F>(
@@ -124,7 +117,7 @@ where
                 continue;
             }
         };
-        connections.spawn(handler(stream, Connection::new(peer, limits.clone(), permit)));
+        connections.spawn(handler(stream, Connection { peer, limits: *limits, permit }));
     }
     drop((listener, waiting));
     limit.close();
@@ -215,11 +208,11 @@ fn is_the_peers(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use http_body_util::{BodyExt as _, Collected};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::sync::{Notify, oneshot};
 
     use super::*;
-    use crate::net::body;
 
     /// A server that responds with the method, path and body of the request.
     struct Server {
@@ -246,7 +239,7 @@ mod tests {
                     waiting.notified().await;
                 }
                 let line = format!("{} {} ", request.method(), request.uri().path());
-                let received = body::collect(request.into_body(), 1 << 20, Duration::from_secs(5)).await.unwrap_or_default();
+                let received = request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
                 Response::new(Body::from(Bytes::from([line.as_bytes(), &received].concat())))
             }
         };

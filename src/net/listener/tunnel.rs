@@ -11,7 +11,7 @@ use tokio::net::tcp::ReadHalf;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::net::client::outbound_proxy::{TunnelIo, TunnelStream};
-use crate::net::listener::activity::ConnectionActivity;
+use crate::net::listener::activity::{ConnectionActivity, milliseconds};
 use crate::net::listener::connection_limit::{ConnectionPermit, ConnectionSignal};
 use crate::net::listener::limits::ConnectionLimits;
 
@@ -31,19 +31,15 @@ struct TunnelActivity<'a> {
 
 impl TunnelActivity<'_> {
     fn note(&self) {
-        let now = u64::try_from(Instant::now().saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX - 1);
+        let now = milliseconds(self.epoch, Instant::now());
         self.last.store(now, Ordering::Relaxed);
         self.activity.idle(Some(now));
-    }
-
-    fn last(&self) -> Instant {
-        self.epoch + Duration::from_millis(self.last.load(Ordering::Relaxed))
     }
 
     /// Completes when no bytes were copied for `idle_timeout`.
     async fn idle(&self, idle_timeout: Duration) {
         loop {
-            let due = self.last() + idle_timeout;
+            let due = self.epoch + Duration::from_millis(self.last.load(Ordering::Relaxed)) + idle_timeout;
             if Instant::now() >= due {
                 return;
             }
@@ -63,7 +59,7 @@ pub(crate) async fn run_tunnel(
     permit: &mut ConnectionPermit,
 ) -> (u64, u64) {
     let activity = ConnectionActivity::default();
-    let moved = TunnelActivity { activity: &activity, epoch: permit.epoch(), last: AtomicU64::new(0) };
+    let moved = TunnelActivity { activity: &activity, epoch: permit.epoch, last: AtomicU64::new(0) };
     moved.note();
     let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
     let (mut upward, mut downward) =

@@ -65,7 +65,7 @@ impl EgressPolicy {
     pub(crate) fn new(config: &GatewayConfig, context: Arc<EgressContext>) -> Self {
         let address = |glob: &HostPattern| {
             let host = glob.host()?.trim_start_matches('[').trim_end_matches(']');
-            Some((host.parse::<IpAddr>().ok()?.to_canonical(), glob.port()))
+            Some((host.parse::<IpAddr>().ok()?.to_canonical(), glob.port))
         };
         let addresses = config.allowed.iter().filter_map(address).collect();
         Self { allowed: config.allowed.clone(), addresses, allows_others: config.tunnels_others, context }
@@ -178,7 +178,7 @@ impl EgressPolicy {
             ));
         }
         let usual = matches!(destination.port, 443 | 80);
-        let mut allowing = self.allowed.iter().filter(|glob| Self::allows(glob, destination) && (usual || glob.port().is_some()));
+        let mut allowing = self.allowed.iter().filter(|glob| Self::allows(glob, destination) && (usual || glob.port.is_some()));
         let named = allowing.clone().any(|glob| glob.host().is_some());
         let local = named && destination.name().is_some_and(|name| name == "localhost" || name.ends_with(".localhost"));
         let listed = allowing.next().is_some();

@@ -49,7 +49,7 @@ pub(crate) async fn serve<S: RegistryService>(
     connection: UpgradedConnection,
 ) {
     let UpgradedConnection { mut stream, mut context } = connection;
-    let (peer, time_limit) = (context.peer(), context.limits().header_timeout);
+    let (peer, time_limit) = (context.peer, context.limits.header_timeout);
     let Ok(Ok(Some(first))) = timeout(time_limit, stream.first()).await else { return };
     let target = Arc::new(target);
     match (target.secure, first == HANDSHAKE) {

@@ -37,7 +37,7 @@ pub async fn serve<S: RegistryService>(
 /// Serves one connection until it closes.
 async fn handle_connection<S: RegistryService>(gateway: Arc<Gateway<S>>, mut connection: UpgradedConnection) {
     let (peer, time_limit, original) =
-        (connection.context.peer(), connection.context.limits().header_timeout, connection.redirected_from());
+        (connection.context.peer, connection.context.limits.header_timeout, connection.redirected_from());
     let named = client_hello::read_sni(&mut connection.stream, time_limit).await;
     let name = match named {
         Ok(name) => name,
