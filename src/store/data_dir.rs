@@ -13,8 +13,9 @@ use crate::store::error::StoreError;
 /// It is an operating system lock, so a killed process does not leave a stale lock.
 #[derive(Debug)]
 pub struct DataDir {
-    root: PathBuf,
-    ownership: DataDirLock,
+    pub(crate) root: PathBuf,
+    /// For a store that may outlive this value.
+    pub(super) ownership: DataDirLock,
 }
 
 /// The line in the lock file that marks the owner as a server.
@@ -25,13 +26,10 @@ pub(crate) type DataDirLock = Arc<File>;
 
 impl DataDir {
     /// Creates the directory if missing, readable only by its owner, locks it, and removes temporary files of a killed process.
-    ///
-    /// # Errors
-    /// Returns [`StoreError::Locked`] if another process owns it, and an error if a file operation fails.
+    /// Returns [`StoreError::Locked`] if another process owns it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         create(path)?;
-        let ownership = Arc::new(lock(path)?);
-        let opened = Self { root: path.to_owned(), ownership };
+        let opened = Self { ownership: Arc::new(lock(path)?), root: path.to_owned() };
         create(&opened.blobs())?;
         create(&opened.temporary())?;
         sweep(&opened.temporary())?;
@@ -40,35 +38,24 @@ impl DataDir {
 
     /// Checks whether another process owns the directory at `path`. Creates nothing: it tries a shared lock and releases it at
     /// once.
-    #[must_use]
     pub fn is_owned(path: &Path) -> bool {
         let Ok(file) = File::open(path.join("lock")) else { return false };
         matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
     }
 
     /// Checks whether this process can determine the owner of the directory at `path`. A missing directory has no owner.
-    #[must_use]
     pub fn is_readable(path: &Path) -> bool {
         !File::open(path.join("lock")).is_err_and(|error| error.kind() != io::ErrorKind::NotFound)
     }
 
     /// Marks this process, which must own the directory at `path`, as a server.
-    ///
-    /// # Errors
-    /// Returns an error if the lock file cannot be written.
     pub fn mark_server(path: &Path) -> io::Result<()> {
         fs::write(path.join("lock"), format!("{}\n{SERVER}\n", std::process::id()))
     }
 
     /// Checks whether the process that owns the directory at `path` is marked as a server.
-    #[must_use]
     pub fn is_server(path: &Path) -> bool {
         Self::is_owned(path) && fs::read_to_string(path.join("lock")).is_ok_and(|text| text.lines().any(|line| line == SERVER))
-    }
-
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.root
     }
 
     /// Returns the path of the ledger in the data directory `root`. Does not require ownership.
@@ -88,11 +75,6 @@ impl DataDir {
     /// Returns the folder of unverified blobs. It is on the same file system as the blobs, so that a rename is atomic.
     pub(crate) fn temporary(&self) -> PathBuf {
         self.root.join("tmp")
-    }
-
-    /// Returns a shared handle to the lock, for a store that may outlive this value.
-    pub(crate) fn ownership(&self) -> DataDirLock {
-        Arc::clone(&self.ownership)
     }
 }
 
@@ -122,12 +104,17 @@ fn lock(root: &Path) -> Result<File, StoreError> {
 fn sweep(temporary: &Path) -> Result<(), StoreError> {
     for entry in fs::read_dir(temporary).map_err(StoreError::file("list", temporary))? {
         let path = entry.map_err(StoreError::file("list", temporary))?.path();
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StoreError::file("remove", path)(error)),
-            _ => {}
-        }
+        remove_if_present(&path).map_err(StoreError::file("remove", path))?;
     }
     Ok(())
+}
+
+/// Removes a file. Returns whether it existed.
+pub(crate) fn remove_if_present(path: &Path) -> io::Result<bool> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        removed => removed.map(|()| true),
+    }
 }
 
 #[cfg(test)]

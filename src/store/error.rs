@@ -53,20 +53,18 @@ impl StoreError {
         use rusqlite::ErrorCode::{
             CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, FileLockingProtocolFailed, OutOfMemory, ReadOnly, SystemIoFailure,
         };
+        let transient = [
+            CannotOpen,
+            DatabaseBusy,
+            DatabaseLocked,
+            DiskFull,
+            FileLockingProtocolFailed,
+            OutOfMemory,
+            ReadOnly,
+            SystemIoFailure,
+        ];
         let Self::Ledger { source, .. } = self else { return false };
-        matches!(
-            source.sqlite_error_code(),
-            Some(
-                CannotOpen
-                    | DatabaseBusy
-                    | DatabaseLocked
-                    | DiskFull
-                    | FileLockingProtocolFailed
-                    | OutOfMemory
-                    | ReadOnly
-                    | SystemIoFailure
-            )
-        )
+        source.sqlite_error_code().is_some_and(|code| transient.contains(&code))
     }
 
     /// Returns a function for `map_err` that adds the operation and the path.

@@ -22,7 +22,6 @@ pub struct IndicatorHit {
 }
 
 impl IndicatorHit {
-    #[must_use]
     pub fn to_event(&self) -> LedgerEvent {
         let Self { advisory, feed, client, place, package } = self;
         let detail = format!("{advisory} of the feed `{feed}`: {client}{ASKED_FOR}{place}");
@@ -30,7 +29,6 @@ impl IndicatorHit {
     }
 
     /// Parses the detail of an event; `None` if the event is not an indicator hit.
-    #[must_use]
     pub fn from_event(package: Option<&str>, detail: &str) -> Option<Self> {
         let (advisory, rest) = detail.split_once(" of the feed `")?;
         // The name of a feed has only letters, digits and dashes.

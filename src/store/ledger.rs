@@ -3,6 +3,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -14,13 +15,12 @@ use crate::store::error::StoreError;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PackageKey {
     /// The registry's address without credentials, ending in `/`.
-    pub upstream: std::sync::Arc<str>,
+    pub upstream: Arc<str>,
     pub name: PackageName,
 }
 
 impl PackageKey {
     /// Returns the registry's address without the view. Tarballs are recorded under it.
-    #[must_use]
     pub fn registry(&self) -> &str {
         self.upstream.split_once('#').map_or(&*self.upstream, |(registry, _)| registry)
     }
@@ -158,13 +158,12 @@ impl PackageRecord {
                 release.learn(&learned.digests);
             }
         }
-        if !change.forgotten_tags.is_empty() {
-            let name = |sighting: &TagSighting| (sighting.tag.clone(), sighting.version.clone(), sighting.first_seen);
-            let forgotten: HashSet<_> = change.forgotten_tags.iter().map(name).collect();
-            self.tags.retain(|sighting| !forgotten.contains(&name(sighting)));
-        }
-        let mut rows: HashMap<(Box<str>, Box<str>, Timestamp), usize> = HashMap::new();
         let row = |sighting: &TagSighting| (sighting.tag.clone(), sighting.version.clone(), sighting.first_seen);
+        if !change.forgotten_tags.is_empty() {
+            let forgotten: HashSet<_> = change.forgotten_tags.iter().map(row).collect();
+            self.tags.retain(|sighting| !forgotten.contains(&row(sighting)));
+        }
+        let mut rows = HashMap::new();
         if !change.tags.is_empty() {
             rows.extend(self.tags.iter().map(row).zip(0..));
         }
@@ -175,6 +174,20 @@ impl PackageRecord {
                     new.insert(self.tags.len());
                     self.tags.push(sighting.clone());
                 }
+            }
+        }
+    }
+
+    /// Adds the digests of the same releases from `newer`, a record of the same package.
+    pub fn learn_from(&mut self, newer: &Self) {
+        let grown = newer.releases.iter().filter(|release| release.digests.is_some());
+        let grown: HashMap<_, _> = grown.map(|release| ((&release.version, &release.integrity), &release.digests)).collect();
+        if grown.is_empty() {
+            return;
+        }
+        for release in &mut self.releases {
+            if let Some(Some(digests)) = grown.get(&(&release.version, &release.integrity)) {
+                release.learn(digests);
             }
         }
     }
@@ -190,7 +203,6 @@ impl Release {
     }
 
     /// Returns the time from which its age counts: `moved` or `effective`, but not before `held_since`.
-    #[must_use]
     pub fn counts_from(&self) -> Timestamp {
         self.moved.unwrap_or(self.effective).max(self.held_since.unwrap_or(Timestamp::MIN))
     }
@@ -204,25 +216,8 @@ impl Release {
     }
 
     /// Returns all digests that its bytes must match.
-    #[must_use]
     pub fn known_digests(&self) -> Option<Integrity> {
         self.digests.clone().or_else(|| self.integrity.clone())
-    }
-}
-
-impl PackageRecord {
-    /// Adds the digests of the same releases from `newer`, a record of the same package.
-    pub fn learn_from(&mut self, newer: &Self) {
-        let grown = newer.releases.iter().filter(|release| release.digests.is_some());
-        let grown: HashMap<_, _> = grown.map(|release| ((&release.version, &release.integrity), &release.digests)).collect();
-        if grown.is_empty() {
-            return;
-        }
-        for release in &mut self.releases {
-            if let Some(Some(digests)) = grown.get(&(&release.version, &release.integrity)) {
-                release.learn(digests);
-            }
-        }
     }
 }
 
@@ -271,12 +266,12 @@ pub struct DownloadEvent {
     pub outcome: DownloadOutcome,
     /// The rule that refused. If served, the first rule that warned or was not enforced.
     pub rule: Option<Box<str>>,
-    /// Versions hidden in the response, shared with the cached response.
-    pub hidden: std::sync::Arc<[Box<str>]>,
     pub client: IpAddr,
-    pub user: Option<std::sync::Arc<str>>,
+    pub user: Option<Arc<str>>,
     pub tool: &'static str,
-    pub tool_version: std::sync::Arc<str>,
+    pub tool_version: Arc<str>,
+    /// Versions hidden in the response, shared with the cached response.
+    pub hidden: Arc<[Box<str>]>,
 }
 
 /// The requests of one client and tool for a version, summed over the ledger.
@@ -306,15 +301,12 @@ pub struct LedgerEvent {
     pub detail: String,
 }
 
+/// Queries fail if the ledger cannot be read. Changes fail if it cannot be written, and write nothing then.
+#[expect(clippy::missing_errors_doc, reason = "the trait states the errors of all methods")]
 pub trait Ledger: Send + Sync {
-    /// # Errors
-    /// Returns an error if the ledger cannot be read.
     fn package(&self, key: &PackageKey) -> Result<PackageRecord, StoreError>;
 
     /// Checks whether a packument or a release of a package was ever seen. The cost does not depend on the number of releases.
-    ///
-    /// # Errors
-    /// Returns an error if the ledger cannot be read.
     fn was_seen(&self, key: &PackageKey) -> Result<bool, StoreError> {
         let record = self.package(key)?;
         Ok(record.document.is_some_and(|document| document.content.is_some()) || !record.releases.is_empty())
@@ -322,22 +314,13 @@ pub trait Ledger: Send + Sync {
 
     /// Returns the downloaded tarballs of one version with their addresses, oldest first. All views of a registry share them, so
     /// the credentials of the download do not matter.
-    ///
-    /// # Errors
-    /// Returns an error if the ledger cannot be read.
     fn tarballs(&self, key: &PackageKey, version: &str) -> Result<Vec<TarballSource>, StoreError>;
 
     /// Writes the changes from one validation. They survive a kill of the process once this returns.
-    ///
-    /// # Errors
-    /// Returns an error if the ledger cannot be written. Nothing is written then.
     fn record_package(&self, key: &PackageKey, change: &PackageChange) -> Result<(), StoreError>;
 
     /// Records that a package does not exist upstream, if it was never seen. The number of such absences is bounded. At the
     /// limit, those last looked up before `expired` are deleted. Returns whether the absence was recorded.
-    ///
-    /// # Errors
-    /// Returns an error if the ledger cannot be written. Nothing is written then.
     fn record_absence(&self, key: &PackageKey, document: &StoredPackument, expired: Timestamp) -> Result<bool, StoreError>;
 
     /// Queues a download for the next batch. Does not block.
@@ -347,39 +330,21 @@ pub trait Ledger: Send + Sync {
     fn record_event(&self, event: LedgerEvent, at: Timestamp);
 
     /// Returns the requests for tarballs of `name`, oldest first; only those of `version` if given.
-    ///
-    /// # Errors
-    /// Returns an error if the ledger cannot be read.
     fn exposure(&self, name: &PackageName, version: Option<&str>) -> Result<Vec<Exposure>, StoreError>;
 
     /// Returns the revision of the decisions, and all decisions ever recorded, oldest first.
-    ///
-    /// # Errors
-    /// Returns an error if the ledger cannot be read.
     fn decisions(&self) -> Result<(u64, Vec<Decision>), StoreError>;
 
     /// Returns the names of all packages ever seen upstream or requested.
-    ///
-    /// # Errors
-    /// Returns an error if the ledger cannot be read.
     fn names(&self) -> Result<Vec<PackageName>, StoreError>;
 
     /// Returns all releases of a package ever seen, of all registries.
-    ///
-    /// # Errors
-    /// Returns an error if the ledger cannot be read.
     fn releases(&self, name: &PackageName) -> Result<Vec<Release>, StoreError>;
 
     /// Returns all downloaded tarballs of a package, of all registries.
-    ///
-    /// # Errors
-    /// Returns an error if the ledger cannot be read.
     fn downloaded(&self, name: &PackageName) -> Result<Vec<TarballSource>, StoreError>;
 
     /// Checks whether an equal event was ever written.
-    ///
-    /// # Errors
-    /// Returns an error if the ledger cannot be read.
     fn has_event(&self, event: &LedgerEvent) -> Result<bool, StoreError>;
 
     /// Writes all queued rows. Blocks until one attempt is complete.

@@ -3,30 +3,29 @@
 //! Calls block; async callers use `spawn_blocking`. Exceptions are [`BlobStore::open`], a future, and [`BlobStore::mapped`], a
 //! lookup in memory.
 
-pub mod blobs;
+pub(crate) mod blobs;
 mod config;
 #[cfg(test)]
 mod conformance;
-pub mod data_dir;
+pub(crate) mod data_dir;
 mod error;
-pub mod indicator_hit;
-pub mod ledger;
+pub(crate) mod indicator_hit;
+pub(crate) mod ledger;
 pub(crate) mod read_only;
-pub mod sqlite;
+pub(crate) mod sqlite;
 
-pub use blobs::disk::{BlobStatistics, DiskBlobs};
-pub use blobs::{BlobKind, BlobStore, Committed, OpenBlob, PendingBlob};
+pub(crate) use blobs::disk::DiskBlobs;
+pub(crate) use blobs::{BlobKind, BlobStore, Committed, PendingBlob};
 pub use config::Config;
-pub use data_dir::DataDir;
+pub(crate) use data_dir::DataDir;
 pub use error::StoreError;
-pub use indicator_hit::IndicatorHit;
-pub use ledger::{
-    DownloadEvent, DownloadKind, DownloadOutcome, Exposure, LearnedDigests, Ledger, LedgerEvent, PackageChange, PackageKey,
-    PackageRecord, Release, StoredPackument, TagSighting, TarballSource,
-};
+pub(crate) use indicator_hit::IndicatorHit;
+pub(crate) use ledger::{DownloadEvent, DownloadKind, Exposure, LearnedDigests, LedgerEvent, PackageKey, Release, TarballSource};
+pub use ledger::{DownloadOutcome, Ledger, PackageChange, PackageRecord, StoredPackument, TagSighting};
 pub use sqlite::SqliteLedger;
-pub use sqlite::decision_writer::DecisionWriter;
-pub use sqlite::events::{DownloadSummary, RecordedEvent};
+pub use sqlite::decision_writer::ApplyStatus;
+pub(crate) use sqlite::decision_writer::DecisionWriter;
+pub(crate) use sqlite::events::DownloadSummary;
 
 #[cfg(test)]
 mod tests {

@@ -14,13 +14,19 @@ use crate::store::sqlite::SqliteLedger;
 /// The ledger of a data directory; empty if there is none yet. Writes are dropped.
 pub(crate) struct ReadOnlyLedger(pub(crate) Option<SqliteLedger>);
 
+impl ReadOnlyLedger {
+    fn read<T: Default>(&self, query: impl FnOnce(&SqliteLedger) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.0.as_ref().map_or_else(|| Ok(T::default()), query)
+    }
+}
+
 impl Ledger for ReadOnlyLedger {
     fn package(&self, key: &PackageKey) -> Result<PackageRecord, StoreError> {
-        self.0.as_ref().map_or_else(|| Ok(PackageRecord::default()), |ledger| ledger.package(key))
+        self.read(|ledger| ledger.package(key))
     }
 
     fn tarballs(&self, key: &PackageKey, version: &str) -> Result<Vec<TarballSource>, StoreError> {
-        self.0.as_ref().map_or_else(|| Ok(Vec::new()), |ledger| ledger.tarballs(key, version))
+        self.read(|ledger| ledger.tarballs(key, version))
     }
 
     fn record_package(&self, _key: &PackageKey, _change: &PackageChange) -> Result<(), StoreError> {
@@ -36,27 +42,27 @@ impl Ledger for ReadOnlyLedger {
     fn record_event(&self, _event: LedgerEvent, _at: Timestamp) {}
 
     fn exposure(&self, name: &PackageName, version: Option<&str>) -> Result<Vec<Exposure>, StoreError> {
-        self.0.as_ref().map_or_else(|| Ok(Vec::new()), |ledger| ledger.exposure(name, version))
+        self.read(|ledger| ledger.exposure(name, version))
     }
 
     fn decisions(&self) -> Result<(u64, Vec<Decision>), StoreError> {
-        self.0.as_ref().map_or_else(|| Ok((0, Vec::new())), SqliteLedger::decisions)
+        self.read(SqliteLedger::decisions)
     }
 
     fn names(&self) -> Result<Vec<PackageName>, StoreError> {
-        self.0.as_ref().map_or_else(|| Ok(Vec::new()), Ledger::names)
+        self.read(Ledger::names)
     }
 
     fn releases(&self, name: &PackageName) -> Result<Vec<Release>, StoreError> {
-        self.0.as_ref().map_or_else(|| Ok(Vec::new()), |ledger| ledger.releases(name))
+        self.read(|ledger| ledger.releases(name))
     }
 
     fn downloaded(&self, name: &PackageName) -> Result<Vec<TarballSource>, StoreError> {
-        self.0.as_ref().map_or_else(|| Ok(Vec::new()), |ledger| ledger.downloaded(name))
+        self.read(|ledger| ledger.downloaded(name))
     }
 
     fn has_event(&self, event: &LedgerEvent) -> Result<bool, StoreError> {
-        self.0.as_ref().map_or(Ok(false), |ledger| ledger.has_event(event))
+        self.read(|ledger| ledger.has_event(event))
     }
 
     fn flush(&self) {}

@@ -7,7 +7,7 @@ use coldframe::clock::Clock as _;
 use coldframe::npm::PackageName;
 use coldframe::policy::decisions::{ApprovedVersion, DecisionAction, DecisionProposal, Signature};
 use coldframe::policy::verdict::CHANGED_INTEGRITY;
-use coldframe::store::sqlite::decision_writer::ApplyStatus;
+use coldframe::store::ApplyStatus;
 use coldframe::store::{DownloadOutcome, Ledger as _, SqliteLedger};
 use serde_json::json;
 

@@ -19,7 +19,7 @@ use crate::npm::{Algorithm, Digest, Hasher, Integrity};
 use crate::store::blobs::index::{BlobIndex, OpenGuard, OpenState, STAMP_INTERVAL};
 use crate::store::blobs::mmap::{MappedFile, to_bytes};
 use crate::store::blobs::{BlobKind, BlobStore, Committed, OpenBlob, PendingBlob};
-use crate::store::data_dir::{DataDir, DataDirLock};
+use crate::store::data_dir::{DataDir, DataDirLock, remove_if_present};
 use crate::store::error::StoreError;
 
 /// Blobs in a data directory, bounded in bytes. The least recently used are evicted first; blobs in use are never evicted.
@@ -45,34 +45,20 @@ pub struct BlobStatistics {
 impl DiskBlobs {
     /// Opens the blobs of a data directory, bounded to `cache_size` bytes. A separate thread scans existing files; eviction
     /// starts when it is done.
-    ///
-    /// # Errors
-    /// Returns an error if the thread cannot be started.
     pub fn open(data_dir: &DataDir, cache_size: u64) -> Result<Arc<Self>, StoreError> {
         let root = data_dir.blobs();
-        let files = Arc::new(BlobFiles {
-            root: root.clone(),
-            limit: cache_size,
-            index: Arc::new(BlobIndex::new()),
-            rename_lock: Mutex::new(()),
-            closing: AtomicBool::new(false),
-            dropped: AtomicU64::new(0),
-            evicted: AtomicU64::new(0),
-        });
+        let files = Arc::new(BlobFiles { root: root.clone(), limit: cache_size, ..BlobFiles::default() });
         let scanned = Arc::clone(&files);
         let scan = std::thread::Builder::new()
             .name("coldframe-blobs".to_owned())
             .spawn(move || scanned.scan())
             .map_err(StoreError::file("start the scan thread for", root))?;
         let temporary = data_dir.temporary();
-        Ok(Arc::new(Self { files, temporary, syncs: true, scan: Some(scan), _ownership: data_dir.ownership() }))
+        Ok(Arc::new(Self { files, temporary, syncs: true, scan: Some(scan), _ownership: Arc::clone(&data_dir.ownership) }))
     }
 
     /// Opens the blobs of a temporary data directory, which are not synced. `check` of 229 packages with 200 ms upstream latency
     /// took 2.4 s with its folder on a disk that syncs and 1.4 s in memory.
-    ///
-    /// # Errors
-    /// Returns the errors of [`DiskBlobs::open`].
     pub fn open_temporary(data_dir: &DataDir, cache_size: u64) -> Result<Arc<Self>, StoreError> {
         let mut blobs = Self::open(data_dir, cache_size)?;
         if let Some(blobs) = Arc::get_mut(&mut blobs) {
@@ -81,7 +67,6 @@ impl DiskBlobs {
         Ok(blobs)
     }
 
-    #[must_use]
     pub fn statistics(&self) -> BlobStatistics {
         BlobStatistics {
             bytes: self.files.index.bytes(),
@@ -183,6 +168,7 @@ impl PendingBlob for PendingFile {
 }
 
 /// The blob files and their index. Shared with the scan thread.
+#[derive(Default)]
 struct BlobFiles {
     root: PathBuf,
     limit: u64,
@@ -247,12 +233,10 @@ impl BlobFiles {
                 continue;
             }
             let path = self.path(&digest);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    // The file is counted again at the next start. Until then the limit is off by its size.
-                    tracing::warn!(file.path = %path.display(), error = %error, "blob eviction failed");
-                }
-                _ => _ = self.evicted.fetch_add(1, Ordering::Relaxed),
+            match remove_if_present(&path) {
+                Ok(_) => _ = self.evicted.fetch_add(1, Ordering::Relaxed),
+                // The file is counted again at the next start. Until then the limit is off by its size.
+                Err(error) => tracing::warn!(file.path = %path.display(), error = %error, "blob eviction failed"),
             }
         }
     }
@@ -261,15 +245,12 @@ impl BlobFiles {
     fn scan(&self) {
         self.sweep();
         for algorithm in [BlobKind::Document, BlobKind::Tarball].map(BlobKind::algorithm) {
-            for shard in list(&self.root.join(algorithm.as_str())) {
-                for file in list(&shard.path()) {
-                    if self.closing.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    let Some(digest) = file.file_name().to_str().and_then(|name| read_name(algorithm, name)) else { continue };
-                    let Ok(metadata) = file.metadata() else { continue };
-                    self.index.add_scanned(&digest, metadata.len(), metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH));
+            for (file, digest) in self.list_blobs(algorithm) {
+                if self.closing.load(Ordering::Relaxed) {
+                    return;
                 }
+                let Ok(metadata) = file.metadata() else { continue };
+                self.index.add_scanned(&digest, metadata.len(), metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH));
             }
         }
         self.index.finish_scan();
@@ -279,22 +260,28 @@ impl BlobFiles {
     /// Deletes tarballs that an older Coldframe named by another digest than SHA-512. They are unreachable.
     fn sweep(&self) {
         for algorithm in [Algorithm::Sha1, Algorithm::Sha384] {
+            for (file, _) in self.list_blobs(algorithm) {
+                if self.closing.load(Ordering::Relaxed) {
+                    return;
+                }
+                // A failed removal is retried at the next start.
+                let _ = fs::remove_file(file.path());
+            }
             let folder = self.root.join(algorithm.as_str());
             for shard in list(&folder) {
-                for file in list(&shard.path()) {
-                    if self.closing.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    if file.file_name().to_str().is_some_and(|name| read_name(algorithm, name).is_some()) {
-                        // A failed removal is retried at the next start.
-                        let _ = fs::remove_file(file.path());
-                    }
-                }
                 // Fails if the folder contains other files, which are kept.
                 let _ = fs::remove_dir(shard.path());
             }
             let _ = fs::remove_dir(folder);
         }
+    }
+
+    /// Lists the files whose name is a digest.
+    fn list_blobs(&self, algorithm: Algorithm) -> impl Iterator<Item = (fs::DirEntry, Digest)> {
+        let files = list(&self.root.join(algorithm.as_str())).flat_map(|shard| list(&shard.path()));
+        files.filter_map(move |file| {
+            file.file_name().to_str().and_then(|name| read_name(algorithm, name)).map(|digest| (file, digest))
+        })
     }
 
     /// Deletes a file that does not match its digest, unless it was replaced by a verified one.
@@ -306,10 +293,7 @@ impl BlobFiles {
         self.index.forget(digest);
         self.dropped.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(blob.digest = %digest.to_sri(), "damaged blob deleted");
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::file("remove", path)(error)),
-            _ => Ok(()),
-        }
+        remove_if_present(path).map(drop).map_err(StoreError::file("remove", path))
     }
 
     /// Removes a file. Existing mappings stay valid.
@@ -317,11 +301,7 @@ impl BlobFiles {
         let path = self.path(digest);
         let _locked = self.rename_lock.lock().unwrap_or_else(PoisonError::into_inner);
         self.index.forget(digest);
-        match fs::remove_file(&path) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(StoreError::file("remove", path)(error)),
-        }
+        remove_if_present(&path).map_err(StoreError::file("remove", path))
     }
 
     /// Removes a blob without a file from the index, unless the file was written meanwhile.
@@ -352,23 +332,15 @@ impl BlobFiles {
 }
 
 /// Checks whether a data directory contains a blob. Works while another process owns it.
-#[must_use]
 pub fn holds(data_dir: &Path, digest: &Digest) -> bool {
     path_in(&DataDir::blobs_in(data_dir), digest).is_file()
 }
 
 /// Removes a blob from a data directory that another process may own. That process notices at its next opening of the file.
 /// Returns whether the blob existed.
-///
-/// # Errors
-/// Returns an error if the file exists and cannot be removed.
 pub fn remove_blob(data_dir: &Path, digest: &Digest) -> Result<bool, StoreError> {
     let path = path_in(&DataDir::blobs_in(data_dir), digest);
-    match fs::remove_file(&path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(StoreError::file("remove", path)(error)),
-    }
+    remove_if_present(&path).map_err(StoreError::file("remove", path))
 }
 
 fn path_in(root: &Path, digest: &Digest) -> PathBuf {
@@ -418,7 +390,7 @@ fn hashes_to(mut file: &File, digest: &Digest) -> io::Result<bool> {
 }
 
 /// Lists a directory. Empty if it is missing or cannot be read, because the scan must not fail.
-fn list(directory: &Path) -> impl Iterator<Item = fs::DirEntry> {
+fn list(directory: &Path) -> impl Iterator<Item = fs::DirEntry> + use<> {
     fs::read_dir(directory).into_iter().flatten().flatten()
 }
 

@@ -1,6 +1,5 @@
 //! The in-memory index of blobs: size, recency and mappings. It never accesses the disk and never blocks.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -23,6 +22,7 @@ const KEPT_MAPS: usize = 1024;
 pub(crate) const STAMP_INTERVAL: Duration = Duration::from_hours(1);
 
 /// The index of all blobs. It needs about 200 bytes per blob, so 20 MB for 100,000.
+#[derive(Default)]
 pub(crate) struct BlobIndex {
     state: Mutex<State>,
 }
@@ -40,6 +40,7 @@ struct State {
     scanned: bool,
 }
 
+#[derive(Default)]
 struct BlobEntry {
     footprint: u64,
     /// When it was last used, in nanoseconds since 1970.
@@ -78,10 +79,6 @@ impl Drop for OpenGuard {
 }
 
 impl BlobIndex {
-    pub(crate) fn new() -> Self {
-        Self { state: Mutex::default() }
-    }
-
     /// Requests a blob. Does not block.
     pub(crate) fn take(self: &Arc<Self>, digest: &Digest) -> OpenState {
         let mut state = self.lock();
@@ -176,8 +173,7 @@ impl BlobIndex {
             state.blobs.values().filter(|blob| blob.is_idle()).map(|blob| (blob.used, blob.footprint)).collect();
         drop(state);
         idle.sort_unstable();
-        let mut freed = 0;
-        let mut newest = 0;
+        let (mut freed, mut newest) = (0, 0);
         for (used, footprint) in idle {
             if freed >= excess {
                 break;
@@ -226,18 +222,7 @@ impl State {
     }
 
     fn entry(&mut self, digest: &Digest, footprint: u64) -> &mut BlobEntry {
-        let blob = match self.blobs.entry(digest.clone()) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(BlobEntry {
-                footprint: 0,
-                used: 0,
-                stamped: 0,
-                verified: false,
-                used_again: false,
-                kept: None,
-                mapped_file: Weak::new(),
-            }),
-        };
+        let blob = self.blobs.entry(digest.clone()).or_default();
         self.bytes = self.bytes - blob.footprint + footprint;
         blob.footprint = footprint;
         blob
@@ -326,7 +311,7 @@ mod tests {
 
     #[test]
     fn kept_maps_are_bounded_in_number_and_used_ones_stay() {
-        let index = BlobIndex::new();
+        let index = BlobIndex::default();
         let (shared, hot) = (mapping(10), mapping(10));
         index.insert(&digest(0), &hot, SystemTime::now());
         let seen = Arc::downgrade(&hot);
@@ -346,7 +331,7 @@ mod tests {
 
     #[test]
     fn kept_maps_are_bounded_in_bytes() {
-        let index = BlobIndex::new();
+        let index = BlobIndex::default();
         for number in 0..10 {
             index.insert(&digest(number), &mapping(KEPT_BYTES / 4), SystemTime::now());
         }
@@ -359,7 +344,7 @@ mod tests {
 
     #[test]
     fn no_eviction_before_the_scan_is_complete() {
-        let index = BlobIndex::new();
+        let index = BlobIndex::default();
         for number in 0..4 {
             index.add_scanned(&digest(number), 5000, UNIX_EPOCH + Duration::from_secs(number as u64));
         }
@@ -372,7 +357,7 @@ mod tests {
 
     #[test]
     fn use_is_stamped_once_an_hour() {
-        let index = Arc::new(BlobIndex::new());
+        let index = Arc::new(BlobIndex::default());
         let map = mapping(1);
         let stamps = |index: &Arc<BlobIndex>| matches!(index.take(&digest(1)), OpenState::Mapped { stamp: true, .. });
         index.insert(&digest(1), &map, SystemTime::now());
@@ -384,7 +369,7 @@ mod tests {
 
     #[test]
     fn touched_blob_is_not_evicted() {
-        let index = BlobIndex::new();
+        let index = BlobIndex::default();
         for number in 0..3 {
             index.add_scanned(&digest(number), 1, UNIX_EPOCH + Duration::from_secs(number as u64));
         }
@@ -396,7 +381,7 @@ mod tests {
 
     #[test]
     fn file_time_in_the_future_does_not_keep_a_blob() {
-        let index = BlobIndex::new();
+        let index = BlobIndex::default();
         index.add_scanned(&digest(1), 1, SystemTime::now() + Duration::from_secs(1 << 33));
         index.insert(&digest(2), &mapping(1), SystemTime::now());
         index.finish_scan();
@@ -405,7 +390,7 @@ mod tests {
 
     #[tokio::test]
     async fn waiting_task_is_woken_when_the_open_ends() {
-        let index = Arc::new(BlobIndex::new());
+        let index = Arc::new(BlobIndex::default());
         let OpenState::Opening(opening) = index.take(&digest(1)) else { panic!("not being opened") };
         let OpenState::Elsewhere(mut ended) = index.take(&digest(1)) else { panic!("being opened") };
         let waiting = tokio::spawn(async move { ended.changed().await });

@@ -12,9 +12,7 @@ pub(crate) struct MappedFile(Mmap);
 
 impl MappedFile {
     /// Maps a whole file, which may be empty.
-    ///
-    /// # Errors
-    /// Returns an error if the operating system cannot map it: out of address space, or not a regular file.
+    /// Fails if the operating system cannot map it: out of address space, or not a regular file.
     pub(crate) fn of(file: &File) -> io::Result<Self> {
         #[expect(
             unsafe_code,

@@ -1,6 +1,6 @@
 //! Blobs: immutable bytes stored by digest. Documents and tarballs have separate name spaces.
 
-pub mod disk;
+pub(crate) mod disk;
 pub(crate) mod index;
 pub(crate) mod mmap;
 
@@ -26,7 +26,6 @@ pub enum BlobKind {
 
 impl BlobKind {
     /// Returns the algorithm whose digest names a blob of this kind.
-    #[must_use]
     pub fn algorithm(self) -> Algorithm {
         match self {
             Self::Document => Algorithm::Sha256,
@@ -55,9 +54,6 @@ pub trait BlobStore: Send + Sync {
     fn is_verified(&self, digest: &Digest) -> bool;
 
     /// Removes a blob, even one in use: running responses keep their mapped bytes. Returns whether it existed.
-    ///
-    /// # Errors
-    /// Returns an error if the file exists and cannot be removed.
     fn remove(&self, digest: &Digest) -> Result<bool, StoreError>;
 
     /// Records a use of `digest` without opening it, so that a blob whose content is cached in memory is not evicted from disk
@@ -66,22 +62,14 @@ pub trait BlobStore: Send + Sync {
 
     /// Starts a blob that must match the digests `hasher` expects. It is named by the digest of its kind's algorithm. Dropping it
     /// discards the bytes.
-    ///
-    /// # Errors
-    /// Returns an error if no temporary file can be created.
     fn begin(self: Arc<Self>, kind: BlobKind, hasher: Hasher) -> Result<Box<dyn PendingBlob>, StoreError>;
 }
 
 pub trait PendingBlob: Send {
     /// Hashes the next bytes and writes them to the temporary file.
-    ///
-    /// # Errors
-    /// Returns an error if they cannot be written.
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
 
     /// Checks all digests, syncs the file and renames it into place. Succeeds also if another task stored the same bytes first.
-    ///
-    /// # Errors
-    /// Returns [`StoreError::Mismatch`] and keeps nothing if the bytes do not match. Returns an error if a file operation fails.
+    /// Returns [`StoreError::Mismatch`] and keeps nothing if the bytes do not match.
     fn commit(self: Box<Self>) -> Result<Committed, StoreError>;
 }

@@ -33,64 +33,47 @@ pub enum ApplyStatus {
 }
 
 impl DecisionWriter {
-    /// Opens the ledger of the data directory at `root`. Creates the directory if missing.
-    ///
-    /// # Errors
-    /// Returns an error if the directory or its ledger cannot be used, or if a server runs and the schema is not this program's.
+    /// Opens the ledger of the data directory at `root`. Creates the directory if missing. Fails if a server runs and the schema is
+    /// not this program's.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let path = DataDir::ledger_in(root);
         let (owned, connection) = match DataDir::open(root) {
             Ok(data_dir) => (Some(data_dir), sqlite::open_writer(&path)?),
-            Err(StoreError::Locked { .. }) => (None, open_shared(&path)?),
+            Err(StoreError::Locked { .. }) => {
+                let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+                let connection = sqlite::connect(&path, flags).map_err(StoreError::ledger("open"))?;
+                // Only the running server may migrate the schema.
+                schema::expect_known(&connection, &path)?;
+                (None, connection)
+            }
             Err(error) => return Err(error),
         };
         connection.pragma_update(None, "synchronous", "full").map_err(StoreError::ledger("open"))?;
         Ok(Self { root: root.to_owned(), connection, owned })
     }
 
-    /// Returns all decisions ever recorded, oldest first.
-    ///
-    /// # Errors
-    /// Returns an error if the ledger cannot be read.
-    pub fn all(&self) -> Result<Vec<Decision>, StoreError> {
-        decisions::read(&self.connection).map(|(_, decisions)| decisions).map_err(StoreError::ledger("read"))
-    }
-
-    /// # Errors
-    /// Returns an error if the ledger cannot be read.
     pub fn find(&self, id: i64) -> Result<Option<Decision>, StoreError> {
-        decisions::find(&self.connection, id).map_err(StoreError::ledger("read"))
+        let found = decisions::select(&self.connection, Some(id)).map_err(StoreError::ledger("read"))?;
+        Ok(found.into_iter().next())
     }
 
     /// Records a proposal. Returns its id and the revision to wait for.
-    ///
-    /// # Errors
-    /// Returns an error if the ledger cannot be written. Nothing is written then.
     pub fn decide(&mut self, proposal: &DecisionProposal) -> Result<(i64, u64), StoreError> {
         decisions::decide(&mut self.connection, proposal).map_err(StoreError::ledger("write"))
     }
 
     /// Confirms a decision as the second operator. Returns `None` if there is no such decision, it needs no confirmation, or `by`
     /// is its author.
-    ///
-    /// # Errors
-    /// Returns an error if the ledger cannot be written. Nothing is written then.
     pub fn confirm(&mut self, id: i64, by: &Signature) -> Result<Option<u64>, StoreError> {
         decisions::confirm(&mut self.connection, id, by).map_err(StoreError::ledger("write"))
     }
 
     /// Revokes a decision. Returns `None` if it does not exist or is revoked already.
-    ///
-    /// # Errors
-    /// Returns an error if the ledger cannot be written. Nothing is written then.
     pub fn revoke(&mut self, id: i64, by: &Signature, why: &str) -> Result<Option<u64>, StoreError> {
         decisions::revoke(&mut self.connection, id, by, why).map_err(StoreError::ledger("write"))
     }
 
     /// Waits at most `at_most` until the running server applies all decisions up to `revision`. Blocks.
-    ///
-    /// # Errors
-    /// Returns an error if the ledger cannot be read.
     pub fn wait_applied(&self, revision: u64, at_most: Duration) -> Result<ApplyStatus, StoreError> {
         if self.owned.is_some() {
             return Ok(ApplyStatus::AtNextStart);
@@ -110,14 +93,6 @@ impl DecisionWriter {
             std::thread::sleep(POLL_INTERVAL);
         }
     }
-}
-
-/// Opens the ledger of a running server. It must have this program's schema, because only the server may migrate it.
-fn open_shared(path: &Path) -> Result<Connection, StoreError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = sqlite::connect(path, flags).map_err(StoreError::ledger("open"))?;
-    schema::expect_known(&connection, path)?;
-    Ok(connection)
 }
 
 #[cfg(test)]
@@ -175,6 +150,6 @@ mod tests {
         assert_eq!(writer.find(id).unwrap().unwrap().signatories(), "ada and grace");
         assert!(writer.revoke(id, &signature("alan"), "a mistake").unwrap().is_some());
         assert_eq!(writer.revoke(id, &signature("alan"), "again").unwrap(), None);
-        assert_eq!(writer.all().unwrap()[0].revoked.as_ref().unwrap().1, "a mistake");
+        assert_eq!(writer.find(id).unwrap().unwrap().revoked.as_ref().unwrap().1, "a mistake");
     }
 }

@@ -1,20 +1,22 @@
 //! Reads and writes the decisions table, and the revision that the server applies.
 
 use rusqlite::types::Type;
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use rusqlite::{Connection, Params, Row, Transaction, params};
 
 use crate::policy::decisions::{Decision, DecisionAction, DecisionProposal, Signature};
-use crate::store::sqlite::packages::{from_column, to_column};
+use crate::store::sqlite::packages::{from_column, query_all, to_column};
 
+/// Returns the revision and all decisions ever recorded, as a consistent snapshot.
 pub(crate) fn read(connection: &Connection) -> rusqlite::Result<(u64, Vec<Decision>)> {
     let snapshot = connection.unchecked_transaction()?;
-    let revision = revision(&snapshot)?.0;
-    let mut query = snapshot.prepare_cached(
-        "SELECT id, act, reason, author, made, expires, needs_second, second, confirmed, revoked_by, revoked, revoked_why
-         FROM decisions ORDER BY id",
-    )?;
-    let decisions = query.query_map([], read_one)?.collect::<rusqlite::Result<_>>()?;
-    Ok((revision, decisions))
+    Ok((revision(&snapshot)?.0, select(&snapshot, None)?))
+}
+
+/// Returns all decisions, oldest first; only the one with `id` if given.
+pub(crate) fn select(connection: &Connection, id: Option<i64>) -> rusqlite::Result<Vec<Decision>> {
+    let sql = "SELECT id, act, reason, author, made, expires, needs_second, second, confirmed, revoked_by, revoked, revoked_why
+         FROM decisions WHERE ?1 IS NULL OR id = ?1 ORDER BY id";
+    query_all(connection, sql, [id], read_one)
 }
 
 /// Returns the revision of the recorded decisions and the one that the server applies.
@@ -28,59 +30,33 @@ pub(crate) fn set_applied(connection: &Connection, revision: u64) -> rusqlite::R
     connection.execute("UPDATE decided SET in_force = ?1 WHERE in_force IS NOT ?1", [revision]).map(drop)
 }
 
-/// Records a proposal. Returns its id and the revision that includes it.
 pub(crate) fn decide(connection: &mut Connection, proposal: &DecisionProposal) -> rusqlite::Result<(i64, u64)> {
     let act = serde_json::to_string(&proposal.act).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
     let transaction = connection.transaction()?;
-    let id = transaction
-        .prepare_cached(
-            "INSERT INTO decisions (act, reason, author, made, expires, needs_second) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        )?
-        .insert(params![
-            act,
-            proposal.reason,
-            proposal.author.who,
-            to_column(proposal.author.at),
-            proposal.expires.map(to_column),
-            proposal.needs_second,
-        ])?;
+    let DecisionProposal { reason, author, expires, needs_second, .. } = proposal;
+    let sql = "INSERT INTO decisions (act, reason, author, made, expires, needs_second) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    let values = params![act, reason, author.who, to_column(author.at), expires.map(to_column), needs_second];
+    let id = transaction.prepare_cached(sql)?.insert(values)?;
     let revision = advance(&transaction)?;
     transaction.commit()?;
     Ok((id, revision))
 }
 
-/// Confirms a decision as the second operator. Returns the revision that includes it. Returns `None` if there is no such
-/// decision, `by` is its author, or it needs no confirmation.
 pub(crate) fn confirm(connection: &mut Connection, id: i64, by: &Signature) -> rusqlite::Result<Option<u64>> {
-    let transaction = connection.transaction()?;
-    let changed = transaction.execute(
-        "UPDATE decisions SET second = ?2, confirmed = ?3
-         WHERE id = ?1 AND needs_second AND second IS NULL AND revoked IS NULL AND author IS NOT ?2",
-        params![id, by.who, to_column(by.at)],
-    )?;
-    finish(transaction, changed)
+    let sql = "UPDATE decisions SET second = ?2, confirmed = ?3
+         WHERE id = ?1 AND needs_second AND second IS NULL AND revoked IS NULL AND author IS NOT ?2";
+    change(connection, sql, params![id, by.who, to_column(by.at)])
 }
 
-/// Revokes a decision. Returns the revision without it; `None` if it does not exist or is revoked already.
 pub(crate) fn revoke(connection: &mut Connection, id: i64, by: &Signature, why: &str) -> rusqlite::Result<Option<u64>> {
+    let sql = "UPDATE decisions SET revoked_by = ?2, revoked = ?3, revoked_why = ?4 WHERE id = ?1 AND revoked IS NULL";
+    change(connection, sql, params![id, by.who, to_column(by.at), why])
+}
+
+/// Changes one decision. Returns the revision that includes the change; `None` if `sql` changed nothing.
+fn change(connection: &mut Connection, sql: &str, values: impl Params) -> rusqlite::Result<Option<u64>> {
     let transaction = connection.transaction()?;
-    let changed = transaction.execute(
-        "UPDATE decisions SET revoked_by = ?2, revoked = ?3, revoked_why = ?4 WHERE id = ?1 AND revoked IS NULL",
-        params![id, by.who, to_column(by.at), why],
-    )?;
-    finish(transaction, changed)
-}
-
-pub(crate) fn find(connection: &Connection, id: i64) -> rusqlite::Result<Option<Decision>> {
-    let mut query = connection.prepare_cached(
-        "SELECT id, act, reason, author, made, expires, needs_second, second, confirmed, revoked_by, revoked, revoked_why
-         FROM decisions WHERE id = ?1",
-    )?;
-    query.query_row([id], read_one).optional()
-}
-
-fn finish(transaction: Transaction<'_>, changed: usize) -> rusqlite::Result<Option<u64>> {
-    if changed == 0 {
+    if transaction.execute(sql, values)? == 0 {
         return Ok(None);
     }
     let revision = advance(&transaction)?;
@@ -109,7 +85,7 @@ fn read_one(row: &Row<'_>) -> rusqlite::Result<Decision> {
         expires: row.get::<_, Option<i64>>(5)?.map(from_column),
         needs_second: row.get(6)?,
     };
-    let revoked =
-        signature(9, 10)?.map(|by| Ok::<_, rusqlite::Error>((by, row.get::<_, Option<String>>(11)?.unwrap_or_default())));
-    Ok(Decision { id: row.get(0)?, proposal, second: signature(7, 8)?, revoked: revoked.transpose()? })
+    let why: Option<String> = row.get(11)?;
+    let revoked = signature(9, 10)?.map(|by| (by, why.unwrap_or_default()));
+    Ok(Decision { id: row.get(0)?, proposal, second: signature(7, 8)?, revoked })
 }

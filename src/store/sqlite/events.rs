@@ -8,7 +8,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, params};
 
 use crate::npm::{Digest, PackageName};
 use crate::store::ledger::{DownloadEvent, DownloadKind, DownloadOutcome, Exposure, LedgerEvent};
-use crate::store::sqlite::packages::{count_from_column, count_to_column, from_column, to_column};
+use crate::store::sqlite::packages::{count_from_column, count_to_column, from_column, query_all, to_column};
 use crate::store::sqlite::write_behind::{Batch, RowTally};
 
 /// An event as stored. Equal events of a batch are one row.
@@ -34,7 +34,7 @@ pub(crate) fn write(connection: &mut Connection, batch: &Batch) -> rusqlite::Res
 
 /// Returns the requests for tarballs of `name`, summed per client, oldest first.
 pub(crate) fn exposure(connection: &Connection, name: &PackageName, version: Option<&str>) -> rusqlite::Result<Vec<Exposure>> {
-    let mut query = connection.prepare_cached(
+    let sql =
         "SELECT clients.address, clients.tool, clients.tool_version, subjects.version, subjects.integrity, downloads.outcome,
                 downloads.rule, sum(downloads.times), min(downloads.first) AS earliest, max(downloads.last)
          FROM subjects
@@ -42,9 +42,8 @@ pub(crate) fn exposure(connection: &Connection, name: &PackageName, version: Opt
          JOIN clients ON clients.id = downloads.client
          WHERE subjects.name = ?1 AND subjects.kind = 'tarball' AND (?2 IS NULL OR subjects.version = ?2)
          GROUP BY clients.id, subjects.version, subjects.integrity, downloads.outcome, downloads.rule
-         ORDER BY earliest, clients.id, subjects.version, downloads.outcome",
-    )?;
-    let rows = query.query_map(params![name.as_str(), version], |row| {
+         ORDER BY earliest, clients.id, subjects.version, downloads.outcome";
+    query_all(connection, sql, params![name.as_str(), version], |row| {
         Ok(Exposure {
             client: row.get(0)?,
             tool: row.get(1)?,
@@ -57,8 +56,7 @@ pub(crate) fn exposure(connection: &Connection, name: &PackageName, version: Opt
             first: from_column(row.get(8)?),
             last: from_column(row.get(9)?),
         })
-    })?;
-    rows.collect()
+    })
 }
 
 /// The requests of one client for one tarball.
@@ -73,16 +71,14 @@ pub struct DownloadSummary {
 
 /// Returns all tarball requests, served or refused, ordered by name, version and client.
 pub(crate) fn downloads(connection: &Connection) -> rusqlite::Result<Vec<DownloadSummary>> {
-    let mut query = connection.prepare_cached(
-        "SELECT subjects.name, subjects.version, clients.address, sum(downloads.times), min(downloads.first)
+    let sql = "SELECT subjects.name, subjects.version, clients.address, sum(downloads.times), min(downloads.first)
          FROM subjects
          JOIN downloads ON downloads.subject = subjects.id
          JOIN clients ON clients.id = downloads.client
          WHERE subjects.kind = 'tarball' AND subjects.version <> ''
          GROUP BY subjects.name, subjects.version, clients.address
-         ORDER BY subjects.name, subjects.version, clients.address",
-    )?;
-    let rows = query.query_map([], |row| {
+         ORDER BY subjects.name, subjects.version, clients.address";
+    query_all(connection, sql, [], |row| {
         Ok(DownloadSummary {
             name: row.get(0)?,
             version: row.get(1)?,
@@ -90,15 +86,12 @@ pub(crate) fn downloads(connection: &Connection) -> rusqlite::Result<Vec<Downloa
             times: count_from_column(row.get(3)?),
             first: from_column(row.get(4)?),
         })
-    })?;
-    rows.collect()
+    })
 }
 
 pub(crate) fn events(connection: &Connection, since: Timestamp) -> rusqlite::Result<Vec<RecordedEvent>> {
-    let mut query = connection.prepare_cached(
-        "SELECT kind, name, version, detail, times, first, last FROM incidents WHERE last >= ?1 ORDER BY first, id",
-    )?;
-    let rows = query.query_map([to_column(since)], |row| {
+    let sql = "SELECT kind, name, version, detail, times, first, last FROM incidents WHERE last >= ?1 ORDER BY first, id";
+    query_all(connection, sql, [to_column(since)], |row| {
         Ok(RecordedEvent {
             kind: row.get(0)?,
             name: row.get(1)?,
@@ -108,15 +101,13 @@ pub(crate) fn events(connection: &Connection, since: Timestamp) -> rusqlite::Res
             first: from_column(row.get(5)?),
             last: from_column(row.get(6)?),
         })
-    })?;
-    rows.collect()
+    })
 }
 
 pub(crate) fn has_event(connection: &Connection, event: &LedgerEvent) -> rusqlite::Result<bool> {
-    let mut query = connection
-        .prepare_cached("SELECT 1 FROM incidents WHERE kind = ?1 AND name IS ?2 AND version IS ?3 AND detail = ?4 LIMIT 1")?;
+    let sql = "SELECT 1 FROM incidents WHERE kind = ?1 AND name IS ?2 AND version IS ?3 AND detail = ?4 LIMIT 1";
     let name = event.name.as_ref().map(PackageName::as_str);
-    query.exists(params![event.kind, name, event.version, event.detail])
+    connection.prepare_cached(sql)?.exists(params![event.kind, name, event.version, event.detail])
 }
 
 /// Deletes at most [`PRUNED_AT_ONCE`] rows per table that ended before `before`. Returns their number; zero means there are no
@@ -230,8 +221,6 @@ fn named(row: &DownloadEvent) -> String {
 
 /// Encodes versions as a JSON array; the empty string if there are none.
 fn list(versions: &[Box<str>]) -> String {
-    if versions.is_empty() {
-        return String::new();
-    }
-    versions.iter().map(|version| &**version).collect::<serde_json::Value>().to_string()
+    let encode = || versions.iter().map(|version| &**version).collect::<serde_json::Value>().to_string();
+    if versions.is_empty() { String::new() } else { encode() }
 }

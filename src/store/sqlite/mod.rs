@@ -3,7 +3,7 @@
 //! The write-ahead log is synced at checkpoints. A kill of the process loses no commit. A power cut may lose the last commits but
 //! never damages the file.
 
-pub mod decision_writer;
+pub(crate) mod decision_writer;
 pub(crate) mod decisions;
 pub(crate) mod events;
 pub(crate) mod packages;
@@ -68,12 +68,10 @@ struct WriterHandle {
 
 impl SqliteLedger {
     /// Opens the ledger of a data directory that this process owns. Creates it if missing and migrates it if older.
-    ///
-    /// # Errors
     /// Returns [`StoreError::Newer`] if a newer Coldframe wrote it, [`StoreError::Damaged`] if it is not a ledger, and otherwise
     /// the error of SQLite.
     pub fn open(data_dir: &DataDir) -> Result<Self, StoreError> {
-        let path = DataDir::ledger_in(data_dir.path());
+        let path = DataDir::ledger_in(&data_dir.root);
         let writer = open_writer(&path).map_err(|error| name_damaged(error, &path))?;
         writer.busy_timeout(BUSY_WRITING).map_err(StoreError::ledger("open"))?;
         let absences = packages::count_absences(&writer).map_err(StoreError::ledger("read"))?;
@@ -86,14 +84,8 @@ impl SqliteLedger {
             events::write(&mut connection, batch).map_err(StoreError::ledger("write"))
         })
         .map_err(StoreError::file("start the writer thread for", &path))?;
-        let owner = WriterHandle {
-            journal,
-            writer,
-            pending,
-            absences: absences.into(),
-            full_until: i64::MIN.into(),
-            _ownership: data_dir.ownership(),
-        };
+        let (absences, full_until) = (absences.into(), i64::MIN.into());
+        let owner = WriterHandle { journal, writer, pending, absences, full_until, _ownership: Arc::clone(&data_dir.ownership) };
         Ok(Self { path, readers: ReadPool::default(), owner: Some(owner) })
     }
 
@@ -102,9 +94,7 @@ impl SqliteLedger {
     ///
     /// The file is opened for writing if possible, because SQLite creates its shared index of the log next to it when no server
     /// runs. `query_only` protects the tables.
-    ///
-    /// # Errors
-    /// Returns an error if there is no ledger, if it is damaged, or if its schema is newer or older than this program's.
+    /// Fails if there is no ledger, if it is damaged, or if its schema is newer or older than this program's.
     pub fn read_only(data_dir: &Path) -> Result<Self, StoreError> {
         let path = DataDir::ledger_in(data_dir);
         // SQLite's own error for a missing file does not name it.
@@ -118,9 +108,6 @@ impl SqliteLedger {
 
     /// Copies the ledger of the data directory `from` into the directory `into`, which must have none. Does nothing if there is
     /// no ledger. Works while a server runs.
-    ///
-    /// # Errors
-    /// Returns an error if the ledger cannot be read or the copy cannot be written.
     pub fn copy(from: &Path, into: &Path) -> Result<(), StoreError> {
         let (path, copy) = (DataDir::ledger_in(from), DataDir::ledger_in(into));
         if !path.exists() {
@@ -131,18 +118,12 @@ impl SqliteLedger {
     }
 
     /// Returns all tarball requests, served or refused, ordered by name and version.
-    ///
-    /// # Errors
-    /// Returns an error if the ledger cannot be read.
     pub fn downloads(&self) -> Result<Vec<DownloadSummary>, StoreError> {
         self.flush();
         self.query(events::downloads)
     }
 
     /// Returns the blob digests of a package's newest documents, of all registries and views.
-    ///
-    /// # Errors
-    /// Returns an error if the ledger cannot be read.
     pub fn documents(&self, name: &PackageName) -> Result<Vec<Digest>, StoreError> {
         self.flush();
         let contents = self.query(|connection| packages::contents(connection, name))?;
@@ -150,9 +131,6 @@ impl SqliteLedger {
     }
 
     /// Returns the events at or after `since`, oldest first.
-    ///
-    /// # Errors
-    /// Returns an error if the ledger cannot be read.
     pub fn events(&self, since: Timestamp) -> Result<Vec<RecordedEvent>, StoreError> {
         self.flush();
         self.query(|connection| events::events(connection, since))
@@ -161,9 +139,6 @@ impl SqliteLedger {
     /// Deletes downloads and events that ended before `before` and returns the number of rows. Uses small transactions so that
     /// other writers do not wait; an error does not undo earlier ones. Releases and dist-tags are never pruned, because verdicts
     /// depend on them.
-    ///
-    /// # Errors
-    /// Returns an error if the ledger cannot be written.
     pub fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
         let mut deleted = 0;
         loop {
@@ -180,33 +155,23 @@ impl SqliteLedger {
         Ok(deleted)
     }
 
-    /// Writes the pending changes, if any.
-    ///
-    /// # Errors
-    /// Returns an error if the ledger still cannot be written. The changes stay pending.
+    /// Writes the pending changes, if any. They stay pending if the ledger still cannot be written.
     pub fn write_pending(&self) -> Result<(), StoreError> {
         let Some(owner) = self.owner.as_ref().filter(|owner| !owner.pending.is_empty()) else { return Ok(()) };
         write_pending(&owner.pending, &mut owner.writer.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Returns the number of requests and events that were dropped before they were written.
-    #[must_use]
     pub fn lost_rows(&self) -> u64 {
         self.owner.as_ref().map_or(0, |owner| owner.journal.lost())
     }
 
     /// Returns the revision of the recorded decisions. Cheap enough to poll several times a second.
-    ///
-    /// # Errors
-    /// Returns an error if the ledger cannot be read.
     pub fn decision_revision(&self) -> Result<u64, StoreError> {
         self.query(|connection| decisions::revision(connection).map(|(made, _)| made))
     }
 
     /// Records that the server applies the decisions up to `revision`. Other processes wait for this.
-    ///
-    /// # Errors
-    /// Returns an error if the ledger cannot be written.
     pub fn set_applied_revision(&self, revision: u64) -> Result<(), StoreError> {
         self.write(|connection| decisions::set_applied(connection, revision))
     }
@@ -378,7 +343,7 @@ pub(crate) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     keep_private(path);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = connect(path, flags).map_err(StoreError::ledger("open"))?;
-    schema::reject_newer(&connection, path)?;
+    schema::version(&connection, path)?;
     let prepare = |connection: &Connection| {
         // Returns the space of pruned rows to the disk. Has no effect after the first table is created.
         connection.pragma_update(None, "auto_vacuum", "incremental")?;

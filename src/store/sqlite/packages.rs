@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use rusqlite::types::Type;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
 use crate::npm::{Integrity, ManifestDigest, PackageName, PackumentForm};
 use crate::store::ledger::{
@@ -40,29 +40,27 @@ pub(crate) fn write(connection: &mut Connection, key: &PackageKey, change: &Pack
 
 /// Returns the names of all packages seen upstream or requested. Skips names that are no longer valid.
 pub(crate) fn names(connection: &Connection) -> rusqlite::Result<Vec<PackageName>> {
-    let mut query = connection.prepare_cached("SELECT name FROM packages WHERE seen = 1 UNION SELECT name FROM subjects")?;
-    let rows = query.query_map([], |row| row.get::<_, String>(0))?;
-    rows.filter_map(|row| row.map(|name| PackageName::parse(&name).ok()).transpose()).collect()
+    let sql = "SELECT name FROM packages WHERE seen = 1 UNION SELECT name FROM subjects";
+    let names = query_all(connection, sql, [], |row| row.get::<_, String>(0))?;
+    Ok(names.iter().filter_map(|name| PackageName::parse(name).ok()).collect())
 }
 
 /// Returns the SHA-256 of a package's newest documents, of all registries.
 pub(crate) fn contents(connection: &Connection, name: &PackageName) -> rusqlite::Result<Vec<Vec<u8>>> {
-    let mut query = connection.prepare_cached("SELECT DISTINCT content FROM packages WHERE name = ?1 AND content IS NOT NULL")?;
-    query.query_map([name.as_str()], |row| row.get(0))?.collect()
+    let sql = "SELECT DISTINCT content FROM packages WHERE name = ?1 AND content IS NOT NULL";
+    query_all(connection, sql, [name.as_str()], |row| row.get(0))
 }
 
 /// Checks whether a package has a row, including one that records its absence.
 pub(crate) fn is_recorded(connection: &Connection, key: &PackageKey) -> rusqlite::Result<bool> {
-    let mut query = connection.prepare_cached("SELECT 1 FROM packages WHERE upstream = ?1 AND name = ?2")?;
-    query.exists(params![key.upstream, key.name.as_str()])
+    let sql = "SELECT 1 FROM packages WHERE upstream = ?1 AND name = ?2";
+    connection.prepare_cached(sql)?.exists(params![key.upstream, key.name.as_str()])
 }
 
 pub(crate) fn was_seen(connection: &Connection, key: &PackageKey) -> rusqlite::Result<bool> {
-    let mut query = connection.prepare_cached(
-        "SELECT 1 FROM packages WHERE upstream = ?1 AND name = ?2
-         AND (content IS NOT NULL OR EXISTS (SELECT 1 FROM releases WHERE releases.package = packages.id))",
-    )?;
-    query.exists(params![key.upstream, key.name.as_str()])
+    let sql = "SELECT 1 FROM packages WHERE upstream = ?1 AND name = ?2
+         AND (content IS NOT NULL OR EXISTS (SELECT 1 FROM releases WHERE releases.package = packages.id))";
+    connection.prepare_cached(sql)?.exists(params![key.upstream, key.name.as_str()])
 }
 
 pub(crate) fn count_absences(connection: &Connection) -> rusqlite::Result<usize> {
@@ -78,8 +76,7 @@ pub(crate) fn forget_absences(connection: &Connection, expired: Timestamp) -> ru
 
 pub(crate) fn releases(connection: &Connection, name: &PackageName) -> rusqlite::Result<Vec<Release>> {
     let snapshot = connection.unchecked_transaction()?;
-    let mut query = snapshot.prepare_cached("SELECT id FROM packages WHERE name = ?1")?;
-    let ids = query.query_map([name.as_str()], |row| row.get(0))?.collect::<rusqlite::Result<Vec<i64>>>()?;
+    let ids: Vec<i64> = query_all(&snapshot, "SELECT id FROM packages WHERE name = ?1", [name.as_str()], |row| row.get(0))?;
     let mut releases = Vec::new();
     for id in ids {
         releases.extend(read_releases(&snapshot, id)?);
@@ -104,6 +101,16 @@ pub(crate) fn count_to_column(count: u64) -> i64 {
 
 pub(crate) fn count_from_column(count: i64) -> u64 {
     u64::try_from(count).unwrap_or_default()
+}
+
+/// Returns all rows of a query.
+pub(crate) fn query_all<T>(
+    connection: &Connection,
+    sql: &str,
+    values: impl Params,
+    read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Vec<T>> {
+    connection.prepare_cached(sql)?.query_map(values, read)?.collect()
 }
 
 fn read_document(connection: &Connection, key: &PackageKey) -> rusqlite::Result<Option<(i64, Option<StoredPackument>)>> {
@@ -134,12 +141,10 @@ fn read_document(connection: &Connection, key: &PackageKey) -> rusqlite::Result<
 }
 
 fn read_releases(connection: &Connection, package: i64) -> rusqlite::Result<Vec<Release>> {
-    let mut query = connection.prepare_cached(
-        "SELECT version, integrity, published, effective, first_seen, gone, replaced, digests, manifest, manifest_changed,
+    let sql = "SELECT version, integrity, published, effective, first_seen, gone, replaced, digests, manifest, manifest_changed,
              absent, held_since, moved, dropped, parted, missing_since
-         FROM releases WHERE package = ?1 ORDER BY first_seen, version, integrity",
-    )?;
-    let rows = query.query_map([package], |row| {
+         FROM releases WHERE package = ?1 ORDER BY first_seen, version, integrity";
+    query_all(connection, sql, [package], |row| {
         Ok(Release {
             version: row.get(0)?,
             integrity: integrity(row, 1)?,
@@ -158,24 +163,16 @@ fn read_releases(connection: &Connection, package: i64) -> rusqlite::Result<Vec<
             diverged: row.get(14)?,
             missing_since: instant(row, 15)?,
         })
-    })?;
-    rows.collect()
+    })
 }
 
 fn read_tags(connection: &Connection, package: i64) -> rusqlite::Result<Vec<TagSighting>> {
-    let mut query = connection.prepare_cached(
-        "SELECT tag, version, first_seen, last_seen
-         FROM sightings WHERE package = ?1 ORDER BY first_seen, last_seen, tag, version",
-    )?;
-    let rows = query.query_map([package], |row| {
-        Ok(TagSighting {
-            tag: row.get(0)?,
-            version: row.get(1)?,
-            first_seen: from_column(row.get(2)?),
-            last_seen: from_column(row.get(3)?),
-        })
-    })?;
-    rows.collect()
+    let sql = "SELECT tag, version, first_seen, last_seen
+         FROM sightings WHERE package = ?1 ORDER BY first_seen, last_seen, tag, version";
+    query_all(connection, sql, [package], |row| {
+        let (first_seen, last_seen) = (from_column(row.get(2)?), from_column(row.get(3)?));
+        Ok(TagSighting { tag: row.get(0)?, version: row.get(1)?, first_seen, last_seen })
+    })
 }
 
 fn write_package(connection: &Connection, key: &PackageKey) -> rusqlite::Result<i64> {
@@ -289,19 +286,14 @@ fn write_tarballs(connection: &Connection, key: &PackageKey, tarballs: &[Tarball
 }
 
 pub(crate) fn tarballs(connection: &Connection, key: &PackageKey, version: &str) -> rusqlite::Result<Vec<TarballSource>> {
-    let mut query = connection.prepare_cached(
-        "SELECT version, address, digests, length, public FROM tarballs
-         WHERE upstream = ?1 AND name = ?2 AND version = ?3 ORDER BY id",
-    )?;
-    let rows = query.query_map(params![key.registry(), key.name.as_str(), version], tarball)?;
-    rows.collect()
+    let sql = "SELECT version, address, digests, length, public FROM tarballs
+         WHERE upstream = ?1 AND name = ?2 AND version = ?3 ORDER BY id";
+    query_all(connection, sql, params![key.registry(), key.name.as_str(), version], tarball)
 }
 
 pub(crate) fn downloaded(connection: &Connection, name: &PackageName) -> rusqlite::Result<Vec<TarballSource>> {
-    let mut query = connection
-        .prepare_cached("SELECT version, address, digests, length, public FROM tarballs WHERE name = ?1 ORDER BY id")?;
-    let rows = query.query_map([name.as_str()], tarball)?;
-    rows.collect()
+    let sql = "SELECT version, address, digests, length, public FROM tarballs WHERE name = ?1 ORDER BY id";
+    query_all(connection, sql, [name.as_str()], tarball)
 }
 
 fn tarball(row: &Row<'_>) -> rusqlite::Result<TarballSource> {
@@ -319,8 +311,8 @@ fn to_sri(integrity: Option<&Integrity>) -> String {
 }
 
 fn forget_tags(connection: &Connection, package: i64, tags: &[TagSighting]) -> rusqlite::Result<()> {
-    let mut delete = connection
-        .prepare_cached("DELETE FROM sightings WHERE package = ?1 AND tag = ?2 AND version = ?3 AND first_seen = ?4")?;
+    let sql = "DELETE FROM sightings WHERE package = ?1 AND tag = ?2 AND version = ?3 AND first_seen = ?4";
+    let mut delete = connection.prepare_cached(sql)?;
     for sighting in tags {
         delete.execute(params![package, sighting.tag, sighting.version, to_column(sighting.first_seen)])?;
     }
@@ -333,8 +325,8 @@ fn write_tags(connection: &Connection, package: i64, tags: &[TagSighting]) -> ru
          ON CONFLICT (package, tag, version, first_seen) DO UPDATE SET last_seen = excluded.last_seen",
     )?;
     for sighting in tags {
-        let seen = (to_column(sighting.first_seen), to_column(sighting.last_seen));
-        upsert.execute(params![package, sighting.tag, sighting.version, seen.0, seen.1])?;
+        let (first_seen, last_seen) = (to_column(sighting.first_seen), to_column(sighting.last_seen));
+        upsert.execute(params![package, sighting.tag, sighting.version, first_seen, last_seen])?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use crate::npm::{DigestComparison, Integrity};
+use crate::store::data_dir::remove_if_present;
 use crate::store::error::StoreError;
 
 /// The migration to each schema from the one before. A released entry must never change, because ledgers created by it exist.
@@ -188,10 +189,7 @@ pub(crate) const CURRENT: i64 = 6;
 
 /// Migrates the ledger at `path`, one transaction per step, so an interrupted migration resumes. An older ledger is first copied
 /// to a file next to it, which is never deleted.
-///
-/// # Errors
-/// Returns [`StoreError::Newer`] and changes nothing if the schema is newer than this program's. Also returns an error if the
-/// copy or a step fails.
+/// Returns [`StoreError::Newer`] and changes nothing if the schema is newer than this program's.
 pub(crate) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     let found = version(connection, path)?;
     if (1..CURRENT).contains(&found) {
@@ -227,8 +225,9 @@ fn snapshot(connection: &Connection, path: &Path, found: i64) -> Result<(), Stor
 /// Copies a ledger to the file `copy`, readable only by its owner. Replaces an existing file.
 pub(crate) fn copy_into(connection: &Connection, copy: &Path) -> rusqlite::Result<()> {
     // SQLite treats an empty file as missing. Without one it would create a file that all users can read.
-    let made = fs::remove_file(copy).or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) });
-    made.and_then(|()| make_private(copy)).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+    remove_if_present(copy)
+        .and_then(|_| make_private(copy))
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
     connection.execute("VACUUM INTO ?1", [copy.to_string_lossy()]).map(drop)
 }
 
@@ -283,10 +282,7 @@ fn part_views(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Checks that the ledger at `path` has the current schema.
-///
-/// # Errors
-/// Returns [`StoreError::Newer`] or [`StoreError::Older`] if it does not.
+/// Checks that the ledger at `path` has the current schema. If not, returns [`StoreError::Newer`] or [`StoreError::Older`].
 pub(crate) fn expect_known(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let found = version(connection, path)?;
     if found < CURRENT {
@@ -295,15 +291,8 @@ pub(crate) fn expect_known(connection: &Connection, path: &Path) -> Result<(), S
     Ok(())
 }
 
-/// Checks that the schema of the ledger at `path` is not newer than this program's.
-///
-/// # Errors
-/// Returns [`StoreError::Newer`] if it is.
-pub(crate) fn reject_newer(connection: &Connection, path: &Path) -> Result<(), StoreError> {
-    version(connection, path).map(|_| ())
-}
-
-fn version(connection: &Connection, path: &Path) -> Result<i64, StoreError> {
+/// Returns the schema of the ledger at `path`, or [`StoreError::Newer`] if it is newer than this program's.
+pub(crate) fn version(connection: &Connection, path: &Path) -> Result<i64, StoreError> {
     let found = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(StoreError::ledger("open"))?;
     if found > CURRENT {
         return Err(StoreError::Newer { path: path.to_owned(), found, known: CURRENT });

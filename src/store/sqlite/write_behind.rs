@@ -47,16 +47,8 @@ pub(crate) struct Batch {
 
 impl WriteBehindLog {
     /// Starts the thread that passes batches to `write`. A failed batch is kept and retried.
-    ///
-    /// # Errors
-    /// Returns an error if the thread cannot be started.
     pub(crate) fn start(write: impl FnMut(&Batch) -> Result<(), StoreError> + Send + 'static) -> std::io::Result<Self> {
-        let shared = Arc::new(WriterState {
-            state: Mutex::default(),
-            wake: Condvar::new(),
-            done: Condvar::new(),
-            lost: AtomicU64::new(0),
-        });
+        let shared = Arc::new(WriterState::default());
         let writing = Arc::clone(&shared);
         let writer = std::thread::Builder::new().name("coldframe-ledger".to_owned()).spawn(move || writing.run(write))?;
         Ok(Self { shared, writer: Some(writer) })
@@ -99,6 +91,7 @@ impl Drop for WriteBehindLog {
     }
 }
 
+#[derive(Default)]
 struct WriterState {
     state: Mutex<State>,
     wake: Condvar,
@@ -304,15 +297,12 @@ impl Batch {
         for (row, tally) in older.tarballs.into_iter().chain(older.packuments) {
             lost += self.add_download(row, tally);
         }
-        for (event, tally) in older.events {
-            lost += self.add_event(event, tally);
-        }
-        lost
+        lost + older.events.into_iter().map(|(event, tally)| self.add_event(event, tally)).sum::<u64>()
     }
 }
 
 /// A download as a key. The list of hidden versions may be long and is shared with the cached response. It is therefore compared
-/// by pointer first and not hashed on the request path.
+/// last, by pointer first, and not hashed on the request path.
 struct DownloadKey(DownloadEvent);
 
 impl Hash for DownloadKey {
