@@ -3,7 +3,8 @@
 
 mod report;
 mod source;
-pub mod suggest;
+pub(crate) mod suggest;
 
 pub use report::{Diagnostic, Diagnostics, Origin};
+
 pub use source::{SourceFile, SourceSpan, redact_credentials};

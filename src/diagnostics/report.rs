@@ -112,8 +112,6 @@ impl Diagnostics {
     }
 
     /// Returns `value` if the configuration has no errors and it is present.
-    ///
-    /// # Errors
     /// Returns the errors otherwise, ordered by file, npm's configuration, environment and flags.
     pub(crate) fn or<T>(mut errors: Vec<Diagnostic>, value: Option<T>) -> Result<T, Self> {
         if let (true, Some(value)) = (errors.is_empty(), value) {

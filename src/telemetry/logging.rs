@@ -38,8 +38,6 @@ pub enum TelemetryError {
 }
 
 /// Starts logging to standard error. Has no effect if the process already logs.
-///
-/// # Errors
 /// Returns an error if the filter is invalid.
 pub fn init(config: &Config) -> Result<(), TelemetryError> {
     let unreadable = |_| TelemetryError::Filter(config.filter.escape_debug().to_string());

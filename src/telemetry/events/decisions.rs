@@ -14,7 +14,6 @@ pub enum DecisionChange {
     Expired,
 }
 
-#[derive(Debug, Clone, Copy)]
 pub struct DecisionChanged<'a> {
     pub decision: &'a Decision,
     pub change: DecisionChange,

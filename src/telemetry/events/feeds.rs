@@ -5,7 +5,6 @@ use crate::telemetry::labels::IncidentLabel;
 use crate::telemetry::metrics::Metrics;
 
 /// New records of a feed were applied.
-#[derive(Debug, Clone, Copy)]
 pub struct FeedChanged<'a> {
     pub feed: &'a str,
     pub records: u64,
@@ -27,7 +26,6 @@ impl FeedChanged<'_> {
 }
 
 /// A feed could not be read or is not valid. Its last good records stay active.
-#[derive(Debug, Clone, Copy)]
 pub struct FeedFailed<'a> {
     pub feed: &'a str,
     pub detail: &'a str,
@@ -48,7 +46,6 @@ impl FeedFailed<'_> {
 
 /// An advisory covers every version of an established package. Only the versions it lists are refused until an operator
 /// decides.
-#[derive(Debug, Clone, Copy)]
 pub struct FeedOverbroad<'a> {
     pub feed: &'a str,
     pub advisory: &'a str,
@@ -68,7 +65,6 @@ impl FeedOverbroad<'_> {
 }
 
 /// A client downloaded a version before an advisory flagged it.
-#[derive(Debug, Clone, Copy)]
 pub struct ClientExposed<'a> {
     pub name: &'a PackageName,
     pub version: &'a str,
@@ -95,7 +91,6 @@ impl ClientExposed<'_> {
 }
 
 /// A client requested a connection to an indicator: a host or address that a feed lists as contacted by malware.
-#[derive(Debug, Clone, Copy)]
 pub struct IndicatorContacted<'a> {
     /// The target: host and port.
     pub place: &'a str,

@@ -6,7 +6,6 @@ use crate::npm::PackageName;
 use crate::telemetry::labels::{IncidentLabel, Label as _, ReloadLabel, TaskLabel};
 use crate::telemetry::metrics::Metrics;
 
-#[derive(Debug, Clone, Copy)]
 pub struct IntegrityChanged<'a> {
     pub name: &'a PackageName,
     pub version: &'a str,
@@ -30,7 +29,6 @@ impl IntegrityChanged<'_> {
 }
 
 /// A tarball does not match the integrity in its packument. It was discarded.
-#[derive(Debug, Clone, Copy)]
 pub struct IntegrityMismatch<'a> {
     pub name: &'a PackageName,
     pub version: &'a str,
@@ -50,7 +48,6 @@ impl IntegrityMismatch<'_> {
 }
 
 /// Upstream removed a version from a packument.
-#[derive(Debug, Clone, Copy)]
 pub struct VersionRemoved<'a> {
     pub name: &'a PackageName,
     pub version: &'a str,
@@ -72,7 +69,6 @@ impl VersionRemoved<'_> {
 }
 
 /// Upstream strips metadata that rules need.
-#[derive(Debug, Clone, Copy)]
 pub struct MetadataStripped<'a> {
     pub upstream: &'a str,
     pub missing: &'a str,
@@ -86,7 +82,6 @@ impl MetadataStripped<'_> {
 }
 
 /// The local clock and upstream's differ by more than the limit. Ages count by the earlier one.
-#[derive(Debug, Clone, Copy)]
 pub struct ClockSkew<'a> {
     pub upstream: &'a str,
     /// The local clock minus upstream's, in seconds.
@@ -100,7 +95,6 @@ impl ClockSkew<'_> {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
 pub struct LedgerRowsLost<'a> {
     pub rows: u64,
     pub detail: &'a str,
@@ -115,7 +109,6 @@ impl LedgerRowsLost<'_> {
 }
 
 /// A background task panicked or was lost.
-#[derive(Debug, Clone, Copy)]
 pub struct TaskFailed<'a> {
     pub task: TaskLabel,
     pub detail: &'a str,
@@ -131,7 +124,6 @@ impl TaskFailed<'_> {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
 pub struct PolicyReloaded<'a> {
     pub rules: usize,
     /// Whether the rules differ from those before.
@@ -157,7 +149,6 @@ impl PolicyReloaded<'_> {
 }
 
 /// A response was served that upstream could not confirm.
-#[derive(Debug, Clone, Copy)]
 pub struct ServedStale<'a> {
     pub name: &'a PackageName,
     pub upstream: &'a str,

@@ -11,7 +11,6 @@ use crate::telemetry::labels::{
 use crate::telemetry::metrics::Metrics;
 
 /// A request ended: the last byte was sent or the client disconnected.
-#[derive(Debug, Clone, Copy)]
 pub struct RequestEnded<'a> {
     pub endpoint: EndpointLabel,
     pub outcome: OutcomeLabel,
@@ -51,7 +50,6 @@ impl RequestEnded<'_> {
 }
 
 /// Upstream answered a request or failed to.
-#[derive(Debug, Clone, Copy)]
 pub struct UpstreamAnswered<'a> {
     pub what: UpstreamWhat,
     pub outcome: UpstreamOutcome,
@@ -77,7 +75,6 @@ impl UpstreamAnswered<'_> {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
 pub struct CacheLookup {
     pub cache: CacheLabel,
     pub outcome: CacheOutcome,
@@ -90,7 +87,6 @@ impl CacheLookup {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
 pub struct RequestRefused<'a> {
     pub name: &'a PackageName,
     /// The version; `None` if the whole package is refused.
@@ -120,7 +116,6 @@ impl RequestRefused<'_> {
 }
 
 /// A version was served despite a warning or an unenforced refusal.
-#[derive(Debug, Clone, Copy)]
 pub struct ServedWithWarning<'a> {
     pub name: &'a PackageName,
     pub version: &'a str,
@@ -149,7 +144,6 @@ impl ServedWithWarning<'_> {
 }
 
 /// The gateway refused a connection or closed it.
-#[derive(Debug, Clone, Copy)]
 pub struct EgressRefused<'a> {
     pub reason: BarLabel,
     pub client: IpAddr,
@@ -174,7 +168,6 @@ impl EgressRefused<'_> {
 }
 
 /// A packument was rendered without some of its versions.
-#[derive(Debug, Clone, Copy)]
 pub struct VersionsHidden<'a> {
     pub name: &'a PackageName,
     pub count: u64,
@@ -189,7 +182,6 @@ impl VersionsHidden<'_> {
 }
 
 /// A packument was fetched before a client requested it.
-#[derive(Debug, Clone, Copy)]
 pub struct PackumentPrefetched<'a> {
     pub name: &'a PackageName,
 }

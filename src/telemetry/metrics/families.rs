@@ -110,7 +110,6 @@ pub struct Served {
 
 impl Served {
     /// Returns the difference to the earlier totals `before`.
-    #[must_use]
     pub fn since(self, before: Self) -> Self {
         Self {
             requests: self.requests.saturating_sub(before.requests),

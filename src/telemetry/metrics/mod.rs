@@ -33,7 +33,6 @@ pub struct Metrics {
 impl Metrics {
     pub const CONTENT_TYPE: &'static str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-    #[must_use]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("coldframe");
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
@@ -63,7 +62,6 @@ impl Metrics {
     }
 
     /// Renders all metrics as `OpenMetrics` text; see [`Metrics::CONTENT_TYPE`].
-    #[must_use]
     pub fn render(&self) -> String {
         self.process.update(self.started);
         self.callbacks.update();
@@ -73,7 +71,6 @@ impl Metrics {
         text
     }
 
-    #[must_use]
     pub fn served(&self) -> Served {
         self.requests.served()
     }
