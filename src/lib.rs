@@ -29,6 +29,6 @@ pub mod npm;
 
 pub mod clock;
 pub mod diagnostics;
-pub mod files;
-pub mod text;
+pub(crate) mod files;
+pub(crate) mod text;
 pub mod units;

@@ -267,7 +267,7 @@ impl TaskStates {
             feeds,
             decisions,
             policies: PolicyReloader::new(config.policies.files.clone()),
-            reload: ReloadState::new(config.settings.effective().clone(), core),
+            reload: ReloadState::new(config.settings.effective.clone(), core),
             summary: Summary::new(&core.metrics, config.telemetry.summary_interval),
             ledger_retention: config.store.ledger_retention,
         }

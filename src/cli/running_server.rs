@@ -20,7 +20,7 @@ pub(crate) struct Running {
 pub(crate) async fn find(config: &Config) -> Result<Option<Running>, CliError> {
     match RemoteServer::find(&config.store.data_dir).await? {
         Owner::Server(server) => {
-            let named = config.settings.effective().texts(SettingKey::Policy);
+            let named = config.settings.effective.texts(SettingKey::Policy);
             let named = named.first().filter(|_| config.settings.is_set(SettingKey::Policy));
             let profile = named.and_then(|name| server.profile_named(name)).unwrap_or_else(|| server.first_profile());
             Ok(Some(Running { server: *server, profile }))
@@ -67,7 +67,7 @@ impl Running {
     pub(crate) fn deviations(&self, config: &Config, keys: &[SettingKey]) -> Vec<Deviation> {
         let mut found = config.settings.deviations(&self.server.description().settings, keys);
         // Naming a policy of one of its listeners only selects it.
-        let chosen = config.settings.effective().texts(SettingKey::Policy);
+        let chosen = config.settings.effective.texts(SettingKey::Policy);
         found.retain(|found| {
             found.key != SettingKey::Policy || chosen.first().and_then(|name| self.server.profile_named(name)).is_none()
         });
@@ -77,7 +77,7 @@ impl Running {
     /// Returns the server's configuration with the credentials and CAs of this process, or `config` if it cannot be read here.
     pub(crate) fn config(&self, settings: &SettingFlags<false>, config: Config) -> Config {
         let server = &self.server.description().settings;
-        settings.clone().read(|sources| Config::load_from_server(sources, server)).unwrap_or_else(|error| {
+        settings.clone().read(|sources| Config::load_with(sources, |raw| raw.replace(server.to_raw()))).unwrap_or_else(|error| {
             say(&format!("cannot use the settings of the server, using those of this command: {error}"));
             config
         })
@@ -97,6 +97,7 @@ impl Running {
     }
 
     fn overridden_config(&self, settings: &SettingFlags<false>) -> Result<Config, Diagnostics> {
-        settings.clone().read(|sources| Config::load_over_server(sources, &self.server.description().settings))
+        let server = &self.server.description().settings;
+        settings.clone().read(|sources| Config::load_with(sources, |raw| raw.fill(server.to_raw())))
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::config::raw::{RawConfig, RawField, RawValue};
+use crate::config::raw::{RawConfig, RawValue};
 use crate::config::settings::{SETTINGS, SettingKey};
 use crate::config::value_kind::ValueKind;
 use crate::diagnostics::{Origin, redact_credentials};
@@ -47,7 +47,7 @@ pub struct Effective(BTreeMap<String, Vec<EffectiveValue>>);
 /// The settings of a configuration and the origins of those that are set.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
-    effective: Effective,
+    pub(crate) effective: Effective,
     origins: BTreeMap<SettingKey, String>,
     /// The base directory of relative paths.
     folder: PathBuf,
@@ -86,28 +86,19 @@ impl Settings {
         settings
     }
 
-    #[must_use]
-    pub fn effective(&self) -> &Effective {
-        &self.effective
-    }
-
     /// Returns the name of a policy with its path made absolute, so that another process can use it.
-    #[must_use]
     pub fn policy_path(&self, name: &str) -> String {
         absolute(ValueKind::Policy, name, &self.folder)
     }
 
-    #[must_use]
     pub fn is_set(&self, key: SettingKey) -> bool {
         self.origins.contains_key(&key)
     }
 
     /// Returns those of `keys` that are set here and have another value in `there`.
-    #[must_use]
     pub fn deviations(&self, there: &Effective, keys: &[SettingKey]) -> Vec<Deviation> {
         let set = keys.iter().filter_map(|key| Some((*key, self.origins.get(key)?.clone())));
-        let deviating = set.filter(|(key, _)| !self.effective.agrees(there, *key));
-        deviating
+        set.filter(|(key, _)| !self.effective.agrees(there, *key))
             .map(|(key, origin)| Deviation { key, origin, here: self.effective.shown(key), there: there.shown(key) })
             .collect()
     }
@@ -129,13 +120,11 @@ impl Effective {
     }
 
     /// Returns the settings whose values differ between the two.
-    #[must_use]
     pub fn changed(&self, other: &Self) -> Vec<SettingKey> {
         SETTINGS.iter().map(|setting| setting.key).filter(|key| !self.agrees(other, *key)).collect()
     }
 
     /// Returns the values of a setting, or its default, without credentials.
-    #[must_use]
     pub fn shown(&self, key: SettingKey) -> String {
         let values = self.values(key);
         if values.is_empty() {
@@ -144,7 +133,6 @@ impl Effective {
         values.iter().map(|value| redact_credentials(&value.text)).collect::<Vec<_>>().join(", ")
     }
 
-    #[must_use]
     pub fn texts(&self, key: SettingKey) -> Vec<String> {
         self.values(key).iter().map(|value| value.text.clone()).collect()
     }
@@ -173,7 +161,7 @@ impl Effective {
 
 impl EffectiveValue {
     fn from_raw(kind: ValueKind, value: &RawValue, folder: &Path) -> Self {
-        let fields = value.fields.iter().map(|RawField { name, value }| {
+        let fields = value.fields.iter().map(|(name, value)| {
             let text = if name == "source" { absolute(kind, &value.text, folder) } else { value.text.clone() };
             (name.clone(), text)
         });
@@ -181,8 +169,7 @@ impl EffectiveValue {
     }
 
     fn to_raw(&self) -> RawValue {
-        let fields =
-            self.fields.iter().map(|(name, text)| RawField { name: name.clone(), value: RawValue::new(text, Origin::Given) });
+        let fields = self.fields.iter().map(|(name, text)| (name.clone(), RawValue::new(text, Origin::Given)));
         RawValue { fields: fields.collect(), ..RawValue::new(&self.text, Origin::Given) }
     }
 
@@ -202,11 +189,7 @@ impl EffectiveValue {
 /// Renders a URL without credentials and without trailing slashes.
 fn bare(mut url: Url) -> String {
     net::remove_credentials(&mut url);
-    let mut text = url.to_string();
-    while text.ends_with('/') {
-        text.pop();
-    }
-    text
+    url.as_str().trim_end_matches('/').to_owned()
 }
 
 /// Makes a path independent of the working directory. Other texts are returned unchanged.
@@ -236,7 +219,7 @@ mod tests {
     }
 
     fn deviations(here: &[(SettingKey, &str)], there: &[(SettingKey, &str)]) -> Vec<String> {
-        let found = settings(here).deviations(settings(there).effective(), OF_VERDICTS);
+        let found = settings(here).deviations(&settings(there).effective, OF_VERDICTS);
         found
             .into_iter()
             .map(|found| format!("{} {}: {} / {}", found.origin, found.key.setting().name, found.here, found.there))

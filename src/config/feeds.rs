@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::parse::{self, SettingsReader};
 use crate::config::raw::{RawValue, feed_table};
 use crate::config::settings::SettingKey;
-use crate::diagnostics::{Diagnostic, redact_credentials};
+use crate::diagnostics::Diagnostic;
 use crate::feed::config::is_name;
 use crate::feed::{FeedConfig, FeedSource, PublicKey};
 use crate::policy::FeedTrust;
@@ -20,40 +20,29 @@ pub struct FeedSettings {
     pub serve_without: bool,
 }
 
-pub(crate) fn read(reader: &mut SettingsReader<'_>) -> Option<FeedSettings> {
+pub(crate) fn read(reader: &mut SettingsReader<'_>) -> FeedSettings {
     let interval = reader.one(SettingKey::FeedInterval, parse::nonzero_duration);
     let expiry = reader.one(SettingKey::FeedExpiry, parse::nonzero_duration);
     let readiness = reader.one(SettingKey::FeedReadiness, parse::boolean);
     let may_be_empty = reader.one(SettingKey::FeedMayBeEmpty, parse::boolean);
     let serve_without = reader.one(SettingKey::UnsafeServeWithoutFeed, parse::boolean);
     let mut followed: Vec<FeedConfig> = Vec::new();
-    let mut whole = true;
-    for value in reader.values(SettingKey::Feed) {
-        let feed = read_feed(
-            reader,
-            &value,
-            (interval.unwrap_or_default(), expiry.unwrap_or_default()),
-            may_be_empty.unwrap_or_default(),
-        );
-        whole &= feed.is_some();
-        let Some(mut feed) = feed else { continue };
+    for value in reader.raw.values(SettingKey::Feed) {
+        let Some(mut feed) = read_feed(reader, &value, (interval, expiry), may_be_empty) else { continue };
         if followed.iter().any(|other| other.name == feed.name) {
             if let Some(name) = value.field("name") {
-                reader.add(Diagnostic::new(
-                    name.origin.clone(),
-                    format!("two feeds have the same name: `{}`", feed.name),
-                    "another name",
-                ));
+                let problem = format!("two feeds have the same name: `{}`", feed.name);
+                reader.errors.push(Diagnostic::new(name.origin.clone(), problem, "another name"));
                 continue;
             }
             feed.name = unique_name(&followed, &feed.name);
         }
         followed.push(feed);
     }
-    let _ = (interval?, expiry?, may_be_empty?);
-    whole.then_some(FeedSettings { followed, readiness: readiness?, serve_without: serve_without? })
+    FeedSettings { followed, readiness, serve_without }
 }
 
+/// Reads one feed. Returns `None` after it has added an error.
 fn read_feed(
     reader: &mut SettingsReader<'_>,
     value: &RawValue,
@@ -61,15 +50,8 @@ fn read_feed(
     may_be_empty: bool,
 ) -> Option<FeedConfig> {
     let source = parse_field(reader, value.field("source").unwrap_or(value), "source", FeedSource::parse);
-    let name =
-        named(
-            reader,
-            value,
-            "name",
-            |text| {
-                if is_name(text) { Ok(text.to_owned()) } else { Err("is not a feed name".to_owned()) }
-            },
-        )?;
+    let feed_name = |text: &str| is_name(text).then(|| text.to_owned()).ok_or_else(|| "is not a feed name".to_owned());
+    let name = named(reader, value, "name", feed_name)?;
     let trust = named(reader, value, "trust", |text| FeedTrust::parse(text).ok_or_else(|| "has an unknown value".to_owned()));
     let interval_said = named(reader, value, "interval", parse::nonzero_duration);
     let expiry_said = named(reader, value, "expiry", parse::nonzero_duration);
@@ -108,11 +90,7 @@ fn parse_field<T>(
 ) -> Option<T> {
     let allowed = feed_table::KEYS.iter().find(|(known, _)| *known == name).map_or("", |(_, allowed)| allowed);
     let said = if value.fields.is_empty() && name == "source" { "feed" } else { name };
-    let parsed = parse(&value.text).map_err(|flaw| {
-        let text = redact_credentials(&value.text).escape_debug().to_string();
-        reader.add(Diagnostic::new(value.origin.clone(), format!("`{said}` {flaw}: `{text}`"), allowed));
-    });
-    parsed.ok()
+    parse(&value.text).map_err(|flaw| reader.errors.push(value.flawed(said, flaw, allowed))).ok()
 }
 
 /// Returns a name that no other feed has.

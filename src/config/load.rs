@@ -4,15 +4,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::effective::{Effective, Settings};
+use crate::config::effective::Settings;
 use crate::config::environment::{DefaultsFrom, ProcessEnvironment};
 use crate::config::feeds::{self, FeedSettings};
 use crate::config::parse::{self, SettingsReader};
 use crate::config::policy::{self, ListenerPolicies};
 use crate::config::raw::{FlagValues, RawConfig};
 use crate::config::server::{self, GatewaySettings};
-use crate::config::settings::{LOG_FORMATS, LOG_LEVELS, SettingKey};
-use crate::config::upstream::{self, OwnAddresses, UpstreamSettings};
+use crate::config::settings::SettingKey;
+use crate::config::upstream::{self, OwnAddresses};
 use crate::diagnostics::{Diagnostic, Diagnostics};
 use crate::{firewall, store, telemetry, tls};
 
@@ -81,78 +81,55 @@ impl Config {
     /// # Errors
     /// Returns all errors in all sources.
     pub fn load(sources: ConfigSources<'_>) -> Result<Self, Diagnostics> {
-        Self::load_with_defaults(sources, &[])
+        Self::load_with(sources, |_| {})
     }
 
-    /// Loads the configuration with `defaults` for settings that are not set.
-    ///
-    /// # Errors
-    /// Returns all errors in all sources.
-    pub fn load_with_defaults(sources: ConfigSources<'_>, defaults: &[(SettingKey, &str)]) -> Result<Self, Diagnostics> {
+    /// Like [`Config::load`], with the merged settings as `change` leaves them.
+    pub(crate) fn load_with(sources: ConfigSources<'_>, change: impl FnOnce(&mut RawConfig)) -> Result<Self, Diagnostics> {
         sources.read(|raw, machine, errors| {
-            for (key, text) in defaults {
-                raw.set_default(*key, text);
-            }
+            change(raw);
             Self::parse(raw, machine, errors)
         })
     }
 
-    /// Loads the configuration with the settings `server` of a running server in place of those that are set here. Credentials,
-    /// CAs and proxies are those of this process.
-    ///
-    /// # Errors
-    /// Returns all errors in all sources.
-    pub fn load_from_server(sources: ConfigSources<'_>, server: &Effective) -> Result<Self, Diagnostics> {
-        sources.read(|raw, machine, errors| {
-            raw.replace(server.to_raw());
-            Self::parse(raw, machine, errors)
-        })
-    }
-
-    /// Like [`Config::load_from_server`], but the settings that are set here take precedence.
-    ///
-    /// # Errors
-    /// Returns all errors in all sources.
-    pub fn load_over_server(sources: ConfigSources<'_>, server: &Effective) -> Result<Self, Diagnostics> {
-        sources.read(|raw, machine, errors| {
-            raw.fill(server.to_raw());
-            Self::parse(raw, machine, errors)
-        })
-    }
-
-    /// Parses raw settings. Returns `None` after it has added an error to `errors`.
+    /// Parses raw settings. Errors are added to `errors`; then the result is `None` or not to be used.
     pub(crate) fn parse(raw: &RawConfig, machine: &DefaultsFrom<'_>, errors: &mut Vec<Diagnostic>) -> Option<Self> {
-        let mut reader = SettingsReader::new(raw, errors);
+        let mut reader = SettingsReader { raw, errors };
         let (listen, policy_names): (Vec<_>, Vec<_>) = reader.several(SettingKey::Listen, parse::listener).into_iter().unzip();
         if reader.is_absent(SettingKey::Listen) {
             reader.reject(SettingKey::Listen, "no address to listen on", SettingKey::Listen.setting().kind.allowed());
         }
-        let min_release_age = reader.one(SettingKey::MinReleaseAge, parse::duration);
-        let fix_lane = reader.one(SettingKey::FixLane, parse::duration);
+        let min_release_age = reader.optional(SettingKey::MinReleaseAge, parse::duration);
+        let fix_lane = reader.optional(SettingKey::FixLane, parse::duration);
         let exclude = reader.several(SettingKey::Exclude, parse::package_glob);
         let data_dir = reader.data_dir(machine);
-        let public_url = reader.one(SettingKey::PublicUrl, parse::public_url);
+        let public_url = reader.optional(SettingKey::PublicUrl, parse::public_url);
         let packument_ttl = reader.one(SettingKey::PackumentTtl, parse::duration);
         let max_stale = reader.one(SettingKey::MaxStale, parse::duration);
-        let stale_wait = reader.one(SettingKey::StaleWait, parse::duration);
-        let cache_size = reader.one(SettingKey::CacheSize, parse::size_from(1_000_000));
-        let memory = reader.one(SettingKey::Memory, parse::size_from(1_000_000));
-        let packument_memory = reader.one(SettingKey::PackumentMemory, parse::size_from(1_000_000));
-        let prefetch = reader.one(SettingKey::Prefetch, parse::number_to(firewall::FETCHES));
-        let absent_names = reader.one(SettingKey::AbsentNames, parse::number_to(firewall::MAX_ABSENT_NAMES));
-        let packument_limit = reader.one(SettingKey::PackumentLimit, parse::size_from(1_000));
-        let tarball_limit = reader.one(SettingKey::TarballLimit, parse::size_from(1_000));
+        let patience = reader.one(SettingKey::StaleWait, parse::duration);
+        let cache_size = reader.one(SettingKey::CacheSize, parse::size(1_000_000..=u64::MAX));
+        let firewall = firewall::Config {
+            packument_ttl,
+            max_stale,
+            patience,
+            memory: reader.one(SettingKey::Memory, parse::size(1_000_000..=u64::MAX)),
+            packument_memory: reader.one(SettingKey::PackumentMemory, parse::size(1_000_000..=u64::MAX)),
+            prefetch: reader.one(SettingKey::Prefetch, parse::number(0..=firewall::FETCHES)),
+            absent_names: reader.one(SettingKey::AbsentNames, parse::number(0..=firewall::MAX_ABSENT_NAMES)),
+            packument_limit: reader.one(SettingKey::PackumentLimit, parse::size(1_000..=u64::MAX)),
+            tarball_limit: reader.one(SettingKey::TarballLimit, parse::size(1_000..=u64::MAX)),
+        };
         let server = server::read(&mut reader, public_url.clone());
-        let log_format = reader.one(SettingKey::LogFormat, parse::one_of(LOG_FORMATS));
-        let log_level = reader.one(SettingKey::LogLevel, parse::one_of(LOG_LEVELS));
+        let (log_format, log_level) = (reader.word(SettingKey::LogFormat), reader.word(SettingKey::LogLevel));
         let ledger_retention = reader.one(SettingKey::LedgerRetention, parse::nonzero_duration);
         let summary_interval = reader.one(SettingKey::SummaryInterval, parse::duration);
         let feeds = feeds::read(&mut reader);
         let policies = policy::read(&mut reader, policy_names, (min_release_age, fix_lane), exclude);
         let own_addresses = OwnAddresses { listen: &listen, public_url: public_url.as_ref() };
-        let resolved = upstream::resolve(&mut reader, machine, &own_addresses, (packument_limit, tarball_limit));
-        let gateway = server::gateway(&mut reader, resolved.as_ref().map(|resolved| &resolved.upstream));
-        let UpstreamSettings { upstream, tls, mut warnings } = resolved?;
+        let limits = (firewall.packument_limit, firewall.tarball_limit);
+        let resolved = upstream::resolve(&mut reader, machine, &own_addresses, limits);
+        let gateway = server::gateway(&mut reader, resolved.as_ref().map(|(upstream, ..)| upstream))?;
+        let (upstream, tls, mut warnings) = resolved?;
         let (policies, policy_warnings) = policies?;
         warnings.extend(policy_warnings);
         let data_dir = data_dir?;
@@ -160,24 +137,14 @@ impl Config {
         Some(Self {
             listen,
             policies,
-            store: store::Config { data_dir, cache_size: cache_size?, ledger_retention: ledger_retention? },
-            firewall: firewall::Config {
-                packument_ttl: packument_ttl?,
-                max_stale: max_stale?,
-                patience: stale_wait?,
-                memory: memory?,
-                packument_memory: packument_memory?,
-                prefetch: prefetch?,
-                absent_names: absent_names?,
-                packument_limit: packument_limit?,
-                tarball_limit: tarball_limit?,
-            },
-            server: crate::server::Config { upstream_prefixes: upstream::prefixes(&upstream), ..server? },
+            store: store::Config { data_dir, cache_size, ledger_retention },
+            firewall,
+            server: crate::server::Config { upstream_prefixes: upstream::prefixes(&upstream), ..server },
             upstream,
             tls,
-            gateway: gateway?,
-            feeds: feeds?,
-            telemetry: telemetry_config(log_format?, log_level?, summary_interval?),
+            gateway,
+            feeds,
+            telemetry: telemetry_config(log_format, log_level, summary_interval),
             warnings,
             settings,
         })
@@ -185,10 +152,7 @@ impl Config {
 }
 
 /// Checks a file alone and returns how many settings it has.
-///
-/// # Errors
-/// Returns all errors in it.
-pub fn check(path: &Path) -> Result<usize, Diagnostics> {
+pub(crate) fn check(path: &Path) -> Result<usize, Diagnostics> {
     let mut errors = Vec::new();
     let raw = RawConfig::from_file(path, &mut errors);
     Config::parse(&raw, &DefaultsFrom::AnotherMachine, &mut errors);
@@ -196,19 +160,15 @@ pub fn check(path: &Path) -> Result<usize, Diagnostics> {
 }
 
 /// Returns the data directory, for commands that only read it.
-///
-/// # Errors
-/// Returns all errors except those in npm's configuration.
-pub fn data_dir(sources: ConfigSources<'_>) -> Result<PathBuf, Diagnostics> {
-    sources.read(|raw, machine, errors| SettingsReader::new(raw, errors).data_dir(machine))
+/// Npm's configuration is not read.
+pub(crate) fn data_dir(sources: ConfigSources<'_>) -> Result<PathBuf, Diagnostics> {
+    sources.read(|raw, machine, errors| SettingsReader { raw, errors }.data_dir(machine))
 }
 
 /// Returns the file of gateway users, if one is configured.
-///
-/// # Errors
-/// Returns all errors except those in npm's configuration.
-pub fn gateway_users(sources: ConfigSources<'_>) -> Result<Option<PathBuf>, Diagnostics> {
-    sources.read(|raw, _, errors| Some(SettingsReader::new(raw, errors).one(SettingKey::GatewayUsers, parse::path)))
+/// Npm's configuration is not read.
+pub(crate) fn gateway_users(sources: ConfigSources<'_>) -> Result<Option<PathBuf>, Diagnostics> {
+    sources.read(|raw, _, errors| Some(SettingsReader { raw, errors }.optional(SettingKey::GatewayUsers, parse::path)))
 }
 
 /// Returns the configuration of logs. `debug` and `trace` apply only to Coldframe's own lines, because those of its dependencies

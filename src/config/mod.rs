@@ -3,29 +3,30 @@
 //! [`RawConfig`] holds values as text with their origins. [`Config`] holds parsed values, which are not validated again.
 //! Precedence is flag, environment, file, default. All errors are reported together.
 
-pub mod effective;
+pub(crate) mod effective;
 mod environment;
 mod feeds;
 mod load;
 mod parse;
-pub mod platform_dirs;
+mod platform_dirs;
 pub mod policy;
 pub mod raw;
 mod server;
 pub mod settings;
 pub mod show;
-pub mod suggest;
+pub(crate) mod suggest;
 mod upstream;
 mod value_kind;
 
-pub use effective::{Effective, Settings};
+pub(crate) use effective::Effective;
 pub use environment::ProcessEnvironment;
 pub use feeds::FeedSettings;
-pub use load::{Config, ConfigSources, check, data_dir, gateway_users};
+pub use load::{Config, ConfigSources};
+pub(crate) use load::{check, data_dir, gateway_users};
 pub use raw::{EnvPairs, FlagValues, RawConfig};
 pub use server::GatewaySettings;
 pub use settings::SettingKey;
-pub use show::show_effective;
-pub use value_kind::ValueKind;
+pub(crate) use show::show_effective;
+pub(crate) use value_kind::ValueKind;
 
 pub use crate::diagnostics::{Diagnostic, Diagnostics, Origin};

@@ -1,6 +1,7 @@
 //! Parses setting values. Each setting is parsed once, here, and every error is noted.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use crate::config::environment::DefaultsFrom;
 use crate::config::platform_dirs;
 use crate::config::raw::{RawConfig, RawValue};
 use crate::config::settings::SettingKey;
-use crate::diagnostics::{Diagnostic, Origin, redact_credentials};
+use crate::config::value_kind::ValueKind;
+use crate::diagnostics::{Diagnostic, Origin};
 use crate::net::HostPattern;
 use crate::policy::PackageGlob;
 use crate::units::quantity;
@@ -20,25 +22,23 @@ use crate::upstream::TimeMode;
 
 /// Reads settings and collects their errors.
 pub(crate) struct SettingsReader<'a> {
-    raw: &'a RawConfig,
-    errors: &'a mut Vec<Diagnostic>,
+    pub(crate) raw: &'a RawConfig,
+    pub(crate) errors: &'a mut Vec<Diagnostic>,
 }
 
-impl<'a> SettingsReader<'a> {
-    /// Creates a reader of `raw` that adds errors to `errors`.
-    pub(crate) fn new(raw: &'a RawConfig, errors: &'a mut Vec<Diagnostic>) -> Self {
-        Self { raw, errors }
+impl SettingsReader<'_> {
+    /// Parses the value of a setting that has a default. Returns a placeholder after it has added an error: a configuration with
+    /// errors is not used, but all of them are reported.
+    pub(crate) fn one<T: Default>(&mut self, key: SettingKey, parse: impl Fn(&str) -> Result<T, String>) -> T {
+        self.optional(key, parse).unwrap_or_default()
     }
 
     /// Parses the value of a setting. Returns `None` if there is none, or after it has added an error.
-    pub(crate) fn one<T>(&mut self, key: SettingKey, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+    pub(crate) fn optional<T>(&mut self, key: SettingKey, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         let values = self.raw.values(key);
         if let [_, again, ..] = &*values {
-            self.errors.push(Diagnostic::new(
-                again.origin.clone(),
-                format!("given twice: `{}`", key.setting().name),
-                "one value",
-            ));
+            let problem = format!("given twice: `{}`", key.setting().name);
+            self.errors.push(Diagnostic::new(again.origin.clone(), problem, "one value"));
         }
         values.first().and_then(|value| self.parse(key, value, &parse))
     }
@@ -49,17 +49,16 @@ impl<'a> SettingsReader<'a> {
         values.iter().filter_map(|value| self.parse(key, value, &parse)).collect()
     }
 
-    pub(crate) fn values(&self, key: SettingKey) -> Vec<RawValue> {
-        self.raw.values(key)
+    /// Parses the value of a setting with a fixed set of words.
+    pub(crate) fn word(&mut self, key: SettingKey) -> &'static str {
+        let ValueKind::Word(words) = key.setting().kind else { return "" };
+        let known = |text: &str| words.iter().copied().find(|word| *word == text.trim());
+        self.one(key, |text| known(text).ok_or_else(|| "has an unknown value".to_owned()))
     }
 
     /// Adds an error about values of `key` that are valid on their own but not together or in this context.
     pub(crate) fn reject(&mut self, key: SettingKey, problem: impl Into<String>, allowed: impl Into<String>) {
         self.errors.push(Diagnostic::new(self.origin(key), problem, allowed));
-    }
-
-    pub(crate) fn add(&mut self, error: Diagnostic) {
-        self.errors.push(error);
     }
 
     pub(crate) fn origin(&self, key: SettingKey) -> Origin {
@@ -74,24 +73,20 @@ impl<'a> SettingsReader<'a> {
     /// Returns the configured data directory, or else the platform's.
     pub(crate) fn data_dir(&mut self, machine: &DefaultsFrom<'_>) -> Option<PathBuf> {
         let platform = match machine {
-            DefaultsFrom::ThisMachine(environment) => platform_dirs::data_directory(|name| environment.variable(name)),
+            DefaultsFrom::ThisMachine(environment) => platform_dirs::data_directory(environment),
             DefaultsFrom::Nothing | DefaultsFrom::AnotherMachine => None,
         };
         let is_known = platform.is_some() || matches!(machine, DefaultsFrom::AnotherMachine);
         if self.is_absent(SettingKey::DataDir) && !is_known {
             self.reject(SettingKey::DataDir, "no data directory is known", "`data-dir` with a path");
         }
-        self.one(SettingKey::DataDir, path).or(platform)
+        self.optional(SettingKey::DataDir, path).or(platform)
     }
 
     fn parse<T>(&mut self, key: SettingKey, value: &RawValue, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         let setting = key.setting();
-        let parsed = parse(&value.text).map_err(|flaw| {
-            let text = redact_credentials(&value.text).escape_debug().to_string();
-            let problem = format!("`{}` {flaw}: `{text}`", setting.name);
-            self.errors.push(Diagnostic::new(value.origin.clone(), problem, setting.kind.allowed()));
-        });
-        parsed.ok()
+        let add = |flaw| self.errors.push(value.flawed(setting.name, flaw, setting.kind.allowed()));
+        parse(&value.text).map_err(add).ok()
     }
 }
 
@@ -136,8 +131,7 @@ pub(crate) fn url(text: &str) -> Result<Url, String> {
 /// Parses a URL that must not contain credentials, such as one that clients see.
 pub(crate) fn public_url(text: &str) -> Result<Url, String> {
     let url = url(text)?;
-    let bare = url.username().is_empty() && url.password().is_none();
-    if bare { Ok(url) } else { Err("contains credentials".to_owned()) }
+    if url.username().is_empty() && url.password().is_none() { Ok(url) } else { Err("contains credentials".to_owned()) }
 }
 
 pub(crate) fn package_glob(text: &str) -> Result<PackageGlob, String> {
@@ -145,52 +139,34 @@ pub(crate) fn package_glob(text: &str) -> Result<PackageGlob, String> {
 }
 
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    quantity::parse_duration(text).map_err(|flaw| flaw.to_string())
+    Ok(quantity::parse_duration(text)?)
 }
 
 pub(crate) fn nonzero_duration(text: &str) -> Result<Duration, String> {
-    duration(text).and_then(|duration| if duration.is_zero() { Err("cannot be zero".to_owned()) } else { Ok(duration) })
+    let duration = duration(text)?;
+    if duration.is_zero() { Err("cannot be zero".to_owned()) } else { Ok(duration) }
 }
 
-/// Parses a size of at least `least` bytes.
-pub(crate) fn size_from(least: u64) -> impl Fn(&str) -> Result<u64, String> {
+/// Parses a size in bytes within `range`.
+pub(crate) fn size<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<T, String> {
     move |text| {
-        let bytes = quantity::parse_size(text).map_err(|flaw| flaw.to_string())?;
-        if bytes < least { Err(format!("must be at least {least} bytes")) } else { Ok(bytes) }
+        let bytes = quantity::parse_size(text)?;
+        if bytes < *range.start() {
+            return Err(format!("must be at least {} bytes", range.start()));
+        }
+        let fitting = T::try_from(bytes).ok().filter(|_| bytes <= *range.end());
+        fitting.ok_or_else(|| format!("must be at most {} bytes", range.end()))
     }
 }
 
-/// Parses a size from `least` to `most` bytes.
-pub(crate) fn size_within(least: u64, most: u64) -> impl Fn(&str) -> Result<usize, String> {
-    move |text| {
-        let bytes = size_from(least)(text)?;
-        usize::try_from(bytes).ok().filter(|_| bytes <= most).ok_or_else(|| format!("must be at most {most} bytes"))
+/// Parses a whole number within `range`, which starts at 0 or 1.
+pub(crate) fn number(range: RangeInclusive<usize>) -> impl Fn(&str) -> Result<usize, String> {
+    move |text| match text.trim().parse() {
+        Ok(number) if number < *range.start() => Err("cannot be zero".to_owned()),
+        Ok(number) if number > *range.end() => Err(format!("must be at most {}", range.end())),
+        Ok(number) => Ok(number),
+        Err(_) => Err("is not a whole number".to_owned()),
     }
-}
-
-/// Parses a whole number from 1 to `most`.
-pub(crate) fn count_to(most: usize) -> impl Fn(&str) -> Result<usize, String> {
-    move |text| at_most(count(text)?, most)
-}
-
-/// Parses a whole number from 0 to `most`.
-pub(crate) fn number_to(most: usize) -> impl Fn(&str) -> Result<usize, String> {
-    move |text| at_most(number(text)?, most)
-}
-
-pub(crate) fn count(text: &str) -> Result<usize, String> {
-    match number(text)? {
-        0 => Err("cannot be zero".to_owned()),
-        count => Ok(count),
-    }
-}
-
-fn number(text: &str) -> Result<usize, String> {
-    text.trim().parse().map_err(|_| "is not a whole number".to_owned())
-}
-
-fn at_most(number: usize, most: usize) -> Result<usize, String> {
-    if number > most { Err(format!("must be at most {most}")) } else { Ok(number) }
 }
 
 pub(crate) fn boolean(text: &str) -> Result<bool, String> {
@@ -209,8 +185,7 @@ pub(crate) fn host_glob(text: &str) -> Result<HostPattern, String> {
 
 /// Parses a host name: no address, no port, no pattern.
 pub(crate) fn host_name(text: &str) -> Result<DnsName<'static>, String> {
-    let name = DnsName::try_from(text.trim()).map_err(|_| "is not a host name".to_owned())?;
-    Ok(name.to_lowercase_owned())
+    DnsName::try_from(text.trim()).map(|name| name.to_lowercase_owned()).map_err(|_| "is not a host name".to_owned())
 }
 
 /// Parses a network; a single address is a network of one.
@@ -236,10 +211,6 @@ pub(crate) fn time_mode(text: &str) -> Result<(Option<String>, TimeMode), String
         return Err("names no scope".to_owned());
     }
     Ok((scope.map(str::to_owned), mode))
-}
-
-pub(crate) fn one_of(words: &'static [&'static str]) -> impl Fn(&str) -> Result<&'static str, String> {
-    move |text| words.iter().find(|word| **word == text.trim()).copied().ok_or_else(|| "has an unknown value".to_owned())
 }
 
 #[cfg(test)]

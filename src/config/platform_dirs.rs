@@ -1,13 +1,13 @@
 //! Finds the platform's directory for program data. Creates nothing.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Returns Coldframe's data directory from environment variables, or `None` if they name no home directory.
-#[must_use]
-pub fn data_directory(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+use crate::config::environment::ProcessEnvironment;
+
+/// Returns Coldframe's data directory, or `None` if the environment names no home directory.
+pub(crate) fn data_directory(environment: &ProcessEnvironment) -> Option<PathBuf> {
     // The XDG base directory specification says to ignore relative paths; they are useless on other platforms too.
-    let directory = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let directory = |name: &str| environment.variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let home = || directory("HOME");
     let base = if cfg!(windows) {
         directory("LOCALAPPDATA")
@@ -26,8 +26,9 @@ mod tests {
     #[cfg(all(unix, not(target_os = "macos")))]
     #[test]
     fn data_directory_follows_the_xdg_specification() {
-        let with = |pairs: &'static [(&str, &str)]| {
-            data_directory(|name| pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into()))
+        let with = |pairs: &[(&str, &str)]| {
+            let variables = pairs.iter().map(|(name, value)| (name.into(), value.into())).collect();
+            data_directory(&ProcessEnvironment { variables, ..ProcessEnvironment::default() })
         };
         assert_eq!(with(&[("HOME", "/home/me")]), Some("/home/me/.local/share/coldframe".into()));
         assert_eq!(with(&[("HOME", "/home/me"), ("XDG_DATA_HOME", "/data")]), Some("/data/coldframe".into()));

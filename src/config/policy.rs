@@ -24,36 +24,33 @@ pub enum PolicyLoadError {
     Invalid(#[from] Diagnostics),
 }
 
+/// Returns a function that turns a detail into the error for the policy `name`.
+fn unreadable(name: &str) -> impl Fn(String) -> PolicyLoadError {
+    |detail| PolicyLoadError::Unreadable { name: name.to_owned(), detail }
+}
+
 /// Loads and compiles a policy: a shipped one by its name, a file, or the `*.toml` files of a directory in the order of their
-/// names.
-///
-/// # Errors
-/// Returns an error if the policy cannot be read, or all errors in it.
-pub fn load(name: &str) -> Result<CompiledPolicy, PolicyLoadError> {
-    let unreadable = |detail: String| PolicyLoadError::Unreadable { name: name.to_owned(), detail };
+/// names. Returns all errors in it.
+pub(crate) fn load(name: &str) -> Result<CompiledPolicy, PolicyLoadError> {
     let path = Path::new(name);
     let files = match presets::policy_file(name) {
         Some(file) => vec![file],
-        None if path.is_dir() => directory(path, "toml").map_err(unreadable)?,
-        None => vec![open(path).map_err(unreadable)?],
+        None if path.is_dir() => directory(path, "toml").map_err(unreadable(name))?,
+        None => vec![open(path).map_err(unreadable(name))?],
     };
     Ok(compile(&files, &find)?)
 }
 
 /// Loads the test cases of a policy: `x.cases` for `x.toml`, or all `*.cases` files of a directory.
-///
-/// # Errors
-/// Returns an error if a file cannot be read, or if there is none.
-pub fn cases(name: &str) -> Result<Vec<Arc<SourceFile>>, PolicyLoadError> {
-    let unreadable = |detail: String| PolicyLoadError::Unreadable { name: name.to_owned(), detail };
+pub(crate) fn cases(name: &str) -> Result<Vec<Arc<SourceFile>>, PolicyLoadError> {
     let path = Path::new(name);
     match presets::case_file(name) {
         Some(file) => Ok(vec![file]),
-        None if path.is_dir() => directory(path, "cases").map_err(unreadable),
+        None if path.is_dir() => directory(path, "cases").map_err(unreadable(name)),
         None => {
             let cases = path.with_extension("cases");
             let opened = open(&cases).map_err(|error| format!("cannot read its cases `{}`: {error}", cases.display()));
-            Ok(vec![opened.map_err(unreadable)?])
+            Ok(vec![opened.map_err(unreadable(name))?])
         }
     }
 }
@@ -63,9 +60,9 @@ pub fn cases(name: &str) -> Result<Vec<Arc<SourceFile>>, PolicyLoadError> {
 pub struct PolicyFiles {
     /// The names by profile. Profile 0 is for all listeners without a policy of their own.
     pub names: Vec<String>,
-    age: Option<Duration>,
-    fix_lane: Option<Duration>,
-    exclude: Vec<PackageGlob>,
+    pub(crate) age: Option<Duration>,
+    pub(crate) fix_lane: Option<Duration>,
+    pub(crate) exclude: Vec<PackageGlob>,
     /// The files that the policies were read from.
     pub files: Vec<PathBuf>,
 }
@@ -82,16 +79,8 @@ pub struct LoadedPolicies {
 }
 
 impl PolicyFiles {
-    /// Loads another policy, with the same ages and exclusions.
-    ///
-    /// # Errors
-    /// Returns an error if the policy cannot be loaded.
-    pub fn load_candidate(&self, name: &str) -> Result<Policy, PolicyLoadError> {
-        Ok(self.load(name)?.policy)
-    }
-
     /// Loads one policy and applies the configured ages and exclusions.
-    fn load(&self, name: &str) -> Result<CompiledPolicy, PolicyLoadError> {
+    pub(crate) fn load(&self, name: &str) -> Result<CompiledPolicy, PolicyLoadError> {
         let mut compiled = load(name)?;
         if let Some(age) = self.age {
             compiled.policy = compiled.policy.with_minimum_age(age);
@@ -99,31 +88,19 @@ impl PolicyFiles {
         if let Some(age) = self.fix_lane {
             compiled.policy = compiled.policy.with_fix_lane(age);
         }
-        compiled.policy = compiled.policy.excluding(&self.exclude).map_err(|error| PolicyLoadError::Unreadable {
-            name: name.to_owned(),
-            detail: format!("cannot compile the exclusions: {error}"),
-        })?;
+        let excluding = compiled.policy.excluding(&self.exclude);
+        compiled.policy = excluding.map_err(|error| unreadable(name)(format!("cannot compile the exclusions: {error}")))?;
         Ok(compiled)
     }
 
     /// Renders the configuration in one line, which is equal for equal configurations.
-    #[must_use]
-    pub fn choices(&self) -> String {
+    pub(crate) fn choices(&self) -> String {
         let exclude: Vec<_> = self.exclude.iter().map(PackageGlob::as_str).collect();
         format!("{:?} {:?} {:?} {exclude:?}", self.names, self.age, self.fix_lane)
     }
 
-    /// Returns the same configuration with other policy names.
-    #[must_use]
-    pub fn with_names(&self, names: Vec<String>) -> Self {
-        Self { names, ..self.clone() }
-    }
-
-    /// Reads all policies and applies the configured ages and exclusions.
-    ///
-    /// # Errors
-    /// Returns the error of the first policy that cannot be read.
-    pub fn read(&self) -> Result<LoadedPolicies, PolicyLoadError> {
+    /// Reads all policies and applies the configured ages and exclusions. Stops at the first one that cannot be read.
+    pub(crate) fn read(&self) -> Result<LoadedPolicies, PolicyLoadError> {
         let mut read = LoadedPolicies { policies: Vec::new(), files: Vec::new(), warnings: Vec::new() };
         for name in &self.names {
             let CompiledPolicy { policy, warnings, files } = self.load(name)?;
@@ -135,8 +112,7 @@ impl PolicyFiles {
     }
 
     /// Returns the files to watch for changes: the configured paths, and the policy files in configured directories.
-    #[must_use]
-    pub fn watched_files(&self) -> Vec<PathBuf> {
+    pub(crate) fn watched_files(&self) -> Vec<PathBuf> {
         let mut paths = Vec::new();
         for name in self.names.iter().filter(|name| presets::policy_file(name).is_none()) {
             let path = PathBuf::from(name);
@@ -164,14 +140,12 @@ pub struct ListenerPolicies {
 
 impl ListenerPolicies {
     /// Returns the profile of the first listener.
-    #[must_use]
-    pub fn first_profile(&self) -> usize {
+    pub(crate) fn first_profile(&self) -> usize {
         self.profiles.first().copied().unwrap_or_default()
     }
 
     /// Returns the policy of the first listener.
-    #[must_use]
-    pub fn first_policy(&self) -> &Policy {
+    pub(crate) fn first_policy(&self) -> &Policy {
         self.first_profile().checked_sub(1).and_then(|at| self.further.get(at)).unwrap_or(&self.default)
     }
 }
@@ -184,9 +158,8 @@ pub(crate) fn read(
     (age, fix_lane): (Option<Duration>, Option<Duration>),
     exclude: Vec<PackageGlob>,
 ) -> Option<(ListenerPolicies, Vec<String>)> {
-    let default =
-        reader.one(SettingKey::Policy, |text| if text.is_empty() { Err("is empty".to_owned()) } else { Ok(text.to_owned()) })?;
-    let mut names = vec![default];
+    let name = |text: &str| if text.is_empty() { Err("is empty".to_owned()) } else { Ok(text.to_owned()) };
+    let mut names = vec![reader.optional(SettingKey::Policy, name)?];
     let mut profile_of = |name: Option<String>| {
         let Some(name) = name else { return 0 };
         names.iter().position(|known| *known == name).unwrap_or_else(|| {
@@ -203,7 +176,7 @@ pub(crate) fn read(
             Some((ListenerPolicies { default: policies.next()?, further: policies.collect(), profiles, files }, read.warnings))
         }
         Err(PolicyLoadError::Invalid(errors)) => {
-            errors.iter().for_each(|error| reader.add(error.clone()));
+            reader.errors.extend(errors.iter().cloned());
             None
         }
         Err(error) => {

@@ -7,7 +7,7 @@ use rustls_pki_types::DnsName;
 use url::Url;
 
 use crate::config::parse::{self, SettingsReader};
-use crate::config::settings::{self, DEFAULT_EGRESS, SettingKey};
+use crate::config::settings::SettingKey;
 use crate::net::ConnectionLimits;
 use crate::server::{self, InterceptedHosts};
 use crate::upstream::{self, npmrc};
@@ -24,21 +24,19 @@ pub struct GatewaySettings {
     pub ca_files: Option<(PathBuf, PathBuf)>,
 }
 
-/// Reads the gateway settings. Returns `None` after it has added an error.
+/// Reads the gateway settings. Returns `None` without registries.
 pub(crate) fn gateway(reader: &mut SettingsReader<'_>, registries: Option<&upstream::Config>) -> Option<GatewaySettings> {
     let listen = reader.several(SettingKey::Gateway, parse::address);
     let transparent = reader.several(SettingKey::Transparent, parse::address);
     let intercepted = reader.several(SettingKey::Intercept, parse::host_name);
-    let default_egress = reader.one(SettingKey::DefaultEgress, parse::one_of(DEFAULT_EGRESS));
+    let tunnels_others = reader.word(SettingKey::DefaultEgress) == "tunnel";
     let allowed = reader.several(SettingKey::AllowHost, parse::host_glob);
-    let certificate = reader.one(SettingKey::CaCertFile, parse::path);
-    let key = reader.one(SettingKey::CaKeyFile, parse::path);
-    let users = reader.one(SettingKey::GatewayUsers, parse::path);
+    let certificate = reader.optional(SettingKey::CaCertFile, parse::path);
+    let key = reader.optional(SettingKey::CaKeyFile, parse::path);
+    let users = reader.optional(SettingKey::GatewayUsers, parse::path);
     match (&certificate, &key) {
         (Some(_), None) => reader.reject(SettingKey::CaCertFile, "`ca-cert` without `ca-key`", "both settings, or neither"),
-        (None, Some(_)) => {
-            reader.reject(SettingKey::CaKeyFile, "`ca-key` without `ca-cert`", "both settings, or neither");
-        }
+        (None, Some(_)) => reader.reject(SettingKey::CaKeyFile, "`ca-key` without `ca-cert`", "both settings, or neither"),
         _ => {}
     }
     let registries = registries?;
@@ -53,49 +51,30 @@ pub(crate) fn gateway(reader: &mut SettingsReader<'_>, registries: Option<&upstr
     for host in intercepted {
         targets.add_host(&host);
     }
-    let proxy = server::GatewayConfig { targets, allowed, tunnels_others: default_egress? == "tunnel", users };
+    let proxy = server::GatewayConfig { targets, allowed, tunnels_others, users };
     Some(GatewaySettings { listen, transparent, proxy, ca_files: certificate.zip(key) })
 }
 
-/// Reads the server settings. Returns `None` after it has added an error.
-pub(crate) fn read(reader: &mut SettingsReader<'_>, public_url: Option<Url>) -> Option<server::Config> {
-    let trusted_proxies = reader.several(SettingKey::TrustedProxy, parse::network);
-    let allow_writes = reader.one(SettingKey::AllowWrites, parse::boolean);
-    let explain_access = reader.one(SettingKey::ExplainAccess, parse::one_of(settings::EXPLAIN_ACCESS));
-    let admin_tokens = reader.one(SettingKey::AdminTokenFile, parse::path);
-    let limits = limits(reader);
-    let body_timeout = reader.one(SettingKey::BodyTimeout, parse::nonzero_duration);
-    let body_limit = reader.one(SettingKey::BodyLimit, parse::size_from(1_000));
-    let write_limit = reader.one(SettingKey::WriteLimit, parse::size_from(1_000));
-    Some(server::Config {
+/// Reads the server settings. The prefixes of upstream are not known yet.
+pub(crate) fn read(reader: &mut SettingsReader<'_>, public_url: Option<Url>) -> server::Config {
+    server::Config {
         public_url,
-        trusted_proxies,
+        trusted_proxies: reader.several(SettingKey::TrustedProxy, parse::network),
         upstream_prefixes: Vec::new(),
-        allow_writes: allow_writes?,
-        explains_to_all: explain_access? == "all",
-        admin_tokens,
-        body_limit: body_limit?,
-        write_limit: write_limit?,
-        body_timeout: body_timeout?,
-        limits: limits?,
-    })
-}
-
-fn limits(reader: &mut SettingsReader<'_>) -> Option<ConnectionLimits> {
-    let connections = reader.one(SettingKey::MaxConnections, parse::count);
-    let header_timeout = reader.one(SettingKey::HeaderTimeout, parse::nonzero_duration);
-    let head_bytes = reader.one(SettingKey::HeaderLimit, parse::size_within(8 << 10, 1 << 20));
-    let max_headers = reader.one(SettingKey::MaxHeaders, parse::count_to(1_000));
-    let idle_timeout = reader.one(SettingKey::IdleTimeout, parse::nonzero_duration);
-    let send_timeout = reader.one(SettingKey::SendTimeout, parse::nonzero_duration);
-    let drain = reader.one(SettingKey::DrainTimeout, parse::duration);
-    Some(ConnectionLimits {
-        connections: connections?,
-        header_timeout: header_timeout?,
-        idle_timeout: idle_timeout?,
-        head_bytes: head_bytes?,
-        max_headers: max_headers?,
-        send_timeout: send_timeout?,
-        drain: drain?,
-    })
+        allow_writes: reader.one(SettingKey::AllowWrites, parse::boolean),
+        explains_to_all: reader.word(SettingKey::ExplainAccess) == "all",
+        admin_tokens: reader.optional(SettingKey::AdminTokenFile, parse::path),
+        limits: ConnectionLimits {
+            connections: reader.one(SettingKey::MaxConnections, parse::number(1..=usize::MAX)),
+            header_timeout: reader.one(SettingKey::HeaderTimeout, parse::nonzero_duration),
+            head_bytes: reader.one(SettingKey::HeaderLimit, parse::size(8 << 10..=1 << 20)),
+            max_headers: reader.one(SettingKey::MaxHeaders, parse::number(1..=1_000)),
+            idle_timeout: reader.one(SettingKey::IdleTimeout, parse::nonzero_duration),
+            send_timeout: reader.one(SettingKey::SendTimeout, parse::nonzero_duration),
+            drain: reader.one(SettingKey::DrainTimeout, parse::duration),
+        },
+        body_timeout: reader.one(SettingKey::BodyTimeout, parse::nonzero_duration),
+        body_limit: reader.one(SettingKey::BodyLimit, parse::size(1_000..=u64::MAX)),
+        write_limit: reader.one(SettingKey::WriteLimit, parse::size(1_000..=u64::MAX)),
+    }
 }

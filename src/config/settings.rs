@@ -15,11 +15,9 @@ pub enum DefaultValue {
 }
 
 impl DefaultValue {
-    #[must_use]
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::Value(text) | Self::Absent(text) => text,
-        }
+    pub(crate) fn text(self) -> &'static str {
+        let (Self::Value(text) | Self::Absent(text)) = self;
+        text
     }
 }
 
@@ -38,8 +36,7 @@ pub struct Setting {
 
 impl SettingKey {
     /// Returns the setting's row of [`SETTINGS`].
-    #[must_use]
-    pub fn setting(self) -> &'static Setting {
+    pub(crate) fn setting(self) -> &'static Setting {
         &SETTINGS[self as usize]
     }
 
@@ -52,8 +49,7 @@ impl SettingKey {
 
 impl Setting {
     /// Returns the flag, such as `--min-release-age`.
-    #[must_use]
-    pub fn flag(&self) -> String {
+    pub(crate) fn flag(&self) -> String {
         format!("--{}", self.name)
     }
 
@@ -70,21 +66,9 @@ pub const PREFIX: &str = "COLDFRAME_";
 /// The variable that names the configuration file. It is not a setting, because a file cannot name itself.
 pub const FILE_VARIABLE: &str = "COLDFRAME_CONFIG";
 
-/// The values of `explain-access`.
-pub const EXPLAIN_ACCESS: &[&str] = &["loopback", "all"];
-
-/// The values of `log-format`.
-pub const LOG_FORMATS: &[&str] = &["human", "json"];
-
-/// The values of `log-level`.
-pub const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
-
-/// The values of `default-egress`.
-pub const DEFAULT_EGRESS: &[&str] = &["refuse", "tunnel"];
-
 /// Declares the keys and the table of settings. The comment of a setting is its help.
 macro_rules! settings {
-    ($(#[doc = $help:literal] $key:ident = $name:literal, $count:ident $kind:ident$(($words:ident))?, $default:ident($text:literal);)*) => {
+    ($(#[doc = $help:literal] $key:ident = $name:literal, $count:ident $kind:ident$(($words:expr))?, $default:ident($text:literal);)*) => {
         /// A setting.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum SettingKey { $(#[doc = $help] $key,)* }
@@ -133,7 +117,7 @@ settings! {
     /// Further hosts that the gateway answers for from upstream
     Intercept = "intercept", several HostName, Absent("upstream's hosts, npm's default registry, yarn's alias of it");
     /// Whether the gateway tunnels to other public hosts, on ports 443 and 80
-    DefaultEgress = "default-egress", one Word(DEFAULT_EGRESS), Value("refuse");
+    DefaultEgress = "default-egress", one Word(&["refuse", "tunnel"]), Value("refuse");
     /// Hosts that the gateway tunnels to, on ports 443 and 80 or the given port
     AllowHost = "allow-host", several HostGlob, Absent("none");
     /// PEM file of the gateway's CA certificate and its chain to the root
@@ -143,7 +127,7 @@ settings! {
     /// File of gateway users, `name:$argon2id$…` per line; see `coldframe user add`
     GatewayUsers = "gateway-users", one Path, Absent("all clients");
     /// Who may use `/-/coldframe/explain` and `check`: this machine or all clients
-    ExplainAccess = "explain-access", one Word(EXPLAIN_ACCESS), Value("loopback");
+    ExplainAccess = "explain-access", one Word(&["loopback", "all"]), Value("loopback");
     /// Admin tokens for `/-/coldframe/`, one per line; `check --server` sends one
     AdminTokenFile = "admin-token-file", one Path, Absent("none");
     /// How long a packument is served before upstream is asked for changes
@@ -197,9 +181,9 @@ settings! {
     /// How long running requests may take after a stop signal
     DrainTimeout = "drain-timeout", one Duration, Value("10s");
     /// Format of log lines
-    LogFormat = "log-format", one Word(LOG_FORMATS), Value("human");
+    LogFormat = "log-format", one Word(&["human", "json"]), Value("human");
     /// Minimum level of logged lines
-    LogLevel = "log-level", one Word(LOG_LEVELS), Value("info");
+    LogLevel = "log-level", one Word(&["error", "warn", "info", "debug", "trace"]), Value("info");
     /// Interval of the log line that sums up what was served; `0s` disables it
     SummaryInterval = "summary-interval", one Duration, Value("1h");
     /// How long the ledger records who downloaded what
@@ -231,15 +215,9 @@ pub fn table_markdown() -> String {
         let placeholder = setting.kind.placeholder();
         // The value of a boolean flag follows `=` and may be omitted.
         let value = if setting.kind == ValueKind::Truth { format!("[={placeholder}]") } else { format!(" {placeholder}") };
-        let row = format!(
-            "| `{}` | `{}{value}`{several} | `{}` | {default} | {} |",
-            setting.name,
-            setting.flag(),
-            setting.variable(),
-            setting.help
-        );
+        let (flag, variable, Setting { name, help, .. }) = (setting.flag(), setting.variable(), setting);
         // Writing to a `String` cannot fail.
-        let _ = writeln!(table, "{row}");
+        let _ = writeln!(table, "| `{name}` | `{flag}{value}`{several} | `{variable}` | {default} | {help} |");
     }
     table
 }

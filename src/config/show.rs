@@ -3,16 +3,12 @@
 use std::fmt::Write as _;
 
 use crate::config::load::{Config, ConfigSources};
-use crate::config::raw::{RawConfig, RawField, RawValue};
+use crate::config::raw::{RawConfig, RawValue};
 use crate::config::settings::{DefaultValue, SETTINGS, Setting, SettingKey};
 use crate::config::value_kind::ValueKind;
 use crate::diagnostics::{Diagnostics, redact_credentials};
 
-/// Renders the active settings with their origins as TOML.
-///
-/// # Errors
-/// Returns all errors in all sources.
-pub fn show_effective(sources: ConfigSources<'_>) -> Result<String, Diagnostics> {
+pub(crate) fn show_effective(sources: ConfigSources<'_>) -> Result<String, Diagnostics> {
     sources.read(|raw, machine, errors| Config::parse(raw, machine, errors).map(|config| show(raw, &config)))
 }
 
@@ -39,7 +35,15 @@ fn line(setting: &Setting, values: &[RawValue], config: &Config) -> (String, Str
         let right = if setting.several { format!("[{}]", texts.join(", ")) } else { texts.concat() };
         return (format!("{} = {right}", setting.name), first.origin.to_string());
     }
-    if let Some((text, origin)) = discovered_value(setting.key, config) {
+    let discovered = match setting.key {
+        SettingKey::Upstream => {
+            let default = &config.upstream.default;
+            Some((default.address().to_string(), default.origin.to_string()))
+        }
+        SettingKey::DataDir => Some((config.store.data_dir.display().to_string(), "default".to_owned())),
+        _ => None,
+    };
+    if let Some((text, origin)) = discovered {
         return (format!("{} = {}", setting.name, literal(setting.kind, &text)), origin);
     }
     match setting.default {
@@ -53,21 +57,9 @@ fn entry(kind: ValueKind, value: &RawValue) -> String {
     if value.fields.is_empty() {
         return literal(kind, &value.text);
     }
-    let fields: Vec<_> =
-        value.fields.iter().map(|RawField { name, value }| format!("{name} = {}", literal(kind, &value.text))).collect();
+    let field = |(name, value): &(String, RawValue)| format!("{name} = {}", literal(kind, &value.text));
+    let fields: Vec<_> = value.fields.iter().map(field).collect();
     format!("{{ {} }}", fields.join(", "))
-}
-
-/// Returns a discovered value and its origin.
-fn discovered_value(key: SettingKey, config: &Config) -> Option<(String, String)> {
-    match key {
-        SettingKey::Upstream => {
-            let default = &config.upstream.default;
-            Some((default.address().to_string(), default.origin.to_string()))
-        }
-        SettingKey::DataDir => Some((config.store.data_dir.display().to_string(), "default".to_owned())),
-        _ => None,
-    }
 }
 
 fn literal(kind: ValueKind, text: &str) -> String {

@@ -15,31 +15,24 @@ const RENAMED: &[(&str, &str)] = &[
 ];
 
 /// Returns the present name of a setting that was renamed, however it is spelled.
-#[must_use]
-pub fn renamed(name: &str) -> Option<&'static str> {
+pub(crate) fn renamed(name: &str) -> Option<&'static str> {
     let name = plain(name);
     RENAMED.iter().find(|(old, _)| plain(old) == name).map(|(_, new)| *new)
 }
 
 /// Returns the setting that is closest to `name`, if one is close.
-#[must_use]
-pub fn suggest_setting(name: &str) -> Option<&'static str> {
-    if let Some(new) = renamed(name) {
-        return Some(new);
-    }
-    let name = plain(name);
-    suggest::closest(&name, SETTINGS.iter().map(|setting| (plain(setting.name), setting.name)))
+pub(crate) fn suggest_setting(name: &str) -> Option<&'static str> {
+    renamed(name).or_else(|| suggest::closest(&plain(name), SETTINGS.iter().map(|setting| (plain(setting.name), setting.name))))
 }
 
 /// Creates the error for an unknown name, with suggestions.
 pub(crate) fn unknown_name(origin: Origin, noun: &str, name: &str) -> Diagnostic {
-    let nearest = suggest_setting(name);
-    let near =
-        nearest.map_or_else(|| suggest::suggestions(name, SETTINGS.iter().map(|setting| setting.name)), |nearest| vec![nearest]);
+    let names = SETTINGS.iter().map(|setting| setting.name);
+    let near = suggest_setting(name).map_or_else(|| suggest::suggestions(name, names.clone()), |nearest| vec![nearest]);
     let allowed = match (renamed(name), suggest::suggested(&near)) {
         (Some(new), _) => format!("`{new}`, its new name"),
         (None, Some(suggested)) => suggested,
-        (None, None) => SETTINGS.iter().map(|setting| format!("`{}`", setting.name)).collect::<Vec<_>>().join(", "),
+        (None, None) => names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
     };
     Diagnostic { shows_line: false, ..Diagnostic::new(origin, format!("unknown {noun}: `{}`", name.escape_debug()), allowed) }
 }

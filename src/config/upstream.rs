@@ -1,9 +1,9 @@
 //! Resolves the upstream registries: the configured one, or else the one that npm on this machine uses. Adds npm's scoped
 //! registries, credentials, CAs and proxies. A registry that is Coldframe itself is rejected.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
 
 use url::{Host, Url};
 
@@ -12,8 +12,8 @@ use crate::config::parse::{self, SettingsReader};
 use crate::config::settings::SettingKey;
 use crate::diagnostics::{Diagnostic, Origin};
 use crate::net::{Deadlines, ProxySettings};
+use crate::tls;
 use crate::upstream::{self, CredentialRules, NpmConfig, NpmEnvironment, RegistryConfig, npmrc};
-use crate::{net, tls};
 
 /// The addresses of this server, to detect an upstream that points back at it.
 pub(crate) struct OwnAddresses<'a> {
@@ -21,14 +21,14 @@ pub(crate) struct OwnAddresses<'a> {
     pub(crate) public_url: Option<&'a Url>,
 }
 
-/// Resolves the registries. Returns `None` after it has added an error.
+/// Resolves the registries. Also returns the CAs that are trusted for them, and warnings. Returns `None` after it has added an error.
 pub(crate) fn resolve(
     reader: &mut SettingsReader<'_>,
     machine: &DefaultsFrom<'_>,
     own_addresses: &OwnAddresses<'_>,
-    limits: (Option<u64>, Option<u64>),
-) -> Option<UpstreamSettings> {
-    let named = reader.one(SettingKey::Upstream, parse::url);
+    limits: (u64, u64),
+) -> Option<(upstream::Config, tls::Config, Vec<String>)> {
+    let named = reader.optional(SettingKey::Upstream, parse::url);
     if named.as_ref().is_some_and(|url| own_addresses.contains(url)) {
         reader.reject(SettingKey::Upstream, "`upstream` is Coldframe itself", "a registry other than this server");
     }
@@ -38,44 +38,39 @@ pub(crate) fn resolve(
     let time_modes = reader.several(SettingKey::UpstreamTime, parse::time_mode);
     let mut extra_roots = reader.several(SettingKey::UpstreamCa, parse::path);
     let timeout = reader.one(SettingKey::UpstreamTimeout, parse::nonzero_duration);
-    let npm = npm(reader, machine, own_addresses);
+    let npm = read_npm(reader, machine, own_addresses);
     let default = match (named, &npm) {
-        (Some(url), npm) => named_registry(reader, url, npm.as_ref()),
-        (None, Some(npm)) => npm.found.default_registry().map_err(|error| reader.add(describe_error(&error))).ok(),
+        (Some(url), npm) => named_registry(reader, url, npm.as_ref().map(|(npm, _)| npm)),
+        (None, Some((npm, _))) => valid(reader, npm.default_registry()),
         (None, None) => {
-            let missing = matches!(machine, DefaultsFrom::Nothing) && reader.is_absent(SettingKey::Upstream);
-            if missing {
+            if matches!(machine, DefaultsFrom::Nothing) && reader.is_absent(SettingKey::Upstream) {
                 reader.reject(SettingKey::Upstream, "no upstream is configured", SettingKey::Upstream.setting().kind.allowed());
             }
             None
         }
     };
-    let (scoped, credentials, proxies, warnings) = match npm {
-        None => (std::collections::BTreeMap::default(), CredentialRules::default(), ProxySettings::none(), Vec::new()),
-        Some(npm) => {
-            extra_roots.extend(npm.extra_roots());
-            let scoped = npm.found.scoped_registries().map_err(|error| reader.add(describe_error(&error)));
-            let proxies = npm.found.proxies(&npm.environment).map_err(|error| reader.add(describe_error(&error)));
-            (scoped.ok()?, npm.found.credential_rules(), proxies.ok()?, npm.found.warnings)
+    let (mut scoped, credentials, proxies, warnings) = match npm {
+        None => (BTreeMap::default(), CredentialRules::default(), ProxySettings::none(), Vec::new()),
+        Some((npm, environment)) => {
+            extra_roots.extend([&npm.cafile, &npm.extra_ca].into_iter().flatten().map(|(path, _)| path.clone()));
+            let (scoped, proxies) = (valid(reader, npm.scoped_registries()), valid(reader, npm.proxies(&environment)));
+            (scoped?, npm.credential_rules(), proxies?, npm.warnings)
         }
     };
     if !matches!(machine, DefaultsFrom::AnotherMachine) {
         check_marked(reader, &marked, default.as_ref(), &scoped);
     }
-    let (mut default, mut scoped) = (default?, scoped);
+    let mut default = default?;
     for (scope, mode) in &time_modes {
-        match scope {
-            None => default.time_mode = *mode,
-            Some(scope) => {
-                if let Some(registry) = scoped.get_mut(scope) {
-                    registry.time_mode = *mode;
-                } else {
-                    let problem = format!("no registry is configured for the scope `{scope}`");
-                    reader.reject(SettingKey::UpstreamTime, problem, "a scope with a registry in npm's configuration");
-                }
-            }
+        let registry = scope.as_ref().map_or(Some(&mut default), |scope| scoped.get_mut(scope));
+        if let Some(registry) = registry {
+            registry.time_mode = *mode;
+        } else if let Some(scope) = scope {
+            let problem = format!("no registry is configured for the scope `{scope}`");
+            reader.reject(SettingKey::UpstreamTime, problem, "a scope with a registry in npm's configuration");
         }
     }
+    let connect = Deadlines::default().connect.min(timeout);
     let config = upstream::Config {
         default,
         scoped,
@@ -84,54 +79,33 @@ pub(crate) fn resolve(
         proxies,
         tarball_hosts,
         redirect_hosts,
-        deadlines: deadlines(timeout?),
-        packument_limit: limits.0?,
-        tarball_limit: limits.1?,
+        deadlines: Deadlines { connect, headers: timeout, idle: timeout, ..Deadlines::default() },
+        packument_limit: limits.0,
+        tarball_limit: limits.1,
         user_agent: concat!("coldframe/", env!("CARGO_PKG_VERSION")).to_owned(),
     };
-    Some(UpstreamSettings { upstream: config, tls: tls::Config { extra_roots }, warnings })
+    Some((config, tls::Config { extra_roots }, warnings))
 }
 
-pub(crate) struct UpstreamSettings {
-    pub(crate) upstream: upstream::Config,
-    /// The CAs that are trusted for upstream.
-    pub(crate) tls: tls::Config,
-    pub(crate) warnings: Vec<String>,
-}
-
-/// npm's configuration and the environment it was read from.
-struct NpmDefaults {
-    found: NpmConfig,
-    environment: NpmEnvironment,
-}
-
-impl NpmDefaults {
-    /// Returns the CA files that npm is configured to trust.
-    fn extra_roots(&self) -> impl Iterator<Item = PathBuf> {
-        [&self.found.cafile, &self.found.extra_ca].into_iter().flatten().map(|(path, _)| path.clone())
-    }
-}
-
-fn npm(reader: &mut SettingsReader<'_>, machine: &DefaultsFrom<'_>, own_addresses: &OwnAddresses<'_>) -> Option<NpmDefaults> {
+/// Reads npm's configuration, and returns it with its environment. Returns `None` on another machine, or after it has added an error.
+fn read_npm(
+    reader: &mut SettingsReader<'_>,
+    machine: &DefaultsFrom<'_>,
+    own_addresses: &OwnAddresses<'_>,
+) -> Option<(NpmConfig, NpmEnvironment)> {
     let DefaultsFrom::ThisMachine(environment) = machine else { return None };
     let environment = environment.npm_environment();
-    match npmrc::discover(&environment, &|url| own_addresses.contains(url)) {
-        Ok(found) => Some(NpmDefaults { found, environment }),
-        Err(error) => {
-            reader.add(describe_error(&error));
-            None
-        }
-    }
+    let found = valid(reader, npmrc::discover(&environment, &|url| own_addresses.contains(url)))?;
+    Some((found, environment))
 }
 
 /// Returns the registry that a setting names. npm's credentials for it are used unless the URL contains some.
-fn named_registry(reader: &mut SettingsReader<'_>, url: Url, npm: Option<&NpmDefaults>) -> Option<RegistryConfig> {
+fn named_registry(reader: &mut SettingsReader<'_>, url: Url, npm: Option<&NpmConfig>) -> Option<RegistryConfig> {
     let setting = upstream::SettingOrigin::Setting(reader.origin(SettingKey::Upstream).to_string());
     let brings_own = !url.username().is_empty() || url.password().is_some();
     // npm's credentials are looked up by URL at each fetch. They are read here to report unusable ones as errors.
-    if let Some(Err(error)) = npm.filter(|_| !brings_own).map(|npm| npm.found.credentials(&url)) {
-        reader.add(describe_error(&error));
-        return None;
+    if let Some(npm) = npm.filter(|_| !brings_own) {
+        valid(reader, npm.credentials(&url))?;
     }
     Some(RegistryConfig::new(url, setting))
 }
@@ -141,7 +115,7 @@ fn check_marked(
     reader: &mut SettingsReader<'_>,
     marked: &[Url],
     default: Option<&RegistryConfig>,
-    scoped: &std::collections::BTreeMap<String, RegistryConfig>,
+    scoped: &BTreeMap<String, RegistryConfig>,
 ) {
     let Some(default) = default else { return };
     let mut known: Vec<Url> = std::iter::once(default).chain(scoped.values()).map(RegistryConfig::address).collect();
@@ -149,27 +123,19 @@ fn check_marked(
     known.dedup();
     for address in marked.iter().filter(|address| !known.contains(address)) {
         let allowed = known.iter().map(|url| format!("`{url}`")).collect::<Vec<_>>().join(", ");
-        reader.reject(
-            SettingKey::ClientCredentials,
-            format!("`client-credentials` is not a configured registry: `{address}`"),
-            allowed,
-        );
+        let problem = format!("`client-credentials` is not a configured registry: `{address}`");
+        reader.reject(SettingKey::ClientCredentials, problem, allowed);
     }
 }
 
-/// Converts an error in npm's configuration, whose text contains its location.
-fn describe_error(error: &dyn Error) -> Diagnostic {
-    let mut problem = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        problem = format!("{problem}: {cause}");
-        source = cause.source();
-    }
-    Diagnostic::new(Origin::Default, problem, "")
-}
-
-fn deadlines(timeout: std::time::Duration) -> net::Deadlines {
-    Deadlines { connect: Deadlines::default().connect.min(timeout), headers: timeout, idle: timeout, ..Deadlines::default() }
+/// Returns a valid result. Adds an error in npm's configuration, whose text contains its location.
+fn valid<T, E: Error>(reader: &mut SettingsReader<'_>, result: Result<T, E>) -> Option<T> {
+    let add = |error: E| {
+        let causes = std::iter::successors(error.source(), |cause| (*cause).source());
+        let problem = causes.fold(error.to_string(), |problem, cause| format!("{problem}: {cause}"));
+        reader.errors.push(Diagnostic::new(Origin::Default, problem, ""));
+    };
+    result.map_err(add).ok()
 }
 
 impl OwnAddresses<'_> {

@@ -7,20 +7,16 @@ pub(crate) const FEED_SOURCE: &str =
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ValueKind {
     Address,
-    /// An IP address and a port, and optionally the policy for its clients.
     Listener,
-    /// A policy: the name of a shipped one, or a path.
     Policy,
     Url,
     Duration,
-    /// A number of bytes with its unit.
     Size,
     PackageGlob,
     HostGlob,
     HostName,
     Path,
     Feed,
-    /// An IP address or a network in CIDR notation.
     Network,
     Truth,
     /// A whole number of at least one.
@@ -28,14 +24,12 @@ pub enum ValueKind {
     Number,
     /// How publish times are determined, for all registries or for one scope's.
     TimeMode,
-    /// One of a fixed set of words.
     Word(&'static [&'static str]),
 }
 
 impl ValueKind {
     /// Returns the placeholder of a value in usage lines.
-    #[must_use]
-    pub fn placeholder(self) -> &'static str {
+    pub(crate) fn placeholder(self) -> &'static str {
         match self {
             Self::Address => "ADDRESS:PORT",
             Self::Listener => "ADDRESS:PORT[=POLICY]",
@@ -56,8 +50,7 @@ impl ValueKind {
     }
 
     /// Describes the allowed values, for error messages.
-    #[must_use]
-    pub fn allowed(self) -> String {
+    pub(crate) fn allowed(self) -> String {
         let text = match self {
             Self::Address => "an IP address and a port, such as `127.0.0.1:8080`; port 0 picks a free one",
             Self::Listener => {
@@ -78,10 +71,7 @@ impl ValueKind {
             Self::Count => "a whole number of at least 1",
             Self::Number => "a whole number, 0 or more",
             Self::TimeMode => "`checked`, `first-seen` or `trust`; for one scope's registry, as in `@acme=trust`",
-            Self::Word(words) => {
-                let quoted: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();
-                return quoted.join(", ");
-            }
+            Self::Word(words) => return format!("`{}`", words.join("`, `")),
         };
         text.to_owned()
     }

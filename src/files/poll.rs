@@ -15,7 +15,6 @@ const MAX_UNSTABLE_POLLS: u32 = 20;
 pub struct FileStamps(Vec<(PathBuf, Option<(SystemTime, u64)>)>);
 
 impl FileStamps {
-    /// Reads the stamps of the files at `paths`.
     pub fn at<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Self {
         let look = |path: &PathBuf| {
             let metadata = fs::metadata(path).ok();
@@ -24,8 +23,6 @@ impl FileStamps {
         Self(paths.into_iter().map(look).collect())
     }
 
-    /// Checks whether any of the files is missing.
-    #[must_use]
     pub fn any_missing(&self) -> bool {
         self.0.iter().any(|(_, look)| look.is_none())
     }
@@ -42,7 +39,6 @@ pub struct FilePoller {
 
 impl FilePoller {
     /// Returns a poller for files that were read with these stamps.
-    #[must_use]
     pub fn from(look: FileStamps) -> Self {
         Self { seen: look.clone(), read: look, unstable_polls: 0 }
     }

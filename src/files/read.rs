@@ -4,10 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::Path;
 
-/// Reads the file at `path`, of at most `most` bytes.
-///
-/// # Errors
-/// Returns an error if it cannot be read, is not a regular file, or is larger.
+/// Reads the regular file at `path`, of at most `most` bytes.
 pub fn read_bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     // Before opening it, since opening a pipe blocks.
     if !fs::metadata(path)?.is_file() {
@@ -17,9 +14,6 @@ pub fn read_bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Reads a file that is read only once, so that a pipe is allowed too, such as a shell's `<(…)`.
-///
-/// # Errors
-/// Returns an error if it cannot be read or is larger.
 pub fn read_pipe_bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     // The reported length may be outdated, and a device has none.
@@ -31,9 +25,6 @@ pub fn read_pipe_bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Creates a folder, and those above it, that only its owner can read.
-///
-/// # Errors
-/// Returns an error if it cannot be created.
 pub fn create_private_folder(path: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
@@ -42,13 +33,12 @@ pub fn create_private_folder(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
-/// Converts the bytes of a file to text.
-///
-/// # Errors
-/// Returns an error if the bytes are not UTF-8.
+/// Converts the bytes of a file, which must be UTF-8, to text.
 pub fn into_text(bytes: Vec<u8>) -> io::Result<String> {
-    let message = |error: std::string::FromUtf8Error| format!("not UTF-8 at byte {}", error.utf8_error().valid_up_to());
-    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, message(error)))
+    String::from_utf8(bytes).map_err(|error| {
+        let message = format!("not UTF-8 at byte {}", error.utf8_error().valid_up_to());
+        io::Error::new(io::ErrorKind::InvalidData, message)
+    })
 }
 
 #[cfg(test)]

@@ -14,13 +14,11 @@ pub(crate) use push_line;
 
 /// Returns `text` as one inert line: it cannot move a cursor, change the writing direction, hide characters, start another line
 /// or be a CI runner command.
-#[must_use]
 pub fn single_line(text: &str) -> Cow<'_, str> {
     if is_inert(text, false) { Cow::Borrowed(text) } else { Cow::Owned(escaped_line(text, false)) }
 }
 
 /// Returns multi-line `text` with the same guarantee for each line; only line feeds and tabs are kept.
-#[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
     if text.split('\n').all(|line| is_inert(line, true)) {
         return Cow::Borrowed(text);
@@ -31,7 +29,6 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 
 /// Returns one line of at most `longest` characters of visible ASCII, for reason phrases and headers. Control, invisible and
 /// non-ASCII characters become `?`; white space becomes a space.
-#[must_use]
 pub fn ascii_line(text: &str, longest: usize) -> String {
     let visible = |ch: char| match ch {
         ' '..='~' => ch,
@@ -49,7 +46,6 @@ pub fn ascii_line(text: &str, longest: usize) -> String {
 }
 
 /// Returns `text` escaped for HTML text and attributes.
-#[must_use]
 pub fn html(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for ch in single_line(text).chars() {
@@ -66,7 +62,6 @@ pub fn html(text: &str) -> String {
 }
 
 /// Returns `text` as plain Markdown text, also safe in a table cell: no markup, links, images, mentions or HTML.
-#[must_use]
 pub fn markdown(text: &str) -> String {
     let text = single_line(text).replace("://", "\0").replace("www.", "\u{1}");
     let mut escaped = String::with_capacity(text.len());
@@ -89,13 +84,11 @@ pub fn markdown(text: &str) -> String {
 }
 
 /// Returns `text` as a Markdown code span, also safe in a table cell: no links, images, mentions or HTML.
-#[must_use]
 pub fn markdown_code(text: &str) -> String {
     format!("`{}`", single_line(text).replace('`', "'").replace('|', "\\|"))
 }
 
 /// Returns `text` as one shell word, for commands that users copy.
-#[must_use]
 pub fn shell_word(text: &str) -> Cow<'_, str> {
     let plain = |ch: char| ch.is_alphanumeric() || "@%+=:,./_-".contains(ch);
     if !text.is_empty() && text.chars().all(plain) {

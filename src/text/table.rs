@@ -12,8 +12,6 @@ pub struct TextTable<const N: usize> {
 }
 
 impl<const N: usize> TextTable<N> {
-    /// Returns an empty table.
-    #[must_use]
     pub fn indented(indent: &'static str) -> Self {
         Self { indent, rows: Vec::new() }
     }

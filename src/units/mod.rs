@@ -1,4 +1,4 @@
 //! Durations, sizes and timestamps as text.
 
-pub mod quantity;
+pub(crate) mod quantity;
 pub mod timestamp;

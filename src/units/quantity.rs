@@ -1,6 +1,5 @@
 //! Parses durations and sizes. Numbers without a unit are rejected: reading days as minutes would let releases through too early.
 
-use std::fmt;
 use std::time::Duration;
 
 /// The longest duration in seconds: a hundred years, so that adding it to a timestamp cannot overflow.
@@ -20,60 +19,41 @@ const SIZES: &[(&str, u64)] = &[
     ("TiB", 1 << 40),
 ];
 
-/// An invalid duration or size. The text continues a sentence that starts with the setting's name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum QuantityError {
-    Empty,
-    /// A number without a unit.
-    Bare,
-    /// An unknown unit, or no number before it.
-    Unreadable,
-    TooLarge,
-}
-
-impl fmt::Display for QuantityError {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::Empty => "is empty",
-            Self::Bare => "lacks a unit",
-            Self::Unreadable => "cannot be read",
-            Self::TooLarge => "is too large",
-        })
-    }
-}
+/// The flaws of a duration or size. Each continues a sentence that starts with the setting's name.
+const EMPTY: &str = "is empty";
+const WITHOUT_UNIT: &str = "lacks a unit";
+/// An unknown unit, or no number before it.
+const UNREADABLE: &str = "cannot be read";
+const TOO_LARGE: &str = "is too large";
 
 /// Parses a duration: `45s`, `90m`, `72h`, `7d`, `2w`, `1d12h`.
-///
-/// # Errors
-/// Returns an error for a number without a unit, an unknown unit, or more than a hundred years.
-pub fn parse_duration(text: &str) -> Result<Duration, QuantityError> {
+/// Rejects more than a hundred years.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, &'static str> {
     let parts = parts(text, DURATIONS)?;
     // `12h1d` and `1h1h` are probably typos.
     if parts.windows(2).any(|pair| matches!(pair, [(_, left), (_, right)] if left <= right)) {
-        return Err(QuantityError::Unreadable);
+        return Err(UNREADABLE);
     }
     let seconds = total(&parts)?;
-    if seconds > MAX_SECONDS { Err(QuantityError::TooLarge) } else { Ok(Duration::from_secs(seconds)) }
+    if seconds > MAX_SECONDS { Err(TOO_LARGE) } else { Ok(Duration::from_secs(seconds)) }
 }
 
 /// Parses a size in bytes: `GB` is 10⁹ bytes, `GiB` is 2³⁰ bytes. Units are case-insensitive.
-///
-/// # Errors
-/// Returns an error for a number without a unit, an unknown unit, or a size above 63 bits.
-pub fn parse_size(text: &str) -> Result<u64, QuantityError> {
+/// Rejects sizes above 63 bits.
+pub(crate) fn parse_size(text: &str) -> Result<u64, &'static str> {
     let parts = parts(text, SIZES)?;
     if parts.len() != 1 {
-        return Err(QuantityError::Unreadable);
+        return Err(UNREADABLE);
     }
     let bytes = total(&parts)?;
-    if i64::try_from(bytes).is_err() { Err(QuantityError::TooLarge) } else { Ok(bytes) }
+    if i64::try_from(bytes).is_err() { Err(TOO_LARGE) } else { Ok(bytes) }
 }
 
 /// Splits `text` into numbers, each with the factor of its unit.
-fn parts(text: &str, units: &[(&str, u64)]) -> Result<Vec<(u64, u64)>, QuantityError> {
+fn parts(text: &str, units: &[(&str, u64)]) -> Result<Vec<(u64, u64)>, &'static str> {
     let mut rest = text.trim();
     if rest.is_empty() {
-        return Err(QuantityError::Empty);
+        return Err(EMPTY);
     }
     let mut parts = Vec::new();
     while !rest.is_empty() {
@@ -81,26 +61,24 @@ fn parts(text: &str, units: &[(&str, u64)]) -> Result<Vec<(u64, u64)>, QuantityE
         let (number, after) = rest.split_at(digits);
         let after = after.trim_start();
         if number.is_empty() {
-            return Err(QuantityError::Unreadable);
+            return Err(UNREADABLE);
         }
         if after.is_empty() {
-            return Err(QuantityError::Bare);
+            return Err(WITHOUT_UNIT);
         }
         let letters = after.bytes().take_while(u8::is_ascii_alphabetic).count();
         let (unit, after) = after.split_at(letters);
         let known = units.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit));
-        let factor = known.map(|(_, factor)| *factor).ok_or(QuantityError::Unreadable)?;
-        parts.push((number.parse().map_err(|_| QuantityError::TooLarge)?, factor));
+        let factor = known.map(|(_, factor)| *factor).ok_or(UNREADABLE)?;
+        parts.push((number.parse().map_err(|_| TOO_LARGE)?, factor));
         rest = after.trim_start();
     }
     Ok(parts)
 }
 
-fn total(parts: &[(u64, u64)]) -> Result<u64, QuantityError> {
-    parts
-        .iter()
-        .try_fold(0_u64, |sum, (number, factor)| number.checked_mul(*factor).and_then(|part| sum.checked_add(part)))
-        .ok_or(QuantityError::TooLarge)
+fn total(parts: &[(u64, u64)]) -> Result<u64, &'static str> {
+    let sum = |sum: u64, (number, factor): &(u64, u64)| number.checked_mul(*factor).and_then(|part| sum.checked_add(part));
+    parts.iter().try_fold(0, sum).ok_or(TOO_LARGE)
 }
 
 #[cfg(test)]
@@ -128,20 +106,20 @@ mod tests {
     #[test]
     fn invalid_durations_are_rejected() {
         for (text, error) in [
-            ("", QuantityError::Empty),
-            ("72", QuantityError::Bare),
-            ("0", QuantityError::Bare),
-            ("1d12", QuantityError::Bare),
-            ("72 hours", QuantityError::Unreadable),
-            ("h", QuantityError::Unreadable),
-            ("-1h", QuantityError::Unreadable),
-            ("1.5d", QuantityError::Unreadable),
-            ("12h1d", QuantityError::Unreadable),
-            ("1h1h", QuantityError::Unreadable),
-            ("3y", QuantityError::Unreadable),
-            ("99999999999999999999s", QuantityError::TooLarge),
-            ("18446744073709551615w", QuantityError::TooLarge),
-            ("101w99999d", QuantityError::TooLarge),
+            ("", EMPTY),
+            ("72", WITHOUT_UNIT),
+            ("0", WITHOUT_UNIT),
+            ("1d12", WITHOUT_UNIT),
+            ("72 hours", UNREADABLE),
+            ("h", UNREADABLE),
+            ("-1h", UNREADABLE),
+            ("1.5d", UNREADABLE),
+            ("12h1d", UNREADABLE),
+            ("1h1h", UNREADABLE),
+            ("3y", UNREADABLE),
+            ("99999999999999999999s", TOO_LARGE),
+            ("18446744073709551615w", TOO_LARGE),
+            ("101w99999d", TOO_LARGE),
         ] {
             assert_eq!(parse_duration(text), Err(error), "{text}");
         }
@@ -155,11 +133,11 @@ mod tests {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
         for (text, error) in [
-            ("10", QuantityError::Bare),
-            ("10G", QuantityError::Unreadable),
-            ("1GB1MB", QuantityError::Unreadable),
-            ("9999999TiB", QuantityError::TooLarge),
-            ("99999999TiB", QuantityError::TooLarge),
+            ("10", WITHOUT_UNIT),
+            ("10G", UNREADABLE),
+            ("1GB1MB", UNREADABLE),
+            ("9999999TiB", TOO_LARGE),
+            ("99999999TiB", TOO_LARGE),
         ] {
             assert_eq!(parse_size(text), Err(error), "{text}");
         }

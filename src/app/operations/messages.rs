@@ -88,7 +88,7 @@ impl Description {
         let listeners: Vec<_> =
             bound.iter().map(|bound| ListenerDescription { address: bound.address, profile: bound.profile.0 }).collect();
         let names: Vec<_> = config.policies.files.names.iter().map(|name| config.settings.policy_path(name)).collect();
-        let mut settings = config.settings.effective().clone();
+        let mut settings = config.settings.effective.clone();
         let listen = listeners.iter().map(|listener| match (listener.profile, names.get(listener.profile)) {
             (0, _) | (_, None) => listener.address.to_string(),
             (_, Some(policy)) => format!("{}={policy}", listener.address),

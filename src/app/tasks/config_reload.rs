@@ -14,6 +14,7 @@ use crate::app::session::SessionTemplate;
 use crate::app::supervisor::{Supervisor, TaskEnd};
 use crate::app::tasks::feeds::FeedScheduler;
 use crate::app::tasks::policy_reload::PolicyReloader;
+use crate::config::policy::PolicyFiles;
 use crate::config::{Config, Diagnostics, Effective, SettingKey};
 use crate::firewall::Firewall;
 use crate::server::{Gateway, RegistryHandler};
@@ -113,7 +114,7 @@ impl Reloader {
     fn apply(&self, config: &Config) -> ReloadOutcome {
         let targets = &self.targets;
         let mut running = self.state.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut fresh = config.settings.effective().clone();
+        let mut fresh = config.settings.effective.clone();
         let mut outcome = ReloadOutcome::default();
         let renewed = self.renew_upstream(config, &mut outcome);
         for key in running.changed(&fresh) {
@@ -191,7 +192,7 @@ impl Reloader {
             outcome.postpone(SettingKey::Policy);
             outcome.postpone(SettingKey::Listen);
         }
-        self.targets.policies.choose(config.policies.files.with_names(renamed.unwrap_or(names)));
+        self.targets.policies.choose(PolicyFiles { names: renamed.unwrap_or(names), ..config.policies.files.clone() });
     }
 
     /// Checks whether the configuration has other addresses than the open ones. Port 0 matches any port.

@@ -107,7 +107,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
         Command::Test { policy } => test(&policy),
         Command::Diff { candidate, output, settings } => {
             let config = feed::of_server(&settings)?;
-            let policy = config.policies.files.load_candidate(&candidate)?;
+            let policy = config.policies.files.load(&candidate)?.policy;
             let diff = runtime()?.block_on(app::diff_policies(config, Arc::new(SystemClock), policy))?;
             output.print(|| format_diff(&candidate, &diff), || diff.changed.iter().map(change_json).collect())?;
             Ok(Exit::Done)

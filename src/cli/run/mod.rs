@@ -57,9 +57,6 @@ pub(crate) struct Arguments {
 const NOT_FOUND: u8 = 127;
 const NOT_RUN: u8 = 126;
 
-/// Default settings of `run`. The summary replaces most log messages.
-const DEFAULTS: [(SettingKey, &str); 1] = [(SettingKey::LogLevel, "error")];
-
 /// Flags that work with a running Coldframe, or only locate it. Any other flag needs a separate one.
 const REMOTE_SAFE_FLAGS: &[SettingKey] = &[
     SettingKey::DataDir,
@@ -79,7 +76,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
     let given = settings.clone();
     let (config, surroundings) = settings.read(|sources| {
         let surroundings = sources.environment.clone();
-        Ok((Config::load_with_defaults(sources, &DEFAULTS)?, surroundings))
+        // The summary replaces most log messages.
+        let config = Config::load_with(sources, |raw| raw.set_default(SettingKey::LogLevel, "error"))?;
+        Ok((config, surroundings))
     })?;
     telemetry::logging::init(&config.telemetry).map_err(CliError::usage)?;
     for warning in &config.warnings {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::raw::value::{RawField, RawValue};
+use crate::config::raw::value::RawValue;
 use crate::config::value_kind::FEED_SOURCE;
 use crate::diagnostics::{Diagnostic, SourceFile, SourceSpan, suggest};
 
@@ -27,8 +27,8 @@ pub(crate) fn read(
     table: &DeTable<'_>,
     errors: &mut Vec<Diagnostic>,
 ) -> Option<RawValue> {
-    let fields: Vec<RawField> = table.iter().filter_map(|(key, value)| field(file, key, value, errors)).collect();
-    let Some(source) = fields.iter().find(|field| field.name == "source").map(|field| field.value.text.clone()) else {
+    let fields: Vec<_> = table.iter().filter_map(|(key, value)| field(file, key, value, errors)).collect();
+    let Some(source) = fields.iter().find(|(name, _)| name == "source").map(|(_, value)| value.text.clone()) else {
         if !table.keys().any(|key| key.get_ref() == "source") {
             errors.push(Diagnostic::new(origin, "a feed without `source`", format!("`source` with {FEED_SOURCE}")));
         }
@@ -42,7 +42,7 @@ fn field(
     key: &Spanned<Cow<'_, str>>,
     value: &Spanned<DeValue<'_>>,
     errors: &mut Vec<Diagnostic>,
-) -> Option<RawField> {
+) -> Option<(String, RawValue)> {
     let name = key.get_ref().as_ref();
     let Some((_, allowed)) = KEYS.iter().find(|(known, _)| *known == name) else {
         let all = || KEYS.map(|(known, _)| format!("`{known}`")).join(", ");
@@ -59,5 +59,5 @@ fn field(
         errors.push(Diagnostic::new(origin, problem, format!("a string: {allowed}")));
         return None;
     };
-    Some(RawField { name: name.to_owned(), value: RawValue::new(text.to_string(), origin) })
+    Some((name.to_owned(), RawValue::new(text.to_string(), origin)))
 }

@@ -69,7 +69,13 @@ fn read_entry(
 ) {
     let name = key.get_ref().as_ref();
     let Some(known) = SettingKey::named(name) else {
-        errors.push(unknown_key(SourceSpan::new(file, key.span()), name, value.get_ref()));
+        let origin = SourceSpan::new(file, key.span());
+        errors.push(if value.get_ref().is_table() {
+            let allowed = "settings at the top level, as in `min-release-age = \"72h\"`, and tables `[[feed]]`";
+            Diagnostic { shows_line: false, ..Diagnostic::new(origin, format!("unknown table: `{name}`"), allowed) }
+        } else {
+            suggest::unknown_name(origin.into(), "key", name)
+        });
         return;
     };
     let setting = known.setting();
@@ -85,35 +91,26 @@ fn read_entry(
             continue;
         }
         match text_of(setting, item.get_ref()) {
-            Ok(text) => texts.push(RawValue::new(text, origin)),
-            Err(problem) => errors.push(Diagnostic::new(origin, problem, shape(setting))),
+            Some(text) => texts.push(RawValue::new(text, origin)),
+            None => {
+                let problem = format!("`{name}` cannot be of this type: {}", item.get_ref().type_str());
+                errors.push(Diagnostic::new(origin, problem, shape(setting)));
+            }
         }
     }
     values.insert(known, texts);
 }
 
-fn unknown_key(origin: SourceSpan, name: &str, value: &DeValue<'_>) -> Diagnostic {
-    if value.is_table() {
-        let allowed = "settings at the top level, as in `min-release-age = \"72h\"`, and tables `[[feed]]`";
-        return Diagnostic { shows_line: false, ..Diagnostic::new(origin, format!("unknown table: `{name}`"), allowed) };
-    }
-    suggest::unknown_name(origin.into(), "key", name)
-}
-
 /// Returns the text of a value whose TOML type fits its setting. A bare number for a setting with a unit is passed on, because
 /// its parser reports the missing unit best.
-fn text_of(setting: &Setting, value: &DeValue<'_>) -> Result<String, String> {
+fn text_of(setting: &Setting, value: &DeValue<'_>) -> Option<String> {
     match (setting.kind, value) {
-        (ValueKind::Truth, DeValue::Boolean(truth)) => Ok(truth.to_string()),
-        (ValueKind::Count | ValueKind::Duration | ValueKind::Size, DeValue::Integer(number)) => Ok(number.to_string()),
-        (ValueKind::Truth | ValueKind::Count, _) => Err(mistyped(setting, value)),
-        (_, DeValue::String(text)) => Ok(text.to_string()),
-        _ => Err(mistyped(setting, value)),
+        (ValueKind::Truth, DeValue::Boolean(truth)) => Some(truth.to_string()),
+        (ValueKind::Count | ValueKind::Duration | ValueKind::Size, DeValue::Integer(number)) => Some(number.to_string()),
+        (ValueKind::Truth | ValueKind::Count, _) => None,
+        (_, DeValue::String(text)) => Some(text.to_string()),
+        _ => None,
     }
-}
-
-fn mistyped(setting: &Setting, value: &DeValue<'_>) -> String {
-    format!("`{}` cannot be of this type: {}", setting.name, value.type_str())
 }
 
 /// Describes how a value of a setting is written in TOML.

@@ -7,7 +7,7 @@ mod value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-pub use value::{RawField, RawValue};
+pub use value::RawValue;
 
 use crate::config::settings::{DefaultValue, FILE_VARIABLE, PREFIX, SETTINGS, Setting, SettingKey};
 use crate::config::suggest;
@@ -53,7 +53,7 @@ impl RawConfig {
 
     /// Merges flags over the environment over the file. Reads `file`, or else the file that the environment names, or else none.
     /// Adds errors of all three to `errors` and keeps the valid settings.
-    pub fn merge(file: Option<&Path>, environment: &EnvPairs, flags: FlagValues, errors: &mut Vec<Diagnostic>) -> Self {
+    pub(crate) fn merge(file: Option<&Path>, environment: &EnvPairs, flags: FlagValues, errors: &mut Vec<Diagnostic>) -> Self {
         let mut raw = Self::default();
         let named = environment.iter().find(|(name, value)| name == FILE_VARIABLE && !value.is_empty());
         let named = named.map(|(_, value)| (Path::new(value), Origin::Variable(FILE_VARIABLE.to_owned())));
@@ -66,7 +66,7 @@ impl RawConfig {
     }
 
     /// Reads a file without flags and environment.
-    pub fn from_file(path: &Path, errors: &mut Vec<Diagnostic>) -> Self {
+    pub(crate) fn from_file(path: &Path, errors: &mut Vec<Diagnostic>) -> Self {
         Self(file::read(path, Origin::Flag("config check".to_owned()), errors))
     }
 
@@ -85,6 +85,7 @@ impl RawConfig {
         self.0.entry(key).or_insert_with(|| vec![RawValue::new(text, Origin::Default)]);
     }
 
+    /// Sets all settings in `values`.
     pub(crate) fn replace(&mut self, values: impl Iterator<Item = (SettingKey, Vec<RawValue>)>) {
         self.0.extend(values);
     }
@@ -96,8 +97,7 @@ impl RawConfig {
         }
     }
 
-    #[must_use]
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.0.len()
     }
 }
@@ -107,7 +107,7 @@ pub struct FlagValues(BTreeMap<SettingKey, Vec<RawValue>>);
 
 impl FlagValues {
     /// Removes and returns the first value of a flag that `is_meant` accepts, for a command with another use for it.
-    pub fn take(&mut self, key: SettingKey, is_meant: impl Fn(&str) -> bool) -> Option<String> {
+    pub(crate) fn take(&mut self, key: SettingKey, is_meant: impl Fn(&str) -> bool) -> Option<String> {
         let values = self.0.get_mut(&key)?;
         let at = values.iter().position(|value| is_meant(&value.text))?;
         let removed = values.remove(at);
@@ -118,24 +118,22 @@ impl FlagValues {
     }
 
     /// Returns the flags of these settings as command-line arguments, without credentials.
-    #[must_use]
-    pub fn words(&self, keys: &[SettingKey]) -> Vec<String> {
+    pub(crate) fn words(&self, keys: &[SettingKey]) -> Vec<String> {
         let given = self.0.iter().filter(|(key, _)| keys.contains(key));
-        let words = given.flat_map(|(key, values)| values.iter().map(|value| (key.setting(), redact_credentials(&value.text))));
-        let spelled = |(setting, text): (&Setting, String)| match setting.kind {
+        let values = given.flat_map(|(key, values)| values.iter().map(|value| (key.setting(), redact_credentials(&value.text))));
+        let words = |(setting, text): (&Setting, String)| match setting.kind {
             ValueKind::Truth => vec![format!("{}={text}", setting.flag())],
             _ => vec![setting.flag(), text],
         };
-        words.flat_map(spelled).collect()
+        values.flat_map(words).collect()
     }
 
-    pub fn keys(&self) -> impl Iterator<Item = SettingKey> {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = SettingKey> {
         self.0.keys().copied()
     }
 
-    /// Creates the flags that these settings and values spell.
-    #[must_use]
-    pub fn from_pairs(pairs: &[(SettingKey, &str)]) -> Self {
+    #[cfg(test)]
+    pub(crate) fn from_pairs(pairs: &[(SettingKey, &str)]) -> Self {
         let mut flags = Self::default();
         for (key, text) in pairs {
             flags.push(*key, (*text).to_owned());
@@ -166,19 +164,18 @@ fn read_environment(environment: &EnvPairs, errors: &mut Vec<Diagnostic>) -> BTr
             continue;
         };
         let texts = if setting.several { split(text) } else { vec![text] };
-        let values_of = |text: &str| RawValue::new(text, origin.clone());
-        values.insert(setting.key, texts.into_iter().map(values_of).collect());
+        values.insert(setting.key, texts.into_iter().map(|text| RawValue::new(text, origin.clone())).collect());
     }
     values
 }
 
 fn unknown_variable(origin: Origin, name: &str) -> Diagnostic {
-    let nearest = suggest::suggest_setting(name.trim_start_matches(PREFIX)).and_then(SettingKey::named);
-    let allowed = match nearest {
-        Some(key) if suggest::renamed(name.trim_start_matches(PREFIX)).is_some() => {
-            format!("`{}`, its new name", key.setting().variable())
+    let rest = name.trim_start_matches(PREFIX);
+    let allowed = match suggest::suggest_setting(rest).and_then(SettingKey::named) {
+        Some(key) => {
+            let relation = if suggest::renamed(rest).is_some() { "its new name" } else { "if that was meant" };
+            format!("`{}`, {relation}", key.setting().variable())
         }
-        Some(key) => format!("`{}`, if that was meant", key.setting().variable()),
         None => format!("`{FILE_VARIABLE}`, and `{PREFIX}` before the name of a setting"),
     };
     Diagnostic::new(origin, format!("unknown variable: `{name}`"), allowed)
@@ -187,11 +184,7 @@ fn unknown_variable(origin: Origin, name: &str) -> Diagnostic {
 /// Checks for a variable that Kubernetes adds to every container if a service is named `coldframe`.
 fn is_service_link(name: &str) -> bool {
     let rest = name.trim_start_matches(PREFIX);
-    rest == "PORT"
-        || rest.starts_with("PORT_")
-        || rest == "SERVICE_HOST"
-        || rest == "SERVICE_PORT"
-        || rest.starts_with("SERVICE_PORT_")
+    matches!(rest, "PORT" | "SERVICE_HOST" | "SERVICE_PORT") || rest.starts_with("PORT_") || rest.starts_with("SERVICE_PORT_")
 }
 
 /// Splits a list at its commas, except within the braces of a glob.
