@@ -220,7 +220,8 @@ mod tests {
 
     #[test]
     fn every_exit_code_is_documented() {
-        for exit in Exit::ALL {
+        use Exit::{DataDir, DataDirInUse, Done, Failed, Later, Listen, Refused, Unchecked, Usage};
+        for exit in [Done, Failed, Usage, Listen, DataDirInUse, DataDir, Refused, Unchecked, Later] {
             let code = format!("{:>4}  ", exit as u8);
             assert!(EXIT_CODES.lines().any(|line| line.starts_with(&code)), "{exit:?}");
         }

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use crate::app::{Owner, RemoteServer};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{self, CliError, Exit, counted, say};
-use crate::cli::runtime::runtime;
+use crate::cli::runtime::block_on;
 use crate::config;
 use crate::text::single_line;
 
@@ -29,17 +29,16 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
     match command {
         Command::Check { file } => {
             let count = config::check(&file)?;
-            output::print(&format!("{}: {}, no errors\n", single_line(&file.to_string_lossy()), counted(count, "setting")))?;
+            output::print(&format!("{}: {}, no errors\n", single_line(&file.to_string_lossy()), counted(count, "setting")))
         }
         Command::Show { settings } => {
-            let data_dir = settings.clone().read(config::data_dir)?;
+            let data_dir = settings.data_dir()?;
             // Shows what a server would start with now. A running server may have been started with other settings.
-            if let Ok(Owner::Server(server)) = runtime()?.block_on(RemoteServer::find(&data_dir)) {
+            if let Ok(Owner::Server(server)) = block_on(RemoteServer::find(&data_dir))? {
                 let place = server.url().map(|url| format!(" at {url}")).unwrap_or_default();
                 say(&format!("showing the settings of this command; the running server{place} uses its own"));
             }
-            output::print(&settings.read(config::show_effective)?)?;
+            output::print(&settings.read(config::show_effective)?)
         }
     }
-    Ok(Exit::Done)
 }

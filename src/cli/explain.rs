@@ -11,7 +11,7 @@ use crate::app::operations::verdict_line;
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{CliError, Exit, OutputArgs, say};
 use crate::cli::running_server::{self, Running};
-use crate::cli::runtime::runtime;
+use crate::cli::runtime::block_on;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::config::effective::OF_VERDICTS;
@@ -33,8 +33,8 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let config = arguments.settings.clone().read(Config::load)?;
-    let is_allowed = runtime()?.block_on(async {
+    let config = arguments.settings.config()?;
+    let is_allowed = block_on(async {
         if let Some(running) = running_server::find(&config).await? {
             return ask(&running, &config, &arguments).await;
         }
@@ -42,7 +42,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         let explained = app::explain(config, Arc::new(SystemClock), &spec, at).await?;
         output.print(|| explanation::text(&explained), || explained.json())?;
         Ok::<_, CliError>(explained.verdict.is_allowed())
-    })?;
+    })??;
     Ok(if is_allowed { Exit::Done } else { Exit::Refused })
 }
 

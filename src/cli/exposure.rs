@@ -11,9 +11,8 @@ use crate::app::standalone::{decide, incident};
 use crate::app::{self, IndicatorHitSummary, Owner, RemoteServer};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{CliError, Exit, OutputArgs, say};
-use crate::cli::runtime::runtime;
+use crate::cli::runtime::block_on;
 use crate::clock::SystemClock;
-use crate::config;
 use crate::firewall::ExposedVersion;
 use crate::npm::{Integrity, PackageName, PackageSpec};
 use crate::policy::RuleId;
@@ -42,8 +41,8 @@ pub(crate) struct Arguments {
 pub(crate) fn run(mut arguments: Arguments) -> Result<Exit, CliError> {
     if arguments.contacts {
         let contacts = app::indicator_hits(&flushed(&arguments.settings)?)?;
-        arguments.output.print(|| format_indicator_hits(&contacts), || contacts.iter().map(contact_json).collect())?;
-        return Ok(Exit::Done);
+        let json = || contacts.iter().map(contact_json).collect();
+        return arguments.output.print(|| format_indicator_hits(&contacts), json);
     }
     let named = arguments.settings.take_advisory_id();
     let Some(spec) = arguments.spec else {
@@ -59,8 +58,7 @@ pub(crate) fn run(mut arguments: Arguments) -> Result<Exit, CliError> {
     let grounds = Grounds::read(&data_dir);
     let text = || format_text(&spec, &exposures, &grounds) + &format_hits_section(&contacts);
     let rows = exposures.iter().map(|row| row_json(&spec.name, row, &grounds));
-    arguments.output.print(text, || rows.chain(contacts.iter().map(contact_json)).collect())?;
-    Ok(Exit::Done)
+    arguments.output.print(text, || rows.chain(contacts.iter().map(contact_json)).collect())
 }
 
 fn run_by_advisory(id: &str, output: OutputArgs, settings: &SettingFlags<false>) -> Result<Exit, CliError> {
@@ -73,20 +71,19 @@ fn run_by_advisory(id: &str, output: OutputArgs, settings: &SettingFlags<false>)
     let grounds = Grounds::read(&data_dir);
     let text = || format_exposed(&findings, &grounds) + &format_hits_section(&contacts);
     let rows = findings.iter().map(|finding| finding_json(finding, &grounds));
-    output.print(text, || rows.chain(contacts.iter().map(contact_json)).collect())?;
-    Ok(Exit::Done)
+    output.print(text, || rows.chain(contacts.iter().map(contact_json)).collect())
 }
 
 /// Returns the data directory after the running server has flushed its ledger. Without a flush, the ledger is read as is.
 fn flushed(settings: &SettingFlags<false>) -> Result<PathBuf, CliError> {
-    let data_dir = settings.clone().read(config::data_dir)?;
-    runtime()?.block_on(async {
+    let data_dir = settings.data_dir()?;
+    block_on(async {
         match RemoteServer::find(&data_dir).await {
             Ok(Owner::Server(server)) => server.flush().await,
             Ok(Owner::NoProcess | Owner::Silent) => {}
             Err(error) => say(&format!("requests of the last seconds may be missing: {error}")),
         }
-    });
+    })?;
     Ok(data_dir)
 }
 

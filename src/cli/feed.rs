@@ -1,7 +1,6 @@
 //! `coldframe feed`: syncs advisory feeds, shows their status, exports the versions that this instance denies.
 
 use std::fmt::Write as _;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +9,11 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::app::standalone::incident::{self, StoredFeedStatus};
-use crate::cli::decisions::{self, ReasonArgs};
+use crate::cli::decisions::{self, RecordArgs};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{self, CliError, Exit, OutputArgs};
 use crate::cli::running_server;
-use crate::cli::runtime::runtime;
+use crate::cli::runtime::block_on;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::config::effective::OF_VERDICTS;
@@ -56,9 +55,7 @@ pub(crate) struct RulingArgs {
     #[arg(value_name = "ID")]
     id: String,
     #[command(flatten)]
-    reason: ReasonArgs,
-    #[command(flatten)]
-    settings: SettingFlags<false>,
+    record: RecordArgs,
 }
 
 #[derive(Debug, Args)]
@@ -81,19 +78,16 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
         Command::Sync { accept_shrunk, output, settings } => {
             let config = of_server(&settings)?;
             let on_shrink = if accept_shrunk { OnShrink::Accept } else { OnShrink::Reject };
-            let statuses = runtime()?.block_on(incident::sync(config, Arc::new(SystemClock), on_shrink))?;
+            let statuses = block_on(incident::sync(config, Arc::new(SystemClock), on_shrink))??;
             print(&statuses, output)?;
             let stale = statuses.iter().any(|status| status.staleness.is_some());
             Ok(if stale { Exit::Failed } else { Exit::Done })
         }
-        Command::Status { output, settings } => {
-            print(&incident::status(&of_server(&settings)?, SystemClock.now()), output)?;
-            Ok(Exit::Done)
-        }
+        Command::Status { output, settings } => print(&incident::status(&of_server(&settings)?, SystemClock.now()), output),
         Command::Obey(ruling) => rule(ruling, true),
         Command::SetAside(ruling) => rule(ruling, false),
         Command::Export(FeedExportArgs { directory, id_prefix, expires, settings }) => {
-            let data_dir = settings.read(crate::config::data_dir)?;
+            let data_dir = settings.data_dir()?;
             let (exported, key, left) = incident::export(&data_dir, &directory, &id_prefix, SystemClock.now(), expires)?;
             let mut columns = TextTable::indented("  ");
             columns.row(["records", &exported.records.to_string()]);
@@ -103,30 +97,27 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
             for left in &left {
                 columns.row(["left out", left]);
             }
-            output::print(&format!("wrote {}\n{columns}", single_line(&directory.to_string_lossy())))?;
-            Ok(Exit::Done)
+            output::print(&format!("wrote {}\n{columns}", single_line(&directory.to_string_lossy())))
         }
     }
 }
 
 /// Returns the configuration of the running server, which determines the feeds. Without a server, returns that of this command.
 pub(crate) fn of_server(settings: &SettingFlags<false>) -> Result<Config, CliError> {
-    let config = settings.clone().read(Config::load)?;
-    Ok(match runtime()?.block_on(running_server::find(&config))? {
+    let config = settings.config()?;
+    Ok(match block_on(running_server::find(&config))?? {
         Some(running) => {
             running.announce(&config, OF_VERDICTS);
-            runtime()?.block_on(running.server.flush());
+            block_on(running.server.flush())?;
             running.config(settings, config)
         }
         None => config,
     })
 }
 
-fn rule(RulingArgs { id, reason, settings }: RulingArgs, obey: bool) -> Result<Exit, CliError> {
-    let config = of_server(&settings)?;
-    let data_dir = config.store.data_dir.clone();
-    let advisory = incident::broad_record(config, Arc::new(SystemClock), &id)?;
-    decisions::submit(&data_dir, DecisionAction::Record { advisory, obey }, reason, None)
+fn rule(RulingArgs { id, record }: RulingArgs, obey: bool) -> Result<Exit, CliError> {
+    let advisory = incident::broad_record(of_server(&record.settings)?, Arc::new(SystemClock), &id)?;
+    record.submit(DecisionAction::Record { advisory, obey }, None)
 }
 
 fn prefix(text: &str) -> Result<String, String> {
@@ -138,7 +129,7 @@ fn prefix(text: &str) -> Result<String, String> {
     }
 }
 
-fn print(statuses: &[StoredFeedStatus], output: OutputArgs) -> io::Result<()> {
+fn print(statuses: &[StoredFeedStatus], output: OutputArgs) -> Result<Exit, CliError> {
     output.print(|| format_text(statuses), || statuses.iter().map(to_json).collect())
 }
 

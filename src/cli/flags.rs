@@ -6,7 +6,7 @@ use clap::{Arg, ArgAction, ArgMatches, FromArgMatches};
 
 use crate::config::effective::OF_VERDICTS;
 use crate::config::settings::{SETTINGS, Setting};
-use crate::config::{ConfigSources, Diagnostics, FlagValues, ProcessEnvironment, SettingKey, ValueKind};
+use crate::config::{self, Config, ConfigSources, Diagnostics, FlagValues, ProcessEnvironment, SettingKey, ValueKind};
 
 /// The settings listed in the help of commands that answer a question. Those commands accept all others too.
 const LISTED_SETTINGS: &[SettingKey] =
@@ -40,6 +40,7 @@ impl<const LISTED: bool> SettingFlags<LISTED> {
         self.repeated(&[OF_VERDICTS, &[SettingKey::DataDir]].concat())
     }
 
+    /// Returns the flags of these settings, and `--config`, as words of a shell.
     fn repeated(&self, keys: &[SettingKey]) -> String {
         let file = self.file.iter().flat_map(|file| ["--config".to_owned(), file.display().to_string()]);
         let words: Vec<_> = self.flags.words(keys).into_iter().chain(file).map(|word| quoted(&word)).collect();
@@ -51,15 +52,25 @@ impl<const LISTED: bool> SettingFlags<LISTED> {
         self.flags.keys().find(|key| !known.contains(key)).map(|key| format!("--{}", key.setting().name))
     }
 
+    /// Loads the configuration.
+    pub(crate) fn config(&self) -> Result<Config, Diagnostics> {
+        self.read(Config::load)
+    }
+
+    /// Reads the data directory alone, for commands that need no other setting.
+    pub(crate) fn data_dir(&self) -> Result<PathBuf, Diagnostics> {
+        self.read(config::data_dir)
+    }
+
     /// Calls `read` with the file, the environment of this process and the flags.
-    pub(crate) fn read<T>(self, read: impl FnOnce(ConfigSources<'_>) -> Result<T, Diagnostics>) -> Result<T, Diagnostics> {
+    pub(crate) fn read<T>(&self, read: impl FnOnce(ConfigSources<'_>) -> Result<T, Diagnostics>) -> Result<T, Diagnostics> {
         #[expect(clippy::disallowed_methods, reason = "the one place where the environment is read and handed down")]
         let surroundings = ProcessEnvironment {
             variables: std::env::vars_os().collect(),
             home: std::env::home_dir(),
             working_directory: std::env::current_dir().unwrap_or_default(),
         };
-        read(ConfigSources { file: self.file.as_deref(), environment: &surroundings, flags: self.flags })
+        read(ConfigSources { file: self.file.as_deref(), environment: &surroundings, flags: self.flags.clone() })
     }
 }
 
@@ -105,11 +116,8 @@ fn quoted(word: &str) -> String {
 
 fn flag(setting: &Setting) -> Arg {
     let several = if setting.several { "; may be repeated" } else { "" };
-    let flag = Arg::new(setting.name).long(setting.name).value_name(setting.kind.placeholder()).help(format!(
-        "{}{several} [default: {}]",
-        setting.help,
-        setting.default.text()
-    ));
+    let help = format!("{}{several} [default: {}]", setting.help, setting.default.text());
+    let flag = Arg::new(setting.name).long(setting.name).value_name(setting.kind.placeholder()).help(help);
     match setting.kind {
         ValueKind::Truth => flag.action(ArgAction::Set).num_args(0..=1).require_equals(true).default_missing_value("true"),
         _ if setting.several => flag.action(ArgAction::Append),

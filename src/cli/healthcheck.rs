@@ -7,8 +7,8 @@ use crate::app::listeners::reachable;
 use crate::app::{self, Owner, RemoteServer};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{CliError, Exit};
-use crate::cli::runtime::runtime;
-use crate::config::{Config, SettingKey};
+use crate::cli::runtime::block_on;
+use crate::config::SettingKey;
 use crate::store::DataDir;
 
 #[derive(Debug, Args)]
@@ -19,9 +19,9 @@ pub(crate) struct Arguments {
 
 /// Prints nothing on success: container engines call it every few seconds and keep the output.
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let config = arguments.settings.read(Config::load)?;
+    let config = arguments.settings.config()?;
     let data_dir = &config.store.data_dir;
-    runtime()?.block_on(async {
+    block_on(async {
         // A running server that cannot be asked is not ready, even if another one answers on the address.
         let running = match RemoteServer::find(data_dir).await? {
             Owner::Server(server) => server.description().listeners.first().map(|listener| listener.address),
@@ -29,8 +29,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
             Owner::NoProcess | Owner::Silent
                 if cfg!(unix) && config.settings.is_set(SettingKey::DataDir) && DataDir::is_readable(data_dir) =>
             {
-                let error = anyhow::anyhow!("no server runs on the data directory `{}`", data_dir.display());
-                return Err(CliError::failed(error));
+                return Err(CliError::failed(anyhow::anyhow!("no server runs on the data directory `{}`", data_dir.display())));
             }
             Owner::NoProcess | Owner::Silent => None,
         };
@@ -39,5 +38,5 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         };
         app::check_readiness(reachable(address), &config).await?;
         Ok(Exit::Done)
-    })
+    })?
 }

@@ -12,7 +12,7 @@ use crate::app::{AppError, Owner, RemoteServer};
 use crate::cli::exposure::{self, Grounds};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{CliError, Exit, OutputArgs, counted};
-use crate::cli::runtime::runtime;
+use crate::cli::runtime::block_on;
 use crate::cli::{decisions, operator};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, SettingKey};
@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let Arguments { id, dry_run, freeze_for, output, settings } = arguments;
-    let own = settings.clone().read(Config::load)?;
+    let own = settings.config()?;
     let config = crate::cli::feed::of_server(&settings)?;
     let data_dir = config.store.data_dir.clone();
     let plan = match named(&id)? {
@@ -51,12 +51,12 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     } else {
         let author = operator::signature(SystemClock.now());
         let mut done = incident::decide(&data_dir, &plan, &author, freeze_for)?;
-        done.purged = runtime()?.block_on(async {
+        done.purged = block_on(async {
             match RemoteServer::find(&data_dir).await? {
                 Owner::Server(server) => server.purge(&plan.integrities(), &plan.packages()).await,
                 Owner::NoProcess | Owner::Silent => incident::purge(&data_dir, &plan),
             }
-        })?;
+        })??;
         Some(done)
     };
     let grounds = Grounds::read(&data_dir);

@@ -23,6 +23,7 @@ mod run;
 mod running_server;
 mod runtime;
 mod serve;
+mod signals;
 mod user;
 
 pub use command_line::run;

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use crate::config;
+use crate::config::Diagnostics;
+use crate::config::policy::PolicyLoadError;
 use crate::text::{printable, single_line};
 
 /// The exit code of the program. The numbers are stable and documented in `--help`.
@@ -26,20 +27,6 @@ pub enum Exit {
     Later = 75,
 }
 
-impl Exit {
-    pub const ALL: [Self; 9] = [
-        Self::Done,
-        Self::Failed,
-        Self::Usage,
-        Self::Listen,
-        Self::DataDirInUse,
-        Self::DataDir,
-        Self::Refused,
-        Self::Unchecked,
-        Self::Later,
-    ];
-}
-
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
@@ -53,7 +40,7 @@ pub struct CliError {
 }
 
 impl CliError {
-    pub fn new(exit: Exit, cause: impl Into<anyhow::Error>) -> Self {
+    pub(crate) fn new(exit: Exit, cause: impl Into<anyhow::Error>) -> Self {
         Self { exit, cause: cause.into() }
     }
 
@@ -66,9 +53,15 @@ impl CliError {
     }
 }
 
-impl From<config::Diagnostics> for CliError {
-    fn from(diagnostics: config::Diagnostics) -> Self {
+impl From<Diagnostics> for CliError {
+    fn from(diagnostics: Diagnostics) -> Self {
         Self::usage(diagnostics)
+    }
+}
+
+impl From<PolicyLoadError> for CliError {
+    fn from(error: PolicyLoadError) -> Self {
+        Self::usage(error)
     }
 }
 
@@ -87,34 +80,31 @@ pub(crate) struct OutputArgs {
 
 impl OutputArgs {
     /// Prints a result as text or as indented JSON.
-    pub(crate) fn print(self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> io::Result<()> {
+    pub(crate) fn print(self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> Result<Exit, CliError> {
         print(&if self.json { format!("{:#}\n", json()) } else { text() })
     }
 }
 
 /// Writes text or a JSON document to standard output. A closed pipe, for example from `| head`, is not a failure.
-pub(crate) fn print(text: &str) -> io::Result<()> {
+/// Returns [`Exit::Done`], because most commands end with their output.
+pub(crate) fn print(text: &str) -> Result<Exit, CliError> {
     print_verbatim(&printable(text))
 }
 
 /// Writes text to standard output unchanged. The caller ensures that it contains no untrusted value or escapes each of
 /// them: shell scripts, shipped policies, workflow commands of a CI runner.
-pub(crate) fn print_verbatim(text: &str) -> io::Result<()> {
+pub(crate) fn print_verbatim(text: &str) -> Result<Exit, CliError> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
-        _ => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(Exit::Done),
     }
 }
 
 /// Writes a failure to standard error, causes separated by colons: one line, except for diagnostics with excerpts.
 pub(crate) fn print_error(failure: &CliError) {
     let text = format!("coldframe: {:#}", failure.cause);
-    let is_list = |cause: &(dyn std::error::Error + 'static)| {
-        cause.is::<config::Diagnostics>()
-            || cause.is::<config::policy::PolicyLoadError>()
-            || cause.is::<crate::diagnostics::Diagnostics>()
-    };
+    let is_list = |cause: &(dyn std::error::Error + 'static)| cause.is::<Diagnostics>() || cause.is::<PolicyLoadError>();
     note(&if failure.cause.chain().any(is_list) { text + "\n" } else { format!("{}\n", single_line(&text)) });
 }
 

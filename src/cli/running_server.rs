@@ -77,7 +77,7 @@ impl Running {
     /// Returns the server's configuration with the credentials and CAs of this process, or `config` if it cannot be read here.
     pub(crate) fn config(&self, settings: &SettingFlags<false>, config: Config) -> Config {
         let server = &self.server.description().settings;
-        settings.clone().read(|sources| Config::load_with(sources, |raw| raw.replace(server.to_raw()))).unwrap_or_else(|error| {
+        settings.read(|sources| Config::load_with(sources, |raw| raw.replace(server.to_raw()))).unwrap_or_else(|error| {
             say(&format!("cannot use the settings of the server, using those of this command: {error}"));
             config
         })
@@ -98,6 +98,6 @@ impl Running {
 
     fn overridden_config(&self, settings: &SettingFlags<false>) -> Result<Config, Diagnostics> {
         let server = &self.server.description().settings;
-        settings.clone().read(|sources| Config::load_with(sources, |raw| raw.fill(server.to_raw())))
+        settings.read(|sources| Config::load_with(sources, |raw| raw.fill(server.to_raw())))
     }
 }

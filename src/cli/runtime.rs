@@ -1,8 +1,8 @@
-//! The tokio runtime of a command. Shutdown waits at most one second for blocking work.
+//! The tokio runtime of a command.
 
 use std::time::Duration;
 
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::Builder;
 
 use crate::cli::output::CliError;
 
@@ -10,27 +10,10 @@ use crate::cli::output::CliError;
 /// writes of a command are already complete.
 const LEFTOVER_WAIT: Duration = Duration::from_secs(1);
 
-/// A runtime that shuts down within [`LEFTOVER_WAIT`].
-pub(crate) struct CommandRuntime {
-    handle: Handle,
-    runtime: Option<Runtime>,
-}
-
-pub(crate) fn runtime() -> Result<CommandRuntime, CliError> {
+/// Runs a future on a runtime of its own, which then shuts down within [`LEFTOVER_WAIT`].
+pub(crate) fn block_on<F: Future>(future: F) -> Result<F::Output, CliError> {
     let runtime = Builder::new_multi_thread().enable_all().build()?;
-    Ok(CommandRuntime { handle: runtime.handle().clone(), runtime: Some(runtime) })
-}
-
-impl CommandRuntime {
-    pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
-        self.handle.block_on(future)
-    }
-}
-
-impl Drop for CommandRuntime {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_timeout(LEFTOVER_WAIT);
-        }
-    }
+    let output = runtime.block_on(future);
+    runtime.shutdown_timeout(LEFTOVER_WAIT);
+    Ok(output)
 }

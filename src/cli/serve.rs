@@ -10,7 +10,8 @@ use crate::app::listeners::reachable;
 use crate::app::{App, AppError};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{self, CliError, Exit};
-use crate::cli::runtime::runtime;
+use crate::cli::runtime::block_on;
+use crate::cli::signals::{INTERRUPT, Signals, TERMINATE};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::net::FdLimit;
@@ -26,7 +27,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let settings = arguments.settings;
-    let mut config = settings.clone().read(Config::load)?;
+    let mut config = settings.config()?;
     telemetry::logging::init(&config.telemetry).map_err(CliError::usage)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -34,7 +35,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let connections = &mut config.server.limits.connections;
     *connections = connections_for_fd_limit(FdLimit::raise(), *connections);
     let banner = StartupBanner::of(&config);
-    runtime()?.block_on(async {
+    block_on(async {
         // Registered before anything is opened, so that a signal during startup stops it cleanly.
         let stop = shutdown_requested()?;
         let mut app = App::build(config, Arc::new(SystemClock)).await?;
@@ -42,12 +43,12 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         if let Err(error) = app.open_control_socket() {
             tracing::warn!(error = %error, "control socket unavailable, other coldframe commands cannot reach this server");
         }
-        notify_on_hangup(app.reload_with(Arc::new(move || settings.clone().read(Config::load))))?;
+        notify_on_hangup(app.reload_with(Arc::new(move || settings.config())))?;
         let notices: Vec<String> = app.notices().iter().map(|notice| format!("\n{notice}\n")).collect();
         output::print(&banner.text(&app.addresses(), &app.gateways(), &app.transparent(), &notices.concat()))?;
         app.run(stop).await?;
         Ok(Exit::Done)
-    })
+    })?
 }
 
 /// Returns the number of connections that the open file limit allows, at most `wanted`. Each connection may also need a
@@ -167,57 +168,16 @@ fn notify_on_hangup(_reread: Arc<Notify>) -> std::io::Result<()> {
 
 /// Completes on the first stop signal. A second signal exits the process immediately.
 fn shutdown_requested() -> std::io::Result<impl Future<Output = ()>> {
-    let mut signals = Signals::listen()?;
+    let mut signals = Signals::listen(&[TERMINATE, INTERRUPT])?;
     Ok(async move {
         signals.next().await;
         tokio::spawn(async move {
-            let code = signals.next().await;
+            // The exit code that shells use for the signal.
+            let code = 128 + signals.next().await;
             #[expect(clippy::disallowed_methods, clippy::exit, reason = "a second signal must not wait for a clean stop")]
             std::process::exit(code)
         });
     })
-}
-
-#[cfg(unix)]
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-#[cfg(unix)]
-impl Signals {
-    fn listen() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    /// Waits for the next signal. Returns the exit code that shells use for it.
-    async fn next(&mut self) -> i32 {
-        tokio::select! {
-            _ = self.terminate.recv() => 128 + 15,
-            _ = self.interrupt.recv() => 128 + 2,
-        }
-    }
-}
-
-#[cfg(not(unix))]
-struct Signals;
-
-#[cfg(not(unix))]
-impl Signals {
-    #[expect(clippy::unnecessary_wraps, reason = "same signature as on Unix")]
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self)
-    }
-
-    /// Waits for the next signal. Returns the exit code that shells use for it.
-    async fn next(&mut self) -> i32 {
-        // If signals cannot be received, wait forever.
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        128 + 2
-    }
 }
 
 #[cfg(test)]

@@ -69,8 +69,7 @@ fn no_file() -> CliError {
 }
 
 fn say(text: &str) -> Result<Exit, CliError> {
-    output::print(&format!("{}\n", single_line(text)))?;
-    Ok(Exit::Done)
+    output::print(&format!("{}\n", single_line(text)))
 }
 
 /// Reads the first line of standard input. On a terminal, prompts and turns off echo.

@@ -52,15 +52,12 @@ pub(crate) enum Command {
 }
 
 fn overlap(text: &str) -> Result<Duration, String> {
-    quantity::parse_duration(text).map_err(|flaw| flaw.to_string())
+    Ok(quantity::parse_duration(text)?)
 }
 
 impl From<TlsError> for CliError {
     fn from(error: TlsError) -> Self {
-        let exit = match &error {
-            TlsError::Disk { .. } => Exit::DataDir,
-            _ => Exit::Failed,
-        };
+        let exit = if matches!(error, TlsError::Disk { .. }) { Exit::DataDir } else { Exit::Failed };
         Self::new(exit, error)
     }
 }
@@ -68,24 +65,21 @@ impl From<TlsError> for CliError {
 pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
     let trusted = |config: &Config| ca::trusted_certificates(&config.gateway, &config.store.data_dir, SystemClock.now());
     match command {
-        Command::Init { settings } => init(&settings.read(Config::load)?)?,
+        Command::Init { settings } => init(&settings.config()?),
         Command::Export { to, settings } => {
-            let certificates = trusted(&settings.read(Config::load)?)?.iter().map(pem).collect::<String>();
-            match to {
-                Some(file) => write_shared_file(&file, &certificates)
-                    .with_context(|| format!("cannot write `{}`", file.display()))
-                    .map_err(CliError::failed)?,
-                None => output::print(&certificates)?,
-            }
+            let certificates = trusted(&settings.config()?)?.iter().map(pem).collect::<String>();
+            let Some(file) = to else { return output::print(&certificates) };
+            let written = write_shared_file(&file, &certificates);
+            written.with_context(|| format!("cannot write `{}`", file.display())).map_err(CliError::failed)?;
+            Ok(Exit::Done)
         }
         Command::Trust { apply, settings } => {
-            let config = settings.read(Config::load)?;
+            let config = settings.config()?;
             let trusted = trusted(&config)?;
-            output::print(&if apply { trust::apply(&trusted)? } else { trust::explain(&config.store.data_dir) })?;
+            output::print(&if apply { trust::apply(&trusted)? } else { trust::explain(&config.store.data_dir) })
         }
-        Command::Rotate { overlap, settings } => rotate(&settings.read(Config::load)?, overlap)?,
+        Command::Rotate { overlap, settings } => rotate(&settings.config()?, overlap),
     }
-    Ok(Exit::Done)
 }
 
 /// Writes a file atomically, so that a reader, such as a container that shares the directory, sees no partial file.
@@ -101,7 +95,7 @@ fn write_shared_file(file: &Path, text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn init(config: &Config) -> Result<(), CliError> {
+fn init(config: &Config) -> Result<Exit, CliError> {
     let data_dir = &config.store.data_dir;
     if config.gateway.ca_files.is_some() {
         return Err(CliError::usage(anyhow::anyhow!("cannot create a CA, `ca-cert` provides one")));
@@ -110,27 +104,23 @@ fn init(config: &Config) -> Result<(), CliError> {
     let is_new = store.read(now)?.is_none();
     ca::active_ca(&config.gateway, data_dir, now)?;
     let verb = if is_new { "created CA" } else { "CA already exists:" };
-    output::print(&format!("{verb} {}\n{}", store.file().display(), describe_constraints(config)))?;
-    Ok(())
+    output::print(&format!("{verb} {}\n{}", store.file().display(), describe_constraints(config)))
 }
 
-fn rotate(config: &Config, overlap: Duration) -> Result<(), CliError> {
+fn rotate(config: &Config, overlap: Duration) -> Result<Exit, CliError> {
     if config.gateway.ca_files.is_some() {
         return Err(CliError::usage(anyhow::anyhow!("cannot rotate the CA, `ca-cert` provides it; replace that file")));
     }
     ca::rotate(&config.gateway, &config.store.data_dir, overlap, SystemClock.now())?;
-    let text = format!(
+    output::print(&format!(
         "rotated CA\n{}the previous CA signs for another {}\n\
                  clients must trust the new CA by then: coldframe ca export, coldframe ca trust\n",
         describe_constraints(config),
         timestamp::format_duration(overlap),
-    );
-    output::print(&text)?;
-    Ok(())
+    ))
 }
 
 fn describe_constraints(config: &Config) -> String {
     let hosts = config.gateway.proxy.targets.hosts();
-    let hosts: Vec<_> = hosts.iter().map(AsRef::as_ref).collect();
-    format!("limited to these hosts: {}\n", hosts.join(", "))
+    format!("limited to these hosts: {}\n", hosts.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", "))
 }

@@ -161,7 +161,7 @@ impl Fix {
             return;
         }
         // For direct dependencies: npm rejects an override that conflicts with the project's range, and yarn 1 warns.
-        let (of_project, of_packages): (Vec<_>, Vec<_>) = finding.asks.iter().partition(|asked| asked.by.is_none());
+        let (of_project, of_packages): (Vec<_>, Vec<_>) = finding.package.asks.iter().partition(|asked| asked.by.is_none());
         let by_command = |asked: &&Requester| match dialect {
             // An override covers every workspace and leaves package.json alone, but does not match aliases and dist-tags.
             LockfileFormat::Pnpm6 | LockfileFormat::Pnpm9 => !asked.is_plain_range(),
@@ -174,7 +174,7 @@ impl Fix {
         if !commanded.is_empty() && overridden.is_empty() {
             // If another version is locked too, bun first requests the locked version and only then the added one.
             if dialect == LockfileFormat::Bun && finding.has_siblings {
-                self.entries.extend(finding.places.iter().cloned());
+                self.entries.extend(finding.package.places.iter().cloned());
             }
             return;
         }
@@ -199,7 +199,7 @@ impl Fix {
         if !aliased {
             self.put(finding.what(), instead);
         }
-        self.entries.extend(finding.places.iter().cloned());
+        self.entries.extend(finding.package.places.iter().cloned());
     }
 
     fn override_in_yarn_1(&mut self, finding: &RefusedVersion, asked: &[&Requester], instead: &str) {
@@ -233,7 +233,7 @@ impl Fix {
     fn override_in_bun(&mut self, finding: &RefusedVersion, asked: &[&Requester], instead: &str) {
         if finding.has_siblings || asked.iter().any(|asked| asked.alias.is_some()) {
             self.remove_entry(finding, "bun", "its entry in bun.lock");
-            self.entries.extend(finding.places.iter().cloned());
+            self.entries.extend(finding.package.places.iter().cloned());
         } else {
             self.put(finding.judged.name.clone(), instead);
         }

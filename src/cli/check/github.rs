@@ -22,7 +22,7 @@ pub(crate) fn format_text(report: &Report) -> String {
         }
         for finding in &file.findings {
             let title = format!("{} would be refused", finding.what());
-            command(&mut text, "error", (&file.path, finding.line), &title, &message(finding));
+            command(&mut text, "error", (&file.path, finding.package.line), &title, &message(finding));
         }
         for bypass in &file.bypasses {
             let title = format!("bypasses Coldframe: {}", bypass.place);

@@ -13,15 +13,14 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use url::Url;
 
-use crate::app::{AppError, Checker};
+use crate::app::Checker;
 use crate::cli::check::report::{LockfileReport, RefusedVersion, Report};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{self, CliError, Exit};
 use crate::cli::registry_hosts::RegistryHosts;
-use crate::cli::runtime::runtime;
+use crate::cli::runtime::block_on;
 use crate::cli::{lockfiles, running_server};
 use crate::clock::SystemClock;
-use crate::config::Config;
 use crate::config::effective::OF_VERDICTS;
 
 #[derive(Debug, Args)]
@@ -54,36 +53,27 @@ enum CheckFormat {
     Github,
 }
 
-#[derive(Debug, thiserror::Error)]
-enum CheckError {
-    #[error("no lockfile in `{}`", .0.display())]
-    NoLockfile(PathBuf),
-    #[error("`--fix` needs `--format table` or `--format json`")]
-    FixNeedsTable,
-}
-
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     if arguments.fix && !matches!(arguments.format, CheckFormat::Table | CheckFormat::Json) {
-        return Err(CliError::usage(CheckError::FixNeedsTable));
+        return Err(CliError::usage(anyhow::anyhow!("`--fix` needs `--format table` or `--format json`")));
     }
-    let own = arguments.settings.clone().read(Config::load)?;
+    let own = arguments.settings.config()?;
     let mut read = Vec::new();
-    for path in find_lockfiles(arguments.paths).map_err(CliError::usage)? {
+    for path in find_lockfiles(arguments.paths)? {
         let lockfile = lockfiles::read(&path).map_err(CliError::usage)?;
         read.push((shown(&path), lockfile));
     }
-    let runtime = runtime()?;
-    let running = if arguments.server.is_none() { runtime.block_on(running_server::find(&own))? } else { None };
-    let config = match &running {
-        Some(running) => {
-            running.announce(&own, OF_VERDICTS);
-            running.config(&arguments.settings, own)
-        }
-        None => own,
-    };
-    let mut hosts = RegistryHosts::of(&config, arguments.server.as_ref());
-    let mut files: Vec<_> = read.into_iter().map(|(path, lockfile)| LockfileReport::of(path, &lockfile)).collect();
-    let report = runtime.block_on(async {
+    let report = block_on(async {
+        let running = if arguments.server.is_none() { running_server::find(&own).await? } else { None };
+        let config = match &running {
+            Some(running) => {
+                running.announce(&own, OF_VERDICTS);
+                running.config(&arguments.settings, own)
+            }
+            None => own,
+        };
+        let mut hosts = RegistryHosts::of(&config, arguments.server.as_ref());
+        let mut files: Vec<_> = read.into_iter().map(|(path, lockfile)| LockfileReport::of(path, &lockfile)).collect();
         let checker = match (arguments.server, running) {
             (Some(server), _) => Checker::at(server, &config)?,
             (None, Some(running)) => Checker::Running(Box::new(running.server), running.profile),
@@ -102,8 +92,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         for file in &mut files {
             file.apply_replacements(&mut outcomes);
         }
-        Ok::<_, AppError>(Report { files })
-    })?;
+        Ok::<_, CliError>(Report { files })
+    })??;
     let text = match arguments.format {
         CheckFormat::Table if arguments.fix => table::format_text(&report) + &fix::format_text(&report),
         CheckFormat::Table => table::format_text(&report),
@@ -136,7 +126,7 @@ fn exit(report: &Report) -> Exit {
 }
 
 /// Returns the lockfiles in `paths`, in order.
-fn find_lockfiles(mut paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, CheckError> {
+fn find_lockfiles(mut paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, CliError> {
     if paths.is_empty() {
         paths.push(PathBuf::from("."));
     }
@@ -148,7 +138,7 @@ fn find_lockfiles(mut paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, CheckError> {
         }
         let inside = lockfiles::inside(&path);
         if inside.is_empty() {
-            return Err(CheckError::NoLockfile(path));
+            return Err(CliError::usage(anyhow::anyhow!("no lockfile in `{}`", path.display())));
         }
         found.extend(inside);
     }

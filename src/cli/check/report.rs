@@ -21,10 +21,6 @@ pub(crate) struct LockfileReport {
     pub(crate) dialect: LockfileFormat,
     /// The locked versions from registries, one per name, version and integrity.
     packages: Vec<ReportedPackage>,
-    /// Entries from git or plain URLs.
-    strays: Vec<NonRegistryEntry>,
-    /// Entries that install nothing from a registry: their number, and the first one with its line.
-    nothing: Option<(usize, String, u32)>,
     pub(crate) findings: Vec<RefusedVersion>,
     /// Versions that could not be checked, by reason: name and version, and the line.
     pub(crate) unchecked: BTreeMap<String, Vec<(String, u32)>>,
@@ -35,18 +31,16 @@ pub(crate) struct LockfileReport {
 
 /// A locked version and the packages that request it.
 #[derive(Debug, Clone)]
-struct ReportedPackage {
-    locked: LockedVersion,
+pub(crate) struct ReportedPackage {
+    pub(crate) locked: LockedVersion,
     resolved: Option<String>,
-    line: u32,
-    asks: Requesters,
+    /// The line of its first entry.
+    pub(crate) line: u32,
+    /// Its requesters, one per name and range.
+    pub(crate) asks: BTreeSet<Requester>,
     /// Its lockfile entries with their lines.
-    places: Vec<(String, u32)>,
+    pub(crate) places: Vec<(String, u32)>,
 }
-
-/// The requesters of a version, one per name and range.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Requesters(BTreeSet<Requester>);
 
 /// A package or the project that requests a version.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,42 +53,16 @@ pub(crate) struct Requester {
     pub(crate) range: Option<String>,
 }
 
-impl Requesters {
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Requester> {
-        self.0.iter()
-    }
-
-    pub(crate) fn is_direct(&self) -> bool {
-        self.0.iter().any(|asked| asked.by.is_none())
-    }
-
-    /// Returns the ranges of requesters that are not in `leaving`.
-    fn of_the_rest(&self, leaving: &HashSet<&str>) -> Vec<String> {
-        let stays = |asked: &&Requester| asked.by.as_deref().is_none_or(|by| !leaving.contains(by));
-        let mut ranges: Vec<_> = self.0.iter().filter(stays).filter_map(|asked| asked.range.clone()).collect();
-        ranges.sort_unstable();
-        ranges.dedup();
-        ranges.truncate(RANGES);
-        ranges
-    }
-}
-
-/// A lockfile entry that does not come from a registry.
-struct NonRegistryEntry {
-    source: EntrySource,
-    name: String,
-    address: String,
-    line: u32,
+/// Returns the ranges of requesters that are not in `leaving`.
+fn ranges_of_the_rest(asks: &BTreeSet<Requester>, leaving: &HashSet<String>) -> Vec<String> {
+    let stays = |asked: &&Requester| asked.by.as_deref().is_none_or(|by| !leaving.contains(by));
+    let ranges: BTreeSet<_> = asks.iter().filter(stays).filter_map(|asked| asked.range.clone()).collect();
+    ranges.into_iter().take(RANGES).collect()
 }
 
 pub(crate) struct RefusedVersion {
     pub(crate) judged: CheckedVersion,
-    /// The line of its first entry.
-    pub(crate) line: u32,
-    pub(crate) ranges: Vec<String>,
-    pub(crate) asks: Requesters,
-    /// Its lockfile entries with their lines.
-    pub(crate) places: Vec<(String, u32)>,
+    pub(crate) package: ReportedPackage,
     /// Whether the lockfile contains other versions of the package.
     pub(crate) has_siblings: bool,
 }
@@ -126,14 +94,6 @@ impl BypassKind {
             Self::OtherHost => "other-host",
         }
     }
-
-    fn manner(self) -> &'static str {
-        match self {
-            Self::Git => "from a git repository",
-            Self::Http => "from a URL",
-            Self::OtherHost => "from a host that is not the registry",
-        }
-    }
 }
 
 impl Bypass {
@@ -141,18 +101,39 @@ impl Bypass {
         let names: Vec<_> = self.packages.iter().take(3).map(|(name, _)| name.as_str()).collect();
         let more = self.packages.len() - names.len();
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        format!("{}{more}: fetched {}, not through Coldframe: {}", names.join(", "), self.kind.manner(), self.place)
+        let manner = match self.kind {
+            BypassKind::Git => "from a git repository",
+            BypassKind::Http => "from a URL",
+            BypassKind::OtherHost => "from a host that is not the registry",
+        };
+        format!("{}{more}: fetched {manner}, not through Coldframe: {}", names.join(", "), self.place)
     }
+}
+
+fn spec(checked: &CheckedVersion) -> String {
+    format!("{}@{}", checked.name, checked.version)
+}
+
+/// Packages that are fetched without Coldframe, by reason and host, with their lines.
+type BypassedPackages = BTreeMap<(BypassKind, String), Vec<(String, u32)>>;
+
+fn bypasses(packages: BypassedPackages) -> impl Iterator<Item = Bypass> {
+    packages.into_iter().map(|((kind, place), packages)| Bypass {
+        kind,
+        place,
+        line: packages.iter().map(|(_, line)| *line).min().unwrap_or(1),
+        packages,
+    })
 }
 
 impl RefusedVersion {
     pub(crate) fn what(&self) -> String {
-        format!("{}@{}", self.judged.name, self.judged.version)
+        spec(&self.judged)
     }
 
     /// Checks whether no allowed version is known to match all requested ranges.
     fn has_no_replacement(&self) -> bool {
-        self.judged.fits.is_none() && self.judged.nearest.is_some() && self.asks.iter().any(|asked| asked.range.is_some())
+        self.judged.fits.is_none() && self.judged.nearest.is_some() && self.package.asks.iter().any(|asked| asked.range.is_some())
     }
 
     /// Returns the version to use instead: one in range, else the nearest allowed one.
@@ -192,26 +173,33 @@ impl LockfileReport {
     /// Collects the entries of a lockfile. No version is checked yet.
     pub(crate) fn of(path: String, lockfile: &Lockfile) -> Self {
         let mut packages: BTreeMap<(&str, &str, Option<&str>), ReportedPackage> = BTreeMap::new();
-        let mut strays = Vec::new();
-        let mut nothing: Option<(usize, String, u32)> = None;
+        let mut strays = BypassedPackages::new();
         for entry in &lockfile.entries {
-            match entry.source {
+            let kind = match entry.source {
                 EntrySource::Registry => {
                     let key = (&*entry.name, &*entry.version, entry.integrity.as_deref());
                     packages.entry(key).or_insert_with(|| ReportedPackage::of(entry)).ask(entry);
+                    continue;
                 }
-                EntrySource::Git | EntrySource::Http => strays.push(NonRegistryEntry::of(entry)),
-                EntrySource::Nothing => {
-                    let (count, ..) = nothing.get_or_insert_with(|| (0, entry.place.to_string(), entry.line));
-                    *count += 1;
+                EntrySource::Git => BypassKind::Git,
+                EntrySource::Http => BypassKind::Http,
+                EntrySource::Nothing | EntrySource::File | EntrySource::Link | EntrySource::Workspace | EntrySource::Bundled => {
+                    continue;
                 }
-                EntrySource::File | EntrySource::Link | EntrySource::Workspace | EntrySource::Bundled => {}
-            }
+            };
+            let place = host(entry.resolved.as_deref().unwrap_or(&entry.version));
+            strays.entry((kind, place)).or_default().push((entry.name.to_string(), entry.line));
         }
         let mut packages: Vec<_> = packages.into_values().collect();
         packages.sort_by_key(|package| package.line);
-        let (findings, bypasses, notes, unchecked) = (Vec::new(), Vec::new(), Vec::new(), BTreeMap::new());
-        Self { path, dialect: lockfile.dialect, packages, strays, nothing, findings, unchecked, bypasses, notes }
+        let nothing = || lockfile.entries.iter().filter(|entry| entry.source == EntrySource::Nothing);
+        let notes = nothing().next().map(|first| {
+            let count = nothing().count();
+            let entries = if count == 1 { "1 entry installs".to_owned() } else { format!("{count} entries install") };
+            format!("{entries} nothing from a registry: {} (line {})", first.place, first.line)
+        });
+        let (findings, unchecked, bypasses) = (Vec::new(), BTreeMap::new(), bypasses(strays).collect());
+        Self { path, dialect: lockfile.dialect, packages, findings, unchecked, bypasses, notes: notes.into_iter().collect() }
     }
 
     /// Returns the number of locked versions.
@@ -226,89 +214,67 @@ impl LockfileReport {
 
     /// Applies the outcomes, in the order of [`LockfileReport::locked`].
     pub(crate) fn apply_results(&mut self, hosts: &RegistryHosts, outcomes: &mut impl Iterator<Item = CheckedVersion>) {
-        let mut around: BTreeMap<(BypassKind, String), Vec<(String, u32)>> = BTreeMap::new();
+        let mut around = BypassedPackages::new();
         let mut spelled: BTreeMap<String, usize> = BTreeMap::new();
-        for stray in &self.strays {
-            let kind = if stray.source == EntrySource::Git { BypassKind::Git } else { BypassKind::Http };
-            around.entry((kind, host(&stray.address))).or_default().push((stray.name.clone(), stray.line));
-        }
         let mut versions: HashMap<&str, HashSet<&str>> = HashMap::new();
         for package in &self.packages {
             versions.entry(&package.locked.name).or_default().insert(&package.locked.version);
         }
-        for package in &self.packages {
-            let Some(judged) = outcomes.next() else { break };
+        for (package, judged) in self.packages.iter().zip(outcomes) {
             let way = package.resolved.as_deref().map_or(AddressRoute::Through, |address| hosts.way(address, self.dialect));
             let place = package.resolved.as_deref().map(host).unwrap_or_default();
             match way {
                 AddressRoute::Through => {}
                 AddressRoute::Spelled => *spelled.entry(place).or_default() += 1,
                 AddressRoute::Around => {
-                    let what = format!("{}@{}", judged.name, judged.version);
-                    around.entry((BypassKind::OtherHost, place)).or_default().push((what, package.line));
+                    around.entry((BypassKind::OtherHost, place)).or_default().push((spec(&judged), package.line));
                 }
             }
-            // A package from another registry may be missing in this one.
-            let is_elsewhere =
-                way == AddressRoute::Around && matches!(judged.outcome, CheckOutcome::Missing | CheckOutcome::Undecided);
-            if judged.outcome == CheckOutcome::Allow || is_elsewhere {
-                continue;
+            match judged.outcome {
+                CheckOutcome::Allow => {}
+                // A package from another registry may be missing in this one.
+                CheckOutcome::Missing | CheckOutcome::Undecided if way == AddressRoute::Around => {}
+                CheckOutcome::Undecided => {
+                    let what = (spec(&judged), package.line);
+                    self.unchecked.entry(judged.reason.unwrap_or_default()).or_default().push(what);
+                }
+                _ => {
+                    let has_siblings = versions.get(&*package.locked.name).is_some_and(|versions| versions.len() > 1);
+                    self.findings.push(RefusedVersion { judged, package: package.clone(), has_siblings });
+                }
             }
-            if judged.outcome == CheckOutcome::Undecided {
-                let what = format!("{}@{}", judged.name, judged.version);
-                self.unchecked.entry(judged.reason.unwrap_or_default()).or_default().push((what, package.line));
-                continue;
-            }
-            self.findings.push(RefusedVersion {
-                has_siblings: versions.get(&*package.locked.name).is_some_and(|versions| versions.len() > 1),
-                judged,
-                line: package.line,
-                ranges: package.locked.ranges.clone(),
-                asks: package.asks.clone(),
-                places: package.places.clone(),
-            });
         }
-        let bypass = |((kind, place), packages): ((BypassKind, String), Vec<(String, u32)>)| Bypass {
-            kind,
-            place,
-            line: packages.iter().map(|(_, line)| *line).min().unwrap_or(1),
-            packages,
-        };
-        self.bypasses = around.into_iter().map(bypass).collect();
-        self.notes = spelled.into_iter().map(|(place, count)| self.note(&place, count)).collect();
-        self.notes.extend(self.nothing.as_ref().map(|(count, place, line)| {
-            let entries = if *count == 1 { "1 entry installs".to_owned() } else { format!("{count} entries install") };
-            format!("{entries} nothing from a registry: {place} (line {line})")
-        }));
+        self.bypasses.extend(bypasses(around));
+        let spelled: Vec<_> = spelled.into_iter().map(|(place, count)| self.note(&place, count)).collect();
+        self.notes.splice(0..0, spelled);
     }
 
     /// Returns versions to check again with the ranges of requesters that stay, because no version matched all of them.
-    pub(crate) fn unresolved(&self) -> impl Iterator<Item = LockedVersion> {
+    pub(crate) fn unresolved(&self) -> Vec<LockedVersion> {
         let leaving = self.leaving();
-        let unfit = self.findings.iter().filter(|finding| finding.has_no_replacement()).map(move |finding| LockedVersion {
+        let unfit = self.findings.iter().filter(|finding| finding.has_no_replacement()).map(|finding| LockedVersion {
             name: finding.judged.name.clone(),
             version: finding.judged.version.clone(),
             integrity: None,
-            ranges: finding.asks.of_the_rest(&leaving),
+            ranges: ranges_of_the_rest(&finding.package.asks, &leaving),
         });
-        unfit.collect::<Vec<_>>().into_iter()
+        unfit.collect()
     }
 
     /// Applies the outcomes, in the order of [`LockfileReport::unresolved`].
     pub(crate) fn apply_replacements(&mut self, outcomes: &mut impl Iterator<Item = CheckedVersion>) {
-        let leaving: HashSet<String> = self.leaving().into_iter().map(str::to_owned).collect();
-        let leaving = leaving.iter().map(String::as_str).collect();
-        for finding in self.findings.iter_mut().filter(|finding| finding.has_no_replacement()) {
-            let Some(judged) = outcomes.next() else { break };
-            finding.ranges = finding.asks.of_the_rest(&leaving);
+        let leaving = self.leaving();
+        for (finding, judged) in self.findings.iter_mut().filter(|finding| finding.has_no_replacement()).zip(outcomes) {
+            let ranges = ranges_of_the_rest(&finding.package.asks, &leaving);
             // If all requesters are replaced, any version will do.
-            finding.judged.fits = if finding.ranges.is_empty() { judged.nearest } else { judged.fits };
+            finding.judged.fits = if ranges.is_empty() { judged.nearest } else { judged.fits };
+            finding.package.locked.ranges = ranges;
         }
     }
 
     /// Returns the packages that are replaced with another version.
-    fn leaving(&self) -> HashSet<&str> {
-        self.findings.iter().map(|finding| finding.judged.name.as_str()).collect()
+    fn leaving(&self) -> HashSet<String> {
+        self.findings.iter().map(|finding| finding.judged.name.clone()).collect()
     }
 
     /// Describes entries whose address the client uses unchanged.
@@ -328,9 +294,9 @@ impl LockfileReport {
     fn json(&self) -> Value {
         let finding = |finding: &RefusedVersion| {
             let mut document = serde_json::to_value(&finding.judged).unwrap_or_default();
-            document["line"] = finding.line.into();
-            document["ranges"] = finding.ranges.clone().into();
-            document["direct"] = finding.asks.is_direct().into();
+            document["line"] = finding.package.line.into();
+            document["ranges"] = finding.package.locked.ranges.clone().into();
+            document["direct"] = finding.package.asks.iter().any(|asked| asked.by.is_none()).into();
             document
         };
         let unchecked = |(reason, packages): (&String, &Vec<(String, u32)>)| {
@@ -361,7 +327,7 @@ impl ReportedPackage {
             ranges: Vec::new(),
         };
         let resolved = entry.resolved.as_deref().map(str::to_owned);
-        Self { locked, resolved, line: entry.line, asks: Requesters::default(), places: Vec::new() }
+        Self { locked, resolved, line: entry.line, asks: BTreeSet::new(), places: Vec::new() }
     }
 
     fn ask(&mut self, entry: &LockfileEntry) {
@@ -369,18 +335,11 @@ impl ReportedPackage {
         for ask in &entry.requested_by {
             let by = (!ask.direct).then(|| ask.by.to_string());
             let (alias, range) = (ask.alias.as_deref().map(str::to_owned), ask.range.as_deref().map(str::to_owned));
-            self.asks.0.insert(Requester { by, alias, range });
+            self.asks.insert(Requester { by, alias, range });
             let Some(range) = ask.range.as_deref() else { continue };
             if self.locked.ranges.len() < RANGES && !self.locked.ranges.iter().any(|known| known == range) {
                 self.locked.ranges.push(range.to_owned());
             }
         }
-    }
-}
-
-impl NonRegistryEntry {
-    fn of(entry: &LockfileEntry) -> Self {
-        let address = entry.resolved.as_deref().unwrap_or(&entry.version).to_owned();
-        Self { source: entry.source, name: entry.name.to_string(), address, line: entry.line }
     }
 }

@@ -25,7 +25,7 @@ fn format_file(file: &LockfileReport, is_told: bool) -> String {
     push_line!(text, "{}: {}", file.path, summary(file));
     let mut columns = TextTable::indented("  ");
     for finding in &file.findings {
-        columns.row([finding.what(), format!("line {}", finding.line), outcome(finding), instead(finding), why(finding)]);
+        columns.row([finding.what(), format!("line {}", finding.package.line), outcome(finding), instead(finding), why(finding)]);
     }
     let _ = write!(text, "{columns}");
     for (reason, packages) in file.unchecked.iter().filter(|_| !is_told).take(REASONS) {
@@ -74,7 +74,7 @@ fn outcome(finding: &RefusedVersion) -> String {
 fn instead(finding: &RefusedVersion) -> String {
     match (&finding.judged.fits, &finding.judged.nearest) {
         (Some(fits), _) => format!("use {fits}"),
-        (None, Some(nearest)) if finding.ranges.is_empty() => format!("use {nearest}"),
+        (None, Some(nearest)) if finding.package.locked.ranges.is_empty() => format!("use {nearest}"),
         (None, Some(nearest)) => format!("none in range, nearest {nearest}"),
         (None, None) => "no version allowed".to_owned(),
     }

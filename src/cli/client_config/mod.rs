@@ -15,7 +15,7 @@ use crate::cli::client_config::formats::{ClientConfigInput, ConfigTarget};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{self, CliError, Exit};
 use crate::cli::running_server;
-use crate::cli::runtime::runtime;
+use crate::cli::runtime::block_on;
 use crate::config::Config;
 use crate::config::effective::{OF_PLACES, OF_VERDICTS};
 use crate::server::admin::ClientPolicy;
@@ -34,10 +34,9 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let config = arguments.settings.read(Config::load)?;
-    let input = runtime()?.block_on(build_input(arguments.url, &config))?;
-    output::print(&formats::render(arguments.client, &input))?;
-    Ok(Exit::Done)
+    let config = arguments.settings.config()?;
+    let input = block_on(build_input(arguments.url, &config))??;
+    output::print(&formats::render(arguments.client, &input))
 }
 
 /// Determines the URL and the policy for clients. The server on the data directory provides both. If there is none, or if

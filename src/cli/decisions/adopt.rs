@@ -11,10 +11,9 @@ use crate::app::operations::adoption::Adoption;
 use crate::app::standalone::decide;
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{CliError, Exit, OutputArgs, counted, say};
-use crate::cli::runtime::runtime;
+use crate::cli::runtime::block_on;
 use crate::cli::{decisions, lockfiles, running_server};
 use crate::clock::SystemClock;
-use crate::config::Config;
 use crate::config::effective::OF_VERDICTS;
 use crate::policy::decisions::DecisionAction;
 use crate::text::push_line;
@@ -42,11 +41,10 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let Arguments { lockfiles: paths, dry_run, reason, output, settings } = arguments;
-    let config = settings.read(Config::load)?;
+    let config = settings.config()?;
     let data_dir = config.store.data_dir.clone();
-    let read = paths.iter().map(|path| lockfiles::read(path)).collect::<Result<Vec<_>, _>>();
-    let read = read.map_err(CliError::failed)?;
-    let adoption = runtime()?.block_on(async {
+    let read: Vec<_> = paths.iter().map(|path| lockfiles::read(path)).collect::<Result<_, _>>().map_err(CliError::failed)?;
+    let adoption = block_on(async {
         Ok::<_, CliError>(match running_server::find(&config).await? {
             Some(running) => {
                 running.announce(&config, OF_VERDICTS);
@@ -54,7 +52,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
             }
             None => decide::plan_adoption(config, Arc::new(SystemClock), &read).await?,
         })
-    })?;
+    })??;
     let is_nothing = dry_run || adoption.versions.is_empty();
     if is_nothing || !output.json {
         output.print(|| format_text(&adoption), || to_json(&adoption))?;

@@ -7,13 +7,11 @@ use clap::Args;
 
 use crate::app::operations::approval::ApprovalPlan;
 use crate::app::standalone::decide;
-use crate::cli::decisions::{self, ReasonArgs};
-use crate::cli::flags::SettingFlags;
+use crate::cli::decisions::{self, RecordArgs};
 use crate::cli::output::{self, CliError, Exit};
 use crate::cli::running_server;
-use crate::cli::runtime::runtime;
+use crate::cli::runtime::block_on;
 use crate::clock::{Clock as _, SystemClock};
-use crate::config::Config;
 use crate::config::effective::OF_VERDICTS;
 use crate::npm::PackageSpec;
 use crate::policy::decisions::DecisionProposal;
@@ -36,16 +34,14 @@ pub(crate) struct Arguments {
     #[arg(long = "record", value_name = "ID")]
     records: Vec<String>,
     #[command(flatten)]
-    reason: ReasonArgs,
-    #[command(flatten)]
-    settings: SettingFlags<false>,
+    record: RecordArgs,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let Arguments { spec, expires, records, reason, settings } = arguments;
-    let config = settings.read(Config::load)?;
+    let Arguments { spec, expires, records, record: RecordArgs { reason, output, settings } } = arguments;
+    let config = settings.config()?;
     let data_dir = config.store.data_dir.clone();
-    let plan = runtime()?.block_on(async {
+    let plan = block_on(async {
         Ok::<_, CliError>(match running_server::find(&config).await? {
             Some(running) => {
                 running.announce(&config, OF_VERDICTS);
@@ -53,7 +49,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
             }
             None => decide::plan_approval(config, Arc::new(SystemClock), &spec, &records).await?,
         })
-    })?;
+    })??;
     if let Some(why) = refusal(&plan) {
         return Err(CliError::failed(anyhow::anyhow!(why)));
     }
@@ -61,13 +57,12 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         output::print(&format!("{}\n", single_line(&format!("left out: {}@{version}: {why}", plan.name))))?;
     }
     if plan.approved.is_empty() {
-        output::print(&format!("nothing to approve: {} already allowed\n", counted(plan.allowed)))?;
-        return Ok(Exit::Done);
+        return output::print(&format!("nothing to approve: {} already allowed\n", counted(plan.allowed)));
     }
     let needs_second = plan.needs_second;
     let ends = timestamp::saturating_add(SystemClock.now(), expires);
-    let proposal = decisions::propose(plan.into_act(records), reason.reason, Some(ends));
-    decisions::record(&data_dir, &DecisionProposal { needs_second, ..proposal }, reason.output)
+    let proposal = decisions::propose(plan.into_act(records), reason, Some(ends));
+    decisions::record(&data_dir, &DecisionProposal { needs_second, ..proposal }, output)
 }
 
 fn refusal(plan: &ApprovalPlan) -> Option<String> {

@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::decisions::{self, ReasonArgs};
-use crate::cli::flags::SettingFlags;
+use crate::cli::decisions::{self, RecordArgs};
 use crate::cli::output::{CliError, Exit};
-use crate::config;
 use crate::policy::decisions::DecisionAction;
 
 #[derive(Debug, Args)]
@@ -16,9 +14,7 @@ pub(crate) struct Arguments {
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
     lasts: Duration,
     #[command(flatten)]
-    reason: ReasonArgs,
-    #[command(flatten)]
-    settings: SettingFlags<false>,
+    record: RecordArgs,
 }
 
 /// The longest duration. The policy `observe` is for longer periods.
@@ -30,6 +26,5 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let data_dir = arguments.settings.read(config::data_dir)?;
-    decisions::submit(&data_dir, DecisionAction::BreakGlass, arguments.reason, Some(arguments.lasts))
+    arguments.record.submit(DecisionAction::BreakGlass, Some(arguments.lasts))
 }

@@ -7,7 +7,6 @@ use crate::cli::flags::SettingFlags;
 use crate::cli::output::{CliError, Exit, OutputArgs};
 use crate::cli::{decisions, operator};
 use crate::clock::{Clock as _, SystemClock};
-use crate::config;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -21,7 +20,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let data_dir = arguments.settings.read(config::data_dir)?;
+    let data_dir = arguments.settings.data_dir()?;
     if let Some(why) = operator::not_told_apart() {
         let id = arguments.id;
         return Err(CliError::failed(anyhow::anyhow!("cannot confirm decision {id} here: {why}")));

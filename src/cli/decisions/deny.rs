@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::decisions::{self, ReasonArgs};
-use crate::cli::flags::SettingFlags;
+use crate::cli::decisions::{self, RecordArgs};
 use crate::cli::output::{CliError, Exit};
-use crate::config;
 use crate::npm::{Range, Version};
 use crate::policy::PackageGlob;
 use crate::policy::decisions::DecisionAction;
@@ -29,15 +27,12 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DURATION", value_parser = decisions::duration)]
     expires: Option<Duration>,
     #[command(flatten)]
-    reason: ReasonArgs,
-    #[command(flatten)]
-    settings: SettingFlags<false>,
+    record: RecordArgs,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let Arguments { target: DenyTarget { packages, range }, expires, reason, settings } = arguments;
-    let data_dir = settings.read(config::data_dir)?;
-    decisions::submit(&data_dir, DecisionAction::Deny { packages, range }, reason, expires)
+    let Arguments { target: DenyTarget { packages, range }, expires, record } = arguments;
+    record.submit(DecisionAction::Deny { packages, range }, expires)
 }
 
 fn target(text: &str) -> Result<DenyTarget, String> {

@@ -5,11 +5,9 @@ use std::time::Duration;
 use clap::Args;
 use jiff::Timestamp;
 
-use crate::cli::decisions::{self, ReasonArgs};
-use crate::cli::flags::SettingFlags;
+use crate::cli::decisions::{self, RecordArgs};
 use crate::cli::output::{CliError, Exit};
 use crate::clock::{Clock as _, SystemClock};
-use crate::config;
 use crate::policy::PackageGlob;
 use crate::policy::decisions::DecisionAction;
 use crate::units::timestamp;
@@ -26,20 +24,16 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "GLOB", value_parser = glob)]
     scope: Vec<String>,
     #[command(flatten)]
-    reason: ReasonArgs,
-    #[command(flatten)]
-    settings: SettingFlags<false>,
+    record: RecordArgs,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let Arguments { at, lasts, scope, reason, settings } = arguments;
+    let Arguments { at, lasts, scope, record } = arguments;
     if at >= timestamp::saturating_add(SystemClock.now(), lasts) {
         let at = timestamp::format_utc(at);
-        let error = anyhow::anyhow!("the freeze would hide nothing: it ends before {at}");
-        return Err(CliError::usage(error));
+        return Err(CliError::usage(anyhow::anyhow!("the freeze would hide nothing: it ends before {at}")));
     }
-    let data_dir = settings.read(config::data_dir)?;
-    decisions::submit(&data_dir, DecisionAction::Freeze { at, packages: scope }, reason, Some(lasts))
+    record.submit(DecisionAction::Freeze { at, packages: scope }, Some(lasts))
 }
 
 /// Parses an instant with an offset, to the minute or finer, or `now`.

@@ -8,7 +8,6 @@ use crate::cli::decisions;
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{CliError, Exit, OutputArgs};
 use crate::clock::{Clock as _, SystemClock};
-use crate::config;
 use crate::policy::decisions::{Decision, DecisionState};
 use crate::text::TextTable;
 use crate::units::timestamp;
@@ -29,13 +28,12 @@ pub(crate) enum Command {
 
 pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
     let Command::List { all, output, settings } = command;
-    let data_dir = settings.read(config::data_dir)?;
+    let data_dir = settings.data_dir()?;
     let now = SystemClock.now();
     let mut decisions = decide::decisions(&data_dir)?;
     decisions.retain(|decision| all || matches!(decision.state(now), DecisionState::Active | DecisionState::AwaitsSecond));
     let entry = |decision: &Decision| decisions::decision_json(decision, decision.state(now).as_str());
-    output.print(|| format_text(&decisions, now), || decisions.iter().map(entry).collect())?;
-    Ok(Exit::Done)
+    output.print(|| format_text(&decisions, now), || decisions.iter().map(entry).collect())
 }
 
 fn format_text(decisions: &[Decision], now: Timestamp) -> String {

@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::app::standalone::decide::{self, RecordedDecision};
+use crate::cli::flags::SettingFlags;
 use crate::cli::operator;
 use crate::cli::output::{CliError, Exit, OutputArgs};
 use crate::clock::{Clock as _, SystemClock};
@@ -25,13 +26,25 @@ use crate::store::sqlite::decision_writer::ApplyStatus;
 use crate::text::push_line;
 use crate::units::{quantity, timestamp};
 
+/// The arguments of all commands that record a decision.
 #[derive(Debug, Args)]
-pub(crate) struct ReasonArgs {
+pub(crate) struct RecordArgs {
     /// Reason to record: a ticket, an advisory, a sentence.
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     pub(crate) reason: String,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+    #[command(flatten)]
+    pub(crate) settings: SettingFlags<false>,
+}
+
+impl RecordArgs {
+    /// Records a decision that ends after `lasts`, if given, and prints the result.
+    pub(crate) fn submit(self, act: DecisionAction, lasts: Option<Duration>) -> Result<Exit, CliError> {
+        let data_dir = self.settings.data_dir()?;
+        let expires = lasts.map(|lasts| timestamp::saturating_add(SystemClock.now(), lasts));
+        record(&data_dir, &propose(act, self.reason, expires), self.output)
+    }
 }
 
 /// The longest reason, in bytes. Reasons are sent in HTTP headers of refusals.
@@ -57,17 +70,6 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 /// Proposes a decision in the name of the user that runs the command. It needs no second person.
 pub(crate) fn propose(act: DecisionAction, reason: String, expires: Option<Timestamp>) -> DecisionProposal {
     DecisionProposal { act, reason, author: operator::signature(SystemClock.now()), expires, needs_second: false }
-}
-
-/// Records a decision that ends after `lasts`, if given, and prints the result.
-pub(crate) fn submit(
-    data_dir: &Path,
-    act: DecisionAction,
-    reason: ReasonArgs,
-    lasts: Option<Duration>,
-) -> Result<Exit, CliError> {
-    let expires = lasts.map(|lasts| timestamp::saturating_add(SystemClock.now(), lasts));
-    record(data_dir, &propose(act, reason.reason, expires), reason.output)
 }
 
 pub(crate) fn record(data_dir: &Path, proposal: &DecisionProposal, output: OutputArgs) -> Result<Exit, CliError> {

@@ -6,7 +6,6 @@ pub(crate) mod formats;
 pub(crate) mod routes;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use clap::Args;
 use jiff::SignedDuration;
@@ -24,8 +23,8 @@ use crate::cli::flags::SettingFlags;
 use crate::cli::output::{CliError, Exit, OutputArgs};
 use crate::cli::registry_hosts::RegistryHosts;
 use crate::cli::running_server;
-use crate::cli::runtime::runtime;
-use crate::clock::{Clock, SystemClock};
+use crate::cli::runtime::block_on;
+use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::config::effective::{OF_PLACES, OF_VERDICTS};
 use crate::npm::PackageName;
@@ -49,14 +48,16 @@ pub(crate) struct Arguments {
 const SKEW: SignedDuration = SignedDuration::from_mins(5);
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let (mut config, surroundings) = arguments.settings.clone().read(|sources| {
+    block_on(examine(&arguments))?
+}
+
+async fn examine(arguments: &Arguments) -> Result<Exit, CliError> {
+    let (mut config, surroundings) = arguments.settings.read(|sources| {
         let surroundings = sources.environment.clone();
         Ok((Config::load(sources)?, surroundings))
     })?;
-    let clock = Arc::new(SystemClock);
     let survey = SettingsSurvey::of(&surroundings);
-    let runtime = runtime()?;
-    let running = runtime.block_on(running_server::find(&config))?;
+    let running = running_server::find(&config).await?;
     if let Some(running) = &running {
         running.announce_beside(&config, &[OF_VERDICTS, OF_PLACES].concat());
         config = running.config_beside(&arguments.settings, config);
@@ -68,16 +69,15 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         (None, _) => false,
     };
     let found = running.as_ref().and_then(|running| running.server.url());
-    let server_named = arguments.server;
     let server =
-        server_named.clone().or(found).or_else(|| registry_of(&config)).unwrap_or_else(|| config.upstream.default.address());
+        arguments.server.clone().or(found).or_else(|| registry_of(&config)).unwrap_or_else(|| config.upstream.default.address());
     let gateways: Vec<_> = config.gateway.listen.iter().flat_map(listener_names).collect();
-    let authority = ca::trusted_certificates(&config.gateway, &config.store.data_dir, clock.now()).unwrap_or_default();
+    let authority = ca::trusted_certificates(&config.gateway, &config.store.data_dir, SystemClock.now()).unwrap_or_default();
     let known = [authority.clone(), survey.authorities(&surroundings.working_directory)].concat();
-    let redirected = runtime.block_on(probe::probe_redirects(&survey.registries(), &known));
+    let redirected = probe::probe_redirects(&survey.registries(), &known).await;
     let age = match &running {
         Some(running) if is_ours => {
-            let named = server_named.as_ref().and_then(|server| running.server.profile_at(server));
+            let named = arguments.server.as_ref().and_then(|server| running.server.profile_at(server));
             running.server.terms(named.unwrap_or(running.profile)).map(ClientPolicy::age)
         }
         _ => None,
@@ -94,8 +94,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     };
     let mut findings = analyzer.findings();
     findings.extend(root_findings(&mut config.tls));
-    let seen =
-        runtime.block_on(probe::probe(&config, (&server, &analyzer.direct_registries(&config)), sample(&survey), &*clock))?;
+    let places = (&server, &*analyzer.direct_registries(&config));
+    let seen = probe::probe(&config, places, sample(&survey), &SystemClock).await?;
     findings.extend(environment_findings(&seen, &server, &redirected));
     if seen.server.is_ok() && !is_ours {
         let data_dir = config.store.data_dir.display();
@@ -107,7 +107,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
                 .with_fix("coldframe doctor --data-dir DIR, with the directory of that server"),
         );
     }
-    findings.extend(feed_findings(&config, &*clock));
+    findings.extend(feed_findings(&config));
     let bypassed = findings.iter().any(|finding| finding.grade == FindingLevel::Bypass);
     arguments.output.print(|| format_text(&findings, bypassed), || to_json(&findings, bypassed))?;
     Ok(if bypassed { Exit::Failed } else { Exit::Done })
@@ -199,8 +199,8 @@ fn environment_findings(seen: &ProbeReport, server: &Url, redirected: &Redirecte
     found
 }
 
-fn feed_findings(config: &Config, clock: &dyn Clock) -> Vec<DoctorFinding> {
-    let statuses = incident::status(config, clock.now());
+fn feed_findings(config: &Config) -> Vec<DoctorFinding> {
+    let statuses = incident::status(config, SystemClock.now());
     if statuses.is_empty() {
         let finding = DoctorFinding::note("feeds", "no advisory feed is configured");
         return vec![finding.with_reason("known malware is held by its age only").with_fix("coldframe serve --feed PATH-or-URL")];

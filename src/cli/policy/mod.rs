@@ -15,9 +15,9 @@ use crate::app::standalone::policy_diff::{ChangedVerdict, PolicyDiff};
 use crate::cli::feed;
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{self, CliError, Exit, OutputArgs, counted, say};
-use crate::cli::runtime::runtime;
+use crate::cli::runtime::block_on;
 use crate::clock::{Clock as _, SystemClock};
-use crate::config::policy::{self as policy_files, PolicyLoadError};
+use crate::config::policy as policy_files;
 use crate::files;
 use crate::npm::PackageName;
 use crate::npm::packument::parse;
@@ -108,19 +108,12 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
         Command::Diff { candidate, output, settings } => {
             let config = feed::of_server(&settings)?;
             let policy = config.policies.files.load(&candidate)?.policy;
-            let diff = runtime()?.block_on(app::diff_policies(config, Arc::new(SystemClock), policy))?;
-            output.print(|| format_diff(&candidate, &diff), || diff.changed.iter().map(change_json).collect())?;
-            Ok(Exit::Done)
+            let diff = block_on(app::diff_policies(config, Arc::new(SystemClock), policy))??;
+            output.print(|| format_diff(&candidate, &diff), || diff.changed.iter().map(change_json).collect())
         }
         Command::Replay(arguments) => replay_all(&arguments),
         Command::Survey(arguments) => survey(&arguments),
         Command::Show { policy } => show(&policy),
-    }
-}
-
-impl From<PolicyLoadError> for CliError {
-    fn from(error: PolicyLoadError) -> Self {
-        Self::new(Exit::Usage, error)
     }
 }
 
@@ -234,8 +227,7 @@ fn replay_all(arguments: &ReplayArguments) -> Result<Exit, CliError> {
         say(&format!("{} incidents in {source}", incidents.len()));
     }
     let text = || format_replay(&arguments.policy, &source, &replayed);
-    arguments.output.print(text, || replayed.iter().map(replay_json).collect())?;
-    Ok(Exit::Done)
+    arguments.output.print(text, || replayed.iter().map(replay_json).collect())
 }
 
 fn replay_json(result: &ReplayResult) -> Value {
@@ -283,8 +275,7 @@ fn survey(arguments: &SurveyArguments) -> Result<Exit, CliError> {
     for path in packuments(&arguments.packuments)? {
         survey.take(&policy, &path, at, arguments.list)?;
     }
-    output::print(&survey.format_text(&arguments.policy, at))?;
-    Ok(Exit::Done)
+    output::print(&survey.format_text(&arguments.policy, at))
 }
 
 #[derive(Default)]
@@ -374,8 +365,7 @@ fn show(name: &str) -> Result<Exit, CliError> {
         let names = presets::names().join("`, `");
         return Err(CliError::usage(anyhow::anyhow!("unknown shipped policy, expected one of `{names}`: `{name}`")));
     };
-    output::print_verbatim(&file.text)?;
-    Ok(Exit::Done)
+    output::print_verbatim(&file.text)
 }
 
 fn parse_instant(text: &str) -> Result<Timestamp, String> {

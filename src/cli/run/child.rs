@@ -6,6 +6,8 @@ use std::process::ExitStatus;
 
 use tokio::process::Command;
 
+use crate::cli::signals::Signals;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ChildExit {
     /// The exit code, or 128 plus the signal number.
@@ -19,7 +21,7 @@ pub(crate) struct ChildExit {
 /// # Errors
 /// Returns an error if the command cannot be started.
 pub(crate) async fn run(mut command: Command) -> io::Result<ChildExit> {
-    let mut signals = system::Signals::listen()?;
+    let mut signals = Signals::listen(system::FORWARDED)?;
     let group = system::Group::choose(&mut command);
     let mut child = command.spawn()?;
     let processes = group.of(&child);
@@ -46,7 +48,6 @@ mod system {
 
     use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
     use tokio::process::{Child, Command};
-    use tokio::signal::unix::{self, SignalKind};
 
     /// How long remaining processes may take to exit after SIGTERM.
     const TERM_TIMEOUT: Duration = Duration::from_secs(2);
@@ -54,38 +55,15 @@ mod system {
     /// How often to check whether they have exited.
     const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-    pub(super) struct Signals([(Signal, unix::Signal); 6]);
-
-    impl Signals {
-        pub(super) fn listen() -> io::Result<Self> {
-            let kinds = [
-                (Signal::INT, SignalKind::interrupt()),
-                (Signal::TERM, SignalKind::terminate()),
-                (Signal::HUP, SignalKind::hangup()),
-                (Signal::QUIT, SignalKind::quit()),
-                (Signal::USR1, SignalKind::user_defined1()),
-                (Signal::USR2, SignalKind::user_defined2()),
-            ];
-            let mut listening = Vec::with_capacity(kinds.len());
-            for (signal, kind) in kinds {
-                listening.push((signal, unix::signal(kind)?));
-            }
-            let listening = listening.try_into().map_err(|_| io::Error::other("a signal is missing"))?;
-            Ok(Self(listening))
-        }
-
-        pub(super) async fn next(&mut self) -> Signal {
-            let [one, two, three, four, five, six] = &mut self.0;
-            tokio::select! {
-                _ = one.1.recv() => one.0,
-                _ = two.1.recv() => two.0,
-                _ = three.1.recv() => three.0,
-                _ = four.1.recv() => four.0,
-                _ = five.1.recv() => five.0,
-                _ = six.1.recv() => six.0,
-            }
-        }
-    }
+    /// The signals that are forwarded to the command.
+    pub(super) const FORWARDED: &[i32] = &[
+        Signal::INT.as_raw(),
+        Signal::TERM.as_raw(),
+        Signal::HUP.as_raw(),
+        Signal::QUIT.as_raw(),
+        Signal::USR1.as_raw(),
+        Signal::USR2.as_raw(),
+    ];
 
     /// The process group of the command.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,8 +96,8 @@ mod system {
 
     impl ChildProcesses {
         /// Forwards a signal. Ignores errors: the command may have exited already.
-        pub(super) fn send(&self, signal: Signal) {
-            let Some(pid) = self.pid else { return };
+        pub(super) fn send(&self, number: i32) {
+            let (Some(pid), Some(signal)) = (self.pid, Signal::from_named_raw(number)) else { return };
             let _ = match self.group {
                 Group::Own => kill_process_group(pid, signal),
                 // The terminal sends these to the whole group.
@@ -155,27 +133,12 @@ mod system {
 
 #[cfg(not(unix))]
 mod system {
-    use std::io;
     use std::process::ExitStatus;
 
     use tokio::process::{Child, Command};
 
     /// The console sends interrupts to all processes, so none are forwarded. This process only has to keep running.
-    pub(super) struct Signals;
-
-    impl Signals {
-        #[expect(clippy::unnecessary_wraps, reason = "same signature as on Unix")]
-        pub(super) fn listen() -> io::Result<Self> {
-            Ok(Self)
-        }
-
-        pub(super) async fn next(&mut self) {
-            // If signals cannot be received, wait forever.
-            if tokio::signal::ctrl_c().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
-    }
+    pub(super) const FORWARDED: &[i32] = &[];
 
     pub(super) struct Group;
 
@@ -192,7 +155,7 @@ mod system {
     pub(super) struct ChildProcesses;
 
     impl ChildProcesses {
-        pub(super) fn send(&self, _signal: ()) {}
+        pub(super) fn send(&self, _signal: i32) {}
 
         pub(super) async fn end(&self) -> bool {
             false

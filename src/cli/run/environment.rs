@@ -7,9 +7,8 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-use url::Url;
-
 use crate::app::session::model::ProxyEndpoint;
+use crate::cli::run::project::ProjectFiles;
 
 /// Variables to remove because they bypass the gateway or its CA, in lower case. yarn 2 and 3 fail on the name of yarn 4's CA
 /// setting and yarn 4 fails on theirs, so each is set only for a project that uses it.
@@ -24,14 +23,9 @@ const REMOVED: [&str; 8] = [
     "yarn_ca_file_path",
 ];
 
+/// Variables to set, in this order. Inherited ones that differ only in case are removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ClientEnvironment {
-    /// Variables to set, in this order. Inherited ones that differ only in case are removed.
-    set: Vec<(&'static str, OsString)>,
-    no_proxy: String,
-    whole: OsString,
-    registry: OsString,
-}
+pub(crate) struct ClientEnvironment(Vec<(&'static str, OsString)>);
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TrustFiles<'a> {
@@ -42,11 +36,18 @@ pub(crate) struct TrustFiles<'a> {
 }
 
 impl ClientEnvironment {
-    /// Builds the environment for a proxy. Hosts in `no_proxy` are reached without it.
-    pub(crate) fn of(way: &ProxyEndpoint, trusted: TrustFiles<'_>, no_proxy: String) -> Self {
+    /// Builds the environment for a proxy. Hosts in `no_proxy` are reached without it. npm replaces the host `replaced` in its
+    /// lockfile with the registry.
+    pub(crate) fn of(
+        way: &ProxyEndpoint,
+        trusted: TrustFiles<'_>,
+        no_proxy: &str,
+        project: &ProjectFiles,
+        replaced: Option<&str>,
+    ) -> Self {
         let proxy = way.pass.in_url(&way.proxy);
         let (proxy, registry) = (OsStr::new(proxy.as_str()), OsStr::new(way.registry.as_str()));
-        let (direct, added, whole) = (OsStr::new(&no_proxy), trusted.added.as_os_str(), trusted.whole.as_os_str());
+        let (direct, added, whole) = (OsStr::new(no_proxy), trusted.added.as_os_str(), trusted.whole.as_os_str());
         let mut set = Vec::new();
         let mut all = |names: &[&'static str], value: &OsStr| set.extend(names.iter().map(|name| (*name, value.to_owned())));
         all(&["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "YARN_HTTPS_PROXY", "YARN_HTTP_PROXY"], proxy);
@@ -56,34 +57,23 @@ impl ClientEnvironment {
         all(&["npm_config_cafile", "pnpm_config_cafile"], whole);
         all(&["npm_config_registry", "NPM_CONFIG_REGISTRY", "pnpm_config_registry"], registry);
         all(&["YARN_NPM_REGISTRY_SERVER", "BUN_CONFIG_REGISTRY"], registry);
-        set.extend(plain_host(&way.registry).map(|host| ("YARN_UNSAFE_HTTP_WHITELIST", host)));
-        let (whole, registry) = (whole.to_owned(), registry.to_owned());
-        Self { set, no_proxy, whole, registry }
-    }
-
-    /// Overrides a `no-proxy` line, which pnpm 9 and 10 obey. Only for projects with such a line, because npm warns about the
-    /// variable.
-    pub(crate) fn with_exceptions(mut self) -> Self {
-        self.set.push(("npm_config_no_proxy", self.no_proxy.clone().into()));
-        self
-    }
-
-    /// Overrides a `registry` line of yarn 1. Only for projects with such a line, because yarn 2 fails on the variable.
-    pub(crate) fn with_yarn_registry(mut self) -> Self {
-        self.set.push(("YARN_REGISTRY", self.registry.clone()));
-        self
-    }
-
-    /// Overrides the CA file of yarn 2 and later, under the names that the project uses.
-    pub(crate) fn with_yarn_authority(mut self, names: &[&'static str]) -> Self {
-        self.set.extend(names.iter().map(|name| (*name, self.whole.clone())));
-        self
-    }
-
-    /// Makes npm replace `host` in its lockfile with the registry.
-    pub(crate) fn with_replaced(mut self, host: Option<String>) -> Self {
-        self.set.extend(host.map(|host| ("npm_config_replace_registry_host", host.into())));
-        self
+        // yarn 4 must be allowed to use an HTTP registry.
+        if let Some(host) = way.registry.host_str().filter(|_| way.registry.scheme() == "http") {
+            all(&["YARN_UNSAFE_HTTP_WHITELIST"], OsStr::new(host));
+        }
+        all(&project.yarn_authority, whole);
+        if let Some(host) = replaced {
+            all(&["npm_config_replace_registry_host"], OsStr::new(host));
+        }
+        // pnpm 9 and 10 obey a `no-proxy` line. Only for projects with such a line, because npm warns about the variable.
+        if project.names_exceptions {
+            all(&["npm_config_no_proxy"], direct);
+        }
+        // Only for projects with a `registry` line of yarn 1, because yarn 2 fails on the variable.
+        if project.names_yarn_registry {
+            all(&["YARN_REGISTRY"], registry);
+        }
+        Self(set)
     }
 
     /// Applies the variables to a command that would inherit `inherited`.
@@ -91,46 +81,40 @@ impl ClientEnvironment {
         for name in self.removed(inherited) {
             command.env_remove(name);
         }
-        command.envs(self.set.iter().map(|(name, value)| (name, value)));
+        command.envs(self.0.iter().map(|(name, value)| (name, value)));
     }
 
     /// Returns the variables of `inherited` that conflict, in any case.
     fn removed<'a>(&self, inherited: &'a [(OsString, OsString)]) -> Vec<&'a OsStr> {
         let conflicts = |name: &str| {
             let folded = name.to_ascii_lowercase();
-            REMOVED.contains(&folded.as_str()) || self.set.iter().any(|(set, _)| set.eq_ignore_ascii_case(&folded))
+            REMOVED.contains(&folded.as_str()) || self.0.iter().any(|(set, _)| set.eq_ignore_ascii_case(&folded))
         };
         let names = inherited.iter().map(|(name, _)| name.as_os_str());
         names.filter(|name| name.to_str().is_some_and(conflicts)).collect()
     }
 }
 
-/// Returns the host of an HTTP registry, which yarn 4 must be allowed to use.
-fn plain_host(registry: &Url) -> Option<OsString> {
-    (registry.scheme() == "http").then(|| registry.host_str().map(OsString::from)).flatten()
-}
-
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
 
+    use url::Url;
+
     use super::*;
     use crate::server::SessionPassword;
 
-    fn recipe(registry: &str) -> ClientEnvironment {
+    fn recipe(registry: &str, project: &ProjectFiles) -> ClientEnvironment {
         let proxy = Url::parse("http://127.0.0.1:4711/").unwrap();
         let way = ProxyEndpoint { proxy, pass: SessionPassword::random().unwrap(), registry: Url::parse(registry).unwrap() };
-        ClientEnvironment::of(
-            &way,
-            TrustFiles { added: Path::new("/run/added.pem"), whole: Path::new("/run/whole.pem") },
-            "localhost".to_owned(),
-        )
+        let trusted = TrustFiles { added: Path::new("/run/added.pem"), whole: Path::new("/run/whole.pem") };
+        ClientEnvironment::of(&way, trusted, "localhost", project, None)
     }
 
     #[test]
     fn all_variables_are_set() {
-        let recipe_of = recipe("https://registry.example/");
-        let lines: Vec<_> = recipe_of.set.iter().map(|(name, value)| format!("{name}={}", value.display())).collect();
+        let recipe_of = recipe("https://registry.example/", &ProjectFiles::default());
+        let lines: Vec<_> = recipe_of.0.iter().map(|(name, value)| format!("{name}={}", value.display())).collect();
         let (_, pass) = lines[0].split_once("//run:").unwrap();
         let (pass, _) = pass.split_once('@').unwrap();
         let lines: Vec<_> = lines.iter().map(|line| line.replace(pass, "PASS")).collect();
@@ -161,11 +145,13 @@ mod tests {
             BUN_CONFIG_REGISTRY=https://registry.example/
         "#]]
         .assert_eq(&(lines.join("\n") + "\n"));
-        let plain = recipe("http://127.0.0.1:4000/");
-        assert_eq!(plain.set.last(), Some(&("YARN_UNSAFE_HTTP_WHITELIST", "127.0.0.1".into())));
-        let berry = plain.with_yarn_authority(&["YARN_CA_FILE_PATH"]).with_exceptions();
+        let plain = recipe("http://127.0.0.1:4000/", &ProjectFiles::default());
+        assert_eq!(plain.0.last(), Some(&("YARN_UNSAFE_HTTP_WHITELIST", "127.0.0.1".into())));
+        let project =
+            ProjectFiles { yarn_authority: vec!["YARN_CA_FILE_PATH"], names_exceptions: true, ..ProjectFiles::default() };
+        let ClientEnvironment(berry) = recipe("http://127.0.0.1:4000/", &project);
         assert_eq!(
-            berry.set[berry.set.len() - 2..],
+            berry[berry.len() - 2..],
             [("YARN_CA_FILE_PATH", OsString::from("/run/whole.pem")), ("npm_config_no_proxy", OsString::from("localhost"))]
         );
     }
@@ -175,8 +161,11 @@ mod tests {
         let inherited =
             ["PATH", "NPM_CONFIG_CAFILE", "Npm_Config_NoProxy", "ALL_PROXY", "no_proxy", "YARN_CA_FILE_PATH", "npm_config_fund"];
         let inherited: Vec<_> = inherited.map(|name| (OsString::from(name), OsString::from("x"))).into();
-        let removed =
-            recipe("https://registry.example/").removed(&inherited).into_iter().map(OsStr::to_owned).collect::<Vec<_>>();
+        let removed = recipe("https://registry.example/", &ProjectFiles::default())
+            .removed(&inherited)
+            .into_iter()
+            .map(OsStr::to_owned)
+            .collect::<Vec<_>>();
         assert_eq!(removed, ["NPM_CONFIG_CAFILE", "Npm_Config_NoProxy", "ALL_PROXY", "no_proxy", "YARN_CA_FILE_PATH"]);
     }
 }

@@ -30,7 +30,7 @@ use crate::cli::run::child::ChildExit;
 use crate::cli::run::environment::{ClientEnvironment, TrustFiles};
 use crate::cli::run::project::ProjectFiles;
 use crate::cli::run::summary::RunSummary;
-use crate::cli::runtime::runtime;
+use crate::cli::runtime::block_on;
 use crate::clock::SystemClock;
 use crate::config::{Config, ProcessEnvironment, SettingKey};
 use crate::telemetry;
@@ -73,7 +73,6 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
     let Arguments { command, json, report, settings } = arguments;
     let user = operator::name();
     let local_only = settings.first_flag_outside(REMOTE_SAFE_FLAGS).map(|flag| format!("`{flag}` needs a separate coldframe"));
-    let given = settings.clone();
     let (config, surroundings) = settings.read(|sources| {
         let surroundings = sources.environment.clone();
         // The summary replaces most log messages.
@@ -88,30 +87,21 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
     let report = report.map(|path| open_report(&path)).transpose()?;
     let (trust, project) = (config.tls.clone(), ProjectFiles::of(&surroundings));
     let survey = SettingsSurvey::of(&surroundings);
-    let (policy, is_servers, ended, sum) = runtime()?.block_on(async {
+    let (policy, is_servers, ended, sum) = block_on(async {
         let waiting = progress("starting");
         let options = RunOptions { user, local_only, wants: project.wants(&command) };
         let session = Box::pin(RunSession::open(config, options, Arc::new(SystemClock))).await?;
         waiting.finish_and_clear();
         say_warnings(&session, &project, &survey);
         let folder = RunTempDir::make()?;
-        let other_host = project.lockfile_registry_host(&session.endpoint().registry, |url| session.is_proxied(url));
-        let mut recipe = build_environment(&session, &trust, &folder, no_proxy(&session, &project, &survey))?
-            .with_yarn_authority(&project.yarn_authority)
-            .with_replaced(other_host);
-        if project.names_exceptions {
-            recipe = recipe.with_exceptions();
-        }
-        if project.names_yarn_registry {
-            recipe = recipe.with_yarn_registry();
-        }
+        let recipe = build_environment(&session, &trust, &folder, &project, &survey)?;
         let (policy, is_servers) = (session.policy().to_owned(), session.is_remote());
         let ended = child::run(build_command(&command, &recipe, &surroundings)).await;
         let waiting = progress("writing the ledger");
         let sum = session.close().await;
         waiting.finish_and_clear();
         Ok::<_, CliError>((policy, is_servers, ended, sum))
-    })?;
+    })??;
     let ChildExit { code, left_some } = ended.unwrap_or_else(|error| spawn_failure(&command, &error));
     if left_some {
         say("terminated processes that the command left running");
@@ -119,7 +109,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
     // Read again, because the command may have changed the lockfiles.
     let project = ProjectFiles::of(&surroundings);
     let lockfiles = project.lockfiles.keys().cloned().collect();
-    let flags = if is_servers { given.location_flags() } else { given.verdict_flags() };
+    let flags = if is_servers { settings.location_flags() } else { settings.verdict_flags() };
     let summary = RunSummary { command: shown(&command), code, policy, sum: &sum, lockfiles, locked: project.locked(), flags };
     let text = if json { format!("{}\n", summary.json()) } else { summary.text() };
     output::note(&text);
@@ -176,13 +166,16 @@ fn build_environment(
     session: &RunSession,
     trust: &tls::Config,
     folder: &RunTempDir,
-    no_proxy: String,
+    project: &ProjectFiles,
+    survey: &SettingsSurvey,
 ) -> Result<ClientEnvironment, CliError> {
     let (added, whole) = (folder.path().join("added.pem"), folder.path().join("whole.pem"));
     let bundle = tls::TrustBundle::of(session.certificate(), trust).map_err(CliError::usage)?;
     std::fs::write(&added, &bundle.added)?;
     std::fs::write(&whole, bundle.added + &bundle.system)?;
-    Ok(ClientEnvironment::of(session.endpoint(), TrustFiles { added: &added, whole: &whole }, no_proxy))
+    let (trusted, no_proxy) = (TrustFiles { added: &added, whole: &whole }, no_proxy(session, project, survey));
+    let replaced = project.lockfile_registry_host(&session.endpoint().registry, |url| session.is_proxied(url));
+    Ok(ClientEnvironment::of(session.endpoint(), trusted, &no_proxy, project, replaced.as_deref()))
 }
 
 /// Returns the hosts that the command may reach without the gateway. None of them is a registry of a client or lockfile.
@@ -190,16 +183,9 @@ fn no_proxy(session: &RunSession, project: &ProjectFiles, survey: &SettingsSurve
     let mut registries = session.registries();
     // A `registry` line with this machine, as `client-config` prints it, is overridden. A scoped one is not.
     let elsewhere = survey.registries().into_iter().filter(|url| !direct_hosts::is_loopback(url));
-    registries.extend(
-        project
-            .addresses()
-            .chain(project.scoped_registries.clone())
-            .chain(survey.scoped_registries())
-            .chain(elsewhere)
-            .chain([npmrc::npm_default_registry()]),
-    );
-    let alias = npmrc::yarn_registry_host().and_then(|host| Url::parse(&format!("https://{host}/")).ok());
-    registries.extend(alias);
+    registries.extend(project.addresses().chain(project.scoped_registries.clone()).chain(survey.scoped_registries()));
+    registries.extend(elsewhere.chain([npmrc::npm_default_registry()]));
+    registries.extend(npmrc::yarn_registry_host().and_then(|host| Url::parse(&format!("https://{host}/")).ok()));
     direct_hosts::no_proxy(&registries, project.exceptions.iter().cloned())
 }
 

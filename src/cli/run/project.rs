@@ -28,7 +28,7 @@ const MAX_WANTS_BYTES: usize = 600_000;
 pub(crate) struct ProjectFiles {
     pub(crate) lockfiles: BTreeMap<String, Lockfile>,
     /// Dependencies in `package.json`: name and spec.
-    direct: Vec<(String, String)>,
+    pub(super) direct: Vec<(String, String)>,
     /// Whether a `.npmrc` has a `no-proxy` line, which pnpm 9 and 10 obey.
     pub(crate) names_exceptions: bool,
     /// The user's own `NO_PROXY` entries.
@@ -73,19 +73,18 @@ impl ProjectFiles {
         let entries = of_npm.flat_map(|lockfile| &lockfile.entries).filter(|entry| entry.source == EntrySource::Registry);
         let addresses = entries.filter_map(|entry| Url::parse(entry.resolved.as_deref()?).ok());
         let others = addresses.filter(|url| url.origin() != registry.origin() && is_proxied(url));
-        let others: BTreeSet<String> = others.filter_map(|url| url.host_str().map(str::to_owned)).collect();
-        let default = npmrc::npm_default_registry();
-        let only = others.iter().next().filter(|host| others.len() == 1 && default.host_str() != Some(host.as_str()));
-        only.cloned()
+        let mut others: BTreeSet<String> = others.filter_map(|url| url.host_str().map(str::to_owned)).collect();
+        let only = others.pop_first().filter(|_| others.is_empty())?;
+        (npmrc::npm_default_registry().host_str() != Some(&only)).then_some(only)
     }
 
     /// Returns the packages that a command wants: from its arguments, `package.json`, and lockfiles.
     pub(crate) fn wants(&self, command: &[OsString]) -> Vec<(String, Want)> {
         let words = command.iter().skip(1).filter_map(|word| word.to_str()).filter(|word| !word.starts_with(['-', '.', '/']));
-        let named = words
-            .filter_map(|word| PackageSpec::parse(word).ok())
-            .filter_map(|PackageSpec { name, wanted }| Some((name.to_string(), wanted?)));
-        let named = named.map(|(name, spec)| (name, spec, COMMAND));
+        let named = words.filter_map(|word| {
+            let PackageSpec { name, wanted } = PackageSpec::parse(word).ok()?;
+            Some((name.to_string(), wanted?, COMMAND))
+        });
         let direct = self.direct.iter().map(|(name, spec)| (name.clone(), spec.clone(), PACKAGE));
         let locked = self.lockfiles.iter().flat_map(|(file, lockfile)| {
             let entries = lockfile.entries.iter().filter(|entry| entry.source == EntrySource::Registry);
