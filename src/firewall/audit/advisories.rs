@@ -13,7 +13,7 @@ use crate::firewall::package::CacheKey;
 use crate::firewall::policy_state::PolicySnapshot;
 use crate::firewall::request::Client;
 use crate::npm::{Algorithm, AuditFormat, Digest, PackageName, Version};
-use crate::policy::advisories::AdvisoryKind;
+use crate::policy::advisories::{AdvisoryKind, cvss};
 use crate::policy::{Advisory, Severity};
 use crate::upstream::PassthroughResponse;
 
@@ -55,11 +55,8 @@ impl Firewall {
             AuditFormat::Bulk => bulk_answer(&found, theirs),
             AuditFormat::Tree => tree_answer(&found, audited, theirs),
         };
-        match answer {
-            Ok(answer) => PassthroughResponse::of_json(answer.into()),
-            // Serialization of parsed JSON cannot fail; upstream's response is the safe fallback.
-            Err(_) => passed,
-        }
+        // Serialization of parsed JSON cannot fail; upstream's response is the safe fallback.
+        answer.map_or(passed, |answer| PassthroughResponse::of_json(answer.into()))
     }
 
     /// Returns each advisory on an installed package, with the installed versions that it affects.
@@ -105,25 +102,26 @@ fn is_same(a: Advisory<'_>, b: Advisory<'_>) -> bool {
 }
 
 /// The advisories in upstream's response, by the last path segment of their URLs: an id or an alias.
-#[derive(Default)]
 struct UpstreamAdvisoryIds(HashSet<String>);
 
 impl UpstreamAdvisoryIds {
-    fn add(&mut self, entry: &RawValue) {
+    fn of<'a>(entries: impl Iterator<Item = &'a RawValue>) -> Self {
         #[derive(Deserialize)]
         struct AuditEntry {
             url: String,
         }
-        let url = serde_json::from_str::<AuditEntry>(entry.get()).map(|entry| entry.url).unwrap_or_default();
-        let last = url.rsplit('/').next().unwrap_or_default();
-        if !last.is_empty() {
-            self.0.insert(last.to_owned());
-        }
+        let entries = entries.filter_map(|entry| serde_json::from_str::<AuditEntry>(entry.get()).ok());
+        let ids = entries.filter_map(|entry| Some(entry.url.rsplit('/').next()?.to_owned()));
+        Self(ids.filter(|id| !id.is_empty()).collect())
     }
 
     fn holds(&self, advisory: Advisory<'_>) -> bool {
         self.0.contains(advisory.id) || advisory.aliases().any(|alias| self.0.contains(alias))
     }
+}
+
+fn to_owned(theirs: Theirs<'_>) -> BTreeMap<String, Box<RawValue>> {
+    theirs.into_iter().map(|(name, value)| (name, value.to_owned())).collect()
 }
 
 /// Builds `{"name": [advisory]}` from upstream's advisories and those of the feeds.
@@ -132,22 +130,17 @@ fn bulk_answer(found: &[Found<'_>], theirs: Theirs<'_>) -> Result<String, serde_
     for (advisory, _) in found {
         by_package.entry(advisory.package()).or_default().push(*advisory);
     }
-    let mut answer: BTreeMap<String, Box<RawValue>> =
-        theirs.into_iter().map(|(name, listed)| (name, listed.to_owned())).collect();
+    let mut answer = to_owned(theirs);
     for (name, ours) in by_package {
-        let listed = match answer.get(name) {
+        let mut entries = match answer.get(name) {
             None => Vec::new(),
-            Some(listed) => match serde_json::from_str::<Vec<&RawValue>>(listed.get()) {
+            Some(listed) => match serde_json::from_str::<Vec<Box<RawValue>>>(listed.get()) {
                 Ok(listed) => listed,
                 // Anything but a list is passed on unchanged.
                 Err(_) => continue,
             },
         };
-        let mut named = UpstreamAdvisoryIds::default();
-        for entry in &listed {
-            named.add(entry);
-        }
-        let mut entries: Vec<Box<RawValue>> = listed.into_iter().map(ToOwned::to_owned).collect();
+        let named = UpstreamAdvisoryIds::of(entries.iter().map(|entry| &**entry));
         for advisory in ours.into_iter().filter(|advisory| !named.holds(*advisory)) {
             entries.push(serde_json::value::to_raw_value(&advisory_json(advisory))?);
         }
@@ -162,48 +155,38 @@ fn tree_answer(found: &[Found<'_>], audited: &Audited, mut theirs: Theirs<'_>) -
     let (mut answer, mut advisories, mut metadata) = if let Some(listed) = listed {
         let metadata = theirs.remove("metadata").filter(|metadata| metadata.get().len() <= MAX_COUNTS_BYTES);
         let metadata = metadata.and_then(|metadata| serde_json::from_str(metadata.get()).ok()).unwrap_or_else(|| json!({}));
-        let own = |(name, value): (String, &RawValue)| (name, value.to_owned());
-        let advisories: BTreeMap<String, Box<RawValue>> = listed.into_iter().map(own).collect();
-        (theirs.into_iter().map(own).collect(), advisories, metadata)
+        (to_owned(theirs), to_owned(listed), metadata)
     } else {
-        let mut answer: BTreeMap<String, Box<RawValue>> = BTreeMap::new();
-        for empty in ["actions", "muted"] {
-            answer.insert(empty.to_owned(), serde_json::value::to_raw_value(&[(); 0])?);
-        }
+        let empty = serde_json::value::to_raw_value(&[(); 0])?;
+        let answer = BTreeMap::from([("actions".to_owned(), empty.clone()), ("muted".to_owned(), empty)]);
         let metadata = json!({ "vulnerabilities": { "info": 0, "low": 0, "moderate": 0, "high": 0, "critical": 0 },
                 "dependencies": audited.count, "devDependencies": 0, "optionalDependencies": 0,
                 "totalDependencies": audited.count });
         (answer, BTreeMap::new(), metadata)
     };
-    let mut named = UpstreamAdvisoryIds::default();
-    for entry in advisories.values() {
-        named.add(entry);
-    }
+    let named = UpstreamAdvisoryIds::of(advisories.values().map(|entry| &**entry));
     for (advisory, versions) in found.iter().filter(|(advisory, _)| !named.holds(*advisory)) {
         let paths = |version: &String| {
             let paths = audited.versions.get(advisory.package()).and_then(|versions| versions.get(version));
             json!({ "version": version, "paths": paths.cloned().unwrap_or_default() })
         };
+        let fix = patched(*advisory);
         let mut entry = advisory_json(*advisory);
         entry["findings"] = versions.iter().map(paths).collect();
         entry["module_name"] = advisory.package().into();
-        entry["patched_versions"] = patched(*advisory).into();
+        entry["patched_versions"] = (&*fix).into();
         entry["access"] = "public".into();
         entry["overview"] = advisory.summary.into();
-        let fix = patched(*advisory);
-        let advice = if fix == "<0.0.0" {
-            "Remove this package: no fixed version is known".to_owned()
-        } else {
-            format!("Upgrade to {fix}")
+        entry["recommendation"] = match &*fix {
+            "<0.0.0" => "Remove this package: no fixed version is known".into(),
+            fix => format!("Upgrade to {fix}").into(),
         };
-        entry["recommendation"] = advice.into();
         advisories.insert(number(*advisory).to_string(), serde_json::value::to_raw_value(&entry)?);
-        if let Some(counts) = metadata.as_object_mut() {
-            let counts = counts.entry("vulnerabilities").or_insert_with(|| json!({}));
-            if let Some(counts) = counts.as_object_mut() {
-                let count = counts.entry(severity(*advisory)).or_insert_with(|| 0.into());
-                *count = (count.as_u64().unwrap_or(0) + 1).into();
-            }
+        if let Some(metadata) = metadata.as_object_mut()
+            && let Some(counts) = metadata.entry("vulnerabilities").or_insert_with(|| json!({})).as_object_mut()
+        {
+            let count = counts.entry(severity(*advisory)).or_insert_with(|| 0.into());
+            *count = (count.as_u64().unwrap_or(0) + 1).into();
         }
     }
     answer.insert("advisories".to_owned(), serde_json::value::to_raw_value(&advisories)?);
@@ -221,12 +204,12 @@ fn advisory_json(advisory: Advisory<'_>) -> Value {
         "severity": severity(advisory),
         "vulnerable_versions": advisory.vulnerable_versions(),
         "cwe": advisory.cwes().collect::<Vec<_>>(),
-        "cvss": { "score": vector.and_then(crate::policy::advisories::cvss::base_score).unwrap_or(0.0), "vectorString": vector },
+        "cvss": { "score": vector.and_then(cvss::base_score).unwrap_or(0.0), "vectorString": vector },
     })
 }
 
 fn severity(advisory: Advisory<'_>) -> &'static str {
-    let scored = || crate::policy::advisories::cvss::base_score(advisory.cvss()).map(Severity::of_score);
+    let scored = || cvss::base_score(advisory.cvss()).map(Severity::of_score);
     match advisory.kind {
         AdvisoryKind::Malware => Severity::Critical.as_str(),
         AdvisoryKind::Vulnerability => advisory.severity.or_else(scored).unwrap_or(Severity::Moderate).as_str(),
@@ -234,8 +217,7 @@ fn severity(advisory: Advisory<'_>) -> &'static str {
 }
 
 fn url(advisory: Advisory<'_>) -> String {
-    let ghsa = std::iter::once(advisory.id).chain(advisory.aliases()).find(|id| id.starts_with("GHSA-"));
-    match ghsa {
+    match std::iter::once(advisory.id).chain(advisory.aliases()).find(|id| id.starts_with("GHSA-")) {
         Some(id) => format!("https://github.com/advisories/{id}"),
         None => format!("https://osv.dev/vulnerability/{}", advisory.id),
     }

@@ -32,6 +32,13 @@ pub struct Audited {
     pub count: usize,
 }
 
+impl Audited {
+    fn count_package(&mut self) -> Result<(), String> {
+        self.count += 1;
+        if self.count > MAX_PACKAGES { Err(format!("{TOO_MUCH}more than {MAX_PACKAGES} packages")) } else { Ok(()) }
+    }
+}
+
 /// Parses a bulk audit. Keeps packages that are `listed` and calls `each` for all; `None` if it is not a bulk audit.
 ///
 /// # Errors
@@ -43,10 +50,7 @@ pub fn read_bulk(
 ) -> Result<Option<Audited>, FirewallError> {
     let mut audited = Audited::default();
     let mut add = |name: String, versions: Vec<String>| {
-        audited.count += 1;
-        if audited.count > MAX_PACKAGES {
-            return Err(too_many_packages());
-        }
+        audited.count_package()?;
         if name.len() <= MAX_NAME_BYTES {
             each(&name, &versions);
             if listed(&name) {
@@ -67,16 +71,12 @@ pub fn read_bulk(
 pub fn read_tree(body: &[u8], listed: impl Fn(&str) -> bool) -> Result<Option<Audited>, FirewallError> {
     let mut walk = Walk { audited: Audited::default(), listed: &listed, above: Vec::new(), paths: 0 };
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let read = deserializer.deserialize_any(Node(&mut walk)).and_then(|()| deserializer.end());
+    let read = deserializer.deserialize_any(Node(&mut walk, Position::Package)).and_then(|_| deserializer.end());
     finish(read, walk.audited)
 }
 
 /// Prefix of limit errors, which distinguishes them from parse errors.
 const TOO_MUCH: &str = "too much to audit: ";
-
-fn too_many_packages() -> String {
-    format!("{TOO_MUCH}more than {MAX_PACKAGES} packages")
-}
 
 fn too_many_versions() -> String {
     format!("{TOO_MUCH}more than {MAX_VERSIONS} versions of one package")
@@ -85,14 +85,10 @@ fn too_many_versions() -> String {
 fn finish(read: Result<(), serde_json::Error>, audited: Audited) -> Result<Option<Audited>, FirewallError> {
     let Err(error) = read else { return Ok(Some(audited)) };
     let text = error.to_string();
-    match text.strip_prefix(TOO_MUCH) {
-        // serde appends the position in the body.
-        Some(what) => {
-            let what = what.split(" at line ").next().unwrap_or(what);
-            Err(FirewallError::TooMuch(format!("the audit names {what}").into()))
-        }
-        None => Ok(None),
-    }
+    let Some(what) = text.strip_prefix(TOO_MUCH) else { return Ok(None) };
+    // serde appends the position in the body.
+    let what = what.split(" at line ").next().unwrap_or(what);
+    Err(FirewallError::TooMuch(format!("the audit names {what}").into()))
 }
 
 /// Visits a bulk audit and passes each package to a callback.
@@ -155,10 +151,7 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// Adds the package of the current node.
     fn add(&mut self, version: String) -> Result<(), String> {
-        self.audited.count += 1;
-        if self.audited.count > MAX_PACKAGES {
-            return Err(too_many_packages());
-        }
+        self.audited.count_package()?;
         let Some(name) = self.above.last().filter(|name| name.len() <= MAX_NAME_BYTES && (self.listed)(name)) else {
             return Ok(());
         };
@@ -177,110 +170,19 @@ impl Walk<'_> {
     }
 }
 
-/// Skips values of other types.
-macro_rules! passes_over_the_rest {
-    ($value:expr) => {
-        fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-            out.write_str("JSON")
-        }
-
-        fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-            Ok($value)
-        }
-
-        fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-            Ok($value)
-        }
-
-        fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-            Ok($value)
-        }
-
-        fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-            Ok($value)
-        }
-
-        fn visit_unit<E>(self) -> Result<Self::Value, E> {
-            Ok($value)
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
-            while sequence.next_element::<IgnoredAny>()?.is_some() {}
-            Ok($value)
-        }
-    };
+/// What a value of a tree stands for.
+#[derive(Clone, Copy, PartialEq)]
+enum Position {
+    /// The root of the tree, or one package with its version and dependencies.
+    Package,
+    Dependencies,
+    Version,
 }
 
-/// Visits the root of a tree, or one package with its version and dependencies.
-struct Node<'a, 'w>(&'a mut Walk<'w>);
+/// Visits a value of a tree. Returns the text of a version, if it is a string; values of other types are skipped everywhere.
+struct Node<'a, 'w>(&'a mut Walk<'w>, Position);
 
 impl<'de> DeserializeSeed<'de> for Node<'_, '_> {
-    type Value = ();
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Node<'_, '_> {
-    type Value = ();
-
-    passes_over_the_rest!(());
-
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let mut version = None;
-        while let Some(key) = map.next_key::<String>()? {
-            match &*key {
-                "version" => version = map.next_value_seed(Text)?,
-                "dependencies" => map.next_value_seed(Below(&mut *self.0))?,
-                _ => drop(map.next_value::<IgnoredAny>()?),
-            }
-        }
-        match version.filter(|_| !self.0.above.is_empty()) {
-            Some(version) => self.0.add(version).map_err(A::Error::custom),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Visits the dependencies of a node.
-struct Below<'a, 'w>(&'a mut Walk<'w>);
-
-impl<'de> DeserializeSeed<'de> for Below<'_, '_> {
-    type Value = ();
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Below<'_, '_> {
-    type Value = ();
-
-    passes_over_the_rest!(());
-
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(name) = map.next_key::<String>()? {
-            self.0.above.push(name);
-            map.next_value_seed(Node(&mut *self.0))?;
-            self.0.above.pop();
-        }
-        Ok(())
-    }
-}
-
-/// Visits a string; other types yield `None`.
-struct Text;
-
-impl<'de> DeserializeSeed<'de> for Text {
     type Value = Option<String>;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Option<String>, D::Error> {
@@ -288,17 +190,67 @@ impl<'de> DeserializeSeed<'de> for Text {
     }
 }
 
-impl<'de> Visitor<'de> for Text {
+impl<'de> Visitor<'de> for Node<'_, '_> {
     type Value = Option<String>;
 
-    passes_over_the_rest!(None);
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("JSON")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Option<String>, E> {
+        Ok(None)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Option<String>, E> {
+        Ok(None)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Option<String>, E> {
+        Ok(None)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Option<String>, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E>(self) -> Result<Option<String>, E> {
+        Ok(None)
+    }
 
     fn visit_str<E>(self, text: &str) -> Result<Option<String>, E> {
-        Ok(Some(text.to_owned()))
+        Ok((self.1 == Position::Version).then(|| text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Option<String>, A::Error> {
+        while sequence.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(None)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Option<String>, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        let Self(walk, position) = self;
+        match position {
+            Position::Version => while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {},
+            Position::Dependencies => {
+                while let Some(name) = map.next_key::<String>()? {
+                    walk.above.push(name);
+                    map.next_value_seed(Node(walk, Position::Package))?;
+                    walk.above.pop();
+                }
+            }
+            Position::Package => {
+                let mut version = None;
+                while let Some(key) = map.next_key::<String>()? {
+                    match &*key {
+                        "version" => version = map.next_value_seed(Node(walk, Position::Version))?,
+                        "dependencies" => drop(map.next_value_seed(Node(walk, Position::Dependencies))?),
+                        _ => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                }
+                if let Some(version) = version.filter(|_| !walk.above.is_empty()) {
+                    walk.add(version).map_err(A::Error::custom)?;
+                }
+            }
+        }
         Ok(None)
     }
 }
