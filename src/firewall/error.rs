@@ -88,6 +88,10 @@ pub enum FirewallError {
 }
 
 impl FirewallError {
+    pub(crate) fn unreadable(name: &PackageName, detail: impl fmt::Display) -> Self {
+        Self::Unreadable { name: name.clone(), detail: detail.to_string().into() }
+    }
+
     /// Checks whether upstream failed or sent an invalid document, so that a stale packument may be served.
     #[must_use]
     pub fn is_upstreams_failure(&self) -> bool {

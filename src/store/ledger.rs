@@ -99,7 +99,7 @@ pub struct TagSighting {
 }
 
 /// The newest packument of a package: the digest of its raw bytes and the validators for revalidation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StoredPackument {
     /// When upstream was first asked for this package.
     pub first_seen: Timestamp,

@@ -27,7 +27,7 @@ const MAX_REMEMBERED: u64 = 10_000;
 pub(crate) struct PackageCache {
     packages: Cache<CacheKey, Arc<CachedPackage>>,
     /// How long a packument is fresh.
-    ttl: Duration,
+    pub ttl: Duration,
     /// Packages that upstream does not have, with the time of that answer.
     absent: Cache<CacheKey, Timestamp>,
     /// Packages whose last fetch failed, with the time of the failure.
@@ -50,10 +50,6 @@ impl PackageCache {
             written: Cache::new(MAX_REMEMBERED),
             last_written: AtomicI64::new(i64::MIN),
         }
-    }
-
-    pub(crate) fn ttl(&self) -> Duration {
-        self.ttl
     }
 
     pub(crate) fn get(&self, key: &CacheKey) -> Option<Arc<CachedPackage>> {
@@ -93,9 +89,9 @@ impl PackageCache {
     /// Caches a package, also for requests with other tokens.
     pub(crate) fn insert(&self, package: &Arc<CachedPackage>) {
         if package.slot.is_client_scoped() {
-            self.packages.insert(package.slot.shared(), Arc::clone(package));
+            self.insert_at(&package.slot.shared(), package);
         }
-        self.packages.insert(package.slot.clone(), Arc::clone(package));
+        self.insert_at(&package.slot, package);
     }
 
     /// Caches a package for requests with these credentials only.

@@ -85,8 +85,8 @@ impl Fetcher {
         }
         let mut fetching = pin!(self.fetch_shared(request.clone()));
         // Joined first, because it may be running as a prefetch.
-        let promoted =
-            async { tokio::join!(fetching.as_mut(), async { self.services.parse_pool.priority.promote(&request.slot) }) };
+        let priority = &self.services.parse_pool.priority;
+        let promoted = async { tokio::join!(fetching.as_mut(), async { priority.promote(&request.slot) }) };
         if let Ok((result, ())) = timeout(self.limits.stale_wait, promoted).await {
             return result;
         }
@@ -96,14 +96,9 @@ impl Fetcher {
             return fetching.await;
         };
         // Not for packages without a snapshot: a client can request any number of those.
-        let heard = request.registry.last_heard();
-        self.requester.slow.mark_slow(
-            request.registry.id(),
-            &request.slot,
-            self.limits.stale_wait,
-            heard,
-            self.services.policy.now(),
-        );
+        let (registry, waited) = (&request.registry, self.limits.stale_wait);
+        let (heard, gave_up) = (registry.last_heard(), self.services.policy.now());
+        self.requester.slow.mark_slow(registry.id(), &request.slot, waited, heard, gave_up);
         self.services.cache.mark_unreachable(&request.slot, now);
         Ok(lookup)
     }
@@ -217,7 +212,7 @@ impl Fetcher {
     ) -> Result<PackageLookup, FirewallError> {
         let (now, validated) = (document.time.checked, document.time.validated);
         match Arc::clone(&self.ingester).ingest(request.clone(), document, previous).await {
-            Ok(Ingested::Done(lookup)) => Ok(lookup),
+            Ok(Ingested::Done(package)) => Ok(PackageLookup { package, stale: None }),
             Ok(Ingested::Contradicts(contradictions)) => {
                 let asked = self.ask_views_again(&request, contradictions, ViewQuestion { at: now, validated }).await;
                 // Fetched again instead of kept, so that no document in memory waits for other views.
@@ -297,13 +292,13 @@ impl Fetcher {
         before: PreviousState,
         now: Timestamp,
     ) -> Result<PackageLookup, FirewallError> {
-        let slot = request.slot.clone();
+        let FetchRequest { slot, registry, .. } = request.clone();
         let recorded = if slot.is_client_scoped() {
             // A token that may not read a package also receives a 404, so this is not an observation.
             None
         } else {
-            let (ingester, gone) = (Arc::clone(&self.ingester), request.clone());
-            self.services.workers.run(move || ingester.record_vanished(&gone, &before, now)).await??
+            let ingester = Arc::clone(&self.ingester);
+            self.services.workers.run(move || ingester.record_vanished(&request, &before, now)).await??
         };
         let Some((record, document)) = recorded else {
             self.services.cache.remove(&slot, now);
@@ -311,12 +306,12 @@ impl Fetcher {
         };
         let package = Arc::new(CachedPackage::from(PackageSnapshot {
             slot,
-            registry: Arc::clone(&request.registry),
+            registry,
             form: PackumentForm::Full,
             has_no_more: false,
             packument: None,
             provenance: Arc::default(),
-            record: Arc::new(record),
+            record,
             by_version: OnceLock::new(),
             document,
             confirmed: Confirmation { validated: now, checked: now, behind: None },

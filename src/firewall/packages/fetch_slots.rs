@@ -47,19 +47,19 @@ impl Slots {
 /// Running fetches, each shared by all clients that request the same.
 pub(crate) struct SharedFetches<K, T> {
     running: SingleFlight<K, Result<T, FirewallError>>,
-    waiting: Arc<WaitingFetches<K>>,
+    waiting: WaitingFetches<K>,
     workers: Arc<Workers>,
 }
 
 /// Fetches that wait for a slot: the client that started each, and the channel to lend it a slot.
-struct WaitingFetches<K>(Mutex<HashMap<K, (IpAddr, mpsc::Sender<FairPermit>)>>);
+type WaitingFetches<K> = Arc<Mutex<HashMap<K, (IpAddr, mpsc::Sender<FairPermit>)>>>;
 
 /// The slot request of a new fetch. After it is dropped, no client lends the fetch a slot.
 pub(crate) struct SlotRequest<K: Hash + Eq> {
     key: K,
     client: IpAddr,
     lent: mpsc::Receiver<FairPermit>,
-    waiting: Arc<WaitingFetches<K>>,
+    waiting: WaitingFetches<K>,
 }
 
 impl<K, T> SharedFetches<K, T>
@@ -69,8 +69,7 @@ where
 {
     /// Creates an empty set. Shutdown of `workers` waits for its fetches.
     pub(crate) fn new(workers: &Arc<Workers>) -> Self {
-        let waiting = Arc::new(WaitingFetches(Mutex::default()));
-        Self { running: SingleFlight::new(), waiting, workers: Arc::clone(workers) }
+        Self { running: SingleFlight::new(), waiting: Arc::default(), workers: Arc::clone(workers) }
     }
 
     /// Checks whether `key` is being fetched.
@@ -93,10 +92,15 @@ where
     where
         F: Future<Output = Result<T, FirewallError>> + Send + 'static,
     {
-        let begin = || self.workers.track(fetch(self.waiting.open(key.clone(), client)));
+        let begin = || {
+            let (sender, lent) = mpsc::channel(1);
+            self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), (client, sender));
+            self.workers.track(fetch(SlotRequest { key: key.clone(), client, lent, waiting: Arc::clone(&self.waiting) }))
+        };
         let result = self.running.join(key.clone(), begin);
         let lend = async {
-            if let Some(sender) = self.waiting.sender(&key, client) {
+            let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+            if let Some((_, sender)) = waiting.filter(|(first, _)| *first != client) {
                 // If the fetch already has a slot, this one is released.
                 drop(sender.try_send(slots.acquire(client).await));
             }
@@ -108,20 +112,6 @@ where
             result = result => result.unwrap_or_else(|FlightAborted| Err(self.workers.fetch_failed())),
             () = lend => Err(self.workers.fetch_failed()),
         }
-    }
-}
-
-impl<K: Hash + Eq + Clone> WaitingFetches<K> {
-    fn open(self: &Arc<Self>, key: K, client: IpAddr) -> SlotRequest<K> {
-        let (sender, lent) = mpsc::channel(1);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), (client, sender));
-        SlotRequest { key, client, lent, waiting: Arc::clone(self) }
-    }
-
-    /// Returns the channel to lend a slot to the fetch of `key`, if it waits for one on behalf of another client.
-    fn sender(&self, key: &K, client: IpAddr) -> Option<mpsc::Sender<FairPermit>> {
-        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.get(key).filter(|(first, _)| *first != client).map(|(_, sender)| sender.clone())
     }
 }
 
@@ -138,7 +128,7 @@ impl<K: Hash + Eq> SlotRequest<K> {
 
 impl<K: Hash + Eq> Drop for SlotRequest<K> {
     fn drop(&mut self) {
-        self.waiting.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
     }
 }
 
@@ -178,7 +168,7 @@ mod tests {
         assert!(timeout(TIMEOUT, join(greedy)).await.is_err(), "a second request of the same client lends no slot");
         assert_eq!(timeout(TIMEOUT, join(honest)).await.unwrap().unwrap(), 7);
         assert_eq!(begun.await.unwrap().unwrap(), 7);
-        assert!(fetches.waiting.0.lock().unwrap().is_empty());
+        assert!(fetches.waiting.lock().unwrap().is_empty());
         // The lent slot was released.
         assert!(slots.try_acquire(honest).is_some());
     }

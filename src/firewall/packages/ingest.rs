@@ -7,21 +7,20 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::firewall::error::FirewallError;
-use crate::firewall::package::history::{self, Look, Parted, Reconciliation};
+use crate::firewall::package::history::{self, HistoryEvent, Look, Parted, Reconciliation};
 use crate::firewall::package::{self, CacheKey, Confirmation, PackageSnapshot, ViewComparison};
 use crate::firewall::packages::abbreviated::AbbreviatedSupport;
 use crate::firewall::packages::absent_names::{AbsentNames, too_many};
 use crate::firewall::packages::load::{FetchPermit, Loader, PreviousState};
 use crate::firewall::packages::parse_pool::ParseScratch;
-use crate::firewall::packages::request::{FetchRequest, PackageLookup};
+use crate::firewall::packages::request::FetchRequest;
 use crate::firewall::packages::services::Services;
 use crate::firewall::packages::views::{Contradictions, ViewHistories};
 use crate::firewall::verdicts::cache::CachedPackage;
 use crate::net::body;
-use crate::npm::compression::SegmentEncoder;
-use crate::npm::compression::gzip;
+use crate::npm::compression::{SegmentEncoder, gzip};
 use crate::npm::packument::parse;
-use crate::npm::{AbbreviatedFields, Algorithm, Digest, PackageName, Packument, PackumentError, PackumentForm, ParsedPackument};
+use crate::npm::{AbbreviatedFields, Algorithm, Digest, Packument, PackumentForm, ParsedPackument};
 use crate::store::{PackageChange, PackageRecord, StoredPackument};
 use crate::units::timestamp;
 use crate::upstream::CacheValidators;
@@ -64,8 +63,7 @@ impl FetchedDocument {
 
 /// The outcome of ingesting a document.
 pub(crate) enum Ingested {
-    /// The document was accepted.
-    Done(PackageLookup),
+    Done(Arc<CachedPackage>),
     /// An abbreviated document without publish times; nothing was stored.
     NeedsFullForm,
     /// The document contradicts another view of the package, which must be fetched again; nothing was stored.
@@ -133,19 +131,16 @@ impl Ingester {
         mut arrival: FetchedDocument,
         before: &PreviousState,
     ) -> Result<Ingested, FirewallError> {
-        let CacheKey { name, .. } = &request.slot;
-        let read = self.services.parse_pool.scratch.with_scratch(|scratch| {
-            let ParseScratch { press, plain } = scratch;
-            let (plain, _guard) = self.services.parse_pool.decode_into(name, &arrival.body, plain)?;
+        let parse_pool = &self.services.parse_pool;
+        let ingested = parse_pool.with_scratch(|ParseScratch { press, plain }| {
+            let (plain, _guard) = parse_pool.decode_into(&request.slot.name, &arrival.body, plain)?;
             arrival.place.share.force_grow_to(memory_cost(&arrival.body, plain.len()));
             self.read_plain(request, &arrival, before, plain, press)
-        });
-        let package = match read? {
-            Ok(package) => package,
-            Err(unused) => return Ok(unused),
-        };
-        self.loader.store_document(&package, arrival.body, arrival.place);
-        Ok(Ingested::Done(PackageLookup { package, stale: None }))
+        })?;
+        if let Ingested::Done(package) = &ingested {
+            self.loader.store_document(package, arrival.body, arrival.place);
+        }
+        Ok(ingested)
     }
 
     fn read_plain(
@@ -155,19 +150,20 @@ impl Ingester {
         before: &PreviousState,
         plain: &[u8],
         encoder: &mut SegmentEncoder,
-    ) -> Result<Result<Arc<CachedPackage>, Ingested>, FirewallError> {
-        let CacheKey { name, .. } = &request.slot;
-        let ParsedPackument { packument, fields } = parse::parse(name, plain).map_err(|error| unreadable(name, &error))?;
+    ) -> Result<Ingested, FirewallError> {
+        let name = &request.slot.name;
+        let parsed = parse::parse(name, plain).map_err(|error| FirewallError::unreadable(name, error));
+        let ParsedPackument { packument, fields } = parsed?;
         let (form, registry) = (arrival.form, &request.registry);
         if form == PackumentForm::Abbreviated && !arrival.has_no_more && !self.forms.learn(registry.id(), &packument) {
-            return Ok(Err(Ingested::NeedsFullForm));
+            return Ok(Ingested::NeedsFullForm);
         }
         // Observations of one package are serialized, so that each sees the changes of the previous one, even from another view.
         let turn = self.views.lock(name);
         let package = match self.reconcile(request, arrival, before, packument)? {
             // With its document, so that a request for the other form does not fetch it again.
             Ok(snapshot) => Arc::new(CachedPackage::with_document(snapshot, arrival.body.clone())),
-            Err(contradictions) => return Ok(Err(Ingested::Contradicts(contradictions))),
+            Err(contradictions) => return Ok(Ingested::Contradicts(contradictions)),
         };
         if let Some(packument) = package.packument.clone() {
             if form == PackumentForm::Full || packument.contents.has_more {
@@ -184,7 +180,7 @@ impl Ingester {
         package.judge(&self.services.policy.snapshot(), request.profile);
         self.services.cache.insert(&package);
         drop(turn);
-        Ok(Ok(package))
+        Ok(Ingested::Done(package))
     }
 
     /// Compares a document with the records of all views, and records what changed. Returns the package, or the contradictions for
@@ -196,7 +192,6 @@ impl Ingester {
         before: &PreviousState,
         packument: Packument,
     ) -> Result<Result<PackageSnapshot, Contradictions>, FirewallError> {
-        let name = &request.slot.name;
         let histories = self.read_histories(request, before)?;
         let record = &histories.own;
         let is_recorded = arrival.recorded && self.is_look(request, record, &packument, arrival.time.checked)?;
@@ -210,14 +205,7 @@ impl Ingester {
         let Reconciliation { provenance, mut change, findings, .. } = reconciled;
         let document = arrival.to_stored(record.document.as_ref(), &packument);
         change.document = Some(document.clone());
-        let mut record = PackageRecord::clone(record);
-        let mut look = 0;
-        if is_recorded {
-            record.apply(&change);
-            self.services.recorder.package_change(&request.key(), &change);
-            self.services.recorder.history_events(name, request.slot.is_client_scoped(), &findings);
-            look = self.views.note_look(name);
-        }
+        let (record, look) = if is_recorded { self.record(request, record, &change, &findings) } else { (Arc::clone(record), 0) };
         Ok(Ok(PackageSnapshot {
             slot: request.slot.clone(),
             registry: Arc::clone(&request.registry),
@@ -226,12 +214,27 @@ impl Ingester {
             first_published: package::first_published(&packument, &provenance),
             packument: Some(Arc::new(packument)),
             provenance: provenance.into(),
-            record: Arc::new(record),
+            record,
             by_version: OnceLock::new(),
             document,
             confirmed: arrival.time,
             views: ViewComparison { disputed, look },
         }))
+    }
+
+    /// Records a change in the ledger and reports its events. Returns the new record and the number of the observation.
+    fn record(
+        &self,
+        request: &FetchRequest,
+        record: &PackageRecord,
+        change: &PackageChange,
+        findings: &[HistoryEvent],
+    ) -> (Arc<PackageRecord>, u64) {
+        let mut record = record.clone();
+        record.apply(change);
+        self.services.recorder.package_change(&request.key(), change);
+        self.services.recorder.history_events(&request.slot.name, request.slot.is_client_scoped(), findings);
+        (Arc::new(record), self.views.note_look(&request.slot.name))
     }
 
     /// Returns the observation of a document that upstream sent or confirmed at this instant.
@@ -276,8 +279,7 @@ impl Ingester {
         packument: &Packument,
         now: Timestamp,
     ) -> Result<bool, FirewallError> {
-        let name = &request.slot.name;
-        let not_believed = |detail: &str| FirewallError::Unreadable { name: name.clone(), detail: detail.into() };
+        let not_believed = |detail: &str| FirewallError::unreadable(&request.slot.name, detail);
         let was_seen = !record.releases.is_empty();
         if !packument.entries.iter().any(|entry| entry.version.is_some() && entry.inconsistency.is_none()) {
             return if was_seen { Err(not_believed("no valid version in it, but there were some before")) } else { Ok(false) };
@@ -348,16 +350,12 @@ impl Ingester {
                 return Ok((package, contradictions));
             }
         }
-        let mut record = PackageRecord::clone(&histories.own);
-        record.apply(&change);
-        self.services.recorder.package_change(&request.key(), &change);
-        self.services.recorder.history_events(&request.slot.name, request.slot.is_client_scoped(), &findings);
-        let look = self.views.note_look(&request.slot.name);
+        let (record, look) = self.record(request, &histories.own, &change, &findings);
         let compared = PackageSnapshot {
             views: ViewComparison { disputed: !contradictions.is_empty(), look },
             first_published: package::first_published(&packument, &provenance),
             provenance: provenance.into(),
-            record: Arc::new(record),
+            record,
             by_version: OnceLock::new(),
             ..package
         };
@@ -387,22 +385,11 @@ impl Ingester {
         request: &FetchRequest,
         before: &PreviousState,
         now: Timestamp,
-    ) -> Result<Option<(PackageRecord, StoredPackument)>, FirewallError> {
+    ) -> Result<Option<(Arc<PackageRecord>, StoredPackument)>, FirewallError> {
         let name = &request.slot.name;
         let _turn = self.views.lock(name);
         let record = self.loader.read_newest_record(request, before)?;
-        let first = StoredPackument {
-            first_seen: now,
-            validated: now,
-            changed: now,
-            looked: now,
-            modified: None,
-            content: None,
-            length: 0,
-            etag: None,
-            last_modified: None,
-            form: None,
-        };
+        let first = StoredPackument { first_seen: now, validated: now, changed: now, looked: now, ..StoredPackument::default() };
         let document = record.document.clone().map_or(first, |last| StoredPackument { content: None, looked: now, ..last });
         if record.releases.is_empty() {
             let expired = timestamp::saturating_sub(now, self.services.policy.snapshot().longest_age());
@@ -415,19 +402,14 @@ impl Ingester {
                 }
                 Ok(false) => Err(too_many()),
                 Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::error!(package.name = %name, error, "ledger write failed");
+                    tracing::error!(package.name = %name, error = &error as &dyn std::error::Error, "ledger write failed");
                     Ok(None)
                 }
             };
         }
         let Reconciliation { mut change, findings, .. } = history::mark_all_removed(&record, now);
         change.document = Some(document.clone());
-        let mut record = PackageRecord::clone(&record);
-        record.apply(&change);
-        self.services.recorder.history_events(name, false, &findings);
-        self.services.recorder.package_change(&request.key(), &change);
-        self.views.note_look(name);
+        let (record, _) = self.record(request, &record, &change, &findings);
         Ok(Some((record, document)))
     }
 }
@@ -440,8 +422,4 @@ fn memory_cost(raw: &[u8], plain: usize) -> u64 {
 
 pub(crate) fn sha256(body: &[u8]) -> [u8; 32] {
     Digest::of(Algorithm::Sha256, body).as_bytes().try_into().unwrap_or_default()
-}
-
-fn unreadable(name: &PackageName, error: &PackumentError) -> FirewallError {
-    FirewallError::Unreadable { name: name.clone(), detail: error.to_string().into() }
 }

@@ -27,7 +27,9 @@ pub(crate) struct ParsePool {
     /// Limits concurrent parsing and rendering to the number of cores.
     pub threads: Arc<FairLimit>,
     pub priority: ParsePriority,
-    pub scratch: ScratchPool,
+    /// Unused buffers, at most one per core.
+    scratch: Mutex<Vec<ParseScratch>>,
+    cores: usize,
     /// Held while a document larger than its declared length is decoded.
     oversized: Mutex<()>,
     /// The largest packument accepted, in bytes, decoded.
@@ -40,7 +42,8 @@ impl ParsePool {
             memory,
             threads: FairLimit::new(Sizes { shared: (cores - 1).max(1), own: 1, most: cores + 1 }),
             priority: ParsePriority::on(cores),
-            scratch: ScratchPool::new(cores),
+            scratch: Mutex::default(),
+            cores,
             oversized: Mutex::default(),
             packument_limit,
         }
@@ -76,7 +79,7 @@ impl ParsePool {
                 body::gunzip_into(raw, limit, buffer)
             });
         }
-        inflated.map_err(|error| FirewallError::Unreadable { name: name.clone(), detail: error.to_string().into() })?;
+        inflated.map_err(|error| FirewallError::unreadable(name, error))?;
         Ok((buffer, guard))
     }
 
@@ -84,46 +87,31 @@ impl ParsePool {
         if !gzip::is_gzip(&raw) {
             return Ok(raw);
         }
-        body::gunzip(&raw, self.packument_limit)
-            .map_err(|error| FirewallError::Unreadable { name: name.clone(), detail: error.to_string().into() })
+        body::gunzip(&raw, self.packument_limit).map_err(|error| FirewallError::unreadable(name, error))
+    }
+
+    /// Runs `work` with unused buffers, or with new ones.
+    pub(crate) fn with_scratch<T>(&self, work: impl FnOnce(&mut ParseScratch) -> T) -> T {
+        let free = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut scratch = free.unwrap_or_default();
+        let done = work(&mut scratch);
+        if scratch.plain.capacity() > MAX_KEPT_BYTES {
+            scratch.plain = Vec::new();
+        }
+        let mut free = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        if free.len() < self.cores {
+            free.push(scratch);
+        }
+        done
     }
 }
 
 /// The buffers of one worker.
 #[derive(Default)]
 pub(crate) struct ParseScratch {
-    /// The compressor.
     pub press: SegmentEncoder,
     /// The buffer for a decompressed document.
     pub plain: Vec<u8>,
-}
-
-/// The unused scratch buffers.
-pub(crate) struct ScratchPool {
-    free: Mutex<Vec<ParseScratch>>,
-    most: usize,
-}
-
-impl ScratchPool {
-    /// Creates a pool that keeps at most `most` unused buffers.
-    pub(crate) fn new(most: usize) -> Self {
-        Self { free: Mutex::default(), most }
-    }
-
-    /// Runs `work` with unused buffers, or with new ones.
-    pub(crate) fn with_scratch<T>(&self, work: impl FnOnce(&mut ParseScratch) -> T) -> T {
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut scratch = free.unwrap_or_default();
-        let done = work(&mut scratch);
-        if scratch.plain.capacity() > MAX_KEPT_BYTES {
-            scratch.plain = Vec::new();
-        }
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        if free.len() < self.most {
-            free.push(scratch);
-        }
-        done
-    }
 }
 
 /// Gives parsing for clients priority over parsing for prefetches, which starts only while few clients wait: on two cores, while
@@ -147,7 +135,6 @@ pub(crate) struct ParseSlot<'a> {
 }
 
 impl ParsePriority {
-    /// Creates the priorities for `cores` cores.
     pub(crate) fn on(cores: usize) -> Self {
         Self {
             asked: AtomicUsize::default(),
@@ -178,7 +165,6 @@ impl ParsePriority {
         ParseSlot { asked: Some(self), _slot: None }
     }
 
-    /// Waits until few clients wait.
     async fn wait_until_few(&self) {
         loop {
             let fewer = self.fewer.notified();
@@ -210,9 +196,9 @@ impl ParsePriority {
 
 impl Drop for ParseSlot<'_> {
     fn drop(&mut self) {
-        if let Some(precedence) = self.asked {
-            precedence.asked.fetch_sub(1, Ordering::AcqRel);
-            precedence.fewer.notify_waiters();
+        if let Some(priority) = self.asked {
+            priority.asked.fetch_sub(1, Ordering::AcqRel);
+            priority.fewer.notify_waiters();
         }
     }
 }

@@ -129,8 +129,8 @@ impl PackumentRequester {
             }
         };
         if is_gzip && !gzip::is_gzip(&body) {
-            let detail = "declared as gzip, but is not gzip".into();
-            return FetchOutcome::Failed(FirewallError::Unreadable { name: request.slot.name.clone(), detail });
+            let detail = "declared as gzip, but is not gzip";
+            return FetchOutcome::Failed(FirewallError::unreadable(&request.slot.name, detail));
         }
         let has_no_more = form != asked;
         if let Some(package) = previous.package.clone().filter(|package| package.content() == sha256(&body)) {

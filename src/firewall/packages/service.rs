@@ -30,7 +30,6 @@ const MAX_ATTEMPTS: usize = 4;
 
 /// A package that upstream has, with its verdicts.
 pub(crate) struct EvaluatedPackage {
-    /// The lookup.
     pub lookup: PackageLookup,
     pub packument: Arc<Packument>,
     pub table: Arc<VerdictTable>,
@@ -93,9 +92,6 @@ impl PackageService {
     }
 
     /// Looks up a package like [`Self::lookup`], without its parent package.
-    ///
-    /// # Errors
-    /// Returns the errors of [`Self::lookup`].
     pub(crate) async fn lookup_unlinked(
         self: &Arc<Self>,
         client: &Client,
@@ -103,19 +99,9 @@ impl PackageService {
         need: DocumentNeed,
         render_request: Option<RenderRequest>,
     ) -> Result<PackageLookup, FirewallError> {
-        let found = self.look_up_with(client, name, need, render_request).await;
-        found.map_err(|rejection| credential_binding::explain_unsent(self.services.registries.of(name), client, rejection))
-    }
-
-    async fn look_up_with(
-        self: &Arc<Self>,
-        client: &Client,
-        name: &PackageName,
-        need: DocumentNeed,
-        render_request: Option<RenderRequest>,
-    ) -> Result<PackageLookup, FirewallError> {
-        let registry = Arc::clone(self.services.registries.of(name));
-        let slot = CacheKey::of(name, &registry, &client.authorization);
+        let registry = self.services.registries.of(name);
+        let explain = |error| credential_binding::explain_unsent(registry, client, error);
+        let slot = CacheKey::of(name, registry, &client.authorization);
         let context = self.services.policy.context();
         let now = context.now;
         if let Some(package) = self.services.cache.fresh(&slot, client.profile, need, &context) {
@@ -123,20 +109,20 @@ impl PackageService {
             return Ok(PackageLookup { package, stale: None });
         }
         if self.services.cache.is_absent(&slot, now) {
-            return Err(absent(name));
+            return Err(explain(absent(name)));
         }
         if !self.services.cache.is_known(&slot, now) {
             self.fetcher.ingester.absent_names.check(client.address)?;
         }
         let ahead = render_request.as_ref().filter(|_| client.is_installing).map(|_| PrefetchContext::of_question());
-        let request = FetchRequest { render_request, ahead, ..FetchRequest::new(client, slot, registry, need) };
+        let request = FetchRequest { render_request, ahead, ..FetchRequest::new(client, slot, Arc::clone(registry), need) };
         for _ in 0..MAX_ATTEMPTS {
             // A fetch that was already running may have requested less.
             let result = self.fetcher.fetch_or_stale(request.clone(), now).await;
             if let Err(FirewallError::NotFound(_)) = &result {
                 self.fetcher.ingester.absent_names.count(&request.slot, client.address);
             }
-            let lookup = result?;
+            let lookup = result.map_err(explain)?;
             if need.is_met_by(&lookup.package) {
                 return Ok(lookup);
             }
@@ -168,9 +154,6 @@ impl PackageService {
     }
 
     /// Returns the decoded document with the lookup. Fetches it again if it is not stored any more.
-    ///
-    /// # Errors
-    /// Returns the errors of [`Self::lookup`].
     pub(crate) async fn with_document(
         self: &Arc<Self>,
         client: &Client,
@@ -180,10 +163,7 @@ impl PackageService {
         self.document_with(client, lookup, permit).await
     }
 
-    /// Returns the decoded document with the lookup, with a permit that the caller holds.
-    ///
-    /// # Errors
-    /// Returns the errors of [`Self::lookup`].
+    /// Returns the decoded document like [`Self::with_document`], with a permit that the caller holds.
     pub(crate) async fn document_with(
         self: &Arc<Self>,
         client: &Client,
@@ -199,10 +179,9 @@ impl PackageService {
         let (slot, registry) = (lookup.package.slot.clone(), Arc::clone(&lookup.package.registry));
         let request = FetchRequest { whole: true, ..FetchRequest::new(client, slot, registry, need) };
         let again = self.fetcher.fetch_shared(request).await?;
-        match self.loader.load_document(&again.package, &permit).await? {
-            Some(document) => Ok((again, document)),
-            None => Err(FirewallError::Internal("the packument is not in the store any more".into())),
-        }
+        let document = self.loader.load_document(&again.package, &permit).await?;
+        let document = document.ok_or_else(|| FirewallError::Internal("the packument is not in the store any more".into()))?;
+        Ok((again, document))
     }
 
     /// Looks up the parent of a new package, once per document, if a rule may exempt subpackages. Returns whether the result

@@ -127,7 +127,7 @@ impl Firewall {
             // Only while the requiring packument is fresh: later, a client may resolve another version of it.
             let by = PackageName::parse(&want.by).ok().map(|name| CacheKey { name, partition: package.slot.partition.clone() });
             let asked = by.and_then(|slot| self.0.cache.get(&slot)).map(|package| package.confirmed.checked);
-            if asked.is_some_and(|asked| now <= timestamp::saturating_add(asked, self.0.cache.ttl())) {
+            if asked.is_some_and(|asked| now <= timestamp::saturating_add(asked, self.0.cache.ttl)) {
                 self.0.recorder.withheld(client, packument, table, *at, now);
             }
         }

@@ -379,7 +379,7 @@ impl ResponseCache {
             let _permit = this.parse_pool.threads.acquire(client.address).await;
             let renderer = Arc::clone(&this);
             let rendered = this.workers.run(move || {
-                renderer.parse_pool.scratch.with_scratch(|scratch| {
+                renderer.parse_pool.with_scratch(|scratch| {
                     renderer.views.render(&lookup.package, &document, None, &render_request, &mut scratch.press)
                 })
             });

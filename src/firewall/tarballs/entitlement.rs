@@ -135,7 +135,7 @@ impl EntitlementService {
             known,
             running: SharedFetches::new(&services.workers),
             slots,
-            ttl: services.cache.ttl(),
+            ttl: services.cache.ttl,
             max_stale,
             policy: Arc::clone(&services.policy),
             recorder: Arc::clone(&services.recorder),
