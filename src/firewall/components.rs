@@ -9,7 +9,7 @@ use crate::firewall::config::{FETCHES, FirewallDeps};
 use crate::firewall::packages::abbreviated::AbbreviatedSupport;
 use crate::firewall::packages::absent_names::AbsentNames;
 use crate::firewall::packages::cache::PackageCache;
-use crate::firewall::packages::fetch::{Fetcher, StaleLimits};
+use crate::firewall::packages::fetch::Fetcher;
 use crate::firewall::packages::fetch_slots::Slots;
 use crate::firewall::packages::ingest::{Ingester, PackageObserver};
 use crate::firewall::packages::load::Loader;
@@ -205,8 +205,7 @@ impl Components {
             absent_names: AbsentNames::new(config.absent_names),
             observers: Box::new(observers),
         };
-        let limits = StaleLimits { max_stale: config.max_stale, stale_wait: config.patience };
-        let fetcher = Arc::new(Fetcher::new(Arc::new(ingester), limits, slots(FETCHES)));
+        let fetcher = Arc::new(Fetcher::new(Arc::new(ingester), slots(FETCHES)));
         let packages = Arc::new(PackageService {
             services: Arc::clone(&services),
             loader,
@@ -259,6 +258,7 @@ fn services(deps: FirewallDeps, cache: u64) -> Services {
         wall_clock,
         cache: Arc::new(PackageCache::new(cache, config.packument_ttl)),
         parse_pool: Arc::new(ParsePool::new(cores, memory, config.packument_limit)),
+        config,
         cores,
     }
 }

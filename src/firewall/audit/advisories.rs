@@ -30,8 +30,7 @@ type Theirs<'a> = BTreeMap<String, &'a RawValue>;
 type Found<'w> = (Advisory<'w>, Vec<String>);
 
 impl Firewall {
-    /// Returns upstream's audit response with the advisories of the feeds, or only theirs if upstream does not support audits.
-    /// Blocks.
+    /// Returns upstream's audit response with the advisories of the feeds; only those if upstream supports no audits. Blocks.
     pub(crate) fn merge_advisories(
         &self,
         client: &Client,

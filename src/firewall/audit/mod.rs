@@ -30,11 +30,9 @@ struct HeldUpdate {
 }
 
 impl Firewall {
-    /// Passes an audit to upstream. Drops `body` once parsed, because it may hold a memory reservation. Also returns a
-    /// text for `npm-notice` that lists held releases of the audited packages.
-    ///
-    /// # Errors
-    /// Returns an error if upstream is unavailable or `body` cannot be parsed within its limits.
+    /// Passes an audit to upstream. Drops `body` once parsed, because it may hold a memory reservation. Also returns a text for
+    /// `npm-notice` that lists held releases of the audited packages. Fails if upstream is unavailable or `body` exceeds its
+    /// limits.
     pub(crate) async fn audit(
         &self,
         client: &Client,
@@ -147,8 +145,7 @@ impl Firewall {
     }
 }
 
-/// Checks whether a name contains an operating system and a CPU, like native builds: `@esbuild/linux-x64`,
-/// `lightningcss-darwin-arm64`.
+/// Checks whether a name contains an operating system and a CPU, like native builds: `@esbuild/linux-x64`.
 fn is_for_a_platform(name: &PackageName) -> bool {
     const SYSTEMS: [&str; 11] =
         ["linux", "linuxmusl", "darwin", "win32", "windows", "freebsd", "openbsd", "netbsd", "android", "sunos", "aix"];

@@ -30,8 +30,7 @@ impl PackageSnapshot {
         Arc::make_mut(&mut self.record).tags.retain(|sighting| sighting.first_seen <= at);
     }
 
-    /// Returns the dist-tags as last observed before `at`. A tag without an earlier observation keeps its current target, if that
-    /// version existed.
+    /// Returns the dist-tags as last seen before `at`. One not seen before keeps its current target, if that version existed.
     fn tags_at(&self, packument: &Packument, at: Timestamp) -> Vec<(Box<str>, Box<str>)> {
         let was_there = |version: &str| packument.find(version).is_some_and(|(place, _)| self.provenance[place].effective <= at);
         let seen = history::newest_sightings(self.record.tags.iter().filter(|sighting| sighting.first_seen <= at));

@@ -22,8 +22,7 @@ const OTHER_TOKEN_GRACE: Duration = Duration::from_secs(24 * 3600);
 /// refused. No package has half as many; a row takes about 300 bytes of memory.
 pub const MAX_RELEASES: usize = 100_000;
 
-/// The most dist-tag sightings recorded per package. Beyond it the oldest are dropped, and a hidden tag then moves by version
-/// precedence.
+/// The most dist-tag sightings per package. Beyond it the oldest are dropped; a hidden tag then moves by version precedence.
 pub const MAX_SIGHTINGS: usize = 60_000;
 
 /// The longest dist-tag name and target version that are recorded, in bytes.
@@ -74,13 +73,11 @@ pub enum HistoryEvent {
 /// One observation of a package (a look), and the settings that decide how it counts.
 #[derive(Debug, Clone, Copy)]
 pub struct Look<'a> {
-    /// The observed packument.
     pub packument: &'a Packument,
     /// The requested form.
     pub form: PackumentForm,
     /// When it was requested, by the system clock.
     pub at: Timestamp,
-    /// How the publish times of this upstream are used.
     pub mode: TimeMode,
     /// The longest age that any rule uses.
     pub longest_age: Duration,
@@ -140,9 +137,9 @@ fn by_version(record: &PackageRecord) -> HashMap<&str, Vec<&Release>> {
 
 /// Compares an observation with the `record` of its view and the records of the `others`.
 #[must_use]
-pub fn reconcile(record: &PackageRecord, others: &[&PackageRecord], look: &Look<'_>) -> Reconciliation {
+pub fn reconcile(record: &PackageRecord, others: &[PackageRecord], look: &Look<'_>) -> Reconciliation {
     let mut known = by_version(record);
-    let others: Vec<_> = others.iter().map(|record| View::new(record)).collect();
+    let others: Vec<_> = others.iter().map(View::new).collect();
     let last = record.document.as_ref();
     let mut reconciled = Reconciliation::default();
     reconciled.provenance.reserve(look.packument.entries.len());
@@ -310,8 +307,7 @@ impl<'a> Tracing<'a> {
         if release.replaced || was_old || outage {
             return !release.replaced;
         }
-        // A version hidden from another token within a day is missing for that token only, unless the current token had lost it
-        // too.
+        // Hidden from another token within a day: missing for that token only, unless the current token had lost it too.
         let had_it = other_token.is_some_and(|other| other.shown.is_none_or(|shown| shown.find(&self.entry.key).is_some()));
         if !had_it || stranger {
             return false;
@@ -1029,7 +1025,7 @@ mod tests {
             let (tokens, stranger) = ((view == 0).then_some(0), view == 1 && asked);
             let compare = |views: &Self, diverged: &Parted| {
                 let look = Look { tokens, stranger, ..look(packument, hour, diverged) };
-                reconcile(&views.records[view], &[&views.records[1 - view]], &look)
+                reconcile(&views.records[view], std::slice::from_ref(&views.records[1 - view]), &look)
             };
             let mut reconciled = compare(self, &diverged);
             if !asked && !reconciled.contradictions.is_empty() {

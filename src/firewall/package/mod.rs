@@ -1,5 +1,4 @@
-//! An immutable snapshot of a package: its index, its record, and when upstream last confirmed it. It is never changed, only
-//! replaced.
+//! An immutable snapshot of a package: its index, its record, and when upstream last confirmed it.
 
 pub(crate) mod as_of;
 pub mod history;
@@ -30,8 +29,7 @@ pub(crate) const MANY_VERSIONS: usize = 4_000;
 /// The probe token, which no registry issued. A registry that accepts any token shows it what all tokens are shown.
 const PROBE_TOKEN: &str = "Bearer coldframe-is-asking-again";
 
-/// The credentials that a packument was fetched with. A packument that one client's credentials can read is never shown to
-/// another client.
+/// The credentials that a packument was fetched with. What one client's credentials can read is never shown to another client.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum CredentialScope {
     Anonymous,
@@ -49,7 +47,6 @@ pub(crate) struct CacheKey {
 }
 
 impl CacheKey {
-    /// Returns the key for a request to `registry` with `authorization`.
     pub(crate) fn of(name: &PackageName, registry: &Registry, authorization: &Authorization) -> Self {
         let partition = match registry.select_authorization(authorization) {
             Authorization::Lent if registry.has_credentials() => CredentialScope::Lent,
@@ -85,8 +82,7 @@ impl CacheKey {
         self.others(registry).iter().position(Self::is_client_scoped)
     }
 
-    /// Returns the other views of the package. Each has its own observations; all share one history while none contradicts
-    /// another.
+    /// Returns the other views of the package. All share one history while none contradicts another.
     pub(crate) fn others(&self, registry: &Registry) -> Vec<Self> {
         let lent = registry.has_credentials().then_some(CredentialScope::Lent);
         let views = [CredentialScope::Anonymous, CredentialScope::Own([0; 32])].into_iter().chain(lent);
@@ -126,7 +122,6 @@ pub(crate) fn first_published(packument: &Packument, provenance: &[ReleaseHistor
 /// For each entry of a packument, when the parent package that pins it was first published; `None` if no parent is known.
 pub(crate) type ParentFirstSeen = Box<[Option<Timestamp>]>;
 
-/// A snapshot of one package.
 #[derive(Clone)]
 pub(crate) struct PackageSnapshot {
     pub slot: CacheKey,
@@ -287,7 +282,6 @@ impl PackageSnapshot {
         (known.then_some(advisory.id), !known && lacks && may_lack)
     }
 
-    /// Returns the validators for a conditional request.
     pub(crate) fn validators(&self) -> CacheValidators {
         if self.packument.is_none() {
             return CacheValidators::default();
@@ -300,7 +294,6 @@ impl PackageSnapshot {
         Digest::from_bytes(Algorithm::Sha256, &self.content())
     }
 
-    /// Returns the approximate memory of the snapshot, in bytes.
     pub(crate) fn weight(&self) -> u32 {
         let packument = self.packument.as_ref().map_or(0, |packument| packument.weight() + packument.entries.len() * 32);
         let record = self.record.releases.len() * 360 + self.record.tags.len() * 96;

@@ -11,7 +11,6 @@ use crate::npm::{Integrity, Packument, Version};
 use crate::policy::{ApplicableAdvisories, Facts, Presence, Removal, UnknownFacts};
 use crate::store::Release;
 
-/// A removed version.
 pub(crate) struct RemovedVersion<'a> {
     package: &'a PackageSnapshot,
     version: &'a str,
@@ -51,7 +50,6 @@ impl<'a> RemovedVersion<'a> {
         })
     }
 
-    /// Checks whether anything is known of a removed version.
     pub(crate) fn is_known(package: &PackageSnapshot, version: &str) -> bool {
         let has_left = |packument: &Arc<Packument>| packument.find_departed(version).is_some();
         package.releases_of(version).any(|row| row.integrity.is_some()) || package.packument.as_ref().is_some_and(has_left)
@@ -77,14 +75,12 @@ impl<'a> RemovedVersion<'a> {
         }
     }
 
-    /// Checks whether it was published after `at`.
     pub(crate) fn is_later_than(&self, at: Option<Timestamp>) -> bool {
         at.is_some_and(|at| self.effective > at || self.published.is_some_and(|published| published > at))
     }
 }
 
-/// Returns every version ever seen of a package with its effective time. Removed versions count, so that a removal does not make
-/// the package less established.
+/// Returns every version ever seen with its effective time. A removal does not make the package less established.
 fn versions_ever_seen(package: &PackageSnapshot) -> Vec<(&str, Option<Version>, Timestamp)> {
     package.assert_off_async_threads();
     let current =

@@ -16,7 +16,6 @@ const PERIOD: Duration = Duration::from_secs(24 * 3600);
 /// The most names and clients that are tracked.
 const MAX_TRACKED: u64 = 10_000;
 
-/// Nonexistent names by client.
 pub(crate) struct AbsentNames {
     /// Names that were just recorded as absent for the first time.
     new: Cache<CacheKey, ()>,
@@ -48,9 +47,6 @@ impl AbsentNames {
     }
 
     /// Checks whether a client may request further unknown names.
-    ///
-    /// # Errors
-    /// Returns [`FirewallError::TooMany`] if it may not.
     pub(crate) fn check(&self, client: IpAddr) -> Result<(), FirewallError> {
         if self.by_client.get(&network_of(client)).is_some_and(|count| count >= self.limit) {
             return Err(too_many());

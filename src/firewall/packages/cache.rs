@@ -39,7 +39,6 @@ pub(crate) struct PackageCache {
 }
 
 impl PackageCache {
-    /// Creates a cache of at most `bytes`.
     pub(crate) fn new(bytes: u64, ttl: Duration) -> Self {
         let packages = Cache::builder().max_capacity(bytes).weigher(|_, package: &Arc<CachedPackage>| package.weight());
         Self {
@@ -60,7 +59,6 @@ impl PackageCache {
         self.packages.contains_key(key)
     }
 
-    /// Returns the package if it is fresh and meets the need.
     pub(crate) fn fresh(
         &self,
         key: &CacheKey,
@@ -157,18 +155,15 @@ impl PackageCache {
         self.last_written.fetch_max(now.as_millisecond(), Ordering::Relaxed);
     }
 
-    /// Returns when the package was last written through this process.
     pub(crate) fn written(&self, name: &PackageName) -> Option<Timestamp> {
         self.written.get(name)
     }
 
-    /// Checks whether no write went through this process since `since`.
     fn outlives_writes(&self, name: &PackageName, since: Timestamp) -> bool {
         since.as_millisecond() > self.last_written.load(Ordering::Relaxed)
             || self.written.get(name).is_none_or(|written| since > written)
     }
 
-    /// Returns the approximate memory of the packages, in bytes.
     pub(crate) fn memory_bytes(&self) -> u64 {
         self.packages.weighted_size()
     }

@@ -19,7 +19,7 @@ use crate::firewall::packages::request::{DocumentNeed, FetchKey, FetchRequest, P
 use crate::firewall::packages::requester::{Confirmed, FetchOutcome, PackumentRequester};
 use crate::firewall::packages::services::Services;
 use crate::firewall::packages::slow_registries::SlowRegistries;
-use crate::firewall::packages::views::{Contradictions, ViewQuestion, still_diverged};
+use crate::firewall::packages::views::{Contradictions, still_diverged};
 use crate::firewall::verdicts::cache::CachedPackage;
 use crate::net::FairPermit;
 use crate::net::fair_limit::Sizes;
@@ -28,27 +28,16 @@ use crate::store::{PackageRecord, StoredPackument};
 use crate::telemetry::{CacheLabel, CacheOutcome};
 use crate::upstream::{CacheValidators, Registry};
 
-/// How long packages may be stale.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct StaleLimits {
-    /// How long a stale packument is served while upstream is unavailable.
-    pub max_stale: Duration,
-    /// How long to wait for upstream before a stale packument is served.
-    pub stale_wait: Duration,
-}
-
-/// Fetches packages from upstream.
 pub(crate) struct Fetcher {
     services: Arc<Services>,
     pub ingester: Arc<Ingester>,
     requester: PackumentRequester,
-    limits: StaleLimits,
     running: SharedFetches<FetchKey, PackageLookup>,
     pub slots: Slots,
 }
 
 impl Fetcher {
-    pub(crate) fn new(ingester: Arc<Ingester>, limits: StaleLimits, slots: Sizes) -> Self {
+    pub(crate) fn new(ingester: Arc<Ingester>, slots: Sizes) -> Self {
         let services = Arc::clone(&ingester.services);
         let requester = PackumentRequester {
             services: Arc::clone(&services),
@@ -56,7 +45,7 @@ impl Fetcher {
             slow: SlowRegistries::default(),
         };
         let running = SharedFetches::new(&services.workers);
-        Self { services, ingester, requester, limits, running, slots: Slots::new(slots) }
+        Self { services, ingester, requester, running, slots: Slots::new(slots) }
     }
 
     /// Forgets that a registry was slow, because it just answered another request.
@@ -64,13 +53,11 @@ impl Fetcher {
         self.requester.slow.mark_responsive(registry.id());
     }
 
-    /// Checks whether the same fetch is running.
     pub(crate) fn is_running(&self, request: &FetchRequest) -> bool {
         self.running.is_under_way(&self.fetch_key(request))
     }
 
-    /// Waits up to `stale-wait` for upstream and then serves the stale snapshot. The fetch continues in the background and
-    /// updates the cache.
+    /// Waits up to `stale-wait` for upstream, then serves the stale snapshot; the fetch continues and updates the cache.
     pub(crate) async fn fetch_or_stale(
         self: &Arc<Self>,
         request: FetchRequest,
@@ -87,7 +74,7 @@ impl Fetcher {
         // Joined first, because it may be running as a prefetch.
         let priority = &self.services.parse_pool.priority;
         let promoted = async { tokio::join!(fetching.as_mut(), async { priority.promote(&request.slot) }) };
-        if let Ok((result, ())) = timeout(self.limits.stale_wait, promoted).await {
+        if let Ok((result, ())) = timeout(self.services.config.patience, promoted).await {
             return result;
         }
         // A fresh snapshot was stored by this fetch, which is about to complete.
@@ -96,7 +83,7 @@ impl Fetcher {
             return fetching.await;
         };
         // Not for packages without a snapshot: a client can request any number of those.
-        let (registry, waited) = (&request.registry, self.limits.stale_wait);
+        let (registry, waited) = (&request.registry, self.services.config.patience);
         let (heard, gave_up) = (registry.last_heard(), self.services.policy.now());
         self.requester.slow.mark_slow(registry.id(), &request.slot, waited, heard, gave_up);
         self.services.cache.mark_unreachable(&request.slot, now);
@@ -109,24 +96,28 @@ impl Fetcher {
             || self.services.cache.is_backing_off(&request.slot, now)
     }
 
-    /// Fetches a package in the background although its registry is slow, if only one other package has hung so far. A response
-    /// ends the slow state.
+    /// Fetches in the background from a slow registry if only one other package hung so far. A response ends the slow state.
     fn try_another(self: &Arc<Self>, request: &FetchRequest, now: Timestamp) {
-        let (registry, inner) = (Arc::clone(&request.registry), Arc::clone(self));
-        if !self.requester.slow.is_to_be_tried(registry.id(), &request.slot, registry.last_heard(), now) {
-            return;
-        }
-        let trial = FetchRequest { again: true, ..request.clone() };
-        // Boxed with an explicit type, because such a fetch starts it recursively.
-        let asking: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
-            let permit = inner.slots.of(&registry).acquire(trial.client).await;
+        let registry = &request.registry;
+        if self.requester.slow.is_to_be_tried(registry.id(), &request.slot, registry.last_heard(), now) {
             // A result is cached; otherwise the registry stays slow.
-            drop(inner.fetch_packument(trial, permit).await);
-        });
-        tokio::spawn(self.services.workers.track(asking));
+            let trial = self.fetch_again(FetchRequest { again: true, ..request.clone() });
+            tokio::spawn(self.services.workers.track(trial));
+        }
     }
 
-    /// Checks whether `package` satisfies `request` without asking upstream.
+    /// Fetches with a new slot. Boxed with an explicit type, because such a fetch starts it recursively.
+    fn fetch_again(
+        self: &Arc<Self>,
+        request: FetchRequest,
+    ) -> Pin<Box<dyn Future<Output = Result<PackageLookup, FirewallError>> + Send>> {
+        let inner = Arc::clone(self);
+        Box::pin(async move {
+            let permit = inner.slots.of(&request.registry).acquire(request.client).await;
+            inner.fetch_packument(request, permit).await
+        })
+    }
+
     fn satisfies(&self, request: &FetchRequest, package: &CachedPackage) -> bool {
         let asked_since = |instant| package.confirmed.checked != NEVER_CHECKED && package.confirmed.checked >= instant;
         request.not_before.is_none_or(asked_since)
@@ -210,26 +201,23 @@ impl Fetcher {
         document: FetchedDocument,
         fallback: Option<Arc<CachedPackage>>,
     ) -> Result<PackageLookup, FirewallError> {
-        let (now, validated) = (document.time.checked, document.time.validated);
+        let time = document.time;
         match Arc::clone(&self.ingester).ingest(request.clone(), document, previous).await {
             Ok(Ingested::Done(package)) => Ok(PackageLookup { package, stale: None }),
             Ok(Ingested::Contradicts(contradictions)) => {
-                let asked = self.ask_views_again(&request, contradictions, ViewQuestion { at: now, validated }).await;
+                let asked = self.ask_views_again(&request, contradictions, time).await;
                 // Fetched again instead of kept, so that no document in memory waits for other views.
-                let permit = self.slots.of(&request.registry).acquire(request.client).await;
-                Box::pin(self.fetch_packument(FetchRequest { asked: Some(Arc::new(asked)), ..request }, permit)).await
+                self.fetch_again(FetchRequest { asked: Some(Arc::new(asked)), ..request }).await
             }
             // Fetched without validators: a registry with one ETag for both forms would confirm this document.
             Ok(Ingested::NeedsFullForm) => {
                 let slot = request.slot.clone();
-                let permit = self.slots.of(&request.registry).acquire(request.client).await;
-                let full = FetchRequest { need: DocumentNeed::Facts, ..request };
-                match Box::pin(Arc::clone(&self).fetch_packument(full, permit)).await {
-                    Err(error) if error.is_upstreams_failure() => self.stale_or_error(&slot, fallback, error, now),
+                match self.fetch_again(FetchRequest { need: DocumentNeed::Facts, ..request }).await {
+                    Err(error) if error.is_upstreams_failure() => self.stale_or_error(&slot, fallback, error, time.checked),
                     other => other,
                 }
             }
-            Err(error @ FirewallError::Unreadable { .. }) => self.stale_or_error(&request.slot, fallback, error, now),
+            Err(error @ FirewallError::Unreadable { .. }) => self.stale_or_error(&request.slot, fallback, error, time.checked),
             Err(error) => Err(error),
         }
     }
@@ -261,8 +249,7 @@ impl Fetcher {
             let contradictions;
             (confirmed, contradictions) = self.compare_confirmed(request, confirmed, before, None).await?;
             if !contradictions.is_empty() {
-                let asked = ViewQuestion { at: checked, validated };
-                let diverged = self.ask_views_again(request, contradictions, asked).await;
+                let diverged = self.ask_views_again(request, contradictions, time).await;
                 (confirmed, _) = self.compare_confirmed(request, confirmed, before, Some(diverged)).await?;
             }
         }
@@ -342,22 +329,20 @@ impl Fetcher {
             return None;
         }
         let age = Duration::try_from(now.duration_since(package.confirmed.checked)).unwrap_or_default();
-        if age > self.limits.max_stale {
+        if age > self.services.config.max_stale {
             return None;
         }
         self.services.recorder.served_stale(package, age, now);
         Some(PackageLookup { package: Arc::clone(package), stale: Some(age) })
     }
 
-    /// Fetches the views in `contradictions` again. Returns the versions over which all of them still disagree. A view that fails
-    /// or answers from a cache does not disagree.
-    ///
-    /// Boxed, because these fetches are started by such a fetch.
+    /// Fetches the views in `contradictions` again. Returns the versions over which all of them still disagree. Boxed, because
+    /// these fetches are started by such a fetch.
     fn ask_views_again<'a>(
         self: &'a Arc<Self>,
         request: &'a FetchRequest,
         contradictions: Contradictions,
-        asked: ViewQuestion,
+        asked: Confirmation,
     ) -> Pin<Box<dyn Future<Output = Parted> + Send + 'a>> {
         Box::pin(async move {
             let mut views: Vec<CacheKey> = Vec::new();
@@ -381,7 +366,7 @@ impl Fetcher {
         self: &Arc<Self>,
         request: &FetchRequest,
         view: &CacheKey,
-        asked: ViewQuestion,
+        asked: Confirmation,
     ) -> Option<PackageRecord> {
         let authorization = view.authorization();
         let slot = CacheKey::of(&view.name, &request.registry, &authorization);
@@ -401,7 +386,7 @@ impl Fetcher {
         let (loader, registry, view) = (Arc::clone(&self.ingester.loader), Arc::clone(&request.registry), view.clone());
         let record = self.services.workers.run(move || loader.read_record(&view, &registry).ok()).await.ok()??;
         let document = record.document.as_ref()?;
-        let is_new = document.looked >= asked.at && (document.content.is_none() || document.validated >= asked.validated);
+        let is_new = document.looked >= asked.checked && (document.content.is_none() || document.validated >= asked.validated);
         is_new.then(|| Arc::unwrap_or_clone(record))
     }
 }

@@ -16,7 +16,6 @@ use crate::net::fair_limit::Sizes;
 use crate::net::{FairLimit, FairPermit};
 use crate::upstream::Registry;
 
-/// The request slots of all registries.
 pub(crate) struct Slots {
     sizes: Sizes,
     /// By registry id; bounded by the configuration.
@@ -24,12 +23,10 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    /// Creates slots of these sizes for each registry.
     pub(crate) fn new(sizes: Sizes) -> Self {
         Self { sizes, by_registry: Mutex::default() }
     }
 
-    /// Returns the slots of one registry.
     pub(crate) fn of(&self, registry: &Registry) -> Arc<FairLimit> {
         let mut limits = self.by_registry.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(limits.entry(Arc::clone(registry.id())).or_insert_with(|| FairLimit::new(self.sizes)))
@@ -72,7 +69,6 @@ where
         Self { running: SingleFlight::new(), waiting: Arc::default(), workers: Arc::clone(workers) }
     }
 
-    /// Checks whether `key` is being fetched.
     pub(crate) fn is_under_way(&self, key: &K) -> bool {
         self.running.is_under_way(key)
     }

@@ -28,7 +28,6 @@ use crate::upstream::CacheValidators;
 /// No other view was fetched again.
 static NONE_ASKED: LazyLock<Parted> = LazyLock::new(Parted::new);
 
-/// A document that was just fetched.
 pub(crate) struct FetchedDocument {
     /// The form of the document: as requested, or as stated by the response.
     pub form: PackumentForm,
@@ -61,7 +60,6 @@ impl FetchedDocument {
     }
 }
 
-/// The outcome of ingesting a document.
 pub(crate) enum Ingested {
     Done(Arc<CachedPackage>),
     /// An abbreviated document without publish times; nothing was stored.
@@ -70,7 +68,6 @@ pub(crate) enum Ingested {
     Contradicts(Contradictions),
 }
 
-/// The records of all views of a package.
 struct Histories {
     own: Arc<PackageRecord>,
     others: Vec<PackageRecord>,
@@ -87,7 +84,6 @@ pub(crate) trait PackageObserver: Send + Sync {
     fn refused(&self, _key: &CacheKey) {}
 }
 
-/// A document that was ingested.
 pub(crate) struct IngestEvent<'a> {
     pub request: &'a FetchRequest,
     pub package: &'a Arc<CachedPackage>,
@@ -196,7 +192,7 @@ impl Ingester {
         let record = &histories.own;
         let is_recorded = arrival.recorded && self.is_look(request, record, &packument, arrival.time.checked)?;
         let look = self.look(request, before, &packument, (arrival.form, arrival.time.checked), None);
-        let reconciled = history::reconcile(record, &histories.others.iter().collect::<Vec<_>>(), &look);
+        let reconciled = history::reconcile(record, &histories.others, &look);
         let contradictions = self.to_be_asked(request, &histories, &packument, &reconciled.contradictions, arrival.time.checked);
         if is_recorded && !contradictions.is_empty() {
             return Ok(Err(contradictions));
@@ -268,10 +264,7 @@ impl Ingester {
     }
 
     /// Checks whether a document is an observation to record. A document without versions is not, and neither is an older copy
-    /// from a cache or another node of a mirror.
-    ///
-    /// # Errors
-    /// Returns an error if it is not, and something newer is known.
+    /// from a cache or another node of a mirror. Fails if it is not, and something newer is known.
     fn is_look(
         &self,
         request: &FetchRequest,
@@ -303,8 +296,7 @@ impl Ingester {
         Err(not_believed("older than the copy seen before"))
     }
 
-    /// Returns the contradictions for which views are fetched again: only if all views involved can be, and were not fetched
-    /// recently.
+    /// Returns the contradictions to fetch views again for: only if none of the views involved was fetched recently.
     fn to_be_asked(
         &self,
         request: &FetchRequest,
@@ -342,8 +334,8 @@ impl Ingester {
         let _turn = self.views.lock(&request.slot.name);
         let histories = self.read_histories(request, before)?;
         let look = self.look(request, before, &packument, (package.form, now), diverged);
-        let others: Vec<_> = histories.others.iter().collect();
-        let Reconciliation { provenance, change, findings, contradictions } = history::reconcile(&histories.own, &others, &look);
+        let reconciled = history::reconcile(&histories.own, &histories.others, &look);
+        let Reconciliation { provenance, change, findings, contradictions } = reconciled;
         if diverged.is_none() {
             let contradictions = self.to_be_asked(request, &histories, &packument, &contradictions, now);
             if !contradictions.is_empty() {

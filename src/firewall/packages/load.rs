@@ -38,8 +38,7 @@ impl PreviousState {
         self.package.as_ref().map(|package| package.confirmed.validated).or(recorded.map(|document| document.validated))
     }
 
-    /// Returns whether the previous document was shown to a different client's token, with what this token was shown last, as far
-    /// as cached.
+    /// Returns whether another client's token was shown the previous document, with what this token was shown last, if cached.
     pub(crate) fn other_token(&self, slot: &CacheKey) -> Option<OtherToken<'_>> {
         let differs = self.token.as_ref().is_some_and(|before| slot.is_client_scoped() && before != slot);
         let shown = self
@@ -146,8 +145,7 @@ impl Loader {
         let plain = self.services.parse_pool.decode(&slot.name, raw).ok()?;
         let ParsedPackument { packument, fields } = parse::parse(&slot.name, &plain).ok()?;
         let form = document.form.unwrap_or_else(|| form_of_unnoted(&packument));
-        // Treated as unknown, so that the full form is requested without validators: a 304 would confirm a document without
-        // publish times.
+        // Unknown, so that the full form is requested without validators: a 304 would confirm a document without times.
         if form == PackumentForm::Abbreviated && !packument.is_timed() {
             return None;
         }
@@ -163,8 +161,7 @@ impl Loader {
             tokens: slot.place_of_tokens(registry),
             stranger: slot.is_strangers(),
         };
-        let Reconciliation { provenance, contradictions, .. } =
-            history::reconcile(record, &others.iter().collect::<Vec<_>>(), &look);
+        let Reconciliation { provenance, contradictions, .. } = history::reconcile(record, &others, &look);
         let checked = if slot.is_client_scoped() { NEVER_CHECKED } else { document.looked };
         let package = Arc::new(CachedPackage::from(PackageSnapshot {
             slot: slot.clone(),
@@ -200,7 +197,6 @@ impl Loader {
         Ok(Arc::new(newer))
     }
 
-    /// Loads the decoded document of `package` from memory or the store.
     pub(crate) async fn load_document(
         self: &Arc<Self>,
         package: &Arc<CachedPackage>,

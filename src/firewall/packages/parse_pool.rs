@@ -106,7 +106,6 @@ impl ParsePool {
     }
 }
 
-/// The buffers of one worker.
 #[derive(Default)]
 pub(crate) struct ParseScratch {
     pub press: SegmentEncoder,
@@ -114,8 +113,7 @@ pub(crate) struct ParseScratch {
     pub plain: Vec<u8>,
 }
 
-/// Gives parsing for clients priority over parsing for prefetches, which starts only while few clients wait: on two cores, while
-/// none does.
+/// Lets clients parse before prefetches, which start only while few clients wait: on two cores, while none does.
 pub(crate) struct ParsePriority {
     asked: AtomicUsize,
     fewer: Notify,
@@ -130,7 +128,6 @@ pub(crate) struct ParsePriority {
 pub(crate) struct ParseSlot<'a> {
     /// Set if a client waits for the packument.
     asked: Option<&'a ParsePriority>,
-    /// The slot of a prefetch.
     _slot: Option<SemaphorePermit<'a>>,
 }
 

@@ -18,14 +18,11 @@ use crate::npm::compression::SegmentFormat;
 use crate::store::PackageKey;
 use crate::upstream::{Authorization, Registry};
 
-/// The most packages prefetched per client request. Most applications have fewer dependencies, but some packages depend on the
-/// whole registry.
+/// The most packages prefetched per client request. Most applications need fewer; some packages depend on the whole registry.
 const MAX_PREFETCHES: u32 = 1_000;
 
-/// A snapshot and whether it is stale.
 #[derive(Clone)]
 pub(crate) struct PackageLookup {
-    /// The snapshot.
     pub package: Arc<CachedPackage>,
     /// The time since upstream confirmed it, if it is stale.
     pub stale: Option<Duration>,
@@ -43,7 +40,6 @@ pub(crate) enum DocumentNeed {
 }
 
 impl DocumentNeed {
-    /// Checks whether a snapshot meets the need.
     pub(crate) fn is_met_by(self, package: &PackageSnapshot) -> bool {
         match self {
             Self::Index | Self::Form(PackumentForm::Abbreviated) => true,
@@ -57,7 +53,6 @@ impl DocumentNeed {
 #[derive(Debug, Clone)]
 pub(crate) struct RenderRequest {
     pub form: PackumentForm,
-    /// The compression of the segments.
     pub packing: SegmentFormat,
     pub base: BaseUrl,
     pub profile: Profile,
@@ -88,7 +83,6 @@ pub(crate) struct FetchRequest {
 }
 
 impl FetchRequest {
-    /// Creates a plain fetch for a client.
     pub(crate) fn new(client: &Client, slot: CacheKey, registry: Arc<Registry>, need: DocumentNeed) -> Self {
         Self {
             slot,
@@ -127,7 +121,6 @@ pub(crate) struct PrefetchContext {
 /// The prefetch budget of one client request.
 #[derive(Debug)]
 struct PrefetchBudget {
-    /// The remaining number of prefetches.
     left: AtomicU32,
     /// Whether one of the prefetches failed upstream.
     is_over: AtomicBool,
@@ -148,7 +141,6 @@ impl PrefetchContext {
         self.budget.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
     }
 
-    /// Checks whether a prefetch of the same client request failed upstream.
     pub(crate) fn is_over(&self) -> bool {
         self.budget.is_over.load(Ordering::Relaxed)
     }

@@ -22,12 +22,16 @@ const MAX_BEHIND: SignedDuration = SignedDuration::from_hours(24);
 
 /// What one request to upstream brought. Permits are held until the outcome is recorded.
 pub(crate) enum FetchOutcome {
-    /// The stored document is still current.
-    NotModified { package: Arc<CachedPackage>, confirmed: Confirmed, permit: Option<FetchPermit> },
+    NotModified {
+        package: Arc<CachedPackage>,
+        confirmed: Confirmed,
+        permit: Option<FetchPermit>,
+    },
     /// A new document, not read yet.
     Changed(Box<FetchedDocument>),
-    /// Upstream has no such package.
-    NotFound { permit: FetchPermit },
+    NotFound {
+        permit: FetchPermit,
+    },
     /// The client receives the error, also if a snapshot is stored.
     Denied(UpstreamError),
     /// Upstream cannot be used now: a stored snapshot is served stale.
@@ -36,7 +40,6 @@ pub(crate) enum FetchOutcome {
     Undated(Arc<CachedPackage>),
 }
 
-/// The properties of a confirmation by upstream.
 pub(crate) struct Confirmed {
     pub form: PackumentForm,
     pub has_no_more: bool,
@@ -44,7 +47,6 @@ pub(crate) struct Confirmed {
     pub validators: Option<CacheValidators>,
 }
 
-/// Asks upstream for packuments.
 pub(crate) struct PackumentRequester {
     pub services: Arc<Services>,
     pub ingester: Arc<Ingester>,

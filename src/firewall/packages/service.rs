@@ -37,7 +37,6 @@ pub(crate) struct EvaluatedPackage {
     pub now: Timestamp,
 }
 
-/// Answers requests for packages.
 pub(crate) struct PackageService {
     pub services: Arc<Services>,
     pub loader: Arc<Loader>,
@@ -67,11 +66,8 @@ impl PackageService {
     }
 
     /// Looks up `name` as the client may see it, fresh if upstream is available. With a `render_request`, a document that must be
-    /// parsed is rendered in the same pass.
-    ///
-    /// # Errors
-    /// Returns an error if the package is not found, if upstream failed and nothing stale can be served, or if the packument is
-    /// invalid.
+    /// parsed is rendered in the same pass. Fails if the package is not found, if upstream failed and nothing stale can be
+    /// served, or if the packument is invalid.
     pub(crate) async fn lookup(
         self: &Arc<Self>,
         client: &Client,

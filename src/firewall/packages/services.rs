@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::firewall::config::Config;
 use crate::firewall::packages::cache::PackageCache;
 use crate::firewall::packages::parse_pool::ParsePool;
 use crate::firewall::policy_state::PolicyState;
@@ -11,7 +12,6 @@ use crate::firewall::workers::Workers;
 use crate::store::{BlobStore, Ledger};
 use crate::upstream::Registries;
 
-/// Passed to the constructors of components. Each keeps what it uses.
 pub(crate) struct Services {
     pub registries: Arc<Registries>,
     pub ledger: Arc<dyn Ledger>,
@@ -22,6 +22,7 @@ pub(crate) struct Services {
     pub workers: Arc<Workers>,
     pub cache: Arc<PackageCache>,
     pub parse_pool: Arc<ParsePool>,
+    pub config: Config,
     /// The number of processor cores.
     pub cores: usize,
 }

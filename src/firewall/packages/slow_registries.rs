@@ -10,14 +10,12 @@ use jiff::Timestamp;
 use crate::firewall::package::CacheKey;
 use crate::units::timestamp;
 
-/// How long clients do not wait for a slow registry. After that one client waits again, in case no running request would detect a
-/// recovery.
+/// How long clients do not wait for a slow registry. Then one waits again, in case no running request detects a recovery.
 const SLOW_PERIOD: Duration = Duration::from_secs(10);
 
 /// The fraction (1/4) of a client's wait that must have been for headers. Waiting for slots or memory does not count.
 const HEADER_WAIT_DIVISOR: u32 = 4;
 
-/// Slow registries by id, and the requests to all of them.
 #[derive(Debug, Default)]
 pub(crate) struct SlowRegistries {
     /// Slow registries; bounded by the number of registries.
@@ -50,7 +48,6 @@ pub(crate) struct Asking<'a> {
 }
 
 impl SlowRegistries {
-    /// Marks a package as being fetched from now on.
     #[must_use]
     pub(crate) fn ask<'a>(&'a self, slot: &'a CacheKey) -> Asking<'a> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(slot.clone(), Instant::now());
@@ -79,8 +76,7 @@ impl SlowRegistries {
         slow.insert(Arc::clone(registry), since);
     }
 
-    /// Checks whether to fetch this package in the background although the registry is slow, because only one other package has
-    /// hung so far. Returns `true` to one caller only.
+    /// Checks whether to try this package although the registry is slow: if only one other hung so far. `true` for one caller.
     #[must_use]
     pub(crate) fn is_to_be_tried(&self, registry: &Arc<str>, slot: &CacheKey, heard: Option<Instant>, now: Timestamp) -> bool {
         let mut slow = self.slow.lock().unwrap_or_else(PoisonError::into_inner);

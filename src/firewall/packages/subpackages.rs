@@ -14,7 +14,6 @@ use crate::npm::packument::index::VersionEntry;
 use crate::npm::{PackageName, Packument};
 use crate::units::timestamp;
 
-/// The most subpackages whose parent is remembered.
 const MAX_SUBPACKAGES: u64 = 10_000;
 
 /// The parent package of each known subpackage.
@@ -49,8 +48,7 @@ impl Subpackages {
     }
 }
 
-/// Returns a version of the subpackage that was published since `whole` was confirmed and that `whole` lacks. Both may have been
-/// published together.
+/// Returns a version of `part` published since `whole` was confirmed that `whole` lacks: both may be released together.
 pub(crate) fn newer_than<'p>(whole: &CachedPackage, part: &'p Packument) -> Option<&'p str> {
     let document = whole.packument.as_ref()?;
     let is_newer = |entry: &&VersionEntry| entry.published.is_some_and(|published| published >= whole.confirmed.validated);

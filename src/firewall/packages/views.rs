@@ -19,7 +19,6 @@ use crate::units::timestamp;
 /// The least interval between two such fetches of a view, so that a package that always contradicts itself costs upstream little.
 const REFETCH_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The most views whose last fetch is remembered.
 const MAX_REFETCHED: u64 = 10_000;
 
 /// The number of package locks. Packages that share one wait for each other for milliseconds.
@@ -55,7 +54,6 @@ impl ViewHistories {
         self.looks[place(name, LOOK_COUNTERS)].fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Checks whether a contradicted view may be fetched again now.
     pub(crate) fn may_refetch(&self, view: &CacheKey, now: Timestamp) -> bool {
         !self.refetched.get(view).is_some_and(|since| timestamp::is_within(since, REFETCH_INTERVAL, now))
     }
@@ -80,13 +78,6 @@ fn place(name: &PackageName, count: usize) -> usize {
 
 /// Versions that contradict other views, with their integrity and the contradicted view.
 pub(crate) type Contradictions = Vec<(Box<str>, Option<Integrity>, CacheKey)>;
-
-/// When the contradicting document was requested, and as of when upstream vouches for it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ViewQuestion {
-    pub at: Timestamp,
-    pub validated: Timestamp,
-}
 
 /// Returns the versions over which all the views that were fetched again still disagree, of those that contradicted a document. A
 /// view that failed or answered from a cache has no record here and does not disagree.

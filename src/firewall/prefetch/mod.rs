@@ -132,7 +132,6 @@ impl PackageObserver for DependencyHints {
     }
 }
 
-/// Fetches what is in the queue.
 pub(crate) struct Prefetcher {
     pub services: Arc<Services>,
     pub queue: Arc<PrefetchQueue>,
@@ -140,7 +139,6 @@ pub(crate) struct Prefetcher {
 }
 
 impl Prefetcher {
-    /// Waits for the next package worth prefetching.
     pub(crate) async fn next(&self) -> PrefetchTarget {
         loop {
             let PrefetchTarget(request, slot) = self.queue.next().await;

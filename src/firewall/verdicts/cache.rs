@@ -116,7 +116,6 @@ impl CachedPackage {
         drop(self.verdicts(policy_snapshot, profile));
     }
 
-    /// Returns the facts of the entry at `at`.
     pub(crate) fn facts<'a>(
         &'a self,
         packument: &'a Packument,
@@ -126,7 +125,6 @@ impl CachedPackage {
         self.facts_with(self.parent.get(), packument, at, advisories)
     }
 
-    /// Returns the document as received, if it is not stored yet.
     pub(crate) fn pending_bytes(&self) -> Option<Bytes> {
         self.raw.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -64,12 +64,10 @@ pub(crate) struct VerdictTable {
     pub identity: Digest,
 }
 
-/// What a table was made from, besides the package.
+/// What a table was made from, besides the package: the policy revision, and whether the parent package was known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct VerdictInputs {
-    /// The revision of the policy snapshot.
     pub revision: u64,
-    /// Whether the parent package was known.
     pub has_parent: bool,
 }
 
@@ -78,7 +76,6 @@ pub(crate) struct VerdictInputs {
 pub(crate) struct PolicyRestrictions {
     /// The message for users, one line per version.
     message: String,
-    /// The newest hidden version.
     pub newest: Box<str>,
     /// The hidden versions as JSON.
     versions: String,
@@ -139,7 +136,6 @@ impl VerdictTable {
         }
     }
 
-    /// Evaluates every entry.
     pub(crate) fn of(
         package: &PackageSnapshot,
         parent: Option<&ParentFirstSeen>,
@@ -155,17 +151,14 @@ impl VerdictTable {
         table
     }
 
-    /// Returns the verdict of the entry at `at`.
     pub(crate) fn verdict(&self, at: usize) -> &Verdict {
         self.verdicts.binary_search_by_key(&at, |(at, _)| *at).map_or(&Verdict::Allow, |index| &self.verdicts[index].1)
     }
 
-    /// Returns the warnings for the entry at `at`.
     pub(crate) fn notes(&self, at: usize) -> &[Warning] {
         self.notes.binary_search_by_key(&at, |(at, _)| *at).map_or(&[], |index| &self.notes[index].1)
     }
 
-    /// Checks whether any version is visible.
     pub(crate) fn any_visible(&self) -> bool {
         self.verdicts.len() < self.shown.len()
     }
@@ -183,8 +176,7 @@ impl VerdictTable {
         packument.dist_tags.iter().map(move |(tag, target)| (&**tag, &**target, shown.get(&**tag).copied()))
     }
 
-    /// Returns the "newest allowed" version of all messages: the highest allowed version at or below `version`, else the visible
-    /// `latest`.
+    /// Returns the "newest allowed" version of messages: the highest allowed at or below `version`, else the visible `latest`.
     pub(crate) fn nearest_allowed<'a>(&self, packument: &'a Packument, version: &str) -> Option<&'a str> {
         dist_tags::retarget(packument, &self.shown, "latest", version, &[])
     }
