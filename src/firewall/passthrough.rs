@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use crate::firewall::credential_binding::registry_of;
 use crate::firewall::error::FirewallError;
 use crate::firewall::packages::fetch_slots::Slots;
+use crate::firewall::packages::parse_pool::HeldBytes;
 use crate::firewall::packages::services::Services;
 use crate::firewall::recorder::{Recorder, outcome_of};
 use crate::firewall::request::Client;
@@ -56,7 +55,7 @@ impl Passthrough {
         let detail = response.as_ref().err().map(ToString::to_string);
         self.recorder.upstream_answered(UpstreamWhat::Pass, name, started, outcome, detail.as_deref());
         let mut response = response?;
-        response.body = ReservedBytes::new(response.body, reservation);
+        response.body = HeldBytes::new(response.body, reservation);
         Ok(response)
     }
 
@@ -73,25 +72,5 @@ impl Passthrough {
         let mut reservation = self.memory.share();
         reservation.grow_to(bytes).await?;
         Ok(reservation)
-    }
-}
-
-/// A response body with its memory reservation.
-pub(crate) struct ReservedBytes {
-    bytes: Bytes,
-    _reservation: Reservation,
-}
-
-impl ReservedBytes {
-    /// Returns `bytes` with their reservation, which ends with the last reader.
-    #[expect(clippy::new_ret_no_self, reason = "readers see bytes")]
-    pub(crate) fn new(bytes: Bytes, reservation: Reservation) -> Bytes {
-        Bytes::from_owner(Self { bytes, _reservation: reservation })
-    }
-}
-
-impl AsRef<[u8]> for ReservedBytes {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
     }
 }

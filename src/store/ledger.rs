@@ -27,7 +27,7 @@ impl PackageKey {
 }
 
 /// A (version, integrity) pair as first seen, with its later history.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Release {
     /// The key in `versions`, as upstream wrote it.
     pub version: Box<str>,

@@ -31,8 +31,7 @@ struct HeldUpdate {
 
 impl Firewall {
     /// Passes an audit to upstream. Drops `body` once parsed, because it may hold a memory reservation. Also returns a text for
-    /// `npm-notice` that lists held releases of the audited packages. Fails if upstream is unavailable or `body` exceeds its
-    /// limits.
+    /// `npm-notice` that lists held releases of the packages. Fails if upstream is unavailable or `body` exceeds its limits.
     pub(crate) async fn audit(
         &self,
         client: &Client,

@@ -1,5 +1,4 @@
-//! Reconstructs a package as of another instant from its record: existing versions and dist-tag targets. The result is used only
-//! for explanations and is never cached or served.
+//! Reconstructs a package as of another instant from its record. Only for explanations: never cached or served.
 
 use std::sync::Arc;
 

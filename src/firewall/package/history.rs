@@ -127,7 +127,7 @@ impl<'a> View<'a> {
     }
 }
 
-fn by_version(record: &PackageRecord) -> HashMap<&str, Vec<&Release>> {
+pub(crate) fn by_version(record: &PackageRecord) -> HashMap<&str, Vec<&Release>> {
     let mut rows: HashMap<&str, Vec<&Release>> = HashMap::with_capacity(record.releases.len());
     for release in &record.releases {
         rows.entry(&release.version).or_default().push(release);
@@ -180,8 +180,7 @@ fn manifest_of(entry: &VersionEntry, form: PackumentForm) -> ManifestDigest {
     if carries_scripts { manifest.with_install_scripts(entry.install_scripts) } else { manifest }
 }
 
-/// Returns the release that a version was first seen as: the first row that states an integrity. A version without one is never
-/// served, so earlier rows do not count.
+/// Returns the release that a version was first seen as. Rows without an integrity were never served and do not count.
 #[must_use]
 pub fn first_known_release<'a>(rows: &[&'a Release]) -> Option<&'a Release> {
     rows.iter().copied().filter(|row| row.integrity.is_some()).min_by_key(|row| row.first_seen)
@@ -289,8 +288,8 @@ impl<'a> Tracing<'a> {
             && before.absent.is_none()
             && release.moved.is_none()
         {
-            // Present at the first observation, so it counts by upstream's time, which is stated only now. It cannot be later
-            // than the first sighting.
+            // Present at the first observation, so it counts by upstream's time, stated only now and not after the first
+            // sighting.
             release.moved = Some(published.min(before.first_seen));
         }
         if release.held_since.is_some() {
@@ -398,17 +397,8 @@ impl<'a> Tracing<'a> {
             published: entry.published,
             effective: at,
             first_seen: at,
-            gone: None,
-            replaced: false,
-            digests: None,
-            manifest: None,
-            manifest_changed: None,
             absent: self.last_look,
-            held_since: None,
-            moved: None,
-            dropped: false,
-            diverged: false,
-            missing_since: None,
+            ..Release::default()
         };
         if let Some(first) = self.elsewhere().min_by_key(|row| row.first_seen) {
             // The time is fixed by the view that saw it first, but not before an earlier observation of any view.
@@ -573,20 +563,19 @@ fn follow_manifest(
     (manifest, if changed { Some(seen) } else { since })
 }
 
-/// Returns the row that `stated` refers to: one that shares a digest, else the first if no algorithm is common. In that case the
-/// tarball must match both.
+/// Returns the row that shares a digest with `stated`, else the first if no algorithm is common: the tarball must match both.
 fn find_same<'a>(rows: &[&'a Release], first: Option<&'a Release>, stated: Option<&Integrity>) -> Option<&'a Release> {
     let agrees = |row: &&&Release| compare(row.known_digests().as_ref(), stated) == DigestComparison::Same;
     rows.iter().find(agrees).copied().or_else(|| first.filter(|first| stated.is_some() && may_be_same(first, stated)))
 }
 
 /// Checks whether `stated` can refer to the bytes of `row`.
-fn may_be_same(row: &Release, stated: Option<&Integrity>) -> bool {
+pub(crate) fn may_be_same(row: &Release, stated: Option<&Integrity>) -> bool {
     compare(row.known_digests().as_ref(), stated) != DigestComparison::Different
 }
 
 /// Compares two integrities. A missing one equals only a missing one.
-pub(crate) fn compare(one: Option<&Integrity>, other: Option<&Integrity>) -> DigestComparison {
+fn compare(one: Option<&Integrity>, other: Option<&Integrity>) -> DigestComparison {
     match (one, other) {
         (None, None) => DigestComparison::Same,
         (Some(one), Some(other)) => one.compare(other),

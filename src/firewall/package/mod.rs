@@ -99,8 +99,7 @@ impl CacheKey {
         }
     }
 
-    /// Returns the ledger's key for this view. Each view has its own record, since a registry may show different packages under
-    /// one name; `history` compares them.
+    /// Returns the ledger's key. Each view has its own record, since a registry may show different packages under one name.
     pub(crate) fn key(&self, registry: &Registry) -> PackageKey {
         let upstream = match self.partition {
             CredentialScope::Own(_) => format!("{}#own", registry.id()).into(),
@@ -237,8 +236,7 @@ impl PackageSnapshot {
         facts
     }
 
-    /// Checks whether the full form can be rendered from the document. Some registries always send it; fields it lacks are still
-    /// unknown to rules.
+    /// Checks whether the full form can be rendered. Some registries always send it; fields it lacks stay unknown to rules.
     pub(crate) fn renders_full(&self) -> bool {
         let is_whole = |packument: &Arc<Packument>| packument.contents.has_more && packument.is_timed();
         self.form == PackumentForm::Full || self.packument.as_ref().is_some_and(is_whole)

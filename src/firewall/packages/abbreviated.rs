@@ -13,8 +13,7 @@ pub(crate) struct AbbreviatedSupport(Mutex<HashMap<Arc<str>, SupportState>>);
 /// Whether a registry sends `time` in abbreviated packuments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SupportState {
-    /// A first request is running. Others use the full form, so that a registry without `time` is not asked twice for each of
-    /// them.
+    /// A first request runs. Others use the full form, so that a registry without `time` is not asked twice for each.
     Trying,
     /// It does.
     Timed,

@@ -336,8 +336,7 @@ impl Fetcher {
         Some(PackageLookup { package: Arc::clone(package), stale: Some(age) })
     }
 
-    /// Fetches the views in `contradictions` again. Returns the versions over which all of them still disagree. Boxed, because
-    /// these fetches are started by such a fetch.
+    /// Fetches the views in `contradictions` again. Returns the versions over which all still disagree. Boxed: it is recursive.
     fn ask_views_again<'a>(
         self: &'a Arc<Self>,
         request: &'a FetchRequest,
@@ -345,19 +344,14 @@ impl Fetcher {
         asked: Confirmation,
     ) -> Pin<Box<dyn Future<Output = Parted> + Send + 'a>> {
         Box::pin(async move {
-            let mut views: Vec<CacheKey> = Vec::new();
+            let mut answers = Vec::new();
             for (_, _, view) in &contradictions {
                 // There are at most three.
-                if !views.contains(view) {
-                    views.push(view.clone());
+                if !answers.iter().any(|(asked, _)| asked == view) {
+                    answers.push((view.clone(), self.ask_view_again(request, view, asked).await));
                 }
             }
-            let mut answers = Vec::new();
-            for view in views {
-                let record = self.ask_view_again(request, &view, asked).await;
-                answers.push((view, record));
-            }
-            still_diverged(contradictions, answers)
+            still_diverged(contradictions, &answers)
         })
     }
 
@@ -367,7 +361,7 @@ impl Fetcher {
         request: &FetchRequest,
         view: &CacheKey,
         asked: Confirmation,
-    ) -> Option<PackageRecord> {
+    ) -> Option<Arc<PackageRecord>> {
         let authorization = view.authorization();
         let slot = CacheKey::of(&view.name, &request.registry, &authorization);
         self.ingester.views.mark_refetched(view, self.services.policy.now());
@@ -387,7 +381,7 @@ impl Fetcher {
         let record = self.services.workers.run(move || loader.read_record(&view, &registry).ok()).await.ok()??;
         let document = record.document.as_ref()?;
         let is_new = document.looked >= asked.checked && (document.content.is_none() || document.validated >= asked.validated);
-        is_new.then(|| Arc::unwrap_or_clone(record))
+        is_new.then_some(record)
     }
 }
 

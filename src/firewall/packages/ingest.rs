@@ -354,8 +354,7 @@ impl Ingester {
         Ok((compared, Vec::new()))
     }
 
-    /// Records that upstream confirmed a document, and marks it as used: one that is only revalidated is served from memory and
-    /// would otherwise be evicted from disk first.
+    /// Records that upstream confirmed a document, and marks it as used, so that one served from memory is not evicted from disk.
     pub(crate) async fn record_confirmation(self: &Arc<Self>, request: &FetchRequest, document: StoredPackument) {
         let (this, key) = (Arc::clone(self), request.key());
         let written = self.services.workers.run(move || {
@@ -370,8 +369,8 @@ impl Ingester {
         }
     }
 
-    /// Records that a package is missing, so that it cannot claim to be old when it appears. Returns its record, or `None` if it
-    /// was never seen. Blocks.
+    /// Records that a package is missing, so that it cannot claim to be old later. Returns its record, if it was ever seen.
+    /// Blocks.
     pub(crate) fn record_vanished(
         &self,
         request: &FetchRequest,

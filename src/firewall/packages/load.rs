@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use crate::firewall::error::FirewallError;
 use crate::firewall::package::history::{self, Look, OtherToken, Parted, Reconciliation};
 use crate::firewall::package::{self, CacheKey, Confirmation, PackageSnapshot, ViewComparison};
+use crate::firewall::packages::parse_pool::HeldBytes;
 use crate::firewall::packages::request::FetchRequest;
 use crate::firewall::packages::services::Services;
 use crate::firewall::verdicts::cache::CachedPackage;
@@ -63,19 +64,6 @@ pub(crate) struct Loader {
     wants: Arc<Wants>,
     /// Limits concurrent loads of documents from the store. A document in memory needs no permit.
     pub loads: Arc<FairLimit>,
-}
-
-/// A decoded document with its memory reservation and its load permit.
-struct BudgetedBytes {
-    plain: Bytes,
-    _share: Reservation,
-    _permit: Arc<FairPermit>,
-}
-
-impl AsRef<[u8]> for BudgetedBytes {
-    fn as_ref(&self) -> &[u8] {
-        &self.plain
-    }
 }
 
 impl Loader {
@@ -212,7 +200,7 @@ impl Loader {
         let (inner, package, permit) = (Arc::clone(self), Arc::clone(package), Arc::clone(permit));
         let load = move || {
             let plain = inner.services.parse_pool.decode(&package.slot.name, raw)?;
-            Ok(Some(Bytes::from_owner(BudgetedBytes { plain, _share: share, _permit: permit })))
+            Ok(Some(HeldBytes::new(plain, (share, permit))))
         };
         self.services.workers.run(load).await?
     }
@@ -241,8 +229,7 @@ impl Loader {
     }
 }
 
-/// Guesses the form of a document whose form was not recorded: full if every version has fields that only the full form has. At
-/// worst the full form is fetched again.
+/// Guesses a form that was not recorded: full if every version names people. At worst the full form is fetched again.
 fn form_of_unnoted(packument: &Packument) -> PackumentForm {
     let carries_people = packument.entries.iter().all(|entry| entry.publisher.is_some() || entry.maintainers.is_some());
     if carries_people && !packument.entries.is_empty() { PackumentForm::Full } else { PackumentForm::Abbreviated }

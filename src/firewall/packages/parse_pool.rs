@@ -113,6 +113,22 @@ pub(crate) struct ParseScratch {
     pub plain: Vec<u8>,
 }
 
+/// Bytes with a memory reservation or permits, which end with the last reader.
+pub(crate) struct HeldBytes<H>(Bytes, H);
+
+impl<H: Send + 'static> HeldBytes<H> {
+    #[expect(clippy::new_ret_no_self, reason = "readers see bytes")]
+    pub(crate) fn new(bytes: Bytes, held: H) -> Bytes {
+        Bytes::from_owner(Self(bytes, held))
+    }
+}
+
+impl<H> AsRef<[u8]> for HeldBytes<H> {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 /// Lets clients parse before prefetches, which start only while few clients wait: on two cores, while none does.
 pub(crate) struct ParsePriority {
     asked: AtomicUsize,

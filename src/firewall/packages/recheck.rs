@@ -1,5 +1,4 @@
-//! Limits revalidations that requests for unknown versions cause, per package and per client. Made-up versions cost upstream one
-//! conditional request per interval.
+//! Limits revalidations for unknown versions, which may be made up: one per package and interval, and a number per client.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -137,8 +137,7 @@ impl PackageService {
         let context = self.services.policy.context();
         let (lookup, context) = match self.cached(client, name, need, &context) {
             Some(lookup) => (lookup, context),
-            // Changes while upstream was asked apply. Boxed: a future is moved as a whole, and this one is far larger than a
-            // response from memory.
+            // Changes while upstream was asked apply. Boxed, since this future is far larger than a response from memory.
             None => (Box::pin(self.lookup(client, name, need, render_request)).await?, self.services.policy.context()),
         };
         let Some(packument) = lookup.package.packument.clone() else {

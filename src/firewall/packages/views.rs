@@ -1,19 +1,18 @@
-//! The views of a package: anonymous, with configured credentials, and with clients' own tokens. A view that a document contradicts
-//! is fetched again.
+//! The views of a package: anonymous, with configured credentials, and with clients' own tokens. Contradicted ones are refetched.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use moka::sync::Cache;
 
 use crate::firewall::package::CacheKey;
-use crate::firewall::package::history::{Parted, compare};
-use crate::npm::{DigestComparison, Integrity, PackageName};
-use crate::store::PackageRecord;
+use crate::firewall::package::history::{Parted, by_version, may_be_same};
+use crate::npm::{Integrity, PackageName};
+use crate::store::{PackageRecord, Release};
 use crate::units::timestamp;
 
 /// The least interval between two such fetches of a view, so that a package that always contradicts itself costs upstream little.
@@ -81,33 +80,18 @@ pub(crate) type Contradictions = Vec<(Box<str>, Option<Integrity>, CacheKey)>;
 
 /// Returns the versions over which all the views that were fetched again still disagree, of those that contradicted a document. A
 /// view that failed or answered from a cache has no record here and does not disagree.
-pub(crate) fn still_diverged(contradictions: Contradictions, answers: Vec<(CacheKey, Option<PackageRecord>)>) -> Parted {
-    let answers: Vec<_> = answers.into_iter().map(|(view, record)| (view, record.map(present))).collect();
-    let mut diverged = Parted::new();
-    let mut agreed: Vec<Box<str>> = Vec::new();
+pub(crate) fn still_diverged(contradictions: Contradictions, answers: &[(CacheKey, Option<Arc<PackageRecord>>)]) -> Parted {
+    let answers: Vec<_> = answers.iter().map(|(view, record)| (view, record.as_deref().map(by_version))).collect();
+    let (mut diverged, mut agreed) = (Parted::new(), HashSet::new());
     for (version, integrity, view) in contradictions {
-        let answer = answers.iter().find(|(asked, _)| *asked == view).and_then(|(_, answer)| answer.as_ref());
-        let agrees = |present: &HashMap<Box<str>, Vec<Option<Integrity>>>| {
-            let may_be_same = |row: &Option<Integrity>| compare(row.as_ref(), integrity.as_ref()) != DigestComparison::Different;
-            present.get(&version).is_some_and(|rows| rows.iter().any(may_be_same))
-        };
-        match answer.filter(|present| !agrees(present)) {
-            Some(_) => drop(diverged.insert(version, integrity)),
-            None => agreed.push(version),
+        let answer = answers.iter().find(|(asked, _)| **asked == view).and_then(|(_, releases)| releases.as_ref());
+        let agrees = |row: &&Release| row.gone.is_none() && may_be_same(row, integrity.as_ref());
+        if answer.is_some_and(|releases| !releases.get(&*version).into_iter().flatten().any(|row| agrees(row))) {
+            diverged.insert(version, integrity);
+        } else {
+            agreed.insert(version);
         }
     }
-    for version in agreed {
-        diverged.remove(&version);
-    }
+    diverged.retain(|version, _| !agreed.contains(version));
     diverged
-}
-
-/// Returns the present versions of a record with their integrities.
-fn present(record: PackageRecord) -> HashMap<Box<str>, Vec<Option<Integrity>>> {
-    let mut present: HashMap<Box<str>, Vec<Option<Integrity>>> = HashMap::new();
-    for release in record.releases.into_iter().filter(|release| release.gone.is_none()) {
-        let digests = release.known_digests();
-        present.entry(release.version).or_default().push(digests);
-    }
-    present
 }

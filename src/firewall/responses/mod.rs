@@ -11,11 +11,10 @@ use crate::firewall::error::FirewallError;
 use crate::firewall::package::{CacheKey, PackageSnapshot};
 use crate::firewall::packages::fetch_slots::{SharedFetches, SlotRequest};
 use crate::firewall::packages::ingest::{IngestEvent, PackageObserver};
-use crate::firewall::packages::parse_pool::ParsePool;
+use crate::firewall::packages::parse_pool::{HeldBytes, ParsePool};
 use crate::firewall::packages::request::{PackageLookup, RenderRequest};
 use crate::firewall::packages::service::PackageService;
 use crate::firewall::packages::services::Services;
-use crate::firewall::passthrough::ReservedBytes;
 use crate::firewall::policy_state::{PolicyState, Profile};
 use crate::firewall::recorder::Recorder;
 use crate::firewall::request::{BaseUrl, Client, ContentCoding, PackumentResponse};
@@ -358,7 +357,7 @@ impl ResponseCache {
         share.shrink_to(answer.length);
         // The cached copy is bounded by the cache; the sent one is counted until it is sent.
         let bytes = answer.chunks.first().cloned().unwrap_or_default();
-        let counted = ReservedBytes::new(bytes, share);
+        let counted = HeldBytes::new(bytes, share);
         Ok(Some(PackumentResponse { chunks: Arc::new([counted]), ..answer }))
     }
 

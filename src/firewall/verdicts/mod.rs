@@ -326,8 +326,7 @@ fn sightings_by_tag(package: &PackageSnapshot) -> HashMap<&str, Vec<&TagSighting
     sightings
 }
 
-/// Returns the versions that a dist-tag pointed to before `target`, newest first and not before `since`. `sightings` must be
-/// ordered by `first_seen`.
+/// Returns the targets of a dist-tag before `target` and not before `since`, newest first. `sightings` are by `first_seen`.
 fn previous_targets<'a>(sightings: &[&'a TagSighting], target: &str, since: Timestamp) -> Vec<&'a str> {
     let lasted = |at: usize| {
         let next = sightings.get(at + 1).map(|next| next.first_seen);
