@@ -7,14 +7,13 @@ use std::time::Duration;
 use crate::firewall::attestation_cache::AttestationCache;
 use crate::firewall::config::{FETCHES, FirewallDeps};
 use crate::firewall::packages::abbreviated::AbbreviatedSupport;
-use crate::firewall::packages::absent_names::AbsentNames;
 use crate::firewall::packages::cache::PackageCache;
+use crate::firewall::packages::client_limits::{AbsentNames, RecheckLimit};
 use crate::firewall::packages::fetch::Fetcher;
 use crate::firewall::packages::fetch_slots::Slots;
 use crate::firewall::packages::ingest::{Ingester, PackageObserver};
 use crate::firewall::packages::load::Loader;
 use crate::firewall::packages::parse_pool::ParsePool;
-use crate::firewall::packages::recheck::RecheckLimit;
 use crate::firewall::packages::service::PackageService;
 use crate::firewall::packages::services::Services;
 use crate::firewall::packages::subpackages::Subpackages;
@@ -150,7 +149,7 @@ impl Firewall {
     /// Returns the approximate memory of the caches, in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        self.0.cache.memory_bytes() + self.0.responses.memory_bytes()
+        self.0.cache.packages.weighted_size() + self.0.responses.memory_bytes()
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::npm::{Digest, Integrity, ManifestDigest, PackageName, PackumentForm};
+use crate::npm::{Algorithm, Digest, Integrity, ManifestDigest, PackageName, PackumentForm};
 use crate::policy::decisions::Decision;
 use crate::store::error::StoreError;
 
@@ -122,6 +122,13 @@ pub struct StoredPackument {
     pub last_modified: Option<Box<str>>,
     /// The form that upstream was asked for; `None` if an older version wrote the row.
     pub form: Option<PackumentForm>,
+}
+
+impl StoredPackument {
+    /// Returns the digest that names the raw blob.
+    pub(crate) fn digest(&self) -> Option<Digest> {
+        Digest::from_bytes(Algorithm::Sha256, &self.content?)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -70,7 +70,7 @@ impl Firewall {
             let Ok(name) = PackageName::parse(name) else { return };
             let slot = CacheKey::of(&name, self.0.registries.of(&name), &client.authorization);
             // The last of duplicate names counts, as usual in JSON.
-            if self.0.cache.contains(&slot) {
+            if self.0.cache.packages.contains_key(&slot) {
                 known.insert(name.clone(), versions.to_vec());
             }
             names.insert(name);

@@ -287,11 +287,6 @@ impl PackageSnapshot {
         CacheValidators { etag: self.document.etag.clone(), last_modified: self.document.last_modified.clone() }
     }
 
-    /// Returns the digest that names the stored document.
-    pub(crate) fn digest(&self) -> Option<Digest> {
-        Digest::from_bytes(Algorithm::Sha256, &self.content())
-    }
-
     pub(crate) fn weight(&self) -> u32 {
         let packument = self.packument.as_ref().map_or(0, |packument| packument.weight() + packument.entries.len() * 32);
         let record = self.record.releases.len() * 360 + self.record.tags.len() * 96;

@@ -25,15 +25,15 @@ const MAX_REMEMBERED: u64 = 10_000;
 
 /// Package snapshots, bounded in bytes, and recent failures, bounded in number.
 pub(crate) struct PackageCache {
-    packages: Cache<CacheKey, Arc<CachedPackage>>,
+    pub packages: Cache<CacheKey, Arc<CachedPackage>>,
     /// How long a packument is fresh.
     pub ttl: Duration,
     /// Packages that upstream does not have, with the time of that answer.
-    absent: Cache<CacheKey, Timestamp>,
+    pub absent: Cache<CacheKey, Timestamp>,
     /// Packages whose last fetch failed, with the time of the failure.
-    unreachable: Cache<CacheKey, Timestamp>,
+    pub unreachable: Cache<CacheKey, Timestamp>,
     /// Packages that were written through this process, with the time. They are revalidated before the next response.
-    written: Cache<PackageName, Timestamp>,
+    pub written: Cache<PackageName, Timestamp>,
     /// The newest time in `written`, in milliseconds since the epoch. Responses from memory compare only this value.
     last_written: AtomicI64,
 }
@@ -53,10 +53,6 @@ impl PackageCache {
 
     pub(crate) fn get(&self, key: &CacheKey) -> Option<Arc<CachedPackage>> {
         self.packages.get(key)
-    }
-
-    pub(crate) fn contains(&self, key: &CacheKey) -> bool {
-        self.packages.contains_key(key)
     }
 
     pub(crate) fn fresh(
@@ -108,7 +104,7 @@ impl PackageCache {
     /// Checks whether the package is cached for any token, or was missing within the last minute.
     pub(crate) fn is_known(&self, key: &CacheKey, now: Timestamp) -> bool {
         let is_absent = || self.absent.get(key).is_some_and(|since| timestamp::is_within(since, ABSENT_TTL, now));
-        self.contains(key) || self.contains(&key.shared()) || is_absent()
+        self.packages.contains_key(key) || self.packages.contains_key(&key.shared()) || is_absent()
     }
 
     /// Checks whether upstream said within the last minute, and since the last write, that it has no such package.
@@ -117,24 +113,10 @@ impl PackageCache {
         self.absent.get(key).is_some_and(counts)
     }
 
-    pub(crate) fn mark_absent(&self, key: &CacheKey, now: Timestamp) {
-        self.absent.insert(key.clone(), now);
-    }
-
-    /// Records that upstream does not have a package that is not recorded either.
-    pub(crate) fn remove(&self, key: &CacheKey, now: Timestamp) {
-        self.packages.invalidate(key);
-        self.mark_absent(key, now);
-    }
-
     /// Checks whether a fetch failed recently, and since the last write.
     pub(crate) fn is_backing_off(&self, key: &CacheKey, now: Timestamp) -> bool {
         let counts = |since| timestamp::is_within(since, BACKOFF, now) && self.outlives_writes(&key.name, since);
         self.unreachable.get(key).is_some_and(counts)
-    }
-
-    pub(crate) fn mark_unreachable(&self, key: &CacheKey, now: Timestamp) {
-        self.unreachable.insert(key.clone(), now);
     }
 
     /// Forgets the failures of a package, because upstream answered.
@@ -155,17 +137,9 @@ impl PackageCache {
         self.last_written.fetch_max(now.as_millisecond(), Ordering::Relaxed);
     }
 
-    pub(crate) fn written(&self, name: &PackageName) -> Option<Timestamp> {
-        self.written.get(name)
-    }
-
     fn outlives_writes(&self, name: &PackageName, since: Timestamp) -> bool {
         since.as_millisecond() > self.last_written.load(Ordering::Relaxed)
             || self.written.get(name).is_none_or(|written| since > written)
-    }
-
-    pub(crate) fn memory_bytes(&self) -> u64 {
-        self.packages.weighted_size()
     }
 }
 
@@ -185,8 +159,8 @@ mod tests {
     #[test]
     fn failures_count_for_a_while_and_end_with_a_write() {
         let (cache, key) = (PackageCache::new(1 << 20, Duration::from_secs(300)), key("left-pad"));
-        cache.mark_absent(&key, at(0));
-        cache.mark_unreachable(&key, at(0));
+        cache.absent.insert(key.clone(), at(0));
+        cache.unreachable.insert(key.clone(), at(0));
         assert!(cache.is_absent(&key, at(59)) && !cache.is_absent(&key, at(60)));
         assert!(cache.is_backing_off(&key, at(4)) && !cache.is_backing_off(&key, at(5)));
         // A clock that was set back does not prolong them.
@@ -194,7 +168,7 @@ mod tests {
         cache.invalidate(&key.name, at(1));
         assert!(!cache.is_absent(&key, at(2)) && !cache.is_backing_off(&key, at(2)));
         // What upstream said after the write counts.
-        cache.mark_absent(&key, at(3));
+        cache.absent.insert(key.clone(), at(3));
         assert!(cache.is_absent(&key, at(4)));
         cache.clear_failures(&key);
         assert!(!cache.is_absent(&key, at(4)));
@@ -203,10 +177,10 @@ mod tests {
     #[test]
     fn write_to_one_package_leaves_others() {
         let (cache, written, other) = (PackageCache::new(1 << 20, Duration::from_secs(300)), key("axios"), key("react"));
-        cache.mark_absent(&other, at(0));
+        cache.absent.insert(other.clone(), at(0));
         cache.invalidate(&written.name, at(10));
         assert!(cache.is_absent(&other, at(20)));
-        assert_eq!(cache.written(&written.name), Some(at(10)));
-        assert_eq!(cache.written(&other.name), None);
+        assert_eq!(cache.written.get(&written.name), Some(at(10)));
+        assert_eq!(cache.written.get(&other.name), None);
     }
 }

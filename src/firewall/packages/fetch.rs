@@ -26,12 +26,12 @@ use crate::net::fair_limit::Sizes;
 use crate::npm::{PackageName, PackumentForm};
 use crate::store::{PackageRecord, StoredPackument};
 use crate::telemetry::{CacheLabel, CacheOutcome};
-use crate::upstream::{CacheValidators, Registry};
+use crate::upstream::CacheValidators;
 
 pub(crate) struct Fetcher {
     services: Arc<Services>,
     pub ingester: Arc<Ingester>,
-    requester: PackumentRequester,
+    pub requester: PackumentRequester,
     running: SharedFetches<FetchKey, PackageLookup>,
     pub slots: Slots,
 }
@@ -46,11 +46,6 @@ impl Fetcher {
         };
         let running = SharedFetches::new(&services.workers);
         Self { services, ingester, requester, running, slots: Slots::new(slots) }
-    }
-
-    /// Forgets that a registry was slow, because it just answered another request.
-    pub(crate) fn mark_responsive(&self, registry: &Registry) {
-        self.requester.slow.mark_responsive(registry.id());
     }
 
     pub(crate) fn is_running(&self, request: &FetchRequest) -> bool {
@@ -86,7 +81,7 @@ impl Fetcher {
         let (registry, waited) = (&request.registry, self.services.config.patience);
         let (heard, gave_up) = (registry.last_heard(), self.services.policy.now());
         self.requester.slow.mark_slow(registry.id(), &request.slot, waited, heard, gave_up);
-        self.services.cache.mark_unreachable(&request.slot, now);
+        self.services.cache.unreachable.insert(request.slot.clone(), now);
         Ok(lookup)
     }
 
@@ -125,7 +120,7 @@ impl Fetcher {
     }
 
     fn fetch_key(&self, request: &FetchRequest) -> FetchKey {
-        (request.slot.clone(), request.whole, self.services.cache.written(&request.slot.name))
+        (request.slot.clone(), request.whole, self.services.cache.written.get(&request.slot.name))
     }
 
     pub(crate) async fn fetch_shared(self: &Arc<Self>, request: FetchRequest) -> Result<PackageLookup, FirewallError> {
@@ -288,8 +283,10 @@ impl Fetcher {
             self.services.workers.run(move || ingester.record_vanished(&request, &before, now)).await??
         };
         let Some((record, document)) = recorded else {
-            self.services.cache.remove(&slot, now);
-            return Err(absent(&slot.name));
+            let not_found = absent(&slot.name);
+            self.services.cache.packages.invalidate(&slot);
+            self.services.cache.absent.insert(slot, now);
+            return Err(not_found);
         };
         let package = Arc::new(CachedPackage::from(PackageSnapshot {
             slot,
@@ -318,7 +315,7 @@ impl Fetcher {
         now: Timestamp,
     ) -> Result<PackageLookup, FirewallError> {
         let lookup = package.and_then(|package| self.stale(&package, now)).ok_or(rejection)?;
-        self.services.cache.mark_unreachable(slot, now);
+        self.services.cache.unreachable.insert(slot.clone(), now);
         self.services.cache.insert_at(slot, &lookup.package);
         Ok(lookup)
     }
@@ -364,7 +361,7 @@ impl Fetcher {
     ) -> Option<Arc<PackageRecord>> {
         let authorization = view.authorization();
         let slot = CacheKey::of(&view.name, &request.registry, &authorization);
-        self.ingester.views.mark_refetched(view, self.services.policy.now());
+        self.ingester.views.refetched.insert(view.clone(), self.services.policy.now());
         let again = FetchRequest {
             slot,
             authorization,

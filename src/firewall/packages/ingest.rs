@@ -10,7 +10,7 @@ use crate::firewall::error::FirewallError;
 use crate::firewall::package::history::{self, HistoryEvent, Look, Parted, Reconciliation};
 use crate::firewall::package::{self, CacheKey, Confirmation, PackageSnapshot, ViewComparison};
 use crate::firewall::packages::abbreviated::AbbreviatedSupport;
-use crate::firewall::packages::absent_names::{AbsentNames, too_many};
+use crate::firewall::packages::client_limits::{AbsentNames, too_many};
 use crate::firewall::packages::load::{FetchPermit, Loader, PreviousState};
 use crate::firewall::packages::parse_pool::ParseScratch;
 use crate::firewall::packages::request::FetchRequest;
@@ -228,7 +228,7 @@ impl Ingester {
     ) -> (Arc<PackageRecord>, u64) {
         let mut record = record.clone();
         record.apply(change);
-        self.services.recorder.package_change(&request.key(), change);
+        self.services.recorder.package_change(&request.slot.key(&request.registry), change);
         self.services.recorder.history_events(&request.slot.name, request.slot.is_client_scoped(), findings);
         (Arc::new(record), self.views.note_look(&request.slot.name))
     }
@@ -356,11 +356,11 @@ impl Ingester {
 
     /// Records that upstream confirmed a document, and marks it as used, so that one served from memory is not evicted from disk.
     pub(crate) async fn record_confirmation(self: &Arc<Self>, request: &FetchRequest, document: StoredPackument) {
-        let (this, key) = (Arc::clone(self), request.key());
+        let (this, key) = (Arc::clone(self), request.slot.key(&request.registry));
         let written = self.services.workers.run(move || {
-            let content = document.content;
+            let digest = document.digest();
             this.services.recorder.package_change(&key, &PackageChange { document: Some(document), ..PackageChange::default() });
-            if let Some(digest) = content.and_then(|content| Digest::from_bytes(Algorithm::Sha256, &content)) {
+            if let Some(digest) = digest {
                 this.services.blobs.touch(&digest);
             }
         });
@@ -384,10 +384,10 @@ impl Ingester {
         let document = record.document.clone().map_or(first, |last| StoredPackument { content: None, looked: now, ..last });
         if record.releases.is_empty() {
             let expired = timestamp::saturating_sub(now, self.services.policy.snapshot().longest_age());
-            return match self.services.ledger.record_absence(&request.key(), &document, expired) {
+            return match self.services.ledger.record_absence(&request.slot.key(&request.registry), &document, expired) {
                 Ok(true) => {
                     if record.document.is_none() {
-                        self.absent_names.add(&request.slot);
+                        self.absent_names.new.insert(request.slot.clone(), ());
                     }
                     Ok(None)
                 }

@@ -16,7 +16,7 @@ use crate::firewall::wanted_versions::Wants;
 use crate::net::fair_limit::Sizes;
 use crate::net::{FairLimit, FairPermit, Reservation};
 use crate::npm::packument::parse;
-use crate::npm::{Algorithm, Digest, Hasher, Integrity, Packument, PackumentForm, ParsedPackument};
+use crate::npm::{Hasher, Integrity, Packument, PackumentForm, ParsedPackument};
 use crate::store::{BlobKind, PackageRecord};
 use crate::upstream::Registry;
 
@@ -89,15 +89,11 @@ impl Loader {
         let (inner, slot, registry) = (Arc::clone(self), request.slot.clone(), Arc::clone(&request.registry));
         let recall = move || inner.read_record(&slot, &registry).map(|record| (inner, slot, registry, record));
         let (inner, slot, registry, record) = self.services.workers.run(recall).await??;
-        let Some(document) = record.document.as_ref().filter(|document| document.content.is_some()) else {
+        let Some((document, digest)) = record.document.as_ref().and_then(|document| Some((document, document.digest()?))) else {
             return Ok(PreviousState { record, package: None, token });
         };
         let share = self.services.parse_pool.reserve_for(document).await?;
-        let digest = document.content.and_then(|content| Digest::from_bytes(Algorithm::Sha256, &content));
-        let raw = match digest {
-            Some(digest) => self.services.blobs.open(&digest).await.ok().flatten(),
-            None => None,
-        };
+        let raw = self.services.blobs.open(&digest).await.ok().flatten();
         let recall = move || {
             let package = raw.and_then(|raw| inner.read_document(&slot, &registry, &record, raw));
             drop(share);
@@ -129,7 +125,6 @@ impl Loader {
         raw: Bytes,
     ) -> Option<Arc<CachedPackage>> {
         let document = record.document.as_ref()?;
-        document.content?;
         let plain = self.services.parse_pool.decode(&slot.name, raw).ok()?;
         let ParsedPackument { packument, fields } = parse::parse(&slot.name, &plain).ok()?;
         let form = document.form.unwrap_or_else(|| form_of_unnoted(&packument));
@@ -191,7 +186,8 @@ impl Loader {
         permit: &Arc<FairPermit>,
     ) -> Result<Option<Bytes>, FirewallError> {
         let share = self.services.parse_pool.reserve_for(&package.document).await?;
-        let raw = match (package.pending_bytes(), package.digest()) {
+        let pending = package.raw.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let raw = match (pending, package.document.digest()) {
             (Some(raw), _) => Some(raw),
             (None, Some(digest)) => self.services.blobs.open(&digest).await.ok().flatten(),
             (None, None) => None,
@@ -210,7 +206,7 @@ impl Loader {
         place.share.shrink_to(body.len() as u64);
         *package.raw.lock().unwrap_or_else(PoisonError::into_inner) = Some(body.clone());
         let (blobs, token) = (Arc::clone(&self.services.blobs), self.services.workers.token());
-        let (raw, digest) = (Arc::<Mutex<_>>::clone(&package.raw), package.digest());
+        let (raw, digest) = (Arc::<Mutex<_>>::clone(&package.raw), package.document.digest());
         let name = package.slot.name.clone();
         tokio::task::spawn_blocking(move || {
             let Some(digest) = digest else { return };

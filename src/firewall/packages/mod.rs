@@ -1,14 +1,13 @@
 //! Looks up packages in memory, in the store, or with one shared request to upstream.
 
 pub(crate) mod abbreviated;
-pub(crate) mod absent_names;
 pub(crate) mod cache;
+pub(crate) mod client_limits;
 pub(crate) mod fetch;
 pub(crate) mod fetch_slots;
 pub(crate) mod ingest;
 pub(crate) mod load;
 pub(crate) mod parse_pool;
-pub(crate) mod recheck;
 pub(crate) mod request;
 pub(crate) mod requester;
 pub(crate) mod service;

@@ -15,7 +15,6 @@ use crate::firewall::request::{BaseUrl, Client};
 use crate::firewall::verdicts::cache::CachedPackage;
 use crate::npm::PackumentForm;
 use crate::npm::compression::SegmentFormat;
-use crate::store::PackageKey;
 use crate::upstream::{Authorization, Registry};
 
 /// The most packages prefetched per client request. Most applications need fewer; some packages depend on the whole registry.
@@ -99,10 +98,6 @@ impl FetchRequest {
             asked: None,
         }
     }
-
-    pub(crate) fn key(&self) -> PackageKey {
-        self.slot.key(&self.registry)
-    }
 }
 
 /// The key of a shared fetch. A fetch from before the last write through this process is not shared.
@@ -113,41 +108,36 @@ pub(crate) type FetchKey = (CacheKey, bool, Option<Timestamp>);
 pub(crate) struct PrefetchContext {
     /// The requested version, dist-tag or range.
     pub wanted: Arc<str>,
-    budget: Arc<PrefetchBudget>,
+    /// The number of prefetches that the client request has left.
+    left: Arc<AtomicU32>,
+    /// Whether one of its prefetches failed upstream.
+    is_over: Arc<AtomicBool>,
     /// Notified when a client requests this package; `None` if a client already did.
     pub promoted: Option<Arc<Notify>>,
-}
-
-/// The prefetch budget of one client request.
-#[derive(Debug)]
-struct PrefetchBudget {
-    left: AtomicU32,
-    /// Whether one of the prefetches failed upstream.
-    is_over: AtomicBool,
 }
 
 impl PrefetchContext {
     /// Creates the context of a client request, which does not say which version the client will choose.
     pub(crate) fn of_question() -> Self {
-        let budget = PrefetchBudget { left: AtomicU32::new(MAX_PREFETCHES), is_over: AtomicBool::new(false) };
-        Self { wanted: "latest".into(), budget: Arc::new(budget), promoted: None }
+        let left = Arc::new(AtomicU32::new(MAX_PREFETCHES));
+        Self { wanted: "latest".into(), left, is_over: Arc::default(), promoted: None }
     }
 
     pub(crate) fn next(&self, wanted: &str) -> Self {
-        Self { wanted: wanted.into(), budget: Arc::clone(&self.budget), promoted: None }
+        Self { wanted: wanted.into(), promoted: None, ..self.clone() }
     }
 
     pub(crate) fn try_spend(&self) -> bool {
-        self.budget.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        self.budget.is_over.load(Ordering::Relaxed)
+        self.is_over.load(Ordering::Relaxed)
     }
 
     /// Cancels the remaining prefetches of the same client request, because upstream failed.
     pub(crate) fn cancel(&self) {
-        self.budget.is_over.store(true, Ordering::Relaxed);
+        self.is_over.store(true, Ordering::Relaxed);
     }
 }
 

@@ -95,7 +95,7 @@ impl PackumentRequester {
             UpstreamError::NotFound if self.services.wall_clock.is_correct(now, None) => FetchOutcome::NotFound { permit },
             UpstreamError::Denied { .. } => FetchOutcome::Denied(error),
             UpstreamError::MissingPage { .. } if fallback.is_none() => {
-                self.services.cache.mark_absent(&request.slot, now);
+                self.services.cache.absent.insert(request.slot.clone(), now);
                 FetchOutcome::Denied(error)
             }
             _ => FetchOutcome::Failed(error.into()),

@@ -9,9 +9,9 @@ use crate::firewall::credential_binding;
 use crate::firewall::error::FirewallError;
 use crate::firewall::package::CacheKey;
 use crate::firewall::package::removed::RemovedVersion;
+use crate::firewall::packages::client_limits::RecheckLimit;
 use crate::firewall::packages::fetch::{Fetcher, absent};
 use crate::firewall::packages::load::Loader;
-use crate::firewall::packages::recheck::RecheckLimit;
 use crate::firewall::packages::request::{DocumentNeed, FetchRequest, PackageLookup, PrefetchContext, RenderRequest};
 use crate::firewall::packages::services::Services;
 use crate::firewall::packages::subpackages::{self, Subpackages};
@@ -251,7 +251,7 @@ impl PackageService {
             self.services.workers.evaluate(&again.package, &self.services.policy, client.profile, client.address).await;
         }
         let Some(newer) = again.as_ref().filter(|again| again.package.content() != package.content()) else {
-            self.rechecks.mark_vain(shared, now);
+            self.rechecks.in_vain.insert(shared, now);
             return again;
         };
         if newer.stale.is_some() {

@@ -32,7 +32,7 @@ pub(crate) struct ViewHistories {
     /// The number of observations that were compared with all views.
     looks: Box<[AtomicU64]>,
     /// Views that were fetched again because another view contradicts them, with the time.
-    refetched: Cache<CacheKey, Timestamp>,
+    pub refetched: Cache<CacheKey, Timestamp>,
 }
 
 impl Default for ViewHistories {
@@ -55,10 +55,6 @@ impl ViewHistories {
 
     pub(crate) fn may_refetch(&self, view: &CacheKey, now: Timestamp) -> bool {
         !self.refetched.get(view).is_some_and(|since| timestamp::is_within(since, REFETCH_INTERVAL, now))
-    }
-
-    pub(crate) fn mark_refetched(&self, view: &CacheKey, now: Timestamp) {
-        self.refetched.insert(view.clone(), now);
     }
 
     /// Checks whether no later observation of any view was compared.

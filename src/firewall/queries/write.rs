@@ -89,7 +89,7 @@ impl Firewall {
     fn invalidate(&self, name: Option<&PackageName>, registry: &Registry, now: Timestamp) {
         let Some(name) = name else { return };
         self.0.cache.invalidate(name, now);
-        self.0.fetcher.mark_responsive(registry);
+        self.0.fetcher.requester.slow.mark_responsive(registry.id());
     }
 
     /// Returns the packument with all versions and tarball URLs below the base URL, to be sent back changed.

@@ -124,10 +124,6 @@ impl CachedPackage {
     ) -> Facts<'a> {
         self.facts_with(self.parent.get(), packument, at, advisories)
     }
-
-    pub(crate) fn pending_bytes(&self) -> Option<Bytes> {
-        self.raw.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
 }
 
 #[cfg(test)]
