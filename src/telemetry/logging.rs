@@ -38,7 +38,6 @@ pub enum TelemetryError {
 }
 
 /// Starts logging to standard error. Has no effect if the process already logs.
-/// Returns an error if the filter is invalid.
 pub fn init(config: &Config) -> Result<(), TelemetryError> {
     let unreadable = |_| TelemetryError::Filter(config.filter.escape_debug().to_string());
     let filter = EnvFilter::builder().parse(&config.filter).map_err(unreadable)?;

@@ -155,7 +155,7 @@ impl<S: RegistryService> Gateway<S> {
             self.refused.record(target, text);
         }
         let client = peer.ip().to_canonical();
-        EgressRefused { reason, client, user, target, text }.emit(self.handler.metrics());
+        EgressRefused { client, user, target, reason, text }.emit(self.handler.metrics());
     }
 
     /// Returns and logs a refusal. Closes the connection, since the bytes that follow may be anything.

@@ -35,7 +35,7 @@ pub struct FeedFailed<'a> {
 
 impl FeedFailed<'_> {
     pub fn emit(&self, metrics: &Metrics) {
-        metrics.operation.incidents.of(IncidentLabel::FeedFailed).inc();
+        metrics.count_incident(IncidentLabel::FeedFailed);
         if self.has_records {
             tracing::warn!(feed.name = self.feed, error = self.detail, "feed is stale");
         } else {
@@ -44,76 +44,36 @@ impl FeedFailed<'_> {
     }
 }
 
-/// An advisory covers every version of an established package. Only the versions it lists are refused until an operator
-/// decides.
-pub struct FeedOverbroad<'a> {
-    pub feed: &'a str,
-    pub advisory: &'a str,
-    pub name: &'a PackageName,
-}
+events! {
+    /// An advisory covers every version of an established package. Only the versions it lists are refused until an operator
+    /// decides.
+    FeedOverbroad: warn "advisory covers every version of an established package" {
+        feed: &'a str => [feed.name = feed],
+        advisory: &'a str => [advisory.id = advisory],
+        name: &'a PackageName => [package.name = %name],
+    } |metrics, _| metrics.count_incident(IncidentLabel::FeedOverbroad);
 
-impl FeedOverbroad<'_> {
-    pub fn emit(&self, metrics: &Metrics) {
-        metrics.operation.incidents.of(IncidentLabel::FeedOverbroad).inc();
-        tracing::warn!(
-            feed.name = self.feed,
-            advisory.id = self.advisory,
-            package.name = %self.name,
-            "advisory covers every version of an established package"
-        );
-    }
-}
+    /// A client downloaded a version before an advisory flagged it.
+    ClientExposed: warn "client downloaded a flagged version" {
+        name: &'a PackageName => [package.name = %name],
+        version: &'a str => [package.version = version],
+        advisory: &'a str => [advisory.id = advisory],
+        feed: &'a str => [feed.name = feed],
+        /// The client: address and tool.
+        client: &'a str => [client],
+        times: u64 => [times],
+    } |metrics, _| metrics.count_incident(IncidentLabel::Exposure);
 
-/// A client downloaded a version before an advisory flagged it.
-pub struct ClientExposed<'a> {
-    pub name: &'a PackageName,
-    pub version: &'a str,
-    pub advisory: &'a str,
-    pub feed: &'a str,
-    /// The client: address and tool.
-    pub client: &'a str,
-    pub times: u64,
-}
-
-impl ClientExposed<'_> {
-    pub fn emit(&self, metrics: &Metrics) {
-        metrics.operation.incidents.of(IncidentLabel::Exposure).inc();
-        tracing::warn!(
-            package.name = %self.name,
-            package.version = self.version,
-            advisory.id = self.advisory,
-            feed.name = self.feed,
-            client = self.client,
-            times = self.times,
-            "client downloaded a flagged version"
-        );
-    }
-}
-
-/// A client requested a connection to an indicator: a host or address that a feed lists as contacted by malware.
-pub struct IndicatorContacted<'a> {
-    /// The target: host and port.
-    pub place: &'a str,
-    pub advisory: &'a str,
-    pub feed: &'a str,
-    pub package: &'a str,
-    /// The client's address, preceded by its user name if it has one.
-    pub client: &'a str,
-    /// Whether the connection was refused, as the feed's configured action decides.
-    pub refused: bool,
-}
-
-impl IndicatorContacted<'_> {
-    pub fn emit(&self, metrics: &Metrics) {
-        metrics.operation.incidents.of(IncidentLabel::Exposure).inc();
-        tracing::warn!(
-            gateway.target = self.place,
-            advisory.id = self.advisory,
-            feed.name = self.feed,
-            package.name = self.package,
-            client = self.client,
-            refused = self.refused,
-            "client contacted an indicator"
-        );
-    }
+    /// A client requested a connection to an indicator: a host or address that a feed lists as contacted by malware.
+    IndicatorContacted: warn "client contacted an indicator" {
+        /// The target: host and port.
+        place: &'a str => [gateway.target = place],
+        advisory: &'a str => [advisory.id = advisory],
+        feed: &'a str => [feed.name = feed],
+        package: &'a str => [package.name = package],
+        /// The client's address, preceded by its user name if it has one.
+        client: &'a str => [client],
+        /// Whether the connection was refused, as the feed's configured action decides.
+        refused: bool => [refused],
+    } |metrics, _| metrics.count_incident(IncidentLabel::Exposure);
 }

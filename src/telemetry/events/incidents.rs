@@ -6,121 +6,65 @@ use crate::npm::PackageName;
 use crate::telemetry::labels::{IncidentLabel, Label as _, ReloadLabel, TaskLabel};
 use crate::telemetry::metrics::Metrics;
 
-pub struct IntegrityChanged<'a> {
-    pub name: &'a PackageName,
-    pub version: &'a str,
-    /// The integrity first seen, as SRI.
-    pub was: &'a str,
-    /// The integrity that upstream states now, as SRI.
-    pub now: &'a str,
+events! {
+    IntegrityChanged: warn "version integrity changed" {
+        name: &'a PackageName => [package.name = %name],
+        version: &'a str => [package.version = version],
+        /// The integrity first seen, as SRI.
+        was: &'a str => [integrity.was = was],
+        /// The integrity that upstream states now, as SRI.
+        now: &'a str => [integrity.now = now],
+    } |metrics, _| metrics.count_incident(IncidentLabel::IntegrityChanged);
+
+    /// A tarball does not match the integrity in its packument. It was discarded.
+    IntegrityMismatch: warn "tarball integrity mismatch" {
+        name: &'a PackageName => [package.name = %name],
+        version: &'a str => [package.version = version],
+        detail: &'a str => [error = detail],
+    } |metrics, _| metrics.count_incident(IncidentLabel::IntegrityMismatch);
+
+    VersionRemoved: warn "version removed upstream" {
+        name: &'a PackageName => [package.name = %name],
+        version: &'a str => [package.version = version],
+        /// Whether the version was below its minimum age or was replaced by a security placeholder.
+        takedown: bool => [takedown],
+    } |metrics, event| {
+        metrics.count_incident(if event.takedown { IncidentLabel::Takedown } else { IncidentLabel::Unpublished });
+    };
+
+    /// Upstream strips metadata that rules need.
+    MetadataStripped: warn "upstream strips metadata" {
+        upstream: &'a str => [upstream.address = upstream],
+        missing: &'a str => [missing],
+    } |metrics, _| metrics.count_incident(IncidentLabel::MetadataStripped);
+
+    /// The local clock and upstream's differ by more than the limit. Ages count by the earlier one.
+    ClockSkew: warn "clock skew detected" {
+        upstream: &'a str => [upstream.address = upstream],
+        /// The local clock minus upstream's, in seconds.
+        seconds: i64 => [clock.skew_s = seconds],
+    } |metrics, _| metrics.count_incident(IncidentLabel::ClockSkew);
+
+    LedgerRowsLost: error "ledger rows lost" {
+        rows: u64 => [ledger.rows = rows],
+        detail: &'a str => [error = detail],
+    } |metrics, event| {
+        metrics.count_incident(IncidentLabel::LedgerLost);
+        metrics.operation.lost_rows.inc_by(event.rows);
+    };
+
+    /// A background task panicked or was lost.
+    TaskFailed: error "task failed" {
+        task: TaskLabel => [task.name = task.value()],
+        detail: &'a str => [error = detail],
+        /// Delay until the task restarts; `None` if it does not.
+        restart: Option<Duration> => [restart_ms = restart.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX))],
+    } |metrics, event| _ = metrics.operation.task_failures.of(event.task).inc();
 }
 
-impl IntegrityChanged<'_> {
-    pub fn emit(&self, metrics: &Metrics) {
-        metrics.operation.incidents.of(IncidentLabel::IntegrityChanged).inc();
-        tracing::warn!(
-            package.name = %self.name,
-            package.version = self.version,
-            integrity.was = self.was,
-            integrity.now = self.now,
-            "version integrity changed"
-        );
-    }
-}
-
-/// A tarball does not match the integrity in its packument. It was discarded.
-pub struct IntegrityMismatch<'a> {
-    pub name: &'a PackageName,
-    pub version: &'a str,
-    pub detail: &'a str,
-}
-
-impl IntegrityMismatch<'_> {
-    pub fn emit(&self, metrics: &Metrics) {
-        metrics.operation.incidents.of(IncidentLabel::IntegrityMismatch).inc();
-        tracing::warn!(
-            package.name = %self.name,
-            package.version = self.version,
-            error = self.detail,
-            "tarball integrity mismatch"
-        );
-    }
-}
-
-/// Upstream removed a version from a packument.
-pub struct VersionRemoved<'a> {
-    pub name: &'a PackageName,
-    pub version: &'a str,
-    /// Whether the version was below its minimum age or was replaced by a security placeholder.
-    pub takedown: bool,
-}
-
-impl VersionRemoved<'_> {
-    pub fn emit(&self, metrics: &Metrics) {
-        let kind = if self.takedown { IncidentLabel::Takedown } else { IncidentLabel::Unpublished };
-        metrics.operation.incidents.of(kind).inc();
-        tracing::warn!(
-            package.name = %self.name,
-            package.version = self.version,
-            takedown = self.takedown,
-            "version removed upstream"
-        );
-    }
-}
-
-/// Upstream strips metadata that rules need.
-pub struct MetadataStripped<'a> {
-    pub upstream: &'a str,
-    pub missing: &'a str,
-}
-
-impl MetadataStripped<'_> {
-    pub fn emit(&self, metrics: &Metrics) {
-        metrics.operation.incidents.of(IncidentLabel::MetadataStripped).inc();
-        tracing::warn!(upstream.address = self.upstream, missing = self.missing, "upstream strips metadata");
-    }
-}
-
-/// The local clock and upstream's differ by more than the limit. Ages count by the earlier one.
-pub struct ClockSkew<'a> {
-    pub upstream: &'a str,
-    /// The local clock minus upstream's, in seconds.
-    pub seconds: i64,
-}
-
-impl ClockSkew<'_> {
-    pub fn emit(&self, metrics: &Metrics) {
-        metrics.operation.incidents.of(IncidentLabel::ClockSkew).inc();
-        tracing::warn!(upstream.address = self.upstream, clock.skew_s = self.seconds, "clock skew detected");
-    }
-}
-
-pub struct LedgerRowsLost<'a> {
-    pub rows: u64,
-    pub detail: &'a str,
-}
-
-impl LedgerRowsLost<'_> {
-    pub fn emit(&self, metrics: &Metrics) {
-        metrics.operation.incidents.of(IncidentLabel::LedgerLost).inc();
-        metrics.operation.lost_rows.inc_by(self.rows);
-        tracing::error!(ledger.rows = self.rows, error = self.detail, "ledger rows lost");
-    }
-}
-
-/// A background task panicked or was lost.
-pub struct TaskFailed<'a> {
-    pub task: TaskLabel,
-    pub detail: &'a str,
-    /// Delay until the task restarts; `None` if it does not.
-    pub restart: Option<Duration>,
-}
-
-impl TaskFailed<'_> {
-    pub fn emit(&self, metrics: &Metrics) {
-        metrics.operation.task_failures.of(self.task).inc();
-        let restart_ms = self.restart.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
-        tracing::error!(task.name = self.task.value(), error = self.detail, restart_ms, "task failed");
+impl Metrics {
+    pub(crate) fn count_incident(&self, kind: IncidentLabel) {
+        self.operation.incidents.of(kind).inc();
     }
 }
 

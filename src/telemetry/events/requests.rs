@@ -10,45 +10,6 @@ use crate::telemetry::labels::{
 };
 use crate::telemetry::metrics::Metrics;
 
-/// A request ended: the last byte was sent or the client disconnected.
-pub struct RequestEnded<'a> {
-    pub endpoint: EndpointLabel,
-    pub outcome: OutcomeLabel,
-    /// The response status; 0 if there was no response.
-    pub status: u16,
-    /// Time from the request head to the last byte of the response.
-    pub duration: Duration,
-    pub bytes: u64,
-    pub client: IpAddr,
-    pub user: Option<&'a str>,
-    /// The client's tool; `None` if its header was not read.
-    pub agent: Option<&'a UserAgent>,
-    pub method: &'a str,
-    /// The path without its query, which may contain private data.
-    pub path: &'a str,
-}
-
-impl RequestEnded<'_> {
-    pub fn emit(&self, metrics: &Metrics) {
-        metrics.requests.total.of((self.endpoint, self.outcome)).inc();
-        metrics.requests.seconds.of(self.endpoint).observe(self.duration.as_secs_f64());
-        metrics.requests.bytes_sent.inc_by(self.bytes);
-        tracing::debug!(
-            client.address = %self.client,
-            client.user = self.user,
-            client.agent = self.agent.map(tracing::field::display),
-            request.method = self.method,
-            request.path = self.path.get(..512).unwrap_or(self.path),
-            request.endpoint = self.endpoint.value(),
-            response.status = self.status,
-            response.outcome = self.outcome.value(),
-            response.bytes = self.bytes,
-            duration_ms = milliseconds(self.duration),
-            "request ended"
-        );
-    }
-}
-
 /// Upstream answered a request or failed to.
 pub struct UpstreamAnswered<'a> {
     pub what: UpstreamWhat,
@@ -87,34 +48,6 @@ impl CacheLookup {
     }
 }
 
-pub struct RequestRefused<'a> {
-    pub name: &'a PackageName,
-    /// The version; `None` if the whole package is refused.
-    pub version: Option<&'a str>,
-    pub rule: &'a RuleId,
-    pub client: IpAddr,
-    pub user: Option<&'a str>,
-    pub agent: &'a UserAgent,
-    /// The refusal text sent to the client.
-    pub text: &'a str,
-}
-
-impl RequestRefused<'_> {
-    pub fn emit(&self, metrics: &Metrics) {
-        metrics.policy.refusals.of(self.rule.into()).inc();
-        tracing::info!(
-            package.name = %self.name,
-            package.version = self.version,
-            rule.id = self.rule.as_str(),
-            client.address = %self.client,
-            client.user = self.user,
-            client.agent = %self.agent,
-            reason = self.text,
-            "request refused"
-        );
-    }
-}
-
 /// A version was served despite a warning or an unenforced refusal.
 pub struct ServedWithWarning<'a> {
     pub name: &'a PackageName,
@@ -143,54 +76,62 @@ impl ServedWithWarning<'_> {
     }
 }
 
-/// The gateway refused a connection or closed it.
-pub struct EgressRefused<'a> {
-    pub reason: BarLabel,
-    pub client: IpAddr,
-    pub user: Option<&'a str>,
-    /// The requested host and port as the client wrote them; `-` if it named none.
-    pub target: &'a str,
-    pub text: &'a str,
-}
+events! {
+    /// A request ended: the last byte was sent or the client disconnected.
+    RequestEnded: debug "request ended" {
+        client: IpAddr => [client.address = %client],
+        user: Option<&'a str> => [client.user = user],
+        /// The client's tool; `None` if its header was not read.
+        agent: Option<&'a UserAgent> => [client.agent = agent.map(tracing::field::display)],
+        method: &'a str => [request.method = method],
+        /// The path without its query, which may contain private data.
+        path: &'a str => [request.path = path.get(..512).unwrap_or(path)],
+        endpoint: EndpointLabel => [request.endpoint = endpoint.value()],
+        /// The response status; 0 if there was no response.
+        status: u16 => [response.status = status],
+        outcome: OutcomeLabel => [response.outcome = outcome.value()],
+        bytes: u64 => [response.bytes = bytes],
+        /// Time from the request head to the last byte of the response.
+        duration: Duration => [duration_ms = milliseconds(*duration)],
+    } |metrics, event| {
+        metrics.requests.total.of((event.endpoint, event.outcome)).inc();
+        metrics.requests.seconds.of(event.endpoint).observe(event.duration.as_secs_f64());
+        metrics.requests.bytes_sent.inc_by(event.bytes);
+    };
 
-impl EgressRefused<'_> {
-    pub fn emit(&self, metrics: &Metrics) {
-        metrics.policy.gateway_refusals.of(self.reason).inc();
-        tracing::info!(
-            client.address = %self.client,
-            client.user = self.user,
-            gateway.target = self.target,
-            gateway.reason = self.reason.value(),
-            reason = self.text,
-            "egress refused"
-        );
-    }
-}
+    RequestRefused: info "request refused" {
+        name: &'a PackageName => [package.name = %name],
+        /// The version; `None` if the whole package is refused.
+        version: Option<&'a str> => [package.version = version],
+        rule: &'a RuleId => [rule.id = rule.as_str()],
+        client: IpAddr => [client.address = %client],
+        user: Option<&'a str> => [client.user = user],
+        agent: &'a UserAgent => [client.agent = %agent],
+        /// The refusal text sent to the client.
+        text: &'a str => [reason = text],
+    } |metrics, event| _ = metrics.policy.refusals.of(event.rule.into()).inc();
 
-/// A packument was rendered without some of its versions.
-pub struct VersionsHidden<'a> {
-    pub name: &'a PackageName,
-    pub count: u64,
-    pub total: u64,
-}
+    /// The gateway refused a connection or closed it.
+    EgressRefused: info "egress refused" {
+        client: IpAddr => [client.address = %client],
+        user: Option<&'a str> => [client.user = user],
+        /// The requested host and port as the client wrote them; `-` if it named none.
+        target: &'a str => [gateway.target = target],
+        reason: BarLabel => [gateway.reason = reason.value()],
+        text: &'a str => [reason = text],
+    } |metrics, event| _ = metrics.policy.gateway_refusals.of(event.reason).inc();
 
-impl VersionsHidden<'_> {
-    pub fn emit(&self, metrics: &Metrics) {
-        metrics.policy.hidden_versions.inc_by(self.count);
-        tracing::debug!(package.name = %self.name, versions.hidden = self.count, versions.total = self.total, "versions hidden");
-    }
-}
+    /// A packument was rendered without some of its versions.
+    VersionsHidden: debug "versions hidden" {
+        name: &'a PackageName => [package.name = %name],
+        count: u64 => [versions.hidden = count],
+        total: u64 => [versions.total = total],
+    } |metrics, event| _ = metrics.policy.hidden_versions.inc_by(event.count);
 
-/// A packument was fetched before a client requested it.
-pub struct PackumentPrefetched<'a> {
-    pub name: &'a PackageName,
-}
-
-impl PackumentPrefetched<'_> {
-    pub fn emit(self, metrics: &Metrics) {
-        metrics.policy.prefetched.inc();
-        tracing::debug!(package.name = %self.name, "packument prefetched");
-    }
+    /// A packument was fetched before a client requested it.
+    PackumentPrefetched: debug "packument prefetched" {
+        name: &'a PackageName => [package.name = %name],
+    } |metrics, _| _ = metrics.policy.prefetched.inc();
 }
 
 fn milliseconds(duration: Duration) -> f64 {

@@ -1,6 +1,7 @@
 //! The metrics by what they are about. Each group registers its own.
 
 use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
@@ -61,7 +62,6 @@ metrics! {
         prefetched: Counter = "prefetched_packuments", "Packuments fetched before a client requested them";
     }
 
-    /// What operators watch.
     OperationMetrics {
         incidents: Series<IncidentLabel, Counter> = "incidents", "Incidents an operator should investigate, by kind";
         lost_rows: Counter = "ledger_lost_rows", "Ledger rows lost before they were written";
@@ -71,7 +71,6 @@ metrics! {
 }
 
 impl ProcessMetrics {
-    /// Reads the current values.
     pub(crate) fn update(&self, started: Instant) {
         self.uptime.set(started.elapsed().as_secs());
         self.resident.set(resident_bytes().unwrap_or_default());
@@ -132,6 +131,52 @@ impl Served {
             interval_s = interval.as_secs(),
             "requests served"
         );
+    }
+}
+
+/// A callback that supplies a gauge's value when the metrics are rendered. It must not block.
+pub type GaugeCallback = Box<dyn Fn() -> u64 + Send + Sync>;
+
+/// The gauges whose values come from a [`GaugeCallback`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallbackGauge {
+    BlobBytes,
+    MemoryBytes,
+    LedgerPending,
+    CircuitsOpen,
+    Advisories,
+    FeedsStale,
+}
+
+/// Name and help of each gauge, in the order of [`CallbackGauge`].
+const GAUGES: [(&str, &str); 6] = [
+    ("blob_bytes", "Bytes of tarballs and packuments on disk"),
+    ("memory_cache_bytes", "Bytes of package facts, compressed packuments and responses in memory"),
+    ("ledger_pending_rows", "Ledger rows not yet written"),
+    ("upstream_circuits_open", "Upstream hosts with an open circuit"),
+    ("advisories", "Active advisories"),
+    ("feeds_stale", "Feeds that are stale"),
+];
+
+pub(crate) struct CallbackGauges {
+    gauges: [Gauge<u64, AtomicU64>; GAUGES.len()],
+    callbacks: Mutex<Vec<(CallbackGauge, GaugeCallback)>>,
+}
+
+impl CallbackGauges {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        Self { gauges: GAUGES.map(|(name, help)| Gauge::register(registry, name, help)), callbacks: Mutex::default() }
+    }
+
+    /// Registers the callback that supplies the value of `gauge`.
+    pub(crate) fn add(&self, gauge: CallbackGauge, callback: GaugeCallback) {
+        self.callbacks.lock().unwrap_or_else(PoisonError::into_inner).push((gauge, callback));
+    }
+
+    pub(crate) fn update(&self) {
+        for (gauge, callback) in self.callbacks.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            self.gauges[*gauge as usize].set(callback());
+        }
     }
 }
 

@@ -1,10 +1,8 @@
 //! Counters, gauges and histograms, rendered for Prometheus.
 
 pub(crate) mod families;
-mod gauges;
 pub(crate) mod series;
 
-use std::fmt;
 use std::time::Instant;
 
 use prometheus_client::encoding::text::encode;
@@ -12,11 +10,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-pub use families::Served;
-pub use gauges::{CallbackGauge, GaugeCallback};
+pub use families::{CallbackGauge, GaugeCallback, Served};
 
-use crate::telemetry::metrics::families::{FetchMetrics, OperationMetrics, PolicyMetrics, ProcessMetrics, RequestMetrics};
-use crate::telemetry::metrics::gauges::CallbackGauges;
+use crate::telemetry::metrics::families::{
+    CallbackGauges, FetchMetrics, OperationMetrics, PolicyMetrics, ProcessMetrics, RequestMetrics,
+};
 
 /// All metrics of a process. Shared by `Arc`. The fields are in the order of the rendered text.
 pub struct Metrics {
@@ -82,14 +80,6 @@ impl Default for Metrics {
     }
 }
 
-impl fmt::Debug for Metrics {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Metrics").finish_non_exhaustive()
-    }
-}
-
-/// Counts a request as in flight until dropped.
-#[derive(Debug)]
 pub struct InFlight(Gauge);
 
 impl Drop for InFlight {
@@ -101,6 +91,13 @@ impl Drop for InFlight {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn callback_gauge_is_read_at_rendering() {
+        let metrics = Metrics::new();
+        metrics.register_gauge(CallbackGauge::MemoryBytes, Box::new(|| 4711));
+        assert!(metrics.render().contains("coldframe_memory_cache_bytes 4711\n"));
+    }
 
     #[test]
     fn every_series_exists_from_the_start() {

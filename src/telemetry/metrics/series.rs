@@ -59,7 +59,6 @@ impl<A: Label, B: Label> LabelSet for (A, B) {
 }
 
 /// All series of one metric.
-#[derive(Debug)]
 pub(crate) struct Series<L, M> {
     series: Box<[M]>,
     labels: PhantomData<fn(L)>,
