@@ -21,7 +21,6 @@ pub struct DataDir {
 /// The line in the lock file that marks the owner as a server.
 const SERVER: &str = "server";
 
-/// Keeps the data directory locked until dropped.
 pub(crate) type DataDirLock = Arc<File>;
 
 impl DataDir {

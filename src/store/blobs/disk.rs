@@ -115,7 +115,10 @@ impl BlobStore for DiskBlobs {
     }
 
     fn remove(&self, digest: &Digest) -> Result<bool, StoreError> {
-        self.files.remove(digest)
+        let path = self.files.path(digest);
+        let _locked = self.files.rename_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.files.index.forget(digest);
+        remove_if_present(&path).map_err(StoreError::file("remove", path))
     }
 
     fn touch(&self, digest: &Digest) {
@@ -276,7 +279,6 @@ impl BlobFiles {
         }
     }
 
-    /// Lists the files whose name is a digest.
     fn list_blobs(&self, algorithm: Algorithm) -> impl Iterator<Item = (fs::DirEntry, Digest)> {
         let files = list(&self.root.join(algorithm.as_str())).flat_map(|shard| list(&shard.path()));
         files.filter_map(move |file| {
@@ -294,14 +296,6 @@ impl BlobFiles {
         self.dropped.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(blob.digest = %digest.to_sri(), "damaged blob deleted");
         remove_if_present(path).map(drop).map_err(StoreError::file("remove", path))
-    }
-
-    /// Removes a file. Existing mappings stay valid.
-    fn remove(&self, digest: &Digest) -> Result<bool, StoreError> {
-        let path = self.path(digest);
-        let _locked = self.rename_lock.lock().unwrap_or_else(PoisonError::into_inner);
-        self.index.forget(digest);
-        remove_if_present(&path).map_err(StoreError::file("remove", path))
     }
 
     /// Removes a blob without a file from the index, unless the file was written meanwhile.

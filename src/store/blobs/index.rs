@@ -23,9 +23,7 @@ pub(crate) const STAMP_INTERVAL: Duration = Duration::from_hours(1);
 
 /// The index of all blobs. It needs about 200 bytes per blob, so 20 MB for 100,000.
 #[derive(Default)]
-pub(crate) struct BlobIndex {
-    state: Mutex<State>,
-}
+pub(crate) struct BlobIndex(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -63,7 +61,6 @@ pub(crate) enum OpenState {
     Elsewhere(watch::Receiver<()>),
 }
 
-/// The exclusive right to open a blob.
 pub(crate) struct OpenGuard {
     index: Arc<BlobIndex>,
     digest: Digest,
@@ -79,7 +76,6 @@ impl Drop for OpenGuard {
 }
 
 impl BlobIndex {
-    /// Requests a blob. Does not block.
     pub(crate) fn take(self: &Arc<Self>, digest: &Digest) -> OpenState {
         let mut state = self.lock();
         if let Some((mapping, stamp)) = state.mapped(digest) {
@@ -198,7 +194,7 @@ impl BlobIndex {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

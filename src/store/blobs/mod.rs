@@ -25,7 +25,6 @@ pub enum BlobKind {
 }
 
 impl BlobKind {
-    /// Returns the algorithm whose digest names a blob of this kind.
     pub fn algorithm(self) -> Algorithm {
         match self {
             Self::Document => Algorithm::Sha256,
@@ -66,7 +65,6 @@ pub trait BlobStore: Send + Sync {
 }
 
 pub trait PendingBlob: Send {
-    /// Hashes the next bytes and writes them to the temporary file.
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
 
     /// Checks all digests, syncs the file and renames it into place. Succeeds also if another task stored the same bytes first.

@@ -24,7 +24,6 @@ pub struct DecisionWriter {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ApplyStatus {
-    /// The running server applies it.
     Applied,
     /// No server runs. The next one applies it at start.
     AtNextStart,

@@ -59,7 +59,6 @@ pub(crate) fn exposure(connection: &Connection, name: &PackageName, version: Opt
     })
 }
 
-/// The requests of one client for one tarball.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DownloadSummary {
     pub name: String,

@@ -58,7 +58,6 @@ struct WriterHandle {
     journal: WriteBehindLog,
     writer: Arc<Mutex<Connection>>,
     pending: Arc<PendingChanges>,
-    /// Number of packages recorded only as absent.
     absences: AtomicUsize,
     /// Set if too few absences were old enough to delete: the next attempt needs an `expired` of at least this Unix time in
     /// seconds.
@@ -70,7 +69,7 @@ impl SqliteLedger {
     /// Opens the ledger of a data directory that this process owns. Creates it if missing and migrates it if older.
     /// Returns [`StoreError::Newer`] if a newer Coldframe wrote it, [`StoreError::Damaged`] if it is not a ledger, and otherwise
     /// the error of SQLite.
-    pub fn open(data_dir: &DataDir) -> Result<Self, StoreError> {
+    pub(crate) fn open(data_dir: &DataDir) -> Result<Self, StoreError> {
         let path = DataDir::ledger_in(&data_dir.root);
         let writer = open_writer(&path).map_err(|error| name_damaged(error, &path))?;
         writer.busy_timeout(BUSY_WRITING).map_err(StoreError::ledger("open"))?;
@@ -94,7 +93,9 @@ impl SqliteLedger {
     ///
     /// The file is opened for writing if possible, because SQLite creates its shared index of the log next to it when no server
     /// runs. `query_only` protects the tables.
-    /// Fails if there is no ledger, if it is damaged, or if its schema is newer or older than this program's.
+    ///
+    /// # Errors
+    /// Returns an error if there is no ledger, if it is damaged, or if its schema is newer or older than this program's.
     pub fn read_only(data_dir: &Path) -> Result<Self, StoreError> {
         let path = DataDir::ledger_in(data_dir);
         // SQLite's own error for a missing file does not name it.
@@ -108,7 +109,7 @@ impl SqliteLedger {
 
     /// Copies the ledger of the data directory `from` into the directory `into`, which must have none. Does nothing if there is
     /// no ledger. Works while a server runs.
-    pub fn copy(from: &Path, into: &Path) -> Result<(), StoreError> {
+    pub(crate) fn copy(from: &Path, into: &Path) -> Result<(), StoreError> {
         let (path, copy) = (DataDir::ledger_in(from), DataDir::ledger_in(into));
         if !path.exists() {
             return Ok(());
@@ -118,19 +119,22 @@ impl SqliteLedger {
     }
 
     /// Returns all tarball requests, served or refused, ordered by name and version.
-    pub fn downloads(&self) -> Result<Vec<DownloadSummary>, StoreError> {
+    pub(crate) fn downloads(&self) -> Result<Vec<DownloadSummary>, StoreError> {
         self.flush();
         self.query(events::downloads)
     }
 
     /// Returns the blob digests of a package's newest documents, of all registries and views.
-    pub fn documents(&self, name: &PackageName) -> Result<Vec<Digest>, StoreError> {
+    pub(crate) fn documents(&self, name: &PackageName) -> Result<Vec<Digest>, StoreError> {
         self.flush();
         let contents = self.query(|connection| packages::contents(connection, name))?;
         Ok(contents.iter().filter_map(|content| Digest::from_bytes(Algorithm::Sha256, content)).collect())
     }
 
     /// Returns the events at or after `since`, oldest first.
+    ///
+    /// # Errors
+    /// Returns an error if the ledger cannot be read.
     pub fn events(&self, since: Timestamp) -> Result<Vec<RecordedEvent>, StoreError> {
         self.flush();
         self.query(|connection| events::events(connection, since))
@@ -139,13 +143,9 @@ impl SqliteLedger {
     /// Deletes downloads and events that ended before `before` and returns the number of rows. Uses small transactions so that
     /// other writers do not wait; an error does not undo earlier ones. Releases and dist-tags are never pruned, because verdicts
     /// depend on them.
-    pub fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
+    pub(crate) fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
         let mut deleted = 0;
-        loop {
-            let pruned = self.write(|connection| events::prune_some(connection, before))?;
-            if pruned == 0 {
-                break;
-            }
+        while let pruned @ 1.. = self.write(|connection| events::prune_some(connection, before))? {
             deleted += pruned;
         }
         if deleted > 0 {
@@ -156,23 +156,23 @@ impl SqliteLedger {
     }
 
     /// Writes the pending changes, if any. They stay pending if the ledger still cannot be written.
-    pub fn write_pending(&self) -> Result<(), StoreError> {
+    pub(crate) fn write_pending(&self) -> Result<(), StoreError> {
         let Some(owner) = self.owner.as_ref().filter(|owner| !owner.pending.is_empty()) else { return Ok(()) };
         write_pending(&owner.pending, &mut owner.writer.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Returns the number of requests and events that were dropped before they were written.
-    pub fn lost_rows(&self) -> u64 {
+    pub(crate) fn lost_rows(&self) -> u64 {
         self.owner.as_ref().map_or(0, |owner| owner.journal.lost())
     }
 
     /// Returns the revision of the recorded decisions. Cheap enough to poll several times a second.
-    pub fn decision_revision(&self) -> Result<u64, StoreError> {
+    pub(crate) fn decision_revision(&self) -> Result<u64, StoreError> {
         self.query(|connection| decisions::revision(connection).map(|(made, _)| made))
     }
 
     /// Records that the server applies the decisions up to `revision`. Other processes wait for this.
-    pub fn set_applied_revision(&self, revision: u64) -> Result<(), StoreError> {
+    pub(crate) fn set_applied_revision(&self, revision: u64) -> Result<(), StoreError> {
         self.write(|connection| decisions::set_applied(connection, revision))
     }
 

@@ -13,7 +13,6 @@ use crate::store::ledger::{
 /// a download.
 const MAX_ADDRESSES: u32 = 8;
 
-/// Returns the record of a package as a consistent snapshot.
 pub(crate) fn read(connection: &Connection, key: &PackageKey) -> rusqlite::Result<PackageRecord> {
     let snapshot = connection.unchecked_transaction()?;
     let Some((id, document)) = read_document(&snapshot, key)? else { return Ok(PackageRecord::default()) };

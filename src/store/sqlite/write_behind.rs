@@ -14,7 +14,6 @@ use jiff::Timestamp;
 use crate::store::error::StoreError;
 use crate::store::ledger::{DownloadEvent, DownloadKind, LedgerEvent};
 
-/// How long a row waits for its batch.
 const BATCH_EVERY: Duration = Duration::from_millis(200);
 /// Number of distinct rows at which a batch is written at once.
 const BATCH_SIZE: usize = 5_000;
@@ -164,26 +163,19 @@ impl WriterState {
         let mut state = self.lock();
         state.finished += 1;
         let was_failing = std::mem::replace(&mut state.failing, outcome.is_err());
-        let mut lost = 0;
-        if let Err(error) = outcome {
-            let rows = batch.len();
-            if is_final {
-                lost = batch.times();
-            } else {
-                lost = state.pending.requeue(batch);
-                state.since = Some(Instant::now());
-            }
-            drop(state);
-            if is_final {
-                tracing::error!(error = %error_chain(&error), lost, "ledger rows lost at shutdown");
-            } else if !was_failing {
+        let (rows, mut lost) = (batch.len(), 0);
+        if outcome.is_err() {
+            lost = if is_final { batch.times() } else { state.pending.requeue(batch) };
+            state.since = Some(Instant::now());
+        }
+        drop(state);
+        match outcome {
+            Err(error) if is_final => tracing::error!(error = %error_chain(&error), lost, "ledger rows lost at shutdown"),
+            Err(error) if !was_failing => {
                 tracing::error!(error = %error_chain(&error), rows, "ledger write failed, rows are pending");
             }
-        } else {
-            drop(state);
-            if was_failing {
-                tracing::info!(lost = self.lost.load(Ordering::Relaxed), "ledger writes resumed");
-            }
+            Ok(()) if was_failing => tracing::info!(lost = self.lost.load(Ordering::Relaxed), "ledger writes resumed"),
+            _ => {}
         }
         self.lost.fetch_add(lost, Ordering::Relaxed);
         self.done.notify_all();
