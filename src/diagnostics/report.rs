@@ -13,15 +13,12 @@ const MAX_PROBLEM_CHARS: usize = 240;
 pub enum Origin {
     /// A flag, such as `--listen`.
     Flag(String),
-    /// An environment variable.
     Variable(String),
-    /// A span of the configuration file.
     File(SourceSpan),
     /// Passed by a program that embeds Coldframe, or by another process.
     Given,
     /// npm's configuration; the text names the file and the key.
     Npm(String),
-    /// A default value.
     Default,
 }
 
@@ -45,10 +42,8 @@ impl From<SourceSpan> for Origin {
     }
 }
 
-/// One error.
 #[derive(Debug, Clone)]
 pub struct Diagnostic {
-    /// Where the error is.
     pub origin: Origin,
     /// The problem: lower case, with the value last after a colon.
     pub problem: String,
@@ -131,7 +126,6 @@ impl Diagnostics {
     }
 }
 
-/// A report of one configuration error.
 impl From<Diagnostic> for Diagnostics {
     fn from(error: Diagnostic) -> Self {
         Self { subject: "configuration", errors: vec![error] }

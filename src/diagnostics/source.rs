@@ -17,7 +17,6 @@ pub struct SourceFile {
     pub text: String,
 }
 
-/// A byte range in a file.
 #[derive(Debug, Clone)]
 pub struct SourceSpan {
     pub file: Arc<SourceFile>,

@@ -39,7 +39,6 @@ pub fn suggested(suggestions: &[&str]) -> Option<String> {
 /// Longest word, in bytes, that is compared: longer ones are not typos.
 const MAX_WORD_BYTES: usize = 64;
 
-/// Returns the Levenshtein distance in bytes.
 fn distance(from: &str, to: &str) -> usize {
     strsim::generic_levenshtein(&from.as_bytes().to_vec(), &to.as_bytes().to_vec())
 }

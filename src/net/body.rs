@@ -87,11 +87,6 @@ impl Body {
         self.ending = Some(Box::new(ending));
         self
     }
-
-    /// Returns the number of bytes still to be sent, or zero if it is unknown.
-    pub(crate) fn len(&self) -> u64 {
-        self.size_hint().exact().unwrap_or(0)
-    }
 }
 
 impl From<Bytes> for Body {
@@ -103,12 +98,6 @@ impl From<Bytes> for Body {
 impl From<ChunkedBuf> for Body {
     fn from(buffer: ChunkedBuf) -> Self {
         Self { rest: Remaining::Ours(buffer), sent: 0, ending: None }
-    }
-}
-
-impl fmt::Debug for Body {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Body").field("left", &self.len()).field("sent", &self.sent).finish_non_exhaustive()
     }
 }
 
@@ -149,7 +138,6 @@ impl Drop for Body {
     }
 }
 
-/// Why an incoming body was not read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
     #[error("body larger than {limit} bytes")]
@@ -283,7 +271,7 @@ mod tests {
         let mut body =
             Body::from(Bytes::from(vec![0; 2 * MAX_FRAME])).on_complete(move |bytes| seen.store(bytes, Ordering::SeqCst));
         body.frame().await.unwrap().unwrap();
-        assert_eq!(body.len(), MAX_FRAME as u64);
+        assert_eq!(body.size_hint().exact(), Some(MAX_FRAME as u64));
         drop(body);
         assert_eq!(sent.load(Ordering::SeqCst), MAX_FRAME as u64);
     }

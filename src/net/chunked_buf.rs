@@ -18,7 +18,6 @@ pub struct ChunkedBuf {
 }
 
 impl ChunkedBuf {
-    /// Returns a buffer over all of `pieces`.
     pub fn of(pieces: Arc<[Bytes]>) -> Self {
         let left = pieces.iter().map(Bytes::len).sum();
         let mut buffer = Self { current: Bytes::new(), pieces: Some(pieces), next: 0, left };

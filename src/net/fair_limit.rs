@@ -20,7 +20,6 @@ pub struct Sizes {
     pub most: usize,
 }
 
-#[derive(Debug)]
 pub struct FairLimit {
     sizes: Sizes,
     shared: Arc<Semaphore>,
@@ -29,7 +28,6 @@ pub struct FairLimit {
 }
 
 /// A permit, returned when dropped.
-#[derive(Debug)]
 pub struct FairPermit {
     _shared: Option<OwnedSemaphorePermit>,
     _own: Option<OwnedSemaphorePermit>,

@@ -18,7 +18,6 @@ use crate::net::fair_limit::network_of;
 /// Reservations up to this size never wait, but count. Most requests are smaller.
 const SMALL: u64 = 1 << 20;
 
-#[derive(Debug)]
 pub struct MemoryBudget {
     bytes: u64,
     /// The total that the oldest reservations of all lanes may reach, in bytes.
@@ -39,7 +38,6 @@ struct BudgetState {
 }
 
 /// A part of a budget, returned when dropped.
-#[derive(Debug)]
 pub struct Reservation {
     of: Arc<MemoryBudget>,
     lane: Arc<str>,
@@ -47,7 +45,6 @@ pub struct Reservation {
     number: Option<u64>,
 }
 
-/// Too little memory was returned in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no memory available within {} s", after.as_secs())]
 pub struct BudgetTimeout {
@@ -70,7 +67,6 @@ impl MemoryBudget {
         self.share_in(&Arc::default())
     }
 
-    /// Returns an empty reservation in `lane`.
     pub fn share_in(self: &Arc<Self>, lane: &Arc<str>) -> Reservation {
         Reservation { of: Arc::clone(self), lane: Arc::clone(lane), bytes: 0, number: None }
     }

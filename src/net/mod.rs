@@ -9,7 +9,7 @@ mod chunked_buf;
 pub(crate) mod client;
 pub(crate) mod fair_limit;
 mod fd_limit;
-pub mod headers;
+pub(crate) mod headers;
 pub(crate) mod host_pattern;
 pub(crate) mod listener;
 pub(crate) mod memory_budget;
@@ -31,7 +31,7 @@ pub(crate) use client::{ClientConfig, ClientRequest, ClientResponse, HttpClient,
 pub(crate) use fair_limit::{FairLimit, FairPermit};
 pub use fd_limit::FdLimit;
 pub(crate) use headers::via;
-pub use headers::via_pseudonym;
+pub use headers::{ByteRange, requested_range, via_pseudonym};
 pub(crate) use listener::DrainReport;
 pub(crate) use listener::activity::RequestBody;
 pub(crate) use listener::connection::{PeekedStream, Upgrade, UpgradedConnection};

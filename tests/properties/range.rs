@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::{BufMut as _, Bytes};
 use coldframe::firewall::TarballResponse;
-use coldframe::net::headers::{ByteRange, requested_range};
+use coldframe::net::{ByteRange, requested_range};
 use coldframe::npm::{Algorithm, Digest, Integrity};
 use coldframe::server::response;
 use http::HeaderValue;

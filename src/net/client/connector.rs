@@ -29,7 +29,6 @@ use crate::net::headers::via;
 /// Maximum size of a proxy's response head to `CONNECT`, in bytes.
 const TUNNEL_HEADERS: usize = 16 << 10;
 
-/// Opens connections for one address scope.
 #[derive(Debug, Clone)]
 pub(crate) struct Connector {
     pub(crate) reach: AddressScope,
@@ -52,7 +51,6 @@ pub(crate) struct ClientConnection {
     proxied: bool,
 }
 
-/// The transport below TLS and HTTP.
 pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for T {}

@@ -26,7 +26,6 @@ pub(crate) async fn dial(host: &str, port: u16, reach: AddressScope) -> Result<T
 
 /// Connects to `host`, a name or an IP address without brackets, at an address that `permits` accepts. The checked address is the
 /// one that is dialed. Has no timeout of its own.
-/// Returns an error with its stage if the name has no address, none is permitted, or none accepts the connection.
 pub async fn dial_permitted(
     host: &str,
     port: u16,
@@ -52,7 +51,6 @@ async fn permitted(
 
 /// Checks whether `permits` accepts every local address of `host`, for a host that another proxy dials. Returns `false` if the
 /// name does not resolve here.
-/// Returns [`ConnectStage::Reach`] if an address is not permitted.
 pub async fn all_permitted(
     host: &str,
     port: u16,
@@ -77,7 +75,6 @@ pub fn is_own_connection(peer: SocketAddr, original: SocketAddr) -> bool {
     opened.iter().any(|(known, _)| *known == ends)
 }
 
-/// The local and remote addresses of recently opened connections.
 static OPENED: Mutex<VecDeque<((SocketAddr, SocketAddr), Instant)>> = Mutex::new(VecDeque::new());
 
 /// A redirected connection arrives at once.

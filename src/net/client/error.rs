@@ -13,7 +13,6 @@ use crate::net::memory_budget::BudgetTimeout;
 /// Why a request to another server failed. Cheap to clone.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ClientError {
-    /// No connection was made.
     #[error("{layer}: {detail}")]
     Unreachable {
         layer: ConnectStage,
@@ -39,7 +38,6 @@ pub enum ClientError {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectStage {
-    /// The name has no address.
     Dns,
     /// Its addresses may not be dialed.
     Reach,

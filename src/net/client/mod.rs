@@ -67,10 +67,8 @@ pub struct ClientRequest {
     pub method: Method,
     /// An absolute `http` or `https` URL. Credentials in it are not sent.
     pub url: Url,
-    /// End-to-end headers.
     pub headers: HeaderMap,
     pub body: Bytes,
-    /// The addresses it may reach.
     pub reach: AddressScope,
 }
 
@@ -84,7 +82,6 @@ pub struct ClientResponse {
 }
 
 impl HttpClient {
-    /// Creates a client from `settings` without connecting.
     pub fn new(settings: &ClientConfig) -> Self {
         let pool = |reach| {
             legacy::Client::builder(TokioExecutor::new())
@@ -101,7 +98,6 @@ impl HttpClient {
 
     /// Sends `request` and waits for the response head and the first bytes of the body. GET and HEAD are retried up to twice if
     /// there was no connection, or if it was lost before the body began.
-    /// Returns an error if there is no connection, no response in time, or the response is not HTTP.
     pub async fn send(&self, request: &ClientRequest) -> Result<ClientResponse, ClientError> {
         self.send_with(request, &|| {}).await
     }

@@ -58,13 +58,11 @@ impl OutboundProxy {
         Self(None)
     }
 
-    /// Uses the proxies, trusted certificates and deadlines of `settings`.
     pub fn new(settings: &ClientConfig) -> Self {
         let connector = || Connector { reach: AddressScope::Anywhere, settings: settings.clone() };
         Self((!settings.proxies.is_none()).then(connector))
     }
 
-    /// Checks whether all connections are direct.
     pub fn is_none(&self) -> bool {
         self.0.is_none()
     }
@@ -81,8 +79,6 @@ impl OutboundProxy {
 }
 
 impl ProxiedTarget<'_> {
-    /// Opens a tunnel to the target.
-    /// Returns an error if the proxy is unreachable or refuses.
     pub async fn tunnel(&self) -> Result<TunnelStream, ClientError> {
         let open = async {
             if self.proxy.uri.scheme_str() == Some("https") {
@@ -96,7 +92,6 @@ impl ProxiedTarget<'_> {
     }
 
     /// Opens a connection for plain HTTP requests in absolute form.
-    /// Returns an error if the proxy is unreachable.
     pub async fn connect_plain(self) -> Result<ProxyConnection, ClientError> {
         let stream = self.in_time(self.connector.connect_proxy(&self.proxy)).await?;
         Ok(ProxyConnection { stream, authorization: self.proxy.authorization })

@@ -59,7 +59,6 @@ impl ProxySettings {
 
     /// Creates settings from the proxies for `https` and `http` requests, each with the name of its setting, and the direct
     /// hosts. `direct` is a comma-separated list of names (with subdomains), addresses and networks. `*` matches every host.
-    /// Returns an error if a value is not an HTTP proxy.
     pub fn new(https: NamedValue<'_>, http: NamedValue<'_>, direct: Option<&str>) -> Result<Self, ProxySettingError> {
         if https.is_none() && http.is_none() {
             return Ok(Self::none());

@@ -41,7 +41,6 @@ impl ConnectionActivity {
         Self { framed: true, ..Self::default() }
     }
 
-    /// Checks whether counted requests are in progress.
     pub(crate) fn is_busy(&self) -> bool {
         self.asking.load(Ordering::Relaxed) > 0
     }
@@ -75,7 +74,6 @@ impl ConnectionActivity {
         self.asked.load(Ordering::Relaxed) && self.asked.swap(false, Ordering::Relaxed)
     }
 
-    /// Checks whether the server waits for a request body.
     pub(crate) fn awaits_body(&self) -> bool {
         self.body.load(Ordering::Relaxed)
     }
@@ -93,7 +91,6 @@ impl ConnectionActivity {
 }
 
 /// One of several requests in progress on a connection.
-#[derive(Debug)]
 pub(crate) struct StreamGuard {
     activity: Arc<ConnectionActivity>,
     sends: bool,
@@ -118,7 +115,6 @@ impl Drop for StreamGuard {
 }
 
 /// A body that records its progress.
-#[derive(Debug)]
 pub(crate) struct TrackedBody<B> {
     body: B,
     underway: StreamGuard,
@@ -143,7 +139,6 @@ impl<B: http_body::Body + Unpin> http_body::Body for TrackedBody<B> {
 }
 
 /// An incoming request body. If it is dropped early, the rest is not awaited.
-#[derive(Debug)]
 pub struct RequestBody {
     body: Incoming,
     activity: Option<Arc<ConnectionActivity>>,

@@ -70,7 +70,6 @@ impl Upgrade {
 pub struct UpgradedConnection {
     /// The stream, from the first byte after the request.
     pub stream: PeekedStream<TcpStream>,
-    /// The permit and limits.
     pub context: Connection,
 }
 
@@ -106,7 +105,6 @@ impl UpgradedConnection {
 }
 
 /// A stream with some first bytes already read.
-#[derive(Debug)]
 pub struct PeekedStream<S> {
     inner: S,
     early: Bytes,
@@ -116,7 +114,6 @@ pub struct PeekedStream<S> {
 
 impl<S: AsyncRead + Unpin> PeekedStream<S> {
     /// Returns the first byte without consuming it, or `None` if the stream ended.
-    /// Returns the error of the stream.
     pub async fn first(&mut self) -> io::Result<Option<u8>> {
         if self.early.is_empty() {
             let mut byte = [0];
@@ -130,7 +127,6 @@ impl<S: AsyncRead + Unpin> PeekedStream<S> {
 
     /// Reads more bytes without consuming them, up to `most` in total. If the length did not grow, the stream ended or `most` is
     /// reached.
-    /// Returns the error of the stream.
     pub async fn peek(&mut self, most: usize) -> io::Result<&[u8]> {
         let mut held = self.early.to_vec();
         let before = held.len();
@@ -209,7 +205,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for PeekedStream<S> {
 }
 
 /// The permit of a connection, with its peer and limits.
-#[derive(Debug)]
 pub struct Connection {
     pub(crate) peer: SocketAddr,
     pub(crate) limits: ConnectionLimits,
@@ -251,7 +246,7 @@ impl Connection {
             .max_send_buf_size(STREAM_BUFFER);
         let connection = pin!(http.serve_connection(TokioIo::new(socket), service));
         tokio::select! {
-            _ = self.drive(connection, |connection| connection.graceful_shutdown(), &activity) => {}
+            _ = self.drive(connection, http2::Connection::graceful_shutdown, &activity) => {}
             () = stalled(&activity, limits.send_timeout) => {}
         }
     }
@@ -285,7 +280,7 @@ impl Connection {
             builder.max_headers(limits.max_headers);
         }
         let mut connection = builder.serve_connection(TokioIo::new(socket), service);
-        self.drive(Pin::new(&mut connection), |connection| connection.graceful_shutdown(), &activity).await?;
+        self.drive(Pin::new(&mut connection), http1::Connection::graceful_shutdown, &activity).await?;
         let next = upgrade.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         let parts = connection.into_parts();
         Some((next, parts.io.into_inner().into_inner(), parts.read_buf))

@@ -22,7 +22,6 @@ const IDLE: u64 = 1_000;
 /// Minimum interval between identical log messages.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-#[derive(Debug)]
 pub struct ConnectionLimit {
     permits: Arc<FairLimit>,
     /// How many idle connections close per signal: a part of them, not all.
@@ -46,7 +45,6 @@ pub(crate) enum ConnectionSignal {
 }
 
 /// The permit of an open connection, returned when dropped.
-#[derive(Debug)]
 pub(crate) struct ConnectionPermit {
     orders: watch::Receiver<ConnectionSignal>,
     leaving: Arc<AtomicUsize>,

@@ -51,7 +51,6 @@ impl<S> TimedStream<S> {
         self.inner
     }
 
-    /// Handles received bytes.
     fn came(&mut self) {
         self.settle();
         if self.activity.framed {

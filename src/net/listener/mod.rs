@@ -102,8 +102,8 @@ where
                 log_lost(ended);
                 continue;
             }
-            Some(entered) = waiting.next(), if !waiting.is_empty() => entered,
-            (stream, peer) = accept(&listener, limit, &mut throttle), if !waiting.is_full() => {
+            Some(entered) = waiting.next(), if !waiting.entering.is_empty() => entered,
+            (stream, peer) = accept(&listener, limit, &mut throttle), if waiting.entering.len() < MAX_WAITING => {
                 let Some(permit) = limit.try_enter(peer.ip()) else {
                     limit.log_full(peer.ip());
                     limit.close_idle();
@@ -112,7 +112,7 @@ where
                 };
                 (stream, peer, permit)
             }
-            _ = idle_ticks.tick(), if !waiting.is_empty() => {
+            _ = idle_ticks.tick(), if !waiting.entering.is_empty() => {
                 limit.close_idle();
                 continue;
             }
@@ -142,14 +142,6 @@ struct WaitingConnections {
 }
 
 impl WaitingConnections {
-    fn is_empty(&self) -> bool {
-        self.entering.is_empty()
-    }
-
-    fn is_full(&self) -> bool {
-        self.entering.len() >= MAX_WAITING
-    }
-
     /// Queues a connection, or closes it if its client has too many waiting.
     fn add(&mut self, limit: &Arc<ConnectionLimit>, stream: TcpStream, peer: SocketAddr) {
         let count = self.of_clients.entry(network_of(peer.ip())).or_default();

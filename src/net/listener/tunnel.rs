@@ -15,7 +15,6 @@ use crate::net::listener::activity::{ConnectionActivity, milliseconds};
 use crate::net::listener::connection_limit::{ConnectionPermit, ConnectionSignal};
 use crate::net::listener::limits::ConnectionLimits;
 
-/// Bytes read at once.
 const PIECE: usize = 16 << 10;
 
 /// How long a silent tunnel may stay open during shutdown.

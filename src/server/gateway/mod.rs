@@ -39,7 +39,7 @@ pub async fn serve<S: RegistryService>(
     gateway: &Arc<Gateway<S>>,
     stop: impl Future<Output = ()>,
 ) -> DrainReport {
-    let limits = gateway.handler.config().limits.clone();
+    let limits = gateway.handler.config().limits;
     let gateway = Arc::clone(gateway);
     let handler = move |peer, request| {
         let gateway = Arc::clone(&gateway);

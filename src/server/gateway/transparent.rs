@@ -28,7 +28,7 @@ pub async fn serve<S: RegistryService>(
     gateway: &Arc<Gateway<S>>,
     stop: impl Future<Output = ()>,
 ) -> DrainReport {
-    let limits = gateway.handler.config().limits.clone();
+    let limits = gateway.handler.config().limits;
     let gateway = Arc::clone(gateway);
     listener::serve_raw(listener, &limits, limit, move |connection| handle_connection(Arc::clone(&gateway), connection), stop)
         .await

@@ -24,7 +24,7 @@ pub async fn serve<S: RegistryService>(
     profile: Profile,
     stop: impl Future<Output = ()>,
 ) -> DrainReport {
-    let limits = handler.config().limits.clone();
+    let limits = handler.config().limits;
     let handler = Arc::clone(handler);
     // An unknown local address is treated as public.
     let on_loopback = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
