@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::cli::output::CliError;
 use crate::cli::{
     ca, check, client_config, completions, config, decisions, doctor, explain, exposure, feed, healthcheck, incident, output,
     policy, serve, user,
@@ -135,7 +134,10 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let outcome = match arguments.command {
         Command::Serve(arguments) => serve::run(arguments),
-        Command::Run(arguments) => return crate::cli::run::run(arguments).unwrap_or_else(report_and_exit),
+        Command::Run(arguments) => match crate::cli::run::run(arguments) {
+            Ok(code) => return code,
+            Err(failure) => Err(failure),
+        },
         Command::Doctor(arguments) => doctor::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Check(arguments) => check::run(arguments),
@@ -158,10 +160,11 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Config(command) => config::run(command),
         Command::Completions(arguments) => completions::run(&arguments, command_line()),
     };
-    match outcome {
-        Ok(exit) => exit.into(),
-        Err(failure) => report_and_exit(failure),
-    }
+    let exit = outcome.unwrap_or_else(|failure| {
+        output::print_error(&failure);
+        failure.exit
+    });
+    exit.into()
 }
 
 /// Adds the new name of a flag or a command that was renamed to the parser's error.
@@ -176,12 +179,6 @@ fn with_new_name(mut error: clap::Error) -> clap::Error {
     let Some(tip) = renamed.map(|(old, new)| format!("`{old}` is now called `{new}`")) else { return error };
     error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
     error
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "used as a function in `unwrap_or_else`")]
-fn report_and_exit(failure: CliError) -> ExitCode {
-    output::print_error(&failure);
-    failure.exit.into()
 }
 
 #[cfg(test)]

@@ -55,7 +55,9 @@ async fn ask(running: &Running, config: &Config, arguments: &Arguments) -> Resul
         let place = running.server.url_of(*profile).map(|url| url.to_string()).unwrap_or_default();
         say(&format!("clients of {place} ({}): {verdict}", running.server.policy_words(*profile)));
     }
-    if let Some(changed) = running.changed_config(settings, config) {
+    if !running.deviations(config, OF_VERDICTS).is_empty()
+        && let Ok(changed) = running.overridden_config(settings)
+    {
         match app::explain(changed, Arc::new(SystemClock), spec, *at).await {
             Ok(other) => say(&format!("with the settings of this command: {}", verdict_line(&other.verdict))),
             Err(error) => say(&format!("cannot evaluate with the settings of this command: {error}")),

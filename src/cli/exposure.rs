@@ -128,26 +128,21 @@ fn contact_json(known: &IndicatorHitSummary) -> Value {
     })
 }
 
-/// Returns a section with indicator hits, empty if there are none.
 fn format_hits_section(contacts: &[IndicatorHitSummary]) -> String {
     if contacts.is_empty() { String::new() } else { format!("\nindicator hits:\n{}", contact_rows(contacts)) }
 }
 
 fn format_indicator_hits(contacts: &[IndicatorHitSummary]) -> String {
-    if contacts.is_empty() {
-        return "no indicator hits in the ledger\n".to_owned();
-    }
-    contact_rows(contacts)
+    if contacts.is_empty() { "no indicator hits in the ledger\n".to_owned() } else { contact_rows(contacts) }
 }
 
 fn contact_rows(contacts: &[IndicatorHitSummary]) -> String {
     let mut columns = TextTable::indented("");
-    columns.row(["CLIENT", "PLACE", "ADVISORY", "PACKAGE", "TIMES", "FIRST", "LAST"]);
+    columns.row([&"CLIENT", &"PLACE", &"ADVISORY", &"PACKAGE", &"TIMES", &"FIRST", &"LAST"]);
     for IndicatorHitSummary { contact, times, first, last } in contacts {
-        let package = contact.package.as_ref().map_or("-", PackageName::as_str).to_owned();
-        let (times, first, last) = (times.to_string(), timestamp::format_utc(*first), timestamp::format_utc(*last));
-        let (client, place, advisory) = (contact.client.clone(), contact.place.clone(), contact.advisory.clone());
-        columns.row([client, place, advisory, package, times, first, last]);
+        let package = contact.package.as_ref().map_or("-", PackageName::as_str);
+        let (first, last) = (timestamp::format_utc(*first), timestamp::format_utc(*last));
+        columns.row([&contact.client, &contact.place, &contact.advisory, &package, times, &first, &last]);
     }
     columns.to_string()
 }
@@ -179,7 +174,7 @@ fn format_text(spec: &PackageSpec, exposures: &[Exposure], grounds: &Grounds) ->
 
 fn rows(indent: &'static str, name: &PackageName, exposures: &[Exposure], grounds: &Grounds) -> String {
     let mut columns = TextTable::indented(indent);
-    columns.row(["CLIENT", "TOOL", "VERSION", "OUTCOME", "TIMES", "FIRST", "LAST"]);
+    columns.row([&"CLIENT", &"TOOL", &"VERSION", &"OUTCOME", &"TIMES", &"FIRST", &"LAST"]);
     for exposure in exposures {
         let tool = match (&*exposure.tool, &*exposure.tool_version) {
             ("other", "") => "unknown".to_owned(),
@@ -187,19 +182,16 @@ fn rows(indent: &'static str, name: &PackageName, exposures: &[Exposure], ground
             (tool, "") => tool.to_owned(),
             (tool, version) => format!("{tool}/{version}"),
         };
+        let decisions: Vec<_> =
+            grounds.of(name, exposure).map(|decision| format!("{} {}", noun(decision), decision.id)).collect();
         let outcome = match &exposure.rule {
-            Some(_) if grounds.of(name, exposure).next().is_some() => {
-                let named: Vec<_> =
-                    grounds.of(name, exposure).map(|decision| format!("{} {}", noun(decision), decision.id)).collect();
-                format!("served ({})", named.join(", "))
-            }
+            Some(_) if !decisions.is_empty() => format!("served ({})", decisions.join(", ")),
             Some(rule) if exposure.outcome == DownloadOutcome::Served => format!("served, recorded by {rule}"),
             Some(rule) => format!("{} by {rule}", outcome(exposure)),
             None => outcome(exposure).to_owned(),
         };
-        let (times, first, last) =
-            (exposure.times.to_string(), timestamp::format_utc(exposure.first), timestamp::format_utc(exposure.last));
-        columns.row([exposure.client.clone(), tool, exposure.version.clone(), outcome, times, first, last]);
+        let (first, last) = (timestamp::format_utc(exposure.first), timestamp::format_utc(exposure.last));
+        columns.row([&exposure.client, &tool, &exposure.version, &outcome, &exposure.times, &first, &last]);
     }
     columns.to_string()
 }

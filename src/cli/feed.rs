@@ -90,12 +90,12 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
             let data_dir = settings.data_dir()?;
             let (exported, key, left) = incident::export(&data_dir, &directory, &id_prefix, SystemClock.now(), expires)?;
             let mut columns = TextTable::indented("  ");
-            columns.row(["records", &exported.records.to_string()]);
-            columns.row(["serial", &exported.serial.to_string()]);
-            columns.row(["expires", &timestamp::format_utc(exported.expires)]);
-            columns.row(["key", &key.to_string()]);
+            columns.row([&"records", &exported.records]);
+            columns.row([&"serial", &exported.serial]);
+            columns.row([&"expires", &timestamp::format_utc(exported.expires)]);
+            columns.row([&"key", &key]);
             for left in &left {
-                columns.row(["left out", left]);
+                columns.row([&"left out", left]);
             }
             output::print(&format!("wrote {}\n{columns}", single_line(&directory.to_string_lossy())))
         }
@@ -164,25 +164,25 @@ fn format_text(statuses: &[StoredFeedStatus]) -> String {
     for status in statuses {
         let (feed, state, tally) = (&status.feed, &status.state, &status.state.tally);
         let mut columns = TextTable::indented("  ");
-        columns.row(["source", &feed.source.to_string()]);
-        columns.row(["trust", feed.trust.as_str()]);
-        columns.row(["records", &records(tally)]);
-        columns.row(["synced", &state.synced.map_or_else(|| "never".to_owned(), timestamp::format_utc)]);
-        columns.row(["changed", &state.changed.map_or_else(|| "never".to_owned(), timestamp::format_utc)]);
+        columns.row([&"source", &feed.source]);
+        columns.row([&"trust", &feed.trust.as_str()]);
+        columns.row([&"records", &records(tally)]);
+        columns.row([&"synced", &state.synced.map_or_else(|| "never".to_owned(), timestamp::format_utc)]);
+        columns.row([&"changed", &state.changed.map_or_else(|| "never".to_owned(), timestamp::format_utc)]);
         if let Some(serial) = state.serial {
-            columns.row(["serial", &serial.to_string()]);
+            columns.row([&"serial", &serial]);
         }
         if let Some(expires) = state.expires {
-            columns.row(["expires", &timestamp::format_utc(expires)]);
+            columns.row([&"expires", &timestamp::format_utc(expires)]);
         }
         if let Some(trouble) = &tally.trouble {
-            columns.row(["unreadable", trouble]);
+            columns.row([&"unreadable", trouble]);
         }
         for record in &status.overbroad {
-            columns.row(["to decide", record]);
+            columns.row([&"to decide", record]);
         }
         if let Some(staleness) = &status.staleness {
-            columns.row(["stale", staleness]);
+            columns.row([&"stale", staleness]);
         }
         let word = match (state.is_good(), &status.staleness) {
             (false, _) => "never synced",

@@ -47,12 +47,10 @@ impl<const LISTED: bool> SettingFlags<LISTED> {
         if words.is_empty() { String::new() } else { format!(" {}", words.join(" ")) }
     }
 
-    /// Returns the first given flag that is not in `known`.
     pub(crate) fn first_flag_outside(&self, known: &[SettingKey]) -> Option<String> {
         self.flags.keys().find(|key| !known.contains(key)).map(|key| format!("--{}", key.setting().name))
     }
 
-    /// Loads the configuration.
     pub(crate) fn config(&self) -> Result<Config, Diagnostics> {
         self.read(Config::load)
     }
@@ -62,7 +60,6 @@ impl<const LISTED: bool> SettingFlags<LISTED> {
         self.read(config::data_dir)
     }
 
-    /// Calls `read` with the file, the environment of this process and the flags.
     pub(crate) fn read<T>(&self, read: impl FnOnce(ConfigSources<'_>) -> Result<T, Diagnostics>) -> Result<T, Diagnostics> {
         #[expect(clippy::disallowed_methods, reason = "the one place where the environment is read and handed down")]
         let surroundings = ProcessEnvironment {

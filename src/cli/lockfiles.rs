@@ -27,7 +27,6 @@ fn read_bytes(path: &Path) -> anyhow::Result<Lockfile> {
     Ok(lockfile::parse(&name, &bytes)?)
 }
 
-/// Returns the lockfiles in a directory.
 pub(crate) fn inside(folder: &Path) -> Vec<PathBuf> {
     NAMES.iter().map(|name| folder.join(name)).filter(|path| path.is_file()).collect()
 }

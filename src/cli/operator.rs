@@ -5,7 +5,6 @@ use jiff::Timestamp;
 
 use crate::policy::decisions::Signature;
 
-/// Returns the signature of the user that runs this program, at `now`.
 pub(crate) fn signature(now: Timestamp) -> Signature {
     Signature { who: name(), at: now }
 }
@@ -54,7 +53,6 @@ fn has_root_of_container(mounts: &str) -> bool {
     root.and_then(kind).is_some_and(|kind| matches!(kind.as_str(), "overlay" | "fuse.fuse-overlayfs" | "aufs"))
 }
 
-/// Checks whether the user ids of the process are those of the system.
 fn maps_all_users(map: &str) -> bool {
     map.split_whitespace().eq(["0", "0", "4294967295"])
 }

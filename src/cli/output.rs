@@ -113,7 +113,6 @@ pub(crate) fn note(text: &str) {
     let _ = io::stderr().lock().write_all(printable(text).as_bytes());
 }
 
-/// Writes one line to standard error, prefixed with the program name.
 pub(crate) fn say(text: &str) {
     note(&format!("coldframe: {}\n", single_line(text)));
 }
@@ -141,14 +140,12 @@ pub(crate) fn counted(count: usize, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
-/// Writes a prompt to standard error, without a newline.
 pub(crate) fn prompt(text: &str) -> io::Result<()> {
     let mut errors = io::stderr().lock();
     errors.write_all(single_line(text).as_bytes())?;
     errors.flush()
 }
 
-/// Prints the output of the argument parser: help, version, or a usage error.
 pub(crate) fn print_usage(error: &clap::Error) -> Exit {
     if !error.use_stderr() {
         // Help written to a closed pipe is no error.

@@ -13,7 +13,6 @@ pub(crate) struct RegistryHosts {
     public: Option<String>,
 }
 
-/// How a client reaches an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AddressRoute {
     Through,
@@ -60,7 +59,6 @@ impl RegistryHosts {
     }
 }
 
-/// Returns `host:port` of a URL if it has both.
 fn place(url: &Url) -> Option<String> {
     Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?))
 }

@@ -3,9 +3,8 @@
 
 use crate::app::{Owner, RemoteServer};
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::CliError;
-pub(crate) use crate::cli::output::say;
-use crate::config::effective::{Deviation, OF_VERDICTS};
+use crate::cli::output::{CliError, say};
+use crate::config::effective::Deviation;
 use crate::config::{Config, Diagnostics, SettingKey};
 
 pub(crate) struct Running {
@@ -13,10 +12,7 @@ pub(crate) struct Running {
     pub(crate) profile: usize,
 }
 
-/// Finds the server that runs on the data directory of `config`.
-///
-/// # Errors
-/// Returns an error if a server runs there but cannot be asked.
+/// Finds the server that runs on the data directory of `config`. A server that cannot be asked is an error.
 pub(crate) async fn find(config: &Config) -> Result<Option<Running>, CliError> {
     match RemoteServer::find(&config.store.data_dir).await? {
         Owner::Server(server) => {
@@ -42,12 +38,8 @@ impl Running {
         self.announce_with(config, keys, "the value of the server applies");
     }
 
-    /// Like [`Self::announce`], for commands that use their own settings.
-    pub(crate) fn announce_beside(&self, config: &Config, keys: &[SettingKey]) {
-        self.announce_with(config, keys, "the value of this command applies");
-    }
-
-    fn announce_with(&self, config: &Config, keys: &[SettingKey], applies: &str) {
+    /// Like [`Self::announce`]. `applies` says whose settings the command uses.
+    pub(crate) fn announce_with(&self, config: &Config, keys: &[SettingKey], applies: &str) {
         let server = &self.server;
         let place = server.url_of(self.profile).map(|url| format!(" at {url}")).unwrap_or_default();
         say(&format!("answered by the running server{place}, policy: {}", server.policy_words(self.profile)));
@@ -66,11 +58,11 @@ impl Running {
     /// Returns the settings of this command that differ from the server's.
     pub(crate) fn deviations(&self, config: &Config, keys: &[SettingKey]) -> Vec<Deviation> {
         let mut found = config.settings.deviations(&self.server.description().settings, keys);
-        // Naming a policy of one of its listeners only selects it.
         let chosen = config.settings.effective.texts(SettingKey::Policy);
-        found.retain(|found| {
-            found.key != SettingKey::Policy || chosen.first().and_then(|name| self.server.profile_named(name)).is_none()
-        });
+        // Naming a policy of one of its listeners only selects it.
+        if chosen.first().and_then(|name| self.server.profile_named(name)).is_some() {
+            found.retain(|found| found.key != SettingKey::Policy);
+        }
         found
     }
 
@@ -83,20 +75,8 @@ impl Running {
         })
     }
 
-    /// Returns the server's configuration with overrides from this command, or `config` if it cannot be read here.
-    pub(crate) fn config_beside(&self, settings: &SettingFlags<false>, config: Config) -> Config {
-        self.overridden_config(settings).unwrap_or(config)
-    }
-
-    /// Returns the server's configuration with overrides from this command, or `None` if they cannot change a verdict.
-    pub(crate) fn changed_config(&self, settings: &SettingFlags<false>, config: &Config) -> Option<Config> {
-        if self.deviations(config, OF_VERDICTS).is_empty() {
-            return None;
-        }
-        self.overridden_config(settings).ok()
-    }
-
-    fn overridden_config(&self, settings: &SettingFlags<false>) -> Result<Config, Diagnostics> {
+    /// Returns the server's configuration with overrides from this command.
+    pub(crate) fn overridden_config(&self, settings: &SettingFlags<false>) -> Result<Config, Diagnostics> {
         let server = &self.server.description().settings;
         settings.read(|sources| Config::load_with(sources, |raw| raw.fill(server.to_raw())))
     }

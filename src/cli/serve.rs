@@ -121,15 +121,15 @@ impl StartupBanner {
     fn text(self, addresses: &[SocketAddr], gateways: &[SocketAddr], transparent: &[SocketAddr], notices: &str) -> String {
         let mut columns = TextTable::indented("  ");
         for address in addresses {
-            columns.row(["listening", &format!("http://{address}/")]);
+            columns.row([&"listening", &format!("http://{address}/")]);
         }
         for address in gateways {
-            columns.row(["gateway", &format!("http://{address}/, intercepts {}", self.intercepted.join(", "))]);
+            columns.row([&"gateway", &format!("http://{address}/, intercepts {}", self.intercepted.join(", "))]);
         }
         for address in transparent {
-            columns.row(["transparent", &format!("{address}, intercepts {}", self.intercepted.join(", "))]);
+            columns.row([&"transparent", &format!("{address}, intercepts {}", self.intercepted.join(", "))]);
         }
-        for (left, right) in self.rows {
+        for (left, right) in &self.rows {
             columns.row([left, right]);
         }
         let reached = addresses.first().map(|address| format!("http://{}/", reachable(*address)));

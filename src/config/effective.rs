@@ -53,7 +53,6 @@ pub struct Settings {
     folder: PathBuf,
 }
 
-/// A setting that is set here and has another value on the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deviation {
     pub key: SettingKey,
@@ -119,7 +118,6 @@ impl Effective {
         }
     }
 
-    /// Returns the settings whose values differ between the two.
     pub fn changed(&self, other: &Self) -> Vec<SettingKey> {
         SETTINGS.iter().map(|setting| setting.key).filter(|key| !self.agrees(other, *key)).collect()
     }

@@ -65,7 +65,6 @@ impl SettingsReader<'_> {
         self.raw.values(key).pop().map_or(Origin::Default, |value| value.origin)
     }
 
-    /// Checks whether a setting has no value and no default.
     pub(crate) fn is_absent(&self, key: SettingKey) -> bool {
         self.raw.values(key).is_empty()
     }

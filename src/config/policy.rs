@@ -13,13 +13,10 @@ use crate::policy::{CompiledPolicy, PackageGlob, Policy, compile, presets};
 /// The maximum size of a policy file, in bytes.
 pub const MAX_POLICY_BYTES: u64 = 4 << 20;
 
-/// Why a policy cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyLoadError {
-    /// A file or directory cannot be read, or does not exist.
     #[error("cannot read the policy `{name}`: {detail}")]
     Unreadable { name: String, detail: String },
-    /// The policy has errors.
     #[error(transparent)]
     Invalid(#[from] Diagnostics),
 }
@@ -67,7 +64,6 @@ pub struct PolicyFiles {
     pub files: Vec<PathBuf>,
 }
 
-/// Policies that were read from disk.
 #[derive(Debug)]
 pub struct LoadedPolicies {
     /// The policies by profile.
@@ -139,12 +135,10 @@ pub struct ListenerPolicies {
 }
 
 impl ListenerPolicies {
-    /// Returns the profile of the first listener.
     pub(crate) fn first_profile(&self) -> usize {
         self.profiles.first().copied().unwrap_or_default()
     }
 
-    /// Returns the policy of the first listener.
     pub(crate) fn first_policy(&self) -> &Policy {
         self.first_profile().checked_sub(1).and_then(|at| self.further.get(at)).unwrap_or(&self.default)
     }

@@ -15,7 +15,6 @@ use crate::upstream::{self, npmrc};
 /// The gateway, for clients that do not name Coldframe as their registry.
 #[derive(Debug, Clone)]
 pub struct GatewaySettings {
-    /// The addresses of the gateway; empty without a gateway.
     pub listen: Vec<SocketAddr>,
     /// The addresses for transparently redirected connections.
     pub transparent: Vec<SocketAddr>,

@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 
 use crate::config::value_kind::ValueKind;
 
-/// The default of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DefaultValue {
     /// A value, as written in the configuration.
@@ -40,7 +39,6 @@ impl SettingKey {
         &SETTINGS[self as usize]
     }
 
-    /// Finds a setting by its name in the file.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         SETTINGS.iter().find(|setting| setting.name == name).map(|setting| setting.key)
@@ -202,7 +200,6 @@ settings! {
     UnsafeServeWithoutFeed = "unsafe-serve-without-feed", one Truth, Value("false");
 }
 
-/// Renders the table as Markdown for the documentation.
 #[must_use]
 pub fn table_markdown() -> String {
     let mut table = "| file | flag | environment | default | what it does |\n|---|---|---|---|---|\n".to_owned();

@@ -19,7 +19,6 @@ pub enum ValueKind {
     Feed,
     Network,
     Truth,
-    /// A whole number of at least one.
     Count,
     Number,
     /// How publish times are determined, for all registries or for one scope's.
@@ -28,7 +27,6 @@ pub enum ValueKind {
 }
 
 impl ValueKind {
-    /// Returns the placeholder of a value in usage lines.
     pub(crate) fn placeholder(self) -> &'static str {
         match self {
             Self::Address => "ADDRESS:PORT",

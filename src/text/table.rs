@@ -16,8 +16,8 @@ impl<const N: usize> TextTable<N> {
         Self { indent, rows: Vec::new() }
     }
 
-    pub fn row(&mut self, cells: [impl Into<String>; N]) {
-        self.rows.push(cells.map(|cell| single_line(&cell.into()).into_owned()));
+    pub fn row(&mut self, cells: [&dyn fmt::Display; N]) {
+        self.rows.push(cells.map(|cell| single_line(&cell.to_string()).into_owned()));
     }
 }
 
@@ -40,16 +40,16 @@ mod tests {
     #[test]
     fn column_width_is_that_of_the_widest_cell() {
         let mut columns = TextTable::indented("  ");
-        columns.row(["upstream", "https://registry.example/"]);
-        columns.row(["age", "72 h"]);
+        columns.row([&"upstream", &"https://registry.example/"]);
+        columns.row([&"age", &"72 h"]);
         assert_eq!(columns.to_string(), "  upstream  https://registry.example/\n  age       72 h\n");
     }
 
     #[test]
     fn cell_stays_in_its_row() {
         let mut columns = TextTable::indented("");
-        columns.row(["a\n::error::b", "\u{1b}[2J"]);
-        columns.row(["c", "d"]);
+        columns.row([&"a\n::error::b", &"\u{1b}[2J"]);
+        columns.row([&"c", &"d"]);
         assert_eq!(columns.to_string(), "a\\n::error::b  \\u001b[2J\nc              d\n");
     }
 }

@@ -36,7 +36,6 @@ const STORES: [SystemTrustStore; 2] = [
     },
 ];
 
-/// Returns the instructions, as a shell script with comments.
 pub(crate) fn explain(data_dir: &Path) -> String {
     let data_dir = data_dir.display();
     format!(

@@ -91,7 +91,6 @@ fn format_file(file: &LockfileReport) -> String {
     text
 }
 
-/// Checks whether the whole lockfile must be deleted.
 fn must_delete_lockfile(dialect: LockfileFormat) -> bool {
     dialect == LockfileFormat::Deno
 }

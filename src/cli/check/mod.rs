@@ -40,7 +40,6 @@ pub(crate) struct Arguments {
     settings: SettingFlags<false>,
 }
 
-/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum CheckFormat {
     /// Readable text.
@@ -125,7 +124,6 @@ fn exit(report: &Report) -> Exit {
     }
 }
 
-/// Returns the lockfiles in `paths`, in order.
 fn find_lockfiles(mut paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, CliError> {
     if paths.is_empty() {
         paths.push(PathBuf::from("."));

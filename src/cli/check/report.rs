@@ -42,7 +42,6 @@ pub(crate) struct ReportedPackage {
     pub(crate) places: Vec<(String, u32)>,
 }
 
-/// A package or the project that requests a version.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Requester {
     /// The requesting package. `None` is the project.
@@ -67,18 +66,14 @@ pub(crate) struct RefusedVersion {
     pub(crate) has_siblings: bool,
 }
 
-/// Packages that are fetched from one host without Coldframe.
 pub(crate) struct Bypass {
     pub(crate) kind: BypassKind,
     /// The host, or the address if it has none.
     pub(crate) place: String,
-    /// The line of the first package.
     pub(crate) line: u32,
-    /// All packages with their lines.
     pub(crate) packages: Vec<(String, u32)>,
 }
 
-/// Why packages do not come through Coldframe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum BypassKind {
     Git,
@@ -151,14 +146,12 @@ impl Report {
         self.files.iter().flat_map(|file| file.unchecked.values()).map(Vec::len).sum()
     }
 
-    /// Returns the reason if no version could be checked.
     pub(crate) fn why_nothing(&self) -> Option<&str> {
         let count: usize = self.files.iter().map(LockfileReport::count).sum();
         let reason = self.files.iter().find_map(|file| file.unchecked.keys().next())?;
         (self.unchecked() == count).then_some(reason)
     }
 
-    /// Renders the report as JSON.
     pub(crate) fn json(&self, fix: Option<Value>) -> Value {
         let files: Vec<_> = self.files.iter().map(LockfileReport::json).collect();
         let mut document = json!({ "refused": self.refused().count(), "unchecked": self.unchecked(), "files": files });
@@ -202,12 +195,10 @@ impl LockfileReport {
         Self { path, dialect: lockfile.dialect, packages, findings, unchecked, bypasses, notes: notes.into_iter().collect() }
     }
 
-    /// Returns the number of locked versions.
     pub(crate) fn count(&self) -> usize {
         self.packages.len()
     }
 
-    /// Returns the versions to check.
     pub(crate) fn locked(&self) -> impl Iterator<Item = LockedVersion> {
         self.packages.iter().map(|package| package.locked.clone())
     }

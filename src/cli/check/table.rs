@@ -25,7 +25,8 @@ fn format_file(file: &LockfileReport, is_told: bool) -> String {
     push_line!(text, "{}: {}", file.path, summary(file));
     let mut columns = TextTable::indented("  ");
     for finding in &file.findings {
-        columns.row([finding.what(), format!("line {}", finding.package.line), outcome(finding), instead(finding), why(finding)]);
+        let (line, outcome) = (format!("line {}", finding.package.line), outcome(finding));
+        columns.row([&finding.what(), &line, &outcome, &instead(finding), &why(finding)]);
     }
     let _ = write!(text, "{columns}");
     for (reason, packages) in file.unchecked.iter().filter(|_| !is_told).take(REASONS) {

@@ -16,10 +16,8 @@ const DAY: u64 = 24 * 3600;
 /// The longest cooldown of dependabot, in days.
 const MAX_DEPENDABOT_DAYS: u64 = 90;
 
-/// Width of comments, in columns.
 const WIDTH: usize = 118;
 
-/// The client to configure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ConfigTarget {
     /// `.npmrc`
@@ -251,7 +249,6 @@ fn dependabot(file: &mut ConfigWriter, input: &ClientConfigInput) {
 }
 
 impl ClientConfigInput {
-    /// Returns the minimum age in units of `unit` seconds, rounded up.
     fn rounded_up(&self, unit: u64) -> u64 {
         let age = self.terms.age();
         (age.as_secs() + u64::from(age.subsec_nanos() > 0)).div_ceil(unit)

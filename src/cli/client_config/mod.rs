@@ -42,6 +42,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
 /// Determines the URL and the policy for clients. The server on the data directory provides both. If there is none, or if
 /// `given` is another server, the server at the URL is asked.
 async fn build_input(given: Option<Url>, config: &Config) -> Result<ClientConfigInput, CliError> {
+    let credentials = credentials(&config.upstream);
     let running = running_server::find(config).await?;
     if let Some(running) = &running {
         let meant = match &given {
@@ -49,34 +50,28 @@ async fn build_input(given: Option<Url>, config: &Config) -> Result<ClientConfig
             None if running.profile == running.server.first_profile() => running.server.url().map(|url| (url, running.profile)),
             None => running.server.url_of(running.profile).map(|url| (url, running.profile)),
         };
-        let terms = meant.as_ref().and_then(|(_, profile)| running.server.terms(*profile));
-        if let (Some((url, _)), Some(terms)) = (&meant, terms) {
+        if let Some((url, profile)) = meant
+            && let Some(terms) = running.server.terms(profile)
+        {
             running.announce(config, &[OF_VERDICTS, OF_PLACES].concat());
             let source = format!("the policy at {url}");
-            let credentials = credentials(&config.upstream);
-            return Ok(ClientConfigInput { url: url.clone(), terms: terms.clone(), source, credentials });
+            return Ok(ClientConfigInput { url, terms: terms.clone(), source, credentials });
         }
     }
     let url = given.or_else(|| config.server.public_url.clone()).map_or_else(|| own_url(config), Ok)?;
     // Clients will use this address, so ask whichever server answers on it.
-    let whose = if running.is_some() {
-        ", not the server on the local data directory".to_owned()
-    } else {
-        format!(" (no server runs on `{}`)", config.store.data_dir.display())
-    };
-    let credentials = credentials(&config.upstream);
-    Ok(match app::fetch_client_policy(&url, config).await {
-        Ok(terms) => ClientConfigInput { terms, source: format!("the policy at {url}{whose}"), url, credentials },
+    let (terms, source) = match app::fetch_client_policy(&url, config).await {
+        Ok(terms) if running.is_some() => (terms, format!("the policy at {url}, not the server on the local data directory")),
+        Ok(terms) => {
+            let data_dir = config.store.data_dir.display();
+            (terms, format!("the policy at {url} (no server runs on `{data_dir}`)"))
+        }
         Err(error) => {
             let terms = ClientPolicy::of(config.policies.first_policy());
-            ClientConfigInput {
-                terms,
-                source: format!("the settings of this command, cannot ask {url}: {error}"),
-                url,
-                credentials,
-            }
+            (terms, format!("the settings of this command, cannot ask {url}: {error}"))
         }
-    })
+    };
+    Ok(ClientConfigInput { url, terms, source, credentials })
 }
 
 /// Describes which registries receive clients' credentials, if there are several registries.

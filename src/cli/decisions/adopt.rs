@@ -19,7 +19,6 @@ use crate::policy::decisions::DecisionAction;
 use crate::text::push_line;
 use crate::units::timestamp;
 
-/// At most this many reasons are printed.
 const MAX_REASONS: usize = 10;
 
 #[derive(Debug, Args)]

@@ -41,19 +41,12 @@ fn format_text(decisions: &[Decision], now: Timestamp) -> String {
         return "no active decisions\n".to_owned();
     }
     let mut columns = TextTable::indented("");
-    columns.row(["ID", "WHAT", "ABOUT", "STATE", "BY", "UNTIL", "REASON"]);
+    columns.row([&"ID", &"WHAT", &"ABOUT", &"STATE", &"BY", &"UNTIL", &"REASON"]);
     for decision in decisions {
         let proposal = &decision.proposal;
         let until = proposal.expires.map_or_else(|| "revoked".to_owned(), timestamp::format_utc);
-        columns.row([
-            decision.id.to_string(),
-            proposal.act.kind().to_owned(),
-            proposal.act.subject(),
-            decision.state(now).as_str().to_owned(),
-            decision.signatories(),
-            until,
-            proposal.reason.clone(),
-        ]);
+        let (state, by) = (decision.state(now).as_str(), decision.signatories());
+        columns.row([&decision.id, &proposal.act.kind(), &proposal.act.subject(), &state, &by, &until, &proposal.reason]);
     }
     columns.to_string()
 }

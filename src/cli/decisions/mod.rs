@@ -114,7 +114,6 @@ fn format_text(recorded: &RecordedDecision) -> String {
     text
 }
 
-/// Renders a decision as JSON with its current `state`.
 pub(crate) fn decision_json(decision: &Decision, state: &str) -> Value {
     let proposal = &decision.proposal;
     let instant = |at: Timestamp| at.to_string();

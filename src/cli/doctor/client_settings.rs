@@ -55,14 +55,10 @@ impl SurveyedClient {
         }
     }
 
+    /// Returns the program, which its name starts with.
     fn program(self) -> &'static str {
-        match self {
-            Self::Npm => "npm",
-            Self::Pnpm | Self::Pnpm11 => "pnpm",
-            Self::Yarn | Self::Berry => "yarn",
-            Self::Bun => "bun",
-            Self::Deno => "deno",
-        }
+        let name = self.as_str();
+        name.split_once(' ').map_or(name, |(program, _)| program)
     }
 
     /// Checks whether it installs from lockfiles in this format.
@@ -100,6 +96,10 @@ impl ClientSetting {
     fn new(key: impl Into<String>, value: impl Into<String>, origin: impl Into<String>) -> Self {
         Self { key: key.into(), value: value.into(), origin: origin.into() }
     }
+
+    fn is_registry(&self) -> bool {
+        self.key == "registry" || self.key.ends_with(":registry")
+    }
 }
 
 /// The settings of all clients, by the file or variables that contain them.
@@ -112,18 +112,13 @@ struct SettingSources {
     yarnrc: Vec<ClientSetting>,
     berry: Vec<ClientSetting>,
     bunfig: Vec<ClientSetting>,
-    pnpm: PnpmFiles,
+    pnpm_workspace: Vec<ClientSetting>,
+    /// pnpm's files of this user: `rc` up to version 10, then `config.yaml` and `auth.ini`.
+    pnpm_rc: Vec<ClientSetting>,
+    pnpm_config: Vec<ClientSetting>,
+    pnpm_auth: Vec<ClientSetting>,
 }
 
-struct PnpmFiles {
-    workspace: Vec<ClientSetting>,
-    /// The files of this user: `rc` up to version 10, then `config.yaml` and `auth.ini`.
-    rc: Vec<ClientSetting>,
-    config: Vec<ClientSetting>,
-    auth: Vec<ClientSetting>,
-}
-
-/// The settings of all clients, the lockfiles, and the clients in use.
 pub(crate) struct SettingsSurvey {
     settings: SettingSources,
     /// The lockfiles of the project, by name.
@@ -162,17 +157,14 @@ impl SettingSources {
             yarnrc: read_settings(with_home(".yarnrc"), read_yarnrc, npm_key_from_yarn),
             berry: read_settings(with_home(".yarnrc.yml"), read_yaml, key_of_berry),
             bunfig,
-            pnpm: PnpmFiles {
-                workspace: read_settings(upwards("pnpm-workspace.yaml"), read_yaml, key_of_pnpm),
-                rc: read_settings(of_pnpm("rc"), read_ini, key_of_ini),
-                config: read_settings(of_pnpm("config.yaml"), read_yaml, key_of_pnpm_config),
-                auth: read_settings(of_pnpm("auth.ini"), read_ini, key_of_ini),
-            },
+            pnpm_workspace: read_settings(upwards("pnpm-workspace.yaml"), read_yaml, key_of_pnpm),
+            pnpm_rc: read_settings(of_pnpm("rc"), read_ini, key_of_ini),
+            pnpm_config: read_settings(of_pnpm("config.yaml"), read_yaml, key_of_pnpm_config),
+            pnpm_auth: read_settings(of_pnpm("auth.ini"), read_ini, key_of_ini),
             variables: environment.vars,
         }
     }
 
-    /// Returns all settings of a client, highest precedence first.
     fn of_client(&self, client: SurveyedClient) -> Vec<ClientSetting> {
         let variable = |name: &str, key: &str| {
             let value = self.variables.get(name).filter(|value| !value.is_empty());
@@ -194,15 +186,14 @@ impl SettingSources {
         match client {
             SurveyedClient::Npm => npm(true).chain(npm(false)).chain(shared).collect(),
             SurveyedClient::Pnpm => {
-                let files =
-                    self.pnpm.workspace.iter().cloned().chain(npm(true)).chain(npm(false)).chain(self.pnpm.rc.iter().cloned());
-                files.chain(shared).collect()
+                let (workspace, rc) = (self.pnpm_workspace.iter().cloned(), self.pnpm_rc.iter().cloned());
+                workspace.chain(npm(true)).chain(npm(false)).chain(rc).chain(shared).collect()
             }
             SurveyedClient::Pnpm11 => {
                 let own = self.own("pnpm_config_", &["registry", "https-proxy", "proxy", "noproxy", "no-proxy", "cafile"]);
-                let yaml = self.pnpm.workspace.iter().chain(&self.pnpm.config).cloned();
+                let yaml = self.pnpm_workspace.iter().chain(&self.pnpm_config).cloned();
                 let (user, project): (Vec<_>, Vec<_>) = npm(false).partition(|setting| setting.origin == self.user_npmrc);
-                let files = yaml.chain(project).chain(self.pnpm.auth.iter().cloned()).chain(user);
+                let files = yaml.chain(project).chain(self.pnpm_auth.iter().cloned()).chain(user);
                 own.into_iter().chain(files).chain(shared).collect()
             }
             SurveyedClient::Yarn => {
@@ -224,9 +215,7 @@ impl SettingSources {
                 own.into_iter().chain(self.berry.iter().cloned()).chain(extra).collect()
             }
             SurveyedClient::Bun => {
-                let of_bun = |setting: &ClientSetting| {
-                    setting.key == "registry" || setting.key.ends_with(":registry") || setting.key == "cafile"
-                };
+                let of_bun = |setting: &ClientSetting| setting.is_registry() || setting.key == "cafile";
                 let own = variables(&[("BUN_CONFIG_REGISTRY", "registry")]);
                 let npm = npm(true).filter(|setting| setting.key == "registry").chain(npm(false).filter(of_bun));
                 own.into_iter().chain(npm).chain(self.bunfig.iter().cloned()).chain(shared).chain(everywhere).collect()
@@ -237,9 +226,7 @@ impl SettingSources {
                     ("NPM_CONFIG_MIN_RELEASE_AGE", "age"),
                     ("DENO_CERT", "extra-ca"),
                 ]);
-                let of_deno = |setting: &ClientSetting| {
-                    setting.key == "registry" || setting.key.ends_with(":registry") || setting.key == "age"
-                };
+                let of_deno = |setting: &ClientSetting| setting.is_registry() || setting.key == "age";
                 own.into_iter().chain(npm(false).filter(of_deno)).chain(shared).chain(everywhere).collect()
             }
         }
@@ -269,17 +256,20 @@ impl SettingsSurvey {
             }
         }
         let mut manifests = folder.ancestors().map(|folder| folder.join("package.json"));
-        let manager = manifests.find_map(|path| package_manager(&files::read_bounded(&path, MAX_SETTINGS_BYTES).ok()?));
+        // Such as `pnpm@10.34.9`.
+        let manager = manifests.find_map(|path| {
+            let bytes = files::read_bounded(&path, MAX_SETTINGS_BYTES).ok()?;
+            let manifest: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+            manifest["packageManager"].as_str().map(str::to_owned)
+        });
         let clients = clients(&lockfiles, manager.as_deref(), &settings.variables);
         Self { settings, lockfiles, clients, trouble }
     }
 
-    /// Returns all settings of a client, highest precedence first.
     pub(crate) fn settings_for(&self, client: SurveyedClient) -> Vec<ClientSetting> {
         self.settings.of_client(client)
     }
 
-    /// Returns the settings of the clients that the project uses.
     fn project_settings(&self) -> impl Iterator<Item = ClientSetting> {
         let clients = self.clients.iter().filter(|(_, is_of_project)| *is_of_project);
         clients.flat_map(|(client, _)| self.settings_for(*client))
@@ -289,9 +279,8 @@ impl SettingsSurvey {
     pub(crate) fn registries(&self) -> Vec<Url> {
         let settings = self.project_settings().filter(|setting| setting.key.ends_with("registry"));
         let entries = self.lockfiles.values().flat_map(|lockfile| &lockfile.entries);
-        let locked = entries
-            .filter(|entry| entry.source == EntrySource::Registry)
-            .filter_map(|entry| entry.resolved.as_deref().map(str::to_owned));
+        let registry_entries = entries.filter(|entry| entry.source == EntrySource::Registry);
+        let locked = registry_entries.filter_map(|entry| entry.resolved.as_deref().map(str::to_owned));
         let named = settings.map(|setting| setting.value).chain(locked).filter_map(|text| Url::parse(&text).ok());
         let mut found: Vec<Url> = Vec::new();
         for url in named.chain([npmrc::npm_default_registry()]) {
@@ -302,7 +291,6 @@ impl SettingsSurvey {
         found
     }
 
-    /// Returns the scoped registries of the project's clients.
     pub(crate) fn scoped_registries(&self) -> Vec<Url> {
         let scoped = self.project_settings().filter(|setting| setting.key.starts_with('@') && setting.key.ends_with(":registry"));
         scoped.filter_map(|setting| Url::parse(&setting.value).ok()).collect()
@@ -311,10 +299,8 @@ impl SettingsSurvey {
     /// Returns Coldframe CA certificates in the clients' CA files, including those of other machines.
     pub(crate) fn authorities(&self, folder: &Path) -> Vec<CertificateDer<'static>> {
         let settings = self.clients.iter().flat_map(|(client, _)| self.settings_for(*client));
-        let files: BTreeSet<_> = settings
-            .filter(|setting| matches!(setting.key.as_str(), "cafile" | "extra-ca"))
-            .map(|setting| setting.value)
-            .collect();
+        let named = settings.filter(|setting| matches!(setting.key.as_str(), "cafile" | "extra-ca"));
+        let files: BTreeSet<_> = named.map(|setting| setting.value).collect();
         let read = files.into_iter().filter_map(|file| CertificateDer::pem_file_iter(folder.join(file)).ok());
         read.flat_map(Iterator::flatten).filter(is_coldframe_ca).collect()
     }
@@ -330,31 +316,19 @@ impl SettingsSurvey {
     }
 }
 
-/// Reads the relevant settings of files, nearest file first.
 fn read_settings(paths: Vec<PathBuf>, read: fn(&str) -> Vec<ConfigLine>, key: fn(&str) -> Option<String>) -> Vec<ClientSetting> {
     let mut found: Vec<ClientSetting> = Vec::new();
-    let mut seen: Vec<PathBuf> = Vec::new();
-    for path in paths {
-        if seen.contains(&path) {
-            continue;
-        }
-        let Ok(text) = files::read_bounded(&path, MAX_SETTINGS_BYTES).and_then(files::into_text) else { continue };
+    let mut seen = BTreeSet::new();
+    for path in paths.iter().filter(|path| seen.insert(*path)) {
+        let Ok(text) = files::read_bounded(path, MAX_SETTINGS_BYTES).and_then(files::into_text) else { continue };
         for (name, value, line) in read(&text) {
             let Some(key) = key(&name).filter(|_| !value.is_empty()) else { continue };
             found.push(ClientSetting::new(key, value, format!("`{}:{line}`", path.display())));
         }
-        seen.push(path);
     }
     found
 }
 
-/// Returns `packageManager` of a `package.json`, such as `pnpm@10.34.9`.
-fn package_manager(bytes: &[u8]) -> Option<String> {
-    let manifest: serde_json::Value = serde_json::from_slice(bytes).ok()?;
-    manifest["packageManager"].as_str().map(str::to_owned)
-}
-
-/// Determines the clients in use, with a flag for clients of this project.
 fn clients(
     lockfiles: &BTreeMap<String, Lockfile>,
     manager: Option<&str>,
@@ -378,13 +352,12 @@ fn clients(
     };
     let known = |client: SurveyedClient| fits(client) && (reads(client) || (is_named(client) && lockfiles.is_empty()));
     let project: Vec<_> = SurveyedClient::ALL.into_iter().filter(|client| known(*client)).collect();
+    let installed = SurveyedClient::ALL.into_iter().filter(|client| installed(*client));
     if project.is_empty() {
-        return SurveyedClient::ALL.into_iter().filter(|client| installed(*client)).map(|client| (client, true)).collect();
+        return installed.map(|client| (client, true)).collect();
     }
-    let others =
-        SurveyedClient::ALL.into_iter().filter(|client| !project.contains(client) && fits(*client) && installed(*client));
-    let others: Vec<_> = others.map(|client| (client, false)).collect();
-    project.into_iter().map(|client| (client, true)).chain(others).collect()
+    let others: Vec<_> = installed.filter(|client| !project.contains(client) && fits(*client)).collect();
+    project.into_iter().map(|client| (client, true)).chain(others.into_iter().map(|client| (client, false))).collect()
 }
 
 #[cfg(test)]

@@ -5,8 +5,6 @@ pub(crate) mod client_settings;
 pub(crate) mod formats;
 pub(crate) mod routes;
 
-use std::net::SocketAddr;
-
 use clap::Args;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -59,8 +57,8 @@ async fn examine(arguments: &Arguments) -> Result<Exit, CliError> {
     let survey = SettingsSurvey::of(&surroundings);
     let running = running_server::find(&config).await?;
     if let Some(running) = &running {
-        running.announce_beside(&config, &[OF_VERDICTS, OF_PLACES].concat());
-        config = running.config_beside(&arguments.settings, config);
+        running.announce_with(&config, &[OF_VERDICTS, OF_PLACES].concat(), "the value of this command applies");
+        config = running.overridden_config(&arguments.settings).unwrap_or(config);
     }
     let hosts = RegistryHosts::of(&config, arguments.server.as_ref());
     let is_ours = match (&running, &arguments.server) {
@@ -71,17 +69,15 @@ async fn examine(arguments: &Arguments) -> Result<Exit, CliError> {
     let found = running.as_ref().and_then(|running| running.server.url());
     let server =
         arguments.server.clone().or(found).or_else(|| registry_of(&config)).unwrap_or_else(|| config.upstream.default.address());
-    let gateways: Vec<_> = config.gateway.listen.iter().flat_map(listener_names).collect();
+    let gateways = config.gateway.listen.iter().map(|address| reachable(*address));
+    let gateways: Vec<_> = gateways.flat_map(|address| [address.to_string(), format!("localhost:{}", address.port())]).collect();
     let authority = ca::trusted_certificates(&config.gateway, &config.store.data_dir, SystemClock.now()).unwrap_or_default();
     let known = [authority.clone(), survey.authorities(&surroundings.working_directory)].concat();
     let redirected = probe::probe_redirects(&survey.registries(), &known).await;
-    let age = match &running {
-        Some(running) if is_ours => {
-            let named = arguments.server.as_ref().and_then(|server| running.server.profile_at(server));
-            running.server.terms(named.unwrap_or(running.profile)).map(ClientPolicy::age)
-        }
-        _ => None,
-    };
+    let age = running.as_ref().filter(|_| is_ours).and_then(|running| {
+        let named = arguments.server.as_ref().and_then(|server| running.server.profile_at(server));
+        running.server.terms(named.unwrap_or(running.profile)).map(ClientPolicy::age)
+    });
     let analyzer = RouteAnalyzer {
         survey: &survey,
         hosts: &hosts,
@@ -100,12 +96,9 @@ async fn examine(arguments: &Arguments) -> Result<Exit, CliError> {
     if seen.server.is_ok() && !is_ours {
         let data_dir = config.store.data_dir.display();
         let what = format!("the server at {server} does not use the data directory `{data_dir}`");
-        let why = "it has its own policy, feeds and decisions";
-        findings.push(
-            DoctorFinding::note("server", what)
-                .with_reason(why)
-                .with_fix("coldframe doctor --data-dir DIR, with the directory of that server"),
-        );
+        let finding = DoctorFinding::new(FindingLevel::Note, "server", what);
+        let finding = finding.with_reason("it has its own policy, feeds and decisions");
+        findings.push(finding.with_fix("coldframe doctor --data-dir DIR, with the directory of that server"));
     }
     findings.extend(feed_findings(&config));
     let bypassed = findings.iter().any(|finding| finding.grade == FindingLevel::Bypass);
@@ -113,19 +106,11 @@ async fn examine(arguments: &Arguments) -> Result<Exit, CliError> {
     Ok(if bypassed { Exit::Failed } else { Exit::Done })
 }
 
-/// Returns the address that clients use as their registry.
 fn registry_of(config: &Config) -> Option<Url> {
     let listening = config.listen.first().map(|address| format!("http://{}/", reachable(*address)));
     config.server.public_url.clone().or_else(|| Url::parse(&listening?).ok())
 }
 
-/// Returns the names of a listener that clients may use, as `host:port`.
-fn listener_names(address: &SocketAddr) -> Vec<String> {
-    let reached = reachable(*address);
-    vec![reached.to_string(), format!("localhost:{}", reached.port())]
-}
-
-/// Returns a package of the project that comes from a registry.
 fn sample(survey: &SettingsSurvey) -> Option<PackageName> {
     let entries = survey.lockfiles.values().flat_map(|lockfile| &lockfile.entries);
     entries.filter(|entry| entry.source == EntrySource::Registry).find_map(|entry| PackageName::parse(&entry.name).ok())
@@ -138,7 +123,7 @@ fn root_findings(trust: &mut tls::Config) -> Vec<DoctorFinding> {
         let alone = tls::Config { extra_roots: vec![path.clone()] };
         let Err(error) = tls::client_config(&alone) else { return true };
         let why = "the server does not start with this file, and clients ignore it";
-        let finding = DoctorFinding::warning("ca", error.to_string()).with_reason(why);
+        let finding = DoctorFinding::new(FindingLevel::Warning, "ca", error.to_string()).with_reason(why);
         found.push(finding.with_fix("use a PEM file of certificates, such as from `coldframe ca export --to FILE`"));
         false
     });
@@ -148,52 +133,62 @@ fn root_findings(trust: &mut tls::Config) -> Vec<DoctorFinding> {
 fn environment_findings(seen: &ProbeReport, server: &Url, redirected: &RedirectedHosts) -> Vec<DoctorFinding> {
     let mut found = Vec::new();
     match &seen.server {
-        Ok(_) => found.push(DoctorFinding::well("server", format!("Coldframe answers at {server}"))),
+        Ok(_) => found.push(DoctorFinding::new(FindingLevel::Well, "server", format!("Coldframe answers at {server}"))),
         Err(why) => found.push(
-            DoctorFinding::warning("server", format!("no Coldframe answers at {server}: {why}"))
+            DoctorFinding::new(FindingLevel::Warning, "server", format!("no Coldframe answers at {server}: {why}"))
                 .with_reason("clients that use it cannot install")
                 .with_fix("coldframe serve"),
         ),
     }
     if let Err(why) = &seen.upstream {
-        let finding = DoctorFinding::warning("upstream", format!("upstream does not answer: {why}"));
+        let finding = DoctorFinding::new(FindingLevel::Warning, "upstream", format!("upstream does not answer: {why}"));
         found.push(finding.with_reason("only cached packages are served").with_fix("coldframe config show"));
     }
     for (who, skew) in [("the server", &seen.server), ("upstream", &seen.upstream)] {
         let Ok(Some(skew)) = skew else { continue };
         if skew.abs() > SKEW {
             let (seconds, side) = (skew.as_secs().abs(), if skew.is_positive() { "ahead of" } else { "behind" });
-            let finding = DoctorFinding::warning("clock", format!("the local clock is {seconds} s {side} that of {who}"));
+            let finding = DoctorFinding::new(
+                FindingLevel::Warning,
+                "clock",
+                format!("the local clock is {seconds} s {side} that of {who}"),
+            );
             let why = "release ages depend on the clock; a fast clock opens releases too early";
             found.push(finding.with_reason(why).with_fix("timedatectl set-ntp true"));
         } else {
-            found.push(DoctorFinding::well("clock", format!("the clock agrees with that of {who}")));
+            found.push(DoctorFinding::new(FindingLevel::Well, "clock", format!("the clock agrees with that of {who}")));
         }
     }
     for (place, opens) in &seen.egress {
         found.push(if redirected.contains_key(place) {
-            DoctorFinding::well("egress", format!("connections to {place} are redirected to the gateway"))
+            DoctorFinding::new(FindingLevel::Well, "egress", format!("connections to {place} are redirected to the gateway"))
         } else if *opens {
-            DoctorFinding::note("egress", format!("direct connections to {place} are possible"))
+            DoctorFinding::new(FindingLevel::Note, "egress", format!("direct connections to {place} are possible"))
                 .with_reason("clients can bypass Coldframe unless the network allows egress to Coldframe only")
                 .with_fix("coldframe run -- INSTALL COMMAND; or allow egress to Coldframe only")
         } else {
-            DoctorFinding::well("egress", format!("direct connections to {place} are not possible"))
+            DoctorFinding::new(FindingLevel::Well, "egress", format!("direct connections to {place} are not possible"))
         });
     }
     if let Some(stripped) = &seen.stripped {
         found.push(match &stripped.missing {
-            Ok(missing) if missing.is_empty() => DoctorFinding::well(
+            Ok(missing) if missing.is_empty() => DoctorFinding::new(
+                FindingLevel::Well,
                 "metadata",
                 format!("upstream sends the metadata that rules need (checked with {})", stripped.name),
             ),
-            Ok(missing) => DoctorFinding::warning(
+            Ok(missing) => DoctorFinding::new(
+                FindingLevel::Warning,
                 "metadata",
                 format!("upstream sends no {} (checked with {})", missing.join(", "), stripped.name),
             )
             .with_reason("rules that need it cannot decide; without `time`, age counts from when a release was first seen")
             .with_fix("coldframe serve --upstream URL, with the registry that the mirror copies"),
-            Err(why) => DoctorFinding::note("metadata", format!("cannot read the metadata of {}: {why}", stripped.name)),
+            Err(why) => DoctorFinding::new(
+                FindingLevel::Note,
+                "metadata",
+                format!("cannot read the metadata of {}: {why}", stripped.name),
+            ),
         });
     }
     found
@@ -202,14 +197,16 @@ fn environment_findings(seen: &ProbeReport, server: &Url, redirected: &Redirecte
 fn feed_findings(config: &Config) -> Vec<DoctorFinding> {
     let statuses = incident::status(config, SystemClock.now());
     if statuses.is_empty() {
-        let finding = DoctorFinding::note("feeds", "no advisory feed is configured");
+        let finding = DoctorFinding::new(FindingLevel::Note, "feeds", "no advisory feed is configured");
         return vec![finding.with_reason("known malware is held by its age only").with_fix("coldframe serve --feed PATH-or-URL")];
     }
     let format_text = |status: incident::StoredFeedStatus| match status.staleness {
-        None => DoctorFinding::well("feeds", format!("the feed `{}` is fresh", status.feed.name)),
-        Some(why) => DoctorFinding::warning("feeds", format!("the feed `{}` is stale: {why}", status.feed.name))
-            .with_reason("malware published since then is not known here")
-            .with_fix("coldframe feed sync"),
+        None => DoctorFinding::new(FindingLevel::Well, "feeds", format!("the feed `{}` is fresh", status.feed.name)),
+        Some(why) => {
+            DoctorFinding::new(FindingLevel::Warning, "feeds", format!("the feed `{}` is stale: {why}", status.feed.name))
+                .with_reason("malware published since then is not known here")
+                .with_fix("coldframe feed sync")
+        }
     };
     statuses.into_iter().map(format_text).collect()
 }

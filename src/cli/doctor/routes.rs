@@ -1,7 +1,7 @@
 //! Determines from each client's settings whether its installs go through Coldframe. Makes no network requests.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
@@ -49,24 +49,8 @@ pub(crate) struct DoctorFinding {
 }
 
 impl DoctorFinding {
-    fn new(grade: FindingLevel, check: &'static str, what: impl Into<String>) -> Self {
+    pub(crate) fn new(grade: FindingLevel, check: &'static str, what: impl Into<String>) -> Self {
         Self { grade, check, what: what.into(), why: "", fix: None }
-    }
-
-    pub(crate) fn well(check: &'static str, what: impl Into<String>) -> Self {
-        Self::new(FindingLevel::Well, check, what)
-    }
-
-    pub(crate) fn note(check: &'static str, what: impl Into<String>) -> Self {
-        Self::new(FindingLevel::Note, check, what)
-    }
-
-    pub(crate) fn warning(check: &'static str, what: impl Into<String>) -> Self {
-        Self::new(FindingLevel::Warning, check, what)
-    }
-
-    pub(crate) fn bypass(check: &'static str, what: impl Into<String>) -> Self {
-        Self::new(FindingLevel::Bypass, check, what)
     }
 
     pub(crate) fn with_reason(self, why: &'static str) -> Self {
@@ -78,7 +62,6 @@ impl DoctorFinding {
     }
 }
 
-/// The inputs of the analysis.
 pub(crate) struct RouteAnalyzer<'a> {
     pub(crate) survey: &'a SettingsSurvey,
     pub(crate) hosts: &'a RegistryHosts,
@@ -95,7 +78,6 @@ pub(crate) struct RouteAnalyzer<'a> {
     pub(crate) age: Duration,
 }
 
-/// How a client reaches its registry.
 enum ClientRoute {
     Registry,
     Gateway,
@@ -125,11 +107,9 @@ impl RouteAnalyzer<'_> {
             found.extend(of_client.into_iter().filter(|finding| *is_of_project || finding.grade != FindingLevel::Note));
         }
         found.extend(self.lockfiles());
+        let unreadable = |error| DoctorFinding::new(FindingLevel::Warning, "unreadable", error);
         found.extend(
-            self.survey
-                .trouble
-                .iter()
-                .map(|error| DoctorFinding::warning("unreadable", error).with_reason("its contents were not checked")),
+            self.survey.trouble.iter().map(unreadable).map(|finding| finding.with_reason("its contents were not checked")),
         );
         found
     }
@@ -137,8 +117,8 @@ impl RouteAnalyzer<'_> {
     /// Returns the registries that clients would use without Coldframe: upstream, and the configured ones.
     pub(crate) fn direct_registries(&self, config: &Config) -> Vec<Url> {
         let clients = self.survey.clients.iter().filter(|(_, is_of_project)| *is_of_project);
-        let named = clients.map(|(client, _)| registry_of(&self.survey.settings_for(*client)));
-        let all = std::iter::once(config.upstream.default.address()).chain(named.flatten());
+        let named = clients.filter_map(|(client, _)| registry_of(&self.survey.settings_for(*client)));
+        let all = std::iter::once(config.upstream.default.address()).chain(named);
         all.filter(|url| !self.hosts.is_own(url)).collect()
     }
 
@@ -151,24 +131,32 @@ impl RouteAnalyzer<'_> {
         };
         let Ok(url) = url else {
             let what = format!("{name}: the registry from {origin} is not a URL");
-            return DoctorFinding::warning("registry", what).with_reason("the client will fail or use its default");
+            return DoctorFinding::new(FindingLevel::Warning, "registry", what)
+                .with_reason("the client will fail or use its default");
         };
         let shown = host(url.as_str());
         match self.route(client, settings, &url) {
-            ClientRoute::Registry => DoctorFinding::well("registry", format!("{name} asks Coldframe at {shown} ({origin})")),
-            ClientRoute::Gateway => DoctorFinding::well("registry", format!("{name} asks {shown} through the gateway")),
+            ClientRoute::Registry => {
+                DoctorFinding::new(FindingLevel::Well, "registry", format!("{name} asks Coldframe at {shown} ({origin})"))
+            }
+            ClientRoute::Gateway => {
+                DoctorFinding::new(FindingLevel::Well, "registry", format!("{name} asks {shown} through the gateway"))
+            }
             ClientRoute::Redirected => {
                 let what = format!("{name} asks {shown}; its connections are redirected to the gateway ({origin})");
-                DoctorFinding::well("registry", what)
+                DoctorFinding::new(FindingLevel::Well, "registry", what)
             }
             ClientRoute::Excepted(by) => {
                 let what = format!("{name} asks {shown} past the gateway: {} excludes it ({})", by.key, by.origin);
                 let fix = format!("remove {} from {} in {}", url.host_str().unwrap_or_default(), by.key, by.origin);
-                DoctorFinding::bypass("no-proxy", what).with_reason("its installs are not checked").with_fix(fix)
+                DoctorFinding::new(FindingLevel::Bypass, "no-proxy", what)
+                    .with_reason("its installs are not checked")
+                    .with_fix(fix)
             }
             ClientRoute::Around => {
                 let what = format!("{name} asks {shown} directly (registry from {origin})");
-                let finding = DoctorFinding::bypass("registry", what).with_reason("its installs are not checked");
+                let finding =
+                    DoctorFinding::new(FindingLevel::Bypass, "registry", what).with_reason("its installs are not checked");
                 finding.with_fix(self.mend_registry(client, setting))
             }
         }
@@ -181,11 +169,9 @@ impl RouteAnalyzer<'_> {
             .and_then(|setting| setting.origin.strip_prefix('`')?.strip_suffix('`'))
             .filter(|name| !name.contains(['/', '.']));
         let unset = variable.map(|name| format!("unset {name}; ")).unwrap_or_default();
-        let plain = if server.scheme() == "http" {
-            format!(" && yarn config set unsafeHttpWhitelist --json '[\"{}\"]'", server.host_str().unwrap_or_default())
-        } else {
-            String::new()
-        };
+        let host = server.host_str().unwrap_or_default();
+        let allow_host = format!(" && yarn config set unsafeHttpWhitelist --json '[\"{host}\"]'");
+        let plain = if server.scheme() == "http" { &*allow_host } else { "" };
         let origin = setting.map(|setting| setting.origin.as_str()).unwrap_or_default();
         let is_in = |file: &str| origin.contains(file);
         match client {
@@ -203,13 +189,10 @@ impl RouteAnalyzer<'_> {
     }
 
     fn scopes(&self, client: SurveyedClient, settings: &[ClientSetting]) -> Vec<DoctorFinding> {
-        let mut seen: Vec<&str> = Vec::new();
+        let mut seen = BTreeSet::new();
         let mut found = Vec::new();
-        for setting in settings.iter().filter(|setting| setting.key.starts_with('@')) {
-            if seen.contains(&setting.key.as_str()) {
-                continue;
-            }
-            seen.push(&setting.key);
+        for setting in settings.iter().filter(|setting| setting.key.starts_with('@')).filter(|setting| seen.insert(&setting.key))
+        {
             let Ok(url) = Url::parse(&setting.value) else { continue };
             if matches!(self.route(client, settings, &url), ClientRoute::Around | ClientRoute::Excepted(_)) {
                 let (scope, _) = setting.key.split_once(':').unwrap_or((&setting.key, ""));
@@ -220,7 +203,8 @@ impl RouteAnalyzer<'_> {
                     }
                     _ => format!("npm config set {} {} --location=project", shell_word(&setting.key), self.server),
                 };
-                let finding = DoctorFinding::bypass("scope", what).with_reason("packages of this scope are not checked");
+                let finding =
+                    DoctorFinding::new(FindingLevel::Bypass, "scope", what).with_reason("packages of this scope are not checked");
                 found.push(finding.with_fix(fix));
             }
         }
@@ -237,7 +221,8 @@ impl RouteAnalyzer<'_> {
             } else {
                 "npm config delete strict-ssl --location=project"
             };
-            let finding = DoctorFinding::warning("tls", what).with_reason("a machine in the middle can impersonate the registry");
+            let finding = DoctorFinding::new(FindingLevel::Warning, "tls", what)
+                .with_reason("a machine in the middle can impersonate the registry");
             found.push(finding.with_fix(fix));
         }
         let Some(url) = registry_of(settings) else { return found };
@@ -252,7 +237,7 @@ impl RouteAnalyzer<'_> {
         }
         let (cafile, extra) = (find(settings, "cafile"), find(settings, "extra-ca"));
         if cafile.or(extra).is_some_and(|setting| self.holds(authority, &setting.value)) {
-            found.push(DoctorFinding::well("ca", format!("{} trusts the gateway's CA", client.as_str())));
+            found.push(DoctorFinding::new(FindingLevel::Well, "ca", format!("{} trusts the gateway's CA", client.as_str())));
             return found;
         }
         let what = match cafile {
@@ -261,33 +246,36 @@ impl RouteAnalyzer<'_> {
             }
             None => format!("{} is not configured to trust the gateway's CA", client.as_str()),
         };
-        let finding = DoctorFinding::warning("ca", what).with_reason("installs fail at TLS unless the system trusts it");
+        let finding =
+            DoctorFinding::new(FindingLevel::Warning, "ca", what).with_reason("installs fail at TLS unless the system trusts it");
         found.push(finding.with_fix("coldframe ca trust"));
         found
     }
 
-    /// Checks whether a file contains one of these certificates.
     fn holds(&self, authority: &[CertificateDer<'static>], path: &str) -> bool {
-        let path: PathBuf = self.folder.join(path);
-        let Ok(certificates) = CertificateDer::pem_file_iter(path) else { return false };
-        certificates.flatten().any(|certificate| authority.contains(&certificate))
+        CertificateDer::pem_file_iter(self.folder.join(path))
+            .is_ok_and(|mut certificates| certificates.any(|certificate| certificate.is_ok_and(|read| authority.contains(&read))))
     }
 
     fn age(&self, client: SurveyedClient, settings: &[ClientSetting]) -> Option<DoctorFinding> {
-        let name = client.as_str();
+        let (name, why) = (client.as_str(), "it protects installs that bypass Coldframe");
         match find(settings, "age") {
             Some(setting) if setting.value == "0" => {
                 let what = format!("{name} has its own minimum release age turned off ({})", setting.origin);
-                let why = "it protects installs that bypass Coldframe";
-                Some(DoctorFinding::note("age", what).with_reason(why).with_fix(format!("remove it from {}", setting.origin)))
+                Some(
+                    DoctorFinding::new(FindingLevel::Note, "age", what)
+                        .with_reason(why)
+                        .with_fix(format!("remove it from {}", setting.origin)),
+                )
             }
-            Some(setting) => {
-                Some(DoctorFinding::note("age", format!("{name} has its own minimum release age ({})", setting.origin)))
-            }
+            Some(setting) => Some(DoctorFinding::new(
+                FindingLevel::Note,
+                "age",
+                format!("{name} has its own minimum release age ({})", setting.origin),
+            )),
             None if client.has_builtin_age_gate() || self.age.is_zero() => None,
             None => {
                 let rounded = |unit: u64| (self.age.as_secs() + u64::from(self.age.subsec_nanos() > 0)).div_ceil(unit);
-                let why = "it protects installs that bypass Coldframe";
                 let fix = match client {
                     SurveyedClient::Pnpm => format!("set minimumReleaseAge: {} in pnpm-workspace.yaml", rounded(60)),
                     SurveyedClient::Bun => format!("set minimumReleaseAge = {} under [install] in bunfig.toml", rounded(1)),
@@ -295,12 +283,11 @@ impl RouteAnalyzer<'_> {
                     _ => format!("npm config set min-release-age {} --location=project", rounded(86_400)),
                 };
                 let what = format!("{name} has no minimum release age of its own");
-                Some(DoctorFinding::note("age", what).with_reason(why).with_fix(fix))
+                Some(DoctorFinding::new(FindingLevel::Note, "age", what).with_reason(why).with_fix(fix))
             }
         }
     }
 
-    /// Finds lockfile entries that a client fetches without Coldframe.
     fn lockfiles(&self) -> Vec<DoctorFinding> {
         let mut found = Vec::new();
         for (name, lockfile) in &self.survey.lockfiles {
@@ -317,7 +304,11 @@ impl RouteAnalyzer<'_> {
                 }
             }
             if places.is_empty() {
-                found.push(DoctorFinding::well("lockfile", format!("{name} has no entries that bypass Coldframe")));
+                found.push(DoctorFinding::new(
+                    FindingLevel::Well,
+                    "lockfile",
+                    format!("{name} has no entries that bypass Coldframe"),
+                ));
             }
             for (place, (count, first, is_registry)) in places {
                 let more = if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
@@ -327,10 +318,8 @@ impl RouteAnalyzer<'_> {
                 } else {
                     "coldframe run -- INSTALL COMMAND, which refuses such hosts"
                 };
-                let finding = DoctorFinding::bypass("lockfile", what);
-                found.push(
-                    finding.with_reason("clients fetch the addresses in a lockfile, regardless of the registry").with_fix(fix),
-                );
+                let why = "clients fetch the addresses in a lockfile, regardless of the registry";
+                found.push(DoctorFinding::new(FindingLevel::Bypass, "lockfile", what).with_reason(why).with_fix(fix));
             }
         }
         found
@@ -339,14 +328,9 @@ impl RouteAnalyzer<'_> {
     /// Checks whether all clients of a lockfile format reach an address through the gateway.
     fn is_proxied(&self, dialect: LockfileFormat, address: &str) -> bool {
         let Ok(url) = Url::parse(address) else { return false };
-        let mut clients = self.survey.clients.iter().filter(|(client, _)| client.reads(dialect)).peekable();
-        clients.peek().is_some()
-            && clients.all(|(client, _)| {
-                matches!(
-                    self.route(*client, &self.survey.settings_for(*client), &url),
-                    ClientRoute::Gateway | ClientRoute::Redirected
-                )
-            })
+        let mut clients = self.survey.clients.iter().map(|(client, _)| *client).filter(|client| client.reads(dialect)).peekable();
+        let route = |client| self.route(client, &self.survey.settings_for(client), &url);
+        clients.peek().is_some() && clients.all(|client| matches!(route(client), ClientRoute::Gateway | ClientRoute::Redirected))
     }
 
     fn route(&self, client: SurveyedClient, settings: &[ClientSetting], url: &Url) -> ClientRoute {

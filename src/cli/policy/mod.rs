@@ -179,14 +179,13 @@ fn change_json(change: &ChangedVerdict) -> Value {
 
 fn format_diff(candidate: &str, found: &PolicyDiff) -> String {
     let mut columns = TextTable::indented("");
-    columns.row(["CHANGE", "VERSION", "RULE", "ASKED", "UNTIL", "TIMES", "CLIENTS"]);
+    columns.row([&"CHANGE", &"VERSION", &"RULE", &"ASKED", &"UNTIL", &"TIMES", &"CLIENTS"]);
     for ChangedVerdict { name, version, clients, times, first, now, then } in &found.changed {
         let change = if then.is_allowed() { "opens" } else { "breaks" };
         let reason = then.reason().or(now.reason()).map_or("-", |reason| reason.rule.as_str());
         let until = then.opens_at().map_or_else(|| "-".to_owned(), timestamp::format_utc_ceil);
         let version = format!("{name}@{version}");
-        let (asked, times, clients) = (timestamp::format_utc(*first), times.to_string(), clients.join(", "));
-        columns.row([change.to_owned(), version, reason.to_owned(), asked, until, times, clients]);
+        columns.row([&change, &version, &reason, &timestamp::format_utc(*first), &until, times, &clients.join(", ")]);
     }
     let breaks = found.changed.iter().filter(|one| !one.then.is_allowed()).count();
     let rows = if found.changed.is_empty() { String::new() } else { format!("{columns}\n") };
@@ -241,15 +240,15 @@ fn replay_json(result: &ReplayResult) -> Value {
 
 fn format_replay(policy: &str, source: &str, replayed: &[ReplayResult]) -> String {
     let mut columns = TextTable::indented("");
-    columns.row(["INCIDENT", "OUTCOME", "RULE", "UNTIL"]);
+    columns.row([&"INCIDENT", &"OUTCOME", &"RULE", &"UNTIL"]);
     for one in replayed {
-        let rule = one.rule.as_ref().map_or("-", |rule| rule.as_str()).to_owned();
+        let rule = one.rule.as_ref().map_or("-", |rule| rule.as_str());
         let until = match (one.until, one.fate) {
             (Some(until), _) => timestamp::format_utc(until),
             (None, ReplayOutcome::StoppedAtPublication) => "no expiry".to_owned(),
             (None, _) => "-".to_owned(),
         };
-        columns.row([one.id.clone(), one.fate.outcome().to_owned(), rule, until]);
+        columns.row([&one.id, &one.fate.outcome(), &rule, &until]);
     }
     let count = |fate: ReplayOutcome| replayed.iter().filter(|one| one.fate == fate).count();
     let mut by_rule: BTreeMap<String, usize> = BTreeMap::new();
@@ -319,11 +318,11 @@ impl PolicySurvey {
 
     fn format_text(&self, policy: &str, at: Timestamp) -> String {
         let mut columns = TextTable::indented("  ");
-        columns.row(["allowed", "", &self.allowed.to_string()]);
+        columns.row([&"allowed", &"", &self.allowed]);
         for (word, counts) in [("held", &self.held), ("denied", &self.denied)] {
-            columns.row([word, "", &counts.values().sum::<usize>().to_string()]);
+            columns.row([&word, &"", &counts.values().sum::<usize>()]);
             for (rule, count) in counts {
-                columns.row(["", &**rule, &count.to_string()]);
+                columns.row([&"", rule, count]);
             }
         }
         format!(

@@ -16,10 +16,7 @@ pub(crate) struct ChildExit {
     pub(crate) left_some: bool,
 }
 
-/// Runs the command to completion.
-///
-/// # Errors
-/// Returns an error if the command cannot be started.
+/// Runs the command to completion. Fails if it cannot be started.
 pub(crate) async fn run(mut command: Command) -> io::Result<ChildExit> {
     let mut signals = Signals::listen(system::FORWARDED)?;
     let group = system::Group::choose(&mut command);

@@ -64,7 +64,6 @@ pub(crate) fn entries(
     entries.filter(|entry| !entry.is_empty()).map(str::to_ascii_lowercase).collect()
 }
 
-/// Checks whether an address belongs to this machine.
 pub(crate) fn is_loopback(url: &Url) -> bool {
     RegistryHost::new(url).is_some_and(|registry| registry.is_loopback())
 }

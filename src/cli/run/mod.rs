@@ -189,7 +189,6 @@ fn no_proxy(session: &RunSession, project: &ProjectFiles, survey: &SettingsSurve
     direct_hosts::no_proxy(&registries, project.exceptions.iter().cloned())
 }
 
-/// Builds the command, which inherits standard input and output.
 fn build_command(words: &[OsString], recipe: &ClientEnvironment, surroundings: &ProcessEnvironment) -> tokio::process::Command {
     let program = words.first().cloned().unwrap_or_default();
     let mut command = tokio::process::Command::new(program);

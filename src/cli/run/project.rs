@@ -99,7 +99,6 @@ impl ProjectFiles {
             .collect()
     }
 
-    /// Returns name and version of all locked packages from registries.
     pub(crate) fn locked(&self) -> BTreeSet<(String, String)> {
         let entries = self.lockfiles.values().flat_map(|lockfile| &lockfile.entries);
         let locked = entries.filter(|entry| entry.source == EntrySource::Registry);
@@ -116,7 +115,6 @@ impl ProjectFiles {
         found
     }
 
-    /// Returns the HTTP addresses of lockfile entries.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = Url> {
         let entries = self.lockfiles.values().flat_map(|lockfile| &lockfile.entries);
         let addresses = entries.filter_map(|entry| Url::parse(entry.resolved.as_deref()?).ok());
@@ -145,7 +143,6 @@ fn names_yarn_registry(surroundings: &ProcessEnvironment) -> bool {
     is_variable(surroundings, "yarn_registry") || (has_line && !is_later())
 }
 
-/// Checks whether the project names yarn 2 as its package manager.
 fn has_yarn_2(surroundings: &ProcessEnvironment) -> bool {
     let manager = manifest(&surroundings.working_directory)["packageManager"].as_str().map(str::to_owned);
     let texts = texts_of(surroundings, ".yarnrc.yml");
@@ -176,7 +173,6 @@ fn direct(folder: &Path) -> Vec<(String, String)> {
     specs.filter(|(_, spec)| !spec.contains(['/', ':'])).collect()
 }
 
-/// Returns the nearest `package.json` at or above `folder`, or null if none is readable.
 fn manifest(folder: &Path) -> serde_json::Value {
     let file = folder.ancestors().map(|folder| folder.join("package.json")).find(|file| file.is_file());
     let read = file.and_then(|file| files::read_bounded(&file, MAX_LOCKFILE_BYTES as u64).ok());

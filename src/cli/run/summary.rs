@@ -144,7 +144,6 @@ impl RunSummary<'_> {
         (count > 0 && self.code == 0).then_some(count)
     }
 
-    /// Returns the lines below the headline, by kind.
     fn parts(&self) -> [(&'static str, Vec<String>); 7] {
         let noted = &self.sum.noted;
         let refused = noted.refused.values().map(|refusal| refusal.text.to_string()).collect();
@@ -215,7 +214,6 @@ impl RunSummary<'_> {
         each
     }
 
-    /// Returns suggested commands if something was not served.
     fn advice(&self) -> Vec<String> {
         let noted = &self.sum.noted;
         let culprits = self.culprits();
@@ -258,7 +256,6 @@ impl RunSummary<'_> {
 /// At most this many versions get suggested commands.
 const MAX_SUGGESTED: usize = 3;
 
-/// A version that was not served to the command.
 struct Withheld<'a> {
     name: &'a PackageName,
     version: &'a str,
@@ -287,7 +284,6 @@ impl<'a> Withheld<'a> {
     }
 }
 
-/// Formats the first of `count` hidden versions as a line.
 fn format_text(name: &PackageName, kept: &HeldVersion, count: usize) -> String {
     let HeldVersion { version, rule, detail, opens, nearest } = kept;
     let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
@@ -296,7 +292,6 @@ fn format_text(name: &PackageName, kept: &HeldVersion, count: usize) -> String {
     format!("{name}@{version}{more}: {detail} (rule {rule}){opens}{nearest}")
 }
 
-/// Formats a version that the command would have used as a line.
 fn format_wanted(name: &PackageName, wanted: &WantedVersion) -> String {
     let (kept, want) = (&wanted.kept, &wanted.want);
     let spec = if *want.spec == *kept.version { String::new() } else { format!(" as `{}`", want.spec) };

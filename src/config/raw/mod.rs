@@ -65,7 +65,6 @@ impl RawConfig {
         raw
     }
 
-    /// Reads a file without flags and environment.
     pub(crate) fn from_file(path: &Path, errors: &mut Vec<Diagnostic>) -> Self {
         Self(file::read(path, Origin::Flag("config check".to_owned()), errors))
     }
@@ -85,7 +84,6 @@ impl RawConfig {
         self.0.entry(key).or_insert_with(|| vec![RawValue::new(text, Origin::Default)]);
     }
 
-    /// Sets all settings in `values`.
     pub(crate) fn replace(&mut self, values: impl Iterator<Item = (SettingKey, Vec<RawValue>)>) {
         self.0.extend(values);
     }
@@ -106,7 +104,6 @@ impl RawConfig {
 pub struct FlagValues(BTreeMap<SettingKey, Vec<RawValue>>);
 
 impl FlagValues {
-    /// Removes and returns the first value of a flag that `is_meant` accepts, for a command with another use for it.
     pub(crate) fn take(&mut self, key: SettingKey, is_meant: impl Fn(&str) -> bool) -> Option<String> {
         let values = self.0.get_mut(&key)?;
         let at = values.iter().position(|value| is_meant(&value.text))?;

@@ -17,13 +17,13 @@ pub(crate) fn text(explanation: &Explanation) -> String {
     let pairs = |rows: Vec<(&'static str, String)>, indent| {
         let mut columns = TextTable::indented(indent);
         for (label, value) in rows {
-            columns.row([label.to_owned(), value]);
+            columns.row([&label, &value]);
         }
         columns.to_string()
     };
     let mut rules = TextTable::indented("    ");
     for step in &explanation.steps {
-        rules.row([step.rule.to_string(), step.action.clone(), step.outcome.as_str().to_owned(), step.detail.clone()]);
+        rules.row([&step.rule, &step.action, &step.outcome.as_str(), &step.detail]);
     }
     let (verdict, facts) = (pairs(explanation.rows(), "  "), pairs(explanation.seen.rows(), "    "));
     let facts = if facts.is_empty() { facts } else { format!("  facts\n{facts}") };
