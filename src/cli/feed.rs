@@ -122,11 +122,9 @@ fn rule(RulingArgs { id, record }: RulingArgs, obey: bool) -> Result<Exit, CliEr
 
 fn prefix(text: &str) -> Result<String, String> {
     let plain = |letter: char| letter.is_ascii_uppercase() || letter.is_ascii_digit();
-    if (1..=32).contains(&text.len()) && text.chars().all(plain) && !matches!(text, "MAL" | "GHSA" | "CVE" | "OSV") {
-        Ok(text.to_owned())
-    } else {
-        Err("expected a prefix of your own of upper-case letters and digits, such as `ACME`".to_owned())
-    }
+    let fits = (1..=32).contains(&text.len()) && text.chars().all(plain) && !matches!(text, "MAL" | "GHSA" | "CVE" | "OSV");
+    let error = || "expected a prefix of your own of upper-case letters and digits, such as `ACME`".to_owned();
+    fits.then(|| text.to_owned()).ok_or_else(error)
 }
 
 fn print(statuses: &[StoredFeedStatus], output: OutputArgs) -> Result<Exit, CliError> {

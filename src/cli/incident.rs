@@ -49,8 +49,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let done = if dry_run {
         None
     } else {
-        let author = operator::signature(SystemClock.now());
-        let mut done = incident::decide(&data_dir, &plan, &author, freeze_for)?;
+        let mut done = incident::decide(&data_dir, &plan, &operator::signature(SystemClock.now()), freeze_for)?;
         done.purged = block_on(async {
             match RemoteServer::find(&data_dir).await? {
                 Owner::Server(server) => server.purge(&plan.integrities(), &plan.packages()).await,
@@ -77,13 +76,12 @@ fn format_text(plan: &IncidentPlan, done: Option<&incident::IncidentResult>, fre
     }
     let (stored, known) = (plan.stored, plan.integrities().len());
     push_line!(text, "  {would}purge {} from the store, of {known} known", counted(stored, "tarball"));
-    let packages = plan.packages().len();
-    push_line!(text, "  {would}remove the cached data of {}", counted(packages, "package"));
+    push_line!(text, "  {would}remove the cached data of {}", counted(plan.packages().len(), "package"));
     if let Some(done) = done {
-        let (tarballs, packuments) = (done.purged.tarballs, done.purged.packuments);
         let removed = |count: u64, noun| counted(usize::try_from(count).unwrap_or(usize::MAX), noun);
-        let (tarballs, packuments) = (removed(tarballs, "tarball"), removed(packuments, "packument"));
-        push_line!(text, "decisions {}; {tarballs} and {packuments} removed", numbers(&done.decisions));
+        let (tarballs, packuments) = (removed(done.purged.tarballs, "tarball"), removed(done.purged.packuments, "packument"));
+        let decisions = done.decisions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        push_line!(text, "decisions {decisions}; {tarballs} and {packuments} removed");
         if done.is_pending {
             text.push_str("the running server has not applied them; see its log, then run this again\n");
         }
@@ -94,9 +92,10 @@ fn format_text(plan: &IncidentPlan, done: Option<&incident::IncidentResult>, fre
 
 /// Plans for an advisory in the feeds of the running server, else in the feeds given to this command.
 fn planned(config: Config, id: &str, own: Config) -> Result<IncidentPlan, CliError> {
-    let has_own_feeds = own.settings.is_set(SettingKey::Feed);
     match incident::plan_incident(config, Arc::new(SystemClock), id) {
-        Err(AppError::NoAdvisory(_)) if has_own_feeds => Ok(incident::plan_incident(own, Arc::new(SystemClock), id)?),
+        Err(AppError::NoAdvisory(_)) if own.settings.is_set(SettingKey::Feed) => {
+            Ok(incident::plan_incident(own, Arc::new(SystemClock), id)?)
+        }
         planned => Ok(planned?),
     }
 }
@@ -110,10 +109,6 @@ fn named(id: &str) -> Result<Option<(PackageName, String)>, CliError> {
         return Err(usage(format!("expected an exact version; for ranges use `coldframe deny`: `{version}`")));
     }
     Ok(Some((name, version.to_owned())))
-}
-
-fn numbers(decisions: &[i64]) -> String {
-    decisions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn to_json(plan: &IncidentPlan, done: Option<&incident::IncidentResult>, grounds: &Grounds) -> Value {

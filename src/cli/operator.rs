@@ -26,15 +26,14 @@ pub(crate) fn name() -> String {
 
 /// Returns why two users of this system may be the same person, or `None` if they are distinct.
 pub(crate) fn not_told_apart() -> Option<&'static str> {
-    const CONTAINER: &str = "a user in a container can be chosen freely and does not identify a person";
-    const NAMESPACE: &str = "a user in a user namespace can be chosen freely and does not identify a person";
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let is_marked = ["/.dockerenv", "/run/.containerenv"].iter().any(|path| std::path::Path::new(path).exists());
     if is_marked || has_root_of_container(&read("/proc/self/mountinfo")) {
-        return Some(CONTAINER);
+        return Some("a user in a container can be chosen freely and does not identify a person");
     }
     let users = read("/proc/self/uid_map");
-    (!users.is_empty() && !maps_all_users(&users)).then_some(NAMESPACE)
+    let is_namespace = !users.is_empty() && !maps_all_users(&users);
+    is_namespace.then_some("a user in a user namespace can be chosen freely and does not identify a person")
 }
 
 #[cfg(unix)]

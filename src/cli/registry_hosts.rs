@@ -48,11 +48,8 @@ impl RegistryHosts {
     /// Returns how a client reaches `address` from a lockfile in this format.
     pub(crate) fn way(&self, address: &str, dialect: LockfileFormat) -> AddressRoute {
         let Some(place) = Url::parse(address).ok().as_ref().and_then(place) else { return AddressRoute::Around };
-        if self.own.contains(&place) {
-            return AddressRoute::Through;
-        }
         let is_public = self.public.as_ref() == Some(&place);
-        if is_public && dialect.rewrites_public_host() {
+        if self.own.contains(&place) || (is_public && dialect.rewrites_public_host()) {
             return AddressRoute::Through;
         }
         if is_public || self.upstream.contains(&place) { AddressRoute::Spelled } else { AddressRoute::Around }
@@ -65,10 +62,13 @@ fn place(url: &Url) -> Option<String> {
 
 /// Formats an address for output: host, port if not the default, and the scheme if it is unencrypted.
 pub(crate) fn host(address: &str) -> String {
-    let Ok(url) = Url::parse(address) else { return address.chars().take(100).collect() };
-    let Some(name) = url.host_str() else { return address.chars().take(100).collect() };
+    let url = Url::parse(address).ok();
+    let Some((url, name)) = url.as_ref().and_then(|url| Some((url, url.host_str()?))) else {
+        return address.chars().take(100).collect();
+    };
+    let scheme = if url.scheme() == "http" { "http://" } else { "" };
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-    if url.scheme() == "http" { format!("http://{name}{port}") } else { format!("{name}{port}") }
+    format!("{scheme}{name}{port}")
 }
 
 #[cfg(test)]

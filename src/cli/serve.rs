@@ -95,7 +95,7 @@ impl From<AppError> for CliError {
 struct StartupBanner {
     rows: Vec<(String, String)>,
     /// The hosts that the gateway intercepts.
-    intercepted: Vec<String>,
+    intercepted: String,
     public_url: Option<String>,
 }
 
@@ -110,11 +110,9 @@ impl StartupBanner {
             age if age.is_zero() => "none, new releases are served at once".to_owned(),
             age => format!("{} minimum release age", timestamp::format_duration(age)),
         };
-        rows.push(("policy".to_owned(), config.policies.files.names.join(", ")));
-        rows.push(("age".to_owned(), age));
-        rows.push(("data".to_owned(), config.store.data_dir.display().to_string()));
-        let hosts = config.gateway.proxy.targets.hosts();
-        let intercepted = hosts.iter().map(|host| host.as_ref().to_owned()).collect();
+        let (policy, data) = (config.policies.files.names.join(", "), config.store.data_dir.display().to_string());
+        rows.extend([("policy", policy), ("age", age), ("data", data)].map(|(label, value)| (label.to_owned(), value)));
+        let intercepted = config.gateway.proxy.targets.hosts().iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
         Self { rows, intercepted, public_url: config.server.public_url.as_ref().map(ToString::to_string) }
     }
 
@@ -124,21 +122,18 @@ impl StartupBanner {
             columns.row([&"listening", &format!("http://{address}/")]);
         }
         for address in gateways {
-            columns.row([&"gateway", &format!("http://{address}/, intercepts {}", self.intercepted.join(", "))]);
+            columns.row([&"gateway", &format!("http://{address}/, intercepts {}", self.intercepted)]);
         }
         for address in transparent {
-            columns.row([&"transparent", &format!("{address}, intercepts {}", self.intercepted.join(", "))]);
+            columns.row([&"transparent", &format!("{address}, intercepts {}", self.intercepted)]);
         }
         for (left, right) in &self.rows {
             columns.row([left, right]);
         }
         let reached = addresses.first().map(|address| format!("http://{}/", reachable(*address)));
         let registry = self.public_url.or(reached).unwrap_or_default();
-        let trust = if gateways.is_empty() && transparent.is_empty() {
-            ""
-        } else {
-            "\nTo set up clients of the gateway, run: coldframe ca trust\n"
-        };
+        let has_gateway = !gateways.is_empty() || !transparent.is_empty();
+        let trust = if has_gateway { "\nTo set up clients of the gateway, run: coldframe ca trust\n" } else { "" };
         format!(
             "coldframe {}\n{columns}{notices}{trust}\nTo use it, add this line to .npmrc:\n\nregistry={registry}\n",
             env!("CARGO_PKG_VERSION")

@@ -50,22 +50,19 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
             password_file::hash_line(&name, "any")?;
             let line = password_file::hash_line(&name, &password()?)?;
             let Some(path) = file else { return say(&line) };
-            let there = password_file::update(&path, &name, Some(&line))?;
-            let verb = if there { "changed" } else { "added" };
+            let verb = if password_file::update(&path, &name, Some(&line))? { "changed" } else { "added" };
             say(&format!("{verb} {name} in {}", path.display()))
         }
         Command::Remove(Arguments { name, settings }) => {
-            let path = settings.read(config::gateway_users)?.ok_or_else(no_file)?;
+            let Some(path) = settings.read(config::gateway_users)? else {
+                return Err(CliError::usage(anyhow::anyhow!("no file of users is configured; set `--gateway-users FILE`")));
+            };
             if !password_file::update(&path, &name, None)? {
                 return Err(CliError::failed(anyhow::anyhow!("no such user in `{}`: `{name}`", path.display())));
             }
             say(&format!("removed {name} from {}", path.display()))
         }
     }
-}
-
-fn no_file() -> CliError {
-    CliError::usage(anyhow::anyhow!("no file of users is configured; set `--gateway-users FILE`"))
 }
 
 fn say(text: &str) -> Result<Exit, CliError> {
@@ -75,7 +72,12 @@ fn say(text: &str) -> Result<Exit, CliError> {
 /// Reads the first line of standard input. On a terminal, prompts and turns off echo.
 fn password() -> Result<String, CliError> {
     let input = io::stdin();
-    let hidden = input.is_terminal().then(EchoOff::ask).transpose()?;
+    let hidden = if input.is_terminal() {
+        output::prompt("password: ")?;
+        Some(EchoOff::hide()?)
+    } else {
+        None
+    };
     let mut line = String::new();
     io::Read::take(input.lock(), MAX_PASSWORD_BYTES).read_line(&mut line)?;
     drop(hidden);
@@ -86,11 +88,6 @@ fn password() -> Result<String, CliError> {
 struct EchoOff(#[cfg(unix)] rustix::termios::Termios);
 
 impl EchoOff {
-    fn ask() -> io::Result<Self> {
-        output::prompt("password: ")?;
-        Self::hide()
-    }
-
     #[cfg(unix)]
     fn hide() -> io::Result<Self> {
         use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
@@ -110,12 +107,9 @@ impl EchoOff {
 
 impl Drop for EchoOff {
     fn drop(&mut self) {
+        // If the terminal is closed, there is no echo to restore.
         #[cfg(unix)]
-        {
-            use rustix::termios::{OptionalActions, tcsetattr};
-            // If the terminal is closed, there is no echo to restore.
-            let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
-        }
+        let _ = rustix::termios::tcsetattr(io::stdin(), rustix::termios::OptionalActions::Now, &self.0);
         // The newline of the user was not echoed.
         output::note("\n");
     }

@@ -5,26 +5,20 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 /// Parses an entry of `time`: RFC 3339 in any precision and offset (mirrors write `+00:00` and microseconds).
-///
 /// Returns `None` for a date without a time or without an offset.
-#[must_use]
-pub fn parse(text: &str) -> Option<Timestamp> {
+pub(crate) fn parse(text: &str) -> Option<Timestamp> {
     text.trim().parse().ok()
 }
 
-/// Formats a timestamp in UTC to the minute: `2026-04-03 00:21 UTC`.
-///
-/// The format is absolute, so that responses containing it do not change over time. Seconds are cut off; use [`format_utc_ceil`]
+/// Formats a timestamp in UTC to the minute: `2026-04-03 00:21 UTC`. The format is absolute, so that responses containing it do not change over time. Seconds are cut off; use [`format_utc_ceil`]
 /// for the time at which something opens.
-#[must_use]
-pub fn format_utc(instant: Timestamp) -> String {
+pub(crate) fn format_utc(instant: Timestamp) -> String {
     let text = instant.to_string();
     format!("{} {} UTC", text.get(..10).unwrap_or(&text), text.get(11..16).unwrap_or("00:00"))
 }
 
 /// Formats a timestamp rounded up to the next whole minute, so that an opening time is never stated too early.
-#[must_use]
-pub fn format_utc_ceil(instant: Timestamp) -> String {
+pub(crate) fn format_utc_ceil(instant: Timestamp) -> String {
     format_utc(instant.checked_add(SignedDuration::from_millis(59_999)).unwrap_or(instant))
 }
 
@@ -35,8 +29,7 @@ pub fn saturating_add(instant: Timestamp, age: Duration) -> Timestamp {
 }
 
 /// Checks whether `now` is in the span that starts at `since`. A clock set back before `since` is outside.
-#[must_use]
-pub fn is_within(since: Timestamp, span: Duration, now: Timestamp) -> bool {
+pub(crate) fn is_within(since: Timestamp, span: Duration, now: Timestamp) -> bool {
     since <= now && now < saturating_add(since, span)
 }
 
@@ -47,8 +40,7 @@ pub fn saturating_sub(instant: Timestamp, age: Duration) -> Timestamp {
 }
 
 /// Formats a duration in its largest whole unit: `72 h`, `7 d`, `90 min`, `45 s`.
-#[must_use]
-pub fn format_duration(age: Duration) -> String {
+pub(crate) fn format_duration(age: Duration) -> String {
     let seconds = age.as_secs();
     match seconds {
         0 => "0 s".to_owned(),

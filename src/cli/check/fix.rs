@@ -2,9 +2,8 @@
 //! take effect. Prints them only; files are not changed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::cli::check::report::{LockfileReport, RefusedVersion, Report, Requester};
 use crate::npm::Range;
@@ -23,56 +22,52 @@ struct Fix {
 }
 
 pub(crate) fn format_text(report: &Report) -> String {
-    let mut text = String::new();
-    for file in report.files.iter().filter(|file| !file.findings.is_empty()) {
-        let _ = write!(text, "\n{}", format_file(file));
-    }
-    text
+    let files = report.files.iter().filter(|file| !file.findings.is_empty());
+    files.map(|file| format!("\n{}", format_file(file))).collect()
 }
 
 pub(crate) fn json(report: &Report) -> Value {
-    let mut fixes = Map::new();
-    for file in report.files.iter().filter(|file| !file.findings.is_empty()) {
+    let fix = |file: &LockfileReport| {
         let fix = Fix::of(file);
         let entries: Vec<_> = fix.entries.iter().map(|(key, line)| json!({ "entry": key, "line": line })).collect();
-        fixes.insert(
-            file.path.clone(),
-            json!({
-                member(file.dialect): fix.overrides,
-                "dependencies": fix.direct,
-                "remove": if must_delete_lockfile(file.dialect) { json!("lockfile") } else { json!(entries) },
-                "left": fix.left,
-            }),
-        );
-    }
-    Value::Object(fixes)
+        json!({
+            member(file.dialect): fix.overrides,
+            "dependencies": fix.direct,
+            "remove": if must_delete_lockfile(file.dialect) { json!("lockfile") } else { json!(entries) },
+            "left": fix.left,
+        })
+    };
+    let files = report.files.iter().filter(|file| !file.findings.is_empty());
+    files.map(|file| (file.path.clone(), fix(file))).collect()
 }
 
 fn format_file(file: &LockfileReport) -> String {
     let (fix, dialect) = (Fix::of(file), file.dialect);
     let mut steps: Vec<(String, Vec<String>)> = Vec::new();
     if must_delete_lockfile(dialect) && fix.is_any() {
-        steps.push((
-            "delete the lockfile: deno ignores overrides for locked versions".to_owned(),
-            vec![format!("rm {}", shell_word(&file.path))],
-        ));
+        let why = "delete the lockfile: deno ignores overrides for locked versions";
+        steps.push((why.to_owned(), vec![format!("rm {}", shell_word(&file.path))]));
     } else if !fix.entries.is_empty() {
         let lines = fix.entries.iter().map(|(key, line)| format!("line {line}: {key}")).collect();
         steps.push((format!("remove from {}, so that it is resolved again", file.path), lines));
     }
+    let (change, install) = commands(dialect);
     let direct = (!fix.direct.is_empty()).then(|| {
         let specs: Vec<_> = fix.direct.iter().map(|(name, spec)| shell_word(&format!("{name}@{spec}")).into_owned()).collect();
-        ("change direct dependencies".to_owned(), vec![format!("{} {}", commands(dialect).0, specs.join(" "))])
+        ("change direct dependencies".to_owned(), vec![format!("{change} {}", specs.join(" "))])
     });
     let overrides = (!fix.overrides.is_empty()).then(|| {
-        let text = if dialect == LockfileFormat::Pnpm9 { yaml(&fix.overrides) } else { nested(dialect, &fix.overrides) };
-        (place(dialect).to_owned(), text.lines().map(str::to_owned).collect())
+        let (place, text) = match dialect {
+            LockfileFormat::Pnpm9 => ("add to pnpm-workspace.yaml (pnpm 9: under `pnpm` in package.json)", yaml(&fix.overrides)),
+            _ => ("add to package.json", nested(dialect, &fix.overrides)),
+        };
+        (place.to_owned(), text.lines().map(str::to_owned).collect())
     });
     // npm rejects an override that conflicts with a direct dependency. The others cannot add while the old one is locked.
     let order = if dialect == LockfileFormat::Npm { [direct, overrides] } else { [overrides, direct] };
     steps.extend(order.into_iter().flatten());
     if fix.is_any() {
-        steps.push(("then install through Coldframe".to_owned(), vec![commands(dialect).1.to_owned()]));
+        steps.push(("then install through Coldframe".to_owned(), vec![install.to_owned()]));
     }
     let mut text = String::new();
     push_line!(text, "to fix {}:", file.path);
@@ -93,13 +88,6 @@ fn format_file(file: &LockfileReport) -> String {
 
 fn must_delete_lockfile(dialect: LockfileFormat) -> bool {
     dialect == LockfileFormat::Deno
-}
-
-fn place(dialect: LockfileFormat) -> &'static str {
-    match dialect {
-        LockfileFormat::Pnpm9 => "add to pnpm-workspace.yaml (pnpm 9: under `pnpm` in package.json)",
-        _ => "add to package.json",
-    }
 }
 
 /// Returns the JSON member that contains overrides.
@@ -130,10 +118,8 @@ fn nested(dialect: LockfileFormat, overrides: &BTreeMap<String, String>) -> Stri
 fn yaml(overrides: &BTreeMap<String, String>) -> String {
     // A JSON string is also a YAML string.
     let quote = |text: &str| Value::from(text).to_string();
-    overrides.iter().fold("overrides:\n".to_owned(), |mut text, (key, version)| {
-        push_line!(text, "  {}: {}", quote(key), quote(version));
-        text
-    })
+    let lines = overrides.iter().map(|(key, version)| format!("  {}: {}\n", quote(key), quote(version)));
+    format!("overrides:\n{}", lines.collect::<String>())
 }
 
 impl Fix {

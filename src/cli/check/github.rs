@@ -43,16 +43,11 @@ pub(crate) fn message(finding: &RefusedVersion) -> String {
     if let Some(opens) = judged.opens.filter(|_| judged.outcome.opens_by_waiting()) {
         let _ = write!(text, "; opens {}", timestamp::format_utc_ceil(opens));
     }
-    match (&judged.fits, &judged.nearest) {
-        (Some(fits), _) => {
-            let _ = write!(text, "; allowed and in range: {fits}");
-        }
-        (None, Some(nearest)) => {
-            let _ = write!(text, "; nearest allowed: {nearest}");
-        }
-        (None, None) => {}
+    text + &match (&judged.fits, &judged.nearest) {
+        (Some(fits), _) => format!("; allowed and in range: {fits}"),
+        (None, Some(nearest)) => format!("; nearest allowed: {nearest}"),
+        (None, None) => String::new(),
     }
-    text
 }
 
 fn command(text: &mut String, level: &str, (file, line): (&str, u32), title: &str, message: &str) {

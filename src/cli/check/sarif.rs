@@ -43,7 +43,7 @@ pub(crate) fn format_text(report: &Report) -> Value {
     }
     for ((what, rule), places) in found {
         let Some((_, first)) = places.first() else { continue };
-        let locations = places.iter().map(|(path, finding)| location(path, finding.package.line)).collect::<Vec<_>>();
+        let locations: Vec<_> = places.iter().map(|(path, finding)| location(path, finding.package.line)).collect();
         let rule = rule.unwrap_or("refused");
         results.push(rules.result(rule, "error", &message(first), &locations, &format!("{what}/{rule}")));
     }

@@ -9,8 +9,8 @@ use rustls_pki_types::pem::PemObject as _;
 use url::Url;
 
 use crate::cli::doctor::formats::{
-    ConfigLine, key_of_berry, key_of_bun, key_of_ini, key_of_pnpm, key_of_pnpm_config, npm_key_from_yarn, read_ini, read_toml,
-    read_yaml, read_yarnrc,
+    ConfigLine, is_scoped_registry, key_of_berry, key_of_bun, key_of_ini, key_of_pnpm, key_of_pnpm_config, npm_key_from_yarn,
+    read_ini, read_toml, read_yaml, read_yarnrc,
 };
 use crate::cli::lockfiles;
 use crate::cli::registry_hosts::host;
@@ -292,7 +292,7 @@ impl SettingsSurvey {
     }
 
     pub(crate) fn scoped_registries(&self) -> Vec<Url> {
-        let scoped = self.project_settings().filter(|setting| setting.key.starts_with('@') && setting.key.ends_with(":registry"));
+        let scoped = self.project_settings().filter(|setting| is_scoped_registry(&setting.key));
         scoped.filter_map(|setting| Url::parse(&setting.value).ok()).collect()
     }
 

@@ -28,15 +28,16 @@ pub(crate) fn read_yaml(text: &str) -> Vec<ConfigLine> {
         }
         let indent = line.len() - content.len();
         path.retain(|(depth, _)| *depth < indent || (*depth == indent && content.starts_with("- ")));
-        let parents = || path.iter().map(|(_, key)| key.as_str()).collect::<Vec<_>>().join(".");
-        if let Some(element) = content.strip_prefix("- ") {
-            found.push((parents(), bare(element), at + 1));
-            continue;
-        }
-        let split = content.split_once(": ").or_else(|| content.strip_suffix(':').map(|key| (key, "")));
-        let Some((key, value)) = split else { continue };
-        path.push((indent, bare(key)));
-        found.push((path.iter().map(|(_, key)| key.as_str()).collect::<Vec<_>>().join("."), bare(value), at + 1));
+        let value = if let Some(element) = content.strip_prefix("- ") {
+            element
+        } else {
+            let split = content.split_once(": ").or_else(|| content.strip_suffix(':').map(|key| (key, "")));
+            let Some((key, value)) = split else { continue };
+            path.push((indent, bare(key)));
+            value
+        };
+        let key = path.iter().map(|(_, key)| key.as_str()).collect::<Vec<_>>().join(".");
+        found.push((key, bare(value), at + 1));
     }
     found
 }
@@ -72,9 +73,14 @@ fn bare(text: &str) -> String {
     text.split(" #").next().unwrap_or_default().trim().to_owned()
 }
 
+/// Checks for npm's key of a scope's registry, such as `@acme:registry`.
+pub(crate) fn is_scoped_registry(key: &str) -> bool {
+    key.starts_with('@') && key.ends_with(":registry")
+}
+
 pub(crate) fn npm_key_from_yarn(key: &str) -> Option<String> {
-    let known = ["registry", "https-proxy", "proxy", "cafile", "strict-ssl"].contains(&key);
-    (known || (key.starts_with('@') && key.ends_with(":registry"))).then(|| key.to_owned())
+    let known = matches!(key, "registry" | "https-proxy" | "proxy" | "cafile" | "strict-ssl");
+    (known || is_scoped_registry(key)).then(|| key.to_owned())
 }
 
 pub(crate) fn key_of_berry(key: &str) -> Option<String> {
@@ -139,7 +145,7 @@ pub(crate) fn key_of_ini(key: &str) -> Option<String> {
     match key {
         "minimum-release-age" => Some("age".to_owned()),
         "registry" | "https-proxy" | "proxy" | "noproxy" | "no-proxy" | "cafile" | "strict-ssl" => Some(key.to_owned()),
-        _ => (key.starts_with('@') && key.ends_with(":registry")).then(|| key.to_owned()),
+        _ => is_scoped_registry(key).then(|| key.to_owned()),
     }
 }
 

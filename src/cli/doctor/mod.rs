@@ -16,7 +16,8 @@ use crate::app::probe::{self, ProbeReport, RedirectedHosts};
 use crate::app::standalone::incident;
 use crate::cli::check::server;
 use crate::cli::doctor::client_settings::SettingsSurvey;
-use crate::cli::doctor::routes::{DoctorFinding, FindingLevel, RouteAnalyzer};
+use crate::cli::doctor::routes::FindingLevel::{self, Bypass, Note, Warning, Well};
+use crate::cli::doctor::routes::{DoctorFinding, RouteAnalyzer};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{CliError, Exit, OutputArgs};
 use crate::cli::registry_hosts::RegistryHosts;
@@ -96,12 +97,14 @@ async fn examine(arguments: &Arguments) -> Result<Exit, CliError> {
     if seen.server.is_ok() && !is_ours {
         let data_dir = config.store.data_dir.display();
         let what = format!("the server at {server} does not use the data directory `{data_dir}`");
-        let finding = DoctorFinding::new(FindingLevel::Note, "server", what);
-        let finding = finding.with_reason("it has its own policy, feeds and decisions");
-        findings.push(finding.with_fix("coldframe doctor --data-dir DIR, with the directory of that server"));
+        let why = "it has its own policy, feeds and decisions";
+        findings.push(
+            DoctorFinding::new(Note, "server", what)
+                .because(why, "coldframe doctor --data-dir DIR, with the directory of that server"),
+        );
     }
     findings.extend(feed_findings(&config));
-    let bypassed = findings.iter().any(|finding| finding.grade == FindingLevel::Bypass);
+    let bypassed = findings.iter().any(|finding| finding.grade == Bypass);
     arguments.output.print(|| format_text(&findings, bypassed), || to_json(&findings, bypassed))?;
     Ok(if bypassed { Exit::Failed } else { Exit::Done })
 }
@@ -123,8 +126,8 @@ fn root_findings(trust: &mut tls::Config) -> Vec<DoctorFinding> {
         let alone = tls::Config { extra_roots: vec![path.clone()] };
         let Err(error) = tls::client_config(&alone) else { return true };
         let why = "the server does not start with this file, and clients ignore it";
-        let finding = DoctorFinding::new(FindingLevel::Warning, "ca", error.to_string()).with_reason(why);
-        found.push(finding.with_fix("use a PEM file of certificates, such as from `coldframe ca export --to FILE`"));
+        let fix = "use a PEM file of certificates, such as from `coldframe ca export --to FILE`";
+        found.push(DoctorFinding::new(Warning, "ca", error.to_string()).because(why, fix));
         false
     });
     found
@@ -133,62 +136,56 @@ fn root_findings(trust: &mut tls::Config) -> Vec<DoctorFinding> {
 fn environment_findings(seen: &ProbeReport, server: &Url, redirected: &RedirectedHosts) -> Vec<DoctorFinding> {
     let mut found = Vec::new();
     match &seen.server {
-        Ok(_) => found.push(DoctorFinding::new(FindingLevel::Well, "server", format!("Coldframe answers at {server}"))),
+        Ok(_) => found.push(DoctorFinding::new(Well, "server", format!("Coldframe answers at {server}"))),
         Err(why) => found.push(
-            DoctorFinding::new(FindingLevel::Warning, "server", format!("no Coldframe answers at {server}: {why}"))
-                .with_reason("clients that use it cannot install")
-                .with_fix("coldframe serve"),
+            DoctorFinding::new(Warning, "server", format!("no Coldframe answers at {server}: {why}"))
+                .because("clients that use it cannot install", "coldframe serve"),
         ),
     }
     if let Err(why) = &seen.upstream {
-        let finding = DoctorFinding::new(FindingLevel::Warning, "upstream", format!("upstream does not answer: {why}"));
-        found.push(finding.with_reason("only cached packages are served").with_fix("coldframe config show"));
+        let finding = DoctorFinding::new(Warning, "upstream", format!("upstream does not answer: {why}"));
+        found.push(finding.because("only cached packages are served", "coldframe config show"));
     }
     for (who, skew) in [("the server", &seen.server), ("upstream", &seen.upstream)] {
         let Ok(Some(skew)) = skew else { continue };
         if skew.abs() > SKEW {
             let (seconds, side) = (skew.as_secs().abs(), if skew.is_positive() { "ahead of" } else { "behind" });
-            let finding = DoctorFinding::new(
-                FindingLevel::Warning,
-                "clock",
-                format!("the local clock is {seconds} s {side} that of {who}"),
-            );
+            let finding = DoctorFinding::new(Warning, "clock", format!("the local clock is {seconds} s {side} that of {who}"));
             let why = "release ages depend on the clock; a fast clock opens releases too early";
-            found.push(finding.with_reason(why).with_fix("timedatectl set-ntp true"));
+            found.push(finding.because(why, "timedatectl set-ntp true"));
         } else {
-            found.push(DoctorFinding::new(FindingLevel::Well, "clock", format!("the clock agrees with that of {who}")));
+            found.push(DoctorFinding::new(Well, "clock", format!("the clock agrees with that of {who}")));
         }
     }
     for (place, opens) in &seen.egress {
         found.push(if redirected.contains_key(place) {
-            DoctorFinding::new(FindingLevel::Well, "egress", format!("connections to {place} are redirected to the gateway"))
+            DoctorFinding::new(Well, "egress", format!("connections to {place} are redirected to the gateway"))
         } else if *opens {
-            DoctorFinding::new(FindingLevel::Note, "egress", format!("direct connections to {place} are possible"))
-                .with_reason("clients can bypass Coldframe unless the network allows egress to Coldframe only")
-                .with_fix("coldframe run -- INSTALL COMMAND; or allow egress to Coldframe only")
+            DoctorFinding::new(Note, "egress", format!("direct connections to {place} are possible")).because(
+                "clients can bypass Coldframe unless the network allows egress to Coldframe only",
+                "coldframe run -- INSTALL COMMAND; or allow egress to Coldframe only",
+            )
         } else {
-            DoctorFinding::new(FindingLevel::Well, "egress", format!("direct connections to {place} are not possible"))
+            DoctorFinding::new(Well, "egress", format!("direct connections to {place} are not possible"))
         });
     }
     if let Some(stripped) = &seen.stripped {
         found.push(match &stripped.missing {
             Ok(missing) if missing.is_empty() => DoctorFinding::new(
-                FindingLevel::Well,
+                Well,
                 "metadata",
                 format!("upstream sends the metadata that rules need (checked with {})", stripped.name),
             ),
             Ok(missing) => DoctorFinding::new(
-                FindingLevel::Warning,
+                Warning,
                 "metadata",
                 format!("upstream sends no {} (checked with {})", missing.join(", "), stripped.name),
             )
-            .with_reason("rules that need it cannot decide; without `time`, age counts from when a release was first seen")
-            .with_fix("coldframe serve --upstream URL, with the registry that the mirror copies"),
-            Err(why) => DoctorFinding::new(
-                FindingLevel::Note,
-                "metadata",
-                format!("cannot read the metadata of {}: {why}", stripped.name),
+            .because(
+                "rules that need it cannot decide; without `time`, age counts from when a release was first seen",
+                "coldframe serve --upstream URL, with the registry that the mirror copies",
             ),
+            Err(why) => DoctorFinding::new(Note, "metadata", format!("cannot read the metadata of {}: {why}", stripped.name)),
         });
     }
     found
@@ -197,16 +194,13 @@ fn environment_findings(seen: &ProbeReport, server: &Url, redirected: &Redirecte
 fn feed_findings(config: &Config) -> Vec<DoctorFinding> {
     let statuses = incident::status(config, SystemClock.now());
     if statuses.is_empty() {
-        let finding = DoctorFinding::new(FindingLevel::Note, "feeds", "no advisory feed is configured");
-        return vec![finding.with_reason("known malware is held by its age only").with_fix("coldframe serve --feed PATH-or-URL")];
+        let finding = DoctorFinding::new(Note, "feeds", "no advisory feed is configured");
+        return vec![finding.because("known malware is held by its age only", "coldframe serve --feed PATH-or-URL")];
     }
     let format_text = |status: incident::StoredFeedStatus| match status.staleness {
-        None => DoctorFinding::new(FindingLevel::Well, "feeds", format!("the feed `{}` is fresh", status.feed.name)),
-        Some(why) => {
-            DoctorFinding::new(FindingLevel::Warning, "feeds", format!("the feed `{}` is stale: {why}", status.feed.name))
-                .with_reason("malware published since then is not known here")
-                .with_fix("coldframe feed sync")
-        }
+        None => DoctorFinding::new(Well, "feeds", format!("the feed `{}` is fresh", status.feed.name)),
+        Some(why) => DoctorFinding::new(Warning, "feeds", format!("the feed `{}` is stale: {why}", status.feed.name))
+            .because("malware published since then is not known here", "coldframe feed sync"),
     };
     statuses.into_iter().map(format_text).collect()
 }
@@ -224,7 +218,7 @@ fn format_text(findings: &[DoctorFinding], bypassed: bool) -> String {
     }
     let count = |grade: FindingLevel| findings.iter().filter(|finding| finding.grade == grade).count();
     let end = if bypassed { "installs here bypass Coldframe" } else { "installs here go through Coldframe" };
-    let (bypasses, warnings) = (count(FindingLevel::Bypass), count(FindingLevel::Warning));
+    let (bypasses, warnings) = (count(Bypass), count(Warning));
     text.push('\n');
     push_line!(text, "{end} ({bypasses} bypass, {warnings} warning)");
     text

@@ -8,6 +8,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use url::Url;
 
+use self::FindingLevel::{Bypass, Note, Warning, Well};
 use crate::app::probe::RedirectedHosts;
 use crate::cli::doctor::client_settings::{ClientSetting, SettingsSurvey, SurveyedClient};
 use crate::cli::registry_hosts::{AddressRoute, RegistryHosts, host};
@@ -53,12 +54,8 @@ impl DoctorFinding {
         Self { grade, check, what: what.into(), why: "", fix: None }
     }
 
-    pub(crate) fn with_reason(self, why: &'static str) -> Self {
-        Self { why, ..self }
-    }
-
-    pub(crate) fn with_fix(self, fix: impl Into<String>) -> Self {
-        Self { fix: Some(fix.into()), ..self }
+    pub(crate) fn because(self, why: &'static str, fix: impl Into<String>) -> Self {
+        Self { why, fix: Some(fix.into()), ..self }
     }
 }
 
@@ -99,18 +96,17 @@ impl RouteAnalyzer<'_> {
             of_client.extend(self.age(*client, &settings));
             // Clients that the project does not use cause warnings only.
             for finding in &mut of_client {
-                if !is_of_project && finding.grade == FindingLevel::Bypass {
-                    finding.grade = FindingLevel::Warning;
+                if !is_of_project && finding.grade == Bypass {
+                    finding.grade = Warning;
                     finding.what.push_str("; this project does not use it");
                 }
             }
-            found.extend(of_client.into_iter().filter(|finding| *is_of_project || finding.grade != FindingLevel::Note));
+            found.extend(of_client.into_iter().filter(|finding| *is_of_project || finding.grade != Note));
         }
         found.extend(self.lockfiles());
-        let unreadable = |error| DoctorFinding::new(FindingLevel::Warning, "unreadable", error);
-        found.extend(
-            self.survey.trouble.iter().map(unreadable).map(|finding| finding.with_reason("its contents were not checked")),
-        );
+        let why = "its contents were not checked";
+        let unreadable = |error| DoctorFinding { why, ..DoctorFinding::new(Warning, "unreadable", error) };
+        found.extend(self.survey.trouble.iter().map(unreadable));
         found
     }
 
@@ -131,33 +127,26 @@ impl RouteAnalyzer<'_> {
         };
         let Ok(url) = url else {
             let what = format!("{name}: the registry from {origin} is not a URL");
-            return DoctorFinding::new(FindingLevel::Warning, "registry", what)
-                .with_reason("the client will fail or use its default");
+            let why = "the client will fail or use its default";
+            return DoctorFinding { why, ..DoctorFinding::new(Warning, "registry", what) };
         };
         let shown = host(url.as_str());
         match self.route(client, settings, &url) {
-            ClientRoute::Registry => {
-                DoctorFinding::new(FindingLevel::Well, "registry", format!("{name} asks Coldframe at {shown} ({origin})"))
-            }
-            ClientRoute::Gateway => {
-                DoctorFinding::new(FindingLevel::Well, "registry", format!("{name} asks {shown} through the gateway"))
-            }
+            ClientRoute::Registry => DoctorFinding::new(Well, "registry", format!("{name} asks Coldframe at {shown} ({origin})")),
+            ClientRoute::Gateway => DoctorFinding::new(Well, "registry", format!("{name} asks {shown} through the gateway")),
             ClientRoute::Redirected => {
                 let what = format!("{name} asks {shown}; its connections are redirected to the gateway ({origin})");
-                DoctorFinding::new(FindingLevel::Well, "registry", what)
+                DoctorFinding::new(Well, "registry", what)
             }
             ClientRoute::Excepted(by) => {
                 let what = format!("{name} asks {shown} past the gateway: {} excludes it ({})", by.key, by.origin);
                 let fix = format!("remove {} from {} in {}", url.host_str().unwrap_or_default(), by.key, by.origin);
-                DoctorFinding::new(FindingLevel::Bypass, "no-proxy", what)
-                    .with_reason("its installs are not checked")
-                    .with_fix(fix)
+                DoctorFinding::new(Bypass, "no-proxy", what).because("its installs are not checked", fix)
             }
             ClientRoute::Around => {
                 let what = format!("{name} asks {shown} directly (registry from {origin})");
-                let finding =
-                    DoctorFinding::new(FindingLevel::Bypass, "registry", what).with_reason("its installs are not checked");
-                finding.with_fix(self.mend_registry(client, setting))
+                let fix = self.mend_registry(client, setting);
+                DoctorFinding::new(Bypass, "registry", what).because("its installs are not checked", fix)
             }
         }
     }
@@ -203,9 +192,8 @@ impl RouteAnalyzer<'_> {
                     }
                     _ => format!("npm config set {} {} --location=project", shell_word(&setting.key), self.server),
                 };
-                let finding =
-                    DoctorFinding::new(FindingLevel::Bypass, "scope", what).with_reason("packages of this scope are not checked");
-                found.push(finding.with_fix(fix));
+                let why = "packages of this scope are not checked";
+                found.push(DoctorFinding::new(Bypass, "scope", what).because(why, fix));
             }
         }
         found
@@ -213,17 +201,15 @@ impl RouteAnalyzer<'_> {
 
     /// Checks whether a client of the gateway trusts its CA, and whether certificate checks are on.
     fn trust(&self, client: SurveyedClient, settings: &[ClientSetting]) -> Vec<DoctorFinding> {
-        let mut found = Vec::new();
+        let (mut found, name) = (Vec::new(), client.as_str());
         if let Some(setting) = find(settings, "strict-ssl").filter(|setting| setting.value == "false") {
-            let what = format!("{} does not check certificates ({})", client.as_str(), setting.origin);
-            let fix = if client == SurveyedClient::Berry {
-                "yarn config unset enableStrictSsl"
-            } else {
-                "npm config delete strict-ssl --location=project"
+            let what = format!("{name} does not check certificates ({})", setting.origin);
+            let fix = match client {
+                SurveyedClient::Berry => "yarn config unset enableStrictSsl",
+                _ => "npm config delete strict-ssl --location=project",
             };
-            let finding = DoctorFinding::new(FindingLevel::Warning, "tls", what)
-                .with_reason("a machine in the middle can impersonate the registry");
-            found.push(finding.with_fix(fix));
+            let why = "a machine in the middle can impersonate the registry";
+            found.push(DoctorFinding::new(Warning, "tls", what).because(why, fix));
         }
         let Some(url) = registry_of(settings) else { return found };
         // The CA of our gateway, or of the gateway that connections are redirected to.
@@ -237,18 +223,15 @@ impl RouteAnalyzer<'_> {
         }
         let (cafile, extra) = (find(settings, "cafile"), find(settings, "extra-ca"));
         if cafile.or(extra).is_some_and(|setting| self.holds(authority, &setting.value)) {
-            found.push(DoctorFinding::new(FindingLevel::Well, "ca", format!("{} trusts the gateway's CA", client.as_str())));
+            found.push(DoctorFinding::new(Well, "ca", format!("{name} trusts the gateway's CA")));
             return found;
         }
         let what = match cafile {
-            Some(setting) => {
-                format!("{}: the `cafile` from {} does not contain the gateway's CA", client.as_str(), setting.origin)
-            }
-            None => format!("{} is not configured to trust the gateway's CA", client.as_str()),
+            Some(setting) => format!("{name}: the `cafile` from {} does not contain the gateway's CA", setting.origin),
+            None => format!("{name} is not configured to trust the gateway's CA"),
         };
-        let finding =
-            DoctorFinding::new(FindingLevel::Warning, "ca", what).with_reason("installs fail at TLS unless the system trusts it");
-        found.push(finding.with_fix("coldframe ca trust"));
+        let why = "installs fail at TLS unless the system trusts it";
+        found.push(DoctorFinding::new(Warning, "ca", what).because(why, "coldframe ca trust"));
         found
     }
 
@@ -262,17 +245,11 @@ impl RouteAnalyzer<'_> {
         match find(settings, "age") {
             Some(setting) if setting.value == "0" => {
                 let what = format!("{name} has its own minimum release age turned off ({})", setting.origin);
-                Some(
-                    DoctorFinding::new(FindingLevel::Note, "age", what)
-                        .with_reason(why)
-                        .with_fix(format!("remove it from {}", setting.origin)),
-                )
+                Some(DoctorFinding::new(Note, "age", what).because(why, format!("remove it from {}", setting.origin)))
             }
-            Some(setting) => Some(DoctorFinding::new(
-                FindingLevel::Note,
-                "age",
-                format!("{name} has its own minimum release age ({})", setting.origin),
-            )),
+            Some(setting) => {
+                Some(DoctorFinding::new(Note, "age", format!("{name} has its own minimum release age ({})", setting.origin)))
+            }
             None if client.has_builtin_age_gate() || self.age.is_zero() => None,
             None => {
                 let rounded = |unit: u64| (self.age.as_secs() + u64::from(self.age.subsec_nanos() > 0)).div_ceil(unit);
@@ -283,7 +260,7 @@ impl RouteAnalyzer<'_> {
                     _ => format!("npm config set min-release-age {} --location=project", rounded(86_400)),
                 };
                 let what = format!("{name} has no minimum release age of its own");
-                Some(DoctorFinding::new(FindingLevel::Note, "age", what).with_reason(why).with_fix(fix))
+                Some(DoctorFinding::new(Note, "age", what).because(why, fix))
             }
         }
     }
@@ -304,11 +281,7 @@ impl RouteAnalyzer<'_> {
                 }
             }
             if places.is_empty() {
-                found.push(DoctorFinding::new(
-                    FindingLevel::Well,
-                    "lockfile",
-                    format!("{name} has no entries that bypass Coldframe"),
-                ));
+                found.push(DoctorFinding::new(Well, "lockfile", format!("{name} has no entries that bypass Coldframe")));
             }
             for (place, (count, first, is_registry)) in places {
                 let more = if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
@@ -319,7 +292,7 @@ impl RouteAnalyzer<'_> {
                     "coldframe run -- INSTALL COMMAND, which refuses such hosts"
                 };
                 let why = "clients fetch the addresses in a lockfile, regardless of the registry";
-                found.push(DoctorFinding::new(FindingLevel::Bypass, "lockfile", what).with_reason(why).with_fix(fix));
+                found.push(DoctorFinding::new(Bypass, "lockfile", what).because(why, fix));
             }
         }
         found

@@ -2,7 +2,6 @@
 //! the ledger. Needs no running server.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -124,37 +123,27 @@ const OBSERVED: &str = "their refusals are recorded and the versions are served;
 fn check(policy: &str, strict: bool) -> Result<Exit, CliError> {
     let compiled = policy_files::load(policy)?;
     let ended = compiled.expired_rules(SystemClock.now());
-    let (rules, warnings) = (compiled.policy.rules().len(), compiled.warnings.len() + ended.len());
-    // Writing to a `String` cannot fail, here and below.
-    let mut text = String::new();
-    for warning in compiled.warnings.iter().chain(&ended) {
-        let _ = write!(text, "warning: {warning}\n\n");
-    }
-    let rules = counted(rules, "rule");
-    let trouble = if warnings == 0 { "no errors".to_owned() } else { counted(warnings, "warning") };
-    let observing_rules = compiled.policy.rules().iter().filter(|rule| rule.observe).count();
-    let observed =
-        if observing_rules == 0 { String::new() } else { format!("{observing_rules} of them observe only: {OBSERVED}\n") };
-    output::print(&format!("{text}{policy}: {rules}, {trouble}\n{observed}"))?;
-    Ok(if strict && warnings > 0 { Exit::Usage } else { Exit::Done })
+    let warnings: Vec<_> = compiled.warnings.iter().chain(&ended).map(|warning| format!("warning: {warning}\n\n")).collect();
+    let trouble = if warnings.is_empty() { "no errors".to_owned() } else { counted(warnings.len(), "warning") };
+    let rules = compiled.policy.rules();
+    let observed = match rules.iter().filter(|rule| rule.observe).count() {
+        0 => String::new(),
+        count => format!("{count} of them observe only: {OBSERVED}\n"),
+    };
+    output::print(&format!("{}{policy}: {}, {trouble}\n{observed}", warnings.concat(), counted(rules.len(), "rule")))?;
+    Ok(if strict && !warnings.is_empty() { Exit::Usage } else { Exit::Done })
 }
 
 fn test(name: &str) -> Result<Exit, CliError> {
     let policy = policy_files::load(name)?.policy;
-    let (mut text, mut passed, mut failed) = (String::new(), 0, 0);
+    let (mut count, mut failures) = (0, Vec::new());
     for file in policy_files::cases(name)? {
-        let cases = cases::parse(&file).map_err(CliError::usage)?;
-        for case in cases {
-            match case.run(&policy) {
-                Ok(()) => passed += 1,
-                Err(error) => {
-                    failed += 1;
-                    let _ = write!(text, "{error}\n\n");
-                }
-            }
-        }
+        let cases = cases::parse(&file)?;
+        count += cases.len();
+        failures.extend(cases.iter().filter_map(|case| Some(format!("{}\n\n", case.run(&policy).err()?))));
     }
-    output::print(&format!("{text}{name}: {passed} passed, {failed} failed\n"))?;
+    let (passed, failed) = (count - failures.len(), failures.len());
+    output::print(&format!("{}{name}: {passed} passed, {failed} failed\n", failures.concat()))?;
     Ok(if failed == 0 { Exit::Done } else { Exit::Failed })
 }
 
@@ -188,12 +177,9 @@ fn format_diff(candidate: &str, found: &PolicyDiff) -> String {
         columns.row([&change, &version, &reason, &timestamp::format_utc(*first), &until, times, &clients.join(", ")]);
     }
     let breaks = found.changed.iter().filter(|one| !one.then.is_allowed()).count();
+    let (asked, opens) = (found.asked, found.changed.len() - breaks);
     let rows = if found.changed.is_empty() { String::new() } else { format!("{columns}\n") };
-    let mut text = format!(
-        "{rows}{candidate}: of {} requested tarballs, {breaks} would break, {} would open\n",
-        found.asked,
-        found.changed.len() - breaks
-    );
+    let mut text = format!("{rows}{candidate}: of {asked} requested tarballs, {breaks} would break, {opens} would open\n");
     for (name, why) in &found.unknown {
         push_line!(text, "cannot evaluate {name}: {why}");
     }
@@ -289,31 +275,26 @@ struct PolicySurvey {
 
 impl PolicySurvey {
     fn take(&mut self, policy: &Policy, path: &Path, at: Timestamp, list: bool) -> Result<(), CliError> {
-        let unreadable = |error: String| CliError::failed(anyhow::anyhow!("cannot read `{}`: {error}", path.display()));
-        let document = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
-        let named: SurveyedVersion<'_> = serde_json::from_slice(&document).map_err(|error| unreadable(error.to_string()))?;
-        let name = PackageName::parse(&named.name).map_err(|error| unreadable(error.to_string()))?;
-        let packument = parse::parse(&name, &document).map_err(|error| unreadable(error.to_string()))?.packument;
+        let document = std::fs::read(path).map_err(|error| unreadable(path, &error))?;
+        let named: SurveyedVersion<'_> = serde_json::from_slice(&document).map_err(|error| unreadable(path, &error))?;
+        let name = PackageName::parse(&named.name).map_err(|error| unreadable(path, &error))?;
+        let packument = parse::parse(&name, &document).map_err(|error| unreadable(path, &error))?.packument;
         self.packages += 1;
+        self.versions += packument.entries.len();
         let rules = policy.for_package(&name);
         for entry in &packument.entries {
             let facts = Facts::of_entry(&packument, entry, entry.published.unwrap_or(at));
             let verdict = evaluate_without_decisions(&rules, &facts, at);
-            self.count(&verdict);
+            match &verdict {
+                Verdict::Allow => self.allowed += 1,
+                Verdict::Hold { reason, .. } => *self.held.entry(reason.rule.as_str().into()).or_default() += 1,
+                Verdict::Deny { reason } => *self.denied.entry(reason.rule.as_str().into()).or_default() += 1,
+            }
             if let (true, Some(reason)) = (list, verdict.reason()) {
                 push_line!(self.listed, "{name}@{}: {} (rule {})", entry.key, reason.detail, reason.rule);
             }
         }
         Ok(())
-    }
-
-    fn count(&mut self, verdict: &Verdict) {
-        self.versions += 1;
-        match verdict {
-            Verdict::Allow => self.allowed += 1,
-            Verdict::Hold { reason, .. } => *self.held.entry(reason.rule.as_str().into()).or_default() += 1,
-            Verdict::Deny { reason } => *self.denied.entry(reason.rule.as_str().into()).or_default() += 1,
-        }
     }
 
     fn format_text(&self, policy: &str, at: Timestamp) -> String {
@@ -325,13 +306,8 @@ impl PolicySurvey {
                 columns.row([&"", rule, count]);
             }
         }
-        format!(
-            "{}{policy} over {} packages and {} versions, as of {}\n{columns}",
-            self.listed,
-            self.packages,
-            self.versions,
-            timestamp::format_utc(at)
-        )
+        let (Self { listed, packages, versions, .. }, at) = (self, timestamp::format_utc(at));
+        format!("{listed}{policy} over {packages} packages and {versions} versions, as of {at}\n{columns}")
     }
 }
 
@@ -339,6 +315,10 @@ impl PolicySurvey {
 struct SurveyedVersion<'a> {
     #[serde(borrow)]
     name: std::borrow::Cow<'a, str>,
+}
+
+fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> CliError {
+    CliError::failed(anyhow::anyhow!("cannot read `{}`: {error}", path.display()))
 }
 
 /// Returns the given files and the JSON files in given directories.
@@ -349,8 +329,7 @@ fn packuments(paths: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
             found.push(path.clone());
             continue;
         }
-        let entries = std::fs::read_dir(path)
-            .map_err(|error| CliError::failed(anyhow::anyhow!("cannot read `{}`: {error}", path.display())))?;
+        let entries = std::fs::read_dir(path).map_err(|error| unreadable(path, &error))?;
         let mut files: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
         files.retain(|file| file.extension().is_some_and(|extension| extension == "json") && file.is_file());
         files.sort();

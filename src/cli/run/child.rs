@@ -19,9 +19,9 @@ pub(crate) struct ChildExit {
 /// Runs the command to completion. Fails if it cannot be started.
 pub(crate) async fn run(mut command: Command) -> io::Result<ChildExit> {
     let mut signals = Signals::listen(system::FORWARDED)?;
-    let group = system::Group::choose(&mut command);
+    let mut processes = system::ChildProcesses::prepare(&mut command);
     let mut child = command.spawn()?;
-    let processes = group.of(&child);
+    processes.started(&child);
     let status = loop {
         tokio::select! {
             status = child.wait() => break status?,
@@ -64,26 +64,11 @@ mod system {
 
     /// The process group of the command.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub(super) enum Group {
+    enum Group {
         /// Its own group, which also contains the processes that it starts.
         Own,
         /// Our group. A terminal lets only one group read from it, and sends its interrupts to the whole group.
         Ours,
-    }
-
-    impl Group {
-        pub(super) fn choose(command: &mut Command) -> Self {
-            if io::stdin().is_terminal() {
-                return Self::Ours;
-            }
-            command.process_group(0);
-            Self::Own
-        }
-
-        pub(super) fn of(self, child: &Child) -> ChildProcesses {
-            let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-            ChildProcesses { group: self, pid }
-        }
     }
 
     pub(super) struct ChildProcesses {
@@ -92,6 +77,18 @@ mod system {
     }
 
     impl ChildProcesses {
+        pub(super) fn prepare(command: &mut Command) -> Self {
+            let group = if io::stdin().is_terminal() { Group::Ours } else { Group::Own };
+            if group == Group::Own {
+                command.process_group(0);
+            }
+            Self { group, pid: None }
+        }
+
+        pub(super) fn started(&mut self, child: &Child) {
+            self.pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        }
+
         /// Forwards a signal. Ignores errors: the command may have exited already.
         pub(super) fn send(&self, number: i32) {
             let (Some(pid), Some(signal)) = (self.pid, Signal::from_named_raw(number)) else { return };
@@ -137,21 +134,15 @@ mod system {
     /// The console sends interrupts to all processes, so none are forwarded. This process only has to keep running.
     pub(super) const FORWARDED: &[i32] = &[];
 
-    pub(super) struct Group;
-
-    impl Group {
-        pub(super) fn choose(_command: &mut Command) -> Self {
-            Self
-        }
-
-        pub(super) fn of(self, _child: &Child) -> ChildProcesses {
-            ChildProcesses
-        }
-    }
-
     pub(super) struct ChildProcesses;
 
     impl ChildProcesses {
+        pub(super) fn prepare(_command: &mut Command) -> Self {
+            Self
+        }
+
+        pub(super) fn started(&mut self, _child: &Child) {}
+
         pub(super) fn send(&self, _signal: i32) {}
 
         pub(super) async fn end(&self) -> bool {

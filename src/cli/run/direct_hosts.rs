@@ -54,9 +54,9 @@ pub(crate) fn entries(
         let name = name.to_str()?.to_ascii_lowercase();
         VARIABLES.contains(&name.as_str()).then(|| value.to_str())?
     });
-    let is_users = |origin: &SettingOrigin| match origin {
-        SettingOrigin::File(path) => path.parent().is_some_and(|parent| Some(parent) == home || !folder.starts_with(parent)),
-        _ => false,
+    let is_users = |origin: &SettingOrigin| {
+        let SettingOrigin::File(path) = origin else { return false };
+        path.parent().is_some_and(|parent| Some(parent) == home || !folder.starts_with(parent))
     };
     let of_files = lines.iter().filter(|line| matches!(line.key.as_str(), "noproxy" | "no-proxy") && is_users(&line.origin));
     let lists = of_variables.chain(of_files.map(|line| line.value.as_str()));
@@ -78,10 +78,7 @@ struct RegistryHost {
 enum NoProxyEntry {
     Network(IpNet),
     /// A host, or a suffix of host names.
-    Host {
-        suffix: String,
-        address: Option<IpAddr>,
-    },
+    Host(RegistryHost),
 }
 
 impl RegistryHost {
@@ -121,22 +118,20 @@ impl NoProxyEntry {
             Ok(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
             _ => None,
         });
-        Some(Self::Host { suffix: suffix.to_owned(), address: address.map(|address: IpAddr| address.to_canonical()) })
+        let address = address.map(|address: IpAddr| address.to_canonical());
+        Some(Self::Host(RegistryHost { name: suffix.to_owned(), address }))
     }
 
     /// Checks whether any client could match the entry against `registry`. Some clients match any suffix of the name, with or
     /// without a leading dot, and some compare addresses as text.
     fn may_match(&self, registry: &RegistryHost) -> bool {
-        match self {
-            Self::Network(network) => {
-                let is_inside = registry.address.is_some_and(|address| network.contains(&address));
-                is_inside || (registry.is_loopback() && self.is_loopback())
+        let matches = match self {
+            Self::Network(network) => registry.address.is_some_and(|address| network.contains(&address)),
+            Self::Host(host) => {
+                (host.address.is_some() && host.address == registry.address) || registry.name.ends_with(host.name.as_str())
             }
-            Self::Host { suffix, address } => {
-                let is_same = address.is_some() && *address == registry.address;
-                is_same || registry.name.ends_with(suffix.as_str()) || (registry.is_loopback() && self.is_loopback())
-            }
-        }
+        };
+        matches || (registry.is_loopback() && self.is_loopback())
     }
 
     /// Checks whether the entry could match this machine.
@@ -146,10 +141,9 @@ impl NoProxyEntry {
                 let of_this_machine = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
                 of_this_machine.iter().any(|address| network.contains(address)) || is_this_machine(network.addr())
             }
-            Self::Host { suffix, address } => {
-                address.is_some_and(is_this_machine)
-                    || is_localhost(suffix)
-                    || LOOPBACK.iter().any(|name| name.trim_matches(['[', ']']).ends_with(suffix.as_str()))
+            Self::Host(RegistryHost { name, address }) => {
+                let is_suffix = |known: &&str| known.trim_matches(['[', ']']).ends_with(name.as_str());
+                address.is_some_and(is_this_machine) || is_localhost(name) || LOOPBACK.iter().any(is_suffix)
             }
         }
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use url::Url;
 
-use crate::cli::doctor::formats::{read_yaml, read_yarnrc};
+use crate::cli::doctor::formats::{is_scoped_registry, read_yaml, read_yarnrc};
 use crate::cli::lockfiles;
 use crate::cli::run::direct_hosts;
 use crate::config::ProcessEnvironment;
@@ -53,13 +53,14 @@ impl ProjectFiles {
     /// Reads the working directory and its parents, because workspaces keep lockfiles at their root.
     pub(crate) fn of(surroundings: &ProcessEnvironment) -> Self {
         let lines = npmrc::lines(&surroundings.npm_environment()).unwrap_or_default();
+        let scoped = lines.iter().filter(|line| is_scoped_registry(&line.key));
         let (folder, home) = (&surroundings.working_directory, surroundings.home.as_deref());
         Self {
             lockfiles: lockfiles::nearest(folder).filter_map(Result::ok).collect(),
-            direct: direct(&surroundings.working_directory),
+            direct: direct(folder),
             names_exceptions: lines.iter().any(|line| line.key == "no-proxy"),
             exceptions: direct_hosts::entries(&surroundings.variables, &lines, folder, home),
-            scoped_registries: scoped_registries(&lines),
+            scoped_registries: scoped.filter_map(|line| Url::parse(&line.value).ok()).collect(),
             yarn_authority: yarn_authority(surroundings),
             names_yarn_registry: names_yarn_registry(surroundings),
             has_yarn_2: has_yarn_2(surroundings),
@@ -120,11 +121,6 @@ impl ProjectFiles {
         let addresses = entries.filter_map(|entry| Url::parse(entry.resolved.as_deref()?).ok());
         addresses.filter(|url| matches!(url.scheme(), "http" | "https"))
     }
-}
-
-fn scoped_registries(lines: &[npmrc::NpmrcLine]) -> Vec<Url> {
-    let scoped = lines.iter().filter(|line| line.key.starts_with('@') && line.key.ends_with(":registry"));
-    scoped.filter_map(|line| Url::parse(&line.value).ok()).collect()
 }
 
 /// Returns the variables of the CA settings that a file or a variable already sets. The project's yarn accepts those names.

@@ -31,8 +31,7 @@ impl RunSummary<'_> {
         let mut text = String::new();
         push_line!(text, "coldframe: {}", self.headline());
         for (kind, lines) in self.parts() {
-            let width = lines.len().min(SHOWN);
-            for line in &lines[..width] {
+            for line in lines.iter().take(SHOWN) {
                 push_line!(text, "  {kind:<12} {line}");
             }
             if lines.len() > SHOWN {
@@ -80,16 +79,16 @@ impl RunSummary<'_> {
 
     pub(crate) fn json(&self) -> Value {
         let noted = &self.sum.noted;
-        let total = noted.served.len();
-        let cached = self.cached();
+        let (total, cached) = (noted.served.len(), self.cached());
+        let wanted = |wanted: Vec<_>| wanted.into_iter().map(|(name, wanted)| wanted_json(name, wanted)).collect::<Vec<_>>();
         json!({
             "command": self.command,
             "exitCode": self.code,
             "policy": self.policy,
             "packages": { "total": total, "fromCache": cached, "fetched": total - cached, "bytes": noted.bytes },
             "refused": noted.refused.values().map(refused_json).collect::<Vec<_>>(),
-            "stoppedBy": self.culprits().into_iter().map(|(name, wanted)| wanted_json(name, wanted)).collect::<Vec<_>>(),
-            "wouldTake": self.would_take().into_iter().map(|(name, wanted)| wanted_json(name, wanted)).collect::<Vec<_>>(),
+            "stoppedBy": wanted(self.culprits()),
+            "wouldTake": wanted(self.would_take()),
             "hidden": noted.hidden.iter().map(|(name, hidden)| hidden_json(name, hidden)).collect::<Vec<_>>(),
             "failed": noted.failed.iter().map(|(name, why)| json!({ "name": name.as_str(), "reason": why })).collect::<Vec<_>>(),
             "notReached": self.sum.turned_away.iter().map(|(place, turned)| {
@@ -119,11 +118,8 @@ impl RunSummary<'_> {
             1 => format!("stopped by {name}@{}", wanted.kept.version),
             count => format!("stopped by {name}@{} and {} more", wanted.kept.version, count - 1),
         }));
-        match self.held_versions().count() {
-            0 => {}
-            1 => parts.push("1 with newer releases held back".to_owned()),
-            held => parts.push(format!("{held} with newer releases held back")),
-        }
+        let held = self.held_versions().count();
+        parts.extend((held > 0).then(|| format!("{held} with newer releases held back")));
         parts.extend((refused > 0).then(|| format!("{refused} refused")));
         parts.extend((failed > 0).then(|| format!("{failed} failed")));
         parts.extend((total > 0 && parts.len() == 1).then(|| "nothing was held back".to_owned()));
@@ -150,20 +146,19 @@ impl RunSummary<'_> {
         let culprits = self.culprits().into_iter().map(|(name, wanted)| format_wanted(name, wanted)).collect();
         let mut held: Vec<String> = self.would_take().into_iter().map(|(name, wanted)| format_wanted(name, wanted)).collect();
         let is_wanted = |name: &PackageName| noted.hidden.get(name).is_some_and(|hidden| hidden.is_wanted);
-        held.extend(
-            self.held_versions().filter(|(name, _)| !is_wanted(name)).map(|(name, kept)| format_text(name, &kept[0], kept.len())),
-        );
+        let unwanted = self.held_versions().filter(|(name, _)| !is_wanted(name));
+        held.extend(unwanted.map(|(name, kept)| format_text(name, &kept[0], kept.len())));
         let rest = self.held_versions().filter(|(name, _)| is_wanted(name) && noted.hidden[*name].wanted.is_empty()).count();
         held.extend((rest > 0).then(|| match rest {
             1 => "1 package has a newer release that nothing here requests".to_owned(),
             _ => format!("{rest} packages have newer releases that nothing here requests"),
         }));
         // Only listed if the command failed and its wants are unknown: it may have wanted one of these.
-        let others =
-            noted.hidden.iter().filter(|(_, hidden)| self.code != 0 && !hidden.is_wanted).filter_map(|(name, hidden)| {
-                let (kept, count) = hidden.others.as_ref()?;
-                Some(format_text(name, kept, *count))
-            });
+        let others = noted.hidden.iter().filter(|(_, hidden)| self.code != 0 && !hidden.is_wanted);
+        let others = others.filter_map(|(name, hidden)| {
+            let (kept, count) = hidden.others.as_ref()?;
+            Some(format_text(name, kept, *count))
+        });
         let failed = noted.failed.iter().map(|(name, why)| format!("{name}: {why}")).collect();
         let away = self.sum.turned_away.iter().map(|(place, turned)| {
             let times = if turned.times > 1 { format!(" ({} times)", turned.times) } else { String::new() };
@@ -183,11 +178,13 @@ impl RunSummary<'_> {
     /// Returns hidden newer versions of installed packages. If nothing was installed or the command failed, returns those of all
     /// packages, because it may have wanted one of them.
     fn held_versions(&self) -> impl Iterator<Item = (&PackageName, &[HeldVersion])> {
-        let noted = &self.sum.noted;
-        let all = self.code != 0 || noted.served.is_empty();
-        let installed = move |name: &PackageName| all || noted.served.keys().any(|(served, _)| served == name);
-        let newer = noted.hidden.iter().filter(|(_, hidden)| !hidden.newer.is_empty());
-        newer.filter(move |(name, _)| installed(name)).map(|(name, hidden)| (name, &*hidden.newer))
+        let newer = self.sum.noted.hidden.iter().filter(|(_, hidden)| !hidden.newer.is_empty());
+        newer.filter(|(name, _)| self.may_be_installed(name)).map(|(name, hidden)| (name, &*hidden.newer))
+    }
+
+    fn may_be_installed(&self, name: &PackageName) -> bool {
+        let served = &self.sum.noted.served;
+        self.code != 0 || served.is_empty() || served.keys().any(|(served, _)| served == name)
     }
 
     /// Returns the hidden versions that made the command fail, one per package, direct dependencies first.
@@ -197,17 +194,13 @@ impl RunSummary<'_> {
 
     /// Returns the other hidden versions that the command would have used, one per package, direct dependencies first.
     fn would_take(&self) -> Vec<(&PackageName, &WantedVersion)> {
-        let noted = &self.sum.noted;
-        let all = self.code != 0 || noted.served.is_empty();
-        let installed = |name: &PackageName| all || noted.served.keys().any(|(served, _)| served == name);
-        self.wanted(|name, wanted| installed(name) && (self.code == 0 || !wanted.fails))
+        self.wanted(|name, wanted| self.may_be_installed(name) && (self.code == 0 || !wanted.fails))
     }
 
     fn wanted(&self, which: impl Fn(&PackageName, &WantedVersion) -> bool) -> Vec<(&PackageName, &WantedVersion)> {
         let each = self.sum.noted.hidden.iter().filter_map(|(name, hidden)| {
-            let mut fitting = hidden.wanted.iter().filter(|wanted| which(name, wanted));
-            let first = fitting.clone().find(|wanted| wanted.want.is_direct).or_else(|| fitting.next())?;
-            Some((name, first))
+            let fitting = hidden.wanted.iter().filter(|wanted| which(name, wanted));
+            Some((name, fitting.min_by_key(|wanted| !wanted.want.is_direct)?))
         });
         let mut each: Vec<_> = each.collect();
         each.sort_by_key(|(_, wanted)| !wanted.want.is_direct);
@@ -222,9 +215,8 @@ impl RunSummary<'_> {
             let (name, version) = (&refusal.name, refusal.version.as_deref()?);
             Some(Withheld { name, version, rule: &refusal.rule, opens: refusal.opens.is_some() })
         });
-        let unsegmented = noted.refused.values().filter(|refusal| refusal.version.is_none());
-        let unsegmented =
-            unsegmented.filter_map(|refusal| Some(Withheld::of(&refusal.name, noted.hidden.get(&refusal.name)?.newer.first()?)));
+        let unsegmented = noted.refused.values().filter(|refusal| refusal.version.is_none()).map(|refusal| &refusal.name);
+        let unsegmented = unsegmented.filter_map(|name| Some(Withheld::of(name, noted.hidden.get(name)?.newer.first()?)));
         let mut withheld: Vec<Withheld<'_>> = Vec::new();
         for one in stopped.chain(refused).chain(unsegmented) {
             if !withheld.iter().any(|known| (known.name, known.version) == (one.name, one.version)) {
@@ -246,9 +238,9 @@ impl RunSummary<'_> {
             lines.push("coldframe check --fix (with a lockfile: prints allowed replacements)".to_owned());
         }
         lines.extend(withheld.iter().flat_map(|one| one.advice(&self.flags)));
-        lines.extend(
-            (!noted.failed.is_empty()).then(|| format!("coldframe doctor{} (checks whether upstream answers)", self.flags)),
-        );
+        if !noted.failed.is_empty() {
+            lines.push(format!("coldframe doctor{} (checks whether upstream answers)", self.flags));
+        }
         lines
     }
 }
@@ -270,8 +262,7 @@ impl<'a> Withheld<'a> {
 
     /// Returns commands that explain the version and, if possible, open it. Commands that open malware are never suggested.
     fn advice(&self, flags: &str) -> impl Iterator<Item = String> {
-        let spec = format!("{}@{}", self.name, self.version);
-        let spec = shell_word(&spec);
+        let spec = shell_word(&format!("{}@{}", self.name, self.version)).into_owned();
         let opens = match self.rule {
             RuleId::Denied => {
                 Some(format!("coldframe decisions list{flags} (shows who denied it; undo it with `coldframe revoke`)"))
