@@ -8,8 +8,8 @@ use jiff::Timestamp;
 
 use crate::app;
 use crate::app::operations::verdict_line;
-use crate::cli::flags::SettingFlags;
-use crate::cli::output::{CliError, Exit, OutputArgs, say};
+use crate::cli::flags::QueryArgs;
+use crate::cli::output::{CliError, Exit, say};
 use crate::cli::running_server::{self, Running};
 use crate::cli::runtime::block_on;
 use crate::clock::SystemClock;
@@ -27,20 +27,18 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TIME", value_parser = instant)]
     at: Option<Timestamp>,
     #[command(flatten)]
-    output: OutputArgs,
-    #[command(flatten)]
-    settings: SettingFlags<false>,
+    query: QueryArgs,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let config = arguments.settings.config()?;
+    let config = arguments.query.settings.config()?;
     let is_allowed = block_on(async {
         if let Some(running) = running_server::find(&config).await? {
             return ask(&running, &config, &arguments).await;
         }
-        let Arguments { spec, at, output, .. } = arguments;
+        let Arguments { spec, at, query } = arguments;
         let explained = app::explain(config, Arc::new(SystemClock), &spec, at).await?;
-        output.print(|| explanation::text(&explained), || explained.json())?;
+        query.output.print(|| explanation::text(&explained), || explained.json())?;
         Ok::<_, CliError>(explained.verdict.is_allowed())
     })??;
     Ok(if is_allowed { Exit::Done } else { Exit::Refused })
@@ -48,7 +46,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
 
 /// Asks the running server. Also reports the verdicts of its other listeners and of the settings of this command.
 async fn ask(running: &Running, config: &Config, arguments: &Arguments) -> Result<bool, CliError> {
-    let Arguments { spec, at, output, settings } = arguments;
+    let Arguments { spec, at, query: QueryArgs { output, settings } } = arguments;
     running.announce(config, OF_VERDICTS);
     let explained = running.server.explain(spec, *at, running.profile).await?;
     for (profile, verdict) in &explained.others {

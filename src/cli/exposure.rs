@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::app::standalone::{decide, incident};
 use crate::app::{self, IndicatorHitSummary, Owner, RemoteServer};
-use crate::cli::flags::SettingFlags;
+use crate::cli::flags::{QueryArgs, SettingFlags};
 use crate::cli::output::{CliError, Exit, OutputArgs, say};
 use crate::cli::runtime::block_on;
 use crate::clock::SystemClock;
@@ -33,32 +33,30 @@ pub(crate) struct Arguments {
     #[arg(long, conflicts_with_all = ["spec", "advisory"])]
     contacts: bool,
     #[command(flatten)]
-    output: OutputArgs,
-    #[command(flatten)]
-    settings: SettingFlags<false>,
+    query: QueryArgs,
 }
 
-pub(crate) fn run(mut arguments: Arguments) -> Result<Exit, CliError> {
-    if arguments.contacts {
-        let contacts = app::indicator_hits(&flushed(&arguments.settings)?)?;
-        let json = || contacts.iter().map(contact_json).collect();
-        return arguments.output.print(|| format_indicator_hits(&contacts), json);
+pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
+    let Arguments { spec, advisory, contacts: contacts_only, query: QueryArgs { output, mut settings } } = arguments;
+    if contacts_only {
+        let contacts = app::indicator_hits(&flushed(&settings)?)?;
+        return output.print(|| format_indicator_hits(&contacts), || contacts.iter().map(contact_json).collect());
     }
-    let named = arguments.settings.take_advisory_id();
-    let Some(spec) = arguments.spec else {
-        let Some(id) = arguments.advisory.or(named) else {
+    let named = settings.take_advisory_id();
+    let Some(spec) = spec else {
+        let Some(id) = advisory.or(named) else {
             return Err(CliError::usage(anyhow::anyhow!("name a package or an advisory: `--feed MAL-2026-2307`")));
         };
-        return run_by_advisory(&id, arguments.output, &arguments.settings);
+        return run_by_advisory(&id, output, &settings);
     };
-    let data_dir = flushed(&arguments.settings)?;
+    let data_dir = flushed(&settings)?;
     let exposures = app::exposure(&data_dir, &spec)?;
     let mut contacts = app::indicator_hits(&data_dir)?;
     contacts.retain(|known| known.contact.package.as_ref() == Some(&spec.name));
     let grounds = Grounds::read(&data_dir);
     let text = || format_text(&spec, &exposures, &grounds) + &format_hits_section(&contacts);
     let rows = exposures.iter().map(|row| row_json(&spec.name, row, &grounds));
-    arguments.output.print(text, || rows.chain(contacts.iter().map(contact_json)).collect())
+    output.print(text, || rows.chain(contacts.iter().map(contact_json)).collect())
 }
 
 fn run_by_advisory(id: &str, output: OutputArgs, settings: &SettingFlags<false>) -> Result<Exit, CliError> {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::app::standalone::incident::{self, StoredFeedStatus};
 use crate::cli::decisions::{self, RecordArgs};
-use crate::cli::flags::SettingFlags;
+use crate::cli::flags::{QueryArgs, SettingFlags};
 use crate::cli::output::{self, CliError, Exit, OutputArgs};
 use crate::cli::running_server;
 use crate::cli::runtime::block_on;
@@ -30,16 +30,12 @@ pub(crate) enum Command {
         #[arg(long)]
         accept_shrunk: bool,
         #[command(flatten)]
-        output: OutputArgs,
-        #[command(flatten)]
-        settings: SettingFlags<false>,
+        query: QueryArgs,
     },
     /// Show records, freshness, and records that need a decision.
     Status {
         #[command(flatten)]
-        output: OutputArgs,
-        #[command(flatten)]
-        settings: SettingFlags<false>,
+        query: QueryArgs,
     },
     /// Apply a record that marks every version of an established package.
     Obey(RulingArgs),
@@ -75,7 +71,7 @@ pub(crate) struct FeedExportArgs {
 
 pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
     match command {
-        Command::Sync { accept_shrunk, output, settings } => {
+        Command::Sync { accept_shrunk, query: QueryArgs { output, settings } } => {
             let config = of_server(&settings)?;
             let on_shrink = if accept_shrunk { OnShrink::Accept } else { OnShrink::Reject };
             let statuses = block_on(incident::sync(config, Arc::new(SystemClock), on_shrink))??;
@@ -83,7 +79,9 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
             let stale = statuses.iter().any(|status| status.staleness.is_some());
             Ok(if stale { Exit::Failed } else { Exit::Done })
         }
-        Command::Status { output, settings } => print(&incident::status(&of_server(&settings)?, SystemClock.now()), output),
+        Command::Status { query: QueryArgs { output, settings } } => {
+            print(&incident::status(&of_server(&settings)?, SystemClock.now()), output)
+        }
         Command::Obey(ruling) => rule(ruling, true),
         Command::SetAside(ruling) => rule(ruling, false),
         Command::Export(FeedExportArgs { directory, id_prefix, expires, settings }) => {
@@ -116,7 +114,7 @@ pub(crate) fn of_server(settings: &SettingFlags<false>) -> Result<Config, CliErr
 }
 
 fn rule(RulingArgs { id, record }: RulingArgs, obey: bool) -> Result<Exit, CliError> {
-    let advisory = incident::broad_record(of_server(&record.settings)?, Arc::new(SystemClock), &id)?;
+    let advisory = incident::broad_record(of_server(&record.query.settings)?, Arc::new(SystemClock), &id)?;
     record.submit(DecisionAction::Record { advisory, obey }, None)
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, FromArgMatches};
 
+use crate::cli::output::OutputArgs;
 use crate::config::effective::OF_VERDICTS;
 use crate::config::settings::{SETTINGS, Setting};
 use crate::config::{self, Config, ConfigSources, Diagnostics, FlagValues, ProcessEnvironment, SettingKey, ValueKind};
@@ -17,6 +18,15 @@ const LISTED_SETTINGS: &[SettingKey] =
 pub(crate) struct SettingFlags<const LISTED: bool> {
     file: Option<PathBuf>,
     flags: FlagValues,
+}
+
+/// The arguments of commands that print a result as text or JSON.
+#[derive(Debug, clap::Args)]
+pub(crate) struct QueryArgs {
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    #[command(flatten)]
+    pub(crate) settings: SettingFlags<false>,
 }
 
 impl<const LISTED: bool> SettingFlags<LISTED> {

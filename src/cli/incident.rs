@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use crate::app::standalone::incident::{self, IncidentPlan};
 use crate::app::{AppError, Owner, RemoteServer};
 use crate::cli::exposure::{self, Grounds};
-use crate::cli::flags::SettingFlags;
-use crate::cli::output::{CliError, Exit, OutputArgs, counted};
+use crate::cli::flags::QueryArgs;
+use crate::cli::output::{CliError, Exit, counted};
 use crate::cli::runtime::block_on;
 use crate::cli::{decisions, operator};
 use crate::clock::{Clock as _, SystemClock};
@@ -32,13 +32,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DURATION", default_value = "48h", value_parser = decisions::duration)]
     freeze_for: Duration,
     #[command(flatten)]
-    output: OutputArgs,
-    #[command(flatten)]
-    settings: SettingFlags<false>,
+    query: QueryArgs,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let Arguments { id, dry_run, freeze_for, output, settings } = arguments;
+    let Arguments { id, dry_run, freeze_for, query: QueryArgs { output, settings } } = arguments;
     let own = settings.config()?;
     let config = crate::cli::feed::of_server(&settings)?;
     let data_dir = config.store.data_dir.clone();

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use crate::app::operations::adoption::Adoption;
 use crate::app::standalone::decide;
-use crate::cli::flags::SettingFlags;
-use crate::cli::output::{CliError, Exit, OutputArgs, counted, say};
+use crate::cli::flags::QueryArgs;
+use crate::cli::output::{CliError, Exit, counted, say};
 use crate::cli::runtime::block_on;
 use crate::cli::{decisions, lockfiles, running_server};
 use crate::clock::SystemClock;
@@ -33,13 +33,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TEXT", default_value = "in a lockfile before coldframe", value_parser = decisions::reason)]
     reason: String,
     #[command(flatten)]
-    output: OutputArgs,
-    #[command(flatten)]
-    settings: SettingFlags<false>,
+    query: QueryArgs,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let Arguments { lockfiles: paths, dry_run, reason, output, settings } = arguments;
+    let Arguments { lockfiles: paths, dry_run, reason, query: QueryArgs { output, settings } } = arguments;
     let config = settings.config()?;
     let data_dir = config.store.data_dir.clone();
     let read: Vec<_> = paths.iter().map(|path| lockfiles::read(path)).collect::<Result<_, _>>().map_err(CliError::failed)?;

@@ -38,8 +38,8 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let Arguments { spec, expires, records, record: RecordArgs { reason, output, settings } } = arguments;
-    let config = settings.config()?;
+    let Arguments { spec, expires, records, record: RecordArgs { reason, query } } = arguments;
+    let config = query.settings.config()?;
     let data_dir = config.store.data_dir.clone();
     let plan = block_on(async {
         Ok::<_, CliError>(match running_server::find(&config).await? {
@@ -62,7 +62,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let needs_second = plan.needs_second;
     let ends = timestamp::saturating_add(SystemClock.now(), expires);
     let proposal = decisions::propose(plan.into_act(records), reason, Some(ends));
-    decisions::record(&data_dir, &DecisionProposal { needs_second, ..proposal }, output)
+    decisions::record(&data_dir, &DecisionProposal { needs_second, ..proposal }, query.output)
 }
 
 fn refusal(plan: &ApprovalPlan) -> Option<String> {

@@ -5,8 +5,8 @@ use jiff::Timestamp;
 
 use crate::app::standalone::decide;
 use crate::cli::decisions;
-use crate::cli::flags::SettingFlags;
-use crate::cli::output::{CliError, Exit, OutputArgs};
+use crate::cli::flags::QueryArgs;
+use crate::cli::output::{CliError, Exit};
 use crate::clock::{Clock as _, SystemClock};
 use crate::policy::decisions::{Decision, DecisionState};
 use crate::text::TextTable;
@@ -20,14 +20,12 @@ pub(crate) enum Command {
         #[arg(long)]
         all: bool,
         #[command(flatten)]
-        output: OutputArgs,
-        #[command(flatten)]
-        settings: SettingFlags<false>,
+        query: QueryArgs,
     },
 }
 
 pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
-    let Command::List { all, output, settings } = command;
+    let Command::List { all, query: QueryArgs { output, settings } } = command;
     let data_dir = settings.data_dir()?;
     let now = SystemClock.now();
     let mut decisions = decide::decisions(&data_dir)?;

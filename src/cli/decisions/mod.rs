@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::app::standalone::decide::{self, RecordedDecision};
-use crate::cli::flags::SettingFlags;
+use crate::cli::flags::QueryArgs;
 use crate::cli::operator;
 use crate::cli::output::{CliError, Exit, OutputArgs};
 use crate::clock::{Clock as _, SystemClock};
@@ -33,17 +33,15 @@ pub(crate) struct RecordArgs {
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     pub(crate) reason: String,
     #[command(flatten)]
-    pub(crate) output: OutputArgs,
-    #[command(flatten)]
-    pub(crate) settings: SettingFlags<false>,
+    pub(crate) query: QueryArgs,
 }
 
 impl RecordArgs {
     /// Records a decision that ends after `lasts`, if given, and prints the result.
     pub(crate) fn submit(self, act: DecisionAction, lasts: Option<Duration>) -> Result<Exit, CliError> {
-        let data_dir = self.settings.data_dir()?;
+        let data_dir = self.query.settings.data_dir()?;
         let expires = lasts.map(|lasts| timestamp::saturating_add(SystemClock.now(), lasts));
-        record(&data_dir, &propose(act, self.reason, expires), self.output)
+        record(&data_dir, &propose(act, self.reason, expires), self.query.output)
     }
 }
 

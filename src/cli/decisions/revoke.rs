@@ -4,6 +4,7 @@ use clap::Args;
 
 use crate::app::standalone::decide;
 use crate::cli::decisions::{self, RecordArgs};
+use crate::cli::flags::QueryArgs;
 use crate::cli::operator;
 use crate::cli::output::{CliError, Exit};
 use crate::clock::{Clock as _, SystemClock};
@@ -18,7 +19,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let RecordArgs { reason, output, settings } = arguments.record;
+    let RecordArgs { reason, query: QueryArgs { output, settings } } = arguments.record;
     let by = operator::signature(SystemClock.now());
     decisions::print_result(&decide::revoke(&settings.data_dir()?, arguments.id, &by, &reason)?, output)
 }

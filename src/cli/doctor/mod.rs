@@ -18,8 +18,8 @@ use crate::cli::check::server;
 use crate::cli::doctor::client_settings::SettingsSurvey;
 use crate::cli::doctor::routes::FindingLevel::{self, Bypass, Note, Warning, Well};
 use crate::cli::doctor::routes::{DoctorFinding, RouteAnalyzer};
-use crate::cli::flags::SettingFlags;
-use crate::cli::output::{CliError, Exit, OutputArgs};
+use crate::cli::flags::QueryArgs;
+use crate::cli::output::{CliError, Exit};
 use crate::cli::registry_hosts::RegistryHosts;
 use crate::cli::running_server;
 use crate::cli::runtime::block_on;
@@ -38,9 +38,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "URL", value_parser = server)]
     server: Option<Url>,
     #[command(flatten)]
-    output: OutputArgs,
-    #[command(flatten)]
-    settings: SettingFlags<false>,
+    query: QueryArgs,
 }
 
 /// Clocks that differ by more than this cause a warning.
@@ -51,7 +49,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
 }
 
 async fn examine(arguments: &Arguments) -> Result<Exit, CliError> {
-    let (mut config, surroundings) = arguments.settings.read(|sources| {
+    let (mut config, surroundings) = arguments.query.settings.read(|sources| {
         let surroundings = sources.environment.clone();
         Ok((Config::load(sources)?, surroundings))
     })?;
@@ -59,7 +57,7 @@ async fn examine(arguments: &Arguments) -> Result<Exit, CliError> {
     let running = running_server::find(&config).await?;
     if let Some(running) = &running {
         running.announce_with(&config, &[OF_VERDICTS, OF_PLACES].concat(), "the value of this command applies");
-        config = running.overridden_config(&arguments.settings).unwrap_or(config);
+        config = running.overridden_config(&arguments.query.settings).unwrap_or(config);
     }
     let hosts = RegistryHosts::of(&config, arguments.server.as_ref());
     let is_ours = match (&running, &arguments.server) {
@@ -105,7 +103,7 @@ async fn examine(arguments: &Arguments) -> Result<Exit, CliError> {
     }
     findings.extend(feed_findings(&config));
     let bypassed = findings.iter().any(|finding| finding.grade == Bypass);
-    arguments.output.print(|| format_text(&findings, bypassed), || to_json(&findings, bypassed))?;
+    arguments.query.output.print(|| format_text(&findings, bypassed), || to_json(&findings, bypassed))?;
     Ok(if bypassed { Exit::Failed } else { Exit::Done })
 }
 
@@ -170,22 +168,18 @@ fn environment_findings(seen: &ProbeReport, server: &Url, redirected: &Redirecte
         });
     }
     if let Some(stripped) = &seen.stripped {
+        let name = &stripped.name;
         found.push(match &stripped.missing {
-            Ok(missing) if missing.is_empty() => DoctorFinding::new(
-                Well,
-                "metadata",
-                format!("upstream sends the metadata that rules need (checked with {})", stripped.name),
-            ),
-            Ok(missing) => DoctorFinding::new(
-                Warning,
-                "metadata",
-                format!("upstream sends no {} (checked with {})", missing.join(", "), stripped.name),
-            )
-            .because(
-                "rules that need it cannot decide; without `time`, age counts from when a release was first seen",
-                "coldframe serve --upstream URL, with the registry that the mirror copies",
-            ),
-            Err(why) => DoctorFinding::new(Note, "metadata", format!("cannot read the metadata of {}: {why}", stripped.name)),
+            Ok(missing) if missing.is_empty() => {
+                DoctorFinding::new(Well, "metadata", format!("upstream sends the metadata that rules need (checked with {name})"))
+            }
+            Ok(missing) => {
+                let what = format!("upstream sends no {} (checked with {name})", missing.join(", "));
+                let why = "rules that need it cannot decide; without `time`, age counts from when a release was first seen";
+                let fix = "coldframe serve --upstream URL, with the registry that the mirror copies";
+                DoctorFinding::new(Warning, "metadata", what).because(why, fix)
+            }
+            Err(why) => DoctorFinding::new(Note, "metadata", format!("cannot read the metadata of {name}: {why}")),
         });
     }
     found

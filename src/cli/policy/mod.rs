@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::app;
 use crate::app::standalone::policy_diff::{ChangedVerdict, PolicyDiff};
 use crate::cli::feed;
-use crate::cli::flags::SettingFlags;
+use crate::cli::flags::QueryArgs;
 use crate::cli::output::{self, CliError, Exit, OutputArgs, counted, say};
 use crate::cli::runtime::block_on;
 use crate::clock::{Clock as _, SystemClock};
@@ -48,9 +48,7 @@ pub(crate) enum Command {
         #[arg(value_name = "CANDIDATE")]
         candidate: String,
         #[command(flatten)]
-        output: OutputArgs,
-        #[command(flatten)]
-        settings: SettingFlags<false>,
+        query: QueryArgs,
     },
     /// Show which past incidents a policy would have stopped.
     Replay(ReplayArguments),
@@ -104,7 +102,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
     match command {
         Command::Check { policy, strict } => check(&policy, strict),
         Command::Test { policy } => test(&policy),
-        Command::Diff { candidate, output, settings } => {
+        Command::Diff { candidate, query: QueryArgs { output, settings } } => {
             let config = feed::of_server(&settings)?;
             let policy = config.policies.files.load(&candidate)?.policy;
             let diff = block_on(app::diff_policies(config, Arc::new(SystemClock), policy))??;
