@@ -87,6 +87,9 @@ pub enum FirewallError {
     Internal(Arc<str>),
 }
 
+/// The result of a firewall request.
+pub type Result<T, E = FirewallError> = std::result::Result<T, E>;
+
 impl FirewallError {
     pub(crate) fn unreadable(name: &PackageName, detail: impl fmt::Display) -> Self {
         Self::Unreadable { name: name.clone(), detail: detail.to_string().into() }

@@ -7,7 +7,7 @@ use std::fmt;
 use serde::Deserializer as _;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::firewall::error::FirewallError;
+use crate::firewall::error::{FirewallError, Result};
 
 /// The most packages of one audit, counting every path in a tree: five times the largest public lockfiles.
 const MAX_PACKAGES: usize = 50_000;
@@ -43,11 +43,7 @@ impl Audited {
 ///
 /// # Errors
 /// Returns [`FirewallError::TooMuch`] if there are too many packages or versions.
-pub fn read_bulk(
-    body: &[u8],
-    listed: impl Fn(&str) -> bool,
-    mut each: impl FnMut(&str, &[String]),
-) -> Result<Option<Audited>, FirewallError> {
+pub fn read_bulk(body: &[u8], listed: impl Fn(&str) -> bool, mut each: impl FnMut(&str, &[String])) -> Result<Option<Audited>> {
     let mut audited = Audited::default();
     let mut add = |name: String, versions: Vec<String>| {
         audited.count_package()?;
@@ -68,7 +64,7 @@ pub fn read_bulk(
 ///
 /// # Errors
 /// Returns the errors of [`read_bulk`].
-pub fn read_tree(body: &[u8], listed: impl Fn(&str) -> bool) -> Result<Option<Audited>, FirewallError> {
+pub fn read_tree(body: &[u8], listed: impl Fn(&str) -> bool) -> Result<Option<Audited>> {
     let mut walk = Walk { audited: Audited::default(), listed: &listed, above: Vec::new(), paths: 0 };
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let read = deserializer.deserialize_any(Node(&mut walk, Position::Package)).and_then(|_| deserializer.end());
@@ -82,7 +78,7 @@ fn too_many_versions() -> String {
     format!("{TOO_MUCH}more than {MAX_VERSIONS} versions of one package")
 }
 
-fn finish(read: Result<(), serde_json::Error>, audited: Audited) -> Result<Option<Audited>, FirewallError> {
+fn finish(read: Result<(), serde_json::Error>, audited: Audited) -> Result<Option<Audited>> {
     let Err(error) = read else { return Ok(Some(audited)) };
     let text = error.to_string();
     let Some(what) = text.strip_prefix(TOO_MUCH) else { return Ok(None) };
@@ -261,7 +257,7 @@ mod tests {
 
     use super::*;
 
-    fn describe(read: Result<Option<Audited>, FirewallError>) -> String {
+    fn describe(read: Result<Option<Audited>>) -> String {
         match read {
             Ok(Some(audited)) => format!("{} {:?}", audited.count, audited.versions),
             Ok(None) => "unreadable".to_owned(),

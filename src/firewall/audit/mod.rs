@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use crate::firewall::audit::body::Audited;
 use crate::firewall::components::Firewall;
-use crate::firewall::error::{self, FirewallError};
+use crate::firewall::error::{self, Result};
 use crate::firewall::package::CacheKey;
 use crate::firewall::request::Client;
 use crate::npm::{AuditFormat, PackageName, Version};
@@ -38,7 +38,7 @@ impl Firewall {
         passage: PassthroughRequest,
         body: Bytes,
         format: AuditFormat,
-    ) -> Result<(PassthroughResponse, Option<String>), FirewallError> {
+    ) -> Result<(PassthroughResponse, Option<String>)> {
         let (inner, reader) = (self.clone(), client.clone());
         let (audited, notice) = self.0.workers.run(move || inner.read_audit(&reader, &body, format)).await??;
         let passed = self.0.passthrough.send(client, None, passage).await?;
@@ -51,12 +51,7 @@ impl Firewall {
     }
 
     /// Returns the packages with advisories, if any feed lists vulnerabilities, and the notice. Blocks.
-    fn read_audit(
-        &self,
-        client: &Client,
-        body: &[u8],
-        format: AuditFormat,
-    ) -> Result<(Option<Audited>, Option<String>), FirewallError> {
+    fn read_audit(&self, client: &Client, body: &[u8], format: AuditFormat) -> Result<(Option<Audited>, Option<String>)> {
         let policy_snapshot = self.0.policy.snapshot();
         // Malware feeds do not cover the vulnerabilities that an audit is about.
         let advises = policy_snapshot.advisories.has_vulnerabilities();

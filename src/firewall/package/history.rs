@@ -46,7 +46,6 @@ pub struct ReleaseHistory {
     pub unrecorded: bool,
 }
 
-/// The result of comparing a packument with the record of its package.
 #[derive(Debug, Default)]
 pub struct Reconciliation {
     /// The history of each entry of the packument.
@@ -63,8 +62,11 @@ pub struct Reconciliation {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HistoryEvent {
     /// A version has a different integrity than first seen.
-    IntegrityChanged { version: Box<str>, was: String, now: String },
-    /// A version was removed.
+    IntegrityChanged {
+        version: Box<str>,
+        was: String,
+        now: String,
+    },
     Gone(Box<Release>),
     /// Two views contradict each other over a version after both were fetched again. Each keeps its own history of the version.
     Parted(Box<str>),
@@ -74,7 +76,6 @@ pub enum HistoryEvent {
 #[derive(Debug, Clone, Copy)]
 pub struct Look<'a> {
     pub packument: &'a Packument,
-    /// The requested form.
     pub form: PackumentForm,
     /// When it was requested, by the system clock.
     pub at: Timestamp,
@@ -101,7 +102,6 @@ pub struct OtherToken<'a> {
 /// Versions over which views of a package disagree, with the integrity that was seen.
 pub type Parted = HashMap<Box<str>, Option<Integrity>>;
 
-/// Another view of the package.
 struct View<'a> {
     last_look: Option<Timestamp>,
     releases: HashMap<&'a str, Vec<&'a Release>>,
@@ -272,7 +272,6 @@ impl<'a> Tracing<'a> {
         }
     }
 
-    /// Updates the release of a version that this view has seen before.
     fn seen_again(&self, before: &Release, into: &mut Reconciliation) -> Release {
         let mut release = before.clone();
         if let Some(last_seen) = before.gone {
@@ -388,7 +387,6 @@ impl<'a> Tracing<'a> {
         is_tokens && !self.look.stranger && self.look.at < timestamp::saturating_add(absence.look, OTHER_TOKEN_GRACE)
     }
 
-    /// Creates the release of a version that this view has never seen.
     fn first_sight(&self, into: &mut Reconciliation) -> Release {
         let (entry, at) = (self.entry, self.look.at);
         let mut release = Release {

@@ -139,7 +139,6 @@ pub(crate) struct PackageSnapshot {
     pub document: StoredPackument,
     pub confirmed: Confirmation,
     pub views: ViewComparison,
-    /// When the package began, see [`first_published`].
     pub first_published: Option<Timestamp>,
 }
 
@@ -154,7 +153,6 @@ pub(crate) struct Confirmation {
     pub behind: Option<SignedDuration>,
 }
 
-/// How a package compares with the other views of it.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ViewComparison {
     /// Whether it contradicts another view that could not be fetched again. It is compared again when upstream confirms it.

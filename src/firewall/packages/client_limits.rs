@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use moka::sync::Cache;
 
-use crate::firewall::error::FirewallError;
+use crate::firewall::error::{FirewallError, Result};
 use crate::firewall::package::CacheKey;
 use crate::net::fair_limit::network_of;
 use crate::units::timestamp;
@@ -46,7 +46,7 @@ impl AbsentNames {
     }
 
     /// Checks whether a client may request further unknown names.
-    pub(crate) fn check(&self, client: IpAddr) -> Result<(), FirewallError> {
+    pub(crate) fn check(&self, client: IpAddr) -> Result<()> {
         if self.by_client.get(&network_of(client)).is_some_and(|count| count >= self.limit) {
             return Err(too_many());
         }

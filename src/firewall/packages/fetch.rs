@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::timeout;
 
-use crate::firewall::error::FirewallError;
+use crate::firewall::error::{FirewallError, Result};
 use crate::firewall::package::history::Parted;
 use crate::firewall::package::{CacheKey, Confirmation, PackageSnapshot, ViewComparison};
 use crate::firewall::packages::fetch_slots::{SharedFetches, SlotRequest, Slots};
@@ -53,11 +53,7 @@ impl Fetcher {
     }
 
     /// Waits up to `stale-wait` for upstream, then serves the stale snapshot; the fetch continues and updates the cache.
-    pub(crate) async fn fetch_or_stale(
-        self: &Arc<Self>,
-        request: FetchRequest,
-        now: Timestamp,
-    ) -> Result<PackageLookup, FirewallError> {
+    pub(crate) async fn fetch_or_stale(self: &Arc<Self>, request: FetchRequest, now: Timestamp) -> Result<PackageLookup> {
         let last = || self.services.cache.get(&request.slot).filter(|package| request.need.is_met_by(package));
         if let Some(last) = last().filter(|_| self.is_backing_off(&request, now))
             && let Some(lookup) = self.stale(&last, now)
@@ -102,10 +98,7 @@ impl Fetcher {
     }
 
     /// Fetches with a new slot. Boxed with an explicit type, because such a fetch starts it recursively.
-    fn fetch_again(
-        self: &Arc<Self>,
-        request: FetchRequest,
-    ) -> Pin<Box<dyn Future<Output = Result<PackageLookup, FirewallError>> + Send>> {
+    fn fetch_again(self: &Arc<Self>, request: FetchRequest) -> Pin<Box<dyn Future<Output = Result<PackageLookup>> + Send>> {
         let inner = Arc::clone(self);
         Box::pin(async move {
             let permit = inner.slots.of(&request.registry).acquire(request.client).await;
@@ -123,7 +116,7 @@ impl Fetcher {
         (request.slot.clone(), request.whole, self.services.cache.written.get(&request.slot.name))
     }
 
-    pub(crate) async fn fetch_shared(self: &Arc<Self>, request: FetchRequest) -> Result<PackageLookup, FirewallError> {
+    pub(crate) async fn fetch_shared(self: &Arc<Self>, request: FetchRequest) -> Result<PackageLookup> {
         let inner = Arc::clone(self);
         let key = self.fetch_key(&request);
         let (client, slots) = (request.client, self.slots.of(&request.registry));
@@ -136,7 +129,7 @@ impl Fetcher {
     }
 
     /// Loads what is stored and asks upstream if that is not enough.
-    async fn fetch_packument(self: Arc<Self>, request: FetchRequest, permit: FairPermit) -> Result<PackageLookup, FirewallError> {
+    async fn fetch_packument(self: Arc<Self>, request: FetchRequest, permit: FairPermit) -> Result<PackageLookup> {
         let share = self.services.parse_pool.memory.share_in(request.registry.id());
         let permit = FetchPermit { share, _slot: permit };
         let now = self.services.policy.now();
@@ -195,7 +188,7 @@ impl Fetcher {
         previous: PreviousState,
         document: FetchedDocument,
         fallback: Option<Arc<CachedPackage>>,
-    ) -> Result<PackageLookup, FirewallError> {
+    ) -> Result<PackageLookup> {
         let time = document.time;
         match Arc::clone(&self.ingester).ingest(request.clone(), document, previous).await {
             Ok(Ingested::Done(package)) => Ok(PackageLookup { package, stale: None }),
@@ -224,7 +217,7 @@ impl Fetcher {
         package: &Arc<CachedPackage>,
         before: &PreviousState,
         how: Confirmed,
-    ) -> Result<PackageLookup, FirewallError> {
+    ) -> Result<PackageLookup> {
         self.services.recorder.cache_lookup(CacheLabel::Document, CacheOutcome::Revalidated);
         let Confirmed { form, has_no_more, time, validators } = how;
         let CacheValidators { etag, last_modified } = validators.unwrap_or_else(|| package.validators());
@@ -261,7 +254,7 @@ impl Fetcher {
         package: PackageSnapshot,
         before: &PreviousState,
         diverged: Option<Parted>,
-    ) -> Result<(PackageSnapshot, Contradictions), FirewallError> {
+    ) -> Result<(PackageSnapshot, Contradictions)> {
         let (ingester, request, before) = (Arc::clone(&self.ingester), request.clone(), before.clone());
         self.services.workers.run(move || ingester.compare_again(&request, package, &before, diverged.as_ref())).await?
     }
@@ -273,7 +266,7 @@ impl Fetcher {
         request: FetchRequest,
         before: PreviousState,
         now: Timestamp,
-    ) -> Result<PackageLookup, FirewallError> {
+    ) -> Result<PackageLookup> {
         let FetchRequest { slot, registry, .. } = request.clone();
         let recorded = if slot.is_client_scoped() {
             // A token that may not read a package also receives a 404, so this is not an observation.
@@ -313,7 +306,7 @@ impl Fetcher {
         package: Option<Arc<CachedPackage>>,
         rejection: FirewallError,
         now: Timestamp,
-    ) -> Result<PackageLookup, FirewallError> {
+    ) -> Result<PackageLookup> {
         let lookup = package.and_then(|package| self.stale(&package, now)).ok_or(rejection)?;
         self.services.cache.unreachable.insert(slot.clone(), now);
         self.services.cache.insert_at(slot, &lookup.package);

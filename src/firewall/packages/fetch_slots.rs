@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 
-use crate::firewall::error::FirewallError;
+use crate::firewall::error::Result;
 use crate::firewall::singleflight::{FlightAborted, SingleFlight};
 use crate::firewall::workers::Workers;
 use crate::net::fair_limit::Sizes;
@@ -32,7 +32,6 @@ impl Slots {
         Arc::clone(limits.entry(Arc::clone(registry.id())).or_insert_with(|| FairLimit::new(self.sizes)))
     }
 
-    /// Waits until all slots are free.
     pub(crate) async fn settle(&self) {
         let limits: Vec<_> = self.by_registry.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         for limit in limits {
@@ -43,7 +42,7 @@ impl Slots {
 
 /// Running fetches, each shared by all clients that request the same.
 pub(crate) struct SharedFetches<K, T> {
-    running: SingleFlight<K, Result<T, FirewallError>>,
+    running: SingleFlight<K, Result<T>>,
     waiting: WaitingFetches<K>,
     workers: Arc<Workers>,
 }
@@ -84,9 +83,9 @@ where
         client: IpAddr,
         slots: &FairLimit,
         fetch: impl FnOnce(SlotRequest<K>) -> F,
-    ) -> Result<T, FirewallError>
+    ) -> Result<T>
     where
-        F: Future<Output = Result<T, FirewallError>> + Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
     {
         let begin = || {
             let (sender, lent) = mpsc::channel(1);

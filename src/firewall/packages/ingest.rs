@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::firewall::error::FirewallError;
+use crate::firewall::error::{FirewallError, Result};
 use crate::firewall::package::history::{self, HistoryEvent, Look, Parted, Reconciliation};
 use crate::firewall::package::{self, CacheKey, Confirmation, PackageSnapshot, ViewComparison};
 use crate::firewall::packages::abbreviated::AbbreviatedSupport;
@@ -106,13 +106,12 @@ pub(crate) struct Ingester {
 }
 
 impl Ingester {
-    /// Ingests a document, compares it with the record, and stores what changed.
     pub(crate) async fn ingest(
         self: Arc<Self>,
         request: FetchRequest,
         mut arrival: FetchedDocument,
         before: PreviousState,
-    ) -> Result<Ingested, FirewallError> {
+    ) -> Result<Ingested> {
         // Reserved before taking a parse permit: holders of one never wait for memory.
         arrival.place.share.grow_to(memory_cost(&arrival.body, body::gzip_length_hint(&arrival.body))).await?;
         let _turn = self.services.parse_pool.priority.turn(request.ahead.as_ref()).await;
@@ -126,7 +125,7 @@ impl Ingester {
         request: &FetchRequest,
         mut arrival: FetchedDocument,
         before: &PreviousState,
-    ) -> Result<Ingested, FirewallError> {
+    ) -> Result<Ingested> {
         let parse_pool = &self.services.parse_pool;
         let ingested = parse_pool.with_scratch(|ParseScratch { press, plain }| {
             let (plain, _guard) = parse_pool.decode_into(&request.slot.name, &arrival.body, plain)?;
@@ -146,7 +145,7 @@ impl Ingester {
         before: &PreviousState,
         plain: &[u8],
         encoder: &mut SegmentEncoder,
-    ) -> Result<Ingested, FirewallError> {
+    ) -> Result<Ingested> {
         let name = &request.slot.name;
         let parsed = parse::parse(name, plain).map_err(|error| FirewallError::unreadable(name, error));
         let ParsedPackument { packument, fields } = parsed?;
@@ -187,7 +186,7 @@ impl Ingester {
         arrival: &FetchedDocument,
         before: &PreviousState,
         packument: Packument,
-    ) -> Result<Result<PackageSnapshot, Contradictions>, FirewallError> {
+    ) -> Result<Result<PackageSnapshot, Contradictions>> {
         let histories = self.read_histories(request, before)?;
         let record = &histories.own;
         let is_recorded = arrival.recorded && self.is_look(request, record, &packument, arrival.time.checked)?;
@@ -256,7 +255,7 @@ impl Ingester {
     }
 
     /// Reads the records of all views from the ledger, or from memory if the ledger missed the last change. Blocks.
-    fn read_histories(&self, request: &FetchRequest, before: &PreviousState) -> Result<Histories, FirewallError> {
+    fn read_histories(&self, request: &FetchRequest, before: &PreviousState) -> Result<Histories> {
         let FetchRequest { slot, registry, .. } = request;
         let own = self.loader.read_newest_record(request, before)?;
         let views = slot.others(registry).into_iter().chain([slot.shared()]).collect();
@@ -265,13 +264,7 @@ impl Ingester {
 
     /// Checks whether a document is an observation to record. A document without versions is not, and neither is an older copy
     /// from a cache or another node of a mirror. Fails if it is not, and something newer is known.
-    fn is_look(
-        &self,
-        request: &FetchRequest,
-        record: &PackageRecord,
-        packument: &Packument,
-        now: Timestamp,
-    ) -> Result<bool, FirewallError> {
+    fn is_look(&self, request: &FetchRequest, record: &PackageRecord, packument: &Packument, now: Timestamp) -> Result<bool> {
         let not_believed = |detail: &str| FirewallError::unreadable(&request.slot.name, detail);
         let was_seen = !record.releases.is_empty();
         if !packument.entries.iter().any(|entry| entry.version.is_some() && entry.inconsistency.is_none()) {
@@ -328,7 +321,7 @@ impl Ingester {
         package: PackageSnapshot,
         before: &PreviousState,
         diverged: Option<&Parted>,
-    ) -> Result<(PackageSnapshot, Contradictions), FirewallError> {
+    ) -> Result<(PackageSnapshot, Contradictions)> {
         let Some(packument) = package.packument.clone() else { return Ok((package, Vec::new())) };
         let now = package.confirmed.checked;
         let _turn = self.views.lock(&request.slot.name);
@@ -376,7 +369,7 @@ impl Ingester {
         request: &FetchRequest,
         before: &PreviousState,
         now: Timestamp,
-    ) -> Result<Option<(Arc<PackageRecord>, StoredPackument)>, FirewallError> {
+    ) -> Result<Option<(Arc<PackageRecord>, StoredPackument)>> {
         let name = &request.slot.name;
         let _turn = self.views.lock(name);
         let record = self.loader.read_newest_record(request, before)?;

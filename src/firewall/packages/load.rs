@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::firewall::error::FirewallError;
+use crate::firewall::error::{FirewallError, Result};
 use crate::firewall::package::history::{self, Look, OtherToken, Parted, Reconciliation};
 use crate::firewall::package::{self, CacheKey, Confirmation, PackageSnapshot, ViewComparison};
 use crate::firewall::packages::parse_pool::HeldBytes;
@@ -23,7 +23,6 @@ use crate::upstream::Registry;
 /// Marks a snapshot that was fetched with other credentials. Upstream must confirm it for these before it is used.
 pub(crate) const NEVER_CHECKED: Timestamp = Timestamp::MIN;
 
-/// The state of a package before a fetch.
 #[derive(Clone, Default)]
 pub(crate) struct PreviousState {
     pub record: Arc<PackageRecord>,
@@ -42,12 +41,8 @@ impl PreviousState {
     /// Returns whether another client's token was shown the previous document, with what this token was shown last, if cached.
     pub(crate) fn other_token(&self, slot: &CacheKey) -> Option<OtherToken<'_>> {
         let differs = self.token.as_ref().is_some_and(|before| slot.is_client_scoped() && before != slot);
-        let shown = self
-            .package
-            .as_ref()
-            .filter(|package| package.confirmed.checked != NEVER_CHECKED)
-            .and_then(|package| package.packument.as_deref());
-        differs.then_some(OtherToken { shown })
+        let confirmed = self.package.as_ref().filter(|package| package.confirmed.checked != NEVER_CHECKED);
+        differs.then(|| OtherToken { shown: confirmed.and_then(|package| package.packument.as_deref()) })
     }
 }
 
@@ -58,7 +53,6 @@ pub(crate) struct FetchPermit {
     pub _slot: FairPermit,
 }
 
-/// Reads packages from memory, the ledger and the blob store.
 pub(crate) struct Loader {
     services: Arc<Services>,
     wants: Arc<Wants>,
@@ -73,7 +67,7 @@ impl Loader {
     }
 
     /// Loads the previous state from memory or the store. After a restart this serves packages without asking upstream.
-    pub(crate) async fn load_previous(self: &Arc<Self>, request: &FetchRequest) -> Result<PreviousState, FirewallError> {
+    pub(crate) async fn load_previous(self: &Arc<Self>, request: &FetchRequest) -> Result<PreviousState> {
         let last = self.services.cache.get(&request.slot.shared()).filter(|_| request.slot.is_client_scoped());
         let token = last.as_ref().map(|package| package.slot.clone());
         if let Some(package) = self.services.cache.get(&request.slot) {
@@ -103,7 +97,7 @@ impl Loader {
     }
 
     /// Fails if the ledger cannot be read. Treating it as empty could serve a version that must be refused.
-    pub(crate) fn read_record(&self, slot: &CacheKey, registry: &Arc<Registry>) -> Result<Arc<PackageRecord>, FirewallError> {
+    pub(crate) fn read_record(&self, slot: &CacheKey, registry: &Arc<Registry>) -> Result<Arc<PackageRecord>> {
         let record = self.services.ledger.package(&slot.key(registry)).map_err(|error| {
             tracing::error!(package.name = %slot.name, error = &error as &dyn std::error::Error, "ledger read failed");
             FirewallError::Internal("cannot read the ledger".into())
@@ -112,7 +106,7 @@ impl Loader {
     }
 
     /// Reads the ledger's records of the other views. Blocks.
-    pub(crate) fn other_records(&self, slot: &CacheKey, registry: &Arc<Registry>) -> Result<Vec<PackageRecord>, FirewallError> {
+    pub(crate) fn other_records(&self, slot: &CacheKey, registry: &Arc<Registry>) -> Result<Vec<PackageRecord>> {
         let read = |other: CacheKey| self.read_record(&other, registry).map(Arc::unwrap_or_clone);
         slot.others(registry).into_iter().map(read).collect()
     }
@@ -165,11 +159,7 @@ impl Loader {
     }
 
     /// Reads the record of a view from the ledger, or from memory if the ledger missed the last change. Blocks.
-    pub(crate) fn read_newest_record(
-        &self,
-        request: &FetchRequest,
-        before: &PreviousState,
-    ) -> Result<Arc<PackageRecord>, FirewallError> {
+    pub(crate) fn read_newest_record(&self, request: &FetchRequest, before: &PreviousState) -> Result<Arc<PackageRecord>> {
         let record = self.read_record(&request.slot, &request.registry)?;
         let looked = |record: &PackageRecord| record.document.as_ref().map(|document| document.looked);
         if looked(&before.record) <= looked(&record) {
@@ -184,7 +174,7 @@ impl Loader {
         self: &Arc<Self>,
         package: &Arc<CachedPackage>,
         permit: &Arc<FairPermit>,
-    ) -> Result<Option<Bytes>, FirewallError> {
+    ) -> Result<Option<Bytes>> {
         let share = self.services.parse_pool.reserve_for(&package.document).await?;
         let pending = package.raw.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let raw = match (pending, package.document.digest()) {

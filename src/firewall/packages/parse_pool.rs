@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
-use crate::firewall::error::FirewallError;
+use crate::firewall::error::{FirewallError, Result};
 use crate::firewall::package::CacheKey;
 use crate::firewall::packages::request::PrefetchContext;
 use crate::net::fair_limit::Sizes;
@@ -20,7 +20,6 @@ use crate::store::StoredPackument;
 /// The largest buffer that is kept for reuse, in bytes. Few documents are larger.
 const MAX_KEPT_BYTES: usize = 16 << 20;
 
-/// The resources of parsing and rendering, shared by all packages.
 pub(crate) struct ParsePool {
     /// Memory for documents that are fetched, parsed or rendered. Large ones are handled one after the other.
     pub memory: Arc<MemoryBudget>,
@@ -50,7 +49,7 @@ impl ParsePool {
     }
 
     /// Reserves memory for a stored document and what is made of it.
-    pub(crate) async fn reserve_for(&self, document: &StoredPackument) -> Result<Reservation, FirewallError> {
+    pub(crate) async fn reserve_for(&self, document: &StoredPackument) -> Result<Reservation> {
         let mut share = self.memory.share();
         share.grow_to(document.length + document.length / 2).await?;
         Ok(share)
@@ -63,7 +62,7 @@ impl ParsePool {
         name: &PackageName,
         raw: &'a [u8],
         buffer: &'a mut Vec<u8>,
-    ) -> Result<(&'a [u8], Option<MutexGuard<'_, ()>>), FirewallError> {
+    ) -> Result<(&'a [u8], Option<MutexGuard<'_, ()>>)> {
         if !gzip::is_gzip(raw) {
             return Ok((raw, None));
         }
@@ -83,7 +82,7 @@ impl ParsePool {
         Ok((buffer, guard))
     }
 
-    pub(crate) fn decode(&self, name: &PackageName, raw: Bytes) -> Result<Bytes, FirewallError> {
+    pub(crate) fn decode(&self, name: &PackageName, raw: Bytes) -> Result<Bytes> {
         if !gzip::is_gzip(&raw) {
             return Ok(raw);
         }

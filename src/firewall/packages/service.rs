@@ -6,7 +6,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::firewall::credential_binding;
-use crate::firewall::error::FirewallError;
+use crate::firewall::error::{FirewallError, Result};
 use crate::firewall::package::CacheKey;
 use crate::firewall::package::removed::RemovedVersion;
 use crate::firewall::packages::client_limits::RecheckLimit;
@@ -74,7 +74,7 @@ impl PackageService {
         name: &PackageName,
         need: DocumentNeed,
         render_request: Option<RenderRequest>,
-    ) -> Result<PackageLookup, FirewallError> {
+    ) -> Result<PackageLookup> {
         let lookup = self.lookup_unlinked(client, name, need, render_request.clone()).await?;
         let part_lacks = self.load_parent(client, &lookup.package).await;
         self.services.workers.evaluate(&lookup.package, &self.services.policy, client.profile, client.address).await;
@@ -94,7 +94,7 @@ impl PackageService {
         name: &PackageName,
         need: DocumentNeed,
         render_request: Option<RenderRequest>,
-    ) -> Result<PackageLookup, FirewallError> {
+    ) -> Result<PackageLookup> {
         let registry = self.services.registries.of(name);
         let explain = |error| credential_binding::explain_unsent(registry, client, error);
         let slot = CacheKey::of(name, registry, &client.authorization);
@@ -126,14 +126,13 @@ impl PackageService {
         Err(FirewallError::Internal("too many fetches returned the other packument form".into()))
     }
 
-    /// Looks up a package that upstream has, with its verdicts.
     pub(crate) async fn evaluated(
         self: &Arc<Self>,
         client: &Client,
         name: &PackageName,
         need: DocumentNeed,
         render_request: Option<RenderRequest>,
-    ) -> Result<EvaluatedPackage, FirewallError> {
+    ) -> Result<EvaluatedPackage> {
         let context = self.services.policy.context();
         let (lookup, context) = match self.cached(client, name, need, &context) {
             Some(lookup) => (lookup, context),
@@ -153,7 +152,7 @@ impl PackageService {
         self: &Arc<Self>,
         client: &Client,
         lookup: PackageLookup,
-    ) -> Result<(PackageLookup, Bytes), FirewallError> {
+    ) -> Result<(PackageLookup, Bytes)> {
         let permit = self.loader.loads.acquire(client.address).await;
         self.document_with(client, lookup, permit).await
     }
@@ -164,7 +163,7 @@ impl PackageService {
         client: &Client,
         lookup: PackageLookup,
         permit: FairPermit,
-    ) -> Result<(PackageLookup, Bytes), FirewallError> {
+    ) -> Result<(PackageLookup, Bytes)> {
         let permit = Arc::new(permit);
         if let Some(document) = self.loader.load_document(&lookup.package, &permit).await? {
             return Ok((lookup, document));
@@ -184,16 +183,10 @@ impl PackageService {
     pub(crate) async fn load_parent(self: &Arc<Self>, client: &Client, package: &CachedPackage) -> bool {
         let Some(packument) = subpackages::needs_parent(package, &self.services.policy.snapshot()) else { return false };
         // The name must not be sent to a different registry, or needlessly if the package's ages are waived.
-        let Some(whole) = self
-            .subpackages
-            .candidate_parent(&packument.name)
-            .filter(|whole| self.services.registries.of(whole).id() == package.registry.id())
-        else {
-            return false;
-        };
-        if self.services.policy.snapshot().policy(client.profile).waives_ages(&packument.name) {
-            return false;
-        }
+        let is_same_registry = |whole: &PackageName| self.services.registries.of(whole).id() == package.registry.id();
+        let whole = self.subpackages.candidate_parent(&packument.name).filter(is_same_registry);
+        let is_waived = || self.services.policy.snapshot().policy(client.profile).waives_ages(&packument.name);
+        let Some(whole) = whole.filter(|_| !is_waived()) else { return false };
         // A parent that cannot be fetched pins nothing.
         let Ok(mut lookup) = Box::pin(self.lookup_unlinked(client, &whole, DocumentNeed::Index, None)).await else {
             return false;

@@ -59,10 +59,8 @@ pub(crate) fn newer_than<'p>(whole: &CachedPackage, part: &'p Packument) -> Opti
 pub(crate) fn needs_parent<'a>(package: &'a CachedPackage, policy_snapshot: &PolicySnapshot) -> Option<&'a Arc<Packument>> {
     let packument = package.packument.as_ref().filter(|_| package.parent.get().is_none())?;
     let longest = policy_snapshot.subpackage_exemption_age()?;
-    package
-        .first_published
-        .is_some_and(|first_published| timestamp::saturating_add(first_published, longest) > package.confirmed.validated)
-        .then_some(packument)
+    let is_new = |first_published| timestamp::saturating_add(first_published, longest) > package.confirmed.validated;
+    package.first_published.is_some_and(is_new).then_some(packument)
 }
 
 /// Returns the entries of `part` that the same version of `whole` pins exactly, each with the pinning entry.
