@@ -40,7 +40,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let Arguments { spec, advisory, contacts: contacts_only, query: QueryArgs { output, mut settings } } = arguments;
     if contacts_only {
         let contacts = app::indicator_hits(&flushed(&settings)?)?;
-        return output.print(|| format_indicator_hits(&contacts), || contacts.iter().map(contact_json).collect());
+        let text = || if contacts.is_empty() { "no indicator hits in the ledger\n".to_owned() } else { contact_rows(&contacts) };
+        return output.print(text, || contacts.iter().map(contact_json).collect());
     }
     let named = settings.take_advisory_id();
     let Some(spec) = spec else {
@@ -128,10 +129,6 @@ fn contact_json(known: &IndicatorHitSummary) -> Value {
 
 fn format_hits_section(contacts: &[IndicatorHitSummary]) -> String {
     if contacts.is_empty() { String::new() } else { format!("\nindicator hits:\n{}", contact_rows(contacts)) }
-}
-
-fn format_indicator_hits(contacts: &[IndicatorHitSummary]) -> String {
-    if contacts.is_empty() { "no indicator hits in the ledger\n".to_owned() } else { contact_rows(contacts) }
 }
 
 fn contact_rows(contacts: &[IndicatorHitSummary]) -> String {

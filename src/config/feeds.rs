@@ -53,16 +53,16 @@ fn read_feed(
     let feed_name = |text: &str| is_name(text).then(|| text.to_owned()).ok_or_else(|| "is not a feed name".to_owned());
     let name = named(reader, value, "name", feed_name)?;
     let trust = named(reader, value, "trust", |text| FeedTrust::parse(text).ok_or_else(|| "has an unknown value".to_owned()));
-    let interval_said = named(reader, value, "interval", parse::nonzero_duration);
-    let expiry_said = named(reader, value, "expiry", parse::nonzero_duration);
+    let own_interval = named(reader, value, "interval", parse::nonzero_duration);
+    let own_expiry = named(reader, value, "expiry", parse::nonzero_duration);
     let key = named(reader, value, "key", PublicKey::parse);
     let source = source?;
     Some(FeedConfig {
         name: name.unwrap_or_else(|| source.name()),
         source,
         trust: trust?.unwrap_or(FeedTrust::Deny),
-        interval: interval_said?.unwrap_or(interval),
-        expiry: expiry_said?.unwrap_or(expiry),
+        interval: own_interval?.unwrap_or(interval),
+        expiry: own_expiry?.unwrap_or(expiry),
         key: key?,
         may_be_empty,
     })

@@ -46,8 +46,8 @@ pub(crate) fn cases(name: &str) -> Result<Vec<Arc<SourceFile>>, PolicyLoadError>
         None if path.is_dir() => directory(path, "cases").map_err(unreadable(name)),
         None => {
             let cases = path.with_extension("cases");
-            let opened = open(&cases).map_err(|error| format!("cannot read its cases `{}`: {error}", cases.display()));
-            Ok(vec![opened.map_err(unreadable(name))?])
+            let detail = |error| unreadable(name)(format!("cannot read its cases `{}`: {error}", cases.display()));
+            Ok(vec![open(&cases).map_err(detail)?])
         }
     }
 }

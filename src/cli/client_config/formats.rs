@@ -68,16 +68,13 @@ pub(crate) fn render(client: ConfigTarget, input: &ClientConfigInput) -> String 
 fn npm(file: &mut ConfigWriter, input: &ClientConfigInput) {
     file.comment("`.npmrc` of the project or of your home directory: npm through coldframe.");
     file.line(&format!("registry={}", input.url));
-    file.age(
-        input,
-        "days. npm supports it since 11.10. npm 10 ignores it silently, and no version checks what a lockfile contains",
-        |file| {
-            file.line(&format!("min-release-age={}", input.rounded_up(DAY)));
-            for glob in input.exclusions() {
-                file.line(&format!("min-release-age-exclude[]={glob}"));
-            }
-        },
-    );
+    let unit = "days. npm supports it since 11.10. npm 10 ignores it silently, and no version checks what a lockfile contains";
+    file.age(input, unit, |file| {
+        file.line(&format!("min-release-age={}", input.rounded_up(DAY)));
+        for glob in input.exclusions() {
+            file.line(&format!("min-release-age-exclude[]={glob}"));
+        }
+    });
     file.scopes("a line `@scope:registry=...` in any .npmrc");
     file.credentials(input, &format!("`{}:_authToken=${{NPM_TOKEN}}` in the .npmrc of your home", input.in_npmrc()));
     file.authority(input, "`cafile=/path/to/ca.pem`");
@@ -134,10 +131,8 @@ fn yarn_berry(file: &mut ConfigWriter, input: &ClientConfigInput) {
         file.list("npmPreapprovedPackages", &input.exclusions());
     });
     file.scopes("`npmScopes` with an `npmRegistryServer`");
-    file.credentials(
-        input,
-        &format!("`npmRegistries: {{ {}: {{ npmAuthToken: \"${{NPM_TOKEN}}\" }} }}`", quoted(&input.in_npmrc())),
-    );
+    let credentials = format!("`npmRegistries: {{ {}: {{ npmAuthToken: \"${{NPM_TOKEN}}\" }} }}`", quoted(&input.in_npmrc()));
+    file.credentials(input, &credentials);
     file.authority(input, "`httpsCaFilePath: \"/path/to/ca.pem\"`");
 }
 
@@ -184,10 +179,7 @@ fn renovate(file: &mut ConfigWriter, input: &ClientConfigInput) {
         configuration (`coldframe client-config npm`).",
     );
     file.reach(input);
-    file.line("{");
-    file.line("  \"packageRules\": [");
-    file.line("    {");
-    file.line("      \"matchDatasources\": [\"npm\"],");
+    file.lines(&["{", "  \"packageRules\": [", "    {", "      \"matchDatasources\": [\"npm\"],"]);
     file.line(&format!("      \"registryUrls\": [{}],", quoted(input.url.as_str())));
     file.age(input, "days. Fixes of vulnerabilities are proposed at once, but coldframe still holds them", |file| {
         file.line(&format!("      \"minimumReleaseAge\": \"{} days\",", input.rounded_up(DAY)));
@@ -195,14 +187,11 @@ fn renovate(file: &mut ConfigWriter, input: &ClientConfigInput) {
     file.line("    },");
     let exclusions = input.exclusions();
     if !exclusions.is_empty() && !input.terms.age().is_zero() {
-        file.line("    {");
-        file.line("      \"matchDatasources\": [\"npm\"],");
+        file.lines(&["    {", "      \"matchDatasources\": [\"npm\"],"]);
         file.line(&format!("      \"matchPackageNames\": {},", Value::from(exclusions)));
-        file.line("      \"minimumReleaseAge\": \"0 days\",");
-        file.line("    },");
+        file.lines(&["      \"minimumReleaseAge\": \"0 days\",", "    },"]);
     }
-    file.line("  ],");
-    file.line("}");
+    file.lines(&["  ],", "}"]);
     file.scopes("a rule for a scope with other `registryUrls`");
     file.credentials(input, &format!("`hostRules` for {}", input.url.host_str().unwrap_or_default()));
     file.authority(input, "the environment of a self-hosted renovate: `NODE_EXTRA_CA_CERTS=/path/to/ca.pem`");
@@ -211,23 +200,15 @@ fn renovate(file: &mut ConfigWriter, input: &ClientConfigInput) {
 fn dependabot(file: &mut ConfigWriter, input: &ClientConfigInput) {
     file.comment("`.github/dependabot.yml`: dependabot asks coldframe for versions.");
     file.reach(input);
-    file.line("version: 2");
-    file.line("registries:");
-    file.line("  coldframe:");
-    file.line("    type: npm-registry");
+    file.lines(&["version: 2", "registries:", "  coldframe:", "    type: npm-registry"]);
     file.line(&format!("    url: {}", quoted(input.url.as_str())));
     file.line("    replaces-base: true");
     file.comment("If the registry needs authentication: `token: ${{ secrets.NPM_TOKEN }}` next to `url`.");
     if let Some(credentials) = &input.credentials {
         file.comment(credentials);
     }
-    file.line("updates:");
-    file.line("  - package-ecosystem: npm");
-    file.line("    directory: \"/\"");
-    file.line("    schedule:");
-    file.line("      interval: daily");
-    file.line("    registries:");
-    file.line("      - coldframe");
+    file.lines(&["updates:", "  - package-ecosystem: npm", "    directory: \"/\""]);
+    file.lines(&["    schedule:", "      interval: daily", "    registries:", "      - coldframe"]);
     let days = input.rounded_up(DAY);
     file.age(input, "days. Security updates are proposed at once, but coldframe still holds them", |file| {
         if days > MAX_DEPENDABOT_DAYS {
@@ -237,13 +218,7 @@ fn dependabot(file: &mut ConfigWriter, input: &ClientConfigInput) {
         }
         file.line("    cooldown:");
         file.line(&format!("      default-days: {}", days.min(MAX_DEPENDABOT_DAYS)));
-        let exclusions = input.exclusions();
-        if !exclusions.is_empty() {
-            file.line("      exclude:");
-        }
-        for glob in exclusions {
-            file.line(&format!("        - {}", quoted(&glob)));
-        }
+        file.list("      exclude", &input.exclusions());
     });
     file.scopes("another registry with a `scope`");
 }
@@ -272,12 +247,11 @@ impl ClientConfigInput {
 
     /// Checks whether only this machine can reach the address.
     fn is_loopback(&self) -> bool {
-        match self.url.host() {
-            Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-            Some(Host::Ipv4(address)) => address.is_loopback(),
-            Some(Host::Ipv6(address)) => address.is_loopback(),
-            None => false,
-        }
+        self.url.host().is_some_and(|host| match host {
+            Host::Domain(name) => name == "localhost" || name.ends_with(".localhost"),
+            Host::Ipv4(address) => address.is_loopback(),
+            Host::Ipv6(address) => address.is_loopback(),
+        })
     }
 }
 
@@ -292,13 +266,19 @@ impl ConfigWriter {
         push_line!(self.text, "{line}");
     }
 
+    fn lines(&mut self, lines: &[&str]) {
+        lines.iter().for_each(|line| self.line(line));
+    }
+
+    /// Appends a YAML list, indented below its key. Without values, appends nothing.
     fn list(&mut self, key: &str, values: &[String]) {
         if values.is_empty() {
             return;
         }
+        let indent = " ".repeat(key.len() - key.trim_start().len());
         self.line(&format!("{key}:"));
         for value in values {
-            self.line(&format!("  - {}", quoted(value)));
+            self.line(&format!("{indent}  - {}", quoted(value)));
         }
     }
 

@@ -58,7 +58,9 @@ async fn build_input(given: Option<Url>, config: &Config) -> Result<ClientConfig
             return Ok(ClientConfigInput { url, terms: terms.clone(), source, credentials });
         }
     }
-    let url = given.or_else(|| config.server.public_url.clone()).map_or_else(|| own_url(config), Ok)?;
+    let listening = || config.listen.first().map(|address| format!("http://{}/", reachable(*address))).unwrap_or_default();
+    let named = given.or_else(|| config.server.public_url.clone());
+    let url = named.map_or_else(|| Url::parse(&listening()).map_err(CliError::usage), Ok)?;
     // Clients will use this address, so ask whichever server answers on it.
     let (terms, source) = match app::fetch_client_policy(&url, config).await {
         Ok(terms) if running.is_some() => (terms, format!("the policy at {url}, not the server on the local data directory")),
@@ -88,10 +90,4 @@ fn credentials(upstream: &upstream::Config) -> Option<String> {
     } else {
         format!("{several} and sends clients' credentials only to {} (`client-credentials`).", marked.join(", "))
     })
-}
-
-/// Returns the first address that a server with this configuration listens on.
-fn own_url(config: &Config) -> Result<Url, CliError> {
-    let address = config.listen.first().map(|address| format!("http://{}/", reachable(*address)));
-    Url::parse(&address.unwrap_or_default()).map_err(CliError::usage)
 }

@@ -66,19 +66,16 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
 }
 
 fn refusal(plan: &ApprovalPlan) -> Option<String> {
+    let name = &plan.name;
     if !plan.unnamed.is_empty() {
-        let named: Vec<_> = plan.unnamed.iter().map(|record| format!("--record {record}")).collect();
-        let versions: Vec<_> = plan.approved.iter().map(|approved| approved.version.as_str()).collect();
-        return Some(format!(
-            "{}@{} is held by more than its age; name each finding and have a second person confirm: {}",
-            plan.name,
-            versions.join(", "),
-            named.join(" ")
-        ));
+        let records = plan.unnamed.iter().map(|record| format!("--record {record}")).collect::<Vec<_>>().join(" ");
+        let versions = plan.approved.iter().map(|approved| approved.version.as_str()).collect::<Vec<_>>().join(", ");
+        let why = "is held by more than its age; name each finding and have a second person confirm";
+        return Some(format!("{name}@{versions} {why}: {records}"));
     }
     let only_left_out = plan.approved.is_empty() && !plan.left_out.is_empty() && plan.allowed == 0;
     only_left_out.then(|| {
-        let reasons: Vec<_> = plan.left_out.iter().map(|(version, why)| format!("{}@{version}: {why}", plan.name)).collect();
+        let reasons: Vec<_> = plan.left_out.iter().map(|(version, why)| format!("{name}@{version}: {why}")).collect();
         format!("cannot be approved: {}", reasons.join("; "))
     })
 }

@@ -103,7 +103,7 @@ impl ClientSetting {
 }
 
 /// The settings of all clients, by the file or variables that contain them.
-struct SettingSources {
+pub(crate) struct SettingSources {
     variables: BTreeMap<String, String>,
     /// The lines of `.npmrc` files, and npm's variables, which are marked.
     npmrc: Vec<(bool, ClientSetting)>,
@@ -120,7 +120,7 @@ struct SettingSources {
 }
 
 pub(crate) struct SettingsSurvey {
-    settings: SettingSources,
+    pub(crate) settings: SettingSources,
     /// The lockfiles of the project, by name.
     pub(crate) lockfiles: BTreeMap<String, Lockfile>,
     /// The clients in use, by lockfile or `packageManager`, else all installed ones. The flag is set for clients of this
@@ -165,7 +165,7 @@ impl SettingSources {
         }
     }
 
-    fn of_client(&self, client: SurveyedClient) -> Vec<ClientSetting> {
+    pub(crate) fn of_client(&self, client: SurveyedClient) -> Vec<ClientSetting> {
         let variable = |name: &str, key: &str| {
             let value = self.variables.get(name).filter(|value| !value.is_empty());
             value.map(|value| ClientSetting::new(key, value, format!("`{name}`")))
@@ -266,13 +266,9 @@ impl SettingsSurvey {
         Self { settings, lockfiles, clients, trouble }
     }
 
-    pub(crate) fn settings_for(&self, client: SurveyedClient) -> Vec<ClientSetting> {
-        self.settings.of_client(client)
-    }
-
     fn project_settings(&self) -> impl Iterator<Item = ClientSetting> {
         let clients = self.clients.iter().filter(|(_, is_of_project)| *is_of_project);
-        clients.flat_map(|(client, _)| self.settings_for(*client))
+        clients.flat_map(|(client, _)| self.settings.of_client(*client))
     }
 
     /// Returns the registries of the project's clients and lockfiles, once per origin.
@@ -298,7 +294,7 @@ impl SettingsSurvey {
 
     /// Returns Coldframe CA certificates in the clients' CA files, including those of other machines.
     pub(crate) fn authorities(&self, folder: &Path) -> Vec<CertificateDer<'static>> {
-        let settings = self.clients.iter().flat_map(|(client, _)| self.settings_for(*client));
+        let settings = self.clients.iter().flat_map(|(client, _)| self.settings.of_client(*client));
         let named = settings.filter(|setting| matches!(setting.key.as_str(), "cafile" | "extra-ca"));
         let files: BTreeSet<_> = named.map(|setting| setting.value).collect();
         let read = files.into_iter().filter_map(|file| CertificateDer::pem_file_iter(folder.join(file)).ok());

@@ -89,7 +89,7 @@ impl RouteAnalyzer<'_> {
     pub(crate) fn findings(&self) -> Vec<DoctorFinding> {
         let mut found = Vec::new();
         for (client, is_of_project) in &self.survey.clients {
-            let settings = self.survey.settings_for(*client);
+            let settings = self.survey.settings.of_client(*client);
             let mut of_client = vec![self.registry(*client, &settings)];
             of_client.extend(self.scopes(*client, &settings));
             of_client.extend(self.trust(*client, &settings));
@@ -113,7 +113,7 @@ impl RouteAnalyzer<'_> {
     /// Returns the registries that clients would use without Coldframe: upstream, and the configured ones.
     pub(crate) fn direct_registries(&self, config: &Config) -> Vec<Url> {
         let clients = self.survey.clients.iter().filter(|(_, is_of_project)| *is_of_project);
-        let named = clients.filter_map(|(client, _)| registry_of(&self.survey.settings_for(*client)));
+        let named = clients.filter_map(|(client, _)| registry_of(&self.survey.settings.of_client(*client)));
         let all = std::iter::once(config.upstream.default.address()).chain(named);
         all.filter(|url| !self.hosts.is_own(url)).collect()
     }
@@ -302,7 +302,7 @@ impl RouteAnalyzer<'_> {
     fn is_proxied(&self, dialect: LockfileFormat, address: &str) -> bool {
         let Ok(url) = Url::parse(address) else { return false };
         let mut clients = self.survey.clients.iter().map(|(client, _)| *client).filter(|client| client.reads(dialect)).peekable();
-        let route = |client| self.route(client, &self.survey.settings_for(client), &url);
+        let route = |client| self.route(client, &self.survey.settings.of_client(client), &url);
         clients.peek().is_some() && clients.all(|client| matches!(route(client), ClientRoute::Gateway | ClientRoute::Redirected))
     }
 

@@ -8,9 +8,9 @@ pub(crate) mod project;
 pub(crate) mod summary;
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,7 +84,11 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
         say(warning);
     }
     // Opened before the command runs, so that an unwritable report fails early.
-    let report = report.map(|path| open_report(&path)).transpose()?;
+    let open = |path: PathBuf| {
+        let opened = OpenOptions::new().append(true).create(true).open(&path);
+        opened.with_context(|| format!("cannot write `{}`", path.display())).map_err(CliError::usage)
+    };
+    let report = report.map(open).transpose()?;
     let (trust, project) = (config.tls.clone(), ProjectFiles::of(&surroundings));
     let survey = SettingsSurvey::of(&surroundings);
     let (policy, is_servers, ended, sum) = block_on(async {
@@ -154,11 +158,6 @@ fn progress(what: &'static str) -> ProgressBar {
     let spinner = ProgressBar::new_spinner().with_message(format!("coldframe: {what}"));
     spinner.enable_steady_tick(Duration::from_millis(100));
     spinner
-}
-
-fn open_report(path: &Path) -> Result<File, CliError> {
-    let opened = OpenOptions::new().append(true).create(true).open(path);
-    opened.with_context(|| format!("cannot write `{}`", path.display())).map_err(CliError::usage)
 }
 
 /// Writes the certificate files and builds the environment.

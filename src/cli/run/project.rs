@@ -140,20 +140,20 @@ fn names_yarn_registry(surroundings: &ProcessEnvironment) -> bool {
 }
 
 fn has_yarn_2(surroundings: &ProcessEnvironment) -> bool {
-    let manager = manifest(&surroundings.working_directory)["packageManager"].as_str().map(str::to_owned);
+    let manifest = manifest(&surroundings.working_directory);
     let texts = texts_of(surroundings, ".yarnrc.yml");
     let lines = texts.iter().flat_map(|text| read_yaml(text));
     let paths = lines.filter(|(key, ..)| key == "yarnPath").map(|(_, value, ..)| value);
     let file = |path: String| path.rsplit('/').next().unwrap_or_default().starts_with("yarn-2.");
-    manager.is_some_and(|manager| manager.starts_with("yarn@2.")) || paths.map(file).next().unwrap_or_default()
+    manifest["packageManager"].as_str().is_some_and(|manager| manager.starts_with("yarn@2."))
+        || paths.map(file).next().unwrap_or_default()
 }
 
 /// Returns the contents of files with this name in the working directory, its parents, and the home directory.
 fn texts_of(surroundings: &ProcessEnvironment, name: &str) -> Vec<String> {
     let folders = surroundings.working_directory.ancestors().chain(surroundings.home.as_deref());
-    let texts =
-        folders.filter_map(|folder| files::into_text(files::read_bounded(&folder.join(name), MAX_YARNRC_BYTES).ok()?).ok());
-    texts.collect()
+    let read = |folder: &Path| files::read_bounded(&folder.join(name), MAX_YARNRC_BYTES).and_then(files::into_text).ok();
+    folders.filter_map(read).collect()
 }
 
 fn is_variable(surroundings: &ProcessEnvironment, wanted: &str) -> bool {
