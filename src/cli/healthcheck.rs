@@ -19,7 +19,8 @@ pub(crate) struct Arguments {
 
 /// Prints nothing on success: container engines call it every few seconds and keep the output.
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let config = arguments.settings.config()?;
+    let Arguments { settings } = arguments;
+    let config = settings.config()?;
     let data_dir = &config.store.data_dir;
     block_on(async {
         // A running server that cannot be asked is not ready, even if another one answers on the address.

@@ -90,7 +90,7 @@ fn parse_field<T>(
 ) -> Option<T> {
     let allowed = feed_table::KEYS.iter().find(|(known, _)| *known == name).map_or("", |(_, allowed)| allowed);
     let said = if value.fields.is_empty() && name == "source" { "feed" } else { name };
-    parse(&value.text).map_err(|flaw| reader.errors.push(value.flawed(said, flaw, allowed))).ok()
+    parse(&value.text).map_err(|flaw| reader.errors.push(value.flawed(said, &flaw, allowed))).ok()
 }
 
 /// Returns a name that no other feed has.

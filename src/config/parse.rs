@@ -84,7 +84,7 @@ impl SettingsReader<'_> {
 
     fn parse<T>(&mut self, key: SettingKey, value: &RawValue, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         let setting = key.setting();
-        let add = |flaw| self.errors.push(value.flawed(setting.name, flaw, setting.kind.allowed()));
+        let add = |flaw: String| self.errors.push(value.flawed(setting.name, &flaw, setting.kind.allowed()));
         parse(&value.text).map_err(add).ok()
     }
 }

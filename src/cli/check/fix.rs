@@ -23,7 +23,7 @@ struct Fix {
 
 pub(crate) fn format_text(report: &Report) -> String {
     let files = report.files.iter().filter(|file| !file.findings.is_empty());
-    files.map(|file| format!("\n{}", format_file(file))).collect()
+    files.map(|file| format!("\n{}", format_file(file))).collect::<Vec<_>>().concat()
 }
 
 pub(crate) fn json(report: &Report) -> Value {
@@ -118,8 +118,8 @@ fn nested(dialect: LockfileFormat, overrides: &BTreeMap<String, String>) -> Stri
 fn yaml(overrides: &BTreeMap<String, String>) -> String {
     // A JSON string is also a YAML string.
     let quote = |text: &str| Value::from(text).to_string();
-    let lines = overrides.iter().map(|(key, version)| format!("  {}: {}\n", quote(key), quote(version)));
-    format!("overrides:\n{}", lines.collect::<String>())
+    let lines: Vec<_> = overrides.iter().map(|(key, version)| format!("  {}: {}\n", quote(key), quote(version))).collect();
+    format!("overrides:\n{}", lines.concat())
 }
 
 impl Fix {

@@ -267,7 +267,9 @@ impl ConfigWriter {
     }
 
     fn lines(&mut self, lines: &[&str]) {
-        lines.iter().for_each(|line| self.line(line));
+        for line in lines {
+            self.line(line);
+        }
     }
 
     /// Appends a YAML list, indented below its key. Without values, appends nothing.

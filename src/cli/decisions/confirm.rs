@@ -18,11 +18,11 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let data_dir = arguments.query.settings.data_dir()?;
+    let Arguments { id, query: QueryArgs { output, settings } } = arguments;
+    let data_dir = settings.data_dir()?;
     if let Some(why) = operator::not_told_apart() {
-        let id = arguments.id;
         return Err(CliError::failed(anyhow::anyhow!("cannot confirm decision {id} here: {why}")));
     }
-    let recorded = decide::confirm(&data_dir, arguments.id, &operator::signature(SystemClock.now()))?;
-    decisions::print_result(&recorded, arguments.query.output)
+    let recorded = decide::confirm(&data_dir, id, &operator::signature(SystemClock.now()))?;
+    decisions::print_result(&recorded, output)
 }

@@ -149,18 +149,18 @@ impl SettingSources {
         let configured = environment.vars.get("XDG_CONFIG_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
         let configured = configured.or_else(|| home.map(|home| home.join(".config")));
         let of_pnpm = |name: &str| configured.iter().map(|folder| folder.join("pnpm").join(name)).collect::<Vec<_>>();
-        let mut bunfig = read_settings(vec![folder.join("bunfig.toml")], read_toml, key_of_bun);
-        bunfig.extend(read_settings(home.map(|home| home.join(".bunfig.toml")).into_iter().collect(), read_toml, key_of_bun));
+        let mut bunfig = read_settings(&[folder.join("bunfig.toml")], read_toml, key_of_bun);
+        bunfig.extend(read_settings(home.map(|home| home.join(".bunfig.toml")).as_slice(), read_toml, key_of_bun));
         Self {
             npmrc: npmrc.collect(),
             user_npmrc: home.map(|home| format!("`{}`", home.join(".npmrc").display())).unwrap_or_default(),
-            yarnrc: read_settings(with_home(".yarnrc"), read_yarnrc, npm_key_from_yarn),
-            berry: read_settings(with_home(".yarnrc.yml"), read_yaml, key_of_berry),
+            yarnrc: read_settings(&with_home(".yarnrc"), read_yarnrc, npm_key_from_yarn),
+            berry: read_settings(&with_home(".yarnrc.yml"), read_yaml, key_of_berry),
             bunfig,
-            pnpm_workspace: read_settings(upwards("pnpm-workspace.yaml"), read_yaml, key_of_pnpm),
-            pnpm_rc: read_settings(of_pnpm("rc"), read_ini, key_of_ini),
-            pnpm_config: read_settings(of_pnpm("config.yaml"), read_yaml, key_of_pnpm_config),
-            pnpm_auth: read_settings(of_pnpm("auth.ini"), read_ini, key_of_ini),
+            pnpm_workspace: read_settings(&upwards("pnpm-workspace.yaml"), read_yaml, key_of_pnpm),
+            pnpm_rc: read_settings(&of_pnpm("rc"), read_ini, key_of_ini),
+            pnpm_config: read_settings(&of_pnpm("config.yaml"), read_yaml, key_of_pnpm_config),
+            pnpm_auth: read_settings(&of_pnpm("auth.ini"), read_ini, key_of_ini),
             variables: environment.vars,
         }
     }
@@ -312,7 +312,7 @@ impl SettingsSurvey {
     }
 }
 
-fn read_settings(paths: Vec<PathBuf>, read: fn(&str) -> Vec<ConfigLine>, key: fn(&str) -> Option<String>) -> Vec<ClientSetting> {
+fn read_settings(paths: &[PathBuf], read: fn(&str) -> Vec<ConfigLine>, key: fn(&str) -> Option<String>) -> Vec<ClientSetting> {
     let mut found: Vec<ClientSetting> = Vec::new();
     let mut seen = BTreeSet::new();
     for path in paths.iter().filter(|path| seen.insert(*path)) {

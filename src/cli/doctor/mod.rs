@@ -45,11 +45,12 @@ pub(crate) struct Arguments {
 const SKEW: SignedDuration = SignedDuration::from_mins(5);
 
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    block_on(examine(&arguments))?
+    block_on(examine(arguments))?
 }
 
-async fn examine(arguments: &Arguments) -> Result<Exit, CliError> {
-    let (mut config, surroundings) = arguments.query.settings.read(|sources| {
+async fn examine(arguments: Arguments) -> Result<Exit, CliError> {
+    let Arguments { server: named, query: QueryArgs { output, settings } } = arguments;
+    let (mut config, surroundings) = settings.read(|sources| {
         let surroundings = sources.environment.clone();
         Ok((Config::load(sources)?, surroundings))
     })?;
@@ -57,24 +58,23 @@ async fn examine(arguments: &Arguments) -> Result<Exit, CliError> {
     let running = running_server::find(&config).await?;
     if let Some(running) = &running {
         running.announce_with(&config, &[OF_VERDICTS, OF_PLACES].concat(), "the value of this command applies");
-        config = running.overridden_config(&arguments.query.settings).unwrap_or(config);
+        config = running.overridden_config(&settings).unwrap_or(config);
     }
-    let hosts = RegistryHosts::of(&config, arguments.server.as_ref());
-    let is_ours = match (&running, &arguments.server) {
+    let hosts = RegistryHosts::of(&config, named.as_ref());
+    let is_ours = match (&running, &named) {
         (Some(running), Some(server)) => running.server.profile_at(server).is_some(),
         (Some(_), None) => true,
         (None, _) => false,
     };
     let found = running.as_ref().and_then(|running| running.server.url());
-    let server =
-        arguments.server.clone().or(found).or_else(|| registry_of(&config)).unwrap_or_else(|| config.upstream.default.address());
+    let server = named.clone().or(found).or_else(|| registry_of(&config)).unwrap_or_else(|| config.upstream.default.address());
     let gateways = config.gateway.listen.iter().map(|address| reachable(*address));
     let gateways: Vec<_> = gateways.flat_map(|address| [address.to_string(), format!("localhost:{}", address.port())]).collect();
     let authority = ca::trusted_certificates(&config.gateway, &config.store.data_dir, SystemClock.now()).unwrap_or_default();
     let known = [authority.clone(), survey.authorities(&surroundings.working_directory)].concat();
     let redirected = probe::probe_redirects(&survey.registries(), &known).await;
     let age = running.as_ref().filter(|_| is_ours).and_then(|running| {
-        let named = arguments.server.as_ref().and_then(|server| running.server.profile_at(server));
+        let named = named.as_ref().and_then(|server| running.server.profile_at(server));
         running.server.terms(named.unwrap_or(running.profile)).map(ClientPolicy::age)
     });
     let analyzer = RouteAnalyzer {
@@ -103,7 +103,7 @@ async fn examine(arguments: &Arguments) -> Result<Exit, CliError> {
     }
     findings.extend(feed_findings(&config));
     let bypassed = findings.iter().any(|finding| finding.grade == Bypass);
-    arguments.query.output.print(|| format_text(&findings, bypassed), || to_json(&findings, bypassed))?;
+    output.print(|| format_text(&findings, bypassed), || to_json(&findings, bypassed))?;
     Ok(if bypassed { Exit::Failed } else { Exit::Done })
 }
 

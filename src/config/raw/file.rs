@@ -90,12 +90,11 @@ fn read_entry(
             texts.extend(feed_table::read(file, origin, table, errors));
             continue;
         }
-        match text_of(setting, item.get_ref()) {
-            Some(text) => texts.push(RawValue::new(text, origin)),
-            None => {
-                let problem = format!("`{name}` cannot be of this type: {}", item.get_ref().type_str());
-                errors.push(Diagnostic::new(origin, problem, shape(setting)));
-            }
+        if let Some(text) = text_of(setting, item.get_ref()) {
+            texts.push(RawValue::new(text, origin));
+        } else {
+            let problem = format!("`{name}` cannot be of this type: {}", item.get_ref().type_str());
+            errors.push(Diagnostic::new(origin, problem, shape(setting)));
         }
     }
     values.insert(known, texts);

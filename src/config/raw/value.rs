@@ -21,7 +21,7 @@ impl RawValue {
     }
 
     /// Creates the error for a value that cannot be parsed. `flaw` continues a sentence that starts with `name`.
-    pub(crate) fn flawed(&self, name: &str, flaw: String, allowed: impl Into<String>) -> Diagnostic {
+    pub(crate) fn flawed(&self, name: &str, flaw: &str, allowed: impl Into<String>) -> Diagnostic {
         let text = redact_credentials(&self.text).escape_debug().to_string();
         Diagnostic::new(self.origin.clone(), format!("`{name}` {flaw}: `{text}`"), allowed)
     }

@@ -167,7 +167,7 @@ impl<'t> TomlTable<'t, '_> {
         }
         self.one(name, DURATION, |text| match quantity::parse_duration(text) {
             Ok(duration) if duration.is_zero() => Err("cannot be zero".to_owned()),
-            read => read.map_err(|flaw| flaw.to_string()),
+            read => read.map_err(str::to_owned),
         })
     }
 
