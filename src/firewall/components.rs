@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::firewall::attestation_cache::AttestationCache;
 use crate::firewall::config::{FETCHES, FirewallDeps};
+use crate::firewall::packages::Services;
 use crate::firewall::packages::abbreviated::AbbreviatedSupport;
 use crate::firewall::packages::cache::PackageCache;
 use crate::firewall::packages::client_limits::{AbsentNames, RecheckLimit};
@@ -15,7 +16,6 @@ use crate::firewall::packages::ingest::{Ingester, PackageObserver};
 use crate::firewall::packages::load::Loader;
 use crate::firewall::packages::parse_pool::ParsePool;
 use crate::firewall::packages::service::PackageService;
-use crate::firewall::packages::services::Services;
 use crate::firewall::packages::subpackages::Subpackages;
 use crate::firewall::packages::views::ViewHistories;
 use crate::firewall::passthrough::Passthrough;

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use crate::firewall::credential_binding::registry_of;
 use crate::firewall::error::FirewallError;
+use crate::firewall::packages::Services;
 use crate::firewall::packages::fetch_slots::Slots;
 use crate::firewall::packages::parse_pool::HeldBytes;
-use crate::firewall::packages::services::Services;
 use crate::firewall::recorder::{Recorder, outcome_of};
 use crate::firewall::request::Client;
 use crate::net::fair_limit::Sizes;

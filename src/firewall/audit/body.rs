@@ -145,7 +145,6 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Adds the package of the current node.
     fn add(&mut self, version: String) -> Result<(), String> {
         self.audited.count_package()?;
         let Some(name) = self.above.last().filter(|name| name.len() <= MAX_NAME_BYTES && (self.listed)(name)) else {

@@ -83,7 +83,9 @@ impl Firewall {
     ) -> Option<String> {
         let mut held: Vec<_> =
             installed.iter().filter_map(|(name, versions)| self.held_updates(client, name, versions)).collect();
-        held.retain(|update| !self.is_variant(&update.name, names));
+        // A platform build of another package is held and opened together with it.
+        let is_part = |name: &PackageName| self.0.subpackages.parent(name).is_some_and(|whole| names.contains(&whole));
+        held.retain(|update| !is_for_a_platform(&update.name) && !is_part(&update.name));
         if held.is_empty() {
             return None;
         }
@@ -115,11 +117,6 @@ impl Firewall {
         let fitting = (1..=MAX_LISTED.min(held.len())).rev().map(compose).find(|text| text.len() <= error::MAX_LINE_BYTES);
         let text = fitting.unwrap_or_else(|| compose(1));
         Some(error::one_line(&text))
-    }
-
-    /// Checks whether a package is a platform build of another one, which is held and opened together with it.
-    fn is_variant(&self, name: &PackageName, installed: &HashSet<PackageName>) -> bool {
-        is_for_a_platform(name) || self.0.subpackages.parent(name).is_some_and(|whole| installed.contains(&whole))
     }
 
     /// Returns the newest hidden version that is newer than the installed one. Prereleases count only if one is installed.

@@ -50,7 +50,6 @@ pub struct ReleaseHistory {
 pub struct Reconciliation {
     /// The history of each entry of the packument.
     pub provenance: Vec<ReleaseHistory>,
-    /// The change to write to the ledger.
     pub change: PackageChange,
     /// Events to report to the operator.
     pub findings: Vec<HistoryEvent>,
@@ -181,8 +180,7 @@ fn manifest_of(entry: &VersionEntry, form: PackumentForm) -> ManifestDigest {
 }
 
 /// Returns the release that a version was first seen as. Rows without an integrity were never served and do not count.
-#[must_use]
-pub fn first_known_release<'a>(rows: &[&'a Release]) -> Option<&'a Release> {
+pub(crate) fn first_known_release<'a>(rows: &[&'a Release]) -> Option<&'a Release> {
     rows.iter().copied().filter(|row| row.integrity.is_some()).min_by_key(|row| row.first_seen)
 }
 
@@ -190,7 +188,6 @@ pub fn first_known_release<'a>(rows: &[&'a Release]) -> Option<&'a Release> {
 struct Tracing<'a> {
     entry: &'a VersionEntry,
     rows: &'a [&'a Release],
-    /// The last observation of this view.
     last_look: Option<Timestamp>,
     /// Whether this view ever had a version of the package.
     had_versions: bool,
@@ -656,7 +653,6 @@ fn move_tags(record: &PackageRecord, points: &HashMap<&str, &str>, now: Timestam
     added
 }
 
-/// Returns the newest sighting of each tag.
 pub(crate) fn newest_sightings<'a>(sightings: impl Iterator<Item = &'a TagSighting>) -> HashMap<&'a str, &'a TagSighting> {
     let mut current: HashMap<&str, &TagSighting> = HashMap::new();
     for sighting in sightings {

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::npm::{Packument, PackumentForm};
 
-/// The support of each registry, by id.
 #[derive(Default)]
 pub(crate) struct AbbreviatedSupport(Mutex<HashMap<Arc<str>, SupportState>>);
 
@@ -15,9 +14,7 @@ pub(crate) struct AbbreviatedSupport(Mutex<HashMap<Arc<str>, SupportState>>);
 enum SupportState {
     /// A first request runs. Others use the full form, so that a registry without `time` is not asked twice for each.
     Trying,
-    /// It does.
     Timed,
-    /// It does not.
     Timeless,
 }
 

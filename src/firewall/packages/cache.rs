@@ -119,16 +119,9 @@ impl PackageCache {
         self.unreachable.get(key).is_some_and(counts)
     }
 
-    /// Forgets the failures of a package, because upstream answered.
     pub(crate) fn clear_failures(&self, key: &CacheKey) {
         self.absent.invalidate(key);
         self.unreachable.invalidate(key);
-    }
-
-    /// Forgets all failures, because a package whose name is unknown here may have been published.
-    pub(crate) fn clear_all_failures(&self) {
-        self.absent.invalidate_all();
-        self.unreachable.invalidate_all();
     }
 
     /// Records a write through this process: what was cached before in any view, also a failure, is not used any more.

@@ -66,14 +66,12 @@ const RECHECK_INTERVAL: Duration = Duration::from_secs(10);
 const MAX_PER_CLIENT: u32 = 60;
 const WINDOW: Duration = Duration::from_mins(1);
 
-/// The start of a window and the number of rechecks in it.
-type Window = Arc<Mutex<(Timestamp, u32)>>;
-
 /// Limits revalidations for unknown versions, which may be made up: one per package and interval, and a number per client.
 pub(crate) struct RecheckLimit {
     /// Packages whose recheck found nothing new, by the views that share a history.
     pub in_vain: Cache<CacheKey, Timestamp>,
-    clients: Cache<IpAddr, Window>,
+    /// The start of a window and the number of rechecks in it, by client network.
+    clients: Cache<IpAddr, Arc<Mutex<(Timestamp, u32)>>>,
 }
 
 impl Default for RecheckLimit {

@@ -12,12 +12,12 @@ use tokio::time::timeout;
 use crate::firewall::error::{FirewallError, Result};
 use crate::firewall::package::history::Parted;
 use crate::firewall::package::{CacheKey, Confirmation, PackageSnapshot, ViewComparison};
+use crate::firewall::packages::Services;
 use crate::firewall::packages::fetch_slots::{SharedFetches, SlotRequest, Slots};
 use crate::firewall::packages::ingest::{FetchedDocument, Ingested, Ingester};
 use crate::firewall::packages::load::{FetchPermit, NEVER_CHECKED, PreviousState};
 use crate::firewall::packages::request::{DocumentNeed, FetchKey, FetchRequest, PackageLookup};
 use crate::firewall::packages::requester::{Confirmed, FetchOutcome, PackumentRequester};
-use crate::firewall::packages::services::Services;
 use crate::firewall::packages::slow_registries::SlowRegistries;
 use crate::firewall::packages::views::{Contradictions, still_diverged};
 use crate::firewall::verdicts::cache::CachedPackage;
@@ -55,10 +55,7 @@ impl Fetcher {
     /// Waits up to `stale-wait` for upstream, then serves the stale snapshot; the fetch continues and updates the cache.
     pub(crate) async fn fetch_or_stale(self: &Arc<Self>, request: FetchRequest, now: Timestamp) -> Result<PackageLookup> {
         let last = || self.services.cache.get(&request.slot).filter(|package| request.need.is_met_by(package));
-        if let Some(last) = last().filter(|_| self.is_backing_off(&request, now))
-            && let Some(lookup) = self.stale(&last, now)
-        {
-            self.try_another(&request, now);
+        if let Some(lookup) = last().and_then(|last| self.stale_without_asking(&request, &last, now)) {
             return Ok(lookup);
         }
         let mut fetching = pin!(self.fetch_shared(request.clone()));
@@ -81,20 +78,25 @@ impl Fetcher {
         Ok(lookup)
     }
 
-    /// Checks whether a fetch of the package failed recently, or the registry is slow. A running fetch then detects its recovery.
-    fn is_backing_off(&self, request: &FetchRequest, now: Timestamp) -> bool {
-        self.requester.slow.holds(request.registry.id(), request.registry.last_heard(), now)
-            || self.services.cache.is_backing_off(&request.slot, now)
-    }
-
-    /// Fetches in the background from a slow registry if only one other package hung so far. A response ends the slow state.
-    fn try_another(self: &Arc<Self>, request: &FetchRequest, now: Timestamp) {
-        let registry = &request.registry;
-        if self.requester.slow.is_to_be_tried(registry.id(), &request.slot, registry.last_heard(), now) {
+    /// Returns the stale snapshot if a fetch of the package failed recently, or the registry is slow. A running fetch then detects
+    /// its recovery; if only one package hung so far, another one is fetched in the background.
+    fn stale_without_asking(
+        self: &Arc<Self>,
+        request: &FetchRequest,
+        package: &Arc<CachedPackage>,
+        now: Timestamp,
+    ) -> Option<PackageLookup> {
+        let (id, heard, slow) = (request.registry.id(), request.registry.last_heard(), &self.requester.slow);
+        if !slow.holds(id, heard, now) && !self.services.cache.is_backing_off(&request.slot, now) {
+            return None;
+        }
+        let stale = self.stale(package, now)?;
+        if slow.is_to_be_tried(id, &request.slot, heard, now) {
             // A result is cached; otherwise the registry stays slow.
             let trial = self.fetch_again(FetchRequest { again: true, ..request.clone() });
             tokio::spawn(self.services.workers.track(trial));
         }
+        Some(stale)
     }
 
     /// Fetches with a new slot. Boxed with an explicit type, because such a fetch starts it recursively.
@@ -173,12 +175,7 @@ impl Fetcher {
         if package.confirmed.checked != NEVER_CHECKED {
             self.services.cache.insert_at(&request.slot, package);
         }
-        if !self.is_backing_off(request, now) {
-            return None;
-        }
-        let stale = self.stale(package, now)?;
-        self.try_another(request, now);
-        Some(stale)
+        self.stale_without_asking(request, package, now)
     }
 
     /// Reads a new document. Fetches again if it cannot be used as it is, and falls back on the last snapshot if it is unreadable.
@@ -210,7 +207,6 @@ impl Fetcher {
         }
     }
 
-    /// Handles a document that upstream confirmed.
     async fn confirm(
         self: &Arc<Self>,
         request: &FetchRequest,

@@ -27,7 +27,6 @@ pub(crate) struct PackageLookup {
     pub stale: Option<Duration>,
 }
 
-/// What a request needs of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DocumentNeed {
     /// The index of either form. The smaller form is requested if it has `time`.

@@ -7,10 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::firewall::error::FirewallError;
 use crate::firewall::package::Confirmation;
+use crate::firewall::packages::Services;
 use crate::firewall::packages::ingest::{FetchedDocument, Ingester, sha256};
 use crate::firewall::packages::load::{FetchPermit, PreviousState};
 use crate::firewall::packages::request::{DocumentNeed, FetchRequest};
-use crate::firewall::packages::services::Services;
 use crate::firewall::packages::slow_registries::SlowRegistries;
 use crate::firewall::verdicts::cache::CachedPackage;
 use crate::npm::PackumentForm;

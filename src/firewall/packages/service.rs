@@ -9,11 +9,11 @@ use crate::firewall::credential_binding;
 use crate::firewall::error::{FirewallError, Result};
 use crate::firewall::package::CacheKey;
 use crate::firewall::package::removed::RemovedVersion;
+use crate::firewall::packages::Services;
 use crate::firewall::packages::client_limits::RecheckLimit;
 use crate::firewall::packages::fetch::{Fetcher, absent};
 use crate::firewall::packages::load::Loader;
 use crate::firewall::packages::request::{DocumentNeed, FetchRequest, PackageLookup, PrefetchContext, RenderRequest};
-use crate::firewall::packages::services::Services;
 use crate::firewall::packages::subpackages::{self, Subpackages};
 use crate::firewall::policy_state::{EvalContext, PolicySnapshot, Profile};
 use crate::firewall::request::Client;
@@ -147,17 +147,7 @@ impl PackageService {
         Ok(EvaluatedPackage { lookup, packument, table, now: context.now })
     }
 
-    /// Returns the decoded document with the lookup. Fetches it again if it is not stored any more.
-    pub(crate) async fn with_document(
-        self: &Arc<Self>,
-        client: &Client,
-        lookup: PackageLookup,
-    ) -> Result<(PackageLookup, Bytes)> {
-        let permit = self.loader.loads.acquire(client.address).await;
-        self.document_with(client, lookup, permit).await
-    }
-
-    /// Returns the decoded document like [`Self::with_document`], with a permit that the caller holds.
+    /// Returns the decoded document with the lookup. Fetches it again if it is not stored any more. `permit` is of the loads.
     pub(crate) async fn document_with(
         self: &Arc<Self>,
         client: &Client,

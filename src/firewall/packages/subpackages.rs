@@ -16,7 +16,6 @@ use crate::units::timestamp;
 
 const MAX_SUBPACKAGES: u64 = 10_000;
 
-/// The parent package of each known subpackage.
 pub(crate) struct Subpackages(Cache<PackageName, PackageName>);
 
 impl Default for Subpackages {
@@ -37,7 +36,6 @@ impl PackageObserver for Subpackages {
 }
 
 impl Subpackages {
-    /// Returns the package that was seen to pin `part`.
     pub(crate) fn parent(&self, part: &PackageName) -> Option<PackageName> {
         self.0.get(part)
     }

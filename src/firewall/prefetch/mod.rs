@@ -8,10 +8,10 @@ use tokio::sync::Notify;
 
 use crate::firewall::error::FirewallError;
 use crate::firewall::package::CacheKey;
+use crate::firewall::packages::Services;
 use crate::firewall::packages::fetch::Fetcher;
 use crate::firewall::packages::ingest::{IngestEvent, PackageObserver};
 use crate::firewall::packages::request::{FetchRequest, PrefetchContext};
-use crate::firewall::packages::services::Services;
 use crate::firewall::wanted_versions::Wants;
 use crate::npm::PackageName;
 use crate::npm::packument::dependencies::Dependency;

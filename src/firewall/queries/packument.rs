@@ -85,7 +85,8 @@ impl Firewall {
                 let version = &*packument.entries[at].key;
                 return Err(self.0.recorder.refused_tarball(client, &evaluated.lookup.package, version, rejection));
             }
-            let (read, document) = self.0.packages.with_document(client, evaluated.lookup.clone()).await?;
+            let permit = self.0.packages.loader.loads.acquire(client.address).await;
+            let (read, document) = self.0.packages.document_with(client, evaluated.lookup.clone(), permit).await?;
             if read.package.content() != evaluated.lookup.package.content() {
                 continue;
             }

@@ -74,7 +74,8 @@ impl Firewall {
         self.invalidate(name.or(staged.as_ref()), &registry, now);
         if name.is_none() && staged.is_none() && path.starts_with("-/stage/") {
             // A package whose name is unknown here may have been published.
-            self.0.cache.clear_all_failures();
+            self.0.cache.absent.invalidate_all();
+            self.0.cache.unreachable.invalidate_all();
         }
         if let (Some(name), Authorization::Own(_)) = (name, &client.authorization) {
             let confirms = self.0.workers.run(move || confirms(method.as_str(), &path, &sent)).await?;

@@ -9,12 +9,12 @@ use moka::sync::Cache;
 
 use crate::firewall::error::FirewallError;
 use crate::firewall::package::{CacheKey, PackageSnapshot};
+use crate::firewall::packages::Services;
 use crate::firewall::packages::fetch_slots::{SharedFetches, SlotRequest};
 use crate::firewall::packages::ingest::{IngestEvent, PackageObserver};
 use crate::firewall::packages::parse_pool::{HeldBytes, ParsePool};
 use crate::firewall::packages::request::{PackageLookup, RenderRequest};
 use crate::firewall::packages::service::PackageService;
-use crate::firewall::packages::services::Services;
 use crate::firewall::policy_state::{PolicyState, Profile};
 use crate::firewall::recorder::Recorder;
 use crate::firewall::request::{BaseUrl, Client, ContentCoding, PackumentResponse};

@@ -8,11 +8,11 @@ use moka::sync::Cache;
 
 use crate::firewall::error::{FirewallError, Refusal};
 use crate::firewall::package::{CacheKey, PackageSnapshot};
+use crate::firewall::packages::Services;
 use crate::firewall::packages::ingest::{IngestEvent, PackageObserver};
 use crate::firewall::packages::parse_pool::ParsePool;
 use crate::firewall::packages::request::{DocumentNeed, PackageLookup};
 use crate::firewall::packages::service::{EvaluatedPackage, PackageService};
-use crate::firewall::packages::services::Services;
 use crate::firewall::recorder::Recorder;
 use crate::firewall::request::Client;
 use crate::firewall::workers::Workers;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::firewall::error::{FirewallError, Refusal, no_version};
 use crate::firewall::package::removed::RemovedVersion;
+use crate::firewall::packages::Services;
 use crate::firewall::packages::request::PackageLookup;
-use crate::firewall::packages::services::Services;
 use crate::firewall::policy_state::{PolicySnapshot, Profile};
 use crate::firewall::recorder::Recorder;
 use crate::firewall::request::Client;

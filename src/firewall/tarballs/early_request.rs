@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::task::JoinHandle;
 
 use crate::firewall::package::CacheKey;
+use crate::firewall::packages::Services;
 use crate::firewall::packages::cache::PackageCache;
 use crate::firewall::packages::fetch_slots::Slots;
-use crate::firewall::packages::services::Services;
 use crate::firewall::policy_state::PolicyState;
 use crate::firewall::request::Client;
 use crate::firewall::workers::Workers;
