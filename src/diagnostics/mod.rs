@@ -1,5 +1,4 @@
-//! Errors in configuration and policy files: the problem, its origin, and the allowed values. Errors are collected, so that one run
-//! reports all of them.
+//! Errors in configuration and policy files: the problem, its origin, and the allowed values. One run reports all of them.
 
 mod report;
 mod source;

@@ -18,8 +18,7 @@ impl AddressScope {
     }
 }
 
-/// Checks whether `address` is on the public internet: not loopback, local, private or reserved, even if embedded in an IPv6
-/// address.
+/// Checks whether `address` is on the public internet: not loopback, local, private or reserved, also if embedded in IPv6.
 pub fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => {

@@ -1,5 +1,4 @@
-//! HTTP bodies. Outgoing bodies are shared chunks of known length or a forwarded upstream body. Incoming bodies are bounded in
-//! size and time.
+//! HTTP bodies: outgoing ones, from shared chunks or from upstream, and incoming ones, bounded in size and time.
 
 use std::fmt;
 use std::future::Future as _;
@@ -18,8 +17,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use crate::net::chunked_buf::ChunkedBuf;
 use crate::net::memory_budget::{BudgetTimeout, Reservation};
 
-/// The largest frame handed to the socket, in bytes. It keeps the count of sent bytes accurate and reads a mapped file piece by
-/// piece.
+/// The largest frame for the socket, in bytes. Keeps the count of sent bytes accurate and reads mapped files piece by piece.
 const MAX_FRAME: usize = 512 * 1024;
 
 /// An incoming body above this size reserves its declared length at once, which avoids repeated copies. Below it, a false

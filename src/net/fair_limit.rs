@@ -90,8 +90,7 @@ impl FairLimit {
     }
 }
 
-/// Returns the key under which a client is counted. An IPv6 client counts as its /64 network, since one host owns all its
-/// addresses.
+/// Returns the key under which a client is counted. IPv6 clients count by /64 network, since one host owns its addresses.
 pub fn network_of(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V6(address) => {

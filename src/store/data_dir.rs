@@ -35,8 +35,7 @@ impl DataDir {
         Ok(opened)
     }
 
-    /// Checks whether another process owns the directory at `path`. Creates nothing: it tries a shared lock and releases it at
-    /// once.
+    /// Checks whether another process owns the directory at `path`, by a shared lock that is released at once. Creates nothing.
     pub fn is_owned(path: &Path) -> bool {
         let Ok(file) = File::open(path.join("lock")) else { return false };
         matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))

@@ -48,8 +48,7 @@ pub struct Release {
     pub manifest: Option<ManifestDigest>,
     /// When `manifest` last changed. The age counts from then at the earliest.
     pub manifest_changed: Option<Timestamp>,
-    /// The last lookup before `first_seen` that did not contain it, by the local clock; `None` if the package's first lookup
-    /// contained it.
+    /// The last lookup without it before `first_seen`, by the local clock; `None` if the package's first lookup contained it.
     pub absent: Option<Timestamp>,
     /// The last lookup of another view that did not contain it, if that view could not be asked again. The age counts from then
     /// at the earliest until that view answers.
@@ -109,8 +108,7 @@ pub struct StoredPackument {
     pub changed: Timestamp,
     /// The last lookup, by the local clock, that returned the package or that it does not exist.
     pub looked: Timestamp,
-    /// The latest modification time that its documents stated, capped at the local clock. Older copies of a document do not lower
-    /// it.
+    /// The latest modification time that its documents stated, capped at the local clock. Older copies do not lower it.
     pub modified: Option<Timestamp>,
     /// SHA-256 of the decoded document, which names the raw blob. `None` if upstream answered that the package does not exist.
     pub content: Option<[u8; 32]>,

@@ -1,7 +1,6 @@
 //! Persistent state: blobs (tarballs and raw packuments, stored by digest) and the ledger.
 //!
-//! Calls block; async callers use `spawn_blocking`. Exceptions are [`BlobStore::open`], a future, and [`BlobStore::mapped`], a
-//! lookup in memory.
+//! Calls block; async callers use `spawn_blocking`, except for [`BlobStore::open`], a future, and [`BlobStore::mapped`].
 
 pub(crate) mod blobs;
 mod config;

@@ -45,8 +45,7 @@ impl ConnectionActivity {
         self.asking.load(Ordering::Relaxed) > 0
     }
 
-    /// Returns the progress counter if every request waits for the client to read. Returns `None` while the server has to act or
-    /// no request is in progress.
+    /// Returns the progress counter if every request waits for the client to read; `None` if the server has to act or none runs.
     pub(crate) fn client_progress(&self) -> Option<u64> {
         let (asking, sending) = (self.asking.load(Ordering::Relaxed), self.sending.load(Ordering::Relaxed));
         (asking > 0 && asking == sending).then(|| self.progress.load(Ordering::Relaxed))

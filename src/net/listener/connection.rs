@@ -125,8 +125,7 @@ impl<S: AsyncRead + Unpin> PeekedStream<S> {
         Ok(self.early.first().copied())
     }
 
-    /// Reads more bytes without consuming them, up to `most` in total. If the length did not grow, the stream ended or `most` is
-    /// reached.
+    /// Reads more bytes without consuming them, up to `most` in total. If the length did not grow, there are no more.
     pub async fn peek(&mut self, most: usize) -> io::Result<&[u8]> {
         let mut held = self.early.to_vec();
         let before = held.len();

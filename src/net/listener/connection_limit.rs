@@ -15,8 +15,7 @@ use crate::net::listener::activity::{ConnectionActivity, milliseconds};
 /// From this limit on, a part is reserved for other clients.
 const DIVISIBLE: usize = 16;
 
-/// Minimum idle time before a connection is closed for another, in milliseconds. A client that was just served is likely to send
-/// another request.
+/// Minimum idle milliseconds before a connection is closed for another. A client just served is likely to send more.
 const IDLE: u64 = 1_000;
 
 /// Minimum interval between identical log messages.

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionLimits {
-    /// Open connections over all listeners that share a `ConnectionLimit`. Beyond it, connections wait and idle ones are
-    /// closed.
+    /// Open connections over all listeners that share a `ConnectionLimit`. Beyond it, connections wait and idle ones are closed.
     pub connections: usize,
     /// For a request head, from its first byte. On a new connection, from the start.
     pub header_timeout: Duration,
@@ -15,8 +14,7 @@ pub struct ConnectionLimits {
     pub head_bytes: usize,
     /// The maximum number of header lines.
     pub max_headers: usize,
-    /// For the client to read at least [`crate::net::client::deadlines::Deadlines::SLOWEST`] bytes per second of a response, on
-    /// average.
+    /// For the client to read at least [`crate::net::client::deadlines::Deadlines::SLOWEST`] bytes per second, on average.
     pub send_timeout: Duration,
     /// Time for requests in progress to finish at shutdown.
     pub drain: Duration,

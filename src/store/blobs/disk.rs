@@ -43,8 +43,7 @@ pub struct BlobStatistics {
 }
 
 impl DiskBlobs {
-    /// Opens the blobs of a data directory, bounded to `cache_size` bytes. A separate thread scans existing files; eviction
-    /// starts when it is done.
+    /// Opens the blobs of a data directory, up to `cache_size` bytes. A thread scans existing files; eviction starts after it.
     pub fn open(data_dir: &DataDir, cache_size: u64) -> Result<Arc<Self>, StoreError> {
         let root = data_dir.blobs();
         let files = Arc::new(BlobFiles { root: root.clone(), limit: cache_size, ..BlobFiles::default() });

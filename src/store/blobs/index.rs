@@ -13,8 +13,7 @@ use crate::store::blobs::mmap::MappedFile;
 /// Disk space of a file is a multiple of this on common file systems, and most tarballs have only a few blocks.
 const BLOCK: u64 = 4096;
 
-/// Limits for maps that are kept after their last use. They are low, because mapping a file again costs about 8 us and the pages
-/// of kept maps count as resident memory.
+/// Limits for maps kept after their last use. Low, because mapping again costs about 8 us and kept pages count as resident.
 const KEPT_BYTES: u64 = 64 << 20;
 const KEPT_MAPS: usize = 1024;
 

@@ -55,8 +55,7 @@ pub trait BlobStore: Send + Sync {
     /// Removes a blob, even one in use: running responses keep their mapped bytes. Returns whether it existed.
     fn remove(&self, digest: &Digest) -> Result<bool, StoreError>;
 
-    /// Records a use of `digest` without opening it, so that a blob whose content is cached in memory is not evicted from disk
-    /// first.
+    /// Records a use of `digest` without opening it, so that the disk keeps a blob whose content is cached in memory.
     fn touch(&self, digest: &Digest);
 
     /// Starts a blob that must match the digests `hasher` expects. It is named by the digest of its kind's algorithm. Dropping it

@@ -1,5 +1,4 @@
-//! Records decisions in the ledger from a separate process, with or without a running server. Writes are synced to disk, so they
-//! survive a power cut.
+//! Records decisions in the ledger from a separate process, synced to disk, so that they survive a power cut.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -32,8 +31,7 @@ pub enum ApplyStatus {
 }
 
 impl DecisionWriter {
-    /// Opens the ledger of the data directory at `root`. Creates the directory if missing. Fails if a server runs and the schema is
-    /// not this program's.
+    /// Opens the ledger in `root`, which is created if missing. Fails if a server runs and the schema is not this program's.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let path = DataDir::ledger_in(root);
         let (owned, connection) = match DataDir::open(root) {
@@ -61,8 +59,7 @@ impl DecisionWriter {
         decisions::decide(&mut self.connection, proposal).map_err(StoreError::ledger("write"))
     }
 
-    /// Confirms a decision as the second operator. Returns `None` if there is no such decision, it needs no confirmation, or `by`
-    /// is its author.
+    /// Confirms a decision as the second operator. `None` if it is missing, needs no confirmation, or `by` is its author.
     pub fn confirm(&mut self, id: i64, by: &Signature) -> Result<Option<u64>, StoreError> {
         decisions::confirm(&mut self.connection, id, by).map_err(StoreError::ledger("write"))
     }

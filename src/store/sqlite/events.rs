@@ -109,8 +109,7 @@ pub(crate) fn has_event(connection: &Connection, event: &LedgerEvent) -> rusqlit
     connection.prepare_cached(sql)?.exists(params![event.kind, name, event.version, event.detail])
 }
 
-/// Deletes at most [`PRUNED_AT_ONCE`] rows per table that ended before `before`. Returns their number; zero means there are no
-/// more.
+/// Deletes at most [`PRUNED_AT_ONCE`] rows per table that ended before `before`. Returns their number; 0 if none are left.
 pub(crate) fn prune_some(connection: &Connection, before: Timestamp) -> rusqlite::Result<u64> {
     let mut deleted = 0;
     for table in ["downloads", "incidents"] {

@@ -33,8 +33,7 @@ use crate::store::sqlite::pending::PendingChanges;
 use crate::store::sqlite::read_pool::ReadPool;
 use crate::store::sqlite::write_behind::WriteBehindLog;
 
-/// How long a connection waits for another process's lock, for example a backup or `exposure` recovering the log of a killed
-/// server.
+/// How long a connection waits for another process's lock, such as a backup or `exposure` after a server was killed.
 const BUSY: Duration = Duration::from_secs(5);
 /// How long a write waits for a lock. Shorter, because a client waits for the result and a failed write is retried later.
 const BUSY_WRITING: Duration = Duration::from_secs(2);
@@ -59,8 +58,7 @@ struct WriterHandle {
     writer: Arc<Mutex<Connection>>,
     pending: Arc<PendingChanges>,
     absences: AtomicUsize,
-    /// Set if too few absences were old enough to delete: the next attempt needs an `expired` of at least this Unix time in
-    /// seconds.
+    /// If too few absences were old enough to delete: the `expired` in Unix seconds that the next attempt needs at least.
     full_until: AtomicI64,
     _ownership: DataDirLock,
 }
@@ -201,8 +199,7 @@ impl SqliteLedger {
         self.read(|connection| query(connection).map_err(StoreError::ledger("read")))
     }
 
-    /// Returns the changes of a package that are not written yet. Fetch them before a read: a change written in between is then
-    /// applied twice, which has no effect.
+    /// Returns the changes not written yet. Fetch them before a read: applying a change twice has no effect.
     fn pending(&self, key: &PackageKey) -> Vec<Arc<PackageChange>> {
         self.owner.as_ref().map(|owner| owner.pending.of(key)).unwrap_or_default()
     }
@@ -243,8 +240,7 @@ impl Ledger for SqliteLedger {
         Ok(tarballs)
     }
 
-    /// If the disk is full or another process holds the lock, keeps this and later changes in memory. Only the first waits for
-    /// the lock.
+    /// If the disk is full or the lock is held, keeps this and later changes in memory. Only the first waits for the lock.
     fn record_package(&self, key: &PackageKey, change: &PackageChange) -> Result<(), StoreError> {
         let owner = self.owner.as_ref().ok_or(StoreError::ReadOnly)?;
         if owner.pending.is_empty() {

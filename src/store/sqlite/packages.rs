@@ -9,8 +9,7 @@ use crate::store::ledger::{
     LearnedDigests, PackageChange, PackageKey, PackageRecord, Release, StoredPackument, TagSighting, TarballSource,
 };
 
-/// Maximum number of URLs stored for the same bytes. A registry that signs its URLs uses a new one each time; a deleted one costs
-/// a download.
+/// Maximum number of URLs per tarball. A registry that signs URLs uses new ones each time; a deleted one costs a download.
 const MAX_ADDRESSES: u32 = 8;
 
 pub(crate) fn read(connection: &Connection, key: &PackageKey) -> rusqlite::Result<PackageRecord> {
@@ -346,8 +345,7 @@ fn instant(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> 
     Ok(row.get::<_, Option<i64>>(column)?.map(from_column))
 }
 
-/// Reads an integrity. An invalid one is damage and not `None`, because the release would otherwise count as one without
-/// integrity.
+/// Reads an integrity. An invalid one is damage, because as `None` the release would count as one without integrity.
 fn integrity(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Integrity>> {
     let text = row.get_ref(column)?.as_str()?;
     if text.is_empty() {

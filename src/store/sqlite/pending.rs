@@ -1,5 +1,4 @@
-//! Keeps package changes in memory while the ledger cannot be written, for example when the disk is full or another process holds
-//! the lock. The number of rows is bounded.
+//! Keeps package changes in memory, up to a limit, while the ledger cannot be written: full disk, or lock held elsewhere.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,8 +37,7 @@ impl PendingChanges {
         self.lock().changes.get(key).cloned().unwrap_or_default()
     }
 
-    /// Passes all changes to `write` and stops at the first error. Must have one caller at a time; others may add changes
-    /// meanwhile.
+    /// Passes all changes to `write` until an error. One caller at a time; others may add changes meanwhile.
     pub(crate) fn flush<E>(&self, mut write: impl FnMut(&PackageKey, &PackageChange) -> Result<(), E>) -> Result<(), E> {
         while let Some((key, change)) = self.first() {
             write(&key, &change)?;

@@ -26,9 +26,8 @@ struct State {
 }
 
 impl ReadPool {
-    /// Runs `work` with an idle connection or a new one. If none can be opened, waits for another reader.
-    /// Returns the error of `open` if there is no other reader to wait for. Returns the error of `work` and closes the
-    /// connection.
+    /// Runs `work` with an idle connection or a new one. If none can be opened, waits for another reader. Returns the error of
+    /// `open` if there is no other reader to wait for. Returns the error of `work` and closes the connection.
     pub(crate) fn read<T, E>(
         &self,
         open: impl Fn() -> Result<Connection, E>,

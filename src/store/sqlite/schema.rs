@@ -100,8 +100,7 @@ const FIRST: &str = "
     CREATE INDEX incidents_by_last ON incidents (last);
 ";
 
-/// Decisions of operators. `act` is JSON, see `policy::decisions`. Rows are never deleted, because they document who allowed
-/// what.
+/// Decisions of operators. `act` is JSON, see `policy::decisions`. Rows are kept, because they document who allowed what.
 const DECISIONS: &str = "
     CREATE TABLE decisions (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
