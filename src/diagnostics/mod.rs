@@ -5,5 +5,4 @@ mod source;
 pub(crate) mod suggest;
 
 pub use report::{Diagnostic, Diagnostics, Origin};
-
 pub use source::{SourceFile, SourceSpan, redact_credentials};
