@@ -82,7 +82,7 @@ pub(crate) fn still_diverged(contradictions: Contradictions, answers: &[(CacheKe
     for (version, integrity, view) in contradictions {
         let answer = answers.iter().find(|(asked, _)| **asked == view).and_then(|(_, releases)| releases.as_ref());
         let agrees = |row: &&Release| row.gone.is_none() && may_be_same(row, integrity.as_ref());
-        if answer.is_some_and(|releases| !releases.get(&*version).into_iter().flatten().any(|row| agrees(row))) {
+        if answer.is_some_and(|releases| !releases.get(&*version).into_iter().flatten().any(agrees)) {
             diverged.insert(version, integrity);
         } else {
             agreed.insert(version);
