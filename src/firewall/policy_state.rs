@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use crate::clock::Clock;
 use crate::policy::decisions::Decision;
 use crate::policy::{ActiveDecisions, Advisories, Evaluation, Facts, PackageRules, Policy, Sink, Verdict, evaluate};
+use crate::vetting::Signal;
 
 /// The index of a listener's policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -69,6 +70,16 @@ impl PolicySnapshot {
     #[must_use]
     pub(crate) fn subpackage_exemption_age(&self) -> Option<Duration> {
         self.policies.iter().filter_map(Policy::spares_siblings).max()
+    }
+
+    /// Returns the longest age below which a rule of any policy may refuse a release for its signals.
+    pub(crate) fn signal_window(&self) -> Duration {
+        self.policies.iter().map(Policy::signal_window).max().unwrap_or_default()
+    }
+
+    /// Checks whether a rule of any policy tests this signal.
+    pub(crate) fn asks_signal(&self, signal: Signal) -> bool {
+        self.policies.iter().any(|policy| policy.asks_signal(signal))
     }
 
     /// Returns the longest age that a rule of any policy uses.

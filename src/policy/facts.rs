@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use crate::npm::packument::index::{ManifestTraits, TagIndex, VersionEntry};
 use crate::npm::{Integrity, PackageName, Packument, Version};
 use crate::policy::advisories::{ApplicableAdvisories, NO_ADVISORIES};
+use crate::vetting::compare::SignalEvidence;
 use crate::vetting::{Findings, Signals};
 
 /// Whether the newest packument has the version. If not, what the ledger knows of its removal.
@@ -98,8 +99,12 @@ pub struct Facts<'a> {
     pub unknown: UnknownFacts,
     /// Differences from earlier releases.
     pub signals: Signals,
-    /// Signals that are neither confirmed nor excluded yet.
-    pub undecided: Signals,
+    /// Signals that upstream's documents cannot show, or that have no earlier release to compare with.
+    pub unobservable: Signals,
+    /// Signals that depend on look-ups that have not ended. Rules that refuse on a signal refuse on a pending one too.
+    pub pending: Signals,
+    /// What each signal is based on.
+    pub evidence: &'a [SignalEvidence],
     /// Findings from the contents of the tarball.
     pub findings: Findings,
 }
@@ -129,7 +134,9 @@ impl<'a> Facts<'a> {
             fix: None,
             unknown: UnknownFacts::NONE,
             signals: Signals::NONE,
-            undecided: Signals::NONE,
+            unobservable: Signals::NONE,
+            pending: Signals::NONE,
+            evidence: &[],
             findings: Findings::NONE,
         }
     }

@@ -1,8 +1,7 @@
-//! Facts about a release: signals (differences from its predecessors) and findings (from opening its tarball). So far this layer
-//! holds their names, which rules refer to, and determines which signals a packument excludes.
+//! Facts about a release: signals (differences from its predecessors) and findings (from opening its tarball).
 
+pub mod compare;
 pub mod names;
-mod undecided;
 
+pub use compare::BASELINE_AGE;
 pub use names::{Finding, Findings, Signal, SignalStrength, Signals};
-pub use undecided::{BASELINE_AGE, undecided};

@@ -70,36 +70,44 @@ names! {
         FirstInstallScript = "first-install-script",
         /// It added a `binding.gyp`, which triggers a build at install without a script.
         BindingGypAdded = "binding-gyp-added",
-        /// It depends on a git repository or a URL, and its predecessor did not.
+        /// It depends on a git repository, a URL or a file, and no earlier release did.
         RemoteDependencyAdded = "remote-dependency-added",
-        /// Its predecessors have provenance, and it does not.
+        /// All releases of the year before have provenance, and it does not.
         ProvenanceLost = "provenance-lost",
-        /// Its predecessors came from a trusted publisher (CI), and it did not.
+        /// All releases of the year before came from a trusted publisher (CI), and it did not.
         TrustedPublisherLost = "trusted-publisher-lost",
+        /// It has a dependency that no earlier release had, and that package is itself recent or has install scripts.
+        NewbornDependency = "newborn-dependency",
+        /// Its predecessor has provenance, and it does not. Some packages are published in both ways.
+        ProvenanceDropped = "provenance-dropped",
+        /// Its predecessor came from a trusted publisher (CI), and it did not.
+        CiToHuman = "ci-to-human",
         /// Its publisher never published this package before.
         NewPublisher = "new-publisher",
-        /// It depends on a new package that is itself recent.
-        NewbornDependency = "newborn-dependency",
+        /// It has a dependency that no earlier release had.
+        NewDependency = "new-dependency",
         /// Its publisher's email address changed.
         PublisherEmailChanged = "publisher-email-changed",
         /// The package had no release for more than a year.
         Dormant = "dormant",
         /// Several release lines were published within an hour.
         ReleaseBurst = "release-burst",
-        /// Its size is a multiple of its predecessor's.
+        /// It has three times the bytes or files of its predecessor.
         SizeJump = "size-jump",
         /// It was deprecated while it was still new.
         DeprecatedYoung = "deprecated-young",
         /// Its version number is far above all earlier ones.
         VersionJump = "version-jump",
-        /// The package's maintainers changed.
+        /// It has a maintainer that no earlier release had.
         MaintainersChanged = "maintainers-changed",
         /// Its predecessors name a commit, and it does not.
         CommitLost = "commit-lost",
-        /// It was published with a different tool than its predecessors.
-        ToolChanged = "tool-changed",
-        /// It ships its own lockfile (`npm-shrinkwrap.json`), and its predecessor did not.
+        /// It ships its own lockfile (`npm-shrinkwrap.json`), and no earlier release did.
         ShrinkwrapAdded = "shrinkwrap-added",
+        /// It adds a command that no earlier release had.
+        BinAdded = "bin-added",
+        /// Its manifest names a repository that no earlier release named.
+        RepositoryChanged = "repository-changed",
     }
 }
 
@@ -129,9 +137,12 @@ impl Signal {
             | Self::RemoteDependencyAdded
             | Self::ProvenanceLost
             | Self::TrustedPublisherLost
-            | Self::NewPublisher
             | Self::NewbornDependency => SignalStrength::Strong,
-            Self::PublisherEmailChanged
+            Self::ProvenanceDropped
+            | Self::CiToHuman
+            | Self::NewPublisher
+            | Self::NewDependency
+            | Self::PublisherEmailChanged
             | Self::Dormant
             | Self::ReleaseBurst
             | Self::SizeJump
@@ -139,8 +150,9 @@ impl Signal {
             | Self::VersionJump
             | Self::MaintainersChanged
             | Self::CommitLost
-            | Self::ToolChanged
-            | Self::ShrinkwrapAdded => SignalStrength::Weak,
+            | Self::ShrinkwrapAdded
+            | Self::BinAdded
+            | Self::RepositoryChanged => SignalStrength::Weak,
         }
     }
 }

@@ -11,6 +11,8 @@ use crate::npm::packument::index::ManifestTraits;
 use crate::npm::{Integrity, PackageName};
 use crate::policy::{Advisory, Facts, Presence, Reason, Removal, TraceStep, Verdict};
 use crate::units::timestamp;
+use crate::vetting::Signal;
+use crate::vetting::compare::SignalEvidence;
 
 /// Maintainers listed by name. There may be hundreds.
 const MAX_MAINTAINERS: usize = 12;
@@ -97,6 +99,12 @@ pub struct ExplainedFacts {
     pub fix: Option<String>,
     /// Signals: differences from its predecessors.
     pub signals: Vec<&'static str>,
+    /// What each signal is based on.
+    pub evidence: Vec<SignalEvidence>,
+    /// Signals that upstream's documents cannot show.
+    pub unobservable: Vec<&'static str>,
+    /// Signals that depend on look-ups that have not ended.
+    pub pending: Vec<&'static str>,
     /// Findings from the contents of its tarball.
     pub findings: Vec<&'static str>,
 }
@@ -147,7 +155,10 @@ impl ExplainedFacts {
             tags: facts.tags.pointing_to(facts.version).map(owned).collect(),
             advisories: obeyed.chain(suppressed).collect(),
             fix: facts.fix.map(owned),
-            signals: facts.signals.iter().map(crate::vetting::Signal::as_str).collect(),
+            signals: facts.signals.iter().map(Signal::as_str).collect(),
+            evidence: facts.evidence.to_vec(),
+            unobservable: facts.unobservable.iter().map(Signal::as_str).collect(),
+            pending: facts.pending.iter().map(Signal::as_str).collect(),
             findings: facts.findings.iter().map(crate::vetting::Finding::as_str).collect(),
         }
     }
@@ -181,7 +192,13 @@ impl ExplainedFacts {
         }
         row("fix of", self.fix.clone());
         let words = |words: &[&str]| (!words.is_empty()).then(|| words.join(", "));
-        row("signals", words(&self.signals));
+        for evidence in &self.evidence {
+            row("signal", Some(format!("{}: {}", evidence.signal.as_str(), evidence.describe())));
+        }
+        row("not decided", words(&self.pending));
+        let has_no_baseline = self.unobservable.len() + 1 >= Signal::ALL.len();
+        let no_baseline = "there is no older release to compare with".to_owned();
+        row("not observable", if has_no_baseline { Some(no_baseline) } else { words(&self.unobservable) });
         row("findings", words(&self.findings));
         rows
     }
@@ -337,6 +354,8 @@ impl ExplainedFacts {
                 "summary": advised.summary,
             })
         };
+        let evidence =
+            |SignalEvidence { signal, old, new }: &SignalEvidence| json!({ "signal": signal.as_str(), "old": old, "new": new });
         json!({
             "gone": self.gone,
             "packagePublished": instant(self.first_published),
@@ -355,6 +374,9 @@ impl ExplainedFacts {
             "advisories": self.advisories.iter().map(advisory).collect::<Vec<_>>(),
             "fixOf": self.fix,
             "signals": self.signals,
+            "evidence": self.evidence.iter().map(evidence).collect::<Vec<_>>(),
+            "signalsPending": self.pending,
+            "signalsNotObservable": self.unobservable,
             "findings": self.findings,
         })
     }

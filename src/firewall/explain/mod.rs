@@ -48,6 +48,7 @@ impl Firewall {
                     .run_over_versions(&present, client.address, move || Arc::new(CachedPackage::from(now.as_of(at))))
                     .await?;
                 self.0.packages.load_parent(client, &package).await;
+                self.0.packages.load_new_dependencies(client, &package).await;
                 (package, Arc::new(self.0.policy.snapshot().as_of(at)))
             }
         };
@@ -93,7 +94,8 @@ impl Explainer<'_> {
             let given = given.filter(|(at, _)| table.shown[*at]).map(|(_, entry)| entry.key.clone());
             RequestedSpec { text: wanted.into(), given }
         });
-        Ok(self.explanation(&self.package.facts(packument, at, &advisories), asked, table))
+        let signals = self.package.signals(self.policy_snapshot);
+        Ok(self.explanation(&self.package.facts(packument, at, &signals, &advisories), asked, table))
     }
 
     fn explanation(&self, facts: &Facts<'_>, asked: Option<RequestedSpec>, table: &VerdictTable) -> Explanation {

@@ -3,6 +3,8 @@
 pub(crate) mod as_of;
 pub mod history;
 pub(crate) mod removed;
+pub(crate) mod signal_table;
+pub(crate) mod signals;
 pub(crate) mod stored_tarballs;
 
 use std::sync::{Arc, LazyLock, OnceLock};
@@ -10,6 +12,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::firewall::package::history::ReleaseHistory;
+use crate::firewall::package::signal_table::SignalTable;
 use crate::firewall::singleflight;
 use crate::npm::packument::index::VersionEntry;
 use crate::npm::{Algorithm, Digest, PackageName, Packument, PackumentForm, Version};
@@ -18,7 +21,7 @@ use crate::policy::{Advisory, ApplicableAdvisories, Facts, UnknownFacts};
 use crate::store::{PackageKey, PackageRecord, Release, StoredPackument};
 use crate::units::timestamp;
 use crate::upstream::{Authorization, CacheValidators, Registry};
-use crate::vetting::{self, Signals};
+use crate::vetting;
 
 /// The reason for refusing a version that cannot be recorded.
 const RECORD_FULL: &str = "the ledger's record of this package is full, so the history of this version is unknown";
@@ -121,6 +124,14 @@ pub(crate) fn first_published(packument: &Packument, provenance: &[ReleaseHistor
 /// For each entry of a packument, when the parent package that pins it was first published; `None` if no parent is known.
 pub(crate) type ParentFirstSeen = Box<[Option<Timestamp>]>;
 
+/// What the facts of a package's releases depend on besides the package itself and its record.
+#[derive(Clone, Copy)]
+pub(crate) struct LinkedFacts<'a> {
+    /// The parent package, if it is known.
+    pub parent: Option<&'a ParentFirstSeen>,
+    pub signals: &'a SignalTable,
+}
+
 #[derive(Clone)]
 pub(crate) struct PackageSnapshot {
     pub slot: CacheKey,
@@ -206,25 +217,29 @@ impl PackageSnapshot {
         entries.map(|(entry, provenance)| (&*entry.key, entry.version.as_ref(), provenance.effective))
     }
 
-    /// Returns the facts of the entry at `at` with this parent state.
+    /// Returns the facts of the entry at `at`.
     pub(crate) fn facts_with<'a>(
         &'a self,
-        parent: Option<&ParentFirstSeen>,
+        linked: LinkedFacts<'a>,
         packument: &'a Packument,
         at: usize,
         advisories: &'a ApplicableAdvisories<'a>,
     ) -> Facts<'a> {
         let entry = &packument.entries[at];
         let provenance = &self.provenance[at];
+        let report = linked.signals.report(at);
         let (fix, hangs_on_publishers) = self.fix(packument, at, advisories);
         let mut facts = Facts {
-            parent: parent.and_then(|parent| parent.get(at).copied().flatten()),
+            parent: linked.parent.and_then(|parent| parent.get(at).copied().flatten()),
             integrity: provenance.digests.as_ref().or(entry.integrity.as_ref()),
             integrity_changed: provenance.integrity_changed,
             first_published: self.first_published,
             advisories,
             fix,
-            undecided: fix.map_or(Signals::NONE, |_| vetting::undecided(entry, self.baseline(packument, at))),
+            signals: report.map(|report| report.signals).unwrap_or_default(),
+            pending: report.map(|report| report.pending).unwrap_or_default(),
+            unobservable: report.map(|report| report.unobservable).unwrap_or_default(),
+            evidence: report.map(|report| &*report.evidence).unwrap_or_default(),
             unknown: UnknownFacts { fix: hangs_on_publishers, ..self.unknown(entry) },
             ..Facts::of_entry(packument, entry, provenance.effective)
         };

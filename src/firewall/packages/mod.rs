@@ -7,6 +7,7 @@ pub(crate) mod fetch;
 pub(crate) mod fetch_slots;
 pub(crate) mod ingest;
 pub(crate) mod load;
+pub(crate) mod new_dependencies;
 pub(crate) mod parse_pool;
 pub(crate) mod request;
 pub(crate) mod requester;

@@ -4,15 +4,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use tokio::task::JoinSet;
+use tokio::time::{Duration, Instant, timeout_at};
 
 use crate::firewall::credential_binding;
 use crate::firewall::error::{FirewallError, Result};
 use crate::firewall::package::CacheKey;
 use crate::firewall::package::removed::RemovedVersion;
+use crate::firewall::package::signals::{MAX_NEW_DEPENDENCIES, NewDependencies, NewDependency};
 use crate::firewall::packages::Services;
 use crate::firewall::packages::client_limits::RecheckLimit;
 use crate::firewall::packages::fetch::{Fetcher, absent};
 use crate::firewall::packages::load::Loader;
+use crate::firewall::packages::new_dependencies;
 use crate::firewall::packages::request::{DocumentNeed, FetchRequest, PackageLookup, PrefetchContext, RenderRequest};
 use crate::firewall::packages::subpackages::{self, Subpackages};
 use crate::firewall::policy_state::{EvalContext, PolicySnapshot, Profile};
@@ -27,6 +31,9 @@ use crate::upstream::CacheValidators;
 
 /// How often a fetch is repeated because a shared fetch returned the other form.
 const MAX_ATTEMPTS: usize = 4;
+
+/// How long a request waits for the new dependencies of a package.
+const LOOKUP_WAIT: Duration = Duration::from_secs(2);
 
 /// A package that upstream has, with its verdicts.
 pub(crate) struct EvaluatedPackage {
@@ -58,6 +65,7 @@ impl PackageService {
         let package = self.services.cache.fresh(&slot, client.profile, need, context)?;
         if subpackages::needs_parent(&package, &context.policy_snapshot).is_some()
             || lacks_facts(&package, client.profile, &context.policy_snapshot)
+            || new_dependencies::pending(&package, &context.policy_snapshot).is_some()
         {
             return None;
         }
@@ -78,11 +86,16 @@ impl PackageService {
         let lookup = self.lookup_unlinked(client, name, need, render_request.clone()).await?;
         let part_lacks = self.load_parent(client, &lookup.package).await;
         self.services.workers.evaluate(&lookup.package, &self.services.policy, client.profile, client.address).await;
-        if !part_lacks && !lacks_facts(&lookup.package, client.profile, &self.services.policy.snapshot()) {
+        let lookup = if part_lacks || lacks_facts(&lookup.package, client.profile, &self.services.policy.snapshot()) {
+            let lookup = self.lookup_unlinked(client, name, DocumentNeed::Facts, render_request).await?;
+            self.load_parent(client, &lookup.package).await;
+            lookup
+        } else if new_dependencies::pending(&lookup.package, &self.services.policy.snapshot()).is_some() {
+            lookup
+        } else {
             return Ok(lookup);
-        }
-        let lookup = self.lookup_unlinked(client, name, DocumentNeed::Facts, render_request).await?;
-        self.load_parent(client, &lookup.package).await;
+        };
+        Box::pin(self.load_new_dependencies(client, &lookup.package)).await;
         self.services.workers.evaluate(&lookup.package, &self.services.policy, client.profile, client.address).await;
         Ok(lookup)
     }
@@ -201,6 +214,43 @@ impl PackageService {
         }
         let _ = package.parent.set(subpackages::match_parent(packument, whole, lookup.package.first_published));
         false
+    }
+
+    /// Looks up the new dependencies of a package with the client's credentials, if a rule needs them. Waits up to
+    /// [`LOOKUP_WAIT`]; fetches continue after it, so that the next request finds their results. If one cannot be looked up, all
+    /// stay pending.
+    pub(crate) async fn load_new_dependencies(self: &Arc<Self>, client: &Client, package: &CachedPackage) {
+        let Some(names) = new_dependencies::pending(package, &self.services.policy.snapshot()) else { return };
+        let deadline = Instant::now() + LOOKUP_WAIT;
+        let mut lookups = JoinSet::new();
+        // Later ones stay pending: an ordinary release has few new dependencies.
+        for name in names.iter().take(MAX_NEW_DEPENDENCIES) {
+            let (service, client, name) = (Arc::clone(self), client.clone(), Arc::clone(name));
+            lookups.spawn(async move {
+                let found = service.look_up_dependency(&client, &name).await;
+                (name, found)
+            });
+        }
+        let mut found = NewDependencies::new();
+        while let Ok(Some(joined)) = timeout_at(deadline, lookups.join_next()).await {
+            if let Ok((name, Some(dependency))) = joined {
+                found.insert(name, dependency);
+            }
+        }
+        if found.len() == names.len().min(MAX_NEW_DEPENDENCIES) {
+            let _ = package.dependencies.set(found);
+        }
+    }
+
+    /// Returns `None` if upstream failed.
+    async fn look_up_dependency(self: &Arc<Self>, client: &Client, name: &str) -> Option<NewDependency> {
+        // npm installs nothing for an invalid name.
+        let Ok(name) = PackageName::parse(name) else { return Some(NewDependency::Absent) };
+        match self.lookup_unlinked(client, &name, DocumentNeed::Index, None).await {
+            Ok(PackageLookup { package, .. }) => Some(new_dependencies::describe(&package)),
+            Err(FirewallError::NotFound(_)) => Some(NewDependency::Absent),
+            Err(_) => None,
+        }
     }
 
     /// Revalidates a package because `version` of it is unknown. Returns `None` if that is not an exact version or is known to be

@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 
+use crate::firewall::package::signal_table::SignalTable;
+use crate::firewall::package::signals::{self, NewDependencies};
 use crate::firewall::package::stored_tarballs::StoredTarballs;
-use crate::firewall::package::{PackageSnapshot, ParentFirstSeen};
+use crate::firewall::package::{LinkedFacts, PackageSnapshot, ParentFirstSeen};
 use crate::firewall::policy_state::{PolicySnapshot, Profile};
 use crate::firewall::singleflight::Turn;
 use crate::firewall::verdicts::{VerdictInputs, VerdictTable};
@@ -55,6 +57,9 @@ pub(crate) struct CachedPackage {
     pub turn: Turn,
     /// The parent package of its versions, looked up only if a rule needs it.
     pub parent: OnceLock<ParentFirstSeen>,
+    /// The new dependencies of its young releases, looked up only if a rule needs them.
+    pub dependencies: OnceLock<NewDependencies>,
+    signals: ArcSwapOption<SignalTable>,
 }
 
 impl Deref for CachedPackage {
@@ -74,6 +79,8 @@ impl From<PackageSnapshot> for CachedPackage {
             verdicts: VerdictCache::default(),
             turn: Turn::default(),
             parent: OnceLock::new(),
+            dependencies: OnceLock::new(),
+            signals: ArcSwapOption::empty(),
         }
     }
 }
@@ -95,7 +102,9 @@ impl CachedPackage {
             return table;
         }
         self.assert_off_async_threads();
-        let table = Arc::new(VerdictTable::of(self, self.parent.get(), policy_snapshot, profile));
+        let signals = self.signals(policy_snapshot);
+        let linked = LinkedFacts { parent: self.parent.get(), signals: &signals };
+        let table = Arc::new(VerdictTable::of(self, linked, policy_snapshot, profile));
         self.verdicts.keep(profile, &table);
         table
     }
@@ -107,7 +116,11 @@ impl CachedPackage {
     }
 
     fn inputs(&self, policy_snapshot: &PolicySnapshot) -> VerdictInputs {
-        VerdictInputs { revision: policy_snapshot.revision, has_parent: self.parent.get().is_some() }
+        VerdictInputs {
+            revision: policy_snapshot.revision,
+            has_parent: self.parent.get().is_some(),
+            has_dependencies: self.dependencies.get().is_some(),
+        }
     }
 
     /// Computes everything that needs a pass over all versions.
@@ -116,13 +129,28 @@ impl CachedPackage {
         drop(self.verdicts(policy_snapshot, profile));
     }
 
+    /// Returns the signals of its young releases.
+    pub(crate) fn signals(&self, policy_snapshot: &PolicySnapshot) -> Arc<SignalTable> {
+        let dependencies = self.dependencies.get();
+        let is_current = |table: &Arc<SignalTable>| {
+            table.revision == policy_snapshot.revision && table.has_dependencies == dependencies.is_some()
+        };
+        if let Some(table) = self.signals.load_full().filter(is_current) {
+            return table;
+        }
+        let table = Arc::new(signals::compare(self, policy_snapshot, dependencies));
+        self.signals.store(Some(Arc::clone(&table)));
+        table
+    }
+
     pub(crate) fn facts<'a>(
         &'a self,
         packument: &'a Packument,
         at: usize,
+        signals: &'a SignalTable,
         advisories: &'a ApplicableAdvisories<'a>,
     ) -> Facts<'a> {
-        self.facts_with(self.parent.get(), packument, at, advisories)
+        self.facts_with(LinkedFacts { parent: self.parent.get(), signals }, packument, at, advisories)
     }
 }
 
@@ -132,7 +160,7 @@ mod tests {
 
     #[test]
     fn verdicts_without_parent_package_are_not_used_once_it_is_known() {
-        let inputs = |revision, has_parent| VerdictInputs { revision, has_parent };
+        let inputs = |revision, has_parent| VerdictInputs { revision, has_parent, has_dependencies: false };
         let table = |has_parent| Arc::new(VerdictTable::empty(inputs(1, has_parent)));
         for profile in [Profile::default(), Profile(1)] {
             let cache = VerdictCache::default();

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::firewall::error;
-use crate::firewall::package::{PackageSnapshot, ParentFirstSeen};
+use crate::firewall::package::{LinkedFacts, PackageSnapshot};
 use crate::firewall::policy_state::{PolicySnapshot, Profile};
 use crate::firewall::request::BaseUrl;
 use crate::npm::packument::dist_tags::{self, Retargets};
@@ -64,11 +64,13 @@ pub(crate) struct VerdictTable {
     pub identity: Digest,
 }
 
-/// What a table was made from, besides the package: the policy revision, and whether the parent package was known.
+/// What a table was made from, besides the package: the policy revision, and which other packages were known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct VerdictInputs {
     pub revision: u64,
     pub has_parent: bool,
+    /// Whether the new dependencies of young releases were known.
+    pub has_dependencies: bool,
 }
 
 /// The contents of `policyRestrictions`.
@@ -138,13 +140,17 @@ impl VerdictTable {
 
     pub(crate) fn of(
         package: &PackageSnapshot,
-        parent: Option<&ParentFirstSeen>,
+        linked: LinkedFacts<'_>,
         policy_snapshot: &PolicySnapshot,
         profile: Profile,
     ) -> Self {
-        let mut table = Self::empty(VerdictInputs { revision: policy_snapshot.revision, has_parent: parent.is_some() });
+        let mut table = Self::empty(VerdictInputs {
+            revision: policy_snapshot.revision,
+            has_parent: linked.parent.is_some(),
+            has_dependencies: linked.signals.has_dependencies,
+        });
         let Some(packument) = &package.packument else { return table };
-        table.judge(package, parent, packument, policy_snapshot, profile);
+        table.judge(package, linked, packument, policy_snapshot, profile);
         table.tags = visible_dist_tags(package, packument, &table.shown, policy_snapshot.policy(profile));
         table.restrictions = (!table.verdicts.is_empty()).then(|| table.build_restrictions(packument));
         table.identity = table.fingerprint();
@@ -184,7 +190,7 @@ impl VerdictTable {
     fn judge(
         &mut self,
         package: &PackageSnapshot,
-        parent: Option<&ParentFirstSeen>,
+        linked: LinkedFacts<'_>,
         packument: &Packument,
         policy_snapshot: &PolicySnapshot,
         profile: Profile,
@@ -194,13 +200,13 @@ impl VerdictTable {
         let overbroad = advisories.overbroad();
         self.overbroad =
             overbroad.map(|Advisory { feed, id, .. }| OverbroadAdvisory { feed: feed.into(), id: id.into() }).collect();
-        let every = (0..packument.entries.len()).map(|at| package.facts_with(parent, packument, at, &advisories));
+        let every = (0..packument.entries.len()).map(|at| package.facts_with(linked, packument, at, &advisories));
         let policy = policy_snapshot.policy(profile);
         let rules = policy.for_package(&packument.name).prefiltered(every);
         let takes_notes = rules.may_warn() || policy_snapshot.active_decisions.may_waive(&packument.name);
         let may_lack = package.form == PackumentForm::Abbreviated && rules.hangs_on(UnknownFacts::ALL);
         for at in 0..packument.entries.len() {
-            let facts = package.facts_with(parent, packument, at, &advisories);
+            let facts = package.facts_with(linked, packument, at, &advisories);
             self.lacks |= may_lack && !self.lacks && rules.is_undecided(&facts, package.confirmed.validated);
             let mut notes = Vec::new();
             let mut verdict = if takes_notes {

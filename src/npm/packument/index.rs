@@ -11,6 +11,7 @@ use crate::npm::integrity::Integrity;
 use crate::npm::name::PackageName;
 use crate::npm::packument::json::ByteSpan;
 use crate::npm::packument::manifest_digest::ScriptsDigest;
+use crate::npm::packument::release_shape::ReleaseShape;
 use crate::npm::semver::version::Version;
 
 /// Keys that are searched for the same version with build metadata. It sorts directly after the plain version, with only invalid
@@ -37,11 +38,15 @@ pub struct ManifestTraits {
 }
 
 /// Facts that only comparisons between versions need, not rules.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "the facts are independent")]
 pub struct Outline {
-    /// A digest of the names of its dependencies; `None` if it has none.
-    pub dependencies: Option<[u8; 16]>,
+    /// Names to compare; `None` if the document has too many.
+    pub shape: Option<Arc<ReleaseShape>>,
+    /// `dist.unpackedSize` in bytes; 0 if it is not stated.
+    pub unpacked_bytes: u64,
+    /// `dist.fileCount`; 0 if it is not stated.
+    pub files: u32,
     /// Whether the registry has an attestation of its build (`dist.attestations`).
     pub has_provenance: bool,
     /// Whether it was published by a trusted publisher (`_npmUser.trustedPublisher`).
@@ -50,6 +55,10 @@ pub struct Outline {
     pub has_gyp: bool,
     /// Whether its manifest has `scripts`, so that the absence of a script is known.
     pub has_scripts: bool,
+    /// Whether it ships its own lockfile (`_hasShrinkwrap`).
+    pub has_shrinkwrap: bool,
+    /// Whether it names the commit that it was published from (`gitHead`).
+    pub has_commit: bool,
 }
 
 /// The facts about one version that rules use, and the span of its manifest.
@@ -232,7 +241,9 @@ impl Packument {
     pub fn weight(&self) -> usize {
         let of_entry = |entry: &VersionEntry| {
             let digests = entry.integrity.as_ref().map_or(0, |integrity| integrity.digests().len() * 96);
-            size_of::<VersionEntry>() + entry.key.len() * 2 + entry.tarball.len() + digests
+            // Divided among the versions that share it.
+            let shape = entry.outline.shape.as_ref().map_or(0, |shape| shape.weight() / Arc::strong_count(shape).max(1));
+            size_of::<VersionEntry>() + entry.key.len() * 2 + entry.tarball.len() + digests + shape
         };
         let entries: usize = self.entries.iter().map(of_entry).sum();
         let tags: usize = self.dist_tags.iter().map(|(tag, version)| tag.len() + version.len() + 32).sum();
@@ -269,6 +280,6 @@ mod tests {
     #[test]
     fn entry_stays_small() {
         // Every version of every cached packument has one.
-        assert_eq!(size_of::<VersionEntry>().max(280), 280);
+        assert_eq!(size_of::<VersionEntry>().max(288), 288);
     }
 }

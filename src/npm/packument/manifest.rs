@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::de::MapAccess;
 use serde_json::value::RawValue;
 
-use crate::npm::integrity::{Algorithm, Digest, Integrity};
+use crate::npm::integrity::Integrity;
 use crate::npm::name::PackageName;
 use crate::npm::packument::dependency_source::{self, DependencySources};
 use crate::npm::packument::index::{EntrySpans, ManifestTraits, Outline, VersionEntry, without_build};
@@ -16,6 +16,7 @@ use crate::npm::packument::json::{ByteSpan, JsonSource, ObjectSeed, ObjectVisito
 use crate::npm::packument::last_value::LastValue;
 use crate::npm::packument::manifest_digest::{Resolution, ScriptsDigest, install_scripts, resolution_digest};
 use crate::npm::packument::people::PeopleInterner;
+use crate::npm::packument::release_shape::{ShapeReader, ShapeSource};
 use crate::npm::semver::version::Version;
 
 /// For each entry, the members of its manifest that the abbreviated form keeps (`"key":value`), in document order.
@@ -70,8 +71,12 @@ pub(crate) fn read_entry<'a, A: MapAccess<'a>>(
         record_subpackages(name, &key, optional, fields.ends.len() - 1, &mut cache.parts);
     }
     let inconsistency = found.inconsistency.clone().or_else(|| found.contradiction(name, &key, version.as_ref()));
-    let maps = [found.resolution.dependencies, found.resolution.optional];
-    let dependencies = cache.dependencies.value_for(maps, dependencies_digest);
+    let shape = cache.shapes.read(ShapeSource {
+        dependencies: found.resolution.dependencies,
+        optional: found.resolution.optional,
+        bin: found.resolution.bin,
+        ..found.shape
+    });
     Ok(VersionEntry {
         key: key.as_ref().into(),
         version,
@@ -83,7 +88,7 @@ pub(crate) fn read_entry<'a, A: MapAccess<'a>>(
         install_scripts: found.install_scripts,
         publisher: found.publisher,
         maintainers: found.maintainers,
-        outline: Outline { dependencies, ..found.outline },
+        outline: Outline { shape, ..found.outline },
         inconsistency: inconsistency.map(Into::into),
         spans: EntrySpans {
             entry: ByteSpan { start: raw_key.start, end },
@@ -100,25 +105,10 @@ pub(crate) struct RepeatCache<'a> {
     keys: SeenKeys<'a>,
     people: PeopleInterner<'a>,
     sources: DependencySources<'a>,
-    dependencies: LastValue<[Option<&'a str>; 2], Option<[u8; 16]>>,
+    shapes: ShapeReader<'a>,
     resolution: LastValue<Resolution<'a>, [u8; 32]>,
     /// Packages of the same scope that entries pin to their own version, with the positions of the entries.
     pub(crate) parts: HashMap<Box<str>, Vec<u32>>,
-}
-
-/// Returns the digest of the names in both dependency maps, independent of order, or `None` if there are none.
-fn dependencies_digest(maps: &[Option<&str>; 2]) -> Option<[u8; 16]> {
-    let mut names = Vec::new();
-    for map in maps.iter().flatten().filter(|map| map.starts_with('{')) {
-        let walked = for_each_member(map, |key, _| names.extend(decode(key)));
-        debug_assert!(walked.is_ok(), "objects were validated when parsed");
-    }
-    names.sort_unstable();
-    names.dedup();
-    (!names.is_empty()).then(|| {
-        let digest = Digest::of(Algorithm::Sha256, names.join("\n").as_bytes());
-        digest.as_bytes().first_chunk().copied().unwrap_or_default()
-    })
 }
 
 struct ManifestVisitor<'w, 'a> {
@@ -191,6 +181,14 @@ impl<'a> ObjectVisitor<'a> for DistVisitor<'_, 'a> {
                 self.found.outline.has_provenance = value.starts_with('{');
                 return Ok(());
             }
+            "unpackedSize" => {
+                self.found.outline.unpacked_bytes = value.parse().unwrap_or_default();
+                return Ok(());
+            }
+            "fileCount" => {
+                self.found.outline.files = value.parse().unwrap_or_default();
+                return Ok(());
+            }
             "signatures" => {
                 self.fields.has_signatures = true;
                 return Ok(());
@@ -223,6 +221,7 @@ struct ManifestFacts<'a> {
     publisher: Option<Arc<str>>,
     maintainers: Option<Arc<[Arc<str>]>>,
     outline: Outline,
+    shape: ShapeSource<'a>,
     resolution: Resolution<'a>,
     install_scripts: Option<ScriptsDigest>,
     inconsistency: Option<String>,
@@ -238,6 +237,7 @@ impl<'a> ManifestFacts<'a> {
                 fields.has_publishers = true;
                 self.publisher = cache.people.publisher(value);
                 self.outline.is_trusted = value.contains("\"trustedPublisher\"");
+                self.shape.publisher = Some(value);
             }
             "maintainers" => self.maintainers = cache.people.maintainers(value),
             "dependencies" => {
@@ -255,6 +255,9 @@ impl<'a> ManifestFacts<'a> {
             }
             "peerDependenciesMeta" => self.resolution.peers_meta = Some(value),
             "bin" => self.resolution.bin = Some(value),
+            "repository" => self.shape.repository = Some(value),
+            "gitHead" => self.outline.has_commit = value.starts_with('"'),
+            "_hasShrinkwrap" => self.outline.has_shrinkwrap = value == "true",
             "deprecated" => self.traits.deprecated = !matches!(value, "false" | "null" | "\"\"" | "0"),
             "scripts" => {
                 self.outline.has_scripts = true;

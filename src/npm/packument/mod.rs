@@ -11,4 +11,5 @@ pub(crate) mod manifest;
 pub mod manifest_digest;
 pub mod parse;
 pub(crate) mod people;
+pub mod release_shape;
 pub mod render;

@@ -311,7 +311,7 @@ dist-tags = []
             p.toml:18:12: `signals` has an unknown value: `first-install-scripts`
              18 | signals = ["first-install-scripts"]
                 |            ^^^^^^^^^^^^^^^^^^^^^^^
-               = allowed: `strong`, `weak`, `first-install-script`, `binding-gyp-added`, `remote-dependency-added`, `provenance-lost`, `trusted-publisher-lost`, `new-publisher`, `newborn-dependency`, `publisher-email-changed`, `dormant`, `release-burst`, `size-jump`, `deprecated-young`, `version-jump`, `maintainers-changed`, `commit-lost`, `tool-changed`, `shrinkwrap-added`
+               = allowed: `strong`, `weak`, `first-install-script`, `binding-gyp-added`, `remote-dependency-added`, `provenance-lost`, `trusted-publisher-lost`, `newborn-dependency`, `provenance-dropped`, `ci-to-human`, `new-publisher`, `new-dependency`, `publisher-email-changed`, `dormant`, `release-burst`, `size-jump`, `deprecated-young`, `version-jump`, `maintainers-changed`, `commit-lost`, `shrinkwrap-added`, `bin-added`, `repository-changed`
 
             p.toml:19:12: `findings` has an unknown value: `nothing`
              19 | findings = "nothing"

@@ -7,6 +7,8 @@ use crate::policy::rules::rule::{AgeSubject, MINIMUM_AGE, Rule, RuleAction, Rule
 use crate::policy::trace::{StepOutcome, TraceStep};
 use crate::policy::verdict::RuleId;
 use crate::units::timestamp;
+use crate::vetting::Signal;
+use crate::vetting::compare::SignalEvidence;
 
 pub(crate) fn rule_step(rule: &Rule, facts: &Facts<'_>, outcome: RuleOutcome) -> TraceStep {
     let matched = || match rule.action {
@@ -38,7 +40,8 @@ pub(crate) fn describe_refusal(rule: &Rule, facts: &Facts<'_>) -> String {
         parts.extend(advisories(rule, facts));
     }
     if let Some((wanted, _)) = rule.asks.signals {
-        parts.extend(facts.signals.and(wanted).iter().map(|signal| signal.as_str().to_owned()));
+        parts.extend(facts.signals.and(wanted).iter().map(|signal| describe_signal(signal, facts)));
+        parts.extend(facts.pending.and(wanted).iter().map(|signal| format!("{} is not decided yet", signal.as_str())));
     }
     if let Some(wanted) = rule.asks.findings {
         parts.extend(facts.findings.and(wanted).iter().map(|finding| finding.as_str().to_owned()));
@@ -57,6 +60,13 @@ pub(crate) fn describe_refusal(rule: &Rule, facts: &Facts<'_>) -> String {
         RuleAction::Allow | RuleAction::Deny | RuleAction::Warn => {}
     }
     format!("{published}, {}", parts.join(", "))
+}
+
+/// Names a signal with its evidence: `first-install-script (an install script; none of 40 earlier releases has an install script)`.
+fn describe_signal(signal: Signal, facts: &Facts<'_>) -> String {
+    let evidence = facts.evidence.iter().filter(|evidence| evidence.signal == signal).map(SignalEvidence::describe);
+    let evidence: Vec<_> = evidence.collect();
+    if evidence.is_empty() { signal.as_str().to_owned() } else { format!("{} ({})", signal.as_str(), evidence.join("; ")) }
 }
 
 pub(crate) fn describe_allow(rule: &Rule, facts: &Facts<'_>) -> String {
@@ -95,8 +105,9 @@ pub(crate) fn describe_mismatch(rule: &Rule, facts: &Facts<'_>, differs: UnmetCo
         UnmetCondition::Findings => "it has none of these findings".to_owned(),
         UnmetCondition::Fix if facts.fix.is_some() && !facts.signals.is_empty() => "it has signals".to_owned(),
         UnmetCondition::Fix if facts.fix.is_some() => {
-            let undecided: Vec<_> = facts.undecided.iter().map(crate::vetting::Signal::as_str).collect();
-            format!("signals not decided yet: {}", undecided.join(", "))
+            let open = facts.unobservable.or(facts.pending);
+            let open: Vec<_> = open.iter().map(Signal::as_str).collect();
+            format!("signals that cannot be excluded: {}", open.join(", "))
         }
         UnmetCondition::Fix => "no reviewed advisory names it as the fix, or its publisher is new to the package".to_owned(),
         UnmetCondition::Unknown => "the document does not carry a fact that the rule tests".to_owned(),

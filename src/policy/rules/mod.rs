@@ -30,7 +30,7 @@ use crate::policy::trace::{Sink, Warning};
 use crate::policy::verdict::{CHANGED_INTEGRITY, Reason, RuleId, Verdict};
 
 use crate::npm::PackageName;
-use crate::vetting::{SignalStrength, Signals};
+use crate::vetting::{Signal, SignalStrength, Signals};
 
 /// The active policy: an ordered list of rules. The built-in rules come before it.
 #[derive(Debug, Clone)]
@@ -165,6 +165,21 @@ impl Policy {
             _ => None,
         });
         ages.max()
+    }
+
+    /// Returns the longest age below which a rule on signals may refuse a release. Zero if no rule tests signals.
+    #[must_use]
+    pub fn signal_window(&self) -> Duration {
+        let rules = self.in_force().filter(|rule| rule.asks.signals.is_some());
+        rules.filter_map(Rule::longest_age).max().unwrap_or_default()
+    }
+
+    /// Checks whether a rule tests this signal.
+    #[must_use]
+    pub fn asks_signal(&self, signal: Signal) -> bool {
+        let asked: Signals = [signal].into_iter().collect();
+        let tests = |rule: &Rule| rule.asks.fixes || rule.asks.signals.is_some_and(|(wanted, _)| !wanted.and(asked).is_empty());
+        self.in_force().any(tests)
     }
 
     /// Returns the longest age that a rule names, for releases or packages.

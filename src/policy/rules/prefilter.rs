@@ -34,7 +34,7 @@ impl<'f> FactsUnion<'f> {
             among.fixes |= facts.fix.is_some();
             among.unknown = among.unknown.or(facts.unknown);
             among.advised |= facts.advisories.matching(facts.version, facts.parsed).next().is_some();
-            among.signals = among.signals.or(facts.signals);
+            among.signals = among.signals.or(facts.signals).or(facts.pending);
             among.findings = among.findings.or(facts.findings);
             among.tags = facts.tags.all();
             // Most versions share publisher and maintainers with the previous one, by pointer.

@@ -271,7 +271,7 @@ impl Rule {
     pub(crate) fn answer(&self, facts: &Facts<'_>, ages: FactAges) -> ConditionResult {
         match self.known_difference(facts, ages) {
             Some(differs) => ConditionResult::Differs(differs),
-            None if self.hangs_on(facts.unknown) => ConditionResult::Undecided,
+            None if self.hangs_on(facts.unknown) || self.hangs_on_pending(facts) => ConditionResult::Undecided,
             None => ConditionResult::Matches,
         }
     }
@@ -285,7 +285,12 @@ impl Rule {
             || (asks.fixes && unknown.fix)
     }
 
-    /// Returns the first condition that the known facts do not meet.
+    /// Checks whether the rule matches only if a pending signal shows.
+    fn hangs_on_pending(&self, facts: &Facts<'_>) -> bool {
+        self.asks.signals.is_some_and(|(wanted, least)| facts.signals.and(wanted).count() < least)
+    }
+
+    /// Returns the first condition that the known facts do not meet, whatever the unknown ones are.
     fn known_difference(&self, facts: &Facts<'_>, ages: FactAges) -> Option<UnmetCondition> {
         let asks = &self.asks;
         let (traits, unknown) = (facts.traits, facts.unknown);
@@ -303,7 +308,7 @@ impl Rule {
         if asks.dependencies.as_ref().is_some_and(|kinds| !kinds.iter().any(has)) {
             return Some(UnmetCondition::Dependencies);
         }
-        if asks.signals.is_some_and(|(wanted, least)| facts.signals.and(wanted).count() < least) {
+        if asks.signals.is_some_and(|(wanted, least)| facts.signals.or(facts.pending).and(wanted).count() < least) {
             return Some(UnmetCondition::Signals);
         }
         if asks.findings.is_some_and(|wanted| facts.findings.and(wanted).is_empty()) {
@@ -342,7 +347,8 @@ impl Rule {
             return Some(UnmetCondition::Tags);
         }
         let is_fix = facts.fix.is_some() || unknown.fix;
-        if asks.fixes && !(is_fix && facts.signals.is_empty() && facts.undecided.is_empty()) {
+        let is_clean = facts.signals.or(facts.unobservable).or(facts.pending).is_empty();
+        if asks.fixes && !(is_fix && is_clean) {
             return Some(UnmetCondition::Fix);
         }
         self.exempts_subpackage(ages).then_some(UnmetCondition::Sibling)

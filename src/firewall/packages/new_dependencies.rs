@@ -1,0 +1,34 @@
+//! The new dependencies of young releases: which ones a rule needs, and what their documents say of them.
+
+use std::sync::Arc;
+
+use crate::firewall::package::signals::NewDependency;
+use crate::firewall::policy_state::PolicySnapshot;
+use crate::firewall::verdicts::cache::CachedPackage;
+use crate::units::timestamp;
+use crate::vetting::{BASELINE_AGE, Signal};
+
+/// Returns the new dependencies of a package that a rule needs and that are not looked up yet.
+pub(crate) fn pending(package: &CachedPackage, policy_snapshot: &PolicySnapshot) -> Option<Vec<Arc<str>>> {
+    if package.dependencies.get().is_some() {
+        return None;
+    }
+    let signals = package.signals(policy_snapshot);
+    let is_needed = !signals.pending.is_empty() && policy_snapshot.asks_signal(Signal::NewbornDependency);
+    is_needed.then(|| signals.pending.clone())
+}
+
+/// Returns what the packument of a dependency says of it.
+pub(crate) fn describe(package: &CachedPackage) -> NewDependency {
+    let Some(packument) = &package.packument else { return NewDependency::Absent };
+    let latest = packument.dist_tags.iter().find(|(tag, _)| **tag == *"latest");
+    let latest = latest.and_then(|(_, version)| Some(packument.find(version)?.0));
+    // Not only `latest`: a release can pin another version.
+    let since = timestamp::saturating_sub(package.confirmed.validated, BASELINE_AGE);
+    let matters = |at: usize| Some(at) == latest || package.provenance[at].effective > since;
+    let entries = packument.entries.iter().enumerate();
+    NewDependency::Present {
+        first_published: package.first_published,
+        has_install_script: entries.filter(|(_, entry)| entry.traits.install_script).any(|(at, _)| matters(at)),
+    }
+}

@@ -1,0 +1,166 @@
+//! What signals compare between the versions of a package: names of dependencies and commands, the repository, and the publisher's
+//! email address. Most versions equal the one before and share one value.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::npm::integrity::{Algorithm, Digest};
+use crate::npm::packument::json::{decode, for_each_member};
+
+/// Names kept per document. The dependencies of 10,000 versions of a large package are 500,000 names.
+const MAX_NAMES: usize = 1_000_000;
+
+/// The longest repository address kept, in bytes.
+const MAX_REPOSITORY_BYTES: usize = 256;
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ReleaseShape {
+    /// The names in `dependencies` and `optionalDependencies`, sorted.
+    pub dependencies: Box<[Arc<str>]>,
+    /// The commands that `bin` adds, sorted. A `bin` that is only a path is an empty name.
+    pub commands: Box<[Arc<str>]>,
+    /// The repository without protocol, credentials and `.git`.
+    pub repository: Option<Arc<str>>,
+    /// A digest of the publisher's email address. Addresses are not kept.
+    pub publisher_email: Option<[u8; 16]>,
+}
+
+/// The members of one manifest that shapes are made of, as JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct ShapeSource<'a> {
+    pub dependencies: Option<&'a str>,
+    pub optional: Option<&'a str>,
+    pub bin: Option<&'a str>,
+    pub repository: Option<&'a str>,
+    pub publisher: Option<&'a str>,
+}
+
+/// Reads shapes and shares equal ones.
+#[derive(Default)]
+pub(crate) struct ShapeReader<'a> {
+    texts: HashSet<Arc<str>>,
+    names: usize,
+    last: Option<(ShapeSource<'a>, Arc<ReleaseShape>)>,
+}
+
+impl<'a> ShapeReader<'a> {
+    /// Returns the shape of a manifest. Returns `None` if the document has too many names already.
+    pub(crate) fn read(&mut self, source: ShapeSource<'a>) -> Option<Arc<ReleaseShape>> {
+        if let Some((_, shape)) = self.last.as_ref().filter(|(last, _)| *last == source) {
+            return Some(Arc::clone(shape));
+        }
+        let shape = ReleaseShape {
+            dependencies: self.names([source.dependencies, source.optional])?,
+            commands: match source.bin {
+                Some(bin) if bin.starts_with('"') => Box::new([self.intern("")]),
+                bin => self.names([bin, None])?,
+            },
+            repository: source.repository.and_then(repository).map(|text| self.intern(&text)),
+            publisher_email: source.publisher.and_then(email_digest),
+        };
+        let known = self.last.as_ref().map(|(_, known)| known).filter(|known| ***known == shape);
+        let shape = known.map_or_else(|| Arc::new(shape), Arc::clone);
+        self.last = Some((source, Arc::clone(&shape)));
+        Some(shape)
+    }
+
+    /// Returns the names in these objects, sorted.
+    fn names(&mut self, objects: [Option<&'a str>; 2]) -> Option<Box<[Arc<str>]>> {
+        let mut names = Vec::new();
+        for object in objects.into_iter().flatten().filter(|object| object.starts_with('{')) {
+            let walked = for_each_member(object, |key, _| {
+                self.names += 1;
+                if self.names <= MAX_NAMES {
+                    names.extend(decode(key).map(|name| self.intern(&name)));
+                }
+            });
+            debug_assert!(walked.is_ok(), "objects were validated when parsed");
+        }
+        names.sort_unstable();
+        names.dedup();
+        (self.names <= MAX_NAMES).then(|| names.into())
+    }
+
+    fn intern(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.texts.get(text) {
+            return Arc::clone(known);
+        }
+        let text: Arc<str> = text.into();
+        self.texts.insert(Arc::clone(&text));
+        text
+    }
+}
+
+impl ReleaseShape {
+    /// Returns the approximate memory in bytes, without the shared texts.
+    pub(crate) fn weight(&self) -> usize {
+        size_of::<Self>() + (self.dependencies.len() + self.commands.len()) * size_of::<Arc<str>>()
+    }
+}
+
+/// Returns a string member of a JSON object.
+fn member(object: &str, wanted: &str) -> Option<String> {
+    let mut found = None;
+    if object.starts_with('{') {
+        let walked = for_each_member(object, |key, value| {
+            if decode(key).is_some_and(|key| key == wanted) {
+                found = decode(value).map(std::borrow::Cow::into_owned);
+            }
+        });
+        debug_assert!(walked.is_ok(), "objects were validated when parsed");
+    }
+    found
+}
+
+/// Returns `host/owner/name` of a `repository` member, which is an address or an object with one.
+fn repository(raw: &str) -> Option<String> {
+    let text = if raw.starts_with('{') { member(raw, "url")? } else { decode(raw)?.into_owned() };
+    let text = text.trim().split(['#', '?']).next().unwrap_or_default();
+    let text = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let text = text.split_once('@').map_or(text, |(_, rest)| rest);
+    // `github:owner/name`, `owner/name` and `git@host:owner/name` are other spellings.
+    let text = text.replacen(':', "/", 1).replacen("github/", "github.com/", 1);
+    let text = text.trim_end_matches('/').trim_end_matches(".git").trim_start_matches("www.").to_ascii_lowercase();
+    let text = if text.matches('/').count() == 1 { format!("github.com/{text}") } else { text };
+    (!text.is_empty() && text.len() <= MAX_REPOSITORY_BYTES).then_some(text)
+}
+
+/// Returns a digest of the address in `_npmUser`.
+fn email_digest(raw: &str) -> Option<[u8; 16]> {
+    let email = member(raw, "email")?;
+    let digest = Digest::of(Algorithm::Sha256, email.trim().to_ascii_lowercase().as_bytes());
+    digest.as_bytes().first_chunk().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spellings_of_one_repository_are_equal() {
+        for raw in [
+            r#"{"type":"git","url":"git+https://github.com/axios/axios.git"}"#,
+            r#""https://github.com/axios/axios""#,
+            r#"{"url":"git://github.com/axios/axios.git#main"}"#,
+            r#"{"url":"git@github.com:axios/axios.git"}"#,
+            r#"{"url":"ssh://git@github.com/Axios/axios"}"#,
+            r#""github:axios/axios""#,
+            r#""axios/axios""#,
+        ] {
+            assert_eq!(repository(raw).as_deref(), Some("github.com/axios/axios"), "{raw}");
+        }
+        assert_eq!(repository(r#"{"type":"git"}"#), None);
+    }
+
+    #[test]
+    fn equal_shapes_are_shared_and_names_are_bounded() {
+        let mut reader = ShapeReader::default();
+        let source = |dependencies| ShapeSource { dependencies: Some(dependencies), ..ShapeSource::default() };
+        let first = reader.read(source(r#"{"b":"1","a":"1"}"#)).unwrap();
+        let second = reader.read(source(r#"{"a":"2","b":"2"}"#)).unwrap();
+        assert!(Arc::ptr_eq(&first, &second));
+        assert_eq!(first.dependencies.iter().map(|name| &**name).collect::<Vec<_>>(), ["a", "b"]);
+        reader.names = MAX_NAMES;
+        assert!(reader.read(source(r#"{"c":"1"}"#)).is_none());
+    }
+}
