@@ -41,6 +41,8 @@ async fn install_prefetches_dependencies_of_chosen_versions() {
 #[tokio::test]
 async fn hidden_version_triggers_no_prefetch() {
     let scene = Scene::open().await;
+    // A dependency that no release had before would be looked up for its signal.
+    scene.publish(Package::new("app", "0.9.0").depends_on("young", "1"));
     scene.publish(Package::new("app", "1.0.0").depends_on("old", "1"));
     scene.publish(Package::new("app", "1.1.0").aged(hours(1)).depends_on("young", "1"));
     scene.publish_old("old", &["1.0.0"]);

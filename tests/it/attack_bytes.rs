@@ -338,7 +338,8 @@ async fn token_does_not_bypass_the_hold_on_a_changed_version() {
     for is_token_first in [false, true] {
         let mut scene = Scene::open().await;
         scene.publish(Package::new("left-pad", "1.0.0").aged(days(900)));
-        scene.publish(Package::new("left-pad", "0.9.0").aged(days(950)).untagged());
+        scene.publish(Package::new("left-pad", "0.9.0").aged(days(300)).untagged());
+        scene.publish_old("evil", &["1.0.0"]);
         let path = "/left-pad/-/left-pad-1.0.0.tgz";
         let first = if is_token_first { scene.get(path).token("job-1") } else { scene.get(path) };
         first.await.is(200);

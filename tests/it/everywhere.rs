@@ -1,6 +1,8 @@
 //! A held release is hidden on every endpoint, in every spelling, form and encoding, and in every state of the cache.
 //! Its manifest and its tarball contain a mark that no answer may contain.
 
+use serde_json::json;
+
 use crate::client::{ABBREVIATED, Ask};
 use crate::package::{Package, days, hours, minutes};
 use crate::scene::Scene;
@@ -62,7 +64,7 @@ fn assert_hidden(state: &str, path: &str, answer: &Response) {
 }
 
 fn held() -> Package {
-    Package::new("@acme/ui", "1.1.0").aged(hours(1)).depends_on(MARK, "*").content(MARK).tagged("next")
+    Package::new("@acme/ui", "1.1.0").aged(hours(1)).field("engines", json!({ MARK: "*" })).content(MARK).tagged("next")
 }
 
 /// Sends all requests concurrently, so that they also race with each other.

@@ -480,7 +480,9 @@ async fn a_fix_named_by_a_reviewed_advisory_opens_after_a_day() {
     feed.put(&vulnerability("GHSA-35jh-r3h4-6jhm", "lodash", "4.17.21", true));
     feed.put(&vulnerability("GHSA-1111-1111-1111", "unreviewed", "1.0.1", false));
     feed.put(&vulnerability("GHSA-2222-2222-2222", "stranger", "1.0.1", true));
-    let published = |name: &str, version: &str, by: &str| Package::new(name, version).field("_npmUser", json!({ "name": by }));
+    let published = |name: &str, version: &str, by: &str| {
+        Package::new(name, version).field("_npmUser", json!({ "name": by })).dist("signatures", json!([]))
+    };
     let open = |setting: Option<&'static str>| {
         let scene = Scene::open().set("feed", feed.path());
         if let Some(age) = setting { scene.set("fix-lane", age) } else { scene }
@@ -515,8 +517,9 @@ async fn a_fix_with_a_signal_waits_for_the_usual_age() {
     let feed = Feed::new();
     feed.put(&vulnerability("GHSA-35jh-r3h4-6jhm", "lodash", "4.17.21", true));
     let ada = || json!({ "name": "ada" });
-    let old = || Package::new("lodash", "4.17.20").field("_npmUser", ada());
-    let fix = || Package::new("lodash", "4.17.21").field("_npmUser", ada()).aged(hours(30));
+    let signed = |version| Package::new("lodash", version).field("_npmUser", ada()).dist("signatures", json!([]));
+    let old = || signed("4.17.20");
+    let fix = || signed("4.17.21").aged(hours(30));
     let attested = json!({ "url": "https://registry.example/-/npm/v1/attestations/lodash", "provenance": {} });
     for (why, old, fix, status) in [
         ("nothing changed", old(), fix(), 200),
@@ -530,6 +533,7 @@ async fn a_fix_with_a_signal_waits_for_the_usual_age() {
         let scene = Scene::open().set("feed", feed.path()).await;
         scene.publish(old);
         scene.publish(fix);
+        scene.publish_old("plain-crypto-js", &["4.2.0"]);
         let answer = scene.get("/lodash/-/lodash-4.17.21.tgz").await;
         assert_eq!(answer.status, status, "{why}: {}", answer.text());
     }

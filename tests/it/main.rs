@@ -73,6 +73,7 @@ mod run_terminal;
 mod running_server;
 mod search;
 mod sidecar;
+mod signals;
 mod smuggling;
 mod tags;
 mod takedown;
