@@ -244,9 +244,9 @@ impl Recorder {
                 HistoryEvent::Gone(_) if is_own => {}
                 HistoryEvent::Parted(_) => {}
                 HistoryEvent::Gone(release) => {
-                    let last_seen = release.gone.unwrap_or(release.first_seen);
-                    let takedown =
-                        release.replaced || is_takedown(release.counts_from(), last_seen, self.policy.snapshot().longest_age());
+                    let last_seen = release.state.gone.unwrap_or(release.first_seen);
+                    let takedown = release.state.replaced
+                        || is_takedown(release.counts_from(), last_seen, self.policy.snapshot().longest_age());
                     VersionRemoved { name, version: &release.version, takedown }.emit(&self.metrics);
                     let kind = if takedown { "takedown" } else { "version_gone" };
                     self.event(kind, Some(name), Some(&release.version), format!("last seen {last_seen}"));

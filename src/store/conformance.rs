@@ -15,7 +15,7 @@ use crate::store::error::StoreError;
 use crate::store::ledger::StoredPackument;
 use crate::store::ledger::{
     DownloadEvent, DownloadKind, DownloadOutcome, Exposure, LearnedDigests, Ledger, LedgerEvent, PackageChange, PackageKey,
-    PackageRecord, Release, TagSighting, TarballSource,
+    PackageRecord, Release, ReleaseState, TagSighting, TarballSource,
 };
 
 /// Opens a store in its home folder. Opening again simulates a restart; the previous store must be dropped first.
@@ -200,17 +200,9 @@ pub(crate) fn release(version: &str, bytes: &[u8]) -> Release {
         published: Some(at(-10)),
         effective: at(-5),
         first_seen: at(0),
-        gone: None,
-        replaced: false,
         digests: None,
-        manifest: None,
-        manifest_changed: None,
         absent: None,
-        held_since: None,
-        moved: None,
-        dropped: false,
-        diverged: false,
-        missing_since: None,
+        state: ReleaseState::default(),
     }
 }
 
@@ -258,8 +250,7 @@ pub(crate) fn recorded_package_is_read_before_and_after_a_restart(open: Open<'_,
         integrity: None,
         published: None,
         first_seen: at(1),
-        gone: Some(at(7)),
-        replaced: true,
+        state: ReleaseState { gone: Some(at(7)), replaced: true, ..ReleaseState::default() },
         ..release("2.0.0", b"")
     };
     let sighting = TagSighting { tag: "latest".into(), version: "1.0.0".into(), first_seen: at(0), last_seen: at(1) };
@@ -290,15 +281,17 @@ pub(crate) fn fields_set_once_do_not_change(open: Open<'_, dyn Ledger>) {
         published: Some(at(90)),
         effective: at(91),
         first_seen: at(92),
-        gone: Some(at(93)),
-        replaced: true,
+        state: ReleaseState { gone: Some(at(93)), replaced: true, ..first.state },
         ..first.clone()
     };
     let moved = StoredPackument { first_seen: at(99), validated: at(99), content: None, length: 0, ..document() };
     ledger.record_package(&axios, &PackageChange { document: Some(moved.clone()), ..change(&[later]) }).unwrap();
     let record = ledger.package(&axios).unwrap();
     assert_eq!(record.document, Some(StoredPackument { first_seen: at(0), ..moved }));
-    assert_eq!(record.releases, [Release { gone: Some(at(93)), replaced: true, ..first.clone() }]);
+    assert_eq!(
+        record.releases,
+        [Release { state: ReleaseState { gone: Some(at(93)), replaced: true, ..first.state }, ..first.clone() }]
+    );
     // The release returned: `gone` is cleared and `first_seen` is kept.
     ledger.record_package(&axios, &change(&[Release { effective: at(200), ..first.clone() }])).unwrap();
     assert_eq!(ledger.package(&axios).unwrap().releases, [first]);
@@ -334,7 +327,9 @@ pub(crate) fn digests_of_a_release_are_only_added(open: Open<'_, dyn Ledger>) {
     let all = both.union(&digest(Algorithm::Sha256, b"axios")).unwrap();
     assert_eq!(learn("1.14.1", digest(Algorithm::Sha256, b"axios")), all);
     // An updated row keeps its digests.
-    ledger.record_package(&axios, &change(&[Release { gone: Some(at(9)), ..first }])).unwrap();
+    ledger
+        .record_package(&axios, &change(&[Release { state: ReleaseState { gone: Some(at(9)), ..first.state }, ..first }]))
+        .unwrap();
     drop(ledger);
     assert_eq!(open().package(&axios).unwrap().releases[0].known_digests(), Some(all));
 }
@@ -344,7 +339,7 @@ pub(crate) fn manifest_digest_is_updated_with_its_release(open: Open<'_, dyn Led
     let first = release("1.14.1", b"axios");
     let manifest =
         Some(ManifestDigest::new([7; 32], PackumentForm::Full, InstallScript::Present).with_install_scripts(Some([7; 16])));
-    let later = Release { manifest, manifest_changed: Some(at(40)), ..first.clone() };
+    let later = Release { state: ReleaseState { manifest, manifest_changed: Some(at(40)), ..first.state }, ..first.clone() };
     ledger.record_package(&axios, &change(&[first])).unwrap();
     ledger.record_package(&axios, &change(std::slice::from_ref(&later))).unwrap();
     assert_eq!(ledger.package(&axios).unwrap().releases, [later]);
@@ -510,13 +505,7 @@ impl LedgerModel {
         }
         for new in &change.releases {
             match self.0.releases.iter_mut().find(|old| (&old.version, &old.integrity) == (&new.version, &new.integrity)) {
-                Some(old) => {
-                    let once = old.clone();
-                    *old = Release { gone: new.gone, replaced: new.replaced, ..once };
-                    (old.manifest, old.manifest_changed) = (new.manifest, new.manifest_changed);
-                    (old.held_since, old.moved) = (new.held_since, new.moved);
-                    (old.dropped, old.diverged, old.missing_since) = (new.dropped, new.diverged, new.missing_since);
-                }
+                Some(old) => old.state = new.state,
                 None => self.0.releases.push(new.clone()),
             }
         }
@@ -549,17 +538,19 @@ fn some_change() -> impl Strategy<Value = PackageChange> {
         published,
         effective,
         first_seen,
-        gone,
-        replaced,
         digests: None,
-        manifest: gone.map(|_| ManifestDigest::new([integrity; 32], PackumentForm::Abbreviated, replaced.into())),
-        manifest_changed: gone,
         absent: published,
-        held_since: gone,
-        moved: gone,
-        dropped: replaced,
-        diverged: replaced,
-        missing_since: gone,
+        state: ReleaseState {
+            gone,
+            replaced,
+            manifest: gone.map(|_| ManifestDigest::new([integrity; 32], PackumentForm::Abbreviated, replaced.into())),
+            manifest_changed: gone,
+            held_since: gone,
+            moved: gone,
+            dropped: replaced,
+            diverged: replaced,
+            missing_since: gone,
+        },
     });
     let tag = ("(latest|next)", 0_u8..3, instant(), instant());
     let tag = tag.prop_map(|(tag, version, first_seen, last_seen)| TagSighting {

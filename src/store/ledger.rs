@@ -38,18 +38,25 @@ pub struct Release {
     /// The effective publish time, set once (ARCHITECTURE.md, Semantics 4).
     pub effective: Timestamp,
     pub first_seen: Timestamp,
+    /// All digests ever stated or computed for these bytes, including `integrity`. Digests are only added.
+    pub digests: Option<Integrity>,
+    /// The last lookup without it before `first_seen`, by the local clock; `None` if the package's first lookup contained it.
+    pub absent: Option<Timestamp>,
+    /// What later lookups change.
+    pub state: ReleaseState,
+}
+
+/// What later lookups change of a [`Release`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReleaseState {
     /// When it was last seen, if the newest packument no longer contains it.
     pub gone: Option<Timestamp>,
     /// Whether it disappeared because a security placeholder replaced the package.
     pub replaced: bool,
-    /// All digests ever stated or computed for these bytes, including `integrity`. Digests are only added.
-    pub digests: Option<Integrity>,
     /// Digest of the manifest fields that clients resolve by, as last seen; `None` before the first such packument.
     pub manifest: Option<ManifestDigest>,
     /// When `manifest` last changed. The age counts from then at the earliest.
     pub manifest_changed: Option<Timestamp>,
-    /// The last lookup without it before `first_seen`, by the local clock; `None` if the package's first lookup contained it.
-    pub absent: Option<Timestamp>,
     /// The last lookup of another view that did not contain it, if that view could not be asked again. The age counts from then
     /// at the earliest until that view answers.
     pub held_since: Option<Timestamp>,
@@ -153,7 +160,7 @@ impl PackageRecord {
             let known =
                 rows.get(&release.version).into_iter().flatten().find(|at| self.releases[**at].integrity == release.integrity);
             match known {
-                Some(&at) => self.releases[at].update(release),
+                Some(&at) => self.releases[at].state = release.state,
                 None => self.releases.push(release.clone()),
             }
         }
@@ -199,17 +206,9 @@ impl PackageRecord {
 }
 
 impl Release {
-    /// Copies the fields that may change in an existing row.
-    fn update(&mut self, newer: &Self) {
-        (self.gone, self.replaced) = (newer.gone, newer.replaced);
-        (self.manifest, self.manifest_changed) = (newer.manifest, newer.manifest_changed);
-        (self.held_since, self.moved) = (newer.held_since, newer.moved);
-        (self.dropped, self.diverged, self.missing_since) = (newer.dropped, newer.diverged, newer.missing_since);
-    }
-
     /// Returns the time from which its age counts: `moved` or `effective`, but not before `held_since`.
     pub fn counts_from(&self) -> Timestamp {
-        self.moved.unwrap_or(self.effective).max(self.held_since.unwrap_or(Timestamp::MIN))
+        self.state.moved.unwrap_or(self.effective).max(self.state.held_since.unwrap_or(Timestamp::MIN))
     }
 
     /// Adds digests of its bytes. Digests that contradict known ones belong to other bytes and are not added.
@@ -231,9 +230,8 @@ impl Release {
 pub struct PackageChange {
     /// The current document, if it changed or was revalidated.
     pub document: Option<StoredPackument>,
-    /// New or changed releases, identified by (version, integrity). In an existing row only `gone`, `replaced`, `manifest`,
-    /// `manifest_changed`, `held_since`, `moved`, `dropped`, `diverged` and `missing_since` are updated; the other fields are set
-    /// once.
+    /// New or changed releases, identified by (version, integrity). In an existing row only `state` is updated; the other fields
+    /// are set once.
     pub releases: Vec<Release>,
     /// New digests of releases. Applied after `releases`; entries without a row are skipped.
     pub digests: Vec<LearnedDigests>,

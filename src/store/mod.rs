@@ -19,7 +19,9 @@ pub use config::Config;
 pub(crate) use data_dir::DataDir;
 pub use error::StoreError;
 pub(crate) use indicator_hit::IndicatorHit;
-pub(crate) use ledger::{DownloadEvent, DownloadKind, Exposure, LearnedDigests, LedgerEvent, PackageKey, Release, TarballSource};
+pub(crate) use ledger::{
+    DownloadEvent, DownloadKind, Exposure, LearnedDigests, LedgerEvent, PackageKey, Release, ReleaseState, TarballSource,
+};
 pub use ledger::{DownloadOutcome, Ledger, PackageChange, PackageRecord, StoredPackument, TagSighting};
 pub use sqlite::SqliteLedger;
 pub use sqlite::decision_writer::ApplyStatus;

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use crate::npm::packument::index::VersionEntry;
 use crate::npm::{DigestComparison, Integrity, ManifestDigest, Packument, PackumentForm};
-use crate::store::{LearnedDigests, PackageChange, PackageRecord, Release, StoredPackument, TagSighting};
+use crate::store::{LearnedDigests, PackageChange, PackageRecord, Release, ReleaseState, StoredPackument, TagSighting};
 use crate::units::timestamp;
 use crate::upstream::TimeMode;
 
@@ -221,11 +221,11 @@ impl<'a> Tracing<'a> {
         };
         let changed = first.is_some_and(|first| !may_be_same(first, entry.integrity.as_ref()));
         // For a new integrity, the manifest last seen under this version.
-        let last = || self.rows.iter().copied().filter(|row| row.manifest.is_some()).max_by_key(|row| row.first_seen);
-        let others: Vec<_> = self.elsewhere().filter(|_| !release.diverged).collect();
+        let last = || self.rows.iter().copied().filter(|row| row.state.manifest.is_some()).max_by_key(|row| row.first_seen);
+        let others: Vec<_> = self.elsewhere().filter(|_| !release.state.diverged).collect();
         let manifest = manifest_of(entry, self.look.form);
         let (manifest, manifest_changed) = follow_manifest(manifest, same.or_else(last), &others, at);
-        (release.manifest, release.manifest_changed) = (Some(manifest), manifest_changed);
+        (release.state.manifest, release.state.manifest_changed) = (Some(manifest), manifest_changed);
         let mut digests = match (same.and_then(Release::known_digests), &entry.integrity) {
             (Some(known), Some(stated)) => known.union(stated).or_else(|| Some(stated.clone())),
             (known, stated) => stated.clone().or(known),
@@ -263,7 +263,7 @@ impl<'a> Tracing<'a> {
             TimeMode::Checked => release.counts_from(),
             TimeMode::FirstSeen => {
                 let first_seen = self.elsewhere().map(|row| row.first_seen).fold(release.first_seen, Timestamp::min);
-                release.moved.max(release.held_since).map_or(first_seen, |since| since.max(first_seen))
+                release.state.moved.max(release.state.held_since).map_or(first_seen, |since| since.max(first_seen))
             }
             TimeMode::Trust => self.entry.published.unwrap_or(release.first_seen),
         }
@@ -271,24 +271,24 @@ impl<'a> Tracing<'a> {
 
     fn seen_again(&self, before: &Release, into: &mut Reconciliation) -> Release {
         let mut release = before.clone();
-        if let Some(last_seen) = before.gone {
+        if let Some(last_seen) = before.state.gone {
             if !self.keeps_its_age(before, last_seen, into) {
-                release.moved = Some(before.counts_from().max(self.look.at));
+                release.state.moved = Some(before.counts_from().max(self.look.at));
             }
-            (release.gone, release.dropped, release.replaced) = (None, false, false);
-        } else if !before.diverged {
+            (release.state.gone, release.state.dropped, release.state.replaced) = (None, false, false);
+        } else if !before.state.diverged {
             self.follow_absences(&mut release, into);
         }
         if let Some(published) = self.entry.published
             && before.published.is_none()
             && before.absent.is_none()
-            && release.moved.is_none()
+            && release.state.moved.is_none()
         {
             // Present at the first observation, so it counts by upstream's time, stated only now and not after the first
             // sighting.
-            release.moved = Some(published.min(before.first_seen));
+            release.state.moved = Some(published.min(before.first_seen));
         }
-        if release.held_since.is_some() {
+        if release.state.held_since.is_some() {
             self.review_hold(&mut release, into);
         }
         release
@@ -298,9 +298,9 @@ impl<'a> Tracing<'a> {
     fn keeps_its_age(&self, release: &Release, last_seen: Timestamp, into: &mut Reconciliation) -> bool {
         let Look { at, longest_age, other_token, stranger, .. } = *self.look;
         let was_old = timestamp::saturating_add(release.counts_from(), longest_age) <= last_seen;
-        let outage = !release.dropped && at < timestamp::saturating_add(last_seen, MAX_OUTAGE);
-        if release.replaced || was_old || outage {
-            return !release.replaced;
+        let outage = !release.state.dropped && at < timestamp::saturating_add(last_seen, MAX_OUTAGE);
+        if release.state.replaced || was_old || outage {
+            return !release.state.replaced;
         }
         // Hidden from another token within a day: missing for that token only, unless the current token had lost it too.
         let had_it = other_token.is_some_and(|other| other.shown.is_none_or(|shown| shown.find(&self.entry.key).is_some()));
@@ -308,7 +308,7 @@ impl<'a> Tracing<'a> {
             return false;
         }
         let is_within = |since: Timestamp| at < timestamp::saturating_add(since, OTHER_TOKEN_GRACE);
-        if is_within(release.missing_since.unwrap_or(last_seen)) {
+        if is_within(release.state.missing_since.unwrap_or(last_seen)) {
             return true;
         }
         // Several tokens were not shown it for longer. A fetch with the probe token tells whether every token sees it now.
@@ -329,9 +329,9 @@ impl<'a> Tracing<'a> {
             return;
         }
         // Another view saw it return, and this view made no observation while it was missing. That counts even if it left again.
-        let returns = self.elsewhere().filter(|row| row.missing_since.is_some_and(|since| own_look < since));
-        if let Some(moved) = returns.filter_map(|row| row.moved).max().filter(|moved| *moved > release.counts_from()) {
-            release.moved = Some(moved);
+        let returns = self.elsewhere().filter(|row| row.state.missing_since.is_some_and(|since| own_look < since));
+        if let Some(moved) = returns.filter_map(|row| row.state.moved).max().filter(|moved| *moved > release.counts_from()) {
+            release.state.moved = Some(moved);
         }
         let present = self.last_present().max(Some(own_look)).unwrap_or(own_look);
         let absences = self.absences_after(present);
@@ -339,14 +339,14 @@ impl<'a> Tracing<'a> {
             return;
         }
         if self.is_parted() {
-            (release.held_since, release.diverged) = (None, true);
+            (release.state.held_since, release.state.diverged) = (None, true);
             into.findings.push(HistoryEvent::Parted(release.version.clone()));
             return;
         }
         for absence in absences {
             into.contradictions.push((self.entry.key.clone(), absence.place));
             if !self.is_of_one_token(absence) {
-                release.held_since = release.held_since.or(Some(at));
+                release.state.held_since = release.state.held_since.or(Some(at));
             }
         }
     }
@@ -355,7 +355,7 @@ impl<'a> Tracing<'a> {
     fn last_present(&self) -> Option<Timestamp> {
         let present = |other: &View<'a>| {
             let row = self.same_in(other)?;
-            row.gone.or(other.last_look).map(|look| look.min(self.look.at))
+            row.state.gone.or(other.last_look).map(|look| look.min(self.look.at))
         };
         self.others.iter().filter_map(present).max()
     }
@@ -365,7 +365,7 @@ impl<'a> Tracing<'a> {
         let absence = |(place, other): (usize, &View<'a>)| {
             let look = other.last_look.map(|look| look.min(self.look.at)).filter(|look| *look > present)?;
             let dropped = match self.same_in(other) {
-                Some(row) => row.gone.map(|_| row.dropped)?,
+                Some(row) => row.state.gone.map(|_| row.state.dropped)?,
                 None => other.rows(&self.entry.key).is_empty().then_some(!other.releases.is_empty())?,
             };
             Some(Absence { look, place, dropped })
@@ -399,7 +399,7 @@ impl<'a> Tracing<'a> {
             // The time is fixed by the view that saw it first, but not before an earlier observation of any view.
             let looks = self.others.iter().filter_map(|other| other.last_look).chain(self.last_look);
             let earlier = looks.filter(|look| *look < first.first_seen).max();
-            let is_known = first.published.is_some() || first.moved.is_some() || first.absent.is_some();
+            let is_known = first.published.is_some() || first.state.moved.is_some() || first.absent.is_some();
             let counts = match entry.published {
                 Some(published) if !is_known => Some(published.min(first.first_seen)),
                 _ => self.elsewhere().map(Release::counts_from).max(),
@@ -413,7 +413,7 @@ impl<'a> Tracing<'a> {
         if let Some(look) = self.last_look.filter(|look| self.look.other_token.is_some() && *look > published) {
             // Another token was not shown it. A fetch with the probe token tells whether every token sees it.
             if self.is_parted() {
-                (release.absent, release.diverged) = (None, true);
+                (release.absent, release.state.diverged) = (None, true);
             } else {
                 self.contradict(look, self.others.len(), into);
             }
@@ -425,16 +425,16 @@ impl<'a> Tracing<'a> {
                 continue;
             };
             if self.is_parted() {
-                release.diverged |= look > alone;
+                release.state.diverged |= look > alone;
                 continue;
             }
             release.absent = release.absent.max(Some(look));
             if look > alone {
-                release.held_since = release.held_since.max(Some(look));
+                release.state.held_since = release.state.held_since.max(Some(look));
                 self.contradict(look, place, into);
             }
         }
-        if release.diverged {
+        if release.state.diverged {
             into.findings.push(HistoryEvent::Parted(entry.key.clone()));
         }
         release
@@ -459,20 +459,20 @@ impl<'a> Tracing<'a> {
                 }
                 continue;
             }
-            release.moved = Some(release.effective.max(self.look.at));
-            release.missing_since = release.missing_since.max(Some(absence.look));
+            release.state.moved = Some(release.effective.max(self.look.at));
+            release.state.missing_since = release.state.missing_since.max(Some(absence.look));
         }
     }
 
     /// Reviews a version that is held since another view's last observation: whether that view was fetched again and still lacks
     /// it. Observations at other times do not count, because upstream may have removed the version just then.
     fn review_hold(&self, release: &mut Release, into: &mut Reconciliation) {
-        let Some(held) = release.held_since else { return };
-        if self.elsewhere().any(|row| row.gone.is_none()) {
+        let Some(held) = release.state.held_since else { return };
+        if self.elsewhere().any(|row| row.state.gone.is_none()) {
             return;
         }
         if self.is_parted() {
-            (release.held_since, release.diverged) = (None, true);
+            (release.state.held_since, release.state.diverged) = (None, true);
             into.findings.push(HistoryEvent::Parted(release.version.clone()));
             return;
         }
@@ -487,7 +487,9 @@ impl<'a> Tracing<'a> {
         let mut conflicts = false;
         for (place, other) in self.others.iter().enumerate() {
             let rows = other.rows(&self.entry.key);
-            let Some(first) = first_known_release(rows).filter(|first| !first.diverged && !release.diverged) else { continue };
+            let Some(first) = first_known_release(rows).filter(|first| !first.state.diverged && !release.state.diverged) else {
+                continue;
+            };
             if may_be_same(first, self.entry.integrity.as_ref()) {
                 let all = match (&*digests, first.known_digests()) {
                     (Some(ours), Some(theirs)) => ours.union(&theirs),
@@ -500,7 +502,7 @@ impl<'a> Tracing<'a> {
             }
             let agrees = self.same_in(other).is_some();
             if !agrees && self.is_parted() {
-                release.diverged = true;
+                release.state.diverged = true;
                 into.findings.push(HistoryEvent::Parted(release.version.clone()));
                 continue;
             }
@@ -527,7 +529,7 @@ impl<'a> Tracing<'a> {
     /// Returns the release with the same bytes in another view, if their histories are not separate.
     fn same_in(&self, other: &View<'a>) -> Option<&'a Release> {
         let rows = other.rows(&self.entry.key);
-        find_same(rows, first_known_release(rows), self.entry.integrity.as_ref()).filter(|row| !row.diverged)
+        find_same(rows, first_known_release(rows), self.entry.integrity.as_ref()).filter(|row| !row.state.diverged)
     }
 
     /// Checks whether other views were fetched again for this version and integrity, and still disagree.
@@ -545,13 +547,15 @@ fn follow_manifest(
     others: &[&Release],
     seen: Timestamp,
 ) -> (ManifestDigest, Option<Timestamp>) {
-    let agrees = |row: &&&Release| row.manifest.is_some_and(|manifest| !manifest.followed_by(now).1);
+    let agrees = |row: &&&Release| row.state.manifest.is_some_and(|manifest| !manifest.followed_by(now).1);
     let agreeing = others.iter().filter(agrees).copied();
-    let since = agreeing.clone().chain(own).filter_map(|row| row.manifest_changed).max();
-    let before = match own.and_then(|row| row.manifest) {
+    let since = agreeing.clone().chain(own).filter_map(|row| row.state.manifest_changed).max();
+    let before = match own.and_then(|row| row.state.manifest) {
         // Adds the form that only another view has seen.
-        Some(own) => Some(others.iter().filter_map(|row| row.manifest).fold(own, |known, other| other.followed_by(known).0)),
-        None => agreeing.chain(others.iter().copied()).find_map(|row| row.manifest),
+        Some(own) => {
+            Some(others.iter().filter_map(|row| row.state.manifest).fold(own, |known, other| other.followed_by(known).0))
+        }
+        None => agreeing.chain(others.iter().copied()).find_map(|row| row.state.manifest),
     };
     let Some(before) = before else { return (now, since) };
     let (manifest, changed) = before.followed_by(now);
@@ -594,15 +598,16 @@ fn mark_gone<'a>(
     into: &mut Reconciliation,
 ) {
     for row in rows {
-        let gone = row.gone.or(document.map(|document| document.looked)).unwrap_or(row.first_seen);
-        let now = Release {
+        let gone = row.state.gone.or(document.map(|document| document.looked)).unwrap_or(row.first_seen);
+        let state = ReleaseState {
             gone: Some(gone),
-            replaced: row.replaced || how.replaced,
-            dropped: row.dropped || how.dropped,
-            missing_since: if row.gone.is_none() { Some(how.at) } else { row.missing_since },
-            ..row.clone()
+            replaced: row.state.replaced || how.replaced,
+            dropped: row.state.dropped || how.dropped,
+            missing_since: if row.state.gone.is_none() { Some(how.at) } else { row.state.missing_since },
+            ..row.state
         };
-        if row.gone.is_none() {
+        let now = Release { state, ..row.clone() };
+        if row.state.gone.is_none() {
             into.findings.push(HistoryEvent::Gone(Box::new(now.clone())));
         }
         if now != *row {
@@ -758,12 +763,12 @@ mod tests {
         let two = packument(&[("1.0.0", "a", Some(-1000)), ("1.1.0", "b", Some(5))]);
         let later = packument(&[("1.0.0", "a", Some(-1000)), ("1.1.0", "b", Some(99))]);
         let (record, lost) = seen(&[(6, two.clone()), (10, one.clone())]);
-        assert!(matches!(&lost.findings[..], [HistoryEvent::Gone(release)] if release.gone == Some(at(6))));
-        assert_eq!(record.releases[1].gone, Some(at(6)));
+        assert!(matches!(&lost.findings[..], [HistoryEvent::Gone(release)] if release.state.gone == Some(at(6))));
+        assert_eq!(record.releases[1].state.gone, Some(at(6)));
         // Below the minimum age when removed, it counts from its return. A version past every age when last seen keeps its time.
         let (record, found) = seen(&[(6, two.clone()), (10, one.clone()), (200, later.clone())]);
         assert_eq!(found.provenance[1].effective, at(200));
-        assert_eq!(record.releases[1].gone, None);
+        assert_eq!(record.releases[1].state.gone, None);
         let (_, found) = seen(&[(6, two.clone()), (80, two), (90, one), (200, later)]);
         assert_eq!(found.provenance[1].effective, at(5));
     }
@@ -792,7 +797,11 @@ mod tests {
         let one = packument(&[("1.0.0", "a", Some(-1000))]);
         let (mut record, _) = seen(&[(1, one)]);
         let old = record.releases[0].clone();
-        let invented = |number: usize| Release { version: format!("0.0.{number}").into(), gone: Some(at(1)), ..old.clone() };
+        let invented = |number: usize| Release {
+            version: format!("0.0.{number}").into(),
+            state: ReleaseState { gone: Some(at(1)), ..old.state },
+            ..old.clone()
+        };
         record.releases.extend((1..MAX_RELEASES).map(invented));
         let two = packument(&[("1.0.0", "a", Some(-1000)), ("1.1.0", "b", Some(-900))]);
         let reconciled = reconcile(&record, &[], &look(&two, 9, &Parted::new()));
@@ -1021,7 +1030,9 @@ mod tests {
                     let other = if place == 0 { 1 - view } else { view };
                     self.look(other, hour, Some(packument), true);
                     let rows = &self.records[other].releases;
-                    for key in keys.into_iter().filter(|key| !rows.iter().any(|row| row.version == *key && row.gone.is_none())) {
+                    for key in
+                        keys.into_iter().filter(|key| !rows.iter().any(|row| row.version == *key && row.state.gone.is_none()))
+                    {
                         let integrity = packument.find(&key).and_then(|(_, entry)| entry.integrity.clone());
                         diverged.insert(key, integrity);
                     }

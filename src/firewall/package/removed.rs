@@ -57,9 +57,9 @@ impl<'a> RemovedVersion<'a> {
 
     /// Returns the facts of the version, as of `at` if given: the version may still have existed then.
     pub(crate) fn facts(&self, at: Option<Timestamp>) -> Facts<'_> {
-        let last_seen = self.first.and_then(|row| row.gone);
+        let last_seen = self.first.and_then(|row| row.state.gone);
         let was_there = at.is_some_and(|at| last_seen.is_some_and(|gone| at <= gone));
-        let replaced = self.first.is_some_and(|row| row.replaced);
+        let replaced = self.first.is_some_and(|row| row.state.replaced);
         let removed = Presence::Gone(Removal { last_seen, replaced, longest_age: self.longest_age });
         Facts {
             published: self.published,

@@ -81,7 +81,7 @@ pub(crate) fn still_diverged(contradictions: Contradictions, answers: &[(CacheKe
     let (mut diverged, mut agreed) = (Parted::new(), HashSet::new());
     for (version, integrity, view) in contradictions {
         let answer = answers.iter().find(|(asked, _)| **asked == view).and_then(|(_, releases)| releases.as_ref());
-        let agrees = |row: &&Release| row.gone.is_none() && may_be_same(row, integrity.as_ref());
+        let agrees = |row: &&Release| row.state.gone.is_none() && may_be_same(row, integrity.as_ref());
         if answer.is_some_and(|releases| !releases.get(&*version).into_iter().flatten().any(agrees)) {
             diverged.insert(version, integrity);
         } else {

@@ -84,8 +84,10 @@ impl ProxySettings {
 
 impl fmt::Debug for ProxySettings {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the settings: the address of a proxy may have a password.
-        out.write_str(if self.0.is_some() { "configured" } else { "none" })
+        match self.0.as_deref() {
+            None => out.write_str("none"),
+            Some(matcher) => matcher.fmt(out),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
 use crate::npm::{Integrity, ManifestDigest, PackageName, PackumentForm};
 use crate::store::ledger::{
-    LearnedDigests, PackageChange, PackageKey, PackageRecord, Release, StoredPackument, TagSighting, TarballSource,
+    LearnedDigests, PackageChange, PackageKey, PackageRecord, Release, ReleaseState, StoredPackument, TagSighting, TarballSource,
 };
 
 /// Maximum number of URLs per tarball. A registry that signs URLs uses new ones each time; a deleted one costs a download.
@@ -149,17 +149,19 @@ fn read_releases(connection: &Connection, package: i64) -> rusqlite::Result<Vec<
             published: instant(row, 2)?,
             effective: from_column(row.get(3)?),
             first_seen: from_column(row.get(4)?),
-            gone: instant(row, 5)?,
-            replaced: row.get(6)?,
             digests: integrity(row, 7)?,
-            manifest: row.get_ref(8)?.as_blob_or_null()?.and_then(ManifestDigest::from_bytes),
-            manifest_changed: instant(row, 9)?,
             absent: instant(row, 10)?,
-            held_since: instant(row, 11)?,
-            moved: instant(row, 12)?,
-            dropped: row.get(13)?,
-            diverged: row.get(14)?,
-            missing_since: instant(row, 15)?,
+            state: ReleaseState {
+                gone: instant(row, 5)?,
+                replaced: row.get(6)?,
+                manifest: row.get_ref(8)?.as_blob_or_null()?.and_then(ManifestDigest::from_bytes),
+                manifest_changed: instant(row, 9)?,
+                held_since: instant(row, 11)?,
+                moved: instant(row, 12)?,
+                dropped: row.get(13)?,
+                diverged: row.get(14)?,
+                missing_since: instant(row, 15)?,
+            },
         })
     })
 }
@@ -221,17 +223,17 @@ fn write_releases(connection: &Connection, package: i64, releases: &[Release]) -
             release.published.map(to_column),
             to_column(release.effective),
             to_column(release.first_seen),
-            release.gone.map(to_column),
-            release.replaced,
+            release.state.gone.map(to_column),
+            release.state.replaced,
             to_sri(release.digests.as_ref()),
-            release.manifest.map(ManifestDigest::to_bytes),
-            release.manifest_changed.map(to_column),
+            release.state.manifest.map(ManifestDigest::to_bytes),
+            release.state.manifest_changed.map(to_column),
             release.absent.map(to_column),
-            release.held_since.map(to_column),
-            release.moved.map(to_column),
-            release.dropped,
-            release.diverged,
-            release.missing_since.map(to_column),
+            release.state.held_since.map(to_column),
+            release.state.moved.map(to_column),
+            release.state.dropped,
+            release.state.diverged,
+            release.state.missing_since.map(to_column),
         ])?;
     }
     Ok(())
