@@ -91,8 +91,7 @@ const UNESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(
 
 /// Returns the address below `base` of the page that explains why a version is withheld, or why `latest` is if `version` is
 /// `None`. The path parses as [`Endpoint::Admin`].
-#[must_use]
-pub fn explain_url(base: &str, name: &PackageName, version: Option<&str>) -> String {
+pub(crate) fn explain_url(base: &str, name: &PackageName, version: Option<&str>) -> String {
     let version = version.map(|version| format!("@{}", utf8_percent_encode(version, UNESCAPED))).unwrap_or_default();
     format!("{base}/-/coldframe/explain/{name}{version}")
 }
@@ -104,6 +103,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// Returns an error if the path is malformed or unknown, or does not support the method.
+    #[must_use]
     pub fn parse(method: &str, path: &str, query: Option<&str>) -> Result<Self, EndpointError> {
         let segments = split(path)?;
         let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();

@@ -19,8 +19,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Sha1 => "sha1",
             Self::Sha256 => "sha256",
@@ -29,8 +28,7 @@ impl Algorithm {
         }
     }
 
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         [Self::Sha1, Self::Sha256, Self::Sha384, Self::Sha512].into_iter().find(|algorithm| algorithm.as_str() == text)
     }
 
@@ -69,8 +67,7 @@ pub struct Digest {
 
 impl Digest {
     /// Returns a digest from its bytes, or `None` if the length is not the algorithm's.
-    #[must_use]
-    pub fn from_bytes(algorithm: Algorithm, bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn from_bytes(algorithm: Algorithm, bytes: &[u8]) -> Option<Self> {
         (bytes.len() == algorithm.length()).then(|| Self::from_slice(algorithm, bytes))
     }
 
@@ -85,14 +82,12 @@ impl Digest {
         Self::from_slice(algorithm, digest::digest(algorithm.digester(), bytes).as_ref())
     }
 
-    #[must_use]
-    pub fn algorithm(&self) -> Algorithm {
+    pub(crate) fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
     /// Returns the raw digest.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.algorithm.length()]
     }
 
@@ -114,7 +109,7 @@ impl Digest {
         text
     }
 
-    pub fn write_sri(&self, text: &mut String) {
+    pub(crate) fn write_sri(&self, text: &mut String) {
         text.push_str(self.algorithm.as_str());
         text.push('-');
         STANDARD.encode_string(self.as_bytes(), text);
@@ -147,8 +142,7 @@ impl Integrity {
     ///
     /// Unknown algorithms are skipped, as SRI requires. Returns `None` if there is no digest, if one has the wrong length, or if
     /// one algorithm has two different digests (SRI allows that, npm never writes it).
-    #[must_use]
-    pub fn parse(sri: Option<&str>, shasum: Option<&str>) -> Option<Self> {
+    pub(crate) fn parse(sri: Option<&str>, shasum: Option<&str>) -> Option<Self> {
         let mut digests: Vec<Digest> = Vec::with_capacity(2);
         for entry in sri.unwrap_or_default().split_ascii_whitespace() {
             let (name, rest) = entry.split_once('-')?;
@@ -171,25 +165,21 @@ impl Integrity {
     }
 
     /// Returns the strongest digest. It decides, and the store keys tarballs by it.
-    #[must_use]
-    pub fn strongest(&self) -> &Digest {
+    pub(crate) fn strongest(&self) -> &Digest {
         &self.0[0]
     }
 
-    #[must_use]
-    pub fn digest(&self, algorithm: Algorithm) -> Option<&Digest> {
+    pub(crate) fn digest(&self, algorithm: Algorithm) -> Option<&Digest> {
         self.0.iter().find(|digest| digest.algorithm == algorithm)
     }
 
     /// Returns all digests, strongest first.
-    #[must_use]
-    pub fn digests(&self) -> &[Digest] {
+    pub(crate) fn digests(&self) -> &[Digest] {
         &self.0
     }
 
     /// Returns the digests of both, strongest first, or `None` if they contradict each other.
-    #[must_use]
-    pub fn union(&self, other: &Self) -> Option<Self> {
+    pub(crate) fn union(&self, other: &Self) -> Option<Self> {
         if self.compare(other) == DigestComparison::Different {
             return None;
         }
@@ -203,14 +193,12 @@ impl Integrity {
     }
 
     /// Checks whether all these digests are in `others`. Bytes that match `others` then match these too.
-    #[must_use]
-    pub fn is_covered_by(&self, others: &Self) -> bool {
+    pub(crate) fn is_covered_by(&self, others: &Self) -> bool {
         self.0.iter().all(|digest| others.0.contains(digest))
     }
 
     /// Compares the integrities that two packuments state for one version.
-    #[must_use]
-    pub fn compare(&self, other: &Self) -> DigestComparison {
+    pub(crate) fn compare(&self, other: &Self) -> DigestComparison {
         let shared = self
             .0
             .iter()
@@ -222,8 +210,7 @@ impl Integrity {
     }
 
     /// Formats all digests as one SRI string, strongest first; [`Integrity::parse`] reads it back.
-    #[must_use]
-    pub fn to_sri(&self) -> String {
+    pub(crate) fn to_sri(&self) -> String {
         self.0.iter().map(Digest::to_sri).collect::<Vec<_>>().join(" ")
     }
 }
@@ -270,15 +257,13 @@ impl Context {
 }
 
 impl Hasher {
-    #[must_use]
-    pub fn new(expected: Integrity) -> Self {
+    pub(crate) fn new(expected: Integrity) -> Self {
         let contexts = expected.digests().iter().map(|digest| Context::new(digest.algorithm)).collect();
         Self { expected, contexts }
     }
 
     /// Returns a hasher that compares with `expected` and computes every digest that a packument may state later.
-    #[must_use]
-    pub fn for_tarball(expected: Integrity, sha1: Sha1Check) -> Self {
+    pub(crate) fn for_tarball(expected: Integrity, sha1: Sha1Check) -> Self {
         let context = |algorithm| match algorithm {
             Algorithm::Sha1 if sha1 == Sha1Check::DetectCollisions => Context::CollisionChecked(Box::default()),
             other => Context::new(other),
@@ -290,7 +275,7 @@ impl Hasher {
         Self { expected, contexts }
     }
 
-    pub fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         for context in &mut self.contexts {
             match context {
                 Context::Plain(_, context) => context.update(bytes),
@@ -303,7 +288,7 @@ impl Hasher {
     ///
     /// # Errors
     /// Returns the first expected digest that differs, with the actual one.
-    pub fn finish(self) -> Result<Integrity, Mismatch> {
+    pub(crate) fn finish(self) -> Result<Integrity, Mismatch> {
         let mut computed: Vec<Digest> = self.contexts.into_iter().map(Context::finish).collect();
         computed.sort_unstable_by(|left, right| right.cmp(left));
         for expected in self.expected.digests() {

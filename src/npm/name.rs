@@ -30,6 +30,7 @@ impl PackageName {
     /// # Errors
     /// Returns an error for names that npm rejects even for its oldest packages: empty, too long, a leading `.` or `_`, or a
     /// character that a URL must escape.
+    #[must_use]
     pub fn parse(text: &str) -> Result<Self, NameError> {
         if text.is_empty() {
             return Err(NameError::Empty);
@@ -67,8 +68,7 @@ impl PackageName {
     }
 
     /// Returns the name without its scope, the start of a tarball's file name.
-    #[must_use]
-    pub fn unscoped(&self) -> &str {
+    pub(crate) fn unscoped(&self) -> &str {
         self.0.rsplit_once('/').map_or(&self.0, |(_, name)| name)
     }
 
@@ -111,6 +111,7 @@ impl PackageSpec {
     ///
     /// # Errors
     /// Returns an error if the name is invalid.
+    #[must_use]
     pub fn parse(text: &str) -> Result<Self, NameError> {
         let at = text.char_indices().skip(1).find(|(_, ch)| *ch == '@').map(|(at, _)| at);
         let (name, wanted) = match at {

@@ -36,46 +36,40 @@ impl Address {
     ///
     /// # Errors
     /// Returns an error if two parsers could interpret the path differently.
-    pub fn of_request(path: &str, query: Option<&str>) -> Result<Self, EndpointError> {
+    pub(crate) fn of_request(path: &str, query: Option<&str>) -> Result<Self, EndpointError> {
         let segments = endpoint::split(path)?;
         let path = segments.join("/").into();
         Ok(Self { path, query: query.filter(|query| !query.is_empty()).map(Into::into) })
     }
 
     /// Parses `dist.tarball`. Returns `None` if it is not an `http` or `https` address that a request can name.
-    #[must_use]
-    pub fn of_stated(stated: &str) -> Option<Self> {
+    pub(crate) fn of_stated(stated: &str) -> Option<Self> {
         let url = Url::parse(stated).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
         Self::of_request(url.path(), url.query()).ok()
     }
 
     /// Returns the decoded path without its leading slash.
-    #[must_use]
-    pub fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         &self.path
     }
 
     /// Checks whether a request for this address selects `stated`. The query counts only if `stated` has one.
-    #[must_use]
-    pub fn selects(&self, stated: &Self) -> bool {
+    pub(crate) fn selects(&self, stated: &Self) -> bool {
         self.path == stated.path && (stated.query.is_none() || stated.query == self.query)
     }
 
-    #[must_use]
-    pub fn has_query(&self) -> bool {
+    pub(crate) fn has_query(&self) -> bool {
         self.query.is_some()
     }
 
     /// Checks whether the path has a tarball's extension.
-    #[must_use]
-    pub fn is_file(&self) -> bool {
+    pub(crate) fn is_file(&self) -> bool {
         is_file(&self.path)
     }
 
     /// Returns the only package that may have a tarball here, and the version in the path. The path has the form
     /// `{name}/-/{name}-{version}.tgz` or `download/{name}/{version}/{digest}`, below any prefix.
-    #[must_use]
-    pub fn owner(&self) -> Option<(PackageName, String)> {
+    pub(crate) fn owner(&self) -> Option<(PackageName, String)> {
         let parts: Vec<&str> = self.path.split('/').collect();
         for at in (1..parts.len()).rev().filter(|at| parts[*at] == "-") {
             let Some(name) = name_before(&parts, at) else { continue };
@@ -92,8 +86,7 @@ impl Address {
     }
 
     /// Returns the version in the path: in the file name, else as a segment of its own.
-    #[must_use]
-    pub fn version(&self) -> Option<&str> {
+    pub(crate) fn version(&self) -> Option<&str> {
         let mut parts = self.path.rsplit('/');
         let of_file = parts.next().and_then(|file| {
             let name = unversioned(file)?;
@@ -104,8 +97,7 @@ impl Address {
     }
 
     /// Returns the packages the path may belong to, likeliest first, at most [`MAX_NAMES`].
-    #[must_use]
-    pub fn names(&self) -> Vec<PackageName> {
+    pub(crate) fn names(&self) -> Vec<PackageName> {
         if let Some((owner, _)) = self.owner() {
             return vec![owner];
         }
@@ -153,8 +145,7 @@ fn unversioned(file: &str) -> Option<&str> {
     stem.match_indices('-').map(|(at, _)| at).find(versioned).map(|at| &stem[..at]).filter(|name| !name.is_empty())
 }
 
-#[must_use]
-pub fn is_file(path: &str) -> bool {
+pub(crate) fn is_file(path: &str) -> bool {
     EXTENSIONS.iter().any(|extension| path.ends_with(extension))
 }
 
@@ -165,21 +156,19 @@ pub struct Origins(Vec<(Box<str>, Vec<Box<str>>)>);
 impl Origins {
     /// Adds an origin such as `https://registry.example` or `http://127.0.0.1:4873` in lower case, with the paths of its
     /// registries, longest first and without a trailing slash.
-    pub fn push(&mut self, origin: String, prefixes: Vec<Box<str>>) {
+    pub(crate) fn push(&mut self, origin: String, prefixes: Vec<Box<str>>) {
         self.0.push((origin.into(), prefixes));
     }
 
     /// Formats all origins and paths, for cache keys.
-    #[must_use]
-    pub fn to_text(&self) -> String {
+    pub(crate) fn to_text(&self) -> String {
         let origin = |(origin, prefixes): &(Box<str>, Vec<Box<str>>)| format!("{origin}[{}]", prefixes.join(" "));
         self.0.iter().map(origin).collect::<Vec<_>>().join(" ")
     }
 
     /// Checks whether a request for `stated`, the address of `name`@`key`, leads to that version on this server. `has` checks
     /// whether the packument has a key.
-    #[must_use]
-    pub fn keep(&self, name: &PackageName, key: &str, stated: &str, has: &dyn Fn(&str) -> bool) -> bool {
+    pub(crate) fn keep(&self, name: &PackageName, key: &str, stated: &str, has: &dyn Fn(&str) -> bool) -> bool {
         let conventional = tarball_url("", name, key);
         let is_conventional = |(origin, prefixes): &(Box<str>, Vec<Box<str>>)| {
             let path = stated.strip_prefix(&**origin);
@@ -202,8 +191,7 @@ impl Origins {
 }
 
 /// Strips the first matching prefix from a path.
-#[must_use]
-pub fn below<'a>(prefixes: &[Box<str>], path: &'a str) -> Option<&'a str> {
+pub(crate) fn below<'a>(prefixes: &[Box<str>], path: &'a str) -> Option<&'a str> {
     let fits = |rest: &&str| rest.is_empty() || rest.starts_with('/');
     let rest = prefixes.iter().find_map(|prefix| path.strip_prefix(&**prefix).filter(fits))?;
     Some(if rest.is_empty() { "/" } else { rest })

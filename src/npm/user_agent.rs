@@ -23,8 +23,7 @@ pub enum Tool {
 }
 
 impl Tool {
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Npm => "npm",
             Self::Pnpm => "pnpm",
@@ -46,8 +45,7 @@ pub struct UserAgent {
 
 impl UserAgent {
     /// Parses a User-Agent header. Never fails: unknown clients are [`Tool::Other`].
-    #[must_use]
-    pub fn parse(header: &str) -> Self {
+    pub(crate) fn parse(header: &str) -> Self {
         let first = header.split_ascii_whitespace().next().unwrap_or_default();
         let (product, version) = first.split_once('/').unwrap_or((first, ""));
         let tool = match product {
@@ -74,8 +72,7 @@ impl UserAgent {
 
     /// Checks whether this client prints a packument's `policyRestrictions` and resolves correctly with them: npm 10.8.2 or
     /// later. Older npm selects the restricted version and fails where it could have fallen back.
-    #[must_use]
-    pub fn reads_policy_restrictions(&self) -> bool {
+    pub(crate) fn reads_policy_restrictions(&self) -> bool {
         let oldest = semver::Version::new(10, 8, 2);
         self.tool == Tool::Npm
             && semver::Version::parse(&self.version).is_ok_and(|version| version.cmp_precedence(&oldest).is_ge())

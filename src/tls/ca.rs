@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
@@ -45,17 +47,12 @@ pub struct LeafKey {
 impl LeafKey {
     /// # Errors
     /// Returns an error if the system's random number generator fails.
+    #[must_use]
     pub fn generate() -> Result<Self, TlsError> {
         let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(TlsError::Mint)?;
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pair.serialize_der()));
         let signing = provider().key_provider.load_private_key(der)?;
         Ok(Self { pair, signing })
-    }
-}
-
-impl fmt::Debug for LeafKey {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("LeafKey").finish_non_exhaustive()
     }
 }
 
@@ -67,7 +64,7 @@ const NAME: &str = "Coldframe authority";
 ///
 /// # Errors
 /// Returns an error if the system's random number generator fails.
-pub fn generate(hosts: &[DnsName<'_>], now: Timestamp) -> Result<String, TlsError> {
+pub(crate) fn generate(hosts: &[DnsName<'_>], now: Timestamp) -> Result<String, TlsError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(TlsError::Mint)?;
     let serial = serial()?;
     let mut name = DistinguishedName::new();
@@ -77,8 +74,7 @@ pub fn generate(hosts: &[DnsName<'_>], now: Timestamp) -> Result<String, TlsErro
     let mut parameters = CertificateParams::default();
     parameters.serial_number = Some(serial);
     parameters.distinguished_name = name;
-    let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    (parameters.not_before, parameters.not_after) = (epoch + before(now), epoch + after(now, LIFE));
+    set_validity(&mut parameters, now, LIFE);
     parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     // DNS name constraints do not restrict IP addresses, so all addresses are excluded.
@@ -98,7 +94,7 @@ impl CertificateAuthority {
     ///
     /// # Errors
     /// Returns why the CA cannot be used. The text never contains any part of the key.
-    pub fn read(certificates: &[u8], key: &[u8]) -> Result<Self, String> {
+    pub(crate) fn read(certificates: &[u8], key: &[u8]) -> Result<Self, String> {
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificates).collect();
         let chain = chain.map_err(|_| "the certificates are not PEM".to_owned())?;
         let first = chain.first().ok_or("it contains no certificate")?;
@@ -117,8 +113,7 @@ impl CertificateAuthority {
         Ok(Self { issuer, chain, ends })
     }
 
-    #[must_use]
-    pub fn not_after(&self) -> Timestamp {
+    pub(crate) fn not_after(&self) -> Timestamp {
         self.ends
     }
 
@@ -131,6 +126,7 @@ impl CertificateAuthority {
     ///
     /// # Errors
     /// Returns an error if the system's random number generator fails.
+    #[must_use]
     pub fn issue(&self, host: &DnsName<'_>, key: &LeafKey, now: Timestamp) -> Result<CertifiedKey, TlsError> {
         let mut parameters = CertificateParams::default();
         parameters.serial_number = Some(serial()?);
@@ -139,22 +135,19 @@ impl CertificateAuthority {
         let name = host.as_ref().to_ascii_lowercase();
         parameters.subject_alt_names = vec![SanType::DnsName(name.try_into().map_err(TlsError::Mint)?)];
         let life = LEAF_LIFE.min(Duration::try_from(self.ends.duration_since(now)).unwrap_or_default());
-        let epoch = rcgen::date_time_ymd(1970, 1, 1);
-        (parameters.not_before, parameters.not_after) = (epoch + before(now), epoch + after(now, life));
+        set_validity(&mut parameters, now, life);
         parameters.is_ca = IsCa::ExplicitNoCa;
         parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         parameters.use_authority_key_identifier_extension = true;
         let leaf = parameters.signed_by(&key.pair, &self.issuer).map_err(TlsError::Mint)?;
-        let mut chain = vec![CertificateDer::from(leaf)];
-        chain.extend(self.chain.iter().cloned());
+        let chain = std::iter::once(CertificateDer::from(leaf)).chain(self.chain.iter().cloned()).collect();
         Ok(CertifiedKey::new(chain, Arc::clone(&key.signing)))
     }
 
     /// Checks whether clients that trust this CA accept its certificates for `host`. Runs a client's verifier on a real leaf,
     /// because the client's reading of the constraints is what counts.
-    #[must_use]
-    pub fn permits(&self, host: &DnsName<'_>, key: &LeafKey, now: Timestamp) -> bool {
+    pub(crate) fn permits(&self, host: &DnsName<'_>, key: &LeafKey, now: Timestamp) -> bool {
         let mut roots = RootCertStore::empty();
         let (Ok(leaf), Ok(())) = (self.issue(host, key, now), roots.add(self.certificate().clone())) else { return false };
         let Ok(client) = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build() else { return false };
@@ -171,8 +164,7 @@ impl fmt::Debug for CertificateAuthority {
 }
 
 /// Checks whether a certificate is named like a CA of a Coldframe gateway, on this machine or another.
-#[must_use]
-pub fn is_coldframe_ca(certificate: &CertificateDer<'_>) -> bool {
+pub(crate) fn is_coldframe_ca(certificate: &CertificateDer<'_>) -> bool {
     let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
     let names = parsed.subject().iter_common_name().filter_map(|name| name.as_str().ok());
     parsed.is_ca() && names.into_iter().any(|name| name.starts_with(NAME))
@@ -180,17 +172,9 @@ pub fn is_coldframe_ca(certificate: &CertificateDer<'_>) -> bool {
 
 #[must_use]
 pub fn pem(certificate: &CertificateDer<'_>) -> String {
-    use base64::Engine as _;
-    let text = base64::engine::general_purpose::STANDARD.encode(certificate);
-    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
-    let mut rest = text.as_str();
-    while !rest.is_empty() {
-        let (line, after) = rest.split_at(rest.len().min(64));
-        pem.push_str(line);
-        pem.push('\n');
-        rest = after;
-    }
-    pem + "-----END CERTIFICATE-----\n"
+    // 48 bytes are a line of 64 characters.
+    let lines: String = certificate.chunks(48).map(|bytes| STANDARD.encode(bytes) + "\n").collect();
+    format!("-----BEGIN CERTIFICATE-----\n{lines}-----END CERTIFICATE-----\n")
 }
 
 pub(crate) fn provider() -> Arc<CryptoProvider> {
@@ -206,14 +190,11 @@ fn serial() -> Result<SerialNumber, TlsError> {
     Ok(SerialNumber::from_slice(&bytes))
 }
 
-/// Returns the Unix time of [`BACKDATE`] before `now`.
-fn before(now: Timestamp) -> Duration {
-    since_epoch(now).saturating_sub(BACKDATE)
-}
-
-/// Returns the Unix time of `by` after `now`.
-fn after(now: Timestamp, by: Duration) -> Duration {
-    since_epoch(now).saturating_add(by)
+/// Makes a certificate valid from [`BACKDATE`] before `now` until `life` after it.
+fn set_validity(parameters: &mut CertificateParams, now: Timestamp, life: Duration) {
+    let (epoch, now) = (rcgen::date_time_ymd(1970, 1, 1), since_epoch(now));
+    parameters.not_before = epoch + now.saturating_sub(BACKDATE);
+    parameters.not_after = epoch + now.saturating_add(life);
 }
 
 fn since_epoch(now: Timestamp) -> Duration {

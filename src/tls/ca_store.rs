@@ -40,8 +40,7 @@ impl CaStore {
         Self { folder: data_dir.join("ca") }
     }
 
-    #[must_use]
-    pub fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.folder.join(CURRENT)
     }
 
@@ -49,7 +48,7 @@ impl CaStore {
     ///
     /// # Errors
     /// Returns an error if a file cannot be read or contains no usable CA.
-    pub fn read(&self, now: Timestamp) -> Result<Option<CaSet>, TlsError> {
+    pub(crate) fn read(&self, now: Timestamp) -> Result<Option<CaSet>, TlsError> {
         let Some(current) = read_file(&self.file())? else { return Ok(None) };
         let mut retiring = Vec::new();
         for (path, until) in self.retiring()? {
@@ -67,6 +66,7 @@ impl CaStore {
     ///
     /// # Errors
     /// Returns the errors of [`CaStore::read`], and an error if the CA cannot be written.
+    #[must_use]
     pub fn load_or_create(&self, hosts: &[DnsName<'_>], now: Timestamp) -> Result<CaSet, TlsError> {
         if let Some(ca_set) = self.read(now)? {
             return Ok(ca_set);
@@ -84,6 +84,7 @@ impl CaStore {
     ///
     /// # Errors
     /// Returns an error if there is no CA yet, too many are retiring, or a file cannot be written.
+    #[must_use]
     pub fn rotate(&self, hosts: &[DnsName<'_>], overlap: Duration, now: Timestamp) -> Result<(), TlsError> {
         let current = self.file();
         if read_file(&current)?.is_none() {
@@ -109,9 +110,9 @@ impl CaStore {
     /// Lists the files of earlier CAs with the end of their signing period, the first to retire first.
     fn retiring(&self) -> Result<Vec<(PathBuf, Timestamp)>, TlsError> {
         let mut found = Vec::new();
-        let failed = |error| TlsError::disk("list", &self.folder)(error);
-        for entry in fs::read_dir(&self.folder).map_err(failed)? {
-            let path = entry.map_err(|error| TlsError::disk("list", &self.folder)(error))?.path();
+        let failed = || TlsError::disk("list", &self.folder);
+        for entry in fs::read_dir(&self.folder).map_err(failed())? {
+            let path = entry.map_err(failed())?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let until = name.strip_prefix("retiring-").and_then(|rest| rest.strip_suffix(".pem"));
             let until = until.and_then(|seconds| Timestamp::from_second(seconds.parse().ok()?).ok());
@@ -145,7 +146,7 @@ impl CaStore {
 ///
 /// # Errors
 /// Returns an error if a file cannot be read, or if certificate and key do not match.
-pub fn load_external(certificate: &Path, key: &Path) -> Result<CertificateAuthority, TlsError> {
+pub(crate) fn load_external(certificate: &Path, key: &Path) -> Result<CertificateAuthority, TlsError> {
     let bytes = |path: &Path| files::read_bounded(path, MAX_FILE_BYTES).map_err(TlsError::disk("read", path));
     let unusable = |detail| TlsError::Unusable { path: certificate.to_owned(), detail };
     CertificateAuthority::read(&bytes(certificate)?, &bytes(key)?).map_err(unusable)
@@ -157,8 +158,8 @@ fn read_file(path: &Path) -> Result<Option<CertificateAuthority>, TlsError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(TlsError::disk("read", path)(error)),
     };
-    let read = CertificateAuthority::read(&bytes, &bytes).map_err(|detail| TlsError::Unusable { path: path.to_owned(), detail });
-    read.map(Some)
+    let unusable = |detail| TlsError::Unusable { path: path.to_owned(), detail };
+    CertificateAuthority::read(&bytes, &bytes).map_err(unusable).map(Some)
 }
 
 #[cfg(test)]

@@ -4,39 +4,26 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A certificate file cannot be read or is not PEM.
     #[error("cannot read certificates from `{}`", path.display())]
     File { path: PathBuf, source: rustls_pki_types::pem::Error },
     #[error("cannot find a PEM certificate in `{}`", path.display())]
     Empty { path: PathBuf },
-    /// A certificate cannot be used as a root.
     #[error("cannot trust a certificate as a root, from `{}`", path.display())]
     Certificate { path: PathBuf, source: rustls::Error },
     #[error("cannot set up TLS")]
     Library(#[from] rustls::Error),
     #[error("cannot generate a certificate")]
     Mint(#[source] rcgen::Error),
-    /// A file operation on the CA folder failed.
+    /// A file operation on the CA folder failed. `action` is its verb, for example "read".
     #[error("cannot {action} `{}`", path.display())]
-    Disk {
-        /// The verb of the failed operation, for example "read".
-        action: &'static str,
-        path: PathBuf,
-        source: std::io::Error,
-    },
-    /// The file does not contain a usable CA.
+    Disk { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("cannot use the CA in `{}`: {detail}", path.display())]
     Unusable { path: PathBuf, detail: String },
-    /// The CA's name constraints do not permit a host.
     #[error("the CA's name constraints do not permit this host; run `coldframe ca rotate` to create a CA that does: `{host}`")]
     Uncovered { host: String },
-    /// Like [`TlsError::Uncovered`], for a CA that the operator supplied.
+    /// Like [`TlsError::Uncovered`], for a CA that the operator supplied. `path` is its certificate file.
     #[error("the CA in `{}` may not issue certificates for this host, clients would reject them: `{host}`", path.display())]
-    NotVouched {
-        host: String,
-        /// The certificate file of the CA.
-        path: PathBuf,
-    },
+    NotVouched { host: String, path: PathBuf },
     #[error("the CA has expired; run `coldframe ca rotate` to create a new one")]
     Expired,
     /// Too many earlier CAs are still in their overlap period.

@@ -47,7 +47,7 @@ impl LeafIssuer {
     /// # Errors
     /// Returns [`TlsError::Uncovered`] for the first expected host that the current CA does not permit, and [`TlsError::Expired`]
     /// if the current CA has expired.
-    pub fn new(
+    pub(crate) fn new(
         ca_set: CaSet,
         hosts: &[DnsName<'static>],
         expected: &[DnsName<'static>],
@@ -76,7 +76,7 @@ impl LeafIssuer {
     ///
     /// # Errors
     /// Returns [`TlsError::Uncovered`] for a host that no CA signs for.
-    pub fn server_config(&self, host: &DnsName<'_>) -> Result<Arc<ServerConfig>, TlsError> {
+    pub(crate) fn server_config(&self, host: &DnsName<'_>) -> Result<Arc<ServerConfig>, TlsError> {
         let now = self.clock.now();
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = remembered.get(host.as_ref()).filter(|known| now < known.due) {

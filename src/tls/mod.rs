@@ -11,4 +11,5 @@ pub use ca::CertificateAuthority;
 pub use ca_store::{CaSet, CaStore};
 pub use error::TlsError;
 pub use leaf_issuer::LeafIssuer;
-pub use trust::{Config, TrustBundle, client_config, trust_only};
+pub use trust::{Config, TrustBundle};
+pub(crate) use trust::{client_config, trust_only};

@@ -9,7 +9,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
 use crate::net::TlsTrust;
-use crate::tls::ca::pem;
+use crate::tls::ca::{pem, provider};
 use crate::tls::error::TlsError;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct Config {
 /// # Errors
 /// Returns an error if an extra file cannot be read, contains no certificate, or contains one that cannot be a root. A system
 /// without roots is not an error, because plain HTTP upstreams do not need them.
-pub fn client_config(config: &Config) -> Result<TlsTrust, TlsError> {
+pub(crate) fn client_config(config: &Config) -> Result<TlsTrust, TlsError> {
     // Loading the system's roots takes tens of milliseconds, and its environment variables do not change while the process runs.
     static SYSTEM: OnceLock<(RootCertStore, Option<String>)> = OnceLock::new();
     let (mut roots, trouble) = SYSTEM.get_or_init(system_roots).clone();
@@ -40,20 +40,15 @@ pub fn client_config(config: &Config) -> Result<TlsTrust, TlsError> {
 }
 
 /// Builds a client configuration that trusts only `authorities`; `None` if none of them can be used as a root.
-#[must_use]
-pub fn trust_only(authorities: &[CertificateDer<'static>]) -> Option<Arc<rustls::ClientConfig>> {
+pub(crate) fn trust_only(authorities: &[CertificateDer<'static>]) -> Option<Arc<rustls::ClientConfig>> {
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(authorities.iter().cloned());
-    if added == 0 {
-        return None;
-    }
-    trusting(roots).ok().map(Arc::new)
+    if added == 0 { None } else { trusting(roots).ok().map(Arc::new) }
 }
 
 fn trusting(roots: RootCertStore) -> Result<rustls::ClientConfig, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
-    let builder = rustls::ClientConfig::builder_with_provider(provider).with_protocol_versions(&versions)?;
+    let builder = rustls::ClientConfig::builder_with_provider(provider()).with_protocol_versions(&versions)?;
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
@@ -71,7 +66,7 @@ impl TrustBundle {
     ///
     /// # Errors
     /// Returns an error if an extra file cannot be read.
-    pub fn of(first: &CertificateDer<'_>, config: &Config) -> Result<Self, TlsError> {
+    pub(crate) fn of(first: &CertificateDer<'_>, config: &Config) -> Result<Self, TlsError> {
         let mut added = pem(first);
         for path in &config.extra_roots {
             let failed = |source| TlsError::File { path: path.clone(), source };
@@ -94,17 +89,12 @@ fn system_roots() -> (RootCertStore, Option<String>) {
 }
 
 fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<(), TlsError> {
-    let failed = |source| TlsError::File { path: path.to_owned(), source };
-    let mut found = false;
+    let (failed, count) = (|source| TlsError::File { path: path.to_owned(), source }, roots.len());
     for certificate in CertificateDer::pem_file_iter(path).map_err(failed)? {
         let certificate = certificate.map_err(failed)?;
         roots.add(certificate).map_err(|source| TlsError::Certificate { path: path.to_owned(), source })?;
-        found = true;
     }
-    if !found {
-        return Err(TlsError::Empty { path: path.to_owned() });
-    }
-    Ok(())
+    if roots.len() == count { Err(TlsError::Empty { path: path.to_owned() }) } else { Ok(()) }
 }
 
 #[cfg(test)]

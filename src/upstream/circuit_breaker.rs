@@ -77,9 +77,9 @@ impl CircuitState {
 
 impl CircuitBreakers {
     pub(crate) fn open_hosts(&self) -> Vec<Arc<str>> {
-        let open =
-            |(host, circuit): (&Arc<str>, &CircuitState)| matches!(circuit, CircuitState::Open { .. }).then(|| Arc::clone(host));
-        self.lock().iter().filter_map(open).collect()
+        let circuits = self.lock();
+        let open = circuits.iter().filter(|(_, circuit)| matches!(circuit, CircuitState::Open { .. }));
+        open.map(|(host, _)| Arc::clone(host)).collect()
     }
 
     /// Checks whether a request to `host` may be sent `now`.
@@ -114,9 +114,8 @@ impl CircuitBreakers {
         let mut circuits = self.lock();
         match circuits.get_mut(host) {
             Some(CircuitState::Closed { suspicions, probed, .. }) => (*suspicions, *probed) = (0, Some(now)),
-            Some(open @ CircuitState::Open { .. }) => {
-                let CircuitState::Open { rest, .. } = &*open else { return };
-                *open = CircuitState::closed((*rest * 2).min(MAX_RETRY_INTERVAL));
+            Some(open @ &mut CircuitState::Open { rest, .. }) => {
+                *open = CircuitState::closed((rest * 2).min(MAX_RETRY_INTERVAL));
                 tracing::info!(upstream.host = %host, "circuit closed");
             }
             None => {}
@@ -192,8 +191,7 @@ pub struct AllCircuits(pub(crate) Vec<Arc<CircuitBreakers>>);
 
 impl AllCircuits {
     /// Returns the number of hosts with an open circuit.
-    #[must_use]
-    pub fn open(&self) -> u64 {
+    pub(crate) fn open(&self) -> u64 {
         let open: BTreeSet<Arc<str>> = self.0.iter().flat_map(|circuits| circuits.open_hosts()).collect();
         open.len() as u64
     }

@@ -35,8 +35,7 @@ pub struct Config {
 }
 
 impl Config {
-    #[must_use]
-    pub fn lent_for(&self, registry: &RegistryConfig, url: &Url) -> Option<Credentials> {
+    pub(crate) fn lent_for(&self, registry: &RegistryConfig, url: &Url) -> Option<Credentials> {
         let own = || registry.credentials.clone().or_else(|| Credentials::from_url(&registry.url).ok().flatten());
         own().or_else(|| self.credentials.for_url(url).cloned())
     }
@@ -67,8 +66,7 @@ pub struct RegistryConfig {
 }
 
 impl RegistryConfig {
-    #[must_use]
-    pub fn new(url: Url, origin: SettingOrigin) -> Self {
+    pub(crate) fn new(url: Url, origin: SettingOrigin) -> Self {
         Self { url, credentials: None, origin, time_mode: TimeMode::default() }
     }
 
@@ -115,22 +113,16 @@ impl fmt::Display for SettingOrigin {
 
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamConfigError {
+    /// The URL is without credentials.
     #[error("registry from {origin} is not an `http` or `https` URL: `{url}`")]
-    Address {
-        /// The URL without credentials.
-        url: String,
-        origin: SettingOrigin,
-    },
+    Address { url: String, origin: SettingOrigin },
     #[error("invalid scope, expected `@scope`: `{0}`")]
     Scope(String),
     #[error("cannot use the credentials in the registry URL from {origin}")]
     Credentials { origin: SettingOrigin, source: CredentialsError },
+    /// `found` is the error of loading the system's roots.
     #[error("no trusted certificate authority for `{url}`; add one with `--upstream-ca FILE`{}", roots_hint(found.as_ref()))]
-    NoRoots {
-        url: String,
-        /// The error of loading the system's roots.
-        found: Option<String>,
-    },
+    NoRoots { url: String, found: Option<String> },
     #[error("invalid user agent: `{0}`")]
     UserAgent(String),
 }
@@ -145,8 +137,12 @@ pub(crate) fn address(url: &Url) -> Url {
     remove_credentials(&mut address);
     address.set_query(None);
     address.set_fragment(None);
-    if !address.path().ends_with('/') {
-        address.set_path(&format!("{}/", url.path()));
-    }
+    add_final_slash(&mut address);
     address
+}
+
+pub(crate) fn add_final_slash(url: &mut Url) {
+    if !url.path().ends_with('/') {
+        url.set_path(&format!("{}/", url.path()));
+    }
 }

@@ -28,41 +28,30 @@ impl Credentials {
     /// Creates credentials from a token: npm's `_authToken`.
     ///
     /// # Errors
-    /// Returns an error if it is not valid in a header.
+    /// Returns an error if it is not valid in a header, as do the other constructors.
+    #[must_use]
     pub fn bearer(token: &str) -> Result<Self, CredentialsError> {
         Self::header(&format!("Bearer {token}"))
     }
 
     /// Creates credentials from `user:password` as base64: npm's `_auth`.
-    ///
-    /// # Errors
-    /// Returns an error if it is not valid in a header.
-    pub fn basic_encoded(auth: &str) -> Result<Self, CredentialsError> {
+    pub(crate) fn basic_encoded(auth: &str) -> Result<Self, CredentialsError> {
         Self::header(&format!("Basic {auth}"))
     }
 
     /// Creates credentials from a user name and a plain password.
-    ///
-    /// # Errors
-    /// Currently never fails, because base64 is valid in a header.
-    pub fn basic(username: &str, password: &str) -> Result<Self, CredentialsError> {
+    pub(crate) fn basic(username: &str, password: &str) -> Result<Self, CredentialsError> {
         Self::basic_encoded(&STANDARD.encode(format!("{username}:{password}")))
     }
 
     /// Creates credentials from npm's `username` and `_password`, the latter as base64.
-    ///
-    /// # Errors
-    /// Returns an error if the password is not base64.
-    pub fn from_npm(username: &str, password: &str) -> Result<Self, CredentialsError> {
+    pub(crate) fn from_npm(username: &str, password: &str) -> Result<Self, CredentialsError> {
         let password = STANDARD.decode(password.trim()).map_err(|_| CredentialsError::Password)?;
         Self::basic(username, &String::from_utf8_lossy(&password))
     }
 
     /// Returns the credentials in a URL (`https://user:password@host/`), if any.
-    ///
-    /// # Errors
-    /// Returns an error if they are not valid in a header.
-    pub fn from_url(url: &Url) -> Result<Option<Self>, CredentialsError> {
+    pub(crate) fn from_url(url: &Url) -> Result<Option<Self>, CredentialsError> {
         if url.username().is_empty() && url.password().is_none() {
             return Ok(None);
         }
@@ -71,8 +60,7 @@ impl Credentials {
     }
 
     /// Returns the header value, marked as sensitive.
-    #[must_use]
-    pub fn value(&self) -> &HeaderValue {
+    pub(crate) fn value(&self) -> &HeaderValue {
         &self.0
     }
 
@@ -89,13 +77,12 @@ pub struct CredentialRules(Arc<BTreeMap<Box<str>, Credentials>>);
 
 impl CredentialRules {
     /// Adds or replaces the credentials for `level`, the text between `//` and the last colon of a key in `.npmrc`.
-    pub fn insert(&mut self, level: &str, credentials: Credentials) {
+    pub(crate) fn insert(&mut self, level: &str, credentials: Credentials) {
         Arc::make_mut(&mut self.0).insert(level.into(), credentials);
     }
 
     /// Returns the rules with credentials added for all URLs below `url`.
-    #[must_use]
-    pub fn with(mut self, url: &Url, credentials: Credentials) -> Self {
+    pub(crate) fn with(mut self, url: &Url, credentials: Credentials) -> Self {
         self.insert(&level_of(url), credentials);
         self
     }
@@ -115,7 +102,7 @@ impl CredentialRules {
         self.0.iter().filter(|(key, _)| covers(key)).max_by_key(|(key, _)| key.len()).map(|(_, credentials)| credentials)
     }
 
-    pub fn addresses(&self, scheme: &str) -> impl Iterator<Item = Url> {
+    pub(crate) fn addresses(&self, scheme: &str) -> impl Iterator<Item = Url> {
         self.0.keys().filter_map(move |key| Url::parse(&format!("{scheme}://{key}")).ok())
     }
 }

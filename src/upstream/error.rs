@@ -8,32 +8,19 @@ use crate::net::{BudgetTimeout, ClientError, ConnectStage};
 /// An error of an upstream request. Cheap to clone, because all waiters of a shared fetch receive it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum UpstreamError {
-    /// No connection: refused, DNS or TLS.
+    /// No connection. `detail` names the layer (DNS, TCP or TLS) and its error.
     #[error("cannot reach upstream `{host}`: {detail}")]
-    Unreachable {
-        host: Arc<str>,
-        /// The layer (DNS, TCP or TLS) and its error.
-        detail: Arc<str>,
-    },
+    Unreachable { host: Arc<str>, detail: Arc<str> },
     #[error("upstream `{host}` did not answer within {} s", after.as_secs())]
     TimedOut { host: Arc<str>, after: Duration },
-    /// The circuit is open after too many failures. Nothing was sent.
+    /// The circuit is open after too many failures. Nothing was sent; the next attempt is after `wait`.
     #[error("upstream `{host}` is down ({why}); next attempt in {} s", wait.as_secs() + 1)]
-    CircuitOpen {
-        host: Arc<str>,
-        why: Arc<str>,
-        /// Time until the next attempt.
-        wait: Duration,
-    },
+    CircuitOpen { host: Arc<str>, why: Arc<str>, wait: Duration },
     /// The response is invalid, for example cut off or of another length than stated.
     #[error("upstream `{host}` sent an invalid response: {detail}")]
     Broken { host: Arc<str>, detail: Arc<str> },
     #[error("upstream `{host}` sent more than {limit} bytes")]
-    TooLarge {
-        host: Arc<str>,
-        /// The limit in bytes.
-        limit: u64,
-    },
+    TooLarge { host: Arc<str>, limit: u64 },
     /// The memory for documents was in use by others until the deadline. Not a fault of upstream.
     #[error("cannot reserve memory for a large packument within {} s; increase `packument-memory`", after.as_secs())]
     BudgetTimeout { after: Duration },
@@ -43,25 +30,15 @@ pub enum UpstreamError {
     /// 404 or 410 without JSON. Probably a page of a proxy, which does not prove that the package is missing.
     #[error("upstream `{host}` answered {status} without JSON, probably from a proxy")]
     MissingPage { host: Arc<str>, status: u16 },
-    /// 401 or 403: upstream requires other credentials.
+    /// 401 or 403: upstream requires other credentials. Its message is one line of ASCII, bounded.
     #[error("upstream `{host}` refused with {status}: {message}")]
-    Denied {
-        host: Arc<str>,
-        status: u16,
-        /// Upstream's message: one line of ASCII, bounded.
-        message: Arc<str>,
-    },
+    Denied { host: Arc<str>, status: u16, message: Arc<str> },
     /// Any other error status: 429, 5xx, or an unexpected 4xx.
     #[error("upstream `{host}` answered {status}")]
     Status { host: Arc<str>, status: u16, retry_after: Option<Arc<str>> },
+    /// `to` is the target host, or the text of `Location` if it is not a URL. `detail` names the setting that allows it.
     #[error("upstream `{host}` redirects to `{to}`, which is not allowed: {detail}")]
-    Redirected {
-        host: Arc<str>,
-        /// The target host, or the text of `Location` if it is not a URL.
-        to: Arc<str>,
-        /// Why it is not allowed, and the setting that allows it.
-        detail: Arc<str>,
-    },
+    Redirected { host: Arc<str>, to: Arc<str>, detail: Arc<str> },
     #[error("tarball host is neither upstream nor allowed by `--tarball-host`: `{to}`")]
     TarballHost { to: Arc<str> },
 }

@@ -94,8 +94,7 @@ fn is_same(left: &Url, right: &Url) -> bool {
 fn is_upgrade(from: &Url, to: &Url) -> bool {
     (from.scheme(), to.scheme()) == ("http", "https")
         && bare_host(from) == bare_host(to)
-        && from.port().is_none()
-        && to.port().is_none()
+        && (from.port(), to.port()) == (None, None)
 }
 
 /// Returns `url` with the scheme and port of `registry`, which has the same host.

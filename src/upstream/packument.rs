@@ -43,15 +43,13 @@ pub struct PackumentReply {
 impl PackumentReply {
     /// Returns the time at which upstream confirmed this response: the earliest of `now`, `Date`, and `now` minus `Age`. Some
     /// caches keep the origin's `Date`, others replace it.
-    #[must_use]
-    pub fn validated(&self, now: Timestamp) -> Timestamp {
+    pub(crate) fn validated(&self, now: Timestamp) -> Timestamp {
         let stored = self.age.map_or(now, |age| timestamp::saturating_sub(now, age));
         self.date.map_or(now, |date| date.min(now)).min(stored)
     }
 
     /// Returns upstream's clock. `None` for a response from a cache, whose `Date` may come from any server.
-    #[must_use]
-    pub fn clock(&self) -> Option<Timestamp> {
+    pub(crate) fn clock(&self) -> Option<Timestamp> {
         self.date.filter(|_| self.age.is_none())
     }
 }
@@ -76,7 +74,7 @@ impl Registry {
     ///
     /// # Errors
     /// Returns [`UpstreamError::NotFound`] if the package does not exist, and other errors of upstream or its limits.
-    pub async fn packument(
+    pub(crate) async fn packument(
         &self,
         name: &PackageName,
         form: PackumentForm,
@@ -121,7 +119,7 @@ impl Registry {
         let form = if is_abbreviated(&response.headers) { PackumentForm::Abbreviated } else { form };
         let body = response
             .body
-            .collect(self.packument_limit(), Some(share))
+            .collect(self.shared.packument_limit, Some(share))
             .await
             .map_err(|error| UpstreamError::from_client(&host, &error))?;
         Ok(PackumentReply { date, age, freshness: PackumentBody::Changed { body, form, gzip, validators } })

@@ -50,26 +50,36 @@ const SEARCH_PARAMETERS: [&str; 6] = ["text", "size", "from", "quality", "popula
 
 impl PassthroughRequest {
     /// Creates a GET of Coldframe for `path` below the registry's URL, sent with a client's credentials.
-    #[must_use]
-    pub fn get(path: String) -> Self {
+    pub(crate) fn get(path: String) -> Self {
         Self { method: Method::GET, path, headers: HeaderMap::new(), body: Bytes::new(), for_account: true }
     }
 
-    #[must_use]
-    pub fn is_read(&self) -> bool {
+    pub(crate) fn is_read(&self) -> bool {
         self.method == Method::GET || self.method == Method::HEAD
     }
 
     /// Removes what may authenticate the client, for a registry that its credentials are not for.
-    #[must_use]
-    pub fn without_credentials(mut self) -> Self {
+    pub(crate) fn without_credentials(mut self) -> Self {
         remove_npm_headers(&mut self.headers);
         if let Some((path, query)) = self.path.split_once('?') {
-            let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
-            let kept: Vec<_> = query.split('&').filter(|pair| SEARCH_PARAMETERS.contains(&name(pair).as_str())).collect();
+            let is_known = |pair: &&str| SEARCH_PARAMETERS.contains(&pair.split('=').next().unwrap_or_default());
+            let kept: Vec<_> = query.split('&').filter(is_known).collect();
             self.path = if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) };
         }
         self
+    }
+
+    /// Creates a request for the attestations of a version, whose response is shared by all clients.
+    pub(crate) fn for_attestations(name: &PackageName, version: &str) -> Self {
+        let version = utf8_percent_encode(version, &IN_VERSION);
+        let path = format!("-/npm/v1/attestations/{}@{version}", name.to_segment());
+        let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
+        Self { headers, for_account: false, ..Self::get(path) }
+    }
+
+    /// Checks whether it is a GET without a query.
+    pub(crate) fn is_plain_get(&self) -> bool {
+        self.method == Method::GET && !self.path.contains('?')
     }
 }
 
@@ -83,48 +93,25 @@ pub struct PassthroughResponse {
     pub body: Bytes,
 }
 
-impl PassthroughRequest {
-    /// Creates a request for the attestations of a version, whose response is shared by all clients.
-    #[must_use]
-    pub fn for_attestations(name: &PackageName, version: &str) -> Self {
-        let version = utf8_percent_encode(version, &IN_VERSION);
-        let path = format!("-/npm/v1/attestations/{}@{version}", name.to_segment());
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        Self { method: Method::GET, path, headers, body: Bytes::new(), for_account: false }
-    }
-
-    /// Checks whether it is a GET without a query.
-    #[must_use]
-    pub fn is_plain_get(&self) -> bool {
-        self.method == Method::GET && !self.path.contains('?')
-    }
-}
-
 impl PassthroughResponse {
-    #[must_use]
-    pub fn is_json(&self) -> bool {
+    pub(crate) fn is_json(&self) -> bool {
         let content_type = self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         self.status == StatusCode::OK && content_type.contains("json")
     }
 
-    #[must_use]
-    pub fn is_not_found(&self) -> bool {
+    pub(crate) fn is_not_found(&self) -> bool {
         self.status == StatusCode::NOT_FOUND
     }
 
     /// Removes the `Date`, for clients that receive the response later.
-    #[must_use]
-    pub fn undated(mut self) -> Self {
+    pub(crate) fn undated(mut self) -> Self {
         self.headers.remove(DATE);
         self
     }
 
     /// Creates a JSON response of Coldframe instead of upstream's.
-    #[must_use]
-    pub fn of_json(body: Bytes) -> Self {
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    pub(crate) fn of_json(body: Bytes) -> Self {
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
         Self { status: StatusCode::OK, headers, body }
     }
 }
@@ -136,7 +123,7 @@ impl Registry {
     /// # Errors
     /// Returns an error if the response is missing, invalid or larger than 64 MiB, and [`UpstreamError::NotFound`] if the path
     /// leads out of the registry.
-    pub async fn pass(
+    pub(crate) async fn pass(
         &self,
         request: PassthroughRequest,
         authorization: &Authorization,

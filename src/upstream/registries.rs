@@ -38,7 +38,7 @@ impl Registries {
     /// # Errors
     /// Returns an error if a URL, scope, user agent or credential is invalid, or if there is an `https` registry and `trust` is
     /// empty.
-    pub fn open(config: &Config, trust: &TlsTrust) -> Result<Self, UpstreamConfigError> {
+    pub(crate) fn open(config: &Config, trust: &TlsTrust) -> Result<Self, UpstreamConfigError> {
         let every = || std::iter::once(&config.default).chain(config.scoped.values());
         if trust.roots == 0
             && let Some(secure) = every().find(|registry| registry.url.scheme() == "https")
@@ -82,8 +82,7 @@ impl Registries {
     ///
     /// # Errors
     /// Returns an error and changes nothing if credentials cannot be sent.
-    pub fn renew(&self, config: &Config) -> Result<Renewed, UpstreamConfigError> {
-        let mut renewed = Renewed::default();
+    pub(crate) fn renew(&self, config: &Config) -> Result<Renewed, UpstreamConfigError> {
         let (fresh, shared) = (Hosts::of(config), &self.default.shared);
         let mut lent = Vec::new();
         for (registry, configured) in std::iter::once((&self.default, Some(&config.default)))
@@ -93,12 +92,12 @@ impl Registries {
             lent.push((registry, lent_by(configured, config)?));
         }
         let keeps_views = |(registry, rules): &(&Arc<Registry>, CredentialRules)| {
-            reaches(rules, &registry.url, &fresh) == registry.has_credentials()
+            reaches(rules, &registry.url, &fresh) == registry.has_credentials
         };
         if !lent.iter().all(keeps_views) {
-            renewed.needs_restart = true;
-            return Ok(renewed);
+            return Ok(Renewed { needs_restart: true, ..Renewed::default() });
         }
+        let mut renewed = Renewed::default();
         if shared.hosts.load().texts() != fresh.texts() {
             shared.hosts.store(Arc::new(fresh));
             renewed.hosts = true;
@@ -109,42 +108,36 @@ impl Registries {
         Ok(renewed)
     }
 
-    #[must_use]
-    pub fn of(&self, name: &PackageName) -> &Arc<Registry> {
+    pub(crate) fn of(&self, name: &PackageName) -> &Arc<Registry> {
         name.scope().and_then(|scope| self.scoped.get(scope)).unwrap_or(&self.default)
     }
 
     /// Returns the URLs of all registries, without credentials.
-    pub fn ids(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &str> {
         self.all().map(|registry| &**registry.id())
     }
 
-    #[must_use]
-    pub fn circuits(&self) -> AllCircuits {
-        AllCircuits(self.all().map(|registry| Arc::clone(registry.circuits())).collect())
+    pub(crate) fn circuits(&self) -> AllCircuits {
+        AllCircuits(self.all().map(|registry| Arc::clone(&registry.health.circuits)).collect())
     }
 
     /// Returns the registry of packages whose scope has no registry.
-    #[must_use]
-    pub fn default_registry(&self) -> &Arc<Registry> {
+    pub(crate) fn default_registry(&self) -> &Arc<Registry> {
         &self.default
     }
 
     /// Returns the registry of a request that is not about a package: the one whose URL the client addressed, else the default.
-    #[must_use]
-    pub fn nameless(&self, addressed: &Addressed) -> &Arc<Registry> {
-        let by_address = |base: &Arc<str>| self.all().find(|registry| is_address(registry.id(), base));
-        match addressed {
+    pub(crate) fn nameless(&self, addressed: &Addressed) -> &Arc<Registry> {
+        let named = match addressed {
             Addressed::Coldframe => None,
-            Addressed::Host(base) | Addressed::Named(base) => by_address(base),
-        }
-        .unwrap_or(&self.default)
+            Addressed::Host(base) | Addressed::Named(base) => self.all().find(|registry| is_address(registry.id(), base)),
+        };
+        named.unwrap_or(&self.default)
     }
 
     /// Returns the registry of a request that is not about a package and carries a client's credentials in headers or body. It is
     /// the one of [`Registries::nameless`] if it accepts them, else the only one that does.
-    #[must_use]
-    pub fn account(&self, addressed: &Addressed) -> Option<&Arc<Registry>> {
+    pub(crate) fn account(&self, addressed: &Addressed) -> Option<&Arc<Registry>> {
         let nameless = self.nameless(addressed);
         if nameless.takes_clients(addressed) {
             return Some(nameless);
@@ -183,7 +176,7 @@ mod tests {
             (id("@acme/ui"), id("ui"), id("@acmes/ui")),
             ("http://acme.example/".into(), "http://npm.example/api/".into(), "http://npm.example/api/".into())
         );
-        assert!(registries.default_registry().has_credentials());
+        assert!(registries.default_registry().has_credentials);
         config.scoped.insert("acme".to_owned(), elsewhere("http://acme.example"));
         assert_eq!(
             Registries::open(&config, &testing::trust(&[])).unwrap_err().to_string(),
@@ -200,7 +193,7 @@ mod tests {
             config.tarball_hosts = tarball_hosts.iter().map(|host| host.parse().unwrap()).collect();
             let mut trust = testing::trust(&[]);
             trust.roots = 1;
-            Registries::open(&config, &trust).unwrap().default_registry().has_credentials()
+            Registries::open(&config, &trust).unwrap().default_registry().has_credentials
         };
         assert!(open("npm.example/a/", &[]) && open("npm.example/", &[]) && open("npm.example/b/", &[]));
         assert!(!open("npm.example:8443/a/", &[]) && !open("files.example/", &[]));

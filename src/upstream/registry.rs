@@ -14,8 +14,8 @@ use url::Url;
 
 use crate::net::{ClientError, ClientRequest, ClientResponse, HostPattern, HttpClient, backoff};
 use crate::upstream::authorization::{Addressed, Authorization, is_address};
-use crate::upstream::circuit_breaker::{Admission, CircuitBreakers, Evidence};
-use crate::upstream::config::{Config, RegistryConfig, SettingOrigin, TimeMode, UpstreamConfigError};
+use crate::upstream::circuit_breaker::{Admission, Evidence};
+use crate::upstream::config::{Config, RegistryConfig, TimeMode, UpstreamConfigError};
 use crate::upstream::credentials::{CredentialRules, Credentials, is_ambiguous};
 use crate::upstream::error::UpstreamError;
 use crate::upstream::fetch_target::FetchTarget;
@@ -37,16 +37,15 @@ const MAX_NAME_BYTES: usize = 214;
 
 pub struct Registry {
     id: Arc<str>,
-    origin: SettingOrigin,
     pub(crate) url: Url,
     /// Credentials to lend, by the URL they were configured for.
     credentials: ArcSwap<CredentialRules>,
     /// Whether some of them may be sent when a package of this registry is fetched.
-    has_credentials: bool,
+    pub(crate) has_credentials: bool,
     /// Whether credentials that clients send to Coldframe are for this registry.
     takes_clients: bool,
-    time_mode: TimeMode,
-    health: Arc<Health>,
+    pub(crate) time_mode: TimeMode,
+    pub(crate) health: Arc<Health>,
     pub(crate) shared: Arc<RegistryShared>,
 }
 
@@ -109,38 +108,18 @@ impl Registry {
         let has_credentials = reaches(&credentials, &url, &shared.hosts.load());
         let credentials = ArcSwap::from_pointee(credentials);
         let takes_clients = bound.contains(&url);
-        let (id, origin) = (Arc::<str>::from(url.as_str()), config.origin.clone());
-        let health = shared.health_of(&id);
-        let time_mode = config.time_mode;
-        Ok(Self { id, origin, url, credentials, has_credentials, takes_clients, time_mode, health, shared: Arc::clone(shared) })
+        let id = Arc::<str>::from(url.as_str());
+        let (health, shared) = (shared.health_of(&id), Arc::clone(shared));
+        Ok(Self { id, url, credentials, has_credentials, takes_clients, time_mode: config.time_mode, health, shared })
     }
 
     /// Returns the registry's URL without credentials, ending in `/`. It is the key in the ledger and safe to display.
-    #[must_use]
-    pub fn id(&self) -> &Arc<str> {
+    pub(crate) fn id(&self) -> &Arc<str> {
         &self.id
     }
 
-    /// Returns where the registry was configured.
-    #[must_use]
-    pub fn origin(&self) -> &SettingOrigin {
-        &self.origin
-    }
-
-    /// Returns how its publish times are used.
-    #[must_use]
-    pub fn time_mode(&self) -> TimeMode {
-        self.time_mode
-    }
-
-    #[must_use]
-    pub fn has_credentials(&self) -> bool {
-        self.has_credentials
-    }
-
     /// Checks whether the credentials of a client are for this registry, depending on what the client addressed.
-    #[must_use]
-    pub fn takes_clients(&self, addressed: &Addressed) -> bool {
+    pub(crate) fn takes_clients(&self, addressed: &Addressed) -> bool {
         match addressed {
             Addressed::Coldframe => self.takes_clients,
             Addressed::Host(base) => is_address(&self.id, base),
@@ -152,8 +131,7 @@ impl Registry {
     }
 
     /// Returns the credentials for a request to this registry. A client's own are used only if they are for it.
-    #[must_use]
-    pub fn select_authorization<'a>(&self, authorization: &'a Authorization) -> &'a Authorization {
+    pub(crate) fn select_authorization<'a>(&self, authorization: &'a Authorization) -> &'a Authorization {
         match authorization {
             Authorization::Own(own) if self.takes_clients(&own.addressed) => authorization,
             Authorization::Own(own) if own.borrows => &Authorization::Lent,
@@ -171,21 +149,8 @@ impl Registry {
         changed
     }
 
-    pub(crate) fn circuits(&self) -> &Arc<CircuitBreakers> {
-        &self.health.circuits
-    }
-
-    #[must_use]
-    pub fn last_heard(&self) -> Option<std::time::Instant> {
+    pub(crate) fn last_heard(&self) -> Option<std::time::Instant> {
         *self.health.heard.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn packument_limit(&self) -> u64 {
-        self.shared.packument_limit
-    }
-
-    pub(crate) fn tarball_limit(&self) -> u64 {
-        self.shared.tarball_limit
     }
 
     pub(crate) fn hosts(&self) -> Arc<Hosts> {
@@ -217,18 +182,14 @@ impl Registry {
                 }
                 return Ok((target, response));
             }
-            let location = response.headers.get(LOCATION).and_then(|location| location.to_str().ok());
-            let Some(location) = location else {
+            let Some(location) = response.headers.get(LOCATION).and_then(|location| location.to_str().ok()) else {
                 return Err(UpstreamError::Broken { host: target.host(), detail: "redirect without a valid `Location`".into() });
             };
             target = target.redirected(location, &self.hosts().redirect)?;
         }
         let to = target.host();
-        Err(UpstreamError::Redirected {
-            host: Arc::clone(&to),
-            to,
-            detail: format!("more than {MAX_REDIRECTS} redirects in a row").into(),
-        })
+        let detail = format!("more than {MAX_REDIRECTS} redirects in a row").into();
+        Err(UpstreamError::Redirected { host: Arc::clone(&to), to, detail })
     }
 
     /// Sends one request. Lent credentials are sent to the URLs they were configured for, a client's own only to the registry.
@@ -369,7 +330,7 @@ impl Registry {
 
 impl fmt::Debug for Registry {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Registry").field("id", &self.id).field("origin", &self.origin).finish_non_exhaustive()
+        out.debug_struct("Registry").field("id", &self.id).finish_non_exhaustive()
     }
 }
 

@@ -8,8 +8,7 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::net::BodyStream;
-use crate::npm::PackageName;
-use crate::npm::tarball_url;
+use crate::npm::{PackageName, tarball_url};
 use crate::upstream::authorization::Authorization;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::fetch_target::FetchTarget;
@@ -37,14 +36,12 @@ pub enum Offer {
 
 impl TarballBody {
     /// Returns whether credentials were sent for it at any hop.
-    #[must_use]
-    pub fn needed_credentials(&self) -> bool {
+    pub(crate) fn needed_credentials(&self) -> bool {
         self.with_credentials
     }
 
     /// Returns its length in bytes if upstream stated it.
-    #[must_use]
-    pub fn length(&self) -> Option<u64> {
+    pub(crate) fn length(&self) -> Option<u64> {
         self.stream.length
     }
 
@@ -52,7 +49,7 @@ impl TarballBody {
     ///
     /// # Errors
     /// Returns an error if the connection breaks or stalls, or if the body exceeds the limit or does not have the stated length.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         let bytes = self.stream.next().await.map_err(|error| UpstreamError::from_client(&self.host, &error))?;
         self.received += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
         if self.received > self.limit {
@@ -74,14 +71,12 @@ impl fmt::Debug for TarballBody {
 
 impl Registry {
     /// Returns the conventional tarball URL of `version`, below the package's own URL. Most registries use it.
-    #[must_use]
-    pub fn conventional_tarball_url(&self, name: &PackageName, version: &str) -> String {
+    pub(crate) fn conventional_tarball_url(&self, name: &PackageName, version: &str) -> String {
         tarball_url(self.url.as_str().trim_end_matches('/'), name, version)
     }
 
     /// Checks whether `stated` leads to the conventional tarball URL.
-    #[must_use]
-    pub fn is_conventional(&self, name: &PackageName, version: &str, stated: &str) -> bool {
+    pub(crate) fn is_conventional(&self, name: &PackageName, version: &str, stated: &str) -> bool {
         let target = |url: &str| FetchTarget::to_tarball(&self.url, url, &self.hosts().tarball).ok();
         target(stated).is_some_and(|stated| Some(stated) == target(&self.conventional_tarball_url(name, version)))
     }
@@ -93,13 +88,13 @@ impl Registry {
     ///
     /// # Errors
     /// Returns [`UpstreamError::TarballHost`] without a request if the host is not allowed, and other errors of upstream.
-    pub async fn tarball(&self, url: &str, authorization: &Authorization) -> Result<TarballBody, UpstreamError> {
+    pub(crate) async fn tarball(&self, url: &str, authorization: &Authorization) -> Result<TarballBody, UpstreamError> {
         let target = FetchTarget::to_tarball(&self.url, url, &self.hosts().tarball)?;
         let (target, response) = self.get(target, tarball_headers(), authorization).await?;
         if response.status != StatusCode::OK {
             return Err(refusal(&target, response).await);
         }
-        let (host, limit) = (target.host(), self.tarball_limit());
+        let (host, limit) = (target.host(), self.shared.tarball_limit);
         if response.body.length.is_some_and(|length| length > limit) {
             return Err(UpstreamError::TooLarge { host, limit });
         }
@@ -111,7 +106,7 @@ impl Registry {
     ///
     /// # Errors
     /// Returns the errors of [`Registry::tarball`].
-    pub async fn offers_tarball(&self, url: &str, authorization: &Authorization) -> Result<Offer, UpstreamError> {
+    pub(crate) async fn offers_tarball(&self, url: &str, authorization: &Authorization) -> Result<Offer, UpstreamError> {
         let target = FetchTarget::to_tarball(&self.url, url, &self.hosts().tarball)?;
         let mut headers = tarball_headers();
         headers.insert(RANGE, HeaderValue::from_static("bytes=0-0"));
@@ -130,10 +125,9 @@ impl Registry {
 }
 
 fn tarball_headers() -> HeaderMap {
-    [(ACCEPT, "*/*"), (ACCEPT_ENCODING, "identity")]
-        .into_iter()
-        .map(|(name, value)| (name, HeaderValue::from_static(value)))
-        .collect()
+    HeaderMap::from_iter(
+        [(ACCEPT, "*/*"), (ACCEPT_ENCODING, "identity")].map(|(name, value)| (name, HeaderValue::from_static(value))),
+    )
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ pub(crate) struct CacheKey {
 impl CacheKey {
     pub(crate) fn of(name: &PackageName, registry: &Registry, authorization: &Authorization) -> Self {
         let partition = match registry.select_authorization(authorization) {
-            Authorization::Lent if registry.has_credentials() => CredentialScope::Lent,
+            Authorization::Lent if registry.has_credentials => CredentialScope::Lent,
             Authorization::None | Authorization::Lent => CredentialScope::Anonymous,
             Authorization::Own(own) => {
                 let digest = Digest::of(Algorithm::Sha256, own.header.as_bytes());
@@ -87,7 +87,7 @@ impl CacheKey {
 
     /// Returns the other views of the package. All share one history while none contradicts another.
     pub(crate) fn others(&self, registry: &Registry) -> Vec<Self> {
-        let lent = registry.has_credentials().then_some(CredentialScope::Lent);
+        let lent = registry.has_credentials.then_some(CredentialScope::Lent);
         let views = [CredentialScope::Anonymous, CredentialScope::Own([0; 32])].into_iter().chain(lent);
         views.map(|partition| Self { name: self.name.clone(), partition }).filter(|other| *other != self.shared()).collect()
     }
@@ -106,7 +106,7 @@ impl CacheKey {
     pub(crate) fn key(&self, registry: &Registry) -> PackageKey {
         let upstream = match self.partition {
             CredentialScope::Own(_) => format!("{}#own", registry.id()).into(),
-            CredentialScope::Anonymous if registry.has_credentials() => format!("{}#anonymous", registry.id()).into(),
+            CredentialScope::Anonymous if registry.has_credentials => format!("{}#anonymous", registry.id()).into(),
             CredentialScope::Anonymous | CredentialScope::Lent => Arc::clone(registry.id()),
         };
         PackageKey { upstream, name: self.name.clone() }

@@ -245,7 +245,7 @@ impl Ingester {
             packument,
             form,
             at,
-            mode: request.registry.time_mode(),
+            mode: request.registry.time_mode,
             longest_age: self.services.policy.snapshot().longest_age(),
             diverged: diverged.or(request.asked.as_deref()).unwrap_or(&NONE_ASKED),
             other_token: before.other_token(&request.slot),

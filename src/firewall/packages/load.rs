@@ -131,7 +131,7 @@ impl Loader {
             packument: &packument,
             form,
             at: document.looked,
-            mode: registry.time_mode(),
+            mode: registry.time_mode,
             longest_age: self.services.policy.snapshot().longest_age(),
             diverged: &Parted::default(),
             other_token: None,

@@ -117,7 +117,6 @@ pub(crate) fn inflate<'a>(pieces: impl Iterator<Item = (&'a [u8], usize)>, lengt
 }
 
 /// Checks whether `bytes` start with gzip's magic number. JSON never does.
-#[must_use]
-pub fn is_gzip(bytes: &[u8]) -> bool {
+pub(crate) fn is_gzip(bytes: &[u8]) -> bool {
     bytes.starts_with(&[0x1f, 0x8b])
 }

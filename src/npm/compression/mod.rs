@@ -47,8 +47,7 @@ pub struct Segment {
 
 impl Segment {
     /// Stores `plain` (below 4 GiB) uncompressed: for small pieces and for data that is not kept.
-    #[must_use]
-    pub fn store(plain: &[u8], packing: SegmentFormat) -> Self {
+    pub(crate) fn store(plain: &[u8], packing: SegmentFormat) -> Self {
         let packed = match packing {
             SegmentFormat::Gzip => gzip::store_gzip(plain),
             SegmentFormat::Zstd => zstd::store_zstd(plain),
@@ -65,15 +64,8 @@ impl Segment {
     }
 
     /// Returns the compressed bytes. Hashing them identifies the plain bytes too.
-    #[must_use]
-    pub fn bytes(&self) -> &Bytes {
+    pub(crate) fn bytes(&self) -> &Bytes {
         &self.packed
-    }
-
-    /// Returns the length of the plain bytes.
-    #[must_use]
-    pub fn length(&self) -> u32 {
-        self.length
     }
 }
 
@@ -95,35 +87,32 @@ impl SegmentEncoder {
         Self { packing, ..Self::default() }
     }
 
-    pub fn set_format(&mut self, packing: SegmentFormat) {
+    pub(crate) fn set_format(&mut self, packing: SegmentFormat) {
         self.packing = packing;
     }
 
-    #[must_use]
-    pub fn packing(&self) -> SegmentFormat {
+    pub(crate) fn packing(&self) -> SegmentFormat {
         self.packing
     }
 
     /// Begins a new document.
-    pub fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         self.deflaters.begin();
     }
 
     /// Checks whether a sample of the current document is useful.
-    #[must_use]
-    pub fn wants_sample(&self) -> bool {
+    pub(crate) fn wants_sample(&self) -> bool {
         self.packing == SegmentFormat::Gzip
     }
 
     /// Chooses the compression level for the current document from a sample. The choice is deterministic, so that an entity tag
     /// does not change on its own.
-    pub fn tune(&mut self, sample: &[u8]) {
+    pub(crate) fn tune(&mut self, sample: &[u8]) {
         self.deflaters.tune(sample, &mut self.out);
     }
 
     /// Compresses `plain`, which must be shorter than 4 GiB.
-    #[must_use]
-    pub fn encode(&mut self, plain: &[u8]) -> Segment {
+    pub(crate) fn encode(&mut self, plain: &[u8]) -> Segment {
         let smaller = plain.len() > MAX_STORED_BYTES
             && match self.packing {
                 SegmentFormat::Gzip => self.deflaters.deflate(plain, &mut self.out),
@@ -138,8 +127,7 @@ impl SegmentEncoder {
 }
 
 /// Moves segments into one contiguous buffer that starts with the stream header.
-#[must_use]
-pub fn consolidate(packing: SegmentFormat, segments: &mut [&mut Segment]) -> Bytes {
+pub(crate) fn consolidate(packing: SegmentFormat, segments: &mut [&mut Segment]) -> Bytes {
     let header = packing.header();
     let length: usize = segments.iter().map(|segment| segment.packed.len()).sum();
     let mut arena = Vec::with_capacity(header.len() + length);
@@ -161,8 +149,7 @@ pub fn consolidate(packing: SegmentFormat, segments: &mut [&mut Segment]) -> Byt
 
 /// Joins segments of one format into a stream. The chunks share the segments' memory. Segments that are adjacent in `arena`
 /// become one chunk: sockets write a few large chunks faster than many small ones.
-#[must_use]
-pub fn join<'a>(packing: SegmentFormat, arena: &Bytes, segments: impl Iterator<Item = &'a Segment>) -> Vec<Bytes> {
+pub(crate) fn join<'a>(packing: SegmentFormat, arena: &Bytes, segments: impl Iterator<Item = &'a Segment>) -> Vec<Bytes> {
     let mut whole = Crc::new();
     let mut chunks: Vec<Bytes> = Vec::new();
     // Part of the arena that is not yet pushed.
@@ -200,8 +187,7 @@ fn position_in(arena: &Bytes, part: &Bytes) -> Option<Range<usize>> {
     (end <= arena.len()).then_some(start..end)
 }
 
-#[must_use]
-pub fn decode<'a>(packing: SegmentFormat, segments: impl Iterator<Item = &'a Segment> + Clone) -> Bytes {
+pub(crate) fn decode<'a>(packing: SegmentFormat, segments: impl Iterator<Item = &'a Segment> + Clone) -> Bytes {
     let length: usize = segments.clone().map(|segment| segment.length as usize).sum();
     let packed = segments.filter(|segment| segment.length > 0).map(|segment| (&segment.packed[..], segment.length as usize));
     let plain = match packing {

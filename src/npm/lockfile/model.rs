@@ -106,8 +106,7 @@ impl LockfileEntry {
 
 impl LockfileFormat {
     /// Checks whether the client replaces the public registry's host by the configured one when it installs from the lockfile.
-    #[must_use]
-    pub fn rewrites_public_host(self) -> bool {
+    pub(crate) fn rewrites_public_host(self) -> bool {
         matches!(self, Self::Npm | Self::Deno)
     }
 }

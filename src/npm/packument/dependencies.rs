@@ -18,8 +18,7 @@ pub struct Dependency {
 
 /// Returns the dependencies of the entry at `entry` of `document`: regular, optional and required peer ones. `fields` must come
 /// from the same `document`.
-#[must_use]
-pub fn dependencies(document: &[u8], fields: &AbbreviatedFields, entry: usize) -> Vec<Dependency> {
+pub(crate) fn dependencies(document: &[u8], fields: &AbbreviatedFields, entry: usize) -> Vec<Dependency> {
     let (mut wanted, mut peers, mut optional) = (Vec::new(), Vec::new(), Vec::new());
     for span in fields.of(entry) {
         let Ok(member) = std::str::from_utf8(span.of(document)) else { continue };

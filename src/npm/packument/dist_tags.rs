@@ -111,8 +111,7 @@ impl<'a> Ladder<'a> {
 }
 
 /// Returns the highest version. Deprecated ones are used only if there is no other.
-#[must_use]
-pub fn highest<'a>(entries: impl Iterator<Item = &'a VersionEntry>) -> Option<&'a str> {
+pub(crate) fn highest<'a>(entries: impl Iterator<Item = &'a VersionEntry>) -> Option<&'a str> {
     entries
         .max_by(|left, right| (!left.traits.deprecated, &left.version).cmp(&(!right.traits.deprecated, &right.version)))
         .map(|entry| &*entry.key)

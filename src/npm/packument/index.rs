@@ -19,8 +19,7 @@ use crate::npm::semver::version::Version;
 const MAX_BUILD_KEYS: usize = 8;
 
 /// Returns a version without its build metadata, which SemVer and npm ignore.
-#[must_use]
-pub fn without_build(version: &str) -> &str {
+pub(crate) fn without_build(version: &str) -> &str {
     version.split('+').next().unwrap_or(version)
 }
 
@@ -111,18 +110,16 @@ pub struct TagIndex<'a> {
 
 impl<'a> TagIndex<'a> {
     /// Returns an index that searches linearly, for a few tags.
-    #[must_use]
-    pub fn unsorted(tags: &'a [(Box<str>, Box<str>)]) -> Self {
+    pub(crate) fn unsorted(tags: &'a [(Box<str>, Box<str>)]) -> Self {
         Self { tags, by_target: &[] }
     }
 
-    #[must_use]
-    pub fn all(self) -> &'a [(Box<str>, Box<str>)] {
+    pub(crate) fn all(self) -> &'a [(Box<str>, Box<str>)] {
         self.tags
     }
 
     /// Returns the tags that point to `version`. Uses binary search, since a packument may have thousands of tags and versions.
-    pub fn pointing_to(self, version: &'a str) -> impl Iterator<Item = &'a str> {
+    pub(crate) fn pointing_to(self, version: &'a str) -> impl Iterator<Item = &'a str> {
         let Self { tags, by_target } = self;
         let target = move |at: &u32| tags.get(*at as usize).map_or("", |(_, target)| &**target);
         let sorted = if by_target.len() == tags.len() { by_target } else { &[] };
@@ -197,15 +194,13 @@ impl Packument {
     }
 
     /// Returns the removed version with this key and its publish time.
-    #[must_use]
-    pub fn find_departed(&self, key: &str) -> Option<&(Box<str>, Option<Timestamp>)> {
+    pub(crate) fn find_departed(&self, key: &str) -> Option<&(Box<str>, Option<Timestamp>)> {
         let at = self.removed.binary_search_by(|(removed, _)| (**removed).cmp(key)).ok()?;
         Some(&self.removed[at])
     }
 
     /// Returns the entry of this version, ignoring build metadata on both sides, since SemVer and npm treat them as one version.
-    #[must_use]
-    pub fn find_same(&self, version: &str) -> Option<(usize, &VersionEntry)> {
+    pub(crate) fn find_same(&self, version: &str) -> Option<(usize, &VersionEntry)> {
         let (plain, entries) = (without_build(version), &self.entries);
         let longer = || {
             let first = self.by_key.partition_point(|&at| *entries[at as usize].key < *plain);
@@ -217,8 +212,7 @@ impl Packument {
     }
 
     /// Returns an index of only the entries that `keeps` accepts, with these dist-tags. For lookups, not for rendering.
-    #[must_use]
-    pub fn restricted_to(&self, keeps: &dyn Fn(usize) -> bool, dist_tags: Vec<(Box<str>, Box<str>)>) -> Self {
+    pub(crate) fn restricted_to(&self, keeps: &dyn Fn(usize) -> bool, dist_tags: Vec<(Box<str>, Box<str>)>) -> Self {
         let kept: Vec<u32> = (0..).zip(&self.entries).filter(|(at, _)| keeps(*at as usize)).map(|(at, _)| at).collect();
         let new_position = |at: &u32| kept.binary_search(at).ok().and_then(|position| u32::try_from(position).ok());
         Self {
@@ -231,14 +225,12 @@ impl Packument {
         }
     }
 
-    #[must_use]
-    pub fn tag_index(&self) -> TagIndex<'_> {
+    pub(crate) fn tag_index(&self) -> TagIndex<'_> {
         TagIndex { tags: &self.dist_tags, by_target: &self.tags_by_target }
     }
 
     /// Returns the approximate memory of the index in bytes.
-    #[must_use]
-    pub fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         let of_entry = |entry: &VersionEntry| {
             let digests = entry.integrity.as_ref().map_or(0, |integrity| integrity.digests().len() * 96);
             // Divided among the versions that share it.
@@ -253,15 +245,13 @@ impl Packument {
     }
 
     /// Checks whether every version has a publish time, apart from inconsistent ones.
-    #[must_use]
-    pub fn is_timed(&self) -> bool {
+    pub(crate) fn is_timed(&self) -> bool {
         self.entries.iter().all(|entry| entry.published.is_some() || entry.inconsistency.is_some())
     }
 
     /// Checks whether only a security placeholder is left: the registry's team replaces a malicious package by the single version
     /// `0.0.1-security`.
-    #[must_use]
-    pub fn is_security_placeholder(&self) -> bool {
+    pub(crate) fn is_security_placeholder(&self) -> bool {
         !self.entries.is_empty() && self.entries.iter().all(|entry| entry.key.ends_with("-security"))
     }
 }

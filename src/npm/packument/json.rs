@@ -15,8 +15,7 @@ pub struct ByteSpan {
 }
 
 impl ByteSpan {
-    #[must_use]
-    pub fn of(self, document: &[u8]) -> &[u8] {
+    pub(crate) fn of(self, document: &[u8]) -> &[u8] {
         document.get(self.start as usize..self.end as usize).unwrap_or_default()
     }
 

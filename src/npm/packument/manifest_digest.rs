@@ -43,20 +43,17 @@ impl ManifestDigest {
     pub const LENGTH: usize = WITHOUT_SCRIPTS + size_of::<ScriptsDigest>();
 
     /// Returns the digest of a manifest seen in `form`.
-    #[must_use]
-    pub fn new(resolution: [u8; 32], form: PackumentForm, install_script: InstallScript) -> Self {
+    pub(crate) fn new(resolution: [u8; 32], form: PackumentForm, install_script: InstallScript) -> Self {
         Self { sha256: resolution, scripts: (SEEN | install_script as u8) << shift(form), install_scripts: None }
     }
 
     /// Adds the scripts of a document that contains them; `None` for a manifest without install scripts.
-    #[must_use]
-    pub fn with_install_scripts(self, install_scripts: Option<ScriptsDigest>) -> Self {
+    pub(crate) fn with_install_scripts(self, install_scripts: Option<ScriptsDigest>) -> Self {
         Self { install_scripts: Some(install_scripts.unwrap_or_default()), ..self }
     }
 
     /// Merges the digest of a newer document. Returns the result and whether it differs from what was known.
-    #[must_use]
-    pub fn followed_by(self, newer: Self) -> (Self, bool) {
+    pub(crate) fn followed_by(self, newer: Self) -> (Self, bool) {
         let (mut scripts, mut changed) = (self.scripts, self.sha256 != newer.sha256);
         for shift in [PackumentForm::Full, PackumentForm::Abbreviated].map(shift) {
             let (before, now) = ((self.scripts >> shift) & MASK, (newer.scripts >> shift) & MASK);
@@ -72,8 +69,7 @@ impl ManifestDigest {
 
     /// Reads the result of [`ManifestDigest::to_bytes`], also from versions that did not store the scripts. Returns `None` for
     /// anything else.
-    #[must_use]
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (sha256, rest) = bytes.split_first_chunk()?;
         let (scripts, install_scripts) = rest.split_first()?;
         let install_scripts = match install_scripts {
@@ -85,8 +81,7 @@ impl ManifestDigest {
     }
 
     /// Returns the digest in the ledger's encoding.
-    #[must_use]
-    pub fn to_bytes(self) -> [u8; Self::LENGTH] {
+    pub(crate) fn to_bytes(self) -> [u8; Self::LENGTH] {
         let mut bytes = [0; Self::LENGTH];
         bytes[..32].copy_from_slice(&self.sha256);
         bytes[32] = self.scripts | if self.install_scripts.is_some() { HAS_SCRIPTS } else { 0 };

@@ -187,8 +187,7 @@ impl PackumentView {
     }
 
     /// Returns the approximate memory of the view in bytes.
-    #[must_use]
-    pub fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         size_of::<Self>()
             + self.pieces.len() * size_of::<ViewPart>()
             + self.runs.len() * size_of::<VersionRun>()
@@ -221,8 +220,7 @@ impl Assembly<'_> {
 }
 
 /// Returns one manifest as a document, with its tarball address below `base`.
-#[must_use]
-pub fn manifest<'base>(
+pub(crate) fn manifest<'base>(
     document: &[u8],
     packument: &Packument,
     entry: &VersionEntry,
@@ -393,8 +391,7 @@ fn abbreviated_pieces(document: &[u8], packument: &Packument, encoder: &mut Segm
     ]
 }
 
-#[must_use]
-pub fn tags_json(tags: &[(Box<str>, Box<str>)]) -> Vec<u8> {
+pub(crate) fn tags_json(tags: &[(Box<str>, Box<str>)]) -> Vec<u8> {
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let members: Vec<_> = tags.iter().map(|(tag, version)| format!("{}:{}", quoted(tag), quoted(version))).collect();
     format!("{{{}}}", members.join(",")).into_bytes()

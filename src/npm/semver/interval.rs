@@ -18,8 +18,7 @@ pub enum UpperBound {
 
 impl VersionInterval {
     /// Returns the intervals that together cover a range, prereleases included. Empty if the range is impossible.
-    #[must_use]
-    pub fn of(range: &Range) -> Vec<Self> {
+    pub(crate) fn of(range: &Range) -> Vec<Self> {
         if range.is_impossible() {
             return Vec::new();
         }

@@ -53,8 +53,7 @@ impl Operator {
 
 impl Range {
     /// Parses a range. Returns `None` if npm would reject it.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         if text.len() > MAX_RANGE_BYTES {
             return None;
         }
@@ -65,14 +64,12 @@ impl Range {
     }
 
     /// Returns the range as written.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.text
     }
 
     /// Checks whether npm's `satisfies` holds: a prerelease matches only if the range names one of the same version.
-    #[must_use]
-    pub fn matches(&self, version: &Version) -> bool {
+    pub(crate) fn matches(&self, version: &Version) -> bool {
         let version = version.parsed();
         let named = |set: &ComparatorSet| {
             version.pre.is_empty()
@@ -87,8 +84,7 @@ impl Range {
 
     /// Checks whether a denial of this range covers the version: as `satisfies` with `includePrerelease`, so that `<2.0.0` covers
     /// `1.9.9-beta.1` and `4.x` covers `4.0.0-alpha`.
-    #[must_use]
-    pub fn covers(&self, version: &Version) -> bool {
+    pub(crate) fn covers(&self, version: &Version) -> bool {
         self.inclusive.iter().any(|set| holds(set, version.parsed())) || self.matches(version)
     }
 
@@ -103,8 +99,7 @@ impl Range {
     }
 
     /// Checks whether no version can match (`>2 <1`).
-    #[must_use]
-    pub fn is_impossible(&self) -> bool {
+    pub(crate) fn is_impossible(&self) -> bool {
         self.strict.iter().chain(&self.inclusive).all(is_contradiction)
     }
 }

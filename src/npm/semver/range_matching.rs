@@ -4,8 +4,7 @@ use crate::npm::semver::range::{Comparator, ComparatorSet, Operator, Range};
 use crate::npm::semver::version::Version;
 
 /// Returns the value paired with the highest of `versions` that satisfies all `ranges` in the sense of npm's `satisfies`.
-#[must_use]
-pub fn highest_in_all<T: Copy>(ranges: &[Range], mut versions: Vec<(&Version, T)>) -> Option<T> {
+pub(crate) fn highest_in_all<T: Copy>(ranges: &[Range], mut versions: Vec<(&Version, T)>) -> Option<T> {
     versions.sort_by(|left, right| left.0.cmp(right.0));
     let (prereleases, stable): (Vec<_>, Vec<_>) = versions.into_iter().partition(|(version, _)| version.is_prerelease());
     let best = highest(ranges, &stable, |set| vec![span(set, &stable)]);

@@ -46,8 +46,7 @@ struct TableBound {
 impl RangeTable {
     /// Builds a table of `count` numbers. Some of them have a range. Returns `None` if there are no ranges, or if they are too
     /// many or have too large numbers.
-    #[must_use]
-    pub fn of(count: usize, ranges: Vec<(usize, Range, PrereleaseMode)>) -> Option<Self> {
+    pub(crate) fn of(count: usize, ranges: Vec<(usize, Range, PrereleaseMode)>) -> Option<Self> {
         if ranges.is_empty() {
             return None;
         }
@@ -75,8 +74,7 @@ impl RangeTable {
 
     /// Returns a bit row with the ranges that contain `version`, and with all numbers that are not ranges. Returns `None` if the
     /// version's numbers are too large.
-    #[must_use]
-    pub fn candidates(&self, version: &Version) -> Option<Cow<'_, [u64]>> {
+    pub(crate) fn candidates(&self, version: &Version) -> Option<Cow<'_, [u64]>> {
         let parsed = version.parsed();
         let (key, is_prerelease) = (key(parsed)?, !parsed.pre.is_empty());
         if is_prerelease && self.named.contains(&(key >> 1)) {

@@ -30,20 +30,17 @@ impl Version {
         Some(Self { text: text.into(), parsed })
     }
 
-    #[must_use]
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.text
     }
 
-    #[must_use]
-    pub fn is_prerelease(&self) -> bool {
+    pub(crate) fn is_prerelease(&self) -> bool {
         !self.parsed.pre.is_empty()
     }
 
     /// Returns the prerelease channel: its leading letters (`beta` of `2.0.0-beta.3`), empty if it begins with a number, `None`
     /// for a stable version.
-    #[must_use]
-    pub fn prerelease_channel(&self) -> Option<&str> {
+    pub(crate) fn prerelease_channel(&self) -> Option<&str> {
         if !self.is_prerelease() {
             return None;
         }
@@ -54,14 +51,12 @@ impl Version {
     }
 
     /// Compares by SemVer precedence alone, ignoring build metadata and spelling.
-    #[must_use]
-    pub fn precedence(&self, other: &Self) -> Ordering {
+    pub(crate) fn precedence(&self, other: &Self) -> Ordering {
         self.parsed.cmp_precedence(&other.parsed)
     }
 
     /// Checks whether this is `0.0.0` or a prerelease of it: in practice nothing is published below.
-    #[must_use]
-    pub fn is_lowest(&self) -> bool {
+    pub(crate) fn is_lowest(&self) -> bool {
         (self.parsed.major, self.parsed.minor, self.parsed.patch) == (0, 0, 0)
     }
 

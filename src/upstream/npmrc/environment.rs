@@ -14,15 +14,6 @@ pub struct NpmEnvironment {
 }
 
 impl NpmEnvironment {
-    /// Reads the environment of this process. Skips variables that are not UTF-8.
-    #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "the only place that reads npm's variables; other code receives them")]
-    pub fn of_process() -> Self {
-        let vars =
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
-        Self { vars, home: std::env::home_dir(), cwd: std::env::current_dir().unwrap_or_default() }
-    }
-
     /// Returns the variables that are npm settings (`npm_config_…`, in any case) as `(variable, key, value)`. Skips empty ones,
     /// as npm does.
     pub(crate) fn npm_settings(&self) -> impl Iterator<Item = (&str, String, &str)> {
@@ -39,19 +30,11 @@ impl NpmEnvironment {
     pub(crate) fn expand(&self, text: &str) -> String {
         let mut expanded = String::with_capacity(text.len());
         let mut rest = text;
-        while let Some(start) = rest.find("${") {
-            let (before, from) = rest.split_at(start);
+        while let Some((before, from)) = rest.split_once("${")
+            && let Some((name, after)) = from.split_once('}')
+        {
             expanded.push_str(before);
-            let Some(end) = from.find('}') else {
-                expanded.push_str(from);
-                return expanded;
-            };
-            let (whole, after) = from.split_at(end + 1);
-            let name = &whole[2..end];
-            match self.lookup(name) {
-                Some(value) => expanded.push_str(&value),
-                None => expanded.push_str(whole),
-            }
+            expanded.push_str(&self.lookup(name).unwrap_or_else(|| format!("${{{name}}}")));
             rest = after;
         }
         expanded.push_str(rest);
@@ -83,10 +66,8 @@ impl NpmEnvironment {
 
     /// Returns npm's default install prefix: `PREFIX`, else derived from the location of `node`.
     pub(crate) fn prefix(&self) -> Option<PathBuf> {
-        if let Some(prefix) = self.vars.get("PREFIX").filter(|prefix| !prefix.is_empty()) {
-            return Some(self.path(prefix));
-        }
-        Some(self.program("node")?.parent()?.parent()?.to_owned())
+        let set = self.vars.get("PREFIX").filter(|prefix| !prefix.is_empty()).map(|prefix| self.path(prefix));
+        set.or_else(|| Some(self.program("node")?.parent()?.parent()?.to_owned()))
     }
 
     /// Returns the built-in `npmrc` that a packager may have added to npm.

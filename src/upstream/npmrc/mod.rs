@@ -16,8 +16,7 @@ use url::Url;
 use crate::files;
 use crate::net::{ProxySettingError, ProxySettings, remove_credentials};
 use crate::npm::{Algorithm, Digest};
-use crate::upstream::config::address;
-use crate::upstream::config::{RegistryConfig, SettingOrigin};
+use crate::upstream::config::{RegistryConfig, SettingOrigin, add_final_slash, address};
 use crate::upstream::credentials::{CredentialRules, Credentials, CredentialsError, level_of};
 use crate::upstream::npmrc::environment::NpmEnvironment;
 
@@ -42,18 +41,9 @@ pub enum NpmrcError {
     #[error("cannot parse ini file `{}`", path.display())]
     Syntax { path: PathBuf },
     #[error("`{key}` in {origin} is not an `http` or `https` URL")]
-    Address {
-        /// The key: `registry` or `@scope:registry`.
-        key: String,
-        origin: SettingOrigin,
-    },
+    Address { key: String, origin: SettingOrigin },
     #[error("cannot use the credentials for `//{registry}` in {origin}")]
-    Credentials {
-        /// The registry, as written in the key.
-        registry: String,
-        origin: SettingOrigin,
-        source: CredentialsError,
-    },
+    Credentials { registry: String, origin: SettingOrigin, source: CredentialsError },
 }
 
 /// Reads npm's configuration. For each key the first source that has it applies: variables, then the project's, the user's, the
@@ -62,7 +52,7 @@ pub enum NpmrcError {
 ///
 /// # Errors
 /// Returns an error if a file cannot be parsed or a registry is not a URL.
-pub fn discover(environment: &NpmEnvironment, is_self: &dyn Fn(&Url) -> bool) -> Result<NpmConfig, NpmrcError> {
+pub(crate) fn discover(environment: &NpmEnvironment, is_self: &dyn Fn(&Url) -> bool) -> Result<NpmConfig, NpmrcError> {
     let mut warnings = Vec::new();
     let layers = layers(environment, &mut warnings)?;
     merge_layers(layers, warnings, environment, is_self)
@@ -72,6 +62,7 @@ pub fn discover(environment: &NpmEnvironment, is_self: &dyn Fn(&Url) -> bool) ->
 ///
 /// # Errors
 /// Returns an error if the text cannot be parsed or a registry is not a URL.
+#[must_use]
 pub fn discover_in(
     text: &str,
     path: &Path,
@@ -104,7 +95,7 @@ impl fmt::Debug for NpmrcLine {
 ///
 /// # Errors
 /// Returns an error if a file cannot be parsed.
-pub fn lines(environment: &NpmEnvironment) -> Result<Vec<NpmrcLine>, NpmrcError> {
+pub(crate) fn lines(environment: &NpmEnvironment) -> Result<Vec<NpmrcLine>, NpmrcError> {
     let layers = layers(environment, &mut Vec::new())?;
     let of_layer = |NpmrcLayer { origin, registries, settings, .. }: NpmrcLayer| {
         registries.into_iter().chain(settings).map(move |(key, value)| NpmrcLine { key, value, origin: origin.clone() })
@@ -163,27 +154,23 @@ fn merge_layers(
                 warnings.push(format!("{} sets `{key}` to Coldframe itself; entry skipped", layer.origin));
                 continue;
             }
+            let found = (url, layer.origin.clone());
             match key.strip_suffix(":registry") {
-                Some(scope) => {
-                    scoped.entry(scope.to_owned()).or_insert_with(|| (url, layer.origin.clone()));
-                }
-                None => {
-                    default.get_or_insert_with(|| (url, layer.origin.clone()));
-                }
+                Some(scope) => _ = scoped.entry(scope.to_owned()).or_insert(found),
+                None => _ = default.get_or_insert(found),
             }
         }
     }
-    let (default, default_origin) = default.unwrap_or_else(|| (npm_default_registry(), SettingOrigin::BuiltIn));
     let mut found = NpmConfig {
-        default: (default, default_origin),
+        default: default.unwrap_or_else(|| (npm_default_registry(), SettingOrigin::BuiltIn)),
         scoped: scoped.into_iter().map(|(scope, (url, origin))| (scope, url, origin)).collect(),
         cafile: None,
         extra_ca: extra_ca(environment, &mut warnings),
         warnings,
         layers,
     };
-    found.cafile = found.setting("cafile").map(|(path, origin)| (environment.path(path), origin.clone()));
-    if let Some(("false", origin)) = found.setting("strict-ssl") {
+    found.cafile = setting(&found.layers, "cafile").map(|(path, origin)| (environment.path(path), origin.clone()));
+    if let Some(("false", origin)) = setting(&found.layers, "strict-ssl") {
         let warning =
             format!("{origin} sets `strict-ssl=false`, which is ignored; add a certificate authority with `--upstream-ca FILE`");
         found.warnings.push(warning);
@@ -197,6 +184,7 @@ impl NpmConfig {
     ///
     /// # Errors
     /// Returns an error if they cannot be sent.
+    #[must_use]
     pub fn credentials(&self, url: &Url) -> Result<Option<(Credentials, SettingOrigin)>, NpmrcError> {
         let mut level = level_of(&address(url));
         while !level.is_empty() {
@@ -228,6 +216,7 @@ impl NpmConfig {
     ///
     /// # Errors
     /// Returns an error if its credentials cannot be sent.
+    #[must_use]
     pub fn default_registry(&self) -> Result<RegistryConfig, NpmrcError> {
         self.registry(&self.default.0, &self.default.1)
     }
@@ -236,6 +225,7 @@ impl NpmConfig {
     ///
     /// # Errors
     /// Returns an error if credentials of one cannot be sent.
+    #[must_use]
     pub fn scoped_registries(&self) -> Result<BTreeMap<String, RegistryConfig>, NpmrcError> {
         self.scoped.iter().map(|(scope, url, origin)| Ok((scope.clone(), self.registry(url, origin)?))).collect()
     }
@@ -245,17 +235,17 @@ impl NpmConfig {
     ///
     /// # Errors
     /// Returns an error if a setting is not an HTTP proxy.
+    #[must_use]
     pub fn proxies(&self, environment: &NpmEnvironment) -> Result<ProxySettings, ProxySettingError> {
         let own = |key: &str| {
-            self.setting(key).map(|(value, _)| value.to_owned()).filter(|value| !matches!(value.as_str(), "" | "null" | "false"))
+            let value = setting(&self.layers, key).map(|(value, _)| value);
+            value.filter(|value| !matches!(*value, "" | "null" | "false")).map(str::to_owned)
         };
-        let (https, http) = (own("https-proxy").or_else(|| own("proxy")), own("proxy"));
-        let direct = own("noproxy").or_else(|| own("no-proxy"));
         ProxySettings::from_variables(|name| {
             let mine = match name {
-                "HTTPS_PROXY" => https.clone(),
-                "HTTP_PROXY" => http.clone(),
-                "NO_PROXY" => direct.clone(),
+                "HTTPS_PROXY" => own("https-proxy").or_else(|| own("proxy")),
+                "HTTP_PROXY" => own("proxy"),
+                "NO_PROXY" => own("noproxy").or_else(|| own("no-proxy")),
                 _ => None,
             };
             mine.or_else(|| environment.vars.get(name).cloned())
@@ -288,11 +278,6 @@ impl NpmConfig {
         let (password, origin) = field(|auth| &auth.password)?;
         Some((Credentials::from_npm(&username, &password), origin))
     }
-
-    /// Returns a plain setting from the first layer that has it.
-    fn setting(&self, key: &str) -> Option<(&str, &SettingOrigin)> {
-        setting(&self.layers, key)
-    }
 }
 
 impl fmt::Debug for NpmConfig {
@@ -319,6 +304,7 @@ struct NpmrcLayer {
     settings: BTreeMap<String, String>,
 }
 
+/// Returns a plain setting from the first layer that has it.
 fn setting<'a>(layers: &'a [NpmrcLayer], key: &str) -> Option<(&'a str, &'a SettingOrigin)> {
     layers.iter().find_map(|layer| layer.settings.get(key).map(|value| (value.as_str(), &layer.origin)))
 }
@@ -326,22 +312,17 @@ fn setting<'a>(layers: &'a [NpmrcLayer], key: &str) -> Option<(&'a str, &'a Sett
 /// Reads all layers, highest precedence first.
 fn layers(environment: &NpmEnvironment, warnings: &mut Vec<String>) -> Result<Vec<NpmrcLayer>, NpmrcError> {
     let mut layers = of_variables(environment);
-    let user = setting(&layers, "userconfig").map(|(path, _)| environment.path(path));
-    let user = user.or_else(|| environment.home.as_ref().map(|home| home.join(".npmrc")));
-    let project = environment.project_file();
-    if user.as_ref() != Some(&project) {
-        layers.extend(of_file(&project, environment, warnings)?);
+    let path_in = |layers: &[NpmrcLayer], key| setting(layers, key).map(|(path, _)| environment.path(path));
+    let user = path_in(&layers, "userconfig").or_else(|| environment.home.as_ref().map(|home| home.join(".npmrc")));
+    let project = Some(environment.project_file()).filter(|project| user.as_ref() != Some(project));
+    for file in project.into_iter().chain(user) {
+        layers.extend(of_file(&file, environment, warnings)?);
     }
-    if let Some(user) = user {
-        layers.extend(of_file(&user, environment, warnings)?);
-    }
-    let global = setting(&layers, "globalconfig").map(|(path, _)| environment.path(path));
-    let prefix = || setting(&layers, "prefix").map(|(path, _)| environment.path(path)).or_else(|| environment.prefix());
-    if let Some(global) = global.or_else(|| prefix().map(|prefix| prefix.join("etc/npmrc"))) {
-        layers.extend(of_file(&global, environment, warnings)?);
-    }
-    if let Some(built_in) = environment.builtin_file() {
-        layers.extend(of_file(&built_in, environment, warnings)?);
+    // The user's file may set these two.
+    let prefix = || path_in(&layers, "prefix").or_else(|| environment.prefix());
+    let global = path_in(&layers, "globalconfig").or_else(|| prefix().map(|prefix| prefix.join("etc/npmrc")));
+    for file in global.into_iter().chain(environment.builtin_file()) {
+        layers.extend(of_file(&file, environment, warnings)?);
     }
     Ok(layers)
 }
@@ -409,20 +390,15 @@ fn plain_settings(text: &str, environment: &NpmEnvironment) -> BTreeMap<String, 
 
 /// Removes the quotes of a value, or the comment after it.
 fn bare_value(value: &str) -> String {
-    for quote in ['"', '\''] {
-        if let Some(inner) = value.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote)) {
-            return inner.to_owned();
-        }
-    }
-    value.split([';', '#']).next().unwrap_or_default().trim().to_owned()
+    let quoted = |quote: char| value.strip_prefix(quote)?.strip_suffix(quote);
+    let bare = quoted('"').or_else(|| quoted('\'')).unwrap_or_else(|| value.split([';', '#']).next().unwrap_or_default().trim());
+    bare.to_owned()
 }
 
 fn parse_registry(key: &str, text: &str, origin: &SettingOrigin) -> Result<Url, NpmrcError> {
     let url = Url::parse(text.trim()).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
     let mut url = url.ok_or_else(|| NpmrcError::Address { key: key.to_owned(), origin: origin.clone() })?;
-    if !url.path().ends_with('/') {
-        url.set_path(&format!("{}/", url.path()));
-    }
+    add_final_slash(&mut url);
     Ok(url)
 }
 
