@@ -38,7 +38,6 @@ pub struct ManualClock(Arc<Mutex<(Timestamp, Duration)>>);
 
 impl ManualClock {
     /// Returns a clock whose time of day is `now`.
-    #[must_use]
     pub fn at(now: Timestamp) -> Self {
         Self(Arc::new(Mutex::new((now, Duration::ZERO))))
     }

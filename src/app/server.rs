@@ -128,24 +128,20 @@ impl App {
     }
 
     /// Returns the gateway's addresses, with their real ports.
-    #[must_use]
     pub fn gateways(&self) -> Vec<SocketAddr> {
         self.gateway.as_ref().map(|gateway| listeners::addresses(&gateway.bound)).unwrap_or_default()
     }
 
     /// Returns the addresses for transparently redirected connections, with their real ports.
-    #[must_use]
     pub fn transparent(&self) -> Vec<SocketAddr> {
         self.gateway.as_ref().map(|gateway| listeners::addresses(&gateway.transparent)).unwrap_or_default()
     }
 
     /// Returns the registry addresses with their real ports, in the order of the configuration.
-    #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
         listeners::addresses(&self.registry.bound)
     }
 
-    #[must_use]
     pub fn firewall(&self) -> &Arc<Firewall> {
         &self.core.firewall
     }
@@ -157,7 +153,6 @@ impl App {
     }
 
     /// Returns notices for the operator at startup, one per line.
-    #[must_use]
     pub fn notices(&self) -> Vec<String> {
         self.state.feeds.check_read().err().into_iter().map(|unread| format!("not ready: {unread}")).collect()
     }

@@ -39,7 +39,6 @@ impl SettingKey {
         &SETTINGS[self as usize]
     }
 
-    #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         SETTINGS.iter().find(|setting| setting.name == name).map(|setting| setting.key)
     }
@@ -52,7 +51,6 @@ impl Setting {
     }
 
     /// Returns the environment variable, such as `COLDFRAME_MIN_RELEASE_AGE`.
-    #[must_use]
     pub fn variable(&self) -> String {
         format!("{PREFIX}{}", self.name.to_ascii_uppercase().replace('-', "_"))
     }
@@ -200,7 +198,6 @@ settings! {
     UnsafeServeWithoutFeed = "unsafe-serve-without-feed", one Truth, Value("false");
 }
 
-#[must_use]
 pub fn table_markdown() -> String {
     let mut table = "| file | flag | environment | default | what it does |\n|---|---|---|---|---|\n".to_owned();
     for setting in &SETTINGS {

@@ -13,7 +13,6 @@ pub(crate) fn show_effective(sources: ConfigSources<'_>) -> Result<String, Diagn
 }
 
 /// Renders one setting per line. Discovered values are taken from `config`.
-#[must_use]
 pub fn show(raw: &RawConfig, config: &Config) -> String {
     let lines: Vec<_> = SETTINGS.iter().map(|setting| line(setting, &raw.values(setting.key), config)).collect();
     let width = lines.iter().map(|(left, _)| left.chars().count()).filter(|width| *width <= 60).max().unwrap_or(0);

@@ -55,13 +55,11 @@ pub struct Diagnostic {
 
 impl Diagnostic {
     /// Creates an error whose whole line may be shown.
-    #[must_use]
     pub fn new(origin: impl Into<Origin>, problem: impl Into<String>, allowed: impl Into<String>) -> Self {
         Self { origin: origin.into(), problem: shortened(problem.into()), allowed: allowed.into(), shows_line: true }
     }
 
     /// Returns the place in a file, if the error is in one.
-    #[must_use]
     pub fn place(&self) -> Option<&SourceSpan> {
         match &self.origin {
             Origin::File(place) => Some(place),

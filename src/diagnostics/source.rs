@@ -24,13 +24,11 @@ pub struct SourceSpan {
 }
 
 impl SourceSpan {
-    #[must_use]
     pub fn new(file: &Arc<SourceFile>, span: std::ops::Range<usize>) -> Self {
         Self { file: Arc::clone(file), span }
     }
 
     /// Returns line and column, both counted from one, the column in characters.
-    #[must_use]
     pub fn position(&self) -> (usize, usize) {
         let before = self.file.text.get(..self.span.start).unwrap_or(&self.file.text);
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
@@ -38,13 +36,11 @@ impl SourceSpan {
     }
 
     /// Returns the line of the span with a line of carets below it. Credentials in URLs are masked because errors end up in logs.
-    #[must_use]
     pub fn excerpt(&self) -> String {
         self.marked(|line| line)
     }
 
     /// Like [`SourceSpan::excerpt`], but shows the line only up to its `=`.
-    #[must_use]
     pub fn excerpt_of_key(&self) -> String {
         self.marked(|line| line.split_inclusive('=').next().unwrap_or_default())
     }
@@ -84,7 +80,6 @@ fn window(length: usize, column: usize) -> std::ops::Range<usize> {
 }
 
 /// Returns `text` with the credentials of URLs (between `//` and `@`) masked character by character, so that columns stay.
-#[must_use]
 pub fn redact_credentials(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

@@ -30,7 +30,6 @@ pub fn suggestions<'a>(word: &str, names: impl Iterator<Item = &'a str> + Clone)
 }
 
 /// Formats suggestions for an error message. Returns `None` if there are none.
-#[must_use]
 pub fn suggested(suggestions: &[&str]) -> Option<String> {
     let names: Vec<_> = suggestions.iter().map(|name| format!("`{name}`")).collect();
     (!names.is_empty()).then(|| format!("{}, if that was meant", names.join(" or ")))

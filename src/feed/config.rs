@@ -53,7 +53,6 @@ impl FeedSource {
     }
 
     /// Returns the default name of the feed: the last meaningful part of the path or URL.
-    #[must_use]
     pub fn name(&self) -> String {
         let (parts, host): (Vec<String>, _) = match self {
             Self::Path(path) => (path.iter().map(|part| part.to_string_lossy().into_owned()).collect(), None),
@@ -72,7 +71,6 @@ fn plain(text: &str) -> String {
     letters.trim_matches(['-', '.', '_']).chars().take(64).collect()
 }
 
-#[must_use]
 pub fn is_name(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.chars().all(is_plain) && !text.starts_with(['-', '.', '_'])
 }
@@ -111,7 +109,6 @@ pub(crate) fn redacted(url: &Url) -> Url {
 pub struct PublicKey([u8; 32]);
 
 impl PublicKey {
-    #[must_use]
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
@@ -126,7 +123,6 @@ impl PublicKey {
         bytes.try_into().map(Self).map_err(|_| "is not 32 bytes long".to_owned())
     }
 
-    #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }

@@ -42,7 +42,6 @@ impl FeedSigner {
     }
 
     /// Returns the key that consumers of the export pin.
-    #[must_use]
     pub fn public_key(&self) -> PublicKey {
         PublicKey::new(self.0.public_key().as_ref().try_into().unwrap_or_default())
     }

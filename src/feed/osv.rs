@@ -175,7 +175,6 @@ pub enum OsvDocument {
 }
 
 impl OsvRecord {
-    #[must_use]
     pub fn read(bytes: &[u8]) -> OsvDocument {
         let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         match serde_json::from_slice::<Self>(text) {
@@ -186,20 +185,17 @@ impl OsvRecord {
         }
     }
 
-    #[must_use]
     pub fn is_withdrawn(&self) -> bool {
         self.withdrawn.as_deref().is_some_and(|at| !at.is_empty())
     }
 
     /// Checks whether the record is about npm. A withdrawn record may name no package.
-    #[must_use]
     pub fn is_about_npm(&self) -> bool {
         self.affected.iter().any(OsvAffected::is_npm) || (self.is_withdrawn() && self.affected.is_empty())
     }
 
     /// Converts the record to advisories, one per package. Also returns the number of unreadable events. A withdrawn record has
     /// none.
-    #[must_use]
     pub fn advisory_records(&self) -> (Vec<AdvisoryRecord>, usize) {
         let (mut entries, mut unreadable): (Vec<AdvisoryRecord>, _) = (Vec::new(), 0);
         if self.is_withdrawn() {

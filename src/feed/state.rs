@@ -39,13 +39,11 @@ pub struct FeedFailure {
 }
 
 impl FeedState {
-    #[must_use]
     pub fn is_good(&self) -> bool {
         self.changed.is_some()
     }
 
     /// Returns why the feed is stale. Returns `None` if it is fresh.
-    #[must_use]
     pub fn staleness(&self, expiry: Duration, now: Timestamp) -> Option<String> {
         let Some(synced) = self.synced else {
             let why = self.failure.as_ref().map_or("no sync has finished yet", |failure| &failure.why);
@@ -87,7 +85,6 @@ pub struct FeedCounts {
 
 impl FeedCounts {
     /// Returns the number of records, including withdrawn ones. A feed must not lose half of them at once.
-    #[must_use]
     pub fn known(&self) -> u64 {
         self.records + self.withdrawn
     }

@@ -23,14 +23,12 @@ pub(crate) struct FeedLock {
 
 impl FeedStore {
     /// Returns the store in the data directory `root`.
-    #[must_use]
     pub fn of(root: &Path) -> Self {
         Self(root.join("feeds"))
     }
 
     /// Returns the state of a feed. Without a state, or with one of another source, returns the state of a feed that was never
     /// read.
-    #[must_use]
     pub fn state(&self, feed: &FeedConfig) -> FeedState {
         let text = fs::read(self.directory(feed).join(STATE)).unwrap_or_default();
         let state: FeedState = serde_json::from_slice(&text).unwrap_or_default();

@@ -70,7 +70,6 @@ pub struct Firewall(pub(in crate::firewall) Arc<Components>);
 
 impl Firewall {
     /// Creates a firewall. Sends nothing upstream.
-    #[must_use]
     pub fn new(parts: FirewallDeps) -> Self {
         Self(Arc::new(Components::new(parts)))
     }
@@ -91,7 +90,6 @@ impl Firewall {
     }
 
     /// Returns the current policies, decisions and advisories.
-    #[must_use]
     pub fn policy(&self) -> Arc<PolicySnapshot> {
         self.0.policy.snapshot()
     }
@@ -105,7 +103,6 @@ impl Firewall {
     }
 
     /// Returns the URLs of all registries, without credentials.
-    #[must_use]
     pub fn upstreams(&self) -> Vec<String> {
         self.0.registries.ids().map(str::to_owned).collect()
     }
@@ -116,7 +113,6 @@ impl Firewall {
     }
 
     /// Returns the number of concurrent prefetches per registry; 0 if prefetching is disabled.
-    #[must_use]
     pub fn follows_at_once(&self) -> usize {
         self.0.prefetcher.queue.limit
     }
@@ -147,7 +143,6 @@ impl Firewall {
     }
 
     /// Returns the approximate memory of the caches, in bytes.
-    #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         self.0.cache.packages.weighted_size() + self.0.responses.memory_bytes()
     }

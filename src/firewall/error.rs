@@ -96,7 +96,6 @@ impl FirewallError {
     }
 
     /// Checks whether upstream failed or sent an invalid document, so that a stale packument may be served.
-    #[must_use]
     pub fn is_upstreams_failure(&self) -> bool {
         match self {
             Self::Unreadable { .. } => true,
@@ -119,7 +118,6 @@ impl From<BudgetTimeout> for FirewallError {
 
 impl Refusal {
     /// Returns the refusal of a version; `None` if it is allowed. `nearest` is the newest allowed version to use instead.
-    #[must_use]
     pub fn of_version(name: &PackageName, version: &str, verdict: &Verdict, nearest: Option<&str>) -> Option<Self> {
         let reason = verdict.reason()?;
         if reason.rule == RuleId::FeedMissing {
@@ -148,7 +146,6 @@ impl Refusal {
 
     /// Returns the refusal of a package without a visible version. `newest` is its highest version, `first_opens` the earliest
     /// opening.
-    #[must_use]
     pub fn of_package(
         name: &PackageName,
         count: usize,
@@ -199,7 +196,6 @@ impl Refusal {
 
     /// Returns text and link in at most `longest` bytes, for a header. Shorter wording is tried first, then the text is cut. A
     /// link that takes more than half of the line is left out.
-    #[must_use]
     pub fn truncated(&self, longest: usize) -> String {
         let mut text = self.text.to_string();
         let whole = |text: &str| text.len() + self.link.as_ref().map_or(0, |link| EXPLAIN_SEPARATOR.len() + link.len());
@@ -226,13 +222,11 @@ impl Refusal {
 }
 
 /// Returns the URL of an explanation for a client that used `base`; `None` if the admin pages are not below it.
-#[must_use]
 pub fn explain_link(base: &BaseUrl, name: &PackageName, version: Option<&str>) -> Option<String> {
     base.serves_admin.then(|| endpoint::explain_url(&base.text, name, version))
 }
 
 /// Returns `text` as one line of printable ASCII, cut to the length of a refusal.
-#[must_use]
 pub fn one_line(text: &str) -> String {
     ascii_line(text, MAX_TEXT_BYTES)
 }

@@ -174,7 +174,6 @@ pub fn rescan(
 }
 
 /// Returns a one-line description of a client that received a version.
-#[must_use]
 pub fn describe_client(client: &Exposure) -> String {
     let tool = match (&*client.tool, &*client.tool_version) {
         ("other", "") => "unknown".to_owned(),

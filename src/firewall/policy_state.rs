@@ -59,7 +59,6 @@ impl PolicySnapshot {
     }
 
     /// Returns the policy of a profile.
-    #[must_use]
     pub fn policy(&self, profile: Profile) -> &Policy {
         // An unknown profile uses the first policy.
         self.policies.get(profile.0).unwrap_or(&self.policies[0])

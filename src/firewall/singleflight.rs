@@ -48,7 +48,6 @@ where
     }
 
     /// Checks whether a task for `key` is running.
-    #[must_use]
     pub fn is_under_way(&self, key: &K) -> bool {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
     }

@@ -27,7 +27,6 @@ pub(crate) struct Workers {
 }
 
 /// Returns the concurrency of CPU work on untrusted input: all cores are used, and clients take turns.
-#[must_use]
 pub fn heavy(cores: usize) -> Sizes {
     Sizes { shared: cores, own: 1, most: 2 * cores }
 }

@@ -58,7 +58,6 @@ impl FairLimit {
     }
 
     /// Returns a permit if one is free now.
-    #[must_use]
     pub fn try_acquire(&self, client: IpAddr) -> Option<FairPermit> {
         if let Ok(permit) = Arc::clone(&self.shared).try_acquire_owned() {
             return Some(FairPermit { _shared: Some(permit), _own: None });

@@ -16,7 +16,6 @@ pub struct FdLimit {
 impl FdLimit {
     /// Raises the soft limit as far as the hard limit allows. Leaves it unchanged on failure.
     #[cfg(unix)]
-    #[must_use]
     pub fn raise() -> Self {
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
         let found = getrlimit(Resource::Nofile);
@@ -31,7 +30,6 @@ impl FdLimit {
 
     /// Returns no limit: the platform has none.
     #[cfg(not(unix))]
-    #[must_use]
     pub fn raise() -> Self {
         Self { before: None, now: None }
     }

@@ -8,14 +8,12 @@ use std::time::SystemTime;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 /// Returns the name of this process in `Via`. It is random per process, so a request that already contains it is a loop.
-#[must_use]
 pub fn via_pseudonym() -> &'static str {
     static PSEUDONYM: OnceLock<String> = OnceLock::new();
     PSEUDONYM.get_or_init(|| format!("coldframe-{:016x}", RandomState::new().build_hasher().finish()))
 }
 
 /// Returns a `Via` header for requests to another proxy, which may be this process.
-#[must_use]
 pub fn via() -> HeaderValue {
     HeaderValue::from_str(&format!("1.1 {}", via_pseudonym())).unwrap_or(HeaderValue::from_static("1.1 coldframe"))
 }
@@ -132,7 +130,6 @@ pub enum ByteRange {
 
 /// Parses `Range` and `If-Range` for a body of `length` bytes with the strong tag `etag`. Returns `Whole` for several ranges,
 /// other units and invalid values, as RFC 9110 allows.
-#[must_use]
 pub fn requested_range(headers: &HeaderMap, length: u64, etag: &str) -> ByteRange {
     let Ok(Some(range)) = single(headers, &http::header::RANGE) else { return ByteRange::Whole };
     let condition = headers.get(http::header::IF_RANGE);

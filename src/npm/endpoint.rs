@@ -103,7 +103,6 @@ impl Endpoint {
     ///
     /// # Errors
     /// Returns an error if the path is malformed or unknown, or does not support the method.
-    #[must_use]
     pub fn parse(method: &str, path: &str, query: Option<&str>) -> Result<Self, EndpointError> {
         let segments = split(path)?;
         let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();

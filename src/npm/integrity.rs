@@ -77,7 +77,6 @@ impl Digest {
         Self { algorithm, bytes }
     }
 
-    #[must_use]
     pub fn of(algorithm: Algorithm, bytes: &[u8]) -> Self {
         Self::from_slice(algorithm, digest::digest(algorithm.digester(), bytes).as_ref())
     }
@@ -92,7 +91,6 @@ impl Digest {
     }
 
     /// Formats as lower-case hex.
-    #[must_use]
     pub fn to_hex(&self) -> String {
         self.as_bytes()
             .iter()
@@ -102,7 +100,6 @@ impl Digest {
     }
 
     /// Formats as SRI (`sha512-…`).
-    #[must_use]
     pub fn to_sri(&self) -> String {
         let mut text = String::with_capacity(MAX_SRI_BYTES);
         self.write_sri(&mut text);
@@ -159,7 +156,6 @@ impl Integrity {
         (!digests.is_empty() && !repeated).then(|| Self(digests.into()))
     }
 
-    #[must_use]
     pub fn single(digest: Digest) -> Self {
         Self(Arc::new([digest]))
     }

@@ -30,7 +30,6 @@ impl PackageName {
     /// # Errors
     /// Returns an error for names that npm rejects even for its oldest packages: empty, too long, a leading `.` or `_`, or a
     /// character that a URL must escape.
-    #[must_use]
     pub fn parse(text: &str) -> Result<Self, NameError> {
         if text.is_empty() {
             return Err(NameError::Empty);
@@ -57,12 +56,10 @@ impl PackageName {
         Ok(Self(text.into()))
     }
 
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    #[must_use]
     pub fn scope(&self) -> Option<&str> {
         self.0.starts_with('@').then(|| self.0.split_once('/').map(|(scope, _)| scope)).flatten()
     }
@@ -73,7 +70,6 @@ impl PackageName {
     }
 
     /// Returns the name as one path segment, as npm requests a packument (`@acme%2fui`).
-    #[must_use]
     pub fn to_segment(&self) -> String {
         self.0.replace('/', "%2f")
     }
@@ -111,7 +107,6 @@ impl PackageSpec {
     ///
     /// # Errors
     /// Returns an error if the name is invalid.
-    #[must_use]
     pub fn parse(text: &str) -> Result<Self, NameError> {
         let at = text.char_indices().skip(1).find(|(_, ch)| *ch == '@').map(|(at, _)| at);
         let (name, wanted) = match at {

@@ -19,7 +19,6 @@ const EXTENSIONS: [&str; 3] = [".tgz", ".tar.gz", ".tar"];
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'+').remove(b'~');
 
 /// Returns the conventional address of a version's tarball below `base`.
-#[must_use]
 pub fn tarball_url(base: &str, name: &PackageName, key: &str) -> String {
     format!("{base}/{name}/-/{}-{}.tgz", name.unscoped(), utf8_percent_encode(key, SEGMENT))
 }

@@ -36,7 +36,6 @@ impl RulesVerdict {
 
 /// Evaluates one version. In order: the built-in rules, denials, then approvals or else malware advisories, break-glass and rules,
 /// then freezes. An approval that names a changed integrity overrides that one built-in rule.
-#[must_use]
 pub fn evaluate<S: Sink>(input: &Evaluation<'_>, sink: &mut S) -> Verdict {
     let Evaluation { rules, decisions, facts, as_of } = *input;
     let approval = decisions.approval(rules, facts);
@@ -85,13 +84,11 @@ pub fn evaluate<S: Sink>(input: &Evaluation<'_>, sink: &mut S) -> Verdict {
     verdict
 }
 
-#[must_use]
 pub fn evaluate_without_decisions(rules: &PackageRules<'_>, facts: &Facts<'_>, as_of: Timestamp) -> Verdict {
     evaluate(&Evaluation { rules, decisions: &ActiveDecisions::default(), facts, as_of }, &mut ())
 }
 
 /// Returns the verdict on one version with all steps and warnings.
-#[must_use]
 pub fn explain(policy: &Policy, decisions: &ActiveDecisions, facts: &Facts<'_>, as_of: Timestamp) -> (Verdict, Trace) {
     let mut trace = Trace::default();
     let verdict = evaluate(&Evaluation { rules: &policy.for_package(facts.name), decisions, facts, as_of }, &mut trace);

@@ -111,7 +111,6 @@ pub struct Facts<'a> {
 
 impl<'a> Facts<'a> {
     /// Returns facts for a present version without signals or advisories, in a package of unknown age.
-    #[must_use]
     pub fn of(name: &'a PackageName, version: &'a str, effective: Timestamp) -> Self {
         Self {
             name,
@@ -142,7 +141,6 @@ impl<'a> Facts<'a> {
     }
 
     /// Returns the facts that a packument states about one entry with the effective publish time `effective`.
-    #[must_use]
     pub fn of_entry(packument: &'a Packument, entry: &'a VersionEntry, effective: Timestamp) -> Self {
         Self {
             parsed: entry.version.as_ref(),

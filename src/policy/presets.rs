@@ -30,19 +30,16 @@ pub const INCIDENTS: &str = include_str!("../../policies/incidents.json");
 pub const INCIDENTS_PATH: &str = "policies/incidents.json (shipped)";
 
 /// Returns the policy names in display order.
-#[must_use]
 pub fn names() -> Vec<&'static str> {
     SHIPPED.iter().map(|shipped| shipped.name).collect()
 }
 
-#[must_use]
 pub fn policy_file(name: &str) -> Option<Arc<SourceFile>> {
     let shipped = SHIPPED.iter().find(|shipped| shipped.name == name)?;
     Some(Arc::new(SourceFile { path: PathBuf::from(format!("policies/{name}.toml")), text: shipped.text.to_owned() }))
 }
 
 /// Returns the test cases of the shipped policy with this name.
-#[must_use]
 pub fn case_file(name: &str) -> Option<Arc<SourceFile>> {
     let shipped = SHIPPED.iter().find(|shipped| shipped.name == name)?;
     Some(Arc::new(SourceFile { path: PathBuf::from(format!("policies/{name}.cases")), text: shipped.cases.to_owned() }))

@@ -114,7 +114,6 @@ pub enum ReplayOutcome {
 
 impl ReplayOutcome {
     /// Returns `stopped`, `missed` or `undecidable`.
-    #[must_use]
     pub fn outcome(self) -> &'static str {
         match self {
             Self::StoppedAtPublication | Self::StoppedUntilDetection => "stopped",
@@ -143,7 +142,6 @@ pub enum ReplaySignals {
 }
 
 /// Evaluates an incident at the instant of its publication.
-#[must_use]
 pub fn replay(policy: &Policy, incident: &PastIncident, signals: ReplaySignals) -> ReplayResult {
     let published = incident.published();
     let Some((verdict, published)) = published.map(|published| (incident.judge(policy, published, signals), published)) else {

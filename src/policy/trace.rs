@@ -21,7 +21,6 @@ pub enum StepOutcome {
 }
 
 impl StepOutcome {
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Decided => "decides",
@@ -94,7 +93,6 @@ pub struct Trace {
 impl Trace {
     /// Returns the steps. Those after the step that decides are marked as not reached, except for suppressed advisories: their
     /// reporter wants to know why they do not apply.
-    #[must_use]
     pub fn into_steps(mut self) -> Vec<TraceStep> {
         let decided = self.steps.iter().position(|step| step.outcome == StepOutcome::Decided);
         let later = decided.map_or(self.steps.len(), |index| index + 1);

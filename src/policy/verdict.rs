@@ -57,7 +57,6 @@ impl RuleId {
     ];
 
     /// Returns the id as users see it.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
             Self::File(id) => id,
@@ -78,7 +77,6 @@ impl RuleId {
     }
 
     /// Parses an id that another process wrote.
-    #[must_use]
     pub fn read(text: &str) -> Self {
         let built_in = Self::BUILT_IN.into_iter().find(|rule| rule.as_str() == text);
         built_in.unwrap_or_else(|| Self::File(text.into()))
@@ -86,7 +84,6 @@ impl RuleId {
 
     /// Checks whether an approval can open what this rule refuses. It cannot open versions that were taken down or cannot be
     /// verified. A denial must be revoked instead, and a missing feed must be loaded.
-    #[must_use]
     pub fn may_be_approved(&self) -> bool {
         !matches!(
             self,
@@ -132,23 +129,19 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    #[must_use]
     pub fn deny(rule: RuleId, detail: impl Into<String>) -> Self {
         Self::Deny { reason: Box::new(Reason { rule, detail: detail.into() }) }
     }
 
-    #[must_use]
     pub fn hold(until: Timestamp, rule: RuleId, detail: impl Into<String>) -> Self {
         Self::Hold { until, reason: Box::new(Reason { rule, detail: detail.into() }) }
     }
 
-    #[must_use]
     pub fn is_allowed(&self) -> bool {
         matches!(self, Self::Allow)
     }
 
     /// Returns the reason, or `None` if the version is allowed.
-    #[must_use]
     pub fn reason(&self) -> Option<&Reason> {
         match self {
             Self::Allow => None,
@@ -184,7 +177,6 @@ impl Verdict {
     }
 
     /// Returns the instant at which a held version opens.
-    #[must_use]
     pub fn opens_at(&self) -> Option<Timestamp> {
         match self {
             Self::Hold { until, .. } => Some(*until),

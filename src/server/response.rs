@@ -119,7 +119,6 @@ fn json(bytes: Bytes, head: &Parts, vary: HeaderValue) -> Reply {
 
 /// Returns a tarball, a range of it, or 304. Never `immutable`: a version that is denied later must not stay in caches. Never
 /// with a content encoding, which clients would decode before the integrity check.
-#[must_use]
 pub fn tarball(tarball: &TarballResponse, head: &Parts) -> Reply {
     let mut etag = String::with_capacity(MAX_SRI_BYTES + 2);
     etag.push('"');

@@ -47,7 +47,6 @@ pub struct LeafKey {
 impl LeafKey {
     /// # Errors
     /// Returns an error if the system's random number generator fails.
-    #[must_use]
     pub fn generate() -> Result<Self, TlsError> {
         let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(TlsError::Mint)?;
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pair.serialize_der()));
@@ -117,7 +116,6 @@ impl CertificateAuthority {
         self.ends
     }
 
-    #[must_use]
     pub fn certificate(&self) -> &CertificateDer<'static> {
         &self.chain[0]
     }
@@ -126,7 +124,6 @@ impl CertificateAuthority {
     ///
     /// # Errors
     /// Returns an error if the system's random number generator fails.
-    #[must_use]
     pub fn issue(&self, host: &DnsName<'_>, key: &LeafKey, now: Timestamp) -> Result<CertifiedKey, TlsError> {
         let mut parameters = CertificateParams::default();
         parameters.serial_number = Some(serial()?);
@@ -170,7 +167,6 @@ pub(crate) fn is_coldframe_ca(certificate: &CertificateDer<'_>) -> bool {
     parsed.is_ca() && names.into_iter().any(|name| name.starts_with(NAME))
 }
 
-#[must_use]
 pub fn pem(certificate: &CertificateDer<'_>) -> String {
     // 48 bytes are a line of 64 characters.
     let lines: String = certificate.chunks(48).map(|bytes| STANDARD.encode(bytes) + "\n").collect();

@@ -35,7 +35,6 @@ pub struct CaSet {
 
 impl CaStore {
     /// Returns the store in a data directory. Does not access the file system.
-    #[must_use]
     pub fn new(data_dir: &Path) -> Self {
         Self { folder: data_dir.join("ca") }
     }
@@ -66,7 +65,6 @@ impl CaStore {
     ///
     /// # Errors
     /// Returns the errors of [`CaStore::read`], and an error if the CA cannot be written.
-    #[must_use]
     pub fn load_or_create(&self, hosts: &[DnsName<'_>], now: Timestamp) -> Result<CaSet, TlsError> {
         if let Some(ca_set) = self.read(now)? {
             return Ok(ca_set);
@@ -84,7 +82,6 @@ impl CaStore {
     ///
     /// # Errors
     /// Returns an error if there is no CA yet, too many are retiring, or a file cannot be written.
-    #[must_use]
     pub fn rotate(&self, hosts: &[DnsName<'_>], overlap: Duration, now: Timestamp) -> Result<(), TlsError> {
         let current = self.file();
         if read_file(&current)?.is_none() {

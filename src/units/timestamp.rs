@@ -23,7 +23,6 @@ pub(crate) fn format_utc_ceil(instant: Timestamp) -> String {
 }
 
 /// Returns `instant + age`, or the latest timestamp on overflow.
-#[must_use]
 pub fn saturating_add(instant: Timestamp, age: Duration) -> Timestamp {
     SignedDuration::try_from(age).ok().and_then(|age| instant.checked_add(age).ok()).unwrap_or(Timestamp::MAX)
 }
@@ -34,7 +33,6 @@ pub(crate) fn is_within(since: Timestamp, span: Duration, now: Timestamp) -> boo
 }
 
 /// Returns `instant - age`, or the earliest timestamp on overflow.
-#[must_use]
 pub fn saturating_sub(instant: Timestamp, age: Duration) -> Timestamp {
     SignedDuration::try_from(age).ok().and_then(|age| instant.checked_sub(age).ok()).unwrap_or(Timestamp::MIN)
 }

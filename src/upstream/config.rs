@@ -71,7 +71,6 @@ impl RegistryConfig {
     }
 
     /// Returns the URL without credentials, query and fragment, ending in `/`. Safe to display.
-    #[must_use]
     pub fn address(&self) -> Url {
         address(&self.url)
     }

@@ -29,7 +29,6 @@ impl Credentials {
     ///
     /// # Errors
     /// Returns an error if it is not valid in a header, as do the other constructors.
-    #[must_use]
     pub fn bearer(token: &str) -> Result<Self, CredentialsError> {
         Self::header(&format!("Bearer {token}"))
     }
@@ -89,7 +88,6 @@ impl CredentialRules {
 
     /// Returns the credentials of the longest key that is a prefix of `url`. A key matches whole path segments: `host/npm` does
     /// not match `host/npm-other`. Ambiguous paths match no key, because a server may resolve them differently.
-    #[must_use]
     pub fn for_url(&self, url: &Url) -> Option<&Credentials> {
         if self.0.is_empty() || is_ambiguous(url.path()) {
             return None;

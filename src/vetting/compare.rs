@@ -63,7 +63,6 @@ pub struct SignalEvidence {
 
 impl SignalEvidence {
     /// Returns what the release has, and what earlier releases have.
-    #[must_use]
     pub fn describe(&self) -> String {
         if self.old.is_empty() { self.new.clone() } else { format!("{}, before: {}", self.new, self.old) }
     }
@@ -141,7 +140,6 @@ pub struct Comparison<'a> {
 
 impl<'a> Comparison<'a> {
     /// Prepares the comparison of releases with the sound ones that are older than `window` at `now`.
-    #[must_use]
     pub fn new(releases: &[DatedRelease<'a>], contents: PackumentContents, window: Duration, now: Timestamp) -> Self {
         let until = timestamp::saturating_sub(now, window);
         let mut baseline: Vec<_> =
@@ -197,7 +195,6 @@ impl<'a> Comparison<'a> {
 
     /// Compares one release with the baseline. `is_subpackage` is true for dependencies that are published in lockstep with the
     /// release, such as `@esbuild/linux-x64` of esbuild.
-    #[must_use]
     pub fn compare(&self, release: &DatedRelease<'a>, is_subpackage: impl Fn(&str) -> bool) -> SignalReport {
         let mut report = SignalReport::default();
         let entry = release.entry;

@@ -25,7 +25,6 @@ macro_rules! names {
         impl $set {
             pub const NONE: Self = Self(0);
 
-            #[must_use]
             pub fn is_empty(self) -> bool {
                 self.0 == 0
             }
@@ -42,7 +41,6 @@ macro_rules! names {
                 Self(self.0 | other.0)
             }
 
-            #[must_use]
             pub fn count(self) -> u32 {
                 self.0.count_ones()
             }
@@ -129,7 +127,6 @@ names! {
 
 impl Signal {
     /// Returns the strength: strong signals are rare among honest releases.
-    #[must_use]
     pub fn strength(self) -> SignalStrength {
         match self {
             Self::FirstInstallScript
@@ -159,7 +156,6 @@ impl Signal {
 
 impl Signals {
     /// Returns all signals of a strength.
-    #[must_use]
     pub fn of_strength(strength: SignalStrength) -> Self {
         Signal::ALL.iter().copied().filter(|signal| signal.strength() == strength).collect()
     }

@@ -70,7 +70,6 @@ impl RawConfig {
     }
 
     /// Returns the values of a setting, or else its default, or else nothing.
-    #[must_use]
     pub fn values(&self, key: SettingKey) -> Vec<RawValue> {
         match (self.0.get(&key), key.setting().default) {
             (Some(values), _) => values.clone(),

@@ -128,7 +128,6 @@ pub struct ExplainedAdvisory {
 
 impl ExplainedFacts {
     /// Collects the facts of a version.
-    #[must_use]
     pub fn of(facts: &Facts<'_>) -> Self {
         let owned = |text: &str| text.to_owned();
         let obeyed =
@@ -164,7 +163,6 @@ impl ExplainedFacts {
     }
 
     /// Returns the facts as labelled rows. Missing facts are left out.
-    #[must_use]
     pub fn rows(&self) -> Vec<(&'static str, String)> {
         let mut rows = Vec::new();
         let mut row = |about, text: Option<String>| rows.extend(text.map(|text| (about, text)));
@@ -239,7 +237,6 @@ impl ExplainedAdvisory {
 
 impl Explanation {
     /// Returns `allow`, `hold` or `deny`.
-    #[must_use]
     pub fn outcome(&self) -> &'static str {
         match self.verdict {
             Verdict::Allow => "allow",
@@ -249,7 +246,6 @@ impl Explanation {
     }
 
     /// Returns the first line, such as `axios@1.14.1 is held`.
-    #[must_use]
     pub fn headline(&self) -> String {
         let outcome = match self.verdict {
             Verdict::Allow => "allowed",
@@ -260,7 +256,6 @@ impl Explanation {
     }
 
     /// Returns the verdict and its consequences as labelled rows.
-    #[must_use]
     pub fn rows(&self) -> Vec<(&'static str, String)> {
         let mut rows = Vec::new();
         let mut row = |about, text: String| rows.push((about, text));
@@ -306,7 +301,6 @@ impl Explanation {
     }
 
     /// Returns the explanation as JSON.
-    #[must_use]
     pub fn json(&self) -> Value {
         let instant = |at: Option<Timestamp>| at.map(|at| at.to_string());
         let reason = self.verdict.reason();

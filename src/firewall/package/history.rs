@@ -135,7 +135,6 @@ pub(crate) fn by_version(record: &PackageRecord) -> HashMap<&str, Vec<&Release>>
 }
 
 /// Compares an observation with the `record` of its view and the records of the `others`.
-#[must_use]
 pub fn reconcile(record: &PackageRecord, others: &[PackageRecord], look: &Look<'_>) -> Reconciliation {
     let mut known = by_version(record);
     let others: Vec<_> = others.iter().map(View::new).collect();
@@ -163,7 +162,6 @@ pub fn reconcile(record: &PackageRecord, others: &[PackageRecord], look: &Look<'
 }
 
 /// Marks every release as removed and every dist-tag as missing, because upstream has no such package at `now`.
-#[must_use]
 pub fn mark_all_removed(record: &PackageRecord, now: Timestamp) -> Reconciliation {
     let mut reconciled = Reconciliation::default();
     move_tags(record, &HashMap::new(), now, &mut reconciled.change);

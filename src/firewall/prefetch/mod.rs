@@ -41,7 +41,6 @@ impl Drop for PrefetchSlot {
 }
 
 impl PrefetchTarget {
-    #[must_use]
     pub fn name(&self) -> &PackageName {
         &self.0.slot.name
     }

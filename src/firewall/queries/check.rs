@@ -83,7 +83,6 @@ pub enum CheckOutcome {
 
 impl CheckOutcome {
     /// Checks whether waiting is sufficient for it to be served.
-    #[must_use]
     pub fn opens_by_waiting(self) -> bool {
         self == Self::Hold
     }

@@ -82,7 +82,6 @@ pub struct SegmentEncoder {
 }
 
 impl SegmentEncoder {
-    #[must_use]
     pub fn of(packing: SegmentFormat) -> Self {
         Self { packing, ..Self::default() }
     }

@@ -22,7 +22,6 @@ use crate::npm::lockfile::document::{read_json, read_yaml};
 ///
 /// # Errors
 /// Returns an error if the name or version is unsupported, or if the content does not match the name.
-#[must_use]
 pub fn parse(name: &str, bytes: &[u8]) -> Result<Lockfile, LockfileError> {
     if name.ends_with("bun.lockb") {
         return Err(LockfileError::Binary);

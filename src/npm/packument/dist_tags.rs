@@ -12,7 +12,6 @@ use crate::npm::semver::version::Version;
 /// The result is the first previous target that is shown. Otherwise it is the highest shown version at or below the target by
 /// SemVer precedence: stable if the target is stable, else of the same prerelease channel. Deprecated versions are used only if
 /// there is no other. Only `latest` falls back further, because pnpm and yarn 4 fail without it.
-#[must_use]
 pub fn retarget<'a>(packument: &'a Packument, shown: &[bool], tag: &str, target: &str, previous: &[&str]) -> Option<&'a str> {
     let visible = |key: &&str| packument.find(key).filter(|(at, _)| shown[*at]).map(|(_, entry)| &*entry.key);
     if let Some(before) = previous.iter().find_map(visible) {
@@ -50,7 +49,6 @@ pub struct Retargets<'a> {
 }
 
 impl<'a> Retargets<'a> {
-    #[must_use]
     pub fn new(packument: &'a Packument, shown: &'a [bool]) -> Self {
         let mut entries: Vec<&VersionEntry> =
             packument.entries.iter().zip(shown).filter(|(_, shown)| **shown).map(|(entry, _)| entry).collect();
@@ -68,7 +66,6 @@ impl<'a> Retargets<'a> {
     }
 
     /// Returns the same as [`retarget`].
-    #[must_use]
     pub fn find(&self, tag: &str, target: &str, previous: &[&str]) -> Option<&'a str> {
         let visible = |key: &&str| self.packument.find(key).filter(|(at, _)| self.shown[*at]).map(|(_, entry)| &*entry.key);
         if let Some(before) = previous.iter().find_map(visible) {

@@ -186,7 +186,6 @@ pub(crate) struct DocumentLayout {
 }
 
 impl Packument {
-    #[must_use]
     pub fn find(&self, key: &str) -> Option<(usize, &VersionEntry)> {
         let rank = self.by_key.binary_search_by(|&at| (*self.entries[at as usize].key).cmp(key)).ok()?;
         let at = self.by_key[rank] as usize;

@@ -61,7 +61,6 @@ pub enum PackumentError {
 /// # Errors
 /// Returns an error if the document is not UTF-8, not JSON, not a packument, has a duplicate key, or is for another package. A
 /// version that contradicts itself is not an error; its entry has `inconsistency` set.
-#[must_use]
 pub fn parse(name: &PackageName, document: &[u8]) -> Result<ParsedPackument, PackumentError> {
     if u32::try_from(document.len()).is_err() {
         return Err(PackumentError::TooLong);

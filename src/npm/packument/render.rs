@@ -102,7 +102,6 @@ impl AssemblyPart<'_> {
 impl PackumentView {
     /// Renders a document. Entries for which `alone` returns true get their own run, because their verdict may change. CPU bound:
     /// a few milliseconds per megabyte.
-    #[must_use]
     pub fn render<'a>(
         source: RenderSource<'a>,
         form: PackumentForm,
@@ -146,7 +145,6 @@ impl PackumentView {
 
     /// Selects the parts. Returns `None` if a run would be shown in part: the view must then be rendered again, with the changed
     /// entries alone.
-    #[must_use]
     pub fn assemble(&self, choice: &VersionFilter<'_>) -> Option<Assembly<'_>> {
         let mut parts = Vec::with_capacity(self.pieces.len() + 2 * self.runs.len());
         for piece in &self.pieces {
@@ -197,19 +195,16 @@ impl PackumentView {
 
 impl Assembly<'_> {
     /// Returns the compressed document; the chunks share the view's memory.
-    #[must_use]
     pub fn packed(&self) -> Vec<Bytes> {
         compression::join(self.packing, self.arena, self.parts.iter().map(AssemblyPart::segment))
     }
 
     /// Returns the document uncompressed. Decompression takes a millisecond or two for several megabytes.
-    #[must_use]
     pub fn identity(&self) -> Bytes {
         compression::decode(self.packing, self.parts.iter().map(AssemblyPart::segment))
     }
 
     /// Returns a SHA-256 over the compressed parts, which changes whenever the document does.
-    #[must_use]
     pub fn fingerprint(&self) -> [u8; 32] {
         let mut context = digest::Context::new(&digest::SHA256);
         for part in &self.parts {

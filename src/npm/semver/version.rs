@@ -18,7 +18,6 @@ pub(crate) const MAX_NUMBER: u64 = 9_007_199_254_740_991;
 
 impl Version {
     /// Parses a version strictly, then as in npm's loose mode. Returns `None` if npm would reject it too.
-    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() > 256 {
             return None;

@@ -56,13 +56,11 @@ impl<'a> Advisory<'a> {
         self.row.index.text(self.row.row.aliases).split('\n').filter(|alias| !alias.is_empty())
     }
 
-    #[must_use]
     pub fn is_called(self, id: &str) -> bool {
         self.id == id || self.aliases().any(|alias| alias == id)
     }
 
     /// Returns the CVSS vector. May be empty.
-    #[must_use]
     pub fn cvss(self) -> &'a str {
         self.row.index.text(self.row.row.cvss)
     }
@@ -72,26 +70,22 @@ impl<'a> Advisory<'a> {
         self.row.index.text(self.row.row.cwes).split('\n').filter(|cwe| !cwe.is_empty())
     }
 
-    #[must_use]
     pub fn package(self) -> &'a str {
         self.row.index.text(self.row.row.package)
     }
 
     /// Checks whether the advisory affects a version by OSV's rule: the version is listed or in a range. `version` is the parsed
     /// `key`.
-    #[must_use]
     pub fn affects(self, key: &str, version: Option<&Version>) -> bool {
         self.names(key, version) || self.wholesale().any(|span| version.is_none_or(|version| span.contains(version)))
     }
 
     /// Checks whether the advisory covers every version (`introduced: 0` without an end).
-    #[must_use]
     pub fn affects_every_version(self) -> bool {
         self.wholesale().next().is_some()
     }
 
     /// Checks whether a `fixed` event names exactly this version.
-    #[must_use]
     pub fn is_fixed_in(self, version: &Version) -> bool {
         self.fixed_versions().any(|end| end.as_str() == version.as_str())
     }
@@ -109,7 +103,6 @@ impl<'a> Advisory<'a> {
     }
 
     /// Returns the affected versions as an npm range.
-    #[must_use]
     pub fn vulnerable_versions(self) -> String {
         let spans = self.spans().iter().map(AffectedRange::to_range);
         let mut parts: Vec<String> = spans.collect();

@@ -42,7 +42,6 @@ impl AffectedRange {
     /// of unreadable events.
     ///
     /// Unreadable events count as the worse case: an unreadable `introduced` is `0`, an unreadable end is ignored.
-    #[must_use]
     pub fn from_events(events: &[RangeEvent]) -> (Vec<Self>, usize) {
         let mut unreadable = 0;
         let mut read = |text: &str| {
@@ -76,7 +75,6 @@ impl AffectedRange {
         (spans, unreadable)
     }
 
-    #[must_use]
     pub fn contains(&self, version: &Version) -> bool {
         let begun = self.from.as_ref().is_none_or(|from| from.precedence(version) != Ordering::Greater);
         begun
@@ -88,13 +86,11 @@ impl AffectedRange {
     }
 
     /// Checks whether the span contains every version, including unpublished ones.
-    #[must_use]
     pub fn is_unbounded(&self) -> bool {
         self.end == RangeEnd::Open && self.from.as_ref().is_none_or(Version::is_lowest)
     }
 
     /// Formats the span as an npm range: `>=1.2.0 <1.2.9`, `*`.
-    #[must_use]
     pub fn to_range(&self) -> String {
         let from = self.from.as_ref().map(|from| format!(">={from}"));
         let end = match &self.end {

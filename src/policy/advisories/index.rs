@@ -101,29 +101,24 @@ struct IndicatorRow {
 }
 
 impl FeedAdvisories {
-    #[must_use]
     pub fn feed(&self) -> &str {
         &self.feed
     }
 
-    #[must_use]
     pub fn trust(&self) -> FeedTrust {
         self.trust
     }
 
     /// Returns the number of advisories. A record on two packages counts twice.
-    #[must_use]
     pub fn count(&self) -> usize {
         self.rows.len()
     }
 
-    #[must_use]
     pub fn packages(&self) -> usize {
         self.packages.len().saturating_sub(1)
     }
 
     /// Returns the approximate size in memory, in bytes.
-    #[must_use]
     pub fn weight(&self) -> usize {
         self.text.len()
             + (self.slots.len() + self.packages.len()) * 4
@@ -237,7 +232,6 @@ impl FeedIndexBuilder {
         }
     }
 
-    #[must_use]
     pub fn build(self, feed: &str, trust: FeedTrust) -> FeedAdvisories {
         let Self { text, known, mut rows, versions, spans, indicators } = self;
         drop(known);

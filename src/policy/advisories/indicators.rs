@@ -18,7 +18,6 @@ pub struct IndicatorMatch<'a> {
 
 /// Normalizes a listed domain or address, including defanged forms (`evil[.]example`). Returns `None` if the text is neither, or
 /// if the domain has only one label: it would cover a whole top-level domain.
-#[must_use]
 pub fn normalize_indicator(text: &str) -> Option<String> {
     let plain = text.trim().replace("[.]", ".").replace("(.)", ".").to_ascii_lowercase();
     if let Ok(address) = plain.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {

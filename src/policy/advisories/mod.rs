@@ -56,7 +56,6 @@ pub enum Ruling {
 }
 
 impl Advisories {
-    #[must_use]
     pub fn of_feeds(feeds: Vec<Arc<FeedAdvisories>>) -> Self {
         Self { feeds: feeds.into(), lacking: None, rulings: Arc::default() }
     }
@@ -73,14 +72,12 @@ impl Advisories {
         Self { rulings: rulings.into(), ..self }
     }
 
-    #[must_use]
     pub fn feeds(&self) -> &[Arc<FeedAdvisories>] {
         &self.feeds
     }
 
     /// Returns the advisories on the package with exactly this name. Does one lookup per feed, without allocation if nothing is
     /// found.
-    #[must_use]
     pub fn of(&self, name: &str) -> PackageAdvisories<'_> {
         let mut found = Vec::new();
         for index in self.feeds.iter() {
@@ -91,7 +88,6 @@ impl Advisories {
 
     /// Finds an indicator for a host: an address, or a name in lower case without a trailing dot. An indicator also covers
     /// subdomains. If several feeds match, returns the one with the strictest trust level.
-    #[must_use]
     pub fn match_indicator(&self, host: &str) -> Option<IndicatorMatch<'_>> {
         let is_address = host.parse::<IpAddr>().is_ok();
         let spellings = || {
@@ -116,13 +112,11 @@ impl Advisories {
     }
 
     /// Checks whether any advisory is about a vulnerability. Malware feeds alone cannot answer an audit.
-    #[must_use]
     pub fn has_vulnerabilities(&self) -> bool {
         self.feeds.iter().any(|index| index.has_vulnerabilities)
     }
 
     /// Returns the number of advisories. A record on two packages counts twice.
-    #[must_use]
     pub fn count(&self) -> usize {
         self.feeds.iter().map(|index| index.rows.len()).sum()
     }
@@ -144,7 +138,6 @@ pub struct PackageAdvisories<'a> {
 }
 
 impl<'a> PackageAdvisories<'a> {
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.found.is_empty()
     }
@@ -154,14 +147,12 @@ impl<'a> PackageAdvisories<'a> {
     }
 
     /// Checks whether any advisory covers every version. Only then the versions of the package are needed.
-    #[must_use]
     pub fn has_wholesale(&self) -> bool {
         self.found.iter().any(|advisory| advisory.affects_every_version())
     }
 
     /// Returns the advisories that apply, given all versions of the packument with their effective publish times. A dated record
     /// that covers every version of an established package applies to listed and young versions only.
-    #[must_use]
     pub fn applicable_to<'k>(
         self,
         versions: impl Iterator<Item = (&'k str, Option<&'k Version>, Timestamp)>,
@@ -226,7 +217,6 @@ pub static NO_ADVISORIES: ApplicableAdvisories<'static> = ApplicableAdvisories {
 
 impl<'a> ApplicableAdvisories<'a> {
     /// Returns the required feed that is missing, if any.
-    #[must_use]
     pub fn lacking(&self) -> Option<&'a str> {
         self.lacking
     }

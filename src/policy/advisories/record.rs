@@ -34,7 +34,6 @@ pub enum FeedTrust {
 
 impl Severity {
     /// Returns the severity for a CVSS score.
-    #[must_use]
     pub fn of_score(score: f64) -> Self {
         match score {
             score if score >= 9.0 => Self::Critical,
@@ -82,7 +81,6 @@ pub struct AdvisoryRecord {
 
 impl AdvisoryRecord {
     /// Returns a record that states nothing else.
-    #[must_use]
     pub fn new(id: &str, kind: AdvisoryKind, package: &str) -> Self {
         Self {
             id: id.into(),

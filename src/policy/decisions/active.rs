@@ -79,7 +79,6 @@ impl Default for ActiveDecisions {
 }
 
 impl ActiveDecisions {
-    #[must_use]
     pub fn of(decisions: &[Decision], now: Timestamp) -> Self {
         let mut active = Self {
             approvals: HashMap::new(),
@@ -102,13 +101,11 @@ impl ActiveDecisions {
         active
     }
 
-    #[must_use]
     pub fn next_change(&self) -> Option<Timestamp> {
         self.until
     }
 
     /// Returns the rulings on advisories that cover every version, oldest first.
-    #[must_use]
     pub fn rulings(&self) -> &[(Box<str>, Ruling)] {
         &self.rulings
     }
@@ -125,7 +122,6 @@ impl ActiveDecisions {
     }
 
     /// Checks whether decisions may allow versions of the package that rules refuse.
-    #[must_use]
     pub fn may_waive(&self, name: &PackageName) -> bool {
         self.break_glass_decision.is_some() || self.approvals.contains_key(name.as_str())
     }
@@ -143,7 +139,6 @@ impl ActiveDecisions {
         approvals.iter().rev().find(fits).map(|approval| &approval.decision_ref)
     }
 
-    #[must_use]
     pub fn break_glass(&self) -> Option<&DecisionRef> {
         self.break_glass_decision.as_ref()
     }
@@ -183,7 +178,6 @@ impl ActiveDecisions {
     }
 
     /// Returns all digests that the bytes of this version must match: those in `known` and those of approvals for the same bytes.
-    #[must_use]
     pub fn with_approved_digests(&self, name: &PackageName, version: &str, known: &Integrity) -> Integrity {
         let mut digests = known.clone();
         if self.approvals.is_empty() {
@@ -239,7 +233,6 @@ impl DecisionRef {
     }
 
     /// Formats the decision as the end of "frozen …" or "denied …": `by ada, decision 7: why`.
-    #[must_use]
     pub fn describe(&self) -> String {
         format!("by {}, decision {}: {}", self.signed, self.id, self.reason)
     }

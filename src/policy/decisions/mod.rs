@@ -112,7 +112,6 @@ pub enum DecisionState {
 }
 
 impl Decision {
-    #[must_use]
     pub fn state(&self, now: Timestamp) -> DecisionState {
         if self.revoked.is_some() {
             return DecisionState::Revoked;
@@ -127,7 +126,6 @@ impl Decision {
     }
 
     /// Returns the decision as of an instant. Returns `None` if it did not exist yet.
-    #[must_use]
     pub fn as_of(&self, at: Timestamp) -> Option<Self> {
         let was = |signature: &Signature| signature.at <= at;
         was(&self.proposal.author).then(|| Self {
@@ -138,7 +136,6 @@ impl Decision {
     }
 
     /// Returns the author and the second person, for display.
-    #[must_use]
     pub fn signatories(&self) -> String {
         let author = &self.proposal.author.who;
         self.second.as_ref().map_or_else(|| author.clone(), |second| format!("{author} and {}", second.who))
@@ -146,7 +143,6 @@ impl Decision {
 }
 
 impl DecisionState {
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -159,7 +155,6 @@ impl DecisionState {
 
 impl DecisionAction {
     /// Returns the kind, as in the JSON field `kind`.
-    #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Approve { .. } => "approve",
@@ -171,7 +166,6 @@ impl DecisionAction {
         }
     }
 
-    #[must_use]
     pub fn subject(&self) -> String {
         match self {
             Self::Approve { package, asked, versions, .. } => match &versions[..] {

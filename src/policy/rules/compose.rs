@@ -34,7 +34,6 @@ pub struct CompiledPolicy {
 
 impl CompiledPolicy {
     /// Returns a diagnostic for each rule that has expired at `now` and has no effect.
-    #[must_use]
     pub fn expired_rules(&self, now: Timestamp) -> Vec<Diagnostic> {
         let ended = self.policy.rules().iter().filter(|rule| rule.expires.is_some_and(|expires| expires <= now));
         let diagnostic = |rule: &Rule| {

@@ -66,7 +66,6 @@ impl BreakGlass {
 }
 
 impl Policy {
-    #[must_use]
     pub fn new(rules: Vec<Rule>) -> Self {
         Self { rules: Arc::new(RuleIndex::of(rules)), exclude: GlobSet::empty(), excluded: Arc::default(), as_of: Timestamp::MIN }
     }
@@ -118,7 +117,6 @@ impl Policy {
     }
 
     /// Returns all rules in order, including expired ones.
-    #[must_use]
     pub fn rules(&self) -> &[Rule] {
         self.rules.all()
     }
@@ -130,13 +128,11 @@ impl Policy {
     }
 
     /// Returns when the next rule expires.
-    #[must_use]
     pub fn next_expiry(&self) -> Option<Timestamp> {
         self.rules().iter().filter_map(|rule| rule.expires).filter(|expires| *expires > self.as_of).min()
     }
 
     /// Returns the minimum release age for a package. Zero if there is none or it is waived.
-    #[must_use]
     pub fn minimum_release_age(&self, name: &PackageName) -> Duration {
         if self.exclude.is_match(name.as_str()) {
             return Duration::ZERO;
@@ -149,7 +145,6 @@ impl Policy {
     }
 
     /// Returns the general minimum release age, for display. Zero if there is none.
-    #[must_use]
     pub fn minimum_age(&self) -> Duration {
         match self.in_force().find(|rule| *rule.id == *MINIMUM_AGE && !rule.observe).map(|rule| rule.action) {
             Some(RuleAction::Hold { age, .. }) => age,
@@ -158,7 +153,6 @@ impl Policy {
     }
 
     /// Returns the longest hold of a rule that exempts subpackages of established packages. `None` if there is no such rule.
-    #[must_use]
     pub fn spares_siblings(&self) -> Option<Duration> {
         let ages = self.in_force().filter(|rule| rule.asks.spares_siblings).filter_map(|rule| match rule.action {
             RuleAction::Hold { age, .. } => Some(age),
@@ -168,14 +162,12 @@ impl Policy {
     }
 
     /// Returns the longest age below which a rule on signals may refuse a release. Zero if no rule tests signals.
-    #[must_use]
     pub fn signal_window(&self) -> Duration {
         let rules = self.in_force().filter(|rule| rule.asks.signals.is_some());
         rules.filter_map(Rule::longest_age).max().unwrap_or_default()
     }
 
     /// Checks whether a rule tests this signal.
-    #[must_use]
     pub fn asks_signal(&self, signal: Signal) -> bool {
         let asked: Signals = [signal].into_iter().collect();
         let tests = |rule: &Rule| rule.asks.fixes || rule.asks.signals.is_some_and(|(wanted, _)| !wanted.and(asked).is_empty());
@@ -183,13 +175,11 @@ impl Policy {
     }
 
     /// Returns the longest age that a rule names, for releases or packages.
-    #[must_use]
     pub fn longest_age(&self) -> Duration {
         self.rules().iter().filter_map(Rule::longest_age).max().unwrap_or_default()
     }
 
     /// Selects the active rules that apply to a package.
-    #[must_use]
     pub fn for_package(&self, name: &PackageName) -> PackageRules<'_> {
         let rules = self.rules.select(|rule| self.has_in_force(rule) && rule.match_package(name.as_str()).is_ok());
         PackageRules { policy: self, rules, waived: self.exclude.is_match(name.as_str()) }
@@ -204,12 +194,10 @@ impl Policy {
     }
 
     /// Returns the globs of packages whose age rules are waived, as written.
-    #[must_use]
     pub fn excluded(&self) -> &[Box<str>] {
         &self.excluded
     }
 
-    #[must_use]
     pub fn waives_ages(&self, name: &PackageName) -> bool {
         self.exclude.is_match(name.as_str())
     }
@@ -225,7 +213,6 @@ impl PackageRules<'_> {
     }
 
     /// Returns what an approval must name to be valid: the blocking records, and the strong signals on which rules refuse.
-    #[must_use]
     pub fn required_overrides<'a>(&self, facts: &Facts<'a>) -> Vec<&'a str> {
         let mut named: Vec<&'a str> = self.blocking_records(facts);
         let strong = facts.signals.and(Signals::of_strength(SignalStrength::Strong));
@@ -241,7 +228,6 @@ impl PackageRules<'_> {
 
     /// Returns the records that only an approval overrides; break-glass does not. These are a changed integrity and the malware
     /// advisories on which feeds or rules refuse.
-    #[must_use]
     pub fn blocking_records<'a>(&self, facts: &Facts<'a>) -> Vec<&'a str> {
         let malware = malware::blocking_advisories(facts).map(|advisory| advisory.id);
         let changed = facts.integrity_changed.then_some(CHANGED_INTEGRITY);
@@ -260,19 +246,16 @@ impl PackageRules<'_> {
         records
     }
 
-    #[must_use]
     pub fn may_warn(&self) -> bool {
         self.policy.rules.each(&self.rules).any(|rule| rule.observe || rule.action == RuleAction::Warn || rule.asks.fixes)
     }
 
     /// Checks whether any rule tests one of these facts.
-    #[must_use]
     pub fn hangs_on(&self, unknown: UnknownFacts) -> bool {
         self.policy.rules.each(&self.rules).any(|rule| rule.hangs_on(unknown))
     }
 
     /// Checks whether an unknown fact could change the verdict on the version, at `at` or later.
-    #[must_use]
     pub fn is_undecided(&self, facts: &Facts<'_>, at: Timestamp) -> bool {
         if !self.answering(facts).any(|rule| rule.hangs_on(facts.unknown)) {
             return false;

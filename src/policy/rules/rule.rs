@@ -32,13 +32,11 @@ impl PackageGlob {
         GlobBuilder::new(text).literal_separator(true).build().map(Self).map_err(|error| error.kind().to_string())
     }
 
-    #[must_use]
     pub fn matcher(&self) -> GlobMatcher {
         self.0.compile_matcher()
     }
 
     /// Returns the glob as written.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.glob()
     }
@@ -439,7 +437,6 @@ impl Rule {
 
 impl RuleAction {
     /// Formats the action: `deny`, `hold 14 d`.
-    #[must_use]
     pub fn describe(self) -> String {
         match self {
             Self::Allow => "allow".to_owned(),

@@ -53,7 +53,6 @@ impl Metrics {
     }
 
     /// Counts one request in flight until the guard is dropped.
-    #[must_use]
     pub fn begin_request(&self) -> InFlight {
         self.process.requests_in_flight.inc();
         InFlight(self.process.requests_in_flight.clone())

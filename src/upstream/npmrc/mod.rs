@@ -62,7 +62,6 @@ pub(crate) fn discover(environment: &NpmEnvironment, is_self: &dyn Fn(&Url) -> b
 ///
 /// # Errors
 /// Returns an error if the text cannot be parsed or a registry is not a URL.
-#[must_use]
 pub fn discover_in(
     text: &str,
     path: &Path,
@@ -116,7 +115,6 @@ const YARNS_ALIAS: [u8; 32] = [
 /// Returns yarn's own host name for npm's default registry. A CA must list its permitted hosts in advance, and no crate provides
 /// this name. It is searched once per process among names of the same form with three varying letters. This takes microseconds,
 /// because names with `p` as the first letter are tried first.
-#[must_use]
 pub fn yarn_registry_host() -> Option<&'static str> {
     static FOUND: OnceLock<Option<String>> = OnceLock::new();
     let find = || {
@@ -133,7 +131,6 @@ pub fn yarn_registry_host() -> Option<&'static str> {
 }
 
 /// Returns npm's built-in default registry. With an empty environment `deno_npmrc` returns its constant.
-#[must_use]
 pub fn npm_default_registry() -> Url {
     deno_npmrc::NpmRegistryUrl::for_npm(&EnvLookup(&NpmEnvironment::default())).url
 }
@@ -184,7 +181,6 @@ impl NpmConfig {
     ///
     /// # Errors
     /// Returns an error if they cannot be sent.
-    #[must_use]
     pub fn credentials(&self, url: &Url) -> Result<Option<(Credentials, SettingOrigin)>, NpmrcError> {
         let mut level = level_of(&address(url));
         while !level.is_empty() {
@@ -201,7 +197,6 @@ impl NpmConfig {
 
     /// Returns all credentials that npm would send, by the URL they are configured for. Skips those that cannot be sent, which
     /// are an error only for a registry that needs them.
-    #[must_use]
     pub fn credential_rules(&self) -> CredentialRules {
         let mut rules = CredentialRules::default();
         for level in self.layers.iter().flat_map(|layer| layer.auths.keys()) {
@@ -216,7 +211,6 @@ impl NpmConfig {
     ///
     /// # Errors
     /// Returns an error if its credentials cannot be sent.
-    #[must_use]
     pub fn default_registry(&self) -> Result<RegistryConfig, NpmrcError> {
         self.registry(&self.default.0, &self.default.1)
     }
@@ -225,7 +219,6 @@ impl NpmConfig {
     ///
     /// # Errors
     /// Returns an error if credentials of one cannot be sent.
-    #[must_use]
     pub fn scoped_registries(&self) -> Result<BTreeMap<String, RegistryConfig>, NpmrcError> {
         self.scoped.iter().map(|(scope, url, origin)| Ok((scope.clone(), self.registry(url, origin)?))).collect()
     }
@@ -235,7 +228,6 @@ impl NpmConfig {
     ///
     /// # Errors
     /// Returns an error if a setting is not an HTTP proxy.
-    #[must_use]
     pub fn proxies(&self, environment: &NpmEnvironment) -> Result<ProxySettings, ProxySettingError> {
         let own = |key: &str| {
             let value = setting(&self.layers, key).map(|(value, _)| value);
