@@ -53,7 +53,7 @@ impl Operator {
 
 impl Range {
     /// Parses a range. Returns `None` if npm would reject it.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         if text.len() > MAX_RANGE_BYTES {
             return None;
         }
@@ -69,7 +69,7 @@ impl Range {
     }
 
     /// Checks whether npm's `satisfies` holds: a prerelease matches only if the range names one of the same version.
-    pub(crate) fn matches(&self, version: &Version) -> bool {
+    pub fn matches(&self, version: &Version) -> bool {
         let version = version.parsed();
         let named = |set: &ComparatorSet| {
             version.pre.is_empty()
@@ -84,7 +84,7 @@ impl Range {
 
     /// Checks whether a denial of this range covers the version: as `satisfies` with `includePrerelease`, so that `<2.0.0` covers
     /// `1.9.9-beta.1` and `4.x` covers `4.0.0-alpha`.
-    pub(crate) fn covers(&self, version: &Version) -> bool {
+    pub fn covers(&self, version: &Version) -> bool {
         self.inclusive.iter().any(|set| holds(set, version.parsed())) || self.matches(version)
     }
 
