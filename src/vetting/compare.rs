@@ -115,11 +115,9 @@ struct OriginCounts {
     trusted: usize,
 }
 
-/// The releases of a package, prepared so that each comparison costs little even among 100,000 versions.
+/// Names that any release of the baseline had.
 #[derive(Default)]
-pub struct Comparison<'a> {
-    contents: PackumentContents,
-    precedents: Precedents,
+struct KnownNames<'a> {
     publishers: BTreeSet<&'a str>,
     /// Digests of the addresses of each publisher.
     emails: HashMap<&'a str, HashSet<[u8; 16]>>,
@@ -127,6 +125,14 @@ pub struct Comparison<'a> {
     dependencies: HashSet<&'a str>,
     commands: BTreeSet<&'a str>,
     repositories: BTreeSet<&'a str>,
+}
+
+/// The releases of a package, prepared so that each comparison costs little even among 100,000 versions.
+#[derive(Default)]
+pub struct Comparison<'a> {
+    contents: PackumentContents,
+    precedents: Precedents,
+    known: KnownNames<'a>,
     /// The baseline, ordered by version.
     by_version: Vec<(&'a Version, &'a VersionEntry)>,
     /// Its stable versions.
@@ -155,9 +161,9 @@ impl<'a> Comparison<'a> {
                 continue;
             }
             last_shape = Some(shape);
-            comparison.dependencies.extend(shape.dependencies.iter().map(|name| &**name));
-            comparison.commands.extend(shape.commands.iter().map(|name| &**name));
-            comparison.repositories.extend(shape.repository.as_deref());
+            comparison.known.dependencies.extend(shape.dependencies.iter().map(|name| &**name));
+            comparison.known.commands.extend(shape.commands.iter().map(|name| &**name));
+            comparison.known.repositories.extend(shape.repository.as_deref());
         }
         comparison.last = baseline.last().map(|release| release.effective);
         let versions = baseline.iter().filter_map(|release| Some((release.entry.version.as_ref()?, release.entry)));
@@ -170,11 +176,11 @@ impl<'a> Comparison<'a> {
     fn add_origin(&mut self, release: &DatedRelease<'a>) {
         let VersionEntry { publisher, maintainers, outline, version, .. } = release.entry;
         if let Some(publisher) = publisher.as_deref() {
-            self.publishers.insert(publisher);
+            self.known.publishers.insert(publisher);
             let email = outline.shape.as_ref().and_then(|shape| shape.publisher_email);
-            self.emails.entry(publisher).or_default().extend(email);
+            self.known.emails.entry(publisher).or_default().extend(email);
         }
-        self.maintainers.extend(maintainers.iter().flat_map(|names| names.iter()).map(|name| &**name));
+        self.known.maintainers.extend(maintainers.iter().flat_map(|names| names.iter()).map(|name| &**name));
         if version.as_ref().is_some_and(|version| !version.is_prerelease()) {
             self.by_time.push((release.effective, self.total));
             self.total.releases += 1;
@@ -268,10 +274,10 @@ impl<'a> Comparison<'a> {
     /// Compares the publisher and the maintainers.
     fn compare_people(&self, entry: &VersionEntry, report: &mut SignalReport) {
         if let Some(publisher) = entry.publisher.as_deref() {
-            let known = self.emails.get(publisher);
+            let known = self.known.emails.get(publisher);
             let email = entry.outline.shape.as_ref().and_then(|shape| shape.publisher_email);
-            if known.is_none() && !self.publishers.is_empty() {
-                report.add(Signal::NewPublisher, &list(&self.publishers), publisher);
+            if known.is_none() && !self.known.publishers.is_empty() {
+                report.add(Signal::NewPublisher, &list(&self.known.publishers), publisher);
             } else if let (Some(known), Some(email)) = (known, email)
                 && !known.is_empty()
                 && !known.contains(&email)
@@ -280,9 +286,9 @@ impl<'a> Comparison<'a> {
             }
         }
         let maintainers = entry.maintainers.iter().flat_map(|names| names.iter()).map(|name| &**name);
-        let added: BTreeSet<&str> = maintainers.filter(|name| !self.maintainers.contains(name)).collect();
-        if !added.is_empty() && !self.maintainers.is_empty() {
-            report.add(Signal::MaintainersChanged, &list(&self.maintainers), &list(&added));
+        let added: BTreeSet<&str> = maintainers.filter(|name| !self.known.maintainers.contains(name)).collect();
+        if !added.is_empty() && !self.known.maintainers.is_empty() {
+            report.add(Signal::MaintainersChanged, &list(&self.known.maintainers), &list(&added));
         }
     }
 
@@ -291,20 +297,20 @@ impl<'a> Comparison<'a> {
         let Some(shape) = &entry.outline.shape else {
             return report.add(Signal::NewDependency, "", "too many dependencies to compare");
         };
-        let is_new = |name: &&Arc<str>| !self.dependencies.contains(&***name) && !is_subpackage(name);
+        let is_new = |name: &&Arc<str>| !self.known.dependencies.contains(&***name) && !is_subpackage(name);
         report.new_dependencies = shape.dependencies.iter().filter(is_new).cloned().collect();
         if !report.new_dependencies.is_empty() {
             let names = report.new_dependencies.iter().map(|name| &**name).collect();
             report.add(Signal::NewDependency, "no earlier release depends on it", &list(&names));
         }
         let commands = shape.commands.iter().map(|name| &**name);
-        let added: BTreeSet<&str> = commands.filter(|name| !self.commands.contains(name)).collect();
+        let added: BTreeSet<&str> = commands.filter(|name| !self.known.commands.contains(name)).collect();
         if !added.is_empty() {
-            report.add(Signal::BinAdded, &list(&self.commands), &list(&added));
+            report.add(Signal::BinAdded, &list(&self.known.commands), &list(&added));
         }
-        let repository = shape.repository.as_deref().filter(|_| !self.repositories.is_empty());
-        if let Some(repository) = repository.filter(|repository| !self.repositories.contains(repository)) {
-            report.add(Signal::RepositoryChanged, &list(&self.repositories), repository);
+        let repository = shape.repository.as_deref().filter(|_| !self.known.repositories.is_empty());
+        if let Some(repository) = repository.filter(|repository| !self.known.repositories.contains(repository)) {
+            report.add(Signal::RepositoryChanged, &list(&self.known.repositories), repository);
         }
     }
 
