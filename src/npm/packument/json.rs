@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::de::{DeserializeSeed, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -71,6 +72,30 @@ pub(crate) fn decode(raw: &str) -> Option<Cow<'_, str>> {
 /// Calls `take` with the key and value of each member of the object `json`, as written.
 pub(crate) fn for_each_member<'a>(json: &'a str, take: impl FnMut(&'a str, &'a str)) -> Result<(), serde_json::Error> {
     walk(json, &mut EachMember(take))
+}
+
+/// Returns the last string member `wanted` of a JSON object; `None` for other values.
+pub(crate) fn string_member<'a>(object: &'a str, wanted: &str) -> Option<Cow<'a, str>> {
+    let mut found = None;
+    if object.starts_with('{') {
+        let walked = for_each_member(object, |key, value| {
+            if decode(key).is_some_and(|key| key == wanted) {
+                found = decode(value);
+            }
+        });
+        debug_assert!(walked.is_ok(), "objects were validated when parsed");
+    }
+    found
+}
+
+/// Returns the shared copy of `text`.
+pub(crate) fn intern(texts: &mut HashSet<Arc<str>>, text: &str) -> Arc<str> {
+    if let Some(known) = texts.get(text) {
+        return Arc::clone(known);
+    }
+    let text: Arc<str> = text.into();
+    texts.insert(Arc::clone(&text));
+    text
 }
 
 /// Visits the members of an object in order, while the document is validated.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use crate::npm::packument::json::{decode, for_each_member};
+use crate::npm::packument::json::{self, decode, string_member};
 use crate::npm::packument::last_value::LastValue;
 
 /// Maximum number of maintainers kept per version.
@@ -39,26 +39,7 @@ impl<'a> PeopleInterner<'a> {
 
 /// Returns a person's name, written as an object or as `name <address>`.
 fn intern(names: &mut HashSet<Arc<str>>, raw: &str) -> Option<Arc<str>> {
-    let mut name = None;
-    if raw.starts_with('{') {
-        let walked = for_each_member(raw, |key, value| {
-            if decode(key).is_some_and(|key| key == "name") {
-                name = decode(value);
-            }
-        });
-        debug_assert!(walked.is_ok(), "objects were validated when parsed");
-    } else {
-        name = decode(raw);
-    }
-    let name = name?;
+    let name = if raw.starts_with('{') { string_member(raw, "name") } else { decode(raw) }?;
     let name = name.split('<').next().unwrap_or_default().trim();
-    if name.is_empty() {
-        return None;
-    }
-    if let Some(known) = names.get(name) {
-        return Some(Arc::clone(known));
-    }
-    let name: Arc<str> = name.into();
-    names.insert(Arc::clone(&name));
-    Some(name)
+    (!name.is_empty()).then(|| json::intern(names, name))
 }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::npm::integrity::{Algorithm, Digest};
-use crate::npm::packument::json::{decode, for_each_member};
+use crate::npm::packument::json::{decode, for_each_member, intern, string_member};
 
 /// Names kept per document. The dependencies of 10,000 versions of a large package are 500,000 names.
 const MAX_NAMES: usize = 1_000_000;
@@ -52,10 +52,10 @@ impl<'a> ShapeReader<'a> {
         let shape = ReleaseShape {
             dependencies: self.names([source.dependencies, source.optional])?,
             commands: match source.bin {
-                Some(bin) if bin.starts_with('"') => Box::new([self.intern("")]),
+                Some(bin) if bin.starts_with('"') => Box::new([intern(&mut self.texts, "")]),
                 bin => self.names([bin, None])?,
             },
-            repository: source.repository.and_then(repository).map(|text| self.intern(&text)),
+            repository: source.repository.and_then(repository).map(|text| intern(&mut self.texts, &text)),
             publisher_email: source.publisher.and_then(email_digest),
         };
         let known = self.last.as_ref().map(|(_, known)| known).filter(|known| ***known == shape);
@@ -71,7 +71,7 @@ impl<'a> ShapeReader<'a> {
             let walked = for_each_member(object, |key, _| {
                 self.names += 1;
                 if self.names <= MAX_NAMES {
-                    names.extend(decode(key).map(|name| self.intern(&name)));
+                    names.extend(decode(key).map(|name| intern(&mut self.texts, &name)));
                 }
             });
             debug_assert!(walked.is_ok(), "objects were validated when parsed");
@@ -79,15 +79,6 @@ impl<'a> ShapeReader<'a> {
         names.sort_unstable();
         names.dedup();
         (self.names <= MAX_NAMES).then(|| names.into())
-    }
-
-    fn intern(&mut self, text: &str) -> Arc<str> {
-        if let Some(known) = self.texts.get(text) {
-            return Arc::clone(known);
-        }
-        let text: Arc<str> = text.into();
-        self.texts.insert(Arc::clone(&text));
-        text
     }
 }
 
@@ -98,23 +89,9 @@ impl ReleaseShape {
     }
 }
 
-/// Returns a string member of a JSON object.
-fn member(object: &str, wanted: &str) -> Option<String> {
-    let mut found = None;
-    if object.starts_with('{') {
-        let walked = for_each_member(object, |key, value| {
-            if decode(key).is_some_and(|key| key == wanted) {
-                found = decode(value).map(std::borrow::Cow::into_owned);
-            }
-        });
-        debug_assert!(walked.is_ok(), "objects were validated when parsed");
-    }
-    found
-}
-
 /// Returns `host/owner/name` of a `repository` member, which is an address or an object with one.
 fn repository(raw: &str) -> Option<String> {
-    let text = if raw.starts_with('{') { member(raw, "url")? } else { decode(raw)?.into_owned() };
+    let text = if raw.starts_with('{') { string_member(raw, "url") } else { decode(raw) }?;
     let text = text.trim().split(['#', '?']).next().unwrap_or_default();
     let text = text.split_once("://").map_or(text, |(_, rest)| rest);
     let text = text.split_once('@').map_or(text, |(_, rest)| rest);
@@ -127,7 +104,7 @@ fn repository(raw: &str) -> Option<String> {
 
 /// Returns a digest of the address in `_npmUser`.
 fn email_digest(raw: &str) -> Option<[u8; 16]> {
-    let email = member(raw, "email")?;
+    let email = string_member(raw, "email")?;
     let digest = Digest::of(Algorithm::Sha256, email.trim().to_ascii_lowercase().as_bytes());
     digest.as_bytes().first_chunk().copied()
 }
