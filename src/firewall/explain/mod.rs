@@ -156,8 +156,7 @@ fn resolve<'a>(packument: &'a Packument, wanted: &str) -> Option<&'a str> {
     if let Some((_, entry)) = packument.find_same(wanted) {
         return Some(&entry.key);
     }
-    let latest = packument.dist_tags.iter().find(|(tag, _)| **tag == *wanted);
-    if let Some((_, target)) = latest {
+    if let Some(target) = packument.dist_tag(wanted) {
         return Some(target);
     }
     if wanted == "latest" {

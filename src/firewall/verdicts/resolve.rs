@@ -14,7 +14,7 @@ pub(crate) fn resolve<'a>(packument: &'a Packument, table: &'a VerdictTable, wan
         return Some(version);
     }
     // A tag whose hidden target has no replacement.
-    if let Some((_, target)) = packument.dist_tags.iter().find(|(tag, _)| **tag == *wanted) {
+    if let Some(target) = packument.dist_tag(wanted) {
         return packument.find(target).map(|(_, entry)| &*entry.key);
     }
     let range = Range::parse(wanted)?;
@@ -39,12 +39,12 @@ pub(crate) fn best_in_range<'a>(
 
 /// Returns the entry that `spec` would resolve to if no version were hidden.
 pub(crate) fn pick_unfiltered(packument: &Packument, spec: &str) -> Option<usize> {
-    let tagged = |tag: &str| packument.dist_tags.iter().find(|(name, _)| **name == *tag).map(|(_, version)| &**version);
     let spec = if spec.is_empty() { "latest" } else { spec };
     let exact = packument.find(spec).map(|(at, _)| at);
-    let by_tag = || packument.find(tagged(spec)?).map(|(at, _)| at);
-    let by_range =
-        || packument.find(best_in_range(packument, &Range::parse(spec)?, tagged("latest"), |_| true)?).map(|(at, _)| at);
+    let by_tag = || packument.find(packument.dist_tag(spec)?).map(|(at, _)| at);
+    let by_range = || {
+        packument.find(best_in_range(packument, &Range::parse(spec)?, packument.dist_tag("latest"), |_| true)?).map(|(at, _)| at)
+    };
     exact.or_else(by_tag).or_else(by_range)
 }
 

@@ -192,6 +192,11 @@ impl Packument {
         Some((at, &self.entries[at]))
     }
 
+    /// Returns the version that a dist-tag points to upstream.
+    pub(crate) fn dist_tag(&self, tag: &str) -> Option<&str> {
+        self.dist_tags.iter().find(|(name, _)| **name == *tag).map(|(_, target)| &**target)
+    }
+
     /// Returns the removed version with this key and its publish time.
     pub(crate) fn find_departed(&self, key: &str) -> Option<&(Box<str>, Option<Timestamp>)> {
         let at = self.removed.binary_search_by(|(removed, _)| (**removed).cmp(key)).ok()?;
