@@ -2,27 +2,27 @@
 
 use std::sync::Arc;
 
+use crate::firewall::package::signal_table::SignalTable;
 use crate::firewall::package::signals::NewDependency;
 use crate::firewall::policy_state::PolicySnapshot;
 use crate::firewall::verdicts::cache::CachedPackage;
 use crate::units::timestamp;
 use crate::vetting::{BASELINE_AGE, Signal};
 
-/// Returns the new dependencies of a package that a rule needs and that are not looked up yet.
-pub(crate) fn pending(package: &CachedPackage, policy_snapshot: &PolicySnapshot) -> Option<Vec<Arc<str>>> {
+/// Returns the signals of a package if a rule needs new dependencies that are not looked up yet.
+pub(crate) fn pending(package: &CachedPackage, policy_snapshot: &PolicySnapshot) -> Option<Arc<SignalTable>> {
     if package.dependencies.get().is_some() {
         return None;
     }
     let signals = package.signals(policy_snapshot);
     let is_needed = !signals.pending.is_empty() && policy_snapshot.asks_signal(Signal::NewbornDependency);
-    is_needed.then(|| signals.pending.clone())
+    is_needed.then_some(signals)
 }
 
 /// Returns what the packument of a dependency says of it.
 pub(crate) fn describe(package: &CachedPackage) -> NewDependency {
     let Some(packument) = &package.packument else { return NewDependency::Absent };
-    let latest = packument.dist_tags.iter().find(|(tag, _)| **tag == *"latest");
-    let latest = latest.and_then(|(_, version)| Some(packument.find(version)?.0));
+    let latest = packument.dist_tag("latest").and_then(|version| Some(packument.find(version)?.0));
     // Not only `latest`: a release can pin another version.
     let since = timestamp::saturating_sub(package.confirmed.validated, BASELINE_AGE);
     let matters = |at: usize| Some(at) == latest || package.provenance[at].effective > since;

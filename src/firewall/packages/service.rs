@@ -220,11 +220,12 @@ impl PackageService {
     /// [`LOOKUP_WAIT`]; fetches continue after it, so that the next request finds their results. If one cannot be looked up, all
     /// stay pending.
     pub(crate) async fn load_new_dependencies(self: &Arc<Self>, client: &Client, package: &CachedPackage) {
-        let Some(names) = new_dependencies::pending(package, &self.services.policy.snapshot()) else { return };
+        let Some(signals) = new_dependencies::pending(package, &self.services.policy.snapshot()) else { return };
+        // Later ones stay pending: an ordinary release has few new dependencies.
+        let names = &signals.pending[..signals.pending.len().min(MAX_NEW_DEPENDENCIES)];
         let deadline = Instant::now() + LOOKUP_WAIT;
         let mut lookups = JoinSet::new();
-        // Later ones stay pending: an ordinary release has few new dependencies.
-        for name in names.iter().take(MAX_NEW_DEPENDENCIES) {
+        for name in names {
             let (service, client, name) = (Arc::clone(self), client.clone(), Arc::clone(name));
             lookups.spawn(async move {
                 let found = service.look_up_dependency(&client, &name).await;
@@ -237,7 +238,7 @@ impl PackageService {
                 found.insert(name, dependency);
             }
         }
-        if found.len() == names.len().min(MAX_NEW_DEPENDENCIES) {
+        if found.len() == names.len() {
             let _ = package.dependencies.set(found);
         }
     }
