@@ -47,7 +47,7 @@ const MAX_LISTED: usize = 5;
 pub struct DatedRelease<'a> {
     pub entry: &'a VersionEntry,
     pub effective: Timestamp,
-    /// Whether it may be in a baseline: not if it is denied or listed as malware.
+    /// Whether it may be in a baseline: not if it is listed as malware, contradicts itself or changed its bytes.
     pub is_sound: bool,
 }
 
@@ -424,28 +424,16 @@ mod tests {
     /// A version, its publish time relative to the attack, and more members of its manifest.
     type Release<'r> = (&'r str, i64, &'r str);
 
+    /// Returns a packument of releases without provenance.
     fn packument(releases: &[Release<'_>]) -> Packument {
-        let (mut versions, mut times) = (String::new(), String::new());
-        for (version, published, more) in releases {
-            let comma = if versions.is_empty() { "" } else { "," };
-            let _ = write!(
-                versions,
-                r#"{comma}"{version}":{{"name":"axios","version":"{version}","dist":{{"tarball":"x","signatures":[]}}{more}}}"#
-            );
-            let _ = write!(times, r#"{comma}"{version}":"{}""#, at(*published));
-        }
-        let document = format!(r#"{{"name":"axios","versions":{{{versions}}},"time":{{{times}}}}}"#);
-        parse::parse(&PackageName::parse("axios").unwrap(), document.as_bytes()).unwrap().packument
+        let members = |more: &str| format!(r#","dist":{{"tarball":"x","signatures":[]}}{more}"#);
+        packument_of(&releases.iter().map(|(version, published, more)| (*version, *published, members(more))).collect::<Vec<_>>())
     }
 
     /// Returns the report on the last of `releases`, a day after it was published.
     fn report(releases: &[Release<'_>]) -> SignalReport {
         let packument = packument(releases);
-        let dated: Vec<_> = packument
-            .entries
-            .iter()
-            .map(|entry| DatedRelease { entry, effective: entry.published.unwrap(), is_sound: true })
-            .collect();
+        let dated = dated(&packument);
         let last = dated.last().unwrap();
         let now = last.effective + jiff::SignedDuration::from_secs(DAY);
         let comparison = Comparison::new(&dated, packument.contents, BASELINE_AGE, now);
@@ -464,7 +452,7 @@ mod tests {
         format!(r#"{CI},"x":1,"dist":{{"tarball":"x","signatures":[],"attestations":{{"url":"u"}}}}{more}"#)
     }
 
-    /// `dist` may not be repeated, so releases with provenance are built without the one of [`packument`].
+    /// Returns a packument of releases with all their members.
     fn packument_of(releases: &[(&str, i64, String)]) -> Packument {
         let (mut versions, mut times) = (String::new(), String::new());
         for (version, published, members) in releases {
