@@ -23,12 +23,12 @@ impl RunTempDir {
     pub(crate) fn make() -> io::Result<Self> {
         for _ in 0..TRIES {
             let folder = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
+            // Locked before the folder of temporary files is searched, which may be long: other processes delete unlocked ones.
+            let Some(lock) = lock(folder.path())? else { continue };
             if let Some(parent) = folder.path().parent() {
                 remove_stale(parent, folder.path());
             }
-            if let Some(lock) = lock(folder.path())? {
-                return Ok(Self { folder, _lock: lock });
-            }
+            return Ok(Self { folder, _lock: lock });
         }
         Err(io::Error::other("other processes delete every new temporary directory"))
     }
@@ -129,5 +129,12 @@ mod tests {
         assert!(path.exists());
         drop(scratch);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn runs_that_start_together_each_get_a_directory() {
+        let start = || (0..50).all(|_| RunTempDir::make().is_ok());
+        let threads: Vec<_> = (0..8).map(|_| std::thread::spawn(start)).collect();
+        assert!(threads.into_iter().all(|thread| thread.join().unwrap()));
     }
 }
