@@ -53,8 +53,8 @@ impl PolicySnapshot {
 
     fn of(policies: Vec<Policy>, decisions: Arc<[Decision]>, advisories: Advisories, now: Timestamp, revision: u64) -> Self {
         let standing = ActiveDecisions::of(&decisions, now);
-        let until = policies.iter().filter_map(Policy::next_expiry).chain(standing.next_change()).min();
-        let advisories = advisories.ruled(standing.rulings());
+        let until = policies.iter().filter_map(Policy::next_expiry).chain(standing.next_change).min();
+        let advisories = advisories.ruled(&standing.rulings);
         Self { policies, decisions, active_decisions: standing, advisories, next_change: until, revision }
     }
 

@@ -1,14 +1,12 @@
 //! Test cases of a policy: a release, an instant, and the expected verdict. Nothing is looked up: the release has only the facts
 //! that the case states.
 
-use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
 
-use crate::diagnostics::{Diagnostic, Diagnostics};
-use crate::diagnostics::{SourceFile, SourceSpan};
+use crate::diagnostics::{Diagnostic, Diagnostics, SourceFile, SourceSpan};
 use crate::npm::packument::index::{ManifestTraits, TagIndex};
 use crate::npm::{PackageName, Version};
 use crate::policy::advisories::index::{FeedAdvisories, FeedIndexBuilder};
@@ -21,7 +19,7 @@ use crate::units::timestamp;
 use crate::vetting::{Finding, Signal};
 
 /// Words that a case may contain, for error messages.
-pub const WORDS: &str = "`at`, `published`, `package` and a day, `fix` and an advisory, `publisher`, `maintainer`, `tag`, `signal`, `finding`, `advisory` \
+const WORDS: &str = "`at`, `published`, `package` and a day, `fix` and an advisory, `publisher`, `maintainer`, `tag`, `signal`, `finding`, `advisory` \
     and `malware` or a severity, `feed`, `trust`, `part-of` and a day, `install-script`, `deprecated`, `git-dependency`, \
     `url-dependency`, `file-dependency`";
 
@@ -29,17 +27,10 @@ const EXPECTED: &str = "`allow`, `deny by RULE`, `hold by RULE` or `hold by RULE
 
 #[derive(Debug, Clone)]
 pub struct PolicyCase {
-    pub place: SourceSpan,
-    pub text: String,
+    place: SourceSpan,
+    text: String,
     release: CaseRelease,
     expected: ExpectedVerdict,
-}
-
-/// A case whose verdict differs from the expected one.
-#[derive(Debug, Clone)]
-pub struct CaseFailure {
-    pub case: PolicyCase,
-    pub found: String,
 }
 
 #[derive(Debug, Clone)]
@@ -76,10 +67,7 @@ enum ExpectedVerdict {
 }
 
 /// Parses the cases of a file, one per line. Blank lines and lines that begin with `#` are skipped.
-///
-/// # Errors
-/// Returns an error for each line that is not a valid case.
-pub fn parse(file: &Arc<SourceFile>) -> Result<Vec<PolicyCase>, Diagnostics> {
+pub(crate) fn parse(file: &Arc<SourceFile>) -> Result<Vec<PolicyCase>, Diagnostics> {
     let (mut cases, mut errors) = (Vec::new(), Vec::new());
     let mut start = 0;
     for line in file.text.split_inclusive('\n') {
@@ -99,11 +87,8 @@ pub fn parse(file: &Arc<SourceFile>) -> Result<Vec<PolicyCase>, Diagnostics> {
 }
 
 impl PolicyCase {
-    /// Runs the case against a policy.
-    ///
-    /// # Errors
-    /// Returns the policy's verdict if it differs from the expected one.
-    pub fn run(&self, policy: &Policy) -> Result<(), Box<CaseFailure>> {
+    /// Runs the case against a policy. An error describes the policy's verdict if it differs from the expected one.
+    pub(crate) fn run(&self, policy: &Policy) -> Result<(), String> {
         let found = self.evaluate(policy);
         let fits = match (&self.expected, &found) {
             (ExpectedVerdict::Allow, Verdict::Allow) => true,
@@ -113,7 +98,12 @@ impl PolicyCase {
             }
             _ => false,
         };
-        if fits { Ok(()) } else { Err(Box::new(CaseFailure { case: self.clone(), found: format_verdict(&found) })) }
+        if fits {
+            return Ok(());
+        }
+        let (line, _) = self.place.position();
+        let path = self.place.file.path.display();
+        Err(format!("{path}:{line}: {}\n   = found: {}", self.text, format_verdict(&found)))
     }
 
     fn evaluate(&self, policy: &Policy) -> Verdict {
@@ -141,21 +131,17 @@ impl PolicyCase {
     }
 }
 
-impl fmt::Display for CaseFailure {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (line, _) = self.case.place.position();
-        write!(out, "{}:{line}: {}\n   = found: {}", self.case.place.file.path.display(), self.case.text, self.found)
-    }
-}
-
 impl CaseAdvisory {
     fn index(&self, name: &PackageName, version: &Version) -> FeedAdvisories {
         let mut builder = FeedIndexBuilder::default();
         builder.add(&AdvisoryRecord {
+            id: "CASE".into(),
+            kind: self.kind,
             severity: self.severity,
             reviewed: true,
+            package: name.as_str().into(),
             versions: vec![version.as_str().into()],
-            ..AdvisoryRecord::new("CASE", self.kind, name.as_str())
+            ..AdvisoryRecord::default()
         });
         builder.build(&self.feed, self.trust)
     }

@@ -89,7 +89,7 @@ pub fn evaluate_without_decisions(rules: &PackageRules<'_>, facts: &Facts<'_>, a
 }
 
 /// Returns the verdict on one version with all steps and warnings.
-pub fn explain(policy: &Policy, decisions: &ActiveDecisions, facts: &Facts<'_>, as_of: Timestamp) -> (Verdict, Trace) {
+pub(crate) fn explain(policy: &Policy, decisions: &ActiveDecisions, facts: &Facts<'_>, as_of: Timestamp) -> (Verdict, Trace) {
     let mut trace = Trace::default();
     let verdict = evaluate(&Evaluation { rules: &policy.for_package(facts.name), decisions, facts, as_of }, &mut trace);
     (verdict, trace)
@@ -98,7 +98,7 @@ pub fn explain(policy: &Policy, decisions: &ActiveDecisions, facts: &Facts<'_>, 
 /// Evaluates malware advisories and rules. Under break-glass, rules on ages or signals are waived unless there are blocking records.
 fn evaluate_rules<S: Sink>(input: &Evaluation<'_>, sink: &mut S) -> RulesVerdict {
     let Evaluation { rules, decisions, facts, as_of } = *input;
-    if decisions.break_glass().is_none() || !rules.blocking_records(facts).is_empty() {
+    if decisions.break_glass.is_none() || !rules.blocking_records(facts).is_empty() {
         let verdict = rules.verdict(facts, as_of, BreakGlass::Inactive, sink);
         return RulesVerdict { verdict, unwaived: None };
     }
@@ -114,7 +114,7 @@ fn evaluate_rules<S: Sink>(input: &Evaluation<'_>, sink: &mut S) -> RulesVerdict
 
 /// Warns that a decision allows a version that `waived` would refuse.
 fn warn_of_decision<S: Sink>(input: &Evaluation<'_>, approval: Option<&DecisionRef>, waived: Option<Reason>, sink: &mut S) {
-    let (rule, decision_ref) = match (approval, input.decisions.break_glass()) {
+    let (rule, decision_ref) = match (approval, &input.decisions.break_glass) {
         (Some(decision_ref), _) => (RuleId::Approved, decision_ref),
         (None, Some(decision_ref)) => (RuleId::BreakGlass, decision_ref),
         (None, None) => return,
@@ -158,7 +158,6 @@ mod tests {
     use crate::policy::advisories::Advisories;
     use crate::policy::advisories::affected::{AffectedRange, RangeEvent};
     use crate::policy::advisories::index::FeedIndexBuilder;
-    use crate::policy::advisories::tests::empty_record;
     use crate::policy::advisories::{AdvisoryRecord, FeedTrust};
     use crate::policy::decisions::{ApprovedVersion, Decision, DecisionAction, DecisionProposal, Signature};
     use crate::policy::presets;
@@ -232,7 +231,7 @@ mod tests {
                 package: "axios".into(),
                 versions: if *lists { vec!["1.14.1".into()] } else { Vec::new() },
                 spans: AffectedRange::from_events(&[RangeEvent::Introduced("0".into())]).0,
-                ..empty_record()
+                ..AdvisoryRecord::default()
             });
             Arc::new(builder.build("osv", FeedTrust::ALL[*trust]))
         });

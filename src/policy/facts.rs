@@ -48,7 +48,7 @@ impl UnknownFacts {
     pub const ALL: Self = Self { publisher: true, maintainers: true, install_script: true, fix: true };
 
     #[must_use]
-    pub fn or(self, other: Self) -> Self {
+    pub(crate) fn or(self, other: Self) -> Self {
         Self {
             publisher: self.publisher || other.publisher,
             maintainers: self.maintainers || other.maintainers,
@@ -111,7 +111,7 @@ pub struct Facts<'a> {
 
 impl<'a> Facts<'a> {
     /// Returns facts for a present version without signals or advisories, in a package of unknown age.
-    pub fn of(name: &'a PackageName, version: &'a str, effective: Timestamp) -> Self {
+    pub(crate) fn of(name: &'a PackageName, version: &'a str, effective: Timestamp) -> Self {
         Self {
             name,
             version,

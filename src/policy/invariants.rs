@@ -13,7 +13,7 @@ use crate::units::timestamp;
 pub const TAKEDOWN_AGE: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// Returns the refusal of a built-in rule. Returns `None` if none applies.
-pub fn check(facts: &Facts<'_>) -> Option<Verdict> {
+pub(crate) fn check(facts: &Facts<'_>) -> Option<Verdict> {
     if facts.integrity_changed {
         let detail = "its integrity differs from the one first seen for this version";
         return Some(Verdict::deny(RuleId::IntegrityChanged, detail));
@@ -33,7 +33,7 @@ pub fn check(facts: &Facts<'_>) -> Option<Verdict> {
 
 /// Checks whether a removed version was taken down: it was last seen below the takedown age. That age is [`TAKEDOWN_AGE`] or
 /// `longest_age` (the longest age that any rule names), whichever is longer.
-pub fn is_takedown(effective: Timestamp, last_seen: Timestamp, longest_age: Duration) -> bool {
+pub(crate) fn is_takedown(effective: Timestamp, last_seen: Timestamp, longest_age: Duration) -> bool {
     timestamp::saturating_add(effective, TAKEDOWN_AGE.max(longest_age)) > last_seen
 }
 

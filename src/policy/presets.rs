@@ -30,7 +30,7 @@ pub const INCIDENTS: &str = include_str!("../../policies/incidents.json");
 pub const INCIDENTS_PATH: &str = "policies/incidents.json (shipped)";
 
 /// Returns the policy names in display order.
-pub fn names() -> Vec<&'static str> {
+pub(crate) fn names() -> Vec<&'static str> {
     SHIPPED.iter().map(|shipped| shipped.name).collect()
 }
 
@@ -40,7 +40,7 @@ pub fn policy_file(name: &str) -> Option<Arc<SourceFile>> {
 }
 
 /// Returns the test cases of the shipped policy with this name.
-pub fn case_file(name: &str) -> Option<Arc<SourceFile>> {
+pub(crate) fn case_file(name: &str) -> Option<Arc<SourceFile>> {
     let shipped = SHIPPED.iter().find(|shipped| shipped.name == name)?;
     Some(Arc::new(SourceFile { path: PathBuf::from(format!("policies/{name}.cases")), text: shipped.cases.to_owned() }))
 }

@@ -49,10 +49,7 @@ struct PastSignals {
 
 impl PastIncident {
     /// Parses a file of incidents: a JSON list, or an object with a list `incidents`.
-    ///
-    /// # Errors
-    /// Returns an error if there is no such list or if an incident has no `id`.
-    pub fn read_all(text: &str) -> Result<Vec<Self>, String> {
+    pub(crate) fn read_all(text: &str) -> Result<Vec<Self>, String> {
         let whole: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let listed = whole.as_array().or_else(|| whole.get("incidents")?.as_array());
         let listed = listed.ok_or("expected a list of incidents or an object with a list `incidents`")?;
@@ -114,7 +111,7 @@ pub enum ReplayOutcome {
 
 impl ReplayOutcome {
     /// Returns `stopped`, `missed` or `undecidable`.
-    pub fn outcome(self) -> &'static str {
+    pub(crate) fn outcome(self) -> &'static str {
         match self {
             Self::StoppedAtPublication | Self::StoppedUntilDetection => "stopped",
             Self::Missed => "missed",
@@ -142,7 +139,7 @@ pub enum ReplaySignals {
 }
 
 /// Evaluates an incident at the instant of its publication.
-pub fn replay(policy: &Policy, incident: &PastIncident, signals: ReplaySignals) -> ReplayResult {
+pub(crate) fn replay(policy: &Policy, incident: &PastIncident, signals: ReplaySignals) -> ReplayResult {
     let published = incident.published();
     let Some((verdict, published)) = published.map(|published| (incident.judge(policy, published, signals), published)) else {
         return ReplayResult { id: incident.id.clone(), fate: ReplayOutcome::Undecidable, rule: None, until: None };

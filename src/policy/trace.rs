@@ -1,6 +1,7 @@
 //! Receivers for what an evaluation finds besides its verdict: trace steps for `explain`, and warnings.
 
 use crate::policy::verdict::{Reason, RuleId};
+use crate::text::words;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StepOutcome {
@@ -20,17 +21,15 @@ pub enum StepOutcome {
     NotReached,
 }
 
-impl StepOutcome {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Decided => "decides",
-            Self::Warned => "warned",
-            Self::Passed => "passed",
-            Self::Waived => "waived",
-            Self::Suppressed => "set aside",
-            Self::NoMatch => "no match",
-            Self::NotReached => "not reached",
-        }
+words! {
+    StepOutcome {
+        Decided = "decides",
+        Warned = "warned",
+        Passed = "passed",
+        Waived = "waived",
+        Suppressed = "set aside",
+        NoMatch = "no match",
+        NotReached = "not reached",
     }
 }
 
@@ -93,7 +92,7 @@ pub struct Trace {
 impl Trace {
     /// Returns the steps. Those after the step that decides are marked as not reached, except for suppressed advisories: their
     /// reporter wants to know why they do not apply.
-    pub fn into_steps(mut self) -> Vec<TraceStep> {
+    pub(crate) fn into_steps(mut self) -> Vec<TraceStep> {
         let decided = self.steps.iter().position(|step| step.outcome == StepOutcome::Decided);
         let later = decided.map_or(self.steps.len(), |index| index + 1);
         for step in self.steps[later..].iter_mut().filter(|step| step.outcome != StepOutcome::Suppressed) {

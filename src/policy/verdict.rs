@@ -57,7 +57,7 @@ impl RuleId {
     ];
 
     /// Returns the id as users see it.
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         match self {
             Self::File(id) => id,
             Self::IntegrityChanged => CHANGED_INTEGRITY,
@@ -77,14 +77,14 @@ impl RuleId {
     }
 
     /// Parses an id that another process wrote.
-    pub fn read(text: &str) -> Self {
+    pub(crate) fn read(text: &str) -> Self {
         let built_in = Self::BUILT_IN.into_iter().find(|rule| rule.as_str() == text);
         built_in.unwrap_or_else(|| Self::File(text.into()))
     }
 
     /// Checks whether an approval can open what this rule refuses. It cannot open versions that were taken down or cannot be
     /// verified. A denial must be revoked instead, and a missing feed must be loaded.
-    pub fn may_be_approved(&self) -> bool {
+    pub(crate) fn may_be_approved(&self) -> bool {
         !matches!(
             self,
             Self::IntegrityMismatch
@@ -129,11 +129,11 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    pub fn deny(rule: RuleId, detail: impl Into<String>) -> Self {
+    pub(crate) fn deny(rule: RuleId, detail: impl Into<String>) -> Self {
         Self::Deny { reason: Box::new(Reason { rule, detail: detail.into() }) }
     }
 
-    pub fn hold(until: Timestamp, rule: RuleId, detail: impl Into<String>) -> Self {
+    pub(crate) fn hold(until: Timestamp, rule: RuleId, detail: impl Into<String>) -> Self {
         Self::Hold { until, reason: Box::new(Reason { rule, detail: detail.into() }) }
     }
 
@@ -142,7 +142,7 @@ impl Verdict {
     }
 
     /// Returns the reason, or `None` if the version is allowed.
-    pub fn reason(&self) -> Option<&Reason> {
+    pub(crate) fn reason(&self) -> Option<&Reason> {
         match self {
             Self::Allow => None,
             Self::Hold { reason, .. } | Self::Deny { reason } => Some(reason),
@@ -162,22 +162,16 @@ impl Verdict {
 
     /// Returns the verdict that refuses the version for longer.
     #[must_use]
-    pub fn stricter(self, other: Self) -> Self {
+    pub(crate) fn stricter(self, other: Self) -> Self {
         match (&self, &other) {
-            (Self::Deny { .. }, _) | (_, Self::Allow) => self,
-            (_, Self::Deny { .. }) | (Self::Allow, _) => other,
-            (Self::Hold { until, .. }, Self::Hold { until: later, .. }) => {
-                if later > until {
-                    other
-                } else {
-                    self
-                }
-            }
+            (Self::Allow, _) | (Self::Hold { .. }, Self::Deny { .. }) => other,
+            (Self::Hold { until, .. }, Self::Hold { until: later, .. }) if later > until => other,
+            _ => self,
         }
     }
 
     /// Returns the instant at which a held version opens.
-    pub fn opens_at(&self) -> Option<Timestamp> {
+    pub(crate) fn opens_at(&self) -> Option<Timestamp> {
         match self {
             Self::Hold { until, .. } => Some(*until),
             Self::Allow | Self::Deny { .. } => None,

@@ -321,7 +321,7 @@ fn names(ledger: &dyn Ledger, packages: &str) -> Result<Vec<String>, AppError> {
         return Ok(vec![packages.to_owned()]);
     }
     let Ok(glob) = PackageGlob::parse(packages) else { return Ok(Vec::new()) };
-    let matcher = glob.matcher();
+    let matcher = glob.0.compile_matcher();
     let names = ledger.names()?;
     Ok(names.iter().map(|name| name.as_str().to_owned()).filter(|name| matcher.is_match(name)).collect())
 }

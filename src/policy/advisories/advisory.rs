@@ -26,11 +26,6 @@ pub struct Advisory<'a> {
     pub known_since: Option<Timestamp>,
     /// Whether a person at the advisory database reviewed it.
     pub reviewed: bool,
-    row: AdvisoryRow<'a>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct AdvisoryRow<'a> {
     index: &'a FeedAdvisories,
     row: &'a IndexRow,
 }
@@ -39,63 +34,59 @@ impl<'a> Advisory<'a> {
     pub(crate) fn new(index: &'a FeedAdvisories, row: &'a IndexRow) -> Self {
         Self {
             id: index.text(row.id),
-            feed: index.feed(),
+            feed: &index.feed,
             kind: row.kind,
             severity: row.severity,
-            trust: index.trust(),
+            trust: index.trust,
             summary: index.text(row.summary),
             modified: row.modified.instant(),
             known_since: row.known_since.instant(),
             reviewed: row.reviewed,
-            row: AdvisoryRow { index, row },
+            index,
+            row,
         }
     }
 
     /// Returns the other ids of the same advisory.
-    pub fn aliases(self) -> impl Iterator<Item = &'a str> {
-        self.row.index.text(self.row.row.aliases).split('\n').filter(|alias| !alias.is_empty())
+    pub(crate) fn aliases(self) -> impl Iterator<Item = &'a str> {
+        self.index.text(self.row.aliases).split('\n').filter(|alias| !alias.is_empty())
     }
 
-    pub fn is_called(self, id: &str) -> bool {
+    pub(crate) fn is_called(self, id: &str) -> bool {
         self.id == id || self.aliases().any(|alias| alias == id)
     }
 
     /// Returns the CVSS vector. May be empty.
-    pub fn cvss(self) -> &'a str {
-        self.row.index.text(self.row.row.cvss)
+    pub(crate) fn cvss(self) -> &'a str {
+        self.index.text(self.row.cvss)
     }
 
     /// Returns the weaknesses: `CWE-79`.
-    pub fn cwes(self) -> impl Iterator<Item = &'a str> {
-        self.row.index.text(self.row.row.cwes).split('\n').filter(|cwe| !cwe.is_empty())
+    pub(crate) fn cwes(self) -> impl Iterator<Item = &'a str> {
+        self.index.text(self.row.cwes).split('\n').filter(|cwe| !cwe.is_empty())
     }
 
-    pub fn package(self) -> &'a str {
-        self.row.index.text(self.row.row.package)
+    pub(crate) fn package(self) -> &'a str {
+        self.index.text(self.row.package)
     }
 
     /// Checks whether the advisory affects a version by OSV's rule: the version is listed or in a range. `version` is the parsed
     /// `key`.
-    pub fn affects(self, key: &str, version: Option<&Version>) -> bool {
+    pub(crate) fn affects(self, key: &str, version: Option<&Version>) -> bool {
         self.names(key, version) || self.wholesale().any(|span| version.is_none_or(|version| span.contains(version)))
     }
 
     /// Checks whether the advisory covers every version (`introduced: 0` without an end).
-    pub fn affects_every_version(self) -> bool {
+    pub(crate) fn affects_every_version(self) -> bool {
         self.wholesale().next().is_some()
     }
 
-    /// Checks whether a `fixed` event names exactly this version.
-    pub fn is_fixed_in(self, version: &Version) -> bool {
-        self.fixed_versions().any(|end| end.as_str() == version.as_str())
-    }
-
     /// Returns the listed versions, as written.
-    pub fn listed_versions(self) -> impl Iterator<Item = &'a str> {
-        self.versions()
+    pub(crate) fn listed_versions(self) -> impl Iterator<Item = &'a str> {
+        self.index.versions[self.row.versions.range()].iter().map(move |text| self.index.text(*text))
     }
 
-    pub fn fixed_versions(self) -> impl Iterator<Item = &'a Version> {
+    pub(crate) fn fixed_versions(self) -> impl Iterator<Item = &'a Version> {
         self.spans().iter().filter_map(|span| match &span.end {
             RangeEnd::Before(end) => Some(end),
             RangeEnd::Open | RangeEnd::Through(_) => None,
@@ -103,40 +94,36 @@ impl<'a> Advisory<'a> {
     }
 
     /// Returns the affected versions as an npm range.
-    pub fn vulnerable_versions(self) -> String {
+    pub(crate) fn vulnerable_versions(self) -> String {
         let spans = self.spans().iter().map(AffectedRange::to_range);
         let mut parts: Vec<String> = spans.collect();
         if !parts.iter().any(|part| part == "*") {
-            parts.extend(self.versions().map(|version| format!("={version}")));
+            parts.extend(self.listed_versions().map(|version| format!("={version}")));
         }
         parts.join(" || ")
     }
 
     /// Checks whether the version is listed or in a range that does not cover everything.
     pub(crate) fn names(self, key: &str, version: Option<&Version>) -> bool {
-        let AdvisoryRow { index, row } = self.row;
-        let listed = index.versions[row.versions.range()].binary_search_by(|text| index.text(*text).cmp(key)).is_ok();
+        let listed =
+            self.index.versions[self.row.versions.range()].binary_search_by(|text| self.index.text(*text).cmp(key)).is_ok();
         listed || version.is_some_and(|version| self.narrow().any(|span| span.contains(version)))
     }
 
-    fn versions(self) -> impl Iterator<Item = &'a str> {
-        let AdvisoryRow { index, row } = self.row;
-        index.versions[row.versions.range()].iter().map(|text| index.text(*text))
-    }
-
     fn spans(self) -> &'a [AffectedRange] {
-        let AdvisoryRow { index, row } = self.row;
-        if row.everything { std::slice::from_ref(&AffectedRange::EVERYTHING) } else { &index.spans[row.spans.range()] }
+        if self.row.everything {
+            std::slice::from_ref(&AffectedRange::EVERYTHING)
+        } else {
+            &self.index.spans[self.row.spans.range()]
+        }
     }
 
     fn wholesale(self) -> impl Iterator<Item = &'a AffectedRange> {
-        let AdvisoryRow { index, row } = self.row;
-        let everything = row.everything.then_some(&AffectedRange::EVERYTHING);
-        everything.into_iter().chain(index.spans[row.spans.range()].iter().filter(|span| span.is_unbounded()))
+        let everything = self.row.everything.then_some(&AffectedRange::EVERYTHING);
+        everything.into_iter().chain(self.index.spans[self.row.spans.range()].iter().filter(|span| span.is_unbounded()))
     }
 
     fn narrow(self) -> impl Iterator<Item = &'a AffectedRange> {
-        let AdvisoryRow { index, row } = self.row;
-        index.spans[row.spans.range()].iter().filter(|span| !span.is_unbounded())
+        self.index.spans[self.row.spans.range()].iter().filter(|span| !span.is_unbounded())
     }
 }

@@ -42,7 +42,7 @@ impl AffectedRange {
     /// of unreadable events.
     ///
     /// Unreadable events count as the worse case: an unreadable `introduced` is `0`, an unreadable end is ignored.
-    pub fn from_events(events: &[RangeEvent]) -> (Vec<Self>, usize) {
+    pub(crate) fn from_events(events: &[RangeEvent]) -> (Vec<Self>, usize) {
         let mut unreadable = 0;
         let mut read = |text: &str| {
             parse(text).unwrap_or_else(|Unreadable| {
@@ -75,7 +75,7 @@ impl AffectedRange {
         (spans, unreadable)
     }
 
-    pub fn contains(&self, version: &Version) -> bool {
+    pub(crate) fn contains(&self, version: &Version) -> bool {
         let begun = self.from.as_ref().is_none_or(|from| from.precedence(version) != Ordering::Greater);
         begun
             && match &self.end {
@@ -86,12 +86,12 @@ impl AffectedRange {
     }
 
     /// Checks whether the span contains every version, including unpublished ones.
-    pub fn is_unbounded(&self) -> bool {
+    pub(crate) fn is_unbounded(&self) -> bool {
         self.end == RangeEnd::Open && self.from.as_ref().is_none_or(Version::is_lowest)
     }
 
     /// Formats the span as an npm range: `>=1.2.0 <1.2.9`, `*`.
-    pub fn to_range(&self) -> String {
+    pub(crate) fn to_range(&self) -> String {
         let from = self.from.as_ref().map(|from| format!(">={from}"));
         let end = match &self.end {
             RangeEnd::Open => None,
@@ -144,8 +144,7 @@ fn connect(marks: Vec<(Option<Version>, RangeMark)>) -> Vec<AffectedRange> {
 
 /// Returns the highest limit. Returns `None` if there is none or one of them is `*`.
 fn highest_limit(limits: Vec<Option<Version>>) -> Option<Version> {
-    let limits: Option<Vec<_>> = limits.into_iter().collect();
-    limits?.into_iter().max_by(Version::precedence)
+    limits.into_iter().collect::<Option<Vec<_>>>()?.into_iter().max_by(Version::precedence)
 }
 
 /// Compares by precedence. `None` (`0`) comes first.

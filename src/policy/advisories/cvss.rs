@@ -1,7 +1,7 @@
 //! Base scores of CVSS 3 vectors.
 
 /// Computes the base score of `CVSS:3.x/AV:…` by FIRST's formula. Returns `None` for other versions and incomplete vectors.
-pub fn base_score(vector: &str) -> Option<f64> {
+pub(crate) fn base_score(vector: &str) -> Option<f64> {
     let metrics = vector.strip_prefix("CVSS:3.0/").or_else(|| vector.strip_prefix("CVSS:3.1/"))?;
     let metric = |name: &str| metrics.split('/').find_map(|pair| pair.strip_prefix(name)?.strip_prefix(':'));
     let changed = metric("S")? == "C";

@@ -11,50 +11,43 @@ use crate::policy::advisories::affected::AffectedRange;
 use crate::policy::advisories::indicators::IndicatorMatch;
 use crate::policy::advisories::record::{AdvisoryKind, AdvisoryRecord, FeedTrust, Severity};
 
-/// A slice of the text of an index.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct TextRef {
+/// A slice of the text or of a list of an index.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct IndexSlice {
     start: u32,
     length: u32,
+}
+
+impl IndexSlice {
+    /// Returns the slice from `start` to the end of a text or list of `length` bytes or elements.
+    fn since(start: usize, length: usize) -> Self {
+        Self { start: narrow(start), length: narrow(length - start) }
+    }
+
+    pub(crate) fn range(self) -> Range<usize> {
+        self.start as usize..self.start as usize + self.length as usize
+    }
 }
 
 /// One record on one package. Kept small, since there are hundreds of thousands.
 #[derive(Debug)]
 pub(crate) struct IndexRow {
-    pub(crate) package: TextRef,
-    pub(crate) id: TextRef,
-    pub(crate) aliases: TextRef,
-    pub(crate) summary: TextRef,
-    pub(crate) cvss: TextRef,
-    pub(crate) cwes: TextRef,
+    pub(crate) package: IndexSlice,
+    pub(crate) id: IndexSlice,
+    pub(crate) aliases: IndexSlice,
+    pub(crate) summary: IndexSlice,
+    pub(crate) cvss: IndexSlice,
+    pub(crate) cwes: IndexSlice,
     pub(crate) modified: UnixSeconds,
     /// Since when the record is known.
     pub(crate) known_since: UnixSeconds,
-    pub(crate) versions: ListRef,
-    pub(crate) spans: ListRef,
+    pub(crate) versions: IndexSlice,
+    pub(crate) spans: IndexSlice,
     pub(crate) kind: AdvisoryKind,
     pub(crate) severity: Option<Severity>,
     pub(crate) reviewed: bool,
     /// Whether the record covers every version. That span is not stored in `spans`.
     pub(crate) everything: bool,
-}
-
-/// A slice of a list of an index.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ListRef {
-    start: u32,
-    count: u32,
-}
-
-impl ListRef {
-    /// Returns the reference to the elements from `start` to the end of a list of `length` elements.
-    fn since(start: usize, length: usize) -> Self {
-        Self { start: narrow(start), count: narrow(length - start) }
-    }
-
-    pub(crate) fn range(self) -> Range<usize> {
-        span(self.start, self.count)
-    }
 }
 
 /// A Unix time in seconds, `i64::MIN` if unknown.
@@ -71,15 +64,11 @@ impl UnixSeconds {
     }
 }
 
-fn span(start: u32, count: u32) -> Range<usize> {
-    start as usize..start as usize + count as usize
-}
-
 /// The advisories of one feed. Immutable.
 #[derive(Debug)]
 pub struct FeedAdvisories {
-    feed: Box<str>,
-    trust: FeedTrust,
+    pub(super) feed: Box<str>,
+    pub(super) trust: FeedTrust,
     pub(crate) has_vulnerabilities: bool,
     text: Box<str>,
     /// Hash table with open addressing: package number plus one, or 0 if free. The length is a power of two.
@@ -88,27 +77,19 @@ pub struct FeedAdvisories {
     packages: Box<[u32]>,
     pub(crate) rows: Box<[IndexRow]>,
     /// The listed versions of all rows, in order of the rows and sorted within each row.
-    pub(crate) versions: Box<[TextRef]>,
+    pub(crate) versions: Box<[IndexSlice]>,
     pub(crate) spans: Box<[AffectedRange]>,
     indicators: Box<[IndicatorRow]>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct IndicatorRow {
-    listed: TextRef,
-    id: TextRef,
-    package: TextRef,
+    listed: IndexSlice,
+    id: IndexSlice,
+    package: IndexSlice,
 }
 
 impl FeedAdvisories {
-    pub fn feed(&self) -> &str {
-        &self.feed
-    }
-
-    pub fn trust(&self) -> FeedTrust {
-        self.trust
-    }
-
     /// Returns the number of advisories. A record on two packages counts twice.
     pub fn count(&self) -> usize {
         self.rows.len()
@@ -154,8 +135,8 @@ impl FeedAdvisories {
         &[]
     }
 
-    pub(crate) fn text(&self, text: TextRef) -> &str {
-        self.text.get(span(text.start, text.length)).unwrap_or_default()
+    pub(crate) fn text(&self, text: IndexSlice) -> &str {
+        self.text.get(text.range()).unwrap_or_default()
     }
 }
 
@@ -170,9 +151,9 @@ fn hash(name: &str) -> usize {
 pub struct FeedIndexBuilder {
     text: String,
     /// Interned texts that repeat often: versions, weaknesses, package names.
-    known: HashMap<Box<str>, TextRef>,
+    known: HashMap<Box<str>, IndexSlice>,
     rows: Vec<IndexRow>,
-    versions: Vec<TextRef>,
+    versions: Vec<IndexSlice>,
     spans: Vec<AffectedRange>,
     /// Indicators by package and record id.
     indicators: HashMap<(Box<str>, Box<str>), Vec<IndicatorRow>>,
@@ -180,7 +161,7 @@ pub struct FeedIndexBuilder {
 
 impl FeedIndexBuilder {
     /// Adds a record. Returns `false` if the index is full (4 GiB of text or 2³² list entries).
-    pub fn add(&mut self, record: &AdvisoryRecord) -> bool {
+    pub(crate) fn add(&mut self, record: &AdvisoryRecord) -> bool {
         let room = u32::MAX as usize - self.text.len().min(u32::MAX as usize);
         let lists = self.versions.len().max(self.spans.len()) + record.versions.len().max(record.spans.len());
         if weight(record) > room || lists > u32::MAX as usize {
@@ -205,8 +186,8 @@ impl FeedIndexBuilder {
             cwes: self.intern(&record.cwes.join("\n")),
             modified: UnixSeconds::new(record.modified),
             known_since: UnixSeconds::new(record.known_since),
-            versions: ListRef::since(versions_start, self.versions.len()),
-            spans: ListRef::since(spans_start, self.spans.len()),
+            versions: IndexSlice::since(versions_start, self.versions.len()),
+            spans: IndexSlice::since(spans_start, self.spans.len()),
             kind: record.kind,
             severity: record.severity,
             reviewed: record.reviewed,
@@ -218,7 +199,7 @@ impl FeedIndexBuilder {
     }
 
     /// Stores the indicators of a malware record. Returns early for most records, since few have any.
-    fn note_indicators(&mut self, record: &AdvisoryRecord, package: TextRef, id: TextRef) {
+    fn note_indicators(&mut self, record: &AdvisoryRecord, package: IndexSlice, id: IndexSlice) {
         if record.indicators.is_empty() && self.indicators.is_empty() {
             return;
         }
@@ -232,10 +213,10 @@ impl FeedIndexBuilder {
         }
     }
 
-    pub fn build(self, feed: &str, trust: FeedTrust) -> FeedAdvisories {
+    pub(crate) fn build(self, feed: &str, trust: FeedTrust) -> FeedAdvisories {
         let Self { text, known, mut rows, versions, spans, indicators } = self;
         drop(known);
-        let of = |piece: TextRef| text.get(span(piece.start, piece.length)).unwrap_or_default();
+        let of = |piece: IndexSlice| text.get(piece.range()).unwrap_or_default();
         // Stable sort: of records with the same id, the later one stays last.
         rows.sort_by(|left, right| (of(left.package), of(left.id)).cmp(&(of(right.package), of(right.id))));
         rows.reverse();
@@ -274,7 +255,7 @@ impl FeedIndexBuilder {
         }
     }
 
-    fn intern(&mut self, text: &str) -> TextRef {
+    fn intern(&mut self, text: &str) -> IndexSlice {
         if let Some(known) = self.known.get(text) {
             return *known;
         }
@@ -283,10 +264,10 @@ impl FeedIndexBuilder {
         new
     }
 
-    fn append(&mut self, text: &str) -> TextRef {
-        let start = narrow(self.text.len());
+    fn append(&mut self, text: &str) -> IndexSlice {
+        let start = self.text.len();
         self.text.push_str(text);
-        TextRef { start, length: narrow(text.len()) }
+        IndexSlice::since(start, self.text.len())
     }
 }
 

@@ -18,7 +18,7 @@ pub struct IndicatorMatch<'a> {
 
 /// Normalizes a listed domain or address, including defanged forms (`evil[.]example`). Returns `None` if the text is neither, or
 /// if the domain has only one label: it would cover a whole top-level domain.
-pub fn normalize_indicator(text: &str) -> Option<String> {
+pub(crate) fn normalize_indicator(text: &str) -> Option<String> {
     let plain = text.trim().replace("[.]", ".").replace("(.)", ".").to_ascii_lowercase();
     if let Ok(address) = plain.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
         return Some(address.to_canonical().to_string());
@@ -44,13 +44,7 @@ mod tests {
 
     fn record(id: &str, kind: AdvisoryKind, indicators: &[&str]) -> AdvisoryRecord {
         let indicators = indicators.iter().filter_map(|text| normalize_indicator(text)).map(Into::into).collect();
-        AdvisoryRecord {
-            id: id.into(),
-            kind,
-            package: "axios".into(),
-            indicators,
-            ..crate::policy::advisories::tests::empty_record()
-        }
+        AdvisoryRecord { id: id.into(), kind, package: "axios".into(), indicators, ..AdvisoryRecord::default() }
     }
 
     fn feed(name: &str, trust: FeedTrust, records: &[AdvisoryRecord]) -> Arc<FeedAdvisories> {

@@ -62,13 +62,13 @@ impl Advisories {
 
     /// Sets the name of a required feed that is missing. Every version is refused then.
     #[must_use]
-    pub fn lacking(self, feed: Option<&str>) -> Self {
+    pub(crate) fn lacking(self, feed: Option<&str>) -> Self {
         Self { lacking: feed.map(Into::into), ..self }
     }
 
     /// Sets the rulings of operators by advisory id. Of two rulings, the later one wins.
     #[must_use]
-    pub fn ruled(self, rulings: &[(Box<str>, Ruling)]) -> Self {
+    pub(crate) fn ruled(self, rulings: &[(Box<str>, Ruling)]) -> Self {
         Self { rulings: rulings.into(), ..self }
     }
 
@@ -88,22 +88,21 @@ impl Advisories {
 
     /// Finds an indicator for a host: an address, or a name in lower case without a trailing dot. An indicator also covers
     /// subdomains. If several feeds match, returns the one with the strictest trust level.
-    pub fn match_indicator(&self, host: &str) -> Option<IndicatorMatch<'_>> {
+    pub(crate) fn match_indicator(&self, host: &str) -> Option<IndicatorMatch<'_>> {
         let is_address = host.parse::<IpAddr>().is_ok();
         let spellings = || {
             let parents = std::iter::successors(Some(host), |name| name.split_once('.').map(|(_, rest)| rest));
             // A suffix of a name is never an address.
-            let is_meant =
-                move |name: &&str| if is_address { true } else { name.contains('.') && name.parse::<IpAddr>().is_err() };
+            let is_meant = move |name: &&str| is_address || (name.contains('.') && name.parse::<IpAddr>().is_err());
             parents.take(if is_address { 1 } else { usize::MAX }).filter(is_meant)
         };
         let found = self.feeds.iter().filter_map(|feed| spellings().find_map(|spelling| feed.find_indicator(spelling)));
         // On a tie the first feed wins.
-        found.reduce(|best, next| if rank(next.trust) > rank(best.trust) { next } else { best })
+        found.min_by_key(|found| found.trust)
     }
 
     /// Returns the advisories with this id or alias, one per package. Scans the whole index.
-    pub fn with_id<'a>(&'a self, id: &'a str) -> impl Iterator<Item = Advisory<'a>> {
+    pub(crate) fn with_id<'a>(&'a self, id: &'a str) -> impl Iterator<Item = Advisory<'a>> {
         self.iter().filter(move |advisory| advisory.is_called(id))
     }
 
@@ -112,21 +111,13 @@ impl Advisories {
     }
 
     /// Checks whether any advisory is about a vulnerability. Malware feeds alone cannot answer an audit.
-    pub fn has_vulnerabilities(&self) -> bool {
+    pub(crate) fn has_vulnerabilities(&self) -> bool {
         self.feeds.iter().any(|index| index.has_vulnerabilities)
     }
 
     /// Returns the number of advisories. A record on two packages counts twice.
     pub fn count(&self) -> usize {
         self.feeds.iter().map(|index| index.rows.len()).sum()
-    }
-}
-
-fn rank(trust: FeedTrust) -> u8 {
-    match trust {
-        FeedTrust::Warn => 0,
-        FeedTrust::Hold => 1,
-        FeedTrust::Deny => 2,
     }
 }
 
@@ -147,7 +138,7 @@ impl<'a> PackageAdvisories<'a> {
     }
 
     /// Checks whether any advisory covers every version. Only then the versions of the package are needed.
-    pub fn has_wholesale(&self) -> bool {
+    pub(crate) fn has_wholesale(&self) -> bool {
         self.found.iter().any(|advisory| advisory.affects_every_version())
     }
 
@@ -210,17 +201,13 @@ impl SparedVersions {
 #[derive(Debug, Clone, Default)]
 pub struct ApplicableAdvisories<'a> {
     advisories: Vec<(Advisory<'a>, SparedVersions)>,
-    lacking: Option<&'a str>,
+    /// The required feed that is missing, if any.
+    pub(crate) lacking: Option<&'a str>,
 }
 
 pub static NO_ADVISORIES: ApplicableAdvisories<'static> = ApplicableAdvisories { advisories: Vec::new(), lacking: None };
 
 impl<'a> ApplicableAdvisories<'a> {
-    /// Returns the required feed that is missing, if any.
-    pub fn lacking(&self) -> Option<&'a str> {
-        self.lacking
-    }
-
     /// Returns the advisories that apply to a version, in the order of the feeds. `version` is the parsed `key`.
     pub fn matching<'s>(
         &'s self,
@@ -234,12 +221,12 @@ impl<'a> ApplicableAdvisories<'a> {
     }
 
     /// Returns the advisories that cover every version of an established package and have no ruling yet.
-    pub fn overbroad(&self) -> impl Iterator<Item = Advisory<'a>> {
+    pub(crate) fn overbroad(&self) -> impl Iterator<Item = Advisory<'a>> {
         self.advisories.iter().filter(|(_, spared)| matches!(spared, SparedVersions::Versions(_))).map(|(advisory, _)| *advisory)
     }
 
     /// Returns the advisories that affect a version but do not apply to it, because they are too broad.
-    pub fn suppressed<'s>(
+    pub(crate) fn suppressed<'s>(
         &'s self,
         key: &'s str,
         version: Option<&'s Version>,
@@ -249,8 +236,9 @@ impl<'a> ApplicableAdvisories<'a> {
     }
 
     /// Returns the advisories that name exactly this version as fixed.
-    pub fn fixed_in<'s>(&'s self, version: &'s Version) -> impl Iterator<Item = Advisory<'a>> + use<'s, 'a> {
-        self.advisories.iter().map(|(advisory, _)| *advisory).filter(|advisory| advisory.is_fixed_in(version))
+    pub(crate) fn fixed_in<'s>(&'s self, version: &'s Version) -> impl Iterator<Item = Advisory<'a>> + use<'s, 'a> {
+        let names = |advisory: &Advisory<'_>| advisory.fixed_versions().any(|end| end.as_str() == version.as_str());
+        self.advisories.iter().map(|(advisory, _)| *advisory).filter(names)
     }
 }
 
@@ -260,10 +248,6 @@ pub(crate) mod tests {
     use crate::policy::advisories::affected::{AffectedRange, RangeEvent};
     use crate::policy::advisories::index::FeedIndexBuilder;
 
-    pub(in crate::policy) fn empty_record() -> AdvisoryRecord {
-        AdvisoryRecord::new("", AdvisoryKind::Malware, "")
-    }
-
     fn record(id: &str, package: &str, versions: &[&str], introduced: &[&str]) -> AdvisoryRecord {
         let events = |from: &&str| AffectedRange::from_events(&[RangeEvent::Introduced((*from).into())]).0;
         AdvisoryRecord {
@@ -272,7 +256,7 @@ pub(crate) mod tests {
             package: package.into(),
             versions: versions.iter().map(|version| (*version).into()).collect(),
             spans: introduced.iter().flat_map(events).collect(),
-            ..empty_record()
+            ..AdvisoryRecord::default()
         }
     }
 

@@ -5,8 +5,9 @@ use jiff::Timestamp;
 use crate::policy::advisories::affected::AffectedRange;
 use crate::text::words;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum AdvisoryKind {
+    #[default]
     Malware,
     /// The package has a security flaw.
     Vulnerability,
@@ -21,8 +22,8 @@ pub enum Severity {
     Critical,
 }
 
-/// Trust level of a feed: what a malware record in it does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Trust level of a feed, strictest first: what a malware record in it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FeedTrust {
     /// Listed versions are denied.
     Deny,
@@ -34,7 +35,7 @@ pub enum FeedTrust {
 
 impl Severity {
     /// Returns the severity for a CVSS score.
-    pub fn of_score(score: f64) -> Self {
+    pub(crate) fn of_score(score: f64) -> Self {
         match score {
             score if score >= 9.0 => Self::Critical,
             score if score >= 7.0 => Self::High,
@@ -49,7 +50,7 @@ words! { Severity { Low = "low", Moderate = "moderate", High = "high", Critical 
 words! { FeedTrust { Deny = "deny", Hold = "hold", Warn = "warn", } }
 
 /// One record on one package, the input of an index. Withdrawn records must be left out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AdvisoryRecord {
     /// `MAL-2026-2307`, `GHSA-…`.
     pub id: Box<str>,
@@ -77,26 +78,4 @@ pub struct AdvisoryRecord {
     pub spans: Vec<AffectedRange>,
     /// Domains and addresses that the malware contacts, normalized by `indicators`.
     pub indicators: Vec<Box<str>>,
-}
-
-impl AdvisoryRecord {
-    /// Returns a record that states nothing else.
-    pub fn new(id: &str, kind: AdvisoryKind, package: &str) -> Self {
-        Self {
-            id: id.into(),
-            aliases: Vec::new(),
-            kind,
-            severity: None,
-            reviewed: false,
-            summary: Box::default(),
-            modified: None,
-            known_since: None,
-            cvss: Box::default(),
-            cwes: Vec::new(),
-            package: package.into(),
-            versions: Vec::new(),
-            spans: Vec::new(),
-            indicators: Vec::new(),
-        }
-    }
 }

@@ -15,18 +15,18 @@ use crate::policy::rules::rule::PackageGlob;
 use crate::policy::verdict::{RuleId, Verdict};
 use crate::units::timestamp;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ActiveDecisions {
     pub(crate) approvals: HashMap<Box<str>, Vec<Approval>>,
     pub(crate) denials: Vec<Denial>,
     pub(crate) freezes: Vec<Freeze>,
-    pub(crate) break_glass_decision: Option<DecisionRef>,
+    pub(crate) break_glass: Option<DecisionRef>,
     /// Rulings on advisories that cover every version, oldest first.
-    rulings: Vec<(Box<str>, Ruling)>,
+    pub(crate) rulings: Vec<(Box<str>, Ruling)>,
     /// Approvals that await a second person, with their packages.
     pub(crate) awaiting: Vec<(DecisionRef, Box<str>)>,
     /// When the set of active decisions next changes.
-    until: Option<Timestamp>,
+    pub(crate) next_change: Option<Timestamp>,
 }
 
 /// A reference to a decision, for reasons and traces.
@@ -72,42 +72,23 @@ pub(crate) struct Freeze {
     packages: Vec<GlobMatcher>,
 }
 
-impl Default for ActiveDecisions {
-    fn default() -> Self {
-        Self::of(&[], Timestamp::MIN)
-    }
-}
-
 impl ActiveDecisions {
     pub fn of(decisions: &[Decision], now: Timestamp) -> Self {
-        let mut active = Self {
-            approvals: HashMap::new(),
-            denials: Vec::new(),
-            freezes: Vec::new(),
-            break_glass_decision: None,
-            rulings: Vec::new(),
-            awaiting: Vec::new(),
-            until: None,
-        };
+        let mut active = Self::default();
         for decision in decisions {
             match decision.state(now) {
                 DecisionState::Active => active.add(decision, now),
                 // Versions that the freeze covered open only after upstream has been asked again.
                 DecisionState::Expired => active.add_freeze(decision),
-                DecisionState::AwaitsSecond => active.add_unconfirmed(decision),
+                DecisionState::AwaitsSecond => {
+                    if let DecisionAction::Approve { package, .. } = &decision.proposal.act {
+                        active.awaiting.push((DecisionRef::of(decision), package.as_str().into()));
+                    }
+                }
                 DecisionState::Revoked => {}
             }
         }
         active
-    }
-
-    pub fn next_change(&self) -> Option<Timestamp> {
-        self.until
-    }
-
-    /// Returns the rulings on advisories that cover every version, oldest first.
-    pub fn rulings(&self) -> &[(Box<str>, Ruling)] {
-        &self.rulings
     }
 
     pub(crate) fn denial(&self, facts: &Facts<'_>) -> Option<&DecisionRef> {
@@ -122,8 +103,8 @@ impl ActiveDecisions {
     }
 
     /// Checks whether decisions may allow versions of the package that rules refuse.
-    pub fn may_waive(&self, name: &PackageName) -> bool {
-        self.break_glass_decision.is_some() || self.approvals.contains_key(name.as_str())
+    pub(crate) fn may_waive(&self, name: &PackageName) -> bool {
+        self.break_glass.is_some() || self.approvals.contains_key(name.as_str())
     }
 
     /// Returns the approval of exactly these bytes that names all required overrides, see [`PackageRules::required_overrides`].
@@ -137,10 +118,6 @@ impl ActiveDecisions {
         };
         // Newest first: a newer approval may name more overrides.
         approvals.iter().rev().find(fits).map(|approval| &approval.decision_ref)
-    }
-
-    pub fn break_glass(&self) -> Option<&DecisionRef> {
-        self.break_glass_decision.as_ref()
     }
 
     fn add(&mut self, decision: &Decision, now: Timestamp) {
@@ -161,7 +138,7 @@ impl ActiveDecisions {
                 let within = range.as_deref().map(|text| DeniedVersions { text: text.into(), range: Range::parse(text) });
                 self.denials.push(Denial { decision_ref, packages: compiled(packages), within });
             }
-            DecisionAction::BreakGlass => self.break_glass_decision = Some(decision_ref),
+            DecisionAction::BreakGlass => self.break_glass = Some(decision_ref),
             DecisionAction::Record { advisory, obey } => {
                 let ruling = if *obey { Ruling::Obeyed } else { Ruling::SetAside };
                 self.rulings.push((advisory.as_str().into(), ruling));
@@ -178,7 +155,7 @@ impl ActiveDecisions {
     }
 
     /// Returns all digests that the bytes of this version must match: those in `known` and those of approvals for the same bytes.
-    pub fn with_approved_digests(&self, name: &PackageName, version: &str, known: &Integrity) -> Integrity {
+    pub(crate) fn with_approved_digests(&self, name: &PackageName, version: &str, known: &Integrity) -> Integrity {
         let mut digests = known.clone();
         if self.approvals.is_empty() {
             return digests;
@@ -210,17 +187,8 @@ impl ActiveDecisions {
         self.approvals.entry(package.into()).or_default().push(approval);
     }
 
-    fn add_unconfirmed(&mut self, decision: &Decision) {
-        if let DecisionAction::Approve { package, .. } = &decision.proposal.act {
-            self.awaiting.push((DecisionRef::of(decision), package.as_str().into()));
-        }
-    }
-
     fn ends(&mut self, at: Option<Timestamp>) {
-        self.until = match (self.until, at) {
-            (Some(known), Some(at)) => Some(known.min(at)),
-            (known, at) => known.or(at),
-        };
+        self.next_change = self.next_change.into_iter().chain(at).min();
     }
 }
 
@@ -233,7 +201,7 @@ impl DecisionRef {
     }
 
     /// Formats the decision as the end of "frozen …" or "denied …": `by ada, decision 7: why`.
-    pub fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         format!("by {}, decision {}: {}", self.signed, self.id, self.reason)
     }
 }
@@ -263,7 +231,7 @@ impl Denial {
 }
 
 fn compiled(glob: &str) -> Option<GlobMatcher> {
-    PackageGlob::parse(glob).ok().map(|glob| glob.matcher())
+    PackageGlob::parse(glob).ok().map(|glob| glob.0.compile_matcher())
 }
 
 impl Freeze {

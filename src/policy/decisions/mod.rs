@@ -7,6 +7,9 @@ pub(crate) mod trace;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::text::words;
+use crate::units::timestamp;
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum DecisionAction {
@@ -112,21 +115,20 @@ pub enum DecisionState {
 }
 
 impl Decision {
-    pub fn state(&self, now: Timestamp) -> DecisionState {
+    pub(crate) fn state(&self, now: Timestamp) -> DecisionState {
         if self.revoked.is_some() {
-            return DecisionState::Revoked;
+            DecisionState::Revoked
+        } else if self.proposal.expires.is_some_and(|expires| expires <= now) {
+            DecisionState::Expired
+        } else if self.proposal.needs_second && self.second.is_none() {
+            DecisionState::AwaitsSecond
+        } else {
+            DecisionState::Active
         }
-        if self.proposal.expires.is_some_and(|expires| expires <= now) {
-            return DecisionState::Expired;
-        }
-        if self.proposal.needs_second && self.second.is_none() {
-            return DecisionState::AwaitsSecond;
-        }
-        DecisionState::Active
     }
 
     /// Returns the decision as of an instant. Returns `None` if it did not exist yet.
-    pub fn as_of(&self, at: Timestamp) -> Option<Self> {
+    pub(crate) fn as_of(&self, at: Timestamp) -> Option<Self> {
         let was = |signature: &Signature| signature.at <= at;
         was(&self.proposal.author).then(|| Self {
             second: self.second.clone().filter(was),
@@ -136,26 +138,17 @@ impl Decision {
     }
 
     /// Returns the author and the second person, for display.
-    pub fn signatories(&self) -> String {
+    pub(crate) fn signatories(&self) -> String {
         let author = &self.proposal.author.who;
         self.second.as_ref().map_or_else(|| author.clone(), |second| format!("{author} and {}", second.who))
     }
 }
 
-impl DecisionState {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::AwaitsSecond => "awaits a second person",
-            Self::Expired => "expired",
-            Self::Revoked => "revoked",
-        }
-    }
-}
+words! { DecisionState { Active = "active", AwaitsSecond = "awaits a second person", Expired = "expired", Revoked = "revoked", } }
 
 impl DecisionAction {
     /// Returns the kind, as in the JSON field `kind`.
-    pub fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Approve { .. } => "approve",
             Self::Adopt { .. } => "adopt",
@@ -166,7 +159,7 @@ impl DecisionAction {
         }
     }
 
-    pub fn subject(&self) -> String {
+    pub(crate) fn subject(&self) -> String {
         match self {
             Self::Approve { package, asked, versions, .. } => match &versions[..] {
                 [one] => format!("{package}@{}", one.version),
@@ -178,7 +171,7 @@ impl DecisionAction {
             }
             Self::Freeze { at, packages } => {
                 let scope = if packages.is_empty() { "everything".to_owned() } else { packages.join(", ") };
-                format!("{scope} after {}", crate::units::timestamp::format_utc(*at))
+                format!("{scope} after {}", timestamp::format_utc(*at))
             }
             Self::BreakGlass => "age and signals".to_owned(),
             Self::Record { advisory, obey: true } => format!("{advisory}, applied to all versions"),

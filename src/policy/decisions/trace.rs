@@ -39,7 +39,7 @@ impl ActiveDecisions {
             let detail = format!("{}; it awaits a second person", decision_ref.describe());
             sink.step(|| step(RuleId::Approved, "approve", decision_ref, StepOutcome::NoMatch, detail));
         }
-        if let Some(decision_ref) = &self.break_glass_decision {
+        if let Some(decision_ref) = &self.break_glass {
             sink.step(|| break_glass_step(decision_ref, context));
         }
     }

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use toml::de::{DeTable, DeValue};
 
-use crate::diagnostics::{Diagnostic, Diagnostics};
-use crate::diagnostics::{SourceFile, SourceSpan};
+use crate::diagnostics::{Diagnostic, Diagnostics, SourceFile, SourceSpan};
 use crate::policy::rules::Policy;
 use crate::policy::rules::rule::{AgeSubject, MINIMUM_AGE, Rule, RuleAction};
 use crate::policy::rules::toml_table::{TomlTable, quoted};
@@ -34,7 +33,7 @@ pub struct CompiledPolicy {
 
 impl CompiledPolicy {
     /// Returns a diagnostic for each rule that has expired at `now` and has no effect.
-    pub fn expired_rules(&self, now: Timestamp) -> Vec<Diagnostic> {
+    pub(crate) fn expired_rules(&self, now: Timestamp) -> Vec<Diagnostic> {
         let ended = self.policy.rules().iter().filter(|rule| rule.expires.is_some_and(|expires| expires <= now));
         let diagnostic = |rule: &Rule| {
             let problem = format!("the rule `{}` has expired and has no effect", rule.id);
@@ -89,13 +88,12 @@ impl Composer<'_> {
         self.files.push(file.path.clone());
         self.open.push(file.path.clone());
         let (table, errors) = DeTable::parse_recoverable(&file.text);
-        let broken = errors.iter().filter_map(toml::de::Error::span).map(|span| span.start).min();
         for error in errors.iter().take(1) {
             let place = SourceSpan::new(file, error.span().unwrap_or(0..0));
             self.mistakes.push(Diagnostic::new(place, format!("not TOML: {}", error.message()), ""));
         }
         // After a syntax error the parser guesses, so its results are ignored.
-        if broken.is_none() {
+        if errors.iter().all(|error| error.span().is_none()) {
             self.table(file, table.get_ref());
         }
         self.open.pop();
@@ -138,12 +136,12 @@ fn rules(top: &mut TomlTable<'_, '_>, rules: &mut Vec<Rule>) {
     const ALLOWED: &str = "rules, each below its own `[[rule]]` line";
     let Some(value) = top.value("rule") else { return };
     let DeValue::Array(items) = value.get_ref() else {
-        top.note(value.span(), format!("`rule` cannot be of this type: {}", value.get_ref().type_str()), ALLOWED);
+        top.wrong_type::<()>("rule", value, ALLOWED);
         return;
     };
     for item in items {
         let Some(table) = item.get_ref().as_table() else {
-            top.note(item.span(), format!("`rule` cannot be of this type: {}", item.get_ref().type_str()), ALLOWED);
+            top.wrong_type::<()>("rule", item, ALLOWED);
             continue;
         };
         let mut table = TomlTable { file: top.file, inside: table, errors: &mut *top.errors };
@@ -180,11 +178,8 @@ fn check_ids(rules: &[Rule], mistakes: &mut Vec<Diagnostic>) {
 /// release must qualify for it.
 fn warning(rule: &Rule) -> Option<Diagnostic> {
     let place = rule.place.clone().filter(|_| rule.action == RuleAction::Allow && !rule.asks.fixes)?;
-    let missing: Vec<_> = [("owner", rule.owner.is_none()), ("expires", rule.expires.is_none())]
-        .into_iter()
-        .filter(|(_, missing)| *missing)
-        .map(|(name, _)| name)
-        .collect();
+    let owner = rule.owner.is_none().then_some("owner");
+    let missing: Vec<_> = owner.into_iter().chain(rule.expires.is_none().then_some("expires")).collect();
     if missing.is_empty() {
         return None;
     }

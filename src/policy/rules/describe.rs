@@ -36,8 +36,9 @@ pub(crate) fn describe_refusal(rule: &Rule, facts: &Facts<'_>) -> String {
         return format!("{published}, minimum release age {}", timestamp::format_duration(age));
     }
     let mut parts = vec![rule.reason.to_string()];
-    if rule.asks.advisory.is_some() {
-        parts.extend(advisories(rule, facts));
+    if let Some(ask) = &rule.asks.advisory {
+        let fitting = facts.advisories.matching(facts.version, facts.parsed).filter(|advisory| ask.fits(advisory));
+        parts.extend(fitting.map(|advisory| format!("{} ({})", advisory.id, advisory.feed)));
     }
     if let Some((wanted, _)) = rule.asks.signals {
         parts.extend(facts.signals.and(wanted).iter().map(|signal| describe_signal(signal, facts)));
@@ -125,10 +126,4 @@ fn published(facts: &Facts<'_>) -> String {
         }
         Some(published) => format!("published {}", timestamp::format_utc(published)),
     }
-}
-
-fn advisories(rule: &Rule, facts: &Facts<'_>) -> Vec<String> {
-    let Some(ask) = &rule.asks.advisory else { return Vec::new() };
-    let fitting = facts.advisories.matching(facts.version, facts.parsed).filter(|advisory| ask.fits(advisory));
-    fitting.map(|advisory| format!("{} ({})", advisory.id, advisory.feed)).collect()
 }

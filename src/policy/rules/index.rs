@@ -9,7 +9,7 @@ use crate::policy::rules::rule::{Rule, RuleAction};
 /// Rules in order, with a shared table of their version ranges.
 #[derive(Debug, Clone)]
 pub(crate) struct RuleIndex {
-    all: Vec<Rule>,
+    pub(super) all: Vec<Rule>,
     ranges: Option<RangeTable>,
     ranged: RuleSet,
 }
@@ -29,10 +29,6 @@ impl RuleIndex {
         let mut rules = Self { all, ranges, ranged: RuleSet::default() };
         rules.ranged = rules.select(|rule| rule.asks.versions.is_some());
         rules
-    }
-
-    pub(crate) fn all(&self) -> &[Rule] {
-        &self.all
     }
 
     pub(crate) fn select(&self, wanted: impl Fn(&Rule) -> bool) -> RuleSet {

@@ -39,7 +39,7 @@ pub struct Policy {
     /// Packages whose age rules are waived.
     exclude: GlobSet,
     /// The excluded globs as written.
-    excluded: Arc<[Box<str>]>,
+    pub(crate) excluded: Arc<[Box<str>]>,
     /// Rules that have expired at this instant are not active.
     as_of: Timestamp,
 }
@@ -59,14 +59,8 @@ pub(crate) enum BreakGlass {
     Active,
 }
 
-impl BreakGlass {
-    fn waives(self, rule: &Rule) -> bool {
-        self == Self::Active && rule.depends_on_age_or_signals()
-    }
-}
-
 impl Policy {
-    pub fn new(rules: Vec<Rule>) -> Self {
+    pub(crate) fn new(rules: Vec<Rule>) -> Self {
         Self { rules: Arc::new(RuleIndex::of(rules)), exclude: GlobSet::empty(), excluded: Arc::default(), as_of: Timestamp::MIN }
     }
 
@@ -80,7 +74,7 @@ impl Policy {
 
     /// Replaces the minimum release age. Zero removes all rules that test ages only, including the one for new packages.
     #[must_use]
-    pub fn with_minimum_age(self, age: Duration) -> Self {
+    pub(crate) fn with_minimum_age(self, age: Duration) -> Self {
         let mut rules = self.rules().to_vec();
         if age.is_zero() {
             rules.retain(|rule| !rule.tests_age_only());
@@ -94,7 +88,7 @@ impl Policy {
 
     /// Replaces the age in the rules that open fixes early. Zero removes these rules.
     #[must_use]
-    pub fn with_fix_lane(self, age: Duration) -> Self {
+    pub(crate) fn with_fix_lane(self, age: Duration) -> Self {
         let mut rules = self.rules().to_vec();
         rules.retain(|rule| !rule.asks.fixes || !age.is_zero());
         for rule in rules.iter_mut().filter(|rule| rule.asks.fixes) {
@@ -104,10 +98,7 @@ impl Policy {
     }
 
     /// Waives age rules, and nothing else, for packages in `exclude`.
-    ///
-    /// # Errors
-    /// Returns an error if the globs together are too large to compile.
-    pub fn excluding(self, exclude: &[PackageGlob]) -> Result<Self, globset::Error> {
+    pub(crate) fn excluding(self, exclude: &[PackageGlob]) -> Result<Self, globset::Error> {
         let mut globs = GlobSetBuilder::new();
         for glob in exclude {
             globs.add(glob.0.clone());
@@ -117,72 +108,63 @@ impl Policy {
     }
 
     /// Returns all rules in order, including expired ones.
-    pub fn rules(&self) -> &[Rule] {
-        self.rules.all()
+    pub(crate) fn rules(&self) -> &[Rule] {
+        &self.rules.all
     }
 
     /// Returns the policy that is active at `now`, without the rules that have expired by then.
     #[must_use]
-    pub fn as_of(&self, now: Timestamp) -> Self {
+    pub(crate) fn as_of(&self, now: Timestamp) -> Self {
         Self { as_of: now, ..self.clone() }
     }
 
     /// Returns when the next rule expires.
-    pub fn next_expiry(&self) -> Option<Timestamp> {
+    pub(crate) fn next_expiry(&self) -> Option<Timestamp> {
         self.rules().iter().filter_map(|rule| rule.expires).filter(|expires| *expires > self.as_of).min()
     }
 
     /// Returns the minimum release age for a package. Zero if there is none or it is waived.
-    pub fn minimum_release_age(&self, name: &PackageName) -> Duration {
-        if self.exclude.is_match(name.as_str()) {
+    pub(crate) fn minimum_release_age(&self, name: &PackageName) -> Duration {
+        if self.waives_ages(name) {
             return Duration::ZERO;
         }
         let rule = self.in_force().find(|rule| *rule.id == *MINIMUM_AGE && rule.match_package(name.as_str()).is_ok());
-        match rule.map(|rule| rule.action) {
-            Some(RuleAction::Hold { age, .. }) => age,
-            _ => Duration::ZERO,
-        }
+        rule.and_then(|rule| rule.action.held_age()).unwrap_or_default()
     }
 
     /// Returns the general minimum release age, for display. Zero if there is none.
-    pub fn minimum_age(&self) -> Duration {
-        match self.in_force().find(|rule| *rule.id == *MINIMUM_AGE && !rule.observe).map(|rule| rule.action) {
-            Some(RuleAction::Hold { age, .. }) => age,
-            _ => Duration::ZERO,
-        }
+    pub(crate) fn minimum_age(&self) -> Duration {
+        let rule = self.in_force().find(|rule| *rule.id == *MINIMUM_AGE && !rule.observe);
+        rule.and_then(|rule| rule.action.held_age()).unwrap_or_default()
     }
 
     /// Returns the longest hold of a rule that exempts subpackages of established packages. `None` if there is no such rule.
-    pub fn spares_siblings(&self) -> Option<Duration> {
-        let ages = self.in_force().filter(|rule| rule.asks.spares_siblings).filter_map(|rule| match rule.action {
-            RuleAction::Hold { age, .. } => Some(age),
-            _ => None,
-        });
-        ages.max()
+    pub(crate) fn spares_siblings(&self) -> Option<Duration> {
+        self.in_force().filter(|rule| rule.asks.spares_siblings).filter_map(|rule| rule.action.held_age()).max()
     }
 
     /// Returns the longest age below which a rule on signals may refuse a release. Zero if no rule tests signals.
-    pub fn signal_window(&self) -> Duration {
+    pub(crate) fn signal_window(&self) -> Duration {
         let rules = self.in_force().filter(|rule| rule.asks.signals.is_some());
         rules.filter_map(Rule::longest_age).max().unwrap_or_default()
     }
 
     /// Checks whether a rule tests this signal.
-    pub fn asks_signal(&self, signal: Signal) -> bool {
+    pub(crate) fn asks_signal(&self, signal: Signal) -> bool {
         let asked: Signals = [signal].into_iter().collect();
         let tests = |rule: &Rule| rule.asks.fixes || rule.asks.signals.is_some_and(|(wanted, _)| !wanted.and(asked).is_empty());
         self.in_force().any(tests)
     }
 
     /// Returns the longest age that a rule names, for releases or packages.
-    pub fn longest_age(&self) -> Duration {
+    pub(crate) fn longest_age(&self) -> Duration {
         self.rules().iter().filter_map(Rule::longest_age).max().unwrap_or_default()
     }
 
     /// Selects the active rules that apply to a package.
     pub fn for_package(&self, name: &PackageName) -> PackageRules<'_> {
         let rules = self.rules.select(|rule| self.has_in_force(rule) && rule.match_package(name.as_str()).is_ok());
-        PackageRules { policy: self, rules, waived: self.exclude.is_match(name.as_str()) }
+        PackageRules { policy: self, rules, waived: self.waives_ages(name) }
     }
 
     pub(crate) fn in_force(&self) -> impl Iterator<Item = &Rule> {
@@ -193,12 +175,7 @@ impl Policy {
         rule.expires.is_none_or(|expires| expires > self.as_of)
     }
 
-    /// Returns the globs of packages whose age rules are waived, as written.
-    pub fn excluded(&self) -> &[Box<str>] {
-        &self.excluded
-    }
-
-    pub fn waives_ages(&self, name: &PackageName) -> bool {
+    pub(crate) fn waives_ages(&self, name: &PackageName) -> bool {
         self.exclude.is_match(name.as_str())
     }
 }
@@ -213,7 +190,7 @@ impl PackageRules<'_> {
     }
 
     /// Returns what an approval must name to be valid: the blocking records, and the strong signals on which rules refuse.
-    pub fn required_overrides<'a>(&self, facts: &Facts<'a>) -> Vec<&'a str> {
+    pub(crate) fn required_overrides<'a>(&self, facts: &Facts<'a>) -> Vec<&'a str> {
         let mut named: Vec<&'a str> = self.blocking_records(facts);
         let strong = facts.signals.and(Signals::of_strength(SignalStrength::Strong));
         if !strong.is_empty() {
@@ -228,7 +205,7 @@ impl PackageRules<'_> {
 
     /// Returns the records that only an approval overrides; break-glass does not. These are a changed integrity and the malware
     /// advisories on which feeds or rules refuse.
-    pub fn blocking_records<'a>(&self, facts: &Facts<'a>) -> Vec<&'a str> {
+    pub(crate) fn blocking_records<'a>(&self, facts: &Facts<'a>) -> Vec<&'a str> {
         let malware = malware::blocking_advisories(facts).map(|advisory| advisory.id);
         let changed = facts.integrity_changed.then_some(CHANGED_INTEGRITY);
         let mut records: Vec<_> = changed.into_iter().chain(malware).collect();
@@ -246,17 +223,17 @@ impl PackageRules<'_> {
         records
     }
 
-    pub fn may_warn(&self) -> bool {
+    pub(crate) fn may_warn(&self) -> bool {
         self.policy.rules.each(&self.rules).any(|rule| rule.observe || rule.action == RuleAction::Warn || rule.asks.fixes)
     }
 
     /// Checks whether any rule tests one of these facts.
-    pub fn hangs_on(&self, unknown: UnknownFacts) -> bool {
+    pub(crate) fn hangs_on(&self, unknown: UnknownFacts) -> bool {
         self.policy.rules.each(&self.rules).any(|rule| rule.hangs_on(unknown))
     }
 
     /// Checks whether an unknown fact could change the verdict on the version, at `at` or later.
-    pub fn is_undecided(&self, facts: &Facts<'_>, at: Timestamp) -> bool {
+    pub(crate) fn is_undecided(&self, facts: &Facts<'_>, at: Timestamp) -> bool {
         if !self.answering(facts).any(|rule| rule.hangs_on(facts.unknown)) {
             return false;
         }
@@ -374,7 +351,11 @@ impl PackageRules<'_> {
         if rule.observe || rule.action == RuleAction::Warn {
             return RuleOutcome::Warned;
         }
-        if glass.waives(rule) { RuleOutcome::BrokenGlass } else { RuleOutcome::Decided }
+        if glass == BreakGlass::Active && rule.depends_on_age_or_signals() {
+            RuleOutcome::BrokenGlass
+        } else {
+            RuleOutcome::Decided
+        }
     }
 
     /// Checks whether a rule refuses a version that it matches, or would if it did not only observe.
@@ -415,7 +396,6 @@ mod tests {
     use crate::npm::packument::index::ManifestTraits;
     use crate::policy::advisories::index::FeedAdvisories;
     use crate::policy::advisories::index::FeedIndexBuilder;
-    use crate::policy::advisories::tests::empty_record;
     use crate::policy::advisories::{Advisories, Severity};
     use crate::policy::advisories::{AdvisoryRecord, FeedTrust};
     use crate::policy::decisions::active::ActiveDecisions;
@@ -746,7 +726,7 @@ reason = "x"
             severity,
             package: name.into(),
             versions: vec!["1.14.1".into()],
-            ..empty_record()
+            ..AdvisoryRecord::default()
         });
         builder.build("osv", trust)
     }

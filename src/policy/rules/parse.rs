@@ -1,6 +1,6 @@
 //! Parses one `[[rule]]`: its action, its conditions, and combinations that are not allowed.
 
-use globset::{GlobBuilder, GlobSetBuilder};
+use globset::{Glob, GlobBuilder, GlobSetBuilder};
 
 use crate::diagnostics::SourceSpan;
 use crate::npm::{PackageName, Range};
@@ -131,20 +131,17 @@ fn action(table: &mut TomlTable<'_, '_>, place: &SourceSpan) -> Option<RuleActio
 fn asks(table: &mut TomlTable<'_, '_>) -> RuleConditions {
     let scopes = table.parsed("scopes", SCOPES, |text| {
         let named = text.strip_prefix('@').is_some_and(|name| !name.is_empty() && !name.contains('/'));
-        if named { PackageGlob::parse(&format!("{text}/*")) } else { Err("is not a scope".to_owned()) }
+        if named { Ok(PackageGlob::parse(&format!("{text}/*"))?.0) } else { Err("is not a scope".to_owned()) }
     });
-    let packages = packages(table, "packages");
-    let both = match (packages, scopes) {
+    let packages = packages_of(table, "packages");
+    let named = match (packages, scopes) {
         (None, None) => None,
-        (packages, scopes) => {
-            let scopes = scopes.into_iter().flatten().map(|(glob, _)| glob);
-            Some(packages.into_iter().flatten().chain(scopes).collect())
-        }
+        (packages, scopes) => compiled(table, "packages", packages.into_iter().chain(scopes).flatten().collect()),
     };
-    let signals = signals(table);
+    let except = packages_of(table, "except");
     RuleConditions {
-        packages: both.and_then(|globs: Vec<PackageGlob>| package_globs(table, "packages", &globs)),
-        except: packages_of(table, "except"),
+        packages: named,
+        except: except.and_then(|globs| compiled(table, "except", globs)),
         versions: versions(table),
         age: AgeLimits { younger_than: table.duration("younger-than"), older_than: table.duration("older-than") },
         package_age: AgeLimits {
@@ -155,38 +152,24 @@ fn asks(table: &mut TomlTable<'_, '_>) -> RuleConditions {
         maintainers: people(table, "maintainers"),
         install_script: table.boolean("install-script"),
         deprecated: table.boolean("deprecated"),
-        dependencies: table.words("dependencies", &DependencyKind::ALL, DependencyKind::as_str),
+        dependencies: table.words("dependencies", DependencyKind::ALL, DependencyKind::as_str),
         tags: table
             .texts("dist-tags", "dist-tags, such as `\"latest\"`")
             .map(|tags| tags.into_iter().map(|(tag, _)| tag.into()).collect()),
         advisory: advisory(table),
-        signals,
+        signals: signals(table),
         findings: table.words("findings", Finding::ALL, Finding::as_str).map(|found| found.into_iter().collect()),
         spares_siblings: is_set(table, "siblings", "exempt"),
         fixes: is_set(table, "fix", "reviewed"),
     }
 }
 
-fn packages(table: &mut TomlTable<'_, '_>, name: &str) -> Option<Vec<PackageGlob>> {
-    let globs = table.parsed(name, PACKAGES, |text| {
-        let glob = PackageGlob::parse(text).map_err(|error| format!("is not a glob ({error})"))?;
+fn packages_of(table: &mut TomlTable<'_, '_>, name: &str) -> Option<Vec<Glob>> {
+    table.parsed(name, PACKAGES, |text| {
+        let glob = PackageGlob::parse(text).map_err(|error| format!("is not a glob ({error})"))?.0;
         let is_pattern = text.contains(['*', '?', '[', '{', '\\']);
         if is_pattern || PackageName::parse(text).is_ok() { Ok(glob) } else { Err("is not a package name".to_owned()) }
-    })?;
-    Some(globs.into_iter().map(|(glob, _)| glob).collect())
-}
-
-fn packages_of(table: &mut TomlTable<'_, '_>, name: &str) -> Option<GlobList> {
-    let globs = packages(table, name)?;
-    package_globs(table, name, &globs)
-}
-
-fn package_globs(table: &mut TomlTable<'_, '_>, name: &str, globs: &[PackageGlob]) -> Option<GlobList> {
-    let mut set = GlobSetBuilder::new();
-    for glob in globs {
-        set.add(glob.0.clone());
-    }
-    compiled(table, name, &set, globs.iter().map(PackageGlob::as_str))
+    })
 }
 
 /// Parses names of publishers or maintainers. They may be globs, in which a slash is an ordinary character.
@@ -194,21 +177,17 @@ fn people(table: &mut TomlTable<'_, '_>, name: &str) -> Option<GlobList> {
     let globs = table.parsed(name, PEOPLE, |text| {
         GlobBuilder::new(text).build().map_err(|error| format!("is not a glob ({})", error.kind()))
     })?;
-    let mut set = GlobSetBuilder::new();
-    for (glob, _) in &globs {
-        set.add(glob.clone());
-    }
-    compiled(table, name, &set, globs.iter().map(|(_, (text, _))| *text))
+    compiled(table, name, globs)
 }
 
-fn compiled<'w>(
-    table: &mut TomlTable<'_, '_>,
-    name: &str,
-    set: &GlobSetBuilder,
-    words: impl Iterator<Item = &'w str>,
-) -> Option<GlobList> {
+fn compiled(table: &mut TomlTable<'_, '_>, name: &str, globs: Vec<Glob>) -> Option<GlobList> {
+    let words = globs.iter().map(|glob| glob.glob().into()).collect();
+    let mut set = GlobSetBuilder::new();
+    for glob in globs {
+        set.add(glob);
+    }
     match set.build() {
-        Ok(set) => Some(GlobList { set, words: words.map(Into::into).collect() }),
+        Ok(set) => Some(GlobList { set, words }),
         Err(error) => {
             let span = table.key(name).unwrap_or_default();
             table.note(span, format!("`{name}` cannot be compiled: {}", error.kind()), "fewer or shorter globs");
@@ -229,8 +208,7 @@ fn advisory(table: &mut TomlTable<'_, '_>) -> Option<AdvisoryCondition> {
     const ALLOWED: &str = "a table, such as `{ kind = \"malware\", trust = \"deny\" }`; `{}` for any";
     let value = table.value("advisory")?;
     let Some(inner) = value.get_ref().as_table() else {
-        table.note(value.span(), format!("`advisory` cannot be of this type: {}", value.get_ref().type_str()), ALLOWED);
-        return None;
+        return table.wrong_type("advisory", value, ALLOWED);
     };
     let mut inner = TomlTable { file: table.file, inside: inner, errors: &mut *table.errors };
     inner.reject_unknown(&["kind", "severity", "feed", "trust"]);
@@ -243,8 +221,7 @@ fn advisory(table: &mut TomlTable<'_, '_>) -> Option<AdvisoryCondition> {
 }
 
 fn signals(table: &mut TomlTable<'_, '_>) -> Option<(Signals, u32)> {
-    let names = ["strong", "weak"].into_iter().chain(Signal::ALL.iter().map(|signal| signal.as_str()));
-    let allowed = quoted(names);
+    let allowed = quoted(["strong", "weak"].into_iter().chain(Signal::ALL.iter().map(|signal| signal.as_str())));
     let written = table.parsed("signals", &allowed, |text| match text {
         "strong" => Ok(Signals::of_strength(SignalStrength::Strong)),
         "weak" => Ok(Signals::of_strength(SignalStrength::Weak)),
@@ -257,7 +234,7 @@ fn signals(table: &mut TomlTable<'_, '_>) -> Option<(Signals, u32)> {
         }
         return None;
     };
-    let wanted: Signals = written.into_iter().flat_map(|(signals, _)| signals.iter().collect::<Vec<_>>()).collect();
+    let wanted: Signals = written.into_iter().fold(Signals::NONE, Signals::or);
     let least = least.unwrap_or(1);
     if least > wanted.count() && !wanted.is_empty() {
         let (span, most) = (table.key("at-least").unwrap_or_default(), wanted.count());
@@ -276,43 +253,38 @@ fn is_set(table: &mut TomlTable<'_, '_>, name: &str, value: &str) -> bool {
 /// verdict may be served while upstream is down.
 fn check(table: &mut TomlTable<'_, '_>, action: RuleAction, observe: bool, asks: &RuleConditions) {
     let refuses = action.refuses();
-    let disallowed: &[&str] = match action {
-        RuleAction::Allow => &["younger-than", "package-younger-than"],
-        RuleAction::Deny | RuleAction::Hold { .. } => &["older-than", "package-older-than"],
-        RuleAction::Warn => &[],
-    };
-    for name in disallowed {
-        if let Some(span) = table.key(name) {
-            let (problem, allowed) = if refuses {
-                (
-                    format!("`{name}` in a rule that refuses: an open version would close over time"),
-                    "`younger-than`, `package-younger-than`",
-                )
-            } else {
-                (format!("`{name}` in an `allow`: an open version would close over time"), "`older-than`, `package-older-than`")
-            };
-            table.note(span, problem, allowed);
+    let (closing, kind, allowed): (&[&str], _, _) = match action {
+        RuleAction::Allow => (&["younger-than", "package-younger-than"], "an `allow`", "`older-than`, `package-older-than`"),
+        RuleAction::Deny | RuleAction::Hold { .. } => {
+            (&["older-than", "package-older-than"], "a rule that refuses", "`younger-than`, `package-younger-than`")
         }
-    }
-    if let Some(span) = table.key("advisory").filter(|_| action == RuleAction::Allow) {
-        table.note(
-            span,
-            "`advisory` in an `allow`: the author of an advisory could open versions",
-            "`fix = \"reviewed\"` here, or `advisory` together with `deny`, `hold` or `warn`",
-        );
+        RuleAction::Warn => (&[], "", ""),
+    };
+    for name in closing {
+        if let Some(span) = table.key(name) {
+            table.note(span, format!("`{name}` in {kind}: an open version would close over time"), allowed);
+        }
     }
     for (name, limits) in [("younger-than", asks.age), ("package-younger-than", asks.package_age)] {
         if let Some(span) = table.key(name).filter(|_| limits.is_empty()) {
             table.note(span, format!("`{name}` is too low: the rule would match nothing"), "an age above the lower limit");
         }
     }
-    if let Some(span) = table.key("observe").filter(|_| observe && !refuses) {
-        table.note(span, "`observe` in a rule that refuses nothing", "`observe` together with `deny` or `hold`");
-    }
-    if let Some(span) = table.key("fix").filter(|_| refuses) {
-        table.note(span, "`fix` in a rule that refuses", "`fix` together with `allow` or `warn`");
-    }
-    if let Some(span) = table.key("siblings").filter(|_| !matches!(action, RuleAction::Hold { .. })) {
-        table.note(span, "`siblings` in a rule that is not a hold", "`siblings` together with `hold`");
+    let is_hold = matches!(action, RuleAction::Hold { .. });
+    let misplaced = [
+        (
+            "advisory",
+            action == RuleAction::Allow,
+            "`advisory` in an `allow`: the author of an advisory could open versions",
+            "`fix = \"reviewed\"` here, or `advisory` together with `deny`, `hold` or `warn`",
+        ),
+        ("observe", observe && !refuses, "`observe` in a rule that refuses nothing", "`observe` together with `deny` or `hold`"),
+        ("fix", refuses, "`fix` in a rule that refuses", "`fix` together with `allow` or `warn`"),
+        ("siblings", !is_hold, "`siblings` in a rule that is not a hold", "`siblings` together with `hold`"),
+    ];
+    for (name, is_misplaced, problem, allowed) in misplaced {
+        if let Some(span) = table.key(name).filter(|_| is_misplaced) {
+            table.note(span, problem, allowed);
+        }
     }
 }

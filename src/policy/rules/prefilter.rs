@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use crate::npm::packument::index::ManifestTraits;
 use crate::policy::facts::{Facts, UnknownFacts};
-use crate::policy::rules::rule::{DependencyKind, GlobList, Rule};
+use crate::policy::rules::rule::{GlobList, Rule};
 use crate::vetting::{Findings, Signals};
 
 /// The union of the facts of many versions.
@@ -38,7 +38,7 @@ impl<'f> FactsUnion<'f> {
             among.findings = among.findings.or(facts.findings);
             among.tags = facts.tags.all();
             // Most versions share publisher and maintainers with the previous one, by pointer.
-            if !same(publisher, facts.publisher) {
+            if publisher.map(std::ptr::from_ref::<str>) != facts.publisher.map(std::ptr::from_ref) {
                 among.publishers.extend(facts.publisher);
                 publisher = facts.publisher;
             }
@@ -53,16 +53,11 @@ impl<'f> FactsUnion<'f> {
     /// Checks whether any version may match a rule. Ignores ages, ranges and conditions that require a trait to be absent.
     pub(crate) fn may_match(&self, rule: &Rule) -> bool {
         let asks = &rule.asks;
-        let has = |kind: &DependencyKind| match kind {
-            DependencyKind::Git => self.traits.git_dependency,
-            DependencyKind::Url => self.traits.url_dependency,
-            DependencyKind::File => self.traits.file_dependency,
-        };
         let any_matches = |globs: &GlobList, names: &HashSet<&str>| names.iter().any(|name| globs.set.is_match(name));
         let unknown = self.unknown;
         (asks.install_script != Some(true) || self.traits.install_script || unknown.install_script)
             && (asks.deprecated != Some(true) || self.traits.deprecated)
-            && asks.dependencies.as_ref().is_none_or(|kinds| kinds.iter().any(has))
+            && asks.dependencies.as_ref().is_none_or(|kinds| kinds.iter().any(|kind| kind.is_among(self.traits)))
             && (asks.advisory.is_none() || self.advised)
             && (!asks.fixes || self.fixes || unknown.fix)
             && asks.signals.is_none_or(|(wanted, least)| self.signals.and(wanted).count() >= least)
@@ -70,13 +65,5 @@ impl<'f> FactsUnion<'f> {
             && asks.publishers.as_ref().is_none_or(|globs| unknown.publisher || any_matches(globs, &self.publishers))
             && asks.maintainers.as_ref().is_none_or(|globs| unknown.maintainers || any_matches(globs, &self.maintainers))
             && asks.tags.as_ref().is_none_or(|wanted| self.tags.iter().any(|(tag, _)| wanted.contains(tag)))
-    }
-}
-
-fn same(left: Option<&str>, right: Option<&str>) -> bool {
-    match (left, right) {
-        (Some(left), Some(right)) => std::ptr::eq(left, right),
-        (None, None) => true,
-        _ => false,
     }
 }

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use globset::{Glob, GlobBuilder, GlobMatcher, GlobSet};
+use globset::{Glob, GlobBuilder, GlobSet};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::diagnostics::SourceSpan;
 use crate::npm::Range;
+use crate::npm::packument::index::ManifestTraits;
 use crate::policy::advisories::{Advisory, AdvisoryKind, FeedTrust, Severity};
 use crate::policy::facts::{Facts, UnknownFacts};
+use crate::text::words;
 use crate::units::timestamp;
 use crate::vetting::{Findings, Signals};
 
@@ -22,22 +24,15 @@ pub struct PackageGlob(pub(crate) Glob);
 
 impl PackageGlob {
     /// Parses a glob.
-    ///
-    /// # Errors
-    /// Returns a message if the glob is empty or invalid.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Err("a package glob cannot be empty".to_owned());
         }
         GlobBuilder::new(text).literal_separator(true).build().map(Self).map_err(|error| error.kind().to_string())
     }
 
-    pub fn matcher(&self) -> GlobMatcher {
-        self.0.compile_matcher()
-    }
-
     /// Returns the glob as written.
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         self.0.glob()
     }
 }
@@ -59,6 +54,25 @@ pub enum RuleAction {
 impl RuleAction {
     pub(crate) fn refuses(self) -> bool {
         matches!(self, Self::Deny | Self::Hold { .. })
+    }
+
+    /// Returns the age at which a hold ends.
+    pub(crate) fn held_age(self) -> Option<Duration> {
+        match self {
+            Self::Hold { age, .. } => Some(age),
+            Self::Allow | Self::Deny | Self::Warn => None,
+        }
+    }
+
+    /// Formats the action: `deny`, `hold 14 d`.
+    pub(crate) fn describe(self) -> String {
+        match self {
+            Self::Allow => "allow".to_owned(),
+            Self::Deny => "deny".to_owned(),
+            Self::Warn => "warn".to_owned(),
+            Self::Hold { age, of: AgeSubject::Release } => format!("hold {}", timestamp::format_duration(age)),
+            Self::Hold { age, of: AgeSubject::Package } => format!("hold {} of the package", timestamp::format_duration(age)),
+        }
     }
 }
 
@@ -140,20 +154,20 @@ impl AgeLimits {
 
 /// Source of a dependency from outside a registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum DependencyKind {
+pub enum DependencyKind {
     Git,
     Url,
     File,
 }
 
-impl DependencyKind {
-    pub(crate) const ALL: [Self; 3] = [Self::Git, Self::Url, Self::File];
+words! { DependencyKind { Git = "git", Url = "url", File = "file", } }
 
-    pub(crate) fn as_str(self) -> &'static str {
+impl DependencyKind {
+    pub(super) fn is_among(self, traits: ManifestTraits) -> bool {
         match self {
-            Self::Git => "git",
-            Self::Url => "url",
-            Self::File => "file",
+            Self::Git => traits.git_dependency,
+            Self::Url => traits.url_dependency,
+            Self::File => traits.file_dependency,
         }
     }
 }
@@ -245,12 +259,11 @@ impl FactAges {
 
 impl Rule {
     pub(crate) fn longest_age(&self) -> Option<Duration> {
-        let held = match self.action {
-            RuleAction::Hold { age, .. } => Some(age),
-            RuleAction::Allow | RuleAction::Deny | RuleAction::Warn => None,
-        };
         let RuleConditions { age, package_age, .. } = self.asks;
-        [held, age.younger_than, age.older_than, package_age.younger_than, package_age.older_than].into_iter().flatten().max()
+        [self.action.held_age(), age.younger_than, age.older_than, package_age.younger_than, package_age.older_than]
+            .into_iter()
+            .flatten()
+            .max()
     }
 
     /// Returns the condition that the version does not meet. Returns `None` if the rule matches. Package names are not tested
@@ -298,12 +311,7 @@ impl Rule {
         if asks.deprecated.is_some_and(|wanted| traits.deprecated != wanted) {
             return Some(UnmetCondition::Deprecated);
         }
-        let has = |kind: &DependencyKind| match kind {
-            DependencyKind::Git => traits.git_dependency,
-            DependencyKind::Url => traits.url_dependency,
-            DependencyKind::File => traits.file_dependency,
-        };
-        if asks.dependencies.as_ref().is_some_and(|kinds| !kinds.iter().any(has)) {
+        if asks.dependencies.as_ref().is_some_and(|kinds| !kinds.iter().any(|kind| kind.is_among(traits))) {
             return Some(UnmetCondition::Dependencies);
         }
         if asks.signals.is_some_and(|(wanted, least)| facts.signals.or(facts.pending).and(wanted).count() < least) {
@@ -404,11 +412,9 @@ impl Rule {
     /// Returns the instants at which the result of the rule for a version may change.
     pub(crate) fn transition_times<'a>(&'a self, facts: &'a Facts<'_>) -> impl Iterator<Item = Timestamp> + 'a {
         let asks = &self.asks;
-        let (hold, of) = match self.action {
-            RuleAction::Hold { age, of } => (Some(age), of),
-            _ => (None, AgeSubject::Release),
-        };
-        let held_since = if of == AgeSubject::Release { Some(facts.effective) } else { facts.first_published };
+        let hold = self.action.held_age();
+        let of_package = matches!(self.action, RuleAction::Hold { of: AgeSubject::Package, .. });
+        let held_since = if of_package { facts.first_published } else { Some(facts.effective) };
         let established = hold.filter(|_| asks.spares_siblings);
         [
             (held_since, hold),
@@ -430,21 +436,8 @@ impl Rule {
 
     /// Checks whether the version is exempt as a subpackage of a package that is older than the hold.
     fn exempts_subpackage(&self, ages: FactAges) -> bool {
-        let RuleAction::Hold { age, .. } = self.action else { return false };
+        let Some(age) = self.action.held_age() else { return false };
         self.asks.spares_siblings && ages.parent.is_some_and(|parent| parent >= signed(age))
-    }
-}
-
-impl RuleAction {
-    /// Formats the action: `deny`, `hold 14 d`.
-    pub fn describe(self) -> String {
-        match self {
-            Self::Allow => "allow".to_owned(),
-            Self::Deny => "deny".to_owned(),
-            Self::Warn => "warn".to_owned(),
-            Self::Hold { age, of: AgeSubject::Release } => format!("hold {}", timestamp::format_duration(age)),
-            Self::Hold { age, of: AgeSubject::Package } => format!("hold {} of the package", timestamp::format_duration(age)),
-        }
     }
 }
 

@@ -9,11 +9,8 @@ use jiff::civil::Date;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::diagnostics::Diagnostic;
-use crate::diagnostics::suggest;
-use crate::diagnostics::{SourceFile, SourceSpan};
-use crate::units::quantity;
-use crate::units::timestamp;
+use crate::diagnostics::{Diagnostic, SourceFile, SourceSpan, suggest};
+use crate::units::{quantity, timestamp};
 
 /// A table of a file and the mistakes found so far.
 pub(crate) struct TomlTable<'t, 'm> {
@@ -35,7 +32,7 @@ impl<'t> TomlTable<'t, '_> {
             let name = key.get_ref().as_ref();
             let allowed = match suggest::suggested(&suggest::suggestions(name, known.iter().copied())) {
                 Some(suggested) => suggested,
-                None => known.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
+                None => quoted(known.iter().copied()),
             };
             self.note(key.span(), format!("unknown key: `{}`", name.escape_debug()), allowed);
         }
@@ -49,6 +46,12 @@ impl<'t> TomlTable<'t, '_> {
 
     pub(crate) fn place(&self, span: Bytes<usize>) -> SourceSpan {
         SourceSpan::new(self.file, span)
+    }
+
+    /// Reports a value of a type that the key cannot have.
+    pub(crate) fn wrong_type<T>(&mut self, name: &str, value: &Spanned<DeValue<'_>>, allowed: &str) -> Option<T> {
+        self.note(value.span(), format!("`{name}` cannot be of this type: {}", value.get_ref().type_str()), allowed);
+        None
     }
 
     /// Returns the position of a key, or `None` if it is missing.
@@ -65,10 +68,7 @@ impl<'t> TomlTable<'t, '_> {
         let value = self.value(name)?;
         match value.get_ref() {
             DeValue::String(text) => Some((text, value.span())),
-            other => {
-                self.note(value.span(), format!("`{name}` cannot be of this type: {}", other.type_str()), allowed);
-                None
-            }
+            _ => self.wrong_type(name, value, allowed),
         }
     }
 
@@ -82,44 +82,34 @@ impl<'t> TomlTable<'t, '_> {
             self.note(value.span(), format!("`{name}` is empty, so the rule would match nothing"), allowed);
             return None;
         }
-        let mut texts = Vec::new();
-        for item in items {
-            match item.get_ref() {
-                DeValue::String(text) => texts.push((text.as_ref(), item.span())),
-                other => self.note(item.span(), format!("`{name}` cannot be of this type: {}", other.type_str()), allowed),
-            }
-        }
-        Some(texts)
+        let text = |item: &'t Spanned<DeValue<'t>>| match item.get_ref() {
+            DeValue::String(text) => Some((text.as_ref(), item.span())),
+            _ => self.wrong_type(name, item, allowed),
+        };
+        Some(items.into_iter().filter_map(text).collect())
     }
 
     /// Parses each of one or more strings. An error of `parse` is printed after the key name.
-    pub(crate) fn parsed<T>(
-        &mut self,
-        name: &str,
-        allowed: &str,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Option<Vec<(T, SpannedText<'t>)>> {
+    pub(crate) fn parsed<T>(&mut self, name: &str, allowed: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<Vec<T>> {
         let texts = self.texts(name, allowed)?;
-        let mut parsed = Vec::new();
-        for (text, span) in texts {
-            match parse(text) {
-                Ok(value) => parsed.push((value, (text, span))),
-                Err(flaw) => self.note(span, format!("`{name}` {flaw}: `{}`", text.escape_debug()), allowed),
-            }
-        }
-        Some(parsed)
+        Some(texts.into_iter().filter_map(|text| self.parse(name, text, allowed, &parse)).collect())
     }
 
     /// Parses a string value. An error of `parse` is printed after the key name.
     pub(crate) fn one<T>(&mut self, name: &str, allowed: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-        let (text, span) = self.text(name, allowed)?;
-        match parse(text) {
-            Ok(value) => Some(value),
-            Err(flaw) => {
-                self.note(span, format!("`{name}` {flaw}: `{}`", text.escape_debug()), allowed);
-                None
-            }
-        }
+        let text = self.text(name, allowed)?;
+        self.parse(name, text, allowed, parse)
+    }
+
+    fn parse<T>(
+        &mut self,
+        name: &str,
+        (text, span): SpannedText<'_>,
+        allowed: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let note = |flaw| self.note(span, format!("`{name}` {flaw}: `{}`", text.escape_debug()), allowed);
+        parse(text).map_err(note).ok()
     }
 
     /// Reads one of the words that `as_str` returns for `all`.
@@ -129,19 +119,14 @@ impl<'t> TomlTable<'t, '_> {
 
     /// Reads one or more of the words that `as_str` returns for `all`.
     pub(crate) fn words<T: Copy>(&mut self, name: &str, all: &[T], as_str: fn(T) -> &'static str) -> Option<Vec<T>> {
-        let found = self.parsed(name, &quoted(all.iter().map(|value| as_str(*value))), find_word(all, as_str))?;
-        Some(found.into_iter().map(|(value, _)| value).collect())
+        self.parsed(name, &quoted(all.iter().map(|value| as_str(*value))), find_word(all, as_str))
     }
 
     pub(crate) fn boolean(&mut self, name: &str) -> Option<bool> {
         let value = self.value(name)?;
         match value.get_ref() {
             DeValue::Boolean(truth) => Some(*truth),
-            other => {
-                let problem = format!("`{name}` cannot be of this type: {}", other.type_str());
-                self.note(value.span(), problem, "`true` or `false`, without quotes");
-                None
-            }
+            _ => self.wrong_type(name, value, "`true` or `false`, without quotes"),
         }
     }
 
@@ -160,9 +145,9 @@ impl<'t> TomlTable<'t, '_> {
 
     /// Returns a duration, which must not be zero.
     pub(crate) fn duration(&mut self, name: &str) -> Option<Duration> {
-        if let Some(DeValue::Integer(number)) = self.value(name).map(Spanned::get_ref) {
-            let (span, number) = (self.value(name).map_or(0..0, Spanned::span), number.to_string());
-            self.note(span, format!("`{name}` lacks a unit: `{number}`"), DURATION);
+        let value = self.value(name)?;
+        if let DeValue::Integer(number) = value.get_ref() {
+            self.note(value.span(), format!("`{name}` lacks a unit: `{number}`"), DURATION);
             return None;
         }
         self.one(name, DURATION, |text| match quantity::parse_duration(text) {
@@ -177,10 +162,7 @@ impl<'t> TomlTable<'t, '_> {
         let text = match value.get_ref() {
             DeValue::String(text) => text.to_string(),
             DeValue::Datetime(datetime) => datetime.to_string(),
-            other => {
-                self.note(value.span(), format!("`{name}` cannot be of this type: {}", other.type_str()), INSTANT);
-                return None;
-            }
+            _ => return self.wrong_type(name, value, INSTANT),
         };
         let read = timestamp::parse(&text).or_else(|| end_of_day(&text));
         if read.is_none() {
@@ -196,11 +178,11 @@ fn end_of_day(text: &str) -> Option<Timestamp> {
     timestamp::parse(&format!("{midnight}Z"))
 }
 
-/// Formats words in backticks, for lists of allowed values.
 fn find_word<T: Copy>(all: &[T], as_str: fn(T) -> &'static str) -> impl Fn(&str) -> Result<T, String> {
     move |text| all.iter().copied().find(|value| as_str(*value) == text).ok_or_else(|| "has an unknown value".to_owned())
 }
 
+/// Formats words in backticks, for lists of allowed values.
 pub(crate) fn quoted<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     words.into_iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }

@@ -105,7 +105,7 @@ impl ClientPolicy {
     pub(crate) fn of(policy: &Policy) -> Self {
         let age = policy.minimum_age();
         let seconds = age.as_secs() + u64::from(age.subsec_nanos() > 0);
-        Self { minimum_release_age_seconds: seconds, exclude: policy.excluded().iter().map(ToString::to_string).collect() }
+        Self { minimum_release_age_seconds: seconds, exclude: policy.excluded.iter().map(ToString::to_string).collect() }
     }
 
     pub(crate) fn age(&self) -> Duration {
