@@ -71,7 +71,7 @@ fn plain(text: &str) -> String {
     letters.trim_matches(['-', '.', '_']).chars().take(64).collect()
 }
 
-pub fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.chars().all(is_plain) && !text.starts_with(['-', '.', '_'])
 }
 
@@ -109,7 +109,7 @@ pub(crate) fn redacted(url: &Url) -> Url {
 pub struct PublicKey([u8; 32]);
 
 impl PublicKey {
-    pub fn new(bytes: [u8; 32]) -> Self {
+    pub(crate) fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
@@ -123,7 +123,7 @@ impl PublicKey {
         bytes.try_into().map(Self).map_err(|_| "is not 32 bytes long".to_owned())
     }
 
-    pub fn as_bytes(&self) -> &[u8; 32] {
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }

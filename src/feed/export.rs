@@ -42,7 +42,7 @@ impl FeedSigner {
     }
 
     /// Returns the key that consumers of the export pin.
-    pub fn public_key(&self) -> PublicKey {
+    pub(crate) fn public_key(&self) -> PublicKey {
         PublicKey::new(self.0.public_key().as_ref().try_into().unwrap_or_default())
     }
 }

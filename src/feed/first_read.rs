@@ -19,10 +19,8 @@ pub(crate) struct Readings {
 }
 
 impl Readings {
-    /// Loads the file in `directory`. Records that it does not contain count as first read at `now`.
-    ///
-    /// # Errors
-    /// Returns an error if the file exists but cannot be read.
+    /// Loads the file in `directory`. Records that it does not contain count as first read at `now`. Fails if the file exists but
+    /// cannot be read.
     pub(crate) fn load(directory: &Path, now: Timestamp) -> Result<Self, FeedError> {
         let path = path(directory);
         let text = match std::fs::read(&path) {
@@ -47,9 +45,6 @@ impl Readings {
     }
 
     /// Writes the file.
-    ///
-    /// # Errors
-    /// Returns an error if the file cannot be written.
     pub(crate) fn save(self, directory: &Path) -> Result<(), FeedError> {
         let path = path(directory);
         let full = self.first.len() > MAX_READINGS;

@@ -175,7 +175,7 @@ pub enum OsvDocument {
 }
 
 impl OsvRecord {
-    pub fn read(bytes: &[u8]) -> OsvDocument {
+    pub(crate) fn read(bytes: &[u8]) -> OsvDocument {
         let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         match serde_json::from_slice::<Self>(text) {
             Ok(record) if record.is_one() && first(text) == Some(b'{') => OsvDocument::Record(Box::new(record)),
@@ -185,18 +185,18 @@ impl OsvRecord {
         }
     }
 
-    pub fn is_withdrawn(&self) -> bool {
+    pub(crate) fn is_withdrawn(&self) -> bool {
         self.withdrawn.as_deref().is_some_and(|at| !at.is_empty())
     }
 
     /// Checks whether the record is about npm. A withdrawn record may name no package.
-    pub fn is_about_npm(&self) -> bool {
+    pub(crate) fn is_about_npm(&self) -> bool {
         self.affected.iter().any(OsvAffected::is_npm) || (self.is_withdrawn() && self.affected.is_empty())
     }
 
     /// Converts the record to advisories, one per package. Also returns the number of unreadable events. A withdrawn record has
     /// none.
-    pub fn advisory_records(&self) -> (Vec<AdvisoryRecord>, usize) {
+    pub(crate) fn advisory_records(&self) -> (Vec<AdvisoryRecord>, usize) {
         let (mut entries, mut unreadable): (Vec<AdvisoryRecord>, _) = (Vec::new(), 0);
         if self.is_withdrawn() {
             return (entries, unreadable);

@@ -39,12 +39,12 @@ pub struct FeedFailure {
 }
 
 impl FeedState {
-    pub fn is_good(&self) -> bool {
+    pub(crate) fn is_good(&self) -> bool {
         self.changed.is_some()
     }
 
     /// Returns why the feed is stale. Returns `None` if it is fresh.
-    pub fn staleness(&self, expiry: Duration, now: Timestamp) -> Option<String> {
+    pub(crate) fn staleness(&self, expiry: Duration, now: Timestamp) -> Option<String> {
         let Some(synced) = self.synced else {
             let why = self.failure.as_ref().map_or("no sync has finished yet", |failure| &failure.why);
             return Some(format!("it was never read: {why}"));
@@ -85,7 +85,7 @@ pub struct FeedCounts {
 
 impl FeedCounts {
     /// Returns the number of records, including withdrawn ones. A feed must not lose half of them at once.
-    pub fn known(&self) -> u64 {
+    pub(crate) fn known(&self) -> u64 {
         self.records + self.withdrawn
     }
 }

@@ -29,7 +29,7 @@ impl FeedStore {
 
     /// Returns the state of a feed. Without a state, or with one of another source, returns the state of a feed that was never
     /// read.
-    pub fn state(&self, feed: &FeedConfig) -> FeedState {
+    pub(crate) fn state(&self, feed: &FeedConfig) -> FeedState {
         let text = fs::read(self.directory(feed).join(STATE)).unwrap_or_default();
         let state: FeedState = serde_json::from_slice(&text).unwrap_or_default();
         if state.source == feed.source.to_string() {

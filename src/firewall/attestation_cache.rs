@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use moka::sync::Cache;
 
-use crate::firewall::error::FirewallError;
+use crate::firewall::error::Result;
 use crate::firewall::package::{CacheKey, CredentialScope};
 use crate::firewall::packages::cache::ABSENT_TTL;
 use crate::firewall::singleflight::SingleFlight;
@@ -28,7 +28,7 @@ pub(crate) type AttestationKey = (CacheKey, Box<str>, Digest);
 /// Cached attestations and running fetches.
 pub(crate) struct AttestationCache {
     cached: Cache<AttestationKey, Arc<CachedAttestations>>,
-    pub running: SingleFlight<AttestationKey, Result<Arc<CachedAttestations>, FirewallError>>,
+    pub running: SingleFlight<AttestationKey, Result<Arc<CachedAttestations>>>,
 }
 
 /// A response of upstream and its time.

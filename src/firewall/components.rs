@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use crate::firewall::attestation_cache::AttestationCache;
 use crate::firewall::config::{FETCHES, FirewallDeps};
 use crate::firewall::packages::Services;
@@ -11,7 +13,7 @@ use crate::firewall::packages::abbreviated::AbbreviatedSupport;
 use crate::firewall::packages::cache::PackageCache;
 use crate::firewall::packages::client_limits::{AbsentNames, RecheckLimit};
 use crate::firewall::packages::fetch::Fetcher;
-use crate::firewall::packages::fetch_slots::Slots;
+use crate::firewall::packages::fetch_slots::{SharedFetches, Slots};
 use crate::firewall::packages::ingest::{Ingester, PackageObserver};
 use crate::firewall::packages::load::Loader;
 use crate::firewall::packages::parse_pool::ParsePool;
@@ -25,7 +27,7 @@ use crate::firewall::recorder::Recorder;
 use crate::firewall::responses::{ResponseCache, ViewCache};
 use crate::firewall::tarballs::TarballService;
 use crate::firewall::tarballs::addresses::{Addresses, TarballLocator};
-use crate::firewall::tarballs::download::Downloader;
+use crate::firewall::tarballs::download::{Downloader, MEMORY_UNITS};
 use crate::firewall::tarballs::early_request::EarlyRequests;
 use crate::firewall::tarballs::entitlement::{EntitlementService, Entitlements};
 use crate::firewall::wall_clock::WallClock;
@@ -70,80 +72,74 @@ pub struct Firewall(pub(in crate::firewall) Arc<Components>);
 
 impl Firewall {
     /// Creates a firewall. Sends nothing upstream.
-    pub fn new(parts: FirewallDeps) -> Self {
+    pub(crate) fn new(parts: FirewallDeps) -> Self {
         Self(Arc::new(Components::new(parts)))
     }
 
     /// Replaces all decisions.
-    pub fn set_decisions(&self, decisions: Vec<Decision>) {
+    pub(crate) fn set_decisions(&self, decisions: Vec<Decision>) {
         self.0.policy.set_decisions(&decisions.into());
     }
 
     /// Replaces all policies at once, one per profile. Requests that begin after this returns use them.
-    pub fn set_policies(&self, policies: &[Policy]) {
+    pub(crate) fn set_policies(&self, policies: &[Policy]) {
         self.0.policy.set_policies(policies);
     }
 
     /// Replaces the advisories. They apply to every package from the next request on.
-    pub fn set_advisories(&self, advisories: &Advisories) {
+    pub(crate) fn set_advisories(&self, advisories: &Advisories) {
         self.0.policy.set_advisories(advisories);
     }
 
     /// Returns the current policies, decisions and advisories.
-    pub fn policy(&self) -> Arc<PolicySnapshot> {
+    pub(crate) fn policy(&self) -> Arc<PolicySnapshot> {
         self.0.policy.snapshot()
     }
 
-    /// Applies the hosts and credentials of a reloaded configuration.
-    ///
-    /// # Errors
-    /// Returns an error if credentials cannot be sent as headers. Nothing is changed then.
-    pub fn renew_upstream(&self, config: &upstream::Config) -> Result<Renewed, UpstreamConfigError> {
+    /// Applies the hosts and credentials of a reloaded configuration. Changes nothing if credentials cannot be sent as headers.
+    pub(crate) fn renew_upstream(&self, config: &upstream::Config) -> Result<Renewed, UpstreamConfigError> {
         self.0.registries.renew(config)
     }
 
     /// Returns the URLs of all registries, without credentials.
-    pub fn upstreams(&self) -> Vec<String> {
+    pub(crate) fn upstreams(&self) -> Vec<String> {
         self.0.registries.ids().map(str::to_owned).collect()
     }
 
     /// Drops a package from memory, so that upstream is asked before the next response.
-    pub fn forget(&self, name: &PackageName) {
+    pub(crate) fn forget(&self, name: &PackageName) {
         self.0.cache.forget(name);
     }
 
     /// Returns the number of concurrent prefetches per registry; 0 if prefetching is disabled.
-    pub fn follows_at_once(&self) -> usize {
+    pub(crate) fn follows_at_once(&self) -> usize {
         self.0.prefetcher.queue.limit
     }
 
     /// Waits for a package that clients will probably request next.
-    pub async fn next_lead(&self) -> PrefetchTarget {
+    pub(crate) async fn next_lead(&self) -> PrefetchTarget {
         self.0.prefetcher.next().await
     }
 
     /// Fetches a prefetch target. Returns whether upstream had it.
-    pub async fn follow_lead(&self, lead: PrefetchTarget) -> bool {
+    pub(crate) async fn follow_lead(&self, lead: PrefetchTarget) -> bool {
         self.0.prefetcher.fetch(lead).await
     }
 
     /// Checks whether the system clock can be trusted: it advanced with the monotonic clock, or an upstream agreed with it since.
-    ///
-    /// # Errors
-    /// Returns a message with the size of the jump.
-    pub fn check_clock(&self) -> Result<(), String> {
+    pub(crate) fn check_clock(&self) -> Result<(), String> {
         self.0.wall_clock.check()
     }
 
     /// Waits until all background work is done, so that the store can be closed.
-    pub async fn drain(&self) {
+    pub(crate) async fn drain(&self) {
         self.0.fetcher.slots.settle().await;
-        self.0.tarballs.settle().await;
+        self.0.tarballs.slots.settle().await;
         self.0.workers.settle().await;
     }
 
     /// Returns the approximate memory of the caches, in bytes.
-    pub fn memory_bytes(&self) -> u64 {
+    pub(crate) fn memory_bytes(&self) -> u64 {
         self.0.cache.packages.weighted_size() + self.0.responses.memory_bytes()
     }
 }
@@ -171,8 +167,7 @@ pub(crate) struct Components {
 }
 
 impl Components {
-    #[must_use]
-    pub(crate) fn new(deps: FirewallDeps) -> Self {
+    fn new(deps: FirewallDeps) -> Self {
         let config = deps.config.clone();
         // Half of the memory is for indexes, about 900 bytes per version: every response needs one, and an evicted one must be
         // read and parsed again.
@@ -209,15 +204,32 @@ impl Components {
         });
         let plain = MemoryBudget::for_clients(PLAIN_MEMORY, MAX_PLAIN_MEMORY, SMALL_PLAIN, MAX_MEMORY_WAIT);
         let downloads = Arc::new(Slots::new(slots(MAX_DOWNLOADS)));
-        let entitlements = Arc::new(EntitlementService::new(&services, entitlements, Arc::clone(&downloads), config.max_stale));
-        let early = Arc::new(EarlyRequests::new(&services, Arc::clone(&downloads)));
-        let downloader =
-            Downloader::new(&services, Arc::clone(&downloads), early, Arc::clone(&entitlements), config.tarball_limit);
+        let entitlements = Arc::new(EntitlementService {
+            services: Arc::clone(&services),
+            known: entitlements,
+            running: SharedFetches::new(&services.workers),
+            slots: Arc::clone(&downloads),
+        });
+        let downloader = Downloader {
+            services: Arc::clone(&services),
+            slots: Arc::clone(&downloads),
+            early: EarlyRequests::new(&services, &downloads),
+            entitlements: Arc::clone(&entitlements),
+            memory: Arc::new(Semaphore::new(MEMORY_UNITS)),
+        };
+        let tarballs = TarballService {
+            services: Arc::clone(&services),
+            packages: Arc::clone(&packages),
+            entitlements,
+            downloader: Arc::new(downloader),
+            running: SharedFetches::new(&services.workers),
+            slots: downloads,
+        };
         Self {
             responses: Arc::new(ResponseCache::new(&services, views, eighths(1), plain, Arc::clone(&packages))),
-            tarballs: TarballService::new(&services, Arc::clone(&packages), downloads, entitlements, Arc::new(downloader)),
-            locator: TarballLocator::new(&services, addresses, Arc::clone(&packages)),
-            passthrough: Passthrough::new(&services, slots(MAX_PASSTHROUGHS)),
+            tarballs,
+            locator: TarballLocator { services: Arc::clone(&services), addresses, packages: Arc::clone(&packages) },
+            passthrough: Passthrough { services: Arc::clone(&services), slots: Slots::new(slots(MAX_PASSTHROUGHS)) },
             prefetcher: Prefetcher { services: Arc::clone(&services), queue, fetcher: Arc::clone(&fetcher) },
             attestations: AttestationCache::default(),
             writers: WriterConfirmations::default(),

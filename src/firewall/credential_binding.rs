@@ -2,22 +2,19 @@
 
 use std::sync::Arc;
 
-use crate::firewall::error::FirewallError;
+use crate::firewall::error::{FirewallError, Result};
 use crate::firewall::request::Client;
 use crate::npm::PackageName;
 use crate::upstream::{Addressed, Authorization, Registries, Registry, UpstreamError};
 
 /// Returns the registry that receives a passthrough request. A request `for_account` needs one that accepts the client's own
-/// credentials.
-///
-/// # Errors
-/// Returns [`FirewallError::NotEntitled`] if there is no such registry.
+/// credentials and is not entitled if there is none.
 pub(crate) fn registry_of<'a>(
     registries: &'a Registries,
     client: &Client,
     name: Option<&PackageName>,
     for_account: bool,
-) -> Result<&'a Arc<Registry>, FirewallError> {
+) -> Result<&'a Arc<Registry>> {
     let registry = match name {
         Some(name) => registries.of(name),
         None if for_account => match registries.account(&client.addressed) {

@@ -96,7 +96,7 @@ impl FirewallError {
     }
 
     /// Checks whether upstream failed or sent an invalid document, so that a stale packument may be served.
-    pub fn is_upstreams_failure(&self) -> bool {
+    pub(crate) fn is_upstreams_failure(&self) -> bool {
         match self {
             Self::Unreadable { .. } => true,
             Self::Upstream(error) => !matches!(error, UpstreamError::NotFound | UpstreamError::Denied { .. }),
@@ -118,7 +118,7 @@ impl From<BudgetTimeout> for FirewallError {
 
 impl Refusal {
     /// Returns the refusal of a version; `None` if it is allowed. `nearest` is the newest allowed version to use instead.
-    pub fn of_version(name: &PackageName, version: &str, verdict: &Verdict, nearest: Option<&str>) -> Option<Self> {
+    pub(crate) fn of_version(name: &PackageName, version: &str, verdict: &Verdict, nearest: Option<&str>) -> Option<Self> {
         let reason = verdict.reason()?;
         if reason.rule == RuleId::FeedMissing {
             return Self::of_missing_feed(name, Some(version), verdict);
@@ -146,7 +146,7 @@ impl Refusal {
 
     /// Returns the refusal of a package without a visible version. `newest` is its highest version, `first_opens` the earliest
     /// opening.
-    pub fn of_package(
+    pub(crate) fn of_package(
         name: &PackageName,
         count: usize,
         newest: (&str, &Verdict),
@@ -188,15 +188,14 @@ impl Refusal {
     }
 
     /// Adds the link to the explanation for a client that used `base`.
-    #[must_use]
-    pub fn with_link(self, base: &BaseUrl) -> Self {
+    pub(crate) fn with_link(self, base: &BaseUrl) -> Self {
         let link = explain_link(base, &self.name, self.version.as_deref());
         Self { link: link.map(Into::into), ..self }
     }
 
     /// Returns text and link in at most `longest` bytes, for a header. Shorter wording is tried first, then the text is cut. A
     /// link that takes more than half of the line is left out.
-    pub fn truncated(&self, longest: usize) -> String {
+    pub(crate) fn truncated(&self, longest: usize) -> String {
         let mut text = self.text.to_string();
         let whole = |text: &str| text.len() + self.link.as_ref().map_or(0, |link| EXPLAIN_SEPARATOR.len() + link.len());
         for (long, short) in SHORTER_WORDING {
@@ -222,12 +221,12 @@ impl Refusal {
 }
 
 /// Returns the URL of an explanation for a client that used `base`; `None` if the admin pages are not below it.
-pub fn explain_link(base: &BaseUrl, name: &PackageName, version: Option<&str>) -> Option<String> {
+pub(crate) fn explain_link(base: &BaseUrl, name: &PackageName, version: Option<&str>) -> Option<String> {
     base.serves_admin.then(|| endpoint::explain_url(&base.text, name, version))
 }
 
 /// Returns `text` as one line of printable ASCII, cut to the length of a refusal.
-pub fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     ascii_line(text, MAX_TEXT_BYTES)
 }
 

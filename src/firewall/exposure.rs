@@ -43,10 +43,7 @@ pub struct PurgeResult {
 
 /// Returns every version in the ledger that a `wanted` advisory affects. Blocks. Reads only the releases of packages with
 /// advisories.
-///
-/// # Errors
-/// Returns an error if the ledger cannot be read.
-pub fn find_exposed(
+pub(crate) fn find_exposed(
     policy_snapshot: &PolicySnapshot,
     ledger: &dyn Ledger,
     now: Timestamp,
@@ -83,10 +80,7 @@ pub fn find_exposed(
 
 /// Returns what was served or stored of these versions of a package, regardless of advisories. `reason` replaces the advisory id.
 /// Blocks.
-///
-/// # Errors
-/// Returns an error if the ledger cannot be read.
-pub fn find_versions(
+pub(crate) fn find_versions(
     ledger: &dyn Ledger,
     name: &PackageName,
     versions: &[String],
@@ -111,10 +105,7 @@ pub fn find_versions(
 
 /// Removes the findings from the store and reports each client that received one. Each client is reported once, even if this is
 /// repeated. Blocks.
-///
-/// # Errors
-/// Returns an error if the ledger cannot be read.
-pub fn purge(
+pub(crate) fn purge(
     findings: &[ExposedVersion],
     ledger: &dyn Ledger,
     blobs: &dyn BlobStore,
@@ -152,10 +143,7 @@ pub fn purge(
 }
 
 /// Re-evaluates all versions in the ledger and purges malware. Blocks.
-///
-/// # Errors
-/// Returns an error if the ledger cannot be read.
-pub fn rescan(
+pub(crate) fn rescan(
     policy_snapshot: &PolicySnapshot,
     ledger: &Arc<dyn Ledger>,
     blobs: &Arc<dyn BlobStore>,
@@ -174,7 +162,7 @@ pub fn rescan(
 }
 
 /// Returns a one-line description of a client that received a version.
-pub fn describe_client(client: &Exposure) -> String {
+pub(crate) fn describe_client(client: &Exposure) -> String {
     let tool = match (&*client.tool, &*client.tool_version) {
         ("other", "") => "unknown".to_owned(),
         ("other", product) => product.to_owned(),

@@ -27,12 +27,12 @@ mod wanted_versions;
 mod workers;
 mod writer_confirmations;
 
-pub use exposure::{ExposedVersion, PurgeResult, rescan};
-
 pub use components::Firewall;
 pub use config::{Config, FETCHES, FirewallDeps, MAX_ABSENT_NAMES};
 pub use error::{FirewallError, Refusal};
 pub use explain::explanation::Explanation;
+pub(crate) use exposure::rescan;
+pub use exposure::{ExposedVersion, PurgeResult};
 pub use policy_state::Profile;
 pub use prefetch::PrefetchTarget;
 pub use queries::check::{CheckOutcome, CheckedVersion, LockedVersion};
@@ -42,5 +42,4 @@ pub use queries::inspect::{InspectedVersion, PackageInspection};
 pub use request::{BaseUrl, Client, ContentCoding, PackumentResponse, RegistryRequest, RegistryResponse, TarballResponse};
 pub use service::RegistryService;
 pub use verdicts::Want;
-
-pub use workers::heavy;
+pub(crate) use workers::heavy;

@@ -59,14 +59,13 @@ impl PolicySnapshot {
     }
 
     /// Returns the policy of a profile.
-    pub fn policy(&self, profile: Profile) -> &Policy {
+    pub(crate) fn policy(&self, profile: Profile) -> &Policy {
         // An unknown profile uses the first policy.
         self.policies.get(profile.0).unwrap_or(&self.policies[0])
     }
 
     /// Returns the longest age for which a rule holds new packages but exempts subpackages of established ones; `None` if no rule
     /// does.
-    #[must_use]
     pub(crate) fn subpackage_exemption_age(&self) -> Option<Duration> {
         self.policies.iter().filter_map(Policy::spares_siblings).max()
     }
@@ -82,7 +81,6 @@ impl PolicySnapshot {
     }
 
     /// Returns the longest age that a rule of any policy uses.
-    #[must_use]
     pub(crate) fn longest_age(&self) -> Duration {
         self.policies.iter().map(Policy::longest_age).max().unwrap_or_default()
     }

@@ -30,12 +30,12 @@ pub struct BaseUrl {
 
 impl BaseUrl {
     /// Returns how tarball addresses are rewritten for this base URL.
-    pub fn rewriting(&self) -> Rewriting<'_> {
+    pub(crate) fn rewriting(&self) -> Rewriting<'_> {
         Rewriting { base: &self.text, origins: self.intercepted.as_deref().map(|intercepted| &*intercepted.origins) }
     }
 
     /// Returns the cache key of its rendered views: the base URL, and whether original addresses are kept.
-    pub fn view(&self) -> &Arc<str> {
+    pub(crate) fn view(&self) -> &Arc<str> {
         self.intercepted.as_ref().map_or(&self.text, |intercepted| &intercepted.view)
     }
 }

@@ -1,7 +1,7 @@
 //! The part of the firewall that the server uses, as a trait. Tests implement it without a registry, ledger or disk.
 
 use crate::firewall::components::Firewall;
-use crate::firewall::error::FirewallError;
+use crate::firewall::error::Result;
 use crate::firewall::queries::egress::EgressRequest;
 use crate::firewall::queries::hidden::HiddenVersions;
 use crate::firewall::request::{Client, RegistryRequest, RegistryResponse};
@@ -15,22 +15,14 @@ pub trait RegistryService: Send + Sync + 'static {
     /// # Errors
     /// Returns a refusal if the version is hidden, no version is visible, or the bytes do not match. Returns an error if the
     /// package or version does not exist, and the failure of upstream or the store.
-    fn call(
-        &self,
-        client: &Client,
-        request: RegistryRequest,
-    ) -> impl Future<Output = Result<RegistryResponse, FirewallError>> + Send;
+    fn call(&self, client: &Client, request: RegistryRequest) -> impl Future<Output = Result<RegistryResponse>> + Send;
 
     /// Returns the package and version whose tarball is at an address of the registry, as far as this client may see it.
     ///
     /// # Errors
     /// Returns a refusal if two packages claim the address, or two versions with different digests. Returns an error if upstream
     /// is unavailable.
-    fn locate(
-        &self,
-        client: &Client,
-        address: &Address,
-    ) -> impl Future<Output = Result<Option<(PackageName, Box<str>)>, FirewallError>> + Send;
+    fn locate(&self, client: &Client, address: &Address) -> impl Future<Output = Result<Option<(PackageName, Box<str>)>>> + Send;
 
     /// Returns the reason if a host outside the registry must not be reached.
     fn check_egress(&self, request: &EgressRequest<'_>) -> Option<String>;
@@ -40,7 +32,7 @@ pub trait RegistryService: Send + Sync + 'static {
 }
 
 impl RegistryService for Firewall {
-    async fn call(&self, client: &Client, request: RegistryRequest) -> Result<RegistryResponse, FirewallError> {
+    async fn call(&self, client: &Client, request: RegistryRequest) -> Result<RegistryResponse> {
         // Names are borrowed from the request, and only the futures of packuments and tarballs are not boxed, because this future
         // is part of the future of every request.
         Ok(match request {
@@ -69,7 +61,7 @@ impl RegistryService for Firewall {
         })
     }
 
-    async fn locate(&self, client: &Client, address: &Address) -> Result<Option<(PackageName, Box<str>)>, FirewallError> {
+    async fn locate(&self, client: &Client, address: &Address) -> Result<Option<(PackageName, Box<str>)>> {
         self.0.locator.locate(client, address).await
     }
 

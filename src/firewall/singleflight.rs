@@ -34,29 +34,24 @@ where
     V: Clone + Send + Sync + 'static,
 {
     /// Creates an empty set.
-    #[must_use]
     #[expect(clippy::new_without_default, reason = "creating one is always explicit")]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { running: Arc::default() }
     }
 
     /// Returns the number of running tasks.
-    #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a metric, not a collection")]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Checks whether a task for `key` is running.
-    pub fn is_under_way(&self, key: &K) -> bool {
+    pub(crate) fn is_under_way(&self, key: &K) -> bool {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
     }
 
-    /// Waits for the task of `key`, and spawns it with `start` if none is running.
-    ///
-    /// # Errors
-    /// Returns [`FlightAborted`] if the task did not complete.
-    pub async fn join<F>(&self, key: K, start: impl FnOnce() -> F) -> Result<V, FlightAborted>
+    /// Waits for the task of `key`, and spawns it with `start` if none is running. Fails if the task did not complete.
+    pub(crate) async fn join<F>(&self, key: K, start: impl FnOnce() -> F) -> Result<V, FlightAborted>
     where
         F: Future<Output = V> + Send + 'static,
     {

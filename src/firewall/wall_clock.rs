@@ -26,7 +26,6 @@ struct Reading {
 
 impl WallClock {
     /// Creates a detector that assumes that the clock is correct now.
-    #[must_use]
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
         let correct = Mutex::new(Reading { now: clock.now(), elapsed: clock.elapsed() });
         Self { clock, correct }
@@ -42,7 +41,6 @@ impl WallClock {
     }
 
     /// Checks whether the clock was correct at `now`, which was just read. An `upstream` clock that agrees makes it correct again.
-    #[must_use]
     pub(crate) fn is_correct(&self, now: Timestamp, upstream: Option<Timestamp>) -> bool {
         if self.jump(now).is_none() {
             return true;
@@ -54,10 +52,7 @@ impl WallClock {
         agrees
     }
 
-    /// Checks whether the clock is correct now.
-    ///
-    /// # Errors
-    /// Returns a message with the size of the jump.
+    /// Checks whether the clock is correct now. The error states the size of the jump.
     pub(crate) fn check(&self) -> Result<(), String> {
         let Some(jump) = self.jump(self.clock.now()) else { return Ok(()) };
         let direction = if jump.is_positive() { "forward" } else { "back" };

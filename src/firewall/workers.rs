@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::task::JoinError;
 
-use crate::firewall::error::FirewallError;
+use crate::firewall::error::{FirewallError, Result};
 use crate::firewall::package::PackageSnapshot;
 use crate::firewall::policy_state::{PolicyState, Profile};
 use crate::firewall::verdicts::cache::CachedPackage;
@@ -27,18 +27,16 @@ pub(crate) struct Workers {
 }
 
 /// Returns the concurrency of CPU work on untrusted input: all cores are used, and clients take turns.
-pub fn heavy(cores: usize) -> Sizes {
+pub(crate) fn heavy(cores: usize) -> Sizes {
     Sizes { shared: cores, own: 1, most: 2 * cores }
 }
 
 impl Workers {
-    #[must_use]
     pub(crate) fn new(cores: usize, metrics: Arc<Metrics>) -> Self {
         Self { heavy: FairLimit::new(heavy(cores)), metrics, running: Arc::default() }
     }
 
     /// Returns a token to hold while work runs on a blocking thread.
-    #[must_use]
     pub(crate) fn token(&self) -> Arc<()> {
         Arc::clone(&self.running)
     }
@@ -66,7 +64,7 @@ impl Workers {
     }
 
     /// Runs `work` off the async threads.
-    pub(crate) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, FirewallError> {
+    pub(crate) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
         let token = self.token();
         let running = tokio::task::spawn_blocking(move || {
             let done = work();
@@ -83,7 +81,7 @@ impl Workers {
         package: &PackageSnapshot,
         client: IpAddr,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, FirewallError> {
+    ) -> Result<T> {
         if !package.has_many_versions() {
             return Ok(work());
         }

@@ -128,7 +128,7 @@ pub struct ExplainedAdvisory {
 
 impl ExplainedFacts {
     /// Collects the facts of a version.
-    pub fn of(facts: &Facts<'_>) -> Self {
+    pub(crate) fn of(facts: &Facts<'_>) -> Self {
         let owned = |text: &str| text.to_owned();
         let obeyed =
             facts.advisories.matching(facts.version, facts.parsed).map(|advisory| ExplainedAdvisory::of(advisory, false));
@@ -163,7 +163,7 @@ impl ExplainedFacts {
     }
 
     /// Returns the facts as labelled rows. Missing facts are left out.
-    pub fn rows(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn rows(&self) -> Vec<(&'static str, String)> {
         let mut rows = Vec::new();
         let mut row = |about, text: Option<String>| rows.extend(text.map(|text| (about, text)));
         let joined = |names: &[String]| (!names.is_empty()).then(|| names.join(", "));
@@ -237,7 +237,7 @@ impl ExplainedAdvisory {
 
 impl Explanation {
     /// Returns `allow`, `hold` or `deny`.
-    pub fn outcome(&self) -> &'static str {
+    pub(crate) fn outcome(&self) -> &'static str {
         match self.verdict {
             Verdict::Allow => "allow",
             Verdict::Hold { .. } => "hold",
@@ -246,7 +246,7 @@ impl Explanation {
     }
 
     /// Returns the first line, such as `axios@1.14.1 is held`.
-    pub fn headline(&self) -> String {
+    pub(crate) fn headline(&self) -> String {
         let outcome = match self.verdict {
             Verdict::Allow => "allowed",
             Verdict::Hold { .. } => "held",
@@ -256,7 +256,7 @@ impl Explanation {
     }
 
     /// Returns the verdict and its consequences as labelled rows.
-    pub fn rows(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn rows(&self) -> Vec<(&'static str, String)> {
         let mut rows = Vec::new();
         let mut row = |about, text: String| rows.push((about, text));
         if let Some(at) = self.as_of {
@@ -301,7 +301,7 @@ impl Explanation {
     }
 
     /// Returns the explanation as JSON.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let instant = |at: Option<Timestamp>| at.map(|at| at.to_string());
         let reason = self.verdict.reason();
         let tag =

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::firewall::components::Firewall;
-use crate::firewall::error::{self, FirewallError, no_version};
+use crate::firewall::error::{self, FirewallError, Result, no_version};
 use crate::firewall::explain::explanation::{DistTagChange, ExplainedFacts, Explanation, RequestedSpec};
 use crate::firewall::package::removed::RemovedVersion;
 use crate::firewall::packages::request::DocumentNeed;
@@ -25,16 +25,13 @@ use crate::units::timestamp;
 impl Firewall {
     /// Explains one version. `wanted` is a version, a dist-tag or a range, by default `latest`. `at` evaluates it as of that
     /// instant.
-    ///
-    /// # Errors
-    /// Returns an error if the version does not exist or upstream is unavailable.
-    pub async fn explain(
+    pub(crate) async fn explain(
         &self,
         client: &Client,
         name: &PackageName,
         wanted: Option<&str>,
         at: Option<Timestamp>,
-    ) -> Result<Explanation, FirewallError> {
+    ) -> Result<Explanation> {
         // The full form: rules may depend on the publisher, which the abbreviated form lacks.
         let present = self.0.packages.lookup(client, name, DocumentNeed::Form(PackumentForm::Full), None).await?.package;
         let validated = present.confirmed.validated;
@@ -77,7 +74,7 @@ struct Explainer<'a> {
 }
 
 impl Explainer<'_> {
-    fn of(&self, name: &PackageName, wanted: &str, table: &VerdictTable) -> Result<Explanation, FirewallError> {
+    fn of(&self, name: &PackageName, wanted: &str, table: &VerdictTable) -> Result<Explanation> {
         let found = self.package.packument.as_deref().and_then(|packument| {
             let (at, _) = packument.find(resolve(packument, wanted)?)?;
             Some((packument, at))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::firewall::attestation_cache::{AttestationKey, CachedAttestations};
 use crate::firewall::components::Firewall;
-use crate::firewall::error::FirewallError;
+use crate::firewall::error::Result;
 use crate::firewall::error::no_version;
 use crate::firewall::packages::request::DocumentNeed;
 use crate::firewall::packages::service::EvaluatedPackage;
@@ -17,16 +17,13 @@ use crate::upstream::{PassthroughRequest, PassthroughResponse};
 
 impl Firewall {
     /// Returns the attestations of one visible version.
-    ///
-    /// # Errors
-    /// Returns an error if the version is hidden or upstream is unavailable.
     pub(crate) async fn attestations(
         &self,
         client: &Client,
         name: &PackageName,
         version: &str,
         passage: PassthroughRequest,
-    ) -> Result<PassthroughResponse, FirewallError> {
+    ) -> Result<PassthroughResponse> {
         let need = DocumentNeed::Form(PackumentForm::Abbreviated);
         let mut evaluated = self.0.packages.evaluated(client, name, need, None).await?;
         if evaluated.packument.find(version).is_none()
@@ -60,7 +57,7 @@ impl Firewall {
         name: &PackageName,
         version: &str,
         key: AttestationKey,
-    ) -> Result<Arc<CachedAttestations>, FirewallError> {
+    ) -> Result<Arc<CachedAttestations>> {
         // Shared by all clients: only the credentials of this client's request are used.
         let response =
             self.0.passthrough.send(client, Some(name), PassthroughRequest::for_attestations(name, version)).await?.undated();

@@ -83,14 +83,14 @@ pub enum CheckOutcome {
 
 impl CheckOutcome {
     /// Checks whether waiting is sufficient for it to be served.
-    pub fn opens_by_waiting(self) -> bool {
+    pub(crate) fn opens_by_waiting(self) -> bool {
         self == Self::Hold
     }
 }
 
 impl Firewall {
     /// Returns one outcome for each of `locked`, in their order.
-    pub async fn check(&self, client: &Client, locked: &[LockedVersion]) -> Vec<CheckedVersion> {
+    pub(crate) async fn check(&self, client: &Client, locked: &[LockedVersion]) -> Vec<CheckedVersion> {
         let mut by_name: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (at, version) in locked.iter().enumerate() {
             by_name.entry(&version.name).or_default().push(at);

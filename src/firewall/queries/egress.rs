@@ -24,7 +24,7 @@ pub struct EgressRequest<'a> {
 impl Firewall {
     /// Returns the reason if a feed lists the destination as an indicator of malware and the feed's trust refuses it. Every hit
     /// is recorded as an event, refused or not.
-    pub fn check_egress(&self, contacting: &EgressRequest<'_>) -> Option<String> {
+    pub(crate) fn check_egress(&self, contacting: &EgressRequest<'_>) -> Option<String> {
         let policy_snapshot = self.0.policy.snapshot();
         let found = policy_snapshot.advisories.match_indicator(contacting.host)?;
         let client = match contacting.user {

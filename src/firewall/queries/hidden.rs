@@ -53,7 +53,7 @@ pub struct HeldVersion {
 impl Firewall {
     /// Returns the hidden versions of a package and those the project requires; `None` if nothing is hidden or known. A version
     /// that the project requires and no visible version can replace is recorded as refused.
-    pub fn hidden_versions(&self, client: &Client, name: &PackageName, wants: &[Want]) -> Option<HiddenVersions> {
+    pub(crate) fn hidden_versions(&self, client: &Client, name: &PackageName, wants: &[Want]) -> Option<HiddenVersions> {
         let slot = CacheKey::of(name, self.0.registries.of(name), &client.authorization);
         let package = self.0.cache.get(&slot)?;
         let packument = package.packument.as_ref()?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::firewall::components::Firewall;
-use crate::firewall::error::FirewallError;
+use crate::firewall::error::Result;
 use crate::firewall::package::removed::RemovedVersion;
 use crate::firewall::packages::request::DocumentNeed;
 use crate::firewall::packages::service::EvaluatedPackage;
@@ -44,10 +44,7 @@ pub struct InspectedVersion {
 
 impl Firewall {
     /// Returns every version of a package with its verdict.
-    ///
-    /// # Errors
-    /// Returns an error if the package does not exist or upstream is unavailable.
-    pub async fn inspect(&self, client: &Client, name: &PackageName) -> Result<PackageInspection, FirewallError> {
+    pub(crate) async fn inspect(&self, client: &Client, name: &PackageName) -> Result<PackageInspection> {
         let EvaluatedPackage { lookup, packument, table, .. } =
             self.0.packages.evaluated(client, name, DocumentNeed::Form(PackumentForm::Abbreviated), None).await?;
         let (policy_snapshot, profile, package) = (self.0.policy.snapshot(), client.profile, Arc::clone(&lookup.package));
@@ -75,15 +72,12 @@ impl Firewall {
 
     /// Returns the verdict of each version as of its instant, with current rules and feeds and the decisions of that time; `None`
     /// for a version that was never seen.
-    ///
-    /// # Errors
-    /// Returns an error if the package does not exist or upstream is unavailable.
-    pub async fn evaluate_as_of(
+    pub(crate) async fn evaluate_as_of(
         &self,
         client: &Client,
         name: &PackageName,
         wanted: &[(&str, Timestamp)],
-    ) -> Result<Vec<Option<Verdict>>, FirewallError> {
+    ) -> Result<Vec<Option<Verdict>>> {
         let package = self.0.packages.lookup(client, name, DocumentNeed::Form(PackumentForm::Abbreviated), None).await?.package;
         let present = self.0.policy.snapshot();
         let packument = package.packument.as_deref();

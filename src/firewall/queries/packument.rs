@@ -7,7 +7,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::firewall::components::Firewall;
-use crate::firewall::error::{FirewallError, Refusal, no_version};
+use crate::firewall::error::{FirewallError, Refusal, Result, no_version};
 use crate::firewall::package::{CacheKey, PackageSnapshot};
 use crate::firewall::packages::request::{DocumentNeed, RenderRequest};
 use crate::firewall::packages::service::EvaluatedPackage;
@@ -27,17 +27,14 @@ use crate::units::timestamp;
 const MAX_ATTEMPTS: usize = 4;
 
 impl Firewall {
-    /// Returns the packument without the hidden versions.
-    ///
-    /// # Errors
-    /// Returns a refusal if no version is visible, and the failure of upstream or the store.
+    /// Returns the packument without the hidden versions, or a refusal if no version is visible.
     pub(crate) async fn packument(
         &self,
         client: &Client,
         name: &PackageName,
         form: PackumentForm,
         coding: ContentCoding,
-    ) -> Result<PackumentResponse, FirewallError> {
+    ) -> Result<PackumentResponse> {
         for _ in 0..MAX_ATTEMPTS {
             let render_request =
                 RenderRequest { form, packing: coding.segment_format(), base: client.base.clone(), profile: client.profile };
@@ -58,11 +55,8 @@ impl Firewall {
         Err(FirewallError::Internal("the packument changed too often during the request".into()))
     }
 
-    /// Returns one manifest by version, dist-tag or range, as JSON.
-    ///
-    /// # Errors
-    /// Returns a refusal if the version is hidden, an error if it does not exist, and the errors of [`Firewall::packument`].
-    pub(crate) async fn manifest(&self, client: &Client, name: &PackageName, wanted: &str) -> Result<Bytes, FirewallError> {
+    /// Returns one manifest by version, dist-tag or range, as JSON, or a refusal if the version is hidden.
+    pub(crate) async fn manifest(&self, client: &Client, name: &PackageName, wanted: &str) -> Result<Bytes> {
         let mut is_asked_again = false;
         for _ in 0..MAX_ATTEMPTS {
             let evaluated = self.0.packages.evaluated(client, name, DocumentNeed::Form(PackumentForm::Full), None).await?;
@@ -98,10 +92,7 @@ impl Firewall {
     }
 
     /// Returns the dist-tags as clients see them, as JSON.
-    ///
-    /// # Errors
-    /// Returns the errors of [`Firewall::packument`].
-    pub(crate) async fn dist_tags(&self, client: &Client, name: &PackageName) -> Result<Bytes, FirewallError> {
+    pub(crate) async fn dist_tags(&self, client: &Client, name: &PackageName) -> Result<Bytes> {
         let EvaluatedPackage { packument, table, .. } =
             self.0.packages.evaluated(client, name, DocumentNeed::Form(PackumentForm::Abbreviated), None).await?;
         if !table.any_visible() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::firewall::components::Firewall;
-use crate::firewall::error::FirewallError;
+use crate::firewall::error::Result;
 use crate::firewall::package::CacheKey;
 use crate::firewall::policy_state::Profile;
 use crate::firewall::request::Client;
@@ -34,14 +34,7 @@ const LINKS: [&str; 4] = ["npm", "homepage", "repository", "bugs"];
 
 impl Firewall {
     /// Passes a search to upstream and filters its results.
-    ///
-    /// # Errors
-    /// Returns an error if upstream is unavailable.
-    pub(crate) async fn search(
-        &self,
-        client: &Client,
-        passage: PassthroughRequest,
-    ) -> Result<PassthroughResponse, FirewallError> {
+    pub(crate) async fn search(&self, client: &Client, passage: PassthroughRequest) -> Result<PassthroughResponse> {
         let mut passed = self.0.passthrough.send(client, None, passage).await?;
         if !passed.status.is_success() {
             return Ok(passed);

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::firewall::components::Firewall;
 use crate::firewall::credential_binding::registry_of;
-use crate::firewall::error::FirewallError;
+use crate::firewall::error::{FirewallError, Result};
 use crate::firewall::package::CacheKey;
 use crate::firewall::packages::request::DocumentNeed;
 use crate::firewall::packages::service::EvaluatedPackage;
@@ -32,15 +32,12 @@ const WRITE_QUERY: &str = "?write=true";
 
 impl Firewall {
     /// Passes a write to upstream, or returns the packument that a write starts with. The next read of the package is revalidated.
-    ///
-    /// # Errors
-    /// Returns an error if upstream is unavailable, or if the client may not see what it asks for.
     pub(crate) async fn write(
         &self,
         client: &Client,
         name: Option<&PackageName>,
         mut passage: PassthroughRequest,
-    ) -> Result<PassthroughResponse, FirewallError> {
+    ) -> Result<PassthroughResponse> {
         let registry = Arc::clone(registry_of(&self.0.registries, client, name, true)?);
         if passage.is_read() {
             return match name.filter(|name| is_packument(&passage, name)) {
@@ -99,7 +96,7 @@ impl Firewall {
         client: &Client,
         name: &PackageName,
         registry: &Arc<Registry>,
-    ) -> Result<PassthroughResponse, FirewallError> {
+    ) -> Result<PassthroughResponse> {
         let EvaluatedPackage { lookup, packument: known, table, .. } =
             self.0.packages.evaluated(client, name, DocumentNeed::Form(PackumentForm::Full), None).await?;
         // Checked before anything large is fetched.
@@ -202,7 +199,7 @@ fn is_packument(passage: &PassthroughRequest, name: &PackageName) -> bool {
 }
 
 /// Renders the packument with every version and tarball URLs below `base`.
-fn render_whole(name: &PackageName, document: &[u8], base: &str) -> Result<(Packument, Bytes), FirewallError> {
+fn render_whole(name: &PackageName, document: &[u8], base: &str) -> Result<(Packument, Bytes)> {
     let ingested = parse::parse(name, document);
     let ParsedPackument { packument, fields } =
         ingested.map_err(|error| FirewallError::Unreadable { name: name.clone(), detail: error.to_string().into() })?;

@@ -7,28 +7,23 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use moka::sync::Cache;
 
-use crate::firewall::error::FirewallError;
+use crate::firewall::error::{FirewallError, Result};
 use crate::firewall::package::{CacheKey, PackageSnapshot};
 use crate::firewall::packages::Services;
 use crate::firewall::packages::fetch_slots::{SharedFetches, SlotRequest};
 use crate::firewall::packages::ingest::{IngestEvent, PackageObserver};
-use crate::firewall::packages::parse_pool::{HeldBytes, ParsePool};
+use crate::firewall::packages::parse_pool::HeldBytes;
 use crate::firewall::packages::request::{PackageLookup, RenderRequest};
 use crate::firewall::packages::service::PackageService;
 use crate::firewall::policy_state::{PolicyState, Profile};
-use crate::firewall::recorder::Recorder;
 use crate::firewall::request::{BaseUrl, Client, ContentCoding, PackumentResponse};
 use crate::firewall::verdicts::VerdictTable;
 use crate::firewall::verdicts::cache::CachedPackage;
-use crate::firewall::workers::Workers;
 use crate::net::MemoryBudget;
-use crate::npm::AbbreviatedFields;
-use crate::npm::PackumentForm;
-use crate::npm::PackumentView;
 use crate::npm::compression::{SegmentEncoder, SegmentFormat};
 use crate::npm::packument::parse;
 use crate::npm::packument::render::{RenderSource, VersionFilter};
-use crate::npm::{Algorithm, Digest, PackageName};
+use crate::npm::{AbbreviatedFields, Algorithm, Digest, PackageName, PackumentForm, PackumentView};
 use crate::telemetry::{CacheLabel, CacheOutcome};
 
 /// The size in bytes from which a rendered view triggers eviction at once.
@@ -74,8 +69,7 @@ pub(crate) struct UnsegmentedResponse {
 
 impl UnsegmentedResponse {
     /// Returns the approximate memory of the response, in bytes.
-    #[must_use]
-    pub(crate) fn weight(&self) -> u32 {
+    fn weight(&self) -> u32 {
         u32::try_from(self.answer.length + 512).unwrap_or(u32::MAX)
     }
 }
@@ -92,8 +86,7 @@ struct CachedResponse {
 
 impl CachedView {
     /// Returns the approximate memory of the view, in bytes.
-    #[must_use]
-    pub(crate) fn weight(&self) -> u32 {
+    fn weight(&self) -> u32 {
         u32::try_from(self.view.weight() + 2048).unwrap_or(u32::MAX)
     }
 
@@ -142,7 +135,6 @@ pub(crate) struct ViewCache {
 
 impl ViewCache {
     /// Creates a cache of at most `bytes`.
-    #[must_use]
     pub(crate) fn new(bytes: u64, policy: Arc<PolicyState>) -> Self {
         let views = Cache::builder().max_capacity(bytes).weigher(|_, view: &Arc<CachedView>| view.weight());
         Self { views: views.build(), policy }
@@ -151,10 +143,6 @@ impl ViewCache {
     /// Returns the view that was rendered from the document of `package`.
     fn find(&self, key: &ViewKey, package: &PackageSnapshot) -> Option<Arc<CachedView>> {
         self.views.get(key).filter(|rendered| rendered.content == package.content())
-    }
-
-    fn memory_bytes(&self) -> u64 {
-        self.views.weighted_size()
     }
 
     /// Renders `document`, which must be that of `package`, and caches the view. Blocks. `fields` save parsing the document again.
@@ -222,47 +210,31 @@ pub(crate) struct ResponseCache {
     /// Memory for unsegmented responses until they are sent, with one lane per client.
     memory: Arc<MemoryBudget>,
     packages: Arc<PackageService>,
-    parse_pool: Arc<ParsePool>,
-    policy: Arc<PolicyState>,
-    recorder: Arc<Recorder>,
-    workers: Arc<Workers>,
+    services: Arc<Services>,
 }
 
 impl ResponseCache {
     /// Creates a cache of at most `bytes` besides `views`. `memory` bounds the unsegmented responses that are being sent.
-    #[must_use]
     pub(crate) fn new(
-        services: &Services,
+        services: &Arc<Services>,
         views: Arc<ViewCache>,
         bytes: u64,
         memory: Arc<MemoryBudget>,
         packages: Arc<PackageService>,
     ) -> Self {
-        let unsegmented = Cache::builder().max_capacity(bytes);
-        Self {
-            views,
-            unsegmented: unsegmented.weigher(|_, response: &Arc<UnsegmentedResponse>| response.weight()).build(),
-            running: SharedFetches::new(&services.workers),
-            memory,
-            packages,
-            parse_pool: Arc::clone(&services.parse_pool),
-            policy: Arc::clone(&services.policy),
-            recorder: Arc::clone(&services.recorder),
-            workers: Arc::clone(&services.workers),
-        }
+        let unsegmented =
+            Cache::builder().max_capacity(bytes).weigher(|_, response: &Arc<UnsegmentedResponse>| response.weight());
+        let (unsegmented, running) = (unsegmented.build(), SharedFetches::new(&services.workers));
+        Self { views, unsegmented, running, memory, packages, services: Arc::clone(services) }
     }
 
     /// Returns the approximate memory of all cached responses, in bytes.
-    #[must_use]
     pub(crate) fn memory_bytes(&self) -> u64 {
-        self.views.memory_bytes() + self.unsegmented.weighted_size()
+        self.views.views.weighted_size() + self.unsegmented.weighted_size()
     }
 
     /// Returns the packument of `reading` as the client may see it; `None` if another document arrived in the meantime and the
     /// request must be repeated.
-    ///
-    /// # Errors
-    /// Returns an error if the document must be read again and cannot be.
     pub(crate) async fn packument(
         self: &Arc<Self>,
         client: &Client,
@@ -270,36 +242,28 @@ impl ResponseCache {
         table: &Arc<VerdictTable>,
         form: PackumentForm,
         coding: ContentCoding,
-    ) -> Result<Option<PackumentResponse>, FirewallError> {
+    ) -> Result<Option<PackumentResponse>> {
         let restricted = table.restrictions.is_some() && client.agent.reads_policy_restrictions();
         let packing = coding.segment_format();
-        let key = ViewKey {
-            slot: lookup.package.slot.shared(),
-            form,
-            packing,
-            base: Arc::clone(client.base.view()),
-            profile: client.profile,
-        };
+        let (slot, base) = (lookup.package.slot.shared(), Arc::clone(client.base.view()));
+        let key = ViewKey { slot, form, packing, base, profile: client.profile };
         if let Some(answer) = self.kept(&key, &lookup.package, table, coding, restricted) {
-            self.recorder.cache_lookup(CacheLabel::Answer, CacheOutcome::Hit);
+            self.services.recorder.cache_lookup(CacheLabel::Answer, CacheOutcome::Hit);
             return Ok(Some(answer));
         }
-        self.recorder.cache_lookup(CacheLabel::Answer, CacheOutcome::Miss);
-        let rendered = self.views.find(&key, &lookup.package);
+        self.services.recorder.cache_lookup(CacheLabel::Answer, CacheOutcome::Miss);
         let wanted = Wanted { key: &key, package: &lookup.package, table, coding, restricted };
-        let mut answer = None;
-        if let Some(rendered) = rendered {
-            answer = Box::pin(self.assemble(client, rendered, &wanted)).await?;
+        if let Some(rendered) = self.views.find(&key, &lookup.package)
+            && let Some(answer) = Box::pin(self.assemble(client, rendered, &wanted)).await?
+        {
+            return Ok(Some(answer));
         }
-        if answer.is_none() {
-            let render_request = RenderRequest { form, packing, base: client.base.clone(), profile: client.profile };
-            let rendered = Box::pin(self.render_shared(client, key.clone(), lookup.clone(), render_request)).await?;
-            if rendered.content != lookup.package.content() {
-                return Ok(None);
-            }
-            answer = Box::pin(self.assemble(client, rendered, &wanted)).await?;
+        let render_request = RenderRequest { form, packing, base: client.base.clone(), profile: client.profile };
+        let rendered = Box::pin(self.render_shared(client, key.clone(), lookup.clone(), render_request)).await?;
+        if rendered.content != lookup.package.content() {
+            return Ok(None);
         }
-        Ok(answer)
+        Box::pin(self.assemble(client, rendered, &wanted)).await
     }
 
     /// Returns the cached response for the same document and verdicts.
@@ -326,18 +290,18 @@ impl ResponseCache {
         client: &Client,
         rendered: Arc<CachedView>,
         wanted: &Wanted<'_>,
-    ) -> Result<Option<PackumentResponse>, FirewallError> {
+    ) -> Result<Option<PackumentResponse>> {
         let &Wanted { key, package, table, coding, restricted } = wanted;
-        let now = self.policy.now();
+        let now = self.services.policy.now();
         if coding.is_segmented() {
             let (of, by) = (Arc::clone(&rendered), Arc::clone(table));
             let join = move || of.assemble(&by, coding, restricted, now);
-            let answer = self.workers.run_over_versions(package, client.address, join).await?;
+            let answer = self.services.workers.run_over_versions(package, client.address, join).await?;
             return Ok(answer.inspect(|answer| rendered.keep(restricted, table, answer)));
         }
         let mut share = self.memory.share_for(client.address);
         share.grow_to(package.document.length).await?;
-        let permit = self.workers.turn(client.address).await;
+        let permit = self.services.workers.turn(client.address).await;
         // Another request may have made it in the meantime.
         if let Some(answer) = self.kept(key, package, table, coding, restricted) {
             return Ok(Some(answer));
@@ -348,7 +312,7 @@ impl ResponseCache {
             drop(permit);
             answer
         };
-        let Some(answer) = self.workers.run(work).await? else { return Ok(None) };
+        let Some(answer) = self.services.workers.run(work).await? else { return Ok(None) };
         if client.base.cacheable {
             let whole = UnsegmentedResponse { content: package.content(), table: table.identity.clone(), answer: answer.clone() };
             self.unsegmented.insert((key.clone(), coding, restricted), Arc::new(whole));
@@ -368,17 +332,17 @@ impl ResponseCache {
         key: ViewKey,
         lookup: PackageLookup,
         render_request: RenderRequest,
-    ) -> Result<Arc<CachedView>, FirewallError> {
+    ) -> Result<Arc<CachedView>> {
         let loads = Arc::clone(&self.packages.loader.loads);
         let (this, client, limit) = (Arc::clone(self), client.clone(), Arc::clone(&loads));
         let address = client.address;
         let fetch = move |request: SlotRequest<_>| async move {
             let permit = request.permit(&limit).await;
             let (lookup, document) = this.packages.document_with(&client, lookup, permit).await?;
-            let _permit = this.parse_pool.threads.acquire(client.address).await;
+            let _permit = this.services.parse_pool.threads.acquire(client.address).await;
             let renderer = Arc::clone(&this);
-            let rendered = this.workers.run(move || {
-                renderer.parse_pool.with_scratch(|scratch| {
+            let rendered = this.services.workers.run(move || {
+                renderer.services.parse_pool.with_scratch(|scratch| {
                     renderer.views.render(&lookup.package, &document, None, &render_request, &mut scratch.press)
                 })
             });

@@ -6,19 +6,15 @@ use std::sync::Arc;
 
 use moka::sync::Cache;
 
-use crate::firewall::error::{FirewallError, Refusal};
+use crate::firewall::error::{FirewallError, Refusal, Result};
 use crate::firewall::package::{CacheKey, PackageSnapshot};
 use crate::firewall::packages::Services;
 use crate::firewall::packages::ingest::{IngestEvent, PackageObserver};
-use crate::firewall::packages::parse_pool::ParsePool;
 use crate::firewall::packages::request::{DocumentNeed, PackageLookup};
 use crate::firewall::packages::service::{EvaluatedPackage, PackageService};
-use crate::firewall::recorder::Recorder;
 use crate::firewall::request::Client;
-use crate::firewall::workers::Workers;
 use crate::npm::tarball_address::MAX_NAMES;
-use crate::npm::tarball_url;
-use crate::npm::{Address, PackageName, Packument};
+use crate::npm::{Address, PackageName, Packument, tarball_url};
 use crate::policy::{RuleId, Verdict};
 use crate::upstream::{Authorization, UpstreamError};
 
@@ -30,9 +26,6 @@ const INDEXES_BYTES: u64 = 16 << 20;
 
 /// The most claims per packument. Further ones are not found by URL.
 const MAX_CLAIMS_PER_PACKUMENT: usize = 5_000;
-
-/// The most packages kept per URL. More than one is refused anyway.
-const MAX_CLAIMANTS: usize = MAX_NAMES;
 
 /// The number of versions above which an index is built off the async threads.
 const MAX_INLINE_VERSIONS: usize = 100;
@@ -75,13 +68,11 @@ impl Addresses {
         let addresses = addresses.filter_map(|entry| Address::of_stated(&entry.tarball));
         for address in addresses.filter(|address| !address.names().contains(name)).take(MAX_CLAIMS_PER_PACKUMENT) {
             let key = (slot.is_client_scoped(), address.path().into());
-            self.claims.entry(key).and_upsert_with(|known| {
-                let known = known.map(moka::Entry::into_value);
-                match known {
-                    None => Arc::from([name.clone()]),
-                    Some(names) if names.contains(name) || names.len() >= MAX_CLAIMANTS => names,
-                    Some(names) => names.iter().chain([name]).cloned().collect(),
-                }
+            self.claims.entry(key).and_upsert_with(|known| match known.map(moka::Entry::into_value) {
+                None => Arc::from([name.clone()]),
+                // More than one is refused anyway.
+                Some(names) if names.contains(name) || names.len() >= MAX_NAMES => names,
+                Some(names) => names.iter().chain([name]).cloned().collect(),
             });
         }
     }
@@ -130,32 +121,15 @@ impl PackageObserver for Addresses {
 
 /// Finds the version whose tarball is at an address.
 pub(crate) struct TarballLocator {
-    addresses: Arc<Addresses>,
-    packages: Arc<PackageService>,
-    parse_pool: Arc<ParsePool>,
-    recorder: Arc<Recorder>,
-    workers: Arc<Workers>,
+    pub services: Arc<Services>,
+    pub addresses: Arc<Addresses>,
+    pub packages: Arc<PackageService>,
 }
 
 impl TarballLocator {
-    #[must_use]
-    pub(crate) fn new(services: &Services, addresses: Arc<Addresses>, packages: Arc<PackageService>) -> Self {
-        Self {
-            addresses,
-            packages,
-            parse_pool: Arc::clone(&services.parse_pool),
-            recorder: Arc::clone(&services.recorder),
-            workers: Arc::clone(&services.workers),
-        }
-    }
-
     /// Returns the package and version whose tarball is at `address` in the view of the client; `None` if no packument of that
     /// view has it. At most [`MAX_NAMES`] packages are looked up because their names are in the path.
-    pub(crate) async fn locate(
-        &self,
-        client: &Client,
-        address: &Address,
-    ) -> Result<Option<(PackageName, Box<str>)>, FirewallError> {
+    pub(crate) async fn locate(&self, client: &Client, address: &Address) -> Result<Option<(PackageName, Box<str>)>> {
         let (mut names, owner) = (address.names(), address.owner());
         if owner.is_none() {
             let is_own = matches!(client.authorization, Authorization::Own(_));
@@ -188,7 +162,7 @@ impl TarballLocator {
         address: &Address,
         names: &[PackageName],
         readings: &mut Vec<PackageLookup>,
-    ) -> Result<Option<(PackageName, Box<str>)>, FirewallError> {
+    ) -> Result<Option<(PackageName, Box<str>)>> {
         let owner = address.owner();
         let mut found: Option<(PackageName, Box<str>)> = None;
         for name in names {
@@ -221,7 +195,7 @@ impl TarballLocator {
     }
 
     /// Returns the version of the entries at `places`, preferably a visible one: all have the same digests.
-    fn choose(&self, client: &Client, evaluated: &EvaluatedPackage, places: &[usize]) -> Result<Option<Box<str>>, FirewallError> {
+    fn choose(&self, client: &Client, evaluated: &EvaluatedPackage, places: &[usize]) -> Result<Option<Box<str>>> {
         let EvaluatedPackage { packument, table, .. } = evaluated;
         let Some(&first) = places.iter().find(|at| table.shown[**at]).or(places.first()) else { return Ok(None) };
         let entry = &packument.entries[first];
@@ -242,17 +216,12 @@ impl TarballLocator {
         let refusal = Refusal::of_version(name, version, &verdict, None);
         refusal.map_or_else(
             || FirewallError::Internal("a refusal has no reason".into()),
-            |refusal| self.recorder.refusal(client, refusal),
+            |refusal| self.services.recorder.refusal(client, refusal),
         )
     }
 
     /// Returns the URL index of a packument, built on first use.
-    async fn index(
-        &self,
-        client: &Client,
-        known: &PackageSnapshot,
-        packument: &Arc<Packument>,
-    ) -> Result<Arc<Index>, FirewallError> {
+    async fn index(&self, client: &Client, known: &PackageSnapshot, packument: &Arc<Packument>) -> Result<Arc<Index>> {
         let content = known.content();
         if let Some(index) = self.addresses.indexes.get(&content) {
             return Ok(index);
@@ -260,9 +229,9 @@ impl TarballLocator {
         let index = if packument.entries.len() <= MAX_INLINE_VERSIONS {
             Index::new(packument)
         } else {
-            let _permit = self.parse_pool.threads.acquire(client.address).await;
+            let _permit = self.services.parse_pool.threads.acquire(client.address).await;
             let packument = Arc::clone(packument);
-            self.workers.run(move || Index::new(&packument)).await?
+            self.services.workers.run(move || Index::new(&packument)).await?
         };
         let index = Arc::new(index);
         self.addresses.indexes.insert(content, Arc::clone(&index));

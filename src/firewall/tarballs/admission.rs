@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::firewall::error::{FirewallError, Refusal, no_version};
+use crate::firewall::error::{Refusal, Result, no_version};
 use crate::firewall::package::removed::RemovedVersion;
 use crate::firewall::packages::Services;
-use crate::firewall::packages::request::PackageLookup;
 use crate::firewall::policy_state::{PolicySnapshot, Profile};
 use crate::firewall::recorder::Recorder;
 use crate::firewall::request::Client;
 use crate::firewall::verdicts::cache::CachedPackage;
-use crate::firewall::workers::Workers;
 use crate::npm::{Integrity, Packument};
 use crate::policy::{Verdict, Warning};
 use crate::store::Release;
@@ -25,53 +23,37 @@ pub(crate) struct AdmittedTarball {
     pub notes: Vec<Warning>,
 }
 
-/// Applies the verdicts to requests for tarballs.
-pub(crate) struct TarballAdmission {
-    recorder: Arc<Recorder>,
-    workers: Arc<Workers>,
+/// Returns what may be served and the digests that it must match, or the refusal. With many versions, only a visible version is
+/// admitted on the async thread.
+pub(crate) async fn admit(
+    services: &Services,
+    client: &Client,
+    package: &Arc<CachedPackage>,
+    version: &str,
+    policy_snapshot: &Arc<PolicySnapshot>,
+) -> Result<AdmittedTarball> {
+    let is_shown = || {
+        let found = package.packument.as_ref().and_then(|packument| packument.find(version));
+        package.is_judged(policy_snapshot, client.profile)
+            && found.is_some_and(|(at, _)| package.verdicts(policy_snapshot, client.profile).shown[at])
+    };
+    if !package.has_many_versions() || is_shown() {
+        return decide(&services.recorder, client, package, version, policy_snapshot);
+    }
+    let (recorder, policy_snapshot) = (Arc::clone(&services.recorder), Arc::clone(policy_snapshot));
+    let (client, known, version) = (client.clone(), Arc::clone(package), Box::<str>::from(version));
+    let address = client.address;
+    let decide = move || decide(&recorder, &client, &known, &version, &policy_snapshot);
+    Box::pin(services.workers.run_over_versions(package, address, decide)).await?
 }
 
-impl TarballAdmission {
-    #[must_use]
-    pub(crate) fn new(services: &Services) -> Self {
-        Self { recorder: Arc::clone(&services.recorder), workers: Arc::clone(&services.workers) }
-    }
-
-    /// Returns what may be served and the digests that it must match, or the refusal. With many versions, only a visible version is
-    /// admitted on the async thread.
-    pub(crate) async fn admit(
-        &self,
-        client: &Client,
-        lookup: &PackageLookup,
-        version: &str,
-        policy_snapshot: &Arc<PolicySnapshot>,
-    ) -> Result<AdmittedTarball, FirewallError> {
-        let package = &lookup.package;
-        let is_shown = || {
-            let (at, _) = package.packument.as_ref()?.find(version)?;
-            Some(
-                package.is_judged(policy_snapshot, client.profile) && package.verdicts(policy_snapshot, client.profile).shown[at],
-            )
-        };
-        if !package.has_many_versions() || is_shown() == Some(true) {
-            return admit(&self.recorder, client, lookup, version, policy_snapshot);
-        }
-        let (recorder, policy_snapshot) = (Arc::clone(&self.recorder), Arc::clone(policy_snapshot));
-        let (asked, read, version) = (client.clone(), lookup.clone(), Box::<str>::from(version));
-        let admit = move || admit(&recorder, &asked, &read, &version, &policy_snapshot);
-        Box::pin(self.workers.run_over_versions(package, client.address, admit)).await?
-    }
-}
-
-/// Returns what may be served and the digests it must match, or the refusal.
-fn admit(
+fn decide(
     recorder: &Recorder,
     client: &Client,
-    lookup: &PackageLookup,
+    package: &CachedPackage,
     version: &str,
     policy_snapshot: &PolicySnapshot,
-) -> Result<AdmittedTarball, FirewallError> {
-    let package = &lookup.package;
+) -> Result<AdmittedTarball> {
     let name = &package.slot.name;
     let Some((packument, (at, entry))) =
         package.packument.as_ref().and_then(|packument| Some((packument, packument.find(version)?)))
@@ -97,7 +79,7 @@ fn admit_removed(
     package: &CachedPackage,
     version: &str,
     policy_snapshot: &PolicySnapshot,
-) -> Result<AdmittedTarball, FirewallError> {
+) -> Result<AdmittedTarball> {
     let name = &package.slot.name;
     let removed = evaluate_removed(package, version, policy_snapshot, client.profile).ok_or_else(|| no_version(name, version))?;
     let (verdict, first, notes) = removed;

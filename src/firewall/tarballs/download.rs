@@ -6,17 +6,17 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::firewall::error::{FirewallError, Refusal};
+use crate::firewall::error::{FirewallError, Refusal, Result};
 use crate::firewall::package::CacheKey;
 use crate::firewall::package::stored_tarballs::{Place, StoredTarball};
 use crate::firewall::packages::Services;
 use crate::firewall::packages::fetch_slots::{SlotRequest, Slots};
-use crate::firewall::policy_state::{PolicyState, Profile};
-use crate::firewall::recorder::{Recorder, outcome_of};
+use crate::firewall::policy_state::Profile;
+use crate::firewall::recorder::outcome_of;
 use crate::firewall::tarballs::early_request::{EarlyRequests, OpenedDownload};
 use crate::firewall::tarballs::entitlement::EntitlementService;
 use crate::firewall::verdicts::cache::CachedPackage;
-use crate::firewall::workers::{Workers, task_failed};
+use crate::firewall::workers::task_failed;
 use crate::net::FairPermit;
 use crate::npm::integrity::Mismatch;
 use crate::npm::{Algorithm, Digest, DigestComparison, Hasher, Integrity, Sha1Check, Version};
@@ -29,7 +29,7 @@ use crate::upstream::{Authorization, Registry, TarballBody, UpstreamError};
 const MAX_BUFFERED_CHUNKS: usize = 16;
 
 /// Memory for tarballs that cannot be written to disk: the number of units, and their size in bytes. Further downloads wait.
-const MEMORY_UNITS: usize = 64;
+pub(crate) const MEMORY_UNITS: usize = 64;
 const MEMORY_UNIT_BYTES: u64 = 1 << 20;
 
 /// The key of a shared download: the same version from the same URL with the same credentials, checked against the same digests.
@@ -61,52 +61,26 @@ pub(crate) struct DownloadSource {
 
 /// Downloads tarballs from upstream.
 pub(crate) struct Downloader {
-    slots: Arc<Slots>,
-    pub early: Arc<EarlyRequests>,
-    entitlements: Arc<EntitlementService>,
-    /// Memory for tarballs that cannot be written to disk.
-    memory: Arc<Semaphore>,
-    /// The largest tarball accepted from upstream, in bytes.
-    tarball_limit: u64,
-    blobs: Arc<dyn BlobStore>,
-    policy: Arc<PolicyState>,
-    recorder: Arc<Recorder>,
-    workers: Arc<Workers>,
+    pub services: Arc<Services>,
+    pub slots: Arc<Slots>,
+    pub early: EarlyRequests,
+    pub entitlements: Arc<EntitlementService>,
+    /// The free units of [`MEMORY_UNITS`].
+    pub memory: Arc<Semaphore>,
 }
 
 impl Downloader {
-    #[must_use]
-    pub(crate) fn new(
-        services: &Services,
-        slots: Arc<Slots>,
-        early: Arc<EarlyRequests>,
-        entitlements: Arc<EntitlementService>,
-        tarball_limit: u64,
-    ) -> Self {
-        Self {
-            slots,
-            early,
-            entitlements,
-            memory: Arc::new(Semaphore::new(MEMORY_UNITS)),
-            tarball_limit,
-            blobs: Arc::clone(&services.blobs),
-            policy: Arc::clone(&services.policy),
-            recorder: Arc::clone(&services.recorder),
-            workers: Arc::clone(&services.workers),
-        }
-    }
-
     pub(crate) async fn fetch(
         self: Arc<Self>,
         source: DownloadSource,
         integrity: Integrity,
         request: SlotRequest<TarballKey>,
-    ) -> Result<VerifiedTarball, FirewallError> {
+    ) -> Result<VerifiedTarball> {
         let (opened, _permit) = self.open(&source, request).await;
         // A previous download may have completed after this request checked the store.
         let before = source.package.tarballs.get(source.at).filter(|stored| integrity.is_covered_by(&stored.digests));
         if let Some(stored) = before.filter(|stored| self.entitlements.is_entitled(&source.package, stored))
-            && let Some(bytes) = open_blob(&*self.blobs, &stored.name).await
+            && let Some(bytes) = open_blob(&*self.services.blobs, &stored.name).await
         {
             return Ok(VerifiedTarball { bytes, digests: stored.digests.clone() });
         }
@@ -114,7 +88,7 @@ impl Downloader {
         let verified = self.download(&source, opened, integrity.clone()).await;
         // Checked after the commit: a purge that runs in between finds the tarball in the store.
         if let Ok(VerifiedTarball { digests, .. }) = &verified
-            && self.policy.snapshot().revision != source.revision
+            && self.services.policy.snapshot().revision != source.revision
             && self.is_denied_now(&source, digests)
         {
             self.remove_denied(&source, digests).await;
@@ -124,13 +98,19 @@ impl Downloader {
             Err(FirewallError::Upstream(error)) => (outcome_of(error), Some(error.to_string())),
             Err(error) => (UpstreamOutcome::Failed, Some(error.to_string())),
         };
-        self.recorder.upstream_answered(UpstreamWhat::Tarball, Some(&source.slot.name), asked, outcome, detail.as_deref());
+        self.services.recorder.upstream_answered(
+            UpstreamWhat::Tarball,
+            Some(&source.slot.name),
+            asked,
+            outcome,
+            detail.as_deref(),
+        );
         verified
     }
 
     /// Checks whether an advisory or a decision denies the version under any policy. It is not kept then.
     fn is_denied_now(&self, source: &DownloadSource, integrity: &Integrity) -> bool {
-        let (policy_snapshot, now, name) = (self.policy.snapshot(), self.policy.now(), &source.slot.name);
+        let (policy_snapshot, now, name) = (self.services.policy.snapshot(), self.services.policy.now(), &source.slot.name);
         let parsed = Version::parse(&source.version);
         // An advisory that marks every version applies fully here. At worst the tarball is fetched again.
         let advisories = policy_snapshot.advisories.of(name.as_str()).applicable_to(std::iter::empty());
@@ -147,9 +127,12 @@ impl Downloader {
 
     /// Removes a tarball that was denied during its download.
     async fn remove_denied(&self, source: &DownloadSource, integrity: &Integrity) {
-        let (blobs, digests) = (Arc::clone(&self.blobs), integrity.clone());
-        let removed =
-            self.workers.run(move || digests.digest(Algorithm::Sha512).map_or(Ok(false), |name| blobs.remove(name))).await;
+        let (blobs, digests) = (Arc::clone(&self.services.blobs), integrity.clone());
+        let removed = self
+            .services
+            .workers
+            .run(move || digests.digest(Algorithm::Sha512).map_or(Ok(false), |name| blobs.remove(name)))
+            .await;
         tracing::warn!(
             package.name = %source.slot.name,
             package.version = &*source.version,
@@ -178,18 +161,18 @@ impl Downloader {
         source: &DownloadSource,
         opened: Option<TarballBody>,
         integrity: Integrity,
-    ) -> Result<VerifiedTarball, FirewallError> {
+    ) -> Result<VerifiedTarball> {
         let mut body = match opened {
             Some(body) => body,
             None => source.registry.tarball(&source.url, &source.authorization).await?,
         };
         let (sender, receiver) = tokio::sync::mpsc::channel::<Chunk>(MAX_BUFFERED_CHUNKS);
-        let blobs = Arc::clone(&self.blobs);
+        let blobs = Arc::clone(&self.services.blobs);
         let hasher = Hasher::for_tarball(integrity.clone(), source.sha1);
         let writer = tokio::task::spawn_blocking(move || write(blobs.begin(BlobKind::Tarball, hasher)?, receiver));
         let pumped = forward_chunks(&mut body, &sender).await;
         drop(sender);
-        let written = writer.await.map_err(|error| self.workers.task_failed(&error))?;
+        let written = writer.await.map_err(|error| self.services.workers.task_failed(&error))?;
         pumped?;
         match written {
             Ok(Some(Committed { digests, bytes })) => {
@@ -213,9 +196,9 @@ impl Downloader {
 
     /// Downloads a tarball to memory if the disk fails, so that a full disk blocks no install. It is verified whole before it is
     /// served.
-    async fn download_to_memory(&self, source: &DownloadSource, integrity: Integrity) -> Result<VerifiedTarball, FirewallError> {
+    async fn download_to_memory(&self, source: &DownloadSource, integrity: Integrity) -> Result<VerifiedTarball> {
         let mut body = source.registry.tarball(&source.url, &source.authorization).await?;
-        let length = body.length().unwrap_or(self.tarball_limit);
+        let length = body.length().unwrap_or(self.services.config.tarball_limit);
         let share = u32::try_from(length.div_ceil(MEMORY_UNIT_BYTES)).unwrap_or(u32::MAX);
         if share as usize > MEMORY_UNITS {
             let text = format!("cannot store the tarball of {}, and it is too large to serve from memory", source.slot.name);
@@ -262,20 +245,21 @@ impl Downloader {
         };
         let change =
             PackageChange { digests: learned.into_iter().collect(), tarballs: vec![tarball], ..PackageChange::default() };
-        let (recorder, key) = (Arc::clone(&self.recorder), source.slot.key(&source.registry));
-        if self.workers.run(move || recorder.package_change(&key, &change)).await.is_err() {
+        let (recorder, key) = (Arc::clone(&self.services.recorder), source.slot.key(&source.registry));
+        if self.services.workers.run(move || recorder.package_change(&key, &change)).await.is_err() {
             tracing::error!("ledger task failed");
         }
         let entries = source.package.packument.as_ref().map_or(0, |packument| packument.entries.len());
         source.package.tarballs.set(source.at, entries, &stored);
-        self.entitlements.known().grant(&source.slot, &stored.place, self.policy.now());
+        self.entitlements.known.grant(&source.slot, &stored.place, self.services.policy.now());
     }
 
     /// Returns the refusal of bytes that do not match the packument.
     fn integrity_refusal(&self, source: &DownloadSource, mismatch: &Mismatch) -> FirewallError {
         let detail = mismatch.to_string();
-        IntegrityMismatch { name: &source.slot.name, version: &source.version, detail: &detail }.emit(self.recorder.metrics());
-        self.recorder.event("integrity_mismatch", Some(&source.slot.name), Some(&source.version), detail.clone());
+        IntegrityMismatch { name: &source.slot.name, version: &source.version, detail: &detail }
+            .emit(self.services.recorder.metrics());
+        self.services.recorder.event("integrity_mismatch", Some(&source.slot.name), Some(&source.version), detail.clone());
         let verdict =
             Verdict::deny(RuleId::IntegrityMismatch, format!("the bytes from upstream do not match the packument: {detail}"));
         let refusal = Refusal::of_version(&source.slot.name, &source.version, &verdict, None);

@@ -8,15 +8,12 @@ use tokio::task::JoinHandle;
 
 use crate::firewall::package::CacheKey;
 use crate::firewall::packages::Services;
-use crate::firewall::packages::cache::PackageCache;
 use crate::firewall::packages::fetch_slots::Slots;
-use crate::firewall::policy_state::PolicyState;
 use crate::firewall::request::Client;
-use crate::firewall::workers::Workers;
 use crate::net::FairPermit;
 use crate::npm::PackageName;
-use crate::store::{Ledger, StoreError};
-use crate::upstream::{Registries, Registry, TarballBody, UpstreamError};
+use crate::store::StoreError;
+use crate::upstream::{Registry, TarballBody, UpstreamError};
 
 /// A package view and a version.
 type EarlyKey = (CacheKey, Box<str>);
@@ -27,11 +24,7 @@ pub(crate) struct EarlyRequests {
     /// Where each registry places its tarballs.
     places: Mutex<HashMap<Arc<str>, Places>>,
     slots: Arc<Slots>,
-    registries: Arc<Registries>,
-    ledger: Arc<dyn Ledger>,
-    cache: Arc<PackageCache>,
-    policy: Arc<PolicyState>,
-    workers: Arc<Workers>,
+    services: Arc<Services>,
 }
 
 /// How many tarballs of a registry were at the conventional URL, and how many elsewhere. One package with an unusual URL does not
@@ -45,11 +38,9 @@ struct Places {
 /// The number of tarballs from which older ones count half, since a registry may change its layout.
 const REMEMBERED_PLACES: u32 = 1_000;
 
-/// The response to an early request, with its download slot.
+/// The response to an early request, with its download slot, which is released with the body.
 pub(crate) struct OpenedDownload {
-    /// Upstream's response at the conventional URL.
     pub body: Result<TarballBody, UpstreamError>,
-    /// The download slot, released with the body.
     pub permit: FairPermit,
 }
 
@@ -65,18 +56,9 @@ impl Drop for EarlyRequest {
 }
 
 impl EarlyRequests {
-    #[must_use]
-    pub(crate) fn new(services: &Services, slots: Arc<Slots>) -> Self {
-        Self {
-            under_way: Mutex::default(),
-            places: Mutex::default(),
-            slots,
-            registries: Arc::clone(&services.registries),
-            ledger: Arc::clone(&services.ledger),
-            cache: Arc::clone(&services.cache),
-            policy: Arc::clone(&services.policy),
-            workers: Arc::clone(&services.workers),
-        }
+    pub(crate) fn new(services: &Arc<Services>, slots: &Arc<Slots>) -> Self {
+        let (services, slots) = (Arc::clone(services), Arc::clone(slots));
+        Self { under_way: Mutex::default(), places: Mutex::default(), slots, services }
     }
 
     /// Takes the early request for `version`, if one is running, for the download that will use it.
@@ -106,18 +88,15 @@ impl EarlyRequests {
     /// Starts an early request for a tarball whose package is unknown, at the conventional URL. `None` if the package is known or
     /// no slot is free; the tarball is then requested after its verdict.
     pub(crate) async fn start(&self, client: &Client, name: &PackageName, version: &str) -> Option<Arc<EarlyRequest>> {
-        let registry = Arc::clone(self.registries.of(name));
+        let registry = Arc::clone(self.services.registries.of(name));
         let slot = CacheKey::of(name, &registry, &client.authorization);
-        if self.cache.is_known(&slot, self.policy.now()) {
-            return None;
-        }
-        if !self.is_worth_trying(&registry) {
+        if self.services.cache.is_known(&slot, self.services.policy.now()) || !self.is_worth_trying(&registry) {
             return None;
         }
         // A package recorded by an earlier process may be in the store with its tarballs.
-        let (ledger, key, of) = (Arc::clone(&self.ledger), slot.key(&registry), Box::<str>::from(version));
+        let (ledger, key, of) = (Arc::clone(&self.services.ledger), slot.key(&registry), Box::<str>::from(version));
         let look_up = move || Ok::<_, StoreError>(ledger.was_seen(&key)? || !ledger.tarballs(&key, &of)?.is_empty());
-        if self.workers.run(look_up).await.ok()?.ok()? {
+        if self.services.workers.run(look_up).await.ok()?.ok()? {
             return None;
         }
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
@@ -127,7 +106,7 @@ impl EarlyRequests {
         }
         // Checked again under the lock: an early request is taken only once its package is known. A caller that finds neither is
         // the first; one that arrives after the taking sees the package.
-        if self.cache.is_known(&key.0, self.policy.now()) {
+        if self.services.cache.is_known(&key.0, self.services.policy.now()) {
             return None;
         }
         let permit = self.slots.of(&registry).try_acquire(client.address)?;

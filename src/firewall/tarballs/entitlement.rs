@@ -7,17 +7,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use moka::sync::Cache;
 
-use crate::firewall::error::FirewallError;
+use crate::firewall::error::Result;
 use crate::firewall::package::stored_tarballs::{Place, StoredTarball};
 use crate::firewall::package::{CacheKey, CredentialScope, PackageSnapshot};
 use crate::firewall::packages::Services;
 use crate::firewall::packages::fetch_slots::{SharedFetches, SlotRequest, Slots};
 use crate::firewall::packages::ingest::{IngestEvent, PackageObserver};
-use crate::firewall::policy_state::PolicyState;
-use crate::firewall::recorder::{Recorder, outcome_of};
+use crate::firewall::recorder::outcome_of;
 use crate::firewall::request::Client;
 use crate::firewall::verdicts::cache::CachedPackage;
-use crate::firewall::workers::Workers;
 use crate::npm::{Digest, PackageName};
 use crate::store::{PackageChange, TarballSource};
 use crate::telemetry::{UpstreamOutcome, UpstreamWhat};
@@ -116,41 +114,17 @@ impl PackageObserver for Entitlements {
 
 /// Decides who may read stored tarballs, and asks upstream if necessary.
 pub(crate) struct EntitlementService {
-    known: Arc<Entitlements>,
-    running: SharedFetches<EntitlementKey, Entitled>,
-    slots: Arc<Slots>,
-    /// How long an entitlement counts, as long as a packument is fresh.
-    ttl: Duration,
-    /// How long it counts while upstream does not answer.
-    max_stale: Duration,
-    policy: Arc<PolicyState>,
-    recorder: Arc<Recorder>,
-    workers: Arc<Workers>,
+    pub services: Arc<Services>,
+    /// They count as long as a packument is fresh, and while upstream does not answer up to `max-stale`.
+    pub known: Arc<Entitlements>,
+    pub running: SharedFetches<EntitlementKey, Entitled>,
+    pub slots: Arc<Slots>,
 }
 
 impl EntitlementService {
-    #[must_use]
-    pub(crate) fn new(services: &Services, known: Arc<Entitlements>, slots: Arc<Slots>, max_stale: Duration) -> Self {
-        Self {
-            known,
-            running: SharedFetches::new(&services.workers),
-            slots,
-            ttl: services.cache.ttl,
-            max_stale,
-            policy: Arc::clone(&services.policy),
-            recorder: Arc::clone(&services.recorder),
-            workers: Arc::clone(&services.workers),
-        }
-    }
-
-    /// Returns the entitlements known so far.
-    pub(crate) fn known(&self) -> &Entitlements {
-        &self.known
-    }
-
     /// Checks whether the credentials of `package` are known to be entitled to `stored`.
     pub(crate) fn is_entitled(&self, package: &PackageSnapshot, stored: &StoredTarball) -> bool {
-        stored.is_public() || self.known.holds(&package.slot, &stored.place, self.ttl, self.policy.now())
+        stored.is_public() || self.known.holds(&package.slot, &stored.place, self.services.cache.ttl, self.services.policy.now())
     }
 
     /// Checks whether the credentials of `package` may read a version that was removed upstream and whose tarball is not public.
@@ -158,7 +132,8 @@ impl EntitlementService {
     /// itself, because others may exist for other tokens.
     pub(crate) fn is_entitled_to_departed(&self, package: &PackageSnapshot, stored: &StoredTarball) -> bool {
         let is_shown = || package.packument.is_some() && stored.place.is_packages_own;
-        let got_it = || self.known.holds(&package.slot, &stored.place, self.max_stale, self.policy.now());
+        let got_it =
+            || self.known.holds(&package.slot, &stored.place, self.services.config.max_stale, self.services.policy.now());
         match package.slot.partition {
             CredentialScope::Anonymous => false,
             CredentialScope::Lent => is_shown(),
@@ -167,16 +142,13 @@ impl EntitlementService {
     }
 
     /// Asks upstream whether the credentials of `package` may read `stored`, the tarball of the entry at `at`.
-    ///
-    /// # Errors
-    /// Returns upstream's refusal or failure.
     pub(crate) async fn ask(
         self: &Arc<Self>,
         package: &Arc<CachedPackage>,
         at: usize,
         stored: &Arc<StoredTarball>,
         client: &Client,
-    ) -> Result<Entitled, FirewallError> {
+    ) -> Result<Entitled> {
         let Some(address) =
             package.packument.as_ref().and_then(|packument| packument.entries.get(at)).map(|entry| &entry.tarball)
         else {
@@ -199,10 +171,11 @@ impl EntitlementService {
         at: usize,
         stored: &Arc<StoredTarball>,
         authorization: &Authorization,
-    ) -> Result<Entitled, FirewallError> {
-        let (slot, now) = (&package.slot, self.policy.now());
+    ) -> Result<Entitled> {
+        let (slot, now) = (&package.slot, self.services.policy.now());
         let is_anonymous = slot.partition == CredentialScope::Anonymous;
-        let is_private = || self.known.private.get(&slot.name).is_some_and(|since| self.is_recent(since, now));
+        let is_recent = |since| timestamp::is_within(since, self.services.cache.ttl, now);
+        let is_private = || self.known.private.get(&slot.name).is_some_and(is_recent);
         if !is_anonymous && !is_private() {
             if let Ok(Entitled::Yes) = self.ask_address(package, at, stored, &Authorization::None).await {
                 self.make_public(package, at, stored).await;
@@ -217,23 +190,19 @@ impl EntitlementService {
             Ok(Entitled::Yes) => self.known.grant(slot, &stored.place, now),
             Err(error) if !is_no_answer(error) => self.known.end(slot),
             // Without a response, the last entitlement counts up to `max-stale`.
-            Err(_) if self.known.holds(slot, &stored.place, self.max_stale, now) => return Ok(Entitled::Yes),
+            Err(_) if self.known.holds(slot, &stored.place, self.services.config.max_stale, now) => return Ok(Entitled::Yes),
             // After a restart, the last packument served to the configured credentials counts as their entitlement.
             Err(_)
                 if slot.partition == CredentialScope::Lent
                     && stored.place.is_packages_own
                     && self.known.is_unasked(slot)
-                    && timestamp::is_within(package.confirmed.checked, self.max_stale, now) =>
+                    && timestamp::is_within(package.confirmed.checked, self.services.config.max_stale, now) =>
             {
                 return Ok(Entitled::Yes);
             }
             _ => {}
         }
         Ok(entitled?)
-    }
-
-    fn is_recent(&self, since: Timestamp, now: Timestamp) -> bool {
-        timestamp::is_within(since, self.ttl, now)
     }
 
     /// Requests the URL of the entry at `at` with these credentials.
@@ -251,7 +220,13 @@ impl EntitlementService {
         let offer = package.registry.offers_tarball(&entry.tarball, authorization).await;
         let outcome = offer.as_ref().map_or_else(outcome_of, |_| UpstreamOutcome::Changed);
         let detail = offer.as_ref().err().map(ToString::to_string);
-        self.recorder.upstream_answered(UpstreamWhat::Tarball, Some(&package.slot.name), asked, outcome, detail.as_deref());
+        self.services.recorder.upstream_answered(
+            UpstreamWhat::Tarball,
+            Some(&package.slot.name),
+            asked,
+            outcome,
+            detail.as_deref(),
+        );
         match offer? {
             Offer::Bytes(length) if length == stored.length => Ok(Entitled::Yes),
             Offer::Bytes(_) | Offer::Unclear => Ok(Entitled::Unclear),
@@ -272,8 +247,8 @@ impl EntitlementService {
             public: true,
         };
         let change = PackageChange { tarballs: vec![source], ..PackageChange::default() };
-        let (recorder, key) = (Arc::clone(&self.recorder), package.slot.key(&package.registry));
-        if self.workers.run(move || recorder.package_change(&key, &change)).await.is_err() {
+        let (recorder, key) = (Arc::clone(&self.services.recorder), package.slot.key(&package.registry));
+        if self.services.workers.run(move || recorder.package_change(&key, &change)).await.is_err() {
             tracing::error!("ledger task failed");
         }
     }

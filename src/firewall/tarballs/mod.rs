@@ -10,105 +10,69 @@ pub(crate) mod entitlement;
 use std::sync::Arc;
 
 use crate::firewall::credential_binding::explain_unsent;
-use crate::firewall::error::{FirewallError, Refusal, no_version};
+use crate::firewall::error::{FirewallError, Refusal, Result, no_version};
 use crate::firewall::package::PackageSnapshot;
 use crate::firewall::package::stored_tarballs::StoredTarball;
 use crate::firewall::packages::Services;
 use crate::firewall::packages::fetch_slots::{SharedFetches, Slots};
 use crate::firewall::packages::request::{DocumentNeed, PackageLookup};
 use crate::firewall::packages::service::PackageService;
-use crate::firewall::policy_state::{EvalContext, PolicyState};
-use crate::firewall::recorder::{Recorder, Requested};
+use crate::firewall::policy_state::EvalContext;
+use crate::firewall::recorder::Requested;
 use crate::firewall::request::{Client, TarballResponse};
-use crate::firewall::tarballs::admission::{AdmittedTarball, TarballAdmission};
+use crate::firewall::tarballs::admission::AdmittedTarball;
 use crate::firewall::tarballs::download::{DownloadSource, Downloader, TarballKey, VerifiedTarball, open_blob};
 use crate::firewall::tarballs::entitlement::{Entitled, EntitlementService};
 use crate::firewall::verdicts::cache::CachedPackage;
-use crate::firewall::workers::Workers;
 use crate::npm::{Algorithm, Integrity, PackageName, Sha1Check};
 use crate::policy::{RuleId, Verdict};
-use crate::store::{BlobStore, DownloadOutcome, Ledger, TarballSource};
+use crate::store::{DownloadOutcome, TarballSource};
 use crate::telemetry::{CacheLabel, CacheOutcome};
 use crate::upstream::UpstreamError;
 
 /// Answers requests for tarballs.
 pub(crate) struct TarballService {
-    packages: Arc<PackageService>,
-    admission: TarballAdmission,
-    entitlements: Arc<EntitlementService>,
-    downloader: Arc<Downloader>,
-    running: SharedFetches<TarballKey, VerifiedTarball>,
-    slots: Arc<Slots>,
-    ledger: Arc<dyn Ledger>,
-    blobs: Arc<dyn BlobStore>,
-    policy: Arc<PolicyState>,
-    recorder: Arc<Recorder>,
-    workers: Arc<Workers>,
+    pub services: Arc<Services>,
+    pub packages: Arc<PackageService>,
+    pub entitlements: Arc<EntitlementService>,
+    pub downloader: Arc<Downloader>,
+    pub running: SharedFetches<TarballKey, VerifiedTarball>,
+    pub slots: Arc<Slots>,
 }
 
 impl TarballService {
-    #[must_use]
-    pub(crate) fn new(
-        services: &Services,
-        packages: Arc<PackageService>,
-        slots: Arc<Slots>,
-        entitlements: Arc<EntitlementService>,
-        downloader: Arc<Downloader>,
-    ) -> Self {
-        Self {
-            packages,
-            admission: TarballAdmission::new(services),
-            entitlements,
-            downloader,
-            running: SharedFetches::new(&services.workers),
-            slots,
-            ledger: Arc::clone(&services.ledger),
-            blobs: Arc::clone(&services.blobs),
-            policy: Arc::clone(&services.policy),
-            recorder: Arc::clone(&services.recorder),
-            workers: Arc::clone(&services.workers),
-        }
-    }
-
-    /// Waits until no download holds a slot.
-    pub(crate) async fn settle(&self) {
-        self.slots.settle().await;
-    }
-
-    /// Returns the tarball of a version.
-    ///
-    /// # Errors
-    /// Returns a refusal if the version is hidden or its bytes do not match, and the failure of upstream or the store.
-    pub(crate) async fn get(&self, client: &Client, name: &PackageName, version: &str) -> Result<TarballResponse, FirewallError> {
-        let context = self.policy.context();
+    /// Returns the tarball of a version. Refuses it if the version is hidden or its bytes do not match.
+    pub(crate) async fn get(&self, client: &Client, name: &PackageName, version: &str) -> Result<TarballResponse> {
+        let mut context = self.services.policy.context();
         // Held to the end, because dropping it aborts the early request.
         let _early;
-        let (lookup, context) = if let Some(lookup) = self.packages.cached(client, name, DocumentNeed::Index, &context) {
-            (lookup, context)
+        let mut lookup = if let Some(lookup) = self.packages.cached(client, name, DocumentNeed::Index, &context) {
+            lookup
         } else {
             _early = Box::pin(self.downloader.early.start(client, name, version)).await;
-            (Box::pin(self.packages.lookup(client, name, DocumentNeed::Index, None)).await?, self.policy.context())
+            let lookup = Box::pin(self.packages.lookup(client, name, DocumentNeed::Index, None)).await?;
+            context = self.services.policy.context();
+            lookup
         };
-        let (mut lookup, mut context) = (lookup, context);
-        let mut admitted = self.admission.admit(client, &lookup, version, &context.policy_snapshot).await;
+        let mut admitted = admission::admit(&self.services, client, &lookup.package, version, &context.policy_snapshot).await;
         if let Err(FirewallError::NotFound(_)) = &admitted
             && let Some(again) = Box::pin(self.packages.recheck(client, &lookup, version, DocumentNeed::Index)).await
         {
-            (lookup, context) = (again, self.policy.context());
-            admitted = self.admission.admit(client, &lookup, version, &context.policy_snapshot).await;
+            (lookup, context) = (again, self.services.policy.context());
+            admitted = admission::admit(&self.services, client, &lookup.package, version, &context.policy_snapshot).await;
         }
         let EvalContext { now, policy_snapshot } = context;
         let admitted = match admitted {
             Ok(admitted) => admitted,
-            Err(rejection) => return Err(self.recorder.refused_tarball(client, &lookup.package, version, rejection)),
+            Err(rejection) => return Err(self.services.recorder.refused_tarball(client, &lookup.package, version, rejection)),
         };
         let served = match self.stored(client, &lookup.package, version, &admitted).await {
             Ok(Some(stored)) => {
-                self.recorder.cache_lookup(CacheLabel::Blob, CacheOutcome::Hit);
+                self.services.recorder.cache_lookup(CacheLabel::Blob, CacheOutcome::Hit);
                 Ok((stored, true))
             }
             Ok(None) => {
-                self.recorder.cache_lookup(CacheLabel::Blob, CacheOutcome::Miss);
+                self.services.recorder.cache_lookup(CacheLabel::Blob, CacheOutcome::Miss);
                 let download = self.download(client, &lookup.package, version, &admitted, policy_snapshot.revision);
                 Box::pin(download).await.map(|verified| (verified, false))
             }
@@ -117,19 +81,21 @@ impl TarballService {
         match served {
             Ok((VerifiedTarball { bytes, digests }, kept)) => {
                 // Changes during the download apply before the first byte is served.
-                let then = self.policy.snapshot();
+                let then = self.services.policy.snapshot();
                 if then.revision != policy_snapshot.revision {
-                    let again = self.admission.admit(client, &lookup, version, &then).await;
-                    again.map_err(|rejection| self.recorder.refused_tarball(client, &lookup.package, version, rejection))?;
+                    let again = admission::admit(&self.services, client, &lookup.package, version, &then).await;
+                    again.map_err(|rejection| {
+                        self.services.recorder.refused_tarball(client, &lookup.package, version, rejection)
+                    })?;
                 }
                 let notes = admitted.notes;
-                self.recorder.warnings(client, name, version, &notes);
+                self.services.recorder.warnings(client, name, version, &notes);
                 let rule = notes.first().map(|note| &note.reason.rule);
                 let requested = Requested::Tarball(version, Some(&digests));
-                self.recorder.request((client, now), name, requested, DownloadOutcome::Served, rule);
+                self.services.recorder.request((client, now), name, requested, DownloadOutcome::Served, rule);
                 Ok(TarballResponse { bytes, integrity: digests, kept })
             }
-            Err(rejection) => Err(self.recorder.refused_tarball(
+            Err(rejection) => Err(self.services.recorder.refused_tarball(
                 client,
                 &lookup.package,
                 version,
@@ -146,7 +112,7 @@ impl TarballService {
         version: &str,
         admitted: &AdmittedTarball,
         revision: u64,
-    ) -> Result<VerifiedTarball, FirewallError> {
+    ) -> Result<VerifiedTarball> {
         let slot = &package.slot;
         let entry =
             package.packument.as_ref().and_then(|packument| Some((admitted.entry?, packument.entries.get(admitted.entry?)?)));
@@ -183,9 +149,9 @@ impl TarballService {
         package: &Arc<CachedPackage>,
         version: &str,
         admitted: &AdmittedTarball,
-    ) -> Result<Option<VerifiedTarball>, FirewallError> {
+    ) -> Result<Option<VerifiedTarball>> {
         let Some(stored) = self.find_stored(package, version, admitted).await? else { return Ok(None) };
-        let Some(bytes) = open_blob(&*self.blobs, &stored.name).await else { return Ok(None) };
+        let Some(bytes) = open_blob(&*self.services.blobs, &stored.name).await else { return Ok(None) };
         let entitled = match admitted.entry {
             _ if stored.is_public() => Entitled::Yes,
             None if self.entitlements.is_entitled_to_departed(package, &stored) => Entitled::Yes,
@@ -202,14 +168,15 @@ impl TarballService {
         package: &Arc<CachedPackage>,
         version: &str,
         admitted: &AdmittedTarball,
-    ) -> Result<Option<Arc<StoredTarball>>, FirewallError> {
+    ) -> Result<Option<Arc<StoredTarball>>> {
         let integrity = &admitted.integrity;
         let in_memory = admitted.entry.and_then(|at| package.tarballs.get(at));
         if let Some(stored) = in_memory.filter(|stored| integrity.is_covered_by(&stored.digests)) {
             return Ok(Some(stored));
         }
-        let (ledger, key, of) = (Arc::clone(&self.ledger), package.slot.key(&package.registry), Box::<str>::from(version));
-        let sources = self.workers.run(move || ledger.tarballs(&key, &of)).await?;
+        let (ledger, key, of) =
+            (Arc::clone(&self.services.ledger), package.slot.key(&package.registry), Box::<str>::from(version));
+        let sources = self.services.workers.run(move || ledger.tarballs(&key, &of)).await?;
         let sources = sources.unwrap_or_else(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "ledger read failed");
             Vec::new()
@@ -239,13 +206,11 @@ impl TarballService {
         match rejection {
             FirewallError::Upstream(error @ UpstreamError::TarballHost { .. }) => {
                 let verdict = Verdict::deny(RuleId::TarballHost, error.to_string());
-                match Refusal::of_version(name, version, &verdict, None) {
-                    Some(refusal) => self.recorder.refusal(client, refusal),
-                    None => error.into(),
-                }
+                let refusal = Refusal::of_version(name, version, &verdict, None);
+                refusal.map_or_else(|| error.into(), |refusal| self.services.recorder.refusal(client, refusal))
             }
             // Created in a shared download. Recorded here for each waiting client.
-            FirewallError::Refused(refusal) => self.recorder.refusal(client, Refusal::clone(&refusal)),
+            FirewallError::Refused(refusal) => self.services.recorder.refusal(client, Refusal::clone(&refusal)),
             other => explain_unsent(&lookup.package.registry, client, other),
         }
     }
