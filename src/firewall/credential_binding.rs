@@ -17,11 +17,10 @@ pub(crate) fn registry_of<'a>(
 ) -> Result<&'a Arc<Registry>> {
     let registry = match name {
         Some(name) => registries.of(name),
-        None if for_account => match registries.account(&client.addressed) {
-            Some(registry) => registry,
-            None => registries.nameless(&client.addressed),
-        },
-        None => registries.nameless(&client.addressed),
+        None => {
+            let account = for_account.then(|| registries.account(&client.addressed)).flatten();
+            account.unwrap_or_else(|| registries.nameless(&client.addressed))
+        }
     };
     if for_account && !registry.takes_clients(&client.addressed) {
         return Err(FirewallError::NotEntitled(why(registry, &client.addressed).into()));
@@ -35,14 +34,12 @@ pub(crate) fn explain_unsent(registry: &Registry, client: &Client, rejection: Fi
     if registry.takes_clients(&own.addressed) {
         return rejection;
     }
+    let why = why(registry, &own.addressed);
     match rejection {
-        FirewallError::NotFound(text) => FirewallError::NotFound(format!("{text}; {}", why(registry, &own.addressed)).into()),
-        FirewallError::Upstream(UpstreamError::NotFound) => {
-            FirewallError::NotFound(format!("not found upstream; {}", why(registry, &own.addressed)).into())
-        }
+        FirewallError::NotFound(text) => FirewallError::NotFound(format!("{text}; {why}").into()),
+        FirewallError::Upstream(UpstreamError::NotFound) => FirewallError::NotFound(format!("not found upstream; {why}").into()),
         FirewallError::Upstream(UpstreamError::Denied { host, status, message }) => {
-            let message = format!("{message}; {}", why(registry, &own.addressed)).into();
-            UpstreamError::Denied { host, status, message }.into()
+            UpstreamError::Denied { host, status, message: format!("{message}; {why}").into() }.into()
         }
         other => other,
     }

@@ -1,6 +1,6 @@
 //! Errors of the firewall, with texts that a client's user can act on.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::firewall::request::BaseUrl;
 use crate::net::BudgetTimeout;
 use crate::npm::{PackageName, endpoint};
-use crate::policy::{RuleId, Verdict};
+use crate::policy::{Reason, RuleId, Verdict};
 use crate::text::ascii_line;
 use crate::units::timestamp;
 use crate::upstream::UpstreamError;
@@ -124,24 +124,12 @@ impl Refusal {
             return Self::of_missing_feed(name, Some(version), verdict);
         }
         let manner = if verdict.opens_at().is_some() { "held" } else { "refused" };
-        let mut text = format!("{name}@{version} is {manner} by coldframe: {} (rule {})", reason.detail, reason.rule);
-        if let Some(opens) = verdict.opens_at() {
-            let _ = write!(text, "; opens {}", timestamp::format_utc_ceil(opens));
-        }
-        match nearest {
-            Some(nearest) => {
-                let _ = write!(text, "; newest allowed: {nearest}");
-            }
-            None => text.push_str("; no version is allowed yet"),
-        }
-        Some(Self {
-            name: name.clone(),
-            version: Some(version.into()),
-            rule: reason.rule.clone(),
-            opens: verdict.opens_at(),
-            text: one_line(&text).into(),
-            link: None,
-        })
+        let opening = verdict.opens_at().map(opening).unwrap_or_default();
+        let instead =
+            nearest.map_or_else(|| "no version is allowed yet".to_owned(), |nearest| format!("newest allowed: {nearest}"));
+        let Reason { rule, detail } = reason;
+        let text = format!("{name}@{version} is {manner} by coldframe: {detail} (rule {rule}){opening}; {instead}");
+        Some(Self::new(name, Some(version), rule, verdict.opens_at(), &text))
     }
 
     /// Returns the refusal of a package without a visible version. `newest` is its highest version, `first_opens` the earliest
@@ -158,21 +146,10 @@ impl Refusal {
             return Self::of_missing_feed(name, None, verdict);
         }
         let what = if count == 1 { "its only version".to_owned() } else { format!("all its {count} versions") };
-        let mut text = format!("{name} is held by coldframe: {what}; {name}@{version}: {} (rule {})", reason.detail, reason.rule);
-        match first_opens {
-            Some(opens) => {
-                let _ = write!(text, "; opens {}", timestamp::format_utc_ceil(opens));
-            }
-            None => text.push_str("; no version opens automatically"),
-        }
-        Some(Self {
-            name: name.clone(),
-            version: None,
-            rule: reason.rule.clone(),
-            opens: first_opens,
-            text: one_line(&text).into(),
-            link: None,
-        })
+        let opening = first_opens.map_or_else(|| "; no version opens automatically".to_owned(), opening);
+        let Reason { rule, detail } = reason;
+        let text = format!("{name} is held by coldframe: {what}; {name}@{version}: {detail} (rule {rule}){opening}");
+        Some(Self::new(name, None, rule, first_opens, &text))
     }
 
     /// Returns the refusal of all packages because a feed is missing. The text blames the feed, not the package.
@@ -183,8 +160,12 @@ impl Refusal {
             "coldframe refuses all packages: {} (rule {}); opens when the feed is loaded, ask the operator; requested: {what}",
             reason.detail, reason.rule
         );
-        let (rule, version) = (reason.rule.clone(), version.map(Into::into));
-        Some(Self { name: name.clone(), version, rule, opens: None, text: one_line(&text).into(), link: None })
+        Some(Self::new(name, version, &reason.rule, None, &text))
+    }
+
+    fn new(name: &PackageName, version: Option<&str>, rule: &RuleId, opens: Option<Timestamp>, text: &str) -> Self {
+        let (version, rule) = (version.map(Into::into), rule.clone());
+        Self { name: name.clone(), version, rule, opens, text: one_line(text).into(), link: None }
     }
 
     /// Adds the link to the explanation for a client that used `base`.
@@ -204,8 +185,8 @@ impl Refusal {
             }
             text = text.replace(long, short);
         }
-        let tail = self.link.as_ref().map(|link| format!("{EXPLAIN_SEPARATOR}{link}")).filter(|tail| tail.len() <= longest / 2);
-        let tail = tail.unwrap_or_default();
+        let tail = self.link.as_ref().map(|link| format!("{EXPLAIN_SEPARATOR}{link}"));
+        let tail = tail.filter(|tail| tail.len() <= longest / 2).unwrap_or_default();
         let limit = longest - tail.len();
         if text.len() <= limit {
             return format!("{text}{tail}");
@@ -218,6 +199,10 @@ impl Refusal {
         let kept: String = detail.chars().take(limit.saturating_sub(rest.len() + 3)).collect();
         format!("{}...{rest}{tail}", kept.trim_end())
     }
+}
+
+fn opening(opens: Timestamp) -> String {
+    format!("; opens {}", timestamp::format_utc_ceil(opens))
 }
 
 /// Returns the URL of an explanation for a client that used `base`; `None` if the admin pages are not below it.

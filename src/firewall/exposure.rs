@@ -2,7 +2,6 @@
 //! them. The policy decides what is malicious.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -55,23 +54,22 @@ pub(crate) fn find_exposed(
         if !advisories.iter().any(&wanted) {
             continue;
         }
-        let (releases, served, downloaded) = (ledger.releases(&name)?, served(ledger, &name)?, ledger.downloaded(&name)?);
-        let keys = releases.iter().map(|release| &*release.version).chain(served.iter().map(|row| &*row.version));
-        let keys: BTreeSet<&str> = keys.collect();
+        let rows = LedgerRows::load(ledger, &name)?;
         let mut dates: HashMap<&str, Timestamp> = HashMap::new();
-        for release in &releases {
+        for release in &rows.releases {
             let date = dates.entry(&*release.version).or_insert(release.counts_from());
             *date = release.counts_from().max(*date);
         }
         // A version without a recorded release counts from now.
         let dated = |key: &str| dates.get(key).copied().unwrap_or(now);
+        let keys: BTreeSet<&str> = rows.versions().collect();
         let versions: Vec<_> = keys.into_iter().map(|key| (key, Version::parse(key))).collect();
         let applicable = advisories.applicable_to(versions.iter().map(|(key, version)| (*key, version.as_ref(), dated(key))));
         for (key, version) in &versions {
             let Some(advisory) = applicable.matching(key, version.as_ref()).find(|advisory| wanted(*advisory)) else { continue };
-            let mut finding = finding(&name, key, advisory, (&releases, &served, &downloaded));
-            let denied = advisory.kind == AdvisoryKind::Malware && advisory.trust == FeedTrust::Deny;
-            finding.is_condemned = denied && !is_approved(policy_snapshot, &finding, &applicable, version.as_ref(), now);
+            let mut finding = rows.exposed(&name, key, advisory.id, advisory.feed);
+            finding.is_condemned =
+                denies(advisory) && !is_approved(policy_snapshot, &finding, &applicable, version.as_ref(), now);
             findings.push(finding);
         }
     }
@@ -86,21 +84,9 @@ pub(crate) fn find_versions(
     versions: &[String],
     reason: &str,
 ) -> Result<Vec<ExposedVersion>, StoreError> {
-    let (releases, served, downloaded) = (ledger.releases(name)?, served(ledger, name)?, ledger.downloaded(name)?);
-    let is_seen = |version: &&String| {
-        releases.iter().any(|release| *release.version == **version) || served.iter().any(|row| row.version == **version)
-    };
-    let found = versions.iter().filter(is_seen).map(|version| ExposedVersion {
-        name: name.clone(),
-        version: version.as_str().into(),
-        advisory: reason.into(),
-        feed: "".into(),
-        integrities: integrities(version, (&releases, &served, &downloaded)),
-        published: published(version, &releases),
-        clients: served.iter().filter(|row| row.version == *version).cloned().collect(),
-        is_condemned: false,
-    });
-    Ok(found.collect())
+    let rows = LedgerRows::load(ledger, name)?;
+    let known = versions.iter().filter(|version| rows.versions().any(|seen| seen == **version));
+    Ok(known.map(|version| rows.exposed(name, version, reason, "")).collect())
 }
 
 /// Removes the findings from the store and reports each client that received one. Each client is reported once, even if this is
@@ -132,7 +118,15 @@ pub(crate) fn purge(
                 continue;
             }
             purge.named += 1;
-            name_client(finding, client, metrics);
+            ClientExposed {
+                name: &finding.name,
+                version: &finding.version,
+                advisory: &finding.advisory,
+                feed: &finding.feed,
+                client: &describe_client(client),
+                times: client.times,
+            }
+            .emit(metrics);
             ledger.record_event(incident, now);
         }
     }
@@ -145,16 +139,15 @@ pub(crate) fn purge(
 /// Re-evaluates all versions in the ledger and purges malware. Blocks.
 pub(crate) fn rescan(
     policy_snapshot: &PolicySnapshot,
-    ledger: &Arc<dyn Ledger>,
-    blobs: &Arc<dyn BlobStore>,
+    ledger: &dyn Ledger,
+    blobs: &dyn BlobStore,
     metrics: &Metrics,
     now: Timestamp,
 ) -> Result<PurgeResult, StoreError> {
-    let denies = |advisory: Advisory<'_>| advisory.kind == AdvisoryKind::Malware && advisory.trust == FeedTrust::Deny;
-    let mut findings = find_exposed(policy_snapshot, ledger.as_ref(), now, denies)?;
+    let mut findings = find_exposed(policy_snapshot, ledger, now, denies)?;
     // Versions approved by the advisory's id are kept.
     findings.retain(|finding| finding.is_condemned);
-    let purge = purge(&findings, ledger.as_ref(), blobs.as_ref(), metrics, now)?;
+    let purge = purge(&findings, ledger, blobs, metrics, now)?;
     if purge != PurgeResult::default() {
         tracing::warn!(blobs.removed = purge.removed, clients.named = purge.named, "exposed versions purged");
     }
@@ -181,16 +174,8 @@ fn incident(finding: &ExposedVersion, client: &Exposure) -> LedgerEvent {
     }
 }
 
-fn name_client(finding: &ExposedVersion, client: &Exposure, metrics: &Metrics) {
-    ClientExposed {
-        name: &finding.name,
-        version: &finding.version,
-        advisory: &finding.advisory,
-        feed: &finding.feed,
-        client: &describe_client(client),
-        times: client.times,
-    }
-    .emit(metrics);
+fn denies(advisory: Advisory<'_>) -> bool {
+    advisory.kind == AdvisoryKind::Malware && advisory.trust == FeedTrust::Deny
 }
 
 /// Checks whether decisions allow the version with any of its known integrities.
@@ -214,44 +199,45 @@ fn is_approved(
     })
 }
 
-fn served(ledger: &dyn Ledger, name: &PackageName) -> Result<Vec<Exposure>, StoreError> {
-    let mut served = ledger.exposure(name, None)?;
-    served.retain(|row| row.outcome == DownloadOutcome::Served);
-    Ok(served)
+/// What the ledger records of a package.
+struct LedgerRows {
+    releases: Vec<Release>,
+    served: Vec<Exposure>,
+    downloaded: Vec<TarballSource>,
 }
 
-/// The ledger's rows of a package: releases, served downloads, and downloaded tarballs.
-type Noted<'a> = (&'a [Release], &'a [Exposure], &'a [TarballSource]);
-
-fn finding(name: &PackageName, key: &str, advisory: Advisory<'_>, noted: Noted<'_>) -> ExposedVersion {
-    let (releases, served, _) = noted;
-    ExposedVersion {
-        name: name.clone(),
-        version: key.into(),
-        advisory: advisory.id.into(),
-        feed: advisory.feed.into(),
-        integrities: integrities(key, noted),
-        published: published(key, releases),
-        clients: served.iter().filter(|row| row.version == key).cloned().collect(),
-        is_condemned: false,
+impl LedgerRows {
+    fn load(ledger: &dyn Ledger, name: &PackageName) -> Result<Self, StoreError> {
+        let (releases, mut served) = (ledger.releases(name)?, ledger.exposure(name, None)?);
+        served.retain(|row| row.outcome == DownloadOutcome::Served);
+        Ok(Self { releases, served, downloaded: ledger.downloaded(name)? })
     }
-}
 
-/// Returns every integrity of a version. Stored blobs are named by the downloaded digests, which may differ from the stated ones.
-fn integrities(version: &str, (releases, served, downloaded): Noted<'_>) -> Vec<Integrity> {
-    let of_version = releases.iter().filter(|release| *release.version == *version);
-    let mut found: Vec<Integrity> = of_version.filter_map(Release::known_digests).collect();
-    let kept = downloaded.iter().filter(|tarball| *tarball.version == *version).map(|tarball| tarball.digests.clone());
-    let sent = served.iter().filter(|row| row.version == version).filter_map(|client| client.integrity.as_deref());
-    for integrity in kept.chain(sent.filter_map(|sri| Integrity::parse(Some(sri), None))) {
-        if !found.iter().any(|known| known.digests().contains(integrity.strongest())) {
-            found.push(integrity);
+    fn versions(&self) -> impl Iterator<Item = &str> {
+        self.releases.iter().map(|release| &*release.version).chain(self.served.iter().map(|row| &*row.version))
+    }
+
+    fn exposed(&self, name: &PackageName, version: &str, advisory: &str, feed: &str) -> ExposedVersion {
+        let releases = || self.releases.iter().filter(|release| *release.version == *version);
+        let clients: Vec<_> = self.served.iter().filter(|row| row.version == version).cloned().collect();
+        // Stored blobs are named by the downloaded digests, which may differ from the stated ones.
+        let mut integrities: Vec<Integrity> = releases().filter_map(Release::known_digests).collect();
+        let kept = self.downloaded.iter().filter(|tarball| *tarball.version == *version).map(|tarball| tarball.digests.clone());
+        let sent = clients.iter().filter_map(|client| Integrity::parse(Some(client.integrity.as_deref()?), None));
+        for integrity in kept.chain(sent) {
+            if !integrities.iter().any(|known| known.digests().contains(integrity.strongest())) {
+                integrities.push(integrity);
+            }
+        }
+        ExposedVersion {
+            name: name.clone(),
+            version: version.into(),
+            advisory: advisory.into(),
+            feed: feed.into(),
+            integrities,
+            published: releases().map(Release::counts_from).min(),
+            clients,
+            is_condemned: false,
         }
     }
-    found
-}
-
-/// Returns the effective publish time of the first known release.
-fn published(version: &str, releases: &[Release]) -> Option<Timestamp> {
-    releases.iter().filter(|release| *release.version == *version).map(Release::counts_from).min()
 }

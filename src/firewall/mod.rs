@@ -19,7 +19,7 @@ mod recorder;
 pub mod request;
 mod responses;
 mod service;
-pub mod singleflight;
+mod singleflight;
 mod tarballs;
 mod verdicts;
 mod wall_clock;

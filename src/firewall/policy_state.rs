@@ -45,12 +45,6 @@ impl PolicySnapshot {
         evaluate(&Evaluation { rules, decisions: &self.active_decisions, facts, as_of }, sink)
     }
 
-    /// Creates the first snapshot of a process from the policy of profile 0 and those of further profiles.
-    pub(crate) fn initial(policy: Policy, further: Vec<Policy>, decisions: Vec<Decision>, now: Timestamp) -> Self {
-        let policies = std::iter::once(policy).chain(further).map(|policy| policy.as_of(now)).collect();
-        Self::of(policies, decisions.into(), Advisories::default(), now, 0)
-    }
-
     fn of(policies: Vec<Policy>, decisions: Arc<[Decision]>, advisories: Advisories, now: Timestamp, revision: u64) -> Self {
         let standing = ActiveDecisions::of(&decisions, now);
         let until = policies.iter().filter_map(Policy::next_expiry).chain(standing.next_change).min();
@@ -85,12 +79,6 @@ impl PolicySnapshot {
         self.policies.iter().map(Policy::longest_age).max().unwrap_or_default()
     }
 
-    /// Returns the next snapshot, as of `now`, with these decisions.
-    fn with_decisions(&self, decisions: Arc<[Decision]>, now: Timestamp) -> Self {
-        let policies = self.policies.iter().map(|policy| policy.as_of(now)).collect();
-        Self::of(policies, decisions, self.advisories.clone(), now, self.revision + 1)
-    }
-
     /// Returns the snapshot as of another instant, with the decisions and rules that applied then. Advisories stay current,
     /// because their history is not recorded.
     pub(crate) fn as_of(&self, at: Timestamp) -> Self {
@@ -99,18 +87,10 @@ impl PolicySnapshot {
         Self::of(policies, decisions, self.advisories.clone(), at, self.revision)
     }
 
-    /// Returns the next snapshot, as of `now`, with these policies. An empty list keeps the current ones, so that verdicts always
-    /// have a policy.
-    fn with_policies(&self, policies: &[Policy], now: Timestamp) -> Self {
-        let policies = if policies.is_empty() { self.policies.as_slice() } else { policies };
+    /// Returns the snapshot that follows this one, as of `now`.
+    fn next(&self, policies: &[Policy], decisions: &Arc<[Decision]>, advisories: &Advisories, now: Timestamp) -> Self {
         let policies = policies.iter().map(|policy| policy.as_of(now)).collect();
-        Self::of(policies, Arc::clone(&self.decisions), self.advisories.clone(), now, self.revision + 1)
-    }
-
-    /// Returns the next snapshot, as of `now`, with other advisories.
-    fn with_advisories(&self, advisories: Advisories, now: Timestamp) -> Self {
-        let policies = self.policies.iter().map(|policy| policy.as_of(now)).collect();
-        Self::of(policies, Arc::clone(&self.decisions), advisories, now, self.revision + 1)
+        Self::of(policies, Arc::clone(decisions), advisories.clone(), now, self.revision + 1)
     }
 }
 
@@ -129,7 +109,9 @@ pub(crate) struct PolicyState {
 impl PolicyState {
     /// Creates the state of a process from the policy of profile 0 and those of further profiles.
     pub(crate) fn new(clock: Arc<dyn Clock>, policy: Policy, further: Vec<Policy>, decisions: Vec<Decision>) -> Self {
-        let first = PolicySnapshot::initial(policy, further, decisions, clock.now());
+        let now = clock.now();
+        let policies = std::iter::once(policy).chain(further).map(|policy| policy.as_of(now)).collect();
+        let first = PolicySnapshot::of(policies, decisions.into(), Advisories::default(), now, 0);
         Self { current: ArcSwap::from_pointee(first), clock }
     }
 
@@ -159,24 +141,27 @@ impl PolicyState {
             if !is_over(current) {
                 return Arc::clone(current);
             }
-            Arc::new(current.with_decisions(Arc::clone(&current.decisions), now))
+            Arc::new(current.next(&current.policies, &current.decisions, &current.advisories, now))
         });
         self.current.load_full()
     }
 
     pub(crate) fn set_advisories(&self, advisories: &Advisories) {
         let now = self.now();
-        self.current.rcu(|current| current.with_advisories(advisories.clone(), now));
+        self.current.rcu(|current| current.next(&current.policies, &current.decisions, advisories, now));
     }
 
     pub(crate) fn set_decisions(&self, decisions: &Arc<[Decision]>) {
         let now = self.now();
-        self.current.rcu(|current| current.with_decisions(Arc::clone(decisions), now));
+        self.current.rcu(|current| current.next(&current.policies, decisions, &current.advisories, now));
     }
 
-    /// Replaces the policies, one per profile.
+    /// Replaces the policies, one per profile. An empty list keeps the current ones, so that verdicts always have a policy.
     pub(crate) fn set_policies(&self, policies: &[Policy]) {
         let now = self.now();
-        self.current.rcu(|current| current.with_policies(policies, now));
+        self.current.rcu(|current| {
+            let policies = if policies.is_empty() { &current.policies } else { policies };
+            current.next(policies, &current.decisions, &current.advisories, now)
+        });
     }
 }

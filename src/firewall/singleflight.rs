@@ -20,29 +20,21 @@ pub(crate) fn assert_may_block() {
 type FlightResult<V> = watch::Receiver<Option<V>>;
 
 /// Running tasks by key.
-pub struct SingleFlight<K, V> {
+pub(crate) struct SingleFlight<K, V> {
     running: Arc<Mutex<HashMap<K, FlightResult<V>>>>,
 }
 
 /// The task ended without a result because it panicked or was aborted at shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FlightAborted;
+pub(crate) struct FlightAborted;
 
 impl<K, V> SingleFlight<K, V>
 where
     K: Hash + Eq + Clone + Send + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// Creates an empty set.
-    #[expect(clippy::new_without_default, reason = "creating one is always explicit")]
     pub(crate) fn new() -> Self {
         Self { running: Arc::default() }
-    }
-
-    /// Returns the number of running tasks.
-    #[expect(clippy::len_without_is_empty, reason = "a metric, not a collection")]
-    pub(crate) fn len(&self) -> usize {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Checks whether a task for `key` is running.
@@ -125,7 +117,7 @@ mod tests {
         for other in others {
             assert_eq!(other.await.unwrap(), Ok(1));
         }
-        assert_eq!(shared.len(), 0);
+        assert!(!shared.is_under_way(&7));
     }
 
     #[tokio::test]

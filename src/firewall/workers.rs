@@ -4,14 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinError;
-
 use crate::firewall::error::{FirewallError, Result};
 use crate::firewall::package::PackageSnapshot;
 use crate::firewall::policy_state::{PolicyState, Profile};
 use crate::firewall::verdicts::cache::CachedPackage;
+use crate::net::FairLimit;
 use crate::net::fair_limit::Sizes;
-use crate::net::{FairLimit, FairPermit};
 use crate::telemetry::{Metrics, TaskFailed, TaskLabel};
 
 /// How often shutdown checks for remaining work.
@@ -19,8 +17,7 @@ const SETTLE_POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// The limits of blocking and heavy work.
 pub(crate) struct Workers {
-    /// Limits CPU work on untrusted input to the number of cores; clients take turns.
-    heavy: Arc<FairLimit>,
+    pub heavy: Arc<FairLimit>,
     metrics: Arc<Metrics>,
     /// Cloned into all background work.
     running: Arc<()>,
@@ -58,11 +55,6 @@ impl Workers {
         }
     }
 
-    /// Waits for a turn of heavy work for `client`.
-    pub(crate) async fn turn(&self, client: IpAddr) -> FairPermit {
-        self.heavy.acquire(client).await
-    }
-
     /// Runs `work` off the async threads.
     pub(crate) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
         let token = self.token();
@@ -85,7 +77,7 @@ impl Workers {
         if !package.has_many_versions() {
             return Ok(work());
         }
-        let permit = self.turn(client).await;
+        let permit = self.heavy.acquire(client).await;
         let working = self.run(move || {
             let done = work();
             drop(permit);
@@ -106,28 +98,21 @@ impl Workers {
             if package.is_judged(&policy_snapshot, profile) {
                 return;
             }
-            let permit = self.turn(client).await;
+            let permit = self.heavy.acquire(client).await;
             let package = Arc::clone(package);
-            let evaluating = self.run(move || {
+            let evaluate = move || {
                 package.judge(&policy_snapshot, profile);
                 drop(permit);
-            });
+            };
             // A failed task was logged.
-            let _ = evaluating.await;
+            let _ = self.run(evaluate).await;
         })
         .await;
     }
 
-    /// Counts an internal task that panicked or was aborted, and returns its error.
-    pub(crate) fn task_failed(&self, error: &JoinError) -> FirewallError {
+    /// Counts an internal task that panicked or was aborted at shutdown, and returns its error.
+    pub(crate) fn task_failed(&self, error: &dyn std::fmt::Display) -> FirewallError {
         TaskFailed { task: TaskLabel::Request, detail: &error.to_string(), restart: None }.emit(&self.metrics);
-        task_failed()
-    }
-
-    /// Counts a shared fetch whose task panicked or was aborted at shutdown, and returns its error.
-    pub(crate) fn fetch_failed(&self) -> FirewallError {
-        TaskFailed { task: TaskLabel::Request, detail: "a shared fetch ended without a result", restart: None }
-            .emit(&self.metrics);
         task_failed()
     }
 }

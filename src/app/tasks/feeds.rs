@@ -329,8 +329,7 @@ impl FeedScheduler {
         let _once = self.rescanning.lock().await;
         let (core, now) = (self.core.clone(), self.core.clock.now());
         let rescan = tokio::task::spawn_blocking(move || {
-            let ledger = core.ledger as Arc<dyn Ledger>;
-            firewall::rescan(&core.firewall.policy(), &ledger, &core.blobs, &core.metrics, now)
+            firewall::rescan(&core.firewall.policy(), &*core.ledger, &*core.blobs, &core.metrics, now)
         });
         if let Err(error) = rescan.await? {
             tracing::error!(error = &error as &dyn std::error::Error, "exposure rescan failed");

@@ -44,7 +44,7 @@ impl Firewall {
         let passed = self.0.passthrough.send(client, None, passage).await?;
         let Some(audited) = audited else { return Ok((passed, notice)) };
         let _share = self.0.passthrough.reserve_for_parsing(&passed).await?;
-        let _permit = self.0.workers.turn(client.address).await;
+        let _permit = self.0.workers.heavy.acquire(client.address).await;
         let (inner, client) = (self.clone(), client.clone());
         let advised = self.0.workers.run(move || inner.merge_advisories(&client, passed, &audited, format)).await?;
         Ok((advised, notice))

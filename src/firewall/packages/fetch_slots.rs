@@ -16,6 +16,9 @@ use crate::net::fair_limit::Sizes;
 use crate::net::{FairLimit, FairPermit};
 use crate::upstream::Registry;
 
+/// The detail of a failed task whose shared fetch panicked or was aborted at shutdown.
+const UNFINISHED: &str = "a shared fetch ended without a result";
+
 pub(crate) struct Slots {
     sizes: Sizes,
     /// By registry id; bounded by the configuration.
@@ -104,8 +107,8 @@ where
         tokio::select! {
             // Polled first, so that the fetch is registered before `lend` looks it up.
             biased;
-            result = result => result.unwrap_or_else(|FlightAborted| Err(self.workers.fetch_failed())),
-            () = lend => Err(self.workers.fetch_failed()),
+            result = result => result.unwrap_or_else(|FlightAborted| Err(self.workers.task_failed(&UNFINISHED))),
+            () = lend => Err(self.workers.task_failed(&UNFINISHED)),
         }
     }
 }

@@ -138,7 +138,7 @@ impl Firewall {
             }
         };
         // Matches untrusted ranges against untrusted versions, so it counts as heavy work.
-        let _permit = self.0.workers.turn(client.address).await;
+        let _permit = self.0.workers.heavy.acquire(client.address).await;
         let (inner, profile) = (self.clone(), client.profile);
         let judging = self.0.workers.run(move || {
             locked.iter().map(|(at, version)| (*at, inner.check_version(&lookup, profile, version))).collect::<Vec<_>>()

@@ -40,7 +40,7 @@ impl Firewall {
             return Ok(passed);
         }
         let _share = self.0.passthrough.reserve_for_parsing(&passed).await?;
-        let _permit = self.0.workers.turn(client.address).await;
+        let _permit = self.0.workers.heavy.acquire(client.address).await;
         let (inner, client, body) = (self.clone(), client.clone(), std::mem::take(&mut passed.body));
         let filtered = self.0.workers.run(move || inner.filter(&client, &body)).await?;
         // A response that cannot be parsed cannot be filtered.

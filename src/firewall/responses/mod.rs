@@ -301,7 +301,7 @@ impl ResponseCache {
         }
         let mut share = self.memory.share_for(client.address);
         share.grow_to(package.document.length).await?;
-        let permit = self.services.workers.turn(client.address).await;
+        let permit = self.services.workers.heavy.acquire(client.address).await;
         // Another request may have made it in the meantime.
         if let Some(answer) = self.kept(key, package, table, coding, restricted) {
             return Ok(Some(answer));
