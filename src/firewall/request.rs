@@ -50,12 +50,10 @@ pub struct Client {
     pub agent: UserAgent,
     /// Whether the client resolves versions and will request their dependencies next.
     pub is_installing: bool,
-    /// The credentials to send upstream.
     pub authorization: Authorization,
     /// The host or registry that the client addressed. It decides which registries receive the client's own credentials,
     /// including those in a body.
     pub addressed: Addressed,
-    /// The base URL that the client used.
     pub base: BaseUrl,
     /// The policy profile of the listener.
     pub profile: Profile,
@@ -64,11 +62,9 @@ pub struct Client {
 /// The content coding of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ContentCoding {
-    /// Uncompressed.
     Identity,
     /// One gzip member.
     Gzip,
-    /// zstd frames.
     Zstd,
 }
 
@@ -112,7 +108,6 @@ pub struct PackumentResponse {
 pub struct TarballResponse {
     /// The bytes, memory-mapped if they are in the store.
     pub bytes: Bytes,
-    /// The digests of the bytes.
     pub integrity: Integrity,
     /// Whether the tarball was in the store already.
     pub kept: bool,

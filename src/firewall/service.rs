@@ -10,18 +10,12 @@ use crate::npm::{Address, PackageName};
 
 /// Answers the requests of clients.
 pub trait RegistryService: Send + Sync + 'static {
-    /// Answers a registry request of a client.
-    ///
-    /// # Errors
-    /// Returns a refusal if the version is hidden, no version is visible, or the bytes do not match. Returns an error if the
-    /// package or version does not exist, and the failure of upstream or the store.
+    /// Answers a registry request of a client. Refuses it if the version is hidden, no version is visible, or the bytes do not
+    /// match. Fails if the package or version does not exist, or if upstream or the store fails.
     fn call(&self, client: &Client, request: RegistryRequest) -> impl Future<Output = Result<RegistryResponse>> + Send;
 
     /// Returns the package and version whose tarball is at an address of the registry, as far as this client may see it.
-    ///
-    /// # Errors
-    /// Returns a refusal if two packages claim the address, or two versions with different digests. Returns an error if upstream
-    /// is unavailable.
+    /// Refuses it if two packages claim the address, or two versions with different digests.
     fn locate(&self, client: &Client, address: &Address) -> impl Future<Output = Result<Option<(PackageName, Box<str>)>>> + Send;
 
     /// Returns the reason if a host outside the registry must not be reached.

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::cli::check::report::{RefusedVersion, Report};
+use crate::firewall::CheckOutcome;
 use crate::text::single_line;
 use crate::units::timestamp;
 
@@ -40,7 +41,7 @@ pub(crate) fn message(finding: &RefusedVersion) -> String {
     let judged = &finding.judged;
     let rule = judged.rule.as_deref().unwrap_or("no rule");
     let mut text = format!("{}: {} (rule {rule})", finding.what(), judged.reason.as_deref().unwrap_or("refused"));
-    if let Some(opens) = judged.opens.filter(|_| judged.outcome.opens_by_waiting()) {
+    if let Some(opens) = judged.opens.filter(|_| judged.outcome == CheckOutcome::Hold) {
         let _ = write!(text, "; opens {}", timestamp::format_utc_ceil(opens));
     }
     text + &match (&judged.fits, &judged.nearest) {

@@ -22,6 +22,7 @@ use crate::cli::runtime::block_on;
 use crate::cli::{lockfiles, running_server};
 use crate::clock::SystemClock;
 use crate::config::effective::OF_VERDICTS;
+use crate::firewall::CheckOutcome;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -111,7 +112,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
 /// Chooses the exit code. 75 and 69 are `EX_TEMPFAIL` and `EX_UNAVAILABLE` of sysexits. A version that never opens fails the
 /// check even if others could not be checked.
 fn exit(report: &Report) -> Exit {
-    let opens = |finding: &RefusedVersion| finding.judged.outcome.opens_by_waiting();
+    let opens = |finding: &RefusedVersion| finding.judged.outcome == CheckOutcome::Hold;
     let mut refused = report.refused().peekable();
     if report.unchecked() > 0 && report.refused().all(opens) {
         Exit::Unchecked

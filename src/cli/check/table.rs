@@ -52,7 +52,7 @@ fn summary(file: &LockfileReport) -> String {
     if unchecked > 0 {
         let _ = write!(summary, ", {unchecked} could not be checked");
     }
-    let opens = file.findings.iter().map(|finding| finding.judged.opens.filter(|_| finding.judged.outcome.opens_by_waiting()));
+    let opens = file.findings.iter().map(|finding| finding.judged.opens.filter(|_| finding.judged.outcome == CheckOutcome::Hold));
     // Only if all of them open in time.
     if let Some(Some(last)) = opens.collect::<Option<Vec<_>>>().map(|opens| opens.into_iter().max()) {
         let _ = write!(summary, "; all open by {}", timestamp::format_utc_ceil(last));

@@ -65,7 +65,6 @@ pub struct RequestedSpec {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DistTagChange {
     pub tag: Box<str>,
-    /// The target upstream.
     pub upstream: Box<str>,
     /// The target for clients; `None` if the tag is left out.
     pub shown: Option<Box<str>>,
@@ -82,18 +81,15 @@ pub struct ExplainedFacts {
     pub parent: Option<Timestamp>,
     /// The inconsistency in its manifest.
     pub flaw: Option<String>,
-    /// The integrity of its tarball, as SRI.
+    /// As SRI.
     pub integrity: Option<String>,
     /// Whether it was first seen with a different integrity.
     pub integrity_changed: bool,
-    /// The traits of its manifest.
     pub traits: ManifestTraits,
-    /// The publisher.
     pub publisher: Option<String>,
     pub maintainers: Vec<String>,
     /// The upstream dist-tags that point to it.
     pub tags: Vec<String>,
-    /// The advisories that affect it.
     pub advisories: Vec<ExplainedAdvisory>,
     /// The reviewed advisory that lists it as the fix.
     pub fix: Option<String>,
@@ -112,13 +108,10 @@ pub struct ExplainedFacts {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExplainedAdvisory {
     pub id: String,
-    /// The feed that lists it.
     pub feed: String,
     /// `malware` or `vulnerability`.
     pub kind: &'static str,
-    /// The trust setting of the feed.
     pub trust: &'static str,
-    /// The severity, if stated.
     pub severity: Option<&'static str>,
     /// Whether it is not applied because it marks every version of an established package.
     pub set_aside: bool,
@@ -130,10 +123,9 @@ impl ExplainedFacts {
     /// Collects the facts of a version.
     pub(crate) fn of(facts: &Facts<'_>) -> Self {
         let owned = |text: &str| text.to_owned();
-        let obeyed =
-            facts.advisories.matching(facts.version, facts.parsed).map(|advisory| ExplainedAdvisory::of(advisory, false));
-        let suppressed =
-            facts.advisories.suppressed(facts.version, facts.parsed).map(|advisory| ExplainedAdvisory::of(advisory, true));
+        let (version, parsed) = (facts.version, facts.parsed);
+        let obeyed = facts.advisories.matching(version, parsed).map(|advisory| ExplainedAdvisory::of(advisory, false));
+        let suppressed = facts.advisories.suppressed(version, parsed).map(|advisory| ExplainedAdvisory::of(advisory, true));
         Self {
             gone: match facts.presence {
                 Presence::Present => None,
@@ -168,14 +160,9 @@ impl ExplainedFacts {
         let mut row = |about, text: Option<String>| rows.extend(text.map(|text| (about, text)));
         let joined = |names: &[String]| (!names.is_empty()).then(|| names.join(", "));
         row("upstream", self.gone.as_ref().map(|how| format!("no longer has this version, {how}")));
-        row(
-            "package",
-            self.first_published.map(|first_published| format!("first published {}", timestamp::format_utc(first_published))),
-        );
-        row(
-            "part of",
-            self.parent.map(|parent| format!("an established package, first published {}", timestamp::format_utc(parent))),
-        );
+        let first_published = |at| format!("first published {}", timestamp::format_utc(at));
+        row("package", self.first_published.map(first_published));
+        row("part of", self.parent.map(|at| format!("an established package, {}", first_published(at))));
         row("publisher", self.publisher.clone());
         let (named, more) = self.maintainers.split_at(self.maintainers.len().min(MAX_MAINTAINERS));
         let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
@@ -304,6 +291,7 @@ impl Explanation {
     pub(crate) fn json(&self) -> Value {
         let instant = |at: Option<Timestamp>| at.map(|at| at.to_string());
         let reason = self.verdict.reason();
+        let step = |step: &TraceStep| json!({ "rule": step.rule.as_str(), "action": step.action, "outcome": step.outcome.as_str(), "detail": step.detail });
         let tag =
             |DistTagChange { tag, upstream, shown }: &DistTagChange| json!({ "tag": tag, "upstream": upstream, "here": shown });
         json!({
@@ -315,7 +303,7 @@ impl Explanation {
             "rule": reason.map(|reason| reason.rule.as_str()),
             "reason": reason.map(|reason| &reason.detail),
             "waiver": self.waiver.as_ref().map(|reason| json!({ "rule": reason.rule.as_str(), "reason": reason.detail })),
-            "rules": self.steps.iter().map(step_json).collect::<Vec<_>>(),
+            "rules": self.steps.iter().map(step).collect::<Vec<_>>(),
             "facts": self.seen.json(),
             "distTags": self.tags.iter().map(tag).collect::<Vec<_>>(),
             "published": instant(self.published),
@@ -328,10 +316,6 @@ impl Explanation {
             "notes": self.remarks,
         })
     }
-}
-
-fn step_json(step: &TraceStep) -> Value {
-    json!({ "rule": step.rule.as_str(), "action": step.action, "outcome": step.outcome.as_str(), "detail": step.detail })
 }
 
 impl ExplainedFacts {

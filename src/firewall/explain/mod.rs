@@ -16,9 +16,8 @@ use crate::firewall::request::Client;
 use crate::firewall::verdicts::VerdictTable;
 use crate::firewall::verdicts::cache::CachedPackage;
 use crate::firewall::verdicts::resolve::{self, best_in_range};
-use crate::npm::PackumentForm;
 use crate::npm::packument::dist_tags;
-use crate::npm::{PackageName, Packument, Range};
+use crate::npm::{PackageName, Packument, PackumentForm, Range};
 use crate::policy::{Facts, RuleId, Warning, explain};
 use crate::units::timestamp;
 
@@ -39,11 +38,8 @@ impl Firewall {
             None => (present, self.0.policy.snapshot()),
             Some(at) => {
                 let now = Arc::clone(&present);
-                let package = self
-                    .0
-                    .workers
-                    .run_over_versions(&present, client.address, move || Arc::new(CachedPackage::from(now.as_of(at))))
-                    .await?;
+                let as_of = move || Arc::new(CachedPackage::from(now.as_of(at)));
+                let package = self.0.workers.run_over_versions(&present, client.address, as_of).await?;
                 self.0.packages.load_parent(client, &package).await;
                 self.0.packages.load_new_dependencies(client, &package).await;
                 (package, Arc::new(self.0.policy.snapshot().as_of(at)))

@@ -3,16 +3,14 @@
 
 use std::sync::Arc;
 
-use crate::firewall::attestation_cache::{AttestationKey, CachedAttestations};
+use crate::firewall::attestation_cache::CachedAttestations;
 use crate::firewall::components::Firewall;
-use crate::firewall::error::Result;
-use crate::firewall::error::no_version;
+use crate::firewall::error::{Result, no_version};
 use crate::firewall::packages::request::DocumentNeed;
 use crate::firewall::packages::service::EvaluatedPackage;
 use crate::firewall::request::Client;
 use crate::firewall::workers::task_failed;
-use crate::npm::PackageName;
-use crate::npm::PackumentForm;
+use crate::npm::{PackageName, PackumentForm};
 use crate::upstream::{PassthroughRequest, PassthroughResponse};
 
 impl Firewall {
@@ -45,24 +43,15 @@ impl Firewall {
         }
         let (inner, client, name, version) = (self.clone(), client.clone(), name.clone(), Box::<str>::from(version));
         let shared_key = key.clone();
-        let asking = async move { inner.ask_attestations(&client, &name, &version, key).await };
-        let asking = self.0.workers.track(asking);
+        let asking = self.0.workers.track(async move {
+            // Shared by all clients: only the credentials of this client's request are used.
+            let request = PassthroughRequest::for_attestations(&name, &version);
+            let response = inner.0.passthrough.send(&client, Some(&name), request).await?.undated();
+            let answer = Arc::new(CachedAttestations { response, since: inner.0.policy.now() });
+            inner.0.attestations.insert(key, &answer);
+            Ok(answer)
+        });
         let answer = self.0.attestations.running.join(shared_key, || asking).await.unwrap_or_else(|_| Err(task_failed()))?;
         Ok(answer.response.clone())
-    }
-
-    async fn ask_attestations(
-        &self,
-        client: &Client,
-        name: &PackageName,
-        version: &str,
-        key: AttestationKey,
-    ) -> Result<Arc<CachedAttestations>> {
-        // Shared by all clients: only the credentials of this client's request are used.
-        let response =
-            self.0.passthrough.send(client, Some(name), PassthroughRequest::for_attestations(name, version)).await?.undated();
-        let answer = Arc::new(CachedAttestations { response, since: self.0.policy.now() });
-        self.0.attestations.insert(key, &answer);
-        Ok(answer)
     }
 }

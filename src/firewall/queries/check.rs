@@ -50,7 +50,6 @@ pub struct CheckedVersion {
     pub outcome: CheckOutcome,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
-    /// The reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// When it opens; `None` if it does not open automatically.
@@ -69,9 +68,8 @@ pub struct CheckedVersion {
 #[serde(rename_all = "kebab-case")]
 pub enum CheckOutcome {
     Allow,
-    /// Refused until it opens.
+    /// Refused until it opens: waiting is sufficient.
     Hold,
-    /// Refused.
     Deny,
     /// Served, but the lockfile expects different bytes, so the install would fail.
     OtherBytes,
@@ -79,13 +77,6 @@ pub enum CheckOutcome {
     Missing,
     /// The verdict could not be determined.
     Undecided,
-}
-
-impl CheckOutcome {
-    /// Checks whether waiting is sufficient for it to be served.
-    pub(crate) fn opens_by_waiting(self) -> bool {
-        self == Self::Hold
-    }
 }
 
 impl Firewall {
@@ -125,14 +116,11 @@ impl Firewall {
     async fn check_package(&self, client: &Client, locked: Vec<(usize, LockedVersion)>) -> Vec<(usize, CheckedVersion)> {
         let Some((_, first)) = locked.first() else { return Vec::new() };
         let lookup = match PackageName::parse(&first.name) {
-            Ok(name) => match self.0.packages.lookup(client, &name, DocumentNeed::Index, None).await {
-                Ok(lookup) => Ok(self.with_unknown(client, lookup, &locked).await),
-                Err(rejection) => Err(rejection),
-            },
+            Ok(name) => self.0.packages.lookup(client, &name, DocumentNeed::Index, None).await,
             Err(error) => Err(FirewallError::NotFound(error.to_string().into())),
         };
         let lookup = match lookup {
-            Ok(lookup) => lookup,
+            Ok(lookup) => self.with_unknown(client, lookup, &locked).await,
             Err(rejection) => {
                 return locked.iter().map(|(at, version)| (*at, CheckedVersion::failed(version, &rejection))).collect();
             }
@@ -188,13 +176,11 @@ impl Firewall {
 }
 
 /// The rule id for a lockfile integrity that differs from the registry's. It is not a policy rule and cannot be waived.
-pub const LOCKFILE_INTEGRITY: &str = "lockfile-integrity";
+const LOCKFILE_INTEGRITY: &str = "lockfile-integrity";
 
-/// The rule id for a missing package or version.
-pub const NOT_FOUND: &str = "not-found";
-
-/// The rule id for an undetermined verdict.
-pub const UNDECIDED: &str = "undecided";
+/// The rule ids for a missing package or version, and for an undetermined verdict.
+const NOT_FOUND: &str = "not-found";
+const UNDECIDED: &str = "undecided";
 
 impl CheckedVersion {
     fn of_verdict(locked: &LockedVersion, verdict: &Verdict) -> Self {
@@ -203,41 +189,24 @@ impl CheckedVersion {
             (false, Some(_)) => CheckOutcome::Hold,
             (false, None) => CheckOutcome::Deny,
         };
-        let reason = verdict.reason();
-        Self {
-            name: locked.name.clone(),
-            version: locked.version.clone(),
-            outcome,
-            rule: reason.map(|reason| reason.rule.to_string()),
-            reason: reason.map(|reason| reason.detail.clone()),
-            opens: verdict.opens_at(),
-            fits: None,
-            nearest: None,
-        }
+        let (rule, reason) = verdict.reason().map(|reason| (reason.rule.to_string(), reason.detail.clone())).unzip();
+        Self { opens: verdict.opens_at(), ..Self::new(locked, outcome, rule, reason) }
     }
 
     fn missing(locked: &LockedVersion, reason: String) -> Self {
-        Self { outcome: CheckOutcome::Missing, ..Self::without_verdict(locked, NOT_FOUND, reason) }
+        Self::new(locked, CheckOutcome::Missing, Some(NOT_FOUND.to_owned()), Some(reason))
     }
 
     fn failed(locked: &LockedVersion, rejection: &FirewallError) -> Self {
         match rejection {
             FirewallError::NotFound(text) => Self::missing(locked, text.to_string()),
-            other => Self::without_verdict(locked, UNDECIDED, other.to_string()),
+            other => Self::new(locked, CheckOutcome::Undecided, Some(UNDECIDED.to_owned()), Some(other.to_string())),
         }
     }
 
-    fn without_verdict(locked: &LockedVersion, rule: &str, reason: String) -> Self {
-        Self {
-            name: locked.name.clone(),
-            version: locked.version.clone(),
-            outcome: CheckOutcome::Undecided,
-            rule: Some(rule.to_owned()),
-            reason: Some(reason),
-            opens: None,
-            fits: None,
-            nearest: None,
-        }
+    fn new(locked: &LockedVersion, outcome: CheckOutcome, rule: Option<String>, reason: Option<String>) -> Self {
+        let (name, version) = (locked.name.clone(), locked.version.clone());
+        Self { name, version, outcome, rule, reason, opens: None, fits: None, nearest: None }
     }
 }
 
@@ -263,12 +232,10 @@ fn best_replacement<'a>(packument: &'a Packument, table: &VerdictTable, ranges: 
     if ranges.is_empty() {
         return None;
     }
-    let shown = |deprecated: bool| {
-        let entries = packument.entries.iter().zip(&table.shown).filter(|(_, shown)| **shown).map(|(entry, _)| entry);
-        entries.filter(move |entry| entry.traits.deprecated == deprecated)
-    };
     let highest = |deprecated: bool| {
-        let versions: Vec<_> = shown(deprecated).filter_map(|entry| Some((entry.version.as_ref()?, &*entry.key))).collect();
+        let shown = packument.entries.iter().zip(&table.shown).filter(|(_, shown)| **shown).map(|(entry, _)| entry);
+        let versions = shown.filter(|entry| entry.traits.deprecated == deprecated);
+        let versions: Vec<_> = versions.filter_map(|entry| Some((entry.version.as_ref()?, &*entry.key))).collect();
         highest_in_all(&ranges, versions)
     };
     highest(false).or_else(|| highest(true))

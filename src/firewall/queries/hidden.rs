@@ -8,7 +8,7 @@ use crate::firewall::request::Client;
 use crate::firewall::verdicts::Want;
 use crate::firewall::verdicts::resolve::{is_satisfied, pick_unfiltered};
 use crate::npm::{PackageName, Version};
-use crate::policy::{RuleId, Verdict};
+use crate::policy::{Reason, RuleId};
 
 /// Hidden versions that are listed one by one.
 const MAX_LISTED: usize = 3;
@@ -30,7 +30,6 @@ pub struct HiddenVersions {
 /// A hidden version that a requirement would select.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WantedVersion {
-    /// The requirement.
     pub want: Want,
     /// Whether no visible version satisfies it, so that the client fails.
     pub fails: bool,
@@ -40,13 +39,10 @@ pub struct WantedVersion {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldVersion {
     pub version: Box<str>,
-    /// The rule that hides it.
     pub rule: RuleId,
-    /// The reason.
     pub detail: String,
     /// When it opens; `None` if it does not open automatically.
     pub opens: Option<Timestamp>,
-    /// The nearest allowed version.
     pub nearest: Option<Box<str>>,
 }
 
@@ -68,8 +64,10 @@ impl Firewall {
         hidden.sort_by(|(a, _), (b, _)| b.cmp(a));
         let newer = hidden.iter().take_while(|(rank, _)| rank.is_some() && *rank > highest).count().min(MAX_LISTED);
         let kept = |at: usize| {
-            let key = &packument.entries[at].key;
-            HeldVersion::of(key, table.verdict(at), table.nearest_allowed(packument, key).map(Into::into))
+            let (version, verdict) = (&packument.entries[at].key, table.verdict(at));
+            let Reason { rule, detail } = verdict.reason()?.clone();
+            let nearest = table.nearest_allowed(packument, version).map(Into::into);
+            Some(HeldVersion { version: version.clone(), rule, detail, opens: verdict.opens_at(), nearest })
         };
         let rest = hidden.split_off(newer);
         let others = rest.first().and_then(|(_, at)| Some((kept(*at)?, rest.len())));
@@ -90,13 +88,5 @@ impl Firewall {
         }
         let is_wanted = !(wants.is_empty() && of_others.is_empty());
         (!newer.is_empty() || others.is_some()).then_some(HiddenVersions { newer, others, is_wanted, wanted })
-    }
-}
-
-impl HeldVersion {
-    fn of(version: &str, verdict: &Verdict, nearest: Option<Box<str>>) -> Option<Self> {
-        let reason = verdict.reason()?;
-        let (rule, detail) = (reason.rule.clone(), reason.detail.clone());
-        Some(Self { version: version.into(), rule, detail, opens: verdict.opens_at(), nearest })
     }
 }

@@ -11,8 +11,7 @@ use crate::firewall::package::removed::RemovedVersion;
 use crate::firewall::packages::request::DocumentNeed;
 use crate::firewall::packages::service::EvaluatedPackage;
 use crate::firewall::request::Client;
-use crate::npm::PackumentForm;
-use crate::npm::{Integrity, PackageName, Version};
+use crate::npm::{Integrity, PackageName, PackumentForm, Version};
 use crate::policy::Verdict;
 
 /// The current state of a package.
@@ -32,11 +31,9 @@ pub struct InspectedVersion {
     pub key: Box<str>,
     /// The key as a version, if valid.
     pub version: Option<Version>,
-    /// The integrity of its tarball.
     pub integrity: Option<Integrity>,
     /// The effective publish time.
     pub effective: Timestamp,
-    /// The current verdict.
     pub verdict: Verdict,
     /// The advisory ids and strong signals that an approval must name.
     pub records: Vec<String>,

@@ -16,9 +16,8 @@ use crate::firewall::request::{Client, ContentCoding, PackumentResponse};
 use crate::firewall::verdicts::VerdictTable;
 use crate::firewall::verdicts::resolve::resolve;
 use crate::firewall::wanted_versions::withheld;
-use crate::npm::PackumentForm;
 use crate::npm::packument::render;
-use crate::npm::{PackageName, Packument};
+use crate::npm::{PackageName, Packument, PackumentForm};
 use crate::store::DownloadOutcome;
 use crate::telemetry::VersionsHidden;
 use crate::units::timestamp;
@@ -59,13 +58,12 @@ impl Firewall {
     pub(crate) async fn manifest(&self, client: &Client, name: &PackageName, wanted: &str) -> Result<Bytes> {
         let mut is_asked_again = false;
         for _ in 0..MAX_ATTEMPTS {
-            let evaluated = self.0.packages.evaluated(client, name, DocumentNeed::Form(PackumentForm::Full), None).await?;
-            let EvaluatedPackage { lookup, packument, table, .. } = &evaluated;
+            let need = DocumentNeed::Form(PackumentForm::Full);
+            let EvaluatedPackage { lookup, packument, table, now } = &self.0.packages.evaluated(client, name, need, None).await?;
             let (of, by, text) = (Arc::clone(packument), Arc::clone(table), Box::<str>::from(wanted));
             let resolve = move || Some(of.find(resolve(&of, &by, &text)?)?.0);
             let Some(at) = self.0.workers.run_over_versions(&lookup.package, client.address, resolve).await? else {
-                let need = DocumentNeed::Form(PackumentForm::Full);
-                if !is_asked_again && self.0.packages.recheck(client, &evaluated.lookup, wanted, need).await.is_some() {
+                if !is_asked_again && self.0.packages.recheck(client, lookup, wanted, need).await.is_some() {
                     is_asked_again = true;
                     continue;
                 }
@@ -77,15 +75,15 @@ impl Firewall {
                 let refuse = move || recorder.hidden_version(&asked, &of, &by, at);
                 let rejection = self.0.workers.run_over_versions(&lookup.package, client.address, refuse).await?;
                 let version = &*packument.entries[at].key;
-                return Err(self.0.recorder.refused_tarball(client, &evaluated.lookup.package, version, rejection));
+                return Err(self.0.recorder.refused_tarball(client, &lookup.package, version, rejection));
             }
             let permit = self.0.packages.loader.loads.acquire(client.address).await;
-            let (read, document) = self.0.packages.document_with(client, evaluated.lookup.clone(), permit).await?;
-            if read.package.content() != evaluated.lookup.package.content() {
+            let (read, document) = self.0.packages.document_with(client, lookup.clone(), permit).await?;
+            if read.package.content() != lookup.package.content() {
                 continue;
             }
             let requested = Requested::Packument(table);
-            self.0.recorder.request((client, evaluated.now), name, requested, DownloadOutcome::Served, None);
+            self.0.recorder.request((client, *now), name, requested, DownloadOutcome::Served, None);
             return Ok(render::manifest(&document, packument, &packument.entries[at], client.base.rewriting()).into());
         }
         Err(FirewallError::Internal("the packument changed too often during the request".into()))

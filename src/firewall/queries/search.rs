@@ -26,12 +26,6 @@ const MAX_TEXT_BYTES: usize = 4096;
 /// The most elements of a list: keywords, maintainers.
 const MAX_ELEMENTS: usize = 256;
 
-/// The members of a person.
-const PERSON: [&str; 4] = ["username", "name", "email", "url"];
-
-/// The members of `links`.
-const LINKS: [&str; 4] = ["npm", "homepage", "repository", "bugs"];
-
 impl Firewall {
     /// Passes a search to upstream and filters its results.
     pub(crate) async fn search(&self, client: &Client, passage: PassthroughRequest) -> Result<PassthroughResponse> {
@@ -54,10 +48,9 @@ impl Firewall {
 
     /// Returns the response with the visible results; `None` if `body` is not a search response. Blocks.
     fn filter(&self, client: &Client, body: &[u8]) -> Option<Value> {
-        let answer = Some(body).filter(|body| body.len() <= MAX_ANSWER_BYTES)?;
-        let answer: Value = serde_json::from_slice(answer).ok()?;
-        let objects: Vec<Value> =
-            answer.get("objects")?.as_array()?.iter().filter_map(|object| self.result(client, object)).collect();
+        let answer: Value = serde_json::from_slice(Some(body).filter(|body| body.len() <= MAX_ANSWER_BYTES)?).ok()?;
+        let objects = answer.get("objects")?.as_array()?.iter();
+        let objects: Vec<Value> = objects.filter_map(|object| self.result(client, object)).collect();
         let mut filtered = json!({ "objects": objects });
         copy(&answer, "total", &mut filtered, number);
         copy(&answer, "time", &mut filtered, text);
@@ -79,7 +72,7 @@ impl Firewall {
         let mut result = json!({ "package": described });
         copy(object, "score", &mut result, score);
         copy(object, "searchScore", &mut result, number);
-        copy(object, "downloads", &mut result, |downloads| numbers(downloads, &["weekly", "monthly"]));
+        copy(object, "downloads", &mut result, |downloads| members(downloads, &["weekly", "monthly"], number));
         copy(object, "dependents", &mut result, number);
         Some(result)
     }
@@ -107,10 +100,7 @@ impl Firewall {
                 Some(described)
             }
             Some(entry) => Some(of_entry(&packument.name, entry)),
-            None => {
-                let (_, latest) = packument.find(table.tag(packument, "latest")?)?;
-                Some(of_entry(&packument.name, latest))
-            }
+            None => Some(of_entry(&packument.name, packument.find(table.tag(packument, "latest")?)?.1)),
         }
     }
 
@@ -128,8 +118,8 @@ impl Firewall {
             unknown: UnknownFacts::ALL,
             ..Facts::of(name, version, published.unwrap_or(now))
         };
-        let is_allowed =
-            policy_snapshot.evaluate(&policy_snapshot.policy(profile).for_package(name), &facts, now, &mut ()).is_allowed();
+        let rules = policy_snapshot.policy(profile).for_package(name);
+        let is_allowed = policy_snapshot.evaluate(&rules, &facts, now, &mut ()).is_allowed();
         (parsed.is_some() && is_allowed).then(|| described(name, version, package))
     }
 }
@@ -141,7 +131,7 @@ fn described(name: &PackageName, version: &str, package: &Value) -> Value {
         copy(package, member, &mut described, text);
     }
     copy(package, "keywords", &mut described, keywords);
-    copy(package, "links", &mut described, |links| texts(links, &LINKS));
+    copy(package, "links", &mut described, |links| members(links, &["npm", "homepage", "repository", "bugs"], text));
     copy(package, "author", &mut described, person);
     copy(package, "publisher", &mut described, person);
     copy(package, "maintainers", &mut described, people);
@@ -186,25 +176,20 @@ fn number(value: &Value) -> Option<Value> {
 
 /// Parses `{"final": 1, "detail": {"quality": 1}}`.
 fn score(value: &Value) -> Option<Value> {
-    let mut read = numbers(value, &["final"])?;
-    copy(value, "detail", &mut read, |detail| numbers(detail, &["quality", "popularity", "maintenance"]));
+    let mut read = members(value, &["final"], number)?;
+    copy(value, "detail", &mut read, |detail| members(detail, &["quality", "popularity", "maintenance"], number));
     Some(read)
 }
 
-fn numbers(value: &Value, members: &[&str]) -> Option<Value> {
+/// Returns these members of an object, each as parsed by `read`.
+fn members(value: &Value, names: &[&str], read: impl Fn(&Value) -> Option<Value>) -> Option<Value> {
     let value = value.as_object()?;
-    let read = members.iter().filter_map(|member| Some(((*member).to_owned(), number(value.get(*member)?)?)));
-    Some(Value::Object(read.collect()))
-}
-
-fn texts(value: &Value, members: &[&str]) -> Option<Value> {
-    let value = value.as_object()?;
-    let read = members.iter().filter_map(|member| Some(((*member).to_owned(), text(value.get(*member)?)?)));
-    Some(Value::Object(read.collect()))
+    let found = names.iter().filter_map(|name| Some(((*name).to_owned(), read(value.get(*name)?)?)));
+    Some(Value::Object(found.collect()))
 }
 
 fn person(value: &Value) -> Option<Value> {
-    texts(value, &PERSON)
+    members(value, &["username", "name", "email", "url"], text)
 }
 
 fn people(value: &Value) -> Option<Value> {

@@ -16,11 +16,10 @@ use crate::firewall::package::CacheKey;
 use crate::firewall::packages::request::DocumentNeed;
 use crate::firewall::packages::service::EvaluatedPackage;
 use crate::firewall::request::Client;
-use crate::npm::PackumentView;
 use crate::npm::compression::SegmentEncoder;
 use crate::npm::packument::parse;
 use crate::npm::packument::render::{RenderSource, VersionFilter};
-use crate::npm::{Endpoint, PackageName, Packument, PackumentForm, ParsedPackument};
+use crate::npm::{Endpoint, PackageName, Packument, PackumentForm, PackumentView, ParsedPackument};
 use crate::upstream::{Authorization, PassthroughRequest, PassthroughResponse, Registry};
 
 /// The largest body in which tarball URLs are restored, in bytes. A larger one is a publish, whose URLs registries write
@@ -55,18 +54,15 @@ impl Firewall {
         let sent = passage.body.clone();
         let passed = self.0.passthrough.send(client, name, passage).await;
         let now = self.0.policy.now();
-        let Ok(answer) = &passed else {
+        let answer = match &passed {
+            Ok(answer) if answer.status.is_success() => answer,
+            Ok(answer) if answer.status.is_client_error() => return passed,
             // The failure may have happened after the change.
-            self.invalidate(name, &registry, now);
-            return passed;
+            _ => {
+                self.invalidate(name, &registry, now);
+                return passed;
+            }
         };
-        if answer.status.is_client_error() {
-            return passed;
-        }
-        if !answer.status.is_success() {
-            self.invalidate(name, &registry, now);
-            return passed;
-        }
         let staged = path.starts_with("-/stage/").then(|| named_in(&answer.body)).flatten();
         self.invalidate(name.or(staged.as_ref()), &registry, now);
         if name.is_none() && staged.is_none() && path.starts_with("-/stage/") {
@@ -102,7 +98,7 @@ impl Firewall {
         // Checked before anything large is fetched.
         let held = table.shown.iter().filter(|shown| !**shown).count();
         if held > 0 && !self.is_confirmed(client, name, registry).await {
-            return Err(FirewallError::NotEntitled(unconfirmed(name, held).into()));
+            return Err(unconfirmed(name, held));
         }
         let mut share = self.0.passthrough.reserve(3 * lookup.package.document.length).await?;
         let passage = PassthroughRequest::get(format!("{}{WRITE_QUERY}", name.to_segment()));
@@ -122,7 +118,7 @@ impl Firewall {
         let hidden = packument.entries.iter().filter(|entry| !is_shown(&entry.key)).count();
         if hidden > 0 {
             if !self.is_confirmed(client, name, registry).await {
-                return Err(FirewallError::NotEntitled(unconfirmed(name, hidden).into()));
+                return Err(unconfirmed(name, hidden));
             }
             tracing::warn!(
                 package.name = %name,
@@ -131,12 +127,8 @@ impl Firewall {
                 versions.hidden = hidden,
                 "hidden versions shown for a write"
             );
-            self.0.recorder.event(
-                "unfiltered_packument",
-                Some(name),
-                None,
-                format!("{hidden} hidden versions, to {}", client.address),
-            );
+            let detail = format!("{hidden} hidden versions, to {}", client.address);
+            self.0.recorder.event("unfiltered_packument", Some(name), None, detail);
         }
         Ok(PassthroughResponse::of_json(body))
     }
@@ -183,13 +175,14 @@ impl Firewall {
     }
 }
 
-/// Returns the text for a client that may not see hidden versions.
-fn unconfirmed(name: &PackageName, hidden: usize) -> String {
+/// Returns the error for a client that may not see hidden versions.
+fn unconfirmed(name: &PackageName, hidden: usize) -> FirewallError {
     let versions = if hidden == 1 { "a version" } else { "versions" };
-    format!(
+    let text = format!(
         "{name} has {versions} hidden by coldframe, shown for a write only to a token that the registry confirmed for {name} \
          within the last hour; publish or set a dist-tag through coldframe, become a collaborator, or use the registry directly"
-    )
+    );
+    FirewallError::NotEntitled(text.into())
 }
 
 /// Checks whether a request is for the packument of a package.
@@ -200,21 +193,14 @@ fn is_packument(passage: &PassthroughRequest, name: &PackageName) -> bool {
 
 /// Renders the packument with every version and tarball URLs below `base`.
 fn render_whole(name: &PackageName, document: &[u8], base: &str) -> Result<(Packument, Bytes)> {
-    let ingested = parse::parse(name, document);
-    let ParsedPackument { packument, fields } =
-        ingested.map_err(|error| FirewallError::Unreadable { name: name.clone(), detail: error.to_string().into() })?;
-    let view = PackumentView::render(
-        RenderSource { document, packument: &packument, fields: &fields },
-        PackumentForm::Full,
-        base,
-        &|_| false,
-        &mut SegmentEncoder::default(),
-    );
+    let parsed = parse::parse(name, document).map_err(|error| FirewallError::unreadable(name, error))?;
+    let ParsedPackument { packument, fields } = parsed;
+    let source = RenderSource { document, packument: &packument, fields: &fields };
+    let view = PackumentView::render(source, PackumentForm::Full, base, &|_| false, &mut SegmentEncoder::default());
     let shown = vec![true; packument.entries.len()];
-    let body =
-        view.assemble(&VersionFilter { shown: &shown, tags: None, restrictions: None }).map(|assembly| assembly.identity());
-    let body = body.ok_or_else(|| FirewallError::Internal("cannot render the complete packument".into()))?;
-    Ok((packument, body))
+    let assembly = view.assemble(&VersionFilter { shown: &shown, tags: None, restrictions: None });
+    let body = assembly.map(|assembly| assembly.identity());
+    Ok((packument, body.ok_or_else(|| FirewallError::Internal("cannot render the complete packument".into()))?))
 }
 
 /// Checks whether an accepted write proves that its sender may write the package. Starring does not: every account may do it, by
