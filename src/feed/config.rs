@@ -106,13 +106,9 @@ pub(crate) fn redacted(url: &Url) -> Url {
 
 /// An Ed25519 key whose signature a feed must carry.
 #[derive(Clone, PartialEq, Eq)]
-pub struct PublicKey([u8; 32]);
+pub struct PublicKey(pub(crate) [u8; 32]);
 
 impl PublicKey {
-    pub(crate) fn new(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
     /// Parses `ed25519:` followed by Base64, as `coldframe feed export` prints it.
     ///
     /// # Errors
@@ -121,10 +117,6 @@ impl PublicKey {
         let text = text.trim().strip_prefix("ed25519:").ok_or("does not begin with `ed25519:`")?;
         let bytes = STANDARD.decode(text).map_err(|_| "is not Base64")?;
         bytes.try_into().map(Self).map_err(|_| "is not 32 bytes long".to_owned())
-    }
-
-    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
     }
 }
 

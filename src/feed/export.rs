@@ -13,8 +13,8 @@ use tempfile::NamedTempFile;
 
 use crate::feed::config::PublicKey;
 use crate::feed::error::FeedError;
-use crate::feed::format::pack;
 use crate::feed::format::signed_index::{ARCHIVE, INDEX, IndexedFile, SIGNATURE, SignedIndex};
+use crate::feed::format::zip;
 use crate::feed::osv::{self, OsvRecord};
 use crate::feed::store::persist;
 use crate::npm::{Algorithm, Digest};
@@ -43,7 +43,7 @@ impl FeedSigner {
 
     /// Returns the key that consumers of the export pin.
     pub(crate) fn public_key(&self) -> PublicKey {
-        PublicKey::new(self.0.public_key().as_ref().try_into().unwrap_or_default())
+        PublicKey(self.0.public_key().as_ref().try_into().unwrap_or_default())
     }
 }
 
@@ -105,7 +105,7 @@ pub fn export(
     for (name, text) in &texts {
         write(&folder.join(name), text)?;
     }
-    pack::write_zip(&folder.join("all.zip.new"), texts.iter().map(|(name, text)| (name.as_str(), text.as_slice())))?;
+    zip::write_zip(&folder.join("all.zip.new"), texts.iter().map(|(name, text)| (name.as_str(), text.as_slice())))?;
     let archive = directory.join(ARCHIVE);
     fs::rename(folder.join("all.zip.new"), &archive).map_err(FeedError::file("rename a temporary file to", &archive))?;
     let mut changes: Vec<(&str, &str)> = records.iter().map(|record| (record.modified.as_str(), record.id.as_str())).collect();

@@ -21,38 +21,25 @@ pub(crate) const MAX_DOCUMENT_BYTES: u64 = 16 << 20;
 const MAX_RECORDS: u64 = 3_000_000;
 
 pub(crate) struct RecordImporter {
+    /// The records, one per line.
     file: BufWriter<NamedTempFile>,
-    builder: FeedIndexBuilder,
-    tally: FeedCounts,
-    readings: Readings,
-    may_be_empty: bool,
+    pub(crate) index: RecordIndex,
+    /// Whether the source may have no records, such as a new list.
+    pub(crate) may_be_empty: bool,
 }
 
-pub(crate) struct ImportedRecords {
-    /// The records, one per line.
-    pub(crate) file: NamedTempFile,
+/// The index of the records that were read, and their counts.
+pub(crate) struct RecordIndex {
     pub(crate) builder: FeedIndexBuilder,
     pub(crate) tally: FeedCounts,
     pub(crate) readings: Readings,
-    /// Whether the source may have no records, such as a new list.
-    pub(crate) may_be_empty: bool,
 }
 
 impl RecordImporter {
     /// Starts an import that writes records to a temporary file in `directory`.
     pub(crate) fn begin(directory: &Path, readings: Readings) -> Result<Self, FeedError> {
         let file = NamedTempFile::new_in(directory).map_err(FeedError::file("create a file in", directory))?;
-        Ok(Self {
-            file: BufWriter::with_capacity(1 << 18, file),
-            builder: FeedIndexBuilder::default(),
-            tally: FeedCounts::default(),
-            readings,
-            may_be_empty: false,
-        })
-    }
-
-    pub(crate) fn allow_empty(&mut self) {
-        self.may_be_empty = true;
+        Ok(Self { file: BufWriter::with_capacity(1 << 18, file), index: RecordIndex::new(readings), may_be_empty: false })
     }
 
     /// Adds a document. `name` is its path in the source. A record in a `withdrawn` directory counts as withdrawn.
@@ -62,17 +49,12 @@ impl RecordImporter {
                 if osv::is_withdrawn(name) && !record.is_withdrawn() {
                     record.withdrawn = Some(record.modified.clone()).filter(|at| !at.is_empty()).or(Some("unknown".to_owned()));
                 }
-                self.record(&record)
+                self.record(&record)?;
             }
-            OsvDocument::NoRecord => {
-                self.tally.skipped += 1;
-                Ok(())
-            }
-            OsvDocument::Unreadable(why) => {
-                self.note_unreadable(name, &why);
-                Ok(())
-            }
+            OsvDocument::NoRecord => self.index.tally.skipped += 1,
+            OsvDocument::Unreadable(why) => self.note_unreadable(name, &why),
         }
+        Ok(())
     }
 
     pub(crate) fn add_documents(&mut self, documents: &[(String, Bytes)]) -> Result<(), FeedError> {
@@ -81,19 +63,19 @@ impl RecordImporter {
 
     /// Counts an unreadable item and keeps the first reason.
     pub(crate) fn note_unreadable(&mut self, name: &str, why: &str) {
-        self.tally.unreadable += 1;
-        self.tally.trouble.get_or_insert_with(|| format!("{name}: {why}"));
+        self.index.tally.unreadable += 1;
+        self.index.tally.trouble.get_or_insert_with(|| format!("{name}: {why}"));
     }
 
     pub(crate) fn record(&mut self, record: &OsvRecord) -> Result<(), FeedError> {
         if !record.is_about_npm() {
-            self.tally.foreign += 1;
+            self.index.tally.foreign += 1;
             return Ok(());
         }
-        if self.tally.known() >= MAX_RECORDS {
+        if self.index.tally.known() >= MAX_RECORDS {
             return Err(FeedError::broken("the feed", format!("more than {MAX_RECORDS} records")));
         }
-        enter(record, &mut self.builder, &mut self.tally, &mut self.readings)?;
+        self.index.enter(record)?;
         let written = serde_json::to_writer(&mut self.file, record).map_err(std::io::Error::from);
         let written = written.and_then(|()| self.file.write_all(b"\n"));
         written.map_err(|error| FeedError::file("write", self.file.get_ref().path())(error))
@@ -104,55 +86,56 @@ impl RecordImporter {
         each_line(path, |record| if stays(&record.id) { self.record(&record) } else { Ok(()) })
     }
 
-    /// Syncs the records to disk and returns the result.
-    pub(crate) fn finish(self) -> Result<ImportedRecords, FeedError> {
-        let Self { file, builder, tally, readings, may_be_empty } = self;
-        let path = file.get_ref().path().to_owned();
-        let file = file.into_inner().map_err(|error| FeedError::file("write", &path)(error.into_error()))?;
+    /// Syncs the records to disk.
+    pub(crate) fn finish(self) -> Result<(NamedTempFile, RecordIndex), FeedError> {
+        let path = self.file.get_ref().path().to_owned();
+        let file = self.file.into_inner().map_err(|error| FeedError::file("write", &path)(error.into_error()))?;
         file.as_file().sync_data().map_err(FeedError::file("sync", path))?;
-        Ok(ImportedRecords { file, builder, tally, readings, may_be_empty })
+        Ok((file, self.index))
     }
 }
 
-/// Loads stored records into an index.
-pub(crate) fn read_kept(path: &Path, mut readings: Readings) -> Result<(FeedIndexBuilder, FeedCounts), FeedError> {
-    let (mut builder, mut tally) = (FeedIndexBuilder::default(), FeedCounts::default());
-    each_line(path, |record| enter(&record, &mut builder, &mut tally, &mut readings))?;
-    Ok((builder, tally))
-}
+impl RecordIndex {
+    fn new(readings: Readings) -> Self {
+        Self { builder: FeedIndexBuilder::default(), tally: FeedCounts::default(), readings }
+    }
 
-fn enter(
-    record: &OsvRecord,
-    builder: &mut FeedIndexBuilder,
-    tally: &mut FeedCounts,
-    readings: &mut Readings,
-) -> Result<(), FeedError> {
-    let (mut entries, unreadable_events) = record.advisory_records();
-    for entry in &mut entries {
-        // Only records that cover every version need the first-read instant.
-        if let Some(since) = entry.known_since.as_mut().filter(|_| entry.spans.iter().any(AffectedRange::is_unbounded)) {
-            *since = readings.first(&record.id).min(*since);
-        }
-        if !builder.add(entry) {
-            return Err(FeedError::broken("the feed", "too much text for an index"));
-        }
+    /// Loads stored records.
+    pub(crate) fn load(path: &Path, readings: Readings) -> Result<Self, FeedError> {
+        let mut index = Self::new(readings);
+        each_line(path, |record| index.enter(&record))?;
+        Ok(index)
     }
-    tally.unreadable_events += unreadable_events as u64;
-    if record.is_withdrawn() {
-        tally.withdrawn += 1;
-    } else {
-        tally.records += 1;
-    }
-    if let Some(modified) = timestamp::parse(&record.modified) {
-        if tally.latest.is_none_or(|latest| latest < modified) {
-            tally.latest = Some(modified);
-            tally.latest_ids.clear();
+
+    fn enter(&mut self, record: &OsvRecord) -> Result<(), FeedError> {
+        let Self { builder, tally, readings } = self;
+        let (mut entries, unreadable_events) = record.advisory_records();
+        for entry in &mut entries {
+            // Only records that cover every version need the first-read instant.
+            if let Some(since) = entry.known_since.as_mut().filter(|_| entry.spans.iter().any(AffectedRange::is_unbounded)) {
+                *since = readings.first(&record.id).min(*since);
+            }
+            if !builder.add(entry) {
+                return Err(FeedError::broken("the feed", "too much text for an index"));
+            }
         }
-        if tally.latest == Some(modified) && tally.latest_ids.len() < 1_000 {
-            tally.latest_ids.push(record.id.clone());
+        tally.unreadable_events += unreadable_events as u64;
+        if record.is_withdrawn() {
+            tally.withdrawn += 1;
+        } else {
+            tally.records += 1;
         }
+        if let Some(modified) = timestamp::parse(&record.modified) {
+            if tally.latest.is_none_or(|latest| latest < modified) {
+                tally.latest = Some(modified);
+                tally.latest_ids.clear();
+            }
+            if tally.latest == Some(modified) && tally.latest_ids.len() < 1_000 {
+                tally.latest_ids.push(record.id.clone());
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn each_line(path: &Path, mut work: impl FnMut(OsvRecord) -> Result<(), FeedError>) -> Result<(), FeedError> {

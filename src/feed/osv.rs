@@ -1,5 +1,6 @@
 //! OSV records as JSON, and their conversion to advisories on npm packages. Tolerates the deviations of real records.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -154,10 +155,8 @@ impl DatabaseSpecific {
     }
 
     fn indicators(&self) -> impl Iterator<Item = String> {
-        self.iocs
-            .iter()
-            .flat_map(|iocs| iocs.domains.iter().chain(&iocs.ips))
-            .filter_map(|text| indicators::normalize_indicator(text))
+        let hosts = self.iocs.iter().flat_map(|iocs| iocs.domains.iter().chain(&iocs.ips));
+        hosts.filter_map(|text| indicators::normalize_indicator(text))
     }
 
     fn weaknesses(&self) -> impl Iterator<Item = &str> {
@@ -221,12 +220,8 @@ impl OsvRecord {
         let word = details.iter().find_map(|details| details.severity.as_deref());
         let vectors = || self.severity.iter().chain(&affected.severity);
         let cvss = vectors().find(|score| score.kind == "CVSS_V3").or_else(|| vectors().next());
-        let mut cwes: Vec<Box<str>> = details.iter().flat_map(|details| details.weaknesses()).map(Into::into).collect();
-        cwes.sort();
-        cwes.dedup();
-        let mut indicators: Vec<Box<str>> = details.iter().flat_map(|details| details.indicators()).map(Into::into).collect();
-        indicators.sort();
-        indicators.dedup();
+        let cwes: BTreeSet<Box<str>> = details.iter().flat_map(|details| details.weaknesses()).map(Into::into).collect();
+        let indicators: BTreeSet<Box<str>> = details.iter().flat_map(|details| details.indicators()).map(Into::into).collect();
         AdvisoryRecord {
             id: self.id.as_str().into(),
             aliases: self.aliases.iter().map(|alias| alias.as_str().into()).collect(),
@@ -238,11 +233,11 @@ impl OsvRecord {
             // Prefer the publication, which is earlier. Lists have neither date.
             known_since: timestamp::parse(&self.published).or_else(|| timestamp::parse(&self.modified)),
             cvss: cvss.map(|score| score.score.as_str()).unwrap_or_default().into(),
-            cwes,
+            cwes: cwes.into_iter().collect(),
             package: affected.package.name.as_str().into(),
             versions: affected.versions.iter().map(|version| version.as_str().into()).collect(),
             spans,
-            indicators,
+            indicators: indicators.into_iter().collect(),
         }
     }
 

@@ -17,7 +17,8 @@ pub struct FeedStore(PathBuf);
 
 /// Exclusive access to the directory of one feed.
 pub(crate) struct FeedLock {
-    directory: PathBuf,
+    /// The directory of the feed, also used for temporary files.
+    pub(crate) directory: PathBuf,
     _lock: File,
 }
 
@@ -53,24 +54,15 @@ impl FeedStore {
         }
     }
 
-    pub(crate) fn records(&self, feed: &FeedConfig) -> PathBuf {
-        self.directory(feed).join(RECORDS)
-    }
-
     pub(crate) fn directory(&self, feed: &FeedConfig) -> PathBuf {
         self.0.join(&feed.name)
     }
 }
 
 const STATE: &str = "state.json";
-const RECORDS: &str = "records.jsonl";
+pub(crate) const RECORDS: &str = "records.jsonl";
 
 impl FeedLock {
-    /// Returns the directory of the feed, also used for temporary files.
-    pub(crate) fn directory(&self) -> &Path {
-        &self.directory
-    }
-
     pub(crate) fn records(&self) -> PathBuf {
         self.directory.join(RECORDS)
     }

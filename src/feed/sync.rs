@@ -11,12 +11,12 @@ use crate::feed::config::{FeedConfig, FeedSource};
 use crate::feed::error::FeedError;
 use crate::feed::first_read::Readings;
 use crate::feed::format::signed_index::{self, SignedIndex};
-use crate::feed::import::{self, ImportedRecords, RecordImporter};
-use crate::feed::source::directory;
+use crate::feed::import::{RecordImporter, RecordIndex};
 use crate::feed::source::download::{DownloadValidators, FeedDownloader};
-use crate::feed::source::remote::{FetchedFiles, RemoteFeed};
-use crate::feed::state::{FeedFailure, FeedState};
-use crate::feed::store::{FeedLock, FeedStore};
+use crate::feed::source::remote::{RemoteChanges, RemoteFeed};
+use crate::feed::source::{SourceFiles, SourceSnapshot, blocking, directory};
+use crate::feed::state::{FeedCounts, FeedFailure, FeedState};
+use crate::feed::store::{FeedLock, FeedStore, RECORDS};
 use crate::net::HttpClient;
 use crate::npm::{Algorithm, Digest};
 use crate::policy::FeedAdvisories;
@@ -54,8 +54,9 @@ pub fn load(feed: &FeedConfig, store: &FeedStore) -> Result<Option<LoadedFeed>, 
     }
     // Records without a first-read instant were read no later than the import.
     let came = state.changed.unwrap_or(Timestamp::UNIX_EPOCH);
-    let (builder, _) = import::read_kept(&store.records(feed), Readings::load(&store.directory(feed), came)?)?;
-    Ok(Some(LoadedFeed { advisories: Arc::new(builder.build(&feed.name, feed.trust)), state }))
+    let directory = store.directory(feed);
+    let index = RecordIndex::load(&directory.join(RECORDS), Readings::load(&directory, came)?)?;
+    Ok(Some(LoadedFeed { advisories: Arc::new(index.builder.build(&feed.name, feed.trust)), state }))
 }
 
 /// Loads the file or directory of a feed once, into the temporary store `store`. First-read instants come from `remembered`.
@@ -102,19 +103,6 @@ pub async fn sync(feed: &FeedConfig, store: &FeedStore, client: &HttpClient, now
     }
 }
 
-/// The files of a source before parsing, with the data that later detects changes.
-struct SourceSnapshot {
-    source: SourceFiles,
-    validators: DownloadValidators,
-    stamp: Option<String>,
-    index: Option<SignedIndex>,
-}
-
-enum SourceFiles {
-    Found(directory::DirectoryFiles),
-    Fetched(FetchedFiles),
-}
-
 /// One sync of one feed.
 struct FeedSync {
     feed: FeedConfig,
@@ -128,11 +116,11 @@ impl FeedSync {
     async fn run(self: &Arc<Self>, client: &HttpClient, on_shrink: OnShrink) -> Result<Option<LoadedFeed>, FeedError> {
         let Some(snapshot) = self.check_source(client).await? else { return Ok(None) };
         let sync = Arc::clone(self);
-        let importing = tokio::task::spawn_blocking(move || {
-            let readings = Readings::load(sync.lock.directory(), sync.now)?;
+        let import = move || {
+            let readings = Readings::load(&sync.lock.directory, sync.now)?;
             sync.import_and_store(snapshot, readings, on_shrink).map(Some)
-        });
-        importing.await.unwrap_or_else(|error| Err(FeedError::broken("the feed", error)))
+        };
+        blocking(import).await?
     }
 
     /// Fetches or lists the source. Returns `None` if it is unchanged.
@@ -140,19 +128,16 @@ impl FeedSync {
         match &self.feed.source {
             FeedSource::Url(url) => {
                 let fetcher = FeedDownloader(client.clone());
-                let (feed, directory, before, now) = (&self.feed, self.lock.directory(), &self.before, self.now);
-                let found = RemoteFeed { feed, fetcher: &fetcher, directory, before, now }.fetch(url).await?;
-                Ok(found.material.map(|material| SourceSnapshot {
-                    source: SourceFiles::Fetched(material),
-                    validators: found.validators,
-                    stamp: None,
-                    index: found.index,
-                }))
+                let (feed, directory, before, now) = (&self.feed, &*self.lock.directory, &self.before, self.now);
+                let remote = RemoteFeed { feed, fetcher: &fetcher, directory, before, now };
+                match remote.fetch(url).await? {
+                    RemoteChanges::Unchanged => Ok(None),
+                    RemoteChanges::Changed(snapshot) => Ok(Some(snapshot)),
+                }
             }
             FeedSource::Path(path) => {
                 let (sync, path) = (Arc::clone(self), path.clone());
-                let checking = tokio::task::spawn_blocking(move || sync.check_path(&path));
-                checking.await.unwrap_or_else(|error| Err(FeedError::broken("the feed", error)))
+                blocking(move || sync.check_path(&path)).await?
             }
         }
     }
@@ -160,17 +145,15 @@ impl FeedSync {
     /// Lists the files at `path`. Returns `None` if they are unchanged. Blocks.
     fn check_path(&self, path: &Path) -> Result<Option<SourceSnapshot>, FeedError> {
         let index = self.local_index(path)?;
-        let found = match &index {
-            Some(_) => directory::scan(&path.join(signed_index::ARCHIVE))?,
-            None => directory::scan(path)?,
-        };
+        let archive = index.as_ref().map(|_| path.join(signed_index::ARCHIVE));
+        let found = directory::scan(archive.as_deref().unwrap_or(path))?;
         // A new index may list the same archive.
         let serial = index.as_ref().map(|index| format!(", serial {}", index.serial)).unwrap_or_default();
         let stamp = Some(format!("{}{serial}", found.stamp));
         if self.before.is_good() && self.before.stamp == stamp {
             return Ok(None);
         }
-        Ok(Some(SourceSnapshot { source: SourceFiles::Found(found), validators: DownloadValidators::default(), stamp, index }))
+        Ok(Some(SourceSnapshot { files: SourceFiles::Found(found), validators: DownloadValidators::default(), stamp, index }))
     }
 
     /// Reads and checks the signed index in a directory. Returns `None` if there is no Coldframe index.
@@ -196,8 +179,10 @@ impl FeedSync {
         readings: Readings,
         on_shrink: OnShrink,
     ) -> Result<LoadedFeed, FeedError> {
-        let imported = self.import(&snapshot, readings)?;
-        check(&imported, &self.before, on_shrink)?;
+        let importer = self.import(&snapshot, readings)?;
+        let may_be_empty = importer.may_be_empty;
+        let (file, RecordIndex { builder, tally, readings }) = importer.finish()?;
+        check(&tally, may_be_empty, &self.before, on_shrink)?;
         let SourceSnapshot { validators, stamp, index, .. } = snapshot;
         let state = FeedState {
             source: self.feed.source.to_string(),
@@ -205,46 +190,44 @@ impl FeedSync {
             changed: Some(self.now),
             failure: None,
             generation: self.before.generation + 1,
-            tally: imported.tally,
+            tally,
             etag: validators.etag,
             last_modified: validators.last_modified,
             stamp,
             serial: index.as_ref().map(|index| index.serial).or(self.before.serial),
             expires: index.map(|index| index.expires),
         };
-        let advisories = Arc::new(imported.builder.build(&self.feed.name, self.feed.trust));
+        let advisories = Arc::new(builder.build(&self.feed.name, self.feed.trust));
         // Save before the records, so that a crash in between does not lose a first-read instant.
-        imported.readings.save(self.lock.directory())?;
-        self.lock.replace_records(imported.file, &state)?;
+        readings.save(&self.lock.directory)?;
+        self.lock.replace_records(file, &state)?;
         Ok(LoadedFeed { advisories, state })
     }
 
-    fn import(&self, snapshot: &SourceSnapshot, readings: Readings) -> Result<ImportedRecords, FeedError> {
+    fn import(&self, snapshot: &SourceSnapshot, readings: Readings) -> Result<RecordImporter, FeedError> {
         let (feed, index) = (&self.feed, snapshot.index.as_ref());
-        let mut importer = RecordImporter::begin(self.lock.directory(), readings)?;
-        if index.is_some() || (feed.may_be_empty && matches!(feed.source, FeedSource::Path(_))) {
-            // A signed archive may be empty at first, and `feed-may-be-empty` allows an empty directory.
-            importer.allow_empty();
-        }
-        match &snapshot.source {
+        let mut importer = RecordImporter::begin(&self.lock.directory, readings)?;
+        // A signed archive may be empty at first, and `feed-may-be-empty` allows an empty directory.
+        importer.may_be_empty = index.is_some() || (feed.may_be_empty && matches!(feed.source, FeedSource::Path(_)));
+        match &snapshot.files {
             SourceFiles::Found(found) => {
                 check_archive(index, &found.root)?;
                 directory::import_all(&mut importer, &feed.name, found)?;
             }
-            SourceFiles::Fetched(FetchedFiles::File(path)) => {
+            SourceFiles::Downloaded(path) => {
                 check_archive(index, path)?;
                 let imported = directory::import_file(&mut importer, &feed.name, path);
                 // The download is not needed again, even if the import failed.
                 let _ = std::fs::remove_file(path);
                 imported?;
             }
-            SourceFiles::Fetched(FetchedFiles::Documents(documents)) => importer.add_documents(documents)?,
-            SourceFiles::Fetched(FetchedFiles::Changes { documents, changed, all }) => {
+            SourceFiles::Documents(documents) => importer.add_documents(documents)?,
+            SourceFiles::Changes { documents, changed, all } => {
                 importer.keep_unchanged(&self.lock.records(), |id| all.contains(id) && !changed.contains(id))?;
                 importer.add_documents(documents)?;
             }
         }
-        importer.finish()
+        Ok(importer)
     }
 }
 
@@ -266,22 +249,21 @@ fn check_archive(index: Option<&SignedIndex>, path: &Path) -> Result<(), FeedErr
 }
 
 /// Checks whether imported records may replace the active ones.
-fn check(imported: &ImportedRecords, before: &FeedState, on_shrink: OnShrink) -> Result<(), FeedError> {
-    let tally = &imported.tally;
+fn check(tally: &FeedCounts, may_be_empty: bool, before: &FeedState, on_shrink: OnShrink) -> Result<(), FeedError> {
     let (now, had) = (tally.known(), if before.is_good() { before.tally.known() } else { 0 });
     if tally.unreadable > now {
         let trouble = tally.trouble.as_deref().unwrap_or("unknown reason");
         return Err(FeedError::broken(format!("{} documents of the feed", tally.unreadable), trouble));
     }
-    if on_shrink == OnShrink::Accept && (now > 0 || imported.may_be_empty) {
+    if on_shrink == OnShrink::Accept && (now > 0 || may_be_empty) {
         return Ok(());
     }
     // One of two records may disappear legitimately, but not half of many.
-    let shrunk = if had > 2 { now * 2 <= had } else { now == 0 && had > 0 && !imported.may_be_empty };
+    let shrunk = if had > 2 { now * 2 <= had } else { now == 0 && had > 0 && !may_be_empty };
     if shrunk {
         return Err(FeedError::Shrunk { before: had, now });
     }
-    if now == 0 && !imported.may_be_empty {
+    if now == 0 && !may_be_empty {
         return Err(FeedError::NoRecords);
     }
     Ok(())
@@ -293,7 +275,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::feed::state::FeedCounts;
     use crate::net::{ClientConfig, Deadlines, ProxySettings};
     use crate::policy::FeedTrust;
 
@@ -392,7 +373,7 @@ mod tests {
         let scene = Scene::of("all.zip");
         let records: Vec<_> = (0..50).map(|at| (format!("MAL-{at}.json"), record(&format!("MAL-{at}"), ""))).collect();
         let files = records.iter().map(|(name, text)| (name.as_str(), text.as_bytes()));
-        crate::feed::format::pack::write_zip(&scene.home.path().join("all.zip"), files).unwrap();
+        crate::feed::format::zip::write_zip(&scene.home.path().join("all.zip"), files).unwrap();
         assert_eq!(scene.changes().await.records, 50);
         let whole = fs::read(scene.home.path().join("all.zip")).unwrap();
         for length in [0, 10, whole.len() / 2, whole.len() - 1] {

@@ -19,18 +19,14 @@ struct SafeChainEntry {
 
 /// Imports a list of `{package_name, version, reason}`. The ids of the records begin with the name of the feed.
 pub(crate) fn import_safe_chain(importer: &mut RecordImporter, feed: &str, name: &str, bytes: &[u8]) -> Result<(), FeedError> {
-    importer.allow_empty();
+    importer.may_be_empty = true;
     let entries: Vec<serde_json::Value> = serde_json::from_slice(bytes).map_err(|error| FeedError::broken(name, error))?;
     for (number, value) in entries.into_iter().enumerate() {
         match serde_json::from_value::<SafeChainEntry>(value) {
             Ok(entry) if !entry.package_name.is_empty() => {
                 let reason = entry.reason.unwrap_or_default().to_lowercase();
-                importer.record(&record(
-                    feed,
-                    &entry.package_name,
-                    Some(&*entry.version).filter(|text| !text.is_empty()),
-                    &reason,
-                ))?;
+                let version = Some(&*entry.version).filter(|text| !text.is_empty());
+                importer.record(&record(feed, &entry.package_name, version, &reason))?;
             }
             Ok(_) => importer.note_unreadable(&format!("{name}, entry {number}"), "no package name"),
             Err(error) => importer.note_unreadable(&format!("{name}, entry {number}"), &error.to_string()),
@@ -42,7 +38,7 @@ pub(crate) fn import_safe_chain(importer: &mut RecordImporter, feed: &str, name:
 /// Imports `name@version` lines. A name alone or `name@*` means every version; `#` starts a comment.
 pub(crate) fn import_lines(importer: &mut RecordImporter, feed: &str, name: &str, bytes: &[u8]) -> Result<(), FeedError> {
     let text = std::str::from_utf8(bytes).map_err(|error| FeedError::broken(name, error))?;
-    importer.allow_empty();
+    importer.may_be_empty = true;
     for (number, line) in text.lines().enumerate() {
         let (line, reason) = line.split_once('#').map_or((line, ""), |(line, reason)| (line, reason.trim()));
         let line = line.trim().trim_start_matches('\u{feff}');
@@ -66,10 +62,8 @@ fn is_version(text: &str) -> bool {
 
 fn record(feed: &str, name: &str, version: Option<&str>, reason: &str) -> OsvRecord {
     let version = version.filter(|version| *version != "*");
-    let everything = || OsvRange {
-        kind: "SEMVER".to_owned(),
-        events: vec![OsvEvent { introduced: Some("0".to_owned()), ..OsvEvent::default() }],
-    };
+    let from_start = || OsvEvent { introduced: Some("0".to_owned()), ..OsvEvent::default() };
+    let everything = || OsvRange { kind: "SEMVER".to_owned(), events: vec![from_start()] };
     let affected = OsvAffected {
         package: OsvPackage { ecosystem: "npm".to_owned(), name: name.to_owned() },
         versions: version.map(str::to_owned).into_iter().collect(),

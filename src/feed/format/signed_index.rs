@@ -69,7 +69,7 @@ pub(crate) fn verify(key: &PublicKey, index: &[u8], signature: Option<&[u8]>) ->
     let invalid = |text: &str| FeedError::Index(text.into());
     let signature = signature.ok_or_else(|| invalid("`index.json.sig` not found"))?;
     let signature = STANDARD.decode(signature.trim_ascii()).map_err(|_| invalid("the signature is not Base64"))?;
-    let verified = UnparsedPublicKey::new(&ED25519, key.as_bytes()).verify(index, &signature);
+    let verified = UnparsedPublicKey::new(&ED25519, &key.0).verify(index, &signature);
     verified.map_err(|_| invalid("the signature does not match the configured `key`"))
 }
 
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn only_the_signature_of_the_pinned_key_is_valid() {
         let pair = Ed25519KeyPair::generate().unwrap();
-        let key = PublicKey::new(pair.public_key().as_ref().try_into().unwrap());
+        let key = PublicKey(pair.public_key().as_ref().try_into().unwrap());
         let signature = STANDARD.encode(pair.sign(b"index"));
         verify(&key, b"index", Some(format!("{signature}\n").as_bytes())).unwrap();
         for (index, signature) in [
@@ -93,7 +93,7 @@ mod tests {
         ] {
             assert!(verify(&key, index, signature).is_err());
         }
-        let other = PublicKey::new(Ed25519KeyPair::generate().unwrap().public_key().as_ref().try_into().unwrap());
+        let other = PublicKey(Ed25519KeyPair::generate().unwrap().public_key().as_ref().try_into().unwrap());
         assert!(verify(&other, b"index", Some(signature.as_bytes())).is_err());
     }
 }

@@ -1,11 +1,13 @@
-//! Imports zip archives of records in the layout of OSV's `npm/all.zip`, entry by entry and in memory.
+//! Reads and writes zip archives of records in the layout of OSV's `npm/all.zip`, entry by entry.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{BufWriter, Read as _, Write as _};
 use std::path::Path;
 
+use flate2::Compression;
 use flate2::read::DeflateDecoder;
-use rawzip::{CompressionMethod, RECOMMENDED_BUFFER_SIZE, ZipArchive};
+use flate2::write::DeflateEncoder;
+use rawzip::{CompressionMethod, RECOMMENDED_BUFFER_SIZE, ZipArchive, ZipArchiveWriter};
 
 use crate::feed::error::FeedError;
 use crate::feed::import::{MAX_DOCUMENT_BYTES, RecordImporter};
@@ -14,12 +16,9 @@ use crate::feed::osv;
 /// Maximum total size of all unpacked entries, in bytes: ten times the size of OSV's archive.
 const MAX_TOTAL_BYTES: u64 = 8 << 30;
 
-/// Magic bytes of a zip file. The second form is an empty archive.
-const MAGICS: [&[u8]; 2] = [b"PK\x03\x04", b"PK\x05\x06"];
-
-/// Checks whether a file with this beginning is a zip archive.
+/// Checks whether a file with this beginning is a zip archive. The second form is an empty archive.
 pub(crate) fn is_zip(beginning: &[u8]) -> bool {
-    MAGICS.iter().any(|magic| beginning.starts_with(magic))
+    beginning.starts_with(b"PK\x03\x04") || beginning.starts_with(b"PK\x05\x06")
 }
 
 pub(crate) fn import_zip(importer: &mut RecordImporter, path: &Path) -> Result<(), FeedError> {
@@ -43,10 +42,10 @@ pub(crate) fn import_zip(importer: &mut RecordImporter, path: &Path) -> Result<(
             CompressionMethod::STORE => {
                 entry.verifying_reader(entry.reader()).take(MAX_DOCUMENT_BYTES + 1).read_to_end(&mut document)
             }
-            CompressionMethod::DEFLATE => entry
-                .verifying_reader(DeflateDecoder::new(entry.reader()))
-                .take(MAX_DOCUMENT_BYTES + 1)
-                .read_to_end(&mut document),
+            CompressionMethod::DEFLATE => {
+                let unpacked = entry.verifying_reader(DeflateDecoder::new(entry.reader()));
+                unpacked.take(MAX_DOCUMENT_BYTES + 1).read_to_end(&mut document)
+            }
             _ => return Err(FeedError::broken(name.as_str(), format!("unsupported compression of `{inside}`"))),
         };
         // A broken entry makes the whole archive invalid, since its record would be missing.
@@ -64,4 +63,23 @@ pub(crate) fn import_zip(importer: &mut RecordImporter, path: &Path) -> Result<(
         return Err(FeedError::broken(name.as_str(), format!("{seen} entries instead of {}", archive.entries_hint())));
     }
     Ok(())
+}
+
+/// Writes an archive of files in the given order. Reproducible: no times are stored.
+pub(crate) fn write_zip<'a>(path: &Path, files: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<(), FeedError> {
+    let broken = |error: rawzip::Error| FeedError::broken(path.display().to_string(), error);
+    let written = FeedError::file("write", path);
+    let file = File::create(path).map_err(FeedError::file("create", path))?;
+    let mut archive = ZipArchiveWriter::new(BufWriter::new(file));
+    for (name, bytes) in files {
+        let (mut entry, config) =
+            archive.new_file(name).compression_method(CompressionMethod::DEFLATE).start().map_err(broken)?;
+        let mut writer = config.wrap(DeflateEncoder::new(&mut entry, Compression::default()));
+        writer.write_all(bytes).map_err(FeedError::file("write", path))?;
+        let (encoder, descriptor) = writer.finish().map_err(broken)?;
+        encoder.finish().map_err(FeedError::file("write", path))?;
+        entry.finish(descriptor).map_err(broken)?;
+    }
+    let mut file = archive.finish().map_err(broken)?;
+    file.flush().and_then(|()| file.get_ref().sync_all()).map_err(written)
 }

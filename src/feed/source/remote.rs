@@ -1,7 +1,7 @@
 //! Fetches the changed files of a feed at a URL, with as few requests as possible.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -15,6 +15,7 @@ use crate::feed::format::signed_index::{self, SignedIndex};
 use crate::feed::import::MAX_DOCUMENT_BYTES;
 use crate::feed::osv;
 use crate::feed::source::download::{DownloadResult, DownloadValidators, FeedDownloader, failed};
+use crate::feed::source::{SourceFiles, SourceSnapshot, blocking};
 use crate::feed::state::FeedState;
 
 /// Maximum number of concurrent record requests.
@@ -32,28 +33,14 @@ const MAX_CHANGES_BYTES: u64 = 128 << 20;
 /// Maximum total size of records that are fetched one by one, in bytes. They stay in memory until all have arrived.
 const MAX_RECORDS_BYTES: u64 = 256 << 20;
 
-pub(crate) enum FetchedFiles {
-    File(PathBuf),
-    /// Records by file name. Records that no longer exist are left out.
-    Documents(Vec<(String, Bytes)>),
-    /// Incremental changes: new documents, plus the stored records whose id is in `all` but not in `changed`.
-    Changes {
-        documents: Vec<(String, Bytes)>,
-        changed: HashSet<String>,
-        all: HashSet<String>,
-    },
-}
-
-pub(crate) struct RemoteChanges {
-    /// `None` if nothing changed.
-    pub(crate) material: Option<FetchedFiles>,
-    pub(crate) validators: DownloadValidators,
-    pub(crate) index: Option<SignedIndex>,
+pub(crate) enum RemoteChanges {
+    Unchanged,
+    Changed(SourceSnapshot),
 }
 
 impl RemoteChanges {
-    fn new(material: FetchedFiles, validators: DownloadValidators) -> Self {
-        Self { material: Some(material), validators, index: None }
+    fn new(files: SourceFiles, validators: DownloadValidators, index: Option<SignedIndex>) -> Self {
+        Self::Changed(SourceSnapshot { files, validators, stamp: None, index })
     }
 }
 
@@ -84,9 +71,9 @@ impl RemoteFeed<'_> {
             }
         }
         match self.fetcher.fetch_large(url, self.directory, &self.known()).await? {
-            DownloadResult::Unchanged => Ok(self.unchanged()),
+            DownloadResult::Unchanged => Ok(RemoteChanges::Unchanged),
             DownloadResult::Missing => Err(failed(url, "not found")),
-            DownloadResult::File { path, validators } => Ok(RemoteChanges::new(FetchedFiles::File(path), validators)),
+            DownloadResult::File { path, validators } => Ok(RemoteChanges::new(SourceFiles::Downloaded(path), validators, None)),
         }
     }
 
@@ -112,10 +99,12 @@ impl RemoteFeed<'_> {
     async fn archive(&self, base: &Url, known: &DownloadValidators) -> Result<Option<RemoteChanges>, FeedError> {
         for name in ["all.zip", "npm/all.zip"] {
             match self.fetcher.fetch_large(&below(base, name)?, self.directory, known).await? {
-                DownloadResult::Unchanged if *known != DownloadValidators::default() => return Ok(Some(self.unchanged())),
+                DownloadResult::Unchanged if *known != DownloadValidators::default() => {
+                    return Ok(Some(RemoteChanges::Unchanged));
+                }
                 DownloadResult::Unchanged | DownloadResult::Missing => {}
                 DownloadResult::File { path, validators } => {
-                    return Ok(Some(RemoteChanges::new(FetchedFiles::File(path), validators)));
+                    return Ok(Some(RemoteChanges::new(SourceFiles::Downloaded(path), validators, None)));
                 }
             }
         }
@@ -136,11 +125,11 @@ impl RemoteFeed<'_> {
             };
         };
         if changed.is_empty() && all.len() as u64 >= self.before.tally.known() {
-            return Ok(Some(self.unchanged()));
+            return Ok(Some(RemoteChanges::Unchanged));
         }
         let documents = self.records(base, record_names(changed.iter())).await?;
-        let material = FetchedFiles::Changes { documents, changed: changed.into_iter().collect(), all };
-        Ok(Some(RemoteChanges::new(material, self.known())))
+        let files = SourceFiles::Changes { documents, changed: changed.into_iter().collect(), all };
+        Ok(Some(RemoteChanges::new(files, self.known(), None)))
     }
 
     async fn signed(&self, base: &Url, bytes: &[u8], index: SignedIndex) -> Result<RemoteChanges, FeedError> {
@@ -150,12 +139,12 @@ impl RemoteFeed<'_> {
         }
         index.check(self.before, self.now)?;
         if self.before.is_good() && self.before.serial == Some(index.serial) {
-            return Ok(RemoteChanges { index: Some(index), ..self.unchanged() });
+            return Ok(RemoteChanges::Unchanged);
         }
         let url = below(base, signed_index::ARCHIVE)?;
         match self.fetcher.fetch_large(&url, self.directory, &DownloadValidators::default()).await? {
             DownloadResult::File { path, validators } => {
-                Ok(RemoteChanges { index: Some(index), ..RemoteChanges::new(FetchedFiles::File(path), validators) })
+                Ok(RemoteChanges::new(SourceFiles::Downloaded(path), validators, Some(index)))
             }
             DownloadResult::Unchanged | DownloadResult::Missing => Err(failed(&url, "not found")),
         }
@@ -174,19 +163,16 @@ impl RemoteFeed<'_> {
     /// Fetches all records one by one.
     async fn documents(&self, base: &Url, names: Vec<String>) -> Result<RemoteChanges, FeedError> {
         let documents = self.records(base, names).await?;
-        Ok(RemoteChanges::new(FetchedFiles::Documents(documents), DownloadValidators::default()))
+        Ok(RemoteChanges::new(SourceFiles::Documents(documents), DownloadValidators::default(), None))
     }
 
     async fn records(&self, base: &Url, names: Vec<String>) -> Result<Vec<(String, Bytes)>, FeedError> {
         if names.len() > MAX_SINGLE_RECORDS {
             return Err(failed(base, format!("{} records without an archive", names.len())));
         }
-        let mut urls = Vec::with_capacity(names.len());
-        for name in names {
-            urls.push((below(base, &name)?, name));
-        }
-        let (mut pending, mut requests, mut documents, mut left) =
-            (urls.into_iter(), JoinSet::new(), Vec::new(), MAX_RECORDS_BYTES);
+        let urls = names.into_iter().map(|name| Ok((below(base, &name)?, name))).collect::<Result<Vec<_>, FeedError>>()?;
+        let (mut pending, mut left) = (urls.into_iter(), MAX_RECORDS_BYTES);
+        let (mut requests, mut documents) = (JoinSet::new(), Vec::new());
         loop {
             while requests.len() < MAX_CONCURRENT
                 && let Some((url, name)) = pending.next()
@@ -197,24 +183,18 @@ impl RemoteFeed<'_> {
             let Some(answer) = requests.join_next().await else { return Ok(documents) };
             let (name, bytes) = answer.map_err(|error| failed(base, error))??;
             let length = bytes.as_ref().map_or(0, Bytes::len) as u64;
-            left = left
-                .checked_sub(length)
-                .ok_or_else(|| failed(base, format!("more than {MAX_RECORDS_BYTES} bytes of records without an archive")))?;
+            let too_large = || failed(base, format!("more than {MAX_RECORDS_BYTES} bytes of records without an archive"));
+            left = left.checked_sub(length).ok_or_else(too_large)?;
             documents.extend(bytes.map(|bytes| (name, bytes)));
         }
     }
 
     fn known(&self) -> DownloadValidators {
         // Without stored records, the validators of an earlier download must not be used.
-        let good = self.before.is_good().then_some(self.before);
-        DownloadValidators {
-            etag: good.and_then(|state| state.etag.clone()),
-            last_modified: good.and_then(|state| state.last_modified.clone()),
+        if !self.before.is_good() {
+            return DownloadValidators::default();
         }
-    }
-
-    fn unchanged(&self) -> RemoteChanges {
-        RemoteChanges { material: None, validators: self.known(), index: None }
+        DownloadValidators { etag: self.before.etag.clone(), last_modified: self.before.last_modified.clone() }
     }
 }
 
@@ -242,11 +222,6 @@ fn links(page: &str) -> Vec<String> {
         }
     }
     names
-}
-
-/// Parses server data on a blocking thread, since it may be large.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, FeedError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| FeedError::broken("the feed", error))
 }
 
 #[cfg(test)]
