@@ -132,7 +132,7 @@ impl FeedSync {
                 let remote = RemoteFeed { feed, fetcher: &fetcher, directory, before, now };
                 match remote.fetch(url).await? {
                     RemoteChanges::Unchanged => Ok(None),
-                    RemoteChanges::Changed(snapshot) => Ok(Some(snapshot)),
+                    RemoteChanges::Changed(snapshot) => Ok(Some(*snapshot)),
                 }
             }
             FeedSource::Path(path) => {

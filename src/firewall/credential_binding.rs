@@ -15,12 +15,11 @@ pub(crate) fn registry_of<'a>(
     name: Option<&PackageName>,
     for_account: bool,
 ) -> Result<&'a Arc<Registry>> {
-    let registry = match name {
-        Some(name) => registries.of(name),
-        None => {
-            let account = for_account.then(|| registries.account(&client.addressed)).flatten();
-            account.unwrap_or_else(|| registries.nameless(&client.addressed))
-        }
+    let registry = if let Some(name) = name {
+        registries.of(name)
+    } else {
+        let account = for_account.then(|| registries.account(&client.addressed)).flatten();
+        account.unwrap_or_else(|| registries.nameless(&client.addressed))
     };
     if for_account && !registry.takes_clients(&client.addressed) {
         return Err(FirewallError::NotEntitled(why(registry, &client.addressed).into()));

@@ -35,12 +35,12 @@ const MAX_RECORDS_BYTES: u64 = 256 << 20;
 
 pub(crate) enum RemoteChanges {
     Unchanged,
-    Changed(SourceSnapshot),
+    Changed(Box<SourceSnapshot>),
 }
 
 impl RemoteChanges {
     fn new(files: SourceFiles, validators: DownloadValidators, index: Option<SignedIndex>) -> Self {
-        Self::Changed(SourceSnapshot { files, validators, stamp: None, index })
+        Self::Changed(Box::new(SourceSnapshot { files, validators, stamp: None, index }))
     }
 }
 
