@@ -49,17 +49,14 @@ pub(crate) fn rotate(gateway: &GatewaySettings, data_dir: &Path, overlap: Durati
     CaStore::new(data_dir).rotate(&gateway.proxy.targets.hosts(), overlap, now)
 }
 
-/// Creates the issuer of leaf certificates. A configured or older CA may lack hosts that only some clients use.
+/// Creates the issuer of leaf certificates of the active CA. A configured or older CA may lack hosts that only some clients use.
 /// Returns an error if the CA does not cover a configured host, or has expired.
-pub(crate) fn leaf_issuer(gateway: &GatewaySettings, kept: CaSet, clock: &Arc<dyn Clock>) -> Result<LeafIssuer, TlsError> {
-    let targets = &gateway.proxy.targets;
-    LeafIssuer::new(kept, &targets.hosts(), &targets.expected(), Arc::clone(clock)).map_err(|error| with_hint(gateway, error))
-}
-
-/// Replaces the hint to rotate the CA if the CA is configured, because Coldframe cannot rotate that one.
-fn with_hint(gateway: &GatewaySettings, error: TlsError) -> TlsError {
-    match (error, &gateway.ca_files) {
+pub(crate) fn leaf_issuer(gateway: &GatewaySettings, data_dir: &Path, clock: &Arc<dyn Clock>) -> Result<LeafIssuer, TlsError> {
+    let (targets, active) = (&gateway.proxy.targets, active_ca(gateway, data_dir, clock.now())?);
+    let issuer = LeafIssuer::new(active, &targets.hosts(), &targets.expected(), Arc::clone(clock));
+    issuer.map_err(|error| match (error, &gateway.ca_files) {
+        // Coldframe cannot rotate a configured CA, so the hint to rotate it is replaced.
         (TlsError::Uncovered { host }, Some((path, _))) => TlsError::NotVouched { host, path: path.clone() },
         (error, _) => error,
-    }
+    })
 }

@@ -1,21 +1,22 @@
 //! What all entry points of a process share: the store, the firewall on it, the metrics and the clock.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::app::error::AppError;
-use crate::app::health::HealthChecks;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::firewall::{Firewall, FirewallDeps};
+use crate::firewall::{BaseUrl, Client, Firewall, FirewallDeps, Profile};
 use crate::net::TlsTrust;
-use crate::npm::PackageName;
+use crate::npm::{PackageName, UserAgent};
 use crate::policy::decisions::Decision;
+use crate::server::admin::HealthChecks;
 use crate::store::{BlobStore, DataDir, DiskBlobs, Ledger, PackageKey, SqliteLedger, StoreError};
 use crate::telemetry::{CallbackGauge, Metrics};
 use crate::tls;
-use crate::upstream::{AllCircuits, Registries};
+use crate::upstream::{Addressed, AllCircuits, Authorization, Registries};
 
 /// How long to retry opening a data directory that is in use.
 const DATA_DIR_WAIT: Duration = Duration::from_secs(2);
@@ -93,6 +94,20 @@ impl Core {
             // The number is unknown, but at least one.
             1
         })
+    }
+}
+
+/// Returns the client that commands on this machine are, with this policy. It may use the configured credentials.
+pub(crate) fn local_client(profile: usize) -> Client {
+    Client {
+        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        user: None,
+        agent: UserAgent::parse(concat!("coldframe/", env!("CARGO_PKG_VERSION"))),
+        is_installing: false,
+        authorization: Authorization::Lent,
+        addressed: Addressed::Coldframe,
+        base: BaseUrl { text: "http://127.0.0.1".into(), cacheable: false, serves_admin: false, intercepted: None },
+        profile: Profile(profile),
     }
 }
 

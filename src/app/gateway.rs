@@ -1,15 +1,17 @@
 //! The gateway of a server: its listeners, its CA, and the watcher of its files.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::app::core::Core;
 use crate::app::error::AppError;
-use crate::app::listeners::{self, BoundListener, RunningListeners};
-use crate::app::tasks::gateway_reload::GatewayFileWatcher;
+use crate::app::listeners::{self, BoundListener, RunningListeners, stopped};
+use crate::app::supervisor::TaskEnd;
 use crate::app::{ca, outbound};
-use crate::config::Config;
-use crate::files::FileStamps;
+use crate::clock::Clock;
+use crate::config::{Config, GatewaySettings};
+use crate::files::{FilePoller, FileStamps, POLL_INTERVAL};
 use crate::firewall::Firewall;
 use crate::server::gateway::{self, transparent};
 use crate::server::{EgressContext, Gateway, RegistryHandler};
@@ -21,6 +23,16 @@ pub(crate) struct GatewayListeners {
     pub(crate) transparent: Vec<BoundListener>,
     pub(crate) proxy: Arc<Gateway<Firewall>>,
     pub(crate) files: Arc<Mutex<GatewayFileWatcher>>,
+}
+
+/// Reloads the user file and the CA files when they change. Invalid files are logged and change nothing.
+pub(crate) struct GatewayFileWatcher {
+    gateway: Arc<Gateway<Firewall>>,
+    config: GatewaySettings,
+    data_dir: PathBuf,
+    clock: Arc<dyn Clock>,
+    users: FilePoller,
+    authority: FilePoller,
 }
 
 impl GatewayListeners {
@@ -39,9 +51,9 @@ impl GatewayListeners {
         // Creates the CA if there is none. The files are stamped before they are read, so that a change in between is noticed
         // later.
         ca::active_ca(settings, data_dir, core.clock.now()).map_err(AppError::Authority)?;
-        let stamps = (FileStamps::at(&settings.proxy.users), FileStamps::at(&ca::watched_files(settings, data_dir)));
-        let active = ca::active_ca(settings, data_dir, core.clock.now()).map_err(AppError::Authority)?;
-        let leaves = ca::leaf_issuer(settings, active, &core.clock).map_err(AppError::Authority)?;
+        let users = FilePoller::from(FileStamps::at(&settings.proxy.users));
+        let authority = FilePoller::from(FileStamps::at(&ca::watched_files(settings, data_dir)));
+        let leaves = ca::leaf_issuer(settings, data_dir, &core.clock).map_err(AppError::Authority)?;
         let bound = listeners::bind_all(&settings.listen, "--gateway").await?;
         let transparent = listeners::bind_all(&settings.transparent, "--transparent").await?;
         let ours = [registry, &listeners::addresses(&bound), &listeners::addresses(&transparent)].concat();
@@ -53,22 +65,66 @@ impl GatewayListeners {
         }
         let egress = EgressContext { ours, parent };
         let proxy = Arc::new(Gateway::new(Arc::clone(service), &settings.proxy, leaves, egress)?);
-        let files = GatewayFileWatcher::new(&proxy, settings, data_dir.clone(), &core.clock, stamps);
+        let (gateway, clock) = (Arc::clone(&proxy), Arc::clone(&core.clock));
+        let (config, data_dir) = (settings.clone(), data_dir.clone());
+        let files = GatewayFileWatcher { gateway, config, data_dir, clock, users, authority };
         Ok(Some(Self { bound, transparent, proxy, files: Arc::new(Mutex::new(files)) }))
     }
 
     pub(crate) fn serve(self, running: &mut RunningListeners) {
         for BoundListener { listener, .. } in self.bound {
-            let (proxy, limit, stopped) = (Arc::clone(&self.proxy), running.limit(), running.stopped());
-            running.spawn(async move {
-                let _drained = gateway::serve(listener, &limit, &proxy, stopped).await;
-            });
+            let proxy = Arc::clone(&self.proxy);
+            running.serve(|limit, stop| async move { gateway::serve(listener, &limit, &proxy, stopped(stop)).await });
         }
         for BoundListener { listener, .. } in self.transparent {
-            let (proxy, limit, stopped) = (Arc::clone(&self.proxy), running.limit(), running.stopped());
-            running.spawn(async move {
-                let _drained = transparent::serve(listener, &limit, &proxy, stopped).await;
-            });
+            let proxy = Arc::clone(&self.proxy);
+            running.serve(|limit, stop| async move { transparent::serve(listener, &limit, &proxy, stopped(stop)).await });
         }
+    }
+}
+
+impl GatewayFileWatcher {
+    fn reload_users(&mut self) {
+        let Some(login) = &self.gateway.users else { return };
+        if !self.users.changed(FileStamps::at([&login.path])) {
+            return;
+        }
+        match login.reread() {
+            Ok(count) => tracing::info!(users = count, "gateway users reloaded"),
+            Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "gateway users not reloaded"),
+        }
+    }
+
+    fn reload_authority(&mut self) {
+        let look = FileStamps::at(&ca::watched_files(&self.config, &self.data_dir));
+        let is_lacking = look.any_missing();
+        if !self.authority.changed(look) {
+            return;
+        }
+        if is_lacking {
+            tracing::error!("gateway CA file missing");
+            return;
+        }
+        match ca::leaf_issuer(&self.config, &self.data_dir, &self.clock) {
+            Ok(leaves) => {
+                self.gateway.leaf_issuer.store(Arc::new(leaves));
+                tracing::info!("gateway CA reloaded");
+            }
+            Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "gateway CA not reloaded"),
+        }
+    }
+}
+
+/// Checks the files until it is dropped. Returns an error if a check panicked.
+pub(crate) async fn follow_files(followed: Arc<Mutex<GatewayFileWatcher>>) -> TaskEnd {
+    loop {
+        tokio::time::sleep(POLL_INTERVAL).await;
+        let followed = Arc::clone(&followed);
+        let looking = tokio::task::spawn_blocking(move || {
+            let mut followed = followed.lock().unwrap_or_else(PoisonError::into_inner);
+            followed.reload_users();
+            followed.reload_authority();
+        });
+        looking.await?;
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::app::error::AppError;
 use crate::app::supervisor::Supervisor;
 use crate::firewall::Profile;
-use crate::net::ConnectionLimit;
+use crate::net::{ConnectionLimit, DrainReport};
 use crate::telemetry::TaskLabel;
 
 /// How long the process on an occupied address may take to identify itself.
@@ -33,9 +33,9 @@ pub(crate) struct BoundListener {
 
 /// The tasks that serve listeners. They share a limit of connections, and stop together.
 pub(crate) struct RunningListeners {
-    tasks: JoinSet<()>,
+    pub(crate) tasks: JoinSet<()>,
     limit: Arc<ConnectionLimit>,
-    stop: watch::Sender<bool>,
+    pub(crate) stop: watch::Sender<bool>,
 }
 
 impl RunningListeners {
@@ -43,21 +43,15 @@ impl RunningListeners {
         Self { tasks: JoinSet::new(), limit: ConnectionLimit::of(connections), stop: watch::Sender::new(false) }
     }
 
-    pub(crate) fn limit(&self) -> Arc<ConnectionLimit> {
-        Arc::clone(&self.limit)
-    }
-
-    pub(crate) fn subscribe(&self) -> watch::Receiver<bool> {
-        self.stop.subscribe()
-    }
-
-    /// Returns a future that resolves when the listeners must stop.
-    pub(crate) fn stopped(&self) -> impl Future<Output = ()> + use<> {
-        stopped(self.subscribe())
-    }
-
-    pub(crate) fn spawn(&mut self, serving: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(serving);
+    /// Starts to serve a listener with the shared limit, until the signal to stop.
+    pub(crate) fn serve<F: Future<Output = DrainReport> + Send + 'static>(
+        &mut self,
+        serve: impl FnOnce(Arc<ConnectionLimit>, watch::Receiver<bool>) -> F,
+    ) {
+        let serving = serve(Arc::clone(&self.limit), self.stop.subscribe());
+        self.tasks.spawn(async move {
+            let _drained = serving.await;
+        });
     }
 
     /// Waits for `shutdown`. Records the listeners that panic meanwhile in `tasks`.
@@ -92,8 +86,6 @@ pub(crate) async fn stopped(mut stop: watch::Receiver<bool>) {
 }
 
 /// Binds the addresses in order. `profiles` has the policy of each address; the default is the first policy.
-///
-/// # Errors
 /// Returns an error if the first address cannot be bound. Failures of the others are logged.
 pub(crate) async fn bind(addresses: &[SocketAddr], profiles: &[usize]) -> Result<Vec<BoundListener>, AppError> {
     let mut bound = Vec::new();

@@ -30,27 +30,27 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(8);
 const CONNECTING: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone)]
-pub struct ProbeReport {
+pub(crate) struct ProbeReport {
     /// The local clock minus the clock of the server that clients use, or why the server did not answer.
-    pub server: Result<Option<SignedDuration>, String>,
+    pub(crate) server: Result<Option<SignedDuration>, String>,
     /// The local clock minus upstream's clock, or why upstream did not answer.
-    pub upstream: Result<Option<SignedDuration>, String>,
+    pub(crate) upstream: Result<Option<SignedDuration>, String>,
     /// Registries by host and port, and whether a direct connection to each succeeds.
-    pub egress: Vec<(String, bool)>,
+    pub(crate) egress: Vec<(String, bool)>,
     /// The metadata that the sample packument lacks; `None` without a sample.
-    pub stripped: Option<MissingMetadata>,
+    pub(crate) stripped: Option<MissingMetadata>,
 }
 
 /// The metadata that upstream omits for one package.
 #[derive(Debug, Clone)]
-pub struct MissingMetadata {
-    pub name: PackageName,
+pub(crate) struct MissingMetadata {
+    pub(crate) name: PackageName,
     /// The missing fields by their npm names, or why the packument could not be read.
-    pub missing: Result<Vec<&'static str>, String>,
+    pub(crate) missing: Result<Vec<&'static str>, String>,
 }
 
 /// Hosts with ports, and the certificate chains presented there.
-pub type RedirectedHosts = BTreeMap<String, Vec<CertificateDer<'static>>>;
+pub(crate) type RedirectedHosts = BTreeMap<String, Vec<CertificateDer<'static>>>;
 
 /// Runs all probes in parallel. `server` is the URL that clients use, `around` has the registries that they must not reach
 /// directly, and `sample` is a package to fetch.

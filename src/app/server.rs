@@ -12,25 +12,24 @@ use tokio::time::Instant;
 
 use crate::app::core::{self, Core, RevisedDecisions};
 use crate::app::error::AppError;
-use crate::app::gateway::GatewayListeners;
-use crate::app::health::HealthChecks;
-use crate::app::listeners::{self, BoundListener, RunningListeners};
+use crate::app::gateway::{self, GatewayListeners};
+use crate::app::listeners::{self, BoundListener, RunningListeners, stopped};
 use crate::app::operations::Operations;
 use crate::app::operations::messages::Description;
 use crate::app::session::SessionTemplate;
 #[cfg(unix)]
-use crate::app::session::control_socket::{self, ControlContext, ControlSocket};
+use crate::app::session::control_socket::{self, ControlSocket};
 use crate::app::supervisor::Supervisor;
-use crate::app::tasks::config_reload::{self, ReadConfig, ReloadState, ReloadTargets, Reloader};
+use crate::app::tasks::config_reload::{self, ReadConfig, ReloadState, Reloader};
 use crate::app::tasks::decision_reload::{self, DecisionReloader};
 use crate::app::tasks::feeds::{self, FeedScheduler};
 use crate::app::tasks::policy_reload::{self, PolicyReloader};
 use crate::app::tasks::summary::Summary;
-use crate::app::tasks::{gateway_reload, ledger_health, prefetch, retention};
+use crate::app::tasks::{ledger, prefetch};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::firewall::Firewall;
-use crate::server::admin::{Admin, SharedInspector};
+use crate::server::admin::{Admin, HealthChecks, SharedInspector};
 use crate::server::{RegistryHandler, registry};
 #[cfg(unix)]
 use crate::store::DataDir;
@@ -42,45 +41,31 @@ const FETCH_GRACE: Duration = Duration::from_secs(1);
 /// A server that is bound but not running. No request was sent to upstream.
 pub struct App {
     core: Core,
-    registry: RegistryListeners,
+    /// The listeners of the registry, and what answers there.
+    bound: Vec<BoundListener>,
+    service: Arc<RegistryHandler<Firewall>>,
+    admin: Arc<Admin>,
     gateway: Option<GatewayListeners>,
     operations: Arc<Operations>,
     session_template: Arc<SessionTemplate>,
     /// The background tasks. Those of the feeds are already running.
     tasks: Supervisor,
     state: TaskStates,
-    read: Option<ReadConfig>,
     #[cfg(unix)]
     data_dir: PathBuf,
     #[cfg(unix)]
     control: Option<ControlSocket>,
 }
 
-/// The listeners of the registry, and what answers there.
-struct RegistryListeners {
-    bound: Vec<BoundListener>,
-    service: Arc<RegistryHandler<Firewall>>,
-    admin: Arc<Admin>,
-}
-
 struct TaskStates {
     feeds: Arc<FeedScheduler>,
     decisions: DecisionReloader,
     policies: Arc<PolicyReloader>,
-    reload: ReloadState,
+    reload: Arc<ReloadState>,
+    /// Reads the configuration for reloads.
+    read: Option<ReadConfig>,
     summary: Arc<Summary>,
     ledger_retention: Duration,
-}
-
-struct RunningApp {
-    core: Core,
-    listeners: RunningListeners,
-    tasks: Supervisor,
-    service: Arc<RegistryHandler<Firewall>>,
-    admin: Arc<Admin>,
-    summary: Arc<Summary>,
-    #[cfg(unix)]
-    data_dir: PathBuf,
 }
 
 impl App {
@@ -104,7 +89,7 @@ impl App {
         let state = TaskStates::start(&core, &config, decisions, &mut tasks).await;
         let checks = state.checks(&core, &config, &tasks);
         let inspector = Arc::clone(&core.firewall) as SharedInspector;
-        let admin = Arc::new(Admin::new(Arc::clone(&core.metrics), checks.required, checks.warnings, inspector));
+        let admin = Arc::new(Admin::new(Arc::clone(&core.metrics), checks, inspector));
         let (firewall, metrics) = (Arc::clone(&core.firewall), Arc::clone(&core.metrics));
         let service = RegistryHandler::new(firewall, config.server.clone(), &addresses, Some(Arc::clone(&admin)), metrics)?;
         let service = Arc::new(service);
@@ -112,13 +97,14 @@ impl App {
         let gateways = gateway.as_ref().map(|gateway| listeners::addresses(&gateway.bound)).unwrap_or_default();
         let operations = Operations::new(&core, Description::new(&config, &bound, gateways));
         Ok(Self {
-            session_template: Arc::new(SessionTemplate::of(&config, &core.trust).at(&addresses)),
-            registry: RegistryListeners { bound, service, admin },
+            session_template: Arc::new(SessionTemplate::new(&config, &core.trust, &addresses)),
+            bound,
+            service,
+            admin,
             gateway,
             operations: Arc::new(operations),
             tasks,
             state,
-            read: None,
             core,
             #[cfg(unix)]
             data_dir: config.store.data_dir,
@@ -139,47 +125,36 @@ impl App {
 
     /// Returns the registry addresses with their real ports, in the order of the configuration.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        listeners::addresses(&self.registry.bound)
+        listeners::addresses(&self.bound)
     }
 
-    pub fn firewall(&self) -> &Arc<Firewall> {
+    pub(crate) fn firewall(&self) -> &Arc<Firewall> {
         &self.core.firewall
     }
 
     /// Registers `read` for reloads. Returns a handle that triggers a reload when it is notified.
-    pub fn reload_with(&mut self, read: ReadConfig) -> Arc<Notify> {
-        self.read = Some(read);
-        self.state.reload.request()
+    pub(crate) fn reload_with(&mut self, read: ReadConfig) -> Arc<Notify> {
+        self.state.read = Some(read);
+        Arc::clone(&self.state.reload.request)
     }
 
     /// Returns notices for the operator at startup, one per line.
-    pub fn notices(&self) -> Vec<String> {
+    pub(crate) fn notices(&self) -> Vec<String> {
         self.state.feeds.check_read().err().into_iter().map(|unread| format!("not ready: {unread}")).collect()
     }
 
     /// Waits until each feed was checked once, at most for `patience`. For commands, which do not retry refused requests.
-    pub async fn until_feeds_are_read(&self, patience: Duration) {
+    pub(crate) async fn until_feeds_are_read(&self, patience: Duration) {
         self.state.feeds.until_checked(patience).await;
     }
 
     /// Opens the control socket in the data directory, through which `coldframe run` and other commands use this server.
-    ///
-    /// # Errors
-    /// Returns an error if the socket cannot be created.
     #[cfg(unix)]
-    pub fn open_control_socket(&mut self) -> std::io::Result<()> {
+    pub(crate) fn open_control_socket(&mut self) -> std::io::Result<()> {
         DataDir::mark_server(&self.data_dir)?;
-        let context = ControlContext {
-            firewall: Arc::clone(&self.core.firewall),
-            ledger: Arc::clone(&self.core.ledger),
-            metrics: Arc::clone(&self.core.metrics),
-            clock: Arc::clone(&self.core.clock),
-            session_template: Arc::clone(&self.session_template),
-            ours: [self.addresses(), self.gateways(), self.transparent()].concat(),
-            operations: Arc::clone(&self.operations),
-            sessions: ControlContext::sessions(),
-        };
-        self.control = Some(ControlSocket::open(&self.data_dir, context)?);
+        let ours = [self.addresses(), self.gateways(), self.transparent()].concat();
+        let (template, operations) = (Arc::clone(&self.session_template), Arc::clone(&self.operations));
+        self.control = Some(ControlSocket::open(&self.data_dir, self.core.clone(), template, ours, operations)?);
         Ok(())
     }
 
@@ -188,66 +163,78 @@ impl App {
     ///
     /// # Errors
     /// Returns an error if some requests could not be written to the ledger.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
-        let mut running = self.start();
-        running.listeners.run_until(shutdown, &running.tasks).await;
-        running.shut_down().await
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
+        let mut listeners = self.start();
+        listeners.run_until(shutdown, &self.tasks).await;
+        self.shut_down(listeners).await
     }
 
-    fn start(self) -> RunningApp {
-        let Self { core, registry: RegistryListeners { bound, service, admin }, gateway, state, mut tasks, .. } = self;
-        let mut running = RunningListeners::new(service.config().limits.connections);
-        let targets = ReloadTargets {
+    /// Starts the listeners and the other background tasks.
+    fn start(&mut self) -> RunningListeners {
+        let Self { core, service, state, tasks, .. } = self;
+        let mut running = RunningListeners::new(service.config.limits.connections);
+        let reloader = state.read.take().map(|read| Reloader {
+            read,
+            state: Arc::clone(&state.reload),
             core: core.clone(),
             policies: Arc::clone(&state.policies),
-            service: Arc::clone(&service),
-            gateway: gateway.as_ref().map(|gateway| Arc::clone(&gateway.proxy)),
-            session_template: self.session_template,
-            operations: self.operations,
-            feeds: state.feeds,
-            by_listener: bound.iter().map(|bound| bound.profile.0).collect(),
-        };
-        for BoundListener { listener, profile, .. } in bound {
-            let (service, limit, stopped) = (Arc::clone(&service), running.limit(), running.stopped());
-            running.spawn(async move {
-                let _drained = registry::serve(listener, &limit, &service, profile, stopped).await;
-            });
+            service: Arc::clone(service),
+            gateway: self.gateway.as_ref().map(|gateway| Arc::clone(&gateway.proxy)),
+            session_template: Arc::clone(&self.session_template),
+            operations: Arc::clone(&self.operations),
+            feeds: Arc::clone(&state.feeds),
+            by_listener: self.bound.iter().map(|bound| bound.profile.0).collect(),
+        });
+        for BoundListener { listener, profile, .. } in std::mem::take(&mut self.bound) {
+            let service = Arc::clone(service);
+            running.serve(|limit, stop| async move { registry::serve(listener, &limit, &service, profile, stopped(stop)).await });
         }
         #[cfg(unix)]
-        if let Some(control) = self.control {
-            running.spawn(control.serve(running.subscribe()));
+        if let Some(control) = self.control.take() {
+            running.tasks.spawn(control.serve(running.stop.subscribe()));
         }
-        if let Some(gateway) = gateway {
-            tasks.spawn(TaskLabel::Gateway, "gateway files", Arc::clone(&gateway.files), gateway_reload::run);
+        if let Some(gateway) = self.gateway.take() {
+            tasks.spawn(TaskLabel::Gateway, "gateway files", Arc::clone(&gateway.files), gateway::follow_files);
             gateway.serve(&mut running);
         }
         let retention = state.ledger_retention;
-        tasks.spawn(TaskLabel::Retention, "retention", core.clone(), move |core| retention::run(core, retention));
-        tasks.spawn(TaskLabel::Decisions, "decisions", (core.clone(), state.decisions), |(core, decisions)| {
+        tasks.spawn(TaskLabel::Retention, "retention", core.clone(), move |core| ledger::prune_daily(core, retention));
+        tasks.spawn(TaskLabel::Decisions, "decisions", (core.clone(), state.decisions.clone()), |(core, decisions)| {
             decision_reload::run(core, decisions)
         });
-        if let Some(read) = self.read {
-            let reloader = Arc::new(Reloader { read, state: state.reload, targets });
-            tasks.spawn(TaskLabel::Policies, "configuration", reloader, config_reload::run);
+        if let Some(reloader) = reloader {
+            tasks.spawn(TaskLabel::Policies, "configuration", Arc::new(reloader), config_reload::run);
         }
-        tasks.spawn(TaskLabel::Policies, "policies", (state.policies, core.clone()), |(policies, core)| {
+        tasks.spawn(TaskLabel::Policies, "policies", (Arc::clone(&state.policies), core.clone()), |(policies, core)| {
             policy_reload::run(policies, core)
         });
         tasks.spawn(TaskLabel::Prefetch, "prefetch", core.clone(), prefetch::run);
         tasks.spawn(TaskLabel::Ledger, "ledger", (core.clone(), Arc::<AtomicU64>::default()), |(core, reported)| {
-            ledger_health::run(core, reported)
+            ledger::retry_writes(core, reported)
         });
         tasks.spawn(TaskLabel::Summary, "summary", Arc::clone(&state.summary), Summary::follow);
-        RunningApp {
-            core,
-            listeners: running,
-            tasks,
-            service,
-            admin,
-            summary: state.summary,
-            #[cfg(unix)]
-            data_dir: self.data_dir,
+        running
+    }
+
+    async fn shut_down(self, listeners: RunningListeners) -> Result<(), AppError> {
+        tracing::info!("stopping");
+        let deadline = Instant::now() + self.service.config.limits.drain + FETCH_GRACE;
+        self.admin.begin_drain();
+        listeners.stop(&self.tasks).await;
+        self.tasks.shutdown().await;
+        self.state.summary.log();
+        // Fetches without waiting clients continue for a while and keep the store open.
+        if tokio::time::timeout_at(deadline, self.core.firewall.drain()).await.is_err() {
+            tracing::warn!("upstream fetches aborted");
         }
+        let lost = self.core.flush().await;
+        // The data directory is still locked, so this is not the socket of another server.
+        #[cfg(unix)]
+        if let Err(error) = control_socket::clear(&self.data_dir) {
+            tracing::warn!(error = %error, "control socket not removed");
+        }
+        tracing::info!("stopped");
+        if lost == 0 { Ok(()) } else { Err(AppError::LedgerLost(lost)) }
     }
 }
 
@@ -262,7 +249,8 @@ impl TaskStates {
             feeds,
             decisions,
             policies: PolicyReloader::new(config.policies.files.clone()),
-            reload: ReloadState::new(config.settings.effective.clone(), core),
+            reload: Arc::new(ReloadState::new(config.settings.effective.clone(), core)),
+            read: None,
             summary: Summary::new(&core.metrics, config.telemetry.summary_interval),
             ledger_retention: config.store.ledger_retention,
         }
@@ -276,29 +264,6 @@ impl TaskStates {
         tasks.add_checks(&mut checks);
         self.reload.add_checks(&mut checks);
         checks
-    }
-}
-
-impl RunningApp {
-    async fn shut_down(self) -> Result<(), AppError> {
-        tracing::info!("stopping");
-        let deadline = Instant::now() + self.service.config().limits.drain + FETCH_GRACE;
-        self.admin.begin_drain();
-        self.listeners.stop(&self.tasks).await;
-        self.tasks.shutdown().await;
-        self.summary.log();
-        // Fetches without waiting clients continue for a while and keep the store open.
-        if tokio::time::timeout_at(deadline, self.core.firewall.drain()).await.is_err() {
-            tracing::warn!("upstream fetches aborted");
-        }
-        let lost = self.core.flush().await;
-        // The data directory is still locked, so this is not the socket of another server.
-        #[cfg(unix)]
-        if let Err(error) = control_socket::clear(&self.data_dir) {
-            tracing::warn!(error = %error, "control socket not removed");
-        }
-        tracing::info!("stopped");
-        if lost == 0 { Ok(()) } else { Err(AppError::LedgerLost(lost)) }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
-use crate::app::health::HealthChecks;
+use crate::server::admin::HealthChecks;
 use crate::telemetry::{Metrics, TaskFailed, TaskLabel};
 
 /// The first and the maximum delay before a restart. A task that ran for the maximum delay starts with the first one again.

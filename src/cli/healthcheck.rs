@@ -25,7 +25,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     block_on(async {
         // A running server that cannot be asked is not ready, even if another one answers on the address.
         let running = match RemoteServer::find(data_dir).await? {
-            Owner::Server(server) => server.description().listeners.first().map(|listener| listener.address),
+            Owner::Server(server) => server.description.listeners.first().map(|listener| listener.address),
             // Another server would answer on the address. If the directory is unreadable, only the address can be asked.
             Owner::NoProcess | Owner::Silent
                 if cfg!(unix) && config.settings.is_set(SettingKey::DataDir) && DataDir::is_readable(data_dir) =>

@@ -47,7 +47,7 @@ impl Running {
             let name = key.setting().name;
             say(&format!("{origin}: `{name}` is {here} here and {there} on the server; {applies}"));
         }
-        let others = server.description().policies.iter().enumerate().filter(|(at, _)| *at != self.profile);
+        let others = server.description.policies.iter().enumerate().filter(|(at, _)| *at != self.profile);
         for (at, policy) in others {
             if let Some(url) = server.url_of(at) {
                 say(&format!("clients of {url} use another policy; select it with --policy {}", policy.name));
@@ -57,7 +57,7 @@ impl Running {
 
     /// Returns the settings of this command that differ from the server's.
     pub(crate) fn deviations(&self, config: &Config, keys: &[SettingKey]) -> Vec<Deviation> {
-        let mut found = config.settings.deviations(&self.server.description().settings, keys);
+        let mut found = config.settings.deviations(&self.server.description.settings, keys);
         let chosen = config.settings.effective.texts(SettingKey::Policy);
         // Naming a policy of one of its listeners only selects it.
         if chosen.first().and_then(|name| self.server.profile_named(name)).is_some() {
@@ -68,7 +68,7 @@ impl Running {
 
     /// Returns the server's configuration with the credentials and CAs of this process, or `config` if it cannot be read here.
     pub(crate) fn config(&self, settings: &SettingFlags<false>, config: Config) -> Config {
-        let server = &self.server.description().settings;
+        let server = &self.server.description.settings;
         settings.read(|sources| Config::load_with(sources, |raw| raw.replace(server.to_raw()))).unwrap_or_else(|error| {
             say(&format!("cannot use the settings of the server, using those of this command: {error}"));
             config
@@ -77,7 +77,7 @@ impl Running {
 
     /// Returns the server's configuration with overrides from this command.
     pub(crate) fn overridden_config(&self, settings: &SettingFlags<false>) -> Result<Config, Diagnostics> {
-        let server = &self.server.description().settings;
+        let server = &self.server.description.settings;
         settings.read(|sources| Config::load_with(sources, |raw| raw.fill(server.to_raw())))
     }
 }

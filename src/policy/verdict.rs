@@ -4,12 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 /// The id of a changed integrity. An approval names it among its records, where advisories are named by id.
 pub const CHANGED_INTEGRITY: &str = "integrity-changed";
 
 /// A rule that can refuse a version or let it through. The ids are stable: users grep for them.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 pub enum RuleId {
     File(Arc<str>),
     /// The same version was seen with another integrity before.
@@ -76,12 +78,6 @@ impl RuleId {
         }
     }
 
-    /// Parses an id that another process wrote.
-    pub(crate) fn read(text: &str) -> Self {
-        let built_in = Self::BUILT_IN.into_iter().find(|rule| rule.as_str() == text);
-        built_in.unwrap_or_else(|| Self::File(text.into()))
-    }
-
     /// Checks whether an approval can open what this rule refuses. It cannot open versions that were taken down or cannot be
     /// verified. A denial must be revoked instead, and a missing feed must be loaded.
     pub(crate) fn may_be_approved(&self) -> bool {
@@ -96,6 +92,19 @@ impl RuleId {
                 | Self::Denied
                 | Self::FeedMissing
         )
+    }
+}
+
+impl From<String> for RuleId {
+    fn from(text: String) -> Self {
+        let built_in = Self::BUILT_IN.into_iter().find(|rule| rule.as_str() == text);
+        built_in.unwrap_or_else(|| Self::File(text.into()))
+    }
+}
+
+impl From<RuleId> for String {
+    fn from(rule: RuleId) -> Self {
+        rule.as_str().to_owned()
     }
 }
 

@@ -23,7 +23,7 @@ const NPM_COMMAND: HeaderName = HeaderName::from_static("npm-command");
 
 /// Resolves requests to clients. Holds our own URLs and the base URLs seen.
 #[derive(Debug)]
-pub struct ClientResolver {
+pub(crate) struct ClientResolver {
     public: Option<PublicUrl>,
     trusted: Vec<ipnet::IpNet>,
     base_urls: BaseUrls,
@@ -31,7 +31,7 @@ pub struct ClientResolver {
 
 /// Where the base URL in responses comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BaseUrlSource {
+pub(crate) enum BaseUrlSource {
     /// The setting `public-url`.
     PublicUrl,
     /// The `Host` header, so that responses depend on it.
@@ -83,7 +83,7 @@ impl ClientResolver {
     ///
     /// # Errors
     /// Returns a text for the client if a header is missing, duplicate or invalid.
-    pub fn resolve(&self, peer: IpAddr, head: &Parts) -> Result<Client, String> {
+    pub(crate) fn resolve(&self, peer: IpAddr, head: &Parts) -> Result<Client, String> {
         self.resolve_with_locality(peer, head).map(|(client, _)| client)
     }
 
@@ -109,7 +109,7 @@ impl ClientResolver {
     ///
     /// # Errors
     /// Returns the errors of [`ClientResolver::resolve`].
-    pub fn resolve_intercepted(
+    pub(crate) fn resolve_intercepted(
         peer: IpAddr,
         user: Option<Arc<str>>,
         head: &Parts,

@@ -7,7 +7,7 @@ use crate::telemetry::BarLabel;
 
 /// Why a request is refused or failed. [`super::response`] maps each case to a status.
 #[derive(Debug, thiserror::Error)]
-pub enum RequestError {
+pub(crate) enum RequestError {
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
     #[error("{0}")]

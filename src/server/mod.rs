@@ -3,27 +3,24 @@
 //!
 //! No policy is evaluated here.
 
-pub mod admin;
-pub mod auth;
+pub(crate) mod admin;
+pub(crate) mod auth;
 mod base_urls;
-pub mod client;
-pub mod config;
-pub mod error;
-pub mod gateway;
-pub mod intercepted_hosts;
-pub mod passthrough;
-pub mod registry;
+mod client;
+mod config;
+mod error;
+pub(crate) mod gateway;
+mod intercepted_hosts;
+mod passthrough;
+pub(crate) mod registry;
 mod request_log;
 pub mod response;
 
-pub use auth::gateway_users::GatewayAuth;
 pub use auth::password_file::PasswordFileError;
-pub use auth::session_password::SessionPassword;
-pub use auth::tokens::{AdminTokenError, AdminTokens};
+pub(crate) use auth::session_password::SessionPassword;
+pub use auth::tokens::AdminTokenError;
 pub use config::{Config, GatewayConfig};
-pub use error::RequestError;
-pub use gateway::egress::EgressContext;
-pub use gateway::state::{Gateway, RefusedDestination};
-pub use intercepted_hosts::{InterceptTarget, InterceptedHosts};
-pub use registry::handler::RegistryHandler;
-pub use registry::target::EntryPoint;
+pub(crate) use gateway::egress::EgressContext;
+pub(crate) use gateway::state::{Gateway, RefusedDestination};
+pub use intercepted_hosts::InterceptedHosts;
+pub(crate) use registry::handler::RegistryHandler;

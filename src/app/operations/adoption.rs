@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::app::operations::approval::is_approvable;
+use crate::app::operations::approval::{is_approvable, why};
 use crate::firewall::{Client, Firewall, FirewallError, InspectedVersion, PackageInspection};
 use crate::npm::lockfile::EntrySource;
 use crate::npm::packument::index::without_build;
@@ -20,24 +20,18 @@ use crate::policy::decisions::{AdoptedVersion, ApprovedVersion};
 const AT_ONCE: usize = 16;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Adoption {
+pub(crate) struct Adoption {
     /// Versions to approve, each until it would be allowed anyway.
-    pub versions: Vec<AdoptedVersion>,
+    pub(crate) versions: Vec<AdoptedVersion>,
     /// Entries that stay refused, with reasons: `axios@1.14.1`.
-    pub left_out: Vec<(String, String)>,
+    pub(crate) left_out: Vec<(String, String)>,
     /// Entries that could not be checked, with reasons, such as an unavailable registry.
     #[serde(default)]
-    pub unchecked: Vec<(String, String)>,
+    pub(crate) unchecked: Vec<(String, String)>,
     /// The number of versions that are already allowed.
-    pub allowed: usize,
+    pub(crate) allowed: usize,
     /// The number of entries that do not come from a registry.
-    pub elsewhere: usize,
-}
-
-impl Adoption {
-    pub(crate) fn ends(&self) -> Option<Timestamp> {
-        self.versions.iter().filter_map(|adopted| adopted.approved.until).max()
-    }
+    pub(crate) elsewhere: usize,
 }
 
 pub(crate) async fn adopt_wanted(firewall: &Arc<Firewall>, client: &Client, wanted: WantedVersions) -> Adoption {
@@ -69,8 +63,11 @@ pub(crate) async fn adopt_wanted(firewall: &Arc<Firewall>, client: &Client, want
     adoption
 }
 
+/// The integrity values of each version.
+type IntegrityValues = BTreeMap<Box<str>, BTreeSet<Option<Box<str>>>>;
+
 /// The versions in lockfiles by package, with their integrity values.
-pub(crate) type WantedVersions = BTreeMap<String, BTreeMap<Box<str>, BTreeSet<Option<Box<str>>>>>;
+pub(crate) type WantedVersions = BTreeMap<String, IntegrityValues>;
 
 /// Collects the registry entries of lockfiles. Other entries go to the plan directly.
 pub(crate) fn wanted(lockfiles: &[Lockfile]) -> (Adoption, WantedVersions) {
@@ -92,6 +89,10 @@ pub(crate) fn wanted(lockfiles: &[Lockfile]) -> (Adoption, WantedVersions) {
 }
 
 impl Adoption {
+    pub(crate) fn ends(&self) -> Option<Timestamp> {
+        self.versions.iter().filter_map(|adopted| adopted.approved.until).max()
+    }
+
     pub(crate) fn add(&mut self, other: Self) {
         self.versions.extend(other.versions);
         self.left_out.extend(other.left_out);
@@ -104,12 +105,7 @@ impl Adoption {
         self.unchecked.sort();
     }
 
-    fn take(
-        &mut self,
-        name: &str,
-        versions: &BTreeMap<Box<str>, BTreeSet<Option<Box<str>>>>,
-        inspected: &Result<PackageInspection, FirewallError>,
-    ) {
+    fn take(&mut self, name: &str, versions: &IntegrityValues, inspected: &Result<PackageInspection, FirewallError>) {
         for (version, digests) in versions {
             let spec = format!("{name}@{version}");
             let found = match inspected {
@@ -149,25 +145,10 @@ fn is_adoptable(candidate: &InspectedVersion, digests: &BTreeSet<Option<Box<str>
     if candidate.verdict.is_allowed() {
         return Ok(None);
     }
-    let why = candidate.verdict.reason().map(|reason| format!("{} (rule {})", reason.detail, reason.rule)).unwrap_or_default();
     match candidate.verdict.opens_at() {
         Some(opens) if candidate.records.is_empty() && is_approvable(&candidate.verdict) => {
             Ok(Some(ApprovedVersion { version: candidate.key.to_string(), integrity: integrity.to_sri(), until: Some(opens) }))
         }
-        _ => Err(why),
+        _ => Err(why(&candidate.verdict)),
     }
-}
-
-/// Splits packages into parts of at most `most` packages.
-pub(crate) fn parts_of(wanted: WantedVersions, most: usize) -> Vec<WantedVersions> {
-    let mut parts = vec![WantedVersions::new()];
-    for (name, versions) in wanted {
-        if parts.last().is_none_or(|part| part.len() >= most) {
-            parts.push(WantedVersions::new());
-        }
-        if let Some(part) = parts.last_mut() {
-            part.insert(name, versions);
-        }
-    }
-    parts
 }

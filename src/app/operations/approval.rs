@@ -9,21 +9,21 @@ use crate::policy::Verdict;
 use crate::policy::decisions::{ApprovedVersion, DecisionAction};
 
 /// What an approval would cover, by upstream's current versions.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ApprovalPlan {
-    pub name: String,
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ApprovalPlan {
+    pub(crate) name: String,
     /// The requested version, range or dist-tag.
-    pub asked: String,
+    pub(crate) asked: String,
     /// The refused versions that would be approved.
-    pub approved: Vec<ApprovedVersion>,
+    pub(crate) approved: Vec<ApprovedVersion>,
     /// The versions that an approval cannot allow, with reasons.
-    pub left_out: Vec<(String, String)>,
+    pub(crate) left_out: Vec<(String, String)>,
     /// The number of matching versions that are already allowed.
-    pub allowed: usize,
+    pub(crate) allowed: usize,
     /// Advisory records that the approval must name, but does not.
-    pub unnamed: Vec<String>,
+    pub(crate) unnamed: Vec<String>,
     /// Whether a second person must confirm it.
-    pub needs_second: bool,
+    pub(crate) needs_second: bool,
 }
 
 impl ApprovalPlan {
@@ -40,15 +40,7 @@ impl ApprovalPlan {
         if fitting.is_empty() {
             return Err(AppError::NothingFits { name: spec.name.clone(), asked });
         }
-        let mut plan = Self {
-            name: inspection.name.as_str().to_owned(),
-            asked,
-            approved: Vec::new(),
-            left_out: Vec::new(),
-            allowed: 0,
-            unnamed: Vec::new(),
-            needs_second: false,
-        };
+        let mut plan = Self { name: inspection.name.as_str().to_owned(), asked, ..Self::default() };
         for version in fitting {
             plan.add(version, records);
         }
@@ -61,8 +53,7 @@ impl ApprovalPlan {
             return;
         }
         let Some(integrity) = version.integrity.as_ref().filter(|_| is_approvable(&version.verdict)) else {
-            let why = version.verdict.reason().map(|reason| format!("{} (rule {})", reason.detail, reason.rule));
-            self.left_out.push((version.key.to_string(), why.unwrap_or_default()));
+            self.left_out.push((version.key.to_string(), why(&version.verdict)));
             return;
         };
         self.needs_second |= !version.records.is_empty();
@@ -77,6 +68,11 @@ impl ApprovalPlan {
     pub(crate) fn into_act(self, records: Vec<String>) -> DecisionAction {
         DecisionAction::Approve { package: self.name, asked: self.asked, versions: self.approved, records }
     }
+}
+
+/// Returns why a version is refused, with the rule.
+pub(crate) fn why(verdict: &Verdict) -> String {
+    verdict.reason().map(|reason| format!("{} (rule {})", reason.detail, reason.rule)).unwrap_or_default()
 }
 
 pub(crate) fn is_approvable(verdict: &Verdict) -> bool {

@@ -45,41 +45,41 @@ pub(crate) enum OperationReply {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ListenerDescription {
+pub(crate) struct ListenerDescription {
     /// The address, with its real port.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// The index of its policy.
-    pub profile: usize,
+    pub(crate) profile: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PolicyDescription {
+pub(crate) struct PolicyDescription {
     /// The name or path.
-    pub name: String,
+    pub(crate) name: String,
     /// The settings that clients should use.
-    pub terms: ClientPolicy,
+    pub(crate) terms: ClientPolicy,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Description {
-    pub version: String,
-    pub listeners: Vec<ListenerDescription>,
-    pub gateways: Vec<SocketAddr>,
-    pub public_url: Option<Url>,
-    pub policies: Vec<PolicyDescription>,
+pub(crate) struct Description {
+    pub(crate) version: String,
+    pub(crate) listeners: Vec<ListenerDescription>,
+    pub(crate) gateways: Vec<SocketAddr>,
+    pub(crate) public_url: Option<Url>,
+    pub(crate) policies: Vec<PolicyDescription>,
     /// The upstream registries, without credentials.
-    pub upstreams: Vec<String>,
-    pub settings: Effective,
+    pub(crate) upstreams: Vec<String>,
+    pub(crate) settings: Effective,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Explained {
-    pub text: String,
-    pub json: Value,
-    pub is_allowed: bool,
-    pub verdict: String,
+pub(crate) struct Explained {
+    pub(crate) text: String,
+    pub(crate) json: Value,
+    pub(crate) is_allowed: bool,
+    pub(crate) verdict: String,
     /// The differing verdicts of other policies, with their profiles.
-    pub others: Vec<(usize, String)>,
+    pub(crate) others: Vec<(usize, String)>,
 }
 
 impl Description {

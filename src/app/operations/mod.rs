@@ -4,29 +4,27 @@
 pub(crate) mod adoption;
 pub(crate) mod approval;
 pub(crate) mod messages;
-pub(crate) mod purge;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use crate::app::core::Core;
-use crate::app::local_client::local_client;
+use crate::app::core::{Core, local_client};
 use crate::app::operations::adoption::adopt_wanted;
 use crate::app::operations::approval::ApprovalPlan;
 use crate::app::operations::messages::{Description, Explained, MAX_ENTRIES, OperationReply, OperationRequest};
-use crate::app::operations::purge::purge;
 use crate::config::Effective;
 use crate::config::effective::OF_PLACES;
 use crate::firewall::Profile;
-use crate::npm::{Integrity, PackageName, PackageSpec};
+use crate::npm::{Digest, Integrity, PackageName, PackageSpec};
 use crate::policy::Verdict;
 use crate::server::admin::{CheckResponse, ClientPolicy, explanation};
-use crate::store::Ledger as _;
+use crate::store::{Ledger as _, SqliteLedger, StoreError};
 use crate::units::timestamp;
 
 /// The maximum number of operations in parallel. Each may fetch hundreds of packuments from upstream.
@@ -44,10 +42,7 @@ impl Operations {
     }
 
     pub(crate) async fn answer(&self, request: OperationRequest) -> OperationReply {
-        match self.work(request).await {
-            Ok(answer) => OperationReply::Done(answer),
-            Err(why) => OperationReply::Failed(why),
-        }
+        self.work(request).await.map_or_else(OperationReply::Failed, OperationReply::Done)
     }
 
     async fn work(&self, request: OperationRequest) -> Result<Value, String> {
@@ -67,18 +62,16 @@ impl Operations {
             }
             OperationRequest::Check { packages, profile } => {
                 bounded(packages.len())?;
-                let packages = self.core.firewall.check(&local_client(Profile(profile)), &packages).await;
+                let packages = self.core.firewall.check(&local_client(profile), &packages).await;
                 Ok(json!(CheckResponse { packages, upstreams: self.core.firewall.upstreams() }))
             }
             OperationRequest::Expand { spec, records, profile } => {
-                let plan =
-                    ApprovalPlan::new(&self.core.firewall, &local_client(Profile(profile)), &read_spec(&spec)?, &records).await;
+                let plan = ApprovalPlan::new(&self.core.firewall, &local_client(profile), &read_spec(&spec)?, &records).await;
                 plan.map(|plan| json!(plan)).map_err(|error| error_chain(&error))
             }
             OperationRequest::Adopt { wanted, profile } => {
                 bounded(wanted.len())?;
-                let adoption = adopt_wanted(&self.core.firewall, &local_client(Profile(profile)), wanted).await;
-                Ok(json!(adoption))
+                Ok(json!(adopt_wanted(&self.core.firewall, &local_client(profile), wanted).await))
             }
             OperationRequest::Purge { integrities, packages } => {
                 bounded(integrities.len().max(packages.len()))?;
@@ -90,15 +83,11 @@ impl Operations {
                         core.firewall.forget(name);
                     }
                     let purged = purge(&core.ledger, &integrities, &packages, |digest| core.blobs.remove(digest));
-                    let purged = purged.map_err(|error| error_chain(&error))?;
-                    tracing::warn!(
-                        tarballs.removed = purged.tarballs,
-                        packuments.removed = purged.packuments,
-                        "cache purged by an operator"
-                    );
-                    Ok::<_, String>(purged)
+                    let Purged { tarballs, packuments } = purged.map_err(|error| error_chain(&error))?;
+                    tracing::warn!(tarballs.removed = tarballs, packuments.removed = packuments, "cache purged by an operator");
+                    Ok(json!(Purged { tarballs, packuments }))
                 });
-                purging.await.map_err(|lost| lost.to_string())?.map(|purged| json!(purged))
+                purging.await.map_err(|lost| lost.to_string())?
             }
         }
     }
@@ -136,8 +125,11 @@ impl Operations {
 
     async fn explain(&self, spec: &PackageSpec, at: Option<Timestamp>, profile: usize) -> Result<Explained, String> {
         let ask = async |profile: usize| {
-            let client = local_client(Profile(profile));
-            self.core.firewall.explain(&client, &spec.name, spec.wanted.as_deref(), at).await.map_err(|error| error.to_string())
+            self.core
+                .firewall
+                .explain(&local_client(profile), &spec.name, spec.wanted.as_deref(), at)
+                .await
+                .map_err(|error| error.to_string())
         };
         let explanation = ask(profile).await?;
         let verdict = verdict_line(&explanation.verdict);
@@ -157,6 +149,31 @@ impl Operations {
             others,
         })
     }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Purged {
+    pub(crate) tarballs: u64,
+    pub(crate) packuments: u64,
+}
+
+/// Removes tarballs and cached packuments from the store, and returns how many there were. Blocks.
+pub(crate) fn purge(
+    ledger: &SqliteLedger,
+    integrities: &[Integrity],
+    packages: &[PackageName],
+    remove: impl Fn(&Digest) -> Result<bool, StoreError>,
+) -> Result<Purged, StoreError> {
+    let mut purged = Purged::default();
+    for integrity in integrities {
+        purged.tarballs += u64::from(remove(integrity.strongest())?);
+    }
+    for name in packages {
+        for digest in ledger.documents(name)? {
+            purged.packuments += u64::from(remove(&digest)?);
+        }
+    }
+    Ok(purged)
 }
 
 pub(crate) fn verdict_line(verdict: &Verdict) -> String {
@@ -180,11 +197,6 @@ fn read_spec(text: &str) -> Result<PackageSpec, String> {
 
 /// Renders an error and its causes in one line.
 pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

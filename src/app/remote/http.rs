@@ -36,7 +36,7 @@ const MAX_POLICY_BYTES: u64 = 1 << 20;
 const MAX_HEALTH_BYTES: u64 = 1 << 16;
 
 /// A server at another address.
-pub struct HttpServer {
+pub(crate) struct HttpServer {
     client: HttpClient,
     url: Url,
     /// The admin token, if one is configured.

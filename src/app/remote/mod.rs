@@ -19,10 +19,10 @@ use url::Url;
 
 use crate::app::error::AppError;
 use crate::app::listeners::reachable;
-use crate::app::operations::adoption::{self, Adoption, parts_of};
+use crate::app::operations::Purged;
+use crate::app::operations::adoption::{self, Adoption, WantedVersions};
 use crate::app::operations::approval::ApprovalPlan;
 use crate::app::operations::messages::{Description, Explained, MAX_ENTRIES, OperationReply, OperationRequest};
-use crate::app::operations::purge::Purged;
 #[cfg(not(unix))]
 use crate::app::run::remote_session::{Connected, connect};
 #[cfg(unix)]
@@ -46,13 +46,13 @@ const PARTS_AT_ONCE: usize = 3;
 const MAX_PART_BYTES: usize = 2 << 20;
 
 #[derive(Debug, Clone)]
-pub struct RemoteServer {
+pub(crate) struct RemoteServer {
     data_dir: PathBuf,
-    description: Description,
+    pub(crate) description: Description,
 }
 
 #[derive(Debug, Clone)]
-pub enum Owner {
+pub(crate) enum Owner {
     Server(Box<RemoteServer>),
     NoProcess,
     /// A process without a control socket, such as a standalone `coldframe run`.
@@ -72,10 +72,6 @@ impl RemoteServer {
             Ok(description) => Ok(Owner::Server(Box::new(Self { data_dir: data_dir.to_owned(), description }))),
             Err(detail) => Err(failed(data_dir, detail)),
         }
-    }
-
-    pub(crate) fn description(&self) -> &Description {
-        &self.description
     }
 
     pub(crate) fn first_profile(&self) -> usize {
@@ -126,7 +122,6 @@ impl RemoteServer {
         }
     }
 
-    /// Explains the verdict on a version.
     pub(crate) async fn explain(&self, spec: &PackageSpec, at: Option<Timestamp>, profile: usize) -> Result<Explained, AppError> {
         self.ask(&OperationRequest::Explain { spec: written(spec), at, profile }).await
     }
@@ -153,10 +148,14 @@ impl RemoteServer {
     /// Plans the adoption of lockfile entries.
     pub(crate) async fn adopt(&self, lockfiles: &[Lockfile], profile: usize) -> Result<Adoption, AppError> {
         let (mut adoption, wanted) = adoption::wanted(lockfiles);
-        for wanted in parts_of(wanted, MAX_ENTRIES) {
+        let mut rest = wanted.into_iter();
+        loop {
+            let wanted: WantedVersions = rest.by_ref().take(MAX_ENTRIES).collect();
             adoption.add(self.ask(&OperationRequest::Adopt { wanted, profile }).await?);
+            if rest.len() == 0 {
+                return Ok(adoption);
+            }
         }
-        Ok(adoption)
     }
 
     /// Makes the server write its pending ledger rows, so that the ledger can be read. Failures are logged.

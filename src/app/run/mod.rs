@@ -9,18 +9,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use url::Url;
 
 use crate::app::error::AppError;
 use crate::app::listeners::stopped;
-use crate::app::run::remote_session::{OpenRefused, RemoteSession, open};
+use crate::app::run::remote_session::{RemoteSession, open};
 use crate::app::run::temp_dir::RunTempDir;
 use crate::app::server::App;
-use crate::app::session::model::{ProxyEndpoint, RunReport};
-use crate::app::session::{LocalSession, SessionInfo, SessionRequest, SessionTemplate, is_loopback, own_urls, registries};
+use crate::app::session::{
+    LocalSession, RunReport, SessionInfo, SessionRequest, SessionTemplate, is_loopback, own_urls, registries,
+};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::firewall::Want;
@@ -31,8 +31,8 @@ use crate::tls;
 /// How long a command waits for feeds that were never read.
 const FEEDS_TIMEOUT: Duration = Duration::from_secs(30);
 
-pub struct RunSession {
-    fallback: Option<DataDirFallback>,
+pub(crate) struct RunSession {
+    pub(crate) fallback: Option<DataDirFallback>,
     backend: RunBackend,
 }
 
@@ -46,18 +46,18 @@ enum RunBackend {
 
 /// Options of a session beyond the configuration.
 #[derive(Debug, Clone, Default)]
-pub struct RunOptions {
+pub(crate) struct RunOptions {
     /// The user name for the ledger.
-    pub user: String,
+    pub(crate) user: String,
     /// Why a running server must not be used, if so.
-    pub local_only: Option<String>,
+    pub(crate) local_only: Option<String>,
     /// The project's dependencies by package, for the summary.
-    pub wants: Vec<(String, Want)>,
+    pub(crate) wants: Vec<(String, Want)>,
 }
 
 /// Why a data directory other than the configured one is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DataDirFallback {
+pub(crate) enum DataDirFallback {
     /// Another Coldframe owns it and cannot be used, for this reason. Its decisions and feeds were copied; tarballs are not
     /// shared.
     InUse(String),
@@ -71,18 +71,19 @@ impl RunSession {
     pub(crate) async fn open(config: Config, options: RunOptions, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
         let proxy = &config.gateway.proxy;
         let request = SessionRequest {
+            registries: registries(&config),
             user: options.user,
-            hosts: proxy.targets.named_hosts(),
+            hosts: proxy.targets.named_hosts().iter().map(|host| host.as_ref().to_owned()).collect(),
             itself: own_urls(&config.listen, config.server.public_url.as_ref()),
-            allowed: proxy.allowed.clone(),
+            allowed: proxy.allowed.iter().map(ToString::to_string).collect(),
             tunnels_others: proxy.tunnels_others,
             wants: options.wants,
         };
         let why = match options.local_only {
             Some(why) => why,
-            None => match open(&config.store.data_dir, &request, &registries(&config)).await {
+            None => match open(&config.store.data_dir, &request).await {
                 Ok(remote) => return Ok(Self { fallback: None, backend: RunBackend::Running(remote) }),
-                Err(OpenRefused(why)) => why,
+                Err(why) => why,
             },
         };
         Self::open_here(config, &request, why, clock).await
@@ -96,7 +97,7 @@ impl RunSession {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, AppError> {
         let (fallback, scratch) = choose_data_dir(&mut config, why)?;
-        let session_template = SessionTemplate::of(&config, &tls::client_config(&config.tls)?).at(&config.listen);
+        let session_template = SessionTemplate::new(&config, &tls::client_config(&config.tls)?, &config.listen);
         // The registry listener and the configured gateway are not needed here.
         config.listen.clear();
         config.policies.profiles.clear();
@@ -112,10 +113,6 @@ impl RunSession {
         Ok(Self { fallback, backend: RunBackend::Own { session, stop, app, _scratch: scratch } })
     }
 
-    pub(crate) fn endpoint(&self) -> &ProxyEndpoint {
-        &self.info().way
-    }
-
     /// Checks whether the gateway intercepts or tunnels requests for a URL.
     pub(crate) fn is_proxied(&self, url: &Url) -> bool {
         self.info().reach.takes(url)
@@ -128,16 +125,7 @@ impl RunSession {
         origins.chain(reach.on_loopback.then(|| Url::parse("http://localhost/").ok()).flatten()).collect()
     }
 
-    /// Returns the certificate that clients must trust.
-    pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
-        &self.info().certificate
-    }
-
-    pub(crate) fn policy(&self) -> &str {
-        &self.info().policy
-    }
-
-    fn info(&self) -> &SessionInfo {
+    pub(crate) fn info(&self) -> &SessionInfo {
         match &self.backend {
             RunBackend::Own { session, .. } => &session.lead,
             RunBackend::Running(remote) => &remote.info,
@@ -147,10 +135,6 @@ impl RunSession {
     /// Checks whether the session is at the server on the data directory.
     pub(crate) fn is_remote(&self) -> bool {
         matches!(self.backend, RunBackend::Running(_))
-    }
-
-    pub(crate) fn fallback(&self) -> Option<&DataDirFallback> {
-        self.fallback.as_ref()
     }
 
     /// Lets running requests finish, flushes the ledger, and returns the report.

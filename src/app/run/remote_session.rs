@@ -1,6 +1,5 @@
 //! Client side of a session at the server on the data directory: opens it, and receives the report when it is closed.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,11 +9,8 @@ use tokio::time::timeout;
 
 #[cfg(unix)]
 use crate::app::session::control_socket::{Connected, connect};
-use crate::app::session::model::RunReport;
-use crate::app::session::protocol::{
-    self, ControlRequest, MAX_END_BYTES, MAX_START_BYTES, OpenReply, OpenRequest, OpenedMessage, ReportMessage, What,
-};
-use crate::app::session::{SessionInfo, SessionRequest};
+use crate::app::session::protocol::{self, ControlRequest, MAX_END_BYTES, MAX_START_BYTES, OpenReply, ReportMessage, What};
+use crate::app::session::{RunReport, SessionInfo, SessionRequest};
 
 /// The time limit for opening a session.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,35 +25,28 @@ pub(crate) struct RemoteSession {
     asking: Box<dyn AsyncWrite + Send + Unpin>,
 }
 
-pub(crate) struct OpenRefused(pub(crate) String);
-
-/// Opens a session at the server on a data directory. `registries` are those that the command would use without it.
-pub(crate) async fn open(
-    data_dir: &Path,
-    request: &SessionRequest,
-    registries: &BTreeMap<String, String>,
-) -> Result<RemoteSession, OpenRefused> {
-    let silent = || OpenRefused("the server accepts no commands".to_owned());
+/// Opens a session at the server on a data directory. Returns why the server refuses, or cannot be used.
+pub(crate) async fn open(data_dir: &Path, request: &SessionRequest) -> Result<RemoteSession, String> {
+    let silent = || "the server accepts no commands".to_owned();
     let (lines, mut asking) = match timeout(REPLY_TIMEOUT, connect(data_dir)).await {
         Ok(Connected::To(lines, asking)) => (lines, asking),
-        Ok(Connected::Refused(why)) => return Err(OpenRefused(why)),
+        Ok(Connected::Refused(why)) => return Err(why),
         Ok(Connected::NoProcess | Connected::Without) | Err(_) => return Err(silent()),
     };
     let mut lines: Box<dyn AsyncBufRead + Send + Unpin> = Box::new(BufReader::new(lines));
     let asked = async {
-        protocol::write(&mut asking, &ControlRequest::new(What::Session(Box::new(OpenRequest::of(request, registries))))).await;
+        protocol::write(&mut asking, &ControlRequest::new(What::Session(Box::new(request.clone())))).await;
         protocol::read(&mut lines, MAX_START_BYTES).await
     };
-    let opened: OpenedMessage = match timeout(REPLY_TIMEOUT, asked).await.ok().flatten().ok_or_else(silent)? {
-        OpenReply::Open(opened) => *opened,
-        OpenReply::Refused(why) => return Err(OpenRefused(why)),
+    let info = match timeout(REPLY_TIMEOUT, asked).await.ok().flatten().ok_or_else(silent)? {
+        OpenReply::Open(info) => *info,
+        OpenReply::Refused(why) => return Err(why),
     };
-    let info = opened.read().ok_or_else(silent)?;
     let port = info.way.proxy.socket_addrs(|| None).unwrap_or_default();
     // A container may share the data directory but has a loopback interface of its own.
     match timeout(REPLY_TIMEOUT, TcpStream::connect(port.as_slice())).await {
         Ok(Ok(_)) => Ok(RemoteSession { info, lines, asking: Box::new(asking) }),
-        _ => Err(OpenRefused(format!("cannot reach the server's gateway: `{}`", info.way.proxy))),
+        _ => Err(format!("cannot reach the server's gateway: `{}`", info.way.proxy)),
     }
 }
 
@@ -80,14 +69,11 @@ impl RemoteSession {
     pub(crate) async fn close(mut self) -> RunReport {
         // An error means that the server is gone, which the read below reports.
         let _ = self.asking.shutdown().await;
-        match timeout(LEAVING, protocol::read::<ReportMessage>(&mut self.lines, MAX_END_BYTES)).await.ok().flatten() {
-            Some(report) => report.read(),
-            None => RunReport {
-                trouble: Some(
-                    "the running coldframe exited without a report; served and refused versions are unknown".to_owned(),
-                ),
-                ..RunReport::default()
-            },
-        }
+        let lost = || {
+            let trouble = "the running coldframe exited without a report; served and refused versions are unknown";
+            RunReport { trouble: Some(trouble.to_owned()), ..RunReport::default() }
+        };
+        let report = timeout(LEAVING, protocol::read::<ReportMessage>(&mut self.lines, MAX_END_BYTES)).await;
+        report.ok().flatten().map_or_else(lost, ReportMessage::read)
     }
 }

@@ -13,7 +13,7 @@ const TRIES: usize = 8;
 
 /// A temporary directory. The process holds a file lock in it, which the operating system releases however the process ends.
 #[derive(Debug)]
-pub struct RunTempDir {
+pub(crate) struct RunTempDir {
     folder: TempDir,
     _lock: File,
 }

@@ -16,17 +16,14 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
+use crate::app::core::Core;
+use crate::app::listeners::stopped;
 use crate::app::operations::Operations;
 use crate::app::operations::messages::{OperationReply, OperationRequest};
-use crate::app::session::model::RunReport;
-use crate::app::session::protocol::{
-    self, ControlRequest, MAX_REQUEST_BYTES, OpenReply, OpenRequest, OpenedMessage, PROTOCOL, ReportMessage, What,
-};
-use crate::app::session::{LocalSession, SessionTemplate};
-use crate::clock::Clock;
-use crate::firewall::Firewall;
-use crate::store::{DataDir, Ledger, SqliteLedger};
-use crate::telemetry::{Metrics, TaskFailed, TaskLabel};
+use crate::app::session::protocol::{self, ControlRequest, MAX_REQUEST_BYTES, OpenReply, PROTOCOL, ReportMessage, What};
+use crate::app::session::{LocalSession, RunReport, SessionRequest, SessionTemplate};
+use crate::store::{DataDir, Ledger as _};
+use crate::telemetry::{TaskFailed, TaskLabel};
 
 /// The socket's name in the data directory.
 const NAME: &str = "control";
@@ -62,31 +59,19 @@ pub(crate) struct ControlSocket {
     parts: Arc<ControlContext>,
 }
 
-/// The components that sessions and operations use.
-pub(crate) struct ControlContext {
-    pub(crate) firewall: Arc<Firewall>,
-    pub(crate) ledger: Arc<SqliteLedger>,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) session_template: Arc<SessionTemplate>,
+/// What sessions and operations use.
+struct ControlContext {
+    core: Core,
+    session_template: Arc<SessionTemplate>,
     /// The addresses of this server.
-    pub(crate) ours: Vec<SocketAddr>,
-    /// Executes the operations.
-    pub(crate) operations: Arc<Operations>,
+    ours: Vec<SocketAddr>,
+    operations: Arc<Operations>,
     /// Limits the number of sessions.
-    pub(crate) sessions: Arc<Semaphore>,
-}
-
-impl ControlContext {
-    /// Creates the limit on sessions.
-    pub(crate) fn sessions() -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(MAX_SESSIONS))
-    }
+    sessions: Semaphore,
 }
 
 /// The result of an attempt to connect to the server on a data directory.
 pub(crate) enum Connected {
-    /// A connection.
     To(OwnedReadHalf, OwnedWriteHalf),
     /// No process owns the data directory.
     NoProcess,
@@ -168,26 +153,27 @@ fn foreign(stream: &UnixStream, trusted: &[u32]) -> Option<String> {
 
 impl ControlSocket {
     /// Binds the socket. An existing one was left by a process that is gone, because this process owns the data directory.
-    ///
-    /// # Errors
     /// Returns an error if the path is too long, or if the file system has no sockets.
-    pub(crate) fn open(data_dir: &Path, parts: ControlContext) -> io::Result<Self> {
+    pub(crate) fn open(
+        data_dir: &Path,
+        core: Core,
+        session_template: Arc<SessionTemplate>,
+        ours: Vec<SocketAddr>,
+        operations: Arc<Operations>,
+    ) -> io::Result<Self> {
         let path = data_dir.join(NAME);
         clear(data_dir)?;
         let listener = UnixListener::bind(&path)?;
         // Only the owner of the data directory may connect.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        let parts = ControlContext { core, session_template, ours, operations, sessions: Semaphore::new(MAX_SESSIONS) };
         Ok(Self { listener, parts: Arc::new(parts) })
     }
 
     /// Serves until `stop` resolves. Then closes the open sessions and sends their reports.
     pub(crate) async fn serve(self, stop: Stop) {
         let mut open = JoinSet::new();
-        let mut stopped = stop.clone();
-        let mut stopped = std::pin::pin!(async move {
-            // An error means that the sender is gone.
-            let _ = stopped.wait_for(|stop| *stop).await;
-        });
+        let mut stopped = std::pin::pin!(stopped(stop.clone()));
         loop {
             tokio::select! {
                 () = &mut stopped => break,
@@ -214,15 +200,12 @@ impl ControlContext {
     /// Records a connection task that panicked.
     fn note_end(&self, ended: Result<(), JoinError>) {
         if let Err(error) = ended {
-            TaskFailed { task: TaskLabel::Control, detail: &error.to_string(), restart: None }.emit(&self.metrics);
+            TaskFailed { task: TaskLabel::Control, detail: &error.to_string(), restart: None }.emit(&self.core.metrics);
         }
     }
 }
 
 /// Removes the socket of a process that is gone. The data directory must be owned by this process.
-///
-/// # Errors
-/// Returns an error if the socket exists and cannot be removed.
 pub(crate) fn clear(data_dir: &Path) -> io::Result<()> {
     match fs::remove_file(data_dir.join(NAME)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -242,8 +225,8 @@ async fn answer(stream: UnixStream, parts: Arc<ControlContext>, stop: Stop) {
     match asked.ok().flatten().filter(|request| request.protocol == PROTOCOL).map(|request| request.what) {
         None => protocol::write(&mut replies, &refused("the server has another version")).await,
         Some(What::Ask(request)) => reply(*request, (&mut lines, &mut replies), &parts, stop).await,
-        Some(What::Session(opening)) => match Arc::clone(&parts.sessions).try_acquire_owned() {
-            Ok(_slot) => lead(*opening, (lines, replies), &parts, stop).await,
+        Some(What::Session(request)) => match parts.sessions.try_acquire() {
+            Ok(_slot) => lead(*request, (lines, replies), &parts, stop).await,
             Err(_) => protocol::write(&mut replies, &refused("the server has too many open sessions")).await,
         },
     }
@@ -272,30 +255,28 @@ async fn reply(
 
 /// Opens a session for one command, and closes it with the command.
 async fn lead(
-    opening: OpenRequest,
+    request: SessionRequest,
     (mut lines, mut replies): (LineReader, OwnedWriteHalf),
     parts: &ControlContext,
     mut stop: Stop,
 ) {
-    if let Some(why) = parts.session_template.registry_mismatch(&opening.registries) {
+    if let Some(why) = parts.session_template.registry_mismatch(&request.registries) {
         return protocol::write(&mut replies, &OpenReply::Refused(why)).await;
     }
-    let request = opening.request();
-    let session_template = (&*parts.session_template, parts.ours.as_slice());
-    let session =
-        match LocalSession::open(&parts.firewall, session_template, &request, Arc::clone(&parts.metrics), &parts.clock).await {
-            Ok(session) => session,
-            Err(error) => return protocol::write(&mut replies, &refused(&error.to_string())).await,
-        };
+    let (template, core) = ((&*parts.session_template, parts.ours.as_slice()), &parts.core);
+    let session = match LocalSession::open(&core.firewall, template, &request, Arc::clone(&core.metrics), &core.clock).await {
+        Ok(session) => session,
+        Err(error) => return protocol::write(&mut replies, &refused(&error.to_string())).await,
+    };
     tracing::info!(client.user = request.user, gateway.address = %session.lead.way.proxy, "session opened");
-    protocol::write(&mut replies, &OpenReply::Open(Box::new(OpenedMessage::of(&session.lead)))).await;
+    protocol::write(&mut replies, &OpenReply::Open(Box::new(session.lead.clone()))).await;
     let cut = tokio::select! {
         // The client sends nothing more, so any event means that the command has ended.
         _ = lines.fill_buf() => false,
         _ = stop.wait_for(|stop| *stop) => true,
     };
     let sum = session.close().await;
-    let ledger = Arc::clone(&parts.ledger);
+    let ledger = Arc::clone(&core.ledger);
     // Flushed first, so that the ledger has all rows of the command when it ends.
     let written = tokio::task::spawn_blocking(move || ledger.flush()).await;
     let trouble = match (cut, written) {

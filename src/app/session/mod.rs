@@ -2,39 +2,41 @@
 
 #[cfg(unix)]
 pub(crate) mod control_socket;
-pub(crate) mod loopback_gateway;
-pub mod model;
 pub(crate) mod protocol;
-pub mod recorder;
+pub(crate) mod recorder;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls_pki_types::{CertificateDer, DnsName};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use url::{Host, Url};
 
 use crate::app::error::AppError;
+use crate::app::listeners::{BoundListener, bind_one, stopped};
 use crate::app::outbound;
-use crate::app::session::loopback_gateway::LoopbackGateway;
-use crate::app::session::model::{ProxyEndpoint, RunReport};
 use crate::app::session::recorder::{RecordedRequests, RequestRecorder};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::firewall::{Firewall, Profile, Want};
-use crate::net::{HostPattern, OutboundProxy, TlsTrust};
-use crate::server::{self, GatewayConfig, InterceptedHosts, RefusedDestination, SessionPassword};
+use crate::net::{ConnectionLimit, HostPattern, OutboundProxy, TlsTrust};
+use crate::server::{
+    self, EgressContext, Gateway, GatewayConfig, InterceptedHosts, RefusedDestination, RegistryHandler, SessionPassword,
+};
 use crate::telemetry::Metrics;
+use crate::tls::{CaSet, CertificateAuthority, LeafIssuer, TlsError, ca};
 use crate::units::timestamp;
 use crate::upstream::npmrc;
 
+/// The address of the gateway of a session: any free loopback port.
+const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
 /// What all sessions of a process share.
 pub(crate) struct SessionTemplate {
-    gateway: GatewayConfig,
-    /// The hosts that new sessions may tunnel to, and whether to all others too.
-    others: Mutex<(Vec<HostPattern>, bool)>,
+    gateway: Mutex<GatewayConfig>,
     registry: Url,
     /// The URLs of upstream: the default one, and those of scopes.
     registries: BTreeMap<String, String>,
@@ -47,41 +49,104 @@ pub(crate) struct SessionTemplate {
     parent: OutboundProxy,
 }
 
-/// What a command adds to the template.
-#[derive(Debug, Clone, Default)]
+/// A request to open a session, with what the command adds to the template. Invalid hosts are ignored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct SessionRequest {
+    /// The registries that the command would use without the server, by scope.
+    pub(crate) registries: BTreeMap<String, String>,
     /// The user name for the ledger.
     pub(crate) user: String,
     /// Further hosts to intercept.
-    pub(crate) hosts: Vec<DnsName<'static>>,
+    pub(crate) hosts: Vec<String>,
     /// The URLs of a Coldframe that lockfiles and `.npmrc` files may contain.
     pub(crate) itself: Vec<Url>,
     /// Further hosts to tunnel to.
-    pub(crate) allowed: Vec<HostPattern>,
+    pub(crate) allowed: Vec<String>,
     /// Whether to tunnel to all other hosts.
     pub(crate) tunnels_others: bool,
     /// The project's dependencies by package.
+    #[serde(default)]
     pub(crate) wants: Vec<(String, Want)>,
 }
 
+/// What a client needs to connect through the gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProxyEndpoint {
+    /// The URL of the gateway.
+    pub(crate) proxy: Url,
+    pub(crate) pass: SessionPassword,
+    /// The registry URL for clients: upstream's own, if the gateway can intercept it.
+    pub(crate) registry: Url,
+}
+
 /// The hosts that a gateway intercepts or tunnels to.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ProxiedHosts {
     pub(crate) origins: BTreeSet<String>,
-    pub(crate) allowed: Vec<HostPattern>,
-    pub(crate) tunnels_others: bool,
-    /// Whether a registry is on loopback. Then all loopback requests must use the gateway.
+    #[serde(with = "host_patterns")]
+    allowed: Vec<HostPattern>,
+    tunnels_others: bool,
+    /// Whether a registry is on loopback. Then all loopback requests must use the gateway. Older servers do not say so.
+    #[serde(default = "may_be_on_loopback")]
     pub(crate) on_loopback: bool,
 }
 
+fn may_be_on_loopback() -> bool {
+    true
+}
+
 /// What a command needs to know about its gateway.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct SessionInfo {
+    #[serde(flatten)]
     pub(crate) way: ProxyEndpoint,
-    pub(crate) reach: ProxiedHosts,
     /// The certificate that it must trust.
+    #[serde(with = "base64_certificate")]
     pub(crate) certificate: CertificateDer<'static>,
     /// The description of the policy.
     pub(crate) policy: String,
+    #[serde(flatten)]
+    pub(crate) reach: ProxiedHosts,
+}
+
+/// The report of a command's requests.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RunReport {
+    pub(crate) noted: RecordedRequests,
+    /// Refused requests for other hosts, by host and port.
+    pub(crate) turned_away: BTreeMap<String, RefusedDestination>,
+    /// An error at the end of the session.
+    pub(crate) trouble: Option<String>,
+}
+
+mod base64_certificate {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use rustls_pki_types::CertificateDer;
+    use serde::{Deserialize as _, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(certificate: &CertificateDer<'_>, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&STANDARD.encode(certificate))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<CertificateDer<'static>, D::Error> {
+        STANDARD.decode(String::deserialize(from)?).map(CertificateDer::from).map_err(de::Error::custom)
+    }
+}
+
+/// Patterns as texts. Invalid ones are left out.
+mod host_patterns {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use crate::net::HostPattern;
+
+    pub(super) fn serialize<S: Serializer>(patterns: &[HostPattern], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(patterns.iter().map(ToString::to_string))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<HostPattern>, D::Error> {
+        Ok(Vec::<String>::deserialize(from)?.iter().filter_map(|text| text.parse().ok()).collect())
+    }
 }
 
 /// An open session in this process.
@@ -92,46 +157,44 @@ pub(crate) struct LocalSession {
 }
 
 impl SessionTemplate {
-    /// Creates the template from the configuration.
-    pub(crate) fn of(config: &Config, trust: &TlsTrust) -> Self {
-        let mut gateway = config.gateway.proxy.clone();
-        for registry in std::iter::once(&config.upstream.default).chain(config.upstream.scoped.values()) {
-            if has_no_dns_name(&registry.url) {
-                gateway.targets.add_plain_http(&registry.address());
-            }
-        }
+    /// Creates the template of a server with these listeners.
+    pub(crate) fn new(config: &Config, trust: &TlsTrust, listeners: &[SocketAddr]) -> Self {
+        let upstreams = || std::iter::once(&config.upstream.default).chain(config.upstream.scoped.values());
         // Sessions have a password of their own.
-        gateway.users = None;
-        let mut all = std::iter::once(&config.upstream.default).chain(config.upstream.scoped.values());
-        let on_loopback = all.any(|registry| is_loopback(&registry.address()));
+        let mut gateway = GatewayConfig { users: None, ..config.gateway.proxy.clone() };
+        for registry in upstreams().filter(|registry| has_no_dns_name(&registry.url)) {
+            gateway.targets.add_plain_http(&registry.address());
+        }
+        let itself = own_urls(listeners, config.server.public_url.as_ref());
+        itself.iter().for_each(|url| add(&mut gateway.targets, url));
         Self {
-            others: Mutex::new((gateway.allowed.clone(), gateway.tunnels_others)),
-            on_loopback,
-            gateway,
+            gateway: Mutex::new(gateway),
             registry: registry_for(config),
             registries: registries(config),
-            itself: Vec::new(),
+            itself,
+            on_loopback: upstreams().any(|registry| is_loopback(&registry.address())),
             policies: config.policies.files.names.join(", "),
             service: config.server.clone(),
             parent: outbound::outbound_proxy(&config.upstream, trust),
         }
     }
 
-    /// Adds the URLs of a server with these listeners.
-    pub(crate) fn at(mut self, listeners: &[SocketAddr]) -> Self {
-        self.itself = own_urls(listeners, self.service.public_url.as_ref());
-        self.itself.iter().for_each(|url| add(&mut self.gateway.targets, url));
-        self
-    }
-
     /// Changes the hosts that new sessions may tunnel to.
     pub(crate) fn renew_egress(&self, config: &GatewayConfig) {
-        *self.others.lock().unwrap_or_else(PoisonError::into_inner) = (config.allowed.clone(), config.tunnels_others);
+        let mut gateway = self.gateway.lock().unwrap_or_else(PoisonError::into_inner);
+        gateway.allowed.clone_from(&config.allowed);
+        gateway.tunnels_others = config.tunnels_others;
     }
 
-    fn gateway(&self) -> GatewayConfig {
-        let (allowed, tunnels_others) = self.others.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        GatewayConfig { allowed, tunnels_others, ..self.gateway.clone() }
+    /// Returns the settings of the gateway that `request` asks for.
+    fn gateway_for(&self, request: &SessionRequest) -> GatewayConfig {
+        let mut gateway = self.gateway.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let hosts = request.hosts.iter().filter_map(|host| DnsName::try_from(host.clone()).ok());
+        hosts.for_each(|host| gateway.targets.add_host(&host));
+        request.itself.iter().for_each(|url| add(&mut gateway.targets, url));
+        gateway.allowed.extend(request.allowed.iter().filter_map(|pattern| pattern.parse().ok()));
+        gateway.tunnels_others |= request.tunnels_others;
+        gateway
     }
 
     /// Returns why a command with these registries cannot use this server, because another upstream would answer it.
@@ -210,22 +273,7 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-impl SessionRequest {
-    fn extend(&self, gateway: &mut GatewayConfig) {
-        self.hosts.iter().for_each(|host| gateway.targets.add_host(host));
-        self.itself.iter().for_each(|url| add(&mut gateway.targets, url));
-        gateway.allowed.extend(self.allowed.iter().cloned());
-        gateway.tunnels_others |= self.tunnels_others;
-    }
-}
-
 impl ProxiedHosts {
-    fn of(gateway: &GatewayConfig, on_loopback: bool) -> Self {
-        let origins = gateway.targets.origins().into_iter().collect();
-        let on_loopback = on_loopback || gateway.targets.hosts().iter().any(|host| is_localhost(host.as_ref()));
-        Self { origins, allowed: gateway.allowed.clone(), tunnels_others: gateway.tunnels_others, on_loopback }
-    }
-
     /// Checks whether a request for a URL is intercepted or tunneled.
     pub(crate) fn takes(&self, url: &Url) -> bool {
         let answered = self.origins.contains(&url.origin().ascii_serialization());
@@ -234,43 +282,44 @@ impl ProxiedHosts {
 }
 
 impl LocalSession {
-    /// Opens a gateway before `firewall` on a port of its own. Connections to addresses in `ours` are denied.
-    ///
-    /// # Errors
-    /// Returns an error if no port can be bound, or if no CA can be created.
+    /// Opens a gateway before `firewall` on a port of its own. Connections to addresses in `ours` are denied. Clients need the
+    /// password and are recorded as one user.
     pub(crate) async fn open(
         firewall: &Arc<Firewall>,
-        (session_template, ours): (&SessionTemplate, &[SocketAddr]),
+        (template, ours): (&SessionTemplate, &[SocketAddr]),
         request: &SessionRequest,
         metrics: Arc<Metrics>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, AppError> {
-        let mut gateway = session_template.gateway();
-        request.extend(&mut gateway);
-        let recorder = Arc::new(RequestRecorder::before(Arc::clone(firewall), &request.wants));
-        let (service, parent) = (session_template.service.clone(), session_template.parent.clone());
-        let connections = service.limits.connections;
+        let config = template.gateway_for(request);
         let pass = SessionPassword::random()?;
-        let client = ((Arc::from(request.user.as_str()), pass.clone()), ours);
-        let front = LoopbackGateway::open(Arc::clone(&recorder), (service, &gateway, parent), client, metrics, clock).await?;
-        let proxy = Url::parse(&format!("http://{}/", front.address())).unwrap_or_else(|_| session_template.registry.clone());
-        let certificate = front.certificate().clone();
+        let hosts = config.targets.hosts();
+        let (leaves, certificate) = temporary_ca(&hosts, clock).map_err(AppError::Authority)?;
+        let bound = bind_one(ANY_PORT, Profile::default()).await;
+        let BoundListener { listener, address, .. } = bound.map_err(|source| AppError::Listen { address: ANY_PORT, source })?;
+        let recorder = Arc::new(RequestRecorder::before(Arc::clone(firewall), &request.wants));
+        let service = RegistryHandler::new(Arc::clone(&recorder), template.service.clone(), &[], None, metrics)?;
+        let egress = EgressContext { ours: [ours, &[address]].concat(), parent: template.parent.clone() };
+        let mut gateway = Gateway::new(Arc::new(service), &config, leaves, egress)?;
+        // Other users of the machine can reach the port.
+        gateway.single_user = Some((request.user.as_str().into(), pass.clone()));
+        let (gateway, limit) = (Arc::new(gateway), ConnectionLimit::of(template.service.limits.connections));
         let stop = watch::Sender::new(false);
-        let mut stopped = stop.subscribe();
+        let stopped = stopped(stop.subscribe());
         let front = tokio::spawn(async move {
-            let stopped = async move {
-                // An error means that the sender is gone.
-                let _ = stopped.wait_for(|stop| *stop).await;
-            };
-            let turned_away = front.serve(connections, stopped).await;
-            (recorder.recorded(), turned_away)
+            server::gateway::serve(listener, &limit, &gateway, stopped).await;
+            (recorder.recorded(), gateway.refused_destinations())
         });
-        let (way, reach) = (
-            ProxyEndpoint { proxy, pass, registry: session_template.registry.clone() },
-            ProxiedHosts::of(&gateway, session_template.on_loopback),
-        );
-        let lead = SessionInfo { way, reach, certificate, policy: session_template.words(firewall) };
-        Ok(Self { lead, stop, front })
+        let registry = template.registry.clone();
+        let proxy = Url::parse(&format!("http://{address}/")).unwrap_or_else(|_| registry.clone());
+        let reach = ProxiedHosts {
+            origins: config.targets.origins().into_iter().collect(),
+            allowed: config.allowed,
+            tunnels_others: config.tunnels_others,
+            on_loopback: template.on_loopback || hosts.iter().any(|host| is_localhost(host.as_ref())),
+        };
+        let way = ProxyEndpoint { proxy, pass, registry };
+        Ok(Self { lead: SessionInfo { way, certificate, policy: template.words(firewall), reach }, stop, front })
     }
 
     /// Lets running requests finish, and returns the report.
@@ -281,4 +330,14 @@ impl LocalSession {
             Err(_) => RunReport { trouble: Some("a coldframe task panicked".to_owned()), ..RunReport::default() },
         }
     }
+}
+
+/// Creates a CA for `hosts` that exists only in memory, and returns its issuer and its certificate.
+fn temporary_ca(hosts: &[DnsName<'static>], clock: &Arc<dyn Clock>) -> Result<(LeafIssuer, CertificateDer<'static>), TlsError> {
+    let pem = ca::generate(hosts, clock.now())?;
+    let current = CertificateAuthority::read(pem.as_bytes(), pem.as_bytes());
+    let current = current.map_err(|detail| TlsError::Unusable { path: "memory".into(), detail })?;
+    let certificate = current.certificate().clone();
+    let leaves = LeafIssuer::new(CaSet { current, retiring: Vec::new() }, hosts, hosts, Arc::clone(clock))?;
+    Ok((leaves, certificate))
 }

@@ -1,24 +1,17 @@
 //! The control protocol: one line of JSON in each direction, and one more at the end of a session.
 
-use std::collections::BTreeMap;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use rustls_pki_types::{CertificateDer, DnsName};
+use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use url::Url;
 
 use crate::app::operations::messages::OperationRequest;
-use crate::app::session::model::{ProxyEndpoint, RunReport};
 use crate::app::session::recorder::RecordedRequests;
-use crate::app::session::{ProxiedHosts, SessionInfo, SessionRequest};
-use crate::firewall::{HeldVersion, HiddenVersions, Refusal, Want, WantedVersion};
+use crate::app::session::{RunReport, SessionInfo, SessionRequest};
+use crate::firewall::{HiddenVersions, Refusal};
 use crate::npm::PackageName;
 use crate::policy::RuleId;
-use crate::server::{RefusedDestination, SessionPassword};
-use crate::units::timestamp;
+use crate::server::RefusedDestination;
 
 /// The protocol version, which must be equal on both sides.
 pub(crate) const PROTOCOL: u32 = 3;
@@ -42,9 +35,7 @@ pub(crate) struct ControlRequest {
 /// The kind of a request.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum What {
-    /// Opens a session for a command.
-    Session(Box<OpenRequest>),
-    /// Executes an operation.
+    Session(Box<SessionRequest>),
     Ask(Box<OperationRequest>),
 }
 
@@ -55,49 +46,18 @@ impl ControlRequest {
     }
 }
 
-/// A request to open a session.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct OpenRequest {
-    /// The registries that the command would use without the server, by scope.
-    pub(crate) registries: BTreeMap<String, String>,
-    user: String,
-    hosts: Vec<String>,
-    itself: Vec<Url>,
-    allowed: Vec<String>,
-    tunnels_others: bool,
-    #[serde(default)]
-    wants: Vec<(String, Want)>,
-}
-
 /// The reply to a request to open a session.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum OpenReply {
-    /// The session is open.
-    Open(Box<OpenedMessage>),
+    Open(Box<SessionInfo>),
     /// The session was refused, for this reason.
     Refused(String),
-}
-
-/// The wire form of [`SessionInfo`].
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct OpenedMessage {
-    proxy: Url,
-    pass: SessionPassword,
-    registry: Url,
-    certificate: String,
-    policy: String,
-    origins: Vec<String>,
-    allowed: Vec<String>,
-    tunnels_others: bool,
-    /// Older servers do not send it.
-    #[serde(default)]
-    on_loopback: Option<bool>,
 }
 
 /// The wire form of [`RunReport`].
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct ReportMessage {
-    served: Vec<(String, String, bool)>,
+    served: Vec<(String, Box<str>, bool)>,
     bytes: u64,
     refused: Vec<RefusalMessage>,
     failed: Vec<(String, String)>,
@@ -109,37 +69,17 @@ pub(crate) struct ReportMessage {
 #[derive(Debug, Serialize, Deserialize)]
 struct RefusalMessage {
     name: String,
-    version: Option<String>,
-    rule: String,
-    opens: Option<String>,
+    version: Option<Box<str>>,
+    rule: RuleId,
+    opens: Option<Timestamp>,
     text: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct HiddenMessage {
     name: String,
-    newer: Vec<HeldMessage>,
-    others: Option<(HeldMessage, usize)>,
-    #[serde(default)]
-    is_wanted: bool,
-    #[serde(default)]
-    wanted: Vec<WantedMessage>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct WantedMessage {
-    want: Want,
-    fails: bool,
-    kept: HeldMessage,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct HeldMessage {
-    version: String,
-    rule: String,
-    detail: String,
-    opens: Option<String>,
-    nearest: Option<String>,
+    #[serde(flatten)]
+    hidden: HiddenVersions,
 }
 
 /// Reads one line of at most `longest` bytes. Returns `None` at the end of the stream, or if the line is invalid or too long.
@@ -156,154 +96,46 @@ pub(crate) async fn write(to: &mut (impl AsyncWrite + Unpin), what: &impl Serial
     let _ = to.write_all(&line).await;
 }
 
-impl OpenRequest {
-    pub(crate) fn of(request: &SessionRequest, registries: &BTreeMap<String, String>) -> Self {
-        Self {
-            registries: registries.clone(),
-            user: request.user.clone(),
-            hosts: request.hosts.iter().map(|host| host.as_ref().to_owned()).collect(),
-            itself: request.itself.clone(),
-            allowed: request.allowed.iter().map(ToString::to_string).collect(),
-            tunnels_others: request.tunnels_others,
-            wants: request.wants.clone(),
-        }
-    }
-
-    /// Converts the request. Invalid entries are left out.
-    pub(crate) fn request(&self) -> SessionRequest {
-        SessionRequest {
-            user: self.user.clone(),
-            hosts: self.hosts.iter().filter_map(|host| DnsName::try_from(host.clone()).ok()).collect(),
-            itself: self.itself.clone(),
-            allowed: self.allowed.iter().filter_map(|glob| glob.parse().ok()).collect(),
-            tunnels_others: self.tunnels_others,
-            wants: self.wants.clone(),
-        }
-    }
-}
-
-impl OpenedMessage {
-    pub(crate) fn of(lead: &SessionInfo) -> Self {
-        let SessionInfo { way, reach, certificate, policy } = lead;
-        Self {
-            proxy: way.proxy.clone(),
-            pass: way.pass.clone(),
-            registry: way.registry.clone(),
-            certificate: STANDARD.encode(certificate),
-            policy: policy.clone(),
-            origins: reach.origins.iter().cloned().collect(),
-            allowed: reach.allowed.iter().map(ToString::to_string).collect(),
-            tunnels_others: reach.tunnels_others,
-            on_loopback: Some(reach.on_loopback),
-        }
-    }
-
-    /// Converts the message. Returns `None` if the certificate is invalid.
-    pub(crate) fn read(self) -> Option<SessionInfo> {
-        let certificate = CertificateDer::from(STANDARD.decode(self.certificate).ok()?);
-        let reach = ProxiedHosts {
-            origins: self.origins.into_iter().collect(),
-            allowed: self.allowed.iter().filter_map(|glob| glob.parse().ok()).collect(),
-            tunnels_others: self.tunnels_others,
-            on_loopback: self.on_loopback.unwrap_or(true),
-        };
-        let way = ProxyEndpoint { proxy: self.proxy, pass: self.pass, registry: self.registry };
-        Some(SessionInfo { way, reach, certificate, policy: self.policy })
-    }
-}
-
 impl ReportMessage {
     pub(crate) fn of(sum: RunReport) -> Self {
         let RunReport { noted: RecordedRequests { served, bytes, refused, failed, hidden }, turned_away, trouble } = sum;
-        let served = served.into_iter().map(|((name, version), kept)| (name.to_string(), version.into(), kept));
-        let refused = refused.into_values().map(|refusal| RefusalMessage {
-            name: refusal.name.to_string(),
-            version: refusal.version.map(Into::into),
-            rule: refusal.rule.as_str().to_owned(),
-            opens: refusal.opens.map(|opens| opens.to_string()),
-            text: refusal.text.to_string(),
-        });
-        let hidden = hidden.into_iter().map(|(name, hidden)| HiddenMessage {
+        let refused = refused.into_values().map(|Refusal { name, version, rule, opens, text, .. }| RefusalMessage {
             name: name.to_string(),
-            newer: hidden.newer.into_iter().map(HeldMessage::of).collect(),
-            others: hidden.others.map(|(kept, count)| (HeldMessage::of(kept), count)),
-            is_wanted: hidden.is_wanted,
-            wanted: hidden.wanted.into_iter().map(WantedMessage::of).collect(),
+            version,
+            rule,
+            opens,
+            text: text.to_string(),
         });
         Self {
-            served: served.collect(),
+            served: served.into_iter().map(|((name, version), kept)| (name.to_string(), version, kept)).collect(),
             bytes,
             refused: refused.collect(),
             failed: failed.into_iter().map(|(name, why)| (name.to_string(), why)).collect(),
-            hidden: hidden.collect(),
+            hidden: hidden.into_iter().map(|(name, hidden)| HiddenMessage { name: name.to_string(), hidden }).collect(),
             turned_away: turned_away.into_iter().map(|(place, turned)| (place, turned.times, turned.reason)).collect(),
             trouble,
         }
     }
 
+    /// Converts the message. Entries with invalid names are left out.
     pub(crate) fn read(self) -> RunReport {
         let name = |text: &str| PackageName::parse(text).ok();
-        let refused = self.refused.into_iter().filter_map(|message| {
-            let refusal = message.read()?;
-            Some(((refusal.name.clone(), refusal.version.clone()), refusal))
-        });
-        let hidden = self.hidden.into_iter().filter_map(|message| {
-            let hidden = HiddenVersions {
-                newer: message.newer.into_iter().map(HeldMessage::read).collect(),
-                others: message.others.map(|(kept, count)| (kept.read(), count)),
-                is_wanted: message.is_wanted,
-                wanted: message.wanted.into_iter().map(WantedMessage::read).collect(),
-            };
-            Some((name(&message.name)?, hidden))
+        let refused = self.refused.into_iter().filter_map(|RefusalMessage { name, version, rule, opens, text }| {
+            let name = PackageName::parse(&name).ok()?;
+            let key = (name.clone(), version.clone());
+            Some((key, Refusal { name, version, rule, opens, text: text.into(), link: None }))
         });
         let turned_away =
             self.turned_away.into_iter().map(|(place, times, reason)| (place, RefusedDestination { times, reason }));
         let served = self.served.into_iter();
         let noted = RecordedRequests {
-            served: served.filter_map(|(package, version, kept)| Some(((name(&package)?, version.into()), kept))).collect(),
+            served: served.filter_map(|(package, version, kept)| Some(((name(&package)?, version), kept))).collect(),
             bytes: self.bytes,
             refused: refused.collect(),
             failed: self.failed.into_iter().filter_map(|(package, why)| Some((name(&package)?, why))).collect(),
-            hidden: hidden.collect(),
+            hidden: self.hidden.into_iter().filter_map(|entry| Some((name(&entry.name)?, entry.hidden))).collect(),
         };
         RunReport { noted, turned_away: turned_away.collect(), trouble: self.trouble }
-    }
-}
-
-impl RefusalMessage {
-    fn read(self) -> Option<Refusal> {
-        Some(Refusal {
-            name: PackageName::parse(&self.name).ok()?,
-            version: self.version.map(Into::into),
-            rule: RuleId::read(&self.rule),
-            opens: self.opens.as_deref().and_then(timestamp::parse),
-            text: self.text.into(),
-            link: None,
-        })
-    }
-}
-
-impl WantedMessage {
-    fn of(WantedVersion { want, fails, kept }: WantedVersion) -> Self {
-        Self { want, fails, kept: HeldMessage::of(kept) }
-    }
-
-    fn read(self) -> WantedVersion {
-        WantedVersion { want: self.want, fails: self.fails, kept: self.kept.read() }
-    }
-}
-
-impl HeldMessage {
-    fn of(kept: HeldVersion) -> Self {
-        let HeldVersion { version, rule, detail, opens, nearest } = kept;
-        let opens = opens.map(|opens| opens.to_string());
-        Self { version: version.into(), rule: rule.as_str().to_owned(), detail, opens, nearest: nearest.map(Into::into) }
-    }
-
-    fn read(self) -> HeldVersion {
-        let opens = self.opens.as_deref().and_then(timestamp::parse);
-        let (version, nearest) = (self.version.into(), self.nearest.map(Into::into));
-        HeldVersion { version, rule: RuleId::read(&self.rule), detail: self.detail, opens, nearest }
     }
 }
 
@@ -311,9 +143,8 @@ impl HeldMessage {
 mod tests {
     use std::time::Duration;
 
-    use jiff::Timestamp;
-
     use super::*;
+    use crate::firewall::{HeldVersion, Want, WantedVersion};
 
     #[tokio::test]
     async fn report_survives_the_wire_format() {
@@ -321,7 +152,7 @@ mod tests {
         let opens = Some(Timestamp::UNIX_EPOCH + Duration::from_millis(1_500));
         let kept = |version: &str, nearest: Option<&str>| HeldVersion {
             version: version.into(),
-            rule: RuleId::read("minimum-age"),
+            rule: RuleId::File("minimum-age".into()),
             detail: "published just now".to_owned(),
             opens,
             nearest: nearest.map(Into::into),

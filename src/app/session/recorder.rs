@@ -11,17 +11,17 @@ use crate::npm::{Address, PackageName};
 
 /// The recorded requests of a command.
 #[derive(Debug, Clone, Default)]
-pub struct RecordedRequests {
+pub(crate) struct RecordedRequests {
     /// The served tarballs, and whether each was cached.
-    pub served: BTreeMap<(PackageName, Box<str>), bool>,
+    pub(crate) served: BTreeMap<(PackageName, Box<str>), bool>,
     /// The total bytes of all served tarballs, including repeated ones.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// The refused versions and packages.
-    pub refused: BTreeMap<(PackageName, Option<Box<str>>), Refusal>,
+    pub(crate) refused: BTreeMap<(PackageName, Option<Box<str>>), Refusal>,
     /// The failed requests: the error by package.
-    pub failed: BTreeMap<PackageName, String>,
+    pub(crate) failed: BTreeMap<PackageName, String>,
     /// The versions hidden from packuments.
-    pub hidden: BTreeMap<PackageName, HiddenVersions>,
+    pub(crate) hidden: BTreeMap<PackageName, HiddenVersions>,
 }
 
 /// The maximum number of entries per kind. A command may request any number of packages.

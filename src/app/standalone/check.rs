@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::firewall::{Client, LockedVersion};
 use crate::server::admin::CheckResponse;
 
-pub enum Checker {
+pub(crate) enum Checker {
     /// A firewall in this process, with the policy of this client.
     Here(StandaloneFirewall, Box<Client>),
     /// A server at another address.

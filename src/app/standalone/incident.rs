@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::app::error::AppError;
-use crate::app::operations::purge::{self, Purged};
+use crate::app::operations::{self, Purged};
 use crate::app::outbound;
 use crate::app::standalone::{decide, firewall, open_read_only};
 use crate::clock::Clock;
@@ -20,7 +20,7 @@ use crate::feed::{
 use crate::firewall::{ExposedVersion, exposure};
 use crate::npm::semver::interval::UpperBound;
 use crate::npm::{Integrity, PackageName, Range, Version, VersionInterval};
-use crate::policy::decisions::{Decision, DecisionAction, DecisionProposal, Signature};
+use crate::policy::decisions::{Decision, DecisionAction, DecisionProposal, DecisionState, Signature};
 use crate::policy::{PackageGlob, TAKEDOWN_AGE};
 use crate::store::blobs::disk;
 use crate::store::sqlite::decision_writer::ApplyStatus;
@@ -32,13 +32,13 @@ use crate::units::timestamp;
 const FEED_LOCK_WAIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone)]
-pub struct StoredFeedStatus {
-    pub feed: FeedConfig,
-    pub state: FeedState,
+pub(crate) struct StoredFeedStatus {
+    pub(crate) feed: FeedConfig,
+    pub(crate) state: FeedState,
     /// Why it is stale, if it is.
-    pub staleness: Option<String>,
+    pub(crate) staleness: Option<String>,
     /// Its records that affect every version of an established package and await a decision, by the ledger.
-    pub overbroad: Vec<String>,
+    pub(crate) overbroad: Vec<String>,
 }
 
 /// Syncs all feeds and stores the changes, which a running server then loads.
@@ -80,27 +80,27 @@ pub(crate) fn find_exposed(config: Config, clock: Arc<dyn Clock>, id: &str) -> R
 
 /// The plan for an advisory, or for versions named by an operator.
 #[derive(Debug, Clone)]
-pub struct IncidentPlan {
+pub(crate) struct IncidentPlan {
     /// The advisory's id, or the versions as they were named.
-    pub id: String,
+    pub(crate) id: String,
     /// The feed of the advisory, if there is one.
-    pub feed: Option<String>,
-    pub summary: String,
-    pub subjects: Vec<AffectedPackage>,
+    pub(crate) feed: Option<String>,
+    pub(crate) summary: String,
+    pub(crate) subjects: Vec<AffectedPackage>,
     /// The affected versions that were seen here.
-    pub findings: Vec<ExposedVersion>,
+    pub(crate) findings: Vec<ExposedVersion>,
     /// The number of their tarballs in the store.
-    pub stored: usize,
+    pub(crate) stored: usize,
 }
 
 #[derive(Debug, Clone)]
-pub struct AffectedPackage {
-    pub name: String,
+pub(crate) struct AffectedPackage {
+    pub(crate) name: String,
     /// The affected versions; empty if all versions are affected.
-    pub versions: Vec<String>,
+    pub(crate) versions: Vec<String>,
     /// The instant of the freeze, after which releases are hidden: before the first affected version that was seen here, at most
     /// 14 days ago.
-    pub freeze_at: Timestamp,
+    pub(crate) freeze_at: Timestamp,
 }
 
 impl IncidentPlan {
@@ -182,11 +182,11 @@ pub(crate) fn plan_incident(config: Config, clock: Arc<dyn Clock>, id: &str) -> 
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IncidentResult {
-    pub decisions: Vec<i64>,
-    pub purged: Purged,
+pub(crate) struct IncidentResult {
+    pub(crate) decisions: Vec<i64>,
+    pub(crate) purged: Purged,
     /// Whether the running server had not applied a decision when the tarballs were removed, so that one may be fetched again.
-    pub is_pending: bool,
+    pub(crate) is_pending: bool,
 }
 
 /// Records the denials and freezes of a plan in the author's name. Blocks.
@@ -218,7 +218,7 @@ pub(crate) fn decide(
 /// Removes the tarballs and cached documents of a plan from the store, if no server runs that could do it. Blocks.
 pub(crate) fn purge(data_dir: &Path, plan: &IncidentPlan) -> Result<Purged, AppError> {
     let ledger = SqliteLedger::read_only(data_dir)?;
-    let purged = purge::purge(&ledger, &plan.integrities(), &plan.packages(), |digest| disk::remove_blob(data_dir, digest));
+    let purged = operations::purge(&ledger, &plan.integrities(), &plan.packages(), |digest| disk::remove_blob(data_dir, digest));
     Ok(purged?)
 }
 
@@ -253,13 +253,11 @@ pub(crate) fn export(
 }
 
 fn is_denial(decision: &Decision, now: Timestamp) -> bool {
-    matches!(decision.proposal.act, DecisionAction::Deny { .. })
-        && decision.state(now) == crate::policy::decisions::DecisionState::Active
+    matches!(decision.proposal.act, DecisionAction::Deny { .. }) && decision.state(now) == DecisionState::Active
 }
 
 /// Converts a denial to a record. A revoked or expired one is marked as withdrawn. Returns `None` for other decisions.
 fn record(ledger: &dyn Ledger, decision: &Decision, id_prefix: &str, now: Timestamp) -> Result<Option<OsvRecord>, AppError> {
-    use crate::policy::decisions::DecisionState;
     let DecisionAction::Deny { packages, range } = &decision.proposal.act else { return Ok(None) };
     let made = decision.proposal.author.at;
     let ended = match decision.state(now) {
@@ -317,7 +315,7 @@ fn osv_ranges(text: &str) -> Vec<OsvRange> {
 
 /// Returns the packages that a glob matches: the name itself if it is one, or else matching packages in the ledger.
 fn names(ledger: &dyn Ledger, packages: &str) -> Result<Vec<String>, AppError> {
-    if crate::npm::PackageName::parse(packages).is_ok() && !packages.contains('*') {
+    if PackageName::parse(packages).is_ok() && !packages.contains('*') {
         return Ok(vec![packages.to_owned()]);
     }
     let Ok(glob) = PackageGlob::parse(packages) else { return Ok(Vec::new()) };
@@ -335,7 +333,7 @@ fn versions(ledger: &dyn Ledger, name: &str, range: Option<&str>) -> Result<Vec<
         None => true,
         Some(range) => range.as_ref().zip(Version::parse(version)).is_some_and(|(range, version)| range.covers(&version)),
     };
-    if let Ok(name) = crate::npm::PackageName::parse(name) {
+    if let Ok(name) = PackageName::parse(name) {
         let releases = ledger.releases(&name)?;
         versions.extend(releases.iter().filter(|release| means(&release.version)).map(|release| release.version.to_string()));
     }
@@ -357,7 +355,7 @@ fn overbroad(data_dir: &Path, now: Timestamp) -> Vec<String> {
     // Without a ledger there are no records.
     let Ok(ledger) = SqliteLedger::read_only(data_dir) else { return Vec::new() };
     let decisions = ledger.decisions().map(|(_, decisions)| decisions).unwrap_or_default();
-    let active = decisions.iter().filter(|decision| decision.state(now) == crate::policy::decisions::DecisionState::Active);
+    let active = decisions.iter().filter(|decision| decision.state(now) == DecisionState::Active);
     let decided: Vec<String> = active
         .filter_map(|decision| match &decision.proposal.act {
             DecisionAction::Record { advisory, .. } => Some(format!("{advisory} of the feed ")),

@@ -10,14 +10,13 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use crate::app::core::local_client;
 use crate::app::error::AppError;
-use crate::app::local_client::local_client;
 use crate::app::outbound;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::firewall::{Client, Explanation, Firewall, FirewallDeps, Profile};
+use crate::firewall::{Client, Explanation, Firewall, FirewallDeps};
 use crate::npm::PackageSpec;
-use crate::policy::Policy;
 use crate::store::read_only::ReadOnlyLedger;
 use crate::store::{BlobStore, DataDir, DiskBlobs, Exposure, IndicatorHit, Ledger, SqliteLedger, StoreError, indicator_hit};
 use crate::telemetry::Metrics;
@@ -37,23 +36,13 @@ pub(crate) async fn explain(
 }
 
 /// A firewall for a single operation, and the temporary directory for its cache.
-pub struct StandaloneFirewall {
+pub(crate) struct StandaloneFirewall {
     pub(crate) value: Arc<Firewall>,
     _folder: tempfile::TempDir,
 }
 
 /// Creates a firewall from `config` and the data directory. It writes nothing there.
 pub(crate) fn firewall(config: Config, clock: Arc<dyn Clock>) -> Result<StandaloneFirewall, AppError> {
-    let further = config.policies.further.clone();
-    firewall_with_policies(config, clock, further)
-}
-
-/// Creates a standalone firewall with further policies: profile 1, 2, …
-pub(crate) fn firewall_with_policies(
-    config: Config,
-    clock: Arc<dyn Clock>,
-    further_policies: Vec<Policy>,
-) -> Result<StandaloneFirewall, AppError> {
     let ledger = open_read_only(&config.store.data_dir)?;
     let scratch = tempfile::tempdir().map_err(AppError::Scratch)?;
     let data_dir = DataDir::open(scratch.path())?;
@@ -67,7 +56,7 @@ pub(crate) fn firewall_with_policies(
         clock,
         metrics: Arc::new(Metrics::new()),
         policy: config.policies.default,
-        further_policies,
+        further_policies: config.policies.further,
         decisions,
         config: config.firewall,
     });
@@ -105,11 +94,11 @@ pub(crate) fn indicator_hits(data_dir: &Path) -> Result<Vec<IndicatorHitSummary>
 
 /// Repeated hits of one client on one indicator.
 #[derive(Debug, Clone)]
-pub struct IndicatorHitSummary {
-    pub contact: IndicatorHit,
-    pub times: u64,
-    pub first: Timestamp,
-    pub last: Timestamp,
+pub(crate) struct IndicatorHitSummary {
+    pub(crate) contact: IndicatorHit,
+    pub(crate) times: u64,
+    pub(crate) first: Timestamp,
+    pub(crate) last: Timestamp,
 }
 
 /// Opens the ledger of a data directory read-only. A missing ledger counts as empty.
@@ -123,5 +112,5 @@ pub(crate) fn open_read_only(data_dir: &Path) -> Result<ReadOnlyLedger, AppError
 
 /// Returns the local client with the policy of the first configured address.
 pub(crate) fn configured_client(config: &Config) -> Client {
-    local_client(Profile(config.policies.first_profile()))
+    local_client(config.policies.first_profile())
 }

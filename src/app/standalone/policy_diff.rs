@@ -6,55 +6,54 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use crate::app::core::local_client;
 use crate::app::error::AppError;
-use crate::app::local_client::local_client;
-use crate::app::standalone::firewall_with_policies;
+use crate::app::standalone;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::firewall::Profile;
 use crate::npm::PackageName;
 use crate::policy::{Policy, Verdict};
 use crate::store::{DownloadSummary, SqliteLedger};
 
 /// A requested tarball with different verdicts of the two policies.
 #[derive(Debug, Clone)]
-pub struct ChangedVerdict {
-    pub name: String,
-    pub version: String,
+pub(crate) struct ChangedVerdict {
+    pub(crate) name: String,
+    pub(crate) version: String,
     /// The clients that requested it while the verdicts differed.
-    pub clients: Vec<String>,
-    pub times: u64,
-    pub first: Timestamp,
-    pub now: Verdict,
-    pub then: Verdict,
+    pub(crate) clients: Vec<String>,
+    pub(crate) times: u64,
+    pub(crate) first: Timestamp,
+    pub(crate) now: Verdict,
+    pub(crate) then: Verdict,
 }
 
 #[derive(Debug, Clone, Default)]
-pub struct PolicyDiff {
-    pub asked: usize,
-    pub changed: Vec<ChangedVerdict>,
+pub(crate) struct PolicyDiff {
+    pub(crate) asked: usize,
+    pub(crate) changed: Vec<ChangedVerdict>,
     /// Packages that could not be compared, with reasons.
-    pub unknown: Vec<(String, String)>,
+    pub(crate) unknown: Vec<(String, String)>,
 }
 
 /// Compares the policy of `config` with `candidate` for every tarball in the ledger. Each verdict is as of the request, so a
 /// version that was young then is young here.
-pub(crate) async fn diff_policies(config: Config, clock: Arc<dyn Clock>, candidate: Policy) -> Result<PolicyDiff, AppError> {
+pub(crate) async fn diff_policies(mut config: Config, clock: Arc<dyn Clock>, candidate: Policy) -> Result<PolicyDiff, AppError> {
     let ledger = SqliteLedger::read_only(&config.store.data_dir)?;
     let mut by_name: BTreeMap<String, Vec<DownloadSummary>> = BTreeMap::new();
     for asked in ledger.downloads()? {
         by_name.entry(asked.name.clone()).or_default().push(asked);
     }
     drop(ledger);
-    let mut config = config;
     // The policy of the first address is the active one.
     config.policies.default = config.policies.first_policy().clone();
-    let firewall = firewall_with_policies(config, clock, vec![candidate])?;
+    config.policies.further = vec![candidate];
+    let firewall = standalone::firewall(config, clock)?;
     let mut diff = PolicyDiff::default();
     for (name, asked) in by_name {
         let Ok(package) = PackageName::parse(&name) else { continue };
         let wanted: Vec<(&str, Timestamp)> = asked.iter().map(|asked| (&*asked.version, asked.first)).collect();
-        let (now, then) = (local_client(Profile(0)), local_client(Profile(1)));
+        let (now, then) = (local_client(0), local_client(1));
         let compared = match firewall.value.evaluate_as_of(&now, &package, &wanted).await {
             Ok(now) => firewall.value.evaluate_as_of(&then, &package, &wanted).await.map(|then| (now, then)),
             Err(error) => Err(error),

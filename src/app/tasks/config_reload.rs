@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
 use crate::app::core::Core;
-use crate::app::health::HealthChecks;
 use crate::app::operations::Operations;
 use crate::app::session::SessionTemplate;
 use crate::app::supervisor::{Supervisor, TaskEnd};
@@ -17,6 +16,7 @@ use crate::app::tasks::policy_reload::PolicyReloader;
 use crate::config::policy::PolicyFiles;
 use crate::config::{Config, Diagnostics, Effective, SettingKey};
 use crate::firewall::Firewall;
+use crate::server::admin::HealthChecks;
 use crate::server::{Gateway, RegistryHandler};
 use crate::upstream::Renewed;
 
@@ -39,17 +39,22 @@ const OF_FEEDS: &[SettingKey] = &[
 /// Settings of the hosts that tarballs come from.
 const OF_TARBALLS: &[SettingKey] = &[SettingKey::TarballHost, SettingKey::RedirectHost];
 
-/// The state of reloads: the active settings, the request for a reload, and why the last one is not fully active.
+/// The state of reloads.
 pub(crate) struct ReloadState {
+    /// The active settings.
     running: Mutex<Effective>,
-    request: Arc<Notify>,
+    /// Triggers a reload when it is notified.
+    pub(crate) request: Arc<Notify>,
+    /// Why the last configuration that was read is not fully active.
     problem: Arc<Mutex<Option<String>>>,
     /// Tasks of feeds that were added at runtime.
     feed_tasks: Mutex<Supervisor>,
 }
 
-/// The components that accept new settings.
-pub(crate) struct ReloadTargets {
+/// Reads the configuration, and applies it to the components that accept new settings.
+pub(crate) struct Reloader {
+    pub(crate) read: ReadConfig,
+    pub(crate) state: Arc<ReloadState>,
     pub(crate) core: Core,
     pub(crate) policies: Arc<PolicyReloader>,
     pub(crate) service: Arc<RegistryHandler<Firewall>>,
@@ -59,12 +64,6 @@ pub(crate) struct ReloadTargets {
     pub(crate) feeds: Arc<FeedScheduler>,
     /// The policy of each registry address.
     pub(crate) by_listener: Vec<usize>,
-}
-
-pub(crate) struct Reloader {
-    pub(crate) read: ReadConfig,
-    pub(crate) state: ReloadState,
-    pub(crate) targets: ReloadTargets,
 }
 
 /// What a reload did with each changed setting.
@@ -84,12 +83,6 @@ impl ReloadState {
         Self { running: Mutex::new(running), request: Arc::default(), problem: Arc::default(), feed_tasks }
     }
 
-    /// Returns a handle that triggers a reload when it is notified.
-    pub(crate) fn request(&self) -> Arc<Notify> {
-        Arc::clone(&self.request)
-    }
-
-    /// Warns if the last configuration that was read is not fully active.
     pub(crate) fn add_checks(&self, checks: &mut HealthChecks) {
         let problem = Arc::clone(&self.problem);
         let check = move || problem.lock().unwrap_or_else(PoisonError::into_inner).clone().map_or(Ok(()), Err);
@@ -106,13 +99,12 @@ impl Reloader {
             Err(errors) => Some(report_errors(&errors)),
         };
         // Policy files may have changed even if no setting has.
-        self.targets.policies.reload_handle().notify_one();
+        self.policies.asked.notify_one();
         *self.state.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
     }
 
     /// Applies what can change at runtime.
     fn apply(&self, config: &Config) -> ReloadOutcome {
-        let targets = &self.targets;
         let mut running = self.state.running.lock().unwrap_or_else(PoisonError::into_inner);
         let mut fresh = config.settings.effective.clone();
         let mut outcome = ReloadOutcome::default();
@@ -124,27 +116,27 @@ impl Reloader {
             self.choose_policies(config, &mut outcome);
         }
         if outcome.changes(OF_FEEDS) {
-            targets.feeds.replace(&config.feeds, &mut self.state.feed_tasks.lock().unwrap_or_else(PoisonError::into_inner));
+            self.feeds.replace(&config.feeds, &mut self.state.feed_tasks.lock().unwrap_or_else(PoisonError::into_inner));
         }
         if outcome.changes(OF_HOSTS) {
             let proxy = &config.gateway.proxy;
-            if let Some(gateway) = &targets.gateway {
+            if let Some(gateway) = &self.gateway {
                 gateway.renew_egress(proxy);
             }
-            targets.session_template.renew_egress(proxy);
+            self.session_template.renew_egress(proxy);
         }
         for key in outcome.needs_restart.iter().chain(&outcome.failed) {
             fresh.keep(&running, *key);
         }
-        let names: Vec<_> = targets.policies.names().iter().map(|name| config.settings.policy_path(name)).collect();
-        targets.operations.reloaded(&names, fresh.clone());
+        let names: Vec<_> = self.policies.chosen().names.iter().map(|name| config.settings.policy_path(name)).collect();
+        self.operations.reloaded(&names, fresh.clone());
         *running = fresh;
         outcome
     }
 
     /// Applies the credentials and hosts of upstream.
     fn renew_upstream(&self, config: &Config, outcome: &mut ReloadOutcome) -> Renewed {
-        let renewed = self.targets.core.firewall.renew_upstream(&config.upstream).unwrap_or_else(|error| {
+        let renewed = self.core.firewall.renew_upstream(&config.upstream).unwrap_or_else(|error| {
             tracing::error!(error = &error as &dyn Error, "upstream credentials not reloaded");
             outcome.notes.push("cannot use upstream's credentials".to_owned());
             Renewed::default()
@@ -172,7 +164,7 @@ impl Reloader {
             // If the addresses are the same, only their policies differ.
             SettingKey::Listen => !self.listens_elsewhere(config),
             SettingKey::AdminTokenFile => {
-                let Err(error) = self.targets.service.renew_tokens(config.server.admin_tokens.as_deref()) else {
+                let Err(error) = self.service.renew_tokens(config.server.admin_tokens.as_deref()) else {
                     return &mut outcome.applied;
                 };
                 tracing::error!(error = &error as &dyn Error, "admin tokens not reloaded");
@@ -186,18 +178,18 @@ impl Reloader {
 
     /// Chooses the policies of the configuration, which the policy reload then loads.
     fn choose_policies(&self, config: &Config, outcome: &mut ReloadOutcome) {
-        let names = self.targets.policies.names();
-        let renamed = renamed(&names, &self.targets.by_listener, &config.policies.files.names, &config.policies.profiles);
+        let names = self.policies.chosen().names;
+        let renamed = renamed(&names, &self.by_listener, &config.policies.files.names, &config.policies.profiles);
         if renamed.is_none() {
             outcome.postpone(SettingKey::Policy);
             outcome.postpone(SettingKey::Listen);
         }
-        self.targets.policies.choose(PolicyFiles { names: renamed.unwrap_or(names), ..config.policies.files.clone() });
+        self.policies.choose(PolicyFiles { names: renamed.unwrap_or(names), ..config.policies.files.clone() });
     }
 
     /// Checks whether the configuration has other addresses than the open ones. Port 0 matches any port.
     fn listens_elsewhere(&self, config: &Config) -> bool {
-        let running = self.targets.operations.addresses();
+        let running = self.operations.addresses();
         let is_same = |(wanted, bound): (&SocketAddr, &SocketAddr)| {
             wanted.ip() == bound.ip() && (wanted.port() == bound.port() || wanted.port() == 0)
         };

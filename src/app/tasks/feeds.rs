@@ -10,7 +10,6 @@ use tokio::sync::watch;
 use tokio::task::JoinError;
 
 use crate::app::core::Core;
-use crate::app::health::HealthChecks;
 use crate::app::outbound;
 use crate::app::supervisor::{Supervisor, TaskEnd};
 use crate::config::{Config, FeedSettings};
@@ -20,6 +19,7 @@ use crate::feed::{
 use crate::firewall;
 use crate::net::HttpClient;
 use crate::policy::{Advisories, FeedAdvisories, FeedTrust};
+use crate::server::admin::HealthChecks;
 use crate::store::{Ledger, LedgerEvent};
 use crate::telemetry::{CallbackGauge, FeedChanged, FeedFailed, TaskLabel};
 use crate::units::timestamp;
@@ -147,10 +147,6 @@ impl FeedScheduler {
         self.lock()[at].feed.clone()
     }
 
-    fn is_dropped(&self, at: usize) -> bool {
-        self.lock()[at].is_dropped
-    }
-
     /// Waits until each feed was checked once, at most for `patience`.
     pub(crate) async fn until_checked(&self, patience: Duration) {
         let mut begun = self.begun.subscribe();
@@ -172,7 +168,7 @@ impl FeedScheduler {
         }
         // The feed may have changed while the server was down.
         self.rescan_exposure().await?;
-        while !self.is_dropped(at) {
+        while !self.lock()[at].is_dropped {
             let changed =
                 if self.is_due(at) { self.sync(at).await } else { self.was_synced_elsewhere(at) && self.load(at).await? };
             if changed {
@@ -202,7 +198,7 @@ impl FeedScheduler {
             let why = entry.state.failure.as_ref().map_or("still loading", |failure| failure.why.as_str());
             format!("`{}` was never read, so everything is refused: {why}", entry.feed.name)
         });
-        let lacking: Vec<String> = lacking.collect();
+        let lacking: Vec<_> = lacking.collect();
         if lacking.is_empty() { Ok(()) } else { Err(lacking.join("; ")) }
     }
 
@@ -256,9 +252,7 @@ impl FeedScheduler {
         followed.took = took;
         match synced {
             SyncOutcome::Changed(loaded) => {
-                Self::log_changed(&feed, &loaded.state);
-                followed.state = loaded.state;
-                followed.advisories = Some(loaded.advisories);
+                followed.replace(loaded);
                 true
             }
             SyncOutcome::Unchanged(state) => {
@@ -287,25 +281,18 @@ impl FeedScheduler {
     async fn load(&self, at: usize) -> Result<bool, JoinError> {
         let (feed, feed_store) = (self.feed(at), self.feed_store.clone());
         let loading = feed.clone();
-        let loaded = tokio::task::spawn_blocking(move || feed::load(&loading, &feed_store)).await?;
-        let feed = &feed;
-        match loaded {
-            Ok(Some(LoadedFeed { advisories, state })) => {
-                let mut followed = self.lock();
-                if followed[at].is_dropped {
-                    return Ok(false);
+        match tokio::task::spawn_blocking(move || feed::load(&loading, &feed_store)).await? {
+            Ok(Some(loaded)) => {
+                let followed = &mut self.lock()[at];
+                if !followed.is_dropped {
+                    followed.replace(loaded);
                 }
-                Self::log_changed(feed, &state);
-                followed[at].state = state;
-                followed[at].advisories = Some(advisories);
-                Ok(true)
+                return Ok(!followed.is_dropped);
             }
-            Ok(None) => Ok(false),
-            Err(error) => {
-                self.log_failed(feed, &error.to_string(), false);
-                Ok(false)
-            }
+            Ok(None) => {}
+            Err(error) => self.log_failed(&feed, &error.to_string(), false),
         }
+        Ok(false)
     }
 
     /// Replaces all advisories of the firewall. The lock is held, so that the later of two parallel changes wins.
@@ -351,11 +338,6 @@ impl FeedScheduler {
         kept.generation != self.lock()[at].state.generation && kept.is_good()
     }
 
-    fn log_changed(feed: &FeedConfig, state: &FeedState) {
-        let tally = &state.tally;
-        FeedChanged { feed: &feed.name, records: tally.records, unreadable: tally.unreadable, skipped: tally.skipped }.emit();
-    }
-
     fn log_failed(&self, feed: &FeedConfig, why: &str, has_records: bool) {
         FeedFailed { feed: &feed.name, detail: why, has_records }.emit(&self.core.metrics);
         let incident = LedgerEvent { kind: "feed_failed", name: None, version: None, detail: format!("`{}`: {why}", feed.name) };
@@ -380,5 +362,14 @@ impl ScheduledFeed {
             is_dropped: false,
             successors: Vec::new(),
         }
+    }
+
+    /// Replaces the records, and logs their number.
+    fn replace(&mut self, loaded: LoadedFeed) {
+        let tally = &loaded.state.tally;
+        let (records, unreadable, skipped) = (tally.records, tally.unreadable, tally.skipped);
+        FeedChanged { feed: &self.feed.name, records, unreadable, skipped }.emit();
+        self.state = loaded.state;
+        self.advisories = Some(loaded.advisories);
     }
 }

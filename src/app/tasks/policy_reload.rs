@@ -7,17 +7,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
 use crate::app::core::Core;
-use crate::app::health::HealthChecks;
 use crate::app::supervisor::TaskEnd;
 use crate::config::policy::{LoadedPolicies, MAX_POLICY_BYTES, PolicyFiles};
 use crate::files::{self, FilePoller, FileStamps, POLL_INTERVAL};
 use crate::npm::{Algorithm, Digest};
+use crate::server::admin::HealthChecks;
 use crate::telemetry::PolicyReloaded;
 
 /// The configured policies and the result of the last reload.
 pub(crate) struct PolicyReloader {
     chosen: Mutex<PolicyFiles>,
-    asked: Arc<Notify>,
+    /// Triggers a reload when it is notified.
+    pub(crate) asked: Notify,
     /// Why the policies on disk are not active.
     broken: Arc<Mutex<Option<String>>>,
     /// The stamps of the files at startup.
@@ -30,11 +31,7 @@ impl PolicyReloader {
     pub(crate) fn new(chosen: PolicyFiles) -> Arc<Self> {
         let first = look(&chosen.watched_files(), &chosen.files);
         let active = Mutex::new(fingerprint(&chosen, &chosen.files));
-        Arc::new(Self { chosen: Mutex::new(chosen), asked: Arc::default(), broken: Arc::default(), first, active })
-    }
-
-    pub(crate) fn names(&self) -> Vec<String> {
-        self.chosen().names
+        Arc::new(Self { chosen: Mutex::new(chosen), asked: Notify::new(), broken: Arc::default(), first, active })
     }
 
     /// Replaces the configured policies. They are loaded at the next reload request.
@@ -42,13 +39,8 @@ impl PolicyReloader {
         *self.chosen.lock().unwrap_or_else(PoisonError::into_inner) = chosen;
     }
 
-    fn chosen(&self) -> PolicyFiles {
+    pub(crate) fn chosen(&self) -> PolicyFiles {
         self.chosen.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Returns a handle that triggers a reload when it is notified.
-    pub(crate) fn reload_handle(&self) -> Arc<Notify> {
-        Arc::clone(&self.asked)
     }
 
     pub(crate) fn add_checks(&self, checks: &mut HealthChecks) {

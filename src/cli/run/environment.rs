@@ -7,7 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-use crate::app::session::model::ProxyEndpoint;
+use crate::app::session::ProxyEndpoint;
 use crate::cli::run::project::ProjectFiles;
 
 /// Variables to remove because they bypass the gateway or its CA, in lower case. yarn 2 and 3 fail on the name of yarn 4's CA

@@ -99,7 +99,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
         say_warnings(&session, &project, &survey);
         let folder = RunTempDir::make()?;
         let recipe = build_environment(&session, &trust, &folder, &project, &survey)?;
-        let (policy, is_servers) = (session.policy().to_owned(), session.is_remote());
+        let (policy, is_servers) = (session.info().policy.clone(), session.is_remote());
         let ended = child::run(build_command(&command, &recipe, &surroundings)).await;
         let waiting = progress("writing the ledger");
         let sum = session.close().await;
@@ -127,13 +127,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
 
 /// Says what the user should know of the session before the command begins.
 fn say_warnings(session: &RunSession, project: &ProjectFiles, survey: &SettingsSurvey) {
-    match session.fallback() {
-        None if session.is_remote() => say(&format!("using the running coldframe, policy: {}", session.policy())),
+    match &session.fallback {
+        None if session.is_remote() => say(&format!("using the running coldframe, policy: {}", session.info().policy)),
         None => {}
         Some(DataDirFallback::InUse(why)) => say(&format!(
             "cannot use the running coldframe: {why}. Its decisions apply, with the policy of this command: {}; \
              tarballs are downloaded again, and `coldframe exposure` will not list this run",
-            session.policy()
+            session.info().policy
         )),
         Some(DataDirFallback::Unusable(why)) => say(&format!("{why}; the cache of this run is discarded at its end")),
     }
@@ -169,12 +169,12 @@ fn build_environment(
     survey: &SettingsSurvey,
 ) -> Result<ClientEnvironment, CliError> {
     let (added, whole) = (folder.path().join("added.pem"), folder.path().join("whole.pem"));
-    let bundle = tls::TrustBundle::of(session.certificate(), trust).map_err(CliError::usage)?;
+    let bundle = tls::TrustBundle::of(&session.info().certificate, trust).map_err(CliError::usage)?;
     std::fs::write(&added, &bundle.added)?;
     std::fs::write(&whole, bundle.added + &bundle.system)?;
     let (trusted, no_proxy) = (TrustFiles { added: &added, whole: &whole }, no_proxy(session, project, survey));
-    let replaced = project.lockfile_registry_host(&session.endpoint().registry, |url| session.is_proxied(url));
-    Ok(ClientEnvironment::of(session.endpoint(), trusted, &no_proxy, project, replaced.as_deref()))
+    let replaced = project.lockfile_registry_host(&session.info().way.registry, |url| session.is_proxied(url));
+    Ok(ClientEnvironment::of(&session.info().way, trusted, &no_proxy, project, replaced.as_deref()))
 }
 
 /// Returns the hosts that the command may reach without the gateway. None of them is a registry of a client or lockfile.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::app::session::model::RunReport;
+use crate::app::session::RunReport;
 use crate::firewall::{HeldVersion, HiddenVersions, Refusal, WantedVersion};
 use crate::npm::PackageName;
 use crate::policy::RuleId;

@@ -1,6 +1,7 @@
 //! Lists the hidden versions of a package for the summary of an install, from memory only.
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::firewall::components::Firewall;
 use crate::firewall::package::CacheKey;
@@ -14,7 +15,7 @@ use crate::policy::{Reason, RuleId};
 const MAX_LISTED: usize = 3;
 
 /// The hidden versions of a package.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HiddenVersions {
     /// Versions newer than every visible one, newest first, three at most. Prereleases only if nothing but prereleases is
     /// visible.
@@ -22,13 +23,15 @@ pub struct HiddenVersions {
     /// The highest of the other hidden versions, and their number.
     pub others: Option<(HeldVersion, usize)>,
     /// Whether any requirement on the package is known.
+    #[serde(default)]
     pub is_wanted: bool,
     /// The hidden versions that requirements would select, those of the project first.
+    #[serde(default)]
     pub wanted: Vec<WantedVersion>,
 }
 
 /// A hidden version that a requirement would select.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WantedVersion {
     pub want: Want,
     /// Whether no visible version satisfies it, so that the client fails.
@@ -36,7 +39,7 @@ pub struct WantedVersion {
     pub kept: HeldVersion,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldVersion {
     pub version: Box<str>,
     pub rule: RuleId,

@@ -54,7 +54,8 @@ impl ProxyConnection {
 
 impl OutboundProxy {
     /// Returns settings without a proxy: all connections are direct.
-    pub fn none() -> Self {
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
         Self(None)
     }
 

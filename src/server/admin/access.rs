@@ -35,17 +35,17 @@ const MAX_BODY_BYTES: u64 = 2 << 20;
 
 /// A request that passed the access check.
 #[derive(Default)]
-pub struct AdminRequest {
-    pub method: Method,
+pub(crate) struct AdminRequest {
+    pub(crate) method: Method,
     /// The decoded path below `/-/coldframe/`.
-    pub page: String,
-    pub query: Option<String>,
-    pub accept: Option<String>,
-    pub agent: String,
+    pub(crate) page: String,
+    pub(crate) query: Option<String>,
+    pub(crate) accept: Option<String>,
+    pub(crate) agent: String,
     /// The client, or `None` on public pages.
-    pub client: Option<Client>,
+    pub(crate) client: Option<Client>,
     /// The body. Empty on public pages.
-    pub body: Bytes,
+    pub(crate) body: Bytes,
 }
 
 #[derive(Debug)]

@@ -1,10 +1,10 @@
 //! Admin pages below `/-/coldframe/`: health for every client, metrics and verdicts for authorized ones.
 
-pub mod access;
-pub mod explanation;
-pub mod packages;
+pub(crate) mod access;
+pub(crate) mod explanation;
+pub(crate) mod packages;
 mod response;
 pub(crate) mod router;
 
-pub use packages::{BoxFuture, CheckRequest, CheckResponse, ClientPolicy, MAX_CHECKED, PackageInspector, SharedInspector};
-pub use router::{Admin, HealthCheck};
+pub(crate) use packages::{CheckRequest, CheckResponse, ClientPolicy, MAX_CHECKED, SharedInspector};
+pub(crate) use router::{Admin, HealthChecks};

@@ -23,16 +23,16 @@ use crate::server::response::firewall_status;
 use crate::upstream::UpstreamError;
 
 /// Maximum number of versions per check request.
-pub const MAX_CHECKED: usize = 500;
+pub(crate) const MAX_CHECKED: usize = 500;
 
 /// Maximum number of ranges per version, and their maximum length in bytes. No lockfile needs more.
-pub const MAX_RANGES: usize = 1_000;
+pub(crate) const MAX_RANGES: usize = 1_000;
 const MAX_RANGE_BYTES: usize = 1_024;
 
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Evaluates packages for the admin pages.
-pub trait PackageInspector: Send + Sync {
+pub(crate) trait PackageInspector: Send + Sync {
     /// Returns one outcome for each of `locked`, in the same order.
     fn check<'a>(&'a self, client: &'a Client, locked: &'a [LockedVersion]) -> BoxFuture<'a, Vec<CheckedVersion>>;
 
@@ -74,31 +74,31 @@ impl PackageInspector for Firewall {
     }
 }
 
-pub type SharedInspector = Arc<dyn PackageInspector>;
+pub(crate) type SharedInspector = Arc<dyn PackageInspector>;
 
 /// The body of a `check` request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct CheckRequest {
+pub(crate) struct CheckRequest {
     /// The versions, at most [`MAX_CHECKED`].
-    pub packages: Vec<LockedVersion>,
+    pub(crate) packages: Vec<LockedVersion>,
 }
 
 /// The body of a `check` response.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct CheckResponse {
-    pub packages: Vec<CheckedVersion>,
+pub(crate) struct CheckResponse {
+    pub(crate) packages: Vec<CheckedVersion>,
     /// The upstream URLs without credentials.
-    pub upstreams: Vec<String>,
+    pub(crate) upstreams: Vec<String>,
 }
 
 /// The client settings that match the policy, so that clients do not select versions that are refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ClientPolicy {
+pub(crate) struct ClientPolicy {
     /// The minimum age of a release in seconds. Zero means none.
-    pub minimum_release_age_seconds: u64,
+    pub(crate) minimum_release_age_seconds: u64,
     /// Globs of packages without a minimum age.
-    pub exclude: Vec<String>,
+    pub(crate) exclude: Vec<String>,
 }
 
 impl ClientPolicy {

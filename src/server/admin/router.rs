@@ -22,35 +22,47 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 const EXPLAIN: &str = "explain/";
 
 /// Checks a part of the process and returns the problem, if any. May block. Sends no upstream requests.
-pub type HealthCheck = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+type HealthCheck = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
-pub struct Admin {
+/// The health checks of a server by name, in the order in which they run. Each component adds its own.
+#[derive(Default)]
+pub(crate) struct HealthChecks {
+    /// The server is ready only if these pass.
+    pub(crate) required: Vec<(&'static str, HealthCheck)>,
+    /// Problems that are reported and do not affect readiness: with upstream down, cached packages are still served.
+    pub(crate) warnings: Vec<(&'static str, HealthCheck)>,
+}
+
+impl HealthChecks {
+    pub(crate) fn require(&mut self, name: &'static str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
+        self.required.push((name, Arc::new(check)));
+    }
+
+    pub(crate) fn warn(&mut self, name: &'static str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
+        self.warnings.push((name, Arc::new(check)));
+    }
+}
+
+pub(crate) struct Admin {
     metrics: Arc<Metrics>,
-    checks: Vec<(&'static str, HealthCheck)>,
-    warnings: Vec<(&'static str, HealthCheck)>,
+    checks: HealthChecks,
     inspector: SharedInspector,
     draining: AtomicBool,
     time_limit: Duration,
 }
 
 impl Admin {
-    /// Creates the pages. The server is ready when all `checks` pass. Problems from `warnings` are listed, but do not affect
-    /// readiness: with upstream down, cached packages are still served. `inspector` evaluates packages.
-    pub(crate) fn new(
-        metrics: Arc<Metrics>,
-        checks: Vec<(&'static str, HealthCheck)>,
-        warnings: Vec<(&'static str, HealthCheck)>,
-        inspector: SharedInspector,
-    ) -> Self {
-        Self { metrics, checks, warnings, inspector, draining: AtomicBool::new(false), time_limit: CHECK_TIMEOUT }
+    /// Creates the pages. `inspector` evaluates packages.
+    pub(crate) fn new(metrics: Arc<Metrics>, checks: HealthChecks, inspector: SharedInspector) -> Self {
+        Self { metrics, checks, inspector, draining: AtomicBool::new(false), time_limit: CHECK_TIMEOUT }
     }
 
     /// Reports not ready from now on, so that load balancers use other instances.
-    pub fn begin_drain(&self) {
+    pub(crate) fn begin_drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    pub async fn answer(&self, request: AdminRequest) -> Response<Bytes> {
+    pub(crate) async fn answer(&self, request: AdminRequest) -> Response<Bytes> {
         let reads = matches!(request.method, Method::GET | Method::HEAD);
         match &*request.page {
             "healthz" | "readyz" | "metrics" | "client-config" if !reads => method_not_allowed("GET, HEAD"),
@@ -73,7 +85,8 @@ impl Admin {
         let draining = self.draining.load(Ordering::Relaxed);
         let mut ready = !draining;
         let mut report = Map::new();
-        let every = self.checks.iter().map(|check| (check, true)).chain(self.warnings.iter().map(|warning| (warning, false)));
+        let HealthChecks { required, warnings } = &self.checks;
+        let every = required.iter().map(|check| (check, true)).chain(warnings.iter().map(|warning| (warning, false)));
         for ((name, check), counts) in every {
             let check = check.clone();
             let result = timeout(self.time_limit, tokio::task::spawn_blocking(move || check())).await;
@@ -108,7 +121,9 @@ mod tests {
     use crate::server::admin::packages::tests::Nobody;
 
     fn admin(ledger: Result<(), String>) -> Admin {
-        Admin::new(Arc::new(Metrics::new()), vec![("ledger", Arc::new(move || ledger.clone()))], Vec::new(), Arc::new(Nobody))
+        let mut checks = HealthChecks::default();
+        checks.require("ledger", move || ledger.clone());
+        Admin::new(Arc::new(Metrics::new()), checks, Arc::new(Nobody))
     }
 
     async fn get(admin: &Admin, path: &str) -> (u16, String) {
@@ -138,8 +153,9 @@ mod tests {
     async fn hanging_check_times_out() {
         let (release, held) = std::sync::mpsc::sync_channel::<()>(0);
         let held = std::sync::Mutex::new(held);
-        let hangs: HealthCheck = Arc::new(move || held.lock().unwrap().recv().map_err(|_| "released".to_owned()));
-        let mut admin = Admin::new(Arc::new(Metrics::new()), vec![("ledger", hangs)], Vec::new(), Arc::new(Nobody));
+        let mut checks = HealthChecks::default();
+        checks.require("ledger", move || held.lock().unwrap().recv().map_err(|_| "released".to_owned()));
+        let mut admin = Admin::new(Arc::new(Metrics::new()), checks, Arc::new(Nobody));
         admin.time_limit = Duration::from_millis(20);
         let (status, body) = get(&admin, "readyz").await;
         drop(release);

@@ -37,8 +37,8 @@ const REFUSED: Duration = Duration::from_secs(10);
 const MAX_CACHED_LOGINS: usize = 10_000;
 
 /// The users in a file, and the cached results.
-pub struct GatewayAuth {
-    path: PathBuf,
+pub(crate) struct GatewayAuth {
+    pub(crate) path: PathBuf,
     cache: ArcSwap<CredentialCache>,
     /// Keys the cache, so that names and passwords are not in memory in plain text.
     key: hmac::Key,
@@ -60,11 +60,8 @@ struct CachedCheck {
 struct AuthResult(Option<Arc<str>>);
 
 impl GatewayAuth {
-    /// Loads the users in the file at `path`.
-    ///
-    /// # Errors
-    /// Returns an error if the file cannot be read or has an invalid line.
-    pub fn open(path: &Path) -> Result<Self, PasswordFileError> {
+    /// Loads the users in the file at `path`. Returns an error if the file cannot be read or has an invalid line.
+    pub(crate) fn open(path: &Path) -> Result<Self, PasswordFileError> {
         let mut key = [0; 32];
         aws_lc_rs::rand::fill(&mut key).map_err(|_| PasswordFileError::Hash)?;
         let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
@@ -76,15 +73,8 @@ impl GatewayAuth {
         })
     }
 
-    pub(crate) fn path(&self) -> &PathBuf {
-        &self.path
-    }
-
-    /// Reloads the file and returns the number of users. Blocks.
-    ///
-    /// # Errors
-    /// Returns an error if the file cannot be read. The previous users stay active.
-    pub fn reread(&self) -> Result<usize, PasswordFileError> {
+    /// Reloads the file and returns the number of users. Blocks. If the file cannot be read, the previous users stay active.
+    pub(crate) fn reread(&self) -> Result<usize, PasswordFileError> {
         let cache = CredentialCache::read(&self.path)?;
         let count = cache.users.len();
         self.cache.store(Arc::new(cache));

@@ -1,6 +1,6 @@
 //! Credentials that Coldframe itself checks: users of the gateway, sessions of `coldframe run`, admin tokens.
 
-pub mod gateway_users;
-pub mod password_file;
-pub mod session_password;
-pub mod tokens;
+pub(crate) mod gateway_users;
+pub(crate) mod password_file;
+pub(crate) mod session_password;
+pub(crate) mod tokens;

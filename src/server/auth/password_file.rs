@@ -71,7 +71,7 @@ pub(crate) fn read(path: &Path) -> Result<PasswordHashes, PasswordFileError> {
 ///
 /// # Errors
 /// Returns an error if either is invalid, or if the system has no randomness.
-pub fn hash_line(name: &str, password: &str) -> Result<String, PasswordFileError> {
+pub(crate) fn hash_line(name: &str, password: &str) -> Result<String, PasswordFileError> {
     if !is_name(name) {
         return Err(PasswordFileError::Name(name.escape_debug().to_string()));
     }
@@ -90,7 +90,7 @@ pub fn hash_line(name: &str, password: &str) -> Result<String, PasswordFileError
 ///
 /// # Errors
 /// Returns an error if the file cannot be read or written.
-pub fn update(path: &Path, name: &str, line: Option<&str>) -> Result<bool, PasswordFileError> {
+pub(crate) fn update(path: &Path, name: &str, line: Option<&str>) -> Result<bool, PasswordFileError> {
     let before = match load(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         before => before.map_err(failed("read", path))?,

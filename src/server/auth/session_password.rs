@@ -21,12 +21,12 @@ const LENGTH: usize = size_of::<u128>();
 /// A password without characters that need escaping in a URL.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct SessionPassword(String);
+pub(crate) struct SessionPassword(String);
 
 impl SessionPassword {
     /// # Errors
     /// Returns an error if the system has no randomness.
-    pub fn random() -> Result<Self, PasswordFileError> {
+    pub(crate) fn random() -> Result<Self, PasswordFileError> {
         let mut bytes = [0; LENGTH];
         aws_lc_rs::rand::fill(&mut bytes).map_err(|_| PasswordFileError::Hash)?;
         Ok(Self(format!("{:032x}", u128::from_ne_bytes(bytes))))

@@ -17,7 +17,7 @@ const MIN_TOKEN_BYTES: usize = 16;
 const MAX_FILE_BYTES: u64 = 64 << 10;
 
 #[derive(Debug, Clone)]
-pub struct AdminTokens(PathBuf);
+pub(crate) struct AdminTokens(PathBuf);
 
 /// Why a token file is invalid. Never contains a token.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +39,7 @@ impl AdminTokens {
     ///
     /// # Errors
     /// Returns an error if the file cannot be read or is invalid.
-    pub fn open(path: &Path) -> Result<Self, AdminTokenError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, AdminTokenError> {
         read(path)?;
         Ok(Self(path.to_owned()))
     }
@@ -76,7 +76,7 @@ impl AdminTokens {
 ///
 /// # Errors
 /// Returns the errors of [`AdminTokens::open`].
-pub fn first(path: &Path) -> Result<String, AdminTokenError> {
+pub(crate) fn first(path: &Path) -> Result<String, AdminTokenError> {
     parse(path, files::read_pipe_bounded(path, MAX_FILE_BYTES))?
         .into_iter()
         .next()

@@ -7,10 +7,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use url::Url;
 
-use crate::net::HostPattern;
 use crate::net::{
-    ClientError, ConnectStage, Deadlines, OutboundProxy, ProxyConnection, TunnelStream, all_permitted, dial_permitted,
-    is_internal, is_public, resolve_all,
+    ClientError, ConnectStage, Deadlines, HostPattern, OutboundProxy, ProxyConnection, TunnelStream, all_permitted,
+    dial_permitted, is_internal, is_public, resolve_all,
 };
 use crate::server::config::GatewayConfig;
 use crate::server::error::RequestError;
@@ -19,21 +18,21 @@ use crate::telemetry::BarLabel;
 
 /// The hosts that clients may reach.
 #[derive(Debug)]
-pub struct EgressPolicy {
+pub(crate) struct EgressPolicy {
     allowed: Vec<HostPattern>,
     /// Allowed literal addresses, each with its port if one is given.
     addresses: Vec<(IpAddr, Option<u16>)>,
     /// Whether every other host is allowed too, on the usual ports.
     allows_others: bool,
-    context: Arc<EgressContext>,
+    pub(crate) context: Arc<EgressContext>,
 }
 
 /// The network context of egress connections.
 #[derive(Debug)]
-pub struct EgressContext {
+pub(crate) struct EgressContext {
     /// The addresses of our own listeners, which are never dialed.
-    pub ours: Vec<SocketAddr>,
-    pub parent: OutboundProxy,
+    pub(crate) ours: Vec<SocketAddr>,
+    pub(crate) parent: OutboundProxy,
 }
 
 /// Permission to reach one host. Its resolved addresses are checked separately.
@@ -69,10 +68,6 @@ impl EgressPolicy {
         };
         let addresses = config.allowed.iter().filter_map(address).collect();
         Self { allowed: config.allowed.clone(), addresses, allows_others: config.tunnels_others, context }
-    }
-
-    pub(crate) fn context(&self) -> Arc<EgressContext> {
-        Arc::clone(&self.context)
     }
 
     /// Connects to `destination`, if allowed.

@@ -99,7 +99,7 @@ async fn tls_handshake<S: RegistryService>(
             Err(UNRECOGNIZED_NAME)
         }
         (_, None) => Err(UNRECOGNIZED_NAME),
-        (_, Some(name)) => gateway.leaf_issuer().server_config(name).map_err(|error| {
+        (_, Some(name)) => gateway.leaf_issuer.load().server_config(name).map_err(|error| {
             tracing::error!(gateway.target = host, error = %error, "cannot issue certificate");
             INTERNAL_ERROR
         }),
@@ -160,7 +160,7 @@ fn turn_away<S: RegistryService>(
     head: &Parts,
     error: &RequestError,
 ) -> Response<Body> {
-    let log = RequestLog::begin(gateway.handler.metrics(), client.0.ip().to_canonical(), &head.method, &head.uri);
+    let log = RequestLog::begin(&gateway.handler.metrics, client.0.ip().to_canonical(), &head.method, &head.uri);
     let mut reply = gateway.refuse(client, &head.uri, error);
     if head.version == http::Version::HTTP_2 {
         // HTTP/2 has no `Connection` header.

@@ -3,11 +3,11 @@
 
 pub(crate) mod client_hello;
 pub(crate) mod destination;
-pub mod egress;
+pub(crate) mod egress;
 pub(crate) mod intercept;
 pub(crate) mod plain_http;
-pub mod state;
-pub mod transparent;
+pub(crate) mod state;
+pub(crate) mod transparent;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,8 +17,7 @@ use http::request::Parts;
 use http::{Method, Request, Response};
 use tokio::net::TcpListener;
 
-use crate::firewall::Profile;
-use crate::firewall::RegistryService;
+use crate::firewall::{Profile, RegistryService};
 use crate::net::headers::{list, single};
 use crate::net::{Body, ConnectionLimit, DrainReport, RequestBody, Upgrade, listener, via_pseudonym};
 use crate::npm::Endpoint;
@@ -33,13 +32,13 @@ use crate::server::response::{self, Reply};
 use crate::telemetry::BarLabel;
 
 /// Serves a bound listener until `stop` resolves, then drains. All listeners of a process share `limit`.
-pub async fn serve<S: RegistryService>(
+pub(crate) async fn serve<S: RegistryService>(
     listener: TcpListener,
     limit: &Arc<ConnectionLimit>,
     gateway: &Arc<Gateway<S>>,
     stop: impl Future<Output = ()>,
 ) -> DrainReport {
-    let limits = gateway.handler.config().limits;
+    let limits = gateway.handler.config.limits;
     let gateway = Arc::clone(gateway);
     let handler = move |peer, request| {
         let gateway = Arc::clone(&gateway);
@@ -55,10 +54,10 @@ async fn handle_request<S: RegistryService>(
     request: Request<RequestBody>,
 ) -> Response<Body> {
     let (mut head, body) = request.into_parts();
-    let mut log = RequestLog::begin(gateway.handler.metrics(), peer.ip().to_canonical(), &head.method, &head.uri);
+    let mut log = RequestLog::begin(&gateway.handler.metrics, peer.ip().to_canonical(), &head.method, &head.uri);
     let target = head.uri.clone();
     // A request to the gateway itself is for an admin page or a mistake. In a session, mistakes need credentials too.
-    let is_open = !is_for_others(&head) && (!gateway.is_for_single_user() || admin_page(&head).is_ok());
+    let is_open = !is_for_others(&head) && (!gateway.single_user.is_some() || admin_page(&head).is_ok());
     let user = if is_open { Ok(None) } else { gateway.authenticate(peer.ip(), &mut head.headers).await };
     log.client.user.clone_from(user.as_ref().unwrap_or(&None));
     let reply = match user.and_then(|user| route(gateway, &head, user)) {
@@ -75,7 +74,8 @@ async fn handle_request<S: RegistryService>(
         Ok(GatewayRoute::Tunnel(destination)) => tunnel(gateway, destination, peer, log.client.user.as_deref()).await,
         Ok(GatewayRoute::PlainHttp(destination)) => {
             let route = gateway
-                .egress()
+                .egress
+                .load_full()
                 .connect_http(&destination, &gateway.indicator_check(peer, log.client.user.as_deref(), &destination))
                 .await;
             match route {
@@ -168,7 +168,7 @@ async fn tunnel<S: RegistryService>(
     peer: SocketAddr,
     user: Option<&str>,
 ) -> Result<Reply, RequestError> {
-    let stream = gateway.egress().connect(&destination, &gateway.indicator_check(peer, user, &destination)).await?;
+    let stream = gateway.egress.load_full().connect(&destination, &gateway.indicator_check(peer, user, &destination)).await?;
     Ok(response::connected(Upgrade::to(move |connection| async move {
         let (sent, received) = connection.relay(stream).await;
         tracing::debug!(

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::ArcSwap;
 use http::HeaderMap;
 use http::header::PROXY_AUTHORIZATION;
 
-use crate::firewall::EgressRequest;
-use crate::firewall::RegistryService;
+use crate::firewall::{EgressRequest, RegistryService};
 use crate::server::auth::gateway_users::GatewayAuth;
 use crate::server::auth::password_file::PasswordFileError;
 use crate::server::auth::session_password::SessionPassword;
@@ -24,24 +23,27 @@ use crate::telemetry::{BarLabel, EgressRefused};
 use crate::tls::LeafIssuer;
 
 /// The gateway, one per process and one per session.
-pub struct Gateway<S> {
+pub(crate) struct Gateway<S> {
     pub(crate) handler: Arc<RegistryHandler<S>>,
-    leaf_issuer: ArcSwap<LeafIssuer>,
+    /// Issues the certificates of new connections.
+    pub(crate) leaf_issuer: ArcSwap<LeafIssuer>,
     pub(crate) intercepted: InterceptedHosts,
-    egress: ArcSwap<EgressPolicy>,
-    users: Option<Arc<GatewayAuth>>,
+    /// The egress policy of new connections.
+    pub(crate) egress: ArcSwap<EgressPolicy>,
+    /// The users, or `None` if no authentication is required.
+    pub(crate) users: Option<GatewayAuth>,
     /// The only user and its password, in the gateway of a session.
-    single_user: Option<(Arc<str>, SessionPassword)>,
+    pub(crate) single_user: Option<(Arc<str>, SessionPassword)>,
     refused: RefusedDestinations,
 }
 
 /// Refused or failed requests to one destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RefusedDestination {
+pub(crate) struct RefusedDestination {
     /// The number of requests.
-    pub times: u64,
+    pub(crate) times: u64,
     /// The reason for the first.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 /// Maximum number of recorded destinations, since clients choose them.
@@ -63,16 +65,14 @@ impl RefusedDestinations {
 
 impl<S: RegistryService> Gateway<S> {
     /// Creates a gateway that passes intercepted requests to `handler` and connects to other hosts with `egress`.
-    ///
-    /// # Errors
     /// Returns an error if the user file is invalid.
-    pub fn new(
+    pub(crate) fn new(
         handler: Arc<RegistryHandler<S>>,
         config: &GatewayConfig,
         leaf_issuer: LeafIssuer,
         egress: EgressContext,
     ) -> Result<Self, PasswordFileError> {
-        let users = config.users.as_deref().map(GatewayAuth::open).transpose()?.map(Arc::new);
+        let users = config.users.as_deref().map(GatewayAuth::open).transpose()?;
         Ok(Self {
             handler,
             leaf_issuer: ArcSwap::from_pointee(leaf_issuer),
@@ -84,42 +84,14 @@ impl<S: RegistryService> Gateway<S> {
         })
     }
 
-    /// Restricts the gateway to one user with the password `pass`, since other users of the machine can reach its port.
-    pub(crate) fn for_single_user(mut self, single_user: Arc<str>, pass: SessionPassword) -> Self {
-        self.single_user = Some((single_user, pass));
-        self
-    }
-
     /// Returns the first hundred refused destinations, as clients wrote them.
     pub(crate) fn refused_destinations(&self) -> BTreeMap<String, RefusedDestination> {
         self.refused.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Replaces the issuer of certificates for new connections.
-    pub fn set_leaf_issuer(&self, leaf_issuer: LeafIssuer) {
-        self.leaf_issuer.store(Arc::new(leaf_issuer));
-    }
-
-    pub(crate) fn leaf_issuer(&self) -> Guard<Arc<LeafIssuer>> {
-        self.leaf_issuer.load()
-    }
-
     /// Replaces the egress policy for new connections.
-    pub fn renew_egress(&self, config: &GatewayConfig) {
-        self.egress.rcu(|egress| EgressPolicy::new(config, egress.context()));
-    }
-
-    pub(crate) fn egress(&self) -> Arc<EgressPolicy> {
-        self.egress.load_full()
-    }
-
-    /// Returns the users, or `None` if no authentication is required.
-    pub(crate) fn users(&self) -> Option<&Arc<GatewayAuth>> {
-        self.users.as_ref()
-    }
-
-    pub(crate) fn is_for_single_user(&self) -> bool {
-        self.single_user.is_some()
+    pub(crate) fn renew_egress(&self, config: &GatewayConfig) {
+        self.egress.rcu(|egress| EgressPolicy::new(config, Arc::clone(&egress.context)));
     }
 
     /// Returns a check that matches names and addresses against feed indicators and records each hit.
@@ -131,7 +103,7 @@ impl<S: RegistryService> Gateway<S> {
     ) -> impl Fn(&str) -> Option<String> + Send + Sync + 'a {
         move |host| {
             let (client, place) = (peer.ip().to_canonical(), destination.to_string());
-            self.handler.service().check_egress(&EgressRequest { client, user, host, place: &place })
+            self.handler.service.check_egress(&EgressRequest { client, user, host, place: &place })
         }
     }
 
@@ -155,7 +127,7 @@ impl<S: RegistryService> Gateway<S> {
             self.refused.record(target, text);
         }
         let client = peer.ip().to_canonical();
-        EgressRefused { client, user, target, reason, text }.emit(self.handler.metrics());
+        EgressRefused { client, user, target, reason, text }.emit(&self.handler.metrics);
     }
 
     /// Returns and logs a refusal. Closes the connection, since the bytes that follow may be anything.

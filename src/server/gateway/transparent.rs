@@ -22,13 +22,13 @@ use crate::telemetry::BarLabel;
 const ACCESS_DENIED: u8 = 49;
 
 /// Serves a bound listener until `stop` resolves, then drains. All listeners of a process share `limit`.
-pub async fn serve<S: RegistryService>(
+pub(crate) async fn serve<S: RegistryService>(
     listener: TcpListener,
     limit: &Arc<ConnectionLimit>,
     gateway: &Arc<Gateway<S>>,
     stop: impl Future<Output = ()>,
 ) -> DrainReport {
-    let limits = gateway.handler.config().limits;
+    let limits = gateway.handler.config.limits;
     let gateway = Arc::clone(gateway);
     listener::serve_raw(listener, &limits, limit, move |connection| handle_connection(Arc::clone(&gateway), connection), stop)
         .await
@@ -97,5 +97,5 @@ async fn connect<S: RegistryService>(
         None,
     )?;
     let warned = gateway.indicator_check(peer, None, &read);
-    gateway.egress().connect_original(&read, original, &warned).await
+    gateway.egress.load_full().connect_original(&read, original, &warned).await
 }

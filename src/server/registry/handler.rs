@@ -9,8 +9,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response};
 
-use crate::firewall::RegistryService;
-use crate::firewall::{Client, FirewallError, Profile, RegistryRequest, RegistryResponse};
+use crate::firewall::{Client, FirewallError, Profile, RegistryRequest, RegistryResponse, RegistryService};
 use crate::net::Body;
 use crate::npm::Address;
 use crate::server::admin::access::{AdminAccess, UncheckedRequest};
@@ -27,24 +26,21 @@ use crate::server::response::{self, Reply};
 use crate::telemetry::{EndpointLabel, Metrics};
 
 /// The shared state of all requests, one per process.
-pub struct RegistryHandler<S> {
-    service: Arc<S>,
+pub(crate) struct RegistryHandler<S> {
+    pub(crate) service: Arc<S>,
     clients: ClientResolver,
-    config: Arc<Config>,
+    pub(crate) config: Arc<Config>,
     /// `None` in the gateway of a session, which answers every admin page with `ok`.
     admin: Option<Arc<Admin>>,
     access: AdminAccess,
-    metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
     bodies: Arc<RequestBodies>,
     forwarder: Forwarder<S>,
 }
 
 impl<S: RegistryService> RegistryHandler<S> {
-    /// Creates a handler. `listeners` are the bound addresses.
-    ///
-    /// # Errors
-    /// Returns an error if the admin tokens cannot be read.
-    pub fn new(
+    /// Creates a handler. `listeners` are the bound addresses. Returns an error if the admin tokens cannot be read.
+    pub(crate) fn new(
         service: Arc<S>,
         config: Config,
         listeners: &[SocketAddr],
@@ -58,11 +54,8 @@ impl<S: RegistryService> RegistryHandler<S> {
         Ok(Self { service, clients, config, admin, access, metrics, bodies, forwarder })
     }
 
-    /// Replaces the admin tokens with those in another file.
-    ///
-    /// # Errors
-    /// Returns an error if the file cannot be read. The previous tokens stay active.
-    pub fn renew_tokens(&self, path: Option<&Path>) -> Result<(), AdminTokenError> {
+    /// Replaces the admin tokens with those in another file. If it cannot be read, the previous tokens stay active.
+    pub(crate) fn renew_tokens(&self, path: Option<&Path>) -> Result<(), AdminTokenError> {
         self.access.renew(path.map(AdminTokens::open).transpose()?);
         Ok(())
     }
@@ -81,18 +74,6 @@ impl<S: RegistryService> RegistryHandler<S> {
             Some(admin) => admin.answer(request).await,
             None => Response::new(Bytes::from_static(b"ok\n")),
         }))
-    }
-
-    pub(crate) fn service(&self) -> &S {
-        &self.service
-    }
-
-    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
-        &self.metrics
-    }
-
-    pub(crate) fn config(&self) -> &Config {
-        &self.config
     }
 
     /// Returns what a request asks for. Records its endpoint.
@@ -155,7 +136,7 @@ impl<S: RegistryService> RegistryHandler<S> {
 }
 
 /// Handles a request from `peer`.
-pub async fn handle<S: RegistryService, B: http_body::Body<Data = Bytes, Error: Display> + Send>(
+pub(crate) async fn handle<S: RegistryService, B: http_body::Body<Data = Bytes, Error: Display> + Send>(
     handler: &RegistryHandler<S>,
     entry_point: &EntryPoint,
     peer: SocketAddr,

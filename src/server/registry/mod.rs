@@ -2,29 +2,28 @@
 
 mod bodies;
 mod forward;
-pub mod handler;
+pub(crate) mod handler;
 pub(crate) mod target;
 
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
 
-use crate::firewall::Profile;
-use crate::firewall::RegistryService;
+use crate::firewall::{Profile, RegistryService};
 use crate::net::{ConnectionLimit, DrainReport, listener};
 use crate::server::registry::handler::{RegistryHandler, handle};
 use crate::server::registry::target::EntryPoint;
 
 /// Serves a bound listener under the policy of `profile` until `stop` resolves, then drains. All listeners of a process share
 /// `limit`.
-pub async fn serve<S: RegistryService>(
+pub(crate) async fn serve<S: RegistryService>(
     listener: TcpListener,
     limit: &Arc<ConnectionLimit>,
     handler: &Arc<RegistryHandler<S>>,
     profile: Profile,
     stop: impl Future<Output = ()>,
 ) -> DrainReport {
-    let limits = handler.config().limits;
+    let limits = handler.config.limits;
     let handler = Arc::clone(handler);
     // An unknown local address is treated as public.
     let on_loopback = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());

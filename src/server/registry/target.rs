@@ -20,7 +20,7 @@ use crate::upstream::{Authorization, PassthroughRequest};
 
 /// How a request arrived.
 #[derive(Debug, Clone)]
-pub enum EntryPoint {
+pub(crate) enum EntryPoint {
     /// The client uses Coldframe as its registry, at a listener with this policy.
     Registry { profile: Profile, on_loopback: bool },
     /// The client addressed an intercepted host, under the default policy. With the gateway user, if authenticated.
