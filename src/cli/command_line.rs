@@ -10,6 +10,7 @@ use crate::cli::{
     ca, check, client_config, completions, config, decisions, doctor, explain, exposure, feed, healthcheck, incident, output,
     policy, serve, user,
 };
+use crate::cli::flags::SettingFlags;
 use crate::config::suggest;
 use crate::text::push_line;
 
@@ -46,7 +47,7 @@ struct Arguments {
 enum Command {
     /// Start the server for npm clients; needs no configuration.
     #[command(after_long_help = EXIT_CODES)]
-    Serve(serve::Arguments),
+    Serve(SettingFlags<true>),
     /// Run one command through Coldframe and summarize refusals.
     #[command(after_long_help = EXIT_CODES)]
     Run(crate::cli::run::Arguments),
@@ -60,20 +61,8 @@ enum Command {
     ClientConfig(client_config::Arguments),
     /// List the clients that requested a package, from the ledger.
     Exposure(exposure::Arguments),
-    /// Approve held versions for a limited time, by exact bytes.
-    Approve(decisions::approve::Arguments),
-    /// Approve held versions in lockfiles until they open.
-    Adopt(decisions::adopt::Arguments),
-    /// Confirm a decision that needs a second person.
-    Confirm(decisions::confirm::Arguments),
-    /// Deny versions regardless of the rules.
-    Deny(decisions::deny::Arguments),
-    /// Revoke a decision.
-    Revoke(decisions::revoke::Arguments),
-    /// Hide releases after an instant, for a limited time.
-    Freeze(decisions::freeze::Arguments),
-    /// Record ages and signals instead of refusing, for a while.
-    BreakGlass(decisions::break_glass::Arguments),
+    #[command(flatten)]
+    Decide(decisions::commands::Command),
     /// Manage decisions of operators.
     #[command(subcommand)]
     Decisions(decisions::list::Command),
@@ -92,7 +81,7 @@ enum Command {
     #[command(subcommand)]
     User(user::Command),
     /// Check whether the server is ready; for containers.
-    Healthcheck(healthcheck::Arguments),
+    Healthcheck(SettingFlags<false>),
     /// Check a configuration file, or show the settings.
     #[command(subcommand)]
     Config(config::Command),
@@ -133,7 +122,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return output::print_usage(&with_new_name(error)).into(),
     };
     let outcome = match arguments.command {
-        Command::Serve(arguments) => serve::run(arguments),
+        Command::Serve(settings) => serve::run(settings),
         Command::Run(arguments) => match crate::cli::run::run(arguments) {
             Ok(code) => return code,
             Err(failure) => Err(failure),
@@ -143,20 +132,14 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(arguments) => check::run(arguments),
         Command::ClientConfig(arguments) => client_config::run(arguments),
         Command::Exposure(arguments) => exposure::run(arguments),
-        Command::Approve(arguments) => decisions::approve::run(arguments),
-        Command::Adopt(arguments) => decisions::adopt::run(arguments),
-        Command::Confirm(arguments) => decisions::confirm::run(arguments),
-        Command::Deny(arguments) => decisions::deny::run(arguments),
-        Command::Revoke(arguments) => decisions::revoke::run(arguments),
-        Command::Freeze(arguments) => decisions::freeze::run(arguments),
-        Command::BreakGlass(arguments) => decisions::break_glass::run(arguments),
+        Command::Decide(command) => decisions::commands::run(command),
         Command::Decisions(command) => decisions::list::run(command),
         Command::Policy(command) => policy::run(command),
         Command::Incident(arguments) => incident::run(arguments),
         Command::Feed(command) => feed::run(command),
         Command::Ca(command) => ca::run(command),
         Command::User(command) => user::run(command),
-        Command::Healthcheck(arguments) => healthcheck::run(arguments),
+        Command::Healthcheck(settings) => healthcheck::run(&settings),
         Command::Config(command) => config::run(command),
         Command::Completions(arguments) => completions::run(&arguments, command_line()),
     };

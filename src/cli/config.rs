@@ -19,10 +19,7 @@ pub(crate) enum Command {
         file: PathBuf,
     },
     /// Show all effective settings and their origins, as TOML.
-    Show {
-        #[command(flatten)]
-        settings: SettingFlags<true>,
-    },
+    Show(SettingFlags<true>),
 }
 
 pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
@@ -31,7 +28,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
             let count = config::check(&file)?;
             output::print(&format!("{}: {}, no errors\n", single_line(&file.to_string_lossy()), counted(count, "setting")))
         }
-        Command::Show { settings } => {
+        Command::Show(settings) => {
             let data_dir = settings.data_dir()?;
             // Shows what a server would start with now. A running server may have been started with other settings.
             if let Ok(Owner::Server(server)) = block_on(RemoteServer::find(&data_dir))? {

@@ -33,7 +33,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let config = arguments.query.settings.config()?;
     let is_allowed = block_on(async {
-        if let Some(running) = running_server::find(&config).await? {
+        if let Some(running) = running_server::find_announced(&config).await? {
             return ask(&running, &config, &arguments).await;
         }
         let Arguments { spec, at, query } = arguments;
@@ -47,7 +47,6 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
 /// Asks the running server. Also reports the verdicts of its other listeners and of the settings of this command.
 async fn ask(running: &Running, config: &Config, arguments: &Arguments) -> Result<bool, CliError> {
     let Arguments { spec, at, query: QueryArgs { output, settings } } = arguments;
-    running.announce(config, OF_VERDICTS);
     let explained = running.server.explain(spec, *at, running.profile).await?;
     for (profile, verdict) in &explained.others {
         let place = running.server.url_of(*profile).map(|url| url.to_string()).unwrap_or_default();

@@ -16,7 +16,6 @@ use crate::cli::running_server;
 use crate::cli::runtime::block_on;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
-use crate::config::effective::OF_VERDICTS;
 use crate::feed::OnShrink;
 use crate::policy::decisions::DecisionAction;
 use crate::text::{TextTable, single_line};
@@ -33,10 +32,7 @@ pub(crate) enum Command {
         query: QueryArgs,
     },
     /// Show records, freshness, and records that need a decision.
-    Status {
-        #[command(flatten)]
-        query: QueryArgs,
-    },
+    Status(QueryArgs),
     /// Apply a record that marks every version of an established package.
     Obey(RulingArgs),
     /// Refuse only the versions that such a record lists.
@@ -79,7 +75,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
             let stale = statuses.iter().any(|status| status.staleness.is_some());
             Ok(if stale { Exit::Failed } else { Exit::Done })
         }
-        Command::Status { query: QueryArgs { output, settings } } => {
+        Command::Status(QueryArgs { output, settings }) => {
             print(&incident::status(&of_server(&settings)?, SystemClock.now()), output)
         }
         Command::Obey(ruling) => rule(ruling, true),
@@ -103,9 +99,8 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
 /// Returns the configuration of the running server, which determines the feeds. Without a server, returns that of this command.
 pub(crate) fn of_server(settings: &SettingFlags<false>) -> Result<Config, CliError> {
     let config = settings.config()?;
-    Ok(match block_on(running_server::find(&config))?? {
+    Ok(match block_on(running_server::find_announced(&config))?? {
         Some(running) => {
-            running.announce(&config, OF_VERDICTS);
             block_on(running.server.flush())?;
             running.config(settings, config)
         }

@@ -1,8 +1,6 @@
 //! `coldframe healthcheck`: checks whether the server on the data directory is ready. If no data directory is configured
 //! and no server runs on the default one, it asks the first address of `listen`. For images without a shell.
 
-use clap::Args;
-
 use crate::app::listeners::reachable;
 use crate::app::{self, Owner, RemoteServer};
 use crate::cli::flags::SettingFlags;
@@ -11,15 +9,8 @@ use crate::cli::runtime::block_on;
 use crate::config::SettingKey;
 use crate::store::DataDir;
 
-#[derive(Debug, Args)]
-pub(crate) struct Arguments {
-    #[command(flatten)]
-    settings: SettingFlags<false>,
-}
-
 /// Prints nothing on success: container engines call it every few seconds and keep the output.
-pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let Arguments { settings } = arguments;
+pub(crate) fn run(settings: &SettingFlags<false>) -> Result<Exit, CliError> {
     let config = settings.config()?;
     let data_dir = &config.store.data_dir;
     block_on(async {

@@ -71,6 +71,12 @@ impl From<io::Error> for CliError {
     }
 }
 
+impl From<anyhow::Error> for CliError {
+    fn from(error: anyhow::Error) -> Self {
+        Self::failed(error)
+    }
+}
+
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct OutputArgs {
     /// Print JSON.

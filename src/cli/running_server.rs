@@ -4,7 +4,7 @@
 use crate::app::{Owner, RemoteServer};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{CliError, say};
-use crate::config::effective::Deviation;
+use crate::config::effective::{Deviation, OF_VERDICTS};
 use crate::config::{Config, Diagnostics, SettingKey};
 
 pub(crate) struct Running {
@@ -30,6 +30,12 @@ pub(crate) async fn find(config: &Config) -> Result<Option<Running>, CliError> {
             Ok(None)
         }
     }
+}
+
+/// Finds the server like [`find`], and reports that it decides on verdicts.
+pub(crate) async fn find_announced(config: &Config) -> Result<Option<Running>, CliError> {
+    let running = find(config).await?;
+    Ok(running.inspect(|running| running.announce(config, OF_VERDICTS)))
 }
 
 impl Running {

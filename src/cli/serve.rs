@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use clap::Args;
 use tokio::sync::Notify;
 
 use crate::app::listeners::reachable;
@@ -19,14 +18,7 @@ use crate::telemetry;
 use crate::text::TextTable;
 use crate::units::timestamp;
 
-#[derive(Debug, Args)]
-pub(crate) struct Arguments {
-    #[command(flatten)]
-    settings: SettingFlags<true>,
-}
-
-pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
-    let settings = arguments.settings;
+pub(crate) fn run(settings: SettingFlags<true>) -> Result<Exit, CliError> {
     let mut config = settings.config()?;
     telemetry::logging::init(&config.telemetry).map_err(CliError::usage)?;
     for warning in &config.warnings {
@@ -77,15 +69,7 @@ impl From<AppError> for CliError {
             AppError::Upstream(_) | AppError::Tls(_) | AppError::Authority(_) | AppError::Tokens(_) | AppError::Users(_) => {
                 Exit::Usage
             }
-            AppError::Scratch(_)
-            | AppError::Control { .. }
-            | AppError::Server { .. }
-            | AppError::LedgerLost(_)
-            | AppError::NothingFits { .. }
-            | AppError::Undecidable { .. }
-            | AppError::NoAdvisory(_)
-            | AppError::Feed(_)
-            | AppError::Rejected(_) => Exit::Failed,
+            _ => Exit::Failed,
         };
         Self::new(exit, error)
     }

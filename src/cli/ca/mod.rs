@@ -21,10 +21,7 @@ use crate::units::{quantity, timestamp};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Create the CA for the intercepted hosts; `serve --gateway` does this too.
-    Init {
-        #[command(flatten)]
-        settings: SettingFlags<false>,
-    },
+    Init(SettingFlags<false>),
     /// Print the CA certificates that clients must trust, as PEM.
     Export {
         /// Write the certificates atomically to a world-readable file.
@@ -44,15 +41,11 @@ pub(crate) enum Command {
     /// Replace the CA; a running server loads the new one.
     Rotate {
         /// How long the previous CA still signs, until clients trust the new one.
-        #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = overlap)]
+        #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = quantity::parse_duration)]
         overlap: Duration,
         #[command(flatten)]
         settings: SettingFlags<false>,
     },
-}
-
-fn overlap(text: &str) -> Result<Duration, String> {
-    Ok(quantity::parse_duration(text)?)
 }
 
 impl From<TlsError> for CliError {
@@ -65,12 +58,11 @@ impl From<TlsError> for CliError {
 pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
     let trusted = |config: &Config| ca::trusted_certificates(&config.gateway, &config.store.data_dir, SystemClock.now());
     match command {
-        Command::Init { settings } => init(&settings.config()?),
+        Command::Init(settings) => init(&settings.config()?),
         Command::Export { to, settings } => {
             let certificates = trusted(&settings.config()?)?.iter().map(pem).collect::<String>();
             let Some(file) = to else { return output::print(&certificates) };
-            let written = write_shared_file(&file, &certificates);
-            written.with_context(|| format!("cannot write `{}`", file.display())).map_err(CliError::failed)?;
+            write_shared_file(&file, &certificates).with_context(|| format!("cannot write `{}`", file.display()))?;
             Ok(Exit::Done)
         }
         Command::Trust { apply, settings } => {
@@ -82,7 +74,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
     }
 }
 
-/// Writes a file atomically, so that a reader, such as a container that shares the directory, sees no partial file.
+/// Writes a file atomically, so that a container that shares the directory sees no partial file.
 fn write_shared_file(file: &Path, text: &str) -> anyhow::Result<()> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();

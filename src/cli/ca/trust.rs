@@ -2,13 +2,12 @@
 //! Only [`apply`] changes the system.
 
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
+use anyhow::Context as _;
 use rustls_pki_types::CertificateDer;
 
-use crate::cli::output::CliError;
 use crate::npm::{Algorithm, Digest};
 use crate::text::push_line;
 use crate::tls::ca::pem;
@@ -70,32 +69,20 @@ export https_proxy="$HTTPS_PROXY" http_proxy="$HTTP_PROXY" YARN_HTTPS_PROXY="$HT
 }
 
 /// Installs the certificates into the system store. Returns a description of the changes.
-pub(crate) fn apply(certificates: &[CertificateDer<'_>]) -> Result<String, CliError> {
+pub(crate) fn apply(certificates: &[CertificateDer<'_>]) -> anyhow::Result<String> {
     let found = STORES.iter().find(|store| Path::new(store.program[0]).is_file());
-    let Some(store) = found else {
-        let unknown = anyhow::anyhow!("cannot find `update-ca-certificates` (Debian) or `update-ca-trust` (Fedora)");
-        return Err(CliError::failed(unknown));
-    };
+    let store = found.context("cannot find `update-ca-certificates` (Debian) or `update-ca-trust` (Fedora)")?;
     let mut changes = String::new();
     for certificate in certificates {
-        let path = install(store, certificate).map_err(|(path, error)| {
-            CliError::failed(anyhow::Error::new(error).context(format!("cannot write `{}`", path.display())))
-        })?;
+        // Named after its digest, so that no other file is overwritten.
+        let mark = Digest::of(Algorithm::Sha256, certificate).to_hex();
+        let path = Path::new(store.folder).join(format!("coldframe-{}.{}", &mark[..8], store.extension));
+        let written = fs::create_dir_all(store.folder).and_then(|()| fs::write(&path, pem(certificate)));
+        written.with_context(|| format!("cannot write `{}`", path.display()))?;
         push_line!(changes, "wrote {}", path.display());
     }
     let (program, arguments) = (store.program[0], &store.program[1..]);
-    let status = Command::new(program).args(arguments).stdout(std::process::Stdio::null()).status()?;
-    if !status.success() {
-        return Err(CliError::failed(anyhow::anyhow!("`{program}` failed: {status}")));
-    }
+    let status = Command::new(program).args(arguments).stdout(Stdio::null()).status()?;
+    anyhow::ensure!(status.success(), "`{program}` failed: {status}");
     Ok(format!("{changes}{} trust store updated ({})\n", store.family, store.program.join(" ")))
-}
-
-/// Writes one certificate to a file named after its digest, so that none is overwritten.
-fn install(store: &SystemTrustStore, certificate: &CertificateDer<'_>) -> Result<PathBuf, (PathBuf, io::Error)> {
-    let mark = Digest::of(Algorithm::Sha256, certificate).to_hex();
-    let path = Path::new(store.folder).join(format!("coldframe-{}.{}", &mark[..8], store.extension));
-    let written = fs::create_dir_all(store.folder).and_then(|()| fs::write(&path, pem(certificate)));
-    written.map_err(|error| (path.clone(), error))?;
-    Ok(path)
 }

@@ -33,7 +33,7 @@ pub(crate) fn json(report: &Report) -> Value {
         json!({
             member(file.dialect): fix.overrides,
             "dependencies": fix.direct,
-            "remove": if must_delete_lockfile(file.dialect) { json!("lockfile") } else { json!(entries) },
+            "remove": if file.dialect == LockfileFormat::Deno { json!("lockfile") } else { json!(entries) },
             "left": fix.left,
         })
     };
@@ -44,7 +44,7 @@ pub(crate) fn json(report: &Report) -> Value {
 fn format_file(file: &LockfileReport) -> String {
     let (fix, dialect) = (Fix::of(file), file.dialect);
     let mut steps: Vec<(String, Vec<String>)> = Vec::new();
-    if must_delete_lockfile(dialect) && fix.is_any() {
+    if dialect == LockfileFormat::Deno && fix.is_any() {
         let why = "delete the lockfile: deno ignores overrides for locked versions";
         steps.push((why.to_owned(), vec![format!("rm {}", shell_word(&file.path))]));
     } else if !fix.entries.is_empty() {
@@ -59,7 +59,8 @@ fn format_file(file: &LockfileReport) -> String {
     let overrides = (!fix.overrides.is_empty()).then(|| {
         let (place, text) = match dialect {
             LockfileFormat::Pnpm9 => ("add to pnpm-workspace.yaml (pnpm 9: under `pnpm` in package.json)", yaml(&fix.overrides)),
-            _ => ("add to package.json", nested(dialect, &fix.overrides)),
+            LockfileFormat::Pnpm6 => ("add to package.json", format!("{:#}", json!({ "pnpm": { "overrides": fix.overrides } }))),
+            _ => ("add to package.json", format!("{:#}", json!({ member(dialect): fix.overrides }))),
         };
         (place.to_owned(), text.lines().map(str::to_owned).collect())
     });
@@ -86,10 +87,6 @@ fn format_file(file: &LockfileReport) -> String {
     text
 }
 
-fn must_delete_lockfile(dialect: LockfileFormat) -> bool {
-    dialect == LockfileFormat::Deno
-}
-
 /// Returns the JSON member that contains overrides.
 fn member(dialect: LockfileFormat) -> &'static str {
     match dialect {
@@ -107,12 +104,6 @@ fn commands(dialect: LockfileFormat) -> (&'static str, &'static str) {
         LockfileFormat::Bun => ("bun add --exact", "bun install"),
         LockfileFormat::Deno => ("deno add --npm", "deno install"),
     }
-}
-
-fn nested(dialect: LockfileFormat, overrides: &BTreeMap<String, String>) -> String {
-    let overrides = json!({ member(dialect): overrides });
-    let whole = if dialect == LockfileFormat::Pnpm6 { json!({ "pnpm": overrides }) } else { overrides };
-    format!("{whole:#}")
 }
 
 fn yaml(overrides: &BTreeMap<String, String>) -> String {

@@ -52,9 +52,7 @@ pub(crate) fn message(finding: &RefusedVersion) -> String {
 }
 
 fn command(text: &mut String, level: &str, (file, line): (&str, u32), title: &str, message: &str) {
-    let line = format!("::{level} file={},line={line},title={}::{}", property(file), property(title), data(message));
-    text.push_str(&line);
-    text.push('\n');
+    let _ = writeln!(text, "::{level} file={},line={line},title={}::{}", property(file), property(title), data(message));
 }
 
 fn data(text: &str) -> String {

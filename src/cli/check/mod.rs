@@ -14,14 +14,13 @@ use clap::{Args, ValueEnum};
 use url::Url;
 
 use crate::app::Checker;
-use crate::cli::check::report::{LockfileReport, RefusedVersion, Report};
+use crate::cli::check::report::{LockfileReport, Report};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{self, CliError, Exit};
 use crate::cli::registry_hosts::RegistryHosts;
 use crate::cli::runtime::block_on;
 use crate::cli::{lockfiles, running_server};
 use crate::clock::SystemClock;
-use crate::config::effective::OF_VERDICTS;
 use crate::firewall::CheckOutcome;
 
 #[derive(Debug, Args)]
@@ -58,28 +57,23 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         return Err(CliError::usage(anyhow::anyhow!("`--fix` needs `--format table` or `--format json`")));
     }
     let own = arguments.settings.config()?;
-    let mut read = Vec::new();
+    let mut files = Vec::new();
     for path in find_lockfiles(arguments.paths)? {
-        let lockfile = lockfiles::read(&path).map_err(CliError::usage)?;
-        read.push((shown(&path), lockfile));
+        files.push(LockfileReport::of(shown(&path), &lockfiles::read(&path).map_err(CliError::usage)?));
     }
     let report = block_on(async {
-        let running = if arguments.server.is_none() { running_server::find(&own).await? } else { None };
+        let running = if arguments.server.is_none() { running_server::find_announced(&own).await? } else { None };
         let config = match &running {
-            Some(running) => {
-                running.announce(&own, OF_VERDICTS);
-                running.config(&arguments.settings, own)
-            }
+            Some(running) => running.config(&arguments.settings, own),
             None => own,
         };
         let mut hosts = RegistryHosts::of(&config, arguments.server.as_ref());
-        let mut files: Vec<_> = read.into_iter().map(|(path, lockfile)| LockfileReport::of(path, &lockfile)).collect();
         let checker = match (arguments.server, running) {
             (Some(server), _) => Checker::at(server, &config)?,
             (None, Some(running)) => Checker::Running(Box::new(running.server), running.profile),
             (None, None) => Checker::here(config, Arc::new(SystemClock))?,
         };
-        let locked: Vec<_> = files.iter().flat_map(LockfileReport::locked).collect();
+        let locked: Vec<_> = files.iter().flat_map(|file| &file.packages).map(|package| package.locked.clone()).collect();
         let judged = checker.check(&locked).await?;
         hosts.add(&judged.upstreams);
         let mut outcomes = judged.packages.into_iter();
@@ -94,34 +88,26 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         }
         Ok::<_, CliError>(Report { files })
     })??;
-    let text = match arguments.format {
-        CheckFormat::Table if arguments.fix => table::format_text(&report) + &fix::format_text(&report),
-        CheckFormat::Table => table::format_text(&report),
-        CheckFormat::Json => format!("{:#}\n", report.json(arguments.fix.then(|| fix::json(&report)))),
-        CheckFormat::Sarif => format!("{:#}\n", sarif::format_text(&report)),
-        CheckFormat::Github => {
-            // The runner must interpret these commands. Each value in them is already escaped.
-            output::print_verbatim(&github::format_text(&report))?;
-            return Ok(exit(&report));
-        }
-    };
-    output::print(&text)?;
+    match arguments.format {
+        CheckFormat::Table if arguments.fix => output::print(&(table::format_text(&report) + &fix::format_text(&report))),
+        CheckFormat::Table => output::print(&table::format_text(&report)),
+        CheckFormat::Json => output::print(&format!("{:#}\n", report.json(arguments.fix.then(|| fix::json(&report))))),
+        CheckFormat::Sarif => output::print(&format!("{:#}\n", sarif::format_text(&report))),
+        // The runner must interpret these commands. Each value in them is already escaped.
+        CheckFormat::Github => output::print_verbatim(&github::format_text(&report)),
+    }?;
     Ok(exit(&report))
 }
 
 /// Chooses the exit code. 75 and 69 are `EX_TEMPFAIL` and `EX_UNAVAILABLE` of sysexits. A version that never opens fails the
 /// check even if others could not be checked.
 fn exit(report: &Report) -> Exit {
-    let opens = |finding: &RefusedVersion| finding.judged.outcome == CheckOutcome::Hold;
-    let mut refused = report.refused().peekable();
-    if report.unchecked() > 0 && report.refused().all(opens) {
-        Exit::Unchecked
-    } else if refused.peek().is_none() {
-        Exit::Done
-    } else if refused.all(opens) {
-        Exit::Later
-    } else {
-        Exit::Failed
+    let all_open = report.refused().all(|finding| finding.judged.outcome == CheckOutcome::Hold);
+    match report.refused().next() {
+        _ if report.unchecked() > 0 && all_open => Exit::Unchecked,
+        None => Exit::Done,
+        Some(_) if all_open => Exit::Later,
+        Some(_) => Exit::Failed,
     }
 }
 

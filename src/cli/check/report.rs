@@ -20,7 +20,7 @@ pub(crate) struct LockfileReport {
     pub(crate) path: String,
     pub(crate) dialect: LockfileFormat,
     /// The locked versions from registries, one per name, version and integrity.
-    packages: Vec<ReportedPackage>,
+    pub(crate) packages: Vec<ReportedPackage>,
     pub(crate) findings: Vec<RefusedVersion>,
     /// Versions that could not be checked, by reason: name and version, and the line.
     pub(crate) unchecked: BTreeMap<String, Vec<(String, u32)>>,
@@ -147,7 +147,7 @@ impl Report {
     }
 
     pub(crate) fn why_nothing(&self) -> Option<&str> {
-        let count: usize = self.files.iter().map(LockfileReport::count).sum();
+        let count: usize = self.files.iter().map(|file| file.packages.len()).sum();
         let reason = self.files.iter().find_map(|file| file.unchecked.keys().next())?;
         (self.unchecked() == count).then_some(reason)
     }
@@ -195,15 +195,7 @@ impl LockfileReport {
         Self { path, dialect: lockfile.dialect, packages, findings, unchecked, bypasses, notes: notes.into_iter().collect() }
     }
 
-    pub(crate) fn count(&self) -> usize {
-        self.packages.len()
-    }
-
-    pub(crate) fn locked(&self) -> impl Iterator<Item = LockedVersion> {
-        self.packages.iter().map(|package| package.locked.clone())
-    }
-
-    /// Applies the outcomes, in the order of [`LockfileReport::locked`].
+    /// Applies the outcomes, in the order of `packages`.
     pub(crate) fn apply_results(&mut self, hosts: &RegistryHosts, outcomes: &mut impl Iterator<Item = CheckedVersion>) {
         let mut around = BypassedPackages::new();
         let mut spelled: BTreeMap<String, usize> = BTreeMap::new();
@@ -300,7 +292,7 @@ impl LockfileReport {
         };
         json!({
             "path": self.path,
-            "packages": self.count(),
+            "packages": self.packages.len(),
             "refused": self.findings.iter().map(finding).collect::<Vec<_>>(),
             "unchecked": self.unchecked.iter().map(unchecked).collect::<Vec<_>>(),
             "bypasses": self.bypasses.iter().map(bypass).collect::<Vec<_>>(),

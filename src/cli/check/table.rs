@@ -8,7 +8,7 @@ use crate::firewall::CheckOutcome;
 use crate::text::{TextTable, push_line};
 use crate::units::timestamp;
 
-/// At most this many reasons are printed per lockfile.
+/// Reasons that are printed per lockfile.
 const REASONS: usize = 10;
 
 pub(crate) fn format_text(report: &Report) -> String {
@@ -44,11 +44,11 @@ fn format_file(file: &LockfileReport, is_told: bool) -> String {
 fn summary(file: &LockfileReport) -> String {
     let unchecked: usize = file.unchecked.values().map(Vec::len).sum();
     let refused = match file.findings.len() {
-        0 if unchecked > 0 && unchecked == file.count() => String::new(),
+        0 if unchecked > 0 && unchecked == file.packages.len() => String::new(),
         0 => ", none would be refused".to_owned(),
         count => format!(", {count} would be refused"),
     };
-    let mut summary = format!("{}{refused}", counted(file.count(), "version"));
+    let mut summary = format!("{}{refused}", counted(file.packages.len(), "version"));
     if unchecked > 0 {
         let _ = write!(summary, ", {unchecked} could not be checked");
     }

@@ -14,7 +14,6 @@ use crate::cli::output::{CliError, Exit, counted, say};
 use crate::cli::runtime::block_on;
 use crate::cli::{decisions, lockfiles, running_server};
 use crate::clock::SystemClock;
-use crate::config::effective::OF_VERDICTS;
 use crate::policy::decisions::DecisionAction;
 use crate::text::push_line;
 use crate::units::timestamp;
@@ -42,11 +41,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let data_dir = config.store.data_dir.clone();
     let read: Vec<_> = paths.iter().map(|path| lockfiles::read(path)).collect::<Result<_, _>>().map_err(CliError::failed)?;
     let adoption = block_on(async {
-        Ok::<_, CliError>(match running_server::find(&config).await? {
-            Some(running) => {
-                running.announce(&config, OF_VERDICTS);
-                running.server.adopt(&read, running.profile).await?
-            }
+        Ok::<_, CliError>(match running_server::find_announced(&config).await? {
+            Some(running) => running.server.adopt(&read, running.profile).await?,
             None => decide::plan_adoption(config, Arc::new(SystemClock), &read).await?,
         })
     })??;

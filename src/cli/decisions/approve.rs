@@ -12,7 +12,6 @@ use crate::cli::output::{self, CliError, Exit};
 use crate::cli::running_server;
 use crate::cli::runtime::block_on;
 use crate::clock::{Clock as _, SystemClock};
-use crate::config::effective::OF_VERDICTS;
 use crate::npm::PackageSpec;
 use crate::policy::decisions::DecisionProposal;
 use crate::text::single_line;
@@ -42,11 +41,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let config = query.settings.config()?;
     let data_dir = config.store.data_dir.clone();
     let plan = block_on(async {
-        Ok::<_, CliError>(match running_server::find(&config).await? {
-            Some(running) => {
-                running.announce(&config, OF_VERDICTS);
-                running.server.expand(&spec, &records, running.profile).await?
-            }
+        Ok::<_, CliError>(match running_server::find_announced(&config).await? {
+            Some(running) => running.server.expand(&spec, &records, running.profile).await?,
             None => decide::plan_approval(config, Arc::new(SystemClock), &spec, &records).await?,
         })
     })??;

@@ -2,12 +2,8 @@
 
 pub(crate) mod adopt;
 pub(crate) mod approve;
-pub(crate) mod break_glass;
-pub(crate) mod confirm;
-pub(crate) mod deny;
-pub(crate) mod freeze;
+pub(crate) mod commands;
 pub(crate) mod list;
-pub(crate) mod revoke;
 
 use std::path::Path;
 use std::time::Duration;
@@ -114,17 +110,16 @@ fn format_text(recorded: &RecordedDecision) -> String {
 
 pub(crate) fn decision_json(decision: &Decision, state: &str) -> Value {
     let proposal = &decision.proposal;
-    let instant = |at: Timestamp| at.to_string();
     json!({
         "id": decision.id,
         "state": state,
         "act": proposal.act,
         "reason": proposal.reason,
         "author": proposal.author.who,
-        "made": instant(proposal.author.at),
-        "expires": proposal.expires.map(instant),
+        "made": proposal.author.at,
+        "expires": proposal.expires,
         "needsSecond": proposal.needs_second,
-        "second": decision.second.as_ref().map(|second| json!({ "who": second.who, "at": instant(second.at) })),
-        "revoked": decision.revoked.as_ref().map(|(by, why)| json!({ "who": by.who, "at": instant(by.at), "reason": why })),
+        "second": decision.second.as_ref().map(|second| json!({ "who": second.who, "at": second.at })),
+        "revoked": decision.revoked.as_ref().map(|(by, why)| json!({ "who": by.who, "at": by.at, "reason": why })),
     })
 }
