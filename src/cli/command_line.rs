@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::cli::flags::SettingFlags;
 use crate::cli::{
     ca, check, client_config, completions, config, decisions, doctor, explain, exposure, feed, healthcheck, incident, output,
     policy, serve, user,
 };
-use crate::cli::flags::SettingFlags;
 use crate::config::suggest;
 use crate::text::push_line;
 

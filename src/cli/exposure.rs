@@ -122,8 +122,8 @@ fn contact_json(known: &IndicatorHitSummary) -> Value {
         "feed": known.contact.feed,
         "package": known.contact.package.as_ref().map(PackageName::as_str),
         "times": known.times,
-        "first": known.first.to_string(),
-        "last": known.last.to_string(),
+        "first": known.first,
+        "last": known.last,
     })
 }
 
@@ -150,12 +150,12 @@ fn row_json(name: &PackageName, exposure: &Exposure, grounds: &Grounds) -> Value
         "toolVersion": exposure.tool_version,
         "version": exposure.version,
         "integrity": exposure.integrity,
-        "outcome": outcome(exposure),
+        "outcome": exposure.outcome.as_str(),
         "rule": exposure.rule,
         "decisions": decisions,
         "times": exposure.times,
-        "first": exposure.first.to_string(),
-        "last": exposure.last.to_string(),
+        "first": exposure.first,
+        "last": exposure.last,
     })
 }
 
@@ -177,25 +177,25 @@ fn rows(indent: &'static str, name: &PackageName, exposures: &[Exposure], ground
             (tool, "") => tool.to_owned(),
             (tool, version) => format!("{tool}/{version}"),
         };
-        let decisions: Vec<_> =
-            grounds.of(name, exposure).map(|decision| format!("{} {}", noun(decision), decision.id)).collect();
+        let named = grounds.of(name, exposure).map(|decision| {
+            let noun = match decision.proposal.act {
+                DecisionAction::Adopt { .. } => "adoption",
+                DecisionAction::BreakGlass => "break-glass",
+                _ => "approval",
+            };
+            format!("{noun} {}", decision.id)
+        });
+        let decisions: Vec<_> = named.collect();
         let outcome = match &exposure.rule {
             Some(_) if !decisions.is_empty() => format!("served ({})", decisions.join(", ")),
             Some(rule) if exposure.outcome == DownloadOutcome::Served => format!("served, recorded by {rule}"),
-            Some(rule) => format!("{} by {rule}", outcome(exposure)),
-            None => outcome(exposure).to_owned(),
+            Some(rule) => format!("{} by {rule}", exposure.outcome.as_str()),
+            None => exposure.outcome.as_str().to_owned(),
         };
         let (first, last) = (timestamp::format_utc(exposure.first), timestamp::format_utc(exposure.last));
         columns.row([&exposure.client, &tool, &exposure.version, &outcome, &exposure.times, &first, &last]);
     }
     columns.to_string()
-}
-
-fn outcome(exposure: &Exposure) -> &'static str {
-    match exposure.outcome {
-        DownloadOutcome::Served => "served",
-        DownloadOutcome::Refused => "refused",
-    }
 }
 
 /// Decisions of operators, to name the one that allowed a version.
@@ -226,13 +226,5 @@ impl Grounds {
             let is_over = ended.into_iter().flatten().any(|end| end < row.first);
             names && decision.proposal.author.at <= row.last && !is_over
         })
-    }
-}
-
-fn noun(decision: &Decision) -> &'static str {
-    match decision.proposal.act {
-        DecisionAction::Adopt { .. } => "adoption",
-        DecisionAction::BreakGlass => "break-glass",
-        _ => "approval",
     }
 }

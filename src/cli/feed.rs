@@ -38,7 +38,19 @@ pub(crate) enum Command {
     /// Refuse only the versions that such a record lists.
     SetAside(RulingArgs),
     /// Export denials of operators as a signed feed of OSV records.
-    Export(FeedExportArgs),
+    Export {
+        /// Directory to write to; osv-scanner reads one named `osv-scanner` offline.
+        #[arg(value_name = "DIRECTORY")]
+        directory: PathBuf,
+        /// Prefix of the record ids.
+        #[arg(long, value_name = "PREFIX", default_value = "COLDFRAME", value_parser = prefix)]
+        id_prefix: String,
+        /// How long the export is valid.
+        #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = decisions::duration)]
+        expires: Duration,
+        #[command(flatten)]
+        settings: SettingFlags<false>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -50,21 +62,6 @@ pub(crate) struct RulingArgs {
     record: RecordArgs,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct FeedExportArgs {
-    /// Directory to write to; osv-scanner reads one named `osv-scanner` offline.
-    #[arg(value_name = "DIRECTORY")]
-    directory: PathBuf,
-    /// Prefix of the record ids.
-    #[arg(long, value_name = "PREFIX", default_value = "COLDFRAME", value_parser = prefix)]
-    id_prefix: String,
-    /// How long the export is valid.
-    #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = decisions::duration)]
-    expires: Duration,
-    #[command(flatten)]
-    settings: SettingFlags<false>,
-}
-
 pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
     match command {
         Command::Sync { accept_shrunk, query: QueryArgs { output, settings } } => {
@@ -72,15 +69,14 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
             let on_shrink = if accept_shrunk { OnShrink::Accept } else { OnShrink::Reject };
             let statuses = block_on(incident::sync(config, Arc::new(SystemClock), on_shrink))??;
             print(&statuses, output)?;
-            let stale = statuses.iter().any(|status| status.staleness.is_some());
-            Ok(if stale { Exit::Failed } else { Exit::Done })
+            Ok(if statuses.iter().any(|status| status.staleness.is_some()) { Exit::Failed } else { Exit::Done })
         }
         Command::Status(QueryArgs { output, settings }) => {
             print(&incident::status(&of_server(&settings)?, SystemClock.now()), output)
         }
         Command::Obey(ruling) => rule(ruling, true),
         Command::SetAside(ruling) => rule(ruling, false),
-        Command::Export(FeedExportArgs { directory, id_prefix, expires, settings }) => {
+        Command::Export { directory, id_prefix, expires, settings } => {
             let data_dir = settings.data_dir()?;
             let (exported, key, left) = incident::export(&data_dir, &directory, &id_prefix, SystemClock.now(), expires)?;
             let mut columns = TextTable::indented("  ");
@@ -137,10 +133,10 @@ fn to_json(status: &StoredFeedStatus) -> Value {
         "unreadable": state.tally.unreadable,
         "unreadableEvents": state.tally.unreadable_events,
         "trouble": state.tally.trouble,
-        "synced": state.synced.map(|at| at.to_string()),
-        "changed": state.changed.map(|at| at.to_string()),
+        "synced": state.synced,
+        "changed": state.changed,
         "serial": state.serial,
-        "expires": state.expires.map(|at| at.to_string()),
+        "expires": state.expires,
         "fresh": status.staleness.is_none(),
         "stale": status.staleness,
         "overbroad": status.overbroad,
@@ -160,20 +156,13 @@ fn format_text(statuses: &[StoredFeedStatus]) -> String {
         columns.row([&"records", &records(tally)]);
         columns.row([&"synced", &state.synced.map_or_else(|| "never".to_owned(), timestamp::format_utc)]);
         columns.row([&"changed", &state.changed.map_or_else(|| "never".to_owned(), timestamp::format_utc)]);
-        if let Some(serial) = state.serial {
-            columns.row([&"serial", &serial]);
-        }
-        if let Some(expires) = state.expires {
-            columns.row([&"expires", &timestamp::format_utc(expires)]);
-        }
-        if let Some(trouble) = &tally.trouble {
-            columns.row([&"unreadable", trouble]);
-        }
-        for record in &status.overbroad {
-            columns.row([&"to decide", record]);
-        }
-        if let Some(staleness) = &status.staleness {
-            columns.row([&"stale", staleness]);
+        let (serial, expires) = (state.serial.map(|serial| serial.to_string()), state.expires.map(timestamp::format_utc));
+        let optional = [("serial", &serial), ("expires", &expires), ("unreadable", &tally.trouble)];
+        let optional = optional.into_iter().filter_map(|(label, value)| Some((label, value.as_ref()?)));
+        let overbroad = status.overbroad.iter().map(|record| ("to decide", record));
+        let stale = status.staleness.iter().map(|staleness| ("stale", staleness));
+        for (label, value) in optional.chain(overbroad).chain(stale) {
+            columns.row([&label, value]);
         }
         let word = match (state.is_good(), &status.staleness) {
             (false, _) => "never synced",

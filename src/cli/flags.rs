@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, FromArgMatches};
 
 use crate::cli::output::OutputArgs;
-use crate::config::effective::OF_VERDICTS;
 use crate::config::settings::{SETTINGS, Setting};
 use crate::config::{self, Config, ConfigSources, Diagnostics, FlagValues, ProcessEnvironment, SettingKey, ValueKind};
 
@@ -40,21 +39,11 @@ impl<const LISTED: bool> SettingFlags<LISTED> {
         self.flags.take(SettingKey::Feed, is_id)
     }
 
-    /// Returns the flags that make another command ask the same server, with a leading space: data directory and file.
-    pub(crate) fn location_flags(&self) -> String {
-        self.repeated(&[SettingKey::DataDir])
-    }
-
-    /// Like [`Self::location_flags`], with the settings that verdicts depend on, for commands without a server.
-    pub(crate) fn verdict_flags(&self) -> String {
-        self.repeated(&[OF_VERDICTS, &[SettingKey::DataDir]].concat())
-    }
-
-    /// Returns the flags of these settings, and `--config`, as words of a shell.
-    fn repeated(&self, keys: &[SettingKey]) -> String {
+    /// Returns `--data-dir`, `--config` and the flags of `keys` as words of a shell, each after a space.
+    pub(crate) fn repeated(&self, keys: &[SettingKey]) -> String {
         let file = self.file.iter().flat_map(|file| ["--config".to_owned(), file.display().to_string()]);
-        let words: Vec<_> = self.flags.words(keys).into_iter().chain(file).map(|word| quoted(&word)).collect();
-        if words.is_empty() { String::new() } else { format!(" {}", words.join(" ")) }
+        let words = self.flags.words(&[keys, &[SettingKey::DataDir]].concat()).into_iter().chain(file);
+        words.map(|word| format!(" {}", quoted(&word))).collect()
     }
 
     pub(crate) fn first_flag_outside(&self, known: &[SettingKey]) -> Option<String> {
@@ -135,6 +124,7 @@ fn flag(setting: &Setting) -> Arg {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::effective::OF_VERDICTS;
 
     #[test]
     fn repeated_flags_are_quoted_for_a_shell() {
@@ -144,8 +134,8 @@ mod tests {
         flags.push(SettingKey::Exclude, "@acme/*".to_owned());
         flags.push(SettingKey::LogLevel, "debug".to_owned());
         let given = SettingFlags::<false> { file: Some("it's.toml".into()), flags };
-        assert_eq!(given.location_flags(), r" --data-dir '/data of ours' --config 'it'\''s.toml'");
+        assert_eq!(given.repeated(&[]), r" --data-dir '/data of ours' --config 'it'\''s.toml'");
         let all = r" --min-release-age 30d --exclude '@acme/*' --data-dir '/data of ours' --config 'it'\''s.toml'";
-        assert_eq!(given.verdict_flags(), all);
+        assert_eq!(given.repeated(OF_VERDICTS), all);
     }
 }

@@ -110,7 +110,7 @@ fn named(id: &str) -> Result<Option<(PackageName, String)>, CliError> {
 }
 
 fn to_json(plan: &IncidentPlan, done: Option<&incident::IncidentResult>, grounds: &Grounds) -> Value {
-    let subject = |subject: &incident::AffectedPackage| json!({ "name": subject.name, "versions": subject.versions, "freezeAt": subject.freeze_at.to_string() });
+    let subject = |subject: &incident::AffectedPackage| json!({ "name": subject.name, "versions": subject.versions, "freezeAt": subject.freeze_at });
     json!({
         "id": plan.id,
         "feed": plan.feed,

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use crate::npm::{Algorithm, Digest, Integrity, ManifestDigest, PackageName, PackumentForm};
 use crate::policy::decisions::Decision;
 use crate::store::error::StoreError;
+use crate::text::words;
 
 /// A package of a registry. The same name on two registries is two packages.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -248,6 +249,8 @@ pub enum DownloadOutcome {
     Served,
     Refused,
 }
+
+words! { DownloadOutcome { Served = "served", Refused = "refused", } }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DownloadKind {

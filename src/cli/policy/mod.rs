@@ -147,10 +147,15 @@ fn test(name: &str) -> Result<Exit, CliError> {
 
 fn change_json(change: &ChangedVerdict) -> Value {
     let side = |verdict: &Verdict| {
+        let word = match verdict {
+            Verdict::Allow => "allow",
+            Verdict::Hold { .. } => "hold",
+            Verdict::Deny { .. } => "deny",
+        };
         json!({
-            "verdict": verdict_name(verdict),
+            "verdict": word,
             "rule": verdict.reason().map(|reason| reason.rule.as_str()),
-            "until": verdict.opens_at().map(|opens| opens.to_string()),
+            "until": verdict.opens_at(),
         })
     };
     json!({
@@ -158,7 +163,7 @@ fn change_json(change: &ChangedVerdict) -> Value {
         "version": change.version,
         "clients": change.clients,
         "times": change.times,
-        "first": change.first.to_string(),
+        "first": change.first,
         "now": side(&change.now),
         "then": side(&change.then),
     })
@@ -182,14 +187,6 @@ fn format_diff(candidate: &str, found: &PolicyDiff) -> String {
         push_line!(text, "cannot evaluate {name}: {why}");
     }
     text
-}
-
-fn verdict_name(verdict: &Verdict) -> &'static str {
-    match verdict {
-        Verdict::Allow => "allow",
-        Verdict::Hold { .. } => "hold",
-        Verdict::Deny { .. } => "deny",
-    }
 }
 
 fn replay_all(arguments: &ReplayArguments) -> Result<Exit, CliError> {
@@ -218,7 +215,7 @@ fn replay_json(result: &ReplayResult) -> Value {
         "id": result.id,
         "outcome": result.fate.outcome(),
         "rule": result.rule.as_ref().map(RuleId::as_str),
-        "until": result.until.map(|until| until.to_string()),
+        "until": result.until,
     })
 }
 
@@ -235,9 +232,9 @@ fn format_replay(policy: &str, source: &str, replayed: &[ReplayResult]) -> Strin
         columns.row([&one.id, &one.fate.outcome(), &rule, &until]);
     }
     let count = |fate: ReplayOutcome| replayed.iter().filter(|one| one.fate == fate).count();
-    let mut by_rule: BTreeMap<String, usize> = BTreeMap::new();
+    let mut by_rule: BTreeMap<&str, usize> = BTreeMap::new();
     for one in replayed.iter().filter(|one| one.fate.outcome() == "stopped") {
-        *by_rule.entry(one.rule.as_ref().map(ToString::to_string).unwrap_or_default()).or_default() += 1;
+        *by_rule.entry(one.rule.as_ref().map(RuleId::as_str).unwrap_or_default()).or_default() += 1;
     }
     let by_rule: Vec<_> = by_rule.iter().map(|(rule, count)| format!("{rule} {count}")).collect();
     let (at_once, until) = (count(ReplayOutcome::StoppedAtPublication), count(ReplayOutcome::StoppedUntilDetection));
@@ -266,8 +263,8 @@ struct PolicySurvey {
     packages: usize,
     versions: usize,
     allowed: usize,
-    held: BTreeMap<Arc<str>, usize>,
-    denied: BTreeMap<Arc<str>, usize>,
+    held: BTreeMap<String, usize>,
+    denied: BTreeMap<String, usize>,
     listed: String,
 }
 

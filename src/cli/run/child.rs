@@ -17,11 +17,9 @@ pub(crate) struct ChildExit {
 }
 
 /// Runs the command to completion. Fails if it cannot be started.
-pub(crate) async fn run(mut command: Command) -> io::Result<ChildExit> {
+pub(crate) async fn run(command: Command) -> io::Result<ChildExit> {
     let mut signals = Signals::listen(system::FORWARDED)?;
-    let mut processes = system::ChildProcesses::prepare(&mut command);
-    let mut child = command.spawn()?;
-    processes.started(&child);
+    let (mut child, processes) = system::ChildProcesses::spawn(command)?;
     let status = loop {
         tokio::select! {
             status = child.wait() => break status?,
@@ -32,15 +30,15 @@ pub(crate) async fn run(mut command: Command) -> io::Result<ChildExit> {
 }
 
 fn code(status: ExitStatus) -> u8 {
-    let code = status.code().or_else(|| system::signal(status).map(|signal| 128 + signal));
+    let code = status.code();
+    #[cfg(unix)]
+    let code = code.or_else(|| Some(128 + std::os::unix::process::ExitStatusExt::signal(&status)?));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
 }
 
 #[cfg(unix)]
 mod system {
     use std::io::{self, IsTerminal as _};
-    use std::os::unix::process::ExitStatusExt as _;
-    use std::process::ExitStatus;
     use std::time::Duration;
 
     use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
@@ -77,16 +75,14 @@ mod system {
     }
 
     impl ChildProcesses {
-        pub(super) fn prepare(command: &mut Command) -> Self {
+        pub(super) fn spawn(mut command: Command) -> io::Result<(Child, Self)> {
             let group = if io::stdin().is_terminal() { Group::Ours } else { Group::Own };
             if group == Group::Own {
                 command.process_group(0);
             }
-            Self { group, pid: None }
-        }
-
-        pub(super) fn started(&mut self, child: &Child) {
-            self.pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+            let child = command.spawn()?;
+            let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+            Ok((child, Self { group, pid }))
         }
 
         /// Forwards a signal. Ignores errors: the command may have exited already.
@@ -119,15 +115,11 @@ mod system {
             true
         }
     }
-
-    pub(super) fn signal(status: ExitStatus) -> Option<i32> {
-        status.signal()
-    }
 }
 
 #[cfg(not(unix))]
 mod system {
-    use std::process::ExitStatus;
+    use std::io;
 
     use tokio::process::{Child, Command};
 
@@ -137,20 +129,14 @@ mod system {
     pub(super) struct ChildProcesses;
 
     impl ChildProcesses {
-        pub(super) fn prepare(_command: &mut Command) -> Self {
-            Self
+        pub(super) fn spawn(mut command: Command) -> io::Result<(Child, Self)> {
+            Ok((command.spawn()?, Self))
         }
-
-        pub(super) fn started(&mut self, _child: &Child) {}
 
         pub(super) fn send(&self, _signal: i32) {}
 
         pub(super) async fn end(&self) -> bool {
             false
         }
-    }
-
-    pub(super) fn signal(_status: ExitStatus) -> Option<i32> {
-        None
     }
 }

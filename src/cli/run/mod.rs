@@ -32,7 +32,8 @@ use crate::cli::run::project::ProjectFiles;
 use crate::cli::run::summary::RunSummary;
 use crate::cli::runtime::block_on;
 use crate::clock::SystemClock;
-use crate::config::{Config, ProcessEnvironment, SettingKey};
+use crate::config::effective::OF_VERDICTS;
+use crate::config::{Config, SettingKey};
 use crate::telemetry;
 use crate::text::shell_word;
 use crate::tls;
@@ -53,10 +54,6 @@ pub(crate) struct Arguments {
     settings: SettingFlags<false>,
 }
 
-/// Exit codes of shells for a command that is not found, and one that cannot be run.
-const NOT_FOUND: u8 = 127;
-const NOT_RUN: u8 = 126;
-
 /// Flags that work with a running Coldframe, or only locate it. Any other flag needs a separate one.
 const REMOTE_SAFE_FLAGS: &[SettingKey] = &[
     SettingKey::DataDir,
@@ -76,8 +73,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
     let (config, surroundings) = settings.read(|sources| {
         let surroundings = sources.environment.clone();
         // The summary replaces most log messages.
-        let config = Config::load_with(sources, |raw| raw.set_default(SettingKey::LogLevel, "error"))?;
-        Ok((config, surroundings))
+        Ok((Config::load_with(sources, |raw| raw.set_default(SettingKey::LogLevel, "error"))?, surroundings))
     })?;
     telemetry::logging::init(&config.telemetry).map_err(CliError::usage)?;
     for warning in &config.warnings {
@@ -100,7 +96,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
         let folder = RunTempDir::make()?;
         let recipe = build_environment(&session, &trust, &folder, &project, &survey)?;
         let (policy, is_servers) = (session.info().policy.clone(), session.is_remote());
-        let ended = child::run(build_command(&command, &recipe, &surroundings)).await;
+        let mut words = command.iter();
+        let mut child = tokio::process::Command::new(words.next().cloned().unwrap_or_default());
+        recipe.apply(child.args(words), &surroundings.variables);
+        let ended = child::run(child).await;
         let waiting = progress("writing the ledger");
         let sum = session.close().await;
         waiting.finish_and_clear();
@@ -113,7 +112,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
     // Read again, because the command may have changed the lockfiles.
     let project = ProjectFiles::of(&surroundings);
     let lockfiles = project.lockfiles.keys().cloned().collect();
-    let flags = if is_servers { settings.location_flags() } else { settings.verdict_flags() };
+    // A server has its own settings. Without one, suggested commands need those of this run.
+    let flags = settings.repeated(if is_servers { &[] } else { OF_VERDICTS });
     let summary = RunSummary { command: shown(&command), code, policy, sum: &sum, lockfiles, locked: project.locked(), flags };
     let text = if json { format!("{}\n", summary.json()) } else { summary.text() };
     output::note(&text);
@@ -188,19 +188,11 @@ fn no_proxy(session: &RunSession, project: &ProjectFiles, survey: &SettingsSurve
     direct_hosts::no_proxy(&registries, project.exceptions.iter().cloned())
 }
 
-fn build_command(words: &[OsString], recipe: &ClientEnvironment, surroundings: &ProcessEnvironment) -> tokio::process::Command {
-    let program = words.first().cloned().unwrap_or_default();
-    let mut command = tokio::process::Command::new(program);
-    command.args(words.iter().skip(1));
-    recipe.apply(&mut command, &surroundings.variables);
-    command
-}
-
 fn spawn_failure(words: &[OsString], error: &io::Error) -> ChildExit {
     let program = words.first().map(|word| word.display().to_string()).unwrap_or_default();
     say(&format!("cannot run `{program}`: {error}"));
-    let code = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUN };
-    ChildExit { code, left_some: false }
+    // The exit codes of shells.
+    ChildExit { code: if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }, left_some: false }
 }
 
 fn shown(words: &[OsString]) -> String {

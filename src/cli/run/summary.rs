@@ -305,7 +305,7 @@ fn held_json(kept: &HeldVersion) -> Value {
         "version": kept.version,
         "rule": kept.rule.as_str(),
         "reason": kept.detail,
-        "opens": kept.opens.map(|opens| opens.to_string()),
+        "opens": kept.opens,
         "nearest": kept.nearest,
     })
 }
@@ -315,7 +315,7 @@ fn refused_json(refusal: &Refusal) -> Value {
         "name": refusal.name.as_str(),
         "version": refusal.version,
         "rule": refusal.rule.as_str(),
-        "opens": refusal.opens.map(|opens| opens.to_string()),
+        "opens": refusal.opens,
         "reason": &*refusal.text,
     })
 }

@@ -50,7 +50,7 @@ pub(crate) fn exposure(connection: &Connection, name: &PackageName, version: Opt
             tool_version: row.get(2)?,
             version: row.get(3)?,
             integrity: Some(row.get::<_, String>(4)?).filter(|integrity| !integrity.is_empty()),
-            outcome: if row.get_ref(5)?.as_str()? == SERVED { DownloadOutcome::Served } else { DownloadOutcome::Refused },
+            outcome: DownloadOutcome::parse(row.get_ref(5)?.as_str()?).unwrap_or(DownloadOutcome::Refused),
             rule: row.get(6)?,
             times: count_from_column(row.get(7)?),
             first: from_column(row.get(8)?),
@@ -136,9 +136,6 @@ pub(crate) fn shrink_some(connection: &Connection) -> rusqlite::Result<bool> {
     connection.pragma_query_value(None, "freelist_count", |row| row.get(0)).map(|left: i64| left > 0)
 }
 
-const SERVED: &str = "served";
-const REFUSED: &str = "refused";
-
 /// Maximum number of rows or pages per transaction. Small, so that other writers wait only briefly.
 const PRUNED_AT_ONCE: u32 = 5_000;
 
@@ -170,11 +167,7 @@ fn write_downloads(connection: &Connection, rows: &[(&DownloadEvent, RowTally)])
         let version = row.version.as_deref().unwrap_or_default();
         let integrity = row.integrity.as_ref().map(Digest::to_sri).unwrap_or_default();
         let subject = subjects.id(params![row.name.as_str(), version, kind, integrity, list(&row.hidden)])?;
-        let outcome = match row.outcome {
-            DownloadOutcome::Served => SERVED,
-            DownloadOutcome::Refused => REFUSED,
-        };
-        let times = count_to_column(tally.times);
+        let (outcome, times) = (row.outcome.as_str(), count_to_column(tally.times));
         insert.execute(params![subject, client, outcome, row.rule, times, to_column(tally.first), to_column(tally.last)])?;
     }
     Ok(())
