@@ -102,78 +102,45 @@ impl ClientSetting {
     }
 }
 
-/// The settings of all clients, by the file or variables that contain them.
-pub(crate) struct SettingSources {
-    variables: BTreeMap<String, String>,
-    /// The lines of `.npmrc` files, and npm's variables, which are marked.
-    npmrc: Vec<(bool, ClientSetting)>,
-    /// The path of the user's `.npmrc`, for output.
-    user_npmrc: String,
-    yarnrc: Vec<ClientSetting>,
-    berry: Vec<ClientSetting>,
-    bunfig: Vec<ClientSetting>,
-    pnpm_workspace: Vec<ClientSetting>,
-    /// pnpm's files of this user: `rc` up to version 10, then `config.yaml` and `auth.ini`.
-    pnpm_rc: Vec<ClientSetting>,
-    pnpm_config: Vec<ClientSetting>,
-    pnpm_auth: Vec<ClientSetting>,
+/// A client in use, with its settings in the order of their precedence.
+pub(crate) struct UsedClient {
+    pub(crate) client: SurveyedClient,
+    pub(crate) is_of_project: bool,
+    pub(crate) settings: Vec<ClientSetting>,
+}
+
+impl UsedClient {
+    pub(crate) fn find(&self, key: &str) -> Option<&ClientSetting> {
+        self.settings.iter().find(|setting| setting.key == key)
+    }
 }
 
 pub(crate) struct SettingsSurvey {
-    pub(crate) settings: SettingSources,
     /// The lockfiles of the project, by name.
     pub(crate) lockfiles: BTreeMap<String, Lockfile>,
-    /// The clients in use, by lockfile or `packageManager`, else all installed ones. The flag is set for clients of this
-    /// project.
-    pub(crate) clients: Vec<(SurveyedClient, bool)>,
+    /// The clients by lockfile or `packageManager`, else all installed ones.
+    pub(crate) clients: Vec<UsedClient>,
     pub(crate) trouble: Vec<String>,
 }
 
-impl SettingSources {
-    /// Reads files upwards from the working directory, and those of the user. Adds errors to `trouble`.
-    fn read(surroundings: &ProcessEnvironment, trouble: &mut Vec<String>) -> Self {
-        let (folder, home) = (&surroundings.working_directory, surroundings.home.as_deref());
-        let environment = surroundings.npm_environment();
-        let lines = npmrc::lines(&environment).unwrap_or_else(|error| {
-            trouble.push(error.to_string());
-            Vec::new()
-        });
-        let npmrc = lines.into_iter().map(|line| {
-            let is_variable = matches!(line.origin, SettingOrigin::Variable(_));
-            let key =
-                if matches!(line.key.as_str(), "min-release-age" | "before" | "minimum-release-age") { "age" } else { &line.key };
-            (is_variable, ClientSetting::new(key, line.value, line.origin.to_string()))
-        });
-        let upwards = |name: &str| folder.ancestors().map(|folder| folder.join(name)).collect::<Vec<_>>();
-        let with_home = |name: &str| upwards(name).into_iter().chain(home.map(|home| home.join(name))).collect::<Vec<_>>();
-        let configured = environment.vars.get("XDG_CONFIG_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
-        let configured = configured.or_else(|| home.map(|home| home.join(".config")));
-        let of_pnpm = |name: &str| configured.iter().map(|folder| folder.join("pnpm").join(name)).collect::<Vec<_>>();
-        let mut bunfig = read_settings(&[folder.join("bunfig.toml")], read_toml, key_of_bun);
-        bunfig.extend(read_settings(home.map(|home| home.join(".bunfig.toml")).as_slice(), read_toml, key_of_bun));
-        Self {
-            npmrc: npmrc.collect(),
-            user_npmrc: home.map(|home| format!("`{}`", home.join(".npmrc").display())).unwrap_or_default(),
-            yarnrc: read_settings(&with_home(".yarnrc"), read_yarnrc, npm_key_from_yarn),
-            berry: read_settings(&with_home(".yarnrc.yml"), read_yaml, key_of_berry),
-            bunfig,
-            pnpm_workspace: read_settings(&upwards("pnpm-workspace.yaml"), read_yaml, key_of_pnpm),
-            pnpm_rc: read_settings(&of_pnpm("rc"), read_ini, key_of_ini),
-            pnpm_config: read_settings(&of_pnpm("config.yaml"), read_yaml, key_of_pnpm_config),
-            pnpm_auth: read_settings(&of_pnpm("auth.ini"), read_ini, key_of_ini),
-            variables: environment.vars,
-        }
-    }
+struct SettingSources<'a> {
+    folder: &'a Path,
+    home: Option<&'a Path>,
+    variables: BTreeMap<String, String>,
+    /// The lines of `.npmrc` files, and npm's variables, which are marked.
+    npmrc: Vec<(bool, ClientSetting)>,
+}
 
-    pub(crate) fn of_client(&self, client: SurveyedClient) -> Vec<ClientSetting> {
-        let variable = |name: &str, key: &str| {
-            let value = self.variables.get(name).filter(|value| !value.is_empty());
-            value.map(|value| ClientSetting::new(key, value, format!("`{name}`")))
+impl SettingSources<'_> {
+    fn of_client(&self, client: SurveyedClient) -> Vec<ClientSetting> {
+        let npm = |of_variables: bool| {
+            let lines = self.npmrc.iter().filter(|(is_variable, _)| *is_variable == of_variables);
+            lines.map(|(_, setting)| setting.clone()).collect::<Vec<_>>()
         };
-        let variables = |pairs: &[(&str, &str)]| pairs.iter().filter_map(|(name, key)| variable(name, key)).collect::<Vec<_>>();
-        let npm =
-            |of_variables: bool| self.npmrc.iter().filter(move |(is, _)| *is == of_variables).map(|(_, setting)| setting.clone());
-        let shared = variables(&[
+        let upwards = |name: &'static str| self.folder.ancestors().map(move |folder| folder.join(name));
+        let of_home = |name: &str| self.home.map(|home| home.join(name));
+        let workspace = || read_settings(upwards("pnpm-workspace.yaml"), read_yaml, key_of_pnpm);
+        let shared = self.variables(&[
             ("HTTPS_PROXY", "https-proxy"),
             ("https_proxy", "https-proxy"),
             ("HTTP_PROXY", "proxy"),
@@ -182,72 +149,105 @@ impl SettingSources {
             ("no_proxy", "noproxy"),
             ("NODE_EXTRA_CA_CERTS", "extra-ca"),
         ]);
-        let everywhere = variables(&[("ALL_PROXY", "https-proxy"), ("all_proxy", "https-proxy")]);
+        let everywhere = self.variables(&[("ALL_PROXY", "https-proxy"), ("all_proxy", "https-proxy")]);
         match client {
-            SurveyedClient::Npm => npm(true).chain(npm(false)).chain(shared).collect(),
+            SurveyedClient::Npm => [npm(true), npm(false), shared].concat(),
             SurveyedClient::Pnpm => {
-                let (workspace, rc) = (self.pnpm_workspace.iter().cloned(), self.pnpm_rc.iter().cloned());
-                workspace.chain(npm(true)).chain(npm(false)).chain(rc).chain(shared).collect()
+                [workspace(), npm(true), npm(false), self.of_pnpm("rc", read_ini, key_of_ini), shared].concat()
             }
             SurveyedClient::Pnpm11 => {
-                let own = self.own("pnpm_config_", &["registry", "https-proxy", "proxy", "noproxy", "no-proxy", "cafile"]);
-                let yaml = self.pnpm_workspace.iter().chain(&self.pnpm_config).cloned();
-                let (user, project): (Vec<_>, Vec<_>) = npm(false).partition(|setting| setting.origin == self.user_npmrc);
-                let files = yaml.chain(project).chain(self.pnpm_auth.iter().cloned()).chain(user);
-                own.into_iter().chain(files).chain(shared).collect()
+                let own = self.pnpm_variables();
+                let config = self.of_pnpm("config.yaml", read_yaml, key_of_pnpm_config);
+                let user_npmrc = of_home(".npmrc").map(|path| format!("`{}`", path.display())).unwrap_or_default();
+                let (user, project) = npm(false).into_iter().partition(|setting| setting.origin == user_npmrc);
+                let auth = self.of_pnpm("auth.ini", read_ini, key_of_ini);
+                [own, workspace(), config, project, auth, user, shared].concat()
             }
             SurveyedClient::Yarn => {
-                let own = variables(&[
+                let own = self.variables(&[
                     ("YARN_REGISTRY", "registry"),
                     ("YARN_HTTPS_PROXY", "https-proxy"),
                     ("YARN_HTTP_PROXY", "proxy"),
                 ]);
-                own.into_iter().chain(npm(true)).chain(self.yarnrc.iter().cloned()).chain(npm(false)).chain(shared).collect()
+                let yarnrc = read_settings(upwards(".yarnrc").chain(of_home(".yarnrc")), read_yarnrc, npm_key_from_yarn);
+                [own, npm(true), yarnrc, npm(false), shared].concat()
             }
             SurveyedClient::Berry => {
-                let own = variables(&[
+                let own = self.variables(&[
                     ("YARN_NPM_REGISTRY_SERVER", "registry"),
                     ("YARN_HTTPS_PROXY", "https-proxy"),
                     ("YARN_HTTP_PROXY", "proxy"),
                     ("YARN_HTTPS_CA_FILE_PATH", "cafile"),
                 ]);
-                let extra = shared.into_iter().filter(|setting| setting.key == "extra-ca");
-                own.into_iter().chain(self.berry.iter().cloned()).chain(extra).collect()
+                let files = upwards(".yarnrc.yml").chain(of_home(".yarnrc.yml"));
+                let extra = self.variables(&[("NODE_EXTRA_CA_CERTS", "extra-ca")]);
+                [own, read_settings(files, read_yaml, key_of_berry), extra].concat()
             }
             SurveyedClient::Bun => {
-                let of_bun = |setting: &ClientSetting| setting.is_registry() || setting.key == "cafile";
-                let own = variables(&[("BUN_CONFIG_REGISTRY", "registry")]);
-                let npm = npm(true).filter(|setting| setting.key == "registry").chain(npm(false).filter(of_bun));
-                own.into_iter().chain(npm).chain(self.bunfig.iter().cloned()).chain(shared).chain(everywhere).collect()
+                let own = self.variables(&[("BUN_CONFIG_REGISTRY", "registry")]);
+                let (mut variables, mut lines) = (npm(true), npm(false));
+                variables.retain(|setting| setting.key == "registry");
+                lines.retain(|setting| setting.is_registry() || setting.key == "cafile");
+                let bunfigs = std::iter::once(self.folder.join("bunfig.toml")).chain(of_home(".bunfig.toml"));
+                [own, variables, lines, read_settings(bunfigs, read_toml, key_of_bun), shared, everywhere].concat()
             }
             SurveyedClient::Deno => {
-                let own = variables(&[
+                let own = self.variables(&[
                     ("NPM_CONFIG_REGISTRY", "registry"),
                     ("NPM_CONFIG_MIN_RELEASE_AGE", "age"),
                     ("DENO_CERT", "extra-ca"),
                 ]);
-                let of_deno = |setting: &ClientSetting| setting.is_registry() || setting.key == "age";
-                own.into_iter().chain(npm(false).filter(of_deno)).chain(shared).chain(everywhere).collect()
+                let mut lines = npm(false);
+                lines.retain(|setting| setting.is_registry() || setting.key == "age");
+                [own, lines, shared, everywhere].concat()
             }
         }
     }
 
-    /// Returns the variables with the prefix of a client, in either case.
-    fn own(&self, prefix: &str, keys: &[&str]) -> Vec<ClientSetting> {
+    /// Returns the variables that are set, as settings with these keys.
+    fn variables(&self, pairs: &[(&str, &str)]) -> Vec<ClientSetting> {
+        let setting = |(name, key): &(&str, &str)| {
+            let value = self.variables.get(*name).filter(|value| !value.is_empty())?;
+            Some(ClientSetting::new(*key, value, format!("`{name}`")))
+        };
+        pairs.iter().filter_map(setting).collect()
+    }
+
+    /// Returns the variables of pnpm 11 and later, in either case.
+    fn pnpm_variables(&self) -> Vec<ClientSetting> {
         let found = self.variables.iter().filter(|(_, value)| !value.is_empty()).filter_map(|(name, value)| {
-            let folded = name.to_ascii_lowercase();
-            let key = folded.strip_prefix(prefix)?.replace('_', "-");
-            keys.contains(&key.as_str()).then(|| ClientSetting::new(key, value, format!("`{name}`")))
+            let key = name.to_ascii_lowercase().strip_prefix("pnpm_config_")?.replace('_', "-");
+            let is_known = matches!(key.as_str(), "registry" | "https-proxy" | "proxy" | "noproxy" | "no-proxy" | "cafile");
+            is_known.then(|| ClientSetting::new(key, value, format!("`{name}`")))
         });
         found.collect()
+    }
+
+    /// Reads one of pnpm's files of this user: `rc` up to version 10, then `config.yaml` and `auth.ini`.
+    fn of_pnpm(&self, name: &str, read: ReadLines, key: NpmKey) -> Vec<ClientSetting> {
+        let configured = self.variables.get("XDG_CONFIG_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let folder = configured.or_else(|| self.home.map(|home| home.join(".config")));
+        read_settings(folder.map(|folder| folder.join("pnpm").join(name)), read, key)
     }
 }
 
 impl SettingsSurvey {
+    /// Reads files upwards from the working directory, and those of the user.
     pub(crate) fn of(surroundings: &ProcessEnvironment) -> Self {
         let folder = &surroundings.working_directory;
         let mut trouble = Vec::new();
-        let settings = SettingSources::read(surroundings, &mut trouble);
+        let environment = surroundings.npm_environment();
+        let lines = npmrc::lines(&environment).unwrap_or_else(|error| {
+            trouble.push(error.to_string());
+            Vec::new()
+        });
+        let npmrc = lines.into_iter().map(|line| {
+            let is_variable = matches!(line.origin, SettingOrigin::Variable(_));
+            let is_age = matches!(line.key.as_str(), "min-release-age" | "before" | "minimum-release-age");
+            (is_variable, ClientSetting::new(if is_age { "age" } else { &line.key }, line.value, line.origin.to_string()))
+        });
+        let (npmrc, home) = (npmrc.collect(), surroundings.home.as_deref());
+        let sources = SettingSources { folder, home, variables: environment.vars, npmrc };
         let mut lockfiles = BTreeMap::new();
         for read in lockfiles::nearest(folder) {
             match read {
@@ -262,22 +262,21 @@ impl SettingsSurvey {
             let manifest: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
             manifest["packageManager"].as_str().map(str::to_owned)
         });
-        let clients = clients(&lockfiles, manager.as_deref(), &settings.variables);
-        Self { settings, lockfiles, clients, trouble }
+        let used = clients(&lockfiles, manager.as_deref(), &sources.variables).into_iter();
+        let with_settings = |(client, is_of_project)| UsedClient { client, is_of_project, settings: sources.of_client(client) };
+        Self { clients: used.map(with_settings).collect(), lockfiles, trouble }
     }
 
-    fn project_settings(&self) -> impl Iterator<Item = ClientSetting> {
-        let clients = self.clients.iter().filter(|(_, is_of_project)| *is_of_project);
-        clients.flat_map(|(client, _)| self.settings.of_client(*client))
+    fn project_settings(&self) -> impl Iterator<Item = &ClientSetting> {
+        self.clients.iter().filter(|used| used.is_of_project).flat_map(|used| &used.settings)
     }
 
     /// Returns the registries of the project's clients and lockfiles, once per origin.
     pub(crate) fn registries(&self) -> Vec<Url> {
         let settings = self.project_settings().filter(|setting| setting.key.ends_with("registry"));
         let entries = self.lockfiles.values().flat_map(|lockfile| &lockfile.entries);
-        let registry_entries = entries.filter(|entry| entry.source == EntrySource::Registry);
-        let locked = registry_entries.filter_map(|entry| entry.resolved.as_deref().map(str::to_owned));
-        let named = settings.map(|setting| setting.value).chain(locked).filter_map(|text| Url::parse(&text).ok());
+        let locked = entries.filter(|entry| entry.source == EntrySource::Registry).filter_map(|entry| entry.resolved.as_deref());
+        let named = settings.map(|setting| &*setting.value).chain(locked).filter_map(|text| Url::parse(text).ok());
         let mut found: Vec<Url> = Vec::new();
         for url in named.chain([npmrc::npm_default_registry()]) {
             if found.len() < MAX_REGISTRIES && found.iter().all(|known| known.origin() != url.origin()) {
@@ -294,9 +293,9 @@ impl SettingsSurvey {
 
     /// Returns Coldframe CA certificates in the clients' CA files, including those of other machines.
     pub(crate) fn authorities(&self, folder: &Path) -> Vec<CertificateDer<'static>> {
-        let settings = self.clients.iter().flat_map(|(client, _)| self.settings.of_client(*client));
+        let settings = self.clients.iter().flat_map(|used| &used.settings);
         let named = settings.filter(|setting| matches!(setting.key.as_str(), "cafile" | "extra-ca"));
-        let files: BTreeSet<_> = named.map(|setting| setting.value).collect();
+        let files: BTreeSet<_> = named.map(|setting| &setting.value).collect();
         let read = files.into_iter().filter_map(|file| CertificateDer::pem_file_iter(folder.join(file)).ok());
         read.flat_map(Iterator::flatten).filter(is_coldframe_ca).collect()
     }
@@ -312,11 +311,16 @@ impl SettingsSurvey {
     }
 }
 
-fn read_settings(paths: &[PathBuf], read: fn(&str) -> Vec<ConfigLine>, key: fn(&str) -> Option<String>) -> Vec<ClientSetting> {
+type ReadLines = fn(&str) -> Vec<ConfigLine>;
+
+/// Returns npm's name for a key, if `doctor` needs the setting.
+type NpmKey = fn(&str) -> Option<String>;
+
+fn read_settings(paths: impl IntoIterator<Item = PathBuf>, read: ReadLines, key: NpmKey) -> Vec<ClientSetting> {
     let mut found: Vec<ClientSetting> = Vec::new();
     let mut seen = BTreeSet::new();
-    for path in paths.iter().filter(|path| seen.insert(*path)) {
-        let Ok(text) = files::read_bounded(path, MAX_SETTINGS_BYTES).and_then(files::into_text) else { continue };
+    for path in paths.into_iter().filter(|path| seen.insert(path.clone())) {
+        let Ok(text) = files::read_bounded(&path, MAX_SETTINGS_BYTES).and_then(files::into_text) else { continue };
         for (name, value, line) in read(&text) {
             let Some(key) = key(&name).filter(|_| !value.is_empty()) else { continue };
             found.push(ClientSetting::new(key, value, format!("`{}:{line}`", path.display())));

@@ -10,7 +10,7 @@ use url::Url;
 
 use self::FindingLevel::{Bypass, Note, Warning, Well};
 use crate::app::probe::RedirectedHosts;
-use crate::cli::doctor::client_settings::{ClientSetting, SettingsSurvey, SurveyedClient};
+use crate::cli::doctor::client_settings::{ClientSetting, SettingsSurvey, SurveyedClient, UsedClient};
 use crate::cli::registry_hosts::{AddressRoute, RegistryHosts, host};
 use crate::config::Config;
 use crate::npm::lockfile::{EntrySource, LockfileFormat};
@@ -75,33 +75,33 @@ pub(crate) struct RouteAnalyzer<'a> {
     pub(crate) age: Duration,
 }
 
-enum ClientRoute {
+enum ClientRoute<'a> {
     Registry,
     Gateway,
     /// Through the gateway, because the network redirects connections.
     Redirected,
     /// Past the gateway, because of this `noproxy` setting.
-    Excepted(ClientSetting),
+    Excepted(&'a ClientSetting),
     Around,
 }
 
 impl RouteAnalyzer<'_> {
     pub(crate) fn findings(&self) -> Vec<DoctorFinding> {
         let mut found = Vec::new();
-        for (client, is_of_project) in &self.survey.clients {
-            let settings = self.survey.settings.of_client(*client);
-            let mut of_client = vec![self.registry(*client, &settings)];
-            of_client.extend(self.scopes(*client, &settings));
-            of_client.extend(self.trust(*client, &settings));
-            of_client.extend(self.age(*client, &settings));
-            // Clients that the project does not use cause warnings only.
-            for finding in &mut of_client {
-                if !is_of_project && finding.grade == Bypass {
+        for used in &self.survey.clients {
+            let mut of_client = vec![self.registry(used)];
+            of_client.extend(self.scopes(used));
+            of_client.extend(self.trust(used));
+            of_client.extend(self.age(used));
+            if !used.is_of_project {
+                // Clients that the project does not use cause warnings only.
+                of_client.retain(|finding| finding.grade != Note);
+                for finding in of_client.iter_mut().filter(|finding| finding.grade == Bypass) {
                     finding.grade = Warning;
                     finding.what.push_str("; this project does not use it");
                 }
             }
-            found.extend(of_client.into_iter().filter(|finding| *is_of_project || finding.grade != Note));
+            found.extend(of_client);
         }
         found.extend(self.lockfiles());
         let why = "its contents were not checked";
@@ -112,15 +112,14 @@ impl RouteAnalyzer<'_> {
 
     /// Returns the registries that clients would use without Coldframe: upstream, and the configured ones.
     pub(crate) fn direct_registries(&self, config: &Config) -> Vec<Url> {
-        let clients = self.survey.clients.iter().filter(|(_, is_of_project)| *is_of_project);
-        let named = clients.filter_map(|(client, _)| registry_of(&self.survey.settings.of_client(*client)));
+        let named = self.survey.clients.iter().filter(|used| used.is_of_project).filter_map(registry_of);
         let all = std::iter::once(config.upstream.default.address()).chain(named);
         all.filter(|url| !self.hosts.is_own(url)).collect()
     }
 
-    fn registry(&self, client: SurveyedClient, settings: &[ClientSetting]) -> DoctorFinding {
-        let name = client.as_str();
-        let setting = find(settings, "registry");
+    fn registry(&self, used: &UsedClient) -> DoctorFinding {
+        let name = used.client.as_str();
+        let setting = used.find("registry");
         let (url, origin) = match setting {
             Some(setting) => (Url::parse(&setting.value), setting.origin.as_str()),
             None => (Ok(npmrc::npm_default_registry()), "its built-in default"),
@@ -131,7 +130,7 @@ impl RouteAnalyzer<'_> {
             return DoctorFinding { why, ..DoctorFinding::new(Warning, "registry", what) };
         };
         let shown = host(url.as_str());
-        match self.route(client, settings, &url) {
+        match self.route(used, &url) {
             ClientRoute::Registry => DoctorFinding::new(Well, "registry", format!("{name} asks Coldframe at {shown} ({origin})")),
             ClientRoute::Gateway => DoctorFinding::new(Well, "registry", format!("{name} asks {shown} through the gateway")),
             ClientRoute::Redirected => {
@@ -145,7 +144,7 @@ impl RouteAnalyzer<'_> {
             }
             ClientRoute::Around => {
                 let what = format!("{name} asks {shown} directly (registry from {origin})");
-                let fix = self.mend_registry(client, setting);
+                let fix = self.mend_registry(used.client, setting);
                 DoctorFinding::new(Bypass, "registry", what).because("its installs are not checked", fix)
             }
         }
@@ -154,14 +153,13 @@ impl RouteAnalyzer<'_> {
     /// Returns the command that configures a client for Coldframe. A variable that overrides it must be unset first.
     fn mend_registry(&self, client: SurveyedClient, setting: Option<&ClientSetting>) -> String {
         let server = self.server;
-        let variable = setting
-            .and_then(|setting| setting.origin.strip_prefix('`')?.strip_suffix('`'))
-            .filter(|name| !name.contains(['/', '.']));
+        let origin = setting.map(|setting| setting.origin.as_str()).unwrap_or_default();
+        let named = origin.strip_prefix('`').and_then(|name| name.strip_suffix('`'));
+        let variable = named.filter(|name| !name.contains(['/', '.']));
         let unset = variable.map(|name| format!("unset {name}; ")).unwrap_or_default();
         let host = server.host_str().unwrap_or_default();
         let allow_host = format!(" && yarn config set unsafeHttpWhitelist --json '[\"{host}\"]'");
         let plain = if server.scheme() == "http" { &*allow_host } else { "" };
-        let origin = setting.map(|setting| setting.origin.as_str()).unwrap_or_default();
         let is_in = |file: &str| origin.contains(file);
         match client {
             SurveyedClient::Berry => format!("{unset}yarn config set npmRegistryServer {server}{plain}"),
@@ -177,18 +175,18 @@ impl RouteAnalyzer<'_> {
         }
     }
 
-    fn scopes(&self, client: SurveyedClient, settings: &[ClientSetting]) -> Vec<DoctorFinding> {
+    fn scopes(&self, used: &UsedClient) -> Vec<DoctorFinding> {
         let mut seen = BTreeSet::new();
         let mut found = Vec::new();
-        for setting in settings.iter().filter(|setting| setting.key.starts_with('@')).filter(|setting| seen.insert(&setting.key))
-        {
+        for setting in used.settings.iter().filter(|setting| setting.key.starts_with('@') && seen.insert(&setting.key)) {
             let Ok(url) = Url::parse(&setting.value) else { continue };
-            if matches!(self.route(client, settings, &url), ClientRoute::Around | ClientRoute::Excepted(_)) {
+            if matches!(self.route(used, &url), ClientRoute::Around | ClientRoute::Excepted(_)) {
                 let (scope, _) = setting.key.split_once(':').unwrap_or((&setting.key, ""));
-                let what = format!("{} asks {} for {scope} directly ({})", client.as_str(), host(url.as_str()), setting.origin);
-                let fix = match client {
+                let (name, origin) = (used.client.as_str(), &setting.origin);
+                let what = format!("{name} asks {} for {scope} directly ({origin})", host(url.as_str()));
+                let fix = match used.client {
                     SurveyedClient::Berry | SurveyedClient::Bun => {
-                        format!("set the registry of {scope} to {} in {}", self.server, setting.origin)
+                        format!("set the registry of {scope} to {} in {origin}", self.server)
                     }
                     _ => format!("npm config set {} {} --location=project", shell_word(&setting.key), self.server),
                 };
@@ -200,29 +198,26 @@ impl RouteAnalyzer<'_> {
     }
 
     /// Checks whether a client of the gateway trusts its CA, and whether certificate checks are on.
-    fn trust(&self, client: SurveyedClient, settings: &[ClientSetting]) -> Vec<DoctorFinding> {
-        let (mut found, name) = (Vec::new(), client.as_str());
-        if let Some(setting) = find(settings, "strict-ssl").filter(|setting| setting.value == "false") {
+    fn trust(&self, used: &UsedClient) -> Vec<DoctorFinding> {
+        let (mut found, name) = (Vec::new(), used.client.as_str());
+        if let Some(setting) = used.find("strict-ssl").filter(|setting| setting.value == "false") {
             let what = format!("{name} does not check certificates ({})", setting.origin);
-            let fix = match client {
+            let fix = match used.client {
                 SurveyedClient::Berry => "yarn config unset enableStrictSsl",
                 _ => "npm config delete strict-ssl --location=project",
             };
             let why = "a machine in the middle can impersonate the registry";
             found.push(DoctorFinding::new(Warning, "tls", what).because(why, fix));
         }
-        let Some(url) = registry_of(settings) else { return found };
+        let Some(url) = registry_of(used).filter(|url| url.scheme() == "https") else { return found };
         // The CA of our gateway, or of the gateway that connections are redirected to.
-        let authority = match self.route(client, settings, &url) {
+        let authority = match self.route(used, &url) {
             ClientRoute::Gateway => self.authority,
             ClientRoute::Redirected => self.redirected.get(&place(&url)).map(Vec::as_slice).unwrap_or_default(),
             _ => return found,
         };
-        if url.scheme() != "https" {
-            return found;
-        }
-        let (cafile, extra) = (find(settings, "cafile"), find(settings, "extra-ca"));
-        if cafile.or(extra).is_some_and(|setting| self.holds(authority, &setting.value)) {
+        let cafile = used.find("cafile");
+        if cafile.or(used.find("extra-ca")).is_some_and(|setting| self.holds(authority, &setting.value)) {
             found.push(DoctorFinding::new(Well, "ca", format!("{name} trusts the gateway's CA")));
             return found;
         }
@@ -240,9 +235,9 @@ impl RouteAnalyzer<'_> {
             .is_ok_and(|mut certificates| certificates.any(|certificate| certificate.is_ok_and(|read| authority.contains(&read))))
     }
 
-    fn age(&self, client: SurveyedClient, settings: &[ClientSetting]) -> Option<DoctorFinding> {
-        let (name, why) = (client.as_str(), "it protects installs that bypass Coldframe");
-        match find(settings, "age") {
+    fn age(&self, used: &UsedClient) -> Option<DoctorFinding> {
+        let (name, why) = (used.client.as_str(), "it protects installs that bypass Coldframe");
+        match used.find("age") {
             Some(setting) if setting.value == "0" => {
                 let what = format!("{name} has its own minimum release age turned off ({})", setting.origin);
                 Some(DoctorFinding::new(Note, "age", what).because(why, format!("remove it from {}", setting.origin)))
@@ -250,10 +245,10 @@ impl RouteAnalyzer<'_> {
             Some(setting) => {
                 Some(DoctorFinding::new(Note, "age", format!("{name} has its own minimum release age ({})", setting.origin)))
             }
-            None if client.has_builtin_age_gate() || self.age.is_zero() => None,
+            None if used.client.has_builtin_age_gate() || self.age.is_zero() => None,
             None => {
                 let rounded = |unit: u64| (self.age.as_secs() + u64::from(self.age.subsec_nanos() > 0)).div_ceil(unit);
-                let fix = match client {
+                let fix = match used.client {
                     SurveyedClient::Pnpm => format!("set minimumReleaseAge: {} in pnpm-workspace.yaml", rounded(60)),
                     SurveyedClient::Bun => format!("set minimumReleaseAge = {} under [install] in bunfig.toml", rounded(1)),
                     SurveyedClient::Yarn => return None,
@@ -301,12 +296,13 @@ impl RouteAnalyzer<'_> {
     /// Checks whether all clients of a lockfile format reach an address through the gateway.
     fn is_proxied(&self, dialect: LockfileFormat, address: &str) -> bool {
         let Ok(url) = Url::parse(address) else { return false };
-        let mut clients = self.survey.clients.iter().map(|(client, _)| *client).filter(|client| client.reads(dialect)).peekable();
-        let route = |client| self.route(client, &self.survey.settings.of_client(client), &url);
-        clients.peek().is_some() && clients.all(|client| matches!(route(client), ClientRoute::Gateway | ClientRoute::Redirected))
+        let mut clients = self.survey.clients.iter().filter(|used| used.client.reads(dialect)).peekable();
+        let is_closed = |used| matches!(self.route(used, &url), ClientRoute::Gateway | ClientRoute::Redirected);
+        clients.peek().is_some() && clients.all(is_closed)
     }
 
-    fn route(&self, client: SurveyedClient, settings: &[ClientSetting], url: &Url) -> ClientRoute {
+    fn route<'u>(&self, used: &'u UsedClient, url: &Url) -> ClientRoute<'u> {
+        let client = used.client;
         if self.hosts.is_own(url) {
             return ClientRoute::Registry;
         }
@@ -314,7 +310,7 @@ impl RouteAnalyzer<'_> {
         let falls_back = matches!(client, SurveyedClient::Npm | SurveyedClient::Pnpm | SurveyedClient::Pnpm11);
         let (first, second) = if url.scheme() == "https" { ("https-proxy", "proxy") } else { ("proxy", "https-proxy") };
         let both = falls_back || (client == SurveyedClient::Yarn && first == "https-proxy");
-        let proxy = find(settings, first).or_else(|| find(settings, second).filter(|_| both));
+        let proxy = used.find(first).or_else(|| used.find(second).filter(|_| both));
         let is_ours =
             proxy.and_then(|setting| Url::parse(&setting.value).ok()).is_some_and(|proxy| self.gateways.contains(&place(&proxy)));
         let is_redirected = self.redirected.contains_key(&place(url));
@@ -323,13 +319,12 @@ impl RouteAnalyzer<'_> {
             return if is_redirected && proxy.is_none() { ClientRoute::Redirected } else { ClientRoute::Around };
         }
         // yarn 2 and later have no exceptions. The other clients read one of these keys.
-        let exceptions = settings.iter().filter(|setting| matches!(setting.key.as_str(), "noproxy" | "no-proxy"));
-        let first = exceptions.filter(|setting| client != SurveyedClient::Npm || setting.key == "noproxy").take(1);
-        let exemption = first.into_iter().find(|setting| is_proxy_exempt(&setting.value, url));
-        match exemption {
+        let is_list = |key: &str| key == "noproxy" || (key == "no-proxy" && client != SurveyedClient::Npm);
+        let exceptions = used.settings.iter().find(|setting| is_list(&setting.key));
+        match exceptions.filter(|setting| is_proxy_exempt(&setting.value, url)) {
             None => ClientRoute::Gateway,
             Some(_) if is_redirected => ClientRoute::Redirected,
-            Some(setting) => ClientRoute::Excepted(setting.clone()),
+            Some(setting) => ClientRoute::Excepted(setting),
         }
     }
 }
@@ -339,12 +334,8 @@ fn place(url: &Url) -> String {
 }
 
 /// Returns the registry of a client, by default npm's. Returns `None` if the setting is not a URL.
-fn registry_of(settings: &[ClientSetting]) -> Option<Url> {
-    find(settings, "registry").map_or_else(|| Some(npmrc::npm_default_registry()), |setting| Url::parse(&setting.value).ok())
-}
-
-fn find<'a>(settings: &'a [ClientSetting], key: &str) -> Option<&'a ClientSetting> {
-    settings.iter().find(|setting| setting.key == key)
+fn registry_of(used: &UsedClient) -> Option<Url> {
+    used.find("registry").map_or_else(|| Some(npmrc::npm_default_registry()), |setting| Url::parse(&setting.value).ok())
 }
 
 /// Checks whether a list of exceptions contains the host of `url`, a parent domain, or `*`.
