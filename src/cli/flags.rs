@@ -47,7 +47,7 @@ impl<const LISTED: bool> SettingFlags<LISTED> {
     }
 
     pub(crate) fn first_flag_outside(&self, known: &[SettingKey]) -> Option<String> {
-        self.flags.keys().find(|key| !known.contains(key)).map(|key| format!("--{}", key.setting().name))
+        self.flags.0.keys().find(|key| !known.contains(key)).map(|key| key.setting().flag())
     }
 
     pub(crate) fn config(&self) -> Result<Config, Diagnostics> {

@@ -75,7 +75,7 @@ impl Running {
     /// Returns the server's configuration with the credentials and CAs of this process, or `config` if it cannot be read here.
     pub(crate) fn config(&self, settings: &SettingFlags<false>, config: Config) -> Config {
         let server = &self.server.description.settings;
-        settings.read(|sources| Config::load_with(sources, |raw| raw.replace(server.to_raw()))).unwrap_or_else(|error| {
+        settings.read(|sources| Config::load_with(sources, |raw| raw.0.extend(server.to_raw()))).unwrap_or_else(|error| {
             say(&format!("cannot use the settings of the server, using those of this command: {error}"));
             config
         })

@@ -112,10 +112,8 @@ impl Effective {
     /// Resets a setting to its value in `other`.
     pub fn keep(&mut self, other: &Self, key: SettingKey) {
         let name = key.setting().name;
-        match other.0.get(name) {
-            Some(values) => drop(self.0.insert(name.to_owned(), values.clone())),
-            None => drop(self.0.remove(name)),
-        }
+        self.0.remove(name);
+        self.0.extend(other.0.get(name).map(|values| (name.to_owned(), values.clone())));
     }
 
     pub fn changed(&self, other: &Self) -> Vec<SettingKey> {

@@ -28,7 +28,9 @@ pub(crate) fn read(reader: &mut SettingsReader<'_>) -> FeedSettings {
     let serve_without = reader.one(SettingKey::UnsafeServeWithoutFeed, parse::boolean);
     let mut followed: Vec<FeedConfig> = Vec::new();
     for value in reader.raw.values(SettingKey::Feed) {
-        let Some(mut feed) = read_feed(reader, &value, (interval, expiry), may_be_empty) else { continue };
+        let before = reader.errors.len();
+        let read = read_feed(reader, &value, (interval, expiry), may_be_empty);
+        let Some(mut feed) = read.filter(|_| reader.errors.len() == before) else { continue };
         if followed.iter().any(|other| other.name == feed.name) {
             if let Some(name) = value.field("name") {
                 let problem = format!("two feeds have the same name: `{}`", feed.name);
@@ -42,52 +44,36 @@ pub(crate) fn read(reader: &mut SettingsReader<'_>) -> FeedSettings {
     FeedSettings { followed, readiness, serve_without }
 }
 
-/// Reads one feed. Returns `None` after it has added an error.
+/// Reads one feed. After it has added an error, the result is `None` or not to be used.
 fn read_feed(
     reader: &mut SettingsReader<'_>,
     value: &RawValue,
     (interval, expiry): (Duration, Duration),
     may_be_empty: bool,
 ) -> Option<FeedConfig> {
-    let source = parse_field(reader, value.field("source").unwrap_or(value), "source", FeedSource::parse);
+    let source = parse_field(reader, value.field("source").or(Some(value)), "source", FeedSource::parse);
     let feed_name = |text: &str| is_name(text).then(|| text.to_owned()).ok_or_else(|| "is not a feed name".to_owned());
-    let name = named(reader, value, "name", feed_name)?;
-    let trust = named(reader, value, "trust", |text| FeedTrust::parse(text).ok_or_else(|| "has an unknown value".to_owned()));
-    let own_interval = named(reader, value, "interval", parse::nonzero_duration);
-    let own_expiry = named(reader, value, "expiry", parse::nonzero_duration);
-    let key = named(reader, value, "key", PublicKey::parse);
-    let source = source?;
-    Some(FeedConfig {
-        name: name.unwrap_or_else(|| source.name()),
-        source,
-        trust: trust?.unwrap_or(FeedTrust::Deny),
-        interval: own_interval?.unwrap_or(interval),
-        expiry: own_expiry?.unwrap_or(expiry),
-        key: key?,
-        may_be_empty,
-    })
-}
-
-/// Parses a key of the feed's table. Returns `Some(None)` if the key is missing and `None` after it has added an error.
-#[expect(clippy::option_option, reason = "an invalid value and a missing one are different cases")]
-fn named<T>(
-    reader: &mut SettingsReader<'_>,
-    value: &RawValue,
-    name: &str,
-    parse: impl Fn(&str) -> Result<T, String>,
-) -> Option<Option<T>> {
-    match value.field(name) {
-        None => Some(None),
-        Some(value) => parse_field(reader, value, name, parse).map(Some),
+    let name = parse_field(reader, value.field("name"), "name", feed_name);
+    if name.is_none() && value.field("name").is_some() {
+        return None;
     }
+    let known_trust = |text: &str| FeedTrust::parse(text).ok_or_else(|| "has an unknown value".to_owned());
+    let trust = parse_field(reader, value.field("trust"), "trust", known_trust).unwrap_or(FeedTrust::Deny);
+    let interval = parse_field(reader, value.field("interval"), "interval", parse::nonzero_duration).unwrap_or(interval);
+    let expiry = parse_field(reader, value.field("expiry"), "expiry", parse::nonzero_duration).unwrap_or(expiry);
+    let key = parse_field(reader, value.field("key"), "key", PublicKey::parse);
+    let source = source?;
+    Some(FeedConfig { name: name.unwrap_or_else(|| source.name()), source, trust, interval, expiry, key, may_be_empty })
 }
 
+/// Parses a key of the feed's table. Returns `None` if it is missing, or after it has added an error.
 fn parse_field<T>(
     reader: &mut SettingsReader<'_>,
-    value: &RawValue,
+    value: Option<&RawValue>,
     name: &str,
     parse: impl Fn(&str) -> Result<T, String>,
 ) -> Option<T> {
+    let value = value?;
     let allowed = feed_table::KEYS.iter().find(|(known, _)| *known == name).map_or("", |(_, allowed)| allowed);
     let said = if value.fields.is_empty() && name == "source" { "feed" } else { name };
     parse(&value.text).map_err(|flaw| reader.errors.push(value.flawed(said, &flaw, allowed))).ok()

@@ -57,8 +57,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Creates a configuration from names and values, without the environment or npm's configuration. For programs that embed
-    /// Coldframe and for tests.
+    /// Creates a configuration from names and values, without the environment or npm's configuration.
     ///
     /// # Errors
     /// Returns all errors. `data-dir` and `upstream` are required.
@@ -156,17 +155,15 @@ pub(crate) fn check(path: &Path) -> Result<usize, Diagnostics> {
     let mut errors = Vec::new();
     let raw = RawConfig::from_file(path, &mut errors);
     Config::parse(&raw, &DefaultsFrom::AnotherMachine, &mut errors);
-    Diagnostics::or(errors, Some(raw.count()))
+    Diagnostics::or(errors, Some(raw.0.len()))
 }
 
-/// Returns the data directory, for commands that only read it.
-/// Npm's configuration is not read.
+/// Returns the data directory, for commands that only read it. Does not read npm's configuration.
 pub(crate) fn data_dir(sources: ConfigSources<'_>) -> Result<PathBuf, Diagnostics> {
     sources.read(|raw, machine, errors| SettingsReader { raw, errors }.data_dir(machine))
 }
 
-/// Returns the file of gateway users, if one is configured.
-/// Npm's configuration is not read.
+/// Returns the file of gateway users, if one is configured. Does not read npm's configuration.
 pub(crate) fn gateway_users(sources: ConfigSources<'_>) -> Result<Option<PathBuf>, Diagnostics> {
     sources.read(|raw, _, errors| Some(SettingsReader { raw, errors }.optional(SettingKey::GatewayUsers, parse::path)))
 }

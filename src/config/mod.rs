@@ -8,7 +8,6 @@ mod environment;
 mod feeds;
 mod load;
 mod parse;
-mod platform_dirs;
 pub mod policy;
 pub mod raw;
 mod server;

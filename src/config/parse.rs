@@ -10,7 +10,6 @@ use rustls_pki_types::DnsName;
 use url::Url;
 
 use crate::config::environment::DefaultsFrom;
-use crate::config::platform_dirs;
 use crate::config::raw::{RawConfig, RawValue};
 use crate::config::settings::SettingKey;
 use crate::config::value_kind::ValueKind;
@@ -72,7 +71,7 @@ impl SettingsReader<'_> {
     /// Returns the configured data directory, or else the platform's.
     pub(crate) fn data_dir(&mut self, machine: &DefaultsFrom<'_>) -> Option<PathBuf> {
         let platform = match machine {
-            DefaultsFrom::ThisMachine(environment) => platform_dirs::data_directory(environment),
+            DefaultsFrom::ThisMachine(environment) => environment.data_directory(),
             DefaultsFrom::Nothing | DefaultsFrom::AnotherMachine => None,
         };
         let is_known = platform.is_some() || matches!(machine, DefaultsFrom::AnotherMachine);

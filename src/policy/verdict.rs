@@ -42,7 +42,7 @@ pub enum RuleId {
 }
 
 impl RuleId {
-    const BUILT_IN: [Self; 13] = [
+    pub(crate) const BUILT_IN: [Self; 13] = [
         Self::IntegrityChanged,
         Self::IntegrityMismatch,
         Self::IntegrityMissing,

@@ -193,21 +193,20 @@ labels! {
 
 impl From<&RuleId> for RuleLabel {
     fn from(rule: &RuleId) -> Self {
-        match rule {
-            RuleId::File(_) => Self::Policy,
-            RuleId::IntegrityChanged => Self::IntegrityChanged,
-            RuleId::IntegrityMismatch => Self::IntegrityMismatch,
-            RuleId::IntegrityMissing => Self::IntegrityMissing,
-            RuleId::SelfContradiction => Self::SelfContradiction,
-            RuleId::Takedown => Self::Takedown,
-            RuleId::Unpublished => Self::Unpublished,
-            RuleId::TarballHost => Self::TarballHost,
-            RuleId::Denied => Self::Denied,
-            RuleId::Freeze => Self::Freeze,
-            RuleId::Approved => Self::Approved,
-            RuleId::BreakGlass => Self::BreakGlass,
-            RuleId::Advisory => Self::Advisory,
-            RuleId::FeedMissing => Self::FeedMissing,
+        let of_built_in = || Self::ALL.iter().copied().find(|label| label.value() == rule.as_str());
+        if matches!(rule, RuleId::File(_)) { Self::Policy } else { of_built_in().unwrap_or(Self::Policy) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_built_in_rule_has_a_label_of_its_own() {
+        for rule in RuleId::BUILT_IN {
+            assert_eq!(RuleLabel::from(&rule).value(), rule.as_str());
         }
+        assert_eq!(RuleLabel::from(&RuleId::File("takedown".into())), RuleLabel::Policy);
     }
 }

@@ -30,16 +30,9 @@ pub struct Config {
     pub summary_interval: Duration,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum TelemetryError {
-    /// The log filter contains an invalid directive.
-    #[error("invalid log filter: `{0}`")]
-    Filter(String),
-}
-
-/// Starts logging to standard error. Has no effect if the process already logs.
-pub fn init(config: &Config) -> Result<(), TelemetryError> {
-    let unreadable = |_| TelemetryError::Filter(config.filter.escape_debug().to_string());
+/// Starts logging to standard error. Has no effect if the process already logs. Fails if the filter is invalid.
+pub(crate) fn init(config: &Config) -> anyhow::Result<()> {
+    let unreadable = |_| anyhow::anyhow!("invalid log filter: `{}`", config.filter.escape_debug());
     let filter = EnvFilter::builder().parse(&config.filter).map_err(unreadable)?;
     let subscriber = subscriber(config.format, filter, io::stderr, io::stderr().is_terminal());
     // Fails if another server of this process has already set a subscriber, for example in a test binary.

@@ -15,7 +15,7 @@ pub(crate) struct Summary {
 impl Summary {
     /// Creates a summary that is logged once per `interval`; zero disables it.
     pub(crate) fn new(metrics: &Arc<Metrics>, interval: Duration) -> Arc<Self> {
-        Arc::new(Self { metrics: Arc::clone(metrics), interval, last: Mutex::new((metrics.served(), Instant::now())) })
+        Arc::new(Self { metrics: Arc::clone(metrics), interval, last: Mutex::new((metrics.requests.served(), Instant::now())) })
     }
 
     pub(crate) async fn follow(self: Arc<Self>) -> TaskEnd {
@@ -34,7 +34,7 @@ impl Summary {
             return;
         }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let (before, since) = std::mem::replace(&mut *last, (self.metrics.served(), Instant::now()));
+        let (before, since) = std::mem::replace(&mut *last, (self.metrics.requests.served(), Instant::now()));
         last.0.since(before).emit(since.elapsed());
     }
 }

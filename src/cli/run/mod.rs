@@ -33,7 +33,8 @@ use crate::cli::run::summary::RunSummary;
 use crate::cli::runtime::block_on;
 use crate::clock::SystemClock;
 use crate::config::effective::OF_VERDICTS;
-use crate::config::{Config, SettingKey};
+use crate::config::raw::RawValue;
+use crate::config::{Config, Origin, SettingKey};
 use crate::telemetry;
 use crate::text::shell_word;
 use crate::tls;
@@ -73,7 +74,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
     let (config, surroundings) = settings.read(|sources| {
         let surroundings = sources.environment.clone();
         // The summary replaces most log messages.
-        Ok((Config::load_with(sources, |raw| raw.set_default(SettingKey::LogLevel, "error"))?, surroundings))
+        let quiet = [(SettingKey::LogLevel, vec![RawValue::new("error", Origin::Default)])];
+        Ok((Config::load_with(sources, |raw| raw.fill(quiet))?, surroundings))
     })?;
     telemetry::logging::init(&config.telemetry).map_err(CliError::usage)?;
     for warning in &config.warnings {

@@ -16,7 +16,7 @@ use crate::diagnostics::{Diagnostic, Diagnostics, Origin, redact_credentials};
 
 /// All settings that are set. A source of higher precedence replaces the whole value of a setting, including lists.
 #[derive(Debug, Clone, Default)]
-pub struct RawConfig(BTreeMap<SettingKey, Vec<RawValue>>);
+pub struct RawConfig(pub(crate) BTreeMap<SettingKey, Vec<RawValue>>);
 
 /// Environment variables of the process or of a test.
 pub type EnvPairs = [(std::ffi::OsString, std::ffi::OsString)];
@@ -78,29 +78,16 @@ impl RawConfig {
         }
     }
 
-    /// Sets a default other than the table's for a setting that is not set.
-    pub(crate) fn set_default(&mut self, key: SettingKey, text: &str) {
-        self.0.entry(key).or_insert_with(|| vec![RawValue::new(text, Origin::Default)]);
-    }
-
-    pub(crate) fn replace(&mut self, values: impl Iterator<Item = (SettingKey, Vec<RawValue>)>) {
-        self.0.extend(values);
-    }
-
     /// Sets those settings in `values` that are not set.
-    pub(crate) fn fill(&mut self, values: impl Iterator<Item = (SettingKey, Vec<RawValue>)>) {
+    pub(crate) fn fill(&mut self, values: impl IntoIterator<Item = (SettingKey, Vec<RawValue>)>) {
         for (key, values) in values {
             self.0.entry(key).or_insert(values);
         }
     }
-
-    pub(crate) fn count(&self) -> usize {
-        self.0.len()
-    }
 }
 
 #[derive(Debug, Clone, Default)]
-pub struct FlagValues(BTreeMap<SettingKey, Vec<RawValue>>);
+pub struct FlagValues(pub(crate) BTreeMap<SettingKey, Vec<RawValue>>);
 
 impl FlagValues {
     pub(crate) fn take(&mut self, key: SettingKey, is_meant: impl Fn(&str) -> bool) -> Option<String> {
@@ -122,10 +109,6 @@ impl FlagValues {
             _ => vec![setting.flag(), text],
         };
         values.flat_map(words).collect()
-    }
-
-    pub(crate) fn keys(&self) -> impl Iterator<Item = SettingKey> {
-        self.0.keys().copied()
     }
 
     #[cfg(test)]

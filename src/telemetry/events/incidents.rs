@@ -78,17 +78,13 @@ pub struct PolicyReloaded<'a> {
 
 impl PolicyReloaded<'_> {
     pub fn emit(&self, metrics: &Metrics) {
-        let Some(mistake) = self.mistake else {
-            metrics.policy.reloads.of(ReloadLabel::Adopted).inc();
-            if self.is_changed {
-                tracing::info!(policy.rules = self.rules, "policy reloaded");
-            } else {
-                tracing::info!(policy.rules = self.rules, "policy unchanged");
-            }
-            return;
-        };
-        metrics.policy.reloads.of(ReloadLabel::Broken).inc();
-        tracing::error!(error = mistake, "policy reload failed");
+        let outcome = if self.mistake.is_some() { ReloadLabel::Broken } else { ReloadLabel::Adopted };
+        metrics.policy.reloads.of(outcome).inc();
+        match self.mistake {
+            Some(mistake) => tracing::error!(error = mistake, "policy reload failed"),
+            None if self.is_changed => tracing::info!(policy.rules = self.rules, "policy reloaded"),
+            None => tracing::info!(policy.rules = self.rules, "policy unchanged"),
+        }
     }
 }
 
@@ -109,12 +105,7 @@ impl ServedStale<'_> {
         if self.again {
             tracing::debug!(package.name = %name, upstream.address = self.upstream, age_s, "served stale");
         } else {
-            tracing::warn!(
-                package.name = %name,
-                upstream.address = self.upstream,
-                age_s,
-                "served stale"
-            );
+            tracing::warn!(package.name = %name, upstream.address = self.upstream, age_s, "served stale");
         }
     }
 }

@@ -31,7 +31,7 @@ pub struct Metrics {
 impl Metrics {
     pub const CONTENT_TYPE: &'static str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("coldframe");
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "Version of Coldframe", build);
@@ -66,16 +66,6 @@ impl Metrics {
         // Writing to a String does not fail, and partial output is better than none.
         let _ = encode(&mut text, &self.registry);
         text
-    }
-
-    pub fn served(&self) -> Served {
-        self.requests.served()
-    }
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
