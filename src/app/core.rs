@@ -46,7 +46,7 @@ impl Core {
         let circuits = registries.circuits();
         let (revision, decisions) = ledger.decisions()?;
         ledger.set_applied_revision(revision)?;
-        let metrics = Arc::new(Metrics::new());
+        let metrics = Arc::new(Metrics::default());
         let firewall = Arc::new(Firewall::new(FirewallDeps {
             registries,
             ledger: Arc::clone(&ledger) as Arc<dyn Ledger>,

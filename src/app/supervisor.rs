@@ -142,7 +142,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn panicking_task_is_restarted_counted_and_reported() {
-        let (metrics, runs) = (Arc::new(Metrics::new()), Arc::new(AtomicU32::new(0)));
+        let (metrics, runs) = (Arc::new(Metrics::default()), Arc::new(AtomicU32::new(0)));
         let mut supervisor = Supervisor::new(&metrics);
         supervisor.spawn(TaskLabel::Feed, "feed osv", Arc::clone(&runs), |counted| async move {
             match counted.fetch_add(1, Ordering::Relaxed) {
@@ -168,7 +168,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn restarts_back_off_and_finished_tasks_are_not_restarted() {
-        let (metrics, runs) = (Arc::new(Metrics::new()), Arc::new(AtomicU32::new(0)));
+        let (metrics, runs) = (Arc::new(Metrics::default()), Arc::new(AtomicU32::new(0)));
         let mut supervisor = Supervisor::new(&metrics);
         supervisor.spawn(TaskLabel::Decisions, "decisions", Arc::clone(&runs), |counted| {
             counted.fetch_add(1, Ordering::Relaxed);

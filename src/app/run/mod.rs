@@ -107,7 +107,7 @@ impl RunSession {
         // Without feeds, requests are refused, and the command does not retry them.
         app.until_feeds_are_read(FEEDS_TIMEOUT).await;
         let session =
-            LocalSession::open(app.firewall(), (&session_template, &[]), request, Arc::new(Metrics::new()), &clock).await?;
+            LocalSession::open(app.firewall(), (&session_template, &[]), request, Arc::new(Metrics::default()), &clock).await?;
         let stop = watch::Sender::new(false);
         let app = tokio::spawn(app.run(stopped(stop.subscribe())));
         Ok(Self { fallback, backend: RunBackend::Own { session, stop, app, _scratch: scratch } })

@@ -54,7 +54,7 @@ pub(crate) fn firewall(config: Config, clock: Arc<dyn Clock>) -> Result<Standalo
         ledger: Arc::new(ledger) as Arc<dyn Ledger>,
         blobs: blobs as Arc<dyn BlobStore>,
         clock,
-        metrics: Arc::new(Metrics::new()),
+        metrics: Arc::new(Metrics::default()),
         policy: config.policies.default,
         further_policies: config.policies.further,
         decisions,

@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn active_decisions_are_counted_by_the_clock() {
-        let (metrics, clock) = (Arc::new(Metrics::new()), ManualClock::at(Timestamp::UNIX_EPOCH));
+        let (metrics, clock) = (Arc::new(Metrics::default()), ManualClock::at(Timestamp::UNIX_EPOCH));
         let ends = Timestamp::UNIX_EPOCH + Duration::from_secs(60);
         let mut log = DecisionLog::begin(vec![decision(false, Some(ends))], Arc::clone(&metrics), Arc::new(clock.clone()));
         let active = || metrics.render().contains("coldframe_decisions_active{kind=\"observe\"} 1\n");

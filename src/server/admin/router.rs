@@ -123,7 +123,7 @@ mod tests {
     fn admin(ledger: Result<(), String>) -> Admin {
         let mut checks = HealthChecks::default();
         checks.require("ledger", move || ledger.clone());
-        Admin::new(Arc::new(Metrics::new()), checks, Arc::new(Nobody))
+        Admin::new(Arc::new(Metrics::default()), checks, Arc::new(Nobody))
     }
 
     async fn get(admin: &Admin, path: &str) -> (u16, String) {
@@ -155,7 +155,7 @@ mod tests {
         let held = std::sync::Mutex::new(held);
         let mut checks = HealthChecks::default();
         checks.require("ledger", move || held.lock().unwrap().recv().map_err(|_| "released".to_owned()));
-        let mut admin = Admin::new(Arc::new(Metrics::new()), checks, Arc::new(Nobody));
+        let mut admin = Admin::new(Arc::new(Metrics::default()), checks, Arc::new(Nobody));
         admin.time_limit = Duration::from_millis(20);
         let (status, body) = get(&admin, "readyz").await;
         drop(release);

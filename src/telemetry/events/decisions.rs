@@ -91,7 +91,7 @@ mod tests {
             let proposal = DecisionProposal { act, reason: "INC-7".to_owned(), author, expires: None, needs_second: false };
             Decision { id: 1, proposal, second: None, revoked: None }
         });
-        let metrics = Metrics::new();
+        let metrics = Metrics::default();
         metrics.set_active_decisions(&decisions.iter().chain(&decisions[..1]));
         let text = metrics.render();
         for (kind, count) in [("approve", 2), ("adopt", 1), ("deny", 1), ("freeze", 1), ("observe", 1)] {

@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn takedown_and_unpublish_are_counted_separately() {
-        let metrics = Metrics::new();
+        let metrics = Metrics::default();
         let name = PackageName::parse("axios").unwrap();
         VersionRemoved { name: &name, version: "1.14.1", takedown: true }.emit(&metrics);
         VersionRemoved { name: &name, version: "0.1.0", takedown: false }.emit(&metrics);

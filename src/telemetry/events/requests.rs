@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn event_updates_its_metrics() {
-        let metrics = Metrics::new();
+        let metrics = Metrics::default();
         let ended = RequestEnded {
             endpoint: EndpointLabel::Tarball,
             outcome: OutcomeLabel::Served,

@@ -28,10 +28,8 @@ pub struct Metrics {
     pub(crate) operation: OperationMetrics,
 }
 
-impl Metrics {
-    pub const CONTENT_TYPE: &'static str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-    pub(crate) fn new() -> Self {
+impl Default for Metrics {
+    fn default() -> Self {
         let mut registry = Registry::with_prefix("coldframe");
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "Version of Coldframe", build);
@@ -46,6 +44,10 @@ impl Metrics {
             registry,
         }
     }
+}
+
+impl Metrics {
+    pub const CONTENT_TYPE: &'static str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
     /// Registers the callback that supplies the value of `gauge`. It must not block.
     pub fn register_gauge(&self, gauge: CallbackGauge, callback: GaugeCallback) {
@@ -83,14 +85,14 @@ mod tests {
 
     #[test]
     fn callback_gauge_is_read_at_rendering() {
-        let metrics = Metrics::new();
+        let metrics = Metrics::default();
         metrics.register_gauge(CallbackGauge::MemoryBytes, Box::new(|| 4711));
         assert!(metrics.render().contains("coldframe_memory_cache_bytes 4711\n"));
     }
 
     #[test]
     fn every_series_exists_from_the_start() {
-        let text = Metrics::new().render();
+        let text = Metrics::default().render();
         for series in [
             "coldframe_requests_total{endpoint=\"packument\",outcome=\"refused\"} 0",
             "coldframe_refusals_total{rule=\"policy\"} 0",
@@ -108,7 +110,7 @@ mod tests {
 
     #[test]
     fn request_is_in_flight_until_its_guard_is_dropped() {
-        let metrics = Metrics::new();
+        let metrics = Metrics::default();
         let guard = metrics.begin_request();
         assert!(metrics.render().contains("coldframe_requests_in_flight 1\n"));
         drop(guard);
@@ -117,7 +119,7 @@ mod tests {
 
     #[test]
     fn metrics_keep_their_order_and_help() {
-        let text = Metrics::new().render();
+        let text = Metrics::default().render();
         let heads: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# HELP coldframe_")).collect();
         expect_test::expect![[r#"
             build Version of Coldframe.
