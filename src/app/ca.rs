@@ -11,7 +11,6 @@ use crate::clock::Clock;
 use crate::config::GatewaySettings;
 use crate::tls::{CaSet, CaStore, LeafIssuer, TlsError, ca_store};
 
-/// Returns the files to watch for a change of the CA.
 pub(crate) fn watched_files(gateway: &GatewaySettings, data_dir: &Path) -> Vec<PathBuf> {
     match &gateway.ca_files {
         Some((certificate, key)) => vec![certificate.clone(), key.clone()],

@@ -16,7 +16,6 @@ use crate::firewall::Firewall;
 use crate::server::gateway::{self, transparent};
 use crate::server::{EgressContext, Gateway, RegistryHandler};
 
-/// The gateway with its bound listeners.
 pub(crate) struct GatewayListeners {
     pub(crate) bound: Vec<BoundListener>,
     /// Listeners for transparently redirected connections.

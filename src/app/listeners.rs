@@ -153,7 +153,6 @@ async fn version_at(address: SocketAddr) -> Option<String> {
     version_in(&String::from_utf8_lossy(&answer)).map(str::to_owned)
 }
 
-/// Extracts the version from the root document of a Coldframe.
 fn version_in(answer: &str) -> Option<&str> {
     let (version, _) = answer.split_once("{\"coldframe\":\"")?.1.split_once('"')?;
     let plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | '+');

@@ -20,7 +20,6 @@ use crate::upstream;
 /// What Coldframe calls itself where no user agent is configured.
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("coldframe/", env!("CARGO_PKG_VERSION")));
 
-/// Creates an HTTP client that trusts the configured CAs.
 pub(crate) fn http_client(config: &Config, deadlines: Deadlines, proxies: ProxySettings) -> Result<HttpClient, AppError> {
     let tls = tls::client_config(&config.tls)?.client;
     Ok(HttpClient::new(&ClientConfig { deadlines, proxies, tls, user_agent: USER_AGENT }))

@@ -41,7 +41,6 @@ pub(crate) struct ProbeReport {
     pub(crate) stripped: Option<MissingMetadata>,
 }
 
-/// The metadata that upstream omits for one package.
 #[derive(Debug, Clone)]
 pub(crate) struct MissingMetadata {
     pub(crate) name: PackageName,

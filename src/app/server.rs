@@ -62,7 +62,6 @@ struct TaskStates {
     decisions: DecisionReloader,
     policies: Arc<PolicyReloader>,
     reload: Arc<ReloadState>,
-    /// Reads the configuration for reloads.
     read: Option<ReadConfig>,
     summary: Arc<Summary>,
     ledger_retention: Duration,

@@ -18,7 +18,6 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
-/// The command that npm runs.
 const NPM_COMMAND: HeaderName = HeaderName::from_static("npm-command");
 
 /// Resolves requests to clients. Holds our own URLs and the base URLs seen.
@@ -38,7 +37,6 @@ pub(crate) enum BaseUrlSource {
     Host,
 }
 
-/// The public URL and its parts.
 #[derive(Debug)]
 struct PublicUrl {
     text: Arc<str>,
@@ -60,7 +58,6 @@ struct RequestOrigin<'a> {
 }
 
 impl ClientResolver {
-    /// Creates a resolver. `listeners` are the bound addresses.
     pub(crate) fn new(config: &Config, listeners: &[SocketAddr]) -> Self {
         let ports: Vec<u16> = listeners.iter().map(SocketAddr::port).collect();
         let public = config.public_url.as_ref().map(|url| PublicUrl {
@@ -80,8 +77,6 @@ impl ClientResolver {
     }
 
     /// Returns the client of a request.
-    ///
-    /// # Errors
     /// Returns a text for the client if a header is missing, duplicate or invalid.
     pub(crate) fn resolve(&self, peer: IpAddr, head: &Parts) -> Result<Client, String> {
         self.resolve_with_locality(peer, head).map(|(client, _)| client)
@@ -106,9 +101,6 @@ impl ClientResolver {
 
     /// Returns the client of an intercepted request under `base`. It is always the peer, regardless of forwarding headers, with
     /// the user name it authenticated as. `addressed` names the registries its credentials are meant for.
-    ///
-    /// # Errors
-    /// Returns the errors of [`ClientResolver::resolve`].
     pub(crate) fn resolve_intercepted(
         peer: IpAddr,
         user: Option<Arc<str>>,
@@ -257,7 +249,6 @@ fn parse_hop(hop: &str) -> Option<IpAddr> {
     address.ok().or_else(bracketed).map(|address: IpAddr| address.to_canonical())
 }
 
-/// Checks whether `text` is a valid path prefix.
 fn is_prefix(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'_' | b'.' | b'~');
     text.is_empty()

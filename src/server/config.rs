@@ -6,10 +6,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use url::Url;
 
-use crate::net::HostPattern;
+use crate::net::{ConnectionLimits, HostPattern};
 use crate::server::intercepted_hosts::InterceptedHosts;
 
-/// Settings of the HTTP server.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The URL that clients use: `http` or `https`, without credentials, query and fragment. Its path is the server's prefix.
@@ -26,9 +25,10 @@ pub struct Config {
     /// The largest body of a write in bytes. A publish contains its tarball.
     pub write_limit: u64,
     pub body_timeout: Duration,
-    pub limits: crate::net::ConnectionLimits,
+    pub limits: ConnectionLimits,
 }
 
+#[cfg(test)]
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -41,7 +41,7 @@ impl Default for Config {
             body_limit: 16_000_000,
             write_limit: 250_000_000,
             body_timeout: Duration::from_mins(2),
-            limits: crate::net::ConnectionLimits::default(),
+            limits: ConnectionLimits::default(),
         }
     }
 }

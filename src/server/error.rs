@@ -50,12 +50,7 @@ pub(crate) enum RequestError {
     #[error("{0}")]
     NotARegistryPath(String),
     #[error("cannot reach `{place}`: {cause}")]
-    Unreachable {
-        /// Host and port.
-        place: String,
-        cause: ClientError,
-    },
-    /// A background task panicked.
+    Unreachable { place: String, cause: ClientError },
     #[error("cannot read request body: internal error")]
     TaskFailed,
 }

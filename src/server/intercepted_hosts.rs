@@ -114,7 +114,6 @@ impl InterceptedHosts {
         targets.iter().find(|target| target.port == port && *target.host.name == *host).cloned()
     }
 
-    /// Builds the targets of all ports of all hosts.
     fn targets(&self) -> Vec<InterceptTarget> {
         let every = || self.hosts.iter().flat_map(|host| host.all_ports().map(move |(port, secure)| (host, port, secure)));
         let mut origins = Origins::default();
@@ -169,7 +168,6 @@ impl InterceptedHost {
         self.ports.iter().chain(usual).copied()
     }
 
-    /// Adds a port and a registry path.
     fn extend(&mut self, port: Option<(u16, bool)>, registry: &Url) {
         self.ports.extend(port.filter(|port| !self.ports.contains(port)));
         let prefix: Box<str> = registry.path().trim_end_matches('/').into();

@@ -23,7 +23,9 @@ pub(crate) struct RequestLog {
     pub(crate) endpoint: EndpointLabel,
     /// Whether the path may contain a credential, as in `npm token revoke`.
     is_private: bool,
-    response: LoggedResponse,
+    outcome: OutcomeLabel,
+    status: u16,
+    bytes: u64,
     /// Counts the request as in flight until it is dropped.
     _in_flight: InFlight,
 }
@@ -31,15 +33,8 @@ pub(crate) struct RequestLog {
 pub(crate) struct LoggedClient {
     /// The peer, or the client reported by a trusted proxy.
     address: IpAddr,
-    /// The authenticated user.
     pub(crate) user: Option<Arc<str>>,
     agent: Option<UserAgent>,
-}
-
-struct LoggedResponse {
-    outcome: OutcomeLabel,
-    status: u16,
-    bytes: u64,
 }
 
 impl LoggedClient {
@@ -58,7 +53,9 @@ impl RequestLog {
             client: LoggedClient { address: client, user: None, agent: None },
             endpoint: EndpointLabel::Unknown,
             is_private: false,
-            response: LoggedResponse { outcome: OutcomeLabel::Abandoned, status: 0, bytes: 0 },
+            outcome: OutcomeLabel::Abandoned,
+            status: 0,
+            bytes: 0,
             _in_flight: metrics.begin_request(),
         }
     }
@@ -82,11 +79,11 @@ impl RequestLog {
 
     /// Records the response. The record is emitted when the body is sent or dropped.
     pub(crate) fn finish(mut self, reply: Reply) -> Response<Body> {
-        self.response.outcome = reply.outcome;
-        self.response.status = reply.response.status().as_u16();
+        self.outcome = reply.outcome;
+        self.status = reply.response.status().as_u16();
         reply.response.map(|body| {
             body.on_complete(move |bytes| {
-                self.response.bytes = bytes;
+                self.bytes = bytes;
                 drop(self);
             })
         })
@@ -96,13 +93,12 @@ impl RequestLog {
 impl Drop for RequestLog {
     fn drop(&mut self) {
         let Some(metrics) = &self.metrics else { return };
-        let LoggedResponse { outcome, status, bytes } = self.response;
         let ended = RequestEnded {
             endpoint: self.endpoint,
-            outcome,
-            status,
+            outcome: self.outcome,
+            status: self.status,
             duration: self.started.elapsed(),
-            bytes,
+            bytes: self.bytes,
             client: self.client.address,
             user: self.client.user.as_deref(),
             agent: self.client.agent.as_ref(),

@@ -28,7 +28,6 @@ pub(crate) struct Adoption {
     /// Entries that could not be checked, with reasons, such as an unavailable registry.
     #[serde(default)]
     pub(crate) unchecked: Vec<(String, String)>,
-    /// The number of versions that are already allowed.
     pub(crate) allowed: usize,
     /// The number of entries that do not come from a registry.
     pub(crate) elsewhere: usize,

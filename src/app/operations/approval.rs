@@ -8,21 +8,17 @@ use crate::npm::{PackageSpec, Range, Version};
 use crate::policy::Verdict;
 use crate::policy::decisions::{ApprovedVersion, DecisionAction};
 
-/// What an approval would cover, by upstream's current versions.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ApprovalPlan {
     pub(crate) name: String,
     /// The requested version, range or dist-tag.
     pub(crate) asked: String,
-    /// The refused versions that would be approved.
     pub(crate) approved: Vec<ApprovedVersion>,
     /// The versions that an approval cannot allow, with reasons.
     pub(crate) left_out: Vec<(String, String)>,
-    /// The number of matching versions that are already allowed.
     pub(crate) allowed: usize,
     /// Advisory records that the approval must name, but does not.
     pub(crate) unnamed: Vec<String>,
-    /// Whether a second person must confirm it.
     pub(crate) needs_second: bool,
 }
 

@@ -16,7 +16,6 @@ use crate::server::admin::ClientPolicy;
 /// The maximum number of entries of one request: packages or tarballs.
 pub(crate) const MAX_ENTRIES: usize = 500;
 
-/// A request to a running server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum OperationRequest {
     /// Describes the server; the answer is a [`Description`].
@@ -38,7 +37,6 @@ pub(crate) enum OperationRequest {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum OperationReply {
     Done(Value),
-    /// The operation failed, for this reason.
     Failed(String),
     /// The server does not support this request.
     Refused(String),
@@ -83,7 +81,6 @@ pub(crate) struct Explained {
 }
 
 impl Description {
-    /// Describes a server with these registry listeners and gateway addresses.
     pub(crate) fn new(config: &Config, bound: &[BoundListener], gateways: Vec<SocketAddr>) -> Self {
         let listeners: Vec<_> =
             bound.iter().map(|bound| ListenerDescription { address: bound.address, profile: bound.profile.0 }).collect();

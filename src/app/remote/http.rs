@@ -35,11 +35,9 @@ const MAX_CHECK_BYTES: u64 = 16 << 20;
 const MAX_POLICY_BYTES: u64 = 1 << 20;
 const MAX_HEALTH_BYTES: u64 = 1 << 16;
 
-/// A server at another address.
 pub(crate) struct HttpServer {
     client: HttpClient,
     url: Url,
-    /// The admin token, if one is configured.
     token: Option<HeaderValue>,
     max_bytes: u64,
 }
@@ -69,7 +67,6 @@ impl HttpServer {
         checked.await.map_err(|detail| failed(&self.url, detail))
     }
 
-    /// Requests an admin page, with POST if there is a body.
     async fn ask<T: DeserializeOwned>(&self, page: &str, body: Vec<u8>) -> Result<T, String> {
         let mut headers: HeaderMap = self.token.clone().map(|token| (AUTHORIZATION, token)).into_iter().collect();
         let method = if body.is_empty() { Method::GET } else { Method::POST };
@@ -86,7 +83,6 @@ impl HttpServer {
     }
 }
 
-/// Fetches the client policy of the server at `server`.
 pub(crate) async fn fetch_client_policy(server: &Url, config: &Config) -> Result<ClientPolicy, AppError> {
     let server = HttpServer::new(server.clone(), config, POLICY_TIMEOUT, MAX_POLICY_BYTES)?;
     server.ask("client-config", Vec::new()).await.map_err(|detail| failed(&server.url, detail))
@@ -120,7 +116,6 @@ fn failed(server: &Url, detail: String) -> AppError {
     AppError::Server { server: server.as_str().into(), detail }
 }
 
-/// Returns the header value of the first admin token in the configured file.
 fn admin_token(config: &Config) -> Result<Option<HeaderValue>, AppError> {
     let token = config.server.admin_tokens.as_deref().map(tokens::first).transpose()?;
     let mut value = token.and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());

@@ -102,7 +102,6 @@ impl RemoteServer {
         self.description.public_url.clone().or_else(|| self.url_of(self.first_profile()))
     }
 
-    /// Returns the URL of the first address with a policy.
     pub(crate) fn url_of(&self, profile: usize) -> Option<Url> {
         let listener = self.description.listeners.iter().find(|listener| listener.profile == profile)?;
         Url::parse(&format!("http://{}/", reachable(listener.address))).ok()
@@ -113,7 +112,6 @@ impl RemoteServer {
         self.description.policies.get(profile).map(|policy| &policy.terms)
     }
 
-    /// Describes a policy by its name and its minimum release age.
     pub(crate) fn policy_words(&self, profile: usize) -> String {
         let Some(policy) = self.description.policies.get(profile) else { return "unknown".to_owned() };
         match policy.terms.age() {
@@ -140,12 +138,10 @@ impl RemoteServer {
         Ok(checked)
     }
 
-    /// Plans an approval of `spec` that names `records`.
     pub(crate) async fn expand(&self, spec: &PackageSpec, records: &[String], profile: usize) -> Result<ApprovalPlan, AppError> {
         self.ask(&OperationRequest::Expand { spec: written(spec), records: records.to_vec(), profile }).await
     }
 
-    /// Plans the adoption of lockfile entries.
     pub(crate) async fn adopt(&self, lockfiles: &[Lockfile], profile: usize) -> Result<Adoption, AppError> {
         let (mut adoption, wanted) = adoption::wanted(lockfiles);
         let mut rest = wanted.into_iter();

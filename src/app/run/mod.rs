@@ -38,13 +38,10 @@ pub(crate) struct RunSession {
 
 /// Where the firewall of a session runs.
 enum RunBackend {
-    /// In this process.
     Own { session: LocalSession, stop: watch::Sender<bool>, app: JoinHandle<Result<(), AppError>>, _scratch: Option<RunTempDir> },
-    /// In the server on the data directory.
     Running(RemoteSession),
 }
 
-/// Options of a session beyond the configuration.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RunOptions {
     /// The user name for the ledger.
@@ -61,7 +58,6 @@ pub(crate) enum DataDirFallback {
     /// Another Coldframe owns it and cannot be used, for this reason. Its decisions and feeds were copied; tarballs are not
     /// shared.
     InUse(String),
-    /// It cannot be used, for this reason.
     Unusable(String),
 }
 

@@ -50,23 +50,19 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Signals that the server stops.
 type Stop = watch::Receiver<bool>;
 
-/// The lines from the client.
 type LineReader = BufReader<OwnedReadHalf>;
 
-/// The bound socket.
 pub(crate) struct ControlSocket {
     listener: UnixListener,
     parts: Arc<ControlContext>,
 }
 
-/// What sessions and operations use.
 struct ControlContext {
     core: Core,
     session_template: Arc<SessionTemplate>,
     /// The addresses of this server.
     ours: Vec<SocketAddr>,
     operations: Arc<Operations>,
-    /// Limits the number of sessions.
     sessions: Semaphore,
 }
 

@@ -62,7 +62,6 @@ pub(crate) struct SessionRequest {
     pub(crate) itself: Vec<Url>,
     /// Further hosts to tunnel to.
     pub(crate) allowed: Vec<String>,
-    /// Whether to tunnel to all other hosts.
     pub(crate) tunnels_others: bool,
     /// The project's dependencies by package.
     #[serde(default)]
@@ -103,13 +102,11 @@ pub(crate) struct SessionInfo {
     /// The certificate that it must trust.
     #[serde(with = "base64_certificate")]
     pub(crate) certificate: CertificateDer<'static>,
-    /// The description of the policy.
     pub(crate) policy: String,
     #[serde(flatten)]
     pub(crate) reach: ProxiedHosts,
 }
 
-/// The report of a command's requests.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RunReport {
     pub(crate) noted: RecordedRequests,
@@ -149,7 +146,6 @@ mod host_patterns {
     }
 }
 
-/// An open session in this process.
 pub(crate) struct LocalSession {
     pub(crate) lead: SessionInfo,
     stop: watch::Sender<bool>,

@@ -32,7 +32,6 @@ pub(crate) struct ControlRequest {
     pub(crate) what: What,
 }
 
-/// The kind of a request.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum What {
     Session(Box<SessionRequest>),
@@ -40,17 +39,14 @@ pub(crate) enum What {
 }
 
 impl ControlRequest {
-    /// Creates a request with this protocol version.
     pub(crate) fn new(what: What) -> Self {
         Self { protocol: PROTOCOL, what }
     }
 }
 
-/// The reply to a request to open a session.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum OpenReply {
     Open(Box<SessionInfo>),
-    /// The session was refused, for this reason.
     Refused(String),
 }
 

@@ -9,18 +9,15 @@ use crate::firewall::{
 };
 use crate::npm::{Address, PackageName};
 
-/// The recorded requests of a command.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RecordedRequests {
     /// The served tarballs, and whether each was cached.
     pub(crate) served: BTreeMap<(PackageName, Box<str>), bool>,
     /// The total bytes of all served tarballs, including repeated ones.
     pub(crate) bytes: u64,
-    /// The refused versions and packages.
     pub(crate) refused: BTreeMap<(PackageName, Option<Box<str>>), Refusal>,
     /// The failed requests: the error by package.
     pub(crate) failed: BTreeMap<PackageName, String>,
-    /// The versions hidden from packuments.
     pub(crate) hidden: BTreeMap<PackageName, HiddenVersions>,
 }
 
@@ -48,7 +45,6 @@ impl<A: RegistryService> RequestRecorder<A> {
         Self { inner, wants: by_package, recorded: Arc::default() }
     }
 
-    /// Returns what was recorded so far.
     pub(crate) fn recorded(&self) -> RecordedRequests {
         self.recorded.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

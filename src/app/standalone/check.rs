@@ -16,7 +16,6 @@ use crate::server::admin::CheckResponse;
 pub(crate) enum Checker {
     /// A firewall in this process, with the policy of this client.
     Here(StandaloneFirewall, Box<Client>),
-    /// A server at another address.
     Http(Arc<HttpServer>),
     /// The server on the data directory, with one of its policies.
     Running(Box<RemoteServer>, usize),

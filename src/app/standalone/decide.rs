@@ -36,7 +36,6 @@ pub(crate) async fn plan_approval(
     ApprovalPlan::new(&firewall(config, clock)?.value, &client, spec, records).await
 }
 
-/// Plans the adoption of `lockfiles`.
 pub(crate) async fn plan_adoption(config: Config, clock: Arc<dyn Clock>, lockfiles: &[Lockfile]) -> Result<Adoption, AppError> {
     let (mut adoption, wanted) = adoption::wanted(lockfiles);
     let client = configured_client(&config);

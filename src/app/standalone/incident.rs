@@ -35,7 +35,6 @@ const FEED_LOCK_WAIT: Duration = Duration::from_secs(30);
 pub(crate) struct StoredFeedStatus {
     pub(crate) feed: FeedConfig,
     pub(crate) state: FeedState,
-    /// Why it is stale, if it is.
     pub(crate) staleness: Option<String>,
     /// Its records that affect every version of an established package and await a decision, by the ledger.
     pub(crate) overbroad: Vec<String>,
@@ -59,7 +58,6 @@ pub(crate) async fn sync(config: Config, clock: Arc<dyn Clock>, on_shrink: OnShr
     Ok(status(&config, clock.now()))
 }
 
-/// Returns the status of every feed from the stored state.
 pub(crate) fn status(config: &Config, now: Timestamp) -> Vec<StoredFeedStatus> {
     let (store, errors) = (FeedStore::of(&config.store.data_dir), overbroad(&config.store.data_dir, now));
     let stand = |feed: &FeedConfig| {

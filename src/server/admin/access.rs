@@ -5,7 +5,6 @@ use std::fmt::Display;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::Method;
 use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderMap, HeaderName, ORIGIN, USER_AGENT};
@@ -33,7 +32,6 @@ const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 /// The largest request body. A request for 500 versions with all lockfile data uses a tenth of it.
 const MAX_BODY_BYTES: u64 = 2 << 20;
 
-/// A request that passed the access check.
 #[derive(Default)]
 pub(crate) struct AdminRequest {
     pub(crate) method: Method,
@@ -44,16 +42,9 @@ pub(crate) struct AdminRequest {
     pub(crate) agent: String,
     /// The client, or `None` on public pages.
     pub(crate) client: Option<Client>,
-    /// The body. Empty on public pages.
     pub(crate) body: Bytes,
 }
 
-#[derive(Debug)]
-pub(crate) struct AdminAccess {
-    tokens: ArcSwapOption<AdminTokens>,
-}
-
-/// A request for an admin page before the access check.
 pub(crate) struct UncheckedRequest<B> {
     pub(crate) peer: IpAddr,
     pub(crate) head: Parts,
@@ -63,58 +54,52 @@ pub(crate) struct UncheckedRequest<B> {
     pub(crate) on_loopback: bool,
 }
 
-impl AdminAccess {
-    pub(crate) fn new(tokens: Option<AdminTokens>) -> Self {
-        Self { tokens: ArcSwapOption::new(tokens.map(Arc::new)) }
+/// Checks a request. Health probes always pass. A body is read only after the check.
+pub(crate) async fn authorize<B: http_body::Body<Data = Bytes, Error: Display> + Send>(
+    tokens: Option<Arc<AdminTokens>>,
+    resolver: &ClientResolver,
+    config: &Config,
+    unchecked: UncheckedRequest<B>,
+    share: &mut Reservation,
+) -> Result<AdminRequest, RequestError> {
+    let UncheckedRequest { peer, head, page, body, on_loopback } = unchecked;
+    let query = head.uri.query().map(str::to_owned);
+    if PUBLIC_PAGES.contains(&page.as_str()) {
+        return Ok(AdminRequest { method: head.method, page, query, ..AdminRequest::default() });
     }
+    refuse_other_sites(&head)?;
+    let open_to_all = config.explains_to_all && page.split('/').next().is_some_and(|first| EXPLAIN_PAGES.contains(&first));
+    let client = match operator(tokens, resolver, peer, &head).await {
+        Ok(operator) => operator,
+        // Under DNS rebinding the `Host` header is not ours, so such a page gets no access.
+        Err(error) => match resolver.admin_client(peer, &head) {
+            Some((client, is_local)) if open_to_all || (is_local && on_loopback) => client,
+            _ => return Err(error),
+        },
+    };
+    let body = if head.method == Method::POST {
+        body::collect_into(body, config.body_limit.min(MAX_BODY_BYTES), config.body_timeout, share).await?
+    } else {
+        Bytes::new()
+    };
+    let agent = head.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default().to_owned();
+    let accept = list(&head.headers, &ACCEPT).map(Cow::into_owned);
+    Ok(AdminRequest { method: head.method, page, query, accept, agent, client: Some(client), body })
+}
 
-    pub(crate) fn renew(&self, tokens: Option<AdminTokens>) {
-        self.tokens.store(tokens.map(Arc::new));
+async fn operator(
+    tokens: Option<Arc<AdminTokens>>,
+    resolver: &ClientResolver,
+    peer: IpAddr,
+    head: &Parts,
+) -> Result<Client, RequestError> {
+    let tokens = tokens.ok_or(RequestError::AdminDisabled)?;
+    if !tokens.authenticate(&head.headers).await {
+        return Err(RequestError::AdminTokenRequired);
     }
-
-    /// Checks a request. Health probes always pass. A body is read only after the check.
-    pub(crate) async fn authorize<B: http_body::Body<Data = Bytes, Error: Display> + Send>(
-        &self,
-        resolver: &ClientResolver,
-        config: &Config,
-        unchecked: UncheckedRequest<B>,
-        share: &mut Reservation,
-    ) -> Result<AdminRequest, RequestError> {
-        let UncheckedRequest { peer, head, page, body, on_loopback } = unchecked;
-        let query = head.uri.query().map(str::to_owned);
-        if PUBLIC_PAGES.contains(&page.as_str()) {
-            return Ok(AdminRequest { method: head.method, page, query, ..AdminRequest::default() });
-        }
-        refuse_other_sites(&head)?;
-        let open_to_all = config.explains_to_all && page.split('/').next().is_some_and(|first| EXPLAIN_PAGES.contains(&first));
-        let client = match self.operator(resolver, peer, &head).await {
-            Ok(operator) => operator,
-            // Under DNS rebinding the `Host` header is not ours, so such a page gets no access.
-            Err(error) => match resolver.admin_client(peer, &head) {
-                Some((client, is_local)) if open_to_all || (is_local && on_loopback) => client,
-                _ => return Err(error),
-            },
-        };
-        let body = if head.method == Method::POST {
-            body::collect_into(body, config.body_limit.min(MAX_BODY_BYTES), config.body_timeout, share).await?
-        } else {
-            Bytes::new()
-        };
-        let agent = head.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default().to_owned();
-        let accept = list(&head.headers, &ACCEPT).map(Cow::into_owned);
-        Ok(AdminRequest { method: head.method, page, query, accept, agent, client: Some(client), body })
-    }
-
-    /// Returns the client if the request has a valid admin token.
-    async fn operator(&self, resolver: &ClientResolver, peer: IpAddr, head: &Parts) -> Result<Client, RequestError> {
-        let tokens = self.tokens.load_full().ok_or(RequestError::AdminDisabled)?;
-        if !tokens.authenticate(&head.headers).await {
-            return Err(RequestError::AdminTokenRequired);
-        }
-        let client = resolver.resolve(peer, head).map_err(RequestError::Headers)?;
-        // The token must not be sent upstream. An authenticated admin may use the configured credentials.
-        Ok(Client { authorization: Authorization::Lent, ..client })
-    }
+    let client = resolver.resolve(peer, head).map_err(RequestError::Headers)?;
+    // The token must not be sent upstream. An authenticated admin may use the configured credentials.
+    Ok(Client { authorization: Authorization::Lent, ..client })
 }
 
 /// Rejects requests that a page of another site made a browser send. They would run with the rights of that machine.

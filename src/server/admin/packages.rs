@@ -12,14 +12,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use url::form_urlencoded;
 
+use crate::firewall::error::one_line;
 use crate::firewall::{CheckedVersion, Client, Explanation, Firewall, FirewallError, LockedVersion};
 use crate::net::headers::best_media_type;
 use crate::npm::PackageSpec;
 use crate::policy::Policy;
 use crate::server::admin::access::AdminRequest;
 use crate::server::admin::explanation;
-use crate::server::admin::response::{html_response, json_response, refused, text_response};
-use crate::server::response::firewall_status;
+use crate::server::response::{firewall_status, html_response, json_response, refused, text_response};
 use crate::upstream::UpstreamError;
 
 /// Maximum number of versions per check request.
@@ -31,7 +31,6 @@ const MAX_RANGE_BYTES: usize = 1_024;
 
 pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Evaluates packages for the admin pages.
 pub(crate) trait PackageInspector: Send + Sync {
     /// Returns one outcome for each of `locked`, in the same order.
     fn check<'a>(&'a self, client: &'a Client, locked: &'a [LockedVersion]) -> BoxFuture<'a, Vec<CheckedVersion>>;
@@ -44,7 +43,6 @@ pub(crate) trait PackageInspector: Send + Sync {
         at: Option<Timestamp>,
     ) -> BoxFuture<'a, Result<Explanation, FirewallError>>;
 
-    /// Returns the policy that clients should be configured with.
     fn terms(&self, client: &Client) -> ClientPolicy;
 
     /// Returns the upstream URLs without credentials.
@@ -76,14 +74,12 @@ impl PackageInspector for Firewall {
 
 pub(crate) type SharedInspector = Arc<dyn PackageInspector>;
 
-/// The body of a `check` request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct CheckRequest {
     /// The versions, at most [`MAX_CHECKED`].
     pub(crate) packages: Vec<LockedVersion>,
 }
 
-/// The body of a `check` response.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct CheckResponse {
     pub(crate) packages: Vec<CheckedVersion>,
@@ -97,7 +93,6 @@ pub(crate) struct CheckResponse {
 pub(crate) struct ClientPolicy {
     /// The minimum age of a release in seconds. Zero means none.
     pub(crate) minimum_release_age_seconds: u64,
-    /// Globs of packages without a minimum age.
     pub(crate) exclude: Vec<String>,
 }
 
@@ -116,12 +111,12 @@ impl ClientPolicy {
 pub(crate) fn terms(inspector: &SharedInspector, request: &AdminRequest) -> Response<Bytes> {
     match &request.client {
         Some(client) => json_response(StatusCode::OK, &json!(inspector.terms(client))),
-        None => refuse_remote(),
+        None => refused(StatusCode::FORBIDDEN, NOT_HERE),
     }
 }
 
 pub(crate) async fn check(inspector: &SharedInspector, request: AdminRequest) -> Response<Bytes> {
-    let Some(client) = request.client else { return refuse_remote() };
+    let Some(client) = request.client else { return refused(StatusCode::FORBIDDEN, NOT_HERE) };
     let wanted = match serde_json::from_slice::<CheckRequest>(&request.body) {
         Ok(wanted) if wanted.packages.len() <= MAX_CHECKED => wanted,
         Ok(_) => return refused(StatusCode::PAYLOAD_TOO_LARGE, &format!("too many packages, expected at most {MAX_CHECKED}")),
@@ -130,7 +125,7 @@ pub(crate) async fn check(inspector: &SharedInspector, request: AdminRequest) ->
     let is_beyond =
         |entry: &LockedVersion| entry.ranges.len() > MAX_RANGES || entry.ranges.iter().any(|range| range.len() > MAX_RANGE_BYTES);
     if let Some(entry) = wanted.packages.iter().find(|entry| is_beyond(entry)) {
-        let name = crate::firewall::error::one_line(&entry.name);
+        let name = one_line(&entry.name);
         let message = format!("too many or too long ranges, expected at most {MAX_RANGES} of {MAX_RANGE_BYTES} bytes: `{name}`");
         return refused(StatusCode::PAYLOAD_TOO_LARGE, &message);
     }
@@ -209,10 +204,6 @@ fn status(error: &FirewallError) -> StatusCode {
         FirewallError::Upstream(_) => StatusCode::BAD_GATEWAY,
         error => firewall_status(error).0,
     }
-}
-
-fn refuse_remote() -> Response<Bytes> {
-    refused(StatusCode::FORBIDDEN, NOT_HERE)
 }
 
 #[cfg(test)]

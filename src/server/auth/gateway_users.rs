@@ -28,7 +28,6 @@ use crate::server::auth::password_file::{self, PasswordFileError, PasswordHashes
 /// fully and takes turns for the second, so it does not prevent other clients from logging in.
 const AT_ONCE: Sizes = Sizes { shared: 1, own: 1, most: 2 };
 
-/// How long a correct password is cached.
 const REMEMBERED: Duration = Duration::from_mins(10);
 
 /// How long a wrong password is cached. A client with an old password sends it dozens of times.
@@ -36,7 +35,6 @@ const REFUSED: Duration = Duration::from_secs(10);
 
 const MAX_CACHED_LOGINS: usize = 10_000;
 
-/// The users in a file, and the cached results.
 pub(crate) struct GatewayAuth {
     pub(crate) path: PathBuf,
     cache: ArcSwap<CredentialCache>,
@@ -129,7 +127,6 @@ impl CredentialCache {
         Ok(Self { users: password_file::read(path)?, checked: Mutex::default() })
     }
 
-    /// Returns the cached result, if it has not expired.
     fn recall(&self, entry_key: &[u8; 32]) -> Option<AuthResult> {
         let checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
         checked.get(entry_key).filter(|checked| Instant::now() < checked.until).map(|checked| AuthResult(checked.user.clone()))

@@ -12,10 +12,8 @@ use argon2::{Argon2, Params};
 
 use crate::files;
 
-/// The longest name, in bytes.
 const MAX_NAME_BYTES: usize = 64;
 
-/// The largest file, in bytes.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
 /// Maximum cost of a hash: KiB of memory, passes and lanes. A costlier hash would let any client exhaust the server.
@@ -27,12 +25,7 @@ pub(crate) type PasswordHashes = HashMap<Arc<str>, PasswordHash>;
 #[derive(Debug, thiserror::Error)]
 pub enum PasswordFileError {
     #[error("cannot {action} gateway users: `{}`", path.display())]
-    File {
-        /// `read` or `write`.
-        action: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    File { action: &'static str, path: PathBuf, source: io::Error },
     #[error("line {line} of `{}` {why}", path.display())]
     Line {
         path: PathBuf,
@@ -49,8 +42,6 @@ pub enum PasswordFileError {
 }
 
 /// Reads the users in the file at `path`. Ignores blank lines and those that start with `#`.
-///
-/// # Errors
 /// Returns an error if the file cannot be read, or for the first invalid line.
 pub(crate) fn read(path: &Path) -> Result<PasswordHashes, PasswordFileError> {
     let text = load(path).map_err(failed("read", path))?;
@@ -68,8 +59,6 @@ pub(crate) fn read(path: &Path) -> Result<PasswordHashes, PasswordFileError> {
 }
 
 /// Returns the line for `name` with `password`.
-///
-/// # Errors
 /// Returns an error if either is invalid, or if the system has no randomness.
 pub(crate) fn hash_line(name: &str, password: &str) -> Result<String, PasswordFileError> {
     if !is_name(name) {
@@ -87,9 +76,6 @@ pub(crate) fn hash_line(name: &str, password: &str) -> Result<String, PasswordFi
 
 /// Replaces the line of `name` in the file at `path`, or removes it if `line` is `None`. Returns whether there was one. Other
 /// lines are unchanged. The file is replaced atomically, and a new file is readable only by its owner.
-///
-/// # Errors
-/// Returns an error if the file cannot be read or written.
 pub(crate) fn update(path: &Path, name: &str, line: Option<&str>) -> Result<bool, PasswordFileError> {
     let before = match load(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),

@@ -24,8 +24,6 @@ const LENGTH: usize = size_of::<u128>();
 pub(crate) struct SessionPassword(String);
 
 impl SessionPassword {
-    /// # Errors
-    /// Returns an error if the system has no randomness.
     pub(crate) fn random() -> Result<Self, PasswordFileError> {
         let mut bytes = [0; LENGTH];
         aws_lc_rs::rand::fill(&mut bytes).map_err(|_| PasswordFileError::Hash)?;

@@ -13,7 +13,6 @@ use crate::net::headers::single;
 /// Minimum length of a token, to prevent guessing.
 const MIN_TOKEN_BYTES: usize = 16;
 
-/// The largest file of tokens, in bytes.
 const MAX_FILE_BYTES: u64 = 64 << 10;
 
 #[derive(Debug, Clone)]
@@ -36,9 +35,6 @@ pub enum AdminTokenError {
 
 impl AdminTokens {
     /// Opens the tokens in `path`, one per line. Lines that start with `#` are comments.
-    ///
-    /// # Errors
-    /// Returns an error if the file cannot be read or is invalid.
     pub(crate) fn open(path: &Path) -> Result<Self, AdminTokenError> {
         read(path)?;
         Ok(Self(path.to_owned()))
@@ -73,9 +69,6 @@ impl AdminTokens {
 }
 
 /// Returns the first token in `path`, for use as a client.
-///
-/// # Errors
-/// Returns the errors of [`AdminTokens::open`].
 pub(crate) fn first(path: &Path) -> Result<String, AdminTokenError> {
     parse(path, files::read_pipe_bounded(path, MAX_FILE_BYTES))?
         .into_iter()

@@ -19,8 +19,6 @@ pub(crate) struct Destination {
 
 impl Destination {
     /// Parses the target of a request. `usual` is the default port.
-    ///
-    /// # Errors
     /// Returns an error if the host is invalid, the target contains credentials, or a required port is missing.
     pub(crate) fn of(authority: &Authority, usual: Option<u16>) -> Result<Self, RequestError> {
         let text = authority.as_str();

@@ -27,7 +27,6 @@ pub(crate) struct EgressPolicy {
     pub(crate) context: Arc<EgressContext>,
 }
 
-/// The network context of egress connections.
 #[derive(Debug)]
 pub(crate) struct EgressContext {
     /// The addresses of our own listeners, which are never dialed.
@@ -54,7 +53,6 @@ pub(crate) type IndicatorCheck<'a> = dyn Fn(&str) -> Option<String> + Send + Syn
 
 /// The connection for a plain HTTP request.
 pub(crate) enum HttpUpstreamRoute {
-    /// To the host itself.
     Direct(TcpStream),
     /// To a proxy, for a request in absolute form.
     Relayed(ProxyConnection),
@@ -70,7 +68,6 @@ impl EgressPolicy {
         Self { allowed: config.allowed.clone(), addresses, allows_others: config.tunnels_others, context }
     }
 
-    /// Connects to `destination`, if allowed.
     pub(crate) async fn connect(
         &self,
         destination: &Destination,
@@ -116,7 +113,6 @@ impl EgressPolicy {
         self.dial_at(&original.ip().to_string(), destination, &grant).await.map(TunnelStream::from)
     }
 
-    /// Connects to `destination` for plain HTTP, if allowed.
     pub(crate) async fn connect_http(
         &self,
         destination: &Destination,

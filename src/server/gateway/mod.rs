@@ -47,7 +47,6 @@ pub(crate) async fn serve<S: RegistryService>(
     listener::serve(listener, &limits, limit, handler, stop).await
 }
 
-/// Handles one proxy request.
 async fn handle_request<S: RegistryService>(
     gateway: &Arc<Gateway<S>>,
     peer: SocketAddr,
@@ -73,12 +72,8 @@ async fn handle_request<S: RegistryService>(
         Ok(GatewayRoute::Upgrade(next)) => Ok(response::connected(next)),
         Ok(GatewayRoute::Tunnel(destination)) => tunnel(gateway, destination, peer, log.client.user.as_deref()).await,
         Ok(GatewayRoute::PlainHttp(destination)) => {
-            let route = gateway
-                .egress
-                .load_full()
-                .connect_http(&destination, &gateway.indicator_check(peer, log.client.user.as_deref(), &destination))
-                .await;
-            match route {
+            let check = gateway.indicator_check(peer, log.client.user.as_deref(), &destination);
+            match gateway.egress.load_full().connect_http(&destination, &check).await {
                 Ok(route) => plain_http::forward(route, &destination, head, body).await,
                 Err(error) => Err(error),
             }
@@ -89,17 +84,11 @@ async fn handle_request<S: RegistryService>(
     log.finish(reply.unwrap_or_else(|error| gateway.refuse((peer, user.as_deref()), &target, &error)))
 }
 
-/// The route of a request.
 enum GatewayRoute {
-    /// A plain HTTP request to an intercepted host.
     Intercepted(EntryPoint),
-    /// CONNECT to an intercepted host.
     Upgrade(Upgrade),
-    /// A request for an admin page.
     Admin(String),
-    /// CONNECT to another host.
     Tunnel(Destination),
-    /// A plain HTTP request to another host.
     PlainHttp(Destination),
 }
 

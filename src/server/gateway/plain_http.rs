@@ -16,7 +16,6 @@ use crate::server::gateway::egress::HttpUpstreamRoute;
 use crate::server::passthrough;
 use crate::server::response::{self, Reply};
 
-/// Hop-by-hop headers.
 const OF_ONE_HOP: [HeaderName; 8] = [
     header::CONNECTION,
     header::PROXY_AUTHORIZATION,
@@ -69,7 +68,6 @@ where
 
 /// The form of a request target.
 enum TargetForm {
-    /// Origin form, for a server.
     Origin,
     /// Absolute form, for a proxy, with its credentials.
     Absolute(Option<HeaderValue>),

@@ -37,10 +37,8 @@ pub(crate) struct Gateway<S> {
     refused: RefusedDestinations,
 }
 
-/// Refused or failed requests to one destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RefusedDestination {
-    /// The number of requests.
     pub(crate) times: u64,
     /// The reason for the first.
     pub(crate) reason: String,
@@ -138,7 +136,6 @@ impl<S: RegistryService> Gateway<S> {
     }
 }
 
-/// Returns the metric label of an error.
 pub(crate) fn reason(error: &RequestError) -> BarLabel {
     match error {
         RequestError::EgressDenied(label, _) => *label,

@@ -34,7 +34,6 @@ pub(crate) async fn serve<S: RegistryService>(
         .await
 }
 
-/// Serves one connection until it closes.
 async fn handle_connection<S: RegistryService>(gateway: Arc<Gateway<S>>, mut connection: UpgradedConnection) {
     let (peer, time_limit, original) =
         (connection.context.peer, connection.context.limits.header_timeout, connection.redirected_from());

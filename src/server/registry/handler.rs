@@ -5,37 +5,37 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 
 use crate::firewall::{Client, FirewallError, Profile, RegistryRequest, RegistryResponse, RegistryService};
-use crate::net::Body;
-use crate::npm::Address;
-use crate::server::admin::access::{AdminAccess, UncheckedRequest};
-use crate::server::admin::router::Admin;
+use crate::net::{Body, body};
+use crate::npm::{Address, AuditFormat, Endpoint, PackageName};
+use crate::server::admin::Admin;
+use crate::server::admin::access::{UncheckedRequest, authorize};
 use crate::server::auth::tokens::{AdminTokenError, AdminTokens};
 use crate::server::client::ClientResolver;
 use crate::server::config::Config;
 use crate::server::error::RequestError;
-use crate::server::registry::bodies::RequestBodies;
-use crate::server::registry::forward::Forwarder;
+use crate::server::registry::bodies::{RequestBodies, check_transfer_coding};
 use crate::server::registry::target::{EntryPoint, RequestPath, RequestScope, RequestTarget, no_registry};
 use crate::server::request_log::RequestLog;
 use crate::server::response::{self, Reply};
 use crate::telemetry::{EndpointLabel, Metrics};
+use crate::upstream::Authorization;
 
 /// The shared state of all requests, one per process.
 pub(crate) struct RegistryHandler<S> {
     pub(crate) service: Arc<S>,
     clients: ClientResolver,
-    pub(crate) config: Arc<Config>,
+    pub(crate) config: Config,
     /// `None` in the gateway of a session, which answers every admin page with `ok`.
     admin: Option<Arc<Admin>>,
-    access: AdminAccess,
+    admin_tokens: ArcSwapOption<AdminTokens>,
     pub(crate) metrics: Arc<Metrics>,
-    bodies: Arc<RequestBodies>,
-    forwarder: Forwarder<S>,
+    bodies: RequestBodies,
 }
 
 impl<S: RegistryService> RegistryHandler<S> {
@@ -47,16 +47,14 @@ impl<S: RegistryService> RegistryHandler<S> {
         admin: Option<Arc<Admin>>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, AdminTokenError> {
-        let access = AdminAccess::new(config.admin_tokens.as_deref().map(AdminTokens::open).transpose()?);
-        let clients = ClientResolver::new(&config, listeners);
-        let (config, bodies) = (Arc::new(config), Arc::new(RequestBodies::new()));
-        let forwarder = Forwarder { service: Arc::clone(&service), config: Arc::clone(&config), bodies: Arc::clone(&bodies) };
-        Ok(Self { service, clients, config, admin, access, metrics, bodies, forwarder })
+        let tokens = config.admin_tokens.as_deref().map(AdminTokens::open).transpose()?;
+        let (clients, admin_tokens) = (ClientResolver::new(&config, listeners), ArcSwapOption::new(tokens.map(Arc::new)));
+        Ok(Self { service, clients, config, admin, admin_tokens, metrics, bodies: RequestBodies::new() })
     }
 
     /// Replaces the admin tokens with those in another file. If it cannot be read, the previous tokens stay active.
     pub(crate) fn renew_tokens(&self, path: Option<&Path>) -> Result<(), AdminTokenError> {
-        self.access.renew(path.map(AdminTokens::open).transpose()?);
+        self.admin_tokens.store(path.map(AdminTokens::open).transpose()?.map(Arc::new));
         Ok(())
     }
 
@@ -68,27 +66,13 @@ impl<S: RegistryService> RegistryHandler<S> {
     ) -> Result<Reply, RequestError> {
         // Held until the response exists, since parsing may need more memory than the body.
         let mut reservation = self.bodies.reservation(unchecked.peer);
-        let mut request = self.access.authorize(&self.clients, &self.config, unchecked, &mut reservation).await?;
+        let tokens = self.admin_tokens.load_full();
+        let mut request = authorize(tokens, &self.clients, &self.config, unchecked, &mut reservation).await?;
         request.client = request.client.map(|client| Client { profile, ..client });
         Ok(response::admin(match &self.admin {
             Some(admin) => admin.answer(request).await,
             None => Response::new(Bytes::from_static(b"ok\n")),
         }))
-    }
-
-    /// Returns what a request asks for. Records its endpoint.
-    fn route<'a>(
-        &self,
-        entry_point: &'a EntryPoint,
-        head: &'a Parts,
-        log: &mut RequestLog,
-    ) -> (RequestPath<'a>, Result<RequestTarget, RequestError>) {
-        let (path, endpoint) = entry_point.endpoint(head, &self.clients, &self.config.upstream_prefixes);
-        if let Ok(endpoint) = &endpoint {
-            log.set_endpoint(endpoint);
-        }
-        let target = RequestTarget::of(endpoint, head, &path);
-        (path, target)
     }
 
     /// Returns the client of a request. Records it.
@@ -133,9 +117,82 @@ impl<S: RegistryService> RegistryHandler<S> {
         let Some(address) = scope.path.address(scope.head) else { return Err(missing) };
         self.tarball_at(scope.client, &address).await?.ok_or(missing)
     }
+
+    /// Forwards a request to an endpoint that is not answered from packages.
+    async fn forward<B: http_body::Body<Data = Bytes, Error: Display> + Send>(
+        &self,
+        scope: &RequestScope<'_>,
+        endpoint: Endpoint,
+        body: B,
+    ) -> Result<Reply, RequestError> {
+        let (client, mut is_private) = (scope.client, true);
+        let response = match endpoint {
+            Endpoint::Audit(format) => self.audit(scope, format, body).await?,
+            Endpoint::Write(name) => self.write(scope, name, body).await?,
+            Endpoint::Account(name) => {
+                let request = RegistryRequest::PassThrough { name, request: scope.forwarded_for_account(Bytes::new()) };
+                self.service.call(&scope.client_with_own_credentials(), request).await?
+            }
+            endpoint => {
+                is_private = endpoint == Endpoint::Whoami;
+                let mut request = scope.forwarded(Bytes::new());
+                request.for_account = is_private && matches!(client.authorization, Authorization::Own(_));
+                let request = match endpoint {
+                    Endpoint::Search { .. } => RegistryRequest::Search(request),
+                    Endpoint::Attestations { name, version } => RegistryRequest::Attestations { name, version, request },
+                    // Whoami, ping and keys. The other endpoints are answered from packages.
+                    _ => RegistryRequest::PassThrough { name: None, request },
+                };
+                self.service.call(client, request).await?
+            }
+        };
+        let reply = response::registry(response, scope.head, scope.base_url);
+        Ok(if is_private { response::private(reply) } else { reply })
+    }
+
+    /// Forwards an audit unchanged, and adds a notice about its held packages.
+    async fn audit<B: http_body::Body<Data = Bytes, Error: Display> + Send>(
+        &self,
+        scope: &RequestScope<'_>,
+        format: AuditFormat,
+        body: B,
+    ) -> Result<RegistryResponse, RequestError> {
+        let (limit, address) = (self.config.body_limit, scope.client.address);
+        check_transfer_coding(&scope.head.headers)?;
+        let mut reservation = self.bodies.reservation(address);
+        let received = body::collect_into(body, limit, self.config.body_timeout, &mut reservation).await?;
+        let body = self.bodies.decompress(received.clone(), &scope.head.headers, limit, address).await?;
+        let request = RegistryRequest::Audit { request: scope.forwarded(received), body, format };
+        Ok(self.service.call(scope.client, request).await?)
+    }
+
+    /// Forwards a write if enabled, with the client's own credentials only.
+    async fn write<B: http_body::Body<Data = Bytes, Error: Display> + Send>(
+        &self,
+        scope: &RequestScope<'_>,
+        name: Option<PackageName>,
+        body: B,
+    ) -> Result<RegistryResponse, RequestError> {
+        let config = &self.config;
+        if !config.allow_writes {
+            return Err(RequestError::WritesDisabled);
+        }
+        let client = scope.client_with_own_credentials();
+        let has_credentials = client.authorization != Authorization::None;
+        // This packument includes hidden versions. A client that may publish could see them anyway, others must not.
+        if matches!(scope.head.method, Method::GET | Method::HEAD) && !has_credentials {
+            return Err(RequestError::NeedsCredentials);
+        }
+        check_transfer_coding(&scope.head.headers)?;
+        // A write without credentials is a login, which needs no body limit of a publish.
+        let limit = if has_credentials { config.write_limit } else { config.write_limit.min(config.body_limit) };
+        let mut reservation = self.bodies.reservation(client.address);
+        let received = body::collect_into(body, limit, config.body_timeout, &mut reservation).await?;
+        let request = RegistryRequest::Write { name, request: scope.forwarded_for_account(received) };
+        Ok(self.service.call(&client, request).await?)
+    }
 }
 
-/// Handles a request from `peer`.
 pub(crate) async fn handle<S: RegistryService, B: http_body::Body<Data = Bytes, Error: Display> + Send>(
     handler: &RegistryHandler<S>,
     entry_point: &EntryPoint,
@@ -144,8 +201,11 @@ pub(crate) async fn handle<S: RegistryService, B: http_body::Body<Data = Bytes, 
 ) -> Response<Body> {
     let (head, body) = request.into_parts();
     let mut log = RequestLog::begin(&handler.metrics, peer.ip().to_canonical(), &head.method, &head.uri);
-    let (path, target) = handler.route(entry_point, &head, &mut log);
-    let target = match target {
+    let (path, endpoint) = entry_point.endpoint(&head, &handler.clients, &handler.config.upstream_prefixes);
+    if let Ok(endpoint) = &endpoint {
+        log.set_endpoint(endpoint);
+    }
+    let target = match RequestTarget::of(endpoint, &head, &path) {
         Ok(RequestTarget::Admin(page)) => {
             // Admin pages are not served on intercepted hosts.
             let &EntryPoint::Registry { profile, on_loopback } = entry_point else {
@@ -182,7 +242,7 @@ pub(crate) async fn handle<S: RegistryService, B: http_body::Body<Data = Bytes, 
             Err(error) => Err(error),
         },
         RequestTarget::Forwarded(endpoint) => {
-            let reply = Box::pin(handler.forwarder.forward(&scope, endpoint, body)).await;
+            let reply = Box::pin(handler.forward(&scope, endpoint, body)).await;
             return log.finish(reply.unwrap_or_else(|error| response::error(&error)));
         }
         RequestTarget::Root | RequestTarget::Admin(_) => return log.finish(response::root(&head)),
@@ -206,10 +266,10 @@ mod tests {
 
     use super::*;
     use crate::firewall::{EgressRequest, HiddenVersions, PackumentResponse, Refusal, TarballResponse, Want};
-    use crate::npm::{Algorithm, Digest, Integrity, PackageName};
+    use crate::npm::{Algorithm, Digest, Integrity};
     use crate::policy::RuleId;
     use crate::server::registry;
-    use crate::upstream::{Authorization, PassthroughRequest, PassthroughResponse};
+    use crate::upstream::{PassthroughRequest, PassthroughResponse};
 
     /// A firewall stub: serves every request, refuses `young`, and records the calls.
     #[derive(Default)]

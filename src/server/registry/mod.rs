@@ -1,7 +1,6 @@
 //! The listener for clients that use Coldframe as their registry.
 
 mod bodies;
-mod forward;
 pub(crate) mod handler;
 pub(crate) mod target;
 

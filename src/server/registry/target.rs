@@ -27,7 +27,6 @@ pub(crate) enum EntryPoint {
     Intercepted { target: InterceptTarget, user: Option<Arc<str>> },
 }
 
-/// The path of a request.
 pub(crate) struct RequestPath<'a> {
     /// The requested path, below our own prefix.
     pub(crate) requested: &'a str,
@@ -37,12 +36,10 @@ pub(crate) struct RequestPath<'a> {
     pub(crate) base: Option<&'a BaseUrl>,
 }
 
-/// What a request asks for.
 pub(crate) enum RequestTarget {
     Package(RegistryRequest),
     /// A package or version with the extension of a tarball, so the path may be the address of one.
     File(RegistryRequest),
-    /// An endpoint that is forwarded to upstream.
     Forwarded(Endpoint),
     Root,
     Admin(String),
@@ -50,7 +47,6 @@ pub(crate) enum RequestTarget {
     Address(Box<(Address, RequestError)>),
 }
 
-/// A request of a known client.
 pub(crate) struct RequestScope<'a> {
     pub(crate) client: &'a Client,
     pub(crate) head: &'a Parts,
@@ -128,7 +124,6 @@ impl RequestPath<'_> {
 }
 
 impl RequestScope<'_> {
-    /// Returns the request to forward, with `body`.
     pub(crate) fn forwarded(&self, body: Bytes) -> Box<PassthroughRequest> {
         Box::new(passthrough_request(self.head, self.path.in_registry, body))
     }
@@ -178,7 +173,6 @@ fn is_read(head: &Parts) -> bool {
     matches!(head.method, Method::GET | Method::HEAD)
 }
 
-/// Returns the preferred packument form and coding.
 fn preferred_form(head: &Parts) -> (PackumentForm, ContentCoding) {
     let accept = list(&head.headers, &ACCEPT);
     let forms = ["application/json", "application/vnd.npm.install-v1+json"];
