@@ -49,7 +49,9 @@ impl RegistryHosts {
     pub(crate) fn way(&self, address: &str, dialect: LockfileFormat) -> AddressRoute {
         let Some(place) = Url::parse(address).ok().as_ref().and_then(place) else { return AddressRoute::Around };
         let is_public = self.public.as_ref() == Some(&place);
-        if self.own.contains(&place) || (is_public && dialect.rewrites_public_host()) {
+        // These clients replace the public registry's host by the configured one when they install from the lockfile.
+        let is_replaced = is_public && matches!(dialect, LockfileFormat::Npm | LockfileFormat::Deno);
+        if self.own.contains(&place) || is_replaced {
             return AddressRoute::Through;
         }
         if is_public || self.upstream.contains(&place) { AddressRoute::Spelled } else { AddressRoute::Around }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use crate::npm::name::PackageName;
 
@@ -20,25 +20,14 @@ pub enum Endpoint {
     Root,
     /// `GET /{package}`: the packument.
     Packument(PackageName),
-    /// `GET /{package}/{wanted}`: one manifest by version, dist-tag or range.
-    Manifest {
-        name: PackageName,
-        /// The decoded version, dist-tag or range.
-        wanted: String,
-    },
-    /// `GET /{package}/-/{file}.tgz`, or another form that names one version's tarball.
-    Tarball {
-        name: PackageName,
-        /// The key in `versions`, from the file name.
-        version: String,
-    },
+    /// `GET /{package}/{wanted}`: one manifest by version, dist-tag or range, decoded.
+    Manifest { name: PackageName, wanted: String },
+    /// `GET /{package}/-/{file}.tgz`, or another form that names one version's tarball by its key in `versions`.
+    Tarball { name: PackageName, version: String },
     /// `GET /-/package/{package}/dist-tags`.
     DistTags(PackageName),
-    /// `GET /-/v1/search?…`.
-    Search {
-        /// The query string as received.
-        query: String,
-    },
+    /// `GET /-/v1/search?…`, with the query string as received.
+    Search { query: String },
     /// `GET /-/ping`.
     Ping,
     /// `GET /-/whoami`.
@@ -78,21 +67,18 @@ pub enum EndpointError {
     /// The path is well-formed but unknown.
     #[error("{0}")]
     NotFound(String),
+    /// `allow` lists the allowed methods in the form of the `Allow` header.
     #[error("method `{method}` is not allowed; use {allow}")]
-    Method {
-        method: String,
-        /// The allowed methods, in the form of the `Allow` header.
-        allow: &'static str,
-    },
+    Method { method: String, allow: &'static str },
 }
 
-/// Bytes of a version that are not escaped in a URL.
-const UNESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'+');
+/// The bytes of a version that must be escaped in a URL.
+pub(crate) const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'+');
 
 /// Returns the address below `base` of the page that explains why a version is withheld, or why `latest` is if `version` is
 /// `None`. The path parses as [`Endpoint::Admin`].
 pub(crate) fn explain_url(base: &str, name: &PackageName, version: Option<&str>) -> String {
-    let version = version.map(|version| format!("@{}", utf8_percent_encode(version, UNESCAPED))).unwrap_or_default();
+    let version = version.map(|version| format!("@{}", utf8_percent_encode(version, ESCAPED))).unwrap_or_default();
     format!("{base}/-/coldframe/explain/{name}{version}")
 }
 
@@ -276,8 +262,7 @@ impl Request<'_> {
     }
 
     fn unknown(self) -> EndpointError {
-        let shown: String = self.path.chars().take(200).collect();
-        EndpointError::NotFound(format!("no such path: `{}`", shown.escape_debug()))
+        EndpointError::NotFound(format!("no such path: `{}`", shown(self.path, 200)))
     }
 }
 
@@ -295,8 +280,8 @@ pub(crate) fn split(path: &str) -> Result<Vec<Cow<'_, str>>, EndpointError> {
 
 /// Decodes one segment and rejects anything that another parser could interpret differently.
 fn decode(segment: &str) -> Result<Cow<'_, str>, EndpointError> {
-    let error = |what: &str| EndpointError::BadRequest(format!("{what} in the path: `{}`", shorten(segment)));
-    let text = if segment.contains('%') { unescape(segment).map_err(error)?.into() } else { Cow::Borrowed(segment) };
+    let error = |what: &str| EndpointError::BadRequest(format!("{what} in the path: `{}`", shown(segment, 100)));
+    let text = if segment.contains('%') { unescape(segment).map_err(error)? } else { Cow::Borrowed(segment) };
     match text.as_ref() {
         "" => Err(error("empty segment")),
         "." | ".." => Err(error("dot segment")),
@@ -309,37 +294,29 @@ fn decode(segment: &str) -> Result<Cow<'_, str>, EndpointError> {
 }
 
 /// Decodes percent escapes, or returns what is wrong with them.
-fn unescape(segment: &str) -> Result<String, &'static str> {
-    let mut bytes = Vec::with_capacity(segment.len());
-    let mut rest = segment.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digit =
-            |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16)).and_then(|digit| u8::try_from(digit).ok());
-        let (Some(high), Some(low)) = (digit(rest.next()), digit(rest.next())) else {
-            return Err("invalid escape");
-        };
-        bytes.push(high << 4 | low);
+fn unescape(segment: &str) -> Result<Cow<'_, str>, &'static str> {
+    let is_escape = |rest: &str| rest.as_bytes().first_chunk::<2>().is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit));
+    if !segment.split('%').skip(1).all(is_escape) {
+        return Err("invalid escape");
     }
-    String::from_utf8(bytes).map_err(|_| "invalid UTF-8")
+    percent_decode_str(segment).decode_utf8().map_err(|_| "invalid UTF-8")
 }
 
-fn shorten(text: &str) -> String {
-    text.chars().take(100).collect::<String>().escape_debug().to_string()
+/// Returns the first characters of text of a request, escaped, for an error message.
+fn shown(text: &str, characters: usize) -> String {
+    text.chars().take(characters).collect::<String>().escape_debug().to_string()
 }
 
 /// Splits a package name off the front: one segment, or two for a scope whose slash was not escaped.
 fn take_name<'a>(segments: &'a [&'a str]) -> Result<(PackageName, &'a [&'a str]), EndpointError> {
-    let bad_request = |error: crate::npm::name::NameError| EndpointError::BadRequest(error.to_string());
     let (first, rest) = segments.split_first().unwrap_or((&"", &[]));
-    if !first.starts_with('@') || first.contains('/') {
-        return Ok((PackageName::parse(first).map_err(bad_request)?, rest));
-    }
-    let (second, rest) = rest.split_first().unwrap_or((&"", &[]));
-    Ok((PackageName::parse(&format!("{first}/{second}")).map_err(bad_request)?, rest))
+    let (name, rest) = if first.starts_with('@') && !first.contains('/') {
+        let (second, rest) = rest.split_first().unwrap_or((&"", &[]));
+        (PackageName::parse(&format!("{first}/{second}")), rest)
+    } else {
+        (PackageName::parse(first), rest)
+    };
+    Ok((name.map_err(|error| EndpointError::BadRequest(error.to_string()))?, rest))
 }
 
 /// Returns the version in a tarball's file name: `{name}-{version}.tgz`, optionally after the scope as Artifactory writes it.

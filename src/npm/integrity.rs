@@ -7,6 +7,8 @@ use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::text::words;
+
 /// Digest algorithms in npm's `dist`, ordered from weakest to strongest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Algorithm {
@@ -18,20 +20,14 @@ pub enum Algorithm {
     Sha512,
 }
 
+words!(Algorithm {
+    Sha1 = "sha1",
+    Sha256 = "sha256",
+    Sha384 = "sha384",
+    Sha512 = "sha512",
+});
+
 impl Algorithm {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Sha1 => "sha1",
-            Self::Sha256 => "sha256",
-            Self::Sha384 => "sha384",
-            Self::Sha512 => "sha512",
-        }
-    }
-
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        [Self::Sha1, Self::Sha256, Self::Sha384, Self::Sha512].into_iter().find(|algorithm| algorithm.as_str() == text)
-    }
-
     fn digester(self) -> &'static digest::Algorithm {
         match self {
             Self::Sha1 => &digest::SHA1_FOR_LEGACY_USE_ONLY,
@@ -71,6 +67,11 @@ impl Digest {
         (bytes.len() == algorithm.length()).then(|| Self::from_slice(algorithm, bytes))
     }
 
+    pub(crate) fn from_hex(algorithm: Algorithm, hex: &str) -> Option<Self> {
+        let digits = (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok());
+        Self::from_bytes(algorithm, &digits.collect::<Option<Vec<_>>>()?)
+    }
+
     fn from_slice(algorithm: Algorithm, given: &[u8]) -> Self {
         let mut bytes = [0; MAX_DIGEST_BYTES];
         bytes.iter_mut().zip(given).for_each(|(to, from)| *to = *from);
@@ -85,7 +86,6 @@ impl Digest {
         self.algorithm
     }
 
-    /// Returns the raw digest.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.algorithm.length()]
     }
@@ -148,10 +148,9 @@ impl Integrity {
             digests.push(Digest::from_bytes(algorithm, &STANDARD.decode(encoded).ok()?)?);
         }
         if let Some(hex) = shasum.filter(|hex| !hex.is_empty()) {
-            digests.push(Digest::from_bytes(Algorithm::Sha1, &decode_hex(hex)?)?);
+            digests.push(Digest::from_hex(Algorithm::Sha1, hex)?);
         }
-        digests.sort_unstable_by(|left, right| right.cmp(left));
-        digests.dedup();
+        let digests = sorted(digests);
         let repeated = digests.windows(2).any(|pair| pair[0].algorithm == pair[1].algorithm);
         (!digests.is_empty() && !repeated).then(|| Self(digests.into()))
     }
@@ -169,7 +168,7 @@ impl Integrity {
         self.0.iter().find(|digest| digest.algorithm == algorithm)
     }
 
-    /// Returns all digests, strongest first.
+    /// Strongest first.
     pub(crate) fn digests(&self) -> &[Digest] {
         &self.0
     }
@@ -182,10 +181,7 @@ impl Integrity {
         if other.0.iter().all(|digest| self.0.contains(digest)) {
             return Some(self.clone());
         }
-        let mut digests: Vec<Digest> = self.0.iter().chain(&*other.0).cloned().collect();
-        digests.sort_unstable_by(|left, right| right.cmp(left));
-        digests.dedup();
-        Some(Self(digests.into()))
+        Some(Self(sorted(self.0.iter().chain(&*other.0).cloned().collect()).into()))
     }
 
     /// Checks whether all these digests are in `others`. Bytes that match `others` then match these too.
@@ -195,10 +191,7 @@ impl Integrity {
 
     /// Compares the integrities that two packuments state for one version.
     pub(crate) fn compare(&self, other: &Self) -> DigestComparison {
-        let shared = self
-            .0
-            .iter()
-            .filter_map(|mine| other.0.iter().find(|their| their.algorithm == mine.algorithm).map(|their| mine == their));
+        let shared = self.0.iter().filter_map(|mine| other.digest(mine.algorithm).map(|their| mine == their));
         shared.fold(DigestComparison::Incomparable, |so_far, same| match (so_far, same) {
             (DigestComparison::Different, _) | (_, false) => DigestComparison::Different,
             (_, true) => DigestComparison::Same,
@@ -211,11 +204,11 @@ impl Integrity {
     }
 }
 
-fn decode_hex(hex: &str) -> Option<Vec<u8>> {
-    if !hex.len().is_multiple_of(2) || !hex.is_ascii() {
-        return None;
-    }
-    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).ok()).collect()
+/// Sorts digests, strongest first, and removes duplicates.
+fn sorted(mut digests: Vec<Digest>) -> Vec<Digest> {
+    digests.sort_unstable_by(|left, right| right.cmp(left));
+    digests.dedup();
+    digests
 }
 
 /// Hashes a byte stream with every algorithm of the expected [`Integrity`], and with further ones where needed.
@@ -266,8 +259,8 @@ impl Hasher {
         };
         let stated = |algorithm| expected.digests().iter().any(|digest| digest.algorithm == algorithm);
         let always = |algorithm| algorithm != Algorithm::Sha384;
-        let algorithms = [Algorithm::Sha512, Algorithm::Sha384, Algorithm::Sha256, Algorithm::Sha1];
-        let contexts = algorithms.into_iter().filter(|algorithm| always(*algorithm) || stated(*algorithm)).map(context).collect();
+        let algorithms = Algorithm::ALL.iter().rev().copied();
+        let contexts = algorithms.filter(|algorithm| always(*algorithm) || stated(*algorithm)).map(context).collect();
         Self { expected, contexts }
     }
 
@@ -280,13 +273,9 @@ impl Hasher {
         }
     }
 
-    /// Compares every expected digest and returns all computed digests.
-    ///
-    /// # Errors
-    /// Returns the first expected digest that differs, with the actual one.
+    /// Returns all computed digests, or the first expected digest that differs, with the actual one.
     pub(crate) fn finish(self) -> Result<Integrity, Mismatch> {
-        let mut computed: Vec<Digest> = self.contexts.into_iter().map(Context::finish).collect();
-        computed.sort_unstable_by(|left, right| right.cmp(left));
+        let computed = sorted(self.contexts.into_iter().map(Context::finish).collect());
         for expected in self.expected.digests() {
             if let Some(actual) = computed.iter().find(|actual| actual.algorithm == expected.algorithm && *actual != expected) {
                 return Err(Mismatch { expected: Box::new(expected.clone()), actual: Box::new(actual.clone()) });

@@ -17,7 +17,7 @@ pub use endpoint::{AuditFormat, Endpoint};
 pub use integrity::{Algorithm, Digest, DigestComparison, Hasher, Integrity, Sha1Check};
 pub use lockfile::Lockfile;
 pub use name::{PackageName, PackageSpec};
-pub use packument::form::PackumentForm;
+pub use packument::PackumentForm;
 pub use packument::index::Packument;
 pub use packument::manifest_digest::ManifestDigest;
 pub use packument::parse::{PackumentError, ParsedPackument};

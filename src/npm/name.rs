@@ -40,18 +40,13 @@ impl PackageName {
         let unscoped = match text.strip_prefix('@') {
             None => text,
             Some(rest) => {
-                let (scope, name) = rest.split_once('/').ok_or_else(|| NameError::Scope(text.escape_debug().to_string()))?;
-                if !is_part(scope) {
-                    return Err(NameError::Scope(text.escape_debug().to_string()));
-                }
-                name
+                let split = rest.split_once('/').filter(|(scope, _)| is_part(scope));
+                split.ok_or_else(|| NameError::Scope(text.escape_debug().to_string()))?.1
             }
         };
-        if !is_part(unscoped) || unscoped.starts_with('@') {
+        // `is_part` rejects a second `@`.
+        if !is_part(unscoped) || matches!(text, "node_modules" | "favicon.ico") {
             return Err(NameError::Characters(text.escape_debug().to_string()));
-        }
-        if matches!(text, "node_modules" | "favicon.ico") {
-            return Err(NameError::Characters(text.to_owned()));
         }
         Ok(Self(text.into()))
     }
@@ -108,13 +103,16 @@ impl PackageSpec {
     /// # Errors
     /// Returns an error if the name is invalid.
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        let at = text.char_indices().skip(1).find(|(_, ch)| *ch == '@').map(|(at, _)| at);
-        let (name, wanted) = match at {
-            None => (text, None),
-            Some(at) => (&text[..at], Some(text[at + 1..].trim().to_owned())),
-        };
-        Ok(Self { name: PackageName::parse(name)?, wanted: wanted.filter(|wanted| !wanted.is_empty()) })
+        let (name, wanted) = split_spec(text).unwrap_or((text, ""));
+        let wanted = Some(wanted.trim().to_owned()).filter(|wanted| !wanted.is_empty());
+        Ok(Self { name: PackageName::parse(name)?, wanted })
     }
+}
+
+/// Splits `name@spec` at the `@` that does not start a scope.
+pub(crate) fn split_spec(text: &str) -> Option<(&str, &str)> {
+    let (at, _) = text.char_indices().skip(1).find(|(_, ch)| *ch == '@')?;
+    Some((&text[..at], &text[at + 1..]))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use url::{Position, Url};
 
 use crate::npm::endpoint::{self, Endpoint, EndpointError};
@@ -15,29 +15,23 @@ pub const MAX_NAMES: usize = 3;
 
 const EXTENSIONS: [&str; 3] = [".tgz", ".tar.gz", ".tar"];
 
-/// Characters of a version that need no escaping in a path segment.
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'+').remove(b'~');
-
 /// Returns the conventional address of a version's tarball below `base`.
 pub fn tarball_url(base: &str, name: &PackageName, key: &str) -> String {
-    format!("{base}/{name}/-/{}-{}.tgz", name.unscoped(), utf8_percent_encode(key, SEGMENT))
+    format!("{base}/{name}/-/{}-{}.tgz", name.unscoped(), utf8_percent_encode(key, endpoint::ESCAPED))
 }
 
 /// The decoded path of a tarball and its query. The host is ignored: requests are routed by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
-    path: Box<str>,
-    query: Option<Box<str>>,
+    /// Without the leading slash.
+    pub(crate) path: Box<str>,
+    pub(crate) query: Option<Box<str>>,
 }
 
 impl Address {
-    /// Parses the encoded path of a request and its query.
-    ///
-    /// # Errors
-    /// Returns an error if two parsers could interpret the path differently.
+    /// Parses the encoded path of a request and its query. Fails if two parsers could interpret the path differently.
     pub(crate) fn of_request(path: &str, query: Option<&str>) -> Result<Self, EndpointError> {
-        let segments = endpoint::split(path)?;
-        let path = segments.join("/").into();
+        let path = endpoint::split(path)?.join("/").into();
         Ok(Self { path, query: query.filter(|query| !query.is_empty()).map(Into::into) })
     }
 
@@ -47,23 +41,9 @@ impl Address {
         Self::of_request(url.path(), url.query()).ok()
     }
 
-    /// Returns the decoded path without its leading slash.
-    pub(crate) fn path(&self) -> &str {
-        &self.path
-    }
-
     /// Checks whether a request for this address selects `stated`. The query counts only if `stated` has one.
     pub(crate) fn selects(&self, stated: &Self) -> bool {
         self.path == stated.path && (stated.query.is_none() || stated.query == self.query)
-    }
-
-    pub(crate) fn has_query(&self) -> bool {
-        self.query.is_some()
-    }
-
-    /// Checks whether the path has a tarball's extension.
-    pub(crate) fn is_file(&self) -> bool {
-        is_file(&self.path)
     }
 
     /// Returns the only package that may have a tarball here, and the version in the path. The path has the form
@@ -87,11 +67,7 @@ impl Address {
     /// Returns the version in the path: in the file name, else as a segment of its own.
     pub(crate) fn version(&self) -> Option<&str> {
         let mut parts = self.path.rsplit('/');
-        let of_file = parts.next().and_then(|file| {
-            let name = unversioned(file)?;
-            let stem = EXTENSIONS.iter().find_map(|extension| file.strip_suffix(extension))?;
-            stem.get(name.len() + 1..)
-        });
+        let of_file = parts.next().and_then(split_file).map(|(_, version)| version);
         of_file.or_else(|| parts.find(|part| Version::parse(part).is_some()))
     }
 
@@ -102,11 +78,11 @@ impl Address {
         }
         let parts: Vec<&str> = self.path.split('/').collect();
         // A path without a version is hardly a tarball's, so a stray request does not cause upstream requests.
-        if !self.is_file() && !parts.iter().any(|part| Version::parse(part).is_some()) {
+        if !is_file(&self.path) && !parts.iter().any(|part| Version::parse(part).is_some()) {
             return Vec::new();
         }
         let (file, folders) = parts.split_last().unwrap_or((&"", &[]));
-        let of_file = unversioned(file);
+        let of_file = split_file(file).map(|(name, _)| name);
         let mut found: Vec<PackageName> = Vec::new();
         let mut add = |name: Option<PackageName>| {
             if let Some(name) = name.filter(|name| found.len() < MAX_NAMES && !found.contains(name)) {
@@ -137,31 +113,34 @@ fn name_before(parts: &[&str], at: usize) -> Option<PackageName> {
     }
 }
 
-/// Returns a file name without its version and extension.
-fn unversioned(file: &str) -> Option<&str> {
+/// Splits a file name into name and version, without its extension.
+fn split_file(file: &str) -> Option<(&str, &str)> {
     let stem = EXTENSIONS.iter().find_map(|extension| file.strip_suffix(extension))?;
-    let versioned = |at: &usize| Version::parse(&stem[at + 1..]).is_some();
-    stem.match_indices('-').map(|(at, _)| at).find(versioned).map(|at| &stem[..at]).filter(|name| !name.is_empty())
+    let mut splits = stem.match_indices('-').map(|(at, _)| (&stem[..at], &stem[at + 1..]));
+    splits.find(|(_, version)| Version::parse(version).is_some()).filter(|(name, _)| !name.is_empty())
 }
 
+/// Checks whether a path has a tarball's extension.
 pub(crate) fn is_file(path: &str) -> bool {
     EXTENSIONS.iter().any(|extension| path.ends_with(extension))
 }
 
 /// The origins that Coldframe serves, with the paths of their registries. A view keeps addresses on these origins unchanged.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Origins(Vec<(Box<str>, Vec<Box<str>>)>);
+pub struct Origins(Vec<ServedOrigin>);
+
+/// An origin such as `https://registry.example` or `http://127.0.0.1:4873` in lower case, with the paths of its registries, longest
+/// first and without a trailing slash.
+type ServedOrigin = (Box<str>, Vec<Box<str>>);
 
 impl Origins {
-    /// Adds an origin such as `https://registry.example` or `http://127.0.0.1:4873` in lower case, with the paths of its
-    /// registries, longest first and without a trailing slash.
     pub(crate) fn push(&mut self, origin: String, prefixes: Vec<Box<str>>) {
         self.0.push((origin.into(), prefixes));
     }
 
     /// Formats all origins and paths, for cache keys.
     pub(crate) fn to_text(&self) -> String {
-        let origin = |(origin, prefixes): &(Box<str>, Vec<Box<str>>)| format!("{origin}[{}]", prefixes.join(" "));
+        let origin = |(origin, prefixes): &ServedOrigin| format!("{origin}[{}]", prefixes.join(" "));
         self.0.iter().map(origin).collect::<Vec<_>>().join(" ")
     }
 
@@ -169,7 +148,7 @@ impl Origins {
     /// whether the packument has a key.
     pub(crate) fn keep(&self, name: &PackageName, key: &str, stated: &str, has: &dyn Fn(&str) -> bool) -> bool {
         let conventional = tarball_url("", name, key);
-        let is_conventional = |(origin, prefixes): &(Box<str>, Vec<Box<str>>)| {
+        let is_conventional = |(origin, prefixes): &ServedOrigin| {
             let path = stated.strip_prefix(&**origin);
             path.is_some_and(|path| prefixes.iter().any(|prefix| path.strip_prefix(&**prefix) == Some(&*conventional)))
         };
@@ -182,7 +161,7 @@ impl Origins {
         let is_own = || address.owner().is_none_or(|(owner, _)| owner == *name);
         match below(prefixes, url.path()).map(|path| Endpoint::parse("GET", path, None)) {
             Some(Ok(Endpoint::Tarball { name: other, version })) => other == *name && (version == key || !has(&version)),
-            Some(Ok(Endpoint::Packument(_) | Endpoint::Manifest { .. })) => address.is_file() && is_own(),
+            Some(Ok(Endpoint::Packument(_) | Endpoint::Manifest { .. })) => is_file(&address.path) && is_own(),
             Some(Ok(_)) => false,
             Some(Err(_)) | None => is_own(),
         }
@@ -210,10 +189,8 @@ fn unambiguous(stated: &str) -> Option<(Url, String)> {
         && (authority == named || authority.strip_suffix(default_port) == Some(&named))
         && path == &url[Position::BeforePath..Position::AfterQuery]
         && url.fragment().is_none();
-    is_plain.then(|| {
-        let origin = format!("{scheme}://{named}");
-        (url, origin)
-    })
+    let origin = format!("{scheme}://{named}");
+    is_plain.then_some((url, origin))
 }
 
 /// How a view writes tarball addresses: below `base`, unless `origins` keeps them.
@@ -396,7 +373,7 @@ mod tests {
         fn parsing_never_panics_and_yields_at_most_three_names(path in "/?([-@a-z0-9.%/]{0,12}/){0,6}[-a-z0-9.]{0,12}(\\.tgz)?") {
             if let Ok(address) = Address::of_request(&path, None) {
                 prop_assert!(address.names().len() <= MAX_NAMES);
-                prop_assert_eq!(Address::of_request(&format!("/{}", address.path()), None).ok(), Some(address));
+                prop_assert_eq!(Address::of_request(&format!("/{}", address.path), None).ok(), Some(address));
             }
         }
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::text::words;
+
 /// The longest version kept, in bytes.
 const MAX_VERSION_BYTES: usize = 48;
 
@@ -22,18 +24,14 @@ pub enum Tool {
     Other,
 }
 
-impl Tool {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Npm => "npm",
-            Self::Pnpm => "pnpm",
-            Self::Yarn => "yarn",
-            Self::Bun => "bun",
-            Self::Deno => "deno",
-            Self::Other => "other",
-        }
-    }
-}
+words!(Tool {
+    Npm = "npm",
+    Pnpm = "pnpm",
+    Yarn = "yarn",
+    Bun = "bun",
+    Deno = "deno",
+    Other = "other",
+});
 
 /// A tool and its claimed version, bounded in length and free of control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -62,12 +60,8 @@ impl UserAgent {
             _ => version,
         };
         let plain = text.len() <= MAX_VERSION_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic());
-        let version = if plain {
-            text.into()
-        } else {
-            text.chars().filter(char::is_ascii_graphic).take(MAX_VERSION_BYTES).collect::<String>().into()
-        };
-        Self { tool, version }
+        let cleaned = || text.chars().filter(char::is_ascii_graphic).take(MAX_VERSION_BYTES).collect::<String>().into();
+        Self { tool, version: if plain { text.into() } else { cleaned() } }
     }
 
     /// Checks whether this client prints a packument's `policyRestrictions` and resolves correctly with them: npm 10.8.2 or

@@ -325,7 +325,7 @@ impl<'a> Comparison<'a> {
         }
         let highest = self.by_version.last().map(|(version, _)| *version);
         if let (Some(highest), Some(version)) = (highest, &release.entry.version)
-            && version.parsed().major >= highest.parsed().major.saturating_add(MAJOR_JUMP)
+            && version.parsed.major >= highest.parsed.major.saturating_add(MAJOR_JUMP)
         {
             report.add(Signal::VersionJump, &format!("at most {highest}"), version.as_str());
         }
@@ -393,7 +393,7 @@ fn unobservable(contents: PackumentContents) -> Signals {
 
 /// Returns what identifies the release line of a version: its major version, or major and minor below 1.0.0.
 fn release_line(version: &Version) -> (u64, u64) {
-    let semver::Version { major, minor, .. } = *version.parsed();
+    let semver::Version { major, minor, .. } = version.parsed;
     if major == 0 { (0, minor) } else { (major, 0) }
 }
 

@@ -163,7 +163,7 @@ impl ViewCache {
             &again
         };
         let table = package.verdicts(&self.policy.snapshot(), render_request.profile);
-        press.set_format(render_request.packing);
+        press.packing = render_request.packing;
         let view = PackumentView::render(
             RenderSource { document, packument, fields },
             render_request.form,

@@ -67,7 +67,7 @@ impl Addresses {
         let addresses = packument.entries.iter().filter(|entry| !entry.tarball.ends_with(&tarball_url("", name, &entry.key)));
         let addresses = addresses.filter_map(|entry| Address::of_stated(&entry.tarball));
         for address in addresses.filter(|address| !address.names().contains(name)).take(MAX_CLAIMS_PER_PACKUMENT) {
-            let key = (slot.is_client_scoped(), address.path().into());
+            let key = (slot.is_client_scoped(), address.path.clone());
             self.claims.entry(key).and_upsert_with(|known| match known.map(moka::Entry::into_value) {
                 None => Arc::from([name.clone()]),
                 // More than one is refused anyway.
@@ -78,7 +78,7 @@ impl Addresses {
     }
 
     fn claimants(&self, is_own: bool, address: &Address) -> Arc<[PackageName]> {
-        self.claims.get(&(is_own, Box::from(address.path()))).unwrap_or_default()
+        self.claims.get(&(is_own, address.path.clone())).unwrap_or_default()
     }
 }
 
@@ -86,7 +86,7 @@ impl Index {
     fn new(packument: &Packument) -> Self {
         let paths = (0..).zip(&packument.entries).filter_map(|(at, entry)| {
             let address = Address::of_stated(&entry.tarball)?;
-            Some((hash(address.path()), at))
+            Some((hash(&address.path), at))
         });
         let mut paths: Vec<(u64, u32)> = paths.collect();
         paths.sort_unstable();
@@ -96,12 +96,12 @@ impl Index {
     /// Returns the indexes of the entries that `address` selects. Entries that state its query take precedence over those without
     /// a query.
     fn find(&self, packument: &Packument, address: &Address) -> Vec<usize> {
-        let wanted = hash(address.path());
+        let wanted = hash(&address.path);
         let start = self.0.partition_point(|(hash, _)| *hash < wanted);
         let same = self.0[start..].iter().take_while(|(hash, _)| *hash == wanted).map(|(_, at)| *at as usize);
         let stated = same.filter_map(|at| Some((at, Address::of_stated(&packument.entries[at].tarball)?)));
         let (exact, plain): (Vec<_>, Vec<_>) =
-            stated.filter(|(_, stated)| address.selects(stated)).partition(|(_, stated)| stated.has_query());
+            stated.filter(|(_, stated)| address.selects(stated)).partition(|(_, stated)| stated.query.is_some());
         let found = if exact.is_empty() { plain } else { exact };
         found.into_iter().map(|(at, _)| at).collect()
     }

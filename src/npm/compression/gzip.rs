@@ -42,15 +42,10 @@ pub(crate) struct GzipEncoder {
     quick: Option<Compress>,
     thorough: Option<Compress>,
     /// Whether the thorough level pays off for the current document.
-    is_thorough: bool,
+    pub(crate) is_thorough: bool,
 }
 
 impl GzipEncoder {
-    /// Begins a new document.
-    pub(crate) fn begin(&mut self) {
-        self.is_thorough = false;
-    }
-
     /// Chooses the level for the current document from a sample.
     pub(crate) fn tune(&mut self, sample: &[u8], out: &mut Vec<u8>) {
         run(self.quick(), sample, out);

@@ -38,7 +38,8 @@ impl SegmentFormat {
 /// A compressed piece of a document without references to earlier data.
 #[derive(Debug)]
 pub struct Segment {
-    packed: Bytes,
+    /// The compressed bytes. Hashing them identifies the plain bytes too.
+    pub(crate) packed: Bytes,
     /// Length of the plain bytes.
     length: u32,
     /// Checksum of the plain bytes. gzip needs it for the whole stream; a zstd frame has its own.
@@ -62,17 +63,12 @@ impl Segment {
         }
         Self { packed, length: u32::try_from(plain.len()).unwrap_or(u32::MAX), crc }
     }
-
-    /// Returns the compressed bytes. Hashing them identifies the plain bytes too.
-    pub(crate) fn bytes(&self) -> &Bytes {
-        &self.packed
-    }
 }
 
 /// Compresses segments. Reuse it: its quarter of a megabyte of tables must be paged in and cleared.
 #[derive(Default)]
 pub struct SegmentEncoder {
-    packing: SegmentFormat,
+    pub(crate) packing: SegmentFormat,
     deflaters: GzipEncoder,
     framer: ZstdEncoder,
     /// Output buffer, so that each segment is allocated once at its final size.
@@ -86,26 +82,13 @@ impl SegmentEncoder {
         Self { packing, ..Self::default() }
     }
 
-    pub(crate) fn set_format(&mut self, packing: SegmentFormat) {
-        self.packing = packing;
-    }
-
-    pub(crate) fn packing(&self) -> SegmentFormat {
-        self.packing
-    }
-
     /// Begins a new document.
     pub(crate) fn begin(&mut self) {
-        self.deflaters.begin();
+        self.deflaters.is_thorough = false;
     }
 
-    /// Checks whether a sample of the current document is useful.
-    pub(crate) fn wants_sample(&self) -> bool {
-        self.packing == SegmentFormat::Gzip
-    }
-
-    /// Chooses the compression level for the current document from a sample. The choice is deterministic, so that an entity tag
-    /// does not change on its own.
+    /// Chooses the level of gzip for the current document from a sample. The choice is deterministic, so that an entity tag does
+    /// not change on its own.
     pub(crate) fn tune(&mut self, sample: &[u8]) {
         self.deflaters.tune(sample, &mut self.out);
     }
@@ -253,7 +236,7 @@ mod tests {
         let piece: Vec<u8> = (0..3_000_000_u32).flat_map(|n| (n / 700).to_le_bytes()).collect();
         for packing in BOTH {
             let segment = SegmentEncoder::of(packing).encode(&piece);
-            assert!(segment.bytes().len() < piece.len() / 10);
+            assert!(segment.packed.len() < piece.len() / 10);
             assert_eq!(decode(packing, [&segment].into_iter()), piece);
             let stored = Segment::store(&piece, packing);
             assert_eq!(decode(packing, [&stored].into_iter()), piece);

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::npm::lockfile::document::{DocMember, DocNode};
-use crate::npm::lockfile::error::LockfileError;
-use crate::npm::lockfile::model::{Lockfile, LockfileEntry, LockfileFormat, MAX_PATH_BYTES};
-use crate::npm::lockfile::spec::{EntrySource, resolve_alias, source, split};
+use crate::npm::lockfile::model::{Lockfile, LockfileEntry, LockfileError, LockfileFormat, MAX_PATH_BYTES};
+use crate::npm::lockfile::spec::{EntrySource, resolve_alias, source};
+use crate::npm::name::split_spec;
 
 /// Maximum number of steps from a package up to the project.
 const MAX_STEPS: usize = 64;
@@ -23,9 +23,9 @@ pub(crate) fn read(document: &DocNode) -> Result<Lockfile, LockfileError> {
     for workspace in document.members_of("workspaces") {
         // The project itself has the path "" and resolves from the top level, regardless of its name.
         let from = if workspace.key.is_empty() { "" } else { workspace.value.text_of("name").unwrap_or_default() };
-        for dependency in FIELDS.iter().flat_map(|field| workspace.value.members_of(field)) {
-            let (Some(spec), Some(at)) = (dependency.value.text(), find(&at, from, &dependency.key)) else { continue };
-            entries[at].add_direct(&dependency.key, spec);
+        for (name, spec) in workspace.value.texts_in(&FIELDS) {
+            let Some(at) = find(&at, from, name) else { continue };
+            entries[at].add_direct(name, spec);
         }
     }
     for package in packages {
@@ -33,9 +33,9 @@ pub(crate) fn read(document: &DocNode) -> Result<Lockfile, LockfileError> {
             package.value.elements().iter().find(|element| matches!(element, DocNode::Map(_))).unwrap_or(&DocNode::Nothing);
         let Some(number) = at.get(&*package.key) else { continue };
         let by: Arc<str> = (*entries[*number].name).into();
-        for dependency in FIELDS.iter().flat_map(|field| facts.members_of(field)) {
-            let (Some(spec), Some(at)) = (dependency.value.text(), find(&at, &package.key, &dependency.key)) else { continue };
-            entries[at].add_dependent(&by, &dependency.key, Some(spec));
+        for (name, spec) in facts.texts_in(&FIELDS) {
+            let Some(at) = find(&at, &package.key, name) else { continue };
+            entries[at].add_dependent(&by, name, Some(spec));
         }
     }
     entries.retain(|entry| entry.source != EntrySource::Workspace);
@@ -69,7 +69,7 @@ fn find(at: &HashMap<&str, usize>, from: &str, name: &str) -> Option<usize> {
 /// Parses `[name@version, tarball address, metadata, integrity]`. Packages from other sources lack some of these.
 fn of_package(member: &DocMember) -> Result<LockfileEntry, LockfileError> {
     let elements = member.value.elements();
-    let what = elements.first().and_then(DocNode::text).and_then(split);
+    let what = elements.first().and_then(DocNode::text).and_then(split_spec);
     let (name, version) =
         what.ok_or_else(|| LockfileError::at(member.line, "a package must be a list that starts with `name@version`"))?;
     let (name, version) = resolve_alias(name, version);
@@ -77,16 +77,8 @@ fn of_package(member: &DocMember) -> Result<LockfileEntry, LockfileError> {
     let texts = || elements.iter().skip(1).filter_map(DocNode::text).filter(|text| !text.is_empty());
     let written = texts().find(|text| text.starts_with("http"));
     let resolved = written.or_else(|| matches!(source, EntrySource::Git | EntrySource::Http).then_some(version));
-    Ok(LockfileEntry {
-        name: name.into(),
-        version: version.into(),
-        source,
-        integrity: texts().find(|text| text.starts_with("sha")).map(Into::into),
-        resolved: resolved.map(Into::into),
-        requested_by: Vec::new(),
-        place: member.key.clone(),
-        line: member.line,
-    })
+    let integrity = texts().find(|text| text.starts_with("sha"));
+    Ok(LockfileEntry::new(name, version, source, &member.key, member.line).with_tarball(integrity, resolved))
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 
 use crate::npm::lockfile::document::{DocMember, DocNode};
-use crate::npm::lockfile::error::LockfileError;
-use crate::npm::lockfile::model::{Lockfile, LockfileEntry, LockfileFormat};
-use crate::npm::lockfile::spec::{EntrySource, split};
+use crate::npm::lockfile::model::{Lockfile, LockfileEntry, LockfileError, LockfileFormat};
+use crate::npm::lockfile::spec::EntrySource;
+use crate::npm::name::split_spec;
 
 pub(crate) fn read(document: &DocNode) -> Result<Lockfile, LockfileError> {
     let (packages, of_npm) = match document.text_of("version") {
@@ -23,11 +23,10 @@ pub(crate) fn read(document: &DocNode) -> Result<Lockfile, LockfileError> {
         at.insert(&member.key, entries.len());
         entries.push(entry);
     }
-    for DocMember { key, value, .. } in packages.members_of("specifiers") {
-        let spec = if of_npm == "packages" { Some(&**key) } else { key.strip_prefix("npm:") };
+    for (key, target) in packages.texts_in(&["specifiers"]) {
+        let spec = if of_npm == "packages" { Some(key) } else { key.strip_prefix("npm:") };
         let Some(spec) = spec else { continue };
-        let (name, range) = split(spec).unwrap_or((spec, "*"));
-        let Some(target) = value.text() else { continue };
+        let (name, range) = split_spec(spec).unwrap_or((spec, "*"));
         let target = if of_npm == "packages" { format!("npm:{target}") } else { target.to_owned() };
         let target = target.strip_prefix("npm:").map_or_else(|| format!("{name}@{target}"), str::to_owned);
         if let Some(at) = at.get(target.as_str()) {
@@ -40,31 +39,15 @@ pub(crate) fn read(document: &DocNode) -> Result<Lockfile, LockfileError> {
 
 /// Parses `name@version`, followed by `_` and its resolved peers.
 fn of_package(member: &DocMember) -> Result<LockfileEntry, LockfileError> {
-    let split = split(&member.key).ok_or_else(|| LockfileError::at(member.line, "a package key must be `name@version`"))?;
-    let (name, version) = (split.0, split.1.split('_').next().unwrap_or(split.1));
-    Ok(LockfileEntry {
-        name: name.into(),
-        version: version.into(),
-        source: EntrySource::Registry,
-        integrity: member.value.text_of("integrity").map(Into::into),
-        resolved: member.value.text_of("tarball").map(Into::into),
-        requested_by: Vec::new(),
-        place: member.key.clone(),
-        line: member.line,
-    })
+    let invalid = || LockfileError::at(member.line, "a package key must be `name@version`");
+    let (name, version) = split_spec(&member.key).ok_or_else(invalid)?;
+    let version = version.split('_').next().unwrap_or(version);
+    let entry = LockfileEntry::new(name, version, EntrySource::Registry, &member.key, member.line);
+    Ok(entry.with_tarball(member.value.text_of("integrity"), member.value.text_of("tarball")))
 }
 
-fn of_remote(member: &DocMember) -> LockfileEntry {
-    LockfileEntry {
-        name: member.key.clone(),
-        version: Box::default(),
-        source: EntrySource::Http,
-        integrity: None,
-        resolved: Some(member.key.clone()),
-        requested_by: Vec::new(),
-        place: member.key.clone(),
-        line: member.line,
-    }
+fn of_remote(DocMember { key, line, .. }: &DocMember) -> LockfileEntry {
+    LockfileEntry::new(key, "", EntrySource::Http, key, *line).with_tarball(None, Some(key))
 }
 
 #[cfg(test)]

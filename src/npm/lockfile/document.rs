@@ -7,7 +7,7 @@ use jsonc_parser::ast::Value;
 use jsonc_parser::common::Ranged as _;
 use jsonc_parser::{CollectOptions, CommentCollectionStrategy, ParseOptions, parse_to_ast};
 
-use crate::npm::lockfile::error::LockfileError;
+use crate::npm::lockfile::model::LockfileError;
 
 /// Maximum nesting. npm's old format nests two levels per `node_modules`.
 const MAX_DEPTH: usize = 200;
@@ -39,7 +39,6 @@ impl DocNode {
         self.members().iter().rev().find(|member| *member.key == *key).map(|member| &member.value)
     }
 
-    /// Returns the members of a map, else nothing.
     pub(crate) fn members(&self) -> &[DocMember] {
         if let Self::Map(members) = self { members } else { &[] }
     }
@@ -48,7 +47,12 @@ impl DocNode {
         self.member(key).map_or(&[], Self::members)
     }
 
-    /// Returns the elements of a list, else nothing.
+    /// Returns the members of the maps at these keys that are strings, by name.
+    pub(crate) fn texts_in<'a>(&'a self, keys: &'a [&str]) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let members = keys.iter().flat_map(|key| self.members_of(key));
+        members.filter_map(|member| Some((&*member.key, member.value.text()?)))
+    }
+
     pub(crate) fn elements(&self) -> &[Self] {
         if let Self::List(elements) = self { elements } else { &[] }
     }

@@ -5,15 +5,13 @@
 mod bun;
 mod deno;
 mod document;
-mod error;
 mod model;
 mod npm;
 mod pnpm;
 mod spec;
 mod yarn;
 
-pub use error::{LockfileError, MAX_LOCKFILE_BYTES};
-pub use model::{Lockfile, LockfileEntry, LockfileFormat, NAMES, RequestedBy};
+pub use model::{Lockfile, LockfileEntry, LockfileError, LockfileFormat, MAX_LOCKFILE_BYTES, NAMES, RequestedBy};
 pub use spec::EntrySource;
 
 use crate::npm::lockfile::document::{read_json, read_yaml};

@@ -1,4 +1,4 @@
-//! A parsed lockfile: its entries and what requires them.
+//! A parsed lockfile: its entries and what requires them, and why a lockfile cannot be read.
 
 use std::sync::Arc;
 
@@ -7,6 +7,9 @@ use crate::npm::name::PackageName;
 
 /// The longest install path, in bytes, from which dependencies are resolved: longer than file systems allow.
 pub(crate) const MAX_PATH_BYTES: usize = 4096;
+
+/// The longest accepted lockfile in bytes. A monorepo of 10,000 packages has about 8 MB.
+pub const MAX_LOCKFILE_BYTES: usize = 64 << 20;
 
 /// Lockfile names, in the order in which a folder is searched.
 pub const NAMES: [&str; 6] = ["package-lock.json", "npm-shrinkwrap.json", "pnpm-lock.yaml", "yarn.lock", "bun.lock", "deno.lock"];
@@ -69,6 +72,16 @@ pub struct RequestedBy {
 }
 
 impl LockfileEntry {
+    /// Returns an entry that nothing requires, without integrity and address.
+    pub(crate) fn new(name: &str, version: &str, source: EntrySource, place: &str, line: u32) -> Self {
+        let (name, version, place) = (name.into(), version.into(), place.into());
+        Self { name, version, source, integrity: None, resolved: None, requested_by: Vec::new(), place, line }
+    }
+
+    pub(crate) fn with_tarball(self, integrity: Option<&str>, resolved: Option<&str>) -> Self {
+        Self { integrity: integrity.map(Into::into), resolved: resolved.map(Into::into), ..self }
+    }
+
     /// Derives name and version of a registry entry from its address if one of them is missing or invalid, because clients fetch
     /// the address. An entry without address and version installs nothing.
     pub(crate) fn complete(&mut self) {
@@ -104,9 +117,33 @@ impl LockfileEntry {
     }
 }
 
-impl LockfileFormat {
-    /// Checks whether the client replaces the public registry's host by the configured one when it installs from the lockfile.
-    pub(crate) fn rewrites_public_host(self) -> bool {
-        matches!(self, Self::Npm | Self::Deno)
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LockfileError {
+    #[error(
+        "unknown lockfile name; supported are package-lock.json, npm-shrinkwrap.json, pnpm-lock.yaml, yarn.lock, bun.lock and deno.lock"
+    )]
+    Name,
+    /// bun's old binary format.
+    #[error("bun's binary lockfile is not supported; run `bun install --save-text-lockfile` to convert it")]
+    Binary,
+    #[error("longer than {} MiB", MAX_LOCKFILE_BYTES >> 20)]
+    TooLong,
+    #[error("not UTF-8 at byte {0}")]
+    Encoding(usize),
+    /// `line` counts from 1.
+    #[error("line {line}: {detail}")]
+    Syntax { line: u32, detail: String },
+    #[error("unsupported `{member}`: {found}; supported are {supported}")]
+    Version {
+        member: &'static str,
+        /// Its value, or `missing`.
+        found: String,
+        supported: &'static str,
+    },
+}
+
+impl LockfileError {
+    pub(crate) fn at(line: u32, detail: impl Into<String>) -> Self {
+        Self::Syntax { line, detail: detail.into() }
     }
 }

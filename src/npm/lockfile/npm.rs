@@ -4,9 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::npm::lockfile::document::{DocMember, DocNode};
-use crate::npm::lockfile::error::LockfileError;
-use crate::npm::lockfile::model::{Lockfile, LockfileEntry, LockfileFormat, MAX_PATH_BYTES};
-use crate::npm::lockfile::spec::{EntrySource, address, resolve_alias, source_of_entry};
+use crate::npm::lockfile::model::{Lockfile, LockfileEntry, LockfileError, LockfileFormat, MAX_PATH_BYTES};
+use crate::npm::lockfile::spec::{EntrySource, resolve_alias, source_of_entry};
 use crate::npm::name::PackageName;
 
 /// Maximum number of steps from a package up to the project.
@@ -61,13 +60,8 @@ impl<'a> InstallTree<'a> {
             // Development dependencies of installed packages are not installed.
             let fields = if installed.is_some() { &fields[..3] } else { &fields[..] };
             for field in fields {
-                let dependencies = package.members_of(field);
-                tree.requirements.push(NpmDependency {
-                    path: path.clone(),
-                    by: Arc::clone(&by),
-                    is_direct: installed.is_none(),
-                    dependencies,
-                });
+                let (path, by, is_direct) = (path.clone(), Arc::clone(&by), installed.is_none());
+                tree.requirements.push(NpmDependency { path, by, is_direct, dependencies: package.members_of(field) });
             }
             if let Some(folder) = installed {
                 let above = path[..path.len() - folder.len() - FOLDER.len()].trim_end_matches('/');
@@ -163,30 +157,20 @@ fn above<'t>(at: &'t HashMap<Box<str>, HashMap<Box<str>, usize>>, mut from: &str
 }
 
 fn of_package(name: &str, path: &str, line: u32, package: &DocNode) -> LockfileEntry {
-    let resolved = package.text_of("resolved");
     let source = match package {
         _ if package.is_true("link") => EntrySource::Link,
         _ if package.is_true("inBundle") => EntrySource::Bundled,
         _ => source_of_package(package),
     };
-    LockfileEntry {
-        name: name.into(),
-        version: package.text_of("version").unwrap_or_default().into(),
-        source,
-        integrity: package.text_of("integrity").map(Into::into),
-        resolved: resolved.map(Into::into),
-        requested_by: Vec::new(),
-        place: path.into(),
-        line,
-    }
+    let version = package.text_of("version").unwrap_or_default();
+    LockfileEntry::new(name, version, source, path, line).with_tarball(package.text_of("integrity"), package.text_of("resolved"))
 }
 
 /// Returns the source of a package that is neither a link nor bundled.
 fn source_of_package(package: &DocNode) -> EntrySource {
     match package.text_of("resolved") {
         Some(resolved) if !resolved.starts_with("http") => source_of_entry(resolved),
-        Some(resolved) if address(resolved) == EntrySource::Git => EntrySource::Git,
-        _ => EntrySource::Registry,
+        resolved => EntrySource::Registry.with_address(resolved),
     }
 }
 
@@ -203,21 +187,11 @@ fn of_nested_package(name: &str, path: &str, line: u32, package: &DocNode) -> Lo
     let source = match source_of_entry(version) {
         // Packages that the project itself bundles are installed for it.
         _ if package.is_true("bundled") && path.matches(FOLDER).count() > 1 => EntrySource::Bundled,
-        EntrySource::Registry if resolved.is_some_and(|resolved| address(resolved) == EntrySource::Git) => EntrySource::Git,
         // For a tarball at an explicit address, the lockfile does not state the real package, so its name is trusted.
-        found => found,
+        found => found.with_address(resolved),
     };
     let resolved = resolved.or_else(|| matches!(source, EntrySource::Git | EntrySource::Http).then_some(version));
-    LockfileEntry {
-        name: real.into(),
-        version: version.into(),
-        source,
-        integrity: package.text_of("integrity").map(Into::into),
-        resolved: resolved.map(Into::into),
-        requested_by: Vec::new(),
-        place: path.into(),
-        line,
-    }
+    LockfileEntry::new(real, version, source, path, line).with_tarball(package.text_of("integrity"), resolved)
 }
 
 #[cfg(test)]

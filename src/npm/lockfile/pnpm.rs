@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::npm::lockfile::document::{DocMember, DocNode};
-use crate::npm::lockfile::error::LockfileError;
-use crate::npm::lockfile::model::{Lockfile, LockfileEntry, LockfileFormat};
-use crate::npm::lockfile::spec::{EntrySource, address, source_of_entry, split};
+use crate::npm::lockfile::model::{Lockfile, LockfileEntry, LockfileError, LockfileFormat};
+use crate::npm::lockfile::spec::{EntrySource, source_of_entry};
+use crate::npm::name::split_spec;
 use crate::npm::semver::version::Version;
 
 const FIELDS: [&str; 3] = ["dependencies", "devDependencies", "optionalDependencies"];
@@ -55,9 +55,7 @@ impl PnpmPackages {
         let importers = document.members_of("importers").iter().map(|importer| &importer.value);
         for importer in importers.chain(std::iter::once(document)) {
             // Version 5 has only versions here, and all specifiers in a separate map.
-            let specifiers =
-                importer.members_of("specifiers").iter().filter_map(|member| Some((&*member.key, member.value.text()?)));
-            let specifiers: HashMap<&str, &str> = specifiers.collect();
+            let specifiers: HashMap<&str, &str> = importer.texts_in(&["specifiers"]).collect();
             for DocMember { key: name, value, .. } in FIELDS.iter().flat_map(|field| importer.members_of(field)) {
                 let specifier = value.text_of("specifier").or_else(|| specifiers.get(&**name).copied());
                 let (Some(specifier), Some(version)) = (specifier, value.text_of("version").or(value.text())) else { continue };
@@ -66,11 +64,9 @@ impl PnpmPackages {
         }
         let snapshots = document.members_of("snapshots").iter().chain(document.members_of("packages"));
         for DocMember { key, value, .. } in snapshots {
-            let by: Arc<str> = split(&self.bare(key)).map_or_else(Arc::default, |(name, _)| name.into());
-            for DocMember { key: name, value, .. } in FIELDS.iter().flat_map(|field| value.members_of(field)) {
-                if let Some(version) = value.text() {
-                    self.note(name, version, &by, None);
-                }
+            let by: Arc<str> = split_spec(&self.bare(key)).map_or_else(Arc::default, |(name, _)| name.into());
+            for (name, version) in value.texts_in(&FIELDS) {
+                self.note(name, version, &by, None);
             }
         }
     }
@@ -86,9 +82,7 @@ impl PnpmPackages {
             }
         }
     }
-}
 
-impl PnpmPackages {
     /// Returns a key without its peers and without the leading slash of versions before 9. Keys of version 5 are converted to the
     /// newer form.
     fn bare<'k>(&self, key: &'k str) -> Cow<'k, str> {
@@ -122,35 +116,24 @@ fn without_peers(version: &str) -> &str {
 
 fn of_package(key: &str, line: u32, package: &DocNode) -> LockfileEntry {
     let resolution = package.member("resolution").unwrap_or(&DocNode::Nothing);
-    let (host, key) = match split(key) {
+    let (host, key) = match split_spec(key) {
         // Versions before 9 prefix the name with the host of another registry.
         Some((name, _)) if !name.starts_with('@') && name.contains('/') && !key.contains(':') => {
             key.split_once('/').unwrap_or(("", key))
         }
         _ => ("", key),
     };
-    let (name, version) = split(key).unwrap_or((package.text_of("name").unwrap_or(key), key));
+    let (name, version) = split_spec(key).unwrap_or((package.text_of("name").unwrap_or(key), key));
     let tarball = resolution.text_of("tarball").or_else(|| resolution.text_of("repo"));
     let source = match resolution.text_of("type") {
         Some("directory") => EntrySource::File,
         Some("git") => EntrySource::Git,
         _ if resolution.is_true("gitHosted") => EntrySource::Git,
-        _ => match source_of_entry(version) {
-            EntrySource::Registry if tarball.is_some_and(|tarball| address(tarball) == EntrySource::Git) => EntrySource::Git,
-            found => found,
-        },
+        _ => source_of_entry(version).with_address(tarball),
     };
     let host = (!host.is_empty()).then(|| format!("https://{host}/"));
-    LockfileEntry {
-        name: name.into(),
-        version: version.into(),
-        source,
-        integrity: resolution.text_of("integrity").map(Into::into),
-        resolved: tarball.or(host.as_deref()).map(Into::into),
-        requested_by: Vec::new(),
-        place: key.into(),
-        line,
-    }
+    let resolved = tarball.or(host.as_deref());
+    LockfileEntry::new(name, version, source, key, line).with_tarball(resolution.text_of("integrity"), resolved)
 }
 
 #[cfg(test)]

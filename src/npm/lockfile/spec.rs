@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-use crate::npm::name::PackageName;
+use crate::npm::name::{PackageName, split_spec};
 use crate::npm::semver::version::Version;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,17 +25,21 @@ pub enum EntrySource {
     Nothing,
 }
 
-/// Splits `name@spec` at the `@` that does not start a scope.
-pub(crate) fn split(text: &str) -> Option<(&str, &str)> {
-    let at = text.char_indices().skip(1).find(|(_, ch)| *ch == '@').map(|(at, _)| at)?;
-    Some((&text[..at], &text[at + 1..]))
+impl EntrySource {
+    /// Returns `Git` for an entry of a registry whose tarball comes from a repository.
+    pub(crate) fn with_address(self, resolved: Option<&str>) -> Self {
+        match self {
+            Self::Registry if resolved.is_some_and(|resolved| address(resolved) == Self::Git) => Self::Git,
+            found => found,
+        }
+    }
 }
 
 /// Resolves an alias: `npm:lodash@^4` names another package, `npm:^4` only a registry.
 pub(crate) fn resolve_alias<'a>(name: &'a str, spec: &'a str) -> (&'a str, &'a str) {
     let Some(rest) = spec.strip_prefix("npm:") else { return (name, spec) };
-    match split(rest) {
-        Some((real, range)) => (real, range),
+    match split_spec(rest) {
+        Some(split) => split,
         None if rest.starts_with('@') => (rest, "*"),
         None => (name, rest),
     }
@@ -96,7 +100,7 @@ pub(crate) fn of_tarball(url: &str) -> Option<(String, String)> {
     let (_, path) = plain.split_once("://")?.1.split_once('/')?;
     let path: Cow<'_, str> = percent_decode_str(path).decode_utf8().ok()?;
     let (package, file) = path.rsplit_once("/-/")?;
-    let (above, last) = package.rsplit_once('/').map_or(("", package), |(above, last)| (above, last));
+    let (above, last) = package.rsplit_once('/').unwrap_or(("", package));
     let scope = above.rsplit('/').next().filter(|scope| scope.starts_with('@'));
     let name = scope.map_or_else(|| last.to_owned(), |scope| format!("{scope}/{last}"));
     let version = file.strip_prefix(last)?.strip_prefix('-')?.strip_suffix(".tgz")?;
@@ -118,8 +122,8 @@ mod tests {
         ] {
             assert_eq!(resolve_alias("demo", spec), (real, range), "{spec}");
         }
-        assert_eq!(split("@acme/ui@npm:^1"), Some(("@acme/ui", "npm:^1")));
-        assert_eq!((split("@acme/ui"), split("demo")), (None, None));
+        assert_eq!(split_spec("@acme/ui@npm:^1"), Some(("@acme/ui", "npm:^1")));
+        assert_eq!((split_spec("@acme/ui"), split_spec("demo")), (None, None));
     }
 
     #[test]

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use percent_encoding::percent_decode_str;
 
 use crate::npm::lockfile::document::{DocMember, DocNode};
-use crate::npm::lockfile::error::LockfileError;
-use crate::npm::lockfile::model::{Lockfile, LockfileEntry, LockfileFormat};
-use crate::npm::lockfile::spec::{EntrySource, address, range, resolve_alias, source, split};
+use crate::npm::lockfile::model::{Lockfile, LockfileEntry, LockfileError, LockfileFormat};
+use crate::npm::lockfile::spec::{EntrySource, range, resolve_alias, source};
+use crate::npm::name::split_spec;
 
 pub(crate) fn is_classic(text: &str) -> bool {
     !text.lines().any(|line| line.starts_with("__metadata:"))
@@ -98,18 +98,15 @@ pub(crate) fn read_berry(documents: &[DocNode]) -> Result<Lockfile, LockfileErro
         if &**key == "__metadata" {
             continue;
         }
-        let resolution = value.text_of("resolution").and_then(split);
+        let resolution = value.text_of("resolution").and_then(split_spec);
         let Some((name, locator)) = resolution else { return Err(LockfileError::at(*line, "missing `resolution`")) };
-        let fields = ["dependencies", "optionalDependencies", "peerDependencies"];
-        let dependencies = fields.iter().flat_map(|field| value.members_of(field));
+        let dependencies = value.texts_in(&["dependencies", "optionalDependencies", "peerDependencies"]);
         blocks.push(YarnBlock {
             patterns: key.split(',').map(|pattern| pattern.trim().to_owned()).collect(),
             version: value.text_of("version").unwrap_or_default().to_owned(),
             resolved: archive(locator),
             integrity: None,
-            dependencies: dependencies
-                .filter_map(|member| Some((member.key.to_string(), member.value.text()?.to_owned())))
-                .collect(),
+            dependencies: dependencies.map(|(name, spec)| (name.to_owned(), spec.to_owned())).collect(),
             line: *line,
             resolution: Some((name.to_owned(), locator.to_owned())),
         });
@@ -150,7 +147,7 @@ fn joined(blocks: &[YarnBlock]) -> Vec<LockfileEntry> {
     // In yarn 1, specs that no package in the file requires are the project's own.
     for (block, entry) in blocks.iter().zip(&mut entries) {
         for pattern in &block.patterns {
-            let (name, spec) = split(pattern).unwrap_or((pattern, ""));
+            let (name, spec) = split_spec(pattern).unwrap_or((pattern, ""));
             let range = range(spec);
             if block.resolution.is_none() && !entry.requested_by.iter().any(|request| request.range == range) {
                 entry.add_direct(name, spec);
@@ -164,23 +161,11 @@ fn joined(blocks: &[YarnBlock]) -> Vec<LockfileEntry> {
 fn of_block(block: &YarnBlock) -> LockfileEntry {
     let pattern = block.patterns.first().map_or("", |pattern| pattern);
     let (written, spec) =
-        block.resolution.as_ref().map_or_else(|| split(pattern).unwrap_or((pattern, "")), |(name, locator)| (name, locator));
+        block.resolution.as_ref().map_or_else(|| split_spec(pattern).unwrap_or((pattern, "")), |(name, locator)| (name, locator));
     let (name, spec) = resolve_alias(written, spec);
     let resolved = block.resolved.as_deref();
-    let source = match source(spec.split("::").next().unwrap_or(spec)) {
-        EntrySource::Registry if resolved.is_some_and(|resolved| address(resolved) == EntrySource::Git) => EntrySource::Git,
-        found => found,
-    };
-    LockfileEntry {
-        name: name.into(),
-        version: block.version.as_str().into(),
-        source,
-        integrity: block.integrity.as_deref().map(Into::into),
-        resolved: resolved.map(Into::into),
-        requested_by: Vec::new(),
-        place: pattern.into(),
-        line: block.line,
-    }
+    let source = source(spec.split("::").next().unwrap_or(spec)).with_address(resolved);
+    LockfileEntry::new(name, &block.version, source, pattern, block.line).with_tarball(block.integrity.as_deref(), resolved)
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! Reads the registry dependencies of one release from its manifest. Does not resolve them, and skips dependencies from other
 //! sources.
 
-use crate::npm::name::PackageName;
+use std::borrow::Cow;
+
+use crate::npm::name::{PackageName, split_spec};
 use crate::npm::packument::dependency_source;
-use crate::npm::packument::json::{decode, for_each_member};
+use crate::npm::packument::json::{decode, for_each_valid_member};
 use crate::npm::packument::manifest::AbbreviatedFields;
 
 /// Maximum number of dependencies read from one release; legitimate releases have fewer.
@@ -19,17 +21,19 @@ pub struct Dependency {
 /// Returns the dependencies of the entry at `entry` of `document`: regular, optional and required peer ones. `fields` must come
 /// from the same `document`.
 pub(crate) fn dependencies(document: &[u8], fields: &AbbreviatedFields, entry: usize) -> Vec<Dependency> {
-    let (mut wanted, mut peers, mut optional) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut wanted, mut peers, mut optional) = (Vec::new(), Vec::new(), Vec::<String>::new());
     for span in fields.of(entry) {
         let Ok(member) = std::str::from_utf8(span.of(document)) else { continue };
         let object = format!("{{{member}}}");
-        let read = for_each_member(&object, |key, value| match decode(key).as_deref() {
+        for_each_valid_member(&object, |key, value| match decode(key).as_deref() {
             Some("dependencies" | "optionalDependencies") => collect(value, &mut wanted),
             Some("peerDependencies") => collect(value, &mut peers),
-            Some("peerDependenciesMeta") => optional = names(value),
+            Some("peerDependenciesMeta") => {
+                optional.clear();
+                for_each_valid_member(value, |key, _| optional.extend(decode(key).map(Cow::into_owned)));
+            }
             _ => {}
         });
-        debug_assert!(read.is_ok(), "members were validated when parsed");
     }
     peers.retain(|peer| !optional.iter().any(|name| name == peer.name.as_str()));
     wanted.append(&mut peers);
@@ -37,34 +41,18 @@ pub(crate) fn dependencies(document: &[u8], fields: &AbbreviatedFields, entry: u
 }
 
 fn collect(object: &str, into: &mut Vec<Dependency>) {
-    if !object.starts_with('{') {
-        return;
-    }
-    let read = for_each_member(object, |key, value| {
+    for_each_valid_member(object, |key, value| {
         let (Some(name), Some(spec)) = (decode(key), decode(value)) else { return };
         if into.len() < MAX_DEPENDENCIES {
             into.extend(requirement(&name, &spec));
         }
     });
-    debug_assert!(read.is_ok(), "objects were validated when parsed");
-}
-
-fn names(object: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    if object.starts_with('{') {
-        let read = for_each_member(object, |key, _| found.extend(decode(key).map(std::borrow::Cow::into_owned)));
-        debug_assert!(read.is_ok(), "objects were validated when parsed");
-    }
-    found
 }
 
 /// Returns the dependency if a registry serves it. An alias counts as its real package.
 fn requirement(name: &str, spec: &str) -> Option<Dependency> {
     let (name, wanted) = match spec.trim().strip_prefix("npm:") {
-        Some(alias) => {
-            let at = alias.char_indices().skip(1).find(|(_, ch)| *ch == '@').map_or(alias.len(), |(at, _)| at);
-            (alias.get(..at)?, alias.get(at + 1..).unwrap_or("latest"))
-        }
+        Some(alias) => split_spec(alias).unwrap_or((alias, "latest")),
         None if dependency_source::is_registry_spec(spec) => (name, spec.trim()),
         None => return None,
     };

@@ -2,7 +2,7 @@
 
 use crate::npm::name::PackageName;
 use crate::npm::packument::index::ManifestTraits;
-use crate::npm::packument::json::{decode, for_each_member};
+use crate::npm::packument::json::{decode, for_each_valid_member};
 
 /// Caches the last two dependency objects: most versions repeat those of the version before.
 #[derive(Default)]
@@ -48,26 +48,21 @@ pub(crate) fn is_registry_spec(spec: &str) -> bool {
 
 fn read(raw: &str) -> ManifestTraits {
     let mut found = ManifestTraits::default();
-    if !raw.starts_with('{') || !is_suspicious(raw) {
-        return found;
+    if is_suspicious(raw) {
+        for_each_valid_member(raw, |_, value| match decode(value).and_then(|spec| elsewhere(&spec)) {
+            Some(NonRegistrySource::Git) => found.git_dependency = true,
+            Some(NonRegistrySource::Url) => found.url_dependency = true,
+            Some(NonRegistrySource::File) => found.file_dependency = true,
+            None => {}
+        });
     }
-    let walked = for_each_member(raw, |_, value| match decode(value).and_then(|spec| elsewhere(&spec)) {
-        Some(NonRegistrySource::Git) => found.git_dependency = true,
-        Some(NonRegistrySource::Url) => found.url_dependency = true,
-        Some(NonRegistrySource::File) => found.file_dependency = true,
-        None => {}
-    });
-    debug_assert!(walked.is_ok(), "objects were validated when parsed");
     found
 }
 
 /// Checks whether any string may be more than a name, range or tag. Those contain no colon, and a slash only in scoped names.
 fn is_suspicious(raw: &str) -> bool {
-    if raw.contains('\\') {
-        return true;
-    }
     let mut strings = raw.split('"').skip(1).step_by(2);
-    strings.any(|text| text.contains(':') || (text.contains('/') && !text.starts_with('@')))
+    raw.contains('\\') || strings.any(|text| text.contains(':') || (text.contains('/') && !text.starts_with('@')))
 }
 
 /// Returns the source of a spec as npm reads it (`npm-package-arg`), or `None` for a registry.

@@ -73,8 +73,7 @@ impl<'a> Retargets<'a> {
         }
         let target = Version::parse(target);
         let (stable, below) = (self.channels.get(&None), target.as_ref());
-        let channel = below.and_then(|target| self.channels.get(&target.prerelease_channel()));
-        let bounded = channel.and_then(|ladder| ladder.at_or_below(below?));
+        let bounded = below.and_then(|below| self.channels.get(&below.prerelease_channel())?.at_or_below(below));
         if bounded.is_some() || tag != "latest" {
             return bounded;
         }

@@ -82,7 +82,6 @@ pub struct VersionEntry {
     pub publisher: Option<Arc<str>>,
     /// The names of its `maintainers`, shared between versions with the same ones.
     pub maintainers: Option<Arc<[Arc<str>]>>,
-    /// Facts for comparisons with other versions.
     pub outline: Outline,
     /// Why the manifest is not trusted, as text; the version is then hidden.
     pub inconsistency: Option<Box<str>>,
@@ -103,7 +102,7 @@ pub(crate) struct EntrySpans {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TagIndex<'a> {
     /// Tag, then version.
-    tags: &'a [(Box<str>, Box<str>)],
+    pub(crate) tags: &'a [(Box<str>, Box<str>)],
     /// Positions in `tags`, sorted by the version they point to. Empty if `tags` are not sorted.
     by_target: &'a [u32],
 }
@@ -112,10 +111,6 @@ impl<'a> TagIndex<'a> {
     /// Returns an index that searches linearly, for a few tags.
     pub(crate) fn unsorted(tags: &'a [(Box<str>, Box<str>)]) -> Self {
         Self { tags, by_target: &[] }
-    }
-
-    pub(crate) fn all(self) -> &'a [(Box<str>, Box<str>)] {
-        self.tags
     }
 
     /// Returns the tags that point to `version`. Uses binary search, since a packument may have thousands of tags and versions.
@@ -192,7 +187,6 @@ impl Packument {
         Some((at, &self.entries[at]))
     }
 
-    /// Returns the version that a dist-tag points to upstream.
     pub(crate) fn dist_tag(&self, tag: &str) -> Option<&str> {
         self.dist_tags.iter().find(|(name, _)| **name == *tag).map(|(_, target)| &**target)
     }

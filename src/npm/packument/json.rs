@@ -74,17 +74,22 @@ pub(crate) fn for_each_member<'a>(json: &'a str, take: impl FnMut(&'a str, &'a s
     walk(json, &mut EachMember(take))
 }
 
+/// Like [`for_each_member`], for a value that was validated when its document was parsed. Values other than objects have no members.
+pub(crate) fn for_each_valid_member<'a>(json: &'a str, take: impl FnMut(&'a str, &'a str)) {
+    if json.starts_with('{') {
+        let walked = for_each_member(json, take);
+        debug_assert!(walked.is_ok(), "objects were validated when parsed");
+    }
+}
+
 /// Returns the last string member `wanted` of a JSON object; `None` for other values.
 pub(crate) fn string_member<'a>(object: &'a str, wanted: &str) -> Option<Cow<'a, str>> {
     let mut found = None;
-    if object.starts_with('{') {
-        let walked = for_each_member(object, |key, value| {
-            if decode(key).is_some_and(|key| key == wanted) {
-                found = decode(value);
-            }
-        });
-        debug_assert!(walked.is_ok(), "objects were validated when parsed");
-    }
+    for_each_valid_member(object, |key, value| {
+        if decode(key).is_some_and(|key| key == wanted) {
+            found = decode(value);
+        }
+    });
     found
 }
 
@@ -100,7 +105,7 @@ pub(crate) fn intern(texts: &mut HashSet<Arc<str>>, text: &str) -> Arc<str> {
 
 /// Visits the members of an object in order, while the document is validated.
 pub(crate) trait ObjectVisitor<'a> {
-    /// Visits a member. The implementation must take its value from `members`.
+    /// The implementation must take the member's value from `members`.
     fn member<A: MapAccess<'a>>(&mut self, key: &'a str, members: &mut A) -> Result<(), A::Error>;
 }
 

@@ -12,7 +12,7 @@ use crate::npm::integrity::Integrity;
 use crate::npm::name::PackageName;
 use crate::npm::packument::dependency_source::{self, DependencySources};
 use crate::npm::packument::index::{EntrySpans, ManifestTraits, Outline, VersionEntry, without_build};
-use crate::npm::packument::json::{ByteSpan, JsonSource, ObjectSeed, ObjectVisitor, SeenKeys, decode, for_each_member};
+use crate::npm::packument::json::{ByteSpan, JsonSource, ObjectSeed, ObjectVisitor, SeenKeys, decode, for_each_valid_member};
 use crate::npm::packument::last_value::LastValue;
 use crate::npm::packument::manifest_digest::{Resolution, ScriptsDigest, install_scripts, resolution_digest};
 use crate::npm::packument::people::PeopleInterner;
@@ -128,7 +128,8 @@ impl<'a> ObjectVisitor<'a> for ManifestVisitor<'_, 'a> {
         let start = self.source.value_after(raw_key.end);
         let end = if key == "dist" && !repeated && self.source.is_object(start) {
             // Read in place: a quarter of a small manifest is its `dist`.
-            let mut dist = DistVisitor::new(self.source, &mut self.found, self.fields, start + 1);
+            let (source, found, fields) = (self.source, &mut self.found, &mut *self.fields);
+            let mut dist = DistVisitor { source, found, fields, seen: [false; 3], last_end: start + 1 };
             members.next_value_seed(ObjectSeed(&mut dist))?;
             self.source.closed_after(dist.last_end)
         } else {
@@ -158,46 +159,32 @@ struct DistVisitor<'w, 'a> {
     last_end: u32,
 }
 
-impl<'w, 'a> DistVisitor<'w, 'a> {
-    fn new(source: &'w JsonSource<'a>, found: &'w mut ManifestFacts<'a>, fields: &'w mut AbbreviatedFields, start: u32) -> Self {
-        Self { source, found, fields, seen: [false; 3], last_end: start }
-    }
-}
-
 impl<'a> ObjectVisitor<'a> for DistVisitor<'_, 'a> {
     fn member<A: MapAccess<'a>>(&mut self, raw_key: &'a str, members: &mut A) -> Result<(), A::Error> {
         let value = members.next_value::<&'a RawValue>()?.get();
         let span = self.source.span(value);
         self.last_end = span.end;
         let key = decode(raw_key).unwrap_or(Cow::Borrowed(raw_key));
-        let (slot, at) = match &*key {
+        let ManifestFacts { dist, outline, .. } = &mut *self.found;
+        let mut used = None;
+        match &*key {
             "tarball" => {
-                self.found.dist.tarball_span = Some(span);
-                (&mut self.found.dist.tarball, 0)
+                dist.tarball_span = Some(span);
+                used = Some((&mut dist.tarball, 0));
             }
-            "integrity" => (&mut self.found.dist.integrity, 1),
-            "shasum" => (&mut self.found.dist.shasum, 2),
-            "attestations" => {
-                self.found.outline.has_provenance = value.starts_with('{');
-                return Ok(());
+            "integrity" => used = Some((&mut dist.integrity, 1)),
+            "shasum" => used = Some((&mut dist.shasum, 2)),
+            "attestations" => outline.has_provenance = value.starts_with('{'),
+            "unpackedSize" => outline.unpacked_bytes = value.parse().unwrap_or_default(),
+            "fileCount" => outline.files = value.parse().unwrap_or_default(),
+            "signatures" => self.fields.has_signatures = true,
+            _ => {}
+        }
+        if let Some((slot, at)) = used {
+            *slot = decode(value);
+            if std::mem::replace(&mut self.seen[at], true) {
+                self.found.inconsistency = Some(format!("its `dist` repeats `{key}`"));
             }
-            "unpackedSize" => {
-                self.found.outline.unpacked_bytes = value.parse().unwrap_or_default();
-                return Ok(());
-            }
-            "fileCount" => {
-                self.found.outline.files = value.parse().unwrap_or_default();
-                return Ok(());
-            }
-            "signatures" => {
-                self.fields.has_signatures = true;
-                return Ok(());
-            }
-            _ => return Ok(()),
-        };
-        *slot = decode(value);
-        if std::mem::replace(&mut self.seen[at], true) {
-            self.found.inconsistency = Some(format!("its `dist` repeats `{key}`"));
         }
         Ok(())
     }
@@ -275,20 +262,16 @@ impl<'a> ManifestFacts<'a> {
         if version.is_none() {
             return Some("its key in `versions` is not a version".to_owned());
         }
-        if self.name.as_deref() != Some(name.as_str()) {
-            return Some(match &self.name {
-                Some(found) => format!("its manifest is for another package: `{}`", found.escape_debug()),
-                None => "its manifest has no name".to_owned(),
-            });
+        let Some(found) = &self.name else { return Some("its manifest has no name".to_owned()) };
+        if found != name.as_str() {
+            return Some(format!("its manifest is for another package: `{}`", found.escape_debug()));
         }
         // Build metadata is not part of a version: the registry removes it from the key but keeps it in the manifest.
         let is_same =
             |stated: &str| stated == key || (without_build(stated) == without_build(key) && Version::parse(stated).is_some());
-        if !self.version.as_deref().is_some_and(is_same) {
-            return Some(match &self.version {
-                Some(found) => format!("its manifest is for another version: `{}`", found.escape_debug()),
-                None => "its manifest has no version".to_owned(),
-            });
+        let Some(found) = &self.version else { return Some("its manifest has no version".to_owned()) };
+        if !is_same(found) {
+            return Some(format!("its manifest is for another version: `{}`", found.escape_debug()));
         }
         self.dist.tarball.as_deref().is_none_or(str::is_empty).then(|| "its manifest has no tarball".to_owned())
     }
@@ -302,10 +285,7 @@ fn record_subpackages(
     position: usize,
     parts: &mut HashMap<Box<str>, Vec<u32>>,
 ) {
-    if !optional.starts_with('{') {
-        return;
-    }
-    let walked = for_each_member(optional, |key, value| {
+    for_each_valid_member(optional, |key, value| {
         let (Some(part), Some(pinned)) = (decode(key), decode(value)) else { return };
         if *pinned != *version || !dependency_source::is_subpackage_name(name, &part) {
             return;
@@ -317,7 +297,6 @@ fn record_subpackages(
             None => drop(parts.insert(part.as_ref().into(), vec![position])),
         }
     });
-    debug_assert!(walked.is_ok(), "objects were validated when parsed");
 }
 
 /// Checks whether npm's abbreviated form has this member. `hasInstallScript` is derived, not copied.

@@ -6,8 +6,8 @@ use std::collections::HashSet;
 use aws_lc_rs::digest::{Context, SHA256};
 
 use crate::npm::name::PackageName;
-use crate::npm::packument::form::PackumentForm;
-use crate::npm::packument::json::{decode, for_each_member};
+use crate::npm::packument::PackumentForm;
+use crate::npm::packument::json::{decode, for_each_valid_member};
 
 /// A digest of a manifest's install scripts: npm 11 runs the scripts of the full packument, regardless of the tarball's
 /// `package.json`.
@@ -39,8 +39,7 @@ impl From<bool> for InstallScript {
 }
 
 impl ManifestDigest {
-    /// The length of [`ManifestDigest::to_bytes`].
-    pub const LENGTH: usize = WITHOUT_SCRIPTS + size_of::<ScriptsDigest>();
+    const LENGTH: usize = WITHOUT_SCRIPTS + size_of::<ScriptsDigest>();
 
     /// Returns the digest of a manifest seen in `form`.
     pub(crate) fn new(resolution: [u8; 32], form: PackumentForm, install_script: InstallScript) -> Self {
@@ -74,10 +73,9 @@ impl ManifestDigest {
         let (scripts, install_scripts) = rest.split_first()?;
         let install_scripts = match install_scripts {
             [] => None,
-            install_scripts => Some(install_scripts.try_into().ok()?),
+            stored => Some(stored.try_into().ok()?).filter(|_| scripts & HAS_SCRIPTS != 0),
         };
-        let is_known = scripts & HAS_SCRIPTS != 0;
-        Some(Self { sha256: *sha256, scripts: scripts & !HAS_SCRIPTS, install_scripts: install_scripts.filter(|_| is_known) })
+        Some(Self { sha256: *sha256, scripts: scripts & !HAS_SCRIPTS, install_scripts })
     }
 
     /// Returns the digest in the ledger's encoding.
@@ -139,16 +137,15 @@ pub(crate) fn resolution_digest(name: &PackageName, resolution: &Resolution<'_>)
 /// Returns the digest of the scripts npm runs at install, or `None` if there are none.
 pub(crate) fn install_scripts(scripts: &str) -> Option<ScriptsDigest> {
     // Fast path: most manifests have neither install scripts nor escapes that could hide one.
-    if !scripts.starts_with('{') || !(scripts.contains("install") || scripts.contains('\\')) {
+    if !scripts.contains("install") && !scripts.contains('\\') {
         return None;
     }
     let mut statements: Vec<Statement<'_>> = Vec::new();
-    let walked = for_each_member(scripts, |key, value| {
+    for_each_valid_member(scripts, |key, value| {
         if decode(key).is_some_and(|key| matches!(&*key, "preinstall" | "install" | "postinstall")) {
             statements.push((b's', text(key), text(value)));
         }
     });
-    debug_assert!(walked.is_ok(), "objects were validated when parsed");
     if statements.is_empty() { None } else { hash(&mut statements).first_chunk().copied() }
 }
 
@@ -163,9 +160,7 @@ fn hash(statements: &mut [Statement<'_>]) -> [u8; 32] {
             context.update(text.as_bytes());
         }
     }
-    let mut sha256 = [0; 32];
-    sha256.iter_mut().zip(context.finish().as_ref()).for_each(|(to, from)| *to = *from);
-    sha256
+    context.finish().as_ref().try_into().unwrap_or_default()
 }
 
 /// Adds the members of an object. Any other value becomes one statement without a name; `null` adds nothing.
@@ -173,28 +168,21 @@ fn collect<'a>(kind: u8, value: Option<&'a str>, into: &mut Vec<Statement<'a>>) 
     let Some(value) = value.filter(|value| *value != "null") else { return };
     if !value.starts_with('{') {
         into.push((kind, Cow::Borrowed(""), Cow::Borrowed(value)));
-        return;
     }
-    let walked = for_each_member(value, |key, value| into.push((kind, text(key), text(value))));
-    debug_assert!(walked.is_ok(), "objects were validated when parsed");
+    for_each_valid_member(value, |key, value| into.push((kind, text(key), text(value))));
 }
 
 /// Adds peers marked as optional, which clients do not install on their own.
 fn collect_optional_peers<'a>(value: Option<&'a str>, into: &mut Vec<Statement<'a>>) {
-    let Some(value) = value.filter(|value| value.starts_with('{')) else { return };
-    let walked = for_each_member(value, |key, meta| {
+    for_each_valid_member(value.unwrap_or_default(), |key, meta| {
         let mut optional = false;
-        if meta.starts_with('{') {
-            let walked = for_each_member(meta, |member, value| {
-                optional |= decode(member).as_deref() == Some("optional") && value == "true";
-            });
-            debug_assert!(walked.is_ok(), "objects were validated when parsed");
-        }
+        for_each_valid_member(meta, |member, value| {
+            optional |= decode(member).as_deref() == Some("optional") && value == "true";
+        });
         if optional {
             into.push((b'm', text(key), Cow::Borrowed("")));
         }
     });
-    debug_assert!(walked.is_ok(), "objects were validated when parsed");
 }
 
 /// Adds the linked commands. A path alone is linked under the package's unscoped name.

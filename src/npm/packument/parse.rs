@@ -37,11 +37,9 @@ pub enum PackumentError {
     Encoding { byte: usize },
     #[error("not JSON at byte {byte}: {detail}")]
     Json { byte: usize, detail: String },
+    /// `member` is `the document` for the whole.
     #[error("`{member}` is not an object")]
-    Shape {
-        /// The member; `the document` for the whole.
-        member: &'static str,
-    },
+    Shape { member: &'static str },
     /// A duplicate key, which parsers resolve differently.
     #[error("duplicate key in `{member}`: `{key}`")]
     Repeated { member: &'static str, key: String },
@@ -170,7 +168,10 @@ impl<'a> ObjectVisitor<'a> for RootVisitor<'_, 'a> {
 impl<'a> RootVisitor<'_, 'a> {
     fn take(&mut self, key: Option<&str>, start: u32, value: &'a str, span: ByteSpan) {
         let known = match key {
-            Some("time") => self.time.replace(value).is_some(),
+            Some("time") => {
+                self.layout.time = Some(span);
+                self.time.replace(value).is_some()
+            }
             Some("dist-tags") => {
                 self.layout.dist_tags = Some(span);
                 self.dist_tags.replace(value).is_some()
@@ -199,9 +200,6 @@ impl<'a> RootVisitor<'_, 'a> {
             }
             _ => false,
         };
-        if key == Some("time") {
-            self.layout.time = Some(span);
-        }
         if let Some(key) = key.filter(|_| known) {
             self.repeated.get_or_insert_with(|| key.to_owned());
         }
@@ -329,11 +327,8 @@ fn read_times<'a>(source: &JsonSource<'a>, time: Option<&'a str>) -> Result<Publ
     Ok(times)
 }
 
-/// `dist-tags`, decoded.
-type Tags = Vec<(Box<str>, Box<str>)>;
-
-fn read_tags(tags: Option<&str>) -> Result<Tags, PackumentError> {
-    let (mut found, mut keys) = (Tags::new(), SeenKeys::default());
+fn read_tags(tags: Option<&str>) -> Result<Vec<(Box<str>, Box<str>)>, PackumentError> {
+    let (mut found, mut keys) = (Vec::new(), SeenKeys::default());
     read_unique(tags, "dist-tags", MAX_DIST_TAGS, |tag, version| {
         let Some(version) = decode(version) else { return false };
         found.push((tag.as_ref().into(), version.as_ref().into()));

@@ -11,14 +11,11 @@ use crate::npm::packument::last_value::LastValue;
 /// Maximum number of maintainers kept per version.
 const MAX_MAINTAINERS: usize = 200;
 
-/// The maintainers of a version, or `None` if there are none.
-type Maintainers = Option<Arc<[Arc<str>]>>;
-
 #[derive(Default)]
 pub(crate) struct PeopleInterner<'a> {
     names: HashSet<Arc<str>>,
     publisher: LastValue<&'a str, Option<Arc<str>>>,
-    maintainers: LastValue<&'a str, Maintainers>,
+    maintainers: LastValue<&'a str, Option<Arc<[Arc<str>]>>>,
 }
 
 impl<'a> PeopleInterner<'a> {
@@ -27,7 +24,7 @@ impl<'a> PeopleInterner<'a> {
         self.publisher.value_for(raw, |raw| intern(&mut self.names, raw))
     }
 
-    pub(crate) fn maintainers(&mut self, raw: &'a str) -> Maintainers {
+    pub(crate) fn maintainers(&mut self, raw: &'a str) -> Option<Arc<[Arc<str>]>> {
         self.maintainers.value_for(raw, |raw| {
             let each: Vec<&RawValue> = serde_json::from_str(raw).unwrap_or_default();
             let people = each.into_iter().take(MAX_MAINTAINERS);

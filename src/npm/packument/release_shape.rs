@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::npm::integrity::{Algorithm, Digest};
-use crate::npm::packument::json::{decode, for_each_member, intern, string_member};
+use crate::npm::packument::json::{decode, for_each_valid_member, intern, string_member};
 
 /// Names kept per document. The dependencies of 10,000 versions of a large package are 500,000 names.
 const MAX_NAMES: usize = 1_000_000;
@@ -44,7 +44,7 @@ pub(crate) struct ShapeReader<'a> {
 }
 
 impl<'a> ShapeReader<'a> {
-    /// Returns the shape of a manifest. Returns `None` if the document has too many names already.
+    /// Returns the shape of a manifest; `None` if the document has too many names already.
     pub(crate) fn read(&mut self, source: ShapeSource<'a>) -> Option<Arc<ReleaseShape>> {
         if let Some((_, shape)) = self.last.as_ref().filter(|(last, _)| *last == source) {
             return Some(Arc::clone(shape));
@@ -67,14 +67,13 @@ impl<'a> ShapeReader<'a> {
     /// Returns the names in these objects, sorted.
     fn names(&mut self, objects: [Option<&'a str>; 2]) -> Option<Box<[Arc<str>]>> {
         let mut names = Vec::new();
-        for object in objects.into_iter().flatten().filter(|object| object.starts_with('{')) {
-            let walked = for_each_member(object, |key, _| {
+        for object in objects.into_iter().flatten() {
+            for_each_valid_member(object, |key, _| {
                 self.names += 1;
                 if self.names <= MAX_NAMES {
                     names.extend(decode(key).map(|name| intern(&mut self.texts, &name)));
                 }
             });
-            debug_assert!(walked.is_ok(), "objects were validated when parsed");
         }
         names.sort_unstable();
         names.dedup();

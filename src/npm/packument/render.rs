@@ -7,12 +7,11 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 
 use crate::npm::compression::{self, Segment, SegmentEncoder, SegmentFormat};
-use crate::npm::packument::form::PackumentForm;
+use crate::npm::packument::PackumentForm;
 use crate::npm::packument::index::{Packument, VersionEntry};
 use crate::npm::packument::json::ByteSpan;
 use crate::npm::packument::manifest::AbbreviatedFields;
-use crate::npm::tarball_address::Rewriting;
-pub use crate::npm::tarball_address::tarball_url;
+use crate::npm::tarball_address::{Rewriting, tarball_url};
 
 /// Plain bytes after which a run of versions ends. Large enough to compress nearly as well as the whole (at 128 KiB, `next` was
 /// 70 % larger), small enough that little is recompressed when a document grows.
@@ -121,7 +120,7 @@ impl PackumentView {
             PackumentForm::Abbreviated => abbreviated_pieces(document, packument, encoder),
         };
         let runs = runs(packument.entries.len(), alone, write, encoder);
-        let mut view = Self { packing: encoder.packing(), pieces, runs, arena: Bytes::new() };
+        let mut view = Self { packing: encoder.packing, pieces, runs, arena: Bytes::new() };
         view.consolidate();
         view
     }
@@ -208,7 +207,7 @@ impl Assembly<'_> {
     pub fn fingerprint(&self) -> [u8; 32] {
         let mut context = digest::Context::new(&digest::SHA256);
         for part in &self.parts {
-            context.update(part.segment().bytes());
+            context.update(&part.segment().packed);
         }
         context.finish().as_ref().try_into().unwrap_or_default()
     }
@@ -282,7 +281,7 @@ fn runs(
     write: &dyn Fn(usize, &mut Vec<u8>),
     encoder: &mut SegmentEncoder,
 ) -> Vec<VersionRun> {
-    let packing = encoder.packing();
+    let packing = encoder.packing;
     let run = |first, end, segment| VersionRun { first, end, comma: Segment::store(b",", packing), segment };
     let mut runs: Vec<VersionRun> = Vec::new();
     let mut plain = std::mem::take(&mut encoder.plain);
@@ -315,7 +314,7 @@ fn runs(
 
 /// Tunes the encoder on a sample from the middle of the document: its first versions are rarely like the rest.
 fn tune(entries: usize, write: &dyn Fn(usize, &mut Vec<u8>), plain: &mut Vec<u8>, encoder: &mut SegmentEncoder) {
-    if !encoder.wants_sample() {
+    if encoder.packing != SegmentFormat::Gzip {
         return;
     }
     plain.clear();
@@ -332,15 +331,10 @@ fn tune(entries: usize, write: &dyn Fn(usize, &mut Vec<u8>), plain: &mut Vec<u8>
 fn full_pieces(document: &[u8], packument: &Packument, encoder: &mut SegmentEncoder) -> Vec<ViewPart> {
     let layout = &packument.layout;
     let mut cuts: Vec<(ByteSpan, Option<ViewPart>)> = Vec::with_capacity(4);
-    if let Some(span) = layout.dist_tags {
-        cuts.push((span, Some(ViewPart::Tags(encoder.encode(span.of(document))))));
-    }
-    if let Some(span) = layout.versions.filter(|span| span.of(document).starts_with(b"{")) {
-        cuts.push((ByteSpan { start: span.start + 1, end: span.end - 1 }, Some(ViewPart::Versions)));
-    }
-    if let Some(span) = layout.restrictions {
-        cuts.push((span, None));
-    }
+    cuts.extend(layout.dist_tags.map(|span| (span, Some(ViewPart::Tags(encoder.encode(span.of(document)))))));
+    let versions = layout.versions.filter(|span| span.of(document).starts_with(b"{"));
+    cuts.extend(versions.map(|span| (ByteSpan { start: span.start + 1, end: span.end - 1 }, Some(ViewPart::Versions))));
+    cuts.extend(layout.restrictions.map(|span| (span, None)));
     let lead = if layout.has_members { "," } else { "" };
     cuts.push((ByteSpan { start: layout.closing, end: layout.closing }, Some(ViewPart::Restrictions { lead })));
     cuts.sort_by_key(|(span, _)| span.start);
@@ -359,30 +353,24 @@ fn full_pieces(document: &[u8], packument: &Packument, encoder: &mut SegmentEnco
 /// Returns the abbreviated form, built from the full one: the members of npm's form, and `time`.
 fn abbreviated_pieces(document: &[u8], packument: &Packument, encoder: &mut SegmentEncoder) -> Vec<ViewPart> {
     let layout = &packument.layout;
-    let mut head = b"{\"name\":".to_vec();
-    match layout.name {
-        Some(name) => head.extend_from_slice(name.of(document)),
-        None => head.extend_from_slice(format!("\"{}\"", packument.name).as_bytes()),
-    }
-    head.extend_from_slice(b",\"dist-tags\":");
+    let name = layout.name.map_or_else(|| format!("\"{}\"", packument.name).into_bytes(), |name| name.of(document).to_vec());
+    let head = [b"{\"name\":", &*name, b",\"dist-tags\":"].concat();
     let tags = layout.dist_tags.map_or(&b"{}"[..], |span| span.of(document));
     let mut tail = b"}".to_vec();
-    if let Some(modified) = layout.modified {
-        tail.extend_from_slice(b",\"modified\":");
-        tail.extend_from_slice(modified.of(document));
-    }
-    if let Some(time) = layout.time {
-        tail.extend_from_slice(b",\"time\":");
-        tail.extend_from_slice(time.of(document));
+    for (key, span) in [(&b",\"modified\":"[..], layout.modified), (b",\"time\":", layout.time)] {
+        if let Some(span) = span {
+            tail.extend_from_slice(key);
+            tail.extend_from_slice(span.of(document));
+        }
     }
     vec![
         ViewPart::Fixed(encoder.encode(&head)),
         ViewPart::Tags(encoder.encode(tags)),
-        ViewPart::Fixed(Segment::store(b",\"versions\":{", encoder.packing())),
+        ViewPart::Fixed(Segment::store(b",\"versions\":{", encoder.packing)),
         ViewPart::Versions,
         ViewPart::Fixed(encoder.encode(&tail)),
         ViewPart::Restrictions { lead: "," },
-        ViewPart::Fixed(Segment::store(b"}", encoder.packing())),
+        ViewPart::Fixed(Segment::store(b"}", encoder.packing)),
     ]
 }
 

@@ -22,7 +22,7 @@ impl VersionInterval {
         if range.is_impossible() {
             return Vec::new();
         }
-        range.inclusive().iter().map(|set| Self::of_set(set)).collect()
+        range.inclusive.iter().map(|set| Self::of_set(set)).collect()
     }
 
     fn of_set(set: &[Comparator]) -> Self {

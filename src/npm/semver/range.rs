@@ -5,8 +5,7 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 
-use crate::npm::semver::version::MAX_NUMBER;
-use crate::npm::semver::version::Version;
+use crate::npm::semver::version::{MAX_NUMBER, Version};
 
 /// The longest accepted range, in bytes.
 const MAX_RANGE_BYTES: usize = 1024;
@@ -15,9 +14,9 @@ const MAX_RANGE_BYTES: usize = 1024;
 pub struct Range {
     text: Box<str>,
     /// As in `satisfies`: a prerelease matches only if the set names one of the same version.
-    strict: Box<[ComparatorSet]>,
+    pub(crate) strict: Box<[ComparatorSet]>,
     /// As in `satisfies` with `includePrerelease`.
-    inclusive: Box<[ComparatorSet]>,
+    pub(crate) inclusive: Box<[ComparatorSet]>,
 }
 
 /// Comparators that must all hold. An empty set matches every version.
@@ -37,6 +36,15 @@ pub(crate) enum Operator {
     GreaterOrEqual,
     Greater,
 }
+
+/// All operators as written, each before its own prefixes.
+const OPERATORS: [(&str, Operator); 5] = [
+    ("<=", Operator::LessOrEqual),
+    (">=", Operator::GreaterOrEqual),
+    ("<", Operator::Less),
+    (">", Operator::Greater),
+    ("=", Operator::Equal),
+];
 
 impl Operator {
     /// Checks whether a version with this order relative to the comparator's satisfies it.
@@ -70,32 +78,17 @@ impl Range {
 
     /// Checks whether npm's `satisfies` holds: a prerelease matches only if the range names one of the same version.
     pub fn matches(&self, version: &Version) -> bool {
-        let version = version.parsed();
-        let named = |set: &ComparatorSet| {
-            version.pre.is_empty()
-                || set.iter().any(|comparator| {
-                    let named = &comparator.version;
-                    !named.pre.is_empty()
-                        && (named.major, named.minor, named.patch) == (version.major, version.minor, version.patch)
-                })
+        let version = &version.parsed;
+        let names = |Comparator { version: named, .. }: &Comparator| {
+            !named.pre.is_empty() && (named.major, named.minor, named.patch) == (version.major, version.minor, version.patch)
         };
-        self.strict.iter().any(|set| holds(set, version) && named(set))
+        self.strict.iter().any(|set| holds(set, version) && (version.pre.is_empty() || set.iter().any(names)))
     }
 
     /// Checks whether a denial of this range covers the version: as `satisfies` with `includePrerelease`, so that `<2.0.0` covers
     /// `1.9.9-beta.1` and `4.x` covers `4.0.0-alpha`.
     pub fn covers(&self, version: &Version) -> bool {
-        self.inclusive.iter().any(|set| holds(set, version.parsed())) || self.matches(version)
-    }
-
-    /// Returns the sets for `satisfies`.
-    pub(crate) fn strict(&self) -> &[ComparatorSet] {
-        &self.strict
-    }
-
-    /// Returns the sets for `satisfies` with `includePrerelease`.
-    pub(crate) fn inclusive(&self) -> &[ComparatorSet] {
-        &self.inclusive
+        self.inclusive.iter().any(|set| holds(set, &version.parsed)) || self.matches(version)
     }
 
     /// Checks whether no version can match (`>2 <1`).
@@ -260,42 +253,31 @@ fn join_operators(part: &str) -> String {
 /// Expands carets, tildes and x-ranges into comparators separated by spaces. The result is empty if every version matches.
 fn desugar(word: &str, inclusive: bool) -> String {
     let lowest = if inclusive { "-0" } else { "" };
-    if let Some(partial) = word.strip_prefix('^').and_then(Partial::parse) {
-        return caret(&partial, lowest);
+    let tilde = word.strip_prefix('~').map(|rest| rest.strip_prefix('>').unwrap_or(rest));
+    for (operator, rest) in [('^', word.strip_prefix('^')), ('~', tilde)] {
+        if let Some(partial) = rest.and_then(Partial::parse) {
+            return caret_or_tilde(operator, &partial, lowest);
+        }
     }
-    if let Some(rest) = word.strip_prefix('~')
-        && let Some(partial) = Partial::parse(rest.strip_prefix('>').unwrap_or(rest))
-    {
-        return tilde(&partial, lowest);
-    }
-    let operator = ["<=", ">=", "<", ">", "="].into_iter().find(|operator| word.starts_with(operator)).unwrap_or_default();
+    let operator = OPERATORS.iter().map(|(sign, _)| *sign).find(|sign| word.starts_with(sign)).unwrap_or_default();
     let Some(partial) = Partial::parse(&word[operator.len()..]) else { return word.to_owned() };
     x_range(word, operator, &partial, lowest)
 }
 
-fn caret(Partial { major, minor, patch, pre, .. }: &Partial<'_>, lowest: &str) -> String {
+fn caret_or_tilde(operator: char, Partial { major, minor, patch, pre, .. }: &Partial<'_>, lowest: &str) -> String {
     let Some(major) = *major else { return String::new() };
     let next_major = || format!("<{}.0.0-0", major + 1);
     let Some(minor) = *minor else { return format!(">={major}.0.0{lowest} {}", next_major()) };
     let next_minor = || format!("<{major}.{}.0-0", minor + 1);
-    let Some(patch) = *patch else {
-        let upper = if major == 0 { next_minor() } else { next_major() };
-        return format!(">={major}.{minor}.0{lowest} {upper}");
+    let upper = match (operator, major, minor, patch) {
+        ('^', 0, 0, Some(patch)) => format!("<0.0.{}-0", patch + 1),
+        ('^', 1.., ..) => next_major(),
+        _ => next_minor(),
     };
-    let upper = match (major, minor) {
-        (0, 0) => format!("<0.0.{}-0", patch + 1),
-        (0, _) => next_minor(),
-        _ => next_major(),
-    };
-    format!(">={major}.{minor}.{patch}{} {upper}", pre.map(|pre| format!("-{pre}")).unwrap_or_default())
-}
-
-fn tilde(Partial { major, minor, patch, pre, .. }: &Partial<'_>, lowest: &str) -> String {
-    let Some(major) = *major else { return String::new() };
-    let Some(minor) = *minor else { return format!(">={major}.0.0{lowest} <{}.0.0-0", major + 1) };
-    let upper = format!("<{major}.{}.0-0", minor + 1);
-    let Some(patch) = *patch else { return format!(">={major}.{minor}.0{lowest} {upper}") };
-    format!(">={major}.{minor}.{patch}{} {upper}", pre.map(|pre| format!("-{pre}")).unwrap_or_default())
+    match patch {
+        None => format!(">={major}.{minor}.0{lowest} {upper}"),
+        Some(patch) => format!(">={major}.{minor}.{patch}{} {upper}", pre.map(|pre| format!("-{pre}")).unwrap_or_default()),
+    }
 }
 
 fn x_range(word: &str, operator: &str, partial: &Partial<'_>, lowest: &str) -> String {
@@ -326,14 +308,8 @@ fn x_range(word: &str, operator: &str, partial: &Partial<'_>, lowest: &str) -> S
 
 /// Parses one comparator. Returns `None` if it is invalid.
 fn comparator(word: &str) -> Option<Comparator> {
-    let (relation, rest) = match word.as_bytes() {
-        [b'<', b'=', ..] => (Operator::LessOrEqual, &word[2..]),
-        [b'>', b'=', ..] => (Operator::GreaterOrEqual, &word[2..]),
-        [b'<', ..] => (Operator::Less, &word[1..]),
-        [b'>', ..] => (Operator::Greater, &word[1..]),
-        [b'=', ..] => (Operator::Equal, &word[1..]),
-        _ => (Operator::Equal, word),
-    };
+    let operators = OPERATORS.iter().find_map(|(sign, relation)| Some((*relation, word.strip_prefix(sign)?)));
+    let (relation, rest) = operators.unwrap_or((Operator::Equal, word));
     let version = semver::Version::parse(rest.strip_prefix('v').unwrap_or(rest)).ok()?;
     let largest = version.major.max(version.minor).max(version.patch);
     (largest <= MAX_NUMBER).then_some(Comparator { relation, version })
@@ -341,16 +317,10 @@ fn comparator(word: &str) -> Option<Comparator> {
 
 /// Removes any remaining stars with the operator before them: npm reads `1.0.0-*.1` as `1.0.0-.1`.
 fn without_stars(word: &str) -> Cow<'_, str> {
-    if !word.contains('*') {
-        return Cow::Borrowed(word);
-    }
-    let (mut kept, mut parts) = (String::new(), word.split('*').peekable());
-    while let Some(part) = parts.next() {
-        let operator = if parts.peek().is_some() { part.strip_suffix('=').unwrap_or(part) } else { part };
-        let bare = if parts.peek().is_some() { operator.strip_suffix(['<', '>']).unwrap_or(operator) } else { operator };
-        kept.push_str(bare);
-    }
-    Cow::Owned(kept)
+    let Some((before, last)) = word.rsplit_once('*') else { return Cow::Borrowed(word) };
+    let parts = before.split('*').map(|part| part.strip_suffix('=').unwrap_or(part));
+    let bare = parts.map(|part| part.strip_suffix(['<', '>']).unwrap_or(part));
+    Cow::Owned(bare.chain([last]).collect())
 }
 
 /// A version with parts that may be missing or `x`.

@@ -29,7 +29,7 @@ fn highest<'v, T: Copy>(
 ) -> Option<(&'v Version, T)> {
     let mut changes = vec![0_i64; versions.len() + 1];
     for range in ranges {
-        let mut spans: Vec<_> = range.strict().iter().flat_map(&spans).filter(|(from, to)| from < to).collect();
+        let mut spans: Vec<_> = range.strict.iter().flat_map(&spans).filter(|(from, to)| from < to).collect();
         spans.sort_unstable();
         let mut end = 0;
         for (from, to) in spans {
@@ -58,8 +58,8 @@ fn highest<'v, T: Copy>(
 fn span<T>(set: &ComparatorSet, versions: &[(&Version, T)]) -> (usize, usize) {
     let (mut from, mut to) = (0, versions.len());
     for Comparator { relation, version: bound } in set {
-        let below = || versions.partition_point(|(version, _)| version.parsed().cmp_precedence(bound).is_lt());
-        let through = || versions.partition_point(|(version, _)| version.parsed().cmp_precedence(bound).is_le());
+        let below = || versions.partition_point(|(version, _)| version.parsed.cmp_precedence(bound).is_lt());
+        let through = || versions.partition_point(|(version, _)| version.parsed.cmp_precedence(bound).is_le());
         match relation {
             Operator::Less => to = to.min(below()),
             Operator::LessOrEqual => to = to.min(through()),
@@ -73,8 +73,8 @@ fn span<T>(set: &ComparatorSet, versions: &[(&Version, T)]) -> (usize, usize) {
 
 /// Returns the index range of the versions with these numbers.
 fn block<T>(numbers_of_all: (u64, u64, u64), versions: &[(&Version, T)]) -> (usize, usize) {
-    let before = versions.partition_point(|(version, _)| numbers(version.parsed()) < numbers_of_all);
-    let through = versions.partition_point(|(version, _)| numbers(version.parsed()) <= numbers_of_all);
+    let before = versions.partition_point(|(version, _)| numbers(&version.parsed) < numbers_of_all);
+    let through = versions.partition_point(|(version, _)| numbers(&version.parsed) <= numbers_of_all);
     (before, through)
 }
 

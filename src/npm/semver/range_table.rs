@@ -50,7 +50,7 @@ impl RangeTable {
         if ranges.is_empty() {
             return None;
         }
-        let sets = ranges.iter().flat_map(|(_, range, _)| range.strict().iter().chain(range.inclusive()));
+        let sets = ranges.iter().flat_map(|(_, range, _)| range.strict.iter().chain(&range.inclusive));
         let comparators = || sets.clone().flat_map(|set| set.iter());
         if comparators().count() > MAX_BOUNDS {
             return None;
@@ -75,7 +75,7 @@ impl RangeTable {
     /// Returns a bit row with the ranges that contain `version`, and with all numbers that are not ranges. Returns `None` if the
     /// version's numbers are too large.
     pub(crate) fn candidates(&self, version: &Version) -> Option<Cow<'_, [u64]>> {
-        let parsed = version.parsed();
+        let parsed = &version.parsed;
         let (key, is_prerelease) = (key(parsed)?, !parsed.pre.is_empty());
         if is_prerelease && self.named.contains(&(key >> 1)) {
             return Some(Cow::Owned(self.one_by_one(version)));
@@ -105,8 +105,8 @@ impl RangeTable {
         let mut row = self.others.clone();
         let matches = |sets: &[ComparatorSet]| sets.iter().any(|set| set.iter().all(|comparator| self.matches(cell, comparator)));
         for (number, range, prereleases) in &self.ranges {
-            let strictly = !is_prerelease && matches(range.strict());
-            let matches = strictly || (*prereleases == PrereleaseMode::Covered && matches(range.inclusive()));
+            let strictly = !is_prerelease && matches(&range.strict);
+            let matches = strictly || (*prereleases == PrereleaseMode::Covered && matches(&range.inclusive));
             row[number / 64] |= u64::from(matches) << (number % 64);
         }
         row

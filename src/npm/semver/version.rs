@@ -10,7 +10,8 @@ use std::fmt;
 #[derive(Clone)]
 pub struct Version {
     text: Box<str>,
-    parsed: semver::Version,
+    /// The SemVer value.
+    pub(crate) parsed: semver::Version,
 }
 
 /// The largest number npm's `semver` accepts in a version (`Number.MAX_SAFE_INTEGER`).
@@ -43,7 +44,7 @@ impl Version {
         if !self.is_prerelease() {
             return None;
         }
-        // `canary-97bffa77-20260101` and `rc5` have no dot, so the channel ends at the first non-ch.
+        // `canary-97bffa77-20260101` and `rc5` have no dot, so the channel ends at the first non-letter.
         let pre = self.parsed.pre.as_str();
         let end = pre.find(|ch: char| !ch.is_ascii_alphabetic()).unwrap_or(pre.len());
         Some(&pre[..end])
@@ -57,11 +58,6 @@ impl Version {
     /// Checks whether this is `0.0.0` or a prerelease of it: in practice nothing is published below.
     pub(crate) fn is_lowest(&self) -> bool {
         (self.parsed.major, self.parsed.minor, self.parsed.patch) == (0, 0, 0)
-    }
-
-    /// Returns the SemVer value.
-    pub(crate) fn parsed(&self) -> &semver::Version {
-        &self.parsed
     }
 }
 
@@ -82,14 +78,9 @@ fn normalize_loose(text: &str) -> Option<String> {
     }
     let pre = rest.strip_prefix('-').unwrap_or(rest);
     let pre = pre.split('.').map(unpad).collect::<Vec<_>>().join(".");
-    let mut strict = format!("{}.{}.{}", numbers[0], numbers[1], numbers[2]);
-    if !pre.is_empty() {
-        strict = format!("{strict}-{pre}");
-    }
-    Some(match build {
-        Some(build) => format!("{strict}+{build}"),
-        None => strict,
-    })
+    let pre = if pre.is_empty() { pre } else { format!("-{pre}") };
+    let build = build.map(|build| format!("+{build}")).unwrap_or_default();
+    Some(format!("{}.{}.{}{pre}{build}", numbers[0], numbers[1], numbers[2]))
 }
 
 /// Removes leading zeros of a numeric identifier, which npm's loose mode accepts and SemVer does not.
@@ -143,7 +134,7 @@ mod tests {
     }
 
     fn strict(text: &str) -> String {
-        version(text).parsed().to_string()
+        version(text).parsed.to_string()
     }
 
     #[test]

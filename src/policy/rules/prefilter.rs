@@ -36,7 +36,7 @@ impl<'f> FactsUnion<'f> {
             among.advised |= facts.advisories.matching(facts.version, facts.parsed).next().is_some();
             among.signals = among.signals.or(facts.signals).or(facts.pending);
             among.findings = among.findings.or(facts.findings);
-            among.tags = facts.tags.all();
+            among.tags = facts.tags.tags;
             // Most versions share publisher and maintainers with the previous one, by pointer.
             if publisher.map(std::ptr::from_ref::<str>) != facts.publisher.map(std::ptr::from_ref) {
                 among.publishers.extend(facts.publisher);

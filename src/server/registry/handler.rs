@@ -352,7 +352,7 @@ mod tests {
         }
 
         async fn locate(&self, _: &Client, address: &Address) -> Result<Option<(PackageName, Box<str>)>, FirewallError> {
-            let place = address.path().strip_prefix("files/").and_then(|file| file.split_once('@'));
+            let place = address.path.strip_prefix("files/").and_then(|file| file.split_once('@'));
             Ok(place.map(|(name, version)| (PackageName::parse(name).unwrap(), version.into())))
         }
 
