@@ -152,7 +152,7 @@ async fn ask(client: &HttpClient, url: Url, headers: HeaderMap, limit: u64) -> R
 }
 
 fn credentials(config: &upstream::Config, registry: &RegistryConfig, url: &Url) -> HeaderMap {
-    let value = config.lent_for(registry, url).map(|credentials| credentials.value().clone());
+    let value = config.lent_for(registry, url).map(|credentials| credentials.0);
     value.into_iter().map(|value| (AUTHORIZATION, value)).collect()
 }
 

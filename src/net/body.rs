@@ -66,18 +66,21 @@ impl ForwardedBody {
 }
 
 impl Body {
+    fn new(rest: Remaining) -> Self {
+        Self { rest, sent: 0, ending: None }
+    }
+
     pub(crate) fn empty() -> Self {
         Self::from(Bytes::new())
     }
 
     pub(crate) fn from_chunks(chunks: Arc<[Bytes]>) -> Self {
-        Self::from(ChunkedBuf::of(chunks))
+        Self::new(Remaining::Ours(ChunkedBuf::of(chunks)))
     }
 
     /// Returns a body forwarded from another server, which may pause for up to `idle_timeout`. Its length may be unknown.
     pub(crate) fn forwarded(incoming: Incoming, idle_timeout: Duration) -> Self {
-        let idle = Box::pin(sleep(idle_timeout));
-        Self { rest: Remaining::Passing(ForwardedBody { incoming, idle_timeout, idle }), sent: 0, ending: None }
+        Self::new(Remaining::Passing(ForwardedBody { incoming, idle_timeout, idle: Box::pin(sleep(idle_timeout)) }))
     }
 
     /// Calls `ending` with the number of bytes sent, when the body was sent completely or the client disconnected.
@@ -89,13 +92,7 @@ impl Body {
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        Self::from(ChunkedBuf::from(bytes))
-    }
-}
-
-impl From<ChunkedBuf> for Body {
-    fn from(buffer: ChunkedBuf) -> Self {
-        Self { rest: Remaining::Ours(buffer), sent: 0, ending: None }
+        Self::new(Remaining::Ours(bytes.into()))
     }
 }
 

@@ -16,25 +16,22 @@ pub(crate) mod memory_budget;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub(crate) use host_pattern::{HostPattern, remove_credentials};
-
 pub(crate) use address::{AddressScope, is_internal, is_public};
 pub use body::Body;
 pub(crate) use body::BodyError;
 pub(crate) use client::body::BodyStream;
-pub(crate) use client::deadlines::Deadlines;
+pub(crate) use client::connector::{ClientConfig, Deadlines};
 pub(crate) use client::dial::{all_permitted, dial_permitted, is_own_connection, resolve_all};
 pub(crate) use client::error::{ClientError, ConnectStage};
 pub(crate) use client::outbound_proxy::{OutboundProxy, ProxyConnection, TunnelStream};
 pub(crate) use client::proxy_settings::{ProxySettingError, ProxySettings};
-pub(crate) use client::{ClientConfig, ClientRequest, ClientResponse, HttpClient, TlsTrust, backoff, jittered};
+pub(crate) use client::{ClientRequest, ClientResponse, HttpClient, TlsTrust, backoff, jittered};
 pub(crate) use fair_limit::{FairLimit, FairPermit};
 pub use fd_limit::FdLimit;
 pub(crate) use headers::via;
 pub use headers::{ByteRange, requested_range, via_pseudonym};
-pub(crate) use listener::DrainReport;
+pub(crate) use host_pattern::{HostPattern, remove_credentials};
 pub(crate) use listener::activity::RequestBody;
 pub(crate) use listener::connection::{PeekedStream, Upgrade, UpgradedConnection};
-pub(crate) use listener::connection_limit::ConnectionLimit;
-pub(crate) use listener::limits::ConnectionLimits;
+pub(crate) use listener::connection_limit::{ConnectionLimit, ConnectionLimits};
 pub(crate) use memory_budget::{BudgetTimeout, MemoryBudget, Reservation};

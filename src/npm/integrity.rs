@@ -20,12 +20,7 @@ pub enum Algorithm {
     Sha512,
 }
 
-words!(Algorithm {
-    Sha1 = "sha1",
-    Sha256 = "sha256",
-    Sha384 = "sha384",
-    Sha512 = "sha512",
-});
+words! { Algorithm { Sha1 = "sha1", Sha256 = "sha256", Sha384 = "sha384", Sha512 = "sha512", } }
 
 impl Algorithm {
     fn digester(self) -> &'static digest::Algorithm {

@@ -24,14 +24,7 @@ pub enum Tool {
     Other,
 }
 
-words!(Tool {
-    Npm = "npm",
-    Pnpm = "pnpm",
-    Yarn = "yarn",
-    Bun = "bun",
-    Deno = "deno",
-    Other = "other",
-});
+words! { Tool { Npm = "npm", Pnpm = "pnpm", Yarn = "yarn", Bun = "bun", Deno = "deno", Other = "other", } }
 
 /// A tool and its claimed version, bounded in length and free of control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

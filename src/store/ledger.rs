@@ -43,7 +43,6 @@ pub struct Release {
     pub digests: Option<Integrity>,
     /// The last lookup without it before `first_seen`, by the local clock; `None` if the package's first lookup contained it.
     pub absent: Option<Timestamp>,
-    /// What later lookups change.
     pub state: ReleaseState,
 }
 
@@ -88,10 +87,9 @@ pub struct TarballSource {
 /// New digests of the release that (`version`, `integrity`) identifies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LearnedDigests {
-    /// The key in `versions`.
     pub version: Box<str>,
     pub integrity: Option<Integrity>,
-    /// Digests to add to the row, unless they contradict those it has.
+    /// Added to the row unless they contradict those it has.
     pub digests: Integrity,
 }
 
@@ -120,11 +118,9 @@ pub struct StoredPackument {
     pub modified: Option<Timestamp>,
     /// SHA-256 of the decoded document, which names the raw blob. `None` if upstream answered that the package does not exist.
     pub content: Option<[u8; 32]>,
-    /// The length of the decoded document, in bytes.
+    /// Of the decoded document, in bytes.
     pub length: u64,
-    /// Upstream's `ETag`, verbatim.
     pub etag: Option<Box<str>>,
-    /// Upstream's `Last-Modified`, verbatim.
     pub last_modified: Option<Box<str>>,
     /// The form that upstream was asked for; `None` if an older version wrote the row.
     pub form: Option<PackumentForm>,
@@ -259,6 +255,8 @@ pub enum DownloadKind {
     /// A packument or a manifest; `hidden` lists the hidden versions.
     Packument,
 }
+
+words! { DownloadKind { Tarball = "tarball", Packument = "packument", } }
 
 /// One served or refused request. Equal events within a batch are written as one row with a count.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -20,7 +20,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, DnsName, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::tls::error::TlsError;
+use crate::tls::TlsError;
 
 /// Validity of a new CA: 5 years, so that it rarely expires within the life of a machine.
 const LIFE: Duration = Duration::from_secs(5 * 365 * 24 * 3600);
@@ -35,7 +35,7 @@ pub struct CertificateAuthority {
     issuer: Issuer<'static, KeyPair>,
     /// The CA certificate, followed by the chain to its root if it is an intermediate.
     chain: Vec<CertificateDer<'static>>,
-    ends: Timestamp,
+    pub(crate) not_after: Timestamp,
 }
 
 /// The key that all leaves of a process share. It is never stored.
@@ -60,9 +60,6 @@ const NAME: &str = "Coldframe authority";
 
 /// Generates a CA for `hosts` only, as PEM: certificate, then key. It uses ECDSA P-256 and path length 0. Critical name
 /// constraints permit these DNS names and their subdomains and exclude all IP addresses.
-///
-/// # Errors
-/// Returns an error if the system's random number generator fails.
 pub(crate) fn generate(hosts: &[DnsName<'_>], now: Timestamp) -> Result<String, TlsError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(TlsError::Mint)?;
     let serial = serial()?;
@@ -89,10 +86,8 @@ pub(crate) fn generate(hosts: &[DnsName<'_>], now: Timestamp) -> Result<String, 
 }
 
 impl CertificateAuthority {
-    /// Parses a CA from PEM: the certificate followed by its chain, and the key as PKCS #8, PKCS #1 or SEC 1.
-    ///
-    /// # Errors
-    /// Returns why the CA cannot be used. The text never contains any part of the key.
+    /// Parses a CA from PEM: the certificate followed by its chain, and the key as PKCS #8, PKCS #1 or SEC 1. The text of an error
+    /// never contains any part of the key.
     pub(crate) fn read(certificates: &[u8], key: &[u8]) -> Result<Self, String> {
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificates).collect();
         let chain = chain.map_err(|_| "the certificates are not PEM".to_owned())?;
@@ -106,14 +101,10 @@ impl CertificateAuthority {
         if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
             return Err("the private key does not match the certificate".to_owned());
         }
-        let ends = Timestamp::from_second(parsed.validity().not_after.timestamp());
-        let ends = ends.map_err(|_| "the certificate's end date is out of range".to_owned())?;
+        let not_after = Timestamp::from_second(parsed.validity().not_after.timestamp());
+        let not_after = not_after.map_err(|_| "the certificate's end date is out of range".to_owned())?;
         let issuer = Issuer::from_ca_cert_der(first, key).map_err(|_| "the certificate cannot be parsed".to_owned())?;
-        Ok(Self { issuer, chain, ends })
-    }
-
-    pub(crate) fn not_after(&self) -> Timestamp {
-        self.ends
+        Ok(Self { issuer, chain, not_after })
     }
 
     pub fn certificate(&self) -> &CertificateDer<'static> {
@@ -131,7 +122,7 @@ impl CertificateAuthority {
         parameters.distinguished_name.push(DnType::OrganizationName, "Coldframe gateway");
         let name = host.as_ref().to_ascii_lowercase();
         parameters.subject_alt_names = vec![SanType::DnsName(name.try_into().map_err(TlsError::Mint)?)];
-        let life = LEAF_LIFE.min(Duration::try_from(self.ends.duration_since(now)).unwrap_or_default());
+        let life = LEAF_LIFE.min(Duration::try_from(self.not_after.duration_since(now)).unwrap_or_default());
         set_validity(&mut parameters, now, life);
         parameters.is_ca = IsCa::ExplicitNoCa;
         parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -156,7 +147,7 @@ impl CertificateAuthority {
 
 impl fmt::Debug for CertificateAuthority {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("CertificateAuthority").field("ends", &self.ends).finish_non_exhaustive()
+        out.debug_struct("CertificateAuthority").field("not_after", &self.not_after).finish_non_exhaustive()
     }
 }
 

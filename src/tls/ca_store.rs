@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use rustls_pki_types::DnsName;
 
 use crate::files;
+use crate::tls::TlsError;
 use crate::tls::ca::{self, CertificateAuthority};
-use crate::tls::error::TlsError;
 
 /// Maximum number of earlier CAs that may still sign.
 const MAX_RETIRING: usize = 8;
@@ -44,9 +44,6 @@ impl CaStore {
     }
 
     /// Loads the CAs; `None` if none has been created.
-    ///
-    /// # Errors
-    /// Returns an error if a file cannot be read or contains no usable CA.
     pub(crate) fn read(&self, now: Timestamp) -> Result<Option<CaSet>, TlsError> {
         let Some(current) = read_file(&self.file())? else { return Ok(None) };
         let mut retiring = Vec::new();
@@ -140,9 +137,6 @@ impl CaStore {
 }
 
 /// Loads a CA that is managed outside Coldframe, for example a company's intermediate.
-///
-/// # Errors
-/// Returns an error if a file cannot be read, or if certificate and key do not match.
 pub(crate) fn load_external(certificate: &Path, key: &Path) -> Result<CertificateAuthority, TlsError> {
     let bytes = |path: &Path| files::read_bounded(path, MAX_FILE_BYTES).map_err(TlsError::disk("read", path));
     let unusable = |detail| TlsError::Unusable { path: certificate.to_owned(), detail };

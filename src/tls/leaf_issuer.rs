@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use rustls::ServerConfig;
@@ -12,14 +11,13 @@ use rustls::sign::SingleCertAndKey;
 use rustls_pki_types::DnsName;
 
 use crate::clock::Clock;
+use crate::tls::TlsError;
 use crate::tls::ca::{CertificateAuthority, LEAF_LIFE, LeafKey, provider};
 use crate::tls::ca_store::CaSet;
-use crate::tls::error::TlsError;
 
 /// Maximum number of cached certificates. Issuing one takes microseconds.
 const REMEMBERED: usize = 64;
 
-/// Issues leaf certificates and caches them per host.
 pub struct LeafIssuer {
     /// Retiring CAs in order of retirement, then the current one.
     authorities: Vec<IssuingCa>,
@@ -43,10 +41,6 @@ struct CachedLeaf {
 impl LeafIssuer {
     /// Creates an issuer for `hosts`. The current CA must permit each host of `expected`. During a rotation the oldest CA that
     /// permits a host signs for it, because all clients already trust that one.
-    ///
-    /// # Errors
-    /// Returns [`TlsError::Uncovered`] for the first expected host that the current CA does not permit, and [`TlsError::Expired`]
-    /// if the current CA has expired.
     pub(crate) fn new(
         ca_set: CaSet,
         hosts: &[DnsName<'static>],
@@ -54,14 +48,14 @@ impl LeafIssuer {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, TlsError> {
         let (now, key) = (clock.now(), LeafKey::generate()?);
-        if ca_set.current.not_after() <= now {
+        if ca_set.current.not_after <= now {
             return Err(TlsError::Expired);
         }
         let covered =
             |authority: &CertificateAuthority| hosts.iter().filter(|host| authority.permits(host, &key, now)).cloned().collect();
         let mut authorities = Vec::with_capacity(ca_set.retiring.len() + 1);
         for (authority, until) in ca_set.retiring {
-            let until = until.min(authority.not_after());
+            let until = until.min(authority.not_after);
             authorities.push(IssuingCa { hosts: covered(&authority), authority, until: Some(until) });
         }
         let current = IssuingCa { hosts: covered(&ca_set.current), authority: ca_set.current, until: None };
@@ -72,10 +66,8 @@ impl LeafIssuer {
         Ok(Self { authorities, key, clock, remembered: Mutex::default() })
     }
 
-    /// Returns the server configuration for a connection to `host`: TLS 1.2 or newer, HTTP/2 or HTTP/1.1.
-    ///
-    /// # Errors
-    /// Returns [`TlsError::Uncovered`] for a host that no CA signs for.
+    /// Returns the server configuration for a connection to `host`: TLS 1.2 or newer, HTTP/2 or HTTP/1.1. Returns
+    /// [`TlsError::Uncovered`] for a host that no CA signs for.
     pub(crate) fn server_config(&self, host: &DnsName<'_>) -> Result<Arc<ServerConfig>, TlsError> {
         let now = self.clock.now();
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
@@ -100,7 +92,7 @@ impl LeafIssuer {
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(leaf)));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let half = later(now, LEAF_LIFE / 2).min(signer.authority.not_after());
+        let half = now.checked_add(LEAF_LIFE / 2).unwrap_or(Timestamp::MAX).min(signer.authority.not_after);
         Ok((Arc::new(config), signer.until.map_or(half, |until| until.min(half))))
     }
 }
@@ -111,12 +103,10 @@ impl fmt::Debug for LeafIssuer {
     }
 }
 
-fn later(now: Timestamp, by: Duration) -> Timestamp {
-    now.checked_add(by).unwrap_or(Timestamp::MAX)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::clock::ManualClock;
     use crate::tls::ca_store::CaStore;

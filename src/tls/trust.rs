@@ -9,8 +9,8 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
 use crate::net::TlsTrust;
+use crate::tls::TlsError;
 use crate::tls::ca::{pem, provider};
-use crate::tls::error::TlsError;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Config {
@@ -19,11 +19,8 @@ pub struct Config {
 }
 
 /// Builds a client configuration that trusts the system's roots and the extra ones. `SSL_CERT_FILE` and `SSL_CERT_DIR` replace
-/// the system's roots if set.
-///
-/// # Errors
-/// Returns an error if an extra file cannot be read, contains no certificate, or contains one that cannot be a root. A system
-/// without roots is not an error, because plain HTTP upstreams do not need them.
+/// the system's roots if set. Fails if an extra file contains no certificate, or one that cannot be a root. A system without roots is
+/// not an error, because plain HTTP upstreams do not need them.
 pub(crate) fn client_config(config: &Config) -> Result<TlsTrust, TlsError> {
     // Loading the system's roots takes tens of milliseconds, and its environment variables do not change while the process runs.
     static SYSTEM: OnceLock<(RootCertStore, Option<String>)> = OnceLock::new();
@@ -63,9 +60,6 @@ pub struct TrustBundle {
 
 impl TrustBundle {
     /// Loads the bundle for the certificate `first`.
-    ///
-    /// # Errors
-    /// Returns an error if an extra file cannot be read.
     pub(crate) fn of(first: &CertificateDer<'_>, config: &Config) -> Result<Self, TlsError> {
         let mut added = pem(first);
         for path in &config.extra_roots {

@@ -82,10 +82,7 @@ impl CircuitBreakers {
         open.map(|(host, _)| Arc::clone(host)).collect()
     }
 
-    /// Checks whether a request to `host` may be sent `now`.
-    ///
-    /// # Errors
-    /// Returns [`UpstreamError::CircuitOpen`] while its circuit is open.
+    /// Checks whether a request to `host` may be sent `now`. Returns [`UpstreamError::CircuitOpen`] while its circuit is open.
     pub(crate) fn check(&self, host: &Arc<str>, now: Instant) -> Result<Admission, UpstreamError> {
         let mut circuits = self.lock();
         let Some(CircuitState::Open { until, rest, trying, why }) = circuits.get_mut(host) else { return Ok(Admission::Free) };

@@ -78,13 +78,8 @@ impl RegistryConfig {
 
 impl fmt::Debug for RegistryConfig {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = out.debug_struct("RegistryConfig");
-        shown
-            .field("url", &self.address().as_str())
-            .field("credentials", &self.credentials)
-            .field("origin", &self.origin)
-            .field("time_mode", &self.time_mode)
-            .finish()
+        let (url, Self { credentials, origin, .. }) = (self.address(), self);
+        out.debug_tuple("RegistryConfig").field(&url.as_str()).field(credentials).field(origin).finish_non_exhaustive()
     }
 }
 

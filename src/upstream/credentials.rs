@@ -10,9 +10,9 @@ use http::HeaderValue;
 use percent_encoding::{percent_decode, percent_decode_str};
 use url::Url;
 
-/// An `Authorization` header value for a registry.
+/// An `Authorization` header value for a registry, marked as sensitive.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Credentials(HeaderValue);
+pub struct Credentials(pub(crate) HeaderValue);
 
 /// Why credentials cannot be sent. Never contains them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -58,11 +58,6 @@ impl Credentials {
         Self::basic(&clear(url.username()), &clear(url.password().unwrap_or_default())).map(Some)
     }
 
-    /// Returns the header value, marked as sensitive.
-    pub(crate) fn value(&self) -> &HeaderValue {
-        &self.0
-    }
-
     fn header(text: &str) -> Result<Self, CredentialsError> {
         let mut value = HeaderValue::from_str(text).map_err(|_| CredentialsError::Characters)?;
         value.set_sensitive(true);
@@ -78,12 +73,6 @@ impl CredentialRules {
     /// Adds or replaces the credentials for `level`, the text between `//` and the last colon of a key in `.npmrc`.
     pub(crate) fn insert(&mut self, level: &str, credentials: Credentials) {
         Arc::make_mut(&mut self.0).insert(level.into(), credentials);
-    }
-
-    /// Returns the rules with credentials added for all URLs below `url`.
-    pub(crate) fn with(mut self, url: &Url, credentials: Credentials) -> Self {
-        self.insert(&level_of(url), credentials);
-        self
     }
 
     /// Returns the credentials of the longest key that is a prefix of `url`. A key matches whole path segments: `host/npm` does
@@ -156,11 +145,11 @@ mod tests {
 
     #[test]
     fn all_forms_of_npm_credentials_become_a_header() {
-        assert_eq!(Credentials::bearer("t0k").unwrap().value(), "Bearer t0k");
-        assert_eq!(Credentials::basic_encoded("dTpw").unwrap().value(), "Basic dTpw");
-        assert_eq!(Credentials::from_npm("u", "cA==").unwrap().value(), "Basic dTpw");
+        assert_eq!(Credentials::bearer("t0k").unwrap().0, "Bearer t0k");
+        assert_eq!(Credentials::basic_encoded("dTpw").unwrap().0, "Basic dTpw");
+        assert_eq!(Credentials::from_npm("u", "cA==").unwrap().0, "Basic dTpw");
         let url = Url::parse("https://u:p%40@registry.example/").unwrap();
-        assert_eq!(Credentials::from_url(&url).unwrap().unwrap().value(), "Basic dTpwQA==");
+        assert_eq!(Credentials::from_url(&url).unwrap().unwrap().0, "Basic dTpwQA==");
         assert_eq!(Credentials::from_url(&Url::parse("https://registry.example/").unwrap()).unwrap(), None);
     }
 
@@ -174,7 +163,7 @@ mod tests {
 
     fn key_for(rules: &CredentialRules, url: &str) -> Option<String> {
         let credentials = rules.for_url(&Url::parse(url).unwrap())?;
-        Some(credentials.value().to_str().unwrap().trim_start_matches("Bearer ").to_owned())
+        Some(credentials.0.to_str().unwrap().trim_start_matches("Bearer ").to_owned())
     }
 
     #[test]

@@ -7,8 +7,6 @@ pub mod config;
 pub mod credentials;
 mod error;
 mod fetch_target;
-mod headers;
-mod health;
 pub mod npmrc;
 mod packument;
 mod passthrough;

@@ -17,16 +17,13 @@ use crate::units::timestamp;
 use crate::upstream::authorization::Authorization;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::fetch_target::FetchTarget;
-use crate::upstream::headers::header;
 use crate::upstream::registry::Registry;
-use crate::upstream::response::{ERROR_BODY, refusal};
+use crate::upstream::response::{ERROR_BODY, header, refusal};
 
-/// Validators for a conditional request.
+/// Validators for a conditional request, verbatim.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CacheValidators {
-    /// The `ETag`, verbatim.
     pub etag: Option<Box<str>>,
-    /// The `Last-Modified`, verbatim.
     pub last_modified: Option<Box<str>>,
 }
 
@@ -70,10 +67,7 @@ pub enum PackumentBody {
 
 impl Registry {
     /// Fetches the packument in `form`, which mirrors may not provide; with `validators`, only if it changed. The body counts
-    /// against `share` and waits for memory.
-    ///
-    /// # Errors
-    /// Returns [`UpstreamError::NotFound`] if the package does not exist, and other errors of upstream or its limits.
+    /// against `share` and waits for memory. Returns [`UpstreamError::NotFound`] if the package does not exist.
     pub(crate) async fn packument(
         &self,
         name: &PackageName,
@@ -117,11 +111,8 @@ impl Registry {
             last_modified: header(&response.headers, &LAST_MODIFIED).map(Box::from),
         };
         let form = if is_abbreviated(&response.headers) { PackumentForm::Abbreviated } else { form };
-        let body = response
-            .body
-            .collect(self.shared.packument_limit, Some(share))
-            .await
-            .map_err(|error| UpstreamError::from_client(&host, &error))?;
+        let body = response.body.collect(self.shared.packument_limit, Some(share)).await;
+        let body = body.map_err(|error| UpstreamError::from_client(&host, &error))?;
         Ok(PackumentReply { date, age, freshness: PackumentBody::Changed { body, form, gzip, validators } })
     }
 }

@@ -14,8 +14,8 @@ use crate::npm::PackageName;
 use crate::upstream::authorization::Authorization;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::fetch_target::FetchTarget;
-use crate::upstream::headers::{is_npm_header, remove_npm_headers, retry_after};
 use crate::upstream::registry::{Registry, UpstreamRequest};
+use crate::upstream::response::{is_npm_header, remove_npm_headers, retry_after};
 
 /// Maximum size of a response, in bytes.
 const ANSWER_LIMIT: u64 = 64 << 20;
@@ -118,11 +118,8 @@ impl PassthroughResponse {
 
 impl Registry {
     /// Sends a request and returns the response with any status. The body counts against `share` and waits for memory. Only GET
-    /// and HEAD are retried when a connection fails, and only a GET follows redirects, under the rules for packuments.
-    ///
-    /// # Errors
-    /// Returns an error if the response is missing, invalid or larger than 64 MiB, and [`UpstreamError::NotFound`] if the path
-    /// leads out of the registry.
+    /// and HEAD are retried when a connection fails, and only a GET follows redirects, under the rules for packuments. Returns
+    /// [`UpstreamError::NotFound`] if the path leads out of the registry.
     pub(crate) async fn pass(
         &self,
         request: PassthroughRequest,
@@ -144,11 +141,8 @@ impl Registry {
         headers.remove(RETRY_AFTER);
         let wait = retry_after(&response.headers).and_then(|wait| HeaderValue::try_from(wait).ok());
         headers.extend(wait.map(|wait| (RETRY_AFTER, wait)));
-        let body = response
-            .body
-            .collect(ANSWER_LIMIT, Some(share))
-            .await
-            .map_err(|error| UpstreamError::from_client(&target.host(), &error))?;
+        let body = response.body.collect(ANSWER_LIMIT, Some(share)).await;
+        let body = body.map_err(|error| UpstreamError::from_client(&target.host(), &error))?;
         Ok(PassthroughResponse { status: response.status, headers, body })
     }
 }

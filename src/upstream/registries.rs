@@ -33,11 +33,7 @@ pub struct Registries {
 }
 
 impl Registries {
-    /// Creates the registries of `config`. Sends nothing.
-    ///
-    /// # Errors
-    /// Returns an error if a URL, scope, user agent or credential is invalid, or if there is an `https` registry and `trust` is
-    /// empty.
+    /// Creates the registries of `config`. Sends nothing. Fails if there is an `https` registry and `trust` is empty.
     pub(crate) fn open(config: &Config, trust: &TlsTrust) -> Result<Self, UpstreamConfigError> {
         let every = || std::iter::once(&config.default).chain(config.scoped.values());
         if trust.roots == 0
@@ -78,10 +74,7 @@ impl Registries {
     }
 
     /// Applies the hosts and lent credentials of a reloaded configuration. Registries keep their URLs; a changed URL needs a
-    /// restart.
-    ///
-    /// # Errors
-    /// Returns an error and changes nothing if credentials cannot be sent.
+    /// restart. Fails and changes nothing if credentials cannot be sent.
     pub(crate) fn renew(&self, config: &Config) -> Result<Renewed, UpstreamConfigError> {
         let (fresh, shared) = (Hosts::of(config), &self.default.shared);
         let mut lent = Vec::new();

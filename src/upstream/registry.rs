@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,19 +10,18 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, DATE, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use moka::sync::Cache;
 use tokio::time::Instant;
 use url::Url;
 
 use crate::net::{ClientError, ClientRequest, ClientResponse, HostPattern, HttpClient, backoff};
 use crate::upstream::authorization::{Addressed, Authorization, is_address};
-use crate::upstream::circuit_breaker::{Admission, Evidence};
+use crate::upstream::circuit_breaker::{Admission, CircuitBreakers, Evidence};
 use crate::upstream::config::{Config, RegistryConfig, TimeMode, UpstreamConfigError};
-use crate::upstream::credentials::{CredentialRules, Credentials, is_ambiguous};
+use crate::upstream::credentials::{CredentialRules, Credentials, is_ambiguous, level_of};
 use crate::upstream::error::UpstreamError;
 use crate::upstream::fetch_target::FetchTarget;
-use crate::upstream::headers::{header, remove_npm_headers, retry_delay};
-use crate::upstream::health::Health;
-use crate::upstream::response::{is_overloaded, is_redirect};
+use crate::upstream::response::{header, is_overloaded, is_redirect, remove_npm_headers, retry_delay};
 
 /// Maximum number of redirects followed in a row.
 const MAX_REDIRECTS: usize = 5;
@@ -34,6 +34,9 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Maximum length of a package name on a registry.
 const MAX_NAME_BYTES: usize = 214;
+
+/// Maximum number of packages remembered as answered per registry. More than an organisation uses.
+const MAX_ANSWERED: u64 = 50_000;
 
 pub struct Registry {
     id: Arc<str>,
@@ -82,6 +85,51 @@ pub(crate) struct RegistryShared {
     pub(crate) addresses: Vec<Url>,
     /// The observed state of each registry, by its id.
     pub(crate) health: Mutex<HashMap<Arc<str>, Arc<Health>>>,
+}
+
+/// The observed state of one registry, shared by all scopes that use it.
+pub(crate) struct Health {
+    pub(crate) circuits: Arc<CircuitBreakers>,
+    retries: RetryBudget,
+    /// Packages that it answered before.
+    answered: Cache<Box<str>, ()>,
+    /// When it last answered.
+    heard: Mutex<Option<std::time::Instant>>,
+}
+
+impl Health {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            circuits: Arc::default(),
+            retries: RetryBudget::default(),
+            answered: Cache::new(MAX_ANSWERED),
+            heard: Mutex::default(),
+        })
+    }
+}
+
+/// Limits retries to a tenth of the answered requests plus an initial 20, so that retries do not triple the load of an overloaded
+/// server.
+struct RetryBudget(AtomicU32);
+
+impl RetryBudget {
+    const WHOLE: u32 = 10;
+    const MAX_TOKENS: u32 = 20 * Self::WHOLE;
+
+    fn earn(&self) {
+        let more = |tenths: u32| (tenths < Self::MAX_TOKENS).then_some(tenths + 1);
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+    }
+
+    fn spend(&self) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |tenths| tenths.checked_sub(Self::WHOLE)).is_ok()
+    }
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self(AtomicU32::new(Self::MAX_TOKENS))
+    }
 }
 
 impl RegistryShared {
@@ -302,7 +350,7 @@ impl Registry {
     fn authorize(&self, authorization: &Authorization, target: &FetchTarget) -> Option<HeaderValue> {
         match self.select_authorization(authorization) {
             Authorization::None => None,
-            Authorization::Lent => self.lent_for(&target.url).map(|credentials| credentials.value().clone()),
+            Authorization::Lent => self.lent_for(&target.url).map(|Credentials(value)| value),
             Authorization::Own(own) => {
                 let mut value = HeaderValue::from_str(&own.header).ok().filter(|_| self.is_own_url(target))?;
                 value.set_sensitive(true);
@@ -341,10 +389,11 @@ pub(crate) fn lent_by(config: &RegistryConfig, all: &Config) -> Result<Credentia
         None => Credentials::from_url(&config.url)
             .map_err(|source| UpstreamConfigError::Credentials { origin: config.origin.clone(), source })?,
     };
-    Ok(match own {
-        Some(own) => all.credentials.clone().with(&config.address(), own),
-        None => all.credentials.clone(),
-    })
+    let mut rules = all.credentials.clone();
+    if let Some(own) = own {
+        rules.insert(&level_of(&config.address()), own);
+    }
+    Ok(rules)
 }
 
 /// Checks whether some of `credentials` may be sent when a package of the registry at `url` is fetched.

@@ -1,6 +1,5 @@
 //! Fetches tarballs by the URL that their manifest states. The body is bounded; the store checks its integrity.
 
-use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,16 +11,17 @@ use crate::npm::{PackageName, tarball_url};
 use crate::upstream::authorization::Authorization;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::fetch_target::FetchTarget;
-use crate::upstream::headers::header;
 use crate::upstream::registry::Registry;
-use crate::upstream::response::refusal;
+use crate::upstream::response::{header, refusal};
 
+#[derive(Debug)]
 pub struct TarballBody {
-    stream: BodyStream,
+    pub(crate) stream: BodyStream,
     host: Arc<str>,
     limit: u64,
     received: u64,
-    with_credentials: bool,
+    /// Whether credentials were sent for it at any hop.
+    pub(crate) with_credentials: bool,
 }
 
 /// The result of a check whether a URL serves a tarball.
@@ -35,20 +35,8 @@ pub enum Offer {
 }
 
 impl TarballBody {
-    /// Returns whether credentials were sent for it at any hop.
-    pub(crate) fn needed_credentials(&self) -> bool {
-        self.with_credentials
-    }
-
-    /// Returns its length in bytes if upstream stated it.
-    pub(crate) fn length(&self) -> Option<u64> {
-        self.stream.length
-    }
-
-    /// Returns the next bytes; `None` at the end.
-    ///
-    /// # Errors
-    /// Returns an error if the connection breaks or stalls, or if the body exceeds the limit or does not have the stated length.
+    /// Returns the next bytes; `None` at the end. Fails if the connection breaks or stalls, or if the body exceeds the limit or does
+    /// not have the stated length.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         let bytes = self.stream.next().await.map_err(|error| UpstreamError::from_client(&self.host, &error))?;
         self.received += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
@@ -56,16 +44,6 @@ impl TarballBody {
             return Err(UpstreamError::TooLarge { host: Arc::clone(&self.host), limit: self.limit });
         }
         Ok(bytes)
-    }
-}
-
-impl fmt::Debug for TarballBody {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("TarballBody")
-            .field("host", &self.host)
-            .field("length", &self.length())
-            .field("received", &self.received)
-            .finish_non_exhaustive()
     }
 }
 
@@ -81,13 +59,10 @@ impl Registry {
         target(stated).is_some_and(|stated| Some(stated) == target(&self.conventional_tarball_url(name, version)))
     }
 
-    /// Fetches a tarball by the URL in its manifest. Another host must be allowed by `--tarball-host`.
+    /// Fetches a tarball by the URL in its manifest. Another host must be allowed by `--tarball-host`, else nothing is requested.
     ///
     /// The body is not decoded even if upstream declares an encoding. None is requested, and file servers often label a `.tgz` as
     /// `gzip`.
-    ///
-    /// # Errors
-    /// Returns [`UpstreamError::TarballHost`] without a request if the host is not allowed, and other errors of upstream.
     pub(crate) async fn tarball(&self, url: &str, authorization: &Authorization) -> Result<TarballBody, UpstreamError> {
         let target = FetchTarget::to_tarball(&self.url, url, &self.hosts().tarball)?;
         let (target, response) = self.get(target, tarball_headers(), authorization).await?;
@@ -103,9 +78,6 @@ impl Registry {
 
     /// Checks whether a URL serves a tarball to these credentials. Sends the GET of [`Registry::tarball`] for one byte and stops
     /// after the headers. A HEAD proves nothing, because servers treat it differently.
-    ///
-    /// # Errors
-    /// Returns the errors of [`Registry::tarball`].
     pub(crate) async fn offers_tarball(&self, url: &str, authorization: &Authorization) -> Result<Offer, UpstreamError> {
         let target = FetchTarget::to_tarball(&self.url, url, &self.hosts().tarball)?;
         let mut headers = tarball_headers();
@@ -160,7 +132,7 @@ mod tests {
         let server = redirecting(str::to_owned).await;
         let registry = testing::registry(&server.url());
         let body = registry.tarball(&format!("{}ui/-/ui-1.0.0.tgz", server.url()), &Authorization::Lent).await.unwrap();
-        assert_eq!(body.length(), Some(5));
+        assert_eq!(body.stream.length, Some(5));
         assert_eq!(read_all(body).await.unwrap(), b"\x1f\x8btgz");
         let heard = &server.heard()[0];
         assert_eq!(heard.line(), "GET /ui/-/ui-1.0.0.tgz HTTP/1.1");

@@ -177,7 +177,7 @@ impl Downloader {
         match written {
             Ok(Some(Committed { digests, bytes })) => {
                 let verified = VerifiedTarball { bytes, digests };
-                self.note_verified(source, &verified, body.needed_credentials()).await;
+                self.note_verified(source, &verified, body.with_credentials).await;
                 Ok(verified)
             }
             Ok(None) => Err(FirewallError::Internal("a tarball download ended early".into())),
@@ -198,7 +198,7 @@ impl Downloader {
     /// served.
     async fn download_to_memory(&self, source: &DownloadSource, integrity: Integrity) -> Result<VerifiedTarball> {
         let mut body = source.registry.tarball(&source.url, &source.authorization).await?;
-        let length = body.length().unwrap_or(self.services.config.tarball_limit);
+        let length = body.stream.length.unwrap_or(self.services.config.tarball_limit);
         let share = u32::try_from(length.div_ceil(MEMORY_UNIT_BYTES)).unwrap_or(u32::MAX);
         if share as usize > MEMORY_UNITS {
             let text = format!("cannot store the tarball of {}, and it is too large to serve from memory", source.slot.name);
@@ -213,7 +213,7 @@ impl Downloader {
         match hasher.finish() {
             Ok(digests) => {
                 let verified = VerifiedTarball { bytes: Bytes::from_owner(InMemoryTarball { bytes, _permit: permit }), digests };
-                self.note_verified(source, &verified, body.needed_credentials()).await;
+                self.note_verified(source, &verified, body.with_credentials).await;
                 Ok(verified)
             }
             Err(mismatch) => Err(self.integrity_refusal(source, &mismatch)),

@@ -8,7 +8,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::net::client::deadlines::Deadlines;
+use crate::net::client::connector::Deadlines;
 use crate::net::client::error::ClientError;
 use crate::net::memory_budget::Reservation;
 

@@ -13,23 +13,14 @@ use crate::net::memory_budget::BudgetTimeout;
 /// Why a request to another server failed. Cheap to clone.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ClientError {
+    /// `detail` is in the words of the stage. `is_transient` is set if a retry could succeed.
     #[error("{layer}: {detail}")]
-    Unreachable {
-        layer: ConnectStage,
-        /// The reason, in the words of that stage.
-        detail: Arc<str>,
-        /// Whether a retry could succeed.
-        is_transient: bool,
-    },
+    Unreachable { layer: ConnectStage, detail: Arc<str>, is_transient: bool },
     #[error("no response within {} s", after.as_secs_f32())]
     TimedOut { after: Duration },
-    /// The response is not HTTP, or ended early.
+    /// The response is not HTTP, or ended early. `lost` is set if the connection was lost, instead of carrying invalid data.
     #[error("{detail}")]
-    Broken {
-        detail: Arc<str>,
-        /// Whether the connection was lost, instead of carrying invalid data.
-        lost: bool,
-    },
+    Broken { detail: Arc<str>, lost: bool },
     #[error("body larger than {limit} bytes")]
     TooLarge { limit: u64 },
     #[error(transparent)]
@@ -68,10 +59,7 @@ impl fmt::Display for ConnectStage {
 impl ClientError {
     /// Returns the stage that failed, if no connection was made.
     pub fn layer(&self) -> Option<ConnectStage> {
-        match self {
-            Self::Unreachable { layer, .. } => Some(*layer),
-            _ => None,
-        }
+        if let Self::Unreachable { layer, .. } = self { Some(*layer) } else { None }
     }
 
     /// Checks whether the server is down: unreachable, silent or disconnected. An invalid response does not count.
@@ -99,11 +87,8 @@ impl ClientError {
     }
 
     pub(crate) fn unreachable(layer: ConnectStage, detail: impl Into<Arc<str>>) -> Self {
-        Self::Unreachable {
-            layer,
-            detail: detail.into(),
-            is_transient: matches!(layer, ConnectStage::Dns | ConnectStage::Tcp | ConnectStage::Machine),
-        }
+        let is_transient = matches!(layer, ConnectStage::Dns | ConnectStage::Tcp | ConnectStage::Machine);
+        Self::Unreachable { layer, detail: detail.into(), is_transient }
     }
 
     pub(crate) fn too_slow(layer: ConnectStage, after: Duration) -> Self {

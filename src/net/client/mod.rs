@@ -3,7 +3,6 @@
 
 pub(crate) mod body;
 pub(crate) mod connector;
-pub(crate) mod deadlines;
 pub(crate) mod dial;
 pub(crate) mod error;
 pub(crate) mod outbound_proxy;
@@ -22,8 +21,7 @@ use url::Url;
 
 use crate::net::address::AddressScope;
 use crate::net::client::body::BodyStream;
-pub(crate) use crate::net::client::connector::ClientConfig;
-use crate::net::client::connector::Connector;
+use crate::net::client::connector::{ClientConfig, Connector};
 use crate::net::client::error::{ClientError, ConnectStage};
 use crate::net::headers::via;
 use crate::net::host_pattern::remove_credentials;
@@ -184,7 +182,7 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
-    use crate::net::client::deadlines::Deadlines;
+    use crate::net::client::connector::Deadlines;
     use crate::net::client::proxy_settings::ProxySettings;
     use crate::net::testing::{ReceivedRequest, ScriptedServer, ServerAction, TestIdentity, answer};
 

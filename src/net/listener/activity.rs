@@ -25,7 +25,7 @@ pub(crate) struct ConnectionActivity {
     /// Start of the idle time, in milliseconds since the epoch of the
     /// [`ConnectionLimit`](super::connection_limit::ConnectionLimit), plus one. 0 while a request is in progress.
     idle_from: AtomicU64,
-    /// Multiplexed: several requests may run at once, and incoming bytes need not start a request.
+    /// Multiplexed, as in HTTP/2: several requests may run at once, and incoming bytes need not start a request.
     pub(super) framed: bool,
     /// The number of requests in progress, if multiplexed.
     asking: AtomicUsize,
@@ -36,7 +36,6 @@ pub(crate) struct ConnectionActivity {
 }
 
 impl ConnectionActivity {
-    /// Returns the state of a connection with concurrent requests, as in HTTP/2.
     pub(crate) fn multiplexed() -> Self {
         Self { framed: true, ..Self::default() }
     }

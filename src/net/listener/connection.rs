@@ -22,9 +22,8 @@ use tokio::time::timeout;
 use crate::net::body::Body;
 use crate::net::client::outbound_proxy::TunnelStream;
 use crate::net::listener::activity::{ConnectionActivity, RequestBody};
-use crate::net::listener::connection_limit::{ConnectionPermit, ConnectionSignal};
+use crate::net::listener::connection_limit::{ConnectionLimits, ConnectionPermit, ConnectionSignal};
 use crate::net::listener::io_timeouts::TimedStream;
-use crate::net::listener::limits::ConnectionLimits;
 use crate::net::listener::tunnel;
 
 /// hyper's default limit on header lines, which it keeps on the stack. Any other limit costs an allocation per request.
@@ -60,10 +59,6 @@ impl Upgrade {
         F: Future<Output = ()> + Send + 'static,
     {
         Self(Arc::new(Mutex::new(Some(Box::new(move |connection| Box::pin(next(connection)))))))
-    }
-
-    fn take(&self) -> Option<UpgradeHandler> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -266,7 +261,8 @@ impl Connection {
             async move {
                 let mut response = answer.await;
                 if let Some(over) = response.extensions_mut().remove::<Upgrade>() {
-                    *upgrade.lock().unwrap_or_else(PoisonError::into_inner) = over.take();
+                    *upgrade.lock().unwrap_or_else(PoisonError::into_inner) =
+                        over.0.lock().unwrap_or_else(PoisonError::into_inner).take();
                 }
                 Ok::<_, Infallible>(response)
             }
@@ -282,7 +278,7 @@ impl Connection {
         self.drive(Pin::new(&mut connection), http1::Connection::graceful_shutdown, &activity).await?;
         let next = upgrade.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         let parts = connection.into_parts();
-        Some((next, parts.io.into_inner().into_inner(), parts.read_buf))
+        Some((next, parts.io.into_inner().inner, parts.read_buf))
     }
 
     /// Runs `connection` until it ends. If it must close, `shut_down` lets it complete its requests. Returns `None` if it fails.

@@ -21,6 +21,39 @@ const IDLE: u64 = 1_000;
 /// Minimum interval between identical log messages.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Limits and timeouts of the connections of a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// Open connections over all listeners that share a [`ConnectionLimit`]. Beyond it, connections wait and idle ones are closed.
+    pub connections: usize,
+    /// For a request head, from its first byte. On a new connection, from the start.
+    pub header_timeout: Duration,
+    /// Between two requests.
+    pub idle_timeout: Duration,
+    /// The largest request head in bytes, at least 8192.
+    pub head_bytes: usize,
+    /// The maximum number of header lines.
+    pub max_headers: usize,
+    /// For the client to read at least [`Deadlines::SLOWEST`](crate::net::client::connector::Deadlines::SLOWEST) bytes per second, on average.
+    pub send_timeout: Duration,
+    /// Time for requests in progress to finish at shutdown.
+    pub drain: Duration,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            header_timeout: Duration::from_secs(20),
+            idle_timeout: Duration::from_secs(75),
+            head_bytes: 32 * 1024,
+            max_headers: 100,
+            send_timeout: Duration::from_mins(1),
+            drain: Duration::from_secs(20),
+        }
+    }
+}
+
 pub struct ConnectionLimit {
     permits: Arc<FairLimit>,
     /// How many idle connections close per signal: a part of them, not all.
@@ -86,12 +119,8 @@ impl ConnectionLimit {
     }
 
     fn connection_permit(&self, permit: FairPermit) -> ConnectionPermit {
-        ConnectionPermit {
-            orders: self.orders.subscribe(),
-            leaving: Arc::clone(&self.leaving),
-            epoch: self.epoch,
-            _permit: permit,
-        }
+        let (orders, leaving) = (self.orders.subscribe(), Arc::clone(&self.leaving));
+        ConnectionPermit { orders, leaving, epoch: self.epoch, _permit: permit }
     }
 
     /// Signals some idle connections to close.

@@ -9,16 +9,16 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::net::client::deadlines::Deadlines;
+use crate::net::client::connector::Deadlines;
 use crate::net::listener::activity::{ConnectionActivity, milliseconds};
-use crate::net::listener::limits::ConnectionLimits;
+use crate::net::listener::connection_limit::ConnectionLimits;
 
 /// Bytes written before a connection yields to other tasks.
 const QUANTUM: usize = 1 << 20;
 
 /// Wraps a socket. A timeout fails with [`io::ErrorKind::TimedOut`].
 pub(crate) struct TimedStream<S> {
-    inner: S,
+    pub(super) inner: S,
     limits: ConnectionLimits,
     activity: Arc<ConnectionActivity>,
     /// The instant from which idle milliseconds are counted.
@@ -45,10 +45,6 @@ impl<S> TimedStream<S> {
     pub(crate) fn new(inner: S, limits: ConnectionLimits, activity: Arc<ConnectionActivity>, epoch: Instant) -> Self {
         let (reading, writing) = (LazyTimer::default(), LazyTimer::default());
         Self { inner, limits, activity, epoch, stage: RequestStage::Head, reading, writing, written: 0, quantum: 0 }
-    }
-
-    pub(crate) fn into_inner(self) -> S {
-        self.inner
     }
 
     fn came(&mut self) {

@@ -4,7 +4,6 @@ pub(crate) mod activity;
 pub(crate) mod connection;
 pub(crate) mod connection_limit;
 pub(crate) mod io_timeouts;
-pub(crate) mod limits;
 pub(crate) mod tunnel;
 
 use std::collections::HashMap;
@@ -15,17 +14,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, sleep, timeout};
 
-use crate::net::body::Body;
 use crate::net::fair_limit::network_of;
-use crate::net::listener::activity::RequestBody;
-use crate::net::listener::connection::{Connection, UpgradedConnection, serve_connection};
-use crate::net::listener::connection_limit::{ConnectionLimit, ConnectionPermit, LogThrottle};
-use crate::net::listener::limits::ConnectionLimits;
+use crate::net::listener::connection::Connection;
+use crate::net::listener::connection_limit::{ConnectionLimit, ConnectionLimits, ConnectionPermit, LogThrottle};
 
 /// Wait after `accept` fails for lack of file descriptors or memory.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -38,53 +33,15 @@ const CLOSE_IDLE_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_WAITING: usize = 1_024;
 const MAX_WAITING_PER_CLIENT: usize = 256;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DrainReport {
-    /// Connections closed at the drain deadline.
-    pub cut: usize,
-}
-
-/// Serves `listener` with `handler` until `stop` resolves. Then it accepts no more, lets requests finish for
-/// [`ConnectionLimits::drain`], and closes the rest. Listeners that share a limit drain together. A response may upgrade its
-/// connection ([`crate::net::listener::connection::Upgrade`]), which keeps its permit.
+/// Serves each connection of `listener` with `handle` until `stop` resolves. Then it accepts no more, lets requests finish for
+/// [`ConnectionLimits::drain`], closes the rest, and returns their number. Listeners that share a limit drain together.
 pub async fn serve<H, F>(
     listener: TcpListener,
     limits: &ConnectionLimits,
     limit: &Arc<ConnectionLimit>,
-    handler: H,
+    handle: H,
     stop: impl Future<Output = ()>,
-) -> DrainReport
-where
-    H: Fn(SocketAddr, Request<RequestBody>) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response<Body>> + Send + 'static,
-{
-    let handle = move |stream, connection| serve_connection(stream, connection, handler.clone());
-    accept_until_drained(listener, limits, limit, handle, stop).await
-}
-
-/// Like [`serve`], but `handler` receives each connection before any byte is read.
-pub async fn serve_raw<H, F>(
-    listener: TcpListener,
-    limits: &ConnectionLimits,
-    limit: &Arc<ConnectionLimit>,
-    handler: H,
-    stop: impl Future<Output = ()>,
-) -> DrainReport
-where
-    H: Fn(UpgradedConnection) -> F,
-    F: Future<Output = ()> + Send + 'static,
-{
-    let handle = |stream, connection| handler(UpgradedConnection::new(stream, connection));
-    accept_until_drained(listener, limits, limit, handle, stop).await
-}
-
-async fn accept_until_drained<H, F>(
-    listener: TcpListener,
-    limits: &ConnectionLimits,
-    limit: &Arc<ConnectionLimit>,
-    handler: H,
-    stop: impl Future<Output = ()>,
-) -> DrainReport
+) -> usize
 where
     H: Fn(TcpStream, Connection) -> F,
     F: Future<Output = ()> + Send + 'static,
@@ -117,7 +74,7 @@ where
                 continue;
             }
         };
-        connections.spawn(handler(stream, Connection { peer, limits: *limits, permit }));
+        connections.spawn(handle(stream, Connection { peer, limits: *limits, permit }));
     }
     drop((listener, waiting));
     limit.close();
@@ -132,7 +89,7 @@ where
     if finished.is_err() {
         tracing::warn!(connections.cut = cut, "drain deadline passed");
     }
-    DrainReport { cut }
+    cut
 }
 
 #[derive(Default)]
@@ -205,12 +162,15 @@ mod tests {
     use tokio::sync::{Notify, oneshot};
 
     use super::*;
+    use crate::net::body::Body;
+    use crate::net::listener::activity::RequestBody;
+    use crate::net::listener::connection::serve_connection;
 
     /// A server that responds with the method, path and body of the request.
     struct Server {
         address: SocketAddr,
         stop: oneshot::Sender<()>,
-        drained: tokio::task::JoinHandle<DrainReport>,
+        drained: tokio::task::JoinHandle<usize>,
         /// Lets requests for `/slow` continue.
         gate: Arc<Notify>,
         /// Notified when a request for `/slow` arrives.
@@ -237,7 +197,8 @@ mod tests {
         };
         let drained = tokio::spawn(async move {
             let limit = ConnectionLimit::of(limits.connections);
-            serve(listener, &limits, &limit, handler, async { stopped.await.unwrap() }).await
+            let handle = move |stream, connection| serve_connection(stream, connection, handler.clone());
+            serve(listener, &limits, &limit, handle, async { stopped.await.unwrap() }).await
         });
         Server { address, stop, drained, gate, arrived }
     }
@@ -339,7 +300,7 @@ mod tests {
         server.gate.notify_one();
         let answer = read_all(&mut busy).await;
         assert!(answer.contains("connection: close\r\n") && answer.ends_with("GET /slow "), "{answer}");
-        assert_eq!(server.drained.await.unwrap(), DrainReport { cut: 0 });
+        assert_eq!(server.drained.await.unwrap(), 0);
     }
 
     #[tokio::test]
@@ -349,7 +310,7 @@ mod tests {
         busy.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         server.arrived.notified().await;
         server.stop.send(()).unwrap();
-        assert_eq!(server.drained.await.unwrap(), DrainReport { cut: 1 });
+        assert_eq!(server.drained.await.unwrap(), 1);
         assert_eq!(read_all(&mut busy).await, "");
     }
 }

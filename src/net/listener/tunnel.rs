@@ -12,8 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::net::client::outbound_proxy::{TunnelIo, TunnelStream};
 use crate::net::listener::activity::{ConnectionActivity, milliseconds};
-use crate::net::listener::connection_limit::{ConnectionPermit, ConnectionSignal};
-use crate::net::listener::limits::ConnectionLimits;
+use crate::net::listener::connection_limit::{ConnectionLimits, ConnectionPermit, ConnectionSignal};
 
 const PIECE: usize = 16 << 10;
 
@@ -61,8 +60,8 @@ pub(crate) async fn run_tunnel(
     let moved = TunnelActivity { activity: &activity, epoch: permit.epoch, last: AtomicU64::new(0) };
     moved.note();
     let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
-    let (mut upward, mut downward) =
-        (TunnelDirection::new(early, &moved, limits, &up), TunnelDirection::new(other.early, &moved, limits, &down));
+    let direction = |early, count| TunnelDirection { early, moved: &moved, idle_timeout: limits.send_timeout, count };
+    let (mut upward, mut downward) = (direction(early, &up), direction(other.early, &down));
     let pass = async {
         let (from_client, to_client) = client.split();
         match other.stream {
@@ -101,11 +100,7 @@ struct TunnelDirection<'a> {
     count: &'a AtomicU64,
 }
 
-impl<'a> TunnelDirection<'a> {
-    fn new(early: Bytes, moved: &'a TunnelActivity<'a>, limits: &ConnectionLimits, count: &'a AtomicU64) -> Self {
-        Self { early, moved, idle_timeout: limits.send_timeout, count }
-    }
-
+impl TunnelDirection<'_> {
     /// Copies bytes until the source ends, then shuts down the destination.
     async fn pass(&mut self, mut from: impl TunnelSource, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
         let early = std::mem::take(&mut self.early);

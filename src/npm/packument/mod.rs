@@ -24,7 +24,4 @@ pub enum PackumentForm {
     Abbreviated,
 }
 
-words!(PackumentForm {
-    Full = "full",
-    Abbreviated = "abbreviated",
-});
+words! { PackumentForm { Full = "full", Abbreviated = "abbreviated", } }

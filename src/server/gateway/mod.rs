@@ -19,7 +19,8 @@ use tokio::net::TcpListener;
 
 use crate::firewall::{Profile, RegistryService};
 use crate::net::headers::{list, single};
-use crate::net::{Body, ConnectionLimit, DrainReport, RequestBody, Upgrade, listener, via_pseudonym};
+use crate::net::listener::connection::serve_connection;
+use crate::net::{Body, ConnectionLimit, RequestBody, Upgrade, listener, via_pseudonym};
 use crate::npm::Endpoint;
 use crate::server::admin::access::UncheckedRequest;
 use crate::server::error::RequestError;
@@ -37,14 +38,15 @@ pub(crate) async fn serve<S: RegistryService>(
     limit: &Arc<ConnectionLimit>,
     gateway: &Arc<Gateway<S>>,
     stop: impl Future<Output = ()>,
-) -> DrainReport {
+) -> usize {
     let limits = gateway.handler.config.limits;
     let gateway = Arc::clone(gateway);
     let handler = move |peer, request| {
         let gateway = Arc::clone(&gateway);
         async move { handle_request(&gateway, peer, request).await }
     };
-    listener::serve(listener, &limits, limit, handler, stop).await
+    let handle = move |stream, connection| serve_connection(stream, connection, handler.clone());
+    listener::serve(listener, &limits, limit, handle, stop).await
 }
 
 async fn handle_request<S: RegistryService>(

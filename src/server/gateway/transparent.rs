@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use url::Host;
 
 use crate::firewall::RegistryService;
-use crate::net::{ConnectionLimit, DrainReport, TunnelStream, UpgradedConnection, is_own_connection, listener};
+use crate::net::{ConnectionLimit, TunnelStream, UpgradedConnection, is_own_connection, listener};
 use crate::server::error::RequestError;
 use crate::server::gateway::destination::Destination;
 use crate::server::gateway::state::{Gateway, reason};
@@ -27,11 +27,11 @@ pub(crate) async fn serve<S: RegistryService>(
     limit: &Arc<ConnectionLimit>,
     gateway: &Arc<Gateway<S>>,
     stop: impl Future<Output = ()>,
-) -> DrainReport {
+) -> usize {
     let limits = gateway.handler.config.limits;
     let gateway = Arc::clone(gateway);
-    listener::serve_raw(listener, &limits, limit, move |connection| handle_connection(Arc::clone(&gateway), connection), stop)
-        .await
+    let handle = |stream, connection| handle_connection(Arc::clone(&gateway), UpgradedConnection::new(stream, connection));
+    listener::serve(listener, &limits, limit, handle, stop).await
 }
 
 async fn handle_connection<S: RegistryService>(gateway: Arc<Gateway<S>>, mut connection: UpgradedConnection) {

@@ -21,7 +21,7 @@ pub(crate) async fn serve<S: RegistryService>(
     handler: &Arc<RegistryHandler<S>>,
     profile: Profile,
     stop: impl Future<Output = ()>,
-) -> DrainReport {
+) -> usize {
     let limits = handler.config.limits;
     let handler = Arc::clone(handler);
     // An unknown local address is treated as public.
@@ -30,5 +30,6 @@ pub(crate) async fn serve<S: RegistryService>(
         let handler = Arc::clone(&handler);
         async move { handle(&handler, &EntryPoint::Registry { profile, on_loopback }, peer, request).await }
     };
-    listener::serve(listener, &limits, limit, serve_request, stop).await
+    let handle = move |stream, connection| serve_connection(stream, connection, serve_request.clone());
+    listener::serve(listener, &limits, limit, handle, stop).await
 }

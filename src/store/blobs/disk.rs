@@ -360,12 +360,8 @@ fn note_use(file: &File) -> SystemTime {
 }
 
 fn read_name(algorithm: Algorithm, name: &str) -> Option<Digest> {
-    if !name.len().is_multiple_of(2) || !name.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
-        return None;
-    }
-    let bytes: Option<Vec<u8>> =
-        (0..name.len()).step_by(2).map(|at| u8::from_str_radix(name.get(at..at + 2)?, 16).ok()).collect();
-    Digest::from_bytes(algorithm, &bytes?)
+    let is_hex = name.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+    if is_hex { Digest::from_hex(algorithm, name) } else { None }
 }
 
 /// Verifies a file. Uses reads instead of a map, so that an unreadable sector is an error and not a signal.

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, params};
 
 use crate::npm::{Digest, PackageName};
-use crate::store::ledger::{DownloadEvent, DownloadKind, DownloadOutcome, Exposure, LedgerEvent};
+use crate::store::ledger::{DownloadEvent, DownloadOutcome, Exposure, LedgerEvent};
 use crate::store::sqlite::packages::{count_from_column, count_to_column, from_column, query_all, to_column};
 use crate::store::sqlite::write_behind::{Batch, RowTally};
 
@@ -160,13 +160,9 @@ fn write_downloads(connection: &Connection, rows: &[(&DownloadEvent, RowTally)])
             Entry::Occupied(id) => *id.get(),
             Entry::Vacant(new) => *new.insert(clients.id(params![named(row), row.tool, row.tool_version])?),
         };
-        let kind = match row.kind {
-            DownloadKind::Tarball => "tarball",
-            DownloadKind::Packument => "packument",
-        };
         let version = row.version.as_deref().unwrap_or_default();
         let integrity = row.integrity.as_ref().map(Digest::to_sri).unwrap_or_default();
-        let subject = subjects.id(params![row.name.as_str(), version, kind, integrity, list(&row.hidden)])?;
+        let subject = subjects.id(params![row.name.as_str(), version, row.kind.as_str(), integrity, list(&row.hidden)])?;
         let (outcome, times) = (row.outcome.as_str(), count_to_column(tally.times));
         insert.execute(params![subject, client, outcome, row.rule, times, to_column(tally.first), to_column(tally.last)])?;
     }

@@ -88,7 +88,6 @@ pub(crate) fn to_column(instant: Timestamp) -> i64 {
     i64::try_from(instant.as_nanosecond()).unwrap_or(if instant < Timestamp::UNIX_EPOCH { i64::MIN } else { i64::MAX })
 }
 
-/// Converts a column to an instant. All values of `i64` are valid.
 pub(crate) fn from_column(nanoseconds: i64) -> Timestamp {
     Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Timestamp::MAX)
 }
@@ -112,10 +111,8 @@ pub(crate) fn query_all<T>(
 }
 
 fn read_document(connection: &Connection, key: &PackageKey) -> rusqlite::Result<Option<(i64, Option<StoredPackument>)>> {
-    let mut query = connection.prepare_cached(
-        "SELECT id, first_seen, validated, changed, content, length, etag, last_modified, form, looked, modified
-         FROM packages WHERE upstream = ?1 AND name = ?2",
-    )?;
+    let sql = "SELECT id, first_seen, validated, changed, content, length, etag, last_modified, form, looked, modified
+         FROM packages WHERE upstream = ?1 AND name = ?2";
     let read = |row: &Row<'_>| {
         let id: i64 = row.get(0)?;
         let (Some(first_seen), Some(validated), Some(changed)) = (instant(row, 1)?, instant(row, 2)?, instant(row, 3)?) else {
@@ -129,13 +126,14 @@ fn read_document(connection: &Connection, key: &PackageKey) -> rusqlite::Result<
             length: count_from_column(row.get(5)?),
             etag: row.get(6)?,
             last_modified: row.get(7)?,
-            form: form_from_column(row.get_ref(8)?.as_str_or_null()?),
+            // Unknown values are read as `None`; the form is then chosen again.
+            form: row.get_ref(8)?.as_str_or_null()?.and_then(PackumentForm::parse),
             looked: instant(row, 9)?.unwrap_or(validated),
             modified: instant(row, 10)?,
         };
         Ok((id, Some(document)))
     };
-    query.query_row(params![&*key.upstream, key.name.as_str()], read).optional()
+    connection.prepare_cached(sql)?.query_row(params![&*key.upstream, key.name.as_str()], read).optional()
 }
 
 fn read_releases(connection: &Connection, package: i64) -> rusqlite::Result<Vec<Release>> {
@@ -198,7 +196,7 @@ fn write_document(connection: &Connection, package: i64, document: &StoredPackum
         count_to_column(document.length),
         document.etag,
         document.last_modified,
-        document.form.map(form_to_column),
+        document.form.map(PackumentForm::as_str),
         to_column(document.looked),
         document.modified.map(to_column),
     ])?;
@@ -249,14 +247,9 @@ fn write_digests(connection: &Connection, package: i64, learned: &[LearnedDigest
         let sri = to_sri(learned.integrity.as_ref());
         let row = |row: &Row<'_>| Ok((integrity(row, 0)?, integrity(row, 1)?));
         let Some((stated, digests)) = query.query_row(params![package, learned.version, sri], row).optional()? else { continue };
-        let known = match (stated, digests) {
-            (Some(stated), Some(digests)) => stated.union(&digests).or(Some(stated)),
-            (stated, digests) => stated.or(digests),
-        };
-        let grown = match known {
-            Some(known) => known.union(&learned.digests).unwrap_or(known),
-            None => learned.digests.clone(),
-        };
+        // Digests that contradict the ones before them are not added.
+        let known = [stated, digests, Some(learned.digests.clone())].into_iter().flatten();
+        let Some(grown) = known.reduce(|known, more| known.union(&more).unwrap_or(known)) else { continue };
         update.execute(params![package, learned.version, sri, grown.to_sri()])?;
     }
     Ok(())
@@ -329,18 +322,6 @@ fn write_tags(connection: &Connection, package: i64, tags: &[TagSighting]) -> ru
         upsert.execute(params![package, sighting.tag, sighting.version, first_seen, last_seen])?;
     }
     Ok(())
-}
-
-fn form_to_column(form: PackumentForm) -> &'static str {
-    match form {
-        PackumentForm::Full => "full",
-        PackumentForm::Abbreviated => "abbreviated",
-    }
-}
-
-/// Parses a form. Unknown values are read as `None`; the form is then chosen again.
-fn form_from_column(text: Option<&str>) -> Option<PackumentForm> {
-    [PackumentForm::Full, PackumentForm::Abbreviated].into_iter().find(|form| text == Some(form_to_column(*form)))
 }
 
 fn instant(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {

@@ -49,9 +49,6 @@ pub enum NpmrcError {
 /// Reads npm's configuration. For each key the first source that has it applies: variables, then the project's, the user's, the
 /// global and the packager's `.npmrc`, then npm's built-in default. Registries for which `is_self` returns `true` are Coldframe
 /// itself and are skipped, because clients on this machine may already point to it.
-///
-/// # Errors
-/// Returns an error if a file cannot be parsed or a registry is not a URL.
 pub(crate) fn discover(environment: &NpmEnvironment, is_self: &dyn Fn(&Url) -> bool) -> Result<NpmConfig, NpmrcError> {
     let mut warnings = Vec::new();
     let layers = layers(environment, &mut warnings)?;
@@ -83,17 +80,8 @@ pub struct NpmrcLine {
     pub origin: SettingOrigin,
 }
 
-impl fmt::Debug for NpmrcLine {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Line").field("key", &self.key).field("origin", &self.origin).finish_non_exhaustive()
-    }
-}
-
 /// Returns all lines that npm would read, in the order of [`discover`]'s sources, highest precedence first. Excludes credentials
 /// of single registries.
-///
-/// # Errors
-/// Returns an error if a file cannot be parsed.
 pub(crate) fn lines(environment: &NpmEnvironment) -> Result<Vec<NpmrcLine>, NpmrcError> {
     let layers = layers(environment, &mut Vec::new())?;
     let of_layer = |NpmrcLayer { origin, registries, settings, .. }: NpmrcLayer| {
@@ -120,11 +108,8 @@ pub fn yarn_registry_host() -> Option<&'static str> {
     let find = || {
         let default = npm_default_registry();
         let (first, _) = default.host_str()?.split_once('.')?;
-        let letters = || 'a'..='z';
-        let three = ('p'..='z')
-            .chain('a'..='o')
-            .flat_map(|one| letters().flat_map(move |two| letters().map(move |three| [one, two, three])));
-        let mut names = three.map(|[one, two, three]| format!("{first}.yarn{one}{two}{three}.com"));
+        let pairs = ('p'..='z').chain('a'..='o').flat_map(|one| ('a'..='z').map(move |two| (one, two)));
+        let mut names = pairs.flat_map(|(one, two)| ('a'..='z').map(move |three| format!("{first}.yarn{one}{two}{three}.com")));
         names.find(|name| Digest::of(Algorithm::Sha256, name.as_bytes()).as_bytes() == YARNS_ALIAS)
     };
     FOUND.get_or_init(find).as_deref()
@@ -275,13 +260,8 @@ impl NpmConfig {
 impl fmt::Debug for NpmConfig {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scoped: Vec<_> = self.scoped.iter().map(|(scope, url, origin)| (scope, address(url).to_string(), origin)).collect();
-        let mut shown = out.debug_struct("Discovered");
-        shown.field("default", &(address(&self.default.0).as_str(), &self.default.1)).field("scoped", &scoped);
-        shown
-            .field("cafile", &self.cafile)
-            .field("extra_ca", &self.extra_ca)
-            .field("warnings", &self.warnings)
-            .finish_non_exhaustive()
+        let default = (address(&self.default.0).to_string(), &self.default.1);
+        out.debug_tuple("NpmConfig").field(&default).field(&scoped).field(&self.warnings).finish_non_exhaustive()
     }
 }
 
@@ -339,9 +319,9 @@ fn of_file(path: &Path, environment: &NpmEnvironment, warnings: &mut Vec<String>
 
 fn parse(text: &str, path: &Path, environment: &NpmEnvironment) -> Result<NpmrcLayer, NpmrcError> {
     let text = text.trim_start_matches('\u{feff}');
+    let parsed = deno_npmrc::NpmRc::parse(&EnvLookup(environment), text);
     // The parser's error quotes the surrounding text, which may be a token.
-    let parsed =
-        deno_npmrc::NpmRc::parse(&EnvLookup(environment), text).map_err(|_| NpmrcError::Syntax { path: path.to_owned() })?;
+    let parsed = parsed.map_err(|_| NpmrcError::Syntax { path: path.to_owned() })?;
     let mut registries: BTreeMap<String, String> =
         parsed.scope_registries.into_iter().map(|(scope, url)| (format!("@{scope}:registry"), url)).collect();
     registries.extend(parsed.registry.map(|url| ("registry".to_owned(), url)));
@@ -455,7 +435,7 @@ mod tests {
 
     fn sent(found: &NpmConfig, url: &str) -> Option<String> {
         let (credentials, _) = found.credentials(&Url::parse(url).unwrap()).unwrap()?;
-        Some(credentials.value().to_str().unwrap().to_owned())
+        Some(credentials.0.to_str().unwrap().to_owned())
     }
 
     #[test]
