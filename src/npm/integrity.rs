@@ -42,7 +42,6 @@ impl Algorithm {
     }
 }
 
-/// The longest digest, in bytes.
 const MAX_DIGEST_BYTES: usize = 64;
 
 /// Length of the longest digest in SRI form.
@@ -94,7 +93,6 @@ impl Digest {
             .collect()
     }
 
-    /// Formats as SRI (`sha512-…`).
     pub fn to_sri(&self) -> String {
         let mut text = String::with_capacity(MAX_SRI_BYTES);
         self.write_sri(&mut text);
@@ -118,7 +116,6 @@ impl fmt::Debug for Digest {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Integrity(Arc<[Digest]>);
 
-/// How two integrities of one version relate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DigestComparison {
     /// They share an algorithm, and all shared digests are equal.
@@ -184,7 +181,6 @@ impl Integrity {
         self.0.iter().all(|digest| others.0.contains(digest))
     }
 
-    /// Compares the integrities that two packuments state for one version.
     pub(crate) fn compare(&self, other: &Self) -> DigestComparison {
         let shared = self.0.iter().filter_map(|mine| other.digest(mine.algorithm).map(|their| mine == their));
         shared.fold(DigestComparison::Incomparable, |so_far, same| match (so_far, same) {
@@ -212,7 +208,6 @@ pub struct Hasher {
     contexts: Vec<Context>,
 }
 
-/// How a SHA-1 is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sha1Check {
     Plain,
@@ -220,7 +215,6 @@ pub enum Sha1Check {
     DetectCollisions,
 }
 
-/// A digest in progress.
 enum Context {
     Plain(Algorithm, digest::Context),
     /// SHA-1 that yields a different digest for bytes crafted to collide.
@@ -280,7 +274,6 @@ impl Hasher {
     }
 }
 
-/// Bytes that do not match the packument.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected {}, got {}", expected.to_sri(), actual.to_sri())]
 pub struct Mismatch {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use crate::text::words;
 
-/// The longest version kept, in bytes.
 const MAX_VERSION_BYTES: usize = 48;
 
 /// Clients that get different responses or are named in the ledger.

@@ -53,18 +53,9 @@ impl StoreError {
         use rusqlite::ErrorCode::{
             CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, FileLockingProtocolFailed, OutOfMemory, ReadOnly, SystemIoFailure,
         };
-        let transient = [
-            CannotOpen,
-            DatabaseBusy,
-            DatabaseLocked,
-            DiskFull,
-            FileLockingProtocolFailed,
-            OutOfMemory,
-            ReadOnly,
-            SystemIoFailure,
-        ];
         let Self::Ledger { source, .. } = self else { return false };
-        source.sqlite_error_code().is_some_and(|code| transient.contains(&code))
+        let busy = matches!(source.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked | FileLockingProtocolFailed));
+        busy || matches!(source.sqlite_error_code(), Some(CannotOpen | DiskFull | OutOfMemory | ReadOnly | SystemIoFailure))
     }
 
     /// Returns a function for `map_err` that adds the operation and the path.

@@ -18,7 +18,6 @@ const MAX_RETIRING: usize = 8;
 /// File name of the current CA: certificate and key.
 const CURRENT: &str = "authority.pem";
 
-/// Maximum size of a CA file, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 #[derive(Debug, Clone)]

@@ -14,7 +14,6 @@ pub use leaf_issuer::LeafIssuer;
 pub use trust::{Config, TrustBundle};
 pub(crate) use trust::{client_config, trust_only};
 
-/// Errors while setting up TLS or the CA.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("cannot read certificates from `{}`", path.display())]

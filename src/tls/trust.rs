@@ -54,7 +54,6 @@ fn trusting(roots: RootCertStore) -> Result<rustls::ClientConfig, rustls::Error>
 pub struct TrustBundle {
     /// The given certificate, then those of the extra files, as PEM.
     pub added: String,
-    /// The system's roots, as PEM.
     pub system: String,
 }
 

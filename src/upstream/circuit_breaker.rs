@@ -27,7 +27,6 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum number of hosts. Redirects may name hosts other than the registry's own.
 const MAX_HOSTS: usize = 1_000;
 
-/// The circuits of one registry, by host.
 #[derive(Debug, Default)]
 pub struct CircuitBreakers(Mutex<HashMap<Arc<str>, CircuitState>>);
 
@@ -38,10 +37,8 @@ pub(crate) enum Evidence<'a> {
     Package(&'a str),
 }
 
-/// How a request may proceed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Admission {
-    /// It may be sent now.
     Free,
     /// The host must answer a probe first.
     Trial,
@@ -155,7 +152,6 @@ impl CircuitBreakers {
         is_due
     }
 
-    /// Records that `host` did not answer a probe.
     pub(crate) fn failed_probe(&self, host: &Arc<str>, why: &str, now: Instant) {
         let mut circuits = self.lock();
         let circuit = entry(&mut circuits, host);
@@ -187,7 +183,6 @@ fn entry<'a>(circuits: &'a mut HashMap<Arc<str>, CircuitState>, host: &Arc<str>)
 pub struct AllCircuits(pub(crate) Vec<Arc<CircuitBreakers>>);
 
 impl AllCircuits {
-    /// Returns the number of hosts with an open circuit.
     pub(crate) fn open(&self) -> u64 {
         let open: BTreeSet<Arc<str>> = self.0.iter().flat_map(|circuits| circuits.open_hosts()).collect();
         open.len() as u64

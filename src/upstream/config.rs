@@ -9,7 +9,6 @@ use url::Url;
 use crate::net::{Deadlines, HostPattern, ProxySettings, remove_credentials};
 use crate::upstream::credentials::{CredentialRules, Credentials, CredentialsError};
 
-/// The configuration of all registries.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The registry of packages whose scope has no registry.
@@ -41,7 +40,6 @@ impl Config {
     }
 }
 
-/// How publish times of a registry are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum TimeMode {
     /// The later of its stated time and the last lookup without the version.
@@ -60,7 +58,6 @@ pub struct RegistryConfig {
     pub url: Url,
     /// Credentials for all URLs below the registry's URL. They take precedence over [`Config::credentials`].
     pub credentials: Option<Credentials>,
-    /// Where the registry was configured.
     pub origin: SettingOrigin,
     pub time_mode: TimeMode,
 }

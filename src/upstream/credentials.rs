@@ -38,7 +38,6 @@ impl Credentials {
         Self::header(&format!("Basic {auth}"))
     }
 
-    /// Creates credentials from a user name and a plain password.
     pub(crate) fn basic(username: &str, password: &str) -> Result<Self, CredentialsError> {
         Self::basic_encoded(&STANDARD.encode(format!("{username}:{password}")))
     }

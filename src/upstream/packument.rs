@@ -27,7 +27,6 @@ pub struct CacheValidators {
     pub last_modified: Option<Box<str>>,
 }
 
-/// Upstream's response to a packument request.
 #[derive(Debug)]
 pub struct PackumentReply {
     /// The `Date` of the server that answered, or of the origin if a cache keeps it.
@@ -127,7 +126,6 @@ fn accepting(form: PackumentForm) -> &'static str {
     }
 }
 
-/// Checks whether the media type of a response is an abbreviated packument.
 fn is_abbreviated(headers: &HeaderMap) -> bool {
     let media_type = header(headers, &CONTENT_TYPE).and_then(|value| value.split(';').next());
     media_type.is_some_and(|media_type| media_type.trim().eq_ignore_ascii_case(ABBREVIATED))

@@ -89,7 +89,6 @@ pub struct PassthroughResponse {
     pub status: StatusCode,
     /// The end-to-end headers that may be returned to the client.
     pub headers: HeaderMap,
-    /// The complete body, bounded.
     pub body: Bytes,
 }
 

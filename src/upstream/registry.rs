@@ -23,7 +23,6 @@ use crate::upstream::error::UpstreamError;
 use crate::upstream::fetch_target::FetchTarget;
 use crate::upstream::response::{header, is_overloaded, is_redirect, remove_npm_headers, retry_delay};
 
-/// Maximum number of redirects followed in a row.
 const MAX_REDIRECTS: usize = 5;
 
 /// Maximum number of retries per request to an overloaded server.
@@ -32,7 +31,6 @@ const RETRIES: u32 = 2;
 /// Deadline of a probe. A client may wait for one, so it is about the patience of a client.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Maximum length of a package name on a registry.
 const MAX_NAME_BYTES: usize = 214;
 
 /// Maximum number of packages remembered as answered per registry. More than an organisation uses.
@@ -76,7 +74,6 @@ impl Hosts {
     }
 }
 
-/// State shared by all registries.
 pub(crate) struct RegistryShared {
     pub(crate) client: HttpClient,
     pub(crate) hosts: ArcSwap<Hosts>,
@@ -97,17 +94,6 @@ pub(crate) struct Health {
     heard: Mutex<Option<std::time::Instant>>,
 }
 
-impl Health {
-    fn new() -> Arc<Self> {
-        Arc::new(Self {
-            circuits: Arc::default(),
-            retries: RetryBudget::default(),
-            answered: Cache::new(MAX_ANSWERED),
-            heard: Mutex::default(),
-        })
-    }
-}
-
 /// Limits retries to a tenth of the answered requests plus an initial 20, so that retries do not triple the load of an overloaded
 /// server.
 struct RetryBudget(AtomicU32);
@@ -126,17 +112,16 @@ impl RetryBudget {
     }
 }
 
-impl Default for RetryBudget {
-    fn default() -> Self {
-        Self(AtomicU32::new(Self::MAX_TOKENS))
-    }
-}
-
 impl RegistryShared {
     /// Returns the state of a registry. All scopes with the same URL share it.
     fn health_of(&self, id: &Arc<str>) -> Arc<Health> {
         let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(health.entry(Arc::clone(id)).or_insert_with(Health::new))
+        let new = || {
+            let retries = RetryBudget(AtomicU32::new(RetryBudget::MAX_TOKENS));
+            let (circuits, answered, heard) = (Arc::default(), Cache::new(MAX_ANSWERED), Mutex::default());
+            Arc::new(Health { circuits, retries, answered, heard })
+        };
+        Arc::clone(health.entry(Arc::clone(id)).or_insert_with(new))
     }
 }
 

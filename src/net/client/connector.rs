@@ -26,7 +26,6 @@ use crate::net::client::error::{ClientError, ConnectStage};
 use crate::net::client::proxy_settings::{ProxyAddress, ProxySettings};
 use crate::net::headers::via;
 
-/// Maximum size of a proxy's response head to `CONNECT`, in bytes.
 const TUNNEL_HEADERS: usize = 16 << 10;
 
 #[derive(Debug, Clone)]
@@ -45,7 +44,6 @@ pub struct ClientConfig {
     pub user_agent: HeaderValue,
 }
 
-/// Deadlines for requests to other servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadlines {
     /// For name lookup, TCP, proxy tunnel and TLS together.

@@ -16,7 +16,6 @@ use crate::net::client::error::{ClientError, ConnectStage};
 /// Delay between connection attempts to the addresses of one host (RFC 8305 recommends 250 ms).
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// Maximum number of addresses tried per name.
 const MAX_ADDRESSES: usize = 8;
 
 /// Connects to `host` at an address within `reach`, see [`dial_permitted`].

@@ -37,7 +37,6 @@ pub enum ConnectStage {
     Machine,
     /// The outbound proxy refused or is unreachable.
     Proxy,
-    /// The handshake failed, or the certificate is invalid.
     Tls,
     /// The issuer of the certificate is not trusted. Another root certificate would help.
     Trust,

@@ -11,7 +11,8 @@ use crate::net::client::connector::{ByteStream, ClientConfig, Connector, open_tu
 use crate::net::client::error::{ClientError, ConnectStage};
 use crate::net::client::proxy_settings::ProxyAddress;
 
-#[derive(Debug, Clone)]
+/// The proxy for all connections, if there is one.
+#[derive(Debug, Clone, Default)]
 pub struct OutboundProxy(Option<Connector>);
 
 pub struct ProxiedTarget<'a> {
@@ -53,12 +54,6 @@ impl ProxyConnection {
 }
 
 impl OutboundProxy {
-    /// Returns settings without a proxy: all connections are direct.
-    #[cfg(test)]
-    pub(crate) fn none() -> Self {
-        Self(None)
-    }
-
     pub fn new(settings: &ClientConfig) -> Self {
         let connector = || Connector { reach: AddressScope::Anywhere, settings: settings.clone() };
         Self((!settings.proxies.is_none()).then(connector))

@@ -103,8 +103,8 @@ impl UpgradedConnection {
 pub struct PeekedStream<S> {
     inner: S,
     early: Bytes,
-    /// How many bytes may still be read. `None` means no limit.
-    allowance: Option<usize>,
+    /// How many bytes may still be read before reads fail. `None` means no limit.
+    pub(crate) allowance: Option<usize>,
 }
 
 impl<S: AsyncRead + Unpin> PeekedStream<S> {
@@ -131,11 +131,6 @@ impl<S: AsyncRead + Unpin> PeekedStream<S> {
             self.early = held.into();
         }
         Ok(&self.early)
-    }
-
-    /// Makes reads fail after `bytes` more bytes. `None` removes the limit.
-    pub fn allow(&mut self, bytes: Option<usize>) {
-        self.allowance = bytes;
     }
 }
 

@@ -21,7 +21,6 @@ const IDLE: u64 = 1_000;
 /// Minimum interval between identical log messages.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Limits and timeouts of the connections of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionLimits {
     /// Open connections over all listeners that share a [`ConnectionLimit`]. Beyond it, connections wait and idle ones are closed.

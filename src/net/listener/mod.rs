@@ -157,6 +157,7 @@ fn is_the_peers(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use http::{Request, Response};
     use http_body_util::{BodyExt as _, Collected};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::sync::{Notify, oneshot};

@@ -19,10 +19,8 @@ const FAST_LEVEL: u32 = 5;
 /// (`next`) the output is 40 % smaller for 50 % more time. On others it saves a few percent for up to four times the time.
 const THOROUGH_LEVEL: u32 = 7;
 
-/// Maximum length of a stored block.
 const MAX_BLOCK_BYTES: usize = u16::MAX as usize;
 
-/// Encodes `plain` as stored blocks.
 pub(crate) fn store_gzip(plain: &[u8]) -> Vec<u8> {
     let mut deflated = Vec::with_capacity(plain.len() + 5 * (plain.len() / MAX_BLOCK_BYTES + 1));
     for block in plain.chunks(MAX_BLOCK_BYTES) {

@@ -8,7 +8,6 @@ const LEVEL: i32 = 1;
 
 const MAGIC: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
 
-/// Maximum length of a block.
 const MAX_BLOCK_BYTES: usize = 128 << 10;
 
 /// Writes frames. The compressor is created on first use.

@@ -58,7 +58,6 @@ pub struct LockfileEntry {
     pub line: u32,
 }
 
-/// One requirement of a package.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestedBy {
     /// The requiring package; empty for the project or a workspace.

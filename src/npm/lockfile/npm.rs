@@ -40,7 +40,6 @@ struct NpmDependency<'a> {
     /// Its name; empty for the project or a workspace.
     by: Arc<str>,
     is_direct: bool,
-    /// The required names and specs.
     dependencies: &'a [DocMember],
 }
 

@@ -59,7 +59,6 @@ struct YarnBlock {
     version: String,
     resolved: Option<String>,
     integrity: Option<String>,
-    /// Names and specs of its own dependencies.
     dependencies: Vec<(String, String)>,
     line: u32,
     /// In the YAML format, the resolved name and locator.
@@ -124,7 +123,6 @@ fn archive(locator: &str) -> Option<String> {
     Some(percent_decode_str(encoded).decode_utf8_lossy().into_owned())
 }
 
-/// Converts blocks to entries with their requirements.
 fn joined(blocks: &[YarnBlock]) -> Vec<LockfileEntry> {
     let mut at: HashMap<&str, usize> = HashMap::new();
     for (number, block) in blocks.iter().enumerate() {

@@ -88,7 +88,6 @@ pub struct VersionEntry {
     pub(crate) spans: EntrySpans,
 }
 
-/// Where one version is in the document.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EntrySpans {
     /// Key and manifest: `"1.0.0":{…}`.
@@ -191,7 +190,6 @@ impl Packument {
         self.dist_tags.iter().find(|(name, _)| **name == *tag).map(|(_, target)| &**target)
     }
 
-    /// Returns the removed version with this key and its publish time.
     pub(crate) fn find_departed(&self, key: &str) -> Option<&(Box<str>, Option<Timestamp>)> {
         let at = self.removed.binary_search_by(|(removed, _)| (**removed).cmp(key)).ok()?;
         Some(&self.removed[at])

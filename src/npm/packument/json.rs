@@ -25,7 +25,6 @@ impl ByteSpan {
     }
 }
 
-/// A document, with helpers for positions in it.
 pub(crate) struct JsonSource<'a>(pub(crate) &'a str);
 
 impl JsonSource<'_> {
@@ -162,7 +161,6 @@ pub(crate) struct SeenKeys<'a> {
 }
 
 impl<'a> SeenKeys<'a> {
-    /// Resets for the next object.
     pub(crate) fn clear(&mut self) {
         self.filter = 0;
         self.seen.clear();

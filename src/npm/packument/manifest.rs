@@ -190,7 +190,6 @@ impl<'a> ObjectVisitor<'a> for DistVisitor<'_, 'a> {
     }
 }
 
-/// The members of `dist` that are used here.
 #[derive(Default)]
 struct ManifestDist<'a> {
     tarball: Option<Cow<'a, str>>,

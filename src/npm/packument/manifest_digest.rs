@@ -41,7 +41,6 @@ impl From<bool> for InstallScript {
 impl ManifestDigest {
     const LENGTH: usize = WITHOUT_SCRIPTS + size_of::<ScriptsDigest>();
 
-    /// Returns the digest of a manifest seen in `form`.
     pub(crate) fn new(resolution: [u8; 32], form: PackumentForm, install_script: InstallScript) -> Self {
         Self { sha256: resolution, scripts: (SEEN | install_script as u8) << shift(form), install_scripts: None }
     }

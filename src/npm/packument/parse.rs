@@ -30,7 +30,6 @@ pub struct ParsedPackument {
     pub fields: AbbreviatedFields,
 }
 
-/// Why a document is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PackumentError {
     #[error("not UTF-8 at byte {byte}")]

@@ -10,7 +10,6 @@ use crate::npm::packument::json::{decode, for_each_valid_member, intern, string_
 /// Names kept per document. The dependencies of 10,000 versions of a large package are 500,000 names.
 const MAX_NAMES: usize = 1_000_000;
 
-/// The longest repository address kept, in bytes.
 const MAX_REPOSITORY_BYTES: usize = 256;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -63,7 +63,6 @@ pub struct RenderSource<'a> {
     pub fields: &'a AbbreviatedFields,
 }
 
-/// Selects what an assembly shows.
 pub struct VersionFilter<'a> {
     pub shown: &'a [bool],
     /// The dist-tags, if they differ from upstream's.

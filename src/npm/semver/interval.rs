@@ -2,7 +2,6 @@
 
 use crate::npm::semver::range::{Comparator, Operator, Range};
 
-/// Versions between two optional bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VersionInterval {
     /// The lowest version, inclusive.

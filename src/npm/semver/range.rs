@@ -7,10 +7,9 @@ use std::fmt;
 
 use crate::npm::semver::version::{MAX_NUMBER, Version};
 
-/// The longest accepted range, in bytes.
 const MAX_RANGE_BYTES: usize = 1024;
 
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Range {
     text: Box<str>,
     /// As in `satisfies`: a prerelease matches only if the set names one of the same version.
@@ -71,11 +70,6 @@ impl Range {
         Some(Self { text: text.trim().into(), strict: sets(&plain, false)?, inclusive })
     }
 
-    /// Returns the range as written.
-    pub(crate) fn as_str(&self) -> &str {
-        &self.text
-    }
-
     /// Checks whether npm's `satisfies` holds: a prerelease matches only if the range names one of the same version.
     pub fn matches(&self, version: &Version) -> bool {
         let version = &version.parsed;
@@ -100,12 +94,6 @@ impl Range {
 impl fmt::Display for Range {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.text)
-    }
-}
-
-impl fmt::Debug for Range {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.text, out)
     }
 }
 
@@ -306,7 +294,6 @@ fn x_range(word: &str, operator: &str, partial: &Partial<'_>, lowest: &str) -> S
     }
 }
 
-/// Parses one comparator. Returns `None` if it is invalid.
 fn comparator(word: &str) -> Option<Comparator> {
     let operators = OPERATORS.iter().find_map(|(sign, relation)| Some((*relation, word.strip_prefix(sign)?)));
     let (relation, rest) = operators.unwrap_or((Operator::Equal, word));

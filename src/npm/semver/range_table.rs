@@ -14,7 +14,6 @@ const MAX_BOUNDS: usize = 4_096;
 /// The largest major, minor or patch number: the three are packed into one integer for comparison.
 const MAX_NUMBER: u64 = (1 << 42) - 1;
 
-/// How a range matches prereleases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PrereleaseMode {
     /// As [`Range::covers`]: all prereleases within the range.

@@ -7,7 +7,7 @@ use std::fmt;
 ///
 /// Loose versions that npm accepted in its early years (`1.0.0beta`, `v1.2.3`) are parsed as in npm's loose mode. `as_str`
 /// returns the original text, which is the key in `versions`.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Version {
     text: Box<str>,
     /// The SemVer value.
@@ -116,12 +116,6 @@ impl Ord for Version {
 impl fmt::Display for Version {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.text)
-    }
-}
-
-impl fmt::Debug for Version {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.text, out)
     }
 }
 

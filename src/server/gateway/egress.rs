@@ -258,7 +258,7 @@ mod tests {
         let allowed = allowed.iter().map(|glob| glob.parse().unwrap()).collect();
         let gateway = GatewayConfig { targets: InterceptedHosts::default(), allowed, tunnels_others, users: None };
         let ours = vec!["127.0.0.1:4873".parse().unwrap(), "0.0.0.0:8080".parse().unwrap()];
-        EgressPolicy::new(&gateway, Arc::new(EgressContext { ours, parent: OutboundProxy::none() }))
+        EgressPolicy::new(&gateway, Arc::new(EgressContext { ours, parent: OutboundProxy::default() }))
     }
 
     fn check(policy: &EgressPolicy, place: &str, address: &str) -> Result<(), String> {

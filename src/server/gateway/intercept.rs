@@ -75,7 +75,7 @@ async fn tls_handshake<S: RegistryService>(
     peer: SocketAddr,
     time_limit: Duration,
 ) -> Option<TlsStream<PeekedStream<TcpStream>>> {
-    stream.allow(Some(MAX_HELLO_BYTES));
+    stream.allowance = Some(MAX_HELLO_BYTES);
     let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
     let mut start = match timeout(time_limit, &mut acceptor).await {
         Ok(Ok(start)) => start,
@@ -111,7 +111,7 @@ async fn tls_handshake<S: RegistryService>(
             return None;
         }
     };
-    start.io.allow(None);
+    start.io.allowance = None;
     match timeout(time_limit, start.into_stream(config)).await {
         Ok(Ok(secured)) => Some(secured),
         Ok(Err(error)) => {

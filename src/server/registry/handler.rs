@@ -550,6 +550,6 @@ mod tests {
             "{unchanged}"
         );
         stop.send(()).unwrap();
-        assert_eq!(server.await.unwrap().cut, 0);
+        assert_eq!(server.await.unwrap(), 0);
     }
 }

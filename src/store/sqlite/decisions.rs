@@ -19,7 +19,6 @@ pub(crate) fn select(connection: &Connection, id: Option<i64>) -> rusqlite::Resu
     query_all(connection, sql, [id], read_one)
 }
 
-/// Returns the revision of the recorded decisions and the one that the server applies.
 pub(crate) fn revision(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
     let mut query = connection.prepare_cached("SELECT revision, in_force FROM decided")?;
     query.query_row([], |row| Ok((row.get::<_, i64>(0)?.unsigned_abs(), row.get::<_, i64>(1)?.unsigned_abs())))

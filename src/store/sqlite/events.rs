@@ -11,7 +11,6 @@ use crate::store::ledger::{DownloadEvent, DownloadOutcome, Exposure, LedgerEvent
 use crate::store::sqlite::packages::{count_from_column, count_to_column, from_column, query_all, to_column};
 use crate::store::sqlite::write_behind::{Batch, RowTally};
 
-/// An event as stored. Equal events of a batch are one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordedEvent {
     /// A stable identifier, see [`LedgerEvent::kind`].
@@ -119,7 +118,6 @@ pub(crate) fn prune_some(connection: &Connection, before: Timestamp) -> rusqlite
     Ok(deleted as u64)
 }
 
-/// Deletes subjects and clients that no download refers to.
 pub(crate) fn sweep(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(
         "DELETE FROM subjects WHERE NOT EXISTS (SELECT 1 FROM downloads WHERE subject = subjects.id);

@@ -100,7 +100,6 @@ pub(crate) fn count_from_column(count: i64) -> u64 {
     u64::try_from(count).unwrap_or_default()
 }
 
-/// Returns all rows of a query.
 pub(crate) fn query_all<T>(
     connection: &Connection,
     sql: &str,

@@ -210,7 +210,6 @@ pub(crate) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), St
     Ok(())
 }
 
-/// Copies the ledger of schema `found` to a file next to it before the migration.
 fn snapshot(connection: &Connection, path: &Path, found: i64) -> Result<(), StoreError> {
     let copy = path.with_file_name(format!("ledger-schema-{found}.sqlite"));
     let part = path.with_file_name(format!("ledger-schema-{found}.sqlite.part"));

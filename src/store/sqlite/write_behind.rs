@@ -36,7 +36,6 @@ pub(crate) struct RowTally {
     pub(crate) last: Timestamp,
 }
 
-/// Distinct rows with their tallies.
 #[derive(Default)]
 pub(crate) struct Batch {
     tarballs: HashMap<DownloadKey, RowTally>,
@@ -75,7 +74,6 @@ impl WriteBehindLog {
         }
     }
 
-    /// Returns the number of requests and events that were dropped before they were written.
     pub(crate) fn lost(&self) -> u64 {
         self.shared.lost.load(Ordering::Relaxed)
     }
@@ -228,12 +226,10 @@ impl RowTally {
 }
 
 impl Batch {
-    /// Returns the downloads, ordered by their first occurrence.
     pub(crate) fn downloads(&self) -> Vec<(&DownloadEvent, RowTally)> {
         in_order(self.tarballs.iter().chain(&self.packuments).map(|(row, tally)| (&row.0, *tally)).collect())
     }
 
-    /// Returns the events, ordered by their first occurrence.
     pub(crate) fn events(&self) -> Vec<(&LedgerEvent, RowTally)> {
         in_order(self.events.iter().map(|(event, tally)| (event, *tally)).collect())
     }

@@ -20,7 +20,6 @@ use crate::upstream::config::{RegistryConfig, SettingOrigin, add_final_slash, ad
 use crate::upstream::credentials::{CredentialRules, Credentials, CredentialsError, level_of};
 use crate::upstream::npmrc::environment::NpmEnvironment;
 
-/// npm's effective configuration.
 pub struct NpmConfig {
     /// The default registry, and where it is configured.
     pub default: (Url, SettingOrigin),
