@@ -20,8 +20,7 @@ use crate::net::memory_budget::{BudgetTimeout, Reservation};
 /// The largest frame for the socket, in bytes. Keeps the count of sent bytes accurate and reads mapped files piece by piece.
 const MAX_FRAME: usize = 512 * 1024;
 
-/// An incoming body above this size reserves its declared length at once, which avoids repeated copies. Below it, a false
-/// `Content-Length` costs no memory.
+/// Above this size, an incoming body reserves its declared length at once, without copies. Below it, a false one costs no memory.
 const SELF_GROWN: u64 = 1 << 20;
 
 pub struct Body {

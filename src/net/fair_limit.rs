@@ -1,5 +1,4 @@
-//! A concurrency limit shared by many clients. One client may use all shared permits, but each other client still has a few
-//! permits of its own.
+//! A concurrency limit shared by clients. One may use all shared permits, but each other one still has a few of its own.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};

@@ -56,9 +56,8 @@ pub fn best_media_type(accept: Option<&str>, offered: &[&str]) -> usize {
     scores.rev().max_by_key(|(_, score)| *score).map_or(0, |(at, _)| at)
 }
 
-/// Returns the index of the `offered` coding that an `Accept-Encoding` header prefers: highest quality, then first offered.
-/// Returns `None` if it accepts none or prefers `identity`. A coding is chosen only if it is named. `*` counts only for gzip,
-/// which every client can decode.
+/// Returns the index of the `offered` coding that an `Accept-Encoding` header prefers by quality, then order; `None` if it
+/// accepts none or prefers `identity`. Only a named coding is chosen. `*` counts only for gzip, which every client can decode.
 pub fn best_coding(accept_encoding: Option<&str>, offered: &[&str]) -> Option<usize> {
     let accept = accept_encoding?;
     let quality = |wanted: &str| {

@@ -2,8 +2,7 @@
 //!
 //! A waiting reservation keeps its bytes. To prevent deadlock, the oldest reservation of each lane may grow beyond the budget.
 //! Usage is thus bounded by the budget, one reservation per lane, and small reservations. A lane groups work that must not wait
-//! for other lanes, such as one registry. If clients can create any number of lanes, a second limit applies: beyond it, only the
-//! oldest reservation of all may grow.
+//! for others, such as one registry. If clients create lanes, then beyond a second limit only the oldest reservation may grow.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

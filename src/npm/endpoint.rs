@@ -175,8 +175,7 @@ impl Request<'_> {
         }
     }
 
-    /// Handles an unknown path: a non-read request counts as a write, since registries have more write endpoints than are listed
-    /// here.
+    /// Handles an unknown path: a non-read request counts as a write, since registries have more write endpoints than are listed.
     fn unlisted(self, name: Option<PackageName>) -> Result<Endpoint, EndpointError> {
         if self.is_write() { Ok(Endpoint::Write(name)) } else { Err(self.unknown()) }
     }
@@ -251,8 +250,7 @@ impl Request<'_> {
         matches!(self.method, "PUT" | "POST" | "DELETE") || (self.method == "PATCH" && self.path.starts_with("/-/"))
     }
 
-    /// Checks whether npm requests a packument to send it back changed. It must not be filtered: a document without the hidden
-    /// versions would unpublish them.
+    /// Checks whether npm will send the packument back changed. If filtered, that would unpublish the hidden versions.
     fn announces_write(self) -> bool {
         self.query.unwrap_or_default().split('&').any(|pair| pair == "write=true")
     }

@@ -1,5 +1,4 @@
-//! Tarball addresses: how a request is compared with `dist.tarball`, which packages a path may belong to, and which addresses a
-//! view keeps as upstream wrote them.
+//! Tarball addresses: how requests are compared with `dist.tarball`, which packages a path may belong to, and which are kept.
 
 use std::sync::Arc;
 
@@ -129,8 +128,7 @@ pub(crate) fn is_file(path: &str) -> bool {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Origins(Vec<ServedOrigin>);
 
-/// An origin such as `https://registry.example` or `http://127.0.0.1:4873` in lower case, with the paths of its registries, longest
-/// first and without a trailing slash.
+/// A lower-case origin (`http://127.0.0.1:4873`) with the paths of its registries, longest first and without a trailing slash.
 type ServedOrigin = (Box<str>, Vec<Box<str>>);
 
 impl Origins {
@@ -144,8 +142,7 @@ impl Origins {
         self.0.iter().map(origin).collect::<Vec<_>>().join(" ")
     }
 
-    /// Checks whether a request for `stated`, the address of `name`@`key`, leads to that version on this server. `has` checks
-    /// whether the packument has a key.
+    /// Checks whether a request for `stated`, the address of `name`@`key`, leads to that version here. `has` finds a key.
     pub(crate) fn keep(&self, name: &PackageName, key: &str, stated: &str, has: &dyn Fn(&str) -> bool) -> bool {
         let conventional = tarball_url("", name, key);
         let is_conventional = |(origin, prefixes): &ServedOrigin| {
@@ -175,8 +172,7 @@ pub(crate) fn below<'a>(prefixes: &[Box<str>], path: &'a str) -> Option<&'a str>
     Some(if rest.is_empty() { "/" } else { rest })
 }
 
-/// Returns an address and its origin if every parser reads it the same way: its text equals its normalized form, except for the
-/// case of the host and the default port.
+/// Returns an address and its origin if its text is its normalized form, except for the case of the host and the default port.
 fn unambiguous(stated: &str) -> Option<(Url, String)> {
     let url = Url::parse(stated).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
     let host = url.host_str()?;

@@ -1,5 +1,4 @@
-//! Connections that clients requested to indicators, stored as events in the ledger. A hit does not say whether the connection
-//! was made.
+//! Connections to indicators that clients requested, stored as events. A hit does not say whether the connection was made.
 
 use crate::npm::PackageName;
 use crate::store::ledger::LedgerEvent;

@@ -57,8 +57,7 @@ pub struct ReleaseState {
     pub manifest: Option<ManifestDigest>,
     /// When `manifest` last changed. The age counts from then at the earliest.
     pub manifest_changed: Option<Timestamp>,
-    /// The last lookup of another view that did not contain it, if that view could not be asked again. The age counts from then
-    /// at the earliest until that view answers.
+    /// The last lookup of another view without it, if that could not be asked again. Until it answers, the age counts from then.
     pub held_since: Option<Timestamp>,
     /// Start of its age instead of `effective`: set when it returned or its publish time became known later.
     pub moved: Option<Timestamp>,
@@ -227,8 +226,7 @@ impl Release {
 pub struct PackageChange {
     /// The current document, if it changed or was revalidated.
     pub document: Option<StoredPackument>,
-    /// New or changed releases, identified by (version, integrity). In an existing row only `state` is updated; the other fields
-    /// are set once.
+    /// New or changed releases, identified by (version, integrity). Existing rows only get a new `state`; the rest is set once.
     pub releases: Vec<Release>,
     /// New digests of releases. Applied after `releases`; entries without a row are skipped.
     pub digests: Vec<LearnedDigests>,

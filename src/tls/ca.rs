@@ -86,8 +86,7 @@ pub(crate) fn generate(hosts: &[DnsName<'_>], now: Timestamp) -> Result<String, 
 }
 
 impl CertificateAuthority {
-    /// Parses a CA from PEM: the certificate followed by its chain, and the key as PKCS #8, PKCS #1 or SEC 1. The text of an error
-    /// never contains any part of the key.
+    /// Parses a CA from PEM: certificate with chain, and key as PKCS #8, PKCS #1 or SEC 1. Errors contain no part of the key.
     pub(crate) fn read(certificates: &[u8], key: &[u8]) -> Result<Self, String> {
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificates).collect();
         let chain = chain.map_err(|_| "the certificates are not PEM".to_owned())?;
@@ -168,8 +167,7 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// Generates a serial number of 127 bits, all but the top one random. Clients may confuse certificates of one issuer with equal
-/// serial numbers.
+/// Generates a serial number, 126 of its 127 bits random. Clients may confuse certificates of one issuer with equal numbers.
 fn serial() -> Result<SerialNumber, TlsError> {
     let mut bytes = [0; 16];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| TlsError::Mint(rcgen::Error::RingUnspecified))?;

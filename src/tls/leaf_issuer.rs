@@ -1,5 +1,4 @@
-//! Issues and caches the leaf certificates of the hosts that the gateway intercepts. A leaf is issued at the first connection for
-//! its host and reissued before it expires.
+//! Issues and caches the leaf certificates of intercepted hosts, at the first connection and again before they expire.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -1,5 +1,4 @@
-//! TLS: trusted roots for connections to upstream, and the certificate authority (CA) of the gateway. Certificate checks cannot
-//! be switched off.
+//! TLS: trusted roots, and the certificate authority (CA) of the gateway. Certificate checks cannot be switched off.
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,4 @@
-//! Trusted roots for outgoing connections: the system's roots and configured extra files. Certificate checks cannot be switched
-//! off.
+//! Trusted roots of outgoing connections: the system's and configured files. Certificate checks cannot be switched off.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};

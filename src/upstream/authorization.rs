@@ -11,8 +11,7 @@ pub enum Addressed {
     Coldframe,
     /// A host by its own URL, without a final slash. The credentials are only for the registry at that URL.
     Host(Arc<str>),
-    /// A host that the operator configured as another name of the registry. Like [`Addressed::Host`] if a registry has that URL,
-    /// else like [`Addressed::Coldframe`].
+    /// Another name of the registry. Like [`Addressed::Host`] if a registry has that URL, else like [`Addressed::Coldframe`].
     Named(Arc<str>),
 }
 

@@ -16,8 +16,7 @@ use crate::upstream::error::UpstreamError;
 /// Consecutive failures that open a circuit. More than a few unlucky requests, and few enough to barely delay an install.
 const FAILURES: usize = 5;
 
-/// First and maximum delay of an open circuit. The actual delay is a random value from half to all of it, so that many instances
-/// do not retry at the same time.
+/// First and maximum delay of an open circuit. The actual one is random, from half to all of it, so that instances differ.
 const MIN_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(30);
 

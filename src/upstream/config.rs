@@ -47,8 +47,7 @@ pub enum TimeMode {
     Checked,
     /// The time when this server first saw the version. For registries whose times are meaningless.
     FirstSeen,
-    /// Its stated time only. For mirrors that fetch on demand and answer 404 at first, and for registries that already delay
-    /// releases.
+    /// Its stated time only. For mirrors that fetch on demand and first answer 404, and registries that delay releases.
     Trust,
 }
 

@@ -1,5 +1,4 @@
-//! Client for the upstream registries: packuments, tarballs and passed-through requests. Retries and circuit breakers are per
-//! registry.
+//! Client for the upstream registries: packuments, tarballs and passed-through requests. Retries and circuits are per registry.
 
 mod authorization;
 mod circuit_breaker;

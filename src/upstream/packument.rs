@@ -82,8 +82,7 @@ impl Registry {
         let conditional = validators.is_some_and(|validators| condition(&mut headers, validators));
         let (mut target, mut response) = self.get(FetchTarget::to_registry(url.clone()), headers.clone(), authorization).await?;
         if form == PackumentForm::Full && response.status == StatusCode::OK && is_abbreviated(&response.headers) {
-            // A cache that ignores `Vary` may return the abbreviated form, which lacks fields that rules need. `no-cache` makes
-            // it ask the registry.
+            // A cache that ignores `Vary` may return the abbreviated form, which lacks fields for rules. `no-cache` bypasses it.
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
             (target, response) = self.get(FetchTarget::to_registry(url), headers, authorization).await?;
         }
@@ -167,8 +166,7 @@ fn date(headers: &HeaderMap) -> Option<Timestamp> {
     lines.filter_map(instant).min()
 }
 
-/// Returns the largest `Age` of a response; `None` if it is zero or not a number. A value that overflows counts as the maximum
-/// (RFC 9111, section 1.2.2).
+/// Returns the largest `Age` of a response; `None` if zero or not a number. An overflow counts as the maximum (RFC 9111, 1.2.2).
 fn age(headers: &HeaderMap) -> Option<Duration> {
     let seconds = |text: &str| {
         let digits: &str = text.trim().split(|letter: char| !letter.is_ascii_digit()).next()?;

@@ -1,5 +1,4 @@
-//! Passes requests of clients to upstream unchanged: audits, searches, pings and writes. Only listed headers pass in either
-//! direction, and responses are bounded.
+//! Passes audits, searches, pings and writes to upstream unchanged. Only listed headers pass, and responses are bounded.
 
 use bytes::Bytes;
 use http::header::{
@@ -24,8 +23,7 @@ const ANSWER_LIMIT: u64 = 64 << 20;
 const REQUEST_HEADERS: [HeaderName; 8] =
     [ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, CONTENT_TYPE, IF_MODIFIED_SINCE, IF_NONE_MATCH, USER_AGENT];
 
-/// Headers returned to the client, in addition to npm's own `npm-…`. `Location` is excluded, because the client would bypass
-/// Coldframe. Cookies are excluded too.
+/// Headers returned to the client, besides npm's own `npm-…`. No `Location`, which would bypass Coldframe, and no cookies.
 const RESPONSE_HEADERS: [HeaderName; 8] =
     [CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, DATE, ETAG, LAST_MODIFIED, RETRY_AFTER, WWW_AUTHENTICATE];
 
@@ -40,8 +38,7 @@ pub struct PassthroughRequest {
     /// The end-to-end headers that may be sent (content type and encoding, accept, npm's own, `user-agent`).
     pub headers: HeaderMap,
     pub body: Bytes,
-    /// Whether it concerns the client's account or is a write. Only a registry that the client's credentials are for may receive
-    /// it.
+    /// Whether it concerns the client's account or is a write. Only a registry for the client's credentials may receive it.
     pub for_account: bool,
 }
 

@@ -20,8 +20,7 @@ use crate::upstream::registry::{Hosts, Registry, RegistryShared, lent_by, reache
 pub struct Renewed {
     pub hosts: bool,
     pub credentials: bool,
-    /// Whether nothing was applied because a restart is needed: a registry would gain its first or lose its last credentials, so
-    /// cached data would belong to another view.
+    /// Nothing was applied: a registry would gain its first or lose its last credentials, and cached data be of another view.
     pub needs_restart: bool,
 }
 

@@ -94,8 +94,7 @@ pub(crate) struct Health {
     heard: Mutex<Option<std::time::Instant>>,
 }
 
-/// Limits retries to a tenth of the answered requests plus an initial 20, so that retries do not triple the load of an overloaded
-/// server.
+/// Limits retries to a tenth of the answered requests plus an initial 20, so that they do not triple the load of a busy server.
 struct RetryBudget(AtomicU32);
 
 impl RetryBudget {
@@ -227,8 +226,7 @@ impl Registry {
 
     /// Sends one request. Lent credentials are sent to the URLs they were configured for, a client's own only to the registry.
     ///
-    /// A failure counts fully only if the registry ever answered for the package, because a client can request any number of
-    /// packages that always fail.
+    /// A failure counts fully only for packages that the registry ever answered: clients can request any number that always fail.
     pub(crate) async fn send(
         &self,
         request: UpstreamRequest<'_>,
@@ -306,8 +304,7 @@ impl Registry {
         (is_name && (parts == 1 || (parts == 2 && name.starts_with('@')))).then(|| Box::from(&*name))
     }
 
-    /// Sends a GET and retries it if the server or a gateway is overloaded, within the retry budget and unless `Retry-After` is
-    /// too long.
+    /// Sends a GET. Retries it if the server is overloaded, within the retry budget and unless `Retry-After` is too long.
     async fn send_with_retry(
         &self,
         target: &FetchTarget,

@@ -74,8 +74,7 @@ pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'
     headers.get(name)?.to_str().ok().map(str::trim).filter(|text| !text.is_empty() && text.len() <= 512)
 }
 
-/// Returns the delay of a `Retry-After`, if it is short enough to wait for while a client waits. A date is compared with the
-/// server's own clock, taken from `Date`.
+/// Returns the delay of a `Retry-After`, if it is short enough to wait for. A date is compared with the server's own `Date`.
 pub(crate) fn retry_delay(retry_after: &str, date: Option<&str>) -> Option<Duration> {
     let until = || {
         let (then, now) = (httpdate::parse_http_date(retry_after).ok()?, httpdate::parse_http_date(date?).ok()?);

@@ -35,8 +35,7 @@ pub enum Offer {
 }
 
 impl TarballBody {
-    /// Returns the next bytes; `None` at the end. Fails if the connection breaks or stalls, or if the body exceeds the limit or does
-    /// not have the stated length.
+    /// Returns the next bytes; `None` at the end. Fails if the connection stalls or the body exceeds its limit or stated length.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         let bytes = self.stream.next().await.map_err(|error| UpstreamError::from_client(&self.host, &error))?;
         self.received += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
@@ -61,8 +60,7 @@ impl Registry {
 
     /// Fetches a tarball by the URL in its manifest. Another host must be allowed by `--tarball-host`, else nothing is requested.
     ///
-    /// The body is not decoded even if upstream declares an encoding. None is requested, and file servers often label a `.tgz` as
-    /// `gzip`.
+    /// The body is not decoded even if declared as encoded: none is requested, and file servers often label a `.tgz` as `gzip`.
     pub(crate) async fn tarball(&self, url: &str, authorization: &Authorization) -> Result<TarballBody, UpstreamError> {
         let target = FetchTarget::to_tarball(&self.url, url, &self.hosts().tarball)?;
         let (target, response) = self.get(target, tarball_headers(), authorization).await?;

@@ -50,8 +50,7 @@ pub struct Deadlines {
     pub connect: Duration,
     /// From sending the request on an open connection to the end of the response headers.
     pub headers: Duration,
-    /// The longest silence within a body. Also the window in which a body must average [`Deadlines::SLOWEST`], so that single
-    /// bytes do not extend it.
+    /// The longest silence within a body, and the window over which it must average [`Deadlines::SLOWEST`].
     pub idle: Duration,
     /// For a whole body at any rate.
     pub whole: Duration,

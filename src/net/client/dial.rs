@@ -48,8 +48,7 @@ async fn permitted(
     }
 }
 
-/// Checks whether `permits` accepts every local address of `host`, for a host that another proxy dials. Returns `false` if the
-/// name does not resolve here.
+/// Checks whether `permits` accepts every address of a host that another proxy dials; `false` if the name does not resolve here.
 pub async fn all_permitted(
     host: &str,
     port: u16,
@@ -65,8 +64,7 @@ pub async fn resolve_all(host: &str, port: u16) -> Vec<SocketAddr> {
     resolve(host, port).await.unwrap_or_default()
 }
 
-/// Checks whether a connection from `peer` to `original` was opened by this process within the last 5 seconds. If so, a packet
-/// filter redirected it back here.
+/// Checks whether this process opened a connection from `peer` to `original` in the last 5 seconds: it was redirected here.
 pub fn is_own_connection(peer: SocketAddr, original: SocketAddr) -> bool {
     let ends = (canonical(peer), canonical(original));
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,4 @@
-//! An HTTP/1.1 client with a connection pool, deadlines, limits, retries and outbound proxies. It does not follow redirects, and
-//! returns every status to the caller.
+//! An HTTP/1.1 client with a pool, deadlines, limits, retries and outbound proxies. Returns every status, also of redirects.
 
 pub(crate) mod body;
 pub(crate) mod connector;

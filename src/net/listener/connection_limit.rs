@@ -1,5 +1,4 @@
-//! Limits open connections across all listeners. At the limit, new connections wait and idle ones are closed. One client may hold
-//! most of the connections, but never all.
+//! Limits connections across all listeners. At the limit, new ones wait and idle ones are closed. One client never holds all.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};

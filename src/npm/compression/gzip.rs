@@ -1,5 +1,4 @@
-//! Gzip segments: each is deflated once and ends at a byte boundary, so that any selection of them joins into one gzip member
-//! without recompression.
+//! Gzip segments, each deflated once up to a byte boundary: any selection joins into one gzip member without recompression.
 //!
 //! The result is always a single member, because some clients read only the first (measured, see the design notes on clients §6).
 
@@ -76,8 +75,7 @@ fn run(deflater: &mut Compress, plain: &[u8], out: &mut Vec<u8>) {
     out.reserve(plain.len() / 4 + 4096);
     let mut consumed = 0;
     loop {
-        // Cannot fail or stall, because every iteration has space to write into. The reset before each piece replaces a full
-        // flush.
+        // Cannot fail or stall, because every iteration has space to write into. The reset above replaces a full flush.
         let status = deflater.compress_vec(&plain[consumed..], out, FlushCompress::Sync);
         debug_assert!(matches!(status, Ok(Status::Ok | Status::BufError)));
         consumed = usize::try_from(deflater.total_in()).unwrap_or(plain.len());

@@ -87,8 +87,7 @@ impl SegmentEncoder {
         self.deflaters.is_thorough = false;
     }
 
-    /// Chooses the level of gzip for the current document from a sample. The choice is deterministic, so that an entity tag does
-    /// not change on its own.
+    /// Chooses gzip's level for the current document from a sample. Deterministic, so that entity tags do not change.
     pub(crate) fn tune(&mut self, sample: &[u8]) {
         self.deflaters.tune(sample, &mut self.out);
     }

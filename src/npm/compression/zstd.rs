@@ -1,5 +1,4 @@
-//! zstd frames, each independent: concatenated frames are one stream (RFC 8878 §3), which bun 1.4, pnpm 12 and curl read to its
-//! end (tested).
+//! Independent zstd frames: concatenated, they are one stream (RFC 8878 §3), which bun 1.4, pnpm 12 and curl read whole (tested).
 
 use ::zstd::bulk::{Compressor, Decompressor};
 

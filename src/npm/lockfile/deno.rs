@@ -1,5 +1,4 @@
-//! `deno.lock`, versions 2 to 5: npm packages, and modules that deno fetches by URL. JSR packages are skipped, since they come
-//! from a registry that npm clients do not use.
+//! `deno.lock`, versions 2 to 5: npm packages and modules by URL. JSR packages are skipped: npm clients do not use that registry.
 
 use std::collections::HashMap;
 

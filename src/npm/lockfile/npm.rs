@@ -31,9 +31,11 @@ pub(crate) fn read(document: &DocNode) -> Result<Lockfile, LockfileError> {
 struct InstallTree<'a> {
     entries: Vec<LockfileEntry>,
     /// The packages in each folder's `node_modules`, by name.
-    at: HashMap<Box<str>, HashMap<Box<str>, usize>>,
+    at: Folders,
     requirements: Vec<NpmDependency<'a>>,
 }
+
+type Folders = HashMap<Box<str>, HashMap<Box<str>, usize>>;
 
 struct NpmDependency<'a> {
     path: Box<str>,
@@ -76,7 +78,8 @@ impl<'a> InstallTree<'a> {
                 if entry.source == EntrySource::Registry && !is_fetched && (is_linked || PackageName::parse(folder).is_err()) {
                     entry.source = EntrySource::Nothing;
                 }
-                tree.add(path, entry);
+                file(&mut tree.at, path, tree.entries.len());
+                tree.entries.push(entry);
             }
         }
         Ok(tree)
@@ -93,28 +96,15 @@ impl<'a> InstallTree<'a> {
                 let by = Arc::from(&*entry.name);
                 let dependencies = package.members_of("requires");
                 tree.requirements.push(NpmDependency { path: path.as_str().into(), by, is_direct: false, dependencies });
-                tree.add(&path, entry);
+                tree.entries.push(entry);
                 open.push((format!("{path}/"), package.members_of("dependencies")));
             }
         }
         tree.entries.sort_by_key(|entry| entry.line);
-        let paths: Vec<Box<str>> = tree.entries.iter().map(|entry| entry.place.clone()).collect();
-        tree.at.clear();
-        for (at, path) in paths.iter().enumerate() {
-            tree.file(path, at);
+        for (position, entry) in tree.entries.iter().enumerate() {
+            file(&mut tree.at, &entry.place, position);
         }
         tree
-    }
-
-    fn add(&mut self, path: &str, entry: LockfileEntry) {
-        self.file(path, self.entries.len());
-        self.entries.push(entry);
-    }
-
-    fn file(&mut self, path: &str, at: usize) {
-        let Some(split) = path.rfind(FOLDER) else { return };
-        let folder = path[..split].trim_end_matches('/');
-        self.at.entry(folder.into()).or_default().insert(path[split + FOLDER.len()..].into(), at);
     }
 
     fn with_requesters(mut self) -> Vec<LockfileEntry> {
@@ -137,9 +127,14 @@ impl<'a> InstallTree<'a> {
     }
 }
 
-/// Returns the `node_modules` folders that node searches from `from`, nearest first. Computed once for all requirements of a
-/// package.
-fn above<'t>(at: &'t HashMap<Box<str>, HashMap<Box<str>, usize>>, mut from: &str) -> Vec<&'t HashMap<Box<str>, usize>> {
+fn file(folders: &mut Folders, path: &str, position: usize) {
+    if let Some((folder, name)) = path.rsplit_once(FOLDER) {
+        folders.entry(folder.trim_end_matches('/').into()).or_default().insert(name.into(), position);
+    }
+}
+
+/// Returns the `node_modules` folders that node searches from `from`, nearest first. Computed once per requiring package.
+fn above<'t>(at: &'t Folders, mut from: &str) -> Vec<&'t HashMap<Box<str>, usize>> {
     let mut found = Vec::new();
     if from.len() > MAX_PATH_BYTES {
         return found;

@@ -83,8 +83,7 @@ impl PnpmPackages {
         }
     }
 
-    /// Returns a key without its peers and without the leading slash of versions before 9. Keys of version 5 are converted to the
-    /// newer form.
+    /// Returns a key without its peers and the leading slash of versions before 9. Keys of version 5 get the newer form.
     fn bare<'k>(&self, key: &'k str) -> Cow<'k, str> {
         if self.has_slashes {
             return of_slashes(key);

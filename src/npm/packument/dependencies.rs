@@ -1,5 +1,4 @@
-//! Reads the registry dependencies of one release from its manifest. Does not resolve them, and skips dependencies from other
-//! sources.
+//! Reads the registry dependencies of one release from its manifest. Does not resolve them.
 
 use std::borrow::Cow;
 
@@ -18,8 +17,7 @@ pub struct Dependency {
     pub wanted: Box<str>,
 }
 
-/// Returns the dependencies of the entry at `entry` of `document`: regular, optional and required peer ones. `fields` must come
-/// from the same `document`.
+/// Returns the regular, optional and required peer dependencies of an entry. `fields` must come from the same `document`.
 pub(crate) fn dependencies(document: &[u8], fields: &AbbreviatedFields, entry: usize) -> Vec<Dependency> {
     let (mut wanted, mut peers, mut optional) = (Vec::new(), Vec::new(), Vec::<String>::new());
     for span in fields.of(entry) {

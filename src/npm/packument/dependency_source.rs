@@ -33,8 +33,7 @@ impl<'a> DependencySources<'a> {
     }
 }
 
-/// Checks whether `part` is named like a subpackage of `name`: in its scope, or in a scope with its name (`@esbuild/…` of
-/// `esbuild`).
+/// Checks whether `part` is named like a subpackage of `name`: in its scope, or in a scope of its name (`@esbuild/…`).
 pub(crate) fn is_subpackage_name(name: &PackageName, part: &str) -> bool {
     let Some((scope, _)) = part.strip_prefix('@').and_then(|rest| rest.split_once('/')) else { return false };
     let own = name.scope().map_or(name.unscoped(), |own| &own[1..]);

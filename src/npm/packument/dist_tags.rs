@@ -37,8 +37,7 @@ pub fn retarget<'a>(packument: &'a Packument, shown: &[bool], tag: &str, target:
         .or_else(|| highest(candidates()))
 }
 
-/// Retargets many dist-tags of one packument as [`retarget`] does. Sorts the shown versions once, so that thousands of tags on
-/// hidden versions cost O(n log n).
+/// Like [`retarget`], for many dist-tags. Sorts the shown versions once: thousands of tags on hidden versions cost O(n log n).
 pub struct Retargets<'a> {
     packument: &'a Packument,
     shown: &'a [bool],

@@ -14,8 +14,7 @@ use crate::npm::packument::manifest_digest::ScriptsDigest;
 use crate::npm::packument::release_shape::ReleaseShape;
 use crate::npm::semver::version::Version;
 
-/// Keys that are searched for the same version with build metadata. It sorts directly after the plain version, with only invalid
-/// keys between.
+/// Keys that are searched for a version with build metadata: it sorts after the plain version, with only invalid keys between.
 const MAX_BUILD_KEYS: usize = 8;
 
 /// Returns a version without its build metadata, which SemVer and npm ignore.
@@ -245,8 +244,7 @@ impl Packument {
         self.entries.iter().all(|entry| entry.published.is_some() || entry.inconsistency.is_some())
     }
 
-    /// Checks whether only a security placeholder is left: the registry's team replaces a malicious package by the single version
-    /// `0.0.1-security`.
+    /// Checks whether only `0.0.1-security` is left, the placeholder by which the registry's team replaces a malicious package.
     pub(crate) fn is_security_placeholder(&self) -> bool {
         !self.entries.is_empty() && self.entries.iter().all(|entry| entry.key.ends_with("-security"))
     }

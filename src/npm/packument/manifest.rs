@@ -1,5 +1,4 @@
-//! Reads one manifest of a packument: the facts for rules, the members of the abbreviated form, and inconsistencies with the
-//! packument that contains it.
+//! Reads one manifest of a packument: facts for rules, members of the abbreviated form, and contradictions with the packument.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -68,7 +67,7 @@ pub(crate) fn read_entry<'a, A: MapAccess<'a>>(
 
     let version = Version::parse(&key);
     if let Some(optional) = found.resolution.optional {
-        record_subpackages(name, &key, optional, fields.ends.len() - 1, &mut cache.parts);
+        cache.record_subpackages(name, &key, optional, fields.ends.len() - 1);
     }
     let inconsistency = found.inconsistency.clone().or_else(|| found.contradiction(name, &key, version.as_ref()));
     let shape = cache.shapes.read(ShapeSource {
@@ -109,6 +108,24 @@ pub(crate) struct RepeatCache<'a> {
     resolution: LastValue<Resolution<'a>, [u8; 32]>,
     /// Packages of the same scope that entries pin to their own version, with the positions of the entries.
     pub(crate) parts: HashMap<Box<str>, Vec<u32>>,
+}
+
+impl RepeatCache<'_> {
+    /// Records the packages of `name`'s own scope that the entry at `position` pins to its own version.
+    fn record_subpackages(&mut self, name: &PackageName, version: &str, optional: &str, position: usize) {
+        for_each_valid_member(optional, |key, value| {
+            let (Some(part), Some(pinned)) = (decode(key), decode(value)) else { return };
+            if *pinned != *version || !dependency_source::is_subpackage_name(name, &part) {
+                return;
+            }
+            #[expect(clippy::cast_possible_truncation, reason = "there are fewer entries than bytes, and those fit")]
+            let position = position as u32;
+            match self.parts.get_mut(&*part) {
+                Some(positions) => positions.push(position),
+                None => drop(self.parts.insert(part.as_ref().into(), vec![position])),
+            }
+        });
+    }
 }
 
 struct ManifestVisitor<'w, 'a> {
@@ -274,28 +291,6 @@ impl<'a> ManifestFacts<'a> {
         }
         self.dist.tarball.as_deref().is_none_or(str::is_empty).then(|| "its manifest has no tarball".to_owned())
     }
-}
-
-/// Records the packages of `name`'s own scope that the entry at `position` pins to its own version.
-fn record_subpackages(
-    name: &PackageName,
-    version: &str,
-    optional: &str,
-    position: usize,
-    parts: &mut HashMap<Box<str>, Vec<u32>>,
-) {
-    for_each_valid_member(optional, |key, value| {
-        let (Some(part), Some(pinned)) = (decode(key), decode(value)) else { return };
-        if *pinned != *version || !dependency_source::is_subpackage_name(name, &part) {
-            return;
-        }
-        #[expect(clippy::cast_possible_truncation, reason = "there are fewer entries than bytes, and those fit")]
-        let position = position as u32;
-        match parts.get_mut(&*part) {
-            Some(positions) => positions.push(position),
-            None => drop(parts.insert(part.as_ref().into(), vec![position])),
-        }
-    });
 }
 
 /// Checks whether npm's abbreviated form has this member. `hasInstallScript` is derived, not copied.

@@ -9,8 +9,7 @@ use crate::npm::name::PackageName;
 use crate::npm::packument::PackumentForm;
 use crate::npm::packument::json::{decode, for_each_valid_member};
 
-/// A digest of a manifest's install scripts: npm 11 runs the scripts of the full packument, regardless of the tarball's
-/// `package.json`.
+/// A digest of a manifest's install scripts: npm 11 runs those of the full packument, regardless of the tarball's `package.json`.
 pub type ScriptsDigest = [u8; 16];
 
 /// A digest of what a manifest makes clients install and link, whether it has install scripts, and their digest.
@@ -65,8 +64,7 @@ impl ManifestDigest {
         (Self { sha256: newer.sha256, scripts, install_scripts: newer.install_scripts.or(self.install_scripts) }, changed)
     }
 
-    /// Reads the result of [`ManifestDigest::to_bytes`], also from versions that did not store the scripts. Returns `None` for
-    /// anything else.
+    /// Reads the result of [`ManifestDigest::to_bytes`], also from versions that did not store the scripts.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (sha256, rest) = bytes.split_first_chunk()?;
         let (scripts, install_scripts) = rest.split_first()?;

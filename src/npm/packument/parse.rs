@@ -336,8 +336,7 @@ fn read_tags(tags: Option<&str>) -> Result<Vec<(Box<str>, Box<str>)>, PackumentE
     Ok(found)
 }
 
-/// Calls `insert` with the key and value of each member of an object of at most `limit` members. `insert` returns whether the key
-/// is a repetition.
+/// Calls `insert` with each key and value of an object of at most `limit` members. It returns whether the key is a repetition.
 fn read_unique<'a>(
     object: Option<&'a str>,
     member: &'static str,

@@ -38,8 +38,7 @@ enum ViewPart {
     /// The value of `dist-tags`: upstream's bytes, unless the tags change.
     Tags(Segment),
     Versions,
-    /// The member `policyRestrictions`, with its comma. Upstream's is never sent: versions it names may be shown here, and
-    /// clients that misread it would fail.
+    /// The member `policyRestrictions`, with its comma. Upstream's is never sent: it may name versions that are shown here.
     Restrictions {
         lead: &'static str,
     },
@@ -98,8 +97,7 @@ impl AssemblyPart<'_> {
 }
 
 impl PackumentView {
-    /// Renders a document. Entries for which `alone` returns true get their own run, because their verdict may change. CPU bound:
-    /// a few milliseconds per megabyte.
+    /// Renders a document; CPU bound, a few ms per MB. Entries that are `alone` get their own run, as their verdict may change.
     pub fn render<'a>(
         source: RenderSource<'a>,
         form: PackumentForm,
@@ -141,8 +139,7 @@ impl PackumentView {
         self.arena = compression::consolidate(self.packing, &mut segments);
     }
 
-    /// Selects the parts. Returns `None` if a run would be shown in part: the view must then be rendered again, with the changed
-    /// entries alone.
+    /// Selects the parts. Returns `None` if a run would be shown in part: then render again with the changed entries alone.
     pub fn assemble(&self, choice: &VersionFilter<'_>) -> Option<Assembly<'_>> {
         let mut parts = Vec::with_capacity(self.pieces.len() + 2 * self.runs.len());
         for piece in &self.pieces {

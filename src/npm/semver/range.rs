@@ -11,7 +11,7 @@ const MAX_RANGE_BYTES: usize = 1024;
 
 #[derive(Debug, Clone)]
 pub struct Range {
-    text: Box<str>,
+    pub(crate) text: Box<str>,
     /// As in `satisfies`: a prerelease matches only if the set names one of the same version.
     pub(crate) strict: Box<[ComparatorSet]>,
     /// As in `satisfies` with `includePrerelease`.
@@ -252,7 +252,7 @@ fn desugar(word: &str, inclusive: bool) -> String {
     x_range(word, operator, &partial, lowest)
 }
 
-fn caret_or_tilde(operator: char, Partial { major, minor, patch, pre, .. }: &Partial<'_>, lowest: &str) -> String {
+fn caret_or_tilde(operator: char, Partial { major, minor, patch, pre }: &Partial<'_>, lowest: &str) -> String {
     let Some(major) = *major else { return String::new() };
     let next_major = || format!("<{}.0.0-0", major + 1);
     let Some(minor) = *minor else { return format!(">={major}.0.0{lowest} {}", next_major()) };
@@ -269,9 +269,9 @@ fn caret_or_tilde(operator: char, Partial { major, minor, patch, pre, .. }: &Par
 }
 
 fn x_range(word: &str, operator: &str, partial: &Partial<'_>, lowest: &str) -> String {
-    let Partial { major, minor, patch, has_patch, .. } = *partial;
+    let Partial { major, minor, patch, .. } = *partial;
     // `x.1` and `1.x.2` are not ranges.
-    if (major.is_none() && minor.is_some()) || (minor.is_none() && has_patch && patch.is_some()) {
+    if (major.is_none() && minor.is_some()) || (minor.is_none() && patch.is_some()) {
         return word.to_owned();
     }
     let Some(major) = major else {
@@ -315,7 +315,6 @@ struct Partial<'a> {
     major: Option<u64>,
     minor: Option<u64>,
     patch: Option<u64>,
-    has_patch: bool,
     pre: Option<&'a str>,
 }
 
@@ -333,7 +332,7 @@ impl<'a> Partial<'a> {
             Some(PartialPart::Number(number)) => Some(*number),
             Some(PartialPart::Any) | None => None,
         };
-        Some(Self { major: part(0), minor: part(1), patch: part(2), has_patch: is_whole, pre })
+        Some(Self { major: part(0), minor: part(1), patch: part(2), pre })
     }
 }
 

@@ -20,8 +20,7 @@ pub(crate) fn highest_in_all<T: Copy>(ranges: &[Range], mut versions: Vec<(&Vers
     both.max_by(|left, right| left.0.cmp(right.0)).map(|(_, value)| value)
 }
 
-/// Returns the highest version that all ranges match. `versions` are ascending; `spans` returns the index ranges that a set of
-/// comparators matches.
+/// Returns the highest of the ascending `versions` that all ranges match. `spans` returns the index ranges that a set matches.
 fn highest<'v, T: Copy>(
     ranges: &[Range],
     versions: &[(&'v Version, T)],

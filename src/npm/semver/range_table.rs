@@ -1,5 +1,4 @@
-//! Matches a version against many ranges at once: their bounds divide all versions into cells, and each cell knows the ranges
-//! that contain it.
+//! Matches a version against many ranges at once: their bounds divide all versions into cells, and each knows its ranges.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -71,8 +70,7 @@ impl RangeTable {
         Some(table)
     }
 
-    /// Returns a bit row with the ranges that contain `version`, and with all numbers that are not ranges. Returns `None` if the
-    /// version's numbers are too large.
+    /// Returns a bit row with the ranges that contain `version` and all numbers without a range; `None` for too large numbers.
     pub(crate) fn candidates(&self, version: &Version) -> Option<Cow<'_, [u64]>> {
         let parsed = &version.parsed;
         let (key, is_prerelease) = (key(parsed)?, !parsed.pre.is_empty());

@@ -38,8 +38,7 @@ impl Version {
         !self.parsed.pre.is_empty()
     }
 
-    /// Returns the prerelease channel: its leading letters (`beta` of `2.0.0-beta.3`), empty if it begins with a number, `None`
-    /// for a stable version.
+    /// Returns the prerelease channel: its leading letters (`beta` of `2.0.0-beta.3`), maybe none; `None` for a stable version.
     pub(crate) fn prerelease_channel(&self) -> Option<&str> {
         if !self.is_prerelease() {
             return None;
@@ -61,8 +60,7 @@ impl Version {
     }
 }
 
-/// Rewrites a loose version strictly: drops a leading `v` or `=`, spaces and leading zeros, and adds the missing hyphen before a
-/// prerelease (`1.0.0beta` → `1.0.0-beta`).
+/// Rewrites a loose version: drops a leading `v` or `=`, spaces and leading zeros, and adds a missing hyphen (`1.0.0beta`).
 fn normalize_loose(text: &str) -> Option<String> {
     let text = text.trim().trim_start_matches(['v', '=', ' ']);
     let (text, build) = text.split_once('+').map_or((text, None), |(text, build)| (text, Some(build)));

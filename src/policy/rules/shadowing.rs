@@ -35,10 +35,7 @@ fn shadows(above: &Rule, rule: &Rule) -> bool {
 fn implies(narrow: &RuleConditions, wide: &RuleConditions) -> bool {
     globs(narrow.packages.as_ref(), wide.packages.as_ref())
         && excepts(narrow, wide)
-        && wide
-            .versions
-            .as_ref()
-            .is_none_or(|wide| narrow.versions.as_ref().is_some_and(|narrow| narrow.as_str() == wide.as_str()))
+        && wide.versions.as_ref().is_none_or(|wide| narrow.versions.as_ref().is_some_and(|narrow| narrow.text == wide.text))
         && narrow.age.implies(wide.age)
         && narrow.package_age.implies(wide.package_age)
         && globs(narrow.publishers.as_ref(), wide.publishers.as_ref())

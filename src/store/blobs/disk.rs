@@ -329,8 +329,7 @@ pub fn holds(data_dir: &Path, digest: &Digest) -> bool {
     path_in(&DataDir::blobs_in(data_dir), digest).is_file()
 }
 
-/// Removes a blob from a data directory that another process may own. That process notices at its next opening of the file.
-/// Returns whether the blob existed.
+/// Removes a blob of a data directory that another process may own and notices at its next opening. Returns whether it existed.
 pub fn remove_blob(data_dir: &Path, digest: &Digest) -> Result<bool, StoreError> {
     let path = path_in(&DataDir::blobs_in(data_dir), digest);
     remove_if_present(&path).map_err(StoreError::file("remove", path))

@@ -16,8 +16,7 @@ use crate::store::error::StoreError;
 /// A future that opens a blob; `None` if the blob is missing.
 pub type OpenBlob = Pin<Box<dyn Future<Output = Result<Option<Bytes>, StoreError>> + Send>>;
 
-/// The kind of a blob. A document is named by its SHA-256 and a tarball by its SHA-512, so that an integrity of a tarball can
-/// never name a document.
+/// The kind of a blob. Documents are named by SHA-256 and tarballs by SHA-512: an integrity of one never names the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlobKind {
     Document,
@@ -41,9 +40,8 @@ pub struct Committed {
 }
 
 pub trait BlobStore: Send + Sync {
-    /// Opens the blob `digest` and maps its bytes. The first opening by this process verifies it on the blocking pool. A damaged
-    /// blob is deleted and counted, and the result is `None`. If another task is opening the blob, the future waits without a
-    /// thread.
+    /// Opens and maps a blob. This process verifies it on the blocking pool first. A damaged blob is deleted and counted, and the
+    /// result is `None`. If another task is opening the blob, the future waits without a thread.
     fn open(&self, digest: &Digest) -> OpenBlob;
 
     /// Returns the bytes of `digest` if they are mapped now. Does not block.
@@ -58,8 +56,7 @@ pub trait BlobStore: Send + Sync {
     /// Records a use of `digest` without opening it, so that the disk keeps a blob whose content is cached in memory.
     fn touch(&self, digest: &Digest);
 
-    /// Starts a blob that must match the digests `hasher` expects. It is named by the digest of its kind's algorithm. Dropping it
-    /// discards the bytes.
+    /// Starts a blob that must match the digests `hasher` expects. Its kind's digest names it. Dropping it discards the bytes.
     fn begin(self: Arc<Self>, kind: BlobKind, hasher: Hasher) -> Result<Box<dyn PendingBlob>, StoreError>;
 }
 

@@ -1,7 +1,6 @@
 //! The ledger in SQLite: one file in the data directory, readable while a server runs. Calls block.
 //!
-//! The write-ahead log is synced at checkpoints. A kill of the process loses no commit. A power cut may lose the last commits but
-//! never damages the file.
+//! The write-ahead log is synced at checkpoints: a kill loses no commit, and a power cut the last ones, never the file.
 
 pub(crate) mod decision_writer;
 pub(crate) mod decisions;
@@ -64,9 +63,8 @@ struct WriterHandle {
 }
 
 impl SqliteLedger {
-    /// Opens the ledger of a data directory that this process owns. Creates it if missing and migrates it if older.
-    /// Returns [`StoreError::Newer`] if a newer Coldframe wrote it, [`StoreError::Damaged`] if it is not a ledger, and otherwise
-    /// the error of SQLite.
+    /// Opens the ledger of a data directory that this process owns, created if missing and migrated if older. Returns
+    /// [`StoreError::Newer`] if a newer Coldframe wrote it, and [`StoreError::Damaged`] if it is not a ledger.
     pub(crate) fn open(data_dir: &DataDir) -> Result<Self, StoreError> {
         let path = DataDir::ledger_in(&data_dir.root);
         let writer = open_writer(&path).map_err(|error| name_damaged(error, &path))?;
@@ -86,11 +84,9 @@ impl SqliteLedger {
         Ok(Self { path, readers: ReadPool::default(), owner: Some(owner) })
     }
 
-    /// Opens the ledger of the data directory at `data_dir` for reading, with or without a running server. Queued rows are
-    /// dropped, and changes return an error.
+    /// Opens the ledger at `data_dir` for reading, while a server runs or not. Drops queued rows; changes return an error.
     ///
-    /// The file is opened for writing if possible, because SQLite creates its shared index of the log next to it when no server
-    /// runs. `query_only` protects the tables.
+    /// The file is opened for writing if possible: SQLite then creates its shared log index. `query_only` protects the tables.
     ///
     /// # Errors
     /// Returns an error if there is no ledger, if it is damaged, or if its schema is newer or older than this program's.
@@ -105,8 +101,7 @@ impl SqliteLedger {
         Ok(ledger)
     }
 
-    /// Copies the ledger of the data directory `from` into the directory `into`, which must have none. Does nothing if there is
-    /// no ledger. Works while a server runs.
+    /// Copies the ledger, if any, of the data directory `from` into `into`, which must have none. A server may run.
     pub(crate) fn copy(from: &Path, into: &Path) -> Result<(), StoreError> {
         let (path, copy) = (DataDir::ledger_in(from), DataDir::ledger_in(into));
         if !path.exists() {

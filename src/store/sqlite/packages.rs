@@ -82,8 +82,7 @@ pub(crate) fn releases(connection: &Connection, name: &PackageName) -> rusqlite:
     Ok(releases)
 }
 
-/// Converts an instant to Unix time in nanoseconds. Instants outside of 1677 to 2262, which hostile publish times may be, are
-/// clamped, so their order is kept.
+/// Converts an instant to Unix time in nanoseconds. Others than 1677 to 2262, as in hostile documents, are clamped in order.
 pub(crate) fn to_column(instant: Timestamp) -> i64 {
     i64::try_from(instant.as_nanosecond()).unwrap_or(if instant < Timestamp::UNIX_EPOCH { i64::MIN } else { i64::MAX })
 }

@@ -152,9 +152,8 @@ const FORMS: &str = "
     ALTER TABLE packages ADD COLUMN form TEXT;
 ";
 
-/// Lookups by the local clock and per view. For rows of older versions `looked` is set to `validated`, the closest known time.
-/// `seen` is 0 for a package recorded only as absent. `absent` is set for a release that the package's first lookup did not
-/// contain.
+/// Lookups by the local clock and per view. For older rows `looked` is `validated`, the closest known time. `seen` is 0 for a
+/// package recorded only as absent. `absent` is set for a release that the package's first lookup lacked.
 const LOOKS: &str = "
     ALTER TABLE packages ADD COLUMN looked INTEGER;
     ALTER TABLE packages ADD COLUMN modified INTEGER;
@@ -174,8 +173,7 @@ const LOOKS: &str = "
         WHERE gone IS NOT NULL AND (SELECT content FROM packages WHERE packages.id = releases.package) IS NOT NULL;
 ";
 
-/// The first lookup without a release that disappeared. From this schema on, `manifest` may be 49 bytes long, because it includes
-/// install scripts.
+/// The first lookup without a release that disappeared. From here on, `manifest` may be 49 bytes long, with install scripts.
 const RETURNS: &str = "
     ALTER TABLE releases ADD COLUMN missing_since INTEGER;
 ";

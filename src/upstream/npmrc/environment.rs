@@ -1,5 +1,4 @@
-//! The environment that npm reads its configuration from, as values so that tests can supply their own. Locates npm's files but
-//! does not read them.
+//! The environment that npm reads its configuration from, as values, for tests. Locates npm's files but does not read them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,8 +13,7 @@ pub struct NpmEnvironment {
 }
 
 impl NpmEnvironment {
-    /// Returns the variables that are npm settings (`npm_config_…`, in any case) as `(variable, key, value)`. Skips empty ones,
-    /// as npm does.
+    /// Returns the non-empty variables that are npm settings (`npm_config_…`, in any case) as `(variable, key, value)`.
     pub(crate) fn npm_settings(&self) -> impl Iterator<Item = (&str, String, &str)> {
         self.vars.iter().filter(|(_, value)| !value.is_empty()).filter_map(|(name, value)| {
             let (prefix, key) = name.split_at_checked("npm_config_".len())?;

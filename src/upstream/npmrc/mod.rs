@@ -1,6 +1,5 @@
-//! Reads npm's configuration on this machine: registries, scopes, credentials, certificate authorities and proxies.
-//! `strict-ssl=false` is ignored. This is the only module that uses `deno_npmrc`, which parses one file and provides npm's
-//! built-in default registry.
+//! Reads npm's configuration on this machine: registries, scopes, credentials, CAs and proxies. `strict-ssl=false` is ignored.
+//! Only this module uses `deno_npmrc`, which parses one file and provides npm's built-in default registry.
 
 pub mod environment;
 
@@ -79,8 +78,7 @@ pub struct NpmrcLine {
     pub origin: SettingOrigin,
 }
 
-/// Returns all lines that npm would read, in the order of [`discover`]'s sources, highest precedence first. Excludes credentials
-/// of single registries.
+/// Returns all lines that npm would read, highest precedence first as in [`discover`], without credentials of single registries.
 pub(crate) fn lines(environment: &NpmEnvironment) -> Result<Vec<NpmrcLine>, NpmrcError> {
     let layers = layers(environment, &mut Vec::new())?;
     let of_layer = |NpmrcLayer { origin, registries, settings, .. }: NpmrcLayer| {
@@ -92,8 +90,7 @@ pub(crate) fn lines(environment: &NpmEnvironment) -> Result<Vec<NpmrcLine>, Npmr
 /// Maximum size of an `.npmrc`, in bytes.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
-/// SHA-256 of the host name that yarn uses by default for npm's default registry. A digest, because this code contains no
-/// registry's host name.
+/// SHA-256 of yarn's default host name for npm's registry. A digest, because this code contains no registry's host name.
 const YARNS_ALIAS: [u8; 32] = [
     0x70, 0xbb, 0x40, 0x00, 0xcd, 0x2f, 0xab, 0x03, 0xaf, 0x01, 0xfe, 0xd0, 0x86, 0xc6, 0xbf, 0x3c, 0x2c, 0x97, 0x0f, 0x8b, 0x8b,
     0x80, 0x01, 0xc3, 0x11, 0x02, 0x8e, 0xc3, 0xb8, 0x0e, 0x77, 0x5a,
@@ -207,8 +204,7 @@ impl NpmConfig {
         self.scoped.iter().map(|(scope, url, origin)| Ok((scope.clone(), self.registry(url, origin)?))).collect()
     }
 
-    /// Returns the outbound proxies that npm would use. Its `https-proxy`, `proxy` and `noproxy` take precedence over the common
-    /// variables.
+    /// Returns the outbound proxies that npm would use. Its own settings take precedence over the common variables.
     ///
     /// # Errors
     /// Returns an error if a setting is not an HTTP proxy.
