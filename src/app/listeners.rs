@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::app::error::AppError;
 use crate::app::supervisor::Supervisor;
 use crate::firewall::Profile;
-use crate::net::{ConnectionLimit, DrainReport};
+use crate::net::ConnectionLimit;
 use crate::telemetry::TaskLabel;
 
 /// How long the process on an occupied address may take to identify itself.
@@ -44,7 +44,7 @@ impl RunningListeners {
     }
 
     /// Starts to serve a listener with the shared limit, until the signal to stop.
-    pub(crate) fn serve<F: Future<Output = DrainReport> + Send + 'static>(
+    pub(crate) fn serve<F: Future<Output = usize> + Send + 'static>(
         &mut self,
         serve: impl FnOnce(Arc<ConnectionLimit>, watch::Receiver<bool>) -> F,
     ) {

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 
 use crate::firewall::{Profile, RegistryService};
-use crate::net::{ConnectionLimit, DrainReport, listener};
+use crate::net::listener::connection::serve_connection;
+use crate::net::{ConnectionLimit, listener};
 use crate::server::registry::handler::{RegistryHandler, handle};
 use crate::server::registry::target::EntryPoint;
 
