@@ -2,6 +2,7 @@
 //! handler. A request must name the host of its connection.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +42,16 @@ const DECODE_ERROR: u8 = 50;
 const INTERNAL_ERROR: u8 = 80;
 const UNRECOGNIZED_NAME: u8 = 112;
 
+/// A connection to an intercepted host.
+struct InterceptedConnection<S> {
+    gateway: Arc<Gateway<S>>,
+    target: InterceptTarget,
+    /// The authenticated gateway user.
+    user: Option<Arc<str>>,
+    peer: SocketAddr,
+    time_limit: Duration,
+}
+
 /// Serves a connection to `target` until it closes. `user` is the authenticated gateway user.
 pub(crate) async fn serve<S: RegistryService>(
     gateway: Arc<Gateway<S>>,
@@ -51,122 +62,115 @@ pub(crate) async fn serve<S: RegistryService>(
     let UpgradedConnection { mut stream, mut context } = connection;
     let (peer, time_limit) = (context.peer, context.limits.header_timeout);
     let Ok(Ok(Some(first))) = timeout(time_limit, stream.first()).await else { return };
-    let target = Arc::new(target);
-    match (target.secure, first == HANDSHAKE) {
+    let intercepted = Arc::new(InterceptedConnection { gateway, target, user, peer, time_limit });
+    match (intercepted.target.secure, first == HANDSHAKE) {
         (true, true) => {}
-        (false, false) => return context.http1(stream, handle_intercepted(gateway, target, user)).await,
-        (true, false) => return context.http1(stream, refuse_all(gateway, target, "plain HTTP on a TLS port")).await,
-        (false, true) => return log_refusal(&gateway, peer, &target, BarLabel::Tls, "TLS on a plain HTTP port"),
+        (false, false) => return context.http1(stream, request_handler(intercepted)).await,
+        (true, false) => {
+            let refuse = move |_, request| std::future::ready(intercepted.refuse_plain_http(request));
+            return context.http1(stream, refuse).await;
+        }
+        (false, true) => return intercepted.log_refusal(BarLabel::Tls, "TLS on a plain HTTP port"),
     }
-    let Some(secured) = tls_handshake(&gateway, &target, stream, peer, time_limit).await else { return };
+    let Some(secured) = intercepted.tls_handshake(stream).await else { return };
     let speaks_http2 = secured.get_ref().1.alpn_protocol() == Some(b"h2");
     if speaks_http2 {
-        context.http2(secured, handle_intercepted(gateway, target, user)).await;
+        context.http2(secured, request_handler(intercepted)).await;
     } else {
-        context.http1(secured, handle_intercepted(gateway, target, user)).await;
+        context.http1(secured, request_handler(intercepted)).await;
     }
 }
 
-/// Performs the TLS handshake. Returns `None` if it fails, which is logged.
-async fn tls_handshake<S: RegistryService>(
-    gateway: &Gateway<S>,
-    target: &InterceptTarget,
-    mut stream: PeekedStream<TcpStream>,
-    peer: SocketAddr,
-    time_limit: Duration,
-) -> Option<TlsStream<PeekedStream<TcpStream>>> {
-    stream.allowance = Some(MAX_HELLO_BYTES);
-    let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
-    let mut start = match timeout(time_limit, &mut acceptor).await {
-        Ok(Ok(start)) => start,
-        Ok(Err(error)) => {
-            log_refusal(gateway, peer, target, BarLabel::Tls, &format!("invalid ClientHello: {error}"));
-            if let Some(mut stream) = acceptor.take_io() {
-                // A broken client may not read the alert.
-                let _ = timeout(time_limit, stream.write_all(&alert(DECODE_ERROR))).await;
-            }
-            return None;
-        }
-        Err(_) => {
-            log_refusal(gateway, peer, target, BarLabel::Tls, "no ClientHello received in time");
-            return None;
-        }
-    };
-    let host = &*target.host.name;
-    let config = match (start.client_hello().server_name(), &target.host.dns_name) {
-        (Some(name), _) if !name.eq_ignore_ascii_case(host) => {
-            log_refusal(gateway, peer, target, BarLabel::Mismatch, &format!("TLS server name is another host: `{name}`"));
-            Err(UNRECOGNIZED_NAME)
-        }
-        (_, None) => Err(UNRECOGNIZED_NAME),
-        (_, Some(name)) => gateway.leaf_issuer.load().server_config(name).map_err(|error| {
-            tracing::error!(gateway.target = host, error = %error, "cannot issue certificate");
-            INTERNAL_ERROR
-        }),
-    };
-    let config = match config {
-        Ok(config) => config,
-        Err(description) => {
-            let _ = timeout(time_limit, start.io.write_all(&alert(description))).await;
-            return None;
-        }
-    };
-    start.io.allowance = None;
-    match timeout(time_limit, start.into_stream(config)).await {
-        Ok(Ok(secured)) => Some(secured),
-        Ok(Err(error)) => {
-            tracing::debug!(client.address = %peer.ip(), gateway.target = host, error = %error, "TLS handshake failed");
-            None
-        }
-        Err(_) => None,
-    }
-}
-
-/// Returns the handler for requests on a connection to `target`.
-fn handle_intercepted<S: RegistryService>(
-    gateway: Arc<Gateway<S>>,
-    target: Arc<InterceptTarget>,
-    user: Option<Arc<str>>,
-) -> impl Fn(SocketAddr, Request<RequestBody>) -> std::pin::Pin<Box<dyn Future<Output = Response<Body>> + Send>> + Send + Sync {
+/// Returns the handler for requests on a connection.
+fn request_handler<S: RegistryService>(
+    intercepted: Arc<InterceptedConnection<S>>,
+) -> impl Fn(SocketAddr, Request<RequestBody>) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> + Send + Sync {
     move |peer, request| {
-        let (gateway, target, user) = (Arc::clone(&gateway), Arc::clone(&target), user.clone());
+        let intercepted = Arc::clone(&intercepted);
         Box::pin(async move {
+            let InterceptedConnection { gateway, target, user, .. } = &*intercepted;
             let (head, body) = request.into_parts();
-            if let Err(error) = check(&target, &head) {
-                return turn_away(&gateway, (peer, user.as_deref()), &head, &error);
+            if let Err(error) = check(target, &head) {
+                return intercepted.turn_away(user.as_deref(), &head, &error);
             }
-            let entry_point = EntryPoint::Intercepted { target: InterceptTarget::clone(&target), user };
+            let entry_point = EntryPoint::Intercepted { target: target.clone(), user: user.clone() };
             handle(&gateway.handler, &entry_point, peer, Request::from_parts(head, body)).await
         })
     }
 }
 
-/// Returns a handler that refuses all requests on a connection to `target`.
-fn refuse_all<S: RegistryService>(
-    gateway: Arc<Gateway<S>>,
-    target: Arc<InterceptTarget>,
-    why: &'static str,
-) -> impl Fn(SocketAddr, Request<RequestBody>) -> std::future::Ready<Response<Body>> + Send + Sync {
-    move |peer, request| {
-        let host = &*target.host.name;
-        let error = RequestError::Headers(format!("{why}: `{host}:{}`", target.port));
-        std::future::ready(turn_away(&gateway, (peer, None), &request.into_parts().0, &error))
+impl<S: RegistryService> InterceptedConnection<S> {
+    /// Performs the TLS handshake. Returns `None` if it fails, which is logged.
+    async fn tls_handshake(&self, mut stream: PeekedStream<TcpStream>) -> Option<TlsStream<PeekedStream<TcpStream>>> {
+        stream.allowance = Some(MAX_HELLO_BYTES);
+        let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
+        let mut start = match timeout(self.time_limit, &mut acceptor).await {
+            Ok(Ok(start)) => start,
+            Ok(Err(error)) => {
+                self.log_refusal(BarLabel::Tls, &format!("invalid ClientHello: {error}"));
+                if let Some(mut stream) = acceptor.take_io() {
+                    // A broken client may not read the alert.
+                    let _ = timeout(self.time_limit, stream.write_all(&alert(DECODE_ERROR))).await;
+                }
+                return None;
+            }
+            Err(_) => {
+                self.log_refusal(BarLabel::Tls, "no ClientHello received in time");
+                return None;
+            }
+        };
+        let host = &*self.target.host.name;
+        let config = match (start.client_hello().server_name(), &self.target.host.dns_name) {
+            (Some(name), _) if !name.eq_ignore_ascii_case(host) => {
+                self.log_refusal(BarLabel::Mismatch, &format!("TLS server name is another host: `{name}`"));
+                Err(UNRECOGNIZED_NAME)
+            }
+            (_, None) => Err(UNRECOGNIZED_NAME),
+            (_, Some(name)) => self.gateway.leaf_issuer.load().server_config(name).map_err(|error| {
+                tracing::error!(gateway.target = host, error = %error, "cannot issue certificate");
+                INTERNAL_ERROR
+            }),
+        };
+        let config = match config {
+            Ok(config) => config,
+            Err(description) => {
+                let _ = timeout(self.time_limit, start.io.write_all(&alert(description))).await;
+                return None;
+            }
+        };
+        start.io.allowance = None;
+        match timeout(self.time_limit, start.into_stream(config)).await {
+            Ok(Ok(secured)) => Some(secured),
+            Ok(Err(error)) => {
+                tracing::debug!(client.address = %self.peer.ip(), gateway.target = host, error = %error, "TLS handshake failed");
+                None
+            }
+            Err(_) => None,
+        }
     }
-}
 
-fn turn_away<S: RegistryService>(
-    gateway: &Gateway<S>,
-    client: (SocketAddr, Option<&str>),
-    head: &Parts,
-    error: &RequestError,
-) -> Response<Body> {
-    let log = RequestLog::begin(&gateway.handler.metrics, client.0.ip().to_canonical(), &head.method, &head.uri);
-    let mut reply = gateway.refuse(client, &head.uri, error);
-    if head.version == http::Version::HTTP_2 {
-        // HTTP/2 has no `Connection` header.
-        reply.response.headers_mut().remove(http::header::CONNECTION);
+    /// Refuses a request in plain HTTP on a TLS port.
+    fn refuse_plain_http(&self, request: Request<RequestBody>) -> Response<Body> {
+        let InterceptTarget { host, port, .. } = &self.target;
+        let error = RequestError::Headers(format!("plain HTTP on a TLS port: `{}:{port}`", host.name));
+        self.turn_away(None, &request.into_parts().0, &error)
     }
-    log.finish(reply)
+
+    fn turn_away(&self, user: Option<&str>, head: &Parts, error: &RequestError) -> Response<Body> {
+        let metrics = &self.gateway.handler.metrics;
+        let log = RequestLog::begin(metrics, self.peer.ip().to_canonical(), &head.method, &head.uri);
+        let mut reply = self.gateway.refuse((self.peer, user), &head.uri, error);
+        if head.version == http::Version::HTTP_2 {
+            // HTTP/2 has no `Connection` header.
+            reply.response.headers_mut().remove(http::header::CONNECTION);
+        }
+        log.finish(reply)
+    }
+
+    fn log_refusal(&self, reason: BarLabel, text: &str) {
+        let address = format!("{}:{}", self.target.host.name, self.target.port);
+        self.gateway.record_refusal((self.peer, None), &address, reason, text);
+    }
 }
 
 /// Rejects a request whose target or `Host` differs from the host of its connection.
@@ -188,15 +192,4 @@ fn check(target: &InterceptTarget, head: &Parts) -> Result<(), RequestError> {
         "request host differs from the host of the connection: `{}:{}`",
         target.host.name, target.port
     )))
-}
-
-fn log_refusal<S: RegistryService>(
-    gateway: &Gateway<S>,
-    peer: SocketAddr,
-    target: &InterceptTarget,
-    reason: BarLabel,
-    text: &str,
-) {
-    let address = format!("{}:{}", target.host.name, target.port);
-    gateway.record_refusal((peer, None), &address, reason, text);
 }
