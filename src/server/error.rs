@@ -33,10 +33,7 @@ pub(crate) enum RequestError {
          (for `coldframe check --server`, set `--admin-token-file`)"
     )]
     AdminTokenRequired,
-    #[error(
-        "this page requires an admin token, and `admin-token-file` is not set; \
-         `explain-access` opens `check` and `explain`"
-    )]
+    #[error("this page requires an admin token, and `admin-token-file` is not set; `explain-access` opens `check` and `explain`")]
     AdminDisabled,
     #[error("gateway authentication required; add a user name and password to the proxy URL: `http://name:password@host:port`")]
     ProxyAuthRequired,
@@ -47,8 +44,8 @@ pub(crate) enum RequestError {
     #[error("{0}")]
     HostMismatch(String),
     /// An intercepted host, but not a registry path.
-    #[error("{0}")]
-    NotARegistryPath(String),
+    #[error("not a registry path; coldframe intercepts only the registry on this host")]
+    NotARegistryPath,
     #[error("cannot reach `{place}`: {cause}")]
     Unreachable { place: String, cause: ClientError },
     #[error("cannot read request body: internal error")]

@@ -151,10 +151,6 @@ impl InterceptedHosts {
 }
 
 impl InterceptedHost {
-    fn usual(&self) -> &'static [(u16, bool)] {
-        if self.dns_name.is_some() { &[(443, true), (80, false)] } else { &[] }
-    }
-
     /// Makes the root a registry, unless the host has one already.
     fn take_root(&mut self) {
         if self.prefixes.is_empty() {
@@ -164,7 +160,8 @@ impl InterceptedHost {
 
     /// Returns each port once, and whether it uses TLS.
     fn all_ports(&self) -> impl Iterator<Item = (u16, bool)> {
-        let usual = self.usual().iter().filter(|(port, _)| !self.ports.iter().any(|(known, _)| known == port));
+        let usual: &[_] = if self.dns_name.is_some() { &[(443, true), (80, false)] } else { &[] };
+        let usual = usual.iter().filter(|(port, _)| !self.ports.iter().any(|(known, _)| known == port));
         self.ports.iter().chain(usual).copied()
     }
 

@@ -11,7 +11,7 @@ use crate::upstream::PassthroughRequest;
 const PASSED_ON: [HeaderName; 4] = [header::ACCEPT, header::CONTENT_TYPE, header::CONTENT_ENCODING, header::USER_AGENT];
 
 /// Response headers that describe the connection or encoding, not the content.
-const KEPT_BACK: [HeaderName; 14] = [
+pub(crate) const KEPT_BACK: [HeaderName; 14] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
     header::TRANSFER_ENCODING,
@@ -43,22 +43,14 @@ pub(crate) fn passthrough_request(head: &Parts, path: &str, body: Bytes) -> Pass
     PassthroughRequest { method, path, headers, body, for_account: false }
 }
 
-pub(crate) fn response_headers(headers: HeaderMap) -> HeaderMap {
-    end_to_end_headers(headers, &KEPT_BACK)
-}
-
 /// Removes `kept_back` and the headers named in `Connection`.
 pub(crate) fn end_to_end_headers(mut headers: HeaderMap, kept_back: &[HeaderName]) -> HeaderMap {
-    let named: Vec<HeaderName> =
-        headers.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok()).flat_map(names).collect();
+    let lines = headers.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok());
+    let named: Vec<HeaderName> = lines.flat_map(|line| line.split(',')).filter_map(|name| name.trim().parse().ok()).collect();
     for name in kept_back.iter().chain(&named) {
         headers.remove(name);
     }
     headers
-}
-
-fn names(line: &str) -> Vec<HeaderName> {
-    line.split(',').filter_map(|name| name.trim().parse().ok()).collect()
 }
 
 #[cfg(test)]
@@ -95,7 +87,7 @@ mod tests {
         {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        let names: Vec<String> = response_headers(headers).keys().map(ToString::to_string).collect();
+        let names: Vec<String> = end_to_end_headers(headers, &KEPT_BACK).keys().map(ToString::to_string).collect();
         assert_eq!(names, ["etag"]);
     }
 }

@@ -18,7 +18,7 @@ use crate::npm::integrity::MAX_SRI_BYTES;
 use crate::npm::{Algorithm, Digest};
 use crate::server::client::BaseUrlSource;
 use crate::server::error::RequestError;
-use crate::server::passthrough;
+use crate::server::passthrough::{KEPT_BACK, end_to_end_headers};
 use crate::telemetry::OutcomeLabel;
 use crate::text::{ascii_line, printable, single_line};
 use crate::upstream::{PassthroughResponse, UpstreamError};
@@ -161,7 +161,7 @@ fn passthrough(passed: PassthroughResponse, notice: Option<&str>) -> Reply {
     let mute = !passed.status.is_success() && passed.status != StatusCode::NOT_MODIFIED && !is_json(&passed.body);
     let mut reply = if mute {
         let mut reply = failure(passed.status, &format!("upstream returned {}", passed.status), outcome);
-        let kept = passthrough::response_headers(passed.headers).remove(header::WWW_AUTHENTICATE);
+        let kept = end_to_end_headers(passed.headers, &KEPT_BACK).remove(header::WWW_AUTHENTICATE);
         // npm runs an audit after each install. A notice about a missing upstream endpoint would be noise, and the body still has
         // it.
         reply.response.headers_mut().remove(&NPM_NOTICE);
@@ -169,7 +169,7 @@ fn passthrough(passed: PassthroughResponse, notice: Option<&str>) -> Reply {
         reply
     } else {
         let mut reply = Reply::new(passed.status, Body::from(passed.body), outcome);
-        *reply.response.headers_mut() = passthrough::response_headers(passed.headers);
+        *reply.response.headers_mut() = end_to_end_headers(passed.headers, &KEPT_BACK);
         // npm prints it, so it is reduced to one ASCII line.
         if let Some(notice) = reply.response.headers().get(&NPM_NOTICE) {
             let notice = ascii_line(&String::from_utf8_lossy(notice.as_bytes()), MAX_LINE_BYTES);
@@ -284,7 +284,7 @@ pub(crate) fn error(error: &RequestError) -> Reply {
             (StatusCode::FORBIDDEN, OutcomeLabel::Refused)
         }
         RequestError::HostMismatch(_) => (StatusCode::MISDIRECTED_REQUEST, OutcomeLabel::ClientError),
-        RequestError::NotARegistryPath(_) => (StatusCode::NOT_FOUND, OutcomeLabel::NotFound),
+        RequestError::NotARegistryPath => (StatusCode::NOT_FOUND, OutcomeLabel::NotFound),
         RequestError::Unreachable { cause: ClientError::TimedOut { .. }, .. } => {
             (StatusCode::GATEWAY_TIMEOUT, OutcomeLabel::UpstreamError)
         }

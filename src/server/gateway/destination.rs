@@ -1,7 +1,6 @@
 //! The destination of a proxy request in canonical form.
 
 use std::fmt;
-use std::net::IpAddr;
 
 use http::uri::Authority;
 use url::Host;
@@ -42,24 +41,13 @@ impl Destination {
         }
     }
 
-    pub(crate) fn name(&self) -> Option<&str> {
-        match &self.host {
-            Host::Domain(name) => Some(name),
-            Host::Ipv4(_) | Host::Ipv6(_) => None,
-        }
-    }
-
-    pub(crate) fn address(&self) -> Option<IpAddr> {
-        match &self.host {
-            Host::Domain(_) => None,
-            Host::Ipv4(address) => Some(IpAddr::V4(*address)),
-            Host::Ipv6(address) => Some(IpAddr::V6(*address)),
-        }
-    }
-
     /// Returns the host for a resolver, without brackets.
     pub(crate) fn dial_host(&self) -> String {
-        self.address().map_or_else(|| self.name().unwrap_or_default().to_owned(), |address| address.to_string())
+        match &self.host {
+            Host::Domain(name) => name.clone(),
+            Host::Ipv4(address) => address.to_string(),
+            Host::Ipv6(address) => address.to_string(),
+        }
     }
 }
 

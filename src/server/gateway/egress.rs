@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use url::Url;
+use url::{Host, Url};
 
 use crate::net::{
     ClientError, ConnectStage, Deadlines, HostPattern, OutboundProxy, ProxyConnection, TunnelStream, all_permitted,
@@ -169,9 +169,13 @@ impl EgressPolicy {
             ));
         }
         let usual = matches!(destination.port, 443 | 80);
-        let mut allowing = self.allowed.iter().filter(|glob| Self::allows(glob, destination) && (usual || glob.port.is_some()));
+        // An `http` URL keeps every port but 80, which is its default.
+        let url = Url::parse(&format!("http://{destination}/"));
+        let allows = |glob: &HostPattern| url.as_ref().is_ok_and(|url| glob.reach(url).is_some());
+        let mut allowing = self.allowed.iter().filter(|glob| allows(glob) && (usual || glob.port.is_some()));
         let named = allowing.clone().any(|glob| glob.host().is_some());
-        let local = named && destination.name().is_some_and(|name| name == "localhost" || name.ends_with(".localhost"));
+        let local =
+            named && matches!(&destination.host, Host::Domain(name) if name == "localhost" || name.ends_with(".localhost"));
         let listed = allowing.next().is_some();
         if listed || (self.allows_others && usual) {
             return Ok(EgressGrant {
@@ -195,11 +199,6 @@ impl EgressPolicy {
             "egress refused by coldframe, only ports 443 and 80 are allowed: `{destination}`; allow it with `--allow-host {destination}`"
         );
         Err(RequestError::EgressDenied(BarLabel::Port, text))
-    }
-
-    fn allows(glob: &HostPattern, destination: &Destination) -> bool {
-        // An `http` URL keeps every port but 80, which is its default.
-        Url::parse(&format!("http://{destination}/")).is_ok_and(|url| glob.reach(&url).is_some())
     }
 
     /// Checks whether a connection to `address` would reach our own listener.

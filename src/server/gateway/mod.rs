@@ -1,7 +1,6 @@
 //! The gateway: an HTTP/1.1 proxy. It intercepts registry hosts, tunnels to other hosts if allowed, and refuses the rest with the
 //! reason. Tunneled bytes are not inspected.
 
-pub(crate) mod client_hello;
 pub(crate) mod destination;
 pub(crate) mod egress;
 pub(crate) mod intercept;

@@ -4,22 +4,27 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use rustls::server::Acceptor;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use url::Host;
 
 use crate::firewall::RegistryService;
-use crate::net::{ConnectionLimit, TunnelStream, UpgradedConnection, is_own_connection, listener};
+use crate::net::{ConnectionLimit, PeekedStream, TunnelStream, UpgradedConnection, is_own_connection, listener};
 use crate::server::error::RequestError;
 use crate::server::gateway::destination::Destination;
+use crate::server::gateway::intercept::{self, HANDSHAKE, MAX_HELLO_BYTES};
 use crate::server::gateway::state::{Gateway, reason};
-use crate::server::gateway::{client_hello, intercept};
 use crate::telemetry::BarLabel;
 
 /// The TLS alert `access_denied`.
 const ACCESS_DENIED: u8 = 49;
+
+const SLOW: &str = "no ClientHello received in time";
+const UNREADABLE: &str = "invalid ClientHello";
 
 /// Serves a bound listener until `stop` resolves, then drains. All listeners of a process share `limit`.
 pub(crate) async fn serve<S: RegistryService>(
@@ -37,12 +42,11 @@ pub(crate) async fn serve<S: RegistryService>(
 async fn handle_connection<S: RegistryService>(gateway: Arc<Gateway<S>>, mut connection: UpgradedConnection) {
     let (peer, time_limit, original) =
         (connection.context.peer, connection.context.limits.header_timeout, connection.redirected_from());
-    let named = client_hello::read_sni(&mut connection.stream, time_limit).await;
-    let name = match named {
+    let name = match read_sni(&mut connection.stream, time_limit).await {
         Ok(name) => name,
         Err(error) => {
             let address = original.map_or_else(|| "-".to_owned(), |original| original.to_string());
-            return gateway.record_refusal((peer, None), &address, BarLabel::Tls, &error.to_string());
+            return gateway.record_refusal((peer, None), &address, BarLabel::Tls, error);
         }
     };
     let ports = original.map_or([connection.local_port(), 443], |original| [original.port(); 2]);
@@ -97,4 +101,38 @@ async fn connect<S: RegistryService>(
     )?;
     let warned = gateway.indicator_check(peer, None, &read);
     gateway.egress.load_full().connect_original(&read, original, &warned).await
+}
+
+/// Returns the server name of a connection in lower case, without consuming bytes, or why it is unknown.
+async fn read_sni(stream: &mut PeekedStream<TcpStream>, time_limit: Duration) -> Result<String, &'static str> {
+    timeout(time_limit, read_server_name(stream)).await.unwrap_or(Err(SLOW))
+}
+
+async fn read_server_name(stream: &mut PeekedStream<TcpStream>) -> Result<String, &'static str> {
+    let (mut acceptor, mut seen) = (Acceptor::default(), 0);
+    loop {
+        let held = stream.peek(MAX_HELLO_BYTES).await.map_err(|_| SLOW)?;
+        if held.len() == seen {
+            return Err(if seen < MAX_HELLO_BYTES { SLOW } else { UNREADABLE });
+        }
+        if held.first() != Some(&HANDSHAKE) {
+            return Err("plaintext on a TLS port");
+        }
+        let mut fresh = &held[seen..];
+        seen = held.len();
+        while !fresh.is_empty() {
+            // The acceptor stops reading when the message is complete or its buffer is full.
+            if acceptor.read_tls(&mut fresh).map_err(|_| UNREADABLE)? == 0 {
+                break;
+            }
+            match acceptor.accept() {
+                Ok(Some(hello)) => {
+                    let hello = hello.client_hello();
+                    return hello.server_name().map(str::to_ascii_lowercase).ok_or("ClientHello has no server name");
+                }
+                Ok(None) => {}
+                Err(_) => return Err(UNREADABLE),
+            }
+        }
+    }
 }

@@ -9,7 +9,7 @@ use http::header::{CONTENT_ENCODING, HeaderMap, TRANSFER_ENCODING};
 
 use crate::firewall;
 use crate::net::headers::list;
-use crate::net::{FairLimit, FairPermit, MemoryBudget, Reservation, body};
+use crate::net::{FairLimit, FairPermit, MemoryBudget, body};
 use crate::server::error::RequestError;
 
 /// Memory for request bodies until they are forwarded. Above it, bodies wait, except that the oldest body of each client may grow
@@ -25,7 +25,7 @@ const MEMORY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The limits that all request bodies share.
 pub(crate) struct RequestBodies {
-    memory: Arc<MemoryBudget>,
+    pub(crate) memory: Arc<MemoryBudget>,
     /// Limits bodies being decompressed and parsed.
     readers: Arc<FairLimit>,
 }
@@ -47,11 +47,6 @@ impl RequestBodies {
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let memory = MemoryBudget::for_clients(BODY_MEMORY, MAX_BODY_MEMORY, SMALL_BODY, MEMORY_TIMEOUT);
         Self { memory, readers: FairLimit::new(firewall::heavy(cores)) }
-    }
-
-    /// Returns an empty reservation in the lane of a client.
-    pub(crate) fn reservation(&self, client: IpAddr) -> Reservation {
-        self.memory.share_for(client)
     }
 
     /// Decompresses a body to at most `limit` bytes. Limits how many are decompressed at once, each until its last reader drops

@@ -20,7 +20,7 @@ use crate::server::client::ClientResolver;
 use crate::server::config::Config;
 use crate::server::error::RequestError;
 use crate::server::registry::bodies::{RequestBodies, check_transfer_coding};
-use crate::server::registry::target::{EntryPoint, RequestPath, RequestScope, RequestTarget, no_registry};
+use crate::server::registry::target::{EntryPoint, RequestPath, RequestScope, RequestTarget};
 use crate::server::request_log::RequestLog;
 use crate::server::response::{self, Reply};
 use crate::telemetry::{EndpointLabel, Metrics};
@@ -65,7 +65,7 @@ impl<S: RegistryService> RegistryHandler<S> {
         unchecked: UncheckedRequest<B>,
     ) -> Result<Reply, RequestError> {
         // Held until the response exists, since parsing may need more memory than the body.
-        let mut reservation = self.bodies.reservation(unchecked.peer);
+        let mut reservation = self.bodies.memory.share_for(unchecked.peer);
         let tokens = self.admin_tokens.load_full();
         let mut request = authorize(tokens, &self.clients, &self.config, unchecked, &mut reservation).await?;
         request.client = request.client.map(|client| Client { profile, ..client });
@@ -91,7 +91,8 @@ impl<S: RegistryService> RegistryHandler<S> {
             }
             _ => self.clients.resolve(peer, head),
         };
-        let client = Client { profile: entry_point.profile(), ..client.map_err(RequestError::Headers)? };
+        let profile = if let EntryPoint::Registry { profile, .. } = entry_point { *profile } else { Profile::default() };
+        let client = Client { profile, ..client.map_err(RequestError::Headers)? };
         log.client.set(&client);
         Ok(client)
     }
@@ -159,7 +160,7 @@ impl<S: RegistryService> RegistryHandler<S> {
     ) -> Result<RegistryResponse, RequestError> {
         let (limit, address) = (self.config.body_limit, scope.client.address);
         check_transfer_coding(&scope.head.headers)?;
-        let mut reservation = self.bodies.reservation(address);
+        let mut reservation = self.bodies.memory.share_for(address);
         let received = body::collect_into(body, limit, self.config.body_timeout, &mut reservation).await?;
         let body = self.bodies.decompress(received.clone(), &scope.head.headers, limit, address).await?;
         let request = RegistryRequest::Audit { request: scope.forwarded(received), body, format };
@@ -186,7 +187,7 @@ impl<S: RegistryService> RegistryHandler<S> {
         check_transfer_coding(&scope.head.headers)?;
         // A write without credentials is a login, which needs no body limit of a publish.
         let limit = if has_credentials { config.write_limit } else { config.write_limit.min(config.body_limit) };
-        let mut reservation = self.bodies.reservation(client.address);
+        let mut reservation = self.bodies.memory.share_for(client.address);
         let received = body::collect_into(body, limit, config.body_timeout, &mut reservation).await?;
         let request = RegistryRequest::Write { name, request: scope.forwarded_for_account(received) };
         Ok(self.service.call(&client, request).await?)
@@ -209,7 +210,7 @@ pub(crate) async fn handle<S: RegistryService, B: http_body::Body<Data = Bytes, 
         Ok(RequestTarget::Admin(page)) => {
             // Admin pages are not served on intercepted hosts.
             let &EntryPoint::Registry { profile, on_loopback } = entry_point else {
-                return log.finish(response::error(&no_registry()));
+                return log.finish(response::error(&RequestError::NotARegistryPath));
             };
             let unchecked = UncheckedRequest { peer: peer.ip(), head, page, body, on_loopback };
             let reply = Box::pin(handler.admin_page(profile, unchecked)).await;

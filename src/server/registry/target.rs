@@ -55,13 +55,6 @@ pub(crate) struct RequestScope<'a> {
 }
 
 impl EntryPoint {
-    pub(crate) fn profile(&self) -> Profile {
-        match self {
-            Self::Registry { profile, .. } => *profile,
-            Self::Intercepted { .. } => Profile::default(),
-        }
-    }
-
     /// Returns the path of a request and the endpoint that it names.
     pub(crate) fn endpoint<'a>(
         &'a self,
@@ -81,7 +74,10 @@ impl EntryPoint {
                     let (in_registry, endpoint) = parse(head, below, &[]);
                     (RequestPath { requested: path, in_registry, base: Some(base) }, endpoint)
                 }
-                None => (RequestPath { requested: path, in_registry: path, base: target.outermost() }, Err(no_registry())),
+                None => (
+                    RequestPath { requested: path, in_registry: path, base: target.outermost() },
+                    Err(RequestError::NotARegistryPath),
+                ),
             },
         }
     }
@@ -180,8 +176,4 @@ fn preferred_form(head: &Parts) -> (PackumentForm, ContentCoding) {
     let codings = list(&head.headers, &ACCEPT_ENCODING);
     let coding = best_coding(codings.as_deref(), &CODINGS.map(|(name, _)| name)).map(|at| CODINGS[at].1);
     (form, coding.unwrap_or(ContentCoding::Identity))
-}
-
-pub(crate) fn no_registry() -> RequestError {
-    RequestError::NotARegistryPath("not a registry path; coldframe intercepts only the registry on this host".to_owned())
 }
