@@ -3,13 +3,15 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::cli::flags::SettingFlags;
 use crate::cli::{
-    ca, check, client_config, completions, config, decisions, doctor, explain, exposure, feed, healthcheck, incident, output,
-    policy, serve, user,
+    ca, check, client_config, config, decisions, doctor, explain, exposure, feed, healthcheck, incident, output, policy, serve,
+    user,
 };
 use crate::config::suggest;
 use crate::text::push_line;
@@ -86,7 +88,11 @@ enum Command {
     #[command(subcommand)]
     Config(config::Command),
     /// Print a shell completion script.
-    Completions(completions::Arguments),
+    Completions {
+        /// Shell to print a script for.
+        #[arg(value_parser = PossibleValuesParser::new(["bash", "zsh", "fish"]).try_map(|name| name.parse::<Shell>()))]
+        shell: Shell,
+    },
 }
 
 /// The groups of commands in the help.
@@ -141,7 +147,11 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::User(command) => user::run(command),
         Command::Healthcheck(settings) => healthcheck::run(&settings),
         Command::Config(command) => config::run(command),
-        Command::Completions(arguments) => completions::run(&arguments, command_line()),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command_line(), "coldframe", &mut script);
+            output::print_verbatim(&String::from_utf8_lossy(&script))
+        }
     };
     let exit = outcome.unwrap_or_else(|failure| {
         output::print_error(&failure);

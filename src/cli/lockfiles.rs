@@ -37,9 +37,7 @@ pub(crate) fn nearest(folder: &Path) -> impl Iterator<Item = Result<(String, Loc
     found.into_iter().map(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let bytes = files::read_bounded(&path, MAX_LOCKFILE_BYTES as u64).map_err(|error| error.to_string());
-        match bytes.and_then(|bytes| lockfile::parse(&name, &bytes).map_err(|error| error.to_string())) {
-            Ok(lockfile) => Ok((name, lockfile)),
-            Err(error) => Err(format!("cannot read `{}`: {error}", path.display())),
-        }
+        let lockfile = bytes.and_then(|bytes| lockfile::parse(&name, &bytes).map_err(|error| error.to_string()));
+        lockfile.map(|lockfile| (name, lockfile)).map_err(|error| format!("cannot read `{}`: {error}", path.display()))
     })
 }

@@ -4,7 +4,6 @@ mod ca;
 mod check;
 mod client_config;
 mod command_line;
-mod completions;
 mod config;
 mod decisions;
 mod doctor;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::config::parse::{self, SettingsReader};
-use crate::config::raw::{RawValue, feed_table};
+use crate::config::raw::RawValue;
+use crate::config::raw::file::FEED_KEYS;
 use crate::config::settings::SettingKey;
 use crate::diagnostics::Diagnostic;
 use crate::feed::config::is_name;
@@ -74,7 +75,7 @@ fn parse_field<T>(
     parse: impl Fn(&str) -> Result<T, String>,
 ) -> Option<T> {
     let value = value?;
-    let allowed = feed_table::KEYS.iter().find(|(known, _)| *known == name).map_or("", |(_, allowed)| allowed);
+    let allowed = FEED_KEYS.iter().find(|(known, _)| *known == name).map_or("", |(_, allowed)| allowed);
     let said = if value.fields.is_empty() && name == "source" { "feed" } else { name };
     parse(&value.text).map_err(|flaw| reader.errors.push(value.flawed(said, &flaw, allowed))).ok()
 }

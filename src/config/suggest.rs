@@ -28,11 +28,11 @@ pub(crate) fn suggest_setting(name: &str) -> Option<&'static str> {
 /// Creates the error for an unknown name, with suggestions.
 pub(crate) fn unknown_name(origin: Origin, noun: &str, name: &str) -> Diagnostic {
     let names = SETTINGS.iter().map(|setting| setting.name);
-    let near = suggest_setting(name).map_or_else(|| suggest::suggestions(name, names.clone()), |nearest| vec![nearest]);
-    let allowed = match (renamed(name), suggest::suggested(&near)) {
+    let allowed = match (renamed(name), suggest_setting(name)) {
         (Some(new), _) => format!("`{new}`, its new name"),
-        (None, Some(suggested)) => suggested,
-        (None, None) => names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
+        (None, Some(closest)) => format!("`{closest}`, if that was meant"),
+        (None, None) => suggest::nearest(name, names.clone())
+            .unwrap_or_else(|| names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")),
     };
     Diagnostic { shows_line: false, ..Diagnostic::new(origin, format!("unknown {noun}: `{}`", name.escape_debug()), allowed) }
 }

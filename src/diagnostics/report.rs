@@ -17,15 +17,13 @@ pub enum Origin {
     File(SourceSpan),
     /// Passed by a program that embeds Coldframe, or by another process.
     Given,
-    /// npm's configuration; the text names the file and the key.
-    Npm(String),
     Default,
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Flag(name) | Self::Variable(name) | Self::Npm(name) => out.write_str(name),
+            Self::Flag(name) | Self::Variable(name) => out.write_str(name),
             Self::File(place) => {
                 let (line, column) = place.position();
                 write!(out, "{}:{line}:{column}", place.file.path.display())
@@ -83,7 +81,8 @@ impl fmt::Display for Diagnostic {
             _ => out.write_str(&single_line(&format!("{}: {}", self.origin, self.problem)))?,
         }
         if let Origin::File(place) = &self.origin {
-            let excerpt = if self.shows_line { place.excerpt() } else { place.excerpt_of_key() };
+            let key = |line: &str| line.find('=').map_or(line.len(), |at| at + 1);
+            let excerpt = place.excerpt(|line| if self.shows_line { line } else { &line[..key(line)] });
             write!(out, "\n{}", printable(&excerpt))?;
         }
         if self.allowed.is_empty() { Ok(()) } else { write!(out, "\n   = allowed: {}", single_line(&self.allowed)) }
@@ -112,7 +111,7 @@ impl Diagnostics {
         }
         errors.sort_by_key(|error| match &error.origin {
             Origin::File(place) => (0, place.span.start),
-            Origin::Npm(_) | Origin::Default => (1, 0),
+            Origin::Default => (1, 0),
             Origin::Variable(_) => (2, 0),
             Origin::Flag(_) | Origin::Given => (3, 0),
         });

@@ -35,17 +35,9 @@ impl SourceSpan {
         (before.matches('\n').count() + 1, before.get(line_start..).unwrap_or_default().chars().count() + 1)
     }
 
-    /// Returns the line of the span with a line of carets below it. Credentials in URLs are masked because errors end up in logs.
-    pub fn excerpt(&self) -> String {
-        self.marked(|line| line)
-    }
-
-    /// Like [`SourceSpan::excerpt`], but shows the line only up to its `=`.
-    pub fn excerpt_of_key(&self) -> String {
-        self.marked(|line| line.split_inclusive('=').next().unwrap_or_default())
-    }
-
-    fn marked(&self, shown: impl Fn(&str) -> &str) -> String {
+    /// Returns the `shown` part of the span's line with a line of carets below it. Credentials in URLs are masked because errors
+    /// end up in logs.
+    pub(crate) fn excerpt(&self, shown: impl Fn(&str) -> &str) -> String {
         let text = &self.file.text;
         let (line, _) = self.position();
         let line_start = text.get(..self.span.start).and_then(|before| before.rfind('\n')).map_or(0, |at| at + 1);
@@ -112,7 +104,7 @@ mod tests {
     fn marked(text: &str, what: &str) -> String {
         let start = text.find(what).unwrap();
         let file = Arc::new(SourceFile { path: "p.toml".into(), text: text.to_owned() });
-        SourceSpan { file, span: start..start + what.len() }.excerpt()
+        SourceSpan { file, span: start..start + what.len() }.excerpt(|line| line)
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Suggestions for misspelt words.
 
 /// Returns the candidate closest to `word`, if one is near. Each of `words` is a pair: the form to compare and the form to print.
-pub fn closest<'a>(word: &str, words: impl Iterator<Item = (String, &'a str)>) -> Option<&'a str> {
+pub(crate) fn closest<'a>(word: &str, words: impl Iterator<Item = (String, &'a str)>) -> Option<&'a str> {
     let allowed = (word.len() / 3).clamp(1, 4);
     words
         .map(|(compared, shown)| (distance(word, &compared), shown))
@@ -11,7 +11,7 @@ pub fn closest<'a>(word: &str, words: impl Iterator<Item = (String, &'a str)>) -
 }
 
 /// Returns at most three names similar to `word`: those at a small edit distance, else those that share a part with it.
-pub fn suggestions<'a>(word: &str, names: impl Iterator<Item = &'a str> + Clone) -> Vec<&'a str> {
+fn suggestions<'a>(word: &str, names: impl Iterator<Item = &'a str> + Clone) -> Vec<&'a str> {
     if word.len() > MAX_WORD_BYTES {
         return Vec::new();
     }
@@ -29,9 +29,9 @@ pub fn suggestions<'a>(word: &str, names: impl Iterator<Item = &'a str> + Clone)
     near.into_iter().take(3).map(|(_, name)| name).collect()
 }
 
-/// Formats suggestions for an error message. Returns `None` if there are none.
-pub fn suggested(suggestions: &[&str]) -> Option<String> {
-    let names: Vec<_> = suggestions.iter().map(|name| format!("`{name}`")).collect();
+/// Formats the names similar to `word` for an error message. Returns `None` if there are none.
+pub(crate) fn nearest<'a>(word: &str, names: impl Iterator<Item = &'a str> + Clone) -> Option<String> {
+    let names: Vec<_> = suggestions(word, names).into_iter().map(|name| format!("`{name}`")).collect();
     (!names.is_empty()).then(|| format!("{}, if that was meant", names.join(" or ")))
 }
 
@@ -59,7 +59,7 @@ mod tests {
         ] {
             assert_eq!(suggestions(word, names.into_iter()), meant, "{word}");
         }
-        assert_eq!(suggested(&["a", "b"]).as_deref(), Some("`a` or `b`, if that was meant"));
+        assert_eq!(nearest("stale-age", names.into_iter()).unwrap(), "`max-stale` or `min-release-age`, if that was meant");
         assert!(suggestions(&"x".repeat(1 << 20), names.into_iter()).is_empty());
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -51,9 +51,34 @@ pub(crate) enum Command {
         query: QueryArgs,
     },
     /// Show which past incidents a policy would have stopped.
-    Replay(ReplayArguments),
+    Replay {
+        /// JSON file of incidents, see policies/README.md [default: shipped ones].
+        #[arg(value_name = "INCIDENTS")]
+        incidents: Option<PathBuf>,
+        /// File, directory, or shipped policy.
+        #[arg(long, default_value = POLICY)]
+        policy: String,
+        #[command(flatten)]
+        output: OutputArgs,
+        /// Ignore signals that compare a release with earlier ones.
+        #[arg(long)]
+        without_signals: bool,
+    },
     /// Count held and denied versions in packument files, per rule.
-    Survey(SurveyArguments),
+    Survey {
+        /// Packuments as JSON, full or abbreviated: files or directories of `*.json`.
+        #[arg(value_name = "PACKUMENT", required = true)]
+        packuments: Vec<PathBuf>,
+        /// File, directory, or shipped policy.
+        #[arg(long, default_value = POLICY)]
+        policy: String,
+        /// Evaluate as of this instant instead of now.
+        #[arg(long, value_parser = parse_instant)]
+        at: Option<Timestamp>,
+        /// List every version that would be refused.
+        #[arg(long)]
+        list: bool,
+    },
     /// Print a shipped policy, as a starting point for your own.
     Show {
         /// Shipped policy: `default`, `strict`, `ci`, `observe`.
@@ -67,37 +92,6 @@ const MAX_INCIDENT_BYTES: u64 = 32 << 20;
 
 const POLICY: &str = "default";
 
-#[derive(Debug, Args)]
-pub(crate) struct ReplayArguments {
-    /// JSON file of incidents, see policies/README.md [default: shipped ones].
-    #[arg(value_name = "INCIDENTS")]
-    incidents: Option<PathBuf>,
-    /// File, directory, or shipped policy.
-    #[arg(long, default_value = POLICY)]
-    policy: String,
-    #[command(flatten)]
-    output: OutputArgs,
-    /// Ignore signals that compare a release with earlier ones.
-    #[arg(long)]
-    without_signals: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct SurveyArguments {
-    /// Packuments as JSON, full or abbreviated: files or directories of `*.json`.
-    #[arg(value_name = "PACKUMENT", required = true)]
-    packuments: Vec<PathBuf>,
-    /// File, directory, or shipped policy.
-    #[arg(long, default_value = POLICY)]
-    policy: String,
-    /// Evaluate as of this instant instead of now.
-    #[arg(long, value_parser = parse_instant)]
-    at: Option<Timestamp>,
-    /// List every version that would be refused.
-    #[arg(long)]
-    list: bool,
-}
-
 pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
     match command {
         Command::Check { policy, strict } => check(&policy, strict),
@@ -108,8 +102,11 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
             let diff = block_on(app::diff_policies(config, Arc::new(SystemClock), policy))??;
             output.print(|| format_diff(&candidate, &diff), || diff.changed.iter().map(change_json).collect())
         }
-        Command::Replay(arguments) => replay_all(&arguments),
-        Command::Survey(arguments) => survey(&arguments),
+        Command::Replay { incidents, policy, output, without_signals } => {
+            let signals = if without_signals { ReplaySignals::Ignored } else { ReplaySignals::Counted };
+            replay_all(incidents.as_deref(), &policy, signals, output)
+        }
+        Command::Survey { packuments, policy, at, list } => survey(&packuments, &policy, at, list),
         Command::Show { policy } => show(&policy),
     }
 }
@@ -189,10 +186,10 @@ fn format_diff(candidate: &str, found: &PolicyDiff) -> String {
     text
 }
 
-fn replay_all(arguments: &ReplayArguments) -> Result<Exit, CliError> {
-    let policy = policy_files::load(&arguments.policy)?.policy;
+fn replay_all(incidents: Option<&Path>, name: &str, signals: ReplaySignals, output: OutputArgs) -> Result<Exit, CliError> {
+    let policy = policy_files::load(name)?.policy;
     let usage = |error: String| CliError::usage(anyhow::anyhow!(error));
-    let (source, text) = match &arguments.incidents {
+    let (source, text) = match incidents {
         None => (presets::INCIDENTS_PATH.to_owned(), presets::INCIDENTS.to_owned()),
         Some(path) => {
             let read = files::read_pipe_bounded(path, MAX_INCIDENT_BYTES).and_then(files::into_text);
@@ -201,13 +198,11 @@ fn replay_all(arguments: &ReplayArguments) -> Result<Exit, CliError> {
     };
     let incidents = PastIncident::read_all(&text)
         .map_err(|error| usage(format!("cannot parse incidents in `{source}`, see policies/README.md: {error}")))?;
-    let signals = if arguments.without_signals { ReplaySignals::Ignored } else { ReplaySignals::Counted };
     let replayed: Vec<_> = incidents.iter().map(|incident| replay(&policy, incident, signals)).collect();
-    if arguments.output.json {
+    if output.json {
         say(&format!("{} incidents in {source}", incidents.len()));
     }
-    let text = || format_replay(&arguments.policy, &source, &replayed);
-    arguments.output.print(text, || replayed.iter().map(replay_json).collect())
+    output.print(|| format_replay(name, &source, &replayed), || replayed.iter().map(replay_json).collect())
 }
 
 fn replay_json(result: &ReplayResult) -> Value {
@@ -248,14 +243,14 @@ fn format_replay(policy: &str, source: &str, replayed: &[ReplayResult]) -> Strin
     )
 }
 
-fn survey(arguments: &SurveyArguments) -> Result<Exit, CliError> {
-    let at = arguments.at.unwrap_or_else(|| SystemClock.now());
-    let policy = policy_files::load(&arguments.policy)?.policy.as_of(at);
+fn survey(paths: &[PathBuf], name: &str, at: Option<Timestamp>, list: bool) -> Result<Exit, CliError> {
+    let at = at.unwrap_or_else(|| SystemClock.now());
+    let policy = policy_files::load(name)?.policy.as_of(at);
     let mut survey = PolicySurvey::default();
-    for path in packuments(&arguments.packuments)? {
-        survey.take(&policy, &path, at, arguments.list)?;
+    for path in packuments(paths)? {
+        survey.take(&policy, &path, at, list)?;
     }
-    output::print(&survey.format_text(&arguments.policy, at))
+    output::print(&survey.format_text(name, at))
 }
 
 #[derive(Default)]

@@ -27,27 +27,20 @@ const REMOVED: [&str; 8] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ClientEnvironment(Vec<(&'static str, OsString)>);
 
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct TrustFiles<'a> {
-    /// Our CA and this machine's extra CAs, for variables that add to the system's roots.
-    pub(crate) added: &'a Path,
-    /// The same plus the system's roots, for settings that replace them.
-    pub(crate) whole: &'a Path,
-}
-
 impl ClientEnvironment {
     /// Builds the environment for a proxy. Hosts in `no_proxy` are reached without it. npm replaces the host `replaced` in its
-    /// lockfile with the registry.
+    /// lockfile with the registry. The file `added` has our CA and this machine's extra CAs, for variables that add to the system's
+    /// roots; `whole` also has these roots, for settings that replace them.
     pub(crate) fn of(
         way: &ProxyEndpoint,
-        trusted: TrustFiles<'_>,
+        (added, whole): (&Path, &Path),
         no_proxy: &str,
         project: &ProjectFiles,
         replaced: Option<&str>,
     ) -> Self {
         let proxy = way.pass.in_url(&way.proxy);
         let (proxy, registry) = (OsStr::new(proxy.as_str()), OsStr::new(way.registry.as_str()));
-        let (direct, added, whole) = (OsStr::new(no_proxy), trusted.added.as_os_str(), trusted.whole.as_os_str());
+        let (direct, added, whole) = (OsStr::new(no_proxy), added.as_os_str(), whole.as_os_str());
         let mut set = Vec::new();
         let mut all = |names: &[&'static str], value: &OsStr| set.extend(names.iter().map(|name| (*name, value.to_owned())));
         all(&["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "YARN_HTTPS_PROXY", "YARN_HTTP_PROXY"], proxy);
@@ -107,7 +100,7 @@ mod tests {
     fn recipe(registry: &str, project: &ProjectFiles) -> ClientEnvironment {
         let proxy = Url::parse("http://127.0.0.1:4711/").unwrap();
         let way = ProxyEndpoint { proxy, pass: SessionPassword::random().unwrap(), registry: Url::parse(registry).unwrap() };
-        let trusted = TrustFiles { added: Path::new("/run/added.pem"), whole: Path::new("/run/whole.pem") };
+        let trusted = (Path::new("/run/added.pem"), Path::new("/run/whole.pem"));
         ClientEnvironment::of(&way, trusted, "localhost", project, None)
     }
 

@@ -27,7 +27,7 @@ use crate::cli::flags::SettingFlags;
 use crate::cli::operator;
 use crate::cli::output::{self, CliError, say};
 use crate::cli::run::child::ChildExit;
-use crate::cli::run::environment::{ClientEnvironment, TrustFiles};
+use crate::cli::run::environment::ClientEnvironment;
 use crate::cli::run::project::ProjectFiles;
 use crate::cli::run::summary::RunSummary;
 use crate::cli::runtime::block_on;
@@ -174,9 +174,9 @@ fn build_environment(
     let bundle = tls::TrustBundle::of(&session.info().certificate, trust).map_err(CliError::usage)?;
     std::fs::write(&added, &bundle.added)?;
     std::fs::write(&whole, bundle.added + &bundle.system)?;
-    let (trusted, no_proxy) = (TrustFiles { added: &added, whole: &whole }, no_proxy(session, project, survey));
+    let no_proxy = no_proxy(session, project, survey);
     let replaced = project.lockfile_registry_host(&session.info().way.registry, |url| session.is_proxied(url));
-    Ok(ClientEnvironment::of(&session.info().way, trusted, &no_proxy, project, replaced.as_deref()))
+    Ok(ClientEnvironment::of(&session.info().way, (&added, &whole), &no_proxy, project, replaced.as_deref()))
 }
 
 /// Returns the hosts that the command may reach without the gateway. None of them is a registry of a client or lockfile.

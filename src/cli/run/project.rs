@@ -7,7 +7,7 @@ use std::path::Path;
 
 use url::Url;
 
-use crate::cli::doctor::formats::{is_scoped_registry, read_yaml, read_yarnrc};
+use crate::cli::doctor::formats::{ConfigLine, is_scoped_registry, read_yaml, read_yarnrc};
 use crate::cli::lockfiles;
 use crate::cli::run::direct_hosts;
 use crate::config::ProcessEnvironment;
@@ -55,15 +55,22 @@ impl ProjectFiles {
         let lines = npmrc::lines(&surroundings.npm_environment()).unwrap_or_default();
         let scoped = lines.iter().filter(|line| is_scoped_registry(&line.key));
         let (folder, home) = (&surroundings.working_directory, surroundings.home.as_deref());
+        let (manifest, berry) = (manifest(folder), lines_of(surroundings, ".yarnrc.yml", read_yaml));
+        // The project's yarn accepts the names of CA settings that a file or a variable already sets.
+        let is_set = |key: &str, variable: &str| has_key(&berry, key) || is_variable(surroundings, variable);
+        let yarn_authority = YARN_AUTHORITY.into_iter().filter(|(key, variable)| is_set(key, variable));
+        // yarn 1 reads `registry` lines. A project with a `.yarnrc.yml` uses a later yarn.
+        let has_yarn_registry = has_key(&lines_of(surroundings, ".yarnrc", read_yarnrc), "registry")
+            && !folder.ancestors().any(|folder| folder.join(".yarnrc.yml").is_file());
         Self {
             lockfiles: lockfiles::nearest(folder).filter_map(Result::ok).collect(),
-            direct: direct(folder),
+            direct: direct(&manifest),
             names_exceptions: lines.iter().any(|line| line.key == "no-proxy"),
             exceptions: direct_hosts::entries(&surroundings.variables, &lines, folder, home),
             scoped_registries: scoped.filter_map(|line| Url::parse(&line.value).ok()).collect(),
-            yarn_authority: yarn_authority(surroundings),
-            names_yarn_registry: names_yarn_registry(surroundings),
-            has_yarn_2: has_yarn_2(surroundings),
+            yarn_authority: yarn_authority.map(|(_, variable)| variable).collect(),
+            names_yarn_registry: is_variable(surroundings, "yarn_registry") || has_yarn_registry,
+            has_yarn_2: has_yarn_2(&manifest, &berry),
         }
     }
 
@@ -123,52 +130,36 @@ impl ProjectFiles {
     }
 }
 
-/// Returns the variables of the CA settings that a file or a variable already sets. The project's yarn accepts those names.
-fn yarn_authority(surroundings: &ProcessEnvironment) -> Vec<&'static str> {
-    let texts = texts_of(surroundings, ".yarnrc.yml");
-    let lines: BTreeSet<String> = texts.iter().flat_map(|text| read_yaml(text)).map(|(key, ..)| key).collect();
-    let named = YARN_AUTHORITY.into_iter().filter(|(key, variable)| lines.contains(*key) || is_variable(surroundings, variable));
-    named.map(|(_, variable)| variable).collect()
-}
-
-/// Checks whether yarn 1 would read a `registry` line. A project with a `.yarnrc.yml` uses a later yarn.
-fn names_yarn_registry(surroundings: &ProcessEnvironment) -> bool {
-    let is_later = || surroundings.working_directory.ancestors().any(|folder| folder.join(".yarnrc.yml").is_file());
-    let texts = texts_of(surroundings, ".yarnrc");
-    let has_line = texts.iter().flat_map(|text| read_yarnrc(text)).any(|(key, ..)| key == "registry");
-    is_variable(surroundings, "yarn_registry") || (has_line && !is_later())
-}
-
-fn has_yarn_2(surroundings: &ProcessEnvironment) -> bool {
-    let manifest = manifest(&surroundings.working_directory);
-    let texts = texts_of(surroundings, ".yarnrc.yml");
-    let lines = texts.iter().flat_map(|text| read_yaml(text));
-    let paths = lines.filter(|(key, ..)| key == "yarnPath").map(|(_, value, ..)| value);
-    let file = |path: String| path.rsplit('/').next().unwrap_or_default().starts_with("yarn-2.");
+fn has_yarn_2(manifest: &serde_json::Value, lines: &[ConfigLine]) -> bool {
+    let path = lines.iter().find(|(key, ..)| key == "yarnPath").map(|(_, value, ..)| value);
     manifest["packageManager"].as_str().is_some_and(|manager| manager.starts_with("yarn@2."))
-        || paths.map(file).next().unwrap_or_default()
+        || path.is_some_and(|path| path.rsplit('/').next().unwrap_or_default().starts_with("yarn-2."))
 }
 
-/// Returns the contents of files with this name in the working directory, its parents, and the home directory.
-fn texts_of(surroundings: &ProcessEnvironment, name: &str) -> Vec<String> {
+/// Reads the files with this name in the working directory, its parents, and the home directory.
+fn lines_of(surroundings: &ProcessEnvironment, name: &str, read: fn(&str) -> Vec<ConfigLine>) -> Vec<ConfigLine> {
     let folders = surroundings.working_directory.ancestors().chain(surroundings.home.as_deref());
-    let read = |folder: &Path| files::read_bounded(&folder.join(name), MAX_YARNRC_BYTES).and_then(files::into_text).ok();
-    folders.filter_map(read).collect()
+    let text = |folder: &Path| files::read_bounded(&folder.join(name), MAX_YARNRC_BYTES).and_then(files::into_text).ok();
+    folders.filter_map(text).flat_map(|text| read(&text)).collect()
+}
+
+fn has_key(lines: &[ConfigLine], key: &str) -> bool {
+    lines.iter().any(|(known, ..)| known == key)
 }
 
 fn is_variable(surroundings: &ProcessEnvironment, wanted: &str) -> bool {
     surroundings.variables.iter().any(|(name, _)| name.to_str().is_some_and(|name| name.eq_ignore_ascii_case(wanted)))
 }
 
-/// Returns name and spec of the dependencies in the nearest `package.json` that may come from a registry.
-fn direct(folder: &Path) -> Vec<(String, String)> {
+/// Returns name and spec of the dependencies that may come from a registry.
+fn direct(manifest: &serde_json::Value) -> Vec<(String, String)> {
     const KINDS: [&str; 4] = ["dependencies", "devDependencies", "optionalDependencies", "peerDependencies"];
-    let manifest = manifest(folder);
     let kinds = KINDS.iter().filter_map(|kind| manifest.get(kind)?.as_object());
     let specs = kinds.flatten().filter_map(|(name, spec)| Some((name.clone(), spec.as_str()?.to_owned())));
     specs.filter(|(_, spec)| !spec.contains(['/', ':'])).collect()
 }
 
+/// Reads the nearest `package.json`.
 fn manifest(folder: &Path) -> serde_json::Value {
     let file = folder.ancestors().map(|folder| folder.join("package.json")).find(|file| file.is_file());
     let read = file.and_then(|file| files::read_bounded(&file, MAX_LOCKFILE_BYTES as u64).ok());

@@ -1,7 +1,6 @@
 //! Merges flags, environment and file into raw settings: text values with their origins.
 
-pub(crate) mod feed_table;
-mod file;
+pub(crate) mod file;
 mod value;
 
 use std::collections::BTreeMap;

@@ -30,10 +30,7 @@ impl<'t> TomlTable<'t, '_> {
         let table = self.inside;
         for (key, _) in table.iter().filter(|(key, _)| !known.contains(&key.get_ref().as_ref())) {
             let name = key.get_ref().as_ref();
-            let allowed = match suggest::suggested(&suggest::suggestions(name, known.iter().copied())) {
-                Some(suggested) => suggested,
-                None => quoted(known.iter().copied()),
-            };
+            let allowed = suggest::nearest(name, known.iter().copied()).unwrap_or_else(|| quoted(known.iter().copied()));
             self.note(key.span(), format!("unknown key: `{}`", name.escape_debug()), allowed);
         }
     }
