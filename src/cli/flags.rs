@@ -19,7 +19,6 @@ pub(crate) struct SettingFlags<const LISTED: bool> {
     flags: FlagValues,
 }
 
-/// The arguments of commands that print a result as text or JSON.
 #[derive(Debug, clap::Args)]
 pub(crate) struct QueryArgs {
     #[command(flatten)]

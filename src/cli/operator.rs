@@ -9,7 +9,6 @@ pub(crate) fn signature(now: Timestamp) -> Signature {
     Signature { who: name(), at: now }
 }
 
-/// Returns the name of the user that runs this program.
 #[cfg(unix)]
 pub(crate) fn name() -> String {
     let id = rustix::process::getuid();
@@ -17,7 +16,6 @@ pub(crate) fn name() -> String {
     name_of(&known, id.as_raw()).unwrap_or_else(|| format!("uid {}", id.as_raw()))
 }
 
-/// Returns the name of the user that runs this program.
 #[cfg(not(unix))]
 #[expect(clippy::disallowed_methods, reason = "the only source on this platform")]
 pub(crate) fn name() -> String {

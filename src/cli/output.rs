@@ -85,14 +85,12 @@ pub(crate) struct OutputArgs {
 }
 
 impl OutputArgs {
-    /// Prints a result as text or as indented JSON.
     pub(crate) fn print(self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> Result<Exit, CliError> {
         print(&if self.json { format!("{:#}\n", json()) } else { text() })
     }
 }
 
-/// Writes text or a JSON document to standard output. A closed pipe, for example from `| head`, is not a failure.
-/// Returns [`Exit::Done`], because most commands end with their output.
+/// Writes text or JSON to standard output and returns [`Exit::Done`]. A closed pipe, as from `| head`, is not a failure.
 pub(crate) fn print(text: &str) -> Result<Exit, CliError> {
     print_verbatim(&printable(text))
 }

@@ -78,7 +78,6 @@ impl From<AppError> for CliError {
 /// The text printed at startup, except for the bound addresses.
 struct StartupBanner {
     rows: Vec<(String, String)>,
-    /// The hosts that the gateway intercepts.
     intercepted: String,
     public_url: Option<String>,
 }

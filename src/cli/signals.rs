@@ -22,7 +22,6 @@ mod system {
             Ok(Self(numbers.iter().map(listen).collect::<io::Result<_>>()?))
         }
 
-        /// Waits for the next signal and returns its number.
         pub(crate) async fn next(&mut self) -> i32 {
             poll_fn(|context| {
                 let due = |(number, signal): &mut (i32, Signal)| signal.poll_recv(context).is_ready().then_some(*number);

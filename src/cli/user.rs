@@ -12,7 +12,6 @@ use crate::server::PasswordFileError;
 use crate::server::auth::password_file;
 use crate::text::single_line;
 
-/// The longest password, in bytes.
 const MAX_PASSWORD_BYTES: u64 = 4096;
 
 #[derive(Debug, Subcommand)]

@@ -15,7 +15,6 @@ use crate::net;
 use crate::policy::presets;
 use crate::units::quantity;
 
-/// Settings that affect verdicts.
 pub const OF_VERDICTS: &[SettingKey] = &[
     SettingKey::Upstream,
     SettingKey::Policy,
@@ -65,8 +64,7 @@ pub struct Deviation {
 }
 
 impl Settings {
-    /// Collects the settings of `raw`. Relative paths are resolved against `folder`. `upstream` and `data_dir` are the
-    /// discovered values for these two settings if they are not set.
+    /// Collects the settings of `raw`, with paths relative to `folder`. `upstream` and `data_dir` apply if `raw` has none.
     pub(crate) fn new(raw: &RawConfig, folder: &Path, upstream: &Url, data_dir: &Path) -> Self {
         let mut settings = Self { folder: folder.to_owned(), ..Self::default() };
         for setting in &SETTINGS {

@@ -11,7 +11,6 @@ use crate::feed::config::is_name;
 use crate::feed::{FeedConfig, FeedSource, PublicKey};
 use crate::policy::FeedTrust;
 
-/// The configured feeds and how the server depends on them.
 #[derive(Debug, Clone, Default)]
 pub struct FeedSettings {
     pub followed: Vec<FeedConfig>,
@@ -80,7 +79,6 @@ fn parse_field<T>(
     parse(&value.text).map_err(|flaw| reader.errors.push(value.flawed(said, &flaw, allowed))).ok()
 }
 
-/// Returns a name that no other feed has.
 fn unique_name(followed: &[FeedConfig], name: &str) -> String {
     let is_free = |name: &String| followed.iter().all(|other| other.name != *name);
     (2..=followed.len() + 2).map(|number| format!("{name}-{number}")).find(is_free).unwrap_or_default()

@@ -50,7 +50,6 @@ pub struct Config {
     pub gateway: GatewaySettings,
     pub feeds: FeedSettings,
     pub telemetry: telemetry::Config,
-    /// Warnings to log at startup.
     pub warnings: Vec<String>,
     /// The settings as text, for comparison with another process.
     pub settings: Settings,

@@ -176,7 +176,6 @@ pub(crate) fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() { Err("is empty".to_owned()) } else { Ok(PathBuf::from(text)) }
 }
 
-/// Parses a host name or a pattern of host names.
 pub(crate) fn host_glob(text: &str) -> Result<HostPattern, String> {
     text.parse().map_err(|_| "is not a host".to_owned())
 }

@@ -10,7 +10,6 @@ use crate::diagnostics::{Diagnostics, SourceFile};
 use crate::files;
 use crate::policy::{CompiledPolicy, PackageGlob, Policy, compile, presets};
 
-/// The maximum size of a policy file, in bytes.
 pub const MAX_POLICY_BYTES: u64 = 4 << 20;
 
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +20,6 @@ pub enum PolicyLoadError {
     Invalid(#[from] Diagnostics),
 }
 
-/// Returns a function that turns a detail into the error for the policy `name`.
 fn unreadable(name: &str) -> impl Fn(String) -> PolicyLoadError {
     |detail| PolicyLoadError::Unreadable { name: name.to_owned(), detail }
 }

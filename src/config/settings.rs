@@ -26,7 +26,6 @@ pub struct Setting {
     /// The key in the file, and the flag after `--`.
     pub name: &'static str,
     pub kind: ValueKind,
-    /// Whether the setting accepts several values.
     pub several: bool,
     pub default: DefaultValue,
     /// The description: one line, below 80 columns, without a full stop.

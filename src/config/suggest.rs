@@ -20,12 +20,10 @@ pub(crate) fn renamed(name: &str) -> Option<&'static str> {
     RENAMED.iter().find(|(old, _)| plain(old) == name).map(|(_, new)| *new)
 }
 
-/// Returns the setting that is closest to `name`, if one is close.
 pub(crate) fn suggest_setting(name: &str) -> Option<&'static str> {
     renamed(name).or_else(|| suggest::closest(&plain(name), SETTINGS.iter().map(|setting| (plain(setting.name), setting.name))))
 }
 
-/// Creates the error for an unknown name, with suggestions.
 pub(crate) fn unknown_name(origin: Origin, noun: &str, name: &str) -> Diagnostic {
     let names = SETTINGS.iter().map(|setting| setting.name);
     let allowed = match (renamed(name), suggest_setting(name)) {

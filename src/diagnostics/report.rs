@@ -57,7 +57,6 @@ impl Diagnostic {
         Self { origin: origin.into(), problem: shortened(problem.into()), allowed: allowed.into(), shows_line: true }
     }
 
-    /// Returns the place in a file, if the error is in one.
     pub fn place(&self) -> Option<&SourceSpan> {
         match &self.origin {
             Origin::File(place) => Some(place),
@@ -103,8 +102,7 @@ impl Diagnostics {
         Self { subject: "policy", errors }
     }
 
-    /// Returns `value` if the configuration has no errors and it is present.
-    /// Returns the errors otherwise, ordered by file, npm's configuration, environment and flags.
+    /// Returns `value`, or if there are errors these, ordered by file, npm's configuration, environment and flags.
     pub(crate) fn or<T>(mut errors: Vec<Diagnostic>, value: Option<T>) -> Result<T, Self> {
         if let (true, Some(value)) = (errors.is_empty(), value) {
             return Ok(value);

@@ -8,7 +8,6 @@ pub trait Label: Copy + PartialEq + Send + Sync + 'static {
     /// All values, so that each series exists from the start.
     const ALL: &'static [Self];
 
-    /// Returns the value as written in the metrics.
     fn value(self) -> &'static str;
 }
 
@@ -32,7 +31,6 @@ macro_rules! labels {
 
 labels! {
     EndpointLabel, "endpoint" {
-        /// The registry's root document.
         Root = "root",
         Packument = "packument",
         Manifest = "manifest",
@@ -49,24 +47,20 @@ labels! {
         Write = "write",
         /// Coldframe's own health, metrics and pages.
         Own = "own",
-        /// Not a registry endpoint.
         Unknown = "unknown",
     }
 
     /// The kind of a decision: [`crate::policy::decisions::DecisionAction::kind`].
     DecisionLabel, "kind" {
         Approve = "approve",
-        /// Allows the versions of lockfiles.
         Adopt = "adopt",
         Deny = "deny",
-        /// Hides later versions.
         Freeze = "freeze",
         /// Break-glass: age and signals are not enforced.
         Observe = "observe",
     }
 
     OutcomeLabel, "outcome" {
-        /// A response was sent.
         Served = "served",
         /// The client's cached response is current.
         NotModified = "not_modified",
@@ -93,7 +87,6 @@ labels! {
         NotFound = "not_found",
         /// Upstream requires credentials that the client does not have.
         Denied = "denied",
-        /// Upstream failed to answer correctly.
         Failed = "failed",
     }
 
@@ -115,7 +108,6 @@ labels! {
         Revalidated = "revalidated",
     }
 
-    /// An incident that an operator should investigate.
     IncidentLabel, "kind" {
         IntegrityChanged = "integrity_changed",
         IntegrityMismatch = "integrity_mismatch",
@@ -132,7 +124,6 @@ labels! {
     }
 
     TaskLabel, "task" {
-        /// Work for a request.
         Request = "request",
         Feed = "feed",
         Decisions = "decisions",
@@ -173,7 +164,6 @@ labels! {
 
     /// The rule that refused: a built-in rule, or `policy` for all rules of policy files, whose ids are free text.
     RuleLabel, "rule" {
-        /// Any rule of a policy file.
         Policy = "policy",
         IntegrityChanged = "integrity-changed",
         IntegrityMismatch = "integrity-mismatch",

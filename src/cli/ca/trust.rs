@@ -1,5 +1,4 @@
-//! Instructions for trusting the gateway's CA, and installation into the system store on Debian and Fedora based systems.
-//! Only [`apply`] changes the system.
+//! Explains how to trust the gateway's CA, and installs it into the system store of Debian and Fedora based systems.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,4 @@
-//! Overrides that replace refused versions, in the format of each client, and the lockfile entries to remove so that they
-//! take effect. Prints them only; files are not changed.
+//! Prints overrides that replace refused versions, in each client's format, and the lockfile entries to remove for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -24,12 +24,10 @@ pub(crate) struct LockfileReport {
     pub(crate) findings: Vec<RefusedVersion>,
     /// Versions that could not be checked, by reason: name and version, and the line.
     pub(crate) unchecked: BTreeMap<String, Vec<(String, u32)>>,
-    /// Packages that a client fetches without Coldframe.
     pub(crate) bypasses: Vec<Bypass>,
     pub(crate) notes: Vec<String>,
 }
 
-/// A locked version and the packages that request it.
 #[derive(Debug, Clone)]
 pub(crate) struct ReportedPackage {
     pub(crate) locked: LockedVersion,

@@ -13,7 +13,6 @@ use crate::units::timestamp;
 
 const DAY: u64 = 24 * 3600;
 
-/// The longest cooldown of dependabot, in days.
 const MAX_DEPENDABOT_DAYS: u64 = 90;
 
 const WIDTH: usize = 118;
@@ -245,7 +244,6 @@ impl ClientConfigInput {
         text.split_once(':').map_or(text, |(_, rest)| rest).to_owned()
     }
 
-    /// Checks whether only this machine can reach the address.
     fn is_loopback(&self) -> bool {
         self.url.host().is_some_and(|host| match host {
             Host::Domain(name) => name == "localhost" || name.ends_with(".localhost"),
@@ -323,7 +321,6 @@ impl ConfigWriter {
         }
     }
 
-    /// Appends how to trust a private CA, for an HTTPS address.
     fn authority(&mut self, input: &ClientConfigInput, how: &str) {
         if input.url.scheme() == "https" {
             self.comment(&format!("If {} uses a certificate of a private CA: {how}.", input.url.host_str().unwrap_or_default()));

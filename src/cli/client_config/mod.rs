@@ -1,5 +1,4 @@
-//! `coldframe client-config`: prints configuration that sends a client through Coldframe with the same minimum age. Does not
-//! write files.
+//! `coldframe client-config`: prints configuration that sends a client through Coldframe with the same minimum age.
 
 pub(crate) mod formats;
 

@@ -21,7 +21,6 @@ use crate::npm::lockfile::{EntrySource, LockfileFormat};
 use crate::tls::ca::is_coldframe_ca;
 use crate::upstream::{SettingOrigin, npmrc};
 
-/// The largest settings file, in bytes.
 const MAX_SETTINGS_BYTES: u64 = 4 << 20;
 
 /// A client. Versions that read different settings are separate variants.
@@ -61,7 +60,6 @@ impl SurveyedClient {
         name.split_once(' ').map_or(name, |(program, _)| program)
     }
 
-    /// Checks whether it installs from lockfiles in this format.
     pub(crate) fn reads(self, dialect: LockfileFormat) -> bool {
         match dialect {
             LockfileFormat::Npm => self == Self::Npm,

@@ -16,7 +16,6 @@ pub(crate) struct ChildExit {
     pub(crate) left_some: bool,
 }
 
-/// Runs the command to completion. Fails if it cannot be started.
 pub(crate) async fn run(command: Command) -> io::Result<ChildExit> {
     let mut signals = Signals::listen(system::FORWARDED)?;
     let (mut child, processes) = system::ChildProcesses::spawn(command)?;
@@ -50,7 +49,6 @@ mod system {
     /// How often to check whether they have exited.
     const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-    /// The signals that are forwarded to the command.
     pub(super) const FORWARDED: &[i32] = &[
         Signal::INT.as_raw(),
         Signal::TERM.as_raw(),
@@ -60,7 +58,6 @@ mod system {
         Signal::USR2.as_raw(),
     ];
 
-    /// The process group of the command.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum Group {
         /// Its own group, which also contains the processes that it starts.

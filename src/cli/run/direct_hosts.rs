@@ -68,7 +68,6 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
     RegistryHost::new(url).is_some_and(|registry| registry.is_loopback())
 }
 
-/// The host of a registry: its name, and its address if it is one.
 struct RegistryHost {
     name: String,
     address: Option<IpAddr>,
@@ -134,7 +133,6 @@ impl NoProxyEntry {
         matches || (registry.is_loopback() && self.is_loopback())
     }
 
-    /// Checks whether the entry could match this machine.
     fn is_loopback(&self) -> bool {
         match self {
             Self::Network(network) => {

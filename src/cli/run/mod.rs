@@ -162,7 +162,6 @@ fn progress(what: &'static str) -> ProgressBar {
     spinner
 }
 
-/// Writes the certificate files and builds the environment.
 fn build_environment(
     session: &RunSession,
     trust: &tls::Config,

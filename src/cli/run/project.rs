@@ -43,7 +43,6 @@ pub(crate) struct ProjectFiles {
     pub(crate) has_yarn_2: bool,
 }
 
-/// The largest `.yarnrc.yml`, in bytes.
 const MAX_YARNRC_BYTES: u64 = 4 << 20;
 
 /// The CA settings of yarn 4 and of yarn 2 and 3, with their variables. Each version fails on the other's name.

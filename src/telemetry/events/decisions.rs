@@ -55,7 +55,6 @@ impl DecisionChanged<'_> {
 }
 
 impl Metrics {
-    /// Sets the gauges of active decisions, by kind.
     pub fn set_active_decisions<'a>(&self, active: &(impl Iterator<Item = &'a Decision> + Clone)) {
         for label in DecisionLabel::ALL {
             let count = active.clone().filter(|decision| decision.proposal.act.kind() == label.value()).count();

@@ -4,7 +4,6 @@ use crate::npm::PackageName;
 use crate::telemetry::labels::IncidentLabel;
 use crate::telemetry::metrics::Metrics;
 
-/// New records of a feed were applied.
 pub struct FeedChanged<'a> {
     pub feed: &'a str,
     pub records: u64,

@@ -32,7 +32,6 @@ events! {
         metrics.count_incident(if event.takedown { IncidentLabel::Takedown } else { IncidentLabel::Unpublished });
     };
 
-    /// Upstream strips metadata that rules need.
     MetadataStripped: warn "upstream strips metadata" {
         upstream: &'a str => [upstream.address = upstream],
         missing: &'a str => [missing],

@@ -10,7 +10,6 @@ use crate::telemetry::labels::{
 };
 use crate::telemetry::metrics::Metrics;
 
-/// Upstream answered a request or failed to.
 pub struct UpstreamAnswered<'a> {
     pub what: UpstreamWhat,
     pub outcome: UpstreamOutcome,
@@ -107,7 +106,6 @@ events! {
         client: IpAddr => [client.address = %client],
         user: Option<&'a str> => [client.user = user],
         agent: &'a UserAgent => [client.agent = %agent],
-        /// The refusal text sent to the client.
         text: &'a str => [reason = text],
     } |metrics, event| _ = metrics.policy.refusals.of(event.rule.into()).inc();
 

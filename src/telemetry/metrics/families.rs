@@ -43,7 +43,6 @@ metrics! {
         bytes_sent: Counter = "bytes_sent", "Response body bytes sent to clients";
     }
 
-    /// Requests to upstream, and uses of caches.
     FetchMetrics {
         upstream: Series<(UpstreamWhat, UpstreamOutcome), Counter> =
             "upstream_requests", "Requests to upstream by kind and outcome";
@@ -51,7 +50,6 @@ metrics! {
         caches: Series<(CacheLabel, CacheOutcome), Counter> = "cache_uses", "Cache lookups by cache and outcome";
     }
 
-    /// Decisions of the policy and what was served.
     PolicyMetrics {
         refusals: Series<RuleLabel, Counter> = "refusals", "Refusals by policy rule";
         gateway_refusals: Series<BarLabel, Counter> = "gateway_refusals", "Gateway refusals by reason";
@@ -97,7 +95,6 @@ impl RequestMetrics {
     }
 }
 
-/// Totals of requests and bytes served.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Served {
     pub requests: u64,
@@ -168,7 +165,6 @@ impl CallbackGauges {
         Self { gauges: GAUGES.map(|(name, help)| Gauge::register(registry, name, help)), callbacks: Mutex::default() }
     }
 
-    /// Registers the callback that supplies the value of `gauge`.
     pub(crate) fn add(&self, gauge: CallbackGauge, callback: GaugeCallback) {
         self.callbacks.lock().unwrap_or_else(PoisonError::into_inner).push((gauge, callback));
     }

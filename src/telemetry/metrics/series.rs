@@ -58,7 +58,6 @@ impl<A: Label, B: Label> LabelSet for (A, B) {
     }
 }
 
-/// All series of one metric.
 pub(crate) struct Series<L, M> {
     series: Box<[M]>,
     labels: PhantomData<fn(L)>,
@@ -98,7 +97,6 @@ impl<L: LabelSet, M: Clone> Series<L, M> {
         Self { series, labels: PhantomData }
     }
 
-    /// Returns the series of one combination.
     pub(crate) fn of(&self, labels: L) -> &M {
         &self.series[labels.index()]
     }
