@@ -2,6 +2,7 @@
 
 use url::Url;
 
+use crate::app::listeners::reachable;
 use crate::config::Config;
 use crate::npm::lockfile::LockfileFormat;
 use crate::upstream::npmrc;
@@ -58,8 +59,14 @@ impl RegistryHosts {
     }
 }
 
-fn place(url: &Url) -> Option<String> {
+pub(crate) fn place(url: &Url) -> Option<String> {
     Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?))
+}
+
+/// Returns the URL under which clients reach a server with this configuration.
+pub(crate) fn own_url(config: &Config) -> Option<Url> {
+    let listening = config.listen.first().map(|address| format!("http://{}/", reachable(*address)));
+    config.server.public_url.clone().or_else(|| Url::parse(&listening?).ok())
 }
 
 /// Formats an address for output: host, port if not the default, and the scheme if it is unencrypted.

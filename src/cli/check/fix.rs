@@ -57,7 +57,12 @@ fn format_file(file: &LockfileReport) -> String {
     });
     let overrides = (!fix.overrides.is_empty()).then(|| {
         let (place, text) = match dialect {
-            LockfileFormat::Pnpm9 => ("add to pnpm-workspace.yaml (pnpm 9: under `pnpm` in package.json)", yaml(&fix.overrides)),
+            LockfileFormat::Pnpm9 => {
+                // A JSON string is also a YAML string.
+                let line = |(key, version): (&String, &String)| format!("\n  {}: {}", json!(key), json!(version));
+                let lines: String = fix.overrides.iter().map(line).collect();
+                ("add to pnpm-workspace.yaml (pnpm 9: under `pnpm` in package.json)", format!("overrides:{lines}"))
+            }
             LockfileFormat::Pnpm6 => ("add to package.json", format!("{:#}", json!({ "pnpm": { "overrides": fix.overrides } }))),
             _ => ("add to package.json", format!("{:#}", json!({ member(dialect): fix.overrides }))),
         };
@@ -103,13 +108,6 @@ fn commands(dialect: LockfileFormat) -> (&'static str, &'static str) {
         LockfileFormat::Bun => ("bun add --exact", "bun install"),
         LockfileFormat::Deno => ("deno add --npm", "deno install"),
     }
-}
-
-fn yaml(overrides: &BTreeMap<String, String>) -> String {
-    // A JSON string is also a YAML string.
-    let quote = |text: &str| Value::from(text).to_string();
-    let lines: Vec<_> = overrides.iter().map(|(key, version)| format!("  {}: {}\n", quote(key), quote(version))).collect();
-    format!("overrides:\n{}", lines.concat())
 }
 
 impl Fix {

@@ -117,11 +117,7 @@ fn find_lockfiles(mut paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, CliError> {
     }
     let mut found = Vec::new();
     for path in paths {
-        if !path.is_dir() {
-            found.push(path);
-            continue;
-        }
-        let inside = lockfiles::inside(&path);
+        let inside = if path.is_dir() { lockfiles::inside(&path) } else { vec![path.clone()] };
         if inside.is_empty() {
             return Err(CliError::usage(anyhow::anyhow!("no lockfile in `{}`", path.display())));
         }

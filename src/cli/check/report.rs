@@ -183,10 +183,9 @@ impl LockfileReport {
         }
         let mut packages: Vec<_> = packages.into_values().collect();
         packages.sort_by_key(|package| package.line);
-        let nothing = || lockfile.entries.iter().filter(|entry| entry.source == EntrySource::Nothing);
-        let notes = nothing().next().map(|first| {
-            let count = nothing().count();
-            let entries = if count == 1 { "1 entry installs".to_owned() } else { format!("{count} entries install") };
+        let nothing: Vec<_> = lockfile.entries.iter().filter(|entry| entry.source == EntrySource::Nothing).collect();
+        let notes = nothing.first().map(|first| {
+            let entries = if nothing.len() == 1 { "1 entry installs" } else { &format!("{} entries install", nothing.len()) };
             format!("{entries} nothing from a registry: {} (line {})", first.place, first.line)
         });
         let (findings, unchecked, bypasses) = (Vec::new(), BTreeMap::new(), bypasses(strays).collect());
@@ -280,14 +279,11 @@ impl LockfileReport {
             document["direct"] = finding.package.asks.iter().any(|asked| asked.by.is_none()).into();
             document
         };
-        let unchecked = |(reason, packages): (&String, &Vec<(String, u32)>)| {
-            let packages = packages.iter().map(|(what, line)| json!({ "package": what, "line": line }));
-            json!({ "reason": reason, "packages": packages.collect::<Vec<_>>() })
+        let packages = |packages: &[(String, u32)]| -> Value {
+            packages.iter().map(|(package, line)| json!({ "package": package, "line": line })).collect()
         };
-        let bypass = |bypass: &Bypass| {
-            let packages = bypass.packages.iter().map(|(name, line)| json!({ "package": name, "line": line }));
-            json!({ "kind": bypass.kind.as_str(), "place": bypass.place, "packages": packages.collect::<Vec<_>>() })
-        };
+        let unchecked = |(reason, unchecked): (&String, &Vec<_>)| json!({ "reason": reason, "packages": packages(unchecked) });
+        let bypass = |bypass: &Bypass| json!({ "kind": bypass.kind.as_str(), "place": bypass.place, "packages": packages(&bypass.packages) });
         json!({
             "path": self.path,
             "packages": self.packages.len(),

@@ -4,15 +4,16 @@ pub(crate) mod formats;
 
 use std::collections::BTreeSet;
 
+use anyhow::Context as _;
 use clap::Args;
 use url::Url;
 
 use crate::app;
-use crate::app::listeners::reachable;
 use crate::cli::check::server;
 use crate::cli::client_config::formats::{ClientConfigInput, ConfigTarget};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{self, CliError, Exit};
+use crate::cli::registry_hosts::own_url;
 use crate::cli::running_server;
 use crate::cli::runtime::block_on;
 use crate::config::Config;
@@ -57,9 +58,7 @@ async fn build_input(given: Option<Url>, config: &Config) -> Result<ClientConfig
             return Ok(ClientConfigInput { url, terms: terms.clone(), source, credentials });
         }
     }
-    let listening = || config.listen.first().map(|address| format!("http://{}/", reachable(*address))).unwrap_or_default();
-    let named = given.or_else(|| config.server.public_url.clone());
-    let url = named.map_or_else(|| Url::parse(&listening()).map_err(CliError::usage), Ok)?;
+    let url = given.or_else(|| own_url(config)).context("no address to listen on").map_err(CliError::usage)?;
     // Clients will use this address, so ask whichever server answers on it.
     let (terms, source) = match app::fetch_client_policy(&url, config).await {
         Ok(terms) if running.is_some() => (terms, format!("the policy at {url}, not the server on the local data directory")),

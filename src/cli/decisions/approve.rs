@@ -53,7 +53,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         output::print(&format!("{}\n", single_line(&format!("left out: {}@{version}: {why}", plan.name))))?;
     }
     if plan.approved.is_empty() {
-        return output::print(&format!("nothing to approve: {} already allowed\n", counted(plan.allowed)));
+        let allowed = if plan.allowed == 1 { "the version is" } else { &format!("all {} versions are", plan.allowed) };
+        return output::print(&format!("nothing to approve: {allowed} already allowed\n"));
     }
     let needs_second = plan.needs_second;
     let ends = timestamp::saturating_add(SystemClock.now(), expires);
@@ -74,8 +75,4 @@ fn refusal(plan: &ApprovalPlan) -> Option<String> {
         let reasons: Vec<_> = plan.left_out.iter().map(|(version, why)| format!("{name}@{version}: {why}")).collect();
         format!("cannot be approved: {}", reasons.join("; "))
     })
-}
-
-fn counted(versions: usize) -> String {
-    if versions == 1 { "the version is".to_owned() } else { format!("all {versions} versions are") }
 }

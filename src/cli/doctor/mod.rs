@@ -20,7 +20,7 @@ use crate::cli::doctor::routes::FindingLevel::{self, Bypass, Note, Warning, Well
 use crate::cli::doctor::routes::{DoctorFinding, RouteAnalyzer};
 use crate::cli::flags::QueryArgs;
 use crate::cli::output::{CliError, Exit};
-use crate::cli::registry_hosts::RegistryHosts;
+use crate::cli::registry_hosts::{RegistryHosts, own_url};
 use crate::cli::running_server;
 use crate::cli::runtime::block_on;
 use crate::clock::{Clock as _, SystemClock};
@@ -67,7 +67,7 @@ async fn examine(arguments: Arguments) -> Result<Exit, CliError> {
         (None, _) => false,
     };
     let found = running.as_ref().and_then(|running| running.server.url());
-    let server = named.clone().or(found).or_else(|| registry_of(&config)).unwrap_or_else(|| config.upstream.default.address());
+    let server = named.clone().or(found).or_else(|| own_url(&config)).unwrap_or_else(|| config.upstream.default.address());
     let gateways = config.gateway.listen.iter().map(|address| reachable(*address));
     let gateways: Vec<_> = gateways.flat_map(|address| [address.to_string(), format!("localhost:{}", address.port())]).collect();
     let authority = ca::trusted_certificates(&config.gateway, &config.store.data_dir, SystemClock.now()).unwrap_or_default();
@@ -96,20 +96,13 @@ async fn examine(arguments: Arguments) -> Result<Exit, CliError> {
         let data_dir = config.store.data_dir.display();
         let what = format!("the server at {server} does not use the data directory `{data_dir}`");
         let why = "it has its own policy, feeds and decisions";
-        findings.push(
-            DoctorFinding::new(Note, "server", what)
-                .because(why, "coldframe doctor --data-dir DIR, with the directory of that server"),
-        );
+        let fix = "coldframe doctor --data-dir DIR, with the directory of that server";
+        findings.push(DoctorFinding::new(Note, "server", what).because(why, fix));
     }
     findings.extend(feed_findings(&config));
     let bypassed = findings.iter().any(|finding| finding.grade == Bypass);
     output.print(|| format_text(&findings, bypassed), || to_json(&findings, bypassed))?;
     Ok(if bypassed { Exit::Failed } else { Exit::Done })
-}
-
-fn registry_of(config: &Config) -> Option<Url> {
-    let listening = config.listen.first().map(|address| format!("http://{}/", reachable(*address)));
-    config.server.public_url.clone().or_else(|| Url::parse(&listening?).ok())
 }
 
 fn sample(survey: &SettingsSurvey) -> Option<PackageName> {
@@ -133,13 +126,11 @@ fn root_findings(trust: &mut tls::Config) -> Vec<DoctorFinding> {
 
 fn environment_findings(seen: &ProbeReport, server: &Url, redirected: &RedirectedHosts) -> Vec<DoctorFinding> {
     let mut found = Vec::new();
-    match &seen.server {
-        Ok(_) => found.push(DoctorFinding::new(Well, "server", format!("Coldframe answers at {server}"))),
-        Err(why) => found.push(
-            DoctorFinding::new(Warning, "server", format!("no Coldframe answers at {server}: {why}"))
-                .because("clients that use it cannot install", "coldframe serve"),
-        ),
-    }
+    found.push(match &seen.server {
+        Ok(_) => DoctorFinding::new(Well, "server", format!("Coldframe answers at {server}")),
+        Err(why) => DoctorFinding::new(Warning, "server", format!("no Coldframe answers at {server}: {why}"))
+            .because("clients that use it cannot install", "coldframe serve"),
+    });
     if let Err(why) = &seen.upstream {
         let finding = DoctorFinding::new(Warning, "upstream", format!("upstream does not answer: {why}"));
         found.push(finding.because("only cached packages are served", "coldframe config show"));

@@ -11,7 +11,7 @@ use url::Url;
 use self::FindingLevel::{Bypass, Note, Warning, Well};
 use crate::app::probe::RedirectedHosts;
 use crate::cli::doctor::client_settings::{ClientSetting, SettingsSurvey, SurveyedClient, UsedClient};
-use crate::cli::registry_hosts::{AddressRoute, RegistryHosts, host};
+use crate::cli::registry_hosts::{AddressRoute, RegistryHosts, host, place};
 use crate::config::Config;
 use crate::npm::lockfile::{EntrySource, LockfileFormat};
 use crate::text::shell_word;
@@ -213,7 +213,9 @@ impl RouteAnalyzer<'_> {
         // The CA of our gateway, or of the gateway that connections are redirected to.
         let authority = match self.route(used, &url) {
             ClientRoute::Gateway => self.authority,
-            ClientRoute::Redirected => self.redirected.get(&place(&url)).map(Vec::as_slice).unwrap_or_default(),
+            ClientRoute::Redirected => {
+                place(&url).and_then(|place| self.redirected.get(&place)).map(Vec::as_slice).unwrap_or_default()
+            }
             _ => return found,
         };
         let cafile = used.find("cafile");
@@ -311,9 +313,9 @@ impl RouteAnalyzer<'_> {
         let (first, second) = if url.scheme() == "https" { ("https-proxy", "proxy") } else { ("proxy", "https-proxy") };
         let both = falls_back || (client == SurveyedClient::Yarn && first == "https-proxy");
         let proxy = used.find(first).or_else(|| used.find(second).filter(|_| both));
-        let is_ours =
-            proxy.and_then(|setting| Url::parse(&setting.value).ok()).is_some_and(|proxy| self.gateways.contains(&place(&proxy)));
-        let is_redirected = self.redirected.contains_key(&place(url));
+        let address = proxy.and_then(|setting| place(&Url::parse(&setting.value).ok()?));
+        let is_ours = address.is_some_and(|address| self.gateways.contains(&address));
+        let is_redirected = place(url).is_some_and(|place| self.redirected.contains_key(&place));
         if !is_ours {
             // Another proxy opens connections from its own machine.
             return if is_redirected && proxy.is_none() { ClientRoute::Redirected } else { ClientRoute::Around };
@@ -327,10 +329,6 @@ impl RouteAnalyzer<'_> {
             Some(setting) => ClientRoute::Excepted(setting),
         }
     }
-}
-
-fn place(url: &Url) -> String {
-    format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
 }
 
 /// Returns the registry of a client, by default npm's. Returns `None` if the setting is not a URL.
