@@ -129,10 +129,9 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let outcome = match arguments.command {
         Command::Serve(settings) => serve::run(settings),
-        Command::Run(arguments) => match crate::cli::run::run(arguments) {
-            Ok(code) => return code,
-            Err(failure) => Err(failure),
-        },
+        Command::Run(arguments) => {
+            return crate::cli::run::run(arguments).unwrap_or_else(|failure| output::print_error(&failure).into());
+        }
         Command::Doctor(arguments) => doctor::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Check(arguments) => check::run(arguments),
@@ -153,11 +152,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
             output::print_verbatim(&String::from_utf8_lossy(&script))
         }
     };
-    let exit = outcome.unwrap_or_else(|failure| {
-        output::print_error(&failure);
-        failure.exit
-    });
-    exit.into()
+    outcome.unwrap_or_else(|failure| output::print_error(&failure)).into()
 }
 
 /// Adds the new name of a flag or a command that was renamed to the parser's error.

@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use crate::app::{Owner, RemoteServer};
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{self, CliError, Exit, counted, say};
+use crate::cli::output::{self, Exit, counted, say};
 use crate::cli::runtime::block_on;
 use crate::config;
 use crate::text::single_line;
@@ -22,7 +22,7 @@ pub(crate) enum Command {
     Show(SettingFlags<true>),
 }
 
-pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
+pub(crate) fn run(command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Check { file } => {
             let count = config::check(&file)?;

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use crate::app;
 use crate::app::operations::verdict_line;
 use crate::cli::flags::QueryArgs;
-use crate::cli::output::{CliError, Exit, say};
+use crate::cli::output::{Exit, say};
 use crate::cli::running_server::{self, Running};
 use crate::cli::runtime::block_on;
 use crate::clock::SystemClock;
@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
     query: QueryArgs,
 }
 
-pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let config = arguments.query.settings.config()?;
     let is_allowed = block_on(async {
         if let Some(running) = running_server::find_announced(&config).await? {
@@ -39,13 +39,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         let Arguments { spec, at, query } = arguments;
         let explained = app::explain(config, Arc::new(SystemClock), &spec, at).await?;
         query.output.print(|| explanation::text(&explained), || explained.json())?;
-        Ok::<_, CliError>(explained.verdict.is_allowed())
+        anyhow::Ok(explained.verdict.is_allowed())
     })??;
     Ok(if is_allowed { Exit::Done } else { Exit::Refused })
 }
 
 /// Asks the running server. Also reports the verdicts of its other listeners and of the settings of this command.
-async fn ask(running: &Running, config: &Config, arguments: &Arguments) -> Result<bool, CliError> {
+async fn ask(running: &Running, config: &Config, arguments: &Arguments) -> anyhow::Result<bool> {
     let Arguments { spec, at, query: QueryArgs { output, settings } } = arguments;
     let explained = running.server.explain(spec, *at, running.profile).await?;
     for (profile, verdict) in &explained.others {

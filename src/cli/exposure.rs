@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::app::standalone::{decide, incident};
 use crate::app::{self, IndicatorHitSummary, Owner, RemoteServer};
 use crate::cli::flags::{QueryArgs, SettingFlags};
-use crate::cli::output::{CliError, Exit, OutputArgs, say};
+use crate::cli::output::{Exit, OutputArgs, say, usage};
 use crate::cli::runtime::block_on;
 use crate::clock::SystemClock;
 use crate::firewall::ExposedVersion;
@@ -36,7 +36,7 @@ pub(crate) struct Arguments {
     query: QueryArgs,
 }
 
-pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let Arguments { spec, advisory, contacts: contacts_only, query: QueryArgs { output, mut settings } } = arguments;
     if contacts_only {
         let contacts = app::indicator_hits(&flushed(&settings)?)?;
@@ -46,7 +46,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     let named = settings.take_advisory_id();
     let Some(spec) = spec else {
         let Some(id) = advisory.or(named) else {
-            return Err(CliError::usage(anyhow::anyhow!("name a package or an advisory: `--feed MAL-2026-2307`")));
+            return Err(usage(anyhow::anyhow!("name a package or an advisory: `--feed MAL-2026-2307`")));
         };
         return run_by_advisory(&id, output, &settings);
     };
@@ -60,7 +60,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
     output.print(text, || rows.chain(contacts.iter().map(contact_json)).collect())
 }
 
-fn run_by_advisory(id: &str, output: OutputArgs, settings: &SettingFlags<false>) -> Result<Exit, CliError> {
+fn run_by_advisory(id: &str, output: OutputArgs, settings: &SettingFlags<false>) -> anyhow::Result<Exit> {
     let config = crate::cli::feed::of_server(settings)?;
     let data_dir = config.store.data_dir.clone();
     let findings = incident::find_exposed(config, Arc::new(SystemClock), id)?;
@@ -74,7 +74,7 @@ fn run_by_advisory(id: &str, output: OutputArgs, settings: &SettingFlags<false>)
 }
 
 /// Returns the data directory after the running server has flushed its ledger. Without a flush, the ledger is read as is.
-fn flushed(settings: &SettingFlags<false>) -> Result<PathBuf, CliError> {
+fn flushed(settings: &SettingFlags<false>) -> anyhow::Result<PathBuf> {
     let data_dir = settings.data_dir()?;
     block_on(async {
         match RemoteServer::find(&data_dir).await {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::app::standalone::incident::{self, StoredFeedStatus};
 use crate::cli::decisions::{self, RecordArgs};
 use crate::cli::flags::{QueryArgs, SettingFlags};
-use crate::cli::output::{self, CliError, Exit, OutputArgs};
+use crate::cli::output::{self, Exit, OutputArgs};
 use crate::cli::running_server;
 use crate::cli::runtime::block_on;
 use crate::clock::{Clock as _, SystemClock};
@@ -62,7 +62,7 @@ pub(crate) struct RulingArgs {
     record: RecordArgs,
 }
 
-pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
+pub(crate) fn run(command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Sync { accept_shrunk, query: QueryArgs { output, settings } } => {
             let config = of_server(&settings)?;
@@ -93,7 +93,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
 }
 
 /// Returns the configuration of the running server, which determines the feeds. Without a server, returns that of this command.
-pub(crate) fn of_server(settings: &SettingFlags<false>) -> Result<Config, CliError> {
+pub(crate) fn of_server(settings: &SettingFlags<false>) -> anyhow::Result<Config> {
     let config = settings.config()?;
     Ok(match block_on(running_server::find_announced(&config))?? {
         Some(running) => {
@@ -104,7 +104,7 @@ pub(crate) fn of_server(settings: &SettingFlags<false>) -> Result<Config, CliErr
     })
 }
 
-fn rule(RulingArgs { id, record }: RulingArgs, obey: bool) -> Result<Exit, CliError> {
+fn rule(RulingArgs { id, record }: RulingArgs, obey: bool) -> anyhow::Result<Exit> {
     let advisory = incident::broad_record(of_server(&record.query.settings)?, Arc::new(SystemClock), &id)?;
     record.submit(DecisionAction::Record { advisory, obey }, None)
 }
@@ -116,7 +116,7 @@ fn prefix(text: &str) -> Result<String, String> {
     fits.then(|| text.to_owned()).ok_or_else(error)
 }
 
-fn print(statuses: &[StoredFeedStatus], output: OutputArgs) -> Result<Exit, CliError> {
+fn print(statuses: &[StoredFeedStatus], output: OutputArgs) -> anyhow::Result<Exit> {
     output.print(|| format_text(statuses), || statuses.iter().map(to_json).collect())
 }
 

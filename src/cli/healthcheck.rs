@@ -4,13 +4,13 @@
 use crate::app::listeners::reachable;
 use crate::app::{self, Owner, RemoteServer};
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{CliError, Exit};
+use crate::cli::output::{Exit, usage};
 use crate::cli::runtime::block_on;
 use crate::config::SettingKey;
 use crate::store::DataDir;
 
 /// Prints nothing on success: container engines call it every few seconds and keep the output.
-pub(crate) fn run(settings: &SettingFlags<false>) -> Result<Exit, CliError> {
+pub(crate) fn run(settings: &SettingFlags<false>) -> anyhow::Result<Exit> {
     let config = settings.config()?;
     let data_dir = &config.store.data_dir;
     block_on(async {
@@ -21,12 +21,12 @@ pub(crate) fn run(settings: &SettingFlags<false>) -> Result<Exit, CliError> {
             Owner::NoProcess | Owner::Silent
                 if cfg!(unix) && config.settings.is_set(SettingKey::DataDir) && DataDir::is_readable(data_dir) =>
             {
-                return Err(CliError::failed(anyhow::anyhow!("no server runs on the data directory `{}`", data_dir.display())));
+                anyhow::bail!("no server runs on the data directory `{}`", data_dir.display());
             }
             Owner::NoProcess | Owner::Silent => None,
         };
         let Some(address) = running.or_else(|| config.listen.first().copied()) else {
-            return Err(CliError::usage(anyhow::anyhow!("no address to ask; set `--listen`")));
+            return Err(usage(anyhow::anyhow!("no address to ask; set `--listen`")));
         };
         app::check_readiness(reachable(address), &config).await?;
         Ok(Exit::Done)

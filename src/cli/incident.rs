@@ -11,7 +11,7 @@ use crate::app::standalone::incident::{self, IncidentPlan};
 use crate::app::{AppError, Owner, RemoteServer};
 use crate::cli::exposure::{self, Grounds};
 use crate::cli::flags::QueryArgs;
-use crate::cli::output::{CliError, Exit, counted};
+use crate::cli::output::{Exit, counted, usage};
 use crate::cli::runtime::block_on;
 use crate::cli::{decisions, operator};
 use crate::clock::{Clock as _, SystemClock};
@@ -35,7 +35,7 @@ pub(crate) struct Arguments {
     query: QueryArgs,
 }
 
-pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let Arguments { id, dry_run, freeze_for, query: QueryArgs { output, settings } } = arguments;
     let own = settings.config()?;
     let config = crate::cli::feed::of_server(&settings)?;
@@ -89,7 +89,7 @@ fn format_text(plan: &IncidentPlan, done: Option<&incident::IncidentResult>, fre
 }
 
 /// Plans for an advisory in the feeds of the running server, else in the feeds given to this command.
-fn planned(config: Config, id: &str, own: Config) -> Result<IncidentPlan, CliError> {
+fn planned(config: Config, id: &str, own: Config) -> anyhow::Result<IncidentPlan> {
     match incident::plan_incident(config, Arc::new(SystemClock), id) {
         Err(AppError::NoAdvisory(_)) if own.settings.is_set(SettingKey::Feed) => {
             Ok(incident::plan_incident(own, Arc::new(SystemClock), id)?)
@@ -99,9 +99,9 @@ fn planned(config: Config, id: &str, own: Config) -> Result<IncidentPlan, CliErr
 }
 
 /// Parses a package with an exact version. Returns `None` for an advisory id.
-fn named(id: &str) -> Result<Option<(PackageName, String)>, CliError> {
+fn named(id: &str) -> anyhow::Result<Option<(PackageName, String)>> {
     let Some((name, version)) = id.rsplit_once('@').filter(|(name, _)| !name.is_empty()) else { return Ok(None) };
-    let usage = |error: String| CliError::usage(anyhow::anyhow!(error));
+    let usage = |error: String| usage(anyhow::anyhow!(error));
     let name = PackageName::parse(name).map_err(|error| usage(error.to_string()))?;
     if Version::parse(version).is_none() {
         return Err(usage(format!("expected an exact version; for ranges use `coldframe deny`: `{version}`")));

@@ -26,4 +26,4 @@ mod signals;
 mod user;
 
 pub use command_line::run;
-pub use output::{CliError, Exit};
+pub use output::Exit;

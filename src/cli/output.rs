@@ -2,15 +2,21 @@
 //! [`crate::text::printable`], so that untrusted values cannot control a terminal or a CI runner.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::error::Error;
+use std::fmt;
 use std::io::{self, Write as _};
 use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
 use serde_json::Value;
 
+use crate::app::AppError;
 use crate::config::Diagnostics;
 use crate::config::policy::PolicyLoadError;
+use crate::server::PasswordFileError;
+use crate::store::StoreError;
 use crate::text::{printable, single_line};
+use crate::tls::TlsError;
 
 /// The exit code of the program. The numbers are stable and documented in `--help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,47 +39,45 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// A failure because of flags, configuration or input.
 #[derive(Debug)]
-pub struct CliError {
-    pub exit: Exit,
-    pub cause: anyhow::Error,
-}
+struct UsageError(anyhow::Error);
 
-impl CliError {
-    pub(crate) fn new(exit: Exit, cause: impl Into<anyhow::Error>) -> Self {
-        Self { exit, cause: cause.into() }
-    }
-
-    pub(crate) fn usage(cause: impl Into<anyhow::Error>) -> Self {
-        Self::new(Exit::Usage, cause)
-    }
-
-    pub(crate) fn failed(cause: impl Into<anyhow::Error>) -> Self {
-        Self::new(Exit::Failed, cause)
+impl fmt::Display for UsageError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(out)
     }
 }
 
-impl From<Diagnostics> for CliError {
-    fn from(diagnostics: Diagnostics) -> Self {
-        Self::usage(diagnostics)
+impl Error for UsageError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()
     }
 }
 
-impl From<PolicyLoadError> for CliError {
-    fn from(error: PolicyLoadError) -> Self {
-        Self::usage(error)
-    }
+/// Turns an error into one that exits with [`Exit::Usage`].
+pub(crate) fn usage(cause: impl Into<anyhow::Error>) -> anyhow::Error {
+    UsageError(cause.into()).into()
 }
 
-impl From<io::Error> for CliError {
-    fn from(error: io::Error) -> Self {
-        Self::failed(error)
+fn exit_of(failure: &anyhow::Error) -> Exit {
+    if failure.is::<UsageError>() || failure.is::<Diagnostics>() || failure.is::<PolicyLoadError>() {
+        return Exit::Usage;
     }
-}
-
-impl From<anyhow::Error> for CliError {
-    fn from(error: anyhow::Error) -> Self {
-        Self::failed(error)
+    if let Some(PasswordFileError::Name(_) | PasswordFileError::Empty | PasswordFileError::Line { .. }) = failure.downcast_ref() {
+        return Exit::Usage;
+    }
+    if let Some(TlsError::Disk { .. }) = failure.downcast_ref() {
+        return Exit::DataDir;
+    }
+    match failure.downcast_ref() {
+        Some(AppError::Listen { .. }) => Exit::Listen,
+        Some(AppError::DataDir(StoreError::Locked { .. })) => Exit::DataDirInUse,
+        Some(AppError::DataDir(_) | AppError::Authority(TlsError::Disk { .. })) => Exit::DataDir,
+        Some(AppError::Upstream(_) | AppError::Tls(_) | AppError::Authority(_) | AppError::Tokens(_) | AppError::Users(_)) => {
+            Exit::Usage
+        }
+        _ => Exit::Failed,
     }
 }
 
@@ -85,19 +89,19 @@ pub(crate) struct OutputArgs {
 }
 
 impl OutputArgs {
-    pub(crate) fn print(self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> Result<Exit, CliError> {
+    pub(crate) fn print(self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> anyhow::Result<Exit> {
         print(&if self.json { format!("{:#}\n", json()) } else { text() })
     }
 }
 
 /// Writes text or JSON to standard output and returns [`Exit::Done`]. A closed pipe, as from `| head`, is not a failure.
-pub(crate) fn print(text: &str) -> Result<Exit, CliError> {
+pub(crate) fn print(text: &str) -> anyhow::Result<Exit> {
     print_verbatim(&printable(text))
 }
 
 /// Writes text to standard output unchanged. The caller ensures that it contains no untrusted value or escapes each of
 /// them: shell scripts, shipped policies, workflow commands of a CI runner.
-pub(crate) fn print_verbatim(text: &str) -> Result<Exit, CliError> {
+pub(crate) fn print_verbatim(text: &str) -> anyhow::Result<Exit> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
@@ -106,10 +110,12 @@ pub(crate) fn print_verbatim(text: &str) -> Result<Exit, CliError> {
 }
 
 /// Writes a failure to standard error, causes separated by colons: one line, except for diagnostics with excerpts.
-pub(crate) fn print_error(failure: &CliError) {
-    let text = format!("coldframe: {:#}", failure.cause);
-    let is_list = |cause: &(dyn std::error::Error + 'static)| cause.is::<Diagnostics>() || cause.is::<PolicyLoadError>();
-    note(&if failure.cause.chain().any(is_list) { text + "\n" } else { format!("{}\n", single_line(&text)) });
+/// Returns the exit code.
+pub(crate) fn print_error(failure: &anyhow::Error) -> Exit {
+    let text = format!("coldframe: {failure:#}");
+    let is_list = |cause: &(dyn Error + 'static)| cause.is::<Diagnostics>() || cause.is::<PolicyLoadError>();
+    note(&if failure.chain().any(is_list) { text + "\n" } else { format!("{}\n", single_line(&text)) });
+    exit_of(failure)
 }
 
 pub(crate) fn note(text: &str) {

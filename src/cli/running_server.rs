@@ -3,7 +3,7 @@
 
 use crate::app::{Owner, RemoteServer};
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{CliError, say};
+use crate::cli::output::say;
 use crate::config::effective::{Deviation, OF_VERDICTS};
 use crate::config::{Config, Diagnostics, SettingKey};
 
@@ -13,7 +13,7 @@ pub(crate) struct Running {
 }
 
 /// Finds the server that runs on the data directory of `config`. A server that cannot be asked is an error.
-pub(crate) async fn find(config: &Config) -> Result<Option<Running>, CliError> {
+pub(crate) async fn find(config: &Config) -> anyhow::Result<Option<Running>> {
     match RemoteServer::find(&config.store.data_dir).await? {
         Owner::Server(server) => {
             let named = config.settings.effective.texts(SettingKey::Policy);
@@ -33,7 +33,7 @@ pub(crate) async fn find(config: &Config) -> Result<Option<Running>, CliError> {
 }
 
 /// Finds the server like [`find`], and reports that it decides on verdicts.
-pub(crate) async fn find_announced(config: &Config) -> Result<Option<Running>, CliError> {
+pub(crate) async fn find_announced(config: &Config) -> anyhow::Result<Option<Running>> {
     let running = find(config).await?;
     Ok(running.inspect(|running| running.announce(config, OF_VERDICTS)))
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
+use crate::app::App;
 use crate::app::listeners::reachable;
-use crate::app::{App, AppError};
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{self, CliError, Exit};
+use crate::cli::output::{self, Exit, usage};
 use crate::cli::runtime::block_on;
 use crate::cli::signals::{INTERRUPT, Signals, TERMINATE};
 use crate::clock::SystemClock;
@@ -18,9 +18,9 @@ use crate::telemetry;
 use crate::text::TextTable;
 use crate::units::timestamp;
 
-pub(crate) fn run(settings: SettingFlags<true>) -> Result<Exit, CliError> {
+pub(crate) fn run(settings: SettingFlags<true>) -> anyhow::Result<Exit> {
     let mut config = settings.config()?;
-    telemetry::logging::init(&config.telemetry).map_err(CliError::usage)?;
+    telemetry::logging::init(&config.telemetry).map_err(usage)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -58,21 +58,6 @@ fn connections_for_fd_limit(files: FdLimit, wanted: usize) -> usize {
         tracing::warn!(files.limit = limit, "`max-connections` reduced from {wanted} to {fitting} to fit the open file limit");
     }
     fitting.min(wanted)
-}
-
-impl From<AppError> for CliError {
-    fn from(error: AppError) -> Self {
-        let exit = match &error {
-            AppError::Listen { .. } => Exit::Listen,
-            AppError::DataDir(crate::store::StoreError::Locked { .. }) => Exit::DataDirInUse,
-            AppError::DataDir(_) | AppError::Authority(crate::tls::TlsError::Disk { .. }) => Exit::DataDir,
-            AppError::Upstream(_) | AppError::Tls(_) | AppError::Authority(_) | AppError::Tokens(_) | AppError::Users(_) => {
-                Exit::Usage
-            }
-            _ => Exit::Failed,
-        };
-        Self::new(exit, error)
-    }
 }
 
 /// The text printed at startup, except for the bound addresses.

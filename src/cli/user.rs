@@ -6,9 +6,8 @@ use std::io::{self, BufRead as _, IsTerminal as _};
 use clap::{Args, Subcommand};
 
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{self, CliError, Exit};
+use crate::cli::output::{self, Exit, usage};
 use crate::config;
-use crate::server::PasswordFileError;
 use crate::server::auth::password_file;
 use crate::text::single_line;
 
@@ -31,17 +30,7 @@ pub(crate) struct Arguments {
     settings: SettingFlags<false>,
 }
 
-impl From<PasswordFileError> for CliError {
-    fn from(error: PasswordFileError) -> Self {
-        let exit = match &error {
-            PasswordFileError::Name(_) | PasswordFileError::Empty | PasswordFileError::Line { .. } => Exit::Usage,
-            PasswordFileError::File { .. } | PasswordFileError::Hash => Exit::Failed,
-        };
-        Self::new(exit, error)
-    }
-}
-
-pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
+pub(crate) fn run(command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Add(Arguments { name, settings }) => {
             let file = settings.read(config::gateway_users)?;
@@ -54,22 +43,22 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
         }
         Command::Remove(Arguments { name, settings }) => {
             let Some(path) = settings.read(config::gateway_users)? else {
-                return Err(CliError::usage(anyhow::anyhow!("no file of users is configured; set `--gateway-users FILE`")));
+                return Err(usage(anyhow::anyhow!("no file of users is configured; set `--gateway-users FILE`")));
             };
             if !password_file::update(&path, &name, None)? {
-                return Err(CliError::failed(anyhow::anyhow!("no such user in `{}`: `{name}`", path.display())));
+                anyhow::bail!("no such user in `{}`: `{name}`", path.display());
             }
             say(&format!("removed {name} from {}", path.display()))
         }
     }
 }
 
-fn say(text: &str) -> Result<Exit, CliError> {
+fn say(text: &str) -> anyhow::Result<Exit> {
     output::print(&format!("{}\n", single_line(text)))
 }
 
 /// Reads the first line of standard input. On a terminal, prompts and turns off echo.
-fn password() -> Result<String, CliError> {
+fn password() -> anyhow::Result<String> {
     let input = io::stdin();
     let hidden = if input.is_terminal() {
         output::prompt("password: ")?;

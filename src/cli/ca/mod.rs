@@ -11,11 +11,11 @@ use clap::Subcommand;
 
 use crate::app::ca;
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{self, CliError, Exit};
+use crate::cli::output::{self, Exit, usage};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
+use crate::tls::CaStore;
 use crate::tls::ca::pem;
-use crate::tls::{CaStore, TlsError};
 use crate::units::{quantity, timestamp};
 
 #[derive(Debug, Subcommand)]
@@ -48,14 +48,7 @@ pub(crate) enum Command {
     },
 }
 
-impl From<TlsError> for CliError {
-    fn from(error: TlsError) -> Self {
-        let exit = if matches!(error, TlsError::Disk { .. }) { Exit::DataDir } else { Exit::Failed };
-        Self::new(exit, error)
-    }
-}
-
-pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
+pub(crate) fn run(command: Command) -> anyhow::Result<Exit> {
     let trusted = |config: &Config| ca::trusted_certificates(&config.gateway, &config.store.data_dir, SystemClock.now());
     match command {
         Command::Init(settings) => init(&settings.config()?),
@@ -87,10 +80,10 @@ fn write_shared_file(file: &Path, text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn init(config: &Config) -> Result<Exit, CliError> {
+fn init(config: &Config) -> anyhow::Result<Exit> {
     let data_dir = &config.store.data_dir;
     if config.gateway.ca_files.is_some() {
-        return Err(CliError::usage(anyhow::anyhow!("cannot create a CA, `ca-cert` provides one")));
+        return Err(usage(anyhow::anyhow!("cannot create a CA, `ca-cert` provides one")));
     }
     let (store, now) = (CaStore::new(data_dir), SystemClock.now());
     let is_new = store.read(now)?.is_none();
@@ -99,9 +92,9 @@ fn init(config: &Config) -> Result<Exit, CliError> {
     output::print(&format!("{verb} {}\n{}", store.file().display(), describe_constraints(config)))
 }
 
-fn rotate(config: &Config, overlap: Duration) -> Result<Exit, CliError> {
+fn rotate(config: &Config, overlap: Duration) -> anyhow::Result<Exit> {
     if config.gateway.ca_files.is_some() {
-        return Err(CliError::usage(anyhow::anyhow!("cannot rotate the CA, `ca-cert` provides it; replace that file")));
+        return Err(usage(anyhow::anyhow!("cannot rotate the CA, `ca-cert` provides it; replace that file")));
     }
     ca::rotate(&config.gateway, &config.store.data_dir, overlap, SystemClock.now())?;
     output::print(&format!(

@@ -16,7 +16,7 @@ use url::Url;
 use crate::app::Checker;
 use crate::cli::check::report::{LockfileReport, Report};
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{self, CliError, Exit};
+use crate::cli::output::{self, Exit, usage};
 use crate::cli::registry_hosts::RegistryHosts;
 use crate::cli::runtime::block_on;
 use crate::cli::{lockfiles, running_server};
@@ -52,14 +52,14 @@ enum CheckFormat {
     Github,
 }
 
-pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     if arguments.fix && !matches!(arguments.format, CheckFormat::Table | CheckFormat::Json) {
-        return Err(CliError::usage(anyhow::anyhow!("`--fix` needs `--format table` or `--format json`")));
+        return Err(usage(anyhow::anyhow!("`--fix` needs `--format table` or `--format json`")));
     }
     let own = arguments.settings.config()?;
     let mut files = Vec::new();
     for path in find_lockfiles(arguments.paths)? {
-        files.push(LockfileReport::of(shown(&path), &lockfiles::read(&path).map_err(CliError::usage)?));
+        files.push(LockfileReport::of(shown(&path), &lockfiles::read(&path).map_err(usage)?));
     }
     let report = block_on(async {
         let running = if arguments.server.is_none() { running_server::find_announced(&own).await? } else { None };
@@ -86,7 +86,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
         for file in &mut files {
             file.apply_replacements(&mut outcomes);
         }
-        Ok::<_, CliError>(Report { files })
+        anyhow::Ok(Report { files })
     })??;
     match arguments.format {
         CheckFormat::Table if arguments.fix => output::print(&(table::format_text(&report) + &fix::format_text(&report))),
@@ -111,7 +111,7 @@ fn exit(report: &Report) -> Exit {
     }
 }
 
-fn find_lockfiles(mut paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, CliError> {
+fn find_lockfiles(mut paths: Vec<PathBuf>) -> anyhow::Result<Vec<PathBuf>> {
     if paths.is_empty() {
         paths.push(PathBuf::from("."));
     }
@@ -119,7 +119,7 @@ fn find_lockfiles(mut paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, CliError> {
     for path in paths {
         let inside = if path.is_dir() { lockfiles::inside(&path) } else { vec![path.clone()] };
         if inside.is_empty() {
-            return Err(CliError::usage(anyhow::anyhow!("no lockfile in `{}`", path.display())));
+            return Err(usage(anyhow::anyhow!("no lockfile in `{}`", path.display())));
         }
         found.extend(inside);
     }

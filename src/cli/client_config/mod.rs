@@ -12,7 +12,7 @@ use crate::app;
 use crate::cli::check::server;
 use crate::cli::client_config::formats::{ClientConfigInput, ConfigTarget};
 use crate::cli::flags::SettingFlags;
-use crate::cli::output::{self, CliError, Exit};
+use crate::cli::output::{self, Exit, usage};
 use crate::cli::registry_hosts::own_url;
 use crate::cli::running_server;
 use crate::cli::runtime::block_on;
@@ -33,7 +33,7 @@ pub(crate) struct Arguments {
     settings: SettingFlags<false>,
 }
 
-pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let config = arguments.settings.config()?;
     let input = block_on(build_input(arguments.url, &config))??;
     output::print(&formats::render(arguments.client, &input))
@@ -41,7 +41,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
 
 /// Determines the URL and the policy for clients. The server on the data directory provides both. If there is none, or if
 /// `given` is another server, the server at the URL is asked.
-async fn build_input(given: Option<Url>, config: &Config) -> Result<ClientConfigInput, CliError> {
+async fn build_input(given: Option<Url>, config: &Config) -> anyhow::Result<ClientConfigInput> {
     let credentials = credentials(&config.upstream);
     let running = running_server::find(config).await?;
     if let Some(running) = &running {
@@ -58,7 +58,7 @@ async fn build_input(given: Option<Url>, config: &Config) -> Result<ClientConfig
             return Ok(ClientConfigInput { url, terms: terms.clone(), source, credentials });
         }
     }
-    let url = given.or_else(|| own_url(config)).context("no address to listen on").map_err(CliError::usage)?;
+    let url = given.or_else(|| own_url(config)).context("no address to listen on").map_err(usage)?;
     // Clients will use this address, so ask whichever server answers on it.
     let (terms, source) = match app::fetch_client_policy(&url, config).await {
         Ok(terms) if running.is_some() => (terms, format!("the policy at {url}, not the server on the local data directory")),

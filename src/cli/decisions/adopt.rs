@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::app::operations::adoption::Adoption;
 use crate::app::standalone::decide;
 use crate::cli::flags::QueryArgs;
-use crate::cli::output::{CliError, Exit, counted, say};
+use crate::cli::output::{Exit, counted, say};
 use crate::cli::runtime::block_on;
 use crate::cli::{decisions, lockfiles, running_server};
 use crate::clock::SystemClock;
@@ -35,13 +35,13 @@ pub(crate) struct Arguments {
     query: QueryArgs,
 }
 
-pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let Arguments { lockfiles: paths, dry_run, reason, query: QueryArgs { output, settings } } = arguments;
     let config = settings.config()?;
     let data_dir = config.store.data_dir.clone();
-    let read: Vec<_> = paths.iter().map(|path| lockfiles::read(path)).collect::<Result<_, _>>().map_err(CliError::failed)?;
+    let read: Vec<_> = paths.iter().map(|path| lockfiles::read(path)).collect::<Result<_, _>>()?;
     let adoption = block_on(async {
-        Ok::<_, CliError>(match running_server::find_announced(&config).await? {
+        anyhow::Ok(match running_server::find_announced(&config).await? {
             Some(running) => running.server.adopt(&read, running.profile).await?,
             None => decide::plan_adoption(config, Arc::new(SystemClock), &read).await?,
         })

@@ -8,7 +8,7 @@ use clap::Args;
 use crate::app::operations::approval::ApprovalPlan;
 use crate::app::standalone::decide;
 use crate::cli::decisions::{self, RecordArgs};
-use crate::cli::output::{self, CliError, Exit};
+use crate::cli::output::{self, Exit};
 use crate::cli::running_server;
 use crate::cli::runtime::block_on;
 use crate::clock::{Clock as _, SystemClock};
@@ -36,18 +36,18 @@ pub(crate) struct Arguments {
     record: RecordArgs,
 }
 
-pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let Arguments { spec, expires, records, record: RecordArgs { reason, query } } = arguments;
     let config = query.settings.config()?;
     let data_dir = config.store.data_dir.clone();
     let plan = block_on(async {
-        Ok::<_, CliError>(match running_server::find_announced(&config).await? {
+        anyhow::Ok(match running_server::find_announced(&config).await? {
             Some(running) => running.server.expand(&spec, &records, running.profile).await?,
             None => decide::plan_approval(config, Arc::new(SystemClock), &spec, &records).await?,
         })
     })??;
     if let Some(why) = refusal(&plan) {
-        return Err(CliError::failed(anyhow::anyhow!(why)));
+        anyhow::bail!(why);
     }
     for (version, why) in &plan.left_out {
         output::print(&format!("{}\n", single_line(&format!("left out: {}@{version}: {why}", plan.name))))?;

@@ -9,7 +9,7 @@ use crate::app::standalone::decide;
 use crate::cli::decisions::{self, RecordArgs, adopt, approve};
 use crate::cli::flags::QueryArgs;
 use crate::cli::operator;
-use crate::cli::output::{CliError, Exit};
+use crate::cli::output::{Exit, usage};
 use crate::clock::{Clock as _, SystemClock};
 use crate::npm::{Range, Version};
 use crate::policy::PackageGlob;
@@ -75,14 +75,14 @@ pub(crate) enum Command {
     },
 }
 
-pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
+pub(crate) fn run(command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Approve(arguments) => approve::run(arguments),
         Command::Adopt(arguments) => adopt::run(arguments),
         Command::Confirm { id, query: QueryArgs { output, settings } } => {
             let data_dir = settings.data_dir()?;
             if let Some(why) = operator::not_told_apart() {
-                return Err(CliError::failed(anyhow::anyhow!("cannot confirm decision {id} here: {why}")));
+                anyhow::bail!("cannot confirm decision {id} here: {why}");
             }
             let recorded = decide::confirm(&data_dir, id, &operator::signature(SystemClock.now()))?;
             decisions::print_result(&recorded, output)
@@ -95,7 +95,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
         Command::Freeze { at, lasts, scope, record } => {
             if at >= timestamp::saturating_add(SystemClock.now(), lasts) {
                 let at = timestamp::format_utc(at);
-                return Err(CliError::usage(anyhow::anyhow!("the freeze would hide nothing: it ends before {at}")));
+                return Err(usage(anyhow::anyhow!("the freeze would hide nothing: it ends before {at}")));
             }
             record.submit(DecisionAction::Freeze { at, packages: scope }, Some(lasts))
         }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use crate::app::standalone::decide;
 use crate::cli::decisions;
 use crate::cli::flags::QueryArgs;
-use crate::cli::output::{CliError, Exit};
+use crate::cli::output::Exit;
 use crate::clock::{Clock as _, SystemClock};
 use crate::policy::decisions::{Decision, DecisionState};
 use crate::text::TextTable;
@@ -24,7 +24,7 @@ pub(crate) enum Command {
     },
 }
 
-pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
+pub(crate) fn run(command: Command) -> anyhow::Result<Exit> {
     let Command::List { all, query: QueryArgs { output, settings } } = command;
     let data_dir = settings.data_dir()?;
     let now = SystemClock.now();

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::app::standalone::decide::{self, RecordedDecision};
 use crate::cli::flags::QueryArgs;
 use crate::cli::operator;
-use crate::cli::output::{CliError, Exit, OutputArgs};
+use crate::cli::output::{Exit, OutputArgs};
 use crate::clock::{Clock as _, SystemClock};
 use crate::policy::decisions::{Decision, DecisionAction, DecisionProposal};
 use crate::store::sqlite::decision_writer::ApplyStatus;
@@ -34,7 +34,7 @@ pub(crate) struct RecordArgs {
 
 impl RecordArgs {
     /// Records a decision that ends after `lasts`, if given, and prints the result.
-    pub(crate) fn submit(self, act: DecisionAction, lasts: Option<Duration>) -> Result<Exit, CliError> {
+    pub(crate) fn submit(self, act: DecisionAction, lasts: Option<Duration>) -> anyhow::Result<Exit> {
         let data_dir = self.query.settings.data_dir()?;
         let expires = lasts.map(|lasts| timestamp::saturating_add(SystemClock.now(), lasts));
         record(&data_dir, &propose(act, self.reason, expires), self.query.output)
@@ -66,11 +66,11 @@ pub(crate) fn propose(act: DecisionAction, reason: String, expires: Option<Times
     DecisionProposal { act, reason, author: operator::signature(SystemClock.now()), expires, needs_second: false }
 }
 
-pub(crate) fn record(data_dir: &Path, proposal: &DecisionProposal, output: OutputArgs) -> Result<Exit, CliError> {
+pub(crate) fn record(data_dir: &Path, proposal: &DecisionProposal, output: OutputArgs) -> anyhow::Result<Exit> {
     print_result(&decide::record_decision(data_dir, proposal)?, output)
 }
 
-pub(crate) fn print_result(recorded: &RecordedDecision, output: OutputArgs) -> Result<Exit, CliError> {
+pub(crate) fn print_result(recorded: &RecordedDecision, output: OutputArgs) -> anyhow::Result<Exit> {
     let state = recorded.decision.state(SystemClock.now()).as_str();
     output.print(|| format_text(recorded), || decision_json(&recorded.decision, state))?;
     Ok(if recorded.effect == ApplyStatus::Pending { Exit::Failed } else { Exit::Done })

@@ -19,7 +19,7 @@ use crate::cli::doctor::client_settings::SettingsSurvey;
 use crate::cli::doctor::routes::FindingLevel::{self, Bypass, Note, Warning, Well};
 use crate::cli::doctor::routes::{DoctorFinding, RouteAnalyzer};
 use crate::cli::flags::QueryArgs;
-use crate::cli::output::{CliError, Exit};
+use crate::cli::output::Exit;
 use crate::cli::registry_hosts::{RegistryHosts, own_url};
 use crate::cli::running_server;
 use crate::cli::runtime::block_on;
@@ -44,11 +44,11 @@ pub(crate) struct Arguments {
 /// Clocks that differ by more than this cause a warning.
 const SKEW: SignedDuration = SignedDuration::from_mins(5);
 
-pub(crate) fn run(arguments: Arguments) -> Result<Exit, CliError> {
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     block_on(examine(arguments))?
 }
 
-async fn examine(arguments: Arguments) -> Result<Exit, CliError> {
+async fn examine(arguments: Arguments) -> anyhow::Result<Exit> {
     let Arguments { server: named, query: QueryArgs { output, settings } } = arguments;
     let (mut config, surroundings) = settings.read(|sources| {
         let surroundings = sources.environment.clone();

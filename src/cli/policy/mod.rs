@@ -13,7 +13,7 @@ use crate::app;
 use crate::app::standalone::policy_diff::{ChangedVerdict, PolicyDiff};
 use crate::cli::feed;
 use crate::cli::flags::QueryArgs;
-use crate::cli::output::{self, CliError, Exit, OutputArgs, counted, say};
+use crate::cli::output::{self, Exit, OutputArgs, counted, say, usage};
 use crate::cli::runtime::block_on;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::policy as policy_files;
@@ -92,7 +92,7 @@ const MAX_INCIDENT_BYTES: u64 = 32 << 20;
 
 const POLICY: &str = "default";
 
-pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
+pub(crate) fn run(command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Check { policy, strict } => check(&policy, strict),
         Command::Test { policy } => test(&policy),
@@ -115,7 +115,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, CliError> {
 const OBSERVED: &str = "their refusals are recorded and the versions are served; still refused: changed integrity, takedowns, \
                         inconsistent packuments, versions without a digest, and malware from feeds with trust `deny` or `hold`";
 
-fn check(policy: &str, strict: bool) -> Result<Exit, CliError> {
+fn check(policy: &str, strict: bool) -> anyhow::Result<Exit> {
     let compiled = policy_files::load(policy)?;
     let ended = compiled.expired_rules(SystemClock.now());
     let warnings: Vec<_> = compiled.warnings.iter().chain(&ended).map(|warning| format!("warning: {warning}\n\n")).collect();
@@ -129,7 +129,7 @@ fn check(policy: &str, strict: bool) -> Result<Exit, CliError> {
     Ok(if strict && !warnings.is_empty() { Exit::Usage } else { Exit::Done })
 }
 
-fn test(name: &str) -> Result<Exit, CliError> {
+fn test(name: &str) -> anyhow::Result<Exit> {
     let policy = policy_files::load(name)?.policy;
     let (mut count, mut failures) = (0, Vec::new());
     for file in policy_files::cases(name)? {
@@ -186,9 +186,9 @@ fn format_diff(candidate: &str, found: &PolicyDiff) -> String {
     text
 }
 
-fn replay_all(incidents: Option<&Path>, name: &str, signals: ReplaySignals, output: OutputArgs) -> Result<Exit, CliError> {
+fn replay_all(incidents: Option<&Path>, name: &str, signals: ReplaySignals, output: OutputArgs) -> anyhow::Result<Exit> {
     let policy = policy_files::load(name)?.policy;
-    let usage = |error: String| CliError::usage(anyhow::anyhow!(error));
+    let usage = |error: String| usage(anyhow::anyhow!(error));
     let (source, text) = match incidents {
         None => (presets::INCIDENTS_PATH.to_owned(), presets::INCIDENTS.to_owned()),
         Some(path) => {
@@ -243,7 +243,7 @@ fn format_replay(policy: &str, source: &str, replayed: &[ReplayResult]) -> Strin
     )
 }
 
-fn survey(paths: &[PathBuf], name: &str, at: Option<Timestamp>, list: bool) -> Result<Exit, CliError> {
+fn survey(paths: &[PathBuf], name: &str, at: Option<Timestamp>, list: bool) -> anyhow::Result<Exit> {
     let at = at.unwrap_or_else(|| SystemClock.now());
     let policy = policy_files::load(name)?.policy.as_of(at);
     let mut survey = PolicySurvey::default();
@@ -264,7 +264,7 @@ struct PolicySurvey {
 }
 
 impl PolicySurvey {
-    fn take(&mut self, policy: &Policy, path: &Path, at: Timestamp, list: bool) -> Result<(), CliError> {
+    fn take(&mut self, policy: &Policy, path: &Path, at: Timestamp, list: bool) -> anyhow::Result<()> {
         let document = std::fs::read(path).map_err(|error| unreadable(path, &error))?;
         let named: SurveyedVersion<'_> = serde_json::from_slice(&document).map_err(|error| unreadable(path, &error))?;
         let name = PackageName::parse(&named.name).map_err(|error| unreadable(path, &error))?;
@@ -307,12 +307,12 @@ struct SurveyedVersion<'a> {
     name: std::borrow::Cow<'a, str>,
 }
 
-fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> CliError {
-    CliError::failed(anyhow::anyhow!("cannot read `{}`: {error}", path.display()))
+fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> anyhow::Error {
+    anyhow::anyhow!("cannot read `{}`: {error}", path.display())
 }
 
 /// Returns the given files and the JSON files in given directories.
-fn packuments(paths: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
+fn packuments(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for path in paths {
         if !path.is_dir() {
@@ -328,10 +328,10 @@ fn packuments(paths: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
     Ok(found)
 }
 
-fn show(name: &str) -> Result<Exit, CliError> {
+fn show(name: &str) -> anyhow::Result<Exit> {
     let Some(file) = presets::policy_file(name) else {
         let names = presets::names().join("`, `");
-        return Err(CliError::usage(anyhow::anyhow!("unknown shipped policy, expected one of `{names}`: `{name}`")));
+        return Err(usage(anyhow::anyhow!("unknown shipped policy, expected one of `{names}`: `{name}`")));
     };
     output::print_verbatim(&file.text)
 }

@@ -25,7 +25,7 @@ use crate::app::{RunSession, RunTempDir};
 use crate::cli::doctor::client_settings::SettingsSurvey;
 use crate::cli::flags::SettingFlags;
 use crate::cli::operator;
-use crate::cli::output::{self, CliError, say};
+use crate::cli::output::{self, say, usage};
 use crate::cli::run::child::ChildExit;
 use crate::cli::run::environment::ClientEnvironment;
 use crate::cli::run::project::ProjectFiles;
@@ -67,7 +67,7 @@ const REMOTE_SAFE_FLAGS: &[SettingKey] = &[
     SettingKey::LogFormat,
 ];
 
-pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Arguments { command, json, report, settings } = arguments;
     let user = operator::name();
     let local_only = settings.first_flag_outside(REMOTE_SAFE_FLAGS).map(|flag| format!("`{flag}` needs a separate coldframe"));
@@ -77,14 +77,14 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
         let quiet = [(SettingKey::LogLevel, vec![RawValue::new("error", Origin::Default)])];
         Ok((Config::load_with(sources, |raw| raw.fill(quiet))?, surroundings))
     })?;
-    telemetry::logging::init(&config.telemetry).map_err(CliError::usage)?;
+    telemetry::logging::init(&config.telemetry).map_err(usage)?;
     for warning in &config.warnings {
         say(warning);
     }
     // Opened before the command runs, so that an unwritable report fails early.
     let open = |path: PathBuf| {
         let opened = OpenOptions::new().append(true).create(true).open(&path);
-        opened.with_context(|| format!("cannot write `{}`", path.display())).map_err(CliError::usage)
+        opened.with_context(|| format!("cannot write `{}`", path.display())).map_err(usage)
     };
     let report = report.map(open).transpose()?;
     let (trust, project) = (config.tls.clone(), ProjectFiles::of(&surroundings));
@@ -105,7 +105,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
         let waiting = progress("writing the ledger");
         let sum = session.close().await;
         waiting.finish_and_clear();
-        Ok::<_, CliError>((policy, is_servers, ended, sum))
+        anyhow::Ok((policy, is_servers, ended, sum))
     })??;
     let ChildExit { code, left_some } = ended.unwrap_or_else(|error| spawn_failure(&command, &error));
     if left_some {
@@ -168,9 +168,9 @@ fn build_environment(
     folder: &RunTempDir,
     project: &ProjectFiles,
     survey: &SettingsSurvey,
-) -> Result<ClientEnvironment, CliError> {
+) -> anyhow::Result<ClientEnvironment> {
     let (added, whole) = (folder.path().join("added.pem"), folder.path().join("whole.pem"));
-    let bundle = tls::TrustBundle::of(&session.info().certificate, trust).map_err(CliError::usage)?;
+    let bundle = tls::TrustBundle::of(&session.info().certificate, trust).map_err(usage)?;
     std::fs::write(&added, &bundle.added)?;
     std::fs::write(&whole, bundle.added + &bundle.system)?;
     let no_proxy = no_proxy(session, project, survey);
