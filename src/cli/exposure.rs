@@ -55,7 +55,12 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let mut contacts = app::indicator_hits(&data_dir)?;
     contacts.retain(|known| known.contact.package.as_ref() == Some(&spec.name));
     let grounds = Grounds::read(&data_dir);
-    let text = || format_text(&spec, &exposures, &grounds) + &format_hits_section(&contacts);
+    let requests = || match &spec.wanted {
+        _ if !exposures.is_empty() => rows("", &spec.name, &exposures, &grounds),
+        Some(version) => format!("no requests for {}@{version} in the ledger\n", spec.name),
+        None => format!("no requests for {} in the ledger\n", spec.name),
+    };
+    let text = || requests() + &format_hits_section(&contacts);
     let rows = exposures.iter().map(|row| row_json(&spec.name, row, &grounds));
     output.print(text, || rows.chain(contacts.iter().map(contact_json)).collect())
 }
@@ -157,14 +162,6 @@ fn row_json(name: &PackageName, exposure: &Exposure, grounds: &Grounds) -> Value
         "first": exposure.first,
         "last": exposure.last,
     })
-}
-
-fn format_text(spec: &PackageSpec, exposures: &[Exposure], grounds: &Grounds) -> String {
-    if exposures.is_empty() {
-        let version = spec.wanted.as_deref().map(|wanted| format!("@{wanted}")).unwrap_or_default();
-        return format!("no requests for {}{version} in the ledger\n", spec.name);
-    }
-    rows("", &spec.name, exposures, grounds)
 }
 
 fn rows(indent: &'static str, name: &PackageName, exposures: &[Exposure], grounds: &Grounds) -> String {

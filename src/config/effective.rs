@@ -171,19 +171,16 @@ impl EffectiveValue {
         let text = match kind {
             ValueKind::Duration => quantity::parse_duration(&self.text).ok().map(|duration| duration.as_secs().to_string()),
             ValueKind::Size => quantity::parse_size(&self.text).ok().map(|size| size.to_string()),
-            ValueKind::Url => Url::parse(&self.text).ok().map(bare),
+            ValueKind::Url => Url::parse(&self.text).ok().map(|mut url| {
+                net::remove_credentials(&mut url);
+                url.as_str().trim_end_matches('/').to_owned()
+            }),
             _ => None,
         };
         let mut fields = self.fields.clone();
         fields.sort();
         Self { text: text.unwrap_or_else(|| self.text.clone()), fields }
     }
-}
-
-/// Renders a URL without credentials and without trailing slashes.
-fn bare(mut url: Url) -> String {
-    net::remove_credentials(&mut url);
-    url.as_str().trim_end_matches('/').to_owned()
 }
 
 /// Makes a path independent of the working directory. Other texts are returned unchanged.

@@ -37,7 +37,9 @@ pub(crate) fn read(reader: &mut SettingsReader<'_>) -> FeedSettings {
                 reader.errors.push(Diagnostic::new(name.origin.clone(), problem, "another name"));
                 continue;
             }
-            feed.name = unique_name(&followed, &feed.name);
+            let is_free = |name: &String| followed.iter().all(|other| other.name != *name);
+            let mut names = (2..=followed.len() + 2).map(|number| format!("{}-{number}", feed.name));
+            feed.name = names.find(is_free).unwrap_or_default();
         }
         followed.push(feed);
     }
@@ -77,11 +79,6 @@ fn parse_field<T>(
     let allowed = FEED_KEYS.iter().find(|(known, _)| *known == name).map_or("", |(_, allowed)| allowed);
     let said = if value.fields.is_empty() && name == "source" { "feed" } else { name };
     parse(&value.text).map_err(|flaw| reader.errors.push(value.flawed(said, &flaw, allowed))).ok()
-}
-
-fn unique_name(followed: &[FeedConfig], name: &str) -> String {
-    let is_free = |name: &String| followed.iter().all(|other| other.name != *name);
-    (2..=followed.len() + 2).map(|number| format!("{name}-{number}")).find(is_free).unwrap_or_default()
 }
 
 #[cfg(test)]

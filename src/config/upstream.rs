@@ -142,7 +142,8 @@ impl OwnAddresses<'_> {
     /// Checks whether a request to `url` would reach this server. Names other than `localhost` are not resolved, because startup
     /// makes no network requests.
     fn contains(&self, url: &Url) -> bool {
-        if self.public_url.is_some_and(|public| same_place(public, url)) {
+        let path = |url: &Url| url.path().trim_end_matches('/').to_owned();
+        if self.public_url.is_some_and(|public| public.origin() == url.origin() && path(public) == path(url)) {
             return true;
         }
         let addresses = match url.host() {
@@ -163,11 +164,6 @@ impl OwnAddresses<'_> {
 fn takes(listening: IpAddr, ip: IpAddr) -> bool {
     // Binding succeeds only for addresses of this machine.
     listening == ip || (listening.is_unspecified() && (ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok()))
-}
-
-fn same_place(left: &Url, right: &Url) -> bool {
-    let path = |url: &Url| url.path().trim_end_matches('/').to_owned();
-    left.origin() == right.origin() && path(left) == path(right)
 }
 
 /// Returns the non-empty paths of all registries without a trailing slash, the longest first.

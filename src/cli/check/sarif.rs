@@ -66,12 +66,14 @@ pub(crate) fn format_text(report: &Report) -> Value {
     };
     // An unreachable registry has one reason. If each package has its own reason, a few are enough.
     let unchecked: Vec<Value> = reasons.into_iter().take(if nothing { 1 } else { PLACES }).map(notification).collect();
+    let rule = |id: &String| json!({ "id": id, "shortDescription": { "text": describe(id) } });
+    let rules: Vec<Value> = rules.0.iter().map(rule).collect();
     json!({
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
         "runs": [{
             "invocations": [{ "executionSuccessful": unchecked.is_empty(), "toolExecutionNotifications": unchecked }],
-            "tool": { "driver": { "name": "coldframe", "semanticVersion": env!("CARGO_PKG_VERSION"), "rules": rules.to_json() } },
+            "tool": { "driver": { "name": "coldframe", "semanticVersion": env!("CARGO_PKG_VERSION"), "rules": rules } },
             "results": results,
         }],
     })
@@ -98,10 +100,6 @@ impl SarifRules {
             self.0.push(id.to_owned());
             self.0.len() - 1
         })
-    }
-
-    fn to_json(&self) -> Vec<Value> {
-        self.0.iter().map(|id| json!({ "id": id, "shortDescription": { "text": describe(id) } })).collect()
     }
 }
 

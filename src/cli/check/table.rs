@@ -25,8 +25,10 @@ fn format_file(file: &LockfileReport, is_told: bool) -> String {
     push_line!(text, "{}: {}", file.path, summary(file));
     let mut columns = TextTable::indented("  ");
     for finding in &file.findings {
-        let (line, outcome) = (format!("line {}", finding.package.line), outcome(finding));
-        columns.row([&finding.what(), &line, &outcome, &instead(finding), &why(finding)]);
+        let (line, judged) = (format!("line {}", finding.package.line), &finding.judged);
+        let reason = judged.reason.as_deref().unwrap_or_default();
+        let why = format!("{reason} ({})", judged.rule.as_deref().unwrap_or("no rule"));
+        columns.row([&finding.what(), &line, &outcome(finding), &instead(finding), &why]);
     }
     let _ = write!(text, "{columns}");
     for (reason, packages) in file.unchecked.iter().filter(|_| !is_told).take(REASONS) {
@@ -79,9 +81,4 @@ fn instead(finding: &RefusedVersion) -> String {
         (None, Some(nearest)) => format!("none in range, nearest {nearest}"),
         (None, None) => "no version allowed".to_owned(),
     }
-}
-
-fn why(finding: &RefusedVersion) -> String {
-    let reason = finding.judged.reason.as_deref().unwrap_or_default();
-    format!("{reason} ({})", finding.judged.rule.as_deref().unwrap_or("no rule"))
 }

@@ -70,11 +70,6 @@ impl SurveyedClient {
             LockfileFormat::Deno => self == Self::Deno,
         }
     }
-
-    /// Checks whether it holds new releases for a day by default.
-    pub(crate) fn has_builtin_age_gate(self) -> bool {
-        matches!(self, Self::Pnpm11 | Self::Berry | Self::Deno)
-    }
 }
 
 /// At most this many registries are probed.

@@ -17,7 +17,7 @@ use crate::app::standalone::incident;
 use crate::cli::check::server;
 use crate::cli::doctor::client_settings::SettingsSurvey;
 use crate::cli::doctor::routes::FindingLevel::{self, Bypass, Note, Warning, Well};
-use crate::cli::doctor::routes::{DoctorFinding, RouteAnalyzer};
+use crate::cli::doctor::routes::{DoctorFinding, RouteAnalyzer, registry_of};
 use crate::cli::flags::QueryArgs;
 use crate::cli::output::Exit;
 use crate::cli::registry_hosts::{RegistryHosts, own_url};
@@ -89,8 +89,13 @@ async fn examine(arguments: Arguments) -> anyhow::Result<Exit> {
     };
     let mut findings = analyzer.findings();
     findings.extend(root_findings(&mut config.tls));
-    let places = (&server, &*analyzer.direct_registries(&config));
-    let seen = probe::probe(&config, places, sample(&survey), &SystemClock).await?;
+    // The registries that clients would use without Coldframe: upstream, and the configured ones.
+    let named = survey.clients.iter().filter(|used| used.is_of_project).filter_map(registry_of);
+    let direct = std::iter::once(config.upstream.default.address()).chain(named).filter(|url| !hosts.is_own(url));
+    let entries = survey.lockfiles.values().flat_map(|lockfile| &lockfile.entries);
+    let mut entries = entries.filter(|entry| entry.source == EntrySource::Registry);
+    let sample = entries.find_map(|entry| PackageName::parse(&entry.name).ok());
+    let seen = probe::probe(&config, (&server, &direct.collect::<Vec<_>>()), sample, &SystemClock).await?;
     findings.extend(environment_findings(&seen, &server, &redirected));
     if seen.server.is_ok() && !is_ours {
         let data_dir = config.store.data_dir.display();
@@ -103,11 +108,6 @@ async fn examine(arguments: Arguments) -> anyhow::Result<Exit> {
     let bypassed = findings.iter().any(|finding| finding.grade == Bypass);
     output.print(|| format_text(&findings, bypassed), || to_json(&findings, bypassed))?;
     Ok(if bypassed { Exit::Failed } else { Exit::Done })
-}
-
-fn sample(survey: &SettingsSurvey) -> Option<PackageName> {
-    let entries = survey.lockfiles.values().flat_map(|lockfile| &lockfile.entries);
-    entries.filter(|entry| entry.source == EntrySource::Registry).find_map(|entry| PackageName::parse(&entry.name).ok())
 }
 
 /// Removes CA files without certificates from `trust` and reports them.

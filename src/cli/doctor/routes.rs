@@ -12,7 +12,6 @@ use self::FindingLevel::{Bypass, Note, Warning, Well};
 use crate::app::probe::RedirectedHosts;
 use crate::cli::doctor::client_settings::{ClientSetting, SettingsSurvey, SurveyedClient, UsedClient};
 use crate::cli::registry_hosts::{AddressRoute, RegistryHosts, host, place};
-use crate::config::Config;
 use crate::npm::lockfile::{EntrySource, LockfileFormat};
 use crate::text::shell_word;
 use crate::upstream::npmrc;
@@ -108,13 +107,6 @@ impl RouteAnalyzer<'_> {
         let unreadable = |error| DoctorFinding { why, ..DoctorFinding::new(Warning, "unreadable", error) };
         found.extend(self.survey.trouble.iter().map(unreadable));
         found
-    }
-
-    /// Returns the registries that clients would use without Coldframe: upstream, and the configured ones.
-    pub(crate) fn direct_registries(&self, config: &Config) -> Vec<Url> {
-        let named = self.survey.clients.iter().filter(|used| used.is_of_project).filter_map(registry_of);
-        let all = std::iter::once(config.upstream.default.address()).chain(named);
-        all.filter(|url| !self.hosts.is_own(url)).collect()
     }
 
     fn registry(&self, used: &UsedClient) -> DoctorFinding {
@@ -247,12 +239,14 @@ impl RouteAnalyzer<'_> {
             Some(setting) => {
                 Some(DoctorFinding::new(Note, "age", format!("{name} has its own minimum release age ({})", setting.origin)))
             }
-            None if used.client.has_builtin_age_gate() || self.age.is_zero() => None,
+            None if self.age.is_zero() => None,
             None => {
                 let rounded = |unit: u64| (self.age.as_secs() + u64::from(self.age.subsec_nanos() > 0)).div_ceil(unit);
                 let fix = match used.client {
                     SurveyedClient::Pnpm => format!("set minimumReleaseAge: {} in pnpm-workspace.yaml", rounded(60)),
                     SurveyedClient::Bun => format!("set minimumReleaseAge = {} under [install] in bunfig.toml", rounded(1)),
+                    // By default, these hold new releases for a day.
+                    SurveyedClient::Pnpm11 | SurveyedClient::Berry | SurveyedClient::Deno => return None,
                     SurveyedClient::Yarn => return None,
                     _ => format!("npm config set min-release-age {} --location=project", rounded(86_400)),
                 };
@@ -332,7 +326,7 @@ impl RouteAnalyzer<'_> {
 }
 
 /// Returns the registry of a client, by default npm's. Returns `None` if the setting is not a URL.
-fn registry_of(used: &UsedClient) -> Option<Url> {
+pub(crate) fn registry_of(used: &UsedClient) -> Option<Url> {
     used.find("registry").map_or_else(|| Some(npmrc::npm_default_registry()), |setting| Url::parse(&setting.value).ok())
 }
 

@@ -116,7 +116,8 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let lockfiles = project.lockfiles.keys().cloned().collect();
     // A server has its own settings. Without one, suggested commands need those of this run.
     let flags = settings.repeated(if is_servers { &[] } else { OF_VERDICTS });
-    let summary = RunSummary { command: shown(&command), code, policy, sum: &sum, lockfiles, locked: project.locked(), flags };
+    let command = command.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+    let summary = RunSummary { command, code, policy, sum: &sum, lockfiles, locked: project.locked(), flags };
     let text = if json { format!("{}\n", summary.json()) } else { summary.text() };
     output::note(&text);
     if let Some(mut report) = report
@@ -194,8 +195,4 @@ fn spawn_failure(words: &[OsString], error: &io::Error) -> ChildExit {
     say(&format!("cannot run `{program}`: {error}"));
     // The exit codes of shells.
     ChildExit { code: if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }, left_some: false }
-}
-
-fn shown(words: &[OsString]) -> String {
-    words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
