@@ -6,7 +6,7 @@ use clap::{Arg, ArgAction, ArgMatches, FromArgMatches};
 
 use crate::cli::output::OutputArgs;
 use crate::config::settings::{SETTINGS, Setting};
-use crate::config::{self, Config, ConfigSources, Diagnostics, FlagValues, ProcessEnvironment, SettingKey, ValueKind};
+use crate::config::{self, Config, ConfigSources, Diagnostics, ProcessEnvironment, RawConfig, SettingKey, ValueKind};
 
 /// The settings listed in the help of commands that answer a question. Those commands accept all others too.
 const LISTED_SETTINGS: &[SettingKey] =
@@ -16,7 +16,7 @@ const LISTED_SETTINGS: &[SettingKey] =
 #[derive(Debug, Clone)]
 pub(crate) struct SettingFlags<const LISTED: bool> {
     file: Option<PathBuf>,
-    flags: FlagValues,
+    flags: RawConfig,
 }
 
 #[derive(Debug, clap::Args)]
@@ -71,10 +71,10 @@ impl<const LISTED: bool> SettingFlags<LISTED> {
 
 impl<const LISTED: bool> FromArgMatches for SettingFlags<LISTED> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let mut flags = FlagValues::default();
+        let mut flags = RawConfig::default();
         for setting in &SETTINGS {
             for text in matches.get_many::<String>(setting.name).into_iter().flatten() {
-                flags.push(setting.key, text.clone());
+                flags.push_flag(setting.key, text.clone());
             }
         }
         Ok(Self { file: matches.get_one::<PathBuf>("config").cloned(), flags })
@@ -127,11 +127,11 @@ mod tests {
 
     #[test]
     fn repeated_flags_are_quoted_for_a_shell() {
-        let mut flags = FlagValues::default();
-        flags.push(SettingKey::DataDir, "/data of ours".to_owned());
-        flags.push(SettingKey::MinReleaseAge, "30d".to_owned());
-        flags.push(SettingKey::Exclude, "@acme/*".to_owned());
-        flags.push(SettingKey::LogLevel, "debug".to_owned());
+        let mut flags = RawConfig::default();
+        flags.push_flag(SettingKey::DataDir, "/data of ours".to_owned());
+        flags.push_flag(SettingKey::MinReleaseAge, "30d".to_owned());
+        flags.push_flag(SettingKey::Exclude, "@acme/*".to_owned());
+        flags.push_flag(SettingKey::LogLevel, "debug".to_owned());
         let given = SettingFlags::<false> { file: Some("it's.toml".into()), flags };
         assert_eq!(given.repeated(&[]), r" --data-dir '/data of ours' --config 'it'\''s.toml'");
         let all = r" --min-release-age 30d --exclude '@acme/*' --data-dir '/data of ours' --config 'it'\''s.toml'";

@@ -201,10 +201,9 @@ fn absolute(kind: ValueKind, text: &str, folder: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::raw::FlagValues;
 
     fn settings(flags: &[(SettingKey, &str)]) -> Settings {
-        let raw = RawConfig::merge(None, &[], FlagValues::from_pairs(flags), &mut Vec::new());
+        let raw = RawConfig::merge(None, &[], RawConfig::from_flags(flags), &mut Vec::new());
         let upstream = Url::parse("https://registry.example/npm/").unwrap();
         Settings::new(&raw, Path::new("/home/me"), &upstream, Path::new("/data"))
     }

@@ -9,7 +9,7 @@ use crate::config::environment::{DefaultsFrom, ProcessEnvironment};
 use crate::config::feeds::{self, FeedSettings};
 use crate::config::parse::{self, SettingsReader};
 use crate::config::policy::{self, ListenerPolicies};
-use crate::config::raw::{FlagValues, RawConfig};
+use crate::config::raw::RawConfig;
 use crate::config::server::{self, GatewaySettings};
 use crate::config::settings::SettingKey;
 use crate::config::upstream::{self, OwnAddresses};
@@ -21,7 +21,7 @@ pub struct ConfigSources<'a> {
     /// The path that `--config` names.
     pub file: Option<&'a Path>,
     pub environment: &'a ProcessEnvironment,
-    pub flags: FlagValues,
+    pub flags: RawConfig,
 }
 
 impl ConfigSources<'_> {
@@ -193,7 +193,7 @@ mod tests {
             home: Some(directory.path().to_owned()),
             working_directory: directory.path().to_owned(),
         };
-        let sources = ConfigSources { file: Some(&path), environment: &environment, flags: FlagValues::from_pairs(flags) };
+        let sources = ConfigSources { file: Some(&path), environment: &environment, flags: RawConfig::from_flags(flags) };
         let text = Config::load(sources).unwrap_err().to_string();
         text.replace(&format!("{}/", directory.path().display()), "")
     }
@@ -326,7 +326,7 @@ memory = \"1GB\"
         std::fs::write(directory.path().join(".npmrc"), npmrc).unwrap();
         let home = Some(directory.path().to_owned());
         let environment = ProcessEnvironment { variables: Vec::new(), home, working_directory: directory.path().to_owned() };
-        let flags = FlagValues::from_pairs(&[&[(SettingKey::DataDir, "/data")], flags].concat());
+        let flags = RawConfig::from_flags(&[&[(SettingKey::DataDir, "/data")], flags].concat());
         let shown = show_effective(ConfigSources { file: None, environment: &environment, flags })?;
         Ok(shown.replace(&format!("{}/", directory.path().display()), ""))
     }

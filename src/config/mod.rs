@@ -22,7 +22,7 @@ pub use environment::ProcessEnvironment;
 pub use feeds::FeedSettings;
 pub use load::{Config, ConfigSources};
 pub(crate) use load::{check, data_dir, gateway_users};
-pub use raw::{EnvPairs, FlagValues, RawConfig};
+pub use raw::{EnvPairs, RawConfig};
 pub use server::GatewaySettings;
 pub use settings::SettingKey;
 pub(crate) use show::show_effective;

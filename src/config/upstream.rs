@@ -13,7 +13,7 @@ use crate::config::settings::SettingKey;
 use crate::diagnostics::{Diagnostic, Origin};
 use crate::net::{Deadlines, ProxySettings};
 use crate::tls;
-use crate::upstream::{self, CredentialRules, NpmConfig, NpmEnvironment, RegistryConfig, npmrc};
+use crate::upstream::{self, CredentialRules, NpmConfig, RegistryConfig, npmrc};
 
 /// The addresses of this server, to detect an upstream that points back at it.
 pub(crate) struct OwnAddresses<'a> {
@@ -38,7 +38,14 @@ pub(crate) fn resolve(
     let time_modes = reader.several(SettingKey::UpstreamTime, parse::time_mode);
     let mut extra_roots = reader.several(SettingKey::UpstreamCa, parse::path);
     let timeout = reader.one(SettingKey::UpstreamTimeout, parse::nonzero_duration);
-    let npm = read_npm(reader, machine, own_addresses);
+    let npm = match machine {
+        DefaultsFrom::ThisMachine(environment) => {
+            let environment = environment.npm_environment();
+            let found = valid(reader, npmrc::discover(&environment, &|url| own_addresses.contains(url)));
+            found.map(|npm| (npm, environment))
+        }
+        DefaultsFrom::Nothing | DefaultsFrom::AnotherMachine => None,
+    };
     let default = match (named, &npm) {
         (Some(url), npm) => named_registry(reader, url, npm.as_ref().map(|(npm, _)| npm)),
         (None, Some((npm, _))) => valid(reader, npm.default_registry()),
@@ -85,18 +92,6 @@ pub(crate) fn resolve(
         user_agent: concat!("coldframe/", env!("CARGO_PKG_VERSION")).to_owned(),
     };
     Some((config, tls::Config { extra_roots }, warnings))
-}
-
-/// Reads npm's configuration, and returns it with its environment. Returns `None` on another machine, or after it has added an error.
-fn read_npm(
-    reader: &mut SettingsReader<'_>,
-    machine: &DefaultsFrom<'_>,
-    own_addresses: &OwnAddresses<'_>,
-) -> Option<(NpmConfig, NpmEnvironment)> {
-    let DefaultsFrom::ThisMachine(environment) = machine else { return None };
-    let environment = environment.npm_environment();
-    let found = valid(reader, npmrc::discover(&environment, &|url| own_addresses.contains(url)))?;
-    Some((found, environment))
 }
 
 /// Returns the registry that a setting names. npm's credentials for it are used unless the URL contains some.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use coldframe::app::{App, AppError};
 use coldframe::clock::{Clock as _, ManualClock};
-use coldframe::config::{Config, ConfigSources, Diagnostics, FlagValues, ProcessEnvironment, SettingKey};
+use coldframe::config::{Config, ConfigSources, Diagnostics, ProcessEnvironment, RawConfig, SettingKey};
 use coldframe::store::StoreError;
 use jiff::Timestamp;
 use tempfile::TempDir;
@@ -197,9 +197,9 @@ impl Scene {
 /// Loads the settings, together with the machine's `.npmrc` if a home directory is set.
 fn load_config(settings: &[(&str, &str)]) -> Result<Config, Diagnostics> {
     let Some((_, home)) = settings.iter().find(|(name, _)| *name == HOME) else { return Config::from_pairs(settings) };
-    let mut flags = FlagValues::default();
+    let mut flags = RawConfig::default();
     for (name, value) in settings.iter().filter(|(name, _)| *name != HOME) {
-        flags.push(SettingKey::named(name).expect("a setting"), (*value).to_owned());
+        flags.push_flag(SettingKey::named(name).expect("a setting"), (*value).to_owned());
     }
     let surroundings = ProcessEnvironment { variables: Vec::new(), home: Some(home.into()), working_directory: home.into() };
     Config::load(ConfigSources { file: None, environment: &surroundings, flags })

@@ -96,7 +96,13 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         waiting.finish_and_clear();
         say_warnings(&session, &project, &survey);
         let folder = RunTempDir::make()?;
-        let recipe = build_environment(&session, &trust, &folder, &project, &survey)?;
+        let (added, whole) = (folder.path().join("added.pem"), folder.path().join("whole.pem"));
+        let bundle = tls::TrustBundle::of(&session.info().certificate, &trust).map_err(usage)?;
+        std::fs::write(&added, &bundle.added)?;
+        std::fs::write(&whole, bundle.added + &bundle.system)?;
+        let (way, no_proxy) = (&session.info().way, no_proxy(&session, &project, &survey));
+        let replaced = project.lockfile_registry_host(&way.registry, |url| session.is_proxied(url));
+        let recipe = ClientEnvironment::of(way, (&added, &whole), &no_proxy, &project, replaced.as_deref());
         let (policy, is_servers) = (session.info().policy.clone(), session.is_remote());
         let mut words = command.iter();
         let mut child = tokio::process::Command::new(words.next().cloned().unwrap_or_default());
@@ -161,22 +167,6 @@ fn progress(what: &'static str) -> ProgressBar {
     let spinner = ProgressBar::new_spinner().with_message(format!("coldframe: {what}"));
     spinner.enable_steady_tick(Duration::from_millis(100));
     spinner
-}
-
-fn build_environment(
-    session: &RunSession,
-    trust: &tls::Config,
-    folder: &RunTempDir,
-    project: &ProjectFiles,
-    survey: &SettingsSurvey,
-) -> anyhow::Result<ClientEnvironment> {
-    let (added, whole) = (folder.path().join("added.pem"), folder.path().join("whole.pem"));
-    let bundle = tls::TrustBundle::of(&session.info().certificate, trust).map_err(usage)?;
-    std::fs::write(&added, &bundle.added)?;
-    std::fs::write(&whole, bundle.added + &bundle.system)?;
-    let no_proxy = no_proxy(session, project, survey);
-    let replaced = project.lockfile_registry_host(&session.info().way.registry, |url| session.is_proxied(url));
-    Ok(ClientEnvironment::of(&session.info().way, (&added, &whole), &no_proxy, project, replaced.as_deref()))
 }
 
 /// Returns the hosts that the command may reach without the gateway. None of them is a registry of a client or lockfile.

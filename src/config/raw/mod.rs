@@ -52,7 +52,7 @@ impl RawConfig {
 
     /// Merges flags over the environment over the file. Reads `file`, or else the file that the environment names, or else none.
     /// Adds errors of all three to `errors` and keeps the valid settings.
-    pub(crate) fn merge(file: Option<&Path>, environment: &EnvPairs, flags: FlagValues, errors: &mut Vec<Diagnostic>) -> Self {
+    pub(crate) fn merge(file: Option<&Path>, environment: &EnvPairs, flags: Self, errors: &mut Vec<Diagnostic>) -> Self {
         let mut raw = Self::default();
         let named = environment.iter().find(|(name, value)| name == FILE_VARIABLE && !value.is_empty());
         let named = named.map(|(_, value)| (Path::new(value), Origin::Variable(FILE_VARIABLE.to_owned())));
@@ -83,12 +83,8 @@ impl RawConfig {
             self.0.entry(key).or_insert(values);
         }
     }
-}
 
-#[derive(Debug, Clone, Default)]
-pub struct FlagValues(pub(crate) BTreeMap<SettingKey, Vec<RawValue>>);
-
-impl FlagValues {
+    /// Removes and returns a value that `is_meant` accepts.
     pub(crate) fn take(&mut self, key: SettingKey, is_meant: impl Fn(&str) -> bool) -> Option<String> {
         let values = self.0.get_mut(&key)?;
         let at = values.iter().position(|value| is_meant(&value.text))?;
@@ -111,15 +107,15 @@ impl FlagValues {
     }
 
     #[cfg(test)]
-    pub(crate) fn from_pairs(pairs: &[(SettingKey, &str)]) -> Self {
+    pub(crate) fn from_flags(pairs: &[(SettingKey, &str)]) -> Self {
         let mut flags = Self::default();
         for (key, text) in pairs {
-            flags.push(*key, (*text).to_owned());
+            flags.push_flag(*key, (*text).to_owned());
         }
         flags
     }
 
-    pub fn push(&mut self, key: SettingKey, text: String) {
+    pub fn push_flag(&mut self, key: SettingKey, text: String) {
         self.0.entry(key).or_default().push(RawValue::new(text, Origin::Flag(key.setting().flag())));
     }
 }
@@ -207,7 +203,7 @@ mod tests {
             ("COLDFRAME_UPSTREAM", ""),
             ("PATH", "/bin"),
         ]);
-        let (mut flags, mut errors) = (FlagValues::default(), Vec::new());
+        let (mut flags, mut errors) = (RawConfig::default(), Vec::new());
         flags.push(SettingKey::MaxStale, "3h".to_owned());
         let raw = RawConfig::merge(None, &variables, flags, &mut errors);
         assert!(errors.is_empty(), "{errors:?}");
@@ -228,7 +224,7 @@ mod tests {
             ("COLDFRAME_PORT_4873_TCP_ADDR", "10.0.0.1"),
         ]);
         let mut errors = Vec::new();
-        RawConfig::merge(None, &variables, FlagValues::default(), &mut errors);
+        RawConfig::merge(None, &variables, RawConfig::default(), &mut errors);
         let messages: Vec<_> = errors.iter().map(ToString::to_string).collect();
         assert_eq!(
             messages,
