@@ -148,20 +148,9 @@ fn contact_rows(contacts: &[IndicatorHitSummary]) -> String {
 }
 
 fn row_json(name: &PackageName, exposure: &Exposure, grounds: &Grounds) -> Value {
-    let decisions: Vec<i64> = grounds.of(name, exposure).map(|decision| decision.id).collect();
-    json!({
-        "client": exposure.client,
-        "tool": exposure.tool,
-        "toolVersion": exposure.tool_version,
-        "version": exposure.version,
-        "integrity": exposure.integrity,
-        "outcome": exposure.outcome.as_str(),
-        "rule": exposure.rule,
-        "decisions": decisions,
-        "times": exposure.times,
-        "first": exposure.first,
-        "last": exposure.last,
-    })
+    let mut row = json!(exposure);
+    row["decisions"] = grounds.of(name, exposure).map(|decision| decision.id).collect();
+    row
 }
 
 fn rows(indent: &'static str, name: &PackageName, exposures: &[Exposure], grounds: &Grounds) -> String {

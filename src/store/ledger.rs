@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde::Serialize;
 
 use crate::npm::{Algorithm, Digest, Integrity, ManifestDigest, PackageName, PackumentForm};
 use crate::policy::decisions::Decision;
@@ -238,7 +239,8 @@ pub struct PackageChange {
     pub forgotten_tags: Vec<TagSighting>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum DownloadOutcome {
     Served,
     Refused,
@@ -276,8 +278,9 @@ pub struct DownloadEvent {
     pub hidden: Arc<[Box<str>]>,
 }
 
-/// The requests of one client and tool for a version, summed over the ledger.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The requests of one client and tool for a version, summed over the ledger. `coldframe exposure --json` prints the fields.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Exposure {
     pub client: String,
     pub tool: String,

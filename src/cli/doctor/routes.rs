@@ -344,6 +344,7 @@ fn is_proxy_exempt(list: &str, url: &Url) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     /// Returns the registry findings of each client for these variables and this `.npmrc`.
     fn registries(variables: &[(&str, &str)], npmrc: &str) -> Vec<String> {

@@ -204,7 +204,7 @@ mod tests {
             ("PATH", "/bin"),
         ]);
         let (mut flags, mut errors) = (RawConfig::default(), Vec::new());
-        flags.push(SettingKey::MaxStale, "3h".to_owned());
+        flags.push_flag(SettingKey::MaxStale, "3h".to_owned());
         let raw = RawConfig::merge(None, &variables, flags, &mut errors);
         assert!(errors.is_empty(), "{errors:?}");
         assert_eq!(texts(&raw, SettingKey::MaxStale), ["3h <- --max-stale"]);
