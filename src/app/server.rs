@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 #[cfg(unix)]
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -21,7 +21,7 @@ use crate::app::session::SessionTemplate;
 use crate::app::session::control_socket::{self, ControlSocket};
 use crate::app::supervisor::Supervisor;
 use crate::app::tasks::config_reload::{self, ReadConfig, ReloadState, Reloader};
-use crate::app::tasks::decision_reload::{self, DecisionReloader};
+use crate::app::tasks::decision_reload::{self, DecisionLog};
 use crate::app::tasks::feeds::{self, FeedScheduler};
 use crate::app::tasks::policy_reload::{self, PolicyReloader};
 use crate::app::tasks::summary::Summary;
@@ -59,7 +59,8 @@ pub struct App {
 
 struct TaskStates {
     feeds: Arc<FeedScheduler>,
-    decisions: DecisionReloader,
+    /// The revision of the decisions at startup, and the log of changes since then.
+    decisions: (u64, Arc<Mutex<DecisionLog>>),
     policies: Arc<PolicyReloader>,
     reload: Arc<ReloadState>,
     read: Option<ReadConfig>,
@@ -198,8 +199,8 @@ impl App {
         }
         let retention = state.ledger_retention;
         tasks.spawn(TaskLabel::Retention, "retention", core.clone(), move |core| ledger::prune_daily(core, retention));
-        tasks.spawn(TaskLabel::Decisions, "decisions", (core.clone(), state.decisions.clone()), |(core, decisions)| {
-            decision_reload::run(core, decisions)
+        tasks.spawn(TaskLabel::Decisions, "decisions", (core.clone(), state.decisions.clone()), |(core, (revision, log))| {
+            decision_reload::run(core, revision, log)
         });
         if let Some(reloader) = reloader {
             tasks.spawn(TaskLabel::Policies, "configuration", Arc::new(reloader), config_reload::run);
@@ -240,13 +241,14 @@ impl App {
 impl TaskStates {
     /// Starts the tasks of the feeds, and waits for a short time until the feeds are read.
     async fn start(core: &Core, config: &Config, decisions: RevisedDecisions, tasks: &mut Supervisor) -> Self {
-        let decisions = DecisionReloader::new(decisions, core);
+        let (revision, decisions) = decisions;
+        let log = DecisionLog::begin(decisions, Arc::clone(&core.metrics), Arc::clone(&core.clock));
         let feeds = FeedScheduler::open(core, config);
-        feeds.spawn(tasks);
+        feeds.spawn(0..feeds.at_start, tasks);
         feeds.until_checked(feeds::STARTUP_WAIT).await;
         Self {
             feeds,
-            decisions,
+            decisions: (revision, Arc::new(Mutex::new(log))),
             policies: PolicyReloader::new(config.policies.files.clone()),
             reload: Arc::new(ReloadState::new(config.settings.effective.clone(), core)),
             read: None,

@@ -68,7 +68,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
 fn run_by_advisory(id: &str, output: OutputArgs, settings: &SettingFlags<false>) -> anyhow::Result<Exit> {
     let config = crate::cli::feed::of_server(settings)?;
     let data_dir = config.store.data_dir.clone();
-    let findings = incident::find_exposed(config, Arc::new(SystemClock), id)?;
+    let findings = incident::plan_incident(config, Arc::new(SystemClock), id)?.findings;
     // Without a ledger there are no hits.
     let mut contacts = app::indicator_hits(&data_dir).unwrap_or_default();
     contacts.retain(|known| known.contact.advisory == id);

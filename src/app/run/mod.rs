@@ -42,16 +42,6 @@ enum RunBackend {
     Running(RemoteSession),
 }
 
-#[derive(Debug, Clone, Default)]
-pub(crate) struct RunOptions {
-    /// The user name for the ledger.
-    pub(crate) user: String,
-    /// Why a running server must not be used, if so.
-    pub(crate) local_only: Option<String>,
-    /// The project's dependencies by package, for the summary.
-    pub(crate) wants: Vec<(String, Want)>,
-}
-
 /// Why a data directory other than the configured one is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum DataDirFallback {
@@ -63,19 +53,26 @@ pub(crate) enum DataDirFallback {
 
 impl RunSession {
     /// Opens a session at the server on the data directory, or else in this process, with the configured data directory or a
-    /// temporary one.
-    pub(crate) async fn open(config: Config, options: RunOptions, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
+    /// temporary one. `user` is the name for the ledger, `local_only` the reason why a running server must not be used, and
+    /// `wants` are the project's dependencies by package.
+    pub(crate) async fn open(
+        config: Config,
+        user: String,
+        local_only: Option<String>,
+        wants: Vec<(String, Want)>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, AppError> {
         let proxy = &config.gateway.proxy;
         let request = SessionRequest {
             registries: registries(&config),
-            user: options.user,
+            user,
             hosts: proxy.targets.named_hosts().iter().map(|host| host.as_ref().to_owned()).collect(),
             itself: own_urls(&config.listen, config.server.public_url.as_ref()),
             allowed: proxy.allowed.iter().map(ToString::to_string).collect(),
             tunnels_others: proxy.tunnels_others,
-            wants: options.wants,
+            wants,
         };
-        let why = match options.local_only {
+        let why = match local_only {
             Some(why) => why,
             None => match open(&config.store.data_dir, &request).await {
                 Ok(remote) => return Ok(Self { fallback: None, backend: RunBackend::Running(remote) }),

@@ -59,8 +59,7 @@ pub fn record_decision(data_dir: &Path, proposal: &DecisionProposal) -> Result<R
 /// Returns an error if the decision awaits no confirmation, if `by` is its author, or if the ledger cannot be used.
 pub fn confirm(data_dir: &Path, id: i64, by: &Signature) -> Result<RecordedDecision, AppError> {
     let mut writer = DecisionWriter::open(data_dir)?;
-    let confirmed = writer.confirm(id, by)?;
-    match confirmed {
+    match writer.confirm(id, by)? {
         Some(revision) => await_applied(&writer, id, revision),
         None => Err(conflict_error(&writer, id, "awaits no confirmation")),
     }
@@ -72,8 +71,7 @@ pub fn confirm(data_dir: &Path, id: i64, by: &Signature) -> Result<RecordedDecis
 /// Returns an error if there is no such active decision, or if the ledger cannot be used.
 pub fn revoke(data_dir: &Path, id: i64, by: &Signature, why: &str) -> Result<RecordedDecision, AppError> {
     let mut writer = DecisionWriter::open(data_dir)?;
-    let revoked = writer.revoke(id, by, why)?;
-    match revoked {
+    match writer.revoke(id, by, why)? {
         Some(revision) => await_applied(&writer, id, revision),
         None => Err(conflict_error(&writer, id, "is already revoked")),
     }
@@ -89,8 +87,7 @@ pub fn decisions(data_dir: &Path) -> Result<Vec<Decision>, AppError> {
 
 fn await_applied(writer: &DecisionWriter, id: i64, revision: u64) -> Result<RecordedDecision, AppError> {
     let effect = writer.wait_applied(revision, AT_MOST)?;
-    let decision = writer.find(id)?;
-    let decision = decision.ok_or_else(|| StoreError::Damaged("a recorded decision is missing".into()))?;
+    let decision = writer.find(id)?.ok_or_else(|| StoreError::Damaged("a recorded decision is missing".into()))?;
     Ok(RecordedDecision { decision, effect })
 }
 

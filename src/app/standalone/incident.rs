@@ -70,12 +70,6 @@ pub(crate) fn status(config: &Config, now: Timestamp) -> Vec<StoredFeedStatus> {
     config.feeds.followed.iter().map(stand).collect()
 }
 
-/// Returns the affected versions that were seen here, for an advisory with this id or alias. Blocks.
-/// Returns an error if there is no ledger, or if no configured feed has such an advisory.
-pub(crate) fn find_exposed(config: Config, clock: Arc<dyn Clock>, id: &str) -> Result<Vec<ExposedVersion>, AppError> {
-    plan_incident(config, clock, id).map(|plan| plan.findings)
-}
-
 /// The plan for an advisory, or for versions named by an operator.
 #[derive(Debug, Clone)]
 pub(crate) struct IncidentPlan {
@@ -161,19 +155,16 @@ pub(crate) fn plan_incident(config: Config, clock: Arc<dyn Clock>, id: &str) -> 
     let mut subjects: Vec<AffectedPackage> = Vec::new();
     for advisory in &found {
         let of_package: Vec<_> = findings.iter().filter(|finding| finding.name.as_str() == advisory.package()).collect();
-        let mut versions: Vec<String> = advisory.listed_versions().map(str::to_owned).collect();
+        let at = subjects.iter().position(|subject| subject.name == advisory.package()).unwrap_or(subjects.len());
+        if at == subjects.len() {
+            let (name, freeze_at) = (advisory.package().to_owned(), freeze_at(&of_package, now));
+            subjects.push(AffectedPackage { name, versions: Vec::new(), freeze_at });
+        }
+        let versions = &mut subjects[at].versions;
+        versions.extend(advisory.listed_versions().map(str::to_owned));
         versions.extend(of_package.iter().map(|finding| finding.version.to_string()));
         versions.sort();
         versions.dedup();
-        let freeze_at = freeze_at(&of_package, now);
-        match subjects.iter_mut().find(|subject| subject.name == advisory.package()) {
-            Some(subject) => {
-                subject.versions.extend(versions);
-                subject.versions.sort();
-                subject.versions.dedup();
-            }
-            None => subjects.push(AffectedPackage { name: advisory.package().to_owned(), versions, freeze_at }),
-        }
     }
     let (id, feed, summary) = (first.id.to_owned(), Some(first.feed.to_owned()), first.summary.to_owned());
     Ok(IncidentPlan { id, feed, summary, subjects, findings, stored: 0 }.counted(&data_dir))
@@ -234,7 +225,9 @@ pub(crate) fn export(
     for decision in &decisions {
         match record(&ledger, decision, id_prefix, now)? {
             Some(record) => records.push(record),
-            None if is_denial(decision, now) => {
+            None if matches!(decision.proposal.act, DecisionAction::Deny { .. })
+                && decision.state(now) == DecisionState::Active =>
+            {
                 left.push(format!("decision {}, {}: matches no known package", decision.id, decision.proposal.act.subject()));
             }
             None => {}
@@ -248,10 +241,6 @@ pub(crate) fn export(
         now,
     )?;
     Ok((exported, signer.public_key(), left))
-}
-
-fn is_denial(decision: &Decision, now: Timestamp) -> bool {
-    matches!(decision.proposal.act, DecisionAction::Deny { .. }) && decision.state(now) == DecisionState::Active
 }
 
 /// Converts a denial to a record. A revoked or expired one is marked as withdrawn. Returns `None` for other decisions.

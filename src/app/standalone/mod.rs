@@ -1,6 +1,5 @@
 //! Operations without a server, for single commands. They do not change the data directory.
 
-pub mod check;
 pub mod decide;
 pub mod incident;
 pub mod policy_diff;
@@ -13,10 +12,13 @@ use jiff::Timestamp;
 use crate::app::core::local_client;
 use crate::app::error::AppError;
 use crate::app::outbound;
+use crate::app::remote::RemoteServer;
+use crate::app::remote::http::HttpServer;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::firewall::{Client, Explanation, Firewall, FirewallDeps};
+use crate::firewall::{Client, Explanation, Firewall, FirewallDeps, LockedVersion};
 use crate::npm::PackageSpec;
+use crate::server::admin::CheckResponse;
 use crate::store::read_only::ReadOnlyLedger;
 use crate::store::{BlobStore, DataDir, DiskBlobs, Exposure, IndicatorHit, Ledger, SqliteLedger, StoreError, indicator_hit};
 use crate::telemetry::Metrics;
@@ -77,10 +79,8 @@ pub fn exposure(data_dir: &Path, spec: &PackageSpec) -> Result<Vec<Exposure>, Ap
 pub(crate) fn indicator_hits(data_dir: &Path) -> Result<Vec<IndicatorHitSummary>, AppError> {
     let ledger = SqliteLedger::read_only(data_dir)?;
     let mut contacts: Vec<IndicatorHitSummary> = Vec::new();
-    for event in ledger.events(Timestamp::UNIX_EPOCH)? {
-        let read =
-            (event.kind == indicator_hit::KIND).then(|| IndicatorHit::from_event(event.name.as_deref(), &event.detail)).flatten();
-        let Some(contact) = read else { continue };
+    for event in ledger.events(Timestamp::UNIX_EPOCH)?.into_iter().filter(|event| event.kind == indicator_hit::KIND) {
+        let Some(contact) = IndicatorHit::from_event(event.name.as_deref(), &event.detail) else { continue };
         match contacts.iter_mut().find(|known| known.contact == contact) {
             Some(known) => {
                 known.times += event.times;
@@ -113,4 +113,32 @@ pub(crate) fn open_read_only(data_dir: &Path) -> Result<ReadOnlyLedger, AppError
 /// Returns the local client with the policy of the first configured address.
 pub(crate) fn configured_client(config: &Config) -> Client {
     local_client(config.policies.first_profile())
+}
+
+/// Checks the versions in lockfiles.
+pub(crate) enum Checker {
+    /// A firewall in this process, with the policy of this client.
+    Here(StandaloneFirewall, Box<Client>),
+    Http(Arc<HttpServer>),
+    /// The server on the data directory, with one of its policies.
+    Running(Box<RemoteServer>, usize),
+}
+
+impl Checker {
+    /// Creates a checker from `config`, the data directory and upstream's current state. It writes nothing.
+    pub(crate) fn here(config: Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
+        let client = Box::new(configured_client(&config));
+        Ok(Self::Here(firewall(config, clock)?, client))
+    }
+
+    /// Returns one outcome for each of `locked`, in the same order. A failed lookup is the outcome of its package.
+    pub(crate) async fn check(&self, locked: &[LockedVersion]) -> Result<CheckResponse, AppError> {
+        match self {
+            Self::Here(StandaloneFirewall { value, .. }, client) => {
+                Ok(CheckResponse { packages: value.check(client, locked).await, upstreams: value.upstreams() })
+            }
+            Self::Http(server) => server.check(locked).await,
+            Self::Running(server, profile) => server.check(locked, *profile).await,
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::app::core::{Core, RevisedDecisions};
+use crate::app::core::Core;
 use crate::app::supervisor::TaskEnd;
 use crate::clock::Clock;
 use crate::policy::decisions::{Decision, DecisionState};
@@ -16,15 +16,8 @@ use crate::telemetry::{DecisionChange, DecisionChanged, Metrics};
 /// The interval of ledger reads. The command that records a decision waits for the next one.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The revision of the decisions that were applied at startup, and the log of changes since then. Clones share the log.
-#[derive(Clone)]
-pub(crate) struct DecisionReloader {
-    revision: u64,
-    log: Arc<Mutex<DecisionLog>>,
-}
-
 /// The decisions and their last logged states.
-struct DecisionLog {
+pub(crate) struct DecisionLog {
     decisions: Vec<Decision>,
     states: BTreeMap<i64, (DecisionState, bool)>,
     metrics: Arc<Metrics>,
@@ -33,7 +26,7 @@ struct DecisionLog {
 
 impl DecisionLog {
     /// Logs the decisions that are active or await a second person at startup.
-    fn begin(decisions: Vec<Decision>, metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn begin(decisions: Vec<Decision>, metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
         let mut log = Self { decisions, states: BTreeMap::new(), metrics, clock };
         let now = log.clock.now();
         for decision in &log.decisions {
@@ -49,9 +42,8 @@ impl DecisionLog {
     /// Logs the changes since the last call, caused by new `decisions` or by the clock.
     fn update(&mut self, decisions: Option<Vec<Decision>>) {
         let now = self.clock.now();
-        let is_new = decisions.is_some();
+        let mut any = decisions.is_some();
         self.decisions = decisions.unwrap_or_else(|| std::mem::take(&mut self.decisions));
-        let mut any = is_new;
         for decision in &self.decisions {
             let state = decision.state(now);
             if let Some(change) = change(self.states.get(&decision.id).copied(), decision, state) {
@@ -86,15 +78,8 @@ fn change(before: Option<(DecisionState, bool)>, decision: &Decision, state: Dec
     }
 }
 
-impl DecisionReloader {
-    /// Logs the decisions that were applied at startup.
-    pub(crate) fn new((revision, decisions): RevisedDecisions, core: &Core) -> Self {
-        let log = DecisionLog::begin(decisions, Arc::clone(&core.metrics), Arc::clone(&core.clock));
-        Self { revision, log: Arc::new(Mutex::new(log)) }
-    }
-}
-
-pub(crate) async fn run(core: Core, DecisionReloader { mut revision, log }: DecisionReloader) -> TaskEnd {
+/// Applies new decisions until it is dropped. Those of `revision` were applied at startup.
+pub(crate) async fn run(core: Core, mut revision: u64, log: Arc<Mutex<DecisionLog>>) -> TaskEnd {
     let mut failing = false;
     loop {
         tokio::time::sleep(POLL_INTERVAL).await;

@@ -48,7 +48,7 @@ pub(crate) struct FeedScheduler {
     /// Whether the server serves before every feed has been read once.
     serve_without: AtomicBool,
     /// The number of feeds at the start, and of those that were checked for the first time.
-    at_start: usize,
+    pub(crate) at_start: usize,
     begun: watch::Sender<usize>,
     /// Held during a rescan of past downloads, so that only one runs.
     rescanning: tokio::sync::Mutex<()>,
@@ -97,11 +97,7 @@ impl FeedScheduler {
         feeds
     }
 
-    pub(crate) fn spawn(self: &Arc<Self>, tasks: &mut Supervisor) {
-        self.spawn_some(0..self.at_start, tasks);
-    }
-
-    fn spawn_some(self: &Arc<Self>, numbers: impl IntoIterator<Item = usize>, tasks: &mut Supervisor) {
+    pub(crate) fn spawn(self: &Arc<Self>, numbers: impl IntoIterator<Item = usize>, tasks: &mut Supervisor) {
         for number in numbers {
             let name = format!("feed {}", self.feed(number).name);
             tasks.spawn(TaskLabel::Feed, name, Arc::clone(self), move |feeds| feeds.follow(number));
@@ -140,7 +136,7 @@ impl FeedScheduler {
         }
         self.apply(&mut followed);
         drop(followed);
-        self.spawn_some(added, tasks);
+        self.spawn(added, tasks);
     }
 
     fn feed(&self, at: usize) -> FeedConfig {

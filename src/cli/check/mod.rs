@@ -14,6 +14,7 @@ use clap::{Args, ValueEnum};
 use url::Url;
 
 use crate::app::Checker;
+use crate::app::remote::http::HttpServer;
 use crate::cli::check::report::{LockfileReport, Report};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{self, Exit, usage};
@@ -69,7 +70,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         };
         let mut hosts = RegistryHosts::of(&config, arguments.server.as_ref());
         let checker = match (arguments.server, running) {
-            (Some(server), _) => Checker::at(server, &config)?,
+            (Some(server), _) => Checker::Http(Arc::new(HttpServer::for_checks(server, &config)?)),
             (None, Some(running)) => Checker::Running(Box::new(running.server), running.profile),
             (None, None) => Checker::here(config, Arc::new(SystemClock))?,
         };

@@ -20,7 +20,7 @@ use clap::Args;
 use indicatif::ProgressBar;
 use url::Url;
 
-use crate::app::run::{DataDirFallback, RunOptions};
+use crate::app::run::DataDirFallback;
 use crate::app::{RunSession, RunTempDir};
 use crate::cli::doctor::client_settings::SettingsSurvey;
 use crate::cli::flags::SettingFlags;
@@ -91,8 +91,8 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let survey = SettingsSurvey::of(&surroundings);
     let (policy, is_servers, ended, sum) = block_on(async {
         let waiting = progress("starting");
-        let options = RunOptions { user, local_only, wants: project.wants(&command) };
-        let session = Box::pin(RunSession::open(config, options, Arc::new(SystemClock))).await?;
+        let opening = RunSession::open(config, user, local_only, project.wants(&command), Arc::new(SystemClock));
+        let session = Box::pin(opening).await?;
         waiting.finish_and_clear();
         say_warnings(&session, &project, &survey);
         let folder = RunTempDir::make()?;
