@@ -111,8 +111,8 @@ impl FirewallError {
 }
 
 impl From<BudgetTimeout> for FirewallError {
-    fn from(timeout: BudgetTimeout) -> Self {
-        Self::Upstream(timeout.into())
+    fn from(BudgetTimeout { after }: BudgetTimeout) -> Self {
+        Self::Upstream(UpstreamError::BudgetTimeout { after })
     }
 }
 

@@ -9,10 +9,6 @@ use crate::npm::name::PackageName;
 /// The longest accepted path in bytes: npm's longest name twice with every character escaped, plus a version.
 const MAX_PATH_BYTES: usize = 4096;
 
-const READ: &str = "GET, HEAD";
-const READ_AND_WRITE: &str = "GET, HEAD, PUT, POST, DELETE";
-const WRITE: &str = "PUT, POST, DELETE";
-
 /// A registry endpoint, with every name decoded and validated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
@@ -75,8 +71,7 @@ pub enum EndpointError {
 /// The bytes of a version that must be escaped in a URL.
 pub(crate) const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'+');
 
-/// Returns the address below `base` of the page that explains why a version is withheld, or why `latest` is if `version` is
-/// `None`. The path parses as [`Endpoint::Admin`].
+/// Returns the address of the page that explains a withheld version, or `latest` for `None`. Parses as [`Endpoint::Admin`].
 pub(crate) fn explain_url(base: &str, name: &PackageName, version: Option<&str>) -> String {
     let version = version.map(|version| format!("@{}", utf8_percent_encode(version, ESCAPED))).unwrap_or_default();
     format!("{base}/-/coldframe/explain/{name}{version}")
@@ -154,8 +149,7 @@ impl Request<'_> {
         }
     }
 
-    /// Parses the path after `/-/stage`: releases that wait for approval. Their tarballs belong to no published version, so no
-    /// verdict exists for them.
+    /// Parses the path after `/-/stage`: releases that wait for approval. Their tarballs have no published version to judge.
     fn stage(self, rest: &[&str]) -> Result<Endpoint, EndpointError> {
         match rest {
             ["package", rest @ ..] if !rest.is_empty() => {
@@ -223,11 +217,11 @@ impl Request<'_> {
     }
 
     fn read(self, endpoint: Endpoint) -> Result<Endpoint, EndpointError> {
-        if self.is_read() { Ok(endpoint) } else { Err(self.wrong_method(READ)) }
+        if self.is_read() { Ok(endpoint) } else { Err(self.wrong_method("GET, HEAD")) }
     }
 
     fn write(self, name: Option<PackageName>) -> Result<Endpoint, EndpointError> {
-        if self.is_write() { Ok(Endpoint::Write(name)) } else { Err(self.wrong_method(WRITE)) }
+        if self.is_write() { Ok(Endpoint::Write(name)) } else { Err(self.wrong_method("PUT, POST, DELETE")) }
     }
 
     fn post(self, endpoint: Endpoint) -> Result<Endpoint, EndpointError> {
@@ -238,7 +232,7 @@ impl Request<'_> {
         match self {
             _ if self.is_read() => Ok(endpoint),
             _ if self.is_write() => Ok(Endpoint::Write(name)),
-            _ => Err(self.wrong_method(READ_AND_WRITE)),
+            _ => Err(self.wrong_method("GET, HEAD, PUT, POST, DELETE")),
         }
     }
 

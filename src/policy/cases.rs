@@ -120,7 +120,7 @@ impl PolicyCase {
             traits: release.traits,
             publisher: release.publisher.as_deref(),
             maintainers: &release.maintainers,
-            tags: TagIndex::unsorted(&release.tags),
+            tags: TagIndex { tags: &release.tags, by_target: &[] },
             advisories: &advisories,
             signals: release.signals.iter().copied().collect(),
             findings: release.findings.iter().copied().collect(),

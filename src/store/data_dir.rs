@@ -29,7 +29,7 @@ impl DataDir {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         create(path)?;
         let opened = Self { ownership: Arc::new(lock(path)?), root: path.to_owned() };
-        create(&opened.blobs())?;
+        create(&Self::blobs_in(path))?;
         create(&opened.temporary())?;
         sweep(&opened.temporary())?;
         Ok(opened)
@@ -59,10 +59,6 @@ impl DataDir {
     /// Returns the path of the ledger in the data directory `root`. Does not require ownership.
     pub(crate) fn ledger_in(root: &Path) -> PathBuf {
         root.join("ledger.sqlite")
-    }
-
-    pub(crate) fn blobs(&self) -> PathBuf {
-        Self::blobs_in(&self.root)
     }
 
     /// Returns the path of the blobs in the data directory `root`. Does not require ownership.

@@ -317,8 +317,7 @@ pub trait Ledger: Send + Sync {
         Ok(record.document.is_some_and(|document| document.content.is_some()) || !record.releases.is_empty())
     }
 
-    /// Returns the downloaded tarballs of one version with their addresses, oldest first. All views of a registry share them, so
-    /// the credentials of the download do not matter.
+    /// Returns the downloaded tarballs of one version, oldest first, of all views: the credentials of the download do not matter.
     fn tarballs(&self, key: &PackageKey, version: &str) -> Result<Vec<TarballSource>, StoreError>;
 
     /// Writes the changes from one validation. They survive a kill of the process once this returns.

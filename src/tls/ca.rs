@@ -1,5 +1,4 @@
-//! The certificate authority (CA) of the gateway: issues leaf certificates for single hosts. Name constraints limit it to its
-//! hosts. Its key never appears in text, logs or errors.
+//! The certificate authority (CA) of the gateway: its leaves and name constraints. Its key never appears in text, logs or errors.
 
 use std::fmt;
 use std::sync::Arc;
@@ -132,8 +131,7 @@ impl CertificateAuthority {
         Ok(CertifiedKey::new(chain, Arc::clone(&key.signing)))
     }
 
-    /// Checks whether clients that trust this CA accept its certificates for `host`. Runs a client's verifier on a real leaf,
-    /// because the client's reading of the constraints is what counts.
+    /// Checks whether clients that trust this CA accept its certificates for `host`, by a client's verifier and a real leaf.
     pub(crate) fn permits(&self, host: &DnsName<'_>, key: &LeafKey, now: Timestamp) -> bool {
         let mut roots = RootCertStore::empty();
         let (Ok(leaf), Ok(())) = (self.issue(host, key, now), roots.add(self.certificate().clone())) else { return false };

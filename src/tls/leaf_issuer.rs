@@ -65,8 +65,7 @@ impl LeafIssuer {
         Ok(Self { authorities, key, clock, remembered: Mutex::default() })
     }
 
-    /// Returns the server configuration for a connection to `host`: TLS 1.2 or newer, HTTP/2 or HTTP/1.1. Returns
-    /// [`TlsError::Uncovered`] for a host that no CA signs for.
+    /// Returns the configuration for a connection to `host`: TLS 1.2 or newer, HTTP/2 or HTTP/1.1. Fails if no CA signs for it.
     pub(crate) fn server_config(&self, host: &DnsName<'_>) -> Result<Arc<ServerConfig>, TlsError> {
         let now = self.clock.now();
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);

@@ -17,9 +17,8 @@ pub struct Config {
     pub extra_roots: Vec<PathBuf>,
 }
 
-/// Builds a client configuration that trusts the system's roots and the extra ones. `SSL_CERT_FILE` and `SSL_CERT_DIR` replace
-/// the system's roots if set. Fails if an extra file contains no certificate, or one that cannot be a root. A system without roots is
-/// not an error, because plain HTTP upstreams do not need them.
+/// Builds a client configuration that trusts the system's roots (or `SSL_CERT_FILE` and `SSL_CERT_DIR`) and the extra ones. Fails
+/// if an extra file lacks a usable root. A system without roots is not an error, because plain HTTP upstreams do not need them.
 pub(crate) fn client_config(config: &Config) -> Result<TlsTrust, TlsError> {
     // Loading the system's roots takes tens of milliseconds, and its environment variables do not change while the process runs.
     static SYSTEM: OnceLock<(RootCertStore, Option<String>)> = OnceLock::new();

@@ -43,12 +43,6 @@ pub enum UpstreamError {
     TarballHost { to: Arc<str> },
 }
 
-impl From<BudgetTimeout> for UpstreamError {
-    fn from(BudgetTimeout { after }: BudgetTimeout) -> Self {
-        Self::BudgetTimeout { after }
-    }
-}
-
 impl UpstreamError {
     /// Converts an error of the HTTP client to one that names the host.
     pub(crate) fn from_client(host: &Arc<str>, error: &ClientError) -> Self {
@@ -65,7 +59,7 @@ impl UpstreamError {
             ClientError::TimedOut { after } => Self::TimedOut { host, after: *after },
             ClientError::Broken { detail, .. } => Self::Broken { host, detail: Arc::clone(detail) },
             ClientError::TooLarge { limit } => Self::TooLarge { host, limit: *limit },
-            ClientError::NoRoom(no_room) => (*no_room).into(),
+            ClientError::NoRoom(BudgetTimeout { after }) => Self::BudgetTimeout { after: *after },
         }
     }
 }

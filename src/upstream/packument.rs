@@ -37,8 +37,7 @@ pub struct PackumentReply {
 }
 
 impl PackumentReply {
-    /// Returns the time at which upstream confirmed this response: the earliest of `now`, `Date`, and `now` minus `Age`. Some
-    /// caches keep the origin's `Date`, others replace it.
+    /// Returns when upstream confirmed this: the earliest of `now`, `Date`, and `now` minus `Age`. Caches may replace `Date`.
     pub(crate) fn validated(&self, now: Timestamp) -> Timestamp {
         let stored = self.age.map_or(now, |age| timestamp::saturating_sub(now, age));
         self.date.map_or(now, |date| date.min(now)).min(stored)

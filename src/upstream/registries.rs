@@ -72,8 +72,7 @@ impl Registries {
         Ok(Self { default, scoped })
     }
 
-    /// Applies the hosts and lent credentials of a reloaded configuration. Registries keep their URLs; a changed URL needs a
-    /// restart. Fails and changes nothing if credentials cannot be sent.
+    /// Applies reloaded hosts and lent credentials; a changed URL needs a restart. Changes nothing if credentials cannot be sent.
     pub(crate) fn renew(&self, config: &Config) -> Result<Renewed, UpstreamConfigError> {
         let (fresh, shared) = (Hosts::of(config), &self.default.shared);
         let mut lent = Vec::new();

@@ -23,8 +23,7 @@ pub(crate) async fn dial(host: &str, port: u16, reach: AddressScope) -> Result<T
     dial_permitted(host, port, |address| reach.check(address.ip())).await
 }
 
-/// Connects to `host`, a name or an IP address without brackets, at an address that `permits` accepts. The checked address is the
-/// one that is dialed. Has no timeout of its own.
+/// Connects to `host`, a name or bare IP address, at exactly the address that `permits` accepted. Has no timeout of its own.
 pub async fn dial_permitted(
     host: &str,
     port: u16,

@@ -319,8 +319,7 @@ fn prepare(stream: &TcpStream) {
     let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT);
 }
 
-/// Returns the destination before a packet filter redirected the connection, or the local address if it was not redirected.
-/// Returns `None` if the system does not report it.
+/// Returns the destination before a packet filter redirected the connection, else the local address; `None` if unknown.
 #[cfg(target_os = "linux")]
 fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
     use rustix::net::sockopt::{ip_original_dst, ipv6_original_dst};

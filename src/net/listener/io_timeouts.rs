@@ -1,5 +1,4 @@
-//! Read and write timeouts of a server socket: idle between requests, slow heads, and clients that do not read the response. The
-//! time of a request body is limited by its reader.
+//! Timeouts of a server socket: idle between requests, slow heads, slow readers. The reader of a request body limits its time.
 
 use std::io;
 use std::pin::Pin;

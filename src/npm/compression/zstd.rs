@@ -14,8 +14,7 @@ const MAX_BLOCK_BYTES: usize = 128 << 10;
 pub(crate) struct ZstdEncoder(Option<Compressor<'static>>);
 
 impl ZstdEncoder {
-    /// Compresses `plain` into a frame with its length and a checksum, replacing the content of `out`. Returns false if memory is
-    /// short or the frame is not smaller; the caller then stores the segment.
+    /// Compresses `plain` into a frame in `out`, with length and checksum. Returns false if memory is short or it is not smaller.
     pub(crate) fn frame(&mut self, plain: &[u8], out: &mut Vec<u8>) -> bool {
         let Some(compressor) = self.compressor() else { return false };
         out.clear();

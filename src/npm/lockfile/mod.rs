@@ -32,8 +32,8 @@ pub fn parse(name: &str, bytes: &[u8]) -> Result<Lockfile, LockfileError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut lockfile = match named {
         "pnpm-lock.yaml" => pnpm::read(&read_yaml(text)?),
-        "yarn.lock" if yarn::is_classic(text) => yarn::read_classic(text),
-        "yarn.lock" => yarn::read_berry(&read_yaml(text)?),
+        "yarn.lock" if text.lines().any(|line| line.starts_with("__metadata:")) => yarn::read_berry(&read_yaml(text)?),
+        "yarn.lock" => yarn::read_classic(text),
         "bun.lock" => bun::read(&read_json(text)?),
         "deno.lock" => deno::read(&read_json(text)?),
         _ => npm::read(&read_json(text)?),

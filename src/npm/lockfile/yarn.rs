@@ -10,10 +10,6 @@ use crate::npm::lockfile::model::{Lockfile, LockfileEntry, LockfileError, Lockfi
 use crate::npm::lockfile::spec::{EntrySource, range, resolve_alias, source};
 use crate::npm::name::split_spec;
 
-pub(crate) fn is_classic(text: &str) -> bool {
-    !text.lines().any(|line| line.starts_with("__metadata:"))
-}
-
 pub(crate) fn read_classic(text: &str) -> Result<Lockfile, LockfileError> {
     let mut blocks: Vec<YarnBlock> = Vec::new();
     let mut inside = "";

@@ -1,5 +1,4 @@
-//! Retargets dist-tags whose target is hidden. Publish dates are ignored: packages publish backports after newer releases, and
-//! sorting by date would make the backport `latest`.
+//! Retargets dist-tags whose target is hidden. Not by date, which would make backports of newer releases `latest`.
 
 use std::collections::HashMap;
 

@@ -101,16 +101,11 @@ pub(crate) struct EntrySpans {
 pub struct TagIndex<'a> {
     /// Tag, then version.
     pub(crate) tags: &'a [(Box<str>, Box<str>)],
-    /// Positions in `tags`, sorted by the version they point to. Empty if `tags` are not sorted.
-    by_target: &'a [u32],
+    /// Positions in `tags`, sorted by the version they point to. Empty for a few tags, which are searched linearly.
+    pub(crate) by_target: &'a [u32],
 }
 
 impl<'a> TagIndex<'a> {
-    /// Returns an index that searches linearly, for a few tags.
-    pub(crate) fn unsorted(tags: &'a [(Box<str>, Box<str>)]) -> Self {
-        Self { tags, by_target: &[] }
-    }
-
     /// Returns the tags that point to `version`. Uses binary search, since a packument may have thousands of tags and versions.
     pub(crate) fn pointing_to(self, version: &'a str) -> impl Iterator<Item = &'a str> {
         let Self { tags, by_target } = self;
@@ -153,8 +148,7 @@ pub struct Packument {
     pub modified: Option<Timestamp>,
     /// The publish time of its oldest release, removed ones included; `None` if no time is valid.
     pub oldest: Option<Timestamp>,
-    /// Its subpackages, packages of its scope that versions pin to their own version, such as `@esbuild/linux-x64` of `esbuild`.
-    /// By name, with the positions of the entries that pin them.
+    /// Packages of its scope that versions pin to their own version (`@esbuild/…`), with the positions of the pinning entries.
     pub parts: HashMap<Box<str>, Vec<u32>>,
     /// Length of the document in bytes.
     pub length: u64,
@@ -218,10 +212,6 @@ impl Packument {
             parts: HashMap::new(),
             ..self.clone()
         }
-    }
-
-    pub(crate) fn tag_index(&self) -> TagIndex<'_> {
-        TagIndex { tags: &self.dist_tags, by_target: &self.tags_by_target }
     }
 
     /// Returns the approximate memory of the index in bytes.

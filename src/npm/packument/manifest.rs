@@ -12,9 +12,8 @@ use crate::npm::name::PackageName;
 use crate::npm::packument::dependency_source::{self, DependencySources};
 use crate::npm::packument::index::{EntrySpans, ManifestTraits, Outline, VersionEntry, without_build};
 use crate::npm::packument::json::{ByteSpan, JsonSource, ObjectSeed, ObjectVisitor, SeenKeys, decode, for_each_valid_member};
-use crate::npm::packument::last_value::LastValue;
 use crate::npm::packument::manifest_digest::{Resolution, ScriptsDigest, install_scripts, resolution_digest};
-use crate::npm::packument::people::PeopleInterner;
+use crate::npm::packument::people::{LastValue, PeopleInterner};
 use crate::npm::packument::release_shape::{ShapeReader, ShapeSource};
 use crate::npm::semver::version::Version;
 

@@ -7,7 +7,6 @@ pub(crate) mod dependency_source;
 pub mod dist_tags;
 pub mod index;
 pub(crate) mod json;
-pub(crate) mod last_value;
 pub(crate) mod manifest;
 pub mod manifest_digest;
 pub mod parse;

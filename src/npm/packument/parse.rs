@@ -1,5 +1,4 @@
-//! Parses a packument into the index in one validating pass, without a JSON tree. A repeated key in `versions`, `time` or
-//! `dist-tags` is an error, because parsers differ on it.
+//! Parses a packument into the index in one validating pass, without a tree. Repeated keys are errors: parsers differ on them.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use crate::npm::packument::json::{self, decode, string_member};
-use crate::npm::packument::last_value::LastValue;
 
 /// Maximum number of maintainers kept per version.
 const MAX_MAINTAINERS: usize = 200;
@@ -39,4 +38,20 @@ fn intern(names: &mut HashSet<Arc<str>>, raw: &str) -> Option<Arc<str>> {
     let name = if raw.starts_with('{') { string_member(raw, "name") } else { decode(raw) }?;
     let name = name.split('<').next().unwrap_or_default().trim();
     (!name.is_empty()).then(|| json::intern(names, name))
+}
+
+/// The last result of a computation. Most versions repeat the bytes of the version before.
+#[derive(Default)]
+pub(crate) struct LastValue<K, V>(Option<(K, V)>);
+
+impl<K: PartialEq, V: Clone> LastValue<K, V> {
+    /// Returns the value for `key`, computed if it is not the last key.
+    pub(crate) fn value_for(&mut self, key: K, compute: impl FnOnce(&K) -> V) -> V {
+        if let Some((_, value)) = self.0.as_ref().filter(|(last, _)| *last == key) {
+            return value.clone();
+        }
+        let value = compute(&key);
+        self.0 = Some((key, value.clone()));
+        value
+    }
 }

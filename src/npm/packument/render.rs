@@ -1,7 +1,6 @@
 //! Renders a packument: constant segments are compressed once, and an assembly selects those to show.
 //!
-//! The caller decides which versions are shown and what the dist-tags are. Only `versions`, `dist-tags`, `dist.tarball` and
-//! `policyRestrictions` are rewritten; all other bytes are kept unchanged.
+//! The caller decides what is shown. Only `versions`, `dist-tags`, `dist.tarball` and `policyRestrictions` are rewritten.
 
 use aws_lc_rs::digest;
 use bytes::Bytes;

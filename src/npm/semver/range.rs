@@ -1,5 +1,4 @@
-//! Ranges with the semantics of npm's `semver`, parsed once so that matching does not allocate. `just oracle` compares them with
-//! npm's own. npm's `loose` ranges are not supported.
+//! Ranges as in npm's `semver`, but not `loose`, parsed once so that matching does not allocate. `just oracle` compares them.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;

@@ -5,8 +5,7 @@ use std::fmt;
 
 /// A version: the text as npm wrote it and its SemVer value.
 ///
-/// Loose versions that npm accepted in its early years (`1.0.0beta`, `v1.2.3`) are parsed as in npm's loose mode. `as_str`
-/// returns the original text, which is the key in `versions`.
+/// Loose versions of npm's early years (`1.0.0beta`, `v1.2.3`) are parsed too. `as_str` returns the original text, the key.
 #[derive(Debug, Clone)]
 pub struct Version {
     text: Box<str>,

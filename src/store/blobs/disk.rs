@@ -1,8 +1,7 @@
 //! Blobs as files at `blobs/<algorithm>/<two digits>/<hex>`: documents in `sha256`, tarballs in `sha512`. A file is hashed while
 //! it is written, renamed into place, and never changed.
 //!
-//! After a kill at any instant, each name under `blobs/` has a whole blob, because the bytes are synced before the rename. The
-//! directory is not synced. A power cut may lose a name, which costs one fetch.
+//! After a kill, each name under `blobs/` has a whole blob: bytes are synced before the rename. A power cut may lose a name.
 
 use std::fs::{self, File, FileTimes};
 use std::io::{self, Read, Write};
@@ -45,7 +44,7 @@ pub struct BlobStatistics {
 impl DiskBlobs {
     /// Opens the blobs of a data directory, up to `cache_size` bytes. A thread scans existing files; eviction starts after it.
     pub fn open(data_dir: &DataDir, cache_size: u64) -> Result<Arc<Self>, StoreError> {
-        let root = data_dir.blobs();
+        let root = DataDir::blobs_in(&data_dir.root);
         let files = Arc::new(BlobFiles { root: root.clone(), limit: cache_size, ..BlobFiles::default() });
         let scanned = Arc::clone(&files);
         let scan = std::thread::Builder::new()
@@ -346,8 +345,7 @@ fn machine_time() -> SystemTime {
     SystemTime::now()
 }
 
-/// Records a use in the file's modification time, so that recency survives a restart, at most once per [`STAMP_INTERVAL`]. Returns
-/// the recorded time. Errors are ignored, because a lost update is harmless.
+/// Records a use in the file's modification time, for restarts, at most once per [`STAMP_INTERVAL`]. Returns the recorded time.
 fn note_use(file: &File) -> SystemTime {
     let now = machine_time();
     let known = file.metadata().and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH);

@@ -133,9 +133,8 @@ impl SqliteLedger {
         self.query(|connection| events::events(connection, since))
     }
 
-    /// Deletes downloads and events that ended before `before` and returns the number of rows. Uses small transactions so that
-    /// other writers do not wait; an error does not undo earlier ones. Releases and dist-tags are never pruned, because verdicts
-    /// depend on them.
+    /// Deletes downloads and events that ended before `before`; returns their number. Small transactions keep other writers from
+    /// waiting; an error does not undo earlier ones. Verdicts need releases and dist-tags, which are never pruned.
     pub(crate) fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
         let mut deleted = 0;
         while let pruned @ 1.. = self.write(|connection| events::prune_some(connection, before))? {
@@ -348,8 +347,7 @@ pub(crate) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// Restricts the ledger's files to their owner, regardless of the directory's mode. Includes the log and index, because SQLite
-/// created them with the mode that older versions gave the ledger.
+/// Restricts the ledger's files to their owner, with log and index, which have the mode that older versions gave the ledger.
 #[cfg(unix)]
 fn keep_private(path: &Path) {
     use std::os::unix::fs::PermissionsExt as _;

@@ -1,5 +1,4 @@
-//! A pool of read connections to the ledger, opened on demand. If no connection can be opened, for example when the process has
-//! no free file descriptor, a reader waits for another to finish.
+//! A pool of read connections, opened on demand. If none can be opened (no file descriptor), a reader waits for another.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -1,5 +1,4 @@
-//! Queues rows in memory and writes them in batches from one thread, off the request path. Equal rows are merged with a count.
-//! Memory is bounded; rows beyond the limit are dropped and counted.
+//! Queues rows in bounded memory and writes them in batches from one thread. Equal rows are merged, surplus ones lost and counted.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -289,8 +288,7 @@ impl Batch {
     }
 }
 
-/// A download as a key. The list of hidden versions may be long and is shared with the cached response. It is therefore compared
-/// last, by pointer first, and not hashed on the request path.
+/// A download as a key. Its hidden versions, many and shared with the cached response, are compared last, and not hashed.
 struct DownloadKey(DownloadEvent);
 
 impl Hash for DownloadKey {

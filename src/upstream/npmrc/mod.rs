@@ -96,9 +96,8 @@ const YARNS_ALIAS: [u8; 32] = [
     0x80, 0x01, 0xc3, 0x11, 0x02, 0x8e, 0xc3, 0xb8, 0x0e, 0x77, 0x5a,
 ];
 
-/// Returns yarn's own host name for npm's default registry. A CA must list its permitted hosts in advance, and no crate provides
-/// this name. It is searched once per process among names of the same form with three varying letters. This takes microseconds,
-/// because names with `p` as the first letter are tried first.
+/// Returns yarn's own host name for npm's default registry, which a CA must list in advance and no crate provides. It is searched
+/// once per process among names with three varying letters, in microseconds because `p` is tried first.
 pub fn yarn_registry_host() -> Option<&'static str> {
     static FOUND: OnceLock<Option<String>> = OnceLock::new();
     let find = || {
@@ -176,8 +175,7 @@ impl NpmConfig {
         Ok(None)
     }
 
-    /// Returns all credentials that npm would send, by the URL they are configured for. Skips those that cannot be sent, which
-    /// are an error only for a registry that needs them.
+    /// Returns all credentials that npm would send, by URL. Skips those that cannot be sent: errors only where they are needed.
     pub fn credential_rules(&self) -> CredentialRules {
         let mut rules = CredentialRules::default();
         for level in self.layers.iter().flat_map(|layer| layer.auths.keys()) {
