@@ -56,7 +56,6 @@ impl FairLimit {
         }
     }
 
-    /// Returns a permit if one is free now.
     pub fn try_acquire(&self, client: IpAddr) -> Option<FairPermit> {
         if let Ok(permit) = Arc::clone(&self.shared).try_acquire_owned() {
             return Some(FairPermit { _shared: Some(permit), _own: None });

@@ -170,7 +170,6 @@ pub fn is_host(text: &str) -> bool {
     !name.is_empty() && text.len() <= 255 && well_formed && fits
 }
 
-/// Splits a host into its name and port.
 pub fn split_host(text: &str) -> (&str, Option<&str>) {
     match text.rsplit_once(':') {
         Some((name, port)) if !port.contains(']') => (name, Some(port)),

@@ -70,7 +70,6 @@ impl MemoryBudget {
         Reservation { of: Arc::clone(self), lane: Arc::clone(lane), bytes: 0, number: None }
     }
 
-    /// Returns an empty reservation in the lane of a client.
     pub fn share_for(self: &Arc<Self>, client: IpAddr) -> Reservation {
         self.share_in(&network_of(client).to_string().into())
     }

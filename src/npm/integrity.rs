@@ -32,13 +32,8 @@ impl Algorithm {
         }
     }
 
-    const fn length(self) -> usize {
-        match self {
-            Self::Sha1 => 20,
-            Self::Sha256 => 32,
-            Self::Sha384 => 48,
-            Self::Sha512 => MAX_DIGEST_BYTES,
-        }
+    fn length(self) -> usize {
+        self.digester().output_len()
     }
 }
 

@@ -22,7 +22,8 @@ pub struct LeafIssuer {
     authorities: Vec<IssuingCa>,
     key: LeafKey,
     clock: Arc<dyn Clock>,
-    remembered: Mutex<HashMap<Box<str>, CachedLeaf>>,
+    /// The configurations with a leaf, and when to issue another.
+    remembered: Mutex<HashMap<Box<str>, (Arc<ServerConfig>, Timestamp)>>,
 }
 
 /// A CA, the end of its signing period, and the intercepted hosts it permits.
@@ -30,11 +31,6 @@ struct IssuingCa {
     authority: CertificateAuthority,
     until: Option<Timestamp>,
     hosts: Vec<DnsName<'static>>,
-}
-
-struct CachedLeaf {
-    config: Arc<ServerConfig>,
-    due: Timestamp,
 }
 
 impl LeafIssuer {
@@ -69,14 +65,14 @@ impl LeafIssuer {
     pub(crate) fn server_config(&self, host: &DnsName<'_>) -> Result<Arc<ServerConfig>, TlsError> {
         let now = self.clock.now();
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = remembered.get(host.as_ref()).filter(|known| now < known.due) {
-            return Ok(Arc::clone(&known.config));
+        if let Some((config, _)) = remembered.get(host.as_ref()).filter(|(_, due)| now < *due) {
+            return Ok(Arc::clone(config));
         }
         let (config, due) = self.make(host, now)?;
         if remembered.len() >= REMEMBERED {
             remembered.clear();
         }
-        remembered.insert(host.as_ref().into(), CachedLeaf { config: Arc::clone(&config), due });
+        remembered.insert(host.as_ref().into(), (Arc::clone(&config), due));
         Ok(config)
     }
 

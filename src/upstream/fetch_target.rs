@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use url::{ParseError, Url};
+use url::Url;
 
 use crate::net::host_pattern::bare_host;
 use crate::net::{AddressScope, HostPattern, remove_credentials};
@@ -28,7 +28,7 @@ impl FetchTarget {
     /// A registry behind a TLS-terminating proxy often states `http://` or its inner port. The same host name with another scheme
     /// is therefore the registry, requested at its own scheme and port. `hosts` must allow any other host.
     pub(crate) fn to_tarball(registry: &Url, stated: &str, hosts: &[HostPattern]) -> Result<Self, UpstreamError> {
-        let Ok(url) = resolve_url(registry, stated) else {
+        let Some(url) = resolve_url(registry, stated) else {
             return Err(UpstreamError::TarballHost { to: name_of_text(stated) });
         };
         if is_same(registry, &url) {
@@ -45,7 +45,7 @@ impl FetchTarget {
 
     pub(crate) fn redirected(&self, location: &str, hosts: &[HostPattern]) -> Result<Self, UpstreamError> {
         let refused = |to: Arc<str>, detail: &str| UpstreamError::Redirected { host: host(&self.url), to, detail: detail.into() };
-        let Ok(url) = resolve_url(&self.url, location) else {
+        let Some(url) = resolve_url(&self.url, location) else {
             return Err(refused(name_of_text(location), "not an `http` or `https` URL"));
         };
         if self.url.scheme() == "https" && url.scheme() == "http" {
@@ -73,14 +73,11 @@ pub(crate) fn host(url: &Url) -> Arc<str> {
 }
 
 /// Resolves `text` against `base` to an `http` or `https` URL without credentials and fragment.
-fn resolve_url(base: &Url, text: &str) -> Result<Url, ParseError> {
-    let mut url = base.join(text)?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(ParseError::RelativeUrlWithoutBase);
-    }
+fn resolve_url(base: &Url, text: &str) -> Option<Url> {
+    let mut url = base.join(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
     remove_credentials(&mut url);
     url.set_fragment(None);
-    Ok(url)
+    Some(url)
 }
 
 /// Checks for the same scheme, host and port.

@@ -103,10 +103,8 @@ impl Registry {
                 return Err(UpstreamError::Broken { host, detail: detail.into() });
             }
         };
-        let validators = CacheValidators {
-            etag: header(&response.headers, &ETAG).map(Box::from),
-            last_modified: header(&response.headers, &LAST_MODIFIED).map(Box::from),
-        };
+        let text = |name| header(&response.headers, name).map(Box::from);
+        let validators = CacheValidators { etag: text(&ETAG), last_modified: text(&LAST_MODIFIED) };
         let form = if is_abbreviated(&response.headers) { PackumentForm::Abbreviated } else { form };
         let body = response.body.collect(self.shared.packument_limit, Some(share)).await;
         let body = body.map_err(|error| UpstreamError::from_client(&host, &error))?;

@@ -16,8 +16,7 @@ use crate::upstream::fetch_target::FetchTarget;
 use crate::upstream::registry::{Registry, UpstreamRequest};
 use crate::upstream::response::{is_npm_header, remove_npm_headers, retry_after};
 
-/// Maximum size of a response, in bytes.
-const ANSWER_LIMIT: u64 = 64 << 20;
+const MAX_ANSWER_BYTES: u64 = 64 << 20;
 
 /// Headers sent upstream, in addition to npm's own `npm-…`. Credentials are sent as an [`Authorization`], never as one of these.
 const REQUEST_HEADERS: [HeaderName; 8] =
@@ -137,7 +136,7 @@ impl Registry {
         headers.remove(RETRY_AFTER);
         let wait = retry_after(&response.headers).and_then(|wait| HeaderValue::try_from(wait).ok());
         headers.extend(wait.map(|wait| (RETRY_AFTER, wait)));
-        let body = response.body.collect(ANSWER_LIMIT, Some(share)).await;
+        let body = response.body.collect(MAX_ANSWER_BYTES, Some(share)).await;
         let body = body.map_err(|error| UpstreamError::from_client(&target.host(), &error))?;
         Ok(PassthroughResponse { status: response.status, headers, body })
     }

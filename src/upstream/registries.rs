@@ -42,17 +42,13 @@ impl Registries {
         }
         let user_agent = HeaderValue::from_str(&config.user_agent);
         let user_agent = user_agent.map_err(|_| UpstreamConfigError::UserAgent(config.user_agent.escape_debug().to_string()))?;
-        let settings = ClientConfig {
-            deadlines: config.deadlines,
-            proxies: config.proxies.clone(),
-            tls: Arc::clone(&trust.client),
-            user_agent,
-        };
+        let (deadlines, proxies, tls) = (config.deadlines, config.proxies.clone(), Arc::clone(&trust.client));
+        let client = HttpClient::new(&ClientConfig { deadlines, proxies, tls, user_agent });
         let mut addresses: Vec<Url> = every().map(RegistryConfig::address).collect();
         addresses.sort_unstable();
         addresses.dedup();
         let shared = Arc::new(RegistryShared {
-            client: HttpClient::new(&settings),
+            client,
             hosts: ArcSwap::from_pointee(Hosts::of(config)),
             packument_limit: config.packument_limit,
             tarball_limit: config.tarball_limit,

@@ -90,7 +90,6 @@ pub(crate) struct Health {
     retries: RetryBudget,
     /// Packages that it answered before.
     answered: Cache<Box<str>, ()>,
-    /// When it last answered.
     heard: Mutex<Option<std::time::Instant>>,
 }
 

@@ -10,7 +10,6 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-/// Returns the milliseconds from `epoch` to `now`.
 pub(super) fn milliseconds(epoch: Instant, now: Instant) -> u64 {
     u64::try_from(now.saturating_duration_since(epoch).as_millis()).unwrap_or(u64::MAX - 1)
 }
@@ -112,7 +111,6 @@ impl Drop for StreamGuard {
     }
 }
 
-/// A body that records its progress.
 pub(crate) struct TrackedBody<B> {
     body: B,
     underway: StreamGuard,

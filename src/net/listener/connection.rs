@@ -54,10 +54,7 @@ type UpgradeHandler = Box<dyn FnOnce(UpgradedConnection) -> Pin<Box<dyn Future<O
 pub struct Upgrade(Arc<Mutex<Option<UpgradeHandler>>>);
 
 impl Upgrade {
-    pub fn to<F>(next: impl FnOnce(UpgradedConnection) -> F + Send + 'static) -> Self
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
+    pub fn to<F: Future<Output = ()> + Send + 'static>(next: impl FnOnce(UpgradedConnection) -> F + Send + 'static) -> Self {
         Self(Arc::new(Mutex::new(Some(Box::new(move |connection| Box::pin(next(connection)))))))
     }
 }
@@ -193,7 +190,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for PeekedStream<S> {
     }
 }
 
-/// The permit of a connection, with its peer and limits.
 pub struct Connection {
     pub(crate) peer: SocketAddr,
     pub(crate) limits: ConnectionLimits,
@@ -201,20 +197,9 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Serves HTTP/1.1 on `stream` until it closes.
-    pub async fn http1<S, H, F>(&mut self, stream: S, handler: H)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send,
-        H: Fn(SocketAddr, Request<RequestBody>) -> F + Send + Sync,
-        F: Future<Output = Response<Body>> + Send,
-    {
-        // Upgrades are not supported on a wrapped stream.
-        drop(self.serve_http1(stream, handler).await);
-    }
-
     /// Serves HTTP/2 on `stream` until it closes. The timeouts of HTTP/1.1 apply to the connection. It ends when the client reads
     /// nothing of any response for [`ConnectionLimits::send_timeout`].
-    pub async fn http2<S, H, F>(&mut self, stream: S, handler: H)
+    pub async fn serve_http2<S, H, F>(&mut self, stream: S, handler: H)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         H: Fn(SocketAddr, Request<RequestBody>) -> F + Send + Sync,
@@ -240,8 +225,9 @@ impl Connection {
         }
     }
 
-    /// Serves HTTP/1.1 on `stream`. Returns the upgrade handler if there is one, with the stream and the bytes read too far.
-    async fn serve_http1<S, H, F>(&mut self, stream: S, handler: H) -> Option<(UpgradeHandler, S, Bytes)>
+    /// Serves HTTP/1.1 on `stream`. Returns the upgrade handler if there is one, with the stream and the bytes read too far. A wrapped
+    /// stream does not support upgrades.
+    pub async fn serve_http1<S, H, F>(&mut self, stream: S, handler: H) -> Option<(UpgradeHandler, S, Bytes)>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
         H: Fn(SocketAddr, Request<RequestBody>) -> F + Send + Sync,

@@ -30,7 +30,6 @@ pub struct ConnectionLimits {
     pub idle_timeout: Duration,
     /// The largest request head in bytes, at least 8192.
     pub head_bytes: usize,
-    /// The maximum number of header lines.
     pub max_headers: usize,
     /// For the client to read at least [`Deadlines::SLOWEST`](crate::net::client::connector::Deadlines::SLOWEST) bytes per second, on average.
     pub send_timeout: Duration,
@@ -63,10 +62,8 @@ pub struct ConnectionLimit {
     throttle: Mutex<LogThrottle>,
 }
 
-/// The signal sent to all connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ConnectionSignal {
-    /// Keep running.
     Stay,
     /// Close if idle, since another connection waits.
     MakeWay,
@@ -99,7 +96,6 @@ impl ConnectionLimit {
         })
     }
 
-    /// Returns a permit for a connection of `client` if one is free.
     pub(crate) fn try_enter(&self, client: IpAddr) -> Option<ConnectionPermit> {
         self.permits.try_acquire(client).map(|permit| self.connection_permit(permit))
     }
@@ -121,7 +117,6 @@ impl ConnectionLimit {
         ConnectionPermit { orders, leaving, epoch: self.epoch, _permit: permit }
     }
 
-    /// Signals some idle connections to close.
     pub(crate) fn close_idle(&self) {
         self.leaving.store(self.share, Ordering::Relaxed);
         self.orders.send_if_modified(|order| {

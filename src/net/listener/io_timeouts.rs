@@ -31,7 +31,6 @@ pub(crate) struct TimedStream<S> {
     quantum: usize,
 }
 
-/// The progress of the next request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RequestStage {
     /// No byte of it arrived.

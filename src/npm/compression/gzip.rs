@@ -95,7 +95,6 @@ pub(crate) fn end(whole: &Crc) -> Bytes {
     end.into()
 }
 
-/// Inflates deflated pieces into `length` plain bytes.
 pub(crate) fn inflate<'a>(pieces: impl Iterator<Item = (&'a [u8], usize)>, length: usize) -> Vec<u8> {
     let mut plain = Vec::with_capacity(length);
     let mut inflater = Decompress::new(false);

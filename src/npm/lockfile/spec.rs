@@ -55,32 +55,22 @@ pub(crate) fn range(spec: &str) -> Option<Box<str>> {
 /// Returns the source of `spec`, the text after a name's `@` without `npm:`.
 pub(crate) fn source(spec: &str) -> EntrySource {
     let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| spec.starts_with(prefix));
-    if begins(&["git+", "git:", "git@", "ssh:", "github:", "gitlab:", "bitbucket:", "gist:"]) {
-        return EntrySource::Git;
+    match spec {
+        _ if begins(&["git+", "git:", "git@", "ssh:", "github:", "gitlab:", "bitbucket:", "gist:"]) => EntrySource::Git,
+        _ if begins(&["http://", "https://"]) => address(spec),
+        _ if begins(&["file:", "patch:", "exec:", "./", "../", "/", "~/"]) => EntrySource::File,
+        _ if begins(&["link:", "portal:"]) => EntrySource::Link,
+        _ if spec.starts_with("workspace:") => EntrySource::Workspace,
+        // `user/repo`: a GitHub repository for npm, yarn 1 and bun.
+        _ if spec.contains('/') && !spec.starts_with('@') && !spec.contains([' ', ':', '<', '>']) => EntrySource::Git,
+        _ => EntrySource::Registry,
     }
-    if begins(&["http://", "https://"]) {
-        return address(spec);
-    }
-    if begins(&["file:", "patch:", "exec:", "./", "../", "/", "~/"]) {
-        return EntrySource::File;
-    }
-    if begins(&["link:", "portal:"]) {
-        return EntrySource::Link;
-    }
-    if spec.starts_with("workspace:") {
-        return EntrySource::Workspace;
-    }
-    // `user/repo`: a GitHub repository for npm, yarn 1 and bun.
-    let is_short = spec.contains('/') && !spec.starts_with('@') && !spec.contains([' ', ':', '<', '>']);
-    if is_short { EntrySource::Git } else { EntrySource::Registry }
 }
 
 /// Like [`source`], for entries of formats that do not list workspace members: an entry marked as one is kept as a link.
 pub(crate) fn source_of_entry(spec: &str) -> EntrySource {
-    match source(spec) {
-        EntrySource::Workspace => EntrySource::Link,
-        other => other,
-    }
+    let source = source(spec);
+    if source == EntrySource::Workspace { EntrySource::Link } else { source }
 }
 
 /// Returns `Git` for the address of a repository or of an archive that its host makes, else `Http`.

@@ -70,28 +70,27 @@ fn elsewhere(spec: &str) -> Option<NonRegistrySource> {
     let starts = |prefixes: &[&str]| {
         prefixes.iter().any(|prefix| spec.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix)))
     };
-    if starts(&["npm:", "workspace:", "catalog:"]) {
-        return None;
-    }
-    if starts(&["file:", "link:", "portal:", "./", "../", "/", "~/"]) || spec == "." || spec == ".." {
-        return Some(NonRegistrySource::File);
-    }
-    if starts(&["git+", "git:", "git@", "ssh:", "github:", "gitlab:", "bitbucket:", "gist:"]) {
-        return Some(NonRegistrySource::Git);
-    }
-    if starts(&["http:", "https:"]) {
-        let bare = spec.split(['#', '?']).next().unwrap_or_default().trim_end_matches('/');
-        let is_repository = bare.rsplit_once('.').is_some_and(|(_, end)| end.eq_ignore_ascii_case("git"));
-        return Some(if is_repository { NonRegistrySource::Git } else { NonRegistrySource::Url });
-    }
     let repository = spec.split('#').next().unwrap_or_default();
-    if repository.contains(':') {
+    match spec {
+        _ if starts(&["npm:", "workspace:", "catalog:"]) => None,
+        "." | ".." => Some(NonRegistrySource::File),
+        _ if starts(&["file:", "link:", "portal:", "./", "../", "/", "~/"]) => Some(NonRegistrySource::File),
+        _ if starts(&["git+", "git:", "git@", "ssh:", "github:", "gitlab:", "bitbucket:", "gist:"]) => {
+            Some(NonRegistrySource::Git)
+        }
+        _ if starts(&["http:", "https:"]) => {
+            let bare = spec.split(['#', '?']).next().unwrap_or_default().trim_end_matches('/');
+            let is_repository = bare.rsplit_once('.').is_some_and(|(_, end)| end.eq_ignore_ascii_case("git"));
+            Some(if is_repository { NonRegistrySource::Git } else { NonRegistrySource::Url })
+        }
         // An unknown protocol is fetched by the clients that support it.
-        return Some(NonRegistrySource::Url);
+        _ if repository.contains(':') => Some(NonRegistrySource::Url),
+        _ => {
+            let (owner, name) = repository.split_once('/')?;
+            let shorthand = !owner.is_empty() && !owner.starts_with('@') && !name.is_empty() && !repository.contains(' ');
+            shorthand.then_some(NonRegistrySource::Git)
+        }
     }
-    let (owner, name) = repository.split_once('/')?;
-    let shorthand = !owner.is_empty() && !owner.starts_with('@') && !name.is_empty() && !repository.contains(' ');
-    shorthand.then_some(NonRegistrySource::Git)
 }
 
 #[cfg(test)]

@@ -18,9 +18,8 @@ pub fn retarget<'a>(packument: &'a Packument, shown: &[bool], tag: &str, target:
     }
     let target = Version::parse(target);
     let candidates = || packument.entries.iter().zip(shown).filter(|(_, shown)| **shown).map(|(entry, _)| entry);
-    let below = |entry: &VersionEntry| {
-        target.as_ref().is_some_and(|target| entry.version.as_ref().is_some_and(|version| version <= target))
-    };
+    let below =
+        |entry: &VersionEntry| entry.version.as_ref().zip(target.as_ref()).is_some_and(|(version, target)| version <= target);
     let channel = target.as_ref().and_then(Version::prerelease_channel);
     let same_channel =
         |entry: &VersionEntry| entry.version.as_ref().is_some_and(|version| version.prerelease_channel() == channel);

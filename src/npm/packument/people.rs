@@ -18,7 +18,6 @@ pub(crate) struct PeopleInterner<'a> {
 }
 
 impl<'a> PeopleInterner<'a> {
-    /// Returns the name in `_npmUser`.
     pub(crate) fn publisher(&mut self, raw: &'a str) -> Option<Arc<str>> {
         self.publisher.value_for(raw, |raw| intern(&mut self.names, raw))
     }

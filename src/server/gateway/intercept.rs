@@ -65,19 +65,19 @@ pub(crate) async fn serve<S: RegistryService>(
     let intercepted = Arc::new(InterceptedConnection { gateway, target, user, peer, time_limit });
     match (intercepted.target.secure, first == HANDSHAKE) {
         (true, true) => {}
-        (false, false) => return context.http1(stream, request_handler(intercepted)).await,
+        (false, false) => return drop(context.serve_http1(stream, request_handler(intercepted)).await),
         (true, false) => {
             let refuse = move |_, request| std::future::ready(intercepted.refuse_plain_http(request));
-            return context.http1(stream, refuse).await;
+            return drop(context.serve_http1(stream, refuse).await);
         }
         (false, true) => return intercepted.log_refusal(BarLabel::Tls, "TLS on a plain HTTP port"),
     }
     let Some(secured) = intercepted.tls_handshake(stream).await else { return };
     let speaks_http2 = secured.get_ref().1.alpn_protocol() == Some(b"h2");
     if speaks_http2 {
-        context.http2(secured, request_handler(intercepted)).await;
+        context.serve_http2(secured, request_handler(intercepted)).await;
     } else {
-        context.http1(secured, request_handler(intercepted)).await;
+        drop(context.serve_http1(secured, request_handler(intercepted)).await);
     }
 }
 

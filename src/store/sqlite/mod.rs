@@ -111,7 +111,6 @@ impl SqliteLedger {
         schema::copy_into(&connection, &copy).map_err(StoreError::ledger("copy"))
     }
 
-    /// Returns all tarball requests, served or refused, ordered by name and version.
     pub(crate) fn downloads(&self) -> Result<Vec<DownloadSummary>, StoreError> {
         self.flush();
         self.query(events::downloads)
@@ -153,7 +152,6 @@ impl SqliteLedger {
         write_pending(&owner.pending, &mut owner.writer.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Returns the number of requests and events that were dropped before they were written.
     pub(crate) fn lost_rows(&self) -> u64 {
         self.owner.as_ref().map_or(0, |owner| owner.journal.lost())
     }

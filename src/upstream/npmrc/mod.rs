@@ -138,21 +138,15 @@ fn merge_layers(
             }
         }
     }
-    let mut found = NpmConfig {
-        default: default.unwrap_or_else(|| (npm_default_registry(), SettingOrigin::BuiltIn)),
-        scoped: scoped.into_iter().map(|(scope, (url, origin))| (scope, url, origin)).collect(),
-        cafile: None,
-        extra_ca: extra_ca(environment, &mut warnings),
-        warnings,
-        layers,
-    };
-    found.cafile = setting(&found.layers, "cafile").map(|(path, origin)| (environment.path(path), origin.clone()));
-    if let Some(("false", origin)) = setting(&found.layers, "strict-ssl") {
-        let warning =
-            format!("{origin} sets `strict-ssl=false`, which is ignored; add a certificate authority with `--upstream-ca FILE`");
-        found.warnings.push(warning);
+    let extra_ca = extra_ca(environment, &mut warnings);
+    if let Some(("false", origin)) = setting(&layers, "strict-ssl") {
+        let advice = "which is ignored; add a certificate authority with `--upstream-ca FILE`";
+        warnings.push(format!("{origin} sets `strict-ssl=false`, {advice}"));
     }
-    Ok(found)
+    let cafile = setting(&layers, "cafile").map(|(path, origin)| (environment.path(path), origin.clone()));
+    let default = default.unwrap_or_else(|| (npm_default_registry(), SettingOrigin::BuiltIn));
+    let scoped = scoped.into_iter().map(|(scope, (url, origin))| (scope, url, origin)).collect();
+    Ok(NpmConfig { default, scoped, cafile, extra_ca, warnings, layers })
 }
 
 impl NpmConfig {
