@@ -21,7 +21,6 @@ pub struct MemoryBudget {
     bytes: u64,
     /// The total that the oldest reservations of all lanes may reach, in bytes.
     most: u64,
-    /// Reservations up to this size never wait, but count. In bytes.
     small: u64,
     max_wait: Duration,
     state: Mutex<BudgetState>,

@@ -45,7 +45,6 @@ pub enum Endpoint {
     Admin(String),
 }
 
-/// The format of an audit's body and response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuditFormat {
     /// `{"name": ["version"]}`, the only one whose packages are read.
@@ -57,10 +56,8 @@ pub enum AuditFormat {
 /// A request that is not a registry endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
-    /// The path or a name in it is malformed.
     #[error("{0}")]
     BadRequest(String),
-    /// The path is well-formed but unknown.
     #[error("{0}")]
     NotFound(String),
     /// `allow` lists the allowed methods in the form of the `Allow` header.

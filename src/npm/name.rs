@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// The longest name npm accepts, in bytes, scope included (`validate-npm-package-name`).
-const MAX_NAME_BYTES: usize = 214;
+pub(crate) const MAX_NAME_BYTES: usize = 214;
 
 /// A package name in canonical form: decoded, with its scope, case preserved.
 ///

@@ -4,13 +4,9 @@ use std::path::PathBuf;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// `action` is the verb of the failed operation: `open`, `write`, `rename`, …
     #[error("cannot {action} `{}`", path.display())]
-    File {
-        /// The verb of the failed operation: `open`, `write`, `rename`, …
-        action: &'static str,
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    File { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Mismatch(#[from] crate::npm::integrity::Mismatch),
     /// The digest that names a blob of this kind was not computed.

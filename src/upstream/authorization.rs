@@ -15,7 +15,6 @@ pub enum Addressed {
     Named(Arc<str>),
 }
 
-/// The credentials of an upstream request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Authorization {
     None,

@@ -53,14 +53,8 @@ impl PackumentReply {
 pub enum PackumentBody {
     /// 304: the content that the validators identify is current.
     NotModified,
-    /// 200: new content, as it came over the wire.
-    Changed {
-        body: Bytes,
-        /// The form: abbreviated if the media type says so, else the requested form.
-        form: PackumentForm,
-        gzip: bool,
-        validators: CacheValidators,
-    },
+    /// 200: new content, as it came over the wire. `form` is abbreviated if the media type says so, else the requested one.
+    Changed { body: Bytes, form: PackumentForm, gzip: bool, validators: CacheValidators },
 }
 
 impl Registry {

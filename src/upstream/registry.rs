@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::net::{ClientError, ClientRequest, ClientResponse, HostPattern, HttpClient, backoff};
+use crate::npm::name::MAX_NAME_BYTES;
 use crate::upstream::authorization::{Addressed, Authorization, is_address};
 use crate::upstream::circuit_breaker::{Admission, CircuitBreakers, Evidence};
 use crate::upstream::config::{Config, RegistryConfig, TimeMode, UpstreamConfigError};
@@ -30,8 +31,6 @@ const RETRIES: u32 = 2;
 
 /// Deadline of a probe. A client may wait for one, so it is about the patience of a client.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-
-const MAX_NAME_BYTES: usize = 214;
 
 /// Maximum number of packages remembered as answered per registry. More than an organisation uses.
 const MAX_ANSWERED: u64 = 50_000;

@@ -20,7 +20,6 @@ pub(crate) struct TimedStream<S> {
     pub(super) inner: S,
     limits: ConnectionLimits,
     activity: Arc<ConnectionActivity>,
-    /// The instant from which idle milliseconds are counted.
     epoch: Instant,
     stage: RequestStage,
     reading: LazyTimer,

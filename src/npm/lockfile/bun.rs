@@ -4,12 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::npm::lockfile::document::{DocMember, DocNode};
-use crate::npm::lockfile::model::{Lockfile, LockfileEntry, LockfileError, LockfileFormat, MAX_PATH_BYTES};
+use crate::npm::lockfile::model::{Lockfile, LockfileEntry, LockfileError, LockfileFormat, MAX_PATH_BYTES, MAX_STEPS};
 use crate::npm::lockfile::spec::{EntrySource, resolve_alias, source};
 use crate::npm::name::split_spec;
-
-/// Maximum number of steps from a package up to the project.
-const MAX_STEPS: usize = 64;
 
 const FIELDS: [&str; 4] = ["dependencies", "devDependencies", "optionalDependencies", "peerDependencies"];
 

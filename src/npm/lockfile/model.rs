@@ -8,6 +8,9 @@ use crate::npm::name::PackageName;
 /// The longest install path, in bytes, from which dependencies are resolved: longer than file systems allow.
 pub(crate) const MAX_PATH_BYTES: usize = 4096;
 
+/// Maximum number of steps from a package up to the project.
+pub(crate) const MAX_STEPS: usize = 64;
+
 /// The longest accepted lockfile in bytes. A monorepo of 10,000 packages has about 8 MB.
 pub const MAX_LOCKFILE_BYTES: usize = 64 << 20;
 
@@ -132,13 +135,9 @@ pub enum LockfileError {
     /// `line` counts from 1.
     #[error("line {line}: {detail}")]
     Syntax { line: u32, detail: String },
+    /// `found` is the value, or `missing`.
     #[error("unsupported `{member}`: {found}; supported are {supported}")]
-    Version {
-        member: &'static str,
-        /// Its value, or `missing`.
-        found: String,
-        supported: &'static str,
-    },
+    Version { member: &'static str, found: String, supported: &'static str },
 }
 
 impl LockfileError {

@@ -14,7 +14,6 @@ pub(crate) mod people;
 pub mod release_shape;
 pub mod render;
 
-/// The form of a packument, by media type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PackumentForm {
     /// `application/json`

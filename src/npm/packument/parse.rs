@@ -209,7 +209,6 @@ struct VersionsVisitor<'w, 'a> {
     context: ManifestContext<'w, 'a>,
     entries: Vec<VersionEntry>,
     shape: VersionsShape,
-    /// End of the previous member.
     last_end: u32,
 }
 

@@ -27,7 +27,6 @@ pub(crate) struct WriteBehindLog {
     writer: Option<JoinHandle<()>>,
 }
 
-/// How often a row occurred, and when first and last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RowTally {
     pub(crate) times: u64,
