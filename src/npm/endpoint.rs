@@ -495,13 +495,13 @@ mod tests {
             Err(EndpointError::Method { allow, .. }) => allow,
             other => panic!("{method} {path}: {other:?}"),
         };
-        assert_eq!(allowed("POST", "/"), READ);
-        assert_eq!(allowed("PUT", "/a/-/a-1.0.0.tgz"), READ);
+        assert_eq!(allowed("POST", "/"), "GET, HEAD");
+        assert_eq!(allowed("PUT", "/a/-/a-1.0.0.tgz"), "GET, HEAD");
         assert_eq!(allowed("GET", "/-/npm/v1/security/advisories/bulk"), "POST");
-        assert_eq!(allowed("PATCH", "/a"), READ_AND_WRITE);
-        assert_eq!(allowed("GET", "/-/v1/login"), WRITE);
-        assert_eq!(allowed("GET", "/-/stage/package/a"), WRITE);
-        assert_eq!(allowed("PUT", "/-/ping"), READ);
+        assert_eq!(allowed("PATCH", "/a"), "GET, HEAD, PUT, POST, DELETE");
+        assert_eq!(allowed("GET", "/-/v1/login"), "PUT, POST, DELETE");
+        assert_eq!(allowed("GET", "/-/stage/package/a"), "PUT, POST, DELETE");
+        assert_eq!(allowed("PUT", "/-/ping"), "GET, HEAD");
         assert_eq!(Endpoint::parse("HEAD", "/a", None), Ok(Endpoint::Packument(name("a"))));
     }
 

@@ -22,8 +22,7 @@ pub struct LeafIssuer {
     authorities: Vec<IssuingCa>,
     key: LeafKey,
     clock: Arc<dyn Clock>,
-    /// The configurations with a leaf, and when to issue another.
-    remembered: Mutex<HashMap<Box<str>, (Arc<ServerConfig>, Timestamp)>>,
+    remembered: Mutex<HashMap<Box<str>, CachedLeaf>>,
 }
 
 /// A CA, the end of its signing period, and the intercepted hosts it permits.
@@ -32,6 +31,9 @@ struct IssuingCa {
     until: Option<Timestamp>,
     hosts: Vec<DnsName<'static>>,
 }
+
+/// The configuration with a leaf, and when to issue another.
+type CachedLeaf = (Arc<ServerConfig>, Timestamp);
 
 impl LeafIssuer {
     /// Creates an issuer for `hosts`. The current CA must permit each host of `expected`. During a rotation the oldest CA that
@@ -76,7 +78,7 @@ impl LeafIssuer {
         Ok(config)
     }
 
-    fn make(&self, host: &DnsName<'_>, now: Timestamp) -> Result<(Arc<ServerConfig>, Timestamp), TlsError> {
+    fn make(&self, host: &DnsName<'_>, now: Timestamp) -> Result<CachedLeaf, TlsError> {
         let signs = |signer: &&IssuingCa| signer.hosts.iter().any(|known| known.as_ref() == host.as_ref());
         let mut able = self.authorities.iter().filter(signs).filter(|signer| signer.until.is_none_or(|until| until > now));
         let signer = able.next().ok_or_else(|| TlsError::Uncovered { host: host.as_ref().to_owned() })?;

@@ -34,7 +34,7 @@ impl Place {
     /// Returns the scope of a tarball of `name` at the stated `address`.
     pub(crate) fn of(name: &PackageName, address: &str) -> Self {
         // A query may select the response, regardless of the path.
-        let stated = Address::of_stated(address).filter(|stated| !stated.query.is_some());
+        let stated = Address::of_stated(address).filter(|stated| stated.query.is_none());
         let is_packages_own = stated.and_then(|stated| stated.owner()).is_some_and(|(owner, _)| owner == *name);
         let folder = || ["/-/", "/download/"].iter().find_map(|mark| Some(&address[..address.rfind(mark)? + mark.len()]));
         Self { text: folder().filter(|_| is_packages_own).unwrap_or(address).into(), is_packages_own }

@@ -324,8 +324,11 @@ fn read_times<'a>(source: &JsonSource<'a>, time: Option<&'a str>) -> Result<Publ
     Ok(times)
 }
 
-fn read_tags(tags: Option<&str>) -> Result<Vec<(Box<str>, Box<str>)>, PackumentError> {
-    let (mut found, mut keys) = (Vec::new(), SeenKeys::default());
+/// `dist-tags`, decoded.
+type Tags = Vec<(Box<str>, Box<str>)>;
+
+fn read_tags(tags: Option<&str>) -> Result<Tags, PackumentError> {
+    let (mut found, mut keys) = (Tags::new(), SeenKeys::default());
     read_unique(tags, "dist-tags", MAX_DIST_TAGS, |tag, version| {
         let Some(version) = decode(version) else { return false };
         found.push((tag.as_ref().into(), version.as_ref().into()));
