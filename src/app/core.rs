@@ -111,8 +111,7 @@ pub(crate) fn local_client(profile: usize) -> Client {
     }
 }
 
-/// Opens and locks the data directory. Retries for a while if it is locked, because a killed process keeps its lock until it is
-/// fully gone.
+/// Opens and locks the data directory. Retries while it is locked, because a killed process keeps its lock until it is gone.
 pub(crate) async fn open_data_dir(path: &Path) -> Result<DataDir, StoreError> {
     let deadline = tokio::time::Instant::now() + DATA_DIR_WAIT;
     loop {

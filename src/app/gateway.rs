@@ -35,8 +35,7 @@ pub(crate) struct GatewayFileWatcher {
 }
 
 impl GatewayListeners {
-    /// Loads or creates the CA, and binds all addresses. `registry` has the addresses of the registry. Returns `None` if no
-    /// gateway is configured.
+    /// Loads or creates the CA, and binds all addresses. `registry` has those of the registry. Returns `None` without a gateway.
     pub(crate) async fn open(
         config: &Config,
         service: &Arc<RegistryHandler<Firewall>>,
@@ -47,8 +46,7 @@ impl GatewayListeners {
         if settings.listen.is_empty() && settings.transparent.is_empty() {
             return Ok(None);
         }
-        // Creates the CA if there is none. The files are stamped before they are read, so that a change in between is noticed
-        // later.
+        // Creates the CA if there is none. The files are stamped before they are read, so that a later change is noticed.
         ca::active_ca(settings, data_dir, core.clock.now()).map_err(AppError::Authority)?;
         let users = FilePoller::from(FileStamps::at(&settings.proxy.users));
         let authority = FilePoller::from(FileStamps::at(&ca::watched_files(settings, data_dir)));

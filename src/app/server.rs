@@ -81,8 +81,7 @@ impl App {
             tracing::warn!(error = %error, "old control socket not removed");
         }
         let (core, decisions) = Core::open(&data_dir, &config, clock)?;
-        // Bound before the feeds are loaded: clients wait in the backlog meanwhile, and then get an answer that names the unread
-        // feeds.
+        // Bound before the feeds are loaded: clients wait in the backlog, and then get an answer that names the unread feeds.
         let bound = listeners::bind(&config.listen, &config.policies.profiles).await?;
         let addresses = listeners::addresses(&bound);
         let mut tasks = Supervisor::new(&core.metrics);

@@ -82,8 +82,7 @@ impl ClientResolver {
         self.resolve_with_locality(peer, head).map(|(client, _)| client)
     }
 
-    /// Returns the client of an admin request, and whether it is on this machine. Its `Authorization` may be an admin token, so
-    /// it is not kept for upstream.
+    /// Returns the client of an admin request, and whether it is on this machine. Its `Authorization`, maybe a token, is dropped.
     pub(crate) fn admin_client(&self, peer: IpAddr, head: &Parts) -> Option<(Client, bool)> {
         let (client, is_local) = self.resolve_with_locality(peer, head).ok()?;
         let authorization = if is_local { Authorization::Lent } else { Authorization::None };

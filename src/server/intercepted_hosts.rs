@@ -56,8 +56,7 @@ impl InterceptedHosts {
         self.entry(host.as_ref(), Some(&host)).extend(port, url);
     }
 
-    /// Adds a plain HTTP registry with an address or loopback name, for clients that cannot connect directly. Ignores `https`,
-    /// since no certificate can be issued for it.
+    /// Adds a plain HTTP registry with an address or loopback name. Ignores `https`: no certificate can be issued for it.
     pub fn add_plain_http(&mut self, url: &Url) {
         let (Some(host), Some(port), "http") = (url.host_str(), url.port_or_known_default(), url.scheme()) else { return };
         self.entry(host, None).extend(Some((port, false)), url);

@@ -1,7 +1,5 @@
-//! The HTTP server in front of the firewall. [`registry`] and [`gateway`] accept requests, `RegistryService` calls the firewall, and
-//! [`response`] builds HTTP responses.
-//!
-//! No policy is evaluated here.
+//! The HTTP server in front of the firewall. [`registry`] and [`gateway`] accept requests, `RegistryService` calls the firewall,
+//! and [`response`] builds HTTP responses. No policy is evaluated here.
 
 pub(crate) mod admin;
 pub(crate) mod auth;

@@ -28,8 +28,7 @@ pub(crate) const KEPT_BACK: [HeaderName; 14] = [
     header::SET_COOKIE,
 ];
 
-/// Builds the forwarded request. `path` is encoded and without our prefix. HEAD is sent as GET: a filtered response must be
-/// complete before its headers are known.
+/// Builds the forwarded request. `path` is encoded. HEAD is sent as GET: the headers need a complete filtered response.
 pub(crate) fn passthrough_request(head: &Parts, path: &str, body: Bytes) -> PassthroughRequest {
     let below = path.trim_start_matches('/');
     let path = head.uri.query().map_or_else(|| below.to_owned(), |query| format!("{below}?{query}"));

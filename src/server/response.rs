@@ -89,8 +89,7 @@ pub(crate) fn registry(answer: RegistryResponse, head: &Parts, base_url: BaseUrl
     }
 }
 
-/// Returns a packument, or 304 if `If-None-Match` matches. `If-Modified-Since` is ignored, since a date cannot distinguish two
-/// views.
+/// Returns a packument, or 304 if `If-None-Match` matches. `If-Modified-Since` is ignored: a date cannot distinguish views.
 fn packument(answer: &PackumentResponse, head: &Parts, vary: HeaderValue) -> Reply {
     let mut reply = if none_match(&head.headers, &answer.etag) {
         not_modified()
@@ -162,8 +161,7 @@ fn passthrough(passed: PassthroughResponse, notice: Option<&str>) -> Reply {
     let mut reply = if mute {
         let mut reply = failure(passed.status, &format!("upstream returned {}", passed.status), outcome);
         let kept = end_to_end_headers(passed.headers, &KEPT_BACK).remove(header::WWW_AUTHENTICATE);
-        // npm runs an audit after each install. A notice about a missing upstream endpoint would be noise, and the body still has
-        // it.
+        // npm audits after each install. A notice about a missing upstream endpoint would be noise, and the body has it.
         reply.response.headers_mut().remove(&NPM_NOTICE);
         reply.response.headers_mut().extend(kept.map(|value| (header::WWW_AUTHENTICATE, value)));
         reply
@@ -331,8 +329,7 @@ fn firewall_error(error: &FirewallError, text: &str) -> Reply {
     }
 }
 
-/// Maps errors of the firewall. Transient ones of upstream get a status that clients retry, permanent ones a status that they do
-/// not.
+/// Maps errors of the firewall. Transient ones of upstream get a status that clients retry, permanent ones do not.
 pub(crate) fn firewall_status(error: &FirewallError) -> (StatusCode, OutcomeLabel) {
     match error {
         // 403 only: it is the one status that no client retries.

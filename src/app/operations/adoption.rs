@@ -130,8 +130,7 @@ fn same<'i>(versions: &'i [InspectedVersion], wanted: &str) -> Option<&'i Inspec
     exact.or_else(|| versions.iter().find(|candidate| without_build(&candidate.key) == without_build(wanted)))
 }
 
-/// Checks whether a version is adopted. Returns `None` if it is already allowed, and an error if it is refused for another reason
-/// than its age.
+/// Checks whether a version is adopted: `None` if it is already allowed, an error if it is refused for more than its age.
 fn is_adoptable(candidate: &InspectedVersion, digests: &BTreeSet<Option<Box<str>>>) -> Result<Option<ApprovedVersion>, String> {
     let Some(integrity) = &candidate.integrity else { return Err("upstream has no integrity for this version".to_owned()) };
     let other = digests.iter().flatten().find(|text| {

@@ -1,5 +1,4 @@
-//! Client for the server that runs on a data directory, over its control socket. The server is asked for its description first.
-//! All waits are bounded.
+//! Client for the server that runs on a data directory, over its control socket. All waits are bounded.
 
 pub(crate) mod http;
 

@@ -45,8 +45,7 @@ enum RunBackend {
 /// Why a data directory other than the configured one is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum DataDirFallback {
-    /// Another Coldframe owns it and cannot be used, for this reason. Its decisions and feeds were copied; tarballs are not
-    /// shared.
+    /// Another Coldframe owns it and cannot be used, for this reason. Its decisions and feeds were copied, its tarballs not.
     InUse(String),
     Unusable(String),
 }

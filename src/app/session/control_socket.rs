@@ -71,15 +71,13 @@ pub(crate) enum Connected {
     To(OwnedReadHalf, OwnedWriteHalf),
     /// No process owns the data directory.
     NoProcess,
-    /// A process owns it without a control socket: a standalone `coldframe run`, or a server with a path that is too long for a
-    /// socket.
+    /// A process owns it without a control socket: a standalone `coldframe run`, or a server with a path too long for one.
     Without,
     /// There is a socket that cannot be used, for this reason.
     Refused(String),
 }
 
-/// Connects to the server on a data directory. A socket of another user is rejected, because any user with write access to a
-/// directory can create one there.
+/// Connects to the server on a data directory. Rejects a socket of another user, which anyone with write access can create.
 pub(crate) async fn connect(data_dir: &Path) -> Connected {
     let path = data_dir.join(NAME);
     for tries in 0..=RETRIES {
@@ -183,8 +181,7 @@ impl ControlSocket {
                 },
             }
         }
-        // The file stays until the process releases the data directory. While it exists, no command falls back to its own
-        // settings.
+        // The file stays until the process releases the data directory, so that no command falls back to its own settings.
         drop(self.listener);
         while let Some(ended) = open.join_next().await {
             self.parts.note_end(ended);

@@ -278,8 +278,7 @@ impl ProxiedHosts {
 }
 
 impl LocalSession {
-    /// Opens a gateway before `firewall` on a port of its own. Connections to addresses in `ours` are denied. Clients need the
-    /// password and are recorded as one user.
+    /// Opens a gateway before `firewall` on a port of its own, for one user with a password. Connections to `ours` are denied.
     pub(crate) async fn open(
         firewall: &Arc<Firewall>,
         (template, ours): (&SessionTemplate, &[SocketAddr]),

@@ -1,5 +1,4 @@
-//! Records decisions of operators: plans them against upstream's current versions, writes them to the ledger, and waits until
-//! they apply.
+//! Plans decisions of operators against upstream's current versions, writes them to the ledger, and waits until they apply.
 
 use std::path::Path;
 use std::sync::Arc;

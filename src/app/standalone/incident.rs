@@ -1,5 +1,4 @@
-//! Threat intelligence commands: sync feeds and report their status, find exposures, plan and execute incident responses, and
-//! export denials.
+//! Threat intelligence commands: sync feeds and report their status, plan and execute incident responses, export denials.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -90,8 +89,7 @@ pub(crate) struct AffectedPackage {
     pub(crate) name: String,
     /// The affected versions; empty if all versions are affected.
     pub(crate) versions: Vec<String>,
-    /// The instant of the freeze, after which releases are hidden: before the first affected version that was seen here, at most
-    /// 14 days ago.
+    /// When the freeze begins, which hides later releases: before the first affected version seen here, at most 14 days ago.
     pub(crate) freeze_at: Timestamp,
 }
 

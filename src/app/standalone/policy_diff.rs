@@ -1,5 +1,4 @@
-//! Compares policies on past downloads: by the ledger, as of each client's first request, and by upstream's metadata. Changes
-//! nothing.
+//! Compares policies on past downloads, as of each client's first request in the ledger, by upstream's metadata. Changes nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,8 +35,7 @@ pub(crate) struct PolicyDiff {
     pub(crate) unknown: Vec<(String, String)>,
 }
 
-/// Compares the policy of `config` with `candidate` for every tarball in the ledger. Each verdict is as of the request, so a
-/// version that was young then is young here.
+/// Compares the policy of `config` with `candidate` for every tarball in the ledger, by verdicts as of the request.
 pub(crate) async fn diff_policies(mut config: Config, clock: Arc<dyn Clock>, candidate: Policy) -> Result<PolicyDiff, AppError> {
     let ledger = SqliteLedger::read_only(&config.store.data_dir)?;
     let mut by_name: BTreeMap<String, Vec<DownloadSummary>> = BTreeMap::new();

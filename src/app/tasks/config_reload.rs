@@ -1,5 +1,4 @@
-//! Reloads the configuration on request. Settings that can change at runtime are applied, others are reported. An invalid
-//! configuration changes nothing.
+//! Reloads the configuration on request: applies what can change at runtime, reports the rest. An invalid one changes nothing.
 
 use std::error::Error;
 use std::net::SocketAddr;

@@ -27,8 +27,7 @@ use crate::units::timestamp;
 /// How often each task checks whether its feed is due or was synced by another process.
 const TICK: Duration = Duration::from_millis(500);
 
-/// The interval of path checks, which cost little. A slow check is repeated after 20 times its duration, but within
-/// `feed-interval`.
+/// The interval of path checks, which cost little. A slow one is repeated after 20 times its duration, within `feed-interval`.
 const PATH_EVERY: Duration = Duration::from_secs(2);
 const PATH_COST: u32 = 20;
 
@@ -211,8 +210,7 @@ impl FeedScheduler {
         stale.collect()
     }
 
-    /// Checks a feed for the first time. A path is read; for a URL the stored records are loaded, and it is fetched only if there
-    /// are none.
+    /// Checks a feed for the first time. A path is read; a URL is fetched only if there are no stored records to load.
     async fn begin(&self, at: usize) -> TaskEnd {
         let is_path = matches!(self.feed(at).source, FeedSource::Path(_));
         let mut changed = is_path && self.sync(at).await;

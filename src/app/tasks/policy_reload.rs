@@ -1,5 +1,4 @@
-//! Reloads the policies when a file changes or on request. All of them are compiled and replaced together. An invalid policy is
-//! reported and changes nothing.
+//! Reloads all policies together when a file changes or on request. An invalid policy is reported and changes nothing.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};

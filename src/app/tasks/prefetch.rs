@@ -6,8 +6,7 @@ use crate::app::core::Core;
 use crate::app::supervisor::TaskEnd;
 use crate::telemetry::{PackumentPrefetched, TaskFailed, TaskLabel};
 
-/// Executes the firewall's prefetch requests until it is dropped, in parallel up to `prefetch`. A panic of one is counted and
-/// does not stop the task.
+/// Executes the firewall's prefetch requests, in parallel up to `prefetch`. A panic of one is counted and does not stop the task.
 pub(crate) async fn run(core: Core) -> TaskEnd {
     if core.firewall.follows_at_once() == 0 {
         return Ok(());

@@ -116,16 +116,14 @@ fn refuse_other_sites(head: &Parts) -> Result<(), RequestError> {
     if word(&ORIGIN).is_some_and(|origin| !is_same_host(&origin, head)) {
         return Err(RequestError::CrossSite("`origin` names another site"));
     }
-    // A form of another site can send three content types without a preflight. Programs may omit the type. Browsers then send
-    // `Origin`.
+    // A form of another site can send three types without a preflight. Programs may omit the type; browsers then send `Origin`.
     if head.method == Method::POST && head.headers.contains_key(CONTENT_TYPE) && !is_json(&head.headers) {
         return Err(RequestError::CrossSite("`content-type` is not `application/json`"));
     }
     Ok(())
 }
 
-/// Checks whether an origin, such as `https://coldframe.example:4873`, is the requested host. The scheme may differ behind a
-/// proxy.
+/// Checks whether an origin (`https://coldframe.example:4873`) is the requested host. Behind a proxy, the scheme may differ.
 fn is_same_host(origin: &str, head: &Parts) -> bool {
     let requested = head.uri.authority().map(http::uri::Authority::as_str).or_else(|| head.headers.get(HOST)?.to_str().ok());
     let Some((scheme, host)) = origin.split_once("://") else { return false };

@@ -1,5 +1,4 @@
-//! Admin pages about packages. They send requests upstream and name packages, so `access` limits them to local clients and
-//! admins, unless a setting opens them.
+//! Admin pages about packages. They ask upstream and name packages, so `access` limits them unless a setting opens them.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -168,8 +167,7 @@ enum ResponseFormat {
 }
 
 impl ResponseFormat {
-    /// Selects the format: HTML for a browser, JSON for a program. A client that accepts anything gets JSON, unless it is a known
-    /// command-line tool.
+    /// Selects the format. A client that accepts anything gets JSON, unless it is a known command-line tool.
     fn of(request: &AdminRequest) -> Self {
         let prints = ["curl/", "Wget/", "HTTPie/", "xh/"].iter().any(|tool| request.agent.starts_with(tool));
         let mut offered = [("application/json", Self::Program), ("text/plain", Self::Terminal), ("text/html", Self::Browser)];

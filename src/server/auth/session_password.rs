@@ -1,5 +1,4 @@
-//! The password of a gateway session for one user: random, in memory only, and valid as long as the gateway runs. It needs no
-//! hashing, since it cannot be guessed.
+//! The password of a session's gateway: random, in memory only. It needs no hashing, since it cannot be guessed.
 
 use std::fmt;
 

@@ -10,8 +10,7 @@ use crate::server::error::RequestError;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Destination {
-    /// A name in lower case without trailing dot, or an address. Decimal, hexadecimal and short forms of an address are
-    /// normalized.
+    /// A name in lower case without trailing dot, or an address, normalized from decimal, hexadecimal and short forms.
     pub(crate) host: Host,
     pub(crate) port: u16,
 }

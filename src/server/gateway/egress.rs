@@ -81,9 +81,8 @@ impl EgressPolicy {
         proxy.tunnel().await.map_err(|cause| grant.connect_error(destination, cause))
     }
 
-    /// Connects to `destination` for a client whose connection to `original` was redirected here. Dials `original` if the name resolves
-    /// to it, or not at all. Otherwise dials the addresses of the name, so that a false server name does not open other
-    /// addresses.
+    /// Connects to `destination` for a client whose connection to `original` was redirected here. Dials `original` if the name
+    /// resolves to it, or not at all. Otherwise dials the name, so that a false server name opens no other address.
     pub(crate) async fn connect_original(
         &self,
         destination: &Destination,
@@ -139,8 +138,7 @@ impl EgressPolicy {
             .map_err(|cause| grant.connect_error(destination, cause))
     }
 
-    /// Checks a destination that another proxy dials. All its local addresses must be permitted. If it does not resolve here, its
-    /// name must be allowed.
+    /// Checks a destination that another proxy dials: its addresses must be permitted, or its name if it does not resolve here.
     async fn check_remote_resolution(&self, destination: &Destination, grant: &EgressGrant<'_>) -> Result<(), RequestError> {
         let (deadline, host) = (Deadlines::default().connect, destination.dial_host());
         let result = timeout(deadline, all_permitted(&host, destination.port, |address| grant.permits(address))).await;

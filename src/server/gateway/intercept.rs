@@ -1,5 +1,4 @@
-//! Connections to intercepted hosts: terminates TLS with a certificate issued for the host, and passes requests to the registry
-//! handler. A request must name the host of its connection.
+//! Connections to intercepted hosts: terminates TLS, and passes requests that name the host of the connection to the handler.
 
 use std::net::SocketAddr;
 use std::pin::Pin;

@@ -62,8 +62,7 @@ impl RefusedDestinations {
 }
 
 impl<S: RegistryService> Gateway<S> {
-    /// Creates a gateway that passes intercepted requests to `handler` and connects to other hosts with `egress`.
-    /// Returns an error if the user file is invalid.
+    /// Creates a gateway that passes intercepted requests to `handler`. Returns an error if the user file is invalid.
     pub(crate) fn new(
         handler: Arc<RegistryHandler<S>>,
         config: &GatewayConfig,
@@ -105,8 +104,7 @@ impl<S: RegistryService> Gateway<S> {
         }
     }
 
-    /// Returns the authenticated user, or `None` if no authentication is required. Removes the credentials, which are for this
-    /// gateway and must not be forwarded.
+    /// Returns the authenticated user, or `None` if none is required. Removes the credentials, which must not be forwarded.
     pub(crate) async fn authenticate(&self, client: IpAddr, headers: &mut HeaderMap) -> Result<Option<Arc<str>>, RequestError> {
         let user = match (&self.single_user, &self.users) {
             (Some((single_user, pass)), _) => Some(single_user).filter(|_| pass.matches(headers)).cloned(),

@@ -49,8 +49,7 @@ impl RequestBodies {
         Self { memory, readers: FairLimit::new(firewall::heavy(cores)) }
     }
 
-    /// Decompresses a body to at most `limit` bytes. Limits how many are decompressed at once, each until its last reader drops
-    /// it.
+    /// Decompresses a body to at most `limit` bytes. Limits how many exist at once, each until its last reader drops it.
     pub(crate) async fn decompress(
         &self,
         bytes: Bytes,

@@ -14,8 +14,7 @@ use crate::net::{ConnectionLimit, listener};
 use crate::server::registry::handler::{RegistryHandler, handle};
 use crate::server::registry::target::EntryPoint;
 
-/// Serves a bound listener under the policy of `profile` until `stop` resolves, then drains. All listeners of a process share
-/// `limit`.
+/// Serves a bound listener under the policy of `profile` until `stop` resolves, then drains. All listeners share `limit`.
 pub(crate) async fn serve<S: RegistryService>(
     listener: TcpListener,
     limit: &Arc<ConnectionLimit>,

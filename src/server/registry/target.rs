@@ -141,8 +141,7 @@ impl RequestScope<'_> {
     }
 }
 
-/// Parses a path, if necessary below one of `prefixes`. Clients that replace only the host of lockfile URLs keep upstream's path.
-/// Returns the parsed path too.
+/// Parses a path, or the one below a prefix: clients that replace only the host of lockfile URLs keep upstream's path.
 fn parse<'a>(head: &Parts, path: &'a str, prefixes: &[Box<str>]) -> (&'a str, Result<Endpoint, RequestError>) {
     let parse = |path: &str| Endpoint::parse(head.method.as_str(), path, head.uri.query());
     let error = match parse(path) {
