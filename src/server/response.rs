@@ -267,14 +267,16 @@ pub(crate) fn and_close(reply: Reply) -> Reply {
 pub(crate) fn error(error: &RequestError) -> Reply {
     let text = error.to_string();
     let (status, outcome) = match error {
-        RequestError::Endpoint(error) => return endpoint_error(error, &text),
-        RequestError::Rejected(error) => return firewall_error(error, &text),
+        RequestError::Rejected(error) => firewall_status(error),
+        RequestError::Endpoint(EndpointError::Method { .. }) => (StatusCode::METHOD_NOT_ALLOWED, OutcomeLabel::ClientError),
         RequestError::Body(BodyError::TooLarge { .. }) => (StatusCode::PAYLOAD_TOO_LARGE, OutcomeLabel::ClientError),
         RequestError::Body(BodyError::TooSlow { .. }) => (StatusCode::REQUEST_TIMEOUT, OutcomeLabel::ClientError),
         RequestError::Body(BodyError::NoRoom(_)) => (StatusCode::SERVICE_UNAVAILABLE, OutcomeLabel::InternalError),
-        RequestError::Body(BodyError::Broken(_)) | RequestError::Headers(_) | RequestError::Coding | RequestError::Transfer => {
-            (StatusCode::BAD_REQUEST, OutcomeLabel::ClientError)
-        }
+        RequestError::Body(BodyError::Broken(_))
+        | RequestError::Endpoint(EndpointError::BadRequest(_))
+        | RequestError::Headers(_)
+        | RequestError::Coding
+        | RequestError::Transfer => (StatusCode::BAD_REQUEST, OutcomeLabel::ClientError),
         RequestError::WritesDisabled
         | RequestError::EgressDenied(..)
         | RequestError::CrossSite(_)
@@ -282,7 +284,9 @@ pub(crate) fn error(error: &RequestError) -> Reply {
             (StatusCode::FORBIDDEN, OutcomeLabel::Refused)
         }
         RequestError::HostMismatch(_) => (StatusCode::MISDIRECTED_REQUEST, OutcomeLabel::ClientError),
-        RequestError::NotARegistryPath => (StatusCode::NOT_FOUND, OutcomeLabel::NotFound),
+        RequestError::Endpoint(EndpointError::NotFound(_)) | RequestError::NotARegistryPath => {
+            (StatusCode::NOT_FOUND, OutcomeLabel::NotFound)
+        }
         RequestError::Unreachable { cause: ClientError::TimedOut { .. }, .. } => {
             (StatusCode::GATEWAY_TIMEOUT, OutcomeLabel::UpstreamError)
         }
@@ -294,8 +298,19 @@ pub(crate) fn error(error: &RequestError) -> Reply {
         }
         RequestError::TaskFailed => (StatusCode::INTERNAL_SERVER_ERROR, OutcomeLabel::InternalError),
     };
-    let reply = failure(status, &text, outcome);
+    let line = match error {
+        RequestError::Rejected(FirewallError::Refused(refusal)) => refusal.truncated(MAX_LINE_BYTES),
+        _ => ascii_line(&text, MAX_LINE_BYTES),
+    };
+    let reply = error_body(status, &text, line, outcome);
     match error {
+        RequestError::Endpoint(EndpointError::Method { allow, .. }) => reply.with(header::ALLOW, HeaderValue::from_static(allow)),
+        // `Retry-After` is useful only for a status that clients retry.
+        RequestError::Rejected(FirewallError::Upstream(UpstreamError::Status {
+            status: 429 | 503,
+            retry_after: Some(wait),
+            ..
+        })) => reply.with_text(header::RETRY_AFTER, wait),
         RequestError::ProxyAuthRequired => {
             reply.with(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"coldframe\", charset=\"UTF-8\""))
         }
@@ -303,29 +318,6 @@ pub(crate) fn error(error: &RequestError) -> Reply {
             reply.with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"coldframe\""))
         }
         _ => reply,
-    }
-}
-
-fn endpoint_error(error: &EndpointError, text: &str) -> Reply {
-    match error {
-        EndpointError::BadRequest(_) => failure(StatusCode::BAD_REQUEST, text, OutcomeLabel::ClientError),
-        EndpointError::NotFound(_) => failure(StatusCode::NOT_FOUND, text, OutcomeLabel::NotFound),
-        EndpointError::Method { allow, .. } => {
-            let reply = failure(StatusCode::METHOD_NOT_ALLOWED, text, OutcomeLabel::ClientError);
-            reply.with(header::ALLOW, HeaderValue::from_static(allow))
-        }
-    }
-}
-
-fn firewall_error(error: &FirewallError, text: &str) -> Reply {
-    let (status, outcome) = firewall_status(error);
-    match error {
-        FirewallError::Refused(refusal) => error_body(status, text, refusal.truncated(MAX_LINE_BYTES), outcome),
-        // `Retry-After` is useful only for a status that clients retry.
-        FirewallError::Upstream(UpstreamError::Status { status: 429 | 503, retry_after: Some(wait), .. }) => {
-            failure(status, text, outcome).with_text(header::RETRY_AFTER, wait)
-        }
-        _ => failure(status, text, outcome),
     }
 }
 
