@@ -131,7 +131,10 @@ impl ClientResolver {
             named = Some(authority.as_str());
         }
         let forwarded = if trusted { first(&head.headers, &FORWARDED_HOST) } else { None };
-        let host = forwarded.map(Cow::Owned).or(named.map(Cow::Borrowed)).map(to_lower_case);
+        let host = forwarded.map(Cow::Owned).or(named.map(Cow::Borrowed)).map(|host| match host {
+            host if host.bytes().any(|byte| byte.is_ascii_uppercase()) => host.to_ascii_lowercase().into(),
+            host => host,
+        });
         match &host {
             Some(host) if !is_host(host) => return Err("invalid `host` header".to_owned()),
             None if self.public.is_none() => return Err("missing `host` header".to_owned()),
@@ -223,10 +226,6 @@ fn client_from_headers(
     let agent = UserAgent::parse(agent);
     let is_installing = resolves(&agent, headers);
     Ok(Client { address, user: None, agent, is_installing, authorization, addressed, base, profile: Profile::default() })
-}
-
-fn to_lower_case(host: Cow<'_, str>) -> Cow<'_, str> {
-    if host.bytes().any(|byte| byte.is_ascii_uppercase()) { host.to_ascii_lowercase().into() } else { host }
 }
 
 /// Checks whether a header shows that the request passed a proxy.

@@ -39,8 +39,8 @@ pub struct InterceptTarget {
     pub port: u16,
     /// Whether the port uses TLS.
     pub secure: bool,
-    /// The base URLs of the registries, one per prefix of the host.
-    bases: Arc<[BaseUrl]>,
+    /// The base URLs of the registries, one per prefix of the host. The last is the nearest to the root.
+    pub(crate) bases: Arc<[BaseUrl]>,
 }
 
 impl InterceptedHosts {
@@ -179,11 +179,6 @@ impl InterceptTarget {
     pub(crate) fn registry_path<'a>(&self, path: &'a str) -> Option<(&'a str, &BaseUrl)> {
         let of_prefix = |(prefix, base)| Some((below(std::slice::from_ref(prefix), path)?, base));
         self.host.prefixes.iter().zip(&*self.bases).find_map(of_prefix)
-    }
-
-    /// Returns the base URL nearest to the root, used for paths outside all registries.
-    pub(crate) fn outermost(&self) -> Option<&BaseUrl> {
-        self.bases.last()
     }
 
     /// Returns what a client addressed with `base`. Yarn's alias means npm's default registry.

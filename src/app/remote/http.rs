@@ -46,7 +46,11 @@ impl HttpServer {
     fn new(url: Url, config: &Config, limit: Duration, max_bytes: u64) -> Result<Self, AppError> {
         let deadlines = Deadlines { headers: limit, whole: limit, ..config.upstream.deadlines };
         let client = outbound::http_client(config, deadlines, config.upstream.proxies.clone())?;
-        Ok(Self { client, url, token: admin_token(config)?, max_bytes })
+        // The first token of the file.
+        let token = config.server.admin_tokens.as_deref().map(tokens::first).transpose()?;
+        let mut token = token.and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());
+        token.iter_mut().for_each(|token| token.set_sensitive(true));
+        Ok(Self { client, url, token, max_bytes })
     }
 
     /// Returns a server that checks locked versions. Does not connect yet.
@@ -114,15 +118,6 @@ fn readiness(reply: &HttpReply) -> Result<(), String> {
 
 fn failed(server: &Url, detail: String) -> AppError {
     AppError::Server { server: server.as_str().into(), detail }
-}
-
-fn admin_token(config: &Config) -> Result<Option<HeaderValue>, AppError> {
-    let token = config.server.admin_tokens.as_deref().map(tokens::first).transpose()?;
-    let mut value = token.and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());
-    if let Some(value) = &mut value {
-        value.set_sensitive(true);
-    }
-    Ok(value)
 }
 
 fn admin_url(server: &Url, page: &str) -> Url {

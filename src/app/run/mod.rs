@@ -55,7 +55,7 @@ impl RunSession {
     /// temporary one. `user` is the name for the ledger, `local_only` the reason why a running server must not be used, and
     /// `wants` are the project's dependencies by package.
     pub(crate) async fn open(
-        config: Config,
+        mut config: Config,
         user: String,
         local_only: Option<String>,
         wants: Vec<(String, Want)>,
@@ -78,16 +78,6 @@ impl RunSession {
                 Err(why) => why,
             },
         };
-        Self::open_here(config, &request, why, clock).await
-    }
-
-    /// Opens a session in this process. `why` is the reason why a running server cannot be used, if there is one.
-    async fn open_here(
-        mut config: Config,
-        request: &SessionRequest,
-        why: String,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self, AppError> {
         let (fallback, scratch) = choose_data_dir(&mut config, why)?;
         let session_template = SessionTemplate::new(&config, &tls::client_config(&config.tls)?, &config.listen);
         // The registry listener and the configured gateway are not needed here.
@@ -99,7 +89,7 @@ impl RunSession {
         // Without feeds, requests are refused, and the command does not retry them.
         app.until_feeds_are_read(FEEDS_TIMEOUT).await;
         let session =
-            LocalSession::open(app.firewall(), (&session_template, &[]), request, Arc::new(Metrics::default()), &clock).await?;
+            LocalSession::open(app.firewall(), (&session_template, &[]), &request, Arc::new(Metrics::default()), &clock).await?;
         let stop = watch::Sender::new(false);
         let app = tokio::spawn(app.run(stopped(stop.subscribe())));
         Ok(Self { fallback, backend: RunBackend::Own { session, stop, app, _scratch: scratch } })

@@ -11,7 +11,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use argon2::Argon2;
 use argon2::password_hash::PasswordVerifier as _;
-use argon2::password_hash::phc::PasswordHash;
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -96,7 +95,7 @@ impl GatewayAuth {
         let user = cache.users.get_key_value(name.as_str()).map(|(user, hash)| (Arc::clone(user), hash.clone()));
         // An unknown user takes as long to check as a known one.
         let hash = user.as_ref().map(|(_, hash)| hash).or_else(|| cache.users.values().next())?.clone();
-        let checking = tokio::task::spawn_blocking(move || is_right(&password, &hash));
+        let checking = tokio::task::spawn_blocking(move || Argon2::default().verify_password(password.as_bytes(), &hash).is_ok());
         let is_valid = checking.await.unwrap_or_else(|error| {
             tracing::error!(error = %error, "password check task failed");
             false
@@ -144,10 +143,6 @@ impl CredentialCache {
         }
         checked.insert(entry_key, CachedCheck { user, until });
     }
-}
-
-fn is_right(password: &str, hash: &PasswordHash) -> bool {
-    Argon2::default().verify_password(password.as_bytes(), hash).is_ok()
 }
 
 /// Parses name and password from a `Basic` header.

@@ -4,7 +4,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::server::Acceptor;
 use tokio::io::AsyncWriteExt as _;
@@ -42,7 +41,8 @@ pub(crate) async fn serve<S: RegistryService>(
 async fn handle_connection<S: RegistryService>(gateway: Arc<Gateway<S>>, mut connection: UpgradedConnection) {
     let (peer, time_limit, original) =
         (connection.context.peer, connection.context.limits.header_timeout, connection.redirected_from());
-    let name = match read_sni(&mut connection.stream, time_limit).await {
+    let named = timeout(time_limit, read_sni(&mut connection.stream)).await.unwrap_or(Err(SLOW));
+    let name = match named {
         Ok(name) => name,
         Err(error) => {
             let address = original.map_or_else(|| "-".to_owned(), |original| original.to_string());
@@ -104,11 +104,7 @@ async fn connect<S: RegistryService>(
 }
 
 /// Returns the server name of a connection in lower case, without consuming bytes, or why it is unknown.
-async fn read_sni(stream: &mut PeekedStream<TcpStream>, time_limit: Duration) -> Result<String, &'static str> {
-    timeout(time_limit, read_server_name(stream)).await.unwrap_or(Err(SLOW))
-}
-
-async fn read_server_name(stream: &mut PeekedStream<TcpStream>) -> Result<String, &'static str> {
+async fn read_sni(stream: &mut PeekedStream<TcpStream>) -> Result<String, &'static str> {
     let (mut acceptor, mut seen) = (Acceptor::default(), 0);
     loop {
         let held = stream.peek(MAX_HELLO_BYTES).await.map_err(|_| SLOW)?;

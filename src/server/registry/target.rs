@@ -75,7 +75,7 @@ impl EntryPoint {
                     (RequestPath { requested: path, in_registry, base: Some(base) }, endpoint)
                 }
                 None => (
-                    RequestPath { requested: path, in_registry: path, base: target.outermost() },
+                    RequestPath { requested: path, in_registry: path, base: target.bases.last() },
                     Err(RequestError::NotARegistryPath),
                 ),
             },
