@@ -34,6 +34,8 @@ pub(crate) enum Evidence<'a> {
     Connection,
     /// The response for a package was missing or an error. The registry answered for this package before.
     Package(&'a str),
+    /// The host did not answer a probe, which opens its circuit at once.
+    Probe,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,9 +126,10 @@ impl CircuitBreakers {
                 match evidence {
                     Evidence::Connection => *connections += 1,
                     Evidence::Package(name) => drop(packages.insert(name.into())),
+                    Evidence::Probe => {}
                 }
-                let failures = *connections + packages.len();
-                if failures < FAILURES {
+                let failures = (evidence != Evidence::Probe).then(|| *connections + packages.len());
+                if failures.is_some_and(|failures| failures < FAILURES) {
                     return;
                 }
                 tracing::warn!(upstream.host = %host, failures, error = why, "circuit opened");
@@ -149,20 +152,6 @@ impl CircuitBreakers {
             *probed = Some(now);
         }
         is_due
-    }
-
-    pub(crate) fn failed_probe(&self, host: &Arc<str>, why: &str, now: Instant) {
-        let mut circuits = self.lock();
-        let circuit = entry(&mut circuits, host);
-        let rest = match circuit {
-            CircuitState::Closed { rest, .. } => {
-                tracing::warn!(upstream.host = %host, error = why, "circuit opened");
-                *rest
-            }
-            CircuitState::Open { trying: false, .. } => return,
-            CircuitState::Open { rest, .. } => (*rest * 2).min(MAX_RETRY_INTERVAL),
-        };
-        *circuit = CircuitState::open(rest, why, now);
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, CircuitState>> {
@@ -270,7 +259,7 @@ mod tests {
         assert_eq!((probes(now), open(&circuits)), (0, 0));
         now += PROBE_INTERVAL;
         assert_eq!(probes(now), 1);
-        circuits.failed_probe(&host(), "no answer", now);
+        circuits.record_failure(&host(), Evidence::Probe, "no answer", now);
         assert_eq!((open(&circuits), probes(now)), (1, 0));
     }
 

@@ -287,7 +287,7 @@ impl Registry {
             Ok(_) => return self.health.circuits.answered_probe(host, Instant::now()),
             Err(_) => ClientError::TimedOut { after: PROBE_TIMEOUT }.to_string(),
         };
-        self.health.circuits.failed_probe(host, &why, Instant::now());
+        self.health.circuits.record_failure(host, Evidence::Probe, &why, Instant::now());
     }
 
     /// Returns the package that a URL of this registry is about, by npm's conventions.

@@ -88,11 +88,7 @@ fn run(deflater: &mut Compress, plain: &[u8], out: &mut Vec<u8>) {
 
 /// Returns the trailer of a member with the checksum `whole`.
 pub(crate) fn end(whole: &Crc) -> Bytes {
-    let mut end = Vec::with_capacity(10);
-    end.extend_from_slice(LAST_BLOCK);
-    end.extend_from_slice(&whole.sum().to_le_bytes());
-    end.extend_from_slice(&whole.amount().to_le_bytes());
-    end.into()
+    [LAST_BLOCK, &whole.sum().to_le_bytes(), &whole.amount().to_le_bytes()].concat().into()
 }
 
 pub(crate) fn inflate<'a>(pieces: impl Iterator<Item = (&'a [u8], usize)>, length: usize) -> Vec<u8> {
