@@ -40,7 +40,7 @@ pub fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// Checks for this machine, this link or a cloud metadata service, even in IPv6. No external name points there legitimately.
+/// Checks for this machine, this link or a cloud metadata service, also if embedded in IPv6. No name points there legitimately.
 pub fn is_internal(address: IpAddr) -> bool {
     /// Azure, Alibaba and Oracle. Amazon and most others use link-local addresses.
     const METADATA: [Ipv4Addr; 3] =

@@ -1,4 +1,4 @@
-//! Tarball addresses: how requests are compared with `dist.tarball`, which packages a path may belong to, and which are kept.
+//! Tarball addresses: how requests are compared with `dist.tarball`, which packages a path may belong to, which a view keeps.
 
 use std::sync::Arc;
 

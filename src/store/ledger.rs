@@ -58,7 +58,7 @@ pub struct ReleaseState {
     pub manifest: Option<ManifestDigest>,
     /// When `manifest` last changed. The age counts from then at the earliest.
     pub manifest_changed: Option<Timestamp>,
-    /// The last lookup of another view without it, if that could not be asked again. Until it answers, the age counts from then.
+    /// The last lookup by another view without it, if not asked again since. Until it answers, the age counts from then or later.
     pub held_since: Option<Timestamp>,
     /// Start of its age instead of `effective`: set when it returned or its publish time became known later.
     pub moved: Option<Timestamp>,

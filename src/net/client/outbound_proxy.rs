@@ -11,7 +11,7 @@ use crate::net::client::connector::{ByteStream, ClientConfig, Connector, open_tu
 use crate::net::client::error::{ClientError, ConnectStage};
 use crate::net::client::proxy_settings::ProxyAddress;
 
-/// The proxy for all connections, if there is one.
+/// The outbound proxies of all connections, if there are any.
 #[derive(Debug, Clone, Default)]
 pub struct OutboundProxy(Option<Connector>);
 

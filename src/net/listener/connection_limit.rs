@@ -22,7 +22,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionLimits {
-    /// Open connections over all listeners that share a [`ConnectionLimit`]. Beyond it, connections wait and idle ones are closed.
+    /// Open connections over all listeners that share a [`ConnectionLimit`]. Beyond it, new ones wait and idle ones are closed.
     pub connections: usize,
     /// For a request head, from its first byte. On a new connection, from the start.
     pub header_timeout: Duration,
@@ -31,7 +31,7 @@ pub struct ConnectionLimits {
     /// The largest request head in bytes, at least 8192.
     pub head_bytes: usize,
     pub max_headers: usize,
-    /// For the client to read at least [`Deadlines::SLOWEST`](crate::net::client::connector::Deadlines::SLOWEST) bytes per second, on average.
+    /// For the client to read at least `Deadlines::SLOWEST` bytes per second, on average.
     pub send_timeout: Duration,
     /// Time for requests in progress to finish at shutdown.
     pub drain: Duration,

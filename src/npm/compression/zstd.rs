@@ -1,4 +1,4 @@
-//! Independent zstd frames: concatenated, they are one stream (RFC 8878 §3), which bun 1.4, pnpm 12 and curl read whole (tested).
+//! zstd frames, independent: joined, they are one stream (RFC 8878 §3), which bun 1.4, pnpm 12 and curl read whole (tested).
 
 use ::zstd::bulk::{Compressor, Decompressor};
 

@@ -73,7 +73,7 @@ pub(crate) fn for_each_member<'a>(json: &'a str, take: impl FnMut(&'a str, &'a s
     walk(json, &mut EachMember(take))
 }
 
-/// Like [`for_each_member`], for a value that was validated when its document was parsed. Values other than objects have no members.
+/// Like [`for_each_member`], for a value that was validated with its document. Values other than objects have no members.
 pub(crate) fn for_each_valid_member<'a>(json: &'a str, take: impl FnMut(&'a str, &'a str)) {
     if json.starts_with('{') {
         let walked = for_each_member(json, take);

@@ -40,8 +40,8 @@ pub struct Committed {
 }
 
 pub trait BlobStore: Send + Sync {
-    /// Opens and maps a blob. This process verifies it on the blocking pool first. A damaged blob is deleted and counted, and the
-    /// result is `None`. If another task is opening the blob, the future waits without a thread.
+    /// Opens and maps a blob. The first opening by this process verifies it on the blocking pool. A damaged blob is deleted and
+    /// counted, and the result is `None`. If another task is opening the blob, the future waits without a thread.
     fn open(&self, digest: &Digest) -> OpenBlob;
 
     /// Returns the bytes of `digest` if they are mapped now. Does not block.

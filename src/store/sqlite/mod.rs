@@ -1,6 +1,6 @@
 //! The ledger in SQLite: one file in the data directory, readable while a server runs. Calls block.
 //!
-//! The write-ahead log is synced at checkpoints: a kill loses no commit, and a power cut the last ones, never the file.
+//! The write-ahead log is synced at checkpoints: a kill loses no commit, a power cut perhaps the last ones, never the file.
 
 pub(crate) mod decision_writer;
 pub(crate) mod decisions;

@@ -1,4 +1,4 @@
-//! Queues rows in bounded memory and writes them in batches from one thread. Equal rows are merged, surplus ones lost and counted.
+//! Queues rows in bounded memory and writes them in batches on one thread. Equal ones are merged, surplus ones lost and counted.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
