@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::config::{Config, GatewaySettings};
 use crate::files::{FilePoller, FileStamps, POLL_INTERVAL};
 use crate::firewall::Firewall;
+use crate::net::OutboundProxy;
 use crate::server::gateway::{self, transparent};
 use crate::server::{EgressContext, Gateway, RegistryHandler};
 
@@ -54,7 +55,7 @@ impl GatewayListeners {
         let bound = listeners::bind_all(&settings.listen, "--gateway").await?;
         let transparent = listeners::bind_all(&settings.transparent, "--transparent").await?;
         let ours = [registry, &listeners::addresses(&bound), &listeners::addresses(&transparent)].concat();
-        let parent = outbound::outbound_proxy(&config.upstream, &core.trust);
+        let parent = OutboundProxy::new(&outbound::like_upstream(&config.upstream, &core.trust));
         if !parent.is_none() {
             tracing::warn!(
                 "gateway tunnels through an outbound proxy, which resolves names itself and may connect to unchecked addresses"

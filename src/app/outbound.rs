@@ -12,7 +12,7 @@ use url::Url;
 use crate::app::error::AppError;
 use crate::config::{Config, FeedSettings};
 use crate::feed::{self, FeedStore, LoadedFeed};
-use crate::net::{AddressScope, ClientConfig, ClientRequest, Deadlines, HttpClient, OutboundProxy, ProxySettings, TlsTrust};
+use crate::net::{AddressScope, ClientConfig, ClientRequest, Deadlines, HttpClient, ProxySettings, TlsTrust};
 use crate::policy::{Advisories, FeedTrust};
 use crate::tls;
 use crate::upstream;
@@ -54,17 +54,8 @@ pub(crate) fn below(base: &Url, path: &str) -> Url {
     url
 }
 
-/// Creates the HTTP client for feeds, with the proxies, CAs and deadlines of upstream.
-pub(crate) fn feed_client(upstream: &upstream::Config, trust: &TlsTrust) -> HttpClient {
-    HttpClient::new(&like_upstream(upstream, trust))
-}
-
-/// Returns the outbound proxy of the gateway: the one that upstream is reached through, if any.
-pub(crate) fn outbound_proxy(upstream: &upstream::Config, trust: &TlsTrust) -> OutboundProxy {
-    OutboundProxy::new(&like_upstream(upstream, trust))
-}
-
-fn like_upstream(upstream: &upstream::Config, trust: &TlsTrust) -> ClientConfig {
+/// Returns the settings of clients for feeds and egress: the proxies, CAs and deadlines of upstream.
+pub(crate) fn like_upstream(upstream: &upstream::Config, trust: &TlsTrust) -> ClientConfig {
     ClientConfig {
         deadlines: upstream.deadlines,
         proxies: upstream.proxies.clone(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::app::core::{self, Core, RevisedDecisions};
+use crate::app::core::{self, Core};
 use crate::app::error::AppError;
 use crate::app::gateway::{self, GatewayListeners};
 use crate::app::listeners::{self, BoundListener, RunningListeners, stopped};
@@ -80,13 +80,30 @@ impl App {
         if let Err(error) = control_socket::clear(&config.store.data_dir) {
             tracing::warn!(error = %error, "old control socket not removed");
         }
-        let (core, decisions) = Core::open(&data_dir, &config, clock)?;
+        let (core, (revision, decisions)) = Core::open(&data_dir, &config, clock)?;
         // Bound before the feeds are loaded: clients wait in the backlog, and then get an answer that names the unread feeds.
         let bound = listeners::bind(&config.listen, &config.policies.profiles).await?;
         let addresses = listeners::addresses(&bound);
         let mut tasks = Supervisor::new(&core.metrics);
-        let state = TaskStates::start(&core, &config, decisions, &mut tasks).await;
-        let checks = state.checks(&core, &config, &tasks);
+        let log = DecisionLog::begin(decisions, Arc::clone(&core.metrics), Arc::clone(&core.clock));
+        let feeds = FeedScheduler::open(&core, &config);
+        feeds.spawn(0..feeds.at_start, &mut tasks);
+        feeds.until_checked(feeds::STARTUP_WAIT).await;
+        let state = TaskStates {
+            feeds,
+            decisions: (revision, Arc::new(Mutex::new(log))),
+            policies: PolicyReloader::new(config.policies.files.clone()),
+            reload: Arc::new(ReloadState::new(config.settings.effective.clone(), &core)),
+            read: None,
+            summary: Summary::new(&core.metrics, config.telemetry.summary_interval),
+            ledger_retention: config.store.ledger_retention,
+        };
+        let mut checks = HealthChecks::default();
+        core.add_checks(&mut checks);
+        state.feeds.add_checks(&mut checks, &config.feeds);
+        state.policies.add_checks(&mut checks);
+        tasks.add_checks(&mut checks);
+        state.reload.add_checks(&mut checks);
         let inspector = Arc::clone(&core.firewall) as SharedInspector;
         let admin = Arc::new(Admin::new(Arc::clone(&core.metrics), checks, inspector));
         let (firewall, metrics) = (Arc::clone(&core.firewall), Arc::clone(&core.metrics));
@@ -234,36 +251,6 @@ impl App {
         }
         tracing::info!("stopped");
         if lost == 0 { Ok(()) } else { Err(AppError::LedgerLost(lost)) }
-    }
-}
-
-impl TaskStates {
-    /// Starts the tasks of the feeds, and waits for a short time until the feeds are read.
-    async fn start(core: &Core, config: &Config, decisions: RevisedDecisions, tasks: &mut Supervisor) -> Self {
-        let (revision, decisions) = decisions;
-        let log = DecisionLog::begin(decisions, Arc::clone(&core.metrics), Arc::clone(&core.clock));
-        let feeds = FeedScheduler::open(core, config);
-        feeds.spawn(0..feeds.at_start, tasks);
-        feeds.until_checked(feeds::STARTUP_WAIT).await;
-        Self {
-            feeds,
-            decisions: (revision, Arc::new(Mutex::new(log))),
-            policies: PolicyReloader::new(config.policies.files.clone()),
-            reload: Arc::new(ReloadState::new(config.settings.effective.clone(), core)),
-            read: None,
-            summary: Summary::new(&core.metrics, config.telemetry.summary_interval),
-            ledger_retention: config.store.ledger_retention,
-        }
-    }
-
-    fn checks(&self, core: &Core, config: &Config, tasks: &Supervisor) -> HealthChecks {
-        let mut checks = HealthChecks::default();
-        core.add_checks(&mut checks);
-        self.feeds.add_checks(&mut checks, &config.feeds);
-        self.policies.add_checks(&mut checks);
-        tasks.add_checks(&mut checks);
-        self.reload.add_checks(&mut checks);
-        checks
     }
 }
 

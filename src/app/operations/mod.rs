@@ -62,8 +62,7 @@ impl Operations {
             }
             OperationRequest::Check { packages, profile } => {
                 bounded(packages.len())?;
-                let packages = self.core.firewall.check(&local_client(profile), &packages).await;
-                Ok(json!(CheckResponse { packages, upstreams: self.core.firewall.upstreams() }))
+                Ok(json!(CheckResponse::of(&self.core.firewall, &local_client(profile), &packages).await))
             }
             OperationRequest::Expand { spec, records, profile } => {
                 let plan = ApprovalPlan::new(&self.core.firewall, &local_client(profile), &read_spec(&spec)?, &records).await;

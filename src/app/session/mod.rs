@@ -171,7 +171,7 @@ impl SessionTemplate {
             on_loopback: upstreams().any(|registry| is_loopback(&registry.address())),
             policies: config.policies.files.names.join(", "),
             service: config.server.clone(),
-            parent: outbound::outbound_proxy(&config.upstream, trust),
+            parent: OutboundProxy::new(&outbound::like_upstream(&config.upstream, trust)),
         }
     }
 

@@ -17,6 +17,7 @@ use crate::feed::{
     OsvPackage, OsvRange, OsvRecord, PublicKey, SyncOutcome,
 };
 use crate::firewall::{ExposedVersion, exposure};
+use crate::net::HttpClient;
 use crate::npm::semver::interval::UpperBound;
 use crate::npm::{Integrity, PackageName, Range, Version, VersionInterval};
 use crate::policy::decisions::{Decision, DecisionAction, DecisionProposal, DecisionState, Signature};
@@ -41,7 +42,7 @@ pub(crate) struct StoredFeedStatus {
 
 /// Syncs all feeds and stores the changes, which a running server then loads.
 pub(crate) async fn sync(config: Config, clock: Arc<dyn Clock>, on_shrink: OnShrink) -> Result<Vec<StoredFeedStatus>, AppError> {
-    let client = outbound::feed_client(&config.upstream, &tls::client_config(&config.tls)?);
+    let client = HttpClient::new(&outbound::like_upstream(&config.upstream, &tls::client_config(&config.tls)?));
     let store = FeedStore::of(&config.store.data_dir);
     for feed in &config.feeds.followed {
         let deadline = tokio::time::Instant::now() + FEED_LOCK_WAIT;

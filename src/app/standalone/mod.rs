@@ -134,9 +134,7 @@ impl Checker {
     /// Returns one outcome for each of `locked`, in the same order. A failed lookup is the outcome of its package.
     pub(crate) async fn check(&self, locked: &[LockedVersion]) -> Result<CheckResponse, AppError> {
         match self {
-            Self::Here(StandaloneFirewall { value, .. }, client) => {
-                Ok(CheckResponse { packages: value.check(client, locked).await, upstreams: value.upstreams() })
-            }
+            Self::Here(StandaloneFirewall { value, .. }, client) => Ok(CheckResponse::of(value, client, locked).await),
             Self::Http(server) => server.check(locked).await,
             Self::Running(server, profile) => server.check(locked, *profile).await,
         }

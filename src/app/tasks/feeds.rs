@@ -79,7 +79,7 @@ impl FeedScheduler {
         let feeds = Arc::new(Self {
             core: core.clone(),
             feed_store,
-            client: outbound::feed_client(&config.upstream, &core.trust),
+            client: HttpClient::new(&outbound::like_upstream(&config.upstream, &core.trust)),
             serve_without: AtomicBool::new(settings.serve_without),
             at_start: followed.len(),
             followed: Mutex::new(followed),

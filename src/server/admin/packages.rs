@@ -32,7 +32,7 @@ pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 pub(crate) trait PackageInspector: Send + Sync {
     /// Returns one outcome for each of `locked`, in the same order.
-    fn check<'a>(&'a self, client: &'a Client, locked: &'a [LockedVersion]) -> BoxFuture<'a, Vec<CheckedVersion>>;
+    fn check<'a>(&'a self, client: &'a Client, locked: &'a [LockedVersion]) -> BoxFuture<'a, CheckResponse>;
 
     /// Explains one version, as of `at` if given.
     fn explain<'a>(
@@ -43,14 +43,11 @@ pub(crate) trait PackageInspector: Send + Sync {
     ) -> BoxFuture<'a, Result<Explanation, FirewallError>>;
 
     fn terms(&self, client: &Client) -> ClientPolicy;
-
-    /// Returns the upstream URLs without credentials.
-    fn upstreams(&self) -> Vec<String>;
 }
 
 impl PackageInspector for Firewall {
-    fn check<'a>(&'a self, client: &'a Client, locked: &'a [LockedVersion]) -> BoxFuture<'a, Vec<CheckedVersion>> {
-        Box::pin(self.check(client, locked))
+    fn check<'a>(&'a self, client: &'a Client, locked: &'a [LockedVersion]) -> BoxFuture<'a, CheckResponse> {
+        Box::pin(CheckResponse::of(self, client, locked))
     }
 
     fn explain<'a>(
@@ -64,10 +61,6 @@ impl PackageInspector for Firewall {
 
     fn terms(&self, client: &Client) -> ClientPolicy {
         ClientPolicy::of(self.policy().policy(client.profile))
-    }
-
-    fn upstreams(&self) -> Vec<String> {
-        self.upstreams()
     }
 }
 
@@ -93,6 +86,12 @@ pub(crate) struct ClientPolicy {
     /// The minimum age of a release in seconds. Zero means none.
     pub(crate) minimum_release_age_seconds: u64,
     pub(crate) exclude: Vec<String>,
+}
+
+impl CheckResponse {
+    pub(crate) async fn of(firewall: &Firewall, client: &Client, locked: &[LockedVersion]) -> Self {
+        Self { packages: firewall.check(client, locked).await, upstreams: firewall.upstreams() }
+    }
 }
 
 impl ClientPolicy {
@@ -128,8 +127,7 @@ pub(crate) async fn check(inspector: &SharedInspector, request: AdminRequest) ->
         let message = format!("too many or too long ranges, expected at most {MAX_RANGES} of {MAX_RANGE_BYTES} bytes: `{name}`");
         return refused(StatusCode::PAYLOAD_TOO_LARGE, &message);
     }
-    let checked = CheckResponse { packages: inspector.check(&client, &wanted.packages).await, upstreams: inspector.upstreams() };
-    json_response(StatusCode::OK, &json!(checked))
+    json_response(StatusCode::OK, &json!(inspector.check(&client, &wanted.packages).await))
 }
 
 /// Explains the version that `wanted` names, in the format that the client accepts.
@@ -212,8 +210,8 @@ pub(crate) mod tests {
     pub(in crate::server::admin) struct Nobody;
 
     impl PackageInspector for Nobody {
-        fn check<'a>(&'a self, _asker: &'a Client, _locked: &'a [LockedVersion]) -> BoxFuture<'a, Vec<CheckedVersion>> {
-            Box::pin(async { Vec::new() })
+        fn check<'a>(&'a self, _asker: &'a Client, _locked: &'a [LockedVersion]) -> BoxFuture<'a, CheckResponse> {
+            Box::pin(async { CheckResponse { packages: Vec::new(), upstreams: Vec::new() } })
         }
 
         fn explain<'a>(
@@ -227,10 +225,6 @@ pub(crate) mod tests {
 
         fn terms(&self, _asker: &Client) -> ClientPolicy {
             ClientPolicy { minimum_release_age_seconds: 0, exclude: Vec::new() }
-        }
-
-        fn upstreams(&self) -> Vec<String> {
-            Vec::new()
         }
     }
 
