@@ -50,8 +50,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Signals that the server stops.
 type Stop = watch::Receiver<bool>;
 
-type LineReader = BufReader<OwnedReadHalf>;
-
 pub(crate) struct ControlSocket {
     listener: UnixListener,
     parts: Arc<ControlContext>,
@@ -232,7 +230,7 @@ fn refused(why: &str) -> OpenReply {
 /// Executes one operation, unless the client disconnects or the server stops first.
 async fn reply(
     request: OperationRequest,
-    (lines, replies): (&mut LineReader, &mut OwnedWriteHalf),
+    (lines, replies): (&mut BufReader<OwnedReadHalf>, &mut OwnedWriteHalf),
     parts: &ControlContext,
     mut stop: Stop,
 ) {
@@ -249,7 +247,7 @@ async fn reply(
 /// Opens a session for one command, and closes it with the command.
 async fn lead(
     request: SessionRequest,
-    (mut lines, mut replies): (LineReader, OwnedWriteHalf),
+    (mut lines, mut replies): (BufReader<OwnedReadHalf>, OwnedWriteHalf),
     parts: &ControlContext,
     mut stop: Stop,
 ) {

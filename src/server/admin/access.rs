@@ -69,8 +69,14 @@ pub(crate) async fn authorize<B: http_body::Body<Data = Bytes, Error: Display> +
     }
     refuse_other_sites(&head)?;
     let open_to_all = config.explains_to_all && page.split('/').next().is_some_and(|first| EXPLAIN_PAGES.contains(&first));
-    let client = match operator(tokens, resolver, peer, &head).await {
-        Ok(operator) => operator,
+    let operator = match tokens {
+        None => Err(RequestError::AdminDisabled),
+        Some(tokens) if !tokens.authenticate(&head.headers).await => Err(RequestError::AdminTokenRequired),
+        Some(_) => resolver.resolve(peer, &head).map_err(RequestError::Headers),
+    };
+    let client = match operator {
+        // The token must not be sent upstream. An authenticated admin may use the configured credentials.
+        Ok(operator) => Client { authorization: Authorization::Lent, ..operator },
         // Under DNS rebinding the `Host` header is not ours, so such a page gets no access.
         Err(error) => match resolver.admin_client(peer, &head) {
             Some((client, is_local)) if open_to_all || (is_local && on_loopback) => client,
@@ -85,21 +91,6 @@ pub(crate) async fn authorize<B: http_body::Body<Data = Bytes, Error: Display> +
     let agent = head.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default().to_owned();
     let accept = list(&head.headers, &ACCEPT).map(Cow::into_owned);
     Ok(AdminRequest { method: head.method, page, query, accept, agent, client: Some(client), body })
-}
-
-async fn operator(
-    tokens: Option<Arc<AdminTokens>>,
-    resolver: &ClientResolver,
-    peer: IpAddr,
-    head: &Parts,
-) -> Result<Client, RequestError> {
-    let tokens = tokens.ok_or(RequestError::AdminDisabled)?;
-    if !tokens.authenticate(&head.headers).await {
-        return Err(RequestError::AdminTokenRequired);
-    }
-    let client = resolver.resolve(peer, head).map_err(RequestError::Headers)?;
-    // The token must not be sent upstream. An authenticated admin may use the configured credentials.
-    Ok(Client { authorization: Authorization::Lent, ..client })
 }
 
 /// Rejects requests that a page of another site made a browser send. They would run with the rights of that machine.

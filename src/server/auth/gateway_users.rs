@@ -2,7 +2,6 @@
 //! password with each connection. Concurrent hashing is limited.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -112,12 +111,6 @@ impl GatewayAuth {
         let mut entry_key = [0; 32];
         entry_key.iter_mut().zip(tag.as_ref()).for_each(|(to, from)| *to = *from);
         entry_key
-    }
-}
-
-impl fmt::Debug for GatewayAuth {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("GatewayAuth").field("path", &self.path).finish_non_exhaustive()
     }
 }
 

@@ -126,7 +126,9 @@ fn route<S: RegistryService>(
             None => GatewayRoute::Tunnel(destination),
         });
     }
-    if host.is_some_and(|host| !names(host, &destination)) {
+    // The default port may be omitted.
+    let named = |host: &str| Destination::of(&host.parse().ok()?, Some(80)).ok();
+    if host.is_some_and(|host| named(host).as_ref() != Some(&destination)) {
         return Err(RequestError::Headers(format!("`host` header differs from the target: `{destination}`")));
     }
     if head.uri.scheme_str() != Some("http") {
@@ -145,11 +147,6 @@ fn admin_page(head: &Parts) -> Result<GatewayRoute, RequestError> {
         Ok(Endpoint::Admin(page)) => Ok(GatewayRoute::Admin(page)),
         _ => Err(RequestError::Headers("this is a coldframe gateway; configure it as a proxy, not as a registry".to_owned())),
     }
-}
-
-/// Checks whether a `Host` header names `destination`. The default port may be omitted.
-fn names(host: &str, destination: &Destination) -> bool {
-    host.parse().is_ok_and(|authority| Destination::of(&authority, Some(80)).is_ok_and(|named| named == *destination))
 }
 
 async fn tunnel<S: RegistryService>(

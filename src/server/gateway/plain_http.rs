@@ -1,7 +1,5 @@
 //! Forwards plain HTTP requests to other hosts, without hop-by-hop headers. Nothing is stored or parsed.
 
-use std::time::Duration;
-
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Request, Uri};
@@ -39,7 +37,8 @@ pub(crate) async fn forward(
             send(TokioIo::new(stream), destination, request(destination, head, body, TargetForm::Origin)?).await
         }
         HttpUpstreamRoute::Relayed(mut relayed) => {
-            let request = request(destination, head, body, TargetForm::Absolute(relayed.authorization.take()))?;
+            let mut request = request(destination, head, body, TargetForm::Absolute)?;
+            request.headers_mut().extend(relayed.authorization.take().map(|value| (header::PROXY_AUTHORIZATION, value)));
             send(relayed.into_io(), destination, request).await
         }
     }
@@ -62,15 +61,13 @@ where
     let (mut head, body) = answer.into_parts();
     head.headers = passthrough::end_to_end_headers(head.headers, &OF_ONE_HOP);
     head.headers.append(header::VIA, via());
-    let patience: Duration = deadlines.idle;
-    Ok(response::forwarded(http::Response::from_parts(head, Body::forwarded(body, patience))))
+    Ok(response::forwarded(http::Response::from_parts(head, Body::forwarded(body, deadlines.idle))))
 }
 
-/// The form of a request target.
+/// The form of a request target: for a server, or for a proxy.
 enum TargetForm {
     Origin,
-    /// Absolute form, for a proxy, with its credentials.
-    Absolute(Option<HeaderValue>),
+    Absolute,
 }
 
 /// Builds the request with exactly one `Host` header.
@@ -82,15 +79,12 @@ fn request(
 ) -> Result<Request<RequestBody>, RequestError> {
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     let host = if destination.port == 80 { destination.host.to_string() } else { destination.to_string() };
-    let target = if matches!(form, TargetForm::Absolute(_)) { format!("http://{host}{path}") } else { path.to_owned() };
+    let target = if matches!(form, TargetForm::Absolute) { format!("http://{host}{path}") } else { path.to_owned() };
     let uri: Uri = target.parse().map_err(|_| RequestError::Headers("invalid target path".to_owned()))?;
     let host = HeaderValue::from_str(&host).map_err(|_| RequestError::Headers("invalid target host".to_owned()))?;
     let mut headers: HeaderMap = passthrough::end_to_end_headers(head.headers, &OF_ONE_HOP);
     headers.insert(header::HOST, host);
     headers.append(header::VIA, via());
-    if let TargetForm::Absolute(Some(authorization)) = form {
-        headers.insert(header::PROXY_AUTHORIZATION, authorization);
-    }
     let mut request = Request::new(body);
     *request.method_mut() = head.method;
     *request.uri_mut() = uri;
