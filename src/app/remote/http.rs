@@ -49,7 +49,9 @@ impl HttpServer {
         // The first token of the file.
         let token = config.server.admin_tokens.as_deref().map(tokens::first).transpose()?;
         let mut token = token.and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());
-        token.iter_mut().for_each(|token| token.set_sensitive(true));
+        if let Some(token) = &mut token {
+            token.set_sensitive(true);
+        }
         Ok(Self { client, url, token, max_bytes })
     }
 

@@ -162,7 +162,9 @@ impl SessionTemplate {
             gateway.targets.add_plain_http(&registry.address());
         }
         let itself = own_urls(listeners, config.server.public_url.as_ref());
-        itself.iter().for_each(|url| add(&mut gateway.targets, url));
+        for url in &itself {
+            add(&mut gateway.targets, url);
+        }
         Self {
             gateway: Mutex::new(gateway),
             registry: registry_for(config),

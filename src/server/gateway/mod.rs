@@ -57,7 +57,7 @@ async fn handle_request<S: RegistryService>(
     let mut log = RequestLog::begin(&gateway.handler.metrics, peer.ip().to_canonical(), &head.method, &head.uri);
     let target = head.uri.clone();
     // A request to the gateway itself is for an admin page or a mistake. In a session, mistakes need credentials too.
-    let is_open = !is_for_others(&head) && (!gateway.single_user.is_some() || admin_page(&head).is_ok());
+    let is_open = !is_for_others(&head) && (gateway.single_user.is_none() || admin_page(&head).is_ok());
     let user = if is_open { Ok(None) } else { gateway.authenticate(peer.ip(), &mut head.headers).await };
     log.client.user.clone_from(user.as_ref().unwrap_or(&None));
     let reply = match user.and_then(|user| route(gateway, &head, user)) {

@@ -65,6 +65,7 @@ where
 }
 
 /// The form of a request target: for a server, or for a proxy.
+#[derive(Clone, Copy)]
 enum TargetForm {
     Origin,
     Absolute,
