@@ -65,9 +65,6 @@ enum Command {
     Exposure(exposure::Arguments),
     #[command(flatten)]
     Decide(decisions::commands::Command),
-    /// Manage decisions of operators.
-    #[command(subcommand)]
-    Decisions(decisions::list::Command),
     /// Check, test and compare policies.
     #[command(subcommand)]
     Policy(policy::Command),
@@ -138,7 +135,6 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::ClientConfig(arguments) => client_config::run(arguments),
         Command::Exposure(arguments) => exposure::run(arguments),
         Command::Decide(command) => decisions::commands::run(command),
-        Command::Decisions(command) => decisions::list::run(command),
         Command::Policy(command) => policy::run(command),
         Command::Incident(arguments) => incident::run(arguments),
         Command::Feed(command) => feed::run(command),

@@ -15,7 +15,7 @@ use crate::cli::output::{Exit, counted, usage};
 use crate::cli::runtime::block_on;
 use crate::cli::{decisions, operator};
 use crate::clock::{Clock as _, SystemClock};
-use crate::config::{Config, SettingKey};
+use crate::config::SettingKey;
 use crate::npm::{PackageName, Version};
 use crate::text::push_line;
 use crate::units::timestamp;
@@ -42,7 +42,13 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let data_dir = config.store.data_dir.clone();
     let plan = match named(&id)? {
         Some((name, version)) => incident::plan_versions(&data_dir, SystemClock.now(), &name, &[version], &id)?,
-        None => planned(config, &id, own)?,
+        None => match incident::plan_incident(config, Arc::new(SystemClock), &id) {
+            // The feeds given to this command may have it.
+            Err(AppError::NoAdvisory(_)) if own.settings.is_set(SettingKey::Feed) => {
+                incident::plan_incident(own, Arc::new(SystemClock), &id)?
+            }
+            planned => planned?,
+        },
     };
     let done = if dry_run {
         None
@@ -86,16 +92,6 @@ fn format_text(plan: &IncidentPlan, done: Option<&incident::IncidentResult>, fre
     }
     text.push_str(&exposure::format_exposed(&plan.findings, grounds));
     text
-}
-
-/// Plans for an advisory in the feeds of the running server, else in the feeds given to this command.
-fn planned(config: Config, id: &str, own: Config) -> anyhow::Result<IncidentPlan> {
-    match incident::plan_incident(config, Arc::new(SystemClock), id) {
-        Err(AppError::NoAdvisory(_)) if own.settings.is_set(SettingKey::Feed) => {
-            Ok(incident::plan_incident(own, Arc::new(SystemClock), id)?)
-        }
-        planned => Ok(planned?),
-    }
 }
 
 /// Parses a package with an exact version. Returns `None` for an advisory id.

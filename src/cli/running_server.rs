@@ -7,6 +7,8 @@ use crate::cli::output::say;
 use crate::config::effective::{Deviation, OF_VERDICTS};
 use crate::config::{Config, Diagnostics, SettingKey};
 
+pub(crate) const SERVER_APPLIES: &str = "the value of the server applies";
+
 pub(crate) struct Running {
     pub(crate) server: RemoteServer,
     pub(crate) profile: usize,
@@ -35,17 +37,12 @@ pub(crate) async fn find(config: &Config) -> anyhow::Result<Option<Running>> {
 /// Finds the server like [`find`], and reports that it decides on verdicts.
 pub(crate) async fn find_announced(config: &Config) -> anyhow::Result<Option<Running>> {
     let running = find(config).await?;
-    Ok(running.inspect(|running| running.announce(config, OF_VERDICTS)))
+    Ok(running.inspect(|running| running.announce(config, OF_VERDICTS, SERVER_APPLIES)))
 }
 
 impl Running {
-    /// Reports that the server answers, and which settings of this command it does not use.
-    pub(crate) fn announce(&self, config: &Config, keys: &[SettingKey]) {
-        self.announce_with(config, keys, "the value of the server applies");
-    }
-
-    /// Like [`Self::announce`]. `applies` says whose settings the command uses.
-    pub(crate) fn announce_with(&self, config: &Config, keys: &[SettingKey], applies: &str) {
+    /// Reports that the server answers, and which settings of this command differ. `applies` names those that the command uses.
+    pub(crate) fn announce(&self, config: &Config, keys: &[SettingKey], applies: &str) {
         let server = &self.server;
         let place = server.url_of(self.profile).map(|url| format!(" at {url}")).unwrap_or_default();
         say(&format!("answered by the running server{place}, policy: {}", server.policy_words(self.profile)));

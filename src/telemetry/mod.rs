@@ -13,8 +13,7 @@ pub(crate) use events::incidents::{
     VersionRemoved,
 };
 pub(crate) use events::requests::{
-    CacheLookup, EgressRefused, PackumentPrefetched, RequestEnded, RequestRefused, ServedWithWarning, UpstreamAnswered,
-    VersionsHidden,
+    EgressRefused, PackumentPrefetched, RequestEnded, RequestRefused, ServedWithWarning, UpstreamAnswered, VersionsHidden,
 };
 pub(crate) use labels::{
     BarLabel, CacheLabel, CacheOutcome, EndpointLabel, OutcomeLabel, TaskLabel, UpstreamOutcome, UpstreamWhat,

@@ -47,18 +47,8 @@ pub fn ascii_line(text: &str, longest: usize) -> String {
 
 /// Returns `text` escaped for HTML text and attributes.
 pub fn html(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for ch in single_line(text).chars() {
-        match ch {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            _ => escaped.push(ch),
-        }
-    }
-    escaped
+    let text = single_line(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    text.replace('"', "&quot;").replace('\'', "&#39;")
 }
 
 /// Returns `text` as plain Markdown text, also safe in a table cell: no markup, links, images, mentions or HTML.

@@ -14,7 +14,7 @@ use crate::cli::client_config::formats::{ClientConfigInput, ConfigTarget};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{self, Exit, usage};
 use crate::cli::registry_hosts::own_url;
-use crate::cli::running_server;
+use crate::cli::running_server::{self, SERVER_APPLIES};
 use crate::cli::runtime::block_on;
 use crate::config::Config;
 use crate::config::effective::{OF_PLACES, OF_VERDICTS};
@@ -53,7 +53,7 @@ async fn build_input(given: Option<Url>, config: &Config) -> anyhow::Result<Clie
         if let Some((url, profile)) = meant
             && let Some(terms) = running.server.terms(profile)
         {
-            running.announce(config, &[OF_VERDICTS, OF_PLACES].concat());
+            running.announce(config, &[OF_VERDICTS, OF_PLACES].concat(), SERVER_APPLIES);
             let source = format!("the policy at {url}");
             return Ok(ClientConfigInput { url, terms: terms.clone(), source, credentials });
         }

@@ -1,4 +1,4 @@
-//! The commands that record and change decisions.
+//! The commands that record, change and list decisions.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use crate::cli::output::{Exit, usage};
 use crate::clock::{Clock as _, SystemClock};
 use crate::npm::{Range, Version};
 use crate::policy::PackageGlob;
-use crate::policy::decisions::DecisionAction;
+use crate::policy::decisions::{Decision, DecisionAction, DecisionState};
+use crate::text::TextTable;
 use crate::units::timestamp;
 
 #[derive(Debug, Subcommand)]
@@ -73,6 +74,21 @@ pub(crate) enum Command {
         #[command(flatten)]
         record: RecordArgs,
     },
+    /// Manage decisions of operators.
+    #[command(subcommand)]
+    Decisions(ListCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ListCommand {
+    /// List approvals, denials, freezes and break-glass periods.
+    List {
+        /// Include decisions that have ended.
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        query: QueryArgs,
+    },
 }
 
 pub(crate) fn run(command: Command) -> anyhow::Result<Exit> {
@@ -100,7 +116,30 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Exit> {
             record.submit(DecisionAction::Freeze { at, packages: scope }, Some(lasts))
         }
         Command::BreakGlass { lasts, record } => record.submit(DecisionAction::BreakGlass, Some(lasts)),
+        Command::Decisions(ListCommand::List { all, query: QueryArgs { output, settings } }) => {
+            let mut decisions = decide::decisions(&settings.data_dir()?)?;
+            let now = SystemClock.now();
+            let is_open = |state| matches!(state, DecisionState::Active | DecisionState::AwaitsSecond);
+            decisions.retain(|decision| all || is_open(decision.state(now)));
+            let entry = |decision: &Decision| decisions::decision_json(decision, decision.state(now).as_str());
+            output.print(|| format_list(&decisions, now), || decisions.iter().map(entry).collect())
+        }
     }
+}
+
+fn format_list(decisions: &[Decision], now: Timestamp) -> String {
+    if decisions.is_empty() {
+        return "no active decisions\n".to_owned();
+    }
+    let mut columns = TextTable::indented("");
+    columns.row([&"ID", &"WHAT", &"ABOUT", &"STATE", &"BY", &"UNTIL", &"REASON"]);
+    for decision in decisions {
+        let proposal = &decision.proposal;
+        let until = proposal.expires.map_or_else(|| "revoked".to_owned(), timestamp::format_utc);
+        let (state, by) = (decision.state(now).as_str(), decision.signatories());
+        columns.row([&decision.id, &proposal.act.kind(), &proposal.act.subject(), &state, &by, &until, &proposal.reason]);
+    }
+    columns.to_string()
 }
 
 fn parse_denial(text: &str) -> Result<DecisionAction, String> {
@@ -137,7 +176,10 @@ fn parse_break_glass(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
+    use expect_test::expect;
+
     use super::*;
+    use crate::policy::decisions::{DecisionProposal, Signature};
 
     #[test]
     fn scope_is_not_read_as_a_range() {
@@ -164,5 +206,31 @@ mod tests {
     fn scope_expands_to_all_its_packages() {
         assert_eq!(parse_scope("@acme"), Ok("@acme/*".to_owned()));
         assert_eq!(parse_scope("axios"), Ok("axios".to_owned()));
+    }
+
+    #[test]
+    fn decisions_are_listed_one_per_line() {
+        let at = |text| timestamp::parse(text).unwrap();
+        let decision = |id, act, expires| Decision {
+            id,
+            proposal: DecisionProposal {
+                act,
+                reason: "INC-7".to_owned(),
+                author: Signature { who: "ada".to_owned(), at: at("2026-03-31T01:00:00Z") },
+                expires,
+                needs_second: false,
+            },
+            second: None,
+            revoked: None,
+        };
+        let freeze = DecisionAction::Freeze { at: at("2026-03-31T00:00:00Z"), packages: Vec::new() };
+        let deny = DecisionAction::Deny { packages: "axios".to_owned(), range: Some("1.14.1".to_owned()) };
+        let decisions = [decision(1, deny, None), decision(2, freeze, Some(at("2026-04-02T01:00:00Z")))];
+        expect![[r#"
+            ID  WHAT    ABOUT                                  STATE    BY   UNTIL                 REASON
+            1   deny    axios@1.14.1                           active   ada  revoked               INC-7
+            2   freeze  everything after 2026-03-31 00:00 UTC  expired  ada  2026-04-02 01:00 UTC  INC-7
+        "#]]
+        .assert_eq(&format_list(&decisions, at("2026-04-05T00:00:00Z")));
     }
 }

@@ -3,7 +3,6 @@
 pub(crate) mod adopt;
 pub(crate) mod approve;
 pub(crate) mod commands;
-pub(crate) mod list;
 
 use std::path::Path;
 use std::time::Duration;

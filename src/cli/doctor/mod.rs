@@ -57,7 +57,7 @@ async fn examine(arguments: Arguments) -> anyhow::Result<Exit> {
     let survey = SettingsSurvey::of(&surroundings);
     let running = running_server::find(&config).await?;
     if let Some(running) = &running {
-        running.announce_with(&config, &[OF_VERDICTS, OF_PLACES].concat(), "the value of this command applies");
+        running.announce(&config, &[OF_VERDICTS, OF_PLACES].concat(), "the value of this command applies");
         config = running.overridden_config(&settings).unwrap_or(config);
     }
     let hosts = RegistryHosts::of(&config, named.as_ref());

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use crate::npm::{PackageName, UserAgent};
 use crate::policy::RuleId;
-use crate::telemetry::labels::{
-    BarLabel, CacheLabel, CacheOutcome, EndpointLabel, Label, OutcomeLabel, UpstreamOutcome, UpstreamWhat,
-};
+use crate::telemetry::labels::{BarLabel, EndpointLabel, Label, OutcomeLabel, UpstreamOutcome, UpstreamWhat};
 use crate::telemetry::metrics::Metrics;
 
 pub struct UpstreamAnswered<'a> {
@@ -32,18 +30,6 @@ impl UpstreamAnswered<'_> {
         }
         let outcome = self.outcome.value();
         tracing::debug!(package.name = name, upstream.what = what, upstream.outcome = outcome, duration_ms, "upstream answered");
-    }
-}
-
-pub struct CacheLookup {
-    pub cache: CacheLabel,
-    pub outcome: CacheOutcome,
-}
-
-impl CacheLookup {
-    /// Counts the lookup. Lookups are too frequent for the log.
-    pub fn emit(self, metrics: &Metrics) {
-        metrics.fetches.caches.of((self.cache, self.outcome)).inc();
     }
 }
 
