@@ -35,7 +35,11 @@ impl<const LISTED: bool> SettingFlags<LISTED> {
             let named = prefix.len() < text.len() && prefix.starts_with(|letter: char| letter.is_ascii_uppercase());
             named && !text.contains(['/', '\\']) && !std::path::Path::new(text).exists()
         };
-        self.flags.take(SettingKey::Feed, is_id)
+        let values = self.flags.0.get_mut(&SettingKey::Feed)?;
+        let at = values.iter().position(|value| is_id(&value.text))?;
+        let id = values.remove(at).text;
+        self.flags.0.retain(|_, values| !values.is_empty());
+        Some(id)
     }
 
     /// Returns `--data-dir`, `--config` and the flags of `keys` as words of a shell, each after a space.

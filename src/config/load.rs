@@ -9,11 +9,11 @@ use crate::config::environment::{DefaultsFrom, ProcessEnvironment};
 use crate::config::feeds::{self, FeedSettings};
 use crate::config::parse::{self, SettingsReader};
 use crate::config::policy::{self, ListenerPolicies};
-use crate::config::raw::RawConfig;
+use crate::config::raw::{RawConfig, file};
 use crate::config::server::{self, GatewaySettings};
 use crate::config::settings::SettingKey;
 use crate::config::upstream::{self, OwnAddresses};
-use crate::diagnostics::{Diagnostic, Diagnostics};
+use crate::diagnostics::{Diagnostic, Diagnostics, Origin};
 use crate::{firewall, store, telemetry, tls};
 
 #[derive(Debug)]
@@ -152,7 +152,7 @@ impl Config {
 /// Checks a file alone and returns how many settings it has.
 pub(crate) fn check(path: &Path) -> Result<usize, Diagnostics> {
     let mut errors = Vec::new();
-    let raw = RawConfig::from_file(path, &mut errors);
+    let raw = RawConfig(file::read(path, Origin::Flag("config check".to_owned()), &mut errors));
     Config::parse(&raw, &DefaultsFrom::AnotherMachine, &mut errors);
     Diagnostics::or(errors, Some(raw.0.len()))
 }

@@ -8,7 +8,6 @@ use tracing::Subscriber;
 use tracing::field::Field;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt as _;
-use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
 use crate::text::{printable, single_line};
@@ -41,10 +40,12 @@ pub(crate) fn init(config: &Config) -> anyhow::Result<()> {
 }
 
 /// Builds a subscriber that writes one line per event. Values can neither end a line nor control a terminal.
-fn subscriber<W>(format: LogFormat, filter: EnvFilter, writer: W, colours: bool) -> Box<dyn Subscriber + Send + Sync>
-where
-    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
-{
+fn subscriber<W: Write + 'static>(
+    format: LogFormat,
+    filter: EnvFilter,
+    writer: impl Fn() -> W + Send + Sync + 'static,
+    colours: bool,
+) -> Box<dyn Subscriber + Send + Sync> {
     let lines = tracing_subscriber::fmt().with_env_filter(filter);
     match format {
         LogFormat::Human => {
@@ -52,7 +53,7 @@ where
             Box::new(lines.with_writer(writer).with_target(false).with_ansi(colours).fmt_fields(fields).finish())
         }
         LogFormat::Json => {
-            let json = lines.with_writer(Printable(writer)).json();
+            let json = lines.with_writer(move || Printable(writer())).json();
             Box::new(json.flatten_event(true).with_current_span(false).with_span_list(false).finish())
         }
     }
@@ -71,14 +72,6 @@ fn write_field(out: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::f
 
 /// Escapes characters that JSON permits but that can control a terminal. The JSON stays valid and keeps its meaning.
 struct Printable<W>(W);
-
-impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for Printable<W> {
-    type Writer = Printable<W::Writer>;
-
-    fn make_writer(&'a self) -> Self::Writer {
-        Printable(self.0.make_writer())
-    }
-}
 
 impl<W: Write> Write for Printable<W> {
     /// Expects a whole event per call.

@@ -64,10 +64,6 @@ impl RawConfig {
         raw
     }
 
-    pub(crate) fn from_file(path: &Path, errors: &mut Vec<Diagnostic>) -> Self {
-        Self(file::read(path, Origin::Flag("config check".to_owned()), errors))
-    }
-
     /// Returns the values of a setting, or else its default, or else nothing.
     pub fn values(&self, key: SettingKey) -> Vec<RawValue> {
         match (self.0.get(&key), key.setting().default) {
@@ -82,17 +78,6 @@ impl RawConfig {
         for (key, values) in values {
             self.0.entry(key).or_insert(values);
         }
-    }
-
-    /// Removes and returns a value that `is_meant` accepts.
-    pub(crate) fn take(&mut self, key: SettingKey, is_meant: impl Fn(&str) -> bool) -> Option<String> {
-        let values = self.0.get_mut(&key)?;
-        let at = values.iter().position(|value| is_meant(&value.text))?;
-        let removed = values.remove(at);
-        if values.is_empty() {
-            self.0.remove(&key);
-        }
-        Some(removed.text)
     }
 
     /// Returns the flags of these settings as command-line arguments, without credentials.
