@@ -3,8 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::sync::Notify;
-
 use crate::app::App;
 use crate::app::listeners::reachable;
 use crate::cli::flags::SettingFlags;
@@ -35,7 +33,12 @@ pub(crate) fn run(settings: SettingFlags<true>) -> anyhow::Result<Exit> {
         if let Err(error) = app.open_control_socket() {
             tracing::warn!(error = %error, "control socket unavailable, other coldframe commands cannot reach this server");
         }
-        notify_on_hangup(app.reload_with(Arc::new(move || settings.config())))?;
+        let reread = app.reload_with(Arc::new(move || settings.config()));
+        #[cfg(unix)]
+        notify_on_hangup(reread)?;
+        // Without SIGHUP, a changed file triggers the reload.
+        #[cfg(not(unix))]
+        drop(reread);
         let notices: Vec<String> = app.notices().iter().map(|notice| format!("\n{notice}\n")).collect();
         output::print(&banner.text(&app.addresses(), &app.gateways(), &app.transparent(), &notices.concat()))?;
         app.run(stop).await?;
@@ -111,7 +114,7 @@ impl StartupBanner {
 
 /// Reloads the configuration on SIGHUP, like other daemons.
 #[cfg(unix)]
-fn notify_on_hangup(reread: Arc<Notify>) -> std::io::Result<()> {
+fn notify_on_hangup(reread: Arc<tokio::sync::Notify>) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut hangups = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
@@ -119,13 +122,6 @@ fn notify_on_hangup(reread: Arc<Notify>) -> std::io::Result<()> {
             reread.notify_one();
         }
     });
-    Ok(())
-}
-
-/// Does nothing: without SIGHUP, a changed file triggers the reload.
-#[cfg(not(unix))]
-#[expect(clippy::unnecessary_wraps, clippy::needless_pass_by_value, reason = "same signature as on Unix")]
-fn notify_on_hangup(_reread: Arc<Notify>) -> std::io::Result<()> {
     Ok(())
 }
 

@@ -121,12 +121,6 @@ impl Diagnostics {
     }
 }
 
-impl From<Diagnostic> for Diagnostics {
-    fn from(error: Diagnostic) -> Self {
-        Self { subject: "configuration", errors: vec![error] }
-    }
-}
-
 impl fmt::Display for Diagnostics {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (count, noun) = (self.errors.len(), if self.errors.len() == 1 { "error" } else { "errors" });

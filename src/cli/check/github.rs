@@ -25,7 +25,7 @@ pub(crate) fn format_text(report: &Report) -> String {
             let title = format!("{} would be refused", finding.what());
             command(&mut text, "error", (&file.path, finding.package.line), &title, &message(finding));
         }
-        for bypass in &file.bypasses {
+        for bypass in file.bypasses() {
             let title = format!("bypasses Coldframe: {}", bypass.place);
             command(&mut text, "warning", (&file.path, bypass.line), &title, &bypass.format_text());
         }

@@ -24,7 +24,8 @@ pub(crate) struct LockfileReport {
     pub(crate) findings: Vec<RefusedVersion>,
     /// Versions that could not be checked, by reason: name and version, and the line.
     pub(crate) unchecked: BTreeMap<String, Vec<(String, u32)>>,
-    pub(crate) bypasses: Vec<Bypass>,
+    /// Packages that are fetched without Coldframe, by reason and host, with their lines.
+    bypassed: BTreeMap<(BypassKind, String), Vec<(String, u32)>>,
     pub(crate) notes: Vec<String>,
 }
 
@@ -64,12 +65,12 @@ pub(crate) struct RefusedVersion {
     pub(crate) has_siblings: bool,
 }
 
-pub(crate) struct Bypass {
+pub(crate) struct Bypass<'a> {
     pub(crate) kind: BypassKind,
     /// The host, or the address if it has none.
-    pub(crate) place: String,
+    pub(crate) place: &'a str,
     pub(crate) line: u32,
-    pub(crate) packages: Vec<(String, u32)>,
+    pub(crate) packages: &'a [(String, u32)],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,7 +90,7 @@ impl BypassKind {
     }
 }
 
-impl Bypass {
+impl Bypass<'_> {
     pub(crate) fn format_text(&self) -> String {
         let names: Vec<_> = self.packages.iter().take(3).map(|(name, _)| name.as_str()).collect();
         let more = self.packages.len() - names.len();
@@ -105,18 +106,6 @@ impl Bypass {
 
 fn spec(checked: &CheckedVersion) -> String {
     format!("{}@{}", checked.name, checked.version)
-}
-
-/// Packages that are fetched without Coldframe, by reason and host, with their lines.
-type BypassedPackages = BTreeMap<(BypassKind, String), Vec<(String, u32)>>;
-
-fn bypasses(packages: BypassedPackages) -> impl Iterator<Item = Bypass> {
-    packages.into_iter().map(|((kind, place), packages)| Bypass {
-        kind,
-        place,
-        line: packages.iter().map(|(_, line)| *line).min().unwrap_or(1),
-        packages,
-    })
 }
 
 impl RefusedVersion {
@@ -164,7 +153,7 @@ impl LockfileReport {
     /// Collects the entries of a lockfile. No version is checked yet.
     pub(crate) fn of(path: String, lockfile: &Lockfile) -> Self {
         let mut packages: BTreeMap<(&str, &str, Option<&str>), ReportedPackage> = BTreeMap::new();
-        let mut strays = BypassedPackages::new();
+        let mut bypassed: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for entry in &lockfile.entries {
             let kind = match entry.source {
                 EntrySource::Registry => {
@@ -179,7 +168,7 @@ impl LockfileReport {
                 }
             };
             let place = host(entry.resolved.as_deref().unwrap_or(&entry.version));
-            strays.entry((kind, place)).or_default().push((entry.name.to_string(), entry.line));
+            bypassed.entry((kind, place)).or_default().push((entry.name.to_string(), entry.line));
         }
         let mut packages: Vec<_> = packages.into_values().collect();
         packages.sort_by_key(|package| package.line);
@@ -188,13 +177,19 @@ impl LockfileReport {
             let entries = if nothing.len() == 1 { "1 entry installs" } else { &format!("{} entries install", nothing.len()) };
             format!("{entries} nothing from a registry: {} (line {})", first.place, first.line)
         });
-        let (findings, unchecked, bypasses) = (Vec::new(), BTreeMap::new(), bypasses(strays).collect());
-        Self { path, dialect: lockfile.dialect, packages, findings, unchecked, bypasses, notes: notes.into_iter().collect() }
+        let (findings, unchecked, notes) = (Vec::new(), BTreeMap::new(), notes.into_iter().collect());
+        Self { path, dialect: lockfile.dialect, packages, findings, unchecked, bypassed, notes }
+    }
+
+    pub(crate) fn bypasses(&self) -> impl Iterator<Item = Bypass<'_>> {
+        self.bypassed.iter().map(|((kind, place), packages)| {
+            let line = packages.iter().map(|(_, line)| *line).min().unwrap_or(1);
+            Bypass { kind: *kind, place, line, packages }
+        })
     }
 
     /// Applies the outcomes, in the order of `packages`.
     pub(crate) fn apply_results(&mut self, hosts: &RegistryHosts, outcomes: &mut impl Iterator<Item = CheckedVersion>) {
-        let mut around = BypassedPackages::new();
         let mut spelled: BTreeMap<String, usize> = BTreeMap::new();
         let mut versions: HashMap<&str, HashSet<&str>> = HashMap::new();
         for package in &self.packages {
@@ -207,7 +202,7 @@ impl LockfileReport {
                 AddressRoute::Through => {}
                 AddressRoute::Spelled => *spelled.entry(place).or_default() += 1,
                 AddressRoute::Around => {
-                    around.entry((BypassKind::OtherHost, place)).or_default().push((spec(&judged), package.line));
+                    self.bypassed.entry((BypassKind::OtherHost, place)).or_default().push((spec(&judged), package.line));
                 }
             }
             match judged.outcome {
@@ -224,7 +219,6 @@ impl LockfileReport {
                 }
             }
         }
-        self.bypasses.extend(bypasses(around));
         let spelled: Vec<_> = spelled.into_iter().map(|(place, count)| self.note(&place, count)).collect();
         self.notes.splice(0..0, spelled);
     }
@@ -283,13 +277,13 @@ impl LockfileReport {
             packages.iter().map(|(package, line)| json!({ "package": package, "line": line })).collect()
         };
         let unchecked = |(reason, unchecked): (&String, &Vec<_>)| json!({ "reason": reason, "packages": packages(unchecked) });
-        let bypass = |bypass: &Bypass| json!({ "kind": bypass.kind.as_str(), "place": bypass.place, "packages": packages(&bypass.packages) });
+        let bypass = |bypass: Bypass<'_>| json!({ "kind": bypass.kind.as_str(), "place": bypass.place, "packages": packages(bypass.packages) });
         json!({
             "path": self.path,
             "packages": self.packages.len(),
             "refused": self.findings.iter().map(finding).collect::<Vec<_>>(),
             "unchecked": self.unchecked.iter().map(unchecked).collect::<Vec<_>>(),
-            "bypasses": self.bypasses.iter().map(bypass).collect::<Vec<_>>(),
+            "bypasses": self.bypasses().map(bypass).collect::<Vec<_>>(),
             "notes": self.notes,
         })
     }

@@ -48,7 +48,7 @@ pub(crate) fn format_text(report: &Report) -> Value {
         results.push(rules.result(rule, "error", &message(first), &locations, &format!("{what}/{rule}")));
     }
     for file in &report.files {
-        for bypass in &file.bypasses {
+        for bypass in file.bypasses() {
             let id = format!("bypass-{}", bypass.kind.as_str());
             let locations = bypass.packages.iter().take(PLACES).map(|(_, line)| location(&file.path, *line)).collect::<Vec<_>>();
             let print = format!("{}/{id}/{}", file.path, bypass.place);

@@ -34,7 +34,7 @@ fn format_file(file: &LockfileReport, is_told: bool) -> String {
     for (reason, packages) in file.unchecked.iter().filter(|_| !is_told).take(REASONS) {
         push_line!(text, "  unchecked: {}: {reason}", counted(packages.len(), "version"));
     }
-    for bypass in &file.bypasses {
+    for bypass in file.bypasses() {
         push_line!(text, "  bypass: {} (line {})", bypass.format_text(), bypass.line);
     }
     for note in &file.notes {

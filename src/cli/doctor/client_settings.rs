@@ -349,8 +349,8 @@ fn clients(
     if project.is_empty() {
         return installed.map(|client| (client, true)).collect();
     }
-    let others: Vec<_> = installed.filter(|client| !project.contains(client) && fits(*client)).collect();
-    project.into_iter().map(|client| (client, true)).chain(others.into_iter().map(|client| (client, false))).collect()
+    let others = installed.filter(|client| !project.contains(client) && fits(*client)).map(|client| (client, false));
+    project.iter().map(|client| (*client, true)).chain(others).collect()
 }
 
 #[cfg(test)]
