@@ -97,10 +97,8 @@ impl<const LISTED: bool> clap::Args for SettingFlags<LISTED> {
             .value_name("FILE")
             .value_parser(clap::value_parser!(PathBuf))
             .help("Read settings from a TOML file [env: COLDFRAME_CONFIG]");
-        let command = command.next_help_heading("Settings").arg(file);
-        SETTINGS
-            .iter()
-            .fold(command, |command, setting| command.arg(flag(setting).hide(!LISTED && !LISTED_SETTINGS.contains(&setting.key))))
+        let settings = SETTINGS.iter().map(|setting| flag(setting).hide(!LISTED && !LISTED_SETTINGS.contains(&setting.key)));
+        command.next_help_heading("Settings").arg(file).args(settings)
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {

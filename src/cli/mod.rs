@@ -26,4 +26,3 @@ mod signals;
 mod user;
 
 pub use command_line::run;
-pub use output::Exit;

@@ -3,7 +3,6 @@
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::error::Error;
-use std::fmt;
 use std::io::{self, Write as _};
 use std::panic::PanicHookInfo;
 use std::process::ExitCode;
@@ -21,7 +20,7 @@ use crate::tls::TlsError;
 /// The exit code of the program. The numbers are stable and documented in `--help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Exit {
+pub(crate) enum Exit {
     Done = 0,
     Failed = 1,
     Usage = 2,
@@ -40,20 +39,9 @@ impl From<Exit> for ExitCode {
 }
 
 /// A failure because of flags, configuration or input.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
 struct UsageError(anyhow::Error);
-
-impl fmt::Display for UsageError {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(out)
-    }
-}
-
-impl Error for UsageError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.source()
-    }
-}
 
 /// Turns an error into one that exits with [`Exit::Usage`].
 pub(crate) fn usage(cause: impl Into<anyhow::Error>) -> anyhow::Error {

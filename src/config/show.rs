@@ -34,21 +34,14 @@ fn line(setting: &Setting, values: &[RawValue], config: &Config) -> (String, Str
         let right = if setting.several { format!("[{}]", texts.join(", ")) } else { texts.concat() };
         return (format!("{} = {right}", setting.name), first.origin.to_string());
     }
-    let discovered = match setting.key {
-        SettingKey::Upstream => {
-            let default = &config.upstream.default;
-            Some((default.address().to_string(), default.origin.to_string()))
-        }
-        SettingKey::DataDir => Some((config.store.data_dir.display().to_string(), "default".to_owned())),
-        _ => None,
+    let upstream = &config.upstream.default;
+    let (text, origin) = match (setting.key, setting.default) {
+        (SettingKey::Upstream, _) => (upstream.address().to_string(), upstream.origin.to_string()),
+        (SettingKey::DataDir, _) => (config.store.data_dir.display().to_string(), "default".to_owned()),
+        (_, DefaultValue::Absent(words)) => return (format!("# {}", setting.name), format!("default: {words}")),
+        (_, DefaultValue::Value(_)) => return (format!("# {}", setting.name), "empty".to_owned()),
     };
-    if let Some((text, origin)) = discovered {
-        return (format!("{} = {}", setting.name, literal(setting.kind, &text)), origin);
-    }
-    match setting.default {
-        DefaultValue::Absent(words) => (format!("# {}", setting.name), format!("default: {words}")),
-        DefaultValue::Value(_) => (format!("# {}", setting.name), "empty".to_owned()),
-    }
+    (format!("{} = {}", setting.name, literal(setting.kind, &text)), origin)
 }
 
 /// Renders one value, as an inline table if it has table keys.
