@@ -4,7 +4,7 @@
 use crate::app::{Owner, RemoteServer};
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::say;
-use crate::config::effective::{Deviation, OF_VERDICTS};
+use crate::config::effective::OF_VERDICTS;
 use crate::config::{Config, Diagnostics, SettingKey};
 
 pub(crate) const SERVER_APPLIES: &str = "the value of the server applies";
@@ -46,9 +46,8 @@ impl Running {
         let server = &self.server;
         let place = server.url_of(self.profile).map(|url| format!(" at {url}")).unwrap_or_default();
         say(&format!("answered by the running server{place}, policy: {}", server.policy_words(self.profile)));
-        for Deviation { key, origin, here, there } in self.deviations(config, keys) {
-            let name = key.setting().name;
-            say(&format!("{origin}: `{name}` is {here} here and {there} on the server; {applies}"));
+        for (_, deviation) in self.deviations(config, keys) {
+            say(&format!("{deviation}; {applies}"));
         }
         let others = server.description.policies.iter().enumerate().filter(|(at, _)| *at != self.profile);
         for (at, policy) in others {
@@ -59,12 +58,12 @@ impl Running {
     }
 
     /// Returns the settings of this command that differ from the server's.
-    pub(crate) fn deviations(&self, config: &Config, keys: &[SettingKey]) -> Vec<Deviation> {
+    pub(crate) fn deviations(&self, config: &Config, keys: &[SettingKey]) -> Vec<(SettingKey, String)> {
         let mut found = config.settings.deviations(&self.server.description.settings, keys);
         let chosen = config.settings.effective.texts(SettingKey::Policy);
         // Naming a policy of one of its listeners only selects it.
         if chosen.first().and_then(|name| self.server.profile_named(name)).is_some() {
-            found.retain(|found| found.key != SettingKey::Policy);
+            found.retain(|(key, _)| *key != SettingKey::Policy);
         }
         found
     }

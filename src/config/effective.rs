@@ -52,17 +52,6 @@ pub struct Settings {
     folder: PathBuf,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Deviation {
-    pub key: SettingKey,
-    /// Where it is set: a flag, a variable, or a line of a file.
-    pub origin: String,
-    /// The value here, without credentials.
-    pub here: String,
-    /// The value on the server, without credentials.
-    pub there: String,
-}
-
 impl Settings {
     /// Collects the settings of `raw`, with paths relative to `folder`. `upstream` and `data_dir` apply if `raw` has none.
     pub(crate) fn new(raw: &RawConfig, folder: &Path, upstream: &Url, data_dir: &Path) -> Self {
@@ -92,12 +81,14 @@ impl Settings {
         self.origins.contains_key(&key)
     }
 
-    /// Returns those of `keys` that are set here and have another value in `there`.
-    pub fn deviations(&self, there: &Effective, keys: &[SettingKey]) -> Vec<Deviation> {
-        let set = keys.iter().filter_map(|key| Some((*key, self.origins.get(key)?.clone())));
-        set.filter(|(key, _)| !self.effective.agrees(there, *key))
-            .map(|(key, origin)| Deviation { key, origin, here: self.effective.shown(key), there: there.shown(key) })
-            .collect()
+    /// Returns those of `keys` that are set here and have another value on the server, with both values.
+    pub(crate) fn deviations(&self, server: &Effective, keys: &[SettingKey]) -> Vec<(SettingKey, String)> {
+        let set = keys.iter().filter_map(|key| Some((*key, self.origins.get(key)?)));
+        let deviating = set.filter(|(key, _)| !self.effective.agrees(server, *key)).map(|(key, origin)| {
+            let (name, here, there) = (key.setting().name, self.effective.shown(key), server.shown(key));
+            (key, format!("{origin}: `{name}` is {here} here and {there} on the server"))
+        });
+        deviating.collect()
     }
 }
 
@@ -209,11 +200,7 @@ mod tests {
     }
 
     fn deviations(here: &[(SettingKey, &str)], there: &[(SettingKey, &str)]) -> Vec<String> {
-        let found = settings(here).deviations(&settings(there).effective, OF_VERDICTS);
-        found
-            .into_iter()
-            .map(|found| format!("{} {}: {} / {}", found.origin, found.key.setting().name, found.here, found.there))
-            .collect()
+        settings(here).deviations(&settings(there).effective, OF_VERDICTS).into_iter().map(|(_, text)| text).collect()
     }
 
     #[test]
@@ -238,13 +225,13 @@ mod tests {
         assert_eq!(
             deviations(&here, &there),
             [
-                "--upstream upstream: https://*********@other.example/ / https://registry.example/",
-                "--min-release-age min-release-age: 1h / 30d"
+                "--upstream: `upstream` is https://*********@other.example/ here and https://registry.example/ on the server",
+                "--min-release-age: `min-release-age` is 1h here and 30d on the server"
             ]
         );
         assert_eq!(
             deviations(&[(SettingKey::MinReleaseAge, "1h")], &[]),
-            ["--min-release-age min-release-age: 1h / the policy's, `72h`"]
+            ["--min-release-age: `min-release-age` is 1h here and the policy's, `72h` on the server"]
         );
     }
 }

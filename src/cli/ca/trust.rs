@@ -11,27 +11,10 @@ use crate::npm::{Algorithm, Digest};
 use crate::text::push_line;
 use crate::tls::ca::pem;
 
-/// A system trust store: directory, file extension, and the program that loads new certificates.
-struct SystemTrustStore {
-    family: &'static str,
-    folder: &'static str,
-    extension: &'static str,
-    program: &'static [&'static str],
-}
-
-const STORES: [SystemTrustStore; 2] = [
-    SystemTrustStore {
-        family: "Debian",
-        folder: "/usr/local/share/ca-certificates",
-        extension: "crt",
-        program: &["/usr/sbin/update-ca-certificates"],
-    },
-    SystemTrustStore {
-        family: "Fedora",
-        folder: "/etc/pki/ca-trust/source/anchors",
-        extension: "pem",
-        program: &["/usr/bin/update-ca-trust", "extract"],
-    },
+/// The trust stores of systems: name, directory, file extension, and the command that loads new certificates.
+const STORES: [(&str, &str, &str, &[&str]); 2] = [
+    ("Debian", "/usr/local/share/ca-certificates", "crt", &["/usr/sbin/update-ca-certificates"]),
+    ("Fedora", "/etc/pki/ca-trust/source/anchors", "pem", &["/usr/bin/update-ca-trust", "extract"]),
 ];
 
 pub(crate) fn explain(data_dir: &Path) -> String {
@@ -69,19 +52,19 @@ export https_proxy="$HTTPS_PROXY" http_proxy="$HTTP_PROXY" YARN_HTTPS_PROXY="$HT
 
 /// Installs the certificates into the system store. Returns a description of the changes.
 pub(crate) fn apply(certificates: &[CertificateDer<'_>]) -> anyhow::Result<String> {
-    let found = STORES.iter().find(|store| Path::new(store.program[0]).is_file());
-    let store = found.context("cannot find `update-ca-certificates` (Debian) or `update-ca-trust` (Fedora)")?;
+    let found = STORES.into_iter().find(|(.., command)| Path::new(command[0]).is_file());
+    let unknown = "cannot find `update-ca-certificates` (Debian) or `update-ca-trust` (Fedora)";
+    let (family, folder, extension, command) = found.context(unknown)?;
     let mut changes = String::new();
     for certificate in certificates {
         // Named after its digest, so that no other file is overwritten.
         let mark = Digest::of(Algorithm::Sha256, certificate).to_hex();
-        let path = Path::new(store.folder).join(format!("coldframe-{}.{}", &mark[..8], store.extension));
-        let written = fs::create_dir_all(store.folder).and_then(|()| fs::write(&path, pem(certificate)));
+        let path = Path::new(folder).join(format!("coldframe-{}.{extension}", &mark[..8]));
+        let written = fs::create_dir_all(folder).and_then(|()| fs::write(&path, pem(certificate)));
         written.with_context(|| format!("cannot write `{}`", path.display()))?;
         push_line!(changes, "wrote {}", path.display());
     }
-    let (program, arguments) = (store.program[0], &store.program[1..]);
-    let status = Command::new(program).args(arguments).stdout(Stdio::null()).status()?;
-    anyhow::ensure!(status.success(), "`{program}` failed: {status}");
-    Ok(format!("{changes}{} trust store updated ({})\n", store.family, store.program.join(" ")))
+    let status = Command::new(command[0]).args(&command[1..]).stdout(Stdio::null()).status()?;
+    anyhow::ensure!(status.success(), "`{}` failed: {status}", command[0]);
+    Ok(format!("{changes}{family} trust store updated ({})\n", command.join(" ")))
 }

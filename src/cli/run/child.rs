@@ -58,44 +58,38 @@ mod system {
         Signal::USR2.as_raw(),
     ];
 
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    enum Group {
-        /// Its own group, which also contains the processes that it starts.
-        Own,
-        /// Our group. A terminal lets only one group read from it, and sends its interrupts to the whole group.
-        Ours,
-    }
-
     pub(super) struct ChildProcesses {
-        group: Group,
+        /// Whether the command has its own group, which also contains the processes that it starts. On a terminal it shares ours,
+        /// because a terminal lets only one group read from it.
+        has_group: bool,
         pid: Option<Pid>,
     }
 
     impl ChildProcesses {
         pub(super) fn spawn(mut command: Command) -> io::Result<(Child, Self)> {
-            let group = if io::stdin().is_terminal() { Group::Ours } else { Group::Own };
-            if group == Group::Own {
+            let has_group = !io::stdin().is_terminal();
+            if has_group {
                 command.process_group(0);
             }
             let child = command.spawn()?;
             let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-            Ok((child, Self { group, pid }))
+            Ok((child, Self { has_group, pid }))
         }
 
         /// Forwards a signal. Ignores errors: the command may have exited already.
         pub(super) fn send(&self, number: i32) {
             let (Some(pid), Some(signal)) = (self.pid, Signal::from_named_raw(number)) else { return };
-            let _ = match self.group {
-                Group::Own => kill_process_group(pid, signal),
+            let _ = match signal {
+                _ if self.has_group => kill_process_group(pid, signal),
                 // The terminal sends these to the whole group.
-                Group::Ours if matches!(signal, Signal::INT | Signal::QUIT) => Ok(()),
-                Group::Ours => kill_process(pid, signal),
+                Signal::INT | Signal::QUIT => Ok(()),
+                _ => kill_process(pid, signal),
             };
         }
 
         /// Terminates the remaining processes in the group of the command. Returns whether there were any.
         pub(super) async fn end(&self) -> bool {
-            let Some(group) = self.pid.filter(|_| self.group == Group::Own) else { return false };
+            let Some(group) = self.pid.filter(|_| self.has_group) else { return false };
             if kill_process_group(group, Signal::TERM).is_err() {
                 return false;
             }
