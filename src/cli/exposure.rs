@@ -1,7 +1,7 @@
 //! `coldframe exposure`: lists clients that requested a package, received versions of an advisory, or contacted hosts that
 //! feeds list as indicators.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -54,14 +54,15 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let exposures = app::exposure(&data_dir, &spec)?;
     let mut contacts = app::indicator_hits(&data_dir)?;
     contacts.retain(|known| known.contact.package.as_ref() == Some(&spec.name));
-    let grounds = Grounds::read(&data_dir);
+    // Without decisions, the output names only the rule.
+    let decisions = decide::decisions(&data_dir).unwrap_or_default();
     let requests = || match &spec.wanted {
-        _ if !exposures.is_empty() => rows("", &spec.name, &exposures, &grounds),
+        _ if !exposures.is_empty() => rows("", &spec.name, &exposures, &decisions),
         Some(version) => format!("no requests for {}@{version} in the ledger\n", spec.name),
         None => format!("no requests for {} in the ledger\n", spec.name),
     };
     let text = || requests() + &format_hits_section(&contacts);
-    let rows = exposures.iter().map(|row| row_json(&spec.name, row, &grounds));
+    let rows = exposures.iter().map(|row| row_json(&spec.name, row, &decisions));
     output.print(text, || rows.chain(contacts.iter().map(contact_json)).collect())
 }
 
@@ -72,9 +73,10 @@ fn run_by_advisory(id: &str, output: OutputArgs, settings: &SettingFlags<false>)
     // Without a ledger there are no hits.
     let mut contacts = app::indicator_hits(&data_dir).unwrap_or_default();
     contacts.retain(|known| known.contact.advisory == id);
-    let grounds = Grounds::read(&data_dir);
-    let text = || format_exposed(&findings, &grounds) + &format_hits_section(&contacts);
-    let rows = findings.iter().map(|finding| finding_json(finding, &grounds));
+    // Without decisions, the output names only the rule.
+    let decisions = decide::decisions(&data_dir).unwrap_or_default();
+    let text = || format_exposed(&findings, &decisions) + &format_hits_section(&contacts);
+    let rows = findings.iter().map(|finding| finding_json(finding, &decisions));
     output.print(text, || rows.chain(contacts.iter().map(contact_json)).collect())
 }
 
@@ -92,7 +94,7 @@ fn flushed(settings: &SettingFlags<false>) -> anyhow::Result<PathBuf> {
 }
 
 /// Lists the versions of an advisory that were seen here, and the clients that received them.
-pub(crate) fn format_exposed(findings: &[ExposedVersion], grounds: &Grounds) -> String {
+pub(crate) fn format_exposed(findings: &[ExposedVersion], decisions: &[Decision]) -> String {
     if findings.is_empty() {
         return "none of its versions are in the ledger\n".to_owned();
     }
@@ -101,13 +103,13 @@ pub(crate) fn format_exposed(findings: &[ExposedVersion], grounds: &Grounds) -> 
         let who = if finding.clients.is_empty() { "no client received it" } else { "received by:" };
         push_line!(text, "{}@{} ({}): {who}", finding.name, finding.version, finding.advisory);
         if !finding.clients.is_empty() {
-            text.push_str(&rows("  ", &finding.name, &finding.clients, grounds));
+            text.push_str(&rows("  ", &finding.name, &finding.clients, decisions));
         }
     }
     text
 }
 
-pub(crate) fn finding_json(finding: &ExposedVersion, grounds: &Grounds) -> Value {
+pub(crate) fn finding_json(finding: &ExposedVersion, decisions: &[Decision]) -> Value {
     json!({
         "name": finding.name.as_str(),
         "version": finding.version,
@@ -115,7 +117,7 @@ pub(crate) fn finding_json(finding: &ExposedVersion, grounds: &Grounds) -> Value
         "feed": finding.feed,
         "integrities": finding.integrities.iter().map(Integrity::to_sri).collect::<Vec<_>>(),
         "refused": finding.is_condemned,
-        "clients": finding.clients.iter().map(|row| row_json(&finding.name, row, grounds)).collect::<Vec<_>>(),
+        "clients": finding.clients.iter().map(|row| row_json(&finding.name, row, decisions)).collect::<Vec<_>>(),
     })
 }
 
@@ -147,13 +149,13 @@ fn contact_rows(contacts: &[IndicatorHitSummary]) -> String {
     columns.to_string()
 }
 
-fn row_json(name: &PackageName, exposure: &Exposure, grounds: &Grounds) -> Value {
+fn row_json(name: &PackageName, exposure: &Exposure, decisions: &[Decision]) -> Value {
     let mut row = json!(exposure);
-    row["decisions"] = grounds.of(name, exposure).map(|decision| decision.id).collect();
+    row["decisions"] = grounds(decisions, name, exposure).map(|decision| decision.id).collect();
     row
 }
 
-fn rows(indent: &'static str, name: &PackageName, exposures: &[Exposure], grounds: &Grounds) -> String {
+fn rows(indent: &'static str, name: &PackageName, exposures: &[Exposure], decisions: &[Decision]) -> String {
     let mut columns = TextTable::indented(indent);
     columns.row([&"CLIENT", &"TOOL", &"VERSION", &"OUTCOME", &"TIMES", &"FIRST", &"LAST"]);
     for exposure in exposures {
@@ -163,7 +165,7 @@ fn rows(indent: &'static str, name: &PackageName, exposures: &[Exposure], ground
             (tool, "") => tool.to_owned(),
             (tool, version) => format!("{tool}/{version}"),
         };
-        let named = grounds.of(name, exposure).map(|decision| {
+        let named = grounds(decisions, name, exposure).map(|decision| {
             let noun = match decision.proposal.act {
                 DecisionAction::Adopt { .. } => "adoption",
                 DecisionAction::BreakGlass => "break-glass",
@@ -171,9 +173,9 @@ fn rows(indent: &'static str, name: &PackageName, exposures: &[Exposure], ground
             };
             format!("{noun} {}", decision.id)
         });
-        let decisions: Vec<_> = named.collect();
+        let named: Vec<_> = named.collect();
         let outcome = match &exposure.rule {
-            Some(_) if !decisions.is_empty() => format!("served ({})", decisions.join(", ")),
+            Some(_) if !named.is_empty() => format!("served ({})", named.join(", ")),
             Some(rule) if exposure.outcome == DownloadOutcome::Served => format!("served, recorded by {rule}"),
             Some(rule) => format!("{} by {rule}", exposure.outcome.as_str()),
             None => exposure.outcome.as_str().to_owned(),
@@ -184,33 +186,23 @@ fn rows(indent: &'static str, name: &PackageName, exposures: &[Exposure], ground
     columns.to_string()
 }
 
-/// Decisions of operators, to name the one that allowed a version.
-pub(crate) struct Grounds(Vec<Decision>);
-
-impl Grounds {
-    /// Reads the decisions of a data directory. If that fails, output names only the rule.
-    pub(crate) fn read(data_dir: &Path) -> Self {
-        Self(decide::decisions(data_dir).unwrap_or_default())
-    }
-
-    /// Returns the decisions that allowed a served version.
-    fn of<'g>(&'g self, name: &'g PackageName, row: &'g Exposure) -> impl Iterator<Item = &'g Decision> {
-        let rule = row.rule.as_deref().filter(|_| row.outcome == DownloadOutcome::Served);
-        let (approved, observed) = (rule == Some(RuleId::Approved.as_str()), rule == Some(RuleId::BreakGlass.as_str()));
-        self.0.iter().filter(move |decision| {
-            let names = match &decision.proposal.act {
-                DecisionAction::Approve { package, versions, .. } => {
-                    approved && *package == name.as_str() && versions.iter().any(|version| version.version == row.version)
-                }
-                DecisionAction::Adopt { versions, .. } => {
-                    approved && versions.iter().any(|one| one.package == name.as_str() && one.approved.version == row.version)
-                }
-                DecisionAction::BreakGlass => observed,
-                DecisionAction::Deny { .. } | DecisionAction::Freeze { .. } | DecisionAction::Record { .. } => false,
-            };
-            let ended = [decision.proposal.expires, decision.revoked.as_ref().map(|(by, _)| by.at)];
-            let is_over = ended.into_iter().flatten().any(|end| end < row.first);
-            names && decision.proposal.author.at <= row.last && !is_over
-        })
-    }
+/// Returns the decisions that allowed a served version.
+fn grounds<'g>(decisions: &'g [Decision], name: &'g PackageName, row: &'g Exposure) -> impl Iterator<Item = &'g Decision> {
+    let rule = row.rule.as_deref().filter(|_| row.outcome == DownloadOutcome::Served);
+    let (approved, observed) = (rule == Some(RuleId::Approved.as_str()), rule == Some(RuleId::BreakGlass.as_str()));
+    decisions.iter().filter(move |decision| {
+        let names = match &decision.proposal.act {
+            DecisionAction::Approve { package, versions, .. } => {
+                approved && *package == name.as_str() && versions.iter().any(|version| version.version == row.version)
+            }
+            DecisionAction::Adopt { versions, .. } => {
+                approved && versions.iter().any(|one| one.package == name.as_str() && one.approved.version == row.version)
+            }
+            DecisionAction::BreakGlass => observed,
+            DecisionAction::Deny { .. } | DecisionAction::Freeze { .. } | DecisionAction::Record { .. } => false,
+        };
+        let ended = [decision.proposal.expires, decision.revoked.as_ref().map(|(by, _)| by.at)];
+        let is_over = ended.into_iter().flatten().any(|end| end < row.first);
+        names && decision.proposal.author.at <= row.last && !is_over
+    })
 }

@@ -7,9 +7,10 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::app::standalone::decide;
 use crate::app::standalone::incident::{self, IncidentPlan};
 use crate::app::{AppError, Owner, RemoteServer};
-use crate::cli::exposure::{self, Grounds};
+use crate::cli::exposure;
 use crate::cli::flags::QueryArgs;
 use crate::cli::output::{Exit, counted, usage};
 use crate::cli::runtime::block_on;
@@ -17,6 +18,7 @@ use crate::cli::{decisions, operator};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::SettingKey;
 use crate::npm::{PackageName, Version};
+use crate::policy::decisions::Decision;
 use crate::text::push_line;
 use crate::units::timestamp;
 
@@ -62,12 +64,14 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         })??;
         Some(done)
     };
-    let grounds = Grounds::read(&data_dir);
-    output.print(|| format_text(&plan, done.as_ref(), freeze_for, &grounds), || to_json(&plan, done.as_ref(), &grounds))?;
+    // Without decisions, the output names only the rule.
+    let decided = decide::decisions(&data_dir).unwrap_or_default();
+    let exposed = || exposure::format_exposed(&plan.findings, &decided);
+    output.print(|| format_text(&plan, done.as_ref(), freeze_for) + &exposed(), || to_json(&plan, done.as_ref(), &decided))?;
     Ok(if done.is_some_and(|done| done.is_pending) { Exit::Failed } else { Exit::Done })
 }
 
-fn format_text(plan: &IncidentPlan, done: Option<&incident::IncidentResult>, freeze_for: Duration, grounds: &Grounds) -> String {
+fn format_text(plan: &IncidentPlan, done: Option<&incident::IncidentResult>, freeze_for: Duration) -> String {
     let would = if done.is_some() { "" } else { "would " };
     let feed = plan.feed.as_ref().map(|feed| format!(" of the feed `{feed}`")).unwrap_or_default();
     let mut text = String::new();
@@ -90,7 +94,6 @@ fn format_text(plan: &IncidentPlan, done: Option<&incident::IncidentResult>, fre
             text.push_str("the running server has not applied them; see its log, then run this again\n");
         }
     }
-    text.push_str(&exposure::format_exposed(&plan.findings, grounds));
     text
 }
 
@@ -105,7 +108,7 @@ fn named(id: &str) -> anyhow::Result<Option<(PackageName, String)>> {
     Ok(Some((name, version.to_owned())))
 }
 
-fn to_json(plan: &IncidentPlan, done: Option<&incident::IncidentResult>, grounds: &Grounds) -> Value {
+fn to_json(plan: &IncidentPlan, done: Option<&incident::IncidentResult>, decided: &[Decision]) -> Value {
     let subject = |subject: &incident::AffectedPackage| json!({ "name": subject.name, "versions": subject.versions, "freezeAt": subject.freeze_at });
     json!({
         "id": plan.id,
@@ -119,6 +122,6 @@ fn to_json(plan: &IncidentPlan, done: Option<&incident::IncidentResult>, grounds
         "removed": done.map(|done| done.purged.tarballs),
         "packuments": done.map(|done| done.purged.packuments),
         "pending": done.map(|done| done.is_pending),
-        "exposure": plan.findings.iter().map(|finding| exposure::finding_json(finding, grounds)).collect::<Vec<_>>(),
+        "exposure": plan.findings.iter().map(|finding| exposure::finding_json(finding, decided)).collect::<Vec<_>>(),
     })
 }

@@ -18,10 +18,10 @@ use crate::cli::runtime::block_on;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::policy as policy_files;
 use crate::files;
-use crate::npm::PackageName;
 use crate::npm::packument::parse;
+use crate::npm::{PackageName, Packument};
 use crate::policy::replay::{PastIncident, ReplayOutcome, ReplayResult, ReplaySignals, replay};
-use crate::policy::{Facts, Policy, RuleId, Verdict, cases, evaluate_without_decisions, presets};
+use crate::policy::{Facts, RuleId, Verdict, cases, evaluate_without_decisions, presets};
 use crate::text::{TextTable, push_line};
 use crate::units::timestamp;
 
@@ -243,62 +243,47 @@ fn format_replay(policy: &str, source: &str, replayed: &[ReplayResult]) -> Strin
     )
 }
 
-fn survey(paths: &[PathBuf], name: &str, at: Option<Timestamp>, list: bool) -> anyhow::Result<Exit> {
+fn survey(paths: &[PathBuf], policy_name: &str, at: Option<Timestamp>, list: bool) -> anyhow::Result<Exit> {
     let at = at.unwrap_or_else(|| SystemClock.now());
-    let policy = policy_files::load(name)?.policy.as_of(at);
-    let mut survey = PolicySurvey::default();
+    let policy = policy_files::load(policy_name)?.policy.as_of(at);
+    let (mut packages, mut versions, mut allowed, mut listed) = (0, 0, 0, String::new());
+    let (mut held, mut denied) = (BTreeMap::<String, usize>::new(), BTreeMap::<String, usize>::new());
     for path in packuments(paths)? {
-        survey.take(&policy, &path, at, list)?;
-    }
-    output::print(&survey.format_text(name, at))
-}
-
-#[derive(Default)]
-struct PolicySurvey {
-    packages: usize,
-    versions: usize,
-    allowed: usize,
-    held: BTreeMap<String, usize>,
-    denied: BTreeMap<String, usize>,
-    listed: String,
-}
-
-impl PolicySurvey {
-    fn take(&mut self, policy: &Policy, path: &Path, at: Timestamp, list: bool) -> anyhow::Result<()> {
-        let document = std::fs::read(path).map_err(|error| unreadable(path, &error))?;
-        let named: SurveyedVersion<'_> = serde_json::from_slice(&document).map_err(|error| unreadable(path, &error))?;
-        let name = PackageName::parse(&named.name).map_err(|error| unreadable(path, &error))?;
-        let packument = parse::parse(&name, &document).map_err(|error| unreadable(path, &error))?.packument;
-        self.packages += 1;
-        self.versions += packument.entries.len();
+        let (name, packument) = read_packument(&path).map_err(|error| unreadable(&path, &error))?;
+        packages += 1;
+        versions += packument.entries.len();
         let rules = policy.for_package(&name);
         for entry in &packument.entries {
             let facts = Facts::of_entry(&packument, entry, entry.published.unwrap_or(at));
             let verdict = evaluate_without_decisions(&rules, &facts, at);
             match &verdict {
-                Verdict::Allow => self.allowed += 1,
-                Verdict::Hold { reason, .. } => *self.held.entry(reason.rule.as_str().into()).or_default() += 1,
-                Verdict::Deny { reason } => *self.denied.entry(reason.rule.as_str().into()).or_default() += 1,
+                Verdict::Allow => allowed += 1,
+                Verdict::Hold { reason, .. } => *held.entry(reason.rule.to_string()).or_default() += 1,
+                Verdict::Deny { reason } => *denied.entry(reason.rule.to_string()).or_default() += 1,
             }
             if let (true, Some(reason)) = (list, verdict.reason()) {
-                push_line!(self.listed, "{name}@{}: {} (rule {})", entry.key, reason.detail, reason.rule);
+                push_line!(listed, "{name}@{}: {} (rule {})", entry.key, reason.detail, reason.rule);
             }
         }
-        Ok(())
     }
+    let mut columns = TextTable::indented("  ");
+    columns.row([&"allowed", &"", &allowed]);
+    for (word, counts) in [("held", held), ("denied", denied)] {
+        columns.row([&word, &"", &counts.values().sum::<usize>()]);
+        for (rule, count) in counts {
+            columns.row([&"", &rule, &count]);
+        }
+    }
+    let at = timestamp::format_utc(at);
+    output::print(&format!("{listed}{policy_name} over {packages} packages and {versions} versions, as of {at}\n{columns}"))
+}
 
-    fn format_text(&self, policy: &str, at: Timestamp) -> String {
-        let mut columns = TextTable::indented("  ");
-        columns.row([&"allowed", &"", &self.allowed]);
-        for (word, counts) in [("held", &self.held), ("denied", &self.denied)] {
-            columns.row([&word, &"", &counts.values().sum::<usize>()]);
-            for (rule, count) in counts {
-                columns.row([&"", rule, count]);
-            }
-        }
-        let (Self { listed, packages, versions, .. }, at) = (self, timestamp::format_utc(at));
-        format!("{listed}{policy} over {packages} packages and {versions} versions, as of {at}\n{columns}")
-    }
+fn read_packument(path: &Path) -> anyhow::Result<(PackageName, Packument)> {
+    let document = std::fs::read(path)?;
+    let named: SurveyedVersion<'_> = serde_json::from_slice(&document)?;
+    let name = PackageName::parse(&named.name)?;
+    let packument = parse::parse(&name, &document)?.packument;
+    Ok((name, packument))
 }
 
 #[derive(serde::Deserialize)]

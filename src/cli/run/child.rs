@@ -8,15 +8,9 @@ use tokio::process::Command;
 
 use crate::cli::signals::Signals;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ChildExit {
-    /// The exit code, or 128 plus the signal number.
-    pub(crate) code: u8,
-    /// Whether processes that it started were still running and were terminated.
-    pub(crate) left_some: bool,
-}
-
-pub(crate) async fn run(command: Command) -> io::Result<ChildExit> {
+/// Returns the exit code, or 128 plus the signal number, and whether processes that it started were still running and were
+/// terminated.
+pub(crate) async fn run(command: Command) -> io::Result<(u8, bool)> {
     let mut signals = Signals::listen(system::FORWARDED)?;
     let (mut child, processes) = system::ChildProcesses::spawn(command)?;
     let status = loop {
@@ -25,7 +19,7 @@ pub(crate) async fn run(command: Command) -> io::Result<ChildExit> {
             signal = signals.next() => processes.send(signal),
         }
     };
-    Ok(ChildExit { code: code(status), left_some: processes.end().await })
+    Ok((code(status), processes.end().await))
 }
 
 fn code(status: ExitStatus) -> u8 {

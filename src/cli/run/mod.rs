@@ -26,7 +26,6 @@ use crate::cli::doctor::client_settings::SettingsSurvey;
 use crate::cli::flags::SettingFlags;
 use crate::cli::operator;
 use crate::cli::output::{self, say, usage};
-use crate::cli::run::child::ChildExit;
 use crate::cli::run::environment::ClientEnvironment;
 use crate::cli::run::project::ProjectFiles;
 use crate::cli::run::summary::RunSummary;
@@ -113,7 +112,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         waiting.finish_and_clear();
         anyhow::Ok((policy, is_servers, ended, sum))
     })??;
-    let ChildExit { code, left_some } = ended.unwrap_or_else(|error| spawn_failure(&command, &error));
+    let (code, left_some) = ended.unwrap_or_else(|error| (spawn_failure(&command, &error), false));
     if left_some {
         say("terminated processes that the command left running");
     }
@@ -180,9 +179,9 @@ fn no_proxy(session: &RunSession, project: &ProjectFiles, survey: &SettingsSurve
     direct_hosts::no_proxy(&registries, project.exceptions.iter().cloned())
 }
 
-fn spawn_failure(words: &[OsString], error: &io::Error) -> ChildExit {
+fn spawn_failure(words: &[OsString], error: &io::Error) -> u8 {
     let program = words.first().map(|word| word.display().to_string()).unwrap_or_default();
     say(&format!("cannot run `{program}`: {error}"));
     // The exit codes of shells.
-    ChildExit { code: if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }, left_some: false }
+    if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }
 }
