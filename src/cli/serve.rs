@@ -46,8 +46,7 @@ pub(crate) fn run(settings: SettingFlags<true>) -> anyhow::Result<Exit> {
     })?
 }
 
-/// Returns the number of connections that the open file limit allows, at most `wanted`. Each connection may also need a
-/// socket to upstream and a file for a tarball download.
+/// Returns how many connections the open file limit allows, at most `wanted`. Each may also need a socket to upstream and a file.
 fn connections_for_fd_limit(files: FdLimit, wanted: usize) -> usize {
     const FILES_PER_CONNECTION: u64 = 3;
     /// Files for the ledger, the store, the listeners and the runtime.

@@ -138,9 +138,8 @@ impl Effective {
     /// Returns the values that another process takes over, by setting.
     pub(crate) fn to_raw(&self) -> impl Iterator<Item = (SettingKey, Vec<RawValue>)> {
         let known = self.0.iter().filter_map(|(name, values)| Some((SettingKey::named(name)?, values)));
-        known
-            .filter(|(key, _)| !LOCAL_SETTINGS.contains(key))
-            .map(|(key, values)| (key, values.iter().map(EffectiveValue::to_raw).collect()))
+        let shared = known.filter(|(key, _)| !LOCAL_SETTINGS.contains(key));
+        shared.map(|(key, values)| (key, values.iter().map(EffectiveValue::to_raw).collect()))
     }
 }
 

@@ -167,8 +167,7 @@ pub(crate) fn gateway_users(sources: ConfigSources<'_>) -> Result<Option<PathBuf
     sources.read(|raw, _, errors| Some(SettingsReader { raw, errors }.optional(SettingKey::GatewayUsers, parse::path)))
 }
 
-/// Returns the configuration of logs. `debug` and `trace` apply only to Coldframe's own lines, because those of its dependencies
-/// would hide them.
+/// Configures logs. `debug` and `trace` apply to Coldframe's own lines only: those of its dependencies would hide them.
 fn telemetry_config(format: &str, level: &str, summary_interval: Duration) -> telemetry::Config {
     let format = if format == "json" { telemetry::LogFormat::Json } else { telemetry::LogFormat::Human };
     let filter = if matches!(level, "debug" | "trace") { format!("info,coldframe={level}") } else { level.to_owned() };

@@ -26,8 +26,7 @@ pub(crate) struct SettingsReader<'a> {
 }
 
 impl SettingsReader<'_> {
-    /// Parses the value of a setting that has a default. Returns a placeholder after it has added an error: a configuration with
-    /// errors is not used, but all of them are reported.
+    /// Parses the value of a setting that has a default. After an error, returns a placeholder in a result that is not used.
     pub(crate) fn one<T: Default>(&mut self, key: SettingKey, parse: impl Fn(&str) -> Result<T, String>) -> T {
         self.optional(key, parse).unwrap_or_default()
     }

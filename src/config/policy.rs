@@ -24,8 +24,7 @@ fn unreadable(name: &str) -> impl Fn(String) -> PolicyLoadError {
     |detail| PolicyLoadError::Unreadable { name: name.to_owned(), detail }
 }
 
-/// Loads and compiles a policy: a shipped one by its name, a file, or the `*.toml` files of a directory in the order of their
-/// names. Returns all errors in it.
+/// Loads a policy: a shipped one, a file, or the `*.toml` files of a directory in the order of names. Returns all errors in it.
 pub(crate) fn load(name: &str) -> Result<CompiledPolicy, PolicyLoadError> {
     let path = Path::new(name);
     let files = match presets::policy_file(name) {

@@ -1,5 +1,4 @@
-//! The table of settings. Flags, environment variables, the configuration file, `config show` and the documentation are generated
-//! from it.
+//! The table of settings, from which flags, variables, keys of the file, `config show` and the documentation are generated.
 
 use std::fmt::Write as _;
 

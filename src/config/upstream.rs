@@ -134,8 +134,7 @@ fn valid<T, E: Error>(reader: &mut SettingsReader<'_>, result: Result<T, E>) -> 
 }
 
 impl OwnAddresses<'_> {
-    /// Checks whether a request to `url` would reach this server. Names other than `localhost` are not resolved, because startup
-    /// makes no network requests.
+    /// Checks whether a request to `url` would reach this server. Resolves only `localhost`: startup makes no network requests.
     fn contains(&self, url: &Url) -> bool {
         let path = |url: &Url| url.path().trim_end_matches('/').to_owned();
         if self.public_url.is_some_and(|public| public.origin() == url.origin() && path(public) == path(url)) {

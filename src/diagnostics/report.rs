@@ -92,16 +92,11 @@ impl fmt::Display for Diagnostic {
 #[derive(Debug, Clone, thiserror::Error)]
 pub struct Diagnostics {
     /// What the errors are in: `configuration` or `policy`.
-    subject: &'static str,
-    errors: Vec<Diagnostic>,
+    pub(crate) subject: &'static str,
+    pub(crate) errors: Vec<Diagnostic>,
 }
 
 impl Diagnostics {
-    /// Creates a report of errors in a policy, in the order of its files.
-    pub(crate) fn in_policy(errors: Vec<Diagnostic>) -> Self {
-        Self { subject: "policy", errors }
-    }
-
     /// Returns `value`, or if there are errors these, ordered by file, npm's configuration, environment and flags.
     pub(crate) fn or<T>(mut errors: Vec<Diagnostic>, value: Option<T>) -> Result<T, Self> {
         if let (true, Some(value)) = (errors.is_empty(), value) {

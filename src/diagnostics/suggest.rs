@@ -3,11 +3,8 @@
 /// Returns the candidate closest to `word`, if one is near. Each of `words` is a pair: the form to compare and the form to print.
 pub(crate) fn closest<'a>(word: &str, words: impl Iterator<Item = (String, &'a str)>) -> Option<&'a str> {
     let allowed = (word.len() / 3).clamp(1, 4);
-    words
-        .map(|(compared, shown)| (distance(word, &compared), shown))
-        .filter(|(distance, _)| *distance <= allowed)
-        .min()
-        .map(|(_, shown)| shown)
+    let compared = words.map(|(compared, shown)| (distance(word, &compared), shown));
+    compared.filter(|(distance, _)| *distance <= allowed).min().map(|(_, shown)| shown)
 }
 
 /// Returns at most three names similar to `word`: those at a small edit distance, else those that share a part with it.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use crate::cli::check::report::{LockfileReport, RefusedVersion, Report, Requester};
+use crate::cli::check::report::{LockfileReport, RefusedVersion, Report, Requester, spec};
 use crate::npm::Range;
 use crate::npm::lockfile::LockfileFormat;
 use crate::text::{push_line, shell_word};
@@ -125,19 +125,22 @@ impl Fix {
 
     fn take(&mut self, dialect: LockfileFormat, finding: &RefusedVersion) {
         let name = finding.judged.name.as_str();
-        let Some(instead) = finding.replacement() else {
+        // One in range, else the nearest allowed one.
+        let Some(instead) = finding.judged.fits.as_deref().or(finding.judged.nearest.as_deref()) else {
             self.left.insert(format!("no version of {name} is allowed"));
             return;
         };
         if finding.judged.version == instead {
-            self.left.insert(format!("{} is allowed, but its bytes differ; lock it again", finding.what()));
+            self.left.insert(format!("{} is allowed, but its bytes differ; lock it again", spec(&finding.judged)));
             return;
         }
         // For direct dependencies: npm rejects an override that conflicts with the project's range, and yarn 1 warns.
         let (of_project, of_packages): (Vec<_>, Vec<_>) = finding.package.asks.iter().partition(|asked| asked.by.is_none());
         let by_command = |asked: &&Requester| match dialect {
             // An override covers every workspace and leaves package.json alone, but does not match aliases and dist-tags.
-            LockfileFormat::Pnpm6 | LockfileFormat::Pnpm9 => !asked.is_plain_range(),
+            LockfileFormat::Pnpm6 | LockfileFormat::Pnpm9 => {
+                asked.alias.is_some() || asked.range.as_deref().and_then(Range::parse).is_none()
+            }
             LockfileFormat::YarnBerry => false,
             LockfileFormat::Npm | LockfileFormat::YarnClassic | LockfileFormat::Bun | LockfileFormat::Deno => true,
         };
@@ -154,7 +157,7 @@ impl Fix {
         match dialect {
             LockfileFormat::Npm => self.override_in_npm(finding, &overridden, instead),
             // The key names the version to replace. Other versions of the package stay.
-            LockfileFormat::Pnpm6 | LockfileFormat::Pnpm9 => self.put(finding.what(), instead),
+            LockfileFormat::Pnpm6 | LockfileFormat::Pnpm9 => self.put(spec(&finding.judged), instead),
             LockfileFormat::YarnClassic => self.override_in_yarn_1(finding, &overridden, instead),
             LockfileFormat::YarnBerry => self.override_in_yarn(finding, &overridden, instead),
             LockfileFormat::Bun => self.override_in_bun(finding, &overridden, instead),
@@ -170,7 +173,7 @@ impl Fix {
         let aliased = aliases.clone().count() == asked.len() && !asked.is_empty();
         self.overrides.extend(aliases.map(|asked| asked.replaced(&finding.judged.name, instead)));
         if !aliased {
-            self.put(finding.what(), instead);
+            self.put(spec(&finding.judged), instead);
         }
         self.entries.extend(finding.package.places.iter().cloned());
     }
@@ -217,7 +220,7 @@ impl Fix {
     }
 
     fn remove_entry(&mut self, finding: &RefusedVersion, client: &str, place: &str) {
-        let what = finding.what();
+        let what = spec(&finding.judged);
         let others = if finding.has_siblings { "one of several versions of a package" } else { "an alias" };
         self.left.insert(format!(
             "{client} cannot override {others}; to replace {what}, remove {place}: hidden versions are not chosen again"
@@ -226,11 +229,6 @@ impl Fix {
 }
 
 impl Requester {
-    /// Checks whether it is requested by its own name and a range: no alias, dist-tag or catalog.
-    fn is_plain_range(&self) -> bool {
-        self.alias.is_none() && self.range.as_deref().is_some_and(|range| Range::parse(range).is_some())
-    }
-
     /// Returns the name it is requested by, and what to request instead.
     fn replaced(&self, name: &str, instead: &str) -> (String, String) {
         match &self.alias {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::cli::check::report::{RefusedVersion, Report};
+use crate::cli::check::report::{RefusedVersion, Report, spec};
 use crate::firewall::CheckOutcome;
 use crate::text::single_line;
 use crate::units::timestamp;
@@ -22,7 +22,7 @@ pub(crate) fn format_text(report: &Report) -> String {
             command(&mut text, "error", (&file.path, line), &title, reason);
         }
         for finding in &file.findings {
-            let title = format!("{} would be refused", finding.what());
+            let title = format!("{} would be refused", spec(&finding.judged));
             command(&mut text, "error", (&file.path, finding.package.line), &title, &message(finding));
         }
         for bypass in file.bypasses() {
@@ -40,7 +40,7 @@ pub(crate) fn format_text(report: &Report) -> String {
 pub(crate) fn message(finding: &RefusedVersion) -> String {
     let judged = &finding.judged;
     let rule = judged.rule.as_deref().unwrap_or("no rule");
-    let mut text = format!("{}: {} (rule {rule})", finding.what(), judged.reason.as_deref().unwrap_or("refused"));
+    let mut text = format!("{}: {} (rule {rule})", spec(&finding.judged), judged.reason.as_deref().unwrap_or("refused"));
     if let Some(opens) = judged.opens.filter(|_| judged.outcome == CheckOutcome::Hold) {
         let _ = write!(text, "; opens {}", timestamp::format_utc_ceil(opens));
     }

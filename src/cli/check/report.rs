@@ -104,23 +104,14 @@ impl Bypass<'_> {
     }
 }
 
-fn spec(checked: &CheckedVersion) -> String {
+pub(crate) fn spec(checked: &CheckedVersion) -> String {
     format!("{}@{}", checked.name, checked.version)
 }
 
 impl RefusedVersion {
-    pub(crate) fn what(&self) -> String {
-        spec(&self.judged)
-    }
-
     /// Checks whether no allowed version is known to match all requested ranges.
     fn has_no_replacement(&self) -> bool {
         self.judged.fits.is_none() && self.judged.nearest.is_some() && self.package.asks.iter().any(|asked| asked.range.is_some())
-    }
-
-    /// Returns the version to use instead: one in range, else the nearest allowed one.
-    pub(crate) fn replacement(&self) -> Option<&str> {
-        self.judged.fits.as_deref().or(self.judged.nearest.as_deref())
     }
 }
 

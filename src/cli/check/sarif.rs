@@ -6,7 +6,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use crate::cli::check::github::message;
-use crate::cli::check::report::{RefusedVersion, Report};
+use crate::cli::check::report::{RefusedVersion, Report, spec};
 use crate::text::single_line;
 
 /// Characters to escape in the path of a URI reference.
@@ -37,7 +37,7 @@ pub(crate) fn format_text(report: &Report) -> Value {
     let mut found: BTreeMap<_, Vec<(&str, &RefusedVersion)>> = BTreeMap::new();
     for file in &report.files {
         for finding in &file.findings {
-            let key = (finding.what(), finding.judged.rule.as_deref());
+            let key = (spec(&finding.judged), finding.judged.rule.as_deref());
             found.entry(key).or_default().push((&file.path, finding));
         }
     }

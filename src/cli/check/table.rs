@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::cli::check::report::{LockfileReport, RefusedVersion, Report};
+use crate::cli::check::report::{LockfileReport, RefusedVersion, Report, spec};
 use crate::cli::output::counted;
 use crate::firewall::CheckOutcome;
 use crate::text::{TextTable, push_line};
@@ -28,7 +28,7 @@ fn format_file(file: &LockfileReport, is_told: bool) -> String {
         let (line, judged) = (format!("line {}", finding.package.line), &finding.judged);
         let reason = judged.reason.as_deref().unwrap_or_default();
         let why = format!("{reason} ({})", judged.rule.as_deref().unwrap_or("no rule"));
-        columns.row([&finding.what(), &line, &outcome(finding), &instead(finding), &why]);
+        columns.row([&spec(&finding.judged), &line, &outcome(finding), &instead(finding), &why]);
     }
     let _ = write!(text, "{columns}");
     for (reason, packages) in file.unchecked.iter().filter(|_| !is_told).take(REASONS) {

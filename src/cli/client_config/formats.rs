@@ -243,14 +243,6 @@ impl ClientConfigInput {
         let text = self.url.as_str();
         text.split_once(':').map_or(text, |(_, rest)| rest).to_owned()
     }
-
-    fn is_loopback(&self) -> bool {
-        self.url.host().is_some_and(|host| match host {
-            Host::Domain(name) => name == "localhost" || name.ends_with(".localhost"),
-            Host::Ipv4(address) => address.is_loopback(),
-            Host::Ipv6(address) => address.is_loopback(),
-        })
-    }
 }
 
 struct ConfigWriter {
@@ -328,7 +320,12 @@ impl ConfigWriter {
     }
 
     fn reach(&mut self, input: &ClientConfigInput) {
-        if input.is_loopback() {
+        let is_loopback = input.url.host().is_some_and(|host| match host {
+            Host::Domain(name) => name == "localhost" || name.ends_with(".localhost"),
+            Host::Ipv4(address) => address.is_loopback(),
+            Host::Ipv6(address) => address.is_loopback(),
+        });
+        if is_loopback {
             self.comment(&format!("{} is reachable from this machine only; set another address with `--url`.", input.url));
         }
     }

@@ -46,9 +46,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
             None => decide::plan_approval(config, Arc::new(SystemClock), &spec, &records).await?,
         })
     })??;
-    if let Some(why) = refusal(&plan) {
-        anyhow::bail!(why);
-    }
+    check(&plan)?;
     for (version, why) in &plan.left_out {
         output::print(&format!("{}\n", single_line(&format!("left out: {}@{version}: {why}", plan.name))))?;
     }
@@ -62,17 +60,16 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     decisions::record(&data_dir, &DecisionProposal { needs_second, ..proposal }, query.output)
 }
 
-fn refusal(plan: &ApprovalPlan) -> Option<String> {
+fn check(plan: &ApprovalPlan) -> anyhow::Result<()> {
     let name = &plan.name;
     if !plan.unnamed.is_empty() {
         let records = plan.unnamed.iter().map(|record| format!("--record {record}")).collect::<Vec<_>>().join(" ");
         let versions = plan.approved.iter().map(|approved| approved.version.as_str()).collect::<Vec<_>>().join(", ");
         let why = "is held by more than its age; name each finding and have a second person confirm";
-        return Some(format!("{name}@{versions} {why}: {records}"));
+        anyhow::bail!("{name}@{versions} {why}: {records}");
     }
-    let only_left_out = plan.approved.is_empty() && !plan.left_out.is_empty() && plan.allowed == 0;
-    only_left_out.then(|| {
-        let reasons: Vec<_> = plan.left_out.iter().map(|(version, why)| format!("{name}@{version}: {why}")).collect();
-        format!("cannot be approved: {}", reasons.join("; "))
-    })
+    let reasons: Vec<_> = plan.left_out.iter().map(|(version, why)| format!("{name}@{version}: {why}")).collect();
+    let only_left_out = plan.approved.is_empty() && !reasons.is_empty() && plan.allowed == 0;
+    anyhow::ensure!(!only_left_out, "cannot be approved: {}", reasons.join("; "));
+    Ok(())
 }

@@ -107,7 +107,12 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Exit> {
             replay_all(incidents.as_deref(), &policy, signals, output)
         }
         Command::Survey { packuments, policy, at, list } => survey(&packuments, &policy, at, list),
-        Command::Show { policy } => show(&policy),
+        Command::Show { policy } => {
+            let names = || presets::names().join("`, `");
+            let unknown = || anyhow::anyhow!("unknown shipped policy, expected one of `{}`: `{policy}`", names());
+            let file = presets::policy_file(&policy).ok_or_else(|| usage(unknown()))?;
+            output::print_verbatim(&file.text)
+        }
     }
 }
 
@@ -311,14 +316,6 @@ fn packuments(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
         found.extend(files);
     }
     Ok(found)
-}
-
-fn show(name: &str) -> anyhow::Result<Exit> {
-    let Some(file) = presets::policy_file(name) else {
-        let names = presets::names().join("`, `");
-        return Err(usage(anyhow::anyhow!("unknown shipped policy, expected one of `{names}`: `{name}`")));
-    };
-    output::print_verbatim(&file.text)
 }
 
 fn parse_instant(text: &str) -> Result<Timestamp, String> {

@@ -146,8 +146,7 @@ impl FileReader<'_> {
     }
 }
 
-/// Returns the text of a value whose TOML type fits its setting. A bare number for a setting with a unit is passed on, because
-/// its parser reports the missing unit best.
+/// Returns the text of a value of a fitting TOML type. A bare number also passes: the parser reports its missing unit best.
 fn text_of(setting: &Setting, value: &DeValue<'_>) -> Option<String> {
     match (setting.kind, value) {
         (ValueKind::Truth, DeValue::Boolean(truth)) => Some(truth.to_string()),

@@ -50,8 +50,7 @@ impl RawConfig {
         Diagnostics::or(errors, Some(raw))
     }
 
-    /// Merges flags over the environment over the file. Reads `file`, or else the file that the environment names, or else none.
-    /// Adds errors of all three to `errors` and keeps the valid settings.
+    /// Merges flags over the environment over the file, if `file` or the environment names one. Keeps the valid settings.
     pub(crate) fn merge(file: Option<&Path>, environment: &EnvPairs, flags: Self, errors: &mut Vec<Diagnostic>) -> Self {
         let mut raw = Self::default();
         let named = environment.iter().find(|(name, value)| name == FILE_VARIABLE && !value.is_empty());
@@ -109,21 +108,17 @@ impl RawConfig {
 fn read_environment(environment: &EnvPairs, errors: &mut Vec<Diagnostic>) -> BTreeMap<SettingKey, Vec<RawValue>> {
     let mut values = BTreeMap::new();
     for (name, value) in environment {
-        let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
+        let is_ours = |name: &&str| name.starts_with(PREFIX) && *name != FILE_VARIABLE && !is_service_link(name);
+        let Some(name) = name.to_str().filter(is_ours).filter(|_| !value.is_empty()) else { continue };
         let origin = Origin::Variable(name.to_owned());
-        if name == FILE_VARIABLE || value.is_empty() || is_service_link(name) {
-            continue;
+        match (SETTINGS.iter().find(|setting| setting.variable() == name), value.to_str()) {
+            (None, _) => errors.push(unknown_variable(origin, name)),
+            (Some(setting), None) => errors.push(Diagnostic::new(origin, "is not UTF-8", setting.kind.allowed())),
+            (Some(setting), Some(text)) => {
+                let texts = if setting.several { split(text) } else { vec![text] };
+                values.insert(setting.key, texts.into_iter().map(|text| RawValue::new(text, origin.clone())).collect());
+            }
         }
-        let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == name) else {
-            errors.push(unknown_variable(origin, name));
-            continue;
-        };
-        let Some(text) = value.to_str() else {
-            errors.push(Diagnostic::new(origin, "is not UTF-8", setting.kind.allowed()));
-            continue;
-        };
-        let texts = if setting.several { split(text) } else { vec![text] };
-        values.insert(setting.key, texts.into_iter().map(|text| RawValue::new(text, origin.clone())).collect());
     }
     values
 }

@@ -65,7 +65,7 @@ pub fn compile(files: &[Arc<SourceFile>], find: &IncludeResolver<'_>) -> Result<
     if !mistakes.is_empty() {
         let rank = |place: &SourceSpan| files.iter().position(|path| *path == place.file.path);
         mistakes.sort_by_key(|mistake| mistake.place().map(|place| (rank(place), place.span.start)));
-        return Err(Diagnostics::in_policy(mistakes));
+        return Err(Diagnostics { subject: "policy", errors: mistakes });
     }
     Ok(CompiledPolicy { warnings: rules.iter().filter_map(warning).collect(), policy: Policy::new(rules), files })
 }

@@ -44,8 +44,7 @@ impl FeedFailed<'_> {
 }
 
 events! {
-    /// An advisory covers every version of an established package. Only the versions it lists are refused until an operator
-    /// decides.
+    /// An advisory covers every version of an established package. Only those it lists are refused until an operator decides.
     FeedOverbroad: warn "advisory covers every version of an established package" {
         feed: &'a str => [feed.name = feed],
         advisory: &'a str => [advisory.id = advisory],
