@@ -10,23 +10,13 @@ use crate::cli::check::report::{RefusedVersion, Report, spec};
 use crate::text::single_line;
 
 /// Characters to escape in the path of a URI reference.
-const PATH: &AsciiSet = &CONTROLS
-    .add(b' ')
-    .add(b'"')
-    .add(b'#')
-    .add(b'%')
-    .add(b'<')
-    .add(b'>')
-    .add(b'?')
-    .add(b'[')
-    .add(b'\\')
-    .add(b']')
-    .add(b'^')
-    .add(b'`')
-    .add(b'{')
-    .add(b'|')
-    .add(b'}')
-    .add(b':');
+const PATH: &AsciiSet = &{
+    let (mut set, mut rest) = (CONTROLS.add(b' '), b"\"#%<>?[\\]^`{|}:".as_slice());
+    while let [character, others @ ..] = rest {
+        (set, rest) = (set.add(*character), others);
+    }
+    set
+};
 
 /// At most this many locations per bypass, and notifications per run.
 const PLACES: usize = 10;

@@ -225,8 +225,8 @@ impl RouteAnalyzer<'_> {
     }
 
     fn holds(&self, authority: &[CertificateDer<'static>], path: &str) -> bool {
-        CertificateDer::pem_file_iter(self.folder.join(path))
-            .is_ok_and(|mut certificates| certificates.any(|certificate| certificate.is_ok_and(|read| authority.contains(&read))))
+        let certificates = CertificateDer::pem_file_iter(self.folder.join(path));
+        certificates.is_ok_and(|read| read.filter_map(Result::ok).any(|certificate| authority.contains(&certificate)))
     }
 
     fn age(&self, used: &UsedClient) -> Option<DoctorFinding> {
