@@ -14,14 +14,11 @@ pub struct ProcessEnvironment {
 }
 
 impl ProcessEnvironment {
-    pub(crate) fn variable(&self, name: &str) -> Option<OsString> {
-        self.variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
-    }
-
     /// Returns the platform's data directory for Coldframe, or `None` if the environment names no home directory.
     pub(crate) fn data_directory(&self) -> Option<PathBuf> {
         // The XDG base directory specification says to ignore relative paths; they are useless on other platforms too.
-        let directory = |name: &str| self.variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let variable = |name: &str| self.variables.iter().find(|(known, _)| known == name).map(|(_, value)| value);
+        let directory = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let base = if cfg!(windows) {
             directory("LOCALAPPDATA")
         } else if cfg!(target_os = "macos") {

@@ -62,7 +62,8 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let ends = adoption.ends();
     let lockfiles = paths.iter().map(|path| path.display().to_string()).collect();
     let act = DecisionAction::Adopt { lockfiles, versions: adoption.versions };
-    decisions::record(&data_dir, &decisions::propose(act, reason, ends), output).map(or_unchecked)
+    let recorded = decide::record_decision(&data_dir, &decisions::propose(act, reason, ends))?;
+    decisions::print_result(&recorded, output).map(or_unchecked)
 }
 
 /// Returns why versions could not be checked, with the number of versions per reason, most frequent first.

@@ -57,7 +57,8 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let needs_second = plan.needs_second;
     let ends = timestamp::saturating_add(SystemClock.now(), expires);
     let proposal = decisions::propose(plan.into_act(records), reason, Some(ends));
-    decisions::record(&data_dir, &DecisionProposal { needs_second, ..proposal }, query.output)
+    let recorded = decide::record_decision(&data_dir, &DecisionProposal { needs_second, ..proposal })?;
+    decisions::print_result(&recorded, query.output)
 }
 
 fn check(plan: &ApprovalPlan) -> anyhow::Result<()> {

@@ -4,7 +4,6 @@ pub(crate) mod adopt;
 pub(crate) mod approve;
 pub(crate) mod commands;
 
-use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
@@ -36,7 +35,7 @@ impl RecordArgs {
     pub(crate) fn submit(self, act: DecisionAction, lasts: Option<Duration>) -> anyhow::Result<Exit> {
         let data_dir = self.query.settings.data_dir()?;
         let expires = lasts.map(|lasts| timestamp::saturating_add(SystemClock.now(), lasts));
-        record(&data_dir, &propose(act, self.reason, expires), self.query.output)
+        print_result(&decide::record_decision(&data_dir, &propose(act, self.reason, expires))?, self.query.output)
     }
 }
 
@@ -63,10 +62,6 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 /// Proposes a decision in the name of the user that runs the command. It needs no second person.
 pub(crate) fn propose(act: DecisionAction, reason: String, expires: Option<Timestamp>) -> DecisionProposal {
     DecisionProposal { act, reason, author: operator::signature(SystemClock.now()), expires, needs_second: false }
-}
-
-pub(crate) fn record(data_dir: &Path, proposal: &DecisionProposal, output: OutputArgs) -> anyhow::Result<Exit> {
-    print_result(&decide::record_decision(data_dir, proposal)?, output)
 }
 
 pub(crate) fn print_result(recorded: &RecordedDecision, output: OutputArgs) -> anyhow::Result<Exit> {

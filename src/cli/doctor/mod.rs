@@ -61,11 +61,8 @@ async fn examine(arguments: Arguments) -> anyhow::Result<Exit> {
         config = running.overridden_config(&settings).unwrap_or(config);
     }
     let hosts = RegistryHosts::of(&config, named.as_ref());
-    let is_ours = match (&running, &named) {
-        (Some(running), Some(server)) => running.server.profile_at(server).is_some(),
-        (Some(_), None) => true,
-        (None, _) => false,
-    };
+    let is_at = |url: &Url| running.as_ref().is_some_and(|running| running.server.profile_at(url).is_some());
+    let is_ours = running.is_some() && named.as_ref().is_none_or(is_at);
     let found = running.as_ref().and_then(|running| running.server.url());
     let server = named.clone().or(found).or_else(|| own_url(&config)).unwrap_or_else(|| config.upstream.default.address());
     let gateways = config.gateway.listen.iter().map(|address| reachable(*address));
