@@ -46,7 +46,7 @@ impl<const LISTED: bool> SettingFlags<LISTED> {
     pub(crate) fn repeated(&self, keys: &[SettingKey]) -> String {
         let file = self.file.iter().flat_map(|file| ["--config".to_owned(), file.display().to_string()]);
         let words = self.flags.words(&[keys, &[SettingKey::DataDir]].concat()).into_iter().chain(file);
-        words.map(|word| format!(" {}", quoted(&word))).collect()
+        words.map(|word| [" ", &quoted(&word)].concat()).collect()
     }
 
     pub(crate) fn first_flag_outside(&self, known: &[SettingKey]) -> Option<String> {

@@ -83,7 +83,7 @@ pub(crate) fn parse(file: &Arc<SourceFile>) -> Result<Vec<PolicyCase>, Diagnosti
             Err((problem, allowed)) => errors.push(Diagnostic::new(place, problem, allowed)),
         }
     }
-    if errors.is_empty() { Ok(cases) } else { Err(Diagnostics { subject: "policy", errors: errors }) }
+    if errors.is_empty() { Ok(cases) } else { Err(Diagnostics { subject: "policy", errors }) }
 }
 
 impl PolicyCase {

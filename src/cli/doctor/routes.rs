@@ -245,10 +245,9 @@ impl RouteAnalyzer<'_> {
                 let fix = match used.client {
                     SurveyedClient::Pnpm => format!("set minimumReleaseAge: {} in pnpm-workspace.yaml", rounded(60)),
                     SurveyedClient::Bun => format!("set minimumReleaseAge = {} under [install] in bunfig.toml", rounded(1)),
-                    // By default, these hold new releases for a day.
-                    SurveyedClient::Pnpm11 | SurveyedClient::Berry | SurveyedClient::Deno => return None,
-                    SurveyedClient::Yarn => return None,
-                    _ => format!("npm config set min-release-age {} --location=project", rounded(86_400)),
+                    SurveyedClient::Npm => format!("npm config set min-release-age {} --location=project", rounded(86_400)),
+                    // yarn 1 has no such setting. By default, the others hold new releases for a day.
+                    SurveyedClient::Yarn | SurveyedClient::Pnpm11 | SurveyedClient::Berry | SurveyedClient::Deno => return None,
                 };
                 let what = format!("{name} has no minimum release age of its own");
                 Some(DoctorFinding::new(Note, "age", what).because(why, fix))
