@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::upstream::NpmEnvironment;
 
@@ -54,16 +54,6 @@ pub(crate) enum DefaultsFrom<'a> {
     Nothing,
     /// A machine that is not known yet: values that are not set are no errors.
     AnotherMachine,
-}
-
-impl DefaultsFrom<'_> {
-    /// Returns the base of relative paths.
-    pub(crate) fn working_directory(&self) -> &Path {
-        match self {
-            Self::ThisMachine(environment) => &environment.working_directory,
-            Self::Nothing | Self::AnotherMachine => Path::new(""),
-        }
-    }
 }
 
 #[cfg(test)]

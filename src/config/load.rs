@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::config::effective::Settings;
 use crate::config::environment::{DefaultsFrom, ProcessEnvironment};
@@ -14,6 +13,7 @@ use crate::config::server::{self, GatewaySettings};
 use crate::config::settings::SettingKey;
 use crate::config::upstream::{self, OwnAddresses};
 use crate::diagnostics::{Diagnostic, Diagnostics, Origin};
+use crate::telemetry::LogFormat;
 use crate::{firewall, store, telemetry, tls};
 
 #[derive(Debug)]
@@ -118,7 +118,12 @@ impl Config {
             tarball_limit: reader.one(SettingKey::TarballLimit, parse::size(1_000..=u64::MAX)),
         };
         let server = server::read(&mut reader, public_url.clone());
-        let (log_format, log_level) = (reader.word(SettingKey::LogFormat), reader.word(SettingKey::LogLevel));
+        let format = if reader.word(SettingKey::LogFormat) == "json" { LogFormat::Json } else { LogFormat::Human };
+        let filter = match reader.word(SettingKey::LogLevel) {
+            // For Coldframe's own lines only: those of its dependencies would hide them.
+            level @ ("debug" | "trace") => format!("info,coldframe={level}"),
+            level => level.to_owned(),
+        };
         let ledger_retention = reader.one(SettingKey::LedgerRetention, parse::nonzero_duration);
         let summary_interval = reader.one(SettingKey::SummaryInterval, parse::duration);
         let feeds = feeds::read(&mut reader);
@@ -131,7 +136,11 @@ impl Config {
         let (policies, policy_warnings) = policies?;
         warnings.extend(policy_warnings);
         let data_dir = data_dir?;
-        let settings = Settings::new(raw, machine.working_directory(), &upstream.default.address(), &data_dir);
+        let folder = match machine {
+            DefaultsFrom::ThisMachine(environment) => environment.working_directory.as_path(),
+            DefaultsFrom::Nothing | DefaultsFrom::AnotherMachine => Path::new(""),
+        };
+        let settings = Settings::new(raw, folder, &upstream.default.address(), &data_dir);
         Some(Self {
             listen,
             policies,
@@ -142,7 +151,7 @@ impl Config {
             tls,
             gateway,
             feeds,
-            telemetry: telemetry_config(log_format, log_level, summary_interval),
+            telemetry: telemetry::Config { format, filter, summary_interval },
             warnings,
             settings,
         })
@@ -165,13 +174,6 @@ pub(crate) fn data_dir(sources: ConfigSources<'_>) -> Result<PathBuf, Diagnostic
 /// Returns the file of gateway users, if one is configured. Does not read npm's configuration.
 pub(crate) fn gateway_users(sources: ConfigSources<'_>) -> Result<Option<PathBuf>, Diagnostics> {
     sources.read(|raw, _, errors| Some(SettingsReader { raw, errors }.optional(SettingKey::GatewayUsers, parse::path)))
-}
-
-/// Configures logs. `debug` and `trace` apply to Coldframe's own lines only: those of its dependencies would hide them.
-fn telemetry_config(format: &str, level: &str, summary_interval: Duration) -> telemetry::Config {
-    let format = if format == "json" { telemetry::LogFormat::Json } else { telemetry::LogFormat::Human };
-    let filter = if matches!(level, "debug" | "trace") { format!("info,coldframe={level}") } else { level.to_owned() };
-    telemetry::Config { format, filter, summary_interval }
 }
 
 #[cfg(test)]

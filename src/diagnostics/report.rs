@@ -54,7 +54,13 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// Creates an error whose whole line may be shown.
     pub fn new(origin: impl Into<Origin>, problem: impl Into<String>, allowed: impl Into<String>) -> Self {
-        Self { origin: origin.into(), problem: shortened(problem.into()), allowed: allowed.into(), shows_line: true }
+        let mut problem = problem.into();
+        // It ends with the value, which may be very long; its start identifies it.
+        if let Some((end, _)) = problem.char_indices().nth(MAX_PROBLEM_CHARS) {
+            problem.truncate(end);
+            problem.push('…');
+        }
+        Self { origin: origin.into(), problem, allowed: allowed.into(), shows_line: true }
     }
 
     pub fn place(&self) -> Option<&SourceSpan> {
@@ -62,14 +68,6 @@ impl Diagnostic {
             Origin::File(place) => Some(place),
             _ => None,
         }
-    }
-}
-
-/// Cuts a problem text. It ends with the value, which may be very long; its start identifies it.
-fn shortened(problem: String) -> String {
-    match problem.char_indices().nth(MAX_PROBLEM_CHARS) {
-        Some((end, _)) => format!("{}…", problem.get(..end).unwrap_or_default()),
-        None => problem,
     }
 }
 

@@ -7,7 +7,7 @@ pub(crate) mod report;
 pub(crate) mod sarif;
 pub(crate) mod table;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
@@ -60,7 +60,10 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let own = arguments.settings.config()?;
     let mut files = Vec::new();
     for path in find_lockfiles(arguments.paths)? {
-        files.push(LockfileReport::of(shown(&path), &lockfiles::read(&path).map_err(usage)?));
+        // As given, with forward slashes.
+        let shown = path.to_string_lossy().replace('\\', "/");
+        let shown = shown.strip_prefix("./").unwrap_or(&shown).to_owned();
+        files.push(LockfileReport::of(shown, &lockfiles::read(&path).map_err(usage)?));
     }
     let report = block_on(async {
         let running = if arguments.server.is_none() { running_server::find_announced(&own).await? } else { None };
@@ -125,12 +128,6 @@ fn find_lockfiles(mut paths: Vec<PathBuf>) -> anyhow::Result<Vec<PathBuf>> {
         found.extend(inside);
     }
     Ok(found)
-}
-
-/// Returns a path as reports show it: as given, with forward slashes.
-fn shown(path: &Path) -> String {
-    let text = path.to_string_lossy().replace('\\', "/");
-    text.strip_prefix("./").unwrap_or(&text).to_owned()
 }
 
 pub(crate) fn server(text: &str) -> Result<Url, String> {

@@ -112,7 +112,12 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         waiting.finish_and_clear();
         anyhow::Ok((policy, is_servers, ended, sum))
     })??;
-    let (code, left_some) = ended.unwrap_or_else(|error| (spawn_failure(&command, &error), false));
+    let (code, left_some) = ended.unwrap_or_else(|error| {
+        let program = command.first().map(|word| word.display().to_string()).unwrap_or_default();
+        say(&format!("cannot run `{program}`: {error}"));
+        // The exit codes of shells.
+        (if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }, false)
+    });
     if left_some {
         say("terminated processes that the command left running");
     }
@@ -177,11 +182,4 @@ fn no_proxy(session: &RunSession, project: &ProjectFiles, survey: &SettingsSurve
     registries.extend(elsewhere.chain([npmrc::npm_default_registry()]));
     registries.extend(npmrc::yarn_registry_host().and_then(|host| Url::parse(&format!("https://{host}/")).ok()));
     direct_hosts::no_proxy(&registries, project.exceptions.iter().cloned())
-}
-
-fn spawn_failure(words: &[OsString], error: &io::Error) -> u8 {
-    let program = words.first().map(|word| word.display().to_string()).unwrap_or_default();
-    say(&format!("cannot run `{program}`: {error}"));
-    // The exit codes of shells.
-    if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }
 }
