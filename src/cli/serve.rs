@@ -87,18 +87,14 @@ impl StartupBanner {
     }
 
     fn text(self, addresses: &[SocketAddr], gateways: &[SocketAddr], transparent: &[SocketAddr], notices: &str) -> String {
+        let row = |label: &str, value: String| (label.to_owned(), value);
+        let hosts = format!("intercepts {}", self.intercepted);
+        let listening = addresses.iter().map(|address| row("listening", format!("http://{address}/")));
+        let proxies = gateways.iter().map(|address| row("gateway", format!("http://{address}/, {hosts}")));
+        let redirected = transparent.iter().map(|address| row("transparent", format!("{address}, {hosts}")));
         let mut columns = TextTable::indented("  ");
-        for address in addresses {
-            columns.row([&"listening", &format!("http://{address}/")]);
-        }
-        for address in gateways {
-            columns.row([&"gateway", &format!("http://{address}/, intercepts {}", self.intercepted)]);
-        }
-        for address in transparent {
-            columns.row([&"transparent", &format!("{address}, intercepts {}", self.intercepted)]);
-        }
-        for (left, right) in &self.rows {
-            columns.row([left, right]);
+        for (label, value) in listening.chain(proxies).chain(redirected).chain(self.rows) {
+            columns.row([&label, &value]);
         }
         let reached = addresses.first().map(|address| format!("http://{}/", reachable(*address)));
         let registry = self.public_url.or(reached).unwrap_or_default();

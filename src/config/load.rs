@@ -305,7 +305,7 @@ memory = \"1GB\"
         .unwrap();
         let age = config.policies.default.minimum_release_age(&PackageName::parse("axios").unwrap());
         assert_eq!((config.listen.len(), age.as_secs(), config.store.cache_size), (2, 129_600, 2_000_000_000));
-        assert_eq!(config.firewall.packument_ttl, Duration::from_secs(300));
+        assert_eq!(config.firewall.packument_ttl, std::time::Duration::from_secs(300));
     }
 
     #[test]

@@ -144,8 +144,8 @@ pub(crate) fn read_ini(text: &str) -> Vec<ConfigLine> {
 pub(crate) fn key_of_ini(key: &str) -> Option<String> {
     match key {
         "minimum-release-age" => Some("age".to_owned()),
-        "registry" | "https-proxy" | "proxy" | "noproxy" | "no-proxy" | "cafile" | "strict-ssl" => Some(key.to_owned()),
-        _ => is_scoped_registry(key).then(|| key.to_owned()),
+        "noproxy" | "no-proxy" => Some(key.to_owned()),
+        _ => npm_key_from_yarn(key),
     }
 }
 
