@@ -1,6 +1,9 @@
 //! Facts about a release: signals (differences from its predecessors) and findings (from opening its tarball).
 
+pub mod archive;
 pub mod compare;
+pub mod inspect;
+pub mod manifest;
 pub mod names;
 
 pub use compare::BASELINE_AGE;

@@ -116,12 +116,18 @@ names! {
     Findings {
         /// Its `package.json` differs from the packument.
         ManifestConfusion = "manifest-confusion",
-        /// It has a `binding.gyp` but no install script: npm builds it anyway.
+        /// It has a `binding.gyp` but no install script, so npm builds it at install, and the packument does not say so.
         ImplicitBuild = "implicit-build",
         /// An advisory lists its digest.
         AdvisedIntegrity = "advised-integrity",
         /// It cannot be opened.
         Unreadable = "unreadable",
+        /// It has paths or links that leave the package, or devices.
+        UnsafeArchive = "unsafe-archive",
+        /// Package managers could unpack it to different files.
+        AmbiguousArchive = "ambiguous-archive",
+        /// It unpacks to too many bytes or files.
+        ArchiveBomb = "archive-bomb",
     }
 }
 
