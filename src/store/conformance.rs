@@ -14,9 +14,11 @@ use crate::store::blobs::{BlobKind, BlobStore, PendingBlob};
 use crate::store::error::StoreError;
 use crate::store::ledger::StoredPackument;
 use crate::store::ledger::{
-    DownloadEvent, DownloadKind, DownloadOutcome, Exposure, LearnedDigests, Ledger, LedgerEvent, PackageChange, PackageKey,
-    PackageRecord, Release, ReleaseState, TagSighting, TarballSource,
+    DownloadEvent, DownloadKind, DownloadOutcome, Exposure, InspectedTarball, LearnedDigests, Ledger, LedgerEvent, PackageChange,
+    PackageKey, PackageRecord, Release, ReleaseState, TagSighting, TarballSource,
 };
+use crate::vetting::Finding;
+use crate::vetting::inspect::FindingEvidence;
 
 /// Opens a store in its home folder. Opening again simulates a restart; the previous store must be dropped first.
 pub(crate) type Open<'a, T> = &'a dyn Fn() -> Arc<T>;
@@ -42,6 +44,7 @@ macro_rules! ledger_laws {
         $crate::store::conformance::laws!($home, $open; crate::store::ledger::Ledger;
             unknown_package_has_an_empty_record,
             recorded_package_is_read_before_and_after_a_restart,
+            newer_inspection_replaces_the_one_of_the_same_tarball,
             fields_set_once_do_not_change,
             version_with_two_integrities_is_two_releases,
             digests_of_a_release_are_only_added,
@@ -258,11 +261,13 @@ pub(crate) fn recorded_package_is_read_before_and_after_a_restart(open: Open<'_,
         document: Some(document()),
         releases: vec![release("1.0.0", b"one"), unknown],
         tags: vec![sighting.clone(), TagSighting { version: "2.0.0".into(), first_seen: at(2), last_seen: at(3), ..sighting }],
+        inspections: vec![inspected("1.0.0", b"one"), InspectedTarball { manifest: None, ..inspected("2.0.0", b"two") }],
     };
     let change = PackageChange {
         document: record.document.clone(),
         releases: record.releases.clone(),
         tags: record.tags.clone(),
+        inspections: record.inspections.clone(),
         ..PackageChange::default()
     };
     let ledger = open();
@@ -270,6 +275,31 @@ pub(crate) fn recorded_package_is_read_before_and_after_a_restart(open: Open<'_,
     assert_eq!(ledger.package(&key("@acme/ui")).unwrap(), record);
     drop(ledger);
     assert_eq!(open().package(&key("@acme/ui")).unwrap(), record);
+}
+
+fn inspected(version: &str, bytes: &[u8]) -> InspectedTarball {
+    let sha512 = Digest::of(Algorithm::Sha512, bytes);
+    let evidence = vec![
+        FindingEvidence { finding: Finding::ManifestConfusion, detail: "name is \"a\", the packument says \"b\"".to_owned() },
+        FindingEvidence { finding: Finding::Unreadable, detail: String::new() },
+    ];
+    InspectedTarball { version: version.into(), sha512, code: 7, manifest: Some([9; 32]), evidence }
+}
+
+pub(crate) fn newer_inspection_replaces_the_one_of_the_same_tarball(open: Open<'_, dyn Ledger>) {
+    let (ledger, axios) = (open(), key("axios"));
+    let (first, other) = (inspected("1.14.1", b"axios"), inspected("1.14.1", b"other bytes"));
+    let newer = InspectedTarball { code: 8, evidence: Vec::new(), ..first.clone() };
+    let mut record = PackageRecord::default();
+    for inspections in [vec![first, other.clone()], vec![newer.clone()]] {
+        let change = PackageChange { inspections, ..PackageChange::default() };
+        ledger.record_package(&axios, &change).unwrap();
+        record.apply(&change);
+    }
+    assert_eq!(record.inspections, [other, newer]);
+    let mut read = ledger.package(&axios).unwrap().inspections;
+    read.sort_by_key(|inspected| inspected.code);
+    assert_eq!(read, record.inspections);
 }
 
 pub(crate) fn fields_set_once_do_not_change(open: Open<'_, dyn Ledger>) {

@@ -12,6 +12,7 @@ use crate::npm::{Algorithm, Digest, Integrity, ManifestDigest, PackageName, Pack
 use crate::policy::decisions::Decision;
 use crate::store::error::StoreError;
 use crate::text::words;
+use crate::vetting::inspect::FindingEvidence;
 
 /// A package of a registry. The same name on two registries is two packages.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -84,6 +85,20 @@ pub struct TarballSource {
     pub public: bool,
 }
 
+/// What opening a tarball showed, so that it is opened once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InspectedTarball {
+    /// The key in `versions`.
+    pub version: Box<str>,
+    /// The SHA-512 of the tarball.
+    pub sha512: Digest,
+    /// The version of the code that opened it.
+    pub code: u32,
+    /// A digest of the packument's manifest that it was compared with; `None` if there was none.
+    pub manifest: Option<[u8; 32]>,
+    pub evidence: Vec<FindingEvidence>,
+}
+
 /// New digests of the release that (`version`, `integrity`) identifies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LearnedDigests {
@@ -141,6 +156,8 @@ pub struct PackageRecord {
     pub releases: Vec<Release>,
     /// Past and present targets of its dist-tags, oldest first.
     pub tags: Vec<TagSighting>,
+    /// The newest inspection of each tarball that was opened, by version and SHA-512.
+    pub inspections: Vec<InspectedTarball>,
 }
 
 impl PackageRecord {
@@ -167,6 +184,10 @@ impl PackageRecord {
                 release.learn(&learned.digests);
             }
         }
+        for inspected in &change.inspections {
+            self.inspections.retain(|known| (&known.version, &known.sha512) != (&inspected.version, &inspected.sha512));
+            self.inspections.push(inspected.clone());
+        }
         let row = |sighting: &TagSighting| (sighting.tag.clone(), sighting.version.clone(), sighting.first_seen);
         if !change.forgotten_tags.is_empty() {
             let forgotten: HashSet<_> = change.forgotten_tags.iter().map(row).collect();
@@ -187,8 +208,14 @@ impl PackageRecord {
         }
     }
 
-    /// Adds the digests of the same releases from `newer`, a record of the same package.
+    /// Adds the digests of the same releases and the inspections from `newer`, a record of the same package.
     pub fn learn_from(&mut self, newer: &Self) {
+        let is_known = |of: &InspectedTarball, known: &[InspectedTarball]| {
+            known.iter().any(|known| (&known.version, &known.sha512) == (&of.version, &of.sha512))
+        };
+        let inspections = newer.inspections.iter().filter(|inspected| !is_known(inspected, &self.inspections)).cloned();
+        let inspections: Vec<_> = inspections.collect();
+        self.inspections.extend(inspections);
         let grown = newer.releases.iter().filter(|release| release.digests.is_some());
         let grown: HashMap<_, _> = grown.map(|release| ((&release.version, &release.integrity), &release.digests)).collect();
         if grown.is_empty() {
@@ -233,6 +260,8 @@ pub struct PackageChange {
     pub digests: Vec<LearnedDigests>,
     /// Tarballs that were downloaded or found to be public.
     pub tarballs: Vec<TarballSource>,
+    /// Tarballs that were opened.
+    pub inspections: Vec<InspectedTarball>,
     /// New sightings, or sightings with a new `last_seen`. (tag, version, `first_seen`) identifies the row.
     pub tags: Vec<TagSighting>,
     /// Sightings to delete because there are too many. Applied before `tags`.

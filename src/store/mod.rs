@@ -20,7 +20,8 @@ pub(crate) use data_dir::DataDir;
 pub use error::StoreError;
 pub(crate) use indicator_hit::IndicatorHit;
 pub(crate) use ledger::{
-    DownloadEvent, DownloadKind, Exposure, LearnedDigests, LedgerEvent, PackageKey, Release, ReleaseState, TarballSource,
+    DownloadEvent, DownloadKind, Exposure, InspectedTarball, LearnedDigests, LedgerEvent, PackageKey, Release, ReleaseState,
+    TarballSource,
 };
 pub use ledger::{DownloadOutcome, Ledger, PackageChange, PackageRecord, StoredPackument, TagSighting};
 pub use sqlite::SqliteLedger;

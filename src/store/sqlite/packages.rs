@@ -4,10 +4,13 @@ use jiff::Timestamp;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
-use crate::npm::{Integrity, ManifestDigest, PackageName, PackumentForm};
+use crate::npm::{Algorithm, Digest, Integrity, ManifestDigest, PackageName, PackumentForm};
 use crate::store::ledger::{
-    LearnedDigests, PackageChange, PackageKey, PackageRecord, Release, ReleaseState, StoredPackument, TagSighting, TarballSource,
+    InspectedTarball, LearnedDigests, PackageChange, PackageKey, PackageRecord, Release, ReleaseState, StoredPackument,
+    TagSighting, TarballSource,
 };
+use crate::vetting::Finding;
+use crate::vetting::inspect::FindingEvidence;
 
 /// Maximum number of URLs per tarball. A registry that signs URLs uses new ones each time; a deleted one costs a download.
 const MAX_ADDRESSES: u32 = 8;
@@ -15,7 +18,8 @@ const MAX_ADDRESSES: u32 = 8;
 pub(crate) fn read(connection: &Connection, key: &PackageKey) -> rusqlite::Result<PackageRecord> {
     let snapshot = connection.unchecked_transaction()?;
     let Some((id, document)) = read_document(&snapshot, key)? else { return Ok(PackageRecord::default()) };
-    Ok(PackageRecord { document, releases: read_releases(&snapshot, id)?, tags: read_tags(&snapshot, id)? })
+    let (releases, tags) = (read_releases(&snapshot, id)?, read_tags(&snapshot, id)?);
+    Ok(PackageRecord { document, releases, tags, inspections: read_inspections(&snapshot, id)? })
 }
 
 pub(crate) fn write(connection: &mut Connection, key: &PackageKey, change: &PackageChange) -> rusqlite::Result<()> {
@@ -33,6 +37,7 @@ pub(crate) fn write(connection: &mut Connection, key: &PackageKey, change: &Pack
     forget_tags(&transaction, package, &change.forgotten_tags)?;
     write_tags(&transaction, package, &change.tags)?;
     write_tarballs(&transaction, key, &change.tarballs)?;
+    write_inspections(&transaction, package, &change.inspections)?;
     transaction.commit()
 }
 
@@ -318,6 +323,42 @@ fn write_tags(connection: &Connection, package: i64, tags: &[TagSighting]) -> ru
     for sighting in tags {
         let (first_seen, last_seen) = (to_column(sighting.first_seen), to_column(sighting.last_seen));
         upsert.execute(params![package, sighting.tag, sighting.version, first_seen, last_seen])?;
+    }
+    Ok(())
+}
+
+fn read_inspections(connection: &Connection, package: i64) -> rusqlite::Result<Vec<InspectedTarball>> {
+    let sql = "SELECT version, sha512, code, manifest, findings FROM inspections WHERE package = ?1 ORDER BY version, sha512";
+    query_all(connection, sql, [package], |row| {
+        let damaged = |column, what: &str| rusqlite::Error::FromSqlConversionFailure(column, Type::Blob, what.to_owned().into());
+        let sha512 = Digest::from_bytes(Algorithm::Sha512, row.get_ref(1)?.as_blob()?);
+        let findings: Vec<(String, String)> =
+            serde_json::from_str(row.get_ref(4)?.as_str()?).map_err(|_| damaged(4, "invalid findings"))?;
+        // A name that this program does not know was written by another version, whose findings are made again.
+        let evidence = |(name, detail): (String, String)| {
+            let finding = Finding::ALL.iter().copied().find(|finding| finding.as_str() == name)?;
+            Some(FindingEvidence { finding, detail })
+        };
+        Ok(InspectedTarball {
+            version: row.get(0)?,
+            sha512: sha512.ok_or_else(|| damaged(1, "invalid SHA-512"))?,
+            code: row.get(2)?,
+            manifest: row.get(3)?,
+            evidence: findings.into_iter().filter_map(evidence).collect(),
+        })
+    })
+}
+
+fn write_inspections(connection: &Connection, package: i64, inspections: &[InspectedTarball]) -> rusqlite::Result<()> {
+    let mut upsert = connection.prepare_cached(
+        "INSERT INTO inspections (package, version, sha512, code, manifest, findings) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT (package, version, sha512) DO UPDATE SET code = excluded.code, manifest = excluded.manifest,
+             findings = excluded.findings",
+    )?;
+    for InspectedTarball { version, sha512, code, manifest, evidence } in inspections {
+        let pairs: Vec<_> = evidence.iter().map(|evidence| (evidence.finding.as_str(), &evidence.detail)).collect();
+        let findings = serde_json::json!(pairs).to_string();
+        upsert.execute(params![package, version, sha512.as_bytes(), code, manifest, findings])?;
     }
     Ok(())
 }
