@@ -30,6 +30,7 @@ use crate::firewall::tarballs::addresses::{Addresses, TarballLocator};
 use crate::firewall::tarballs::download::{Downloader, MEMORY_UNITS};
 use crate::firewall::tarballs::early_request::EarlyRequests;
 use crate::firewall::tarballs::entitlement::{EntitlementService, Entitlements};
+use crate::firewall::tarballs::vetting::TarballVetter;
 use crate::firewall::wall_clock::WallClock;
 use crate::firewall::wanted_versions::Wants;
 use crate::firewall::workers::Workers;
@@ -222,6 +223,7 @@ impl Components {
             packages: Arc::clone(&packages),
             entitlements,
             downloader: Arc::new(downloader),
+            vetter: TarballVetter::new(&services, &packages),
             running: SharedFetches::new(&services.workers),
             slots: downloads,
         };

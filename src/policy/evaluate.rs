@@ -319,6 +319,7 @@ mod tests {
             new-package | hold 14 d of the package | not reached | an earlier rule decided
             strong-signal | hold 14 d | not reached | an earlier rule decided
             weak-signals | hold 7 d | not reached | an earlier rule decided
+            tarball-findings | hold 14 d | not reached | an earlier rule decided
             fix-lane | allow | not reached | an earlier rule decided
             minimum-age | hold 72 h | not reached | an earlier rule decided"#]].assert_eq(&lines.join("\n"));
         assert_eq!(timestamp::format_utc(at(90)), "2026-04-03 18:00 UTC");

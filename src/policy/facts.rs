@@ -10,6 +10,7 @@ use crate::npm::packument::index::{ManifestTraits, TagIndex, VersionEntry};
 use crate::npm::{Integrity, PackageName, Packument, Version};
 use crate::policy::advisories::{ApplicableAdvisories, NO_ADVISORIES};
 use crate::vetting::compare::SignalEvidence;
+use crate::vetting::inspect::FindingEvidence;
 use crate::vetting::{Findings, Signals};
 
 /// Whether the newest packument has the version. If not, what the ledger knows of its removal.
@@ -107,6 +108,8 @@ pub struct Facts<'a> {
     pub evidence: &'a [SignalEvidence],
     /// Findings from the contents of the tarball.
     pub findings: Findings,
+    /// What each finding is based on.
+    pub finding_evidence: &'a [FindingEvidence],
 }
 
 impl<'a> Facts<'a> {
@@ -137,6 +140,7 @@ impl<'a> Facts<'a> {
             pending: Signals::NONE,
             evidence: &[],
             findings: Findings::NONE,
+            finding_evidence: &[],
         }
     }
 

@@ -111,6 +111,8 @@ labels! {
     IncidentLabel, "kind" {
         IntegrityChanged = "integrity_changed",
         IntegrityMismatch = "integrity_mismatch",
+        /// A tarball was opened and has findings.
+        Findings = "findings",
         Takedown = "takedown",
         /// Upstream removed a version too old for a takedown.
         Unpublished = "unpublished",

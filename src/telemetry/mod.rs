@@ -9,8 +9,8 @@ pub(crate) mod metrics;
 pub(crate) use events::decisions::{DecisionChange, DecisionChanged};
 pub(crate) use events::feeds::{ClientExposed, FeedChanged, FeedFailed, FeedOverbroad, IndicatorContacted};
 pub(crate) use events::incidents::{
-    ClockSkew, IntegrityChanged, IntegrityMismatch, LedgerRowsLost, MetadataStripped, PolicyReloaded, ServedStale, TaskFailed,
-    VersionRemoved,
+    ClockSkew, IntegrityChanged, IntegrityMismatch, LedgerRowsLost, MetadataStripped, PolicyReloaded, ServedStale,
+    TarballFindings, TaskFailed, VersionRemoved,
 };
 pub(crate) use events::requests::{
     EgressRefused, PackumentPrefetched, RequestEnded, RequestRefused, ServedWithWarning, UpstreamAnswered, VersionsHidden,

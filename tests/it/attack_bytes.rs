@@ -360,7 +360,13 @@ async fn token_does_not_bypass_the_hold_on_a_changed_version() {
             scene.get(path).await.is(403);
             scene.restart().await;
         }
+        // The changed manifest is old enough then, but its tarball contradicts it.
         scene.advance(hours(73));
+        for refused in [scene.get(path), scene.get(path).token("made-up")] {
+            let error = refused.await.is(403).error();
+            assert!(error.contains("rule tarball-findings"), "{error}");
+        }
+        scene.advance(days(12));
         scene.get(path).await.is(200);
         scene.get(path).token("made-up").await.is(200);
     }

@@ -80,5 +80,6 @@ mod takedown;
 mod tarballs;
 mod transparent;
 mod upstream;
+mod vetting;
 mod withheld;
 mod writes;

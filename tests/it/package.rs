@@ -56,6 +56,8 @@ pub struct Package {
     fields: Vec<(String, Value)>,
     dist: Vec<(String, Value)>,
     content: String,
+    /// The tarball, if a test makes it itself.
+    made: Option<Vec<u8>>,
 }
 
 impl Package {
@@ -73,6 +75,7 @@ impl Package {
             fields: Vec::new(),
             dist: Vec::new(),
             content: format!("module.exports = '{name}@{version}'\n"),
+            made: None,
         };
         package.pack();
         package
@@ -141,6 +144,13 @@ impl Package {
         self
     }
 
+    /// Replaces the whole tarball and updates its digests. The packument does not change otherwise.
+    pub fn packed(mut self, tarball: Vec<u8>) -> Self {
+        self.made = Some(tarball);
+        self.pack();
+        self
+    }
+
     /// Fills the tarball with about this many incompressible bytes.
     pub fn sized(self, bytes: usize) -> Self {
         let mut state = 0x2545_f491_4f6c_dd1d_u64;
@@ -191,7 +201,10 @@ impl Package {
         for (name, value) in &self.fields {
             manifest[name] = value.clone();
         }
-        self.tarball = tarball(&[("package/package.json", &manifest.to_string()), ("package/index.js", &self.content)]);
+        self.tarball = self
+            .made
+            .clone()
+            .unwrap_or_else(|| tarball(&[("package/package.json", &manifest.to_string()), ("package/index.js", &self.content)]));
         manifest["_id"] = json!(format!("{}@{}", self.name, self.version));
         manifest["dist"] = json!({
             "integrity": sha512(&self.tarball),

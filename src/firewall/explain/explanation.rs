@@ -13,6 +13,7 @@ use crate::policy::{Advisory, Facts, Presence, Reason, Removal, TraceStep, Verdi
 use crate::units::timestamp;
 use crate::vetting::Signal;
 use crate::vetting::compare::SignalEvidence;
+use crate::vetting::inspect::FindingEvidence;
 
 /// Maintainers listed by name. There may be hundreds.
 const MAX_MAINTAINERS: usize = 12;
@@ -102,7 +103,7 @@ pub struct ExplainedFacts {
     /// Signals that depend on look-ups that have not ended.
     pub pending: Vec<&'static str>,
     /// Findings from the contents of its tarball.
-    pub findings: Vec<&'static str>,
+    pub findings: Vec<FindingEvidence>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,7 +151,7 @@ impl ExplainedFacts {
             evidence: facts.evidence.to_vec(),
             unobservable: facts.unobservable.iter().map(Signal::as_str).collect(),
             pending: facts.pending.iter().map(Signal::as_str).collect(),
-            findings: facts.findings.iter().map(crate::vetting::Finding::as_str).collect(),
+            findings: facts.finding_evidence.to_vec(),
         }
     }
 
@@ -184,7 +185,9 @@ impl ExplainedFacts {
         let has_no_baseline = self.unobservable.len() + 1 >= Signal::ALL.len();
         let no_baseline = "there is no older release to compare with".to_owned();
         row("not observable", if has_no_baseline { Some(no_baseline) } else { words(&self.unobservable) });
-        row("findings", words(&self.findings));
+        for found in &self.findings {
+            row("finding", Some(format!("{}: {}", found.finding.as_str(), found.detail)));
+        }
         rows
     }
 
@@ -334,6 +337,8 @@ impl ExplainedFacts {
         };
         let evidence =
             |SignalEvidence { signal, old, new }: &SignalEvidence| json!({ "signal": signal.as_str(), "old": old, "new": new });
+        let finding =
+            |FindingEvidence { finding, detail }: &FindingEvidence| json!({ "finding": finding.as_str(), "detail": detail });
         json!({
             "gone": self.gone,
             "packagePublished": instant(self.first_published),
@@ -355,7 +360,7 @@ impl ExplainedFacts {
             "evidence": self.evidence.iter().map(evidence).collect::<Vec<_>>(),
             "signalsPending": self.pending,
             "signalsNotObservable": self.unobservable,
-            "findings": self.findings,
+            "findings": self.findings.iter().map(finding).collect::<Vec<_>>(),
         })
     }
 }

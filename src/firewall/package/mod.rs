@@ -6,6 +6,7 @@ pub(crate) mod removed;
 pub(crate) mod signal_table;
 pub(crate) mod signals;
 pub(crate) mod stored_tarballs;
+pub(crate) mod vetted_tarballs;
 
 use std::sync::{Arc, LazyLock, OnceLock};
 
@@ -228,6 +229,7 @@ impl PackageSnapshot {
         let entry = &packument.entries[at];
         let provenance = &self.provenance[at];
         let report = linked.signals.report(at);
+        let inspected = linked.signals.inspections.get(&at);
         let (fix, hangs_on_publishers) = self.fix(packument, at, advisories);
         let mut facts = Facts {
             parent: linked.parent.and_then(|parent| parent.get(at).copied().flatten()),
@@ -240,6 +242,8 @@ impl PackageSnapshot {
             pending: report.map(|report| report.pending).unwrap_or_default(),
             unobservable: report.map(|report| report.unobservable).unwrap_or_default(),
             evidence: report.map(|report| &*report.evidence).unwrap_or_default(),
+            findings: inspected.iter().flat_map(|inspected| &inspected.evidence).map(|evidence| evidence.finding).collect(),
+            finding_evidence: inspected.map(|inspected| &*inspected.evidence).unwrap_or_default(),
             unknown: UnknownFacts { fix: hangs_on_publishers, ..self.unknown(entry) },
             ..Facts::of_entry(packument, entry, provenance.effective)
         };

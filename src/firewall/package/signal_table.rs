@@ -1,8 +1,9 @@
-//! The signals of a package's young releases, by position in its index.
+//! The signals and findings of a package's releases, by position in its index.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::store::InspectedTarball;
 use crate::vetting::compare::SignalReport;
 
 #[derive(Debug, Default)]
@@ -11,6 +12,10 @@ pub(crate) struct SignalTable {
     pub revision: u64,
     /// Whether new dependencies were looked up.
     pub has_dependencies: bool,
+    /// The revision of the vetted tarballs.
+    pub vetted: u64,
+    /// Releases whose tarballs have findings.
+    pub inspections: HashMap<usize, Arc<InspectedTarball>>,
     /// Releases without signals are absent.
     pub reports: HashMap<usize, SignalReport>,
     /// The new dependencies that are not looked up yet, sorted.

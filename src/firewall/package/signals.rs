@@ -1,5 +1,5 @@
-//! The signals of a package's young releases. Their new dependencies are looked up elsewhere; until then, signals that depend on
-//! them are pending.
+//! The signals of a package's young releases, and the findings in tarballs that were opened. New dependencies are looked up
+//! elsewhere; until then, signals that depend on them are pending.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,8 +9,11 @@ use jiff::Timestamp;
 
 use crate::firewall::package::PackageSnapshot;
 use crate::firewall::package::signal_table::SignalTable;
+use crate::firewall::package::vetted_tarballs::Vetted;
 use crate::firewall::policy_state::PolicySnapshot;
+use crate::npm::{Algorithm, Packument};
 use crate::policy::advisories::AdvisoryKind;
+use crate::store::InspectedTarball;
 use crate::units::timestamp;
 use crate::vetting::compare::{Comparison, DatedRelease, SignalReport};
 use crate::vetting::{BASELINE_AGE, Signal, Signals};
@@ -42,13 +45,19 @@ pub(crate) fn compare(
     package: &PackageSnapshot,
     policy_snapshot: &PolicySnapshot,
     dependencies: Option<&NewDependencies>,
+    vetted: &Vetted,
 ) -> SignalTable {
-    let mut table =
-        SignalTable { revision: policy_snapshot.revision, has_dependencies: dependencies.is_some(), ..SignalTable::default() };
+    let mut table = SignalTable {
+        revision: policy_snapshot.revision,
+        vetted: vetted.revision,
+        has_dependencies: dependencies.is_some(),
+        ..SignalTable::default()
+    };
     let now = package.confirmed.validated;
     let window = policy_snapshot.signal_window().max(BASELINE_AGE);
     let since = timestamp::saturating_sub(now, window);
     let Some(packument) = &package.packument else { return table };
+    table.inspections = inspections(package, packument, vetted);
     if package.provenance.iter().all(|history| history.effective <= since) {
         return table;
     }
@@ -75,6 +84,19 @@ pub(crate) fn compare(
     table.pending.sort_unstable();
     table.pending.dedup();
     table
+}
+
+/// Returns the inspections with findings, by the position of the entry that states the same bytes.
+fn inspections(package: &PackageSnapshot, packument: &Packument, vetted: &Vetted) -> HashMap<usize, Arc<InspectedTarball>> {
+    let suspicious = vetted.tarballs.iter().filter(|inspected| !inspected.evidence.is_empty());
+    let of_entry = |inspected: &Arc<InspectedTarball>| {
+        let (at, entry) = packument.find(&inspected.version)?;
+        let stated = package.provenance[at].digests.as_ref().or(entry.integrity.as_ref())?;
+        // An entry that states a SHA-1 alone was matched with the bytes when they were downloaded.
+        let is_same = stated.digest(Algorithm::Sha512).is_none_or(|sha512| *sha512 == inspected.sha512);
+        is_same.then(|| (at, Arc::clone(inspected)))
+    };
+    suspicious.filter_map(of_entry).collect()
 }
 
 /// Adds what is known of the new dependencies of a release. Returns those that are not looked up yet.

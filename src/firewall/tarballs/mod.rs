@@ -6,6 +6,7 @@ pub(crate) mod admission;
 pub(crate) mod download;
 pub(crate) mod early_request;
 pub(crate) mod entitlement;
+pub(crate) mod vetting;
 
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use crate::firewall::request::{Client, TarballResponse};
 use crate::firewall::tarballs::admission::AdmittedTarball;
 use crate::firewall::tarballs::download::{DownloadSource, Downloader, TarballKey, VerifiedTarball, open_blob};
 use crate::firewall::tarballs::entitlement::{Entitled, EntitlementService};
+use crate::firewall::tarballs::vetting::{TarballVetter, VettingResult};
 use crate::firewall::verdicts::cache::CachedPackage;
 use crate::npm::{Algorithm, Integrity, PackageName, Sha1Check};
 use crate::policy::{RuleId, Verdict};
@@ -36,6 +38,7 @@ pub(crate) struct TarballService {
     pub packages: Arc<PackageService>,
     pub entitlements: Arc<EntitlementService>,
     pub downloader: Arc<Downloader>,
+    pub vetter: TarballVetter,
     pub running: SharedFetches<TarballKey, VerifiedTarball>,
     pub slots: Arc<Slots>,
 }
@@ -78,11 +81,18 @@ impl TarballService {
             }
             Err(rejection) => Err(rejection),
         };
+        let served = match served {
+            Ok((tarball, kept)) => {
+                let vetted = Box::pin(self.vetter.vet(client, &lookup, admitted.entry, &tarball)).await;
+                vetted.map(|vetted| (tarball, kept, vetted))
+            }
+            Err(rejection) => Err(rejection),
+        };
         match served {
-            Ok((VerifiedTarball { bytes, digests }, kept)) => {
-                // Changes during the download apply before the first byte is served.
+            Ok((VerifiedTarball { bytes, digests }, kept, vetted)) => {
+                // Findings, and changes during the download, apply before the first byte is served.
                 let then = self.services.policy.snapshot();
-                if then.revision != policy_snapshot.revision {
+                if vetted == VettingResult::Findings || then.revision != policy_snapshot.revision {
                     let again = admission::admit(&self.services, client, &lookup.package, version, &then).await;
                     again.map_err(|rejection| {
                         self.services.recorder.refused_tarball(client, &lookup.package, version, rejection)

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crate::firewall::package::signal_table::SignalTable;
 use crate::firewall::package::signals::{self, NewDependencies};
 use crate::firewall::package::stored_tarballs::StoredTarballs;
+use crate::firewall::package::vetted_tarballs::VettedTarballs;
 use crate::firewall::package::{LinkedFacts, PackageSnapshot, ParentFirstSeen};
 use crate::firewall::policy_state::{PolicySnapshot, Profile};
 use crate::firewall::singleflight::Turn;
@@ -49,6 +50,8 @@ pub(crate) struct CachedPackage {
     pub snapshot: PackageSnapshot,
     /// Tarballs of this index that are in the store, as far as they were looked up.
     pub tarballs: Arc<StoredTarballs>,
+    /// What opening its tarballs showed.
+    pub vetted: Arc<VettedTarballs>,
     /// The document as received, until it is stored.
     pub raw: Arc<Mutex<Option<Bytes>>>,
     /// Verdicts, computed on first use per policy revision.
@@ -73,6 +76,7 @@ impl Deref for CachedPackage {
 impl From<PackageSnapshot> for CachedPackage {
     fn from(snapshot: PackageSnapshot) -> Self {
         Self {
+            vetted: Arc::new(VettedTarballs::new(&snapshot.record.inspections)),
             snapshot,
             tarballs: Arc::default(),
             raw: Arc::default(),
@@ -93,7 +97,12 @@ impl CachedPackage {
 
     /// Returns the package with the same document in another snapshot of it.
     pub(crate) fn with_snapshot(&self, snapshot: PackageSnapshot) -> Self {
-        Self { tarballs: Arc::clone(&self.tarballs), raw: Arc::clone(&self.raw), ..Self::from(snapshot) }
+        Self {
+            tarballs: Arc::clone(&self.tarballs),
+            vetted: Arc::clone(&self.vetted),
+            raw: Arc::clone(&self.raw),
+            ..Self::from(snapshot)
+        }
     }
 
     /// Returns the verdicts of the index under the policy of `profile`; empty without a packument.
@@ -120,6 +129,7 @@ impl CachedPackage {
             revision: policy_snapshot.revision,
             has_parent: self.parent.get().is_some(),
             has_dependencies: self.dependencies.get().is_some(),
+            vetted: self.vetted.revision(),
         }
     }
 
@@ -131,14 +141,16 @@ impl CachedPackage {
 
     /// Returns the signals of its young releases.
     pub(crate) fn signals(&self, policy_snapshot: &PolicySnapshot) -> Arc<SignalTable> {
-        let dependencies = self.dependencies.get();
+        let (dependencies, vetted) = (self.dependencies.get(), self.vetted.load());
         let is_current = |table: &Arc<SignalTable>| {
-            table.revision == policy_snapshot.revision && table.has_dependencies == dependencies.is_some()
+            table.revision == policy_snapshot.revision
+                && table.has_dependencies == dependencies.is_some()
+                && table.vetted == vetted.revision
         };
         if let Some(table) = self.signals.load_full().filter(is_current) {
             return table;
         }
-        let table = Arc::new(signals::compare(self, policy_snapshot, dependencies));
+        let table = Arc::new(signals::compare(self, policy_snapshot, dependencies, &vetted));
         self.signals.store(Some(Arc::clone(&table)));
         table
     }
@@ -160,7 +172,7 @@ mod tests {
 
     #[test]
     fn verdicts_without_parent_package_are_not_used_once_it_is_known() {
-        let inputs = |revision, has_parent| VerdictInputs { revision, has_parent, has_dependencies: false };
+        let inputs = |revision, has_parent| VerdictInputs { revision, has_parent, has_dependencies: false, vetted: 0 };
         let table = |has_parent| Arc::new(VerdictTable::empty(inputs(1, has_parent)));
         for profile in [Profile::default(), Profile(1)] {
             let cache = VerdictCache::default();

@@ -71,6 +71,8 @@ pub(crate) struct VerdictInputs {
     pub has_parent: bool,
     /// Whether the new dependencies of young releases were known.
     pub has_dependencies: bool,
+    /// The revision of what opening tarballs showed.
+    pub vetted: u64,
 }
 
 /// The contents of `policyRestrictions`.
@@ -148,6 +150,7 @@ impl VerdictTable {
             revision: policy_snapshot.revision,
             has_parent: linked.parent.is_some(),
             has_dependencies: linked.signals.has_dependencies,
+            vetted: linked.signals.vetted,
         });
         let Some(packument) = &package.packument else { return table };
         table.judge(package, linked, packument, policy_snapshot, profile);

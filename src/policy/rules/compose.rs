@@ -310,7 +310,7 @@ dist-tags = []
             p.toml:19:12: `findings` has an unknown value: `nothing`
              19 | findings = "nothing"
                 |            ^^^^^^^^^
-               = allowed: `manifest-confusion`, `implicit-build`, `advised-integrity`, `unreadable`
+               = allowed: `manifest-confusion`, `implicit-build`, `advised-integrity`, `unreadable`, `unsafe-archive`, `ambiguous-archive`, `archive-bomb`
 
             p.toml:21:21: `kind` has an unknown value: `virus`
              21 | advisory = { kind = "virus", feeds = "osv" }

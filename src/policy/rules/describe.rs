@@ -7,8 +7,8 @@ use crate::policy::rules::rule::{AgeSubject, MINIMUM_AGE, Rule, RuleAction, Rule
 use crate::policy::trace::{StepOutcome, TraceStep};
 use crate::policy::verdict::RuleId;
 use crate::units::timestamp;
-use crate::vetting::Signal;
 use crate::vetting::compare::SignalEvidence;
+use crate::vetting::{Finding, Signal};
 
 pub(crate) fn rule_step(rule: &Rule, facts: &Facts<'_>, outcome: RuleOutcome) -> TraceStep {
     let matched = || match rule.action {
@@ -45,7 +45,7 @@ pub(crate) fn describe_refusal(rule: &Rule, facts: &Facts<'_>) -> String {
         parts.extend(facts.pending.and(wanted).iter().map(|signal| format!("{} is not decided yet", signal.as_str())));
     }
     if let Some(wanted) = rule.asks.findings {
-        parts.extend(facts.findings.and(wanted).iter().map(|finding| finding.as_str().to_owned()));
+        parts.extend(facts.findings.and(wanted).iter().map(|finding| describe_finding(finding, facts)));
     }
     match rule.action {
         RuleAction::Hold { age, of: AgeSubject::Release } => {
@@ -68,6 +68,13 @@ fn describe_signal(signal: Signal, facts: &Facts<'_>) -> String {
     let evidence = facts.evidence.iter().filter(|evidence| evidence.signal == signal).map(SignalEvidence::describe);
     let evidence: Vec<_> = evidence.collect();
     if evidence.is_empty() { signal.as_str().to_owned() } else { format!("{} ({})", signal.as_str(), evidence.join("; ")) }
+}
+
+/// Names a finding with its evidence: `manifest-confusion (scripts: postinstall is "node a.js", which the packument does not state)`.
+fn describe_finding(finding: Finding, facts: &Facts<'_>) -> String {
+    let evidence = facts.finding_evidence.iter().filter(|evidence| evidence.finding == finding);
+    let evidence: Vec<_> = evidence.map(|evidence| &*evidence.detail).collect();
+    if evidence.is_empty() { finding.as_str().to_owned() } else { format!("{} ({})", finding.as_str(), evidence.join("; ")) }
 }
 
 pub(crate) fn describe_allow(rule: &Rule, facts: &Facts<'_>) -> String {

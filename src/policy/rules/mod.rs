@@ -149,6 +149,11 @@ impl Policy {
         rules.filter_map(Rule::longest_age).max().unwrap_or_default()
     }
 
+    /// Returns the age below which a rule may refuse or note a release for its findings. `None` if no rule tests findings.
+    pub(crate) fn finding_window(&self) -> Option<Duration> {
+        self.in_force().filter_map(Rule::finding_window).max()
+    }
+
     /// Checks whether a rule tests this signal.
     pub(crate) fn asks_signal(&self, signal: Signal) -> bool {
         let asked: Signals = [signal].into_iter().collect();
@@ -586,6 +591,7 @@ reason = "x"
             new-package decides: published 2026-03-31 00:00 UTC, the package is new, its package was first published 2026-03-31 00:00 UTC, new packages wait 14 d
             strong-signal not reached: an earlier rule decided
             weak-signals not reached: an earlier rule decided
+            tarball-findings not reached: an earlier rule decided
             fix-lane not reached: an earlier rule decided
             minimum-age not reached: an earlier rule decided"#]].assert_eq(&lines.join("\n"));
         assert_eq!(steps.len(), policy.rules().len() + 2);
@@ -670,6 +676,7 @@ reason = "x"
             new-package not reached: an earlier rule decided
             strong-signal not reached: an earlier rule decided
             weak-signals not reached: an earlier rule decided
+            tarball-findings not reached: an earlier rule decided
             fix-lane not reached: an earlier rule decided
             minimum-age not reached: an earlier rule decided"#]]
         .assert_eq(&lines.join("\n"));

@@ -266,6 +266,16 @@ impl Rule {
             .max()
     }
 
+    /// Returns the age of a release from which the rule needs no findings. `None` if it tests none.
+    pub(crate) fn finding_window(&self) -> Option<Duration> {
+        self.asks.findings?;
+        let held = match self.action {
+            RuleAction::Hold { age, of: AgeSubject::Release } => age,
+            _ => Duration::MAX,
+        };
+        Some(self.asks.age.younger_than.unwrap_or(Duration::MAX).min(held))
+    }
+
     /// Returns the condition that the version does not meet. Returns `None` if the rule matches. Package names are not tested
     /// here.
     ///

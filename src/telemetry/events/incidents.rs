@@ -23,6 +23,13 @@ events! {
         detail: &'a str => [error = detail],
     } |metrics, _| metrics.count_incident(IncidentLabel::IntegrityMismatch);
 
+    /// A tarball holds something that policies may refuse.
+    TarballFindings: warn "tarball has findings" {
+        name: &'a PackageName => [package.name = %name],
+        version: &'a str => [package.version = version],
+        findings: &'a str => [vetting.findings = findings],
+    } |metrics, _| metrics.count_incident(IncidentLabel::Findings);
+
     VersionRemoved: warn "version removed upstream" {
         name: &'a PackageName => [package.name = %name],
         version: &'a str => [package.version = version],

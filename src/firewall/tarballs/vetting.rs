@@ -1,0 +1,143 @@
+//! Opens tarballs before they are served, if a rule may refuse what they hold. Each is opened once per version of the code.
+
+use std::sync::Arc;
+
+use crate::firewall::error::{FirewallError, Result};
+use crate::firewall::package::CacheKey;
+use crate::firewall::package::vetted_tarballs::manifest_of;
+use crate::firewall::packages::Services;
+use crate::firewall::packages::request::PackageLookup;
+use crate::firewall::packages::service::PackageService;
+use crate::firewall::request::Client;
+use crate::firewall::singleflight::SingleFlight;
+use crate::firewall::tarballs::download::VerifiedTarball;
+use crate::firewall::workers::task_failed;
+use crate::npm::{Algorithm, Digest};
+use crate::store::{InspectedTarball, PackageChange};
+use crate::telemetry::TarballFindings;
+use crate::units::timestamp;
+use crate::vetting::archive::ArchiveLimits;
+use crate::vetting::inspect::{INSPECTION_VERSION, Inspection, inspect};
+use crate::vetting::manifest::Manifest;
+
+/// What vetting a tarball showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum VettingResult {
+    /// It was known before, has no findings, or no rule needs them.
+    Unchanged,
+    /// It has findings, so verdicts made before do not apply.
+    Findings,
+}
+
+/// The key of a shared inspection: the same bytes as the same version of the same package.
+type VettingKey = (CacheKey, Box<str>, Digest);
+
+pub(crate) struct TarballVetter {
+    services: Arc<Services>,
+    packages: Arc<PackageService>,
+    running: SingleFlight<VettingKey, Result<VettingResult>>,
+}
+
+impl TarballVetter {
+    pub(crate) fn new(services: &Arc<Services>, packages: &Arc<PackageService>) -> Self {
+        Self { services: Arc::clone(services), packages: Arc::clone(packages), running: SingleFlight::new() }
+    }
+
+    /// Opens a tarball of the entry at `entry`, unless that was done. Fails if it cannot be inspected although a rule needs it.
+    pub(crate) async fn vet(
+        &self,
+        client: &Client,
+        lookup: &PackageLookup,
+        entry: Option<usize>,
+        tarball: &VerifiedTarball,
+    ) -> Result<VettingResult> {
+        let package = &lookup.package;
+        let (Some(packument), Some(at)) = (&package.packument, entry) else { return Ok(VettingResult::Unchanged) };
+        let policy_snapshot = self.services.policy.snapshot();
+        let Some(window) = policy_snapshot.policy(client.profile).finding_window() else { return Ok(VettingResult::Unchanged) };
+        let until = timestamp::saturating_add(package.provenance[at].effective, window);
+        let (Some(entry), Some(sha512)) = (packument.entries.get(at), tarball.digests.digest(Algorithm::Sha512)) else {
+            return Ok(VettingResult::Unchanged);
+        };
+        if self.services.policy.now() >= until || package.vetted.is_current(entry, sha512) {
+            return Ok(VettingResult::Unchanged);
+        }
+        let key = (package.slot.clone(), entry.key.clone(), sha512.clone());
+        let task = VettingTask {
+            services: Arc::clone(&self.services),
+            packages: Arc::clone(&self.packages),
+            client: client.clone(),
+            lookup: lookup.clone(),
+            at,
+            sha512: sha512.clone(),
+            tarball: tarball.clone(),
+        };
+        let vetting = self.services.workers.track(task.run());
+        self.running.join(key, || vetting).await.unwrap_or_else(|_| Err(task_failed()))
+    }
+}
+
+/// The inputs of an inspection. Owned, because it outlives the request that started it.
+struct VettingTask {
+    services: Arc<Services>,
+    packages: Arc<PackageService>,
+    client: Client,
+    lookup: PackageLookup,
+    at: usize,
+    sha512: Digest,
+    tarball: VerifiedTarball,
+}
+
+impl VettingTask {
+    async fn run(self) -> Result<VettingResult> {
+        let package = Arc::clone(&self.lookup.package);
+        let permit = self.packages.loader.loads.acquire(self.client.address).await;
+        let (read, document) = self.packages.document_with(&self.client, self.lookup.clone(), permit).await?;
+        if read.package.content() != package.content() {
+            return Err(FirewallError::Internal("the packument changed while a tarball was opened".into()));
+        }
+        let permit = self.services.workers.heavy.acquire(self.client.address).await;
+        let services = Arc::clone(&self.services);
+        let work = move || {
+            let result = self.inspect(&document);
+            drop(permit);
+            result
+        };
+        services.workers.run(work).await?
+    }
+
+    /// Blocks.
+    fn inspect(&self, document: &[u8]) -> Result<VettingResult> {
+        let package = &self.lookup.package;
+        let entry = package.packument.as_ref().and_then(|packument| packument.entries.get(self.at));
+        let entry = entry.ok_or_else(|| FirewallError::Internal("a version has no entry".into()))?;
+        let mut inspection = inspect(&self.tarball.bytes, ArchiveLimits::default());
+        match Manifest::parse(entry.spans.manifest.of(document)) {
+            Ok(stated) => inspection.compare(&stated),
+            Err(error) => inspection.note_unreadable_manifest(&error),
+        }
+        let inspected = InspectedTarball {
+            version: entry.key.clone(),
+            sha512: self.sha512.clone(),
+            code: INSPECTION_VERSION,
+            manifest: Some(manifest_of(entry)),
+            evidence: inspection.evidence.clone(),
+        };
+        let change = PackageChange { inspections: vec![inspected.clone()], ..PackageChange::default() };
+        self.services.recorder.package_change(&package.slot.key(&package.registry), &change);
+        package.vetted.add(inspected);
+        if inspection.evidence.is_empty() {
+            return Ok(VettingResult::Unchanged);
+        }
+        self.report(&entry.key, &inspection);
+        Ok(VettingResult::Findings)
+    }
+
+    fn report(&self, version: &str, inspection: &Inspection) {
+        let name = &self.lookup.package.slot.name;
+        let details = inspection.evidence.iter().map(|evidence| format!("{}: {}", evidence.finding.as_str(), evidence.detail));
+        let findings = details.collect::<Vec<_>>().join("; ");
+        TarballFindings { name, version, findings: &findings }.emit(self.services.recorder.metrics());
+        self.services.recorder.event("tarball_findings", Some(name), Some(version), findings);
+    }
+}

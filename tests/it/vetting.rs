@@ -1,0 +1,152 @@
+//! Vetting: what tarballs hold. The attacks are built here; none is real malware.
+
+use std::future::IntoFuture as _;
+
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::package::{Package, days, tarball};
+use crate::scene::Scene;
+
+/// Publishes an old and a four days old release. The packument of the newer one states `stated`, and its tarball holds `files`.
+fn publish(scene: &Scene, stated: Package, files: &[(&str, &str)]) {
+    scene.publish(Package::new("demo", "1.0.0").aged(days(60)));
+    scene.publish(stated.aged(days(4)).packed(tarball(files)));
+}
+
+fn release() -> Package {
+    Package::new("demo", "1.1.0")
+}
+
+fn manifest(more: &str) -> String {
+    format!(r#"{{"name":"demo","version":"1.1.0","main":"index.js"{more}}}"#)
+}
+
+async fn explained(scene: &Scene, spec: &str) -> Value {
+    scene.get(&format!("/-/coldframe/explain/{spec}")).accept("application/json").await.is(200).json()
+}
+
+/// Checks that the tarball is refused with this text, and that the version is hidden afterwards.
+async fn is_refused(scene: &Scene, text: &str) {
+    assert_eq!(scene.get("/demo").await.versions(), ["1.0.0", "1.1.0"]);
+    let refused = scene.get("/demo/-/demo-1.1.0.tgz").await.is(403).error();
+    assert!(refused.contains("rule tarball-findings") && refused.contains(text), "{text}: {refused}");
+    assert_eq!(scene.get("/demo").await.versions(), ["1.0.0"]);
+    scene.get("/demo/-/demo-1.0.0.tgz").await.is(200);
+}
+
+#[tokio::test]
+async fn plain_tarball_that_matches_its_packument_is_served() {
+    let scene = Scene::open().await;
+    let files = [("package/package.json", &*manifest("")), ("package/index.js", "")];
+    publish(&scene, release(), &files);
+    scene.get("/demo/-/demo-1.1.0.tgz").await.is(200);
+    assert_eq!(scene.get("/demo").await.versions(), ["1.0.0", "1.1.0"]);
+    assert_eq!(explained(&scene, "demo@1.1.0").await["facts"]["findings"], json!([]));
+}
+
+#[tokio::test]
+async fn install_script_that_the_packument_does_not_state_is_refused() {
+    let scene = Scene::open().await;
+    let hidden = manifest(r#","scripts":{"postinstall":"node evil.js"}"#);
+    publish(&scene, release(), &[("package/package.json", &hidden), ("package/evil.js", "")]);
+    is_refused(&scene, r#"manifest-confusion (scripts: postinstall is "node evil.js", which the packument does not state)"#)
+        .await;
+    let facts = explained(&scene, "demo@1.1.0").await["facts"].clone();
+    assert_eq!(facts["findings"][0]["finding"], "manifest-confusion", "{facts}");
+    assert_eq!(scene.metric("coldframe_incidents_total", "findings").await, 1.0);
+}
+
+#[tokio::test]
+async fn dependency_that_the_packument_does_not_state_is_refused() {
+    let scene = Scene::open().await;
+    let hidden = manifest(r#","dependencies":{"plain-crypto-js":"^4.2.1"}"#);
+    publish(&scene, release(), &[("package/package.json", &hidden)]);
+    is_refused(&scene, "plain-crypto-js").await;
+}
+
+#[tokio::test]
+async fn binding_gyp_without_a_script_is_refused() {
+    let scene = Scene::open().await;
+    let files = [("package/package.json", &*manifest("")), ("package/binding.gyp", "{'targets':[]}")];
+    publish(&scene, release(), &files);
+    is_refused(&scene, "implicit-build (npm builds its binding.gyp at install").await;
+}
+
+#[tokio::test]
+async fn archive_that_clients_unpack_differently_is_refused() {
+    let scene = Scene::open().await;
+    let plain = manifest("");
+    let evil = manifest(r#","scripts":{"install":"node evil.js"}"#);
+    publish(&scene, release(), &[("package/package.json", &evil), ("package/package.json", &plain)]);
+    is_refused(&scene, "ambiguous-archive (package/package.json is given twice, with other content)").await;
+}
+
+#[tokio::test]
+async fn archive_that_leaves_its_folder_is_refused() {
+    let scene = Scene::open().await;
+    publish(&scene, release(), &[("package/package.json", &manifest("")), ("package/../../.bashrc", "evil")]);
+    is_refused(&scene, "unsafe-archive (a path that leaves the package: package/../../.bashrc)").await;
+}
+
+#[tokio::test]
+async fn tarball_that_is_no_archive_is_refused() {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("demo", "1.0.0").aged(days(60)));
+    scene.publish(release().aged(days(4)).packed(b"not an archive".to_vec()));
+    is_refused(&scene, "unreadable (it is not a gzip file)").await;
+}
+
+#[tokio::test]
+async fn findings_survive_a_restart_and_end_with_the_window() {
+    let mut scene = Scene::open().await;
+    publish(&scene, release(), &[("package/package.json", &manifest(r#","dependencies":{"a":"1"}"#))]);
+    is_refused(&scene, "manifest-confusion").await;
+    scene.restart().await;
+    assert_eq!(scene.get("/demo").await.versions(), ["1.0.0"]);
+    scene.advance(days(10));
+    assert_eq!(scene.get("/demo").await.versions(), ["1.0.0", "1.1.0"]);
+    scene.get("/demo/-/demo-1.1.0.tgz").await.is(200);
+}
+
+#[tokio::test]
+async fn findings_of_a_release_stay_when_its_packument_changes_later() {
+    let scene = Scene::open().await;
+    publish(&scene, release(), &[("package/package.json", &manifest(r#","dependencies":{"a":"1"}"#))]);
+    is_refused(&scene, "manifest-confusion").await;
+    scene.registry.edit("demo", |packument| packument["description"] = json!("another document"));
+    scene.advance(days(1));
+    assert_eq!(scene.get("/demo").await.versions(), ["1.0.0"]);
+    scene.get("/demo/-/demo-1.1.0.tgz").await.is(403);
+}
+
+#[tokio::test]
+async fn many_clients_open_a_tarball_once() {
+    let scene = Scene::open().await;
+    publish(&scene, release(), &[("package/package.json", &manifest(r#","dependencies":{"a":"1"}"#))]);
+    let mut clients = JoinSet::new();
+    for _ in 0..8 {
+        clients.spawn(scene.get("/demo/-/demo-1.1.0.tgz").into_future());
+    }
+    for answer in clients.join_all().await {
+        answer.is(403);
+    }
+    assert_eq!(scene.metric("coldframe_incidents_total", "findings").await, 1.0);
+}
+
+#[tokio::test]
+async fn old_releases_are_not_opened_by_the_default_policy() {
+    let scene = Scene::open().await;
+    scene.publish(Package::new("demo", "1.0.0").aged(days(60)).packed(b"not an archive".to_vec()));
+    scene.get("/demo/-/demo-1.0.0.tgz").await.is(200);
+}
+
+#[tokio::test]
+async fn strict_policy_refuses_old_unreadable_archives() {
+    let scene = Scene::open().set("policy", "strict").await;
+    scene.publish(Package::new("demo", "1.0.0").aged(days(600)));
+    scene.publish(Package::new("demo", "1.1.0").aged(days(400)).packed(b"not an archive".to_vec()));
+    let refused = scene.get("/demo/-/demo-1.1.0.tgz").await.is(403).error();
+    assert!(refused.contains("rule finding") && refused.contains("unreadable"), "{refused}");
+    assert_eq!(scene.get("/demo").await.versions(), ["1.0.0"]);
+}
