@@ -11,7 +11,7 @@ use clap_complete::Shell;
 use crate::cli::flags::SettingFlags;
 use crate::cli::{
     ca, check, client_config, config, decisions, doctor, explain, exposure, feed, healthcheck, incident, output, policy, serve,
-    user,
+    user, vet,
 };
 use crate::config::suggest;
 use crate::text::push_line;
@@ -24,7 +24,7 @@ Exit codes:
    3  cannot listen on the first address
    4  another coldframe uses the data directory
    5  cannot use the data directory
-  10  `explain`: the version is held or denied
+  10  `explain`: the version is held or denied; `vet`: a tarball has findings
   69  `check`, `adopt`: some or all versions could not be checked
   75  `check`: versions would be refused, but all of them open in time
  any  `run`: the command's exit code; 126: cannot run it; 127: not found; 128 + n: signal n
@@ -59,6 +59,8 @@ enum Command {
     Explain(explain::Arguments),
     /// List the versions in lockfiles that would be refused.
     Check(check::Arguments),
+    /// Open tarballs and print what looks wrong in them.
+    Vet(vet::Arguments),
     /// Print client configuration with a matching minimum age.
     ClientConfig(client_config::Arguments),
     /// List the clients that requested a package, from the ledger.
@@ -95,7 +97,7 @@ enum Command {
 /// The groups of commands in the help.
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Serve and run", &["serve", "run", "healthcheck"]),
-    ("Understand", &["explain", "check", "exposure", "doctor"]),
+    ("Understand", &["explain", "check", "vet", "exposure", "doctor"]),
     ("Decide", &["approve", "adopt", "confirm", "deny", "revoke", "freeze", "break-glass", "decisions", "policy"]),
     ("Feeds and incidents", &["feed", "incident"]),
     ("Set up", &["client-config", "ca", "user", "config", "completions", "help"]),
@@ -132,6 +134,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Doctor(arguments) => doctor::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Check(arguments) => check::run(arguments),
+        Command::Vet(arguments) => vet::run(&arguments),
         Command::ClientConfig(arguments) => client_config::run(arguments),
         Command::Exposure(arguments) => exposure::run(arguments),
         Command::Decide(command) => decisions::commands::run(command),

@@ -24,5 +24,6 @@ mod runtime;
 mod serve;
 mod signals;
 mod user;
+mod vet;
 
 pub use command_line::run;

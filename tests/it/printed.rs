@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::client::Ask;
-use crate::package::{Package, hours};
+use crate::package::{Package, hours, tarball};
 use crate::program::{Program, coldframe, machine_clock, run};
 use crate::registry::Registry;
 use crate::reply::Reply;
@@ -451,6 +451,17 @@ async fn the_summary_of_a_run_is_printed_harmlessly() {
     printed(&mut fixture.with_upstream(&["run", "--", "missing\n::error::PWNED\u{1b}[2J"]));
     printed(&mut fixture.with_upstream(&["doctor"]));
     printed(&mut fixture.with_upstream(&["doctor", "--json"]));
+    let manifest = quoted(HOSTILE);
+    let manifest = format!(
+        r#"{{"name":{manifest},"version":{manifest},"scripts":{{"install":{manifest}}},"dependencies":{{{manifest}:"1"}}}}"#
+    );
+    let files = [("package/package.json", &*manifest), ("package/\u{1b}[2J\u{202e}", ""), ("x\n::error::PWNED/a", "")];
+    let (stated, path) = (fixture.write("manifest.json", "{}"), fixture.home.path().join("a.tgz"));
+    std::fs::write(&path, tarball(&files)).unwrap();
+    for more in [&[][..], &["--json"]] {
+        let (code, ..) = printed(fixture.command(&["vet"]).arg(&path).arg("--manifest").arg(&stated).args(more));
+        assert_eq!(code, 10);
+    }
     for client in ["npm", "pnpm", "yarn", "bun", "deno"] {
         printed(&mut fixture.with_upstream(&["client-config", client]));
     }
