@@ -25,5 +25,5 @@ pub(crate) use run::temp_dir::RunTempDir;
 pub use server::App;
 pub use standalone::exposure;
 pub(crate) use standalone::policy_diff::diff_policies;
-pub(crate) use standalone::{Checker, IndicatorHitSummary, explain, indicator_hits};
+pub(crate) use standalone::{Checker, IndicatorHitSummary, explain, indicator_hits, vet};
 pub use tasks::config_reload::ReadConfig;

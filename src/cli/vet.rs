@@ -1,69 +1,112 @@
-//! `coldframe vet`: opens a tarball and prints what it holds. Needs no network.
+//! `coldframe vet`: opens tarballs and prints what looks wrong in them. A file needs no network; a version is downloaded and
+//! compared with the packument and with earlier releases.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::cli::output::{CliError, Exit, OutputArgs};
+use crate::app;
+use crate::cli::flags::QueryArgs;
+use crate::cli::output::Exit;
+use crate::cli::runtime::block_on;
+use crate::clock::SystemClock;
+use crate::firewall::Explanation;
+use crate::npm::PackageSpec;
 use crate::text::push_line;
 use crate::vetting::archive::ArchiveLimits;
-use crate::vetting::inspect::{Inspection, inspect};
+use crate::vetting::inspect::{FindingEvidence, Inspection, inspect};
 use crate::vetting::manifest::Manifest;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Tarballs of packages.
-    #[arg(value_name = "TARBALL", required = true)]
-    tarballs: Vec<PathBuf>,
-    /// The version's manifest as the registry states it, to compare with `package.json`.
+    /// Tarballs (`axios-1.14.1.tgz`) or versions (`axios@1.14.1`).
+    #[arg(value_name = "TARBALL|SPEC", required = true)]
+    targets: Vec<String>,
+    /// For a tarball: the version's manifest as the registry states it, to compare with `package.json`.
     #[arg(long, value_name = "FILE")]
     manifest: Option<PathBuf>,
     #[command(flatten)]
-    output: OutputArgs,
+    query: QueryArgs,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<Exit, CliError> {
+/// What one target holds. Files have no explanation.
+struct Vetted {
+    target: String,
+    inspection: Inspection,
+    explanation: Option<Explanation>,
+}
+
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let stated = arguments.manifest.as_deref().map(read_manifest).transpose()?;
     let mut vetted = Vec::new();
-    for path in &arguments.tarballs {
-        let mut inspection = inspect(&read(path)?, ArchiveLimits::default());
-        if let Some(stated) = &stated {
-            inspection.compare(stated);
-        }
-        vetted.push((path.display().to_string(), inspection));
+    for target in arguments.targets {
+        vetted.push(if is_file(&target) { vet_file(target, stated.as_ref())? } else { vet_version(&target, &arguments.query)? });
     }
-    let is_clean = vetted.iter().all(|(_, inspection)| inspection.evidence.is_empty());
-    let json = || json!({ "tarballs": vetted.iter().map(|(path, inspection)| to_json(path, inspection)).collect::<Vec<_>>() });
-    arguments.output.print(|| format(&vetted), json)?;
+    let is_clean = vetted.iter().all(|vetted| vetted.inspection.evidence.is_empty());
+    let json = || json!({ "vetted": vetted.iter().map(Vetted::json).collect::<Vec<_>>() });
+    arguments.query.output.print(|| vetted.iter().map(Vetted::text).collect(), json)?;
     Ok(if is_clean { Exit::Done } else { Exit::Refused })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, CliError> {
-    fs::read(path).map_err(|error| CliError::failed(anyhow::Error::from(error).context(path.display().to_string())))
+fn is_file(target: &str) -> bool {
+    target.ends_with(".tgz") || Path::new(target).is_file()
 }
 
-fn read_manifest(path: &Path) -> Result<Manifest, CliError> {
-    Manifest::parse(&read(path)?).map_err(|error| CliError::failed(anyhow::anyhow!("{}: {error}", path.display())))
-}
-
-fn to_json(path: &str, inspection: &Inspection) -> Value {
-    let findings = inspection.evidence.iter();
-    let findings: Vec<_> =
-        findings.map(|evidence| json!({ "finding": evidence.finding.as_str(), "detail": evidence.detail })).collect();
-    json!({ "path": path, "files": inspection.files, "unpackedBytes": inspection.unpacked_bytes, "findings": findings })
-}
-
-fn format(vetted: &[(String, Inspection)]) -> String {
-    let mut text = String::new();
-    for (path, inspection) in vetted {
-        let summary = format!("{} files, {} bytes unpacked", inspection.files, inspection.unpacked_bytes);
-        let verdict = if inspection.evidence.is_empty() { "no findings" } else { "findings" };
-        push_line!(text, "{path}: {verdict} ({summary})");
-        for evidence in &inspection.evidence {
-            push_line!(text, "  {}: {}", evidence.finding.as_str(), evidence.detail);
-        }
+fn vet_file(target: String, stated: Option<&Manifest>) -> anyhow::Result<Vetted> {
+    let mut inspection = inspect(&read(Path::new(&target))?, ArchiveLimits::default());
+    if let Some(stated) = stated {
+        inspection.compare(stated);
     }
-    text
+    Ok(Vetted { target, inspection, explanation: None })
+}
+
+fn vet_version(target: &str, query: &QueryArgs) -> anyhow::Result<Vetted> {
+    let spec =
+        PackageSpec::parse(target).map_err(|error| anyhow::anyhow!("`{target}` is neither a file nor a version: {error}"))?;
+    let config = query.settings.config()?;
+    let (explanation, inspection) = block_on(app::vet(config, Arc::new(SystemClock), &spec))??;
+    let target = format!("{}@{}", explanation.name, explanation.version);
+    Ok(Vetted { target, inspection, explanation: Some(explanation) })
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))
+}
+
+fn read_manifest(path: &Path) -> anyhow::Result<Manifest> {
+    Manifest::parse(&read(path)?).map_err(|error| anyhow::anyhow!("cannot read `{}`: {error}", path.display()))
+}
+
+impl Vetted {
+    fn json(&self) -> Value {
+        let Self { target, inspection, explanation } = self;
+        let finding = |found: &FindingEvidence| json!({ "finding": found.finding.as_str(), "detail": found.detail });
+        json!({
+            "target": target,
+            "files": inspection.files,
+            "unpackedBytes": inspection.unpacked_bytes,
+            "findings": inspection.evidence.iter().map(finding).collect::<Vec<_>>(),
+            "explanation": explanation.as_ref().map(Explanation::json),
+        })
+    }
+
+    fn text(&self) -> String {
+        let Self { target, inspection, explanation } = self;
+        let mut text = String::new();
+        let summary = format!("{} files, {} bytes unpacked", inspection.files, inspection.unpacked_bytes);
+        let result = if inspection.evidence.is_empty() { "no findings" } else { "findings" };
+        push_line!(text, "{target}: {result} ({summary})");
+        for FindingEvidence { finding, detail } in &inspection.evidence {
+            push_line!(text, "  finding: {}: {detail}", finding.as_str());
+        }
+        let facts = explanation.iter().flat_map(|explanation| explanation.seen.rows());
+        for (about, what) in facts.filter(|(about, _)| ["signal", "not decided", "not observable"].contains(about)) {
+            push_line!(text, "  {about}: {what}");
+        }
+        text
+    }
 }

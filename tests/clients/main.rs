@@ -27,6 +27,7 @@ mod tool;
 #[path = "../it/wire.rs"]
 mod wire;
 
+mod archives;
 mod authority;
 mod configured;
 mod doors;

@@ -3,9 +3,12 @@
 use std::future::IntoFuture as _;
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-use crate::package::{Package, days, tarball};
+use crate::package::{Package, days, hours, tarball};
+use crate::program::{coldframe, machine_clock, run};
+use crate::registry::Registry;
 use crate::scene::Scene;
 
 /// Publishes an old and a four days old release. The packument of the newer one states `stated`, and its tarball holds `files`.
@@ -149,4 +152,26 @@ async fn strict_policy_refuses_old_unreadable_archives() {
     let refused = scene.get("/demo/-/demo-1.1.0.tgz").await.is(403).error();
     assert!(refused.contains("rule finding") && refused.contains("unreadable"), "{refused}");
     assert_eq!(scene.get("/demo").await.versions(), ["1.0.0"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vet_explains_a_held_version_and_a_file_without_a_network() {
+    let (home, registry) = (TempDir::new().unwrap(), Registry::start(&machine_clock()).await);
+    let hidden = manifest(r#","scripts":{"postinstall":"node evil.js"}"#);
+    let made = tarball(&[("package/package.json", &hidden)]);
+    registry.publish(Package::new("demo", "1.0.0").aged(days(60)));
+    registry.publish(release().aged(hours(1)).field("gypfile", true).packed(made.clone()));
+    let mut vet = coldframe(home.path());
+    let (code, out, errors) = run(vet.args(["vet", "demo", "--upstream", &registry.url]));
+    assert_eq!(code, 10, "{out}{errors}");
+    assert!(out.starts_with("demo@1.1.0: findings (1 files, "), "{out}");
+    assert!(out.contains("  finding: manifest-confusion: scripts: postinstall is \"node evil.js\""), "{out}");
+    assert!(out.contains("  signal: binding-gyp-added: a binding.gyp, before: none of 1 earlier releases"), "{out}");
+    let path = home.path().join("demo.tgz");
+    std::fs::write(&path, made).unwrap();
+    let (code, out, _) = run(coldframe(home.path()).args(["vet", "--json"]).arg(&path));
+    let found: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &found["vetted"][0]["findings"], &found["vetted"][0]["files"]), (0, &json!([]), &json!(1)));
+    let (code, _, errors) = run(coldframe(home.path()).args(["vet", "missing.tgz"]));
+    assert!(code == 1 && errors.contains("cannot read `missing.tgz`"), "{errors}");
 }

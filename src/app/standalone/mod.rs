@@ -24,6 +24,7 @@ use crate::store::{BlobStore, DataDir, DiskBlobs, Exposure, IndicatorHit, Ledger
 use crate::telemetry::Metrics;
 use crate::tls;
 use crate::upstream::Registries;
+use crate::vetting::inspect::Inspection;
 
 /// Explains the verdict on a version, by `config`, the data directory and upstream's current state; as of `at` if it is given.
 pub(crate) async fn explain(
@@ -35,6 +36,17 @@ pub(crate) async fn explain(
     let local_client = configured_client(&config);
     let firewall = firewall(config, clock)?;
     Ok(firewall.value.explain(&local_client, &spec.name, spec.wanted.as_deref(), at).await?)
+}
+
+/// Opens the tarball of a version, and explains the version.
+pub(crate) async fn vet(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    spec: &PackageSpec,
+) -> Result<(Explanation, Inspection), AppError> {
+    let local_client = configured_client(&config);
+    let firewall = firewall(config, clock)?;
+    Ok(firewall.value.vet(&local_client, &spec.name, spec.wanted.as_deref()).await?)
 }
 
 /// A firewall for a single operation, and the temporary directory for its cache.

@@ -20,6 +20,7 @@ use crate::npm::packument::dist_tags;
 use crate::npm::{PackageName, Packument, PackumentForm, Range};
 use crate::policy::{Facts, RuleId, Warning, explain};
 use crate::units::timestamp;
+use crate::vetting::inspect::Inspection;
 
 impl Firewall {
     /// Explains one version. `wanted` is a version, a dist-tag or a range, by default `latest`. `at` evaluates it as of that
@@ -56,6 +57,26 @@ impl Firewall {
             explainer.of(&name, &wanted, &table)
         };
         self.0.workers.run_over_versions(&package, client.address, explain).await?
+    }
+
+    /// Opens the tarball of one version, whatever its verdict is, and explains the version.
+    pub(crate) async fn vet(
+        &self,
+        client: &Client,
+        name: &PackageName,
+        wanted: Option<&str>,
+    ) -> Result<(Explanation, Inspection)> {
+        let lookup = self.0.packages.lookup(client, name, DocumentNeed::Form(PackumentForm::Full), None).await?;
+        let (package, wanted) = (Arc::clone(&lookup.package), Box::<str>::from(wanted.unwrap_or("latest")));
+        let text = wanted.clone();
+        let find = move || {
+            let packument = package.packument.as_deref()?;
+            Some(packument.find(resolve(packument, &text)?)?.0)
+        };
+        let at = self.0.workers.run_over_versions(&lookup.package, client.address, find).await?;
+        let at = at.ok_or_else(|| no_version(name, &wanted))?;
+        let inspection = self.0.tarballs.inspect(client, &lookup, at).await?;
+        Ok((self.explain(client, name, Some(&wanted), None).await?, inspection))
     }
 }
 

@@ -31,6 +31,7 @@ use crate::policy::{RuleId, Verdict};
 use crate::store::{DownloadOutcome, TarballSource};
 use crate::telemetry::{CacheLabel, CacheOutcome};
 use crate::upstream::UpstreamError;
+use crate::vetting::inspect::Inspection;
 
 /// Answers requests for tarballs.
 pub(crate) struct TarballService {
@@ -112,6 +113,21 @@ impl TarballService {
                 self.explain_failure(client, &lookup, version, rejection),
             )),
         }
+    }
+
+    /// Opens the tarball of the entry at `at`, whatever its verdict is. Serves nothing.
+    pub(crate) async fn inspect(&self, client: &Client, lookup: &PackageLookup, at: usize) -> Result<Inspection> {
+        let (package, name) = (&lookup.package, &lookup.package.slot.name);
+        let entry = package.packument.as_ref().and_then(|packument| packument.entries.get(at));
+        let Some((entry, integrity)) = entry.and_then(|entry| Some((entry, entry.integrity.clone()?))) else {
+            return Err(FirewallError::NotFound(format!("this version of {name} states no digest of its tarball").into()));
+        };
+        let admitted = AdmittedTarball { integrity, entry: Some(at), notes: Vec::new() };
+        let tarball = match self.stored(client, package, &entry.key, &admitted).await? {
+            Some(stored) => stored,
+            None => self.download(client, package, &entry.key, &admitted, self.services.policy.snapshot().revision).await?,
+        };
+        self.vetter.inspect(client, lookup, at, &tarball).await
     }
 
     /// Downloads a tarball that is not in the store, once for all clients that wait for it.

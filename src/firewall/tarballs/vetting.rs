@@ -63,17 +63,34 @@ impl TarballVetter {
             return Ok(VettingResult::Unchanged);
         }
         let key = (package.slot.clone(), entry.key.clone(), sha512.clone());
-        let task = VettingTask {
+        let task = self.task(client, lookup, at, tarball);
+        let vetting = self.services.workers.track(async move {
+            let inspection = task.run().await?;
+            Ok(if inspection.evidence.is_empty() { VettingResult::Unchanged } else { VettingResult::Findings })
+        });
+        self.running.join(key, || vetting).await.unwrap_or_else(|_| Err(task_failed()))
+    }
+
+    /// Opens a tarball of the entry at `at`, whatever rules need.
+    pub(crate) async fn inspect(
+        &self,
+        client: &Client,
+        lookup: &PackageLookup,
+        at: usize,
+        tarball: &VerifiedTarball,
+    ) -> Result<Inspection> {
+        self.task(client, lookup, at, tarball).run().await
+    }
+
+    fn task(&self, client: &Client, lookup: &PackageLookup, at: usize, tarball: &VerifiedTarball) -> VettingTask {
+        VettingTask {
             services: Arc::clone(&self.services),
             packages: Arc::clone(&self.packages),
             client: client.clone(),
             lookup: lookup.clone(),
             at,
-            sha512: sha512.clone(),
             tarball: tarball.clone(),
-        };
-        let vetting = self.services.workers.track(task.run());
-        self.running.join(key, || vetting).await.unwrap_or_else(|_| Err(task_failed()))
+        }
     }
 }
 
@@ -84,12 +101,11 @@ struct VettingTask {
     client: Client,
     lookup: PackageLookup,
     at: usize,
-    sha512: Digest,
     tarball: VerifiedTarball,
 }
 
 impl VettingTask {
-    async fn run(self) -> Result<VettingResult> {
+    async fn run(self) -> Result<Inspection> {
         let package = Arc::clone(&self.lookup.package);
         let permit = self.packages.loader.loads.acquire(self.client.address).await;
         let (read, document) = self.packages.document_with(&self.client, self.lookup.clone(), permit).await?;
@@ -107,10 +123,12 @@ impl VettingTask {
     }
 
     /// Blocks.
-    fn inspect(&self, document: &[u8]) -> Result<VettingResult> {
+    fn inspect(&self, document: &[u8]) -> Result<Inspection> {
         let package = &self.lookup.package;
         let entry = package.packument.as_ref().and_then(|packument| packument.entries.get(self.at));
-        let entry = entry.ok_or_else(|| FirewallError::Internal("a version has no entry".into()))?;
+        let (Some(entry), Some(sha512)) = (entry, self.tarball.digests.digest(Algorithm::Sha512)) else {
+            return Err(FirewallError::Internal("a version has no entry".into()));
+        };
         let mut inspection = inspect(&self.tarball.bytes, ArchiveLimits::default());
         match Manifest::parse(entry.spans.manifest.of(document)) {
             Ok(stated) => inspection.compare(&stated),
@@ -118,7 +136,7 @@ impl VettingTask {
         }
         let inspected = InspectedTarball {
             version: entry.key.clone(),
-            sha512: self.sha512.clone(),
+            sha512: sha512.clone(),
             code: INSPECTION_VERSION,
             manifest: Some(manifest_of(entry)),
             evidence: inspection.evidence.clone(),
@@ -126,11 +144,10 @@ impl VettingTask {
         let change = PackageChange { inspections: vec![inspected.clone()], ..PackageChange::default() };
         self.services.recorder.package_change(&package.slot.key(&package.registry), &change);
         package.vetted.add(inspected);
-        if inspection.evidence.is_empty() {
-            return Ok(VettingResult::Unchanged);
+        if !inspection.evidence.is_empty() {
+            self.report(&entry.key, &inspection);
         }
-        self.report(&entry.key, &inspection);
-        Ok(VettingResult::Findings)
+        Ok(inspection)
     }
 
     fn report(&self, version: &str, inspection: &Inspection) {

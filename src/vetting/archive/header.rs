@@ -40,6 +40,22 @@ impl Header<'_> {
         octal(&self.0[124..136])
     }
 
+    /// Checks whether mode, owner and time are numbers. pnpm 12 refuses an archive in which one is not. Large owners and times may be
+    /// binary.
+    pub(super) fn has_numbers(&self) -> bool {
+        let is_number = |field: &[u8]| field[0] & 0x80 != 0 || octal(field).is_some();
+        octal(&self.0[100..108]).is_some() && [108..116, 116..124, 136..148].into_iter().all(|field| is_number(&self.0[field]))
+    }
+
+    /// Checks whether all extractors recognize the format. The oldest one has no name, and no entries that describe others.
+    pub(super) fn has_known_format(&self) -> bool {
+        match &self.0[257..265] {
+            b"ustar\x0000" | b"ustar  \0" => true,
+            [0, 0, 0, 0, 0, 0, 0, 0] => matches!(self.kind(), EntryKind::File | EntryKind::Directory | EntryKind::Link),
+            _ => false,
+        }
+    }
+
     pub(super) fn kind(&self) -> EntryKind {
         match self.0[156] {
             b'0' | 0 => EntryKind::File,
@@ -62,7 +78,8 @@ impl Header<'_> {
     pub(super) fn path(&self) -> Option<Vec<u8>> {
         let (prefix, name) = (until_nul(&self.0[345..500]), self.name());
         if prefix.is_empty() {
-            return Some(name.to_vec());
+            // With this byte set, node-tar puts `/` before the path, which moves the file into a folder of the package.
+            return (self.0[475] == 0).then(|| name.to_vec());
         }
         (&self.0[257..265] == b"ustar\x0000").then(|| [prefix, name].join(&b'/'))
     }
@@ -114,6 +131,10 @@ mod tests {
         // node-tar writes times behind a prefix that is shorter than 131 bytes.
         block[480] = b'1';
         assert_eq!(Header(&block).path().as_deref(), Some(&b"package/a.js"[..]));
+        block[345..352].fill(0);
+        assert_eq!(Header(&block).path().as_deref(), Some(&b"a.js"[..]));
+        block[475] = b'/';
+        assert_eq!(Header(&block).path(), None);
         assert_eq!(Header(&[0; BLOCK]).path().as_deref(), Some(&b""[..]));
     }
 }

@@ -148,6 +148,10 @@ impl ArchiveWalk<'_> {
             }
             self.read_entry(&header, take)?;
         }
+        if !after_zeros {
+            // pnpm refuses it.
+            self.ambiguous("no end of the archive");
+        }
         self.note_gzip();
         Ok(())
     }
@@ -160,6 +164,16 @@ impl ArchiveWalk<'_> {
         }
         let size = header.size().ok_or_else(|| unreadable("a size that is not octal"))?;
         let kind = header.kind();
+        if !header.has_known_format() {
+            self.ambiguous("a header in an unknown format");
+        }
+        if !header.has_numbers() {
+            self.ambiguous("a mode, owner or time that is not a number");
+        }
+        if header.name().is_empty() {
+            // pnpm takes it for the end of the archive.
+            self.ambiguous("a header without a name");
+        }
         if matches!(kind, EntryKind::Pax | EntryKind::GlobalPax | EntryKind::GnuLongName) {
             return self.read_meta(kind, size);
         }
@@ -194,6 +208,10 @@ impl ArchiveWalk<'_> {
         if size > MAX_META_BYTES {
             return Err(ReadError::Flaw(Finding::AmbiguousArchive, "a header of more than 1 MiB".to_owned()));
         }
+        if self.next.long_name.is_some() || self.next.attributes != PaxAttributes::default() {
+            // npm applies both headers to the entry, pnpm applies the first one to the second.
+            self.ambiguous("two headers of one entry");
+        }
         let mut data = vec![0; usize::try_from(size).unwrap_or_default()];
         self.input.read_exact(&mut data)?;
         self.skip(size.next_multiple_of(BLOCK as u64) - size)?;
@@ -205,9 +223,6 @@ impl ArchiveWalk<'_> {
         }
         let attributes = pax::parse(&data).map_err(|what| ReadError::Flaw(Finding::AmbiguousArchive, what.to_owned()))?;
         if kind == EntryKind::Pax {
-            if self.next.attributes != PaxAttributes::default() {
-                self.ambiguous("two pax headers of one entry");
-            }
             self.next.attributes = attributes;
         } else if attributes != PaxAttributes::default() {
             self.ambiguous("a path or size for all further entries");

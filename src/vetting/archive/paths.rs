@@ -30,9 +30,13 @@ pub(super) fn split(path: &[u8]) -> Result<(&str, String), PathFlaw> {
     if path.contains('\\') || path.chars().any(char::is_control) {
         return Err(PathFlaw::Ambiguous("a path with a backslash or control character"));
     }
-    let mut parts = path.split('/').filter(|part| !part.is_empty() && *part != ".");
-    let root = parts.next().ok_or(PathFlaw::Ambiguous("an empty path"))?;
-    Ok((root, parts.collect::<Vec<_>>().join("/")))
+    let path = path.strip_suffix('/').unwrap_or(path);
+    // npm counts `.` as the top folder, other clients do not.
+    if path.split('/').any(|part| part.is_empty() || part == ".") {
+        return Err(PathFlaw::Ambiguous("a path with an empty part or `.`"));
+    }
+    let (root, inner) = path.split_once('/').unwrap_or((path, ""));
+    Ok((root, inner.to_owned()))
 }
 
 /// What is written at a path.
@@ -104,9 +108,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_lose_their_root_and_empty_parts() {
+    fn paths_lose_their_root() {
         assert_eq!(split(b"package/lib/a.js"), Ok(("package", "lib/a.js".to_owned())));
-        assert_eq!(split(b"./package//lib/./a.js"), Ok(("package", "lib/a.js".to_owned())));
         assert_eq!(split(b"package/"), Ok(("package", String::new())));
     }
 
@@ -115,7 +118,18 @@ mod tests {
         for path in ["../a", "package/../../a", "/etc/passwd", "package/..", "C:/a", "c:a", "package\\..\\..\\a", "\\\\host\\a"] {
             assert_eq!(split(path.as_bytes()), Err(PathFlaw::Leaves), "{path}");
         }
-        for path in [&b"package/\xff"[..], b"package/a\\b", b"package/a\nb", b"", b"./", &[b'a'; 2_000], &b"a/".repeat(70)] {
+        for path in [
+            &b"package/\xff"[..],
+            b"package/a\\b",
+            b"package/a\nb",
+            b"",
+            b"./",
+            b"./package/a",
+            b"package//a",
+            b"package/./a",
+            &[b'a'; 2_000],
+            &b"a/".repeat(70),
+        ] {
             assert!(matches!(split(path), Err(PathFlaw::Ambiguous(_))), "{}", String::from_utf8_lossy(path));
         }
         assert!(split(b"package/..a/b..c").is_ok());

@@ -136,10 +136,16 @@ fn what_extractors_read_differently_is_ambiguous() {
     ambiguous(&[manifest(), pax(b'g', &[("path", "package/b")]), file("package/a", "")], "all further entries");
     ambiguous(&[manifest(), pax(b'x', &[("size", "512")]), file("package/a", "x")], "two sizes");
     ambiguous(&[manifest(), pax(b'x', &[("GNU.sparse.major", "1")]), file("package/a", "x")], "sparse");
-    ambiguous(
-        &[pax(b'x', &[("path", "package/b")]), pax(b'x', &[("path", "package/c")]), file("package/a", "")],
-        "two pax headers",
-    );
+    let path = || pax(b'x', &[("path", "package/b")]);
+    for second in [path(), pax(b'g', &[("comment", "x")]), entry("././@LongLink", b'L', b"package/c\0")] {
+        ambiguous(&[path(), second, file("package/a", "")], "two headers of one entry");
+    }
+    ambiguous(&[manifest(), path(), file("", "")], "a header without a name");
+    ambiguous(&[entry_with("package/a", b'0', b"", |block| block[104] = b'.')], "not a number");
+    let unnamed = |block: &mut [u8]| block[257..265].fill(0);
+    assert_eq!(flaws(&[entry_with("package/a", b'0', b"", unnamed)]), []);
+    ambiguous(&[entry_with("PaxHeader/a", b'x', b"18 path=package/b\n", unnamed), file("package/a", "")], "unknown format");
+    ambiguous(&[entry_with("package/a", b'0', b"", |block| block[263] = b'1')], "unknown format");
     ambiguous(&[manifest(), entry("package/a", b'S', b"")], "type S");
     ambiguous(&[manifest(), entry("package/a", b'5', b"content")], "a folder with content");
     let gnu = |block: &mut [u8]| {
@@ -149,6 +155,13 @@ fn what_extractors_read_differently_is_ambiguous() {
     ambiguous(&[entry_with("package/a", b'0', b"", gnu)], "path prefix");
     ambiguous(&[manifest(), vec![0; BLOCK], file("package/a", "")], "after a block of zeros");
     ambiguous(&[manifest(), vec![0; 2 * BLOCK], file("package/a", "")], "after the end");
+}
+
+#[test]
+fn archive_without_an_end_is_ambiguous() {
+    let (paths, found) = opened(&gzip(&manifest()), ArchiveLimits::default());
+    assert_eq!((paths.len(), found), (1, vec![(Finding::AmbiguousArchive, "no end of the archive".to_owned())]));
+    assert_eq!(opened(&gzip(&[manifest(), vec![0; BLOCK]].concat()), ArchiveLimits::default()).1, []);
 }
 
 #[test]
