@@ -60,6 +60,8 @@ impl Core {
         }));
         let (stored, open) = (Arc::clone(&blobs), circuits.clone());
         metrics.register_gauge(CallbackGauge::BlobBytes, Box::new(move || stored.statistics().bytes));
+        let journal = Arc::clone(&ledger);
+        metrics.register_gauge(CallbackGauge::LedgerPending, Box::new(move || journal.pending_rows()));
         metrics.register_gauge(CallbackGauge::CircuitsOpen, Box::new(move || open.open()));
         // A weak reference, because the firewall holds the metrics. A cycle would keep the data directory locked.
         let weak = Arc::downgrade(&firewall);

@@ -34,7 +34,7 @@ pub(crate) struct Arguments {
 }
 
 /// What one target holds. Files have no explanation.
-struct Vetted {
+struct VettedTarget {
     target: String,
     inspection: Inspection,
     explanation: Option<Explanation>,
@@ -47,30 +47,31 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         vetted.push(if is_file(&target) { vet_file(target, stated.as_ref())? } else { vet_version(&target, &arguments.query)? });
     }
     let is_clean = vetted.iter().all(|vetted| vetted.inspection.evidence.is_empty());
-    let json = || json!({ "vetted": vetted.iter().map(Vetted::json).collect::<Vec<_>>() });
-    arguments.query.output.print(|| vetted.iter().map(Vetted::text).collect(), json)?;
+    let json = || json!({ "vetted": vetted.iter().map(VettedTarget::json).collect::<Vec<_>>() });
+    arguments.query.output.print(|| vetted.iter().map(VettedTarget::text).collect(), json)?;
     Ok(if is_clean { Exit::Done } else { Exit::Refused })
 }
 
 fn is_file(target: &str) -> bool {
-    target.ends_with(".tgz") || Path::new(target).is_file()
+    let path = Path::new(target);
+    path.extension().is_some_and(|extension| extension == "tgz") || path.is_file()
 }
 
-fn vet_file(target: String, stated: Option<&Manifest>) -> anyhow::Result<Vetted> {
+fn vet_file(target: String, stated: Option<&Manifest>) -> anyhow::Result<VettedTarget> {
     let mut inspection = inspect(&read(Path::new(&target))?, ArchiveLimits::default());
     if let Some(stated) = stated {
         inspection.compare(stated);
     }
-    Ok(Vetted { target, inspection, explanation: None })
+    Ok(VettedTarget { target, inspection, explanation: None })
 }
 
-fn vet_version(target: &str, query: &QueryArgs) -> anyhow::Result<Vetted> {
+fn vet_version(target: &str, query: &QueryArgs) -> anyhow::Result<VettedTarget> {
     let spec =
         PackageSpec::parse(target).map_err(|error| anyhow::anyhow!("`{target}` is neither a file nor a version: {error}"))?;
     let config = query.settings.config()?;
     let (explanation, inspection) = block_on(app::vet(config, Arc::new(SystemClock), &spec))??;
     let target = format!("{}@{}", explanation.name, explanation.version);
-    Ok(Vetted { target, inspection, explanation: Some(explanation) })
+    Ok(VettedTarget { target, inspection, explanation: Some(explanation) })
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
@@ -81,7 +82,7 @@ fn read_manifest(path: &Path) -> anyhow::Result<Manifest> {
     Manifest::parse(&read(path)?).map_err(|error| anyhow::anyhow!("cannot read `{}`: {error}", path.display()))
 }
 
-impl Vetted {
+impl VettedTarget {
     fn json(&self) -> Value {
         let Self { target, inspection, explanation } = self;
         let finding = |found: &FindingEvidence| json!({ "finding": found.finding.as_str(), "detail": found.detail });

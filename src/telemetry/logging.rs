@@ -29,9 +29,13 @@ pub struct Config {
     pub summary_interval: Duration,
 }
 
+#[derive(Debug, thiserror::Error)]
+#[error("invalid log filter: `{0}`")]
+pub(crate) struct InvalidLogFilter(String);
+
 /// Starts logging to standard error. Has no effect if the process already logs. Fails if the filter is invalid.
-pub(crate) fn init(config: &Config) -> anyhow::Result<()> {
-    let unreadable = |_| anyhow::anyhow!("invalid log filter: `{}`", config.filter.escape_debug());
+pub(crate) fn init(config: &Config) -> Result<(), InvalidLogFilter> {
+    let unreadable = |_| InvalidLogFilter(config.filter.escape_debug().to_string());
     let filter = EnvFilter::builder().parse(&config.filter).map_err(unreadable)?;
     let subscriber = subscriber(config.format, filter, io::stderr, io::stderr().is_terminal());
     // Fails if another server of this process has already set a subscriber, for example in a test binary.

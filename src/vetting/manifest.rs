@@ -56,7 +56,10 @@ pub struct TarballTraits {
 }
 
 impl Manifest {
-    /// Reads a manifest. Fails if it is no JSON object, or if a key is given twice, with the reason.
+    /// Reads a manifest.
+    ///
+    /// # Errors
+    /// Returns a message if it is no JSON object, or if a key is given twice.
     pub fn parse(json: &[u8]) -> Result<Self, String> {
         let json = json.strip_prefix("\u{feff}".as_bytes()).unwrap_or(json);
         let unique: UniqueKeys = serde_json::from_slice(json).map_err(|error| error.to_string())?;

@@ -52,7 +52,9 @@ pub(crate) fn message(finding: &RefusedVersion) -> String {
 }
 
 fn command(text: &mut String, level: &str, (file, line): (&str, u32), title: &str, message: &str) {
-    let _ = writeln!(text, "::{level} file={},line={line},title={}::{}", property(file), property(title), data(message));
+    // Not `push_line!`, which escapes workflow commands. Each value is escaped here.
+    let line = format!("::{level} file={},line={line},title={}::{}\n", property(file), property(title), data(message));
+    text.push_str(&line);
 }
 
 fn data(text: &str) -> String {

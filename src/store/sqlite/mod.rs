@@ -152,6 +152,11 @@ impl SqliteLedger {
         write_pending(&owner.pending, &mut owner.writer.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Returns how many rows are not written yet.
+    pub(crate) fn pending_rows(&self) -> u64 {
+        self.owner.as_ref().map_or(0, |owner| (owner.journal.pending() + owner.pending.rows()) as u64)
+    }
+
     pub(crate) fn lost_rows(&self) -> u64 {
         self.owner.as_ref().map_or(0, |owner| owner.journal.lost())
     }

@@ -8,6 +8,9 @@ use crate::store::ledger::{PackageChange, PackageKey};
 /// Maximum number of rows in memory, about 250 bytes each. Further changes are rejected.
 const MAX_PENDING_ROWS: usize = 100_000;
 
+/// An inspection has up to about 4 kB of findings.
+const ROWS_OF_INSPECTION: usize = 16;
+
 #[derive(Default)]
 pub(crate) struct PendingChanges(Mutex<State>);
 
@@ -20,6 +23,10 @@ struct State {
 impl PendingChanges {
     pub(crate) fn is_empty(&self) -> bool {
         self.lock().changes.is_empty()
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.lock().rows
     }
 
     /// Adds a change. Returns `false` if the limit is reached.
@@ -69,7 +76,8 @@ impl State {
 }
 
 fn rows(change: &PackageChange) -> usize {
-    1 + change.releases.len() + change.tags.len() + change.digests.len() + change.tarballs.len()
+    let few = change.releases.len() + change.tags.len() + change.digests.len() + change.tarballs.len();
+    1 + few + ROWS_OF_INSPECTION * change.inspections.len()
 }
 
 #[cfg(test)]

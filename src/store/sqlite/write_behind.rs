@@ -72,6 +72,10 @@ impl WriteBehindLog {
         }
     }
 
+    pub(crate) fn pending(&self) -> usize {
+        self.shared.lock().pending.len()
+    }
+
     pub(crate) fn lost(&self) -> u64 {
         self.shared.lost.load(Ordering::Relaxed)
     }
