@@ -7,9 +7,9 @@ use jiff::Timestamp;
 
 use crate::firewall::package::{PackageSnapshot, history};
 use crate::firewall::policy_state::PolicySnapshot;
-use crate::npm::{Integrity, Packument, Version};
+use crate::npm::{Algorithm, Integrity, Packument, Version};
 use crate::policy::{ApplicableAdvisories, Facts, Presence, Removal, UnknownFacts};
-use crate::store::Release;
+use crate::store::{InspectedTarball, Release};
 
 pub(crate) struct RemovedVersion<'a> {
     package: &'a PackageSnapshot,
@@ -61,6 +61,10 @@ impl<'a> RemovedVersion<'a> {
         let was_there = at.is_some_and(|at| last_seen.is_some_and(|gone| at <= gone));
         let replaced = self.first.is_some_and(|row| row.state.replaced);
         let removed = Presence::Gone(Removal { last_seen, replaced, longest_age: self.longest_age });
+        let sha512 = self.digests.as_ref().and_then(|digests| digests.digest(Algorithm::Sha512));
+        let is_same = |known: &&InspectedTarball| *known.version == *self.version && Some(&known.sha512) == sha512;
+        let inspected = self.package.record.inspections.iter().find(is_same);
+        let evidence = inspected.map(|inspected| &*inspected.evidence).unwrap_or_default();
         Facts {
             published: self.published,
             has_integrity: self.first.is_some(),
@@ -69,6 +73,8 @@ impl<'a> RemovedVersion<'a> {
             presence: if was_there { Presence::Present } else { removed },
             parsed: self.parsed.as_ref(),
             advisories: &self.advisories,
+            findings: evidence.iter().map(|evidence| evidence.finding).collect(),
+            finding_evidence: evidence,
             // The ledger does not record them.
             unknown: UnknownFacts::ALL,
             ..Facts::of(&self.package.slot.name, self.version, self.effective)

@@ -18,11 +18,9 @@ pub(crate) struct Vetted {
 }
 
 impl Vetted {
-    /// Returns the inspection of a tarball of `version`. Without a digest, any tarball of the version.
-    pub(crate) fn find(&self, version: &str, sha512: Option<&Digest>) -> Option<&Arc<InspectedTarball>> {
-        let is_same =
-            |known: &&Arc<InspectedTarball>| *known.version == *version && sha512.is_none_or(|sha512| known.sha512 == *sha512);
-        self.tarballs.iter().find(is_same)
+    /// Returns the inspection of a tarball of `version`.
+    fn find(&self, version: &str, sha512: &Digest) -> Option<&Arc<InspectedTarball>> {
+        self.tarballs.iter().find(|known| *known.version == *version && known.sha512 == *sha512)
     }
 }
 
@@ -54,11 +52,11 @@ impl VettedTarballs {
         });
     }
 
-    /// Checks whether a tarball was opened by this version of the code and compared with the entry's current manifest.
-    pub(crate) fn is_current(&self, entry: &VersionEntry, sha512: &Digest) -> bool {
-        let known = self.0.load();
-        let found = known.find(&entry.key, Some(sha512));
-        found.is_some_and(|known| known.code == INSPECTION_VERSION && known.manifest == Some(manifest_of(entry)))
+    /// Returns the inspection of a tarball by this version of the code that compared it with the entry's current manifest.
+    pub(crate) fn current(&self, entry: &VersionEntry, sha512: &Digest) -> Option<Arc<InspectedTarball>> {
+        let is_current =
+            |known: &&Arc<InspectedTarball>| known.code == INSPECTION_VERSION && known.manifest == Some(manifest_of(entry));
+        self.0.load().find(&entry.key, sha512).filter(is_current).cloned()
     }
 }
 
@@ -85,8 +83,8 @@ mod tests {
         vetted.add(InspectedTarball { manifest: Some([7; 32]), ..inspected("1.0.0", b"b") });
         let known = vetted.load();
         assert_eq!((known.revision, known.tarballs.len()), (1, 2));
-        let found = known.find("1.0.0", Some(&Digest::of(Algorithm::Sha512, b"b"))).unwrap();
+        let found = known.find("1.0.0", &Digest::of(Algorithm::Sha512, b"b")).unwrap();
         assert_eq!(found.manifest, Some([7; 32]));
-        assert!(known.find("1.0.1", None).is_none() && known.find("1.0.0", None).is_some());
+        assert!(known.find("1.0.1", &Digest::of(Algorithm::Sha512, b"b")).is_none());
     }
 }

@@ -12,6 +12,7 @@ use crate::firewall::verdicts::cache::CachedPackage;
 use crate::npm::{Integrity, Packument};
 use crate::policy::{Verdict, Warning};
 use crate::store::Release;
+use crate::units::timestamp;
 
 /// A tarball that may be served.
 pub(crate) struct AdmittedTarball {
@@ -21,6 +22,10 @@ pub(crate) struct AdmittedTarball {
     pub entry: Option<usize>,
     /// Warnings that do not refuse it.
     pub notes: Vec<Warning>,
+    /// Whether a rule may refuse it for what it holds.
+    pub needs_vetting: bool,
+    /// The policy revision that admitted it.
+    pub revision: u64,
 }
 
 /// Returns what may be served and the digests that it must match, or the refusal. With many versions, only a visible version is
@@ -69,7 +74,16 @@ fn decide(
     let stated = entry.integrity.as_ref().ok_or_else(|| no_version(name, version))?;
     let integrity = package.provenance.get(at).and_then(|provenance| provenance.digests.as_ref()).unwrap_or(stated);
     let integrity = policy_snapshot.active_decisions.with_approved_digests(name, version, integrity);
-    Ok(AdmittedTarball { integrity, entry: Some(at), notes: table.notes(at).to_vec() })
+    let window = policy_snapshot.policy(client.profile).finding_window();
+    let until = window.map(|window| timestamp::saturating_add(package.provenance[at].effective, window));
+    let needs_vetting = until.is_some_and(|until| package.confirmed.validated < until);
+    Ok(AdmittedTarball {
+        integrity,
+        entry: Some(at),
+        notes: table.notes(at).to_vec(),
+        needs_vetting,
+        revision: policy_snapshot.revision,
+    })
 }
 
 /// Admits a version that was removed upstream: old versions are still served to clients whose lockfile contains them.
@@ -95,7 +109,7 @@ fn admit_removed(
     }
     let integrity = first.and_then(Release::known_digests).ok_or_else(|| no_version(name, version))?;
     let integrity = policy_snapshot.active_decisions.with_approved_digests(name, version, &integrity);
-    Ok(AdmittedTarball { integrity, entry: None, notes })
+    Ok(AdmittedTarball { integrity, entry: None, notes, needs_vetting: false, revision: policy_snapshot.revision })
 }
 
 /// Returns the verdict, first release and warnings of a version that was removed upstream; `None` if it never existed.

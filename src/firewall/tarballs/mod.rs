@@ -18,7 +18,6 @@ use crate::firewall::packages::Services;
 use crate::firewall::packages::fetch_slots::{SharedFetches, Slots};
 use crate::firewall::packages::request::{DocumentNeed, PackageLookup};
 use crate::firewall::packages::service::PackageService;
-use crate::firewall::policy_state::EvalContext;
 use crate::firewall::recorder::Requested;
 use crate::firewall::request::{Client, TarballResponse};
 use crate::firewall::tarballs::admission::AdmittedTarball;
@@ -65,7 +64,7 @@ impl TarballService {
             (lookup, context) = (again, self.services.policy.context());
             admitted = admission::admit(&self.services, client, &lookup.package, version, &context.policy_snapshot).await;
         }
-        let EvalContext { now, policy_snapshot } = context;
+        let now = context.now;
         let admitted = match admitted {
             Ok(admitted) => admitted,
             Err(rejection) => return Err(self.services.recorder.refused_tarball(client, &lookup.package, version, rejection)),
@@ -77,28 +76,23 @@ impl TarballService {
             }
             Ok(None) => {
                 self.services.recorder.cache_lookup(CacheLabel::Blob, CacheOutcome::Miss);
-                let download = self.download(client, &lookup.package, version, &admitted, policy_snapshot.revision);
+                let download = self.download(client, &lookup.package, version, &admitted);
                 Box::pin(download).await.map(|verified| (verified, false))
             }
             Err(rejection) => Err(rejection),
         };
-        let served = match served {
-            Ok((tarball, kept)) => {
-                let vetted = Box::pin(self.vetter.vet(client, &lookup, admitted.entry, &tarball)).await;
-                vetted.map(|vetted| (tarball, kept, vetted))
-            }
-            Err(rejection) => Err(rejection),
-        };
         match served {
-            Ok((VerifiedTarball { bytes, digests }, kept, vetted)) => {
-                // Findings, and changes during the download, apply before the first byte is served.
-                let then = self.services.policy.snapshot();
-                if vetted == VettingResult::Findings || then.revision != policy_snapshot.revision {
-                    let again = admission::admit(&self.services, client, &lookup.package, version, &then).await;
-                    again.map_err(|rejection| {
+            Ok((tarball, kept)) => {
+                let is_changed = self.services.policy.snapshot().revision != admitted.revision;
+                let admitted = if admitted.needs_vetting || is_changed {
+                    let again = self.admit_again(client, &lookup, version, admitted, &tarball);
+                    Box::pin(again).await.map_err(|rejection| {
                         self.services.recorder.refused_tarball(client, &lookup.package, version, rejection)
-                    })?;
-                }
+                    })?
+                } else {
+                    admitted
+                };
+                let VerifiedTarball { bytes, digests } = tarball;
                 let notes = admitted.notes;
                 self.services.recorder.warnings(client, name, version, &notes);
                 let rule = notes.first().map(|note| &note.reason.rule);
@@ -115,6 +109,33 @@ impl TarballService {
         }
     }
 
+    /// Applies what the tarball holds, and changes of the policy since its admission, before the first byte is served.
+    async fn admit_again(
+        &self,
+        client: &Client,
+        lookup: &PackageLookup,
+        version: &str,
+        admitted: AdmittedTarball,
+        tarball: &VerifiedTarball,
+    ) -> Result<AdmittedTarball> {
+        let then = self.services.policy.snapshot();
+        let admitted = if then.revision == admitted.revision {
+            admitted
+        } else {
+            admission::admit(&self.services, client, &lookup.package, version, &then).await?
+        };
+        let vetted = if admitted.needs_vetting {
+            self.vetter.vet(client, lookup, admitted.entry, tarball).await?
+        } else {
+            VettingResult::Unchanged
+        };
+        let now = self.services.policy.snapshot();
+        if vetted == VettingResult::Unchanged && now.revision == then.revision {
+            return Ok(admitted);
+        }
+        admission::admit(&self.services, client, &lookup.package, version, &now).await
+    }
+
     /// Opens the tarball of the entry at `at`, whatever its verdict is. Serves nothing.
     pub(crate) async fn inspect(&self, client: &Client, lookup: &PackageLookup, at: usize) -> Result<Inspection> {
         let (package, name) = (&lookup.package, &lookup.package.slot.name);
@@ -122,10 +143,11 @@ impl TarballService {
         let Some((entry, integrity)) = entry.and_then(|entry| Some((entry, entry.integrity.clone()?))) else {
             return Err(FirewallError::NotFound(format!("this version of {name} states no digest of its tarball").into()));
         };
-        let admitted = AdmittedTarball { integrity, entry: Some(at), notes: Vec::new() };
+        let revision = self.services.policy.snapshot().revision;
+        let admitted = AdmittedTarball { integrity, entry: Some(at), notes: Vec::new(), needs_vetting: true, revision };
         let tarball = match self.stored(client, package, &entry.key, &admitted).await? {
             Some(stored) => stored,
-            None => self.download(client, package, &entry.key, &admitted, self.services.policy.snapshot().revision).await?,
+            None => self.download(client, package, &entry.key, &admitted).await?,
         };
         self.vetter.inspect(client, lookup, at, &tarball).await
     }
@@ -137,7 +159,6 @@ impl TarballService {
         package: &Arc<CachedPackage>,
         version: &str,
         admitted: &AdmittedTarball,
-        revision: u64,
     ) -> Result<VerifiedTarball> {
         let slot = &package.slot;
         let entry =
@@ -159,7 +180,7 @@ impl TarballService {
             registry: Arc::clone(&package.registry),
             authorization: client.authorization.clone(),
             sha1: sha1_check(package, version, &admitted.integrity),
-            revision,
+            revision: admitted.revision,
         };
         let (downloader, integrity) = (Arc::clone(&self.downloader), admitted.integrity.clone());
         let key = (slot.clone(), entry.key.clone(), entry.tarball.clone(), integrity.clone());

@@ -15,18 +15,23 @@ use crate::firewall::workers::task_failed;
 use crate::npm::{Algorithm, Digest};
 use crate::store::{InspectedTarball, PackageChange};
 use crate::telemetry::TarballFindings;
-use crate::units::timestamp;
 use crate::vetting::archive::ArchiveLimits;
-use crate::vetting::inspect::{INSPECTION_VERSION, Inspection, inspect};
+use crate::vetting::inspect::{FindingEvidence, INSPECTION_VERSION, Inspection, inspect};
 use crate::vetting::manifest::Manifest;
 
 /// What vetting a tarball showed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum VettingResult {
-    /// It was known before, has no findings, or no rule needs them.
+    /// It has no findings.
     Unchanged,
-    /// It has findings, so verdicts made before do not apply.
+    /// It has findings, so verdicts made before may not apply.
     Findings,
+}
+
+impl VettingResult {
+    fn of(evidence: &[FindingEvidence]) -> Self {
+        if evidence.is_empty() { Self::Unchanged } else { Self::Findings }
+    }
 }
 
 /// The key of a shared inspection: the same bytes as the same version of the same package.
@@ -53,20 +58,17 @@ impl TarballVetter {
     ) -> Result<VettingResult> {
         let package = &lookup.package;
         let (Some(packument), Some(at)) = (&package.packument, entry) else { return Ok(VettingResult::Unchanged) };
-        let policy_snapshot = self.services.policy.snapshot();
-        let Some(window) = policy_snapshot.policy(client.profile).finding_window() else { return Ok(VettingResult::Unchanged) };
-        let until = timestamp::saturating_add(package.provenance[at].effective, window);
         let (Some(entry), Some(sha512)) = (packument.entries.get(at), tarball.digests.digest(Algorithm::Sha512)) else {
             return Ok(VettingResult::Unchanged);
         };
-        if self.services.policy.now() >= until || package.vetted.is_current(entry, sha512) {
-            return Ok(VettingResult::Unchanged);
+        if let Some(known) = package.vetted.current(entry, sha512) {
+            return Ok(VettingResult::of(&known.evidence));
         }
         let key = (package.slot.clone(), entry.key.clone(), sha512.clone());
         let task = self.task(client, lookup, at, tarball);
         let vetting = self.services.workers.track(async move {
             let inspection = task.run().await?;
-            Ok(if inspection.evidence.is_empty() { VettingResult::Unchanged } else { VettingResult::Findings })
+            Ok(VettingResult::of(&inspection.evidence))
         });
         self.running.join(key, || vetting).await.unwrap_or_else(|_| Err(task_failed()))
     }
@@ -108,14 +110,20 @@ impl VettingTask {
     async fn run(self) -> Result<Inspection> {
         let package = Arc::clone(&self.lookup.package);
         let permit = self.packages.loader.loads.acquire(self.client.address).await;
-        let (read, document) = self.packages.document_with(&self.client, self.lookup.clone(), permit).await?;
-        if read.package.content() != package.content() {
-            return Err(FirewallError::Internal("the packument changed while a tarball was opened".into()));
-        }
+        let document = match self.packages.document_with(&self.client, self.lookup.clone(), permit).await {
+            Ok((read, document)) if read.package.content() == package.content() => Some(document),
+            Ok(_) => return Err(FirewallError::Internal("the packument changed while a tarball was opened".into())),
+            // The disk fails. Then no install is blocked, and the tarball is compared at a later request.
+            Err(FirewallError::Internal(error)) => {
+                tracing::error!(package.name = %package.slot.name, error = %error, "tarball not compared with its packument");
+                None
+            }
+            Err(error) => return Err(error),
+        };
         let permit = self.services.workers.heavy.acquire(self.client.address).await;
         let services = Arc::clone(&self.services);
         let work = move || {
-            let result = self.inspect(&document);
+            let result = self.inspect(document.as_deref());
             drop(permit);
             result
         };
@@ -123,22 +131,23 @@ impl VettingTask {
     }
 
     /// Blocks.
-    fn inspect(&self, document: &[u8]) -> Result<Inspection> {
+    fn inspect(&self, document: Option<&[u8]>) -> Result<Inspection> {
         let package = &self.lookup.package;
         let entry = package.packument.as_ref().and_then(|packument| packument.entries.get(self.at));
         let (Some(entry), Some(sha512)) = (entry, self.tarball.digests.digest(Algorithm::Sha512)) else {
             return Err(FirewallError::Internal("a version has no entry".into()));
         };
         let mut inspection = inspect(&self.tarball.bytes, ArchiveLimits::default());
-        match Manifest::parse(entry.spans.manifest.of(document)) {
-            Ok(stated) => inspection.compare(&stated),
-            Err(error) => inspection.note_unreadable_manifest(&error),
+        match document.map(|document| Manifest::parse(entry.spans.manifest.of(document))) {
+            Some(Ok(stated)) => inspection.compare(&stated),
+            Some(Err(error)) => inspection.note_unreadable_manifest(&error),
+            None => {}
         }
         let inspected = InspectedTarball {
             version: entry.key.clone(),
             sha512: sha512.clone(),
             code: INSPECTION_VERSION,
-            manifest: Some(manifest_of(entry)),
+            manifest: document.map(|_| manifest_of(entry)),
             evidence: inspection.evidence.clone(),
         };
         let change = PackageChange { inspections: vec![inspected.clone()], ..PackageChange::default() };
