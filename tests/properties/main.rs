@@ -2,10 +2,12 @@
 //! test runs them on the seeds and on thousands of inputs derived from them.
 #![expect(clippy::expect_used, clippy::panic, reason = "a property panics if it is violated")]
 
+mod archive;
 mod audit;
 mod config;
 mod endpoint;
 mod lockfile;
+mod manifest;
 mod npmrc;
 mod packument;
 mod range;
@@ -55,6 +57,16 @@ fn dist_tag_history_matches_upstream() {
 #[test]
 fn lockfile_is_parsed_unambiguously_or_rejected() {
     drive("lockfile", 3_000, lockfile::holds);
+}
+
+#[test]
+fn archive_without_flaws_is_read_as_by_pnpm() {
+    drive("archive", 4_000, archive::holds);
+}
+
+#[test]
+fn manifest_equals_itself_and_differences_are_printable() {
+    drive("manifest", 4_000, manifest::holds);
 }
 
 /// Runs `holds` on the target's seeds, then on `cases` inputs derived from them and the target's dictionary.
