@@ -144,15 +144,14 @@ fn entry(dice: &mut Dice, path: &str, kind: u8, content: &[u8]) -> Vec<u8> {
     let (mut name, mut prefix) = (path.to_owned(), String::new());
     if path.len() > 100 {
         let split = path.match_indices('/').map(|(at, _)| at).find(|at| path.len() - at - 1 <= 100 && *at <= 155);
-        match split.filter(|_| dice.one_in(2)) {
-            Some(at) => (prefix, name) = (path[..at].to_owned(), path[at + 1..].to_owned()),
-            None => {
-                let record = (1..9_999)
-                    .map(|length| format!("{length} path={path}\n"))
-                    .find(|record| record.split(' ').next().is_some_and(|length| length == record.len().to_string()));
-                out.extend(entry(dice, "PaxHeader/long", b'x', record.expect("a length").as_bytes()));
-                name = path.bytes().take(60).filter(u8::is_ascii).map(char::from).collect();
-            }
+        if let Some(at) = split.filter(|_| dice.one_in(2)) {
+            (prefix, name) = (path[..at].to_owned(), path[at + 1..].to_owned());
+        } else {
+            let mut records = (1..9_999).map(|length| format!("{length} path={path}\n"));
+            let is_right = |record: &String| record.split(' ').next().is_some_and(|length| length == record.len().to_string());
+            let record = records.find(is_right).expect("a length");
+            out.extend(entry(dice, "PaxHeader/long", b'x', record.as_bytes()));
+            name = path.bytes().take(60).filter(u8::is_ascii).map(char::from).collect();
         }
     }
     let mut block = vec![0; 512];
