@@ -123,12 +123,12 @@ fn method_not_allowed(allowed: &'static str) -> Response<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::admin::packages::tests::Nobody;
+    use crate::server::admin::packages::tests::NoPackages;
 
     fn admin(ledger: Result<(), String>) -> Admin {
         let mut checks = HealthChecks::default();
         checks.require("ledger", move || ledger.clone());
-        Admin::new(Arc::default(), checks, Arc::new(Nobody))
+        Admin::new(Arc::default(), checks, Arc::new(NoPackages))
     }
 
     async fn get(admin: &Admin, path: &str) -> (u16, String) {
@@ -160,7 +160,7 @@ mod tests {
         let held = std::sync::Mutex::new(held);
         let mut checks = HealthChecks::default();
         checks.require("ledger", move || held.lock().unwrap().recv().map_err(|_| "released".to_owned()));
-        let mut admin = Admin::new(Arc::default(), checks, Arc::new(Nobody));
+        let mut admin = Admin::new(Arc::default(), checks, Arc::new(NoPackages));
         admin.time_limit = Duration::from_millis(20);
         let (status, body) = get(&admin, "readyz").await;
         drop(release);

@@ -207,9 +207,9 @@ pub(crate) mod tests {
     use super::*;
 
     /// An inspector without packages.
-    pub(in crate::server::admin) struct Nobody;
+    pub(in crate::server::admin) struct NoPackages;
 
-    impl PackageInspector for Nobody {
+    impl PackageInspector for NoPackages {
         fn check<'a>(&'a self, _asker: &'a Client, _locked: &'a [LockedVersion]) -> BoxFuture<'a, CheckResponse> {
             Box::pin(async { CheckResponse { packages: Vec::new(), upstreams: Vec::new() } })
         }
