@@ -17,8 +17,9 @@ use crate::clock::SystemClock;
 use crate::firewall::Explanation;
 use crate::npm::PackageSpec;
 use crate::text::push_line;
+use crate::vetting::FindingEvidence;
 use crate::vetting::archive::ArchiveLimits;
-use crate::vetting::inspect::{FindingEvidence, Inspection, inspect};
+use crate::vetting::inspect::{Inspection, inspect};
 use crate::vetting::manifest::Manifest;
 
 #[derive(Debug, Args)]
@@ -85,12 +86,11 @@ fn read_manifest(path: &Path) -> anyhow::Result<Manifest> {
 impl VettedTarget {
     fn json(&self) -> Value {
         let Self { target, inspection, explanation } = self;
-        let finding = |found: &FindingEvidence| json!({ "finding": found.finding.as_str(), "detail": found.detail });
         json!({
             "target": target,
             "files": inspection.files,
             "unpackedBytes": inspection.unpacked_bytes,
-            "findings": inspection.evidence.iter().map(finding).collect::<Vec<_>>(),
+            "findings": inspection.evidence.iter().map(FindingEvidence::json).collect::<Vec<_>>(),
             "explanation": explanation.as_ref().map(Explanation::json),
         })
     }
@@ -101,8 +101,8 @@ impl VettedTarget {
         let summary = format!("{} files, {} bytes unpacked", inspection.files, inspection.unpacked_bytes);
         let result = if inspection.evidence.is_empty() { "no findings" } else { "findings" };
         push_line!(text, "{target}: {result} ({summary})");
-        for FindingEvidence { finding, detail } in &inspection.evidence {
-            push_line!(text, "  finding: {}: {detail}", finding.as_str());
+        for evidence in &inspection.evidence {
+            push_line!(text, "  finding: {}", evidence.describe());
         }
         let facts = explanation.iter().flat_map(|explanation| explanation.seen.rows());
         for (about, what) in facts.filter(|(about, _)| ["signal", "not decided", "not observable"].contains(about)) {

@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use crate::npm::packument::index::{ManifestTraits, TagIndex, VersionEntry};
 use crate::npm::{Integrity, PackageName, Packument, Version};
 use crate::policy::advisories::{ApplicableAdvisories, NO_ADVISORIES};
+use crate::vetting::FindingEvidence;
 use crate::vetting::compare::SignalEvidence;
-use crate::vetting::inspect::FindingEvidence;
 use crate::vetting::{Findings, Signals};
 
 /// Whether the newest packument has the version. If not, what the ledger knows of its removal.

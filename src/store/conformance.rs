@@ -18,7 +18,7 @@ use crate::store::ledger::{
     PackageKey, PackageRecord, Release, ReleaseState, TagSighting, TarballSource,
 };
 use crate::vetting::Finding;
-use crate::vetting::inspect::FindingEvidence;
+use crate::vetting::FindingEvidence;
 
 /// Opens a store in its home folder. Opening again simulates a restart; the previous store must be dropped first.
 pub(crate) type Open<'a, T> = &'a dyn Fn() -> Arc<T>;

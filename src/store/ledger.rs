@@ -12,7 +12,7 @@ use crate::npm::{Algorithm, Digest, Integrity, ManifestDigest, PackageName, Pack
 use crate::policy::decisions::Decision;
 use crate::store::error::StoreError;
 use crate::text::words;
-use crate::vetting::inspect::FindingEvidence;
+use crate::vetting::FindingEvidence;
 
 /// A package of a registry. The same name on two registries is two packages.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

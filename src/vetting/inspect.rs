@@ -3,17 +3,10 @@
 use crate::text;
 use crate::vetting::archive::{self, ArchiveFile, ArchiveLimits};
 use crate::vetting::manifest::{Manifest, TarballTraits};
-use crate::vetting::names::{Finding, Findings};
+use crate::vetting::names::{Finding, FindingEvidence, Findings};
 
 /// Changes with what [`inspect`] finds, so that stored results of an older build are made again.
 pub const INSPECTION_VERSION: u32 = 1;
-
-/// Why a tarball has a finding. The text is one line and safe to print.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FindingEvidence {
-    pub finding: Finding,
-    pub detail: String,
-}
 
 /// What a tarball holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -65,8 +58,7 @@ pub fn inspect(tarball: &[u8], limits: ArchiveLimits) -> Inspection {
         "npm-shrinkwrap.json" => found.traits.has_shrinkwrap = true,
         _ => {}
     });
-    let flaws = report.flaws.into_iter();
-    found.evidence = flaws.map(|flaw| FindingEvidence { finding: flaw.finding, detail: flaw.detail }).collect();
+    found.evidence = report.flaws;
     match manifest {
         Some(Ok(manifest)) => found.manifest = Some(manifest),
         Some(Err(error)) => found.note(Finding::Unreadable, &format!("its package.json is not usable: {error}")),

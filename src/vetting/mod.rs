@@ -7,4 +7,4 @@ pub mod manifest;
 pub mod names;
 
 pub use compare::BASELINE_AGE;
-pub use names::{Finding, Findings, Signal, SignalStrength, Signals};
+pub use names::{Finding, FindingEvidence, Findings, Signal, SignalStrength, Signals};

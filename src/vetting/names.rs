@@ -1,5 +1,7 @@
 //! The names of signals and findings, as policies, logs and output spell them.
 
+use serde_json::{Value, json};
+
 /// How suspicious a signal is on its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SignalStrength {
@@ -128,6 +130,24 @@ names! {
         AmbiguousArchive = "ambiguous-archive",
         /// It unpacks to too many bytes or files.
         ArchiveBomb = "archive-bomb",
+    }
+}
+
+/// Why a tarball has a finding. The text is one line and safe to print.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FindingEvidence {
+    pub finding: Finding,
+    pub detail: String,
+}
+
+impl FindingEvidence {
+    /// Formats as `manifest-confusion: name is "a", the packument says "b"`.
+    pub(crate) fn describe(&self) -> String {
+        format!("{}: {}", self.finding.as_str(), self.detail)
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        json!({ "finding": self.finding.as_str(), "detail": self.detail })
     }
 }
 

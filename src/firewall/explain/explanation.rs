@@ -11,9 +11,9 @@ use crate::npm::packument::index::ManifestTraits;
 use crate::npm::{Integrity, PackageName};
 use crate::policy::{Advisory, Facts, Presence, Reason, Removal, TraceStep, Verdict};
 use crate::units::timestamp;
+use crate::vetting::FindingEvidence;
 use crate::vetting::Signal;
 use crate::vetting::compare::SignalEvidence;
-use crate::vetting::inspect::FindingEvidence;
 
 /// Maintainers listed by name. There may be hundreds.
 const MAX_MAINTAINERS: usize = 12;
@@ -186,7 +186,7 @@ impl ExplainedFacts {
         let no_baseline = "there is no older release to compare with".to_owned();
         row("not observable", if has_no_baseline { Some(no_baseline) } else { words(&self.unobservable) });
         for found in &self.findings {
-            row("finding", Some(format!("{}: {}", found.finding.as_str(), found.detail)));
+            row("finding", Some(found.describe()));
         }
         rows
     }
@@ -337,8 +337,6 @@ impl ExplainedFacts {
         };
         let evidence =
             |SignalEvidence { signal, old, new }: &SignalEvidence| json!({ "signal": signal.as_str(), "old": old, "new": new });
-        let finding =
-            |FindingEvidence { finding, detail }: &FindingEvidence| json!({ "finding": finding.as_str(), "detail": detail });
         json!({
             "gone": self.gone,
             "packagePublished": instant(self.first_published),
@@ -360,7 +358,7 @@ impl ExplainedFacts {
             "evidence": self.evidence.iter().map(evidence).collect::<Vec<_>>(),
             "signalsPending": self.pending,
             "signalsNotObservable": self.unobservable,
-            "findings": self.findings.iter().map(finding).collect::<Vec<_>>(),
+            "findings": self.findings.iter().map(FindingEvidence::json).collect::<Vec<_>>(),
         })
     }
 }

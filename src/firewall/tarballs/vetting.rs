@@ -15,8 +15,9 @@ use crate::firewall::workers::task_failed;
 use crate::npm::{Algorithm, Digest};
 use crate::store::{InspectedTarball, PackageChange};
 use crate::telemetry::TarballFindings;
+use crate::vetting::FindingEvidence;
 use crate::vetting::archive::ArchiveLimits;
-use crate::vetting::inspect::{FindingEvidence, INSPECTION_VERSION, Inspection, inspect};
+use crate::vetting::inspect::{INSPECTION_VERSION, Inspection, inspect};
 use crate::vetting::manifest::Manifest;
 
 /// What vetting a tarball showed.
@@ -161,8 +162,7 @@ impl VettingTask {
 
     fn report(&self, version: &str, inspection: &Inspection) {
         let name = &self.lookup.package.slot.name;
-        let details = inspection.evidence.iter().map(|evidence| format!("{}: {}", evidence.finding.as_str(), evidence.detail));
-        let findings = details.collect::<Vec<_>>().join("; ");
+        let findings = inspection.evidence.iter().map(FindingEvidence::describe).collect::<Vec<_>>().join("; ");
         TarballFindings { name, version, findings: &findings }.emit(self.services.recorder.metrics());
         self.services.recorder.event("tarball_findings", Some(name), Some(version), findings);
     }

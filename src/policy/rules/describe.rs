@@ -65,16 +65,18 @@ pub(crate) fn describe_refusal(rule: &Rule, facts: &Facts<'_>) -> String {
 
 /// Names a signal with its evidence: `first-install-script (an install script; none of 40 earlier releases has an install script)`.
 fn describe_signal(signal: Signal, facts: &Facts<'_>) -> String {
-    let evidence = facts.evidence.iter().filter(|evidence| evidence.signal == signal).map(SignalEvidence::describe);
-    let evidence: Vec<_> = evidence.collect();
-    if evidence.is_empty() { signal.as_str().to_owned() } else { format!("{} ({})", signal.as_str(), evidence.join("; ")) }
+    let evidence = facts.evidence.iter().filter(|evidence| evidence.signal == signal);
+    with_evidence(signal.as_str(), &evidence.map(SignalEvidence::describe).collect::<Vec<_>>())
 }
 
 /// Names a finding with its evidence: `manifest-confusion (scripts: postinstall is "node a.js", which the packument does not state)`.
 fn describe_finding(finding: Finding, facts: &Facts<'_>) -> String {
     let evidence = facts.finding_evidence.iter().filter(|evidence| evidence.finding == finding);
-    let evidence: Vec<_> = evidence.map(|evidence| &*evidence.detail).collect();
-    if evidence.is_empty() { finding.as_str().to_owned() } else { format!("{} ({})", finding.as_str(), evidence.join("; ")) }
+    with_evidence(finding.as_str(), &evidence.map(|evidence| evidence.detail.clone()).collect::<Vec<_>>())
+}
+
+fn with_evidence(name: &str, evidence: &[String]) -> String {
+    if evidence.is_empty() { name.to_owned() } else { format!("{name} ({})", evidence.join("; ")) }
 }
 
 pub(crate) fn describe_allow(rule: &Rule, facts: &Facts<'_>) -> String {

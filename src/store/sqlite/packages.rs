@@ -10,7 +10,7 @@ use crate::store::ledger::{
     TagSighting, TarballSource,
 };
 use crate::vetting::Finding;
-use crate::vetting::inspect::FindingEvidence;
+use crate::vetting::FindingEvidence;
 
 /// Maximum number of URLs per tarball. A registry that signs URLs uses new ones each time; a deleted one costs a download.
 const MAX_ADDRESSES: u32 = 8;

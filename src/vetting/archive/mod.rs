@@ -17,7 +17,7 @@ use crate::vetting::archive::gzip::GzipReader;
 use crate::vetting::archive::header::{BLOCK, EntryKind, Header};
 use crate::vetting::archive::paths::{PathFlaw, PathTable};
 use crate::vetting::archive::pax::PaxAttributes;
-use crate::vetting::names::Finding;
+use crate::vetting::names::{Finding, FindingEvidence};
 
 /// The longest pax header or GNU long name, in bytes: node-tar's limit.
 const MAX_META_BYTES: u64 = 1 << 20;
@@ -60,16 +60,10 @@ pub struct ArchiveFile<'a> {
     pub digest: [u8; 32],
 }
 
-/// Why an archive is not plain. The text is one line and safe to print.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ArchiveFlaw {
-    pub finding: Finding,
-    pub detail: String,
-}
-
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ArchiveReport {
-    pub flaws: Vec<ArchiveFlaw>,
+    /// Why it is not plain.
+    pub flaws: Vec<FindingEvidence>,
     pub files: usize,
     pub unpacked_bytes: u64,
 }
@@ -78,7 +72,7 @@ pub struct ArchiveReport {
 pub fn read(tarball: &[u8], limits: ArchiveLimits, take: &mut dyn FnMut(ArchiveFile<'_>)) -> ArchiveReport {
     let ratio_limit = (tarball.len() as u64).saturating_mul(BOMB_RATIO).max(MIN_BOMB_BYTES);
     let Some(input) = GzipReader::new(tarball, limits.unpacked_bytes.min(ratio_limit)) else {
-        let flaws = vec![ArchiveFlaw { finding: Finding::Unreadable, detail: "it is not a gzip file".to_owned() }];
+        let flaws = vec![FindingEvidence { finding: Finding::Unreadable, detail: "it is not a gzip file".to_owned() }];
         return ArchiveReport { flaws, ..ArchiveReport::default() };
     };
     let mut walk = ArchiveWalk {
@@ -361,7 +355,7 @@ impl ArchiveWalk<'_> {
 
     fn note(&mut self, finding: Finding, detail: &str) {
         if self.report.flaws.len() < MAX_FLAWS || self.report.flaws.iter().all(|flaw| flaw.finding != finding) {
-            self.report.flaws.push(ArchiveFlaw { finding, detail: detail.to_owned() });
+            self.report.flaws.push(FindingEvidence { finding, detail: detail.to_owned() });
         }
     }
 
