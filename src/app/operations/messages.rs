@@ -24,13 +24,13 @@ pub(crate) enum OperationRequest {
     Flush,
     /// Explains the verdict on a version; the answer is an [`Explained`].
     Explain { spec: String, at: Option<Timestamp>, profile: usize },
-    /// Checks locked versions; the answer is a [`CheckResponse`].
+    /// Checks locked versions; the answer is a `CheckResponse`.
     Check { packages: Vec<LockedVersion>, profile: usize },
-    /// Plans an approval; the answer is an [`ApprovalPlan`].
+    /// Plans an approval; the answer is an `ApprovalPlan`.
     Expand { spec: String, records: Vec<String>, profile: usize },
-    /// Plans the adoption of lockfile entries; the answer is an [`Adoption`].
+    /// Plans the adoption of lockfile entries; the answer is an `Adoption`.
     Adopt { wanted: WantedVersions, profile: usize },
-    /// Removes tarballs by digest and cached packuments by package; the answer is a [`Purged`].
+    /// Removes tarballs by digest and cached packuments by package; the answer is a `Purged`.
     Purge { integrities: Vec<String>, packages: Vec<String> },
 }
 
