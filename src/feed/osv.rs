@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::npm::{Algorithm, Digest, Integrity};
 use crate::policy::advisories::affected::RangeEvent;
 use crate::policy::advisories::{AdvisoryKind, AdvisoryRecord, indicators};
 use crate::policy::{AffectedRange, Severity};
@@ -126,6 +127,9 @@ pub struct DatabaseSpecific {
     /// Hosts that the malware contacts.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub iocs: Option<Iocs>,
+    /// Digests of malicious tarballs.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    pub indicators: Option<TarballIndicators>,
     /// Whether the record states the origins of a malware report. The content is ignored.
     #[serde(rename = "malicious-packages-origins", deserialize_with = "present", skip_serializing_if = "std::ops::Not::not")]
     pub is_malicious_package: bool,
@@ -149,6 +153,42 @@ pub struct Iocs {
     pub ips: Vec<String>,
 }
 
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct TarballIndicators {
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub package_integrity: Vec<TarballIndicator>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct TarballIndicator {
+    #[serde(deserialize_with = "nullable")]
+    pub hashes: TarballHashes,
+}
+
+/// Digests of one tarball. An unusable one is ignored.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct TarballHashes {
+    /// Hex.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
+    pub sha1: String,
+    /// Hex.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
+    pub sha256: String,
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
+    pub sha512_sri: String,
+}
+
+impl TarballHashes {
+    fn digests(&self) -> impl Iterator<Item = Digest> {
+        let sri = Integrity::parse(Some(&self.sha512_sri), None).map(|integrity| integrity.strongest().clone());
+        let hex = [(Algorithm::Sha256, &self.sha256), (Algorithm::Sha1, &self.sha1)];
+        sri.into_iter().chain(hex.into_iter().filter_map(|(algorithm, text)| Digest::from_hex(algorithm, text)))
+    }
+}
+
 impl DatabaseSpecific {
     fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -156,7 +196,9 @@ impl DatabaseSpecific {
 
     fn indicators(&self) -> impl Iterator<Item = String> {
         let hosts = self.iocs.iter().flat_map(|iocs| iocs.domains.iter().chain(&iocs.ips));
-        hosts.filter_map(|text| indicators::normalize_indicator(text))
+        let tarballs = self.indicators.iter().flat_map(|indicators| &indicators.package_integrity);
+        let digests = tarballs.flat_map(|tarball| tarball.hashes.digests()).map(|digest| digest.to_sri());
+        hosts.filter_map(|text| indicators::normalize_indicator(text)).chain(digests)
     }
 
     fn weaknesses(&self) -> impl Iterator<Item = &str> {

@@ -8,6 +8,9 @@ use crate::vetting::names::{Finding, FindingEvidence, Findings};
 /// Changes with what [`inspect`] finds, so that stored results of an older build are made again.
 pub const INSPECTION_VERSION: u32 = 1;
 
+/// The longest text of a piece of evidence, in characters.
+const MAX_EVIDENCE_CHARS: usize = 500;
+
 /// What a tarball holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inspection {
@@ -29,11 +32,11 @@ impl Inspection {
         let Some(inside) = &self.manifest else { return };
         let differences = inside.differences(stated, self.traits);
         let is_implicit = inside.builds_implicitly(self.traits) && !stated.states_install();
-        self.evidence
-            .extend(differences.into_iter().map(|detail| FindingEvidence { finding: Finding::ManifestConfusion, detail }));
+        for detail in differences {
+            self.note(Finding::ManifestConfusion, &detail);
+        }
         if is_implicit {
-            let detail = "npm builds its binding.gyp at install, which the packument does not state".to_owned();
-            self.evidence.push(FindingEvidence { finding: Finding::ImplicitBuild, detail });
+            self.note(Finding::ImplicitBuild, "npm builds its binding.gyp at install, which the packument does not state");
         }
     }
 
@@ -43,7 +46,11 @@ impl Inspection {
     }
 
     fn note(&mut self, finding: Finding, detail: &str) {
-        let detail = text::single_line(detail).into_owned();
+        let line = text::single_line(detail);
+        let mut detail: String = line.chars().take(MAX_EVIDENCE_CHARS).collect();
+        if detail.len() < line.len() {
+            detail.push_str("...");
+        }
         self.evidence.push(FindingEvidence { finding, detail });
     }
 }

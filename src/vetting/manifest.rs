@@ -11,6 +11,9 @@ use crate::text;
 /// Scripts that npm runs when it installs the package from a registry.
 const INSTALL_SCRIPTS: [&str; 3] = ["preinstall", "install", "postinstall"];
 
+/// The longest manifest read, in bytes. As a JSON tree, it takes up to twenty times the memory.
+const MAX_MANIFEST_BYTES: usize = 1 << 20;
+
 /// Differences listed in one text; further ones are counted.
 const MAX_LISTED: usize = 5;
 
@@ -59,8 +62,11 @@ impl Manifest {
     /// Reads a manifest.
     ///
     /// # Errors
-    /// Returns a message if it is no JSON object, or if a key is given twice.
+    /// Returns a message if it is no JSON object, longer than 1 MiB, or if a key is given twice.
     pub fn parse(json: &[u8]) -> Result<Self, String> {
+        if json.len() > MAX_MANIFEST_BYTES {
+            return Err(format!("it is longer than {} MiB", MAX_MANIFEST_BYTES >> 20));
+        }
         let json = json.strip_prefix("\u{feff}".as_bytes()).unwrap_or(json);
         let unique: UniqueKeys = serde_json::from_slice(json).map_err(|error| error.to_string())?;
         let Value::Object(members) = unique.0 else { return Err("it is not an object".to_owned()) };
@@ -383,6 +389,8 @@ mod tests {
             assert!(Manifest::parse(json.as_bytes()).is_err(), "{json}");
         }
         assert!(Manifest::parse(&b"[".repeat(100_000)).is_err());
+        let long = format!(r#"{{"name":"{}"}}"#, "x".repeat(MAX_MANIFEST_BYTES));
+        assert_eq!(Manifest::parse(long.as_bytes()), Err("it is longer than 1 MiB".to_owned()));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::client::ABBREVIATED;
-use crate::package::{Package, days, hours, minutes};
+use crate::package::{Package, days, hours, minutes, sha512};
 use crate::program::{coldframe, machine_clock, run};
 use crate::registry::Registry;
 use crate::reply::Reply;
@@ -91,6 +91,26 @@ async fn a_version_named_in_a_feed_is_hidden_everywhere() {
     assert_eq!(scene.registry.count(TARBALL), 0);
     scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
     assert!(scene.metric("coldframe_advisories", "").await >= 2.0);
+}
+
+#[tokio::test]
+async fn a_tarball_whose_digest_a_feed_lists_is_refused_under_any_name() {
+    let feed = Feed::new();
+    let copy = Package::new("left-pad", "1.1.0");
+    let mut listed = record("MAL-2026-1", "plain-crypto-js", &json!(["4.2.1"]));
+    let hashes = json!({ "sha1": "not hex", "sha512_sri": sha512(&copy.tarball) });
+    listed["affected"][0]["database_specific"] = json!({ "indicators": { "package_integrity": [{ "hashes": hashes }] } });
+    feed.put(&listed);
+    let mut scene = Scene::open().set("feed", feed.path()).await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    scene.publish(copy);
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    let refused = scene.get(TARBALL).await.is(403).error();
+    assert!(refused.contains("MAL-2026-1") && refused.contains("it lists the digest of this tarball"), "{refused}");
+    scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
+    // The stored records have the digest too.
+    scene.restart().await;
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use crate::policy::{Advisory, ApplicableAdvisories, Facts, UnknownFacts};
 use crate::store::{PackageKey, PackageRecord, Release, StoredPackument};
 use crate::units::timestamp;
 use crate::upstream::{Authorization, CacheValidators, Registry};
-use crate::vetting;
+use crate::vetting::{self, Finding};
 
 /// The reason for refusing a version that cannot be recorded.
 const RECORD_FULL: &str = "the ledger's record of this package is full, so the history of this version is unknown";
@@ -231,9 +231,11 @@ impl PackageSnapshot {
         let report = linked.signals.report(at);
         let inspected = linked.signals.inspections.get(&at);
         let (fix, hangs_on_publishers) = self.fix(packument, at, advisories);
+        let integrity = provenance.digests.as_ref().or(entry.integrity.as_ref());
+        let advised = advisories.listing(integrity).next().map(|_| Finding::AdvisedIntegrity);
         let mut facts = Facts {
             parent: linked.parent.and_then(|parent| parent.get(at).copied().flatten()),
-            integrity: provenance.digests.as_ref().or(entry.integrity.as_ref()),
+            integrity,
             integrity_changed: provenance.integrity_changed,
             first_published: self.first_published,
             advisories,
@@ -242,7 +244,12 @@ impl PackageSnapshot {
             pending: report.map(|report| report.pending).unwrap_or_default(),
             unobservable: report.map(|report| report.unobservable).unwrap_or_default(),
             evidence: report.map(|report| &*report.evidence).unwrap_or_default(),
-            findings: inspected.iter().flat_map(|inspected| &inspected.evidence).map(|evidence| evidence.finding).collect(),
+            findings: inspected
+                .iter()
+                .flat_map(|inspected| &inspected.evidence)
+                .map(|evidence| evidence.finding)
+                .chain(advised)
+                .collect(),
             finding_evidence: inspected.map(|inspected| &*inspected.evidence).unwrap_or_default(),
             unknown: UnknownFacts { fix: hangs_on_publishers, ..self.unknown(entry) },
             ..Facts::of_entry(packument, entry, provenance.effective)

@@ -1,12 +1,13 @@
 //! Compact in-memory index of the advisories of one feed, and its builder. A feed has hundreds of thousands of records: all text
 //! is in one string, rows are sorted by package, and a hash table maps package names to rows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::ops::Range;
 
 use jiff::Timestamp;
 
+use crate::npm::{Digest, Integrity};
 use crate::policy::advisories::affected::AffectedRange;
 use crate::policy::advisories::indicators::IndicatorMatch;
 use crate::policy::advisories::record::{AdvisoryKind, AdvisoryRecord, FeedTrust, Severity};
@@ -80,6 +81,8 @@ pub struct FeedAdvisories {
     pub(crate) versions: Box<[IndexSlice]>,
     pub(crate) spans: Box<[AffectedRange]>,
     indicators: Box<[IndicatorRow]>,
+    /// The first bytes of each listed digest, so that a lookup of an unlisted one costs little.
+    digest_heads: HashSet<[u8; 8]>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -107,9 +110,19 @@ impl FeedAdvisories {
             + size_of_val(&*self.versions)
             + size_of_val(&*self.spans)
             + size_of_val(&*self.indicators)
+            + self.digest_heads.len() * 9
     }
 
-    /// Looks up exactly this domain or address.
+    /// Returns the malware record that lists a tarball with this digest.
+    pub(crate) fn find_digest(&self, digest: &Digest) -> Option<&IndexRow> {
+        if !digest.as_bytes().first_chunk().is_some_and(|head| self.digest_heads.contains(head)) {
+            return None;
+        }
+        let found = self.find_indicator(&digest.to_sri())?;
+        self.of(found.package).iter().find(|row| self.text(row.id) == found.advisory)
+    }
+
+    /// Looks up exactly this domain or address, or the SRI of a digest.
     pub(crate) fn find_indicator(&self, place: &str) -> Option<IndicatorMatch<'_>> {
         let at = self.indicators.binary_search_by(|known| self.text(known.listed).cmp(place)).ok()?;
         let IndicatorRow { listed, id, package } = self.indicators[at];
@@ -241,6 +254,8 @@ impl FeedIndexBuilder {
         // Deterministic choice if several records list the same indicator.
         indicators.sort_unstable_by_key(|row| (of(row.listed), of(row.id), of(row.package)));
         indicators.dedup_by_key(|row| of(row.listed));
+        let digests = indicators.iter().filter_map(|row| Integrity::parse(Some(of(row.listed)), None));
+        let digest_heads = digests.filter_map(|digest| digest.strongest().as_bytes().first_chunk().copied()).collect();
         FeedAdvisories {
             feed: feed.into(),
             trust,
@@ -252,6 +267,7 @@ impl FeedIndexBuilder {
             versions: versions.into(),
             spans: spans.into(),
             indicators: indicators.into(),
+            digest_heads,
         }
     }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::npm::Version;
+use crate::npm::{Integrity, Version};
 use crate::policy::advisories::index::FeedAdvisories;
 use crate::policy::advisories::indicators::IndicatorMatch;
 use crate::units::timestamp;
@@ -83,7 +83,7 @@ impl Advisories {
         for index in self.feeds.iter() {
             found.extend(index.of(name).iter().map(|row| Advisory::new(index, row)));
         }
-        PackageAdvisories { found, lacking: self.lacking.as_deref(), rulings: &self.rulings }
+        PackageAdvisories { found, feeds: &self.feeds, lacking: self.lacking.as_deref(), rulings: &self.rulings }
     }
 
     /// Finds an indicator for a host: an address, or a name in lower case without a trailing dot. An indicator also covers
@@ -124,6 +124,7 @@ impl Advisories {
 #[derive(Debug, Clone)]
 pub struct PackageAdvisories<'a> {
     found: Vec<Advisory<'a>>,
+    feeds: &'a [Arc<FeedAdvisories>],
     lacking: Option<&'a str>,
     rulings: &'a [(Box<str>, Ruling)],
 }
@@ -150,7 +151,7 @@ impl<'a> PackageAdvisories<'a> {
     ) -> ApplicableAdvisories<'a> {
         let versions: Vec<_> = if self.has_wholesale() { versions.collect() } else { Vec::new() };
         let advisories = self.found.iter().map(|advisory| (*advisory, self.spared(*advisory, &versions))).collect();
-        ApplicableAdvisories { advisories, lacking: self.lacking }
+        ApplicableAdvisories { advisories, feeds: self.feeds, lacking: self.lacking }
     }
 
     /// Returns the versions that a record covers but does not apply to.
@@ -201,11 +202,13 @@ impl SparedVersions {
 #[derive(Debug, Clone, Default)]
 pub struct ApplicableAdvisories<'a> {
     advisories: Vec<(Advisory<'a>, SparedVersions)>,
+    feeds: &'a [Arc<FeedAdvisories>],
     /// The required feed that is missing, if any.
     pub(crate) lacking: Option<&'a str>,
 }
 
-pub static NO_ADVISORIES: ApplicableAdvisories<'static> = ApplicableAdvisories { advisories: Vec::new(), lacking: None };
+pub static NO_ADVISORIES: ApplicableAdvisories<'static> =
+    ApplicableAdvisories { advisories: Vec::new(), feeds: &[], lacking: None };
 
 impl<'a> ApplicableAdvisories<'a> {
     /// Returns the advisories that apply to a version, in the order of the feeds. `version` is the parsed `key`.
@@ -218,6 +221,15 @@ impl<'a> ApplicableAdvisories<'a> {
             if spared.has(key) { advisory.names(key, version) } else { advisory.affects(key, version) }
         };
         self.advisories.iter().filter(move |entry| affects(entry)).map(|(advisory, _)| *advisory)
+    }
+
+    /// Returns the malware advisories that list a digest of these bytes, whatever package they are about.
+    pub(crate) fn listing<'s>(&'s self, integrity: Option<&'s Integrity>) -> impl Iterator<Item = Advisory<'a>> + use<'s, 'a> {
+        let digests = move || integrity.into_iter().flat_map(Integrity::digests);
+        let listing = move |feed: &'a Arc<FeedAdvisories>| {
+            digests().find_map(|digest| feed.find_digest(digest)).map(|row| Advisory::new(feed, row))
+        };
+        self.feeds.iter().filter_map(listing)
     }
 
     /// Returns the advisories that cover every version of an established package and have no ruling yet.

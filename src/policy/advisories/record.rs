@@ -76,6 +76,6 @@ pub struct AdvisoryRecord {
     /// The listed versions, as written.
     pub versions: Vec<Box<str>>,
     pub spans: Vec<AffectedRange>,
-    /// Domains and addresses that the malware contacts, normalized by `indicators`.
+    /// Domains and addresses that the malware contacts, normalized by `indicators`, and digests of its tarballs as SRI.
     pub indicators: Vec<Box<str>>,
 }

@@ -66,17 +66,16 @@ pub(crate) fn describe_refusal(rule: &Rule, facts: &Facts<'_>) -> String {
 /// Names a signal with its evidence: `first-install-script (an install script; none of 40 earlier releases has an install script)`.
 fn describe_signal(signal: Signal, facts: &Facts<'_>) -> String {
     let evidence = facts.evidence.iter().filter(|evidence| evidence.signal == signal);
-    with_evidence(signal.as_str(), &evidence.map(SignalEvidence::describe).collect::<Vec<_>>())
+    let evidence: Vec<_> = evidence.map(SignalEvidence::describe).collect();
+    if evidence.is_empty() { signal.as_str().to_owned() } else { format!("{} ({})", signal.as_str(), evidence.join("; ")) }
 }
 
 /// Names a finding with its evidence: `manifest-confusion (scripts: postinstall is "node a.js", which the packument does not state)`.
 fn describe_finding(finding: Finding, facts: &Facts<'_>) -> String {
-    let evidence = facts.finding_evidence.iter().filter(|evidence| evidence.finding == finding);
-    with_evidence(finding.as_str(), &evidence.map(|evidence| evidence.detail.clone()).collect::<Vec<_>>())
-}
-
-fn with_evidence(name: &str, evidence: &[String]) -> String {
-    if evidence.is_empty() { name.to_owned() } else { format!("{name} ({})", evidence.join("; ")) }
+    let evidence: Vec<_> = facts.finding_evidence.iter().filter(|evidence| evidence.finding == finding).collect();
+    let Some(first) = evidence.first() else { return finding.as_str().to_owned() };
+    let more = if evidence.len() > 1 { format!("; {} more", evidence.len() - 1) } else { String::new() };
+    format!("{} ({}{more})", finding.as_str(), first.detail)
 }
 
 pub(crate) fn describe_allow(rule: &Rule, facts: &Facts<'_>) -> String {
