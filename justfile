@@ -68,7 +68,7 @@ bench-policy:
 
 # fuzz the parsers for `seconds` each; needs nightly Rust and cargo-fuzz
 fuzz seconds="60":
-    cd fuzz && for target in packument endpoint range npmrc config lockfile audit tags archive manifest; do \
+    cd fuzz && for target in packument endpoint range npmrc config lockfile audit tags archive manifest signatures attestations; do \
         mkdir -p "corpus/$target"; \
         cargo +nightly fuzz run "$target" "corpus/$target" "seeds/$target" -- \
             -dict="dictionaries/$target.dict" -max_total_time={{ seconds }} -timeout=10 -rss_limit_mb=2048; \

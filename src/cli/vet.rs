@@ -105,7 +105,9 @@ impl VettedTarget {
             push_line!(text, "  finding: {}", evidence.describe());
         }
         let facts = explanation.iter().flat_map(|explanation| explanation.seen.rows());
-        for (about, what) in facts.filter(|(about, _)| ["signal", "not decided", "not observable"].contains(about)) {
+        for (about, what) in
+            facts.filter(|(about, _)| ["signature", "provenance", "signal", "not decided", "not observable"].contains(about))
+        {
             push_line!(text, "  {about}: {what}");
         }
         text

@@ -9,6 +9,7 @@ use url::Url;
 
 use crate::config::raw::{RawConfig, RawValue};
 use crate::config::settings::{SETTINGS, SettingKey};
+use crate::config::signing::NOTHING;
 use crate::config::value_kind::ValueKind;
 use crate::diagnostics::{Origin, redact_credentials};
 use crate::net;
@@ -177,6 +178,7 @@ impl EffectiveValue {
 fn absolute(kind: ValueKind, text: &str, folder: &Path) -> String {
     let is_path = match kind {
         ValueKind::Path => true,
+        ValueKind::FileOrNone => text != NOTHING,
         ValueKind::Policy => presets::policy_file(text).is_none(),
         ValueKind::Feed => !text.starts_with("http://") && !text.starts_with("https://"),
         _ => false,

@@ -11,6 +11,7 @@ use crate::config::policy::{self, ListenerPolicies};
 use crate::config::raw::{RawConfig, file};
 use crate::config::server::{self, GatewaySettings};
 use crate::config::settings::SettingKey;
+use crate::config::signing;
 use crate::config::upstream::{self, OwnAddresses};
 use crate::diagnostics::{Diagnostic, Diagnostics, Origin};
 use crate::telemetry::LogFormat;
@@ -116,6 +117,8 @@ impl Config {
             absent_names: reader.one(SettingKey::AbsentNames, parse::number(0..=firewall::MAX_ABSENT_NAMES)),
             packument_limit: reader.one(SettingKey::PackumentLimit, parse::size(1_000..=u64::MAX)),
             tarball_limit: reader.one(SettingKey::TarballLimit, parse::size(1_000..=u64::MAX)),
+            signing_keys: signing::keys(&mut reader, machine),
+            trust_root: signing::trust_root(&mut reader, machine),
         };
         let server = server::read(&mut reader, public_url.clone());
         let format = if reader.word(SettingKey::LogFormat) == "json" { LogFormat::Json } else { LogFormat::Human };
@@ -374,6 +377,8 @@ memory = \"1GB\"
             # tarball-host                              # default: upstream's host
             # redirect-host                             # default: upstream's host
             # upstream-time                             # default: checked
+            # signing-keys                              # default: npm's keys, as known to this version
+            # sigstore-root                             # default: Sigstore's, as known to this version
             # upstream-ca                               # default: the system's CAs
             upstream-timeout = "30s"                    # default
             stale-wait = "3s"                           # default

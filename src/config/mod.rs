@@ -13,6 +13,7 @@ pub mod raw;
 mod server;
 pub mod settings;
 pub mod show;
+mod signing;
 pub(crate) mod suggest;
 mod upstream;
 mod value_kind;

@@ -148,6 +148,10 @@ settings! {
     RedirectHost = "redirect-host", several HostGlob, Absent("upstream's host");
     /// Publish times: checked against first sight, taken from it, or trusted
     UpstreamTime = "upstream-time", several TimeMode, Absent("checked");
+    /// Keys of the registry's signatures: a file, or `none` to verify nothing
+    SigningKeys = "signing-keys", one FileOrNone, Absent("npm's keys, as known to this version");
+    /// Trusted root that provenance is verified with: a file, or `none` for nothing
+    SigstoreRoot = "sigstore-root", one FileOrNone, Absent("Sigstore's, as known to this version");
     /// PEM files of further CAs to trust for upstream connections
     UpstreamCa = "upstream-ca", several Path, Absent("the system's CAs");
     /// How long upstream may be silent before a request fails

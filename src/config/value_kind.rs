@@ -16,6 +16,8 @@ pub enum ValueKind {
     HostGlob,
     HostName,
     Path,
+    /// A file of what is trusted, or `none`.
+    FileOrNone,
     Feed,
     Network,
     Truth,
@@ -60,6 +62,7 @@ impl ValueKind {
             Self::HostGlob => ("GLOB", "a host name or a glob, such as `cdn.example` or `*.storage.example`"),
             Self::HostName => ("HOST", "a host name without port, such as `registry.example`"),
             Self::Path => ("PATH", "a path"),
+            Self::FileOrNone => ("PATH", "the path of a file, or `none`"),
             Self::Feed => ("PATH-OR-URL", FEED_SOURCE),
             Self::Network => ("CIDR", "an IP address or a network, such as `10.0.0.7` or `10.0.0.0/8`"),
             Self::Truth => ("BOOL", "`true` or `false`"),

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use crate::firewall::attestation_cache::AttestationCache;
-use crate::firewall::config::{FETCHES, FirewallDeps};
+use crate::firewall::attestations::AttestationService;
+use crate::firewall::config::{Config, FETCHES, FirewallDeps};
 use crate::firewall::packages::Services;
 use crate::firewall::packages::abbreviated::AbbreviatedSupport;
 use crate::firewall::packages::cache::PackageCache;
@@ -21,7 +21,7 @@ use crate::firewall::packages::service::PackageService;
 use crate::firewall::packages::subpackages::Subpackages;
 use crate::firewall::packages::views::ViewHistories;
 use crate::firewall::passthrough::Passthrough;
-use crate::firewall::policy_state::{PolicySnapshot, PolicyState};
+use crate::firewall::policy_state::{PolicySnapshot, PolicyState, SnapshotBase};
 use crate::firewall::prefetch::{DependencyHints, PrefetchQueue, PrefetchTarget, Prefetcher};
 use crate::firewall::recorder::Recorder;
 use crate::firewall::responses::{ResponseCache, ViewCache};
@@ -30,6 +30,7 @@ use crate::firewall::tarballs::addresses::{Addresses, TarballLocator};
 use crate::firewall::tarballs::download::{Downloader, MEMORY_UNITS};
 use crate::firewall::tarballs::early_request::EarlyRequests;
 use crate::firewall::tarballs::entitlement::{EntitlementService, Entitlements};
+use crate::firewall::tarballs::provenance::ProvenanceVerifier;
 use crate::firewall::tarballs::vetting::TarballVetter;
 use crate::firewall::wall_clock::WallClock;
 use crate::firewall::wanted_versions::Wants;
@@ -90,6 +91,11 @@ impl Firewall {
     /// Replaces the advisories. They apply to every package from the next request on.
     pub(crate) fn set_advisories(&self, advisories: &Advisories) {
         self.0.policy.set_advisories(advisories);
+    }
+
+    /// Replaces what signatures and provenance are verified with. Returns whether it differs.
+    pub(crate) fn set_trust(&self, config: &Config) -> bool {
+        self.0.policy.set_trust(&config.signing_keys, config.trust_root.as_ref())
     }
 
     /// Returns the current policies, decisions and advisories.
@@ -161,9 +167,9 @@ pub(crate) struct Components {
     pub responses: Arc<ResponseCache>,
     pub tarballs: TarballService,
     pub locator: TarballLocator,
-    pub passthrough: Passthrough,
+    pub passthrough: Arc<Passthrough>,
     pub prefetcher: Prefetcher,
-    pub attestations: AttestationCache,
+    pub attestations: Arc<AttestationService>,
     pub writers: WriterConfirmations,
 }
 
@@ -218,7 +224,10 @@ impl Components {
             entitlements: Arc::clone(&entitlements),
             memory: Arc::new(Semaphore::new(MEMORY_UNITS)),
         };
+        let passthrough = Arc::new(Passthrough { services: Arc::clone(&services), slots: Slots::new(slots(MAX_PASSTHROUGHS)) });
+        let attestations = Arc::new(AttestationService::new(&services, &passthrough));
         let tarballs = TarballService {
+            provenance: ProvenanceVerifier { services: Arc::clone(&services), attestations: Arc::clone(&attestations) },
             services: Arc::clone(&services),
             packages: Arc::clone(&packages),
             entitlements,
@@ -231,9 +240,9 @@ impl Components {
             responses: Arc::new(ResponseCache::new(&services, views, eighths(1), plain, Arc::clone(&packages))),
             tarballs,
             locator: TarballLocator { services: Arc::clone(&services), addresses, packages: Arc::clone(&packages) },
-            passthrough: Passthrough { services: Arc::clone(&services), slots: Slots::new(slots(MAX_PASSTHROUGHS)) },
+            passthrough,
             prefetcher: Prefetcher { services: Arc::clone(&services), queue, fetcher: Arc::clone(&fetcher) },
-            attestations: AttestationCache::default(),
+            attestations,
             writers: WriterConfirmations::default(),
             packages,
             fetcher,
@@ -254,7 +263,9 @@ fn services(deps: FirewallDeps, cache: u64) -> Services {
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let config = deps.config;
     let wall_clock = Arc::new(WallClock::new(Arc::clone(&deps.clock)));
-    let policy = Arc::new(PolicyState::new(deps.clock, deps.policy, deps.further_policies, deps.decisions));
+    let base =
+        SnapshotBase { signing_keys: Arc::clone(&config.signing_keys), trust_root: config.trust_root.clone(), revision: 0 };
+    let policy = Arc::new(PolicyState::new(deps.clock, deps.policy, deps.further_policies, deps.decisions, &base));
     let memory = MemoryBudget::of(config.packument_memory, MAX_MEMORY_WAIT);
     Services {
         registries: Arc::new(deps.registries),

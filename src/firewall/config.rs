@@ -9,6 +9,8 @@ use crate::policy::decisions::Decision;
 use crate::store::{BlobStore, Ledger};
 use crate::telemetry::Metrics;
 use crate::upstream::Registries;
+use crate::vetting::provenance::TrustRoot;
+use crate::vetting::signatures::KeyRing;
 
 /// Time and memory limits.
 #[derive(Debug, Clone)]
@@ -33,6 +35,10 @@ pub struct Config {
     pub packument_limit: u64,
     /// The largest tarball accepted from upstream, in bytes.
     pub tarball_limit: u64,
+    /// The keys that the registry's signatures are verified with.
+    pub signing_keys: Arc<KeyRing>,
+    /// The authorities and logs that provenance is verified with; `None` if it is not verified.
+    pub trust_root: Option<Arc<TrustRoot>>,
 }
 
 /// The dependencies of a [`Firewall`](crate::firewall::Firewall).

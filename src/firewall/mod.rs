@@ -1,7 +1,7 @@
 //! The firewall core: answers package requests from cache, store and upstream, filtered by policy. It knows no HTTP; `server`
 //! maps requests and results to it.
 
-mod attestation_cache;
+mod attestations;
 pub mod audit;
 mod components;
 mod config;

@@ -11,6 +11,8 @@ use crate::clock::Clock;
 use crate::policy::decisions::Decision;
 use crate::policy::{ActiveDecisions, Advisories, Evaluation, Facts, PackageRules, Policy, Sink, Verdict, evaluate};
 use crate::vetting::Signal;
+use crate::vetting::provenance::TrustRoot;
+use crate::vetting::signatures::KeyRing;
 
 /// The index of a listener's policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -27,6 +29,10 @@ pub struct PolicySnapshot {
     pub active_decisions: ActiveDecisions,
     /// The advisories of all feeds.
     pub advisories: Advisories,
+    /// The keys that the registry's signatures are verified with.
+    pub signing_keys: Arc<KeyRing>,
+    /// The authorities and logs that provenance is verified with; `None` if it is not verified.
+    pub trust_root: Option<Arc<TrustRoot>>,
     /// The next instant at which a decision or rule expires.
     next_change: Option<Timestamp>,
     /// Increments with every change. Verdicts of another revision are evaluated again.
@@ -45,11 +51,27 @@ impl PolicySnapshot {
         evaluate(&Evaluation { rules, decisions: &self.active_decisions, facts, as_of }, sink)
     }
 
-    fn of(policies: Vec<Policy>, decisions: Arc<[Decision]>, advisories: Advisories, now: Timestamp, revision: u64) -> Self {
+    /// Creates a snapshot with the keys and the revision of `base`.
+    fn of(
+        policies: Vec<Policy>,
+        decisions: Arc<[Decision]>,
+        advisories: Advisories,
+        now: Timestamp,
+        base: &SnapshotBase,
+    ) -> Self {
         let standing = ActiveDecisions::of(&decisions, now);
         let until = policies.iter().filter_map(Policy::next_expiry).chain(standing.next_change).min();
         let advisories = advisories.ruled(&standing.rulings);
-        Self { policies, decisions, active_decisions: standing, advisories, next_change: until, revision }
+        Self {
+            policies,
+            decisions,
+            active_decisions: standing,
+            advisories,
+            signing_keys: Arc::clone(&base.signing_keys),
+            trust_root: base.trust_root.clone(),
+            next_change: until,
+            revision: base.revision,
+        }
     }
 
     /// Returns the policy of a profile.
@@ -84,14 +106,27 @@ impl PolicySnapshot {
     pub(crate) fn as_of(&self, at: Timestamp) -> Self {
         let policies = self.policies.iter().map(|policy| policy.as_of(at)).collect();
         let decisions = self.decisions.iter().filter_map(|decision| decision.as_of(at)).collect();
-        Self::of(policies, decisions, self.advisories.clone(), at, self.revision)
+        let base = self.base(self.revision);
+        Self::of(policies, decisions, self.advisories.clone(), at, &base)
     }
 
     /// Returns the snapshot that follows this one, as of `now`.
     fn next(&self, policies: &[Policy], decisions: &Arc<[Decision]>, advisories: &Advisories, now: Timestamp) -> Self {
         let policies = policies.iter().map(|policy| policy.as_of(now)).collect();
-        Self::of(policies, Arc::clone(decisions), advisories.clone(), now, self.revision + 1)
+        Self::of(policies, Arc::clone(decisions), advisories.clone(), now, &self.base(self.revision + 1))
     }
+
+    fn base(&self, revision: u64) -> SnapshotBase {
+        SnapshotBase { signing_keys: Arc::clone(&self.signing_keys), trust_root: self.trust_root.clone(), revision }
+    }
+}
+
+/// What a snapshot has from elsewhere.
+#[derive(Default)]
+pub(crate) struct SnapshotBase {
+    pub signing_keys: Arc<KeyRing>,
+    pub trust_root: Option<Arc<TrustRoot>>,
+    pub revision: u64,
 }
 
 /// The instant and the policy snapshot of one request.
@@ -108,10 +143,16 @@ pub(crate) struct PolicyState {
 
 impl PolicyState {
     /// Creates the state of a process from the policy of profile 0 and those of further profiles.
-    pub(crate) fn new(clock: Arc<dyn Clock>, policy: Policy, further: Vec<Policy>, decisions: Vec<Decision>) -> Self {
+    pub(crate) fn new(
+        clock: Arc<dyn Clock>,
+        policy: Policy,
+        further: Vec<Policy>,
+        decisions: Vec<Decision>,
+        base: &SnapshotBase,
+    ) -> Self {
         let now = clock.now();
         let policies = std::iter::once(policy).chain(further).map(|policy| policy.as_of(now)).collect();
-        let first = PolicySnapshot::of(policies, decisions.into(), Advisories::default(), now, 0);
+        let first = PolicySnapshot::of(policies, decisions.into(), Advisories::default(), now, base);
         Self { current: ArcSwap::from_pointee(first), clock }
     }
 
@@ -149,6 +190,20 @@ impl PolicyState {
     pub(crate) fn set_advisories(&self, advisories: &Advisories) {
         let now = self.now();
         self.current.rcu(|current| current.next(&current.policies, &current.decisions, advisories, now));
+    }
+
+    /// Replaces what signatures and provenance are verified with, so that both are verified again. Returns whether it differs.
+    pub(crate) fn set_trust(&self, signing_keys: &Arc<KeyRing>, trust_root: Option<&Arc<TrustRoot>>) -> bool {
+        let now = self.now();
+        let known = self.current.load();
+        if *known.signing_keys == **signing_keys && known.trust_root.as_ref() == trust_root {
+            return false;
+        }
+        self.current.rcu(|current| {
+            let next = current.next(&current.policies, &current.decisions, &current.advisories, now);
+            PolicySnapshot { signing_keys: Arc::clone(signing_keys), trust_root: trust_root.cloned(), ..next }
+        });
+        true
     }
 
     pub(crate) fn set_decisions(&self, decisions: &Arc<[Decision]>) {

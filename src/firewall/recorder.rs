@@ -12,6 +12,8 @@ use moka::sync::Cache;
 use crate::firewall::error::{FirewallError, Refusal};
 use crate::firewall::package::PackageSnapshot;
 use crate::firewall::package::history::HistoryEvent;
+use crate::firewall::package::signal_table::SignalTable;
+use crate::firewall::package::signing::evidence;
 use crate::firewall::policy_state::PolicyState;
 use crate::firewall::request::Client;
 use crate::firewall::verdicts::{OverbroadAdvisory, VerdictTable};
@@ -20,11 +22,15 @@ use crate::npm::{Integrity, PackageName, Packument};
 use crate::policy::{RuleId, Warning, is_takedown};
 use crate::store::{DownloadEvent, DownloadKind, DownloadOutcome, Ledger, LedgerEvent, PackageChange, PackageKey};
 use crate::telemetry::{
-    CacheLabel, CacheOutcome, ClockSkew, FeedOverbroad, IntegrityChanged, MetadataStripped, Metrics, RequestRefused, ServedStale,
-    ServedWithWarning, UpstreamAnswered, UpstreamOutcome, UpstreamWhat, VersionRemoved,
+    CacheLabel, CacheOutcome, ClockSkew, FalseSignature, FeedOverbroad, IntegrityChanged, MetadataStripped, Metrics,
+    ProvenanceLabel, RequestRefused, ServedStale, ServedWithWarning, UpstreamAnswered, UpstreamOutcome, UpstreamWhat,
+    VersionRemoved,
 };
 use crate::units::timestamp;
 use crate::upstream::{PackumentBody, PackumentReply, Registry, UpstreamError};
+use crate::vetting::Finding;
+use crate::vetting::provenance::ProvenanceStatus;
+use crate::vetting::signatures::SignatureStatus;
 
 /// The least interval between logs of stale responses per registry.
 const STALE_LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -52,6 +58,8 @@ pub(crate) struct Recorder {
     /// Overbroad advisories that were reported, by feed, id and package. Each is reported once.
     overbroad_reported: Cache<String, ()>,
     withheld_reported: Cache<WithheldKey, Timestamp>,
+    /// Versions whose false signatures were reported.
+    false_signatures_reported: Cache<String, ()>,
 }
 
 /// What a client requested of a package.
@@ -75,6 +83,7 @@ impl Recorder {
             skew_logged: HourlyLimit::default(),
             overbroad_reported: Cache::new(MAX_REPORTED),
             withheld_reported: Cache::new(MAX_REPORTED),
+            false_signatures_reported: Cache::new(MAX_REPORTED),
         }
     }
 
@@ -272,6 +281,44 @@ impl Recorder {
             );
             self.event("feed_overbroad", Some(name), None, detail);
         }
+    }
+
+    /// Counts the result of a registry signature that was verified, and reports a false one. Each is reported once.
+    pub(crate) fn signature(&self, name: &PackageName, version: &str, status: &SignatureStatus) {
+        self.metrics.count_signature(status);
+        if let Some(evidence) = evidence(status) {
+            self.false_signature(name, version, &evidence.detail);
+        }
+    }
+
+    /// Counts what a provenance shows.
+    pub(crate) fn provenance(&self, status: &ProvenanceStatus) {
+        self.metrics.count_provenance(ProvenanceLabel::from(status));
+    }
+
+    /// Counts a provenance that could not be fetched.
+    pub(crate) fn provenance_missing(&self) {
+        self.metrics.count_provenance(ProvenanceLabel::Missing);
+    }
+
+    /// Reports the false signatures in a table. Each is reported once.
+    pub(crate) fn false_signatures(&self, packument: &Packument, signals: &SignalTable) {
+        for (at, found) in &signals.false_origins {
+            let signature = found.iter().find(|evidence| evidence.finding == Finding::FalseSignature);
+            if let (Some(entry), Some(evidence)) = (packument.entries.get(*at), signature) {
+                self.false_signature(&packument.name, &entry.key, &evidence.detail);
+            }
+        }
+    }
+
+    fn false_signature(&self, name: &PackageName, version: &str, detail: &str) {
+        let key = format!("{name}@{version}");
+        if self.false_signatures_reported.get(&key).is_some() {
+            return;
+        }
+        self.false_signatures_reported.insert(key, ());
+        FalseSignature { name, version, detail }.emit(&self.metrics);
+        self.event("false_signature", Some(name), Some(version), detail.to_owned());
     }
 
     /// Reports an upstream whose clock differs from the system clock.

@@ -316,6 +316,7 @@ mod tests {
             advisory | deny | set aside | MAL-0 of the feed `osv`: malware; it covers every version of an established package, and this version is much older than the advisory
             advisory | deny | not reached | an earlier rule decided
             malware-noted | warn | not reached | an earlier rule decided
+            false-signature | deny | not reached | an earlier rule decided
             new-package | hold 14 d of the package | not reached | an earlier rule decided
             strong-signal | hold 14 d | not reached | an earlier rule decided
             weak-signals | hold 7 d | not reached | an earlier rule decided

@@ -15,10 +15,11 @@ use crate::store::error::StoreError;
 use crate::store::ledger::StoredPackument;
 use crate::store::ledger::{
     DownloadEvent, DownloadKind, DownloadOutcome, Exposure, InspectedTarball, LearnedDigests, Ledger, LedgerEvent, PackageChange,
-    PackageKey, PackageRecord, Release, ReleaseState, TagSighting, TarballSource,
+    PackageKey, PackageRecord, Release, ReleaseState, TagSighting, TarballSource, VerifiedProvenance,
 };
 use crate::vetting::Finding;
 use crate::vetting::FindingEvidence;
+use crate::vetting::provenance::{BuildSource, ProvenanceStatus};
 
 /// Opens a store in its home folder. Opening again simulates a restart; the previous store must be dropped first.
 pub(crate) type Open<'a, T> = &'a dyn Fn() -> Arc<T>;
@@ -45,6 +46,7 @@ macro_rules! ledger_laws {
             unknown_package_has_an_empty_record,
             recorded_package_is_read_before_and_after_a_restart,
             newer_inspection_replaces_the_one_of_the_same_tarball,
+            newer_provenance_replaces_the_one_of_the_same_bytes,
             fields_set_once_do_not_change,
             version_with_two_integrities_is_two_releases,
             digests_of_a_release_are_only_added,
@@ -262,12 +264,14 @@ pub(crate) fn recorded_package_is_read_before_and_after_a_restart(open: Open<'_,
         releases: vec![release("1.0.0", b"one"), unknown],
         tags: vec![sighting.clone(), TagSighting { version: "2.0.0".into(), first_seen: at(2), last_seen: at(3), ..sighting }],
         inspections: vec![inspected("1.0.0", b"one"), InspectedTarball { manifest: None, ..inspected("2.0.0", b"two") }],
+        provenance: vec![verified("1.0.0", b"one"), verified("2.0.0", b"two")],
     };
     let change = PackageChange {
         document: record.document.clone(),
         releases: record.releases.clone(),
         tags: record.tags.clone(),
         inspections: record.inspections.clone(),
+        provenance: record.provenance.clone(),
         ..PackageChange::default()
     };
     let ledger = open();
@@ -284,6 +288,28 @@ fn inspected(version: &str, bytes: &[u8]) -> InspectedTarball {
         FindingEvidence { finding: Finding::Unreadable, detail: String::new() },
     ];
     InspectedTarball { version: version.into(), sha512, code: 7, manifest: Some([9; 32]), evidence }
+}
+
+fn verified(version: &str, bytes: &[u8]) -> VerifiedProvenance {
+    let [issuer, repository, workflow] = ["https://issuer.example", "https://host.example/a/b", "release.yml"].map(Into::into);
+    let status = ProvenanceStatus::Valid { source: BuildSource { issuer, repository, workflow, commit: None } };
+    VerifiedProvenance { version: version.into(), sha512: Digest::of(Algorithm::Sha512, bytes), code: 3, status }
+}
+
+pub(crate) fn newer_provenance_replaces_the_one_of_the_same_bytes(open: Open<'_, dyn Ledger>) {
+    let (ledger, axios) = (open(), key("axios"));
+    let (first, other) = (verified("1.14.1", b"axios"), verified("1.14.1", b"other bytes"));
+    let newer = VerifiedProvenance { code: 4, status: ProvenanceStatus::False { why: "x".into() }, ..first.clone() };
+    let mut record = PackageRecord::default();
+    for provenance in [vec![first, other.clone()], vec![newer.clone()]] {
+        let change = PackageChange { provenance, ..PackageChange::default() };
+        ledger.record_package(&axios, &change).unwrap();
+        record.apply(&change);
+    }
+    assert_eq!(record.provenance, [other, newer]);
+    let mut read = ledger.package(&axios).unwrap().provenance;
+    read.sort_by_key(|verified| verified.code);
+    assert_eq!(read, record.provenance);
 }
 
 pub(crate) fn newer_inspection_replaces_the_one_of_the_same_tarball(open: Open<'_, dyn Ledger>) {

@@ -13,6 +13,7 @@ use crate::policy::decisions::Decision;
 use crate::store::error::StoreError;
 use crate::text::words;
 use crate::vetting::FindingEvidence;
+use crate::vetting::provenance::ProvenanceStatus;
 
 /// A package of a registry. The same name on two registries is two packages.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -99,6 +100,18 @@ pub struct InspectedTarball {
     pub evidence: Vec<FindingEvidence>,
 }
 
+/// What the provenance of a version shows, so that it is fetched once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedProvenance {
+    /// The key in `versions`.
+    pub version: Box<str>,
+    /// The SHA-512 that the packument stated.
+    pub sha512: Digest,
+    /// The version of the code that verified it.
+    pub code: u32,
+    pub status: ProvenanceStatus,
+}
+
 /// New digests of the release that (`version`, `integrity`) identifies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LearnedDigests {
@@ -158,6 +171,8 @@ pub struct PackageRecord {
     pub tags: Vec<TagSighting>,
     /// The newest inspection of each tarball that was opened, by version and SHA-512.
     pub inspections: Vec<InspectedTarball>,
+    /// The newest result of each provenance that was verified, by version and SHA-512.
+    pub provenance: Vec<VerifiedProvenance>,
 }
 
 impl PackageRecord {
@@ -188,6 +203,10 @@ impl PackageRecord {
             self.inspections.retain(|known| (&known.version, &known.sha512) != (&inspected.version, &inspected.sha512));
             self.inspections.push(inspected.clone());
         }
+        for verified in &change.provenance {
+            self.provenance.retain(|known| (&known.version, &known.sha512) != (&verified.version, &verified.sha512));
+            self.provenance.push(verified.clone());
+        }
         let row = |sighting: &TagSighting| (sighting.tag.clone(), sighting.version.clone(), sighting.first_seen);
         if !change.forgotten_tags.is_empty() {
             let forgotten: HashSet<_> = change.forgotten_tags.iter().map(row).collect();
@@ -208,8 +227,13 @@ impl PackageRecord {
         }
     }
 
-    /// Adds the digests of the same releases and the inspections from `newer`, a record of the same package.
+    /// Adds the digests of the same releases, the inspections and the provenance from `newer`, a record of the same package.
     pub fn learn_from(&mut self, newer: &Self) {
+        for verified in &newer.provenance {
+            if !self.provenance.iter().any(|known| (&known.version, &known.sha512) == (&verified.version, &verified.sha512)) {
+                self.provenance.push(verified.clone());
+            }
+        }
         let is_known = |of: &InspectedTarball, known: &[InspectedTarball]| {
             known.iter().any(|known| (&known.version, &known.sha512) == (&of.version, &of.sha512))
         };
@@ -262,6 +286,8 @@ pub struct PackageChange {
     pub tarballs: Vec<TarballSource>,
     /// Tarballs that were opened.
     pub inspections: Vec<InspectedTarball>,
+    /// Provenance that was verified.
+    pub provenance: Vec<VerifiedProvenance>,
     /// New sightings, or sightings with a new `last_seen`. (tag, version, `first_seen`) identifies the row.
     pub tags: Vec<TagSighting>,
     /// Sightings to delete because there are too many. Applied before `tags`.

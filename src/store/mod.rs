@@ -21,7 +21,7 @@ pub use error::StoreError;
 pub(crate) use indicator_hit::IndicatorHit;
 pub(crate) use ledger::{
     DownloadEvent, DownloadKind, Exposure, InspectedTarball, LearnedDigests, LedgerEvent, PackageKey, Release, ReleaseState,
-    TarballSource,
+    TarballSource, VerifiedProvenance,
 };
 pub use ledger::{DownloadOutcome, Ledger, PackageChange, PackageRecord, StoredPackument, TagSighting};
 pub use sqlite::SqliteLedger;

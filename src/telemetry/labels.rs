@@ -1,6 +1,8 @@
 //! All values of metric labels. Clients and upstream cannot add label values.
 
 use crate::policy::RuleId;
+use crate::vetting::provenance::ProvenanceStatus;
+use crate::vetting::signatures::SignatureStatus;
 
 /// A label of a metric: its key and all its values.
 pub trait Label: Copy + PartialEq + Send + Sync + 'static {
@@ -113,6 +115,8 @@ labels! {
         IntegrityMismatch = "integrity_mismatch",
         /// A tarball was opened and has findings.
         Findings = "findings",
+        FalseSignature = "false_signature",
+        FalseProvenance = "false_provenance",
         Takedown = "takedown",
         /// Upstream removed a version too old for a takedown.
         Unpublished = "unpublished",
@@ -123,6 +127,28 @@ labels! {
         Exposure = "exposure",
         FeedOverbroad = "feed_overbroad",
         FeedFailed = "feed_failed",
+    }
+
+    /// What the registry's signature of a version shows.
+    SignatureLabel, "result" {
+        Valid = "valid",
+        False = "false",
+        /// The key had ended before the stated publish time.
+        KeyEnded = "key_ended",
+        /// Older releases are signed as falsely: upstream states other digests than the registry signed.
+        Rewritten = "rewritten",
+        UnknownKey = "unknown_key",
+        Unusable = "unusable",
+        Unsigned = "unsigned",
+    }
+
+    /// What the provenance of a version shows.
+    ProvenanceLabel, "result" {
+        Valid = "valid",
+        False = "false",
+        NotObservable = "not_observable",
+        /// Upstream announces attestations and sends none.
+        Missing = "missing",
     }
 
     TaskLabel, "task" {
@@ -187,6 +213,30 @@ impl From<&RuleId> for RuleLabel {
     fn from(rule: &RuleId) -> Self {
         let of_built_in = || Self::ALL.iter().copied().find(|label| label.value() == rule.as_str());
         if matches!(rule, RuleId::File(_)) { Self::Policy } else { of_built_in().unwrap_or(Self::Policy) }
+    }
+}
+
+impl From<&ProvenanceStatus> for ProvenanceLabel {
+    fn from(status: &ProvenanceStatus) -> Self {
+        match status {
+            ProvenanceStatus::Valid { .. } => Self::Valid,
+            ProvenanceStatus::False { .. } => Self::False,
+            ProvenanceStatus::NotObservable { .. } => Self::NotObservable,
+        }
+    }
+}
+
+impl From<&SignatureStatus> for SignatureLabel {
+    fn from(status: &SignatureStatus) -> Self {
+        match status {
+            SignatureStatus::Valid { .. } => Self::Valid,
+            SignatureStatus::False { .. } => Self::False,
+            SignatureStatus::KeyEnded { .. } => Self::KeyEnded,
+            SignatureStatus::Rewritten { .. } => Self::Rewritten,
+            SignatureStatus::UnknownKey { .. } => Self::UnknownKey,
+            SignatureStatus::Unusable => Self::Unusable,
+            SignatureStatus::Unsigned | SignatureStatus::NoneStated | SignatureStatus::Off => Self::Unsigned,
+        }
     }
 }
 

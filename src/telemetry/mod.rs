@@ -9,14 +9,14 @@ pub(crate) mod metrics;
 pub(crate) use events::decisions::{DecisionChange, DecisionChanged};
 pub(crate) use events::feeds::{ClientExposed, FeedChanged, FeedFailed, FeedOverbroad, IndicatorContacted};
 pub(crate) use events::incidents::{
-    ClockSkew, IntegrityChanged, IntegrityMismatch, LedgerRowsLost, MetadataStripped, PolicyReloaded, ServedStale,
-    TarballFindings, TaskFailed, VersionRemoved,
+    ClockSkew, FalseProvenance, FalseSignature, IntegrityChanged, IntegrityMismatch, LedgerRowsLost, MetadataStripped,
+    PolicyReloaded, ServedStale, TarballFindings, TaskFailed, VersionRemoved,
 };
 pub(crate) use events::requests::{
     EgressRefused, PackumentPrefetched, RequestEnded, RequestRefused, ServedWithWarning, UpstreamAnswered, VersionsHidden,
 };
 pub(crate) use labels::{
-    BarLabel, CacheLabel, CacheOutcome, EndpointLabel, OutcomeLabel, TaskLabel, UpstreamOutcome, UpstreamWhat,
+    BarLabel, CacheLabel, CacheOutcome, EndpointLabel, OutcomeLabel, ProvenanceLabel, TaskLabel, UpstreamOutcome, UpstreamWhat,
 };
 pub(crate) use logging::{Config, LogFormat};
 pub(crate) use metrics::{CallbackGauge, InFlight, Metrics, Served};

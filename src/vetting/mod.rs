@@ -5,6 +5,8 @@ pub mod compare;
 pub mod inspect;
 pub mod manifest;
 pub mod names;
+pub mod provenance;
+pub mod signatures;
 
 pub use compare::BASELINE_AGE;
 pub use names::{Finding, FindingEvidence, Findings, Signal, SignalStrength, Signals};

@@ -108,6 +108,12 @@ names! {
         BinAdded = "bin-added",
         /// Its manifest names a repository that no earlier release named.
         RepositoryChanged = "repository-changed",
+        /// The registry signed earlier releases, and upstream states no usable signature of it.
+        SignatureLost = "signature-lost",
+        /// Its provenance names another repository than that of earlier releases.
+        ProvenanceRepositoryChanged = "provenance-repository-changed",
+        /// Its provenance names another workflow of the same repository.
+        ProvenanceWorkflowChanged = "provenance-workflow-changed",
     }
 }
 
@@ -130,6 +136,10 @@ names! {
         AmbiguousArchive = "ambiguous-archive",
         /// It unpacks to too many bytes or files.
         ArchiveBomb = "archive-bomb",
+        /// It names a key of the registry, which did not sign this name, version and integrity.
+        FalseSignature = "false-signature",
+        /// Its provenance is for something else, or a trusted log or authority contradicts it.
+        FalseProvenance = "false-provenance",
     }
 }
 
@@ -160,7 +170,8 @@ impl Signal {
             | Self::RemoteDependencyAdded
             | Self::ProvenanceLost
             | Self::TrustedPublisherLost
-            | Self::NewbornDependency => SignalStrength::Strong,
+            | Self::NewbornDependency
+            | Self::ProvenanceRepositoryChanged => SignalStrength::Strong,
             Self::ProvenanceDropped
             | Self::CiToHuman
             | Self::NewPublisher
@@ -175,8 +186,18 @@ impl Signal {
             | Self::CommitLost
             | Self::ShrinkwrapAdded
             | Self::BinAdded
-            | Self::RepositoryChanged => SignalStrength::Weak,
+            | Self::RepositoryChanged
+            | Self::SignatureLost
+            | Self::ProvenanceWorkflowChanged => SignalStrength::Weak,
         }
+    }
+}
+
+impl Findings {
+    /// Returns the findings that need the tarball. Others are known before it is downloaded.
+    pub(crate) fn of_tarballs() -> Self {
+        let is_inside = |finding: &Finding| !matches!(finding, Finding::FalseSignature | Finding::FalseProvenance);
+        Finding::ALL.iter().copied().filter(is_inside).collect()
     }
 }
 

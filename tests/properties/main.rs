@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a property panics if it is violated")]
 
 mod archive;
+mod attestations;
 mod audit;
 mod config;
 mod endpoint;
@@ -11,6 +12,7 @@ mod manifest;
 mod npmrc;
 mod packument;
 mod range;
+mod signatures;
 mod tags;
 
 use std::path::{Path, PathBuf};
@@ -67,6 +69,16 @@ fn archive_without_flaws_is_read_as_by_pnpm() {
 #[test]
 fn manifest_equals_itself_and_differences_are_printable() {
     drive("manifest", 4_000, manifest::holds);
+}
+
+#[test]
+fn registry_signature_is_valid_for_one_release() {
+    drive("signatures", 4_000, signatures::holds);
+}
+
+#[test]
+fn provenance_is_valid_for_one_release() {
+    drive("attestations", 1_000, attestations::holds);
 }
 
 /// Runs `holds` on the target's seeds, then on `cases` inputs derived from them and the target's dictionary.

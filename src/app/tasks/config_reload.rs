@@ -108,6 +108,9 @@ impl Reloader {
         let mut fresh = config.settings.effective.clone();
         let mut outcome = ReloadOutcome::default();
         let renewed = self.renew_upstream(config, &mut outcome);
+        if self.core.firewall.set_trust(&config.firewall) {
+            tracing::info!(signing_keys.count = config.firewall.signing_keys.len(), "keys of signatures and provenance reloaded");
+        }
         for key in running.changed(&fresh) {
             self.list_for(key, config, renewed, &mut outcome).push(key);
         }
@@ -169,6 +172,7 @@ impl Reloader {
                 tracing::error!(error = &error as &dyn Error, "admin tokens not reloaded");
                 return &mut outcome.failed;
             }
+            SettingKey::SigningKeys | SettingKey::SigstoreRoot => true,
             key if OF_TARBALLS.contains(&key) => renewed.hosts,
             key => [OF_POLICIES, OF_HOSTS, OF_FEEDS].iter().any(|keys| keys.contains(&key)),
         };

@@ -8,8 +8,9 @@ use jiff::Timestamp;
 
 use crate::firewall::components::Firewall;
 use crate::firewall::error::{self, FirewallError, Result, no_version};
-use crate::firewall::explain::explanation::{DistTagChange, ExplainedFacts, Explanation, RequestedSpec};
+use crate::firewall::explain::explanation::{DistTagChange, ExplainedFacts, ExplainedProvenance, Explanation, RequestedSpec};
 use crate::firewall::package::removed::RemovedVersion;
+use crate::firewall::package::signing::SignatureVerifier;
 use crate::firewall::packages::request::DocumentNeed;
 use crate::firewall::policy_state::PolicySnapshot;
 use crate::firewall::request::Client;
@@ -21,6 +22,7 @@ use crate::npm::{PackageName, Packument, PackumentForm, Range};
 use crate::policy::{Facts, RuleId, Warning, explain};
 use crate::units::timestamp;
 use crate::vetting::inspect::Inspection;
+use crate::vetting::provenance::ProvenanceStatus;
 
 impl Firewall {
     /// Explains one version. `wanted` is a version, a dist-tag or a range, by default `latest`. `at` evaluates it as of that
@@ -46,6 +48,12 @@ impl Firewall {
                 (package, Arc::new(self.0.policy.snapshot().as_of(at)))
             }
         };
+        if at.is_none()
+            && let Some(position) = self.position(client, &package, wanted.unwrap_or("latest")).await?
+        {
+            // Whatever its age: an explanation says where a version was built.
+            Box::pin(self.0.tarballs.provenance.load(client, &package, &policy_snapshot, position)).await;
+        }
         let (recorder, asked, name) = (Arc::clone(&self.0.recorder), client.clone(), name.clone());
         let (judged, wanted) = (Arc::clone(&package), Box::<str>::from(wanted.unwrap_or("latest")));
         let explain = move || {
@@ -67,16 +75,20 @@ impl Firewall {
         wanted: Option<&str>,
     ) -> Result<(Explanation, Inspection)> {
         let lookup = self.0.packages.lookup(client, name, DocumentNeed::Form(PackumentForm::Full), None).await?;
-        let (package, wanted) = (Arc::clone(&lookup.package), Box::<str>::from(wanted.unwrap_or("latest")));
-        let text = wanted.clone();
+        let wanted = wanted.unwrap_or("latest");
+        let at = self.position(client, &lookup.package, wanted).await?.ok_or_else(|| no_version(name, wanted))?;
+        let inspection = self.0.tarballs.inspect(client, &lookup, at).await?;
+        Ok((self.explain(client, name, Some(wanted), None).await?, inspection))
+    }
+
+    /// Returns the position of the version that `wanted` resolves to over all upstream versions.
+    async fn position(&self, client: &Client, package: &Arc<CachedPackage>, wanted: &str) -> Result<Option<usize>> {
+        let (known, text) = (Arc::clone(package), Box::<str>::from(wanted));
         let find = move || {
-            let packument = package.packument.as_deref()?;
+            let packument = known.packument.as_deref()?;
             Some(packument.find(resolve(packument, &text)?)?.0)
         };
-        let at = self.0.workers.run_over_versions(&lookup.package, client.address, find).await?;
-        let at = at.ok_or_else(|| no_version(name, &wanted))?;
-        let inspection = self.0.tarballs.inspect(client, &lookup, at).await?;
-        Ok((self.explain(client, name, Some(&wanted), None).await?, inspection))
+        self.0.workers.run_over_versions(package, client.address, find).await
     }
 }
 
@@ -109,7 +121,35 @@ impl Explainer<'_> {
             RequestedSpec { text: wanted.into(), given }
         });
         let signals = self.package.signals(self.policy_snapshot);
-        Ok(self.explanation(&self.package.facts(packument, at, &signals, &advisories), asked, table))
+        let mut explanation = self.explanation(&self.package.facts(packument, at, &signals, &advisories), asked, table);
+        let verifier = SignatureVerifier::new(self.package, packument, &self.policy_snapshot.signing_keys);
+        // An index of an earlier instant lacks what signatures are found by.
+        if self.at.is_none() {
+            explanation.seen.signature = Some(verifier.verify(at));
+            explanation.seen.provenance = Some(self.provenance(packument, at));
+        }
+        Ok(explanation)
+    }
+
+    /// Returns what the attestations of the entry at `at` show, as far as they were read.
+    fn provenance(&self, packument: &Packument, at: usize) -> ExplainedProvenance {
+        let entry = &packument.entries[at];
+        if self.policy_snapshot.trust_root.is_none() {
+            return ExplainedProvenance::Off;
+        }
+        if !entry.outline.has_provenance {
+            let has_any = packument.entries.iter().any(|entry| entry.outline.has_provenance);
+            return if has_any { ExplainedProvenance::Missing } else { ExplainedProvenance::NoneStated };
+        }
+        let known = self.package.vetted.load();
+        let Some(verified) = known.provenance_of(entry) else { return ExplainedProvenance::Unverified };
+        let source = verified.status.source();
+        let is_same = |other: &ProvenanceStatus| source.zip(other.source()).is_some_and(|(source, other)| source.is_same(other));
+        let same = known.current_provenance(packument).filter(|(_, other)| is_same(&other.status));
+        let first = same.min_by_key(|(at, _)| self.package.provenance.get(*at).map(|history| history.effective));
+        let first = first.map(|(_, first)| first.version.clone());
+        let since = first.filter(|first| *first != entry.key);
+        ExplainedProvenance::Verified { status: verified.status.clone(), since }
     }
 
     fn explanation(&self, facts: &Facts<'_>, asked: Option<RequestedSpec>, table: &VerdictTable) -> Explanation {

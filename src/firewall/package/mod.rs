@@ -5,6 +5,7 @@ pub mod history;
 pub(crate) mod removed;
 pub(crate) mod signal_table;
 pub(crate) mod signals;
+pub(crate) mod signing;
 pub(crate) mod stored_tarballs;
 pub(crate) mod vetted_tarballs;
 
@@ -229,7 +230,7 @@ impl PackageSnapshot {
         let entry = &packument.entries[at];
         let provenance = &self.provenance[at];
         let report = linked.signals.report(at);
-        let inspected = linked.signals.inspections.get(&at);
+        let found = linked.signals.findings(at);
         let (fix, hangs_on_publishers) = self.fix(packument, at, advisories);
         let integrity = provenance.digests.as_ref().or(entry.integrity.as_ref());
         let advised = advisories.listing(integrity).next().map(|_| Finding::AdvisedIntegrity);
@@ -244,13 +245,8 @@ impl PackageSnapshot {
             pending: report.map(|report| report.pending).unwrap_or_default(),
             unobservable: report.map(|report| report.unobservable).unwrap_or_default(),
             evidence: report.map(|report| &*report.evidence).unwrap_or_default(),
-            findings: inspected
-                .iter()
-                .flat_map(|inspected| &inspected.evidence)
-                .map(|evidence| evidence.finding)
-                .chain(advised)
-                .collect(),
-            finding_evidence: inspected.map(|inspected| &*inspected.evidence).unwrap_or_default(),
+            findings: found.iter().map(|evidence| evidence.finding).chain(advised).collect(),
+            finding_evidence: found,
             unknown: UnknownFacts { fix: hangs_on_publishers, ..self.unknown(entry) },
             ..Facts::of_entry(packument, entry, provenance.effective)
         };

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::store::InspectedTarball;
+use crate::vetting::FindingEvidence;
 use crate::vetting::compare::SignalReport;
 
 #[derive(Debug, Default)]
@@ -16,6 +17,8 @@ pub(crate) struct SignalTable {
     pub vetted: u64,
     /// Releases whose tarballs have findings.
     pub inspections: HashMap<usize, Arc<InspectedTarball>>,
+    /// Releases whose signature or provenance is false, with all their findings.
+    pub false_origins: HashMap<usize, Vec<FindingEvidence>>,
     /// Releases without signals are absent.
     pub reports: HashMap<usize, SignalReport>,
     /// The new dependencies that are not looked up yet, sorted.
@@ -26,5 +29,17 @@ impl SignalTable {
     /// Returns the report on the entry at `at`, if it is young and differs from earlier releases.
     pub(crate) fn report(&self, at: usize) -> Option<&SignalReport> {
         self.reports.get(&at)
+    }
+
+    /// Adds a finding that is not from the tarball.
+    pub(crate) fn add_finding(&mut self, at: usize, evidence: FindingEvidence) {
+        let inside = || self.inspections.get(&at).map(|inspected| inspected.evidence.clone()).unwrap_or_default();
+        self.false_origins.entry(at).or_insert_with(inside).push(evidence);
+    }
+
+    /// Returns the findings of the entry at `at`.
+    pub(crate) fn findings(&self, at: usize) -> &[FindingEvidence] {
+        let inside = || self.inspections.get(&at).map(|inspected| &*inspected.evidence);
+        self.false_origins.get(&at).map(|all| &**all).or_else(inside).unwrap_or_default()
     }
 }

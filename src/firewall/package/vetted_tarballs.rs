@@ -5,9 +5,13 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::npm::packument::index::VersionEntry;
-use crate::npm::{Algorithm, Digest};
-use crate::store::InspectedTarball;
+use crate::npm::{Algorithm, Digest, Packument};
+use crate::store::{InspectedTarball, VerifiedProvenance};
 use crate::vetting::inspect::INSPECTION_VERSION;
+use crate::vetting::provenance::PROVENANCE_VERSION;
+
+/// The most versions of a document whose false signatures are kept.
+const MAX_FALSE_SIGNATURES: usize = 64;
 
 /// The inspections known at one time.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +19,10 @@ pub(crate) struct Vetted {
     /// Increases with each change.
     pub revision: u64,
     pub tarballs: Vec<Arc<InspectedTarball>>,
+    /// Versions whose registry signature was false when a client asked for the tarball.
+    pub false_signatures: Vec<Box<str>>,
+    /// What the provenance of versions shows, as far as it was verified.
+    pub provenance: Vec<Arc<VerifiedProvenance>>,
 }
 
 impl Vetted {
@@ -22,15 +30,37 @@ impl Vetted {
     fn find(&self, version: &str, sha512: &Digest) -> Option<&Arc<InspectedTarball>> {
         self.tarballs.iter().find(|known| *known.version == *version && known.sha512 == *sha512)
     }
+
+    /// Returns the results for the bytes that the document states now, by position.
+    pub(crate) fn current_provenance<'a>(
+        &'a self,
+        packument: &'a Packument,
+    ) -> impl Iterator<Item = (usize, &'a VerifiedProvenance)> {
+        self.provenance.iter().filter_map(|known| {
+            let (at, entry) = packument.find(&known.version)?;
+            let sha512 = entry.integrity.as_ref()?.digest(Algorithm::Sha512)?;
+            (*sha512 == known.sha512 && known.code == PROVENANCE_VERSION).then_some((at, &**known))
+        })
+    }
+
+    /// Returns what the provenance of an entry shows, for the bytes that it states now.
+    pub(crate) fn provenance_of(&self, entry: &VersionEntry) -> Option<&VerifiedProvenance> {
+        let sha512 = entry.integrity.as_ref()?.digest(Algorithm::Sha512)?;
+        let is_current = |known: &&Arc<VerifiedProvenance>| {
+            known.version == entry.key && known.sha512 == *sha512 && known.code == PROVENANCE_VERSION
+        };
+        self.provenance.iter().find(is_current).map(|known| &**known)
+    }
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct VettedTarballs(ArcSwap<Vetted>);
 
 impl VettedTarballs {
-    pub(crate) fn new(known: &[InspectedTarball]) -> Self {
+    pub(crate) fn new(known: &[InspectedTarball], verified: &[VerifiedProvenance]) -> Self {
         let tarballs = known.iter().cloned().map(Arc::new).collect();
-        Self(ArcSwap::from_pointee(Vetted { revision: 0, tarballs }))
+        let provenance = verified.iter().cloned().map(Arc::new).collect();
+        Self(ArcSwap::from_pointee(Vetted { tarballs, provenance, ..Vetted::default() }))
     }
 
     pub(crate) fn load(&self) -> Arc<Vetted> {
@@ -48,7 +78,36 @@ impl VettedTarballs {
             let is_other =
                 |other: &&Arc<InspectedTarball>| (&other.version, &other.sha512) != (&inspected.version, &inspected.sha512);
             let others = known.tarballs.iter().filter(is_other).cloned();
-            Vetted { revision: known.revision + 1, tarballs: others.chain([Arc::clone(&inspected)]).collect() }
+            Vetted {
+                revision: known.revision + 1,
+                tarballs: others.chain([Arc::clone(&inspected)]).collect(),
+                ..Vetted::clone(known)
+            }
+        });
+    }
+
+    /// Replaces earlier results for the same bytes.
+    pub(crate) fn add_provenance(&self, verified: &[VerifiedProvenance]) {
+        let verified: Vec<_> = verified.iter().cloned().map(Arc::new).collect();
+        self.0.rcu(|known| {
+            let is_other = |other: &&Arc<VerifiedProvenance>| {
+                !verified.iter().any(|new| (&new.version, &new.sha512) == (&other.version, &other.sha512))
+            };
+            let others = known.provenance.iter().filter(is_other).cloned();
+            let provenance = others.chain(verified.iter().cloned()).collect();
+            Vetted { revision: known.revision + 1, provenance, ..Vetted::clone(known) }
+        });
+    }
+
+    /// Notes that the signature of a version is false, so that verdicts are made again.
+    pub(crate) fn add_false_signature(&self, version: &str) {
+        self.0.rcu(|known| {
+            let mut noted = Vetted { revision: known.revision + 1, ..Vetted::clone(known) };
+            noted.false_signatures.retain(|known| **known != *version);
+            // One that is dropped is verified again when a client asks for it.
+            noted.false_signatures.truncate(MAX_FALSE_SIGNATURES - 1);
+            noted.false_signatures.insert(0, version.into());
+            noted
         });
     }
 
@@ -78,7 +137,7 @@ mod tests {
 
     #[test]
     fn newer_inspection_replaces_the_one_of_the_same_bytes() {
-        let vetted = VettedTarballs::new(&[inspected("1.0.0", b"a"), inspected("1.0.0", b"b")]);
+        let vetted = VettedTarballs::new(&[inspected("1.0.0", b"a"), inspected("1.0.0", b"b")], &[]);
         assert_eq!((vetted.revision(), vetted.load().tarballs.len()), (0, 2));
         vetted.add(InspectedTarball { manifest: Some([7; 32]), ..inspected("1.0.0", b"b") });
         let known = vetted.load();

@@ -93,11 +93,20 @@ impl PackageService {
         } else if new_dependencies::pending(&lookup.package, &self.services.policy.snapshot()).is_some() {
             lookup
         } else {
+            self.report_false_signatures(&lookup.package);
             return Ok(lookup);
         };
         Box::pin(self.load_new_dependencies(client, &lookup.package)).await;
         self.services.workers.evaluate(&lookup.package, &self.services.policy, client.profile, client.address).await;
+        self.report_false_signatures(&lookup.package);
         Ok(lookup)
+    }
+
+    /// Reports the false signatures of a package that was just evaluated.
+    fn report_false_signatures(&self, package: &CachedPackage) {
+        if let Some(packument) = package.packument.as_deref().filter(|packument| !packument.signatures.is_empty()) {
+            self.services.recorder.false_signatures(packument, &package.signals(&self.services.policy.snapshot()));
+        }
     }
 
     /// Looks up a package like [`Self::lookup`], without its parent package.

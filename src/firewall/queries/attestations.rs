@@ -1,15 +1,11 @@
 //! Serves attestations. They are fetched once, since they do not change for the same bytes, and the verdict is checked for every
 //! request.
 
-use std::sync::Arc;
-
-use crate::firewall::attestation_cache::CachedAttestations;
 use crate::firewall::components::Firewall;
 use crate::firewall::error::{Result, no_version};
 use crate::firewall::packages::request::DocumentNeed;
 use crate::firewall::packages::service::EvaluatedPackage;
 use crate::firewall::request::Client;
-use crate::firewall::workers::task_failed;
 use crate::npm::{PackageName, PackumentForm};
 use crate::upstream::{PassthroughRequest, PassthroughResponse};
 
@@ -38,20 +34,6 @@ impl Firewall {
             return self.0.passthrough.send(client, Some(name), passage).await;
         }
         let key = (lookup.package.slot.clone(), Box::from(version), digest);
-        if let Some(answer) = self.0.attestations.find(&key, self.0.policy.now()) {
-            return Ok(answer.response.clone());
-        }
-        let (inner, client, name, version) = (self.clone(), client.clone(), name.clone(), Box::<str>::from(version));
-        let shared_key = key.clone();
-        let asking = self.0.workers.track(async move {
-            // Shared by all clients: only the credentials of this client's request are used.
-            let request = PassthroughRequest::for_attestations(&name, &version);
-            let response = inner.0.passthrough.send(&client, Some(&name), request).await?.undated();
-            let answer = Arc::new(CachedAttestations { response, since: inner.0.policy.now() });
-            inner.0.attestations.insert(key, &answer);
-            Ok(answer)
-        });
-        let answer = self.0.attestations.running.join(shared_key, || asking).await.unwrap_or_else(|_| Err(task_failed()))?;
-        Ok(answer.response.clone())
+        Ok(self.0.attestations.fetch(client, key).await?.response.clone())
     }
 }

@@ -6,6 +6,7 @@ pub(crate) mod admission;
 pub(crate) mod download;
 pub(crate) mod early_request;
 pub(crate) mod entitlement;
+pub(crate) mod provenance;
 pub(crate) mod vetting;
 
 use std::sync::Arc;
@@ -18,11 +19,13 @@ use crate::firewall::packages::Services;
 use crate::firewall::packages::fetch_slots::{SharedFetches, Slots};
 use crate::firewall::packages::request::{DocumentNeed, PackageLookup};
 use crate::firewall::packages::service::PackageService;
+use crate::firewall::policy_state::PolicySnapshot;
 use crate::firewall::recorder::Requested;
 use crate::firewall::request::{Client, TarballResponse};
 use crate::firewall::tarballs::admission::AdmittedTarball;
 use crate::firewall::tarballs::download::{DownloadSource, Downloader, TarballKey, VerifiedTarball, open_blob};
 use crate::firewall::tarballs::entitlement::{Entitled, EntitlementService};
+use crate::firewall::tarballs::provenance::ProvenanceVerifier;
 use crate::firewall::tarballs::vetting::{TarballVetter, VettingResult};
 use crate::firewall::verdicts::cache::CachedPackage;
 use crate::npm::{Algorithm, Integrity, PackageName, Sha1Check};
@@ -31,6 +34,7 @@ use crate::store::{DownloadOutcome, TarballSource};
 use crate::telemetry::{CacheLabel, CacheOutcome};
 use crate::upstream::UpstreamError;
 use crate::vetting::inspect::Inspection;
+use crate::vetting::signatures::SignatureStatus;
 
 /// Answers requests for tarballs.
 pub(crate) struct TarballService {
@@ -39,6 +43,7 @@ pub(crate) struct TarballService {
     pub entitlements: Arc<EntitlementService>,
     pub downloader: Arc<Downloader>,
     pub vetter: TarballVetter,
+    pub provenance: ProvenanceVerifier,
     pub running: SharedFetches<TarballKey, VerifiedTarball>,
     pub slots: Arc<Slots>,
 }
@@ -65,6 +70,9 @@ impl TarballService {
             admitted = admission::admit(&self.services, client, &lookup.package, version, &context.policy_snapshot).await;
         }
         let now = context.now;
+        if self.has_new_false_signature(&lookup.package, version, &admitted, &context.policy_snapshot) {
+            admitted = admission::admit(&self.services, client, &lookup.package, version, &context.policy_snapshot).await;
+        }
         let admitted = match admitted {
             Ok(admitted) => admitted,
             Err(rejection) => return Err(self.services.recorder.refused_tarball(client, &lookup.package, version, rejection)),
@@ -83,15 +91,9 @@ impl TarballService {
         };
         match served {
             Ok((tarball, kept)) => {
-                let is_changed = self.services.policy.snapshot().revision != admitted.revision;
-                let admitted = if admitted.needs_vetting || is_changed {
-                    let again = self.admit_again(client, &lookup, version, admitted, &tarball);
-                    Box::pin(again).await.map_err(|rejection| {
-                        self.services.recorder.refused_tarball(client, &lookup.package, version, rejection)
-                    })?
-                } else {
-                    admitted
-                };
+                let vetted = self.vetted(client, &lookup, version, admitted, &tarball).await;
+                let admitted = vetted
+                    .map_err(|rejection| self.services.recorder.refused_tarball(client, &lookup.package, version, rejection))?;
                 let VerifiedTarball { bytes, digests } = tarball;
                 let notes = admitted.notes;
                 self.services.recorder.warnings(client, name, version, &notes);
@@ -109,7 +111,39 @@ impl TarballService {
         }
     }
 
-    /// Applies what the tarball holds, and changes of the policy since its admission, before the first byte is served.
+    /// Verifies the registry's signature of an admitted version, unless that was done. Returns whether it is false.
+    fn has_new_false_signature(
+        &self,
+        package: &CachedPackage,
+        version: &str,
+        admitted: &Result<AdmittedTarball>,
+        policy_snapshot: &PolicySnapshot,
+    ) -> bool {
+        let Ok(AdmittedTarball { entry: Some(at), .. }) = admitted else { return false };
+        let Some(status) = package.verify_signature(policy_snapshot, *at) else { return false };
+        self.services.recorder.signature(&package.slot.name, version, &status);
+        matches!(status, SignatureStatus::False { .. })
+    }
+
+    /// Applies what is found before the first byte is served, if anything has to be found.
+    async fn vetted(
+        &self,
+        client: &Client,
+        lookup: &PackageLookup,
+        version: &str,
+        admitted: AdmittedTarball,
+        tarball: &VerifiedTarball,
+    ) -> Result<AdmittedTarball> {
+        let policy_snapshot = self.services.policy.snapshot();
+        let needs_provenance =
+            || admitted.entry.is_some_and(|at| ProvenanceVerifier::is_needed(&lookup.package, &policy_snapshot, at));
+        if !admitted.needs_vetting && policy_snapshot.revision == admitted.revision && !needs_provenance() {
+            return Ok(admitted);
+        }
+        Box::pin(self.admit_again(client, lookup, version, admitted, tarball)).await
+    }
+
+    /// Applies what provenance and tarball show, and changes of the policy since the admission.
     async fn admit_again(
         &self,
         client: &Client,
@@ -119,7 +153,12 @@ impl TarballService {
         tarball: &VerifiedTarball,
     ) -> Result<AdmittedTarball> {
         let then = self.services.policy.snapshot();
-        let admitted = if then.revision == admitted.revision {
+        let needs_provenance = admitted.entry.filter(|at| ProvenanceVerifier::is_needed(&lookup.package, &then, *at));
+        let is_changed = match needs_provenance {
+            Some(at) => self.provenance.load(client, &lookup.package, &then, at).await,
+            None => false,
+        };
+        let admitted = if then.revision == admitted.revision && !is_changed {
             admitted
         } else {
             admission::admit(&self.services, client, &lookup.package, version, &then).await?

@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::firewall::package::signal_table::SignalTable;
 use crate::firewall::package::signals::{self, NewDependencies};
+use crate::firewall::package::signing::{EntryFlags, SignatureVerifier};
 use crate::firewall::package::stored_tarballs::StoredTarballs;
 use crate::firewall::package::vetted_tarballs::VettedTarballs;
 use crate::firewall::package::{LinkedFacts, PackageSnapshot, ParentFirstSeen};
@@ -17,6 +18,7 @@ use crate::firewall::singleflight::Turn;
 use crate::firewall::verdicts::{VerdictInputs, VerdictTable};
 use crate::npm::Packument;
 use crate::policy::{ApplicableAdvisories, Facts};
+use crate::vetting::signatures::SignatureStatus;
 
 /// Verdicts by profile. Those of profile 0, often the only one, are found without a lock.
 #[derive(Default)]
@@ -52,6 +54,10 @@ pub(crate) struct CachedPackage {
     pub tarballs: Arc<StoredTarballs>,
     /// What opening its tarballs showed.
     pub vetted: Arc<VettedTarballs>,
+    /// Which of its registry signatures were verified.
+    pub verified: Arc<EntryFlags>,
+    /// Whose provenance was asked for.
+    pub asked_provenance: Arc<EntryFlags>,
     /// The document as received, until it is stored.
     pub raw: Arc<Mutex<Option<Bytes>>>,
     /// Verdicts, computed on first use per policy revision.
@@ -76,9 +82,11 @@ impl Deref for CachedPackage {
 impl From<PackageSnapshot> for CachedPackage {
     fn from(snapshot: PackageSnapshot) -> Self {
         Self {
-            vetted: Arc::new(VettedTarballs::new(&snapshot.record.inspections)),
+            vetted: Arc::new(VettedTarballs::new(&snapshot.record.inspections, &snapshot.record.provenance)),
             snapshot,
             tarballs: Arc::default(),
+            verified: Arc::default(),
+            asked_provenance: Arc::default(),
             raw: Arc::default(),
             verdicts: VerdictCache::default(),
             turn: Turn::default(),
@@ -100,6 +108,8 @@ impl CachedPackage {
         Self {
             tarballs: Arc::clone(&self.tarballs),
             vetted: Arc::clone(&self.vetted),
+            verified: Arc::clone(&self.verified),
+            asked_provenance: Arc::clone(&self.asked_provenance),
             raw: Arc::clone(&self.raw),
             ..Self::from(snapshot)
         }
@@ -153,6 +163,26 @@ impl CachedPackage {
         let table = Arc::new(signals::compare(self, policy_snapshot, dependencies, &vetted));
         self.signals.store(Some(Arc::clone(&table)));
         table
+    }
+
+    /// Verifies the registry's signature of the entry at `at`, unless that was done with the keys of this revision and found nothing
+    /// false. Takes 60 µs, and none for a package without signatures.
+    pub(crate) fn verify_signature(&self, policy_snapshot: &PolicySnapshot, at: usize) -> Option<SignatureStatus> {
+        let packument = self.packument.as_deref().filter(|packument| !packument.signatures.is_empty())?;
+        if policy_snapshot.signing_keys.is_empty() || self.verified.has(policy_snapshot.revision, at) {
+            return None;
+        }
+        let entry = packument.entries.get(at)?;
+        if self.vetted.load().false_signatures.contains(&entry.key) {
+            return None;
+        }
+        let status = SignatureVerifier::new(self, packument, &policy_snapshot.signing_keys).verify(at);
+        if matches!(status, SignatureStatus::False { .. }) {
+            self.vetted.add_false_signature(&entry.key);
+        } else {
+            self.verified.add(policy_snapshot.revision, at, packument.entries.len());
+        }
+        Some(status)
     }
 
     pub(crate) fn facts<'a>(

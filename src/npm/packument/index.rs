@@ -12,6 +12,7 @@ use crate::npm::name::PackageName;
 use crate::npm::packument::json::ByteSpan;
 use crate::npm::packument::manifest_digest::ScriptsDigest;
 use crate::npm::packument::release_shape::ReleaseShape;
+use crate::npm::packument::signatures::StatedSignatures;
 use crate::npm::semver::version::Version;
 
 /// Keys that are searched for a version with build metadata: it sorts after the plain version, with only invalid keys between.
@@ -47,6 +48,8 @@ pub struct Outline {
     pub files: u32,
     /// Whether the registry has an attestation of its build (`dist.attestations`).
     pub has_provenance: bool,
+    /// Whether that attestation is provenance in the form of SLSA, which can be verified.
+    pub has_slsa_provenance: bool,
     /// Whether it was published by a trusted publisher (`_npmUser.trustedPublisher`).
     pub is_trusted: bool,
     /// Whether npm would build it without a script (`gypfile`).
@@ -150,6 +153,8 @@ pub struct Packument {
     pub oldest: Option<Timestamp>,
     /// Packages of its scope that versions pin to their own version (`@esbuild/…`), with the positions of the pinning entries.
     pub parts: HashMap<Box<str>, Vec<u32>>,
+    /// What each version states of the registry's signature, by position.
+    pub signatures: StatedSignatures,
     /// Length of the document in bytes.
     pub length: u64,
     pub(crate) layout: DocumentLayout,
@@ -210,6 +215,7 @@ impl Packument {
             tags_by_target: by_target(&dist_tags),
             dist_tags,
             parts: HashMap::new(),
+            signatures: StatedSignatures::default(),
             ..self.clone()
         }
     }
@@ -226,7 +232,13 @@ impl Packument {
         let tags: usize = self.dist_tags.iter().map(|(tag, version)| tag.len() + version.len() + 32).sum();
         let removed: usize = self.removed.iter().map(|(key, _)| key.len() + 40).sum();
         let parts: usize = self.parts.iter().map(|(name, positions)| name.len() + positions.len() * 4 + 64).sum();
-        size_of::<Self>() + parts + entries + (self.by_key.len() + self.tags_by_target.len()) * 4 + tags + removed
+        size_of::<Self>()
+            + parts
+            + self.signatures.weight()
+            + entries
+            + (self.by_key.len() + self.tags_by_target.len()) * 4
+            + tags
+            + removed
     }
 
     /// Checks whether every version has a publish time, apart from inconsistent ones.

@@ -15,6 +15,7 @@ use crate::npm::packument::json::{ByteSpan, JsonSource, ObjectSeed, ObjectVisito
 use crate::npm::packument::manifest_digest::{Resolution, ScriptsDigest, install_scripts, resolution_digest};
 use crate::npm::packument::people::{LastValue, PeopleInterner};
 use crate::npm::packument::release_shape::{ShapeReader, ShapeSource};
+use crate::npm::packument::signatures::StatedSignatures;
 use crate::npm::semver::version::Version;
 
 /// For each entry, the members of its manifest that the abbreviated form keeps (`"key":value`), in document order.
@@ -68,6 +69,10 @@ pub(crate) fn read_entry<'a, A: MapAccess<'a>>(
     if let Some(optional) = found.resolution.optional {
         cache.record_subpackages(name, &key, optional, fields.ends.len() - 1);
     }
+    if let Some(signatures) = found.dist.signatures {
+        #[expect(clippy::cast_possible_truncation, reason = "there are fewer entries than bytes, and those fit")]
+        cache.signatures.add(fields.ends.len() as u32 - 1, signatures);
+    }
     let inconsistency = found.inconsistency.clone().or_else(|| found.contradiction(name, &key, version.as_ref()));
     let shape = cache.shapes.read(ShapeSource {
         dependencies: found.resolution.dependencies,
@@ -107,6 +112,7 @@ pub(crate) struct RepeatCache<'a> {
     resolution: LastValue<Resolution<'a>, [u8; 32]>,
     /// Packages of the same scope that entries pin to their own version, with the positions of the entries.
     pub(crate) parts: HashMap<Box<str>, Vec<u32>>,
+    pub(crate) signatures: StatedSignatures,
 }
 
 impl RepeatCache<'_> {
@@ -190,10 +196,17 @@ impl<'a> ObjectVisitor<'a> for DistVisitor<'_, 'a> {
             }
             "integrity" => used = Some((&mut dist.integrity, 1)),
             "shasum" => used = Some((&mut dist.shasum, 2)),
-            "attestations" => outline.has_provenance = value.starts_with('{'),
+            "attestations" => {
+                outline.has_provenance = value.starts_with('{');
+                outline.has_slsa_provenance = value.contains("slsa.dev/provenance/");
+            }
             "unpackedSize" => outline.unpacked_bytes = value.parse().unwrap_or_default(),
             "fileCount" => outline.files = value.parse().unwrap_or_default(),
-            "signatures" => self.fields.has_signatures = true,
+            // Clients use the last one, if it is repeated.
+            "signatures" => {
+                self.fields.has_signatures = true;
+                dist.signatures = Some(value);
+            }
             _ => {}
         }
         if let Some((slot, at)) = used {
@@ -212,6 +225,7 @@ struct ManifestDist<'a> {
     tarball_span: Option<ByteSpan>,
     integrity: Option<Cow<'a, str>>,
     shasum: Option<Cow<'a, str>>,
+    signatures: Option<&'a str>,
 }
 
 #[derive(Default)]

@@ -13,6 +13,7 @@ pub mod parse;
 pub(crate) mod people;
 pub mod release_shape;
 pub mod render;
+pub mod signatures;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PackumentForm {

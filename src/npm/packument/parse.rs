@@ -103,6 +103,7 @@ pub fn parse(name: &PackageName, document: &[u8]) -> Result<ParsedPackument, Pac
         modified: times.changed.max(stated),
         oldest: None,
         parts: cache.parts,
+        signatures: cache.signatures,
         length: document.len() as u64,
         layout,
         by_key,

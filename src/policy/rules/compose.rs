@@ -305,12 +305,12 @@ dist-tags = []
             p.toml:18:12: `signals` has an unknown value: `first-install-scripts`
              18 | signals = ["first-install-scripts"]
                 |            ^^^^^^^^^^^^^^^^^^^^^^^
-               = allowed: `strong`, `weak`, `first-install-script`, `binding-gyp-added`, `remote-dependency-added`, `provenance-lost`, `trusted-publisher-lost`, `newborn-dependency`, `provenance-dropped`, `ci-to-human`, `new-publisher`, `new-dependency`, `publisher-email-changed`, `dormant`, `release-burst`, `size-jump`, `deprecated-young`, `version-jump`, `maintainers-changed`, `commit-lost`, `shrinkwrap-added`, `bin-added`, `repository-changed`
+               = allowed: `strong`, `weak`, `first-install-script`, `binding-gyp-added`, `remote-dependency-added`, `provenance-lost`, `trusted-publisher-lost`, `newborn-dependency`, `provenance-dropped`, `ci-to-human`, `new-publisher`, `new-dependency`, `publisher-email-changed`, `dormant`, `release-burst`, `size-jump`, `deprecated-young`, `version-jump`, `maintainers-changed`, `commit-lost`, `shrinkwrap-added`, `bin-added`, `repository-changed`, `signature-lost`, `provenance-repository-changed`, `provenance-workflow-changed`
 
             p.toml:19:12: `findings` has an unknown value: `nothing`
              19 | findings = "nothing"
                 |            ^^^^^^^^^
-               = allowed: `manifest-confusion`, `implicit-build`, `advised-integrity`, `unreadable`, `unsafe-archive`, `ambiguous-archive`, `archive-bomb`
+               = allowed: `manifest-confusion`, `implicit-build`, `advised-integrity`, `unreadable`, `unsafe-archive`, `ambiguous-archive`, `archive-bomb`, `false-signature`, `false-provenance`
 
             p.toml:21:21: `kind` has an unknown value: `virus`
              21 | advisory = { kind = "virus", feeds = "osv" }

@@ -149,7 +149,8 @@ impl Policy {
         rules.filter_map(Rule::longest_age).max().unwrap_or_default()
     }
 
-    /// Returns the age below which a rule may refuse or note a release for its findings. `None` if no rule tests findings.
+    /// Returns the age below which a rule may refuse or note a release for what its tarball holds. `None` if no rule
+    /// tests that.
     pub(crate) fn finding_window(&self) -> Option<Duration> {
         self.in_force().filter_map(Rule::finding_window).max()
     }
@@ -588,6 +589,7 @@ reason = "x"
             built-in no match: its manifest and integrity are consistent
             advisory no match: no enforced feed lists it as malware
             malware-noted no match: no matching advisory
+            false-signature no match: it has none of these findings
             new-package decides: published 2026-03-31 00:00 UTC, the package is new, its package was first published 2026-03-31 00:00 UTC, new packages wait 14 d
             strong-signal not reached: an earlier rule decided
             weak-signals not reached: an earlier rule decided
@@ -673,6 +675,7 @@ reason = "x"
             old waived: break-glass waives rules on ages and signals
             shut decides: published 2026-03-31 00:00 UTC, x, MAL-1 (osv), held until it is 48 h old
             malware-noted not reached: an earlier rule decided
+            false-signature not reached: an earlier rule decided
             new-package not reached: an earlier rule decided
             strong-signal not reached: an earlier rule decided
             weak-signals not reached: an earlier rule decided

@@ -266,9 +266,9 @@ impl Rule {
             .max()
     }
 
-    /// Returns the age of a release from which the rule needs no findings. `None` if it tests none.
+    /// Returns the age of a release from which the rule needs no findings in its tarball. `None` if it tests none.
     pub(crate) fn finding_window(&self) -> Option<Duration> {
-        self.asks.findings?;
+        self.asks.findings.filter(|asked| !asked.and(Findings::of_tarballs()).is_empty())?;
         let held = match self.action {
             RuleAction::Hold { age, of: AgeSubject::Release } => age,
             _ => Duration::MAX,

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use crate::npm::{Algorithm, Digest, Integrity, ManifestDigest, PackageName, PackumentForm};
 use crate::store::ledger::{
     InspectedTarball, LearnedDigests, PackageChange, PackageKey, PackageRecord, Release, ReleaseState, StoredPackument,
-    TagSighting, TarballSource,
+    TagSighting, TarballSource, VerifiedProvenance,
 };
 use crate::vetting::Finding;
 use crate::vetting::FindingEvidence;
@@ -19,7 +19,13 @@ pub(crate) fn read(connection: &Connection, key: &PackageKey) -> rusqlite::Resul
     let snapshot = connection.unchecked_transaction()?;
     let Some((id, document)) = read_document(&snapshot, key)? else { return Ok(PackageRecord::default()) };
     let (releases, tags) = (read_releases(&snapshot, id)?, read_tags(&snapshot, id)?);
-    Ok(PackageRecord { document, releases, tags, inspections: read_inspections(&snapshot, id)? })
+    Ok(PackageRecord {
+        document,
+        releases,
+        tags,
+        inspections: read_inspections(&snapshot, id)?,
+        provenance: read_provenance(&snapshot, id)?,
+    })
 }
 
 pub(crate) fn write(connection: &mut Connection, key: &PackageKey, change: &PackageChange) -> rusqlite::Result<()> {
@@ -38,6 +44,7 @@ pub(crate) fn write(connection: &mut Connection, key: &PackageKey, change: &Pack
     write_tags(&transaction, package, &change.tags)?;
     write_tarballs(&transaction, key, &change.tarballs)?;
     write_inspections(&transaction, package, &change.inspections)?;
+    write_provenance(&transaction, package, &change.provenance)?;
     transaction.commit()
 }
 
@@ -359,6 +366,33 @@ fn write_inspections(connection: &Connection, package: i64, inspections: &[Inspe
         let pairs: Vec<_> = evidence.iter().map(|evidence| (evidence.finding.as_str(), &evidence.detail)).collect();
         let findings = serde_json::json!(pairs).to_string();
         upsert.execute(params![package, version, sha512.as_bytes(), code, manifest, findings])?;
+    }
+    Ok(())
+}
+
+fn read_provenance(connection: &Connection, package: i64) -> rusqlite::Result<Vec<VerifiedProvenance>> {
+    let sql = "SELECT version, sha512, code, result FROM provenance WHERE package = ?1 ORDER BY version, sha512";
+    let rows = query_all(connection, sql, [package], |row| {
+        let sha512 = Digest::from_bytes(Algorithm::Sha512, row.get_ref(1)?.as_blob()?);
+        let damaged = || rusqlite::Error::FromSqlConversionFailure(1, Type::Blob, "invalid SHA-512".into());
+        // A result that this program does not know was written by another version, and is made again.
+        let status = serde_json::from_str(row.get_ref(3)?.as_str()?).ok();
+        Ok((row.get(0)?, sha512.ok_or_else(damaged)?, row.get(2)?, status))
+    })?;
+    let known = rows
+        .into_iter()
+        .filter_map(|(version, sha512, code, status)| Some(VerifiedProvenance { version, sha512, code, status: status? }));
+    Ok(known.collect())
+}
+
+fn write_provenance(connection: &Connection, package: i64, provenance: &[VerifiedProvenance]) -> rusqlite::Result<()> {
+    let mut upsert = connection.prepare_cached(
+        "INSERT INTO provenance (package, version, sha512, code, result) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (package, version, sha512) DO UPDATE SET code = excluded.code, result = excluded.result",
+    )?;
+    for VerifiedProvenance { version, sha512, code, status } in provenance {
+        let result = serde_json::to_string(status).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+        upsert.execute(params![package, version, sha512.as_bytes(), code, result])?;
     }
     Ok(())
 }

@@ -76,7 +76,7 @@ impl State {
 }
 
 fn rows(change: &PackageChange) -> usize {
-    let few = change.releases.len() + change.tags.len() + change.digests.len() + change.tarballs.len();
+    let few = change.releases.len() + change.tags.len() + change.digests.len() + change.tarballs.len() + change.provenance.len();
     1 + few + ROWS_OF_INSPECTION * change.inspections.len()
 }
 

@@ -12,7 +12,7 @@ use crate::store::data_dir::remove_if_present;
 use crate::store::error::StoreError;
 
 /// The migration to each schema from the one before. A released entry must never change, because ledgers created by it exist.
-const MIGRATIONS: [&str; 7] = [FIRST, DECISIONS, DIGESTS, FORMS, LOOKS, RETURNS, INSPECTIONS];
+const MIGRATIONS: [&str; 8] = [FIRST, DECISIONS, DIGESTS, FORMS, LOOKS, RETURNS, INSPECTIONS, PROVENANCE];
 
 /// The first schema. Instants are Unix time in nanoseconds; `datetime(x / 1e9, 'unixepoch')` makes them readable.
 const FIRST: &str = "
@@ -191,11 +191,23 @@ const INSPECTIONS: &str = "
     ) STRICT, WITHOUT ROWID;
 ";
 
+/// Verified provenance. `code` is `vetting::provenance::PROVENANCE_VERSION`; `result` is a `ProvenanceStatus` as JSON.
+const PROVENANCE: &str = "
+    CREATE TABLE provenance (
+        package INTEGER NOT NULL REFERENCES packages (id),
+        version TEXT NOT NULL,
+        sha512 BLOB NOT NULL,
+        code INTEGER NOT NULL,
+        result TEXT NOT NULL,
+        PRIMARY KEY (package, version, sha512)
+    ) STRICT, WITHOUT ROWID;
+";
+
 /// The schema of `LOOKS`. Its migration compares views, which had separate histories before.
 const COMPARES_VIEWS: i64 = 5;
 
 /// The newest schema this program supports: the number of migrations.
-pub(crate) const CURRENT: i64 = 7;
+pub(crate) const CURRENT: i64 = 8;
 
 /// Migrates the ledger at `path`, one transaction per step, so an interrupted migration resumes. An older ledger is first copied
 /// to a file next to it, which is never deleted.

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use crate::npm::PackageName;
-use crate::telemetry::labels::{IncidentLabel, Label as _, ReloadLabel, TaskLabel};
+use crate::telemetry::labels::{IncidentLabel, Label as _, ProvenanceLabel, ReloadLabel, SignatureLabel, TaskLabel};
 use crate::telemetry::metrics::Metrics;
+use crate::vetting::signatures::SignatureStatus;
 
 events! {
     IntegrityChanged: warn "version integrity changed" {
@@ -29,6 +30,20 @@ events! {
         version: &'a str => [package.version = version],
         findings: &'a str => [vetting.findings = findings],
     } |metrics, _| metrics.count_incident(IncidentLabel::Findings);
+
+    /// A version names a key of the registry, which did not sign it.
+    FalseSignature: warn "registry signature is false" {
+        name: &'a PackageName => [package.name = %name],
+        version: &'a str => [package.version = version],
+        detail: &'a str => [error = detail],
+    } |metrics, _| metrics.count_incident(IncidentLabel::FalseSignature);
+
+    /// An attestation is for something else, or a trusted log or authority contradicts it.
+    FalseProvenance: warn "provenance is false" {
+        name: &'a PackageName => [package.name = %name],
+        version: &'a str => [package.version = version],
+        detail: &'a str => [error = detail],
+    } |metrics, _| metrics.count_incident(IncidentLabel::FalseProvenance);
 
     VersionRemoved: warn "version removed upstream" {
         name: &'a PackageName => [package.name = %name],
@@ -69,6 +84,14 @@ events! {
 }
 
 impl Metrics {
+    pub(crate) fn count_signature(&self, status: &SignatureStatus) {
+        self.fetches.signatures.of(SignatureLabel::from(status)).inc();
+    }
+
+    pub(crate) fn count_provenance(&self, result: ProvenanceLabel) {
+        self.fetches.provenance.of(result).inc();
+    }
+
     pub(crate) fn count_incident(&self, kind: IncidentLabel) {
         self.operation.incidents.of(kind).inc();
     }

@@ -10,8 +10,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::telemetry::labels::{
-    BarLabel, CacheLabel, CacheOutcome, DecisionLabel, EndpointLabel, IncidentLabel, Label as _, OutcomeLabel, ReloadLabel,
-    RuleLabel, TaskLabel, UpstreamOutcome, UpstreamWhat,
+    BarLabel, CacheLabel, CacheOutcome, DecisionLabel, EndpointLabel, IncidentLabel, Label as _, OutcomeLabel, ProvenanceLabel,
+    ReloadLabel, RuleLabel, SignatureLabel, TaskLabel, UpstreamOutcome, UpstreamWhat,
 };
 use crate::telemetry::metrics::series::{Register, Series};
 
@@ -47,6 +47,9 @@ metrics! {
         upstream: Series<(UpstreamWhat, UpstreamOutcome), Counter> =
             "upstream_requests", "Requests to upstream by kind and outcome";
         upstream_seconds: Series<UpstreamWhat, Histogram> = "upstream_duration_seconds", "Response time of upstream";
+        signatures: Series<SignatureLabel, Counter> =
+            "signatures", "Registry signatures verified before a tarball was served, by result";
+        provenance: Series<ProvenanceLabel, Counter> = "provenance", "Attestations of builds that were verified, by result";
         caches: Series<(CacheLabel, CacheOutcome), Counter> = "cache_uses", "Cache lookups by cache and outcome";
     }
 

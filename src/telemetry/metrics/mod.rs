@@ -137,6 +137,8 @@ mod tests {
             bytes_sent Response body bytes sent to clients.
             upstream_requests Requests to upstream by kind and outcome.
             upstream_duration_seconds Response time of upstream.
+            signatures Registry signatures verified before a tarball was served, by result.
+            provenance Attestations of builds that were verified, by result.
             cache_uses Cache lookups by cache and outcome.
             refusals Refusals by policy rule.
             gateway_refusals Gateway refusals by reason.

@@ -1,0 +1,160 @@
+//! Verifies the registry's signatures of a package's releases. Only of those that are judged or served: a packument may have
+//! thousands, and verifying one takes 60 µs.
+
+use std::cell::OnceCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwapOption;
+
+use crate::firewall::package::PackageSnapshot;
+use crate::npm::Packument;
+use crate::units::timestamp;
+use crate::vetting::signatures::{KeyRing, SignatureStatus, SignedRelease};
+use crate::vetting::{BASELINE_AGE, Finding, FindingEvidence};
+
+/// The most releases whose signatures are verified before a client asks for one of them: the newest ones. Takes a millisecond.
+const MAX_AHEAD: usize = 16;
+
+/// How many older releases must be alike before a false or missing signature is compared with theirs.
+const MIN_PRECEDENTS: usize = 3;
+
+/// Flags of a document's entries, which are of one revision of the policy snapshot.
+#[derive(Debug, Default)]
+pub(crate) struct EntryFlags(ArcSwapOption<FlagsOfRevision>);
+
+#[derive(Debug)]
+struct FlagsOfRevision {
+    /// The revision of the policy snapshot, which has the keys.
+    revision: u64,
+    entries: Box<[AtomicBool]>,
+}
+
+impl EntryFlags {
+    /// Checks whether the flag of the entry at `at` is set in this revision.
+    pub(crate) fn has(&self, revision: u64, at: usize) -> bool {
+        let known = self.0.load();
+        let known = known.as_ref().filter(|known| known.revision == revision);
+        known.and_then(|known| known.entries.get(at)).is_some_and(|entry| entry.load(Ordering::Relaxed))
+    }
+
+    /// Sets the flag of the entry at `at` of `count`.
+    pub(crate) fn add(&self, revision: u64, at: usize, count: usize) {
+        let is_current = |known: &Arc<FlagsOfRevision>| known.revision == revision && known.entries.len() == count;
+        let known = self.0.load_full().filter(is_current).unwrap_or_else(|| {
+            let made = Arc::new(FlagsOfRevision { revision, entries: (0..count).map(|_| AtomicBool::new(false)).collect() });
+            // Another request may do the same; then one of both flags is lost.
+            self.0.store(Some(Arc::clone(&made)));
+            made
+        });
+        if let Some(entry) = known.entries.get(at) {
+            entry.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Verifies signatures of the releases of one document.
+pub(crate) struct SignatureVerifier<'a> {
+    package: &'a PackageSnapshot,
+    packument: &'a Packument,
+    ring: &'a KeyRing,
+    /// The newest releases that an attacker cannot have published this week, with their results; verified on first use.
+    precedents: OnceCell<Vec<(usize, SignatureStatus)>>,
+}
+
+impl<'a> SignatureVerifier<'a> {
+    pub(crate) fn new(package: &'a PackageSnapshot, packument: &'a Packument, ring: &'a KeyRing) -> Self {
+        Self { package, packument, ring, precedents: OnceCell::new() }
+    }
+
+    /// Verifies the signature of the entry at `at`.
+    ///
+    /// If older releases are signed as falsely, the upstream states other digests than the registry signed, as mirrors do that pack
+    /// tarballs again. That shows as little as no signatures, and an attacker could remove them instead.
+    pub(crate) fn verify(&self, at: usize) -> SignatureStatus {
+        match self.verify_alone(at) {
+            SignatureStatus::False { key_id } if self.precedents_are(at, |status| status.as_str() == "false") => {
+                SignatureStatus::Rewritten { key_id }
+            }
+            SignatureStatus::Unsigned if self.packument.signatures.is_empty() => SignatureStatus::NoneStated,
+            status => status,
+        }
+    }
+
+    /// Returns an older release, if the registry signed it and others of that time.
+    pub(crate) fn signed_precedent(&self) -> Option<&'a str> {
+        let is_signed = self.precedents_are(usize::MAX, |status| matches!(status, SignatureStatus::Valid { .. }));
+        let (at, _) = self.precedents().first().filter(|_| is_signed)?;
+        Some(&self.packument.entries.get(*at)?.key)
+    }
+
+    fn verify_alone(&self, at: usize) -> SignatureStatus {
+        let Some(entry) = self.packument.entries.get(at) else { return SignatureStatus::Unsigned };
+        // A version without a digest is hidden.
+        let Some(integrity) = &entry.integrity else { return SignatureStatus::Unusable };
+        let release = SignedRelease {
+            name: &self.packument.name,
+            version: &entry.key,
+            integrity: integrity.strongest(),
+            published: entry.published,
+        };
+        self.ring.verify(release, self.packument.signatures.of(at))
+    }
+
+    /// Checks whether there are enough precedents besides the entry at `at`, all of this kind.
+    fn precedents_are(&self, at: usize, is: impl Fn(&SignatureStatus) -> bool) -> bool {
+        let others = self.precedents().iter().filter(|(other, _)| *other != at).take(MIN_PRECEDENTS);
+        others.clone().count() == MIN_PRECEDENTS && others.into_iter().all(|(_, status)| is(status))
+    }
+
+    fn precedents(&self) -> &[(usize, SignatureStatus)] {
+        self.precedents.get_or_init(|| {
+            let until = timestamp::saturating_sub(self.package.confirmed.validated, BASELINE_AGE);
+            let mut newest: Vec<(_, usize)> = Vec::with_capacity(MIN_PRECEDENTS + 2);
+            for (at, (entry, history)) in self.packument.entries.iter().zip(&*self.package.provenance).enumerate() {
+                if history.effective <= until && !history.integrity_changed && entry.inconsistency.is_none() {
+                    newest.push((history.effective, at));
+                    newest.sort_unstable_by(|left, right| right.cmp(left));
+                    newest.truncate(MIN_PRECEDENTS + 1);
+                }
+            }
+            newest.into_iter().map(|(_, at)| (at, self.verify_alone(at))).collect()
+        })
+    }
+
+    /// Returns a finding for each of `candidates` whose signature is false. Of more than a few, the newest ones are verified.
+    /// `asked` are verified too.
+    pub(crate) fn false_signatures(&self, mut candidates: Vec<usize>, asked: &[Box<str>]) -> Vec<(usize, FindingEvidence)> {
+        let published = |at: &usize| self.package.provenance.get(*at).map(|history| history.effective);
+        candidates.sort_unstable_by_key(|at| std::cmp::Reverse(published(at)));
+        candidates.truncate(MAX_AHEAD);
+        candidates.extend(asked.iter().filter_map(|version| Some(self.packument.find(version)?.0)));
+        candidates.sort_unstable();
+        candidates.dedup();
+        candidates.into_iter().filter_map(|at| Some((at, evidence(&self.verify(at))?))).collect()
+    }
+}
+
+/// Returns the finding of a false signature.
+pub(crate) fn evidence(status: &SignatureStatus) -> Option<FindingEvidence> {
+    let SignatureStatus::False { key_id } = status else { return None };
+    let detail = format!("the key {key_id} did not sign this name, version and integrity");
+    Some(FindingEvidence { finding: Finding::FalseSignature, detail })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_of_one_revision() {
+        let flags = EntryFlags::default();
+        assert!(!flags.has(1, 0));
+        flags.add(1, 2, 3);
+        assert!(flags.has(1, 2) && !flags.has(1, 1) && !flags.has(2, 2) && !flags.has(1, 9));
+        flags.add(2, 0, 3);
+        assert!(flags.has(2, 0) && !flags.has(2, 2) && !flags.has(1, 2));
+        flags.add(2, 9, 3);
+        assert!(!flags.has(2, 9));
+    }
+}
