@@ -25,6 +25,7 @@ use crate::app::tasks::decision_reload::{self, DecisionLog};
 use crate::app::tasks::feeds::{self, FeedScheduler};
 use crate::app::tasks::policy_reload::{self, PolicyReloader};
 use crate::app::tasks::summary::Summary;
+use crate::app::tasks::trust::TrustRenewal;
 use crate::app::tasks::{ledger, prefetch};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -65,6 +66,7 @@ struct TaskStates {
     reload: Arc<ReloadState>,
     read: Option<ReadConfig>,
     summary: Arc<Summary>,
+    trust: Option<TrustRenewal>,
     ledger_retention: Duration,
 }
 
@@ -95,6 +97,7 @@ impl App {
             policies: PolicyReloader::new(config.policies.files.clone()),
             reload: Arc::new(ReloadState::new(config.settings.effective.clone(), &core)),
             read: None,
+            trust: TrustRenewal::open(&core, &config),
             summary: Summary::new(&core.metrics, config.telemetry.summary_interval),
             ledger_retention: config.store.ledger_retention,
         };
@@ -228,6 +231,9 @@ impl App {
         tasks.spawn(TaskLabel::Ledger, "ledger", (core.clone(), Arc::<AtomicU64>::default()), |(core, reported)| {
             ledger::retry_writes(core, reported)
         });
+        if let Some(trust) = state.trust.take() {
+            tasks.spawn(TaskLabel::Trust, "trust", trust, TrustRenewal::run);
+        }
         tasks.spawn(TaskLabel::Summary, "summary", Arc::clone(&state.summary), Summary::follow);
         running
     }

@@ -119,6 +119,7 @@ impl Config {
             tarball_limit: reader.one(SettingKey::TarballLimit, parse::size(1_000..=u64::MAX)),
             signing_keys: signing::keys(&mut reader, machine),
             trust_root: signing::trust_root(&mut reader, machine),
+            trust_updates: signing::updates(&mut reader, machine),
         };
         let server = server::read(&mut reader, public_url.clone());
         let format = if reader.word(SettingKey::LogFormat) == "json" { LogFormat::Json } else { LogFormat::Human };
@@ -379,6 +380,8 @@ memory = \"1GB\"
             # upstream-time                             # default: checked
             # signing-keys                              # default: npm's keys, as known to this version
             # sigstore-root                             # default: Sigstore's, as known to this version
+            # trust-updates                             # default: none
+            # trust-updates-root                        # default: none
             # upstream-ca                               # default: the system's CAs
             upstream-timeout = "30s"                    # default
             stale-wait = "3s"                           # default

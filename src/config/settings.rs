@@ -152,6 +152,10 @@ settings! {
     SigningKeys = "signing-keys", one FileOrNone, Absent("npm's keys, as known to this version");
     /// Trusted root that provenance is verified with: a file, or `none` for nothing
     SigstoreRoot = "sigstore-root", one FileOrNone, Absent("Sigstore's, as known to this version");
+    /// TUF repository that renews what `signing-keys` and `sigstore-root` replace
+    TrustUpdates = "trust-updates", one Url, Absent("none");
+    /// Root metadata of that repository, from which later ones are verified
+    TrustUpdatesRoot = "trust-updates-root", one Path, Absent("none");
     /// PEM files of further CAs to trust for upstream connections
     UpstreamCa = "upstream-ca", several Path, Absent("the system's CAs");
     /// How long upstream may be silent before a request fails

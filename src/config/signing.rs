@@ -7,8 +7,12 @@ use crate::config::environment::DefaultsFrom;
 use crate::config::parse::{self, SettingsReader};
 use crate::config::settings::SettingKey;
 use crate::files;
+use crate::firewall::TrustUpdates;
 use crate::vetting::provenance::{MAX_ROOT_BYTES, TrustRoot};
-use crate::vetting::signatures::{KeyRing, KeySource, MAX_KEYS_BYTES};
+use crate::vetting::signatures::{KeyRing, MAX_KEYS_BYTES, TrustSource};
+
+/// The largest root of a repository, in bytes. Sigstore's is 6 kB.
+const MAX_REPOSITORY_ROOT_BYTES: usize = 1 << 20;
 
 /// The value that switches a verification off.
 pub(crate) const NOTHING: &str = "none";
@@ -19,7 +23,7 @@ pub(crate) fn keys(reader: &mut SettingsReader<'_>, machine: &DefaultsFrom<'_>) 
         _ if text == NOTHING => Ok(KeyRing::default()),
         path if is_here(machine) => {
             let document = read(&path, MAX_KEYS_BYTES)?;
-            KeyRing::parse(&document, KeySource::File).map_err(|error| format!("cannot be used ({error})"))
+            KeyRing::parse(&document, TrustSource::File).map_err(|error| format!("cannot be used ({error})"))
         }
         _ => Ok(KeyRing::bundled()),
     };
@@ -31,7 +35,7 @@ pub(crate) fn trust_root(reader: &mut SettingsReader<'_>, machine: &DefaultsFrom
     let parse = |root: Result<TrustRoot, _>| root.map(Some).map_err(|error| format!("cannot be used ({error})"));
     let load = |text: &str| match parse::path(text)? {
         _ if text == NOTHING => Ok(None),
-        path if is_here(machine) => parse(TrustRoot::parse(&read(&path, MAX_ROOT_BYTES)?)),
+        path if is_here(machine) => parse(TrustRoot::parse(&read(&path, MAX_ROOT_BYTES)?, TrustSource::File)),
         _ => parse(TrustRoot::bundled()),
     };
     let root = if reader.is_absent(SettingKey::SigstoreRoot) {
@@ -40,6 +44,25 @@ pub(crate) fn trust_root(reader: &mut SettingsReader<'_>, machine: &DefaultsFrom
         reader.optional(SettingKey::SigstoreRoot, load).flatten()
     };
     root.map(Arc::new)
+}
+
+/// Reads the repository that renews keys and authorities, and its root.
+pub(crate) fn updates(reader: &mut SettingsReader<'_>, machine: &DefaultsFrom<'_>) -> Option<TrustUpdates> {
+    let repository = reader.optional(SettingKey::TrustUpdates, parse::public_url);
+    let load = |text: &str| match parse::path(text)? {
+        path if is_here(machine) => read(&path, MAX_REPOSITORY_ROOT_BYTES),
+        _ => Ok(Vec::new()),
+    };
+    let root = reader.optional(SettingKey::TrustUpdatesRoot, load);
+    for (key, other) in
+        [(SettingKey::TrustUpdates, SettingKey::TrustUpdatesRoot), (SettingKey::TrustUpdatesRoot, SettingKey::TrustUpdates)]
+    {
+        if !reader.is_absent(key) && reader.is_absent(other) {
+            let problem = format!("`{}` without `{}`", key.setting().name, other.setting().name);
+            reader.reject(key, problem, "both settings, or neither");
+        }
+    }
+    Some(TrustUpdates { repository: repository?, root: root? })
 }
 
 /// Checks whether files that the configuration names are on this machine.

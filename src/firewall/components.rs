@@ -42,6 +42,8 @@ use crate::npm::PackageName;
 use crate::policy::decisions::Decision;
 use crate::policy::{Advisories, Policy};
 use crate::upstream::{self, Registries, Renewed, UpstreamConfigError};
+use crate::vetting::provenance::TrustRoot;
+use crate::vetting::signatures::KeyRing;
 
 /// Slots per registry that are reserved for each client, so that hanging requests of one client do not block others, and the most
 /// slots of all clients together, per kind of request. Each slot costs a socket.
@@ -96,6 +98,11 @@ impl Firewall {
     /// Replaces what signatures and provenance are verified with. Returns whether it differs.
     pub(crate) fn set_trust(&self, config: &Config) -> bool {
         self.0.policy.set_trust(&config.signing_keys, config.trust_root.as_ref())
+    }
+
+    /// Replaces keys and authorities of this program by those of a repository. Returns whether they differ.
+    pub(crate) fn renew_trust(&self, signing_keys: Option<&Arc<KeyRing>>, trust_root: Option<&Arc<TrustRoot>>) -> bool {
+        self.0.policy.renew_trust(signing_keys, trust_root)
     }
 
     /// Returns the current policies, decisions and advisories.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use url::Url;
+
 use crate::clock::Clock;
 use crate::policy::Policy;
 use crate::policy::decisions::Decision;
@@ -39,6 +41,16 @@ pub struct Config {
     pub signing_keys: Arc<KeyRing>,
     /// The authorities and logs that provenance is verified with; `None` if it is not verified.
     pub trust_root: Option<Arc<TrustRoot>>,
+    /// What renews both while the server runs.
+    pub trust_updates: Option<TrustUpdates>,
+}
+
+/// A TUF repository that renews keys and authorities.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustUpdates {
+    pub repository: Url,
+    /// Its root metadata, from which later ones are verified.
+    pub root: Vec<u8>,
 }
 
 /// The dependencies of a [`Firewall`](crate::firewall::Firewall).

@@ -12,7 +12,7 @@ use crate::policy::decisions::Decision;
 use crate::policy::{ActiveDecisions, Advisories, Evaluation, Facts, PackageRules, Policy, Sink, Verdict, evaluate};
 use crate::vetting::Signal;
 use crate::vetting::provenance::TrustRoot;
-use crate::vetting::signatures::KeyRing;
+use crate::vetting::signatures::{KeyRing, TrustSource};
 
 /// The index of a listener's policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -193,7 +193,29 @@ impl PolicyState {
     }
 
     /// Replaces what signatures and provenance are verified with, so that both are verified again. Returns whether it differs.
+    /// What a repository renewed is not replaced by what is in this program.
     pub(crate) fn set_trust(&self, signing_keys: &Arc<KeyRing>, trust_root: Option<&Arc<TrustRoot>>) -> bool {
+        let known = self.current.load();
+        let is_older = |new: TrustSource, old: TrustSource| (new, old) == (TrustSource::Bundled, TrustSource::Repository);
+        let keys = if is_older(signing_keys.source, known.signing_keys.source) { &known.signing_keys } else { signing_keys };
+        let root = match (trust_root, &known.trust_root) {
+            (Some(new), Some(old)) if is_older(new.source, old.source) => Some(old),
+            (new, _) => new,
+        };
+        self.replace_trust(keys, root)
+    }
+
+    /// Replaces what is in this program by what a repository has. What the operator chose stays. Returns whether it differs.
+    pub(crate) fn renew_trust(&self, signing_keys: Option<&Arc<KeyRing>>, trust_root: Option<&Arc<TrustRoot>>) -> bool {
+        let known = self.current.load();
+        let may_renew = |source: TrustSource| matches!(source, TrustSource::Bundled | TrustSource::Repository);
+        let keys = signing_keys.filter(|_| may_renew(known.signing_keys.source)).unwrap_or(&known.signing_keys);
+        let may_renew_root = known.trust_root.as_ref().is_some_and(|known| may_renew(known.source));
+        let root = trust_root.filter(|_| may_renew_root).or(known.trust_root.as_ref());
+        self.replace_trust(keys, root)
+    }
+
+    fn replace_trust(&self, signing_keys: &Arc<KeyRing>, trust_root: Option<&Arc<TrustRoot>>) -> bool {
         let now = self.now();
         let known = self.current.load();
         if *known.signing_keys == **signing_keys && known.trust_root.as_ref() == trust_root {
@@ -218,5 +240,48 @@ impl PolicyState {
             let policies = if policies.is_empty() { &current.policies } else { policies };
             current.next(policies, &current.decisions, &current.advisories, now)
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::policy::{compile, presets};
+
+    fn ring(source: TrustSource) -> Arc<KeyRing> {
+        let mut ring = KeyRing::bundled();
+        ring.source = source;
+        Arc::new(ring)
+    }
+
+    fn state(source: TrustSource) -> PolicyState {
+        let base = SnapshotBase { signing_keys: ring(source), ..SnapshotBase::default() };
+        let clock = Arc::new(ManualClock::at(Timestamp::UNIX_EPOCH));
+        let file = presets::policy_file("default").unwrap();
+        let policy = compile(&[file], &|_, _| Err("not found".to_owned())).unwrap().policy;
+        PolicyState::new(clock, policy, Vec::new(), Vec::new(), &base)
+    }
+
+    #[test]
+    fn repository_renews_bundled_keys_and_not_those_of_the_operator() {
+        let renewed = ring(TrustSource::Repository);
+        for (source, is_renewed) in [(TrustSource::Bundled, true), (TrustSource::File, false), (TrustSource::Off, false)] {
+            let state = state(source);
+            let before = state.snapshot().revision;
+            assert_eq!(state.renew_trust(Some(&renewed), None), is_renewed, "{source:?}");
+            assert_eq!(state.snapshot().revision > before, is_renewed);
+            assert!(!state.renew_trust(Some(&renewed), None), "nothing differs any more");
+        }
+    }
+
+    #[test]
+    fn reload_replaces_renewed_keys_by_a_file_and_not_by_bundled_ones() {
+        let state = state(TrustSource::Bundled);
+        state.renew_trust(Some(&ring(TrustSource::Repository)), None);
+        assert!(!state.set_trust(&ring(TrustSource::Bundled), None));
+        assert_eq!(state.snapshot().signing_keys.source, TrustSource::Repository);
+        assert!(state.set_trust(&ring(TrustSource::File), None));
+        assert_eq!(state.snapshot().signing_keys.source, TrustSource::File);
     }
 }

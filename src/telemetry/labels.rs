@@ -163,6 +163,8 @@ labels! {
         /// Answering `coldframe run`.
         Control = "control",
         Summary = "summary",
+        /// Renewing keys and authorities.
+        Trust = "trust",
         Listener = "listener",
     }
 

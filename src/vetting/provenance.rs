@@ -14,8 +14,9 @@ use sigstore_verify::types::bundle::VerificationMaterialContent;
 use sigstore_verify::types::{ArtifactDigest, Bundle, HashAlgorithm, SignatureContent, Statement};
 use sigstore_verify::{CertificateError, SubjectAltName, TransparencyLogError, VerificationPolicy, Verifier};
 
-use crate::npm::{Digest, PackageName};
+use crate::npm::{Algorithm, Digest, PackageName};
 use crate::text;
+use crate::vetting::signatures::TrustSource;
 
 /// Changes with what [`verify`] concludes, so that stored results of an older build are made again.
 pub const PROVENANCE_VERSION: u32 = 1;
@@ -52,6 +53,7 @@ pub struct TrustRoot {
     verifier: Verifier,
     /// The text that it was read from, to compare two.
     digest: Digest,
+    pub source: TrustSource,
 }
 
 /// Why authorities cannot be used.
@@ -120,14 +122,14 @@ impl TrustRoot {
     /// # Errors
     /// Returns an error if they cannot be read, which a test rules out.
     pub fn bundled() -> Result<Self, RootError> {
-        Self::parse(SIGSTORE_PRODUCTION_TRUSTED_ROOT.as_bytes())
+        Self::parse(SIGSTORE_PRODUCTION_TRUSTED_ROOT.as_bytes(), TrustSource::Bundled)
     }
 
     /// Reads a trusted root (`trusted_root.json`).
     ///
     /// # Errors
     /// Returns an error if any part of it is not usable.
-    pub fn parse(document: &[u8]) -> Result<Self, RootError> {
+    pub fn parse(document: &[u8], source: TrustSource) -> Result<Self, RootError> {
         if document.len() > MAX_ROOT_BYTES {
             return Err(RootError::TooLarge);
         }
@@ -135,13 +137,13 @@ impl TrustRoot {
         let invalid = |error: &dyn fmt::Display| RootError::Invalid(shorten(&error.to_string()).into());
         let root = TrustedRoot::from_json(text).map_err(|error| invalid(&error))?;
         let verifier = Verifier::new(&root).map_err(|error| invalid(&error))?;
-        Ok(Self { verifier, digest: Digest::of(crate::npm::Algorithm::Sha256, document) })
+        Ok(Self { verifier, digest: Digest::of(Algorithm::Sha256, document), source })
     }
 }
 
 impl PartialEq for TrustRoot {
     fn eq(&self, other: &Self) -> bool {
-        self.digest == other.digest
+        self.digest == other.digest && self.source == other.source
     }
 }
 

@@ -47,16 +47,18 @@ const BUNDLED_KEYS: [(&str, &str, Option<&str>); 2] = [
     ),
 ];
 
-/// Where keys come from.
+/// Where keys and authorities come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum KeySource {
-    /// Signatures are not verified.
+pub enum TrustSource {
+    /// Nothing is verified.
     #[default]
     Off,
-    /// The keys in this program. They age: what they do not know may still be right.
+    /// They are in this program. They age: what they do not know may still be right.
     Bundled,
     /// A file of the operator.
     File,
+    /// A repository that renews them.
+    Repository,
 }
 
 /// A key that a registry signs with.
@@ -72,7 +74,7 @@ struct SigningKey {
 #[derive(Debug, Clone, Default)]
 pub struct KeyRing {
     keys: Vec<SigningKey>,
-    pub source: KeySource,
+    pub source: TrustSource,
 }
 
 /// Why keys cannot be used.
@@ -278,14 +280,14 @@ impl KeyRing {
             let key = p256_key(&STANDARD.decode(key).ok()?)?;
             Some(SigningKey { id: (*id).into(), key, ended: ended.and_then(timestamp::parse) })
         });
-        Self { keys: keys.collect(), source: KeySource::Bundled }
+        Self { keys: keys.collect(), source: TrustSource::Bundled }
     }
 
     /// Reads a file of keys.
     ///
     /// # Errors
     /// Returns an error if any key for signatures is not usable, so that a mistake in a file does not end in fewer checks.
-    pub fn parse(document: &[u8], source: KeySource) -> Result<Self, KeysError> {
+    pub fn parse(document: &[u8], source: TrustSource) -> Result<Self, KeysError> {
         if document.len() > MAX_KEYS_BYTES {
             return Err(KeysError::TooLarge);
         }
@@ -388,7 +390,7 @@ mod tests {
     }
 
     fn ring(members: &[Value]) -> Result<KeyRing, KeysError> {
-        KeyRing::parse(json!({ "keys": members }).to_string().as_bytes(), KeySource::File)
+        KeyRing::parse(json!({ "keys": members }).to_string().as_bytes(), TrustSource::File)
     }
 
     /// Verifies signatures of demo@1.0.0, with this publish time.
@@ -406,7 +408,7 @@ mod tests {
     #[test]
     fn bundled_keys_are_usable() {
         let ring = KeyRing::bundled();
-        assert_eq!((ring.len(), ring.source), (BUNDLED_KEYS.len(), KeySource::Bundled));
+        assert_eq!((ring.len(), ring.source), (BUNDLED_KEYS.len(), TrustSource::Bundled));
         assert!(ring.keys[0].ended.is_some() && ring.keys[1].ended.is_none());
     }
 
@@ -485,9 +487,9 @@ mod tests {
         assert_eq!(repeated.to_string(), "two different keys with one name: `a`");
         assert!(ring(&[signer.member("a", None), signer.member("a", None)]).is_ok_and(|ring| ring.len() == 1));
         assert!(matches!(ring(&vec![signer.member("a", None); MAX_KEYS + 1]), Err(KeysError::TooMany)));
-        assert!(matches!(KeyRing::parse(&vec![b' '; MAX_KEYS_BYTES + 1], KeySource::File), Err(KeysError::TooLarge)));
+        assert!(matches!(KeyRing::parse(&vec![b' '; MAX_KEYS_BYTES + 1], TrustSource::File), Err(KeysError::TooLarge)));
         for document in ["", "[]", "{}", "null", &"[".repeat(5000)] {
-            assert!(matches!(KeyRing::parse(document.as_bytes(), KeySource::File), Err(KeysError::Json(_))), "{document:.9}");
+            assert!(matches!(KeyRing::parse(document.as_bytes(), TrustSource::File), Err(KeysError::Json(_))), "{document:.9}");
         }
     }
 

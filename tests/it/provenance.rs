@@ -2,6 +2,7 @@
 
 use coldframe::npm::{Algorithm, Digest, PackageName};
 use coldframe::vetting::provenance::{AttestedRelease, ProvenanceStatus, TrustRoot, verify};
+use coldframe::vetting::signatures::TrustSource;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -71,7 +72,7 @@ fn release() -> Package {
 
 /// Verifies the attestations of [`release`].
 fn verified(root: &Value, attestations: &Value) -> ProvenanceStatus {
-    let root = TrustRoot::parse(root.to_string().as_bytes()).unwrap();
+    let root = TrustRoot::parse(root.to_string().as_bytes(), TrustSource::File).unwrap();
     let (name, sha512) = (PackageName::parse("demo").unwrap(), Digest::of(Algorithm::Sha512, &release().tarball));
     let release = AttestedRelease { name: &name, version: "1.1.0", sha512: &sha512 };
     verify(&root, release, attestations.to_string().as_bytes())
@@ -190,7 +191,7 @@ fn unknown_authorities_and_formats_are_not_observable() {
         assert_eq!(why(&status).0, "not-observable", "{status:?}");
     }
     let deep = format!("{{\"attestations\":{}", "[".repeat(100_000));
-    let trusted = TrustRoot::parse(root.to_string().as_bytes()).unwrap();
+    let trusted = TrustRoot::parse(root.to_string().as_bytes(), TrustSource::File).unwrap();
     let (name, sha512) = (PackageName::parse("demo").unwrap(), Digest::of(Algorithm::Sha512, b""));
     let release = AttestedRelease { name: &name, version: "1.1.0", sha512: &sha512 };
     assert_eq!(why(&verify(&trusted, release, deep.as_bytes())).0, "not-observable");
@@ -216,7 +217,7 @@ fn too_many_parts_are_not_verified() {
 fn bundled_root_is_usable() {
     assert!(TrustRoot::bundled().is_ok());
     for document in ["", "{}", "[]", "{\"tlogs\":1}"] {
-        assert!(TrustRoot::parse(document.as_bytes()).is_err(), "{document}");
+        assert!(TrustRoot::parse(document.as_bytes(), TrustSource::File).is_err(), "{document}");
     }
 }
 

@@ -331,4 +331,6 @@ fn unusable_file_of_keys_is_an_error() {
     }
     let (code, _, errors) = run(coldframe(home.path()).args(["serve", "--signing-keys", "missing.json"]));
     assert!(code != 0 && errors.contains("`signing-keys` cannot be read"), "{errors}");
+    let (code, _, errors) = run(coldframe(home.path()).args(["serve", "--trust-updates", "https://tuf.example/"]));
+    assert!(code != 0 && errors.contains("`trust-updates` without `trust-updates-root`"), "{errors}");
 }

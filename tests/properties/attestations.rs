@@ -3,13 +3,14 @@
 
 use coldframe::npm::{Algorithm, Digest, PackageName};
 use coldframe::vetting::provenance::{AttestedRelease, ProvenanceStatus, TrustRoot, verify};
+use coldframe::vetting::signatures::TrustSource;
 
 /// Panics if attestations show more than they may.
 pub fn holds(input: &[u8]) {
     let mut halves = input.splitn(2, |byte| *byte == 0);
     let mut next = || halves.next().unwrap_or_default();
     let (root, attestations) = (next(), next());
-    let root = match TrustRoot::parse(root) {
+    let root = match TrustRoot::parse(root, TrustSource::File) {
         Ok(root) => root,
         Err(error) => {
             assert_printable(&error.to_string());

@@ -3,14 +3,14 @@
 
 use coldframe::npm::packument::parse;
 use coldframe::npm::{Algorithm, Digest, PackageName};
-use coldframe::vetting::signatures::{KeyRing, KeySource, SignatureStatus, SignedRelease};
+use coldframe::vetting::signatures::{KeyRing, SignatureStatus, SignedRelease, TrustSource};
 
 /// Panics if keys or signatures show more than they may.
 pub fn holds(input: &[u8]) {
     let mut halves = input.splitn(2, |byte| *byte == 0);
     let mut next = || halves.next().unwrap_or_default();
     let (keys, signatures) = (next(), next());
-    let ring = match KeyRing::parse(keys, KeySource::File) {
+    let ring = match KeyRing::parse(keys, TrustSource::File) {
         Ok(ring) => ring,
         Err(error) => {
             let error = error.to_string();

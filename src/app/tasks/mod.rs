@@ -7,3 +7,4 @@ pub(crate) mod ledger;
 pub(crate) mod policy_reload;
 pub(crate) mod prefetch;
 pub(crate) mod summary;
+pub(crate) mod trust;
