@@ -62,13 +62,17 @@ soak minutes="30" *args:
 image *program:
     docker/image {{ program }}
 
+# benchmark the inspection of tarballs: a generated one, and the given files
+bench-tarball *files:
+    cargo bench --locked --bench tarball -- {{ files }}
+
 # benchmark policy evaluation: 3,000 versions with `strict`, and with 100 more rules
 bench-policy:
     cargo bench --locked --bench policy
 
 # fuzz the parsers for `seconds` each; needs nightly Rust and cargo-fuzz
 fuzz seconds="60":
-    cd fuzz && for target in packument endpoint range npmrc config lockfile audit tags archive manifest signatures attestations; do \
+    cd fuzz && for target in packument endpoint range npmrc config lockfile audit tags archive manifest signatures attestations contents; do \
         mkdir -p "corpus/$target"; \
         cargo +nightly fuzz run "$target" "corpus/$target" "seeds/$target" -- \
             -dict="dictionaries/$target.dict" -max_total_time={{ seconds }} -timeout=10 -rss_limit_mb=2048; \

@@ -19,7 +19,8 @@ use crate::npm::PackageSpec;
 use crate::text::push_line;
 use crate::vetting::FindingEvidence;
 use crate::vetting::archive::ArchiveLimits;
-use crate::vetting::inspect::{Inspection, inspect};
+use crate::vetting::contents::ContentSummary;
+use crate::vetting::inspect::{ContentBaseline, Inspection, inspect};
 use crate::vetting::manifest::Manifest;
 
 #[derive(Debug, Args)]
@@ -30,6 +31,9 @@ pub(crate) struct Arguments {
     /// For a tarball: the version's manifest as the registry states it, to compare with `package.json`.
     #[arg(long, value_name = "FILE")]
     manifest: Option<PathBuf>,
+    /// For a tarball: the one of an earlier release, to see what changed.
+    #[arg(long, value_name = "FILE")]
+    before: Option<PathBuf>,
     #[command(flatten)]
     query: QueryArgs,
 }
@@ -43,9 +47,14 @@ struct VettedTarget {
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let stated = arguments.manifest.as_deref().map(read_manifest).transpose()?;
+    let before = arguments.before.as_deref().map(read_before).transpose()?;
     let mut vetted = Vec::new();
     for target in arguments.targets {
-        vetted.push(if is_file(&target) { vet_file(target, stated.as_ref())? } else { vet_version(&target, &arguments.query)? });
+        vetted.push(if is_file(&target) {
+            vet_file(target, stated.as_ref(), before.as_ref())?
+        } else {
+            vet_version(&target, &arguments.query)?
+        });
     }
     let is_clean = vetted.iter().all(|vetted| vetted.inspection.evidence.is_empty());
     let json = || json!({ "vetted": vetted.iter().map(VettedTarget::json).collect::<Vec<_>>() });
@@ -58,11 +67,16 @@ fn is_file(target: &str) -> bool {
     path.extension().is_some_and(|extension| extension == "tgz") || path.is_file()
 }
 
-fn vet_file(target: String, stated: Option<&Manifest>) -> anyhow::Result<VettedTarget> {
+fn vet_file(
+    target: String,
+    stated: Option<&Manifest>,
+    before: Option<&(String, ContentSummary)>,
+) -> anyhow::Result<VettedTarget> {
     let mut inspection = inspect(&read(Path::new(&target))?, ArchiveLimits::default());
     if let Some(stated) = stated {
         inspection.compare(stated);
     }
+    inspection.compare_contents(before.map(|(path, summary)| (&**path, summary)));
     Ok(VettedTarget { target, inspection, explanation: None })
 }
 
@@ -79,6 +93,13 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))
 }
 
+fn read_before(path: &Path) -> anyhow::Result<(String, ContentSummary)> {
+    let before = inspect(&read(path)?, ArchiveLimits::default()).summary();
+    let shown = path.display().to_string();
+    let before = before.with_context(|| format!("cannot compare with `{shown}`: it is no readable tarball of a package"))?;
+    Ok((shown, before))
+}
+
 fn read_manifest(path: &Path) -> anyhow::Result<Manifest> {
     Manifest::parse(&read(path)?).map_err(|error| anyhow::anyhow!("cannot read `{}`: {error}", path.display()))
 }
@@ -91,6 +112,7 @@ impl VettedTarget {
             "files": inspection.files,
             "unpackedBytes": inspection.unpacked_bytes,
             "findings": inspection.evidence.iter().map(FindingEvidence::json).collect::<Vec<_>>(),
+            "comparedWith": match &inspection.baseline { ContentBaseline::Compared(version) => Some(version), _ => None },
             "explanation": explanation.as_ref().map(Explanation::json),
         })
     }
@@ -99,8 +121,9 @@ impl VettedTarget {
         let Self { target, inspection, explanation } = self;
         let mut text = String::new();
         let summary = format!("{} files, {} bytes unpacked", inspection.files, inspection.unpacked_bytes);
+        let baseline = inspection.baseline.describe().map(|baseline| format!(", {baseline}")).unwrap_or_default();
         let result = if inspection.evidence.is_empty() { "no findings" } else { "findings" };
-        push_line!(text, "{target}: {result} ({summary})");
+        push_line!(text, "{target}: {result} ({summary}{baseline})");
         for evidence in &inspection.evidence {
             push_line!(text, "  finding: {}", evidence.describe());
         }

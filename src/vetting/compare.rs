@@ -333,7 +333,7 @@ impl<'a> Comparison<'a> {
 
     /// Returns the newest release of the baseline below `entry`, a stable one if `entry` is. It is in the line of `entry` if any
     /// is, since versions are ordered.
-    fn predecessor(&self, entry: &VersionEntry) -> Option<&'a VersionEntry> {
+    pub fn predecessor(&self, entry: &VersionEntry) -> Option<&'a VersionEntry> {
         let version = entry.version.as_ref()?;
         let among = if version.is_prerelease() || self.stable.is_empty() { &self.by_version } else { &self.stable };
         let above = among.partition_point(|(earlier, _)| *earlier < version);

@@ -2,14 +2,20 @@
 
 use crate::text;
 use crate::vetting::archive::{self, ArchiveFile, ArchiveLimits};
+use crate::vetting::behaviour::shown;
+use crate::vetting::contents::{ContentSummary, FileFacts, TarballContents};
 use crate::vetting::manifest::{Manifest, TarballTraits};
 use crate::vetting::names::{Finding, FindingEvidence, Findings};
+use crate::vetting::{behaviour, change};
 
 /// Changes with what [`inspect`] finds, so that stored results of an older build are made again.
-pub const INSPECTION_VERSION: u32 = 1;
+pub const INSPECTION_VERSION: u32 = 2;
 
 /// The longest text of a piece of evidence, in characters.
 const MAX_EVIDENCE_CHARS: usize = 500;
+
+/// Listed files that are named. One is enough to refuse a tarball.
+const MAX_LISTED_FILES: usize = 4;
 
 /// What a tarball holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,6 +26,34 @@ pub struct Inspection {
     pub traits: TarballTraits,
     pub files: usize,
     pub unpacked_bytes: u64,
+    /// Which earlier tarball it was compared with.
+    pub baseline: ContentBaseline,
+    pub(crate) contents: TarballContents,
+}
+
+/// The tarball of an earlier release that a tarball was compared with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ContentBaseline {
+    /// No comparison was asked for.
+    #[default]
+    Unknown,
+    /// There is no earlier release, so all files are new.
+    None,
+    Compared(Box<str>),
+    /// The tarball of this version could not be had or read.
+    Unavailable(Box<str>, String),
+}
+
+impl ContentBaseline {
+    /// Continues a line of output. Returns `None` if there is nothing to say.
+    pub fn describe(&self) -> Option<String> {
+        match self {
+            Self::Unknown => None,
+            Self::None => Some("compared with no earlier release".to_owned()),
+            Self::Compared(version) => Some(format!("compared with {version}")),
+            Self::Unavailable(version, why) => Some(format!("not compared with {version}: {why}")),
+        }
+    }
 }
 
 impl Inspection {
@@ -38,6 +72,34 @@ impl Inspection {
         if is_implicit {
             self.note(Finding::ImplicitBuild, "npm builds its binding.gyp at install, which the packument does not state");
         }
+    }
+
+    /// Adds the findings that depend on the tarball of an earlier release: a version and its summary. Without one, all files count
+    /// as new.
+    pub fn compare_contents(&mut self, before: Option<(&str, &ContentSummary)>) {
+        let (version, before) = before.unzip();
+        let changes = before.map(|before| change::compare(&self.contents, before)).unwrap_or_default();
+        let since = version.map(|version| format!("; compared with {version}")).unwrap_or_default();
+        for (finding, detail) in changes.into_iter().chain(behaviour::judge(&self.contents, before)) {
+            self.note(finding, &format!("{detail}{since}"));
+        }
+        self.baseline = version.map_or(ContentBaseline::None, |version| ContentBaseline::Compared(version.into()));
+    }
+
+    /// Adds a finding for each file that an advisory lists. `find` returns what to say of a SHA-256.
+    pub fn compare_files(&mut self, find: impl Fn(&[u8; 32]) -> Option<String>) {
+        let listed = |file: &FileFacts| Some(format!("{}: {}", shown(&file.path), find(&file.digest)?));
+        // A record may list a licence too, which honest packages have.
+        let may_run = |file: &&FileFacts| file.traits.is_code || file.native.is_some();
+        let found: Vec<String> = self.contents.files.iter().filter(may_run).filter_map(listed).take(MAX_LISTED_FILES).collect();
+        for detail in &found {
+            self.note(Finding::AdvisedFile, detail);
+        }
+    }
+
+    /// Returns what a later release is compared with. Returns `None` if the tarball could not be read or has too many files.
+    pub fn summary(&self) -> Option<ContentSummary> {
+        self.manifest.as_ref().and_then(|_| self.contents.summary())
     }
 
     /// Notes that the packument's manifest cannot be compared.
@@ -59,15 +121,25 @@ impl Inspection {
 pub fn inspect(tarball: &[u8], limits: ArchiveLimits) -> Inspection {
     let mut found = Inspection::default();
     let mut manifest: Option<Result<Manifest, String>> = None;
-    let report = archive::read(tarball, limits, &mut |file: ArchiveFile<'_>| match file.path {
-        "package.json" => manifest = Some(Manifest::parse(file.content)),
-        "binding.gyp" => found.traits.has_gyp = true,
-        "npm-shrinkwrap.json" => found.traits.has_shrinkwrap = true,
-        _ => {}
+    let mut is_kept = true;
+    let report = archive::read(tarball, limits, &mut |file: ArchiveFile<'_>| {
+        match file.path {
+            "package.json" => manifest = Some(Manifest::parse(file.content)),
+            "binding.gyp" => found.traits.has_gyp = true,
+            "npm-shrinkwrap.json" => found.traits.has_shrinkwrap = true,
+            _ => {}
+        }
+        is_kept &= found.contents.add(&file);
     });
     found.evidence = report.flaws;
+    if !is_kept {
+        found.note(Finding::ArchiveBomb, "its paths are longer than 16 MiB");
+    }
     match manifest {
-        Some(Ok(manifest)) => found.manifest = Some(manifest),
+        Some(Ok(manifest)) => {
+            found.contents.place(&manifest.entry_points, manifest.builds(found.traits));
+            found.manifest = Some(manifest);
+        }
         Some(Err(error)) => found.note(Finding::Unreadable, &format!("its package.json is not usable: {error}")),
         // What ended the reading is the reason then.
         None if found.evidence.is_empty() => found.note(Finding::Unreadable, "it has no package.json"),

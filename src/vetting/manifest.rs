@@ -7,9 +7,8 @@ use serde_json::{Map, Value};
 
 use crate::npm::packument::index::without_build;
 use crate::text;
-
-/// Scripts that npm runs when it installs the package from a registry.
-const INSTALL_SCRIPTS: [&str; 3] = ["preinstall", "install", "postinstall"];
+use crate::vetting::contents::Builds;
+use crate::vetting::surface::{EntryPoints, INSTALL_SCRIPTS};
 
 /// The longest manifest read, in bytes. As a JSON tree, it takes up to twenty times the memory.
 const MAX_MANIFEST_BYTES: usize = 1 << 20;
@@ -38,6 +37,8 @@ pub struct Manifest {
     forbids_build: bool,
     /// What only a packument states.
     stated: StatedTraits,
+    /// What npm and node run.
+    pub(crate) entry_points: EntryPoints,
 }
 
 /// What a packument says about a tarball besides its `package.json`.
@@ -108,7 +109,13 @@ impl Manifest {
                 has_shrinkwrap: has("_hasShrinkwrap"),
                 has_install_script: has("hasInstallScript"),
             },
+            entry_points: EntryPoints::from_manifest(members),
         }
+    }
+
+    /// Returns what npm builds at install. An install script may call node-gyp itself.
+    pub(crate) fn builds(&self, tarball: TarballTraits) -> Builds {
+        if tarball.has_gyp && !self.forbids_build { Builds::Gyp } else { Builds::Nothing }
     }
 
     /// Checks whether npm builds the package although no script says so.

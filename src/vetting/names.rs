@@ -128,6 +128,8 @@ names! {
         ImplicitBuild = "implicit-build",
         /// An advisory lists its digest.
         AdvisedIntegrity = "advised-integrity",
+        /// An advisory lists the digest of one of its files.
+        AdvisedFile = "advised-file",
         /// It cannot be opened.
         Unreadable = "unreadable",
         /// It has paths or links that leave the package, or devices.
@@ -140,6 +142,51 @@ names! {
         FalseSignature = "false-signature",
         /// Its provenance is for something else, or a trusted log or authority contradicts it.
         FalseProvenance = "false-provenance",
+        /// It runs a file at install that its predecessor did not run.
+        InstallFileAdded = "install-file-added",
+        /// Its use begins at a file at which that of its predecessor did not: `bin`, `main`, `exports`, `module` or `browser`.
+        EntryFileAdded = "entry-file-added",
+        /// It has native programs or WebAssembly, and its predecessor has none.
+        NativeCodeAdded = "native-code-added",
+        /// It adds minified or encoded code, and its predecessor has only code that can be read.
+        BlobAdded = "blob-added",
+        /// A file of code is ten times as long as in its predecessor.
+        FileGrew = "file-grew",
+        /// It reads credentials or all of the environment, and uses the network.
+        SecretsToNetwork = "secrets-to-network",
+        /// It downloads something and runs it.
+        DownloadAndRun = "download-and-run",
+        /// It runs text that it decodes.
+        RunsDecodedCode = "runs-decoded-code",
+        /// It publishes packages, or changes repositories, with tokens that it finds.
+        SelfPropagation = "self-propagation",
+        /// Its code has characters that reorder text, or that no editor shows.
+        HiddenUnicode = "hidden-unicode",
+        /// Its code is obfuscated, or hides the address of a server.
+        ObfuscatedCode = "obfuscated-code",
+        /// What it runs at install does more than install scripts need.
+        SuspiciousInstall = "suspicious-install",
+    }
+}
+
+impl Findings {
+    /// What feeds list.
+    pub fn of_feeds() -> Self {
+        [Finding::AdvisedIntegrity, Finding::AdvisedFile].into_iter().collect()
+    }
+
+    /// Facts about what changed since the predecessor's tarball.
+    pub fn of_change() -> Self {
+        use Finding as F;
+        [F::InstallFileAdded, F::EntryFileAdded, F::NativeCodeAdded, F::BlobAdded, F::FileGrew].into_iter().collect()
+    }
+
+    /// What new or changed code does. `suspicious-install` is not among them.
+    pub fn of_behaviour() -> Self {
+        use Finding as F;
+        let names =
+            [F::SecretsToNetwork, F::DownloadAndRun, F::RunsDecodedCode, F::SelfPropagation, F::HiddenUnicode, F::ObfuscatedCode];
+        names.into_iter().collect()
     }
 }
 

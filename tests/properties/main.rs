@@ -6,6 +6,7 @@ mod archive;
 mod attestations;
 mod audit;
 mod config;
+mod contents;
 mod endpoint;
 mod lockfile;
 mod manifest;
@@ -79,6 +80,11 @@ fn registry_signature_is_valid_for_one_release() {
 #[test]
 fn provenance_is_valid_for_one_release() {
     drive("attestations", 1_000, attestations::holds);
+}
+
+#[test]
+fn tarball_compared_with_itself_shows_nothing() {
+    drive("contents", 2_000, contents::holds);
 }
 
 /// Runs `holds` on the target's seeds, then on `cases` inputs derived from them and the target's dictionary.
