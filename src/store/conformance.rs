@@ -47,6 +47,7 @@ macro_rules! ledger_laws {
             recorded_package_is_read_before_and_after_a_restart,
             newer_inspection_replaces_the_one_of_the_same_tarball,
             newer_provenance_replaces_the_one_of_the_same_bytes,
+            summaries_of_tarballs_belong_to_a_version_of_the_code,
             fields_set_once_do_not_change,
             version_with_two_integrities_is_two_releases,
             digests_of_a_release_are_only_added,
@@ -326,6 +327,18 @@ pub(crate) fn newer_inspection_replaces_the_one_of_the_same_tarball(open: Open<'
     let mut read = ledger.package(&axios).unwrap().inspections;
     read.sort_by_key(|inspected| inspected.code);
     assert_eq!(read, record.inspections);
+}
+
+pub(crate) fn summaries_of_tarballs_belong_to_a_version_of_the_code(open: Open<'_, dyn Ledger>) {
+    let (ledger, sha512) = (open(), Digest::of(Algorithm::Sha512, b"axios"));
+    assert_eq!(ledger.tarball_summary(&sha512, 1).unwrap(), None);
+    ledger.record_tarball_summary(&sha512, 1, b"one").unwrap();
+    drop(ledger);
+    let ledger = open();
+    assert_eq!(ledger.tarball_summary(&sha512, 1).unwrap().as_deref(), Some(&b"one"[..]));
+    ledger.record_tarball_summary(&sha512, 2, b"two").unwrap();
+    assert_eq!(ledger.tarball_summary(&sha512, 1).unwrap(), None);
+    assert_eq!(ledger.tarball_summary(&sha512, 2).unwrap().as_deref(), Some(&b"two"[..]));
 }
 
 pub(crate) fn fields_set_once_do_not_change(open: Open<'_, dyn Ledger>) {

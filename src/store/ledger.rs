@@ -378,6 +378,13 @@ pub trait Ledger: Send + Sync {
     /// Writes the changes from one validation. They survive a kill of the process once this returns.
     fn record_package(&self, key: &PackageKey, change: &PackageChange) -> Result<(), StoreError>;
 
+    /// Returns the summary of a tarball that this version of the code made, for the comparison with a later release.
+    fn tarball_summary(&self, sha512: &Digest, code: u32) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Keeps the summary of a tarball. Number and size are bounded: long ones are not kept, and the oldest
+    /// ones are deleted.
+    fn record_tarball_summary(&self, sha512: &Digest, code: u32, summary: &[u8]) -> Result<(), StoreError>;
+
     /// Records that a package does not exist upstream, if it was never seen. The number of such absences is bounded. At the
     /// limit, those last looked up before `expired` are deleted. Returns whether the absence was recorded.
     fn record_absence(&self, key: &PackageKey, document: &StoredPackument, expired: Timestamp) -> Result<bool, StoreError>;

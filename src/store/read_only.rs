@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::npm::PackageName;
+use crate::npm::{Digest, PackageName};
 use crate::policy::decisions::Decision;
 use crate::store::error::StoreError;
 use crate::store::ledger::{
@@ -30,6 +30,14 @@ impl Ledger for ReadOnlyLedger {
     }
 
     fn record_package(&self, _key: &PackageKey, _change: &PackageChange) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn tarball_summary(&self, sha512: &Digest, code: u32) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read(|ledger| ledger.tarball_summary(sha512, code))
+    }
+
+    fn record_tarball_summary(&self, _sha512: &Digest, _code: u32, _summary: &[u8]) -> Result<(), StoreError> {
         Ok(())
     }
 

@@ -257,6 +257,14 @@ impl Ledger for SqliteLedger {
         if owner.pending.push(key, change) { Ok(()) } else { Err(StoreError::NoRoom) }
     }
 
+    fn tarball_summary(&self, sha512: &Digest, code: u32) -> Result<Option<Vec<u8>>, StoreError> {
+        self.query(|connection| packages::tarball_summary(connection, sha512, code))
+    }
+
+    fn record_tarball_summary(&self, sha512: &Digest, code: u32, summary: &[u8]) -> Result<(), StoreError> {
+        self.write(|connection| packages::write_tarball_summary(connection, sha512, code, summary))
+    }
+
     fn record_absence(&self, key: &PackageKey, document: &StoredPackument, expired: Timestamp) -> Result<bool, StoreError> {
         let owner = self.owner.as_ref().ok_or(StoreError::ReadOnly)?;
         let is_full = owner.absences.load(Ordering::Relaxed) >= MAX_ABSENCES;

@@ -15,6 +15,10 @@ use crate::vetting::FindingEvidence;
 /// Maximum number of URLs per tarball. A registry that signs URLs uses new ones each time; a deleted one costs a download.
 const MAX_ADDRESSES: u32 = 8;
 
+/// Summaries of tarballs that are kept, and the longest one. Most have 1 to 20 kB; this is one of 8,000 files.
+const MAX_TARBALL_SUMMARIES: i64 = 2_000;
+const MAX_TARBALL_SUMMARY_BYTES: usize = 256 << 10;
+
 pub(crate) fn read(connection: &Connection, key: &PackageKey) -> rusqlite::Result<PackageRecord> {
     let snapshot = connection.unchecked_transaction()?;
     let Some((id, document)) = read_document(&snapshot, key)? else { return Ok(PackageRecord::default()) };
@@ -394,6 +398,22 @@ fn write_provenance(connection: &Connection, package: i64, provenance: &[Verifie
         let result = serde_json::to_string(status).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
         upsert.execute(params![package, version, sha512.as_bytes(), code, result])?;
     }
+    Ok(())
+}
+
+pub(crate) fn tarball_summary(connection: &Connection, sha512: &Digest, code: u32) -> rusqlite::Result<Option<Vec<u8>>> {
+    let sql = "SELECT summary FROM tarball_summaries WHERE sha512 = ?1 AND code = ?2";
+    connection.prepare_cached(sql)?.query_row(params![sha512.as_bytes(), code], |row| row.get(0)).optional()
+}
+
+pub(crate) fn write_tarball_summary(connection: &Connection, sha512: &Digest, code: u32, summary: &[u8]) -> rusqlite::Result<()> {
+    if summary.len() > MAX_TARBALL_SUMMARY_BYTES {
+        return Ok(());
+    }
+    let sql = "INSERT OR REPLACE INTO tarball_summaries (sha512, code, summary) VALUES (?1, ?2, ?3)";
+    connection.prepare_cached(sql)?.execute(params![sha512.as_bytes(), code, summary])?;
+    let sql = "DELETE FROM tarball_summaries WHERE id <= (SELECT max(id) FROM tarball_summaries) - ?1";
+    connection.prepare_cached(sql)?.execute([MAX_TARBALL_SUMMARIES])?;
     Ok(())
 }
 

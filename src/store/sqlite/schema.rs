@@ -12,7 +12,8 @@ use crate::store::data_dir::remove_if_present;
 use crate::store::error::StoreError;
 
 /// The migration to each schema from the one before. A released entry must never change, because ledgers created by it exist.
-const MIGRATIONS: [&str; 8] = [FIRST, DECISIONS, DIGESTS, FORMS, LOOKS, RETURNS, INSPECTIONS, PROVENANCE];
+const MIGRATIONS: [&str; 9] =
+    [FIRST, DECISIONS, DIGESTS, FORMS, LOOKS, RETURNS, INSPECTIONS, PROVENANCE, TARBALL_SUMMARIES];
 
 /// The first schema. Instants are Unix time in nanoseconds; `datetime(x / 1e9, 'unixepoch')` makes them readable.
 const FIRST: &str = "
@@ -203,11 +204,22 @@ const PROVENANCE: &str = "
     ) STRICT, WITHOUT ROWID;
 ";
 
+/// What later releases are compared with. `summary` is made by `vetting::contents`; `code` is the version of that code. Rows are
+/// only a cache: the oldest ones are deleted.
+const TARBALL_SUMMARIES: &str = "
+    CREATE TABLE tarball_summaries (
+        id INTEGER PRIMARY KEY,
+        sha512 BLOB NOT NULL UNIQUE,
+        code INTEGER NOT NULL,
+        summary BLOB NOT NULL
+    ) STRICT;
+";
+
 /// The schema of `LOOKS`. Its migration compares views, which had separate histories before.
 const COMPARES_VIEWS: i64 = 5;
 
 /// The newest schema this program supports: the number of migrations.
-pub(crate) const CURRENT: i64 = 8;
+pub(crate) const CURRENT: i64 = 9;
 
 /// Migrates the ledger at `path`, one transaction per step, so an interrupted migration resumes. An older ledger is first copied
 /// to a file next to it, which is never deleted.
