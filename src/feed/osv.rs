@@ -158,6 +158,18 @@ pub struct Iocs {
 pub struct TarballIndicators {
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub package_integrity: Vec<TarballIndicator>,
+    /// Malicious files, whatever tarball they are in.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub evidence_files: Vec<EvidenceFile>,
+}
+
+/// A malicious file. One without a usable SHA-256 is ignored.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct EvidenceFile {
+    /// Hex.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
+    pub sha256: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -189,6 +201,11 @@ impl TarballHashes {
     }
 }
 
+/// Checks whether honest packages have this file too. A record that lists the empty file would refuse thousands of packages.
+fn is_of_a_common_file(digest: &Digest) -> bool {
+    [&b""[..], b"\n", b"{}", b"{}\n"].iter().any(|content| *digest == Digest::of(Algorithm::Sha256, content))
+}
+
 impl DatabaseSpecific {
     fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -198,7 +215,10 @@ impl DatabaseSpecific {
         let hosts = self.iocs.iter().flat_map(|iocs| iocs.domains.iter().chain(&iocs.ips));
         let tarballs = self.indicators.iter().flat_map(|indicators| &indicators.package_integrity);
         let digests = tarballs.flat_map(|tarball| tarball.hashes.digests()).map(|digest| digest.to_sri());
-        hosts.filter_map(|text| indicators::normalize_indicator(text)).chain(digests)
+        let files = self.indicators.iter().flat_map(|indicators| &indicators.evidence_files);
+        let files = files.filter_map(|file| Digest::from_hex(Algorithm::Sha256, &file.sha256));
+        let files = files.filter(|digest| !is_of_a_common_file(digest)).map(|digest| indicators::file_indicator(&digest));
+        hosts.filter_map(|text| indicators::normalize_indicator(text)).chain(digests).chain(files)
     }
 
     fn weaknesses(&self) -> impl Iterator<Item = &str> {

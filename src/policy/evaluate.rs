@@ -317,10 +317,14 @@ mod tests {
             advisory | deny | not reached | an earlier rule decided
             malware-noted | warn | not reached | an earlier rule decided
             false-signature | deny | not reached | an earlier rule decided
+            advised-file | deny | not reached | an earlier rule decided
             new-package | hold 14 d of the package | not reached | an earlier rule decided
             strong-signal | hold 14 d | not reached | an earlier rule decided
             weak-signals | hold 7 d | not reached | an earlier rule decided
             tarball-findings | hold 14 d | not reached | an earlier rule decided
+            install-behaviour | hold 14 d | not reached | an earlier rule decided
+            behaviour-with-signal | hold 14 d | not reached | an earlier rule decided
+            behaviour-noted | warn | not reached | an earlier rule decided
             fix-lane | allow | not reached | an earlier rule decided
             minimum-age | hold 72 h | not reached | an earlier rule decided"#]].assert_eq(&lines.join("\n"));
         assert_eq!(timestamp::format_utc(at(90)), "2026-04-03 18:00 UTC");

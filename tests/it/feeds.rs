@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
 use coldframe::clock::Clock as _;
 use coldframe::feed::{FeedExport, FeedSigner, OsvAffected, OsvRecord};
 use coldframe::store::SqliteLedger;
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::client::ABBREVIATED;
-use crate::package::{Package, days, hours, minutes, sha512};
+use crate::package::{Package, days, hours, minutes, sha512, tarball};
 use crate::program::{coldframe, machine_clock, run};
 use crate::registry::Registry;
 use crate::reply::Reply;
@@ -111,6 +112,34 @@ async fn a_tarball_whose_digest_a_feed_lists_is_refused_under_any_name() {
     // The stored records have the digest too.
     scene.restart().await;
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+}
+
+#[tokio::test]
+async fn a_tarball_with_a_file_that_a_feed_lists_is_refused() {
+    let feed = Feed::new();
+    feed.put(&record("MAL-2026-0", "other", &json!(["1.0.0"])));
+    let mut scene = Scene::open().set("feed", feed.path()).await;
+    let loader = "console.log('loader')\n";
+    let manifest = r#"{"name":"left-pad","version":"1.1.0"}"#;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    let files = [("package/package.json", manifest), ("package/any-name.js", loader)];
+    scene.publish(Package::new("left-pad", "1.1.0").aged(days(5)).packed(tarball(&files)));
+    scene.get(TARBALL).await.is(200);
+    // Listed after it was opened.
+    let sri = coldframe::npm::Digest::of(coldframe::npm::Algorithm::Sha256, loader.as_bytes()).to_sri();
+    let digest = base64::engine::general_purpose::STANDARD.decode(sri.trim_start_matches("sha256-")).unwrap();
+    let hex = digest.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
+    let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let mut listed = record("MAL-2026-1", "keyv", &json!(["6.0.0"]));
+    let evidence = json!([{ "path": "setup.mjs", "sha256": hex }, { "sha256": "not hex" }, { "sha256": empty }]);
+    listed["affected"][0]["database_specific"] = json!({ "indicators": { "evidence_files": evidence } });
+    feed.put(&listed);
+    scene.restart().await;
+    let refused = scene.get(TARBALL).await.is(403).error();
+    let text = "rule advised-file";
+    assert!(refused.contains(text) && refused.contains("any-name.js: MAL-2026-1 of the feed"), "{refused}");
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
 }
 
 #[tokio::test]

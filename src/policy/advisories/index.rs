@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use crate::npm::{Digest, Integrity};
 use crate::policy::advisories::affected::AffectedRange;
-use crate::policy::advisories::indicators::IndicatorMatch;
+use crate::policy::advisories::indicators::{FILE_PREFIX, IndicatorMatch, file_indicator};
 use crate::policy::advisories::record::{AdvisoryKind, AdvisoryRecord, FeedTrust, Severity};
 
 /// A slice of the text or of a list of an index.
@@ -83,6 +83,10 @@ pub struct FeedAdvisories {
     indicators: Box<[IndicatorRow]>,
     /// The first bytes of each listed digest, so that a lookup of an unlisted one costs little.
     digest_heads: HashSet<[u8; 8]>,
+    /// The same for files of tarballs.
+    file_heads: HashSet<[u8; 8]>,
+    /// Changes with the listed files. 0 if there are none.
+    pub(super) files_revision: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -110,7 +114,7 @@ impl FeedAdvisories {
             + size_of_val(&*self.versions)
             + size_of_val(&*self.spans)
             + size_of_val(&*self.indicators)
-            + self.digest_heads.len() * 9
+            + (self.digest_heads.len() + self.file_heads.len()) * 9
     }
 
     /// Returns the malware record that lists a tarball with this digest.
@@ -120,6 +124,12 @@ impl FeedAdvisories {
         }
         let found = self.find_indicator(&digest.to_sri())?;
         self.of(found.package).iter().find(|row| self.text(row.id) == found.advisory)
+    }
+
+    /// Returns the malware record that lists a file with this digest.
+    pub(crate) fn find_file(&self, digest: &Digest) -> Option<IndicatorMatch<'_>> {
+        let head = digest.as_bytes().first_chunk()?;
+        if self.file_heads.contains(head) { self.find_indicator(&file_indicator(digest)) } else { None }
     }
 
     /// Looks up exactly this domain or address, or the SRI of a digest.
@@ -254,8 +264,11 @@ impl FeedIndexBuilder {
         // Deterministic choice if several records list the same indicator.
         indicators.sort_unstable_by_key(|row| (of(row.listed), of(row.id), of(row.package)));
         indicators.dedup_by_key(|row| of(row.listed));
-        let digests = indicators.iter().filter_map(|row| Integrity::parse(Some(of(row.listed)), None));
-        let digest_heads = digests.filter_map(|digest| digest.strongest().as_bytes().first_chunk().copied()).collect();
+        let head = |sri: &str| Integrity::parse(Some(sri), None)?.strongest().as_bytes().first_chunk().copied();
+        let digest_heads = indicators.iter().filter_map(|row| head(of(row.listed))).collect();
+        let files: Vec<&str> = indicators.iter().filter_map(|row| of(row.listed).strip_prefix(FILE_PREFIX)).collect();
+        let file_heads = files.iter().filter_map(|sri| head(sri)).collect();
+        let files_revision = if files.is_empty() { 0 } else { BuildHasherDefault::<DefaultHasher>::default().hash_one(&files) };
         FeedAdvisories {
             feed: feed.into(),
             trust,
@@ -268,6 +281,8 @@ impl FeedIndexBuilder {
             spans: spans.into(),
             indicators: indicators.into(),
             digest_heads,
+            file_heads,
+            files_revision,
         }
     }
 

@@ -1,8 +1,12 @@
-//! Indicators: domains and addresses that malware contacts, according to malware records.
+//! Indicators: domains and addresses that malware contacts, and files that it consists of, according to malware records.
 
 use core::net::IpAddr;
 
+use crate::npm::Digest;
 use crate::policy::advisories::record::FeedTrust;
+
+/// What the indicator of a file begins with, so that it is no digest of a tarball.
+pub(super) const FILE_PREFIX: &str = "file:";
 
 /// A match of a domain or address with an indicator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +18,11 @@ pub struct IndicatorMatch<'a> {
     pub package: &'a str,
     pub feed: &'a str,
     pub trust: FeedTrust,
+}
+
+/// Returns the indicator for a file with this digest.
+pub(crate) fn file_indicator(digest: &Digest) -> String {
+    format!("{FILE_PREFIX}{}", digest.to_sri())
 }
 
 /// Normalizes a listed domain or address, including defanged forms (`evil[.]example`). Returns `None` if the text is neither, or

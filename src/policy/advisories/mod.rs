@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::npm::{Integrity, Version};
+use crate::npm::{Digest, Integrity, Version};
 use crate::policy::advisories::index::FeedAdvisories;
 use crate::policy::advisories::indicators::IndicatorMatch;
 use crate::units::timestamp;
@@ -99,6 +99,20 @@ impl Advisories {
         let found = self.feeds.iter().filter_map(|feed| spellings().find_map(|spelling| feed.find_indicator(spelling)));
         // On a tie the first feed wins.
         found.min_by_key(|found| found.trust)
+    }
+
+    /// Returns the malware record that lists a file with this digest, from feeds with trust `deny`.
+    pub(crate) fn match_file(&self, digest: &Digest) -> Option<IndicatorMatch<'_>> {
+        self.denying().find_map(|feed| feed.find_file(digest))
+    }
+
+    /// Returns a number that changes with the files that [`Self::match_file`] knows.
+    pub(crate) fn files_revision(&self) -> u64 {
+        self.denying().fold(0, |revision, feed| revision ^ feed.files_revision)
+    }
+
+    fn denying(&self) -> impl Iterator<Item = &FeedAdvisories> {
+        self.feeds.iter().map(|feed| &**feed).filter(|feed| feed.trust == FeedTrust::Deny)
     }
 
     /// Returns the advisories with this id or alias, one per package. Scans the whole index.

@@ -310,7 +310,7 @@ dist-tags = []
             p.toml:19:12: `findings` has an unknown value: `nothing`
              19 | findings = "nothing"
                 |            ^^^^^^^^^
-               = allowed: `manifest-confusion`, `implicit-build`, `advised-integrity`, `unreadable`, `unsafe-archive`, `ambiguous-archive`, `archive-bomb`, `false-signature`, `false-provenance`
+               = allowed: `behaviour`, `change`, `manifest-confusion`, `implicit-build`, `advised-integrity`, `advised-file`, `unreadable`, `unsafe-archive`, `ambiguous-archive`, `archive-bomb`, `false-signature`, `false-provenance`, `install-file-added`, `entry-file-added`, `native-code-added`, `blob-added`, `file-grew`, `secrets-to-network`, `download-and-run`, `runs-decoded-code`, `self-propagation`, `hidden-unicode`, `obfuscated-code`, `suspicious-install`
 
             p.toml:21:21: `kind` has an unknown value: `virus`
              21 | advisory = { kind = "virus", feeds = "osv" }

@@ -590,10 +590,14 @@ reason = "x"
             advisory no match: no enforced feed lists it as malware
             malware-noted no match: no matching advisory
             false-signature no match: it has none of these findings
+            advised-file no match: it has none of these findings
             new-package decides: published 2026-03-31 00:00 UTC, the package is new, its package was first published 2026-03-31 00:00 UTC, new packages wait 14 d
             strong-signal not reached: an earlier rule decided
             weak-signals not reached: an earlier rule decided
             tarball-findings not reached: an earlier rule decided
+            install-behaviour not reached: an earlier rule decided
+            behaviour-with-signal not reached: an earlier rule decided
+            behaviour-noted not reached: an earlier rule decided
             fix-lane not reached: an earlier rule decided
             minimum-age not reached: an earlier rule decided"#]].assert_eq(&lines.join("\n"));
         assert_eq!(steps.len(), policy.rules().len() + 2);
@@ -676,10 +680,14 @@ reason = "x"
             shut decides: published 2026-03-31 00:00 UTC, x, MAL-1 (osv), held until it is 48 h old
             malware-noted not reached: an earlier rule decided
             false-signature not reached: an earlier rule decided
+            advised-file not reached: an earlier rule decided
             new-package not reached: an earlier rule decided
             strong-signal not reached: an earlier rule decided
             weak-signals not reached: an earlier rule decided
             tarball-findings not reached: an earlier rule decided
+            install-behaviour not reached: an earlier rule decided
+            behaviour-with-signal not reached: an earlier rule decided
+            behaviour-noted not reached: an earlier rule decided
             fix-lane not reached: an earlier rule decided
             minimum-age not reached: an earlier rule decided"#]]
         .assert_eq(&lines.join("\n"));

@@ -9,7 +9,7 @@ use crate::policy::rules::rule::{
     AdvisoryCondition, AgeLimits, AgeSubject, DependencyKind, GlobList, PackageGlob, Rule, RuleAction, RuleConditions,
 };
 use crate::policy::rules::toml_table::{TomlTable, quoted};
-use crate::vetting::{Finding, Signal, SignalStrength, Signals};
+use crate::vetting::{Finding, Findings, Signal, SignalStrength, Signals};
 
 /// Allowed keys of a rule.
 const KEYS: &[&str] = &[
@@ -158,7 +158,7 @@ fn asks(table: &mut TomlTable<'_, '_>) -> RuleConditions {
             .map(|tags| tags.into_iter().map(|(tag, _)| tag.into()).collect()),
         advisory: advisory(table),
         signals: signals(table),
-        findings: table.words("findings", Finding::ALL, Finding::as_str).map(|found| found.into_iter().collect()),
+        findings: findings(table),
         spares_siblings: is_set(table, "siblings", "exempt"),
         fixes: is_set(table, "fix", "reviewed"),
     }
@@ -241,6 +241,16 @@ fn signals(table: &mut TomlTable<'_, '_>) -> Option<(Signals, u32)> {
         table.note(span, format!("`at-least` exceeds the number of named signals: `{least}`"), format!("at most {most}"));
     }
     Some((wanted, least))
+}
+
+fn findings(table: &mut TomlTable<'_, '_>) -> Option<Findings> {
+    let allowed = quoted(["behaviour", "change"].into_iter().chain(Finding::ALL.iter().map(|finding| finding.as_str())));
+    let written = table.parsed("findings", &allowed, |text| match text {
+        "behaviour" => Ok(Findings::of_behaviour()),
+        "change" => Ok(Findings::of_change()),
+        _ => Finding::parse(text).map(|found| [found].into_iter().collect()).ok_or_else(|| "has an unknown value".to_owned()),
+    });
+    Some(written?.into_iter().fold(Findings::NONE, Findings::or))
 }
 
 /// Checks whether `name` is set to its only value.

@@ -18,6 +18,9 @@ use crate::vetting::{Findings, Signals};
 /// Id of the rule for the minimum release age. The setting `min-release-age` replaces its age.
 pub const MINIMUM_AGE: &str = "minimum-age";
 
+/// Older tarballs are not opened to look for files that feeds list: their versions are listed by then.
+const FEED_FINDING_WINDOW: Duration = Duration::from_secs(14 * 24 * 3600);
+
 /// A glob over package names: `lodash`, `@acme/*`, `eslint-*`. A `*` does not match the slash of a scope.
 #[derive(Debug, Clone)]
 pub struct PackageGlob(pub(crate) Glob);
@@ -268,12 +271,13 @@ impl Rule {
 
     /// Returns the age of a release from which the rule needs no findings in its tarball. `None` if it tests none.
     pub(crate) fn finding_window(&self) -> Option<Duration> {
-        self.asks.findings.filter(|asked| !asked.and(Findings::of_tarballs()).is_empty())?;
+        let wanted = self.asks.findings.filter(|asked| !asked.and(Findings::of_tarballs()).is_empty())?;
         let held = match self.action {
             RuleAction::Hold { age, of: AgeSubject::Release } => age,
             _ => Duration::MAX,
         };
-        Some(self.asks.age.younger_than.unwrap_or(Duration::MAX).min(held))
+        let feeds = if wanted.and(Findings::of_feeds()) == wanted { FEED_FINDING_WINDOW } else { Duration::MAX };
+        Some(self.asks.age.younger_than.unwrap_or(Duration::MAX).min(held).min(feeds))
     }
 
     /// Returns the condition that the version does not meet. Returns `None` if the rule matches. Package names are not tested
