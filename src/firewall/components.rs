@@ -31,6 +31,7 @@ use crate::firewall::tarballs::download::{Downloader, MEMORY_UNITS};
 use crate::firewall::tarballs::early_request::EarlyRequests;
 use crate::firewall::tarballs::entitlement::{EntitlementService, Entitlements};
 use crate::firewall::tarballs::provenance::ProvenanceVerifier;
+use crate::firewall::tarballs::provider::TarballProvider;
 use crate::firewall::tarballs::vetting::TarballVetter;
 use crate::firewall::wall_clock::WallClock;
 use crate::firewall::wanted_versions::Wants;
@@ -148,7 +149,7 @@ impl Firewall {
     /// Waits until all background work is done, so that the store can be closed.
     pub(crate) async fn drain(&self) {
         self.0.fetcher.slots.settle().await;
-        self.0.tarballs.slots.settle().await;
+        self.0.tarballs.provider.slots.settle().await;
         self.0.workers.settle().await;
     }
 
@@ -233,15 +234,19 @@ impl Components {
         };
         let passthrough = Arc::new(Passthrough { services: Arc::clone(&services), slots: Slots::new(slots(MAX_PASSTHROUGHS)) });
         let attestations = Arc::new(AttestationService::new(&services, &passthrough));
+        let provider = Arc::new(TarballProvider {
+            services: Arc::clone(&services),
+            entitlements,
+            downloader: Arc::new(downloader),
+            running: SharedFetches::new(&services.workers),
+            slots: downloads,
+        });
         let tarballs = TarballService {
             provenance: ProvenanceVerifier { services: Arc::clone(&services), attestations: Arc::clone(&attestations) },
             services: Arc::clone(&services),
             packages: Arc::clone(&packages),
-            entitlements,
-            downloader: Arc::new(downloader),
-            vetter: TarballVetter::new(&services, &packages),
-            running: SharedFetches::new(&services.workers),
-            slots: downloads,
+            vetter: TarballVetter::new(&services, &packages, &provider),
+            provider,
         };
         Self {
             responses: Arc::new(ResponseCache::new(&services, views, eighths(1), plain, Arc::clone(&packages))),

@@ -25,6 +25,7 @@ mod attack_forms;
 mod attack_time;
 mod audit;
 mod authority;
+mod behaviour;
 mod beside;
 mod binary;
 mod bindings;

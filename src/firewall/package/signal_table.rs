@@ -21,6 +21,8 @@ pub(crate) struct SignalTable {
     pub false_origins: HashMap<usize, Vec<FindingEvidence>>,
     /// Releases without signals are absent.
     pub reports: HashMap<usize, SignalReport>,
+    /// For each young release, the release of the baseline that its tarball is compared with.
+    pub predecessors: HashMap<usize, Option<usize>>,
     /// The new dependencies that are not looked up yet, sorted.
     pub pending: Vec<Arc<str>>,
 }

@@ -88,6 +88,8 @@ pub(crate) fn compare(
             // Searched, not scanned: a package may pin one part in 100,000 versions. Positions are in the document's order.
             packument.parts.get(name).is_some_and(|pins| pins.binary_search_by_key(&at, |position| *position as usize).is_ok())
         };
+        let predecessor = comparison.predecessor(release.entry).and_then(|earlier| packument.find(&earlier.key));
+        table.predecessors.insert(at, predecessor.map(|(earlier, _)| earlier));
         let mut report = comparison.compare(release, is_subpackage);
         if let Some(verifier) = &verifier {
             add_lost_signature(&mut report, packument, at, verifier);

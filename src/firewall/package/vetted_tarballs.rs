@@ -111,18 +111,29 @@ impl VettedTarballs {
         });
     }
 
-    /// Returns the inspection of a tarball by this version of the code that compared it with the entry's current manifest.
-    pub(crate) fn current(&self, entry: &VersionEntry, sha512: &Digest) -> Option<Arc<InspectedTarball>> {
-        let is_current =
-            |known: &&Arc<InspectedTarball>| known.code == INSPECTION_VERSION && known.manifest == Some(manifest_of(entry));
-        self.0.load().find(&entry.key, sha512).filter(is_current).cloned()
+    /// Returns the inspection of a tarball by this version of the code that compared it with `compared`.
+    pub(crate) fn current(&self, version: &str, sha512: &Digest, compared: [u8; 32]) -> Option<Arc<InspectedTarball>> {
+        let is_current = |known: &&Arc<InspectedTarball>| known.code == INSPECTION_VERSION && known.manifest == Some(compared);
+        self.0.load().find(version, sha512).filter(is_current).cloned()
     }
 }
 
-/// Returns a digest of what an inspection compares of an entry's manifest.
-pub(crate) fn manifest_of(entry: &VersionEntry) -> [u8; 32] {
+/// Returns a digest of what an inspection compares a tarball with: the entry's manifest, the tarball of the predecessor, and the
+/// files that feeds list (`files_revision`).
+pub(crate) fn compared_with(entry: &VersionEntry, predecessor: Option<&VersionEntry>, files_revision: u64) -> [u8; 32] {
     let scripts = entry.install_scripts.unwrap_or_default();
-    let stated = [&entry.resolution[..], &scripts, &[u8::from(entry.traits.install_script), u8::from(entry.outline.has_gyp)]];
+    let (earlier, bytes) = match predecessor {
+        Some(earlier) => (&*earlier.key, earlier.integrity.as_ref().map(|stated| stated.strongest().as_bytes())),
+        None => ("", None),
+    };
+    let stated = [
+        &entry.resolution[..],
+        &scripts,
+        &[u8::from(entry.traits.install_script), u8::from(entry.outline.has_gyp)],
+        earlier.as_bytes(),
+        bytes.unwrap_or_default(),
+        &files_revision.to_le_bytes(),
+    ];
     Digest::of(Algorithm::Sha256, &stated.concat()).as_bytes().try_into().unwrap_or_default()
 }
 

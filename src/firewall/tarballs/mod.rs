@@ -6,31 +6,30 @@ pub(crate) mod admission;
 pub(crate) mod download;
 pub(crate) mod early_request;
 pub(crate) mod entitlement;
+mod predecessor;
 pub(crate) mod provenance;
+pub(crate) mod provider;
 pub(crate) mod vetting;
 
 use std::sync::Arc;
 
 use crate::firewall::credential_binding::explain_unsent;
-use crate::firewall::error::{FirewallError, Refusal, Result, no_version};
-use crate::firewall::package::PackageSnapshot;
-use crate::firewall::package::stored_tarballs::StoredTarball;
+use crate::firewall::error::{FirewallError, Refusal, Result};
 use crate::firewall::packages::Services;
-use crate::firewall::packages::fetch_slots::{SharedFetches, Slots};
 use crate::firewall::packages::request::{DocumentNeed, PackageLookup};
 use crate::firewall::packages::service::PackageService;
 use crate::firewall::policy_state::PolicySnapshot;
 use crate::firewall::recorder::Requested;
 use crate::firewall::request::{Client, TarballResponse};
 use crate::firewall::tarballs::admission::AdmittedTarball;
-use crate::firewall::tarballs::download::{DownloadSource, Downloader, TarballKey, VerifiedTarball, open_blob};
-use crate::firewall::tarballs::entitlement::{Entitled, EntitlementService};
+use crate::firewall::tarballs::download::VerifiedTarball;
 use crate::firewall::tarballs::provenance::ProvenanceVerifier;
+use crate::firewall::tarballs::provider::TarballProvider;
 use crate::firewall::tarballs::vetting::{TarballVetter, VettingResult};
 use crate::firewall::verdicts::cache::CachedPackage;
-use crate::npm::{Algorithm, Integrity, PackageName, Sha1Check};
+use crate::npm::PackageName;
 use crate::policy::{RuleId, Verdict};
-use crate::store::{DownloadOutcome, TarballSource};
+use crate::store::DownloadOutcome;
 use crate::telemetry::{CacheLabel, CacheOutcome};
 use crate::upstream::UpstreamError;
 use crate::vetting::inspect::Inspection;
@@ -40,12 +39,9 @@ use crate::vetting::signatures::SignatureStatus;
 pub(crate) struct TarballService {
     pub services: Arc<Services>,
     pub packages: Arc<PackageService>,
-    pub entitlements: Arc<EntitlementService>,
-    pub downloader: Arc<Downloader>,
+    pub provider: Arc<TarballProvider>,
     pub vetter: TarballVetter,
     pub provenance: ProvenanceVerifier,
-    pub running: SharedFetches<TarballKey, VerifiedTarball>,
-    pub slots: Arc<Slots>,
 }
 
 impl TarballService {
@@ -57,7 +53,7 @@ impl TarballService {
         let mut lookup = if let Some(lookup) = self.packages.cached(client, name, DocumentNeed::Index, &context) {
             lookup
         } else {
-            _early = Box::pin(self.downloader.early.start(client, name, version)).await;
+            _early = Box::pin(self.provider.downloader.early.start(client, name, version)).await;
             let lookup = Box::pin(self.packages.lookup(client, name, DocumentNeed::Index, None)).await?;
             context = self.services.policy.context();
             lookup
@@ -77,14 +73,14 @@ impl TarballService {
             Ok(admitted) => admitted,
             Err(rejection) => return Err(self.services.recorder.refused_tarball(client, &lookup.package, version, rejection)),
         };
-        let served = match self.stored(client, &lookup.package, version, &admitted).await {
+        let served = match self.provider.stored(client, &lookup.package, version, &admitted).await {
             Ok(Some(stored)) => {
                 self.services.recorder.cache_lookup(CacheLabel::Blob, CacheOutcome::Hit);
                 Ok((stored, true))
             }
             Ok(None) => {
                 self.services.recorder.cache_lookup(CacheLabel::Blob, CacheOutcome::Miss);
-                let download = self.download(client, &lookup.package, version, &admitted);
+                let download = self.provider.download(client, &lookup.package, version, &admitted);
                 Box::pin(download).await.map(|verified| (verified, false))
             }
             Err(rejection) => Err(rejection),
@@ -184,106 +180,11 @@ impl TarballService {
         };
         let revision = self.services.policy.snapshot().revision;
         let admitted = AdmittedTarball { integrity, entry: Some(at), notes: Vec::new(), needs_vetting: true, revision };
-        let tarball = match self.stored(client, package, &entry.key, &admitted).await? {
+        let tarball = match self.provider.stored(client, package, &entry.key, &admitted).await? {
             Some(stored) => stored,
-            None => self.download(client, package, &entry.key, &admitted).await?,
+            None => self.provider.download(client, package, &entry.key, &admitted).await?,
         };
         self.vetter.inspect(client, lookup, at, &tarball).await
-    }
-
-    /// Downloads a tarball that is not in the store, once for all clients that wait for it.
-    async fn download(
-        &self,
-        client: &Client,
-        package: &Arc<CachedPackage>,
-        version: &str,
-        admitted: &AdmittedTarball,
-    ) -> Result<VerifiedTarball> {
-        let slot = &package.slot;
-        let entry =
-            package.packument.as_ref().and_then(|packument| Some((admitted.entry?, packument.entries.get(admitted.entry?)?)));
-        let Some((at, entry)) = entry else {
-            if slot.is_client_scoped() {
-                return Err(no_version(&slot.name, version));
-            }
-            return Err(FirewallError::NotFound(
-                format!("this version of {} was removed upstream and is not in the cache", slot.name).into(),
-            ));
-        };
-        let source = DownloadSource {
-            package: Arc::clone(package),
-            at,
-            slot: slot.clone(),
-            version: entry.key.clone(),
-            url: entry.tarball.clone(),
-            registry: Arc::clone(&package.registry),
-            authorization: client.authorization.clone(),
-            sha1: sha1_check(package, version, &admitted.integrity),
-            revision: admitted.revision,
-        };
-        let (downloader, integrity) = (Arc::clone(&self.downloader), admitted.integrity.clone());
-        let key = (slot.clone(), entry.key.clone(), entry.tarball.clone(), integrity.clone());
-        let slots = self.slots.of(&package.registry);
-        let fetch = move |request| downloader.fetch(source, integrity, request);
-        self.running.join(key, client.address, &slots, fetch).await
-    }
-
-    /// Returns the tarball from the store if it came from the stated URL, matches every digest, and the client is entitled to it.
-    async fn stored(
-        &self,
-        client: &Client,
-        package: &Arc<CachedPackage>,
-        version: &str,
-        admitted: &AdmittedTarball,
-    ) -> Result<Option<VerifiedTarball>> {
-        let Some(stored) = self.find_stored(package, version, admitted).await? else { return Ok(None) };
-        let Some(bytes) = open_blob(&*self.services.blobs, &stored.name).await else { return Ok(None) };
-        let entitled = match admitted.entry {
-            _ if stored.is_public() => Entitled::Yes,
-            None if self.entitlements.is_entitled_to_departed(package, &stored) => Entitled::Yes,
-            None => Entitled::Unclear,
-            Some(_) if self.entitlements.is_entitled(package, &stored) => Entitled::Yes,
-            Some(at) => Box::pin(self.entitlements.ask(package, at, &stored, client)).await?,
-        };
-        Ok((entitled == Entitled::Yes).then(|| VerifiedTarball { bytes, digests: stored.digests.clone() }))
-    }
-
-    /// Looks up the stored tarball of an entry in memory, then in the ledger, which records the source of each tarball.
-    async fn find_stored(
-        &self,
-        package: &Arc<CachedPackage>,
-        version: &str,
-        admitted: &AdmittedTarball,
-    ) -> Result<Option<Arc<StoredTarball>>> {
-        let integrity = &admitted.integrity;
-        let in_memory = admitted.entry.and_then(|at| package.tarballs.get(at));
-        if let Some(stored) = in_memory.filter(|stored| integrity.is_covered_by(&stored.digests)) {
-            return Ok(Some(stored));
-        }
-        let (ledger, key, of) =
-            (Arc::clone(&self.services.ledger), package.slot.key(&package.registry), Box::<str>::from(version));
-        let sources = self.services.workers.run(move || ledger.tarballs(&key, &of)).await?;
-        let sources = sources.unwrap_or_else(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "ledger read failed");
-            Vec::new()
-        });
-        let packument = package.packument.as_ref();
-        let entry = packument.and_then(|packument| Some((admitted.entry?, packument.entries.get(admitted.entry?)?)));
-        let fits = |source: &TarballSource| {
-            entry.is_none_or(|(_, entry)| source.address == entry.tarball) && integrity.is_covered_by(&source.digests)
-        };
-        let mut fitting = sources.into_iter().filter(fits).filter_map(|source| StoredTarball::recall(&package.slot.name, source));
-        let first = fitting.next();
-        let stored = match fitting.find(StoredTarball::is_public) {
-            // For a removed version any URL is valid; a public one is preferred.
-            Some(public) if entry.is_none() => Some(public),
-            _ => first,
-        };
-        let Some(stored) = stored.map(Arc::new) else { return Ok(None) };
-        if let (Some((at, _)), Some(packument)) = (entry, packument) {
-            package.tarballs.set(at, packument.entries.len(), &stored);
-        }
-        Ok(Some(stored))
     }
 
     /// Turns upstream failures that are policy decisions into refusals.
@@ -300,13 +201,4 @@ impl TarballService {
             other => explain_unsent(&lookup.package.registry, client, other),
         }
     }
-}
-
-/// Returns how to compute the SHA-1 of a version. Collisions matter only if no other digest was known before its bytes were
-/// downloaded.
-fn sha1_check(package: &PackageSnapshot, version: &str, integrity: &Integrity) -> Sha1Check {
-    let is_weak = |integrity: &Integrity| integrity.strongest().algorithm() == Algorithm::Sha1;
-    let is_known_by_sha1_alone =
-        is_weak(integrity) || package.releases_of(version).filter_map(|row| row.integrity.as_ref()).any(is_weak);
-    if is_known_by_sha1_alone { Sha1Check::DetectCollisions } else { Sha1Check::Plain }
 }

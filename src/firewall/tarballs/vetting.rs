@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use crate::firewall::error::{FirewallError, Result};
 use crate::firewall::package::CacheKey;
-use crate::firewall::package::vetted_tarballs::manifest_of;
+use crate::firewall::package::vetted_tarballs::compared_with;
 use crate::firewall::packages::Services;
 use crate::firewall::packages::request::PackageLookup;
 use crate::firewall::packages::service::PackageService;
 use crate::firewall::request::Client;
 use crate::firewall::singleflight::SingleFlight;
 use crate::firewall::tarballs::download::VerifiedTarball;
+use crate::firewall::tarballs::predecessor::{self, Predecessor, PredecessorReader};
+use crate::firewall::tarballs::provider::TarballProvider;
 use crate::firewall::workers::task_failed;
 use crate::npm::{Algorithm, Digest};
 use crate::store::{InspectedTarball, PackageChange};
@@ -41,12 +43,18 @@ type VettingKey = (CacheKey, Box<str>, Digest);
 pub(crate) struct TarballVetter {
     services: Arc<Services>,
     packages: Arc<PackageService>,
+    provider: Arc<TarballProvider>,
     running: SingleFlight<VettingKey, Result<VettingResult>>,
 }
 
 impl TarballVetter {
-    pub(crate) fn new(services: &Arc<Services>, packages: &Arc<PackageService>) -> Self {
-        Self { services: Arc::clone(services), packages: Arc::clone(packages), running: SingleFlight::new() }
+    pub(crate) fn new(services: &Arc<Services>, packages: &Arc<PackageService>, provider: &Arc<TarballProvider>) -> Self {
+        Self {
+            services: Arc::clone(services),
+            packages: Arc::clone(packages),
+            provider: Arc::clone(provider),
+            running: SingleFlight::new(),
+        }
     }
 
     /// Opens a tarball of the entry at `entry`, unless that was done. Fails if it cannot be inspected although a rule needs it.
@@ -62,7 +70,12 @@ impl TarballVetter {
         let (Some(entry), Some(sha512)) = (packument.entries.get(at), tarball.digests.digest(Algorithm::Sha512)) else {
             return Ok(VettingResult::Unchanged);
         };
-        if let Some(known) = package.vetted.current(entry, sha512) {
+        let files = self.services.policy.snapshot().advisories.files_revision();
+        let known = package.last_signals().and_then(|signals| {
+            let earlier = signals.predecessors.get(&at).copied().flatten().and_then(|earlier| packument.entries.get(earlier));
+            package.vetted.current(&entry.key, sha512, compared_with(entry, earlier, files))
+        });
+        if let Some(known) = known {
             return Ok(VettingResult::of(&known.evidence));
         }
         let key = (package.slot.clone(), entry.key.clone(), sha512.clone());
@@ -89,6 +102,7 @@ impl TarballVetter {
         VettingTask {
             services: Arc::clone(&self.services),
             packages: Arc::clone(&self.packages),
+            provider: Arc::clone(&self.provider),
             client: client.clone(),
             lookup: lookup.clone(),
             at,
@@ -101,6 +115,7 @@ impl TarballVetter {
 struct VettingTask {
     services: Arc<Services>,
     packages: Arc<PackageService>,
+    provider: Arc<TarballProvider>,
     client: Client,
     lookup: PackageLookup,
     at: usize,
@@ -121,10 +136,13 @@ impl VettingTask {
             }
             Err(error) => return Err(error),
         };
+        let reader =
+            PredecessorReader { services: &self.services, provider: &self.provider, client: &self.client, package: &package };
+        let predecessor = reader.read(self.at).await?;
         let permit = self.services.workers.heavy.acquire(self.client.address).await;
         let services = Arc::clone(&self.services);
         let work = move || {
-            let result = self.inspect(document.as_deref());
+            let result = self.inspect(document.as_deref(), &predecessor);
             drop(permit);
             result
         };
@@ -132,7 +150,7 @@ impl VettingTask {
     }
 
     /// Blocks.
-    fn inspect(&self, document: Option<&[u8]>) -> Result<Inspection> {
+    fn inspect(&self, document: Option<&[u8]>, predecessor: &Predecessor) -> Result<Inspection> {
         let package = &self.lookup.package;
         let entry = package.packument.as_ref().and_then(|packument| packument.entries.get(self.at));
         let (Some(entry), Some(sha512)) = (entry, self.tarball.digests.digest(Algorithm::Sha512)) else {
@@ -144,15 +162,27 @@ impl VettingTask {
             Some(Err(error)) => inspection.note_unreadable_manifest(&error),
             None => {}
         }
+        predecessor.compare(&mut inspection);
+        let advisories = &self.services.policy.snapshot().advisories;
+        inspection.compare_files(|digest| {
+            let listed = advisories.match_file(&Digest::from_bytes(Algorithm::Sha256, digest)?)?;
+            Some(format!("{} of the feed `{}` lists its digest", listed.advisory, listed.feed))
+        });
+        let earlier = predecessor.at().and_then(|earlier| package.packument.as_ref()?.entries.get(earlier));
         let inspected = InspectedTarball {
             version: entry.key.clone(),
             sha512: sha512.clone(),
             code: INSPECTION_VERSION,
-            manifest: document.map(|_| manifest_of(entry)),
+            manifest: document.map(|_| compared_with(entry, earlier, advisories.files_revision())),
             evidence: inspection.evidence.clone(),
         };
-        let change = PackageChange { inspections: vec![inspected.clone()], ..PackageChange::default() };
+        // What could not be compared is tried again after the next restart or change of the document.
+        let stored = InspectedTarball { manifest: inspected.manifest.filter(|_| predecessor.is_known()), ..inspected.clone() };
+        let change = PackageChange { inspections: vec![stored], ..PackageChange::default() };
         self.services.recorder.package_change(&package.slot.key(&package.registry), &change);
+        if let Some(summary) = inspection.summary() {
+            predecessor::keep(&self.services, sha512, &summary);
+        }
         package.vetted.add(inspected);
         if !inspection.evidence.is_empty() {
             self.report(&entry.key, &inspection);

@@ -185,6 +185,11 @@ impl CachedPackage {
         Some(status)
     }
 
+    /// Returns the signals that were computed last, if any. They may be those of an earlier policy revision.
+    pub(crate) fn last_signals(&self) -> Option<Arc<SignalTable>> {
+        self.signals.load_full()
+    }
+
     pub(crate) fn facts<'a>(
         &'a self,
         packument: &'a Packument,
