@@ -1,5 +1,7 @@
 //! Provenance: where a version was built. The authority and the logs are those of `sigstore`.
 
+use std::future::IntoFuture as _;
+
 use coldframe::npm::{Algorithm, Digest, PackageName};
 use coldframe::vetting::provenance::{AttestedRelease, ProvenanceStatus, TrustRoot, verify};
 use coldframe::vetting::signatures::TrustSource;
@@ -314,4 +316,36 @@ async fn provenance_is_not_verified_without_a_root() {
     scene.get("/demo/-/demo-1.1.0.tgz").await.is(200);
     let explained = scene.get("/-/coldframe/explain/demo@1.1.0").accept("application/json").await.is(200).json();
     assert_eq!(explained["facts"]["provenance"]["status"], "off");
+}
+
+#[tokio::test]
+async fn what_an_older_root_could_not_decide_is_decided_by_another() {
+    let mut attested = Attested::open().await;
+    attested.publish_old();
+    attested.publish(release(), |build| build.repository = "https://github.com/mallory/demo".to_owned());
+    let (unknown, folder) = (Sigstore::new(), TempDir::new().unwrap());
+    let (old, new) = (folder.path().join("old.json"), folder.path().join("new.json"));
+    std::fs::write(&old, unknown.root().to_string()).unwrap();
+    std::fs::write(&new, attested.sigstore.root().to_string()).unwrap();
+    attested.scene.restart_with("sigstore-root", old.to_str().unwrap()).await;
+    attested.scene.get("/demo/-/demo-1.1.0.tgz").await.is(200);
+    assert_eq!(attested.facts("demo@1.1.0").await["provenance"]["status"], "not-observable");
+    attested.scene.restart_with("sigstore-root", new.to_str().unwrap()).await;
+    attested.scene.get("/demo/-/demo-1.1.0.tgz").await.is(403);
+}
+
+#[tokio::test]
+async fn many_clients_ask_for_attestations_once() {
+    let attested = Attested::open().await;
+    attested.publish_old();
+    attested.publish(release(), |build| build.repository = "https://github.com/mallory/demo".to_owned());
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        clients.spawn(attested.scene.get("/demo/-/demo-1.1.0.tgz").into_future());
+    }
+    // None is served while another waits for the attestations.
+    for answer in clients.join_all().await {
+        answer.is(403);
+    }
+    assert_eq!(attested.scene.registry.count(&path(&release())), 1);
 }

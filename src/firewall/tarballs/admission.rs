@@ -26,6 +26,8 @@ pub(crate) struct AdmittedTarball {
     pub needs_vetting: bool,
     /// The policy revision that admitted it.
     pub revision: u64,
+    /// The revision of what was found about the package's versions.
+    pub vetted: u64,
 }
 
 /// Returns what may be served and the digests that it must match, or the refusal. With many versions, only a visible version is
@@ -83,6 +85,7 @@ fn decide(
         notes: table.notes(at).to_vec(),
         needs_vetting,
         revision: policy_snapshot.revision,
+        vetted: table.inputs.vetted,
     })
 }
 
@@ -109,7 +112,8 @@ fn admit_removed(
     }
     let integrity = first.and_then(Release::known_digests).ok_or_else(|| no_version(name, version))?;
     let integrity = policy_snapshot.active_decisions.with_approved_digests(name, version, &integrity);
-    Ok(AdmittedTarball { integrity, entry: None, notes, needs_vetting: false, revision: policy_snapshot.revision })
+    let revision = policy_snapshot.revision;
+    Ok(AdmittedTarball { integrity, entry: None, notes, needs_vetting: false, revision, vetted: 0 })
 }
 
 /// Returns the verdict, first release and warnings of a version that was removed upstream; `None` if it never existed.

@@ -133,7 +133,10 @@ impl TarballService {
         let policy_snapshot = self.services.policy.snapshot();
         let needs_provenance =
             || admitted.entry.is_some_and(|at| ProvenanceVerifier::is_needed(&lookup.package, &policy_snapshot, at));
-        if !admitted.needs_vetting && policy_snapshot.revision == admitted.revision && !needs_provenance() {
+        // Another request may have found something since the admission.
+        let is_current = policy_snapshot.revision == admitted.revision
+            && (admitted.entry.is_none() || lookup.package.vetted.revision() == admitted.vetted);
+        if is_current && !admitted.needs_vetting && !needs_provenance() {
             return Ok(admitted);
         }
         Box::pin(self.admit_again(client, lookup, version, admitted, tarball)).await
@@ -150,11 +153,11 @@ impl TarballService {
     ) -> Result<AdmittedTarball> {
         let then = self.services.policy.snapshot();
         let needs_provenance = admitted.entry.filter(|at| ProvenanceVerifier::is_needed(&lookup.package, &then, *at));
-        let is_changed = match needs_provenance {
-            Some(at) => self.provenance.load(client, &lookup.package, &then, at).await,
-            None => false,
-        };
-        let admitted = if then.revision == admitted.revision && !is_changed {
+        if let Some(at) = needs_provenance {
+            self.provenance.load(client, &lookup.package, &then, at).await;
+        }
+        let is_known = admitted.entry.is_none() || lookup.package.vetted.revision() == admitted.vetted;
+        let admitted = if then.revision == admitted.revision && is_known {
             admitted
         } else {
             admission::admit(&self.services, client, &lookup.package, version, &then).await?
@@ -179,7 +182,8 @@ impl TarballService {
             return Err(FirewallError::NotFound(format!("this version of {name} states no digest of its tarball").into()));
         };
         let revision = self.services.policy.snapshot().revision;
-        let admitted = AdmittedTarball { integrity, entry: Some(at), notes: Vec::new(), needs_vetting: true, revision };
+        let admitted =
+            AdmittedTarball { integrity, entry: Some(at), notes: Vec::new(), needs_vetting: true, revision, vetted: 0 };
         let tarball = match self.provider.stored(client, package, &entry.key, &admitted).await? {
             Some(stored) => stored,
             None => self.provider.download(client, package, &entry.key, &admitted).await?,

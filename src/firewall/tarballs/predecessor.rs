@@ -141,7 +141,8 @@ impl PredecessorReader<'_> {
 
     async fn tarball(&self, at: usize, entry: &VersionEntry, integrity: Integrity) -> Result<VerifiedTarball, FirewallError> {
         let revision = self.services.policy.snapshot().revision;
-        let admitted = AdmittedTarball { integrity, entry: Some(at), notes: Vec::new(), needs_vetting: false, revision };
+        let admitted =
+            AdmittedTarball { integrity, entry: Some(at), notes: Vec::new(), needs_vetting: false, revision, vetted: 0 };
         match self.provider.stored(self.client, self.package, &entry.key, &admitted).await? {
             Some(stored) => Ok(stored),
             None => self.provider.download(self.client, self.package, &entry.key, &admitted).await,

@@ -52,32 +52,37 @@ impl ProvenanceVerifier {
         is_young && policy_snapshot.asks_signal(Signal::ProvenanceRepositoryChanged)
     }
 
-    /// Verifies the provenance of the entry at `at`, and of the releases that it is compared with, unless that was done. Returns
-    /// whether verdicts may have changed.
-    pub(crate) async fn load(
+    /// Verifies the provenance of the entry at `at`, and of the releases that it is compared with, unless that was done. Verdicts
+    /// may change.
+    pub(crate) async fn load(&self, client: &Client, package: &Arc<CachedPackage>, policy_snapshot: &PolicySnapshot, at: usize) {
+        let (Some(packument), Some(root)) = (&package.packument, &policy_snapshot.trust_root) else { return };
+        let wanted = wanted(package, packument, at);
+        if !wanted.is_empty() {
+            let verified = self.verify_all(client, package, root, wanted).await;
+            self.record(package, &verified);
+        }
+        // Only now: until then, other clients of this version wait for the same requests.
+        package.asked_provenance.add(policy_snapshot.revision, at, packument.entries.len());
+    }
+
+    async fn verify_all(
         &self,
         client: &Client,
-        package: &Arc<CachedPackage>,
-        policy_snapshot: &PolicySnapshot,
-        at: usize,
-    ) -> bool {
-        let (Some(packument), Some(root)) = (&package.packument, &policy_snapshot.trust_root) else { return false };
-        package.asked_provenance.add(policy_snapshot.revision, at, packument.entries.len());
-        let wanted = wanted(package, packument, at);
-        if wanted.is_empty() {
-            return false;
-        }
+        package: &CachedPackage,
+        root: &Arc<TrustRoot>,
+        wanted: Vec<WantedProvenance>,
+    ) -> Vec<VerifiedProvenance> {
+        let Some(packument) = package.packument.clone() else { return Vec::new() };
         let fetched = self.fetch(client, package, wanted).await;
-        let (root, judged) = (Arc::clone(root), Arc::clone(packument));
+        let root = Arc::clone(root);
         let permit = self.services.workers.heavy.acquire(client.address).await;
         let verify = move || {
-            let verified = fetched.iter().map(|(wanted, document)| verify(&root, &judged, wanted, document)).collect::<Vec<_>>();
+            let verified = fetched.iter().map(|(wanted, document)| verify(&root, &packument, wanted, document));
+            let verified = verified.collect::<Vec<_>>();
             drop(permit);
             verified
         };
-        let Ok(verified) = self.services.workers.run(verify).await else { return false };
-        self.record(package, &verified);
-        !verified.is_empty()
+        self.services.workers.run(verify).await.unwrap_or_default()
     }
 
     /// Fetches attestations in parallel. Those that do not arrive in time are left out.
@@ -104,10 +109,15 @@ impl ProvenanceVerifier {
         found
     }
 
+    /// Records what another request did not record meanwhile.
     fn record(&self, package: &CachedPackage, verified: &[VerifiedProvenance]) {
-        let recorder = &self.services.recorder;
-        let name = &package.slot.name;
-        for VerifiedProvenance { version, status, .. } in verified {
+        let (recorder, name, known) = (&self.services.recorder, &package.slot.name, package.vetted.load());
+        let is_new = |verified: &&VerifiedProvenance| !known.provenance.iter().any(|known| **known == **verified);
+        let new: Vec<_> = verified.iter().filter(is_new).cloned().collect();
+        if new.is_empty() {
+            return;
+        }
+        for VerifiedProvenance { version, status, .. } in &new {
             recorder.provenance(status);
             if let ProvenanceStatus::False { why } = status {
                 FalseProvenance { name, version, detail: why }.emit(recorder.metrics());
@@ -116,14 +126,12 @@ impl ProvenanceVerifier {
         }
         // What could not be decided may be decided by newer authorities.
         let is_decided = |verified: &&VerifiedProvenance| !matches!(verified.status, ProvenanceStatus::NotObservable { .. });
-        let decided: Vec<_> = verified.iter().filter(is_decided).cloned().collect();
+        let decided: Vec<_> = new.iter().filter(is_decided).cloned().collect();
         if !decided.is_empty() {
             let change = PackageChange { provenance: decided, ..PackageChange::default() };
             recorder.package_change(&package.slot.key(&package.registry), &change);
         }
-        if !verified.is_empty() {
-            package.vetted.add_provenance(verified);
-        }
+        package.vetted.add_provenance(&new);
     }
 }
 
@@ -144,7 +152,9 @@ fn wanted(package: &CachedPackage, packument: &Packument, at: usize) -> Vec<Want
     }
     let all = std::iter::once(at).chain(baseline.into_iter().map(|(_, at)| at));
     let entries = all.filter_map(|at| packument.entries.get(at)).filter(|entry| entry.outline.has_slsa_provenance);
-    let unknown = entries.filter(|entry| known.provenance_of(entry).is_none());
+    // What could not be decided may be decided by authorities that were renewed since.
+    let is_decided = |verified: &VerifiedProvenance| !matches!(verified.status, ProvenanceStatus::NotObservable { .. });
+    let unknown = entries.filter(|entry| !known.provenance_of(entry).is_some_and(is_decided));
     unknown.filter_map(WantedProvenance::of).collect()
 }
 
