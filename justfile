@@ -49,6 +49,10 @@ bench *args:
 bench-engine:
     cargo bench --locked --bench packument --bench questions
 
+# count what signals would have held of three years of updates; `folders` hold packuments, as `just capture` writes them
+survey *folders="corpus":
+    cargo run --release --locked -- policy survey --updates --whole-seconds {{ folders }}
+
 # kill the server at random under load, `count` times; checks that responses and verdicts stay correct
 kills count="200":
     KILLS={{ trim_start_match(count, "count=") }} cargo test --locked --test it kills::

@@ -19,8 +19,8 @@ use crate::app::outbound::{self, HttpReply, below};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::net::{Deadlines, HttpClient, dial_permitted};
-use crate::npm::PackageName;
 use crate::npm::packument::parse::parse;
+use crate::npm::{PackageName, Packument};
 use crate::tls;
 use crate::upstream::{self, RegistryConfig};
 
@@ -126,6 +126,25 @@ pub(crate) async fn probe_redirects(registries: &[Url], authorities: &[Certifica
 }
 
 async fn missing(client: &HttpClient, config: &Config, name: &PackageName) -> Result<Vec<&'static str>, String> {
+    let packument = fetch_packument(client, config, name).await?;
+    let has_integrity = packument.entries.iter().any(|entry| entry.integrity.is_some());
+    let parts = [
+        (packument.contents.has_time, "time"),
+        (has_integrity, "dist.integrity"),
+        (packument.contents.has_publishers, "_npmUser"),
+        (packument.contents.has_signatures, "dist.signatures"),
+    ];
+    Ok(parts.into_iter().filter(|(there, _)| !there).map(|(_, what)| what).collect())
+}
+
+/// Fetches one packument from its registry, without a server.
+pub(crate) async fn packument(config: &Config, name: &PackageName) -> Result<Packument, String> {
+    let deadlines = Deadlines { connect: CONNECTING, headers: PROBE_TIMEOUT, idle: PROBE_TIMEOUT, whole: PROBE_TIMEOUT };
+    let client = outbound::http_client(config, deadlines, config.upstream.proxies.clone()).map_err(|error| error.to_string())?;
+    fetch_packument(&client, config, name).await
+}
+
+async fn fetch_packument(client: &HttpClient, config: &Config, name: &PackageName) -> Result<Packument, String> {
     let scope = name.as_str().split_once('/').map(|(scope, _)| scope);
     let registry = scope.and_then(|scope| config.upstream.scoped.get(scope)).unwrap_or(&config.upstream.default);
     let url = below(&registry.address(), &name.as_str().replace('/', "%2f"));
@@ -135,15 +154,7 @@ async fn missing(client: &HttpClient, config: &Config, name: &PackageName) -> Re
     if !is_success {
         return Err(format!("upstream answers {status}"));
     }
-    let packument = parse(name, &body).map_err(|error| error.to_string())?.packument;
-    let has_integrity = packument.entries.iter().any(|entry| entry.integrity.is_some());
-    let parts = [
-        (packument.contents.has_time, "time"),
-        (has_integrity, "dist.integrity"),
-        (packument.contents.has_publishers, "_npmUser"),
-        (packument.contents.has_signatures, "dist.signatures"),
-    ];
-    Ok(parts.into_iter().filter(|(there, _)| !there).map(|(_, what)| what).collect())
+    Ok(parse(name, &body).map_err(|error| error.to_string())?.packument)
 }
 
 async fn ask(client: &HttpClient, url: Url, headers: HeaderMap, limit: u64) -> Result<HttpReply, String> {

@@ -35,9 +35,14 @@ use crate::server::{RegistryHandler, registry};
 #[cfg(unix)]
 use crate::store::DataDir;
 use crate::telemetry::TaskLabel;
+use crate::text::single_line;
+use crate::units::timestamp;
 
 /// How long background fetches may take after the drain deadline, which clients may have used up.
 const FETCH_GRACE: Duration = Duration::from_secs(1);
+
+/// For how long missing metadata of a registry is shown at startup.
+const STRIPPED_SINCE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// A server that is bound but not running. No request was sent to upstream.
 pub struct App {
@@ -159,7 +164,15 @@ impl App {
 
     /// Returns notices for the operator at startup, one per line.
     pub(crate) fn notices(&self) -> Vec<String> {
-        self.state.feeds.check_read().err().into_iter().map(|unread| format!("not ready: {unread}")).collect()
+        let unread = self.state.feeds.check_read().err().into_iter().map(|unread| format!("not ready: {unread}"));
+        unread.chain(self.stripped_metadata()).collect()
+    }
+
+    /// Returns what registries left out of their packuments in the last 30 days, one line per registry.
+    fn stripped_metadata(&self) -> impl Iterator<Item = String> {
+        let since = timestamp::saturating_sub(self.core.clock.now(), STRIPPED_SINCE);
+        let known = self.core.ledger.event_details("metadata_stripped", since).unwrap_or_default();
+        known.into_iter().map(|(detail, seen)| format!("seen {}: {}", timestamp::format_utc(seen), single_line(&detail)))
     }
 
     /// Waits until each feed was checked once, at most for `patience`. For commands, which do not retry refused requests.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::app::standalone::{decide, incident};
+use crate::app::standalone::{self, decide, incident};
 use crate::app::{self, IndicatorHitSummary, Owner, RemoteServer};
 use crate::cli::flags::{QueryArgs, SettingFlags};
 use crate::cli::output::{Exit, OutputArgs, say, usage};
@@ -17,9 +17,10 @@ use crate::firewall::ExposedVersion;
 use crate::npm::{Integrity, PackageName, PackageSpec};
 use crate::policy::RuleId;
 use crate::policy::decisions::{Decision, DecisionAction};
-use crate::store::{DownloadOutcome, Exposure};
+use crate::store::{DownloadOutcome, Exposure, RecordedSignals};
 use crate::text::{TextTable, push_line};
 use crate::units::timestamp;
+use crate::vetting::compare::SignalEvidence;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -61,9 +62,21 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Some(version) => format!("no requests for {}@{version} in the ledger\n", spec.name),
         None => format!("no requests for {} in the ledger\n", spec.name),
     };
-    let text = || requests() + &format_hits_section(&contacts);
+    let signals = standalone::recorded_signals(&data_dir, &spec).unwrap_or_default();
+    let text = || requests() + &format_hits_section(&contacts) + &format_signals(&spec.name, &signals);
     let rows = exposures.iter().map(|row| row_json(&spec.name, row, &decisions));
     output.print(text, || rows.chain(contacts.iter().map(contact_json)).collect())
+}
+
+/// Lists the signals that versions showed when they were young.
+fn format_signals(name: &PackageName, signals: &[RecordedSignals]) -> String {
+    let mut text = String::new();
+    for recorded in signals.iter().filter(|recorded| !recorded.evidence.is_empty()) {
+        let evidence: Vec<_> = recorded.evidence.iter().map(SignalEvidence::describe_with_name).collect();
+        let (at, evidence) = (timestamp::format_utc(recorded.recorded), evidence.join("; "));
+        push_line!(text, "signals of {name}@{} on {at}: {evidence}", recorded.version);
+    }
+    text
 }
 
 fn run_by_advisory(id: &str, output: OutputArgs, settings: &SettingFlags<false>) -> anyhow::Result<Exit> {

@@ -49,6 +49,15 @@ impl<const LISTED: bool> SettingFlags<LISTED> {
         words.map(|word| [" ", &quoted(&word)].concat()).collect()
     }
 
+    /// Returns flags with `--upstream` alone, if given.
+    pub(crate) fn of_upstream(upstream: Option<&str>) -> Self {
+        let mut flags = RawConfig::default();
+        if let Some(url) = upstream {
+            flags.push_flag(SettingKey::Upstream, url.to_owned());
+        }
+        Self { file: None, flags }
+    }
+
     pub(crate) fn first_flag_outside(&self, known: &[SettingKey]) -> Option<String> {
         self.flags.0.keys().find(|key| !known.contains(key)).map(|key| key.setting().flag())
     }

@@ -12,6 +12,7 @@ use crate::firewall::packages::Services;
 use crate::firewall::packages::abbreviated::AbbreviatedSupport;
 use crate::firewall::packages::cache::PackageCache;
 use crate::firewall::packages::client_limits::{AbsentNames, RecheckLimit};
+use crate::firewall::packages::cohorts::OpenedVersions;
 use crate::firewall::packages::fetch::Fetcher;
 use crate::firewall::packages::fetch_slots::{SharedFetches, Slots};
 use crate::firewall::packages::ingest::{Ingester, PackageObserver};
@@ -216,6 +217,7 @@ impl Components {
             fetcher: Arc::clone(&fetcher),
             subpackages: Arc::clone(&subpackages),
             rechecks: RecheckLimit::default(),
+            opened: OpenedVersions::default(),
         });
         let plain = MemoryBudget::for_clients(PLAIN_MEMORY, MAX_PLAIN_MEMORY, SMALL_PLAIN, MAX_MEMORY_WAIT);
         let downloads = Arc::new(Slots::new(slots(MAX_DOWNLOADS)));

@@ -28,9 +28,9 @@ use crate::telemetry::{
 };
 use crate::units::timestamp;
 use crate::upstream::{PackumentBody, PackumentReply, Registry, UpstreamError};
-use crate::vetting::Finding;
 use crate::vetting::provenance::ProvenanceStatus;
 use crate::vetting::signatures::SignatureStatus;
+use crate::vetting::{Finding, Signals, compare};
 
 /// The least interval between logs of stale responses per registry.
 const STALE_LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -136,6 +136,16 @@ impl Recorder {
             tool_version: client.agent.version.clone(),
         };
         self.ledger.record_download(download, now);
+    }
+
+    /// Counts signals that a version shows, and those of them that a rule refuses it for.
+    pub(crate) fn signals(&self, found: Signals, refused: Signals) {
+        for signal in found.iter() {
+            self.metrics.policy.signals.of(signal).inc();
+        }
+        for signal in found.and(refused).iter() {
+            self.metrics.policy.signal_holds.of(signal).inc();
+        }
     }
 
     /// Counts and logs a refusal and returns it as an error. Called once per refusal.
@@ -352,8 +362,11 @@ impl Recorder {
             return;
         }
         let missing = missing.join(", ");
-        MetadataStripped { upstream: registry.id(), missing: &missing }.emit(&self.metrics);
-        self.event("metadata_stripped", Some(&packument.name), None, format!("{} sends no {missing}", registry.id()));
+        let not_observable = compare::unobservable(packument.contents).describe();
+        MetadataStripped { upstream: registry.id(), missing: &missing, not_observable: &not_observable }.emit(&self.metrics);
+        let signals =
+            if not_observable.is_empty() { not_observable } else { format!("; signals not observable: {not_observable}") };
+        self.event("metadata_stripped", Some(&packument.name), None, format!("{} sends no {missing}{signals}", registry.id()));
     }
 
     /// Counts and logs the reply to a packument request.

@@ -59,6 +59,17 @@ impl UnknownFacts {
     }
 }
 
+/// Siblings that a version needs and that open later: it opens with them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CohortWait {
+    /// When the version opens.
+    pub until: Timestamp,
+    /// The sibling that opens last, as `name@version`.
+    pub sibling: String,
+    /// When that sibling opens.
+    pub sibling_opens: Timestamp,
+}
+
 /// Facts about one version that rules test.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
@@ -110,6 +121,8 @@ pub struct Facts<'a> {
     pub findings: Findings,
     /// What each finding is based on.
     pub finding_evidence: &'a [FindingEvidence],
+    /// Siblings that it needs and that open later.
+    pub cohort: Option<&'a CohortWait>,
 }
 
 impl<'a> Facts<'a> {
@@ -141,6 +154,7 @@ impl<'a> Facts<'a> {
             evidence: &[],
             findings: Findings::NONE,
             finding_evidence: &[],
+            cohort: None,
         }
     }
 

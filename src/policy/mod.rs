@@ -7,9 +7,11 @@ pub mod evaluate;
 pub mod facts;
 pub mod invariants;
 mod malware;
+pub(crate) mod past_history;
 pub mod presets;
 pub mod replay;
 pub mod rules;
+pub mod survey;
 pub mod trace;
 pub mod verdict;
 
@@ -20,7 +22,7 @@ pub use advisories::{Advisories, Advisory, ApplicableAdvisories, FeedTrust, NO_A
 pub use decisions::active::{ActiveDecisions, DecisionRef};
 pub(crate) use evaluate::explain;
 pub use evaluate::{Evaluation, evaluate, evaluate_without_decisions};
-pub use facts::{Facts, Presence, Removal, UnknownFacts};
+pub use facts::{CohortWait, Facts, Presence, Removal, UnknownFacts};
 pub use invariants::TAKEDOWN_AGE;
 pub(crate) use invariants::is_takedown;
 pub use rules::compose::{CompiledPolicy, compile};

@@ -1,5 +1,5 @@
 //! Replays past incidents against a policy and reports which ones it would have stopped. An incident whose lifetime is unknown is
-//! undecidable.
+//! undecidable. Signals are computed from a packument that is built from the facts of the incident.
 
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
@@ -9,16 +9,17 @@ use crate::npm::packument::index::ManifestTraits;
 use crate::npm::{PackageName, Version};
 use crate::policy::evaluate::evaluate_without_decisions;
 use crate::policy::facts::Facts;
+use crate::policy::past_history::{PastFact, PastFacts, PastHistory, number};
 use crate::policy::rules::Policy;
 use crate::policy::verdict::{RuleId, Verdict};
 use crate::units::timestamp;
-use crate::vetting::{Finding, Signal, Signals};
+use crate::vetting::Finding;
 
 /// Assumed age of an established package: old enough for every rule.
 const ESTABLISHED: SignedDuration = SignedDuration::from_hours(10 * 365 * 24);
 
-/// A dependency younger than this counts as newborn.
-const NEWBORN_HOURS: f64 = 14.0 * 24.0;
+/// The most versions of an incident that are read.
+const MAX_VERSIONS: usize = 16;
 
 /// A past incident: the facts that a policy tests. Missing fields and fields of an unexpected type count as unknown.
 #[derive(Debug, Clone, Default)]
@@ -29,22 +30,15 @@ pub struct PastIncident {
     hours_live: Option<f64>,
     hours_live_bound: Option<String>,
     kind: Option<String>,
-    signals: PastSignals,
+    facts: PastFacts,
 }
 
 #[derive(Debug, Clone)]
 struct PastRelease {
     name: String,
     version: Option<String>,
-}
-
-/// Signals that the releases of an incident showed.
-#[derive(Debug, Clone, Default)]
-struct PastSignals {
-    signals: Signals,
-    new_install_script: bool,
-    git_or_url_dep: bool,
-    manifest_confusion: bool,
+    /// Further malicious versions.
+    others: Vec<String>,
 }
 
 impl PastIncident {
@@ -69,7 +63,7 @@ impl PastIncident {
             hours_live: value.get("hours_live").and_then(number),
             hours_live_bound: text("hours_live_bound"),
             kind: text("kind"),
-            signals: value.get("signals").map(PastSignals::read).unwrap_or_default(),
+            facts: value.get("signals").map(PastFacts::read).unwrap_or_default(),
         })
     }
 }
@@ -80,17 +74,14 @@ impl PastRelease {
         if let Some(text) = value.as_str() {
             let at = text.rfind('@').filter(|at| *at > 0);
             let (name, version) = at.map_or((text, None), |at| (&text[..at], Some(text[at + 1..].to_owned())));
-            return Some(Self { name: name.to_owned(), version });
+            return Some(Self { name: name.to_owned(), version, others: Vec::new() });
         }
-        let version = value.get("versions").and_then(|versions| versions.get(0)).or_else(|| value.get("version"));
-        let version = version.and_then(Value::as_str).map(str::to_owned);
-        Some(Self { name: value.get("name")?.as_str()?.to_owned(), version })
+        let listed = value.get("versions").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let mut versions =
+            listed.iter().chain(value.get("version")).take(MAX_VERSIONS).filter_map(Value::as_str).map(str::to_owned);
+        let version = versions.next();
+        Some(Self { name: value.get("name")?.as_str()?.to_owned(), version, others: versions.collect() })
     }
-}
-
-/// Returns a number, which may be quoted.
-fn number(value: &Value) -> Option<f64> {
-    value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())
 }
 
 fn shortened(value: &Value) -> String {
@@ -164,18 +155,30 @@ impl PastIncident {
         let version = version.or_else(|| Version::parse("1.0.1"));
         let is_new = self.kind.as_deref() == Some("new-malicious-package");
         let established = published.checked_sub(ESTABLISHED).unwrap_or(Timestamp::MIN);
-        let seen = &self.signals;
+        let (facts, text) = (&self.facts, version.as_ref().map_or("1.0.1", Version::as_str));
+        let history = PastHistory {
+            name: &name,
+            version: text,
+            others: release.map(|release| &*release.others).unwrap_or_default(),
+            published,
+            is_new,
+        };
+        let report = counted.then(|| facts.report(&history)).flatten().unwrap_or_default();
         let facts = Facts {
             parsed: version.as_ref(),
             first_published: Some(if is_new { published } else { established }),
             traits: ManifestTraits {
-                install_script: seen.new_install_script,
-                url_dependency: seen.git_or_url_dep,
+                install_script: facts.has(PastFact::NewInstallScript),
+                url_dependency: facts.has(PastFact::RemoteDependency),
                 ..ManifestTraits::default()
             },
-            signals: if counted { seen.signals } else { Signals::NONE },
-            findings: (counted && seen.manifest_confusion).then_some(Finding::ManifestConfusion).into_iter().collect(),
-            ..Facts::of(&name, version.as_ref().map_or("1.0.1", Version::as_str), published)
+            signals: report.signals,
+            evidence: &report.evidence,
+            findings: (counted && facts.has(PastFact::ManifestConfusion))
+                .then_some(Finding::ManifestConfusion)
+                .into_iter()
+                .collect(),
+            ..Facts::of(&name, text, published)
         };
         let policy = policy.as_of(published);
         evaluate_without_decisions(&policy.for_package(&name), &facts, published)
@@ -196,32 +199,6 @@ impl PastIncident {
         let live = self.hours_live.filter(|hours| is_known && *hours >= 0.0)?;
         let live = SignedDuration::try_from_secs_f64(live * 3600.0).ok()?;
         published.checked_add(live).ok()
-    }
-}
-
-impl PastSignals {
-    fn read(value: &Value) -> Self {
-        let is_true = |name: &str| value.get(name) == Some(&Value::Bool(true));
-        let newborn = value.get("new_dep_age_hours").and_then(number).is_some_and(|hours| hours < NEWBORN_HOURS);
-        let signals = [
-            (is_true("new_install_script"), Signal::FirstInstallScript),
-            (is_true("binding_gyp_added"), Signal::BindingGypAdded),
-            (is_true("git_or_url_dep"), Signal::RemoteDependencyAdded),
-            (is_true("provenance_lost"), Signal::ProvenanceLost),
-            (is_true("publisher_changed"), Signal::NewPublisher),
-            (newborn, Signal::NewbornDependency),
-            (is_true("maintainer_email_changed"), Signal::PublisherEmailChanged),
-            (is_true("dormant_package"), Signal::Dormant),
-            (is_true("multi_version_burst"), Signal::ReleaseBurst),
-            (is_true("size_jump"), Signal::SizeJump),
-            (is_true("version_jump"), Signal::VersionJump),
-        ];
-        Self {
-            signals: signals.into_iter().filter(|(seen, _)| *seen).map(|(_, signal)| signal).collect(),
-            new_install_script: is_true("new_install_script"),
-            git_or_url_dep: is_true("git_or_url_dep"),
-            manifest_confusion: is_true("manifest_confusion"),
-        }
     }
 }
 

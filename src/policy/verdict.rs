@@ -39,10 +39,12 @@ pub enum RuleId {
     Advisory,
     /// A required feed has not been loaded yet.
     FeedMissing,
+    /// The version needs siblings that open later.
+    Cohort,
 }
 
 impl RuleId {
-    pub(crate) const BUILT_IN: [Self; 13] = [
+    pub(crate) const BUILT_IN: [Self; 14] = [
         Self::IntegrityChanged,
         Self::IntegrityMismatch,
         Self::IntegrityMissing,
@@ -56,6 +58,7 @@ impl RuleId {
         Self::BreakGlass,
         Self::Advisory,
         Self::FeedMissing,
+        Self::Cohort,
     ];
 
     /// Returns the id as users see it.
@@ -75,6 +78,7 @@ impl RuleId {
             Self::BreakGlass => "break-glass",
             Self::Advisory => "advisory",
             Self::FeedMissing => "feed-missing",
+            Self::Cohort => "cohort",
         }
     }
 

@@ -15,11 +15,11 @@ use crate::store::error::StoreError;
 use crate::store::ledger::StoredPackument;
 use crate::store::ledger::{
     DownloadEvent, DownloadKind, DownloadOutcome, Exposure, InspectedTarball, LearnedDigests, Ledger, LedgerEvent, PackageChange,
-    PackageKey, PackageRecord, Release, ReleaseState, TagSighting, TarballSource, VerifiedProvenance,
+    PackageKey, PackageRecord, RecordedSignals, Release, ReleaseState, TagSighting, TarballSource, VerifiedProvenance,
 };
-use crate::vetting::Finding;
-use crate::vetting::FindingEvidence;
+use crate::vetting::compare::SignalEvidence;
 use crate::vetting::provenance::{BuildSource, ProvenanceStatus};
+use crate::vetting::{Finding, FindingEvidence, Signal};
 
 /// Opens a store in its home folder. Opening again simulates a restart; the previous store must be dropped first.
 pub(crate) type Open<'a, T> = &'a dyn Fn() -> Arc<T>;
@@ -48,6 +48,7 @@ macro_rules! ledger_laws {
             newer_inspection_replaces_the_one_of_the_same_tarball,
             newer_provenance_replaces_the_one_of_the_same_bytes,
             summaries_of_tarballs_belong_to_a_version_of_the_code,
+            newer_signals_replace_those_of_the_same_version,
             fields_set_once_do_not_change,
             version_with_two_integrities_is_two_releases,
             digests_of_a_release_are_only_added,
@@ -266,6 +267,7 @@ pub(crate) fn recorded_package_is_read_before_and_after_a_restart(open: Open<'_,
         tags: vec![sighting.clone(), TagSighting { version: "2.0.0".into(), first_seen: at(2), last_seen: at(3), ..sighting }],
         inspections: vec![inspected("1.0.0", b"one"), InspectedTarball { manifest: None, ..inspected("2.0.0", b"two") }],
         provenance: vec![verified("1.0.0", b"one"), verified("2.0.0", b"two")],
+        signals: vec![signals("1.0.0", 3), signals("2.0.0", 4)],
     };
     let change = PackageChange {
         document: record.document.clone(),
@@ -273,6 +275,7 @@ pub(crate) fn recorded_package_is_read_before_and_after_a_restart(open: Open<'_,
         tags: record.tags.clone(),
         inspections: record.inspections.clone(),
         provenance: record.provenance.clone(),
+        signals: record.signals.clone(),
         ..PackageChange::default()
     };
     let ledger = open();
@@ -280,6 +283,27 @@ pub(crate) fn recorded_package_is_read_before_and_after_a_restart(open: Open<'_,
     assert_eq!(ledger.package(&key("@acme/ui")).unwrap(), record);
     drop(ledger);
     assert_eq!(open().package(&key("@acme/ui")).unwrap(), record);
+}
+
+fn signals(version: &str, seconds: i64) -> RecordedSignals {
+    let evidence = vec![
+        SignalEvidence { signal: Signal::NewPublisher, old: "ada".to_owned(), new: "eve".to_owned() },
+        SignalEvidence { signal: Signal::Dormant, old: String::new(), new: "\"quoted\"".to_owned() },
+    ];
+    RecordedSignals { version: version.into(), code: 1, manifest: [9; 32], recorded: at(seconds), evidence }
+}
+
+pub(crate) fn newer_signals_replace_those_of_the_same_version(open: Open<'_, dyn Ledger>) {
+    let (ledger, axios) = (open(), key("axios"));
+    let newer = RecordedSignals { evidence: Vec::new(), ..signals("1.14.1", 2) };
+    let mut record = PackageRecord::default();
+    for signals in [vec![signals("1.14.0", 1), signals("1.14.1", 1)], vec![newer.clone()]] {
+        let change = PackageChange { signals, ..PackageChange::default() };
+        ledger.record_package(&axios, &change).unwrap();
+        record.apply(&change);
+    }
+    assert_eq!(record.signals, [signals("1.14.0", 1), newer]);
+    assert_eq!(ledger.package(&axios).unwrap().signals, record.signals);
 }
 
 fn inspected(version: &str, bytes: &[u8]) -> InspectedTarball {

@@ -13,6 +13,7 @@ use crate::policy::decisions::Decision;
 use crate::store::error::StoreError;
 use crate::text::words;
 use crate::vetting::FindingEvidence;
+use crate::vetting::compare::SignalEvidence;
 use crate::vetting::provenance::ProvenanceStatus;
 
 /// A package of a registry. The same name on two registries is two packages.
@@ -112,6 +113,20 @@ pub struct VerifiedProvenance {
     pub status: ProvenanceStatus,
 }
 
+/// The signals of a young release, as they were when its package was compared last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordedSignals {
+    /// The key in `versions`.
+    pub version: Box<str>,
+    /// The version of the code that compared it.
+    pub code: u32,
+    /// A digest of its manifest in the packument.
+    pub manifest: [u8; 32],
+    /// When they were recorded.
+    pub recorded: Timestamp,
+    pub evidence: Vec<SignalEvidence>,
+}
+
 /// New digests of the release that (`version`, `integrity`) identifies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LearnedDigests {
@@ -173,6 +188,8 @@ pub struct PackageRecord {
     pub inspections: Vec<InspectedTarball>,
     /// The newest result of each provenance that was verified, by version and SHA-512.
     pub provenance: Vec<VerifiedProvenance>,
+    /// The signals of its releases, by version.
+    pub signals: Vec<RecordedSignals>,
 }
 
 impl PackageRecord {
@@ -207,6 +224,10 @@ impl PackageRecord {
             self.provenance.retain(|known| (&known.version, &known.sha512) != (&verified.version, &verified.sha512));
             self.provenance.push(verified.clone());
         }
+        for recorded in &change.signals {
+            self.signals.retain(|known| known.version != recorded.version);
+            self.signals.push(recorded.clone());
+        }
         let row = |sighting: &TagSighting| (sighting.tag.clone(), sighting.version.clone(), sighting.first_seen);
         if !change.forgotten_tags.is_empty() {
             let forgotten: HashSet<_> = change.forgotten_tags.iter().map(row).collect();
@@ -227,7 +248,7 @@ impl PackageRecord {
         }
     }
 
-    /// Adds the digests of the same releases, the inspections and the provenance from `newer`, a record of the same package.
+    /// Adds the digests of the same releases, the inspections, the provenance and the signals from `newer`, a record of the same package.
     pub fn learn_from(&mut self, newer: &Self) {
         for verified in &newer.provenance {
             if !self.provenance.iter().any(|known| (&known.version, &known.sha512) == (&verified.version, &verified.sha512)) {
@@ -240,6 +261,9 @@ impl PackageRecord {
         let inspections = newer.inspections.iter().filter(|inspected| !is_known(inspected, &self.inspections)).cloned();
         let inspections: Vec<_> = inspections.collect();
         self.inspections.extend(inspections);
+        let is_unknown = |of: &&RecordedSignals| !self.signals.iter().any(|known| known.version == of.version);
+        let signals: Vec<_> = newer.signals.iter().filter(is_unknown).cloned().collect();
+        self.signals.extend(signals);
         let grown = newer.releases.iter().filter(|release| release.digests.is_some());
         let grown: HashMap<_, _> = grown.map(|release| ((&release.version, &release.integrity), &release.digests)).collect();
         if grown.is_empty() {
@@ -288,6 +312,8 @@ pub struct PackageChange {
     pub inspections: Vec<InspectedTarball>,
     /// Provenance that was verified.
     pub provenance: Vec<VerifiedProvenance>,
+    /// Signals of releases. They replace earlier ones of the same version.
+    pub signals: Vec<RecordedSignals>,
     /// New sightings, or sightings with a new `last_seen`. (tag, version, `first_seen`) identifies the row.
     pub tags: Vec<TagSighting>,
     /// Sightings to delete because there are too many. Applied before `tags`.

@@ -20,8 +20,8 @@ pub(crate) use data_dir::DataDir;
 pub use error::StoreError;
 pub(crate) use indicator_hit::IndicatorHit;
 pub(crate) use ledger::{
-    DownloadEvent, DownloadKind, Exposure, InspectedTarball, LearnedDigests, LedgerEvent, PackageKey, Release, ReleaseState,
-    TarballSource, VerifiedProvenance,
+    DownloadEvent, DownloadKind, Exposure, InspectedTarball, LearnedDigests, LedgerEvent, PackageKey, RecordedSignals, Release,
+    ReleaseState, TarballSource, VerifiedProvenance,
 };
 pub use ledger::{DownloadOutcome, Ledger, PackageChange, PackageRecord, StoredPackument, TagSighting};
 pub use sqlite::SqliteLedger;

@@ -1,6 +1,7 @@
 //! All values of metric labels. Clients and upstream cannot add label values.
 
 use crate::policy::RuleId;
+use crate::vetting::Signal;
 use crate::vetting::provenance::ProvenanceStatus;
 use crate::vetting::signatures::SignatureStatus;
 
@@ -208,6 +209,16 @@ labels! {
         BreakGlass = "break-glass",
         Advisory = "advisory",
         FeedMissing = "feed-missing",
+        Cohort = "cohort",
+    }
+}
+
+impl Label for Signal {
+    const KEY: &'static str = "signal";
+    const ALL: &'static [Self] = Self::ALL;
+
+    fn value(self) -> &'static str {
+        self.as_str()
     }
 }
 

@@ -3,23 +3,30 @@
 //! The baseline is what an attacker cannot have published this week: versions that are past the window. An attacker's own last
 //! release is not in it, so 1.14.2 shows the same signals as 1.14.1.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use crate::npm::Version;
 use crate::npm::packument::index::{PackumentContents, VersionEntry};
+use crate::npm::{Packument, Version};
 use crate::text;
 use crate::units::timestamp;
+use crate::vetting::lookalike;
 use crate::vetting::names::{Signal, Signals};
 
 /// The shortest window: releases below this age are compared, and older ones form the baseline.
 pub const BASELINE_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The version of the comparison. Recorded signals of another version are computed again.
+pub const SIGNALS_VERSION: u32 = 1;
+
+/// The most releases of a package whose signals are recorded. Further ones with signals stay undecided.
+pub const MAX_RECORDED_SIGNALS: usize = 10_000;
 
 /// The fewest stable releases within a year that make the loss of provenance a strong signal. fastq, semver and chokidar are
 /// published with and without it.
@@ -36,19 +43,49 @@ const MIN_GROWTH_FILES: u64 = 10;
 /// A release whose major version is so much higher than all before shows a version jump. Dependency confusion uses 99.
 const MAJOR_JUMP: u64 = 10;
 
+/// The fewest stable releases of a baseline from which its pace is known.
+const MIN_PACE_RELEASES: usize = 10;
+
+/// The latest releases of a baseline that make its pace.
+const PACE_RELEASES: usize = 20;
+
+/// A pause of this multiple of the longest one before is unusual.
+const PAUSE_FACTOR: i64 = 4;
+
+/// Shorter pauses are never unusual, however quick the pace was.
+const MIN_PAUSE: Duration = Duration::from_secs(60 * 24 * 3600);
+
+/// Fewer releases of one line within a day are never unusual.
+const MIN_DAILY: usize = 4;
+
+/// Releases within so long count together.
+const PACE_WINDOW: Duration = Duration::from_secs(24 * 3600);
+
 /// The longest text of a piece of evidence. A document may hold names of any length.
 const MAX_EVIDENCE_CHARS: usize = 300;
 
 /// Names listed in one piece of evidence; further ones are counted.
 const MAX_LISTED: usize = 5;
 
+/// New dependencies of one release that are reported. Look-ups have a lower limit, so a release with this number is never decided.
+const MAX_REPORTED_DEPENDENCIES: usize = 100;
+
 /// One version with the time from which its age counts.
 #[derive(Debug, Clone, Copy)]
 pub struct DatedRelease<'a> {
     pub entry: &'a VersionEntry,
     pub effective: Timestamp,
-    /// Whether it may be in a baseline: not if it is listed as malware, contradicts itself or changed its bytes.
+    /// Whether it may be in a baseline: not if it is denied, listed as malware, contradicts itself or changed its bytes.
     pub is_sound: bool,
+    /// Signals that an operator accepted for exactly this version. Later releases do not show them for the same reason.
+    pub accepted: Signals,
+}
+
+/// A version that upstream no longer has. It still counts as published.
+#[derive(Debug, Clone, Copy)]
+pub struct DepartedRelease<'a> {
+    pub version: &'a str,
+    pub effective: Timestamp,
 }
 
 /// Why a release shows a signal. Both texts are one line and safe to print.
@@ -68,6 +105,13 @@ impl SignalEvidence {
     }
 }
 
+impl SignalEvidence {
+    /// Formats as `new-publisher (eve, before: ada)`.
+    pub(crate) fn describe_with_name(&self) -> String {
+        format!("{} ({})", self.signal.as_str(), self.describe())
+    }
+}
+
 /// The signals of one release.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SignalReport {
@@ -82,6 +126,12 @@ pub struct SignalReport {
 }
 
 impl SignalReport {
+    /// Removes a signal with its evidence.
+    pub fn remove(&mut self, signal: Signal) {
+        self.signals = self.signals.without([signal].into_iter().collect());
+        self.evidence.retain(|evidence| evidence.signal != signal);
+    }
+
     pub(crate) fn add(&mut self, signal: Signal, old: &str, new: &str) {
         self.signals = self.signals.or([signal].into_iter().collect());
         let shorten = |text: &str| {
@@ -96,7 +146,7 @@ impl SignalReport {
 }
 
 /// What no earlier release of a package had may be a signal. Each flag is whether any release of the baseline had it.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "the facts are independent")]
 struct Precedents {
     install_script: bool,
@@ -105,6 +155,20 @@ struct Precedents {
     url: bool,
     file: bool,
     shrinkwrap: bool,
+}
+
+impl Precedents {
+    /// Adds what `entry` has, as far as it concerns one of `signals`.
+    fn add(&mut self, entry: &VersionEntry, signals: Signals) {
+        let (traits, outline) = (entry.traits, &entry.outline);
+        self.install_script |= traits.install_script && signals.contains(Signal::FirstInstallScript);
+        self.gyp |= outline.has_gyp && signals.contains(Signal::BindingGypAdded);
+        let has_remote = signals.contains(Signal::RemoteDependencyAdded);
+        self.git |= traits.git_dependency && has_remote;
+        self.url |= traits.url_dependency && has_remote;
+        self.file |= traits.file_dependency && has_remote;
+        self.shrinkwrap |= outline.has_shrinkwrap && signals.contains(Signal::ShrinkwrapAdded);
+    }
 }
 
 /// Stable releases of the baseline up to some instant, and how many of them have provenance and a trusted publisher.
@@ -127,9 +191,22 @@ struct KnownNames<'a> {
     repositories: BTreeSet<&'a str>,
 }
 
+/// How quickly stable releases follow each other.
+#[derive(Default)]
+struct Pace<'a> {
+    /// The pause before the first release after the baseline, and the longest one before, if it is unusual. It counts for all later
+    /// releases: the second release of an attacker comes soon after the first.
+    pause: Option<(SignedDuration, SignedDuration)>,
+    /// For a release, how many of its line came within the day before it, if that is unusual.
+    daily: HashMap<&'a str, usize>,
+    /// The most releases of a line within a day in the baseline.
+    usual: usize,
+}
+
 /// The releases of a package, prepared so that each comparison costs little even among 100,000 versions.
 #[derive(Default)]
 pub struct Comparison<'a> {
+    name: &'a str,
     contents: PackumentContents,
     precedents: Precedents,
     known: KnownNames<'a>,
@@ -142,16 +219,32 @@ pub struct Comparison<'a> {
     total: OriginCounts,
     last: Option<Timestamp>,
     bursts: HashMap<&'a str, &'a str>,
+    pace: Pace<'a>,
+    /// Releases with signals that an operator accepted. They are not in the baseline otherwise.
+    accepted: Vec<DatedRelease<'a>>,
 }
 
 impl<'a> Comparison<'a> {
-    /// Prepares the comparison of releases with the sound ones that are older than `window` at `now`.
-    pub fn new(releases: &[DatedRelease<'a>], contents: PackumentContents, window: Duration, now: Timestamp) -> Self {
+    /// Prepares the comparison of releases with the sound ones that are older than `window` at `now`. `departed` count only as
+    /// published: unpublishing a release clears no signal of another.
+    pub fn new(
+        releases: &[DatedRelease<'a>],
+        departed: &[DepartedRelease<'a>],
+        packument: &'a Packument,
+        window: Duration,
+        now: Timestamp,
+    ) -> Self {
+        let (name, contents) = (packument.name.as_str(), packument.contents);
         let until = timestamp::saturating_sub(now, window);
         let mut baseline: Vec<_> =
             releases.iter().filter(|release| release.is_sound && release.effective <= until).copied().collect();
         baseline.sort_by_key(|release| release.effective);
-        let mut comparison = Self { contents, bursts: bursts(releases), ..Self::default() };
+        let is_accepted =
+            |release: &&DatedRelease<'_>| release.is_sound && !release.accepted.is_empty() && release.effective > until;
+        let accepted = releases.iter().filter(is_accepted).copied().collect();
+        let stable = stable_releases(releases, departed, until);
+        let mut comparison =
+            Self { name, contents, bursts: bursts(stable.clone()), pace: pace(&stable, until), accepted, ..Self::default() };
         let mut last_shape = None;
         for release in &baseline {
             comparison.add_origin(release);
@@ -190,13 +283,17 @@ impl<'a> Comparison<'a> {
     }
 
     fn add_precedents(&mut self, entry: &VersionEntry) {
-        let (traits, seen) = (entry.traits, &mut self.precedents);
-        seen.install_script |= traits.install_script;
-        seen.gyp |= entry.outline.has_gyp;
-        seen.git |= traits.git_dependency;
-        seen.url |= traits.url_dependency;
-        seen.file |= traits.file_dependency;
-        seen.shrinkwrap |= entry.outline.has_shrinkwrap;
+        self.precedents.add(entry, Signals::all());
+    }
+
+    /// Checks whether an operator accepted `signal` for another release.
+    pub fn is_accepted(&self, signal: Signal, entry: &VersionEntry) -> bool {
+        self.accepted_for(signal, entry).next().is_some()
+    }
+
+    /// Returns the other releases for which an operator accepted `signal`.
+    fn accepted_for(&self, signal: Signal, entry: &VersionEntry) -> impl Iterator<Item = &DatedRelease<'a>> {
+        self.accepted.iter().filter(move |other| other.accepted.contains(signal) && other.entry.key != entry.key)
     }
 
     /// Compares one release with the baseline. `is_subpackage` is true for dependencies that are published in lockstep with the
@@ -208,8 +305,10 @@ impl<'a> Comparison<'a> {
             report.add(Signal::DeprecatedYoung, "", "deprecated while it is young");
         }
         if self.by_version.is_empty() {
+            self.compare_own_name(&mut report);
             // There is nothing to compare with. Rules on the age of the package cover new packages.
-            report.unobservable = Signal::ALL.iter().copied().filter(|signal| *signal != Signal::DeprecatedYoung).collect();
+            let is_observable = |signal: &Signal| matches!(signal, Signal::DeprecatedYoung | Signal::LookalikeName);
+            report.unobservable = Signal::ALL.iter().copied().filter(|signal| !is_observable(signal)).collect();
             return report;
         }
         report.unobservable = unobservable(self.contents);
@@ -227,7 +326,10 @@ impl<'a> Comparison<'a> {
 
     /// Compares what the release makes npm run.
     fn compare_execution(&self, entry: &VersionEntry, report: &mut SignalReport) {
-        let (traits, seen) = (entry.traits, &self.precedents);
+        let (traits, mut seen) = (entry.traits, self.precedents);
+        for other in self.accepted.iter().filter(|other| other.entry.key != entry.key) {
+            seen.add(other.entry, other.accepted);
+        }
         let checks = [
             (Signal::FirstInstallScript, traits.install_script, seen.install_script, "an install script"),
             (Signal::BindingGypAdded, entry.outline.has_gyp, seen.gyp || seen.install_script, "a binding.gyp"),
@@ -260,7 +362,8 @@ impl<'a> Comparison<'a> {
             if has {
                 continue;
             }
-            if with == count && with >= MIN_CONSISTENT {
+            let is_accepted = || self.is_accepted(strong, release.entry);
+            if with == count && with >= MIN_CONSISTENT && !is_accepted() {
                 report.add(strong, &format!("{what} in all {with} releases of the year before"), &format!("no {what}"));
             } else if let Some(earlier) = earlier {
                 report.add(weak, &format!("{what} in {}", earlier.key), &format!("no {what}"));
@@ -278,6 +381,7 @@ impl<'a> Comparison<'a> {
             let email = entry.outline.shape.as_ref().and_then(|shape| shape.publisher_email);
             if known.is_none() && !self.known.publishers.is_empty() {
                 report.add(Signal::NewPublisher, &list(&self.known.publishers), publisher);
+                self.compare_own_name(report);
             } else if let (Some(known), Some(email)) = (known, email)
                 && !known.is_empty()
                 && !known.contains(&email)
@@ -292,16 +396,30 @@ impl<'a> Comparison<'a> {
         }
     }
 
+    /// Compares the name of the package with popular ones.
+    fn compare_own_name(&self, report: &mut SignalReport) {
+        if let Some(popular) = lookalike::imitated(self.name) {
+            report.add(Signal::LookalikeName, "", &format!("{} resembles {popular}", self.name));
+        }
+    }
+
     /// Compares dependencies, commands and repository.
     fn compare_names(&self, entry: &VersionEntry, is_subpackage: impl Fn(&str) -> bool, report: &mut SignalReport) {
         let Some(shape) = &entry.outline.shape else {
             return report.add(Signal::NewDependency, "", "too many dependencies to compare");
         };
-        let is_new = |name: &&Arc<str>| !self.known.dependencies.contains(&***name) && !is_subpackage(name);
-        report.new_dependencies = shape.dependencies.iter().filter(is_new).cloned().collect();
+        let accepted = self.accepted_for(Signal::NewbornDependency, entry).filter_map(|other| other.entry.outline.shape.as_ref());
+        let accepted: HashSet<&str> = accepted.flat_map(|shape| shape.dependencies.iter()).map(|name| &**name).collect();
+        let is_known = |name: &str| self.known.dependencies.contains(name) || accepted.contains(name);
+        let is_new = |name: &&Arc<str>| !is_known(name) && !is_subpackage(name);
+        report.new_dependencies = shape.dependencies.iter().filter(is_new).take(MAX_REPORTED_DEPENDENCIES).cloned().collect();
         if !report.new_dependencies.is_empty() {
             let names = report.new_dependencies.iter().map(|name| &**name).collect();
             report.add(Signal::NewDependency, "no earlier release depends on it", &list(&names));
+            let close = report.new_dependencies.iter().find_map(|name| Some((Arc::clone(name), lookalike::imitated(name)?)));
+            if let Some((name, popular)) = close {
+                report.add(Signal::LookalikeName, "", &format!("{name} resembles {popular}"));
+            }
         }
         let commands = shape.commands.iter().map(|name| &**name);
         let added: BTreeSet<&str> = commands.filter(|name| !self.known.commands.contains(name)).collect();
@@ -322,6 +440,17 @@ impl<'a> Comparison<'a> {
         }
         if let Some(other) = self.bursts.get(&*release.entry.key) {
             report.add(Signal::ReleaseBurst, "", &format!("{other} of another line within an hour"));
+        }
+        if let Some((pause, longest)) = self.pace.pause {
+            let days = |pause: SignedDuration| format!("{} d", pause.as_hours() / 24);
+            report.add(
+                Signal::OffRhythm,
+                &format!("a pause of at most {}", days(longest)),
+                &format!("a pause of {}", days(pause)),
+            );
+        } else if let Some(count) = self.pace.daily.get(&*release.entry.key) {
+            let (usual, count) = (self.pace.usual, format!("{count} releases within a day"));
+            report.add(Signal::OffRhythm, &format!("at most {usual} within a day"), &count);
         }
         let highest = self.by_version.last().map(|(version, _)| *version);
         if let (Some(highest), Some(version)) = (highest, &release.entry.version)
@@ -351,14 +480,63 @@ fn compare_size(earlier: &VersionEntry, entry: &VersionEntry, report: &mut Signa
     }
 }
 
-/// Returns the stable releases that were published within an hour of one of another line, each with that one.
-fn bursts<'a>(releases: &[DatedRelease<'a>]) -> HashMap<&'a str, &'a str> {
-    let mut stable: Vec<(Timestamp, (u64, u64), &'a str)> = releases
+/// A stable release: when it was published, its line and its version.
+type StableRelease<'a> = (Timestamp, (u64, u64), &'a str);
+
+/// Returns the stable releases of the baseline, and all after it, also those that left, ordered by time.
+fn stable_releases<'a>(
+    releases: &[DatedRelease<'a>],
+    departed: &[DepartedRelease<'a>],
+    until: Timestamp,
+) -> Vec<StableRelease<'a>> {
+    let line = |version: &Version| (!version.is_prerelease()).then(|| release_line(version));
+    let present = releases
         .iter()
-        .filter_map(|release| Some((release, release.entry.version.as_ref().filter(|version| !version.is_prerelease())?)))
-        .map(|(release, version)| (release.effective, release_line(version), &*release.entry.key))
-        .collect();
+        .filter(|release| release.is_sound || release.effective > until)
+        .filter_map(|release| Some((release.effective, line(release.entry.version.as_ref()?)?, &*release.entry.key)));
+    let departed = departed
+        .iter()
+        .filter_map(|release| Some((release.effective, line(&Version::parse(release.version)?)?, release.version)));
+    let mut stable: Vec<_> = present.chain(departed).collect();
     stable.sort_unstable();
+    stable
+}
+
+/// Returns what is unusual in the pace of the releases after `until`, compared with those before.
+fn pace<'a>(stable: &[StableRelease<'a>], until: Timestamp) -> Pace<'a> {
+    let (before, after) = stable.split_at(stable.partition_point(|(at, ..)| *at <= until));
+    let mut pace = Pace::default();
+    if before.len() < MIN_PACE_RELEASES {
+        return pace;
+    }
+    let latest = &before[before.len().saturating_sub(PACE_RELEASES)..];
+    let longest = latest.windows(2).map(|pair| pair[1].0.duration_since(pair[0].0)).max().unwrap_or_default();
+    let pause = before.last().zip(after.first()).map(|(last, next)| next.0.duration_since(last.0));
+    let is_unusual = |pause: &SignedDuration| {
+        let least = SignedDuration::try_from(MIN_PAUSE).unwrap_or(SignedDuration::MAX);
+        // From a year on the package was dormant, which is a signal of its own.
+        let most = SignedDuration::try_from(YEAR).unwrap_or(SignedDuration::MAX);
+        *pause >= least && *pause < most && pause.as_secs() > longest.as_secs().saturating_mul(PAUSE_FACTOR)
+    };
+    pace.pause = pause.filter(is_unusual).map(|pause| (pause, longest));
+    let mut lines: HashMap<(u64, u64), VecDeque<Timestamp>> = HashMap::new();
+    for (number, (at, line, key)) in stable.iter().enumerate() {
+        let day = lines.entry(*line).or_default();
+        day.push_back(*at);
+        while day.front().is_some_and(|first| timestamp::saturating_add(*first, PACE_WINDOW) < *at) {
+            day.pop_front();
+        }
+        if number < before.len() {
+            pace.usual = pace.usual.max(day.len());
+        } else if day.len() >= MIN_DAILY && day.len() > 2 * pace.usual {
+            pace.daily.insert(key, day.len());
+        }
+    }
+    pace
+}
+
+/// Returns the stable releases that were published within an hour of one of another line, each with that one.
+fn bursts(mut stable: Vec<StableRelease<'_>>) -> HashMap<&str, &str> {
     let mut found = HashMap::new();
     // In each direction, the nearest release of another line is the last one before the run of the own line.
     for _ in 0..2 {
@@ -378,17 +556,26 @@ fn bursts<'a>(releases: &[DatedRelease<'a>]) -> HashMap<&'a str, &'a str> {
 }
 
 /// Returns the signals that depend on members which no version of the document has.
-fn unobservable(contents: PackumentContents) -> Signals {
-    let of_publishers = [
-        Signal::NewPublisher,
-        Signal::PublisherEmailChanged,
-        Signal::MaintainersChanged,
-        Signal::TrustedPublisherLost,
-        Signal::CiToHuman,
-    ];
-    let of_signatures = [Signal::ProvenanceLost, Signal::ProvenanceDropped];
-    let lacking = of_publishers.into_iter().filter(|_| !contents.has_publishers);
-    lacking.chain(of_signatures.into_iter().filter(|_| !contents.has_signatures)).collect()
+pub fn unobservable(contents: PackumentContents) -> Signals {
+    let publishers = if contents.has_publishers { Signals::NONE } else { signals_needing("_npmUser") };
+    let signatures = if contents.has_signatures { Signals::NONE } else { signals_needing("dist.signatures") };
+    publishers.or(signatures)
+}
+
+/// Returns the signals that cannot be observed where a registry leaves out this member.
+pub fn signals_needing(member: &str) -> Signals {
+    let signals: &[Signal] = match member {
+        "_npmUser" => &[
+            Signal::NewPublisher,
+            Signal::PublisherEmailChanged,
+            Signal::MaintainersChanged,
+            Signal::TrustedPublisherLost,
+            Signal::CiToHuman,
+        ],
+        "dist.signatures" => &[Signal::ProvenanceLost, Signal::ProvenanceDropped],
+        _ => &[],
+    };
+    signals.iter().copied().collect()
 }
 
 /// Returns what identifies the release line of a version: its major version, or major and minor below 1.0.0.
@@ -411,8 +598,8 @@ mod tests {
     use std::fmt::Write as _;
 
     use super::*;
+    use crate::npm::PackageName;
     use crate::npm::packument::parse;
-    use crate::npm::{PackageName, Packument};
 
     const DAY: i64 = 24 * 3600;
     const HOUR: i64 = 3600;
@@ -436,7 +623,7 @@ mod tests {
         let dated = dated(&packument);
         let last = dated.last().unwrap();
         let now = last.effective + jiff::SignedDuration::from_secs(DAY);
-        let comparison = Comparison::new(&dated, packument.contents, BASELINE_AGE, now);
+        let comparison = Comparison::new(&dated, &[], &packument, BASELINE_AGE, now);
         comparison.compare(last, |_| false)
     }
 
@@ -480,7 +667,8 @@ mod tests {
     }
 
     fn dated(packument: &Packument) -> Vec<DatedRelease<'_>> {
-        let release = |entry| DatedRelease { entry, effective: Option::unwrap(entry.published), is_sound: true };
+        let release =
+            |entry| DatedRelease { entry, effective: Option::unwrap(entry.published), is_sound: true, accepted: Signals::NONE };
         packument.entries.iter().map(release).collect()
     }
 
@@ -488,7 +676,7 @@ mod tests {
     fn axios_shows_its_signals_on_both_lines() {
         let packument = axios();
         let dated = dated(&packument);
-        let comparison = Comparison::new(&dated, packument.contents, BASELINE_AGE, at(HOUR));
+        let comparison = Comparison::new(&dated, &[], &packument, BASELINE_AGE, at(HOUR));
         for release in &dated[4..] {
             let report = comparison.compare(release, |_| false);
             let found: Vec<_> = report.signals.iter().map(Signal::as_str).collect();
@@ -519,8 +707,32 @@ mod tests {
         let packument = packument(&[("1.0.0", -400 * DAY, ""), ("1.0.1", -60 * DAY, script), ("1.0.2", 0, script)]);
         let mut dated = dated(&packument);
         dated[1].is_sound = false;
-        let comparison = Comparison::new(&dated, packument.contents, BASELINE_AGE, at(HOUR));
+        let comparison = Comparison::new(&dated, &[], &packument, BASELINE_AGE, at(HOUR));
         assert_eq!(comparison.compare(&dated[2], |_| false).signals.iter().next(), Some(Signal::FirstInstallScript));
+    }
+
+    #[test]
+    fn accepted_signal_is_a_precedent_for_later_releases_only() {
+        let script = r#","scripts":{"postinstall":"x"},"dependencies":{"a":"git+https://h.example/a.git"}"#;
+        let packument = packument(&[("1.0.0", -400 * DAY, ""), ("1.1.0", -2 * DAY, script), ("1.1.1", 0, script)]);
+        let mut dated = dated(&packument);
+        dated[1].accepted = [Signal::FirstInstallScript].into_iter().collect();
+        let comparison = Comparison::new(&dated, &[], &packument, BASELINE_AGE, at(HOUR));
+        let found = |at: usize| comparison.compare(&dated[at], |_| false).signals;
+        assert!(found(1).contains(Signal::FirstInstallScript) && !found(2).contains(Signal::FirstInstallScript));
+        assert!(found(2).contains(Signal::RemoteDependencyAdded), "only the named signal is accepted");
+    }
+
+    #[test]
+    fn unpublished_release_still_counts_as_part_of_a_burst() {
+        let packument = packument(&[("1.14.0", -60 * DAY, ""), ("1.14.1", 0, "")]);
+        let dated = dated(&packument);
+        let departed = [DepartedRelease { version: "0.30.4", effective: at(39 * 60) }];
+        let found = |departed: &[DepartedRelease<'_>]| {
+            let comparison = Comparison::new(&dated, departed, &packument, BASELINE_AGE, at(HOUR));
+            comparison.compare(&dated[1], |_| false).signals.contains(Signal::ReleaseBurst)
+        };
+        assert!(found(&departed) && !found(&[]));
     }
 
     #[test]
@@ -550,7 +762,7 @@ mod tests {
             ("1.0.4", 0, by_hand.to_owned()),
         ]);
         let dated = dated(&packument);
-        let comparison = Comparison::new(&dated, packument.contents, BASELINE_AGE, at(HOUR));
+        let comparison = Comparison::new(&dated, &[], &packument, BASELINE_AGE, at(HOUR));
         let report = comparison.compare(&dated[4], |_| false);
         let found: Vec<_> = report.signals.iter().map(Signal::as_str).collect();
         assert_eq!(found, ["provenance-dropped", "ci-to-human", "commit-lost"]);
@@ -578,13 +790,50 @@ mod tests {
         assert_eq!(signals(&[old, ("1.0.1", 0, &eve)]), ["new-publisher"]);
     }
 
+    /// Returns twelve monthly releases that end `last` days before the attack.
+    fn monthly(last: i64) -> Vec<(String, i64)> {
+        (0..12).map(|month| (format!("1.0.{month}"), (-last - 30 * (11 - month)) * DAY)).collect()
+    }
+
+    #[test]
+    fn unusual_pause_counts_for_all_releases_after_it() {
+        let found = |last: i64| {
+            let mut releases = monthly(last);
+            releases.extend([("1.1.0".to_owned(), -2 * DAY), ("1.1.1".to_owned(), 0)]);
+            signals(&releases.iter().map(|(version, at)| (version.as_str(), *at, "")).collect::<Vec<_>>())
+        };
+        assert_eq!(found(200), ["off-rhythm"]);
+        assert_eq!(found(100), [""; 0], "three times the usual pause");
+        assert_eq!(found(400), ["dormant"]);
+    }
+
+    #[test]
+    fn many_releases_of_a_line_within_a_day_are_off_rhythm() {
+        let found = |count: i64| {
+            let mut releases = monthly(40);
+            releases.extend((0..count).map(|number| (format!("1.1.{number}"), number * HOUR)));
+            signals(&releases.iter().map(|(version, at)| (version.as_str(), *at, "")).collect::<Vec<_>>())
+        };
+        assert_eq!((found(3), found(4)), (vec![], vec!["off-rhythm"]));
+    }
+
+    #[test]
+    fn typosquat_as_a_new_dependency_is_a_signal() {
+        let found = |name: &str| {
+            let more = format!(r#","dependencies":{{"{name}":"1"}}"#);
+            signals(&[("1.0.0", -100 * DAY, ""), ("1.0.1", 0, &more)])
+        };
+        assert_eq!(found("lodahs"), ["new-dependency", "lookalike-name"]);
+        assert_eq!(found("lodash"), ["new-dependency"]);
+    }
+
     #[test]
     fn size_jump_needs_factor_and_growth() {
         let sized = |bytes: u64| format!(r#","dist":{{"tarball":"x","signatures":[],"unpackedSize":{bytes}}}"#);
         let found = |old: u64, new: u64| {
             let packument = packument_of(&[("1.0.0", -100 * DAY, sized(old)), ("1.0.1", 0, sized(new))]);
             let dated = dated(&packument);
-            let comparison = Comparison::new(&dated, packument.contents, BASELINE_AGE, at(HOUR));
+            let comparison = Comparison::new(&dated, &[], &packument, BASELINE_AGE, at(HOUR));
             !comparison.compare(&dated[1], |_| false).signals.is_empty()
         };
         assert!(found(100_000, 10_000_000) && found(50_000, 150_000));
@@ -594,7 +843,7 @@ mod tests {
     #[test]
     fn without_a_baseline_or_publishers_signals_are_unobservable() {
         let first = report(&[("1.0.0", 0, "")]);
-        assert!(first.signals.is_empty() && first.unobservable.count() as usize == Signal::ALL.len() - 1);
+        assert!(first.signals.is_empty() && first.unobservable.count() as usize == Signal::ALL.len() - 2);
         let second = report(&[("1.0.0", -100 * DAY, ""), ("1.0.1", 0, "")]);
         let hidden: Vec<_> = second.unobservable.iter().map(Signal::as_str).collect();
         let publishers =
@@ -606,7 +855,7 @@ mod tests {
     fn subpackages_are_no_new_dependencies() {
         let packument = packument(&[("1.0.0", -100 * DAY, ""), ("1.0.1", 0, r#","optionalDependencies":{"@axios/x":"1.0.1"}"#)]);
         let dated = dated(&packument);
-        let comparison = Comparison::new(&dated, packument.contents, BASELINE_AGE, at(HOUR));
+        let comparison = Comparison::new(&dated, &[], &packument, BASELINE_AGE, at(HOUR));
         assert!(comparison.compare(&dated[1], |name| name == "@axios/x").signals.is_empty());
         assert_eq!(comparison.compare(&dated[1], |_| false).new_dependencies.len(), 1);
     }

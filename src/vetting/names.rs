@@ -27,6 +27,14 @@ macro_rules! names {
         impl $set {
             pub const NONE: Self = Self(0);
 
+            pub fn all() -> Self {
+                $name::ALL.iter().copied().collect()
+            }
+
+            pub fn contains(self, name: $name) -> bool {
+                self.0 & (1 << name as u32) != 0
+            }
+
             pub fn is_empty(self) -> bool {
                 self.0 == 0
             }
@@ -43,13 +51,19 @@ macro_rules! names {
                 Self(self.0 | other.0)
             }
 
+            /// Returns those that `other` lacks.
+            #[must_use]
+            pub fn without(self, other: Self) -> Self {
+                Self(self.0 & !other.0)
+            }
+
             pub fn count(self) -> u32 {
                 self.0.count_ones()
             }
 
             /// Iterates in declaration order.
             pub fn iter(self) -> impl Iterator<Item = $name> {
-                $name::ALL.iter().copied().filter(move |name| self.0 & (1 << *name as u32) != 0)
+                $name::ALL.iter().copied().filter(move |name| self.contains(*name))
             }
         }
 
@@ -114,6 +128,10 @@ names! {
         ProvenanceRepositoryChanged = "provenance-repository-changed",
         /// Its provenance names another workflow of the same repository.
         ProvenanceWorkflowChanged = "provenance-workflow-changed",
+        /// It came long after the release before, or among many of one day, compared with the package's usual pace.
+        OffRhythm = "off-rhythm",
+        /// A new publisher or a new dependency, and a name that resembles a popular package's.
+        LookalikeName = "lookalike-name",
     }
 }
 
@@ -235,7 +253,9 @@ impl Signal {
             | Self::BinAdded
             | Self::RepositoryChanged
             | Self::SignatureLost
-            | Self::ProvenanceWorkflowChanged => SignalStrength::Weak,
+            | Self::ProvenanceWorkflowChanged
+            | Self::OffRhythm
+            | Self::LookalikeName => SignalStrength::Weak,
         }
     }
 }
@@ -249,6 +269,11 @@ impl Findings {
 }
 
 impl Signals {
+    /// Formats as a list with commas.
+    pub(crate) fn describe(self) -> String {
+        self.iter().map(Signal::as_str).collect::<Vec<_>>().join(", ")
+    }
+
     /// Returns all signals of a strength.
     pub fn of_strength(strength: SignalStrength) -> Self {
         Signal::ALL.iter().copied().filter(|signal| signal.strength() == strength).collect()

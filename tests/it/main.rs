@@ -75,6 +75,7 @@ mod run_beside;
 mod run_terminal;
 mod running_server;
 mod search;
+mod shapes;
 mod sidecar;
 mod signals;
 mod signing;

@@ -243,7 +243,7 @@ async fn sighup_reloads_the_policy() {
 fn policy_check_test_and_replay_report_results_and_errors() {
     let home = tempfile::tempdir().unwrap();
     let (code, stdout, _) = run(coldframe(home.path()).args(["policy", "check"]));
-    assert!(code == 0 && stdout.contains("default: 12 rules, no errors"), "{stdout}");
+    assert!(code == 0 && stdout.contains("default: 13 rules, no errors"), "{stdout}");
     let own = home.path().join("own.toml");
     std::fs::write(&own, "include = \"default\"\n[[rule]]\nid = \"ours\"\nallow = true\nscopes = [\"@acme\"]\nreason = \"x\"\n")
         .unwrap();

@@ -20,7 +20,9 @@ use crate::firewall::{Client, Explanation, Firewall, FirewallDeps, LockedVersion
 use crate::npm::PackageSpec;
 use crate::server::admin::CheckResponse;
 use crate::store::read_only::ReadOnlyLedger;
-use crate::store::{BlobStore, DataDir, DiskBlobs, Exposure, IndicatorHit, Ledger, SqliteLedger, StoreError, indicator_hit};
+use crate::store::{
+    BlobStore, DataDir, DiskBlobs, Exposure, IndicatorHit, Ledger, RecordedSignals, SqliteLedger, StoreError, indicator_hit,
+};
 use crate::telemetry::Metrics;
 use crate::tls;
 use crate::upstream::Registries;
@@ -85,6 +87,15 @@ pub(crate) fn firewall(config: Config, clock: Arc<dyn Clock>) -> Result<Standalo
 pub fn exposure(data_dir: &Path, spec: &PackageSpec) -> Result<Vec<Exposure>, AppError> {
     let ledger = SqliteLedger::read_only(data_dir)?;
     Ok(ledger.exposure(&spec.name, spec.wanted.as_deref())?)
+}
+
+/// Returns the signals that releases showed when they were young, by the ledger in `data_dir`.
+pub(crate) fn recorded_signals(data_dir: &Path, spec: &PackageSpec) -> Result<Vec<RecordedSignals>, AppError> {
+    let mut signals = SqliteLedger::read_only(data_dir)?.recorded_signals(&spec.name)?;
+    signals.retain(|recorded| spec.wanted.as_deref().is_none_or(|wanted| *wanted == *recorded.version));
+    signals.sort_by(|left, right| left.version.cmp(&right.version).then(right.recorded.cmp(&left.recorded)));
+    signals.dedup_by(|other, first| other.version == first.version);
+    Ok(signals)
 }
 
 /// Returns the clients that contacted indicators of feeds, by the ledger in `data_dir`: oldest first, repeated hits counted.

@@ -31,6 +31,8 @@ use crate::npm::lockfile::EntrySource;
 use crate::server::admin::ClientPolicy;
 use crate::text::push_line;
 use crate::tls;
+use crate::vetting::Signals;
+use crate::vetting::compare::signals_needing;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -162,8 +164,11 @@ fn environment_findings(seen: &ProbeReport, server: &Url, redirected: &Redirecte
                 DoctorFinding::new(Well, "metadata", format!("upstream sends the metadata that rules need (checked with {name})"))
             }
             Ok(missing) => {
-                let what = format!("upstream sends no {} (checked with {name})", missing.join(", "));
+                let signals = missing.iter().fold(Signals::NONE, |all, member| all.or(signals_needing(member)));
+                let unseen =
+                    if signals.is_empty() { String::new() } else { format!("; signals not observable: {}", signals.describe()) };
                 let why = "rules that need it cannot decide; without `time`, age counts from when a release was first seen";
+                let what = format!("upstream sends no {} (checked with {name}){unseen}", missing.join(", "));
                 let fix = "coldframe serve --upstream URL, with the registry that the mirror copies";
                 DoctorFinding::new(Warning, "metadata", what).because(why, fix)
             }

@@ -1,12 +1,13 @@
 //! `coldframe policy`: checks policies, runs their test cases, and evaluates them against past incidents, packument files or
 //! the ledger. Needs no running server.
 
+pub(crate) mod survey;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Subcommand;
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::app;
@@ -18,10 +19,8 @@ use crate::cli::runtime::block_on;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::policy as policy_files;
 use crate::files;
-use crate::npm::packument::parse;
-use crate::npm::{PackageName, Packument};
 use crate::policy::replay::{PastIncident, ReplayOutcome, ReplayResult, ReplaySignals, replay};
-use crate::policy::{Facts, RuleId, Verdict, cases, evaluate_without_decisions, presets};
+use crate::policy::{RuleId, Verdict, cases, presets};
 use crate::text::{TextTable, push_line};
 use crate::units::timestamp;
 
@@ -64,21 +63,8 @@ pub(crate) enum Command {
         #[arg(long)]
         without_signals: bool,
     },
-    /// Count held and denied versions in packument files, per rule.
-    Survey {
-        /// Packuments as JSON, full or abbreviated: files or directories of `*.json`.
-        #[arg(value_name = "PACKUMENT", required = true)]
-        packuments: Vec<PathBuf>,
-        /// File, directory, or shipped policy.
-        #[arg(long, default_value = POLICY)]
-        policy: String,
-        /// Evaluate as of this instant instead of now.
-        #[arg(long, value_parser = parse_instant)]
-        at: Option<Timestamp>,
-        /// List every version that would be refused.
-        #[arg(long)]
-        list: bool,
-    },
+    /// Count held and denied versions of packuments, per rule.
+    Survey(survey::Arguments),
     /// Print a shipped policy, as a starting point for your own.
     Show {
         /// Shipped policy: `default`, `strict`, `ci`, `observe`.
@@ -106,7 +92,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Exit> {
             let signals = if without_signals { ReplaySignals::Ignored } else { ReplaySignals::Counted };
             replay_all(incidents.as_deref(), &policy, signals, output)
         }
-        Command::Survey { packuments, policy, at, list } => survey(&packuments, &policy, at, list),
+        Command::Survey(arguments) => survey::run(arguments),
         Command::Show { policy } => {
             let names = || presets::names().join("`, `");
             let unknown = || anyhow::anyhow!("unknown shipped policy, expected one of `{}`: `{policy}`", names());
@@ -203,11 +189,12 @@ fn replay_all(incidents: Option<&Path>, name: &str, signals: ReplaySignals, outp
     };
     let incidents = PastIncident::read_all(&text)
         .map_err(|error| usage(format!("cannot parse incidents in `{source}`, see policies/README.md: {error}")))?;
-    let replayed: Vec<_> = incidents.iter().map(|incident| replay(&policy, incident, signals)).collect();
+    let replay_with = |signals| incidents.iter().map(|incident| replay(&policy, incident, signals)).collect::<Vec<_>>();
+    let (replayed, by_age) = (replay_with(signals), replay_with(ReplaySignals::Ignored));
     if output.json {
         say(&format!("{} incidents in {source}", incidents.len()));
     }
-    output.print(|| format_replay(name, &source, &replayed), || replayed.iter().map(replay_json).collect())
+    output.print(|| format_replay(name, &source, &replayed, &by_age), || replayed.iter().map(replay_json).collect())
 }
 
 fn replay_json(result: &ReplayResult) -> Value {
@@ -219,7 +206,7 @@ fn replay_json(result: &ReplayResult) -> Value {
     })
 }
 
-fn format_replay(policy: &str, source: &str, replayed: &[ReplayResult]) -> String {
+fn format_replay(policy: &str, source: &str, replayed: &[ReplayResult], by_age: &[ReplayResult]) -> String {
     let mut columns = TextTable::indented("");
     columns.row([&"INCIDENT", &"OUTCOME", &"RULE", &"UNTIL"]);
     for one in replayed {
@@ -232,92 +219,25 @@ fn format_replay(policy: &str, source: &str, replayed: &[ReplayResult]) -> Strin
         columns.row([&one.id, &one.fate.outcome(), &rule, &until]);
     }
     let count = |fate: ReplayOutcome| replayed.iter().filter(|one| one.fate == fate).count();
-    let mut by_rule: BTreeMap<&str, usize> = BTreeMap::new();
-    for one in replayed.iter().filter(|one| one.fate.outcome() == "stopped") {
-        *by_rule.entry(one.rule.as_ref().map(RuleId::as_str).unwrap_or_default()).or_default() += 1;
-    }
-    let by_rule: Vec<_> = by_rule.iter().map(|(rule, count)| format!("{rule} {count}")).collect();
+    let stopped = || replayed.iter().zip(by_age).filter(|(one, _)| one.fate.outcome() == "stopped");
+    let by_rule = count_by_rule(stopped().map(|(one, _)| one));
+    let only_by_signal = count_by_rule(stopped().filter(|(_, aged)| aged.fate == ReplayOutcome::Missed).map(|(one, _)| one));
     let (at_once, until) = (count(ReplayOutcome::StoppedAtPublication), count(ReplayOutcome::StoppedUntilDetection));
     format!(
         "{columns}\n{policy}: of {} incidents in {source} {at_once} stopped at publication, {until} stopped until detection, {} missed, {} \
-         undecidable\nstopped by: {}\n",
+         undecidable\nstopped by: {by_rule}\nopened by their age, stopped by a signal: {only_by_signal}\n",
         replayed.len(),
         count(ReplayOutcome::Missed),
         count(ReplayOutcome::Undecidable),
-        if by_rule.is_empty() { "-".to_owned() } else { by_rule.join(", ") }
     )
 }
 
-fn survey(paths: &[PathBuf], policy_name: &str, at: Option<Timestamp>, list: bool) -> anyhow::Result<Exit> {
-    let at = at.unwrap_or_else(|| SystemClock.now());
-    let policy = policy_files::load(policy_name)?.policy.as_of(at);
-    let (mut packages, mut versions, mut allowed, mut listed) = (0, 0, 0, String::new());
-    let (mut held, mut denied) = (BTreeMap::<String, usize>::new(), BTreeMap::<String, usize>::new());
-    for path in packuments(paths)? {
-        let (name, packument) = read_packument(&path).map_err(|error| unreadable(&path, &error))?;
-        packages += 1;
-        versions += packument.entries.len();
-        let rules = policy.for_package(&name);
-        for entry in &packument.entries {
-            let facts = Facts::of_entry(&packument, entry, entry.published.unwrap_or(at));
-            let verdict = evaluate_without_decisions(&rules, &facts, at);
-            match &verdict {
-                Verdict::Allow => allowed += 1,
-                Verdict::Hold { reason, .. } => *held.entry(reason.rule.to_string()).or_default() += 1,
-                Verdict::Deny { reason } => *denied.entry(reason.rule.to_string()).or_default() += 1,
-            }
-            if let (true, Some(reason)) = (list, verdict.reason()) {
-                push_line!(listed, "{name}@{}: {} (rule {})", entry.key, reason.detail, reason.rule);
-            }
-        }
+/// Formats how many results each rule decided: `strong-signal 12, minimum-age 8`.
+fn count_by_rule<'a>(results: impl Iterator<Item = &'a ReplayResult>) -> String {
+    let mut by_rule: BTreeMap<&str, usize> = BTreeMap::new();
+    for one in results {
+        *by_rule.entry(one.rule.as_ref().map(RuleId::as_str).unwrap_or_default()).or_default() += 1;
     }
-    let mut columns = TextTable::indented("  ");
-    columns.row([&"allowed", &"", &allowed]);
-    for (word, counts) in [("held", held), ("denied", denied)] {
-        columns.row([&word, &"", &counts.values().sum::<usize>()]);
-        for (rule, count) in counts {
-            columns.row([&"", &rule, &count]);
-        }
-    }
-    let at = timestamp::format_utc(at);
-    output::print(&format!("{listed}{policy_name} over {packages} packages and {versions} versions, as of {at}\n{columns}"))
-}
-
-fn read_packument(path: &Path) -> anyhow::Result<(PackageName, Packument)> {
-    let document = std::fs::read(path)?;
-    let named: SurveyedVersion<'_> = serde_json::from_slice(&document)?;
-    let name = PackageName::parse(&named.name)?;
-    let packument = parse::parse(&name, &document)?.packument;
-    Ok((name, packument))
-}
-
-#[derive(serde::Deserialize)]
-struct SurveyedVersion<'a> {
-    #[serde(borrow)]
-    name: std::borrow::Cow<'a, str>,
-}
-
-fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> anyhow::Error {
-    anyhow::anyhow!("cannot read `{}`: {error}", path.display())
-}
-
-/// Returns the given files and the JSON files in given directories.
-fn packuments(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for path in paths {
-        if !path.is_dir() {
-            found.push(path.clone());
-            continue;
-        }
-        let entries = std::fs::read_dir(path).map_err(|error| unreadable(path, &error))?;
-        let mut files: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-        files.retain(|file| file.extension().is_some_and(|extension| extension == "json") && file.is_file());
-        files.sort();
-        found.extend(files);
-    }
-    Ok(found)
-}
-
-fn parse_instant(text: &str) -> Result<Timestamp, String> {
-    timestamp::parse(text).ok_or_else(|| "expected an instant such as `2026-03-31T01:00:00Z`".to_owned())
+    let by_rule: Vec<_> = by_rule.iter().map(|(rule, count)| format!("{rule} {count}")).collect();
+    if by_rule.is_empty() { "-".to_owned() } else { by_rule.join(", ") }
 }

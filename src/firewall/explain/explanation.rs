@@ -240,7 +240,8 @@ impl ExplainedFacts {
             row("signal", Some(format!("{}: {}", evidence.signal.as_str(), evidence.describe())));
         }
         row("not decided", words(&self.pending));
-        let has_no_baseline = self.unobservable.len() + 1 >= Signal::ALL.len();
+        // Two signals need no baseline.
+        let has_no_baseline = self.unobservable.len() + 2 >= Signal::ALL.len();
         let no_baseline = "there is no older release to compare with".to_owned();
         row("not observable", if has_no_baseline { Some(no_baseline) } else { words(&self.unobservable) });
         for found in &self.findings {

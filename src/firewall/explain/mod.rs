@@ -120,8 +120,10 @@ impl Explainer<'_> {
             let given = given.filter(|(at, _)| table.shown[*at]).map(|(_, entry)| entry.key.clone());
             RequestedSpec { text: wanted.into(), given }
         });
-        let signals = self.package.signals(self.policy_snapshot);
-        let mut explanation = self.explanation(&self.package.facts(packument, at, &signals, &advisories), asked, table);
+        let signals = self.package.signals(self.policy_snapshot, self.client.profile);
+        let cohorts = self.package.cohorts(self.policy_snapshot, self.client.profile);
+        let facts = self.package.facts(packument, at, (&signals, cohorts.as_deref()), &advisories);
+        let mut explanation = self.explanation(&facts, asked, table);
         let verifier = SignatureVerifier::new(self.package, packument, &self.policy_snapshot.signing_keys);
         // An index of an earlier instant lacks what signatures are found by.
         if self.at.is_none() {

@@ -1,8 +1,11 @@
 //! An immutable snapshot of a package: its index, its record, and when upstream last confirmed it.
 
 pub(crate) mod as_of;
+pub(crate) mod cohort_table;
+pub(crate) mod dependency_lookups;
 pub mod history;
 pub(crate) mod removed;
+pub(crate) mod signal_records;
 pub(crate) mod signal_table;
 pub(crate) mod signals;
 pub(crate) mod signing;
@@ -13,6 +16,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::firewall::package::cohort_table::CohortTable;
 use crate::firewall::package::history::ReleaseHistory;
 use crate::firewall::package::signal_table::SignalTable;
 use crate::firewall::singleflight;
@@ -132,6 +136,8 @@ pub(crate) struct LinkedFacts<'a> {
     /// The parent package, if it is known.
     pub parent: Option<&'a ParentFirstSeen>,
     pub signals: &'a SignalTable,
+    /// The versions that wait for siblings, if they are known.
+    pub cohorts: Option<&'a CohortTable>,
 }
 
 #[derive(Clone)]
@@ -247,6 +253,7 @@ impl PackageSnapshot {
             evidence: report.map(|report| &*report.evidence).unwrap_or_default(),
             findings: found.iter().map(|evidence| evidence.finding).chain(advised).collect(),
             finding_evidence: found,
+            cohort: linked.cohorts.and_then(|cohorts| cohorts.waits.get(&at)),
             unknown: UnknownFacts { fix: hangs_on_publishers, ..self.unknown(entry) },
             ..Facts::of_entry(packument, entry, provenance.effective)
         };

@@ -65,6 +65,8 @@ impl<'a> RemovedVersion<'a> {
         let is_same = |known: &&InspectedTarball| *known.version == *self.version && Some(&known.sha512) == sha512;
         let inspected = self.package.record.inspections.iter().find(is_same);
         let evidence = inspected.map(|inspected| &*inspected.evidence).unwrap_or_default();
+        let recorded = self.package.record.signals.iter().find(|recorded| *recorded.version == *self.version);
+        let signals = recorded.map(|recorded| &*recorded.evidence).unwrap_or_default();
         Facts {
             published: self.published,
             has_integrity: self.first.is_some(),
@@ -73,6 +75,8 @@ impl<'a> RemovedVersion<'a> {
             presence: if was_there { Presence::Present } else { removed },
             parsed: self.parsed.as_ref(),
             advisories: &self.advisories,
+            signals: signals.iter().map(|evidence| evidence.signal).collect(),
+            evidence: signals,
             findings: evidence.iter().map(|evidence| evidence.finding).collect(),
             finding_evidence: evidence,
             // The ledger does not record them.

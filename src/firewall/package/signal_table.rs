@@ -11,8 +11,8 @@ use crate::vetting::compare::SignalReport;
 pub(crate) struct SignalTable {
     /// The revision of the policy snapshot.
     pub revision: u64,
-    /// Whether new dependencies were looked up.
-    pub has_dependencies: bool,
+    /// The revision of what is known of new dependencies.
+    pub dependencies: u64,
     /// The revision of the vetted tarballs.
     pub vetted: u64,
     /// Releases whose tarballs have findings.
@@ -23,7 +23,7 @@ pub(crate) struct SignalTable {
     pub reports: HashMap<usize, SignalReport>,
     /// For each young release, the release of the baseline that its tarball is compared with.
     pub predecessors: HashMap<usize, Option<usize>>,
-    /// The new dependencies that are not looked up yet, sorted.
+    /// The new dependencies that are not looked up yet, in the order of their look-ups.
     pub pending: Vec<Arc<str>>,
 }
 

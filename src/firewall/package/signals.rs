@@ -1,61 +1,50 @@
 //! The signals of a package's young releases, and the findings in tarballs that were opened. New dependencies are looked up
 //! elsewhere; until then, signals that depend on them are pending.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::firewall::package::PackageSnapshot;
+use crate::firewall::package::dependency_lookups::KnownDependencies;
+use crate::firewall::package::signal_records::manifest_of;
 use crate::firewall::package::signal_table::SignalTable;
 use crate::firewall::package::signing::SignatureVerifier;
 use crate::firewall::package::vetted_tarballs::Vetted;
-use crate::firewall::policy_state::PolicySnapshot;
+use crate::firewall::package::{LinkedFacts, PackageSnapshot};
+use crate::firewall::policy_state::{PolicySnapshot, Profile};
+use crate::npm::packument::index::VersionEntry;
 use crate::npm::{Algorithm, Packument};
 use crate::policy::advisories::AdvisoryKind;
-use crate::store::InspectedTarball;
+use crate::policy::{Facts, Verdict};
+use crate::store::{InspectedTarball, RecordedSignals};
 use crate::units::timestamp;
-use crate::vetting::compare::{Comparison, DatedRelease, SignalReport};
+use crate::vetting::compare::{Comparison, DatedRelease, DepartedRelease, MAX_RECORDED_SIGNALS, SIGNALS_VERSION, SignalReport};
 use crate::vetting::provenance::{BuildSource, ProvenanceStatus};
-use crate::vetting::{BASELINE_AGE, Finding, FindingEvidence, Signal, Signals};
-
-/// A dependency that was first published so shortly before the release that adds it counts as newborn.
-const NEWBORN_AGE: Duration = Duration::from_secs(14 * 24 * 3600);
-
-/// The most new dependencies of one package that are looked up. A release with more of them stays pending.
-pub(crate) const MAX_NEW_DEPENDENCIES: usize = 32;
+use crate::vetting::{BASELINE_AGE, Finding, FindingEvidence, Signal, SignalStrength, Signals};
 
 /// The most releases of the baseline whose provenance a young release is compared with.
 pub(crate) const MAX_BASELINE_SOURCES: usize = 3;
 
-/// What upstream says of a dependency that no earlier release had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NewDependency {
-    /// It does not exist. An attacker may create it later.
-    Absent,
-    Present {
-        /// `None` if upstream sends no publish times.
-        first_published: Option<Timestamp>,
-        /// Whether its `latest` version or a young one has install scripts.
-        has_install_script: bool,
-    },
+/// The policies and the profile whose denials count.
+#[derive(Clone, Copy)]
+pub(crate) struct ProfileView<'a> {
+    pub policy_snapshot: &'a PolicySnapshot,
+    pub profile: Profile,
 }
-
-/// New dependencies by name.
-pub(crate) type NewDependencies = HashMap<Arc<str>, NewDependency>;
 
 /// Compares the young releases of a package with its older ones.
 pub(crate) fn compare(
     package: &PackageSnapshot,
-    policy_snapshot: &PolicySnapshot,
-    dependencies: Option<&NewDependencies>,
+    view: ProfileView<'_>,
+    dependencies: &KnownDependencies,
     vetted: &Vetted,
 ) -> SignalTable {
+    let policy_snapshot = view.policy_snapshot;
     let mut table = SignalTable {
         revision: policy_snapshot.revision,
         vetted: vetted.revision,
-        has_dependencies: dependencies.is_some(),
+        dependencies: dependencies.revision,
         ..SignalTable::default()
     };
     let now = package.confirmed.validated;
@@ -73,16 +62,12 @@ pub(crate) fn compare(
     if package.provenance.iter().all(|history| history.effective <= since) {
         return table;
     }
-    let advisories = policy_snapshot.advisories.of(packument.name.as_str()).applicable_to(package.dated(packument));
-    let releases = packument.entries.iter().zip(&*package.provenance).map(|(entry, history)| {
-        let is_malware =
-            advisories.matching(&entry.key, entry.version.as_ref()).any(|advisory| advisory.kind == AdvisoryKind::Malware);
-        let is_sound = !is_malware && !history.integrity_changed && entry.inconsistency.is_none();
-        DatedRelease { entry, effective: history.effective, is_sound }
-    });
-    let releases: Vec<_> = releases.collect();
-    let comparison = Comparison::new(&releases, packument.contents, window, now);
+    let releases = dated_releases(package, packument, view, &table);
+    let departed = departed_releases(package, packument, since);
+    let comparison = Comparison::new(&releases, &departed, packument, window, now);
     let sources = KnownSources::new(&releases, packument, vetted, since);
+    let recorded = RecordedBefore::new(package, since);
+    let mut pending = Vec::new();
     for (at, release) in releases.iter().enumerate().filter(|(_, release)| release.effective > since) {
         let is_subpackage = |name: &str| {
             // Searched, not scanned: a package may pin one part in 100,000 versions. Positions are in the document's order.
@@ -97,14 +82,91 @@ pub(crate) fn compare(
             report.unobservable = report.unobservable.or([Signal::SignatureLost].into_iter().collect());
         }
         sources.compare(at, &mut report);
-        table.pending.extend(add_dependencies(&mut report, release.effective, dependencies));
+        recorded.keep(release.entry, &comparison, &mut report);
+        let unknown = add_dependencies(&mut report, release.effective, dependencies);
+        pending.extend(unknown.iter().map(|name| (unknown.len(), Arc::clone(name))));
         if report != SignalReport::default() {
             table.reports.insert(at, report);
         }
     }
-    table.pending.sort_unstable();
-    table.pending.dedup();
+    // Those of releases with few come first: a release with thousands must not keep others from being decided.
+    pending.sort_unstable();
+    let mut seen = HashSet::new();
+    table.pending = pending.into_iter().map(|(_, name)| name).filter(|name| seen.insert(Arc::clone(name))).collect();
     table
+}
+
+/// The signals that the ledger has of a package's releases.
+struct RecordedBefore<'a> {
+    by_version: HashMap<&'a str, &'a RecordedSignals>,
+    /// Whether old releases left or changed since they were compared with. Signals that were recorded before stay then: an
+    /// attacker must not clear one by changing the baseline.
+    has_lost_baseline: bool,
+}
+
+impl<'a> RecordedBefore<'a> {
+    fn new(package: &'a PackageSnapshot, since: Timestamp) -> Self {
+        let has_left = || package.record.releases.iter().any(|row| row.state.gone.is_some() && row.counts_from() <= since);
+        let has_changed = || package.provenance.iter().any(|history| history.began <= since && history.effective > since);
+        let recorded = &package.record.signals;
+        Self {
+            by_version: recorded.iter().map(|recorded| (&*recorded.version, recorded)).collect(),
+            has_lost_baseline: !recorded.is_empty() && (has_left() || has_changed()),
+        }
+    }
+
+    fn keep(&self, entry: &VersionEntry, comparison: &Comparison<'_>, report: &mut SignalReport) {
+        let recorded = self.by_version.get(&*entry.key);
+        if recorded.is_none() && !report.signals.is_empty() && self.by_version.len() >= MAX_RECORDED_SIGNALS {
+            report.pending = Signals::of_strength(SignalStrength::Strong);
+        }
+        let is_current =
+            |recorded: &&&RecordedSignals| recorded.code == SIGNALS_VERSION && recorded.manifest == manifest_of(entry);
+        for evidence in
+            recorded.filter(|_| self.has_lost_baseline).filter(is_current).into_iter().flat_map(|known| &known.evidence)
+        {
+            if !report.signals.contains(evidence.signal) && !comparison.is_accepted(evidence.signal, entry) {
+                report.unobservable = report.unobservable.without([evidence.signal].into_iter().collect());
+                report.add(evidence.signal, &evidence.old, &evidence.new);
+            }
+        }
+    }
+}
+
+/// Returns the releases of a package, each with whether it may be in a baseline. A denied release is in none, however old it is.
+/// Only denials that do not depend on signals count: signals depend on the baseline.
+fn dated_releases<'a>(
+    package: &'a PackageSnapshot,
+    packument: &'a Packument,
+    ProfileView { policy_snapshot, profile }: ProfileView<'_>,
+    table: &SignalTable,
+) -> Vec<DatedRelease<'a>> {
+    let advisories = policy_snapshot.advisories.of(packument.name.as_str()).applicable_to(package.dated(packument));
+    let rules = policy_snapshot.policy(profile).for_package(&packument.name);
+    let linked = LinkedFacts { parent: None, signals: table, cohorts: None };
+    let of_entry = |(at, entry): (usize, &'a VersionEntry)| {
+        let effective = package.provenance[at].effective;
+        // Rules that allow what has no signal must not hide a denial.
+        let facts = Facts { unobservable: Signals::all(), ..package.facts_with(linked, packument, at, &advisories) };
+        let is_malware =
+            || advisories.matching(&entry.key, entry.version.as_ref()).any(|advisory| advisory.kind == AdvisoryKind::Malware);
+        let verdict = policy_snapshot.evaluate(&rules, &facts, package.confirmed.validated, &mut ());
+        let is_approved = || policy_snapshot.active_decisions.approval(&rules, &facts).is_some();
+        // The invariants deny what changed its bytes or contradicts itself.
+        let is_sound = !matches!(verdict, Verdict::Deny { .. }) && (!is_malware() || is_approved());
+        DatedRelease { entry, effective, is_sound, accepted: policy_snapshot.active_decisions.accepted_signals(&facts) }
+    };
+    packument.entries.iter().enumerate().map(of_entry).collect()
+}
+
+/// Returns the versions that upstream had after `since` and no longer has, as far as the ledger or `time` names them.
+fn departed_releases<'a>(package: &'a PackageSnapshot, packument: &'a Packument, since: Timestamp) -> Vec<DepartedRelease<'a>> {
+    let recorded = package.record.releases.iter().filter(|release| release.state.gone.is_some());
+    let recorded = recorded.map(|release| DepartedRelease { version: &release.version, effective: release.effective });
+    let named = packument.removed.iter().filter_map(|(version, published)| Some((version, (*published)?)));
+    let named = named.map(|(version, effective)| DepartedRelease { version, effective });
+    let is_departed = |release: &DepartedRelease<'_>| release.effective > since && packument.find(release.version).is_none();
+    recorded.chain(named).filter(is_departed).collect()
 }
 
 /// Returns the inspections with findings, by the position of the entry that states the same bytes.
@@ -187,30 +249,18 @@ impl<'a> KnownSources<'a> {
 }
 
 /// Adds what is known of the new dependencies of a release. Returns those that are not looked up yet.
-fn add_dependencies(report: &mut SignalReport, effective: Timestamp, known: Option<&NewDependencies>) -> Vec<Arc<str>> {
+fn add_dependencies(report: &mut SignalReport, effective: Timestamp, known: &KnownDependencies) -> Vec<Arc<str>> {
     let mut pending = Vec::new();
     for name in std::mem::take(&mut report.new_dependencies) {
-        let Some(dependency) = known.and_then(|known| known.get(&name)) else {
-            report.pending = [Signal::NewbornDependency].into_iter().collect();
+        let Some(dependency) = known.by_name.get(&name) else {
+            report.pending = report.pending.or([Signal::NewbornDependency].into_iter().collect());
             pending.push(name);
             continue;
         };
-        match *dependency {
-            NewDependency::Absent => report.add(Signal::NewbornDependency, "", &format!("{name}, which does not exist")),
-            NewDependency::Present { first_published: Some(first), .. }
-                if timestamp::saturating_add(first, NEWBORN_AGE) > effective =>
-            {
-                let first = timestamp::format_utc(first);
-                report.add(Signal::NewbornDependency, "", &format!("{name}, first published {first}"));
-            }
-            NewDependency::Present { has_install_script: true, .. } => {
-                report.add(Signal::NewbornDependency, "", &format!("{name}, which has install scripts"));
-            }
-            NewDependency::Present { .. } => {}
-        }
+        report.add_dependency(&name, *dependency, effective);
     }
     if !report.signals.and([Signal::NewbornDependency].into_iter().collect()).is_empty() {
-        report.pending = Signals::NONE;
+        report.pending = report.pending.without([Signal::NewbornDependency].into_iter().collect());
     }
     pending
 }

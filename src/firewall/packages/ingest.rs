@@ -14,6 +14,7 @@ use crate::firewall::packages::abbreviated::AbbreviatedSupport;
 use crate::firewall::packages::client_limits::{AbsentNames, too_many};
 use crate::firewall::packages::load::{FetchPermit, Loader, PreviousState};
 use crate::firewall::packages::parse_pool::ParseScratch;
+use crate::firewall::packages::record_signals;
 use crate::firewall::packages::request::FetchRequest;
 use crate::firewall::packages::views::{Contradictions, ViewHistories};
 use crate::firewall::verdicts::cache::CachedPackage;
@@ -172,7 +173,11 @@ impl Ingester {
         }
         self.services.cache.clear_failures(&request.slot);
         // Evaluated here, off the async threads: a package may have thousands of versions.
-        package.judge(&self.services.policy.snapshot(), request.profile);
+        let policy_snapshot = self.services.policy.snapshot();
+        package.judge(&policy_snapshot, request.profile);
+        if arrival.recorded {
+            record_signals::record(&self.services, &package, &policy_snapshot, request.profile);
+        }
         self.services.cache.insert(&package);
         drop(turn);
         Ok(Ingested::Done(package))

@@ -2,19 +2,25 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use crate::firewall::package::signal_table::SignalTable;
-use crate::firewall::package::signals::NewDependency;
-use crate::firewall::policy_state::PolicySnapshot;
+use crate::firewall::policy_state::{PolicySnapshot, Profile};
 use crate::firewall::verdicts::cache::CachedPackage;
 use crate::units::timestamp;
-use crate::vetting::{BASELINE_AGE, Signal};
+use crate::vetting::{BASELINE_AGE, NewDependency, Signal};
 
-/// Returns the signals of a package if a rule needs new dependencies that are not looked up yet.
-pub(crate) fn pending(package: &CachedPackage, policy_snapshot: &PolicySnapshot) -> Option<Arc<SignalTable>> {
-    if package.dependencies.get().is_some() {
+/// Returns the signals of a package if a rule needs new dependencies that are not looked up yet, and look-ups are due.
+pub(crate) fn pending(
+    package: &CachedPackage,
+    policy_snapshot: &PolicySnapshot,
+    profile: Profile,
+    now: Timestamp,
+) -> Option<Arc<SignalTable>> {
+    if !package.dependencies.is_due(now) {
         return None;
     }
-    let signals = package.signals(policy_snapshot);
+    let signals = package.signals(policy_snapshot, profile);
     let is_needed = !signals.pending.is_empty() && policy_snapshot.asks_signal(Signal::NewbornDependency);
     is_needed.then_some(signals)
 }

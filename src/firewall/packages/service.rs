@@ -10,13 +10,16 @@ use tokio::time::{Duration, Instant, timeout_at};
 use crate::firewall::credential_binding;
 use crate::firewall::error::{FirewallError, Result};
 use crate::firewall::package::CacheKey;
+use crate::firewall::package::dependency_lookups::MAX_NEW_DEPENDENCIES;
 use crate::firewall::package::removed::RemovedVersion;
-use crate::firewall::package::signals::{MAX_NEW_DEPENDENCIES, NewDependencies, NewDependency};
+use crate::firewall::package::signal_table::SignalTable;
 use crate::firewall::packages::Services;
 use crate::firewall::packages::client_limits::RecheckLimit;
+use crate::firewall::packages::cohorts::{self, OpenedVersions};
 use crate::firewall::packages::fetch::{Fetcher, absent};
 use crate::firewall::packages::load::Loader;
 use crate::firewall::packages::new_dependencies;
+use crate::firewall::packages::record_signals;
 use crate::firewall::packages::request::{DocumentNeed, FetchRequest, PackageLookup, PrefetchContext, RenderRequest};
 use crate::firewall::packages::subpackages::{self, Subpackages};
 use crate::firewall::policy_state::{EvalContext, PolicySnapshot, Profile};
@@ -28,6 +31,7 @@ use crate::npm::packument::index::VersionEntry;
 use crate::npm::{PackageName, Packument, PackumentForm, Version};
 use crate::telemetry::{CacheLabel, CacheOutcome};
 use crate::upstream::CacheValidators;
+use crate::vetting::NewDependency;
 
 /// How often a fetch is repeated because a shared fetch returned the other form.
 const MAX_ATTEMPTS: usize = 4;
@@ -50,6 +54,8 @@ pub(crate) struct PackageService {
     pub fetcher: Arc<Fetcher>,
     pub subpackages: Arc<Subpackages>,
     pub rechecks: RecheckLimit,
+    /// Versions that no longer wait for siblings.
+    pub opened: OpenedVersions,
 }
 
 impl PackageService {
@@ -65,7 +71,8 @@ impl PackageService {
         let package = self.services.cache.fresh(&slot, client.profile, need, context)?;
         if subpackages::needs_parent(&package, &context.policy_snapshot).is_some()
             || lacks_facts(&package, client.profile, &context.policy_snapshot)
-            || new_dependencies::pending(&package, &context.policy_snapshot).is_some()
+            || cohorts::is_due(&package, &context.policy_snapshot, client.profile)
+            || new_dependencies::pending(&package, &context.policy_snapshot, client.profile, context.now).is_some()
         {
             return None;
         }
@@ -90,13 +97,19 @@ impl PackageService {
             let lookup = self.lookup_unlinked(client, name, DocumentNeed::Facts, render_request).await?;
             self.load_parent(client, &lookup.package).await;
             lookup
-        } else if new_dependencies::pending(&lookup.package, &self.services.policy.snapshot()).is_some() {
-            lookup
         } else {
+            lookup
+        };
+        let has_pending = self.pending_dependencies(client, &lookup.package).is_some();
+        if has_pending {
+            Box::pin(self.load_new_dependencies(client, &lookup.package)).await;
+            self.record_signals(client, &lookup.package).await;
+        }
+        if !has_pending && !cohorts::is_due(&lookup.package, &self.services.policy.snapshot(), client.profile) {
             self.report_false_signatures(&lookup.package);
             return Ok(lookup);
-        };
-        Box::pin(self.load_new_dependencies(client, &lookup.package)).await;
+        }
+        Box::pin(self.load_cohorts(client, &lookup.package)).await;
         self.services.workers.evaluate(&lookup.package, &self.services.policy, client.profile, client.address).await;
         self.report_false_signatures(&lookup.package);
         Ok(lookup)
@@ -105,7 +118,9 @@ impl PackageService {
     /// Reports the false signatures of a package that was just evaluated.
     fn report_false_signatures(&self, package: &CachedPackage) {
         if let Some(packument) = package.packument.as_deref().filter(|packument| !packument.signatures.is_empty()) {
-            self.services.recorder.false_signatures(packument, &package.signals(&self.services.policy.snapshot()));
+            self.services
+                .recorder
+                .false_signatures(packument, &package.signals(&self.services.policy.snapshot(), Profile::default()));
         }
     }
 
@@ -225,13 +240,20 @@ impl PackageService {
         false
     }
 
+    fn pending_dependencies(&self, client: &Client, package: &CachedPackage) -> Option<Arc<SignalTable>> {
+        let context = self.services.policy.context();
+        new_dependencies::pending(package, &context.policy_snapshot, client.profile, context.now)
+    }
+
     /// Looks up the new dependencies of a package with the client's credentials, if a rule needs them. Waits up to
-    /// [`LOOKUP_WAIT`]; fetches continue after it, so that the next request finds their results. If one cannot be looked up, all
-    /// stay pending.
+    /// [`LOOKUP_WAIT`]; fetches continue after it, so that a later request finds their results. Releases with a dependency that
+    /// cannot be looked up stay pending.
     pub(crate) async fn load_new_dependencies(self: &Arc<Self>, client: &Client, package: &CachedPackage) {
-        let Some(signals) = new_dependencies::pending(package, &self.services.policy.snapshot()) else { return };
+        let Some(signals) = self.pending_dependencies(client, package) else { return };
+        let now = self.services.policy.now();
         // Later ones stay pending: an ordinary release has few new dependencies.
-        let names = &signals.pending[..signals.pending.len().min(MAX_NEW_DEPENDENCIES)];
+        let free = MAX_NEW_DEPENDENCIES.saturating_sub(package.dependencies.load().by_name.len());
+        let names = &signals.pending[..signals.pending.len().min(free)];
         let deadline = Instant::now() + LOOKUP_WAIT;
         let mut lookups = JoinSet::new();
         for name in names {
@@ -241,15 +263,21 @@ impl PackageService {
                 (name, found)
             });
         }
-        let mut found = NewDependencies::new();
+        let mut found = Vec::new();
         while let Ok(Some(joined)) = timeout_at(deadline, lookups.join_next()).await {
             if let Ok((name, Some(dependency))) = joined {
-                found.insert(name, dependency);
+                found.push((name, dependency));
             }
         }
-        if found.len() == names.len() {
-            let _ = package.dependencies.set(found);
-        }
+        package.dependencies.add(&found, (names.len(), signals.pending.len()), now);
+    }
+
+    /// Records signals that look-ups of dependencies decided.
+    async fn record_signals(&self, client: &Client, package: &Arc<CachedPackage>) {
+        let (services, package, profile) = (Arc::clone(&self.services), Arc::clone(package), client.profile);
+        let record = move || record_signals::record(&services, &package, &services.policy.snapshot(), profile);
+        // A failed task was logged.
+        let _ = self.services.workers.run(record).await;
     }
 
     /// Returns `None` if upstream failed.

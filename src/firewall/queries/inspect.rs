@@ -49,9 +49,9 @@ impl Firewall {
             let name = &packument.name;
             let advisories = policy_snapshot.advisories.of(name.as_str()).applicable_to(package.dated(&packument));
             let rules = policy_snapshot.policy(profile).for_package(name);
-            let signals = package.signals(&policy_snapshot);
+            let signals = package.signals(&policy_snapshot, profile);
             let inspected = |(at, entry): (usize, &crate::npm::packument::index::VersionEntry)| {
-                let facts = package.facts(&packument, at, &signals, &advisories);
+                let facts = package.facts(&packument, at, (&signals, None), &advisories);
                 InspectedVersion {
                     key: entry.key.clone(),
                     version: entry.version.clone(),
@@ -80,12 +80,12 @@ impl Firewall {
         let packument = package.packument.as_deref();
         let versions = packument.into_iter().flat_map(|packument| package.dated(packument));
         let advisories = present.advisories.of(name.as_str()).applicable_to(versions);
-        let signals = package.signals(&present);
+        let signals = package.signals(&present, client.profile);
         let judge_one = |(version, at): &(&str, Timestamp)| {
             let policy_snapshot = present.as_of(*at);
             let rules = policy_snapshot.policy(client.profile).for_package(name);
             if let Some((packument, (place, _))) = packument.and_then(|packument| Some((packument, packument.find(version)?))) {
-                let facts = package.facts(packument, place, &signals, &advisories);
+                let facts = package.facts(packument, place, (&signals, None), &advisories);
                 return Some(policy_snapshot.evaluate(&rules, &facts, *at, &mut ()));
             }
             let removed = RemovedVersion::find(&package, version, &policy_snapshot)?;

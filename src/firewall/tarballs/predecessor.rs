@@ -89,7 +89,8 @@ impl PredecessorReader<'_> {
     /// Returns the predecessor of the entry at `at`.
     pub(super) async fn read(&self, at: usize) -> Result<Predecessor> {
         let (package, policy_snapshot) = (Arc::clone(self.package), self.services.policy.snapshot());
-        let find = move || package.signals(&policy_snapshot).predecessors.get(&at).copied();
+        let profile = self.client.profile;
+        let find = move || package.signals(&policy_snapshot, profile).predecessors.get(&at).copied();
         let earlier = match self.services.workers.run_over_versions(self.package, self.client.address, find).await? {
             None => return Ok(Predecessor::NotNeeded),
             Some(None) => return Ok(Predecessor::None),

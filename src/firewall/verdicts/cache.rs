@@ -7,8 +7,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 
+use crate::firewall::package::cohort_table::CohortTable;
+use crate::firewall::package::dependency_lookups::DependencyLookups;
+use crate::firewall::package::signal_records::SignalRecords;
 use crate::firewall::package::signal_table::SignalTable;
-use crate::firewall::package::signals::{self, NewDependencies};
+use crate::firewall::package::signals::{self, ProfileView};
 use crate::firewall::package::signing::{EntryFlags, SignatureVerifier};
 use crate::firewall::package::stored_tarballs::StoredTarballs;
 use crate::firewall::package::vetted_tarballs::VettedTarballs;
@@ -20,30 +23,39 @@ use crate::npm::Packument;
 use crate::policy::{ApplicableAdvisories, Facts};
 use crate::vetting::signatures::SignatureStatus;
 
-/// Verdicts by profile. Those of profile 0, often the only one, are found without a lock.
-#[derive(Default)]
-pub(crate) struct VerdictCache {
-    first: ArcSwapOption<VerdictTable>,
-    further: Mutex<HashMap<Profile, Arc<VerdictTable>>>,
+/// Tables by profile. That of profile 0, often the only one, is found without a lock.
+pub(crate) struct ProfileTables<T> {
+    first: ArcSwapOption<T>,
+    further: Mutex<HashMap<Profile, Arc<T>>>,
 }
 
-impl VerdictCache {
-    /// Returns the verdicts of a profile for this revision and parent state. Verdicts made before the parent package was known
-    /// are not used after it, even if they were stored later.
-    fn find(&self, profile: Profile, inputs: VerdictInputs) -> Option<Arc<VerdictTable>> {
-        let found = if profile == Profile::default() {
-            self.first.load_full()
-        } else {
-            self.further.lock().unwrap_or_else(PoisonError::into_inner).get(&profile).cloned()
-        };
-        found.filter(|table| table.inputs == inputs)
+impl<T> Default for ProfileTables<T> {
+    fn default() -> Self {
+        Self { first: ArcSwapOption::empty(), further: Mutex::default() }
+    }
+}
+
+impl<T> ProfileTables<T> {
+    fn find(&self, profile: Profile) -> Option<Arc<T>> {
+        if profile == Profile::default() {
+            return self.first.load_full();
+        }
+        self.further.lock().unwrap_or_else(PoisonError::into_inner).get(&profile).cloned()
     }
 
-    fn keep(&self, profile: Profile, table: &Arc<VerdictTable>) {
+    fn keep(&self, profile: Profile, table: &Arc<T>) {
         if profile == Profile::default() {
             return self.first.store(Some(Arc::clone(table)));
         }
         self.further.lock().unwrap_or_else(PoisonError::into_inner).insert(profile, Arc::clone(table));
+    }
+}
+
+impl ProfileTables<VerdictTable> {
+    /// Returns the verdicts of a profile for this revision and parent state. Verdicts made before the parent package was known
+    /// are not used after it, even if they were stored later.
+    fn current(&self, profile: Profile, inputs: VerdictInputs) -> Option<Arc<VerdictTable>> {
+        self.find(profile).filter(|table| table.inputs == inputs)
     }
 }
 
@@ -61,14 +73,19 @@ pub(crate) struct CachedPackage {
     /// The document as received, until it is stored.
     pub raw: Arc<Mutex<Option<Bytes>>>,
     /// Verdicts, computed on first use per policy revision.
-    verdicts: VerdictCache,
+    verdicts: ProfileTables<VerdictTable>,
     /// Held while a package with many versions is evaluated, so that it is evaluated once.
     pub turn: Turn,
     /// The parent package of its versions, looked up only if a rule needs it.
     pub parent: OnceLock<ParentFirstSeen>,
     /// The new dependencies of its young releases, looked up only if a rule needs them.
-    pub dependencies: OnceLock<NewDependencies>,
-    signals: ArcSwapOption<SignalTable>,
+    pub dependencies: DependencyLookups,
+    /// The signals that are in the ledger.
+    pub signal_records: Arc<SignalRecords>,
+    /// The versions that wait for siblings, looked up once per policy revision.
+    cohorts: ProfileTables<CohortTable>,
+    /// Signals, computed on first use per policy revision.
+    signals: ProfileTables<SignalTable>,
 }
 
 impl Deref for CachedPackage {
@@ -83,16 +100,18 @@ impl From<PackageSnapshot> for CachedPackage {
     fn from(snapshot: PackageSnapshot) -> Self {
         Self {
             vetted: Arc::new(VettedTarballs::new(&snapshot.record.inspections, &snapshot.record.provenance)),
+            signal_records: Arc::new(SignalRecords::new(&snapshot.record.signals)),
             snapshot,
             tarballs: Arc::default(),
             verified: Arc::default(),
             asked_provenance: Arc::default(),
             raw: Arc::default(),
-            verdicts: VerdictCache::default(),
+            verdicts: ProfileTables::default(),
             turn: Turn::default(),
             parent: OnceLock::new(),
-            dependencies: OnceLock::new(),
-            signals: ArcSwapOption::empty(),
+            dependencies: DependencyLookups::default(),
+            cohorts: ProfileTables::default(),
+            signals: ProfileTables::default(),
         }
     }
 }
@@ -110,6 +129,7 @@ impl CachedPackage {
             vetted: Arc::clone(&self.vetted),
             verified: Arc::clone(&self.verified),
             asked_provenance: Arc::clone(&self.asked_provenance),
+            signal_records: Arc::clone(&self.signal_records),
             raw: Arc::clone(&self.raw),
             ..Self::from(snapshot)
         }
@@ -117,12 +137,13 @@ impl CachedPackage {
 
     /// Returns the verdicts of the index under the policy of `profile`; empty without a packument.
     pub(crate) fn verdicts(&self, policy_snapshot: &PolicySnapshot, profile: Profile) -> Arc<VerdictTable> {
-        if let Some(table) = self.verdicts.find(profile, self.inputs(policy_snapshot)) {
+        if let Some(table) = self.verdicts.current(profile, self.inputs(policy_snapshot, profile)) {
             return table;
         }
         self.assert_off_async_threads();
-        let signals = self.signals(policy_snapshot);
-        let linked = LinkedFacts { parent: self.parent.get(), signals: &signals };
+        let signals = self.signals(policy_snapshot, profile);
+        let cohorts = self.cohorts(policy_snapshot, profile);
+        let linked = LinkedFacts { parent: self.parent.get(), signals: &signals, cohorts: cohorts.as_deref() };
         let table = Arc::new(VerdictTable::of(self, linked, policy_snapshot, profile));
         self.verdicts.keep(profile, &table);
         table
@@ -130,17 +151,29 @@ impl CachedPackage {
 
     /// Checks whether verdicts are computed, or cheap enough to compute on an async thread.
     pub(crate) fn is_judged(&self, policy_snapshot: &PolicySnapshot, profile: Profile) -> bool {
-        let is_made = || self.verdicts.find(profile, self.inputs(policy_snapshot)).is_some();
+        let is_made = || self.verdicts.current(profile, self.inputs(policy_snapshot, profile)).is_some();
         !self.has_many_versions() || (self.by_version.get().is_some() && is_made())
     }
 
-    fn inputs(&self, policy_snapshot: &PolicySnapshot) -> VerdictInputs {
+    fn inputs(&self, policy_snapshot: &PolicySnapshot, profile: Profile) -> VerdictInputs {
         VerdictInputs {
             revision: policy_snapshot.revision,
             has_parent: self.parent.get().is_some(),
-            has_dependencies: self.dependencies.get().is_some(),
+            dependencies: self.dependencies.revision(),
             vetted: self.vetted.revision(),
+            cohorts: self.cohorts(policy_snapshot, profile).map(|table| table.generation),
         }
+    }
+
+    /// Returns the versions that wait for siblings, if these were looked up for this policy revision.
+    pub(crate) fn cohorts(&self, policy_snapshot: &PolicySnapshot, profile: Profile) -> Option<Arc<CohortTable>> {
+        // Without pins there are none. Most packages have no siblings.
+        self.packument.as_ref().filter(|packument| !packument.pins.is_empty())?;
+        self.cohorts.find(profile).filter(|table| table.revision == policy_snapshot.revision)
+    }
+
+    pub(crate) fn set_cohorts(&self, profile: Profile, table: CohortTable) {
+        self.cohorts.keep(profile, &Arc::new(table));
     }
 
     /// Computes everything that needs a pass over all versions.
@@ -149,19 +182,19 @@ impl CachedPackage {
         drop(self.verdicts(policy_snapshot, profile));
     }
 
-    /// Returns the signals of its young releases.
-    pub(crate) fn signals(&self, policy_snapshot: &PolicySnapshot) -> Arc<SignalTable> {
-        let (dependencies, vetted) = (self.dependencies.get(), self.vetted.load());
+    /// Returns the signals of its young releases, compared with what the policy of `profile` does not deny.
+    pub(crate) fn signals(&self, policy_snapshot: &PolicySnapshot, profile: Profile) -> Arc<SignalTable> {
+        let (dependencies, vetted) = (self.dependencies.load(), self.vetted.load());
         let is_current = |table: &Arc<SignalTable>| {
             table.revision == policy_snapshot.revision
-                && table.has_dependencies == dependencies.is_some()
+                && table.dependencies == dependencies.revision
                 && table.vetted == vetted.revision
         };
-        if let Some(table) = self.signals.load_full().filter(is_current) {
+        if let Some(table) = self.signals.find(profile).filter(is_current) {
             return table;
         }
-        let table = Arc::new(signals::compare(self, policy_snapshot, dependencies, &vetted));
-        self.signals.store(Some(Arc::clone(&table)));
+        let table = Arc::new(signals::compare(self, ProfileView { policy_snapshot, profile }, &dependencies, &vetted));
+        self.signals.keep(profile, &table);
         table
     }
 
@@ -187,17 +220,18 @@ impl CachedPackage {
 
     /// Returns the signals that were computed last, if any. They may be those of an earlier policy revision.
     pub(crate) fn last_signals(&self) -> Option<Arc<SignalTable>> {
-        self.signals.load_full()
+        self.signals.find(Profile::default())
     }
 
+    /// Returns the facts of the entry at `at`.
     pub(crate) fn facts<'a>(
         &'a self,
         packument: &'a Packument,
         at: usize,
-        signals: &'a SignalTable,
+        (signals, cohorts): (&'a SignalTable, Option<&'a CohortTable>),
         advisories: &'a ApplicableAdvisories<'a>,
     ) -> Facts<'a> {
-        self.facts_with(LinkedFacts { parent: self.parent.get(), signals }, packument, at, advisories)
+        self.facts_with(LinkedFacts { parent: self.parent.get(), signals, cohorts }, packument, at, advisories)
     }
 }
 
@@ -207,16 +241,16 @@ mod tests {
 
     #[test]
     fn verdicts_without_parent_package_are_not_used_once_it_is_known() {
-        let inputs = |revision, has_parent| VerdictInputs { revision, has_parent, has_dependencies: false, vetted: 0 };
+        let inputs = |revision, has_parent| VerdictInputs { revision, has_parent, dependencies: 0, vetted: 0, cohorts: None };
         let table = |has_parent| Arc::new(VerdictTable::empty(inputs(1, has_parent)));
         for profile in [Profile::default(), Profile(1)] {
-            let cache = VerdictCache::default();
+            let cache = ProfileTables::default();
             cache.keep(profile, &table(true));
             // Stored late by a thread that began before the parent was known.
             cache.keep(profile, &table(false));
-            assert!(cache.find(profile, inputs(1, true)).is_none() && cache.find(profile, inputs(2, false)).is_none());
+            assert!(cache.current(profile, inputs(1, true)).is_none() && cache.current(profile, inputs(2, false)).is_none());
             cache.keep(profile, &table(true));
-            assert!(cache.find(profile, inputs(1, true)).is_some());
+            assert!(cache.current(profile, inputs(1, true)).is_some());
         }
     }
 }

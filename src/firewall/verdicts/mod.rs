@@ -69,10 +69,12 @@ pub(crate) struct VerdictTable {
 pub(crate) struct VerdictInputs {
     pub revision: u64,
     pub has_parent: bool,
-    /// Whether the new dependencies of young releases were known.
-    pub has_dependencies: bool,
+    /// The revision of what is known of new dependencies.
+    pub dependencies: u64,
     /// The revision of what opening tarballs showed.
     pub vetted: u64,
+    /// The generation of what is known of siblings; `None` before their look-up.
+    pub cohorts: Option<u64>,
 }
 
 /// The contents of `policyRestrictions`.
@@ -149,8 +151,9 @@ impl VerdictTable {
         let mut table = Self::empty(VerdictInputs {
             revision: policy_snapshot.revision,
             has_parent: linked.parent.is_some(),
-            has_dependencies: linked.signals.has_dependencies,
+            dependencies: linked.signals.dependencies,
             vetted: linked.signals.vetted,
+            cohorts: linked.cohorts.map(|cohorts| cohorts.generation),
         });
         let Some(packument) = &package.packument else { return table };
         table.judge(package, linked, packument, policy_snapshot, profile);

@@ -40,6 +40,18 @@ pub(crate) fn is_subpackage_name(name: &PackageName, part: &str) -> bool {
     scope == own && part != name.as_str()
 }
 
+/// Checks whether `other` is named as a sibling of `name`, as packages that are published together are: in the same scope, with
+/// the same prefix, or in a scope with the name of the other.
+pub(crate) fn is_sibling_name(name: &PackageName, other: &str) -> bool {
+    if other.starts_with('@') {
+        return is_subpackage_name(name, other);
+    }
+    match name.scope() {
+        Some(own) => other == &own[1..],
+        None => other.strip_prefix(name.unscoped()).is_some_and(|rest| rest.starts_with('-')),
+    }
+}
+
 /// Checks whether a spec that is not an alias is resolved by a registry alone.
 pub(crate) fn is_registry_spec(spec: &str) -> bool {
     elsewhere(spec).is_none() && !spec.contains(':')

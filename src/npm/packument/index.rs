@@ -99,6 +99,15 @@ pub(crate) struct EntrySpans {
     pub(crate) tarball: ByteSpan,
 }
 
+/// A dependency on exactly one version of a package that is published together with the depending one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SiblingPin {
+    /// The position of the entry that depends on it.
+    pub position: u32,
+    pub name: Arc<str>,
+    pub version: Arc<str>,
+}
+
 /// The dist-tags of a package, for lookups by version.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TagIndex<'a> {
@@ -155,6 +164,8 @@ pub struct Packument {
     pub parts: HashMap<Box<str>, Vec<u32>>,
     /// What each version states of the registry's signature, by position.
     pub signatures: StatedSignatures,
+    /// Exact dependencies on packages that are named as its siblings, ordered by position.
+    pub pins: Box<[SiblingPin]>,
     /// Length of the document in bytes.
     pub length: u64,
     pub(crate) layout: DocumentLayout,
@@ -182,6 +193,13 @@ impl Packument {
         let rank = self.by_key.binary_search_by(|&at| (*self.entries[at as usize].key).cmp(key)).ok()?;
         let at = self.by_key[rank] as usize;
         Some((at, &self.entries[at]))
+    }
+
+    /// Returns the siblings that the entry at `at` needs exactly.
+    pub(crate) fn pins_of(&self, at: usize) -> &[SiblingPin] {
+        let first = self.pins.partition_point(|pin| (pin.position as usize) < at);
+        let count = self.pins[first..].partition_point(|pin| pin.position as usize == at);
+        &self.pins[first..first + count]
     }
 
     pub(crate) fn dist_tag(&self, tag: &str) -> Option<&str> {
@@ -216,6 +234,7 @@ impl Packument {
             dist_tags,
             parts: HashMap::new(),
             signatures: StatedSignatures::default(),
+            pins: Box::default(),
             ..self.clone()
         }
     }
@@ -232,8 +251,10 @@ impl Packument {
         let tags: usize = self.dist_tags.iter().map(|(tag, version)| tag.len() + version.len() + 32).sum();
         let removed: usize = self.removed.iter().map(|(key, _)| key.len() + 40).sum();
         let parts: usize = self.parts.iter().map(|(name, positions)| name.len() + positions.len() * 4 + 64).sum();
+        let pins = self.pins.len() * size_of::<SiblingPin>();
         size_of::<Self>()
             + parts
+            + pins
             + self.signatures.weight()
             + entries
             + (self.by_key.len() + self.tags_by_target.len()) * 4

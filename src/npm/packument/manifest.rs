@@ -1,7 +1,7 @@
 //! Reads one manifest of a packument: facts for rules, members of the abbreviated form, and contradictions with the packument.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde::de::MapAccess;
@@ -9,14 +9,19 @@ use serde_json::value::RawValue;
 
 use crate::npm::integrity::Integrity;
 use crate::npm::name::PackageName;
-use crate::npm::packument::dependency_source::{self, DependencySources};
-use crate::npm::packument::index::{EntrySpans, ManifestTraits, Outline, VersionEntry, without_build};
-use crate::npm::packument::json::{ByteSpan, JsonSource, ObjectSeed, ObjectVisitor, SeenKeys, decode, for_each_valid_member};
+use crate::npm::packument::dependency_source::{self, DependencySources, is_sibling_name};
+use crate::npm::packument::index::{EntrySpans, ManifestTraits, Outline, SiblingPin, VersionEntry, without_build};
+use crate::npm::packument::json::{
+    ByteSpan, JsonSource, ObjectSeed, ObjectVisitor, SeenKeys, decode, for_each_valid_member, intern,
+};
 use crate::npm::packument::manifest_digest::{Resolution, ScriptsDigest, install_scripts, resolution_digest};
 use crate::npm::packument::people::{LastValue, PeopleInterner};
 use crate::npm::packument::release_shape::{ShapeReader, ShapeSource};
 use crate::npm::packument::signatures::StatedSignatures;
 use crate::npm::semver::version::Version;
+
+/// The most exact dependencies on siblings that are kept per document. A package with 50 parts reaches it after 2,000 versions.
+const MAX_PINS: usize = 100_000;
 
 /// For each entry, the members of its manifest that the abbreviated form keeps (`"key":value`), in document order.
 #[derive(Default)]
@@ -73,10 +78,14 @@ pub(crate) fn read_entry<'a, A: MapAccess<'a>>(
         #[expect(clippy::cast_possible_truncation, reason = "there are fewer entries than bytes, and those fit")]
         cache.signatures.add(fields.ends.len() as u32 - 1, signatures);
     }
+    for dependencies in [found.resolution.dependencies, found.resolution.optional].into_iter().flatten() {
+        cache.record_pins(name, dependencies, fields.ends.len() - 1);
+    }
     let inconsistency = found.inconsistency.clone().or_else(|| found.contradiction(name, &key, version.as_ref()));
     let shape = cache.shapes.read(ShapeSource {
         dependencies: found.resolution.dependencies,
         optional: found.resolution.optional,
+        peers: found.resolution.peers,
         bin: found.resolution.bin,
         ..found.shape
     });
@@ -113,6 +122,10 @@ pub(crate) struct RepeatCache<'a> {
     /// Packages of the same scope that entries pin to their own version, with the positions of the entries.
     pub(crate) parts: HashMap<Box<str>, Vec<u32>>,
     pub(crate) signatures: StatedSignatures,
+    /// Exact dependencies on siblings.
+    pub(crate) pins: Vec<SiblingPin>,
+    /// The texts of `pins`.
+    pinned: HashSet<Arc<str>>,
 }
 
 impl RepeatCache<'_> {
@@ -129,6 +142,28 @@ impl RepeatCache<'_> {
                 Some(positions) => positions.push(position),
                 None => drop(self.parts.insert(part.as_ref().into(), vec![position])),
             }
+        });
+    }
+}
+
+impl<'a> RepeatCache<'a> {
+    /// Records the siblings that the entry at `position` needs in exactly one version.
+    fn record_pins(&mut self, name: &PackageName, dependencies: &'a str, position: usize) {
+        // Most packages have no siblings, and a search is cheaper than reading the members.
+        let own = name.scope().map_or(name.unscoped(), |own| &own[1..]);
+        if !dependencies.contains(own) {
+            return;
+        }
+        for_each_valid_member(dependencies, |key, value| {
+            let (Some(other), Some(spec)) = (decode(key), decode(value)) else { return };
+            let exact = spec.trim().trim_start_matches(['=', 'v', ' ']);
+            if !is_sibling_name(name, &other) || Version::parse(exact).is_none() || self.pins.len() >= MAX_PINS {
+                return;
+            }
+            #[expect(clippy::cast_possible_truncation, reason = "there are fewer entries than bytes, and those fit")]
+            let position = position as u32;
+            let (name, version) = (intern(&mut self.pinned, &other), intern(&mut self.pinned, exact));
+            self.pins.push(SiblingPin { position, name, version });
         });
     }
 }

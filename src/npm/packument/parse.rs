@@ -104,6 +104,7 @@ pub fn parse(name: &PackageName, document: &[u8]) -> Result<ParsedPackument, Pac
         oldest: None,
         parts: cache.parts,
         signatures: cache.signatures,
+        pins: cache.pins.into(),
         length: document.len() as u64,
         layout,
         by_key,

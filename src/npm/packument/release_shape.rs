@@ -1,6 +1,7 @@
 //! What signals compare between the versions of a package: names of dependencies and commands, the repository, and the publisher's
 //! email address. Most versions equal the one before and share one value.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -14,7 +15,8 @@ const MAX_REPOSITORY_BYTES: usize = 256;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ReleaseShape {
-    /// The names in `dependencies` and `optionalDependencies`, sorted.
+    /// The packages in `dependencies`, `optionalDependencies` and `peerDependencies`, which npm installs too, sorted. An alias
+    /// counts as the package that it names.
     pub dependencies: Box<[Arc<str>]>,
     /// The commands that `bin` adds, sorted. A `bin` that is only a path is an empty name.
     pub commands: Box<[Arc<str>]>,
@@ -29,6 +31,7 @@ pub struct ReleaseShape {
 pub(crate) struct ShapeSource<'a> {
     pub dependencies: Option<&'a str>,
     pub optional: Option<&'a str>,
+    pub peers: Option<&'a str>,
     pub bin: Option<&'a str>,
     pub repository: Option<&'a str>,
     pub publisher: Option<&'a str>,
@@ -49,10 +52,10 @@ impl<'a> ShapeReader<'a> {
             return Some(Arc::clone(shape));
         }
         let shape = ReleaseShape {
-            dependencies: self.names([source.dependencies, source.optional])?,
+            dependencies: self.names(&[source.dependencies, source.optional, source.peers], dependency_name)?,
             commands: match source.bin {
                 Some(bin) if bin.starts_with('"') => Box::new([intern(&mut self.texts, "")]),
-                bin => self.names([bin, None])?,
+                bin => self.names(&[bin], |key, _| decode(key))?,
             },
             repository: source.repository.and_then(repository).map(|text| intern(&mut self.texts, &text)),
             publisher_email: source.publisher.and_then(email_digest),
@@ -63,14 +66,18 @@ impl<'a> ShapeReader<'a> {
         Some(shape)
     }
 
-    /// Returns the names in these objects, sorted.
-    fn names(&mut self, objects: [Option<&'a str>; 2]) -> Option<Box<[Arc<str>]>> {
+    /// Returns the names that `name` reads from the members of these objects, sorted.
+    fn names(
+        &mut self,
+        objects: &[Option<&'a str>],
+        name: impl Fn(&'a str, &'a str) -> Option<Cow<'a, str>>,
+    ) -> Option<Box<[Arc<str>]>> {
         let mut names = Vec::new();
-        for object in objects.into_iter().flatten() {
-            for_each_valid_member(object, |key, _| {
+        for object in objects.iter().flatten() {
+            for_each_valid_member(object, |key, value| {
                 self.names += 1;
                 if self.names <= MAX_NAMES {
-                    names.extend(decode(key).map(|name| intern(&mut self.texts, &name)));
+                    names.extend(name(key, value).map(|name| intern(&mut self.texts, &name)));
                 }
             });
         }
@@ -85,6 +92,19 @@ impl ReleaseShape {
     pub(crate) fn weight(&self) -> usize {
         size_of::<Self>() + (self.dependencies.len() + self.commands.len()) * size_of::<Arc<str>>()
     }
+}
+
+/// Returns the package that a dependency installs: the one that an alias (`npm:name@range`) names, else the key.
+fn dependency_name<'a>(key: &'a str, value: &'a str) -> Option<Cow<'a, str>> {
+    let is_alias = |spec: &str| spec.get(..4).is_some_and(|prefix| prefix.eq_ignore_ascii_case("npm:"));
+    // Most values are plain ranges, which need no decoding.
+    let may_be_alias = value.contains('\\') || is_alias(value.trim_start_matches(['"', ' ']));
+    let spec = if may_be_alias { decode(value) } else { None };
+    let Some(target) = spec.as_deref().map(str::trim).filter(|spec| is_alias(spec)).map(|spec| &spec[4..]) else {
+        return decode(key);
+    };
+    let end = target.char_indices().skip(1).find(|(_, char)| *char == '@').map_or(target.len(), |(at, _)| at);
+    Some(Cow::Owned(target[..end].to_owned()))
 }
 
 /// Returns `host/owner/name` of a `repository` member, which is an address or an object with one.
@@ -135,6 +155,8 @@ mod tests {
         let second = reader.read(source(r#"{"a":"2","b":"2"}"#)).unwrap();
         assert!(Arc::ptr_eq(&first, &second));
         assert_eq!(first.dependencies.iter().map(|name| &**name).collect::<Vec<_>>(), ["a", "b"]);
+        let alias = reader.read(source(r#"{"a":"npm:evil@1","b":"NPM:@x/evil","c":"\u006epm:other@^2","d":"npm"}"#)).unwrap();
+        assert_eq!(alias.dependencies.iter().map(|name| &**name).collect::<Vec<_>>(), ["@x/evil", "d", "evil", "other"]);
         reader.names = MAX_NAMES;
         assert!(reader.read(source(r#"{"c":"1"}"#)).is_none());
     }

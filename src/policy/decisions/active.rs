@@ -14,6 +14,7 @@ use crate::policy::rules::PackageRules;
 use crate::policy::rules::rule::PackageGlob;
 use crate::policy::verdict::{RuleId, Verdict};
 use crate::units::timestamp;
+use crate::vetting::{Signal, Signals};
 
 #[derive(Debug, Clone, Default)]
 pub struct ActiveDecisions {
@@ -118,6 +119,16 @@ impl ActiveDecisions {
         };
         // Newest first: a newer approval may name more overrides.
         approvals.iter().rev().find(fits).map(|approval| &approval.decision_ref)
+    }
+
+    /// Returns the signals that approvals of exactly these bytes name.
+    pub(crate) fn accepted_signals(&self, facts: &Facts<'_>) -> Signals {
+        let approvals = self.approvals.get(facts.name.as_str()).into_iter().flatten();
+        let fits = |approval: &&Approval| {
+            let is_same = |integrity: &Integrity| approval.integrity.compare(integrity) == DigestComparison::Same;
+            *approval.version == *facts.version && facts.integrity.is_some_and(is_same)
+        };
+        approvals.filter(fits).flat_map(|approval| &approval.records).filter_map(|record| Signal::parse(record)).collect()
     }
 
     fn add(&mut self, decision: &Decision, now: Timestamp) {

@@ -305,7 +305,7 @@ dist-tags = []
             p.toml:18:12: `signals` has an unknown value: `first-install-scripts`
              18 | signals = ["first-install-scripts"]
                 |            ^^^^^^^^^^^^^^^^^^^^^^^
-               = allowed: `strong`, `weak`, `first-install-script`, `binding-gyp-added`, `remote-dependency-added`, `provenance-lost`, `trusted-publisher-lost`, `newborn-dependency`, `provenance-dropped`, `ci-to-human`, `new-publisher`, `new-dependency`, `publisher-email-changed`, `dormant`, `release-burst`, `size-jump`, `deprecated-young`, `version-jump`, `maintainers-changed`, `commit-lost`, `shrinkwrap-added`, `bin-added`, `repository-changed`, `signature-lost`, `provenance-repository-changed`, `provenance-workflow-changed`
+               = allowed: `strong`, `weak`, `first-install-script`, `binding-gyp-added`, `remote-dependency-added`, `provenance-lost`, `trusted-publisher-lost`, `newborn-dependency`, `provenance-dropped`, `ci-to-human`, `new-publisher`, `new-dependency`, `publisher-email-changed`, `dormant`, `release-burst`, `size-jump`, `deprecated-young`, `version-jump`, `maintainers-changed`, `commit-lost`, `shrinkwrap-added`, `bin-added`, `repository-changed`, `signature-lost`, `provenance-repository-changed`, `provenance-workflow-changed`, `off-rhythm`, `lookalike-name`
 
             p.toml:19:12: `findings` has an unknown value: `nothing`
              19 | findings = "nothing"

@@ -19,17 +19,18 @@ use globset::{GlobSet, GlobSetBuilder};
 use jiff::Timestamp;
 
 use crate::policy::advisories::AdvisoryKind;
-use crate::policy::facts::{Facts, UnknownFacts};
+use crate::policy::facts::{CohortWait, Facts, UnknownFacts};
 use crate::policy::malware;
 use crate::policy::rules::index::{RuleIndex, RuleIter, RuleSet};
 use crate::policy::rules::prefilter::FactsUnion;
 use crate::policy::rules::rule::{
     AgeSubject, ConditionResult, FactAges, MINIMUM_AGE, PackageGlob, Rule, RuleAction, RuleConditions, RuleOutcome,
 };
-use crate::policy::trace::{Sink, Warning};
+use crate::policy::trace::{Sink, StepOutcome, TraceStep, Warning};
 use crate::policy::verdict::{CHANGED_INTEGRITY, Reason, RuleId, Verdict};
 
 use crate::npm::PackageName;
+use crate::units::timestamp;
 use crate::vetting::{Signal, SignalStrength, Signals};
 
 /// The active policy: an ordered list of rules. The built-in rules come before it.
@@ -162,6 +163,12 @@ impl Policy {
         self.in_force().any(tests)
     }
 
+    /// Returns the signals that the rule with this id tests.
+    pub(crate) fn signals_of(&self, rule: &RuleId) -> Signals {
+        let found = self.in_force().find(|known| *known.id == *rule.as_str() && matches!(rule, RuleId::File(_)));
+        found.and_then(|rule| rule.asks.signals).map(|(wanted, _)| wanted).unwrap_or_default()
+    }
+
     /// Returns the longest age that a rule names, for releases or packages.
     pub(crate) fn longest_age(&self) -> Duration {
         self.rules().iter().filter_map(Rule::longest_age).max().unwrap_or_default()
@@ -282,11 +289,25 @@ impl PackageRules<'_> {
             malware::trace(facts, &by_files, at, sink);
             sink.append(steps);
         }
-        match by_feeds {
+        let verdict = match by_feeds {
             Some(refusal @ Verdict::Deny { .. }) => refusal,
             Some(hold) => hold.stricter(by_files),
             None => by_files,
+        };
+        match facts.cohort.filter(|wait| glass == BreakGlass::Inactive && wait.until > at) {
+            Some(wait) => wait_for_siblings(verdict, wait, sink),
+            None => verdict,
         }
+    }
+
+    /// Returns when the rules open the version if nothing else changes, at its publication at the earliest. `None` if they never
+    /// do.
+    pub(crate) fn opening(&self, facts: &Facts<'_>) -> Option<Timestamp> {
+        let start = facts.effective;
+        if self.first_refusal(facts, start, BreakGlass::Inactive, &mut ()).is_none() {
+            return Some(start);
+        }
+        self.next_opening(facts, start, BreakGlass::Inactive)
     }
 
     /// Sends the warnings of the rules as of `at` to the sink.
@@ -379,6 +400,22 @@ impl PackageRules<'_> {
     }
 }
 
+/// Returns the verdict on a version that waits for siblings. It opens with the last of them.
+fn wait_for_siblings<S: Sink>(verdict: Verdict, wait: &CohortWait, sink: &mut S) -> Verdict {
+    let (sibling, opens) = (&wait.sibling, timestamp::format_utc_ceil(wait.sibling_opens));
+    let detail = format!("waits for {sibling}, which opens at {opens}");
+    let is_allowed = verdict.is_allowed();
+    sink.step(|| {
+        let outcome = if is_allowed { StepOutcome::Decided } else { StepOutcome::Warned };
+        TraceStep { rule: RuleId::Cohort, action: "hold".to_owned(), outcome, detail: detail.clone() }
+    });
+    match verdict {
+        Verdict::Allow => Verdict::hold(wait.until, RuleId::Cohort, detail),
+        Verdict::Hold { until, reason } => Verdict::Hold { until: until.max(wait.until), reason },
+        Verdict::Deny { .. } => verdict,
+    }
+}
+
 /// Returns the rule for the setting `min-release-age` if no policy file has one.
 fn minimum_age(age: Duration) -> Rule {
     Rule {
@@ -456,6 +493,30 @@ mod tests {
         assert_eq!(verdict.opens_at(), Some(at(72)));
         assert_eq!(verdict.reason().unwrap().detail, "published 2026-03-31 00:00 UTC, minimum release age 72 h");
         assert!(judge(&policy, &facts(&axios), at(72)).is_allowed());
+    }
+
+    proptest! {
+        #[test]
+        fn waiting_for_siblings_never_opens_earlier_and_changes_no_denial(
+            (hours, until, sibling) in (0..400_u64, 0..400_u64, 0..400_u64),
+            signal in any::<bool>(),
+            changed in any::<bool>(),
+        ) {
+            let (policy, axios) = (compiled("include = \"default\""), axios());
+            let wait = CohortWait { until: at(until), sibling: "@x/y@1.0.0".to_owned(), sibling_opens: at(sibling) };
+            let signals = if signal { Signals::of_strength(SignalStrength::Strong) } else { Signals::NONE };
+            let alone = Facts { signals, integrity_changed: changed, ..facts(&axios) };
+            let rules = policy.for_package(&axios);
+            prop_assert_eq!(rules.opening(&alone), Some(at(if signal { 14 * 24 } else { 72 })));
+            let opens = |facts: &Facts<'_>| match judge(&policy, facts, at(hours)) {
+                Verdict::Allow => Timestamp::MIN,
+                Verdict::Hold { until, .. } => until,
+                Verdict::Deny { .. } => Timestamp::MAX,
+            };
+            let (before, after) = (opens(&alone), opens(&Facts { cohort: Some(&wait), ..alone }));
+            let expected = if until > hours { before.max(at(until)) } else { before };
+            prop_assert_eq!(after, if changed { Timestamp::MAX } else { expected });
+        }
     }
 
     #[test]

@@ -102,6 +102,13 @@ pub(crate) fn events(connection: &Connection, since: Timestamp) -> rusqlite::Res
     })
 }
 
+/// Returns the newest detail of each event of a kind since `since`, oldest first, each with its time.
+pub(crate) fn details_of(connection: &Connection, kind: &str, since: Timestamp) -> rusqlite::Result<Vec<(String, Timestamp)>> {
+    let sql =
+        "SELECT detail, max(last) FROM incidents WHERE kind = ?1 AND last >= ?2 GROUP BY detail ORDER BY max(last) LIMIT 100";
+    query_all(connection, sql, params![kind, to_column(since)], |row| Ok((row.get(0)?, from_column(row.get(1)?))))
+}
+
 pub(crate) fn has_event(connection: &Connection, event: &LedgerEvent) -> rusqlite::Result<bool> {
     let sql = "SELECT 1 FROM incidents WHERE kind = ?1 AND name IS ?2 AND version IS ?3 AND detail = ?4 LIMIT 1";
     let name = event.name.as_ref().map(PackageName::as_str);

@@ -24,8 +24,8 @@ use crate::policy::decisions::Decision;
 use crate::store::data_dir::{DataDir, DataDirLock};
 use crate::store::error::StoreError;
 use crate::store::ledger::{
-    DownloadEvent, Exposure, Ledger, LedgerEvent, PackageChange, PackageKey, PackageRecord, Release, StoredPackument,
-    TarballSource,
+    DownloadEvent, Exposure, Ledger, LedgerEvent, PackageChange, PackageKey, PackageRecord, RecordedSignals, Release,
+    StoredPackument, TarballSource,
 };
 use crate::store::sqlite::events::{DownloadSummary, RecordedEvent};
 use crate::store::sqlite::pending::PendingChanges;
@@ -130,6 +130,16 @@ impl SqliteLedger {
     pub fn events(&self, since: Timestamp) -> Result<Vec<RecordedEvent>, StoreError> {
         self.flush();
         self.query(|connection| events::events(connection, since))
+    }
+
+    /// Returns the recorded signals of a package's releases, of all registries and views.
+    pub(crate) fn recorded_signals(&self, name: &PackageName) -> Result<Vec<RecordedSignals>, StoreError> {
+        self.query(|connection| packages::signals(connection, name))
+    }
+
+    /// Returns the details of the events of a kind since `since`, each with when it was last recorded.
+    pub(crate) fn event_details(&self, kind: &str, since: Timestamp) -> Result<Vec<(String, Timestamp)>, StoreError> {
+        self.query(|connection| events::details_of(connection, kind, since))
     }
 
     /// Deletes downloads and events that ended before `before`; returns their number. Small transactions keep other writers from

@@ -6,11 +6,11 @@ use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
 use crate::npm::{Algorithm, Digest, Integrity, ManifestDigest, PackageName, PackumentForm};
 use crate::store::ledger::{
-    InspectedTarball, LearnedDigests, PackageChange, PackageKey, PackageRecord, Release, ReleaseState, StoredPackument,
-    TagSighting, TarballSource, VerifiedProvenance,
+    InspectedTarball, LearnedDigests, PackageChange, PackageKey, PackageRecord, RecordedSignals, Release, ReleaseState,
+    StoredPackument, TagSighting, TarballSource, VerifiedProvenance,
 };
-use crate::vetting::Finding;
-use crate::vetting::FindingEvidence;
+use crate::vetting::compare::SignalEvidence;
+use crate::vetting::{Finding, FindingEvidence, Signal};
 
 /// Maximum number of URLs per tarball. A registry that signs URLs uses new ones each time; a deleted one costs a download.
 const MAX_ADDRESSES: u32 = 8;
@@ -29,6 +29,7 @@ pub(crate) fn read(connection: &Connection, key: &PackageKey) -> rusqlite::Resul
         tags,
         inspections: read_inspections(&snapshot, id)?,
         provenance: read_provenance(&snapshot, id)?,
+        signals: read_signals(&snapshot, id)?,
     })
 }
 
@@ -49,6 +50,7 @@ pub(crate) fn write(connection: &mut Connection, key: &PackageKey, change: &Pack
     write_tarballs(&transaction, key, &change.tarballs)?;
     write_inspections(&transaction, package, &change.inspections)?;
     write_provenance(&transaction, package, &change.provenance)?;
+    write_signals(&transaction, package, &change.signals)?;
     transaction.commit()
 }
 
@@ -96,6 +98,17 @@ pub(crate) fn releases(connection: &Connection, name: &PackageName) -> rusqlite:
         releases.extend(read_releases(&snapshot, id)?);
     }
     Ok(releases)
+}
+
+/// Returns the recorded signals of a package's releases, of all registries and views.
+pub(crate) fn signals(connection: &Connection, name: &PackageName) -> rusqlite::Result<Vec<RecordedSignals>> {
+    let snapshot = connection.unchecked_transaction()?;
+    let ids: Vec<i64> = query_all(&snapshot, "SELECT id FROM packages WHERE name = ?1", [name.as_str()], |row| row.get(0))?;
+    let mut signals = Vec::new();
+    for id in ids {
+        signals.extend(read_signals(&snapshot, id)?);
+    }
+    Ok(signals)
 }
 
 /// Converts an instant to Unix time in nanoseconds. Others than 1677 to 2262, as in hostile documents, are clamped in order.
@@ -414,6 +427,38 @@ pub(crate) fn write_tarball_summary(connection: &Connection, sha512: &Digest, co
     connection.prepare_cached(sql)?.execute(params![sha512.as_bytes(), code, summary])?;
     let sql = "DELETE FROM tarball_summaries WHERE id <= (SELECT max(id) FROM tarball_summaries) - ?1";
     connection.prepare_cached(sql)?.execute([MAX_TARBALL_SUMMARIES])?;
+    Ok(())
+}
+
+fn read_signals(connection: &Connection, package: i64) -> rusqlite::Result<Vec<RecordedSignals>> {
+    let sql = "SELECT version, code, manifest, recorded, evidence FROM signals WHERE package = ?1 ORDER BY version";
+    query_all(connection, sql, [package], |row| {
+        let damaged = || rusqlite::Error::FromSqlConversionFailure(4, Type::Text, "invalid signals".into());
+        let rows: Vec<(String, String, String)> = serde_json::from_str(row.get_ref(4)?.as_str()?).map_err(|_| damaged())?;
+        // A name that this program does not know was written by another version, whose signals are computed again.
+        let evidence =
+            |(name, old, new): (String, String, String)| Some(SignalEvidence { signal: Signal::parse(&name)?, old, new });
+        Ok(RecordedSignals {
+            version: row.get(0)?,
+            code: row.get(1)?,
+            manifest: row.get(2)?,
+            recorded: from_column(row.get(3)?),
+            evidence: rows.into_iter().filter_map(evidence).collect(),
+        })
+    })
+}
+
+fn write_signals(connection: &Connection, package: i64, signals: &[RecordedSignals]) -> rusqlite::Result<()> {
+    let mut upsert = connection.prepare_cached(
+        "INSERT INTO signals (package, version, code, manifest, recorded, evidence) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT (package, version) DO UPDATE SET code = excluded.code, manifest = excluded.manifest,
+             recorded = excluded.recorded, evidence = excluded.evidence",
+    )?;
+    for RecordedSignals { version, code, manifest, recorded, evidence } in signals {
+        let rows: Vec<_> = evidence.iter().map(|evidence| (evidence.signal.as_str(), &evidence.old, &evidence.new)).collect();
+        let evidence = serde_json::json!(rows).to_string();
+        upsert.execute(params![package, version, code, manifest, to_column(*recorded), evidence])?;
+    }
     Ok(())
 }
 

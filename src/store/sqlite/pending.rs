@@ -76,7 +76,8 @@ impl State {
 }
 
 fn rows(change: &PackageChange) -> usize {
-    let few = change.releases.len() + change.tags.len() + change.digests.len() + change.tarballs.len() + change.provenance.len();
+    let few = change.releases.len() + change.tags.len() + change.digests.len() + change.tarballs.len();
+    let few = few + change.provenance.len() + change.signals.len();
     1 + few + ROWS_OF_INSPECTION * change.inspections.len()
 }
 

@@ -12,7 +12,8 @@ use crate::store::data_dir::remove_if_present;
 use crate::store::error::StoreError;
 
 /// The migration to each schema from the one before. A released entry must never change, because ledgers created by it exist.
-const MIGRATIONS: [&str; 9] = [FIRST, DECISIONS, DIGESTS, FORMS, LOOKS, RETURNS, INSPECTIONS, PROVENANCE, TARBALL_SUMMARIES];
+const MIGRATIONS: [&str; 10] =
+    [FIRST, DECISIONS, DIGESTS, FORMS, LOOKS, RETURNS, INSPECTIONS, PROVENANCE, TARBALL_SUMMARIES, SIGNALS];
 
 /// The first schema. Instants are Unix time in nanoseconds; `datetime(x / 1e9, 'unixepoch')` makes them readable.
 const FIRST: &str = "
@@ -214,11 +215,24 @@ const TARBALL_SUMMARIES: &str = "
     ) STRICT;
 ";
 
+/// Signals of releases. `evidence` is a JSON array of `[signal, old, new]`.
+const SIGNALS: &str = "
+    CREATE TABLE signals (
+        package INTEGER NOT NULL REFERENCES packages (id),
+        version TEXT NOT NULL,
+        code INTEGER NOT NULL,
+        manifest BLOB NOT NULL,
+        recorded INTEGER NOT NULL,
+        evidence TEXT NOT NULL,
+        PRIMARY KEY (package, version)
+    ) STRICT, WITHOUT ROWID;
+";
+
 /// The schema of `LOOKS`. Its migration compares views, which had separate histories before.
 const COMPARES_VIEWS: i64 = 5;
 
 /// The newest schema this program supports: the number of migrations.
-pub(crate) const CURRENT: i64 = 9;
+pub(crate) const CURRENT: i64 = 10;
 
 /// Migrates the ledger at `path`, one transaction per step, so an interrupted migration resumes. An older ledger is first copied
 /// to a file next to it, which is never deleted.

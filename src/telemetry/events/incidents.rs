@@ -57,6 +57,8 @@ events! {
     MetadataStripped: warn "upstream strips metadata" {
         upstream: &'a str => [upstream.address = upstream],
         missing: &'a str => [missing],
+        /// The signals that its documents cannot show.
+        not_observable: &'a str => [vetting.not_observable = not_observable],
     } |metrics, _| metrics.count_incident(IncidentLabel::MetadataStripped);
 
     /// The local clock and upstream's differ by more than the limit. Ages count by the earlier one.

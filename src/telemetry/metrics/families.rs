@@ -14,6 +14,7 @@ use crate::telemetry::labels::{
     ReloadLabel, RuleLabel, SignatureLabel, TaskLabel, UpstreamOutcome, UpstreamWhat,
 };
 use crate::telemetry::metrics::series::{Register, Series};
+use crate::vetting::Signal;
 
 /// Declares groups of metrics, each with its name and help.
 macro_rules! metrics {
@@ -58,6 +59,8 @@ metrics! {
         gateway_refusals: Series<BarLabel, Counter> = "gateway_refusals", "Gateway refusals by reason";
         reloads: Series<ReloadLabel, Counter> = "policy_reloads", "Policy reloads by outcome";
         observed: Counter = "observed", "Tarballs served despite a warning or an unenforced refusal";
+        signals: Series<Signal, Counter> = "signals", "Versions that show a signal, by signal";
+        signal_holds: Series<Signal, Counter> = "signal_holds", "Versions that a rule refuses for a signal, by signal";
         hidden_versions: Counter = "hidden_versions", "Versions hidden from rendered packuments";
         stale: Counter = "stale_answers", "Responses served without confirmation by upstream";
         prefetched: Counter = "prefetched_packuments", "Packuments fetched before a client requested them";

@@ -144,6 +144,8 @@ mod tests {
             gateway_refusals Gateway refusals by reason.
             policy_reloads Policy reloads by outcome.
             observed Tarballs served despite a warning or an unenforced refusal.
+            signals Versions that show a signal, by signal.
+            signal_holds Versions that a rule refuses for a signal, by signal.
             hidden_versions Versions hidden from rendered packuments.
             stale_answers Responses served without confirmation by upstream.
             prefetched_packuments Packuments fetched before a client requested them.
