@@ -93,8 +93,8 @@ impl AttestationCache {
     fn find(&self, key: &AttestationKey, now: Timestamp) -> Option<Arc<CachedAttestations>> {
         let find = |key: &AttestationKey| self.0.get(key).filter(|answer| answer.is_valid(now));
         find(key).or_else(|| {
-            let (slot, version, digest) = key;
-            let anonymous = CacheKey { name: slot.name.clone(), partition: CredentialScope::Anonymous };
+            let (cache_key, version, digest) = key;
+            let anonymous = CacheKey { name: cache_key.name.clone(), partition: CredentialScope::Anonymous };
             find(&(anonymous, version.clone(), digest.clone())).filter(|answer| answer.response.is_json())
         })
     }

@@ -190,7 +190,7 @@ impl Recorder {
         if let FirewallError::Refused(refusal) = &error {
             let entry = package.packument.as_ref().and_then(|packument| packument.find(version));
             let requested = Requested::Tarball(version, entry.and_then(|(_, entry)| entry.integrity.as_ref()));
-            let (name, rule) = (&package.slot.name, Some(&refusal.rule));
+            let (name, rule) = (&package.cache_key.name, Some(&refusal.rule));
             self.request((client, self.policy.now()), name, requested, DownloadOutcome::Refused, rule);
         }
         error
@@ -240,7 +240,7 @@ impl Recorder {
         if !again {
             self.stale_logged.insert(Arc::clone(upstream), now);
         }
-        ServedStale { name: &package.slot.name, upstream, age, again }.emit(&self.metrics);
+        ServedStale { name: &package.cache_key.name, upstream, age, again }.emit(&self.metrics);
     }
 
     /// Reports the events of a comparison. A version that is missing for a client's own token is not reported as removed.

@@ -33,8 +33,8 @@ impl Default for Wants {
 
 impl Wants {
     /// Returns the requirements on a package.
-    pub(crate) fn of(&self, slot: &CacheKey) -> Option<Arc<[Want]>> {
-        self.of_packages.get(slot)
+    pub(crate) fn of(&self, cache_key: &CacheKey) -> Option<Arc<[Want]>> {
+        self.of_packages.get(cache_key)
     }
 
     /// Records the dependencies of the version that `spec` resolves to, and returns them. `fields` are those of `document`.
@@ -52,14 +52,14 @@ impl Wants {
         let Some((at, _)) = chosen.filter(|(at, _)| table.shown[*at]) else { return Vec::new() };
         let wanted = dependencies(document, fields, at);
         for Dependency { name, wanted: range } in &wanted {
-            let slot = CacheKey { name: name.clone(), partition: known.slot.partition.clone() };
-            self.note(slot, &packument.name, range);
+            let cache_key = CacheKey { name: name.clone(), partition: known.cache_key.partition.clone() };
+            self.note(cache_key, &packument.name, range);
         }
         wanted
     }
 
-    fn note(&self, slot: CacheKey, by: &PackageName, spec: &str) {
-        let known = self.of_packages.get(&slot);
+    fn note(&self, cache_key: CacheKey, by: &PackageName, spec: &str) {
+        let known = self.of_packages.get(&cache_key);
         let known = known.as_deref().unwrap_or_default();
         if known.iter().any(|want| *want.by == *by.as_str() && *want.spec == *spec) {
             return;
@@ -67,7 +67,7 @@ impl Wants {
         let newest = Want { by: by.as_str().into(), spec: spec.into(), is_direct: false };
         let others = known.iter().filter(|want| *want.by != *by.as_str()).take(MAX_WANTS - 1).cloned();
         let wants = std::iter::once(newest).chain(others).collect();
-        self.of_packages.insert(slot, wants);
+        self.of_packages.insert(cache_key, wants);
     }
 }
 

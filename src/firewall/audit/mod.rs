@@ -63,9 +63,9 @@ impl Firewall {
         let (mut names, mut known) = (HashSet::new(), BTreeMap::new());
         let audited = body::read_bulk(body, is_listed, |name, versions| {
             let Ok(name) = PackageName::parse(name) else { return };
-            let slot = CacheKey::of(&name, self.0.registries.of(&name), &client.authorization);
+            let cache_key = CacheKey::of(&name, self.0.registries.of(&name), &client.authorization);
             // The last of duplicate names counts, as usual in JSON.
-            if self.0.cache.packages.contains_key(&slot) {
+            if self.0.cache.packages.contains_key(&cache_key) {
                 known.insert(name.clone(), versions.to_vec());
             }
             names.insert(name);
@@ -91,8 +91,8 @@ impl Firewall {
         }
         // Packages that no other package of the install requires are direct dependencies.
         let is_indirect = |name: &PackageName| {
-            let slot = CacheKey::of(name, self.0.registries.of(name), &client.authorization);
-            let wants = self.0.wants.of(&slot).unwrap_or_default();
+            let cache_key = CacheKey::of(name, self.0.registries.of(name), &client.authorization);
+            let wants = self.0.wants.of(&cache_key).unwrap_or_default();
             wants.iter().any(|want| PackageName::parse(&want.by).is_ok_and(|by| by != *name && names.contains(&by)))
         };
         held.sort_by_cached_key(|update| (is_indirect(&update.name), update.name.clone()));
@@ -121,8 +121,8 @@ impl Firewall {
 
     /// Returns the newest hidden version that is newer than the installed one. Prereleases count only if one is installed.
     fn held_updates(&self, client: &Client, name: &PackageName, versions: &[String]) -> Option<HeldUpdate> {
-        let slot = CacheKey::of(name, self.0.registries.of(name), &client.authorization);
-        let known = self.0.cache.get(&slot)?;
+        let cache_key = CacheKey::of(name, self.0.registries.of(name), &client.authorization);
+        let known = self.0.cache.get(&cache_key)?;
         let packument = known.packument.as_ref()?;
         let installed = versions.iter().filter_map(|version| Version::parse(version)).max()?;
         let table = known.verdicts(&self.0.policy.snapshot(), client.profile);

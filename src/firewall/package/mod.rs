@@ -142,7 +142,7 @@ pub(crate) struct LinkedFacts<'a> {
 
 #[derive(Clone)]
 pub(crate) struct PackageSnapshot {
-    pub slot: CacheKey,
+    pub cache_key: CacheKey,
     pub registry: Arc<Registry>,
     /// The form of the document. Fields that the form lacks are unknown.
     pub form: PackumentForm,

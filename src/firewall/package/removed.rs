@@ -34,7 +34,7 @@ impl<'a> RemovedVersion<'a> {
         if first.is_none() && removed.is_none() {
             return None;
         }
-        let advisories = policy_snapshot.advisories.of(package.slot.name.as_str());
+        let advisories = policy_snapshot.advisories.of(package.cache_key.name.as_str());
         let seen = if advisories.has_wholesale() { versions_ever_seen(package) } else { Vec::new() };
         Some(Self {
             package,
@@ -81,7 +81,7 @@ impl<'a> RemovedVersion<'a> {
             finding_evidence: evidence,
             // The ledger does not record them.
             unknown: UnknownFacts::ALL,
-            ..Facts::of(&self.package.slot.name, self.version, self.effective)
+            ..Facts::of(&self.package.cache_key.name, self.version, self.effective)
         }
     }
 

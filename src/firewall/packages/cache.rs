@@ -77,15 +77,15 @@ impl PackageCache {
         let opened = opening.is_some_and(|opening| package.confirmed.checked < opening && opening <= now);
         timestamp::is_within(package.confirmed.checked, self.ttl, now)
             && !opened
-            && self.outlives_writes(&package.slot.name, package.confirmed.checked)
+            && self.outlives_writes(&package.cache_key.name, package.confirmed.checked)
     }
 
     /// Caches a package, also for requests with other tokens.
     pub(crate) fn insert(&self, package: &Arc<CachedPackage>) {
-        if package.slot.is_client_scoped() {
-            self.insert_at(&package.slot.shared(), package);
+        if package.cache_key.is_client_scoped() {
+            self.insert_at(&package.cache_key.shared(), package);
         }
-        self.insert_at(&package.slot, package);
+        self.insert_at(&package.cache_key, package);
     }
 
     /// Caches a package for requests with these credentials only.

@@ -33,7 +33,7 @@ impl Default for OpenedVersions {
 
 impl OpenedVersions {
     pub(crate) fn of(&self, package: &CachedPackage, profile: Profile) -> Arc<HashSet<Box<str>>> {
-        self.0.get(&(package.slot.clone(), profile)).unwrap_or_default()
+        self.0.get(&(package.cache_key.clone(), profile)).unwrap_or_default()
     }
 
     /// Remembers versions that became visible. Those that left upstream are forgotten, which bounds the set.
@@ -41,7 +41,7 @@ impl OpenedVersions {
         let Some(packument) = &package.packument else { return };
         let known = self.of(package, profile);
         let opened = known.iter().cloned().chain(versions).filter(|version| packument.find(version).is_some()).collect();
-        self.0.insert((package.slot.clone(), profile), Arc::new(opened));
+        self.0.insert((package.cache_key.clone(), profile), Arc::new(opened));
     }
 }
 

@@ -54,14 +54,14 @@ impl Fetcher {
 
     /// Waits up to `stale-wait` for upstream, then serves the stale snapshot; the fetch continues and updates the cache.
     pub(crate) async fn fetch_or_stale(self: &Arc<Self>, request: FetchRequest, now: Timestamp) -> Result<PackageLookup> {
-        let last = || self.services.cache.get(&request.slot).filter(|package| request.need.is_met_by(package));
+        let last = || self.services.cache.get(&request.cache_key).filter(|package| request.need.is_met_by(package));
         if let Some(lookup) = last().and_then(|last| self.stale_without_asking(&request, &last, now)) {
             return Ok(lookup);
         }
         let mut fetching = pin!(self.fetch_shared(request.clone()));
         // Joined first, because it may be running as a prefetch.
         let priority = &self.services.parse_pool.priority;
-        let promoted = async { tokio::join!(fetching.as_mut(), async { priority.promote(&request.slot) }) };
+        let promoted = async { tokio::join!(fetching.as_mut(), async { priority.promote(&request.cache_key) }) };
         if let Ok((result, ())) = timeout(self.services.config.patience, promoted).await {
             return result;
         }
@@ -73,8 +73,8 @@ impl Fetcher {
         // Not for packages without a snapshot: a client can request any number of those.
         let (registry, waited) = (&request.registry, self.services.config.patience);
         let (heard, gave_up) = (registry.last_heard(), self.services.policy.now());
-        self.requester.slow.mark_slow(registry.id(), &request.slot, waited, heard, gave_up);
-        self.services.cache.unreachable.insert(request.slot.clone(), now);
+        self.requester.slow.mark_slow(registry.id(), &request.cache_key, waited, heard, gave_up);
+        self.services.cache.unreachable.insert(request.cache_key.clone(), now);
         Ok(lookup)
     }
 
@@ -87,11 +87,11 @@ impl Fetcher {
         now: Timestamp,
     ) -> Option<PackageLookup> {
         let (id, heard, slow) = (request.registry.id(), request.registry.last_heard(), &self.requester.slow);
-        if !slow.holds(id, heard, now) && !self.services.cache.is_backing_off(&request.slot, now) {
+        if !slow.holds(id, heard, now) && !self.services.cache.is_backing_off(&request.cache_key, now) {
             return None;
         }
         let stale = self.stale(package, now)?;
-        if slow.is_to_be_tried(id, &request.slot, heard, now) {
+        if slow.is_to_be_tried(id, &request.cache_key, heard, now) {
             // A result is cached; otherwise the registry stays slow.
             let trial = self.fetch_again(FetchRequest { again: true, ..request.clone() });
             tokio::spawn(self.services.workers.track(trial));
@@ -115,7 +115,7 @@ impl Fetcher {
     }
 
     fn fetch_key(&self, request: &FetchRequest) -> FetchKey {
-        (request.slot.clone(), request.whole, self.services.cache.written.get(&request.slot.name))
+        (request.cache_key.clone(), request.whole, self.services.cache.written.get(&request.cache_key.name))
     }
 
     pub(crate) async fn fetch_shared(self: &Arc<Self>, request: FetchRequest) -> Result<PackageLookup> {
@@ -123,8 +123,8 @@ impl Fetcher {
         let key = self.fetch_key(&request);
         let (client, slots) = (request.client, self.slots.of(&request.registry));
         let limit = Arc::clone(&slots);
-        let fetch = move |slot: SlotRequest<_>| async move {
-            let permit = slot.permit(&limit).await;
+        let fetch = move |cache_key: SlotRequest<_>| async move {
+            let permit = cache_key.permit(&limit).await;
             inner.fetch_packument(request, permit).await
         };
         self.running.join(key, client, &slots, fetch).await
@@ -153,7 +153,7 @@ impl Fetcher {
             FetchOutcome::Changed(document) => self.ingest_or_stale(request, previous, *document, fallback).await,
             FetchOutcome::NotFound { permit: _permit } => self.mark_removed(request, previous, now).await,
             FetchOutcome::Denied(error) => Err(error.into()),
-            FetchOutcome::Failed(error) => self.stale_or_error(&request.slot, fallback, error, now),
+            FetchOutcome::Failed(error) => self.stale_or_error(&request.cache_key, fallback, error, now),
         }
     }
 
@@ -168,12 +168,12 @@ impl Fetcher {
             return None;
         }
         if self.satisfies(request, package) {
-            self.services.cache.insert_at(&request.slot, package);
+            self.services.cache.insert_at(&request.cache_key, package);
             return Some(PackageLookup { package: Arc::clone(package), stale: None });
         }
         // For clients that do not wait for this fetch.
         if package.confirmed.checked != NEVER_CHECKED {
-            self.services.cache.insert_at(&request.slot, package);
+            self.services.cache.insert_at(&request.cache_key, package);
         }
         self.stale_without_asking(request, package, now)
     }
@@ -196,13 +196,15 @@ impl Fetcher {
             }
             // Fetched without validators: a registry with one ETag for both forms would confirm this document.
             Ok(Ingested::NeedsFullForm) => {
-                let slot = request.slot.clone();
+                let cache_key = request.cache_key.clone();
                 match self.fetch_again(FetchRequest { need: DocumentNeed::Facts, ..request }).await {
-                    Err(error) if error.is_upstreams_failure() => self.stale_or_error(&slot, fallback, error, time.checked),
+                    Err(error) if error.is_upstreams_failure() => self.stale_or_error(&cache_key, fallback, error, time.checked),
                     other => other,
                 }
             }
-            Err(error @ FirewallError::Unreadable { .. }) => self.stale_or_error(&request.slot, fallback, error, time.checked),
+            Err(error @ FirewallError::Unreadable { .. }) => {
+                self.stale_or_error(&request.cache_key, fallback, error, time.checked)
+            }
             Err(error) => Err(error),
         }
     }
@@ -222,13 +224,14 @@ impl Fetcher {
         let (checked, stored_form) = (time.checked, Some(form));
         let document =
             StoredPackument { validated, looked: checked, etag, last_modified, form: stored_form, ..package.document.clone() };
-        let (slot, time) = (request.slot.clone(), Confirmation { validated, ..time });
+        let (cache_key, time) = (request.cache_key.clone(), Confirmation { validated, ..time });
         let snapshot = package.snapshot.clone();
-        let mut confirmed = PackageSnapshot { slot, form, has_no_more, document: document.clone(), confirmed: time, ..snapshot };
+        let mut confirmed =
+            PackageSnapshot { cache_key, form, has_no_more, document: document.clone(), confirmed: time, ..snapshot };
         // Other views or tokens may have been shown something since that applies here.
         if confirmed.views.disputed
             || request.again
-            || !self.ingester.views.is_last_look(&request.slot.name, confirmed.views.look)
+            || !self.ingester.views.is_last_look(&request.cache_key.name, confirmed.views.look)
         {
             let contradictions;
             (confirmed, contradictions) = self.compare_confirmed(request, confirmed, before, None).await?;
@@ -263,8 +266,8 @@ impl Fetcher {
         before: PreviousState,
         now: Timestamp,
     ) -> Result<PackageLookup> {
-        let FetchRequest { slot, registry, .. } = request.clone();
-        let recorded = if slot.is_client_scoped() {
+        let FetchRequest { cache_key, registry, .. } = request.clone();
+        let recorded = if cache_key.is_client_scoped() {
             // A token that may not read a package also receives a 404, so this is not an observation.
             None
         } else {
@@ -272,13 +275,13 @@ impl Fetcher {
             self.services.workers.run(move || ingester.record_vanished(&request, &before, now)).await??
         };
         let Some((record, document)) = recorded else {
-            let not_found = absent(&slot.name);
-            self.services.cache.packages.invalidate(&slot);
-            self.services.cache.absent.insert(slot, now);
+            let not_found = absent(&cache_key.name);
+            self.services.cache.packages.invalidate(&cache_key);
+            self.services.cache.absent.insert(cache_key, now);
             return Err(not_found);
         };
         let package = Arc::new(CachedPackage::from(PackageSnapshot {
-            slot,
+            cache_key,
             registry,
             form: PackumentForm::Full,
             has_no_more: false,
@@ -298,14 +301,14 @@ impl Fetcher {
     /// Returns the stale snapshot for a limited time after an upstream failure, else the error.
     fn stale_or_error(
         &self,
-        slot: &CacheKey,
+        cache_key: &CacheKey,
         package: Option<Arc<CachedPackage>>,
         rejection: FirewallError,
         now: Timestamp,
     ) -> Result<PackageLookup> {
         let lookup = package.and_then(|package| self.stale(&package, now)).ok_or(rejection)?;
-        self.services.cache.unreachable.insert(slot.clone(), now);
-        self.services.cache.insert_at(slot, &lookup.package);
+        self.services.cache.unreachable.insert(cache_key.clone(), now);
+        self.services.cache.insert_at(cache_key, &lookup.package);
         Ok(lookup)
     }
 
@@ -349,10 +352,10 @@ impl Fetcher {
         asked: Confirmation,
     ) -> Option<Arc<PackageRecord>> {
         let authorization = view.authorization();
-        let slot = CacheKey::of(&view.name, &request.registry, &authorization);
+        let cache_key = CacheKey::of(&view.name, &request.registry, &authorization);
         self.ingester.views.refetched.insert(view.clone(), self.services.policy.now());
         let again = FetchRequest {
-            slot,
+            cache_key,
             authorization,
             need: DocumentNeed::Index,
             render_request: None,

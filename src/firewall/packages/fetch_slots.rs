@@ -163,7 +163,7 @@ mod tests {
             }
         };
         let begun = tokio::spawn(join(greedy));
-        assert!(timeout(TIMEOUT, join(greedy)).await.is_err(), "a second request of the same client lends no slot");
+        assert!(timeout(TIMEOUT, join(greedy)).await.is_err(), "a second request of the same client lends no cache_key");
         assert_eq!(timeout(TIMEOUT, join(honest)).await.unwrap().unwrap(), 7);
         assert_eq!(begun.await.unwrap().unwrap(), 7);
         assert!(fetches.waiting.lock().unwrap().is_empty());

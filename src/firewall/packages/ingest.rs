@@ -128,10 +128,10 @@ impl Ingester {
         before: &PreviousState,
     ) -> Result<Ingested> {
         let parse_pool = &self.services.parse_pool;
-        let ingested = parse_pool.with_scratch(|ParseScratch { press, plain }| {
-            let (plain, _guard) = parse_pool.decode_into(&request.slot.name, &arrival.body, plain)?;
+        let ingested = parse_pool.with_scratch(|ParseScratch { encoder, plain }| {
+            let (plain, _guard) = parse_pool.decode_into(&request.cache_key.name, &arrival.body, plain)?;
             arrival.place.share.force_grow_to(memory_cost(&arrival.body, plain.len()));
-            self.read_plain(request, &arrival, before, plain, press)
+            self.read_plain(request, &arrival, before, plain, encoder)
         })?;
         if let Ingested::Done(package) = &ingested {
             self.loader.store_document(package, arrival.body, arrival.place);
@@ -147,7 +147,7 @@ impl Ingester {
         plain: &[u8],
         encoder: &mut SegmentEncoder,
     ) -> Result<Ingested> {
-        let name = &request.slot.name;
+        let name = &request.cache_key.name;
         let parsed = parse::parse(name, plain).map_err(|error| FirewallError::unreadable(name, error));
         let ParsedPackument { packument, fields } = parsed?;
         let (form, registry) = (arrival.form, &request.registry);
@@ -171,7 +171,7 @@ impl Ingester {
                 observer.ingested(&mut event);
             }
         }
-        self.services.cache.clear_failures(&request.slot);
+        self.services.cache.clear_failures(&request.cache_key);
         // Evaluated here, off the async threads: a package may have thousands of versions.
         let policy_snapshot = self.services.policy.snapshot();
         package.judge(&policy_snapshot, request.profile);
@@ -207,7 +207,7 @@ impl Ingester {
         change.document = Some(document.clone());
         let (record, look) = if is_recorded { self.record(request, record, &change, &findings) } else { (Arc::clone(record), 0) };
         Ok(Ok(PackageSnapshot {
-            slot: request.slot.clone(),
+            cache_key: request.cache_key.clone(),
             registry: Arc::clone(&request.registry),
             form: arrival.form,
             has_no_more: arrival.has_no_more,
@@ -232,9 +232,9 @@ impl Ingester {
     ) -> (Arc<PackageRecord>, u64) {
         let mut record = record.clone();
         record.apply(change);
-        self.services.recorder.package_change(&request.slot.key(&request.registry), change);
-        self.services.recorder.history_events(&request.slot.name, request.slot.is_client_scoped(), findings);
-        (Arc::new(record), self.views.note_look(&request.slot.name))
+        self.services.recorder.package_change(&request.cache_key.key(&request.registry), change);
+        self.services.recorder.history_events(&request.cache_key.name, request.cache_key.is_client_scoped(), findings);
+        (Arc::new(record), self.views.note_look(&request.cache_key.name))
     }
 
     /// Returns the observation of a document that upstream sent or confirmed at this instant.
@@ -253,31 +253,31 @@ impl Ingester {
             mode: request.registry.time_mode,
             longest_age: self.services.policy.snapshot().longest_age(),
             diverged: diverged.or(request.asked.as_deref()).unwrap_or(&NONE_ASKED),
-            other_token: before.other_token(&request.slot),
-            tokens: request.slot.place_of_tokens(&request.registry),
-            stranger: request.slot.is_strangers(),
+            other_token: before.other_token(&request.cache_key),
+            tokens: request.cache_key.place_of_tokens(&request.registry),
+            stranger: request.cache_key.is_strangers(),
         }
     }
 
     /// Reads the records of all views from the ledger, or from memory if the ledger missed the last change. Blocks.
     fn read_histories(&self, request: &FetchRequest, before: &PreviousState) -> Result<Histories> {
-        let FetchRequest { slot, registry, .. } = request;
+        let FetchRequest { cache_key, registry, .. } = request;
         let own = self.loader.read_newest_record(request, before)?;
-        let views = slot.others(registry).into_iter().chain([slot.shared()]).collect();
-        Ok(Histories { own, views, others: self.loader.other_records(slot, registry)? })
+        let views = cache_key.others(registry).into_iter().chain([cache_key.shared()]).collect();
+        Ok(Histories { own, views, others: self.loader.other_records(cache_key, registry)? })
     }
 
     /// Checks whether a document is an observation to record. A document without versions is not, and neither is an older copy
     /// from a cache or another node of a mirror. Fails if it is not, and something newer is known.
     fn is_look(&self, request: &FetchRequest, record: &PackageRecord, packument: &Packument, now: Timestamp) -> Result<bool> {
-        let not_believed = |detail: &str| FirewallError::unreadable(&request.slot.name, detail);
+        let not_believed = |detail: &str| FirewallError::unreadable(&request.cache_key.name, detail);
         let was_seen = !record.releases.is_empty();
         if !packument.entries.iter().any(|entry| entry.version.is_some() && entry.inconsistency.is_none()) {
             return if was_seen { Err(not_believed("no valid version in it, but there were some before")) } else { Ok(false) };
         }
         // Tokens may be shown different documents, so each is compared with its own.
-        let newest = if request.slot.is_client_scoped() {
-            self.services.cache.get(&request.slot).and_then(|package| package.document.modified)
+        let newest = if request.cache_key.is_client_scoped() {
+            self.services.cache.get(&request.cache_key).and_then(|package| package.document.modified)
         } else {
             record.document.as_ref().and_then(|document| document.modified)
         };
@@ -329,7 +329,7 @@ impl Ingester {
     ) -> Result<(PackageSnapshot, Contradictions)> {
         let Some(packument) = package.packument.clone() else { return Ok((package, Vec::new())) };
         let now = package.confirmed.checked;
-        let _turn = self.views.lock(&request.slot.name);
+        let _turn = self.views.lock(&request.cache_key.name);
         let histories = self.read_histories(request, before)?;
         let look = self.look(request, before, &packument, (package.form, now), diverged);
         let reconciled = history::reconcile(&histories.own, &histories.others, &look);
@@ -354,7 +354,7 @@ impl Ingester {
 
     /// Records that upstream confirmed a document, and marks it as used, so that one served from memory is not evicted from disk.
     pub(crate) async fn record_confirmation(self: &Arc<Self>, request: &FetchRequest, document: StoredPackument) {
-        let (this, key) = (Arc::clone(self), request.slot.key(&request.registry));
+        let (this, key) = (Arc::clone(self), request.cache_key.key(&request.registry));
         let written = self.services.workers.run(move || {
             let digest = document.digest();
             this.services.recorder.package_change(&key, &PackageChange { document: Some(document), ..PackageChange::default() });
@@ -375,17 +375,17 @@ impl Ingester {
         before: &PreviousState,
         now: Timestamp,
     ) -> Result<Option<(Arc<PackageRecord>, StoredPackument)>> {
-        let name = &request.slot.name;
+        let name = &request.cache_key.name;
         let _turn = self.views.lock(name);
         let record = self.loader.read_newest_record(request, before)?;
         let first = StoredPackument { first_seen: now, validated: now, changed: now, looked: now, ..StoredPackument::default() };
         let document = record.document.clone().map_or(first, |last| StoredPackument { content: None, looked: now, ..last });
         if record.releases.is_empty() {
             let expired = timestamp::saturating_sub(now, self.services.policy.snapshot().longest_age());
-            return match self.services.ledger.record_absence(&request.slot.key(&request.registry), &document, expired) {
+            return match self.services.ledger.record_absence(&request.cache_key.key(&request.registry), &document, expired) {
                 Ok(true) => {
                     if record.document.is_none() {
-                        self.absent_names.new.insert(request.slot.clone(), ());
+                        self.absent_names.new.insert(request.cache_key.clone(), ());
                     }
                     Ok(None)
                 }

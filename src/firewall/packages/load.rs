@@ -39,8 +39,8 @@ impl PreviousState {
     }
 
     /// Returns whether another client's token was shown the previous document, with what this token was shown last, if cached.
-    pub(crate) fn other_token(&self, slot: &CacheKey) -> Option<OtherToken<'_>> {
-        let differs = self.token.as_ref().is_some_and(|before| slot.is_client_scoped() && before != slot);
+    pub(crate) fn other_token(&self, cache_key: &CacheKey) -> Option<OtherToken<'_>> {
+        let differs = self.token.as_ref().is_some_and(|before| cache_key.is_client_scoped() && before != cache_key);
         let confirmed = self.package.as_ref().filter(|package| package.confirmed.checked != NEVER_CHECKED);
         differs.then(|| OtherToken { shown: confirmed.and_then(|package| package.packument.as_deref()) })
     }
@@ -68,28 +68,29 @@ impl Loader {
 
     /// Loads the previous state from memory or the store. After a restart this serves packages without asking upstream.
     pub(crate) async fn load_previous(self: &Arc<Self>, request: &FetchRequest) -> Result<PreviousState> {
-        let last = self.services.cache.get(&request.slot.shared()).filter(|_| request.slot.is_client_scoped());
-        let token = last.as_ref().map(|package| package.slot.clone());
-        if let Some(package) = self.services.cache.get(&request.slot) {
+        let last = self.services.cache.get(&request.cache_key.shared()).filter(|_| request.cache_key.is_client_scoped());
+        let token = last.as_ref().map(|package| package.cache_key.clone());
+        if let Some(package) = self.services.cache.get(&request.cache_key) {
             let record = last.map_or_else(|| Arc::clone(&package.record), |last| Arc::clone(&last.record));
             return Ok(PreviousState { record, package: Some(package), token });
         }
         // A snapshot of other credentials, to be confirmed for these.
         if let Some(package) = last {
-            let (slot, confirmed) = (request.slot.clone(), Confirmation { checked: NEVER_CHECKED, ..package.confirmed });
-            let package = package.with_snapshot(PackageSnapshot { slot, confirmed, ..package.snapshot.clone() });
+            let (cache_key, confirmed) =
+                (request.cache_key.clone(), Confirmation { checked: NEVER_CHECKED, ..package.confirmed });
+            let package = package.with_snapshot(PackageSnapshot { cache_key, confirmed, ..package.snapshot.clone() });
             return Ok(PreviousState { record: Arc::clone(&package.record), package: Some(Arc::new(package)), token });
         }
-        let (inner, slot, registry) = (Arc::clone(self), request.slot.clone(), Arc::clone(&request.registry));
-        let recall = move || inner.read_record(&slot, &registry).map(|record| (inner, slot, registry, record));
-        let (inner, slot, registry, record) = self.services.workers.run(recall).await??;
+        let (inner, cache_key, registry) = (Arc::clone(self), request.cache_key.clone(), Arc::clone(&request.registry));
+        let recall = move || inner.read_record(&cache_key, &registry).map(|record| (inner, cache_key, registry, record));
+        let (inner, cache_key, registry, record) = self.services.workers.run(recall).await??;
         let Some((document, digest)) = record.document.as_ref().and_then(|document| Some((document, document.digest()?))) else {
             return Ok(PreviousState { record, package: None, token });
         };
         let share = self.services.parse_pool.reserve_for(document).await?;
         let raw = self.services.blobs.open(&digest).await.ok().flatten();
         let recall = move || {
-            let package = raw.and_then(|raw| inner.read_document(&slot, &registry, &record, raw));
+            let package = raw.and_then(|raw| inner.read_document(&cache_key, &registry, &record, raw));
             drop(share);
             PreviousState { record, package, token }
         };
@@ -97,36 +98,36 @@ impl Loader {
     }
 
     /// Fails if the ledger cannot be read. Treating it as empty could serve a version that must be refused.
-    pub(crate) fn read_record(&self, slot: &CacheKey, registry: &Arc<Registry>) -> Result<Arc<PackageRecord>> {
-        let record = self.services.ledger.package(&slot.key(registry)).map_err(|error| {
-            tracing::error!(package.name = %slot.name, error = &error as &dyn std::error::Error, "ledger read failed");
+    pub(crate) fn read_record(&self, cache_key: &CacheKey, registry: &Arc<Registry>) -> Result<Arc<PackageRecord>> {
+        let record = self.services.ledger.package(&cache_key.key(registry)).map_err(|error| {
+            tracing::error!(package.name = %cache_key.name, error = &error as &dyn std::error::Error, "ledger read failed");
             FirewallError::Internal("cannot read the ledger".into())
         })?;
         Ok(Arc::new(record))
     }
 
     /// Reads the ledger's records of the other views. Blocks.
-    pub(crate) fn other_records(&self, slot: &CacheKey, registry: &Arc<Registry>) -> Result<Vec<PackageRecord>> {
+    pub(crate) fn other_records(&self, cache_key: &CacheKey, registry: &Arc<Registry>) -> Result<Vec<PackageRecord>> {
         let read = |other: CacheKey| self.read_record(&other, registry).map(Arc::unwrap_or_clone);
-        slot.others(registry).into_iter().map(read).collect()
+        cache_key.others(registry).into_iter().map(read).collect()
     }
 
     fn read_document(
         &self,
-        slot: &CacheKey,
+        cache_key: &CacheKey,
         registry: &Arc<Registry>,
         record: &Arc<PackageRecord>,
         raw: Bytes,
     ) -> Option<Arc<CachedPackage>> {
         let document = record.document.as_ref()?;
-        let plain = self.services.parse_pool.decode(&slot.name, raw).ok()?;
-        let ParsedPackument { packument, fields } = parse::parse(&slot.name, &plain).ok()?;
+        let plain = self.services.parse_pool.decode(&cache_key.name, raw).ok()?;
+        let ParsedPackument { packument, fields } = parse::parse(&cache_key.name, &plain).ok()?;
         let form = document.form.unwrap_or_else(|| form_of_unnoted(&packument));
         // Unknown, so that the full form is requested without validators: a 304 would confirm a document without times.
         if form == PackumentForm::Abbreviated && !packument.is_timed() {
             return None;
         }
-        let others = self.other_records(slot, registry).ok()?;
+        let others = self.other_records(cache_key, registry).ok()?;
         let look = Look {
             packument: &packument,
             form,
@@ -135,13 +136,13 @@ impl Loader {
             longest_age: self.services.policy.snapshot().longest_age(),
             diverged: &Parted::default(),
             other_token: None,
-            tokens: slot.place_of_tokens(registry),
-            stranger: slot.is_strangers(),
+            tokens: cache_key.place_of_tokens(registry),
+            stranger: cache_key.is_strangers(),
         };
         let Reconciliation { provenance, contradictions, .. } = history::reconcile(record, &others, &look);
-        let checked = if slot.is_client_scoped() { NEVER_CHECKED } else { document.looked };
+        let checked = if cache_key.is_client_scoped() { NEVER_CHECKED } else { document.looked };
         let package = Arc::new(CachedPackage::from(PackageSnapshot {
-            slot: slot.clone(),
+            cache_key: cache_key.clone(),
             registry: Arc::clone(registry),
             form,
             has_no_more: false,
@@ -160,7 +161,7 @@ impl Loader {
 
     /// Reads the record of a view from the ledger, or from memory if the ledger missed the last change. Blocks.
     pub(crate) fn read_newest_record(&self, request: &FetchRequest, before: &PreviousState) -> Result<Arc<PackageRecord>> {
-        let record = self.read_record(&request.slot, &request.registry)?;
+        let record = self.read_record(&request.cache_key, &request.registry)?;
         let looked = |record: &PackageRecord| record.document.as_ref().map(|document| document.looked);
         if looked(&before.record) <= looked(&record) {
             return Ok(record);
@@ -185,7 +186,7 @@ impl Loader {
         let Some(raw) = raw else { return Ok(None) };
         let (inner, package, permit) = (Arc::clone(self), Arc::clone(package), Arc::clone(permit));
         let load = move || {
-            let plain = inner.services.parse_pool.decode(&package.slot.name, raw)?;
+            let plain = inner.services.parse_pool.decode(&package.cache_key.name, raw)?;
             Ok(Some(HeldBytes::new(plain, (share, permit))))
         };
         self.services.workers.run(load).await?
@@ -197,7 +198,7 @@ impl Loader {
         *package.raw.lock().unwrap_or_else(PoisonError::into_inner) = Some(body.clone());
         let (blobs, token) = (Arc::clone(&self.services.blobs), self.services.workers.token());
         let (raw, digest) = (Arc::<Mutex<_>>::clone(&package.raw), package.document.digest());
-        let name = package.slot.name.clone();
+        let name = package.cache_key.name.clone();
         tokio::task::spawn_blocking(move || {
             let Some(digest) = digest else { return };
             let stored = blobs.begin(BlobKind::Document, Hasher::new(Integrity::single(digest))).and_then(|mut pending| {

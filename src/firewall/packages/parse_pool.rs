@@ -107,7 +107,7 @@ impl ParsePool {
 
 #[derive(Default)]
 pub(crate) struct ParseScratch {
-    pub press: SegmentEncoder,
+    pub encoder: SegmentEncoder,
     /// The buffer for a decompressed document.
     pub plain: Vec<u8>,
 }

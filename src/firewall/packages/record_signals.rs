@@ -30,5 +30,5 @@ pub(crate) fn record(services: &Services, package: &CachedPackage, policy_snapsh
     }
     let signals = changed.into_iter().map(|new| new.recorded).collect();
     let change = PackageChange { signals, ..PackageChange::default() };
-    services.recorder.package_change(&package.slot.key(&package.registry), &change);
+    services.recorder.package_change(&package.cache_key.key(&package.registry), &change);
 }

@@ -59,7 +59,7 @@ pub(crate) struct RenderRequest {
 /// The inputs of a fetch. Owned, because a fetch outlives the request that started it.
 #[derive(Clone)]
 pub(crate) struct FetchRequest {
-    pub slot: CacheKey,
+    pub cache_key: CacheKey,
     pub registry: Arc<Registry>,
     /// The client that started the fetch and whose slots it uses.
     pub client: IpAddr,
@@ -81,9 +81,9 @@ pub(crate) struct FetchRequest {
 }
 
 impl FetchRequest {
-    pub(crate) fn new(client: &Client, slot: CacheKey, registry: Arc<Registry>, need: DocumentNeed) -> Self {
+    pub(crate) fn new(client: &Client, cache_key: CacheKey, registry: Arc<Registry>, need: DocumentNeed) -> Self {
         Self {
-            slot,
+            cache_key,
             registry,
             client: client.address,
             authorization: client.authorization.clone(),

@@ -63,14 +63,14 @@ impl PackumentRequester {
         mut permit: FetchPermit,
         now: Timestamp,
     ) -> FetchOutcome {
-        let FetchRequest { registry, authorization, slot, .. } = request;
+        let FetchRequest { registry, authorization, cache_key, .. } = request;
         let form = self.form_to_ask(request, previous.package.as_deref());
         let validators = fallback.filter(|package| package.form == form).map(|package| package.validators());
         let started = Instant::now();
-        let waiting = self.slow.ask(slot);
-        let reply = registry.packument(&slot.name, form, authorization, validators.as_ref(), &mut permit.share).await;
+        let waiting = self.slow.ask(cache_key);
+        let reply = registry.packument(&cache_key.name, form, authorization, validators.as_ref(), &mut permit.share).await;
         drop(waiting);
-        self.services.recorder.packument_reply(&slot.name, started, &reply);
+        self.services.recorder.packument_reply(&cache_key.name, started, &reply);
         match reply {
             Ok(reply) => self.classify_reply(request, previous, fallback, (reply, form), (permit, now)),
             Err(error) => self.classify_error(request, fallback, error, permit, now),
@@ -88,14 +88,14 @@ impl PackumentRequester {
         self.ingester.forms.reset(request.registry.id());
         if matches!(error, UpstreamError::NotFound | UpstreamError::Denied { .. }) {
             for observer in &*self.ingester.observers {
-                observer.refused(&request.slot);
+                observer.refused(&request.cache_key);
             }
         }
         match error {
             UpstreamError::NotFound if self.services.wall_clock.is_correct(now, None) => FetchOutcome::NotFound { permit },
             UpstreamError::Denied { .. } => FetchOutcome::Denied(error),
             UpstreamError::MissingPage { .. } if fallback.is_none() => {
-                self.services.cache.absent.insert(request.slot.clone(), now);
+                self.services.cache.absent.insert(request.cache_key.clone(), now);
                 FetchOutcome::Denied(error)
             }
             _ => FetchOutcome::Failed(error.into()),
@@ -132,7 +132,7 @@ impl PackumentRequester {
         };
         if is_gzip && !gzip::is_gzip(&body) {
             let detail = "declared as gzip, but is not gzip";
-            return FetchOutcome::Failed(FirewallError::unreadable(&request.slot.name, detail));
+            return FetchOutcome::Failed(FirewallError::unreadable(&request.cache_key.name, detail));
         }
         let has_no_more = form != asked;
         if let Some(package) = previous.package.clone().filter(|package| package.content() == sha256(&body)) {

@@ -67,8 +67,8 @@ impl PackageService {
         need: DocumentNeed,
         context: &EvalContext,
     ) -> Option<PackageLookup> {
-        let slot = CacheKey::of(name, self.services.registries.of(name), &client.authorization);
-        let package = self.services.cache.fresh(&slot, client.profile, need, context)?;
+        let cache_key = CacheKey::of(name, self.services.registries.of(name), &client.authorization);
+        let package = self.services.cache.fresh(&cache_key, client.profile, need, context)?;
         if subpackages::needs_parent(&package, &context.policy_snapshot).is_some()
             || lacks_facts(&package, client.profile, &context.policy_snapshot)
             || cohorts::is_due(&package, &context.policy_snapshot, client.profile)
@@ -134,26 +134,26 @@ impl PackageService {
     ) -> Result<PackageLookup> {
         let registry = self.services.registries.of(name);
         let explain = |error| credential_binding::explain_unsent(registry, client, error);
-        let slot = CacheKey::of(name, registry, &client.authorization);
+        let cache_key = CacheKey::of(name, registry, &client.authorization);
         let context = self.services.policy.context();
         let now = context.now;
-        if let Some(package) = self.services.cache.fresh(&slot, client.profile, need, &context) {
+        if let Some(package) = self.services.cache.fresh(&cache_key, client.profile, need, &context) {
             self.services.recorder.cache_lookup(CacheLabel::Document, CacheOutcome::Hit);
             return Ok(PackageLookup { package, stale: None });
         }
-        if self.services.cache.is_absent(&slot, now) {
+        if self.services.cache.is_absent(&cache_key, now) {
             return Err(explain(absent(name)));
         }
-        if !self.services.cache.is_known(&slot, now) {
+        if !self.services.cache.is_known(&cache_key, now) {
             self.fetcher.ingester.absent_names.check(client.address)?;
         }
         let ahead = render_request.as_ref().filter(|_| client.is_installing).map(|_| PrefetchContext::of_question());
-        let request = FetchRequest { render_request, ahead, ..FetchRequest::new(client, slot, Arc::clone(registry), need) };
+        let request = FetchRequest { render_request, ahead, ..FetchRequest::new(client, cache_key, Arc::clone(registry), need) };
         for _ in 0..MAX_ATTEMPTS {
             // A fetch that was already running may have requested less.
             let result = self.fetcher.fetch_or_stale(request.clone(), now).await;
             if let Err(FirewallError::NotFound(_)) = &result {
-                self.fetcher.ingester.absent_names.count(&request.slot, client.address);
+                self.fetcher.ingester.absent_names.count(&request.cache_key, client.address);
             }
             let lookup = result.map_err(explain)?;
             if need.is_met_by(&lookup.package) {
@@ -197,8 +197,8 @@ impl PackageService {
         }
         let need =
             DocumentNeed::Form(if lookup.package.renders_full() { PackumentForm::Full } else { PackumentForm::Abbreviated });
-        let (slot, registry) = (lookup.package.slot.clone(), Arc::clone(&lookup.package.registry));
-        let request = FetchRequest { whole: true, ..FetchRequest::new(client, slot, registry, need) };
+        let (cache_key, registry) = (lookup.package.cache_key.clone(), Arc::clone(&lookup.package.registry));
+        let request = FetchRequest { whole: true, ..FetchRequest::new(client, cache_key, registry, need) };
         let again = self.fetcher.fetch_shared(request).await?;
         let document = self.loader.load_document(&again.package, &permit).await?;
         let document = document.ok_or_else(|| FirewallError::Internal("the packument is not in the store any more".into()))?;
@@ -301,18 +301,18 @@ impl PackageService {
         need: DocumentNeed,
     ) -> Option<PackageLookup> {
         let (package, now) = (&lookup.package, self.services.policy.now());
-        let shared = package.slot.shared();
+        let shared = package.cache_key.shared();
         let is_answered = lookup.stale.is_some()
             || package.packument.is_none()
             || package.validators() == CacheValidators::default()
             || !self.rechecks.is_due(&shared, package.confirmed.checked, now);
         // It may be missing for one client's token only.
-        let has_left = || !package.slot.is_client_scoped() && RemovedVersion::is_known(package, version);
+        let has_left = || !package.cache_key.is_client_scoped() && RemovedVersion::is_known(package, version);
         if is_answered || Version::parse(version).is_none() || has_left() {
             return None;
         }
-        let (slot, registry) = (package.slot.clone(), Arc::clone(&package.registry));
-        let request = FetchRequest { not_before: Some(now), ..FetchRequest::new(client, slot, registry, need) };
+        let (cache_key, registry) = (package.cache_key.clone(), Arc::clone(&package.registry));
+        let request = FetchRequest { not_before: Some(now), ..FetchRequest::new(client, cache_key, registry, need) };
         // Requests during a recheck share its result.
         if !self.fetcher.is_running(&request) && !self.rechecks.admits(client.address, now) {
             return None;
@@ -329,7 +329,7 @@ impl PackageService {
             return again;
         }
         // The new verdicts may depend on missing fields or on the parent package, like those of the previous document.
-        let whole = self.lookup(client, &package.slot.name, need, None).await.ok();
+        let whole = self.lookup(client, &package.cache_key.name, need, None).await.ok();
         whole.or(again)
     }
 }

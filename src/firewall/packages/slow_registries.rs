@@ -29,7 +29,7 @@ pub(crate) struct SlowRegistries {
 struct Since {
     clock: Timestamp,
     watch: Instant,
-    slot: CacheKey,
+    cache_key: CacheKey,
     /// Whether another package was tried since.
     is_tried: bool,
 }
@@ -44,14 +44,14 @@ impl Since {
 /// Marks a package as being fetched until dropped.
 pub(crate) struct Asking<'a> {
     registries: &'a SlowRegistries,
-    slot: &'a CacheKey,
+    cache_key: &'a CacheKey,
 }
 
 impl SlowRegistries {
     #[must_use]
-    pub(crate) fn ask<'a>(&'a self, slot: &'a CacheKey) -> Asking<'a> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(slot.clone(), Instant::now());
-        Asking { registries: self, slot }
+    pub(crate) fn ask<'a>(&'a self, cache_key: &'a CacheKey) -> Asking<'a> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(cache_key.clone(), Instant::now());
+        Asking { registries: self, cache_key }
     }
 
     /// Called if a client stopped waiting for a package after `patience`. The registry is slow if the client waited mostly for
@@ -59,29 +59,36 @@ impl SlowRegistries {
     pub(crate) fn mark_slow(
         &self,
         registry: &Arc<str>,
-        slot: &CacheKey,
+        cache_key: &CacheKey,
         patience: Duration,
         heard: Option<Instant>,
         now: Timestamp,
     ) {
-        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).get(slot).copied();
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).get(cache_key).copied();
         let Some(asked) = asked else { return };
         if asked.elapsed() * HEADER_WAIT_DIVISOR < patience || heard.is_some_and(|heard| heard >= asked) {
             return;
         }
         let mut slow = self.slow.lock().unwrap_or_else(PoisonError::into_inner);
         // Waits for two different packages need no further trial.
-        let is_tried = slow.get(registry).is_some_and(|since| since.holds(heard, now) && (since.is_tried || since.slot != *slot));
-        let since = Since { clock: now, watch: Instant::now(), slot: slot.clone(), is_tried };
+        let is_tried =
+            slow.get(registry).is_some_and(|since| since.holds(heard, now) && (since.is_tried || since.cache_key != *cache_key));
+        let since = Since { clock: now, watch: Instant::now(), cache_key: cache_key.clone(), is_tried };
         slow.insert(Arc::clone(registry), since);
     }
 
     /// Checks whether to try this package although the registry is slow: if only one other hung so far. `true` for one caller.
     #[must_use]
-    pub(crate) fn is_to_be_tried(&self, registry: &Arc<str>, slot: &CacheKey, heard: Option<Instant>, now: Timestamp) -> bool {
+    pub(crate) fn is_to_be_tried(
+        &self,
+        registry: &Arc<str>,
+        cache_key: &CacheKey,
+        heard: Option<Instant>,
+        now: Timestamp,
+    ) -> bool {
         let mut slow = self.slow.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(since) = slow.get_mut(registry) else { return false };
-        let is_due = !since.is_tried && since.slot != *slot && since.holds(heard, now);
+        let is_due = !since.is_tried && since.cache_key != *cache_key && since.holds(heard, now);
         since.is_tried |= is_due;
         is_due
     }
@@ -99,7 +106,7 @@ impl SlowRegistries {
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        self.registries.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(self.slot);
+        self.registries.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(self.cache_key);
     }
 }
 
@@ -117,16 +124,16 @@ mod tests {
         CacheKey { name: PackageName::parse(name).unwrap(), partition: CredentialScope::Anonymous }
     }
 
-    fn slot() -> CacheKey {
+    fn cache_key() -> CacheKey {
         slot_of("slow")
     }
 
     #[test]
     fn one_hanging_package_triggers_one_trial_and_two_mark_the_registry_slow() {
         let (registries, registry, other) = (SlowRegistries::default(), Arc::from("https://registry.example/"), slot_of("other"));
-        let try_with = |slot: &CacheKey, second| registries.is_to_be_tried(&registry, slot, None, at(second));
+        let try_with = |cache_key: &CacheKey, second| registries.is_to_be_tried(&registry, cache_key, None, at(second));
         assert!(!try_with(&other, 0));
-        let slow = slot();
+        let slow = cache_key();
         let asking = [registries.ask(&slow), registries.ask(&other)];
         registries.mark_slow(&registry, &slow, Duration::ZERO, None, at(0));
         assert!(!try_with(&slow, 1) && try_with(&other, 1) && !try_with(&other, 1) && !try_with(&slot_of("third"), 1));
@@ -139,11 +146,11 @@ mod tests {
 
     #[test]
     fn slowness_expires_and_ends_with_the_first_response() {
-        let (registries, registry, slot) = (SlowRegistries::default(), Arc::from("https://registry.example/"), slot());
+        let (registries, registry, cache_key) = (SlowRegistries::default(), Arc::from("https://registry.example/"), cache_key());
         let other = Arc::from("https://other.example/");
         assert!(!registries.holds(&registry, None, at(0)));
-        let asking = registries.ask(&slot);
-        registries.mark_slow(&registry, &slot, Duration::ZERO, None, at(3));
+        let asking = registries.ask(&cache_key);
+        registries.mark_slow(&registry, &cache_key, Duration::ZERO, None, at(3));
         assert!(registries.holds(&registry, None, at(3)) && registries.holds(&registry, None, at(12)));
         assert!(!registries.holds(&other, None, at(3)));
         // Expired, and not valid before its start if the clock was set back.
@@ -154,24 +161,24 @@ mod tests {
 
     #[test]
     fn registry_that_responds_to_other_clients_is_not_slow() {
-        let (registries, registry, slot) = (SlowRegistries::default(), Arc::from("https://registry.example/"), slot());
+        let (registries, registry, cache_key) = (SlowRegistries::default(), Arc::from("https://registry.example/"), cache_key());
         let before = Instant::now();
-        let _asking = registries.ask(&slot);
-        registries.mark_slow(&registry, &slot, Duration::ZERO, Some(Instant::now()), at(3));
+        let _asking = registries.ask(&cache_key);
+        registries.mark_slow(&registry, &cache_key, Duration::ZERO, Some(Instant::now()), at(3));
         assert!(!registries.holds(&registry, None, at(3)));
-        registries.mark_slow(&registry, &slot, Duration::ZERO, Some(before), at(5));
+        registries.mark_slow(&registry, &cache_key, Duration::ZERO, Some(before), at(5));
         assert!(registries.holds(&registry, Some(before), at(5)));
     }
 
     #[test]
     fn waiting_for_a_slot_does_not_count() {
-        let (registries, registry, slot) = (SlowRegistries::default(), Arc::from("https://registry.example/"), slot());
+        let (registries, registry, cache_key) = (SlowRegistries::default(), Arc::from("https://registry.example/"), cache_key());
         // Not requested yet: the fetch waits for a slot.
-        registries.mark_slow(&registry, &slot, Duration::ZERO, None, at(3));
+        registries.mark_slow(&registry, &cache_key, Duration::ZERO, None, at(3));
         assert!(!registries.holds(&registry, None, at(3)));
         // Requested just now, after an hour of waiting for a slot.
-        let asking = registries.ask(&slot);
-        registries.mark_slow(&registry, &slot, Duration::from_secs(3600), None, at(3));
+        let asking = registries.ask(&cache_key);
+        registries.mark_slow(&registry, &cache_key, Duration::from_secs(3600), None, at(3));
         assert!(!registries.holds(&registry, None, at(3)));
         drop(asking);
         assert!(registries.asked.lock().unwrap().is_empty());

@@ -42,7 +42,7 @@ impl Drop for PrefetchSlot {
 
 impl PrefetchTarget {
     pub fn name(&self) -> &PackageName {
-        &self.0.slot.name
+        &self.0.cache_key.name
     }
 }
 
@@ -65,7 +65,7 @@ impl PrefetchQueue {
     fn push(&self, request: FetchRequest) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let (queue, slots) = &mut *waiting;
-        if queue.len() < MAX_QUEUED && slots.insert(request.slot.clone()) {
+        if queue.len() < MAX_QUEUED && slots.insert(request.cache_key.clone()) {
             queue.push_back(request);
             self.changed.notify_one();
         }
@@ -88,7 +88,7 @@ impl PrefetchQueue {
         let is_free = |request: &FetchRequest| running.get(request.registry.id()).is_none_or(|count| *count < self.limit);
         let at = waiting.0.iter().position(is_free)?;
         let request = waiting.0.remove(at)?;
-        waiting.1.remove(&request.slot);
+        waiting.1.remove(&request.cache_key);
         let registry = Arc::clone(request.registry.id());
         *running.entry(Arc::clone(&registry)).or_default() += 1;
         Some(PrefetchTarget(request, PrefetchSlot { prefetch_queue: Arc::clone(self), registry }))
@@ -118,13 +118,13 @@ impl PackageObserver for DependencyHints {
                 continue;
             }
             let next = FetchRequest {
-                slot: CacheKey::of(&name, registry, &request.authorization),
+                cache_key: CacheKey::of(&name, registry, &request.authorization),
                 registry: Arc::clone(registry),
                 ahead: Some(ahead.next(&wanted)),
                 asked: None,
                 ..request.clone()
             };
-            if !self.services.cache.is_known(&next.slot, context.now) && ahead.try_spend() {
+            if !self.services.cache.is_known(&next.cache_key, context.now) && ahead.try_spend() {
                 self.queue.push(next);
             }
         }
@@ -143,7 +143,7 @@ impl Prefetcher {
             let PrefetchTarget(request, slot) = self.queue.next().await;
             let is_over = request.ahead.as_ref().is_some_and(PrefetchContext::is_over);
             // It may have been fetched since it was queued.
-            if !is_over && !self.services.cache.is_known(&request.slot, self.services.policy.now()) {
+            if !is_over && !self.services.cache.is_known(&request.cache_key, self.services.policy.now()) {
                 return PrefetchTarget(request, slot);
             }
         }
@@ -151,13 +151,13 @@ impl Prefetcher {
 
     /// Fetches a prefetch target like a client request. Returns whether upstream had it.
     pub(crate) async fn fetch(&self, PrefetchTarget(mut request, _slot): PrefetchTarget) -> bool {
-        let (slot, promoted) = (request.slot.clone(), self.services.parse_pool.priority.register(&request.slot));
+        let (cache_key, promoted) = (request.cache_key.clone(), self.services.parse_pool.priority.register(&request.cache_key));
         if let Some(ahead) = &mut request.ahead {
             ahead.promoted = Some(promoted);
         }
         let ahead = request.ahead.clone();
         let landed = self.fetcher.fetch_shared(request).await;
-        self.services.parse_pool.priority.unregister(&slot);
+        self.services.parse_pool.priority.unregister(&cache_key);
         match &landed {
             // A dependency may be unpublished or not readable with these credentials. Other prefetches continue.
             Ok(_)

@@ -33,7 +33,7 @@ impl Firewall {
         if !passage.is_plain_get() {
             return self.0.passthrough.send(client, Some(name), passage).await;
         }
-        let key = (lookup.package.slot.clone(), Box::from(version), digest);
+        let key = (lookup.package.cache_key.clone(), Box::from(version), digest);
         Ok(self.0.attestations.fetch(client, key).await?.response.clone())
     }
 }

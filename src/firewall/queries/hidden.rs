@@ -53,8 +53,8 @@ impl Firewall {
     /// Returns the hidden versions of a package and those the project requires; `None` if nothing is hidden or known. A version
     /// that the project requires and no visible version can replace is recorded as refused.
     pub(crate) fn hidden_versions(&self, client: &Client, name: &PackageName, wants: &[Want]) -> Option<HiddenVersions> {
-        let slot = CacheKey::of(name, self.0.registries.of(name), &client.authorization);
-        let package = self.0.cache.get(&slot)?;
+        let cache_key = CacheKey::of(name, self.0.registries.of(name), &client.authorization);
+        let package = self.0.cache.get(&cache_key)?;
         let packument = package.packument.as_ref()?;
         let table = package.verdicts(&self.0.policy.snapshot(), client.profile);
         let shown = packument.entries.iter().zip(&table.shown).filter(|(_, shown)| **shown);
@@ -75,7 +75,7 @@ impl Firewall {
         let rest = hidden.split_off(newer);
         let others = rest.first().and_then(|(_, at)| Some((kept(*at)?, rest.len())));
         let newer: Vec<HeldVersion> = hidden.into_iter().filter_map(|(_, at)| kept(at)).collect();
-        let of_others = self.0.wants.of(&slot);
+        let of_others = self.0.wants.of(&cache_key);
         let of_others = of_others.as_deref().unwrap_or_default();
         let wanted = wants.iter().chain(of_others).filter_map(|want| {
             let at = pick_unfiltered(packument, &want.spec).filter(|at| !table.shown[*at])?;

@@ -112,11 +112,12 @@ impl Firewall {
         if table.hidden.is_empty() || !client.is_installing {
             return;
         }
-        let Some(wants) = self.0.wants.of(&package.slot) else { return };
+        let Some(wants) = self.0.wants.of(&package.cache_key) else { return };
         for (at, want) in &withheld(packument, table, wants).found {
             // Only while the requiring packument is fresh: later, a client may resolve another version of it.
-            let by = PackageName::parse(&want.by).ok().map(|name| CacheKey { name, partition: package.slot.partition.clone() });
-            let asked = by.and_then(|slot| self.0.cache.get(&slot)).map(|package| package.confirmed.checked);
+            let by =
+                PackageName::parse(&want.by).ok().map(|name| CacheKey { name, partition: package.cache_key.partition.clone() });
+            let asked = by.and_then(|cache_key| self.0.cache.get(&cache_key)).map(|package| package.confirmed.checked);
             if asked.is_some_and(|asked| now <= timestamp::saturating_add(asked, self.0.cache.ttl)) {
                 self.0.recorder.withheld(client, packument, table, *at, now);
             }

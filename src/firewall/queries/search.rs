@@ -62,11 +62,11 @@ impl Firewall {
         let package = object.get("package")?;
         let name = PackageName::parse(package.get("name")?.as_str()?).ok()?;
         let version = package.get("version")?.as_str()?;
-        let slot = CacheKey::of(&name, self.0.registries.of(&name), &client.authorization);
-        let described = match self.0.cache.get(&slot) {
+        let cache_key = CacheKey::of(&name, self.0.registries.of(&name), &client.authorization);
+        let described = match self.0.cache.get(&cache_key) {
             Some(known) => self.of_known(&known, package, version, client.profile)?,
             // The view of other tokens may hide the version, but discloses nothing else.
-            None if self.is_hidden_from_others(&slot, version, client.profile) => return None,
+            None if self.is_hidden_from_others(&cache_key, version, client.profile) => return None,
             None => self.of_unknown(&name, package, version, client.profile)?,
         };
         let mut result = json!({ "package": described });
@@ -78,8 +78,8 @@ impl Firewall {
     }
 
     /// Checks whether the document that another client's token was shown last contains this version and hides it.
-    fn is_hidden_from_others(&self, slot: &CacheKey, version: &str, profile: Profile) -> bool {
-        let Some(known) = self.0.cache.get(&slot.shared()).filter(|_| slot.is_client_scoped()) else { return false };
+    fn is_hidden_from_others(&self, cache_key: &CacheKey, version: &str, profile: Profile) -> bool {
+        let Some(known) = self.0.cache.get(&cache_key.shared()).filter(|_| cache_key.is_client_scoped()) else { return false };
         let at = known.packument.as_ref().and_then(|packument| packument.find(version)).map(|(at, _)| at);
         at.is_some_and(|at| !known.verdicts(&self.0.policy.snapshot(), profile).shown[at])
     }

@@ -136,12 +136,12 @@ impl Firewall {
     /// Checks whether upstream confirmed within the hour that the client's token may write the package. It did if it accepted a
     /// write that only owners may make, or if the token's account may write.
     async fn is_confirmed(&self, client: &Client, name: &PackageName, registry: &Arc<Registry>) -> bool {
-        let slot = CacheKey::of(name, registry, &client.authorization);
-        if !slot.is_client_scoped() {
+        let cache_key = CacheKey::of(name, registry, &client.authorization);
+        if !cache_key.is_client_scoped() {
             return false;
         }
         let now = self.0.policy.now();
-        if let Some(may_write) = self.0.writers.find(&slot, now) {
+        if let Some(may_write) = self.0.writers.find(&cache_key, now) {
             return may_write;
         }
         if !self.0.packages.rechecks.admits(client.address, now) {
@@ -149,9 +149,9 @@ impl Firewall {
         }
         let may_write = self.may_write(client, name).await.unwrap_or(false);
         if may_write {
-            self.0.writers.confirm(slot, now);
+            self.0.writers.confirm(cache_key, now);
         } else {
-            self.0.writers.reject(slot, now);
+            self.0.writers.reject(cache_key, now);
         }
         may_write
     }

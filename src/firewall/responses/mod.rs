@@ -41,7 +41,7 @@ struct Wanted<'a> {
 /// The cache key of a rendered view.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct ViewKey {
-    slot: CacheKey,
+    cache_key: CacheKey,
     form: PackumentForm,
     packing: SegmentFormat,
     base: Arc<str>,
@@ -152,36 +152,36 @@ impl ViewCache {
         document: &[u8],
         fields: Option<&AbbreviatedFields>,
         render_request: &RenderRequest,
-        press: &mut SegmentEncoder,
+        encoder: &mut SegmentEncoder,
     ) -> Option<Arc<CachedView>> {
         let packument = package.packument.as_ref()?;
         let again;
         let fields = if let Some(fields) = fields {
             fields
         } else {
-            again = parse::parse(&package.slot.name, document).ok()?.fields;
+            again = parse::parse(&package.cache_key.name, document).ok()?.fields;
             &again
         };
         let table = package.verdicts(&self.policy.snapshot(), render_request.profile);
-        press.packing = render_request.packing;
+        encoder.packing = render_request.packing;
         let view = PackumentView::render(
             RenderSource { document, packument, fields },
             render_request.form,
             render_request.base.rewriting(),
             &|at| !table.shown[at],
-            press,
+            encoder,
         );
         let rendered = Arc::new(CachedView {
             content: package.content(),
             form: render_request.form,
-            name: package.slot.name.clone(),
+            name: package.cache_key.name.clone(),
             base: render_request.base.clone(),
             view,
             answers: Mutex::default(),
         });
         if render_request.base.cacheable {
             let (form, packing, base) = (render_request.form, render_request.packing, Arc::clone(render_request.base.view()));
-            let key = ViewKey { slot: package.slot.shared(), form, packing, base, profile: render_request.profile };
+            let key = ViewKey { cache_key: package.cache_key.shared(), form, packing, base, profile: render_request.profile };
             self.views.insert(key, Arc::clone(&rendered));
             // Otherwise the views that it displaces would stay until the next request.
             if rendered.weight() > LARGE_VIEW_BYTES {
@@ -245,8 +245,8 @@ impl ResponseCache {
     ) -> Result<Option<PackumentResponse>> {
         let restricted = table.restrictions.is_some() && client.agent.reads_policy_restrictions();
         let packing = coding.segment_format();
-        let (slot, base) = (lookup.package.slot.shared(), Arc::clone(client.base.view()));
-        let key = ViewKey { slot, form, packing, base, profile: client.profile };
+        let (cache_key, base) = (lookup.package.cache_key.shared(), Arc::clone(client.base.view()));
+        let key = ViewKey { cache_key, form, packing, base, profile: client.profile };
         if let Some(answer) = self.kept(&key, &lookup.package, table, coding, restricted) {
             self.services.recorder.cache_lookup(CacheLabel::Answer, CacheOutcome::Hit);
             return Ok(Some(answer));
@@ -343,7 +343,7 @@ impl ResponseCache {
             let renderer = Arc::clone(&this);
             let rendered = this.services.workers.run(move || {
                 renderer.services.parse_pool.with_scratch(|scratch| {
-                    renderer.views.render(&lookup.package, &document, None, &render_request, &mut scratch.press)
+                    renderer.views.render(&lookup.package, &document, None, &render_request, &mut scratch.encoder)
                 })
             });
             let rendered = rendered.await?;

@@ -62,12 +62,12 @@ impl Default for Addresses {
 
 impl Addresses {
     /// Records the tarball URLs of a new packument that do not contain its name.
-    pub(crate) fn note(&self, slot: &CacheKey, packument: &Packument) {
+    pub(crate) fn note(&self, cache_key: &CacheKey, packument: &Packument) {
         let name = &packument.name;
         let addresses = packument.entries.iter().filter(|entry| !entry.tarball.ends_with(&tarball_url("", name, &entry.key)));
         let addresses = addresses.filter_map(|entry| Address::of_stated(&entry.tarball));
         for address in addresses.filter(|address| !address.names().contains(name)).take(MAX_CLAIMS_PER_PACKUMENT) {
-            let key = (slot.is_client_scoped(), address.path.clone());
+            let key = (cache_key.is_client_scoped(), address.path.clone());
             self.claims.entry(key).and_upsert_with(|known| match known.map(moka::Entry::into_value) {
                 None => Arc::from([name.clone()]),
                 // More than one is refused anyway.
@@ -115,7 +115,7 @@ fn hash(path: &str) -> u64 {
 
 impl PackageObserver for Addresses {
     fn ingested(&self, event: &mut IngestEvent<'_>) {
-        self.note(&event.request.slot, event.packument);
+        self.note(&event.request.cache_key, event.packument);
     }
 }
 

@@ -61,7 +61,7 @@ fn decide(
     version: &str,
     policy_snapshot: &PolicySnapshot,
 ) -> Result<AdmittedTarball> {
-    let name = &package.slot.name;
+    let name = &package.cache_key.name;
     let Some((packument, (at, entry))) =
         package.packument.as_ref().and_then(|packument| Some((packument, packument.find(version)?)))
     else {
@@ -97,7 +97,7 @@ fn admit_removed(
     version: &str,
     policy_snapshot: &PolicySnapshot,
 ) -> Result<AdmittedTarball> {
-    let name = &package.slot.name;
+    let name = &package.cache_key.name;
     let removed = evaluate_removed(package, version, policy_snapshot, client.profile).ok_or_else(|| no_version(name, version))?;
     let (verdict, first, notes) = removed;
     let table = package.verdicts(policy_snapshot, client.profile);
@@ -105,7 +105,7 @@ fn admit_removed(
     if let Some(refusal) = Refusal::of_version(name, version, &verdict, nearest) {
         // It may exist for other tokens, which must not be disclosed.
         let is_told = |packument: &Arc<Packument>| packument.find_departed(version).is_some();
-        if package.slot.is_client_scoped() && !package.packument.as_ref().is_some_and(is_told) {
+        if package.cache_key.is_client_scoped() && !package.packument.as_ref().is_some_and(is_told) {
             return Err(no_version(name, version));
         }
         return Err(recorder.refusal(client, refusal));

@@ -48,7 +48,7 @@ pub(crate) struct DownloadSource {
     pub package: Arc<CachedPackage>,
     /// The index of the packument entry.
     pub at: usize,
-    pub slot: CacheKey,
+    pub cache_key: CacheKey,
     pub version: Box<str>,
     pub url: Box<str>,
     pub registry: Arc<Registry>,
@@ -100,7 +100,7 @@ impl Downloader {
         };
         self.services.recorder.upstream_answered(
             UpstreamWhat::Tarball,
-            Some(&source.slot.name),
+            Some(&source.cache_key.name),
             asked,
             outcome,
             detail.as_deref(),
@@ -110,7 +110,7 @@ impl Downloader {
 
     /// Checks whether an advisory or a decision denies the version under any policy. It is not kept then.
     fn is_denied_now(&self, source: &DownloadSource, integrity: &Integrity) -> bool {
-        let (policy_snapshot, now, name) = (self.services.policy.snapshot(), self.services.policy.now(), &source.slot.name);
+        let (policy_snapshot, now, name) = (self.services.policy.snapshot(), self.services.policy.now(), &source.cache_key.name);
         let parsed = Version::parse(&source.version);
         // An advisory that marks every version applies fully here. At worst the tarball is fetched again.
         let advisories = policy_snapshot.advisories.of(name.as_str()).applicable_to(std::iter::empty());
@@ -134,7 +134,7 @@ impl Downloader {
             .run(move || digests.digest(Algorithm::Sha512).map_or(Ok(false), |name| blobs.remove(name)))
             .await;
         tracing::warn!(
-            package.name = %source.slot.name,
+            package.name = %source.cache_key.name,
             package.version = &*source.version,
             blobs.removed = matches!(removed, Ok(Ok(true))),
             "tarball denied during download"
@@ -143,9 +143,9 @@ impl Downloader {
 
     /// Returns an early request's body if its URL is the stated one, and a download slot.
     async fn open(&self, source: &DownloadSource, request: SlotRequest<TarballKey>) -> (Option<TarballBody>, FairPermit) {
-        let customary = source.registry.is_conventional(&source.slot.name, &source.version, &source.url);
+        let customary = source.registry.is_conventional(&source.cache_key.name, &source.version, &source.url);
         self.early.learn(&source.registry, customary);
-        if let Some(early) = self.early.take(&source.slot, &source.version) {
+        if let Some(early) = self.early.take(&source.cache_key, &source.version) {
             if !customary {
                 early.abort();
             } else if let Ok(OpenedDownload { body: Ok(body), permit }) = early.await {
@@ -184,7 +184,7 @@ impl Downloader {
             Err(StoreError::Mismatch(mismatch)) => Err(self.integrity_refusal(source, &mismatch)),
             Err(error) => {
                 tracing::error!(
-                    package.name = %source.slot.name,
+                    package.name = %source.cache_key.name,
                     package.version = &*source.version,
                     error = &error as &dyn std::error::Error,
                     "tarball write failed, served from memory"
@@ -201,7 +201,7 @@ impl Downloader {
         let length = body.stream.length.unwrap_or(self.services.config.tarball_limit);
         let share = u32::try_from(length.div_ceil(MEMORY_UNIT_BYTES)).unwrap_or(u32::MAX);
         if share as usize > MEMORY_UNITS {
-            let text = format!("cannot store the tarball of {}, and it is too large to serve from memory", source.slot.name);
+            let text = format!("cannot store the tarball of {}, and it is too large to serve from memory", source.cache_key.name);
             return Err(FirewallError::Internal(text.into()));
         }
         let permit = Arc::clone(&self.memory).acquire_many_owned(share).await.map_err(|_| task_failed())?;
@@ -225,7 +225,8 @@ impl Downloader {
     async fn note_verified(&self, source: &DownloadSource, verified: &VerifiedTarball, with_credentials: bool) {
         let VerifiedTarball { bytes, digests } = verified;
         let (length, public) = (bytes.len() as u64, !with_credentials);
-        let Some(stored) = StoredTarball::new(digests.clone(), length, Place::of(&source.slot.name, &source.url), public) else {
+        let Some(stored) = StoredTarball::new(digests.clone(), length, Place::of(&source.cache_key.name, &source.url), public)
+        else {
             return;
         };
         let stored = Arc::new(stored);
@@ -245,24 +246,24 @@ impl Downloader {
         };
         let change =
             PackageChange { digests: learned.into_iter().collect(), tarballs: vec![tarball], ..PackageChange::default() };
-        let (recorder, key) = (Arc::clone(&self.services.recorder), source.slot.key(&source.registry));
+        let (recorder, key) = (Arc::clone(&self.services.recorder), source.cache_key.key(&source.registry));
         if self.services.workers.run(move || recorder.package_change(&key, &change)).await.is_err() {
             tracing::error!("ledger task failed");
         }
         let entries = source.package.packument.as_ref().map_or(0, |packument| packument.entries.len());
         source.package.tarballs.set(source.at, entries, &stored);
-        self.entitlements.known.grant(&source.slot, &stored.place, self.services.policy.now());
+        self.entitlements.known.grant(&source.cache_key, &stored.place, self.services.policy.now());
     }
 
     /// Returns the refusal of bytes that do not match the packument.
     fn integrity_refusal(&self, source: &DownloadSource, mismatch: &Mismatch) -> FirewallError {
         let detail = mismatch.to_string();
-        IntegrityMismatch { name: &source.slot.name, version: &source.version, detail: &detail }
+        IntegrityMismatch { name: &source.cache_key.name, version: &source.version, detail: &detail }
             .emit(self.services.recorder.metrics());
-        self.services.recorder.event("integrity_mismatch", Some(&source.slot.name), Some(&source.version), detail.clone());
+        self.services.recorder.event("integrity_mismatch", Some(&source.cache_key.name), Some(&source.version), detail.clone());
         let verdict =
             Verdict::deny(RuleId::IntegrityMismatch, format!("the bytes from upstream do not match the packument: {detail}"));
-        let refusal = Refusal::of_version(&source.slot.name, &source.version, &verdict, None);
+        let refusal = Refusal::of_version(&source.cache_key.name, &source.version, &verdict, None);
         refusal.map_or_else(|| FirewallError::Internal(detail.into()), |refusal| FirewallError::Refused(Arc::new(refusal)))
     }
 }

@@ -62,8 +62,8 @@ impl EarlyRequests {
     }
 
     /// Takes the early request for `version`, if one is running, for the download that will use it.
-    pub(crate) fn take(&self, slot: &CacheKey, version: &str) -> Option<JoinHandle<OpenedDownload>> {
-        let key = (slot.clone(), version.into());
+    pub(crate) fn take(&self, cache_key: &CacheKey, version: &str) -> Option<JoinHandle<OpenedDownload>> {
+        let key = (cache_key.clone(), version.into());
         let early = self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&key)?.upgrade()?;
         early.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -89,18 +89,18 @@ impl EarlyRequests {
     /// no slot is free; the tarball is then requested after its verdict.
     pub(crate) async fn start(&self, client: &Client, name: &PackageName, version: &str) -> Option<Arc<EarlyRequest>> {
         let registry = Arc::clone(self.services.registries.of(name));
-        let slot = CacheKey::of(name, &registry, &client.authorization);
-        if self.services.cache.is_known(&slot, self.services.policy.now()) || !self.is_worth_trying(&registry) {
+        let cache_key = CacheKey::of(name, &registry, &client.authorization);
+        if self.services.cache.is_known(&cache_key, self.services.policy.now()) || !self.is_worth_trying(&registry) {
             return None;
         }
         // A package recorded by an earlier process may be in the store with its tarballs.
-        let (ledger, key, of) = (Arc::clone(&self.services.ledger), slot.key(&registry), Box::<str>::from(version));
+        let (ledger, key, of) = (Arc::clone(&self.services.ledger), cache_key.key(&registry), Box::<str>::from(version));
         let look_up = move || Ok::<_, StoreError>(ledger.was_seen(&key)? || !ledger.tarballs(&key, &of)?.is_empty());
         if self.services.workers.run(look_up).await.ok()?.ok()? {
             return None;
         }
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (slot, Box::from(version));
+        let key = (cache_key, Box::from(version));
         if let Some(early) = under_way.get(&key).and_then(Weak::upgrade) {
             return Some(early);
         }

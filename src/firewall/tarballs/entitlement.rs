@@ -55,12 +55,12 @@ impl Default for Entitlements {
 impl Entitlements {
     /// Records that upstream served these credentials a tarball from `place`. Anonymous access is per URL and is recorded in the
     /// tarball itself.
-    pub(crate) fn grant(&self, slot: &CacheKey, place: &Place, now: Timestamp) {
-        if slot.partition == CredentialScope::Anonymous {
+    pub(crate) fn grant(&self, cache_key: &CacheKey, place: &Place, now: Timestamp) {
+        if cache_key.partition == CredentialScope::Anonymous {
             return;
         }
         let text = &place.text;
-        self.scopes.entry(slot.clone()).and_upsert_with(|package| {
+        self.scopes.entry(cache_key.clone()).and_upsert_with(|package| {
             let package = package.map(moka::Entry::into_value).unwrap_or_default();
             let mut places: Scope = package.iter().filter(|(other, _)| other != text).cloned().collect();
             if places.len() >= MAX_PLACES {
@@ -72,23 +72,23 @@ impl Entitlements {
     }
 
     /// Records that upstream refuses the package to these credentials.
-    pub(crate) fn end(&self, slot: &CacheKey) {
+    pub(crate) fn end(&self, cache_key: &CacheKey) {
         // Others have no entitlement to end and must not fill the memory.
-        if slot.partition == CredentialScope::Lent || self.scopes.contains_key(slot) {
-            self.scopes.insert(slot.clone(), Arc::default());
+        if cache_key.partition == CredentialScope::Lent || self.scopes.contains_key(cache_key) {
+            self.scopes.insert(cache_key.clone(), Arc::default());
         }
     }
 
     /// Checks whether upstream served these credentials a tarball from `place` within `span`.
-    fn holds(&self, slot: &CacheKey, place: &Place, span: Duration, now: Timestamp) -> bool {
-        let scope = self.scopes.get(slot);
+    fn holds(&self, cache_key: &CacheKey, place: &Place, span: Duration, now: Timestamp) -> bool {
+        let scope = self.scopes.get(cache_key);
         let since = scope.as_ref().and_then(|scope| scope.iter().find(|(text, _)| *text == place.text));
         since.is_some_and(|(_, since)| timestamp::is_within(*since, span, now))
     }
 
     /// Checks whether no result is known for these credentials since the process started.
-    fn is_unasked(&self, slot: &CacheKey) -> bool {
-        !self.scopes.contains_key(slot)
+    fn is_unasked(&self, cache_key: &CacheKey) -> bool {
+        !self.scopes.contains_key(cache_key)
     }
 }
 
@@ -124,7 +124,8 @@ pub(crate) struct EntitlementService {
 impl EntitlementService {
     /// Checks whether the credentials of `package` are known to be entitled to `stored`.
     pub(crate) fn is_entitled(&self, package: &PackageSnapshot, stored: &StoredTarball) -> bool {
-        stored.is_public() || self.known.holds(&package.slot, &stored.place, self.services.cache.ttl, self.services.policy.now())
+        stored.is_public()
+            || self.known.holds(&package.cache_key, &stored.place, self.services.cache.ttl, self.services.policy.now())
     }
 
     /// Checks whether the credentials of `package` may read a version that was removed upstream and whose tarball is not public.
@@ -133,8 +134,8 @@ impl EntitlementService {
     pub(crate) fn is_entitled_to_departed(&self, package: &PackageSnapshot, stored: &StoredTarball) -> bool {
         let is_shown = || package.packument.is_some() && stored.place.is_packages_own;
         let got_it =
-            || self.known.holds(&package.slot, &stored.place, self.services.config.max_stale, self.services.policy.now());
-        match package.slot.partition {
+            || self.known.holds(&package.cache_key, &stored.place, self.services.config.max_stale, self.services.policy.now());
+        match package.cache_key.partition {
             CredentialScope::Anonymous => false,
             CredentialScope::Lent => is_shown(),
             CredentialScope::Own(_) => is_shown() && got_it(),
@@ -154,7 +155,7 @@ impl EntitlementService {
         else {
             return Ok(Entitled::Unclear);
         };
-        let key = (package.slot.clone(), address.clone(), stored.name.clone());
+        let key = (package.cache_key.clone(), address.clone(), stored.name.clone());
         let slots = self.slots.of(&package.registry);
         let (inner, package, stored) = (Arc::clone(self), Arc::clone(package), Arc::clone(stored));
         let (authorization, limit) = (client.authorization.clone(), Arc::clone(&slots));
@@ -172,30 +173,32 @@ impl EntitlementService {
         stored: &Arc<StoredTarball>,
         authorization: &Authorization,
     ) -> Result<Entitled> {
-        let (slot, now) = (&package.slot, self.services.policy.now());
-        let is_anonymous = slot.partition == CredentialScope::Anonymous;
+        let (cache_key, now) = (&package.cache_key, self.services.policy.now());
+        let is_anonymous = cache_key.partition == CredentialScope::Anonymous;
         let is_recent = |since| timestamp::is_within(since, self.services.cache.ttl, now);
-        let is_private = || self.known.private.get(&slot.name).is_some_and(is_recent);
+        let is_private = || self.known.private.get(&cache_key.name).is_some_and(is_recent);
         if !is_anonymous && !is_private() {
             if let Ok(Entitled::Yes) = self.ask_address(package, at, stored, &Authorization::None).await {
                 self.make_public(package, at, stored).await;
                 return Ok(Entitled::Yes);
             }
-            self.known.private.insert(slot.name.clone(), now);
+            self.known.private.insert(cache_key.name.clone(), now);
         }
         let authorization = if is_anonymous { &Authorization::None } else { authorization };
         let entitled = self.ask_address(package, at, stored, authorization).await;
         match &entitled {
             Ok(Entitled::Yes) if is_anonymous => self.make_public(package, at, stored).await,
-            Ok(Entitled::Yes) => self.known.grant(slot, &stored.place, now),
-            Err(error) if !is_no_answer(error) => self.known.end(slot),
+            Ok(Entitled::Yes) => self.known.grant(cache_key, &stored.place, now),
+            Err(error) if !is_no_answer(error) => self.known.end(cache_key),
             // Without a response, the last entitlement counts up to `max-stale`.
-            Err(_) if self.known.holds(slot, &stored.place, self.services.config.max_stale, now) => return Ok(Entitled::Yes),
+            Err(_) if self.known.holds(cache_key, &stored.place, self.services.config.max_stale, now) => {
+                return Ok(Entitled::Yes);
+            }
             // After a restart, the last packument served to the configured credentials counts as their entitlement.
             Err(_)
-                if slot.partition == CredentialScope::Lent
+                if cache_key.partition == CredentialScope::Lent
                     && stored.place.is_packages_own
-                    && self.known.is_unasked(slot)
+                    && self.known.is_unasked(cache_key)
                     && timestamp::is_within(package.confirmed.checked, self.services.config.max_stale, now) =>
             {
                 return Ok(Entitled::Yes);
@@ -222,7 +225,7 @@ impl EntitlementService {
         let detail = offer.as_ref().err().map(ToString::to_string);
         self.services.recorder.upstream_answered(
             UpstreamWhat::Tarball,
-            Some(&package.slot.name),
+            Some(&package.cache_key.name),
             asked,
             outcome,
             detail.as_deref(),
@@ -247,7 +250,7 @@ impl EntitlementService {
             public: true,
         };
         let change = PackageChange { tarballs: vec![source], ..PackageChange::default() };
-        let (recorder, key) = (Arc::clone(&self.services.recorder), package.slot.key(&package.registry));
+        let (recorder, key) = (Arc::clone(&self.services.recorder), package.cache_key.key(&package.registry));
         if self.services.workers.run(move || recorder.package_change(&key, &change)).await.is_err() {
             tracing::error!("ledger task failed");
         }
@@ -277,24 +280,26 @@ mod tests {
     #[test]
     fn entitlement_is_limited_to_its_span_and_folder_and_ends_when_refused() {
         let name = || PackageName::parse("@acme/secret").unwrap();
-        let slot = |token: u8| CacheKey { name: name(), partition: CredentialScope::Own([token; 32]) };
+        let cache_key = |token: u8| CacheKey { name: name(), partition: CredentialScope::Own([token; 32]) };
         let place = |address: &str| Place::of(&name(), &format!("https://registry.example/{address}"));
         let (own, odd) = (place("@acme/secret/-/secret-1.0.0.tgz"), place("other/secret.tgz"));
         let (entitlements, span) = (Entitlements::default(), Duration::from_secs(300));
-        assert!(!entitlements.holds(&slot(1), &own, span, at(0)));
-        entitlements.grant(&slot(1), &own, at(0));
+        assert!(!entitlements.holds(&cache_key(1), &own, span, at(0)));
+        entitlements.grant(&cache_key(1), &own, at(0));
         let next = place("@acme/secret/-/secret-1.1.0.tgz");
-        assert!(entitlements.holds(&slot(1), &next, span, at(299)) && !entitlements.holds(&slot(2), &own, span, at(1)));
-        assert!(!entitlements.holds(&slot(1), &own, span, at(300)) && !entitlements.holds(&slot(1), &own, span, at(-1)));
-        assert!(!entitlements.holds(&slot(1), &odd, span, at(1)));
-        entitlements.end(&slot(1));
-        assert!(!entitlements.holds(&slot(1), &own, span, at(1)) && !entitlements.is_unasked(&slot(1)));
-        entitlements.grant(&slot(1), &odd, at(2));
-        assert!(entitlements.holds(&slot(1), &odd, span, at(2)) && !entitlements.holds(&slot(1), &own, span, at(2)));
+        assert!(entitlements.holds(&cache_key(1), &next, span, at(299)) && !entitlements.holds(&cache_key(2), &own, span, at(1)));
+        assert!(
+            !entitlements.holds(&cache_key(1), &own, span, at(300)) && !entitlements.holds(&cache_key(1), &own, span, at(-1))
+        );
+        assert!(!entitlements.holds(&cache_key(1), &odd, span, at(1)));
+        entitlements.end(&cache_key(1));
+        assert!(!entitlements.holds(&cache_key(1), &own, span, at(1)) && !entitlements.is_unasked(&cache_key(1)));
+        entitlements.grant(&cache_key(1), &odd, at(2));
+        assert!(entitlements.holds(&cache_key(1), &odd, span, at(2)) && !entitlements.holds(&cache_key(1), &own, span, at(2)));
         for number in 0..2 * MAX_PLACES {
-            entitlements.grant(&slot(1), &place(&format!("{number}.tgz")), at(3));
+            entitlements.grant(&cache_key(1), &place(&format!("{number}.tgz")), at(3));
         }
-        assert_eq!(entitlements.scopes.get(&slot(1)).unwrap().len(), MAX_PLACES);
+        assert_eq!(entitlements.scopes.get(&cache_key(1)).unwrap().len(), MAX_PLACES);
         let anonymous = CacheKey { name: name(), partition: CredentialScope::Anonymous };
         entitlements.grant(&anonymous, &own, at(0));
         assert!(!entitlements.holds(&anonymous, &own, span, at(1)));

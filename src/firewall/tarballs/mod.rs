@@ -117,7 +117,7 @@ impl TarballService {
     ) -> bool {
         let Ok(AdmittedTarball { entry: Some(at), .. }) = admitted else { return false };
         let Some(status) = package.verify_signature(policy_snapshot, *at) else { return false };
-        self.services.recorder.signature(&package.slot.name, version, &status);
+        self.services.recorder.signature(&package.cache_key.name, version, &status);
         matches!(status, SignatureStatus::False { .. })
     }
 
@@ -176,7 +176,7 @@ impl TarballService {
 
     /// Opens the tarball of the entry at `at`, whatever its verdict is. Serves nothing.
     pub(crate) async fn inspect(&self, client: &Client, lookup: &PackageLookup, at: usize) -> Result<Inspection> {
-        let (package, name) = (&lookup.package, &lookup.package.slot.name);
+        let (package, name) = (&lookup.package, &lookup.package.cache_key.name);
         let entry = package.packument.as_ref().and_then(|packument| packument.entries.get(at));
         let Some((entry, integrity)) = entry.and_then(|entry| Some((entry, entry.integrity.clone()?))) else {
             return Err(FirewallError::NotFound(format!("this version of {name} states no digest of its tarball").into()));
@@ -193,7 +193,7 @@ impl TarballService {
 
     /// Turns upstream failures that are policy decisions into refusals.
     fn explain_failure(&self, client: &Client, lookup: &PackageLookup, version: &str, rejection: FirewallError) -> FirewallError {
-        let name = &lookup.package.slot.name;
+        let name = &lookup.package.cache_key.name;
         match rejection {
             FirewallError::Upstream(error @ UpstreamError::TarballHost { .. }) => {
                 let verdict = Verdict::deny(RuleId::TarballHost, error.to_string());

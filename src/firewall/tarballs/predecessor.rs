@@ -107,7 +107,7 @@ impl PredecessorReader<'_> {
             Ok(Err(error)) => format!("its tarball cannot be had: {error}"),
             Err(_) => "its tarball took too long".to_owned(),
         };
-        let name = &self.package.slot.name;
+        let name = &self.package.cache_key.name;
         tracing::info!(package.name = %name, package.version = &*version, error = why, "tarball not compared with predecessor");
         Ok(Predecessor::Unavailable { at: earlier, version, why })
     }

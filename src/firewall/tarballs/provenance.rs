@@ -96,7 +96,7 @@ impl ProvenanceVerifier {
         let mut fetches = JoinSet::new();
         for wanted in wanted {
             let (attestations, client) = (Arc::clone(&self.attestations), client.clone());
-            let key = (package.slot.clone(), wanted.version.clone(), wanted.strongest.clone());
+            let key = (package.cache_key.clone(), wanted.version.clone(), wanted.strongest.clone());
             fetches.spawn(async move { (wanted, attestations.fetch(&client, key).await) });
         }
         let mut found = Vec::new();
@@ -111,7 +111,7 @@ impl ProvenanceVerifier {
 
     /// Records what another request did not record meanwhile.
     fn record(&self, package: &CachedPackage, verified: &[VerifiedProvenance]) {
-        let (recorder, name, known) = (&self.services.recorder, &package.slot.name, package.vetted.load());
+        let (recorder, name, known) = (&self.services.recorder, &package.cache_key.name, package.vetted.load());
         let is_new = |verified: &&VerifiedProvenance| !known.provenance.iter().any(|known| **known == **verified);
         let new: Vec<_> = verified.iter().filter(is_new).cloned().collect();
         if new.is_empty() {
@@ -129,7 +129,7 @@ impl ProvenanceVerifier {
         let decided: Vec<_> = new.iter().filter(is_decided).cloned().collect();
         if !decided.is_empty() {
             let change = PackageChange { provenance: decided, ..PackageChange::default() };
-            recorder.package_change(&package.slot.key(&package.registry), &change);
+            recorder.package_change(&package.cache_key.key(&package.registry), &change);
         }
         package.vetted.add_provenance(&new);
     }

@@ -32,21 +32,21 @@ impl TarballProvider {
         version: &str,
         admitted: &AdmittedTarball,
     ) -> Result<VerifiedTarball> {
-        let slot = &package.slot;
+        let cache_key = &package.cache_key;
         let entry =
             package.packument.as_ref().and_then(|packument| Some((admitted.entry?, packument.entries.get(admitted.entry?)?)));
         let Some((at, entry)) = entry else {
-            if slot.is_client_scoped() {
-                return Err(no_version(&slot.name, version));
+            if cache_key.is_client_scoped() {
+                return Err(no_version(&cache_key.name, version));
             }
             return Err(FirewallError::NotFound(
-                format!("this version of {} was removed upstream and is not in the cache", slot.name).into(),
+                format!("this version of {} was removed upstream and is not in the cache", cache_key.name).into(),
             ));
         };
         let source = DownloadSource {
             package: Arc::clone(package),
             at,
-            slot: slot.clone(),
+            cache_key: cache_key.clone(),
             version: entry.key.clone(),
             url: entry.tarball.clone(),
             registry: Arc::clone(&package.registry),
@@ -55,7 +55,7 @@ impl TarballProvider {
             revision: admitted.revision,
         };
         let (downloader, integrity) = (Arc::clone(&self.downloader), admitted.integrity.clone());
-        let key = (slot.clone(), entry.key.clone(), entry.tarball.clone(), integrity.clone());
+        let key = (cache_key.clone(), entry.key.clone(), entry.tarball.clone(), integrity.clone());
         let slots = self.slots.of(&package.registry);
         let fetch = move |request| downloader.fetch(source, integrity, request);
         self.running.join(key, client.address, &slots, fetch).await
@@ -94,7 +94,7 @@ impl TarballProvider {
             return Ok(Some(stored));
         }
         let (ledger, key, of) =
-            (Arc::clone(&self.services.ledger), package.slot.key(&package.registry), Box::<str>::from(version));
+            (Arc::clone(&self.services.ledger), package.cache_key.key(&package.registry), Box::<str>::from(version));
         let sources = self.services.workers.run(move || ledger.tarballs(&key, &of)).await?;
         let sources = sources.unwrap_or_else(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "ledger read failed");
@@ -105,7 +105,8 @@ impl TarballProvider {
         let fits = |source: &TarballSource| {
             entry.is_none_or(|(_, entry)| source.address == entry.tarball) && integrity.is_covered_by(&source.digests)
         };
-        let mut fitting = sources.into_iter().filter(fits).filter_map(|source| StoredTarball::recall(&package.slot.name, source));
+        let mut fitting =
+            sources.into_iter().filter(fits).filter_map(|source| StoredTarball::recall(&package.cache_key.name, source));
         let first = fitting.next();
         let stored = match fitting.find(StoredTarball::is_public) {
             // For a removed version any URL is valid; a public one is preferred.

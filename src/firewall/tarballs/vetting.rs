@@ -78,7 +78,7 @@ impl TarballVetter {
         if let Some(known) = known {
             return Ok(VettingResult::of(&known.evidence));
         }
-        let key = (package.slot.clone(), entry.key.clone(), sha512.clone());
+        let key = (package.cache_key.clone(), entry.key.clone(), sha512.clone());
         let task = self.task(client, lookup, at, tarball);
         let vetting = self.services.workers.track(async move {
             let inspection = task.run().await?;
@@ -131,7 +131,7 @@ impl VettingTask {
             Ok(_) => return Err(FirewallError::Internal("the packument changed while a tarball was opened".into())),
             // The disk fails. Then no install is blocked, and the tarball is compared at a later request.
             Err(FirewallError::Internal(error)) => {
-                tracing::error!(package.name = %package.slot.name, error = %error, "tarball not compared with its packument");
+                tracing::error!(package.name = %package.cache_key.name, error = %error, "tarball not compared with its packument");
                 None
             }
             Err(error) => return Err(error),
@@ -179,7 +179,7 @@ impl VettingTask {
         // What could not be compared is tried again after the next restart or change of the document.
         let stored = InspectedTarball { manifest: inspected.manifest.filter(|_| predecessor.is_known()), ..inspected.clone() };
         let change = PackageChange { inspections: vec![stored], ..PackageChange::default() };
-        self.services.recorder.package_change(&package.slot.key(&package.registry), &change);
+        self.services.recorder.package_change(&package.cache_key.key(&package.registry), &change);
         if let Some(summary) = inspection.summary() {
             predecessor::keep(&self.services, sha512, &summary);
         }
@@ -191,7 +191,7 @@ impl VettingTask {
     }
 
     fn report(&self, version: &str, inspection: &Inspection) {
-        let name = &self.lookup.package.slot.name;
+        let name = &self.lookup.package.cache_key.name;
         let findings = inspection.evidence.iter().map(FindingEvidence::describe).collect::<Vec<_>>().join("; ");
         TarballFindings { name, version, findings: &findings }.emit(self.services.recorder.metrics());
         self.services.recorder.event("tarball_findings", Some(name), Some(version), findings);

@@ -177,7 +177,7 @@ fn check_ids(rules: &[Rule], mistakes: &mut Vec<Diagnostic>) {
 /// Warns about an exemption without an owner or an expiry: it tends to be forgotten. The fix lane is no exemption, since each
 /// release must qualify for it.
 fn warning(rule: &Rule) -> Option<Diagnostic> {
-    let place = rule.place.clone().filter(|_| rule.action == RuleAction::Allow && !rule.asks.fixes)?;
+    let place = rule.place.clone().filter(|_| rule.action == RuleAction::Allow && !rule.conditions.fixes)?;
     let owner = rule.owner.is_none().then_some("owner");
     let missing: Vec<_> = owner.into_iter().chain(rule.expires.is_none().then_some("expires")).collect();
     if missing.is_empty() {

@@ -36,15 +36,15 @@ pub(crate) fn describe_refusal(rule: &Rule, facts: &Facts<'_>) -> String {
         return format!("{published}, minimum release age {}", timestamp::format_duration(age));
     }
     let mut parts = vec![rule.reason.to_string()];
-    if let Some(ask) = &rule.asks.advisory {
+    if let Some(ask) = &rule.conditions.advisory {
         let fitting = facts.advisories.matching(facts.version, facts.parsed).filter(|advisory| ask.fits(advisory));
         parts.extend(fitting.map(|advisory| format!("{} ({})", advisory.id, advisory.feed)));
     }
-    if let Some((wanted, _)) = rule.asks.signals {
+    if let Some((wanted, _)) = rule.conditions.signals {
         parts.extend(facts.signals.and(wanted).iter().map(|signal| describe_signal(signal, facts)));
         parts.extend(facts.pending.and(wanted).iter().map(|signal| format!("{} is not decided yet", signal.as_str())));
     }
-    if let Some(wanted) = rule.asks.findings {
+    if let Some(wanted) = rule.conditions.findings {
         parts.extend(facts.findings.and(wanted).iter().map(|finding| describe_finding(finding, facts)));
     }
     match rule.action {
@@ -79,18 +79,18 @@ fn describe_finding(finding: Finding, facts: &Facts<'_>) -> String {
 }
 
 pub(crate) fn describe_allow(rule: &Rule, facts: &Facts<'_>) -> String {
-    let fix = facts.fix.filter(|_| rule.asks.fixes).map(|advisory| format!(": {advisory}"));
+    let fix = facts.fix.filter(|_| rule.conditions.fixes).map(|advisory| format!(": {advisory}"));
     format!("{}{}", rule.reason, fix.unwrap_or_default())
 }
 
 /// Describes why a rule does not match.
 pub(crate) fn describe_mismatch(rule: &Rule, facts: &Facts<'_>, differs: UnmetCondition) -> String {
-    let (asks, traits) = (&rule.asks, facts.traits);
+    let (conditions, traits) = (&rule.conditions, facts.traits);
     match differs {
         UnmetCondition::Package => "the rule is for other packages".to_owned(),
         UnmetCondition::Excepted => "the rule excepts the package".to_owned(),
         UnmetCondition::Version => {
-            let range = asks.versions.as_ref().map(ToString::to_string).unwrap_or_default();
+            let range = conditions.versions.as_ref().map(ToString::to_string).unwrap_or_default();
             format!("{} is not in `{range}`", facts.version)
         }
         UnmetCondition::Age => format!("{}, outside the age limits of the rule", published(facts)),

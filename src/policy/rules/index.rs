@@ -23,11 +23,11 @@ impl RuleIndex {
         let ranged = all.iter().enumerate().filter_map(|(number, rule)| {
             // Refusing and warning rules also match prereleases in their range. Allowing rules match exactly as npm does.
             let prereleases = if rule.action == RuleAction::Allow { PrereleaseMode::Named } else { PrereleaseMode::Covered };
-            Some((number, rule.asks.versions.clone()?, prereleases))
+            Some((number, rule.conditions.versions.clone()?, prereleases))
         });
         let ranges = RangeTable::of(all.len(), ranged.collect());
         let mut rules = Self { all, ranges, ranged: RuleSet::default() };
-        rules.ranged = rules.select(|rule| rule.asks.versions.is_some());
+        rules.ranged = rules.select(|rule| rule.conditions.versions.is_some());
         rules
     }
 
@@ -47,9 +47,13 @@ impl RuleIndex {
     /// Iterates, in order, over the chosen rules whose range may contain the version.
     pub(crate) fn candidates<'a>(&'a self, chosen: &'a RuleSet, facts: &Facts<'_>) -> RuleIter<'a> {
         // For most packages no rule has a version range. Skip the lookup then.
-        let asks = chosen.0.iter().zip(&self.ranged.0).any(|(chosen, ranged)| chosen & ranged != 0);
-        let ranges =
-            self.ranges.as_ref().filter(|_| asks).zip(facts.parsed).and_then(|(ranges, version)| ranges.candidates(version));
+        let conditions = chosen.0.iter().zip(&self.ranged.0).any(|(chosen, ranged)| chosen & ranged != 0);
+        let ranges = self
+            .ranges
+            .as_ref()
+            .filter(|_| conditions)
+            .zip(facts.parsed)
+            .and_then(|(ranges, version)| ranges.candidates(version));
         let first = |bits: &[u64]| bits.first().copied().unwrap_or(0);
         let left = first(&chosen.0) & ranges.as_deref().map_or(u64::MAX, first);
         RuleIter { rules: &self.all, chosen, ranges, word: 0, left }

@@ -91,9 +91,9 @@ impl Policy {
     #[must_use]
     pub(crate) fn with_fix_lane(self, age: Duration) -> Self {
         let mut rules = self.rules().to_vec();
-        rules.retain(|rule| !rule.asks.fixes || !age.is_zero());
-        for rule in rules.iter_mut().filter(|rule| rule.asks.fixes) {
-            rule.asks.age.older_than = Some(age);
+        rules.retain(|rule| !rule.conditions.fixes || !age.is_zero());
+        for rule in rules.iter_mut().filter(|rule| rule.conditions.fixes) {
+            rule.conditions.age.older_than = Some(age);
         }
         Self { rules: Arc::new(RuleIndex::of(rules)), ..self }
     }
@@ -141,12 +141,12 @@ impl Policy {
 
     /// Returns the longest hold of a rule that exempts subpackages of established packages. `None` if there is no such rule.
     pub(crate) fn spares_siblings(&self) -> Option<Duration> {
-        self.in_force().filter(|rule| rule.asks.spares_siblings).filter_map(|rule| rule.action.held_age()).max()
+        self.in_force().filter(|rule| rule.conditions.spares_siblings).filter_map(|rule| rule.action.held_age()).max()
     }
 
     /// Returns the longest age below which a rule on signals may refuse a release. Zero if no rule tests signals.
     pub(crate) fn signal_window(&self) -> Duration {
-        let rules = self.in_force().filter(|rule| rule.asks.signals.is_some());
+        let rules = self.in_force().filter(|rule| rule.conditions.signals.is_some());
         rules.filter_map(Rule::longest_age).max().unwrap_or_default()
     }
 
@@ -159,14 +159,16 @@ impl Policy {
     /// Checks whether a rule tests this signal.
     pub(crate) fn asks_signal(&self, signal: Signal) -> bool {
         let asked: Signals = [signal].into_iter().collect();
-        let tests = |rule: &Rule| rule.asks.fixes || rule.asks.signals.is_some_and(|(wanted, _)| !wanted.and(asked).is_empty());
+        let tests = |rule: &Rule| {
+            rule.conditions.fixes || rule.conditions.signals.is_some_and(|(wanted, _)| !wanted.and(asked).is_empty())
+        };
         self.in_force().any(tests)
     }
 
     /// Returns the signals that the rule with this id tests.
     pub(crate) fn signals_of(&self, rule: &RuleId) -> Signals {
         let found = self.in_force().find(|known| *known.id == *rule.as_str() && matches!(rule, RuleId::File(_)));
-        found.and_then(|rule| rule.asks.signals).map(|(wanted, _)| wanted).unwrap_or_default()
+        found.and_then(|rule| rule.conditions.signals).map(|(wanted, _)| wanted).unwrap_or_default()
     }
 
     /// Returns the longest age that a rule names, for releases or packages.
@@ -207,7 +209,7 @@ impl PackageRules<'_> {
         let mut named: Vec<&'a str> = self.blocking_records(facts);
         let strong = facts.signals.and(Signals::of_strength(SignalStrength::Strong));
         if !strong.is_empty() {
-            let asked = self.refusers(facts).filter_map(|rule| rule.asks.signals);
+            let asked = self.refusers(facts).filter_map(|rule| rule.conditions.signals);
             let asked = asked.fold(Signals::NONE, |all, (asked, _)| all.or(asked));
             for signal in strong.and(asked).iter() {
                 named.push(signal.as_str());
@@ -222,14 +224,14 @@ impl PackageRules<'_> {
         let malware = malware::blocking_advisories(facts).map(|advisory| advisory.id);
         let changed = facts.integrity_changed.then_some(CHANGED_INTEGRITY);
         let mut records: Vec<_> = changed.into_iter().chain(malware).collect();
-        let asks: Vec<_> = self.refusers(facts).filter_map(|rule| rule.asks.advisory.as_ref()).collect();
-        if asks.is_empty() {
+        let conditions: Vec<_> = self.refusers(facts).filter_map(|rule| rule.conditions.advisory.as_ref()).collect();
+        if conditions.is_empty() {
             return records;
         }
         for advisory in
             facts.advisories.matching(facts.version, facts.parsed).filter(|advisory| advisory.kind == AdvisoryKind::Malware)
         {
-            if asks.iter().any(|ask| ask.fits(&advisory)) && !records.contains(&advisory.id) {
+            if conditions.iter().any(|ask| ask.fits(&advisory)) && !records.contains(&advisory.id) {
                 records.push(advisory.id);
             }
         }
@@ -237,7 +239,7 @@ impl PackageRules<'_> {
     }
 
     pub(crate) fn may_warn(&self) -> bool {
-        self.policy.rules.each(&self.rules).any(|rule| rule.observe || rule.action == RuleAction::Warn || rule.asks.fixes)
+        self.policy.rules.each(&self.rules).any(|rule| rule.observe || rule.action == RuleAction::Warn || rule.conditions.fixes)
     }
 
     /// Checks whether any rule tests one of these facts.
@@ -322,7 +324,7 @@ impl PackageRules<'_> {
             if rule.action == RuleAction::Warn || (would_refuse && rule.observe) {
                 sink.warning(Warning { reason: reason(rule, describe::describe_refusal(rule, facts)), would_refuse });
             } else if would_refuse || rule.action == RuleAction::Allow {
-                if rule.asks.fixes {
+                if rule.conditions.fixes {
                     let detail = format!("opened early: {}", describe::describe_allow(rule, facts));
                     sink.warning(Warning { reason: reason(rule, detail), would_refuse: false });
                 }
@@ -425,7 +427,7 @@ fn minimum_age(age: Duration) -> Rule {
         expires: None,
         action: RuleAction::Hold { age, of: AgeSubject::Release },
         observe: false,
-        asks: RuleConditions::default(),
+        conditions: RuleConditions::default(),
         place: None,
     }
 }
@@ -850,7 +852,7 @@ reason = "x"
             let without = varied(&name, first_published, bits);
             let with = Facts { advisories: &advisories, ..without };
             let judged = |policy: &Policy, decisions: &ActiveDecisions, facts: &Facts<'_>| explain(policy, decisions, facts, now).0.is_allowed();
-            let by_advisories = Policy::new(policy.rules().iter().filter(|rule| rule.asks.advisory.is_some()).cloned().collect());
+            let by_advisories = Policy::new(policy.rules().iter().filter(|rule| rule.conditions.advisory.is_some()).cloned().collect());
             prop_assert!(judged(&by_advisories, &whole, &with) || !judged(&policy, &glass, &with));
             prop_assert!(judged(&policy, &glass, &without) || !judged(&policy, &glass, &with), "another advisory opened the version");
             prop_assert!(judged(&policy, &glass, &with) || !judged(&policy, &whole, &with), "break-glass closed the version");

@@ -66,15 +66,15 @@ pub(crate) fn parse_rule(table: &mut TomlTable<'_, '_>, place: SourceSpan) -> Op
     let expires = table.instant("expires");
     let observe = table.boolean("observe").unwrap_or(false);
     let action = action(table, &place);
-    let asks = asks(table);
+    let conditions = conditions(table);
     if let Some(action) = action {
-        check(table, action, observe, &asks);
+        check(table, action, observe, &conditions);
     }
     if table.errors.len() > before {
         return None;
     }
     let (id, reason) = (id?.into(), reason?.into());
-    Some(Rule { id, reason, owner, expires, action: action?, observe, asks, place: Some(place) })
+    Some(Rule { id, reason, owner, expires, action: action?, observe, conditions, place: Some(place) })
 }
 
 fn id<'t>(table: &mut TomlTable<'t, '_>, place: &SourceSpan) -> Option<&'t str> {
@@ -128,7 +128,7 @@ fn action(table: &mut TomlTable<'_, '_>, place: &SourceSpan) -> Option<RuleActio
     None
 }
 
-fn asks(table: &mut TomlTable<'_, '_>) -> RuleConditions {
+fn conditions(table: &mut TomlTable<'_, '_>) -> RuleConditions {
     let scopes = table.parsed("scopes", SCOPES, |text| {
         let named = text.strip_prefix('@').is_some_and(|name| !name.is_empty() && !name.contains('/'));
         if named { Ok(PackageGlob::parse(&format!("{text}/*"))?.0) } else { Err("is not a scope".to_owned()) }
@@ -261,7 +261,7 @@ fn is_set(table: &mut TomlTable<'_, '_>, name: &str, value: &str) -> bool {
 
 /// Reports combinations that are not allowed. As time passes, a rule may open versions but never close them, because a stale
 /// verdict may be served while upstream is down.
-fn check(table: &mut TomlTable<'_, '_>, action: RuleAction, observe: bool, asks: &RuleConditions) {
+fn check(table: &mut TomlTable<'_, '_>, action: RuleAction, observe: bool, conditions: &RuleConditions) {
     let refuses = action.refuses();
     let (closing, kind, allowed): (&[&str], _, _) = match action {
         RuleAction::Allow => (&["younger-than", "package-younger-than"], "an `allow`", "`older-than`, `package-older-than`"),
@@ -275,7 +275,7 @@ fn check(table: &mut TomlTable<'_, '_>, action: RuleAction, observe: bool, asks:
             table.note(span, format!("`{name}` in {kind}: an open version would close over time"), allowed);
         }
     }
-    for (name, limits) in [("younger-than", asks.age), ("package-younger-than", asks.package_age)] {
+    for (name, limits) in [("younger-than", conditions.age), ("package-younger-than", conditions.package_age)] {
         if let Some(span) = table.key(name).filter(|_| limits.is_empty()) {
             table.note(span, format!("`{name}` is too low: the rule would match nothing"), "an age above the lower limit");
         }

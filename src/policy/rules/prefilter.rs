@@ -52,18 +52,18 @@ impl<'f> FactsUnion<'f> {
 
     /// Checks whether any version may match a rule. Ignores ages, ranges and conditions that require a trait to be absent.
     pub(crate) fn may_match(&self, rule: &Rule) -> bool {
-        let asks = &rule.asks;
+        let conditions = &rule.conditions;
         let any_matches = |globs: &GlobList, names: &HashSet<&str>| names.iter().any(|name| globs.set.is_match(name));
         let unknown = self.unknown;
-        (asks.install_script != Some(true) || self.traits.install_script || unknown.install_script)
-            && (asks.deprecated != Some(true) || self.traits.deprecated)
-            && asks.dependencies.as_ref().is_none_or(|kinds| kinds.iter().any(|kind| kind.is_among(self.traits)))
-            && (asks.advisory.is_none() || self.advised)
-            && (!asks.fixes || self.fixes || unknown.fix)
-            && asks.signals.is_none_or(|(wanted, least)| self.signals.and(wanted).count() >= least)
-            && asks.findings.is_none_or(|wanted| !self.findings.and(wanted).is_empty())
-            && asks.publishers.as_ref().is_none_or(|globs| unknown.publisher || any_matches(globs, &self.publishers))
-            && asks.maintainers.as_ref().is_none_or(|globs| unknown.maintainers || any_matches(globs, &self.maintainers))
-            && asks.tags.as_ref().is_none_or(|wanted| self.tags.iter().any(|(tag, _)| wanted.contains(tag)))
+        (conditions.install_script != Some(true) || self.traits.install_script || unknown.install_script)
+            && (conditions.deprecated != Some(true) || self.traits.deprecated)
+            && conditions.dependencies.as_ref().is_none_or(|kinds| kinds.iter().any(|kind| kind.is_among(self.traits)))
+            && (conditions.advisory.is_none() || self.advised)
+            && (!conditions.fixes || self.fixes || unknown.fix)
+            && conditions.signals.is_none_or(|(wanted, least)| self.signals.and(wanted).count() >= least)
+            && conditions.findings.is_none_or(|wanted| !self.findings.and(wanted).is_empty())
+            && conditions.publishers.as_ref().is_none_or(|globs| unknown.publisher || any_matches(globs, &self.publishers))
+            && conditions.maintainers.as_ref().is_none_or(|globs| unknown.maintainers || any_matches(globs, &self.maintainers))
+            && conditions.tags.as_ref().is_none_or(|wanted| self.tags.iter().any(|(tag, _)| wanted.contains(tag)))
     }
 }

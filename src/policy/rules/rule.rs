@@ -100,7 +100,7 @@ pub struct Rule {
     pub action: RuleAction,
     /// Whether the rule only records what it would refuse.
     pub observe: bool,
-    pub(crate) asks: RuleConditions,
+    pub(crate) conditions: RuleConditions,
     /// Where the rule is written. `None` for a rule that a setting created.
     pub(crate) place: Option<SourceSpan>,
 }
@@ -262,7 +262,7 @@ impl FactAges {
 
 impl Rule {
     pub(crate) fn longest_age(&self) -> Option<Duration> {
-        let RuleConditions { age, package_age, .. } = self.asks;
+        let RuleConditions { age, package_age, .. } = self.conditions;
         [self.action.held_age(), age.younger_than, age.older_than, package_age.younger_than, package_age.older_than]
             .into_iter()
             .flatten()
@@ -271,13 +271,13 @@ impl Rule {
 
     /// Returns the age of a release from which the rule needs no findings in its tarball. `None` if it tests none.
     pub(crate) fn finding_window(&self) -> Option<Duration> {
-        let wanted = self.asks.findings.filter(|asked| !asked.and(Findings::of_tarballs()).is_empty())?;
+        let wanted = self.conditions.findings.filter(|asked| !asked.and(Findings::of_tarballs()).is_empty())?;
         let held = match self.action {
             RuleAction::Hold { age, of: AgeSubject::Release } => age,
             _ => Duration::MAX,
         };
         let feeds = if wanted.and(Findings::of_feeds()) == wanted { FEED_FINDING_WINDOW } else { Duration::MAX };
-        Some(self.asks.age.younger_than.unwrap_or(Duration::MAX).min(held).min(feeds))
+        Some(self.conditions.age.younger_than.unwrap_or(Duration::MAX).min(held).min(feeds))
     }
 
     /// Returns the condition that the version does not meet. Returns `None` if the rule matches. Package names are not tested
@@ -303,46 +303,46 @@ impl Rule {
 
     /// Checks whether the rule tests one of these facts.
     pub(crate) fn hangs_on(&self, unknown: UnknownFacts) -> bool {
-        let asks = &self.asks;
-        (asks.publishers.is_some() && unknown.publisher)
-            || (asks.maintainers.is_some() && unknown.maintainers)
-            || (asks.install_script.is_some() && unknown.install_script)
-            || (asks.fixes && unknown.fix)
+        let conditions = &self.conditions;
+        (conditions.publishers.is_some() && unknown.publisher)
+            || (conditions.maintainers.is_some() && unknown.maintainers)
+            || (conditions.install_script.is_some() && unknown.install_script)
+            || (conditions.fixes && unknown.fix)
     }
 
     /// Checks whether the rule matches only if a pending signal shows.
     fn hangs_on_pending(&self, facts: &Facts<'_>) -> bool {
-        self.asks.signals.is_some_and(|(wanted, least)| facts.signals.and(wanted).count() < least)
+        self.conditions.signals.is_some_and(|(wanted, least)| facts.signals.and(wanted).count() < least)
     }
 
     /// Returns the first condition that the known facts do not meet, whatever the unknown ones are.
     fn known_difference(&self, facts: &Facts<'_>, ages: FactAges) -> Option<UnmetCondition> {
-        let asks = &self.asks;
+        let conditions = &self.conditions;
         let (traits, unknown) = (facts.traits, facts.unknown);
-        if !unknown.install_script && asks.install_script.is_some_and(|wanted| traits.install_script != wanted) {
+        if !unknown.install_script && conditions.install_script.is_some_and(|wanted| traits.install_script != wanted) {
             return Some(UnmetCondition::InstallScript);
         }
-        if asks.deprecated.is_some_and(|wanted| traits.deprecated != wanted) {
+        if conditions.deprecated.is_some_and(|wanted| traits.deprecated != wanted) {
             return Some(UnmetCondition::Deprecated);
         }
-        if asks.dependencies.as_ref().is_some_and(|kinds| !kinds.iter().any(|kind| kind.is_among(traits))) {
+        if conditions.dependencies.as_ref().is_some_and(|kinds| !kinds.iter().any(|kind| kind.is_among(traits))) {
             return Some(UnmetCondition::Dependencies);
         }
-        if asks.signals.is_some_and(|(wanted, least)| facts.signals.or(facts.pending).and(wanted).count() < least) {
+        if conditions.signals.is_some_and(|(wanted, least)| facts.signals.or(facts.pending).and(wanted).count() < least) {
             return Some(UnmetCondition::Signals);
         }
-        if asks.findings.is_some_and(|wanted| facts.findings.and(wanted).is_empty()) {
+        if conditions.findings.is_some_and(|wanted| facts.findings.and(wanted).is_empty()) {
             return Some(UnmetCondition::Findings);
         }
         let fits =
             |ask: &AdvisoryCondition| facts.advisories.matching(facts.version, facts.parsed).any(|advisory| ask.fits(&advisory));
-        if asks.advisory.as_ref().is_some_and(|ask| !fits(ask)) {
+        if conditions.advisory.as_ref().is_some_and(|ask| !fits(ask)) {
             return Some(UnmetCondition::Advisory);
         }
-        if !asks.age.contains(ages.release) {
+        if !conditions.age.contains(ages.release) {
             return Some(UnmetCondition::Age);
         }
-        if !asks.package_age.is_unlimited() && !ages.package.is_some_and(|age| asks.package_age.contains(age)) {
+        if !conditions.package_age.is_unlimited() && !ages.package.is_some_and(|age| conditions.package_age.contains(age)) {
             return Some(UnmetCondition::PackageAge);
         }
         if let RuleAction::Hold { of: AgeSubject::Package, .. } = self.action
@@ -350,35 +350,35 @@ impl Rule {
         {
             return Some(UnmetCondition::PackageAge);
         }
-        if asks.versions.as_ref().is_some_and(|range| !self.matches_range(range, facts)) {
+        if conditions.versions.as_ref().is_some_and(|range| !self.matches_range(range, facts)) {
             return Some(UnmetCondition::Version);
         }
         let published = |globs: &GlobList| facts.publisher.is_some_and(|name| globs.set.is_match(name));
-        if !unknown.publisher && asks.publishers.as_ref().is_some_and(|globs| !published(globs)) {
+        if !unknown.publisher && conditions.publishers.as_ref().is_some_and(|globs| !published(globs)) {
             return Some(UnmetCondition::Publisher);
         }
         let maintained = |globs: &GlobList| facts.maintainers.iter().any(|name| globs.set.is_match(&**name));
-        if !unknown.maintainers && asks.maintainers.as_ref().is_some_and(|globs| !maintained(globs)) {
+        if !unknown.maintainers && conditions.maintainers.as_ref().is_some_and(|globs| !maintained(globs)) {
             return Some(UnmetCondition::Maintainers);
         }
         let pointed =
             |tags: &Vec<Box<str>>| facts.tags.pointing_to(facts.version).any(|tag| tags.iter().any(|wanted| **wanted == *tag));
-        if asks.tags.as_ref().is_some_and(|tags| !pointed(tags)) {
+        if conditions.tags.as_ref().is_some_and(|tags| !pointed(tags)) {
             return Some(UnmetCondition::Tags);
         }
         let is_fix = facts.fix.is_some() || unknown.fix;
         let is_clean = facts.signals.or(facts.unobservable).or(facts.pending).is_empty();
-        if asks.fixes && !(is_fix && is_clean) {
+        if conditions.fixes && !(is_fix && is_clean) {
             return Some(UnmetCondition::Fix);
         }
         self.exempts_subpackage(ages).then_some(UnmetCondition::Sibling)
     }
 
     pub(crate) fn match_package(&self, name: &str) -> Result<(), UnmetCondition> {
-        if self.asks.packages.as_ref().is_some_and(|globs| !globs.set.is_match(name)) {
+        if self.conditions.packages.as_ref().is_some_and(|globs| !globs.set.is_match(name)) {
             return Err(UnmetCondition::Package);
         }
-        if self.asks.except.as_ref().is_some_and(|globs| globs.set.is_match(name)) {
+        if self.conditions.except.as_ref().is_some_and(|globs| globs.set.is_match(name)) {
             return Err(UnmetCondition::Excepted);
         }
         Ok(())
@@ -396,46 +396,46 @@ impl Rule {
 
     /// Checks whether the rule tests only ages and package names. An exclusion waives such rules.
     pub(crate) fn tests_age_only(&self) -> bool {
-        let asks = &self.asks;
+        let conditions = &self.conditions;
         matches!(self.action, RuleAction::Hold { .. })
-            && asks.versions.is_none()
-            && asks.publishers.is_none()
-            && asks.maintainers.is_none()
-            && asks.install_script.is_none()
-            && asks.deprecated.is_none()
-            && asks.dependencies.is_none()
-            && asks.tags.is_none()
-            && asks.advisory.is_none()
-            && asks.signals.is_none()
-            && asks.findings.is_none()
+            && conditions.versions.is_none()
+            && conditions.publishers.is_none()
+            && conditions.maintainers.is_none()
+            && conditions.install_script.is_none()
+            && conditions.deprecated.is_none()
+            && conditions.dependencies.is_none()
+            && conditions.tags.is_none()
+            && conditions.advisory.is_none()
+            && conditions.signals.is_none()
+            && conditions.findings.is_none()
     }
 
     /// Checks whether the rule would refuse nothing if all versions were old and had no signals. Break-glass waives such rules. A
     /// rule that tests advisories or findings never counts as one, even if it is a hold.
     pub(crate) fn depends_on_age_or_signals(&self) -> bool {
-        let asks = &self.asks;
-        let young = asks.age.younger_than.is_some() || asks.package_age.younger_than.is_some();
+        let conditions = &self.conditions;
+        let young = conditions.age.younger_than.is_some() || conditions.package_age.younger_than.is_some();
         let rests = match self.action {
             RuleAction::Hold { .. } => true,
-            RuleAction::Deny => young || asks.signals.is_some(),
+            RuleAction::Deny => young || conditions.signals.is_some(),
             RuleAction::Allow | RuleAction::Warn => false,
         };
-        rests && asks.advisory.is_none() && asks.findings.is_none()
+        rests && conditions.advisory.is_none() && conditions.findings.is_none()
     }
 
     /// Returns the instants at which the result of the rule for a version may change.
     pub(crate) fn transition_times<'a>(&'a self, facts: &'a Facts<'_>) -> impl Iterator<Item = Timestamp> + 'a {
-        let asks = &self.asks;
+        let conditions = &self.conditions;
         let hold = self.action.held_age();
         let of_package = matches!(self.action, RuleAction::Hold { of: AgeSubject::Package, .. });
         let held_since = if of_package { facts.first_published } else { Some(facts.effective) };
-        let established = hold.filter(|_| asks.spares_siblings);
+        let established = hold.filter(|_| conditions.spares_siblings);
         [
             (held_since, hold),
-            (Some(facts.effective), asks.age.younger_than),
-            (Some(facts.effective), asks.age.older_than),
-            (facts.first_published, asks.package_age.younger_than),
-            (facts.first_published, asks.package_age.older_than),
+            (Some(facts.effective), conditions.age.younger_than),
+            (Some(facts.effective), conditions.age.older_than),
+            (facts.first_published, conditions.package_age.younger_than),
+            (facts.first_published, conditions.package_age.older_than),
             (facts.parent, established),
         ]
         .into_iter()
@@ -451,7 +451,7 @@ impl Rule {
     /// Checks whether the version is exempt as a subpackage of a package that is older than the hold.
     fn exempts_subpackage(&self, ages: FactAges) -> bool {
         let Some(age) = self.action.held_age() else { return false };
-        self.asks.spares_siblings && ages.parent.is_some_and(|parent| parent >= signed(age))
+        self.conditions.spares_siblings && ages.parent.is_some_and(|parent| parent >= signed(age))
     }
 }
 

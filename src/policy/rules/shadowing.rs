@@ -26,9 +26,9 @@ fn shadows(above: &Rule, rule: &Rule) -> bool {
         (RuleAction::Hold { .. } | RuleAction::Warn, _) => false,
     };
     // The same range matches fewer versions in an allowing rule than in a refusing one.
-    let as_wide = above.action != RuleAction::Allow || rule.action == RuleAction::Allow || above.asks.versions.is_none();
+    let as_wide = above.action != RuleAction::Allow || rule.action == RuleAction::Allow || above.conditions.versions.is_none();
     let of_package = |rule: &Rule| matches!(rule.action, RuleAction::Hold { of: AgeSubject::Package, .. });
-    decides && as_wide && of_package(above) <= of_package(rule) && implies(&rule.asks, &above.asks)
+    decides && as_wide && of_package(above) <= of_package(rule) && implies(&rule.conditions, &above.conditions)
 }
 
 /// Checks whether every version that meets `narrow` also meets `wide`.
