@@ -26,7 +26,7 @@ clients *args:
 clients-bless:
     UPDATE_EXPECT=1 cargo test --locked --test clients
 
-# Takes an hour on two cores. `just matrix --only npm12 --doors run` repeats a part of it.
+# Takes an hour on two cores. `just matrix --only npm12 --modes run` repeats a part of it.
 # install a real application with every client in every mode, from this machine's npm registry; writes target/matrix
 matrix *args:
     cargo build --release --locked
@@ -47,7 +47,7 @@ bench *args:
 
 # benchmark packument processing, verdicts and the endpoint parser on captured data
 bench-engine:
-    cargo bench --locked --bench packument --bench questions
+    cargo bench --locked --bench packument --bench endpoints
 
 # count what signals would have held of three years of updates; `folders` hold packuments, as `just capture` writes them
 survey *folders="corpus":
@@ -55,7 +55,7 @@ survey *folders="corpus":
 
 # kill the server at random under load, `count` times; checks that responses and verdicts stay correct
 kills count="200":
-    KILLS={{ trim_start_match(count, "count=") }} cargo test --locked --test it kills::
+    KILLS={{ trim_start_match(count, "count=") }} cargo test --locked --test it crash_recovery::
 
 # run mixed load against a changing registry for `minutes`; checks that memory and open files do not grow
 soak minutes="30" *args:

@@ -7,9 +7,9 @@ use std::path::Path;
 use coldframe::vetting::archive::{ArchiveLimits, read};
 use coldframe::vetting::inspect::inspect;
 
+use crate::harness::Scene;
 use crate::package::{Package, days, gzip};
-use crate::scene::Scene;
-use crate::tool::{Project, Tool, fetch_clients};
+use crate::package_manager::{Project, Tool, fetch_clients};
 
 const ARCHIVES: usize = 500;
 

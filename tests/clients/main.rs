@@ -7,33 +7,33 @@
 #![expect(clippy::format_push_string, reason = "message heads are short")]
 #![expect(dead_code, reason = "the fixtures are shared with tests/it, which uses all of them")]
 
-#[path = "../it/chain.rs"]
-mod chain;
 #[path = "../it/client.rs"]
 mod client;
-#[path = "../it/listing.rs"]
-mod listing;
+#[path = "../it/fake_package.rs"]
+mod fake_package;
+#[path = "../it/fake_response.rs"]
+mod fake_response;
+#[path = "../it/harness.rs"]
+mod harness;
 #[path = "../it/package.rs"]
 mod package;
-#[path = "../it/program.rs"]
-mod program;
+#[path = "../it/process.rs"]
+mod process;
+#[path = "../it/raw_http.rs"]
+mod raw_http;
 #[path = "../it/registry.rs"]
 mod registry;
-#[path = "../it/reply.rs"]
-mod reply;
-#[path = "../it/scene.rs"]
-mod scene;
-mod tool;
-#[path = "../it/wire.rs"]
-mod wire;
+#[path = "../it/tls_chain.rs"]
+mod tls_chain;
 
 mod archives;
-mod authority;
-mod configured;
-mod doors;
-mod held_back;
-mod locked;
+mod ca;
+mod client_config;
+mod held_versions;
+mod installs;
+mod lockfile_installs;
+mod modes;
+mod npm_output;
 mod outage;
+mod package_manager;
 mod run;
-mod words_of_npm;
-mod works;

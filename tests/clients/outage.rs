@@ -4,9 +4,9 @@ use std::sync::mpsc;
 
 use expect_test::{Expect, expect};
 
-use crate::held_back::{assert_fails, publish_packages, tools_of};
-use crate::scene::Scene;
-use crate::tool::Tool;
+use crate::harness::Scene;
+use crate::held_versions::{assert_fails, publish_packages, tools_of};
+use crate::package_manager::Tool;
 
 #[tokio::test]
 async fn clients_print_the_upstream_error() {

@@ -6,9 +6,9 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use crate::package::{Package, days, hours};
-use crate::program::machine_clock;
+use crate::package_manager::{Output, Project, REGISTRY_VARIABLES, Tool};
+use crate::process::machine_clock;
 use crate::registry::Registry;
-use crate::tool::{Output, Project, REGISTRY_VARIABLES, Tool};
 
 /// A registry, and the data directory of the runs.
 struct Fixture {

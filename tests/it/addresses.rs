@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
+use crate::fake_response::Reply;
+use crate::harness::Scene;
 use crate::package::{Package, hours};
-use crate::reply::Reply;
+use crate::raw_http::Response;
 use crate::run::Fixture;
-use crate::scene::Scene;
-use crate::wire::Response;
 
 const DIGEST: &str = "0123456789abcdef0123456789abcdef01234567";
 

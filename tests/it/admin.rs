@@ -1,8 +1,8 @@
 //! Health, readiness and metrics, and which clients may read them.
 
 use crate::client::Ask;
+use crate::harness::Scene;
 use crate::package::{Package, hours};
-use crate::scene::Scene;
 
 const TOKEN: &str = "0123456789abcdef-operator";
 

@@ -4,8 +4,8 @@
 use jiff::SignedDuration;
 use serde_json::json;
 
+use crate::harness::{Scene, times};
 use crate::package::{Package, days, hours, minutes};
-use crate::scene::{Scene, times};
 
 async fn young_and_old() -> Scene {
     let scene = Scene::open().await;

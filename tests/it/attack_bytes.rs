@@ -5,10 +5,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use crate::fake_response::Reply;
+use crate::harness::Scene;
 use crate::package::{Package, days, hours, minutes, sha512};
 use crate::registry::Registry;
-use crate::reply::Reply;
-use crate::scene::Scene;
 
 const SECRET: &str = "/@acme/secret/-/secret-1.0.0.tgz";
 const SLY: &str = "/sly/-/sly-1.0.0.tgz";

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::listing::Abbreviated;
+use crate::fake_package::Abbreviated;
+use crate::fake_response::Reply;
+use crate::harness::Scene;
 use crate::package::{Package, minutes};
-use crate::reply::Reply;
-use crate::scene::Scene;
 
 const INTERVAL: Duration = Duration::from_secs(10);
 

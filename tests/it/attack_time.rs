@@ -8,10 +8,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::client::Ask;
-use crate::listing::Abbreviated;
+use crate::fake_package::Abbreviated;
+use crate::fake_response::Reply;
+use crate::harness::Scene;
 use crate::package::{Package, days, hours, minutes};
-use crate::reply::Reply;
-use crate::scene::Scene;
 
 const TARBALL: &str = "/left-pad/-/left-pad-1.1.0.tgz";
 /// One hour before the start time of a scene.

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
+use crate::fake_response::Reply;
+use crate::harness::Scene;
 use crate::package::{Package, days, hours};
-use crate::reply::Reply;
-use crate::scene::Scene;
 
 const BULK: &str = "/-/npm/v1/security/advisories/bulk";
 

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
+use crate::fake_response::Reply;
+use crate::harness::Scene;
 use crate::package::{Package, days, minutes, tarball};
-use crate::reply::Reply;
-use crate::scene::Scene;
 
 const OLD_CODE: &str = "exports.send = (text) => fetch('https://api.example', { body: text });\n";
 const OLD_PATH: &str = "/demo/-/demo-1.0.0.tgz";

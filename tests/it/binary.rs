@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use tempfile::TempDir;
 
 use crate::package::{Package, hours};
-use crate::program::{Program, coldframe, machine_clock, run};
+use crate::process::{Program, coldframe, machine_clock, run};
 use crate::registry::Registry;
 
 const TARBALL: &str = "/left-pad/-/left-pad-1.0.0.tgz";
@@ -406,7 +406,7 @@ async fn upstream_is_reached_through_the_outbound_proxy_of_the_environment() {
     let proxy = Registry::on_other_host(&machine_clock()).await;
     setup.registry.publish(Package::new("left-pad", "1.0.0"));
     let body = setup.registry.packument("left-pad").to_string();
-    proxy.answer("http://registry.example/left-pad", crate::reply::Reply::json(&body));
+    proxy.answer("http://registry.example/left-pad", crate::fake_response::Reply::json(&body));
     let mut command = coldframe(setup.home.path());
     command
         .args(["serve", "--listen", "127.0.0.1:0", "--upstream", "http://registry.example/", "--data-dir"])

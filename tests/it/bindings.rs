@@ -6,13 +6,13 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::client::Ask;
-use crate::gate::{REGISTRY, connect, connect_tls, gateway_address, handshake, tls_config};
+use crate::fake_response::{Reply, Request};
+use crate::gateway_client::{REGISTRY, connect, connect_tls, gateway_address, handshake, tls_config};
+use crate::harness::{NOON, Opening, Scene};
 use crate::package::Package;
+use crate::raw_http::Response;
 use crate::registry::Registry;
-use crate::reply::{Reply, Request};
 use crate::run::{Fixture, Running};
-use crate::scene::{NOON, Opening, Scene};
-use crate::wire::Response;
 
 const SECRET: &str = "/@acme%2fsecret";
 
@@ -163,7 +163,7 @@ async fn ask_with<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(mut s
 
 #[tokio::test]
 async fn token_through_intercepted_host_reaches_the_only_registry() {
-    let scene = crate::gate::gateway().await;
+    let scene = crate::gateway_client::gateway().await;
     scene.publish(Package::new("@acme/secret", "1.0.0").readable_with("alice"));
     ask_with(connect_tls(&scene).await, SECRET, REGISTRY).await.is(200);
     assert_eq!(scene.registry.last("/@acme/secret").bearer(), Some("alice"));
@@ -196,7 +196,7 @@ async fn token_for_npms_default_registry_does_not_reach_a_mirror() {
 #[tokio::test(flavor = "multi_thread")]
 async fn run_sends_token_to_the_addressed_registry_only() {
     let place = Fixture::new().await;
-    let private = Registry::start(&crate::program::machine_clock()).await;
+    let private = Registry::start(&crate::process::machine_clock()).await;
     private.publish(Package::new("@acme/secret", "1.0.0").readable_with("alice"));
     std::fs::write(place.home.path().join(".npmrc"), format!("@acme:registry={}/\n", private.url)).unwrap();
     let running = place.start(&[]);

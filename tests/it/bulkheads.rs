@@ -10,12 +10,12 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
+use crate::fake_response::Reply;
+use crate::harness::Scene;
 use crate::package::{Package, days, minutes};
-use crate::program::{Program, machine_clock};
+use crate::process::{Program, machine_clock};
+use crate::raw_http::Response;
 use crate::registry::{Gate, Registry};
-use crate::reply::Reply;
-use crate::scene::Scene;
-use crate::wire::Response;
 
 /// Much longer than any step here should take.
 const TIMEOUT: Duration = Duration::from_secs(30);

@@ -6,10 +6,10 @@ use base64::engine::general_purpose::STANDARD;
 use coldframe::npm::{Algorithm, Digest};
 use serde_json::{Value, json};
 
+use crate::fake_response::Reply;
+use crate::harness::Scene;
 use crate::package::{Package, days, hours, minutes, sha1, sha512};
 use crate::registry::Registry;
-use crate::reply::Reply;
-use crate::scene::Scene;
 
 const VICTIM: &str = "/victim/-/victim-1.0.0.tgz";
 const CARRIER: &str = "/carrier/-/carrier-1.0.0.tgz";

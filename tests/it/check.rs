@@ -6,10 +6,10 @@ use std::process::Command;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::harness::Scene;
 use crate::package::{Package, hours, sha512};
-use crate::program::{Program, coldframe, machine_clock, run};
+use crate::process::{Program, coldframe, machine_clock, run};
 use crate::registry::Registry;
-use crate::scene::Scene;
 
 /// A project with lockfiles, and a registry.
 struct Project {

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use crate::package::gzip;
-use crate::wire::{Headers, Response};
+use crate::raw_http::{Headers, Response};
 
 /// The `accept` header of pnpm, bun, yarn 1 and npm up to 9.
 pub const ABBREVIATED: &str = "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8, */*";

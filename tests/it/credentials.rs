@@ -1,8 +1,8 @@
 //! A response fetched with one set of credentials is never served to another.
 
+use crate::fake_response::Reply;
+use crate::harness::Scene;
 use crate::package::{Package, days, hours};
-use crate::reply::Reply;
-use crate::scene::Scene;
 
 const TARBALL: &str = "/@acme/secret/-/secret-1.0.0.tgz";
 

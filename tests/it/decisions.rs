@@ -11,9 +11,9 @@ use coldframe::store::ApplyStatus;
 use coldframe::store::{DownloadOutcome, Ledger as _, SqliteLedger};
 use serde_json::json;
 
+use crate::harness::Scene;
 use crate::package::{Package, days, hours, sha512};
-use crate::program::{coldframe, run};
-use crate::scene::Scene;
+use crate::process::{coldframe, run};
 
 fn signature(scene: &Scene, who: &str) -> Signature {
     Signature { who: who.to_owned(), at: scene.clock.now() }
@@ -252,7 +252,7 @@ async fn break_glass_waives_age_and_expires() {
 }
 
 /// Opens a scene with `strict`, one custom rule, a feed with a critical vulnerability and a feed with malware.
-fn strict_with_feeds(folder: &std::path::Path) -> crate::scene::Opening {
+fn strict_with_feeds(folder: &std::path::Path) -> crate::harness::Opening {
     let affected = |name: &str| json!([{ "package": { "ecosystem": "npm", "name": name }, "versions": ["1.0.0"] }]);
     let put = |feed: &str, record: &serde_json::Value| {
         std::fs::create_dir_all(folder.join(feed)).unwrap();
@@ -350,12 +350,12 @@ async fn environment_variables_do_not_make_a_second_person() {
     let scene = Scene::open().await;
     let home = tempfile::TempDir::new().unwrap();
     let command = |words: &[&str]| {
-        let mut command = crate::program::coldframe(home.path());
+        let mut command = crate::process::coldframe(home.path());
         command.args(words).arg("--data-dir").arg(scene.data());
         for name in ["SUDO_USER", "USER", "LOGNAME", "USERNAME"] {
             command.env(name, "bob");
         }
-        crate::program::run(&mut command)
+        crate::process::run(&mut command)
     };
     let (code, shown, errors) = command(&["deny", "lodash", "--reason", "vendor mail", "--json"]);
     assert_eq!(code, 0, "{errors}");

@@ -2,8 +2,8 @@
 
 use std::fs;
 
+use crate::harness::Scene;
 use crate::package::{Package, hours, minutes};
-use crate::scene::Scene;
 
 const TARBALL: &str = "/left-pad/-/left-pad-1.0.0.tgz";
 

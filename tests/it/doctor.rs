@@ -8,7 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::package::Package;
-use crate::program::{Program, coldframe, machine_clock, run};
+use crate::process::{Program, coldframe, machine_clock, run};
 use crate::registry::Registry;
 
 /// A project and a running Coldframe.
@@ -294,7 +294,7 @@ async fn redirected_connections_are_not_a_bypass() {
     let serve_tls = async |data: &Path| {
         let ca = coldframe::tls::CaStore::new(data).load_or_create(std::slice::from_ref(&name), now).unwrap();
         let key = coldframe::tls::ca::LeafKey::generate().unwrap();
-        let address = crate::chain::serve_tls(ca.current.issue(&name, &key, now).unwrap()).await;
+        let address = crate::tls_chain::serve_tls(ca.current.issue(&name, &key, now).unwrap()).await;
         (address.port(), coldframe::tls::ca::pem(ca.current.certificate()))
     };
     let (port, _) = serve_tls(setup.data.path()).await;

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::harness::Scene;
 use crate::package::{Package, days, hours};
-use crate::scene::Scene;
 
 const BROWSER: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
 

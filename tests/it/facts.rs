@@ -3,9 +3,9 @@
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use crate::listing::Abbreviated;
+use crate::fake_package::Abbreviated;
+use crate::harness::Scene;
 use crate::package::{Package, days, hours, minutes};
-use crate::scene::Scene;
 
 const OLD: &str = "/left-pad/-/left-pad-1.0.0.tgz";
 const NEW: &str = "/left-pad/-/left-pad-1.1.0.tgz";
@@ -13,7 +13,7 @@ const NEW: &str = "/left-pad/-/left-pad-1.1.0.tgz";
 /// Returns the form of each packument request, and whether it had validators.
 fn requested_forms(scene: &Scene, path: &str) -> Vec<&'static str> {
     let requests = scene.registry.requests().into_iter().filter(|request| request.path == path);
-    let form = |request: crate::reply::Request| {
+    let form = |request: crate::fake_response::Request| {
         let abbreviated = request.headers.first("accept").unwrap_or_default().contains("install-v1");
         let conditional = request.headers.first("if-none-match").or_else(|| request.headers.first("if-modified-since")).is_some();
         match (abbreviated, conditional) {

@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::client::ABBREVIATED;
+use crate::fake_response::Reply;
+use crate::harness::Scene;
 use crate::package::{Package, days, hours, minutes, sha512, tarball};
-use crate::program::{coldframe, machine_clock, run};
+use crate::process::{coldframe, machine_clock, run};
 use crate::registry::Registry;
-use crate::reply::Reply;
-use crate::scene::Scene;
 
 const TARBALL: &str = "/left-pad/-/left-pad-1.1.0.tgz";
 
@@ -480,7 +480,7 @@ async fn until_ready_contains(scene: &Scene, status: u16, part: &str) {
 async fn a_rolled_back_or_expired_index_keeps_the_last_good_one() {
     let (out, keys) = (Feed::new(), TempDir::new().unwrap());
     let signer = FeedSigner::open(keys.path()).unwrap();
-    let noon: Timestamp = crate::scene::NOON.parse().unwrap();
+    let noon: Timestamp = crate::harness::NOON.parse().unwrap();
     let first = export(&out, &signer, noon, &["1.1.0"]);
     let mut scene = Scene::open().set("feed", out.path()).set("feed-readiness", "true").await;
     scene.publish_old("left-pad", &["1.0.0", "1.1.0", "1.2.0"]);

@@ -11,11 +11,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::client::raw;
-use crate::gate::{
+use crate::gateway_client::{
     REGISTRY, ask, ask_with, connect, connect_refused, connect_tls, gateway, gateway_address, handshake, tls_config,
 };
+use crate::harness::Scene;
 use crate::package::{Package, hours};
-use crate::scene::Scene;
 
 /// Starts an echo server.
 async fn echo() -> SocketAddr {
@@ -73,8 +73,8 @@ async fn stored_private_tarballs_need_a_valid_token_through_the_gateway_too() {
     for answer in [
         ask(&path, "mallory").await,
         ask("/evil/-/evil-1.0.0.tgz", "mallory").await,
-        crate::gate::ask(connect_tls(&scene).await, &path, REGISTRY).await,
-        crate::gate::ask(connect_tls(&scene).await, "/evil/-/evil-1.0.0.tgz", REGISTRY).await,
+        crate::gateway_client::ask(connect_tls(&scene).await, &path, REGISTRY).await,
+        crate::gateway_client::ask(connect_tls(&scene).await, "/evil/-/evil-1.0.0.tgz", REGISTRY).await,
     ] {
         assert!(answer.status >= 400 && answer.body != secret.tarball, "{}", answer.status);
     }

@@ -7,8 +7,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::gate::connect;
-use crate::program::{Program, machine_clock};
+use crate::gateway_client::connect;
+use crate::process::{Program, machine_clock};
 use crate::registry::Registry;
 use crate::transparent::hello_for;
 

@@ -1,8 +1,8 @@
 //! Packuments must be consistent with themselves and with earlier ones.
 
+use crate::fake_response::Reply;
+use crate::harness::Scene;
 use crate::package::{Package, days, hours};
-use crate::reply::Reply;
-use crate::scene::Scene;
 
 const TARBALL: &str = "/left-pad/-/left-pad-1.1.0.tgz";
 

@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
+use crate::harness::Scene;
 use crate::package::{Package, hours};
-use crate::scene::Scene;
 
 /// Runs `coldframe exposure` for a spec and returns its output.
 fn exposure(scene: &Scene, spec: &str, more: &[&str]) -> String {

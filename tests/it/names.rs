@@ -1,8 +1,8 @@
 //! Names, paths, methods and encodings: every spelling means one package, and invalid requests get a plain error.
 
 use crate::client::raw;
+use crate::harness::Scene;
 use crate::package::{Package, hours};
-use crate::scene::Scene;
 
 #[tokio::test]
 async fn every_spelling_of_a_scoped_name_is_one_package() {

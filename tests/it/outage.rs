@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::fake_response::Reply;
+use crate::harness::Scene;
 use crate::package::{Package, hours, minutes};
-use crate::reply::Reply;
-use crate::scene::Scene;
 
 /// Consecutive failures that open the circuit.
 const FAILURES_TO_OPEN: usize = 5;

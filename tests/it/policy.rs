@@ -6,10 +6,10 @@ use coldframe::store::Ledger as _;
 use serde_json::json;
 
 use crate::client::Ask;
+use crate::harness::Scene;
 use crate::package::{Package, days, hours};
-use crate::program::{Program, coldframe, machine_clock, run};
+use crate::process::{Program, coldframe, machine_clock, run};
 use crate::registry::Registry;
-use crate::scene::Scene;
 
 const LOOSE: &str = "[[rule]]\nid = \"minimum-age\"\nhold = \"1h\"\nreason = \"young\"\n";
 const TIGHT: &str =

@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::client::Ask;
+use crate::fake_response::Reply;
+use crate::harness::Scene;
 use crate::package::{Package, hours, tarball};
-use crate::program::{Program, coldframe, machine_clock, run};
+use crate::process::{Program, coldframe, machine_clock, run};
 use crate::registry::Registry;
-use crate::reply::Reply;
-use crate::scene::Scene;
 
 /// A value that starts new lines, contains commands for three CI runners, moves the cursor, sets a title, reverses the text
 /// direction and has invisible characters.

@@ -8,9 +8,9 @@ use coldframe::vetting::signatures::TrustSource;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::fake_response::Reply;
+use crate::harness::Scene;
 use crate::package::{Package, days};
-use crate::reply::Reply;
-use crate::scene::Scene;
 use crate::sigstore::{Build, PROVENANCE_TYPE, Sigstore};
 
 /// A registry with attestations, and a Coldframe that trusts their authority.

@@ -5,11 +5,11 @@ use coldframe::store::SqliteLedger;
 use jiff::Timestamp;
 use serde_json::json;
 
+use crate::fake_response::Reply;
+use crate::harness::{Opening, Scene};
 use crate::package::{Package, hours, minutes};
-use crate::program::{Program, machine_clock};
+use crate::process::{Program, machine_clock};
 use crate::registry::Registry;
-use crate::reply::Reply;
-use crate::scene::{Opening, Scene};
 
 /// Writes that npm 11 and 12 send, and some that no known tool sends.
 const WRITES: &[(&str, &str)] = &[
@@ -128,7 +128,7 @@ async fn move_tag(scene: &Scene, name: &str, token: &str) {
 }
 
 #[track_caller]
-fn assert_hidden(answer: &crate::wire::Response) {
+fn assert_hidden(answer: &crate::raw_http::Response) {
     assert_eq!(answer.status, 403, "{}", answer.text());
     assert!(!answer.text().contains("1.1.0") && !answer.text().contains("tarball"), "{}", answer.text());
 }

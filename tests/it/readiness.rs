@@ -12,17 +12,17 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 
 use crate::client::Ask;
+use crate::fake_response::Reply;
+use crate::harness::{NOON, Scene};
 use crate::package::Package;
-use crate::program::{Program, machine_clock};
+use crate::process::{Program, machine_clock};
 use crate::registry::Registry;
-use crate::reply::Reply;
-use crate::scene::{NOON, Scene};
 
 /// Limit for every wait in this file, far longer than any should take.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Repeats a request until `is_done` accepts the response. Panics with `what` after `TIMEOUT`.
-async fn until(ask: impl Fn() -> Ask, what: &str, is_done: impl Fn(&crate::wire::Response) -> bool) {
+async fn until(ask: impl Fn() -> Ask, what: &str, is_done: impl Fn(&crate::raw_http::Response) -> bool) {
     let deadline = Instant::now() + TIMEOUT;
     loop {
         let answer = ask().await;

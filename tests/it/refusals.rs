@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
+use crate::harness::Scene;
 use crate::package::{Package, hours};
-use crate::scene::Scene;
 
 async fn scene() -> Scene {
     let scene = Scene::open().await;

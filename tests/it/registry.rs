@@ -13,10 +13,10 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::listing::{Abbreviated, Listing, Style};
+use crate::fake_package::{Abbreviated, Listing, Style};
+use crate::fake_response::{Reply, Request};
 use crate::package::{Package, Published, TarballUrl};
-use crate::reply::{Reply, Request};
-use crate::wire::{read_body, read_head};
+use crate::raw_http::{read_body, read_head};
 
 /// A fake registry. Its drop panics if a client requested an undeclared path.
 pub struct Registry {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::package::{Package, days};
-use crate::program::{Program, coldframe, machine_clock, run};
+use crate::process::{Program, coldframe, machine_clock, run};
 use crate::registry::Registry;
 
 /// A server with a configuration file, and a package whose newest version is ten days old.

@@ -1,7 +1,7 @@
 //! A restart changes no verdict: the ledger stores first-seen, last-seen, tag history and integrity.
 
+use crate::harness::Scene;
 use crate::package::{Package, days, hours};
-use crate::scene::Scene;
 
 #[tokio::test]
 async fn first_seen_survives_restart() {

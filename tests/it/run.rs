@@ -12,9 +12,9 @@ use tempfile::TempDir;
 
 use crate::client::Ask;
 use crate::package::{Package, hours};
-use crate::program::{coldframe, machine_clock, run};
+use crate::process::{coldframe, machine_clock, run};
+use crate::raw_http::Response;
 use crate::registry::Registry;
-use crate::wire::Response;
 
 /// A registry with an old and a held left-pad, a home, a data directory and a temporary directory.
 pub struct Fixture {

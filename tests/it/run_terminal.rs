@@ -45,7 +45,7 @@ async fn progress_is_shown_only_on_a_terminal() {
     assert!(shown.contains("no package was requested"), "{shown:?}");
     // The progress line is erased before the command's own output.
     assert!(shown[progress.unwrap()..ready.unwrap()].contains("\u{1b}[2K"), "{shown:?}");
-    let (_, _, errors) = crate::program::run(&mut fixture.command(&[], &["true"]));
+    let (_, _, errors) = crate::process::run(&mut fixture.command(&[], &["true"]));
     assert!(!errors.contains("starting") && !errors.contains('\u{1b}'), "{errors:?}");
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::package::{Package, days, sha512};
-use crate::program::{Program, coldframe, machine_clock, run};
+use crate::process::{Program, coldframe, machine_clock, run};
 use crate::registry::Registry;
 use crate::run::Running;
 

@@ -1,10 +1,10 @@
 //! Search: results are filtered by cached verdicts and by the dates in the results, without fetching packuments.
 
+use crate::harness::Scene;
 use crate::package::{Package, days, hours};
-use crate::scene::Scene;
 
 /// Names and versions in a search result.
-fn found(answer: &crate::wire::Response) -> Vec<(String, String)> {
+fn found(answer: &crate::raw_http::Response) -> Vec<(String, String)> {
     let objects = answer.json()["objects"].as_array().unwrap().clone();
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     objects.iter().map(|object| (text(&object["package"]["name"]), text(&object["package"]["version"]))).collect()
@@ -45,7 +45,7 @@ async fn known_package_is_listed_with_its_visible_version() {
 #[tokio::test]
 async fn failed_upstream_search_is_reported() {
     let scene = Scene::open().await;
-    scene.registry.answer("/-/v1/search", crate::reply::Reply::error(503, "the index is being built"));
+    scene.registry.answer("/-/v1/search", crate::fake_response::Reply::error(503, "the index is being built"));
     let answer = scene.get("/-/v1/search?text=left").await;
     assert!(answer.status >= 400 && !answer.error().is_empty(), "{} {}", answer.status, answer.text());
 }
@@ -54,7 +54,7 @@ async fn failed_upstream_search_is_reported() {
 async fn unreadable_results_are_not_passed_on() {
     let scene = Scene::open().await;
     for body in ["<html>left-pad 1.1.0</html>", "[]", r#"{"objects":{"left-pad":"1.1.0"}}"#] {
-        scene.registry.answer("/-/v1/search", crate::reply::Reply::json(body));
+        scene.registry.answer("/-/v1/search", crate::fake_response::Reply::json(body));
         let answer = scene.get("/-/v1/search?text=left").await.is(502);
         assert!(!answer.text().contains("1.1.0") && !answer.error().is_empty(), "{}", answer.text());
     }
@@ -96,13 +96,13 @@ async fn no_result_field_reveals_a_hidden_version() {
     scene.publish(Package::new("left-pad", "1.1.0").aged(hours(1)));
     scene.get("/left-pad").await.is(200);
     let old = month_ago(&scene);
-    scene.registry.answer("/-/v1/search", crate::reply::Reply::json(&result_naming("1.1.0", &old)));
+    scene.registry.answer("/-/v1/search", crate::fake_response::Reply::json(&result_naming("1.1.0", &old)));
     let answer = scene.get("/-/v1/search?text=left").await.is(200);
     assert!(!answer.text().contains("1.1.0"), "{}", answer.text());
     assert_eq!(found(&answer), [("left-pad".to_owned(), "1.0.0".to_owned())]);
     // The index may name the visible version and describe the hidden `latest`.
     let mixed = result_naming("1.1.0", &old).replace(r#""version":"1.1.0""#, r#""version":"1.0.0""#);
-    scene.registry.answer("/-/v1/search", crate::reply::Reply::json(&mixed));
+    scene.registry.answer("/-/v1/search", crate::fake_response::Reply::json(&mixed));
     let answer = scene.get("/-/v1/search?text=left").await.is(200);
     assert!(!answer.text().contains("1.1.0"), "{}", answer.text());
     assert_eq!(found(&answer), [("left-pad".to_owned(), "1.0.0".to_owned())]);
@@ -112,7 +112,7 @@ async fn no_result_field_reveals_a_hidden_version() {
 async fn result_for_visible_version_keeps_only_fields_that_clients_show() {
     let scene = Scene::open().await;
     scene.publish(Package::new("left-pad", "1.0.0").aged(days(30)));
-    scene.registry.answer("/-/v1/search", crate::reply::Reply::json(&result_naming("1.0.0", &month_ago(&scene))));
+    scene.registry.answer("/-/v1/search", crate::fake_response::Reply::json(&result_naming("1.0.0", &month_ago(&scene))));
     let answer = scene.get("/-/v1/search?text=left").await.is(200).json();
     let object = &answer["objects"][0];
     assert_eq!(object["package"]["description"], "about 1.0.0");

@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
+use crate::harness::Scene;
 use crate::package::{Package, days, hours, minutes, tarball};
-use crate::scene::Scene;
 
 struct Shape {
     /// The malicious version, published an hour ago.

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
+use crate::fake_response::Reply;
+use crate::harness::Scene;
 use crate::package::{Package, days, hours, minutes};
-use crate::reply::Reply;
-use crate::scene::Scene;
 
 /// A release that the project's CI published with provenance.
 fn from_ci(name: &str, version: &str) -> Package {

@@ -7,9 +7,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::harness::{Opening, Scene};
 use crate::package::{Package, days};
-use crate::program::{coldframe, run};
-use crate::scene::{Opening, Scene};
+use crate::process::{coldframe, run};
 
 const KEY: &str = "SHA256:test";
 

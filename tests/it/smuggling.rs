@@ -7,8 +7,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::client::raw;
-use crate::gate::{REGISTRY, connect, connect_tls, gateway, gateway_address, handshake, tls_config};
-use crate::scene::Scene;
+use crate::gateway_client::{REGISTRY, connect, connect_tls, gateway, gateway_address, handshake, tls_config};
+use crate::harness::Scene;
 
 /// A smuggled request. It must get no response and must not reach upstream.
 const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nhost: a\r\n\r\n";

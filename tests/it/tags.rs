@@ -1,7 +1,7 @@
 //! Dist-tags move only if their target is hidden, never point to a hidden version, and follow SemVer and history, not dates.
 
+use crate::harness::Scene;
 use crate::package::{Package, days, hours};
-use crate::scene::Scene;
 
 #[tokio::test]
 async fn tag_with_visible_target_is_unchanged() {

@@ -1,7 +1,7 @@
 //! Versions that upstream removed: a young release is never served again, an old one is still served.
 
+use crate::harness::Scene;
 use crate::package::{Package, days, hours, minutes};
-use crate::scene::Scene;
 
 const TARBALL: &str = "/left-pad/-/left-pad-1.1.0.tgz";
 

@@ -1,9 +1,9 @@
 //! Tarballs: verdict first, verified whole before the first byte is sent, cached, and the same for HEAD, ranges and conditions.
 
+use crate::fake_response::Reply;
+use crate::harness::Scene;
 use crate::package::{Package, hours};
 use crate::registry::Registry;
-use crate::reply::Reply;
-use crate::scene::Scene;
 
 const TARBALL: &str = "/left-pad/-/left-pad-1.1.0.tgz";
 

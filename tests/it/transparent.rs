@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::gate::{REGISTRY, ask, handshake, tls_config};
+use crate::gateway_client::{REGISTRY, ask, handshake, tls_config};
+use crate::harness::{Opening, Scene};
 use crate::package::{Package, hours};
-use crate::scene::{Opening, Scene};
 
 fn transparent() -> Opening {
     Scene::open().set("transparent", "127.0.0.1:0").set("intercept", REGISTRY)

@@ -1,9 +1,9 @@
 //! Upstream failures: each gives a clear error, no invalid document is served and no cached one is lost.
 
+use crate::fake_response::Reply;
+use crate::harness::Scene;
 use crate::package::{Package, days, hours, minutes};
 use crate::registry::Registry;
-use crate::reply::Reply;
-use crate::scene::Scene;
 
 #[tokio::test]
 async fn upstream_statuses_are_mapped_and_named_in_errors() {

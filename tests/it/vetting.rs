@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
+use crate::harness::Scene;
 use crate::package::{Package, days, hours, tarball};
-use crate::program::{coldframe, machine_clock, run};
+use crate::process::{coldframe, machine_clock, run};
 use crate::registry::Registry;
-use crate::scene::Scene;
 
 /// Publishes an old and a four days old release. The packument of the newer one states `stated`, and its tarball holds `files`.
 fn publish(scene: &Scene, stated: Package, files: &[(&str, &str)]) {

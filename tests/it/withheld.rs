@@ -4,8 +4,8 @@ use coldframe::npm::PackageName;
 use coldframe::store::{DownloadOutcome, Ledger as _, SqliteLedger};
 
 use crate::client::Ask;
+use crate::harness::Scene;
 use crate::package::{Package, days, hours};
-use crate::scene::Scene;
 
 /// A scene with an old and a held left-pad, on which `app` depends as `spec`.
 async fn scene_with_dependency(spec: &str) -> Scene {

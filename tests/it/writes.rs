@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::reply::Reply;
-use crate::scene::Scene;
+use crate::fake_response::Reply;
+use crate::harness::Scene;
 
 const WRITES: &[(&str, &str)] = &[
     ("PUT", "/@acme%2fui"),

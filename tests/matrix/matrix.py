@@ -8,7 +8,7 @@ This script is not part of the tests, because it uses a real registry, whose rel
 tests/clients. Coldframe listens on loopback. All cells share a data directory, so each document is fetched once. The transparent mode
 needs root: it runs the client in a mount namespace whose hosts file points to Coldframe. Without root, its cells are skipped.
 
-Usage: matrix.py BINARY [--only WORD,WORD] [--doors WORD,WORD] [--application package.json] [--markdown]
+Usage: matrix.py BINARY [--only WORD,WORD] [--modes WORD,WORD] [--application package.json] [--markdown]
 """
 
 import argparse, concurrent.futures, datetime, json, os, pathlib, re, shutil, signal, subprocess, sys, time, urllib.error, urllib.parse, urllib.request
@@ -18,7 +18,7 @@ TARGET = HERE.parent.parent / "target"
 WORK = TARGET / "matrix"
 CLIENTS = TARGET / "clients"
 LISTEN, GATEWAY, TRANSPARENT = "127.0.0.1:4930", "127.0.0.1:4931", "127.0.0.83:443"
-DOORS = ["registry", "gateway", "transparent", "run"]
+MODES = ["registry", "gateway", "transparent", "run"]
 LOCKFILES = ["package-lock.json", "pnpm-lock.yaml", "yarn.lock", "bun.lock", "deno.lock"]
 TIMEOUT = 300  # seconds
 # yarn 1 requests the public host in its lockfile, regardless of the configured registry.
@@ -151,9 +151,9 @@ class Coldframe:
     def serve(self):
         if self.server:
             return
-        doors = ["--listen", LISTEN, "--gateway", GATEWAY, *(["--transparent", TRANSPARENT] if self.transparent else [])]
+        listeners = ["--listen", LISTEN, "--gateway", GATEWAY, *(["--transparent", TRANSPARENT] if self.transparent else [])]
         log = open(WORK / f"serve-{self.age}.log", "a")
-        self.server = subprocess.Popen([self.binary, "serve", *doors, *self.settings], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True)
+        self.server = subprocess.Popen([self.binary, "serve", *listeners, *self.settings], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True)
         for line in self.server.stdout:
             if line.startswith("registry="):
                 break
@@ -168,17 +168,17 @@ class Coldframe:
             self.server.wait()
             self.server = None
 
-    def way(self, door, hosts):
+    def way(self, mode, hosts):
         """Returns the prefix of the client's command, its variables, and whether it inherits the environment."""
-        if door == "run":
+        if mode == "run":
             self.stop()
             return [self.binary, "run", *self.settings, "--"], {}, True
         self.serve()
         trusted = {"NODE_EXTRA_CA_CERTS": str(WORK / "trusted.pem")}
         proxies = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "YARN_HTTPS_PROXY", "YARN_HTTP_PROXY"]
-        if door == "gateway":
+        if mode == "gateway":
             return [], trusted | dict.fromkeys(proxies, f"http://{GATEWAY}/"), False
-        if door == "transparent":
+        if mode == "transparent":
             return ["unshare", "--mount", "sh", "-c", f'mount --bind "{hosts}" /etc/hosts && exec "$@"', "sh"], trusted, False
         names = ["npm_config_registry", "NPM_CONFIG_REGISTRY", "pnpm_config_registry", "YARN_REGISTRY", "YARN_NPM_REGISTRY_SERVER", "BUN_CONFIG_REGISTRY"]
         led = dict.fromkeys(names, f"http://{LISTEN}/") | {"YARN_UNSAFE_HTTP_WHITELIST": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
@@ -237,15 +237,15 @@ def direct(tool, manifest):
     return kept, about
 
 
-def cell(tool, door, coldframe, open_coldframe, context):
+def cell(tool, mode, coldframe, open_coldframe, context):
     """Runs one client in one mode."""
     manifest, times, age, hosts, lock = context
-    name = f"{tool}-{door}"
+    name = f"{tool}-{mode}"
     result = {}
 
     def attempt(label, of, frozen, lockfiles):
         project = Project(tool, f"{name}-{label}", manifest, lockfiles)
-        prefix, variables, inherited = of.way(door, hosts)
+        prefix, variables, inherited = of.way(mode, hosts)
         code, text, seconds = project.run(prefix, frozen, variables, inherited)
         installed = project.installed()
         result[label] = {"code": code, "seconds": seconds, "packages": len(installed)}
@@ -273,13 +273,13 @@ def cell(tool, door, coldframe, open_coldframe, context):
     return result
 
 
-def failed_checks(door, result):
+def failed_checks(mode, result):
     """Returns the failed checks of a cell."""
     fresh, pinned, public = result["fresh"], result["pinned"], result["public"]
     checks = {
         "install fails": fresh["code"] != 0 or not fresh["packages"],
         f"{len(fresh['young'])} young": fresh["young"],
-        "lockfile has Coldframe's address": fresh["names_us"] and door != "registry",
+        "lockfile has Coldframe's address": fresh["names_us"] and mode != "registry",
         "own lockfile fails": result.get("again", {"code": 1})["code"] != 0,
         "not refused": pinned["code"] == 0 or pinned["young"],
         "fails without a reason": pinned["told"] == "nothing",
@@ -289,20 +289,20 @@ def failed_checks(door, result):
     return [name for name, failed in checks.items() if failed]
 
 
-def words(door, result):
+def words(mode, result):
     """Renders a cell of the table."""
     if "skipped" in result:
         return result["skipped"]
     refusal = {"reason": ["refused, why"], "status": ["refused, 403"]}.get(result["pinned"]["told"], [])
-    return ", ".join([str(result["fresh"]["packages"]), *failed_checks(door, result), *refusal])
+    return ", ".join([str(result["fresh"]["packages"]), *failed_checks(mode, result), *refusal])
 
 
 def table(run):
     cells = run["cells"]
     tools = [tool for tool in TOOLS if any(key.startswith(f"{tool} × ") for key in cells)]
-    lines = ["| | " + " | ".join(DOORS) + " |", "|---|" + "---|" * len(DOORS)]
+    lines = ["| | " + " | ".join(MODES) + " |", "|---|" + "---|" * len(MODES)]
     for tool in tools:
-        row = [words(door, cells[key]) if (key := f"{tool} × {door}") in cells else "" for door in DOORS]
+        row = [words(mode, cells[key]) if (key := f"{tool} × {mode}") in cells else "" for mode in MODES]
         lines.append(f"| {tool} | " + " | ".join(row) + " |")
     return "\n".join(lines)
 
@@ -321,7 +321,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("binary")
     parser.add_argument("--only", default="")
-    parser.add_argument("--doors", default=",".join(DOORS))
+    parser.add_argument("--modes", default=",".join(MODES))
     parser.add_argument("--application", default=str(HERE / "package.json"))
     parser.add_argument("--markdown", action="store_true", help="print the table of the last run")
     asked = parser.parse_args()
@@ -362,17 +362,17 @@ def main():
             if not pins:
                 sys.exit(f"the lockfile that {tool} made directly does not pin {hidden}")
             print(f"{tool:8} direct       {about['packages']} packages, {about['seconds']} s", flush=True)
-            for door in asked.doors.split(","):
-                if door == "transparent" and not transparent:
+            for mode in asked.modes.split(","):
+                if mode == "transparent" and not transparent:
                     result = {"skipped": "skipped: needs root and mount namespaces"}
                 else:
                     both = [Exclusive(coldframe, open_coldframe), Exclusive(open_coldframe, coldframe)]
-                    result = cell(tool, door, *both, (manifest, times, age, hosts, lock))
-                    has_failures |= bool(set(failed_checks(door, result)) - KNOWN.get((tool, door), set()))
-                run["cells"][f"{tool} × {door}"] = result
+                    result = cell(tool, mode, *both, (manifest, times, age, hosts, lock))
+                    has_failures |= bool(set(failed_checks(mode, result)) - KNOWN.get((tool, mode), set()))
+                run["cells"][f"{tool} × {mode}"] = result
                 results.write_text(json.dumps(run, indent=1))
                 seconds = " ".join(f"{label} {part['seconds']}" for label, part in result.items() if isinstance(part, dict))
-                print(f"{tool:8} {door:12} {words(door, result)}   [{seconds}]", flush=True)
+                print(f"{tool:8} {mode:12} {words(mode, result)}   [{seconds}]", flush=True)
     finally:
         coldframe.stop()
         open_coldframe.stop()
@@ -386,9 +386,9 @@ class Exclusive:
     def __init__(self, current, other):
         self.current, self.other = current, other
 
-    def way(self, door, hosts):
+    def way(self, mode, hosts):
         self.other.stop()
-        return self.current.way(door, hosts)
+        return self.current.way(mode, hosts)
 
 
 if __name__ == "__main__":

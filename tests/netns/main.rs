@@ -7,7 +7,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-mod enclosed;
+mod isolated;
 
 /// The script inside the namespace. The names resolve to documentation addresses on its loopback interface, whose port 443 is
 /// redirected, except for connections of Coldframe's own user.
