@@ -172,7 +172,7 @@ impl<'a> Facts<'a> {
             traits: entry.traits,
             publisher: entry.publisher.as_deref(),
             maintainers: entry.maintainers.as_deref().unwrap_or_default(),
-            tags: TagIndex { tags: &packument.dist_tags, by_target: &packument.tags_by_target },
+            tags: TagIndex { tags: &packument.dist_tags, by_target: &packument.order.tags_by_target },
             ..Self::of(&packument.name, &entry.key, effective)
         }
     }

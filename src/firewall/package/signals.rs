@@ -71,7 +71,11 @@ pub(crate) fn compare(
     for (at, release) in releases.iter().enumerate().filter(|(_, release)| release.effective > since) {
         let is_subpackage = |name: &str| {
             // Searched, not scanned: a package may pin one part in 100,000 versions. Positions are in the document's order.
-            packument.parts.get(name).is_some_and(|pins| pins.binary_search_by_key(&at, |position| *position as usize).is_ok())
+            packument
+                .siblings
+                .parts
+                .get(name)
+                .is_some_and(|pins| pins.binary_search_by_key(&at, |position| *position as usize).is_ok())
         };
         let predecessor = comparison.predecessor(release.entry).and_then(|earlier| packument.find(&earlier.key));
         table.predecessors.insert(at, predecessor.map(|(earlier, _)| earlier));

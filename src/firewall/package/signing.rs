@@ -23,6 +23,15 @@ const MIN_PRECEDENTS: usize = 3;
 #[derive(Debug, Default)]
 pub(crate) struct EntryFlags(ArcSwapOption<FlagsOfRevision>);
 
+/// What was done for entries of one document.
+#[derive(Debug, Default)]
+pub(crate) struct EntryChecks {
+    /// The registry's signature was verified.
+    pub signature: EntryFlags,
+    /// The provenance was asked for.
+    pub provenance: EntryFlags,
+}
+
 #[derive(Debug)]
 struct FlagsOfRevision {
     /// The revision of the policy snapshot, which has the keys.

@@ -63,7 +63,7 @@ pub(crate) struct SiblingVersion {
 
 /// Checks whether the siblings of a package must be looked up before its verdicts are complete.
 pub(crate) fn is_due(package: &CachedPackage, policy_snapshot: &PolicySnapshot, profile: Profile) -> bool {
-    let has_pins = package.packument.as_ref().is_some_and(|packument| !packument.pins.is_empty());
+    let has_pins = package.packument.as_ref().is_some_and(|packument| !packument.siblings.pins.is_empty());
     has_pins && package.cohorts(policy_snapshot, profile).is_none()
 }
 
@@ -76,7 +76,7 @@ pub(crate) fn candidates(package: &CachedPackage, policy_snapshot: &PolicySnapsh
     let Some(packument) = &package.packument else { return Vec::new() };
     let validated = package.confirmed.validated;
     let since = timestamp::saturating_sub(timestamp::saturating_sub(validated, policy_snapshot.longest_age()), MAX_COHORT_WAIT);
-    let mut pinning: Vec<usize> = packument.pins.iter().map(|pin| pin.position as usize).collect();
+    let mut pinning: Vec<usize> = packument.siblings.pins.iter().map(|pin| pin.position as usize).collect();
     pinning.dedup();
     pinning.retain(|at| package.provenance[*at].effective > since);
     pinning.sort_by_key(|at| std::cmp::Reverse(package.provenance[*at].effective));

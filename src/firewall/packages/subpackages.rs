@@ -27,7 +27,7 @@ impl Default for Subpackages {
 impl PackageObserver for Subpackages {
     /// Records the packages that a packument pins as its subpackages.
     fn ingested(&self, event: &mut IngestEvent<'_>) {
-        for part in event.packument.parts.keys() {
+        for part in event.packument.siblings.parts.keys() {
             if let Ok(part) = PackageName::parse(part) {
                 self.0.insert(part, event.packument.name.clone());
             }
@@ -63,7 +63,7 @@ pub(crate) fn needs_parent<'a>(package: &'a CachedPackage, policy_snapshot: &Pol
 
 /// Returns the entries of `part` that the same version of `whole` pins exactly, each with the pinning entry.
 pub(crate) fn pins<'a>(part: &'a Packument, whole: &'a Packument) -> impl Iterator<Item = (&'a VersionEntry, &'a VersionEntry)> {
-    let places = whole.parts.get(part.name.as_str()).into_iter().flatten();
+    let places = whole.siblings.parts.get(part.name.as_str()).into_iter().flatten();
     let pinning = places.filter_map(|place| whole.entries.get(*place as usize));
     pinning.filter_map(|entry| Some((part.find(&entry.key)?.1, entry)))
 }

@@ -43,7 +43,8 @@ impl ProvenanceVerifier {
     pub(crate) fn is_needed(package: &CachedPackage, policy_snapshot: &PolicySnapshot, at: usize) -> bool {
         let entry = package.packument.as_ref().and_then(|packument| packument.entries.get(at));
         let has_provenance = entry.is_some_and(|entry| entry.outline.has_slsa_provenance);
-        if !has_provenance || policy_snapshot.trust_root.is_none() || package.asked_provenance.has(policy_snapshot.revision, at) {
+        if !has_provenance || policy_snapshot.trust_root.is_none() || package.checks.provenance.has(policy_snapshot.revision, at)
+        {
             return false;
         }
         let window = policy_snapshot.signal_window().max(BASELINE_AGE);
@@ -62,7 +63,7 @@ impl ProvenanceVerifier {
             self.record(package, &verified);
         }
         // Only now: until then, other clients of this version wait for the same requests.
-        package.asked_provenance.add(policy_snapshot.revision, at, packument.entries.len());
+        package.checks.provenance.add(policy_snapshot.revision, at, packument.entries.len());
     }
 
     async fn verify_all(

@@ -12,7 +12,7 @@ use crate::firewall::package::dependency_lookups::DependencyLookups;
 use crate::firewall::package::signal_records::SignalRecords;
 use crate::firewall::package::signal_table::SignalTable;
 use crate::firewall::package::signals::{self, ProfileView};
-use crate::firewall::package::signing::{EntryFlags, SignatureVerifier};
+use crate::firewall::package::signing::{EntryChecks, SignatureVerifier};
 use crate::firewall::package::stored_tarballs::StoredTarballs;
 use crate::firewall::package::vetted_tarballs::VettedTarballs;
 use crate::firewall::package::{LinkedFacts, PackageSnapshot, ParentFirstSeen};
@@ -66,10 +66,7 @@ pub(crate) struct CachedPackage {
     pub tarballs: Arc<StoredTarballs>,
     /// What opening its tarballs showed.
     pub vetted: Arc<VettedTarballs>,
-    /// Which of its registry signatures were verified.
-    pub verified: Arc<EntryFlags>,
-    /// Whose provenance was asked for.
-    pub asked_provenance: Arc<EntryFlags>,
+    pub checks: Arc<EntryChecks>,
     /// The document as received, until it is stored.
     pub raw: Arc<Mutex<Option<Bytes>>>,
     /// Verdicts, computed on first use per policy revision.
@@ -103,8 +100,7 @@ impl From<PackageSnapshot> for CachedPackage {
             signal_records: Arc::new(SignalRecords::new(&snapshot.record.signals)),
             snapshot,
             tarballs: Arc::default(),
-            verified: Arc::default(),
-            asked_provenance: Arc::default(),
+            checks: Arc::default(),
             raw: Arc::default(),
             verdicts: ProfileTables::default(),
             turn: Turn::default(),
@@ -127,8 +123,7 @@ impl CachedPackage {
         Self {
             tarballs: Arc::clone(&self.tarballs),
             vetted: Arc::clone(&self.vetted),
-            verified: Arc::clone(&self.verified),
-            asked_provenance: Arc::clone(&self.asked_provenance),
+            checks: Arc::clone(&self.checks),
             signal_records: Arc::clone(&self.signal_records),
             raw: Arc::clone(&self.raw),
             ..Self::from(snapshot)
@@ -168,7 +163,7 @@ impl CachedPackage {
     /// Returns the versions that wait for siblings, if these were looked up for this policy revision.
     pub(crate) fn cohorts(&self, policy_snapshot: &PolicySnapshot, profile: Profile) -> Option<Arc<CohortTable>> {
         // Without pins there are none. Most packages have no siblings.
-        self.packument.as_ref().filter(|packument| !packument.pins.is_empty())?;
+        self.packument.as_ref().filter(|packument| !packument.siblings.pins.is_empty())?;
         self.cohorts.find(profile).filter(|table| table.revision == policy_snapshot.revision)
     }
 
@@ -202,7 +197,7 @@ impl CachedPackage {
     /// false. Takes 60 µs, and none for a package without signatures.
     pub(crate) fn verify_signature(&self, policy_snapshot: &PolicySnapshot, at: usize) -> Option<SignatureStatus> {
         let packument = self.packument.as_deref().filter(|packument| !packument.signatures.is_empty())?;
-        if policy_snapshot.signing_keys.is_empty() || self.verified.has(policy_snapshot.revision, at) {
+        if policy_snapshot.signing_keys.is_empty() || self.checks.signature.has(policy_snapshot.revision, at) {
             return None;
         }
         let entry = packument.entries.get(at)?;
@@ -213,7 +208,7 @@ impl CachedPackage {
         if matches!(status, SignatureStatus::False { .. }) {
             self.vetted.add_false_signature(&entry.key);
         } else {
-            self.verified.add(policy_snapshot.revision, at, packument.entries.len());
+            self.checks.signature.add(policy_snapshot.revision, at, packument.entries.len());
         }
         Some(status)
     }

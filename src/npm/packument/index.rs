@@ -151,8 +151,6 @@ pub struct Packument {
     pub entries: Vec<VersionEntry>,
     /// `dist-tags` in the document's order, decoded.
     pub dist_tags: Vec<(Box<str>, Box<str>)>,
-    /// Positions in `dist_tags`, sorted by the version they point to.
-    pub(crate) tags_by_target: Vec<u32>,
     /// Versions that are in `time` but no longer in `versions`, with their publish time if valid; sorted.
     pub removed: Vec<(Box<str>, Option<Timestamp>)>,
     pub contents: PackumentContents,
@@ -160,17 +158,31 @@ pub struct Packument {
     pub modified: Option<Timestamp>,
     /// The publish time of its oldest release, removed ones included; `None` if no time is valid.
     pub oldest: Option<Timestamp>,
-    /// Packages of its scope that versions pin to their own version (`@esbuild/…`), with the positions of the pinning entries.
-    pub parts: HashMap<Box<str>, Vec<u32>>,
+    pub siblings: StatedSiblings,
     /// What each version states of the registry's signature, by position.
     pub signatures: StatedSignatures,
-    /// Exact dependencies on packages that are named as its siblings, ordered by position.
-    pub pins: Box<[SiblingPin]>,
     /// Length of the document in bytes.
     pub length: u64,
     pub(crate) layout: DocumentLayout,
-    /// Positions in `entries`, sorted by key, for lookups.
+    pub(crate) order: PackumentOrder,
+}
+
+/// Other packages that versions need in exactly one version.
+#[derive(Debug, Clone, Default)]
+pub struct StatedSiblings {
+    /// Packages of its scope that versions pin to their own version (`@esbuild/…`), with the positions of the pinning entries.
+    pub parts: HashMap<Box<str>, Vec<u32>>,
+    /// Exact dependencies on packages that are named as its siblings, ordered by position.
+    pub pins: Box<[SiblingPin]>,
+}
+
+/// Orders for lookups.
+#[derive(Debug, Clone)]
+pub(crate) struct PackumentOrder {
+    /// Positions in `entries`, sorted by key.
     pub(crate) by_key: Vec<u32>,
+    /// Positions in `dist_tags`, sorted by the version they point to.
+    pub(crate) tags_by_target: Vec<u32>,
 }
 
 /// Spans of the parts of the document that are rewritten.
@@ -190,16 +202,16 @@ pub(crate) struct DocumentLayout {
 
 impl Packument {
     pub fn find(&self, key: &str) -> Option<(usize, &VersionEntry)> {
-        let rank = self.by_key.binary_search_by(|&at| (*self.entries[at as usize].key).cmp(key)).ok()?;
-        let at = self.by_key[rank] as usize;
+        let rank = self.order.by_key.binary_search_by(|&at| (*self.entries[at as usize].key).cmp(key)).ok()?;
+        let at = self.order.by_key[rank] as usize;
         Some((at, &self.entries[at]))
     }
 
     /// Returns the siblings that the entry at `at` needs exactly.
     pub(crate) fn pins_of(&self, at: usize) -> &[SiblingPin] {
-        let first = self.pins.partition_point(|pin| (pin.position as usize) < at);
-        let count = self.pins[first..].partition_point(|pin| pin.position as usize == at);
-        &self.pins[first..first + count]
+        let first = self.siblings.pins.partition_point(|pin| (pin.position as usize) < at);
+        let count = self.siblings.pins[first..].partition_point(|pin| pin.position as usize == at);
+        &self.siblings.pins[first..first + count]
     }
 
     pub(crate) fn dist_tag(&self, tag: &str) -> Option<&str> {
@@ -215,9 +227,9 @@ impl Packument {
     pub(crate) fn find_same(&self, version: &str) -> Option<(usize, &VersionEntry)> {
         let (plain, entries) = (without_build(version), &self.entries);
         let longer = || {
-            let first = self.by_key.partition_point(|&at| *entries[at as usize].key < *plain);
+            let first = self.order.by_key.partition_point(|&at| *entries[at as usize].key < *plain);
             let built = |at: &&u32| entries[**at as usize].key.strip_prefix(plain).is_some_and(|rest| rest.starts_with('+'));
-            let at = *self.by_key[first..].iter().take(MAX_BUILD_KEYS).find(built)? as usize;
+            let at = *self.order.by_key[first..].iter().take(MAX_BUILD_KEYS).find(built)? as usize;
             Some((at, &entries[at]))
         };
         self.find(version).or_else(|| self.find(plain)).or_else(longer)
@@ -229,12 +241,13 @@ impl Packument {
         let new_position = |at: &u32| kept.binary_search(at).ok().and_then(|position| u32::try_from(position).ok());
         Self {
             entries: kept.iter().map(|at| self.entries[*at as usize].clone()).collect(),
-            by_key: self.by_key.iter().filter_map(new_position).collect(),
-            tags_by_target: by_target(&dist_tags),
+            order: PackumentOrder {
+                by_key: self.order.by_key.iter().filter_map(new_position).collect(),
+                tags_by_target: by_target(&dist_tags),
+            },
             dist_tags,
-            parts: HashMap::new(),
+            siblings: StatedSiblings::default(),
             signatures: StatedSignatures::default(),
-            pins: Box::default(),
             ..self.clone()
         }
     }
@@ -250,14 +263,14 @@ impl Packument {
         let entries: usize = self.entries.iter().map(of_entry).sum();
         let tags: usize = self.dist_tags.iter().map(|(tag, version)| tag.len() + version.len() + 32).sum();
         let removed: usize = self.removed.iter().map(|(key, _)| key.len() + 40).sum();
-        let parts: usize = self.parts.iter().map(|(name, positions)| name.len() + positions.len() * 4 + 64).sum();
-        let pins = self.pins.len() * size_of::<SiblingPin>();
+        let parts: usize = self.siblings.parts.iter().map(|(name, positions)| name.len() + positions.len() * 4 + 64).sum();
+        let pins = self.siblings.pins.len() * size_of::<SiblingPin>();
         size_of::<Self>()
             + parts
             + pins
             + self.signatures.weight()
             + entries
-            + (self.by_key.len() + self.tags_by_target.len()) * 4
+            + (self.order.by_key.len() + self.order.tags_by_target.len()) * 4
             + tags
             + removed
     }

@@ -7,7 +7,9 @@ use serde::de::MapAccess;
 use serde_json::value::RawValue;
 
 use crate::npm::name::PackageName;
-use crate::npm::packument::index::{DocumentLayout, Packument, PackumentContents, VersionEntry, by_target};
+use crate::npm::packument::index::{
+    DocumentLayout, Packument, PackumentContents, PackumentOrder, StatedSiblings, VersionEntry, by_target,
+};
 use crate::npm::packument::json::{ByteSpan, JsonSource, ObjectSeed, ObjectVisitor, SeenKeys, decode, for_each_member, walk};
 use crate::npm::packument::manifest::{AbbreviatedFields, ManifestContext, RepeatCache, read_entry};
 use crate::npm::semver::version::Version;
@@ -91,7 +93,7 @@ pub fn parse(name: &PackageName, document: &[u8]) -> Result<ParsedPackument, Pac
     let mut packument = Packument {
         name: name.clone(),
         entries,
-        tags_by_target: by_target(&dist_tags),
+        order: PackumentOrder { by_key, tags_by_target: by_target(&dist_tags) },
         dist_tags,
         removed: Vec::new(),
         contents: PackumentContents {
@@ -102,12 +104,10 @@ pub fn parse(name: &PackageName, document: &[u8]) -> Result<ParsedPackument, Pac
         },
         modified: times.changed.max(stated),
         oldest: None,
-        parts: cache.parts,
+        siblings: StatedSiblings { parts: cache.parts, pins: cache.pins.into() },
         signatures: cache.signatures,
-        pins: cache.pins.into(),
         length: document.len() as u64,
         layout,
-        by_key,
     };
     // The remaining times belong to removed versions, or to no version (`created`).
     let remaining = times.instants.iter().filter(|(key, _)| Version::parse(key).is_some());

@@ -81,10 +81,14 @@ pub struct FeedAdvisories {
     pub(crate) versions: Box<[IndexSlice]>,
     pub(crate) spans: Box<[AffectedRange]>,
     indicators: Box<[IndicatorRow]>,
-    /// The first bytes of each listed digest, so that a lookup of an unlisted one costs little.
-    digest_heads: HashSet<[u8; 8]>,
-    /// The same for files of tarballs.
-    file_heads: HashSet<[u8; 8]>,
+    pub(super) digests: ListedDigests,
+}
+
+/// The first bytes of each listed digest, so that a lookup of an unlisted one costs little.
+#[derive(Debug)]
+pub(super) struct ListedDigests {
+    tarballs: HashSet<[u8; 8]>,
+    files: HashSet<[u8; 8]>,
     /// Changes with the listed files. 0 if there are none.
     pub(super) files_revision: u64,
 }
@@ -114,12 +118,12 @@ impl FeedAdvisories {
             + size_of_val(&*self.versions)
             + size_of_val(&*self.spans)
             + size_of_val(&*self.indicators)
-            + (self.digest_heads.len() + self.file_heads.len()) * 9
+            + (self.digests.tarballs.len() + self.digests.files.len()) * 9
     }
 
     /// Returns the malware record that lists a tarball with this digest.
     pub(crate) fn find_digest(&self, digest: &Digest) -> Option<&IndexRow> {
-        if !digest.as_bytes().first_chunk().is_some_and(|head| self.digest_heads.contains(head)) {
+        if !digest.as_bytes().first_chunk().is_some_and(|head| self.digests.tarballs.contains(head)) {
             return None;
         }
         let found = self.find_indicator(&digest.to_sri())?;
@@ -129,7 +133,7 @@ impl FeedAdvisories {
     /// Returns the malware record that lists a file with this digest.
     pub(crate) fn find_file(&self, digest: &Digest) -> Option<IndicatorMatch<'_>> {
         let head = digest.as_bytes().first_chunk()?;
-        if self.file_heads.contains(head) { self.find_indicator(&file_indicator(digest)) } else { None }
+        if self.digests.files.contains(head) { self.find_indicator(&file_indicator(digest)) } else { None }
     }
 
     /// Looks up exactly this domain or address, or the SRI of a digest.
@@ -265,7 +269,7 @@ impl FeedIndexBuilder {
         indicators.sort_unstable_by_key(|row| (of(row.listed), of(row.id), of(row.package)));
         indicators.dedup_by_key(|row| of(row.listed));
         let head = |sri: &str| Integrity::parse(Some(sri), None)?.strongest().as_bytes().first_chunk().copied();
-        let digest_heads = indicators.iter().filter_map(|row| head(of(row.listed))).collect();
+        let tarballs = indicators.iter().filter_map(|row| head(of(row.listed))).collect();
         let files: Vec<&str> = indicators.iter().filter_map(|row| of(row.listed).strip_prefix(FILE_PREFIX)).collect();
         let file_heads = files.iter().filter_map(|sri| head(sri)).collect();
         let files_revision = if files.is_empty() { 0 } else { BuildHasherDefault::<DefaultHasher>::default().hash_one(&files) };
@@ -280,9 +284,7 @@ impl FeedIndexBuilder {
             versions: versions.into(),
             spans: spans.into(),
             indicators: indicators.into(),
-            digest_heads,
-            file_heads,
-            files_revision,
+            digests: ListedDigests { tarballs, files: file_heads, files_revision },
         }
     }
 

@@ -108,7 +108,7 @@ impl Advisories {
 
     /// Returns a number that changes with the files that [`Self::match_file`] knows.
     pub(crate) fn files_revision(&self) -> u64 {
-        self.denying().fold(0, |revision, feed| revision ^ feed.files_revision)
+        self.denying().fold(0, |revision, feed| revision ^ feed.digests.files_revision)
     }
 
     fn denying(&self) -> impl Iterator<Item = &FeedAdvisories> {
