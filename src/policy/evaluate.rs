@@ -321,6 +321,7 @@ mod tests {
             new-package | hold 14 d of the package | not reached | an earlier rule decided
             strong-signal | hold 14 d | not reached | an earlier rule decided
             weak-signals | hold 7 d | not reached | an earlier rule decided
+            release-burst | hold 7 d | not reached | an earlier rule decided
             tarball-findings | hold 14 d | not reached | an earlier rule decided
             install-behaviour | hold 14 d | not reached | an earlier rule decided
             behaviour-with-signal | hold 14 d | not reached | an earlier rule decided

@@ -657,6 +657,7 @@ reason = "x"
             new-package decides: published 2026-03-31 00:00 UTC, the package is new, its package was first published 2026-03-31 00:00 UTC, new packages wait 14 d
             strong-signal not reached: an earlier rule decided
             weak-signals not reached: an earlier rule decided
+            release-burst not reached: an earlier rule decided
             tarball-findings not reached: an earlier rule decided
             install-behaviour not reached: an earlier rule decided
             behaviour-with-signal not reached: an earlier rule decided
@@ -747,6 +748,7 @@ reason = "x"
             new-package not reached: an earlier rule decided
             strong-signal not reached: an earlier rule decided
             weak-signals not reached: an earlier rule decided
+            release-burst not reached: an earlier rule decided
             tarball-findings not reached: an earlier rule decided
             install-behaviour not reached: an earlier rule decided
             behaviour-with-signal not reached: an earlier rule decided
