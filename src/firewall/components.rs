@@ -220,29 +220,9 @@ impl Components {
             opened: OpenedVersions::default(),
         });
         let plain = MemoryBudget::for_clients(PLAIN_MEMORY, MAX_PLAIN_MEMORY, SMALL_PLAIN, MAX_MEMORY_WAIT);
-        let downloads = Arc::new(Slots::new(slots(MAX_DOWNLOADS)));
-        let entitlements = Arc::new(EntitlementService {
-            services: Arc::clone(&services),
-            known: entitlements,
-            running: SharedFetches::new(&services.workers),
-            slots: Arc::clone(&downloads),
-        });
-        let downloader = Downloader {
-            services: Arc::clone(&services),
-            slots: Arc::clone(&downloads),
-            early: EarlyRequests::new(&services, &downloads),
-            entitlements: Arc::clone(&entitlements),
-            memory: Arc::new(Semaphore::new(MEMORY_UNITS)),
-        };
         let passthrough = Arc::new(Passthrough { services: Arc::clone(&services), slots: Slots::new(slots(MAX_PASSTHROUGHS)) });
         let attestations = Arc::new(AttestationService::new(&services, &passthrough));
-        let provider = Arc::new(TarballProvider {
-            services: Arc::clone(&services),
-            entitlements,
-            downloader: Arc::new(downloader),
-            running: SharedFetches::new(&services.workers),
-            slots: downloads,
-        });
+        let provider = Arc::new(tarball_provider(&services, entitlements));
         let tarballs = TarballService {
             provenance: ProvenanceVerifier { services: Arc::clone(&services), attestations: Arc::clone(&attestations) },
             services: Arc::clone(&services),
@@ -269,6 +249,31 @@ impl Components {
             workers: Arc::clone(&services.workers),
             cache: Arc::clone(&services.cache),
         }
+    }
+}
+
+/// Creates what provides verified tarballs.
+fn tarball_provider(services: &Arc<Services>, entitlements: Arc<Entitlements>) -> TarballProvider {
+    let downloads = Arc::new(Slots::new(slots(MAX_DOWNLOADS)));
+    let entitlements = Arc::new(EntitlementService {
+        services: Arc::clone(services),
+        known: entitlements,
+        running: SharedFetches::new(&services.workers),
+        slots: Arc::clone(&downloads),
+    });
+    let downloader = Downloader {
+        services: Arc::clone(services),
+        slots: Arc::clone(&downloads),
+        early: EarlyRequests::new(services, &downloads),
+        entitlements: Arc::clone(&entitlements),
+        memory: Arc::new(Semaphore::new(MEMORY_UNITS)),
+    };
+    TarballProvider {
+        services: Arc::clone(services),
+        entitlements,
+        downloader: Arc::new(downloader),
+        running: SharedFetches::new(&services.workers),
+        slots: downloads,
     }
 }
 
