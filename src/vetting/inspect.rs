@@ -9,7 +9,7 @@ use crate::vetting::names::{Finding, FindingEvidence, Findings};
 use crate::vetting::{behaviour, change};
 
 /// Changes with what [`inspect`] finds, so that stored results of an older build are made again.
-pub const INSPECTION_VERSION: u32 = 2;
+pub const INSPECTION_VERSION: u32 = 3;
 
 /// The longest text of a piece of evidence, in characters.
 const MAX_EVIDENCE_CHARS: usize = 500;

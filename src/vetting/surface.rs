@@ -11,6 +11,12 @@ pub(crate) const INSTALL_SCRIPTS: [&str; 3] = ["preinstall", "install", "postins
 const MAX_TARGETS: usize = 4_096;
 const MAX_TARGET_BYTES: usize = 1_024;
 
+/// Of a longer install command it is unknown what it runs.
+const MAX_COMMAND_BYTES: usize = 64 << 10;
+
+/// Folders in which the words of install commands are looked up, for `cd lib && node setup`.
+const MAX_WORK_FOLDERS: usize = 8;
+
 /// Words read of all install commands.
 const MAX_WORDS: usize = 10_000;
 
@@ -29,6 +35,9 @@ pub(crate) struct EntryPoints {
     /// The folder whose files are commands.
     command_folder: Option<String>,
 }
+
+/// Extensions of scripts that a command starts.
+const SCRIPT_EXTENSIONS: [&str; 9] = ["js", "cjs", "mjs", "ts", "sh", "py", "ps1", "bat", "cmd"];
 
 /// Where a file is on the execution surface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -99,6 +108,7 @@ impl EntryPoints {
         while let Some(name) = left.pop() {
             let Some(command) = script(&name).filter(|_| seen.insert(name.clone())) else { continue };
             self.install_commands.push(command.to_owned());
+            self.is_crowded |= is_computed(command);
             // `npm run x`, `npm-run-all x y`, `yarn x`: any word that is the name of a script.
             for word in words(command) {
                 count += 1;
@@ -111,6 +121,21 @@ impl EntryPoints {
             }
         }
     }
+}
+
+/// Checks whether a shell computes words of a command, so that they name other files than they seem to: `$x`, `s*p.js`, `se""tup.js`.
+fn is_computed(command: &str) -> bool {
+    let is_of_word = |letter: u8| letter.is_ascii_alphanumeric() || b"._-/".contains(&letter);
+    let (mut before, mut is_quoted) = (b' ', false);
+    for letter in command.bytes() {
+        match letter {
+            b'$' | b'*' | b'?' | b'`' => return true,
+            b'"' | b'\'' => is_quoted = true,
+            _ if is_quoted && is_of_word(before) && is_of_word(letter) => return true,
+            _ => (before, is_quoted) = (letter, false),
+        }
+    }
+    command.len() > MAX_COMMAND_BYTES
 }
 
 /// Returns the words of a command that may name files or scripts.
@@ -157,6 +182,46 @@ impl<'a> FileIndex<'a> {
     }
 }
 
+/// What install commands name.
+#[derive(Debug, Default)]
+pub(crate) struct InstallTargets {
+    pub files: Vec<usize>,
+    /// Whether a command names a script that is no file, so that it is unknown what runs.
+    pub has_unknown: bool,
+}
+
+impl InstallTargets {
+    pub(crate) fn find(entry_points: &EntryPoints, paths: &[&str]) -> Self {
+        let index = FileIndex::new(paths.iter().copied());
+        let mut found = Self::default();
+        for command in &entry_points.install_commands {
+            let words: Vec<&str> = words(command).take(MAX_WORDS).collect();
+            let folders: Vec<String> = if words.iter().any(|word| matches!(*word, "cd" | "chdir" | "pushd")) {
+                let named: BTreeSet<String> = words.iter().map(|word| clean("", word)).filter(|word| !word.is_empty()).collect();
+                let is_folder =
+                    |name: &String| paths.iter().any(|path| path.strip_prefix(&**name).is_some_and(|rest| rest.starts_with('/')));
+                named.into_iter().take(MAX_WORK_FOLDERS * 8).filter(is_folder).take(MAX_WORK_FOLDERS).collect()
+            } else {
+                Vec::new()
+            };
+            for word in words {
+                let places = std::iter::once("").chain(folders.iter().map(String::as_str));
+                let before = found.files.len();
+                let target = clean("", word);
+                if target.is_empty() {
+                    // `node .`
+                    found.files.extend(entry_points.heads.iter().filter_map(|head| index.resolve(head)));
+                    continue;
+                }
+                found.files.extend(places.filter_map(|folder| index.resolve(&clean(folder, word))));
+                let extension = target.rsplit_once('.').map_or("", |(_, extension)| extension);
+                found.has_unknown |= found.files.len() == before && SCRIPT_EXTENSIONS.contains(&extension);
+            }
+        }
+        found
+    }
+}
+
 /// Returns the files that a `binding.gyp` names. Only what node starts may lack an extension: `'target_name': 'bcrypt'` is no file.
 fn gyp_targets(gyp: &str, index: &FileIndex<'_>) -> Vec<usize> {
     let mut before = "";
@@ -173,6 +238,7 @@ fn gyp_targets(gyp: &str, index: &FileIndex<'_>) -> Vec<usize> {
 /// the text of a `binding.gyp` that npm builds.
 pub(crate) fn surfaces(
     entry_points: &EntryPoints,
+    targets: &InstallTargets,
     paths: &[&str],
     named: &[(usize, Box<str>)],
     gyp: Option<&str>,
@@ -188,13 +254,7 @@ pub(crate) fn surfaces(
             surfaces[at].add(Surface::HEAD);
         }
     }
-    let commands = entry_points.install_commands.iter().map(String::as_str);
-    let targets: Vec<String> = commands.flat_map(words).take(2 * MAX_WORDS).map(|word| clean("", word)).collect();
-    let mut left: Vec<usize> = targets.iter().filter_map(|target| index.resolve(target)).collect();
-    if targets.iter().any(String::is_empty) {
-        // `node .`
-        left.extend(entry_points.heads.iter().filter_map(|head| index.resolve(head)));
-    }
+    let mut left = targets.files.clone();
     if let Some(gyp) = gyp {
         left.extend(index.by_path.get("binding.gyp"));
         left.extend(gyp_targets(gyp, &index));
@@ -221,7 +281,8 @@ mod tests {
     fn surfaces_of(manifest: &str, paths: &[&str], named: &[(usize, &str)], gyp: Option<&str>) -> (Vec<String>, Vec<String>) {
         let Value::Object(members) = serde_json::from_str(manifest).unwrap() else { panic!("{manifest}") };
         let named: Vec<(usize, Box<str>)> = named.iter().map(|(at, name)| (*at, (*name).into())).collect();
-        let found = surfaces(&EntryPoints::from_manifest(&members), paths, &named, gyp);
+        let entry_points = EntryPoints::from_manifest(&members);
+        let found = surfaces(&entry_points, &InstallTargets::find(&entry_points, paths), paths, &named, gyp);
         let on = |surface: Surface| {
             let files = paths.iter().zip(&found).filter(|(_, found)| found.contains(surface));
             files.map(|(path, _)| (*path).to_owned()).collect()
@@ -252,6 +313,46 @@ mod tests {
             assert_eq!(install(&serde_json::json!({ "postinstall": command }).to_string(), &paths), [target], "{command}");
         }
         assert_eq!(install(r#"{"test":"node a.js","prepare":"node c"}"#, &paths), [""; 0]);
+    }
+
+    #[test]
+    fn commands_that_change_the_folder_are_followed() {
+        let paths = ["lib/setup.js", "lib/in/x.js", "y.js", "z/setup.js"];
+        assert_eq!(install(r#"{"install":"cd lib && node setup"}"#, &paths), ["lib/setup.js"]);
+        assert_eq!(install(r#"{"install":"cd ./lib/in; node x.js; cd .. ; node ../y"}"#, &paths), ["lib/in/x.js", "y.js"]);
+        assert_eq!(install(r#"{"install":"node setup"}"#, &paths), [""; 0]);
+    }
+
+    #[test]
+    fn it_is_noticed_that_a_command_hides_what_it_runs() {
+        let hides = |command: &str| {
+            let manifest = serde_json::json!({ "scripts": { "install": command } });
+            let entry_points = EntryPoints::from_manifest(manifest.as_object().unwrap());
+            entry_points.is_crowded || InstallTargets::find(&entry_points, &["setup.js", "lib/a.js"]).has_unknown
+        };
+        for command in [
+            "node $PWD/setup.js",
+            "node s*p.js",
+            "node set?p",
+            "sh `ls *.sh`",
+            "node se\"\"tup.js",
+            "node s'etu'p.js",
+            "node s\\etup.js",
+        ] {
+            assert!(hides(command), "{command}");
+        }
+        for command in [
+            "node setup.js",
+            "node \"setup.js\"",
+            "node .\\lib\\a.js",
+            "node -e \"try{require('./lib/a')}catch(e){}\"",
+            ":; (node ./setup.js > /dev/null 2>&1 || true)",
+            "prebuild-install -r napi || node-gyp rebuild",
+            "node-pre-gyp install --fallback-to-build --library=static_library",
+        ] {
+            assert!(!hides(command), "{command}");
+        }
+        assert!(hides(&"a ".repeat(40_000)));
     }
 
     #[test]
