@@ -1,5 +1,6 @@
 //! Computes verdicts from facts, rules and an instant. Pure: no clock, no I/O, no async.
 
+pub mod access;
 pub mod advisories;
 pub mod cases;
 pub mod decisions;
@@ -15,6 +16,8 @@ pub mod survey;
 pub mod trace;
 pub mod verdict;
 
+pub use access::scope::PackageScope;
+pub use access::{AuthMethod, Identity, Role};
 pub use advisories::affected::AffectedRange;
 pub use advisories::index::FeedAdvisories;
 pub use advisories::indicators::IndicatorMatch;

@@ -10,6 +10,9 @@ use proptest::prelude::*;
 
 use crate::npm::packument::manifest_digest::InstallScript;
 use crate::npm::{Algorithm, Digest, Hasher, Integrity, ManifestDigest, PackageName, PackumentForm, Sha1Check};
+use crate::policy::decisions::Signature;
+use crate::policy::{PackageScope, Role};
+use crate::store::access_token::{NewToken, TokenCreation, TokenLedger, TokenRecord, TokenSelector, TokenState};
 use crate::store::blobs::{BlobKind, BlobStore, PendingBlob};
 use crate::store::error::StoreError;
 use crate::store::ledger::StoredPackument;
@@ -67,6 +70,18 @@ macro_rules! ledger_laws {
     };
 }
 
+/// Generates the tests of a backend of [`TokenLedger`]. `$home` creates a home folder, `$open` opens the ledger in it.
+macro_rules! token_laws {
+    ($home:expr, $open:expr) => {
+        $crate::store::conformance::laws!($home, $open; crate::store::access_token::TokenLedger;
+            created_token_is_read_before_and_after_a_restart,
+            label_is_free_after_its_token_ended,
+            token_is_revoked_once,
+            uses_of_tokens_only_move_forward,
+        );
+    };
+}
+
 macro_rules! laws {
     ($home:expr, $open:expr; $store:path; $($law:ident,)*) => {$(
         #[test]
@@ -78,7 +93,7 @@ macro_rules! laws {
     )*};
 }
 
-pub(super) use {blob_laws, laws, ledger_laws};
+pub(super) use {blob_laws, laws, ledger_laws, token_laws};
 
 pub(crate) fn put(blobs: &Arc<dyn BlobStore>, bytes: &[u8]) -> Digest {
     let digest = Digest::of(Algorithm::Sha512, bytes);
@@ -584,6 +599,79 @@ pub(crate) fn queued_rows_survive_a_restart(open: Open<'_, dyn Ledger>) {
     ledger.record_event(LedgerEvent { kind: "clock_skew", name: None, version: None, detail: "six minutes".to_owned() }, at(1));
     drop(ledger);
     assert_eq!(open().exposure(&PackageName::parse("axios").unwrap(), None).unwrap().len(), 1);
+}
+
+fn new_token(number: u8, label: &str, expires: Option<Timestamp>) -> NewToken {
+    let created = Signature { who: "ada".to_owned(), at: at(1) };
+    let scope = PackageScope::parse(&["@acme/*"]).unwrap();
+    NewToken { hash: [number; 32], label: label.to_owned(), role: Role::Approver, scope, expires, created }
+}
+
+/// Creates a token that must not be refused, and returns its number.
+fn created(ledger: &dyn TokenLedger, token: &NewToken) -> i64 {
+    match ledger.create_token(token).unwrap() {
+        TokenCreation::Created { id, .. } => id,
+        refused => panic!("{refused:?}"),
+    }
+}
+
+pub(crate) fn created_token_is_read_before_and_after_a_restart(open: Open<'_, dyn TokenLedger>) {
+    let ledger = open();
+    assert_eq!(ledger.tokens().unwrap(), (0, Vec::new()));
+    let token = new_token(1, "ci-web", Some(at(9)));
+    let TokenCreation::Created { id, revision } = ledger.create_token(&token).unwrap() else { panic!("not created") };
+    let expected = TokenRecord { id, token, last_used: None, revoked: None };
+    assert_eq!(ledger.tokens().unwrap(), (revision, vec![expected.clone()]));
+    assert_eq!(ledger.token_revision().unwrap(), revision);
+    drop(ledger);
+    let ledger = open();
+    assert_eq!(ledger.tokens().unwrap(), (revision, vec![expected.clone()]));
+    let second = created(&*ledger, &NewToken { scope: PackageScope::default(), ..new_token(2, "ci", None) });
+    assert!(second > id && ledger.token_revision().unwrap() > revision);
+    let scopes: Vec<_> = ledger.tokens().unwrap().1.iter().map(|record| record.token.scope.is_unlimited()).collect();
+    assert_eq!(scopes, [false, true]);
+    assert!([at(8), at(9)].map(|now| expected.state(now)) == [TokenState::Active, TokenState::Expired]);
+}
+
+pub(crate) fn label_is_free_after_its_token_ended(open: Open<'_, dyn TokenLedger>) {
+    let ledger = open();
+    let id = created(&*ledger, &new_token(1, "ci", Some(at(5))));
+    assert_eq!(ledger.create_token(&new_token(2, "ci", None)).unwrap(), TokenCreation::LabelTaken(id));
+    let later = |token: NewToken| NewToken { created: Signature { who: "ada".to_owned(), at: at(5) }, ..token };
+    let id = created(&*ledger, &later(new_token(3, "ci", None)));
+    assert_eq!(ledger.create_token(&later(new_token(4, "ci", None))).unwrap(), TokenCreation::LabelTaken(id));
+    let by = Signature { who: "grace".to_owned(), at: at(6) };
+    assert!(ledger.revoke_token(&TokenSelector::Id(id), &by).unwrap().is_some());
+    created(&*ledger, &later(new_token(5, "ci", None)));
+}
+
+pub(crate) fn token_is_revoked_once(open: Open<'_, dyn TokenLedger>) {
+    let ledger = open();
+    let (first, second) = (created(&*ledger, &new_token(1, "a", None)), created(&*ledger, &new_token(2, "b", None)));
+    let by = |who: &str| Signature { who: who.to_owned(), at: at(7) };
+    let before = ledger.token_revision().unwrap();
+    let revision = ledger.revoke_token(&TokenSelector::Id(first), &by("grace")).unwrap().unwrap();
+    assert!(revision > before);
+    for which in [TokenSelector::Id(first), TokenSelector::Label("a".to_owned()), TokenSelector::Id(99)] {
+        assert_eq!(ledger.revoke_token(&which, &by("eve")).unwrap(), None);
+    }
+    assert!(ledger.revoke_token(&TokenSelector::Label("b".to_owned()), &by("alan")).unwrap().is_some());
+    drop(ledger);
+    let records = open().tokens().unwrap().1;
+    let revoked: Vec<_> = records.iter().map(|record| (record.id, record.revoked.clone(), record.state(at(0)))).collect();
+    let expected = [(first, Some(by("grace"))), (second, Some(by("alan")))];
+    assert_eq!(revoked, expected.map(|(id, by)| (id, by, TokenState::Revoked)));
+}
+
+pub(crate) fn uses_of_tokens_only_move_forward(open: Open<'_, dyn TokenLedger>) {
+    let ledger = open();
+    let id = created(&*ledger, &new_token(1, "a", None));
+    let revision = ledger.token_revision().unwrap();
+    ledger.record_token_uses(&[(id, at(5)), (99, at(5))]).unwrap();
+    ledger.record_token_uses(&[(id, at(3))]).unwrap();
+    ledger.set_applied_token_revision(revision).unwrap();
+    let (unchanged, records) = ledger.tokens().unwrap();
+    assert_eq!((unchanged, records[0].last_used), (revision, Some(at(5))));
 }
 
 /// An in-memory model of the ledger, as the trait documents it.

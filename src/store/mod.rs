@@ -2,6 +2,7 @@
 //!
 //! Calls block; async callers use `spawn_blocking`, except for [`BlobStore::open`], a future, and [`BlobStore::mapped`].
 
+pub(crate) mod access_token;
 pub(crate) mod blobs;
 mod config;
 #[cfg(test)]
@@ -13,6 +14,8 @@ pub(crate) mod ledger;
 pub(crate) mod read_only;
 pub(crate) mod sqlite;
 
+pub(crate) use access_token::{MAX_USABLE_TOKENS, NewToken};
+pub use access_token::{TokenCreation, TokenLedger, TokenRecord, TokenSelector, TokenState};
 pub(crate) use blobs::disk::DiskBlobs;
 pub(crate) use blobs::{BlobKind, BlobStore, Committed, PendingBlob};
 pub use config::Config;
@@ -25,9 +28,10 @@ pub(crate) use ledger::{
 };
 pub use ledger::{DownloadOutcome, Ledger, PackageChange, PackageRecord, StoredPackument, TagSighting};
 pub use sqlite::SqliteLedger;
-pub use sqlite::decision_writer::ApplyStatus;
 pub(crate) use sqlite::decision_writer::DecisionWriter;
 pub(crate) use sqlite::events::DownloadSummary;
+pub use sqlite::outside_writer::ApplyStatus;
+pub(crate) use sqlite::token_writer::TokenWriter;
 
 #[cfg(test)]
 mod tests {

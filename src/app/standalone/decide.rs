@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::npm::{Lockfile, PackageSpec};
 use crate::policy::decisions::{Decision, DecisionProposal, Signature};
-use crate::store::sqlite::decision_writer::ApplyStatus;
+use crate::store::ApplyStatus;
 use crate::store::{DecisionWriter, Ledger as _, StoreError};
 
 /// How long to wait for the running server to apply a decision.

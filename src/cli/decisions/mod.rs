@@ -16,7 +16,7 @@ use crate::cli::operator;
 use crate::cli::output::{Exit, OutputArgs};
 use crate::clock::{Clock as _, SystemClock};
 use crate::policy::decisions::{Decision, DecisionAction, DecisionProposal};
-use crate::store::sqlite::decision_writer::ApplyStatus;
+use crate::store::ApplyStatus;
 use crate::text::push_line;
 use crate::units::{quantity, timestamp};
 

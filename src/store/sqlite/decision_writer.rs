@@ -1,93 +1,45 @@
-//! Records decisions in the ledger from a separate process, synced to disk, so that they survive a power cut.
+//! Records decisions in the ledger from a process next to the server.
 
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
-use rusqlite::{Connection, OpenFlags};
+use std::path::Path;
+use std::time::Duration;
 
 use crate::policy::decisions::{Decision, DecisionProposal, Signature};
-use crate::store::data_dir::DataDir;
 use crate::store::error::StoreError;
-use crate::store::sqlite::{self, decisions, schema};
-
-/// Interval between checks whether the server has applied a decision.
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
+use crate::store::sqlite::decisions;
+use crate::store::sqlite::outside_writer::{ApplyStatus, OutsideWriter};
 
 /// Reads and records the decisions of a data directory.
-pub struct DecisionWriter {
-    root: PathBuf,
-    connection: Connection,
-    /// The ownership of the data directory, if no server has it.
-    owned: Option<DataDir>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ApplyStatus {
-    Applied,
-    /// No server runs. The next one applies it at start.
-    AtNextStart,
-    /// The running server did not apply it within the time limit.
-    Pending,
-}
+pub struct DecisionWriter(OutsideWriter);
 
 impl DecisionWriter {
     /// Opens the ledger in `root`, which is created if missing. Fails if a server runs and the schema is not this program's.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        let path = DataDir::ledger_in(root);
-        let (owned, connection) = match DataDir::open(root) {
-            Ok(data_dir) => (Some(data_dir), sqlite::open_writer(&path)?),
-            Err(StoreError::Locked { .. }) => {
-                let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-                let connection = sqlite::connect(&path, flags).map_err(StoreError::ledger("open"))?;
-                // Only the running server may migrate the schema.
-                schema::expect_known(&connection, &path)?;
-                (None, connection)
-            }
-            Err(error) => return Err(error),
-        };
-        connection.pragma_update(None, "synchronous", "full").map_err(StoreError::ledger("open"))?;
-        Ok(Self { root: root.to_owned(), connection, owned })
+        OutsideWriter::open(root).map(Self)
     }
 
     pub fn find(&self, id: i64) -> Result<Option<Decision>, StoreError> {
-        let found = decisions::select(&self.connection, Some(id)).map_err(StoreError::ledger("read"))?;
+        let found = decisions::select(&self.0.connection, Some(id)).map_err(StoreError::ledger("read"))?;
         Ok(found.into_iter().next())
     }
 
     /// Records a proposal. Returns its id and the revision to wait for.
     pub fn decide(&mut self, proposal: &DecisionProposal) -> Result<(i64, u64), StoreError> {
-        decisions::decide(&mut self.connection, proposal).map_err(StoreError::ledger("write"))
+        decisions::decide(&mut self.0.connection, proposal).map_err(StoreError::ledger("write"))
     }
 
     /// Confirms a decision as the second operator. `None` if it is missing, needs no confirmation, or `by` is its author.
     pub fn confirm(&mut self, id: i64, by: &Signature) -> Result<Option<u64>, StoreError> {
-        decisions::confirm(&mut self.connection, id, by).map_err(StoreError::ledger("write"))
+        decisions::confirm(&mut self.0.connection, id, by).map_err(StoreError::ledger("write"))
     }
 
     /// Revokes a decision. Returns `None` if it does not exist or is revoked already.
     pub fn revoke(&mut self, id: i64, by: &Signature, why: &str) -> Result<Option<u64>, StoreError> {
-        decisions::revoke(&mut self.connection, id, by, why).map_err(StoreError::ledger("write"))
+        decisions::revoke(&mut self.0.connection, id, by, why).map_err(StoreError::ledger("write"))
     }
 
     /// Waits at most `at_most` until the running server applies all decisions up to `revision`. Blocks.
     pub fn wait_applied(&self, revision: u64, at_most: Duration) -> Result<ApplyStatus, StoreError> {
-        if self.owned.is_some() {
-            return Ok(ApplyStatus::AtNextStart);
-        }
-        let deadline = Instant::now() + at_most;
-        loop {
-            let (_, applied) = decisions::revision(&self.connection).map_err(StoreError::ledger("read"))?;
-            if applied >= revision {
-                return Ok(ApplyStatus::Applied);
-            }
-            if Instant::now() >= deadline {
-                // The lock may have been held by a process other than a server, or by a server that has ended.
-                let is_unlocked = DataDir::open(&self.root).is_ok();
-                return Ok(if is_unlocked { ApplyStatus::AtNextStart } else { ApplyStatus::Pending });
-            }
-            #[expect(clippy::disallowed_methods, reason = "a process of its own, which has nothing else to do")]
-            std::thread::sleep(POLL_INTERVAL);
-        }
+        self.0.wait_applied(revision, at_most, |connection| decisions::revision(connection).map(|(_, applied)| applied))
     }
 }
 
@@ -97,6 +49,7 @@ mod tests {
 
     use super::*;
     use crate::policy::decisions::{DecisionAction, DecisionState};
+    use crate::store::data_dir::DataDir;
     use crate::store::ledger::Ledger;
     use crate::store::sqlite::SqliteLedger;
 

@@ -5,10 +5,13 @@
 pub(crate) mod decision_writer;
 pub(crate) mod decisions;
 pub(crate) mod events;
+pub(crate) mod outside_writer;
 pub(crate) mod packages;
 pub(crate) mod pending;
 pub(crate) mod read_pool;
 pub(crate) mod schema;
+pub(crate) mod token_writer;
+pub(crate) mod tokens;
 pub(crate) mod write_behind;
 
 use std::path::{Path, PathBuf};
@@ -20,7 +23,8 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
 use crate::npm::{Algorithm, Digest, PackageName};
-use crate::policy::decisions::Decision;
+use crate::policy::decisions::{Decision, Signature};
+use crate::store::access_token::{NewToken, TokenCreation, TokenLedger, TokenRecord, TokenSelector};
 use crate::store::data_dir::{DataDir, DataDirLock};
 use crate::store::error::StoreError;
 use crate::store::ledger::{
@@ -340,6 +344,32 @@ impl Ledger for SqliteLedger {
     }
 }
 
+impl TokenLedger for SqliteLedger {
+    fn tokens(&self) -> Result<(u64, Vec<TokenRecord>), StoreError> {
+        self.query(tokens::read)
+    }
+
+    fn token_revision(&self) -> Result<u64, StoreError> {
+        self.query(|connection| tokens::revision(connection).map(|(recorded, _)| recorded))
+    }
+
+    fn set_applied_token_revision(&self, revision: u64) -> Result<(), StoreError> {
+        self.write(|connection| tokens::set_applied(connection, revision))
+    }
+
+    fn create_token(&self, token: &NewToken) -> Result<TokenCreation, StoreError> {
+        self.write(|connection| tokens::create(connection, token))
+    }
+
+    fn revoke_token(&self, which: &TokenSelector, by: &Signature) -> Result<Option<u64>, StoreError> {
+        self.write(|connection| tokens::revoke(connection, which, by))
+    }
+
+    fn record_token_uses(&self, uses: &[(i64, Timestamp)]) -> Result<(), StoreError> {
+        self.write(|connection| tokens::record_uses(connection, uses))
+    }
+}
+
 fn write_pending(pending: &PendingChanges, writer: &mut Connection) -> Result<(), StoreError> {
     if pending.is_empty() {
         return Ok(());
@@ -418,10 +448,11 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::store::conformance::{at, download, key, ledger_laws, release};
+    use crate::store::conformance::{at, download, key, ledger_laws, release, token_laws};
     use crate::store::ledger::{DownloadKind, Release};
 
     ledger_laws!(tempfile::tempdir().unwrap(), |home: &tempfile::TempDir| Arc::new(open(home.path())));
+    token_laws!(tempfile::tempdir().unwrap(), |home: &tempfile::TempDir| Arc::new(open(home.path())));
 
     fn open(home: &Path) -> SqliteLedger {
         SqliteLedger::open(&DataDir::open(home).unwrap()).unwrap()

@@ -12,8 +12,8 @@ use crate::store::data_dir::remove_if_present;
 use crate::store::error::StoreError;
 
 /// The migration to each schema from the one before. A released entry must never change, because ledgers created by it exist.
-const MIGRATIONS: [&str; 10] =
-    [FIRST, DECISIONS, DIGESTS, FORMS, LOOKS, RETURNS, INSPECTIONS, PROVENANCE, TARBALL_SUMMARIES, SIGNALS];
+const MIGRATIONS: [&str; 11] =
+    [FIRST, DECISIONS, DIGESTS, FORMS, LOOKS, RETURNS, INSPECTIONS, PROVENANCE, TARBALL_SUMMARIES, SIGNALS, TOKENS];
 
 /// The first schema. Instants are Unix time in nanoseconds; `datetime(x / 1e9, 'unixepoch')` makes them readable.
 const FIRST: &str = "
@@ -228,11 +228,37 @@ const SIGNALS: &str = "
     ) STRICT, WITHOUT ROWID;
 ";
 
+/// Access tokens: `hash` is the SHA-256 of the token, `scopes` a JSON array of globs. `last_used` is coarse.
+const TOKENS: &str = "
+    CREATE TABLE tokens (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        hash BLOB NOT NULL UNIQUE,
+        label TEXT NOT NULL,
+        role TEXT NOT NULL,
+        scopes TEXT NOT NULL,
+        expires INTEGER,
+        created_by TEXT NOT NULL,
+        created INTEGER NOT NULL,
+        last_used INTEGER,
+        revoked_by TEXT,
+        revoked INTEGER
+    ) STRICT;
+    CREATE INDEX tokens_by_label ON tokens (label);
+
+    -- One row: the revision of the recorded tokens, and the one that the server applies.
+    CREATE TABLE token_revision (
+        only INTEGER PRIMARY KEY CHECK (only = 1),
+        revision INTEGER NOT NULL,
+        applied INTEGER NOT NULL
+    ) STRICT;
+    INSERT INTO token_revision (only, revision, applied) VALUES (1, 0, 0);
+";
+
 /// The schema of `LOOKS`. Its migration compares views, which had separate histories before.
 const COMPARES_VIEWS: i64 = 5;
 
 /// The newest schema this program supports: the number of migrations.
-pub(crate) const CURRENT: i64 = 10;
+pub(crate) const CURRENT: i64 = 11;
 
 /// Migrates the ledger at `path`, one transaction per step, so an interrupted migration resumes. An older ledger is first copied
 /// to a file next to it, which is never deleted.

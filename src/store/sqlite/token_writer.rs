@@ -1,0 +1,39 @@
+//! Records access tokens in the ledger from a process next to the server.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::policy::decisions::Signature;
+use crate::store::access_token::{NewToken, TokenCreation, TokenRecord, TokenSelector};
+use crate::store::error::StoreError;
+use crate::store::sqlite::outside_writer::{ApplyStatus, OutsideWriter};
+use crate::store::sqlite::tokens;
+
+/// Creates and revokes the tokens of a data directory.
+pub(crate) struct TokenWriter(OutsideWriter);
+
+impl TokenWriter {
+    /// Opens the ledger in `root`, which is created if missing. Fails if a server runs and the schema is not this program's.
+    pub(crate) fn open(root: &Path) -> Result<Self, StoreError> {
+        OutsideWriter::open(root).map(Self)
+    }
+
+    /// Returns all tokens, oldest first.
+    pub(crate) fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
+        tokens::read(&self.0.connection).map(|(_, tokens)| tokens).map_err(StoreError::ledger("read"))
+    }
+
+    pub(crate) fn create(&mut self, token: &NewToken) -> Result<TokenCreation, StoreError> {
+        tokens::create(&mut self.0.connection, token).map_err(StoreError::ledger("write"))
+    }
+
+    /// Revokes tokens. Returns the revision to wait for, or `None` if there is none that is not revoked.
+    pub(crate) fn revoke(&mut self, which: &TokenSelector, by: &Signature) -> Result<Option<u64>, StoreError> {
+        tokens::revoke(&mut self.0.connection, which, by).map_err(StoreError::ledger("write"))
+    }
+
+    /// Waits at most `at_most` until the running server applies all tokens up to `revision`. Blocks.
+    pub(crate) fn wait_applied(&self, revision: u64, at_most: Duration) -> Result<ApplyStatus, StoreError> {
+        self.0.wait_applied(revision, at_most, |connection| tokens::revision(connection).map(|(_, applied)| applied))
+    }
+}
