@@ -103,7 +103,7 @@ impl Core {
 pub(crate) fn local_client(profile: usize) -> Client {
     Client {
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        user: None,
+        identity: None,
         agent: UserAgent::parse(concat!("coldframe/", env!("CARGO_PKG_VERSION"))),
         is_installing: false,
         authorization: Authorization::Lent,

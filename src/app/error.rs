@@ -7,7 +7,7 @@ use crate::feed::FeedError;
 use crate::firewall::FirewallError;
 use crate::npm::PackageName;
 use crate::server::{AdminTokenError, PasswordFileError};
-use crate::store::StoreError;
+use crate::store::{MAX_USABLE_TOKENS, StoreError};
 use crate::tls::TlsError;
 use crate::upstream::UpstreamConfigError;
 
@@ -38,6 +38,15 @@ pub enum AppError {
     /// The decision with this number cannot be confirmed or revoked.
     #[error("decision {id} {why}")]
     Undecidable { id: i64, why: &'static str },
+    /// The active token with this number has the label.
+    #[error("the active token {0} has this label; revoke it, or choose another label")]
+    LabelTaken(i64),
+    #[error("there are {MAX_USABLE_TOKENS} active tokens, which is the maximum; revoke some")]
+    TooManyTokens,
+    #[error("no token with this number or label that is not revoked: `{0}`")]
+    NoToken(String),
+    #[error("the system has no randomness for a token")]
+    NoRandomness,
     #[error("no configured feed has an advisory with this id or alias: `{0}`; name the version as `PACKAGE@VERSION` instead")]
     NoAdvisory(String),
     #[error("cannot export the feed")]

@@ -25,15 +25,17 @@ use crate::app::tasks::decision_reload::{self, DecisionLog};
 use crate::app::tasks::feeds::{self, FeedScheduler};
 use crate::app::tasks::policy_reload::{self, PolicyReloader};
 use crate::app::tasks::summary::Summary;
+use crate::app::tasks::token_reload;
 use crate::app::tasks::trust::TrustRenewal;
 use crate::app::tasks::{ledger, prefetch};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::firewall::Firewall;
 use crate::server::admin::{Admin, HealthChecks, SharedInspector};
-use crate::server::{RegistryHandler, registry};
+use crate::server::{Authenticator, RegistryHandler, registry};
 #[cfg(unix)]
 use crate::store::DataDir;
+use crate::store::TokenLedger as _;
 use crate::telemetry::TaskLabel;
 use crate::text::single_line;
 use crate::units::timestamp;
@@ -67,6 +69,8 @@ struct TaskStates {
     feeds: Arc<FeedScheduler>,
     /// The revision of the decisions at startup, and the log of changes since then.
     decisions: (u64, Arc<Mutex<DecisionLog>>),
+    /// The revision of the access tokens at startup, and those applied.
+    tokens: (u64, Arc<Authenticator>),
     policies: Arc<PolicyReloader>,
     reload: Arc<ReloadState>,
     read: Option<ReadConfig>,
@@ -93,12 +97,17 @@ impl App {
         let addresses = listeners::addresses(&bound);
         let mut tasks = Supervisor::new(&core.metrics);
         let log = DecisionLog::begin(decisions, Arc::clone(&core.metrics), Arc::clone(&core.clock));
+        let (token_revision, tokens) = core.ledger.tokens()?;
+        core.ledger.set_applied_token_revision(token_revision)?;
+        let auth = Authenticator::new(tokens, config.server.auth, Arc::clone(&core.clock), Arc::clone(&core.metrics));
+        let auth = Arc::new(auth);
         let feeds = FeedScheduler::open(&core, &config);
         feeds.spawn(0..feeds.at_start, &mut tasks);
         feeds.until_checked(feeds::STARTUP_WAIT).await;
         let state = TaskStates {
             feeds,
             decisions: (revision, Arc::new(Mutex::new(log))),
+            tokens: (token_revision, Arc::clone(&auth)),
             policies: PolicyReloader::new(config.policies.files.clone()),
             reload: Arc::new(ReloadState::new(config.settings.effective.clone(), &core)),
             read: None,
@@ -116,7 +125,7 @@ impl App {
         let admin = Arc::new(Admin::new(Arc::clone(&core.metrics), checks, inspector));
         let (firewall, metrics) = (Arc::clone(&core.firewall), Arc::clone(&core.metrics));
         let service = RegistryHandler::new(firewall, config.server.clone(), &addresses, Some(Arc::clone(&admin)), metrics)?;
-        let service = Arc::new(service);
+        let service = Arc::new(service.with_auth(auth));
         let gateway = GatewayListeners::open(&config, &service, &addresses, &core).await?;
         let gateways = gateway.as_ref().map(|gateway| listeners::addresses(&gateway.bound)).unwrap_or_default();
         let operations = Operations::new(&core, Description::new(&config, &bound, gateways));
@@ -234,6 +243,9 @@ impl App {
         tasks.spawn(TaskLabel::Decisions, "decisions", (core.clone(), state.decisions.clone()), |(core, (revision, log))| {
             decision_reload::run(core, revision, log)
         });
+        tasks.spawn(TaskLabel::Tokens, "tokens", (core.clone(), state.tokens.clone()), |(core, (revision, auth))| {
+            token_reload::run(core, revision, auth)
+        });
         if let Some(reloader) = reloader {
             tasks.spawn(TaskLabel::Policies, "configuration", Arc::new(reloader), config_reload::run);
         }
@@ -261,6 +273,10 @@ impl App {
         // Fetches without waiting clients continue for a while and keep the store open.
         if tokio::time::timeout_at(deadline, self.core.firewall.drain()).await.is_err() {
             tracing::warn!("upstream fetches aborted");
+        }
+        let (core, auth) = (self.core.clone(), Arc::clone(&self.state.tokens.1));
+        if let Err(error) = tokio::task::spawn_blocking(move || token_reload::record_uses(&core, &auth)).await {
+            tracing::error!(error = %error, "uses of access tokens not recorded");
         }
         let lost = self.core.flush().await;
         // The data directory is still locked, so this is not the socket of another server.

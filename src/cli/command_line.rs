@@ -11,7 +11,7 @@ use clap_complete::Shell;
 use crate::cli::flags::SettingFlags;
 use crate::cli::{
     ca, check, client_config, config, decisions, doctor, explain, exposure, feed, healthcheck, incident, output, policy, serve,
-    user, vet,
+    token, user, vet,
 };
 use crate::config::suggest;
 use crate::text::push_line;
@@ -78,6 +78,9 @@ enum Command {
     /// Create, export, install or rotate the gateway's CA.
     #[command(subcommand)]
     Ca(ca::Command),
+    /// Create, list or revoke access tokens of clients.
+    #[command(subcommand)]
+    Token(token::Command),
     /// Add or remove gateway users in the file of `gateway-users`.
     #[command(subcommand)]
     User(user::Command),
@@ -100,7 +103,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ("Understand", &["explain", "check", "vet", "exposure", "doctor"]),
     ("Decide", &["approve", "adopt", "confirm", "deny", "revoke", "freeze", "break-glass", "decisions", "policy"]),
     ("Feeds and incidents", &["feed", "incident"]),
-    ("Set up", &["client-config", "ca", "user", "config", "completions", "help"]),
+    ("Set up", &["client-config", "ca", "token", "user", "config", "completions", "help"]),
 ];
 
 /// Returns the parser. Its help lists the commands in groups.
@@ -142,6 +145,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Incident(arguments) => incident::run(arguments),
         Command::Feed(command) => feed::run(command),
         Command::Ca(command) => ca::run(command),
+        Command::Token(command) => token::run(command),
         Command::User(command) => user::run(command),
         Command::Healthcheck(settings) => healthcheck::run(&settings),
         Command::Config(command) => config::run(command),

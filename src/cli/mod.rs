@@ -23,6 +23,7 @@ mod running_server;
 mod runtime;
 mod serve;
 mod signals;
+mod token;
 mod user;
 mod vet;
 

@@ -366,6 +366,7 @@ memory = \"1GB\"
             # gateway-users                             # default: all clients
             explain-access = "loopback"                 # default
             # admin-token-file                          # default: none
+            require-auth = false                        # default
             packument-ttl = "5m"                        # default
             max-stale = "24h"                           # default
             cache-size = "10GB"                         # default

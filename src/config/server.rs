@@ -9,7 +9,7 @@ use url::Url;
 use crate::config::parse::{self, SettingsReader};
 use crate::config::settings::SettingKey;
 use crate::net::ConnectionLimits;
-use crate::server::{self, InterceptedHosts};
+use crate::server::{self, AuthRequirement, InterceptedHosts};
 use crate::upstream::{self, npmrc};
 
 /// The gateway, for clients that do not name Coldframe as their registry.
@@ -63,6 +63,11 @@ pub(crate) fn read(reader: &mut SettingsReader<'_>, public_url: Option<Url>) -> 
         allow_writes: reader.one(SettingKey::AllowWrites, parse::boolean),
         explains_to_all: reader.word(SettingKey::ExplainAccess) == "all",
         admin_tokens: reader.optional(SettingKey::AdminTokenFile, parse::path),
+        auth: if reader.one(SettingKey::RequireAuth, parse::boolean) {
+            AuthRequirement::Required
+        } else {
+            AuthRequirement::Optional
+        },
         limits: ConnectionLimits {
             connections: reader.one(SettingKey::MaxConnections, parse::number(1..=usize::MAX)),
             header_timeout: reader.one(SettingKey::HeaderTimeout, parse::nonzero_duration),

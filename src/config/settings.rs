@@ -124,6 +124,8 @@ settings! {
     ExplainAccess = "explain-access", one Word(&["loopback", "all"]), Value("loopback");
     /// Admin tokens for `/-/coldframe/`, one per line; `check --server` sends one
     AdminTokenFile = "admin-token-file", one Path, Absent("none");
+    /// Refuse registry, gateway and page requests without a valid access token
+    RequireAuth = "require-auth", one Truth, Value("false");
     /// How long a packument is served before upstream is asked for changes
     PackumentTtl = "packument-ttl", one Duration, Value("5m");
     /// How long a stale packument is served while upstream is unavailable

@@ -3,6 +3,7 @@
 
 mod attestations;
 pub mod audit;
+mod client_scope;
 mod components;
 mod config;
 mod credential_binding;

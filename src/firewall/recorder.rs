@@ -131,7 +131,7 @@ impl Recorder {
             rule: rule.map(|rule| rule.as_str().into()),
             hidden,
             client: client.address,
-            user: client.user.clone(),
+            user: client.user().cloned(),
             tool: client.agent.tool.as_str(),
             tool_version: client.agent.version.clone(),
         };
@@ -155,7 +155,7 @@ impl Recorder {
             version: refusal.version.as_deref(),
             rule: &refusal.rule,
             client: client.address,
-            user: client.user.as_deref(),
+            user: client.user().map(|user| &**user),
             agent: &client.agent,
             text: &refusal.text,
         }
@@ -200,7 +200,7 @@ impl Recorder {
     /// requesting it. Repetitions within the hour are not reported.
     pub(crate) fn withheld(&self, client: &Client, packument: &Packument, table: &VerdictTable, at: usize, now: Timestamp) {
         let entry = &packument.entries[at];
-        let key = (client.address, client.user.clone(), packument.name.clone(), entry.key.clone());
+        let key = (client.address, client.user().cloned(), packument.name.clone(), entry.key.clone());
         if self.withheld_reported.get(&key).is_some_and(|at| timestamp::is_within(at, WITHHELD_INTERVAL, now)) {
             return;
         }
@@ -220,7 +220,7 @@ impl Recorder {
                 rule: &reason.rule,
                 would_refuse: *would_refuse,
                 client: client.address,
-                user: client.user.as_deref(),
+                user: client.user().map(|user| &**user),
                 detail: &reason.detail,
             }
             .emit(&self.metrics);

@@ -12,6 +12,7 @@ pub use crate::npm::PackumentForm;
 use crate::npm::compression::SegmentFormat;
 use crate::npm::tarball_address::{Intercepted, Rewriting};
 use crate::npm::{AuditFormat, Integrity, PackageName, UserAgent};
+use crate::policy::Identity;
 use crate::upstream::{Addressed, Authorization, PassthroughRequest, PassthroughResponse};
 
 /// The URL under which clients reach the registry endpoint: scheme, authority and path prefix, without a trailing slash. Tarball
@@ -45,8 +46,8 @@ impl BaseUrl {
 pub struct Client {
     /// The peer address, or the one that a trusted proxy forwards.
     pub address: IpAddr,
-    /// The user name, if the client authenticated.
-    pub user: Option<Arc<str>>,
+    /// Who the client is, if it authenticated.
+    pub identity: Option<Arc<Identity>>,
     pub agent: UserAgent,
     /// Whether the client resolves versions and will request their dependencies next.
     pub is_installing: bool,
@@ -57,6 +58,13 @@ pub struct Client {
     pub base: BaseUrl,
     /// The policy profile of the listener.
     pub profile: Profile,
+}
+
+impl Client {
+    /// Returns the name of the authenticated client, as the ledger and the log show it.
+    pub fn user(&self) -> Option<&Arc<str>> {
+        self.identity.as_ref().map(|identity| &identity.subject)
+    }
 }
 
 /// The content coding of a response.

@@ -1,5 +1,6 @@
 //! The part of the firewall that the server uses, as a trait. Tests implement it without a registry, ledger or disk.
 
+use crate::firewall::client_scope;
 use crate::firewall::components::Firewall;
 use crate::firewall::error::Result;
 use crate::firewall::queries::egress::EgressRequest;
@@ -27,6 +28,7 @@ pub trait RegistryService: Send + Sync + 'static {
 
 impl RegistryService for Firewall {
     async fn call(&self, client: &Client, request: RegistryRequest) -> Result<RegistryResponse> {
+        client_scope::check_request(client, &request)?;
         // Names are borrowed from the request, and only the futures of packuments and tarballs are not boxed, because this future
         // is part of the future of every request.
         Ok(match request {

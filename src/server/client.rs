@@ -10,6 +10,7 @@ use http::request::Parts;
 use crate::firewall::{BaseUrl, Client, Profile};
 use crate::net::headers::{is_host, list, single, split_host};
 use crate::npm::{Tool, UserAgent};
+use crate::policy::Identity;
 use crate::server::base_urls::BaseUrls;
 use crate::server::config::Config;
 use crate::upstream::{Addressed, Authorization, OwnCredentials};
@@ -99,16 +100,16 @@ impl ClientResolver {
     }
 
     /// Returns the client of an intercepted request under `base`. It is always the peer, regardless of forwarding headers, with
-    /// the user name it authenticated as. `addressed` names the registries its credentials are meant for.
+    /// the identity of its connection. `addressed` names the registries its credentials are meant for.
     pub(crate) fn resolve_intercepted(
         peer: IpAddr,
-        user: Option<Arc<str>>,
+        identity: Option<Arc<Identity>>,
         head: &Parts,
         (base, addressed): (BaseUrl, Addressed),
     ) -> Result<Client, String> {
         let address = peer.to_canonical();
-        let borrows = user.is_some() || (address.is_loopback() && !is_passed_on(&head.headers));
-        Ok(Client { user, ..client_from_headers(&head.headers, address, addressed, base, borrows)? })
+        let borrows = identity.is_some() || (address.is_loopback() && !is_passed_on(&head.headers));
+        Ok(Client { identity, ..client_from_headers(&head.headers, address, addressed, base, borrows)? })
     }
 
     /// Removes the prefix of the public URL from a path. A proxy in front may have removed it already.
@@ -225,7 +226,7 @@ fn client_from_headers(
     let agent = headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let agent = UserAgent::parse(agent);
     let is_installing = resolves(&agent, headers);
-    Ok(Client { address, user: None, agent, is_installing, authorization, addressed, base, profile: Profile::default() })
+    Ok(Client { address, identity: None, agent, is_installing, authorization, addressed, base, profile: Profile::default() })
 }
 
 /// Checks whether a header shows that the request passed a proxy.

@@ -9,6 +9,13 @@ use url::Url;
 use crate::net::{ConnectionLimits, HostPattern};
 use crate::server::intercepted_hosts::InterceptedHosts;
 
+/// Whether requests without a valid access token are refused (`require-auth`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthRequirement {
+    Optional,
+    Required,
+}
+
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The URL that clients use: `http` or `https`, without credentials, query and fragment. Its path is the server's prefix.
@@ -20,6 +27,7 @@ pub struct Config {
     /// Whether the package pages below `/-/coldframe/` are open to clients on other machines.
     pub explains_to_all: bool,
     pub admin_tokens: Option<PathBuf>,
+    pub auth: AuthRequirement,
     /// The largest audit request body in bytes, both compressed and decompressed.
     pub body_limit: u64,
     /// The largest body of a write in bytes. A publish contains its tarball.
@@ -38,6 +46,7 @@ impl Default for Config {
             allow_writes: false,
             explains_to_all: false,
             admin_tokens: None,
+            auth: AuthRequirement::Optional,
             body_limit: 16_000_000,
             write_limit: 250_000_000,
             body_timeout: Duration::from_mins(2),

@@ -5,9 +5,45 @@ use crate::net::{BodyError, ClientError};
 use crate::npm::endpoint::EndpointError;
 use crate::telemetry::BarLabel;
 
+/// Why an access token is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum TokenRefusal {
+    #[error("malformed; compare it with what `coldframe token create` printed")]
+    Malformed,
+    #[error("unknown to this server")]
+    Unknown,
+    #[error("expired")]
+    Expired,
+    #[error("revoked")]
+    Revoked,
+}
+
 /// Why a request is refused or failed. [`super::response`] maps each case to a status.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequestError {
+    /// `require-auth` is set. Holds the line for `.npmrc`.
+    #[error("coldframe requires an access token; add it to .npmrc: {0}")]
+    TokenRequired(String),
+    #[error("this access token of coldframe is {0}")]
+    TokenRefused(TokenRefusal),
+    /// The same in `Proxy-Authorization`.
+    #[error("the access token in the proxy URL is {0}")]
+    ProxyTokenRefused(TokenRefusal),
+    #[error("too many invalid access tokens from this address; try again in a minute")]
+    TooManyGuesses,
+    /// A token in a place that is logged or forwarded. Names the place.
+    #[error(
+        "an access token of coldframe is in the {0} of this request, where it could leak; revoke it, and send tokens in `Authorization` only"
+    )]
+    TokenInRequest(&'static str),
+    /// A write or an account request with an access token instead of the registry's credentials.
+    #[error(
+        "publishing and account requests need credentials of the registry; an access token of coldframe is never sent there, \
+         so use the registry directly or the gateway"
+    )]
+    TokenForRegistry,
+    #[error("this page needs an access token with the role `{needed}`, and the role of this one is `{role}`")]
+    RoleTooLow { needed: &'static str, role: &'static str },
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
     #[error("{0}")]

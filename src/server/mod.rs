@@ -14,10 +14,11 @@ pub(crate) mod registry;
 mod request_log;
 pub mod response;
 
+pub(crate) use auth::authenticator::Authenticator;
 pub use auth::password_file::PasswordFileError;
 pub(crate) use auth::session_password::SessionPassword;
 pub use auth::tokens::AdminTokenError;
-pub use config::{Config, GatewayConfig};
+pub use config::{AuthRequirement, Config, GatewayConfig};
 pub(crate) use gateway::egress::EgressContext;
 pub(crate) use gateway::state::{Gateway, RefusedDestination};
 pub use intercepted_hosts::InterceptedHosts;

@@ -5,6 +5,7 @@ use http::Method;
 use http::header::{self, HeaderMap, HeaderName};
 use http::request::Parts;
 
+use crate::policy::access::secret;
 use crate::upstream::PassthroughRequest;
 
 /// Request headers that upstream needs. Credentials are added separately.
@@ -28,13 +29,14 @@ pub(crate) const KEPT_BACK: [HeaderName; 14] = [
     header::SET_COOKIE,
 ];
 
-/// Builds the forwarded request. `path` is encoded. HEAD is sent as GET: the headers need a complete filtered response.
+/// Builds the forwarded request, without headers that contain an access token. `path` is encoded. HEAD is sent as GET: the headers need a complete filtered response.
 pub(crate) fn passthrough_request(head: &Parts, path: &str, body: Bytes) -> PassthroughRequest {
     let below = path.trim_start_matches('/');
     let path = head.uri.query().map_or_else(|| below.to_owned(), |query| format!("{below}?{query}"));
     let mut headers = HeaderMap::new();
     for (name, value) in &head.headers {
-        if PASSED_ON.contains(name) || name.as_str().starts_with("npm-") {
+        let is_passed = PASSED_ON.contains(name) || name.as_str().starts_with("npm-");
+        if is_passed && !secret::is_in(value.as_bytes()) {
             headers.append(name.clone(), value.clone());
         }
     }

@@ -9,6 +9,7 @@ use http::{Method, Response, Uri};
 use crate::firewall::Client;
 use crate::net::Body;
 use crate::npm::{Endpoint, UserAgent};
+use crate::server::auth::presented::is_in_url;
 use crate::server::response::Reply;
 use crate::telemetry::{EndpointLabel, InFlight, Metrics, OutcomeLabel, RequestEnded};
 
@@ -23,6 +24,8 @@ pub(crate) struct RequestLog {
     pub(crate) endpoint: EndpointLabel,
     /// Whether the path may contain a credential, as in `npm token revoke`.
     is_private: bool,
+    /// Whether the URL contains an access token.
+    pub(crate) has_token: bool,
     outcome: OutcomeLabel,
     status: u16,
     bytes: u64,
@@ -39,7 +42,7 @@ pub(crate) struct LoggedClient {
 
 impl LoggedClient {
     pub(crate) fn set(&mut self, client: &Client) {
-        *self = Self { address: client.address, user: client.user.clone(), agent: Some(client.agent.clone()) };
+        *self = Self { address: client.address, user: client.user().cloned(), agent: Some(client.agent.clone()) };
     }
 }
 
@@ -53,6 +56,7 @@ impl RequestLog {
             client: LoggedClient { address: client, user: None, agent: None },
             endpoint: EndpointLabel::Unknown,
             is_private: false,
+            has_token: uri_has_token(uri),
             outcome: OutcomeLabel::Abandoned,
             status: 0,
             bytes: 0,
@@ -69,7 +73,7 @@ impl RequestLog {
         let path = self.uri.path();
         // An unknown path could be a misspelled URL with a token.
         let suspicious = self.endpoint == EndpointLabel::Unknown && path.to_ascii_lowercase().contains("token");
-        if self.is_private || suspicious { "(withheld)" } else { path }
+        if self.is_private || self.has_token || suspicious { "(withheld)" } else { path }
     }
 
     /// Discards the record, because another one covers the request.
@@ -109,6 +113,12 @@ impl Drop for RequestLog {
     }
 }
 
+/// Checks the parts of a URL without joining them, since this is done for every request.
+fn uri_has_token(uri: &Uri) -> bool {
+    uri.authority().is_some_and(|authority| is_in_url(authority.as_str()))
+        || uri.path_and_query().is_some_and(|path| is_in_url(path.as_str()))
+}
+
 fn label(endpoint: &Endpoint) -> EndpointLabel {
     match endpoint {
         Endpoint::Root => EndpointLabel::Root,
@@ -138,6 +148,10 @@ mod tests {
             |path: &'static str| RequestLog::begin(&Arc::default(), [127, 0, 0, 1].into(), &Method::GET, &Uri::from_static(path));
         assert_eq!(log("/axios").shown_path(), "/axios");
         assert_eq!(log("/-/Token/secret").shown_path(), "(withheld)");
+        let token = crate::policy::access::secret::TokenSecret::from_random([7; 32]);
+        let path = format!("/a/{}", token.reveal());
+        let spelled = RequestLog::begin(&Arc::default(), [127, 0, 0, 1].into(), &Method::GET, &path.parse().unwrap());
+        assert!(spelled.has_token && spelled.shown_path() == "(withheld)");
         let mut revoked = log("/-/user/token/secret");
         revoked.set_endpoint(&Endpoint::Write(None));
         assert_eq!(revoked.shown_path(), "(withheld)");

@@ -201,6 +201,11 @@ fn with_notice(reply: Reply, notice: &str) -> Reply {
     reply.with_text(NPM_NOTICE, &notice)
 }
 
+/// Returns the answer to `npm whoami` for a client that Coldframe authenticated.
+pub(crate) fn whoami(subject: &str, head: &Parts) -> Reply {
+    private(json(serde_json::json!({ "username": subject }).to_string().into(), head, VARY))
+}
+
 pub(crate) fn root(head: &Parts) -> Reply {
     json(Bytes::from_static(concat!(r#"{"coldframe":""#, env!("CARGO_PKG_VERSION"), r#""}"#).as_bytes()), head, VARY)
 }
@@ -275,6 +280,7 @@ pub(crate) fn error(error: &RequestError) -> Reply {
         RequestError::Body(BodyError::Broken(_))
         | RequestError::Endpoint(EndpointError::BadRequest(_))
         | RequestError::Headers(_)
+        | RequestError::TokenInRequest(_)
         | RequestError::Coding
         | RequestError::Transfer => (StatusCode::BAD_REQUEST, OutcomeLabel::ClientError),
         RequestError::WritesDisabled
@@ -291,11 +297,17 @@ pub(crate) fn error(error: &RequestError) -> Reply {
             (StatusCode::GATEWAY_TIMEOUT, OutcomeLabel::UpstreamError)
         }
         RequestError::Unreachable { .. } => (StatusCode::BAD_GATEWAY, OutcomeLabel::UpstreamError),
-        RequestError::ProxyAuthRequired => (StatusCode::PROXY_AUTHENTICATION_REQUIRED, OutcomeLabel::ClientError),
-        RequestError::AdminDisabled => (StatusCode::FORBIDDEN, OutcomeLabel::ClientError),
-        RequestError::AdminTokenRequired | RequestError::NeedsCredentials => {
-            (StatusCode::UNAUTHORIZED, OutcomeLabel::ClientError)
+        RequestError::ProxyAuthRequired | RequestError::ProxyTokenRefused(_) => {
+            (StatusCode::PROXY_AUTHENTICATION_REQUIRED, OutcomeLabel::ClientError)
         }
+        RequestError::AdminDisabled | RequestError::TokenForRegistry | RequestError::RoleTooLow { .. } => {
+            (StatusCode::FORBIDDEN, OutcomeLabel::ClientError)
+        }
+        RequestError::AdminTokenRequired
+        | RequestError::NeedsCredentials
+        | RequestError::TokenRequired(_)
+        | RequestError::TokenRefused(_) => (StatusCode::UNAUTHORIZED, OutcomeLabel::ClientError),
+        RequestError::TooManyGuesses => (StatusCode::TOO_MANY_REQUESTS, OutcomeLabel::ClientError),
         RequestError::TaskFailed => (StatusCode::INTERNAL_SERVER_ERROR, OutcomeLabel::InternalError),
     };
     let line = match error {
@@ -311,10 +323,11 @@ pub(crate) fn error(error: &RequestError) -> Reply {
             retry_after: Some(wait),
             ..
         })) => reply.with_text(header::RETRY_AFTER, wait),
-        RequestError::ProxyAuthRequired => {
+        RequestError::TooManyGuesses => reply.with(header::RETRY_AFTER, HeaderValue::from_static("60")),
+        RequestError::ProxyAuthRequired | RequestError::ProxyTokenRefused(_) => {
             reply.with(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"coldframe\", charset=\"UTF-8\""))
         }
-        RequestError::AdminTokenRequired => {
+        RequestError::AdminTokenRequired | RequestError::TokenRequired(_) | RequestError::TokenRefused(_) => {
             reply.with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"coldframe\""))
         }
         _ => reply,

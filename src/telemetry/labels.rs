@@ -77,6 +77,18 @@ labels! {
         Abandoned = "abandoned",
     }
 
+    /// The result of an access token that a client presented.
+    AuthLabel, "result" {
+        Accepted = "accepted",
+        /// A typing error, found by the checksum.
+        Malformed = "malformed",
+        Unknown = "unknown",
+        Expired = "expired",
+        Revoked = "revoked",
+        /// None was presented where one is required.
+        Missing = "missing",
+    }
+
     UpstreamWhat, "what" {
         Packument = "packument",
         Tarball = "tarball",
@@ -156,6 +168,8 @@ labels! {
         Request = "request",
         Feed = "feed",
         Decisions = "decisions",
+        /// Reloading access tokens.
+        Tokens = "tokens",
         Policies = "policies",
         Gateway = "gateway",
         Prefetch = "prefetch",

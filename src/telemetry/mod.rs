@@ -13,10 +13,12 @@ pub(crate) use events::incidents::{
     PolicyReloaded, ServedStale, TarballFindings, TaskFailed, VersionRemoved,
 };
 pub(crate) use events::requests::{
-    EgressRefused, PackumentPrefetched, RequestEnded, RequestRefused, ServedWithWarning, UpstreamAnswered, VersionsHidden,
+    AuthenticationFailed, EgressRefused, PackumentPrefetched, RequestEnded, RequestRefused, ServedWithWarning, UpstreamAnswered,
+    VersionsHidden,
 };
 pub(crate) use labels::{
-    BarLabel, CacheLabel, CacheOutcome, EndpointLabel, OutcomeLabel, ProvenanceLabel, TaskLabel, UpstreamOutcome, UpstreamWhat,
+    AuthLabel, BarLabel, CacheLabel, CacheOutcome, EndpointLabel, OutcomeLabel, ProvenanceLabel, TaskLabel, UpstreamOutcome,
+    UpstreamWhat,
 };
 pub(crate) use logging::{Config, LogFormat};
 pub(crate) use metrics::{CallbackGauge, InFlight, Metrics, Served};

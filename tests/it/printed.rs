@@ -374,6 +374,9 @@ async fn decisions_feeds_users_and_the_ledger_are_printed_harmlessly() {
         &["confirm", "99"][..],
         &["revoke", "1", "--reason", "\u{202e}"],
         &["break-glass", "--for", "1h", "--reason", "\u{202e}"],
+        &["token", "create", "--label", HOSTILE_LINE],
+        &["token", "create", "--label", "a", "--scope", HOSTILE_LINE],
+        &["token", "revoke", HOSTILE_LINE],
     ] {
         printed(&mut fixture.with_data(args));
     }

@@ -3,6 +3,7 @@
 pub mod decide;
 pub mod incident;
 pub mod policy_diff;
+pub mod tokens;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -154,7 +154,7 @@ impl Reloader {
         renewed
     }
 
-    /// Returns the list that a changed setting belongs to. Applies new admin tokens.
+    /// Returns the list that a changed setting belongs to. Applies new admin tokens, and whether clients need a token.
     fn list_for<'o>(
         &self,
         key: SettingKey,
@@ -171,6 +171,10 @@ impl Reloader {
                 };
                 tracing::error!(error = &error as &dyn Error, "admin tokens not reloaded");
                 return &mut outcome.failed;
+            }
+            SettingKey::RequireAuth => {
+                let auth = self.service.auth.as_ref();
+                auth.inspect(|auth| auth.set_requirement(config.server.auth)).is_some()
             }
             SettingKey::SigningKeys | SettingKey::SigstoreRoot => true,
             key if OF_TARBALLS.contains(&key) => renewed.hosts,

@@ -7,4 +7,5 @@ pub(crate) mod ledger;
 pub(crate) mod policy_reload;
 pub(crate) mod prefetch;
 pub(crate) mod summary;
+pub(crate) mod token_reload;
 pub(crate) mod trust;

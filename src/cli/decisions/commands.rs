@@ -161,7 +161,7 @@ fn parse_instant(text: &str) -> Result<Timestamp, String> {
     text.parse().map_err(|_| "expected an instant with an offset, such as `2026-03-31T00:00Z`, or `now`".to_owned())
 }
 
-fn parse_scope(text: &str) -> Result<String, String> {
+pub(crate) fn parse_scope(text: &str) -> Result<String, String> {
     // `@acme` means the whole scope.
     let text = if text.starts_with('@') && !text.contains('/') { format!("{text}/*") } else { text.to_owned() };
     PackageGlob::parse(&text).map(|_| text)

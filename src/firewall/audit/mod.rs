@@ -4,6 +4,7 @@
 pub(crate) mod advisories;
 pub mod body;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::firewall::audit::body::Audited;
+use crate::firewall::client_scope;
 use crate::firewall::components::Firewall;
 use crate::firewall::error::{self, Result};
 use crate::firewall::package::CacheKey;
@@ -55,10 +57,28 @@ impl Firewall {
         let policy_snapshot = self.0.policy.snapshot();
         // Malware feeds do not cover the vulnerabilities that an audit is about.
         let advises = policy_snapshot.advisories.has_vulnerabilities();
-        let is_listed = |name: &str| advises && !policy_snapshot.advisories.of(name).is_empty();
+        let (limited, beyond) = (client_scope::limited(client), Cell::new(None));
+        let note_scope = |name: &str| {
+            let is_inside =
+                limited.is_none_or(|identity| PackageName::parse(name).is_ok_and(|name| identity.scope.contains(&name)));
+            if !is_inside {
+                beyond.set(Some(name.to_owned()));
+            }
+        };
+        let is_listed = |name: &str| {
+            note_scope(name);
+            advises && !policy_snapshot.advisories.of(name).is_empty()
+        };
+        // Upstream must not be asked about packages outside the scope, nor receive a body that cannot be read.
+        let check_scope = |audited: &Option<Audited>| match (limited, beyond.take()) {
+            (Some(identity), Some(name)) => Err(client_scope::outside(identity, &name)),
+            (Some(identity), None) if audited.is_none() => Err(client_scope::outside(identity, "an audit that cannot be read")),
+            _ => Ok(()),
+        };
         if format == AuditFormat::Tree {
-            let audited = if advises { body::read_tree(body, is_listed)? } else { None };
-            return Ok((audited, None));
+            let audited = if advises || limited.is_some() { body::read_tree(body, is_listed)? } else { None };
+            check_scope(&audited)?;
+            return Ok((audited.filter(|_| advises), None));
         }
         let (mut names, mut known) = (HashSet::new(), BTreeMap::new());
         let audited = body::read_bulk(body, is_listed, |name, versions| {
@@ -70,6 +90,7 @@ impl Firewall {
             }
             names.insert(name);
         })?;
+        check_scope(&audited)?;
         let notice = self.notice(client, &names, &known);
         Ok((audited.filter(|_| advises), notice))
     }

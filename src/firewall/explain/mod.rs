@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use crate::firewall::client_scope;
 use crate::firewall::components::Firewall;
 use crate::firewall::error::{self, FirewallError, Result, no_version};
 use crate::firewall::explain::explanation::{DistTagChange, ExplainedFacts, ExplainedProvenance, Explanation, RequestedSpec};
@@ -34,6 +35,7 @@ impl Firewall {
         wanted: Option<&str>,
         at: Option<Timestamp>,
     ) -> Result<Explanation> {
+        client_scope::check(client, name)?;
         // The full form: rules may depend on the publisher, which the abbreviated form lacks.
         let present = self.0.packages.lookup(client, name, DocumentNeed::Form(PackumentForm::Full), None).await?.package;
         let validated = present.confirmed.validated;

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, timeout_at};
 
+use crate::firewall::client_scope;
 use crate::firewall::credential_binding;
 use crate::firewall::error::{FirewallError, Result};
 use crate::firewall::package::CacheKey;
@@ -147,7 +148,9 @@ impl PackageService {
         if !self.services.cache.is_known(&cache_key, now) {
             self.fetcher.ingester.absent_names.check(client.address)?;
         }
-        let ahead = render_request.as_ref().filter(|_| client.is_installing).map(|_| PrefetchContext::of_question());
+        // Dependencies are outside the scope of a limited token, so nothing is lent for them.
+        let prefetches = client.is_installing && client_scope::limited(client).is_none();
+        let ahead = render_request.as_ref().filter(|_| prefetches).map(|_| PrefetchContext::of_question());
         let request = FetchRequest { render_request, ahead, ..FetchRequest::new(client, cache_key, Arc::clone(registry), need) };
         for _ in 0..MAX_ATTEMPTS {
             // A fetch that was already running may have requested less.

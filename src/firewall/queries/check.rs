@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::firewall::client_scope;
 use crate::firewall::components::Firewall;
 use crate::firewall::error::FirewallError;
 use crate::firewall::packages::request::{DocumentNeed, PackageLookup};
@@ -116,7 +117,10 @@ impl Firewall {
     async fn check_package(&self, client: &Client, locked: Vec<(usize, LockedVersion)>) -> Vec<(usize, CheckedVersion)> {
         let Some((_, first)) = locked.first() else { return Vec::new() };
         let lookup = match PackageName::parse(&first.name) {
-            Ok(name) => self.0.packages.lookup(client, &name, DocumentNeed::Index, None).await,
+            Ok(name) => match client_scope::check(client, &name) {
+                Ok(()) => self.0.packages.lookup(client, &name, DocumentNeed::Index, None).await,
+                Err(error) => Err(error),
+            },
             Err(error) => Err(FirewallError::NotFound(error.to_string().into())),
         };
         let lookup = match lookup {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use crate::firewall::client_scope;
 use crate::firewall::components::Firewall;
 use crate::firewall::error::Result;
 use crate::firewall::package::CacheKey;
@@ -51,8 +52,14 @@ impl Firewall {
         let answer: Value = serde_json::from_slice(Some(body).filter(|body| body.len() <= MAX_ANSWER_BYTES)?).ok()?;
         let objects = answer.get("objects")?.as_array()?.iter();
         let objects: Vec<Value> = objects.filter_map(|object| self.result(client, object)).collect();
+        let objects_found = objects.len();
         let mut filtered = json!({ "objects": objects });
-        copy(&answer, "total", &mut filtered, number);
+        // The total counts packages outside the client's scope.
+        if client_scope::limited(client).is_none() {
+            copy(&answer, "total", &mut filtered, number);
+        } else {
+            filtered["total"] = objects_found.into();
+        }
         copy(&answer, "time", &mut filtered, text);
         Some(filtered)
     }
@@ -61,6 +68,9 @@ impl Firewall {
     fn result(&self, client: &Client, object: &Value) -> Option<Value> {
         let package = object.get("package")?;
         let name = PackageName::parse(package.get("name")?.as_str()?).ok()?;
+        if client_scope::check(client, &name).is_err() {
+            return None;
+        }
         let version = package.get("version")?.as_str()?;
         let cache_key = CacheKey::of(&name, self.0.registries.of(&name), &client.authorization);
         let described = match self.0.cache.get(&cache_key) {

@@ -123,7 +123,7 @@ impl Firewall {
             tracing::warn!(
                 package.name = %name,
                 client.address = %client.address,
-                client.user = client.user.as_deref(),
+                client.user = client.user().map(|user| &**user),
                 versions.hidden = hidden,
                 "hidden versions shown for a write"
             );

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use moka::sync::Cache;
 
+use crate::firewall::client_scope;
 use crate::firewall::error::{FirewallError, Refusal, Result};
 use crate::firewall::package::{CacheKey, PackageSnapshot};
 use crate::firewall::packages::Services;
@@ -139,6 +140,11 @@ impl TarballLocator {
                     names.push(name);
                 }
             }
+        }
+        let beyond = names.iter().find_map(|name| client_scope::check(client, name).err());
+        names.retain(|name| client_scope::check(client, name).is_ok());
+        if let Some(error) = beyond.filter(|_| names.is_empty()) {
+            return Err(error);
         }
         let mut readings = Vec::new();
         let found = self.locate_among(client, address, &names, &mut readings).await?;

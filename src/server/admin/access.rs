@@ -13,6 +13,9 @@ use http::request::Parts;
 use crate::firewall::Client;
 use crate::net::headers::list;
 use crate::net::{Reservation, body};
+use crate::policy::Role;
+use crate::server::auth::authenticator::Authenticator;
+use crate::server::auth::presented::Presented;
 use crate::server::auth::tokens::AdminTokens;
 use crate::server::client::ClientResolver;
 use crate::server::config::Config;
@@ -52,35 +55,45 @@ pub(crate) struct UncheckedRequest<B> {
     pub(crate) body: B,
     /// Whether it arrived at a loopback listener.
     pub(crate) on_loopback: bool,
+    /// The credential in `Authorization`, which is removed from `head` if it is an access token.
+    pub(crate) presented: Presented,
+}
+
+/// What opens admin pages.
+pub(crate) struct AdminCredentials<'a> {
+    /// The tokens of `admin-token-file`, if it is set.
+    pub(crate) tokens: Option<Arc<AdminTokens>>,
+    /// Access tokens, except in the gateway of a session.
+    pub(crate) auth: Option<&'a Authenticator>,
 }
 
 /// Checks a request. Health probes always pass. A body is read only after the check.
 pub(crate) async fn authorize<B: http_body::Body<Data = Bytes, Error: Display> + Send>(
-    tokens: Option<Arc<AdminTokens>>,
+    credentials: AdminCredentials<'_>,
     resolver: &ClientResolver,
     config: &Config,
     unchecked: UncheckedRequest<B>,
     share: &mut Reservation,
 ) -> Result<AdminRequest, RequestError> {
-    let UncheckedRequest { peer, head, page, body, on_loopback } = unchecked;
+    let UncheckedRequest { peer, head, page, body, on_loopback, presented } = unchecked;
     let query = head.uri.query().map(str::to_owned);
     if PUBLIC_PAGES.contains(&page.as_str()) {
         return Ok(AdminRequest { method: head.method, page, query, ..AdminRequest::default() });
     }
     refuse_other_sites(&head)?;
-    let open_to_all = config.explains_to_all && page.split('/').next().is_some_and(|first| EXPLAIN_PAGES.contains(&first));
-    let operator = match tokens {
-        None => Err(RequestError::AdminDisabled),
-        Some(tokens) if !tokens.authenticate(&head.headers).await => Err(RequestError::AdminTokenRequired),
-        Some(_) => resolver.resolve(peer, &head).map_err(RequestError::Headers),
-    };
-    let client = match operator {
-        // The token must not be sent upstream. An authenticated admin may use the configured credentials.
-        Ok(operator) => Client { authorization: Authorization::Lent, ..operator },
-        // Under DNS rebinding the `Host` header is not ours, so such a page gets no access.
-        Err(error) => match resolver.admin_client(peer, &head) {
-            Some((client, is_local)) if open_to_all || (is_local && on_loopback) => client,
-            _ => return Err(error),
+    let explains = page.split('/').next().is_some_and(|first| EXPLAIN_PAGES.contains(&first));
+    let needed = if explains { Role::Client } else { Role::Admin };
+    let client = match with_token(credentials.auth, resolver, (peer, &head, presented), needed)? {
+        Some(client) => client,
+        None => match operator(credentials.tokens, resolver, peer, &head).await {
+            // The token must not be sent upstream. An authenticated admin may use the configured credentials.
+            Ok(operator) => Client { authorization: Authorization::Lent, ..operator },
+            // Under DNS rebinding the `Host` header is not ours, so such a page gets no access.
+            Err(error) => match (resolver.admin_client(peer, &head), credentials.auth.filter(|auth| auth.is_required())) {
+                (Some((client, _)), Some(auth)) => return Err(auth.missing(&client.base)),
+                (Some((client, is_local)), None) if (explains && config.explains_to_all) || (is_local && on_loopback) => client,
+                _ => return Err(error),
+            },
         },
     };
     let body = if head.method == Method::POST {
@@ -91,6 +104,37 @@ pub(crate) async fn authorize<B: http_body::Body<Data = Bytes, Error: Display> +
     let agent = head.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default().to_owned();
     let accept = list(&head.headers, &ACCEPT).map(Cow::into_owned);
     Ok(AdminRequest { method: head.method, page, query, accept, agent, client: Some(client), body })
+}
+
+/// Returns the client of a request with an access token, or `None` if it has none. Fails if the token is invalid, or if its role is
+/// below `needed`.
+fn with_token(
+    auth: Option<&Authenticator>,
+    resolver: &ClientResolver,
+    (peer, head, presented): (IpAddr, &Parts, Presented),
+    needed: Role,
+) -> Result<Option<Client>, RequestError> {
+    let Some(auth) = auth.filter(|_| matches!(presented, Presented::Token(_))) else { return Ok(None) };
+    let client = resolver.resolve(peer, head).map_err(RequestError::Headers)?;
+    let Some(identity) = auth.authenticate(client.address, presented)? else { return Ok(None) };
+    if identity.role < needed {
+        return Err(RequestError::RoleTooLow { needed: needed.as_str(), role: identity.role.as_str() });
+    }
+    Ok(Some(Client { identity: Some(identity), authorization: Authorization::Lent, ..client }))
+}
+
+/// Returns the client of a request with a token of `admin-token-file`.
+async fn operator(
+    tokens: Option<Arc<AdminTokens>>,
+    resolver: &ClientResolver,
+    peer: IpAddr,
+    head: &Parts,
+) -> Result<Client, RequestError> {
+    match tokens {
+        None => Err(RequestError::AdminDisabled),
+        Some(tokens) if !tokens.authenticate(&head.headers).await => Err(RequestError::AdminTokenRequired),
+        Some(_) => resolver.resolve(peer, head).map_err(RequestError::Headers),
+    }
 }
 
 /// Rejects requests that a page of another site made a browser send. They would run with the rights of that machine.

@@ -18,6 +18,7 @@ use tokio_rustls::server::TlsStream;
 use crate::firewall::RegistryService;
 use crate::net::headers::single;
 use crate::net::{Body, PeekedStream, RequestBody, UpgradedConnection};
+use crate::policy::Identity;
 use crate::server::error::RequestError;
 use crate::server::gateway::state::Gateway;
 use crate::server::intercepted_hosts::InterceptTarget;
@@ -45,23 +46,23 @@ const UNRECOGNIZED_NAME: u8 = 112;
 struct InterceptedConnection<S> {
     gateway: Arc<Gateway<S>>,
     target: InterceptTarget,
-    /// The authenticated gateway user.
-    user: Option<Arc<str>>,
+    /// The identity that the client authenticated as.
+    identity: Option<Arc<Identity>>,
     peer: SocketAddr,
     time_limit: Duration,
 }
 
-/// Serves a connection to `target` until it closes. `user` is the authenticated gateway user.
+/// Serves a connection to `target` until it closes. `identity` is the one that the client authenticated as.
 pub(crate) async fn serve<S: RegistryService>(
     gateway: Arc<Gateway<S>>,
     target: InterceptTarget,
-    user: Option<Arc<str>>,
+    identity: Option<Arc<Identity>>,
     connection: UpgradedConnection,
 ) {
     let UpgradedConnection { mut stream, mut context } = connection;
     let (peer, time_limit) = (context.peer, context.limits.header_timeout);
     let Ok(Ok(Some(first))) = timeout(time_limit, stream.first()).await else { return };
-    let intercepted = Arc::new(InterceptedConnection { gateway, target, user, peer, time_limit });
+    let intercepted = Arc::new(InterceptedConnection { gateway, target, identity, peer, time_limit });
     match (intercepted.target.secure, first == HANDSHAKE) {
         (true, true) => {}
         (false, false) => return drop(context.serve_http1(stream, request_handler(intercepted)).await),
@@ -87,12 +88,13 @@ fn request_handler<S: RegistryService>(
     move |peer, request| {
         let intercepted = Arc::clone(&intercepted);
         Box::pin(async move {
-            let InterceptedConnection { gateway, target, user, .. } = &*intercepted;
+            let InterceptedConnection { gateway, target, identity, .. } = &*intercepted;
             let (head, body) = request.into_parts();
             if let Err(error) = check(target, &head) {
-                return intercepted.turn_away(user.as_deref(), &head, &error);
+                let user = identity.as_ref().map(|identity| &*identity.subject);
+                return intercepted.turn_away(user, &head, &error);
             }
-            let entry_point = EntryPoint::Intercepted { target: target.clone(), user: user.clone() };
+            let entry_point = EntryPoint::Intercepted { target: target.clone(), identity: identity.clone() };
             handle(&gateway.handler, &entry_point, peer, Request::from_parts(head, body)).await
         })
     }

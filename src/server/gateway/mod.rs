@@ -11,7 +11,7 @@ pub(crate) mod transparent;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::header::{HOST, VIA};
+use http::header::{AUTHORIZATION, HOST, HeaderValue, VIA};
 use http::request::Parts;
 use http::{Method, Request, Response};
 use tokio::net::TcpListener;
@@ -21,7 +21,10 @@ use crate::net::headers::{list, single};
 use crate::net::listener::connection::serve_connection;
 use crate::net::{Body, ConnectionLimit, RequestBody, Upgrade, listener, via_pseudonym};
 use crate::npm::Endpoint;
+use crate::policy::Identity;
+use crate::policy::access::secret;
 use crate::server::admin::access::UncheckedRequest;
+use crate::server::auth::presented::Presented;
 use crate::server::error::RequestError;
 use crate::server::gateway::destination::Destination;
 use crate::server::gateway::state::Gateway;
@@ -58,20 +61,27 @@ async fn handle_request<S: RegistryService>(
     let target = head.uri.clone();
     // A request to the gateway itself is for an admin page or a mistake. In a session, mistakes need credentials too.
     let is_open = !is_for_others(&head) && (gateway.single_user.is_none() || admin_page(&head).is_ok());
-    let user = if is_open { Ok(None) } else { gateway.authenticate(peer.ip(), &mut head.headers).await };
-    log.client.user.clone_from(user.as_ref().unwrap_or(&None));
-    let reply = match user.and_then(|user| route(gateway, &head, user)) {
+    let identity = match is_open {
+        _ if log.has_token => Err(RequestError::TokenInRequest("URL")),
+        true => Ok(None),
+        false => gateway.authenticate(peer.ip(), &mut head.headers).await,
+    };
+    let identity = identity.inspect(|identity| log.client.user = identity.as_ref().map(|known| Arc::clone(&known.subject)));
+    let reply = match identity.and_then(|identity| route(gateway, &head, identity)) {
         Ok(GatewayRoute::Intercepted(entry_point)) => {
             // The registry handler records the request.
             log.forget();
             return handle(&gateway.handler, &entry_point, peer, Request::from_parts(head, body)).await;
         }
-        Ok(GatewayRoute::Admin(page)) => {
-            let unchecked = UncheckedRequest { peer: peer.ip(), head, page, body, on_loopback: false };
-            gateway.handler.admin_page(Profile::default(), unchecked).await
-        }
+        Ok(GatewayRoute::Admin(page)) => match Presented::take(&mut head.headers, &AUTHORIZATION) {
+            Ok(presented) => {
+                let unchecked = UncheckedRequest { peer: peer.ip(), head, page, body, on_loopback: false, presented };
+                gateway.handler.admin_page(Profile::default(), unchecked).await
+            }
+            Err(error) => Err(RequestError::Headers(error)),
+        },
         Ok(GatewayRoute::Upgrade(next)) => Ok(response::connected(next)),
-        Ok(GatewayRoute::Tunnel(destination)) => tunnel(gateway, destination, peer, log.client.user.as_deref()).await,
+        Ok(GatewayRoute::Tunnel(destination, identity)) => tunnel(gateway, destination, peer, identity).await,
         Ok(GatewayRoute::PlainHttp(destination)) => {
             let check = gateway.indicator_check(peer, log.client.user.as_deref(), &destination);
             match gateway.egress.load_full().connect_http(&destination, &check).await {
@@ -89,7 +99,7 @@ enum GatewayRoute {
     Intercepted(EntryPoint),
     Upgrade(Upgrade),
     Admin(String),
-    Tunnel(Destination),
+    Tunnel(Destination, Option<Arc<Identity>>),
     PlainHttp(Destination),
 }
 
@@ -101,7 +111,7 @@ fn is_for_others(head: &Parts) -> bool {
 fn route<S: RegistryService>(
     gateway: &Arc<Gateway<S>>,
     head: &Parts,
-    user: Option<Arc<str>>,
+    identity: Option<Arc<Identity>>,
 ) -> Result<GatewayRoute, RequestError> {
     if list(&head.headers, &VIA).is_some_and(|hops| hops.contains(via_pseudonym())) {
         return Err(RequestError::EgressDenied(
@@ -121,9 +131,9 @@ fn route<S: RegistryService>(
         return Ok(match target {
             Some(target) => {
                 let gateway = Arc::clone(gateway);
-                GatewayRoute::Upgrade(Upgrade::to(move |connection| intercept::serve(gateway, target, user, connection)))
+                GatewayRoute::Upgrade(Upgrade::to(move |connection| intercept::serve(gateway, target, identity, connection)))
             }
-            None => GatewayRoute::Tunnel(destination),
+            None => GatewayRoute::Tunnel(destination, identity),
         });
     }
     // The default port may be omitted.
@@ -136,8 +146,8 @@ fn route<S: RegistryService>(
     }
     match target {
         Some(target) if target.secure => Err(RequestError::Headers(format!("plain HTTP on a TLS port: `{destination}`"))),
-        Some(target) => Ok(GatewayRoute::Intercepted(EntryPoint::Intercepted { target, user })),
-        None => Ok(GatewayRoute::PlainHttp(destination)),
+        Some(target) => Ok(GatewayRoute::Intercepted(EntryPoint::Intercepted { target, identity })),
+        None => check_headers(head).map(|()| GatewayRoute::PlainHttp(destination)),
     }
 }
 
@@ -149,15 +159,38 @@ fn admin_page(head: &Parts) -> Result<GatewayRoute, RequestError> {
     }
 }
 
+/// Refuses a request to another host with an access token in a header.
+fn check_headers(head: &Parts) -> Result<(), RequestError> {
+    let is_ours = |value: &HeaderValue| {
+        secret::is_in(value.as_bytes()) || value.to_str().is_ok_and(|text| matches!(Presented::parse(text), Presented::Token(_)))
+    };
+    if head.headers.values().any(is_ours) { Err(RequestError::TokenInRequest("headers")) } else { Ok(()) }
+}
+
+/// Opens a tunnel. It ends with the access token that opened it.
 async fn tunnel<S: RegistryService>(
     gateway: &Arc<Gateway<S>>,
     destination: Destination,
     peer: SocketAddr,
-    user: Option<&str>,
+    identity: Option<Arc<Identity>>,
 ) -> Result<Reply, RequestError> {
+    let user = identity.as_ref().map(|identity| &*identity.subject);
     let stream = gateway.egress.load_full().connect(&destination, &gateway.indicator_check(peer, user, &destination)).await?;
+    let auth = gateway.handler.auth.clone();
     Ok(response::connected(Upgrade::to(move |connection| async move {
-        let (sent, received) = connection.relay(stream).await;
+        let ended = async {
+            match (&auth, &identity) {
+                (Some(auth), Some(identity)) => auth.until_ended(identity).await,
+                _ => std::future::pending().await,
+            }
+        };
+        let (sent, received) = tokio::select! {
+            relayed = connection.relay(stream) => relayed,
+            () = ended => {
+                tracing::info!(client.address = %peer.ip(), tunnel.target = %destination, "tunnel of an ended access token closed");
+                return;
+            }
+        };
         tracing::debug!(
             client.address = %peer.ip(),
             tunnel.target = %destination,

@@ -9,8 +9,10 @@ use http::HeaderMap;
 use http::header::PROXY_AUTHORIZATION;
 
 use crate::firewall::{EgressRequest, RegistryService};
+use crate::policy::{AuthMethod, Identity};
 use crate::server::auth::gateway_users::GatewayAuth;
 use crate::server::auth::password_file::PasswordFileError;
+use crate::server::auth::presented::Presented;
 use crate::server::auth::session_password::SessionPassword;
 use crate::server::config::GatewayConfig;
 use crate::server::error::RequestError;
@@ -104,16 +106,36 @@ impl<S: RegistryService> Gateway<S> {
         }
     }
 
-    /// Returns the authenticated user, or `None` if none is required. Removes the credentials, which must not be forwarded.
-    pub(crate) async fn authenticate(&self, client: IpAddr, headers: &mut HeaderMap) -> Result<Option<Arc<str>>, RequestError> {
-        let user = match (&self.single_user, &self.users) {
-            (Some((single_user, pass)), _) => Some(single_user).filter(|_| pass.matches(headers)).cloned(),
-            (None, Some(users)) => users.authenticate(client, headers).await,
-            (None, None) => return Ok(None),
+    /// Returns the identity of the client, or `None` if none is required. Removes the credentials, which must not be forwarded.
+    pub(crate) async fn authenticate(
+        &self,
+        client: IpAddr,
+        headers: &mut HeaderMap,
+    ) -> Result<Option<Arc<Identity>>, RequestError> {
+        let named = |user: Arc<str>, method| Some(Arc::new(Identity::user(user, method)));
+        if let Some((single_user, pass)) = &self.single_user {
+            let user = Some(single_user).filter(|_| pass.matches(headers)).cloned().ok_or(RequestError::ProxyAuthRequired)?;
+            headers.remove(PROXY_AUTHORIZATION);
+            return Ok(named(user, AuthMethod::Session));
+        }
+        let presented = Presented::take(headers, &PROXY_AUTHORIZATION).map_err(|_| RequestError::ProxyAuthRequired)?;
+        let auth = self.handler.auth.as_ref();
+        if let Some(auth) = auth {
+            let identity = auth.authenticate(client, presented).map_err(|error| match error {
+                RequestError::TokenRefused(refusal) => RequestError::ProxyTokenRefused(refusal),
+                error => error,
+            })?;
+            if identity.is_some() {
+                return Ok(identity);
+            }
+        }
+        let user = match &self.users {
+            Some(users) => Some(users.authenticate(client, headers).await.ok_or(RequestError::ProxyAuthRequired)?),
+            None if auth.is_some_and(|auth| auth.is_required()) => return Err(RequestError::ProxyAuthRequired),
+            None => None,
         };
-        let user = user.ok_or(RequestError::ProxyAuthRequired)?;
         headers.remove(PROXY_AUTHORIZATION);
-        Ok(Some(user))
+        Ok(user.and_then(|user| named(user, AuthMethod::Password)))
     }
 
     /// Counts and logs a refusal.
@@ -128,7 +150,9 @@ impl<S: RegistryService> Gateway<S> {
 
     /// Returns and logs a refusal. Closes the connection, since the bytes that follow may be anything.
     pub(crate) fn refuse(&self, client: (SocketAddr, Option<&str>), target: &http::Uri, error: &RequestError) -> Reply {
-        let target = target.authority().map_or("-", |authority| authority.as_str());
+        // What contains a token is not logged.
+        let authority = target.authority().filter(|_| !matches!(error, RequestError::TokenInRequest(_)));
+        let target = authority.map_or("-", |authority| authority.as_str());
         self.record_refusal(client, target, reason(error), &error.to_string());
         response::and_close(response::error(error))
     }
@@ -138,7 +162,14 @@ pub(crate) fn reason(error: &RequestError) -> BarLabel {
     match error {
         RequestError::EgressDenied(label, _) => *label,
         RequestError::HostMismatch(_) => BarLabel::Mismatch,
-        RequestError::ProxyAuthRequired | RequestError::AdminTokenRequired | RequestError::AdminDisabled => BarLabel::Login,
+        RequestError::ProxyAuthRequired
+        | RequestError::ProxyTokenRefused(_)
+        | RequestError::TokenRequired(_)
+        | RequestError::TokenRefused(_)
+        | RequestError::TooManyGuesses
+        | RequestError::RoleTooLow { .. }
+        | RequestError::AdminTokenRequired
+        | RequestError::AdminDisabled => BarLabel::Login,
         RequestError::Unreachable { .. } => BarLabel::Unreached,
         _ => BarLabel::Malformed,
     }

@@ -91,6 +91,11 @@ async fn connect<S: RegistryService>(
     original: Option<SocketAddr>,
     peer: SocketAddr,
 ) -> Result<TunnelStream, RequestError> {
+    // Neither TLS nor the packet filter carries a token.
+    if gateway.handler.auth.as_ref().is_some_and(|auth| auth.is_required()) {
+        let text = "redirected connections cannot authenticate, and `require-auth` is set; use the gateway as a proxy";
+        return Err(RequestError::EgressDenied(BarLabel::Login, text.to_owned()));
+    }
     let Host::Domain(name) = &destination.host else { return Err(RequestError::Headers("target has no host".to_owned())) };
     // Normalized like the target of a CONNECT.
     let read = Destination::of(

@@ -7,14 +7,19 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
+use http::header::AUTHORIZATION;
 use http::request::Parts;
 use http::{Method, Request, Response};
 
 use crate::firewall::{Client, FirewallError, Profile, RegistryRequest, RegistryResponse, RegistryService};
 use crate::net::{Body, body};
 use crate::npm::{Address, AuditFormat, Endpoint, PackageName};
+use crate::policy::Identity;
+use crate::policy::access::secret;
 use crate::server::admin::Admin;
-use crate::server::admin::access::{UncheckedRequest, authorize};
+use crate::server::admin::access::{AdminCredentials, UncheckedRequest, authorize};
+use crate::server::auth::authenticator::Authenticator;
+use crate::server::auth::presented::Presented;
 use crate::server::auth::tokens::{AdminTokenError, AdminTokens};
 use crate::server::client::ClientResolver;
 use crate::server::config::Config;
@@ -36,6 +41,17 @@ pub(crate) struct RegistryHandler<S> {
     admin_tokens: ArcSwapOption<AdminTokens>,
     pub(crate) metrics: Arc<Metrics>,
     bodies: RequestBodies,
+    /// `None` in the gateway of a session, whose password is its authentication. Access tokens are dropped there: the
+    /// configuration lends the user the credentials that npm's configuration has.
+    pub(crate) auth: Option<Arc<Authenticator>>,
+}
+
+/// A request as it arrived, before it is answered.
+struct ArrivedRequest<'a> {
+    entry_point: &'a EntryPoint,
+    peer: IpAddr,
+    head: &'a Parts,
+    presented: Presented,
 }
 
 impl<S: RegistryService> RegistryHandler<S> {
@@ -49,7 +65,12 @@ impl<S: RegistryService> RegistryHandler<S> {
     ) -> Result<Self, AdminTokenError> {
         let tokens = config.admin_tokens.as_deref().map(AdminTokens::open).transpose()?;
         let (clients, admin_tokens) = (ClientResolver::new(&config, listeners), ArcSwapOption::new(tokens.map(Arc::new)));
-        Ok(Self { service, clients, config, admin, admin_tokens, metrics, bodies: RequestBodies::new() })
+        Ok(Self { service, clients, config, admin, admin_tokens, metrics, bodies: RequestBodies::new(), auth: None })
+    }
+
+    /// Returns the handler with access tokens.
+    pub(crate) fn with_auth(self, auth: Arc<Authenticator>) -> Self {
+        Self { auth: Some(auth), ..self }
     }
 
     /// Replaces the admin tokens with those in another file. If it cannot be read, the previous tokens stay active.
@@ -66,8 +87,8 @@ impl<S: RegistryService> RegistryHandler<S> {
     ) -> Result<Reply, RequestError> {
         // Held until the response exists, since parsing may need more memory than the body.
         let mut reservation = self.bodies.memory.share_for(unchecked.peer);
-        let tokens = self.admin_tokens.load_full();
-        let mut request = authorize(tokens, &self.clients, &self.config, unchecked, &mut reservation).await?;
+        let credentials = AdminCredentials { tokens: self.admin_tokens.load_full(), auth: self.auth.as_deref() };
+        let mut request = authorize(credentials, &self.clients, &self.config, unchecked, &mut reservation).await?;
         request.client = request.client.map(|client| Client { profile, ..client });
         Ok(response::admin(match &self.admin {
             Some(admin) => admin.answer(request).await,
@@ -75,26 +96,37 @@ impl<S: RegistryService> RegistryHandler<S> {
         }))
     }
 
-    /// Returns the client of a request. Records it.
-    fn client(
-        &self,
-        entry_point: &EntryPoint,
-        peer: IpAddr,
-        head: &Parts,
-        path: &RequestPath<'_>,
-        log: &mut RequestLog,
-    ) -> Result<Client, RequestError> {
+    /// Returns the client of a request. Records it. Fails if its access token is invalid, or if it has none and needs one.
+    fn client(&self, arrived: &ArrivedRequest<'_>, path: &RequestPath<'_>, log: &mut RequestLog) -> Result<Client, RequestError> {
+        let &ArrivedRequest { entry_point, peer, head, presented } = arrived;
         let client = match (entry_point, path.base) {
-            (EntryPoint::Intercepted { target, user }, Some(base)) => {
+            (EntryPoint::Intercepted { target, identity }, Some(base)) => {
                 let addressed = target.addressed(&base.text);
-                ClientResolver::resolve_intercepted(peer, user.clone(), head, (base.clone(), addressed))
+                ClientResolver::resolve_intercepted(peer, identity.clone(), head, (base.clone(), addressed))
             }
             _ => self.clients.resolve(peer, head),
         };
         let profile = if let EntryPoint::Registry { profile, .. } = entry_point { *profile } else { Profile::default() };
-        let client = Client { profile, ..client.map_err(RequestError::Headers)? };
+        let mut client = Client { profile, ..client.map_err(RequestError::Headers)? };
+        let authenticated = self.authenticate(&client, presented);
+        if let Ok(Some(identity)) = &authenticated {
+            client = Client { identity: Some(Arc::clone(identity)), authorization: Authorization::Lent, ..client };
+        }
         log.client.set(&client);
-        Ok(client)
+        authenticated.map(|_| client)
+    }
+
+    /// Returns the identity of the access token that a request bears, if any. The identity of its connection must be valid still.
+    fn authenticate(&self, client: &Client, presented: Presented) -> Result<Option<Arc<Identity>>, RequestError> {
+        let Some(auth) = &self.auth else { return Ok(None) };
+        if let Some(identity) = &client.identity {
+            auth.confirm(identity).map_err(RequestError::TokenRefused)?;
+        }
+        let identity = auth.authenticate(client.address, presented)?;
+        if identity.is_none() && client.identity.is_none() && auth.is_required() {
+            return Err(auth.missing(&client.base));
+        }
+        Ok(identity)
     }
 
     /// Returns the tarball at a registry-specific address, if there is one.
@@ -127,7 +159,12 @@ impl<S: RegistryService> RegistryHandler<S> {
         body: B,
     ) -> Result<Reply, RequestError> {
         let (client, mut is_private) = (scope.client, true);
+        let has_token = matches!(scope.presented, Presented::Token(_)) && self.auth.is_some();
         let response = match endpoint {
+            Endpoint::Account(_) | Endpoint::Write(_) if has_token => return Err(RequestError::TokenForRegistry),
+            Endpoint::Whoami if has_token => {
+                return Ok(response::whoami(client.user().map_or("", |user| user), scope.head));
+            }
             Endpoint::Audit(format) => self.audit(scope, format, body).await?,
             Endpoint::Write(name) => self.write(scope, name, body).await?,
             Endpoint::Account(name) => {
@@ -163,6 +200,9 @@ impl<S: RegistryService> RegistryHandler<S> {
         let mut reservation = self.bodies.memory.share_for(address);
         let received = body::collect_into(body, limit, self.config.body_timeout, &mut reservation).await?;
         let body = self.bodies.decompress(received.clone(), &scope.head.headers, limit, address).await?;
+        if secret::is_in(&body) {
+            return Err(RequestError::TokenInRequest("body"));
+        }
         let request = RegistryRequest::Audit { request: scope.forwarded(received), body, format };
         Ok(self.service.call(scope.client, request).await?)
     }
@@ -189,6 +229,10 @@ impl<S: RegistryService> RegistryHandler<S> {
         let limit = if has_credentials { config.write_limit } else { config.write_limit.min(config.body_limit) };
         let mut reservation = self.bodies.memory.share_for(client.address);
         let received = body::collect_into(body, limit, config.body_timeout, &mut reservation).await?;
+        // `npm login` sends a password in its body.
+        if secret::is_in(&received) {
+            return Err(RequestError::TokenInRequest("body"));
+        }
         let request = RegistryRequest::Write { name, request: scope.forwarded_for_account(received) };
         Ok(self.service.call(&client, request).await?)
     }
@@ -200,8 +244,13 @@ pub(crate) async fn handle<S: RegistryService, B: http_body::Body<Data = Bytes, 
     peer: SocketAddr,
     request: Request<B>,
 ) -> Response<Body> {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let mut log = RequestLog::begin(&handler.metrics, peer.ip().to_canonical(), &head.method, &head.uri);
+    let presented = match Presented::take(&mut head.headers, &AUTHORIZATION) {
+        _ if log.has_token => return log.finish(response::error(&RequestError::TokenInRequest("URL"))),
+        Ok(presented) => presented,
+        Err(error) => return log.finish(response::error(&RequestError::Headers(error))),
+    };
     let (path, endpoint) = entry_point.endpoint(&head, &handler.clients, &handler.config.upstream_prefixes);
     if let Ok(endpoint) = &endpoint {
         log.set_endpoint(endpoint);
@@ -212,18 +261,20 @@ pub(crate) async fn handle<S: RegistryService, B: http_body::Body<Data = Bytes, 
             let &EntryPoint::Registry { profile, on_loopback } = entry_point else {
                 return log.finish(response::error(&RequestError::NotARegistryPath));
             };
-            let unchecked = UncheckedRequest { peer: peer.ip(), head, page, body, on_loopback };
+            let unchecked = UncheckedRequest { peer: peer.ip(), head, page, body, on_loopback, presented };
             let reply = Box::pin(handler.admin_page(profile, unchecked)).await;
             return log.finish(reply.unwrap_or_else(|error| response::error(&error)));
         }
-        Ok(target) => target,
+        target => target,
+    };
+    // Before errors of the path: a client without a valid token learns nothing.
+    let arrived = ArrivedRequest { entry_point, peer: peer.ip(), head: &head, presented };
+    let (client, target) = match handler.client(&arrived, &path, &mut log).and_then(|client| Ok((client, target?))) {
+        Ok(client_and_target) => client_and_target,
         Err(error) => return log.finish(response::error(&error)),
     };
-    let client = match handler.client(entry_point, peer.ip(), &head, &path, &mut log) {
-        Ok(client) => client,
-        Err(error) => return log.finish(response::error(&error)),
-    };
-    let scope = RequestScope { client: &client, head: &head, path: &path, base_url: handler.clients.base_url_source() };
+    let base_url = handler.clients.base_url_source();
+    let scope = RequestScope { client: &client, head: &head, path: &path, base_url, presented };
     // All futures but that of a packument or tarball are boxed. They are large and rare, and would enlarge every request.
     let answer = match target {
         RequestTarget::Package(request) => {

@@ -11,6 +11,8 @@ use crate::firewall::{BaseUrl, Client, ContentCoding, Profile, RegistryRequest};
 use crate::net::headers::{best_coding, best_media_type, list};
 use crate::npm::tarball_address::{below, is_file};
 use crate::npm::{Address, Endpoint, PackumentForm};
+use crate::policy::Identity;
+use crate::server::auth::presented::Presented;
 use crate::server::client::{BaseUrlSource, ClientResolver};
 use crate::server::error::RequestError;
 use crate::server::intercepted_hosts::InterceptTarget;
@@ -23,8 +25,8 @@ use crate::upstream::{Authorization, PassthroughRequest};
 pub(crate) enum EntryPoint {
     /// The client uses Coldframe as its registry, at a listener with this policy.
     Registry { profile: Profile, on_loopback: bool },
-    /// The client addressed an intercepted host, under the default policy. With the gateway user, if authenticated.
-    Intercepted { target: InterceptTarget, user: Option<Arc<str>> },
+    /// The client addressed an intercepted host, under the default policy. With the identity of the connection, if authenticated.
+    Intercepted { target: InterceptTarget, identity: Option<Arc<Identity>> },
 }
 
 pub(crate) struct RequestPath<'a> {
@@ -52,6 +54,8 @@ pub(crate) struct RequestScope<'a> {
     pub(crate) head: &'a Parts,
     pub(crate) path: &'a RequestPath<'a>,
     pub(crate) base_url: BaseUrlSource,
+    /// The credential in `Authorization`, which is removed from `head` if it is an access token.
+    pub(crate) presented: Presented,
 }
 
 impl EntryPoint {

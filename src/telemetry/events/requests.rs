@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::npm::{PackageName, UserAgent};
 use crate::policy::RuleId;
-use crate::telemetry::labels::{BarLabel, EndpointLabel, Label, OutcomeLabel, UpstreamOutcome, UpstreamWhat};
+use crate::telemetry::labels::{AuthLabel, BarLabel, EndpointLabel, Label, OutcomeLabel, UpstreamOutcome, UpstreamWhat};
 use crate::telemetry::metrics::Metrics;
 
 pub struct UpstreamAnswered<'a> {
@@ -94,6 +94,14 @@ events! {
         agent: &'a UserAgent => [client.agent = %agent],
         text: &'a str => [reason = text],
     } |metrics, event| _ = metrics.policy.refusals.of(event.rule.into()).inc();
+
+    /// An access token was refused.
+    AuthenticationFailed: warn "authentication failed" {
+        client: IpAddr => [client.address = %client],
+        /// The label of the token, if it was issued here.
+        user: Option<&'a str> => [client.user = user],
+        reason: AuthLabel => [reason = reason.value()],
+    } |_, _| {};
 
     /// The gateway refused a connection or closed it.
     EgressRefused: info "egress refused" {

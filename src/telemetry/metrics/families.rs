@@ -10,8 +10,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::telemetry::labels::{
-    BarLabel, CacheLabel, CacheOutcome, DecisionLabel, EndpointLabel, IncidentLabel, Label as _, OutcomeLabel, ProvenanceLabel,
-    ReloadLabel, RuleLabel, SignatureLabel, TaskLabel, UpstreamOutcome, UpstreamWhat,
+    AuthLabel, BarLabel, CacheLabel, CacheOutcome, DecisionLabel, EndpointLabel, IncidentLabel, Label as _, OutcomeLabel,
+    ProvenanceLabel, ReloadLabel, RuleLabel, SignatureLabel, TaskLabel, UpstreamOutcome, UpstreamWhat,
 };
 use crate::telemetry::metrics::series::{Register, Series};
 use crate::vetting::Signal;
@@ -41,6 +41,7 @@ metrics! {
         total: Series<(EndpointLabel, OutcomeLabel), Counter> = "requests", "Requests by endpoint and outcome";
         seconds: Series<EndpointLabel, Histogram> =
             "request_duration_seconds", "Time from the request head to the last byte of the response";
+        authentications: Series<AuthLabel, Counter> = "authentications", "Access tokens by result";
         bytes_sent: Counter = "bytes_sent", "Response body bytes sent to clients";
     }
 

@@ -134,6 +134,7 @@ mod tests {
             feeds_stale Feeds that are stale.
             requests Requests by endpoint and outcome.
             request_duration_seconds Time from the request head to the last byte of the response.
+            authentications Access tokens by result.
             bytes_sent Response body bytes sent to clients.
             upstream_requests Requests to upstream by kind and outcome.
             upstream_duration_seconds Response time of upstream.
