@@ -6,11 +6,13 @@
 
 use std::fmt::Write as _;
 use std::hint::black_box;
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use coldframe::vetting::archive::{self, ArchiveLimits};
 use coldframe::vetting::inspect::inspect;
+
+#[path = "../tests/it/tar.rs"]
+mod tar;
 
 /// The same allocator as in the binary.
 #[global_allocator]
@@ -82,28 +84,9 @@ fn generated() -> Vec<u8> {
             let body = format!("return path.join(options.v{other:x}, \"{state:x}\")");
             let _ = writeln!(code, "export function f{name:x}(options) {{\n  {body};\n}}");
         }
-        append(&mut out, &format!("package/lib/f{file}.js"), code.as_bytes());
+        tar::append(&mut out, &format!("package/lib/f{file}.js"), code.as_bytes());
     }
-    append(&mut out, "package/package.json", br#"{"name":"a","version":"1.0.0","main":"lib/f0.js"}"#);
-    out.write_all(&[0; 1024]).expect("memory");
+    tar::append(&mut out, "package/package.json", br#"{"name":"a","version":"1.0.0","main":"lib/f0.js"}"#);
+    tar::end(&mut out);
     out.finish().expect("memory")
-}
-
-fn append(out: &mut impl Write, path: &str, content: &[u8]) {
-    let mut header = [0; 512];
-    header[..path.len()].copy_from_slice(path.as_bytes());
-    header[100..108].copy_from_slice(b"0000644\0");
-    header[108..116].copy_from_slice(b"0000000\0");
-    header[116..124].copy_from_slice(b"0000000\0");
-    header[124..136].copy_from_slice(format!("{:011o}\0", content.len()).as_bytes());
-    header[136..148].copy_from_slice(b"00000000000\0");
-    header[148..156].fill(b' ');
-    header[156] = b'0';
-    header[257..265].copy_from_slice(b"ustar\x0000");
-    let sum: u64 = header.iter().map(|byte| u64::from(*byte)).sum();
-    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    let padding = vec![0; content.len().next_multiple_of(512) - content.len()];
-    for part in [&header[..], content, &padding] {
-        out.write_all(part).expect("memory");
-    }
 }

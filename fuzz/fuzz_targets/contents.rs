@@ -3,5 +3,7 @@
 
 #[path = "../../tests/properties/contents.rs"]
 mod contents;
+#[path = "../../tests/it/tar.rs"]
+mod tar;
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| contents::holds(input));

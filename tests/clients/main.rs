@@ -23,6 +23,8 @@ mod process;
 mod raw_http;
 #[path = "../it/registry.rs"]
 mod registry;
+#[path = "../it/tar.rs"]
+mod tar;
 #[path = "../it/tls_chain.rs"]
 mod tls_chain;
 

@@ -81,6 +81,7 @@ mod signing;
 mod smuggling;
 mod tags;
 mod takedown;
+mod tar;
 mod tarballs;
 mod tls_chain;
 mod token_commands;

@@ -7,6 +7,8 @@ use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA512, digest};
 use base64::Engine as _;
 use serde_json::{Value, json};
 
+use crate::tar;
+
 pub fn hours(count: u64) -> Duration {
     Duration::from_secs(count * 3600)
 }
@@ -233,26 +235,12 @@ pub fn sha1(bytes: &[u8]) -> String {
 
 /// Builds a `.tgz` of these files; the same files give the same bytes.
 pub fn tarball(files: &[(&str, &str)]) -> Vec<u8> {
-    let mut tar = Vec::new();
+    let mut archive = Vec::new();
     for (path, content) in files {
-        let mut header = [0_u8; 512];
-        header[..path.len()].copy_from_slice(path.as_bytes());
-        header[100..108].copy_from_slice(b"0000644\0");
-        header[108..116].copy_from_slice(b"0000000\0");
-        header[116..124].copy_from_slice(b"0000000\0");
-        header[124..136].copy_from_slice(format!("{:011o}\0", content.len()).as_bytes());
-        header[136..148].copy_from_slice(b"00000000000\0");
-        header[148..156].copy_from_slice(b"        ");
-        header[156] = b'0';
-        header[257..265].copy_from_slice(b"ustar\x0000");
-        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
-        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        tar.extend_from_slice(&header);
-        tar.extend_from_slice(content.as_bytes());
-        tar.resize(tar.len().next_multiple_of(512), 0);
+        tar::append(&mut archive, path, content.as_bytes());
     }
-    tar.resize(tar.len() + 1024, 0);
-    gzip(&tar)
+    tar::end(&mut archive);
+    gzip(&archive)
 }
 
 /// Compresses to one gzip member.

@@ -15,6 +15,8 @@ mod packument;
 mod range;
 mod signatures;
 mod tags;
+#[path = "../it/tar.rs"]
+mod tar;
 
 use std::path::{Path, PathBuf};
 
