@@ -364,3 +364,50 @@ async fn policy_diff_judges_versions_at_the_time_of_their_download() {
     }]);
     assert_eq!(rows.await, expected);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn survey_counts_the_updates_of_the_packages_of_a_lockfile() {
+    let (home, registry) = (tempfile::tempdir().unwrap(), Registry::start(&machine_clock()).await);
+    for name in ["quiet", "@acme/scripted"] {
+        registry.publish(Package::new(name, "1.0.0").aged(days(400)));
+    }
+    registry.publish(Package::new("quiet", "1.1.0").aged(days(200)));
+    registry.publish(Package::new("@acme/scripted", "1.1.0").aged(days(100)).script("postinstall", "node setup.js"));
+    registry.absent("missing");
+    let entry = |name: &str| {
+        (
+            format!("node_modules/{name}"),
+            json!({ "version": "1.1.0", "resolved": format!("https://registry.example/{name}/-/x.tgz"), "integrity": "sha512-AAAA" }),
+        )
+    };
+    let mut packages = serde_json::Map::from_iter(["quiet", "@acme/scripted", "missing"].map(entry));
+    packages.insert(String::new(), json!({ "name": "app", "version": "1.0.0" }));
+    packages.insert(
+        "node_modules/forked".to_owned(),
+        json!({ "version": "1.0.0", "resolved": "git+ssh://git@git.example/forked.git#c0ffee" }),
+    );
+    let lockfile = home.path().join("package-lock.json");
+    std::fs::write(&lockfile, json!({ "name": "app", "lockfileVersion": 3, "packages": packages }).to_string()).unwrap();
+    let survey = |more: &[&str]| {
+        let mut command = coldframe(home.path());
+        run(command.args(["policy", "survey", "package-lock.json", "--upstream", &registry.url]).args(more))
+    };
+    let (code, out, errors) = survey(&["--updates", "--policy", "default"]);
+    assert_eq!(code, 0, "{out}{errors}");
+    for part in [
+        "2 stable updates of 2 packages",
+        "with a strong signal: 500.0 per 1,000",
+        "first-install-script           strong    1        500.0",
+        "default  1            500.0      11 d               0       strong-signal 1",
+        "most held by default: @acme/scripted 1",
+    ] {
+        assert!(out.contains(part), "{part:?} is missing: {out}");
+    }
+    assert!(errors.contains("missing is left out: upstream answers 404"), "{errors}");
+    assert_eq!((registry.count("/quiet"), registry.count("/forked")), (1, 0));
+    // A packument next to the lockfile is counted once.
+    std::fs::write(home.path().join("quiet.json"), registry.packument("quiet").to_string()).unwrap();
+    let (_, out, _) = survey(&["quiet.json", "--at", "2100-01-01T00:00:00Z"]);
+    assert!(out.starts_with("default over 2 packages and 4 versions"), "{out}");
+    assert_eq!(registry.count("/quiet"), 1);
+}

@@ -171,6 +171,8 @@ fn read_sources(paths: &[PathBuf], upstream: Option<&str>) -> anyhow::Result<Vec
         let of_registry = entries.iter().filter(|entry| matches!(entry.source, EntrySource::Registry));
         names.extend(of_registry.filter_map(|entry| PackageName::parse(&entry.name).ok()));
     }
+    // A package that is counted twice would change the rates.
+    names.retain(|name| !known.contains(name));
     if names.is_empty() {
         return Ok(read);
     }
