@@ -121,6 +121,9 @@ impl App {
         state.policies.add_checks(&mut checks);
         tasks.add_checks(&mut checks);
         state.reload.add_checks(&mut checks);
+        if let Some(trust) = &state.trust {
+            trust.add_checks(&mut checks);
+        }
         let inspector = Arc::clone(&core.firewall) as SharedInspector;
         let admin = Arc::new(Admin::new(Arc::clone(&core.metrics), checks, inspector));
         let (firewall, metrics) = (Arc::clone(&core.firewall), Arc::clone(&core.metrics));

@@ -89,6 +89,7 @@ mod token_gateway;
 mod token_scope;
 mod tokens;
 mod transparent;
+mod trust;
 mod upstream;
 mod vetting;
 mod withheld;

@@ -11,16 +11,16 @@ use crate::harness::{Opening, Scene};
 use crate::package::{Package, days};
 use crate::process::{coldframe, run};
 
-const KEY: &str = "SHA256:test";
+pub const KEY: &str = "SHA256:test";
 
 /// What public keys on P-256 begin with, before the point.
 const P256_PREFIX: &str = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE";
 
 /// A key of the registry.
-struct RegistryKey(EcdsaKeyPair);
+pub struct RegistryKey(EcdsaKeyPair);
 
 impl RegistryKey {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap())
     }
 
@@ -30,12 +30,12 @@ impl RegistryKey {
     }
 
     /// Adds the registry's signature of a release.
-    fn signed(&self, package: Package) -> Package {
+    pub fn signed(&self, package: Package) -> Package {
         let sig = self.sign(&message(&package));
         package.dist("signatures", json!([{ "keyid": KEY, "sig": sig }]))
     }
 
-    fn member(&self, expires: Option<&str>) -> Value {
+    pub fn member(&self, expires: Option<&str>) -> Value {
         // The prefix ends with the first byte of the point; 27 bytes are 36 digits without padding.
         let key = format!("{P256_PREFIX}{}", STANDARD.encode(&self.0.public_key().as_ref()[1..]));
         let kind = "ecdsa-sha2-nistp256";
@@ -43,7 +43,7 @@ impl RegistryKey {
     }
 
     /// Writes a file with this key.
-    fn file(&self, folder: &TempDir, expires: Option<&str>) -> String {
+    pub fn file(&self, folder: &TempDir, expires: Option<&str>) -> String {
         let path = folder.path().join("keys.json");
         std::fs::write(&path, json!({ "keys": [self.member(expires)] }).to_string()).unwrap();
         path.to_str().unwrap().to_owned()

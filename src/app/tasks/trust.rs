@@ -4,7 +4,7 @@
 //! renewed stays as it is.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +21,9 @@ use crate::app::supervisor::TaskEnd;
 use crate::config::Config;
 use crate::firewall::TrustUpdates;
 use crate::net::{AddressScope, ClientRequest, HttpClient};
+use crate::server::admin::HealthChecks;
+use crate::text::single_line;
+use crate::units::timestamp;
 use crate::upstream::{RegistryConfig, npmrc};
 use crate::vetting::provenance::TrustRoot;
 use crate::vetting::signatures::{KeyRing, TrustSource};
@@ -29,6 +32,9 @@ const DAILY: Duration = Duration::from_secs(24 * 3600);
 
 /// The delay after a failed renewal.
 const RETRY_DELAY: Duration = Duration::from_secs(3600);
+
+/// How often the task checks whether a renewal is due.
+const TICK: Duration = Duration::from_millis(500);
 
 /// The time limit of one renewal, which makes about eight requests.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -44,6 +50,8 @@ const ROOT_TARGET: &str = "trusted_root.json";
 pub(crate) struct TrustRenewal {
     core: Core,
     source: TrustRepository,
+    /// Why the last renewal failed.
+    failure: Arc<Mutex<Option<String>>>,
 }
 
 /// A repository, its root metadata, and where verified metadata is kept.
@@ -75,29 +83,50 @@ impl TrustRenewal {
             // A mirror passes on what npm's registry signed.
             registries: registries.chain([npmrc::npm_default_registry()]).collect(),
         };
-        Some(Self { core: core.clone(), source })
+        Some(Self { core: core.clone(), source, failure: Arc::default() })
+    }
+
+    /// A failure is a warning only: what is known stays in use, and nothing is refused for it.
+    pub(crate) fn add_checks(&self, checks: &mut HealthChecks) {
+        let failure = Arc::clone(&self.failure);
+        checks.warn("trust", move || failure.lock().unwrap_or_else(PoisonError::into_inner).clone().map_or(Ok(()), Err));
     }
 
     /// Renews daily, until it is dropped.
     pub(crate) async fn run(self) -> TaskEnd {
-        let Self { core, source } = self;
-        let repository = source.updates.repository.clone();
         loop {
-            let renewed = tokio::time::timeout(DEADLINE, source.fetch(core.clock.now())).await;
-            let delay = match renewed.unwrap_or_else(|_| Err(format!("no answer within {} s", DEADLINE.as_secs()))) {
-                Ok(RenewedTrust { keys, root }) => {
-                    if core.firewall.renew_trust(keys.as_ref(), root.as_ref()) {
-                        tracing::info!(trust.repository = %repository, "trust renewed");
-                    }
-                    DAILY
-                }
-                Err(error) => {
-                    tracing::warn!(trust.repository = %repository, error, "trust not renewed");
-                    RETRY_DELAY
+            let delay = if self.renew().await { DAILY } else { RETRY_DELAY };
+            let due = timestamp::saturating_add(self.core.clock.now(), delay);
+            let is_due = async {
+                while self.core.clock.now() < due {
+                    tokio::time::sleep(TICK).await;
                 }
             };
-            tokio::time::sleep(delay).await;
+            // The wall clock may have been set back.
+            let _ = tokio::time::timeout(delay, is_due).await;
         }
+    }
+
+    /// Renews once. Returns whether that succeeded.
+    async fn renew(&self) -> bool {
+        let (core, repository) = (&self.core, &self.source.updates.repository);
+        let renewed = tokio::time::timeout(DEADLINE, self.source.fetch(core.clock.now())).await;
+        let renewed = renewed.unwrap_or_else(|_| Err(format!("no answer within {} s", DEADLINE.as_secs())));
+        let failure = match renewed {
+            Ok(RenewedTrust { keys, root }) => {
+                if core.firewall.renew_trust(keys.as_ref(), root.as_ref()) {
+                    tracing::info!(trust.repository = %repository, "trust renewed");
+                }
+                None
+            }
+            Err(error) => {
+                tracing::warn!(trust.repository = %repository, error, "trust not renewed");
+                Some(format!("keys and authorities were not renewed from {repository}: {}", single_line(&error)))
+            }
+        };
+        let is_renewed = failure.is_none();
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+        is_renewed
     }
 }
 
@@ -196,7 +225,6 @@ mod tests {
     use crate::net::testing::{ScriptedServer, ServerAction, TestIdentity, answer};
     use crate::net::{ClientConfig, Deadlines, ProxySettings};
     use crate::npm::{Algorithm, Digest};
-    use crate::units::timestamp;
 
     const SOON: &str = "2027-01-01T00:00:00Z";
     const KEYS: &str = "registry.example/keys.json";
