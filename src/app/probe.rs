@@ -128,13 +128,8 @@ pub(crate) async fn probe_redirects(registries: &[Url], authorities: &[Certifica
 async fn missing(client: &HttpClient, config: &Config, name: &PackageName) -> Result<Vec<&'static str>, String> {
     let packument = fetch_packument(client, config, name).await?;
     let has_integrity = packument.entries.iter().any(|entry| entry.integrity.is_some());
-    let parts = [
-        (packument.contents.has_time, "time"),
-        (has_integrity, "dist.integrity"),
-        (packument.contents.has_publishers, "_npmUser"),
-        (packument.contents.has_signatures, "dist.signatures"),
-    ];
-    Ok(parts.into_iter().filter(|(there, _)| !there).map(|(_, what)| what).collect())
+    let unchecked = (!has_integrity).then_some("dist.integrity");
+    Ok(packument.contents.missing().into_iter().chain(unchecked).collect())
 }
 
 /// Fetches one packument from its registry, without a server.

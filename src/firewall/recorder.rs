@@ -349,15 +349,7 @@ impl Recorder {
         {
             return;
         }
-        let missing: Vec<_> = [
-            (packument.contents.has_time, "time"),
-            (packument.contents.has_publishers, "_npmUser"),
-            (packument.contents.has_signatures, "dist.signatures"),
-        ]
-        .into_iter()
-        .filter(|(there, _)| !there)
-        .map(|(_, what)| what)
-        .collect();
+        let missing = packument.contents.missing();
         if missing.is_empty() {
             return;
         }

@@ -559,7 +559,8 @@ fn bursts(mut stable: Vec<StableRelease<'_>>) -> HashMap<&str, &str> {
 pub fn unobservable(contents: PackumentContents) -> Signals {
     let publishers = if contents.has_publishers { Signals::NONE } else { signals_needing("_npmUser") };
     let signatures = if contents.has_signatures { Signals::NONE } else { signals_needing("dist.signatures") };
-    publishers.or(signatures)
+    let attestations = if contents.may_have_attestations() { Signals::NONE } else { signals_needing("dist.attestations") };
+    publishers.or(signatures).or(attestations)
 }
 
 /// Returns the signals that cannot be observed where a registry leaves out this member.
@@ -572,7 +573,13 @@ pub fn signals_needing(member: &str) -> Signals {
             Signal::TrustedPublisherLost,
             Signal::CiToHuman,
         ],
-        "dist.signatures" => &[Signal::ProvenanceLost, Signal::ProvenanceDropped],
+        "dist.signatures" => &[Signal::SignatureLost],
+        "dist.attestations" => &[
+            Signal::ProvenanceLost,
+            Signal::ProvenanceDropped,
+            Signal::ProvenanceRepositoryChanged,
+            Signal::ProvenanceWorkflowChanged,
+        ],
         _ => &[],
     };
     signals.iter().copied().collect()

@@ -71,7 +71,7 @@ async fn correct_project_passes() {
         note     direct connections to upstream are possible
                  why:  clients can bypass Coldframe unless the network allows egress to Coldframe only
                  fix:  coldframe run -- INSTALL COMMAND; or allow egress to Coldframe only
-        warning  upstream sends no _npmUser, dist.signatures (checked with left-pad); signals not observable: provenance-lost, trusted-publisher-lost, provenance-dropped, ci-to-human, new-publisher, publisher-email-changed, maintainers-changed
+        warning  upstream sends no _npmUser, dist.signatures, dist.attestations (checked with left-pad); signals not observable: provenance-lost, trusted-publisher-lost, provenance-dropped, ci-to-human, new-publisher, publisher-email-changed, maintainers-changed, signature-lost, provenance-repository-changed, provenance-workflow-changed
                  why:  rules that need it cannot decide; without `time`, age counts from when a release was first seen
                  fix:  coldframe serve --upstream URL, with the registry that the mirror copies
         note     no advisory feed is configured
@@ -183,7 +183,7 @@ async fn broken_project_gets_all_findings_without_secrets() {
         note     direct connections to upstream are possible
                  why:  clients can bypass Coldframe unless the network allows egress to Coldframe only
                  fix:  coldframe run -- INSTALL COMMAND; or allow egress to Coldframe only
-        warning  upstream sends no _npmUser, dist.signatures (checked with left-pad); signals not observable: provenance-lost, trusted-publisher-lost, provenance-dropped, ci-to-human, new-publisher, publisher-email-changed, maintainers-changed
+        warning  upstream sends no _npmUser, dist.signatures, dist.attestations (checked with left-pad); signals not observable: provenance-lost, trusted-publisher-lost, provenance-dropped, ci-to-human, new-publisher, publisher-email-changed, maintainers-changed, signature-lost, provenance-repository-changed, provenance-workflow-changed
                  why:  rules that need it cannot decide; without `time`, age counts from when a release was first seen
                  fix:  coldframe serve --upstream URL, with the registry that the mirror copies
         note     no advisory feed is configured

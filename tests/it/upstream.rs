@@ -1,5 +1,8 @@
 //! Upstream failures: each gives a clear error, no invalid document is served and no cached one is lost.
 
+use coldframe::store::SqliteLedger;
+use serde_json::json;
+
 use crate::fake_response::Reply;
 use crate::harness::Scene;
 use crate::package::{Package, days, hours, minutes};
@@ -303,4 +306,24 @@ async fn clock_skew_and_stripped_metadata_are_reported() {
     scene.publish(Package::new("left-pad", "1.0.0").aged(days(19)));
     scene.get("/left-pad").await.is(200);
     assert!(scene.metric("coldframe_incidents", "metadata_stripped").await >= 1.0);
+}
+
+#[tokio::test]
+async fn missing_attestations_are_named_where_signatures_are_missing_too() {
+    for (dist, missing) in [
+        ("attestations", "sends no _npmUser, dist.signatures;"),
+        ("signatures", "sends no _npmUser;"),
+        ("fileCount", "sends no _npmUser, dist.signatures, dist.attestations;"),
+    ] {
+        let mut scene = Scene::open().await;
+        let stated =
+            json!({ "url": "https://elsewhere.example/", "provenance": { "predicateType": "https://slsa.dev/provenance/v1" } });
+        let stated = if dist == "signatures" { json!([{ "keyid": "SHA256:x", "sig": "AAAA" }]) } else { stated };
+        scene.publish(Package::new("left-pad", "1.0.0").dist(dist, stated));
+        scene.get("/left-pad").await.is(200);
+        scene.coldframe.stop().await;
+        let events = SqliteLedger::read_only(scene.data()).unwrap().events(jiff::Timestamp::UNIX_EPOCH).unwrap();
+        let detail = events.iter().find(|event| event.kind == "metadata_stripped").map(|event| event.detail.clone());
+        assert!(detail.as_ref().is_some_and(|detail| detail.contains(missing)), "{dist}: {detail:?}");
+    }
 }

@@ -139,6 +139,8 @@ pub struct PackumentContents {
     pub has_publishers: bool,
     /// Whether any manifest has a registry signature (`dist.signatures`).
     pub has_signatures: bool,
+    /// Whether any manifest announces provenance (`dist.attestations`).
+    pub has_attestations: bool,
     /// Whether the document has members that abbreviated documents lack, such as `readme`.
     pub has_more: bool,
 }
@@ -198,6 +200,25 @@ pub(crate) struct DocumentLayout {
     pub(crate) restrictions: Option<ByteSpan>,
     pub(crate) has_members: bool,
     pub(crate) closing: u32,
+}
+
+impl PackumentContents {
+    /// Returns the members that npm's registry sends and this document lacks, by their npm names.
+    pub fn missing(self) -> Vec<&'static str> {
+        let members = [
+            (self.has_time, "time"),
+            (self.has_publishers, "_npmUser"),
+            (self.has_signatures, "dist.signatures"),
+            (self.may_have_attestations(), "dist.attestations"),
+        ];
+        members.into_iter().filter(|(there, _)| !there).map(|(_, member)| member).collect()
+    }
+
+    /// Checks whether the registry may send attestations. Most packages have none. Where signatures are missing, which each
+    /// package has, attestations are left out too.
+    pub fn may_have_attestations(self) -> bool {
+        self.has_signatures || self.has_attestations
+    }
 }
 
 impl Packument {

@@ -90,6 +90,7 @@ pub fn parse(name: &PackageName, document: &[u8]) -> Result<ParsedPackument, Pac
         entry.published = times.instants.remove(&*entry.key).flatten();
     }
     layout.modified = times.modified;
+    let has_attestations = entries.iter().any(|entry| entry.outline.has_provenance);
     let mut packument = Packument {
         name: name.clone(),
         entries,
@@ -100,6 +101,7 @@ pub fn parse(name: &PackageName, document: &[u8]) -> Result<ParsedPackument, Pac
             has_time,
             has_publishers: fields.has_publishers,
             has_signatures: fields.has_signatures,
+            has_attestations,
             has_more,
         },
         modified: times.changed.max(stated),
