@@ -23,6 +23,9 @@ use crate::vetting::contents::ContentSummary;
 use crate::vetting::inspect::{ContentBaseline, Inspection, inspect};
 use crate::vetting::manifest::Manifest;
 
+/// The facts of an explanation that are about the release itself.
+const SHOWN_FACTS: [&str; 6] = ["signature", "provenance", "provenance since", "signal", "not decided", "not observable"];
+
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Tarballs (`axios-1.14.1.tgz`) or versions (`axios@1.14.1`).
@@ -113,6 +116,7 @@ impl VettedTarget {
             "unpackedBytes": inspection.unpacked_bytes,
             "findings": inspection.evidence.iter().map(FindingEvidence::json).collect::<Vec<_>>(),
             "comparedWith": match &inspection.baseline { ContentBaseline::Compared(version) => Some(version), _ => None },
+            "changesJudged": !inspection.is_past_rules,
             "explanation": explanation.as_ref().map(Explanation::json),
         })
     }
@@ -124,13 +128,14 @@ impl VettedTarget {
         let baseline = inspection.baseline.describe().map(|baseline| format!(", {baseline}")).unwrap_or_default();
         let result = if inspection.evidence.is_empty() { "no findings" } else { "findings" };
         push_line!(text, "{target}: {result} ({summary}{baseline})");
+        if inspection.is_past_rules {
+            push_line!(text, "  note: no rule judges any more what changed since its predecessor, because of its age");
+        }
         for evidence in &inspection.evidence {
             push_line!(text, "  finding: {}", evidence.describe());
         }
         let facts = explanation.iter().flat_map(|explanation| explanation.seen.rows());
-        for (about, what) in
-            facts.filter(|(about, _)| ["signature", "provenance", "signal", "not decided", "not observable"].contains(about))
-        {
+        for (about, what) in facts.filter(|(about, _)| SHOWN_FACTS.contains(about)) {
             push_line!(text, "  {about}: {what}");
         }
         text

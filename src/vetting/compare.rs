@@ -463,10 +463,18 @@ impl<'a> Comparison<'a> {
     /// Returns the newest release of the baseline below `entry`, a stable one if `entry` is. It is in the line of `entry` if any
     /// is, since versions are ordered.
     pub fn predecessor(&self, entry: &VersionEntry) -> Option<&'a VersionEntry> {
-        let version = entry.version.as_ref()?;
-        let among = if version.is_prerelease() || self.stable.is_empty() { &self.by_version } else { &self.stable };
-        let above = among.partition_point(|(earlier, _)| *earlier < version);
-        Some(among.get(above.checked_sub(1)?)?.1)
+        self.predecessors(entry).next()
+    }
+
+    /// Returns the releases of the baseline below `entry`, the highest first.
+    pub fn predecessors<'s>(&'s self, entry: &VersionEntry) -> impl Iterator<Item = &'a VersionEntry> + use<'s, 'a> {
+        let of_version = |version: &Version| {
+            let among = if version.is_prerelease() || self.stable.is_empty() { &self.by_version } else { &self.stable };
+            let above = among.partition_point(|(earlier, _)| *earlier < version);
+            among.get(..above)
+        };
+        let below = entry.version.as_ref().and_then(of_version).unwrap_or_default();
+        below.iter().rev().map(|(_, earlier)| *earlier)
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Inspection {
     pub unpacked_bytes: u64,
     /// Which earlier tarball it was compared with.
     pub baseline: ContentBaseline,
+    /// Whether the release is so old that no rule judges what the comparison found.
+    pub is_past_rules: bool,
     pub(crate) contents: TarballContents,
 }
 

@@ -1,10 +1,13 @@
 //! What a release changed in its tarball, and what its code does. The attacks are built here; none is real malware.
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::fake_response::Reply;
 use crate::harness::Scene;
 use crate::package::{Package, days, minutes, tarball};
+use crate::process::{coldframe, machine_clock, run};
+use crate::registry::Registry;
 
 const OLD_CODE: &str = "exports.send = (text) => fetch('https://api.example', { body: text });\n";
 const OLD_PATH: &str = "/demo/-/demo-1.0.0.tgz";
@@ -121,4 +124,26 @@ async fn predecessor_that_cannot_be_had_hides_nothing() {
     scene.restart().await;
     scene.get(NEW_PATH).await.is(200);
     assert_eq!(findings(&scene).await, ["secrets-to-network"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vet_compares_an_old_release_although_no_rule_judges_it() {
+    let (home, registry) = (TempDir::new().unwrap(), Registry::start(&machine_clock()).await);
+    registry.publish(release("1.0.0", &json!({}), &[("index.js", OLD_CODE)]).aged(days(300)));
+    registry.publish(release("1.1.0", &json!({}), THEFT).aged(days(200)));
+    // Published later as a fix of an older line, so 1.1.0 is not compared with it.
+    registry.publish(release("1.0.1", &json!({}), THEFT).aged(days(100)).tagged("old"));
+    let vet = |more: &[&str]| {
+        let mut command = coldframe(home.path());
+        run(command.args(["vet", "demo@1.1.0", "--upstream", &registry.url]).args(more))
+    };
+    let (code, out, errors) = vet(&[]);
+    assert_eq!(code, 10, "{out}{errors}");
+    assert!(out.contains("compared with 1.0.0)\n  note: no rule judges any more what changed since its predecessor"), "{out}");
+    assert!(out.contains("finding: secrets-to-network: names .npmrc (read.js:1), uses fetch (send.js:1)"), "{out}");
+    let vetted = serde_json::from_str::<Value>(&vet(&["--json"]).1).unwrap()["vetted"][0].clone();
+    assert_eq!((&vetted["comparedWith"], &vetted["changesJudged"]), (&json!("1.0.0"), &json!(false)), "{vetted}");
+    // What a report shows is not recorded, so rules never judge it.
+    let explained = &vetted["explanation"];
+    assert_eq!((&explained["facts"]["findings"], &explained["verdict"]), (&json!([]), &json!("allow")), "{explained}");
 }

@@ -180,3 +180,24 @@ async fn client_config_returns_age_and_exclusions_to_local_clients() {
     let refused = scene.get("/-/coldframe/client-config").header("via", "1.1 proxy.example").await.is(403).text();
     assert!(!refused.contains("acme"), "{refused}");
 }
+
+#[tokio::test]
+async fn the_release_whose_tarball_is_compared_is_named() {
+    let scene = scene().await;
+    scene.publish(Package::new("left-pad", "1.0.1").aged(days(80)).tagged("old"));
+    scene.publish(Package::new("newborn", "1.0.0").aged(days(3)));
+    for (spec, status, version, text) in [
+        ("left-pad@1.1.0", "known", json!("1.0.1"), "1.0.1, whose tarball its own is compared with"),
+        ("newborn", "none", Value::Null, "none: no release below it is old enough"),
+        ("left-pad@1.0.1", "not-needed", Value::Null, "not needed: no rule judges any more"),
+    ] {
+        let predecessor = explained(&scene, spec).await["facts"]["predecessor"].clone();
+        assert_eq!((&predecessor["status"], &predecessor["version"]), (&json!(status), &version), "{spec}");
+        for accept in [BROWSER, "text/plain"] {
+            let shown = scene.get(&page(spec)).header("user-agent", "curl/8.5.0").accept(accept).await.is(200).text();
+            assert!(shown.contains("predecessor") && shown.contains(text), "{spec}: {shown}");
+        }
+    }
+    let as_of = scene.get(&format!("{}?at=2026-04-06T11:00Z", page("left-pad@1.1.0"))).accept("application/json");
+    assert_eq!(as_of.await.is(200).json()["facts"]["predecessor"], Value::Null);
+}

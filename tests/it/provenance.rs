@@ -14,14 +14,14 @@ use crate::package::{Package, days};
 use crate::sigstore::{Build, PROVENANCE_TYPE, Sigstore};
 
 /// A registry with attestations, and a Coldframe that trusts their authority.
-struct Attested {
-    scene: Scene,
+pub struct Attested {
+    pub scene: Scene,
     sigstore: Sigstore,
     _folder: TempDir,
 }
 
 impl Attested {
-    async fn open() -> Self {
+    pub async fn open() -> Self {
         let (sigstore, folder) = (Sigstore::new(), TempDir::new().unwrap());
         let path = folder.path().join("trusted_root.json");
         std::fs::write(&path, sigstore.root().to_string()).unwrap();
@@ -37,7 +37,7 @@ impl Attested {
     }
 
     /// Publishes a release that was built as `change` says.
-    fn publish(&self, package: Package, change: impl FnOnce(&mut Build)) {
+    pub fn publish(&self, package: Package, change: impl FnOnce(&mut Build)) {
         let mut build = Build::of(&package);
         change(&mut build);
         let attestations = self.sigstore.attestations(&build);
@@ -45,7 +45,7 @@ impl Attested {
     }
 
     /// Publishes four old releases of `demo` that were built as usual.
-    fn publish_old(&self) {
+    pub fn publish_old(&self) {
         for patch in 0..4 {
             self.publish(Package::new("demo", &format!("1.0.{patch}")).aged(days(200 - 10 * patch)), |_| {});
         }
@@ -236,6 +236,19 @@ async fn release_built_as_before_is_served_and_explained() {
     let detail = "built from github.com/acme/demo, .github/workflows/release.yml, as 1.0.1 was";
     assert_eq!(provenance["detail"], detail);
     assert_eq!(attested.scene.metric("coldframe_provenance_total", "\"valid\"").await.to_string(), "4");
+    let since = json!({ "version": "1.0.0", "published": "2025-09-15T12:00:00Z", "releases": 5, "attested": 5 });
+    assert_eq!(facts["provenanceSince"], since, "{facts}");
+}
+
+#[tokio::test]
+async fn package_that_lost_provenance_is_explained_with_the_releases_that_have_it() {
+    let attested = Attested::open().await;
+    attested.scene.publish(Package::new("demo", "0.9.0").aged(days(300)));
+    attested.publish_old();
+    attested.scene.publish(release());
+    let text = attested.scene.get("/-/coldframe/explain/demo@1.1.0").header("user-agent", "curl/8.5.0").await.is(200).text();
+    let since = "1.0.0 of 2025-09-15 12:00 UTC, as far as upstream states; 4 of 5 releases from it on have it";
+    assert!(text.contains("provenance        none, though other releases") && text.contains(since), "{text}");
 }
 
 #[tokio::test]

@@ -7,15 +7,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::firewall::explain::origin::{ExplainedOrigin, ExplainedPredecessor, ExplainedProvenance, ProvenanceSince};
 use crate::npm::packument::index::ManifestTraits;
 use crate::npm::{Integrity, PackageName};
 use crate::policy::{Advisory, Facts, Presence, Reason, Removal, TraceStep, Verdict};
+use crate::text::single_line;
 use crate::units::timestamp;
-use crate::vetting::FindingEvidence;
-use crate::vetting::Signal;
 use crate::vetting::compare::SignalEvidence;
-use crate::vetting::provenance::ProvenanceStatus;
 use crate::vetting::signatures::SignatureStatus;
+use crate::vetting::{Finding, FindingEvidence, Signal};
 
 /// Maintainers listed by name. There may be hundreds.
 const MAX_MAINTAINERS: usize = 12;
@@ -106,58 +106,7 @@ pub struct ExplainedFacts {
     pub pending: Vec<&'static str>,
     /// Findings from the contents of its tarball.
     pub findings: Vec<FindingEvidence>,
-    /// What the registry's signature shows; `None` for a version that left upstream.
-    pub signature: Option<SignatureStatus>,
-    /// What its attestations show; `None` for a version that left upstream.
-    pub provenance: Option<ExplainedProvenance>,
-}
-
-/// What the attestations of a version show, as far as they were read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ExplainedProvenance {
-    Verified {
-        status: ProvenanceStatus,
-        /// The oldest release that was built from the same source, among those that were verified.
-        since: Option<Box<str>>,
-    },
-    /// Upstream announces attestations that were not fetched.
-    Unverified,
-    /// Other releases have attestations.
-    Missing,
-    /// No release of the document has attestations.
-    NoneStated,
-    /// Provenance is not verified.
-    Off,
-}
-
-impl ExplainedProvenance {
-    /// Describes it in one line.
-    fn describe(&self) -> String {
-        match self {
-            Self::Verified { status, since: Some(since) } => format!("{}, as {since} was", status.describe()),
-            Self::Verified { status, since: None } => status.describe(),
-            Self::Unverified => "not observable: upstream announces attestations and sends none".to_owned(),
-            Self::Missing => "none, though other releases have attestations".to_owned(),
-            Self::NoneStated => "not observable: upstream announces no attestations".to_owned(),
-            Self::Off => "not verified, as `sigstore-root` demands".to_owned(),
-        }
-    }
-
-    fn json(&self) -> Value {
-        let status = match self {
-            Self::Verified { status, since } => {
-                let mut json = status.json();
-                json["detail"] = json!(self.describe());
-                json["since"] = json!(since);
-                return json;
-            }
-            Self::Unverified => "unverified",
-            Self::Missing => "missing",
-            Self::NoneStated => "not-observable",
-            Self::Off => "off",
-        };
-        json!({ "status": status, "detail": self.describe() })
-    }
+    pub origin: ExplainedOrigin,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -205,9 +154,8 @@ impl ExplainedFacts {
             evidence: facts.evidence.to_vec(),
             unobservable: facts.unobservable.iter().map(Signal::as_str).collect(),
             pending: facts.pending.iter().map(Signal::as_str).collect(),
-            findings: facts.finding_evidence.to_vec(),
-            signature: None,
-            provenance: None,
+            findings: facts.finding_evidence.iter().cloned().chain(listed_digest(facts)).collect(),
+            origin: ExplainedOrigin::default(),
         }
     }
 
@@ -227,8 +175,9 @@ impl ExplainedFacts {
         row("dist-tags", joined(&self.tags));
         row("integrity", self.integrity.clone());
         row("integrity", self.integrity_changed.then(|| "differs from the one first seen".to_owned()));
-        row("signature", self.signature.as_ref().map(SignatureStatus::describe));
-        row("provenance", self.provenance.as_ref().map(ExplainedProvenance::describe));
+        for (about, text) in self.origin.rows() {
+            row(about, Some(text));
+        }
         row("contradiction", self.flaw.clone());
         row("manifest", joined(&self.of_manifest()));
         for advised in &self.advisories {
@@ -261,6 +210,13 @@ impl ExplainedFacts {
         ];
         traits.iter().filter(|(is, _)| *is).map(|(_, words)| (*words).to_owned()).collect()
     }
+}
+
+/// Returns the finding that a feed lists a digest of the tarball. Rules get it from the feeds, so it has no evidence of its own.
+fn listed_digest(facts: &Facts<'_>) -> Option<FindingEvidence> {
+    let advisory = facts.advisories.listing(facts.integrity).next()?;
+    let detail = format!("{} of the feed `{}` lists its digest", advisory.id, advisory.feed);
+    Some(FindingEvidence { finding: Finding::AdvisedIntegrity, detail: single_line(&detail).into_owned() })
 }
 
 impl ExplainedAdvisory {
@@ -418,8 +374,10 @@ impl ExplainedFacts {
             "signalsPending": self.pending,
             "signalsNotObservable": self.unobservable,
             "findings": self.findings.iter().map(FindingEvidence::json).collect::<Vec<_>>(),
-            "signature": self.signature.as_ref().map(SignatureStatus::json),
-            "provenance": self.provenance.as_ref().map(ExplainedProvenance::json),
+            "signature": self.origin.signature.as_ref().map(SignatureStatus::json),
+            "provenance": self.origin.provenance.as_ref().map(ExplainedProvenance::json),
+            "provenanceSince": self.origin.provenance_since.as_ref().map(ProvenanceSince::json),
+            "predecessor": self.origin.predecessor.as_ref().map(ExplainedPredecessor::json),
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Explains one version: verdict, dates, rules, and the version to use instead, now or as of another instant.
 
 pub mod explanation;
+pub mod origin;
 
 use std::sync::Arc;
 
@@ -9,8 +10,10 @@ use jiff::Timestamp;
 use crate::firewall::client_scope;
 use crate::firewall::components::Firewall;
 use crate::firewall::error::{self, FirewallError, Result, no_version};
-use crate::firewall::explain::explanation::{DistTagChange, ExplainedFacts, ExplainedProvenance, Explanation, RequestedSpec};
+use crate::firewall::explain::explanation::{DistTagChange, ExplainedFacts, Explanation, RequestedSpec};
+use crate::firewall::explain::origin::{ExplainedOrigin, ExplainedPredecessor, ExplainedProvenance, ProvenanceSince};
 use crate::firewall::package::removed::RemovedVersion;
+use crate::firewall::package::signal_table::SignalTable;
 use crate::firewall::package::signing::SignatureVerifier;
 use crate::firewall::packages::request::DocumentNeed;
 use crate::firewall::policy_state::PolicySnapshot;
@@ -126,13 +129,31 @@ impl Explainer<'_> {
         let cohorts = self.package.cohorts(self.policy_snapshot, self.client.profile);
         let facts = self.package.facts(packument, at, (&signals, cohorts.as_deref()), &advisories);
         let mut explanation = self.explanation(&facts, asked, table);
-        let verifier = SignatureVerifier::new(self.package, packument, &self.policy_snapshot.signing_keys);
         // An index of an earlier instant lacks what signatures are found by.
         if self.at.is_none() {
-            explanation.seen.signature = Some(verifier.verify(at));
-            explanation.seen.provenance = Some(self.provenance(packument, at));
+            let verifier = SignatureVerifier::new(self.package, packument, &self.policy_snapshot.signing_keys);
+            explanation.seen.origin = ExplainedOrigin {
+                signature: Some(verifier.verify(at)),
+                provenance: Some(self.provenance(packument, at)),
+                provenance_since: self.provenance_since(packument),
+                predecessor: Some(predecessor(packument, at, &signals)),
+            };
         }
         Ok(explanation)
+    }
+
+    /// Returns the oldest release with attestations. Upstream's other releases may have some that it does not announce.
+    fn provenance_since(&self, packument: &Packument) -> Option<ProvenanceSince> {
+        let releases = || packument.entries.iter().zip(&*self.package.provenance);
+        let attested = || releases().filter(|(entry, _)| entry.outline.has_provenance);
+        let (first, history) = attested().min_by_key(|(_, history)| history.effective)?;
+        let since = history.effective;
+        Some(ProvenanceSince {
+            version: first.key.clone(),
+            published: since,
+            releases: releases().filter(|(_, history)| history.effective >= since).count(),
+            attested: attested().count(),
+        })
     }
 
     /// Returns what the attestations of the entry at `at` show, as far as they were read.
@@ -207,6 +228,13 @@ impl Explainer<'_> {
         let text = format!("no version of {name} at {} matches: {wanted}", timestamp::format_utc(at));
         FirewallError::NotFound(error::one_line(&text).into())
     }
+}
+
+/// Returns the release whose tarball that of the entry at `at` is compared with.
+fn predecessor(packument: &Packument, at: usize, signals: &SignalTable) -> ExplainedPredecessor {
+    let Some(earlier) = signals.predecessors.get(&at) else { return ExplainedPredecessor::NotNeeded };
+    let earlier = earlier.and_then(|earlier| packument.entries.get(earlier));
+    earlier.map_or(ExplainedPredecessor::None, |earlier| ExplainedPredecessor::Version(earlier.key.clone()))
 }
 
 /// Resolves `wanted` over all upstream versions, hidden or not.

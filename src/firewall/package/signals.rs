@@ -100,6 +100,24 @@ pub(crate) fn compare(
     table
 }
 
+/// Returns the release that the tarball of an old entry can be compared with, although no rule judges the result: the highest
+/// one below it that was published before it. `table` has the signals under the same policy.
+pub(crate) fn predecessor_of_old(
+    package: &PackageSnapshot,
+    view: ProfileView<'_>,
+    table: &SignalTable,
+    at: usize,
+) -> Option<usize> {
+    let packument = package.packument.as_deref()?;
+    let (entry, now) = (packument.entries.get(at)?, package.confirmed.validated);
+    let window = view.policy_snapshot.signal_window().max(BASELINE_AGE);
+    let releases = dated_releases(package, packument, view, table);
+    let comparison = Comparison::new(&releases, &[], packument, window, now);
+    let published = |at: usize| package.provenance.get(at).map(|history| history.effective);
+    let mut below = comparison.predecessors(entry).filter_map(|earlier| Some(packument.find(&earlier.key)?.0));
+    below.find(|earlier| published(*earlier) <= published(at))
+}
+
 /// The signals that the ledger has of a package's releases.
 struct RecordedBefore<'a> {
     by_version: HashMap<&'a str, &'a RecordedSignals>,

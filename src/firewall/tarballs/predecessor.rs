@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::firewall::error::{FirewallError, Result};
+use crate::firewall::package::signals::{self, ProfileView};
 use crate::firewall::packages::Services;
 use crate::firewall::request::Client;
 use crate::firewall::tarballs::admission::AdmittedTarball;
@@ -86,16 +87,31 @@ pub(super) struct PredecessorReader<'a> {
 }
 
 impl PredecessorReader<'_> {
-    /// Returns the predecessor of the entry at `at`.
+    /// Returns the predecessor of the entry at `at`, if the entry is young.
     pub(super) async fn read(&self, at: usize) -> Result<Predecessor> {
         let (package, policy_snapshot) = (Arc::clone(self.package), self.services.policy.snapshot());
         let profile = self.client.profile;
         let find = move || package.signals(&policy_snapshot, profile).predecessors.get(&at).copied();
-        let earlier = match self.services.workers.run_over_versions(self.package, self.client.address, find).await? {
-            None => return Ok(Predecessor::NotNeeded),
-            Some(None) => return Ok(Predecessor::None),
-            Some(Some(earlier)) => earlier,
+        match self.services.workers.run_over_versions(self.package, self.client.address, find).await? {
+            None => Ok(Predecessor::NotNeeded),
+            Some(earlier) => self.load(earlier).await,
+        }
+    }
+
+    /// Returns the predecessor of an entry that is too old for rules.
+    pub(super) async fn read_of_old(&self, at: usize) -> Result<Predecessor> {
+        let (package, policy_snapshot) = (Arc::clone(self.package), self.services.policy.snapshot());
+        let profile = self.client.profile;
+        let find = move || {
+            let view = ProfileView { policy_snapshot: &policy_snapshot, profile };
+            signals::predecessor_of_old(&package, view, &package.signals(&policy_snapshot, profile), at)
         };
+        let earlier = self.services.workers.run_over_versions(self.package, self.client.address, find).await?;
+        self.load(earlier).await
+    }
+
+    async fn load(&self, earlier: Option<usize>) -> Result<Predecessor> {
+        let Some(earlier) = earlier else { return Ok(Predecessor::None) };
         let Some(entry) = self.package.packument.as_ref().and_then(|packument| packument.entries.get(earlier)) else {
             return Ok(Predecessor::None);
         };

@@ -37,6 +37,15 @@ impl VettingResult {
     }
 }
 
+/// What an inspection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum VettingPurpose {
+    /// Rules judge what it finds.
+    Verdict,
+    /// A person reads it. A release that is too old for rules is compared with its predecessor too.
+    Report,
+}
+
 /// The key of a shared inspection: the same bytes as the same version of the same package.
 type VettingKey = (CacheKey, Box<str>, Digest);
 
@@ -95,7 +104,7 @@ impl TarballVetter {
         at: usize,
         tarball: &VerifiedTarball,
     ) -> Result<Inspection> {
-        self.task(client, lookup, at, tarball).run().await
+        VettingTask { purpose: VettingPurpose::Report, ..self.task(client, lookup, at, tarball) }.run().await
     }
 
     fn task(&self, client: &Client, lookup: &PackageLookup, at: usize, tarball: &VerifiedTarball) -> VettingTask {
@@ -107,6 +116,7 @@ impl TarballVetter {
             lookup: lookup.clone(),
             at,
             tarball: tarball.clone(),
+            purpose: VettingPurpose::Verdict,
         }
     }
 }
@@ -120,6 +130,7 @@ struct VettingTask {
     lookup: PackageLookup,
     at: usize,
     tarball: VerifiedTarball,
+    purpose: VettingPurpose,
 }
 
 impl VettingTask {
@@ -139,10 +150,17 @@ impl VettingTask {
         let reader =
             PredecessorReader { services: &self.services, provider: &self.provider, client: &self.client, package: &package };
         let predecessor = reader.read(self.at).await?;
+        let is_past_rules = matches!(predecessor, Predecessor::NotNeeded) && self.purpose == VettingPurpose::Report;
+        let shown = if is_past_rules { Some(reader.read_of_old(self.at).await?) } else { None };
         let permit = self.services.workers.heavy.acquire(self.client.address).await;
         let services = Arc::clone(&self.services);
         let work = move || {
-            let result = self.inspect(document.as_deref(), &predecessor);
+            let mut result = self.inspect(document.as_deref(), &predecessor);
+            // Only now: what is recorded may not depend on who asked for a report.
+            if let (Ok(inspection), Some(shown)) = (&mut result, shown) {
+                shown.compare(inspection);
+                inspection.is_past_rules = true;
+            }
             drop(permit);
             result
         };
