@@ -256,6 +256,7 @@ impl App {
             policy_reload::run(policies, core)
         });
         tasks.spawn(TaskLabel::Prefetch, "prefetch", core.clone(), prefetch::run);
+        state.feeds.spawn_file_scan(tasks);
         tasks.spawn(TaskLabel::Ledger, "ledger", (core.clone(), Arc::<AtomicU64>::default()), |(core, reported)| {
             ledger::retry_writes(core, reported)
         });

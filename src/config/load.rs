@@ -1,6 +1,7 @@
 //! Loads the configuration: merges the sources, parses each setting, and reports all errors together.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use crate::config::effective::Settings;
@@ -14,8 +15,12 @@ use crate::config::settings::SettingKey;
 use crate::config::signing;
 use crate::config::upstream::{self, OwnAddresses};
 use crate::diagnostics::{Diagnostic, Diagnostics, Origin};
+use crate::firewall::SizeLimits;
 use crate::telemetry::LogFormat;
 use crate::{firewall, store, telemetry, tls};
+
+/// The memory that opening one tarball may take, in bytes. With less, many honest packages could not be read.
+const VETTING_MEMORY: RangeInclusive<u64> = 10_000_000..=10_000_000_000;
 
 #[derive(Debug)]
 pub struct ConfigSources<'a> {
@@ -115,8 +120,11 @@ impl Config {
             packument_memory: reader.one(SettingKey::PackumentMemory, parse::size(1_000_000..=u64::MAX)),
             prefetch: reader.one(SettingKey::Prefetch, parse::number(0..=firewall::FETCHES)),
             absent_names: reader.one(SettingKey::AbsentNames, parse::number(0..=firewall::MAX_ABSENT_NAMES)),
-            packument_limit: reader.one(SettingKey::PackumentLimit, parse::size(1_000..=u64::MAX)),
-            tarball_limit: reader.one(SettingKey::TarballLimit, parse::size(1_000..=u64::MAX)),
+            limits: SizeLimits {
+                packument: reader.one(SettingKey::PackumentLimit, parse::size(1_000..=u64::MAX)),
+                tarball: reader.one(SettingKey::TarballLimit, parse::size(1_000..=u64::MAX)),
+                vetting_memory: reader.one(SettingKey::VettingMemory, parse::size(VETTING_MEMORY)),
+            },
             signing_keys: signing::keys(&mut reader, machine),
             trust_root: signing::trust_root(&mut reader, machine),
             trust_updates: signing::updates(&mut reader, machine),
@@ -133,7 +141,7 @@ impl Config {
         let feeds = feeds::read(&mut reader);
         let policies = policy::read(&mut reader, policy_names, (min_release_age, fix_lane), exclude);
         let own_addresses = OwnAddresses { listen: &listen, public_url: public_url.as_ref() };
-        let limits = (firewall.packument_limit, firewall.tarball_limit);
+        let limits = (firewall.limits.packument, firewall.limits.tarball);
         let resolved = upstream::resolve(&mut reader, machine, &own_addresses, limits);
         let gateway = server::gateway(&mut reader, resolved.as_ref().map(|(upstream, ..)| upstream))?;
         let (upstream, tls, mut warnings) = resolved?;
@@ -376,6 +384,7 @@ memory = \"1GB\"
             absent-names = "20000"                      # default
             packument-limit = "200MB"                   # default
             tarball-limit = "500MB"                     # default
+            vetting-memory = "100MB"                    # default
             # tarball-host                              # default: upstream's host
             # redirect-host                             # default: upstream's host
             # upstream-time                             # default: checked
@@ -427,6 +436,15 @@ memory = \"1GB\"
             --upstream: `upstream` is Coldframe itself
                = allowed: a registry other than this server"#]]
         .assert_eq(&named);
+    }
+
+    #[test]
+    fn memory_for_opening_tarballs_is_bounded() {
+        for (memory, problem) in [("5MB", "must be at least 10000000 bytes"), ("11GB", "must be at most"), ("much", "`much`")] {
+            let text = shown("", &[(SettingKey::VettingMemory, memory)]).unwrap_err().to_string();
+            assert!(text.contains("--vetting-memory") && text.contains(problem), "{text}");
+        }
+        assert!(shown("", &[(SettingKey::VettingMemory, "64MiB")]).unwrap().contains("vetting-memory = \"64MiB\""));
     }
 
     #[test]

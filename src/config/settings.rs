@@ -144,6 +144,8 @@ settings! {
     PackumentLimit = "packument-limit", one Size, Value("200MB");
     /// Maximum size of a tarball from upstream
     TarballLimit = "tarball-limit", one Size, Value("500MB");
+    /// Memory for opening one tarball, from `10MB`; one per core is opened at a time
+    VettingMemory = "vetting-memory", one Size, Value("100MB");
     /// Further hosts that packuments may use in tarball URLs
     TarballHost = "tarball-host", several HostGlob, Absent("upstream's host");
     /// Further hosts upstream may redirect tarballs to; they get no credentials

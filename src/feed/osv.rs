@@ -1,6 +1,6 @@
 //! OSV records as JSON, and their conversion to advisories on npm packages. Tolerates the deviations of real records.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -163,10 +163,13 @@ pub struct TarballIndicators {
     pub evidence_files: Vec<EvidenceFile>,
 }
 
-/// A malicious file. One without a usable SHA-256 is ignored.
+/// A malicious file. An unusable digest is ignored.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct EvidenceFile {
+    /// Hex.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
+    pub sha1: String,
     /// Hex.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
     pub sha256: String,
@@ -189,21 +192,33 @@ pub struct TarballHashes {
     /// Hex.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
     pub sha256: String,
+    /// Hex.
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
+    pub sha512: String,
+    /// SRI of any algorithms.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
     pub sha512_sri: String,
 }
 
 impl TarballHashes {
     fn digests(&self) -> impl Iterator<Item = Digest> {
-        let sri = Integrity::parse(Some(&self.sha512_sri), None).map(|integrity| integrity.strongest().clone());
-        let hex = [(Algorithm::Sha256, &self.sha256), (Algorithm::Sha1, &self.sha1)];
+        let sri = Integrity::parse(Some(&self.sha512_sri), None);
+        let sri: Vec<Digest> = sri.iter().flat_map(Integrity::digests).cloned().collect();
+        let hex = [(Algorithm::Sha512, &self.sha512), (Algorithm::Sha256, &self.sha256), (Algorithm::Sha1, &self.sha1)];
         sri.into_iter().chain(hex.into_iter().filter_map(|(algorithm, text)| Digest::from_hex(algorithm, text)))
+    }
+}
+
+impl EvidenceFile {
+    fn digests(&self) -> impl Iterator<Item = Digest> {
+        let hex = [(Algorithm::Sha256, &self.sha256), (Algorithm::Sha1, &self.sha1)];
+        hex.into_iter().filter_map(|(algorithm, text)| Digest::from_hex(algorithm, text))
     }
 }
 
 /// Checks whether honest packages have this file too. A record that lists the empty file would refuse thousands of packages.
 fn is_of_a_common_file(digest: &Digest) -> bool {
-    [&b""[..], b"\n", b"{}", b"{}\n"].iter().any(|content| *digest == Digest::of(Algorithm::Sha256, content))
+    [&b""[..], b"\n", b"{}", b"{}\n"].iter().any(|content| *digest == Digest::of(digest.algorithm(), content))
 }
 
 impl DatabaseSpecific {
@@ -216,7 +231,7 @@ impl DatabaseSpecific {
         let tarballs = self.indicators.iter().flat_map(|indicators| &indicators.package_integrity);
         let digests = tarballs.flat_map(|tarball| tarball.hashes.digests()).map(|digest| digest.to_sri());
         let files = self.indicators.iter().flat_map(|indicators| &indicators.evidence_files);
-        let files = files.filter_map(|file| Digest::from_hex(Algorithm::Sha256, &file.sha256));
+        let files = files.flat_map(EvidenceFile::digests);
         let files = files.filter(|digest| !is_of_a_common_file(digest)).map(|digest| indicators::file_indicator(&digest));
         hosts.filter_map(|text| indicators::normalize_indicator(text)).chain(digests).chain(files)
     }
@@ -262,17 +277,24 @@ impl OsvRecord {
         if self.is_withdrawn() {
             return (entries, unreadable);
         }
-        let kind = self.kind();
+        let (kind, mut positions) = (self.kind(), HashMap::<&str, usize>::new());
         for affected in self.affected.iter().filter(|affected| affected.is_npm()) {
             let (spans, flawed) = affected.spans();
             unreadable += flawed;
             // GHSA lists a package once per range.
-            if let Some(entry) = entries.iter_mut().find(|entry| *entry.package == *affected.package.name) {
+            let known = positions.get(&*affected.package.name).and_then(|at: &usize| entries.get_mut(*at));
+            if let Some(entry) = known {
                 entry.versions.extend(affected.versions.iter().map(|version| version.as_str().into()));
                 entry.spans.extend(spans);
+                entry.indicators.extend(affected.database_specific.indicators().map(Into::into));
                 continue;
             }
+            positions.insert(&affected.package.name, entries.len());
             entries.push(self.entry(affected, kind, spans));
+        }
+        for entry in &mut entries {
+            entry.indicators.sort_unstable();
+            entry.indicators.dedup();
         }
         (entries, unreadable)
     }
@@ -464,6 +486,37 @@ mod tests {
         );
         assert_eq!(kind(r#""id":"LWA-2026-1","aliases":["MAL-2026-1"]"#), AdvisoryKind::Malware);
         assert_eq!(kind(r#""id":"ACME-1""#), AdvisoryKind::Malware);
+    }
+
+    #[test]
+    fn digests_of_tarballs_and_files_are_indicators_in_every_usable_form() {
+        let (tarball, file) = (b"tarball", b"file");
+        let of = |algorithm, bytes: &[u8]| Digest::of(algorithm, bytes);
+        let record = serde_json::json!({ "id": "MAL-1", "modified": "2026-01-01T00:00:00Z", "affected": [
+            { "package": { "ecosystem": "npm", "name": "a" }, "database_specific": { "indicators": {
+                "package_integrity": [
+                    { "hashes": { "sha512": of(Algorithm::Sha512, tarball).to_hex(), "sha1": of(Algorithm::Sha1, tarball).to_hex() } },
+                    { "hashes": { "sha512_sri": format!("{} {}", of(Algorithm::Sha384, b"x").to_sri(), of(Algorithm::Sha512, b"x").to_sri()) } },
+                    { "hashes": { "sha512": "abc", "sha256": null } },
+                ],
+            } } },
+            // Stated once per range, as some databases do.
+            { "package": { "ecosystem": "npm", "name": "a" }, "database_specific": { "indicators": {
+                "evidence_files": [
+                    { "sha1": of(Algorithm::Sha1, file).to_hex(), "sha256": of(Algorithm::Sha256, file).to_hex() },
+                    { "sha1": of(Algorithm::Sha1, b"").to_hex() },
+                ],
+            } } },
+        ] });
+        let record = read(&record.to_string());
+        let found = record.advisory_records().0[0].indicators.clone();
+        let mut expected: Vec<String> =
+            [Algorithm::Sha1, Algorithm::Sha512].map(|algorithm| of(algorithm, tarball).to_sri()).into();
+        expected.extend([Algorithm::Sha384, Algorithm::Sha512].map(|algorithm| of(algorithm, b"x").to_sri()));
+        expected.extend([Algorithm::Sha1, Algorithm::Sha256].map(|algorithm| indicators::file_indicator(&of(algorithm, file))));
+        expected.sort();
+        assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
+        assert_eq!(read(&serde_json::to_string(&record).unwrap()), record);
     }
 
     #[test]

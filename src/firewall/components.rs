@@ -33,6 +33,7 @@ use crate::firewall::tarballs::early_request::EarlyRequests;
 use crate::firewall::tarballs::entitlement::{EntitlementService, Entitlements};
 use crate::firewall::tarballs::provenance::ProvenanceVerifier;
 use crate::firewall::tarballs::provider::TarballProvider;
+use crate::firewall::tarballs::served_files::ServedFiles;
 use crate::firewall::tarballs::vetting::TarballVetter;
 use crate::firewall::wall_clock::WallClock;
 use crate::firewall::wanted_versions::Wants;
@@ -122,6 +123,15 @@ impl Firewall {
         self.0.registries.ids().map(str::to_owned).collect()
     }
 
+    /// Compares the files of tarballs that were served with those that feeds list. Returns whether it found one, so that verdicts
+    /// changed.
+    pub(crate) async fn scan_served_files(&self) -> bool {
+        self.0.served_files.scan().await.unwrap_or_else(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "scan of served files failed");
+            false
+        })
+    }
+
     /// Drops a package from memory, so that upstream is asked before the next response.
     pub(crate) fn forget(&self, name: &PackageName) {
         self.0.cache.forget(name);
@@ -175,6 +185,7 @@ pub(crate) struct Components {
     pub packages: Arc<PackageService>,
     pub responses: Arc<ResponseCache>,
     pub tarballs: TarballService,
+    pub served_files: ServedFiles,
     pub locator: TarballLocator,
     pub passthrough: Arc<Passthrough>,
     pub prefetcher: Prefetcher,
@@ -233,6 +244,7 @@ impl Components {
         Self {
             responses: Arc::new(ResponseCache::new(&services, views, eighths(1), plain, Arc::clone(&packages))),
             tarballs,
+            served_files: ServedFiles::new(&services),
             locator: TarballLocator { services: Arc::clone(&services), addresses, packages: Arc::clone(&packages) },
             passthrough,
             prefetcher: Prefetcher { services: Arc::clone(&services), queue, fetcher: Arc::clone(&fetcher) },
@@ -295,7 +307,7 @@ fn services(deps: FirewallDeps, cache: u64) -> Services {
         policy,
         wall_clock,
         cache: Arc::new(PackageCache::new(cache, config.packument_ttl)),
-        parse_pool: Arc::new(ParsePool::new(cores, memory, config.packument_limit)),
+        parse_pool: Arc::new(ParsePool::new(cores, memory, config.limits.packument)),
         config,
         cores,
     }

@@ -33,16 +33,24 @@ pub struct Config {
     /// Nonexistent names that one client may request per day. Each is recorded, so that a package that appears later cannot claim
     /// to be old.
     pub absent_names: usize,
-    /// The largest packument accepted from upstream, in bytes, decoded.
-    pub packument_limit: u64,
-    /// The largest tarball accepted from upstream, in bytes.
-    pub tarball_limit: u64,
+    pub limits: SizeLimits,
     /// The keys that the registry's signatures are verified with.
     pub signing_keys: Arc<KeyRing>,
     /// The authorities and logs that provenance is verified with; `None` if it is not verified.
     pub trust_root: Option<Arc<TrustRoot>>,
     /// What renews both while the server runs.
     pub trust_updates: Option<TrustUpdates>,
+}
+
+/// The most bytes of one document or tarball.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SizeLimits {
+    /// The largest packument accepted from upstream, decoded.
+    pub packument: u64,
+    /// The largest tarball accepted from upstream.
+    pub tarball: u64,
+    /// The memory that opening one tarball may take.
+    pub vetting_memory: u64,
 }
 
 /// A TUF repository that renews keys and authorities.

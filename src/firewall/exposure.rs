@@ -1,16 +1,19 @@
 //! Re-evaluates served and stored versions against new advisories: removes malicious tarballs and names the clients that received
 //! them. The policy decides what is malicious.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use jiff::Timestamp;
 
 use crate::firewall::policy_state::{PolicySnapshot, Profile};
-use crate::npm::{Integrity, PackageName, Version};
+use crate::npm::{Algorithm, Digest, Integrity, PackageName, Version};
 use crate::policy::advisories::AdvisoryKind;
-use crate::policy::{Advisory, ApplicableAdvisories, Facts, FeedTrust};
-use crate::store::{BlobStore, DownloadOutcome, Exposure, Ledger, LedgerEvent, Release, StoreError, TarballSource};
+use crate::policy::{Advisory, ApplicableAdvisories, Facts, FeedTrust, Verdict};
+use crate::store::{
+    BlobStore, DownloadOutcome, Exposure, InspectedTarball, Ledger, LedgerEvent, PackageKey, Release, StoreError, TarballSource,
+};
 use crate::telemetry::{ClientExposed, Metrics};
+use crate::vetting::{Finding, FindingEvidence};
 
 /// A version that was served or stored and that an advisory affects.
 #[derive(Debug, Clone)]
@@ -31,6 +34,17 @@ pub struct ExposedVersion {
     pub is_condemned: bool,
 }
 
+impl ExposedVersion {
+    /// Keeps only what is about these bytes. A client whose digest was not recorded may have received them.
+    fn of_bytes(self, digests: &Integrity) -> Self {
+        let received = |client: &Exposure| {
+            let sent = client.integrity.as_deref().and_then(|sri| Integrity::parse(Some(sri), None));
+            sent.is_none_or(|sent| sent.is_covered_by(digests))
+        };
+        Self { integrities: vec![digests.clone()], clients: self.clients.into_iter().filter(received).collect(), ..self }
+    }
+}
+
 /// The result of a [`purge`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PurgeResult {
@@ -40,18 +54,36 @@ pub struct PurgeResult {
     pub named: u64,
 }
 
-/// Returns every version in the ledger that a `wanted` advisory affects. Blocks. Reads only the releases of packages with
-/// advisories.
+/// Returns every version in the ledger that a `wanted` advisory affects, by its name, by a digest of its tarball, or by a file that
+/// was found in its tarball. Blocks.
 pub(crate) fn find_exposed(
     policy_snapshot: &PolicySnapshot,
     ledger: &dyn Ledger,
     now: Timestamp,
     wanted: impl Fn(Advisory<'_>) -> bool,
 ) -> Result<Vec<ExposedVersion>, StoreError> {
+    let mut findings = find_by_name(policy_snapshot, ledger, now, &wanted)?;
+    let named = findings.iter().map(|finding| (finding.name.clone(), finding.version.clone(), finding.advisory.clone()));
+    let named: HashSet<_> = named.collect();
+    let by_digest = find_by_digest(policy_snapshot, ledger, now, &wanted)?;
+    let by_file = find_by_file(policy_snapshot, ledger, now, &wanted)?;
+    let is_named =
+        |finding: &ExposedVersion| named.contains(&(finding.name.clone(), finding.version.clone(), finding.advisory.clone()));
+    findings.extend(by_digest.into_iter().chain(by_file).filter(|finding| !is_named(finding)));
+    Ok(findings)
+}
+
+/// Reads only the releases of packages with advisories.
+fn find_by_name(
+    policy_snapshot: &PolicySnapshot,
+    ledger: &dyn Ledger,
+    now: Timestamp,
+    wanted: &dyn Fn(Advisory<'_>) -> bool,
+) -> Result<Vec<ExposedVersion>, StoreError> {
     let mut findings = Vec::new();
     for name in ledger.names()? {
         let advisories = policy_snapshot.advisories.of(name.as_str());
-        if !advisories.iter().any(&wanted) {
+        if !advisories.iter().any(wanted) {
             continue;
         }
         let rows = LedgerRows::load(ledger, &name)?;
@@ -74,6 +106,93 @@ pub(crate) fn find_exposed(
         }
     }
     Ok(findings)
+}
+
+/// Finds tarballs whose digests an advisory lists, whatever package they were downloaded as. Reads the digests of all tarballs.
+fn find_by_digest(
+    policy_snapshot: &PolicySnapshot,
+    ledger: &dyn Ledger,
+    now: Timestamp,
+    wanted: &dyn Fn(Advisory<'_>) -> bool,
+) -> Result<Vec<ExposedVersion>, StoreError> {
+    let advisories = &policy_snapshot.advisories;
+    if !advisories.lists_tarballs() {
+        return Ok(Vec::new());
+    }
+    let find = |digests: &Integrity| advisories.listing(digests).any(wanted);
+    let (mut findings, mut seen) = (Vec::new(), HashSet::new());
+    for (name, source) in ledger.downloaded_with(&find)? {
+        // One row per address.
+        if !seen.insert((name.clone(), source.version.clone(), source.digests.clone())) {
+            continue;
+        }
+        let rows = LedgerRows::load(ledger, &name)?;
+        let parsed = Version::parse(&source.version);
+        let applicable = advisories.of(name.as_str()).applicable_to(std::iter::empty());
+        for advisory in advisories.listing(&source.digests).filter(|advisory| wanted(*advisory)) {
+            let mut finding = rows.exposed(&name, &source.version, advisory.id, advisory.feed).of_bytes(&source.digests);
+            finding.is_condemned = denies(advisory) && !is_approved(policy_snapshot, &finding, &applicable, parsed.as_ref(), now);
+            findings.push(finding);
+        }
+    }
+    Ok(findings)
+}
+
+/// Finds tarballs in which a file was found that an advisory lists.
+fn find_by_file(
+    policy_snapshot: &PolicySnapshot,
+    ledger: &dyn Ledger,
+    now: Timestamp,
+    wanted: &dyn Fn(Advisory<'_>) -> bool,
+) -> Result<Vec<ExposedVersion>, StoreError> {
+    let advisories = &policy_snapshot.advisories;
+    let (mut findings, mut seen) = (Vec::new(), HashSet::new());
+    for (PackageKey { name, .. }, inspected) in ledger.inspected_with_listed_files()? {
+        // One row per view.
+        if !seen.insert((name.clone(), inspected.version.clone(), inspected.sha512.clone())) {
+            continue;
+        }
+        let listed: Vec<Digest> = inspected.evidence.iter().filter_map(FindingEvidence::listed_file).collect();
+        let by_id: BTreeMap<(&str, &str), Advisory<'_>> = listed
+            .iter()
+            .flat_map(|digest| advisories.listing_file(digest))
+            .filter(|advisory| wanted(*advisory))
+            .map(|advisory| ((advisory.id, advisory.feed), advisory))
+            .collect();
+        if by_id.is_empty() {
+            continue;
+        }
+        let rows = LedgerRows::load(ledger, &name)?;
+        let digests = rows.digests_of(&inspected);
+        for ((id, feed), advisory) in by_id {
+            let mut finding = rows.exposed(&name, &inspected.version, id, feed).of_bytes(&digests);
+            finding.is_condemned = denies(advisory) && is_denied_for_files(policy_snapshot, &finding, &inspected, now);
+            findings.push(finding);
+        }
+    }
+    Ok(findings)
+}
+
+/// Checks whether the policy denies a version for the files that were found in its tarball, at any age.
+fn is_denied_for_files(
+    policy_snapshot: &PolicySnapshot,
+    finding: &ExposedVersion,
+    inspected: &InspectedTarball,
+    now: Timestamp,
+) -> bool {
+    let rules = policy_snapshot.policy(Profile::default()).for_package(&finding.name);
+    let parsed = Version::parse(&finding.version);
+    let advisories = policy_snapshot.advisories.of(finding.name.as_str()).applicable_to(std::iter::empty());
+    let facts = Facts {
+        published: None,
+        integrity: finding.integrities.first(),
+        parsed: parsed.as_ref(),
+        advisories: &advisories,
+        findings: Finding::AdvisedFile.into(),
+        finding_evidence: &inspected.evidence,
+        ..Facts::of(&finding.name, &finding.version, finding.published.unwrap_or(now))
+    };
+    matches!(policy_snapshot.evaluate(&rules, &facts, now, &mut ()), Verdict::Deny { .. })
 }
 
 /// Returns what was served or stored of these versions of a package, regardless of advisories. `reason` replaces the advisory id.
@@ -211,6 +330,13 @@ impl LedgerRows {
         let (releases, mut served) = (ledger.releases(name)?, ledger.exposure(name, None)?);
         served.retain(|row| row.outcome == DownloadOutcome::Served);
         Ok(Self { releases, served, downloaded: ledger.downloaded(name)? })
+    }
+
+    /// Returns all digests of the bytes that were inspected.
+    fn digests_of(&self, inspected: &InspectedTarball) -> Integrity {
+        let is_it = |source: &&TarballSource| source.digests.digest(Algorithm::Sha512) == Some(&inspected.sha512);
+        let found = self.downloaded.iter().find(is_it);
+        found.map_or_else(|| Integrity::single(inspected.sha512.clone()), |source| source.digests.clone())
     }
 
     fn versions(&self) -> impl Iterator<Item = &str> {

@@ -29,7 +29,7 @@ mod workers;
 mod writer_confirmations;
 
 pub use components::Firewall;
-pub use config::{Config, FETCHES, FirewallDeps, MAX_ABSENT_NAMES, TrustUpdates};
+pub use config::{Config, FETCHES, FirewallDeps, MAX_ABSENT_NAMES, SizeLimits, TrustUpdates};
 pub use error::{FirewallError, Refusal};
 pub use explain::explanation::Explanation;
 pub(crate) use exposure::rescan;

@@ -60,6 +60,9 @@ macro_rules! ledger_laws {
             addresses_of_the_same_bytes_are_bounded,
             same_name_on_two_registries_is_two_packages,
             out_of_range_instants_keep_their_order,
+            tarballs_of_all_packages_are_found_by_digest,
+            tarballs_with_listed_files_are_found,
+            tarballs_are_listed_by_when_they_were_served,
             equal_downloads_are_counted_per_client,
             exposure_lists_tarballs_and_not_hidden_versions,
             queued_rows_survive_a_restart,
@@ -488,6 +491,58 @@ pub(crate) fn addresses_of_the_same_bytes_are_bounded(open: Open<'_, dyn Ledger>
     ledger.record_package(&axios, &PackageChange { tarballs: tarballs.clone(), ..PackageChange::default() }).unwrap();
     let kept = ledger.tarballs(&axios, "1.0.0").unwrap();
     assert!(kept.len() < 20 && kept.contains(&other) && kept.contains(&tarballs[100]), "{}", kept.len());
+}
+
+pub(crate) fn tarballs_of_all_packages_are_found_by_digest(open: Open<'_, dyn Ledger>) {
+    let ledger = open();
+    let record = |name: &str, source: &TarballSource| {
+        let change = PackageChange { tarballs: vec![source.clone()], ..PackageChange::default() };
+        ledger.record_package(&key(name), &change).unwrap();
+    };
+    let (axios, copied) = (source("1.0.0", b"one", "a.tgz"), source("3.0.0", b"one", "b.tgz"));
+    record("axios", &axios);
+    record("axios", &source("1.1.0", b"two", "c.tgz"));
+    record("copied", &copied);
+    let wanted = Digest::of(Algorithm::Sha512, b"one");
+    let found = ledger.downloaded_with(&|digests| digests.digest(Algorithm::Sha512) == Some(&wanted)).unwrap();
+    assert_eq!(found, [(key("axios").name, axios), (key("copied").name, copied)]);
+    assert_eq!(ledger.downloaded_with(&|_| false).unwrap(), []);
+}
+
+pub(crate) fn tarballs_with_listed_files_are_found(open: Open<'_, dyn Ledger>) {
+    let (ledger, axios) = (open(), key("axios"));
+    let own = PackageKey { upstream: format!("{}#own", axios.upstream).into(), ..axios.clone() };
+    let with = |version: &str, finding, detail: &str| {
+        let evidence = vec![FindingEvidence { finding, detail: detail.to_owned() }];
+        InspectedTarball { evidence, ..inspected(version, b"one") }
+    };
+    let listed = with("1.0.0", Finding::AdvisedFile, "a.js: MAL-1 lists its digest");
+    // A text that names the finding is none.
+    let other = with("1.1.0", Finding::Unreadable, "\"advised-file\"");
+    for (key, found) in [(&axios, &listed), (&axios, &other), (&own, &listed)] {
+        let change = PackageChange { inspections: vec![found.clone()], ..PackageChange::default() };
+        ledger.record_package(key, &change).unwrap();
+    }
+    let found = ledger.inspected_with_listed_files().unwrap();
+    assert_eq!(found, [(axios.clone(), listed.clone()), (own.clone(), listed)]);
+    assert_eq!(ledger.package_keys(&axios.name).unwrap(), [axios, own]);
+    assert_eq!(ledger.package_keys(&key("axio").name).unwrap(), []);
+}
+
+pub(crate) fn tarballs_are_listed_by_when_they_were_served(open: Open<'_, dyn Ledger>) {
+    let ledger = open();
+    for (version, second) in [("1.0.0", 5), ("1.1.0", 1), ("1.2.0", 9), ("1.3.0", 7)] {
+        ledger.record_download(download(version, [10, 0, 0, 1]), at(second));
+    }
+    ledger.record_download(DownloadEvent { outcome: DownloadOutcome::Refused, ..download("1.4.0", [10, 0, 0, 1]) }, at(9));
+    ledger.record_download(DownloadEvent { integrity: None, ..download("1.5.0", [10, 0, 0, 1]) }, at(9));
+    let versions = |since, limit| {
+        let served = ledger.served_tarballs(since, limit).unwrap();
+        served.into_iter().map(|served| served.version.into_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(versions(at(5), 9), ["1.2.0", "1.3.0", "1.0.0"]);
+    assert_eq!(versions(at(0), 2), ["1.2.0", "1.3.0"]);
+    assert_eq!(ledger.served_tarballs(at(9), 9).unwrap()[0].sha512, Digest::of(Algorithm::Sha512, b"x"));
 }
 
 pub(crate) fn forgotten_tags_are_deleted(open: Open<'_, dyn Ledger>) {

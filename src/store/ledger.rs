@@ -376,6 +376,15 @@ pub struct Exposure {
     pub last: Timestamp,
 }
 
+/// A tarball that clients received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServedTarball {
+    pub name: PackageName,
+    pub version: Box<str>,
+    /// The SHA-512 of the bytes.
+    pub sha512: Digest,
+}
+
 /// An event that operators can query later. Equal events within a batch are written as one row with a count.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LedgerEvent {
@@ -435,6 +444,18 @@ pub trait Ledger: Send + Sync {
 
     /// Returns all downloaded tarballs of a package, of all registries.
     fn downloaded(&self, name: &PackageName) -> Result<Vec<TarballSource>, StoreError>;
+
+    /// Returns all downloaded tarballs whose digests `is_wanted` accepts, of all packages and registries. Reads every row.
+    fn downloaded_with(&self, is_wanted: &dyn Fn(&Integrity) -> bool) -> Result<Vec<(PackageName, TarballSource)>, StoreError>;
+
+    /// Returns the inspections that found a file which a feed lists, with their packages, of all registries and views.
+    fn inspected_with_listed_files(&self) -> Result<Vec<(PackageKey, InspectedTarball)>, StoreError>;
+
+    /// Returns the tarballs that clients received since `since`, the last one first, at most `limit`.
+    fn served_tarballs(&self, since: Timestamp, limit: usize) -> Result<Vec<ServedTarball>, StoreError>;
+
+    /// Returns the keys of a package: one per registry and view.
+    fn package_keys(&self, name: &PackageName) -> Result<Vec<PackageKey>, StoreError>;
 
     /// Checks whether an equal event was ever written.
     fn has_event(&self, event: &LedgerEvent) -> Result<bool, StoreError>;

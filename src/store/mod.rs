@@ -24,7 +24,7 @@ pub use error::StoreError;
 pub(crate) use indicator_hit::IndicatorHit;
 pub(crate) use ledger::{
     DownloadEvent, DownloadKind, Exposure, InspectedTarball, LearnedDigests, LedgerEvent, PackageKey, RecordedSignals, Release,
-    ReleaseState, TarballSource, VerifiedProvenance,
+    ReleaseState, ServedTarball, TarballSource, VerifiedProvenance,
 };
 pub use ledger::{DownloadOutcome, Ledger, PackageChange, PackageRecord, StoredPackument, TagSighting};
 pub use sqlite::SqliteLedger;

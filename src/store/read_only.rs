@@ -2,12 +2,12 @@
 
 use jiff::Timestamp;
 
-use crate::npm::{Digest, PackageName};
+use crate::npm::{Digest, Integrity, PackageName};
 use crate::policy::decisions::Decision;
 use crate::store::error::StoreError;
 use crate::store::ledger::{
-    DownloadEvent, Exposure, Ledger, LedgerEvent, PackageChange, PackageKey, PackageRecord, Release, StoredPackument,
-    TarballSource,
+    DownloadEvent, Exposure, InspectedTarball, Ledger, LedgerEvent, PackageChange, PackageKey, PackageRecord, Release,
+    ServedTarball, StoredPackument, TarballSource,
 };
 use crate::store::sqlite::SqliteLedger;
 
@@ -67,6 +67,22 @@ impl Ledger for ReadOnlyLedger {
 
     fn downloaded(&self, name: &PackageName) -> Result<Vec<TarballSource>, StoreError> {
         self.read(|ledger| ledger.downloaded(name))
+    }
+
+    fn downloaded_with(&self, is_wanted: &dyn Fn(&Integrity) -> bool) -> Result<Vec<(PackageName, TarballSource)>, StoreError> {
+        self.read(|ledger| ledger.downloaded_with(is_wanted))
+    }
+
+    fn inspected_with_listed_files(&self) -> Result<Vec<(PackageKey, InspectedTarball)>, StoreError> {
+        self.read(Ledger::inspected_with_listed_files)
+    }
+
+    fn served_tarballs(&self, since: Timestamp, limit: usize) -> Result<Vec<ServedTarball>, StoreError> {
+        self.read(|ledger| ledger.served_tarballs(since, limit))
+    }
+
+    fn package_keys(&self, name: &PackageName) -> Result<Vec<PackageKey>, StoreError> {
+        self.read(|ledger| ledger.package_keys(name))
     }
 
     fn has_event(&self, event: &LedgerEvent) -> Result<bool, StoreError> {

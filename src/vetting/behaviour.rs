@@ -3,7 +3,6 @@
 //! Marks are joined over all files, because an attacker splits code. What the predecessor holds already is not new, so a package
 //! that always downloads a program shows nothing. Files that run at install are judged by stricter rules.
 
-use crate::vetting::archive::ArchiveLimits;
 use crate::vetting::content::kind::NativeFormat;
 use crate::vetting::content::marks::{Capability, Mark, MarkSet};
 use crate::vetting::contents::{ContentSummary, FileFacts, SummaryRow, TarballContents};
@@ -202,12 +201,12 @@ impl<'a> ReleaseCode<'a> {
 
     /// Returns a text about code that is too long to be read to its end, where the predecessor's was not.
     fn cut_code(&self) -> Option<String> {
-        let limit = ArchiveLimits::default().file_bytes as u64;
+        let limit = self.contents.file_limit;
         let file = self.find(|file, earlier| {
             let was_cut = earlier.is_some_and(|row| row.length > limit);
             file.traits.is_code && file.native.is_none() && !file.traits.is_json && file.length > limit && !was_cut
         })?;
-        Some(format!("{} is longer than {} MiB, which are read", shown(&file.path), limit >> 20))
+        Some(format!("{} is longer than {} KiB, which are read", shown(&file.path), limit >> 10))
     }
 
     /// Describes marks by the files that hold them.
@@ -278,7 +277,7 @@ mod tests {
         let mut contents = TarballContents::default();
         for (path, text) in files {
             let digest = Digest::of(Algorithm::Sha256, text.as_bytes()).as_bytes().try_into().unwrap();
-            let file = ArchiveFile { path, content: text.as_bytes(), length: text.len() as u64, digest };
+            let file = ArchiveFile { path, content: text.as_bytes(), length: text.len() as u64, digest, sha1: None };
             assert!(contents.add(&file));
         }
         let json = files.iter().find(|(path, _)| *path == "package.json").map_or(r#"{"main":"index.js"}"#, |(_, text)| text);

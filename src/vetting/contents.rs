@@ -4,14 +4,11 @@
 use std::collections::HashMap;
 
 use crate::npm::{Algorithm, Digest};
-use crate::vetting::archive::ArchiveFile;
+use crate::vetting::archive::{ArchiveFile, ArchiveLimits};
 use crate::vetting::content::kind::NativeFormat;
 use crate::vetting::content::marks::{Mark, MarkSet};
 use crate::vetting::content::{ContentScan, ScanBudget, scan};
-use crate::vetting::surface::{EntryPoints, InstallTargets, Surface, clean, surfaces};
-
-/// Paths kept of one tarball, in bytes. Packages of 30,000 files have about 3 MiB.
-const MAX_PATH_BYTES: usize = 16 << 20;
+use crate::vetting::surface::{EntryPoints, FileIndex, InstallTargets, Surface, clean, surfaces};
 
 /// Lines kept per mark.
 const MAX_LINES_PER_MARK: u16 = 100;
@@ -52,6 +49,8 @@ pub(crate) struct FileFacts {
     pub length: u64,
     /// SHA-256 of its content.
     pub digest: [u8; 32],
+    /// SHA-1 of its content, if it was asked for.
+    pub sha1: Option<[u8; 20]>,
     pub marks: MarkSet,
     pub native: Option<NativeFormat>,
     pub surface: Surface,
@@ -72,15 +71,18 @@ pub(crate) struct FileTraits {
 }
 
 /// The files of a tarball, collected while it is read.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TarballContents {
     pub files: Vec<FileFacts>,
+    /// The bytes of each file that were read.
+    pub file_limit: u64,
     /// The first lines of marks: file, mark, line.
     lines: Vec<(usize, Mark, u32)>,
     counts: HashMap<u32, u16>,
     /// The paths that files name, in order of the files.
     named: Vec<(usize, Box<str>)>,
-    path_bytes: usize,
+    /// The bytes that further paths may have.
+    path_bytes_left: usize,
     budget: ScanBudget,
     /// The marks of JSON files. They count only if a command of an install script names the file: a shell runs any text.
     json_marks: HashMap<usize, MarkSet>,
@@ -91,13 +93,34 @@ pub(crate) struct TarballContents {
     pub commands: MarkSet,
 }
 
+impl Default for TarballContents {
+    fn default() -> Self {
+        Self::new(ArchiveLimits::default())
+    }
+}
+
 impl TarballContents {
+    pub(crate) fn new(limits: ArchiveLimits) -> Self {
+        let budget = ScanBudget { names: limits.names, ..ScanBudget::default() };
+        Self {
+            files: Vec::new(),
+            file_limit: limits.file_bytes as u64,
+            lines: Vec::new(),
+            counts: HashMap::new(),
+            named: Vec::new(),
+            path_bytes_left: limits.path_bytes,
+            json_budget: budget.clone(),
+            budget,
+            json_marks: HashMap::new(),
+            gyp: None,
+            commands: MarkSet::default(),
+        }
+    }
+
     /// Reads a file. Returns `false` if there are too many to keep.
     pub(crate) fn add(&mut self, file: &ArchiveFile<'_>) -> bool {
-        self.path_bytes += file.path.len();
-        if self.path_bytes > MAX_PATH_BYTES {
-            return false;
-        }
+        let Some(left) = self.path_bytes_left.checked_sub(file.path.len()) else { return false };
+        self.path_bytes_left = left;
         let at = self.files.len();
         let native = NativeFormat::detect(file.content);
         let is_whole = file.content.len() as u64 == file.length;
@@ -105,6 +128,7 @@ impl TarballContents {
             path: file.path.into(),
             length: file.length,
             digest: file.digest,
+            sha1: file.sha1,
             marks: MarkSet::default(),
             native,
             surface: Surface::default(),
@@ -369,7 +393,7 @@ mod tests {
         let mut contents = TarballContents::default();
         for (path, content) in files {
             let digest = Digest::of(Algorithm::Sha256, content).as_bytes().try_into().unwrap();
-            assert!(contents.add(&ArchiveFile { path, content, length: content.len() as u64, digest }));
+            assert!(contents.add(&ArchiveFile { path, content, length: content.len() as u64, digest, sha1: None }));
         }
         contents
     }

@@ -1,5 +1,6 @@
 //! Opens a tarball and says what it holds. Pure, and bounded in memory; never runs anything.
 
+use crate::npm::{Algorithm, Digest};
 use crate::text;
 use crate::vetting::archive::{self, ArchiveFile, ArchiveLimits};
 use crate::vetting::behaviour::shown;
@@ -88,9 +89,16 @@ impl Inspection {
         self.baseline = version.map_or(ContentBaseline::None, |version| ContentBaseline::Compared(version.into()));
     }
 
-    /// Adds a finding for each file that an advisory lists. `find` returns what to say of a SHA-256.
-    pub fn compare_files(&mut self, find: impl Fn(&[u8; 32]) -> Option<String>) {
-        let listed = |file: &FileFacts| Some(format!("{}: {}", shown(&file.path), find(&file.digest)?));
+    /// Adds a finding for each file that an advisory lists. `find` returns the advisory that lists a digest, in words.
+    pub fn compare_files(&mut self, find: impl Fn(&Digest) -> Option<String>) {
+        let digests = |file: &FileFacts| {
+            let sha1 = file.sha1.and_then(|sha1| Digest::from_bytes(Algorithm::Sha1, &sha1));
+            Digest::from_bytes(Algorithm::Sha256, &file.digest).into_iter().chain(sha1)
+        };
+        let listed = |file: &FileFacts| {
+            let (digest, advisory) = digests(file).find_map(|digest| find(&digest).map(|advisory| (digest, advisory)))?;
+            Some(format!("{}: {advisory} lists its digest {}", shown(&file.path), digest.to_sri()))
+        };
         // A record may list a licence too, which honest packages have.
         let may_run = |file: &&FileFacts| file.traits.is_code || file.native.is_some();
         let found: Vec<String> = self.contents.files.iter().filter(may_run).filter_map(listed).take(MAX_LISTED_FILES).collect();
@@ -121,7 +129,7 @@ impl Inspection {
 
 /// Opens a tarball.
 pub fn inspect(tarball: &[u8], limits: ArchiveLimits) -> Inspection {
-    let mut found = Inspection::default();
+    let mut found = Inspection { contents: TarballContents::new(limits), ..Inspection::default() };
     let mut manifest: Option<Result<Manifest, String>> = None;
     let mut is_kept = true;
     let report = archive::read(tarball, limits, &mut |file: ArchiveFile<'_>| {
@@ -135,7 +143,7 @@ pub fn inspect(tarball: &[u8], limits: ArchiveLimits) -> Inspection {
     });
     found.evidence = report.flaws;
     if !is_kept {
-        found.note(Finding::ArchiveBomb, "its paths are longer than 16 MiB");
+        found.note(Finding::ArchiveBomb, &format!("its paths are longer than {} KiB", limits.path_bytes >> 10));
     }
     match manifest {
         Some(Ok(manifest)) => {

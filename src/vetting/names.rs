@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::npm::{Digest, Integrity};
+
 /// How suspicious a signal is on its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SignalStrength {
@@ -223,6 +225,12 @@ impl FindingEvidence {
 
     pub(crate) fn json(&self) -> Value {
         json!({ "finding": self.finding.as_str(), "detail": self.detail })
+    }
+
+    /// Returns the digest of the file that an advisory lists. It is the last word, because the path before it is the publisher's.
+    pub(crate) fn listed_file(&self) -> Option<Digest> {
+        let word = self.detail.rsplit(' ').next().filter(|_| self.finding == Finding::AdvisedFile)?;
+        Integrity::parse(Some(word), None).map(|integrity| integrity.strongest().clone())
     }
 }
 

@@ -4,9 +4,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
 use coldframe::clock::Clock as _;
 use coldframe::feed::{FeedExport, FeedSigner, OsvAffected, OsvRecord};
+use coldframe::npm::{Algorithm, Digest};
 use coldframe::store::SqliteLedger;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -114,6 +114,77 @@ async fn a_tarball_whose_digest_a_feed_lists_is_refused_under_any_name() {
     assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
 }
 
+/// A malware record on another package that lists these digests of a tarball.
+fn listing(id: &str, hashes: &Value) -> Value {
+    let mut listed = record(id, "plain-crypto-js", &json!(["4.2.1"]));
+    listed["affected"][0]["database_specific"] = json!({ "indicators": { "package_integrity": [{ "hashes": hashes }] } });
+    listed
+}
+
+/// Returns a digest of bytes as hex.
+fn hex(algorithm: Algorithm, bytes: &[u8]) -> String {
+    Digest::of(algorithm, bytes).to_hex()
+}
+
+#[tokio::test]
+async fn a_digest_that_is_known_only_after_the_download_is_compared_before_the_first_byte() {
+    for hashes in [
+        |bytes: &[u8]| json!({ "sha512_sri": sha512(bytes) }),
+        |bytes: &[u8]| json!({ "sha512": hex(Algorithm::Sha512, bytes) }),
+        |bytes: &[u8]| json!({ "sha256": hex(Algorithm::Sha256, bytes) }),
+    ] {
+        let (feed, old) = (Feed::new(), Package::new("left-pad", "1.1.0").dist("integrity", Value::Null));
+        feed.put(&listing("MAL-2026-1", &hashes(&old.tarball)));
+        let mut scene = Scene::open().set("feed", feed.path()).await;
+        scene.publish_old("left-pad", &["1.0.0"]);
+        scene.publish(old);
+        // Only a SHA-1 is stated, which the feed does not list.
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+        let refused = scene.get(TARBALL).await.is(403).error();
+        assert!(refused.contains("MAL-2026-1") && refused.contains("it lists the digest of this tarball"), "{refused}");
+        assert!(scene.stored_tarballs().await.is_empty());
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+        scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
+        // Digests of downloaded bytes are in the ledger.
+        scene.restart().await;
+        assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+        scene.get(TARBALL).await.is(403);
+        assert_eq!(scene.registry.count(TARBALL), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_digest_is_compared_for_cached_tarballs_and_an_approval_overrides_it() {
+    let (feed, old) = (Feed::new(), Package::new("left-pad", "1.1.0").dist("integrity", Value::Null));
+    feed.put(&record("MAL-2026-0", "other", &json!(["1.0.0"])));
+    let scene = Scene::open().set("feed", feed.path()).await;
+    let sha256 = hex(Algorithm::Sha256, &old.tarball);
+    scene.publish_old("left-pad", &["1.0.0"]);
+    scene.publish(old);
+    scene.get(TARBALL).await.is(200);
+    feed.put(&listing("MAL-2026-1", &json!({ "sha256": sha256 })));
+    until(&scene, TARBALL, 403).await;
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    feed.put(&listing("MAL-2026-1", &json!({ "sha256": hex(Algorithm::Sha256, b"other bytes") })));
+    until(&scene, TARBALL, 200).await;
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0", "1.1.0"]);
+}
+
+#[tokio::test]
+async fn a_file_that_a_feed_lists_by_its_sha1_is_refused() {
+    let (feed, loader) = (Feed::new(), "console.log('loader')\n");
+    let mut listed = record("MAL-2026-1", "keyv", &json!(["6.0.0"]));
+    let evidence = json!([{ "path": "setup.mjs", "sha1": hex(Algorithm::Sha1, loader.as_bytes()) }]);
+    listed["affected"][0]["database_specific"] = json!({ "indicators": { "evidence_files": evidence } });
+    feed.put(&listed);
+    let scene = Scene::open().set("feed", feed.path()).await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    let files = [("package/package.json", r#"{"name":"left-pad","version":"1.1.0"}"#), ("package/any-name.js", loader)];
+    scene.publish(Package::new("left-pad", "1.1.0").aged(days(5)).packed(tarball(&files)));
+    let refused = scene.get(TARBALL).await.is(403).error();
+    assert!(refused.contains("rule advised-file") && refused.contains("any-name.js: MAL-2026-1 of the feed"), "{refused}");
+}
+
 #[tokio::test]
 async fn a_tarball_with_a_file_that_a_feed_lists_is_refused() {
     let feed = Feed::new();
@@ -126,9 +197,7 @@ async fn a_tarball_with_a_file_that_a_feed_lists_is_refused() {
     scene.publish(Package::new("left-pad", "1.1.0").aged(days(5)).packed(tarball(&files)));
     scene.get(TARBALL).await.is(200);
     // Listed after it was opened.
-    let sri = coldframe::npm::Digest::of(coldframe::npm::Algorithm::Sha256, loader.as_bytes()).to_sri();
-    let digest = base64::engine::general_purpose::STANDARD.decode(sri.trim_start_matches("sha256-")).unwrap();
-    let hex = digest.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
+    let hex = hex(Algorithm::Sha256, loader.as_bytes());
     let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
     let mut listed = record("MAL-2026-1", "keyv", &json!(["6.0.0"]));
     let evidence = json!([{ "path": "setup.mjs", "sha256": hex }, { "sha256": "not hex" }, { "sha256": empty }]);
@@ -183,6 +252,96 @@ async fn a_served_version_that_a_feed_names_later_is_purged_and_its_clients_are_
     scene.coldframe.stop().await;
     let named = incidents(scene.data(), "exposure");
     assert_eq!(named, ["MAL-2026-7 of the feed `".to_owned() + &feed_name(&feed) + "`: 127.0.0.1 (npm/11.21.2)"]);
+}
+
+/// Waits until this number of clients is recorded as exposed.
+async fn until_exposed(scene: &Scene, count: f64) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while scene.metric("coldframe_incidents_total", "exposure").await < count {
+        assert!(Instant::now() < deadline, "no client is recorded");
+    }
+}
+
+/// Runs `coldframe exposure` for an advisory on the data of a stopped server.
+fn exposure(scene: &Scene, feed: &Feed, id: &str) -> Value {
+    let home = TempDir::new().unwrap();
+    let mut command = coldframe(home.path());
+    command.args(["exposure", "--advisory", id, "--json", "--feed", feed.path(), "--data-dir"]).arg(scene.data());
+    let (code, out, errors) = run(&mut command);
+    assert_eq!(code, 0, "{out}{errors}");
+    serde_json::from_str(&out).unwrap()
+}
+
+#[tokio::test]
+async fn bytes_that_were_served_under_another_name_are_found_by_a_digest_that_a_feed_gains() {
+    let (feed, copy) = (Feed::new(), Package::new("left-pad", "1.1.0"));
+    feed.put(&record("MAL-2026-0", "other", &json!(["1.0.0"])));
+    let mut scene = Scene::open().set("feed", feed.path()).await;
+    let sha256 = hex(Algorithm::Sha256, &copy.tarball);
+    // The same bytes under two names, and another version of one.
+    scene.publish(Package::new("copied", "3.0.0").packed(copy.tarball.clone()));
+    scene.publish_old("left-pad", &["1.0.0"]);
+    scene.publish(copy);
+    for path in [TARBALL, "/left-pad/-/left-pad-1.0.0.tgz", "/copied/-/copied-3.0.0.tgz"] {
+        scene.get(path).npm("11.21.2").await.is(200);
+    }
+    feed.put(&listing("MAL-2026-7", &json!({ "sha256": sha256 })));
+    until_exposed(&scene, 2.0).await;
+    scene.get(TARBALL).await.is(403);
+    scene.get("/copied/-/copied-3.0.0.tgz").await.is(403);
+    assert_eq!(scene.stored_tarballs().await.len(), 1);
+    scene.restart().await;
+    scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
+    scene.coldframe.stop().await;
+    let client = format!("MAL-2026-7 of the feed `{}`: 127.0.0.1 (npm/11.21.2)", feed_name(&feed));
+    assert_eq!(incidents(scene.data(), "exposure"), [client.clone(), client]);
+    let found = exposure(&scene, &feed, "MAL-2026-7");
+    let specs: Vec<_> = found
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| format!("{}@{}", row["name"].as_str().unwrap(), row["version"].as_str().unwrap()))
+        .collect();
+    assert_eq!(specs, ["left-pad@1.1.0", "copied@3.0.0"], "{found}");
+    assert_eq!(found[0]["clients"][0]["client"], "127.0.0.1");
+}
+
+#[tokio::test]
+async fn old_release_that_was_served_with_a_file_that_a_feed_gains_is_found_and_refused() {
+    let (feed, loader) = (Feed::new(), "console.log('loader')\n");
+    feed.put(&record("MAL-2026-0", "other", &json!(["1.0.0"])));
+    let mut scene = Scene::open().set("feed", feed.path()).await;
+    scene.publish_old("left-pad", &["1.0.0"]);
+    // Too old to be opened when it is served.
+    let files = [("package/package.json", r#"{"name":"left-pad","version":"1.1.0"}"#), ("package/any-name.js", loader)];
+    scene.publish(Package::new("left-pad", "1.1.0").aged(days(200)).packed(tarball(&files)));
+    scene.get(TARBALL).npm("11.21.2").await.is(200);
+    scene.get("/left-pad/-/left-pad-1.0.0.tgz").npm("11.21.2").await.is(200);
+    let mut listed = record("MAL-2026-8", "keyv", &json!(["6.0.0"]));
+    let evidence = json!([{ "path": "setup.mjs", "sha256": hex(Algorithm::Sha256, loader.as_bytes()) }]);
+    listed["affected"][0]["database_specific"] = json!({ "indicators": { "evidence_files": evidence } });
+    feed.put(&listed);
+    until_exposed(&scene, 1.0).await;
+    let refused = scene.get(TARBALL).await.is(403).error();
+    assert!(refused.contains("rule advised-file") && refused.contains("any-name.js: MAL-2026-8 of the feed"), "{refused}");
+    assert_eq!(scene.get("/left-pad").await.versions(), ["1.0.0"]);
+    assert_eq!(scene.stored_tarballs().await.len(), 1);
+    scene.restart().await;
+    scene.get(TARBALL).await.is(403);
+    scene.get("/left-pad/-/left-pad-1.0.0.tgz").await.is(200);
+    // A file that is listed no more refuses nothing, however it was found.
+    feed.put(&record("MAL-2026-8", "keyv", &json!(["6.0.0"])));
+    until(&scene, TARBALL, 200).await;
+    feed.put(&listed);
+    until(&scene, TARBALL, 403).await;
+    scene.coldframe.stop().await;
+    let found = exposure(&scene, &feed, "MAL-2026-8");
+    assert_eq!(
+        (&found[0]["name"], &found[0]["version"], &found[0]["refused"]),
+        (&json!("left-pad"), &json!("1.1.0"), &json!(true)),
+        "{found}"
+    );
+    assert_eq!(found.as_array().unwrap().len(), 1, "{found}");
 }
 
 fn feed_name(feed: &Feed) -> String {

@@ -56,6 +56,7 @@ mod indicator_hits;
 mod integrity;
 mod ledger;
 mod names;
+mod observed_names;
 mod outage;
 mod outbound_proxy;
 mod packument_forms;

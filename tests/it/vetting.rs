@@ -150,6 +150,22 @@ async fn old_releases_are_not_opened_by_the_default_policy() {
 }
 
 #[tokio::test]
+async fn archive_beyond_the_memory_is_a_finding_that_blocks_no_old_release() {
+    let paths: Vec<String> = (0..10_100).map(|at| format!("package/{at}.txt")).collect();
+    let manifest = manifest("");
+    let files: Vec<_> = paths.iter().map(|path| (&**path, "")).chain([("package/package.json", &*manifest)]).collect();
+    let large = tarball(&files);
+    for (memory, age, status) in [("10MB", 4, 403), ("10MB", 60, 200), ("100MB", 4, 200)] {
+        let scene = Scene::open().set("vetting-memory", memory).await;
+        scene.publish(Package::new("demo", "1.0.0").aged(days(200)));
+        scene.publish(release().aged(days(age)).packed(large.clone()));
+        let answer = scene.get("/demo/-/demo-1.1.0.tgz").await.is(status);
+        let is_named = || answer.error().contains("archive-bomb (more than 10000 files and folders)");
+        assert!(status == 200 || is_named(), "{memory}: {}", answer.text());
+    }
+}
+
+#[tokio::test]
 async fn strict_policy_refuses_old_unreadable_archives() {
     let scene = Scene::open().set("policy", "strict").await;
     scene.publish(Package::new("demo", "1.0.0").aged(days(600)));

@@ -16,7 +16,8 @@ type Files = BTreeMap<String, Vec<u8>>;
 pub fn holds(input: &[u8]) {
     let tar = repaired(input);
     let tarball = gzip(&tar);
-    let limits = ArchiveLimits { unpacked_bytes: 1 << 20, entries: 200, file_bytes: 64 << 10 };
+    let limits =
+        ArchiveLimits { unpacked_bytes: 1 << 20, entries: 200, file_bytes: 64 << 10, has_sha1: true, ..ArchiveLimits::default() };
     let mut files = Files::new();
     let report = read(&tarball, limits, &mut |file| {
         assert!(

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinError;
 
 use crate::app::core::Core;
@@ -51,6 +51,8 @@ pub(crate) struct FeedScheduler {
     begun: watch::Sender<usize>,
     /// Held during a rescan of past downloads, so that only one runs.
     rescanning: tokio::sync::Mutex<()>,
+    /// Wakes the scan of served files.
+    file_scan: Notify,
 }
 
 struct ScheduledFeed {
@@ -85,6 +87,7 @@ impl FeedScheduler {
             followed: Mutex::new(followed),
             begun: watch::Sender::new(0),
             rescanning: tokio::sync::Mutex::default(),
+            file_scan: Notify::new(),
         });
         feeds.apply(&mut feeds.lock());
         // Weak references, because the feeds hold the metrics.
@@ -101,6 +104,11 @@ impl FeedScheduler {
             let name = format!("feed {}", self.feed(number).name);
             tasks.spawn(TaskLabel::Feed, name, Arc::clone(self), move |feeds| feeds.follow(number));
         }
+    }
+
+    /// Starts the task that looks for listed files in what was served.
+    pub(crate) fn spawn_file_scan(self: &Arc<Self>, tasks: &mut Supervisor) {
+        tasks.spawn(TaskLabel::Feed, "served files", Arc::clone(self), Self::scan_files);
     }
 
     /// Replaces the feeds, and starts tasks for the new ones. Unchanged feeds keep their records.
@@ -315,7 +323,18 @@ impl FeedScheduler {
         if let Err(error) = rescan.await? {
             tracing::error!(error = &error as &dyn std::error::Error, "exposure rescan failed");
         }
+        self.file_scan.notify_one();
         Ok(())
+    }
+
+    /// Looks for listed files in what was served, after each change of a feed. A task of its own, because it may take a minute.
+    async fn scan_files(self: Arc<Self>) -> TaskEnd {
+        loop {
+            self.file_scan.notified().await;
+            if self.core.firewall.scan_served_files().await {
+                self.rescan_exposure().await?;
+            }
+        }
     }
 
     fn is_due(&self, at: usize) -> bool {

@@ -238,7 +238,7 @@ impl PackageSnapshot {
         let report = linked.signals.report(at);
         let found = linked.signals.findings(at);
         let (fix, hangs_on_publishers) = self.fix(packument, at, advisories);
-        let integrity = provenance.digests.as_ref().or(entry.integrity.as_ref());
+        let integrity = linked.signals.listed.get(&at).or(provenance.digests.as_ref()).or(entry.integrity.as_ref());
         let advised = advisories.listing(integrity).next().map(|_| Finding::AdvisedIntegrity);
         let mut facts = Facts {
             parent: linked.parent.and_then(|parent| parent.get(at).copied().flatten()),

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::firewall::package::{PackageSnapshot, history};
 use crate::firewall::policy_state::PolicySnapshot;
 use crate::npm::{Algorithm, Integrity, Packument, Version};
-use crate::policy::{ApplicableAdvisories, Facts, Presence, Removal, UnknownFacts};
+use crate::policy::{Advisories, ApplicableAdvisories, Facts, Presence, Removal, UnknownFacts};
 use crate::store::{InspectedTarball, Release};
 
 pub(crate) struct RemovedVersion<'a> {
@@ -23,6 +23,8 @@ pub(crate) struct RemovedVersion<'a> {
     effective: Timestamp,
     longest_age: Duration,
     advisories: ApplicableAdvisories<'a>,
+    /// All advisories, which list files too.
+    listed: &'a Advisories,
 }
 
 impl<'a> RemovedVersion<'a> {
@@ -45,9 +47,17 @@ impl<'a> RemovedVersion<'a> {
             published: first.and_then(|row| row.published).or_else(|| removed.and_then(|(_, published)| *published)),
             effective: first.map_or(package.confirmed.validated, Release::counts_from),
             longest_age: policy_snapshot.longest_age(),
+            listed: &policy_snapshot.advisories,
             advisories: advisories
                 .applicable_to(seen.iter().map(|(key, version, effective)| (*key, version.as_ref(), *effective))),
         })
+    }
+
+    /// Adds digests of its bytes that the record lacks.
+    #[must_use]
+    pub(crate) fn with_digests(self, more: Option<&Integrity>) -> Self {
+        let union = self.digests.as_ref().zip(more).and_then(|(known, more)| known.union(more));
+        Self { digests: union.or(self.digests), ..self }
     }
 
     pub(crate) fn is_known(package: &PackageSnapshot, version: &str) -> bool {
@@ -77,7 +87,11 @@ impl<'a> RemovedVersion<'a> {
             advisories: &self.advisories,
             signals: signals.iter().map(|evidence| evidence.signal).collect(),
             evidence: signals,
-            findings: evidence.iter().map(|evidence| evidence.finding).collect(),
+            findings: evidence
+                .iter()
+                .filter(|evidence| self.listed.still_lists(evidence))
+                .map(|evidence| evidence.finding)
+                .collect(),
             finding_evidence: evidence,
             // The ledger does not record them.
             unknown: UnknownFacts::ALL,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::npm::Integrity;
 use crate::store::InspectedTarball;
 use crate::vetting::FindingEvidence;
 use crate::vetting::compare::SignalReport;
@@ -17,6 +18,8 @@ pub(crate) struct SignalTable {
     pub vetted: u64,
     /// Releases whose tarballs have findings.
     pub inspections: HashMap<usize, Arc<InspectedTarball>>,
+    /// All digests of tarballs of which a feed lists one that the document does not state.
+    pub listed: HashMap<usize, Integrity>,
     /// Releases whose signature or provenance is false, with all their findings.
     pub false_origins: HashMap<usize, Vec<FindingEvidence>>,
     /// Releases without signals are absent.

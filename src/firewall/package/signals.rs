@@ -14,9 +14,9 @@ use crate::firewall::package::vetted_tarballs::Vetted;
 use crate::firewall::package::{LinkedFacts, PackageSnapshot};
 use crate::firewall::policy_state::{PolicySnapshot, Profile};
 use crate::npm::packument::index::VersionEntry;
-use crate::npm::{Algorithm, Packument};
+use crate::npm::{Algorithm, Integrity, Packument};
 use crate::policy::advisories::AdvisoryKind;
-use crate::policy::{Facts, Verdict};
+use crate::policy::{Advisories, Facts, Verdict};
 use crate::store::{InspectedTarball, RecordedSignals};
 use crate::units::timestamp;
 use crate::vetting::compare::{Comparison, DatedRelease, DepartedRelease, MAX_RECORDED_SIGNALS, SIGNALS_VERSION, SignalReport};
@@ -51,7 +51,8 @@ pub(crate) fn compare(
     let window = policy_snapshot.signal_window().max(BASELINE_AGE);
     let since = timestamp::saturating_sub(now, window);
     let Some(packument) = &package.packument else { return table };
-    table.inspections = inspections(package, packument, vetted);
+    table.inspections = inspections(package, packument, vetted, &policy_snapshot.advisories);
+    table.listed = listed_digests(packument, vetted);
     add_false_provenance(&mut table, packument, vetted);
     let ring = &policy_snapshot.signing_keys;
     let is_signed = !ring.is_empty() && !packument.signatures.is_empty();
@@ -191,17 +192,39 @@ fn departed_releases<'a>(package: &'a PackageSnapshot, packument: &'a Packument,
     recorded.chain(named).filter(is_departed).collect()
 }
 
-/// Returns the inspections with findings, by the position of the entry that states the same bytes.
-fn inspections(package: &PackageSnapshot, packument: &Packument, vetted: &Vetted) -> HashMap<usize, Arc<InspectedTarball>> {
-    let suspicious = vetted.tarballs.iter().filter(|inspected| !inspected.evidence.is_empty());
-    let of_entry = |inspected: &Arc<InspectedTarball>| {
+/// Returns the inspections with findings, by the position of the entry that states the same bytes. A file that feeds list no more
+/// is no finding.
+fn inspections(
+    package: &PackageSnapshot,
+    packument: &Packument,
+    vetted: &Vetted,
+    advisories: &Advisories,
+) -> HashMap<usize, Arc<InspectedTarball>> {
+    let known = vetted.tarballs.iter().map(|inspected| {
+        if inspected.evidence.iter().all(|evidence| advisories.still_lists(evidence)) {
+            return Arc::clone(inspected);
+        }
+        let listed = inspected.evidence.iter().filter(|evidence| advisories.still_lists(evidence)).cloned();
+        Arc::new(InspectedTarball { evidence: listed.collect(), ..InspectedTarball::clone(inspected) })
+    });
+    let suspicious = known.filter(|inspected| !inspected.evidence.is_empty());
+    let of_entry = |inspected: Arc<InspectedTarball>| {
         let (at, entry) = packument.find(&inspected.version)?;
         let stated = package.provenance[at].digests.as_ref().or(entry.integrity.as_ref())?;
         // An entry that states a SHA-1 alone was matched with the bytes when they were downloaded.
         let is_same = stated.digest(Algorithm::Sha512).is_none_or(|sha512| *sha512 == inspected.sha512);
-        is_same.then(|| (at, Arc::clone(inspected)))
+        is_same.then_some((at, inspected))
     };
     suspicious.filter_map(of_entry).collect()
+}
+
+/// Returns the digests that feeds list, by the position of the entry that states the same bytes.
+fn listed_digests(packument: &Packument, vetted: &Vetted) -> HashMap<usize, Integrity> {
+    let of_entry = |(version, digests): &(Box<str>, Integrity)| {
+        let (at, entry) = packument.find(version)?;
+        entry.integrity.as_ref()?.is_covered_by(digests).then(|| (at, digests.clone()))
+    };
+    vetted.listed.iter().filter_map(of_entry).collect()
 }
 
 /// Adds the findings of releases whose signatures are false: young ones, `latest`, and those that clients asked for.

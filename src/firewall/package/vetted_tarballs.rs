@@ -5,13 +5,14 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::npm::packument::index::VersionEntry;
-use crate::npm::{Algorithm, Digest, Packument};
+use crate::npm::{Algorithm, Digest, Integrity, Packument};
 use crate::store::{InspectedTarball, VerifiedProvenance};
 use crate::vetting::inspect::INSPECTION_VERSION;
 use crate::vetting::provenance::PROVENANCE_VERSION;
 
-/// The most versions of a document whose false signatures are kept.
+/// The most versions of a document whose false signatures are kept, and whose listed digests.
 const MAX_FALSE_SIGNATURES: usize = 64;
+const MAX_LISTED: usize = 64;
 
 /// The inspections known at one time.
 #[derive(Debug, Clone, Default)]
@@ -23,12 +24,19 @@ pub(crate) struct Vetted {
     pub false_signatures: Vec<Box<str>>,
     /// What the provenance of versions shows, as far as it was verified.
     pub provenance: Vec<Arc<VerifiedProvenance>>,
+    /// All digests of tarballs of which a feed lists one that the document does not state, by version.
+    pub listed: Vec<(Box<str>, Integrity)>,
 }
 
 impl Vetted {
     /// Returns the inspection of a tarball of `version`.
     fn find(&self, version: &str, sha512: &Digest) -> Option<&Arc<InspectedTarball>> {
         self.tarballs.iter().find(|known| *known.version == *version && known.sha512 == *sha512)
+    }
+
+    /// Returns the digests of a tarball of `version`, if a feed lists one that the document does not state.
+    pub(crate) fn listed_digests(&self, version: &str) -> Option<&Integrity> {
+        self.listed.iter().find(|(known, _)| **known == *version).map(|(_, digests)| digests)
     }
 
     /// Returns the results for the bytes that the document states now, by position.
@@ -111,6 +119,21 @@ impl VettedTarballs {
         });
     }
 
+    /// Notes the digests of a tarball of which a feed lists one, so that verdicts are made again.
+    pub(crate) fn add_listed(&self, version: &str, digests: &Integrity) {
+        if self.0.load().listed_digests(version) == Some(digests) {
+            return;
+        }
+        self.0.rcu(|known| {
+            let mut noted = Vetted { revision: known.revision + 1, ..Vetted::clone(known) };
+            noted.listed.retain(|(known, _)| **known != *version);
+            // One that is dropped is noted again when a client asks for it.
+            noted.listed.truncate(MAX_LISTED - 1);
+            noted.listed.insert(0, (version.into(), digests.clone()));
+            noted
+        });
+    }
+
     /// Returns the inspection of a tarball by this version of the code that compared it with `compared`.
     pub(crate) fn current(&self, version: &str, sha512: &Digest, compared: [u8; 32]) -> Option<Arc<InspectedTarball>> {
         let is_current = |known: &&Arc<InspectedTarball>| known.code == INSPECTION_VERSION && known.manifest == Some(compared);
@@ -118,9 +141,9 @@ impl VettedTarballs {
     }
 }
 
-/// Returns a digest of what an inspection compares a tarball with: the entry's manifest, the tarball of the predecessor, and the
-/// files that feeds list (`files_revision`).
-pub(crate) fn compared_with(entry: &VersionEntry, predecessor: Option<&VersionEntry>, files_revision: u64) -> [u8; 32] {
+/// Returns a digest of what an inspection compares a tarball with: the entry's manifest, the tarball of the predecessor, and
+/// `revision`, which stands for the rest.
+pub(crate) fn compared_with(entry: &VersionEntry, predecessor: Option<&VersionEntry>, revision: u64) -> [u8; 32] {
     let scripts = entry.install_scripts.unwrap_or_default();
     let (earlier, bytes) = match predecessor {
         Some(earlier) => (&*earlier.key, earlier.integrity.as_ref().map(|stated| stated.strongest().as_bytes())),
@@ -132,7 +155,7 @@ pub(crate) fn compared_with(entry: &VersionEntry, predecessor: Option<&VersionEn
         &[u8::from(entry.traits.install_script), u8::from(entry.outline.has_gyp)],
         earlier.as_bytes(),
         bytes.unwrap_or_default(),
-        &files_revision.to_le_bytes(),
+        &revision.to_le_bytes(),
     ];
     Digest::of(Algorithm::Sha256, &stated.concat()).as_bytes().try_into().unwrap_or_default()
 }
@@ -156,5 +179,16 @@ mod tests {
         let found = known.find("1.0.0", &Digest::of(Algorithm::Sha512, b"b")).unwrap();
         assert_eq!(found.manifest, Some([7; 32]));
         assert!(known.find("1.0.1", &Digest::of(Algorithm::Sha512, b"b")).is_none());
+    }
+
+    #[test]
+    fn listed_digests_are_noted_once_and_bounded() {
+        let (vetted, digests) = (VettedTarballs::default(), Integrity::single(Digest::of(Algorithm::Sha256, b"a")));
+        vetted.add_listed("1.0.0", &digests);
+        vetted.add_listed("1.0.0", &digests);
+        assert_eq!((vetted.revision(), vetted.load().listed_digests("1.0.0")), (1, Some(&digests)));
+        (0..2 * MAX_LISTED).for_each(|patch| vetted.add_listed(&format!("2.0.{patch}"), &digests));
+        let known = vetted.load();
+        assert!(known.listed.len() == MAX_LISTED && known.listed_digests("1.0.0").is_none());
     }
 }

@@ -98,6 +98,7 @@ fn admit_removed(
     policy_snapshot: &PolicySnapshot,
 ) -> Result<AdmittedTarball> {
     let name = &package.cache_key.name;
+    let vetted = package.vetted.revision();
     let removed = evaluate_removed(package, version, policy_snapshot, client.profile).ok_or_else(|| no_version(name, version))?;
     let (verdict, first, notes) = removed;
     let table = package.verdicts(policy_snapshot, client.profile);
@@ -113,7 +114,7 @@ fn admit_removed(
     let integrity = first.and_then(Release::known_digests).ok_or_else(|| no_version(name, version))?;
     let integrity = policy_snapshot.active_decisions.with_approved_digests(name, version, &integrity);
     let revision = policy_snapshot.revision;
-    Ok(AdmittedTarball { integrity, entry: None, notes, needs_vetting: false, revision, vetted: 0 })
+    Ok(AdmittedTarball { integrity, entry: None, notes, needs_vetting: false, revision, vetted })
 }
 
 /// Returns the verdict, first release and warnings of a version that was removed upstream; `None` if it never existed.
@@ -123,7 +124,8 @@ pub(crate) fn evaluate_removed<'a>(
     policy_snapshot: &'a PolicySnapshot,
     profile: Profile,
 ) -> Option<(Verdict, Option<&'a Release>, Vec<Warning>)> {
-    let removed = RemovedVersion::find(package, version, policy_snapshot)?;
+    let vetted = package.vetted.load();
+    let removed = RemovedVersion::find(package, version, policy_snapshot)?.with_digests(vetted.listed_digests(version));
     let facts = removed.facts(None);
     let rules = policy_snapshot.policy(profile).for_package(facts.name);
     let mut notes = Vec::new();

@@ -86,9 +86,11 @@ impl Downloader {
         }
         let asked = Instant::now();
         let verified = self.download(&source, opened, integrity.clone()).await;
-        // Checked after the commit: a purge that runs in between finds the tarball in the store.
+        // Checked after the commit: a purge that runs in between finds the tarball in the store. A feed may list a digest that is
+        // known only now.
+        let policy_snapshot = self.services.policy.snapshot();
         if let Ok(VerifiedTarball { digests, .. }) = &verified
-            && self.services.policy.snapshot().revision != source.revision
+            && (policy_snapshot.revision != source.revision || policy_snapshot.advisories.lists_any(digests))
             && self.is_denied_now(&source, digests)
         {
             self.remove_denied(&source, digests).await;
@@ -198,7 +200,7 @@ impl Downloader {
     /// served.
     async fn download_to_memory(&self, source: &DownloadSource, integrity: Integrity) -> Result<VerifiedTarball> {
         let mut body = source.registry.tarball(&source.url, &source.authorization).await?;
-        let length = body.stream.length.unwrap_or(self.services.config.tarball_limit);
+        let length = body.stream.length.unwrap_or(self.services.config.limits.tarball);
         let share = u32::try_from(length.div_ceil(MEMORY_UNIT_BYTES)).unwrap_or(u32::MAX);
         if share as usize > MEMORY_UNITS {
             let text = format!("cannot store the tarball of {}, and it is too large to serve from memory", source.cache_key.name);

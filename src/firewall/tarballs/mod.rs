@@ -9,6 +9,7 @@ pub(crate) mod entitlement;
 mod predecessor;
 pub(crate) mod provenance;
 pub(crate) mod provider;
+pub(crate) mod served_files;
 pub(crate) mod vetting;
 
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use crate::firewall::tarballs::provenance::ProvenanceVerifier;
 use crate::firewall::tarballs::provider::TarballProvider;
 use crate::firewall::tarballs::vetting::{TarballVetter, VettingResult};
 use crate::firewall::verdicts::cache::CachedPackage;
-use crate::npm::PackageName;
+use crate::npm::{Integrity, PackageName};
 use crate::policy::{RuleId, Verdict};
 use crate::store::DownloadOutcome;
 use crate::telemetry::{CacheLabel, CacheOutcome};
@@ -87,6 +88,7 @@ impl TarballService {
         };
         match served {
             Ok((tarball, kept)) => {
+                self.note_listed_digests(&lookup.package, version, &admitted.integrity, &tarball);
                 let vetted = self.vetted(client, &lookup, version, admitted, &tarball).await;
                 let admitted = vetted
                     .map_err(|rejection| self.services.recorder.refused_tarball(client, &lookup.package, version, rejection))?;
@@ -121,6 +123,15 @@ impl TarballService {
         matches!(status, SignatureStatus::False { .. })
     }
 
+    /// Checks the digests that are known only since the bytes are, such as a SHA-512 where upstream states a SHA-1. If a feed lists
+    /// one, verdicts are made again.
+    fn note_listed_digests(&self, package: &CachedPackage, version: &str, known: &Integrity, tarball: &VerifiedTarball) {
+        let digests = &tarball.digests;
+        if !digests.is_covered_by(known) && self.services.policy.snapshot().advisories.lists_any(digests) {
+            package.vetted.add_listed(version, digests);
+        }
+    }
+
     /// Applies what is found before the first byte is served, if anything has to be found.
     async fn vetted(
         &self,
@@ -134,8 +145,7 @@ impl TarballService {
         let needs_provenance =
             || admitted.entry.is_some_and(|at| ProvenanceVerifier::is_needed(&lookup.package, &policy_snapshot, at));
         // Another request may have found something since the admission.
-        let is_current = policy_snapshot.revision == admitted.revision
-            && (admitted.entry.is_none() || lookup.package.vetted.revision() == admitted.vetted);
+        let is_current = policy_snapshot.revision == admitted.revision && lookup.package.vetted.revision() == admitted.vetted;
         if is_current && !admitted.needs_vetting && !needs_provenance() {
             return Ok(admitted);
         }
@@ -156,7 +166,7 @@ impl TarballService {
         if let Some(at) = needs_provenance {
             self.provenance.load(client, &lookup.package, &then, at).await;
         }
-        let is_known = admitted.entry.is_none() || lookup.package.vetted.revision() == admitted.vetted;
+        let is_known = lookup.package.vetted.revision() == admitted.vetted;
         let admitted = if then.revision == admitted.revision && is_known {
             admitted
         } else {
@@ -188,6 +198,7 @@ impl TarballService {
             Some(stored) => stored,
             None => self.provider.download(client, package, &entry.key, &admitted).await?,
         };
+        self.note_listed_digests(package, &entry.key, &admitted.integrity, &tarball);
         self.vetter.inspect(client, lookup, at, &tarball).await
     }
 

@@ -145,7 +145,8 @@ impl PredecessorReader<'_> {
         let permit = self.services.workers.heavy.acquire(self.client.address).await;
         let services = Arc::clone(self.services);
         let work = move || {
-            let limits = ArchiveLimits { unpacked_bytes: MAX_UNPACKED_BYTES, ..ArchiveLimits::default() };
+            let memory = services.config.limits.vetting_memory;
+            let limits = ArchiveLimits { unpacked_bytes: MAX_UNPACKED_BYTES, ..ArchiveLimits::of_memory(memory) };
             let summary = inspect(&tarball.bytes, limits).summary();
             if let (Some(summary), Some(sha512)) = (&summary, tarball.digests.digest(Algorithm::Sha512)) {
                 keep(&services, sha512, summary);

@@ -15,6 +15,7 @@ use crate::firewall::tarballs::predecessor::{self, Predecessor, PredecessorReade
 use crate::firewall::tarballs::provider::TarballProvider;
 use crate::firewall::workers::task_failed;
 use crate::npm::{Algorithm, Digest};
+use crate::policy::Advisories;
 use crate::store::{InspectedTarball, PackageChange};
 use crate::telemetry::TarballFindings;
 use crate::vetting::FindingEvidence;
@@ -79,10 +80,10 @@ impl TarballVetter {
         let (Some(entry), Some(sha512)) = (packument.entries.get(at), tarball.digests.digest(Algorithm::Sha512)) else {
             return Ok(VettingResult::Unchanged);
         };
-        let files = self.services.policy.snapshot().advisories.files_revision();
+        let revision = inspection_revision(&self.services, &self.services.policy.snapshot().advisories);
         let known = package.last_signals().and_then(|signals| {
             let earlier = signals.predecessors.get(&at).copied().flatten().and_then(|earlier| packument.entries.get(earlier));
-            package.vetted.current(&entry.key, sha512, compared_with(entry, earlier, files))
+            package.vetted.current(&entry.key, sha512, compared_with(entry, earlier, revision))
         });
         if let Some(known) = known {
             return Ok(VettingResult::of(&known.evidence));
@@ -119,6 +120,11 @@ impl TarballVetter {
             purpose: VettingPurpose::Verdict,
         }
     }
+}
+
+/// Returns a number that changes with the files that feeds list, and with the limits of inspections.
+fn inspection_revision(services: &Services, advisories: &Advisories) -> u64 {
+    advisories.files_revision() ^ services.config.limits.vetting_memory
 }
 
 /// The inputs of an inspection. Owned, because it outlives the request that started it.
@@ -174,24 +180,26 @@ impl VettingTask {
         let (Some(entry), Some(sha512)) = (entry, self.tarball.digests.digest(Algorithm::Sha512)) else {
             return Err(FirewallError::Internal("a version has no entry".into()));
         };
-        let mut inspection = inspect(&self.tarball.bytes, ArchiveLimits::default());
+        let advisories = &self.services.policy.snapshot().advisories;
+        let memory = self.services.config.limits.vetting_memory;
+        let limits = ArchiveLimits { has_sha1: advisories.lists_sha1_of_files(), ..ArchiveLimits::of_memory(memory) };
+        let mut inspection = inspect(&self.tarball.bytes, limits);
         match document.map(|document| Manifest::parse(entry.spans.manifest.of(document))) {
             Some(Ok(stated)) => inspection.compare(&stated),
             Some(Err(error)) => inspection.note_unreadable_manifest(&error),
             None => {}
         }
         predecessor.compare(&mut inspection);
-        let advisories = &self.services.policy.snapshot().advisories;
         inspection.compare_files(|digest| {
-            let listed = advisories.match_file(&Digest::from_bytes(Algorithm::Sha256, digest)?)?;
-            Some(format!("{} of the feed `{}` lists its digest", listed.advisory, listed.feed))
+            let advisory = advisories.listing_file(digest).next()?;
+            Some(format!("{} of the feed `{}`", advisory.id, advisory.feed))
         });
         let earlier = predecessor.at().and_then(|earlier| package.packument.as_ref()?.entries.get(earlier));
         let inspected = InspectedTarball {
             version: entry.key.clone(),
             sha512: sha512.clone(),
             code: INSPECTION_VERSION,
-            manifest: document.map(|_| compared_with(entry, earlier, advisories.files_revision())),
+            manifest: document.map(|_| compared_with(entry, earlier, inspection_revision(&self.services, advisories))),
             evidence: inspection.evidence.clone(),
         };
         // What could not be compared is tried again after the next restart or change of the document.

@@ -84,13 +84,18 @@ pub struct FeedAdvisories {
     pub(super) digests: ListedDigests,
 }
 
+/// The first bytes of a digest.
+pub(crate) type DigestHead = [u8; 8];
+
 /// The first bytes of each listed digest, so that a lookup of an unlisted one costs little.
 #[derive(Debug)]
 pub(super) struct ListedDigests {
-    tarballs: HashSet<[u8; 8]>,
-    files: HashSet<[u8; 8]>,
+    tarballs: HashSet<DigestHead>,
+    files: HashSet<DigestHead>,
     /// Changes with the listed files. 0 if there are none.
     pub(super) files_revision: u64,
+    /// Whether a file is listed by its SHA-1.
+    pub(super) has_sha1_of_files: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -98,6 +103,16 @@ struct IndicatorRow {
     listed: IndexSlice,
     id: IndexSlice,
     package: IndexSlice,
+}
+
+impl ListedDigests {
+    pub(super) fn has_tarballs(&self) -> bool {
+        !self.tarballs.is_empty()
+    }
+
+    pub(super) fn may_have_file(&self, head: DigestHead) -> bool {
+        self.files.contains(&head)
+    }
 }
 
 impl FeedAdvisories {
@@ -126,14 +141,19 @@ impl FeedAdvisories {
         if !digest.as_bytes().first_chunk().is_some_and(|head| self.digests.tarballs.contains(head)) {
             return None;
         }
-        let found = self.find_indicator(&digest.to_sri())?;
-        self.of(found.package).iter().find(|row| self.text(row.id) == found.advisory)
+        self.find_row(&digest.to_sri())
     }
 
     /// Returns the malware record that lists a file with this digest.
-    pub(crate) fn find_file(&self, digest: &Digest) -> Option<IndicatorMatch<'_>> {
+    pub(crate) fn find_file(&self, digest: &Digest) -> Option<&IndexRow> {
         let head = digest.as_bytes().first_chunk()?;
-        if self.digests.files.contains(head) { self.find_indicator(&file_indicator(digest)) } else { None }
+        if self.digests.files.contains(head) { self.find_row(&file_indicator(digest)) } else { None }
+    }
+
+    /// Returns the record that lists an indicator.
+    fn find_row(&self, indicator: &str) -> Option<&IndexRow> {
+        let found = self.find_indicator(indicator)?;
+        self.of(found.package).iter().find(|row| self.text(row.id) == found.advisory)
     }
 
     /// Looks up exactly this domain or address, or the SRI of a digest.
@@ -272,6 +292,7 @@ impl FeedIndexBuilder {
         let tarballs = indicators.iter().filter_map(|row| head(of(row.listed))).collect();
         let files: Vec<&str> = indicators.iter().filter_map(|row| of(row.listed).strip_prefix(FILE_PREFIX)).collect();
         let file_heads = files.iter().filter_map(|sri| head(sri)).collect();
+        let has_sha1_of_files = files.iter().any(|sri| sri.starts_with("sha1-"));
         let files_revision = if files.is_empty() { 0 } else { BuildHasherDefault::<DefaultHasher>::default().hash_one(&files) };
         FeedAdvisories {
             feed: feed.into(),
@@ -284,7 +305,7 @@ impl FeedIndexBuilder {
             versions: versions.into(),
             spans: spans.into(),
             indicators: indicators.into(),
-            digests: ListedDigests { tarballs, files: file_heads, files_revision },
+            digests: ListedDigests { tarballs, files: file_heads, files_revision, has_sha1_of_files },
         }
     }
 

@@ -11,6 +11,7 @@ pub mod indicators;
 mod record;
 
 pub use advisory::Advisory;
+pub(crate) use index::DigestHead;
 pub use record::{AdvisoryKind, AdvisoryRecord, FeedTrust, Severity};
 
 use core::net::IpAddr;
@@ -24,6 +25,7 @@ use crate::npm::{Digest, Integrity, Version};
 use crate::policy::advisories::index::FeedAdvisories;
 use crate::policy::advisories::indicators::IndicatorMatch;
 use crate::units::timestamp;
+use crate::vetting::FindingEvidence;
 
 /// Minimum number of unlisted versions of an established package. A dated record that covers every version of an established
 /// package does not apply to its old versions.
@@ -101,12 +103,42 @@ impl Advisories {
         found.min_by_key(|found| found.trust)
     }
 
-    /// Returns the malware record that lists a file with this digest, from feeds with trust `deny`.
-    pub(crate) fn match_file(&self, digest: &Digest) -> Option<IndicatorMatch<'_>> {
-        self.denying().find_map(|feed| feed.find_file(digest))
+    /// Returns the malware advisories that list a digest of these bytes, at most one per feed, whatever package they are about.
+    pub(crate) fn listing<'s>(&'s self, digests: &'s Integrity) -> impl Iterator<Item = Advisory<'s>> {
+        listing(&self.feeds, Some(digests))
     }
 
-    /// Returns a number that changes with the files that [`Self::match_file`] knows.
+    /// Checks whether a malware record lists one of these digests of a tarball.
+    pub(crate) fn lists_any(&self, digests: &Integrity) -> bool {
+        self.listing(digests).next().is_some()
+    }
+
+    /// Checks whether any record lists the digest of a tarball.
+    pub(crate) fn lists_tarballs(&self) -> bool {
+        self.feeds.iter().any(|feed| feed.digests.has_tarballs())
+    }
+
+    /// Checks whether a record lists the SHA-1 of a file.
+    pub(crate) fn lists_sha1_of_files(&self) -> bool {
+        self.denying().any(|feed| feed.digests.has_sha1_of_files)
+    }
+
+    /// Returns the malware advisories that list a file with this digest, from feeds with trust `deny`.
+    pub(crate) fn listing_file<'s>(&'s self, digest: &'s Digest) -> impl Iterator<Item = Advisory<'s>> {
+        self.denying().filter_map(move |feed| feed.find_file(digest).map(|row| Advisory::new(feed, row)))
+    }
+
+    /// Checks whether evidence that was recorded before still counts: what a feed listed may have been withdrawn.
+    pub(crate) fn still_lists(&self, evidence: &FindingEvidence) -> bool {
+        evidence.listed_file().is_none_or(|digest| self.listing_file(&digest).next().is_some())
+    }
+
+    /// Checks whether a file may be listed whose digest begins so.
+    pub(crate) fn may_list_file(&self, head: DigestHead) -> bool {
+        self.denying().any(|feed| feed.digests.may_have_file(head))
+    }
+
+    /// Returns a number that changes with the files that [`Self::listing_file`] knows.
     pub(crate) fn files_revision(&self) -> u64 {
         self.denying().fold(0, |revision, feed| revision ^ feed.digests.files_revision)
     }
@@ -239,11 +271,7 @@ impl<'a> ApplicableAdvisories<'a> {
 
     /// Returns the malware advisories that list a digest of these bytes, whatever package they are about.
     pub(crate) fn listing<'s>(&'s self, integrity: Option<&'s Integrity>) -> impl Iterator<Item = Advisory<'a>> + use<'s, 'a> {
-        let digests = move || integrity.into_iter().flat_map(Integrity::digests);
-        let listing = move |feed: &'a Arc<FeedAdvisories>| {
-            digests().find_map(|digest| feed.find_digest(digest)).map(|row| Advisory::new(feed, row))
-        };
-        self.feeds.iter().filter_map(listing)
+        listing(self.feeds, integrity)
     }
 
     /// Returns the advisories that cover every version of an established package and have no ruling yet.
@@ -266,6 +294,18 @@ impl<'a> ApplicableAdvisories<'a> {
         let names = |advisory: &Advisory<'_>| advisory.fixed_versions().any(|end| end.as_str() == version.as_str());
         self.advisories.iter().map(|(advisory, _)| *advisory).filter(names)
     }
+}
+
+/// Returns the malware advisories that list one of these digests, at most one per feed.
+fn listing<'s, 'a>(
+    feeds: &'a [Arc<FeedAdvisories>],
+    integrity: Option<&'s Integrity>,
+) -> impl Iterator<Item = Advisory<'a>> + use<'s, 'a> {
+    let digests = move || integrity.into_iter().flat_map(Integrity::digests);
+    let of_feed = move |feed: &'a Arc<FeedAdvisories>| {
+        digests().find_map(|digest| feed.find_digest(digest)).map(|row| Advisory::new(feed, row))
+    };
+    feeds.iter().filter_map(of_feed)
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use std::collections::hash_map::Entry;
 use jiff::Timestamp;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, params};
 
-use crate::npm::{Digest, PackageName};
-use crate::store::ledger::{DownloadEvent, DownloadOutcome, Exposure, LedgerEvent};
+use crate::npm::{Algorithm, Digest, Integrity, PackageName};
+use crate::store::ledger::{DownloadEvent, DownloadOutcome, Exposure, LedgerEvent, ServedTarball};
 use crate::store::sqlite::packages::{count_from_column, count_to_column, from_column, query_all, to_column};
 use crate::store::sqlite::write_behind::{Batch, RowTally};
 
@@ -56,6 +56,23 @@ pub(crate) fn exposure(connection: &Connection, name: &PackageName, version: Opt
             last: from_column(row.get(9)?),
         })
     })
+}
+
+/// Returns the tarballs that clients received since `since`, the last one first.
+pub(crate) fn served_tarballs(connection: &Connection, since: Timestamp, limit: usize) -> rusqlite::Result<Vec<ServedTarball>> {
+    let sql = "SELECT subjects.name, subjects.version, subjects.integrity, max(downloads.last) AS latest
+         FROM downloads JOIN subjects ON subjects.id = downloads.subject
+         WHERE downloads.last >= ?1 AND downloads.outcome = 'served' AND subjects.kind = 'tarball' AND subjects.integrity <> ''
+         GROUP BY subjects.id ORDER BY latest DESC, subjects.id LIMIT ?2";
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = query_all(connection, sql, params![to_column(since), limit], |row| {
+        let name = PackageName::parse(row.get_ref(0)?.as_str()?).ok();
+        let integrity = Integrity::parse(Some(row.get_ref(2)?.as_str()?), None);
+        let sha512 = integrity.and_then(|integrity| integrity.digest(Algorithm::Sha512).cloned());
+        let version: Box<str> = row.get(1)?;
+        Ok(name.zip(sha512).map(|(name, sha512)| ServedTarball { name, version, sha512 }))
+    })?;
+    Ok(rows.into_iter().flatten().collect())
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

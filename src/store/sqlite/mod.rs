@@ -22,14 +22,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
-use crate::npm::{Algorithm, Digest, PackageName};
+use crate::npm::{Algorithm, Digest, Integrity, PackageName};
 use crate::policy::decisions::{Decision, Signature};
 use crate::store::access_token::{NewToken, TokenCreation, TokenLedger, TokenRecord, TokenSelector};
 use crate::store::data_dir::{DataDir, DataDirLock};
 use crate::store::error::StoreError;
 use crate::store::ledger::{
-    DownloadEvent, Exposure, Ledger, LedgerEvent, PackageChange, PackageKey, PackageRecord, RecordedSignals, Release,
-    StoredPackument, TarballSource,
+    DownloadEvent, Exposure, InspectedTarball, Ledger, LedgerEvent, PackageChange, PackageKey, PackageRecord, RecordedSignals,
+    Release, ServedTarball, StoredPackument, TarballSource,
 };
 use crate::store::sqlite::events::{DownloadSummary, RecordedEvent};
 use crate::store::sqlite::pending::PendingChanges;
@@ -328,6 +328,24 @@ impl Ledger for SqliteLedger {
 
     fn downloaded(&self, name: &PackageName) -> Result<Vec<TarballSource>, StoreError> {
         self.query(|connection| packages::downloaded(connection, name))
+    }
+
+    fn downloaded_with(&self, is_wanted: &dyn Fn(&Integrity) -> bool) -> Result<Vec<(PackageName, TarballSource)>, StoreError> {
+        self.query(|connection| packages::downloaded_with(connection, is_wanted))
+    }
+
+    fn inspected_with_listed_files(&self) -> Result<Vec<(PackageKey, InspectedTarball)>, StoreError> {
+        self.query(packages::inspected_with_listed_files)
+    }
+
+    /// Includes queued rows, which are written first.
+    fn served_tarballs(&self, since: Timestamp, limit: usize) -> Result<Vec<ServedTarball>, StoreError> {
+        self.flush();
+        self.query(|connection| events::served_tarballs(connection, since, limit))
+    }
+
+    fn package_keys(&self, name: &PackageName) -> Result<Vec<PackageKey>, StoreError> {
+        self.query(|connection| packages::keys(connection, name))
     }
 
     fn has_event(&self, event: &LedgerEvent) -> Result<bool, StoreError> {

@@ -316,6 +316,25 @@ pub(crate) fn downloaded(connection: &Connection, name: &PackageName) -> rusqlit
     query_all(connection, sql, [name.as_str()], tarball)
 }
 
+/// Returns the downloaded tarballs with wanted digests. One row is in memory at a time, as there may be a million.
+pub(crate) fn downloaded_with(
+    connection: &Connection,
+    is_wanted: &dyn Fn(&Integrity) -> bool,
+) -> rusqlite::Result<Vec<(PackageName, TarballSource)>> {
+    let sql = "SELECT version, address, digests, length, public, name FROM tarballs ORDER BY id";
+    let (mut statement, mut found) = (connection.prepare_cached(sql)?, Vec::new());
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let source = tarball(row)?;
+        if is_wanted(&source.digests)
+            && let Ok(name) = PackageName::parse(row.get_ref(5)?.as_str()?)
+        {
+            found.push((name, source));
+        }
+    }
+    Ok(found)
+}
+
 fn tarball(row: &Row<'_>) -> rusqlite::Result<TarballSource> {
     Ok(TarballSource {
         version: row.get(0)?,
@@ -353,23 +372,47 @@ fn write_tags(connection: &Connection, package: i64, tags: &[TagSighting]) -> ru
 
 fn read_inspections(connection: &Connection, package: i64) -> rusqlite::Result<Vec<InspectedTarball>> {
     let sql = "SELECT version, sha512, code, manifest, findings FROM inspections WHERE package = ?1 ORDER BY version, sha512";
-    query_all(connection, sql, [package], |row| {
-        let damaged = |column, what: &str| rusqlite::Error::FromSqlConversionFailure(column, Type::Blob, what.to_owned().into());
-        let sha512 = Digest::from_bytes(Algorithm::Sha512, row.get_ref(1)?.as_blob()?);
-        let findings: Vec<(String, String)> =
-            serde_json::from_str(row.get_ref(4)?.as_str()?).map_err(|_| damaged(4, "invalid findings"))?;
-        // A name that this program does not know was written by another version, whose findings are made again.
-        let evidence = |(name, detail): (String, String)| {
-            let finding = Finding::ALL.iter().copied().find(|finding| finding.as_str() == name)?;
-            Some(FindingEvidence { finding, detail })
-        };
-        Ok(InspectedTarball {
-            version: row.get(0)?,
-            sha512: sha512.ok_or_else(|| damaged(1, "invalid SHA-512"))?,
-            code: row.get(2)?,
-            manifest: row.get(3)?,
-            evidence: findings.into_iter().filter_map(evidence).collect(),
-        })
+    query_all(connection, sql, [package], inspected)
+}
+
+/// Returns the inspections that found a file which a feed lists. Findings are JSON, so the name of the finding is quoted.
+pub(crate) fn inspected_with_listed_files(connection: &Connection) -> rusqlite::Result<Vec<(PackageKey, InspectedTarball)>> {
+    let sql = "SELECT inspections.version, sha512, code, manifest, findings, packages.upstream, packages.name
+         FROM inspections JOIN packages ON packages.id = inspections.package
+         WHERE instr(findings, ?1) > 0 ORDER BY packages.name, inspections.version, sha512";
+    let quoted = format!("\"{}\"", Finding::AdvisedFile.as_str());
+    let rows = query_all(connection, sql, [quoted], |row| {
+        let name = PackageName::parse(row.get_ref(6)?.as_str()?).ok();
+        let key = name.map(|name| Ok::<_, rusqlite::Error>(PackageKey { upstream: row.get::<_, String>(5)?.into(), name }));
+        Ok((key.transpose()?, inspected(row)?))
+    })?;
+    let has_one = |inspected: &InspectedTarball| inspected.evidence.iter().any(|found| found.finding == Finding::AdvisedFile);
+    Ok(rows.into_iter().filter_map(|(key, found)| Some((key?, found))).filter(|(_, found)| has_one(found)).collect())
+}
+
+/// Returns the keys of a package: one per registry and view.
+pub(crate) fn keys(connection: &Connection, name: &PackageName) -> rusqlite::Result<Vec<PackageKey>> {
+    let upstreams: Vec<String> =
+        query_all(connection, "SELECT upstream FROM packages WHERE name = ?1 ORDER BY id", [name.as_str()], |row| row.get(0))?;
+    Ok(upstreams.into_iter().map(|upstream| PackageKey { upstream: upstream.into(), name: name.clone() }).collect())
+}
+
+fn inspected(row: &Row<'_>) -> rusqlite::Result<InspectedTarball> {
+    let damaged = |column, what: &str| rusqlite::Error::FromSqlConversionFailure(column, Type::Blob, what.to_owned().into());
+    let sha512 = Digest::from_bytes(Algorithm::Sha512, row.get_ref(1)?.as_blob()?);
+    let findings: Vec<(String, String)> =
+        serde_json::from_str(row.get_ref(4)?.as_str()?).map_err(|_| damaged(4, "invalid findings"))?;
+    // A name that this program does not know was written by another version, whose findings are made again.
+    let evidence = |(name, detail): (String, String)| {
+        let finding = Finding::ALL.iter().copied().find(|finding| finding.as_str() == name)?;
+        Some(FindingEvidence { finding, detail })
+    };
+    Ok(InspectedTarball {
+        version: row.get(0)?,
+        sha512: sha512.ok_or_else(|| damaged(1, "invalid SHA-512"))?,
+        code: row.get(2)?,
+        manifest: row.get(3)?,
+        evidence: findings.into_iter().filter_map(evidence).collect(),
     })
 }
 

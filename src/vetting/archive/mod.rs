@@ -32,6 +32,10 @@ const MAX_FLAWS: usize = 16;
 /// The longest path printed in a flaw, in characters.
 const MAX_PRINTED_PATH: usize = 120;
 
+/// The memory of [`ArchiveLimits::default`], in bytes.
+const DEFAULT_MEMORY: u64 = 100_000_000;
+
+/// How much of an archive is read.
 #[derive(Debug, Clone, Copy)]
 pub struct ArchiveLimits {
     /// The most bytes that an archive may unpack to.
@@ -40,11 +44,36 @@ pub struct ArchiveLimits {
     pub entries: usize,
     /// The bytes of one file that are kept in memory while it is read.
     pub file_bytes: usize,
+    /// The bytes of all paths together.
+    pub path_bytes: usize,
+    /// The names of files, in the code of a package, that are kept to find out what it loads.
+    pub names: usize,
+    /// Whether the SHA-1 of each file is computed besides its SHA-256.
+    pub has_sha1: bool,
 }
 
 impl Default for ArchiveLimits {
     fn default() -> Self {
-        Self { unpacked_bytes: 1 << 30, entries: 100_000, file_bytes: 16 << 20 }
+        Self::of_memory(DEFAULT_MEMORY)
+    }
+}
+
+impl ArchiveLimits {
+    /// Returns limits with which opening an archive takes at most this many bytes of memory.
+    pub fn of_memory(bytes: u64) -> Self {
+        let share = |of_default: u64| {
+            let scaled = u128::from(of_default) * u128::from(bytes) / u128::from(DEFAULT_MEMORY);
+            usize::try_from(scaled).unwrap_or(usize::MAX)
+        };
+        // Per file: 112 bytes of facts, twice 50 bytes in tables of paths, and room to grow. Per name: about 200 bytes.
+        Self {
+            unpacked_bytes: 1 << 30,
+            entries: share(100_000),
+            file_bytes: share(16 << 20),
+            path_bytes: share(16 << 20),
+            names: share(50_000),
+            has_sha1: false,
+        }
     }
 }
 
@@ -58,6 +87,8 @@ pub struct ArchiveFile<'a> {
     pub length: u64,
     /// SHA-256 of the whole content.
     pub digest: [u8; 32],
+    /// SHA-1 of the whole content, if it was asked for.
+    pub sha1: Option<[u8; 20]>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -227,12 +258,16 @@ impl ArchiveWalk<'_> {
     fn read_file(&mut self, path: &[u8], size: u64, take: &mut dyn FnMut(ArchiveFile<'_>)) -> Result<(), ReadError> {
         self.content.clear();
         let mut context = digest::Context::new(&digest::SHA256);
+        let mut sha1 = self.limits.has_sha1.then(|| digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY));
         let mut left = size;
         let mut chunk = [0; 16 * 1024];
         while left > 0 {
             let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(chunk.len());
             self.input.read_exact(&mut chunk[..wanted])?;
             context.update(&chunk[..wanted]);
+            if let Some(sha1) = &mut sha1 {
+                sha1.update(&chunk[..wanted]);
+            }
             let room = self.limits.file_bytes.saturating_sub(self.content.len());
             self.content.extend_from_slice(&chunk[..wanted.min(room)]);
             left -= wanted as u64;
@@ -250,7 +285,8 @@ impl ArchiveWalk<'_> {
         }
         self.check_count()?;
         self.report.files += 1;
-        take(ArchiveFile { path: &inner, content: &self.content, length: size, digest });
+        let sha1 = sha1.and_then(|sha1| sha1.finish().as_ref().try_into().ok());
+        take(ArchiveFile { path: &inner, content: &self.content, length: size, digest, sha1 });
         Ok(())
     }
 
