@@ -165,14 +165,7 @@ impl<'p> SurveyedPackages<'p> {
         let entry = &packument.entries[at];
         let release = releases.iter().find(|release| release.entry.key == entry.key)?;
         let comparison = Comparison::new(&releases, &[], packument, BASELINE_AGE, now);
-        let is_part = |name: &str| {
-            packument
-                .siblings
-                .parts
-                .get(name)
-                .is_some_and(|pins| pins.binary_search_by_key(&at, |position| *position as usize).is_ok())
-        };
-        let mut report = comparison.compare(release, is_part);
+        let mut report = comparison.compare(release, |name| packument.siblings.pins_part(at, name));
         if report.unobservable.contains(Signal::NewDependency) {
             return None;
         }

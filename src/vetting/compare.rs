@@ -128,12 +128,12 @@ pub struct SignalReport {
 impl SignalReport {
     /// Removes a signal with its evidence.
     pub fn remove(&mut self, signal: Signal) {
-        self.signals = self.signals.without([signal].into_iter().collect());
+        self.signals = self.signals.without(signal.into());
         self.evidence.retain(|evidence| evidence.signal != signal);
     }
 
     pub(crate) fn add(&mut self, signal: Signal, old: &str, new: &str) {
-        self.signals = self.signals.or([signal].into_iter().collect());
+        self.signals = self.signals.or(signal.into());
         let shorten = |text: &str| {
             let text = text::single_line(text);
             if text.chars().count() <= MAX_EVIDENCE_CHARS {
@@ -731,7 +731,7 @@ mod tests {
         let script = r#","scripts":{"postinstall":"x"},"dependencies":{"a":"git+https://h.example/a.git"}"#;
         let packument = packument(&[("1.0.0", -400 * DAY, ""), ("1.1.0", -2 * DAY, script), ("1.1.1", 0, script)]);
         let mut dated = dated(&packument);
-        dated[1].accepted = [Signal::FirstInstallScript].into_iter().collect();
+        dated[1].accepted = Signal::FirstInstallScript.into();
         let comparison = Comparison::new(&dated, &[], &packument, BASELINE_AGE, at(HOUR));
         let found = |at: usize| comparison.compare(&dated[at], |_| false).signals;
         assert!(found(1).contains(Signal::FirstInstallScript) && !found(2).contains(Signal::FirstInstallScript));

@@ -174,13 +174,12 @@ impl TarballContents {
     /// Finds out where each file is on the execution surface. `builds` is whether npm builds its `binding.gyp`.
     pub(crate) fn place(&mut self, entry_points: &EntryPoints, builds: Builds) {
         let gyp = self.gyp.as_deref().filter(|_| builds == Builds::Gyp);
-        let paths: Vec<&str> = self.files.iter().map(|file| &*file.path).collect();
-        let targets = InstallTargets::find(entry_points, &paths);
-        let places = surfaces(entry_points, &targets, &paths, &self.named, gyp);
-        let by_path: HashMap<&str, usize> = paths.iter().enumerate().map(|(at, path)| (*path, at)).collect();
+        let index = FileIndex::new(self.files.iter().map(|file| &*file.path));
+        let targets = InstallTargets::find(entry_points, &index);
+        let places = surfaces(entry_points, &targets, &index, &self.named, gyp);
         let find = |path: &str| {
             let spelled = || [".js", "/index.js", ".cjs", ".mjs"].iter().map(|end| format!("{path}{end}"));
-            by_path.get(path).copied().or_else(|| spelled().find_map(|path| by_path.get(&*path).copied()))
+            index.find(path).or_else(|| spelled().find_map(|path| index.find(&path)))
         };
         let mut is_code: Vec<bool> = self
             .files
@@ -191,7 +190,7 @@ impl TarballContents {
         // Code may load a file of any name.
         let mut left: Vec<usize> = (0..is_code.len()).filter(|at| is_code[*at]).collect();
         while let Some(at) = left.pop() {
-            let folder = paths[at].rsplit_once('/').map_or("", |(folder, _)| folder);
+            let folder = index.folder_of(at);
             let first = self.named.partition_point(|(file, _)| *file < at);
             for (_, name) in self.named[first..].iter().take_while(|(file, _)| *file == at) {
                 if let Some(target) = find(&clean(folder, name)).filter(|target| !is_code[*target]) {

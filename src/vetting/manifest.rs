@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::npm::packument::index::without_build;
 use crate::text;
 use crate::vetting::contents::Builds;
-use crate::vetting::surface::{EntryPoints, INSTALL_SCRIPTS};
+use crate::vetting::surface::{EntryPoints, INSTALL_SCRIPTS, clean};
 
 /// The longest manifest read, in bytes. As a JSON tree, it takes up to twenty times the memory.
 const MAX_MANIFEST_BYTES: usize = 1 << 20;
@@ -247,18 +247,7 @@ fn commands(members: &Map<String, Value>, package: &str) -> Option<BTreeMap<Stri
         bin => strings(bin),
     };
     let base = |name: &str| name.rsplit(['/', '\\', ':']).next().unwrap_or_default().to_owned();
-    let clean = |path: &str| {
-        let mut parts: Vec<&str> = Vec::new();
-        for part in path.split(['/', '\\']) {
-            match part {
-                "" | "." => {}
-                ".." => drop(parts.pop()),
-                part => parts.push(part),
-            }
-        }
-        parts.join("/")
-    };
-    let commands = commands.iter().map(|(name, path)| (base(name), clean(path)));
+    let commands = commands.iter().map(|(name, path)| (base(name), clean("", path)));
     Some(commands.filter(|(name, path)| !name.is_empty() && !path.is_empty()).collect())
 }
 

@@ -69,6 +69,12 @@ macro_rules! names {
             }
         }
 
+        impl From<$name> for $set {
+            fn from(name: $name) -> Self {
+                Self(1 << name as u32)
+            }
+        }
+
         impl FromIterator<$name> for $set {
             fn from_iter<I: IntoIterator<Item = $name>>(names: I) -> Self {
                 Self(names.into_iter().fold(0, |bits, name| bits | 1 << name as u32))

@@ -160,25 +160,35 @@ pub(crate) fn clean(folder: &str, path: &str) -> String {
     parts.join("/")
 }
 
-/// The files of a package by path.
-#[derive(Default)]
+/// The paths of a package's files, in order of the files, and the files by path.
 pub(crate) struct FileIndex<'a> {
+    pub paths: Vec<&'a str>,
     by_path: HashMap<&'a str, usize>,
 }
 
 impl<'a> FileIndex<'a> {
     pub(crate) fn new(paths: impl Iterator<Item = &'a str>) -> Self {
-        Self { by_path: paths.enumerate().map(|(at, path)| (path, at)).collect() }
+        let paths: Vec<&str> = paths.collect();
+        Self { by_path: paths.iter().enumerate().map(|(at, path)| (*path, at)).collect(), paths }
+    }
+
+    /// Returns the file at exactly this path.
+    pub(crate) fn find(&self, path: &str) -> Option<usize> {
+        self.by_path.get(path).copied()
     }
 
     /// Returns the file that node loads for a path without `.` and `..`.
     pub(crate) fn resolve(&self, path: &str) -> Option<usize> {
-        let find = |path: &str| self.by_path.get(path).copied();
-        let with_extension = |path: &str| EXTENSIONS.iter().find_map(|extension| find(&format!("{path}{extension}")));
+        let with_extension = |path: &str| EXTENSIONS.iter().find_map(|extension| self.find(&format!("{path}{extension}")));
         if path.is_empty() {
             return with_extension("index");
         }
-        find(path).or_else(|| with_extension(path)).or_else(|| with_extension(&format!("{path}/index")))
+        self.find(path).or_else(|| with_extension(path)).or_else(|| with_extension(&format!("{path}/index")))
+    }
+
+    /// Returns the folder of the file at `at`, empty for that of the package.
+    pub(crate) fn folder_of(&self, at: usize) -> &'a str {
+        self.paths[at].rsplit_once('/').map_or("", |(folder, _)| folder)
     }
 }
 
@@ -191,15 +201,14 @@ pub(crate) struct InstallTargets {
 }
 
 impl InstallTargets {
-    pub(crate) fn find(entry_points: &EntryPoints, paths: &[&str]) -> Self {
-        let index = FileIndex::new(paths.iter().copied());
+    pub(crate) fn find(entry_points: &EntryPoints, index: &FileIndex<'_>) -> Self {
         let mut found = Self::default();
         for command in &entry_points.install_commands {
             let words: Vec<&str> = words(command).take(MAX_WORDS).collect();
             let folders: Vec<String> = if words.iter().any(|word| matches!(*word, "cd" | "chdir" | "pushd")) {
                 let named: BTreeSet<String> = words.iter().map(|word| clean("", word)).filter(|word| !word.is_empty()).collect();
-                let is_folder =
-                    |name: &String| paths.iter().any(|path| path.strip_prefix(&**name).is_some_and(|rest| rest.starts_with('/')));
+                let is_within = |path: &&str, name: &str| path.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'));
+                let is_folder = |name: &String| index.paths.iter().any(|path| is_within(path, name));
                 named.into_iter().take(MAX_WORK_FOLDERS * 8).filter(is_folder).take(MAX_WORK_FOLDERS).collect()
             } else {
                 Vec::new()
@@ -228,7 +237,7 @@ fn gyp_targets(gyp: &str, index: &FileIndex<'_>) -> Vec<usize> {
     let mut found = Vec::new();
     for word in words(gyp).take(MAX_WORDS) {
         let path = clean("", word);
-        found.extend(if matches!(before, "node" | "nodejs") { index.resolve(&path) } else { index.by_path.get(&*path).copied() });
+        found.extend(if matches!(before, "node" | "nodejs") { index.resolve(&path) } else { index.find(&path) });
         before = word;
     }
     found
@@ -239,15 +248,14 @@ fn gyp_targets(gyp: &str, index: &FileIndex<'_>) -> Vec<usize> {
 pub(crate) fn surfaces(
     entry_points: &EntryPoints,
     targets: &InstallTargets,
-    paths: &[&str],
+    index: &FileIndex<'_>,
     named: &[(usize, Box<str>)],
     gyp: Option<&str>,
 ) -> Vec<Surface> {
-    let index = FileIndex::new(paths.iter().copied());
-    let mut surfaces = vec![Surface::default(); paths.len()];
+    let mut surfaces = vec![Surface::default(); index.paths.len()];
     let heads = entry_points.heads.iter().filter_map(|head| index.resolve(head));
     heads.for_each(|at| surfaces[at].add(Surface::HEAD));
-    for (at, path) in paths.iter().enumerate() {
+    for (at, path) in index.paths.iter().enumerate() {
         let in_folder =
             entry_points.command_folder.as_ref().is_some_and(|folder| folder.len() > 1 && path.starts_with(&**folder));
         if in_folder {
@@ -256,8 +264,8 @@ pub(crate) fn surfaces(
     }
     let mut left = targets.files.clone();
     if let Some(gyp) = gyp {
-        left.extend(index.by_path.get("binding.gyp"));
-        left.extend(gyp_targets(gyp, &index));
+        left.extend(index.find("binding.gyp"));
+        left.extend(gyp_targets(gyp, index));
     }
     let mut seen = HashSet::new();
     while let Some(at) = left.pop() {
@@ -265,7 +273,7 @@ pub(crate) fn surfaces(
             continue;
         }
         surfaces[at].add(Surface::INSTALL);
-        let folder = paths[at].rsplit_once('/').map_or("", |(folder, _)| folder);
+        let folder = index.folder_of(at);
         let first = named.partition_point(|(file, _)| *file < at);
         let of_file = named[first..].iter().take_while(|(file, _)| *file == at);
         left.extend(of_file.filter_map(|(_, name)| index.resolve(&clean(folder, name))));
@@ -282,7 +290,8 @@ mod tests {
         let Value::Object(members) = serde_json::from_str(manifest).unwrap() else { panic!("{manifest}") };
         let named: Vec<(usize, Box<str>)> = named.iter().map(|(at, name)| (*at, (*name).into())).collect();
         let entry_points = EntryPoints::from_manifest(&members);
-        let found = surfaces(&entry_points, &InstallTargets::find(&entry_points, paths), paths, &named, gyp);
+        let index = FileIndex::new(paths.iter().copied());
+        let found = surfaces(&entry_points, &InstallTargets::find(&entry_points, &index), &index, &named, gyp);
         let on = |surface: Surface| {
             let files = paths.iter().zip(&found).filter(|(_, found)| found.contains(surface));
             files.map(|(path, _)| (*path).to_owned()).collect()
@@ -328,7 +337,8 @@ mod tests {
         let hides = |command: &str| {
             let manifest = serde_json::json!({ "scripts": { "install": command } });
             let entry_points = EntryPoints::from_manifest(manifest.as_object().unwrap());
-            entry_points.is_crowded || InstallTargets::find(&entry_points, &["setup.js", "lib/a.js"]).has_unknown
+            entry_points.is_crowded
+                || InstallTargets::find(&entry_points, &FileIndex::new(["setup.js", "lib/a.js"].into_iter())).has_unknown
         };
         for command in [
             "node $PWD/setup.js",

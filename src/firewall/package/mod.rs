@@ -283,6 +283,26 @@ impl PackageSnapshot {
         }
     }
 
+    /// Returns the positions of the newest releases that an attacker cannot have published this week, newest first: at most `count`
+    /// of those that `accepts`. A release that changed its bytes is none.
+    pub(crate) fn newest_baseline(
+        &self,
+        packument: &Packument,
+        count: usize,
+        accepts: impl Fn(usize, &VersionEntry) -> bool,
+    ) -> Vec<usize> {
+        let until = timestamp::saturating_sub(self.confirmed.validated, vetting::BASELINE_AGE);
+        let mut newest: Vec<(Timestamp, usize)> = Vec::with_capacity(count + 1);
+        for (at, (entry, history)) in packument.entries.iter().zip(&*self.provenance).enumerate() {
+            if history.effective <= until && !history.integrity_changed && accepts(at, entry) {
+                newest.push((history.effective, at));
+                newest.sort_unstable_by(|left, right| right.cmp(left));
+                newest.truncate(count);
+            }
+        }
+        newest.into_iter().map(|(_, at)| at).collect()
+    }
+
     /// Returns the versions so much older than the entry at `at` that an attacker cannot have published both.
     fn baseline<'a>(&'a self, packument: &'a Packument, at: usize) -> impl Iterator<Item = &'a VersionEntry> {
         let until = timestamp::saturating_sub(self.provenance[at].effective, vetting::BASELINE_AGE);

@@ -70,21 +70,13 @@ pub(crate) fn compare(
     let recorded = RecordedBefore::new(package, since);
     let mut pending = Vec::new();
     for (at, release) in releases.iter().enumerate().filter(|(_, release)| release.effective > since) {
-        let is_subpackage = |name: &str| {
-            // Searched, not scanned: a package may pin one part in 100,000 versions. Positions are in the document's order.
-            packument
-                .siblings
-                .parts
-                .get(name)
-                .is_some_and(|pins| pins.binary_search_by_key(&at, |position| *position as usize).is_ok())
-        };
         let predecessor = comparison.predecessor(release.entry).and_then(|earlier| packument.find(&earlier.key));
         table.predecessors.insert(at, predecessor.map(|(earlier, _)| earlier));
-        let mut report = comparison.compare(release, is_subpackage);
+        let mut report = comparison.compare(release, |name| packument.siblings.pins_part(at, name));
         if let Some(verifier) = &verifier {
             add_lost_signature(&mut report, packument, at, verifier);
         } else if ring.is_empty() || !packument.contents.has_signatures {
-            report.unobservable = report.unobservable.or([Signal::SignatureLost].into_iter().collect());
+            report.unobservable = report.unobservable.or(Signal::SignatureLost.into());
         }
         sources.compare(at, &mut report);
         recorded.keep(release.entry, &comparison, &mut report);
@@ -149,7 +141,7 @@ impl<'a> RecordedBefore<'a> {
             recorded.filter(|_| self.has_lost_baseline).filter(is_current).into_iter().flat_map(|known| &known.evidence)
         {
             if !report.signals.contains(evidence.signal) && !comparison.is_accepted(evidence.signal, entry) {
-                report.unobservable = report.unobservable.without([evidence.signal].into_iter().collect());
+                report.unobservable = report.unobservable.without(evidence.signal.into());
                 report.add(evidence.signal, &evidence.old, &evidence.new);
             }
         }
@@ -298,14 +290,14 @@ fn add_dependencies(report: &mut SignalReport, effective: Timestamp, known: &Kno
     let mut pending = Vec::new();
     for name in std::mem::take(&mut report.new_dependencies) {
         let Some(dependency) = known.by_name.get(&name) else {
-            report.pending = report.pending.or([Signal::NewbornDependency].into_iter().collect());
+            report.pending = report.pending.or(Signal::NewbornDependency.into());
             pending.push(name);
             continue;
         };
         report.add_dependency(&name, *dependency, effective);
     }
-    if !report.signals.and([Signal::NewbornDependency].into_iter().collect()).is_empty() {
-        report.pending = report.pending.without([Signal::NewbornDependency].into_iter().collect());
+    if report.signals.contains(Signal::NewbornDependency) {
+        report.pending = report.pending.without(Signal::NewbornDependency.into());
     }
     pending
 }

@@ -9,9 +9,9 @@ use arc_swap::ArcSwapOption;
 
 use crate::firewall::package::PackageSnapshot;
 use crate::npm::Packument;
-use crate::units::timestamp;
+use crate::npm::packument::index::VersionEntry;
 use crate::vetting::signatures::{KeyRing, SignatureStatus, SignedRelease};
-use crate::vetting::{BASELINE_AGE, Finding, FindingEvidence};
+use crate::vetting::{Finding, FindingEvidence};
 
 /// The most releases whose signatures are verified before a client asks for one of them: the newest ones. Takes a millisecond.
 const MAX_AHEAD: usize = 16;
@@ -118,16 +118,9 @@ impl<'a> SignatureVerifier<'a> {
 
     fn precedents(&self) -> &[(usize, SignatureStatus)] {
         self.precedents.get_or_init(|| {
-            let until = timestamp::saturating_sub(self.package.confirmed.validated, BASELINE_AGE);
-            let mut newest: Vec<(_, usize)> = Vec::with_capacity(MIN_PRECEDENTS + 2);
-            for (at, (entry, history)) in self.packument.entries.iter().zip(&*self.package.provenance).enumerate() {
-                if history.effective <= until && !history.integrity_changed && entry.inconsistency.is_none() {
-                    newest.push((history.effective, at));
-                    newest.sort_unstable_by(|left, right| right.cmp(left));
-                    newest.truncate(MIN_PRECEDENTS + 1);
-                }
-            }
-            newest.into_iter().map(|(_, at)| (at, self.verify_alone(at))).collect()
+            let is_consistent = |_, entry: &VersionEntry| entry.inconsistency.is_none();
+            let newest = self.package.newest_baseline(self.packument, MIN_PRECEDENTS + 1, is_consistent);
+            newest.into_iter().map(|at| (at, self.verify_alone(at))).collect()
         })
     }
 

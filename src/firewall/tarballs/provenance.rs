@@ -142,16 +142,9 @@ fn wanted(package: &CachedPackage, packument: &Packument, at: usize) -> Vec<Want
         return Vec::new();
     }
     let known = package.vetted.load();
-    let until = timestamp::saturating_sub(package.confirmed.validated, BASELINE_AGE);
-    let mut baseline: Vec<(_, usize)> = Vec::with_capacity(MAX_BASELINE_SOURCES + 1);
-    for (other, (entry, history)) in packument.entries.iter().zip(&*package.provenance).enumerate() {
-        if other != at && entry.outline.has_slsa_provenance && history.effective <= until && !history.integrity_changed {
-            baseline.push((history.effective, other));
-            baseline.sort_unstable_by(|left, right| right.cmp(left));
-            baseline.truncate(MAX_BASELINE_SOURCES);
-        }
-    }
-    let all = std::iter::once(at).chain(baseline.into_iter().map(|(_, at)| at));
+    let is_attested = |other, entry: &VersionEntry| other != at && entry.outline.has_slsa_provenance;
+    let baseline = package.newest_baseline(packument, MAX_BASELINE_SOURCES, is_attested);
+    let all = std::iter::once(at).chain(baseline);
     let entries = all.filter_map(|at| packument.entries.get(at)).filter(|entry| entry.outline.has_slsa_provenance);
     // What could not be decided may be decided by authorities that were renewed since.
     let is_decided = |verified: &VerifiedProvenance| !matches!(verified.status, ProvenanceStatus::NotObservable { .. });

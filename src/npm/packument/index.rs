@@ -178,6 +178,15 @@ pub struct StatedSiblings {
     pub pins: Box<[SiblingPin]>,
 }
 
+impl StatedSiblings {
+    /// Checks whether the entry at `at` pins the package `name` to its own version. Searches, because a package may pin one part in
+    /// 100,000 versions.
+    pub(crate) fn pins_part(&self, at: usize, name: &str) -> bool {
+        // Positions are in the document's order.
+        self.parts.get(name).is_some_and(|pins| pins.binary_search_by_key(&at, |position| *position as usize).is_ok())
+    }
+}
+
 /// Orders for lookups.
 #[derive(Debug, Clone)]
 pub(crate) struct PackumentOrder {

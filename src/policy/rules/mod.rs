@@ -158,7 +158,7 @@ impl Policy {
 
     /// Checks whether a rule tests this signal.
     pub(crate) fn asks_signal(&self, signal: Signal) -> bool {
-        let asked: Signals = [signal].into_iter().collect();
+        let asked = Signals::from(signal);
         let tests = |rule: &Rule| {
             rule.conditions.fixes || rule.conditions.signals.is_some_and(|(wanted, _)| !wanted.and(asked).is_empty())
         };
@@ -780,7 +780,7 @@ reason = "x"
         let policy = compiled("include = \"default\"");
         assert_eq!(policy.for_package(&name).required_overrides(&facts), ["first-install-script"]);
         assert!(policy.for_package(&name).blocking_records(&facts).is_empty());
-        let weak = Facts { signals: [Signal::Dormant].into_iter().collect(), ..facts };
+        let weak = Facts { signals: Signal::Dormant.into(), ..facts };
         assert!(policy.for_package(&name).required_overrides(&weak).is_empty(), "weak signals are not named");
         assert!(compiled("").for_package(&name).required_overrides(&facts).is_empty(), "no rule tests it");
     }

@@ -225,7 +225,7 @@ fn signals(table: &mut TomlTable<'_, '_>) -> Option<(Signals, u32)> {
     let written = table.parsed("signals", &allowed, |text| match text {
         "strong" => Ok(Signals::of_strength(SignalStrength::Strong)),
         "weak" => Ok(Signals::of_strength(SignalStrength::Weak)),
-        _ => Signal::parse(text).map(|signal| [signal].into_iter().collect()).ok_or_else(|| "has an unknown value".to_owned()),
+        _ => Signal::parse(text).map(Signals::from).ok_or_else(|| "has an unknown value".to_owned()),
     });
     let least = table.count("at-least");
     let Some(written) = written else {
@@ -248,7 +248,7 @@ fn findings(table: &mut TomlTable<'_, '_>) -> Option<Findings> {
     let written = table.parsed("findings", &allowed, |text| match text {
         "behaviour" => Ok(Findings::of_behaviour()),
         "change" => Ok(Findings::of_change()),
-        _ => Finding::parse(text).map(|found| [found].into_iter().collect()).ok_or_else(|| "has an unknown value".to_owned()),
+        _ => Finding::parse(text).map(Findings::from).ok_or_else(|| "has an unknown value".to_owned()),
     });
     Some(written?.into_iter().fold(Findings::NONE, Findings::or))
 }
