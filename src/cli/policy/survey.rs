@@ -177,14 +177,7 @@ fn read_sources(paths: &[PathBuf], upstream: Option<&str>) -> anyhow::Result<Vec
         return Ok(read);
     }
     let config = SettingFlags::<false>::of_upstream(upstream).config()?;
-    let fetched = block_on(async {
-        let mut fetched = Vec::new();
-        for name in &names {
-            fetched.push((name, probe::packument(&config, name).await));
-        }
-        fetched
-    })?;
-    for (name, packument) in fetched {
+    for (name, packument) in block_on(probe::packuments(&config, names.iter()))?? {
         match packument {
             Ok(packument) => read.push(packument),
             Err(error) => say(&format!("{name} is left out: {error}")),
