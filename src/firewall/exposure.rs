@@ -1,7 +1,7 @@
 //! Re-evaluates served and stored versions against new advisories: removes malicious tarballs and names the clients that received
 //! them. The policy decides what is malicious.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use jiff::Timestamp;
 
@@ -63,13 +63,12 @@ pub(crate) fn find_exposed(
     wanted: impl Fn(Advisory<'_>) -> bool,
 ) -> Result<Vec<ExposedVersion>, StoreError> {
     let mut findings = find_by_name(policy_snapshot, ledger, now, &wanted)?;
-    let named = findings.iter().map(|finding| (finding.name.clone(), finding.version.clone(), finding.advisory.clone()));
-    let named: HashSet<_> = named.collect();
-    let by_digest = find_by_digest(policy_snapshot, ledger, now, &wanted)?;
-    let by_file = find_by_file(policy_snapshot, ledger, now, &wanted)?;
-    let is_named =
-        |finding: &ExposedVersion| named.contains(&(finding.name.clone(), finding.version.clone(), finding.advisory.clone()));
-    findings.extend(by_digest.into_iter().chain(by_file).filter(|finding| !is_named(finding)));
+    // A finding by name is about all bytes of the version.
+    for more in [find_by_digest(policy_snapshot, ledger, now, &wanted)?, find_by_file(policy_snapshot, ledger, now, &wanted)?] {
+        let key = |finding: &ExposedVersion| (finding.name.clone(), finding.version.clone(), finding.advisory.clone());
+        let known: HashSet<_> = findings.iter().map(key).collect();
+        findings.extend(more.into_iter().filter(|finding| !known.contains(&key(finding))));
+    }
     Ok(findings)
 }
 
@@ -88,14 +87,13 @@ fn find_by_name(
         }
         let rows = LedgerRows::load(ledger, &name)?;
         let mut dates: HashMap<&str, Timestamp> = HashMap::new();
-        for release in &rows.releases {
+        for release in rows.releases() {
             let date = dates.entry(&*release.version).or_insert(release.counts_from());
             *date = release.counts_from().max(*date);
         }
         // A version without a recorded release counts from now.
         let dated = |key: &str| dates.get(key).copied().unwrap_or(now);
-        let keys: BTreeSet<&str> = rows.versions().collect();
-        let versions: Vec<_> = keys.into_iter().map(|key| (key, Version::parse(key))).collect();
+        let versions: Vec<_> = rows.versions().map(|key| (key, Version::parse(key))).collect();
         let applicable = advisories.applicable_to(versions.iter().map(|(key, version)| (*key, version.as_ref(), dated(key))));
         for (key, version) in &versions {
             let Some(advisory) = applicable.matching(key, version.as_ref()).find(|advisory| wanted(*advisory)) else { continue };
@@ -120,13 +118,15 @@ fn find_by_digest(
         return Ok(Vec::new());
     }
     let find = |digests: &Integrity| advisories.listing(digests).any(wanted);
-    let (mut findings, mut seen) = (Vec::new(), HashSet::new());
-    for (name, source) in ledger.downloaded_with(&find)? {
+    let (mut findings, mut seen, mut last) = (Vec::new(), HashSet::new(), LastRows::default());
+    let mut found = ledger.downloaded_with(&find)?;
+    found.sort_by(|(left, _), (right, _)| left.cmp(right));
+    for (name, source) in found {
         // One row per address.
         if !seen.insert((name.clone(), source.version.clone(), source.digests.clone())) {
             continue;
         }
-        let rows = LedgerRows::load(ledger, &name)?;
+        let rows = last.of(ledger, &name)?;
         let parsed = Version::parse(&source.version);
         let applicable = advisories.of(name.as_str()).applicable_to(std::iter::empty());
         for advisory in advisories.listing(&source.digests).filter(|advisory| wanted(*advisory)) {
@@ -146,7 +146,7 @@ fn find_by_file(
     wanted: &dyn Fn(Advisory<'_>) -> bool,
 ) -> Result<Vec<ExposedVersion>, StoreError> {
     let advisories = &policy_snapshot.advisories;
-    let (mut findings, mut seen) = (Vec::new(), HashSet::new());
+    let (mut findings, mut seen, mut last) = (Vec::new(), HashSet::new(), LastRows::default());
     for (PackageKey { name, .. }, inspected) in ledger.inspected_with_listed_files()? {
         // One row per view.
         if !seen.insert((name.clone(), inspected.version.clone(), inspected.sha512.clone())) {
@@ -162,7 +162,7 @@ fn find_by_file(
         if by_id.is_empty() {
             continue;
         }
-        let rows = LedgerRows::load(ledger, &name)?;
+        let rows = last.of(ledger, &name)?;
         let digests = rows.digests_of(&inspected);
         for ((id, feed), advisory) in by_id {
             let mut finding = rows.exposed(&name, &inspected.version, id, feed).of_bytes(&digests);
@@ -204,7 +204,8 @@ pub(crate) fn find_versions(
     reason: &str,
 ) -> Result<Vec<ExposedVersion>, StoreError> {
     let rows = LedgerRows::load(ledger, name)?;
-    let known = versions.iter().filter(|version| rows.versions().any(|seen| seen == **version));
+    let seen: HashSet<&str> = rows.versions().collect();
+    let known = versions.iter().filter(|version| seen.contains(version.as_str()));
     Ok(known.map(|version| rows.exposed(name, version, reason, "")).collect())
 }
 
@@ -318,8 +319,13 @@ fn is_approved(
     })
 }
 
-/// What the ledger records of a package.
+/// What the ledger records of a package, by version.
 struct LedgerRows {
+    by_version: BTreeMap<Box<str>, VersionRows>,
+}
+
+#[derive(Default)]
+struct VersionRows {
     releases: Vec<Release>,
     served: Vec<Exposure>,
     downloaded: Vec<TarballSource>,
@@ -327,28 +333,43 @@ struct LedgerRows {
 
 impl LedgerRows {
     fn load(ledger: &dyn Ledger, name: &PackageName) -> Result<Self, StoreError> {
-        let (releases, mut served) = (ledger.releases(name)?, ledger.exposure(name, None)?);
-        served.retain(|row| row.outcome == DownloadOutcome::Served);
-        Ok(Self { releases, served, downloaded: ledger.downloaded(name)? })
+        let mut by_version: BTreeMap<Box<str>, VersionRows> = BTreeMap::new();
+        for release in ledger.releases(name)? {
+            by_version.entry(release.version.clone()).or_default().releases.push(release);
+        }
+        for row in ledger.exposure(name, None)?.into_iter().filter(|row| row.outcome == DownloadOutcome::Served) {
+            by_version.entry(row.version.as_str().into()).or_default().served.push(row);
+        }
+        for source in ledger.downloaded(name)? {
+            by_version.entry(source.version.clone()).or_default().downloaded.push(source);
+        }
+        Ok(Self { by_version })
+    }
+
+    fn releases(&self) -> impl Iterator<Item = &Release> {
+        self.by_version.values().flat_map(|rows| &rows.releases)
+    }
+
+    /// Returns the versions that were seen upstream or served.
+    fn versions(&self) -> impl Iterator<Item = &str> {
+        let is_known = |rows: &VersionRows| !rows.releases.is_empty() || !rows.served.is_empty();
+        self.by_version.iter().filter(move |(_, rows)| is_known(rows)).map(|(version, _)| &**version)
     }
 
     /// Returns all digests of the bytes that were inspected.
     fn digests_of(&self, inspected: &InspectedTarball) -> Integrity {
         let is_it = |source: &&TarballSource| source.digests.digest(Algorithm::Sha512) == Some(&inspected.sha512);
-        let found = self.downloaded.iter().find(is_it);
+        let found = self.by_version.get(&inspected.version).and_then(|rows| rows.downloaded.iter().find(is_it));
         found.map_or_else(|| Integrity::single(inspected.sha512.clone()), |source| source.digests.clone())
     }
 
-    fn versions(&self) -> impl Iterator<Item = &str> {
-        self.releases.iter().map(|release| &*release.version).chain(self.served.iter().map(|row| &*row.version))
-    }
-
     fn exposed(&self, name: &PackageName, version: &str, advisory: &str, feed: &str) -> ExposedVersion {
-        let releases = || self.releases.iter().filter(|release| *release.version == *version);
-        let clients: Vec<_> = self.served.iter().filter(|row| row.version == version).cloned().collect();
+        let rows = self.by_version.get(version);
+        let releases = || rows.into_iter().flat_map(|rows| &rows.releases);
+        let clients = rows.map(|rows| rows.served.clone()).unwrap_or_default();
         // Stored blobs are named by the downloaded digests, which may differ from the stated ones.
         let mut integrities: Vec<Integrity> = releases().filter_map(Release::known_digests).collect();
-        let kept = self.downloaded.iter().filter(|tarball| *tarball.version == *version).map(|tarball| tarball.digests.clone());
+        let kept = rows.into_iter().flat_map(|rows| &rows.downloaded).map(|tarball| tarball.digests.clone());
         let sent = clients.iter().filter_map(|client| Integrity::parse(Some(client.integrity.as_deref()?), None));
         for integrity in kept.chain(sent) {
             if !integrities.iter().any(|known| known.digests().contains(integrity.strongest())) {
@@ -365,5 +386,22 @@ impl LedgerRows {
             clients,
             is_condemned: false,
         }
+    }
+}
+
+/// Loads the rows of packages, and keeps those of the last one.
+#[derive(Default)]
+struct LastRows(Option<(PackageName, LedgerRows)>);
+
+impl LastRows {
+    fn of(&mut self, ledger: &dyn Ledger, name: &PackageName) -> Result<&LedgerRows, StoreError> {
+        if self.0.as_ref().is_none_or(|(known, _)| known != name) {
+            self.0 = None;
+        }
+        let loaded = match self.0.take() {
+            Some(loaded) => loaded,
+            None => (name.clone(), LedgerRows::load(ledger, name)?),
+        };
+        Ok(&self.0.insert(loaded).1)
     }
 }

@@ -140,7 +140,8 @@ impl Advisories {
 
     /// Returns a number that changes with the files that [`Self::listing_file`] knows.
     pub(crate) fn files_revision(&self) -> u64 {
-        self.denying().fold(0, |revision, feed| revision ^ feed.digests.files_revision)
+        // Two feeds that list the same files must not cancel each other out.
+        self.denying().fold(0, |revision, feed| revision.wrapping_mul(31).wrapping_add(feed.digests.files_revision))
     }
 
     fn denying(&self) -> impl Iterator<Item = &FeedAdvisories> {
@@ -311,6 +312,7 @@ fn listing<'s, 'a>(
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::npm::Algorithm;
     use crate::policy::advisories::affected::{AffectedRange, RangeEvent};
     use crate::policy::advisories::index::FeedIndexBuilder;
 
@@ -438,6 +440,19 @@ pub(crate) mod tests {
         assert_eq!(held.count(), 1);
         assert_eq!(matching(&held, "axios", "1.0.0", &["1.0.0"]), [""; 0]);
         assert_eq!(matching(&held, "axios", "2.0.0", &["2.0.0"]), ["MAL-1"]);
+    }
+
+    #[test]
+    fn revision_of_listed_files_differs_from_none_if_two_feeds_list_the_same() {
+        let digest = Digest::of(Algorithm::Sha1, b"file");
+        let listing =
+            AdvisoryRecord { indicators: vec![indicators::file_indicator(&digest).into()], ..record("MAL-1", "a", &[], &[]) };
+        let feed = index(&[listing]).feeds()[0].clone();
+        let (one, two) = (Advisories::of_feeds(vec![Arc::clone(&feed)]), Advisories::of_feeds(vec![Arc::clone(&feed), feed]));
+        assert!(one.files_revision() != 0 && two.files_revision() != 0 && one.files_revision() != two.files_revision());
+        assert!(two.lists_sha1_of_files() && two.listing_file(&digest).count() == 2);
+        assert!(two.may_list_file(*digest.as_bytes().first_chunk().unwrap()) && !two.lists_tarballs());
+        assert_eq!(index(&[record("MAL-1", "a", &[], &[])]).files_revision(), 0);
     }
 
     #[test]
