@@ -12,6 +12,7 @@ use tokio::task::JoinError;
 use crate::app::core::Core;
 use crate::app::outbound;
 use crate::app::supervisor::{Supervisor, TaskEnd};
+use crate::app::tasks::due;
 use crate::config::{Config, FeedSettings};
 use crate::feed::{
     self, FeedConfig, FeedError, FeedFailure, FeedSource, FeedState, FeedStore, LoadedFeed, OnShrink, SyncOutcome,
@@ -33,6 +34,9 @@ const PATH_COST: u32 = 20;
 
 /// The total time limit of one sync. OSV's archive takes a minute on a slow connection.
 const DEADLINE: Duration = Duration::from_secs(10 * 60);
+
+/// How often files that feeds list are looked for in what was served since.
+const FILE_SCAN_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// How long startup waits for the feeds, so that feeds that load fast apply to the first request.
 pub(crate) const STARTUP_WAIT: Duration = Duration::from_secs(2);
@@ -327,10 +331,14 @@ impl FeedScheduler {
         Ok(())
     }
 
-    /// Looks for listed files in what was served, after each change of a feed. A task of its own, because it may take a minute.
+    /// Looks for listed files in what was served, after each change of a feed and once an hour. A task of its own, because it may take
+    /// a minute.
     async fn scan_files(self: Arc<Self>) -> TaskEnd {
         loop {
-            self.file_scan.notified().await;
+            tokio::select! {
+                () = self.file_scan.notified() => {}
+                () = due::wait(&*self.core.clock, FILE_SCAN_INTERVAL) => {}
+            }
             if self.core.firewall.scan_served_files().await {
                 self.rescan_exposure().await?;
             }

@@ -2,6 +2,7 @@
 
 pub(crate) mod config_reload;
 pub(crate) mod decision_reload;
+pub(crate) mod due;
 pub(crate) mod feeds;
 pub(crate) mod ledger;
 pub(crate) mod policy_reload;

@@ -18,12 +18,12 @@ use url::Url;
 use crate::app::core::Core;
 use crate::app::outbound;
 use crate::app::supervisor::TaskEnd;
+use crate::app::tasks::due;
 use crate::config::Config;
 use crate::firewall::TrustUpdates;
 use crate::net::{AddressScope, ClientRequest, HttpClient};
 use crate::server::admin::HealthChecks;
 use crate::text::single_line;
-use crate::units::timestamp;
 use crate::upstream::{RegistryConfig, npmrc};
 use crate::vetting::provenance::TrustRoot;
 use crate::vetting::signatures::{KeyRing, TrustSource};
@@ -32,9 +32,6 @@ const DAILY: Duration = Duration::from_secs(24 * 3600);
 
 /// The delay after a failed renewal.
 const RETRY_DELAY: Duration = Duration::from_secs(3600);
-
-/// How often the task checks whether a renewal is due.
-const TICK: Duration = Duration::from_millis(500);
 
 /// The time limit of one renewal, which makes about eight requests.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -96,14 +93,7 @@ impl TrustRenewal {
     pub(crate) async fn run(self) -> TaskEnd {
         loop {
             let delay = if self.renew().await { DAILY } else { RETRY_DELAY };
-            let due = timestamp::saturating_add(self.core.clock.now(), delay);
-            let is_due = async {
-                while self.core.clock.now() < due {
-                    tokio::time::sleep(TICK).await;
-                }
-            };
-            // The wall clock may have been set back.
-            let _ = tokio::time::timeout(delay, is_due).await;
+            due::wait(&*self.core.clock, delay).await;
         }
     }
 
@@ -225,6 +215,7 @@ mod tests {
     use crate::net::testing::{ScriptedServer, ServerAction, TestIdentity, answer};
     use crate::net::{ClientConfig, Deadlines, ProxySettings};
     use crate::npm::{Algorithm, Digest};
+    use crate::units::timestamp;
 
     const SOON: &str = "2027-01-01T00:00:00Z";
     const KEYS: &str = "registry.example/keys.json";

@@ -1,5 +1,6 @@
-//! Finds tarballs that clients received before a feed listed one of their files. Runs in the background when the listed files
-//! change: what was served within 30 days and is still in the store is read once, one tarball at a time.
+//! Finds tarballs that clients received although a feed lists one of their files: it may list it only later, and old releases are
+//! served unopened. Runs in the background. What was served within 30 days and is still in the store is read once, one tarball at
+//! a time.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -41,17 +42,16 @@ pub(crate) struct ServedFiles {
 
 /// The files of tarballs that were read.
 #[derive(Default)]
-struct KnownFiles {
-    by_tarball: HashMap<Digest, FileHeads>,
-    /// The listed files that all served tarballs were compared with.
-    compared_with: Option<u64>,
-}
+struct KnownFiles(HashMap<Digest, FileHeads>);
 
 /// The first bytes of the digests of a tarball's files.
 struct FileHeads {
-    heads: Box<[DigestHead]>,
+    /// `None` if there are too many to keep.
+    heads: Option<Box<[DigestHead]>>,
     /// Whether those of their SHA-1 are among them.
     has_sha1: bool,
+    /// The listed files that they were compared with.
+    compared_with: u64,
 }
 
 impl ServedFiles {
@@ -60,16 +60,14 @@ impl ServedFiles {
     }
 
     /// Records a finding for each tarball that was served and has a file that a feed lists, unless that was done for the files that
-    /// feeds list now. Returns whether there is one.
+    /// feeds list now. Returns whether it recorded one.
     pub(crate) async fn scan(&self) -> Result<bool> {
         let policy_snapshot = self.services.policy.snapshot();
         let advisories = &policy_snapshot.advisories;
-        let revision = advisories.files_revision();
-        let mut known = self.known.lock().await;
-        if revision == 0 || known.compared_with == Some(revision) {
-            known.compared_with = known.compared_with.filter(|_| revision != 0);
+        if advisories.files_revision() == 0 {
             return Ok(false);
         }
+        let mut known = self.known.lock().await;
         let since = timestamp::saturating_sub(self.services.policy.now(), SERVED_WITHIN);
         let ledger = Arc::clone(&self.services.ledger);
         let served = self.services.workers.run(move || ledger.served_tarballs(since, MAX_TARBALLS)).await?;
@@ -78,10 +76,10 @@ impl ServedFiles {
             Vec::new()
         });
         let wanted: HashSet<&Digest> = served.iter().map(|served| &served.sha512).collect();
-        known.by_tarball.retain(|sha512, _| wanted.contains(sha512));
+        known.0.retain(|sha512, _| wanted.contains(sha512));
         let mut has_found = false;
         for sha512 in wanted {
-            if self.may_have_listed_file(sha512, advisories, &mut known).await?
+            if self.has_new_listed_file(sha512, advisories, &mut known).await?
                 && let Some(tarball) = open_blob(&*self.services.blobs, sha512).await
             {
                 let evidence = self.find_listed_files(tarball, advisories).await?;
@@ -92,26 +90,31 @@ impl ServedFiles {
                 }
             }
         }
-        known.compared_with = Some(revision);
         Ok(has_found)
     }
 
-    /// Checks whether a file of a tarball may be listed. Reads the tarball if that was not done. One that is not in the store has
-    /// none.
-    async fn may_have_listed_file(&self, sha512: &Digest, advisories: &Advisories, known: &mut KnownFiles) -> Result<bool> {
-        let has_sha1 = advisories.lists_sha1_of_files();
-        let is_listed = |files: &FileHeads| files.heads.iter().any(|head| advisories.may_list_file(*head));
-        if let Some(files) = known.by_tarball.get(sha512).filter(|files| files.has_sha1 || !has_sha1) {
-            return Ok(is_listed(files));
+    /// Compares the files of a tarball with the listed ones, unless that was done. Reads the tarball if its files are not known. One
+    /// that is not in the store has none.
+    async fn has_new_listed_file(&self, sha512: &Digest, advisories: &Advisories, known: &mut KnownFiles) -> Result<bool> {
+        let (revision, has_sha1) = (advisories.files_revision(), advisories.lists_sha1_of_files());
+        let is_listed = |heads: &[DigestHead]| heads.iter().any(|head| advisories.may_list_file(*head));
+        if let Some(files) = known.0.get_mut(sha512) {
+            if files.compared_with == revision {
+                return Ok(false);
+            }
+            if let Some(heads) = files.heads.as_deref().filter(|_| files.has_sha1 || !has_sha1) {
+                files.compared_with = revision;
+                return Ok(is_listed(heads));
+            }
         }
         let Some(tarball) = open_blob(&*self.services.blobs, sha512).await else { return Ok(false) };
         let limits = ArchiveLimits { file_bytes: 0, ..self.limits(advisories) };
-        let files = self.run(move || FileHeads::read(&tarball, limits)).await?;
-        let found = is_listed(&files);
-        let kept: usize = known.by_tarball.values().map(|files| files.heads.len()).sum();
-        if kept + files.heads.len() <= MAX_KEPT_FILES {
-            known.by_tarball.insert(sha512.clone(), files);
-        }
+        let heads = self.run(move || read_heads(&tarball, limits)).await?;
+        let found = is_listed(&heads);
+        known.0.remove(sha512);
+        let kept: usize = known.0.values().filter_map(|files| files.heads.as_ref()).map(|heads| heads.len()).sum();
+        let heads = (kept + heads.len() <= MAX_KEPT_FILES).then_some(heads);
+        known.0.insert(sha512.clone(), FileHeads { heads, has_sha1, compared_with: revision });
         Ok(found)
     }
 
@@ -187,15 +190,14 @@ impl ServedFiles {
     }
 }
 
-impl FileHeads {
-    fn read(tarball: &[u8], limits: ArchiveLimits) -> Self {
-        let mut heads: Vec<DigestHead> = Vec::new();
-        archive::read(tarball, limits, &mut |file| {
-            heads.extend(file.digest.first_chunk());
-            heads.extend(file.sha1.iter().filter_map(|sha1| sha1.first_chunk()));
-        });
-        heads.sort_unstable();
-        heads.dedup();
-        Self { heads: heads.into(), has_sha1: limits.has_sha1 }
-    }
+/// Returns the first bytes of the digests of a tarball's files.
+fn read_heads(tarball: &[u8], limits: ArchiveLimits) -> Box<[DigestHead]> {
+    let mut heads: Vec<DigestHead> = Vec::new();
+    archive::read(tarball, limits, &mut |file| {
+        heads.extend(file.digest.first_chunk());
+        heads.extend(file.sha1.iter().filter_map(|sha1| sha1.first_chunk()));
+    });
+    heads.sort_unstable();
+    heads.dedup();
+    heads.into()
 }
