@@ -28,6 +28,7 @@ mod tar;
 #[path = "../it/tls_chain.rs"]
 mod tls_chain;
 
+mod access_tokens;
 mod archives;
 mod ca;
 mod client_config;
