@@ -16,6 +16,7 @@ use crate::app::gateway::{self, GatewayListeners};
 use crate::app::listeners::{self, BoundListener, RunningListeners, stopped};
 use crate::app::operations::Operations;
 use crate::app::operations::messages::Description;
+use crate::app::outbound;
 use crate::app::session::SessionTemplate;
 #[cfg(unix)]
 use crate::app::session::control_socket::{self, ControlSocket};
@@ -31,11 +32,12 @@ use crate::app::tasks::{ledger, prefetch};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::firewall::Firewall;
+use crate::net::HttpClient;
 use crate::server::admin::{Admin, HealthChecks, SharedInspector};
-use crate::server::{Authenticator, RegistryHandler, registry};
+use crate::server::{self, Authenticator, KeySets, RegistryHandler, TokenExchange, registry};
 #[cfg(unix)]
 use crate::store::DataDir;
-use crate::store::TokenLedger as _;
+use crate::store::TokenLedger;
 use crate::telemetry::TaskLabel;
 use crate::text::single_line;
 use crate::units::timestamp;
@@ -69,8 +71,7 @@ struct TaskStates {
     feeds: Arc<FeedScheduler>,
     /// The revision of the decisions at startup, and the log of changes since then.
     decisions: (u64, Arc<Mutex<DecisionLog>>),
-    /// The revision of the access tokens at startup, and those applied.
-    tokens: (u64, Arc<Authenticator>),
+    auth: Arc<Authenticator>,
     policies: Arc<PolicyReloader>,
     reload: Arc<ReloadState>,
     read: Option<ReadConfig>,
@@ -97,17 +98,14 @@ impl App {
         let addresses = listeners::addresses(&bound);
         let mut tasks = Supervisor::new(&core.metrics);
         let log = DecisionLog::begin(decisions, Arc::clone(&core.metrics), Arc::clone(&core.clock));
-        let (token_revision, tokens) = core.ledger.tokens()?;
-        core.ledger.set_applied_token_revision(token_revision)?;
-        let auth = Authenticator::new(tokens, config.server.auth, Arc::clone(&core.clock), Arc::clone(&core.metrics));
-        let auth = Arc::new(auth);
+        let (auth, exchange) = open_auth(&core, &config)?;
         let feeds = FeedScheduler::open(&core, &config);
         feeds.spawn(0..feeds.at_start, &mut tasks);
         feeds.until_checked(feeds::STARTUP_WAIT).await;
         let state = TaskStates {
             feeds,
             decisions: (revision, Arc::new(Mutex::new(log))),
-            tokens: (token_revision, Arc::clone(&auth)),
+            auth: Arc::clone(&auth),
             policies: PolicyReloader::new(config.policies.files.clone()),
             reload: Arc::new(ReloadState::new(config.settings.effective.clone(), &core)),
             read: None,
@@ -128,7 +126,7 @@ impl App {
         let admin = Arc::new(Admin::new(Arc::clone(&core.metrics), checks, inspector));
         let (firewall, metrics) = (Arc::clone(&core.firewall), Arc::clone(&core.metrics));
         let service = RegistryHandler::new(firewall, config.server.clone(), &addresses, Some(Arc::clone(&admin)), metrics)?;
-        let service = Arc::new(service.with_auth(auth));
+        let service = Arc::new(service.with_auth(auth, exchange));
         let gateway = GatewayListeners::open(&config, &service, &addresses, &core).await?;
         let gateways = gateway.as_ref().map(|gateway| listeners::addresses(&gateway.bound)).unwrap_or_default();
         let operations = Operations::new(&core, Description::new(&config, &bound, gateways));
@@ -246,8 +244,8 @@ impl App {
         tasks.spawn(TaskLabel::Decisions, "decisions", (core.clone(), state.decisions.clone()), |(core, (revision, log))| {
             decision_reload::run(core, revision, log)
         });
-        tasks.spawn(TaskLabel::Tokens, "tokens", (core.clone(), state.tokens.clone()), |(core, (revision, auth))| {
-            token_reload::run(core, revision, auth)
+        tasks.spawn(TaskLabel::Tokens, "tokens", (core.clone(), Arc::clone(&state.auth)), |(core, auth)| {
+            token_reload::run(core, auth)
         });
         if let Some(reloader) = reloader {
             tasks.spawn(TaskLabel::Policies, "configuration", Arc::new(reloader), config_reload::run);
@@ -278,7 +276,7 @@ impl App {
         if tokio::time::timeout_at(deadline, self.core.firewall.drain()).await.is_err() {
             tracing::warn!("upstream fetches aborted");
         }
-        let (core, auth) = (self.core.clone(), Arc::clone(&self.state.tokens.1));
+        let (core, auth) = (self.core.clone(), Arc::clone(&self.state.auth));
         if let Err(error) = tokio::task::spawn_blocking(move || token_reload::record_uses(&core, &auth)).await {
             tracing::error!(error = %error, "uses of access tokens not recorded");
         }
@@ -291,6 +289,22 @@ impl App {
         tracing::info!("stopped");
         if lost == 0 { Ok(()) } else { Err(AppError::LedgerLost(lost)) }
     }
+}
+
+/// Loads the access tokens, and prepares their exchange if issuers are trusted.
+fn open_auth(core: &Core, config: &Config) -> Result<(Arc<Authenticator>, Option<Arc<TokenExchange>>), AppError> {
+    let (tokens, server::AuthConfig { requirement, issuers }) = (token_reload::read(core)?, config.server.auth.clone());
+    core.ledger.set_applied_token_revision(tokens.0)?;
+    let clock = || Arc::clone(&core.clock);
+    let auth = Arc::new(Authenticator::new(tokens, requirement, clock(), Arc::clone(&core.metrics)));
+    if issuers.is_empty() {
+        return Ok((auth, None));
+    }
+    let client = HttpClient::new(&outbound::like_upstream(&config.upstream, &core.trust));
+    let keys = KeySets::new(client, clock(), issuers.iter().map(|issuer| issuer.keys.clone()));
+    let ledger = Arc::clone(&core.ledger) as Arc<dyn TokenLedger>;
+    let exchange = TokenExchange::new(issuers, keys, ledger, Arc::clone(&auth), clock());
+    Ok((auth, Some(Arc::new(exchange))))
 }
 
 #[cfg(test)]

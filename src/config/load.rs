@@ -375,6 +375,7 @@ memory = \"1GB\"
             explain-access = "loopback"                 # default
             # admin-token-file                          # default: none
             require-auth = false                        # default
+            # trusted-issuers                           # default: none
             packument-ttl = "5m"                        # default
             max-stale = "24h"                           # default
             cache-size = "10GB"                         # default

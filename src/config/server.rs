@@ -8,8 +8,10 @@ use url::Url;
 
 use crate::config::parse::{self, SettingsReader};
 use crate::config::settings::SettingKey;
+use crate::files;
 use crate::net::ConnectionLimits;
-use crate::server::{self, AuthRequirement, InterceptedHosts};
+use crate::policy::access::issuer::TrustedIssuer;
+use crate::server::{self, AuthConfig, AuthRequirement, InterceptedHosts};
 use crate::upstream::{self, npmrc};
 
 /// The gateway, for clients that do not name Coldframe as their registry.
@@ -54,6 +56,21 @@ pub(crate) fn gateway(reader: &mut SettingsReader<'_>, registries: Option<&upstr
     Some(GatewaySettings { listen, transparent, proxy, ca_files: certificate.zip(key) })
 }
 
+/// The largest file of issuers, in bytes.
+const MAX_ISSUERS_BYTES: u64 = 1 << 20;
+
+fn auth(reader: &mut SettingsReader<'_>) -> AuthConfig {
+    let is_required = reader.one(SettingKey::RequireAuth, parse::boolean);
+    let issuers = reader.optional(SettingKey::TrustedIssuers, |text| {
+        let read = files::read_bounded(&parse::path(text)?, MAX_ISSUERS_BYTES).and_then(files::into_text);
+        TrustedIssuer::parse_file(&read.map_err(|error| format!("cannot be read: {error}"))?)
+    });
+    AuthConfig {
+        requirement: if is_required { AuthRequirement::Required } else { AuthRequirement::Optional },
+        issuers: issuers.unwrap_or_default(),
+    }
+}
+
 /// Reads the server settings. The prefixes of upstream are not known yet.
 pub(crate) fn read(reader: &mut SettingsReader<'_>, public_url: Option<Url>) -> server::Config {
     server::Config {
@@ -63,11 +80,7 @@ pub(crate) fn read(reader: &mut SettingsReader<'_>, public_url: Option<Url>) -> 
         allow_writes: reader.one(SettingKey::AllowWrites, parse::boolean),
         explains_to_all: reader.word(SettingKey::ExplainAccess) == "all",
         admin_tokens: reader.optional(SettingKey::AdminTokenFile, parse::path),
-        auth: if reader.one(SettingKey::RequireAuth, parse::boolean) {
-            AuthRequirement::Required
-        } else {
-            AuthRequirement::Optional
-        },
+        auth: auth(reader),
         limits: ConnectionLimits {
             connections: reader.one(SettingKey::MaxConnections, parse::number(1..=usize::MAX)),
             header_timeout: reader.one(SettingKey::HeaderTimeout, parse::nonzero_duration),

@@ -126,6 +126,8 @@ settings! {
     AdminTokenFile = "admin-token-file", one Path, Absent("none");
     /// Refuse registry, gateway and page requests without a valid access token
     RequireAuth = "require-auth", one Truth, Value("false");
+    /// TOML file of OIDC issuers whose tokens CI exchanges for access tokens
+    TrustedIssuers = "trusted-issuers", one Path, Absent("none");
     /// How long a packument is served before upstream is asked for changes
     PackumentTtl = "packument-ttl", one Duration, Value("5m");
     /// How long a stale packument is served while upstream is unavailable

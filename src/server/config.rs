@@ -7,13 +7,23 @@ use ipnet::IpNet;
 use url::Url;
 
 use crate::net::{ConnectionLimits, HostPattern};
+use crate::policy::access::issuer::TrustedIssuer;
 use crate::server::intercepted_hosts::InterceptedHosts;
 
 /// Whether requests without a valid access token are refused (`require-auth`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AuthRequirement {
+    #[default]
     Optional,
     Required,
+}
+
+/// Access tokens of clients.
+#[derive(Debug, Clone, Default)]
+pub struct AuthConfig {
+    pub requirement: AuthRequirement,
+    /// The issuers of OIDC tokens that are exchanged for access tokens.
+    pub issuers: Vec<TrustedIssuer>,
 }
 
 #[derive(Debug, Clone)]
@@ -27,7 +37,7 @@ pub struct Config {
     /// Whether the package pages below `/-/coldframe/` are open to clients on other machines.
     pub explains_to_all: bool,
     pub admin_tokens: Option<PathBuf>,
-    pub auth: AuthRequirement,
+    pub auth: AuthConfig,
     /// The largest audit request body in bytes, both compressed and decompressed.
     pub body_limit: u64,
     /// The largest body of a write in bytes. A publish contains its tarball.
@@ -46,7 +56,7 @@ impl Default for Config {
             allow_writes: false,
             explains_to_all: false,
             admin_tokens: None,
-            auth: AuthRequirement::Optional,
+            auth: AuthConfig::default(),
             body_limit: 16_000_000,
             write_limit: 250_000_000,
             body_timeout: Duration::from_mins(2),

@@ -18,6 +18,25 @@ pub(crate) enum TokenRefusal {
     Revoked,
 }
 
+/// Why an OIDC token is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum JwtError {
+    #[error("not a signed OIDC token with a key id, an issuer and an audience")]
+    Malformed,
+    #[error("not from a trusted issuer, or for another audience")]
+    Untrusted,
+    #[error("signed with another algorithm than the one that is trusted")]
+    Algorithm,
+    #[error("signed with a key that the issuer does not have")]
+    UnknownKey,
+    #[error("not signed by its issuer")]
+    Signature,
+    #[error("expired, or without an expiry")]
+    Expired,
+    #[error("not valid yet")]
+    NotYet,
+}
+
 /// Why a request is refused or failed. [`super::response`] maps each case to a status.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequestError {
@@ -42,6 +61,19 @@ pub(crate) enum RequestError {
          so use the registry directly or the gateway"
     )]
     TokenForRegistry,
+    #[error("this OIDC token is {0}")]
+    ExchangeRefused(JwtError),
+    #[error("the claims of this OIDC token match no entry of `trusted-issuers`")]
+    ClaimsRefused,
+    #[error("this OIDC token was exchanged before; request a new one")]
+    AlreadyExchanged,
+    /// An OIDC token for this server in place of an access token. Holds the base URL.
+    #[error("exchange this OIDC token for an access token first: POST {0}/-/coldframe/token")]
+    NotExchanged(String),
+    #[error("the keys of the issuer of this OIDC token cannot be fetched; try again in a minute")]
+    KeysUnavailable,
+    #[error("too many access tokens are active; try again later")]
+    TooManyTokens,
     #[error("this page needs an access token with the role `{needed}`, and the role of this one is `{role}`")]
     RoleTooLow { needed: &'static str, role: &'static str },
     #[error(transparent)]

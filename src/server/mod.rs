@@ -15,10 +15,12 @@ mod request_log;
 pub mod response;
 
 pub(crate) use auth::authenticator::Authenticator;
+pub(crate) use auth::exchange::TokenExchange;
+pub(crate) use auth::key_sets::KeySets;
 pub use auth::password_file::PasswordFileError;
 pub(crate) use auth::session_password::SessionPassword;
 pub use auth::tokens::AdminTokenError;
-pub use config::{AuthRequirement, Config, GatewayConfig};
+pub use config::{AuthConfig, AuthRequirement, Config, GatewayConfig};
 pub(crate) use gateway::egress::EgressContext;
 pub(crate) use gateway::state::{Gateway, RefusedDestination};
 pub use intercepted_hosts::InterceptedHosts;

@@ -201,6 +201,11 @@ fn with_notice(reply: Reply, notice: &str) -> Reply {
     reply.with_text(NPM_NOTICE, &notice)
 }
 
+/// Returns an issued access token. It must not be stored on the way.
+pub(crate) fn issued(token: &serde_json::Value) -> Reply {
+    admin(json_response(StatusCode::OK, token))
+}
+
 /// Returns the answer to `npm whoami` for a client that Coldframe authenticated.
 pub(crate) fn whoami(subject: &str, head: &Parts) -> Reply {
     private(json(serde_json::json!({ "username": subject }).to_string().into(), head, VARY))
@@ -300,14 +305,19 @@ pub(crate) fn error(error: &RequestError) -> Reply {
         RequestError::ProxyAuthRequired | RequestError::ProxyTokenRefused(_) => {
             (StatusCode::PROXY_AUTHENTICATION_REQUIRED, OutcomeLabel::ClientError)
         }
-        RequestError::AdminDisabled | RequestError::TokenForRegistry | RequestError::RoleTooLow { .. } => {
-            (StatusCode::FORBIDDEN, OutcomeLabel::ClientError)
-        }
+        RequestError::AdminDisabled
+        | RequestError::ClaimsRefused
+        | RequestError::TokenForRegistry
+        | RequestError::RoleTooLow { .. } => (StatusCode::FORBIDDEN, OutcomeLabel::ClientError),
+        RequestError::KeysUnavailable => (StatusCode::SERVICE_UNAVAILABLE, OutcomeLabel::UpstreamError),
         RequestError::AdminTokenRequired
         | RequestError::NeedsCredentials
         | RequestError::TokenRequired(_)
+        | RequestError::ExchangeRefused(_)
+        | RequestError::AlreadyExchanged
+        | RequestError::NotExchanged(_)
         | RequestError::TokenRefused(_) => (StatusCode::UNAUTHORIZED, OutcomeLabel::ClientError),
-        RequestError::TooManyGuesses => (StatusCode::TOO_MANY_REQUESTS, OutcomeLabel::ClientError),
+        RequestError::TooManyGuesses | RequestError::TooManyTokens => (StatusCode::TOO_MANY_REQUESTS, OutcomeLabel::ClientError),
         RequestError::TaskFailed => (StatusCode::INTERNAL_SERVER_ERROR, OutcomeLabel::InternalError),
     };
     let line = match error {
@@ -323,11 +333,18 @@ pub(crate) fn error(error: &RequestError) -> Reply {
             retry_after: Some(wait),
             ..
         })) => reply.with_text(header::RETRY_AFTER, wait),
-        RequestError::TooManyGuesses => reply.with(header::RETRY_AFTER, HeaderValue::from_static("60")),
+        RequestError::TooManyGuesses | RequestError::TooManyTokens | RequestError::KeysUnavailable => {
+            reply.with(header::RETRY_AFTER, HeaderValue::from_static("60"))
+        }
         RequestError::ProxyAuthRequired | RequestError::ProxyTokenRefused(_) => {
             reply.with(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"coldframe\", charset=\"UTF-8\""))
         }
-        RequestError::AdminTokenRequired | RequestError::TokenRequired(_) | RequestError::TokenRefused(_) => {
+        RequestError::AdminTokenRequired
+        | RequestError::TokenRequired(_)
+        | RequestError::ExchangeRefused(_)
+        | RequestError::AlreadyExchanged
+        | RequestError::NotExchanged(_)
+        | RequestError::TokenRefused(_) => {
             reply.with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"coldframe\""))
         }
         _ => reply,

@@ -11,6 +11,9 @@ use crate::text::words;
 /// The most tokens that are neither revoked nor expired. A server keeps all of them in memory.
 pub(crate) const MAX_USABLE_TOKENS: u64 = 10_000;
 
+/// The most active tokens with one label that were exchanged.
+pub(crate) const MAX_PER_LABEL: u64 = 500;
+
 /// A token to record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewToken {
@@ -71,7 +74,7 @@ pub enum TokenCreation {
     Created { id: i64, revision: u64 },
     /// The active token with this number has the label.
     LabelTaken(i64),
-    /// There are [`MAX_USABLE_TOKENS`] active tokens.
+    /// There are [`MAX_USABLE_TOKENS`] active tokens, or too many that were exchanged.
     TooMany,
 }
 
@@ -81,8 +84,8 @@ pub enum TokenCreation {
     reason = "each method fails if the ledger cannot be read or written, and changes nothing then"
 )]
 pub trait TokenLedger: Send + Sync {
-    /// Returns the revision of the tokens and all tokens, oldest first.
-    fn tokens(&self) -> Result<(u64, Vec<TokenRecord>), StoreError>;
+    /// Returns the revision of the tokens, and those that did not end before an instant, oldest first.
+    fn tokens(&self, ended: Timestamp) -> Result<(u64, Vec<TokenRecord>), StoreError>;
 
     /// Returns the revision of the tokens. Cheap enough to poll several times a second.
     fn token_revision(&self) -> Result<u64, StoreError>;
@@ -92,6 +95,10 @@ pub trait TokenLedger: Send + Sync {
 
     /// Records a token. Active tokens have different labels.
     fn create_token(&self, token: &NewToken) -> Result<TokenCreation, StoreError>;
+
+    /// Records a token that was exchanged. Several may have one label, up to a limit per label and in total, which leaves room for
+    /// tokens of operators.
+    fn issue_token(&self, token: &NewToken) -> Result<TokenCreation, StoreError>;
 
     /// Revokes the selected tokens. Returns the revision to wait for, or `None` if there is none that is not revoked.
     fn revoke_token(&self, which: &TokenSelector, by: &Signature) -> Result<Option<u64>, StoreError>;

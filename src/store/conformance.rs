@@ -12,7 +12,7 @@ use crate::npm::packument::manifest_digest::InstallScript;
 use crate::npm::{Algorithm, Digest, Hasher, Integrity, ManifestDigest, PackageName, PackumentForm, Sha1Check};
 use crate::policy::decisions::Signature;
 use crate::policy::{PackageScope, Role};
-use crate::store::access_token::{NewToken, TokenCreation, TokenLedger, TokenRecord, TokenSelector, TokenState};
+use crate::store::access_token::{MAX_PER_LABEL, NewToken, TokenCreation, TokenLedger, TokenRecord, TokenSelector, TokenState};
 use crate::store::blobs::{BlobKind, BlobStore, PendingBlob};
 use crate::store::error::StoreError;
 use crate::store::ledger::StoredPackument;
@@ -81,6 +81,8 @@ macro_rules! token_laws {
             label_is_free_after_its_token_ended,
             token_is_revoked_once,
             uses_of_tokens_only_move_forward,
+            tokens_that_ended_long_ago_are_left_out,
+            exchanged_tokens_share_labels_up_to_a_limit,
         );
     };
 }
@@ -672,18 +674,19 @@ fn created(ledger: &dyn TokenLedger, token: &NewToken) -> i64 {
 
 pub(crate) fn created_token_is_read_before_and_after_a_restart(open: Open<'_, dyn TokenLedger>) {
     let ledger = open();
-    assert_eq!(ledger.tokens().unwrap(), (0, Vec::new()));
+    assert_eq!(ledger.tokens(Timestamp::MIN).unwrap(), (0, Vec::new()));
     let token = new_token(1, "ci-web", Some(at(9)));
     let TokenCreation::Created { id, revision } = ledger.create_token(&token).unwrap() else { panic!("not created") };
     let expected = TokenRecord { id, token, last_used: None, revoked: None };
-    assert_eq!(ledger.tokens().unwrap(), (revision, vec![expected.clone()]));
+    assert_eq!(ledger.tokens(Timestamp::MIN).unwrap(), (revision, vec![expected.clone()]));
     assert_eq!(ledger.token_revision().unwrap(), revision);
     drop(ledger);
     let ledger = open();
-    assert_eq!(ledger.tokens().unwrap(), (revision, vec![expected.clone()]));
+    assert_eq!(ledger.tokens(Timestamp::MIN).unwrap(), (revision, vec![expected.clone()]));
     let second = created(&*ledger, &NewToken { scope: PackageScope::default(), ..new_token(2, "ci", None) });
     assert!(second > id && ledger.token_revision().unwrap() > revision);
-    let scopes: Vec<_> = ledger.tokens().unwrap().1.iter().map(|record| record.token.scope.is_unlimited()).collect();
+    let scopes: Vec<_> =
+        ledger.tokens(Timestamp::MIN).unwrap().1.iter().map(|record| record.token.scope.is_unlimited()).collect();
     assert_eq!(scopes, [false, true]);
     assert!([at(8), at(9)].map(|now| expected.state(now)) == [TokenState::Active, TokenState::Expired]);
 }
@@ -712,10 +715,42 @@ pub(crate) fn token_is_revoked_once(open: Open<'_, dyn TokenLedger>) {
     }
     assert!(ledger.revoke_token(&TokenSelector::Label("b".to_owned()), &by("alan")).unwrap().is_some());
     drop(ledger);
-    let records = open().tokens().unwrap().1;
+    let records = open().tokens(Timestamp::MIN).unwrap().1;
     let revoked: Vec<_> = records.iter().map(|record| (record.id, record.revoked.clone(), record.state(at(0)))).collect();
     let expected = [(first, Some(by("grace"))), (second, Some(by("alan")))];
     assert_eq!(revoked, expected.map(|(id, by)| (id, by, TokenState::Revoked)));
+}
+
+pub(crate) fn tokens_that_ended_long_ago_are_left_out(open: Open<'_, dyn TokenLedger>) {
+    let ledger = open();
+    created(&*ledger, &new_token(1, "expired", Some(at(5))));
+    created(&*ledger, &new_token(2, "revoked", None));
+    created(&*ledger, &new_token(3, "active", None));
+    let by = Signature { who: "grace".to_owned(), at: at(6) };
+    ledger.revoke_token(&TokenSelector::Label("revoked".to_owned()), &by).unwrap();
+    let labels = |ended: i64| {
+        let records = ledger.tokens(at(ended)).unwrap().1;
+        records.into_iter().map(|record| record.token.label).collect::<Vec<_>>()
+    };
+    assert_eq!(labels(5), ["expired", "revoked", "active"]);
+    assert_eq!(labels(6), ["revoked", "active"]);
+    assert_eq!(labels(7), ["active"]);
+}
+
+pub(crate) fn exchanged_tokens_share_labels_up_to_a_limit(open: Open<'_, dyn TokenLedger>) {
+    let ledger = open();
+    let numbered = |number: u64| {
+        let mut hash = [0; 32];
+        hash[..8].copy_from_slice(&number.to_be_bytes());
+        NewToken { hash, ..new_token(0, "acme/web", Some(at(9))) }
+    };
+    for number in 1..=MAX_PER_LABEL {
+        assert!(matches!(ledger.issue_token(&numbered(number)).unwrap(), TokenCreation::Created { .. }), "{number}");
+    }
+    assert_eq!(ledger.issue_token(&numbered(0)).unwrap(), TokenCreation::TooMany);
+    let other = NewToken { label: "acme/app".to_owned(), ..numbered(0) };
+    assert!(matches!(ledger.issue_token(&other).unwrap(), TokenCreation::Created { .. }));
+    assert!(matches!(ledger.create_token(&numbered(0)).unwrap(), TokenCreation::LabelTaken(_)));
 }
 
 pub(crate) fn uses_of_tokens_only_move_forward(open: Open<'_, dyn TokenLedger>) {
@@ -725,7 +760,7 @@ pub(crate) fn uses_of_tokens_only_move_forward(open: Open<'_, dyn TokenLedger>) 
     ledger.record_token_uses(&[(id, at(5)), (99, at(5))]).unwrap();
     ledger.record_token_uses(&[(id, at(3))]).unwrap();
     ledger.set_applied_token_revision(revision).unwrap();
-    let (unchanged, records) = ledger.tokens().unwrap();
+    let (unchanged, records) = ledger.tokens(Timestamp::MIN).unwrap();
     assert_eq!((unchanged, records[0].last_used), (revision, Some(at(5))));
 }
 

@@ -87,6 +87,8 @@ labels! {
         Revoked = "revoked",
         /// None was presented where one is required.
         Missing = "missing",
+        /// An OIDC token that may not be exchanged.
+        Untrusted = "untrusted",
     }
 
     UpstreamWhat, "what" {

@@ -86,6 +86,7 @@ mod tar;
 mod tarballs;
 mod tls_chain;
 mod token_commands;
+mod token_exchange;
 mod token_gateway;
 mod token_scope;
 mod tokens;

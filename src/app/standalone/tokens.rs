@@ -60,7 +60,7 @@ pub fn create(data_dir: &Path, request: TokenRequest, by: Signature) -> Result<C
 /// Returns an error if an existing ledger cannot be read.
 pub fn list(data_dir: &Path) -> Result<Vec<TokenRecord>, AppError> {
     match SqliteLedger::read_only(data_dir) {
-        Ok(ledger) => Ok(ledger.tokens()?.1),
+        Ok(ledger) => Ok(ledger.tokens(Timestamp::MIN)?.1),
         Err(StoreError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error.into()),
     }

@@ -174,7 +174,7 @@ impl Reloader {
             }
             SettingKey::RequireAuth => {
                 let auth = self.service.auth.as_ref();
-                auth.inspect(|auth| auth.set_requirement(config.server.auth)).is_some()
+                auth.inspect(|auth| auth.set_requirement(config.server.auth.requirement)).is_some()
             }
             SettingKey::SigningKeys | SettingKey::SigstoreRoot => true,
             key if OF_TARBALLS.contains(&key) => renewed.hosts,

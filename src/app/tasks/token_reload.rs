@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::app::core::Core;
 use crate::app::supervisor::TaskEnd;
 use crate::server::Authenticator;
-use crate::store::{StoreError, TokenLedger as _};
+use crate::store::{StoreError, TokenLedger as _, TokenRecord};
+use crate::units::timestamp;
 
 /// The interval of ledger reads. A revoked token is accepted until the next one.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -14,9 +15,17 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// How many polls pass between writes of uses.
 const POLLS_PER_WRITE: u32 = 300;
 
-/// Applies new tokens until it is dropped. Those of `revision` were applied at startup.
-pub(crate) async fn run(core: Core, mut revision: u64, auth: Arc<Authenticator>) -> TaskEnd {
-    let (mut failing, mut polls) = (false, 0_u32);
+/// How long a server knows why an ended token is refused. Then the token is unknown.
+const ENDED_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// Returns the tokens that a server must know, and their revision.
+pub(crate) fn read(core: &Core) -> Result<(u64, Vec<TokenRecord>), StoreError> {
+    core.ledger.tokens(timestamp::saturating_sub(core.clock.now(), ENDED_KEPT))
+}
+
+/// Applies new tokens until it is dropped.
+pub(crate) async fn run(core: Core, auth: Arc<Authenticator>) -> TaskEnd {
+    let (mut failing, mut polls, mut written) = (false, 0_u32, None);
     loop {
         tokio::time::sleep(POLL_INTERVAL).await;
         polls = polls.wrapping_add(1);
@@ -27,10 +36,10 @@ pub(crate) async fn run(core: Core, mut revision: u64, auth: Arc<Authenticator>)
             if writes {
                 record_uses(&core, &auth);
             }
-            apply(&core, revision, &auth)
+            apply(&core, written, &auth)
         });
         match applied.await? {
-            Ok(applied) => (revision, failing) = (applied, false),
+            Ok(applied) => (written, failing) = (Some(applied), false),
             Err(error) if !failing => {
                 tracing::error!(error = &error as &dyn std::error::Error, "access tokens cannot be read");
                 failing = true;
@@ -40,17 +49,20 @@ pub(crate) async fn run(core: Core, mut revision: u64, auth: Arc<Authenticator>)
     }
 }
 
-/// Applies the tokens after revision `applied` and returns the new revision. Blocks.
-fn apply(core: &Core, applied: u64, auth: &Authenticator) -> Result<u64, StoreError> {
-    if core.ledger.token_revision()? == applied {
-        return Ok(applied);
+/// Applies tokens that others recorded. Returns the applied revision, which the ledger has too; `written` is the one that it had.
+/// Blocks.
+fn apply(core: &Core, written: Option<u64>, auth: &Authenticator) -> Result<u64, StoreError> {
+    if core.ledger.token_revision()? != auth.revision() {
+        let (revision, tokens) = read(core)?;
+        let count = tokens.len();
+        auth.replace((revision, tokens));
+        tracing::info!(tokens = count, revision, "access tokens reloaded");
     }
-    let (revision, tokens) = core.ledger.tokens()?;
-    let count = tokens.len();
-    auth.replace(tokens);
-    core.ledger.set_applied_token_revision(revision)?;
-    tracing::info!(tokens = count, revision, "access tokens reloaded");
-    Ok(revision)
+    let applied = auth.revision();
+    if written != Some(applied) {
+        core.ledger.set_applied_token_revision(applied)?;
+    }
+    Ok(applied)
 }
 
 /// Writes when tokens were last used. A failure loses an hour of precision, so it is only logged. Blocks.

@@ -1,5 +1,6 @@
 //! What an authenticated client may do: its role, and the packages that it may ask for. Pure.
 
+pub mod issuer;
 pub mod scope;
 pub mod secret;
 
@@ -9,7 +10,7 @@ use crate::policy::access::scope::PackageScope;
 use crate::text::words;
 
 /// Maximum length of a label in bytes. Labels are in ledger rows and log lines.
-const MAX_LABEL_BYTES: usize = 64;
+pub(crate) const MAX_LABEL_BYTES: usize = 64;
 
 /// What an access token may do. Each role includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -84,7 +84,8 @@ fn is_well_formed(text: &[u8]) -> bool {
         && std::str::from_utf8(body).is_ok_and(|body| checksum(body).as_bytes() == stated)
 }
 
-fn hash(text: &[u8]) -> TokenHash {
+/// Returns the SHA-256 of something that must not be kept.
+pub fn hash(text: &[u8]) -> TokenHash {
     let mut hash = TokenHash::default();
     hash.copy_from_slice(digest(&SHA256, text).as_ref());
     hash

@@ -48,10 +48,13 @@ pub(crate) struct Authenticator {
     changed: watch::Sender<()>,
     /// Until when expiries were noticed.
     noticed: Mutex<Timestamp>,
+    /// Held while tokens are replaced, so that none is lost.
+    writing: Mutex<()>,
 }
 
 #[derive(Default)]
 struct TokenTable {
+    revision: u64,
     by_hash: HashMap<TokenHash, Arc<TokenEntry>>,
     by_id: HashMap<i64, Arc<TokenEntry>>,
     /// When tokens expire, in order.
@@ -72,26 +75,46 @@ const NEVER: i64 = i64::MIN;
 
 impl Authenticator {
     pub(crate) fn new(
-        records: Vec<TokenRecord>,
+        tokens: (u64, Vec<TokenRecord>),
         requirement: AuthRequirement,
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
-            tokens: ArcSwap::from_pointee(TokenTable::new(records, &TokenTable::default())),
+            tokens: ArcSwap::from_pointee(TokenTable::new(tokens, &TokenTable::default())),
             is_required: AtomicBool::new(requirement == AuthRequirement::Required),
             failures: FailureLimit::default(),
             clock,
             metrics,
             changed: watch::Sender::new(()),
             noticed: Mutex::new(Timestamp::MIN),
+            writing: Mutex::default(),
         }
     }
 
-    /// Replaces all tokens. Requests from now on are judged by the new ones.
-    pub(crate) fn replace(&self, records: Vec<TokenRecord>) {
-        self.tokens.store(Arc::new(TokenTable::new(records, &self.tokens.load())));
+    /// Replaces all tokens by those of a revision. Requests from now on are judged by the new ones.
+    pub(crate) fn replace(&self, (revision, records): (u64, Vec<TokenRecord>)) {
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.tokens.store(Arc::new(TokenTable::new((revision, records), &self.tokens.load())));
         self.changed.send_replace(());
+    }
+
+    /// Adds a token that this process recorded as `revision`. If others were recorded meanwhile, the next reload has them all.
+    pub(crate) fn add(&self, revision: u64, record: TokenRecord) {
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.tokens.load();
+        let mut table = before.copy();
+        table.insert(record, &before);
+        table.expiries.sort_unstable();
+        if before.revision + 1 == revision {
+            table.revision = revision;
+        }
+        self.tokens.store(Arc::new(table));
+    }
+
+    /// Returns the revision of the tokens that are applied.
+    pub(crate) fn revision(&self) -> u64 {
+        self.tokens.load().revision
     }
 
     pub(crate) fn set_requirement(&self, requirement: AuthRequirement) {
@@ -169,6 +192,16 @@ impl Authenticator {
         uses
     }
 
+    /// Counts an OIDC token that was refused. Fails if the client sends too many.
+    pub(crate) fn count_untrusted(&self, client: IpAddr) -> Result<(), RequestError> {
+        self.metrics.requests.authentications.of(AuthLabel::Untrusted).inc();
+        let verdict = self.failures.record(client, 1);
+        if verdict.is_logged {
+            AuthenticationFailed { client, user: None, reason: AuthLabel::Untrusted }.emit(&self.metrics);
+        }
+        if verdict.is_limited { Err(RequestError::TooManyGuesses) } else { Ok(()) }
+    }
+
     fn refuse(&self, client: IpAddr, refusal: TokenRefusal, subject: Option<&str>) -> RequestError {
         self.metrics.requests.authentications.of(refusal.into()).inc();
         let is_guess = matches!(refusal, TokenRefusal::Malformed | TokenRefusal::Unknown);
@@ -182,29 +215,40 @@ impl Authenticator {
 
 impl TokenTable {
     /// Indexes tokens. What is known of their use is taken from `before`.
-    fn new(records: Vec<TokenRecord>, before: &Self) -> Self {
-        let mut table = Self::default();
-        for TokenRecord { id, token, last_used, revoked } in records {
-            let known = before.by_id.get(&id);
-            let recorded = last_used.map_or(NEVER, Timestamp::as_second);
-            let load = |counter: fn(&TokenEntry) -> &AtomicI64| {
-                known.map_or(recorded, |known| counter(known).load(Ordering::Relaxed).max(recorded))
-            };
-            let identity =
-                Identity { subject: token.label.into(), role: token.role, scope: token.scope, method: AuthMethod::Token(id) };
-            let entry = Arc::new(TokenEntry {
-                identity: Arc::new(identity),
-                expires: token.expires,
-                is_revoked: revoked.is_some(),
-                used: load(|entry| &entry.used).into(),
-                recorded_use: load(|entry| &entry.recorded_use).into(),
-            });
-            table.expiries.extend(token.expires);
-            table.by_hash.insert(token.hash, Arc::clone(&entry));
-            table.by_id.insert(id, entry);
+    fn new((revision, records): (u64, Vec<TokenRecord>), before: &Self) -> Self {
+        let mut table = Self { revision, ..Self::default() };
+        for record in records {
+            table.insert(record, before);
         }
         table.expiries.sort_unstable();
         table
+    }
+
+    /// Returns a table of the same entries.
+    fn copy(&self) -> Self {
+        let Self { revision, by_hash, by_id, expiries } = self;
+        Self { revision: *revision, by_hash: by_hash.clone(), by_id: by_id.clone(), expiries: expiries.clone() }
+    }
+
+    fn insert(&mut self, record: TokenRecord, before: &Self) {
+        let TokenRecord { id, token, last_used, revoked } = record;
+        let known = before.by_id.get(&id);
+        let recorded = last_used.map_or(NEVER, Timestamp::as_second);
+        let load = |counter: fn(&TokenEntry) -> &AtomicI64| {
+            known.map_or(recorded, |known| counter(known).load(Ordering::Relaxed).max(recorded))
+        };
+        let identity =
+            Identity { subject: token.label.into(), role: token.role, scope: token.scope, method: AuthMethod::Token(id) };
+        let entry = Arc::new(TokenEntry {
+            identity: Arc::new(identity),
+            expires: token.expires,
+            is_revoked: revoked.is_some(),
+            used: load(|entry| &entry.used).into(),
+            recorded_use: load(|entry| &entry.recorded_use).into(),
+        });
+        self.expiries.extend(token.expires);
+        self.by_hash.insert(token.hash, Arc::clone(&entry));
+        self.by_id.insert(id, entry);
     }
 }
 
@@ -241,7 +285,7 @@ mod tests {
     }
 
     fn authenticator(records: Vec<TokenRecord>, clock: &ManualClock) -> Authenticator {
-        Authenticator::new(records, AuthRequirement::Optional, Arc::new(clock.clone()), Arc::default())
+        Authenticator::new((0, records), AuthRequirement::Optional, Arc::new(clock.clone()), Arc::default())
     }
 
     fn outcome(auth: &Authenticator, fill: u8) -> Result<String, String> {
@@ -266,9 +310,19 @@ mod tests {
         assert_eq!(auth.confirm(&identity), Err(TokenRefusal::Expired));
         auth.until_ended(&identity).await;
         let revoked = TokenRecord { revoked: Some(Signature { who: "ada".to_owned(), at: ends }), ..record(2, None) };
-        auth.replace(vec![revoked]);
+        auth.replace((1, vec![revoked]));
         assert!(outcome(&auth, 2).unwrap_err().contains("revoked") && outcome(&auth, 1).unwrap_err().contains("unknown"));
         assert_eq!(auth.confirm(&identity), Err(TokenRefusal::Unknown));
+    }
+
+    #[tokio::test]
+    async fn added_token_is_accepted_and_a_gap_in_revisions_is_not_hidden() {
+        let auth = authenticator(vec![record(1, None)], &ManualClock::at(Timestamp::UNIX_EPOCH));
+        auth.add(1, record(2, None));
+        assert_eq!(auth.revision(), 1);
+        auth.add(3, record(3, None));
+        assert_eq!(auth.revision(), 1, "the reload must read revision 2");
+        assert!((1..=3).all(|fill| outcome(&auth, fill).is_ok()));
     }
 
     #[tokio::test]
@@ -301,7 +355,7 @@ mod tests {
         assert_eq!(auth.take_uses(), [(1, clock.now())]);
         clock.advance(USE_INTERVAL / 2);
         outcome(&auth, 1).unwrap();
-        auth.replace(vec![record(1, None)]);
+        auth.replace((1, vec![record(1, None)]));
         assert_eq!(auth.take_uses(), []);
         clock.advance(USE_INTERVAL / 2);
         outcome(&auth, 1).unwrap();

@@ -147,7 +147,7 @@ fn route<S: RegistryService>(
     match target {
         Some(target) if target.secure => Err(RequestError::Headers(format!("plain HTTP on a TLS port: `{destination}`"))),
         Some(target) => Ok(GatewayRoute::Intercepted(EntryPoint::Intercepted { target, identity })),
-        None => check_headers(head).map(|()| GatewayRoute::PlainHttp(destination)),
+        None => check_headers(gateway, head).map(|()| GatewayRoute::PlainHttp(destination)),
     }
 }
 
@@ -160,9 +160,13 @@ fn admin_page(head: &Parts) -> Result<GatewayRoute, RequestError> {
 }
 
 /// Refuses a request to another host with an access token in a header.
-fn check_headers(head: &Parts) -> Result<(), RequestError> {
+fn check_headers<S>(gateway: &Gateway<S>, head: &Parts) -> Result<(), RequestError> {
+    let exchange = gateway.handler.exchange.as_ref();
     let is_ours = |value: &HeaderValue| {
-        secret::is_in(value.as_bytes()) || value.to_str().is_ok_and(|text| matches!(Presented::parse(text), Presented::Token(_)))
+        secret::is_in(value.as_bytes())
+            || value.to_str().is_ok_and(|text| {
+                matches!(Presented::parse(text), Presented::Token(_)) || exchange.is_some_and(|exchange| exchange.is_ours(text))
+            })
     };
     if head.headers.values().any(is_ours) { Err(RequestError::TokenInRequest("headers")) } else { Ok(()) }
 }

@@ -168,6 +168,10 @@ pub(crate) fn reason(error: &RequestError) -> BarLabel {
         | RequestError::TokenRefused(_)
         | RequestError::TooManyGuesses
         | RequestError::RoleTooLow { .. }
+        | RequestError::ExchangeRefused(_)
+        | RequestError::NotExchanged(_)
+        | RequestError::AlreadyExchanged
+        | RequestError::ClaimsRefused
         | RequestError::AdminTokenRequired
         | RequestError::AdminDisabled => BarLabel::Login,
         RequestError::Unreachable { .. } => BarLabel::Unreached,

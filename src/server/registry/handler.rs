@@ -13,12 +13,14 @@ use http::{Method, Request, Response};
 
 use crate::firewall::{Client, FirewallError, Profile, RegistryRequest, RegistryResponse, RegistryService};
 use crate::net::{Body, body};
+use crate::npm::endpoint::EndpointError;
 use crate::npm::{Address, AuditFormat, Endpoint, PackageName};
 use crate::policy::Identity;
 use crate::policy::access::secret;
 use crate::server::admin::Admin;
 use crate::server::admin::access::{AdminCredentials, UncheckedRequest, authorize};
 use crate::server::auth::authenticator::Authenticator;
+use crate::server::auth::exchange::{IssuedToken, TokenExchange};
 use crate::server::auth::presented::Presented;
 use crate::server::auth::tokens::{AdminTokenError, AdminTokens};
 use crate::server::client::ClientResolver;
@@ -44,7 +46,12 @@ pub(crate) struct RegistryHandler<S> {
     /// `None` in the gateway of a session, whose password is its authentication. Access tokens are dropped there: the
     /// configuration lends the user the credentials that npm's configuration has.
     pub(crate) auth: Option<Arc<Authenticator>>,
+    /// `None` unless issuers are trusted.
+    pub(crate) exchange: Option<Arc<TokenExchange>>,
 }
+
+/// The page that exchanges OIDC tokens. They are its authentication.
+const EXCHANGE_PAGE: &str = "token";
 
 /// A request as it arrived, before it is answered.
 struct ArrivedRequest<'a> {
@@ -65,12 +72,41 @@ impl<S: RegistryService> RegistryHandler<S> {
     ) -> Result<Self, AdminTokenError> {
         let tokens = config.admin_tokens.as_deref().map(AdminTokens::open).transpose()?;
         let (clients, admin_tokens) = (ClientResolver::new(&config, listeners), ArcSwapOption::new(tokens.map(Arc::new)));
-        Ok(Self { service, clients, config, admin, admin_tokens, metrics, bodies: RequestBodies::new(), auth: None })
+        Ok(Self {
+            service,
+            clients,
+            config,
+            admin,
+            admin_tokens,
+            metrics,
+            bodies: RequestBodies::new(),
+            auth: None,
+            exchange: None,
+        })
     }
 
-    /// Returns the handler with access tokens.
-    pub(crate) fn with_auth(self, auth: Arc<Authenticator>) -> Self {
-        Self { auth: Some(auth), ..self }
+    /// Returns the handler with access tokens, and their exchange.
+    pub(crate) fn with_auth(self, auth: Arc<Authenticator>, exchange: Option<Arc<TokenExchange>>) -> Self {
+        Self { auth: Some(auth), exchange, ..self }
+    }
+
+    /// Issues an access token for the OIDC token of a request.
+    async fn exchange<B>(&self, exchange: &TokenExchange, unchecked: UncheckedRequest<B>) -> Result<Reply, RequestError> {
+        let UncheckedRequest { peer, head, .. } = unchecked;
+        if head.method != Method::POST {
+            let method = head.method.as_str().chars().take(20).collect();
+            return Err(EndpointError::Method { method, allow: "POST" }.into());
+        }
+        let client = self.clients.resolve(peer, &head).map_err(RequestError::Headers)?;
+        let header = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let IssuedToken { secret, record } = exchange.exchange(client.address, header).await?;
+        Ok(response::issued(&serde_json::json!({
+            "token": secret.reveal(),
+            "label": record.token.label,
+            "role": record.token.role.as_str(),
+            "scopes": record.token.scope.globs(),
+            "expires": record.token.expires,
+        })))
     }
 
     /// Replaces the admin tokens with those in another file. If it cannot be read, the previous tokens stay active.
@@ -85,6 +121,9 @@ impl<S: RegistryService> RegistryHandler<S> {
         profile: Profile,
         unchecked: UncheckedRequest<B>,
     ) -> Result<Reply, RequestError> {
+        if let Some(exchange) = self.exchange.as_ref().filter(|_| unchecked.page == EXCHANGE_PAGE) {
+            return self.exchange(exchange, unchecked).await;
+        }
         // Held until the response exists, since parsing may need more memory than the body.
         let mut reservation = self.bodies.memory.share_for(unchecked.peer);
         let credentials = AdminCredentials { tokens: self.admin_tokens.load_full(), auth: self.auth.as_deref() };
@@ -108,6 +147,13 @@ impl<S: RegistryService> RegistryHandler<S> {
         };
         let profile = if let EntryPoint::Registry { profile, .. } = entry_point { *profile } else { Profile::default() };
         let mut client = Client { profile, ..client.map_err(RequestError::Headers)? };
+        if let Some(exchange) = &self.exchange
+            && let Authorization::Own(own) = &client.authorization
+            && (exchange.is_ours(&own.header) || (exchange.is_of_issuer(&own.header) && !is_registry_exchange(path)))
+        {
+            log.client.set(&Client { authorization: Authorization::None, ..client.clone() });
+            return Err(RequestError::NotExchanged(client.base.text.to_string()));
+        }
         let authenticated = self.authenticate(&client, presented);
         if let Ok(Some(identity)) = &authenticated {
             client = Client { identity: Some(Arc::clone(identity)), authorization: Authorization::Lent, ..client };
@@ -236,6 +282,11 @@ impl<S: RegistryService> RegistryHandler<S> {
         let request = RegistryRequest::Write { name, request: scope.forwarded_for_account(received) };
         Ok(self.service.call(&client, request).await?)
     }
+}
+
+/// Checks whether a path is that of the registry's own exchange of OIDC tokens, for trusted publishing.
+fn is_registry_exchange(path: &RequestPath<'_>) -> bool {
+    path.in_registry.starts_with("/-/npm/v1/oidc/token/exchange/")
 }
 
 pub(crate) async fn handle<S: RegistryService, B: http_body::Body<Data = Bytes, Error: Display> + Send>(

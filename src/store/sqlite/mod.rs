@@ -363,8 +363,8 @@ impl Ledger for SqliteLedger {
 }
 
 impl TokenLedger for SqliteLedger {
-    fn tokens(&self) -> Result<(u64, Vec<TokenRecord>), StoreError> {
-        self.query(tokens::read)
+    fn tokens(&self, ended: Timestamp) -> Result<(u64, Vec<TokenRecord>), StoreError> {
+        self.query(|connection| tokens::read(connection, ended))
     }
 
     fn token_revision(&self) -> Result<u64, StoreError> {
@@ -377,6 +377,10 @@ impl TokenLedger for SqliteLedger {
 
     fn create_token(&self, token: &NewToken) -> Result<TokenCreation, StoreError> {
         self.write(|connection| tokens::create(connection, token))
+    }
+
+    fn issue_token(&self, token: &NewToken) -> Result<TokenCreation, StoreError> {
+        self.write(|connection| tokens::issue(connection, token))
     }
 
     fn revoke_token(&self, which: &TokenSelector, by: &Signature) -> Result<Option<u64>, StoreError> {

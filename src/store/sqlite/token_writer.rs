@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::policy::decisions::Signature;
 use crate::store::access_token::{NewToken, TokenCreation, TokenRecord, TokenSelector};
 use crate::store::error::StoreError;
@@ -20,7 +22,7 @@ impl TokenWriter {
 
     /// Returns all tokens, oldest first.
     pub(crate) fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
-        tokens::read(&self.0.connection).map(|(_, tokens)| tokens).map_err(StoreError::ledger("read"))
+        tokens::read(&self.0.connection, Timestamp::MIN).map(|(_, tokens)| tokens).map_err(StoreError::ledger("read"))
     }
 
     pub(crate) fn create(&mut self, token: &NewToken) -> Result<TokenCreation, StoreError> {

@@ -1,21 +1,23 @@
 //! Reads and writes the tokens table, and the revision of the tokens that the server applies.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use crate::policy::decisions::Signature;
 use crate::policy::{PackageScope, Role};
-use crate::store::access_token::{MAX_USABLE_TOKENS, NewToken, TokenCreation, TokenRecord, TokenSelector};
+use crate::store::access_token::{MAX_PER_LABEL, MAX_USABLE_TOKENS, NewToken, TokenCreation, TokenRecord, TokenSelector};
 use crate::store::sqlite::packages::{count_from_column, from_column, query_all, to_column};
 
 /// How many numbers back revoked and expired tokens are kept, to show who had them. A deleted token is refused as unknown.
 const KEPT_ENDED: i64 = 50_000;
 
-/// Returns the revision and all tokens, as a consistent snapshot.
-pub(crate) fn read(connection: &Connection) -> rusqlite::Result<(u64, Vec<TokenRecord>)> {
+/// Returns the revision, and the tokens that did not end before an instant, as a consistent snapshot.
+pub(crate) fn read(connection: &Connection, ended: Timestamp) -> rusqlite::Result<(u64, Vec<TokenRecord>)> {
     let snapshot = connection.unchecked_transaction()?;
-    Ok((revision(&snapshot)?.0, select(&snapshot)?))
+    Ok((revision(&snapshot)?.0, select(&snapshot, ended)?))
 }
 
 /// Returns the revision of the recorded tokens, and the one that the server applies.
@@ -29,18 +31,43 @@ pub(crate) fn set_applied(connection: &Connection, revision: u64) -> rusqlite::R
     connection.execute("UPDATE token_revision SET applied = ?1 WHERE applied IS NOT ?1", [revision]).map(drop)
 }
 
+/// What is true of a token that is neither revoked nor expired at the instant `?1`.
+const ACTIVE: &str = "revoked IS NULL AND (expires IS NULL OR expires > ?1)";
+
+/// Records a token of an operator, whose label no other active token has.
 pub(crate) fn create(connection: &mut Connection, token: &NewToken) -> rusqlite::Result<TokenCreation> {
     let now = to_column(token.created.at);
     let transaction = connection.transaction()?;
-    let active = "revoked IS NULL AND (expires IS NULL OR expires > ?1)";
-    let taken = format!("SELECT id FROM tokens WHERE label = ?2 AND {active}");
+    let taken = format!("SELECT id FROM tokens WHERE label = ?2 AND {ACTIVE}");
     if let Some(id) = transaction.query_row(&taken, params![now, token.label], |row| row.get(0)).optional()? {
         return Ok(TokenCreation::LabelTaken(id));
     }
-    let count = format!("SELECT count(*) FROM tokens WHERE {active}");
-    if count_from_column(transaction.query_row(&count, [now], |row| row.get(0))?) >= MAX_USABLE_TOKENS {
+    if count_active(&transaction, now)? >= MAX_USABLE_TOKENS {
         return Ok(TokenCreation::TooMany);
     }
+    insert(transaction, token)
+}
+
+/// Records a token that was exchanged.
+pub(crate) fn issue(connection: &mut Connection, token: &NewToken) -> rusqlite::Result<TokenCreation> {
+    let now = to_column(token.created.at);
+    let transaction = connection.transaction()?;
+    let same = format!("SELECT count(*) FROM tokens WHERE label = ?2 AND {ACTIVE}");
+    let same = count_from_column(transaction.query_row(&same, params![now, token.label], |row| row.get(0))?);
+    // Half is left to operators.
+    if same >= MAX_PER_LABEL || count_active(&transaction, now)? >= MAX_USABLE_TOKENS / 2 {
+        return Ok(TokenCreation::TooMany);
+    }
+    insert(transaction, token)
+}
+
+fn count_active(transaction: &Transaction<'_>, now: i64) -> rusqlite::Result<u64> {
+    let count = format!("SELECT count(*) FROM tokens WHERE {ACTIVE}");
+    transaction.prepare_cached(&count)?.query_row([now], |row| row.get(0)).map(count_from_column)
+}
+
+fn insert(transaction: Transaction<'_>, token: &NewToken) -> rusqlite::Result<TokenCreation> {
+    let now = to_column(token.created.at);
     let scopes = serde_json::to_string(token.scope.globs());
     let scopes = scopes.map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
     let sql = "INSERT INTO tokens (hash, label, role, scopes, expires, created_by, created) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
@@ -88,10 +115,12 @@ pub(crate) fn record_uses(connection: &mut Connection, uses: &[(i64, Timestamp)]
     transaction.commit()
 }
 
-fn select(connection: &Connection) -> rusqlite::Result<Vec<TokenRecord>> {
+fn select(connection: &Connection, ended: Timestamp) -> rusqlite::Result<Vec<TokenRecord>> {
     let sql = "SELECT id, hash, label, role, scopes, expires, created_by, created, last_used, revoked_by, revoked
-         FROM tokens ORDER BY id";
-    query_all(connection, sql, [], read_one)
+         FROM tokens WHERE (revoked IS NULL OR revoked >= ?1) AND (expires IS NULL OR expires >= ?1) ORDER BY id";
+    // Compiling globs takes longer than reading a row, and most rows have the same.
+    let mut scopes = HashMap::new();
+    query_all(connection, sql, [to_column(ended)], |row| read_one(row, &mut scopes))
 }
 
 fn advance(transaction: &Transaction<'_>) -> rusqlite::Result<u64> {
@@ -99,18 +128,25 @@ fn advance(transaction: &Transaction<'_>) -> rusqlite::Result<u64> {
     transaction.query_row(sql, [], |row| row.get(0)).map(count_from_column)
 }
 
-fn read_one(row: &Row<'_>) -> rusqlite::Result<TokenRecord> {
+fn read_one(row: &Row<'_>, scopes: &mut HashMap<String, PackageScope>) -> rusqlite::Result<TokenRecord> {
     // A wider scope or role than recorded must not result, so a row that cannot be read is damage.
     let damage = |column: usize, error: String| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error.into());
     let role = row.get_ref(3)?.as_str()?;
     let role = Role::parse(role).ok_or_else(|| damage(3, format!("unknown role: {role}")))?;
-    let globs: Vec<String> = serde_json::from_str(row.get_ref(4)?.as_str()?).map_err(|error| damage(4, error.to_string()))?;
+    let written = row.get_ref(4)?.as_str()?;
+    let scope = if let Some(known) = scopes.get(written) {
+        known.clone()
+    } else {
+        let globs: Vec<String> = serde_json::from_str(written).map_err(|error| damage(4, error.to_string()))?;
+        let scope = PackageScope::parse(&globs).map_err(|error| damage(4, error))?;
+        scopes.entry(written.to_owned()).or_insert(scope).clone()
+    };
     let instant = |column: usize| row.get::<_, Option<i64>>(column).map(|instant| instant.map(from_column));
     let token = NewToken {
         hash: row.get(1)?,
         label: row.get(2)?,
         role,
-        scope: PackageScope::parse(&globs).map_err(|error| damage(4, error))?,
+        scope,
         expires: instant(5)?,
         created: Signature { who: row.get(6)?, at: from_column(row.get(7)?) },
     };
@@ -155,7 +191,7 @@ mod tests {
         create(&mut connection, &token(1)).unwrap();
         for (role, scopes) in [("root", "[]"), ("client", ""), ("client", "[\"[\"]")] {
             connection.execute("UPDATE tokens SET role = ?1, scopes = ?2", [role, scopes]).unwrap();
-            assert!(read(&connection).is_err(), "{role} {scopes}");
+            assert!(read(&connection, Timestamp::MIN).is_err(), "{role} {scopes}");
         }
     }
 }
