@@ -166,6 +166,41 @@ async fn archive_beyond_the_memory_is_a_finding_that_blocks_no_old_release() {
 }
 
 #[tokio::test]
+async fn refused_tarball_is_opened_again_with_more_memory() {
+    let paths: Vec<String> = (0..10_100).map(|at| format!("package/{at}.txt")).collect();
+    let manifest = manifest("");
+    let files: Vec<_> = paths.iter().map(|path| (&**path, "")).chain([("package/package.json", &*manifest)]).collect();
+    let (large, path) = (tarball(&files), "/demo/-/demo-1.1.0.tgz");
+    for (policy, age) in [("default", 4), ("strict", 400)] {
+        let mut scene = Scene::open().set("policy", policy).set("vetting-memory", "10MB").await;
+        scene.publish(Package::new("demo", "1.0.0").aged(days(600)));
+        scene.publish(release().aged(days(age)).packed(large.clone()));
+        scene.get(path).await.is(403);
+        scene.get(path).await.is(403);
+        assert_eq!(counted(&scene).await, "1", "{policy}: it is opened once with the same memory");
+        scene.restart_with("vetting-memory", "100MB").await;
+        assert_eq!(scene.get("/demo").await.versions(), ["1.0.0"]);
+        scene.get(path).await.is(200);
+        assert_eq!(scene.get("/demo").await.versions(), ["1.0.0", "1.1.0"]);
+        assert_eq!(scene.registry.count(path), 1);
+    }
+}
+
+#[tokio::test]
+async fn findings_that_stay_refuse_a_tarball_that_is_opened_again() {
+    let mut scene = Scene::open().await;
+    publish(&scene, release(), &[("package/package.json", &manifest(r#","dependencies":{"a":"1"}"#))]);
+    is_refused(&scene, "manifest-confusion").await;
+    scene.restart_with("vetting-memory", "50MB").await;
+    for _ in 0..2 {
+        let refused = scene.get("/demo/-/demo-1.1.0.tgz").await.is(403).error();
+        assert!(refused.contains("manifest-confusion"), "{refused}");
+        assert_eq!(scene.get("/demo").await.versions(), ["1.0.0"]);
+    }
+    assert_eq!(counted(&scene).await, "1", "it is opened again once");
+}
+
+#[tokio::test]
 async fn strict_policy_refuses_old_unreadable_archives() {
     let scene = Scene::open().set("policy", "strict").await;
     scene.publish(Package::new("demo", "1.0.0").aged(days(600)));

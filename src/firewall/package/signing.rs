@@ -30,6 +30,8 @@ pub(crate) struct EntryChecks {
     pub signature: EntryFlags,
     /// The provenance was asked for.
     pub provenance: EntryFlags,
+    /// The tarball was opened again although it is refused.
+    pub inspection: EntryFlags,
 }
 
 #[derive(Debug)]

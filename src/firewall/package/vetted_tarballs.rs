@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use crate::npm::packument::index::VersionEntry;
 use crate::npm::{Algorithm, Digest, Integrity, Packument};
 use crate::store::{InspectedTarball, VerifiedProvenance};
+use crate::vetting::Finding;
 use crate::vetting::inspect::INSPECTION_VERSION;
 use crate::vetting::provenance::PROVENANCE_VERSION;
 
@@ -119,6 +120,18 @@ impl VettedTarballs {
         });
     }
 
+    /// Checks whether findings of `version` are of another version of the code, or were compared with something else. A file that a
+    /// feed lists is a finding of any version.
+    pub(crate) fn is_outdated(&self, version: &str, compared: [u8; 32]) -> bool {
+        let is_outdated = |known: &Arc<InspectedTarball>| {
+            *known.version == *version
+                && !known.evidence.is_empty()
+                && known.evidence.iter().all(|evidence| evidence.finding != Finding::AdvisedFile)
+                && (known.code != INSPECTION_VERSION || known.manifest != Some(compared))
+        };
+        self.0.load().tarballs.iter().any(is_outdated)
+    }
+
     /// Notes the digests of a tarball of which a feed lists one, so that verdicts are made again.
     pub(crate) fn add_listed(&self, version: &str, digests: &Integrity) {
         if self.0.load().listed_digests(version) == Some(digests) {
@@ -179,6 +192,18 @@ mod tests {
         let found = known.find("1.0.0", &Digest::of(Algorithm::Sha512, b"b")).unwrap();
         assert_eq!(found.manifest, Some([7; 32]));
         assert!(known.find("1.0.1", &Digest::of(Algorithm::Sha512, b"b")).is_none());
+    }
+
+    #[test]
+    fn findings_of_other_code_or_another_comparison_are_outdated() {
+        let evidence = |finding| vec![crate::vetting::FindingEvidence { finding, detail: String::new() }];
+        let with =
+            |finding| InspectedTarball { manifest: Some([7; 32]), evidence: evidence(finding), ..inspected("1.0.0", b"a") };
+        let is_outdated = |known: InspectedTarball| VettedTarballs::new(&[known], &[]).is_outdated("1.0.0", [7; 32]);
+        assert!(!is_outdated(with(Finding::ArchiveBomb)) && !is_outdated(inspected("1.0.0", b"a")));
+        assert!(is_outdated(InspectedTarball { code: 0, ..with(Finding::ArchiveBomb) }));
+        assert!(is_outdated(InspectedTarball { manifest: Some([8; 32]), ..with(Finding::ArchiveBomb) }));
+        assert!(!is_outdated(InspectedTarball { manifest: None, ..with(Finding::AdvisedFile) }));
     }
 
     #[test]

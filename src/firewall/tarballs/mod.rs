@@ -70,6 +70,11 @@ impl TarballService {
         if self.has_new_false_signature(&lookup.package, version, &admitted, &context.policy_snapshot) {
             admitted = admission::admit(&self.services, client, &lookup.package, version, &context.policy_snapshot).await;
         }
+        if let Err(FirewallError::Refused(refusal)) = &admitted
+            && Box::pin(self.vet_again(client, &lookup, version, &refusal.rule)).await
+        {
+            admitted = admission::admit(&self.services, client, &lookup.package, version, &context.policy_snapshot).await;
+        }
         let admitted = match admitted {
             Ok(admitted) => admitted,
             Err(rejection) => return Err(self.services.recorder.refused_tarball(client, &lookup.package, version, rejection)),
@@ -186,6 +191,30 @@ impl TarballService {
 
     /// Opens the tarball of the entry at `at`, whatever its verdict is. Serves nothing.
     pub(crate) async fn inspect(&self, client: &Client, lookup: &PackageLookup, at: usize) -> Result<Inspection> {
+        let tarball = self.tarball(client, lookup, at).await?;
+        self.vetter.inspect(client, lookup, at, &tarball).await
+    }
+
+    /// Opens a tarball again, once per policy revision, if `rule` refuses it for what was found by an older version of the code or
+    /// with less memory. Returns whether it did.
+    async fn vet_again(&self, client: &Client, lookup: &PackageLookup, version: &str, rule: &RuleId) -> bool {
+        let (package, policy_snapshot) = (&lookup.package, self.services.policy.snapshot());
+        let Some(packument) = &package.packument else { return false };
+        let Some((at, _)) = packument.find(version) else { return false };
+        let (flags, revision) = (&package.checks.inspection, policy_snapshot.revision);
+        let is_asked = policy_snapshot.policy(client.profile).tests_tarballs(rule) && self.vetter.is_outdated(package, at);
+        if !is_asked || flags.has(revision, at) {
+            return false;
+        }
+        flags.add(revision, at, packument.entries.len());
+        match self.tarball(client, lookup, at).await {
+            Ok(tarball) => self.vetter.vet(client, lookup, Some(at), &tarball).await.is_ok(),
+            Err(_) => false,
+        }
+    }
+
+    /// Returns the tarball of the entry at `at`, whatever its verdict is.
+    async fn tarball(&self, client: &Client, lookup: &PackageLookup, at: usize) -> Result<VerifiedTarball> {
         let (package, name) = (&lookup.package, &lookup.package.cache_key.name);
         let entry = package.packument.as_ref().and_then(|packument| packument.entries.get(at));
         let Some((entry, integrity)) = entry.and_then(|entry| Some((entry, entry.integrity.clone()?))) else {
@@ -199,7 +228,7 @@ impl TarballService {
             None => self.provider.download(client, package, &entry.key, &admitted).await?,
         };
         self.note_listed_digests(package, &entry.key, &admitted.integrity, &tarball);
-        self.vetter.inspect(client, lookup, at, &tarball).await
+        Ok(tarball)
     }
 
     /// Turns upstream failures that are policy decisions into refusals.

@@ -13,6 +13,7 @@ use crate::firewall::singleflight::SingleFlight;
 use crate::firewall::tarballs::download::VerifiedTarball;
 use crate::firewall::tarballs::predecessor::{self, Predecessor, PredecessorReader};
 use crate::firewall::tarballs::provider::TarballProvider;
+use crate::firewall::verdicts::cache::CachedPackage;
 use crate::firewall::workers::task_failed;
 use crate::npm::{Algorithm, Digest};
 use crate::policy::Advisories;
@@ -80,12 +81,8 @@ impl TarballVetter {
         let (Some(entry), Some(sha512)) = (packument.entries.get(at), tarball.digests.digest(Algorithm::Sha512)) else {
             return Ok(VettingResult::Unchanged);
         };
-        let revision = inspection_revision(&self.services, &self.services.policy.snapshot().advisories);
-        let known = package.last_signals().and_then(|signals| {
-            let earlier = signals.predecessors.get(&at).copied().flatten().and_then(|earlier| packument.entries.get(earlier));
-            package.vetted.current(&entry.key, sha512, compared_with(entry, earlier, revision))
-        });
-        if let Some(known) = known {
+        let compared = self.compared_with(package, at);
+        if let Some(known) = compared.and_then(|compared| package.vetted.current(&entry.key, sha512, compared)) {
             return Ok(VettingResult::of(&known.evidence));
         }
         let key = (package.cache_key.clone(), entry.key.clone(), sha512.clone());
@@ -95,6 +92,21 @@ impl TarballVetter {
             Ok(VettingResult::of(&inspection.evidence))
         });
         self.running.join(key, || vetting).await.unwrap_or_else(|_| Err(task_failed()))
+    }
+
+    /// Checks whether the findings of the entry at `at` are of an older inspection than one made now.
+    pub(crate) fn is_outdated(&self, package: &CachedPackage, at: usize) -> bool {
+        let entry = package.packument.as_ref().and_then(|packument| packument.entries.get(at));
+        let compared = self.compared_with(package, at);
+        entry.zip(compared).is_some_and(|(entry, compared)| package.vetted.is_outdated(&entry.key, compared))
+    }
+
+    /// Returns a digest of what an inspection of the entry at `at` is compared with now, as far as its predecessor is known.
+    fn compared_with(&self, package: &CachedPackage, at: usize) -> Option<[u8; 32]> {
+        let (packument, signals) = (package.packument.as_ref()?, package.last_signals()?);
+        let revision = inspection_revision(&self.services, &self.services.policy.snapshot().advisories);
+        let earlier = signals.predecessors.get(&at).copied().flatten().and_then(|earlier| packument.entries.get(earlier));
+        Some(compared_with(packument.entries.get(at)?, earlier, revision))
     }
 
     /// Opens a tarball of the entry at `at`, whatever rules need.

@@ -171,6 +171,12 @@ impl Policy {
         found.and_then(|rule| rule.conditions.signals).map(|(wanted, _)| wanted).unwrap_or_default()
     }
 
+    /// Checks whether the rule with this id tests what a tarball holds.
+    pub(crate) fn tests_tarballs(&self, rule: &RuleId) -> bool {
+        let found = self.in_force().find(|known| *known.id == *rule.as_str() && matches!(rule, RuleId::File(_)));
+        found.is_some_and(|rule| rule.finding_window().is_some())
+    }
+
     /// Returns the longest age that a rule names, for releases or packages.
     pub(crate) fn longest_age(&self) -> Duration {
         self.rules().iter().filter_map(Rule::longest_age).max().unwrap_or_default()
