@@ -28,7 +28,7 @@ use crate::app::tasks::policy_reload::{self, PolicyReloader};
 use crate::app::tasks::summary::Summary;
 use crate::app::tasks::token_reload;
 use crate::app::tasks::trust::TrustRenewal;
-use crate::app::tasks::{ledger, prefetch};
+use crate::app::tasks::{ledger, prefetch, vetting};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::firewall::Firewall;
@@ -255,6 +255,7 @@ impl App {
         });
         tasks.spawn(TaskLabel::Prefetch, "prefetch", core.clone(), prefetch::run);
         state.feeds.spawn_file_scan(tasks);
+        tasks.spawn(TaskLabel::Vetting, "vetting", core.clone(), vetting::run);
         tasks.spawn(TaskLabel::Ledger, "ledger", (core.clone(), Arc::<AtomicU64>::default()), |(core, reported)| {
             ledger::retry_writes(core, reported)
         });

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use crate::firewall::attestations::AttestationService;
 use crate::firewall::config::{Config, FETCHES, FirewallDeps};
 use crate::firewall::packages::Services;
 use crate::firewall::packages::abbreviated::AbbreviatedSupport;
+use crate::firewall::packages::attestations::AttestationService;
 use crate::firewall::packages::cache::PackageCache;
 use crate::firewall::packages::client_limits::{AbsentNames, RecheckLimit};
 use crate::firewall::packages::cohorts::OpenedVersions;
@@ -18,11 +18,13 @@ use crate::firewall::packages::fetch_slots::{SharedFetches, Slots};
 use crate::firewall::packages::ingest::{Ingester, PackageObserver};
 use crate::firewall::packages::load::Loader;
 use crate::firewall::packages::parse_pool::ParsePool;
+use crate::firewall::packages::passthrough::Passthrough;
+use crate::firewall::packages::provenance::ProvenanceVerifier;
 use crate::firewall::packages::service::PackageService;
 use crate::firewall::packages::subpackages::Subpackages;
 use crate::firewall::packages::views::ViewHistories;
-use crate::firewall::passthrough::Passthrough;
 use crate::firewall::policy_state::{PolicySnapshot, PolicyState, SnapshotBase};
+use crate::firewall::prefetch::vetting::{AheadVetter, VettingQueue, VettingTarget};
 use crate::firewall::prefetch::{DependencyHints, PrefetchQueue, PrefetchTarget, Prefetcher};
 use crate::firewall::recorder::Recorder;
 use crate::firewall::responses::{ResponseCache, ViewCache};
@@ -31,7 +33,6 @@ use crate::firewall::tarballs::addresses::{Addresses, TarballLocator};
 use crate::firewall::tarballs::download::{Downloader, MEMORY_UNITS};
 use crate::firewall::tarballs::early_request::EarlyRequests;
 use crate::firewall::tarballs::entitlement::{EntitlementService, Entitlements};
-use crate::firewall::tarballs::provenance::ProvenanceVerifier;
 use crate::firewall::tarballs::provider::TarballProvider;
 use crate::firewall::tarballs::served_files::ServedFiles;
 use crate::firewall::tarballs::vetting::TarballVetter;
@@ -138,18 +139,28 @@ impl Firewall {
     }
 
     /// Returns the number of concurrent prefetches per registry; 0 if prefetching is disabled.
-    pub(crate) fn follows_at_once(&self) -> usize {
+    pub(crate) fn max_prefetches(&self) -> usize {
         self.0.prefetcher.queue.limit
     }
 
     /// Waits for a package that clients will probably request next.
-    pub(crate) async fn next_lead(&self) -> PrefetchTarget {
+    pub(crate) async fn next_prefetch(&self) -> PrefetchTarget {
         self.0.prefetcher.next().await
     }
 
     /// Fetches a prefetch target. Returns whether upstream had it.
-    pub(crate) async fn follow_lead(&self, lead: PrefetchTarget) -> bool {
-        self.0.prefetcher.fetch(lead).await
+    pub(crate) async fn prefetch(&self, target: PrefetchTarget) -> bool {
+        self.0.prefetcher.fetch(target).await
+    }
+
+    /// Waits for a release whose tarball clients will probably request, and for unused cores.
+    pub(crate) async fn next_vetting(&self) -> VettingTarget {
+        self.0.ahead_vetter.next().await
+    }
+
+    /// Vets a tarball before a client requests it. Returns whether it was opened.
+    pub(crate) async fn vet_ahead(&self, target: VettingTarget) -> bool {
+        self.0.ahead_vetter.vet(target).await
     }
 
     /// Checks whether the system clock can be trusted: it advanced with the monotonic clock, or an upstream agreed with it since.
@@ -184,11 +195,13 @@ pub(crate) struct Components {
     pub fetcher: Arc<Fetcher>,
     pub packages: Arc<PackageService>,
     pub responses: Arc<ResponseCache>,
-    pub tarballs: TarballService,
+    pub tarballs: Arc<TarballService>,
     pub served_files: ServedFiles,
     pub locator: TarballLocator,
     pub passthrough: Arc<Passthrough>,
     pub prefetcher: Prefetcher,
+    pub vetting_queue: Arc<VettingQueue>,
+    pub ahead_vetter: AheadVetter,
     pub attestations: Arc<AttestationService>,
     pub writers: WriterConfirmations,
 }
@@ -222,26 +235,36 @@ impl Components {
             observers: Box::new(observers),
         };
         let fetcher = Arc::new(Fetcher::new(Arc::new(ingester), slots(FETCHES)));
+        let passthrough = Arc::new(Passthrough { services: Arc::clone(&services), slots: Slots::new(slots(MAX_PASSTHROUGHS)) });
+        let attestations = Arc::new(AttestationService::new(&services, &passthrough));
+        let provenance =
+            Arc::new(ProvenanceVerifier { services: Arc::clone(&services), attestations: Arc::clone(&attestations) });
         let packages = Arc::new(PackageService {
             services: Arc::clone(&services),
             loader,
             fetcher: Arc::clone(&fetcher),
             subpackages: Arc::clone(&subpackages),
+            provenance: Arc::clone(&provenance),
             rechecks: RecheckLimit::default(),
             opened: OpenedVersions::default(),
         });
         let plain = MemoryBudget::for_clients(PLAIN_MEMORY, MAX_PLAIN_MEMORY, SMALL_PLAIN, MAX_MEMORY_WAIT);
-        let passthrough = Arc::new(Passthrough { services: Arc::clone(&services), slots: Slots::new(slots(MAX_PASSTHROUGHS)) });
-        let attestations = Arc::new(AttestationService::new(&services, &passthrough));
         let provider = Arc::new(tarball_provider(&services, entitlements));
-        let tarballs = TarballService {
-            provenance: ProvenanceVerifier { services: Arc::clone(&services), attestations: Arc::clone(&attestations) },
+        let tarballs = Arc::new(TarballService {
+            provenance,
             services: Arc::clone(&services),
             packages: Arc::clone(&packages),
             vetter: TarballVetter::new(&services, &packages, &provider),
             provider,
-        };
+        });
+        let vetting_queue = Arc::new(VettingQueue::new(&services));
         Self {
+            ahead_vetter: AheadVetter {
+                services: Arc::clone(&services),
+                queue: Arc::clone(&vetting_queue),
+                tarballs: Arc::clone(&tarballs),
+            },
+            vetting_queue,
             responses: Arc::new(ResponseCache::new(&services, views, eighths(1), plain, Arc::clone(&packages))),
             tarballs,
             served_files: ServedFiles::new(&services),

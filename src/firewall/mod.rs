@@ -1,7 +1,6 @@
 //! The firewall core: answers package requests from cache, store and upstream, filtered by policy. It knows no HTTP; `server`
 //! maps requests and results to it.
 
-mod attestations;
 pub mod audit;
 mod client_scope;
 mod components;
@@ -12,7 +11,6 @@ pub mod explain;
 pub mod exposure;
 pub mod package;
 pub(crate) mod packages;
-mod passthrough;
 pub mod policy_state;
 mod prefetch;
 pub mod queries;

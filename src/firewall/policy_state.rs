@@ -10,9 +10,9 @@ use jiff::Timestamp;
 use crate::clock::Clock;
 use crate::policy::decisions::Decision;
 use crate::policy::{ActiveDecisions, Advisories, Evaluation, Facts, PackageRules, Policy, Sink, Verdict, evaluate};
-use crate::vetting::Signal;
 use crate::vetting::provenance::TrustRoot;
 use crate::vetting::signatures::{KeyRing, TrustSource};
+use crate::vetting::{BASELINE_AGE, Signal};
 
 /// The index of a listener's policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -89,6 +89,11 @@ impl PolicySnapshot {
     /// Returns the longest age below which a rule of any policy may refuse a release for its signals.
     pub(crate) fn signal_window(&self) -> Duration {
         self.policies.iter().map(Policy::signal_window).max().unwrap_or_default()
+    }
+
+    /// Returns the age below which releases are compared with older ones.
+    pub(crate) fn comparison_window(&self) -> Duration {
+        self.signal_window().max(BASELINE_AGE)
     }
 
     /// Checks whether a rule of any policy tests this signal.

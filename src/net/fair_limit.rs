@@ -65,6 +65,11 @@ impl FairLimit {
         Some(FairPermit { _shared: Some(beyond), _own: Some(own) })
     }
 
+    /// Checks whether a shared permit is free.
+    pub fn has_free(&self) -> bool {
+        self.shared.available_permits() > 0
+    }
+
     /// Waits until all permits are returned.
     pub async fn settle(&self) {
         let all = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);

@@ -175,6 +175,8 @@ labels! {
         Policies = "policies",
         Gateway = "gateway",
         Prefetch = "prefetch",
+        /// Opening tarballs before clients request them.
+        Vetting = "vetting",
         Retention = "retention",
         Ledger = "ledger",
         /// Answering `coldframe run`.

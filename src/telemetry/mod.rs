@@ -13,8 +13,8 @@ pub(crate) use events::incidents::{
     PolicyReloaded, ServedStale, TarballFindings, TaskFailed, VersionRemoved,
 };
 pub(crate) use events::requests::{
-    AuthenticationFailed, EgressRefused, PackumentPrefetched, RequestEnded, RequestRefused, ServedWithWarning, UpstreamAnswered,
-    VersionsHidden,
+    AuthenticationFailed, EgressRefused, PackumentPrefetched, RequestEnded, RequestRefused, ServedWithWarning,
+    TarballVettedAhead, UpstreamAnswered, VersionsHidden,
 };
 pub(crate) use labels::{
     AuthLabel, BarLabel, CacheLabel, CacheOutcome, EndpointLabel, OutcomeLabel, ProvenanceLabel, TaskLabel, UpstreamOutcome,

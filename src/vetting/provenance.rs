@@ -92,6 +92,14 @@ pub enum ProvenanceStatus {
     NotObservable { why: Box<str> },
 }
 
+impl ProvenanceStatus {
+    /// Checks whether newer authorities would show the same.
+    #[must_use]
+    pub fn is_decided(&self) -> bool {
+        !matches!(self, Self::NotObservable { .. })
+    }
+}
+
 /// The version that attestations must be for.
 #[derive(Debug, Clone, Copy)]
 pub struct AttestedRelease<'a> {

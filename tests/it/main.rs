@@ -94,5 +94,6 @@ mod transparent;
 mod trust;
 mod upstream;
 mod vetting;
+mod vetting_ahead;
 mod withheld;
 mod writes;

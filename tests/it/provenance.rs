@@ -1,6 +1,7 @@
 //! Provenance: where a version was built. The authority and the logs are those of `sigstore`.
 
 use std::future::IntoFuture as _;
+use std::time::{Duration, Instant};
 
 use coldframe::npm::{Algorithm, Digest, PackageName};
 use coldframe::vetting::provenance::{AttestedRelease, ProvenanceStatus, TrustRoot, verify};
@@ -256,7 +257,8 @@ async fn release_built_from_another_repository_is_refused() {
     let mut attested = Attested::open().await;
     attested.publish_old();
     attested.publish(release(), |build| build.repository = "https://github.com/mallory/demo".to_owned());
-    assert_eq!(attested.scene.get("/demo").await.versions().len(), 5);
+    // Its attestations are verified before the first packument is answered.
+    assert_eq!(attested.scene.get("/demo").await.versions().len(), 4);
     let refused = attested.scene.get("/demo/-/demo-1.1.0.tgz").await.is(403).error();
     assert!(refused.contains("rule strong-signal") && refused.contains("provenance-repository-changed"), "{refused}");
     assert!(refused.contains("github.com/mallory/demo"), "{refused}");
@@ -264,6 +266,62 @@ async fn release_built_from_another_repository_is_refused() {
     // The result is in the ledger.
     attested.scene.restart().await;
     assert_eq!(attested.scene.get("/demo").await.versions().len(), 4);
+}
+
+#[tokio::test]
+async fn attestations_are_verified_for_the_packument_once() {
+    let attested = Attested::open().await;
+    attested.publish_old();
+    attested.publish(release(), |_| {});
+    for _ in 0..3 {
+        assert_eq!(attested.scene.get("/demo").await.versions().len(), 5);
+        attested.scene.get("/demo/-/demo-1.1.0.tgz").await.is(200);
+    }
+    assert_eq!(attested.scene.registry.count(&path(&release())), 1);
+    // Three releases of the baseline, each once.
+    let asked: usize =
+        (0..4).map(|patch| attested.scene.registry.count(&path(&Package::new("demo", &format!("1.0.{patch}"))))).sum();
+    assert_eq!(asked, 3);
+}
+
+#[tokio::test]
+async fn release_is_hidden_until_its_attestations_arrive() {
+    let attested = Attested::open().await;
+    attested.publish_old();
+    attested.publish(release(), |build| build.repository = "https://github.com/mallory/demo".to_owned());
+    let gate = attested.scene.registry.hold(&path(&release()));
+    assert_eq!(attested.scene.get("/demo").await.versions().len(), 4);
+    let facts = attested.facts("demo@1.1.0").await;
+    assert_eq!(facts["signalsPending"], json!(["provenance-repository-changed", "provenance-workflow-changed"]), "{facts}");
+    let refused = attested.scene.get("/demo/-/demo-1.1.0.tgz").await.is(403).error();
+    assert!(refused.contains("provenance-repository-changed is not decided yet"), "{refused}");
+    gate.open();
+    // They are verified when they arrive, not with the next round.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !attested.facts("demo@1.1.0").await["signalsPending"].as_array().unwrap().is_empty() {
+        assert!(Instant::now() < deadline);
+    }
+    let refused = attested.scene.get("/demo/-/demo-1.1.0.tgz").await.is(403).error();
+    assert!(refused.contains("github.com/mallory/demo"), "{refused}");
+    assert_eq!(attested.scene.registry.count(&path(&release())), 1);
+}
+
+#[tokio::test]
+async fn attestations_that_never_arrive_hide_a_release_for_three_rounds() {
+    let attested = Attested::open().await;
+    attested.publish_old();
+    attested.publish(release(), |_| {});
+    let _gate = attested.scene.registry.hold(&path(&release()));
+    for visible in [4, 4, 5] {
+        assert_eq!(attested.scene.get("/demo").await.versions().len(), visible);
+        // Within ten seconds, no request waits again.
+        assert_eq!(attested.scene.get("/demo").await.versions().len(), visible);
+        attested.scene.advance(Duration::from_secs(10));
+    }
+    attested.scene.get("/demo/-/demo-1.1.0.tgz").await.is(200);
+    let facts = attested.facts("demo@1.1.0").await;
+    let hidden = facts["signalsNotObservable"].as_array().unwrap();
+    assert!(hidden.contains(&json!("provenance-repository-changed")), "{facts}");
 }
 
 #[tokio::test]

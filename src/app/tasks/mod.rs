@@ -1,4 +1,4 @@
-//! The background tasks of a server: reloads, feeds, prefetch, ledger, summary.
+//! The background tasks of a server: reloads, feeds, prefetch, vetting, ledger, summary.
 
 pub(crate) mod config_reload;
 pub(crate) mod decision_reload;
@@ -10,3 +10,4 @@ pub(crate) mod prefetch;
 pub(crate) mod summary;
 pub(crate) mod token_reload;
 pub(crate) mod trust;
+pub(crate) mod vetting;

@@ -8,12 +8,12 @@ use crate::telemetry::{PackumentPrefetched, TaskFailed, TaskLabel};
 
 /// Executes the firewall's prefetch requests, in parallel up to `prefetch`. A panic of one is counted and does not stop the task.
 pub(crate) async fn run(core: Core) -> TaskEnd {
-    if core.firewall.follows_at_once() == 0 {
+    if core.firewall.max_prefetches() == 0 {
         return Ok(());
     }
     let mut running = JoinSet::<()>::new();
     loop {
-        let lead = tokio::select! {
+        let target = tokio::select! {
             Some(ended) = running.join_next(), if !running.is_empty() => {
                 if let Err(error) = ended {
                     TaskFailed { task: TaskLabel::Prefetch, detail: &error.to_string(), restart: None }.emit(&core.metrics);
@@ -21,12 +21,12 @@ pub(crate) async fn run(core: Core) -> TaskEnd {
                 continue;
             }
             // Cancel safe: a request stays queued if this future is dropped.
-            lead = core.firewall.next_lead() => lead,
+            target = core.firewall.next_prefetch() => target,
         };
         let core = core.clone();
         running.spawn(async move {
-            let name = lead.name().clone();
-            if core.firewall.follow_lead(lead).await {
+            let name = target.name().clone();
+            if core.firewall.prefetch(target).await {
                 PackumentPrefetched { name: &name }.emit(&core.metrics);
             }
         });

@@ -3,7 +3,9 @@
 pub(crate) mod as_of;
 pub(crate) mod cohort_table;
 pub(crate) mod dependency_lookups;
+pub(crate) mod entry_flags;
 pub mod history;
+pub(crate) mod provenance;
 pub(crate) mod removed;
 pub(crate) mod signal_records;
 pub(crate) mod signal_table;
@@ -294,7 +296,8 @@ impl PackageSnapshot {
         let until = timestamp::saturating_sub(self.confirmed.validated, vetting::BASELINE_AGE);
         let mut newest: Vec<(Timestamp, usize)> = Vec::with_capacity(count + 1);
         for (at, (entry, history)) in packument.entries.iter().zip(&*self.provenance).enumerate() {
-            if history.effective <= until && !history.integrity_changed && accepts(at, entry) {
+            let is_older = || newest.len() == count && newest.last().is_some_and(|last| *last >= (history.effective, at));
+            if history.effective <= until && !history.integrity_changed && !is_older() && accepts(at, entry) {
                 newest.push((history.effective, at));
                 newest.sort_unstable_by(|left, right| right.cmp(left));
                 newest.truncate(count);

@@ -28,6 +28,8 @@ pub(crate) struct SignalTable {
     pub predecessors: HashMap<usize, Option<usize>>,
     /// The new dependencies that are not looked up yet, in the order of their look-ups.
     pub pending: Vec<Arc<str>>,
+    /// Young releases whose provenance is not verified yet.
+    pub unverified: Vec<usize>,
 }
 
 impl SignalTable {

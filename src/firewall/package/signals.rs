@@ -7,6 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::firewall::package::dependency_lookups::KnownDependencies;
+use crate::firewall::package::provenance::{self, MAX_BASELINE_SOURCES, ProvenanceChecks, provenance_signals};
 use crate::firewall::package::signal_records::manifest_of;
 use crate::firewall::package::signal_table::SignalTable;
 use crate::firewall::package::signing::SignatureVerifier;
@@ -21,10 +22,7 @@ use crate::store::{InspectedTarball, RecordedSignals};
 use crate::units::timestamp;
 use crate::vetting::compare::{Comparison, DatedRelease, DepartedRelease, MAX_RECORDED_SIGNALS, SIGNALS_VERSION, SignalReport};
 use crate::vetting::provenance::{BuildSource, ProvenanceStatus};
-use crate::vetting::{BASELINE_AGE, Finding, FindingEvidence, Signal, SignalStrength, Signals};
-
-/// The most releases of the baseline whose provenance a young release is compared with.
-pub(crate) const MAX_BASELINE_SOURCES: usize = 3;
+use crate::vetting::{Finding, FindingEvidence, Signal, SignalStrength, Signals};
 
 /// The policies and the profile whose denials count.
 #[derive(Clone, Copy)]
@@ -39,6 +37,7 @@ pub(crate) fn compare(
     view: ProfileView<'_>,
     dependencies: &KnownDependencies,
     vetted: &Vetted,
+    checks: &ProvenanceChecks,
 ) -> SignalTable {
     let policy_snapshot = view.policy_snapshot;
     let mut table = SignalTable {
@@ -48,7 +47,7 @@ pub(crate) fn compare(
         ..SignalTable::default()
     };
     let now = package.confirmed.validated;
-    let window = policy_snapshot.signal_window().max(BASELINE_AGE);
+    let window = policy_snapshot.comparison_window();
     let since = timestamp::saturating_sub(now, window);
     let Some(packument) = &package.packument else { return table };
     table.inspections = inspections(package, packument, vetted, &policy_snapshot.advisories);
@@ -67,6 +66,8 @@ pub(crate) fn compare(
     let departed = departed_releases(package, packument, since);
     let comparison = Comparison::new(&releases, &departed, packument, window, now);
     let sources = KnownSources::new(&releases, packument, vetted, since);
+    let held_since = timestamp::saturating_sub(now, policy_snapshot.signal_window());
+    table.unverified = provenance::unverified(package, checks, policy_snapshot, held_since);
     let recorded = RecordedBefore::new(package, since);
     let mut pending = Vec::new();
     for (at, release) in releases.iter().enumerate().filter(|(_, release)| release.effective > since) {
@@ -79,6 +80,11 @@ pub(crate) fn compare(
             report.unobservable = report.unobservable.or(Signal::SignatureLost.into());
         }
         sources.compare(at, &mut report);
+        if table.unverified.contains(&at) {
+            report.pending = report.pending.or(provenance_signals());
+        } else if release.entry.outline.has_slsa_provenance && !sources.is_comparable(at) {
+            report.unobservable = report.unobservable.or(provenance_signals());
+        }
         recorded.keep(release.entry, &comparison, &mut report);
         let unknown = add_dependencies(&mut report, release.effective, dependencies);
         pending.extend(unknown.iter().map(|name| (unknown.len(), Arc::clone(name))));
@@ -103,7 +109,7 @@ pub(crate) fn predecessor_of_old(
 ) -> Option<usize> {
     let packument = package.packument.as_deref()?;
     let (entry, now) = (packument.entries.get(at)?, package.confirmed.validated);
-    let window = view.policy_snapshot.signal_window().max(BASELINE_AGE);
+    let window = view.policy_snapshot.comparison_window();
     let releases = dated_releases(package, packument, view, table);
     let comparison = Comparison::new(&releases, &[], packument, window, now);
     let published = |at: usize| package.provenance.get(at).map(|history| history.effective);
@@ -271,6 +277,11 @@ impl<'a> KnownSources<'a> {
         let named = |at: usize| Some((&*packument.entries.get(at)?.key, *by_position.get(&at)?));
         let baseline = baseline.into_iter().filter_map(named).collect();
         Self { by_position, baseline }
+    }
+
+    /// Checks whether it is known where the entry at `at` was built, and what it is compared with.
+    fn is_comparable(&self, at: usize) -> bool {
+        self.by_position.contains_key(&at) && !self.baseline.is_empty()
     }
 
     /// Adds the signal of a release that was built from another repository, or by another workflow, than those of the baseline.

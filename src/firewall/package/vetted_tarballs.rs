@@ -108,6 +108,11 @@ impl VettedTarballs {
         });
     }
 
+    /// Lets verdicts be made again, because something else that they depend on changed.
+    pub(crate) fn renew(&self) {
+        self.0.rcu(|known| Vetted { revision: known.revision + 1, ..Vetted::clone(known) });
+    }
+
     /// Notes that the signature of a version is false, so that verdicts are made again.
     pub(crate) fn add_false_signature(&self, version: &str) {
         self.0.rcu(|known| {

@@ -1,6 +1,7 @@
 //! Looks up packages in memory, in the store, or with one shared request to upstream.
 
 pub(crate) mod abbreviated;
+pub(crate) mod attestations;
 pub(crate) mod cache;
 pub(crate) mod client_limits;
 pub(crate) mod cohorts;
@@ -10,6 +11,8 @@ pub(crate) mod ingest;
 pub(crate) mod load;
 pub(crate) mod new_dependencies;
 pub(crate) mod parse_pool;
+pub(crate) mod passthrough;
+pub(crate) mod provenance;
 pub(crate) mod record_signals;
 pub(crate) mod request;
 pub(crate) mod requester;

@@ -5,24 +5,20 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::firewall::package::signal_table::SignalTable;
-use crate::firewall::policy_state::{PolicySnapshot, Profile};
+use crate::firewall::policy_state::PolicySnapshot;
 use crate::firewall::verdicts::cache::CachedPackage;
 use crate::units::timestamp;
 use crate::vetting::{BASELINE_AGE, NewDependency, Signal};
 
-/// Returns the signals of a package if a rule needs new dependencies that are not looked up yet, and look-ups are due.
-pub(crate) fn pending(
+/// Returns the new dependencies of a package that a rule needs and that are not looked up yet, if look-ups are due.
+pub(crate) fn pending<'a>(
     package: &CachedPackage,
+    signals: &'a SignalTable,
     policy_snapshot: &PolicySnapshot,
-    profile: Profile,
     now: Timestamp,
-) -> Option<Arc<SignalTable>> {
-    if !package.dependencies.is_due(now) {
-        return None;
-    }
-    let signals = package.signals(policy_snapshot, profile);
-    let is_needed = !signals.pending.is_empty() && policy_snapshot.asks_signal(Signal::NewbornDependency);
-    is_needed.then_some(signals)
+) -> &'a [Arc<str>] {
+    let is_needed = || policy_snapshot.asks_signal(Signal::NewbornDependency);
+    if signals.pending.is_empty() || !package.dependencies.is_due(now) || !is_needed() { &[] } else { &signals.pending }
 }
 
 /// Returns what the packument of a dependency says of it.

@@ -13,13 +13,13 @@ use crate::firewall::error::{FirewallError, Result};
 use crate::firewall::package::CacheKey;
 use crate::firewall::package::dependency_lookups::MAX_NEW_DEPENDENCIES;
 use crate::firewall::package::removed::RemovedVersion;
-use crate::firewall::package::signal_table::SignalTable;
 use crate::firewall::packages::Services;
 use crate::firewall::packages::client_limits::RecheckLimit;
 use crate::firewall::packages::cohorts::{self, OpenedVersions};
 use crate::firewall::packages::fetch::{Fetcher, absent};
 use crate::firewall::packages::load::Loader;
 use crate::firewall::packages::new_dependencies;
+use crate::firewall::packages::provenance::ProvenanceVerifier;
 use crate::firewall::packages::record_signals;
 use crate::firewall::packages::request::{DocumentNeed, FetchRequest, PackageLookup, PrefetchContext, RenderRequest};
 use crate::firewall::packages::subpackages::{self, Subpackages};
@@ -54,6 +54,7 @@ pub(crate) struct PackageService {
     pub loader: Arc<Loader>,
     pub fetcher: Arc<Fetcher>,
     pub subpackages: Arc<Subpackages>,
+    pub provenance: Arc<ProvenanceVerifier>,
     pub rechecks: RecheckLimit,
     /// Versions that no longer wait for siblings.
     pub opened: OpenedVersions,
@@ -73,7 +74,7 @@ impl PackageService {
         if subpackages::needs_parent(&package, &context.policy_snapshot).is_some()
             || lacks_facts(&package, client.profile, &context.policy_snapshot)
             || cohorts::is_due(&package, &context.policy_snapshot, client.profile)
-            || new_dependencies::pending(&package, &context.policy_snapshot, client.profile, context.now).is_some()
+            || has_pending_signals(&package, client.profile, context)
         {
             return None;
         }
@@ -101,19 +102,29 @@ impl PackageService {
         } else {
             lookup
         };
-        let has_pending = self.pending_dependencies(client, &lookup.package).is_some();
-        if has_pending {
-            Box::pin(self.load_new_dependencies(client, &lookup.package)).await;
-            self.record_signals(client, &lookup.package).await;
+        let has_decided = Box::pin(self.decide_signals(client, &lookup.package)).await;
+        if has_decided || cohorts::is_due(&lookup.package, &self.services.policy.snapshot(), client.profile) {
+            Box::pin(self.load_cohorts(client, &lookup.package)).await;
+            self.services.workers.evaluate(&lookup.package, &self.services.policy, client.profile, client.address).await;
         }
-        if !has_pending && !cohorts::is_due(&lookup.package, &self.services.policy.snapshot(), client.profile) {
-            self.report_false_signatures(&lookup.package);
-            return Ok(lookup);
-        }
-        Box::pin(self.load_cohorts(client, &lookup.package)).await;
-        self.services.workers.evaluate(&lookup.package, &self.services.policy, client.profile, client.address).await;
         self.report_false_signatures(&lookup.package);
         Ok(lookup)
+    }
+
+    /// Looks up what pending signals of a package depend on. Returns whether there were any.
+    async fn decide_signals(self: &Arc<Self>, client: &Client, package: &Arc<CachedPackage>) -> bool {
+        let context = self.services.policy.context();
+        if !has_pending_signals(package, client.profile, &context) {
+            return false;
+        }
+        let signals = package.signals(&context.policy_snapshot, client.profile);
+        let unverified = package.unverified(&signals, context.now);
+        tokio::join!(
+            self.load_new_dependencies(client, package),
+            self.provenance.load(client, package, &context.policy_snapshot, unverified)
+        );
+        self.record_signals(client, package).await;
+        true
     }
 
     /// Reports the false signatures of a package that was just evaluated.
@@ -243,20 +254,19 @@ impl PackageService {
         false
     }
 
-    fn pending_dependencies(&self, client: &Client, package: &CachedPackage) -> Option<Arc<SignalTable>> {
-        let context = self.services.policy.context();
-        new_dependencies::pending(package, &context.policy_snapshot, client.profile, context.now)
-    }
-
     /// Looks up the new dependencies of a package with the client's credentials, if a rule needs them. Waits up to
     /// [`LOOKUP_WAIT`]; fetches continue after it, so that a later request finds their results. Releases with a dependency that
     /// cannot be looked up stay pending.
     pub(crate) async fn load_new_dependencies(self: &Arc<Self>, client: &Client, package: &CachedPackage) {
-        let Some(signals) = self.pending_dependencies(client, package) else { return };
-        let now = self.services.policy.now();
+        let EvalContext { policy_snapshot, now } = self.services.policy.context();
+        let signals = package.signals(&policy_snapshot, client.profile);
+        let pending = new_dependencies::pending(package, &signals, &policy_snapshot, now);
+        if pending.is_empty() {
+            return;
+        }
         // Later ones stay pending: an ordinary release has few new dependencies.
         let free = MAX_NEW_DEPENDENCIES.saturating_sub(package.dependencies.load().by_name.len());
-        let names = &signals.pending[..signals.pending.len().min(free)];
+        let names = &pending[..pending.len().min(free)];
         let deadline = Instant::now() + LOOKUP_WAIT;
         let mut lookups = JoinSet::new();
         for name in names {
@@ -272,7 +282,7 @@ impl PackageService {
                 found.push((name, dependency));
             }
         }
-        package.dependencies.add(&found, (names.len(), signals.pending.len()), now);
+        package.dependencies.add(&found, (names.len(), pending.len()), now);
     }
 
     /// Records signals that look-ups of dependencies decided.
@@ -340,4 +350,11 @@ impl PackageService {
 /// Checks whether some version's verdict depends on a fact that the abbreviated form lacks.
 fn lacks_facts(package: &CachedPackage, profile: Profile, policy_snapshot: &PolicySnapshot) -> bool {
     package.form == PackumentForm::Abbreviated && !package.has_no_more && package.verdicts(policy_snapshot, profile).lacks
+}
+
+/// Checks whether look-ups that pending signals depend on are due.
+fn has_pending_signals(package: &CachedPackage, profile: Profile, context: &EvalContext) -> bool {
+    let signals = package.signals(&context.policy_snapshot, profile);
+    !new_dependencies::pending(package, &signals, &context.policy_snapshot, context.now).is_empty()
+        || !package.unverified(&signals, context.now).is_empty()
 }

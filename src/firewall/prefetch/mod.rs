@@ -1,6 +1,8 @@
 //! Prefetches the dependencies of resolved versions, since clients request them one after the other. Known packages are skipped,
 //! and each client request has a budget of prefetches.
 
+pub(crate) mod vetting;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 

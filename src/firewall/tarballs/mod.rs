@@ -7,7 +7,6 @@ pub(crate) mod download;
 pub(crate) mod early_request;
 pub(crate) mod entitlement;
 mod predecessor;
-pub(crate) mod provenance;
 pub(crate) mod provider;
 pub(crate) mod served_files;
 pub(crate) mod vetting;
@@ -17,6 +16,7 @@ use std::sync::Arc;
 use crate::firewall::credential_binding::explain_unsent;
 use crate::firewall::error::{FirewallError, Refusal, Result};
 use crate::firewall::packages::Services;
+use crate::firewall::packages::provenance::ProvenanceVerifier;
 use crate::firewall::packages::request::{DocumentNeed, PackageLookup};
 use crate::firewall::packages::service::PackageService;
 use crate::firewall::policy_state::PolicySnapshot;
@@ -24,7 +24,6 @@ use crate::firewall::recorder::Requested;
 use crate::firewall::request::{Client, TarballResponse};
 use crate::firewall::tarballs::admission::AdmittedTarball;
 use crate::firewall::tarballs::download::VerifiedTarball;
-use crate::firewall::tarballs::provenance::ProvenanceVerifier;
 use crate::firewall::tarballs::provider::TarballProvider;
 use crate::firewall::tarballs::vetting::{TarballVetter, VettingResult};
 use crate::firewall::verdicts::cache::CachedPackage;
@@ -42,7 +41,7 @@ pub(crate) struct TarballService {
     pub packages: Arc<PackageService>,
     pub provider: Arc<TarballProvider>,
     pub vetter: TarballVetter,
-    pub provenance: ProvenanceVerifier,
+    pub provenance: Arc<ProvenanceVerifier>,
 }
 
 impl TarballService {
@@ -147,8 +146,7 @@ impl TarballService {
         tarball: &VerifiedTarball,
     ) -> Result<AdmittedTarball> {
         let policy_snapshot = self.services.policy.snapshot();
-        let needs_provenance =
-            || admitted.entry.is_some_and(|at| ProvenanceVerifier::is_needed(&lookup.package, &policy_snapshot, at));
+        let needs_provenance = || admitted.entry.is_some_and(|at| lookup.package.needs_provenance(&policy_snapshot, at));
         // Another request may have found something since the admission.
         let is_current = policy_snapshot.revision == admitted.revision && lookup.package.vetted.revision() == admitted.vetted;
         if is_current && !admitted.needs_vetting && !needs_provenance() {
@@ -167,9 +165,9 @@ impl TarballService {
         tarball: &VerifiedTarball,
     ) -> Result<AdmittedTarball> {
         let then = self.services.policy.snapshot();
-        let needs_provenance = admitted.entry.filter(|at| ProvenanceVerifier::is_needed(&lookup.package, &then, *at));
+        let needs_provenance = admitted.entry.filter(|at| lookup.package.needs_provenance(&then, *at));
         if let Some(at) = needs_provenance {
-            self.provenance.load(client, &lookup.package, &then, at).await;
+            self.provenance.load(client, &lookup.package, &then, &[at]).await;
         }
         let is_known = lookup.package.vetted.revision() == admitted.vetted;
         let admitted = if then.revision == admitted.revision && is_known {
@@ -213,11 +211,25 @@ impl TarballService {
         }
     }
 
+    /// Verifies and opens the tarball of the entry at `at` before a client requests it, unless that was done. Returns its length in
+    /// bytes, with that of the tarball that it was compared with.
+    pub(crate) async fn vet_ahead(&self, client: &Client, lookup: &PackageLookup, at: usize) -> Result<u64> {
+        let policy_snapshot = self.services.policy.snapshot();
+        if lookup.package.needs_provenance(&policy_snapshot, at) {
+            self.provenance.load(client, &lookup.package, &policy_snapshot, &[at]).await;
+        }
+        let tarball = self.tarball(client, lookup, at).await?;
+        self.vetter.vet(client, lookup, Some(at), &tarball).await?;
+        let predecessor = lookup.package.predecessor(at).and_then(|earlier| lookup.package.tarballs.get(earlier));
+        Ok(tarball.bytes.len() as u64 + predecessor.map_or(0, |stored| stored.length))
+    }
+
     /// Returns the tarball of the entry at `at`, whatever its verdict is.
     async fn tarball(&self, client: &Client, lookup: &PackageLookup, at: usize) -> Result<VerifiedTarball> {
         let (package, name) = (&lookup.package, &lookup.package.cache_key.name);
         let entry = package.packument.as_ref().and_then(|packument| packument.entries.get(at));
-        let Some((entry, integrity)) = entry.and_then(|entry| Some((entry, entry.integrity.clone()?))) else {
+        let known = package.provenance.get(at).and_then(|history| history.digests.clone());
+        let Some((entry, integrity)) = entry.and_then(|entry| Some((entry, known.or(entry.integrity.clone())?))) else {
             return Err(FirewallError::NotFound(format!("this version of {name} states no digest of its tarball").into()));
         };
         let revision = self.services.policy.snapshot().revision;

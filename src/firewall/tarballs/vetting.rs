@@ -81,8 +81,8 @@ impl TarballVetter {
         let (Some(entry), Some(sha512)) = (packument.entries.get(at), tarball.digests.digest(Algorithm::Sha512)) else {
             return Ok(VettingResult::Unchanged);
         };
-        let compared = self.compared_with(package, at);
-        if let Some(known) = compared.and_then(|compared| package.vetted.current(&entry.key, sha512, compared)) {
+        let revision = inspection_revision(&self.services, &self.services.policy.snapshot().advisories);
+        if let Some(known) = package.inspection(at, sha512, revision) {
             return Ok(VettingResult::of(&known.evidence));
         }
         let key = (package.cache_key.clone(), entry.key.clone(), sha512.clone());
@@ -103,10 +103,7 @@ impl TarballVetter {
 
     /// Returns a digest of what an inspection of the entry at `at` is compared with now, as far as its predecessor is known.
     fn compared_with(&self, package: &CachedPackage, at: usize) -> Option<[u8; 32]> {
-        let (packument, signals) = (package.packument.as_ref()?, package.last_signals()?);
-        let revision = inspection_revision(&self.services, &self.services.policy.snapshot().advisories);
-        let earlier = signals.predecessors.get(&at).copied().flatten().and_then(|earlier| packument.entries.get(earlier));
-        Some(compared_with(packument.entries.get(at)?, earlier, revision))
+        package.compared_with(at, inspection_revision(&self.services, &self.services.policy.snapshot().advisories))
     }
 
     /// Opens a tarball of the entry at `at`, whatever rules need.
@@ -135,7 +132,7 @@ impl TarballVetter {
 }
 
 /// Returns a number that changes with the files that feeds list, and with the limits of inspections.
-fn inspection_revision(services: &Services, advisories: &Advisories) -> u64 {
+pub(crate) fn inspection_revision(services: &Services, advisories: &Advisories) -> u64 {
     advisories.files_revision() ^ services.config.limits.vetting_memory
 }
 

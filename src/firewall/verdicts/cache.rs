@@ -2,25 +2,30 @@
 
 use std::collections::HashMap;
 use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
+use jiff::Timestamp;
 
 use crate::firewall::package::cohort_table::CohortTable;
 use crate::firewall::package::dependency_lookups::DependencyLookups;
+use crate::firewall::package::entry_flags::EntryFlags;
+use crate::firewall::package::provenance::{self, ProvenanceChecks};
 use crate::firewall::package::signal_records::SignalRecords;
 use crate::firewall::package::signal_table::SignalTable;
 use crate::firewall::package::signals::{self, ProfileView};
-use crate::firewall::package::signing::{EntryChecks, SignatureVerifier};
+use crate::firewall::package::signing::SignatureVerifier;
 use crate::firewall::package::stored_tarballs::StoredTarballs;
-use crate::firewall::package::vetted_tarballs::VettedTarballs;
+use crate::firewall::package::vetted_tarballs::{VettedTarballs, compared_with};
 use crate::firewall::package::{LinkedFacts, PackageSnapshot, ParentFirstSeen};
 use crate::firewall::policy_state::{PolicySnapshot, Profile};
 use crate::firewall::singleflight::Turn;
 use crate::firewall::verdicts::{VerdictInputs, VerdictTable};
-use crate::npm::Packument;
+use crate::npm::{Algorithm, Digest, Packument};
 use crate::policy::{ApplicableAdvisories, Facts};
+use crate::store::InspectedTarball;
 use crate::vetting::signatures::SignatureStatus;
 
 /// Tables by profile. That of profile 0, often the only one, is found without a lock.
@@ -57,6 +62,18 @@ impl ProfileTables<VerdictTable> {
     fn current(&self, profile: Profile, inputs: VerdictInputs) -> Option<Arc<VerdictTable>> {
         self.find(profile).filter(|table| table.inputs == inputs)
     }
+}
+
+/// What was done for entries of one document.
+#[derive(Debug, Default)]
+pub(crate) struct EntryChecks {
+    /// The registry's signature was verified.
+    pub signature: EntryFlags,
+    pub provenance: ProvenanceChecks,
+    /// The tarball was opened again although it is refused.
+    pub inspection: EntryFlags,
+    /// What the releases to vet ahead of need were last chosen from: a number that differs for other verdicts.
+    pub vetting: AtomicU64,
 }
 
 /// A package in memory. Dereferences to the snapshot, which never changes.
@@ -188,7 +205,13 @@ impl CachedPackage {
         if let Some(table) = self.signals.find(profile).filter(is_current) {
             return table;
         }
-        let table = Arc::new(signals::compare(self, ProfileView { policy_snapshot, profile }, &dependencies, &vetted));
+        let table = Arc::new(signals::compare(
+            self,
+            ProfileView { policy_snapshot, profile },
+            &dependencies,
+            &vetted,
+            &self.checks.provenance,
+        ));
         self.signals.keep(profile, &table);
         table
     }
@@ -211,6 +234,53 @@ impl CachedPackage {
             self.checks.signature.add(policy_snapshot.revision, at, packument.entries.len());
         }
         Some(status)
+    }
+
+    /// Returns the young releases whose provenance is not verified yet, if that is due.
+    pub(crate) fn unverified<'a>(&self, signals: &'a SignalTable, now: Timestamp) -> &'a [usize] {
+        if self.checks.provenance.is_due(now) { &signals.unverified } else { &[] }
+    }
+
+    /// Checks whether the provenance of the entry at `at` must be verified before it is served.
+    pub(crate) fn needs_provenance(&self, policy_snapshot: &PolicySnapshot, at: usize) -> bool {
+        provenance::is_needed(self, &self.checks.provenance, policy_snapshot, at)
+    }
+
+    /// Checks whether releases to vet ahead of need were not chosen from these verdicts yet.
+    pub(crate) fn is_new_for_vetting(&self, table: &VerdictTable) -> bool {
+        let VerdictInputs { revision, vetted, .. } = table.inputs;
+        let validated = self.confirmed.validated.as_second().cast_unsigned();
+        let number = validated ^ revision.rotate_left(40) ^ vetted.rotate_left(56);
+        // Read first: most requests find it unchanged, and a write slows other cores.
+        let chosen = &self.checks.vetting;
+        chosen.load(Ordering::Relaxed) != number && chosen.swap(number, Ordering::Relaxed) != number
+    }
+
+    /// Returns the release whose tarball that of the entry at `at` is compared with, by the signals that were computed last.
+    pub(crate) fn predecessor(&self, at: usize) -> Option<usize> {
+        self.last_signals()?.predecessors.get(&at).copied().flatten()
+    }
+
+    /// Returns a digest of what an inspection of the entry at `at` is compared with now. `revision` is that of inspections.
+    pub(crate) fn compared_with(&self, at: usize, revision: u64) -> Option<[u8; 32]> {
+        let packument = self.packument.as_ref()?;
+        self.last_signals()?;
+        let earlier = self.predecessor(at).and_then(|earlier| packument.entries.get(earlier));
+        Some(compared_with(packument.entries.get(at)?, earlier, revision))
+    }
+
+    /// Returns what opening these bytes as the tarball of the entry at `at` showed, if that is current.
+    pub(crate) fn inspection(&self, at: usize, sha512: &Digest, revision: u64) -> Option<Arc<InspectedTarball>> {
+        let entry = self.packument.as_ref()?.entries.get(at)?;
+        self.vetted.current(&entry.key, sha512, self.compared_with(at, revision)?)
+    }
+
+    /// Checks whether the tarball that the entry at `at` states was opened. `revision` is that of inspections.
+    pub(crate) fn is_vetted(&self, at: usize, revision: u64) -> bool {
+        let stated = || self.packument.as_ref()?.entries.get(at)?.integrity.as_ref();
+        let known = self.provenance.get(at).and_then(|history| history.digests.as_ref());
+        let sha512 = known.or_else(stated).and_then(|integrity| integrity.digest(Algorithm::Sha512));
+        sha512.is_some_and(|sha512| self.inspection(at, sha512, revision).is_some())
     }
 
     /// Returns the signals that were computed last, if any. They may be those of an earlier policy revision.

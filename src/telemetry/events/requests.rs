@@ -124,6 +124,12 @@ events! {
     PackumentPrefetched: debug "packument prefetched" {
         name: &'a PackageName => [package.name = %name],
     } |metrics, _| _ = metrics.policy.prefetched.inc();
+
+    /// A tarball was opened before a client requested it.
+    TarballVettedAhead: debug "tarball vetted ahead" {
+        name: &'a PackageName => [package.name = %name],
+        version: &'a str => [package.version = version],
+    } |metrics, _| _ = metrics.policy.vetted_ahead.inc();
 }
 
 fn milliseconds(duration: Duration) -> f64 {

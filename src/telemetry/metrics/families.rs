@@ -65,6 +65,7 @@ metrics! {
         hidden_versions: Counter = "hidden_versions", "Versions hidden from rendered packuments";
         stale: Counter = "stale_answers", "Responses served without confirmation by upstream";
         prefetched: Counter = "prefetched_packuments", "Packuments fetched before a client requested them";
+        vetted_ahead: Counter = "tarballs_vetted_ahead", "Tarballs opened before a client requested them";
     }
 
     OperationMetrics {

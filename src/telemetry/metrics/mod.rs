@@ -150,6 +150,7 @@ mod tests {
             hidden_versions Versions hidden from rendered packuments.
             stale_answers Responses served without confirmation by upstream.
             prefetched_packuments Packuments fetched before a client requested them.
+            tarballs_vetted_ahead Tarballs opened before a client requested them.
             incidents Incidents an operator should investigate, by kind.
             ledger_lost_rows Ledger rows lost before they were written.
             decisions_active Active decisions by kind.

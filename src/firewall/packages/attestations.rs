@@ -9,7 +9,7 @@ use crate::firewall::error::Result;
 use crate::firewall::package::{CacheKey, CredentialScope};
 use crate::firewall::packages::Services;
 use crate::firewall::packages::cache::ABSENT_TTL;
-use crate::firewall::passthrough::Passthrough;
+use crate::firewall::packages::passthrough::Passthrough;
 use crate::firewall::request::Client;
 use crate::firewall::singleflight::SingleFlight;
 use crate::firewall::workers::task_failed;
