@@ -146,7 +146,7 @@ settings! {
     PackumentLimit = "packument-limit", one Size, Value("200MB");
     /// Maximum size of a tarball from upstream
     TarballLimit = "tarball-limit", one Size, Value("500MB");
-    /// Memory for opening one tarball, from `10MB`; one per core is opened at a time
+    /// Memory for opening one tarball, from `10MB`; at most two per core are open
     VettingMemory = "vetting-memory", one Size, Value("100MB");
     /// Further hosts that packuments may use in tarball URLs
     TarballHost = "tarball-host", several HostGlob, Absent("upstream's host");
