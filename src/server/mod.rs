@@ -2,7 +2,7 @@
 //! and [`response`] builds HTTP responses. No policy is evaluated here.
 
 pub(crate) mod admin;
-pub(crate) mod auth;
+pub mod auth;
 mod base_urls;
 mod client;
 mod config;
@@ -14,7 +14,7 @@ pub(crate) mod registry;
 mod request_log;
 pub mod response;
 
-pub(crate) use auth::authenticator::Authenticator;
+pub(crate) use auth::authenticator::{Authenticator, ENDED_KEPT};
 pub(crate) use auth::exchange::TokenExchange;
 pub(crate) use auth::key_sets::KeySets;
 pub use auth::password_file::PasswordFileError;

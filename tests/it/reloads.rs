@@ -130,6 +130,17 @@ async fn settings_that_need_a_restart_are_reported_and_others_applied() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn requirement_of_access_tokens_is_reloaded() {
+    let fixture = Fixture::new().await;
+    let program = fixture.serve("");
+    program.get("/left-pad").await.is(200);
+    fixture.edit(&program, "require-auth = true\n");
+    until("the requirement", async || (program.get("/left-pad").await.status == 401).then_some(())).await;
+    fixture.edit(&program, "");
+    until("the end of the requirement", async || (program.get("/left-pad").await.status == 200).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn policy_admin_tokens_and_allowed_hosts_are_reloaded() {
     let fixture = Fixture::new().await;
     let (old, new) = (fixture.home.path().join("old.tokens"), fixture.home.path().join("new.tokens"));

@@ -16,6 +16,7 @@ use crate::harness::{NOON, Scene};
 use crate::process::{coldframe, run};
 use crate::raw_http::Response;
 use crate::registry::Registry;
+use crate::tokens::basic;
 
 const PAGE: &str = "/-/coldframe/token";
 
@@ -170,6 +171,12 @@ async fn token_of_an_issuer_is_not_forwarded_instead_of_an_access_token() {
     }
     let for_npm = issuer.token(&scene, "k1", &json!({ "aud": "npm" }));
     scene.get("/@acme%2fui").token(&for_npm).await.is(401);
+    // Nor as a password, where upstream would otherwise get the client's own credentials.
+    let (mut scene, _folder) = issuer.scene().await;
+    scene.restart_with("require-auth", "false").await;
+    for header in [basic(format!("ada:{ours}")), format!("Digest {ours}")] {
+        scene.get("/@acme%2fui").header("authorization", &header).await.is(401);
+    }
     assert_eq!(scene.registry.total(), 0);
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::app::core::Core;
 use crate::app::supervisor::TaskEnd;
-use crate::server::Authenticator;
+use crate::server::{Authenticator, ENDED_KEPT};
 use crate::store::{StoreError, TokenLedger as _, TokenRecord};
 use crate::units::timestamp;
 
@@ -14,9 +14,6 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How many polls pass between writes of uses.
 const POLLS_PER_WRITE: u32 = 300;
-
-/// How long a server knows why an ended token is refused. Then the token is unknown.
-const ENDED_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// Returns the tokens that a server must know, and their revision.
 pub(crate) fn read(core: &Core) -> Result<(u64, Vec<TokenRecord>), StoreError> {

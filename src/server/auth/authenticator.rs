@@ -37,6 +37,9 @@ impl From<TokenRefusal> for AuthLabel {
     }
 }
 
+/// How long a server knows why an ended token is refused. Then the token is unknown.
+pub(crate) const ENDED_KEPT: Duration = Duration::from_secs(24 * 3600);
+
 /// The tokens of a server, and whether requests need one.
 pub(crate) struct Authenticator {
     tokens: ArcSwap<TokenTable>,
@@ -103,7 +106,7 @@ impl Authenticator {
     pub(crate) fn add(&self, revision: u64, record: TokenRecord) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.tokens.load();
-        let mut table = before.copy();
+        let mut table = before.without_ended(timestamp::saturating_sub(self.clock.now(), ENDED_KEPT));
         table.insert(record, &before);
         table.expiries.sort_unstable();
         if before.revision + 1 == revision {
@@ -224,10 +227,13 @@ impl TokenTable {
         table
     }
 
-    /// Returns a table of the same entries.
-    fn copy(&self) -> Self {
-        let Self { revision, by_hash, by_id, expiries } = self;
-        Self { revision: *revision, by_hash: by_hash.clone(), by_id: by_id.clone(), expiries: expiries.clone() }
+    /// Returns a table of the entries that did not expire before an instant.
+    fn without_ended(&self, ended: Timestamp) -> Self {
+        let is_kept = |entry: &TokenEntry| entry.expires.is_none_or(|expires| expires >= ended);
+        let by_hash = self.by_hash.iter().filter(|(_, entry)| is_kept(entry)).map(|(hash, entry)| (*hash, Arc::clone(entry)));
+        let by_id = self.by_id.iter().filter(|(_, entry)| is_kept(entry)).map(|(id, entry)| (*id, Arc::clone(entry)));
+        let expiries = self.expiries.iter().copied().filter(|expires| *expires >= ended);
+        Self { revision: self.revision, by_hash: by_hash.collect(), by_id: by_id.collect(), expiries: expiries.collect() }
     }
 
     fn insert(&mut self, record: TokenRecord, before: &Self) {
@@ -323,6 +329,20 @@ mod tests {
         auth.add(3, record(3, None));
         assert_eq!(auth.revision(), 1, "the reload must read revision 2");
         assert!((1..=3).all(|fill| outcome(&auth, fill).is_ok()));
+    }
+
+    #[tokio::test]
+    async fn tokens_that_ended_long_ago_are_forgotten_when_one_is_added() {
+        let clock = ManualClock::at(Timestamp::UNIX_EPOCH);
+        let ends = Timestamp::UNIX_EPOCH + Duration::from_secs(60);
+        let auth = authenticator(vec![record(1, Some(ends)), record(2, None)], &clock);
+        clock.advance(Duration::from_secs(60) + ENDED_KEPT);
+        auth.add(1, record(3, None));
+        assert!(outcome(&auth, 1).unwrap_err().contains("expired"));
+        clock.advance(Duration::from_secs(1));
+        auth.add(2, record(4, None));
+        assert!(outcome(&auth, 1).unwrap_err().contains("unknown") && (2..=4).all(|fill| outcome(&auth, fill).is_ok()));
+        assert!(auth.tokens.load().expiries.is_empty());
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ use crate::policy::decisions::Signature;
 use crate::server::auth::authenticator::Authenticator;
 use crate::server::auth::jwt::{self, UnverifiedJwt};
 use crate::server::auth::key_sets::KeySets;
+use crate::server::auth::presented::credentials_in;
 use crate::server::error::{JwtError, RequestError};
 use crate::store::{NewToken, TokenCreation, TokenLedger, TokenRecord};
 use crate::units::timestamp;
@@ -55,14 +56,18 @@ impl TokenExchange {
 
     /// Checks whether a header has a token that is meant for this server. Such a token is ours and not forwarded.
     pub(crate) fn is_ours(&self, header: &str) -> bool {
-        let Some(jwt) = bearer(header) else { return false };
-        UnverifiedJwt::parse(jwt).is_ok_and(|jwt| self.issuers.iter().any(|issuer| jwt.is_for(issuer)))
+        self.any(header, UnverifiedJwt::is_for)
     }
 
     /// Checks whether a header has a token of a trusted issuer, for whichever audience.
     pub(crate) fn is_of_issuer(&self, header: &str) -> bool {
-        let Some(jwt) = bearer(header) else { return false };
-        UnverifiedJwt::parse(jwt).is_ok_and(|jwt| self.issuers.iter().any(|issuer| jwt.issuer == issuer.issuer))
+        self.any(header, |jwt, issuer| jwt.issuer == issuer.issuer)
+    }
+
+    fn any(&self, header: &str, fits: impl Fn(&UnverifiedJwt, &TrustedIssuer) -> bool) -> bool {
+        let credentials = credentials_in(header);
+        let tokens = credentials.iter().filter(|credential| is_jwt(credential)).filter_map(|jwt| UnverifiedJwt::parse(jwt).ok());
+        tokens.into_iter().any(|jwt| self.issuers.iter().any(|issuer| fits(&jwt, issuer)))
     }
 
     /// Verifies the token in a header and issues an access token, once.
@@ -162,5 +167,9 @@ impl TokenExchange {
 fn bearer(header: &str) -> Option<&str> {
     let (scheme, token) = header.trim().split_once(' ')?;
     let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && token.starts_with("ey") && token.matches('.').count() == 2).then_some(token)
+    (scheme.eq_ignore_ascii_case("bearer") && is_jwt(token)).then_some(token)
+}
+
+fn is_jwt(token: &str) -> bool {
+    token.starts_with("ey") && token.matches('.').count() == 2
 }

@@ -1,13 +1,12 @@
 //! The keys of issuers, fetched from the addresses that the operator named and kept in memory. Follows no redirects.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 use jsonwebtoken::jwk::Jwk;
-use tokio::sync::Mutex;
 use tokio::time::timeout;
 use url::Url;
 
@@ -31,41 +30,54 @@ const MAX_SET_BYTES: u64 = 256 << 10;
 pub(crate) struct KeySets {
     client: HttpClient,
     clock: Arc<dyn Clock>,
-    sets: HashMap<Url, Mutex<CachedKeys>>,
+    sets: HashMap<Url, CachedKeys>,
 }
 
 /// Times are by the clock that is never set.
 #[derive(Default)]
 struct CachedKeys {
-    keys: Option<(KeySet, Duration)>,
-    attempted: Option<Duration>,
+    /// The keys, and when they were fetched. Locked only to read and replace them, so that known keys never wait for a fetch.
+    keys: Mutex<Option<(Arc<KeySet>, Duration)>>,
+    /// When the last fetch began. Held during a fetch, which waiting requests share.
+    attempted: tokio::sync::Mutex<Option<Duration>>,
+}
+
+impl CachedKeys {
+    /// Returns a key of a set that is younger than `longest`.
+    fn find(&self, key_id: &str, now: Duration, longest: Duration) -> Option<Jwk> {
+        let cached = self.keys.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (keys, fetched) = cached?;
+        keys.find(key_id).filter(|_| now.saturating_sub(fetched) < longest).cloned()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
 }
 
 impl KeySets {
     pub(crate) fn new(client: HttpClient, clock: Arc<dyn Clock>, addresses: impl Iterator<Item = Url>) -> Self {
-        Self { client, clock, sets: addresses.map(|url| (url, Mutex::default())).collect() }
+        Self { client, clock, sets: addresses.map(|url| (url, CachedKeys::default())).collect() }
     }
 
     /// Returns a key. Fetches the set if it is old or lacks the key, at most once a minute; requests at that time share the fetch.
     pub(crate) async fn find(&self, address: &Url, key_id: &str) -> Result<Jwk, RequestError> {
         let unknown = || RequestError::ExchangeRefused(JwtError::UnknownKey);
-        let mut cached = self.sets.get(address).ok_or_else(unknown)?.lock().await;
+        let cached = self.sets.get(address).ok_or_else(unknown)?;
         let now = self.clock.elapsed();
-        let find = |cached: &CachedKeys, longest: Duration| {
-            let (keys, fetched) = cached.keys.as_ref()?;
-            keys.find(key_id).filter(|_| now.saturating_sub(*fetched) < longest).cloned()
-        };
-        if let Some(key) = find(&cached, FRESH) {
+        if let Some(key) = cached.find(key_id, now, FRESH) {
             return Ok(key);
         }
-        if cached.attempted.is_none_or(|attempted| now.saturating_sub(attempted) >= FETCH_INTERVAL) {
-            cached.attempted = Some(now);
+        let mut attempted = cached.attempted.lock().await;
+        if attempted.is_none_or(|attempted| now.saturating_sub(attempted) >= FETCH_INTERVAL) {
+            *attempted = Some(now);
             match timeout(DEADLINE, self.fetch(address)).await.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
-                Ok(keys) => cached.keys = Some((keys, now)),
+                Ok(keys) => *cached.keys.lock().unwrap_or_else(PoisonError::into_inner) = Some((Arc::new(keys), now)),
                 Err(error) => tracing::warn!(issuer.keys = %address, error, "keys of issuer not fetched"),
             }
         }
-        find(&cached, MAX_STALE).ok_or_else(|| if cached.keys.is_some() { unknown() } else { RequestError::KeysUnavailable })
+        let found = cached.find(key_id, now, MAX_STALE);
+        found.ok_or_else(|| if cached.is_empty() { RequestError::KeysUnavailable } else { unknown() })
     }
 
     async fn fetch(&self, address: &Url) -> Result<KeySet, String> {

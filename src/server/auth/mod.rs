@@ -7,6 +7,6 @@ pub(crate) mod gateway_users;
 mod jwt;
 pub(crate) mod key_sets;
 pub(crate) mod password_file;
-pub(crate) mod presented;
+pub mod presented;
 pub(crate) mod session_password;
 pub(crate) mod tokens;

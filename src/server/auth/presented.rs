@@ -18,7 +18,7 @@ const DECODERS: [GeneralPurpose; 2] =
 
 /// The credential of a request, as far as it is ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Presented {
+pub enum Presented {
     Nothing,
     /// The client's own credential, for upstream.
     Foreign,
@@ -39,7 +39,7 @@ impl Presented {
 
     /// Reads the value of a header. A bearer token is accepted, and a password of any user: npm sends `_authToken` as the first,
     /// `_auth` and `_password` as the second.
-    pub(crate) fn parse(header: &str) -> Self {
+    pub fn parse(header: &str) -> Self {
         let (scheme, credential) = header.trim().split_once(' ').unwrap_or(("", header.trim()));
         let credential = credential.trim().as_bytes();
         let decoded = DECODERS.iter().find_map(|decoder| decoder.decode(credential).ok());
@@ -62,8 +62,18 @@ impl Presented {
     }
 }
 
+/// Returns what a header may authenticate with: the credential as written, and the password of a `Basic` one.
+pub(crate) fn credentials_in(header: &str) -> Vec<String> {
+    let (_, credential) = header.trim().split_once(' ').unwrap_or(("", header.trim()));
+    let credential = credential.trim();
+    let decoded = DECODERS.iter().find_map(|decoder| decoder.decode(credential).ok());
+    let decoded = decoded.and_then(|decoded| String::from_utf8(decoded).ok());
+    let password = decoded.and_then(|pair| pair.split_once(':').map(|(_, password)| password.to_owned()));
+    [Some(credential.to_owned()), password].into_iter().flatten().collect()
+}
+
 /// Checks whether a URL contains a token, escaped or not. URLs are logged and forwarded, so tokens do not belong there.
-pub(crate) fn is_in_url(url: &str) -> bool {
+pub fn is_in_url(url: &str) -> bool {
     let has_escapes = url.contains('%');
     secret::is_in(url.as_bytes()) || (has_escapes && secret::is_in(&percent_decode_str(url).collect::<Vec<u8>>()))
 }

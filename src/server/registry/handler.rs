@@ -523,6 +523,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn access_token_in_a_session_is_dropped_and_not_forwarded() {
+        let session = writable();
+        for header in ["Bearer cfr_x", "Basic YTpjZnJfeA==", "cfr_x"] {
+            send(&session, "GET", "/axios/1.0.0", &[("authorization", header)], b"").await;
+            send(&session, "PUT", "/axios", &[("authorization", header)], b"{}").await;
+            let expected = ["manifest axios 1.0.0 for lent", "pass Some(\"axios\") PUT axios for none"];
+            assert_eq!(session.service.take(), expected, "{header}");
+        }
+    }
+
+    #[tokio::test]
     async fn unknown_paths_return_json_errors() {
         let service = service(Config::default());
         for (method, path, expected) in
