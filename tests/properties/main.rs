@@ -5,6 +5,7 @@
 mod archive;
 mod attestations;
 mod audit;
+mod authorization;
 mod config;
 mod contents;
 mod endpoint;
@@ -82,6 +83,11 @@ fn registry_signature_is_valid_for_one_release() {
 #[test]
 fn provenance_is_valid_for_one_release() {
     drive("attestations", 1_000, attestations::holds);
+}
+
+#[test]
+fn access_token_in_a_header_is_never_forwarded() {
+    drive("authorization", 6_000, authorization::holds);
 }
 
 #[test]
