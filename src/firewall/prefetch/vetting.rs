@@ -125,19 +125,33 @@ impl VettingQueue {
     }
 
     /// Queues the releases of a package that a client installs and will probably request, once per table of verdicts.
-    pub(crate) fn note(&self, client: &Client, lookup: &PackageLookup, packument: &Packument, table: &VerdictTable) {
+    pub(crate) fn note(self: &Arc<Self>, client: &Client, lookup: &PackageLookup, table: &Arc<VerdictTable>) {
         if !client.is_installing || self.services.config.prefetch == 0 || !lookup.package.is_new_for_vetting(table) {
             return;
         }
-        let (package, context) = (&lookup.package, self.services.policy.context());
+        let (queue, client, package, table) = (Arc::clone(self), client.clone(), Arc::clone(&lookup.package), Arc::clone(table));
+        if !package.has_many_versions() {
+            return queue.choose(&client, &package, &table);
+        }
+        // The response does not wait for a pass over all versions.
+        tokio::spawn(self.services.workers.track(async move {
+            let address = client.address;
+            let (workers, known) = (Arc::clone(&queue.services.workers), Arc::clone(&package));
+            // A failed task was logged.
+            let _ = workers.run_over_versions(&known, address, move || queue.choose(&client, &package, &table)).await;
+        }));
+    }
+
+    fn choose(&self, client: &Client, package: &CachedPackage, table: &VerdictTable) {
+        let context = self.services.policy.context();
+        let window = context.policy_snapshot.policy(client.profile).finding_window();
+        let (Some(packument), Some(window)) = (&package.packument, window) else { return };
         let revision = inspection_revision(&self.services, &context.policy_snapshot.advisories);
         let is_vetted = |at: usize| package.is_vetted(at, revision);
-        let window = context.policy_snapshot.policy(client.profile).finding_window();
-        for at in window.map(|window| candidates(package, packument, table, (window, &is_vetted))).unwrap_or_default() {
-            let Some(entry) = packument.entries.get(at) else { continue };
-            let target =
-                VettingTarget { client: client.clone(), cache_key: package.cache_key.clone(), version: entry.key.clone() };
-            self.push(target, package, context.now);
+        let chosen = candidates(package, packument, table, (window, &is_vetted));
+        for entry in chosen.into_iter().filter_map(|at| packument.entries.get(at)) {
+            let (client, cache_key, version) = (client.clone(), package.cache_key.clone(), entry.key.clone());
+            self.push(VettingTarget { client, cache_key, version }, package, context.now);
         }
     }
 

@@ -44,7 +44,7 @@ impl Firewall {
             }
             let Some(answer) = self.0.responses.packument(client, &lookup, &table, form, coding).await? else { continue };
             self.report_withheld(client, &lookup.package, &packument, &table, now);
-            self.0.vetting_queue.note(client, &lookup, &packument, &table);
+            self.0.vetting_queue.note(client, &lookup, &table);
             let (count, total) = (table.hidden.len() as u64, table.shown.len() as u64);
             if count > 0 {
                 VersionsHidden { name, count, total }.emit(self.0.recorder.metrics());
