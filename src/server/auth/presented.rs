@@ -42,11 +42,11 @@ impl Presented {
     pub fn parse(header: &str) -> Self {
         let (scheme, credential) = header.trim().split_once(' ').unwrap_or(("", header.trim()));
         let credential = credential.trim().as_bytes();
-        let decoded = DECODERS.iter().find_map(|decoder| decoder.decode(credential).ok());
         if secret::bears_prefix(credential) {
             let is_bearer = scheme.eq_ignore_ascii_case("bearer");
             return Self::Token(secret::hash_of(credential).filter(|_| is_bearer));
         }
+        let decoded = DECODERS.iter().find_map(|decoder| decoder.decode(credential).ok());
         if let Some(decoded) = &decoded {
             let colon = decoded.iter().position(|byte| *byte == b':');
             let password = colon.and_then(|at| decoded.get(at + 1..)).unwrap_or_default();
