@@ -74,11 +74,11 @@ bench-tarball *files:
 bench-policy:
     cargo bench --locked --bench policy
 
-# fuzz the parsers for `seconds` each; needs nightly Rust and cargo-fuzz
+# fuzz the parsers for `seconds` each; needs cargo-fuzz, and no nightly Rust
 fuzz seconds="60":
-    cd fuzz && for target in packument endpoint range npmrc config lockfile audit tags archive manifest signatures attestations contents; do \
+    cd fuzz && for target in packument endpoint range npmrc config lockfile audit tags archive manifest signatures attestations contents authorization; do \
         mkdir -p "corpus/$target"; \
-        cargo +nightly fuzz run "$target" "corpus/$target" "seeds/$target" -- \
+        RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none "$target" "corpus/$target" "seeds/$target" -- \
             -dict="dictionaries/$target.dict" -max_total_time={{ seconds }} -timeout=10 -rss_limit_mb=2048; \
     done
 
