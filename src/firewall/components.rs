@@ -244,14 +244,13 @@ impl Components {
             loader,
             fetcher: Arc::clone(&fetcher),
             subpackages: Arc::clone(&subpackages),
-            provenance: Arc::clone(&provenance),
+            provenance,
             rechecks: RecheckLimit::default(),
             opened: OpenedVersions::default(),
         });
         let plain = MemoryBudget::for_clients(PLAIN_MEMORY, MAX_PLAIN_MEMORY, SMALL_PLAIN, MAX_MEMORY_WAIT);
         let provider = Arc::new(tarball_provider(&services, entitlements));
         let tarballs = Arc::new(TarballService {
-            provenance,
             services: Arc::clone(&services),
             packages: Arc::clone(&packages),
             vetter: TarballVetter::new(&services, &packages, &provider),

@@ -34,6 +34,7 @@ pub(crate) use exposure::rescan;
 pub use exposure::{ExposedVersion, PurgeResult};
 pub use policy_state::Profile;
 pub use prefetch::PrefetchTarget;
+pub use prefetch::vetting::VettingTarget;
 pub use queries::check::{CheckOutcome, CheckedVersion, LockedVersion};
 pub use queries::egress::EgressRequest;
 pub use queries::hidden::{HeldVersion, HiddenVersions, WantedVersion};

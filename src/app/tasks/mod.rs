@@ -1,5 +1,6 @@
 //! The background tasks of a server: reloads, feeds, prefetch, vetting, ledger, summary.
 
+mod concurrent;
 pub(crate) mod config_reload;
 pub(crate) mod decision_reload;
 pub(crate) mod due;

@@ -57,7 +57,7 @@ impl Firewall {
             && let Some(position) = self.position(client, &package, wanted.unwrap_or("latest")).await?
         {
             // Whatever its age: an explanation says where a version was built.
-            Box::pin(self.0.tarballs.provenance.load(client, &package, &policy_snapshot, &[position])).await;
+            Box::pin(self.0.packages.provenance.load(client, &package, &policy_snapshot, &[position])).await;
         }
         let (recorder, asked, name) = (Arc::clone(&self.0.recorder), client.clone(), name.clone());
         let (judged, wanted) = (Arc::clone(&package), Box::<str>::from(wanted.unwrap_or("latest")));

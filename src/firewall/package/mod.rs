@@ -23,7 +23,7 @@ use crate::firewall::package::history::ReleaseHistory;
 use crate::firewall::package::signal_table::SignalTable;
 use crate::firewall::singleflight;
 use crate::npm::packument::index::VersionEntry;
-use crate::npm::{Algorithm, Digest, PackageName, Packument, PackumentForm, Version};
+use crate::npm::{Algorithm, Digest, Integrity, PackageName, Packument, PackumentForm, Version};
 use crate::policy::advisories::AdvisoryKind;
 use crate::policy::{Advisory, ApplicableAdvisories, Facts, UnknownFacts};
 use crate::store::{PackageKey, PackageRecord, Release, StoredPackument};
@@ -283,6 +283,12 @@ impl PackageSnapshot {
             install_script: !entry.traits.install_script && !entry.outline.has_scripts,
             fix: false,
         }
+    }
+
+    /// Returns the digests that the tarball of the entry at `at` must match: all that are known, else those that are stated.
+    pub(crate) fn integrity_of(&self, at: usize) -> Option<&Integrity> {
+        let stated = || self.packument.as_ref()?.entries.get(at)?.integrity.as_ref();
+        self.provenance.get(at).and_then(|history| history.digests.as_ref()).or_else(stated)
     }
 
     /// Returns the positions of the newest releases that an attacker cannot have published this week, newest first: at most `count`

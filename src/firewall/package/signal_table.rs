@@ -18,7 +18,7 @@ pub(crate) struct SignalTable {
     pub vetted: u64,
     /// Releases whose tarballs have findings.
     pub inspections: HashMap<usize, Arc<InspectedTarball>>,
-    /// All digests of tarballs of which a feed lists one that the document does not state.
+    /// All digests of tarballs, if a feed lists one of them that the document does not state.
     pub listed: HashMap<usize, Integrity>,
     /// Releases whose signature or provenance is false, with all their findings.
     pub false_origins: HashMap<usize, Vec<FindingEvidence>>,

@@ -207,8 +207,8 @@ fn inspections(
     });
     let suspicious = known.filter(|inspected| !inspected.evidence.is_empty());
     let of_entry = |inspected: Arc<InspectedTarball>| {
-        let (at, entry) = packument.find(&inspected.version)?;
-        let stated = package.provenance[at].digests.as_ref().or(entry.integrity.as_ref())?;
+        let (at, _) = packument.find(&inspected.version)?;
+        let stated = package.integrity_of(at)?;
         // An entry that states a SHA-1 alone was matched with the bytes when they were downloaded.
         let is_same = stated.digest(Algorithm::Sha512).is_none_or(|sha512| *sha512 == inspected.sha512);
         is_same.then_some((at, inspected))

@@ -25,7 +25,7 @@ pub(crate) struct Vetted {
     pub false_signatures: Vec<Box<str>>,
     /// What the provenance of versions shows, as far as it was verified.
     pub provenance: Vec<Arc<VerifiedProvenance>>,
-    /// All digests of tarballs of which a feed lists one that the document does not state, by version.
+    /// All digests of tarballs, by version, if a feed lists one of them that the document does not state.
     pub listed: Vec<(Box<str>, Integrity)>,
 }
 
@@ -137,7 +137,7 @@ impl VettedTarballs {
         self.0.load().tarballs.iter().any(is_outdated)
     }
 
-    /// Notes the digests of a tarball of which a feed lists one, so that verdicts are made again.
+    /// Notes the digests of a tarball because a feed lists one of them, so that verdicts are made again.
     pub(crate) fn add_listed(&self, version: &str, digests: &Integrity) {
         if self.0.load().listed_digests(version) == Some(digests) {
             return;

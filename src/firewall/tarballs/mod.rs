@@ -16,7 +16,6 @@ use std::sync::Arc;
 use crate::firewall::credential_binding::explain_unsent;
 use crate::firewall::error::{FirewallError, Refusal, Result};
 use crate::firewall::packages::Services;
-use crate::firewall::packages::provenance::ProvenanceVerifier;
 use crate::firewall::packages::request::{DocumentNeed, PackageLookup};
 use crate::firewall::packages::service::PackageService;
 use crate::firewall::policy_state::PolicySnapshot;
@@ -41,7 +40,6 @@ pub(crate) struct TarballService {
     pub packages: Arc<PackageService>,
     pub provider: Arc<TarballProvider>,
     pub vetter: TarballVetter,
-    pub provenance: Arc<ProvenanceVerifier>,
 }
 
 impl TarballService {
@@ -167,7 +165,7 @@ impl TarballService {
         let then = self.services.policy.snapshot();
         let needs_provenance = admitted.entry.filter(|at| lookup.package.needs_provenance(&then, *at));
         if let Some(at) = needs_provenance {
-            self.provenance.load(client, &lookup.package, &then, &[at]).await;
+            self.packages.provenance.load(client, &lookup.package, &then, &[at]).await;
         }
         let is_known = lookup.package.vetted.revision() == admitted.vetted;
         let admitted = if then.revision == admitted.revision && is_known {
@@ -216,7 +214,7 @@ impl TarballService {
     pub(crate) async fn vet_ahead(&self, client: &Client, lookup: &PackageLookup, at: usize) -> Result<u64> {
         let policy_snapshot = self.services.policy.snapshot();
         if lookup.package.needs_provenance(&policy_snapshot, at) {
-            self.provenance.load(client, &lookup.package, &policy_snapshot, &[at]).await;
+            self.packages.provenance.load(client, &lookup.package, &policy_snapshot, &[at]).await;
         }
         let tarball = self.tarball(client, lookup, at).await?;
         self.vetter.vet(client, lookup, Some(at), &tarball).await?;
@@ -228,8 +226,7 @@ impl TarballService {
     async fn tarball(&self, client: &Client, lookup: &PackageLookup, at: usize) -> Result<VerifiedTarball> {
         let (package, name) = (&lookup.package, &lookup.package.cache_key.name);
         let entry = package.packument.as_ref().and_then(|packument| packument.entries.get(at));
-        let known = package.provenance.get(at).and_then(|history| history.digests.clone());
-        let Some((entry, integrity)) = entry.and_then(|entry| Some((entry, known.or(entry.integrity.clone())?))) else {
+        let Some((entry, integrity)) = entry.and_then(|entry| Some((entry, package.integrity_of(at)?.clone()))) else {
             return Err(FirewallError::NotFound(format!("this version of {name} states no digest of its tarball").into()));
         };
         let revision = self.services.policy.snapshot().revision;

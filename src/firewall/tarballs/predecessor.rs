@@ -129,8 +129,7 @@ impl PredecessorReader<'_> {
     }
 
     async fn summary(&self, at: usize, entry: &VersionEntry) -> Result<Option<ContentSummary>> {
-        let known = self.package.provenance.get(at).and_then(|provenance| provenance.digests.as_ref());
-        let Some(integrity) = known.or(entry.integrity.as_ref()) else { return Ok(None) };
+        let Some(integrity) = self.package.integrity_of(at) else { return Ok(None) };
         if let Some(sha512) = integrity.digest(Algorithm::Sha512).cloned() {
             let ledger = Arc::clone(&self.services.ledger);
             let kept = self.services.workers.run(move || ledger.tarball_summary(&sha512, INSPECTION_VERSION)).await?;

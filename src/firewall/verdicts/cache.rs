@@ -277,9 +277,7 @@ impl CachedPackage {
 
     /// Checks whether the tarball that the entry at `at` states was opened. `revision` is that of inspections.
     pub(crate) fn is_vetted(&self, at: usize, revision: u64) -> bool {
-        let stated = || self.packument.as_ref()?.entries.get(at)?.integrity.as_ref();
-        let known = self.provenance.get(at).and_then(|history| history.digests.as_ref());
-        let sha512 = known.or_else(stated).and_then(|integrity| integrity.digest(Algorithm::Sha512));
+        let sha512 = self.integrity_of(at).and_then(|integrity| integrity.digest(Algorithm::Sha512));
         sha512.is_some_and(|sha512| self.inspection(at, sha512, revision).is_some())
     }
 
