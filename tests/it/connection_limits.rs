@@ -368,9 +368,10 @@ mod process_limits {
 
     #[tokio::test]
     async fn concurrent_large_packuments_share_the_memory_budget() {
+        const COUNT: u32 = 24;
         let registry = Registry::start(&machine_clock()).await;
         let text = json!(noise(5_000_000));
-        for number in 0..10 {
+        for number in 0..COUNT {
             let name = format!("large-{number}");
             registry.publish(Package::new(&name, "1.0.0").field("description", text.clone()));
             // Sent without compression.
@@ -384,17 +385,18 @@ mod process_limits {
         let before = measure(&program, "VmRSS");
         let abbreviated = |number: u32| program.get(&format!("/large-{number}")).abbreviated().start();
         // The abbreviated form has no description, so the measurement covers reading and not sending.
-        let pending: Vec<_> = (0..10).map(abbreviated).collect();
+        let pending: Vec<_> = (0..COUNT).map(abbreviated).collect();
         for answer in pending {
             assert_eq!(answer.await.expect("an answer").versions(), ["1.0.0"]);
         }
         let peak = measure(&program, "VmHWM") - before;
-        // One packument needs 8 MB. All ten at once would be 50 MB as received, and more while they are parsed.
-        assert!(peak < 36_000, "{peak} kB more");
+        // One packument needs 8 MB, and the allocator returns memory with a delay: 39 to 54 MB were seen.
+        // Without the budget it was 124 to 129 MB.
+        assert!(peak < 85_000, "{peak} kB more");
         // The same from the disk after a restart.
         drop(program);
         let program = Program::serve(home.path(), data.path(), &registry.url, &limits);
-        let pending: Vec<_> = (0..10).map(|number| program.get(&format!("/large-{number}/1.0.0")).start()).collect();
+        let pending: Vec<_> = (0..COUNT).map(|number| program.get(&format!("/large-{number}/1.0.0")).start()).collect();
         for answer in pending {
             answer.await.expect("an answer").is(200);
         }
