@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use coldframe::npm::{Algorithm, Digest};
 use tempfile::TempDir;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::package::{Package, days, hours};
@@ -15,6 +16,11 @@ use crate::registry::Registry;
 
 const PACKAGES: usize = 24;
 const CLIENTS: usize = 8;
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The most answers before a kill.
+const MAX_ANSWERS: u32 = 200;
 
 /// The expected answers, which stay the same across all kills.
 struct Expected {
@@ -36,8 +42,8 @@ impl Expected {
         Arc::new(Self { registry, tarballs })
     }
 
-    /// Sends requests and checks each answer until the server is gone. Returns the number of answers.
-    async fn request_until_gone(self: Arc<Self>, program: Arc<Program>, first: usize) -> usize {
+    /// Sends requests and checks each answer until the server is gone. Adds a permit for each answer.
+    async fn request_until_gone(self: Arc<Self>, program: Arc<Program>, answered: Arc<Semaphore>, first: usize) {
         for step in first.. {
             let number = (step * 7) % PACKAGES;
             let path = |version: &str| format!("/{0}/-/{0}-{version}.tgz", name(number));
@@ -47,7 +53,8 @@ impl Expected {
                 2 => program.get(&path("1.1.0")),
                 _ => program.get(&path("1.0.0")),
             };
-            let Ok(answer) = request.attempt().await else { return step - first };
+            let Ok(answer) = request.attempt().await else { return };
+            answered.add_permits(1);
             match step % 5 {
                 // A backdated version, published after the first kill, is hidden like the young one.
                 0 | 1 => assert_eq!(answer.versions(), ["1.0.0"], "{}", name(number)),
@@ -55,7 +62,6 @@ impl Expected {
                 _ => assert!(answer.is(200).body == self.tarballs[number], "{}: wrong bytes", name(number)),
             }
         }
-        0
     }
 }
 
@@ -69,26 +75,28 @@ async fn kills_under_load_leave_no_partial_data_and_change_no_verdict() {
         assert_eq!(program.get(&format!("/{}", name(number))).await.versions(), ["1.0.0"]);
     }
     program.kill();
-    let mut answers = 0;
     for kill in 0..kills() {
         // Short lifetimes and a small cache, so that the ledger and the store are written constantly.
         let program =
             Program::serve(home.path(), data.path(), &expected.registry.url, &["--packument-ttl", "1s", "--cache-size", "3MB"]);
         let program = Arc::new(program);
+        let answered = Arc::new(Semaphore::new(0));
         let mut clients = JoinSet::new();
         for client in 0..CLIENTS {
-            clients.spawn(Arc::clone(&expected).request_until_gone(Arc::clone(&program), client * 11 + kill));
+            let requests =
+                Arc::clone(&expected).request_until_gone(Arc::clone(&program), Arc::clone(&answered), client * 11 + kill);
+            clients.spawn(requests);
         }
-        wait_random().await;
+        // From the first requests to the middle of a load, however fast the machine is.
+        let count = fastrand::u32(..MAX_ANSWERS);
+        tokio::time::timeout(TIMEOUT, answered.acquire_many(count)).await.expect("answers").expect("an open semaphore").forget();
+        pause_random().await;
         program.signal("-KILL");
-        for answered in clients.join_all().await {
-            answers += answered;
-        }
+        clients.join_all().await;
         drop(program);
         assert_eq!(damaged(&data.path().join("blobs")), [""; 0], "after kill {kill}");
         expected.registry.publish(Package::new(&name(kill % PACKAGES), &format!("1.2.{kill}")).aged(days(200)).untagged());
     }
-    assert!(answers > kills() * CLIENTS, "only {answers} answers");
     let program = Program::serve(home.path(), data.path(), &expected.registry.url, &[]);
     for number in 0..PACKAGES {
         assert_eq!(program.get(&format!("/{}", name(number))).await.versions(), ["1.0.0"]);
@@ -111,9 +119,9 @@ fn kills() -> usize {
     std::env::var("KILLS").map_or(6, |kills| kills.parse().expect("`KILLS` is a number"))
 }
 
-/// Waits 30 to 330 ms, from the middle of a start to the middle of a load.
-async fn wait_random() {
-    let moment = Duration::from_millis(30).mul_f64(1.0 + 10.0 * fastrand::f64());
+/// Waits up to 20 ms, so that not each kill follows an answer.
+async fn pause_random() {
+    let moment = Duration::from_millis(20).mul_f64(fastrand::f64());
     let _ = tokio::time::timeout(moment, std::future::pending::<()>()).await;
 }
 
