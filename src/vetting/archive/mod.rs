@@ -26,6 +26,9 @@ const MAX_META_BYTES: u64 = 1 << 20;
 const BOMB_RATIO: u64 = 200;
 const MIN_BOMB_BYTES: u64 = 64 << 20;
 
+/// The bytes of a file that are unpacked at once. They stay in the processor's cache until they are hashed.
+const CHUNK: usize = 64 << 10;
+
 /// Flaws kept per archive. One is enough for a finding.
 const MAX_FLAWS: usize = 16;
 
@@ -150,6 +153,7 @@ struct ArchiveWalk<'a> {
     /// The first folder. Extractors drop the first part of each path, whatever it is.
     root: Option<String>,
     next: NextEntry,
+    /// A buffer for the content of a file. It keeps its length from one file to the next.
     content: Vec<u8>,
 }
 
@@ -256,20 +260,23 @@ impl ArchiveWalk<'_> {
     }
 
     fn read_file(&mut self, path: &[u8], size: u64, take: &mut dyn FnMut(ArchiveFile<'_>)) -> Result<(), ReadError> {
-        self.content.clear();
+        let mut kept = 0;
         let mut context = digest::Context::new(&digest::SHA256);
         let mut sha1 = self.limits.has_sha1.then(|| digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY));
         let mut left = size;
-        let mut chunk = [0; 16 * 1024];
         while left > 0 {
-            let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(chunk.len());
-            self.input.read_exact(&mut chunk[..wanted])?;
-            context.update(&chunk[..wanted]);
-            if let Some(sha1) = &mut sha1 {
-                sha1.update(&chunk[..wanted]);
+            let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK);
+            // The buffer grows with what was read, whatever size the header states. Bytes that are not kept are overwritten.
+            if self.content.len() < kept + wanted {
+                self.content.resize(kept + wanted, 0);
             }
-            let room = self.limits.file_bytes.saturating_sub(self.content.len());
-            self.content.extend_from_slice(&chunk[..wanted.min(room)]);
+            let chunk = &mut self.content[kept..kept + wanted];
+            self.input.read_exact(chunk)?;
+            context.update(chunk);
+            if let Some(sha1) = &mut sha1 {
+                sha1.update(chunk);
+            }
+            kept = (kept + wanted).min(self.limits.file_bytes);
             left -= wanted as u64;
         }
         self.skip(size.next_multiple_of(BLOCK as u64) - size)?;
@@ -286,7 +293,7 @@ impl ArchiveWalk<'_> {
         self.check_count()?;
         self.report.files += 1;
         let sha1 = sha1.and_then(|sha1| sha1.finish().as_ref().try_into().ok());
-        take(ArchiveFile { path: &inner, content: &self.content, length: size, digest, sha1 });
+        take(ArchiveFile { path: &inner, content: &self.content[..kept], length: size, digest, sha1 });
         Ok(())
     }
 

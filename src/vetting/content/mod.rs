@@ -6,5 +6,6 @@ pub(crate) mod kind;
 pub(crate) mod marks;
 mod runs;
 mod scan;
+mod tokens;
 
 pub(crate) use scan::{ContentScan, ScanBudget, scan};

@@ -2,10 +2,9 @@
 
 use std::sync::LazyLock;
 
-use aho_corasick::{AhoCorasick, AhoCorasickKind};
-
 use crate::vetting::content::marks::{Mark, MarkSet};
 use crate::vetting::content::runs::{self, UnicodeRuns};
+use crate::vetting::content::tokens::TokenFinder;
 
 /// The names of an obfuscator that a file needs. Honest files have one or two.
 const MIN_HEX_NAMES: u32 = 12;
@@ -89,7 +88,7 @@ enum Pattern {
 }
 
 struct Scanner {
-    automaton: AhoCorasick,
+    finder: TokenFinder,
     patterns: Vec<Pattern>,
 }
 
@@ -105,9 +104,7 @@ impl Scanner {
         let scripts = SCRIPT_NAMES.map(|text| (text, Pattern::ScriptName));
         let all = tokens.chain([("_0x", Pattern::HexName)]).chain(escapes).chain(named).chain(scripts).chain(loads);
         let (texts, patterns): (Vec<_>, Vec<_>) = all.unzip();
-        // Overlapping matches: a token must not hide another one that begins inside it.
-        let automaton = AhoCorasick::builder().kind(Some(AhoCorasickKind::DFA)).build(texts).ok()?;
-        Some(Self { automaton, patterns })
+        Some(Self { finder: TokenFinder::new(&texts)?, patterns })
     }
 }
 
@@ -116,9 +113,7 @@ pub(crate) fn scan(content: &[u8], budget: &mut ScanBudget) -> Option<ContentSca
     let scanner = SCANNER.as_ref()?;
     let (counted, escapes) = ((0, 1), (0, 0, 0));
     let mut state = ScanState { content, budget, found: ContentScan::default(), counted, hex_names: 0, escapes };
-    for found in scanner.automaton.try_find_overlapping_iter(content).ok()? {
-        state.take(scanner.patterns[found.pattern().as_usize()], found.start(), found.end());
-    }
+    scanner.finder.find(content, |found| state.take(scanner.patterns[found.token], found.start, found.end));
     let runs = [(Mark::SymbolCode, runs::find_symbol_code(content)), (Mark::Blob, runs::find_blob(content))];
     let hidden = if content.is_ascii() { UnicodeRuns::default() } else { runs::find_hidden(content) };
     let hidden = [(Mark::Bidi, hidden.bidi), (Mark::InvisibleText, hidden.invisible)];
