@@ -50,11 +50,12 @@ struct VettedTarget {
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let stated = arguments.manifest.as_deref().map(read_manifest).transpose()?;
-    let before = arguments.before.as_deref().map(read_before).transpose()?;
+    let limits = ArchiveLimits::of_memory(arguments.query.settings.config()?.firewall.limits.vetting_memory);
+    let before = arguments.before.as_deref().map(|path| read_before(path, limits)).transpose()?;
     let mut vetted = Vec::new();
     for target in arguments.targets {
         vetted.push(if is_file(&target) {
-            vet_file(target, stated.as_ref(), before.as_ref())?
+            vet_file(target, limits, stated.as_ref(), before.as_ref())?
         } else {
             vet_version(&target, &arguments.query)?
         });
@@ -72,10 +73,11 @@ fn is_file(target: &str) -> bool {
 
 fn vet_file(
     target: String,
+    limits: ArchiveLimits,
     stated: Option<&Manifest>,
     before: Option<&(String, ContentSummary)>,
 ) -> anyhow::Result<VettedTarget> {
-    let mut inspection = inspect(&read(Path::new(&target))?, ArchiveLimits::default());
+    let mut inspection = inspect(&read(Path::new(&target))?, limits);
     if let Some(stated) = stated {
         inspection.compare(stated);
     }
@@ -96,8 +98,8 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))
 }
 
-fn read_before(path: &Path) -> anyhow::Result<(String, ContentSummary)> {
-    let before = inspect(&read(path)?, ArchiveLimits::default()).summary();
+fn read_before(path: &Path, limits: ArchiveLimits) -> anyhow::Result<(String, ContentSummary)> {
+    let before = inspect(&read(path)?, limits).summary();
     let shown = path.display().to_string();
     let before = before.with_context(|| format!("cannot compare with `{shown}`: it is no readable tarball of a package"))?;
     Ok((shown, before))

@@ -10,7 +10,7 @@ pub(crate) use events::decisions::{DecisionChange, DecisionChanged};
 pub(crate) use events::feeds::{ClientExposed, FeedChanged, FeedFailed, FeedOverbroad, IndicatorContacted};
 pub(crate) use events::incidents::{
     ClockSkew, FalseProvenance, FalseSignature, IntegrityChanged, IntegrityMismatch, LedgerRowsLost, MetadataStripped,
-    PolicyReloaded, ServedStale, TarballFindings, TaskFailed, VersionRemoved,
+    PolicyReloaded, ServedStale, TarballChanges, TarballFindings, TaskFailed, VersionRemoved,
 };
 pub(crate) use events::requests::{
     AuthenticationFailed, EgressRefused, PackumentPrefetched, RequestEnded, RequestRefused, ServedWithWarning,

@@ -129,6 +129,23 @@ async fn findings_of_a_release_stay_when_its_packument_changes_later() {
 }
 
 #[tokio::test]
+async fn new_kinds_of_files_alone_are_no_incident() {
+    let scene = Scene::open().await;
+    let packed = |version: &str, more: &[(&str, &str)]| {
+        let manifest = format!(r#"{{"name":"demo","version":"{version}","main":"index.js","bin":{{"demo":"cli.js"}}}}"#);
+        let files = [("package/package.json", &*manifest), ("package/index.js", "")];
+        tarball(&[&files, more].concat())
+    };
+    let release = |version: &str| Package::new("demo", version).field("bin", json!({ "demo": "cli.js" }));
+    scene.publish(release("1.0.0").aged(days(60)).packed(packed("1.0.0", &[])));
+    scene.publish(release("1.1.0").aged(days(4)).packed(packed("1.1.0", &[("package/cli.js", "")])));
+    scene.get("/demo/-/demo-1.1.0.tgz").await.is(200);
+    let explained = explained(&scene, "demo@1.1.0").await;
+    assert!(explained.to_string().contains("entry-file-added"), "{explained:#}");
+    assert_eq!(counted(&scene).await, "0");
+}
+
+#[tokio::test]
 async fn many_clients_open_a_tarball_once() {
     let scene = Scene::open().await;
     publish(&scene, release(), &[("package/package.json", &manifest(r#","dependencies":{"a":"1"}"#))]);
@@ -228,6 +245,15 @@ async fn vet_explains_a_held_version_and_a_file_without_a_network() {
     let (code, out, _) = run(coldframe(home.path()).args(["vet", "--json"]).arg(&path));
     let found: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &found["vetted"][0]["findings"], &found["vetted"][0]["files"]), (0, &json!([]), &json!(1)));
+    // A file that is opened with little memory has a finding.
+    let names: Vec<String> = (0..10_100).map(|number| format!("package/{number}.js")).collect();
+    let manifest = manifest("");
+    let many: Vec<_> = [("package/package.json", &*manifest)].into_iter().chain(names.iter().map(|name| (&**name, ""))).collect();
+    std::fs::write(&path, tarball(&many)).unwrap();
+    for (memory, expected) in [("10MB", 10), ("100MB", 0)] {
+        let (code, out, _) = run(coldframe(home.path()).args(["vet", "--vetting-memory", memory]).arg(&path));
+        assert!(code == expected && out.contains("more than 10000 files") == (code == 10), "{out}");
+    }
     let (code, _, errors) = run(coldframe(home.path()).args(["vet", "missing.tgz"]));
     assert!(code == 1 && errors.contains("cannot read `missing.tgz`"), "{errors}");
 }

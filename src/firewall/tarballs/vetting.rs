@@ -18,11 +18,11 @@ use crate::firewall::workers::task_failed;
 use crate::npm::{Algorithm, Digest};
 use crate::policy::Advisories;
 use crate::store::{InspectedTarball, PackageChange};
-use crate::telemetry::TarballFindings;
-use crate::vetting::FindingEvidence;
+use crate::telemetry::{TarballChanges, TarballFindings};
 use crate::vetting::archive::ArchiveLimits;
 use crate::vetting::inspect::{INSPECTION_VERSION, Inspection, inspect};
 use crate::vetting::manifest::Manifest;
+use crate::vetting::{FindingEvidence, Findings};
 
 /// What vetting a tarball showed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -228,7 +228,13 @@ impl VettingTask {
     fn report(&self, version: &str, inspection: &Inspection) {
         let name = &self.lookup.package.cache_key.name;
         let findings = inspection.evidence.iter().map(FindingEvidence::describe).collect::<Vec<_>>().join("; ");
-        TarballFindings { name, version, findings: &findings }.emit(self.services.recorder.metrics());
+        let metrics = self.services.recorder.metrics();
+        let changes = Findings::of_change();
+        if inspection.evidence.iter().all(|evidence| changes.contains(evidence.finding)) {
+            TarballChanges { name, version, findings: &findings }.emit(metrics);
+        } else {
+            TarballFindings { name, version, findings: &findings }.emit(metrics);
+        }
         self.services.recorder.event("tarball_findings", Some(name), Some(version), findings);
     }
 }

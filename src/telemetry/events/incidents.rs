@@ -31,6 +31,13 @@ events! {
         findings: &'a str => [vetting.findings = findings],
     } |metrics, _| metrics.count_incident(IncidentLabel::Findings);
 
+    /// A tarball holds kinds of files that the one before did not. Honest releases do this too, so it is no incident.
+    TarballChanges: info "tarball has new kinds of files" {
+        name: &'a PackageName => [package.name = %name],
+        version: &'a str => [package.version = version],
+        findings: &'a str => [vetting.findings = findings],
+    } |_, _| ();
+
     /// A version names a key of the registry, which did not sign it.
     FalseSignature: warn "registry signature is false" {
         name: &'a PackageName => [package.name = %name],
