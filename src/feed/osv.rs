@@ -9,6 +9,7 @@ use crate::npm::{Algorithm, Digest, Integrity};
 use crate::policy::advisories::affected::RangeEvent;
 use crate::policy::advisories::{AdvisoryKind, AdvisoryRecord, indicators};
 use crate::policy::{AffectedRange, Severity};
+use crate::text::json_error;
 use crate::units::timestamp;
 
 /// The only supported ecosystem.
@@ -257,7 +258,7 @@ impl OsvRecord {
             Ok(record) if record.is_one() && first(text) == Some(b'{') => OsvDocument::Record(Box::new(record)),
             Ok(_) => OsvDocument::NoRecord,
             Err(error) if error.is_data() && !claims_to_be_one(text) => OsvDocument::NoRecord,
-            Err(error) => OsvDocument::Unreadable(error.to_string()),
+            Err(error) => OsvDocument::Unreadable(json_error(&error)),
         }
     }
 

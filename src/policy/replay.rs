@@ -12,6 +12,7 @@ use crate::policy::facts::Facts;
 use crate::policy::past_history::{PastFact, PastFacts, PastHistory, number};
 use crate::policy::rules::Policy;
 use crate::policy::verdict::{RuleId, Verdict};
+use crate::text::json_error;
 use crate::units::timestamp;
 use crate::vetting::Finding;
 
@@ -44,7 +45,7 @@ struct PastRelease {
 impl PastIncident {
     /// Parses a file of incidents: a JSON list, or an object with a list `incidents`.
     pub(crate) fn read_all(text: &str) -> Result<Vec<Self>, String> {
-        let whole: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let whole: Value = serde_json::from_str(text).map_err(|error| json_error(&error))?;
         let listed = whole.as_array().or_else(|| whole.get("incidents")?.as_array());
         let listed = listed.ok_or("expected a list of incidents or an object with a list `incidents`")?;
         let read = |(number, value): (usize, &Value)| {

@@ -3,6 +3,9 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+/// The longest description of a JSON error, without its position.
+const MAX_JSON_ERROR_CHARS: usize = 200;
+
 /// Appends a formatted line to a `String`. The values in it cannot start another line or control the terminal.
 macro_rules! push_line {
     ($text:expr, $($arguments:tt)*) => {{
@@ -25,6 +28,19 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     }
     let lines: Vec<String> = text.split('\n').map(|line| escaped_line(line, true)).collect();
     Cow::Owned(lines.join("\n"))
+}
+
+/// Returns the first `longest` characters of `text` as [`single_line`], with `...` if there are more.
+pub fn excerpt(text: &str, longest: usize) -> String {
+    let Some((end, _)) = text.char_indices().nth(longest) else { return single_line(text).into_owned() };
+    single_line(&text[..end]).into_owned() + "..."
+}
+
+/// Describes in one line why JSON could not be read. serde repeats a value that it did not expect, whatever its length is.
+pub fn json_error(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    let position = message.rfind(" at line ").filter(|_| error.line() > 0).unwrap_or(message.len());
+    excerpt(&message[..position], MAX_JSON_ERROR_CHARS) + &message[position..]
 }
 
 /// Returns one line of at most `longest` characters of visible ASCII, for reason phrases and headers. Control, invisible and
@@ -160,6 +176,30 @@ fn next_command(line: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn excerpts_are_short_lines() {
+        assert_eq!(excerpt("a\nb", 5), "a\\nb");
+        assert_eq!((excerpt("äöü", 3), excerpt("äöü", 2)), ("äöü".to_owned(), "äö...".to_owned()));
+    }
+
+    #[test]
+    fn json_errors_are_short_and_keep_their_position() {
+        #[derive(Debug, serde::Deserialize)]
+        #[expect(dead_code, reason = "only parsed")]
+        enum Word {
+            One,
+        }
+        let long = format!("\n[\"{}\"]", "x".repeat(1_000_000));
+        let error = json_error(&serde_json::from_str::<Vec<u8>>(&long).unwrap_err());
+        assert!(error.starts_with("invalid type: string \"xxx") && error.len() < 300, "{error:.400}");
+        assert!(error.contains("...") && error.contains(" at line 2 column "), "{error}");
+        // serde repeats this one without quotes and escapes.
+        let error = json_error(&serde_json::from_str::<Word>("\"a\\n\\u202e at line 1\"").unwrap_err());
+        assert!(error.contains(r"`a\n\u202e at line 1`") && error.ends_with(" at line 1 column 21"), "{error}");
+        let error = json_error(&serde_json::from_value::<u8>("x".repeat(1_000).into()).unwrap_err());
+        assert!(error.len() < 300, "{error}");
+    }
 
     /// Sequences that must not reach a terminal or log unescaped.
     const HOSTILE: &str =

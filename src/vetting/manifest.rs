@@ -69,7 +69,7 @@ impl Manifest {
             return Err(format!("it is longer than {} MiB", MAX_MANIFEST_BYTES >> 20));
         }
         let json = json.strip_prefix("\u{feff}".as_bytes()).unwrap_or(json);
-        let unique: UniqueKeys = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+        let unique: UniqueKeys = serde_json::from_slice(json).map_err(|error| text::json_error(&error))?;
         let Value::Object(members) = unique.0 else { return Err("it is not an object".to_owned()) };
         Ok(Self::of(&members))
     }

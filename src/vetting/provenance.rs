@@ -328,8 +328,8 @@ fn check_statement(bundle: &Bundle, release: AttestedRelease<'_>, predicate_type
     let SignatureContent::DsseEnvelope(envelope) = &bundle.content else {
         return Err("it is not a statement".to_owned());
     };
-    let statement: Statement =
-        serde_json::from_slice(envelope.payload.as_bytes()).map_err(|error| format!("its statement cannot be read: {error}"))?;
+    let statement: Statement = serde_json::from_slice(envelope.payload.as_bytes())
+        .map_err(|error| format!("its statement cannot be read: {}", text::json_error(&error)))?;
     if !["https://in-toto.io/Statement/v0.1", "https://in-toto.io/Statement/v1"].contains(&&*statement.type_) {
         return Err(format!("it is another kind of statement: {}", statement.type_));
     }

@@ -83,7 +83,7 @@ pub enum KeysError {
     #[error("larger than {MAX_KEYS_BYTES} bytes")]
     TooLarge,
     #[error("not a list of keys: {0}")]
-    Json(#[from] serde_json::Error),
+    Json(String),
     #[error("more than {MAX_KEYS} keys")]
     TooMany,
     #[error("no key for signatures of packages")]
@@ -291,7 +291,8 @@ impl KeyRing {
         if document.len() > MAX_KEYS_BYTES {
             return Err(KeysError::TooLarge);
         }
-        let KeysDocument { keys: members } = serde_json::from_slice(document)?;
+        let KeysDocument { keys: members } =
+            serde_json::from_slice(document).map_err(|error| KeysError::Json(text::json_error(&error)))?;
         if members.len() > MAX_KEYS {
             return Err(KeysError::TooMany);
         }

@@ -20,6 +20,7 @@ use crate::firewall::LockedVersion;
 use crate::net::{Deadlines, HttpClient, ProxySettings};
 use crate::server::admin::{CheckRequest, CheckResponse, ClientPolicy, MAX_CHECKED};
 use crate::server::auth::tokens;
+use crate::text::json_error;
 
 /// The time limit of a check, which may fetch hundreds of packuments.
 const CHECK_TIMEOUT: Duration = Duration::from_mins(5);
@@ -85,7 +86,7 @@ impl HttpServer {
             let error = serde_json::from_slice::<Value>(&reply.body).unwrap_or_default();
             return Err(format!("{}: {}", reply.status, error["error"].as_str().unwrap_or("no reason given")));
         }
-        serde_json::from_slice(&reply.body).map_err(|error| format!("not a Coldframe response: {error}"))
+        serde_json::from_slice(&reply.body).map_err(|error| format!("not a Coldframe response: {}", json_error(&error)))
     }
 }
 

@@ -30,6 +30,7 @@ use crate::app::session::protocol::{self, ControlRequest, MAX_END_BYTES, What};
 use crate::firewall::LockedVersion;
 use crate::npm::{Integrity, Lockfile, PackageName, PackageSpec};
 use crate::server::admin::{CheckResponse, ClientPolicy};
+use crate::text::json_error;
 use crate::units::timestamp;
 
 /// How long the server may take to describe itself.
@@ -263,7 +264,7 @@ async fn ask<T: DeserializeOwned>(connected: Connected, request: &OperationReque
     let answer = timeout(at_most, asking).await.map_err(|_| format!("no answer within {} s", at_most.as_secs()))?;
     match answer.ok_or("the server closed the connection without an answer")? {
         OperationReply::Done(value) => {
-            serde_json::from_value(value).map_err(|error| format!("cannot parse the server's answer: {error}"))
+            serde_json::from_value(value).map_err(|error| format!("cannot parse the server's answer: {}", json_error(&error)))
         }
         OperationReply::Failed(why) | OperationReply::Refused(why) => Err(why),
     }

@@ -7,6 +7,7 @@ use crate::feed::error::FeedError;
 use crate::feed::import::RecordImporter;
 use crate::feed::osv::{OsvAffected, OsvEvent, OsvPackage, OsvRange, OsvRecord};
 use crate::npm::{PackageSpec, Version};
+use crate::text::json_error;
 
 #[derive(Deserialize)]
 struct SafeChainEntry {
@@ -20,7 +21,8 @@ struct SafeChainEntry {
 /// Imports a list of `{package_name, version, reason}`. The ids of the records begin with the name of the feed.
 pub(crate) fn import_safe_chain(importer: &mut RecordImporter, feed: &str, name: &str, bytes: &[u8]) -> Result<(), FeedError> {
     importer.may_be_empty = true;
-    let entries: Vec<serde_json::Value> = serde_json::from_slice(bytes).map_err(|error| FeedError::broken(name, error))?;
+    let entries: Vec<serde_json::Value> =
+        serde_json::from_slice(bytes).map_err(|error| FeedError::broken(name, json_error(&error)))?;
     for (number, value) in entries.into_iter().enumerate() {
         match serde_json::from_value::<SafeChainEntry>(value) {
             Ok(entry) if !entry.package_name.is_empty() => {
@@ -29,7 +31,7 @@ pub(crate) fn import_safe_chain(importer: &mut RecordImporter, feed: &str, name:
                 importer.record(&record(feed, &entry.package_name, version, &reason))?;
             }
             Ok(_) => importer.note_unreadable(&format!("{name}, entry {number}"), "no package name"),
-            Err(error) => importer.note_unreadable(&format!("{name}, entry {number}"), &error.to_string()),
+            Err(error) => importer.note_unreadable(&format!("{name}, entry {number}"), &json_error(&error)),
         }
     }
     Ok(())

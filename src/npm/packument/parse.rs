@@ -13,6 +13,7 @@ use crate::npm::packument::index::{
 use crate::npm::packument::json::{ByteSpan, JsonSource, ObjectSeed, ObjectVisitor, SeenKeys, decode, for_each_member, walk};
 use crate::npm::packument::manifest::{AbbreviatedFields, ManifestContext, RepeatCache, read_entry};
 use crate::npm::semver::version::Version;
+use crate::text;
 use crate::units::timestamp;
 
 /// Maximum number of versions. The largest packuments on the registry have several thousand.
@@ -23,6 +24,9 @@ const MAX_DIST_TAGS: usize = 20_000;
 
 /// Maximum number of entries in `time`: present versions, as many removed ones, `created` and `modified`.
 const MAX_TIMES: usize = 2 * MAX_VERSIONS + 2;
+
+/// The longest text of a document in an error, in characters.
+const MAX_SHOWN_CHARS: usize = 100;
 
 /// A parsed document, with data that lives only as long as the document.
 pub struct ParsedPackument {
@@ -84,7 +88,7 @@ pub fn parse(name: &PackageName, document: &[u8]) -> Result<ParsedPackument, Pac
     by_key.sort_unstable_by(|&left, &right| entries[left as usize].key.cmp(&entries[right as usize].key));
     let key_at = |position: u32| &entries[position as usize].key;
     if let Some(pair) = by_key.windows(2).find(|pair| key_at(pair[0]) == key_at(pair[1])) {
-        return Err(PackumentError::Repeated { member: "versions", key: key_at(pair[0]).to_string() });
+        return Err(PackumentError::Repeated { member: "versions", key: shown(key_at(pair[0])) });
     }
     for entry in &mut entries {
         entry.published = times.instants.remove(&*entry.key).flatten();
@@ -268,20 +272,25 @@ fn read_top<'w, 'a>(
     }
     walked.map_err(|error| document_error(&error, document))?;
     if let Some(key) = top.repeated {
-        return Err(PackumentError::Repeated { member: "the document", key });
+        return Err(PackumentError::Repeated { member: "the document", key: shown(&key) });
     }
     if top.entries.shape == VersionsShape::Other {
         return Err(PackumentError::Shape { member: "versions" });
     }
     let found = top.name.map(|raw| decode(raw).map_or_else(|| raw.to_owned(), Cow::into_owned));
     if let Some(found) = found.filter(|found| found != name.as_str()) {
-        return Err(PackumentError::OtherPackage { found });
+        return Err(PackumentError::OtherPackage { found: shown(&found) });
     }
     #[expect(clippy::cast_possible_truncation, reason = "positions were checked to fit")]
     let (opening, closing) = ((document.len() - document.trim_start().len()) as u32, document.trim_end().len() as u32 - 1);
     top.layout.closing = closing;
     top.layout.restrictions = top.restrictions.map(|(member, previous_end)| set_off(source, member, previous_end, opening));
     Ok(top)
+}
+
+/// Returns a text of the document for an error. The document may hold any length of it.
+fn shown(text: &str) -> String {
+    text::excerpt(text, MAX_SHOWN_CHARS)
 }
 
 /// Converts the error of a visit, with its byte position in the document.
@@ -362,7 +371,7 @@ fn read_unique<'a>(
         return Err(PackumentError::TooManyMembers { member, limit });
     }
     match repeated.and_then(decode) {
-        Some(key) => Err(PackumentError::Repeated { member, key: key.into_owned() }),
+        Some(key) => Err(PackumentError::Repeated { member, key: shown(&key) }),
         None => Ok(()),
     }
 }

@@ -19,6 +19,7 @@ use crate::policy::Policy;
 use crate::server::admin::access::AdminRequest;
 use crate::server::admin::explanation;
 use crate::server::response::{firewall_status, html_response, json_response, refused, text_response};
+use crate::text::json_error;
 use crate::upstream::UpstreamError;
 
 /// Maximum number of versions per check request.
@@ -118,7 +119,7 @@ pub(crate) async fn check(inspector: &SharedInspector, request: AdminRequest) ->
     let wanted = match serde_json::from_slice::<CheckRequest>(&request.body) {
         Ok(wanted) if wanted.packages.len() <= MAX_CHECKED => wanted,
         Ok(_) => return refused(StatusCode::PAYLOAD_TOO_LARGE, &format!("too many packages, expected at most {MAX_CHECKED}")),
-        Err(error) => return refused(StatusCode::BAD_REQUEST, &format!("invalid request body: {error}")),
+        Err(error) => return refused(StatusCode::BAD_REQUEST, &format!("invalid request body: {}", json_error(&error))),
     };
     let is_beyond =
         |entry: &LockedVersion| entry.ranges.len() > MAX_RANGES || entry.ranges.iter().any(|range| range.len() > MAX_RANGE_BYTES);

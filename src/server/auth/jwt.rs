@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::policy::access::issuer::{SigningAlgorithm, TrustedIssuer};
 use crate::server::error::JwtError;
+use crate::text::json_error;
 
 /// The longest token. Those of CI systems are below 4 kB.
 pub(crate) const MAX_JWT_BYTES: usize = 16 << 10;
@@ -50,7 +51,7 @@ impl KeySet {
         struct WrittenKeys {
             keys: Vec<Value>,
         }
-        let written: WrittenKeys = serde_json::from_slice(document).map_err(|error| error.to_string())?;
+        let written: WrittenKeys = serde_json::from_slice(document).map_err(|error| json_error(&error))?;
         let keys = written.keys.into_iter().take(MAX_KEYS).filter_map(|key| serde_json::from_value::<Jwk>(key).ok());
         Ok(Self(keys.collect()))
     }
