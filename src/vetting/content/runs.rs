@@ -10,6 +10,9 @@ const MIN_BLOB: usize = 2_048;
 /// The fewest invisible characters in a row that count as hidden text. Emoji have at most a few.
 const MIN_INVISIBLE: usize = 8;
 
+/// The first byte of the lowest character that reorders text or is invisible.
+const FIRST_HIDDEN: u8 = 0xe2;
+
 /// Media types that are embedded in honest code.
 const EMBEDDED: [&[u8]; 7] =
     [b"data:image", b"data:font", b"data:application/", b"data:audio", b"data:video", b"AGFzbQ", b"data:text/css"];
@@ -76,9 +79,8 @@ pub(super) struct UnicodeRuns {
 pub(super) fn find_hidden(content: &[u8]) -> UnicodeRuns {
     let (mut found, mut at, mut run, mut start) = (UnicodeRuns::default(), 0, 0, 0);
     while at < content.len() {
-        if content[at] < 0xe2 {
-            let next = content[at..].iter().position(|byte| *byte >= 0xe2);
-            (at, run) = (next.map_or(content.len(), |ahead| at + ahead), 0);
+        if content[at] < FIRST_HIDDEN {
+            (at, run) = (next_hidden(content, at), 0);
             continue;
         }
         let rest = &content[at..];
@@ -104,6 +106,15 @@ pub(super) fn find_hidden(content: &[u8]) -> UnicodeRuns {
         }
     }
     found
+}
+
+/// Returns the next position from `from` on where such a character could begin, or the length of the content.
+fn next_hidden(content: &[u8], from: usize) -> usize {
+    let (blocks, _) = content[from..].as_chunks::<64>();
+    // The compiler vectorizes the search for a maximum, and no search for a position.
+    let plain = blocks.iter().take_while(|block| block.iter().fold(0, |most: u8, byte| most.max(*byte)) < FIRST_HIDDEN).count();
+    let rest = &content[from + plain * 64..];
+    content.len() - rest.len() + rest.iter().position(|byte| *byte >= FIRST_HIDDEN).unwrap_or(rest.len())
 }
 
 /// Returns the bytes of an invisible character: variation selectors, tags, zero widths, Hangul fillers.
