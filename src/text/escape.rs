@@ -186,7 +186,6 @@ mod tests {
     #[test]
     fn json_errors_are_short_and_keep_their_position() {
         #[derive(Debug, serde::Deserialize)]
-        #[expect(dead_code, reason = "only parsed")]
         enum Word {
             One,
         }

@@ -55,7 +55,7 @@ impl TokenFinder {
         }
     }
 
-    /// Reads a piece of the content into the lanes. The first lane goes on in its state and keeps the state at the end. Returns the
+    /// Reads a piece of the content into the lanes. The first lane continues in its state and keeps the state at the end. Returns the
     /// end of the piece.
     fn read_piece(&self, content: &[u8], from: usize, length: usize, lanes: &mut [Lane; LANES]) -> usize {
         let part = length / LANES;
@@ -74,6 +74,7 @@ impl TokenFinder {
         }
         let parts = starts.map(|start| &content[start..start + part]);
         let mut states: [StateID; LANES] = std::array::from_fn(|lane| lanes[lane].state);
+        #[expect(clippy::needless_range_loop, reason = "the parts advance side by side")]
         for at in 0..part {
             let mut is_special = false;
             for lane in 0..LANES {
