@@ -45,7 +45,7 @@ pub enum AppError {
     TooManyTokens,
     #[error("no token with this number or label that is not revoked: `{0}`")]
     NoToken(String),
-    #[error("the system has no randomness for a token")]
+    #[error("the system has no randomness for tokens and sessions")]
     NoRandomness,
     #[error("no configured feed has an advisory with this id or alias: `{0}`; name the version as `PACKAGE@VERSION` instead")]
     NoAdvisory(String),

@@ -34,10 +34,11 @@ use crate::config::Config;
 use crate::firewall::Firewall;
 use crate::net::HttpClient;
 use crate::server::admin::{Admin, HealthChecks, SharedInspector};
+use crate::server::pages::Pages;
 use crate::server::{self, Authenticator, KeySets, RegistryHandler, TokenExchange, registry};
 #[cfg(unix)]
 use crate::store::DataDir;
-use crate::store::TokenLedger;
+use crate::store::{ReportLedger, TokenLedger};
 use crate::telemetry::TaskLabel;
 use crate::text::single_line;
 use crate::units::timestamp;
@@ -126,7 +127,8 @@ impl App {
         let admin = Arc::new(Admin::new(Arc::clone(&core.metrics), checks, inspector));
         let (firewall, metrics) = (Arc::clone(&core.firewall), Arc::clone(&core.metrics));
         let service = RegistryHandler::new(firewall, config.server.clone(), &addresses, Some(Arc::clone(&admin)), metrics)?;
-        let service = Arc::new(service.with_auth(auth, exchange));
+        let pages = open_pages(&core, &auth)?;
+        let service = Arc::new(service.with_auth(auth, exchange).with_pages(pages));
         let gateway = GatewayListeners::open(&config, &service, &addresses, &core).await?;
         let gateways = gateway.as_ref().map(|gateway| listeners::addresses(&gateway.bound)).unwrap_or_default();
         let operations = Operations::new(&core, Description::new(&config, &bound, gateways));
@@ -306,6 +308,11 @@ fn open_auth(core: &Core, config: &Config) -> Result<(Arc<Authenticator>, Option
     let ledger = Arc::clone(&core.ledger) as Arc<dyn TokenLedger>;
     let exchange = TokenExchange::new(issuers, keys, ledger, Arc::clone(&auth), clock());
     Ok((auth, Some(Arc::new(exchange))))
+}
+
+fn open_pages(core: &Core, auth: &Arc<Authenticator>) -> Result<Pages, AppError> {
+    let ledger = Arc::clone(&core.ledger) as Arc<dyn ReportLedger>;
+    Pages::new(Arc::clone(&core.firewall), ledger, Arc::clone(auth), Arc::clone(&core.clock)).map_err(|_| AppError::NoRandomness)
 }
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ pub use queries::check::{CheckOutcome, CheckedVersion, LockedVersion};
 pub use queries::egress::EgressRequest;
 pub use queries::hidden::{HeldVersion, HiddenVersions, WantedVersion};
 pub use queries::inspect::{InspectedVersion, PackageInspection};
+pub(crate) use queries::overview::{OverviewVersion, PackageOverview};
 pub use request::{BaseUrl, Client, ContentCoding, PackumentResponse, RegistryRequest, RegistryResponse, TarballResponse};
 pub use service::RegistryService;
 pub use verdicts::Want;

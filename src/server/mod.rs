@@ -9,6 +9,7 @@ mod config;
 mod error;
 pub(crate) mod gateway;
 mod intercepted_hosts;
+pub(crate) mod pages;
 mod passthrough;
 pub(crate) mod registry;
 mod request_log;

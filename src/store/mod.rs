@@ -12,6 +12,7 @@ mod error;
 pub(crate) mod indicator_hit;
 pub(crate) mod ledger;
 pub(crate) mod read_only;
+pub(crate) mod report;
 pub(crate) mod sqlite;
 
 pub(crate) use access_token::{MAX_USABLE_TOKENS, NewToken};
@@ -27,6 +28,7 @@ pub(crate) use ledger::{
     ReleaseState, ServedTarball, TarballSource, VerifiedProvenance,
 };
 pub use ledger::{DownloadOutcome, Ledger, PackageChange, PackageRecord, StoredPackument, TagSighting};
+pub(crate) use report::ReportLedger;
 pub use sqlite::SqliteLedger;
 pub(crate) use sqlite::decision_writer::DecisionWriter;
 pub(crate) use sqlite::events::DownloadSummary;

@@ -61,12 +61,6 @@ pub fn ascii_line(text: &str, longest: usize) -> String {
     line
 }
 
-/// Returns `text` escaped for HTML text and attributes.
-pub fn html(text: &str) -> String {
-    let text = single_line(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    text.replace('"', "&quot;").replace('\'', "&#39;")
-}
-
 /// Returns `text` as plain Markdown text, also safe in a table cell: no markup, links, images, mentions or HTML.
 pub fn markdown(text: &str) -> String {
     let text = single_line(text).replace("://", "\0").replace("www.", "\u{1}");
@@ -265,7 +259,6 @@ mod tests {
 
     #[test]
     fn markup_is_escaped() {
-        assert_eq!(html("a\"b'c&d<e>\n"), "a&quot;b&#39;c&amp;d&lt;e&gt;\\n");
         assert_eq!(markdown("left-pad@1.1.0 is held (rule minimum-age)"), "left-pad@1.1.0 is held (rule minimum-age)");
         assert_eq!(markdown("![x](http://y) @all |`"), r"!\[x\](http:&#47;/y) &#64;all \|\`");
         assert_eq!(markdown("www.y <b>&\n"), r"www&#46;y &lt;b&gt;&amp;\\n");

@@ -8,6 +8,6 @@ mod table;
 mod words;
 
 pub(crate) use escape::push_line;
-pub use escape::{ascii_line, excerpt, html, json_error, markdown, markdown_code, printable, shell_word, single_line};
+pub use escape::{ascii_line, excerpt, json_error, markdown, markdown_code, printable, shell_word, single_line};
 pub use table::TextTable;
 pub(crate) use words::words;

@@ -60,6 +60,7 @@ mod observed_names;
 mod outage;
 mod outbound_proxy;
 mod packument_forms;
+mod pages;
 mod policy;
 mod prefetch;
 mod printed;

@@ -54,6 +54,11 @@ impl Identity {
     pub fn user(name: Arc<str>, method: AuthMethod) -> Self {
         Self { subject: name, role: Role::Client, scope: PackageScope::default(), method }
     }
+
+    /// Returns the number of the access token, if it authenticated with one.
+    pub fn token(&self) -> Option<i64> {
+        if let AuthMethod::Token(id) = self.method { Some(id) } else { None }
+    }
 }
 
 /// Checks a label of a token. It starts with a letter, so that no label looks like a number.

@@ -28,7 +28,7 @@ const PUBLIC_PAGES: [&str; 2] = ["healthz", "readyz"];
 /// The pages that `explain-access` may open to all clients.
 const EXPLAIN_PAGES: [&str; 3] = ["check", "explain", "client-config"];
 
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+pub(crate) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
@@ -108,7 +108,7 @@ pub(crate) async fn authorize<B: http_body::Body<Data = Bytes, Error: Display> +
 
 /// Returns the client of a request with an access token, or `None` if it has none. Fails if the token is invalid, or if its role is
 /// below `needed`.
-fn with_token(
+pub(crate) fn with_token(
     auth: Option<&Authenticator>,
     resolver: &ClientResolver,
     (peer, head, presented): (IpAddr, &Parts, Presented),
@@ -124,7 +124,7 @@ fn with_token(
 }
 
 /// Returns the client of a request with a token of `admin-token-file`.
-async fn operator(
+pub(crate) async fn operator(
     tokens: Option<Arc<AdminTokens>>,
     resolver: &ClientResolver,
     peer: IpAddr,
@@ -138,7 +138,7 @@ async fn operator(
 }
 
 /// Rejects requests that a page of another site made a browser send. They would run with the rights of that machine.
-fn refuse_other_sites(head: &Parts) -> Result<(), RequestError> {
+pub(crate) fn refuse_other_sites(head: &Parts) -> Result<(), RequestError> {
     let word = |name: &HeaderName| head.headers.get(name).map(|value| value.to_str().unwrap_or("?").trim().to_ascii_lowercase());
     let reads = matches!(head.method, Method::GET | Method::HEAD);
     // A link to an explanation may be followed from any site: the page is displayed, and the other site cannot read it.
@@ -159,12 +159,17 @@ fn refuse_other_sites(head: &Parts) -> Result<(), RequestError> {
 }
 
 /// Checks whether an origin (`https://coldframe.example:4873`) is the requested host. Behind a proxy, the scheme may differ.
-fn is_same_host(origin: &str, head: &Parts) -> bool {
-    let requested = head.uri.authority().map(http::uri::Authority::as_str).or_else(|| head.headers.get(HOST)?.to_str().ok());
+pub(crate) fn is_same_host(origin: &str, head: &Parts) -> bool {
+    let requested = requested_host(head);
     let Some((scheme, host)) = origin.split_once("://") else { return false };
     let usual = if scheme == "https" { ":443" } else { ":80" };
     let plain = |host: &str| host.trim_end_matches(usual).to_ascii_lowercase();
     requested.is_some_and(|requested| plain(requested) == plain(host))
+}
+
+/// Returns the host that a request names, with its port.
+pub(crate) fn requested_host(head: &Parts) -> Option<&str> {
+    head.uri.authority().map(http::uri::Authority::as_str).or_else(|| head.headers.get(HOST)?.to_str().ok())
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

@@ -1,17 +1,8 @@
-//! Renders an explanation for a terminal or a browser. Text from upstream and users is escaped in both.
-
-use std::fmt::Write as _;
+//! Renders an explanation for a terminal. Text from upstream and users is escaped.
 
 use crate::firewall::Explanation;
 use crate::text::TextTable;
-use crate::text::{html as html_escaped, single_line};
-
-/// The style of the page, which loads no other resources.
-const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fff}\
-h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}table{border-collapse:collapse;width:100%}\
-th,td{text-align:left;vertical-align:top;padding:.2rem 1rem .2rem 0;overflow-wrap:anywhere}th{font-weight:600;white-space:nowrap}\
-.decides{font-weight:600}.not-reached,.no-match{color:#666}\
-@media(prefers-color-scheme:dark){body{color:#e6e6e6;background:#161616}.not-reached,.no-match{color:#999}}";
+use crate::text::single_line;
 
 pub(crate) fn text(explanation: &Explanation) -> String {
     let pairs = |rows: Vec<(&'static str, String)>, indent| {
@@ -29,43 +20,6 @@ pub(crate) fn text(explanation: &Explanation) -> String {
     let facts = if facts.is_empty() { facts } else { format!("  facts\n{facts}") };
     let rules = if explanation.steps.is_empty() { String::new() } else { format!("  rules, first to last\n{rules}") };
     format!("{}\n{verdict}{rules}{facts}", single_line(&explanation.headline()))
-}
-
-pub(crate) fn html(explanation: &Explanation) -> String {
-    let pairs = |rows: Vec<(&'static str, String)>| {
-        let mut table = String::new();
-        for (label, value) in rows {
-            let _ = writeln!(table, "<tr><th>{label}</th><td>{}</td></tr>", html_escaped(&value));
-        }
-        table
-    };
-    let mut rules = String::new();
-    for step in &explanation.steps {
-        let outcome = step.outcome.as_str();
-        let cells =
-            [step.rule.as_str(), &step.action, outcome, &step.detail].map(|cell| format!("<td>{}</td>", html_escaped(cell)));
-        let _ = writeln!(rules, "<tr class=\"{}\">{}</tr>", outcome.replace(' ', "-"), cells.concat());
-    }
-    let head = "<tr><th>rule</th><th>action</th><th>outcome</th><th>detail</th></tr>";
-    let body = format!(
-        "<table>\n{}</table>\n<h2>Rules, first to last</h2>\n<table>\n{head}\n{rules}</table>\n<h2>Facts</h2>\n<table>\n{}</table>",
-        pairs(explanation.rows()),
-        pairs(explanation.seen.rows())
-    );
-    document(&explanation.headline(), &body)
-}
-
-pub(crate) fn message_page(title: &str, line: &str) -> String {
-    document(title, &format!("<p>{}</p>", html_escaped(line)))
-}
-
-fn document(title: &str, body: &str) -> String {
-    let title = html_escaped(title);
-    format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n\
-         <title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n{body}\n<p>coldframe {}</p>\n</body>\n</html>\n",
-        env!("CARGO_PKG_VERSION")
-    )
 }
 
 #[cfg(test)]
@@ -159,14 +113,6 @@ mod tests {
               upstream     https://registry.example/ (asked 2026-03-31 04:00 UTC)
         "#]]
         .assert_eq(&text(&explanation(Verdict::Allow)));
-    }
-
-    #[test]
-    fn external_text_is_escaped_in_html() {
-        let page = html(&held());
-        assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;") && !page.contains("<script"), "{page}");
-        assert!(!page.contains('\u{1b}') && page.contains("<tr class=\"decides\">"), "{page}");
-        assert_eq!(html_escaped("a\"b'c&d"), "a&quot;b&#39;c&amp;d");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 pub(crate) mod access;
 pub(crate) mod explanation;
-mod packages;
+pub(crate) mod packages;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -18,7 +18,7 @@ use crate::npm::PackageSpec;
 use crate::policy::Policy;
 use crate::server::admin::access::AdminRequest;
 use crate::server::admin::explanation;
-use crate::server::response::{firewall_status, html_response, json_response, refused, text_response};
+use crate::server::response::{firewall_status, json_response, refused, text_response};
 use crate::text::json_error;
 use crate::upstream::UpstreamError;
 
@@ -147,7 +147,6 @@ pub(crate) async fn explain(inspector: &SharedInspector, wanted: &str, request: 
         Ok(explained) => match reader {
             ResponseFormat::Program => json_response(StatusCode::OK, &explained.json()),
             ResponseFormat::Terminal => text_response(StatusCode::OK, PLAIN, explanation::text(&explained)),
-            ResponseFormat::Browser => html_response(StatusCode::OK, explanation::html(&explained)),
         },
         Err(error) => reader.refusal(status(&error), &error.to_string()),
     }
@@ -162,15 +161,13 @@ const NOT_HERE: &str = "not available to other machines; set `explain-access = \
 enum ResponseFormat {
     Program,
     Terminal,
-    Browser,
 }
 
 impl ResponseFormat {
     /// Selects the format. A client that accepts anything gets JSON, unless it is a known command-line tool.
     fn of(request: &AdminRequest) -> Self {
-        let prints = ["curl/", "Wget/", "HTTPie/", "xh/"].iter().any(|tool| request.agent.starts_with(tool));
-        let mut offered = [("application/json", Self::Program), ("text/plain", Self::Terminal), ("text/html", Self::Browser)];
-        if prints {
+        let mut offered = [("application/json", Self::Program), ("text/plain", Self::Terminal)];
+        if prints_responses(&request.agent) {
             offered.swap(0, 1);
         }
         offered[best_media_type(request.accept.as_deref(), &offered.map(|(media, _)| media))].1
@@ -180,13 +177,17 @@ impl ResponseFormat {
         match self {
             Self::Program => refused(status, why),
             Self::Terminal => text_response(status, PLAIN, format!("{}\n", crate::text::single_line(why))),
-            Self::Browser => html_response(status, explanation::message_page("cannot explain", why)),
         }
     }
 }
 
+/// Checks whether a client prints responses on a terminal.
+pub(crate) fn prints_responses(agent: &str) -> bool {
+    ["curl/", "Wget/", "HTTPie/", "xh/"].iter().any(|tool| agent.starts_with(tool))
+}
+
 /// Parses the instant in `?at=`, if present.
-fn instant(query: Option<&str>) -> Result<Option<Timestamp>, &'static str> {
+pub(crate) fn instant(query: Option<&str>) -> Result<Option<Timestamp>, &'static str> {
     let mut pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
     let Some((_, text)) = pairs.find(|(name, _)| name == "at") else { return Ok(None) };
     // An unescaped `+` is decoded as a space.
@@ -195,7 +196,7 @@ fn instant(query: Option<&str>) -> Result<Option<Timestamp>, &'static str> {
 }
 
 /// Returns the status of an error. Every failure of upstream is a 502 here.
-fn status(error: &FirewallError) -> StatusCode {
+pub(crate) fn status(error: &FirewallError) -> StatusCode {
     match error {
         FirewallError::Upstream(UpstreamError::NotFound | UpstreamError::MissingPage { .. }) => StatusCode::NOT_FOUND,
         FirewallError::Upstream(_) => StatusCode::BAD_GATEWAY,
@@ -238,8 +239,6 @@ pub(crate) mod tests {
                 ..AdminRequest::default()
             })
         };
-        let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
-        assert_eq!(reader(Some(browser), "Mozilla/5.0"), ResponseFormat::Browser);
         assert_eq!(reader(Some("*/*"), "curl/8.5.0"), ResponseFormat::Terminal);
         assert_eq!(reader(None, "curl/8.5.0"), ResponseFormat::Terminal);
         assert_eq!(reader(Some("application/json"), "curl/8.5.0"), ResponseFormat::Program);

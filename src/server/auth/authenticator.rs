@@ -163,6 +163,15 @@ impl Authenticator {
         self.tokens.load().by_id.get(&id).map_or(Err(TokenRefusal::Unknown), |entry| entry.check(self.clock.now()))
     }
 
+    /// Returns the identity of the token with this number, for a session that it began. Counts its use.
+    pub(crate) fn identity_of(&self, id: i64) -> Result<Arc<Identity>, TokenRefusal> {
+        let tokens = self.tokens.load();
+        let (entry, now) = (tokens.by_id.get(&id).ok_or(TokenRefusal::Unknown)?, self.clock.now());
+        entry.check(now)?;
+        entry.used.store(now.as_second(), Ordering::Relaxed);
+        Ok(Arc::clone(&entry.identity))
+    }
+
     /// Waits until an identity is no longer valid.
     pub(crate) async fn until_ended(&self, identity: &Identity) {
         let mut changed = self.changed.subscribe();
@@ -203,6 +212,11 @@ impl Authenticator {
             AuthenticationFailed { client, user: None, reason: AuthLabel::Untrusted }.emit(&self.metrics);
         }
         if verdict.is_limited { Err(RequestError::TooManyGuesses) } else { Ok(()) }
+    }
+
+    /// Returns the error for a token of a sign-in form that is neither an access token nor an admin token. Counts it as a guess.
+    pub(crate) fn refuse_unknown(&self, client: IpAddr) -> RequestError {
+        self.refuse(client, TokenRefusal::Unknown, None)
     }
 
     fn refuse(&self, client: IpAddr, refusal: TokenRefusal, subject: Option<&str>) -> RequestError {

@@ -9,4 +9,5 @@ pub(crate) mod key_sets;
 pub(crate) mod password_file;
 pub mod presented;
 pub(crate) mod session_password;
+pub(crate) mod sessions;
 pub(crate) mod tokens;

@@ -47,22 +47,29 @@ impl AdminTokens {
         if !scheme.eq_ignore_ascii_case("bearer") {
             return false;
         }
-        let (path, token) = (self.0.clone(), digest(&SHA256, token.trim().as_bytes()));
-        let known = tokio::task::spawn_blocking(move || read(&path)).await;
-        match known {
-            Ok(Ok(known)) => {
-                let same =
-                    |known: &String| verify_slices_are_equal(digest(&SHA256, known.as_bytes()).as_ref(), token.as_ref()).is_ok();
-                known.iter().any(same)
-            }
+        self.contains(token.trim()).await
+    }
+
+    /// Checks whether a token is in the file.
+    pub(crate) async fn contains(&self, token: &str) -> bool {
+        let token = digest(&SHA256, token.as_bytes());
+        let same = |known: &String| verify_slices_are_equal(digest(&SHA256, known.as_bytes()).as_ref(), token.as_ref()).is_ok();
+        self.read().await.iter().any(same)
+    }
+
+    /// Returns the tokens in the file; none if it cannot be read.
+    pub(crate) async fn read(&self) -> Vec<String> {
+        let path = self.0.clone();
+        match tokio::task::spawn_blocking(move || read(&path)).await {
+            Ok(Ok(known)) => known,
             Ok(Err(error)) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "admin tokens cannot be read");
-                false
+                Vec::new()
             }
             // The request is refused.
             Err(error) => {
                 tracing::error!(error = %error, "admin token task failed");
-                false
+                Vec::new()
             }
         }
     }

@@ -26,6 +26,7 @@ use crate::server::auth::tokens::{AdminTokenError, AdminTokens};
 use crate::server::client::ClientResolver;
 use crate::server::config::Config;
 use crate::server::error::RequestError;
+use crate::server::pages::{Page, PageGate, Pages};
 use crate::server::registry::bodies::{RequestBodies, check_transfer_coding};
 use crate::server::registry::target::{EntryPoint, RequestPath, RequestScope, RequestTarget};
 use crate::server::request_log::RequestLog;
@@ -46,6 +47,8 @@ pub(crate) struct RegistryHandler<S> {
     /// `None` in the gateway of a session, whose password is its authentication. Access tokens are dropped there: the
     /// configuration lends the user the credentials that npm's configuration has.
     pub(crate) auth: Option<Arc<Authenticator>>,
+    /// The pages for people. `None` in the gateway of a session.
+    pages: Option<Arc<Pages>>,
     /// `None` unless issuers are trusted.
     pub(crate) exchange: Option<Arc<TokenExchange>>,
 }
@@ -81,6 +84,7 @@ impl<S: RegistryService> RegistryHandler<S> {
             metrics,
             bodies: RequestBodies::new(),
             auth: None,
+            pages: None,
             exchange: None,
         })
     }
@@ -88,6 +92,11 @@ impl<S: RegistryService> RegistryHandler<S> {
     /// Returns the handler with access tokens, and their exchange.
     pub(crate) fn with_auth(self, auth: Arc<Authenticator>, exchange: Option<Arc<TokenExchange>>) -> Self {
         Self { auth: Some(auth), exchange, ..self }
+    }
+
+    /// Returns the handler with pages for people.
+    pub(crate) fn with_pages(self, pages: Pages) -> Self {
+        Self { pages: Some(Arc::new(pages)), ..self }
     }
 
     /// Issues an access token for the OIDC token of a request.
@@ -127,6 +136,12 @@ impl<S: RegistryService> RegistryHandler<S> {
         // Held until the response exists, since parsing may need more memory than the body.
         let mut reservation = self.bodies.memory.share_for(unchecked.peer);
         let credentials = AdminCredentials { tokens: self.admin_tokens.load_full(), auth: self.auth.as_deref() };
+        if let Some(pages) = &self.pages
+            && let Some(page) = Page::of(&unchecked)
+        {
+            let gate = PageGate { credentials, resolver: &self.clients, config: &self.config, profile };
+            return Ok(response::admin(pages.answer(page, &gate, unchecked, &mut reservation).await));
+        }
         let mut request = authorize(credentials, &self.clients, &self.config, unchecked, &mut reservation).await?;
         request.client = request.client.map(|client| Client { profile, ..client });
         Ok(response::admin(match &self.admin {

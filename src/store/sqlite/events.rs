@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use jiff::Timestamp;
-use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, params};
 
 use crate::npm::{Algorithm, Digest, Integrity, PackageName};
 use crate::store::ledger::{DownloadEvent, DownloadOutcome, Exposure, LedgerEvent, ServedTarball};
@@ -42,19 +42,22 @@ pub(crate) fn exposure(connection: &Connection, name: &PackageName, version: Opt
          WHERE subjects.name = ?1 AND subjects.kind = 'tarball' AND (?2 IS NULL OR subjects.version = ?2)
          GROUP BY clients.id, subjects.version, subjects.integrity, downloads.outcome, downloads.rule
          ORDER BY earliest, clients.id, subjects.version, downloads.outcome";
-    query_all(connection, sql, params![name.as_str(), version], |row| {
-        Ok(Exposure {
-            client: row.get(0)?,
-            tool: row.get(1)?,
-            tool_version: row.get(2)?,
-            version: row.get(3)?,
-            integrity: Some(row.get::<_, String>(4)?).filter(|integrity| !integrity.is_empty()),
-            outcome: DownloadOutcome::parse(row.get_ref(5)?.as_str()?).unwrap_or(DownloadOutcome::Refused),
-            rule: row.get(6)?,
-            times: count_from_column(row.get(7)?),
-            first: from_column(row.get(8)?),
-            last: from_column(row.get(9)?),
-        })
+    query_all(connection, sql, params![name.as_str(), version], exposure_row)
+}
+
+/// Reads a row with the columns of [`exposure`].
+pub(crate) fn exposure_row(row: &Row<'_>) -> rusqlite::Result<Exposure> {
+    Ok(Exposure {
+        client: row.get(0)?,
+        tool: row.get(1)?,
+        tool_version: row.get(2)?,
+        version: row.get(3)?,
+        integrity: Some(row.get::<_, String>(4)?).filter(|integrity| !integrity.is_empty()),
+        outcome: DownloadOutcome::parse(row.get_ref(5)?.as_str()?).unwrap_or(DownloadOutcome::Refused),
+        rule: row.get(6)?,
+        times: count_from_column(row.get(7)?),
+        first: from_column(row.get(8)?),
+        last: from_column(row.get(9)?),
     })
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod outside_writer;
 pub(crate) mod packages;
 pub(crate) mod pending;
 pub(crate) mod read_pool;
+pub(crate) mod reports;
 pub(crate) mod schema;
 pub(crate) mod token_writer;
 pub(crate) mod tokens;
@@ -31,6 +32,7 @@ use crate::store::ledger::{
     DownloadEvent, Exposure, InspectedTarball, Ledger, LedgerEvent, PackageChange, PackageKey, PackageRecord, RecordedSignals,
     Release, ServedTarball, StoredPackument, TarballSource,
 };
+use crate::store::report::ReportLedger;
 use crate::store::sqlite::events::{DownloadSummary, RecordedEvent};
 use crate::store::sqlite::pending::PendingChanges;
 use crate::store::sqlite::read_pool::ReadPool;
@@ -219,6 +221,13 @@ impl SqliteLedger {
         let owner = self.owner.as_ref().ok_or(StoreError::ReadOnly)?;
         let mut connection = owner.writer.lock().unwrap_or_else(PoisonError::into_inner);
         work(&mut connection).map_err(StoreError::ledger("write"))
+    }
+}
+
+impl ReportLedger for SqliteLedger {
+    fn last_requests(&self, name: &PackageName, version: Option<&str>, limit: usize) -> Result<Vec<Exposure>, StoreError> {
+        self.flush();
+        self.query(|connection| reports::last_requests(connection, name, version, limit))
     }
 }
 
