@@ -10,8 +10,8 @@ use clap_complete::Shell;
 
 use crate::cli::flags::SettingFlags;
 use crate::cli::{
-    ca, check, client_config, config, decisions, doctor, explain, exposure, feed, healthcheck, incident, output, policy, serve,
-    token, user, vet,
+    ca, check, client_config, clients, config, decisions, doctor, explain, exposure, feed, healthcheck, incident, ledger, output,
+    policy, serve, token, user, vet,
 };
 use crate::config::suggest;
 use crate::text::push_line;
@@ -65,6 +65,11 @@ enum Command {
     ClientConfig(client_config::Arguments),
     /// List the clients that requested a package, from the ledger.
     Exposure(exposure::Arguments),
+    /// List or export the requests in the ledger.
+    #[command(subcommand)]
+    Ledger(ledger::Command),
+    /// List the clients in the ledger, with their tools.
+    Clients(clients::Arguments),
     #[command(flatten)]
     Decide(decisions::commands::Command),
     /// Check, test and compare policies.
@@ -100,7 +105,7 @@ enum Command {
 /// The groups of commands in the help.
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Serve and run", &["serve", "run", "healthcheck"]),
-    ("Understand", &["explain", "check", "vet", "exposure", "doctor"]),
+    ("Understand", &["explain", "check", "vet", "exposure", "ledger", "clients", "doctor"]),
     ("Decide", &["approve", "adopt", "confirm", "deny", "revoke", "freeze", "break-glass", "decisions", "policy"]),
     ("Feeds and incidents", &["feed", "incident"]),
     ("Set up", &["client-config", "ca", "token", "user", "config", "completions", "help"]),
@@ -140,6 +145,8 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Vet(arguments) => vet::run(arguments),
         Command::ClientConfig(arguments) => client_config::run(arguments),
         Command::Exposure(arguments) => exposure::run(arguments),
+        Command::Ledger(command) => ledger::run(command),
+        Command::Clients(arguments) => clients::run(&arguments),
         Command::Decide(command) => decisions::commands::run(command),
         Command::Policy(command) => policy::run(command),
         Command::Incident(arguments) => incident::run(arguments),

@@ -94,7 +94,7 @@ fn run_by_advisory(id: &str, output: OutputArgs, settings: &SettingFlags<false>)
 }
 
 /// Returns the data directory after the running server has flushed its ledger. Without a flush, the ledger is read as is.
-fn flushed(settings: &SettingFlags<false>) -> anyhow::Result<PathBuf> {
+pub(crate) fn flushed(settings: &SettingFlags<false>) -> anyhow::Result<PathBuf> {
     let data_dir = settings.data_dir()?;
     block_on(async {
         match RemoteServer::find(&data_dir).await {

@@ -3,6 +3,7 @@
 mod ca;
 mod check;
 mod client_config;
+mod clients;
 mod command_line;
 mod config;
 mod decisions;
@@ -13,6 +14,7 @@ mod feed;
 mod flags;
 mod healthcheck;
 mod incident;
+mod ledger;
 mod lockfiles;
 mod operator;
 mod output;

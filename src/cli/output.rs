@@ -97,6 +97,23 @@ pub(crate) fn print_verbatim(text: &str) -> anyhow::Result<Exit> {
     }
 }
 
+/// Whether anything reads standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    Present,
+    /// The pipe is closed.
+    Gone,
+}
+
+/// Writes a part of a long output. The caller goes on only if there is a reader.
+pub(crate) fn write(text: &str) -> anyhow::Result<Reader> {
+    match io::stdout().lock().write_all(printable(text).as_bytes()) {
+        Ok(()) => Ok(Reader::Present),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Writes a failure to standard error, causes separated by colons: one line, except for diagnostics with excerpts.
 /// Returns the exit code.
 pub(crate) fn print_error(failure: &anyhow::Error) -> Exit {

@@ -11,6 +11,7 @@ pub(crate) mod data_dir;
 mod error;
 pub(crate) mod indicator_hit;
 pub(crate) mod ledger;
+pub(crate) mod ledger_rows;
 pub(crate) mod read_only;
 pub(crate) mod report;
 pub(crate) mod sqlite;
@@ -28,6 +29,7 @@ pub(crate) use ledger::{
     ReleaseState, ServedTarball, TarballSource, VerifiedProvenance,
 };
 pub use ledger::{DownloadOutcome, Ledger, PackageChange, PackageRecord, StoredPackument, TagSighting};
+pub(crate) use ledger_rows::{ClientRow, DownloadRow, RowFilter, RowOrder};
 pub(crate) use report::ReportLedger;
 pub use sqlite::SqliteLedger;
 pub(crate) use sqlite::decision_writer::DecisionWriter;

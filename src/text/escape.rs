@@ -88,6 +88,15 @@ pub fn markdown_code(text: &str) -> String {
     format!("`{}`", single_line(text).replace('`', "'").replace('|', "\\|"))
 }
 
+/// Returns `text` as one CSV field. A spreadsheet does not run it as a formula.
+pub(crate) fn csv(text: &str) -> String {
+    let line = single_line(text);
+    let is_formula =
+        line.trim_start().starts_with(['=', '+', '-', '@', '|', '%', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}']);
+    let line = if is_formula { format!("'{line}") } else { line.into_owned() };
+    if line.contains([',', ';', '"', '\'']) { format!("\"{}\"", line.replace('"', "\"\"")) } else { line }
+}
+
 /// Returns `text` as one shell word, for commands that users copy.
 pub fn shell_word(text: &str) -> Cow<'_, str> {
     let plain = |ch: char| ch.is_alphanumeric() || "@%+=:,./_-".contains(ch);

@@ -7,7 +7,7 @@ mod escape;
 mod table;
 mod words;
 
-pub(crate) use escape::push_line;
 pub use escape::{ascii_line, excerpt, json_error, markdown, markdown_code, printable, shell_word, single_line};
+pub(crate) use escape::{csv, push_line};
 pub use table::TextTable;
 pub(crate) use words::words;

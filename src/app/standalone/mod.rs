@@ -2,6 +2,7 @@
 
 pub mod decide;
 pub mod incident;
+pub mod ledger;
 pub mod policy_diff;
 pub mod tokens;
 

@@ -10,6 +10,7 @@ pub(crate) mod packages;
 pub(crate) mod pending;
 pub(crate) mod read_pool;
 pub(crate) mod reports;
+pub(crate) mod rows;
 pub(crate) mod schema;
 pub(crate) mod token_writer;
 pub(crate) mod tokens;
@@ -32,6 +33,7 @@ use crate::store::ledger::{
     DownloadEvent, Exposure, InspectedTarball, Ledger, LedgerEvent, PackageChange, PackageKey, PackageRecord, RecordedSignals,
     Release, ServedTarball, StoredPackument, TarballSource,
 };
+use crate::store::ledger_rows::{ClientRow, DownloadRow, RowFilter, RowOrder};
 use crate::store::report::ReportLedger;
 use crate::store::sqlite::events::{DownloadSummary, RecordedEvent};
 use crate::store::sqlite::pending::PendingChanges;
@@ -136,6 +138,21 @@ impl SqliteLedger {
     pub fn events(&self, since: Timestamp) -> Result<Vec<RecordedEvent>, StoreError> {
         self.flush();
         self.query(|connection| events::events(connection, since))
+    }
+
+    /// Returns at most `limit` requests after the row `after` in this order.
+    pub(crate) fn download_rows(
+        &self,
+        filter: &RowFilter,
+        position: (RowOrder, Option<i64>),
+        limit: usize,
+    ) -> Result<Vec<DownloadRow>, StoreError> {
+        self.query(|connection| rows::downloads(connection, filter, position, limit))
+    }
+
+    /// Returns the clients with requests since `since`, the last one first.
+    pub(crate) fn client_rows(&self, since: Timestamp) -> Result<Vec<ClientRow>, StoreError> {
+        self.query(|connection| rows::clients(connection, since))
     }
 
     /// Returns the recorded signals of a package's releases, of all registries and views.
