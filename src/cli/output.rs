@@ -105,7 +105,7 @@ pub(crate) enum Reader {
     Gone,
 }
 
-/// Writes a part of a long output. The caller goes on only if there is a reader.
+/// Writes a part of a long output. The caller continues only if there is a reader.
 pub(crate) fn write(text: &str) -> anyhow::Result<Reader> {
     match io::stdout().lock().write_all(printable(text).as_bytes()) {
         Ok(()) => Ok(Reader::Present),
