@@ -13,6 +13,9 @@ use crate::upstream::UpstreamConfigError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
+    /// The certificate of the registry listeners.
+    #[error("cannot use the certificate for HTTPS")]
+    Certificate(#[source] TlsError),
     #[error("cannot listen on `{address}`")]
     Listen { address: SocketAddr, source: std::io::Error },
     #[error("cannot use the data directory")]

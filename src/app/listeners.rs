@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::app::error::AppError;
 use crate::app::supervisor::Supervisor;
 use crate::firewall::Profile;
-use crate::net::ConnectionLimit;
+use crate::net::{ConnectionLimit, ListenAddress, Scheme};
 use crate::telemetry::TaskLabel;
 
 /// How long the process on an occupied address may take to identify itself.
@@ -29,6 +29,7 @@ pub(crate) struct BoundListener {
     /// The address, with the assigned port if port 0 was configured.
     pub(crate) address: SocketAddr,
     pub(crate) profile: Profile,
+    pub(crate) scheme: Scheme,
 }
 
 /// The tasks that serve listeners. They share a limit of connections, and stop together.
@@ -87,14 +88,14 @@ pub(crate) async fn stopped(mut stop: watch::Receiver<bool>) {
 
 /// Binds the addresses in order. `profiles` has the policy of each address; the default is the first policy.
 /// Returns an error if the first address cannot be bound. Failures of the others are logged.
-pub(crate) async fn bind(addresses: &[SocketAddr], profiles: &[usize]) -> Result<Vec<BoundListener>, AppError> {
+pub(crate) async fn bind(addresses: &[ListenAddress], profiles: &[usize]) -> Result<Vec<BoundListener>, AppError> {
     let mut bound = Vec::new();
-    for (at, address) in addresses.iter().enumerate() {
+    for (at, ListenAddress { scheme, socket }) in addresses.iter().copied().enumerate() {
         let profile = Profile(profiles.get(at).copied().unwrap_or_default());
-        match bind_or_explain(*address, profile, "--listen").await {
-            Ok(listener) => bound.push(listener),
-            Err(source) if at == 0 => return Err(AppError::Listen { address: *address, source }),
-            Err(error) => tracing::error!(server.address = %address, error = %error, "listener not opened"),
+        match bind_or_explain(socket, profile, "--listen").await {
+            Ok(listener) => bound.push(BoundListener { scheme, ..listener }),
+            Err(source) if at == 0 => return Err(AppError::Listen { address: socket, source }),
+            Err(error) => tracing::error!(server.address = %socket, error = %error, "listener not opened"),
         }
     }
     Ok(bound)
@@ -113,7 +114,7 @@ pub(crate) async fn bind_all(addresses: &[SocketAddr], flag: &str) -> Result<Vec
 pub(crate) async fn bind_one(address: SocketAddr, profile: Profile) -> io::Result<BoundListener> {
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
-    Ok(BoundListener { listener, address, profile })
+    Ok(BoundListener { listener, address, profile, scheme: Scheme::Http })
 }
 
 /// Binds one address. The error for an occupied address says whether another Coldframe has it, and which flag changes it.
@@ -131,6 +132,16 @@ async fn bind_or_explain(address: SocketAddr, profile: Profile, flag: &str) -> i
 
 pub(crate) fn addresses(bound: &[BoundListener]) -> Vec<SocketAddr> {
     bound.iter().map(|bound| bound.address).collect()
+}
+
+/// Returns the addresses with their schemes.
+pub(crate) fn with_schemes(bound: &[BoundListener]) -> Vec<ListenAddress> {
+    bound.iter().map(|bound| ListenAddress { scheme: bound.scheme, socket: bound.address }).collect()
+}
+
+/// Returns the URL under which local clients can connect to a listener, with a final slash.
+pub(crate) fn local_url(listener: ListenAddress) -> String {
+    format!("{}/", ListenAddress { socket: reachable(listener.socket), ..listener })
 }
 
 /// Returns an address that local clients can connect to: loopback instead of an unspecified address.
@@ -166,9 +177,11 @@ mod tests {
     #[tokio::test]
     async fn only_the_first_address_must_be_free() {
         let holder = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (taken, free) = (holder.local_addr().unwrap(), "127.0.0.1:0".parse().unwrap());
-        assert!(matches!(bind(&[taken, free], &[]).await, Err(AppError::Listen { address, .. }) if address == taken));
-        let bound = bind(&[free, taken, free], &[0, 1, 2]).await.unwrap();
+        let (taken, free) = (holder.local_addr().unwrap(), "127.0.0.1:0".parse::<SocketAddr>().unwrap());
+        assert!(
+            matches!(bind(&[taken.into(), free.into()], &[]).await, Err(AppError::Listen { address, .. }) if address == taken)
+        );
+        let bound = bind(&[free, taken, free].map(ListenAddress::from), &[0, 1, 2]).await.unwrap();
         assert_eq!(bound.iter().map(|bound| bound.profile).collect::<Vec<_>>(), [Profile(0), Profile(2)]);
         assert_eq!(bound.len(), 2);
         assert!(bound.iter().all(|bound| bound.address.port() != 0));

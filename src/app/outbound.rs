@@ -14,7 +14,7 @@ use crate::config::{Config, FeedSettings};
 use crate::feed::{self, FeedStore, LoadedFeed};
 use crate::net::{AddressScope, ClientConfig, ClientRequest, Deadlines, HttpClient, ProxySettings, TlsTrust};
 use crate::policy::{Advisories, FeedTrust};
-use crate::tls;
+use crate::tls::{self, ServerCertificateFiles};
 use crate::upstream;
 
 /// What Coldframe calls itself where no user agent is configured.
@@ -23,6 +23,12 @@ const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("coldframe/", e
 pub(crate) fn http_client(config: &Config, deadlines: Deadlines, proxies: ProxySettings) -> Result<HttpClient, AppError> {
     let tls = tls::client_config(&config.tls)?.client;
     Ok(HttpClient::new(&ClientConfig { deadlines, proxies, tls, user_agent: USER_AGENT }))
+}
+
+/// Returns a client for a server on this machine that has one of these certificates, whatever names it has.
+pub(crate) fn pinned_client(files: &ServerCertificateFiles, deadlines: Deadlines) -> Result<HttpClient, AppError> {
+    let tls = tls::trust_exactly(files.leaf()?)?;
+    Ok(HttpClient::new(&ClientConfig { deadlines, proxies: ProxySettings::none(), tls, user_agent: USER_AGENT }))
 }
 
 pub(crate) struct HttpReply {

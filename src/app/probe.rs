@@ -61,13 +61,27 @@ pub(crate) async fn probe(
 ) -> Result<ProbeReport, AppError> {
     let deadlines = Deadlines { connect: CONNECTING, headers: PROBE_TIMEOUT, idle: PROBE_TIMEOUT, whole: PROBE_TIMEOUT };
     let client = outbound::http_client(config, deadlines, config.upstream.proxies.clone())?;
+    // The certificate of the server on this machine need not name the address that it is asked at.
+    let is_here = server.scheme() == "https" && server.host().is_some_and(|host| is_loopback(&host));
+    let own = match &config.server.tls {
+        Some(files) if is_here => outbound::pinned_client(files, deadlines)?,
+        _ => client.clone(),
+    };
     let (server, upstream, egress, stripped) =
-        tokio::join!(health(&client, server, clock), date(&client, &config.upstream, clock), egress(around), async {
+        tokio::join!(health(&own, server, clock), date(&client, &config.upstream, clock), egress(around), async {
             let name = sample?;
             let missing = missing(&client, config, &name).await;
             Some(MissingMetadata { name, missing })
         },);
     Ok(ProbeReport { server, upstream, egress, stripped })
+}
+
+fn is_loopback(host: &Host<&str>) -> bool {
+    match host {
+        Host::Ipv4(ip) => ip.is_loopback(),
+        Host::Ipv6(ip) => ip.is_loopback(),
+        Host::Domain(name) => *name == "localhost",
+    }
 }
 
 async fn health(client: &HttpClient, server: &Url, clock: &dyn Clock) -> Result<Option<SignedDuration>, String> {

@@ -21,6 +21,7 @@ use crate::app::session::SessionTemplate;
 #[cfg(unix)]
 use crate::app::session::control_socket::{self, ControlSocket};
 use crate::app::supervisor::Supervisor;
+use crate::app::tasks::certificate_reload::{self, CertificateReloader};
 use crate::app::tasks::config_reload::{self, ReadConfig, ReloadState, Reloader};
 use crate::app::tasks::decision_reload::{self, DecisionLog};
 use crate::app::tasks::feeds::{self, FeedScheduler};
@@ -32,10 +33,11 @@ use crate::app::tasks::{ledger, prefetch, vetting};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::firewall::Firewall;
-use crate::net::HttpClient;
+use crate::net::{HttpClient, ListenAddress, Scheme};
 use crate::server::admin::{Admin, HealthChecks, SharedInspector};
 use crate::server::pages::Pages;
-use crate::server::{self, Authenticator, KeySets, RegistryHandler, TokenExchange, registry};
+use crate::server::registry::{self, RegistryListener};
+use crate::server::{self, Authenticator, KeySets, RegistryHandler, TokenExchange};
 #[cfg(unix)]
 use crate::store::DataDir;
 use crate::store::{ReportLedger, TokenLedger};
@@ -78,6 +80,8 @@ struct TaskStates {
     read: Option<ReadConfig>,
     summary: Arc<Summary>,
     trust: Option<TrustRenewal>,
+    /// The certificate of HTTPS listeners.
+    certificate: Option<Arc<CertificateReloader>>,
     ledger_retention: Duration,
 }
 
@@ -93,10 +97,15 @@ impl App {
         if let Err(error) = control_socket::clear(&config.store.data_dir) {
             tracing::warn!(error = %error, "old control socket not removed");
         }
+        // Before the data directory is changed: an unusable certificate keeps the server from starting.
+        let is_secure = config.listen.iter().any(|listener| listener.scheme == Scheme::Https);
+        let files = config.server.tls.clone().filter(|_| is_secure);
+        let certificate = files.map(|files| CertificateReloader::open(files, &clock));
+        let certificate = certificate.transpose().map_err(AppError::Certificate)?;
         let (core, (revision, decisions)) = Core::open(&data_dir, &config, clock)?;
         // Bound before the feeds are loaded: clients wait in the backlog, and then get an answer that names the unread feeds.
         let bound = listeners::bind(&config.listen, &config.policies.profiles).await?;
-        let addresses = listeners::addresses(&bound);
+        let (addresses, named) = (listeners::addresses(&bound), listeners::with_schemes(&bound));
         let mut tasks = Supervisor::new(&core.metrics);
         let log = DecisionLog::begin(decisions, Arc::clone(&core.metrics), Arc::clone(&core.clock));
         let (auth, exchange) = open_auth(&core, &config)?;
@@ -111,6 +120,7 @@ impl App {
             reload: Arc::new(ReloadState::new(config.settings.effective.clone(), &core)),
             read: None,
             trust: TrustRenewal::open(&core, &config),
+            certificate,
             summary: Summary::new(&core.metrics, config.telemetry.summary_interval),
             ledger_retention: config.store.ledger_retention,
         };
@@ -123,17 +133,20 @@ impl App {
         if let Some(trust) = &state.trust {
             trust.add_checks(&mut checks);
         }
+        if let Some(certificate) = &state.certificate {
+            certificate.add_checks(&mut checks);
+        }
         let inspector = Arc::clone(&core.firewall) as SharedInspector;
         let admin = Arc::new(Admin::new(Arc::clone(&core.metrics), checks, inspector));
         let (firewall, metrics) = (Arc::clone(&core.firewall), Arc::clone(&core.metrics));
-        let service = RegistryHandler::new(firewall, config.server.clone(), &addresses, Some(Arc::clone(&admin)), metrics)?;
+        let service = RegistryHandler::new(firewall, config.server.clone(), &named, Some(Arc::clone(&admin)), metrics)?;
         let pages = open_pages(&core, &auth)?;
         let service = Arc::new(service.with_auth(auth, exchange).with_pages(pages));
         let gateway = GatewayListeners::open(&config, &service, &addresses, &core).await?;
         let gateways = gateway.as_ref().map(|gateway| listeners::addresses(&gateway.bound)).unwrap_or_default();
         let operations = Operations::new(&core, Description::new(&config, &bound, gateways));
         Ok(Self {
-            session_template: Arc::new(SessionTemplate::new(&config, &core.trust, &addresses)),
+            session_template: Arc::new(SessionTemplate::new(&config, &core.trust, &named)),
             bound,
             service,
             admin,
@@ -157,6 +170,11 @@ impl App {
     /// Returns the addresses for transparently redirected connections, with their real ports.
     pub fn transparent(&self) -> Vec<SocketAddr> {
         self.gateway.as_ref().map(|gateway| listeners::addresses(&gateway.transparent)).unwrap_or_default()
+    }
+
+    /// Returns the registry addresses with their schemes and real ports, in the order of the configuration.
+    pub(crate) fn listeners(&self) -> Vec<ListenAddress> {
+        listeners::with_schemes(&self.bound)
     }
 
     /// Returns the registry addresses with their real ports, in the order of the configuration.
@@ -229,9 +247,10 @@ impl App {
             feeds: Arc::clone(&state.feeds),
             by_listener: self.bound.iter().map(|bound| bound.profile.0).collect(),
         });
-        for BoundListener { listener, profile, .. } in std::mem::take(&mut self.bound) {
-            let service = Arc::clone(service);
-            running.serve(|limit, stop| async move { registry::serve(listener, &limit, &service, profile, stopped(stop)).await });
+        for BoundListener { listener, profile, scheme, .. } in std::mem::take(&mut self.bound) {
+            let (service, certificate) = (Arc::clone(service), state.certificate.as_ref().filter(|_| scheme == Scheme::Https));
+            let bound = RegistryListener { listener, profile, certificate: certificate.map(|tls| Arc::clone(&tls.certificate)) };
+            running.serve(|limit, stop| async move { registry::serve(bound, &limit, &service, stopped(stop)).await });
         }
         #[cfg(unix)]
         if let Some(control) = self.control.take() {
@@ -261,6 +280,9 @@ impl App {
         tasks.spawn(TaskLabel::Ledger, "ledger", (core.clone(), Arc::<AtomicU64>::default()), |(core, reported)| {
             ledger::retry_writes(core, reported)
         });
+        if let Some(certificate) = state.certificate.take() {
+            tasks.spawn(TaskLabel::Certificate, "certificate", certificate, certificate_reload::run);
+        }
         if let Some(trust) = state.trust.take() {
             tasks.spawn(TaskLabel::Trust, "trust", trust, TrustRenewal::run);
         }

@@ -2,7 +2,7 @@
 
 use url::Url;
 
-use crate::app::listeners::reachable;
+use crate::app::listeners::local_url;
 use crate::config::Config;
 use crate::npm::lockfile::LockfileFormat;
 use crate::upstream::npmrc;
@@ -25,9 +25,9 @@ pub(crate) enum AddressRoute {
 impl RegistryHosts {
     /// Collects the addresses of a configuration and of the `server` to ask.
     pub(crate) fn of(config: &Config, server: Option<&Url>) -> Self {
-        let listening = config.listen.iter().flat_map(|address| {
-            let port = address.port();
-            [format!("{address}"), format!("127.0.0.1:{port}"), format!("localhost:{port}")]
+        let listening = config.listen.iter().flat_map(|listener| {
+            let port = listener.socket.port();
+            [listener.socket.to_string(), format!("127.0.0.1:{port}"), format!("localhost:{port}")]
         });
         let named = config.server.public_url.iter().chain(server).filter_map(place);
         let registries = std::iter::once(&config.upstream.default).chain(config.upstream.scoped.values());
@@ -65,7 +65,7 @@ pub(crate) fn place(url: &Url) -> Option<String> {
 
 /// Returns the URL under which clients reach a server with this configuration.
 pub(crate) fn own_url(config: &Config) -> Option<Url> {
-    let listening = config.listen.first().map(|address| format!("http://{}/", reachable(*address)));
+    let listening = config.listen.first().copied().map(local_url);
     config.server.public_url.clone().or_else(|| Url::parse(&listening?).ok())
 }
 

@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::app::App;
-use crate::app::listeners::reachable;
+use crate::app::listeners::local_url;
 use crate::cli::flags::SettingFlags;
 use crate::cli::output::{self, Exit, usage};
 use crate::cli::runtime::block_on;
 use crate::cli::signals::{INTERRUPT, Signals, TERMINATE};
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::net::FdLimit;
+use crate::net::{FdLimit, ListenAddress};
 use crate::telemetry;
 use crate::text::TextTable;
 use crate::units::timestamp;
@@ -40,7 +40,7 @@ pub(crate) fn run(settings: SettingFlags<true>) -> anyhow::Result<Exit> {
         #[cfg(not(unix))]
         drop(reread);
         let notices: Vec<String> = app.notices().iter().map(|notice| format!("\n{notice}\n")).collect();
-        output::print(&banner.text(&app.addresses(), &app.gateways(), &app.transparent(), &notices.concat()))?;
+        output::print(&banner.text(&app.listeners(), &app.gateways(), &app.transparent(), &notices.concat()))?;
         app.run(stop).await?;
         Ok(Exit::Done)
     })?
@@ -86,17 +86,17 @@ impl StartupBanner {
         Self { rows, intercepted, public_url: config.server.public_url.as_ref().map(ToString::to_string) }
     }
 
-    fn text(self, addresses: &[SocketAddr], gateways: &[SocketAddr], transparent: &[SocketAddr], notices: &str) -> String {
+    fn text(self, listeners: &[ListenAddress], gateways: &[SocketAddr], transparent: &[SocketAddr], notices: &str) -> String {
         let row = |label: &str, value: String| (label.to_owned(), value);
         let hosts = format!("intercepts {}", self.intercepted);
-        let listening = addresses.iter().map(|address| row("listening", format!("http://{address}/")));
+        let listening = listeners.iter().map(|listener| row("listening", format!("{listener}/")));
         let proxies = gateways.iter().map(|address| row("gateway", format!("http://{address}/, {hosts}")));
         let redirected = transparent.iter().map(|address| row("transparent", format!("{address}, {hosts}")));
         let mut columns = TextTable::indented("  ");
         for (label, value) in listening.chain(proxies).chain(redirected).chain(self.rows) {
             columns.row([&label, &value]);
         }
-        let reached = addresses.first().map(|address| format!("http://{}/", reachable(*address)));
+        let reached = listeners.first().copied().map(local_url);
         let registry = self.public_url.or(reached).unwrap_or_default();
         let has_gateway = !gateways.is_empty() || !transparent.is_empty();
         let trust = if has_gateway { "\nTo set up clients of the gateway, run: coldframe ca trust\n" } else { "" };
@@ -156,7 +156,7 @@ mod tests {
             ("min-release-age", "7d"),
         ])
         .unwrap();
-        let addresses = ["0.0.0.0:4873".parse().unwrap(), "[::1]:4874".parse().unwrap()];
+        let addresses = ["0.0.0.0:4873", "[::1]:4874"].map(|text| text.parse::<SocketAddr>().unwrap().into());
         expect![[r#"
             coldframe 0.1.0
               listening  http://0.0.0.0:4873/

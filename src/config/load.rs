@@ -1,6 +1,5 @@
 //! Loads the configuration: merges the sources, parses each setting, and reports all errors together.
 
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +15,7 @@ use crate::config::signing;
 use crate::config::upstream::{self, OwnAddresses};
 use crate::diagnostics::{Diagnostic, Diagnostics, Origin};
 use crate::firewall::SizeLimits;
+use crate::net::ListenAddress;
 use crate::telemetry::LogFormat;
 use crate::{firewall, store, telemetry, tls};
 
@@ -46,7 +46,7 @@ impl ConfigSources<'_> {
 #[derive(Debug)]
 pub struct Config {
     /// The addresses to listen on. Never empty; startup fails if the first one cannot be bound.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<ListenAddress>,
     pub policies: ListenerPolicies,
     pub store: store::Config,
     pub upstream: crate::upstream::Config,
@@ -99,7 +99,8 @@ impl Config {
     /// Parses raw settings. Errors are added to `errors`; then the result is `None` or not to be used.
     pub(crate) fn parse(raw: &RawConfig, machine: &DefaultsFrom<'_>, errors: &mut Vec<Diagnostic>) -> Option<Self> {
         let mut reader = SettingsReader { raw, errors };
-        let (listen, policy_names): (Vec<_>, Vec<_>) = reader.several(SettingKey::Listen, parse::listener).into_iter().unzip();
+        let tls_files = server::tls_files(&mut reader);
+        let (listen, policy_names) = server::listeners(&mut reader, tls_files.is_some());
         if reader.is_absent(SettingKey::Listen) {
             reader.reject(SettingKey::Listen, "no address to listen on", SettingKey::Listen.setting().kind.allowed());
         }
@@ -129,7 +130,7 @@ impl Config {
             trust_root: signing::trust_root(&mut reader, machine),
             trust_updates: signing::updates(&mut reader, machine),
         };
-        let server = server::read(&mut reader, public_url.clone());
+        let server = crate::server::Config { tls: tls_files, ..server::read(&mut reader, public_url.clone()) };
         let format = if reader.word(SettingKey::LogFormat) == "json" { LogFormat::Json } else { LogFormat::Human };
         let filter = match reader.word(SettingKey::LogLevel) {
             // For Coldframe's own lines only: those of its dependencies would hide them.
@@ -244,7 +245,7 @@ memory = \"1GB\"
             coldframe.toml:4:29: `listen` is not an address: `npm.example`
              4 | listen = ["127.0.0.1:4873", "npm.example"]
                |                             ^^^^^^^^^^^^^
-               = allowed: an IP address and a port, such as `127.0.0.1:4873` or `[::1]:4873`; port 0 picks a free one; a policy may follow, as in `127.0.0.1:4874=strict`
+               = allowed: an IP address and a port, such as `127.0.0.1:4873` or `[::1]:4873`; port 0 picks a free one; a policy may follow, as in `127.0.0.1:4874=strict`; with `tls-cert`, `http://` before it keeps one without TLS
 
             coldframe.toml:5:16: `allow-writes` cannot be of this type: string
              5 | allow-writes = "yes"
@@ -362,6 +363,9 @@ memory = \"1GB\"
             exclude = ["@acme/*", "left-pad"]           # --exclude
             data-dir = "/data"                          # --data-dir
             # public-url                                # default: the request's `Host` header
+            # tls-cert                                  # default: plain HTTP
+            # tls-key                                   # default: none
+            # tls-client-ca                             # default: no client certificates
             # trusted-proxy                             # default: none
             allow-writes = false                        # default
             # gateway                                   # default: no gateway

@@ -14,7 +14,7 @@ use crate::config::raw::{RawConfig, RawValue};
 use crate::config::settings::SettingKey;
 use crate::config::value_kind::ValueKind;
 use crate::diagnostics::{Diagnostic, Origin};
-use crate::net::HostPattern;
+use crate::net::{HostPattern, Scheme};
 use crate::policy::PackageGlob;
 use crate::units::quantity;
 use crate::upstream::TimeMode;
@@ -100,13 +100,26 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
-/// Parses an address to listen on and the policy for its clients, if one follows: `127.0.0.1:4874=strict`.
-pub(crate) fn listener(text: &str) -> Result<(SocketAddr, Option<String>), String> {
-    match text.split_once('=') {
-        None => Ok((address(text)?, None)),
-        Some((_, "")) => Err("names no policy".to_owned()),
-        Some((bare, policy)) => Ok((address(bare)?, Some(policy.trim().to_owned()))),
-    }
+/// An address to listen on as it is written: with its scheme and the policy of its clients, if it names them.
+pub(crate) struct ListenerText {
+    pub(crate) scheme: Option<Scheme>,
+    pub(crate) socket: SocketAddr,
+    pub(crate) policy: Option<String>,
+}
+
+/// Parses an address to listen on, such as `127.0.0.1:4873`, `127.0.0.1:4874=strict` or `http://127.0.0.1:4873`.
+pub(crate) fn listener(text: &str) -> Result<ListenerText, String> {
+    let (written, policy) = match text.split_once('=') {
+        None => (text, None),
+        Some((_, "")) => return Err("names no policy".to_owned()),
+        Some((written, policy)) => (written, Some(policy.trim().to_owned())),
+    };
+    let scheme = [Scheme::Http, Scheme::Https].into_iter().find_map(|scheme| {
+        let bare = written.trim().strip_prefix(scheme.as_str())?.strip_prefix("://")?;
+        Some((scheme, bare.strip_suffix('/').unwrap_or(bare)))
+    });
+    let (scheme, bare) = scheme.map_or((None, written), |(scheme, bare)| (Some(scheme), bare));
+    Ok(ListenerText { scheme, socket: address(bare)?, policy })
 }
 
 /// Parses an `http` or `https` URL with a host and without query or fragment. Adds a trailing slash to its path.

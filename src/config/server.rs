@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use rustls_pki_types::DnsName;
 use url::Url;
 
-use crate::config::parse::{self, SettingsReader};
+use crate::config::parse::{self, ListenerText, SettingsReader};
 use crate::config::settings::SettingKey;
 use crate::files;
-use crate::net::ConnectionLimits;
+use crate::net::{ConnectionLimits, ListenAddress, Scheme};
 use crate::policy::access::issuer::TrustedIssuer;
 use crate::server::{self, AuthConfig, AuthRequirement, InterceptedHosts};
+use crate::tls::ServerCertificateFiles;
 use crate::upstream::{self, npmrc};
 
 /// The gateway, for clients that do not name Coldframe as their registry.
@@ -56,6 +57,36 @@ pub(crate) fn gateway(reader: &mut SettingsReader<'_>, registries: Option<&upstr
     Some(GatewaySettings { listen, transparent, proxy, ca_files: certificate.zip(key) })
 }
 
+/// Reads the files of the registry's certificate. `None` if there are none, or after it has added an error.
+pub(crate) fn tls_files(reader: &mut SettingsReader<'_>) -> Option<ServerCertificateFiles> {
+    let certificate = reader.optional(SettingKey::TlsCert, parse::path);
+    let key = reader.optional(SettingKey::TlsKey, parse::path);
+    let client_authorities = reader.optional(SettingKey::TlsClientCa, parse::path);
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => return Some(ServerCertificateFiles { certificate, key, client_authorities }),
+        (Some(_), None) => reader.reject(SettingKey::TlsCert, "`tls-cert` without `tls-key`", "both settings, or neither"),
+        (None, Some(_)) => reader.reject(SettingKey::TlsKey, "`tls-key` without `tls-cert`", "both settings, or neither"),
+        (None, None) if client_authorities.is_some() => {
+            let allowed = "it together with `tls-cert` and `tls-key`";
+            reader.reject(SettingKey::TlsClientCa, "`tls-client-ca` without `tls-cert`", allowed);
+        }
+        (None, None) => {}
+    }
+    None
+}
+
+/// Reads the addresses to listen on, with the policies that they name. With a certificate, they speak HTTPS unless written with
+/// `http://`.
+pub(crate) fn listeners(reader: &mut SettingsReader<'_>, has_certificate: bool) -> (Vec<ListenAddress>, Vec<Option<String>>) {
+    let usual = if has_certificate { Scheme::Https } else { Scheme::Http };
+    let read = reader.several(SettingKey::Listen, parse::listener);
+    if !has_certificate && reader.is_absent(SettingKey::TlsCert) && read.iter().any(|text| text.scheme == Some(Scheme::Https)) {
+        reader.reject(SettingKey::Listen, "`https` address without `tls-cert` and `tls-key`", "both settings, or no `https://`");
+    }
+    let address = |text: &ListenerText| ListenAddress { scheme: text.scheme.unwrap_or(usual), socket: text.socket };
+    read.into_iter().map(|text| (address(&text), text.policy)).unzip()
+}
+
 /// The largest file of issuers, in bytes.
 const MAX_ISSUERS_BYTES: u64 = 1 << 20;
 
@@ -75,6 +106,7 @@ fn auth(reader: &mut SettingsReader<'_>) -> AuthConfig {
 pub(crate) fn read(reader: &mut SettingsReader<'_>, public_url: Option<Url>) -> server::Config {
     server::Config {
         public_url,
+        tls: None,
         trusted_proxies: reader.several(SettingKey::TrustedProxy, parse::network),
         upstream_prefixes: Vec::new(),
         allow_writes: reader.one(SettingKey::AllowWrites, parse::boolean),

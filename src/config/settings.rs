@@ -100,6 +100,12 @@ settings! {
     DataDir = "data-dir", one Path, Absent("the platform's data directory");
     /// URL under which clients reach Coldframe; tarball URLs start with it
     PublicUrl = "public-url", one Url, Absent("the request's `Host` header");
+    /// PEM file of the certificate and its chain for HTTPS on the `listen` addresses
+    TlsCert = "tls-cert", one Path, Absent("plain HTTP");
+    /// PEM file of the private key for `tls-cert`
+    TlsKey = "tls-key", one Path, Absent("none");
+    /// PEM file of CAs; a client certificate of one identifies its client
+    TlsClientCa = "tls-client-ca", one Path, Absent("no client certificates");
     /// Reverse proxies whose `X-Forwarded-*` headers are trusted
     TrustedProxy = "trusted-proxy", several Network, Absent("none");
     /// Forward publish, login and dist-tag changes with the client's credentials

@@ -11,13 +11,13 @@ use crate::config::environment::DefaultsFrom;
 use crate::config::parse::{self, SettingsReader};
 use crate::config::settings::SettingKey;
 use crate::diagnostics::{Diagnostic, Origin};
-use crate::net::{Deadlines, ProxySettings};
+use crate::net::{Deadlines, ListenAddress, ProxySettings};
 use crate::tls;
 use crate::upstream::{self, CredentialRules, NpmConfig, RegistryConfig, npmrc};
 
 /// The addresses of this server, to detect an upstream that points back at it.
 pub(crate) struct OwnAddresses<'a> {
-    pub(crate) listen: &'a [SocketAddr],
+    pub(crate) listen: &'a [ListenAddress],
     pub(crate) public_url: Option<&'a Url>,
 }
 
@@ -149,7 +149,8 @@ impl OwnAddresses<'_> {
             _ => Vec::new(),
         };
         let port = url.port_or_known_default();
-        let ours = |listen: &SocketAddr| Some(listen.port()) == port && addresses.iter().any(|ip| takes(listen.ip(), *ip));
+        let takes_port = |listen: &SocketAddr| Some(listen.port()) == port && addresses.iter().any(|ip| takes(listen.ip(), *ip));
+        let ours = |listen: &ListenAddress| takes_port(&listen.socket);
         self.listen.iter().any(ours)
     }
 }
@@ -177,7 +178,7 @@ mod tests {
     #[test]
     fn own_addresses_are_recognised_by_listener_and_public_url() {
         let public = Url::parse("https://npm.example/registry/").unwrap();
-        let listen = ["127.0.0.1:4873".parse().unwrap(), "0.0.0.0:80".parse().unwrap()];
+        let listen = ["127.0.0.1:4873", "0.0.0.0:80"].map(|text| text.parse::<SocketAddr>().unwrap().into());
         let own_addresses = OwnAddresses { listen: &listen, public_url: Some(&public) };
         let answers = |url| own_addresses.contains(&Url::parse(url).unwrap());
         for ours in [

@@ -48,7 +48,7 @@ impl ValueKind {
             Self::Listener => (
                 "ADDRESS:PORT[=POLICY]",
                 "an IP address and a port, such as `127.0.0.1:4873` or `[::1]:4873`; port 0 picks a free one; a policy \
-                 may follow, as in `127.0.0.1:4874=strict`",
+                 may follow, as in `127.0.0.1:4874=strict`; with `tls-cert`, `http://` before it keeps one without TLS",
             ),
             Self::Policy => {
                 ("POLICY", "`default`, `strict`, `ci`, `observe`, or the path of a file or a directory of `*.toml` files")

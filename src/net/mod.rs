@@ -11,6 +11,7 @@ pub(crate) mod fair_limit;
 mod fd_limit;
 pub(crate) mod headers;
 pub(crate) mod host_pattern;
+mod listen_address;
 pub(crate) mod listener;
 pub(crate) mod memory_budget;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub use fd_limit::FdLimit;
 pub(crate) use headers::via;
 pub use headers::{ByteRange, requested_range, via_pseudonym};
 pub(crate) use host_pattern::{HostPattern, remove_credentials};
+pub use listen_address::{ListenAddress, Scheme};
 pub(crate) use listener::activity::RequestBody;
 pub(crate) use listener::connection::{PeekedStream, Upgrade, UpgradedConnection};
 pub(crate) use listener::connection_limit::{ConnectionLimit, ConnectionLimits};

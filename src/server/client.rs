@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, FORWARDED, HOST, HeaderMap, HeaderName, USER_AGENT, VIA};
 use http::request::Parts;
+use url::Url;
 
 use crate::firewall::{BaseUrl, Client, Profile};
 use crate::net::headers::{is_host, list, single, split_host};
+use crate::net::{ListenAddress, Scheme};
 use crate::npm::{Tool, UserAgent};
 use crate::policy::Identity;
 use crate::server::base_urls::BaseUrls;
@@ -47,6 +49,22 @@ struct PublicUrl {
     direct: bool,
 }
 
+/// The connection of a request.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    pub(crate) address: IpAddr,
+    pub(crate) scheme: Scheme,
+    /// The identity that the connection was authenticated as.
+    pub(crate) identity: Option<Arc<Identity>>,
+}
+
+impl From<IpAddr> for Peer {
+    /// Returns the peer of an unencrypted connection without identity.
+    fn from(address: IpAddr) -> Self {
+        Self { address, scheme: Scheme::Http, identity: None }
+    }
+}
+
 /// The origin of a request according to its headers and peer.
 struct RequestOrigin<'a> {
     address: IpAddr,
@@ -59,17 +77,22 @@ struct RequestOrigin<'a> {
 }
 
 impl ClientResolver {
-    pub(crate) fn new(config: &Config, listeners: &[SocketAddr]) -> Self {
-        let ports: Vec<u16> = listeners.iter().map(SocketAddr::port).collect();
+    pub(crate) fn new(config: &Config, listeners: &[ListenAddress]) -> Self {
+        let is_listener = |url: &Url| {
+            let is_there = |listener: &ListenAddress| {
+                url.scheme() == listener.scheme.as_str() && url.port_or_known_default() == Some(listener.socket.port())
+            };
+            listeners.iter().any(is_there)
+        };
         let public = config.public_url.as_ref().map(|url| PublicUrl {
             text: url.as_str().trim_end_matches('/').into(),
             host: url.host_str().unwrap_or_default().to_ascii_lowercase(),
             prefix: url.path().trim_end_matches('/').to_owned(),
-            direct: url.scheme() == "http" && url.port_or_known_default().is_some_and(|port| ports.contains(&port)),
+            direct: is_listener(url),
         });
-        let ours = listeners.iter().flat_map(|address| {
-            let port = address.port();
-            [format!("http://{address}"), format!("http://localhost:{port}"), format!("http://127.0.0.1:{port}")]
+        let ours = listeners.iter().flat_map(|listener| {
+            let (scheme, port) = (listener.scheme.as_str(), listener.socket.port());
+            [listener.to_string(), format!("{scheme}://localhost:{port}"), format!("{scheme}://127.0.0.1:{port}")]
         });
         let mut own: Vec<Arc<str>> = ours.map(Arc::from).collect();
         own.sort_unstable();
@@ -79,24 +102,28 @@ impl ClientResolver {
 
     /// Returns the client of a request.
     /// Returns a text for the client if a header is missing, duplicate or invalid.
-    pub(crate) fn resolve(&self, peer: IpAddr, head: &Parts) -> Result<Client, String> {
+    pub(crate) fn resolve(&self, peer: &Peer, head: &Parts) -> Result<Client, String> {
         self.resolve_with_locality(peer, head).map(|(client, _)| client)
     }
 
     /// Returns the client of an admin request, and whether it is on this machine. Its `Authorization`, maybe a token, is dropped.
-    pub(crate) fn admin_client(&self, peer: IpAddr, head: &Parts) -> Option<(Client, bool)> {
+    pub(crate) fn admin_client(&self, peer: &Peer, head: &Parts) -> Option<(Client, bool)> {
         let (client, is_local) = self.resolve_with_locality(peer, head).ok()?;
         let authorization = if is_local { Authorization::Lent } else { Authorization::None };
         Some((Client { authorization, ..client }, is_local))
     }
 
-    fn resolve_with_locality(&self, peer: IpAddr, head: &Parts) -> Result<(Client, bool), String> {
-        let peer = peer.to_canonical();
+    fn resolve_with_locality(&self, from: &Peer, head: &Parts) -> Result<(Client, bool), String> {
+        let peer = from.address.to_canonical();
         let trusted = self.trusted.iter().any(|net| net.contains(&peer));
         let origin = self.origin(peer, trusted, head)?;
-        let base = self.base(&origin, trusted, &head.headers)?;
+        let base = self.base(&origin, (trusted, from.scheme), &head.headers)?;
         let is_local = self.may_use_configured_credentials(peer, trusted, &origin);
-        Ok((client_from_headers(&head.headers, origin.address, Addressed::Coldframe, base, is_local)?, is_local))
+        // A certificate that a trusted proxy presents is the proxy's own, not its client's.
+        let identity = from.identity.as_ref().filter(|_| !trusted).cloned();
+        let borrows = is_local || identity.is_some();
+        let client = client_from_headers(&head.headers, origin.address, Addressed::Coldframe, base, borrows)?;
+        Ok((Client { identity, ..client }, is_local))
     }
 
     /// Returns the client of an intercepted request under `base`. It is always the peer, regardless of forwarding headers, with
@@ -167,16 +194,22 @@ impl ClientResolver {
         farthest
     }
 
-    fn base(&self, origin: &RequestOrigin<'_>, trusted: bool, headers: &HeaderMap) -> Result<BaseUrl, String> {
+    fn base(
+        &self,
+        origin: &RequestOrigin<'_>,
+        (trusted, scheme): (bool, Scheme),
+        headers: &HeaderMap,
+    ) -> Result<BaseUrl, String> {
         if let Some(public) = &self.public {
             return Ok(BaseUrl { text: public.text.clone(), cacheable: true, serves_admin: true, intercepted: None });
         }
         let host = origin.host.as_deref().unwrap_or_default();
         if !trusted {
-            return Ok(self.base_url(["http", "://", host, ""], origin.address));
+            return Ok(self.base_url([scheme.as_str(), "://", host, ""], origin.address));
         }
         let scheme = match first(headers, &FORWARDED_PROTO).as_deref() {
-            None | Some("http") => "http",
+            None => scheme.as_str(),
+            Some("http") => "http",
             Some("https") => "https",
             Some(_) => return Err("invalid `x-forwarded-proto` header, expected `http` or `https`".to_owned()),
         };
@@ -285,7 +318,7 @@ mod tests {
             trusted_proxies: trusted.iter().map(|net| net.parse().unwrap()).collect(),
             ..Config::default()
         };
-        ClientResolver::new(&config, &[SocketAddr::from((LOCAL, 4873))])
+        ClientResolver::new(&config, &[SocketAddr::from((LOCAL, 4873)).into()])
     }
 
     fn head(target: &str, headers: &[(&str, &str)]) -> Parts {
@@ -294,7 +327,7 @@ mod tests {
     }
 
     fn resolve(resolver: &ClientResolver, peer: [u8; 4], headers: &[(&str, &str)]) -> Result<Client, String> {
-        resolver.resolve(peer.into(), &head("/axios", headers))
+        resolver.resolve(&IpAddr::from(peer).into(), &head("/axios", headers))
     }
 
     fn base(resolver: &ClientResolver, peer: [u8; 4], headers: &[(&str, &str)]) -> String {
@@ -308,7 +341,10 @@ mod tests {
         assert_eq!(base(&public, FAR, &[("host", "whatever")]), "https://npm.example/registry");
         assert_eq!(base(&public, FAR, &[]), "https://npm.example/registry");
         let absolute = head("http://other.example:81/axios", &[("host", "x")]);
-        assert_eq!(&*resolver(None, &[]).resolve(FAR.into(), &absolute).unwrap().base.text, "http://other.example:81");
+        assert_eq!(
+            &*resolver(None, &[]).resolve(&IpAddr::from(FAR).into(), &absolute).unwrap().base.text,
+            "http://other.example:81"
+        );
     }
 
     #[test]

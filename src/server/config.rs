@@ -9,6 +9,7 @@ use url::Url;
 use crate::net::{ConnectionLimits, HostPattern};
 use crate::policy::access::issuer::TrustedIssuer;
 use crate::server::intercepted_hosts::InterceptedHosts;
+use crate::tls::ServerCertificateFiles;
 
 /// Whether requests without a valid access token are refused (`require-auth`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,6 +31,8 @@ pub struct AuthConfig {
 pub struct Config {
     /// The URL that clients use: `http` or `https`, without credentials, query and fragment. Its path is the server's prefix.
     pub public_url: Option<Url>,
+    /// The files of the certificate of listeners that speak HTTPS.
+    pub tls: Option<ServerCertificateFiles>,
     pub trusted_proxies: Vec<IpNet>,
     /// The paths of the upstream registries without trailing slash, longest first. Clients may prepend them to a path.
     pub upstream_prefixes: Vec<Box<str>>,
@@ -51,6 +54,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             public_url: None,
+            tls: None,
             trusted_proxies: Vec::new(),
             upstream_prefixes: Vec::new(),
             allow_writes: false,

@@ -184,6 +184,7 @@ labels! {
         Summary = "summary",
         /// Renewing keys and authorities.
         Trust = "trust",
+        Certificate = "certificate",
         Listener = "listener",
     }
 

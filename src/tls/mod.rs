@@ -1,17 +1,19 @@
-//! TLS: trusted roots, and the certificate authority (CA) of the gateway. Certificate checks cannot be switched off.
+//! TLS: trusted roots, the certificate of the registry, and the certificate authority (CA) of the gateway. Certificate checks cannot be switched off.
 
 use std::path::{Path, PathBuf};
 
 pub mod ca;
 pub mod ca_store;
 pub mod leaf_issuer;
+pub mod server_certificate;
 pub mod trust;
 
 pub use ca::CertificateAuthority;
 pub use ca_store::{CaSet, CaStore};
 pub use leaf_issuer::LeafIssuer;
+pub use server_certificate::{ServerCertificate, ServerCertificateFiles};
 pub use trust::{Config, TrustBundle};
-pub(crate) use trust::{client_config, trust_only};
+pub(crate) use trust::{client_config, trust_exactly, trust_only};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -30,6 +32,8 @@ pub enum TlsError {
     Disk { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("cannot use the CA in `{}`: {detail}", path.display())]
     Unusable { path: PathBuf, detail: String },
+    #[error("cannot use the certificate in `{}` with the key in `{}`: {detail}", certificate.display(), key.display())]
+    Unpaired { certificate: PathBuf, key: PathBuf, detail: String },
     #[error("the CA's name constraints do not permit this host; run `coldframe ca rotate` to create a CA that does: `{host}`")]
     Uncovered { host: String },
     /// Like [`TlsError::Uncovered`], for a CA that the operator supplied. `path` is its certificate file.

@@ -51,6 +51,7 @@ mod gateway_auth;
 mod half_open;
 mod hidden_everywhere;
 mod hostile_upstream;
+mod https;
 mod incidents;
 mod indicator_hits;
 mod integrity;

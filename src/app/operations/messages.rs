@@ -11,6 +11,7 @@ use crate::app::listeners::BoundListener;
 use crate::app::operations::adoption::WantedVersions;
 use crate::config::{Config, Effective, SettingKey};
 use crate::firewall::LockedVersion;
+use crate::net::{ListenAddress, Scheme};
 use crate::server::admin::ClientPolicy;
 
 /// The maximum number of entries of one request: packages or tarballs.
@@ -46,6 +47,8 @@ pub(crate) enum OperationReply {
 pub(crate) struct ListenerDescription {
     /// The address, with its real port.
     pub(crate) address: SocketAddr,
+    #[serde(default)]
+    pub(crate) scheme: Scheme,
     /// The index of its policy.
     pub(crate) profile: usize,
 }
@@ -80,15 +83,30 @@ pub(crate) struct Explained {
     pub(crate) others: Vec<(usize, String)>,
 }
 
+impl ListenerDescription {
+    pub(crate) fn listen_address(&self) -> ListenAddress {
+        ListenAddress { scheme: self.scheme, socket: self.address }
+    }
+}
+
 impl Description {
     pub(crate) fn new(config: &Config, bound: &[BoundListener], gateways: Vec<SocketAddr>) -> Self {
-        let listeners: Vec<_> =
-            bound.iter().map(|bound| ListenerDescription { address: bound.address, profile: bound.profile.0 }).collect();
+        let describe = |bound: &BoundListener| ListenerDescription {
+            address: bound.address,
+            scheme: bound.scheme,
+            profile: bound.profile.0,
+        };
+        let listeners: Vec<_> = bound.iter().map(describe).collect();
+        // As a configuration writes it: with a certificate, only plain HTTP is named.
+        let written = |listener: &ListenerDescription| match listener.scheme {
+            Scheme::Http if config.server.tls.is_some() => listener.listen_address().to_string(),
+            Scheme::Http | Scheme::Https => listener.address.to_string(),
+        };
         let names: Vec<_> = config.policies.files.names.iter().map(|name| config.settings.policy_path(name)).collect();
         let mut settings = config.settings.effective.clone();
         let listen = listeners.iter().map(|listener| match (listener.profile, names.get(listener.profile)) {
-            (0, _) | (_, None) => listener.address.to_string(),
-            (_, Some(policy)) => format!("{}={policy}", listener.address),
+            (0, _) | (_, None) => written(listener),
+            (_, Some(policy)) => format!("{}={policy}", written(listener)),
         });
         settings.set(SettingKey::Listen, listen.collect());
         if !gateways.is_empty() {

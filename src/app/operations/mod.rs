@@ -6,7 +6,6 @@ pub(crate) mod approval;
 pub(crate) mod messages;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -17,10 +16,13 @@ use tokio::sync::Semaphore;
 use crate::app::core::{Core, local_client};
 use crate::app::operations::adoption::adopt_wanted;
 use crate::app::operations::approval::ApprovalPlan;
-use crate::app::operations::messages::{Description, Explained, MAX_ENTRIES, OperationReply, OperationRequest};
+use crate::app::operations::messages::{
+    Description, Explained, ListenerDescription, MAX_ENTRIES, OperationReply, OperationRequest,
+};
 use crate::config::Effective;
 use crate::config::effective::OF_PLACES;
 use crate::firewall::Profile;
+use crate::net::ListenAddress;
 use crate::npm::{Digest, Integrity, PackageName, PackageSpec};
 use crate::policy::Verdict;
 use crate::server::admin::{CheckResponse, ClientPolicy, explanation};
@@ -104,8 +106,8 @@ impl Operations {
         }
     }
 
-    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
-        self.description().listeners.iter().map(|listener| listener.address).collect()
+    pub(crate) fn addresses(&self) -> Vec<ListenAddress> {
+        self.description().listeners.iter().map(ListenerDescription::listen_address).collect()
     }
 
     fn description(&self) -> MutexGuard<'_, Description> {

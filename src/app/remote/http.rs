@@ -1,6 +1,5 @@
 //! Asks a server at another address over HTTP: its readiness, its client policy, and checks of lockfiles.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +12,12 @@ use tokio::time::timeout;
 use url::Url;
 
 use crate::app::error::AppError;
+use crate::app::listeners::local_url;
 use crate::app::outbound::{self, HttpReply};
 use crate::app::remote::ask_in_parts;
 use crate::config::Config;
 use crate::firewall::LockedVersion;
-use crate::net::{Deadlines, HttpClient, ProxySettings};
+use crate::net::{Deadlines, HttpClient, ListenAddress, ProxySettings, Scheme};
 use crate::server::admin::{CheckRequest, CheckResponse, ClientPolicy, MAX_CHECKED};
 use crate::server::auth::tokens;
 use crate::text::json_error;
@@ -95,12 +95,16 @@ pub(crate) async fn fetch_client_policy(server: &Url, config: &Config) -> Result
     server.ask("client-config", Vec::new()).await.map_err(|detail| failed(&server.url, detail))
 }
 
-/// Queries the readiness of the server at `address`, like an external probe: without a proxy and a token.
+/// Queries the readiness of the server at `listener`, like an external probe: without a proxy and a token.
 /// Returns an error if the server cannot be queried or is not ready. The text names the failed check.
-pub(crate) async fn check_readiness(address: SocketAddr, config: &Config) -> Result<(), AppError> {
+pub(crate) async fn check_readiness(listener: ListenAddress, config: &Config) -> Result<(), AppError> {
     let deadlines = Deadlines { headers: HEALTH_TIMEOUT, whole: HEALTH_TIMEOUT, ..config.upstream.deadlines };
-    let client = outbound::http_client(config, deadlines, ProxySettings::none())?;
-    let server = format!("http://{address}/");
+    let client = match &config.server.tls {
+        // The certificate does not name the address that a probe uses.
+        Some(files) if listener.scheme == Scheme::Https => outbound::pinned_client(files, deadlines)?,
+        _ => outbound::http_client(config, deadlines, ProxySettings::none())?,
+    };
+    let server = local_url(listener);
     let failed = |detail: String| AppError::Server { server: server.as_str().into(), detail };
     let url = admin_url(&Url::parse(&server).map_err(|error| failed(error.to_string()))?, "readyz");
     let asking = outbound::send(&client, (Method::GET, url, HeaderMap::new(), Bytes::new()), MAX_HEALTH_BYTES);

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use crate::app::error::AppError;
-use crate::app::listeners::reachable;
+use crate::app::listeners::{local_url, reachable};
 use crate::app::operations::Purged;
 use crate::app::operations::adoption::{self, Adoption, WantedVersions};
 use crate::app::operations::approval::ApprovalPlan;
@@ -104,7 +104,7 @@ impl RemoteServer {
 
     pub(crate) fn url_of(&self, profile: usize) -> Option<Url> {
         let listener = self.description.listeners.iter().find(|listener| listener.profile == profile)?;
-        Url::parse(&format!("http://{}/", reachable(listener.address))).ok()
+        Url::parse(&local_url(listener.listen_address())).ok()
     }
 
     /// Returns the settings that clients of a policy should use.

@@ -22,7 +22,7 @@ use crate::app::session::recorder::{RecordedRequests, RequestRecorder};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::firewall::{Firewall, Profile, Want};
-use crate::net::{ConnectionLimit, HostPattern, OutboundProxy, TlsTrust};
+use crate::net::{ConnectionLimit, HostPattern, ListenAddress, OutboundProxy, TlsTrust};
 use crate::server::{
     self, EgressContext, Gateway, GatewayConfig, InterceptedHosts, RefusedDestination, RegistryHandler, SessionPassword,
 };
@@ -154,7 +154,7 @@ pub(crate) struct LocalSession {
 
 impl SessionTemplate {
     /// Creates the template of a server with these listeners.
-    pub(crate) fn new(config: &Config, trust: &TlsTrust, listeners: &[SocketAddr]) -> Self {
+    pub(crate) fn new(config: &Config, trust: &TlsTrust, listeners: &[ListenAddress]) -> Self {
         let upstreams = || std::iter::once(&config.upstream.default).chain(config.upstream.scoped.values());
         // Sessions have a password of their own.
         let mut gateway = GatewayConfig { users: None, ..config.gateway.proxy.clone() };
@@ -221,11 +221,12 @@ pub(crate) fn registries(config: &Config) -> BTreeMap<String, String> {
 }
 
 /// Returns the URLs under which lockfiles and `.npmrc` files may name a server with these listeners.
-pub(crate) fn own_urls(listeners: &[SocketAddr], public: Option<&Url>) -> Vec<Url> {
+pub(crate) fn own_urls(listeners: &[ListenAddress], public: Option<&Url>) -> Vec<Url> {
     let mut found = Vec::new();
     for listener in listeners {
-        let here = |host: &str| Url::parse(&format!("http://{host}:{}/", listener.port())).ok();
-        let exactly = (!listener.ip().is_unspecified()).then(|| Url::parse(&format!("http://{listener}/")).ok()).flatten();
+        let (scheme, socket) = (listener.scheme.as_str(), listener.socket);
+        let here = |host: &str| Url::parse(&format!("{scheme}://{host}:{}/", socket.port())).ok();
+        let exactly = (!socket.ip().is_unspecified()).then(|| Url::parse(&format!("{listener}/")).ok()).flatten();
         found.extend(exactly.into_iter().chain(["127.0.0.1", "localhost", "[::1]"].into_iter().filter_map(here)));
     }
     found.extend(public.cloned());

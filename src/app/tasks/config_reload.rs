@@ -1,7 +1,6 @@
 //! Reloads the configuration on request: applies what can change at runtime, reports the rest. An invalid one changes nothing.
 
 use std::error::Error;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -15,6 +14,7 @@ use crate::app::tasks::policy_reload::PolicyReloader;
 use crate::config::policy::PolicyFiles;
 use crate::config::{Config, Diagnostics, Effective, SettingKey};
 use crate::firewall::Firewall;
+use crate::net::ListenAddress;
 use crate::server::admin::HealthChecks;
 use crate::server::{Gateway, RegistryHandler};
 use crate::upstream::Renewed;
@@ -197,8 +197,9 @@ impl Reloader {
     /// Checks whether the configuration has other addresses than the open ones. Port 0 matches any port.
     fn listens_elsewhere(&self, config: &Config) -> bool {
         let running = self.operations.addresses();
-        let is_same = |(wanted, bound): (&SocketAddr, &SocketAddr)| {
-            wanted.ip() == bound.ip() && (wanted.port() == bound.port() || wanted.port() == 0)
+        let is_same = |(wanted, bound): (&ListenAddress, &ListenAddress)| {
+            let (scheme, wanted, bound) = (wanted.scheme == bound.scheme, wanted.socket, bound.socket);
+            scheme && wanted.ip() == bound.ip() && (wanted.port() == bound.port() || wanted.port() == 0)
         };
         running.len() != config.listen.len() || !config.listen.iter().zip(&running).all(is_same)
     }

@@ -1,5 +1,6 @@
 //! The background tasks of a server: reloads, feeds, prefetch, vetting, ledger, summary.
 
+pub(crate) mod certificate_reload;
 mod concurrent;
 pub(crate) mod config_reload;
 pub(crate) mod decision_reload;

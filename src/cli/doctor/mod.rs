@@ -5,6 +5,9 @@ pub(crate) mod client_settings;
 pub(crate) mod formats;
 pub(crate) mod routes;
 
+use std::error::Error as _;
+use std::sync::Arc;
+
 use clap::Args;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -30,7 +33,9 @@ use crate::npm::PackageName;
 use crate::npm::lockfile::EntrySource;
 use crate::server::admin::ClientPolicy;
 use crate::text::push_line;
-use crate::tls;
+use crate::tls::server_certificate::EXPIRY_NOTICE;
+use crate::tls::{self, ServerCertificate};
+use crate::units::timestamp;
 use crate::vetting::Signals;
 use crate::vetting::compare::signals_needing;
 
@@ -104,6 +109,7 @@ async fn examine(arguments: Arguments) -> anyhow::Result<Exit> {
         findings.push(DoctorFinding::new(Note, "server", what).because(why, fix));
     }
     findings.extend(feed_findings(&config));
+    findings.extend(certificate_findings(&config));
     let bypassed = findings.iter().any(|finding| finding.grade == Bypass);
     output.print(|| format_text(&findings, bypassed), || to_json(&findings, bypassed))?;
     Ok(if bypassed { Exit::Failed } else { Exit::Done })
@@ -121,6 +127,31 @@ fn root_findings(trust: &mut tls::Config) -> Vec<DoctorFinding> {
         false
     });
     found
+}
+
+/// Checks the certificate of the registry's own addresses.
+fn certificate_findings(config: &Config) -> Option<DoctorFinding> {
+    let files = config.server.tls.clone()?;
+    let certificate = match ServerCertificate::load(files, Arc::new(SystemClock)) {
+        Ok(certificate) => certificate,
+        Err(error) => {
+            let causes = std::iter::successors(error.source(), |cause| (*cause).source());
+            let what = causes.fold(error.to_string(), |what, cause| format!("{what}: {cause}"));
+            let why = "the server does not start with these files, and a running one keeps the previous certificate";
+            return Some(
+                DoctorFinding::new(Warning, "certificate", what).because(why, "coldframe serve --tls-cert FILE --tls-key FILE"),
+            );
+        }
+    };
+    let end = timestamp::format_utc(certificate.not_after());
+    let soon = timestamp::saturating_add(SystemClock.now(), EXPIRY_NOTICE);
+    Some(if certificate.not_after() <= soon {
+        let what = format!("the certificate for HTTPS ends at {end}");
+        let why = "clients refuse an expired certificate";
+        DoctorFinding::new(Warning, "certificate", what).because(why, "renew the files of `tls-cert` and `tls-key`")
+    } else {
+        DoctorFinding::new(Well, "certificate", format!("the certificate for HTTPS is valid until {end}"))
+    })
 }
 
 fn environment_findings(seen: &ProbeReport, server: &Url, redirected: &RedirectedHosts) -> Vec<DoctorFinding> {

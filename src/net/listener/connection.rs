@@ -1,4 +1,4 @@
-//! Serves one accepted connection: HTTP/1.1, HTTP/2, or the protocol it is upgraded to.
+//! Serves one accepted connection: HTTP/1.1, HTTP/2, TLS, or the protocol it is upgraded to.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -15,13 +15,16 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::net::body::Body;
 use crate::net::client::outbound_proxy::TunnelStream;
-use crate::net::listener::activity::{ConnectionActivity, RequestBody};
+use crate::net::listener::activity::{ConnectionActivity, RequestBody, milliseconds};
 use crate::net::listener::connection_limit::{ConnectionLimits, ConnectionPermit, ConnectionSignal};
 use crate::net::listener::io_timeouts::TimedStream;
 use crate::net::listener::tunnel;
@@ -37,6 +40,10 @@ const STREAMS: u32 = 100;
 
 /// Bytes read at once while peeking. Larger than most TLS client hellos.
 const PEEKED: usize = 4 << 10;
+
+/// Bytes of request bodies that an HTTP/2 connection buffers at most, and each of its streams.
+const CONNECTION_WINDOW: u32 = 256 << 10;
+const STREAM_WINDOW: u32 = 128 << 10;
 
 /// Send buffer per HTTP/2 stream, in bytes, without the frame being sent.
 const STREAM_BUFFER: usize = 64 << 10;
@@ -216,12 +223,34 @@ impl Connection {
         let mut http = http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_stream_window_size(STREAM_WINDOW)
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
             .max_send_buf_size(STREAM_BUFFER);
         let connection = pin!(http.serve_connection(TokioIo::new(socket), service));
         tokio::select! {
             _ = self.drive(connection, http2::Connection::graceful_shutdown, &activity) => {}
             () = stalled(&activity, limits.send_timeout) => {}
+        }
+    }
+
+    /// Performs the TLS handshake on `stream` within [`ConnectionLimits::header_timeout`]. A handshake that takes long ends when the
+    /// connection is closed for another one, as an idle connection would be.
+    pub async fn accept_tls<S>(&mut self, stream: S, config: Arc<ServerConfig>) -> io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        // Idle from the start, since the client has to act.
+        let activity = ConnectionActivity::default();
+        activity.idle(Some(milliseconds(self.permit.epoch, Instant::now())));
+        let mut handshake = pin!(timeout(self.limits.header_timeout, TlsAcceptor::from(config).accept(stream)));
+        loop {
+            tokio::select! {
+                ended = handshake.as_mut() => return ended.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+                order = self.permit.next_order() => if order == ConnectionSignal::Close || self.permit.should_close(&activity) {
+                    return Err(io::ErrorKind::ConnectionAborted.into());
+                },
+            }
         }
     }
 

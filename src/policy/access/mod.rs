@@ -36,12 +36,14 @@ pub enum AuthMethod {
     Password,
     /// The password of a session of `coldframe run`.
     Session,
+    /// A client certificate.
+    Certificate,
 }
 
 /// An authenticated client.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// The label of the token, or the name of the user.
+    /// The label of the token, or the name of the user or certificate.
     pub subject: Arc<str>,
     pub role: Role,
     /// The packages that it may ask for.

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::fmt::Display;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,7 +16,7 @@ use crate::policy::Role;
 use crate::server::auth::authenticator::Authenticator;
 use crate::server::auth::presented::Presented;
 use crate::server::auth::tokens::AdminTokens;
-use crate::server::client::ClientResolver;
+use crate::server::client::{ClientResolver, Peer};
 use crate::server::config::Config;
 use crate::server::error::RequestError;
 use crate::upstream::Authorization;
@@ -49,7 +48,7 @@ pub(crate) struct AdminRequest {
 }
 
 pub(crate) struct UncheckedRequest<B> {
-    pub(crate) peer: IpAddr,
+    pub(crate) peer: Peer,
     pub(crate) head: Parts,
     pub(crate) page: String,
     pub(crate) body: B,
@@ -83,13 +82,16 @@ pub(crate) async fn authorize<B: http_body::Body<Data = Bytes, Error: Display> +
     refuse_other_sites(&head)?;
     let explains = page.split('/').next().is_some_and(|first| EXPLAIN_PAGES.contains(&first));
     let needed = if explains { Role::Client } else { Role::Admin };
-    let client = match with_token(credentials.auth, resolver, (peer, &head, presented), needed)? {
+    let client = match with_token(credentials.auth, resolver, (&peer, &head, presented), needed)? {
         Some(client) => client,
-        None => match operator(credentials.tokens, resolver, peer, &head).await {
+        None if needed == Role::Client && is_certified(resolver, &peer, &head) => {
+            resolver.resolve(&peer, &head).map_err(RequestError::Headers)?
+        }
+        None => match operator(credentials.tokens, resolver, &peer, &head).await {
             // The token must not be sent upstream. An authenticated admin may use the configured credentials.
             Ok(operator) => Client { authorization: Authorization::Lent, ..operator },
             // Under DNS rebinding the `Host` header is not ours, so such a page gets no access.
-            Err(error) => match (resolver.admin_client(peer, &head), credentials.auth.filter(|auth| auth.is_required())) {
+            Err(error) => match (resolver.admin_client(&peer, &head), credentials.auth.filter(|auth| auth.is_required())) {
                 (Some((client, _)), Some(auth)) => return Err(auth.missing(&client.base)),
                 (Some((client, is_local)), None) if (explains && config.explains_to_all) || (is_local && on_loopback) => client,
                 _ => return Err(error),
@@ -111,7 +113,7 @@ pub(crate) async fn authorize<B: http_body::Body<Data = Bytes, Error: Display> +
 pub(crate) fn with_token(
     auth: Option<&Authenticator>,
     resolver: &ClientResolver,
-    (peer, head, presented): (IpAddr, &Parts, Presented),
+    (peer, head, presented): (&Peer, &Parts, Presented),
     needed: Role,
 ) -> Result<Option<Client>, RequestError> {
     let Some(auth) = auth.filter(|_| matches!(presented, Presented::Token(_))) else { return Ok(None) };
@@ -123,11 +125,16 @@ pub(crate) fn with_token(
     Ok(Some(Client { identity: Some(identity), authorization: Authorization::Lent, ..client }))
 }
 
+/// Checks whether the connection of a request has the identity of a client certificate.
+fn is_certified(resolver: &ClientResolver, peer: &Peer, head: &Parts) -> bool {
+    peer.identity.is_some() && resolver.resolve(peer, head).is_ok_and(|client| client.identity.is_some())
+}
+
 /// Returns the client of a request with a token of `admin-token-file`.
 pub(crate) async fn operator(
     tokens: Option<Arc<AdminTokens>>,
     resolver: &ClientResolver,
-    peer: IpAddr,
+    peer: &Peer,
     head: &Parts,
 ) -> Result<Client, RequestError> {
     match tokens {

@@ -25,6 +25,7 @@ use crate::policy::Identity;
 use crate::policy::access::secret;
 use crate::server::admin::access::UncheckedRequest;
 use crate::server::auth::presented::Presented;
+use crate::server::client::Peer;
 use crate::server::error::RequestError;
 use crate::server::gateway::destination::Destination;
 use crate::server::gateway::state::Gateway;
@@ -75,7 +76,7 @@ async fn handle_request<S: RegistryService>(
         }
         Ok(GatewayRoute::Admin(page)) => match Presented::take(&mut head.headers, &AUTHORIZATION) {
             Ok(presented) => {
-                let unchecked = UncheckedRequest { peer: peer.ip(), head, page, body, on_loopback: false, presented };
+                let unchecked = UncheckedRequest { peer: Peer::from(peer.ip()), head, page, body, on_loopback: false, presented };
                 gateway.handler.admin_page(Profile::default(), unchecked).await
             }
             Err(error) => Err(RequestError::Headers(error)),

@@ -12,7 +12,7 @@ use http::request::Parts;
 use http::{Method, Request, Response};
 
 use crate::firewall::{Client, FirewallError, Profile, RegistryRequest, RegistryResponse, RegistryService};
-use crate::net::{Body, body};
+use crate::net::{Body, ListenAddress, body};
 use crate::npm::endpoint::EndpointError;
 use crate::npm::{Address, AuditFormat, Endpoint, PackageName};
 use crate::policy::Identity;
@@ -69,7 +69,7 @@ impl<S: RegistryService> RegistryHandler<S> {
     pub(crate) fn new(
         service: Arc<S>,
         config: Config,
-        listeners: &[SocketAddr],
+        listeners: &[ListenAddress],
         admin: Option<Arc<Admin>>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, AdminTokenError> {
@@ -106,7 +106,7 @@ impl<S: RegistryService> RegistryHandler<S> {
             let method = head.method.as_str().chars().take(20).collect();
             return Err(EndpointError::Method { method, allow: "POST" }.into());
         }
-        let client = self.clients.resolve(peer, &head).map_err(RequestError::Headers)?;
+        let client = self.clients.resolve(&peer, &head).map_err(RequestError::Headers)?;
         let header = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let IssuedToken { secret, record } = exchange.exchange(client.address, header).await?;
         Ok(response::issued(&serde_json::json!({
@@ -134,7 +134,7 @@ impl<S: RegistryService> RegistryHandler<S> {
             return self.exchange(exchange, unchecked).await;
         }
         // Held until the response exists, since parsing may need more memory than the body.
-        let mut reservation = self.bodies.memory.share_for(unchecked.peer);
+        let mut reservation = self.bodies.memory.share_for(unchecked.peer.address);
         let credentials = AdminCredentials { tokens: self.admin_tokens.load_full(), auth: self.auth.as_deref() };
         if let Some(pages) = &self.pages
             && let Some(page) = Page::of(&unchecked)
@@ -158,7 +158,7 @@ impl<S: RegistryService> RegistryHandler<S> {
                 let addressed = target.addressed(&base.text);
                 ClientResolver::resolve_intercepted(peer, identity.clone(), head, (base.clone(), addressed))
             }
-            _ => self.clients.resolve(peer, head),
+            _ => self.clients.resolve(&entry_point.peer(peer), head),
         };
         let profile = if let EntryPoint::Registry { profile, .. } = entry_point { *profile } else { Profile::default() };
         let mut client = Client { profile, ..client.map_err(RequestError::Headers)? };
@@ -324,10 +324,10 @@ pub(crate) async fn handle<S: RegistryService, B: http_body::Body<Data = Bytes, 
     let target = match RequestTarget::of(endpoint, &head, &path) {
         Ok(RequestTarget::Admin(page)) => {
             // Admin pages are not served on intercepted hosts.
-            let &EntryPoint::Registry { profile, on_loopback } = entry_point else {
+            let &EntryPoint::Registry { profile, on_loopback, .. } = entry_point else {
                 return log.finish(response::error(&RequestError::NotARegistryPath));
             };
-            let unchecked = UncheckedRequest { peer: peer.ip(), head, page, body, on_loopback, presented };
+            let unchecked = UncheckedRequest { peer: entry_point.peer(peer.ip()), head, page, body, on_loopback, presented };
             let reply = Box::pin(handler.admin_page(profile, unchecked)).await;
             return log.finish(reply.unwrap_or_else(|error| response::error(&error)));
         }
@@ -484,7 +484,7 @@ mod tests {
     }
 
     fn service(config: Config) -> Arc<RegistryHandler<Stub>> {
-        let listeners = [SocketAddr::from(([127, 0, 0, 1], 4873))];
+        let listeners = [SocketAddr::from(([127, 0, 0, 1], 4873)).into()];
         Arc::new(RegistryHandler::new(Arc::default(), config, &listeners, None, Arc::default()).unwrap())
     }
 
@@ -503,7 +503,12 @@ mod tests {
         let request = Request::builder().method(method).uri(path).header("host", "127.0.0.1:4873");
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let request = request.body(Full::new(Bytes::copy_from_slice(body))).unwrap();
-        let entry_point = EntryPoint::Registry { profile: Profile::default(), on_loopback: true };
+        let entry_point = EntryPoint::Registry {
+            profile: Profile::default(),
+            on_loopback: true,
+            scheme: crate::net::Scheme::Http,
+            identity: None,
+        };
         let response = handle(service, &entry_point, SocketAddr::from(([127, 0, 0, 1], 50_000)), request).await;
         let (head, body) = response.into_parts();
         let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
@@ -657,7 +662,8 @@ mod tests {
         let limit = crate::net::ConnectionLimit::of(8);
         let served = service.clone();
         let server = tokio::spawn(async move {
-            registry::serve(listener, &limit, &served, Profile::default(), async { stopped.await.unwrap() }).await
+            let bound = registry::RegistryListener { listener, profile: Profile::default(), certificate: None };
+            registry::serve(bound, &limit, &served, async { stopped.await.unwrap() }).await
         });
         let ask = async |method: &str, path: &str, more: &str| {
             let mut stream = TcpStream::connect(address).await.unwrap();

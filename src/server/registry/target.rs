@@ -1,5 +1,6 @@
 //! What a request asks for, read from its entry point, method, path and headers.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,12 +9,13 @@ use http::header::{ACCEPT, ACCEPT_ENCODING};
 use http::request::Parts;
 
 use crate::firewall::{BaseUrl, Client, ContentCoding, Profile, RegistryRequest};
+use crate::net::Scheme;
 use crate::net::headers::{best_coding, best_media_type, list};
 use crate::npm::tarball_address::{below, is_file};
 use crate::npm::{Address, Endpoint, PackumentForm};
 use crate::policy::Identity;
 use crate::server::auth::presented::Presented;
-use crate::server::client::{BaseUrlSource, ClientResolver};
+use crate::server::client::{BaseUrlSource, ClientResolver, Peer};
 use crate::server::error::RequestError;
 use crate::server::intercepted_hosts::InterceptTarget;
 use crate::server::passthrough::passthrough_request;
@@ -23,8 +25,8 @@ use crate::upstream::{Authorization, PassthroughRequest};
 /// How a request arrived.
 #[derive(Debug, Clone)]
 pub(crate) enum EntryPoint {
-    /// The client uses Coldframe as its registry, at a listener with this policy.
-    Registry { profile: Profile, on_loopback: bool },
+    /// The client uses Coldframe as its registry, at a listener with this policy. With the identity of its certificate, if any.
+    Registry { profile: Profile, on_loopback: bool, scheme: Scheme, identity: Option<Arc<Identity>> },
     /// The client addressed an intercepted host, under the default policy. With the identity of the connection, if authenticated.
     Intercepted { target: InterceptTarget, identity: Option<Arc<Identity>> },
 }
@@ -59,6 +61,22 @@ pub(crate) struct RequestScope<'a> {
 }
 
 impl EntryPoint {
+    /// Returns the same entry point for a connection with another identity.
+    pub(crate) fn with_identity(&self, authenticated: Option<Arc<Identity>>) -> Self {
+        let mut entry_point = self.clone();
+        let (Self::Registry { identity, .. } | Self::Intercepted { identity, .. }) = &mut entry_point;
+        *identity = authenticated;
+        entry_point
+    }
+
+    /// Returns the peer of a connection: its address, scheme and identity.
+    pub(crate) fn peer(&self, address: IpAddr) -> Peer {
+        match self {
+            Self::Registry { scheme, identity, .. } => Peer { address, scheme: *scheme, identity: identity.clone() },
+            Self::Intercepted { identity, .. } => Peer { identity: identity.clone(), ..Peer::from(address) },
+        }
+    }
+
     /// Returns the path of a request and the endpoint that it names.
     pub(crate) fn endpoint<'a>(
         &'a self,
