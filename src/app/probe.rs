@@ -165,8 +165,7 @@ pub(crate) async fn packuments<'n>(
 }
 
 async fn fetch_packument(client: &HttpClient, config: &Config, name: &PackageName) -> Result<Packument, String> {
-    let scope = name.as_str().split_once('/').map(|(scope, _)| scope);
-    let registry = scope.and_then(|scope| config.upstream.scoped.get(scope)).unwrap_or(&config.upstream.default);
+    let registry = config.upstream.registry_of(name);
     let url = below(&registry.address(), &name.as_str().replace('/', "%2f"));
     let mut headers = credentials(&config.upstream, registry, &url);
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));

@@ -30,7 +30,7 @@ impl RegistryHosts {
             [listener.socket.to_string(), format!("127.0.0.1:{port}"), format!("localhost:{port}")]
         });
         let named = config.server.public_url.iter().chain(server).filter_map(place);
-        let registries = std::iter::once(&config.upstream.default).chain(config.upstream.scoped.values());
+        let registries = config.upstream.registries();
         Self {
             own: listening.chain(named).collect(),
             upstream: registries.filter_map(|registry| place(&registry.address())).collect(),

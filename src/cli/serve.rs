@@ -72,9 +72,9 @@ struct StartupBanner {
 impl StartupBanner {
     fn of(config: &Config) -> Self {
         let mut rows = Vec::new();
-        let scoped = config.upstream.scoped.iter().map(|(scope, registry)| (scope.as_str(), registry));
-        for (scope, registry) in std::iter::once(("upstream", &config.upstream.default)).chain(scoped) {
-            rows.push((scope.to_owned(), format!("{} (from {})", registry.address(), registry.origin)));
+        let routed = config.upstream.routes.iter().map(|route| (route.label(), &route.registry));
+        for (label, registry) in std::iter::once(("upstream".to_owned(), &config.upstream.default)).chain(routed) {
+            rows.push((label, format!("{} (from {})", registry.address(), registry.origin)));
         }
         let age = match config.policies.default.minimum_age() {
             age if age.is_zero() => "none, new releases are served at once".to_owned(),

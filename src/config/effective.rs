@@ -18,6 +18,7 @@ use crate::units::quantity;
 
 pub const OF_VERDICTS: &[SettingKey] = &[
     SettingKey::Upstream,
+    SettingKey::Route,
     SettingKey::Policy,
     SettingKey::MinReleaseAge,
     SettingKey::FixLane,

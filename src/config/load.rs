@@ -270,7 +270,7 @@ memory = \"1GB\"
             coldframe.toml:10:2: unknown table: `proxy`
              10 | [proxy]
                 |  ^^^^^
-               = allowed: settings at the top level, as in `min-release-age = "72h"`, and tables `[[feed]]`
+               = allowed: settings at the top level, as in `min-release-age = "72h"`, and tables `[[feed]]` and `[[upstream]]`
 
             COLDFRAME_LISTENS: unknown variable: `COLDFRAME_LISTENS`
                = allowed: `COLDFRAME_LISTEN`, if that was meant
@@ -356,6 +356,7 @@ memory = \"1GB\"
         expect![[r#"
             listen = ["127.0.0.1:4873"]                 # default
             upstream = "https://registry.example/npm/"  # `.npmrc`
+            # route                                     # default: npm's registries of scopes
             # client-credentials                        # default: the registry, if there is only one
             policy = "default"                          # default
             # min-release-age                           # default: the policy's, `72h`

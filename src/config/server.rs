@@ -43,7 +43,7 @@ pub(crate) fn gateway(reader: &mut SettingsReader<'_>, registries: Option<&upstr
     }
     let registries = registries?;
     let mut targets = InterceptedHosts::default();
-    for registry in std::iter::once(&registries.default).chain(registries.scoped.values()) {
+    for registry in registries.registries() {
         targets.add_registry(&registry.url);
     }
     targets.add_registry(&npmrc::npm_default_registry());

@@ -86,6 +86,8 @@ settings! {
     Listen = "listen", several Listener, Value("127.0.0.1:4873");
     /// Registry to fetch packages from; its credentials come from npm's settings
     Upstream = "upstream", one Url, Absent("the registry that npm uses on this machine");
+    /// Registry of some packages only: `@acme acme-*=https://acme.example/npm/`
+    Route = "route", several Route, Absent("npm's registries of scopes");
     /// Registries that receive clients' own credentials, if there are several
     ClientCredentials = "client-credentials", several Url, Absent("the registry, if there is only one");
     /// Shipped policy (`default`, `strict`, `ci`, `observe`), file or directory

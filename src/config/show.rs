@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::config::load::{Config, ConfigSources};
+use crate::config::raw::file::is_list;
 use crate::config::raw::{RawConfig, RawValue};
 use crate::config::settings::{DefaultValue, SETTINGS, Setting, SettingKey};
 use crate::config::value_kind::ValueKind;
@@ -21,8 +22,9 @@ pub fn show(raw: &RawConfig, config: &Config) -> String {
         // Writing to a `String` cannot fail.
         let _ = writeln!(out, "{left:width$}  # {origin}");
     }
-    for (scope, registry) in &config.upstream.scoped {
-        let _ = writeln!(out, "# {scope} comes from {}  # {}", registry.address(), registry.origin);
+    for route in config.upstream.routes.iter() {
+        let (label, registry) = (route.label(), &route.registry);
+        let _ = writeln!(out, "# {label} comes from {}  # {}", registry.address(), registry.origin);
     }
     out
 }
@@ -49,9 +51,19 @@ fn entry(kind: ValueKind, value: &RawValue) -> String {
     if value.fields.is_empty() {
         return literal(kind, &value.text);
     }
-    let field = |(name, value): &(String, RawValue)| format!("{name} = {}", literal(kind, &value.text));
-    let fields: Vec<_> = value.fields.iter().map(field).collect();
-    format!("{{ {} }}", fields.join(", "))
+    let mut fields: Vec<(&str, Vec<String>)> = Vec::new();
+    for (name, value) in &value.fields {
+        let text = literal(kind, &value.text);
+        match fields.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, texts)) => texts.push(text),
+            None => fields.push((name, vec![text])),
+        }
+    }
+    let field = |(name, texts): (&str, Vec<String>)| match texts.as_slice() {
+        [text] if !is_list(name) => format!("{name} = {text}"),
+        _ => format!("{name} = [{}]", texts.join(", ")),
+    };
+    format!("{{ {} }}", fields.into_iter().map(field).collect::<Vec<_>>().join(", "))
 }
 
 fn literal(kind: ValueKind, text: &str) -> String {

@@ -1,7 +1,6 @@
 //! Resolves the upstream registries: the configured one, or else the one that npm on this machine uses. Adds npm's scoped
 //! registries, credentials, CAs and proxies. A registry that is Coldframe itself is rejected.
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -9,11 +8,12 @@ use url::{Host, Url};
 
 use crate::config::environment::DefaultsFrom;
 use crate::config::parse::{self, SettingsReader};
+use crate::config::raw::RawValue;
 use crate::config::settings::SettingKey;
 use crate::diagnostics::{Diagnostic, Origin};
 use crate::net::{Deadlines, ListenAddress, ProxySettings};
 use crate::tls;
-use crate::upstream::{self, CredentialRules, NpmConfig, RegistryConfig, npmrc};
+use crate::upstream::{self, CredentialRules, NpmConfig, RegistryConfig, Route, Routes, TimeMode, npmrc};
 
 /// The addresses of this server, to detect an upstream that points back at it.
 pub(crate) struct OwnAddresses<'a> {
@@ -38,6 +38,7 @@ pub(crate) fn resolve(
     let time_modes = reader.several(SettingKey::UpstreamTime, parse::time_mode);
     let mut extra_roots = reader.several(SettingKey::UpstreamCa, parse::path);
     let timeout = reader.one(SettingKey::UpstreamTimeout, parse::nonzero_duration);
+    let routes = read_routes(reader, own_addresses);
     let npm = match machine {
         DefaultsFrom::ThisMachine(environment) => {
             let environment = environment.npm_environment();
@@ -56,31 +57,26 @@ pub(crate) fn resolve(
             None
         }
     };
-    let (mut scoped, credentials, proxies, warnings) = match npm {
-        None => (BTreeMap::default(), CredentialRules::default(), ProxySettings::none(), Vec::new()),
+    let (of_scopes, credentials, proxies, warnings) = match npm {
+        None => (Vec::new(), CredentialRules::default(), ProxySettings::none(), Vec::new()),
         Some((npm, environment)) => {
             extra_roots.extend([&npm.cafile, &npm.extra_ca].into_iter().flatten().map(|(path, _)| path.clone()));
-            let (scoped, proxies) = (valid(reader, npm.scoped_registries()), valid(reader, npm.proxies(&environment)));
+            let (scoped, proxies) = (valid(reader, npm.routes()), valid(reader, npm.proxies(&environment)));
             (scoped?, npm.credential_rules(), proxies?, npm.warnings)
         }
     };
+    let mut routes: Vec<Route> = routes.into_iter().chain(of_scopes).collect();
     if !matches!(machine, DefaultsFrom::AnotherMachine) {
-        check_marked(reader, &marked, default.as_ref(), &scoped);
+        check_marked(reader, &marked, default.as_ref(), &routes);
     }
     let mut default = default?;
-    for (scope, mode) in &time_modes {
-        let registry = scope.as_ref().map_or(Some(&mut default), |scope| scoped.get_mut(scope));
-        if let Some(registry) = registry {
-            registry.time_mode = *mode;
-        } else if let Some(scope) = scope {
-            let problem = format!("no registry is configured for the scope `{scope}`");
-            reader.reject(SettingKey::UpstreamTime, problem, "a scope with a registry in npm's configuration");
-        }
-    }
+    apply_time_modes(reader, &time_modes, &mut default, &mut routes);
+    let routes =
+        Routes::new(routes).map_err(|error| reader.reject(SettingKey::Route, error.to_string(), "another pattern")).ok()?;
     let connect = Deadlines::default().connect.min(timeout);
     let config = upstream::Config {
         default,
-        scoped,
+        routes,
         credentials,
         client_credentials: marked,
         proxies,
@@ -105,15 +101,74 @@ fn named_registry(reader: &mut SettingsReader<'_>, url: Url, npm: Option<&NpmCon
     Some(RegistryConfig::new(url, setting))
 }
 
-/// Notes an error for each `marked` URL that is no registry. A misspelt URL would silently receive no credentials.
-fn check_marked(
+/// Reads the registries of some packages. Leaves out those with errors, which it adds.
+fn read_routes(reader: &mut SettingsReader<'_>, own_addresses: &OwnAddresses<'_>) -> Vec<Route> {
+    let mut routes = Vec::new();
+    for value in reader.raw.values(SettingKey::Route) {
+        match read_route(&value, own_addresses) {
+            Ok(route) => routes.push(route),
+            Err(error) => reader.errors.push(error),
+        }
+    }
+    routes
+}
+
+/// Reads one registry: a table, or `PACKAGES=URL`.
+fn read_route(value: &RawValue, own_addresses: &OwnAddresses<'_>) -> Result<Route, Diagnostic> {
+    let allowed = || SettingKey::Route.setting().kind.allowed();
+    let ((scopes, packages), url) = if value.fields.is_empty() {
+        let (patterns, url) = value.text.split_once('=').ok_or_else(|| value.flawed("route", "names no URL", allowed()))?;
+        let is_scope = |pattern: &String| pattern.starts_with('@') && !pattern.contains('/');
+        (patterns.split_whitespace().map(str::to_owned).partition(is_scope), url)
+    } else {
+        let all =
+            |wanted: &str| value.fields.iter().filter(|(name, _)| name == wanted).map(|(_, text)| text.text.clone()).collect();
+        ((all("scopes"), all("packages")), value.text.as_str())
+    };
+    let (scopes, packages): (Vec<String>, Vec<String>) = (scopes, packages);
+    let url = parse::url(url).map_err(|flaw| value.flawed("url", &flaw, allowed()))?;
+    if own_addresses.contains(&url) {
+        return Err(value.flawed("url", "is Coldframe itself", "a registry other than this server"));
+    }
+    if scopes.is_empty() && packages.is_empty() {
+        return Err(value.flawed("route", "names no packages", allowed()));
+    }
+    let mut registry = RegistryConfig::new(url, upstream::SettingOrigin::Setting(value.origin.to_string()));
+    if let Some(time) = value.field("time") {
+        let mode = parse::time_mode(&time.text).ok().filter(|(scope, _)| scope.is_none());
+        registry.time_mode =
+            mode.ok_or_else(|| time.flawed("time", "has an unknown value", "`checked`, `first-seen`, `trust`"))?.1;
+    }
+    Ok(Route { scopes, packages, registry })
+}
+
+/// Applies the setting `upstream-time`.
+fn apply_time_modes(
     reader: &mut SettingsReader<'_>,
-    marked: &[Url],
-    default: Option<&RegistryConfig>,
-    scoped: &BTreeMap<String, RegistryConfig>,
+    modes: &[(Option<String>, TimeMode)],
+    default: &mut RegistryConfig,
+    routes: &mut [Route],
 ) {
+    for (scope, mode) in modes {
+        let Some(scope) = scope else {
+            default.time_mode = *mode;
+            continue;
+        };
+        let route = routes.iter_mut().find(|route| route.scopes.iter().any(|known| known.eq_ignore_ascii_case(scope)));
+        if let Some(route) = route {
+            route.registry.time_mode = *mode;
+        } else {
+            let problem = format!("no registry is configured for the scope `{scope}`");
+            reader.reject(SettingKey::UpstreamTime, problem, "a scope with a registry in npm's configuration or `route`");
+        }
+    }
+}
+
+/// Notes an error for each `marked` URL that is no registry. A misspelt URL would silently receive no credentials.
+fn check_marked(reader: &mut SettingsReader<'_>, marked: &[Url], default: Option<&RegistryConfig>, routes: &[Route]) {
     let Some(default) = default else { return };
-    let mut known: Vec<Url> = std::iter::once(default).chain(scoped.values()).map(RegistryConfig::address).collect();
+    let routed = routes.iter().map(|route| &route.registry);
+    let mut known: Vec<Url> = std::iter::once(default).chain(routed).map(RegistryConfig::address).collect();
     known.sort_unstable();
     known.dedup();
     for address in marked.iter().filter(|address| !known.contains(address)) {
@@ -163,8 +218,7 @@ fn takes(listening: IpAddr, ip: IpAddr) -> bool {
 
 /// Returns the non-empty paths of all registries without a trailing slash, the longest first.
 pub(crate) fn prefixes(upstream: &upstream::Config) -> Vec<Box<str>> {
-    let all = std::iter::once(&upstream.default).chain(upstream.scoped.values());
-    let paths = all.map(|registry| registry.address().path().trim_end_matches('/').to_owned());
+    let paths = upstream.registries().map(|registry| registry.address().path().trim_end_matches('/').to_owned());
     let mut prefixes: Vec<Box<str>> = paths.filter(|path| !path.is_empty()).map(Into::into).collect();
     prefixes.sort_unstable_by_key(|path| std::cmp::Reverse(path.len()));
     prefixes.dedup();

@@ -14,6 +14,8 @@ pub enum ValueKind {
     Size,
     PackageGlob,
     HostGlob,
+    /// Scopes and globs of packages, and the registry that serves them.
+    Route,
     HostName,
     Path,
     /// A file of what is trusted, or `none`.
@@ -60,6 +62,10 @@ impl ValueKind {
             Self::Size => ("SIZE", "a number with a unit of B, KB, MB, GB, TB, KiB, MiB, GiB or TiB, such as `512MB` or `10GiB`"),
             Self::PackageGlob => ("GLOB", "a package name or a glob, such as `lodash`, `@acme/*` or `eslint-*`"),
             Self::HostGlob => ("GLOB", "a host name or a glob, such as `cdn.example` or `*.storage.example`"),
+            Self::Route => (
+                "PACKAGES=URL",
+                "scopes and globs, and the URL of their registry, such as `@acme acme-*=https://acme.example/npm/`",
+            ),
             Self::HostName => ("HOST", "a host name without port, such as `registry.example`"),
             Self::Path => ("PATH", "a path"),
             Self::FileOrNone => ("PATH", "the path of a file, or `none`"),

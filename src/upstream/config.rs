@@ -1,20 +1,23 @@
-//! The configuration of registries and their limits. `config` and `npmrc` build it from files and flags.
+//! The configuration of registries, their routes and their limits. A name that a route matches is asked at its registry only.
+//! `config` and `npmrc` build it from files and flags.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use url::Url;
 
 use crate::net::{Deadlines, HostPattern, ProxySettings, remove_credentials};
+use crate::npm::PackageName;
 use crate::upstream::credentials::{CredentialRules, Credentials, CredentialsError};
 
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The registry of packages whose scope has no registry.
+    /// The registry of packages that no route matches.
     pub default: RegistryConfig,
-    /// The registries of scopes. Keys are scopes with their `@`.
-    pub scoped: BTreeMap<String, RegistryConfig>,
+    /// The registries of some packages.
+    pub routes: Routes,
     /// Credentials lent to clients that may borrow them, by the URL they were configured for.
     pub credentials: CredentialRules,
     /// The registries that receive clients' own credentials, if there are several registries.
@@ -34,6 +37,17 @@ pub struct Config {
 }
 
 impl Config {
+    /// Returns the registry of a package.
+    pub(crate) fn registry_of(&self, name: &PackageName) -> &RegistryConfig {
+        let route = self.routes.find(name).and_then(|at| self.routes.get(at));
+        route.map_or(&self.default, |route| &route.registry)
+    }
+
+    /// Returns all registries, the default one first.
+    pub(crate) fn registries(&self) -> impl Iterator<Item = &RegistryConfig> {
+        std::iter::once(&self.default).chain(self.routes.iter().map(|route| &route.registry))
+    }
+
     pub(crate) fn lent_for(&self, registry: &RegistryConfig, url: &Url) -> Option<Credentials> {
         let own = || registry.credentials.clone().or_else(|| Credentials::from_url(&registry.url).ok().flatten());
         own().or_else(|| self.credentials.for_url(url).cloned())
@@ -108,6 +122,8 @@ pub enum UpstreamConfigError {
     Address { url: String, origin: SettingOrigin },
     #[error("invalid scope, expected `@scope`: `{0}`")]
     Scope(String),
+    #[error("invalid package glob of an upstream, expected some packages such as `acme-*`: `{0}`")]
+    Glob(String),
     #[error("cannot use the credentials in the registry URL from {origin}")]
     Credentials { origin: SettingOrigin, source: CredentialsError },
     /// `found` is the error of loading the system's roots.
@@ -134,5 +150,144 @@ pub(crate) fn address(url: &Url) -> Url {
 pub(crate) fn add_final_slash(url: &mut Url) {
     if !url.path().ends_with('/') {
         url.set_path(&format!("{}/", url.path()));
+    }
+}
+
+/// The packages of one registry.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Scopes with their `@`.
+    pub scopes: Vec<String>,
+    /// Globs of package names, in which `*` stops at `/`.
+    pub packages: Vec<String>,
+    pub registry: RegistryConfig,
+}
+
+/// Routes in their order: the first that matches a name applies. Case is ignored, because a registry may ignore it too.
+#[derive(Debug, Clone, Default)]
+pub struct Routes {
+    list: Vec<Route>,
+    /// The first route of each scope, in lower case.
+    by_scope: HashMap<Box<str>, usize>,
+    globs: GlobSet,
+    /// The route of each glob.
+    by_glob: Vec<usize>,
+}
+
+impl Route {
+    /// Creates the route of one scope.
+    pub(crate) fn for_scope(scope: &str, registry: RegistryConfig) -> Self {
+        Self { scopes: vec![scope.to_owned()], packages: Vec::new(), registry }
+    }
+
+    /// Formats what it matches, such as `@acme acme-*`.
+    pub(crate) fn label(&self) -> String {
+        self.scopes.iter().chain(&self.packages).map(String::as_str).collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl Routes {
+    /// Compiles routes. Returns an error if a scope or glob is invalid, or if a glob matches nearly every name.
+    pub(crate) fn new(list: Vec<Route>) -> Result<Self, UpstreamConfigError> {
+        let (mut by_scope, mut by_glob, mut globs) = (HashMap::new(), Vec::new(), GlobSetBuilder::new());
+        for (at, route) in list.iter().enumerate() {
+            for scope in &route.scopes {
+                if !is_scope(scope) {
+                    return Err(UpstreamConfigError::Scope(scope.escape_debug().to_string()));
+                }
+                by_scope.entry(scope.to_ascii_lowercase().into()).or_insert(at);
+            }
+            for glob in &route.packages {
+                let invalid = || UpstreamConfigError::Glob(glob.escape_debug().to_string());
+                if !names_packages(glob) {
+                    return Err(invalid());
+                }
+                let compiled = GlobBuilder::new(glob).literal_separator(true).case_insensitive(true).build();
+                globs.add(compiled.map_err(|_| invalid())?);
+                by_glob.push(at);
+            }
+        }
+        let globs = globs.build().map_err(|error| UpstreamConfigError::Glob(error.to_string()))?;
+        Ok(Self { list, by_scope, globs, by_glob })
+    }
+
+    /// Returns the index of the route of a package.
+    pub(crate) fn find(&self, name: &PackageName) -> Option<usize> {
+        let of_scope = name.scope().and_then(|scope| {
+            let is_lower = !scope.bytes().any(|byte| byte.is_ascii_uppercase());
+            if is_lower { self.by_scope.get(scope) } else { self.by_scope.get(&*scope.to_ascii_lowercase()) }
+        });
+        if self.by_glob.is_empty() {
+            return of_scope.copied();
+        }
+        let of_globs = self.globs.matches(name.as_str()).into_iter().filter_map(|at| self.by_glob.get(at));
+        of_globs.chain(of_scope).min().copied()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Route> {
+        self.list.iter()
+    }
+
+    pub(crate) fn get(&self, at: usize) -> Option<&Route> {
+        self.list.get(at)
+    }
+}
+
+/// Checks for a scope with its `@`, in characters that npm allows.
+fn is_scope(text: &str) -> bool {
+    PackageName::parse(&format!("{text}/x")).is_ok_and(|name| name.scope() == Some(text))
+}
+
+/// Checks whether a glob names some packages and not all: it has a letter or digit.
+fn names_packages(glob: &str) -> bool {
+    glob.bytes().any(|byte| byte.is_ascii_alphanumeric())
+}
+
+#[cfg(test)]
+mod tests {
+    use url::Url;
+
+    use super::*;
+
+    fn routes(list: &[(&[&str], &[&str])]) -> Result<Routes, String> {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let registry = || RegistryConfig::new(Url::parse("http://acme.example/").unwrap(), SettingOrigin::BuiltIn);
+        let route = |(scopes, packages): &(&[&str], &[&str])| Route {
+            scopes: texts(scopes),
+            packages: texts(packages),
+            registry: registry(),
+        };
+        Routes::new(list.iter().map(route).collect()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn first_route_that_matches_applies_in_any_case() {
+        let routes = routes(&[(&["@acme"], &["acme-*"]), (&["@Other", "@acme"], &["acme-ui", "@third/*-private"])]).unwrap();
+        let find = |name: &str| routes.find(&PackageName::parse(name).unwrap());
+        for (name, expected) in [
+            ("@acme/ui", Some(0)),
+            ("@Acme/ui", Some(0)),
+            ("acme-ui", Some(0)),
+            ("ACME-ui", Some(0)),
+            ("@other/ui", Some(1)),
+            ("@third/ui-private", Some(1)),
+            ("@third/ui", None),
+            ("@acmes/ui", None),
+            ("acme", None),
+            ("@x/acme-ui", None),
+        ] {
+            assert_eq!(find(name), expected, "{name}");
+        }
+        assert_eq!(Routes::default().find(&PackageName::parse("@acme/ui").unwrap()), None);
+    }
+
+    #[test]
+    fn invalid_scopes_and_globs_for_everything_are_refused() {
+        for scope in ["acme", "@", "@a/b", "@acme/", "", "@аcme", "@a b"] {
+            assert!(routes(&[(&[scope], &[])]).unwrap_err().contains("invalid scope"), "{scope}");
+        }
+        for glob in ["*", "@*/*", "**", "?*", "{*,@*/*}", "", "a[", "{a"] {
+            assert!(routes(&[(&[], &[glob])]).unwrap_err().contains("invalid package glob of an upstream"), "{glob}");
+        }
     }
 }

@@ -18,7 +18,7 @@ mod testing;
 
 pub use authorization::{Addressed, Authorization, OwnCredentials};
 pub use circuit_breaker::AllCircuits;
-pub use config::{Config, RegistryConfig, SettingOrigin, TimeMode, UpstreamConfigError};
+pub use config::{Config, RegistryConfig, Route, Routes, SettingOrigin, TimeMode, UpstreamConfigError};
 pub use credentials::{CredentialRules, Credentials, CredentialsError};
 pub use error::UpstreamError;
 pub use npmrc::environment::NpmEnvironment;

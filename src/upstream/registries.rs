@@ -1,6 +1,5 @@
 //! Selects the registry of a package, and applies reloaded settings.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
@@ -11,6 +10,7 @@ use crate::net::{ClientConfig, HttpClient, TlsTrust};
 use crate::npm::PackageName;
 use crate::upstream::authorization::{Addressed, is_address};
 use crate::upstream::circuit_breaker::AllCircuits;
+use crate::upstream::config::Routes;
 use crate::upstream::config::{Config, RegistryConfig, UpstreamConfigError, address};
 use crate::upstream::credentials::CredentialRules;
 use crate::upstream::registry::{Hosts, Registry, RegistryShared, lent_by, reaches};
@@ -24,19 +24,20 @@ pub struct Renewed {
     pub needs_restart: bool,
 }
 
-/// Selects the registry of a package: its scope's, or the default.
+/// Selects the registry of a package: that of the first route that matches its name, else the default.
 #[derive(Debug)]
 pub struct Registries {
     default: Arc<Registry>,
-    scoped: HashMap<Box<str>, Arc<Registry>>,
+    routes: Routes,
+    /// The registry of each route.
+    routed: Vec<Arc<Registry>>,
 }
 
 impl Registries {
     /// Creates the registries of `config`. Sends nothing. Fails if there is an `https` registry and `trust` is empty.
     pub(crate) fn open(config: &Config, trust: &TlsTrust) -> Result<Self, UpstreamConfigError> {
-        let every = || std::iter::once(&config.default).chain(config.scoped.values());
         if trust.roots == 0
-            && let Some(secure) = every().find(|registry| registry.url.scheme() == "https")
+            && let Some(secure) = config.registries().find(|registry| registry.url.scheme() == "https")
         {
             return Err(UpstreamConfigError::NoRoots { url: secure.address().into(), found: trust.trouble.clone() });
         }
@@ -44,7 +45,7 @@ impl Registries {
         let user_agent = user_agent.map_err(|_| UpstreamConfigError::UserAgent(config.user_agent.escape_debug().to_string()))?;
         let (deadlines, proxies, tls) = (config.deadlines, config.proxies.clone(), Arc::clone(&trust.client));
         let client = HttpClient::new(&ClientConfig { deadlines, proxies, tls, user_agent });
-        let mut addresses: Vec<Url> = every().map(RegistryConfig::address).collect();
+        let mut addresses: Vec<Url> = config.registries().map(RegistryConfig::address).collect();
         addresses.sort_unstable();
         addresses.dedup();
         let shared = Arc::new(RegistryShared {
@@ -58,23 +59,18 @@ impl Registries {
         let bound = if addresses.len() == 1 { addresses } else { config.client_credentials.iter().map(address).collect() };
         let open = |registry: &RegistryConfig| Registry::open(registry, config, &bound, &shared).map(Arc::new);
         let default = open(&config.default)?;
-        let mut scoped = HashMap::with_capacity(config.scoped.len());
-        for (scope, registry) in &config.scoped {
-            if !scope.starts_with('@') || scope.len() == 1 || scope.contains('/') {
-                return Err(UpstreamConfigError::Scope(scope.escape_debug().to_string()));
-            }
-            scoped.insert(scope.as_str().into(), open(registry)?);
-        }
-        Ok(Self { default, scoped })
+        let routed = config.routes.iter().map(|route| open(&route.registry)).collect::<Result<_, _>>()?;
+        Ok(Self { default, routes: config.routes.clone(), routed })
     }
 
     /// Applies reloaded hosts and lent credentials; a changed URL needs a restart. Changes nothing if credentials cannot be sent.
     pub(crate) fn renew(&self, config: &Config) -> Result<Renewed, UpstreamConfigError> {
         let (fresh, shared) = (Hosts::of(config), &self.default.shared);
         let mut lent = Vec::new();
-        for (registry, configured) in std::iter::once((&self.default, Some(&config.default)))
-            .chain(self.scoped.iter().map(|(scope, registry)| (registry, config.scoped.get(&**scope))))
-        {
+        let configured = |label: &str| config.routes.iter().find(|route| route.label() == label).map(|route| &route.registry);
+        let routes = self.routes.iter().zip(&self.routed);
+        let pairs = routes.map(|(route, registry)| (registry, configured(&route.label())));
+        for (registry, configured) in std::iter::once((&self.default, Some(&config.default))).chain(pairs) {
             let Some(configured) = configured.filter(|configured| configured.address() == registry.url) else { continue };
             lent.push((registry, lent_by(configured, config)?));
         }
@@ -96,7 +92,17 @@ impl Registries {
     }
 
     pub(crate) fn of(&self, name: &PackageName) -> &Arc<Registry> {
-        name.scope().and_then(|scope| self.scoped.get(scope)).unwrap_or(&self.default)
+        self.routes.find(name).and_then(|at| self.routed.get(at)).unwrap_or(&self.default)
+    }
+
+    /// Checks whether a package is routed to another registry than the default one, which is never asked for it.
+    pub(crate) fn is_private(&self, name: &PackageName) -> bool {
+        self.of(name).id() != self.default.id()
+    }
+
+    /// Checks whether some packages are served by another registry than others.
+    pub(crate) fn are_several(&self) -> bool {
+        self.default.shared.addresses.len() > 1
     }
 
     /// Returns the URLs of all registries, without credentials.
@@ -108,7 +114,8 @@ impl Registries {
         AllCircuits(self.all().map(|registry| Arc::clone(&registry.health.circuits)).collect())
     }
 
-    /// Returns the registry of packages whose scope has no registry.
+    /// Returns the registry of packages that no route matches.
+    #[cfg(test)]
     pub(crate) fn default_registry(&self) -> &Arc<Registry> {
         &self.default
     }
@@ -135,7 +142,7 @@ impl Registries {
     }
 
     fn all(&self) -> impl Iterator<Item = &Arc<Registry>> {
-        std::iter::once(&self.default).chain(self.scoped.values())
+        std::iter::once(&self.default).chain(&self.routed)
     }
 }
 
@@ -145,18 +152,20 @@ mod tests {
     use crate::net::testing::{ScriptedServer, ServerAction, TestIdentity, answer};
     use crate::npm::PackumentForm;
     use crate::upstream::authorization::Authorization;
+    use crate::upstream::config::Route;
     use crate::upstream::config::SettingOrigin;
     use crate::upstream::credentials::Credentials;
     use crate::upstream::testing;
 
-    fn elsewhere(url: &str) -> RegistryConfig {
-        RegistryConfig::new(Url::parse(url).unwrap(), SettingOrigin::BuiltIn)
+    fn routes(of_scopes: &[(&str, &str)]) -> Routes {
+        let elsewhere = |url: &str| RegistryConfig::new(Url::parse(url).unwrap(), SettingOrigin::BuiltIn);
+        Routes::new(of_scopes.iter().map(|(scope, url)| Route::for_scope(scope, elsewhere(url))).collect()).unwrap()
     }
 
     #[test]
     fn scopes_have_their_registries_and_others_use_the_default() {
         let mut config = testing::config("http://npm.example/api?x#y");
-        config.scoped.insert("@acme".to_owned(), elsewhere("http://acme.example"));
+        config.routes = routes(&[("@acme", "http://acme.example")]);
         let registries = Registries::open(&config, &testing::trust(&[])).unwrap();
         let id = |name: &str| registries.of(&PackageName::parse(name).unwrap()).id().to_string();
         assert_eq!(
@@ -164,11 +173,11 @@ mod tests {
             ("http://acme.example/".into(), "http://npm.example/api/".into(), "http://npm.example/api/".into())
         );
         assert!(registries.default_registry().has_credentials);
-        config.scoped.insert("acme".to_owned(), elsewhere("http://acme.example"));
-        assert_eq!(
-            Registries::open(&config, &testing::trust(&[])).unwrap_err().to_string(),
-            "invalid scope, expected `@scope`: `acme`"
-        );
+        let is_private = |name: &str| registries.is_private(&PackageName::parse(name).unwrap());
+        assert!(is_private("@acme/ui") && is_private("@ACME/ui") && !is_private("ui") && !is_private("@acmes/ui"));
+        config.routes = routes(&[("@acme", "http://npm.example/api")]);
+        let same = Registries::open(&config, &testing::trust(&[])).unwrap();
+        assert!(!same.is_private(&PackageName::parse("@acme/ui").unwrap()), "the default registry serves the scope");
     }
 
     #[test]
@@ -193,8 +202,7 @@ mod tests {
         let open = |marked: &[&str], several: bool| {
             let mut config = testing::config(public);
             if several {
-                config.scoped.insert("@acme".to_owned(), elsewhere(private));
-                config.scoped.insert("@also".to_owned(), elsewhere("http://acme.example/npm"));
+                config.routes = routes(&[("@acme", private), ("@also", "http://acme.example/npm")]);
             }
             config.client_credentials = marked.iter().map(|url| Url::parse(url).unwrap()).collect();
             Registries::open(&config, &testing::trust(&[])).unwrap()

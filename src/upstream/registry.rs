@@ -215,7 +215,13 @@ impl Registry {
             let Some(location) = response.headers.get(LOCATION).and_then(|location| location.to_str().ok()) else {
                 return Err(UpstreamError::Broken { host: target.host(), detail: "redirect without a valid `Location`".into() });
             };
-            target = target.redirected(location, &self.hosts().redirect)?;
+            let next = target.redirected(location, &self.hosts().redirect)?;
+            if self.is_of_another(&next.url) {
+                let (host, to, detail) =
+                    (target.host(), next.host(), "the address belongs to another configured registry".into());
+                return Err(UpstreamError::Redirected { host, to, detail });
+            }
+            target = next;
         }
         let to = target.host();
         let detail = format!("more than {MAX_REDIRECTS} redirects in a row").into();
@@ -344,15 +350,40 @@ impl Registry {
         self.credentials.load().for_url(url).cloned().filter(|_| url.scheme() == "https" || self.url.scheme() == "http")
     }
 
+    /// Returns the target for the tarball URL in a manifest. Fails if its host is not allowed, or if it belongs to another registry:
+    /// a package of one must not obtain bytes of another one with its credentials.
+    pub(crate) fn tarball_target(&self, stated: &str) -> Result<FetchTarget, UpstreamError> {
+        let target = FetchTarget::to_tarball(&self.url, stated, &self.hosts().tarball)?;
+        if self.is_of_another(&target.url) {
+            let detail = "a tarball URL belongs to another configured registry".into();
+            return Err(UpstreamError::Broken { host: target.host(), detail });
+        }
+        Ok(target)
+    }
+
+    /// Checks whether a URL is below that of another configured registry, or may be for a server that decodes its path.
+    fn is_of_another(&self, url: &Url) -> bool {
+        if self.shared.addresses.len() < 2 {
+            return false;
+        }
+        let nearest = self.nearest(url);
+        let has_neighbours = || self.shared.addresses.iter().any(|base| *base != self.url && base.origin() == url.origin());
+        nearest.is_some_and(|nearest| *nearest != self.url) || (is_ambiguous(url.path()) && has_neighbours())
+    }
+
+    /// Returns the configured registry with the longest URL above `url`.
+    fn nearest(&self, url: &Url) -> Option<&Url> {
+        let covers = |base: &&Url| base.origin() == url.origin() && url.path().starts_with(base.path());
+        self.shared.addresses.iter().filter(covers).max_by_key(|base| base.path().len())
+    }
+
     /// Checks whether a target belongs to this registry: same host and port, and not below the URL of another registry there.
     fn is_own_url(&self, target: &FetchTarget) -> bool {
         let url = &target.url;
-        let covers = |base: &Url| base.origin() == url.origin() && url.path().starts_with(base.path());
-        let nearest = self.shared.addresses.iter().filter(|base| covers(base)).max_by_key(|base| base.path().len());
         target.trusted
             && url.host_str() == self.url.host_str()
             && !is_ambiguous(url.path())
-            && nearest.is_none_or(|nearest| *nearest == self.url)
+            && self.nearest(url).is_none_or(|nearest| *nearest == self.url)
     }
 }
 

@@ -10,7 +10,6 @@ use crate::net::BodyStream;
 use crate::npm::{PackageName, tarball_url};
 use crate::upstream::authorization::Authorization;
 use crate::upstream::error::UpstreamError;
-use crate::upstream::fetch_target::FetchTarget;
 use crate::upstream::registry::Registry;
 use crate::upstream::response::{header, refusal};
 
@@ -54,7 +53,7 @@ impl Registry {
 
     /// Checks whether `stated` leads to the conventional tarball URL.
     pub(crate) fn is_conventional(&self, name: &PackageName, version: &str, stated: &str) -> bool {
-        let target = |url: &str| FetchTarget::to_tarball(&self.url, url, &self.hosts().tarball).ok();
+        let target = |url: &str| self.tarball_target(url).ok();
         target(stated).is_some_and(|stated| Some(stated) == target(&self.conventional_tarball_url(name, version)))
     }
 
@@ -62,7 +61,7 @@ impl Registry {
     ///
     /// The body is not decoded even if declared as encoded: none is requested, and file servers often label a `.tgz` as `gzip`.
     pub(crate) async fn tarball(&self, url: &str, authorization: &Authorization) -> Result<TarballBody, UpstreamError> {
-        let target = FetchTarget::to_tarball(&self.url, url, &self.hosts().tarball)?;
+        let target = self.tarball_target(url)?;
         let (target, response) = self.get(target, tarball_headers(), authorization).await?;
         if response.status != StatusCode::OK {
             return Err(refusal(&target, response).await);
@@ -77,7 +76,7 @@ impl Registry {
     /// Checks whether a URL serves a tarball to these credentials. Sends the GET of [`Registry::tarball`] for one byte and stops
     /// after the headers. A HEAD proves nothing, because servers treat it differently.
     pub(crate) async fn offers_tarball(&self, url: &str, authorization: &Authorization) -> Result<Offer, UpstreamError> {
-        let target = FetchTarget::to_tarball(&self.url, url, &self.hosts().tarball)?;
+        let target = self.tarball_target(url)?;
         let mut headers = tarball_headers();
         headers.insert(RANGE, HeaderValue::from_static("bytes=0-0"));
         let (target, response) = self.get(target, headers, authorization).await?;

@@ -1,6 +1,5 @@
 //! Registries for tests that connect to a scripted server on loopback.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,6 +8,7 @@ use rustls_pki_types::pem::PemObject as _;
 use url::Url;
 
 use crate::net::{Deadlines, MemoryBudget, ProxySettings, Reservation, TlsTrust};
+use crate::upstream::config::Routes;
 use crate::upstream::config::{Config, RegistryConfig, SettingOrigin};
 use crate::upstream::credentials::{CredentialRules, Credentials};
 use crate::upstream::registries::Registries;
@@ -19,7 +19,7 @@ pub(crate) fn config(url: &str) -> Config {
     default.credentials = Some(Credentials::bearer("lent").unwrap());
     Config {
         default,
-        scoped: BTreeMap::new(),
+        routes: Routes::default(),
         credentials: CredentialRules::default(),
         client_credentials: Vec::new(),
         proxies: ProxySettings::none(),

@@ -73,6 +73,7 @@ mod refetch;
 mod refusals;
 mod reloads;
 mod restart;
+mod routes;
 mod run;
 mod run_remote;
 mod run_terminal;

@@ -56,7 +56,7 @@ fn output(text: &str) -> String {
     // Writing to a `String` cannot fail.
     let _ = write!(out, "{found:?}");
     out.push_str(&found.default_registry().map_or_else(|error| chain(&error), |registry| format!("{registry:?}")));
-    out.push_str(&found.scoped_registries().map_or_else(|error| chain(&error), |registries| format!("{registries:?}")));
+    out.push_str(&found.routes().map_or_else(|error| chain(&error), |registries| format!("{registries:?}")));
     out.push_str(&found.proxies(&environment()).map_or_else(|error| chain(&error), |proxies| format!("{proxies:?}")));
     out
 }

@@ -155,7 +155,7 @@ pub(crate) struct LocalSession {
 impl SessionTemplate {
     /// Creates the template of a server with these listeners.
     pub(crate) fn new(config: &Config, trust: &TlsTrust, listeners: &[ListenAddress]) -> Self {
-        let upstreams = || std::iter::once(&config.upstream.default).chain(config.upstream.scoped.values());
+        let upstreams = || config.upstream.registries();
         // Sessions have a password of their own.
         let mut gateway = GatewayConfig { users: None, ..config.gateway.proxy.clone() };
         for registry in upstreams().filter(|registry| has_no_dns_name(&registry.url)) {
@@ -213,10 +213,10 @@ impl SessionTemplate {
     }
 }
 
-/// Returns the URLs of upstream by scope, and under `packages` for packages without a scope.
+/// Returns the URLs of upstream by route, and under `packages` for packages without one.
 pub(crate) fn registries(config: &Config) -> BTreeMap<String, String> {
-    let scoped = config.upstream.scoped.iter().map(|(scope, registry)| (scope.clone(), registry));
-    let all = std::iter::once(("packages".to_owned(), &config.upstream.default)).chain(scoped);
+    let routed = config.upstream.routes.iter().map(|route| (route.label(), &route.registry));
+    let all = std::iter::once(("packages".to_owned(), &config.upstream.default)).chain(routed);
     all.map(|(scope, registry)| (scope, registry.address().to_string())).collect()
 }
 

@@ -71,8 +71,7 @@ struct RenewedTrust {
 impl TrustRenewal {
     /// Returns `None` if no repository is configured.
     pub(crate) fn open(core: &Core, config: &Config) -> Option<Self> {
-        let scoped = config.upstream.scoped.values();
-        let registries = std::iter::once(&config.upstream.default).chain(scoped).map(RegistryConfig::address);
+        let registries = config.upstream.registries().map(RegistryConfig::address);
         let source = TrustRepository {
             updates: config.firewall.trust_updates.clone()?,
             client: HttpClient::new(&outbound::like_upstream(&config.upstream, &core.trust)),

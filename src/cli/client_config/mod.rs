@@ -76,8 +76,7 @@ async fn build_input(given: Option<Url>, config: &Config) -> anyhow::Result<Clie
 
 /// Describes which registries receive clients' credentials, if there are several registries.
 fn credentials(upstream: &upstream::Config) -> Option<String> {
-    let registries: BTreeSet<_> =
-        std::iter::once(&upstream.default).chain(upstream.scoped.values()).map(RegistryConfig::address).collect();
+    let registries: BTreeSet<_> = upstream.registries().map(RegistryConfig::address).collect();
     if registries.len() == 1 {
         return None;
     }

@@ -29,6 +29,41 @@ pub(crate) const FEED_KEYS: [(&str, &str); 6] = [
     ("key", "`ed25519:` and Base64, as `coldframe feed export` prints it"),
 ];
 
+/// The keys of an upstream's table and their allowed values.
+pub(crate) const UPSTREAM_KEYS: [(&str, &str); 4] = [
+    ("url", "an `http` or `https` URL, such as `https://acme.example/npm/`"),
+    ("scopes", "scopes in brackets, such as `[\"@acme\"]`"),
+    ("packages", "globs of package names in brackets, such as `[\"acme-*\"]`"),
+    ("time", "`checked`, `first-seen`, `trust`, `ignore-age`"),
+];
+
+/// What the tables of a setting contain.
+struct TableShape {
+    /// What one is called in errors.
+    noun: &'static str,
+    /// The key that each has, which is the text of the value.
+    main: &'static str,
+    keys: &'static [(&'static str, &'static str)],
+}
+
+const FEED: TableShape = TableShape { noun: "a feed", main: "source", keys: &FEED_KEYS };
+const UPSTREAM: TableShape = TableShape { noun: "an upstream", main: "url", keys: &UPSTREAM_KEYS };
+
+impl TableShape {
+    fn of(key: SettingKey) -> Option<&'static Self> {
+        match key {
+            SettingKey::Feed => Some(&FEED),
+            SettingKey::Upstream | SettingKey::Route => Some(&UPSTREAM),
+            _ => None,
+        }
+    }
+}
+
+/// Checks whether the value of a key in a table is a list of strings.
+pub(crate) fn is_list(key: &str) -> bool {
+    matches!(key, "scopes" | "packages")
+}
+
 /// Reads a file. Adds errors to `errors` and returns the valid settings. `origin` is the flag or variable that names the file.
 pub(crate) fn read(path: &Path, origin: Origin, errors: &mut Vec<Diagnostic>) -> BTreeMap<SettingKey, Vec<RawValue>> {
     match files::read_pipe_bounded(path, MAX_FILE_BYTES).and_then(files::into_text) {
@@ -50,7 +85,16 @@ pub(crate) fn parse(path: &Path, text: String, errors: &mut Vec<Diagnostic>) -> 
     reader.add_syntax_errors(syntax_errors);
     // After the first error the parser guesses, and its entries may not exist in the file.
     let entries = table.get_ref().iter().filter(|(key, value)| key.span().end.max(value.span().end) <= readable);
-    entries.filter_map(|(key, value)| reader.read_entry(key, value)).collect()
+    let mut found = BTreeMap::new();
+    for (key, value) in entries {
+        let Some((key, values)) = reader.read_entry(key, value) else { continue };
+        if key == SettingKey::Upstream {
+            reader.split_upstreams(values, &mut found);
+        } else {
+            found.entry(key).or_insert_with(Vec::new).extend(values);
+        }
+    }
+    found
 }
 
 struct FileReader<'a> {
@@ -91,7 +135,8 @@ impl FileReader<'_> {
         let name = key.get_ref().as_ref();
         let Some(known) = SettingKey::named(name) else {
             if value.get_ref().is_table() {
-                let allowed = "settings at the top level, as in `min-release-age = \"72h\"`, and tables `[[feed]]`";
+                let allowed =
+                    "settings at the top level, as in `min-release-age = \"72h\"`, and tables `[[feed]]` and `[[upstream]]`";
                 self.add_unknown(key.span(), format!("unknown table: `{name}`"), allowed);
             } else {
                 self.errors.push(suggest::unknown_name(SourceSpan::new(self.file, key.span()).into(), "key", name));
@@ -100,13 +145,13 @@ impl FileReader<'_> {
         };
         let setting = known.setting();
         let items = match value.get_ref() {
-            DeValue::Array(items) if setting.several => items.iter().collect(),
+            DeValue::Array(items) if setting.several || known == SettingKey::Upstream => items.iter().collect(),
             _ => vec![value],
         };
         let mut texts = Vec::new();
         for item in items {
-            if let (SettingKey::Feed, DeValue::Table(table)) = (known, item.get_ref()) {
-                texts.extend(self.read_feed(item.span(), table));
+            if let (Some(shape), DeValue::Table(table)) = (TableShape::of(known), item.get_ref()) {
+                texts.extend(self.read_table(shape, item.span(), table));
             } else if let Some(text) = text_of(setting, item.get_ref()) {
                 texts.push(RawValue::new(text, SourceSpan::new(self.file, item.span())));
             } else {
@@ -117,32 +162,67 @@ impl FileReader<'_> {
         Some((known, texts))
     }
 
-    /// Reads a `[[feed]]` table as text fields.
-    fn read_feed(&mut self, span: Range<usize>, table: &DeTable<'_>) -> Option<RawValue> {
-        let fields: Vec<_> = table.iter().filter_map(|(key, value)| self.read_field(key, value)).collect();
-        let Some(source) = fields.iter().find(|(name, _)| name == "source").map(|(_, value)| value.text.clone()) else {
-            if !table.keys().any(|key| key.get_ref() == "source") {
-                self.add(span, "a feed without `source`".to_owned(), format!("`source` with {FEED_SOURCE}"));
+    /// Reads a table as text fields. The elements of a list are fields with the same name.
+    fn read_table(&mut self, shape: &TableShape, span: Range<usize>, table: &DeTable<'_>) -> Option<RawValue> {
+        let main = shape.main;
+        let fields: Vec<_> = table.iter().flat_map(|(key, value)| self.read_field(shape, key, value)).collect();
+        let Some(text) = fields.iter().find(|(name, _)| name == main).map(|(_, value)| value.text.clone()) else {
+            if !table.keys().any(|key| key.get_ref() == main) {
+                let allowed = shape.keys.iter().find(|(known, _)| *known == main).map_or("", |(_, allowed)| allowed);
+                self.add(span, format!("{} without `{main}`", shape.noun), format!("`{main}` with {allowed}"));
             }
             return None;
         };
-        Some(RawValue { fields, ..RawValue::new(source, SourceSpan::new(self.file, span)) })
+        Some(RawValue { fields, ..RawValue::new(text, SourceSpan::new(self.file, span)) })
     }
 
-    fn read_field(&mut self, key: &Spanned<Cow<'_, str>>, value: &Spanned<DeValue<'_>>) -> Option<(String, RawValue)> {
+    fn read_field(
+        &mut self,
+        shape: &TableShape,
+        key: &Spanned<Cow<'_, str>>,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Vec<(String, RawValue)> {
         let name = key.get_ref().as_ref();
-        let Some((_, allowed)) = FEED_KEYS.iter().find(|(known, _)| *known == name) else {
-            let all = || FEED_KEYS.map(|(known, _)| format!("`{known}`")).join(", ");
-            let allowed = nearest(name, FEED_KEYS.iter().map(|(known, _)| *known)).unwrap_or_else(all);
-            self.add_unknown(key.span(), format!("unknown key of a feed: `{}`", name.escape_debug()), allowed);
-            return None;
+        let Some((_, allowed)) = shape.keys.iter().find(|(known, _)| *known == name) else {
+            let all = || shape.keys.iter().map(|(known, _)| format!("`{known}`")).collect::<Vec<_>>().join(", ");
+            let allowed = nearest(name, shape.keys.iter().map(|(known, _)| *known)).unwrap_or_else(all);
+            self.add_unknown(key.span(), format!("unknown key of {}: `{}`", shape.noun, name.escape_debug()), allowed);
+            return Vec::new();
         };
-        let DeValue::String(text) = value.get_ref() else {
-            let problem = format!("`{name}` cannot be of this type: {}", value.get_ref().type_str());
-            self.add(value.span(), problem, format!("a string: {allowed}"));
-            return None;
+        let items: Vec<_> = match value.get_ref() {
+            DeValue::Array(items) if is_list(name) => items.iter().collect(),
+            _ => vec![value],
         };
-        Some((name.to_owned(), RawValue::new(text.to_string(), SourceSpan::new(self.file, value.span()))))
+        let mut fields = Vec::new();
+        for item in items {
+            if let DeValue::String(text) = item.get_ref() {
+                fields.push((name.to_owned(), RawValue::new(text.to_string(), SourceSpan::new(self.file, item.span()))));
+            } else {
+                let problem = format!("`{name}` cannot be of this type: {}", item.get_ref().type_str());
+                let allowed = if is_list(name) { (*allowed).to_owned() } else { format!("a string: {allowed}") };
+                self.add(item.span(), problem, allowed);
+            }
+        }
+        fields
+    }
+
+    /// Adds upstreams to the settings: those with `scopes` or `packages` are routes, and one without is the default.
+    fn split_upstreams(&mut self, values: Vec<RawValue>, found: &mut BTreeMap<SettingKey, Vec<RawValue>>) {
+        for value in values {
+            let is_route = value.field("scopes").or(value.field("packages")).is_some();
+            let key = if is_route { SettingKey::Route } else { SettingKey::Upstream };
+            let known = found.entry(key).or_default();
+            if !is_route && !known.is_empty() {
+                let allowed = "`scopes` or `packages` in all upstreams but one";
+                self.errors.push(Diagnostic::new(
+                    value.origin,
+                    "two upstreams without `scopes` and `packages`".to_owned(),
+                    allowed,
+                ));
+                continue;
+            }
+            known.push(value);
+        }
     }
 }
 

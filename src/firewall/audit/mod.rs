@@ -3,6 +3,7 @@
 
 pub(crate) mod advisories;
 pub mod body;
+mod routed;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet};
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::firewall::audit::body::Audited;
+use crate::firewall::audit::routed::RoutedAudit;
 use crate::firewall::client_scope;
 use crate::firewall::components::Firewall;
 use crate::firewall::error::{self, Result};
@@ -42,7 +44,11 @@ impl Firewall {
         format: AuditFormat,
     ) -> Result<(PassthroughResponse, Option<String>)> {
         let (inner, reader) = (self.clone(), client.clone());
-        let (audited, notice) = self.0.workers.run(move || inner.read_audit(&reader, &body, format)).await??;
+        // Parsing a tree takes about eight times its size.
+        let is_split = self.0.registries.are_several();
+        let _tree = self.0.passthrough.reserve(if is_split { 8 * body.len() as u64 } else { 0 }).await?;
+        let (audited, notice, routed) = self.0.workers.run(move || inner.read_audit(&reader, &body, format)).await??;
+        let (passage, notice) = without_others(passage, notice, routed);
         let passed = self.0.passthrough.send(client, None, passage).await?;
         let Some(audited) = audited else { return Ok((passed, notice)) };
         let _share = self.0.passthrough.reserve_for_parsing(&passed).await?;
@@ -52,9 +58,15 @@ impl Firewall {
         Ok((advised, notice))
     }
 
-    /// Returns the packages with advisories, if any feed lists vulnerabilities, and the notice. Blocks.
-    fn read_audit(&self, client: &Client, body: &[u8], format: AuditFormat) -> Result<(Option<Audited>, Option<String>)> {
+    /// Returns the packages with advisories, if any feed lists vulnerabilities, the notice, and the body to pass on if it differs.
+    /// Blocks.
+    fn read_audit(&self, client: &Client, body: &[u8], format: AuditFormat) -> Result<AuditReading> {
         let policy_snapshot = self.0.policy.snapshot();
+        let routed = self.0.registries.are_several().then(|| {
+            let asked = self.0.registries.nameless(&client.addressed).id();
+            let is_kept = |name: &str| PackageName::parse(name).is_ok_and(|name| self.0.registries.of(&name).id() == asked);
+            routed::keep(body, format, is_kept)
+        });
         // Malware feeds do not cover the vulnerabilities that an audit is about.
         let advises = policy_snapshot.advisories.has_vulnerabilities();
         let (limited, beyond) = (client_scope::limited(client), Cell::new(None));
@@ -78,7 +90,7 @@ impl Firewall {
         if format == AuditFormat::Tree {
             let audited = if advises || limited.is_some() { body::read_tree(body, is_listed)? } else { None };
             check_scope(&audited)?;
-            return Ok((audited.filter(|_| advises), None));
+            return Ok((audited.filter(|_| advises), None, routed));
         }
         let (mut names, mut known) = (HashSet::new(), BTreeMap::new());
         let audited = body::read_bulk(body, is_listed, |name, versions| {
@@ -92,7 +104,7 @@ impl Firewall {
         })?;
         check_scope(&audited)?;
         let notice = self.notice(client, &names, &known);
-        Ok((audited.filter(|_| advises), notice))
+        Ok((audited.filter(|_| advises), notice, routed))
     }
 
     /// Returns the notice about held releases of known packages in a bulk audit: one line of ASCII.
@@ -155,6 +167,30 @@ impl Firewall {
         let (version, verdict) = newer.max_by(|a, b| a.0.cmp(b.0))?;
         Some(HeldUpdate { name: name.clone(), version: version.clone(), opens: verdict.opens_at() })
     }
+}
+
+/// What an audit asks for, the notice about it, and what is passed on if it is less.
+type AuditReading = (Option<Audited>, Option<String>, Option<RoutedAudit>);
+
+/// Replaces the body by what may be passed on, and says how much was left out.
+fn without_others(
+    passage: PassthroughRequest,
+    notice: Option<String>,
+    routed: Option<RoutedAudit>,
+) -> (PassthroughRequest, Option<String>) {
+    let Some(RoutedAudit { body, dropped }) = routed else { return (passage, notice) };
+    let mut headers = passage.headers;
+    headers.remove("content-encoding");
+    let passage = PassthroughRequest { headers, body, ..passage };
+    if dropped == 0 {
+        return (passage, notice);
+    }
+    let names = if dropped == 1 { "name" } else { "names" };
+    let left_out = format!("coldframe did not send {dropped} {names} of other registries to this audit");
+    let both = |notice: String| {
+        Some(format!("{notice}; {left_out}")).filter(|both| both.len() <= error::MAX_LINE_BYTES).unwrap_or(notice)
+    };
+    (passage, Some(notice.map_or_else(|| left_out.clone(), both)))
 }
 
 /// Checks whether a name contains an operating system and a CPU, like native builds: `@esbuild/linux-x64`.

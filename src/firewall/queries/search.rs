@@ -30,28 +30,51 @@ const MAX_ELEMENTS: usize = 256;
 impl Firewall {
     /// Passes a search to upstream and filters its results.
     pub(crate) async fn search(&self, client: &Client, passage: PassthroughRequest) -> Result<PassthroughResponse> {
-        let mut passed = self.0.passthrough.send(client, None, passage).await?;
+        let named = self.searched(&passage);
+        let registry =
+            named.as_ref().map_or_else(|| self.0.registries.nameless(&client.addressed), |name| self.0.registries.of(name));
+        let asked = Arc::clone(registry.id());
+        let mut passed = self.0.passthrough.send(client, named.as_ref(), passage).await?;
         if !passed.status.is_success() {
             return Ok(passed);
         }
         let _share = self.0.passthrough.reserve_for_parsing(&passed).await?;
         let _permit = self.0.workers.heavy.acquire(client.address).await;
         let (inner, client, body) = (self.clone(), client.clone(), std::mem::take(&mut passed.body));
-        let filtered = self.0.workers.run(move || inner.filter(&client, &body)).await?;
+        let host = Arc::clone(&asked);
+        let filtered = self.0.workers.run(move || inner.filter(&client, &asked, &body)).await?;
         // A response that cannot be parsed cannot be filtered.
         let Some(filtered) = filtered else {
-            let host = Arc::clone(self.0.registries.default_registry().id());
             return Err(UpstreamError::Broken { host, detail: "invalid search results".into() }.into());
         };
         passed.body = filtered.to_string().into();
         Ok(passed)
     }
 
+    /// Returns a private package that the text of a search names, or one of a private scope that it names. Such a search is not for
+    /// the default registry.
+    fn searched(&self, passage: &PassthroughRequest) -> Option<PackageName> {
+        if !self.0.registries.are_several() {
+            return None;
+        }
+        let (_, query) = passage.path.split_once('?')?;
+        let texts = url::form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == "text").map(|(_, text)| text);
+        let named = |word: &str| {
+            let (key, word) = word.rsplit_once(':').unwrap_or(("", word));
+            let scope = word.split('/').next().filter(|scope| scope.starts_with('@') || key == "scope").unwrap_or_default();
+            let of_scope = PackageName::parse(&format!("@{}/x", scope.trim_start_matches('@'))).ok();
+            let names = [PackageName::parse(word).ok(), of_scope];
+            names.into_iter().flatten().find(|name| self.0.registries.is_private(name))
+        };
+        let letters = |letter: char| letter.is_whitespace() || matches!(letter, ',' | '"' | '+');
+        texts.take(MAX_ELEMENTS).find_map(|text| text.split(letters).take(MAX_ELEMENTS).find_map(named))
+    }
+
     /// Returns the response with the visible results; `None` if `body` is not a search response. Blocks.
-    fn filter(&self, client: &Client, body: &[u8]) -> Option<Value> {
+    fn filter(&self, client: &Client, asked: &str, body: &[u8]) -> Option<Value> {
         let answer: Value = serde_json::from_slice(Some(body).filter(|body| body.len() <= MAX_ANSWER_BYTES)?).ok()?;
         let objects = answer.get("objects")?.as_array()?.iter();
-        let objects: Vec<Value> = objects.filter_map(|object| self.result(client, object)).collect();
+        let objects: Vec<Value> = objects.filter_map(|object| self.result(client, asked, object)).collect();
         let objects_found = objects.len();
         let mut filtered = json!({ "objects": objects });
         // The total counts packages outside the client's scope.
@@ -64,11 +87,11 @@ impl Firewall {
         Some(filtered)
     }
 
-    /// Returns the visible part of one result, if any version of the package is visible.
-    fn result(&self, client: &Client, object: &Value) -> Option<Value> {
+    /// Returns the visible part of one result of the registry `asked`, if it serves the package and any version of the package is visible.
+    fn result(&self, client: &Client, asked: &str, object: &Value) -> Option<Value> {
         let package = object.get("package")?;
         let name = PackageName::parse(package.get("name")?.as_str()?).ok()?;
-        if client_scope::check(client, &name).is_err() {
+        if client_scope::check(client, &name).is_err() || **self.0.registries.of(&name).id() != *asked {
             return None;
         }
         let version = package.get("version")?.as_str()?;

@@ -1,19 +1,18 @@
 //! Who views a page: by an access token, an admin token, a session, or as a client of this machine.
 
-use std::net::IpAddr;
-
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, ORIGIN};
 use http::request::Parts;
 
 use crate::firewall::{Client, Profile};
+use crate::net::Scheme;
 use crate::net::headers::split_host;
 use crate::policy::Role;
 use crate::server::admin::access::{
     AdminCredentials, SEC_FETCH_SITE, UncheckedRequest, is_same_host, operator, requested_host, with_token,
 };
 use crate::server::auth::sessions::{BrowserSession, SessionSubject, Transport};
-use crate::server::client::{ClientResolver, is_loopback_host};
+use crate::server::client::{ClientResolver, Peer, is_loopback_host};
 use crate::server::config::Config;
 use crate::server::error::RequestError;
 use crate::server::pages::state::Pages;
@@ -37,10 +36,10 @@ pub(super) struct Viewer {
 
 impl PageGate<'_> {
     /// Returns how browsers reach this server, or `None` if their cookies would cross the network in plain text.
-    pub(super) fn transport(&self, peer: IpAddr, head: &Parts) -> Option<Transport> {
+    pub(super) fn transport(&self, peer: &Peer, head: &Parts) -> Option<Transport> {
         let (client, is_local) = self.resolver.admin_client(peer, head)?;
         let host = requested_host(head).map(|host| split_host(host).0.to_ascii_lowercase());
-        if is_local && host.is_some_and(|host| is_loopback_host(&host)) {
+        if is_local && peer.scheme == Scheme::Http && host.is_some_and(|host| is_loopback_host(&host)) {
             return Some(Transport::LoopbackHttp);
         }
         client.base.text.starts_with("https://").then_some(Transport::Https)
@@ -56,23 +55,23 @@ impl Pages {
     ) -> Result<Option<Viewer>, RequestError> {
         let UncheckedRequest { peer, head, on_loopback, presented, .. } = unchecked;
         let with_profile = |client: Client| Client { profile: gate.profile, ..client };
-        if let Some(client) = with_token(Some(&self.auth), gate.resolver, (*peer, head, *presented), Role::Client)? {
+        if let Some(client) = with_token(Some(&self.auth), gate.resolver, (peer, head, *presented), Role::Client)? {
             let identity = client.identity.clone();
             let (role, subject) = identity.map_or((Role::Client, String::new()), |of| (of.role, of.subject.to_string()));
             return Ok(Some(Viewer { client: with_profile(client), role, subject, session: None }));
         }
         if head.headers.contains_key(AUTHORIZATION)
-            && let Ok(client) = operator(gate.credentials.tokens.clone(), gate.resolver, *peer, head).await
+            && let Ok(client) = operator(gate.credentials.tokens.clone(), gate.resolver, peer, head).await
         {
             return Ok(Some(Viewer::operator(with_profile(client), None)));
         }
-        if let Some(viewer) = self.of_session(gate, *peer, head).await? {
+        if let Some(viewer) = self.of_session(gate, peer, head).await? {
             return Ok(Some(Viewer { client: with_profile(viewer.client), ..viewer }));
         }
         if self.auth.is_required() {
             return Ok(None);
         }
-        let Some((client, is_local)) = gate.resolver.admin_client(*peer, head) else { return Ok(None) };
+        let Some((client, is_local)) = gate.resolver.admin_client(peer, head) else { return Ok(None) };
         let role = match (is_local && *on_loopback, gate.config.explains_to_all) {
             (true, _) => Role::Admin,
             (false, true) => Role::Client,
@@ -83,7 +82,7 @@ impl Pages {
     }
 
     /// Returns the viewer of a session. The token that began it is looked up again.
-    async fn of_session(&self, gate: &PageGate<'_>, peer: IpAddr, head: &Parts) -> Result<Option<Viewer>, RequestError> {
+    async fn of_session(&self, gate: &PageGate<'_>, peer: &Peer, head: &Parts) -> Result<Option<Viewer>, RequestError> {
         let Some(session) = self.session(gate, peer, head) else { return Ok(None) };
         let client = gate.resolver.resolve(peer, head).map_err(RequestError::Headers)?;
         let client = Client { authorization: Authorization::Lent, ..client };
@@ -103,7 +102,7 @@ impl Pages {
     }
 
     /// Returns the session of a request, whose token may have ended.
-    pub(super) fn session(&self, gate: &PageGate<'_>, peer: IpAddr, head: &Parts) -> Option<BrowserSession> {
+    pub(super) fn session(&self, gate: &PageGate<'_>, peer: &Peer, head: &Parts) -> Option<BrowserSession> {
         self.sessions.find(&head.headers, gate.transport(peer, head)?)
     }
 }

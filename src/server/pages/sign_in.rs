@@ -75,7 +75,7 @@ impl Pages {
         (status, next, problem): (StatusCode, String, Option<String>),
     ) -> Response<Bytes> {
         let frame = frame.titled_copy(TITLE);
-        let Some(transport) = gate.transport(unchecked.peer, &unchecked.head) else {
+        let Some(transport) = gate.transport(&unchecked.peer, &unchecked.head) else {
             let page = SignInPage { frame: &frame, problem: Some(PLAIN_HTTP.to_owned()), form: None };
             return render(StatusCode::FORBIDDEN, &page);
         };
@@ -93,7 +93,7 @@ impl Pages {
         share: &mut Reservation,
     ) -> Response<Bytes> {
         let frame = Frame::new(&unchecked.head, &unchecked.page);
-        let Some(transport) = gate.transport(unchecked.peer, &unchecked.head) else {
+        let Some(transport) = gate.transport(&unchecked.peer, &unchecked.head) else {
             return frame.message(StatusCode::FORBIDDEN, TITLE, PLAIN_HTTP);
         };
         let (form, unchecked) = match read_form(gate, unchecked, transport, share).await {
@@ -127,7 +127,7 @@ impl Pages {
         unchecked: &UncheckedRequest<B>,
         token: &str,
     ) -> Result<SessionSubject, RequestError> {
-        let client = gate.resolver.resolve(unchecked.peer, &unchecked.head).map_err(RequestError::Headers)?;
+        let client = gate.resolver.resolve(&unchecked.peer, &unchecked.head).map_err(RequestError::Headers)?;
         let presented = Presented::parse(&format!("Bearer {token}"));
         if let Some(tokens) = &gate.credentials.tokens
             && tokens.contains(token).await
@@ -152,7 +152,7 @@ impl Pages {
         share: &mut Reservation,
     ) -> Response<Bytes> {
         let frame = Frame::new(&unchecked.head, &unchecked.page);
-        let Some(transport) = gate.transport(unchecked.peer, &unchecked.head) else {
+        let Some(transport) = gate.transport(&unchecked.peer, &unchecked.head) else {
             return frame.message(StatusCode::FORBIDDEN, TITLE, PLAIN_HTTP);
         };
         let (form, unchecked) = match read_form(gate, unchecked, transport, share).await {

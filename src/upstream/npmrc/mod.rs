@@ -15,6 +15,7 @@ use url::Url;
 use crate::files;
 use crate::net::{ProxySettingError, ProxySettings, remove_credentials};
 use crate::npm::{Algorithm, Digest};
+use crate::upstream::config::Route;
 use crate::upstream::config::{RegistryConfig, SettingOrigin, add_final_slash, address};
 use crate::upstream::credentials::{CredentialRules, Credentials, CredentialsError, level_of};
 use crate::upstream::npmrc::environment::NpmEnvironment;
@@ -188,12 +189,12 @@ impl NpmConfig {
         self.registry(&self.default.0, &self.default.1)
     }
 
-    /// Returns the configurations of the registries of scopes.
+    /// Returns the routes of scopes with a registry.
     ///
     /// # Errors
     /// Returns an error if credentials of one cannot be sent.
-    pub fn scoped_registries(&self) -> Result<BTreeMap<String, RegistryConfig>, NpmrcError> {
-        self.scoped.iter().map(|(scope, url, origin)| Ok((scope.clone(), self.registry(url, origin)?))).collect()
+    pub fn routes(&self) -> Result<Vec<Route>, NpmrcError> {
+        self.scoped.iter().map(|(scope, url, origin)| Ok(Route::for_scope(scope, self.registry(url, origin)?))).collect()
     }
 
     /// Returns the outbound proxies that npm would use. Its own settings take precedence over the common variables.
