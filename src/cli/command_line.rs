@@ -91,7 +91,7 @@ enum Command {
     User(user::Command),
     /// Check whether the server is ready; for containers.
     Healthcheck(SettingFlags<false>),
-    /// Check a configuration file, or show the settings.
+    /// Create or check a configuration file, or show the settings.
     #[command(subcommand)]
     Config(config::Command),
     /// Print a shell completion script.

@@ -1,7 +1,10 @@
-//! `coldframe config`: checks a configuration file, or shows the effective settings and their origins.
+//! `coldframe config`: creates or checks a configuration file, or shows the effective settings and their origins.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use clap::Subcommand;
 
 use crate::app::{Owner, RemoteServer};
@@ -9,11 +12,16 @@ use crate::cli::flags::SettingFlags;
 use crate::cli::output::{self, Exit, counted, say};
 use crate::cli::runtime::block_on;
 use crate::config;
-use crate::text::single_line;
+use crate::text::{push_line, shell_word};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Check a configuration file and report all errors.
+    /// Write a file that describes all settings.
+    Init {
+        /// File to create; standard output without one.
+        file: Option<PathBuf>,
+    },
+    /// Check a configuration file: report all errors, and what is less safe than it could be.
     Check {
         /// Configuration file to check.
         file: PathBuf,
@@ -24,9 +32,22 @@ pub(crate) enum Command {
 
 pub(crate) fn run(command: Command) -> anyhow::Result<Exit> {
     match command {
+        Command::Init { file: None } => output::print(&config::template()),
+        Command::Init { file: Some(file) } => {
+            let shown = file.display().to_string();
+            let mut created = File::create_new(&file).with_context(|| format!("cannot create `{shown}`"))?;
+            created.write_all(config::template().as_bytes()).with_context(|| format!("cannot write `{shown}`"))?;
+            say(&format!("created {shown}; start the server with: coldframe serve --config {}", shell_word(&shown)));
+            Ok(Exit::Done)
+        }
         Command::Check { file } => {
-            let count = config::check(&file)?;
-            output::print(&format!("{}: {}, no errors\n", single_line(&file.to_string_lossy()), counted(count, "setting")))
+            let checked = config::check(&file)?;
+            let mut text = String::new();
+            push_line!(text, "{}: {}, no errors", file.display(), counted(checked.settings, "setting"));
+            for weakness in checked.weaknesses {
+                push_line!(text, "warning: {weakness}");
+            }
+            output::print(&text)
         }
         Command::Show(settings) => {
             let data_dir = settings.data_dir()?;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::config::effective::Settings;
 use crate::config::environment::{DefaultsFrom, ProcessEnvironment};
 use crate::config::feeds::{self, FeedSettings};
+use crate::config::insecure;
 use crate::config::parse::{self, SettingsReader};
 use crate::config::policy::{self, ListenerPolicies};
 use crate::config::raw::{RawConfig, file};
@@ -171,12 +172,21 @@ impl Config {
     }
 }
 
-/// Checks a file alone and returns how many settings it has.
-pub(crate) fn check(path: &Path) -> Result<usize, Diagnostics> {
+/// A file without errors.
+pub(crate) struct CheckedFile {
+    /// How many settings it has.
+    pub(crate) settings: usize,
+    /// Where it is less safe than it could be, one line each.
+    pub(crate) weaknesses: Vec<String>,
+}
+
+/// Checks a file alone.
+pub(crate) fn check(path: &Path) -> Result<CheckedFile, Diagnostics> {
     let mut errors = Vec::new();
     let raw = RawConfig(file::read(path, Origin::Flag("config check".to_owned()), &mut errors));
     Config::parse(&raw, &DefaultsFrom::AnotherMachine, &mut errors);
-    Diagnostics::or(errors, Some(raw.0.len()))
+    let weaknesses = insecure::weaknesses(&raw);
+    Diagnostics::or(errors, Some(CheckedFile { settings: raw.0.len(), weaknesses }))
 }
 
 /// Returns the data directory, for commands that only read it. Does not read npm's configuration.

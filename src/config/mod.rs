@@ -6,6 +6,7 @@
 pub(crate) mod effective;
 mod environment;
 mod feeds;
+mod insecure;
 mod load;
 mod parse;
 pub mod policy;
@@ -15,6 +16,7 @@ pub mod settings;
 pub mod show;
 mod signing;
 pub(crate) mod suggest;
+mod template;
 mod upstream;
 mod value_kind;
 
@@ -27,6 +29,7 @@ pub use raw::{EnvPairs, RawConfig};
 pub use server::GatewaySettings;
 pub use settings::SettingKey;
 pub(crate) use show::show_effective;
+pub(crate) use template::template;
 pub(crate) use value_kind::ValueKind;
 
 pub use crate::diagnostics::{Diagnostic, Diagnostics, Origin};

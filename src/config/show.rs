@@ -66,7 +66,7 @@ fn entry(kind: ValueKind, value: &RawValue) -> String {
     format!("{{ {} }}", fields.into_iter().map(field).collect::<Vec<_>>().join(", "))
 }
 
-fn literal(kind: ValueKind, text: &str) -> String {
+pub(crate) fn literal(kind: ValueKind, text: &str) -> String {
     match kind {
         ValueKind::Truth | ValueKind::Count => text.to_owned(),
         _ => toml::Value::String(redact_credentials(text)).to_string(),

@@ -137,10 +137,28 @@ fn all_config_errors_are_reported_with_file_line_and_key() {
             assert!(errors.contains(part), "{part:?} is missing:\n{errors}");
         }
     }
-    std::fs::write(&file, "min-release-age = \"7d\"\n").unwrap();
-    assert_eq!(run(coldframe(home.path()).args(["config", "check"]).arg(&file)).0, 0);
+    std::fs::write(&file, "min-release-age = \"7d\"\nlisten = [\"0.0.0.0:4873\"]\nrequire-auth = true\n").unwrap();
+    let (code, text, errors) = run(coldframe(home.path()).args(["config", "check"]).arg(&file));
+    assert!(code == 0 && text.contains("3 settings, no errors\nwarning: `listen`: tokens and packages pass"), "{text}{errors}");
+    assert!(text.contains("\nwarning: `feed`: none") && !text.contains("require-auth`"), "{text}");
     let (code, _, errors) = run(coldframe(home.path()).args(["config", "check", "nowhere.toml"]));
     assert!(code == 2 && errors.contains("nowhere.toml"), "{errors}");
+}
+
+#[test]
+fn new_configuration_file_describes_all_settings_and_replaces_none() {
+    let home = TempDir::new().unwrap();
+    let file = home.path().join("new.toml");
+    let (code, _, errors) = run(coldframe(home.path()).args(["config", "init"]).arg(&file));
+    assert!(code == 0 && errors.contains("coldframe serve --config"), "{errors}");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains("\n# Directory for tarballs") && text.contains("\n#packument-ttl = \"5m\"\n"), "{text}");
+    let (code, checked, _) = run(coldframe(home.path()).args(["config", "check"]).arg(&file));
+    assert!(code == 0 && checked.contains("0 settings, no errors"), "{checked}");
+    let (code, _, errors) = run(coldframe(home.path()).args(["config", "init"]).arg(&file));
+    assert!(code == 1 && errors.contains("cannot create"), "{errors}");
+    let (code, printed, _) = run(coldframe(home.path()).args(["config", "init"]));
+    assert!(code == 0 && printed == text, "{printed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
